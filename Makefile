@@ -1,0 +1,46 @@
+# quiesce: every command that README names. `make` alone lists them.
+
+GOARCH  ?= arm64
+CONFIG  ?= infra/quiesce.yaml
+# What makes the same commit give the same bytes: no paths, no time, no build ID. lambda.norpc leaves out the old runtime's server.
+BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -buildid='
+TESTTIMEOUT ?= 20m
+LINT    := go tool -modfile=test/tools/lint/go.mod
+
+.DEFAULT_GOAL := help
+.PHONY: help build test lint demo tools clean setup
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup tools ## drain a node of a real control plane on this machine with the built function
+	@mkdir -p dist
+	@$(BUILD) -o dist/demo/bootstrap ./lambda
+	@go run ./test/demo
+
+test: setup tools ## run every test; the first time builds the real components (about 15 min on 2 cores)
+	go test -race -timeout $(TESTTIMEOUT) ./...
+
+lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
+	go mod tidy -diff
+	go vet ./...
+	$(LINT) staticcheck ./...
+	@echo 'govulncheck ./...'; $(LINT) govulncheck ./... || test $$? -ne 3
+
+build: ## dist/bootstrap (linux, GOARCH, default arm64) and dist/function.zip, the same bytes for the same commit
+	@mkdir -p dist
+	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -o dist/bootstrap ./lambda
+	go run ./infra/bundle dist/bootstrap $(CONFIG) dist/function.zip
+	@cd dist && sha256sum bootstrap function.zip
+
+tools: ## build the lab's real components into the user's cache directory, once a version
+	@go run ./test/tools/build
+
+setup:
+	@command -v go >/dev/null || { echo 'Go 1.26 is needed: https://go.dev/doc/install'; exit 1; }
+	@command -v gcc >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } \
+		|| { echo 'gcc is needed by the race detector: install it'; exit 1; }
+
+clean: ## remove dist
+	rm -rf dist

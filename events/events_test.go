@@ -1,0 +1,46 @@
+package events_test
+
+import (
+	"encoding/json"
+	"io/fs"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/events"
+)
+
+func TestEveryFileIsACaseAndEveryCaseAFile(t *testing.T) {
+	files, err := fs.Glob(events.FS, "*.json")
+	require.NoError(t, err)
+
+	var named []string
+	for _, c := range events.Cases {
+		require.NotEmpty(t, c.About, c.Name)
+		named = append(named, c.Name+".json")
+	}
+	slices.Sort(named)
+	require.Equal(t, files, named)
+}
+
+func TestEveryPayloadIsJSONAsLambdaWouldPassIt(t *testing.T) {
+	for _, c := range events.Cases {
+		payload, err := events.Read(c.Name)
+		require.NoError(t, err)
+		require.True(t, json.Valid(payload), c.Name)
+	}
+}
+
+func TestACaseIsReadByItsNameOrItsFilesName(t *testing.T) {
+	byName, err := events.Read("terminate")
+	require.NoError(t, err)
+	byFile, err := events.Read("terminate.json")
+	require.NoError(t, err)
+	require.Equal(t, byName, byFile)
+}
+
+func TestAnUnknownCaseIsAnError(t *testing.T) {
+	_, err := events.Read("reboot")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}

@@ -1,0 +1,59 @@
+// Command bundle packs the function's zip: the program and its configuration. The same files give the same bytes, so that a
+// deployment is one only if something changed: times are fixed, the order and the modes likewise.
+package main
+
+import (
+	"archive/zip"
+	"fmt"
+	"io"
+	"os"
+	"time"
+)
+
+// epoch is the earliest time that a zip can hold.
+var epoch = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func main() {
+	if len(os.Args) != 4 {
+		fmt.Fprintln(os.Stderr, "usage: bundle BOOTSTRAP CONFIGURATION ZIP")
+		os.Exit(2)
+	}
+	if err := bundle(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+		fmt.Fprintln(os.Stderr, "bundle:", err)
+		os.Exit(1)
+	}
+}
+
+func bundle(bootstrap, configuration, path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	archive := zip.NewWriter(file)
+	if err := add(archive, "bootstrap", bootstrap, 0o755); err != nil {
+		return err
+	}
+	if err := add(archive, "quiesce.yaml", configuration, 0o644); err != nil {
+		return err
+	}
+	if err := archive.Close(); err != nil {
+		return err
+	}
+	return file.Close()
+}
+
+func add(archive *zip.Writer, name, path string, mode os.FileMode) error {
+	source, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	header := &zip.FileHeader{Name: name, Method: zip.Deflate, Modified: epoch}
+	header.SetMode(mode)
+	entry, err := archive.CreateHeader(header)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(entry, source)
+	return err
+}

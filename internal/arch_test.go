@@ -1,0 +1,100 @@
+package internal
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "quiesce/"
+
+// arrows are the imports among our own packages, and no others: the domain in the middle, one edge a technology around it,
+// and only the function's main joins them.
+var arrows = map[string][]string{
+	"lambda": {
+		"internal/asg", "internal/config", "internal/drain", "internal/eks", "internal/kube", "internal/pgbouncer",
+		"internal/queue", "internal/secrets", "internal/termination",
+	},
+	"infra":                {"internal/config"},
+	"infra/bundle":         {},
+	"events":               {},
+	"internal/asg":         {"internal/termination"},
+	"internal/config":      {},
+	"internal/drain":       {},
+	"internal/eks":         {},
+	"internal/kube":        {"internal/drain"},
+	"internal/pgbouncer":   {"internal/drain"},
+	"internal/queue":       {"internal/termination"},
+	"internal/secrets":     {},
+	"internal/termination": {"internal/drain"},
+}
+
+type listed struct {
+	ImportPath string
+	Doc        string
+	Standard   bool
+	Imports    []string
+}
+
+func TestPackagesImportOnlyWhatTheArrowsAllow(t *testing.T) {
+	for _, pkg := range list(t, module+"lambda", module+"infra/...", module+"events", module+"internal/...") {
+		name := strings.TrimPrefix(pkg.ImportPath, module)
+		allowed, known := arrows[name]
+		if !known && pkg.ImportPath != module+"internal" && !strings.HasSuffix(name, "test") {
+			t.Errorf("%s has no place in the architecture: give it one in arrows, or put it elsewhere", name)
+		}
+		for _, imported := range pkg.Imports {
+			if ours, is := strings.CutPrefix(imported, module); is && known {
+				require.Contains(t, allowed, ours, "%s must not import %s", name, ours)
+			}
+		}
+	}
+}
+
+func TestTheDomainImportsTheStandardLibraryOnly(t *testing.T) {
+	for _, pkg := range list(t, "-deps", module+"internal/drain") {
+		require.True(t, pkg.Standard || pkg.ImportPath == module+"internal/drain", "internal/drain imports %s", pkg.ImportPath)
+	}
+}
+
+func TestOnlyInfraKnowsCDK(t *testing.T) {
+	for _, pkg := range list(t, module+"lambda", module+"internal/...", module+"events", module+"test/...") {
+		require.False(t, slices.ContainsFunc(pkg.Imports, func(imported string) bool {
+			return strings.HasPrefix(imported, "github.com/aws/aws-cdk-go")
+		}), "%s imports aws-cdk-go", pkg.ImportPath)
+	}
+}
+
+func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
+	for _, pkg := range list(t, module+"...") {
+		if pkg.ImportPath != module+"internal" {
+			require.NotEmpty(t, pkg.Doc, "%s has no package comment", pkg.ImportPath)
+		}
+	}
+}
+
+func list(t *testing.T, patterns ...string) []listed {
+	t.Helper()
+	args := append([]string{"list", "-json=ImportPath,Doc,Standard,Imports"}, patterns...)
+	command := exec.CommandContext(t.Context(), "go", args...)
+	command.Dir = ".."
+	output, err := command.Output()
+	require.NoError(t, err)
+	var found []listed
+	for decoder := json.NewDecoder(strings.NewReader(string(output))); ; {
+		var pkg listed
+		err := decoder.Decode(&pkg)
+		if errors.Is(err, io.EOF) {
+			require.NotEmpty(t, found)
+			return found
+		}
+		require.NoError(t, err)
+		found = append(found, pkg)
+	}
+}

@@ -1,0 +1,95 @@
+package asg
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"quiesce/internal/termination"
+)
+
+// Groups are the account's Auto Scaling groups and their machines.
+type Groups struct {
+	scaling *autoscaling.Client
+	compute *ec2.Client
+}
+
+var _ termination.Groups = (*Groups)(nil)
+
+// NewGroups makes the clients. It sends nothing.
+func NewGroups(config aws.Config) *Groups {
+	return &Groups{scaling: autoscaling.NewFromConfig(config), compute: ec2.NewFromConfig(config)}
+}
+
+// Instances implements termination.Groups. A group that does not exist has none.
+func (g *Groups) Instances(ctx context.Context, group string) ([]termination.Instance, error) {
+	if group == "" {
+		return nil, nil // without a name, the API would describe every group of the account
+	}
+	output, err := g.scaling.DescribeAutoScalingGroups(ctx, &autoscaling.DescribeAutoScalingGroupsInput{
+		AutoScalingGroupNames: []string{group},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("describe group %s: %w", group, err)
+	}
+	var instances []termination.Instance
+	for _, g := range output.AutoScalingGroups {
+		for _, i := range g.Instances {
+			instances = append(instances, termination.Instance{
+				ID: aws.ToString(i.InstanceId), Zone: aws.ToString(i.AvailabilityZone), State: string(i.LifecycleState),
+			})
+		}
+	}
+	return instances, nil
+}
+
+// GroupOf implements termination.Groups.
+func (g *Groups) GroupOf(ctx context.Context, instanceID string) (string, error) {
+	output, err := g.scaling.DescribeAutoScalingInstances(ctx, &autoscaling.DescribeAutoScalingInstancesInput{
+		InstanceIds: []string{instanceID},
+	})
+	if err != nil {
+		return "", fmt.Errorf("describe the group of %s: %w", instanceID, err)
+	}
+	for _, i := range output.AutoScalingInstances {
+		return aws.ToString(i.AutoScalingGroupName), nil
+	}
+	return "", nil
+}
+
+// Machines implements termination.Groups. Instances are filtered for, not named: a name that EC2 no longer knows would fail
+// the request for all of them.
+func (g *Groups) Machines(ctx context.Context, instanceIDs ...string) (map[string]termination.Machine, error) {
+	machines := map[string]termination.Machine{}
+	pages := ec2.NewDescribeInstancesPaginator(g.compute, &ec2.DescribeInstancesInput{
+		Filters: []types.Filter{{Name: aws.String("instance-id"), Values: instanceIDs}},
+	})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("describe instances: %w", err)
+		}
+		for _, reservation := range page.Reservations {
+			for _, i := range reservation.Instances {
+				machines[aws.ToString(i.InstanceId)] = toMachine(i)
+			}
+		}
+	}
+	return machines, nil
+}
+
+// goneStates are those from which no instance comes back
+// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html).
+var goneStates = []types.InstanceStateName{types.InstanceStateNameShuttingDown, types.InstanceStateNameTerminated}
+
+func toMachine(i types.Instance) termination.Machine {
+	return termination.Machine{
+		PrivateDNS: aws.ToString(i.PrivateDnsName),
+		Gone:       i.State != nil && slices.Contains(goneStates, i.State.Name),
+	}
+}

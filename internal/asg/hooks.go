@@ -1,0 +1,90 @@
+package asg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
+	"github.com/aws/smithy-go"
+
+	"quiesce/internal/termination"
+)
+
+// Hooks are the groups' lifecycle hooks
+// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks.html).
+type Hooks struct{ scaling *autoscaling.Client }
+
+var _ termination.Hooks = (*Hooks)(nil)
+
+// NewHooks makes the client. It sends nothing.
+func NewHooks(config aws.Config) *Hooks {
+	return &Hooks{scaling: autoscaling.NewFromConfig(config)}
+}
+
+// Describe implements termination.Hooks.
+func (h *Hooks) Describe(ctx context.Context, group, hook string) (termination.Hook, error) {
+	output, err := h.scaling.DescribeLifecycleHooks(ctx, &autoscaling.DescribeLifecycleHooksInput{
+		AutoScalingGroupName: &group, LifecycleHookNames: []string{hook},
+	})
+	if err != nil {
+		return termination.Hook{}, fmt.Errorf("describe hook %s of %s: %w", hook, group, err)
+	}
+	if len(output.LifecycleHooks) == 0 {
+		return termination.Hook{}, fmt.Errorf("describe hook %s of %s: there is no such hook", hook, group)
+	}
+	found := output.LifecycleHooks[0]
+	return termination.Hook{
+		HeartbeatTimeout: seconds(found.HeartbeatTimeout),
+		GlobalTimeout:    seconds(found.GlobalTimeout),
+		DefaultResult:    termination.Result(aws.ToString(found.DefaultResult)),
+	}, nil
+}
+
+func seconds(n *int32) time.Duration { return time.Duration(aws.ToInt32(n)) * time.Second }
+
+// Heartbeat implements termination.Hooks.
+func (h *Hooks) Heartbeat(ctx context.Context, t termination.Termination) error {
+	_, err := h.scaling.RecordLifecycleActionHeartbeat(ctx, &autoscaling.RecordLifecycleActionHeartbeatInput{
+		AutoScalingGroupName: &t.Group, LifecycleHookName: &t.Hook, InstanceId: &t.InstanceID,
+		LifecycleActionToken: token(t),
+	})
+	if err != nil {
+		return fmt.Errorf("heartbeat for %s: %w", t.InstanceID, classify(err))
+	}
+	return nil
+}
+
+// Complete implements termination.Hooks.
+func (h *Hooks) Complete(ctx context.Context, t termination.Termination, result termination.Result) error {
+	_, err := h.scaling.CompleteLifecycleAction(ctx, &autoscaling.CompleteLifecycleActionInput{
+		AutoScalingGroupName: &t.Group, LifecycleHookName: &t.Hook, InstanceId: &t.InstanceID,
+		LifecycleActionToken: token(t), LifecycleActionResult: aws.String(string(result)),
+	})
+	if err != nil {
+		return fmt.Errorf("complete the lifecycle action of %s: %w", t.InstanceID, classify(err))
+	}
+	return nil
+}
+
+// token says which action is meant; without one, it is the action that the instance is in.
+func token(t termination.Termination) *string {
+	if t.Token == "" {
+		return nil
+	}
+	return &t.Token
+}
+
+// classify: that no action is active has no code of its own; it is a validation error like many others, and only its text
+// tells which.
+func classify(err error) error {
+	var api smithy.APIError
+	if errors.As(err, &api) && api.ErrorCode() == "ValidationError" &&
+		strings.Contains(strings.ToLower(api.ErrorMessage()), "no active lifecycle action") {
+		return fmt.Errorf("%w: %s", termination.ErrNoActiveAction, api.ErrorMessage())
+	}
+	return err
+}

@@ -1,0 +1,162 @@
+package asg
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"quiesce/internal/termination"
+)
+
+// Parse reads what an invocation was given: an event alone, a batch of SQS or SNS that carries events, or a person's
+// request. It believes nothing but the form: whether a record concerns us is for the configuration to say, and whether it
+// is true for Auto Scaling. What cannot be read becomes a record with Malformed set, which says what is wrong and where;
+// the other records of its batch are none the worse for it. There is always at least one record.
+//
+// The forms of the batches: https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html and
+// https://docs.aws.amazon.com/lambda/latest/dg/with-sns.html.
+func Parse(payload []byte) termination.Delivery {
+	object, err := objectOf(payload)
+	records, batched := object["Records"]
+	switch {
+	case err != nil:
+		return direct(payload, malformed(err))
+	case batched:
+		return parseBatch(payload, records)
+	case object.has("action"):
+		return direct(payload, parseRequest(payload, object))
+	}
+	return direct(payload, parseEvent(payload, object))
+}
+
+func direct(payload []byte, record termination.Record) termination.Delivery {
+	record.Body = string(payload)
+	return termination.Delivery{Source: termination.Direct, Records: []termination.Record{record}}
+}
+
+// sources are the services whose batches are understood, by what they call themselves.
+var sources = map[string]termination.Source{"aws:sqs": termination.SQS, "aws:sns": termination.SNS}
+
+func parseBatch(payload []byte, records json.RawMessage) termination.Delivery {
+	var elements []json.RawMessage
+	if err := decode(records, &elements); err != nil {
+		return direct(payload, malformed(fmt.Errorf("Records: %w", err)))
+	}
+	source, err := sourceOf(elements)
+	if err != nil {
+		return direct(payload, malformed(fmt.Errorf("Records: %w", err)))
+	}
+	parse := parseSQS
+	if source == termination.SNS {
+		parse = parseSNS
+	}
+	delivery := termination.Delivery{Source: source}
+	for i, element := range elements {
+		delivery.Records = append(delivery.Records, parse(fmt.Sprintf("Records[%d]", i), element))
+	}
+	return delivery
+}
+
+// sourceOf finds the service that a batch came from. The first record that names one decides: Lambda never mixes them.
+func sourceOf(elements []json.RawMessage) (termination.Source, error) {
+	if len(elements) == 0 {
+		return 0, errors.New("empty")
+	}
+	named := ""
+	for _, element := range elements {
+		var record struct {
+			EventSource string `json:"eventSource"` // SNS writes EventSource; encoding/json takes either
+		}
+		// A record that cannot be read names no service; its own fault is reported once the service is known.
+		_ = decode(element, &record)
+		if source, known := sources[record.EventSource]; known {
+			return source, nil
+		}
+		named = record.EventSource
+	}
+	return 0, fmt.Errorf("eventSource must be aws:sqs or aws:sns, not %s", quoted(named))
+}
+
+func parseSQS(path string, element json.RawMessage) termination.Record {
+	var message struct {
+		MessageID     string `json:"messageId"`
+		ReceiptHandle string `json:"receiptHandle"`
+		Body          string `json:"body"`
+	}
+	err := decode(element, &message)
+	record := unwrap(path, "body", message.Body, err, parseBody)
+	record.MessageID, record.ReceiptHandle = message.MessageID, message.ReceiptHandle
+	return keepBody(record, message.Body, element)
+}
+
+func parseSNS(path string, element json.RawMessage) termination.Record {
+	var record struct {
+		SNS struct {
+			MessageID string `json:"MessageId"`
+			Message   string `json:"Message"`
+		} `json:"Sns"`
+	}
+	err := decode(element, &record)
+	parsed := unwrap(path, "Sns.Message", record.SNS.Message, err, parseText)
+	parsed.MessageID = record.SNS.MessageID
+	return keepBody(parsed, record.SNS.Message, element)
+}
+
+// unwrap parses the text that a record carries under key, and says where in the batch it found fault. err is that of
+// decoding the record itself.
+func unwrap(path, key, text string, err error, parse func(string) termination.Record) termination.Record {
+	switch {
+	case err != nil:
+		return malformed(fmt.Errorf("%s: %w", path, err))
+	case text == "":
+		return malformed(fmt.Errorf("%s.%s: missing", path, key))
+	}
+	return located(path+"."+key, parse(text))
+}
+
+// keepBody notes the record as it came. SQS takes no empty message, so that where the text is missing, the whole record
+// goes to the dead-letter queue.
+func keepBody(record termination.Record, text string, element json.RawMessage) termination.Record {
+	record.Body = text
+	if text == "" {
+		record.Body = string(element)
+	}
+	return record
+}
+
+// parseBody reads an SQS message: an event, or the envelope that SNS puts around one
+// (https://docs.aws.amazon.com/sns/latest/dg/sns-sqs-as-subscriber.html).
+func parseBody(body string) termination.Record {
+	object, err := objectOf([]byte(body))
+	if err != nil {
+		return malformed(err)
+	}
+	if !object.has("Message") {
+		return parseEvent([]byte(body), object)
+	}
+	var message string
+	if err := decode(object["Message"], &message); err != nil {
+		return malformed(fmt.Errorf("Message: %w", err))
+	}
+	return located("Message", parseText(message))
+}
+
+func parseText(text string) termination.Record {
+	object, err := objectOf([]byte(text))
+	if err != nil {
+		return malformed(err)
+	}
+	return parseEvent([]byte(text), object)
+}
+
+func malformed(err error) termination.Record {
+	return termination.Record{Malformed: err}
+}
+
+// located says where a record was, if there is fault to be found with it.
+func located(path string, record termination.Record) termination.Record {
+	if record.Malformed != nil {
+		record.Malformed = fmt.Errorf("%s: %w", path, record.Malformed)
+	}
+	return record
+}

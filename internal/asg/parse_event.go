@@ -1,0 +1,134 @@
+package asg
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+
+	"quiesce/internal/termination"
+)
+
+// Auto Scaling's words for a termination that waits on a hook, as an EventBridge event and as a hook's own notification:
+// https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-event-reference.html and
+// https://docs.aws.amazon.com/autoscaling/ec2/userguide/prepare-for-lifecycle-notifications.html.
+const (
+	terminateDetailType   = "EC2 Instance-terminate Lifecycle Action"
+	terminatingTransition = "autoscaling:EC2_INSTANCE_TERMINATING"
+)
+
+// sweepService is what the sweep writes as the Service of a notification, where Auto Scaling writes "AWS Auto Scaling". It
+// learnt of the action from the instance's state, which does not tell the token.
+const sweepService = "quiesce"
+
+// instanceID is the form of an EC2 instance id, old (8 digits) or new (17):
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html. Nothing else is let through: ids become parts of
+// URLs and of log lines.
+var instanceID = regexp.MustCompile(`^i-[0-9a-f]{8,17}$`)
+
+// parseEvent reads one event that nothing is wrapped around.
+func parseEvent(data []byte, object object) termination.Record {
+	switch {
+	case object.has("detail-type"):
+		return parseEventBridge(data, object)
+	case object.has("LifecycleTransition"), object.has("Event"):
+		return parseNotification(data)
+	case object.has("action"):
+		return malformed(errors.New("action: only a direct invocation may ask for one"))
+	}
+	return malformed(errors.New("neither an EventBridge event, nor a hook's notification, nor a batch of SQS or SNS, nor an action"))
+}
+
+// parseEventBridge goes by the detail type alone: of other types nothing more is known, and nothing more is asked.
+func parseEventBridge(data []byte, object object) termination.Record {
+	var detailType string
+	if err := decode(object["detail-type"], &detailType); err != nil {
+		return malformed(fmt.Errorf("detail-type: %w", err))
+	}
+	switch detailType {
+	case "":
+		return malformed(errors.New("detail-type: missing"))
+	case terminateDetailType:
+		return parseTermination(data)
+	}
+	return termination.Record{NotOurs: "event " + quoted(detailType)}
+}
+
+func parseTermination(data []byte) termination.Record {
+	var event struct {
+		Time   string `json:"time"`
+		Detail action `json:"detail"`
+	}
+	if err := decode(data, &event); err != nil {
+		return malformed(err)
+	}
+	if err := event.Detail.check(); err != nil {
+		return malformed(fmt.Errorf("detail.%w", err))
+	}
+	return event.Detail.begun("time", event.Time)
+}
+
+// parseNotification reads what a hook, or its group, sends to a target of its own.
+func parseNotification(data []byte) termination.Record {
+	var notice struct {
+		Event      string `json:"Event"`
+		Transition string `json:"LifecycleTransition"`
+		Time       string `json:"Time"`
+	}
+	var action action
+	if err := cmp.Or(decode(data, &notice), decode(data, &action)); err != nil {
+		return malformed(err)
+	}
+	switch {
+	case notice.Event != "":
+		return termination.Record{NotOurs: "notification " + quoted(notice.Event)}
+	case notice.Transition == "":
+		return malformed(errors.New("LifecycleTransition: missing"))
+	case notice.Transition != terminatingTransition:
+		return termination.Record{NotOurs: "notification " + quoted(notice.Transition)}
+	}
+	if err := action.check(); err != nil {
+		return malformed(err)
+	}
+	return action.begun("Time", notice.Time)
+}
+
+// action is what either form says of a lifecycle action, under the same names.
+type action struct {
+	Instance string `json:"EC2InstanceId"`
+	Group    string `json:"AutoScalingGroupName"`
+	Hook     string `json:"LifecycleHookName"`
+	Token    string `json:"LifecycleActionToken"`
+	Service  string `json:"Service"` // who says so, in a notification
+}
+
+func (a action) check() error {
+	switch {
+	case a.Instance == "":
+		return errors.New("EC2InstanceId: missing")
+	case !instanceID.MatchString(a.Instance):
+		return fmt.Errorf("EC2InstanceId: not an instance id: %s", quoted(a.Instance))
+	case a.Group == "":
+		return errors.New("AutoScalingGroupName: missing")
+	case a.Hook == "":
+		return errors.New("LifecycleHookName: missing")
+	case a.Token == "" && a.Service != sweepService:
+		return errors.New("LifecycleActionToken: missing")
+	}
+	return nil
+}
+
+// begun makes a termination of a checked action; key is where the event has its time.
+func (a action) begun(key, at string) termination.Record {
+	if at == "" {
+		return malformed(fmt.Errorf("%s: missing", key))
+	}
+	began, err := time.Parse(time.RFC3339, at) // which takes fractions of a second too
+	if err != nil {
+		return malformed(fmt.Errorf("%s: not a time in RFC 3339: %s", key, quoted(at)))
+	}
+	return termination.Record{Termination: &termination.Termination{
+		Group: a.Group, Hook: a.Hook, Token: a.Token, InstanceID: a.Instance, Began: began,
+	}}
+}

@@ -1,0 +1,260 @@
+package asg_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/events"
+	"quiesce/internal/asg"
+	"quiesce/internal/termination"
+)
+
+var began = time.Date(2026, 11, 21, 8, 15, 30, 214e6, time.UTC)
+
+func terminating(change ...func(*termination.Termination)) termination.Record {
+	t := termination.Termination{
+		Group: "workers-a", Hook: "quiesce", Token: "87654321-4321-4321-4321-210987654321",
+		InstanceID: "i-0123456789abcdef0", Began: began,
+	}
+	for _, c := range change {
+		c(&t)
+	}
+	return termination.Record{Termination: &t}
+}
+
+func otherInstance(t *termination.Termination) {
+	t.InstanceID, t.Token = "i-0fedcba9876543210", "12121212-3434-5656-7878-909090909090"
+}
+
+func asking(r termination.Request) termination.Record { return termination.Record{Request: &r} }
+func passing(why string) termination.Record           { return termination.Record{NotOurs: why} }
+
+// wrong is a malformed record; tests compare what its error says.
+type wrong string
+
+func (w wrong) Error() string { return string(w) }
+
+func faulty(why string) termination.Record { return termination.Record{Malformed: wrong(why)} }
+
+const noShape = "neither an EventBridge event, nor a hook's notification, nor a batch of SQS or SNS, nor an action"
+
+// deliveries says what each of the sample payloads is.
+var deliveries = map[string]struct {
+	source  termination.Source
+	records []termination.Record
+}{
+	"terminate":           {termination.Direct, []termination.Record{terminating()}},
+	"terminate-warm-pool": {termination.Direct, []termination.Record{terminating()}},
+	"terminate-other-hook": {termination.Direct, []termination.Record{
+		terminating(func(t *termination.Termination) { t.Hook = "Terminate-LC-Hook" })}},
+	"terminate-other-group": {termination.Direct, []termination.Record{
+		terminating(func(t *termination.Termination) { t.Group = "builders" })}},
+	"terminate-successful":     {termination.Direct, []termination.Record{passing(`event "EC2 Instance Terminate Successful"`)}},
+	"launch":                   {termination.Direct, []termination.Record{passing(`event "EC2 Instance-launch Lifecycle Action"`)}},
+	"spot-interruption":        {termination.Direct, []termination.Record{passing(`event "EC2 Spot Instance Interruption Warning"`)}},
+	"rebalance-recommendation": {termination.Direct, []termination.Record{passing(`event "EC2 Instance Rebalance Recommendation"`)}},
+
+	"hook-notification":        {termination.Direct, []termination.Record{terminating()}},
+	"hook-launch-notification": {termination.Direct, []termination.Record{passing(`notification "autoscaling:EC2_INSTANCE_LAUNCHING"`)}},
+	"hook-test-notification":   {termination.Direct, []termination.Record{passing(`notification "autoscaling:TEST_NOTIFICATION"`)}},
+
+	"sqs":       {termination.SQS, []termination.Record{terminating()}},
+	"sqs-batch": {termination.SQS, []termination.Record{terminating(), terminating(otherInstance)}},
+	"sqs-batch-one-bad": {termination.SQS, []termination.Record{
+		terminating(), faulty("Records[1].body: detail.EC2InstanceId: missing"), terminating(otherInstance)}},
+	"hook-notification-in-sqs":      {termination.SQS, []termination.Record{terminating()}},
+	"hook-test-notification-in-sqs": {termination.SQS, []termination.Record{passing(`notification "autoscaling:TEST_NOTIFICATION"`)}},
+	"swept-in-sqs": {termination.SQS, []termination.Record{
+		terminating(func(t *termination.Termination) { t.Token = "" })}},
+	"sns-in-sqs":                   {termination.SQS, []termination.Record{terminating()}},
+	"sns-hook-notification-in-sqs": {termination.SQS, []termination.Record{terminating()}},
+
+	"sns":                        {termination.SNS, []termination.Record{terminating()}},
+	"sns-batch":                  {termination.SNS, []termination.Record{terminating(), terminating(otherInstance)}},
+	"sns-hook-notification":      {termination.SNS, []termination.Record{terminating()}},
+	"sns-hook-test-notification": {termination.SNS, []termination.Record{passing(`notification "autoscaling:TEST_NOTIFICATION"`)}},
+	"sns-group-notification":     {termination.SNS, []termination.Record{passing(`notification "autoscaling:EC2_INSTANCE_TERMINATE"`)}},
+
+	"plan": {termination.Direct, []termination.Record{
+		asking(termination.Request{Action: termination.ActionPlan, InstanceID: "i-0123456789abcdef0"})}},
+	"plan-node": {termination.Direct, []termination.Record{
+		asking(termination.Request{Action: termination.ActionPlan, Node: "ip-10-0-1-2.eu-west-1.compute.internal"})}},
+	"drain": {termination.Direct, []termination.Record{
+		asking(termination.Request{Action: termination.ActionDrain, InstanceID: "i-0123456789abcdef0"})}},
+	"sweep": {termination.Direct, []termination.Record{asking(termination.Request{Action: termination.ActionSweep})}},
+
+	"malformed-instance-id": {termination.Direct, []termination.Record{
+		faulty(`detail.EC2InstanceId: not an instance id: "i-0123456789abcdef0/../../nodes?x=\n"`)}},
+	"malformed-no-instance-id": {termination.Direct, []termination.Record{faulty("detail.EC2InstanceId: missing")}},
+	"malformed-no-token":       {termination.Direct, []termination.Record{faulty("detail.LifecycleActionToken: missing")}},
+	"malformed-time":           {termination.Direct, []termination.Record{faulty(`time: not a time in RFC 3339: "yesterday"`)}},
+	"malformed-detail":         {termination.Direct, []termination.Record{faulty("detail: must be an object, not string")}},
+	"malformed-shape":          {termination.Direct, []termination.Record{faulty(noShape)}},
+	"malformed-empty-batch":    {termination.Direct, []termination.Record{faulty("Records: empty")}},
+	"malformed-other-source": {termination.Direct, []termination.Record{
+		faulty(`Records: eventSource must be aws:sqs or aws:sns, not "aws:s3"`)}},
+	"malformed-sqs": {termination.SQS, []termination.Record{
+		faulty("Records[0].body: not JSON: unexpected end of JSON input")}},
+	"malformed-sns": {termination.SNS, []termination.Record{
+		faulty("Records[0].Sns.Message: detail.AutoScalingGroupName: missing")}},
+	"malformed-sns-in-sqs": {termination.SQS, []termination.Record{
+		faulty("Records[0].body: Message: LifecycleHookName: missing")}},
+	"malformed-action": {termination.Direct, []termination.Record{
+		faulty(`action: must be plan, drain or sweep, not "reboot"`)}},
+	"malformed-action-in-sqs": {termination.SQS, []termination.Record{
+		faulty("Records[0].body: action: only a direct invocation may ask for one")}},
+	"malformed-plan":        {termination.Direct, []termination.Record{faulty("action plan: needs either instanceId or node")}},
+	"malformed-drain":       {termination.Direct, []termination.Record{faulty("action drain: needs instanceId, and nothing else")}},
+	"malformed-unknown-key": {termination.Direct, []termination.Record{faulty(`"force": unknown key`)}},
+}
+
+func TestEverySamplePayloadIsWhatItsNameSays(t *testing.T) {
+	for _, c := range events.Cases {
+		t.Run(c.Name, func(t *testing.T) {
+			want, known := deliveries[c.Name]
+			require.True(t, known, "no expectation for this case")
+
+			got := asg.Parse(payload(t, c.Name))
+
+			require.Equal(t, want.source, got.Source)
+			require.Equal(t, want.records, essence(got.Records))
+		})
+	}
+}
+
+func payload(t *testing.T, name string) []byte {
+	payload, err := events.Read(name)
+	require.NoError(t, err)
+	return payload
+}
+
+// essence leaves of each record what it says, without how it came.
+func essence(records []termination.Record) []termination.Record {
+	var said []termination.Record
+	for _, r := range records {
+		r.MessageID, r.ReceiptHandle, r.Body = "", "", ""
+		if r.Malformed != nil {
+			r.Malformed = wrong(r.Malformed.Error())
+		}
+		said = append(said, r)
+	}
+	return said
+}
+
+func TestABadRecordAmongGoodOnesIsTheOnlyOneMalformed(t *testing.T) {
+	records := asg.Parse(payload(t, "sqs-batch-one-bad")).Records
+
+	require.Len(t, records, 3)
+	require.NoError(t, records[0].Malformed)
+	require.Error(t, records[1].Malformed)
+	require.NoError(t, records[2].Malformed)
+}
+
+func TestARecordKeepsWhatItsAnswerAndTheDeadLetterQueueNeed(t *testing.T) {
+	sqs := asg.Parse(payload(t, "sqs-batch-one-bad")).Records[1]
+	require.Equal(t, "2e1424d4-f796-459a-8184-9c92662be6da", sqs.MessageID)
+	require.Equal(t, "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a-example-2", sqs.ReceiptHandle)
+	require.Contains(t, sqs.Body, `{"version":"0"`)
+
+	sns := asg.Parse(payload(t, "malformed-sns")).Records[0]
+	require.Equal(t, "95df01b4-ee98-5cb9-9903-4c221d41eb5e", sns.MessageID)
+	require.Empty(t, sns.ReceiptHandle)
+	require.Contains(t, sns.Body, `{"version":"0"`)
+
+	terminate := payload(t, "terminate")
+	direct := asg.Parse(terminate).Records[0]
+	require.Empty(t, direct.MessageID)
+	require.Equal(t, string(terminate), direct.Body)
+}
+
+func TestARecordWithoutABodyGoesToTheDeadLetterQueueWhole(t *testing.T) {
+	record := asg.Parse([]byte(`{"Records":[{"eventSource":"aws:sqs","messageId":"m-1"}]}`)).Records[0]
+
+	require.EqualError(t, record.Malformed, "Records[0].body: missing")
+	require.Equal(t, "m-1", record.MessageID)
+	require.JSONEq(t, `{"eventSource":"aws:sqs","messageId":"m-1"}`, record.Body)
+}
+
+func TestTheTimeMayHaveFractionsAndAnOffset(t *testing.T) {
+	for at, want := range map[string]time.Time{
+		"2026-11-21T08:15:30Z":           began.Truncate(time.Second),
+		"2026-11-21T08:15:30.214Z":       began,
+		"2026-11-21T10:15:30.214+02:00":  began,
+		"2026-11-21T08:15:30.214000000Z": began,
+	} {
+		event := strings.ReplaceAll(string(payload(t, "terminate")), "2026-11-21T08:15:30.214Z", at)
+		require.WithinDuration(t, want, asg.Parse([]byte(event)).Records[0].Termination.Began, 0, at)
+	}
+}
+
+func TestWhatCannotBeReadIsOneMalformedRecord(t *testing.T) {
+	notification := func(key string, value any) string {
+		var fields map[string]any
+		require.NoError(t, json.Unmarshal(payload(t, "hook-notification"), &fields))
+		fields[key] = value
+		changed, err := json.Marshal(fields)
+		require.NoError(t, err)
+		return string(changed)
+	}
+	for text, want := range map[string]string{
+		``:                                       "not JSON: unexpected end of JSON input",
+		`null`:                                   noShape,
+		`{}`:                                     noShape,
+		`{"Action":"plan"}`:                      noShape,
+		`"terminate"`:                            "must be an object, not string",
+		`[1]`:                                    "must be an object, not array",
+		`{"Records":1e9}`:                        "Records: must be an array, not number",
+		`{"Records":null}`:                       "Records: empty",
+		`{"Records":[null]}`:                     `Records: eventSource must be aws:sqs or aws:sns, not ""`,
+		`{"detail-type":1}`:                      "detail-type: must be a string, not number",
+		`{"detail-type":null}`:                   "detail-type: missing",
+		`{"Event":{}}`:                           "Event: must be a string, not object",
+		`{"Event":""}`:                           "LifecycleTransition: missing",
+		`{"action":null}`:                        `action: must be plan, drain or sweep, not ""`,
+		`{"action":["plan"]}`:                    "action: must be a string, not array",
+		`{"action":"plan"}`:                      "action plan: needs either instanceId or node",
+		`{"action":"plan","x":{}}`:               `"x": unknown key`,
+		`{"action":"plan","node":"../x"}`:        `node: not the name of a node: "../x"`,
+		`{"action":"plan","instanceId":"i-0"}`:   `instanceId: not an instance id: "i-0"`,
+		`{"action":"drain","node":"n"}`:          "action drain: needs instanceId, and nothing else",
+		`{"action":"sweep","node":"n"}`:          "action sweep: takes neither instanceId nor node",
+		notification("LifecycleTransition", ""):  "LifecycleTransition: missing",
+		notification("LifecycleHookName", 7):     "LifecycleHookName: must be a string, not number",
+		notification("LifecycleActionToken", ""): "LifecycleActionToken: missing",
+		notification("EC2InstanceId", "i-ABCDEF01"): `EC2InstanceId: not an instance id: "i-ABCDEF01"`,
+		notification("Time", ""):                    "Time: missing",
+		notification("Time", "2026-11-21"):          `Time: not a time in RFC 3339: "2026-11-21"`,
+	} {
+		delivery := asg.Parse([]byte(text))
+		require.Len(t, delivery.Records, 1, text)
+		require.EqualError(t, delivery.Records[0].Malformed, want, text)
+		require.Equal(t, text, delivery.Records[0].Body)
+	}
+}
+
+func TestABrokenRecordDoesNotHideTheServiceOfItsBatch(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"Records":[7,{"eventSource":"aws:sqs","body":"{}"}]}`:            "Records[0]: must be an object, not number",
+		`{"Records":[{"eventSource":"aws:sqs","body":7}]}`:                 "Records[0]: body: must be a string, not number",
+		`{"Records":[{"eventSource":"aws:sqs","body":"{\"Message\":7}"}]}`: "Records[0].body: Message: must be a string, not number",
+		`{"Records":[{"EventSource":"aws:sns","Sns":{}}]}`:                 "Records[0].Sns.Message: missing",
+		`{"Records":[{"EventSource":"aws:sns","Sns":{"Message":"["}}]}`:    "Records[0].Sns.Message: not JSON: unexpected end of JSON input",
+	} {
+		require.EqualError(t, asg.Parse([]byte(text)).Records[0].Malformed, want, text)
+	}
+}
+
+func TestAHostileValueIsQuotedAndCutShortInTheReason(t *testing.T) {
+	event, err := json.Marshal(map[string]string{"detail-type": "x\n\x1b[2J" + strings.Repeat("y", 1000)})
+	require.NoError(t, err)
+
+	why := asg.Parse(event).Records[0].NotOurs
+
+	require.Less(t, len(why), 200)
+	require.NotContains(t, why, "\n")
+	require.NotContains(t, why, "\x1b")
+}

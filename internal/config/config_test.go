@@ -1,0 +1,232 @@
+package config_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"quiesce/internal/config"
+)
+
+// sample is the file as the documentation shows it.
+const sample = `
+cluster: prod                           # CLUSTER_NAME wins
+autoScalingGroups: ["workers-a", "batch-*"] # names or globs; the stack makes hooks for exact names only
+mode: drain                             # drain | shadow: plan and report on real events, change nothing, CONTINUE at once
+lifecycle: {hook: quiesce, onFailure: CONTINUE}
+drain: {maxDuration: 30m, reserve: 30s, concurrency: 16, joinGrace: 15s, volumeDetach: 60s, onDeadline: force}
+phases:
+  - name: poolers
+    match: {labelSelector: "app.kubernetes.io/name=pgbouncer", namespaces: [db]}
+    escort: {pgbouncer: {}}             # section 8
+    settle: 5s
+    timeout: 5m
+  - name: workloads
+  - name: critical
+    match: {priorityClassNames: [system-cluster-critical, system-node-critical]}
+allowManualDrain: false
+`
+
+const least = "{cluster: prod, autoScalingGroups: [workers-a]}"
+
+// environment is a getenv of these variables and no others.
+func environment(variables map[string]string) func(string) string {
+	return func(key string) string { return variables[key] }
+}
+
+var bare = environment(nil)
+
+func parse(t *testing.T, text string) config.Config {
+	c, err := config.Parse([]byte(text), bare)
+	require.NoError(t, err)
+	return c
+}
+
+func selector(t *testing.T, text string) labels.Selector {
+	s, err := labels.Parse(text)
+	require.NoError(t, err)
+	return s
+}
+
+func TestTheSampleSaysWhatTheDefaultsSay(t *testing.T) {
+	got, defaults := parse(t, sample), parse(t, least)
+
+	require.Equal(t, config.Config{
+		Cluster:   "prod",
+		Groups:    config.Globs{"workers-a", "batch-*"},
+		Mode:      config.ModeDrain,
+		Lifecycle: config.Lifecycle{Hook: "quiesce", OnFailure: config.Continue},
+		Drain: config.Drain{
+			MaxDuration: 30 * time.Minute, Reserve: 30 * time.Second, Concurrency: 16,
+			JoinGrace: 15 * time.Second, VolumeDetach: time.Minute, OnDeadline: config.Force,
+		},
+		Phases: got.Phases,
+	}, got)
+	require.Equal(t, []string{"poolers", "workloads", "critical"}, names(got))
+
+	require.Equal(t, got.Mode, defaults.Mode)
+	require.Equal(t, got.Lifecycle, defaults.Lifecycle)
+	require.Equal(t, got.Drain, defaults.Drain)
+	require.Equal(t, names(got), names(defaults))
+	require.Equal(t, got.Phases[1:], defaults.Phases[1:])
+	require.Equal(t, got.Phases[0].PGBouncer, defaults.Phases[0].PGBouncer)
+	require.Equal(t, got.Phases[0].Match.Selector.String(), defaults.Phases[0].Match.Selector.String())
+}
+
+func names(c config.Config) []string {
+	var names []string
+	for _, phase := range c.Phases {
+		names = append(names, phase.Name)
+	}
+	return names
+}
+
+func TestEveryKeyIsTaken(t *testing.T) {
+	got := parse(t, `
+cluster: staging
+autoScalingGroups: ["workers-?"]
+mode: shadow
+lifecycle: {hook: drain/me, onFailure: ABANDON}
+drain: {maxDuration: 2h, reserve: 0s, concurrency: 1, joinGrace: 0s, volumeDetach: 0s, onDeadline: leave}
+phases:
+  - name: poolers
+    match: {labelSelector: "app in (a, b),!c", namespaces: [db, "team-*"], priorityClassNames: [high]}
+    settle: 1s
+    timeout: 1m30s
+    escort:
+      pgbouncer:
+        strategy: surge
+        timeout: 20s
+        via: portForward
+        port: 6432
+        secretRef: {namespace: db, name: console, userKey: u, passwordKey: p}
+        tls: verify-full
+allowManualDrain: true
+`)
+
+	poolers := got.Phases[0]
+	require.Equal(t, config.Config{
+		Cluster:   "staging",
+		Groups:    config.Globs{"workers-?"},
+		Mode:      config.ModeShadow,
+		Lifecycle: config.Lifecycle{Hook: "drain/me", OnFailure: config.Abandon},
+		Drain:     config.Drain{MaxDuration: 2 * time.Hour, Concurrency: 1, OnDeadline: config.Leave},
+		Phases: []config.Phase{{
+			Name: "poolers",
+			Match: config.Match{
+				Selector:   selector(t, "app in (a, b),!c"),
+				Namespaces: config.Globs{"db", "team-*"}, PriorityClasses: []string{"high"},
+			},
+			PGBouncer: &config.PGBouncer{
+				Strategy: config.StrategySurge, Timeout: 20 * time.Second, Via: config.ViaPortForward, Port: 6432,
+				Secret: &config.SecretRef{Namespace: "db", Name: "console", UserKey: "u", PasswordKey: "p"},
+				TLS:    config.TLSVerifyFull,
+			},
+			Settle: time.Second, Timeout: 90 * time.Second,
+		}, {Name: config.Workloads, Timeout: 5 * time.Minute}},
+		AllowManualDrain: true,
+	}, got)
+	require.Equal(t, "db", poolers.PGBouncer.Secret.Namespace)
+}
+
+func TestAnEscortWithoutSettingsHasItsDefaults(t *testing.T) {
+	for _, escort := range []string{"{pgbouncer: {}}", "{pgbouncer: }", "{pgbouncer: {strategy: }}"} {
+		c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, escort: "+escort+"}]}")
+		require.Equal(t, &config.PGBouncer{
+			Strategy: config.StrategyAuto, Timeout: time.Minute, Via: config.ViaPodIP, TLS: config.TLSPrefer,
+		}, c.Phases[0].PGBouncer, escort)
+	}
+}
+
+func TestASecretsKeysAreByDefaultThoseOfBasicAuth(t *testing.T) {
+	c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, escort: {pgbouncer: {secretRef: {namespace: db, name: s}}}}]}")
+	require.Equal(t, &config.SecretRef{Namespace: "db", Name: "s", UserKey: "username", PasswordKey: "password"},
+		c.Phases[0].PGBouncer.Secret)
+}
+
+func TestASecretMayBeInSecretsManager(t *testing.T) {
+	const arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:pgbouncer/console-a1b2c3"
+	c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, escort: {pgbouncer: {secretArn: '"+arn+"'}}}]}")
+	require.Equal(t, arn, c.Phases[0].PGBouncer.SecretARN)
+	require.Nil(t, c.Phases[0].PGBouncer.Secret)
+}
+
+func TestThePhaseOfUnmatchedPodsIsPutBeforeCriticalOrLast(t *testing.T) {
+	for given, want := range map[string][]string{
+		"a, b":                   {"a", "b", "workloads"},
+		"a, critical, b":         {"a", "workloads", "critical", "b"},
+		"workloads, a, critical": {"workloads", "a", "critical"},
+	} {
+		text := "cluster: prod\nautoScalingGroups: [workers-a]\nphases:\n"
+		for _, name := range splitList(given) {
+			text += "- name: " + name + "\n"
+			if name != "workloads" {
+				text += "  match: {namespaces: [" + name + "]}\n"
+			}
+		}
+		require.Equal(t, want, names(parse(t, text)), given)
+	}
+}
+
+func TestAKeyWithoutAValueHasItsDefault(t *testing.T) {
+	got := parse(t, least[:len(least)-1]+", mode: , drain: , lifecycle: {hook: ~}, phases: null}")
+	require.Equal(t, parse(t, least), got)
+}
+
+func TestAnAliasIsWhatItStandsFor(t *testing.T) {
+	got := parse(t, `
+cluster: &name prod
+autoScalingGroups: [*name]
+drain: {maxDuration: &time 40s, joinGrace: 5s, volumeDetach: 5s}
+phases: [{name: a, match: &match {namespaces: [a]}, timeout: *time}, {name: b, match: *match}]
+`)
+	require.True(t, got.OwnsGroup("prod"))
+	require.Equal(t, 40*time.Second, got.Phases[0].Timeout)
+	require.Equal(t, got.Phases[0].Match, got.Phases[1].Match)
+}
+
+func TestAGroupIsOwnedByItsNameOrAGlob(t *testing.T) {
+	c := parse(t, sample)
+	for name, owned := range map[string]bool{
+		"workers-a": true, "batch-": true, "batch-7": true,
+		"workers-ab": false, "workers": false, "batch": false, "batch-a/b": false, "": false, "batch-*": true,
+	} {
+		require.Equal(t, owned, c.OwnsGroup(name), name)
+	}
+	require.Equal(t, []string{"workers-a"}, c.Groups.Exact())
+}
+
+func TestAMatchTakesPodsThatMeetAllItsConditions(t *testing.T) {
+	match := config.Match{
+		Selector: selector(t, "app=x"), Namespaces: config.Globs{"db", "team-*"}, PriorityClasses: []string{"high"},
+	}
+	app := map[string]string{"app": "x", "tier": "y"}
+
+	require.True(t, match.Matches("team-1", "high", app))
+	require.False(t, match.Matches("other", "high", app))
+	require.False(t, match.Matches("db", "low", app))
+	require.False(t, match.Matches("db", "high", map[string]string{"app": "z"}))
+	require.True(t, config.Match{Namespaces: config.Globs{"db"}}.Matches("db", "", nil))
+	require.False(t, config.Match{}.Matches("db", "high", app), "a match without conditions takes no pod")
+}
+
+func TestTheFileIsFoundWhereTheEnvironmentSays(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "quiesce.yaml"), []byte(sample), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "other.yaml"), []byte(least), 0o600))
+
+	c, err := config.Load(environment(map[string]string{"LAMBDA_TASK_ROOT": dir}))
+	require.NoError(t, err)
+	require.True(t, c.OwnsGroup("batch-1"))
+
+	c, err = config.Load(environment(map[string]string{
+		"LAMBDA_TASK_ROOT": dir, "QUIESCE_CONFIG": filepath.Join(dir, "other.yaml"), "CLUSTER_NAME": "staging",
+	}))
+	require.NoError(t, err)
+	require.False(t, c.OwnsGroup("batch-1"))
+	require.Equal(t, "staging", c.Cluster)
+}

@@ -1,0 +1,75 @@
+package config
+
+import (
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// clusterName is what EKS lets a cluster be called: https://docs.aws.amazon.com/eks/latest/APIReference/API_CreateCluster.html.
+var clusterName = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z_-]{0,99}$`)
+
+func (c *Config) readEnvironment(getenv func(string) string, faults *Faults) {
+	read := func(key string, take func(string) error) {
+		value := getenv(key)
+		if value == "" {
+			return
+		}
+		if err := take(value); err != nil {
+			*faults = append(*faults, Fault{Key: key, Reason: err.Error()})
+		}
+	}
+	read("CLUSTER_NAME", c.setCluster)
+	read("QUIESCE_QUEUE_URL", setURL(&c.QueueURL, "https", "http"))
+	read("QUIESCE_DLQ_URL", setURL(&c.DeadLetterURL, "https", "http"))
+	read("QUIESCE_CLUSTER_ENDPOINT", setURL(&c.Endpoint, "https")) // the IAM token goes there
+	read("QUIESCE_CLUSTER_CA", c.setCA)
+	c.checkCluster(getenv, faults)
+}
+
+// checkCluster sees that the cluster's address is given whole: of half of it, nobody could say which cluster it is.
+func (c *Config) checkCluster(getenv func(string) string, faults *Faults) {
+	endpoint, ca := getenv("QUIESCE_CLUSTER_ENDPOINT") != "", getenv("QUIESCE_CLUSTER_CA") != ""
+	switch {
+	case endpoint && !ca:
+		*faults = append(*faults, Fault{Key: "QUIESCE_CLUSTER_CA", Reason: "missing beside QUIESCE_CLUSTER_ENDPOINT"})
+	case ca && !endpoint:
+		*faults = append(*faults, Fault{Key: "QUIESCE_CLUSTER_ENDPOINT", Reason: "missing beside QUIESCE_CLUSTER_CA"})
+	}
+}
+
+func (c *Config) setCluster(name string) error {
+	if !clusterName.MatchString(name) {
+		return fmt.Errorf("not a cluster's name: %q", name)
+	}
+	c.Cluster = name
+	return nil
+}
+
+func (c *Config) setCA(encoded string) error {
+	pem, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil {
+		return fmt.Errorf("not base64: %w", err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		return errors.New("no certificate in PEM")
+	}
+	c.CA = pem
+	return nil
+}
+
+func setURL(into *string, schemes ...string) func(string) error {
+	return func(text string) error {
+		parsed, err := url.Parse(text)
+		if err != nil || !slices.Contains(schemes, parsed.Scheme) || parsed.Host == "" {
+			return fmt.Errorf("not a URL with %s: %q", strings.Join(schemes, " or "), text)
+		}
+		*into = text
+		return nil
+	}
+}

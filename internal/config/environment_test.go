@@ -1,0 +1,80 @@
+package config_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"math/big"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/config"
+)
+
+// certificate is some CA's, in PEM.
+func certificate(t *testing.T) []byte {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+func TestTheEnvironmentAddsToTheFileAndWins(t *testing.T) {
+	ca := certificate(t)
+	c, err := config.Parse([]byte(least), environment(map[string]string{
+		"CLUSTER_NAME":             "staging",
+		"QUIESCE_QUEUE_URL":        "https://sqs.eu-west-1.amazonaws.com/111122223333/quiesce",
+		"QUIESCE_DLQ_URL":          "http://127.0.0.1:9324/quiesce-dead",
+		"QUIESCE_CLUSTER_ENDPOINT": "https://0123456789ABCDEF.gr7.eu-west-1.eks.amazonaws.com",
+		"QUIESCE_CLUSTER_CA":       base64.StdEncoding.EncodeToString(ca),
+	}))
+
+	require.NoError(t, err)
+	require.Equal(t, "staging", c.Cluster)
+	require.Equal(t, "https://sqs.eu-west-1.amazonaws.com/111122223333/quiesce", c.QueueURL)
+	require.Equal(t, "http://127.0.0.1:9324/quiesce-dead", c.DeadLetterURL)
+	require.Equal(t, "https://0123456789ABCDEF.gr7.eu-west-1.eks.amazonaws.com", c.Endpoint)
+	require.Equal(t, ca, c.CA)
+}
+
+func TestTheClusterMayBeNamedInTheEnvironmentAlone(t *testing.T) {
+	c, err := config.Parse([]byte("autoScalingGroups: [a]"), environment(map[string]string{"CLUSTER_NAME": "prod"}))
+	require.NoError(t, err)
+	require.Equal(t, "prod", c.Cluster)
+}
+
+func TestABadEnvironmentIsRefused(t *testing.T) {
+	const endpoint = "https://example.eks.amazonaws.com"
+	ca := base64.StdEncoding.EncodeToString(certificate(t))
+	for _, c := range []struct {
+		variables map[string]string
+		want      string
+	}{
+		{map[string]string{"CLUSTER_NAME": "-prod"}, `CLUSTER_NAME: not a cluster's name: "-prod"`},
+		{map[string]string{"QUIESCE_QUEUE_URL": "sqs://q"}, `QUIESCE_QUEUE_URL: not a URL with https or http: "sqs://q"`},
+		{map[string]string{"QUIESCE_DLQ_URL": "https://"}, `QUIESCE_DLQ_URL: not a URL with https or http: "https://"`},
+		{
+			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": "http://example", "QUIESCE_CLUSTER_CA": ca},
+			`QUIESCE_CLUSTER_ENDPOINT: not a URL with https: "http://example"`,
+		},
+		{
+			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": endpoint, "QUIESCE_CLUSTER_CA": "%"},
+			"QUIESCE_CLUSTER_CA: not base64: illegal base64 data at input byte 0",
+		},
+		{
+			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": endpoint, "QUIESCE_CLUSTER_CA": "aGVsbG8="},
+			"QUIESCE_CLUSTER_CA: no certificate in PEM",
+		},
+		{map[string]string{"QUIESCE_CLUSTER_ENDPOINT": endpoint}, "QUIESCE_CLUSTER_CA: missing beside QUIESCE_CLUSTER_ENDPOINT"},
+		{map[string]string{"QUIESCE_CLUSTER_CA": ca}, "QUIESCE_CLUSTER_ENDPOINT: missing beside QUIESCE_CLUSTER_CA"},
+	} {
+		_, err := config.Parse([]byte(least), environment(c.variables))
+		require.Equal(t, []string{c.want}, lines(t, err))
+	}
+}

@@ -1,0 +1,196 @@
+package drain_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/drain/draintest"
+)
+
+func drainer(phases ...drain.Phase) drain.Drainer {
+	if len(phases) == 0 {
+		phases = []drain.Phase{{Name: "workloads"}}
+	}
+	return drain.Drainer{Phases: phases, Concurrency: 16, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+}
+
+func pod(name string, labels ...string) drain.Pod {
+	p := drain.Pod{Ref: drain.Ref{Name: name}, Labels: map[string]string{}}
+	for i := 0; i < len(labels); i += 2 {
+		p.Labels[labels[i]] = labels[i+1]
+	}
+	return p
+}
+
+func labelled(value string) func(drain.Pod) bool {
+	return func(p drain.Pod) bool { return p.Labels["phase"] == value }
+}
+
+func within(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestPhasesLeaveInOrderAndSettle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().
+			Add(pod("dns", "phase", "critical"), time.Second).
+			Add(pod("web"), time.Second).
+			Add(pod("pooler", "phase", "poolers"), 2*time.Second)
+		phases := []drain.Phase{
+			{Name: "poolers", Match: labelled("poolers"), Settle: 5 * time.Second},
+			{Name: "workloads"},
+			{Name: "critical", Match: labelled("critical")},
+		}
+		began := time.Now()
+		report := drainer(phases...).Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, []string{
+			"evict app/pooler", "gone app/pooler", "evict app/web", "gone app/web", "evict app/dns", "gone app/dns",
+		}, node.Log())
+		require.Equal(t, 9*time.Second, time.Since(began), "2 s to stop, 5 s to settle, 1 s and 1 s")
+		require.Equal(t, began.Add(2*time.Second), report.Phases[0].FinishedAt)
+		require.Empty(t, report.Remaining())
+	})
+}
+
+func TestAPhaseThatOutlastsItsTimeoutNoLongerHoldsBackTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(pod("stuck", "phase", "poolers", "budget", "b"), 0).Add(pod("web"), 0)
+		node.Allow("b", 0)
+		phases := []drain.Phase{{Name: "poolers", Match: labelled("poolers"), Timeout: 5 * time.Minute}, {Name: "workloads"}}
+		began := time.Now()
+		report := drainer(phases...).Drain(within(t, 10*time.Minute), node, drain.Node{})
+		require.Len(t, report.Remaining(), 1)
+		require.Equal(t, drain.StillBlocked, report.Pods[0].Outcome)
+		require.Equal(t, []string{"app/b"}, report.Pods[0].BlockedBy)
+		require.Equal(t, began.Add(5*time.Minute), report.Pods[1].EvictedAt)
+	})
+}
+
+func TestAFreedBudgetWakesTheDrainAtOnceAndForAsManyPodsAsItAllows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New()
+		for i := range 4 {
+			node.Add(pod(fmt.Sprint("web-", i), "budget", "b"), 0)
+		}
+		node.Allow("b", 0)
+		freed := time.Now().Add(3 * time.Second)
+		time.AfterFunc(3*time.Second, func() { node.Allow("b", 4) })
+		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		for _, p := range report.Pods {
+			require.Equal(t, freed, p.EvictedAt, "%s", p.Name)
+			require.Equal(t, []string{"app/b"}, p.BlockedBy)
+		}
+	})
+}
+
+func TestABlockedPodIsAskedForAgainThoughNoChangeWasSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(pod("web"), 0)
+		node.Fail("app/web", &drain.Blocked{Budgets: []string{"app/b"}, Reason: "no"})
+		<-node.Changed() // of the pod that was added
+		began := time.Now()
+		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, 10*time.Second, report.Pods[0].EvictedAt.Sub(began))
+	})
+}
+
+func TestAnyOtherErrorIsTriedAgainWithBackoffAndNeverFatal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(pod("web"), 0)
+		node.Fail("app/web", slices.Repeat([]error{errors.New("admission webhook denied the request")}, 6)...)
+		began := time.Now()
+		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
+		took := report.Pods[0].EvictedAt.Sub(began)
+		require.Greater(t, took, 12*time.Second, "six doublings from 0.2 s")
+		require.Less(t, took, 16*time.Second)
+	})
+}
+
+func TestAThrottlingServerGetsTheTimeItAsksFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(pod("web"), 0)
+		node.Fail("app/web", &drain.Throttled{After: 7 * time.Second})
+		began := time.Now()
+		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, 7*time.Second, report.Pods[0].EvictedAt.Sub(began))
+	})
+}
+
+func TestNoMoreEvictionsThanTheConcurrencyAreUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := &slow{Cluster: draintest.New(), takes: time.Second}
+		for i := range 40 {
+			node.Add(pod(fmt.Sprint("web-", i)), 0)
+		}
+		began := time.Now()
+		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		require.Empty(t, report.Remaining())
+		require.Equal(t, 3*time.Second, time.Since(began), "40 pods, 16 at once, 1 s each")
+	})
+}
+
+// slow is a node whose API server takes its time over each eviction.
+type slow struct {
+	*draintest.Cluster
+	takes time.Duration
+}
+
+func (s *slow) Evict(ctx context.Context, ref drain.Ref) error {
+	select {
+	case <-time.After(s.takes):
+		return s.Cluster.Evict(ctx, ref)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func TestADrainThatCannotFinishEndsWithItsContextAndNamesWhatRemains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		held := pod("batch")
+		held.Annotations = map[string]string{"karpenter.sh/do-not-disrupt": "true"}
+		node := draintest.New().Add(held, 0).Add(pod("web"), time.Hour)
+		began := time.Now()
+		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, time.Minute, time.Since(began))
+		require.Equal(t, []string{"evict app/web"}, node.Log())
+		require.Len(t, report.Remaining(), 2)
+		require.Equal(t, drain.Hold, report.Pods[0].Verdict)
+		require.Equal(t, drain.Waiting, report.Pods[1].Outcome)
+		require.False(t, report.Pods[1].EvictedAt.IsZero())
+	})
+}
+
+func TestAPodThatArrivesLateIsEvictedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(pod("web"), 5*time.Second)
+		time.AfterFunc(time.Second, func() { node.Add(pod("late"), 0) })
+		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		require.Len(t, report.Pods, 2)
+		require.Contains(t, node.Log(), "evict app/late")
+	})
+}
+
+func TestASuccessorOfTheSameNameIsAnotherPod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(pod("db-0"), 0)
+		reborn := pod("db-0")
+		reborn.UID = "second"
+		time.AfterFunc(0, func() { node.Add(reborn, 0) })
+		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		require.Empty(t, report.Remaining())
+		require.NotEmpty(t, report.Pods)
+	})
+}

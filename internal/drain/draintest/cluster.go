@@ -1,0 +1,143 @@
+// Package draintest is an in-memory node for tests of drains: pods that take their time to stop, budgets, faults, and an
+// ordered log of effects. It runs under testing/synctest, where its delays cost nothing.
+package draintest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"quiesce/internal/drain"
+)
+
+// Cluster is one node. It implements drain.Cluster.
+type Cluster struct {
+	changed chan struct{}
+
+	mu      sync.Mutex
+	pods    map[string]drain.Pod
+	stops   map[string]time.Duration
+	budgets map[string]*Budget
+	faults  map[string][]error
+	log     []string
+}
+
+var _ drain.Cluster = (*Cluster)(nil)
+
+// Budget is a disruption budget over the pods that carry its name as the value of their label "budget".
+type Budget struct{ Allowed int }
+
+// New makes an empty node.
+func New() *Cluster {
+	return &Cluster{
+		changed: make(chan struct{}, 1), pods: map[string]drain.Pod{}, stops: map[string]time.Duration{},
+		budgets: map[string]*Budget{}, faults: map[string][]error{},
+	}
+}
+
+// Add puts a pod on the node that takes stop to terminate. What it leaves out is filled in: an evictable pod of a ReplicaSet.
+func (c *Cluster) Add(p drain.Pod, stop time.Duration) *Cluster {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.Namespace == "" {
+		p.Namespace = "app"
+	}
+	if p.UID == "" {
+		p.UID = "uid-" + p.Name
+	}
+	if p.Controller == "" {
+		p.Controller = "ReplicaSet"
+	}
+	c.pods[p.String()], c.stops[p.String()] = p, stop
+	c.announce()
+	return c
+}
+
+// Allow sets how many disruptions the budget allows; a budget that was never set allows all.
+func (c *Cluster) Allow(budget string, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.budgets[budget] = &Budget{Allowed: n}
+	c.announce()
+}
+
+// Fail makes the next evictions of the pod (namespace/name) end in these errors, one each.
+func (c *Cluster) Fail(pod string, errs ...error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.faults[pod] = append(c.faults[pod], errs...)
+}
+
+// Remove takes the pod off the node at once.
+func (c *Cluster) Remove(pod string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.pods, pod)
+	c.say("gone " + pod)
+	c.announce()
+}
+
+// Log is every effect so far, in order.
+func (c *Cluster) Log() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.log)
+}
+
+// Pods implements drain.Cluster.
+func (c *Cluster) Pods() []drain.Pod {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Values(c.pods))
+}
+
+// Changed implements drain.Cluster.
+func (c *Cluster) Changed() <-chan struct{} { return c.changed }
+
+// Evict implements drain.Cluster.
+func (c *Cluster) Evict(ctx context.Context, ref drain.Ref) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := ref.String()
+	if errs := c.faults[name]; len(errs) > 0 {
+		c.faults[name] = errs[1:]
+		c.say(fmt.Sprintf("fail %s: %v", name, errs[0]))
+		return errs[0]
+	}
+	pod, here := c.pods[name]
+	if !here || pod.UID != ref.UID || pod.Terminating() {
+		return nil
+	}
+	if budget := c.budgets[pod.Labels["budget"]]; budget != nil {
+		if budget.Allowed <= 0 {
+			c.say("block " + name)
+			return &drain.Blocked{Budgets: []string{pod.Namespace + "/" + pod.Labels["budget"]}, Reason: "no disruption allowed"}
+		}
+		budget.Allowed--
+	}
+	c.say("evict " + name)
+	c.stop(name, pod)
+	return nil
+}
+
+func (c *Cluster) stop(name string, pod drain.Pod) {
+	pod.Deleted = time.Now()
+	c.pods[name] = pod
+	time.AfterFunc(c.stops[name], func() { c.Remove(name) })
+	c.announce()
+}
+
+func (c *Cluster) say(line string) { c.log = append(c.log, line) }
+
+func (c *Cluster) announce() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,11 @@
+package drain
+
+import "time"
+
+// Node is the node to be drained.
+type Node struct {
+	Name        string
+	InstanceID  string
+	Unreachable bool      // nobody hears from its kubelet: pods can be asked to leave, but nobody there stops them
+	Cordoned    time.Time // when it was closed to new pods; zero: it is not
+}

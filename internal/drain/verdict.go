@@ -1,0 +1,77 @@
+package drain
+
+// Verdict is what a drain does with one pod.
+type Verdict string
+
+// The verdicts.
+const (
+	Evict Verdict = "evict" // ask it to leave
+	Wait  Verdict = "wait"  // it is leaving already
+	Hold  Verdict = "hold"  // its owner asked that it stays: evicted only when time runs out
+	Leave Verdict = "leave" // it stays until the node goes
+)
+
+// Annotations by which a pod's owner speaks to a drain. The second and third are those of the Cluster Autoscaler and of
+// Karpenter, so that what was said to them is heard here too:
+// https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md and
+// https://karpenter.sh/docs/concepts/disruption/#pod-level-controls.
+const (
+	OptOutAnnotation       = "quiesce/drain"
+	safeToEvictAnnotation  = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+	doNotDisruptAnnotation = "karpenter.sh/do-not-disrupt"
+)
+
+// Judgement is a verdict with its reason, in words for a report.
+type Judgement struct {
+	Verdict Verdict
+	Reason  string
+}
+
+// rules judge a pod on a node. The first that applies wins, so that their order is part of what
+// they say: what must stay comes before what is leaving already.
+var rules = []struct {
+	applies func(Pod, Node) bool
+	then    Judgement
+}{
+	{isMirror, Judgement{Leave, "static pod: its kubelet owns it"}},
+	{isFinished, Judgement{Leave, "finished: nothing runs in it"}},
+	{isDaemon, Judgement{Leave, "DaemonSet: would return to this node at once"}},
+	{optedOut, Judgement{Leave, "annotated " + OptOutAnnotation + "=false"}},
+	{isStranded, Judgement{Leave, "terminating, but its kubelet is unreachable: nobody there stops it"}},
+	{isLeaving, Judgement{Wait, "terminating already"}},
+	{cameBack, Judgement{Leave, "tolerates the cordon and came back after it: eviction would not end"}},
+	{unsafeToEvict, Judgement{Hold, "annotated " + safeToEvictAnnotation + "=false"}},
+	{mustNotBeDisrupted, Judgement{Hold, "annotated " + doNotDisruptAnnotation}},
+}
+
+// Judge gives the pod's verdict.
+func Judge(p Pod, n Node) Judgement {
+	for _, rule := range rules {
+		if rule.applies(p, n) {
+			return rule.then
+		}
+	}
+	return Judgement{Evict, ""}
+}
+
+func isMirror(p Pod, _ Node) bool      { return p.Mirror }
+func isFinished(p Pod, _ Node) bool    { return p.Finished }
+func isDaemon(p Pod, _ Node) bool      { return p.Controller == "DaemonSet" }
+func optedOut(p Pod, _ Node) bool      { return p.Annotations[OptOutAnnotation] == "false" }
+func isLeaving(p Pod, _ Node) bool     { return p.Terminating() }
+func unsafeToEvict(p Pod, _ Node) bool { return p.Annotations[safeToEvictAnnotation] == "false" }
+
+func isStranded(p Pod, n Node) bool { return n.Unreachable && p.Terminating() }
+
+// cameBack: the first of such pods is evicted like any other, since its successor may well go elsewhere; one that was
+// created here after the cordon shows that it does not.
+func cameBack(p Pod, n Node) bool {
+	return p.Returns && !n.Cordoned.IsZero() && p.Created.After(n.Cordoned)
+}
+
+// mustNotBeDisrupted: the annotation holds "true" or, since Karpenter 1.9, a duration from the pod's creation; both ask for the
+// same care.
+func mustNotBeDisrupted(p Pod, _ Node) bool {
+	value, annotated := p.Annotations[doNotDisruptAnnotation]
+	return annotated && value != "false"
+}

@@ -1,0 +1,58 @@
+package drain_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+)
+
+func TestVerdicts(t *testing.T) {
+	cordoned := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	before, after := cordoned.Add(-time.Hour), cordoned.Add(time.Second)
+	annotated := func(key, value string) drain.Pod { return drain.Pod{Annotations: map[string]string{key: value}} }
+	for name, c := range map[string]struct {
+		pod  drain.Pod
+		want drain.Verdict
+	}{
+		"an ordinary pod":                        {drain.Pod{Controller: "ReplicaSet"}, drain.Evict},
+		"a bare pod":                             {drain.Pod{}, drain.Evict},
+		"a static pod":                           {drain.Pod{Mirror: true}, drain.Leave},
+		"a finished pod":                         {drain.Pod{Finished: true}, drain.Leave},
+		"a finished pod that a finalizer keeps":  {drain.Pod{Finished: true, Deleted: before}, drain.Leave},
+		"a DaemonSet's pod":                      {drain.Pod{Controller: "DaemonSet"}, drain.Leave},
+		"a DaemonSet's pod that is terminating":  {drain.Pod{Controller: "DaemonSet", Deleted: before}, drain.Leave},
+		"a pod that opted out":                   {annotated("quiesce/drain", "false"), drain.Leave},
+		"a pod that did not opt out":             {annotated("quiesce/drain", "true"), drain.Evict},
+		"a terminating pod":                      {drain.Pod{Deleted: before}, drain.Wait},
+		"a pod that is not safe to evict":        {annotated("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"), drain.Hold},
+		"a pod that is safe to evict":            {annotated("cluster-autoscaler.kubernetes.io/safe-to-evict", "true"), drain.Evict},
+		"a pod not to be disrupted":              {annotated("karpenter.sh/do-not-disrupt", "true"), drain.Hold},
+		"a pod not to be disrupted for a while":  {annotated("karpenter.sh/do-not-disrupt", "30m"), drain.Hold},
+		"a pod that may be disrupted":            {annotated("karpenter.sh/do-not-disrupt", "false"), drain.Evict},
+		"a pod that tolerates the cordon":        {drain.Pod{Returns: true, Created: before}, drain.Evict},
+		"its successor, back on the node":        {drain.Pod{Returns: true, Created: after}, drain.Leave},
+		"a late pod that does not tolerate it":   {drain.Pod{Created: after}, drain.Evict},
+		"the successor, once it is terminating":  {drain.Pod{Returns: true, Created: after, Deleted: after}, drain.Wait},
+		"a held pod that is terminating already": {withDeletion(annotated("karpenter.sh/do-not-disrupt", "true"), before), drain.Wait},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := drain.Judge(c.pod, drain.Node{Cordoned: cordoned})
+			require.Equal(t, c.want, got.Verdict)
+			require.Equal(t, c.want == drain.Evict, got.Reason == "", "every verdict but the ordinary one has a reason")
+		})
+	}
+}
+
+func TestNobodyWaitsForAPodThatNobodyCanStop(t *testing.T) {
+	unreachable := drain.Node{Unreachable: true}
+	require.Equal(t, drain.Evict, drain.Judge(drain.Pod{}, unreachable).Verdict, "its successor is wanted elsewhere")
+	require.Equal(t, drain.Leave, drain.Judge(drain.Pod{Deleted: time.Unix(1, 0)}, unreachable).Verdict)
+}
+
+func withDeletion(p drain.Pod, at time.Time) drain.Pod {
+	p.Deleted = at
+	return p
+}

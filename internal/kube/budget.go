@@ -1,0 +1,216 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quiesce/internal/drain"
+)
+
+const (
+	// blockedRecheck is the safety net under the watch: after it, a pod is asked for again though its budget showed no room.
+	blockedRecheck = 9 * time.Second
+	// hopelessRecheck is the same where no change of pods can make room: somebody has to change the budgets.
+	hopelessRecheck = time.Minute
+)
+
+// budgets knows the disruption budgets of the namespaces in which an eviction was refused, and answers for the server where
+// the server would only refuse again. Namespaces without a refusal cost nothing.
+type budgets struct {
+	ctx      context.Context // of the watches, which live as long as the drain's own
+	client   *Client
+	announce func()
+
+	mu         sync.Mutex
+	namespaces map[string]bool
+	known      map[types.NamespacedName]*budget
+	asked      map[drain.Ref]time.Time
+}
+
+// budget is what is remembered of one PodDisruptionBudget.
+type budget struct {
+	name     string // namespace/name
+	selector labels.Selector
+	room     int    // disruptions allowed, less those taken since the status was seen
+	never    string // why no change of pods makes room; empty: one can
+}
+
+func newBudgets(ctx context.Context, c *Client, announce func()) *budgets {
+	return &budgets{
+		ctx: ctx, client: c, announce: announce, namespaces: map[string]bool{},
+		known: map[types.NamespacedName]*budget{}, asked: map[drain.Ref]time.Time{},
+	}
+}
+
+// refuse tells whether it is useless to ask the server to evict the pod now. If not, its place in its budgets is taken.
+// A pod that is not ready is always worth asking for: budgets may let it go whatever their room
+// (https://kubernetes.io/docs/tasks/run-application/configure-pdb/#unhealthy-pod-eviction-policy).
+func (b *budgets) refuse(p drain.Pod) *drain.Blocked {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	matching := b.matching(p)
+	blocked, recheck := verdict(matching)
+	if blocked != nil && time.Since(b.asked[p.Ref]) < recheck {
+		return blocked
+	}
+	b.asked[p.Ref] = time.Now()
+	for _, budget := range matching {
+		budget.room--
+	}
+	return nil
+}
+
+func (b *budgets) matching(p drain.Pod) []*budget {
+	var found []*budget
+	for name, budget := range b.known {
+		if name.Namespace == p.Namespace && budget.selector.Matches(labels.Set(p.Labels)) {
+			found = append(found, budget)
+		}
+	}
+	slices.SortFunc(found, func(x, y *budget) int { return cmp.Compare(x.name, y.name) })
+	return found
+}
+
+// verdict is what the server would say of a pod with these budgets, and how long to believe that without asking.
+func verdict(matching []*budget) (*drain.Blocked, time.Duration) {
+	if len(matching) > 1 {
+		return &drain.Blocked{Budgets: names(matching), Reason: severalBudgets}, hopelessRecheck
+	}
+	for _, budget := range matching {
+		switch {
+		case budget.never != "":
+			return &drain.Blocked{Budgets: []string{budget.name}, Reason: budget.never}, hopelessRecheck
+		case budget.room <= 0:
+			return &drain.Blocked{Budgets: []string{budget.name}, Reason: "no disruption allowed"}, blockedRecheck
+		}
+	}
+	return nil, 0
+}
+
+func names(budgets []*budget) []string {
+	all := make([]string, len(budgets))
+	for i, b := range budgets {
+		all[i] = b.name
+	}
+	return all
+}
+
+// learn starts watching the budgets of a namespace in which one refused an eviction.
+func (b *budgets) learn(namespace string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.namespaces[namespace] {
+		return
+	}
+	b.namespaces[namespace] = true
+	source[*policyv1.PodDisruptionBudget]{
+		client: b.client.policy, namespace: namespace, resource: "poddisruptionbudgets",
+		list: func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} }, sink: inNamespace{b, namespace},
+	}.start(b.ctx)
+}
+
+// inNamespace is the sink of one namespace's budgets.
+type inNamespace struct {
+	*budgets
+	namespace string
+}
+
+func (b inNamespace) put(p *policyv1.PodDisruptionBudget) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.known[key(p)] = toBudget(p)
+	b.announce()
+}
+
+func (b inNamespace) drop(p *policyv1.PodDisruptionBudget) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.known, key(p))
+	b.announce()
+}
+
+func (b inNamespace) replace(all []*policyv1.PodDisruptionBudget) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for name := range b.known {
+		if name.Namespace == b.namespace {
+			delete(b.known, name)
+		}
+	}
+	for _, p := range all {
+		b.known[key(p)] = toBudget(p)
+	}
+	b.announce()
+}
+
+func toBudget(p *policyv1.PodDisruptionBudget) *budget {
+	selector, err := metav1.LabelSelectorAsSelector(p.Spec.Selector)
+	if err != nil {
+		selector = labels.Nothing() // the server cannot read it either, and ignores the budget
+	}
+	return &budget{
+		name: key(p).String(), selector: selector, room: int(p.Status.DisruptionsAllowed), never: whyNever(p),
+	}
+}
+
+// whyNever: a budget whose controller has seen its latest form, and that wants at least as many healthy pods as there are
+// to be, allows none to go even when all are healthy.
+func whyNever(p *policyv1.PodDisruptionBudget) string {
+	s := p.Status
+	if s.ObservedGeneration < p.Generation || s.ExpectedPods == 0 || s.DesiredHealthy < s.ExpectedPods {
+		return ""
+	}
+	return fmt.Sprintf("can never allow a disruption: wants %d healthy pods of %d", s.DesiredHealthy, s.ExpectedPods)
+}
+
+// Budgets implements termination.Surroundings: for a plan, which asks once and watches nothing.
+func (c *Client) Budgets(ctx context.Context, pods []drain.Pod) ([]drain.Budget, error) {
+	found := []drain.Budget{}
+	for namespace, members := range byNamespace(pods) {
+		list := &policyv1.PodDisruptionBudgetList{}
+		err := c.policy.Get().Namespace(namespace).Resource("poddisruptionbudgets").Timeout(callTimeout).Do(ctx).Into(list)
+		if err != nil {
+			return nil, fmt.Errorf("list disruption budgets of namespace %s: %w", namespace, err)
+		}
+		for i := range list.Items {
+			if b := describe(&list.Items[i], members); len(b.Pods) > 0 {
+				found = append(found, b)
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b drain.Budget) int { return cmp.Compare(a.Name, b.Name) })
+	return found, nil
+}
+
+func byNamespace(pods []drain.Pod) map[string][]drain.Pod {
+	members := map[string][]drain.Pod{}
+	for _, p := range pods {
+		members[p.Namespace] = append(members[p.Namespace], p)
+	}
+	return members
+}
+
+func describe(p *policyv1.PodDisruptionBudget, pods []drain.Pod) drain.Budget {
+	budget, status := toBudget(p), p.Status
+	described := drain.Budget{
+		Name: budget.name, Allowed: int(status.DisruptionsAllowed), Healthy: int(status.CurrentHealthy),
+		Desired: int(status.DesiredHealthy), Expected: int(status.ExpectedPods), Never: budget.never,
+	}
+	for _, pod := range pods {
+		if budget.selector.Matches(labels.Set(pod.Labels)) {
+			described.Pods = append(described.Pods, pod.String())
+		}
+	}
+	slices.Sort(described.Pods)
+	return described
+}

@@ -1,0 +1,98 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quiesce/internal/drain"
+)
+
+// cluster is one node's pods under watch.
+type cluster struct {
+	*Client
+	changed chan struct{}
+	budgets *budgets
+
+	mu   sync.Mutex
+	pods map[types.NamespacedName]drain.Pod
+}
+
+var _ drain.Cluster = (*cluster)(nil)
+
+// Watch lists the node's pods and watches them until ctx ends: one request, its first part being the list. It returns when
+// the list is complete.
+func (c *Client) Watch(ctx context.Context, node drain.Node) (drain.Cluster, error) {
+	watched := &cluster{Client: c, changed: make(chan struct{}, 1)}
+	watched.budgets = newBudgets(ctx, c, watched.announce)
+	pods := source[*corev1.Pod]{
+		client: c.core, resource: "pods", field: fields.OneTermEqualSelector("spec.nodeName", node.Name),
+		list: func() runtime.Object { return &corev1.PodList{} }, sink: watched,
+	}
+	if err := pods.start(ctx).wait(ctx); err != nil {
+		return nil, fmt.Errorf("list pods of node %s: %w", node.Name, err)
+	}
+	return watched, nil
+}
+
+// Pods implements drain.Cluster.
+func (c *cluster) Pods() []drain.Pod {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Values(c.pods))
+}
+
+// pod is the pod of that very UID, if the node still has it.
+func (c *cluster) pod(ref drain.Ref) (drain.Pod, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pod, found := c.pods[types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}]
+	return pod, found && pod.UID == ref.UID
+}
+
+// Changed implements drain.Cluster.
+func (c *cluster) Changed() <-chan struct{} { return c.changed }
+
+// announce never blocks: a change that nobody has received yet stands for this one too.
+func (c *cluster) announce() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (c *cluster) put(p *corev1.Pod) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pods[key(p)] = toPod(p)
+	c.announce()
+}
+
+func (c *cluster) drop(p *corev1.Pod) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.pods, key(p))
+	c.announce()
+}
+
+func (c *cluster) replace(pods []*corev1.Pod) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pods = make(map[types.NamespacedName]drain.Pod, len(pods))
+	for _, p := range pods {
+		c.pods[key(p)] = toPod(p)
+	}
+	c.announce()
+}
+
+func key(o metav1.Object) types.NamespacedName {
+	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
+}

@@ -1,0 +1,170 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quiesce/internal/drain"
+)
+
+const (
+	// markAnnotation notes on a node which termination it is drained for, and what was changed for it.
+	markAnnotation = "quiesce/termination"
+	// excludeLabel takes a node out of external load balancers
+	// (https://kubernetes.io/docs/reference/labels-annotations-taints/#node-kubernetes-io-exclude-from-external-load-balancers).
+	excludeLabel = corev1.LabelNodeExcludeBalancers
+	// excludeValue tells our label from anybody else's: its mere presence is what excludes.
+	excludeValue = "quiesce"
+	// conflictRetries bounds how often a change is made anew because the node changed meanwhile: kubelets write every few
+	// seconds, so that even the second collision is unlikely.
+	conflictRetries = 5
+)
+
+// waveTaint keeps evicted pods off a node that is to go too. A taint, not a cordon: Zalando's and CloudNativePG's operators
+// answer a cordon with a switchover.
+var waveTaint = corev1.Taint{Key: "quiesce/terminating", Effect: corev1.TaintEffectNoSchedule}
+
+// mark is the annotation's content: enough to know later whose cordon this is, and to undo just what was changed.
+type mark struct {
+	Hook          string    `json:"hook"`
+	Began         time.Time `json:"began"`
+	Cordoned      time.Time `json:"cordoned"`
+	Unschedulable bool      `json:"unschedulable,omitempty"` // it was we who set it
+	Excluded      bool      `json:"excluded,omitempty"`      // the label: likewise
+}
+
+// Cordon closes the node to new pods and to load balancers, in one patch, and notes on it what was changed. A node that was
+// closed for this termination before is left as it is: the time of then is returned.
+func (c *Client) Cordon(ctx context.Context, node drain.Node, hook string, began time.Time) (cordoned time.Time, err error) {
+	err = c.change(ctx, node.Name, func(current *corev1.Node) map[string]any {
+		earlier, marked := markOf(current)
+		if marked && earlier.Began.Equal(began) && current.Spec.Unschedulable {
+			cordoned = earlier.Cordoned
+			return nil
+		}
+		m := newMark(current, earlier, hook, began)
+		cordoned = m.Cordoned
+		return m.patch()
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("cordon node %s: %w", node.Name, err)
+	}
+	return cordoned, nil
+}
+
+// Repel implements termination.Surroundings. A node that is cordoned already repels by that.
+func (c *Client) Repel(ctx context.Context, node drain.Node) error {
+	err := c.change(ctx, node.Name, func(current *corev1.Node) map[string]any {
+		if current.Spec.Unschedulable || hasWaveTaint(current) {
+			return nil
+		}
+		return map[string]any{"spec": map[string]any{"taints": append(current.Spec.Taints, waveTaint)}}
+	})
+	if err != nil {
+		return fmt.Errorf("taint node %s: %w", node.Name, err)
+	}
+	return nil
+}
+
+// Restore implements termination.Surroundings.
+func (c *Client) Restore(ctx context.Context, node drain.Node) error {
+	err := c.change(ctx, node.Name, func(current *corev1.Node) map[string]any {
+		m, marked := markOf(current)
+		if !marked && !hasWaveTaint(current) {
+			return nil
+		}
+		return m.undo(current)
+	})
+	if err != nil {
+		return fmt.Errorf("restore node %s: %w", node.Name, err)
+	}
+	return nil
+}
+
+// change makes a merge patch out of what the node is now, and applies it to that and nothing later; no patch, no request.
+func (c *Client) change(ctx context.Context, name string, patch func(*corev1.Node) map[string]any) error {
+	for attempt := 0; ; attempt++ {
+		current, err := c.node(ctx, name)
+		if err != nil {
+			return err
+		}
+		wanted := patch(current)
+		if wanted == nil {
+			return nil
+		}
+		err = c.patch(ctx, current, wanted)
+		if !apierrors.IsConflict(err) || attempt == conflictRetries {
+			return err
+		}
+	}
+}
+
+func (c *Client) patch(ctx context.Context, node *corev1.Node, wanted map[string]any) error {
+	metadata, _ := wanted["metadata"].(map[string]any)
+	if metadata == nil {
+		metadata = map[string]any{}
+		wanted["metadata"] = metadata
+	}
+	metadata["resourceVersion"] = node.ResourceVersion
+	body, err := json.Marshal(wanted)
+	if err != nil {
+		return fmt.Errorf("encode a patch: %w", err)
+	}
+	return c.core.Patch(types.MergePatchType).Resource("nodes").Name(node.Name).Body(body).Timeout(callTimeout).Do(ctx).Error()
+}
+
+func markOf(node *corev1.Node) (mark, bool) {
+	var m mark
+	text, marked := node.Annotations[markAnnotation]
+	if !marked || json.Unmarshal([]byte(text), &m) != nil {
+		return mark{}, false
+	}
+	return m, true
+}
+
+// newMark keeps what an earlier mark says that we changed: seen from now, it looks as if it had been so before.
+func newMark(node *corev1.Node, earlier mark, hook string, began time.Time) mark {
+	_, excluded := node.Labels[excludeLabel]
+	return mark{
+		Hook: hook, Began: began, Cordoned: time.Now().UTC(),
+		Unschedulable: earlier.Unschedulable || !node.Spec.Unschedulable,
+		Excluded:      earlier.Excluded || !excluded,
+	}
+}
+
+func (m mark) patch() map[string]any {
+	note, _ := json.Marshal(m) // of strings, times and booleans: it cannot fail
+	metadata := map[string]any{"annotations": map[string]any{markAnnotation: string(note)}}
+	if m.Excluded {
+		metadata["labels"] = map[string]any{excludeLabel: excludeValue}
+	}
+	return map[string]any{"metadata": metadata, "spec": map[string]any{"unschedulable": true}}
+}
+
+// undo takes back what the mark says, and the mark itself. A null deletes a key
+// (https://www.rfc-editor.org/rfc/rfc7386).
+func (m mark) undo(node *corev1.Node) map[string]any {
+	metadata := map[string]any{"annotations": map[string]any{markAnnotation: nil}}
+	if m.Excluded && node.Labels[excludeLabel] == excludeValue {
+		metadata["labels"] = map[string]any{excludeLabel: nil}
+	}
+	spec := map[string]any{}
+	if m.Unschedulable {
+		spec["unschedulable"] = nil
+	}
+	if hasWaveTaint(node) {
+		spec["taints"] = slices.DeleteFunc(slices.Clone(node.Spec.Taints), isWaveTaint)
+	}
+	return map[string]any{"metadata": metadata, "spec": spec}
+}
+
+func hasWaveTaint(node *corev1.Node) bool { return slices.ContainsFunc(node.Spec.Taints, isWaveTaint) }
+
+func isWaveTaint(t corev1.Taint) bool { return t.Key == waveTaint.Key }

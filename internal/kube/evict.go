@@ -1,0 +1,89 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quiesce/internal/drain"
+)
+
+// Evict implements drain.Cluster.
+func (c *cluster) Evict(ctx context.Context, ref drain.Ref) error {
+	pod, here := c.pod(ref)
+	if !here {
+		return nil
+	}
+	if blocked := c.budgets.refuse(pod); blocked != nil {
+		return blocked
+	}
+	err := c.judge(ref, c.evict(ctx, ref))
+	var blocked *drain.Blocked
+	if errors.As(err, &blocked) {
+		c.budgets.learn(ref.Namespace)
+	}
+	return err
+}
+
+// evict posts the eviction. client-go's own retries are off: it would sleep through a Retry-After of the server's ten times
+// over, deaf to the budget's change that we wait for.
+func (c *cluster) evict(ctx context.Context, ref drain.Ref) error {
+	uid := types.UID(ref.UID)
+	eviction := &policyv1.Eviction{
+		ObjectMeta:    metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name},
+		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}},
+	}
+	return c.core.Post().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).SubResource("eviction").
+		Body(eviction).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
+}
+
+// judge puts the server's answer to an eviction in the domain's terms
+// (https://kubernetes.io/docs/concepts/scheduling-eviction/api-eviction/).
+func (c *cluster) judge(ref drain.Ref, err error) error {
+	switch {
+	case err == nil, apierrors.IsNotFound(err):
+		return nil
+	case apierrors.IsConflict(err) && c.left(ref):
+		return nil // another pod has the name by now
+	case apierrors.IsTooManyRequests(err):
+		return refusal(ref, err)
+	case apierrors.IsInternalError(err) && strings.Contains(err.Error(), "more than one PodDisruptionBudget"):
+		return &drain.Blocked{Reason: severalBudgets}
+	}
+	return fmt.Errorf("evict %s: %w", ref, err)
+}
+
+// severalBudgets: the eviction API refuses such pods outright, with an internal error that only its text tells from others.
+const severalBudgets = "more than one disruption budget: the eviction API refuses such pods until all but one are changed"
+
+func (c *cluster) left(ref drain.Ref) bool {
+	_, here := c.pod(ref)
+	return !here
+}
+
+// refusal tells a budget's 429 from an overloaded server's: the budget's names itself as the cause.
+func refusal(ref drain.Ref, err error) error {
+	if cause, ok := apierrors.StatusCause(err, policyv1.DisruptionBudgetCause); ok {
+		return &drain.Blocked{Budgets: budgetNamed(ref.Namespace, cause.Message), Reason: cause.Message}
+	}
+	seconds, _ := apierrors.SuggestsClientDelay(err)
+	return &drain.Throttled{After: time.Duration(seconds) * time.Second}
+}
+
+// budgetName: the server names the budget nowhere but in the cause's text.
+var budgetName = regexp.MustCompile(`^The disruption budget (\S+) `)
+
+func budgetNamed(namespace, message string) []string {
+	if found := budgetName.FindStringSubmatch(message); found != nil {
+		return []string{namespace + "/" + found[1]}
+	}
+	return nil
+}

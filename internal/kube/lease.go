@@ -1,0 +1,128 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/rand"
+)
+
+const (
+	// leaseNamespace holds the Leases; infra/rbac.yaml makes it.
+	leaseNamespace = "quiesce"
+	// leaseDuration is how long a crashed owner keeps others waiting: three renewals, so that one lost is no harm.
+	leaseDuration = 30 * time.Second
+	// leaseRenewal is one request per drain and period.
+	leaseRenewal = 10 * time.Second
+	// releaseTimeout bounds giving the Lease back; what is not given back in that time expires by itself.
+	releaseTimeout = 2 * time.Second
+)
+
+// lease is an instance's Lease in our hands.
+type lease struct {
+	*Client
+	object *coordinationv1.Lease
+}
+
+// Own implements termination.Leases
+// (https://kubernetes.io/docs/concepts/architecture/leases/). The owner's name is made anew for each call: two invocations in
+// one process are two owners.
+func (c *Client) Own(ctx context.Context, instanceID string) (release func(), owned bool, err error) {
+	l, err := c.acquire(ctx, instanceID, "quiesce-"+rand.String(10))
+	if err != nil {
+		return nil, false, fmt.Errorf("take the lease of %s: %w", instanceID, err)
+	}
+	if l == nil {
+		return nil, false, nil
+	}
+	renewing, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); l.renew(renewing) }()
+	return func() { stop(); <-done; l.release(ctx) }, true, nil
+}
+
+// acquire creates the Lease, or takes over one that has expired; nil: another owner has it.
+func (c *Client) acquire(ctx context.Context, name, owner string) (*lease, error) {
+	l := &lease{Client: c, object: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: leaseNamespace}}}
+	l.sign(owner)
+	err := l.create(ctx)
+	if !apierrors.IsAlreadyExists(err) {
+		return l, err
+	}
+	found, err := l.get(ctx)
+	if apierrors.IsNotFound(err) {
+		return c.acquire(ctx, name, owner) // given back between the two requests
+	}
+	if err != nil || !expired(found) {
+		return nil, err
+	}
+	l.object = found
+	l.sign(owner)
+	err = l.update(ctx)
+	if apierrors.IsConflict(err) {
+		return nil, nil // another one was quicker
+	}
+	return l, err
+}
+
+func (l *lease) sign(owner string) {
+	now, seconds := metav1.NowMicro(), int32(leaseDuration.Seconds())
+	l.object.Spec = coordinationv1.LeaseSpec{
+		HolderIdentity: &owner, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now,
+	}
+}
+
+func expired(l *coordinationv1.Lease) bool {
+	return l.Spec.HolderIdentity == nil || l.Spec.RenewTime == nil || time.Since(l.Spec.RenewTime.Time) > leaseDuration
+}
+
+// renew keeps the Lease until ctx ends. A failed renewal is followed by the next: the worst is that another invocation takes
+// over, and evictions are safe to repeat.
+func (l *lease) renew(ctx context.Context) {
+	ticker := time.NewTicker(leaseRenewal)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			now := metav1.NowMicro()
+			l.object.Spec.RenewTime = &now
+			_ = l.update(ctx)
+		}
+	}
+}
+
+// release deletes the Lease, if it is still ours, on a context of its own.
+func (l *lease) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	_ = l.coordination.Delete().Namespace(leaseNamespace).Resource("leases").Name(l.object.Name).
+		Body(&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &l.object.ResourceVersion}}).
+		Do(ctx).Error()
+}
+
+func (l *lease) create(ctx context.Context) error {
+	return l.coordination.Post().Namespace(leaseNamespace).Resource("leases").
+		Body(l.object).Timeout(callTimeout).Do(ctx).Into(l.object)
+}
+
+func (l *lease) get(ctx context.Context) (*coordinationv1.Lease, error) {
+	found := &coordinationv1.Lease{}
+	return found, l.coordination.Get().Namespace(leaseNamespace).Resource("leases").Name(l.object.Name).
+		Timeout(callTimeout).Do(ctx).Into(found)
+}
+
+func (l *lease) update(ctx context.Context) error {
+	updated := &coordinationv1.Lease{}
+	err := l.coordination.Put().Namespace(leaseNamespace).Resource("leases").Name(l.object.Name).
+		Body(l.object).Timeout(callTimeout).Do(ctx).Into(updated)
+	if err == nil {
+		l.object = updated
+	}
+	return err
+}

@@ -1,0 +1,106 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/drain"
+)
+
+// nodePage bounds how many nodes are fetched at once where one has to be searched for.
+const nodePage = 500
+
+// Find looks up the node of an instance: by name where one is known, else among the nodes of its zone, else among all, page
+// by page. It is nil if no node has the instance.
+func (c *Client) Find(ctx context.Context, instanceID, name, zone string) (*drain.Node, error) {
+	node, err := c.byName(ctx, instanceID, name)
+	if node != nil || err != nil {
+		return node, err
+	}
+	for _, selector := range selectors(zone) {
+		node, err := c.search(ctx, instanceID, selector)
+		if node != nil || err != nil {
+			return node, err
+		}
+	}
+	return nil, nil
+}
+
+func selectors(zone string) []string {
+	if zone == "" {
+		return []string{""}
+	}
+	return []string{corev1.LabelTopologyZone + "=" + zone, ""}
+}
+
+func (c *Client) byName(ctx context.Context, instanceID, name string) (*drain.Node, error) {
+	if name == "" {
+		return nil, nil
+	}
+	node, err := c.Named(ctx, name)
+	if node == nil || err != nil || node.InstanceID != instanceID {
+		return nil, err
+	}
+	return node, nil
+}
+
+// Named looks up the node of that name; nil: there is none.
+func (c *Client) Named(ctx context.Context, name string) (*drain.Node, error) {
+	node, err := c.node(ctx, name)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get node %s: %w", name, err)
+	}
+	return toNode(node), nil
+}
+
+// toNode tells the domain what it needs of a node. A kubelet that has not been heard of for the node controller's grace period
+// is Ready=Unknown (https://kubernetes.io/docs/reference/node/node-status/#condition).
+func toNode(n *corev1.Node) *drain.Node {
+	node := &drain.Node{Name: n.Name, InstanceID: path.Base(n.Spec.ProviderID)}
+	for _, condition := range n.Status.Conditions {
+		if condition.Type == corev1.NodeReady {
+			node.Unreachable = condition.Status == corev1.ConditionUnknown
+		}
+	}
+	return node
+}
+
+func (c *Client) node(ctx context.Context, name string) (*corev1.Node, error) {
+	node := &corev1.Node{}
+	return node, c.core.Get().Resource("nodes").Name(name).Timeout(callTimeout).Do(ctx).Into(node)
+}
+
+func (c *Client) search(ctx context.Context, instanceID, selector string) (*drain.Node, error) {
+	options := metav1.ListOptions{LabelSelector: selector, Limit: nodePage}
+	for {
+		page := &corev1.NodeList{}
+		err := c.core.Get().Resource("nodes").VersionedParams(&options, params).Timeout(callTimeout).Do(ctx).Into(page)
+		if err != nil {
+			return nil, fmt.Errorf("list nodes: %w", err)
+		}
+		for i := range page.Items {
+			if isOf(&page.Items[i], instanceID) {
+				return toNode(&page.Items[i]), nil
+			}
+		}
+		if page.Continue == "" {
+			return nil, nil
+		}
+		options.Continue = page.Continue
+	}
+}
+
+// isOf: the provider ID ends in the instance's ID, whatever the node is called
+// (aws:///<zone>/<instance>, https://cloud-provider-aws.sigs.k8s.io/prerequisites/).
+func isOf(node *corev1.Node, instanceID string) bool {
+	return instanceID != "" && strings.HasSuffix(node.Spec.ProviderID, "/"+instanceID)
+}

@@ -1,0 +1,90 @@
+package kube
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/drain"
+)
+
+// cordonTaint is what a cordoned node keeps pods away with
+// (https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/).
+var cordonTaint = corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
+
+// toPod tells the domain what it needs of a pod, and lets go of the rest.
+func toPod(p *corev1.Pod) drain.Pod {
+	_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
+	return drain.Pod{
+		Ref:           drain.Ref{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)},
+		Labels:        p.Labels,
+		Annotations:   p.Annotations,
+		PriorityClass: p.Spec.PriorityClassName,
+		Controller:    controllerKind(p),
+		Grace:         grace(p),
+		Created:       p.CreationTimestamp.Time,
+		Deleted:       deleted(p),
+		Mirror:        mirror,
+		Finished:      p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
+		Returns:       toleratesCordon(p),
+		Claims:        claims(p),
+	}
+}
+
+func controllerKind(p *corev1.Pod) string {
+	if owner := metav1.GetControllerOf(p); owner != nil {
+		return owner.Kind
+	}
+	return ""
+}
+
+func grace(p *corev1.Pod) time.Duration {
+	if p.Spec.TerminationGracePeriodSeconds == nil {
+		return corev1.DefaultTerminationGracePeriodSeconds * time.Second
+	}
+	return time.Duration(*p.Spec.TerminationGracePeriodSeconds) * time.Second
+}
+
+func deleted(p *corev1.Pod) time.Time {
+	if p.DeletionTimestamp == nil {
+		return time.Time{}
+	}
+	return p.DeletionTimestamp.Time
+}
+
+func toleratesCordon(p *corev1.Pod) bool {
+	for _, t := range p.Spec.Tolerations {
+		if tolerates(t, cordonTaint) {
+			return true
+		}
+	}
+	return false
+}
+
+// tolerates: an empty key with Exists tolerates every taint, an empty effect tolerates every effect
+// (https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#Toleration).
+func tolerates(t corev1.Toleration, taint corev1.Taint) bool {
+	if t.Effect != "" && t.Effect != taint.Effect {
+		return false
+	}
+	if t.Key == "" {
+		return t.Operator == corev1.TolerationOpExists
+	}
+	return t.Key == taint.Key && (t.Operator == corev1.TolerationOpExists || t.Value == taint.Value)
+}
+
+// claims are the names of the pod's PersistentVolumeClaims; a generic ephemeral volume's claim is called after pod and volume
+// (https://kubernetes.io/docs/concepts/storage/ephemeral-volumes/#persistentvolumeclaim-naming).
+func claims(p *corev1.Pod) []string {
+	var names []string
+	for _, v := range p.Spec.Volumes {
+		switch {
+		case v.PersistentVolumeClaim != nil:
+			names = append(names, v.PersistentVolumeClaim.ClaimName)
+		case v.Ephemeral != nil:
+			names = append(names, p.Name+"-"+v.Name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,137 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"quiesce/internal/drain"
+)
+
+// joinRecheck paces the look for a node that is still joining: it is a matter of seconds, and each look may be a search.
+const joinRecheck = 2 * time.Second
+
+// empty finds the instance's node, closes it and drains it, and tells what the lifecycle action is to be completed with.
+func (w *work) empty(ctx context.Context, k Kubernetes, all []Instance) (Result, error) {
+	machines := w.machines(ctx, all)
+	node, err := w.await(ctx, k, instanceOf(all, w.InstanceID), machines[w.InstanceID])
+	if err != nil {
+		return w.outOfTime(ctx, err)
+	}
+	if node == nil {
+		w.end(StatusDrained, "the instance has no node in the cluster")
+		return Continue, nil
+	}
+	node.Unreachable = node.Unreachable || machines[w.InstanceID].Gone
+	w.report.Node = node.Name
+	w.log = w.log.With("node", node.Name)
+	if node.Cordoned, err = k.Cordon(ctx, *node, w.Hook, w.Began); err != nil {
+		return w.outOfTime(ctx, err)
+	}
+	w.log.Info("node cordoned")
+	w.repel(ctx, k, all, machines)
+	return w.drain(ctx, k, *node)
+}
+
+// outOfTime tells a step that was cut short by the clock from one that went wrong. One that could not be done by the deadline
+// is a drain that failed: what the instance is worth then is the operator's to say.
+func (w *work) outOfTime(ctx context.Context, err error) (Result, error) {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errDeadline):
+		w.end(StatusFailed, fmt.Sprintf("%v: %v", cause, err))
+		return w.Policy.OnFailure, nil
+	case cause != nil:
+		w.end(StatusIncomplete, fmt.Sprintf("%v: %v", cause, err))
+		return "", &Incomplete{w.report}
+	}
+	return "", w.failed(err)
+}
+
+// machines asks EC2 about our instance and the others of its wave. Without an answer nodes are searched for instead, so that
+// a refusal is worth a line and no more.
+func (w *work) machines(ctx context.Context, all []Instance) map[string]Machine {
+	ids := []string{w.InstanceID}
+	for _, i := range wave(all, w.InstanceID) {
+		ids = append(ids, i.ID)
+	}
+	machines, err := w.Groups.Machines(ctx, ids...)
+	if err != nil {
+		w.log.Warn("EC2 was of no help", "error", err.Error())
+	}
+	return machines
+}
+
+// await finds the node, and gives one that is still joining a while to appear.
+func (w *work) await(ctx context.Context, k Kubernetes, instance Instance, machine Machine) (*drain.Node, error) {
+	patience := time.Now().Add(w.Policy.Bounds.JoinGrace)
+	for {
+		node, err := k.Find(ctx, instance.ID, machine.PrivateDNS, instance.Zone)
+		if node != nil || err != nil || machine.Gone || !time.Now().Before(patience) {
+			return node, err
+		}
+		if err := pause(ctx, min(joinRecheck, time.Until(patience))); err != nil {
+			return nil, fmt.Errorf("find the node of %s: %w", instance.ID, err)
+		}
+	}
+}
+
+// repel keeps evicted pods from landing on the next victim. It is done before the first eviction, and no reason to fail: at
+// worst those pods move twice.
+func (w *work) repel(ctx context.Context, k Kubernetes, all []Instance, machines map[string]Machine) {
+	for _, i := range wave(all, w.InstanceID) {
+		node, err := k.Find(ctx, i.ID, machines[i.ID].PrivateDNS, i.Zone)
+		if err == nil && node != nil {
+			err = k.Repel(ctx, *node)
+		}
+		if err != nil {
+			w.log.Warn("another terminating node was not tainted", "other", i.ID, "error", err.Error())
+		}
+	}
+}
+
+func (w *work) drain(ctx context.Context, k Kubernetes, node drain.Node) (Result, error) {
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	cluster, err := k.Watch(watch, node)
+	if err != nil {
+		return w.outOfTime(ctx, err)
+	}
+	drainer := w.Drainer
+	drainer.Log = w.log
+	w.report.Report = drainer.Drain(ctx, cluster, node)
+	if len(w.report.Remaining()) > 0 {
+		return w.unfinished(ctx)
+	}
+	w.detach(ctx, k, node)
+	w.end(w.report.sum(), "")
+	return Continue, nil
+}
+
+// unfinished: what the deadline leaves behind is let go; what the slice's end leaves behind is for the next one.
+func (w *work) unfinished(ctx context.Context) (Result, error) {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, errDeadline) {
+		w.report.LeaveRemaining(cause.Error())
+		w.end(StatusLeft, cause.Error())
+		return Continue, nil
+	}
+	w.end(StatusIncomplete, cause.Error())
+	return "", &Incomplete{w.report}
+}
+
+// detach waits for the disks of evicted pods. A disk that is still attached when its instance goes costs the pod's successor
+// six minutes (the attach-detach controller's own wait); it is no reason to keep the instance for ever.
+func (w *work) detach(ctx context.Context, k Kubernetes, node drain.Node) {
+	claims := w.report.Claims()
+	if len(claims) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.Policy.Bounds.VolumeDetach)
+	defer cancel()
+	if err := k.Detached(ctx, node, claims); err != nil {
+		w.log.Warn("volumes are still attached", "error", err.Error())
+		return
+	}
+	w.log.Info("volumes detached", "claims", len(claims))
+}

@@ -1,0 +1,135 @@
+package termination
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"time"
+
+	"quiesce/internal/drain"
+)
+
+// Handler answers the function's invocations.
+type Handler struct {
+	Parse   func(payload []byte) Delivery
+	Groups  Groups
+	Hooks   Hooks
+	Connect func(context.Context) (Kubernetes, error) // called once a termination has been verified
+	Drainer drain.Drainer
+	Policy  Policy
+	Log     *slog.Logger
+}
+
+// Policy is what an operator decides.
+type Policy struct {
+	OwnsGroup        func(name string) bool
+	Hook             string // the only hook that is ever completed or kept alive
+	OnFailure        Result // of the action, when the drain itself failed
+	Shadow           bool   // plan and report, change nothing, let the instance go at once
+	AllowManualDrain bool   // of instances that do not wait on our hook
+	Bounds           Bounds
+}
+
+// Bounds are a drain's times.
+type Bounds struct {
+	MaxDuration  time.Duration // from the beginning of the lifecycle action
+	Reserve      time.Duration // of MaxDuration, for completing the action
+	JoinGrace    time.Duration // for a node that is still joining
+	VolumeDetach time.Duration // for the volumes of evicted pods
+}
+
+// Invoke handles one delivery and answers in the shape that its source expects: a report, a list of reports, or the failed
+// items of a batch (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html).
+func (h *Handler) Invoke(ctx context.Context, payload json.RawMessage) (any, error) {
+	delivery := h.Parse(payload)
+	done := h.handleAll(ctx, delivery.Records)
+	switch delivery.Source {
+	case SQS:
+		return failedItems(delivery.Records, done), nil
+	case SNS:
+		return reports(done), firstError(done)
+	default:
+		return done[0].report, done[0].err
+	}
+}
+
+// outcome is what came of one record.
+type outcome struct {
+	report Report
+	err    error
+}
+
+// handleAll handles a batch's records side by side: one that has to wait must not use up the others' time.
+func (h *Handler) handleAll(ctx context.Context, records []Record) []outcome {
+	done := make([]outcome, len(records))
+	var group sync.WaitGroup
+	for i, record := range records {
+		group.Go(func() { done[i] = h.handle(ctx, record) })
+	}
+	group.Wait()
+	return done
+}
+
+// handle does what one record asks for, and logs its outcome: the only place where an error is logged.
+func (h *Handler) handle(ctx context.Context, record Record) outcome {
+	report, err := h.dispatch(ctx, record)
+	report = report.complete()
+	log := h.Log.With("instance", report.InstanceID, "group", report.Group, "node", report.Node)
+	if err != nil {
+		log.Error("not done", "error", err.Error(), "report", report)
+	} else {
+		log.Info("done", "report", report)
+	}
+	return outcome{report, err}
+}
+
+func (h *Handler) dispatch(ctx context.Context, record Record) (Report, error) {
+	switch {
+	case record.Malformed != nil:
+		return Report{Status: StatusRejected, Reason: record.Malformed.Error()}, &Malformed{record.Malformed}
+	case record.NotOurs != "":
+		return Report{Status: StatusSkipped, Reason: record.NotOurs}, nil
+	case record.Request != nil:
+		return h.answer(ctx, *record.Request)
+	}
+	return h.terminate(ctx, *record.Termination)
+}
+
+func reports(done []outcome) []Report {
+	all := make([]Report, len(done))
+	for i, o := range done {
+		all[i] = o.report
+	}
+	return all
+}
+
+// firstError is that of a delivery which is retried as a whole.
+func firstError(done []outcome) error {
+	for _, o := range done {
+		if o.err != nil {
+			return o.err
+		}
+	}
+	return nil
+}
+
+// batchResponse names the records of an SQS batch that are to be delivered again.
+type batchResponse struct {
+	Failures []failedItem `json:"batchItemFailures"`
+}
+
+type failedItem struct {
+	ID string `json:"itemIdentifier"`
+}
+
+// failedItems: a record that another invocation is busy with comes again too, in case that one does not finish.
+func failedItems(records []Record, done []outcome) batchResponse {
+	response := batchResponse{Failures: []failedItem{}}
+	for i, o := range done {
+		if o.err != nil || o.report.owned {
+			response.Failures = append(response.Failures, failedItem{records[i].MessageID})
+		}
+	}
+	return response
+}

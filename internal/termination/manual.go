@@ -1,0 +1,189 @@
+package termination
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"quiesce/internal/drain"
+)
+
+// answer does what a person asks for.
+func (h *Handler) answer(ctx context.Context, r Request) (Report, error) {
+	t := Termination{InstanceID: r.InstanceID, Hook: h.Policy.Hook, Began: time.Now()}
+	w := h.work(t)
+	var err error
+	switch r.Action {
+	case ActionPlan:
+		err = w.planFor(ctx, r)
+	case ActionDrain:
+		err = w.drainByHand(ctx)
+	default:
+		err = fmt.Errorf("action %q is not known", r.Action)
+		w.end(StatusRejected, err.Error())
+		err = &Malformed{err}
+	}
+	w.report.FinishedAt = time.Now()
+	return w.report, err
+}
+
+// drainByHand drains an instance that waits on our hook as its event would have; any other only if the operator allows it,
+// and then without completing anything.
+func (w *work) drainByHand(ctx context.Context) error {
+	group, err := w.Groups.GroupOf(ctx, w.InstanceID)
+	if err != nil {
+		return w.failed(err)
+	}
+	w.Group, w.report.Group = group, group
+	all, err := w.Groups.Instances(ctx, group)
+	if err != nil {
+		return w.failed(err)
+	}
+	waits := group != "" && w.Policy.OwnsGroup(group) && instanceOf(all, w.InstanceID).isWaiting()
+	switch {
+	case waits:
+		return w.run(ctx)
+	case !w.Policy.AllowManualDrain:
+		w.end(StatusRejected, fmt.Sprintf("%s does not wait on hook %s, and allowManualDrain is off", w.InstanceID, w.Hook))
+		return nil
+	}
+	return w.drainUnbidden(ctx, all)
+}
+
+// drainUnbidden drains an instance that nobody is about to terminate.
+func (w *work) drainUnbidden(ctx context.Context, all []Instance) error {
+	slice, cancel := sliceOf(ctx)
+	defer cancel()
+	k, err := w.Connect(slice)
+	if err != nil {
+		return w.failed(err)
+	}
+	release, owned, err := k.Own(slice, w.InstanceID)
+	if err != nil {
+		return w.failed(err)
+	}
+	if !owned {
+		w.end(StatusSkipped, "another invocation is draining the instance")
+		return nil
+	}
+	defer release()
+	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, Hook{})
+	work, cancel := context.WithDeadlineCause(slice, w.report.Deadline, errDeadline)
+	defer cancel()
+	_, err = w.empty(work, k, all)
+	return err
+}
+
+// PlanReport is what an engineer wants to read before trusting a drain: beside each pod's verdict and phase, the budgets
+// and what they allow now, and how the deadline comes about.
+type PlanReport struct {
+	Budgets  []drain.Budget `json:"budgets"`
+	Deadline DeadlineReport `json:"deadline"`
+}
+
+// DeadlineReport is the arithmetic behind a deadline. Durations are in seconds.
+type DeadlineReport struct {
+	MaxDuration      float64 `json:"maxDuration"`
+	Reserve          float64 `json:"reserve"`
+	HeartbeatTimeout float64 `json:"hookHeartbeatTimeout,omitempty"`
+	GlobalTimeout    float64 `json:"hookGlobalTimeout,omitempty"`
+	Available        float64 `json:"available"`    // for evictions, from the beginning of the action
+	LongestGrace     float64 `json:"longestGrace"` // of the pods to be evicted
+}
+
+func (w *work) planFor(ctx context.Context, r Request) error {
+	slice, cancel := sliceOf(ctx)
+	defer cancel()
+	k, err := w.Connect(slice)
+	if err != nil {
+		return w.failed(err)
+	}
+	node, err := w.locate(slice, k, r)
+	if err != nil {
+		return w.failed(err)
+	}
+	if node == nil {
+		w.end(StatusPlanned, "there is no such node in the cluster")
+		return nil
+	}
+	return w.plan(slice, k, *node)
+}
+
+// locate finds the node that a person means, and which instance and group it is.
+func (w *work) locate(ctx context.Context, k Kubernetes, r Request) (node *drain.Node, err error) {
+	if r.Node != "" {
+		if node, err = k.Named(ctx, r.Node); node == nil || err != nil {
+			return nil, err
+		}
+		w.InstanceID, w.report.InstanceID = node.InstanceID, node.InstanceID
+	}
+	if w.InstanceID != "" {
+		if w.Group, err = w.Groups.GroupOf(ctx, w.InstanceID); err != nil {
+			return nil, err
+		}
+		w.report.Group = w.Group
+	}
+	if node != nil {
+		return node, nil
+	}
+	machines, err := w.Groups.Machines(ctx, w.InstanceID)
+	if err != nil {
+		w.log.Warn("EC2 was of no help", "error", err.Error())
+	}
+	return k.Find(ctx, w.InstanceID, machines[w.InstanceID].PrivateDNS, "")
+}
+
+// shadow plans what would be done about a real event, changes nothing, and lets the instance go at once.
+func (w *work) shadow(ctx, slice context.Context, k Kubernetes, all []Instance) error {
+	machines := w.machines(slice, all)
+	node, err := k.Find(slice, w.InstanceID, machines[w.InstanceID].PrivateDNS, instanceOf(all, w.InstanceID).Zone)
+	if err == nil && node != nil {
+		err = w.plan(slice, k, *node)
+	}
+	if err != nil {
+		w.log.Warn("no plan", "error", err.Error())
+	}
+	w.end(StatusPlanned, "shadow mode: nothing was changed")
+	return w.complete(ctx, Continue)
+}
+
+// plan reports the first pass of a drain that is not done.
+func (w *work) plan(ctx context.Context, k Kubernetes, node drain.Node) error {
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	cluster, err := k.Watch(watch, node)
+	if err != nil {
+		return w.failed(err)
+	}
+	pods := cluster.Pods()
+	w.report.Node = node.Name
+	w.report.Report = w.Drainer.Plan(pods, node)
+	budgets, err := k.Budgets(ctx, w.Drainer.Wanted(pods, node))
+	if err != nil {
+		return w.failed(err)
+	}
+	w.report.Block(budgets)
+	w.report.Plan = &PlanReport{Budgets: budgets, Deadline: w.arithmetic(ctx, w.Drainer.Wanted(pods, node))}
+	w.end(StatusPlanned, "")
+	return nil
+}
+
+func (w *work) arithmetic(ctx context.Context, wanted []drain.Pod) DeadlineReport {
+	hook, err := w.Hooks.Describe(ctx, w.Group, w.Hook)
+	if err != nil {
+		w.log.Warn("the hook is not known", "error", err.Error())
+	}
+	bounds, now := w.Policy.Bounds, time.Now()
+	w.report.Deadline = bounds.deadline(now, hook)
+	report := DeadlineReport{
+		MaxDuration: bounds.MaxDuration.Seconds(), Reserve: bounds.Reserve.Seconds(),
+		HeartbeatTimeout: hook.HeartbeatTimeout.Seconds(), GlobalTimeout: hook.GlobalTimeout.Seconds(),
+		Available: w.report.Deadline.Sub(now).Seconds(),
+	}
+	if len(wanted) > 0 {
+		report.LongestGrace = slices.MaxFunc(wanted, func(a, b drain.Pod) int { return cmp.Compare(a.Grace, b.Grace) }).Grace.Seconds()
+	}
+	return report
+}

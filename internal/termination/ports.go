@@ -1,0 +1,87 @@
+package termination
+
+import (
+	"context"
+	"time"
+
+	"quiesce/internal/drain"
+)
+
+// Groups is what a termination needs to know of Auto Scaling and of EC2.
+type Groups interface {
+	// Instances are the group's instances as last described; the description can lag.
+	Instances(ctx context.Context, group string) ([]Instance, error)
+	// GroupOf is the group that an instance is in; empty: none.
+	GroupOf(ctx context.Context, instanceID string) (string, error)
+	// Machines are what EC2 knows of these instances, by instance id; those it does not know are missing.
+	Machines(ctx context.Context, instanceIDs ...string) (map[string]Machine, error)
+}
+
+// Hooks is what a termination needs of lifecycle hooks.
+type Hooks interface {
+	// Describe is the hook's own settings.
+	Describe(ctx context.Context, group, hook string) (Hook, error)
+	// Heartbeat starts the hook's timeout anew.
+	Heartbeat(ctx context.Context, t Termination) error
+	// Complete ends the lifecycle action. ErrNoActiveAction is to be looked into.
+	Complete(ctx context.Context, t Termination, result Result) error
+}
+
+// Kubernetes is what a termination needs of the cluster.
+type Kubernetes interface {
+	Nodes
+	Surroundings
+	Leases
+}
+
+// Nodes are the cluster's nodes.
+type Nodes interface {
+	// Find looks up the node of an instance, by name if one is known; nil: there is none.
+	Find(ctx context.Context, instanceID, name, zone string) (*drain.Node, error)
+	// Named looks up the node of that name; nil: there is none.
+	Named(ctx context.Context, name string) (*drain.Node, error)
+	// Cordon closes the node to new pods and to load balancers, and notes on it what was changed and for which termination.
+	// It returns when the node was closed: now, or when an earlier slice did it.
+	Cordon(ctx context.Context, node drain.Node, hook string, began time.Time) (time.Time, error)
+	// Watch returns the node's pods, seen once and watched until ctx ends.
+	Watch(ctx context.Context, node drain.Node) (drain.Cluster, error)
+}
+
+// Surroundings is what a drain touches or waits for beside its own node and pods.
+type Surroundings interface {
+	// Repel keeps evicted pods off another node that is terminating too, without the look of a cordon.
+	Repel(ctx context.Context, node drain.Node) error
+	// Restore undoes on a node what Cordon and Repel changed there, and only that. Nothing is written to a node without
+	// their mark.
+	Restore(ctx context.Context, node drain.Node) error
+	// Detached returns when the volumes of these claims (namespace/name) are detached from the node.
+	Detached(ctx context.Context, node drain.Node, claims []string) error
+	// Budgets are the disruption budgets that select any of these pods.
+	Budgets(ctx context.Context, pods []drain.Pod) ([]drain.Budget, error)
+}
+
+// Leases keep two invocations from draining one instance at once.
+type Leases interface {
+	// Own takes the instance's lease and keeps it until ctx ends or release is called; owned is false if another has it.
+	Own(ctx context.Context, instanceID string) (release func(), owned bool, err error)
+}
+
+// Instance is one instance of a group.
+type Instance struct {
+	ID    string
+	Zone  string
+	State string // of its life cycle, in Auto Scaling's words
+}
+
+// Machine is what EC2 knows of an instance.
+type Machine struct {
+	PrivateDNS string // the name that most nodes are called by; empty if it has none
+	Gone       bool   // terminated, or about to be: nothing runs there that could be signalled
+}
+
+// Hook is the settings of a lifecycle hook.
+type Hook struct {
+	HeartbeatTimeout time.Duration // after which it ends by itself unless it is kept alive
+	GlobalTimeout    time.Duration // after which it ends whatever is done
+	DefaultResult    Result
+}

@@ -1,0 +1,74 @@
+package termination
+
+import (
+	"slices"
+	"time"
+
+	"quiesce/internal/drain"
+)
+
+// Report is the answer to an event: what was done about one instance, and why.
+type Report struct {
+	Status     Status    `json:"status"`
+	InstanceID string    `json:"instanceId,omitempty"`
+	Node       string    `json:"node,omitempty"`
+	Group      string    `json:"group,omitempty"`
+	Hook       string    `json:"hook,omitempty"`
+	Lifecycle  Result    `json:"lifecycle,omitempty"` // what the lifecycle action was completed with; empty: it was not
+	Reason     string    `json:"reason"`
+	StartedAt  time.Time `json:"startedAt,omitzero"`
+	Deadline   time.Time `json:"deadline,omitzero"`
+	FinishedAt time.Time `json:"finishedAt,omitzero"`
+	drain.Report
+	Plan *PlanReport `json:"plan,omitempty"` // of a plan only
+
+	owned bool // by another invocation
+}
+
+// Status sums a report up.
+type Status string
+
+// The statuses.
+const (
+	StatusPlanned    Status = "planned"    // a plan; nothing was changed
+	StatusDrained    Status = "drained"    // the node is empty
+	StatusForced     Status = "forced"     // the node is empty, and some pod was deleted to get there
+	StatusLeft       Status = "left"       // some pod was left to die with the node
+	StatusIncomplete Status = "incomplete" // a later invocation goes on
+	StatusSkipped    Status = "skipped"    // not ours, owned by another invocation, or nothing to do
+	StatusRejected   Status = "rejected"   // not what the event claimed
+	StatusFailed     Status = "failed"     // something went wrong
+)
+
+// Result is what a lifecycle action is completed with.
+type Result string
+
+// The results. Both let the instance go, except where the group retains instances whose termination is abandoned
+// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/configure-instance-retention.html).
+const (
+	Continue Result = "CONTINUE"
+	Abandon  Result = "ABANDON"
+)
+
+// complete makes every list one, so that readers need not tell none from missing.
+func (r Report) complete() Report {
+	if r.Phases == nil {
+		r.Phases = []drain.PhaseReport{}
+	}
+	if r.Pods == nil {
+		r.Pods = []drain.PodReport{}
+	}
+	return r
+}
+
+// sum is the status of a drain that is over. Pods that a verdict left alone were never to go; only those that time left
+// behind make a difference.
+func (r Report) sum() Status {
+	switch {
+	case slices.ContainsFunc(r.Pods, func(p drain.PodReport) bool { return p.Outcome == drain.Left && p.Verdict != drain.Leave }):
+		return StatusLeft
+	case slices.ContainsFunc(r.Pods, func(p drain.PodReport) bool { return p.Outcome == drain.Forced }):
+		return StatusForced
+	}
+	return StatusDrained
+}

@@ -1,0 +1,392 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+)
+
+func web(name string) drain.Pod { return drain.Pod{Ref: drain.Ref{Name: name}} }
+
+// invoke runs one invocation with Lambda's full fifteen minutes.
+func invoke(t *testing.T, h *Handler) (Report, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	answer, err := h.Invoke(ctx, nil)
+	return answer.(Report), err
+}
+
+// A drain that does things in another order loses pods (evicting before the cordon), evicts what it must not (before
+// verifying), or leaves the instance waiting.
+func TestEffectsComeInThePromisedOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		pod := web("db-0")
+		pod.Claims = []string{"data-db-0"}
+		w.node.Add(pod, time.Second)
+		w.others = []Instance{{ID: "i-0def", State: "Terminating:Wait"}, {ID: "i-0fed", State: "InService"}}
+		report, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Equal(t, []string{
+			"own", "cordon node-i-0abc1234", "repel node-i-0def", "evict app/db-0", "volumes", "complete t-1 CONTINUE", "release",
+		}, w.effects())
+		require.Equal(t, StatusDrained, report.Status)
+		require.Equal(t, Continue, report.Lifecycle)
+		require.Equal(t, []string{"app/data-db-0"}, w.claims)
+	})
+}
+
+func TestNothingIsWrittenForAnInstanceThatStaysInService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.state = "InService"
+		began := time.Now()
+		report, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Equal(t, StatusRejected, report.Status)
+		require.Contains(t, report.Reason, "InService")
+		require.GreaterOrEqual(t, time.Since(began), descriptionLag, "descriptions can lag")
+		require.Equal(t, []string{"restore node-i-0abc1234"}, w.effects(), "which writes nothing to a node without our mark")
+	})
+}
+
+func TestADescriptionThatLagsIsAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.state = "InService"
+		time.AfterFunc(10*time.Second, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.state = "Terminating:Wait"
+		})
+		report, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+	})
+}
+
+func TestEveryStateButWaitingIsRejected(t *testing.T) {
+	for state, says := range map[string]string{
+		"":                        "not in group",
+		"Terminating:Proceed":     "past waiting",
+		"Terminated":              "not waiting",
+		"Pending:Wait":            "not waiting",
+		"Warmed:Stopped":          "not waiting",
+		"Terminating:Retained":    "not waiting",
+		"Warmed:Terminating:Wait": "not waiting",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			w.state = state
+			report, err := invoke(t, w.handler())
+			require.NoError(t, err)
+			require.Equal(t, StatusRejected, report.Status, state)
+			require.Contains(t, report.Reason, says)
+			require.Empty(t, w.effects())
+		})
+	}
+}
+
+func TestForeignGroupsAndHooksAreLeftAlone(t *testing.T) {
+	for _, foreign := range []Termination{
+		{Group: "theirs", Hook: "quiesce", InstanceID: "i-0abc1234"},
+		{Group: "workers-a", Hook: "Terminate-LC-Hook", InstanceID: "i-0abc1234"},
+	} {
+		w := newWorld()
+		h := w.handler()
+		h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{{Termination: &foreign}}} }
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusSkipped, report.Status)
+		require.Empty(t, w.effects())
+	}
+}
+
+func TestOnlyOneInvocationDrainsAnInstance(t *testing.T) {
+	w := newWorld()
+	w.leased = true
+	report, err := invoke(t, w.handler())
+	require.NoError(t, err)
+	require.Equal(t, StatusSkipped, report.Status)
+	require.Empty(t, w.effects())
+	require.Len(t, failedItems([]Record{{MessageID: "m-1"}}, []outcome{{report: report}}).Failures, 1, "the record comes again")
+}
+
+// An instance that is held though its node is empty, because the context that drained it had ended, waits for the whole
+// timeout of its hook.
+func TestTheActionIsCompletedOnAContextOfItsOwn(t *testing.T) {
+	w := newWorld()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, w.handler().work(event).complete(ctx, Continue))
+	require.Equal(t, []Result{Continue}, w.completed)
+}
+
+func TestASliceThatEndsBeforeTheNodeIsEmptyCompletesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.node.Add(web("slow"), 20*time.Minute)
+		began := time.Now()
+		report, err := invoke(t, w.handler())
+		var incomplete *Incomplete
+		require.ErrorAs(t, err, &incomplete)
+		require.ErrorContains(t, err, "app/slow")
+		require.Equal(t, StatusIncomplete, report.Status)
+		require.Equal(t, 15*time.Minute-handOverReserve, time.Since(began))
+		require.Empty(t, w.completed)
+		require.Contains(t, w.effects(), "release", "the next slice need not wait for the lease to expire")
+	})
+}
+
+func TestTheDeadlineLetsTheInstanceGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.node.Add(web("stuck"), time.Hour)
+		h := w.handler()
+		h.Policy.Bounds.MaxDuration = 5 * time.Minute
+		began := time.Now()
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusLeft, report.Status)
+		require.Equal(t, drain.Left, report.Pods[0].Outcome)
+		require.Equal(t, 4*time.Minute+30*time.Second, time.Since(began))
+		require.Equal(t, []Result{Continue}, w.completed)
+	})
+}
+
+func TestHeartbeatsBeginAtOnceSurviveFailuresAndEndWithTheWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.node.Add(web("slow"), 5*time.Minute)
+		w.faults["heartbeat"] = []error{errors.New("Rate exceeded"), errors.New("Rate exceeded")}
+		began := time.Now()
+		_, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Equal(t, began, w.beats[0], "the first second counts: the event may have waited long")
+		require.Equal(t, heartbeatRetry, w.beats[1].Sub(w.beats[0]))
+		for i := 3; i < len(w.beats); i++ {
+			gap := w.beats[i].Sub(w.beats[i-1])
+			require.LessOrEqual(t, gap, 20*time.Second)
+			require.GreaterOrEqual(t, gap, 18*time.Second)
+		}
+		beats := len(w.beats)
+		time.Sleep(time.Hour)
+		require.Len(t, w.beats, beats, "none is leaked")
+	})
+}
+
+func TestTheDeadlineIsTheEarlierOfOursAndTheHooks(t *testing.T) {
+	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	bounds := Bounds{MaxDuration: 30 * time.Minute, Reserve: 30 * time.Second}
+	for _, c := range []struct {
+		global time.Duration
+		want   time.Duration
+	}{
+		{0, 29*time.Minute + 30*time.Second},
+		{48 * time.Hour, 29*time.Minute + 30*time.Second},
+		{10 * time.Minute, 9*time.Minute + 30*time.Second},
+	} {
+		require.Equal(t, began.Add(c.want), bounds.deadline(began, Hook{GlobalTimeout: c.global}))
+	}
+}
+
+func TestANodeThatIsStillJoiningIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.joins = time.Now().Add(9 * time.Second)
+		w.node.Add(web("web"), 0)
+		report, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Len(t, report.Pods, 1)
+	})
+}
+
+func TestAnInstanceWithoutANodeGoesAfterTheJoinGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.node = nil
+		began := time.Now()
+		report, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Equal(t, Continue, report.Lifecycle)
+		require.Contains(t, report.Reason, "no node")
+		require.Equal(t, 15*time.Second, time.Since(began))
+	})
+}
+
+func TestAnInstanceThatIsGoneIsWaitedForNeitherToJoinNorToStopItsPods(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.gone = true
+		w.node.Add(web("web"), time.Hour)
+		began := time.Now()
+		report, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Zero(t, time.Since(began))
+		require.Contains(t, w.effects(), "evict app/web", "its successor is wanted elsewhere")
+		require.Equal(t, Continue, report.Lifecycle)
+	})
+}
+
+func TestVolumesAreWaitedForButNotForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		pod := web("db-0")
+		pod.Claims = []string{"data"}
+		w.node.Add(pod, 0)
+		w.detach = time.Hour
+		began := time.Now()
+		report, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+		require.Equal(t, time.Minute, time.Since(began))
+	})
+}
+
+// The same words are said of an action that has ended and of one that has just begun.
+func TestNoActiveActionIsBelievedOnlyOfAnInstanceThatNoLongerWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.faults["complete"] = []error{ErrNoActiveAction, ErrNoActiveAction}
+		report, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Equal(t, Continue, report.Lifecycle, "it was tried again, since the instance still waited")
+
+		w = newWorld()
+		w.faults["complete"] = []error{ErrNoActiveAction}
+		h := w.handler()
+		h.Drainer.Phases = []drain.Phase{{Name: "workloads"}}
+		w.node.Add(web("web"), time.Second)
+		time.AfterFunc(500*time.Millisecond, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.state = "Terminating:Proceed"
+		})
+		report, err = invoke(t, h)
+		require.NoError(t, err)
+		require.Empty(t, report.Lifecycle)
+		require.Contains(t, report.Reason, "ended already")
+	})
+}
+
+func TestAFailedStepIsAFunctionErrorThatNamesIt(t *testing.T) {
+	for _, step := range []string{"connect", "own", "hook", "find", "cordon", "watch"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			w.faults[step] = []error{errors.New("no: " + step)}
+			report, err := invoke(t, w.handler())
+			var failed *Failed
+			require.ErrorAs(t, err, &failed)
+			require.ErrorContains(t, err, "no: "+step)
+			require.Equal(t, StatusFailed, report.Status)
+			require.Empty(t, w.completed)
+		})
+	}
+}
+
+func TestEC2IsOnlyAShortCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.faults["machines"] = []error{errors.New("UnauthorizedOperation")}
+		w.node.Add(web("web"), 0)
+		report, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+	})
+}
+
+func TestShadowChangesNothingAndLetsTheInstanceGo(t *testing.T) {
+	w := newWorld()
+	w.node.Add(web("web"), 0)
+	h := w.handler()
+	h.Policy.Shadow = true
+	report, err := invoke(t, h)
+	require.NoError(t, err)
+	require.Equal(t, []string{"complete t-1 CONTINUE"}, w.effects())
+	require.Equal(t, StatusPlanned, report.Status)
+	require.Equal(t, drain.Evict, report.Pods[0].Verdict)
+	require.Empty(t, report.Pods[0].Outcome)
+}
+
+func TestAPlanChangesNothing(t *testing.T) {
+	w := newWorld()
+	w.node.Add(web("web"), 0)
+	h := w.handler()
+	for _, request := range []Request{
+		{Action: ActionPlan, InstanceID: event.InstanceID}, {Action: ActionPlan, Node: "node-1"},
+	} {
+		h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{{Request: &request}}} }
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusPlanned, report.Status)
+		require.Len(t, report.Pods, 1)
+		require.InDelta(t, 29*60+30, report.Plan.Deadline.Available, 1)
+	}
+	require.Empty(t, w.effects())
+}
+
+func TestAManualDrainIsRefusedUnlessTheInstanceWaitsOrTheOperatorAllowsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		byHand := func(w *world, allow bool) Report {
+			w.node.Add(web("web"), 0)
+			h := w.handler()
+			h.Policy.AllowManualDrain = allow
+			request := Request{Action: ActionDrain, InstanceID: event.InstanceID}
+			h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{{Request: &request}}} }
+			report, err := invoke(t, h)
+			require.NoError(t, err)
+			return report
+		}
+		waiting := newWorld()
+		require.Equal(t, StatusDrained, byHand(waiting, false).Status)
+		require.Equal(t, []Result{Continue}, waiting.completed)
+
+		inService := newWorld()
+		inService.state = "InService"
+		require.Equal(t, StatusRejected, byHand(inService, false).Status)
+		require.Empty(t, inService.effects())
+
+		allowed := newWorld()
+		allowed.state = "InService"
+		require.Equal(t, StatusDrained, byHand(allowed, true).Status)
+		require.Contains(t, allowed.effects(), "evict app/web")
+		require.Empty(t, allowed.completed, "nobody terminates it")
+	})
+}
+
+func TestABatchAnswersWithWhatIsToComeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		h := w.handler()
+		good := event
+		good.Began = time.Now()
+		h.Parse = func([]byte) Delivery {
+			return Delivery{Source: SQS, Records: []Record{
+				{MessageID: "good", Termination: &good},
+				{MessageID: "launch", NotOurs: "a launch"},
+				{MessageID: "bad", Malformed: errors.New("detail.EC2InstanceId: missing")},
+			}}
+		}
+		answer, err := h.Invoke(t.Context(), nil)
+		require.NoError(t, err)
+		require.Equal(t, batchResponse{Failures: []failedItem{{"bad"}}}, answer)
+		require.Equal(t, []Result{Continue}, w.completed)
+	})
+}
+
+func TestAMalformedEventIsAnErrorOfThatName(t *testing.T) {
+	w := newWorld()
+	h := w.handler()
+	h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{{Malformed: errors.New("time: missing")}}} }
+	report, err := invoke(t, h)
+	var malformed *Malformed
+	require.ErrorAs(t, err, &malformed)
+	require.Equal(t, StatusRejected, report.Status)
+}

@@ -1,0 +1,186 @@
+package termination
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/drain/draintest"
+)
+
+// world is all that a termination meets, in memory: one group, one hook, one node, and an ordered log of what was done to
+// them. What a test does not set behaves well.
+type world struct {
+	node *draintest.Cluster // the node's pods; nil: there is no node
+
+	mu        sync.Mutex
+	state     string        // of our instance
+	others    []Instance    // of the group
+	hook      Hook          // our hook's settings
+	joins     time.Time     // when the node appears
+	gone      bool          // the instance, as EC2 sees it
+	leased    bool          // by another invocation
+	claims    []string      // waited for
+	detach    time.Duration // how long volumes take
+	beats     []time.Time
+	completed []Result
+	faults    map[string][]error // by operation: one each, in order
+	log       []string
+}
+
+func newWorld() *world {
+	return &world{
+		node: draintest.New(), state: "Terminating:Wait", faults: map[string][]error{},
+		hook: Hook{HeartbeatTimeout: time.Minute, GlobalTimeout: 100 * time.Minute, DefaultResult: Abandon},
+	}
+}
+
+var event = Termination{Group: "workers-a", Hook: "quiesce", Token: "t-1", InstanceID: "i-0abc1234"}
+
+func (w *world) handler() *Handler {
+	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	return &Handler{
+		Groups: w, Hooks: hooks{w}, Log: quiet,
+		Connect: func(context.Context) (Kubernetes, error) { return w, w.fault("connect") },
+		Parse: func([]byte) Delivery {
+			t := event
+			t.Began = time.Now()
+			return Delivery{Records: []Record{{Termination: &t}}}
+		},
+		Drainer: drain.Drainer{Phases: []drain.Phase{{Name: "workloads"}}, Concurrency: 16},
+		Policy: Policy{
+			OwnsGroup: func(name string) bool { return name == "workers-a" }, Hook: "quiesce", OnFailure: Abandon,
+			Bounds: Bounds{MaxDuration: 30 * time.Minute, Reserve: 30 * time.Second, JoinGrace: 15 * time.Second, VolumeDetach: time.Minute},
+		},
+	}
+}
+
+// do writes an effect to the log, and returns the fault that was set for the operation.
+func (w *world) do(operation string) error {
+	w.mu.Lock()
+	w.log = append(w.log, operation)
+	w.mu.Unlock()
+	return w.fault(strings.Fields(operation)[0])
+}
+
+func (w *world) fault(operation string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	errs := w.faults[operation]
+	if len(errs) == 0 {
+		return nil
+	}
+	w.faults[operation] = errs[1:]
+	return errs[0]
+}
+
+// effects is the log with the evictions among it.
+func (w *world) effects() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.log)
+}
+
+func (w *world) Instances(context.Context, string) ([]Instance, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := slices.Clone(w.others)
+	if w.state != "" {
+		all = append(all, Instance{ID: event.InstanceID, Zone: "eu-west-1a", State: w.state})
+	}
+	return all, nil
+}
+
+func (w *world) GroupOf(context.Context, string) (string, error) { return "workers-a", nil }
+
+func (w *world) Machines(_ context.Context, ids ...string) (map[string]Machine, error) {
+	machines := map[string]Machine{}
+	for _, id := range ids {
+		machines[id] = Machine{PrivateDNS: "node-" + id, Gone: w.gone}
+	}
+	return machines, w.fault("machines")
+}
+
+// hooks is a type of its own because its Describe says nothing of what is described.
+type hooks struct{ *world }
+
+func (h hooks) Describe(context.Context, string, string) (Hook, error) {
+	return h.hook, h.fault("hook")
+}
+
+func (h hooks) Heartbeat(context.Context, Termination) error {
+	h.mu.Lock()
+	h.beats = append(h.beats, time.Now())
+	h.mu.Unlock()
+	return h.fault("heartbeat")
+}
+
+func (h hooks) Complete(ctx context.Context, t Termination, result Result) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := h.do(fmt.Sprintf("complete %s %s", t.Token, result)); err != nil {
+		return err
+	}
+	h.completed = append(h.completed, result)
+	return nil
+}
+
+func (w *world) Find(_ context.Context, id, name, _ string) (*drain.Node, error) {
+	if w.node == nil || time.Now().Before(w.joins) {
+		return nil, w.fault("find")
+	}
+	return &drain.Node{Name: name, InstanceID: id}, w.fault("find")
+}
+
+func (w *world) Named(_ context.Context, name string) (*drain.Node, error) {
+	return &drain.Node{Name: name, InstanceID: event.InstanceID}, nil
+}
+
+func (w *world) Cordon(_ context.Context, node drain.Node, _ string, _ time.Time) (time.Time, error) {
+	return time.Now(), w.do("cordon " + node.Name)
+}
+
+func (w *world) Watch(_ context.Context, node drain.Node) (drain.Cluster, error) {
+	return logged{w.node, w}, w.fault("watch")
+}
+
+// logged writes evictions to the world's log.
+type logged struct {
+	*draintest.Cluster
+	world *world
+}
+
+func (l logged) Evict(ctx context.Context, ref drain.Ref) error {
+	_ = l.world.do("evict " + ref.String())
+	return l.Cluster.Evict(ctx, ref)
+}
+
+func (w *world) Repel(_ context.Context, node drain.Node) error { return w.do("repel " + node.Name) }
+
+func (w *world) Restore(_ context.Context, node drain.Node) error {
+	return w.do("restore " + node.Name)
+}
+
+func (w *world) Detached(ctx context.Context, _ drain.Node, claims []string) error {
+	w.claims = claims
+	_ = w.do("volumes")
+	return pause(ctx, w.detach)
+}
+
+func (w *world) Budgets(context.Context, []drain.Pod) ([]drain.Budget, error) {
+	return []drain.Budget{}, nil
+}
+
+func (w *world) Own(context.Context, string) (func(), bool, error) {
+	if w.leased {
+		return nil, false, nil
+	}
+	return func() { _ = w.do("release") }, true, w.do("own")
+}

@@ -1,0 +1,102 @@
+// Command lambda is the function: an Auto Scaling lifecycle event in, a drained node and a completed lifecycle action out. It
+// only wires: one edge a technology, the domain in the middle.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+
+	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"k8s.io/klog/v2"
+
+	"quiesce/internal/asg"
+	"quiesce/internal/config"
+	"quiesce/internal/drain"
+	"quiesce/internal/eks"
+	"quiesce/internal/kube"
+	"quiesce/internal/termination"
+)
+
+func main() {
+	handler, err := newHandler(context.Background(), os.Getenv)
+	if err != nil {
+		line, _ := json.Marshal(map[string]any{"level": "FATAL", "message": "not started", "error": err.Error(), "faults": err})
+		fmt.Fprintln(os.Stderr, string(line))
+		os.Exit(1)
+	}
+	lambda.Start(handler.Invoke)
+}
+
+// newHandler sends nothing: what has to be asked of AWS or Kubernetes is asked by the first invocation.
+func newHandler(ctx context.Context, getenv func(string) string) (*termination.Handler, error) {
+	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
+	klog.SetSlogLogger(log)
+	settings, err := config.Load(getenv)
+	if err != nil {
+		return nil, err
+	}
+	sdk, err := awsconfig.LoadDefaultConfig(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("load the AWS settings: %w", err)
+	}
+	return &termination.Handler{
+		Parse:   asg.Parse,
+		Groups:  asg.NewGroups(sdk),
+		Hooks:   asg.NewHooks(sdk),
+		Connect: connector(settings, sdk),
+		Drainer: drain.Drainer{Phases: phases(settings), Concurrency: settings.Drain.Concurrency, Log: log},
+		Policy:  policy(settings),
+		Log:     log,
+	}, nil
+}
+
+func policy(settings config.Config) termination.Policy {
+	return termination.Policy{
+		OwnsGroup:        settings.OwnsGroup,
+		Hook:             settings.Lifecycle.Hook,
+		OnFailure:        termination.Result(settings.Lifecycle.OnFailure),
+		Shadow:           settings.Mode == config.ModeShadow,
+		AllowManualDrain: settings.AllowManualDrain,
+		Bounds: termination.Bounds{
+			MaxDuration: settings.Drain.MaxDuration, Reserve: settings.Drain.Reserve,
+			JoinGrace: settings.Drain.JoinGrace, VolumeDetach: settings.Drain.VolumeDetach,
+		},
+	}
+}
+
+// connector makes the connection to the cluster when it is first needed, and keeps it from one invocation to the next.
+func connector(settings config.Config, sdk aws.Config) func(context.Context) (termination.Kubernetes, error) {
+	var mu sync.Mutex
+	var connected *kube.Client
+	return func(ctx context.Context) (termination.Kubernetes, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if connected != nil {
+			return connected, nil
+		}
+		cluster := eks.Cluster{Name: settings.Cluster, Endpoint: settings.Endpoint, CA: settings.CA}
+		access, err := cluster.Access(ctx, sdk)
+		if err != nil {
+			return nil, err
+		}
+		connected, err = kube.New(access)
+		return connected, err
+	}
+}
+
+func phases(settings config.Config) []drain.Phase {
+	all := make([]drain.Phase, len(settings.Phases))
+	for i, phase := range settings.Phases {
+		all[i] = drain.Phase{Name: phase.Name, Settle: phase.Settle, Timeout: phase.Timeout}
+		if phase.Name != config.Workloads { // which takes what no other matches
+			all[i].Match = func(p drain.Pod) bool { return phase.Match.Matches(p.Namespace, p.PriorityClass, p.Labels) }
+		}
+	}
+	return all
+}

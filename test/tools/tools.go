@@ -1,0 +1,91 @@
+// Package tools knows the real components that the lab runs: which versions, how they are built from their pinned
+// modules (the nested go.mod files beside this file), and where the built programs are kept.
+//
+// Programs live in the user's cache directory, one folder a version, so that every clone on a machine shares them. Where
+// KUBEBUILDER_ASSETS names a folder that has a program, that one is used instead
+// (https://book.kubebuilder.io/reference/envtest).
+package tools
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Tool is one program of the lab.
+type Tool struct {
+	Name    string // of the program
+	Module  string // the folder beside this file whose go.mod pins it
+	Version string // the pinned version of that module's tool
+	Package string // the main package
+	LDFlags string // linker flags the program needs to work
+}
+
+const (
+	kubernetesVersion = "v1.36.3"
+	// kubernetesStamp gives the programs their version: without it kubectl cannot parse what it reads from itself.
+	kubernetesStamp = "-X k8s.io/component-base/version.gitVersion=" + kubernetesVersion
+)
+
+// All lists every program, in the order in which they are built: the longest first, as the others share its packages.
+func All() []Tool {
+	return []Tool{
+		kubernetes("kube-apiserver"),
+		kubernetes("kube-controller-manager"),
+		kubernetes("kube-scheduler"),
+		kubernetes("kubectl"),
+		{Name: "etcd", Module: "etcd", Version: "v3.6.8", Package: "go.etcd.io/etcd/server/v3"},
+		{Name: "kwok", Module: "kwok", Version: "v0.7.0", Package: "sigs.k8s.io/kwok/cmd/kwok"},
+		{
+			Name: "aws-iam-authenticator", Module: "aws-iam-authenticator", Version: "v0.7.18",
+			Package: "sigs.k8s.io/aws-iam-authenticator/cmd/aws-iam-authenticator",
+		},
+	}
+}
+
+func kubernetes(name string) Tool {
+	return Tool{
+		Name: name, Module: "kubernetes", Version: kubernetesVersion,
+		Package: "k8s.io/kubernetes/cmd/" + name, LDFlags: kubernetesStamp,
+	}
+}
+
+// Path finds the built program called name.
+func Path(name string) (string, error) {
+	for _, t := range All() {
+		if t.Name == name {
+			return t.find()
+		}
+	}
+	return "", fmt.Errorf("no tool is called %q", name)
+}
+
+func (t Tool) find() (string, error) {
+	if dir := os.Getenv("KUBEBUILDER_ASSETS"); dir != "" {
+		if path := filepath.Join(dir, t.Name); isProgram(path) {
+			return path, nil
+		}
+	}
+	path, err := t.Cached()
+	if err != nil {
+		return "", err
+	}
+	if !isProgram(path) {
+		return "", fmt.Errorf("%s %s is not built: run `make tools`", t.Name, t.Version)
+	}
+	return path, nil
+}
+
+// Cached is where the built program is, or would be.
+func (t Tool) Cached() (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find the cache for built tools: %w", err)
+	}
+	return filepath.Join(cache, "quiesce", "tools", t.Module+"-"+t.Version, t.Name), nil
+}
+
+func isProgram(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+}
