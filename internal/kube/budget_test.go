@@ -1,0 +1,84 @@
+package kube
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/drain"
+)
+
+func pdb(name string, allowed, desired, expected int32) *policyv1.PodDisruptionBudget {
+	return &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: name, Generation: 1},
+		Spec:       policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}},
+		Status: policyv1.PodDisruptionBudgetStatus{
+			ObservedGeneration: 1, DisruptionsAllowed: allowed, DesiredHealthy: desired, CurrentHealthy: desired, ExpectedPods: expected,
+		},
+	}
+}
+
+func web(name string) drain.Pod {
+	return drain.Pod{Ref: drain.Ref{Namespace: "app", Name: name, UID: name}, Labels: map[string]string{"app": "web"}}
+}
+
+func watched(all ...*policyv1.PodDisruptionBudget) *budgets {
+	b := newBudgets(nil, nil, func() {})
+	for _, p := range all {
+		inNamespace{b, "app"}.put(p)
+	}
+	return b
+}
+
+func TestTheServerIsAskedForAsManyPodsAsABudgetHasRoomFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := watched(pdb("web", 0, 2, 4))
+		first, second := web("web-1"), web("web-2")
+		require.Nil(t, b.refuse(first), "each pod is asked for once, whatever its budget looks like: it may be unhealthy")
+		require.Nil(t, b.refuse(second))
+		require.Equal(t, []string{"app/web"}, b.refuse(first).Budgets)
+
+		inNamespace{b, "app"}.put(pdb("web", 1, 2, 4))
+		require.Nil(t, b.refuse(first))
+		require.NotNil(t, b.refuse(second), "the one place is taken")
+
+		time.Sleep(blockedRecheck)
+		require.Nil(t, b.refuse(second), "the safety net")
+	})
+}
+
+func TestWhyABudgetCanNeverAllow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := watched(pdb("web", 0, 1, 1))
+		require.Nil(t, b.refuse(web("web-1")))
+		blocked := b.refuse(web("web-1"))
+		require.Contains(t, blocked.Reason, "never")
+		time.Sleep(blockedRecheck)
+		require.NotNil(t, b.refuse(web("web-1")), "it is asked again rarely")
+		time.Sleep(hopelessRecheck)
+		require.Nil(t, b.refuse(web("web-1")))
+	})
+	unseen := pdb("web", 0, 1, 1)
+	unseen.Generation = 2
+	require.Empty(t, whyNever(unseen), "its controller has not counted the latest form yet")
+	require.Empty(t, whyNever(pdb("web", 0, 2, 3)))
+	require.Empty(t, whyNever(pdb("web", 0, 0, 0)))
+}
+
+func TestTwoBudgetsOnOnePodAreNamed(t *testing.T) {
+	b := watched(pdb("web", 1, 1, 3), pdb("frontend", 1, 1, 3))
+	require.Nil(t, b.refuse(web("web-1")))
+	require.Equal(t, []string{"app/frontend", "app/web"}, b.refuse(web("web-1")).Budgets)
+}
+
+func TestABudgetThatIsGoneRefusesNothing(t *testing.T) {
+	b := watched(pdb("web", 0, 2, 4))
+	require.Nil(t, b.refuse(web("web-1")))
+	require.NotNil(t, b.refuse(web("web-1")))
+	inNamespace{b, "app"}.drop(pdb("web", 0, 2, 4))
+	require.Nil(t, b.refuse(web("web-1")))
+}

@@ -1,0 +1,97 @@
+package awstest
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// defaultProceed is how long an instance takes to go once its hooks are done: long enough to be seen, short enough to wait for.
+const defaultProceed = 100 * time.Millisecond
+
+// account is everything that exists in AWS, without the wire. Its caller holds the server's lock.
+type account struct {
+	groups    []*group // in the order they were added, which is that of their pages
+	instances map[string]*instance
+	clusters  map[string]cluster
+	lag       time.Duration // how old descriptions are
+	proceed   time.Duration
+}
+
+type group struct {
+	name, uuid string
+	hooks      []Hook
+	instances  []*instance
+}
+
+func newAccount() *account {
+	return &account{instances: map[string]*instance{}, clusters: map[string]cluster{}, proceed: defaultProceed}
+}
+
+// AddGroup makes an Auto Scaling group with its lifecycle hooks. Adding a name again replaces the hooks.
+func (s *Server) AddGroup(name string, hooks ...Hook) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range hooks {
+		hooks[i] = hooks[i].withDefaults()
+	}
+	if g := s.account.group(name); g != nil {
+		g.hooks = hooks
+		return
+	}
+	s.account.groups = append(s.account.groups, &group{name: name, uuid: newUUID(), hooks: hooks})
+}
+
+// AddInstance puts an instance in service in a group, which must be there.
+func (s *Server) AddInstance(group string, i Instance) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.account.group(group)
+	if g == nil {
+		panic(fmt.Sprintf("awstest: no group %q for instance %s", group, i.ID))
+	}
+	added := &instance{Instance: i, group: g, history: []change{{state: stateInService}}}
+	g.instances = append(g.instances, added)
+	s.account.instances[i.ID] = added
+}
+
+// LagDescriptions makes Auto Scaling describe its instances as they were that long ago. Actions see the present.
+func (s *Server) LagDescriptions(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.lag = d
+}
+
+// TerminationTakes is how long an instance stays on after its hooks are done; 100 ms unless told.
+func (s *Server) TerminationTakes(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.proceed = d
+}
+
+func (a *account) group(name string) *group {
+	if i := slices.IndexFunc(a.groups, func(g *group) bool { return g.name == name }); i >= 0 {
+		return a.groups[i]
+	}
+	return nil
+}
+
+// instance is the instance as it is now, with every timer that ran out by now applied; nil if there never was one.
+func (a *account) instance(id string) *instance {
+	i := a.instances[id]
+	if i != nil {
+		i.advance(time.Now(), a.proceed)
+	}
+	return i
+}
+
+func (g *group) arn() string {
+	return fmt.Sprintf("arn:aws:autoscaling:%s:%s:autoScalingGroup:%s:autoScalingGroupName/%s", Region, Account, g.uuid, g.name)
+}
+
+func (g *group) hook(name string) *Hook {
+	if i := slices.IndexFunc(g.hooks, func(h Hook) bool { return h.Name == name }); i >= 0 {
+		return &g.hooks[i]
+	}
+	return nil
+}

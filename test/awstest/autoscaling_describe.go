@@ -1,0 +1,165 @@
+package awstest
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Page sizes (Auto Scaling API reference): without MaxRecords, and the most that MaxRecords may ask for.
+const (
+	defaultRecords   = 50
+	maxGroupRecords  = 100
+	maxInstanceBatch = 50
+)
+
+type groupXML struct {
+	AutoScalingGroupName string
+	AutoScalingGroupARN  string
+	MinSize, MaxSize     int
+	DesiredCapacity      int
+	AvailabilityZones    []string      `xml:"AvailabilityZones>member"`
+	Instances            []instanceXML `xml:"Instances>member"`
+}
+
+type instanceXML struct {
+	InstanceId           string //nolint:revive // the spelling of AWS
+	AutoScalingGroupName string `xml:",omitempty"`
+	AvailabilityZone     string
+	LifecycleState       string
+	HealthStatus         string
+	ProtectedFromScaleIn bool
+}
+
+func describeGroups(a *account, r request) (any, *apiError) {
+	if r.params.Has("Filters.member.1.Name") {
+		return nil, invalid("Filters are not modelled by awstest")
+	}
+	names := members(r.params, "AutoScalingGroupNames.member")
+	wanted := slices.DeleteFunc(slices.Clone(a.groups), func(g *group) bool {
+		return len(names) > 0 && !slices.Contains(names, g.name)
+	})
+	page, next, failure := paged(wanted, r, maxGroupRecords)
+	if failure != nil {
+		return nil, failure
+	}
+	out := struct {
+		AutoScalingGroups []groupXML `xml:"AutoScalingGroups>member"`
+		NextToken         string     `xml:",omitempty"`
+	}{NextToken: next}
+	for _, g := range page {
+		out.AutoScalingGroups = append(out.AutoScalingGroups, a.describeGroup(g, r.params.Get("IncludeInstances") != "false"))
+	}
+	return out, nil
+}
+
+func (a *account) describeGroup(g *group, instances bool) groupXML {
+	x := groupXML{AutoScalingGroupName: g.name, AutoScalingGroupARN: g.arn(), MaxSize: len(g.instances)}
+	for _, i := range g.instances {
+		seen, there := a.describe(i)
+		if !there {
+			continue
+		}
+		x.DesiredCapacity++
+		if !slices.Contains(x.AvailabilityZones, i.Zone) {
+			x.AvailabilityZones = append(x.AvailabilityZones, i.Zone)
+		}
+		if instances {
+			x.Instances = append(x.Instances, seen)
+		}
+	}
+	return x
+}
+
+func describeInstancesOfGroups(a *account, r request) (any, *apiError) {
+	ids := members(r.params, "InstanceIds.member")
+	if len(ids) > maxInstanceBatch {
+		return nil, invalid("The number of instance ids that may be passed in is limited to %d", maxInstanceBatch)
+	}
+	page, next, failure := paged(a.describeAll(ids), r, maxInstanceBatch)
+	if failure != nil {
+		return nil, failure
+	}
+	return struct {
+		AutoScalingInstances []instanceXML `xml:"AutoScalingInstances>member"`
+		NextToken            string        `xml:",omitempty"`
+	}{page, next}, nil
+}
+
+// describeAll describes the instances of these ids, or all of them where none are given.
+func (a *account) describeAll(ids []string) []instanceXML {
+	var all []instanceXML
+	for _, g := range a.groups {
+		for _, i := range g.instances {
+			seen, there := a.describe(i)
+			if there && (len(ids) == 0 || slices.Contains(ids, i.ID)) {
+				seen.AutoScalingGroupName = g.name
+				all = append(all, seen)
+			}
+		}
+	}
+	return all
+}
+
+// describe shows an instance as descriptions do: late by the account's lag.
+func (a *account) describe(i *instance) (seen instanceXML, there bool) {
+	state := a.instance(i.ID).stateAt(time.Now().Add(-a.lag))
+	return instanceXML{
+		InstanceId:       i.ID,
+		AvailabilityZone: i.Zone,
+		LifecycleState:   state,
+		HealthStatus:     "Healthy",
+	}, state != stateGone
+}
+
+type hookXML struct {
+	AutoScalingGroupName string
+	LifecycleHookName    string
+	LifecycleTransition  string
+	HeartbeatTimeout     int
+	GlobalTimeout        int
+	DefaultResult        string
+}
+
+func describeHooks(a *account, r request) (any, *apiError) {
+	g, failure := a.groupOf(r)
+	if failure != nil {
+		return nil, failure
+	}
+	names := members(r.params, "LifecycleHookNames.member")
+	var out struct {
+		LifecycleHooks []hookXML `xml:"LifecycleHooks>member"`
+	}
+	for _, h := range g.hooks {
+		if len(names) == 0 || slices.Contains(names, h.Name) {
+			out.LifecycleHooks = append(out.LifecycleHooks, hookXML{
+				g.name, h.Name, h.Transition, seconds(h.HeartbeatTimeout), seconds(h.GlobalTimeout), h.DefaultResult,
+			})
+		}
+	}
+	return out, nil
+}
+
+func seconds(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }
+
+// paged cuts a page out of a list; the token of the next page is its offset.
+func paged[T any](all []T, r request, most int) (page []T, next string, failure *apiError) {
+	size, from := defaultRecords, 0
+	for name, value := range map[string]*int{"MaxRecords": &size, "NextToken": &from} {
+		if !r.params.Has(name) {
+			continue
+		}
+		n, err := strconv.Atoi(r.params.Get(name))
+		if err != nil || n < 0 {
+			return nil, "", refused(http.StatusBadRequest, "InvalidNextToken", "The "+name+" value is not valid.")
+		}
+		*value = n
+	}
+	from = min(from, len(all))
+	to := min(from+min(size, most), len(all))
+	if to < len(all) {
+		next = strconv.Itoa(to)
+	}
+	return all[from:to], next, nil
+}

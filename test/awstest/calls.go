@@ -1,0 +1,44 @@
+package awstest
+
+import (
+	"net/url"
+	"slices"
+	"time"
+)
+
+// Call is one signed request to a service, refused ones included, and those that came through the STS proxy.
+type Call struct {
+	Service string // as in the signature: autoscaling, ec2, eks, sts
+	Action  string
+	Session string // name of the session; empty when its signature was refused
+	At      time.Time
+	Params  url.Values
+	Body    []byte
+	Code    int // HTTP status of the answer; 0 while it is unanswered
+}
+
+// Calls are all calls so far, in the order of their arrival.
+func (s *Server) Calls() []Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+// CallsOf are the calls of sessions with this one's name.
+func (s *Server) CallsOf(sess Session) []Call {
+	return slices.DeleteFunc(s.Calls(), func(c Call) bool { return c.Session != sess.Name })
+}
+
+func (s *Server) record(c Call) (index int) {
+	c.At = time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, c)
+	return len(s.calls) - 1
+}
+
+func (s *Server) answered(index, code int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls[index].Code = code
+}

@@ -1,0 +1,112 @@
+package awstest
+
+import (
+	"net/url"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The clock is tested without the wire, so that hours pass in no time.
+
+const (
+	clockGroup    = "workers-a"
+	clockInstance = "i-0123456789abcdef0"
+)
+
+// terminating is a server without a network, with one instance held by these hooks.
+func terminating(hooks ...Hook) *Server {
+	s := &Server{account: newAccount()}
+	s.AddGroup(clockGroup, hooks...)
+	s.AddInstance(clockGroup, Instance{ID: clockInstance})
+	s.Terminate(clockInstance)
+	return s
+}
+
+func (s *Server) call(do action, hook, result string) *apiError {
+	_, failure := s.locked(do, request{params: url.Values{
+		"AutoScalingGroupName":  {clockGroup},
+		"LifecycleHookName":     {hook},
+		"InstanceId":            {clockInstance},
+		"LifecycleActionResult": {result},
+	}})
+	return failure
+}
+
+func TestAHookWithoutHeartbeatsExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := terminating(Hook{Name: "quiesce", HeartbeatTimeout: time.Minute})
+		time.Sleep(time.Minute - 1)
+		require.Equal(t, stateWait, s.State(clockInstance))
+		time.Sleep(1)
+		require.Equal(t, stateProceed, s.State(clockInstance))
+		require.True(t, s.Expired(clockInstance))
+		require.Empty(t, s.Completions(clockInstance))
+		require.NotNil(t, s.call(completeAction, "quiesce", Continue))
+		time.Sleep(defaultProceed)
+		require.Equal(t, stateGone, s.State(clockInstance))
+	})
+}
+
+func TestAHeartbeatRestartsTheTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := terminating(Hook{Name: "quiesce", HeartbeatTimeout: time.Minute})
+		for range 5 {
+			time.Sleep(time.Minute - 1)
+			require.Nil(t, s.call(recordHeartbeat, "quiesce", ""))
+		}
+		require.Equal(t, stateWait, s.State(clockInstance))
+		require.Len(t, s.Heartbeats(clockInstance), 5)
+	})
+}
+
+func TestNoHeartbeatHelpsPastTheGlobalLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := terminating(Hook{Name: "quiesce", HeartbeatTimeout: time.Minute})
+		for range 199 {
+			time.Sleep(30 * time.Second)
+			require.Nil(t, s.call(recordHeartbeat, "quiesce", ""))
+		}
+		time.Sleep(30 * time.Second)
+		failure := s.call(recordHeartbeat, "quiesce", "")
+		require.Equal(t, "No active Lifecycle Action found with instance ID "+clockInstance, failure.message)
+		require.True(t, s.Expired(clockInstance))
+	})
+}
+
+func TestAnExpiredHookThatContinuesLeavesTheOthersWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := terminating(
+			Hook{Name: "short", HeartbeatTimeout: time.Minute, DefaultResult: Continue},
+			Hook{Name: "quiesce"},
+		)
+		time.Sleep(2 * time.Minute)
+		require.True(t, s.Expired(clockInstance))
+		require.Equal(t, stateWait, s.State(clockInstance))
+		require.Nil(t, s.call(completeAction, "quiesce", Continue))
+		require.Equal(t, stateProceed, s.State(clockInstance))
+	})
+}
+
+func TestAnExpiredHookThatAbandonsEndsTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := terminating(Hook{Name: "short", HeartbeatTimeout: time.Minute}, Hook{Name: "quiesce"})
+		time.Sleep(time.Minute)
+		require.NotNil(t, s.call(completeAction, "quiesce", Continue))
+		require.Equal(t, stateProceed, s.State(clockInstance))
+	})
+}
+
+func TestWhatHappenedUnseenHappenedInItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := terminating(Hook{Name: "quiesce", HeartbeatTimeout: time.Minute})
+		time.Sleep(time.Hour)
+		require.Equal(t, stateGone, s.State(clockInstance))
+		s.LagDescriptions(time.Hour - 30*time.Second)
+		seen, there := s.account.describe(s.account.instances[clockInstance])
+		require.True(t, there)
+		require.Equal(t, stateWait, seen.LifecycleState)
+	})
+}

@@ -1,0 +1,72 @@
+package awstest
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// eksVersion is what DescribeCluster says; nothing depends on it.
+const eksVersion = "1.36"
+
+type cluster struct {
+	endpoint string
+	ca       []byte
+}
+
+// AddCluster makes a cluster known to DescribeCluster; ca is its authority's certificate in PEM.
+func (s *Server) AddCluster(name, endpoint string, ca []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.clusters[name] = cluster{endpoint, ca}
+}
+
+var eksActions = map[string]action{"DescribeCluster": describeCluster}
+
+type clusterJSON struct {
+	Name                 string        `json:"name"`
+	ARN                  string        `json:"arn"`
+	Endpoint             string        `json:"endpoint"`
+	Version              string        `json:"version"`
+	Status               string        `json:"status"`
+	CertificateAuthority authorityJSON `json:"certificateAuthority"`
+}
+
+type authorityJSON struct {
+	Data []byte `json:"data"`
+}
+
+func describeCluster(a *account, r request) (any, *apiError) {
+	name := r.params.Get("name")
+	c, ok := a.clusters[name]
+	if !ok {
+		return nil, refused(http.StatusNotFound, "ResourceNotFoundException", "No cluster found for name: "+name+".")
+	}
+	return map[string]clusterJSON{"cluster": {
+		Name:                 name,
+		ARN:                  "arn:aws:eks:" + Region + ":" + Account + ":cluster/" + name,
+		Endpoint:             c.endpoint,
+		Version:              eksVersion,
+		Status:               "ACTIVE",
+		CertificateAuthority: authorityJSON{c.ca},
+	}}, nil
+}
+
+// restJSON is the protocol of EKS: the action is in the method and the path (smithy.io, "AWS restJson1 protocol").
+type restJSON struct{}
+
+func (restJSON) read(r *http.Request, _ []byte) (string, url.Values) {
+	name, ok := strings.CutPrefix(r.URL.Path, "/clusters/")
+	if r.Method != http.MethodGet || !ok || strings.Contains(name, "/") {
+		return r.Method + " " + r.URL.Path, nil
+	}
+	return "DescribeCluster", url.Values{"name": {name}}
+}
+
+func (restJSON) answer(_ string, result any) reply { return jsonReply(http.StatusOK, result) }
+
+func (restJSON) refuse(e *apiError) reply {
+	out := jsonReply(e.status, map[string]string{"message": e.message})
+	out.header.Set("X-Amzn-ErrorType", e.code)
+	return out
+}

@@ -1,0 +1,57 @@
+package awstest
+
+import (
+	"encoding/json"
+)
+
+// eventTime is the precision at which Auto Scaling tells when an action began.
+const eventTime = "2006-01-02T15:04:05.000Z"
+
+// Event tells of one lifecycle action: the EventBridge event that Auto Scaling sends when a hook begins to hold an instance.
+type Event struct {
+	Hook, Token string
+	Body        []byte // JSON
+}
+
+// eventJSON is "EC2 Instance-terminate Lifecycle Action" (Auto Scaling user guide, "event reference").
+type eventJSON struct {
+	Version    string      `json:"version"`
+	ID         string      `json:"id"`
+	DetailType string      `json:"detail-type"`
+	Source     string      `json:"source"`
+	Account    string      `json:"account"`
+	Time       string      `json:"time"`
+	Region     string      `json:"region"`
+	Resources  []string    `json:"resources"`
+	Detail     eventDetail `json:"detail"`
+}
+
+type eventDetail struct {
+	LifecycleActionToken string
+	AutoScalingGroupName string
+	LifecycleHookName    string
+	EC2InstanceID        string `json:"EC2InstanceId"`
+	LifecycleTransition  string
+	Origin               string
+	Destination          string
+}
+
+func newEvent(i *instance, a *lifecycleAction) Event {
+	body, err := json.Marshal(eventJSON{
+		Version: "0", ID: newUUID(),
+		DetailType: "EC2 Instance-terminate Lifecycle Action", Source: "aws.autoscaling",
+		Account: Account, Region: Region, Time: a.began.UTC().Format(eventTime),
+		Resources: []string{i.group.arn()},
+		Detail: eventDetail{
+			LifecycleActionToken: a.token,
+			AutoScalingGroupName: i.group.name,
+			LifecycleHookName:    a.hook.Name,
+			EC2InstanceID:        i.ID,
+			LifecycleTransition:  a.hook.Transition,
+			Origin:               "AutoScalingGroup",
+			Destination:          "EC2",
+		},
+	})
+	must(err)
+	return Event{Hook: a.hook.Name, Token: a.token, Body: body}
+}

@@ -1,0 +1,58 @@
+package awstest
+
+import (
+	"cmp"
+	"time"
+)
+
+const (
+	// Terminating is the transition of hooks that hold an instance on its way out; a Hook without a transition has it.
+	Terminating = "autoscaling:EC2_INSTANCE_TERMINATING"
+	// Launching is the transition of hooks that hold an instance on its way in.
+	Launching = "autoscaling:EC2_INSTANCE_LAUNCHING"
+
+	// Continue and Abandon are the results of a lifecycle action.
+	Continue = "CONTINUE"
+	// Abandon ends the other hooks of the instance too.
+	Abandon = "ABANDON"
+
+	// The limits of a hook (PutLifecycleHook, Auto Scaling API reference).
+	defaultHeartbeat   = time.Hour
+	globalLimit        = 48 * time.Hour
+	globalPerHeartbeat = 100
+)
+
+// Hook is a lifecycle hook. What is left zero gets AWS' default: the terminating transition, an hour between heartbeats,
+// 100 times that but at most 48 hours in all, ABANDON. Times shorter than AWS allows are good here, but descriptions
+// round them up to whole seconds.
+type Hook struct {
+	Name             string
+	Transition       string
+	HeartbeatTimeout time.Duration
+	GlobalTimeout    time.Duration
+	DefaultResult    string
+}
+
+func (h Hook) withDefaults() Hook {
+	h.Transition = cmp.Or(h.Transition, Terminating)
+	h.HeartbeatTimeout = cmp.Or(h.HeartbeatTimeout, defaultHeartbeat)
+	h.GlobalTimeout = cmp.Or(h.GlobalTimeout, min(globalLimit, globalPerHeartbeat*h.HeartbeatTimeout))
+	h.DefaultResult = cmp.Or(h.DefaultResult, Abandon)
+	return h
+}
+
+// lifecycleAction is one hook holding one instance once; its token names it.
+type lifecycleAction struct {
+	hook        Hook
+	token       string
+	began, beat time.Time // beat: the last heartbeat, or the beginning
+	done        bool
+}
+
+func (a *lifecycleAction) expires() time.Time {
+	heartbeat, global := a.beat.Add(a.hook.HeartbeatTimeout), a.began.Add(a.hook.GlobalTimeout)
+	if heartbeat.Before(global) {
+		return heartbeat
+	}
+	return global
+}

@@ -1,0 +1,110 @@
+package awstest
+
+import (
+	"strings"
+	"time"
+)
+
+// Lifecycle states (Auto Scaling user guide, "Amazon EC2 Auto Scaling instance lifecycle").
+const (
+	stateInService   = "InService"
+	stateTerminating = "Terminating"
+	stateWait        = "Terminating:Wait"
+	stateProceed     = "Terminating:Proceed"
+	stateGone        = ""
+)
+
+// Instance is an EC2 instance of a group.
+type Instance struct{ ID, Zone, PrivateDNS string }
+
+type instance struct {
+	Instance
+	group       *group
+	history     []change // oldest first; the last may lie in the future
+	actions     []*lifecycleAction
+	completions []Completion
+	heartbeats  []time.Time
+	expired     bool
+}
+
+// change is the moment an instance entered a state.
+type change struct {
+	at    time.Time
+	state string
+}
+
+func (i *instance) stateAt(t time.Time) string {
+	state := stateGone
+	for _, c := range i.history {
+		if c.at.After(t) {
+			break
+		}
+		state = c.state
+	}
+	return state
+}
+
+// enter puts the instance in a state at a time, and forgets what was to come after it.
+func (i *instance) enter(state string, at time.Time) {
+	for n := len(i.history); n > 0 && i.history[n-1].at.After(at); n = len(i.history) {
+		i.history = i.history[:n-1]
+	}
+	i.history = append(i.history, change{at, state})
+}
+
+// advance gives each action its default result that ran out of time by now, in the order in which they did.
+func (i *instance) advance(now time.Time, proceed time.Duration) {
+	for {
+		next := i.nextToExpire()
+		if next == nil || next.expires().After(now) {
+			return
+		}
+		i.expired = true
+		i.finish(next, next.hook.DefaultResult, next.expires(), proceed)
+	}
+}
+
+func (i *instance) nextToExpire() *lifecycleAction {
+	var first *lifecycleAction
+	for _, a := range i.actions {
+		if !a.done && (first == nil || a.expires().Before(first.expires())) {
+			first = a
+		}
+	}
+	return first
+}
+
+// finish gives an action its result. Once no hook holds it, the instance goes: at termination CONTINUE and ABANDON differ
+// only in that ABANDON does not wait for the other hooks.
+func (i *instance) finish(a *lifecycleAction, result string, at time.Time, proceed time.Duration) {
+	a.done = true
+	if result == Abandon {
+		i.release()
+	}
+	if i.nextToExpire() == nil {
+		i.enter(stateProceed, at)
+		i.enter(stateGone, at.Add(proceed))
+	}
+}
+
+// release ends every action without a result.
+func (i *instance) release() {
+	for _, a := range i.actions {
+		a.done = true
+	}
+}
+
+// active is the action that a call addresses: by token, or by hook where no token is given.
+func (i *instance) active(hook, token string) *lifecycleAction {
+	for _, a := range i.actions {
+		if !a.done && a.hook.Name == hook && (token == "" || a.token == token) {
+			return a
+		}
+	}
+	return nil
+}
+
+// waits tells whether hooks can hold an instance in this state.
+func waits(state string) bool {
+	return state == stateTerminating || strings.HasSuffix(state, ":Wait")
+}

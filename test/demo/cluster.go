@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+
+	"quiesce/test/stage"
+)
+
+// apps are what runs in the demo's cluster. The last one is under a budget of one pod at a time.
+var apps = []struct {
+	name     string
+	replicas int32
+	guarded  bool
+}{
+	{"web", 12, false},
+	{"worker", 9, false},
+	{"checkout", 6, true},
+}
+
+// readyPoll paces the look at the Deployments: the wait is a second or two.
+const readyPoll = 50 * time.Millisecond
+
+// furnish makes the group, its nodes and what runs on them.
+func furnish(ctx context.Context, s *stage.Stage) ([]stage.Instance, error) {
+	instances, err := s.Group(ctx, group, nodes)
+	if err != nil {
+		return nil, err
+	}
+	client := s.Lab.Client()
+	for _, app := range apps {
+		if err := deploy(ctx, client, app.name, app.replicas); err != nil {
+			return nil, fmt.Errorf("deploy %s: %w", app.name, err)
+		}
+		if app.guarded {
+			if err := guard(ctx, client, app.name); err != nil {
+				return nil, fmt.Errorf("guard %s: %w", app.name, err)
+			}
+		}
+	}
+	say("%d nodes in two zones run %d Deployments; checkout is under a budget of one pod at a time", nodes, len(apps))
+	return instances, ready(ctx, client)
+}
+
+func deploy(ctx context.Context, client kubernetes.Interface, app string, replicas int32) error {
+	labels := map[string]string{"app": app}
+	_, err := client.AppsV1().Deployments(metav1.NamespaceDefault).Create(ctx, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: app},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas,
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: app, Image: app}}},
+			},
+		},
+	}, metav1.CreateOptions{})
+	return err
+}
+
+func guard(ctx context.Context, client kubernetes.Interface, app string) error {
+	one := intstr.FromInt32(1)
+	_, err := client.PolicyV1().PodDisruptionBudgets(metav1.NamespaceDefault).Create(ctx, &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Name: app},
+		Spec: policyv1.PodDisruptionBudgetSpec{
+			MaxUnavailable: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}},
+		},
+	}, metav1.CreateOptions{})
+	return err
+}
+
+// ready waits until every pod runs and every budget has been counted.
+func ready(ctx context.Context, client kubernetes.Interface) error {
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for {
+		if ok, err := isReady(ctx, client); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the Deployments: %w", context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+func isReady(ctx context.Context, client kubernetes.Interface) (bool, error) {
+	deployments, err := client.AppsV1().Deployments(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, err
+	}
+	for _, d := range deployments.Items {
+		if d.Status.ReadyReplicas != *d.Spec.Replicas {
+			return false, nil
+		}
+	}
+	budgets, err := client.PolicyV1().PodDisruptionBudgets(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, err
+	}
+	for _, b := range budgets.Items {
+		if b.Status.DisruptionsAllowed == 0 {
+			return false, nil
+		}
+	}
+	return true, nil
+}

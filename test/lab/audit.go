@@ -1,0 +1,109 @@
+package lab
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Audit reads the API server's audit log: who asked for what, and what the answer was. Requests of the lab's own
+// components are not in it.
+type Audit struct {
+	path string
+}
+
+// Request is one request that the API server answered or, if it is a watch, began to answer.
+type Request struct {
+	Time        time.Time // when it arrived
+	Done        time.Time // when it was answered; of a watch when it ended, zero while it runs
+	User        string
+	UserAgent   string
+	Verb        string // as RBAC knows it: get, list, watch, create, update, patch, delete, deletecollection
+	Resource    string // plural; empty for a URI that is no resource's
+	Subresource string
+	Namespace   string
+	Name        string
+	URI         string
+	Watch       bool
+	Code        int // HTTP status
+}
+
+// entry is the part of an audit event that is of use here
+// (https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/).
+type entry struct {
+	AuditID    string
+	Stage      string
+	Verb       string
+	RequestURI string
+	UserAgent  string
+	User       struct{ Username string }
+	ObjectRef  struct{ Resource, Subresource, Namespace, Name string }
+
+	ResponseStatus           struct{ Code int }
+	RequestReceivedTimestamp metav1.MicroTime
+	StageTimestamp           metav1.MicroTime
+}
+
+// Audit is the lab's audit log.
+func (l *Lab) Audit() *Audit {
+	return &Audit{path: l.auditLog()}
+}
+
+// By is every request of the user of exactly this name, each once, in order of arrival.
+func (a *Audit) By(user string) ([]Request, error) {
+	log, err := os.Open(a.path)
+	if err != nil {
+		return nil, fmt.Errorf("open the audit log: %w", err)
+	}
+	defer log.Close()
+	requests, err := requestsBy(user, log)
+	if err != nil {
+		return nil, fmt.Errorf("read the audit log: %w", err)
+	}
+	return requests, nil
+}
+
+// requestsBy keeps the last entry of each request: a watch is logged when it begins and again when it ends.
+func requestsBy(user string, log io.Reader) ([]Request, error) {
+	byID := map[string]Request{}
+	lines := bufio.NewReader(log)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			break // what is left is an entry being written
+		}
+		if err != nil {
+			return nil, err
+		}
+		var e entry
+		if err := json.Unmarshal(line, &e); err != nil {
+			return nil, fmt.Errorf("decode %q: %w", line, err)
+		}
+		if e.User.Username == user {
+			byID[e.AuditID] = e.request()
+		}
+	}
+	arrival := func(a, b Request) int { return a.Time.Compare(b.Time) }
+	return slices.SortedFunc(maps.Values(byID), arrival), nil
+}
+
+func (e entry) request() Request {
+	r := Request{
+		Time: e.RequestReceivedTimestamp.Time, User: e.User.Username, UserAgent: e.UserAgent,
+		Verb: e.Verb, Watch: e.Verb == "watch", URI: e.RequestURI, Code: e.ResponseStatus.Code,
+		Resource: e.ObjectRef.Resource, Subresource: e.ObjectRef.Subresource,
+		Namespace: e.ObjectRef.Namespace, Name: e.ObjectRef.Name,
+	}
+	if e.Stage != "ResponseStarted" {
+		r.Done = e.StageTimestamp.Time
+	}
+	return r
+}

@@ -1,0 +1,159 @@
+package lab
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+const (
+	// validity outlasts any lab. It begins in the past because virtual machines' clocks are set back at times.
+	validity  = 7 * 24 * time.Hour
+	clockSkew = time.Hour
+	// serialBits is what RFC 5280, section 4.1.2.2, leaves room for.
+	serialBits = 128
+)
+
+// user is whom a client certificate names.
+type user struct {
+	Name   string
+	Groups []string
+}
+
+// The lab's own users. Those of the group system:masters need no RBAC rule and no share of the API server's fair
+// queues (https://kubernetes.io/docs/concepts/cluster-administration/flow-control/): what a test does is not slowed
+// down by the parts that play the cluster.
+var (
+	adminUser       = user{Name: "admin", Groups: []string{"system:masters"}}
+	controllersUser = user{Name: "system:kube-controller-manager", Groups: []string{"system:masters"}}
+	schedulerUser   = user{Name: "system:kube-scheduler"}
+	kwokUser        = user{Name: "kwok", Groups: []string{"system:masters"}}
+)
+
+// identity is a certificate with its key.
+type identity struct {
+	certificate    *x509.Certificate
+	key            *ecdsa.PrivateKey
+	certificatePEM []byte
+	keyPEM         []byte
+}
+
+// pki is the lab's certificate authority, and the certificate of every server of the lab.
+type pki struct {
+	authority *identity
+	server    *identity
+}
+
+func newPKI() (*pki, error) {
+	authority, err := newIdentity(&x509.Certificate{
+		Subject:               pkix.Name{CommonName: "quiesce lab"},
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+	}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("make the certificate authority: %w", err)
+	}
+	server, err := newIdentity(&x509.Certificate{
+		Subject:     pkix.Name{CommonName: "quiesce lab server"},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:    []string{"localhost"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}, authority)
+	if err != nil {
+		return nil, fmt.Errorf("make the servers' certificate: %w", err)
+	}
+	return &pki{authority: authority, server: server}, nil
+}
+
+// client makes a client certificate as Kubernetes reads it: the common name is the user, the organizations are the
+// groups (https://kubernetes.io/docs/reference/access-authn-authz/authentication/#x509-client-certificates).
+func (p *pki) client(u user) (*identity, error) {
+	id, err := newIdentity(&x509.Certificate{
+		Subject:     pkix.Name{CommonName: u.Name, Organization: u.Groups},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, p.authority)
+	if err != nil {
+		return nil, fmt.Errorf("make the certificate of %s: %w", u.Name, err)
+	}
+	return id, nil
+}
+
+// newIdentity makes a key and has its certificate signed by authority, or by itself if that is nil.
+func newIdentity(template *x509.Certificate, authority *identity) (*identity, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make a key: %w", err)
+	}
+	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), serialBits)); err != nil {
+		return nil, fmt.Errorf("make a serial number: %w", err)
+	}
+	template.NotBefore = time.Now().Add(-clockSkew)
+	template.NotAfter = template.NotBefore.Add(validity)
+	if authority == nil {
+		authority = &identity{certificate: template, key: key}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, authority.certificate, key.Public(), authority.key)
+	if err != nil {
+		return nil, fmt.Errorf("sign the certificate: %w", err)
+	}
+	return encode(der, key)
+}
+
+func encode(der []byte, key *ecdsa.PrivateKey) (*identity, error) {
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("parse the certificate: %w", err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encode the key: %w", err)
+	}
+	return &identity{
+		certificate:    certificate,
+		key:            key,
+		certificatePEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		keyPEM:         pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}),
+	}, nil
+}
+
+// httpClient trusts the lab's servers, and no proxy.
+func (p *pki) httpClient() *http.Client {
+	roots := x509.NewCertPool()
+	roots.AddCert(p.authority.certificate)
+	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+	}}
+}
+
+// writeCertificates writes what the components read from files. The servers' key signs service account tokens too.
+func (l *Lab) writeCertificates() error {
+	var faults []error
+	for name, content := range map[string][]byte{
+		"ca.crt":     l.pki.authority.certificatePEM,
+		"server.crt": l.pki.server.certificatePEM,
+		"server.key": l.pki.server.keyPEM,
+	} {
+		faults = append(faults, os.WriteFile(l.path(name), content, 0o600))
+	}
+	for _, u := range []user{adminUser, controllersUser, schedulerUser, kwokUser} {
+		faults = append(faults, l.writeKubeconfig(u))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return fmt.Errorf("write certificates: %w", err)
+	}
+	return nil
+}

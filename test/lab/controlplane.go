@@ -1,0 +1,116 @@
+package lab
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+//go:embed config/audit-policy.yaml
+var auditPolicy []byte
+
+func (l *Lab) startEtcd(ctx context.Context) error {
+	client, peer := url("http", l.ports.etcd), url("http", l.ports.etcdPeer)
+	args := []string{
+		"--name=lab",
+		"--data-dir=" + l.path("etcd"),
+		"--unsafe-no-fsync", // nothing here is worth a wait for the disk
+		"--listen-client-urls=" + client,
+		"--advertise-client-urls=" + client,
+		"--listen-peer-urls=" + peer,
+		"--initial-advertise-peer-urls=" + peer,
+		"--initial-cluster=lab=" + peer,
+		"--log-level=warn",
+	}
+	return l.run(ctx, "etcd", args, nil, l.answers(client+"/readyz"))
+}
+
+func (l *Lab) startAPIServer(ctx context.Context) error {
+	if err := os.WriteFile(l.path("audit-policy.yaml"), auditPolicy, 0o600); err != nil {
+		return fmt.Errorf("write the audit policy: %w", err)
+	}
+	args := []string{
+		"--etcd-servers=" + url("http", l.ports.etcd),
+		"--advertise-address=127.0.0.1",
+		"--endpoint-reconciler-type=none", // a loopback address is no valid endpoint of the Service "kubernetes"
+		"--service-cluster-ip-range=10.32.0.0/16",
+		"--client-ca-file=" + l.path("ca.crt"),
+		"--authorization-mode=RBAC",
+		"--allow-privileged",
+		// Else the first pod of a new namespace has to wait for its service account. No pod here uses a token.
+		"--disable-admission-plugins=ServiceAccount",
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-signing-key-file=" + l.path("server.key"),
+		"--service-account-key-file=" + l.path("server.key"),
+		"--audit-policy-file=" + l.path("audit-policy.yaml"),
+		"--audit-log-path=" + l.auditLog(),
+		"--audit-log-mode=blocking", // who has had an answer finds its request in the log
+		"--audit-log-maxsize=0",     // one file, however long
+	}
+	args = append(args, l.serving(l.ports.apiServer)...)
+	args = append(args, l.tokenWebhook()...)
+	return l.run(ctx, "kube-apiserver", args, nil, l.answers(l.Endpoint()+"/readyz"))
+}
+
+func (l *Lab) auditLog() string {
+	return filepath.Join(l.logDir, "audit.log")
+}
+
+// startControllers waits for the first thing that controllers make and every pod needs: the namespace's default
+// service account.
+func (l *Lab) startControllers(ctx context.Context) error {
+	args := []string{
+		"--kubeconfig=" + l.kubeconfig(controllersUser),
+		"--leader-elect=false",
+		"--concurrent-deployment-syncs=16",
+		"--concurrent-replicaset-syncs=16",
+		"--concurrent-statefulset-syncs=16",
+		"--concurrent-job-syncs=16",
+		"--node-monitor-grace-period=" + nodeGrace.String(),
+	}
+	args = append(args, l.serving(l.ports.controllers)...)
+	args = append(args, unthrottled...)
+	healthy := l.answers(url("https", l.ports.controllers) + "/healthz")
+	return l.run(ctx, "kube-controller-manager", args, nil, func(ctx context.Context) error {
+		return errors.Join(healthy(ctx), l.hasServiceAccount(ctx))
+	})
+}
+
+func (l *Lab) hasServiceAccount(ctx context.Context) error {
+	_, err := l.client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return errors.New("the controllers have not made the default service account yet")
+	}
+	return err
+}
+
+func (l *Lab) startScheduler(ctx context.Context) error {
+	args := []string{"--kubeconfig=" + l.kubeconfig(schedulerUser), "--leader-elect=false"}
+	args = append(args, l.serving(l.ports.scheduler)...)
+	args = append(args, unthrottled...)
+	return l.run(ctx, "kube-scheduler", args, nil, l.answers(url("https", l.ports.scheduler)+"/healthz"))
+}
+
+// unthrottled lifts the components' limits on their own requests: with the defaults a benchmark measures those.
+var unthrottled = []string{"--kube-api-qps=1000", "--kube-api-burst=2000"}
+
+// serving are the flags that every Kubernetes server has.
+func (l *Lab) serving(port int) []string {
+	return []string{
+		"--bind-address=127.0.0.1",
+		"--secure-port=" + strconv.Itoa(port),
+		"--tls-cert-file=" + l.path("server.crt"),
+		"--tls-private-key-file=" + l.path("server.key"),
+	}
+}
+
+func url(scheme string, port int) string {
+	return fmt.Sprintf("%s://127.0.0.1:%d", scheme, port)
+}

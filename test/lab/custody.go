@@ -1,0 +1,102 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// guardianScript waits until nobody holds the other end of its stdin, which is true as soon as the process that
+// started the lab has ended in whatever way, SIGKILL included. Then it kills the process group $1 and removes the
+// folder, which it also makes, so that there is none before someone is there to remove it. Removal is tried again
+// because a process killed a moment ago may still finish the write it was at.
+const guardianScript = `
+trap '' HUP INT TERM
+dir=$(mktemp -d "${TMPDIR:-/tmp}/quiesce-lab.XXXXXX") || exit 1
+echo "$dir"
+exec >/dev/null
+cat
+kill -s KILL -- "-$1"
+for attempt in 1 2 3 4 5 6 7 8 9 10; do
+	rm -rf "$dir" && exit 0
+	sleep 0.1
+done
+exit 1`
+
+// custody is a folder and a process group that end when this process does.
+type custody struct {
+	dir      string
+	group    int      // the process group of the lab's processes
+	lifeline *os.File // its closing, by us or by our death, is what the guardian waits for
+	guardian *exec.Cmd
+	leader   *exec.Cmd
+	end      func() error // kills the group and removes the folder; idempotent
+}
+
+func takeCustody(ctx context.Context) (*custody, error) {
+	stdin, lifeline, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make the guardian's pipe: %w", err)
+	}
+	defer stdin.Close()
+	c := &custody{lifeline: lifeline}
+	c.end = sync.OnceValue(c.close)
+	if err := c.open(ctx, stdin); err != nil {
+		return nil, errors.Join(err, c.end())
+	}
+	return c, nil
+}
+
+// open starts the group's leader and the guardian. The leader is there only to give the group its number before any
+// process of the lab exists. It too ends with the lifeline, should we die before there is a guardian.
+func (c *custody) open(ctx context.Context, stdin *os.File) error {
+	leader := exec.Command("cat")
+	leader.Stdin = stdin
+	leader.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := leader.Start(); err != nil {
+		return fmt.Errorf("start the leader of the lab's process group: %w", err)
+	}
+	c.leader, c.group = leader, leader.Process.Pid
+	return c.startGuardian(ctx, stdin)
+}
+
+func (c *custody) startGuardian(ctx context.Context, stdin *os.File) error {
+	guardian := exec.Command("sh", "-c", guardianScript, "guardian", strconv.Itoa(c.group))
+	guardian.Stdin = stdin
+	guardian.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stdout, err := guardian.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("make the guardian's pipe: %w", err)
+	}
+	if err := guardian.Start(); err != nil {
+		return fmt.Errorf("start the guardian: %w", err)
+	}
+	c.guardian = guardian
+	dir, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("let the guardian make the lab's folder: %w", err)
+	}
+	c.dir = strings.TrimSuffix(dir, "\n")
+	return context.Cause(ctx)
+}
+
+// close lets go of the lifeline and waits until the guardian has done its work.
+func (c *custody) close() error {
+	err := c.lifeline.Close()
+	if c.guardian != nil {
+		if waited := c.guardian.Wait(); waited != nil {
+			err = errors.Join(err, fmt.Errorf("clean up after the lab: %w", waited))
+		}
+	}
+	if c.leader != nil {
+		_ = c.leader.Wait() // killed by the guardian or ended with the lifeline, whichever came first
+	}
+	return err
+}

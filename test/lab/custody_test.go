@@ -1,0 +1,65 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// victimVariable in the environment makes the test binary a process that has a lab and waits to be killed.
+const victimVariable = "QUIESCE_LAB_VICTIM"
+
+// beVictim prints the lab's process group and folder, and waits for its end.
+func beVictim() {
+	l, err := Start(context.Background(), Options{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(l.custody.group, l.custody.dir)
+	select {}
+}
+
+func TestNothingIsLeftRunningWhenTheProcessIsKilled(t *testing.T) {
+	Require(t)
+	victim := exec.CommandContext(t.Context(), os.Args[0])
+	victim.Env = append(os.Environ(), victimVariable+"=1")
+	victim.Stderr = os.Stderr
+	stdout, err := victim.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, victim.Start())
+	var group int
+	var dir string
+	_, err = fmt.Fscan(bufio.NewReader(stdout), &group, &dir)
+	require.NoError(t, err)
+	require.DirExists(t, dir)
+	require.NoError(t, syscall.Kill(-group, 0), "the lab's processes run")
+
+	require.NoError(t, victim.Process.Kill())
+	_ = victim.Wait() // says that it was killed
+	requireNothingLeft(t, group, dir)
+}
+
+func TestStopLeavesNothing(t *testing.T) {
+	c, err := takeCustody(t.Context())
+	require.NoError(t, err)
+	require.DirExists(t, c.dir)
+	require.NoError(t, c.end())
+	require.NoError(t, c.end())
+	requireNothingLeft(t, c.group, c.dir)
+}
+
+func requireNothingLeft(t *testing.T, group int, dir string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		_, err := os.Stat(dir)
+		return errors.Is(err, os.ErrNotExist) && errors.Is(syscall.Kill(-group, 0), syscall.ESRCH)
+	}, patience, tick)
+}

@@ -1,0 +1,147 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// nodeCreations is how many nodes are made at once: what keeps two cores busy.
+const nodeCreations = 32
+
+// Node describes a node to add.
+type Node struct {
+	Name       string // on EKS the private DNS name: ip-10-0-1-2.ec2.internal
+	InstanceID string
+	Zone       string            // such as us-east-1a; the region is the zone without its letter
+	Labels     map[string]string // beyond those that every EKS node has
+}
+
+// AddNodes registers nodes as EKS does and waits until pods can be scheduled on all of them.
+func (l *Lab) AddNodes(ctx context.Context, nodes ...Node) error {
+	if err := l.createNodes(ctx, nodes); err != nil {
+		return fmt.Errorf("add nodes: %w", err)
+	}
+	println("created");if err := l.awaitNodes(ctx, nodes); err != nil {
+		return fmt.Errorf("wait for the added nodes: %w", err)
+	}
+	return nil
+}
+
+func (l *Lab) createNodes(ctx context.Context, nodes []Node) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	queue := make(chan Node)
+	var group sync.WaitGroup
+	for range min(nodeCreations, len(nodes)) {
+		group.Go(func() {
+			for n := range queue {
+				if _, err := l.client.CoreV1().Nodes().Create(ctx, n.object(), metav1.CreateOptions{}); err != nil {
+					cancel(err) // the creations left fail at once
+				}
+			}
+		})
+	}
+	for _, n := range nodes {
+		queue <- n
+	}
+	close(queue)
+	group.Wait()
+	return context.Cause(ctx)
+}
+
+// awaitNodes watches until each of the nodes is Ready and has lost the taint that new nodes have.
+func (l *Lab) awaitNodes(ctx context.Context, nodes []Node) error {
+	waiting := map[string]bool{}
+	for _, n := range nodes {
+		waiting[n.Name] = true
+	}
+	watch, err := l.client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{}) // begins with what is there
+	if err != nil {
+		return err
+	}
+	defer watch.Stop()
+	for len(waiting) > 0 {
+		event, open := <-watch.ResultChan()
+		if !open {
+			return errors.Join(fmt.Errorf("the watch ended with %d nodes not ready", len(waiting)), context.Cause(ctx))
+		}
+		if node, ok := event.Object.(*corev1.Node); ok && schedulable(node) {
+			delete(waiting, node.Name)
+		}
+	}
+	return nil
+}
+
+func schedulable(node *corev1.Node) bool {
+	for _, taint := range node.Spec.Taints {
+		if taint.Key == corev1.TaintNodeNotReady {
+			return false
+		}
+	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady {
+			return condition.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+func (n Node) object() *corev1.Node {
+	resources := corev1.ResourceList{
+		corev1.ResourceCPU:              resource.MustParse("1000"),
+		corev1.ResourceMemory:           resource.MustParse("1Ti"),
+		corev1.ResourceEphemeralStorage: resource.MustParse("1Ti"),
+		corev1.ResourcePods:             resource.MustParse("10000"),
+	}
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:        n.Name,
+			Labels:      n.labels(),
+			Annotations: map[string]string{"kwok.x-k8s.io/node": "fake"},
+		},
+		Spec: corev1.NodeSpec{ProviderID: "aws:///" + n.Zone + "/" + n.InstanceID},
+		Status: corev1.NodeStatus{
+			Capacity:    resources,
+			Allocatable: resources,
+			Conditions:  []corev1.NodeCondition{readyCondition(corev1.ConditionTrue, "KubeletReady")},
+			Addresses:   []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: n.Name}, {Type: corev1.NodeInternalDNS, Address: n.Name}},
+			NodeInfo:    corev1.NodeSystemInfo{KubeletVersion: "v1.36.3", OperatingSystem: "linux", Architecture: "amd64"},
+		},
+	}
+}
+
+// labels are those of an EKS node (https://kubernetes.io/docs/reference/labels-annotations-taints/), and its own.
+func (n Node) labels() map[string]string {
+	labels := map[string]string{
+		corev1.LabelHostname:           n.Name,
+		corev1.LabelTopologyZone:       n.Zone,
+		corev1.LabelTopologyRegion:     n.Zone[:max(0, len(n.Zone)-1)],
+		corev1.LabelOSStable:           "linux",
+		corev1.LabelArchStable:         "amd64",
+		corev1.LabelInstanceTypeStable: "m7i.large",
+	}
+	maps.Copy(labels, n.Labels)
+	return labels
+}
+
+func readyCondition(status corev1.ConditionStatus, reason string) corev1.NodeCondition {
+	now := metav1.Now()
+	return corev1.NodeCondition{
+		Type: corev1.NodeReady, Status: status, Reason: reason, LastHeartbeatTime: now, LastTransitionTime: now,
+	}
+}
+
+// RemoveNode deletes a node, as the cloud's node controller does once the instance is gone.
+func (l *Lab) RemoveNode(ctx context.Context, name string) error {
+	if err := l.client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		return fmt.Errorf("remove node %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"quiesce/test/tools"
+)
+
+const (
+	// probeInterval is how often a starting component is asked whether it is ready: a fraction of what the fastest
+	// takes, without stealing the CPU it starts with.
+	probeInterval = 25 * time.Millisecond
+	// probeTimeout bounds one question, so that a component which accepts connections too early is asked again.
+	probeTimeout = 2 * time.Second
+	// logTail is how many bytes of a component's log an error carries: enough for its last lines.
+	logTail = 3000
+)
+
+// process is one running component.
+type process struct {
+	name  string
+	log   string        // path
+	ended chan struct{} // closed when it has ended
+	err   error         // how it ended; valid once ended is closed
+}
+
+// command prepares a built tool to run in the lab's process group, knowing nothing of the environment we run in.
+func (l *Lab) command(ctx context.Context, tool string, args ...string) (*exec.Cmd, error) {
+	path, err := tools.Path(tool)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", tool, err)
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Dir = l.custody.dir
+	cmd.Env = []string{"HOME=" + l.custody.dir, "TMPDIR=" + l.custody.dir, "PATH=" + os.Getenv("PATH")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: l.custody.group}
+	return cmd, nil
+}
+
+// run starts a component and waits until ready says so. environment is added to the component's own.
+func (l *Lab) run(ctx context.Context, tool string, args, environment []string, ready func(context.Context) error) error {
+	p, err := l.spawn(tool, args, environment)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", tool, err)
+	}
+	if err := p.await(ctx, ready); err != nil {
+		return fmt.Errorf("start %s: %w", tool, p.explain(err))
+	}
+	return nil
+}
+
+func (l *Lab) spawn(tool string, args, environment []string) (*process, error) {
+	cmd, err := l.command(context.Background(), tool, args...) // lives until the lab is stopped
+	if err != nil {
+		return nil, err
+	}
+	p := &process{name: tool, log: filepath.Join(l.logDir, tool+".log"), ended: make(chan struct{})}
+	log, err := os.Create(p.log)
+	if err != nil {
+		return nil, fmt.Errorf("make its log: %w", err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(cmd.Env, environment...)
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.ended)
+	}()
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	l.processes = append(l.processes, p)
+	return p, nil
+}
+
+// await asks until the component is ready, has ended, or ctx has.
+func (p *process) await(ctx context.Context, ready func(context.Context) error) error {
+	ticker := time.NewTicker(probeInterval)
+	defer ticker.Stop()
+	for {
+		err := ready(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-p.ended:
+			return errors.New("it ended by itself")
+		case <-ctx.Done():
+			return fmt.Errorf("%w; it was not ready: %w", context.Cause(ctx), err)
+		case <-ticker.C:
+		}
+	}
+}
+
+// explain adds to err how the process ended, if it has, and the end of its log.
+func (p *process) explain(err error) error {
+	select {
+	case <-p.ended:
+		if p.err != nil {
+			err = fmt.Errorf("%w (%w)", err, p.err)
+		}
+	default:
+	}
+	return fmt.Errorf("%s: %w; the end of its log:\n%s", p.name, err, tail(p.log))
+}
+
+func tail(path string) string {
+	log, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return string(log[max(0, len(log)-logTail):])
+}
+
+// answers is a readiness condition: the URL is answered with 200.
+func (l *Lab) answers(url string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		defer cancel()
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		response, err := l.probes.Do(request)
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			body, _ := io.ReadAll(response.Body)
+			return fmt.Errorf("%s: %s: %s", url, response.Status, body)
+		}
+		return nil
+	}
+}
+
+// inParallel does every step at once. The first failure cancels the others and is the one that is told: the rest only
+// say that they were cancelled.
+func inParallel(ctx context.Context, steps ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var group sync.WaitGroup
+	for _, step := range steps {
+		group.Go(func() {
+			if err := step(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	group.Wait()
+	return context.Cause(ctx)
+}

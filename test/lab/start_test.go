@@ -1,0 +1,52 @@
+package lab
+
+import (
+	"context"
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+func TestTheAuthenticatorIsAskedAboutTokens(t *testing.T) {
+	Require(t)
+	sts := httptest.NewTLSServer(http.NotFoundHandler()) // no token of this test is worth asking STS
+	defer sts.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: sts.Certificate().Raw})
+	require.NoError(t, os.WriteFile(ca, certificate, 0o600))
+	l, err := Start(t.Context(), Options{
+		STSProxy: sts.URL, STSCAFile: ca,
+		Roles: []Role{{ARN: "arn:aws:iam::123456789012:role/drainer", Username: "quiesce:{{SessionName}}", Groups: []string{"quiesce"}}},
+	})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Stop()) }()
+
+	client, err := kubernetes.NewForConfig(&rest.Config{
+		Host: l.Endpoint(), TLSClientConfig: rest.TLSClientConfig{CAData: l.CA()}, BearerToken: "k8s-aws-v1.invalid",
+	})
+	require.NoError(t, err)
+	_, err = client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	require.True(t, apierrors.IsUnauthorized(err), "%v", err)
+	log, err := os.ReadFile(l.path("aws-iam-authenticator.log"))
+	require.NoError(t, err)
+	require.Contains(t, string(log), "access denied")
+}
+
+func TestAComponentThatCannotStartSaysWhy(t *testing.T) {
+	Require(t)
+	l, err := prepare(t.Context(), Options{}.withDefaults())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.custody.end()) }()
+	err = l.run(t.Context(), "etcd", []string{"--no-such-flag"}, nil, func(context.Context) error { return os.ErrNotExist })
+	require.ErrorContains(t, err, "it ended by itself")
+	require.ErrorContains(t, err, "no-such-flag")
+}

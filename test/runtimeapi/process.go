@@ -1,0 +1,152 @@
+package runtimeapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"time"
+)
+
+const (
+	// initTimeout is what Lambda grants a process before its first request for an invocation.
+	initTimeout = 10 * time.Second
+	// pipeDelay is how long the output of a dead process is read on, should a child of its hold the pipe open.
+	pipeDelay = time.Second
+)
+
+var errInitTimeout = errors.New("no request for an invocation within " + initTimeout.String())
+
+// InitError is a process that never asked for an invocation.
+type InitError struct {
+	Cause  error
+	Stderr string // all that it wrote there
+}
+
+// Error tells the cause and what the process said of it.
+func (e *InitError) Error() string { return fmt.Sprintf("initialise: %v\n%s", e.Cause, e.Stderr) }
+
+// Unwrap is the cause.
+func (e *InitError) Unwrap() error { return e.Cause }
+
+// process is one run of the bootstrap, with a runtime API of its own.
+type process struct {
+	cmd    *exec.Cmd
+	api    *api
+	stderr *output
+	began  time.Time
+	used   bool          // it has been given an invocation; guarded by Function.invoking
+	exited chan struct{} // closed when it is gone, and with it its API
+	err    error         // of its end; to be read once exited is closed
+}
+
+func launch(o Options, out *output) (*process, error) {
+	a, err := listen()
+	if err != nil {
+		return nil, err
+	}
+	p := &process{api: a, stderr: &output{}, exited: make(chan struct{})}
+	p.cmd = exec.Command(o.Bootstrap)
+	p.cmd.Dir = o.TaskRoot
+	p.cmd.Env = o.environment(a.address())
+	p.cmd.Stdout, p.cmd.Stderr = out, io.MultiWriter(out, p.stderr)
+	p.cmd.SysProcAttr = diesWithParent()
+	p.cmd.WaitDelay = pipeDelay
+	started := make(chan error)
+	go p.run(started)
+	if err := <-started; err != nil {
+		a.close()
+		return nil, fmt.Errorf("execute: %w", err)
+	}
+	return p, nil
+}
+
+// run is the life of the process. It keeps its thread to itself, since the kernel takes the end of the thread that
+// started a process for the end of its parent.
+func (p *process) run(started chan<- error) {
+	runtime.LockOSThread()
+	p.began = time.Now()
+	err := p.cmd.Start()
+	started <- err
+	if err != nil {
+		return
+	}
+	p.err = p.cmd.Wait()
+	p.api.close()
+	close(p.exited)
+}
+
+// begin waits for the first request for an invocation and tells how long it took from exec.
+func (p *process) begin(ctx context.Context) (cold time.Duration, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, initTimeout, errInitTimeout)
+	defer cancel()
+	made, err := await(ctx, p, p.api.asks)
+	if err == nil && made.failure == "" {
+		return made.at.Sub(p.began), nil
+	}
+	p.kill()
+	switch {
+	case err == nil:
+		err = errors.New(made.failure)
+	case errors.Is(err, errExited):
+		err = fmt.Errorf("%w: %s", err, p.ending())
+	}
+	return 0, &InitError{err, p.stderr.String()}
+}
+
+func (p *process) alive() bool {
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// kill returns when the process is gone.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // fails only where there is nothing left to kill
+	<-p.exited
+}
+
+// ending tells how the process ended, as in "exit status 1" or "signal: killed".
+func (p *process) ending() string { return p.cmd.ProcessState.String() }
+
+// peakRSS is the most memory the process has had resident, in bytes; 0 when that cannot be told, because it is gone. The
+// kernel's accounting of dead children (getrusage) will not do: it counts the memory of whoever forked them.
+func (p *process) peakRSS() int64 {
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/status")
+	if err != nil || !p.alive() {
+		return 0
+	}
+	for line := range bytes.Lines(status) {
+		var kilobytes int64
+		if n, _ := fmt.Sscanf(string(line), "VmHWM: %d kB", &kilobytes); n == 1 {
+			return kilobytes << 10
+		}
+	}
+	return 0
+}
+
+// await waits for something the process is to do. What it did before it died counts.
+func await[T any](ctx context.Context, p *process, done <-chan T) (T, error) {
+	var none T
+	select {
+	case v := <-done:
+		return v, nil
+	case <-ctx.Done():
+		return none, context.Cause(ctx)
+	case <-p.exited:
+	}
+	select {
+	case v := <-done:
+		return v, nil
+	default:
+		return none, errExited
+	}
+}

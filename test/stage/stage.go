@@ -1,0 +1,159 @@
+// Package stage joins the real parts on one machine: a control plane with its IAM authenticator, the AWS APIs, and the built
+// function under the Lambda runtime API. Tests, the demo and the benchmarks play on it.
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"quiesce/test/awstest"
+	"quiesce/test/lab"
+	"quiesce/test/runtimeapi"
+)
+
+const (
+	// Cluster is what EKS calls the lab.
+	Cluster = "lab"
+	// Hook is our lifecycle hook.
+	Hook = "quiesce"
+	// hookTimeout is a heartbeat timeout as people set it.
+	hookTimeout = 5 * time.Minute
+)
+
+// Stage is the real parts, up and joined.
+type Stage struct {
+	Lab  *lab.Lab
+	AWS  *awstest.Server
+	Logs io.Writer // gets what functions log, as they log it; may be nil
+
+	folder    string
+	bootstrap string
+	count     atomic.Int32
+}
+
+// Start brings everything up: function is the built program. RBAC is what infra/rbac.yaml says, and nothing else.
+func Start(ctx context.Context, bootstrap, rbac string) (_ *Stage, err error) {
+	s := &Stage{bootstrap: bootstrap}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Stop())
+		}
+	}()
+	if s.folder, err = os.MkdirTemp("", "quiesce-stage-"); err != nil {
+		return nil, err
+	}
+	if s.AWS, err = awstest.Start(); err != nil {
+		return nil, fmt.Errorf("start the AWS APIs: %w", err)
+	}
+	s.Lab, err = lab.Start(ctx, lab.Options{
+		ClusterName: Cluster, STSProxy: s.AWS.STSProxy(), STSCAFile: s.AWS.STSCAFile(), Region: awstest.Region,
+		Roles: []lab.Role{{ARN: s.AWS.RoleARN(), Username: "quiesce:{{SessionName}}", Groups: []string{"quiesce"}}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start the lab: %w", err)
+	}
+	s.AWS.AddCluster(Cluster, s.Lab.Endpoint(), s.Lab.CA())
+	return s, s.Lab.Apply(ctx, rbac)
+}
+
+// Stop takes everything down.
+func (s *Stage) Stop() error {
+	var err error
+	if s.Lab != nil {
+		err = s.Lab.Stop()
+	}
+	if s.AWS != nil {
+		s.AWS.Close()
+	}
+	return errors.Join(err, os.RemoveAll(s.folder))
+}
+
+// Build compiles the function for this machine, as `make build` does.
+func Build(ctx context.Context, root, path string) error {
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc",
+		"-ldflags", "-s -w -buildid=", "-o", path, "./lambda")
+	build.Dir = root
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the function: %w\n%s", err, output)
+	}
+	return nil
+}
+
+// Function is one function process with an identity of its own, so that its requests can be told from any other's.
+type Function struct {
+	*runtimeapi.Function
+	Session awstest.Session
+	User    string // what Kubernetes knows it as
+}
+
+// Function starts the built function with this configuration (quiesce.yaml's text; empty: the group workers-a) and these
+// further environment variables.
+func (s *Stage) Function(ctx context.Context, configuration string, environment ...string) (*Function, error) {
+	session := s.AWS.Session(fmt.Sprintf("function-%d", s.count.Add(1)))
+	root := filepath.Join(s.folder, session.Name)
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(root, "quiesce.yaml"), []byte(configuration), 0o644); err != nil {
+		return nil, err
+	}
+	function, err := runtimeapi.Start(ctx, runtimeapi.Options{
+		Bootstrap: s.bootstrap, TaskRoot: root, Logs: s.Logs,
+		Env: append(append(s.AWS.Environment(session), "CLUSTER_NAME="+Cluster), environment...),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start the function: %w", err)
+	}
+	return &Function{Function: function, Session: session, User: "quiesce:" + session.Name}, nil
+}
+
+// Instance is an instance and its node.
+type Instance struct {
+	ID, Node, Zone string
+}
+
+// Group makes an Auto Scaling group with our hook, and nodes for n instances spread over two zones. Names derive from the
+// group's, so that tests side by side do not meet.
+func (s *Stage) Group(ctx context.Context, group string, n int) ([]Instance, error) {
+	s.AWS.AddGroup(group, awstest.Hook{Name: Hook, HeartbeatTimeout: hookTimeout})
+	instances, nodes := make([]Instance, n), make([]lab.Node, n)
+	for i := range instances {
+		instances[i] = s.newInstance(i)
+		s.AWS.AddInstance(group, awstest.Instance{ID: instances[i].ID, Zone: instances[i].Zone, PrivateDNS: instances[i].Node})
+		nodes[i] = lab.Node{
+			Name: instances[i].Node, InstanceID: instances[i].ID, Zone: instances[i].Zone,
+			Labels: map[string]string{"group": group},
+		}
+	}
+	if err := s.Lab.AddNodes(ctx, nodes...); err != nil {
+		return nil, fmt.Errorf("add the nodes of %s: %w", group, err)
+	}
+	return instances, nil
+}
+
+func (s *Stage) newInstance(i int) Instance {
+	serial := int(s.count.Add(1))
+	zone := awstest.Region + string("ab"[i%2])
+	return Instance{
+		ID: fmt.Sprintf("i-%017x", serial), Zone: zone,
+		Node: fmt.Sprintf("ip-10-0-%d-%d.%s.compute.internal", serial/250, serial%250+1, awstest.Region),
+	}
+}
+
+// Root is the repository's root, from wherever inside it this process was started.
+func Root() (string, error) {
+	output, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the repository: %w", err)
+	}
+	return filepath.Dir(strings.TrimSpace(string(output))), nil
+}
