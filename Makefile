@@ -1,6 +1,7 @@
 # quiesce: every command that README names. `make` alone lists them.
 
 GOARCH  ?= arm64
+EVENT   ?= events/plan.json
 CONFIG  ?= infra/quiesce.yaml
 # What makes the same commit give the same bytes: no paths, no time, no build ID. lambda.norpc leaves out the old runtime's server.
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -buildid='
@@ -8,7 +9,7 @@ TESTTIMEOUT ?= 20m
 LINT    := go tool -modfile=test/tools/lint/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint demo tools clean setup
+.PHONY: help build test lint bench demo lab invoke tools clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +18,14 @@ demo: setup tools ## drain a node of a real control plane on this machine with t
 	@mkdir -p dist
 	@$(BUILD) -o dist/demo/bootstrap ./lambda
 	@go run ./test/demo
+
+lab: setup tools ## keep a lab up: a real control plane, Auto Scaling and the built function; prints its KUBECONFIG
+	@mkdir -p dist
+	@$(BUILD) -o dist/demo/bootstrap ./lambda
+	@go run ./test/demo lab
+
+invoke: ## invoke the function of the lab that is up: make invoke EVENT=events/plan.json
+	@go run ./test/demo invoke $(EVENT)
 
 test: setup tools ## run every test; the first time builds the real components (about 15 min on 2 cores)
 	go test -race -timeout $(TESTTIMEOUT) ./...
@@ -27,6 +36,9 @@ lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck
 	go vet ./...
 	$(LINT) staticcheck ./...
 	@echo 'govulncheck ./...'; $(LINT) govulncheck ./... || test $$? -ne 3
+
+bench: setup tools ## drains side by side with kubectl drain and an ideal client, as ratios in one run
+	go test -run '^$$' -bench . -benchtime 3x -timeout 60m ./test/bench
 
 build: ## dist/bootstrap (linux, GOARCH, default arm64) and dist/function.zip, the same bytes for the same commit
 	@mkdir -p dist

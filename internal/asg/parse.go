@@ -40,11 +40,11 @@ var sources = map[string]termination.Source{"aws:sqs": termination.SQS, "aws:sns
 func parseBatch(payload []byte, records json.RawMessage) termination.Delivery {
 	var elements []json.RawMessage
 	if err := decode(records, &elements); err != nil {
-		return direct(payload, malformed(fmt.Errorf("Records: %w", err)))
+		return direct(payload, located("Records", malformed(err)))
 	}
 	source, err := sourceOf(elements)
 	if err != nil {
-		return direct(payload, malformed(fmt.Errorf("Records: %w", err)))
+		return direct(payload, located("Records", malformed(err)))
 	}
 	parse := parseSQS
 	if source == termination.SNS {
@@ -136,7 +136,7 @@ func parseBody(body string) termination.Record {
 	}
 	var message string
 	if err := decode(object["Message"], &message); err != nil {
-		return malformed(fmt.Errorf("Message: %w", err))
+		return located("Message", malformed(err))
 	}
 	return located("Message", parseText(message))
 }

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,7 +28,7 @@ func web(name string) drain.Pod {
 }
 
 func watched(all ...*policyv1.PodDisruptionBudget) *budgets {
-	b := newBudgets(nil, nil, func() {})
+	b := newBudgets(context.Background(), nil, func() {})
 	for _, p := range all {
 		inNamespace{b, "app"}.put(p)
 	}

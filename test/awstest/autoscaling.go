@@ -46,15 +46,8 @@ func (a *account) addressed(r request) (*instance, *lifecycleAction, *apiError) 
 		return nil, nil, failure
 	}
 	hook, token, id := r.params.Get("LifecycleHookName"), r.params.Get("LifecycleActionToken"), r.params.Get("InstanceId")
-	if g.hook(hook) == nil {
-		return nil, nil, invalid("Lifecycle hook %s not found in group %s", hook, g.name)
-	}
-	if token == "" && id == "" {
-		return nil, nil, invalid("Either a lifecycle action token or an instance ID must be given")
-	}
-	if token != "" && len(token) != tokenLength {
-		return nil, nil, invalid("1 validation error detected: Value '%s' at 'lifecycleActionToken' failed to satisfy constraint: "+
-			"Member must have length equal to %d", token, tokenLength)
+	if failure := checkAddress(g, hook, token, id); failure != nil {
+		return nil, nil, failure
 	}
 	for _, i := range g.instances {
 		if id != "" && i.ID != id {
@@ -65,6 +58,20 @@ func (a *account) addressed(r request) (*instance, *lifecycleAction, *apiError) 
 		}
 	}
 	return nil, nil, noActiveAction(token, id)
+}
+
+// checkAddress refuses what can name no action. AWS documents that it does, but not in which words.
+func checkAddress(g *group, hook, token, id string) *apiError {
+	switch {
+	case g.hook(hook) == nil:
+		return invalid("Lifecycle hook %s not found in group %s", hook, g.name)
+	case token == "" && id == "":
+		return invalid("Either a lifecycle action token or an instance ID must be given")
+	case token != "" && len(token) != tokenLength:
+		return invalid("1 validation error detected: Value '%s' at 'lifecycleActionToken' failed to satisfy constraint: "+
+			"Member must have length equal to %d", token, tokenLength)
+	}
+	return nil
 }
 
 func noActiveAction(token, id string) *apiError {

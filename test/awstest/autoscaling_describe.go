@@ -24,7 +24,7 @@ type groupXML struct {
 }
 
 type instanceXML struct {
-	InstanceId           string //nolint:revive // the spelling of AWS
+	InstanceID           string `xml:"InstanceId"`
 	AutoScalingGroupName string `xml:",omitempty"`
 	AvailabilityZone     string
 	LifecycleState       string
@@ -106,7 +106,7 @@ func (a *account) describeAll(ids []string) []instanceXML {
 func (a *account) describe(i *instance) (seen instanceXML, there bool) {
 	state := a.instance(i.ID).stateAt(time.Now().Add(-a.lag))
 	return instanceXML{
-		InstanceId:       i.ID,
+		InstanceID:       i.ID,
 		AvailabilityZone: i.Zone,
 		LifecycleState:   state,
 		HealthStatus:     "Healthy",

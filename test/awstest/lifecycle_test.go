@@ -136,7 +136,8 @@ func TestDescriptionsCanLag(t *testing.T) {
 }
 
 func TestHooksAreDescribedWithTheirClock(t *testing.T) {
-	s := startWithInstance(t, awstest.Hook{Name: hook}, awstest.Hook{Name: "short", HeartbeatTimeout: 30 * time.Second, DefaultResult: awstest.Continue})
+	s := startWithInstance(t, awstest.Hook{Name: hook},
+		awstest.Hook{Name: "short", HeartbeatTimeout: 30 * time.Second, DefaultResult: awstest.Continue})
 	out, err := autoscaling.NewFromConfig(config(s)).DescribeLifecycleHooks(t.Context(), &autoscaling.DescribeLifecycleHooksInput{
 		AutoScalingGroupName: aws.String(group),
 	})
@@ -173,7 +174,9 @@ func TestInstancesAreDescribedWithTheirGroup(t *testing.T) {
 	s := startWithInstance(t)
 	s.AddInstance(group, awstest.Instance{ID: "i-0f", Zone: "eu-west-1b"})
 	client := autoscaling.NewFromConfig(config(s))
-	out, err := client.DescribeAutoScalingInstances(t.Context(), &autoscaling.DescribeAutoScalingInstancesInput{InstanceIds: []string{id, "i-0"}})
+	out, err := client.DescribeAutoScalingInstances(t.Context(), &autoscaling.DescribeAutoScalingInstancesInput{
+		InstanceIds: []string{id, "i-0"},
+	})
 	require.NoError(t, err)
 	require.Len(t, out.AutoScalingInstances, 1)
 	require.Equal(t, group, *out.AutoScalingInstances[0].AutoScalingGroupName)

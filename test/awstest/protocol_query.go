@@ -21,7 +21,7 @@ func (p queryXML) answer(action string, result any) reply {
 func (p queryXML) refuse(e *apiError) reply {
 	return xmlReply(e.status, element("ErrorResponse", p.namespace), struct {
 		Error     errorBody
-		RequestId string //nolint:revive // the spelling of AWS
+		RequestID string `xml:"RequestId"`
 	}{e.body(), newUUID()})
 }
 
@@ -80,7 +80,9 @@ func (queryJSON) refuse(e *apiError) reply {
 	})
 }
 
-type requestID struct{ RequestId string } //nolint:revive // the spelling of AWS
+type requestID struct {
+	RequestID string `xml:"RequestId" json:"RequestId"`
+}
 
 // errorBody is an error as every dialect of the Query protocol writes it.
 type errorBody struct{ Type, Code, Message string }

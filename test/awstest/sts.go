@@ -7,9 +7,11 @@ var stsServices = map[string]service{"sts": {queryJSON{}, stsActions, "x-k8s-aws
 var stsActions = map[string]action{"GetCallerIdentity": getCallerIdentity}
 
 type callerIdentity struct {
-	Arn, UserId, Account string //nolint:revive // the spelling of AWS
+	ARN     string `xml:"Arn" json:"Arn"`
+	UserID  string `xml:"UserId" json:"UserId"`
+	Account string
 }
 
 func getCallerIdentity(_ *account, r request) (any, *apiError) {
-	return callerIdentity{Arn: r.sess.assumedRoleARN(), UserId: roleUserID + ":" + r.sess.Name, Account: Account}, nil
+	return callerIdentity{ARN: r.sess.assumedRoleARN(), UserID: roleUserID + ":" + r.sess.Name, Account: Account}, nil
 }

@@ -29,10 +29,13 @@ var apps = []struct {
 // readyPoll paces the look at the Deployments: the wait is a second or two.
 const readyPoll = 50 * time.Millisecond
 
-// furnish makes the group, its nodes and what runs on them.
-func furnish(ctx context.Context, s *stage.Stage) ([]stage.Instance, error) {
-	instances, err := s.Group(ctx, group, nodes)
+// furnish makes the group, its nodes (these and n more) and what runs on them.
+func furnish(ctx context.Context, s *stage.Stage, n int, more ...stage.Instance) ([]stage.Instance, error) {
+	instances, err := s.Group(ctx, group, n)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.Join(ctx, group, more...); err != nil {
 		return nil, err
 	}
 	client := s.Lab.Client()

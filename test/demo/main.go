@@ -27,27 +27,45 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, lastWord)
-	defer cancel()
-	if err := run(ctx); err != nil {
+	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) (err error) {
+func run(ctx context.Context, args []string) error {
 	root, err := stage.Root()
 	if err != nil {
 		return err
 	}
 	dist := filepath.Join(root, "dist", "demo")
+	switch {
+	case len(args) == 0:
+		return onStage(ctx, root, dist, demonstrate)
+	case len(args) == 1 && args[0] == "lab":
+		return onStage(ctx, root, dist, keepLab)
+	case len(args) == 2 && args[0] == "invoke":
+		return send(ctx, dist, args[1])
+	}
+	return errors.New("usage: demo [lab | invoke FILE]")
+}
+
+// onStage brings the real parts up for what is played on them.
+func onStage(ctx context.Context, root, dist string, play func(context.Context, *stage.Stage, string) error) (err error) {
 	say("starting a control plane, an IAM authenticator and Auto Scaling on this machine")
 	s, err := stage.Start(ctx, filepath.Join(dist, "bootstrap"), filepath.Join(root, "infra", "rbac.yaml"))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
-	instances, err := furnish(ctx, s)
+	return play(ctx, s, dist)
+}
+
+// demonstrate has Auto Scaling terminate one of three instances.
+func demonstrate(ctx context.Context, s *stage.Stage, dist string) error {
+	ctx, cancel := context.WithTimeout(ctx, lastWord)
+	defer cancel()
+	instances, err := furnish(ctx, s, nodes)
 	if err != nil {
 		return err
 	}

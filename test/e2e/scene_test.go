@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,9 +16,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"quiesce/internal/drain"
 	"quiesce/internal/termination"
 	"quiesce/test/awstest"
 	"quiesce/test/lab"
+	"quiesce/test/runtimeapi"
 	"quiesce/test/stage"
 )
 
@@ -36,7 +39,11 @@ type scene struct {
 
 // setScene makes a scene with n nodes. more is appended to the function's configuration.
 func setScene(t *testing.T, n int, more ...string) *scene {
-	s := &scene{T: t, Stage: play(t), group: nameOf(t)}
+	return setSceneOn(t, play(t), n, more...)
+}
+
+func setSceneOn(t *testing.T, on *stage.Stage, n int, more ...string) *scene {
+	s := &scene{T: t, Stage: on, group: nameOf(t)}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	s.ctx = ctx
@@ -49,15 +56,28 @@ func setScene(t *testing.T, n int, more ...string) *scene {
 	return s
 }
 
+// scenes counts them: a test that runs twice has two.
+var scenes atomic.Int32
+
 func nameOf(t *testing.T) string {
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(t.Name(), "Test")))
-	return name[:min(len(name), 60)]
+	return fmt.Sprintf("%s-%d", name[:min(len(name), 50)], scenes.Add(1)) // 63 characters are allowed
 }
 
 func (s *scene) newFunction(more ...string) *stage.Function {
 	s.Helper()
-	configuration := "autoScalingGroups: [\"" + s.group + "\"]\n" + strings.Join(more, "\n")
-	function, err := s.Function(context.Background(), configuration)
+	return s.newFunctionFor(s.group, more...)
+}
+
+// newFunctionFor is a function that another group than the scene's is configured for.
+func (s *scene) newFunctionFor(group string, more ...string) *stage.Function {
+	s.Helper()
+	return s.start("autoScalingGroups: [\"" + group + "\"]\n" + strings.Join(more, "\n"))
+}
+
+func (s *scene) start(configuration string, environment ...string) *stage.Function {
+	s.Helper()
+	function, err := s.Function(context.Background(), configuration, environment...)
 	require.NoError(s, err)
 	s.Cleanup(func() {
 		require.NoError(s, function.Close())
@@ -162,19 +182,38 @@ func (s *scene) invoke(payload any) report { return s.invokeOn(s.function, paylo
 
 func (s *scene) invokeOn(f *stage.Function, payload any) report {
 	s.Helper()
+	return s.beginOn(f, payload)()
+}
+
+// beginOn invokes in the background. The returned function waits for the answer.
+func (s *scene) beginOn(f *stage.Function, payload any) (end func() report) {
+	s.Helper()
 	body, isBytes := payload.([]byte)
 	if !isBytes {
 		var err error
 		body, err = json.Marshal(payload)
 		require.NoError(s, err)
 	}
-	result, err := f.Invoke(s.ctx, body)
-	require.NoError(s, err)
-	answer := report{ErrorType: result.ErrorType, ErrorMessage: result.ErrorMessage}
-	if result.ErrorType == "" {
-		require.NoError(s, json.Unmarshal(result.Payload, &answer.Report), "%s", result.Payload)
+	var result runtimeapi.Result
+	var err error
+	done := make(chan struct{})
+	go func() { defer close(done); result, err = f.Invoke(s.ctx, body) }()
+	return func() report {
+		s.Helper()
+		<-done
+		require.NoError(s, err)
+		answer := report{ErrorType: result.ErrorType, ErrorMessage: result.ErrorMessage}
+		if result.ErrorType == "" {
+			require.NoError(s, json.Unmarshal(result.Payload, &answer.Report), "%s", result.Payload)
+		}
+		return answer
 	}
-	return answer
+}
+
+// begin terminates the instance and has the function begin to drain it.
+func (s *scene) begin(i stage.Instance) (end func() report) {
+	s.Helper()
+	return s.beginOn(s.function, s.terminate(i).Body)
 }
 
 // drain terminates the instance and has the function drain it.
@@ -229,4 +268,69 @@ func (s *scene) podsOn(i stage.Instance) []corev1.Pod {
 	list, err := s.Lab.Client().CoreV1().Pods(s.group).List(s.ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + i.Node})
 	require.NoError(s, err)
 	return list.Items
+}
+
+// hostOf is the instance that most of an app's pods are on.
+func (s *scene) hostOf(app string) stage.Instance {
+	s.Helper()
+	host, most := stage.Instance{}, 0
+	for _, i := range s.instances {
+		here := 0
+		for _, p := range s.podsOn(i) {
+			if p.Labels["app"] == app {
+				here++
+			}
+		}
+		if here > most {
+			host, most = i, here
+		}
+	}
+	require.NotZero(s, most, "no pod of %s", app)
+	return host
+}
+
+// evictions are the evictions that the scene's function asked for, in order: of the pod of this name, or empty, of any.
+func (s *scene) evictions(pod string) (asked []lab.Request) {
+	s.Helper()
+	for _, r := range s.requests(s.function) {
+		if r.Subresource == "eviction" && (pod == "" || r.Name == pod) {
+			asked = append(asked, r)
+		}
+	}
+	return asked
+}
+
+// answered are the requests that were answered with this status.
+func answered(all []lab.Request, code int) (found []lab.Request) {
+	for _, r := range all {
+		if r.Code == code {
+			found = append(found, r)
+		}
+	}
+	return found
+}
+
+// logs waits until the scene's function has logged all of these texts.
+func (s *scene) logs(texts ...string) {
+	s.Helper()
+	s.until("the log says "+strings.Join(texts, " and "), func() (bool, error) {
+		output := s.function.Output()
+		for _, text := range texts {
+			if !strings.Contains(output, text) {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+}
+
+// of is the line of a pod in the report.
+func (r report) of(t require.TestingT, pod string) drain.PodReport {
+	for _, p := range r.Pods {
+		if p.Name == pod {
+			return p
+		}
+	}
+	require.Failf(t, "not in the report", "%s in %+v", pod, r.Pods)
+	return drain.PodReport{}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +16,13 @@ import (
 
 //go:embed config/audit-policy.yaml
 var auditPolicy []byte
+
+// disabledAdmission only costs time here: the first pod of a new namespace would have to wait for its service account,
+// and every new node, though Ready, for the removal of the taint it was given.
+var disabledAdmission = []string{"ServiceAccount", "TaintNodesByCondition"}
+
+// disabledControllers write an annotation to every node that only kubelets read.
+var disabledControllers = []string{"-ttl-controller"}
 
 func (l *Lab) startEtcd(ctx context.Context) error {
 	client, peer := url("http", l.ports.etcd), url("http", l.ports.etcdPeer)
@@ -44,8 +52,7 @@ func (l *Lab) startAPIServer(ctx context.Context) error {
 		"--client-ca-file=" + l.path("ca.crt"),
 		"--authorization-mode=RBAC",
 		"--allow-privileged",
-		// Else the first pod of a new namespace has to wait for its service account. No pod here uses a token.
-		"--disable-admission-plugins=ServiceAccount",
+		"--disable-admission-plugins=" + strings.Join(disabledAdmission, ","),
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-signing-key-file=" + l.path("server.key"),
 		"--service-account-key-file=" + l.path("server.key"),
@@ -69,6 +76,7 @@ func (l *Lab) startControllers(ctx context.Context) error {
 	args := []string{
 		"--kubeconfig=" + l.kubeconfig(controllersUser),
 		"--leader-elect=false",
+		"--controllers=*," + strings.Join(disabledControllers, ","),
 		"--concurrent-deployment-syncs=16",
 		"--concurrent-replicaset-syncs=16",
 		"--concurrent-statefulset-syncs=16",

@@ -8,26 +8,17 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-const (
-	// takenFor is for how long kwok must not take a node's lease back: longer than any lab runs.
-	takenFor = 24 * time.Hour
-	// leasePoll is how often a node's lease is looked for, which kwok makes milliseconds after the node.
-	leasePoll = 20 * time.Millisecond
-)
+// takenFor is for how long kwok must not take a node's lease back: longer than any lab runs.
+const takenFor = 24 * time.Hour
 
 // StopKubelet makes a node one whose kubelet is out of reach: Ready is Unknown, and no pod on it starts or stops any
 // more. It takes the node's lease from kwok, which then leaves the node and its pods alone.
 func (l *Lab) StopKubelet(ctx context.Context, node string) error {
-	err := wait.PollUntilContextCancel(ctx, leasePoll, true, func(ctx context.Context) (bool, error) {
-		err := l.takeNodeLease(ctx, node)
-		return !apierrors.IsNotFound(err), ignoreNotFound(err)
-	})
+	err := l.takeNodeLease(ctx, node)
 	if err == nil {
 		err = l.disownNode(ctx, node)
 	}
@@ -35,13 +26,6 @@ func (l *Lab) StopKubelet(ctx context.Context, node string) error {
 		return fmt.Errorf("stop the kubelet of %s: %w", node, err)
 	}
 	return nil
-}
-
-func ignoreNotFound(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
 }
 
 func (l *Lab) takeNodeLease(ctx context.Context, node string) error {
@@ -53,8 +37,10 @@ func (l *Lab) takeNodeLease(ctx context.Context, node string) error {
 		return fmt.Errorf("encode the lease: %w", err)
 	}
 	leases := l.client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
-	_, err = leases.Patch(ctx, node, types.MergePatchType, patch, metav1.PatchOptions{})
-	return err
+	if _, err = leases.Patch(ctx, node, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("take the node's lease: %w", err)
+	}
+	return nil
 }
 
 // disownNode marks the node, so that kwok does not make it Ready before it has seen that the lease is taken.

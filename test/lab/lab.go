@@ -165,23 +165,8 @@ func (l *Lab) Stop() error {
 }
 
 func (l *Lab) end() error {
-	died := l.died()
+	died := l.died() // before all of them do
 	return errors.Join(died, l.custody.end())
-}
-
-// died tells which components ended by themselves.
-func (l *Lab) died() error {
-	l.mutex.Lock()
-	defer l.mutex.Unlock()
-	var died []error
-	for _, p := range l.processes {
-		select {
-		case <-p.ended:
-			died = append(died, p.explain(errors.New("it ended by itself")))
-		default:
-		}
-	}
-	return errors.Join(died...)
 }
 
 // Endpoint is the API server's URL.

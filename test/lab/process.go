@@ -31,7 +31,7 @@ type process struct {
 	name  string
 	log   string        // path
 	ended chan struct{} // closed when it has ended
-	err   error         // how it ended; valid once ended is closed
+	err   error         // how it ended, never nil; valid once ended is closed
 }
 
 // command prepares a built tool to run in the lab's process group, knowing nothing of the environment we run in.
@@ -53,8 +53,8 @@ func (l *Lab) run(ctx context.Context, tool string, args, environment []string, 
 	if err != nil {
 		return fmt.Errorf("start %s: %w", tool, err)
 	}
-	if err := p.await(ctx, ready); err != nil {
-		return fmt.Errorf("start %s: %w", tool, p.explain(err))
+	if err := l.await(ctx, p, ready); err != nil {
+		return fmt.Errorf("start %s: %w", tool, err)
 	}
 	return nil
 }
@@ -76,7 +76,9 @@ func (l *Lab) spawn(tool string, args, environment []string) (*process, error) {
 		return nil, err
 	}
 	go func() {
-		p.err = cmd.Wait()
+		if p.err = cmd.Wait(); p.err == nil {
+			p.err = errors.New("with status 0")
+		}
 		close(p.ended)
 	}()
 	l.mutex.Lock()
@@ -85,35 +87,45 @@ func (l *Lab) spawn(tool string, args, environment []string) (*process, error) {
 	return p, nil
 }
 
-// await asks until the component is ready, has ended, or ctx has.
-func (p *process) await(ctx context.Context, ready func(context.Context) error) error {
+// await asks until the component is ready, it or another has died, or ctx has ended.
+func (l *Lab) await(ctx context.Context, p *process, ready func(context.Context) error) error {
 	ticker := time.NewTicker(probeInterval)
 	defer ticker.Stop()
 	for {
+		if err := l.died(); err != nil {
+			return err
+		}
 		err := ready(ctx)
 		if err == nil {
 			return nil
 		}
 		select {
-		case <-p.ended:
-			return errors.New("it ended by itself")
 		case <-ctx.Done():
-			return fmt.Errorf("%w; it was not ready: %w", context.Cause(ctx), err)
+			return p.explain(fmt.Errorf("%w; not ready: %w", context.Cause(ctx), err))
 		case <-ticker.C:
 		}
 	}
 }
 
-// explain adds to err how the process ended, if it has, and the end of its log.
-func (p *process) explain(err error) error {
-	select {
-	case <-p.ended:
-		if p.err != nil {
-			err = fmt.Errorf("%w (%w)", err, p.err)
+// died tells which components ended by themselves, in the order in which they were started: a later one may have died
+// of the death of an earlier one.
+func (l *Lab) died() error {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	var died []error
+	for _, p := range l.processes {
+		select {
+		case <-p.ended:
+			died = append(died, p.explain(fmt.Errorf("%s ended by itself: %w", p.name, p.err)))
+		default:
 		}
-	default:
 	}
-	return fmt.Errorf("%s: %w; the end of its log:\n%s", p.name, err, tail(p.log))
+	return errors.Join(died...)
+}
+
+// explain adds the end of the component's log to err.
+func (p *process) explain(err error) error {
+	return fmt.Errorf("%w\nthe end of the log of %s:\n%s", err, p.name, tail(p.log))
 }
 
 func tail(path string) string {

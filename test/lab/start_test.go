@@ -47,6 +47,6 @@ func TestAComponentThatCannotStartSaysWhy(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, l.custody.end()) }()
 	err = l.run(t.Context(), "etcd", []string{"--no-such-flag"}, nil, func(context.Context) error { return os.ErrNotExist })
-	require.ErrorContains(t, err, "it ended by itself")
+	require.ErrorContains(t, err, "etcd ended by itself")
 	require.ErrorContains(t, err, "no-such-flag")
 }

@@ -125,7 +125,8 @@ func (f *Function) ColdStart() time.Duration {
 	return f.cold
 }
 
-// Output is all that the function has written to stdout and stderr, over all its processes.
+// Output is what the function has written to stdout and stderr, over all its processes: all of it as of the last
+// invocation's end or the last process' death, and what has come in since.
 func (f *Function) Output() string { return f.output.String() }
 
 // MaxRSS is the most resident memory in bytes that any of its processes was seen to have had: looked up now, before each

@@ -42,6 +42,7 @@ func (f *Function) Invoke(ctx context.Context, payload []byte) (Result, error) {
 	}
 	result, err := p.invoke(ctx, newInvocation(payload, f.options.Timeout))
 	f.measure()
+	p.catchUp()
 	if err != nil {
 		p.kill()
 		return Result{}, fmt.Errorf("invoke: %w", err)

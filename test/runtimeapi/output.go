@@ -2,8 +2,12 @@ package runtimeapi
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
+	"os"
 	"sync"
+	"syscall"
 )
 
 // output keeps what is written to it and passes it on, from several writers at once.
@@ -28,4 +32,61 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.all.String()
+}
+
+// pipeChunk is what one read takes out of a pipe; half of what a pipe holds.
+const pipeChunk = 32 << 10
+
+// pipe carries what a process writes to an output. Unlike a plain copy it can be emptied on demand, so that whoever has
+// seen the process answer has also seen what it wrote before that.
+type pipe struct {
+	read, write *os.File
+	conn        syscall.RawConn // of read
+	to          io.Writer
+	mu          sync.Mutex // keeps what is read in order
+}
+
+func newPipe(to io.Writer) (*pipe, error) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make a pipe for the output: %w", err)
+	}
+	conn, err := read.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("read the output: %w", err), read.Close(), write.Close())
+	}
+	return &pipe{read: read, write: write, conn: conn, to: to}, nil
+}
+
+// pump passes on what comes, until the pipe is closed at either end.
+func (p *pipe) pump() {
+	_ = p.conn.Read(func(fd uintptr) (ended bool) { return !p.drain(fd) })
+}
+
+// empty passes on what is in the pipe now.
+func (p *pipe) empty() {
+	_ = p.conn.Control(func(fd uintptr) { p.drain(fd) })
+}
+
+// close gives up the pipe and what is still in it.
+func (p *pipe) close() {
+	_ = p.write.Close() // closed already where the process was started
+	_ = p.read.Close()
+}
+
+// drain reads without waiting; more is false once nobody can write any more.
+func (p *pipe) drain(fd uintptr) (more bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	chunk := make([]byte, pipeChunk)
+	for {
+		n, err := syscall.Read(int(fd), chunk)
+		switch {
+		case n > 0:
+			_, _ = p.to.Write(chunk[:n]) // never fails
+		case errors.Is(err, syscall.EINTR):
+		default:
+			return errors.Is(err, syscall.EAGAIN)
+		}
+	}
 }

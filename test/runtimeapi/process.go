@@ -13,12 +13,8 @@ import (
 	"time"
 )
 
-const (
-	// initTimeout is what Lambda grants a process before its first request for an invocation.
-	initTimeout = 10 * time.Second
-	// pipeDelay is how long the output of a dead process is read on, should a child of its hold the pipe open.
-	pipeDelay = time.Second
-)
+// initTimeout is what Lambda grants a process before its first request for an invocation.
+const initTimeout = 10 * time.Second
 
 var errInitTimeout = errors.New("no request for an invocation within " + initTimeout.String())
 
@@ -36,31 +32,37 @@ func (e *InitError) Unwrap() error { return e.Cause }
 
 // process is one run of the bootstrap, with a runtime API of its own.
 type process struct {
-	cmd    *exec.Cmd
-	api    *api
-	stderr *output
-	began  time.Time
-	used   bool          // it has been given an invocation; guarded by Function.invoking
-	exited chan struct{} // closed when it is gone, and with it its API
-	err    error         // of its end; to be read once exited is closed
+	cmd            *exec.Cmd
+	api            *api
+	stdout, stderr *pipe
+	complaint      *output // what it wrote to stderr
+	began          time.Time
+	used           bool          // it has been given an invocation; guarded by Function.invoking
+	exited         chan struct{} // closed when it is gone and its output is complete
 }
 
+// launch executes the bootstrap.
 func launch(o Options, out *output) (*process, error) {
-	a, err := listen()
-	if err != nil {
+	p := &process{complaint: &output{}, exited: make(chan struct{})}
+	var err error
+	if p.api, err = listen(); err != nil {
 		return nil, err
 	}
-	p := &process{api: a, stderr: &output{}, exited: make(chan struct{})}
-	p.cmd = exec.Command(o.Bootstrap)
-	p.cmd.Dir = o.TaskRoot
-	p.cmd.Env = o.environment(a.address())
-	p.cmd.Stdout, p.cmd.Stderr = out, io.MultiWriter(out, p.stderr)
-	p.cmd.SysProcAttr = diesWithParent()
-	p.cmd.WaitDelay = pipeDelay
+	if p.stdout, err = newPipe(out); err != nil {
+		p.release()
+		return nil, err
+	}
+	if p.stderr, err = newPipe(io.MultiWriter(out, p.complaint)); err != nil {
+		p.release()
+		return nil, err
+	}
+	p.cmd = &exec.Cmd{
+		Path: o.Bootstrap, Args: []string{o.Bootstrap}, Dir: o.TaskRoot, Env: o.environment(p.api.address()),
+		Stdout: p.stdout.write, Stderr: p.stderr.write, SysProcAttr: diesWithParent(),
+	}
 	started := make(chan error)
 	go p.run(started)
 	if err := <-started; err != nil {
-		a.close()
 		return nil, fmt.Errorf("execute: %w", err)
 	}
 	return p, nil
@@ -70,15 +72,36 @@ func launch(o Options, out *output) (*process, error) {
 // started a process for the end of its parent.
 func (p *process) run(started chan<- error) {
 	runtime.LockOSThread()
+	defer p.release()
 	p.began = time.Now()
 	err := p.cmd.Start()
 	started <- err
 	if err != nil {
 		return
 	}
-	p.err = p.cmd.Wait()
-	p.api.close()
+	for _, out := range []*pipe{p.stdout, p.stderr} {
+		_ = out.write.Close() // now the process' alone
+		go out.pump()
+	}
+	_ = p.cmd.Wait() // how it ended is in its state
+	p.catchUp()
 	close(p.exited)
+}
+
+// catchUp passes on what the process has written by now.
+func (p *process) catchUp() {
+	p.stdout.empty()
+	p.stderr.empty()
+}
+
+// release gives back whatever was made for the process.
+func (p *process) release() {
+	p.api.close()
+	for _, out := range []*pipe{p.stdout, p.stderr} {
+		if out != nil {
+			out.close()
+		}
+	}
 }
 
 // begin waits for the first request for an invocation and tells how long it took from exec.
@@ -96,7 +119,7 @@ func (p *process) begin(ctx context.Context) (cold time.Duration, err error) {
 	case errors.Is(err, errExited):
 		err = fmt.Errorf("%w: %s", err, p.ending())
 	}
-	return 0, &InitError{err, p.stderr.String()}
+	return 0, &InitError{err, p.complaint.String()}
 }
 
 func (p *process) alive() bool {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,7 +16,7 @@ import (
 )
 
 // failedStart starts a function that cannot begin.
-func failedStart(t *testing.T, ctx context.Context, how string) *runtimeapi.InitError { //nolint:revive // t first, as everywhere
+func failedStart(ctx context.Context, t *testing.T, how string) *runtimeapi.InitError {
 	t.Helper()
 	_, err := runtimeapi.Start(ctx, runtimeapi.Options{Bootstrap: bootstrap, Env: []string{"INIT=" + how}})
 	var failure *runtimeapi.InitError
@@ -24,25 +25,34 @@ func failedStart(t *testing.T, ctx context.Context, how string) *runtimeapi.Init
 }
 
 func TestAProcessThatExitsAtOnceIsAnErrorWithItsStderr(t *testing.T) {
-	failure := failedStart(t, t.Context(), "exit")
+	failure := failedStart(t.Context(), t, "exit")
 	require.ErrorContains(t, failure.Cause, "exit status 1")
 	require.JSONEq(t, `{"level":"ERROR","message":"no configuration"}`, failure.Stderr)
 }
 
 func TestAProcessThatReportsAnInitErrorIsKilled(t *testing.T) {
-	failure := failedStart(t, t.Context(), "report")
+	failure := failedStart(t.Context(), t, "report")
 	require.ErrorContains(t, failure.Cause, "no cluster")
 }
 
 func TestAStartThatIsGivenUpKillsTheProcess(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, failedStart(t, ctx, "hang").Cause, context.Canceled)
+	require.ErrorIs(t, failedStart(ctx, t, "hang").Cause, context.Canceled)
 }
 
 func TestAMissingBootstrapIsAnError(t *testing.T) {
 	_, err := runtimeapi.Start(t.Context(), runtimeapi.Options{Bootstrap: bootstrap + "-not"})
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestOutputIsCompleteWhenAnInvocationEnds(t *testing.T) {
+	f := start(t, runtimeapi.Options{})
+	for n := 1; n <= 200; n++ {
+		invoke(t, f, `{"Do":"fail","Text":"no"}`)
+		require.Equal(t, n, strings.Count(f.Output(), "handling fail"))
+		require.Equal(t, n, strings.Count(f.Output(), `"errorMessage":"no"`))
+	}
 }
 
 func TestLogsAreWrittenAsTheyCome(t *testing.T) {

@@ -125,19 +125,26 @@ type Instance struct {
 // group's, so that tests side by side do not meet.
 func (s *Stage) Group(ctx context.Context, group string, n int) ([]Instance, error) {
 	s.AWS.AddGroup(group, awstest.Hook{Name: Hook, HeartbeatTimeout: hookTimeout})
-	instances, nodes := make([]Instance, n), make([]lab.Node, n)
+	instances := make([]Instance, n)
 	for i := range instances {
 		instances[i] = s.newInstance(i)
-		s.AWS.AddInstance(group, awstest.Instance{ID: instances[i].ID, Zone: instances[i].Zone, PrivateDNS: instances[i].Node})
+	}
+	return instances, s.Join(ctx, group, instances...)
+}
+
+// Join puts instances into a group, and their nodes into the cluster.
+func (s *Stage) Join(ctx context.Context, group string, instances ...Instance) error {
+	nodes := make([]lab.Node, len(instances))
+	for i, instance := range instances {
+		s.AWS.AddInstance(group, awstest.Instance{ID: instance.ID, Zone: instance.Zone, PrivateDNS: instance.Node})
 		nodes[i] = lab.Node{
-			Name: instances[i].Node, InstanceID: instances[i].ID, Zone: instances[i].Zone,
-			Labels: map[string]string{"group": group},
+			Name: instance.Node, InstanceID: instance.ID, Zone: instance.Zone, Labels: map[string]string{"group": group},
 		}
 	}
 	if err := s.Lab.AddNodes(ctx, nodes...); err != nil {
-		return nil, fmt.Errorf("add the nodes of %s: %w", group, err)
+		return fmt.Errorf("add the nodes of %s: %w", group, err)
 	}
-	return instances, nil
+	return nil
 }
 
 func (s *Stage) newInstance(i int) Instance {

@@ -1,0 +1,198 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quiesce/internal/termination"
+	"quiesce/test/lab"
+	"quiesce/test/stage"
+)
+
+const (
+	// stopping is how long each pod takes to stop.
+	stopping = "2s"
+	// patience bounds one contestant's preparation and drain.
+	patience = 5 * time.Minute
+)
+
+// contestant drains a node full of pods and says how long that took.
+type contestant struct {
+	name  string
+	drain func(*arena) time.Duration
+}
+
+var contestants = []contestant{
+	{"ideal", (*arena).ideal},
+	{"quiesce", (*arena).quiesce},
+	{"kubectl", (*arena).kubectl},
+}
+
+func BenchmarkDrainOf30Pods(b *testing.B)  { race(b, 30) }
+func BenchmarkDrainOf134Pods(b *testing.B) { race(b, 134) }
+func BenchmarkDrainOf500Pods(b *testing.B) { race(b, 500) }
+
+// race lets the contestants drain nodes of n pods in turn, and reports the medians and their ratios to the ideal client's.
+func race(b *testing.B, n int32) {
+	lab.Require(b)
+	s := start(b)
+	took := map[string][]time.Duration{}
+	requests := 0
+	round := 0
+	for b.Loop() {
+		round++
+		for _, c := range contestants {
+			a := newArena(b, s, fmt.Sprintf("%s-%d-%d", c.name, n, round), n)
+			took[c.name] = append(took[c.name], c.drain(a))
+			requests = max(requests, a.requests)
+			a.clear()
+		}
+	}
+	ideal := median(took["ideal"])
+	for _, c := range contestants {
+		b.ReportMetric(median(took[c.name]).Seconds(), c.name+"-s")
+	}
+	b.ReportMetric(median(took["quiesce"]).Seconds()/ideal.Seconds(), "quiesce/ideal")
+	b.ReportMetric(median(took["kubectl"]).Seconds()/ideal.Seconds(), "kubectl/ideal")
+	b.ReportMetric(float64(requests), "requests")
+	b.ReportMetric(0, "ns/op") // the sum of three contestants says nothing
+}
+
+func median(all []time.Duration) time.Duration {
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+func start(b *testing.B) *stage.Stage {
+	b.Helper()
+	root, err := stage.Root()
+	require.NoError(b, err)
+	bootstrap := filepath.Join(b.TempDir(), "bootstrap")
+	require.NoError(b, stage.Build(b.Context(), root, bootstrap))
+	s, err := stage.Start(b.Context(), bootstrap, filepath.Join(root, "infra", "rbac.yaml"))
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, s.Stop()) })
+	return s
+}
+
+// arena is one node full of pods, and another for them to go to.
+type arena struct {
+	*testing.B
+	*stage.Stage
+	ctx      context.Context
+	name     string // of the group and the namespace
+	victim   stage.Instance
+	requests int // that the function made
+}
+
+func newArena(b *testing.B, s *stage.Stage, name string, n int32) *arena {
+	ctx, cancel := context.WithTimeout(b.Context(), patience)
+	b.Cleanup(cancel)
+	a := &arena{B: b, Stage: s, ctx: ctx, name: name}
+	instances, err := s.Group(ctx, name, 2)
+	require.NoError(b, err)
+	a.victim = instances[0]
+	refuge := instances[1]
+	a.close(refuge, true)
+	a.fill(n)
+	a.close(refuge, false)
+	return a
+}
+
+// close keeps pods off a node, or lets them in again.
+func (a *arena) close(node stage.Instance, closed bool) {
+	patch := fmt.Sprintf(`{"spec":{"unschedulable":%v}}`, closed)
+	_, err := a.Lab.Client().CoreV1().Nodes().Patch(a.ctx, node.Node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	require.NoError(a, err)
+}
+
+// fill runs n pods, all on the victim.
+func (a *arena) fill(n int32) {
+	_, err := a.Lab.Client().CoreV1().Namespaces().Create(a.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a.name}}, metav1.CreateOptions{})
+	require.NoError(a, err)
+	labels := map[string]string{"app": "web"}
+	deployments := a.Lab.Client().AppsV1().Deployments(a.name)
+	_, err = deployments.Create(a.ctx, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &n, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{lab.StopAfter: stopping}},
+				Spec: corev1.PodSpec{
+					NodeSelector: map[string]string{"group": a.name},
+					Containers:   []corev1.Container{{Name: "main", Image: "none"}},
+				},
+			},
+		},
+	}, metav1.CreateOptions{})
+	require.NoError(a, err)
+	a.until(func() bool {
+		d, err := deployments.Get(a.ctx, "web", metav1.GetOptions{})
+		require.NoError(a, err)
+		return d.Status.ReadyReplicas == n
+	})
+}
+
+// clear ends what the next contestant would share the machine with.
+func (a *arena) clear() {
+	propagation := metav1.DeletePropagationBackground
+	err := a.Lab.Client().AppsV1().Deployments(a.name).Delete(a.ctx, "web", metav1.DeleteOptions{PropagationPolicy: &propagation})
+	require.NoError(a, err)
+	a.until(func() bool {
+		list, err := a.Lab.Client().CoreV1().Pods(a.name).List(a.ctx, metav1.ListOptions{})
+		require.NoError(a, err)
+		return len(list.Items) == 0
+	})
+}
+
+func (a *arena) until(holds func() bool) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-a.ctx.Done():
+			require.Fail(a, "not in time")
+		}
+	}
+}
+
+// quiesce is the whole path, event in to completion out, of a function that is warm.
+func (a *arena) quiesce() time.Duration {
+	function, err := a.Function(a.ctx, "autoScalingGroups: ["+a.name+"]\n")
+	require.NoError(a, err)
+	defer function.Close()
+	plan, err := json.Marshal(termination.Request{Action: termination.ActionPlan, InstanceID: a.victim.ID})
+	require.NoError(a, err)
+	_, err = function.Invoke(a.ctx, plan)
+	require.NoError(a, err)
+	before, err := a.Lab.Audit().By(function.User)
+	require.NoError(a, err)
+	began := time.Now()
+	result, err := function.Invoke(a.ctx, a.AWS.Terminate(a.victim.ID)[0].Body)
+	took := time.Since(began)
+	require.NoError(a, err)
+	require.Empty(a, result.ErrorType, result.ErrorMessage)
+	after, err := a.Lab.Audit().By(function.User)
+	require.NoError(a, err)
+	a.requests = len(after) - len(before)
+	return took
+}
+
+func (a *arena) kubectl() time.Duration {
+	began := time.Now()
+	output, err := a.Lab.Kubectl(a.ctx, "drain", a.victim.Node, "--ignore-daemonsets", "--delete-emptydir-data")
+	require.NoError(a, err, output)
+	return time.Since(began)
+}

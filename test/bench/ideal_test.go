@@ -1,0 +1,54 @@
+package bench
+
+import (
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+// evictors is how many evictions the ideal client keeps under way: as many as the function's default.
+const evictors = 16
+
+// ideal does nothing that a drain could do without: one list, one watch, one eviction a pod. It knows no budgets, no order, no
+// faults, and whom to evict beforehand.
+func (a *arena) ideal() time.Duration {
+	client := a.Lab.Client()
+	began := time.Now()
+	a.close(a.victim, true)
+	onNode := metav1.ListOptions{FieldSelector: "spec.nodeName=" + a.victim.Node}
+	pods, err := client.CoreV1().Pods("").List(a.ctx, onNode)
+	require.NoError(a, err)
+	onNode.ResourceVersion = pods.ResourceVersion
+	watching, err := client.CoreV1().Pods("").Watch(a.ctx, onNode)
+	require.NoError(a, err)
+	defer watching.Stop()
+	go a.evictAll(pods.Items)
+	for left := len(pods.Items); left > 0; {
+		event, open := <-watching.ResultChan()
+		require.True(a, open, "the watch was closed")
+		if event.Type == watch.Deleted {
+			left--
+		}
+	}
+	return time.Since(began)
+}
+
+func (a *arena) evictAll(pods []corev1.Pod) {
+	turns := make(chan struct{}, evictors)
+	for _, pod := range pods {
+		turns <- struct{}{}
+		go func() {
+			defer func() { <-turns }()
+			err := a.Lab.Client().PolicyV1().Evictions(pod.Namespace).Evict(a.ctx, &policyv1.Eviction{
+				ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
+			})
+			if err != nil {
+				a.Error(err)
+			}
+		}()
+	}
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"quiesce/test/awstest"
+	"quiesce/test/stage"
+)
+
+// sample is the instance that the payloads of events/ speak of.
+var sample = stage.Instance{
+	ID: "i-0123456789abcdef0", Node: "ip-10-0-1-2.eu-west-1.compute.internal", Zone: awstest.Region + "a",
+}
+
+// headerTimeout bounds how long a client of the lab may take to say what it wants.
+const headerTimeout = 5 * time.Second
+
+// address is the file in which a running lab says where it listens.
+func address(dist string) string { return filepath.Join(dist, "lab-address") }
+
+// keepLab keeps a stage up until ctx ends, and invokes the function with whatever `make invoke` sends.
+func keepLab(ctx context.Context, s *stage.Stage, dist string) error {
+	if _, err := furnish(ctx, s, nodes-1, sample); err != nil {
+		return err
+	}
+	s.Logs = os.Stdout
+	function, err := s.Function(ctx, "autoScalingGroups: ["+group+"]\n")
+	if err != nil {
+		return err
+	}
+	defer function.Close()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(address(dist), []byte("http://"+listener.Addr().String()), 0o644); err != nil {
+		return err
+	}
+	defer os.Remove(address(dist))
+	say("the lab is up until Ctrl-C; in another terminal:")
+	fmt.Printf("\n  export KUBECONFIG=%s\n  make invoke EVENT=events/plan.json\n  make invoke EVENT=events/terminate.json\n\n", s.Lab.Kubeconfig())
+	server := &http.Server{Handler: invocations(s, function), ReadHeaderTimeout: headerTimeout}
+	context.AfterFunc(ctx, func() { server.Close() })
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// invocations answers each POST with what the function answers.
+func invocations(s *stage.Stage, function *stage.Function) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		payload, err := io.ReadAll(r.Body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		result, err := function.Invoke(r.Context(), happening(s, payload))
+		switch {
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusBadGateway)
+		case result.ErrorType != "":
+			http.Error(w, result.ErrorType+": "+result.ErrorMessage, http.StatusUnprocessableEntity)
+		default:
+			_, _ = w.Write(result.Payload)
+		}
+	}
+}
+
+// happening makes a sample event true: if it says that the sample instance is being terminated, Auto Scaling terminates it,
+// and the event that then goes out is sent in the sample's place.
+func happening(s *stage.Stage, payload []byte) []byte {
+	var event struct {
+		DetailType string `json:"detail-type"`
+		Detail     struct{ AutoScalingGroupName, LifecycleHookName, EC2InstanceID string }
+	}
+	claims := json.Unmarshal(payload, &event) == nil && event.DetailType == "EC2 Instance-terminate Lifecycle Action"
+	if !claims || event.Detail.AutoScalingGroupName != group || event.Detail.LifecycleHookName != stage.Hook {
+		return payload
+	}
+	for _, real := range s.AWS.Terminate(event.Detail.EC2InstanceID) {
+		return real.Body
+	}
+	return payload
+}
+
+// send sends a payload to the running lab and prints the answer.
+func send(ctx context.Context, dist, path string) error {
+	payload, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	url, err := os.ReadFile(address(dist))
+	if err != nil {
+		return errors.New("no lab is up: run `make lab` in another terminal")
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, string(url), bytes.NewReader(payload))
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the function ended in error %s", answer)
+	}
+	var pretty bytes.Buffer
+	if err := json.Indent(&pretty, answer, "", "  "); err != nil {
+		return err
+	}
+	fmt.Println(pretty.String())
+	return nil
+}
