@@ -5,6 +5,7 @@ EVENT   ?= events/plan.json
 CONFIG  ?= infra/quiesce.yaml
 # What makes the same commit give the same bytes: no paths, no time, no build ID. lambda.norpc leaves out the old runtime's server.
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -buildid='
+# Most of a test's time is waiting, so that more of them than cores run side by side.
 TESTTIMEOUT ?= 20m
 LINT    := go tool -modfile=test/tools/lint/go.mod
 
@@ -28,7 +29,7 @@ invoke: ## invoke the function of the lab that is up: make invoke EVENT=events/p
 	@go run ./test/demo invoke $(EVENT)
 
 test: setup tools ## run every test; the first time builds the real components (about 15 min on 2 cores)
-	go test -race -timeout $(TESTTIMEOUT) ./...
+	go test -race -parallel 8 -timeout $(TESTTIMEOUT) ./...
 
 lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }

@@ -24,6 +24,9 @@ type Blocked struct {
 }
 
 func (b *Blocked) Error() string {
+	if len(b.Budgets) == 0 {
+		return "blocked: " + b.Reason
+	}
 	return "blocked by " + strings.Join(b.Budgets, ", ") + ": " + b.Reason
 }
 

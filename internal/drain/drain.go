@@ -185,7 +185,7 @@ func (r *run) take(got answer) {
 	default:
 		a.again = now.Add(max(backoff(a.failures), serverWish(got.err)))
 		a.failures++
-		entry.Reason = got.err.Error()
+		entry.because(got.err.Error())
 		r.say(a, "eviction failed", got)
 	}
 }

@@ -194,3 +194,25 @@ func TestASuccessorOfTheSameNameIsAnotherPod(t *testing.T) {
 		require.NotEmpty(t, report.Pods)
 	})
 }
+
+func TestAPodThatIsLeftKeepsItsReasonThoughItsEvictionIsAnsweredLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := &belated{Cluster: draintest.New().Add(pod("web"), time.Hour), by: time.Second}
+		report := drainer().Drain(within(t, time.Minute), node, drain.Node{Unreachable: true})
+		require.Equal(t, drain.Left, report.Pods[0].Outcome)
+		require.Contains(t, report.Pods[0].Reason, "unreachable")
+		require.False(t, report.Pods[0].EvictedAt.IsZero())
+	})
+}
+
+// belated is a node whose watch shows an eviction before the API server answers it.
+type belated struct {
+	*draintest.Cluster
+	by time.Duration
+}
+
+func (b *belated) Evict(ctx context.Context, ref drain.Ref) error {
+	err := b.Cluster.Evict(ctx, ref)
+	<-time.After(b.by)
+	return err
+}

@@ -15,6 +15,7 @@ type Pod struct {
 	Mirror        bool      // a static pod's image in the API: the kubelet owns the original
 	Finished      bool      // succeeded or failed: nothing runs in it any more
 	Returns       bool      // tolerates the cordon: its controller may put a successor on this very node
+	Late          bool      // came while the node was watched, which begins after the cordon
 	Claims        []string  // names of its PersistentVolumeClaims
 }
 

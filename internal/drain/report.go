@@ -162,17 +162,25 @@ func (p *PodReport) outcome() Outcome {
 }
 
 func (p *PodReport) accept(now time.Time) {
-	p.Reason = ""
+	p.because("")
 	if p.EvictedAt.IsZero() {
 		p.EvictedAt = now
 	}
 }
 
 func (p *PodReport) block(b *Blocked) {
-	p.Reason = b.Error()
+	p.because(b.Error())
 	for _, budget := range b.Budgets {
 		if !slices.Contains(p.BlockedBy, budget) {
 			p.BlockedBy = append(p.BlockedBy, budget)
 		}
+	}
+}
+
+// because notes what keeps the pod, empty if nothing does. An answer can come after the watch has shown that the pod is to be
+// left: the verdict's own reason stands then.
+func (p *PodReport) because(reason string) {
+	if p.Verdict != Leave {
+		p.Reason = reason
 	}
 }

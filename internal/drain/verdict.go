@@ -63,10 +63,11 @@ func unsafeToEvict(p Pod, _ Node) bool { return p.Annotations[safeToEvictAnnotat
 
 func isStranded(p Pod, n Node) bool { return n.Unreachable && p.Terminating() }
 
-// cameBack: the first of such pods is evicted like any other, since its successor may well go elsewhere; one that was
-// created here after the cordon shows that it does not.
+// cameBack: the first of such pods is evicted like any other, since its successor may well go elsewhere; one that
+// came here after the cordon shows that it does not. Creation times are whole seconds, too coarse for a successor that is
+// there at once; but it was seen to come, unless an earlier invocation saw it.
 func cameBack(p Pod, n Node) bool {
-	return p.Returns && !n.Cordoned.IsZero() && p.Created.After(n.Cordoned)
+	return p.Returns && !n.Cordoned.IsZero() && (p.Late || p.Created.After(n.Cordoned))
 }
 
 // mustNotBeDisrupted: the annotation holds "true" or, since Karpenter 1.9, a duration from the pod's creation; both ask for the

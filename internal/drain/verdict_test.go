@@ -34,7 +34,8 @@ func TestVerdicts(t *testing.T) {
 		"a pod that may be disrupted":            {annotated("karpenter.sh/do-not-disrupt", "false"), drain.Evict},
 		"a pod that tolerates the cordon":        {drain.Pod{Returns: true, Created: before}, drain.Evict},
 		"its successor, back on the node":        {drain.Pod{Returns: true, Created: after}, drain.Leave},
-		"a late pod that does not tolerate it":   {drain.Pod{Created: after}, drain.Evict},
+		"its successor, within the second":       {drain.Pod{Returns: true, Created: cordoned.Truncate(time.Second), Late: true}, drain.Leave},
+		"a late pod that does not tolerate it":   {drain.Pod{Created: after, Late: true}, drain.Evict},
 		"the successor, once it is terminating":  {drain.Pod{Returns: true, Created: after, Deleted: after}, drain.Wait},
 		"a held pod that is terminating already": {withDeletion(annotated("karpenter.sh/do-not-disrupt", "true"), before), drain.Wait},
 	} {

@@ -22,6 +22,9 @@ const (
 	blockedRecheck = 9 * time.Second
 	// hopelessRecheck is the same where no change of pods can make room: somebody has to change the budgets.
 	hopelessRecheck = time.Minute
+	// learnPatience is how long a refusal waits for the budgets to be known, so that the question is not repeated without
+	// that knowledge. They take milliseconds; more would hold up a drain for a server that does not say.
+	learnPatience = time.Second
 )
 
 // budgets knows the disruption budgets of the namespaces in which an eviction was refused, and answers for the server where
@@ -32,7 +35,7 @@ type budgets struct {
 	announce func()
 
 	mu         sync.Mutex
-	namespaces map[string]bool
+	namespaces map[string]chan struct{} // closed when their budgets are known, or cannot be
 	known      map[types.NamespacedName]*budget
 	asked      map[drain.Ref]time.Time
 }
@@ -47,7 +50,7 @@ type budget struct {
 
 func newBudgets(ctx context.Context, c *Client, announce func()) *budgets {
 	return &budgets{
-		ctx: ctx, client: c, announce: announce, namespaces: map[string]bool{},
+		ctx: ctx, client: c, announce: announce, namespaces: map[string]chan struct{}{},
 		known: map[types.NamespacedName]*budget{}, asked: map[drain.Ref]time.Time{},
 	}
 }
@@ -105,18 +108,43 @@ func names(budgets []*budget) []string {
 	return all
 }
 
-// learn starts watching the budgets of a namespace in which one refused an eviction.
-func (b *budgets) learn(namespace string) {
+// explain puts a refusal of the server's in better words where nothing helps but a change of the budgets.
+func (b *budgets) explain(p drain.Pod, said *drain.Blocked) *drain.Blocked {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.namespaces[namespace] {
-		return
+	if blocked, recheck := verdict(b.matching(p)); blocked != nil && recheck == hopelessRecheck {
+		return blocked
 	}
-	b.namespaces[namespace] = true
-	source[*policyv1.PodDisruptionBudget]{
+	return said
+}
+
+// learn has the budgets of a namespace watched in which one refused an eviction, and returns when they are known.
+func (b *budgets) learn(ctx context.Context, namespace string) {
+	ctx, cancel := context.WithTimeout(ctx, learnPatience)
+	defer cancel()
+	select {
+	case <-b.learning(namespace):
+	case <-ctx.Done():
+	}
+}
+
+func (b *budgets) learning(namespace string) <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if done, begun := b.namespaces[namespace]; begun {
+		return done
+	}
+	done := make(chan struct{})
+	b.namespaces[namespace] = done
+	watching := source[*policyv1.PodDisruptionBudget]{
 		client: b.client.policy, namespace: namespace, resource: "poddisruptionbudgets",
 		list: func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} }, sink: inNamespace{b, namespace},
 	}.start(b.ctx)
+	go func() {
+		defer close(done)
+		_ = watching.wait(b.ctx) // without them the server is asked in their place, now and then
+	}()
+	return done
 }
 
 // inNamespace is the sink of one namespace's budgets.

@@ -83,3 +83,12 @@ func TestABudgetThatIsGoneRefusesNothing(t *testing.T) {
 	inNamespace{b, "app"}.drop(pdb("web", 0, 2, 4))
 	require.Nil(t, b.refuse(web("web-1")))
 }
+
+func TestARefusalThatOnlyAChangeOfBudgetsEndsIsExplained(t *testing.T) {
+	said := &drain.Blocked{Reason: "in the server's words"}
+	require.Equal(t, said, watched().explain(web("web-1"), said), "nothing is known")
+	require.Equal(t, said, watched(pdb("web", 0, 2, 4)).explain(web("web-1"), said), "the server knows best")
+	require.Contains(t, watched(pdb("web", 0, 1, 1)).explain(web("web-1"), said).Reason, "never")
+	several := watched(pdb("one", 1, 0, 1), pdb("two", 1, 0, 1))
+	require.Equal(t, []string{"app/one", "app/two"}, several.explain(web("web-1"), said).Budgets)
+}

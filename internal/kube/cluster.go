@@ -22,8 +22,9 @@ type cluster struct {
 	changed chan struct{}
 	budgets *budgets
 
-	mu   sync.Mutex
-	pods map[types.NamespacedName]drain.Pod
+	mu     sync.Mutex
+	listed bool
+	pods   map[types.NamespacedName]drain.Pod
 }
 
 var _ drain.Cluster = (*cluster)(nil)
@@ -72,7 +73,7 @@ func (c *cluster) announce() {
 func (c *cluster) put(p *corev1.Pod) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pods[key(p)] = toPod(p)
+	c.pods[key(p)] = c.seen(p)
 	c.announce()
 }
 
@@ -86,11 +87,23 @@ func (c *cluster) drop(p *corev1.Pod) {
 func (c *cluster) replace(pods []*corev1.Pod) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pods = make(map[types.NamespacedName]drain.Pod, len(pods))
+	found := make(map[types.NamespacedName]drain.Pod, len(pods))
 	for _, p := range pods {
-		c.pods[key(p)] = toPod(p)
+		found[key(p)] = c.seen(p)
 	}
+	c.pods, c.listed = found, true
 	c.announce()
+}
+
+// seen is the pod with what the watch knows of it: a pod that the first list did not have came late.
+func (c *cluster) seen(p *corev1.Pod) drain.Pod {
+	pod := toPod(p)
+	before, known := c.pods[key(p)]
+	pod.Late = c.listed
+	if known && before.UID == pod.UID {
+		pod.Late = before.Late
+	}
+	return pod
 }
 
 func key(o metav1.Object) types.NamespacedName {

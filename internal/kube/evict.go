@@ -27,10 +27,11 @@ func (c *cluster) Evict(ctx context.Context, ref drain.Ref) error {
 	}
 	err := c.judge(ref, c.evict(ctx, ref))
 	var blocked *drain.Blocked
-	if errors.As(err, &blocked) {
-		c.budgets.learn(ref.Namespace)
+	if !errors.As(err, &blocked) {
+		return err
 	}
-	return err
+	c.budgets.learn(ctx, ref.Namespace)
+	return c.budgets.explain(pod, blocked)
 }
 
 // evict posts the eviction. client-go's own retries are off: it would sleep through a Retry-After of the server's ten times

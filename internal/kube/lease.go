@@ -31,7 +31,7 @@ type lease struct {
 // Own implements termination.Leases
 // (https://kubernetes.io/docs/concepts/architecture/leases/). The owner's name is made anew for each call: two invocations in
 // one process are two owners.
-func (c *Client) Own(ctx context.Context, instanceID string) (release func(), owned bool, err error) {
+func (c *Client) Own(ctx context.Context, instanceID string) (release func() error, owned bool, err error) {
 	l, err := c.acquire(ctx, instanceID, "quiesce-"+rand.String(10))
 	if err != nil {
 		return nil, false, fmt.Errorf("take the lease of %s: %w", instanceID, err)
@@ -42,7 +42,7 @@ func (c *Client) Own(ctx context.Context, instanceID string) (release func(), ow
 	renewing, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() { defer close(done); l.renew(renewing) }()
-	return func() { stop(); <-done; l.release(ctx) }, true, nil
+	return func() error { stop(); <-done; return l.release(ctx) }, true, nil
 }
 
 // acquire creates the Lease, or takes over one that has expired; nil: another owner has it.
@@ -98,12 +98,16 @@ func (l *lease) renew(ctx context.Context) {
 }
 
 // release deletes the Lease, if it is still ours, on a context of its own.
-func (l *lease) release(ctx context.Context) {
+func (l *lease) release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	_ = l.coordination.Delete().Namespace(leaseNamespace).Resource("leases").Name(l.object.Name).
+	err := l.coordination.Delete().Namespace(leaseNamespace).Resource("leases").Name(l.object.Name).
 		Body(&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &l.object.ResourceVersion}}).
 		Do(ctx).Error()
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // it is another's by now
+	}
+	return fmt.Errorf("give back the lease of %s: %w", l.object.Name, err)
 }
 
 func (l *lease) create(ctx context.Context) error {

@@ -68,7 +68,7 @@ func (w *work) drainUnbidden(ctx context.Context, all []Instance) error {
 		w.end(StatusSkipped, "another invocation is draining the instance")
 		return nil
 	}
-	defer release()
+	defer w.giveBack(release)
 	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, Hook{})
 	work, cancel := context.WithDeadlineCause(slice, w.report.Deadline, errDeadline)
 	defer cancel()

@@ -63,7 +63,7 @@ type Surroundings interface {
 // Leases keep two invocations from draining one instance at once.
 type Leases interface {
 	// Own takes the instance's lease and keeps it until ctx ends or release is called; owned is false if another has it.
-	Own(ctx context.Context, instanceID string) (release func(), owned bool, err error)
+	Own(ctx context.Context, instanceID string) (release func() error, owned bool, err error)
 }
 
 // Instance is one instance of a group.

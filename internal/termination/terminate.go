@@ -97,12 +97,19 @@ func (w *work) own(ctx, slice context.Context, k Kubernetes, all []Instance) err
 		w.end(StatusSkipped, "another invocation is draining the instance")
 		return nil
 	}
-	defer release()
+	defer w.giveBack(release)
 	result, err := w.drainInTime(slice, k, all)
 	if err != nil {
 		return err
 	}
 	return w.complete(ctx, result)
+}
+
+// giveBack releases the Lease. One that stays keeps the next owner out until it expires, and nothing worse.
+func (w *work) giveBack(release func() error) {
+	if err := release(); err != nil {
+		w.log.Warn("the lease was not given back", "error", err.Error())
+	}
 }
 
 // drainInTime drains under the hook's clock, with the hook kept alive.

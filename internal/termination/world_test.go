@@ -178,9 +178,9 @@ func (w *world) Budgets(context.Context, []drain.Pod) ([]drain.Budget, error) {
 	return []drain.Budget{}, nil
 }
 
-func (w *world) Own(context.Context, string) (func(), bool, error) {
+func (w *world) Own(context.Context, string) (func() error, bool, error) {
 	if w.leased {
 		return nil, false, nil
 	}
-	return func() { _ = w.do("release") }, true, w.do("own")
+	return func() error { return w.do("release") }, true, w.do("own")
 }

@@ -128,6 +128,17 @@ func onNode(i stage.Instance) func(*corev1.PodSpec) {
 // pod creates a bare pod, ready on return.
 func (s *scene) pod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	s.Helper()
+	created := s.bare(name, change...)
+	s.until("pod "+name+" runs", func() (bool, error) {
+		p, err := s.Lab.Client().CoreV1().Pods(s.group).Get(s.ctx, name, metav1.GetOptions{})
+		return err == nil && p.Status.Phase != corev1.PodPending, err
+	})
+	return created
+}
+
+// bare creates a bare pod.
+func (s *scene) bare(name string, change ...func(*corev1.Pod)) *corev1.Pod {
+	s.Helper()
 	template := s.template(name)
 	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
 	pod.Name, pod.Namespace = name, s.group
@@ -136,10 +147,6 @@ func (s *scene) pod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	}
 	created, err := s.Lab.Client().CoreV1().Pods(s.group).Create(s.ctx, pod, metav1.CreateOptions{})
 	require.NoError(s, err)
-	s.until("pod "+name+" runs", func() (bool, error) {
-		p, err := s.Lab.Client().CoreV1().Pods(s.group).Get(s.ctx, name, metav1.GetOptions{})
-		return err == nil && p.Status.Phase != corev1.PodPending, err
-	})
 	return created
 }
 

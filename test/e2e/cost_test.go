@@ -1,0 +1,104 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/termination"
+	"quiesce/test/stage"
+)
+
+const (
+	// overhead is how many requests a drain may make beside one eviction for each pod.
+	overhead = 15
+	// renewal is how often a drain may make one more: its Lease is renewed.
+	renewal = 10 * time.Second
+	// completionDelay is far above the 100 ms that benchmarks hold the completion to, since these tests share the machine.
+	completionDelay = time.Second
+)
+
+// What a drain asks of the API server is multiplied by every node of a group that is refreshed. One request too many a pod
+// and a few hundred nodes at once are throttled, which costs all of them their time.
+func TestADrainAsksOnceForEachPodAndLittleElse(t *testing.T) {
+	for _, pods := range []int{30, 134, 500} {
+		t.Run(fmt.Sprint(pods), func(t *testing.T) {
+			s := setScene(t, 1)
+			s.fill(s.instances[0], pods)
+			r := s.drain(s.instances[0])
+			require.Empty(t, r.ErrorType, r.ErrorMessage)
+			require.Equal(t, termination.StatusDrained, r.Status)
+			require.Len(t, r.Pods, pods)
+
+			took, requests := r.FinishedAt.Sub(r.StartedAt), s.requests(s.function)
+			require.LessOrEqual(t, len(requests), pods+overhead+int(took/renewal), "%v", byKind(s))
+			delay := s.AWS.Completions(s.instances[0].ID)[0].At.Sub(lastGone(r))
+			t.Logf("%d pods: %d requests in %v; last pod gone to completion %v; evictions apart: %v", pods, len(requests), took, delay, byKind(s))
+			require.Less(t, delay, completionDelay)
+		})
+	}
+}
+
+// Auto Scaling throttles an account as a whole, deployments and all: what a drain asks of AWS is a fixed handful, however
+// many pods there are, and each action it calls has to be in the function's policy.
+func TestADrainCallsAHandfulOfActionsOfAWS(t *testing.T) {
+	s := setScene(t, 2)
+	s.deploy("web", 12)
+	require.Equal(t, termination.StatusDrained, s.drain(s.instances[0]).Status)
+	calls := map[string]int{}
+	for _, call := range s.AWS.CallsOf(s.function.Session) {
+		calls[call.Service+":"+call.Action]++
+	}
+	t.Logf("calls: %v", calls)
+	delete(calls, "sts:GetCallerIdentity") // which the cluster sends, to learn who asks
+	require.Equal(t, map[string]int{
+		"autoscaling:DescribeAutoScalingGroups":      1,
+		"autoscaling:DescribeLifecycleHooks":         1,
+		"autoscaling:RecordLifecycleActionHeartbeat": 1,
+		"autoscaling:CompleteLifecycleAction":        1,
+		"ec2:DescribeInstances":                      1,
+		"eks:DescribeCluster":                        1, // of the function's first drain only
+	}, calls)
+}
+
+// fill puts pods on the node that nobody replaces: they would have nowhere to go.
+func (s *scene) fill(i stage.Instance, pods int) {
+	s.Helper()
+	template := s.template("web")
+	onNode(i)(&template.Spec)
+	s.each(pods, func(n int) error {
+		pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
+		pod.Name = fmt.Sprint("web-", n)
+		_, err := s.Lab.Client().CoreV1().Pods(s.group).Create(s.ctx, pod, metav1.CreateOptions{})
+		return err
+	})
+	s.until("they run", func() (bool, error) {
+		waits := func(p corev1.Pod) bool { return p.Status.Phase != corev1.PodRunning }
+		return !slices.ContainsFunc(s.podsOn(i), waits), nil
+	})
+}
+
+// byKind counts the requests of the scene's function that are no evictions.
+func byKind(s *scene) map[string]int {
+	kinds := map[string]int{}
+	for _, r := range s.requests(s.function) {
+		if r.Subresource != "eviction" {
+			kinds[r.Verb+" "+r.Resource]++
+		}
+	}
+	return kinds
+}
+
+func lastGone(r report) (last time.Time) {
+	for _, p := range r.Pods {
+		if p.GoneAt.After(last) {
+			last = p.GoneAt
+		}
+	}
+	return last
+}

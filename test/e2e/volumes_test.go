@@ -1,0 +1,134 @@
+package e2e
+
+import (
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quiesce/internal/termination"
+	"quiesce/test/lab"
+	"quiesce/test/stage"
+)
+
+// An instance that goes while a disk is attached to it keeps the disk for six minutes, and the database that needs it waits
+// as long.
+func TestAnInstanceIsLetGoOnlyWhenItsDisksAreDetached(t *testing.T) {
+	s := setScene(t, 1)
+	victim := s.instances[0]
+	disk := s.disk("data", victim)
+	s.podOn(victim, "database", claiming("data"))
+	answer := s.begin(victim)
+	s.until("the attachments are watched", func() (bool, error) {
+		return s.hasAsked("volumeattachments") || len(s.AWS.Completions(victim.ID)) > 0, nil
+	})
+	require.Empty(t, s.podsOn(victim), "disks are looked at once their pods are gone")
+
+	// Until its finalizer is gone, an attachment that is deleted is still one: the driver is at work.
+	require.NoError(t, s.Lab.Client().StorageV1().VolumeAttachments().Delete(s.ctx, disk, metav1.DeleteOptions{}))
+	require.Empty(t, s.AWS.Completions(victim.ID))
+	detached := time.Now()
+	s.finalize(disk)
+	r := answer()
+	require.Empty(t, r.ErrorType, r.ErrorMessage)
+	require.Equal(t, termination.StatusDrained, r.Status)
+	s.completedOnce(victim)
+	require.True(t, s.AWS.Completions(victim.ID)[0].At.After(detached))
+	require.Contains(t, s.function.Output(), "volumes detached")
+}
+
+// A driver that is broken must not keep the instance for ever; but who looks for the disk has to find a line about it.
+func TestADiskThatStaysAttachedIsNotWaitedForWithoutEnd(t *testing.T) {
+	const patience = 2 * time.Second
+	s := setScene(t, 1, "drain: {volumeDetach: 2s}")
+	victim := s.instances[0]
+	disk := s.disk("data", victim)
+	s.podOn(victim, "database", claiming("data"), stopsAfter("100ms"))
+	r := s.drain(victim)
+	require.Empty(t, r.ErrorType, r.ErrorMessage)
+	require.Equal(t, termination.Continue, r.Lifecycle)
+	require.GreaterOrEqual(t, r.FinishedAt.Sub(r.of(t, "database").GoneAt), patience)
+	require.Contains(t, s.function.Output(), "volumes are still attached")
+	require.Contains(t, s.function.Output(), volumeOf(s, "data"))
+	s.completedOnce(victim)
+	s.finalize(disk)
+}
+
+// Attachments cannot be selected by node: to list those of a large cluster for a node without disks is a waste, a thousand
+// times over.
+func TestADrainWithoutDisksAsksForNone(t *testing.T) {
+	s := setScene(t, 2)
+	s.disk("data", s.instances[1]) // which another node has
+	s.podOn(s.instances[0], "web", stopsAfter("100ms"))
+	require.Equal(t, termination.StatusDrained, s.drain(s.instances[0]).Status)
+	require.False(t, s.hasAsked("persistentvolumeclaims"))
+	require.False(t, s.hasAsked("volumeattachments"))
+}
+
+func (s *scene) hasAsked(resource string) bool {
+	s.Helper()
+	return slices.ContainsFunc(s.requests(s.function), func(r lab.Request) bool { return r.Resource == resource && r.Code == http.StatusOK })
+}
+
+func volumeOf(s *scene, claim string) string { return s.group + "-" + claim }
+
+// disk makes a claim, the volume bound to it, and that volume's attachment to the instance's node, which its driver's
+// finalizer keeps. It returns the attachment's name.
+func (s *scene) disk(claim string, i stage.Instance) (attachment string) {
+	s.Helper()
+	client, volume, none := s.Lab.Client(), volumeOf(s, claim), ""
+	size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
+	modes := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
+	_, err := client.CoreV1().PersistentVolumes().Create(s.ctx, &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: volume},
+		Spec: corev1.PersistentVolumeSpec{
+			Capacity: size, AccessModes: modes, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "ebs.csi.aws.com", VolumeHandle: volume}},
+		},
+	}, metav1.CreateOptions{})
+	require.NoError(s, err)
+	claims := client.CoreV1().PersistentVolumeClaims(s.group)
+	_, err = claims.Create(s.ctx, &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: claim},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: modes, StorageClassName: &none, VolumeName: volume,
+			Resources: corev1.VolumeResourceRequirements{Requests: size},
+		},
+	}, metav1.CreateOptions{})
+	require.NoError(s, err)
+	s.until("claim "+claim+" is bound", func() (bool, error) {
+		c, err := claims.Get(s.ctx, claim, metav1.GetOptions{})
+		return err == nil && c.Status.Phase == corev1.ClaimBound, err
+	})
+	_, err = client.StorageV1().VolumeAttachments().Create(s.ctx, &storagev1.VolumeAttachment{
+		ObjectMeta: metav1.ObjectMeta{Name: "csi-" + volume, Finalizers: []string{"external-attacher/ebs-csi-aws-com"}},
+		Spec: storagev1.VolumeAttachmentSpec{
+			Attacher: "ebs.csi.aws.com", NodeName: i.Node, Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &volume},
+		},
+	}, metav1.CreateOptions{})
+	require.NoError(s, err)
+	return "csi-" + volume
+}
+
+// finalize does what the driver does once it has detached the disk.
+func (s *scene) finalize(attachment string) {
+	s.Helper()
+	_, err := s.Lab.Client().StorageV1().VolumeAttachments().Patch(s.ctx, attachment, types.MergePatchType,
+		[]byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+	require.NoError(s, err)
+}
+
+func claiming(claim string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: claim, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim},
+		}})
+	}
+}
