@@ -81,6 +81,6 @@ func (l *Lab) tokenWebhook() []string {
 	}
 	return []string{
 		"--authentication-token-webhook-config-file=" + l.path("authenticator/webhook.kubeconfig"),
-		"--authentication-token-webhook-cache-ttl=" + l.options.TokenCacheTTL.String(),
+		"--authentication-token-webhook-cache-ttl=" + tokenCacheTTL.String(),
 	}
 }

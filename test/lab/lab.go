@@ -30,20 +30,19 @@ const (
 	startTimeout = 90 * time.Second
 
 	defaultStopDelay = time.Second
-	// defaultTokenCacheTTL is short, so that a test which takes a role away sees it soon, but spans the burst of
-	// requests at the start of a drain, as the default of two minutes does in production.
-	defaultTokenCacheTTL = 2 * time.Second
+	// tokenCacheTTL is how long the API server believes the authenticator. It remembers a good token for 10 s by itself,
+	// whatever this says: with it, a test that takes a role away waits no longer than that.
+	tokenCacheTTL = 2 * time.Second
 )
 
 // Options says what a lab should be like. The zero value is a lab without IAM.
 type Options struct {
 	ClusterName string // that tokens must be made for; default "lab"
 
-	STSProxy      string        // URL of an HTTP CONNECT proxy that answers for sts.<region>.amazonaws.com; empty: no IAM authenticator
-	STSCAFile     string        // PEM file of the CA that signed the proxy's certificate
-	Region        string        // AWS region of the authenticator; default us-east-1
-	Roles         []Role        // IAM roles that the authenticator maps
-	TokenCacheTTL time.Duration // how long the API server trusts an answer about a token; default 2s
+	STSProxy  string // URL of an HTTP CONNECT proxy that answers for sts.<region>.amazonaws.com; empty: no IAM authenticator
+	STSCAFile string // PEM file of the CA that signed the proxy's certificate
+	Region    string // AWS region of the authenticator; default us-east-1
+	Roles     []Role // IAM roles that the authenticator maps
 
 	StopDelay time.Duration // how long a pod takes to stop; default 1s
 	LogDir    string        // where the components' logs and the audit log go, and stay; empty: they go with the lab
@@ -95,9 +94,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.StopDelay == 0 {
 		o.StopDelay = defaultStopDelay
-	}
-	if o.TokenCacheTTL == 0 {
-		o.TokenCacheTTL = defaultTokenCacheTTL
 	}
 	return o
 }
