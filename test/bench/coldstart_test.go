@@ -34,9 +34,9 @@ func BenchmarkColdStart(b *testing.B) {
 	var ours, least []time.Duration
 	var resident int64
 	for b.Loop() {
-		start, rss := cold(b, hello, folder, environment)
+		start, _ := cold(b, hello, folder, environment)
 		least = append(least, start)
-		start, rss = cold(b, quiesce, folder, environment)
+		start, rss := cold(b, quiesce, folder, environment)
 		ours, resident = append(ours, start), max(resident, rss)
 	}
 	b.ReportMetric(median(ours).Seconds()*1000, "quiesce-ms")

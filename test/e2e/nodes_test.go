@@ -195,12 +195,8 @@ func TestNobodyWaitsForPodsOnAnUnreachableNode(t *testing.T) {
 	for _, name := range pods {
 		s.podOn(victim, name)
 	}
-	began := time.Now()
 	require.NoError(t, s.Lab.StopKubelet(s.ctx, victim.Node))
-	stopped := time.Since(began)
 	r := s.drain(victim)
-	t.Logf("STOP %v DRAIN %v", stopped, r.FinishedAt.Sub(r.StartedAt))
-	if r.FinishedAt.Sub(r.StartedAt) > 3*time.Second { t.Log(s.function.Output()); for _, q := range s.requests(s.function) { t.Logf("%+v", q) } }
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.Continue, r.Lifecycle)
 	require.Less(t, r.FinishedAt, r.Deadline.Add(-time.Minute))
