@@ -61,14 +61,18 @@ func (r Report) complete() Report {
 	return r
 }
 
-// sum is the status of a drain that is over. Pods that a verdict left alone were never to go; only those that time left
-// behind make a difference.
+// sum is the status of a drain that is over. Pods that a verdict left alone from the first were never to go; one that was asked
+// to go and stayed, or that time left behind, makes a difference.
 func (r Report) sum() Status {
 	switch {
-	case slices.ContainsFunc(r.Pods, func(p drain.PodReport) bool { return p.Outcome == drain.Left && p.Verdict != drain.Leave }):
+	case slices.ContainsFunc(r.Pods, leftBehind):
 		return StatusLeft
 	case slices.ContainsFunc(r.Pods, func(p drain.PodReport) bool { return p.Outcome == drain.Forced }):
 		return StatusForced
 	}
 	return StatusDrained
+}
+
+func leftBehind(p drain.PodReport) bool {
+	return p.Outcome == drain.Left && (p.Verdict != drain.Leave || !p.EvictedAt.IsZero())
 }

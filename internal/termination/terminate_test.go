@@ -231,6 +231,7 @@ func TestAnInstanceThatIsGoneIsWaitedForNeitherToJoinNorToStopItsPods(t *testing
 		require.NoError(t, err)
 		require.Zero(t, time.Since(began))
 		require.Contains(t, w.effects(), "evict app/web", "its successor is wanted elsewhere")
+		require.Equal(t, StatusLeft, report.Status)
 		require.Equal(t, Continue, report.Lifecycle)
 	})
 }

@@ -176,7 +176,8 @@ func TestANodeThatJoinsLateIsDrained(t *testing.T) {
 	s.bare("pod", pinned(victim))
 	answer := s.begin(victim)
 	s.until("the node was looked for", func() (bool, error) {
-		return slices.ContainsFunc(s.requests(s.function), func(r lab.Request) bool { return r.Resource == "nodes" && r.Code == http.StatusNotFound }), nil
+		missed := func(r lab.Request) bool { return r.Resource == "nodes" && r.Code == http.StatusNotFound }
+		return slices.ContainsFunc(s.requests(s.function), missed), nil
 	})
 	s.join(victim, lab.Node{Name: victim.Node})
 	r := answer()
@@ -198,6 +199,7 @@ func TestNobodyWaitsForPodsOnAnUnreachableNode(t *testing.T) {
 	require.NoError(t, s.Lab.StopKubelet(s.ctx, victim.Node))
 	r := s.drain(victim)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
+	require.Equal(t, termination.StatusLeft, r.Status)
 	require.Equal(t, termination.Continue, r.Lifecycle)
 	require.Less(t, r.FinishedAt, r.Deadline.Add(-time.Minute))
 	for _, name := range pods {
@@ -279,7 +281,9 @@ func TestEvictedPodsDoNotLandOnTheNextVictim(t *testing.T) {
 	require.Equal(t, termination.StatusDrained, s.drain(first).Status)
 
 	requests := s.requests(s.function)
-	tainted := slices.IndexFunc(requests, func(r lab.Request) bool { return r.Verb == "patch" && r.Name == next.Node && r.Code == http.StatusOK })
+	tainted := slices.IndexFunc(requests, func(r lab.Request) bool {
+		return r.Verb == "patch" && r.Name == next.Node && r.Code == http.StatusOK
+	})
 	evicted := slices.IndexFunc(requests, func(r lab.Request) bool { return r.Subresource == "eviction" })
 	require.GreaterOrEqual(t, tainted, 0)
 	require.True(t, requests[tainted].Done.Before(requests[evicted].Time))

@@ -8,6 +8,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -16,11 +17,15 @@ import (
 const takenFor = 24 * time.Hour
 
 // StopKubelet makes a node one whose kubelet is out of reach: Ready is Unknown, and no pod on it starts or stops any
-// more. It takes the node's lease from kwok, which then leaves the node and its pods alone.
+// more. It takes the node's lease from kwok, which then leaves the node and its pods alone, once it has seen that; the pods
+// that are there are marked, so that none of them is stopped before.
 func (l *Lab) StopKubelet(ctx context.Context, node string) error {
 	err := l.takeNodeLease(ctx, node)
 	if err == nil {
 		err = l.disownNode(ctx, node)
+	}
+	if err == nil {
+		err = l.disownPods(ctx, node)
 	}
 	if err != nil {
 		return fmt.Errorf("stop the kubelet of %s: %w", node, err)
@@ -57,6 +62,21 @@ func (l *Lab) disownNode(ctx context.Context, node string) error {
 	}
 	if _, err := nodes.PatchStatus(ctx, node, status); err != nil { // strategic: the other conditions stay
 		return fmt.Errorf("make the node's state unknown: %w", err)
+	}
+	return nil
+}
+
+func (l *Lab) disownPods(ctx context.Context, node string) error {
+	pods, err := l.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+	if err != nil {
+		return fmt.Errorf("list its pods: %w", err)
+	}
+	mark := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:"stopped"}}}`, kubeletAnnotation)
+	for _, p := range pods.Items {
+		_, err := l.client.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.MergePatchType, mark, metav1.PatchOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("mark pod %s/%s: %w", p.Namespace, p.Name, err)
+		}
 	}
 	return nil
 }

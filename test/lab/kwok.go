@@ -19,7 +19,7 @@ const (
 	PodIP         = "lab/pod-ip"         // its address, where something real may listen; default a made-up one
 )
 
-// kubeletAnnotation is set on a node whose kubelet was stopped, to keep kwok from making it Ready again.
+// kubeletAnnotation is set on a node whose kubelet was stopped, and on its pods, to keep kwok's hands off them.
 const kubeletAnnotation = "lab/kubelet"
 
 const (

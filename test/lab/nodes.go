@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -58,27 +57,38 @@ func (l *Lab) createNodes(ctx context.Context, nodes []Node) error {
 	return context.Cause(ctx)
 }
 
-// awaitKubelets watches until kwok has the lease of each of the nodes: until then no pod starts on it.
+// awaitKubelets waits until kwok has the lease of each of the nodes: until then no pod starts on it. A loaded API server may
+// end a watch at any time.
 func (l *Lab) awaitKubelets(ctx context.Context, nodes []Node) error {
 	waiting := map[string]bool{}
 	for _, n := range nodes {
 		waiting[n.Name] = true
 	}
+	for len(waiting) > 0 {
+		if err := l.watchLeases(ctx, waiting); err != nil {
+			return fmt.Errorf("%d nodes are still to come: %w", len(waiting), err)
+		}
+	}
+	return nil
+}
+
+// watchLeases takes the nodes whose leases it sees off the list, until the list is empty or the watch ends. A watch begins
+// with the leases that are there.
+func (l *Lab) watchLeases(ctx context.Context, waiting map[string]bool) error {
 	leases, err := l.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Watch(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
 	defer leases.Stop()
-	for len(waiting) > 0 { // the watch begins with the leases that are there
-		event, open := <-leases.ResultChan()
-		if !open {
-			return errors.Join(fmt.Errorf("the watch ended with %d nodes to come", len(waiting)), context.Cause(ctx))
-		}
+	for event := range leases.ResultChan() {
 		if lease, ok := event.Object.(*coordinationv1.Lease); ok {
 			delete(waiting, lease.Name)
 		}
+		if len(waiting) == 0 {
+			return nil
+		}
 	}
-	return nil
+	return context.Cause(ctx)
 }
 
 func (n Node) object() *corev1.Node {
