@@ -14,8 +14,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// Controllers is the user that kube-controller-manager is. Of its requests, the log has those that write the status of
+// disruption budgets.
+const Controllers = "system:kube-controller-manager"
+
 // Audit reads the API server's audit log: who asked for what, and what the answer was. Requests of the lab's own
-// components are not in it.
+// components are not in it, but for those of Controllers.
 type Audit struct {
 	path string
 }
