@@ -8,11 +8,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
 
 	"github.com/aws/aws-lambda-go/lambda"
-	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
 	"quiesce/internal/asg"
@@ -45,11 +44,13 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 	if err != nil {
 		return nil, fmt.Errorf("load the AWS settings: %w", err)
 	}
+	cluster := eks.Cluster{Name: settings.Cluster, Endpoint: settings.Endpoint, CA: settings.CA}
+	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return cluster.Access(ctx, sdk) })
 	return &termination.Handler{
 		Parse:   asg.Parse,
 		Groups:  asg.NewGroups(sdk),
 		Hooks:   asg.NewHooks(sdk),
-		Connect: connector(settings, sdk),
+		Connect: func(ctx context.Context) (termination.Kubernetes, error) { return connect(ctx) },
 		Drainer: drain.Drainer{Phases: phases(settings), Concurrency: settings.Drain.Concurrency, Log: log},
 		Policy:  policy(settings),
 		Log:     log,
@@ -67,26 +68,6 @@ func policy(settings config.Config) termination.Policy {
 			MaxDuration: settings.Drain.MaxDuration, Reserve: settings.Drain.Reserve,
 			JoinGrace: settings.Drain.JoinGrace, VolumeDetach: settings.Drain.VolumeDetach,
 		},
-	}
-}
-
-// connector makes the connection to the cluster when it is first needed, and keeps it from one invocation to the next.
-func connector(settings config.Config, sdk aws.Config) func(context.Context) (termination.Kubernetes, error) {
-	var mu sync.Mutex
-	var connected *kube.Client
-	return func(ctx context.Context) (termination.Kubernetes, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if connected != nil {
-			return connected, nil
-		}
-		cluster := eks.Cluster{Name: settings.Cluster, Endpoint: settings.Endpoint, CA: settings.CA}
-		access, err := cluster.Access(ctx, sdk)
-		if err != nil {
-			return nil, err
-		}
-		connected, err = kube.New(access)
-		return connected, err
 	}
 }
 
