@@ -7,13 +7,17 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"sync"
 
 	"quiesce/internal/termination"
 )
 
 // nodeName is the form of a node's name, an RFC 1123 subdomain:
-// https://kubernetes.io/docs/concepts/overview/working-with-objects/names/. It becomes part of a URL.
-var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
+// https://kubernetes.io/docs/concepts/overview/working-with-objects/names/. It becomes part of a URL. It is
+// compiled when it is first needed: the counted repetition makes that dear, and most starts never need it.
+var nodeName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
+})
 
 // parseRequest reads a manual invocation. It is strict: somebody who mistypes a key must not get something else than what
 // they asked for.
@@ -59,7 +63,7 @@ func checkForm(r termination.Request) error {
 	switch {
 	case r.InstanceID != "" && !instanceID.MatchString(r.InstanceID):
 		return fmt.Errorf("instanceId: not an instance id: %s", quoted(r.InstanceID))
-	case r.Node != "" && !nodeName.MatchString(r.Node):
+	case r.Node != "" && !nodeName().MatchString(r.Node):
 		return fmt.Errorf("node: not the name of a node: %s", quoted(r.Node))
 	}
 	return nil

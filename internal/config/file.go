@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/labels"
 )
@@ -153,7 +154,9 @@ func (p *Phase) readEscort(m *mapping) {
 }
 
 // secretARN is the form of a secret's ARN: https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html.
-var secretARN = regexp.MustCompile(`^arn:[^:]+:secretsmanager:[^:]+:\d{12}:secret:[^:]+$`)
+var secretARN = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^arn:[^:]+:secretsmanager:[^:]+:\d{12}:secret:[^:]+$`)
+})
 
 func (b *PGBouncer) read(m *mapping) {
 	choose(m.get("strategy"), &b.Strategy, StrategyAuto, StrategyEvict, StrategySurge)
@@ -166,7 +169,7 @@ func (b *PGBouncer) read(m *mapping) {
 		arn.fault("given beside secretRef: the credentials are in one place or the other")
 	}
 	arn.checked(func(text string) error {
-		if !secretARN.MatchString(text) {
+		if !secretARN().MatchString(text) {
 			return errors.New("not the ARN of a secret: " + text)
 		}
 		b.SecretARN = text

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -94,10 +95,12 @@ func document(data io.Reader, faults *Faults) value {
 }
 
 // syntaxError is how the YAML package words its errors; the line is not to be had otherwise.
-var syntaxError = regexp.MustCompile(`^yaml: (?:line (\d+): )?((?s:.*))$`)
+var syntaxError = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^yaml: (?:line (\d+): )?((?s:.*))$`)
+})
 
 func syntaxFault(err error) Fault {
-	parts := syntaxError.FindStringSubmatch(err.Error())
+	parts := syntaxError().FindStringSubmatch(err.Error())
 	if parts == nil {
 		return Fault{Line: 1, Reason: err.Error()}
 	}
