@@ -29,6 +29,7 @@ invoke: ## invoke the function of the lab that is up: make invoke EVENT=events/p
 	@go run ./test/demo invoke $(EVENT)
 
 test: setup tools ## run every test; the first time builds the real components (about 15 min on 2 cores)
+	@echo 'test: compiling the function and the tests takes minutes where the build cache is empty'
 	go test -race -parallel 8 -timeout $(TESTTIMEOUT) ./...
 
 lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck
