@@ -28,7 +28,7 @@ lab: setup tools ## keep a lab up: a real control plane, Auto Scaling and the bu
 invoke: ## invoke the function of the lab that is up: make invoke EVENT=events/plan.json
 	@go run ./test/demo invoke $(EVENT)
 
-test: setup tools ## run every test; the first time builds the real components (about 15 min on 2 cores)
+test: setup tools ## run every test; the first time builds the real components (12 min on 2 cores)
 	@echo 'test: compiling the function and the tests takes minutes where the build cache is empty'
 	go test -race -parallel 8 -timeout $(TESTTIMEOUT) ./...
 
