@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -78,9 +77,7 @@ func start(b *testing.B) *stage.Stage {
 	b.Helper()
 	root, err := stage.Root()
 	require.NoError(b, err)
-	bootstrap := filepath.Join(b.TempDir(), "bootstrap")
-	require.NoError(b, stage.Build(b.Context(), root, bootstrap))
-	s, err := stage.Start(b.Context(), bootstrap, filepath.Join(root, "infra", "rbac.yaml"))
+	s, err := stage.Start(b.Context(), root, "")
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, s.Stop()) })
 	return s

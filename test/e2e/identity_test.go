@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -29,9 +28,7 @@ func ownStage(t *testing.T) *stage.Stage {
 	defer cancel()
 	root, err := stage.Root()
 	require.NoError(t, err)
-	bootstrap := filepath.Join(t.TempDir(), "bootstrap")
-	require.NoError(t, stage.Build(ctx, root, bootstrap))
-	own, err := stage.Start(ctx, bootstrap, filepath.Join(root, "infra", "rbac.yaml"))
+	own, err := stage.Start(ctx, root, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, own.Stop()) })
 	return own

@@ -2,11 +2,9 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -25,15 +23,10 @@ var (
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	folder, err := os.MkdirTemp("", "quiesce-e2e-")
-	if err == nil {
-		shared, err = raise(ctx, folder)
-	}
-	sharedErr = err
+	shared, sharedErr = raise(ctx)
 	code := m.Run()
 	if shared != nil {
-		err = errors.Join(shared.Stop(), os.RemoveAll(folder))
-		if err != nil {
+		if err := shared.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
 			code = 1
 		}
@@ -41,16 +34,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func raise(ctx context.Context, folder string) (*stage.Stage, error) {
+func raise(ctx context.Context) (*stage.Stage, error) {
 	root, err := stage.Root()
 	if err != nil {
 		return nil, err
 	}
-	bootstrap := filepath.Join(folder, "bootstrap")
-	if err := stage.Build(ctx, root, bootstrap); err != nil {
-		return nil, err
-	}
-	return stage.Start(ctx, bootstrap, filepath.Join(root, "infra", "rbac.yaml"))
+	return stage.Start(ctx, root, "")
 }
 
 // play is the shared stage; a machine that lacks a part skips the test, CI fails it.

@@ -49,11 +49,7 @@ var hidden = []struct {
 // A name is a guess: with custom node names it finds nothing or, worse, another machine's node. And a list of all nodes at
 // once is what brings the API server of a large cluster down, at the moment when hundreds of instances go.
 func TestANodeIsFoundByItsInstanceAmongThousandsPageByPage(t *testing.T) {
-	play(t)
-	own, err := raise(t.Context(), t.TempDir()) // thousands of nodes would slow the others' down
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, own.Stop()) })
-	s := setSceneOn(t, own, 0)
+	s := setSceneOn(t, ownStage(t), 0) // thousands of nodes would slow the others' down
 	s.gather()
 	for i, h := range hidden {
 		s.Run(h.node, func(t *testing.T) {

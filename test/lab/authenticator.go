@@ -38,9 +38,9 @@ func (l *Lab) startAuthenticator(ctx context.Context) error {
 	}
 	args := []string{
 		"server",
-		"--config=" + l.path("authenticator/config.json"),
-		"--state-dir=" + l.path("authenticator"),
-		"--generate-kubeconfig=" + l.path("authenticator/webhook.kubeconfig"),
+		"--config=" + l.Path("authenticator/config.json"),
+		"--state-dir=" + l.Path("authenticator"),
+		"--generate-kubeconfig=" + l.Path("authenticator/webhook.kubeconfig"),
 		"--address=127.0.0.1",
 		"--port=" + strconv.Itoa(l.ports.authenticator),
 	}
@@ -67,10 +67,10 @@ func (l *Lab) writeAuthenticatorState() error {
 		return fmt.Errorf("encode its configuration: %w", err)
 	}
 	return errors.Join(
-		os.Mkdir(l.path("authenticator"), 0o700),
-		os.WriteFile(l.path("authenticator/config.json"), content, 0o600),
-		os.WriteFile(l.path("authenticator/cert.pem"), l.pki.server.certificatePEM, 0o600),
-		os.WriteFile(l.path("authenticator/key.pem"), l.pki.server.keyPEM, 0o600),
+		os.Mkdir(l.Path("authenticator"), 0o700),
+		os.WriteFile(l.Path("authenticator/config.json"), content, 0o600),
+		os.WriteFile(l.Path("authenticator/cert.pem"), l.pki.server.certificatePEM, 0o600),
+		os.WriteFile(l.Path("authenticator/key.pem"), l.pki.server.keyPEM, 0o600),
 	)
 }
 
@@ -80,7 +80,7 @@ func (l *Lab) tokenWebhook() []string {
 		return nil
 	}
 	return []string{
-		"--authentication-token-webhook-config-file=" + l.path("authenticator/webhook.kubeconfig"),
+		"--authentication-token-webhook-config-file=" + l.Path("authenticator/webhook.kubeconfig"),
 		"--authentication-token-webhook-cache-ttl=" + tokenCacheTTL.String(),
 	}
 }

@@ -147,7 +147,7 @@ func (l *Lab) writeCertificates() error {
 		"server.crt": l.pki.server.certificatePEM,
 		"server.key": l.pki.server.keyPEM,
 	} {
-		faults = append(faults, os.WriteFile(l.path(name), content, 0o600))
+		faults = append(faults, os.WriteFile(l.Path(name), content, 0o600))
 	}
 	for _, u := range []user{adminUser, controllersUser, schedulerUser, kwokUser} {
 		faults = append(faults, l.writeKubeconfig(u))

@@ -28,7 +28,7 @@ func (l *Lab) startEtcd(ctx context.Context) error {
 	client, peer := url("http", l.ports.etcd), url("http", l.ports.etcdPeer)
 	args := []string{
 		"--name=lab",
-		"--data-dir=" + l.path("etcd"),
+		"--data-dir=" + l.Path("etcd"),
 		"--unsafe-no-fsync", // nothing here is worth a wait for the disk
 		"--listen-client-urls=" + client,
 		"--advertise-client-urls=" + client,
@@ -41,7 +41,7 @@ func (l *Lab) startEtcd(ctx context.Context) error {
 }
 
 func (l *Lab) startAPIServer(ctx context.Context) error {
-	if err := os.WriteFile(l.path("audit-policy.yaml"), auditPolicy, 0o600); err != nil {
+	if err := os.WriteFile(l.Path("audit-policy.yaml"), auditPolicy, 0o600); err != nil {
 		return fmt.Errorf("write the audit policy: %w", err)
 	}
 	args := []string{
@@ -49,14 +49,14 @@ func (l *Lab) startAPIServer(ctx context.Context) error {
 		"--advertise-address=127.0.0.1",
 		"--endpoint-reconciler-type=none", // a loopback address is no valid endpoint of the Service "kubernetes"
 		"--service-cluster-ip-range=10.32.0.0/16",
-		"--client-ca-file=" + l.path("ca.crt"),
+		"--client-ca-file=" + l.Path("ca.crt"),
 		"--authorization-mode=RBAC",
 		"--allow-privileged",
 		"--disable-admission-plugins=" + strings.Join(disabledAdmission, ","),
 		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-signing-key-file=" + l.path("server.key"),
-		"--service-account-key-file=" + l.path("server.key"),
-		"--audit-policy-file=" + l.path("audit-policy.yaml"),
+		"--service-account-signing-key-file=" + l.Path("server.key"),
+		"--service-account-key-file=" + l.Path("server.key"),
+		"--audit-policy-file=" + l.Path("audit-policy.yaml"),
 		"--audit-log-path=" + l.auditLog(),
 		"--audit-log-mode=blocking", // who has had an answer finds its request in the log
 		"--audit-log-maxsize=0",     // one file, however long
@@ -114,8 +114,8 @@ func (l *Lab) serving(port int) []string {
 	return []string{
 		"--bind-address=127.0.0.1",
 		"--secure-port=" + strconv.Itoa(port),
-		"--tls-cert-file=" + l.path("server.crt"),
-		"--tls-private-key-file=" + l.path("server.key"),
+		"--tls-cert-file=" + l.Path("server.crt"),
+		"--tls-private-key-file=" + l.Path("server.key"),
 	}
 }
 

@@ -18,7 +18,7 @@ var kubeconfigTemplate = template.Must(template.New("kubeconfig").Parse(kubeconf
 
 // kubeconfig is the path of a user's kubeconfig file.
 func (l *Lab) kubeconfig(u user) string {
-	return l.path(strings.ReplaceAll(u.Name, ":", "-") + ".kubeconfig")
+	return l.Path(strings.ReplaceAll(u.Name, ":", "-") + ".kubeconfig")
 }
 
 func (l *Lab) writeKubeconfig(u user) error {

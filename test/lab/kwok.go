@@ -43,7 +43,7 @@ func (l *Lab) startKwok(ctx context.Context) error {
 	address := fmt.Sprintf("127.0.0.1:%d", l.ports.kwok)
 	args := []string{
 		"--kubeconfig=" + l.kubeconfig(kwokUser),
-		"--config=" + l.path("kwok.yaml"),
+		"--config=" + l.Path("kwok.yaml"),
 		"--server-address=" + address,
 		"--v=WARN",
 	}
@@ -64,5 +64,5 @@ func (l *Lab) writeKwokConfig() error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(l.path("kwok.yaml"), config.Bytes(), 0o600)
+	return os.WriteFile(l.Path("kwok.yaml"), config.Bytes(), 0o600)
 }

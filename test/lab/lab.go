@@ -191,7 +191,7 @@ func (l *Lab) Client() kubernetes.Interface {
 	return l.client
 }
 
-// path is the path of a file in the lab's folder.
-func (l *Lab) path(name string) string {
+// Path is the path of a file in the lab's folder, which goes with the lab.
+func (l *Lab) Path(name string) string {
 	return filepath.Join(l.custody.dir, name)
 }

@@ -36,7 +36,7 @@ func TestTheAuthenticatorIsAskedAboutTokens(t *testing.T) {
 	require.NoError(t, err)
 	_, err = client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
 	require.True(t, apierrors.IsUnauthorized(err), "%v", err)
-	log, err := os.ReadFile(l.path("aws-iam-authenticator.log"))
+	log, err := os.ReadFile(l.Path("aws-iam-authenticator.log"))
 	require.NoError(t, err)
 	require.Contains(t, string(log), "access denied")
 }

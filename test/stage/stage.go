@@ -39,17 +39,15 @@ type Stage struct {
 	count     atomic.Int32
 }
 
-// Start brings everything up: function is the built program. RBAC is what infra/rbac.yaml says, and nothing else.
-func Start(ctx context.Context, bootstrap, rbac string) (_ *Stage, err error) {
-	s := &Stage{bootstrap: bootstrap}
+// Start brings everything up. root is the repository's; bootstrap is the built function, and is built if it is not given. RBAC
+// is what infra/rbac.yaml says, and nothing else. All files are in the lab's folder, and go with it.
+func Start(ctx context.Context, root, bootstrap string) (_ *Stage, err error) {
+	s := &Stage{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Stop())
 		}
 	}()
-	if s.folder, err = os.MkdirTemp("", "quiesce-stage-"); err != nil {
-		return nil, err
-	}
 	if s.AWS, err = awstest.Start(); err != nil {
 		return nil, fmt.Errorf("start the AWS APIs: %w", err)
 	}
@@ -61,7 +59,23 @@ func Start(ctx context.Context, bootstrap, rbac string) (_ *Stage, err error) {
 		return nil, fmt.Errorf("start the lab: %w", err)
 	}
 	s.AWS.AddCluster(Cluster, s.Lab.Endpoint(), s.Lab.CA())
-	return s, s.Lab.Apply(ctx, rbac)
+	if err := s.Lab.Apply(ctx, filepath.Join(root, "infra", "rbac.yaml")); err != nil {
+		return nil, err
+	}
+	return s, s.furnish(ctx, root, bootstrap)
+}
+
+// furnish makes the place for functions, and the function.
+func (s *Stage) furnish(ctx context.Context, root, bootstrap string) error {
+	s.folder, s.bootstrap = s.Lab.Path("functions"), bootstrap
+	if err := os.Mkdir(s.folder, 0o755); err != nil {
+		return err
+	}
+	if bootstrap != "" {
+		return nil
+	}
+	s.bootstrap = filepath.Join(s.folder, "bootstrap")
+	return Build(ctx, root, s.bootstrap)
 }
 
 // Stop takes everything down.
@@ -73,7 +87,7 @@ func (s *Stage) Stop() error {
 	if s.AWS != nil {
 		s.AWS.Close()
 	}
-	return errors.Join(err, os.RemoveAll(s.folder))
+	return err
 }
 
 // Build compiles the function for this machine, as `make build` does.
