@@ -90,11 +90,34 @@ func (l *lease) renew(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			now := metav1.NowMicro()
-			l.object.Spec.RenewTime = &now
-			_ = l.update(ctx)
+			_ = l.renewOnce(ctx)
 		}
 	}
+}
+
+// renewOnce renews the Lease as it stands. That it is another than was last seen may be our own doing: a renewal whose answer
+// was lost.
+func (l *lease) renewOnce(ctx context.Context) error {
+	err := l.stamp(ctx)
+	if !apierrors.IsConflict(err) {
+		return err
+	}
+	found, err := l.get(ctx)
+	if err != nil || !l.sameOwner(found) {
+		return err
+	}
+	l.object = found
+	return l.stamp(ctx)
+}
+
+func (l *lease) stamp(ctx context.Context) error {
+	now := metav1.NowMicro()
+	l.object.Spec.RenewTime = &now
+	return l.update(ctx)
+}
+
+func (l *lease) sameOwner(other *coordinationv1.Lease) bool {
+	return other.Spec.HolderIdentity != nil && *other.Spec.HolderIdentity == *l.object.Spec.HolderIdentity
 }
 
 // release deletes the Lease, if it is still ours, on a context of its own.

@@ -63,13 +63,13 @@ func (w *work) run(ctx context.Context) error {
 	if err != nil {
 		return w.failed(err)
 	}
+	if rejection != "" {
+		w.end(StatusRejected, rejection)
+		return w.restore(slice, instances)
+	}
 	kubernetes, err := w.Connect(slice)
 	if err != nil {
 		return w.failed(err)
-	}
-	if rejection != "" {
-		w.end(StatusRejected, rejection)
-		return w.restore(slice, kubernetes, instances)
 	}
 	if w.Policy.Shadow {
 		return w.shadow(ctx, slice, kubernetes, instances)

@@ -57,6 +57,24 @@ func TestNothingIsWrittenForAnInstanceThatStaysInService(t *testing.T) {
 	})
 }
 
+// A rejection that fails silently on its way leaves a node cordoned that is paid for and not used.
+func TestANodeThatCannotBeRestoredIsAFailureAndOneThatNeedNotBeIsNotAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.state = "InService"
+		w.faults["find"] = []error{errors.New("the API server is down")}
+		_, err := invoke(t, w.handler())
+		require.ErrorContains(t, err, "the API server is down")
+
+		w = newWorld()
+		w.state = "Terminating:Proceed"
+		w.faults["connect"] = []error{errors.New("the API server is down")}
+		report, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Equal(t, StatusRejected, report.Status)
+	})
+}
+
 func TestADescriptionThatLagsIsAskedForAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

@@ -61,17 +61,21 @@ func rejectionOf(i Instance, t Termination) string {
 
 // restore gives a node back what an earlier termination took, where the instance is in service after all: it came back from
 // a warm pool, say.
-func (w *work) restore(ctx context.Context, k Kubernetes, all []Instance) error {
+func (w *work) restore(ctx context.Context, all []Instance) error {
 	instance := instanceOf(all, w.InstanceID)
 	if instance.State != inService || w.Policy.Shadow {
 		return nil
 	}
+	k, err := w.Connect(ctx)
+	if err != nil {
+		return w.failed(err)
+	}
 	machines, _ := w.Groups.Machines(ctx, w.InstanceID) // a node can be found without
 	node, err := k.Find(ctx, w.InstanceID, machines[w.InstanceID].PrivateDNS, instance.Zone)
-	if node == nil || err != nil {
-		return nil // there is nothing to restore, and the event is rejected all the same
+	if err == nil && node != nil {
+		err = k.Restore(ctx, *node)
 	}
-	if err := k.Restore(ctx, *node); err != nil {
+	if err != nil {
 		return w.failed(err)
 	}
 	return nil

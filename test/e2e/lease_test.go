@@ -1,0 +1,37 @@
+package e2e
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quiesce/internal/kube"
+)
+
+// A renewal whose answer is lost has changed the Lease all the same. An owner that never renews again after that loses it in
+// the middle of its drain, and a second one begins beside it.
+func TestALeaseIsRenewedThoughItChangedUnseen(t *testing.T) {
+	s := &scene{T: t, Stage: play(t), ctx: t.Context()}
+	client, err := kube.New(s.Lab.Admin())
+	require.NoError(t, err)
+	const name = "i-0000000000000ea5e"
+	release, owned, err := client.Own(s.ctx, name)
+	require.NoError(t, err)
+	require.True(t, owned)
+	leases := s.Lab.Client().CoordinationV1().Leases("quiesce")
+	changed, err := leases.Patch(s.ctx, name, types.MergePatchType, []byte(`{"metadata":{"annotations":{"unseen":"true"}}}`), metav1.PatchOptions{})
+	require.NoError(t, err)
+
+	var renewed *coordinationv1.Lease
+	s.until("the lease is renewed", func() (bool, error) {
+		renewed, err = leases.Get(s.ctx, name, metav1.GetOptions{})
+		return err == nil && renewed.Spec.RenewTime.After(changed.Spec.RenewTime.Time), err
+	})
+	require.Equal(t, changed.Spec.HolderIdentity, renewed.Spec.HolderIdentity)
+	require.NoError(t, release())
+	_, err = leases.Get(s.ctx, name, metav1.GetOptions{})
+	require.Error(t, err, "it was given back")
+}
