@@ -56,6 +56,7 @@ func newScheme() *runtime.Scheme {
 
 // Client is a connection to one cluster's API server.
 type Client struct {
+	config                              *rest.Config
 	core, policy, coordination, storage rest.Interface
 }
 
@@ -77,5 +78,5 @@ func New(config *rest.Config) (*Client, error) {
 			return nil, fmt.Errorf("make a client for %s: %w", group.version, err)
 		}
 	}
-	return &Client{core: clients[0], policy: clients[1], coordination: clients[2], storage: clients[3]}, nil
+	return &Client{config: config, core: clients[0], policy: clients[1], coordination: clients[2], storage: clients[3]}, nil
 }

@@ -26,10 +26,20 @@ func toPod(p *corev1.Pod) drain.Pod {
 		Created:       p.CreationTimestamp.Time,
 		Deleted:       deleted(p),
 		Mirror:        mirror,
-		Finished:      p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
+		Finished:      finished(p),
 		Returns:       toleratesCordon(p),
 		Claims:        claims(p),
 	}
+}
+
+// finished: nothing runs in the pod and nothing more will be done about it. Of a terminating pod the kubelet says first that
+// its containers have ended and only then lets go of it, with a grace period of zero; a node that goes in between leaves the
+// object behind, and a StatefulSet without its successor. What is left after that is kept by finalizers, and need not be waited for.
+func finished(p *corev1.Pod) bool {
+	ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+	letGo := p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds == 0
+	kept := letGo && len(p.Finalizers) > 0
+	return ended && (p.DeletionTimestamp == nil || kept)
 }
 
 func controllerKind(p *corev1.Pod) string {

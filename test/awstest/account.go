@@ -14,6 +14,7 @@ type account struct {
 	groups    []*group // in the order they were added, which is that of their pages
 	instances map[string]*instance
 	clusters  map[string]cluster
+	secrets   []*secret
 	lag       time.Duration // how old descriptions are
 	proceed   time.Duration
 }

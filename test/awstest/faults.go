@@ -23,7 +23,7 @@ type fault struct {
 	struck          int
 }
 
-// Fail puts a fault in the way of an action of a service ("autoscaling", "ec2", "eks", "sts"); an empty action means every
+// Fail puts a fault in the way of an action of a service (its name in the signature, as in Call); an empty action means every
 // one. The oldest fault that fits a call spoils it.
 func (s *Server) Fail(service, action string, f Fault) (remove func()) {
 	s.mu.Lock()

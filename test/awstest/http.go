@@ -43,10 +43,11 @@ type reply struct {
 
 // endpointServices are told apart by the service name in the signature, as they share one address.
 var endpointServices = map[string]service{
-	"autoscaling": {queryXML{namespace: "http://autoscaling.amazonaws.com/doc/2011-01-01/"}, autoScalingActions, ""},
-	"ec2":         {ec2XML{namespace: "http://ec2.amazonaws.com/doc/2016-11-15/"}, ec2Actions, ""},
-	"eks":         {restJSON{}, eksActions, ""},
-	"sts":         {queryXML{namespace: "https://sts.amazonaws.com/doc/2011-06-15/"}, stsActions, ""},
+	"autoscaling":    {queryXML{namespace: "http://autoscaling.amazonaws.com/doc/2011-01-01/"}, autoScalingActions, ""},
+	"ec2":            {ec2XML{namespace: "http://ec2.amazonaws.com/doc/2016-11-15/"}, ec2Actions, ""},
+	"eks":            {restJSON{}, eksActions, ""},
+	"secretsmanager": {jsonRPC{version: "1.1"}, secretActions, ""},
+	"sts":            {queryXML{namespace: "https://sts.amazonaws.com/doc/2011-06-15/"}, stsActions, ""},
 }
 
 func (s *Server) handler(services map[string]service) http.Handler {

@@ -77,7 +77,7 @@ func start(b *testing.B) *stage.Stage {
 	b.Helper()
 	root, err := stage.Root()
 	require.NoError(b, err)
-	s, err := stage.Start(b.Context(), root, "")
+	s, err := stage.Start(b.Context(), stage.Options{Root: root})
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, s.Stop()) })
 	return s

@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string) error {
 // onStage brings the real parts up for what is played on them.
 func onStage(ctx context.Context, root, dist string, play func(context.Context, *stage.Stage, string) error) (err error) {
 	say("starting a control plane, an IAM authenticator and Auto Scaling on this machine")
-	s, err := stage.Start(ctx, root, filepath.Join(dist, "bootstrap"))
+	s, err := stage.Start(ctx, stage.Options{Root: root, Bootstrap: filepath.Join(dist, "bootstrap")})
 	if err != nil {
 		return err
 	}

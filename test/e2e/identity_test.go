@@ -28,7 +28,7 @@ func ownStage(t *testing.T) *stage.Stage {
 	defer cancel()
 	root, err := stage.Root()
 	require.NoError(t, err)
-	own, err := stage.Start(ctx, root, "")
+	own, err := stage.Start(ctx, stage.Options{Root: root})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, own.Stop()) })
 	return own

@@ -23,10 +23,13 @@ var (
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	shared, sharedErr = raise(ctx)
+	shared, sharedErr = raise(ctx, false)
 	code := m.Run()
-	if shared != nil {
-		if err := shared.Stop(); err != nil {
+	for _, s := range []*stage.Stage{shared, machines.stage} {
+		if s == nil {
+			continue
+		}
+		if err := s.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
 			code = 1
 		}
@@ -34,12 +37,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func raise(ctx context.Context) (*stage.Stage, error) {
+func raise(ctx context.Context, machines bool) (*stage.Stage, error) {
 	root, err := stage.Root()
 	if err != nil {
 		return nil, err
 	}
-	return stage.Start(ctx, root, "")
+	return stage.Start(ctx, stage.Options{Root: root, Machines: machines})
 }
 
 // play is the shared stage; a machine that lacks a part skips the test, CI fails it.

@@ -39,6 +39,7 @@ var (
 	controllersUser = user{Name: "system:kube-controller-manager", Groups: []string{"system:masters"}}
 	schedulerUser   = user{Name: "system:kube-scheduler"}
 	kwokUser        = user{Name: "kwok", Groups: []string{"system:masters"}}
+	apiServerUser   = user{Name: "kube-apiserver"} // to kubelets
 )
 
 // identity is a certificate with its key.
@@ -55,7 +56,8 @@ type pki struct {
 	server    *identity
 }
 
-func newPKI() (*pki, error) {
+// newPKI makes them for servers on loopback and on this address.
+func newPKI(host string) (*pki, error) {
 	authority, err := newIdentity(&x509.Certificate{
 		Subject:               pkix.Name{CommonName: "quiesce lab"},
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
@@ -70,7 +72,7 @@ func newPKI() (*pki, error) {
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames:    []string{"localhost"},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IPAddresses: []net.IP{net.ParseIP(loopback), net.ParseIP(host)},
 	}, authority)
 	if err != nil {
 		return nil, fmt.Errorf("make the servers' certificate: %w", err)
@@ -142,10 +144,17 @@ func (p *pki) httpClient() *http.Client {
 // writeCertificates writes what the components read from files. The servers' key signs service account tokens too.
 func (l *Lab) writeCertificates() error {
 	var faults []error
+	toKubelets, err := l.pki.client(apiServerUser)
+	if err != nil {
+		return err
+	}
 	for name, content := range map[string][]byte{
 		"ca.crt":     l.pki.authority.certificatePEM,
 		"server.crt": l.pki.server.certificatePEM,
 		"server.key": l.pki.server.keyPEM,
+
+		"kubelet-client.crt": toKubelets.certificatePEM,
+		"kubelet-client.key": toKubelets.keyPEM,
 	} {
 		faults = append(faults, os.WriteFile(l.Path(name), content, 0o600))
 	}

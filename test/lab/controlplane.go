@@ -46,11 +46,14 @@ func (l *Lab) startAPIServer(ctx context.Context) error {
 	}
 	args := []string{
 		"--etcd-servers=" + url("http", l.ports.etcd),
-		"--advertise-address=127.0.0.1",
+		"--advertise-address=" + l.host(),
 		"--endpoint-reconciler-type=none", // a loopback address is no valid endpoint of the Service "kubernetes"
-		"--service-cluster-ip-range=10.32.0.0/16",
+		"--service-cluster-ip-range=" + l.services(),
 		"--client-ca-file=" + l.Path("ca.crt"),
-		"--authorization-mode=RBAC",
+		"--authorization-mode=Node,RBAC",
+		"--kubelet-client-certificate=" + l.Path("kubelet-client.crt"),
+		"--kubelet-client-key=" + l.Path("kubelet-client.key"),
+		"--kubelet-preferred-address-types=InternalIP",
 		"--allow-privileged",
 		"--disable-admission-plugins=" + strings.Join(disabledAdmission, ","),
 		"--service-account-issuer=https://kubernetes.default.svc",
@@ -61,9 +64,17 @@ func (l *Lab) startAPIServer(ctx context.Context) error {
 		"--audit-log-mode=blocking", // who has had an answer finds its request in the log
 		"--audit-log-maxsize=0",     // one file, however long
 	}
-	args = append(args, l.serving(l.ports.apiServer)...)
+	args = append(args, l.serving(l.host(), l.ports.apiServer)...)
 	args = append(args, l.tokenWebhook()...)
 	return l.run(ctx, "kube-apiserver", args, nil, l.answers(l.Endpoint()+"/readyz"))
+}
+
+// services is the network of the Services' addresses. Without machines nobody listens on any.
+func (l *Lab) services() string {
+	if l.network != nil {
+		return l.network.services()
+	}
+	return "10.32.0.0/16"
 }
 
 func (l *Lab) auditLog() string {
@@ -81,9 +92,11 @@ func (l *Lab) startControllers(ctx context.Context) error {
 		"--concurrent-replicaset-syncs=16",
 		"--concurrent-statefulset-syncs=16",
 		"--concurrent-job-syncs=16",
-		"--node-monitor-grace-period=" + nodeGrace.String(),
 	}
-	args = append(args, l.serving(l.ports.controllers)...)
+	if !l.options.Machines { // whose kubelets report as often as the default asks
+		args = append(args, "--node-monitor-grace-period="+nodeGrace.String())
+	}
+	args = append(args, l.serving(loopback, l.ports.controllers)...)
 	args = append(args, unthrottled...)
 	healthy := l.answers(url("https", l.ports.controllers) + "/healthz")
 	return l.run(ctx, "kube-controller-manager", args, nil, func(ctx context.Context) error {
@@ -101,7 +114,7 @@ func (l *Lab) hasServiceAccount(ctx context.Context) error {
 
 func (l *Lab) startScheduler(ctx context.Context) error {
 	args := []string{"--kubeconfig=" + l.kubeconfig(schedulerUser), "--leader-elect=false"}
-	args = append(args, l.serving(l.ports.scheduler)...)
+	args = append(args, l.serving(loopback, l.ports.scheduler)...)
 	args = append(args, unthrottled...)
 	return l.run(ctx, "kube-scheduler", args, nil, l.answers(url("https", l.ports.scheduler)+"/healthz"))
 }
@@ -110,9 +123,9 @@ func (l *Lab) startScheduler(ctx context.Context) error {
 var unthrottled = []string{"--kube-api-qps=1000", "--kube-api-burst=2000"}
 
 // serving are the flags that every Kubernetes server has.
-func (l *Lab) serving(port int) []string {
+func (l *Lab) serving(host string, port int) []string {
 	return []string{
-		"--bind-address=127.0.0.1",
+		"--bind-address=" + host,
 		"--secure-port=" + strconv.Itoa(port),
 		"--tls-cert-file=" + l.Path("server.crt"),
 		"--tls-private-key-file=" + l.Path("server.key"),

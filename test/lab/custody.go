@@ -15,8 +15,8 @@ import (
 
 // guardianScript waits until nobody holds the other end of its stdin, which is true as soon as the process that
 // started the lab has ended in whatever way, SIGKILL included. Then it kills the process group $1 and removes the
-// folder, which it also makes, so that there is none before someone is there to remove it. Removal is tried again
-// because a process killed a moment ago may still finish the write it was at.
+// folder, which it also makes, so that there is none before someone is there to remove it, and the control groups of the
+// same name. Removal is tried again because a process killed a moment ago may still finish the write it was at.
 const guardianScript = `
 trap '' HUP INT TERM
 dir=$(mktemp -d "${TMPDIR:-/tmp}/quiesce-lab.XXXXXX") || exit 1
@@ -24,11 +24,17 @@ echo "$dir"
 exec >/dev/null
 cat
 kill -s KILL -- "-$1"
-for attempt in 1 2 3 4 5 6 7 8 9 10; do
-	rm -rf "$dir" && exit 0
+remove() {
+	left=$(find /sys/fs/cgroup /sys/fs/cgroup/* -maxdepth 1 -name "${dir##*/}" 2>/dev/null)
+	[ -z "$left" ] || find $left -depth -type d -exec rmdir {} + || return 1
+	rm -rf "$dir"
+}
+attempts=50
+while [ $((attempts -= 1)) -gt 0 ]; do
+	remove 2>/dev/null && exit 0
 	sleep 0.1
 done
-exit 1`
+remove`
 
 // custody is a folder and a process group that end when this process does.
 type custody struct {

@@ -22,11 +22,15 @@ func (l *Lab) kubeconfig(u user) string {
 }
 
 func (l *Lab) writeKubeconfig(u user) error {
+	return l.writeKubeconfigTo(l.kubeconfig(u), u)
+}
+
+func (l *Lab) writeKubeconfigTo(path string, u user) error {
 	id, err := l.pki.client(u)
 	if err != nil {
 		return err
 	}
-	file, err := os.OpenFile(l.kubeconfig(u), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("make a kubeconfig: %w", err)
 	}

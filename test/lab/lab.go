@@ -6,8 +6,10 @@
 // tested against the real thing. Pods run nothing: kwok makes them Ready at once and takes [Options].StopDelay to stop
 // them. See the annotations in kwok.go for pods that behave otherwise.
 //
-// Everything listens on 127.0.0.1 and lives in one temporary folder, several labs can run at once, and nothing
-// outlives the process that started them, however that process ends (custody.go).
+// Where pods are to run for real, [Options].Machines has nodes with a kubelet, containerd and kube-proxy each (machine.go).
+//
+// Everything listens on 127.0.0.1 or in network namespaces of the lab, and lives in one temporary folder. Several labs can run at
+// once, and nothing outlives the process that started them, however that process ends (custody.go).
 package lab
 
 import (
@@ -30,6 +32,8 @@ const (
 	startTimeout = 90 * time.Second
 
 	defaultStopDelay = time.Second
+
+	loopback = "127.0.0.1"
 	// tokenCacheTTL is how long the API server believes the authenticator. It remembers a good token for 10 s by itself,
 	// whatever this says: with it, a test that takes a role away waits no longer than that.
 	tokenCacheTTL = 2 * time.Second
@@ -44,7 +48,13 @@ type Options struct {
 	Region    string // AWS region of the authenticator; default us-east-1
 	Roles     []Role // IAM roles that the authenticator maps
 
-	StopDelay time.Duration // how long a pod takes to stop; default 1s
+	// Machines gives nodes that run containers: AddNodes starts a machine each, with a kubelet, containerd and kube-proxy of its
+	// own. Needs Linux and root; see MissingForMachines.
+	Machines bool
+	Images   []string          // archives of the images that pods of machines may use (test/images); nothing is ever pulled
+	Programs map[string]string // Go programs to make such images of, localhost/<name>:lab: name to package
+
+	StopDelay time.Duration // how long a pod of a simulated node takes to stop; default 1s
 	LogDir    string        // where the components' logs and the audit log go, and stay; empty: they go with the lab
 }
 
@@ -61,12 +71,14 @@ type Lab struct {
 	custody   *custody
 	logDir    string
 	ports     ports
+	network   *network // of the machines
 	pki       *pki
 	probes    *http.Client // trusts the lab's own CA
 	admin     *rest.Config
 	client    kubernetes.Interface
-	mutex     sync.Mutex // guards processes
+	mutex     sync.Mutex // guards processes and machines
 	processes []*process
+	machines  []*machine
 	stop      func() error
 }
 
@@ -106,13 +118,13 @@ func prepare(ctx context.Context, o Options) (*Lab, error) {
 	}
 	l := &Lab{options: o, custody: custody, logDir: custody.dir}
 	l.stop = sync.OnceValue(l.end)
-	if err := l.furnish(); err != nil {
+	if err := l.furnish(ctx); err != nil {
 		return nil, errors.Join(err, custody.end())
 	}
 	return l, nil
 }
 
-func (l *Lab) furnish() (err error) {
+func (l *Lab) furnish(ctx context.Context) (err error) {
 	if l.options.LogDir != "" {
 		l.logDir = l.options.LogDir
 		if err := os.MkdirAll(l.logDir, 0o755); err != nil {
@@ -122,7 +134,10 @@ func (l *Lab) furnish() (err error) {
 	if l.ports, err = choosePorts(); err != nil {
 		return err
 	}
-	if l.pki, err = newPKI(); err != nil {
+	if err := l.prepareMachines(ctx); err != nil {
+		return fmt.Errorf("prepare for machines: %w", err)
+	}
+	if l.pki, err = newPKI(l.host()); err != nil {
 		return err
 	}
 	if err := l.writeCertificates(); err != nil {
@@ -167,7 +182,15 @@ func (l *Lab) end() error {
 
 // Endpoint is the API server's URL.
 func (l *Lab) Endpoint() string {
-	return fmt.Sprintf("https://127.0.0.1:%d", l.ports.apiServer)
+	return fmt.Sprintf("https://%s:%d", l.host(), l.ports.apiServer)
+}
+
+// host is the address of the API server, and of nothing else: one that the machines reach, if there are any.
+func (l *Lab) host() string {
+	if l.network != nil {
+		return l.network.host()
+	}
+	return loopback
 }
 
 // CA is the PEM certificate of the authority that signed the API server's certificate.

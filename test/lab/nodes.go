@@ -26,6 +26,9 @@ type Node struct {
 // AddNodes registers nodes as EKS does, Ready, and waits until pods can run on all of them. 3,000 take some ten seconds
 // on two cores.
 func (l *Lab) AddNodes(ctx context.Context, nodes ...Node) error {
+	if l.options.Machines {
+		return l.addMachines(ctx, nodes)
+	}
 	if err := l.createNodes(ctx, nodes); err != nil {
 		return fmt.Errorf("add nodes: %w", err)
 	}
@@ -104,7 +107,7 @@ func (n Node) object() *corev1.Node {
 			Labels:      n.labels(),
 			Annotations: map[string]string{"kwok.x-k8s.io/node": "fake"},
 		},
-		Spec: corev1.NodeSpec{ProviderID: "aws:///" + n.Zone + "/" + n.InstanceID},
+		Spec: corev1.NodeSpec{ProviderID: n.providerID()},
 		Status: corev1.NodeStatus{
 			Capacity:    resources,
 			Allocatable: resources,
@@ -115,16 +118,26 @@ func (n Node) object() *corev1.Node {
 	}
 }
 
+func (n Node) providerID() string { return "aws:///" + n.Zone + "/" + n.InstanceID }
+
 // labels are those of an EKS node (https://kubernetes.io/docs/reference/labels-annotations-taints/), and its own.
 func (n Node) labels() map[string]string {
 	labels := map[string]string{
-		corev1.LabelHostname:           n.Name,
+		corev1.LabelHostname:      n.Name,
+		corev1.LabelOSStable:      "linux",
+		corev1.LabelArchStable:    "amd64",
+		"beta.kubernetes.io/os":   "linux", // kubelets set these two still; else the node controller does
+		"beta.kubernetes.io/arch": "amd64",
+	}
+	maps.Copy(labels, n.machineLabels())
+	return labels
+}
+
+// machineLabels are those that a kubelet does not find out by itself.
+func (n Node) machineLabels() map[string]string {
+	labels := map[string]string{
 		corev1.LabelTopologyZone:       n.Zone,
 		corev1.LabelTopologyRegion:     n.Zone[:max(0, len(n.Zone)-1)],
-		corev1.LabelOSStable:           "linux",
-		corev1.LabelArchStable:         "amd64",
-		"beta.kubernetes.io/os":        "linux", // kubelets set these two still; else the node controller does
-		"beta.kubernetes.io/arch":      "amd64",
 		corev1.LabelInstanceTypeStable: "m7i.large",
 	}
 	maps.Copy(labels, n.Labels)

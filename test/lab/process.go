@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -29,6 +30,7 @@ const (
 // process is one running component.
 type process struct {
 	name  string
+	pid   int
 	log   string        // path
 	ended chan struct{} // closed when it has ended
 	err   error         // how it ended, never nil; valid once ended is closed
@@ -40,16 +42,26 @@ func (l *Lab) command(ctx context.Context, tool string, args ...string) (*exec.C
 	if err != nil {
 		return nil, fmt.Errorf("find %s: %w", tool, err)
 	}
+	return l.program(ctx, path, args...), nil
+}
+
+// program prepares any program likewise.
+func (l *Lab) program(ctx context.Context, path string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = l.custody.dir
 	cmd.Env = []string{"HOME=" + l.custody.dir, "TMPDIR=" + l.custody.dir, "PATH=" + os.Getenv("PATH")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: l.custody.group}
-	return cmd, nil
+	return cmd
 }
 
 // run starts a component and waits until ready says so. environment is added to the component's own.
 func (l *Lab) run(ctx context.Context, tool string, args, environment []string, ready func(context.Context) error) error {
-	p, err := l.spawn(tool, args, environment)
+	cmd, err := l.command(context.Background(), tool, args...) // lives until the lab is stopped
+	if err != nil {
+		return fmt.Errorf("start %s: %w", tool, err)
+	}
+	cmd.Env = append(cmd.Env, environment...)
+	p, err := l.spawn(tool, cmd)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", tool, err)
 	}
@@ -59,22 +71,19 @@ func (l *Lab) run(ctx context.Context, tool string, args, environment []string, 
 	return nil
 }
 
-func (l *Lab) spawn(tool string, args, environment []string) (*process, error) {
-	cmd, err := l.command(context.Background(), tool, args...) // lives until the lab is stopped
-	if err != nil {
-		return nil, err
-	}
-	p := &process{name: tool, log: filepath.Join(l.logDir, tool+".log"), ended: make(chan struct{})}
+// spawn starts a process of the lab, whose log has its name.
+func (l *Lab) spawn(name string, cmd *exec.Cmd) (*process, error) {
+	p := &process{name: name, log: filepath.Join(l.logDir, name+".log"), ended: make(chan struct{})}
 	log, err := os.Create(p.log)
 	if err != nil {
 		return nil, fmt.Errorf("make its log: %w", err)
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(cmd.Env, environment...)
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
+	p.pid = cmd.Process.Pid
 	go func() {
 		if p.err = cmd.Wait(); p.err == nil {
 			p.err = errors.New("with status 0")
@@ -104,6 +113,22 @@ func (l *Lab) await(ctx context.Context, p *process, ready func(context.Context)
 			return p.explain(fmt.Errorf("%w; not ready: %w", context.Cause(ctx), err))
 		case <-ticker.C:
 		}
+	}
+}
+
+// finish ends a process whose end is then no fault.
+func (l *Lab) finish(ctx context.Context, p *process, signal syscall.Signal) error {
+	l.mutex.Lock()
+	l.processes = slices.DeleteFunc(l.processes, func(other *process) bool { return other == p })
+	l.mutex.Unlock()
+	if err := syscall.Kill(p.pid, signal); err != nil {
+		return err
+	}
+	select {
+	case <-p.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%s does not end: %w", p.name, context.Cause(ctx))
 	}
 }
 

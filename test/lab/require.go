@@ -12,7 +12,17 @@ import (
 // fails the test instead: there nobody would notice.
 func Require(t testing.TB) {
 	t.Helper()
-	err := missing()
+	demand(t, missing())
+}
+
+// RequireMachines does likewise for a lab whose nodes are machines.
+func RequireMachines(t testing.TB) {
+	t.Helper()
+	demand(t, errors.Join(missing(), MissingForMachines()))
+}
+
+func demand(t testing.TB, err error) {
+	t.Helper()
 	switch {
 	case err == nil:
 	case os.Getenv("CI") == "true":

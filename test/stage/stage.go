@@ -39,9 +39,16 @@ type Stage struct {
 	count     atomic.Int32
 }
 
-// Start brings everything up. root is the repository's; bootstrap is the built function, and is built if it is not given. RBAC
-// is what infra/rbac.yaml says, and nothing else. All files are in the lab's folder, and go with it.
-func Start(ctx context.Context, root, bootstrap string) (_ *Stage, err error) {
+// Options says what a stage should be like. Only Root must be given.
+type Options struct {
+	Root      string // of the repository
+	Bootstrap string // the built function; it is built if this is empty
+	Machines  bool   // nodes run containers, with images for a database, poolers and workers (images.go)
+}
+
+// Start brings everything up. RBAC is what infra/rbac.yaml says, and nothing else. All files are in the lab's folder, and go
+// with it.
+func Start(ctx context.Context, o Options) (_ *Stage, err error) {
 	s := &Stage{}
 	defer func() {
 		if err != nil {
@@ -51,18 +58,30 @@ func Start(ctx context.Context, root, bootstrap string) (_ *Stage, err error) {
 	if s.AWS, err = awstest.Start(); err != nil {
 		return nil, fmt.Errorf("start the AWS APIs: %w", err)
 	}
-	s.Lab, err = lab.Start(ctx, lab.Options{
-		ClusterName: Cluster, STSProxy: s.AWS.STSProxy(), STSCAFile: s.AWS.STSCAFile(), Region: awstest.Region,
-		Roles: []lab.Role{{ARN: s.AWS.RoleARN(), Username: "quiesce:{{SessionName}}", Groups: []string{"quiesce"}}},
-	})
-	if err != nil {
+	if s.Lab, err = s.startLab(ctx, o.Machines); err != nil {
 		return nil, fmt.Errorf("start the lab: %w", err)
 	}
 	s.AWS.AddCluster(Cluster, s.Lab.Endpoint(), s.Lab.CA())
-	if err := s.Lab.Apply(ctx, filepath.Join(root, "infra", "rbac.yaml")); err != nil {
+	if err := s.Lab.Apply(ctx, filepath.Join(o.Root, "infra", "rbac.yaml")); err != nil {
 		return nil, err
 	}
-	return s, s.furnish(ctx, root, bootstrap)
+	return s, s.furnish(ctx, o.Root, o.Bootstrap)
+}
+
+func (s *Stage) startLab(ctx context.Context, machines bool) (*lab.Lab, error) {
+	o := lab.Options{
+		ClusterName: Cluster, STSProxy: s.AWS.STSProxy(), STSCAFile: s.AWS.STSCAFile(), Region: awstest.Region,
+		Roles:    []lab.Role{{ARN: s.AWS.RoleARN(), Username: "quiesce:{{SessionName}}", Groups: []string{"quiesce"}}},
+		Machines: machines,
+	}
+	if machines {
+		var err error
+		if o.Images, err = archives(); err != nil {
+			return nil, err
+		}
+		o.Programs = map[string]string{"worker": "quiesce/test/worker"}
+	}
+	return lab.Start(ctx, o)
 }
 
 // furnish makes the place for functions, and the function.
@@ -138,7 +157,16 @@ type Instance struct {
 // Group makes an Auto Scaling group with our hook, and nodes for n instances spread over two zones. Names derive from the
 // group's, so that tests side by side do not meet.
 func (s *Stage) Group(ctx context.Context, group string, n int) ([]Instance, error) {
-	s.AWS.AddGroup(group, awstest.Hook{Name: Hook, HeartbeatTimeout: hookTimeout})
+	return s.group(ctx, group, n, awstest.Hook{Name: Hook, HeartbeatTimeout: hookTimeout})
+}
+
+// GroupWithoutHook is one whose instances go as soon as Auto Scaling says so.
+func (s *Stage) GroupWithoutHook(ctx context.Context, group string, n int) ([]Instance, error) {
+	return s.group(ctx, group, n)
+}
+
+func (s *Stage) group(ctx context.Context, group string, n int, hooks ...awstest.Hook) ([]Instance, error) {
+	s.AWS.AddGroup(group, hooks...)
 	instances := make([]Instance, n)
 	for i := range instances {
 		instances[i] = s.newInstance(i)

@@ -34,6 +34,8 @@ func All() []Tool {
 		kubernetes("kube-controller-manager"),
 		kubernetes("kube-scheduler"),
 		kubernetes("kubectl"),
+		kubernetes("kubelet"),
+		kubernetes("kube-proxy"),
 		{Name: "etcd", Module: "etcd", Version: "v3.6.8", Package: "go.etcd.io/etcd/server/v3"},
 		{Name: "kwok", Module: "kwok", Version: "v0.7.0", Package: "sigs.k8s.io/kwok/cmd/kwok"},
 		{
@@ -78,11 +80,20 @@ func (t Tool) find() (string, error) {
 
 // Cached is where the built program is, or would be.
 func (t Tool) Cached() (string, error) {
+	dir, err := Dir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, t.Module+"-"+t.Version, t.Name), nil
+}
+
+// Dir is the cache of all built programs.
+func Dir() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", fmt.Errorf("find the cache for built tools: %w", err)
 	}
-	return filepath.Join(cache, "quiesce", "tools", t.Module+"-"+t.Version, t.Name), nil
+	return filepath.Join(cache, "quiesce", "tools"), nil
 }
 
 func isProgram(path string) bool {

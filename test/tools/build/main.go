@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"quiesce/test/tools"
+	"quiesce/test/tools/flock"
 )
 
 // progressInterval paces the lines about a running build: often enough to see life, seldom enough for a CI log.
@@ -33,11 +34,15 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	unlock, err := lock()
+	dir, err := tools.Dir()
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	lock, err := flock.Lock(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	for _, t := range tools.All() {
 		if _, err := tools.Path(t.Name); err == nil {
 			continue
@@ -47,26 +52,6 @@ func run(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// lock keeps two builds on one machine from doing the same work twice.
-func lock() (unlock func(), err error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return nil, err
-	}
-	dir := filepath.Join(cache, "quiesce", "tools")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	file, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
-	}
-	return func() { file.Close() }, nil
 }
 
 func build(ctx context.Context, t tools.Tool) error {

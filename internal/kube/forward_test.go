@@ -1,0 +1,325 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	constants "k8s.io/apimachinery/pkg/util/portforward"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/spdy"
+)
+
+const (
+	// patience bounds waits for what takes milliseconds; only broken code reaches it.
+	patience = 20 * time.Second
+	// glance is how often a condition is looked at again.
+	glance = 5 * time.Millisecond
+
+	forwardPath = "/api/v1/namespaces/db/pods/pgbouncer-0/portforward"
+)
+
+// forwarder is an API server and a kubelet as far as port-forwarding goes. The pod's ports are those of the loopback interface.
+type forwarder struct {
+	*httptest.Server
+	upgrade func(http.ResponseWriter, *http.Request) httpstream.Connection // nil: both ways are known
+
+	mu       sync.Mutex
+	asked    []string // requests' methods
+	upgraded []httpstream.Connection
+}
+
+func newForwarder(t *testing.T) (*forwarder, *Client) {
+	t.Helper()
+	f := &forwarder{}
+	f.Server = httptest.NewTLSServer(f)
+	t.Cleanup(func() {
+		for _, connection := range f.connections() {
+			_ = connection.Close()
+		}
+		f.Close()
+	})
+	client, err := New(&rest.Config{
+		Host:            f.URL,
+		TLSClientConfig: rest.TLSClientConfig{CAData: authorityOf(f.Server)},
+		WrapTransport: func(next http.RoundTripper) http.RoundTripper {
+			return authenticated{next}
+		},
+	})
+	require.NoError(t, err)
+	return f, client
+}
+
+// authenticated is how the function authenticates: with a wrapped transport, since its tokens are renewed.
+type authenticated struct{ next http.RoundTripper }
+
+func (a authenticated) RoundTrip(request *http.Request) (*http.Response, error) {
+	request = request.Clone(request.Context())
+	request.Header.Set("Authorization", "Bearer token")
+	return a.next.RoundTrip(request)
+}
+
+func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	f.asked = append(f.asked, r.Method)
+	f.mu.Unlock()
+	if r.URL.Path != forwardPath || r.Header.Get("Authorization") != "Bearer token" {
+		http.Error(w, "no such pod, or no such user", http.StatusForbidden)
+		return
+	}
+	upgrade := upgradeEither
+	if f.upgrade != nil {
+		upgrade = f.upgrade
+	}
+	if connection := upgrade(w, r); connection != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.upgraded = append(f.upgraded, connection)
+	}
+}
+
+func (f *forwarder) connections() []httpstream.Connection {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.upgraded)
+}
+
+func (f *forwarder) methods() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.asked)
+}
+
+func upgradeEither(w http.ResponseWriter, r *http.Request) httpstream.Connection {
+	if websocket.IsWebSocketUpgrade(r) {
+		return upgradeWebsocket(w, r)
+	}
+	return upgradeSPDY(w, r)
+}
+
+func upgradeWebsocket(w http.ResponseWriter, r *http.Request) httpstream.Connection {
+	upgrader := websocket.Upgrader{Subprotocols: []string{constants.WebsocketsSPDYTunnelingPortForwardV1}}
+	conn, err := upgrader.Upgrade(w, r, nil)
+	if err != nil {
+		return nil
+	}
+	connection, err := spdy.NewServerConnection(portforward.NewTunnelingConnection("server", conn), newKubelet())
+	if err != nil {
+		return nil
+	}
+	return connection
+}
+
+func upgradeSPDY(w http.ResponseWriter, r *http.Request) httpstream.Connection {
+	if _, err := httpstream.Handshake(r, w, []string{portforward.PortForwardProtocolV1Name}); err != nil {
+		return nil
+	}
+	return spdy.NewResponseUpgrader().UpgradeResponse(w, r, newKubelet())
+}
+
+func onlySPDY(w http.ResponseWriter, r *http.Request) httpstream.Connection {
+	if websocket.IsWebSocketUpgrade(r) {
+		http.Error(w, "what is a websocket?", http.StatusBadRequest)
+		return nil
+	}
+	return upgradeSPDY(w, r)
+}
+
+// newKubelet forwards as the kubelet does: an error is written to the first stream, then both are closed.
+func newKubelet() httpstream.NewStreamHandler {
+	var reason httpstream.Stream
+	return func(stream httpstream.Stream, replied <-chan struct{}) error {
+		if stream.Headers().Get(corev1.StreamType) == corev1.StreamTypeError {
+			reason = stream
+			return nil
+		}
+		go func(reason httpstream.Stream) {
+			<-replied
+			if err := serveStream(stream); err != nil {
+				_, _ = io.WriteString(reason, err.Error())
+			}
+			_ = reason.Close()
+			_ = stream.Close()
+		}(reason)
+		return nil
+	}
+}
+
+func serveStream(stream httpstream.Stream) error {
+	conn, err := net.Dial("tcp", "127.0.0.1:"+stream.Headers().Get(corev1.PortHeader))
+	if err != nil {
+		return errors.New("nothing listens on that port")
+	}
+	defer conn.Close()
+	go func() {
+		_, _ = io.Copy(conn, stream)
+		_ = conn.(*net.TCPConn).CloseWrite()
+	}()
+	_, _ = io.Copy(stream, conn)
+	return nil
+}
+
+// listening makes a pod's process: what serve does with each connection.
+func listening(t *testing.T, serve func(net.Conn)) (port int) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				serve(conn)
+			}()
+		}
+	}()
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+func echo(conn net.Conn) { _, _ = io.Copy(conn, conn) }
+
+func forward(t *testing.T, client *Client, port int) net.Conn {
+	t.Helper()
+	conn, err := client.Forward(t.Context(), "db", "pgbouncer-0", port)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(patience)) // refused where the connection has ended by now
+	return conn
+}
+
+func requireEcho(t *testing.T, conn net.Conn, text string) {
+	t.Helper()
+	_, err := io.WriteString(conn, text)
+	require.NoError(t, err)
+	answer := make([]byte, len(text))
+	_, err = io.ReadFull(conn, answer)
+	require.NoError(t, err)
+	require.Equal(t, text, string(answer))
+}
+
+func TestAForwardedPortIsAConnectionToThePodsProcess(t *testing.T) {
+	server, client := newForwarder(t)
+	conn := forward(t, client, listening(t, echo))
+	requireEcho(t, conn, "SHOW VERSION")
+	requireEcho(t, conn, strings.Repeat("row ", 1<<16))
+	require.Equal(t, []string{http.MethodGet}, server.methods())
+}
+
+func TestAServerThatKnowsNoWebsocketsIsSpokenToInSPDY(t *testing.T) {
+	server, client := newForwarder(t)
+	server.upgrade = onlySPDY
+	requireEcho(t, forward(t, client, listening(t, echo)), "SHOW VERSION")
+	require.Equal(t, []string{http.MethodGet, http.MethodPost}, server.methods())
+}
+
+func TestWhyAForwardedConnectionEndedIsTheReadsError(t *testing.T) {
+	server, client := newForwarder(t)
+	for name, upgrade := range map[string]func(http.ResponseWriter, *http.Request) httpstream.Connection{
+		"websocket": upgradeEither, "SPDY": onlySPDY,
+	} {
+		server.upgrade = upgrade
+		conn := forward(t, client, 1)
+		_, err := conn.Read(make([]byte, 1))
+		require.EqualError(t, err, "nothing listens on that port", name)
+		_, err = conn.Write([]byte("SHOW VERSION"))
+		require.EqualError(t, err, "nothing listens on that port", name)
+	}
+}
+
+func TestTheEndOfThePodsConnectionIsReadAfterAllThatItSent(t *testing.T) {
+	_, client := newForwarder(t)
+	sent := strings.Repeat("row ", 1<<16)
+	conn := forward(t, client, listening(t, func(conn net.Conn) { _, _ = io.WriteString(conn, sent) }))
+	got, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Equal(t, len(sent), len(got))
+}
+
+func TestADeadlineEndsAReadAndNotTheForwardedConnection(t *testing.T) {
+	_, client := newForwarder(t)
+	conn := forward(t, client, listening(t, echo))
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(glance)))
+	_, err := conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+	requireEcho(t, conn, "SHOW VERSION")
+}
+
+func TestClosingAForwardedConnectionEndsThePodsAndTheServersOwn(t *testing.T) {
+	server, client := newForwarder(t)
+	met := make(chan string, 1)
+	conn := forward(t, client, listening(t, func(conn net.Conn) {
+		all, _ := io.ReadAll(conn)
+		met <- string(all)
+	}))
+	_, err := io.WriteString(conn, "X")
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	select {
+	case all := <-met:
+		require.Equal(t, "X", all)
+	case <-time.After(patience):
+		t.Fatal("the pod still has its connection")
+	}
+	require.Eventually(t, func() bool {
+		connections := server.connections()
+		return len(connections) == 1 && closed(connections[0])
+	}, patience, glance)
+}
+
+func closed(connection httpstream.Connection) bool {
+	select {
+	case <-connection.CloseChan():
+		return true
+	default:
+		return false
+	}
+}
+
+func TestForwardingGivesUpWithItsContextAndLeavesNoConnection(t *testing.T) {
+	server, client := newForwarder(t)
+	asked, release := make(chan struct{}), make(chan struct{})
+	server.upgrade = func(w http.ResponseWriter, r *http.Request) httpstream.Connection {
+		close(asked)
+		<-release
+		return upgradeEither(w, r)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-asked
+		cancel()
+	}()
+	_, err := client.Forward(ctx, "db", "pgbouncer-0", 6432)
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "forward port 6432 of pod db/pgbouncer-0")
+	close(release)
+	require.Eventually(t, func() bool {
+		connections := server.connections()
+		return len(connections) == 1 && closed(connections[0])
+	}, patience, glance)
+}
+
+func TestARefusedForwardSaysWhy(t *testing.T) {
+	_, client := newForwarder(t)
+	_, err := client.Forward(t.Context(), "db", "another", 6432)
+	require.ErrorContains(t, err, "forward port 6432 of pod db/another: ")
+	require.ErrorContains(t, err, "no such pod, or no such user")
+}

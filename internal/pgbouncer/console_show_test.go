@@ -1,0 +1,167 @@
+package pgbouncer
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"quiesce/test/pooler"
+)
+
+// table is an answer with one row.
+func table(pairs ...string) []*pgconn.Result {
+	result := &pgconn.Result{Rows: [][][]byte{{}}}
+	for pair := range slices.Chunk(pairs, 2) {
+		result.FieldDescriptions = append(result.FieldDescriptions, pgconn.FieldDescription{Name: pair[0]})
+		result.Rows[0] = append(result.Rows[0], []byte(pair[1]))
+	}
+	return []*pgconn.Result{result}
+}
+
+func TestColumnsGoByNameWhereverTheyAre(t *testing.T) {
+	for r := range rows(table("pool_mode", "transaction", "sv_tested", "1", "sv_active", "2", "user", "u", "new", "7",
+		"cl_waiting", "3", "database", "d", "cl_active", "5")) {
+		pool := r.pool()
+		require.NoError(t, r.err)
+		require.Equal(t, Pool{"d", "u", "transaction", 5, 3, 3}, pool)
+	}
+}
+
+func TestServersBusyWithACancelRequestCountWhereThereAreSuchColumns(t *testing.T) {
+	for r := range rows(table("database", "d", "user", "u", "cl_active", "0", "cl_waiting", "0", "sv_active", "1",
+		"sv_active_cancel", "2", "sv_being_canceled", "4", "sv_tested", "8", "pool_mode", "session")) {
+		require.Equal(t, 15, r.pool().Servers)
+		require.NoError(t, r.err)
+	}
+}
+
+func TestAMissingOrSenselessColumnIsNamed(t *testing.T) {
+	for r := range rows(table("database", "d", "user", "u")) {
+		r.pool()
+		require.EqualError(t, r.err, "there is no column pool_mode")
+	}
+	for r := range rows(table("sv_active", "many")) {
+		r.number("sv_active")
+		require.ErrorContains(t, r.err, "column sv_active")
+	}
+}
+
+func TestARowShorterThanItsHeadIsNoPanic(t *testing.T) {
+	short := table("database", "d", "user", "u")
+	short[0].Rows[0] = short[0].Rows[0][:1]
+	for r := range rows(short) {
+		r.text("user")
+		require.Error(t, r.err)
+	}
+}
+
+func TestPoolsAddUp(t *testing.T) {
+	pools := Pools{{"a", "u", "transaction", 1, 2, 4}, {"b", "u", "session", 8, 16, 32}, {"c", "u", "session", 0, 0, 0}}
+	require.Equal(t, 36, pools.InFlight())
+	require.Equal(t, 18, pools.Waiting())
+	require.Equal(t, 27, pools.Clients())
+	require.Equal(t, []string{"session", "transaction"}, pools.Modes())
+	require.Empty(t, Pools{}.Modes())
+}
+
+func TestATransactionInFlightIsCountedAndAConsoleIsNot(t *testing.T) {
+	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+		c := open(t, p)
+		pools, err := c.Pools(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, pools)
+
+		app, idle := p.Connect(t), p.Connect(t)
+		run(t, idle, "SELECT")
+		run(t, app, "BEGIN")
+		pools, err = c.Pools(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 1, pools.InFlight())
+		require.Equal(t, 2, pools.Clients())
+		require.Zero(t, pools.Waiting())
+		require.Equal(t, []string{"transaction"}, pools.Modes())
+		require.Equal(t, "app", pools[0].Database)
+		require.Equal(t, "app", pools[0].User)
+
+		run(t, app, "COMMIT")
+		require.Eventually(t, func() bool {
+			pools, err = c.Pools(t.Context())
+			return err == nil && pools.InFlight() == 0
+		}, patience, glance)
+		require.Equal(t, 2, pools.Clients())
+	})
+}
+
+func TestQueuedClientsAreCounted(t *testing.T) {
+	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+		c, app := open(t, p), p.Connect(t)
+		pending, err := c.Pause(t.Context())
+		require.NoError(t, err)
+		within(t, pending.Done())
+		done := make(chan error, 1)
+		go func() {
+			_, err := app.Exec(t.Context(), "SELECT").ReadAll()
+			done <- err
+		}()
+		require.Eventually(t, func() bool {
+			pools, err := c.Pools(t.Context())
+			return err == nil && pools.Waiting() == 1
+		}, patience, glance)
+		require.NoError(t, c.Resume(t.Context()))
+		require.NoError(t, <-done)
+	})
+}
+
+func TestClientsSayWhoTheyAreAndSinceWhen(t *testing.T) {
+	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+		c := open(t, p)
+		clients, err := c.Clients(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, clients)
+		app := p.Connect(t)
+		run(t, app, "BEGIN")
+		clients, err = c.Clients(t.Context())
+		require.NoError(t, err)
+		require.Len(t, clients, 1)
+		require.Equal(t, "app", clients[0].Database)
+		require.Equal(t, "app", clients[0].User)
+		require.Equal(t, app.Conn().LocalAddr().String(), clients[0].Addr)
+		require.True(t, clients[0].Linked)
+		require.WithinDuration(t, time.Now(), clients[0].Since, patience)
+	})
+}
+
+func TestSettingsAreReadAndChanged(t *testing.T) {
+	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+		c := open(t, p)
+		require.NoError(t, c.Set(t.Context(), "query_wait_timeout", "7"))
+		value, err := c.Setting(t.Context(), "query_wait_timeout")
+		require.NoError(t, err)
+		require.Equal(t, "7", value)
+
+		const hostile = `' ; SHUTDOWN; --''`
+		require.NoError(t, c.Set(t.Context(), "server_reset_query", hostile))
+		value, err = c.Setting(t.Context(), "server_reset_query")
+		require.NoError(t, err)
+		require.Equal(t, hostile, value)
+
+		require.Error(t, c.Set(t.Context(), "no_such_setting", "1"))
+		require.Error(t, c.Set(t.Context(), "x = 1; SHUTDOWN", "1"))
+		_, err = c.Setting(t.Context(), "no_such_setting")
+		require.ErrorContains(t, err, "no_such_setting")
+	})
+}
+
+func TestTheStateIsKnownSinceTheNewerGeneration(t *testing.T) {
+	paused, known, err := open(t, newer(t, pooler.Options{})).State(t.Context())
+	require.NoError(t, err)
+	require.True(t, known)
+	require.False(t, paused)
+
+	_, known, err = open(t, older(t, pooler.Options{})).State(t.Context())
+	require.NoError(t, err)
+	require.False(t, known)
+}

@@ -1,0 +1,35 @@
+package pgbouncer
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"strconv"
+)
+
+// Version is a pgbouncer's version. What SIGTERM means changed in 1.23
+// (https://www.pgbouncer.org/changelog.html#pgbouncer-123x).
+type Version struct{ Major, Minor, Patch int }
+
+// reported is what pgbouncer gives as server_version at every login to its console, and nothing else does: its version, on
+// branches with a suffix (1.25.0dev), then "/bouncer".
+var reported = regexp.MustCompile(`^(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?[^/]*/bouncer$`)
+
+func parseVersion(serverVersion string) (Version, error) {
+	found := reported.FindStringSubmatch(serverVersion)
+	if found == nil {
+		return Version{}, fmt.Errorf("%w: it calls itself %q", ErrNotPgbouncer, serverVersion)
+	}
+	number := func(digits string) int {
+		n, _ := strconv.Atoi(digits) // six digits at most; none are 0
+		return n
+	}
+	return Version{number(found[1]), number(found[2]), number(found[3])}, nil
+}
+
+// AtLeast tells whether the version is this one or a later one.
+func (v Version) AtLeast(major, minor int) bool {
+	return cmp.Or(cmp.Compare(v.Major, major), cmp.Compare(v.Minor, minor)) >= 0
+}
+
+func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Patch) }

@@ -1,0 +1,249 @@
+package secrets
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/stretchr/testify/require"
+
+	"quiesce/test/awstest"
+)
+
+const name = "console"
+
+// account starts the AWS APIs and makes a client with the settings that a function in that account has.
+func account(t *testing.T) (*awstest.Server, *secretsmanager.Client) {
+	t.Helper()
+	server, err := awstest.Start()
+	require.NoError(t, err)
+	t.Cleanup(server.Close)
+	for _, setting := range server.Environment(server.Session("function")) {
+		key, value, _ := strings.Cut(setting, "=")
+		t.Setenv(key, value)
+	}
+	config, err := awsconfig.LoadDefaultConfig(t.Context())
+	require.NoError(t, err)
+	return server, secretsmanager.NewFromConfig(config)
+}
+
+func rds(password string) string {
+	return `{"username":"drainer","password":"` + password + `","engine":"postgres","port":5432}`
+}
+
+func stages(server *awstest.Server) (asked []string) {
+	for _, call := range server.Calls() {
+		asked = append(asked, call.Params.Get("VersionStage"))
+	}
+	return asked
+}
+
+func passwords(logins []Login) (all []string) {
+	for _, login := range logins {
+		all = append(all, login.Password)
+	}
+	return all
+}
+
+func TestAfterEachRefusalTheNextVersionIsTried(t *testing.T) {
+	server, client := account(t)
+	arn := server.AddSecret(name, map[string]string{
+		awstest.StageCurrent: rds("b"), awstest.StagePending: rds("c"), awstest.StagePrevious: rds("a"),
+	})
+	logins, err := all(t, FromSecretsManager(client, arn, RDSKeys))
+	require.NoError(t, err)
+	require.Equal(t, []string{"b", "c", "a"}, passwords(logins))
+	require.Equal(t, "drainer", logins[0].User)
+	require.Equal(t, []string{current, current, pending, previous}, stages(server))
+	require.Equal(t, arn, server.Calls()[0].Params.Get("SecretId"))
+}
+
+func TestOnlyARefusalLooksFurther(t *testing.T) {
+	server, client := account(t)
+	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("b"), awstest.StagePrevious: rds("a")})
+	source := FromSecretsManager(client, arn, RDSKeys)
+	for range 3 { // three poolers
+		require.Equal(t, "b", first(t, source).Password)
+	}
+	require.Equal(t, []string{current}, stages(server))
+}
+
+func TestVersionsThatASecretNeedNotHaveAreLeftOut(t *testing.T) {
+	server, client := account(t)
+	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("b")})
+	logins, err := all(t, FromSecretsManager(client, arn, RDSKeys))
+	require.NoError(t, err)
+	require.Equal(t, []string{"b"}, passwords(logins))
+	require.Len(t, server.Calls(), 4)
+}
+
+func TestALoginThatIsInTwoVersionsIsTriedOnce(t *testing.T) {
+	server, client := account(t)
+	arn := server.AddSecret(name, map[string]string{
+		awstest.StageCurrent: rds("b"), awstest.StagePending: rds("b"), awstest.StagePrevious: rds("a"),
+	})
+	logins, err := all(t, FromSecretsManager(client, arn, RDSKeys))
+	require.NoError(t, err)
+	require.Equal(t, []string{"b", "a"}, passwords(logins))
+}
+
+func TestARefusedCurrentIsFetchedAgain(t *testing.T) {
+	server, client := account(t)
+	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("a"), awstest.StagePending: rds("b")})
+	source := FromSecretsManager(client, arn, RDSKeys)
+	next, stop := iter.Pull2(source(t.Context()))
+	defer stop()
+	login, err, _ := next()
+	require.NoError(t, err)
+	require.Equal(t, "a", login.Password)
+
+	server.RotateSecret(name) // while the console refuses
+	login, err, _ = next()
+	require.NoError(t, err)
+	require.Equal(t, "b", login.Password)
+	_, _, ok := next()
+	require.False(t, ok, "the previous version is the one that was refused")
+	require.Equal(t, "b", first(t, source).Password, "the next pooler profits")
+}
+
+func TestAPoolerThatMissedTheRotationGetsThePreviousLogin(t *testing.T) {
+	server, client := account(t)
+	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("a"), awstest.StagePending: rds("b")})
+	source := FromSecretsManager(client, arn, RDSKeys)
+	require.Equal(t, "a", first(t, source).Password)
+	server.RotateSecret(name)
+	for range 2 {
+		logins, err := all(t, source)
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{"a", "b"}, passwords(logins))
+	}
+}
+
+func TestTheKeysOfASecretMayBeOthers(t *testing.T) {
+	server, client := account(t)
+	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: `{"u":"drainer","p":"a"}`})
+	require.Equal(t, Login{"drainer", "a"}, first(t, FromSecretsManager(client, arn, Keys{User: "u", Password: "p"})))
+}
+
+func TestASecretInTheWrongFormIsNamedWithoutItsContent(t *testing.T) {
+	server, client := account(t)
+	for text, reason := range map[string]string{
+		password:             "it is not a JSON object",
+		`"` + password + `"`: "it is not a JSON object",
+		`{"username":"drainer","password":"` + password: "it is not a JSON object",
+		`null`: "it has no text under the key username",
+		`{"username":"drainer","pass":"` + password + `"}`: "it has no text under the key password",
+		`{"username":"drainer","password":42}`:             "it has no text under the key password",
+		`{"username":"","password":"` + password + `"}`:    "it has no text under the key username",
+	} {
+		arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: text})
+		_, err := all(t, FromSecretsManager(client, arn, RDSKeys))
+		require.EqualError(t, err, "AWSCURRENT of secret "+arn+": "+reason)
+	}
+}
+
+func TestWhatAWSRefusesIsExplained(t *testing.T) {
+	server, client := account(t)
+	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds(password)})
+	for code, reason := range map[string]string{
+		"AccessDeniedException":   "the function's role lacks secretsmanager:GetSecretValue on it, or kms:Decrypt on its key",
+		"DecryptionFailure":       "its KMS key cannot be used",
+		"InvalidRequestException": "marked for deletion",
+	} {
+		remove := server.Fail("secretsmanager", "", awstest.Fault{
+			Code: http.StatusBadRequest, ErrorCode: code, Message: "marked for deletion",
+		})
+		_, err := all(t, FromSecretsManager(client, arn, RDSKeys))
+		require.ErrorContains(t, err, "get AWSCURRENT of secret "+arn)
+		require.ErrorContains(t, err, reason)
+		remove()
+	}
+	_, err := all(t, FromSecretsManager(client, arn+"-gone", RDSKeys))
+	require.ErrorContains(t, err, "there is no such secret")
+}
+
+func TestAThrottledRequestIsRepeated(t *testing.T) {
+	server, client := account(t)
+	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("a")})
+	server.Fail("secretsmanager", "", awstest.Fault{
+		Times: 1, Code: http.StatusBadRequest, ErrorCode: "ThrottlingException", Message: "Rate exceeded",
+	})
+	require.Equal(t, "a", first(t, FromSecretsManager(client, arn, RDSKeys)).Password)
+	require.Len(t, server.Calls(), 2)
+}
+
+func TestAnErrorAfterARefusalEndsTheLogins(t *testing.T) {
+	server, client := account(t)
+	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("b"), awstest.StagePending: "not yet written"})
+	logins, err := all(t, FromSecretsManager(client, arn, RDSKeys))
+	require.EqualError(t, err, "AWSPENDING of secret "+arn+": it is not a JSON object")
+	require.Equal(t, []string{"b"}, passwords(logins))
+}
+
+// answers is Secrets Manager without a network, for tests whose time is not the machine's.
+type answers func() (*secretsmanager.GetSecretValueOutput, error)
+
+func (a answers) GetSecretValue(
+	ctx context.Context, _ *secretsmanager.GetSecretValueInput, _ ...func(*secretsmanager.Options),
+) (*secretsmanager.GetSecretValueOutput, error) {
+	if a == nil {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return a()
+}
+
+func TestALoginIsRememberedForAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		source := FromSecretsManager(answers(func() (*secretsmanager.GetSecretValueOutput, error) {
+			asked++
+			return &secretsmanager.GetSecretValueOutput{SecretString: aws.String(rds("a"))}, nil
+		}), "arn", RDSKeys)
+		first(t, source)
+		time.Sleep(cacheFor - time.Nanosecond)
+		first(t, source)
+		require.Equal(t, 1, asked)
+		time.Sleep(time.Nanosecond)
+		first(t, source)
+		require.Equal(t, 2, asked)
+	})
+}
+
+func TestAFailureIsNotRemembered(t *testing.T) {
+	fail := true
+	source := FromSecretsManager(answers(func() (*secretsmanager.GetSecretValueOutput, error) {
+		if fail {
+			return nil, errors.New("no route")
+		}
+		return &secretsmanager.GetSecretValueOutput{SecretString: aws.String(rds("a"))}, nil
+	}), "arn", RDSKeys)
+	_, err := all(t, source)
+	require.ErrorContains(t, err, "no route")
+	fail = false
+	require.Equal(t, "a", first(t, source).Password)
+}
+
+func TestABinarySecretIsNotRead(t *testing.T) {
+	_, err := all(t, FromSecretsManager(answers(func() (*secretsmanager.GetSecretValueOutput, error) {
+		return &secretsmanager.GetSecretValueOutput{SecretBinary: []byte(password)}, nil
+	}), "arn", RDSKeys))
+	require.EqualError(t, err, "AWSCURRENT of secret arn: it is binary, not JSON")
+}
+
+func TestSecretsManagerOutOfReachIsGivenUpInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		_, err := all(t, FromSecretsManager(answers(nil), "arn", RDSKeys))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, askTimeout, time.Since(began))
+	})
+}

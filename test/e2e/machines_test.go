@@ -1,0 +1,326 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/termination"
+	"quiesce/test/lab"
+	"quiesce/test/stage"
+)
+
+const (
+	shell = "localhost/pgbouncer:1.24" // an image that has one
+	// witnesses is where containers write down what happens to them.
+	witnesses = "/witness"
+	// scheduling is how much earlier than it should a container may seem to have ended: kubelets count whole seconds.
+	scheduling = 300 * time.Millisecond
+)
+
+// setMachines makes a scene whose n nodes run containers. Such nodes are heavy: few scenes have them at a time, and they are
+// gone with the scene.
+func setMachines(t *testing.T, n int, more ...string) *scene {
+	t.Helper()
+	on := playMachines(t)
+	turns <- struct{}{}
+	t.Cleanup(func() { <-turns })
+	s := setSceneOn(t, on, n, more...)
+	t.Cleanup(func() {
+		for len(s.instances) > 0 {
+			s.vanish(s.instances[0])
+		}
+	})
+	return s
+}
+
+// turns are the scenes with machines that may go on at once.
+var turns = make(chan struct{}, 2)
+
+// machines is the shared stage with machines, or why there is none.
+var machines = struct {
+	sync.Once
+	stage *stage.Stage
+	err   error
+}{}
+
+func playMachines(t *testing.T) *stage.Stage {
+	t.Helper()
+	lab.RequireMachines(t)
+	t.Parallel()
+	machines.Do(func() { machines.stage, machines.err = raise(t.Context(), true) })
+	require.NoError(t, machines.err)
+	return machines.stage
+}
+
+// vanish ends an instance as EC2 does, and then removes its node as the cloud's controller does.
+func (s *scene) vanish(i stage.Instance) {
+	s.instances = slices.DeleteFunc(s.instances, func(other stage.Instance) bool { return other == i })
+	require.NoError(s, s.Lab.Kill(s.ctx, i.Node))
+	require.NoError(s, s.Lab.RemoveNode(s.ctx, i.Node))
+}
+
+// runs makes a pod run a shell script, with a folder of the test's in place of its own eyes.
+func (s *scene) runs(script string, grace int64, change ...func(*corev1.PodSpec)) func(*corev1.PodSpec) {
+	folder := s.Lab.Path("witness-" + s.group)
+	require.NoError(s, os.MkdirAll(folder, 0o777))
+	require.NoError(s, os.Chmod(folder, 0o777)) // containers are not root
+	return func(p *corev1.PodSpec) {
+		p.TerminationGracePeriodSeconds = &grace
+		p.Volumes = append(p.Volumes, corev1.Volume{
+			Name: "witness", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: folder}},
+		})
+		p.Containers[0].Image, p.Containers[0].ImagePullPolicy = shell, corev1.PullNever
+		p.Containers[0].Command = []string{"sh", "-c", script}
+		p.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "witness", MountPath: witnesses}}
+		for _, c := range change {
+			c(p)
+		}
+	}
+}
+
+func preStop(script string) func(*corev1.PodSpec) {
+	return func(p *corev1.PodSpec) {
+		p.Containers[0].Lifecycle = &corev1.Lifecycle{
+			PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", script}}},
+		}
+	}
+}
+
+// witnessed is what containers wrote down, line by line: a word, and the time at which it happened.
+func (s *scene) witnessed(file string) (words []string, times []time.Time) {
+	s.Helper()
+	content, err := os.ReadFile(filepath.Join(s.Lab.Path("witness-"+s.group), file))
+	require.NoError(s, err)
+	for line := range strings.Lines(string(content)) {
+		var word string
+		var at float64
+		_, err := fmt.Sscan(line, &word, &at)
+		require.NoError(s, err, line)
+		words, times = append(words, word), append(times, time.UnixMilli(int64(at*1000)))
+	}
+	return words, times
+}
+
+// note is a shell command that writes a word and the time down.
+func note(word, file string) string {
+	return fmt.Sprintf("echo %s $(date +%%s.%%N) >>%s/%s", word, witnesses, file)
+}
+
+// sleeping is a shell command that waits and can be interrupted by a trap.
+const sleeping = "while :; do sleep 1000 & wait $!; done"
+
+func TestAPreStopHookRunsToItsEndBeforeTheContainerIsSignalled(t *testing.T) {
+	s := setMachines(t, 1)
+	s.podOn(s.instances[0], "stateful", func(p *corev1.Pod) {
+		s.runs("trap '"+note("term", "log")+"; exit 0' TERM; "+sleeping, 30,
+			preStop(note("hook", "log")+"; sleep 4; "+note("hooked", "log")))(&p.Spec)
+	})
+	r := s.drain(s.instances[0])
+	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
+	words, times := s.witnessed("log")
+	require.Equal(t, []string{"hook", "hooked", "term"}, words)
+	pod := r.of(t, "stateful")
+	require.Equal(t, drain.Evicted, pod.Outcome)
+	require.GreaterOrEqual(t, times[1].Sub(times[0]), 4*time.Second-scheduling)
+	require.False(t, pod.GoneAt.Before(times[2].Truncate(time.Second)), "gone %s, signalled %s", pod.GoneAt, times[2])
+	require.Len(t, s.AWS.Completions(s.instances[0].ID), 1)
+}
+
+func TestAPodThatIgnoresSIGTERMIsKilledAtItsGraceAndNotBefore(t *testing.T) {
+	const grace = 5
+	s := setMachines(t, 1)
+	s.podOn(s.instances[0], "deaf", func(p *corev1.Pod) {
+		s.runs("trap '"+note("term", "log")+"' TERM; while :; do "+note("alive", "log")+"; sleep 0.2; done", grace)(&p.Spec)
+	})
+	r := s.drain(s.instances[0])
+	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
+	words, times := s.witnessed("log")
+	require.Contains(t, words, "term")
+	signalled := times[slices.Index(words, "term")]
+	lived := times[len(times)-1].Sub(signalled)
+	require.GreaterOrEqual(t, lived, grace*time.Second-time.Second) // less what it took from eviction to signal
+	require.Less(t, lived, 2*grace*time.Second)
+}
+
+func TestAPodOfAStatefulSetMovesWithItsName(t *testing.T) {
+	s := setMachines(t, 2)
+	one, grace := int32(1), int64(2)
+	template := s.template("db")
+	s.runs("trap 'exit 0' TERM; "+sleeping, grace)(&template.Spec)
+	_, err := s.Lab.Client().AppsV1().StatefulSets(s.group).Create(s.ctx, &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "db", Namespace: s.group},
+		Spec: appsv1.StatefulSetSpec{
+			Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}}, Template: template,
+		},
+	}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	s.awaitReady("db-0", "")
+	from := s.hostOf("db")
+	r := s.drain(from)
+	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
+	s.vanish(from)
+	s.awaitReady("db-0", from.Node)
+}
+
+// awaitReady waits until the pod is ready, on another node than this one.
+func (s *scene) awaitReady(name, notOn string) {
+	s.Helper()
+	s.until(name+" is ready", func() (bool, error) {
+		p, err := s.Lab.Client().CoreV1().Pods(s.group).Get(s.ctx, name, metav1.GetOptions{})
+		return err == nil && p.Spec.NodeName != notOn && p.DeletionTimestamp == nil && isReady(p), err
+	})
+}
+
+func isReady(p *corev1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// With a preStop hook that outlasts the way from endpoints to node proxies, as is good practice, nobody who connects to the
+// Service meets a pod that is gone, from before the drain until after the node's death.
+func TestEndpointsLoseThePodBeforeTheNodeDies(t *testing.T) {
+	s := setMachines(t, 2)
+	address := s.serve("echo", 2)
+	var failed []error
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				connection, err := net.DialTimeout("tcp", address, time.Second)
+				if err != nil {
+					failed = append(failed, err)
+					continue
+				}
+				connection.Close()
+			}
+		}
+	}()
+	victim := s.instances[0]
+	r := s.drain(victim)
+	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
+	require.Empty(t, s.endpointsOn(victim))
+	s.vanish(victim)
+	s.awaitEndpoints("echo", 1)
+	close(stop)
+	<-stopped
+	require.Empty(t, failed)
+}
+
+// serve runs pods that listen behind a Service, one a node, and returns the Service's address.
+func (s *scene) serve(app string, replicas int32) string {
+	s.Helper()
+	s.deploy(app, replicas, func(d *appsv1.Deployment) {
+		p := &d.Spec.Template.Spec
+		s.runs("printf '[pgbouncer]\\nlisten_addr = 0.0.0.0\\nlisten_port = 8080\\nunix_socket_dir =\\nauth_type = any\\n' >/tmp/ini; exec pgbouncer /tmp/ini",
+			10, preStop("sleep 3"))(p)
+		p.Containers[0].ReadinessProbe = &corev1.Probe{
+			ProbeHandler:  corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(8080)}},
+			PeriodSeconds: 1,
+		}
+		p.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+			MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway,
+			LabelSelector: d.Spec.Selector,
+		}}
+	})
+	service, err := s.Lab.Client().CoreV1().Services(s.group).Create(s.ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: app},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": app}, Ports: []corev1.ServicePort{{Port: 8080}}},
+	}, metav1.CreateOptions{})
+	require.NoError(s, err)
+	address := net.JoinHostPort(service.Spec.ClusterIP, "8080")
+	s.until("the Service answers", func() (bool, error) {
+		connection, err := net.DialTimeout("tcp", address, time.Second)
+		if err != nil {
+			return false, err
+		}
+		return true, connection.Close()
+	})
+	return address
+}
+
+// endpointsOn are the addresses on a node that a Service of the scene's sends anybody to.
+func (s *scene) endpointsOn(i stage.Instance) (addresses []string) {
+	s.Helper()
+	for _, e := range s.endpoints() {
+		if e.NodeName != nil && *e.NodeName == i.Node && e.Conditions.Ready != nil && *e.Conditions.Ready {
+			addresses = append(addresses, e.Addresses...)
+		}
+	}
+	return addresses
+}
+
+func (s *scene) endpoints() (all []discoveryv1.Endpoint) {
+	s.Helper()
+	list, err := s.Lab.Client().DiscoveryV1().EndpointSlices(s.group).List(s.ctx, metav1.ListOptions{})
+	require.NoError(s, err)
+	for _, slice := range list.Items {
+		all = append(all, slice.Endpoints...)
+	}
+	return all
+}
+
+// awaitEndpoints waits until n addresses, and no others, are in the Service's endpoints and ready.
+func (s *scene) awaitEndpoints(service string, n int) {
+	s.Helper()
+	s.until(fmt.Sprintf("%s has %d endpoints", service, n), func() (bool, error) {
+		ready := 0
+		for _, e := range s.endpoints() {
+			if e.Conditions.Ready != nil && *e.Conditions.Ready {
+				ready++
+			}
+		}
+		return ready >= n, nil
+	})
+}
+
+func TestEvictedContainersDoNotLandOnAnotherTerminatingNode(t *testing.T) {
+	s := setMachines(t, 3)
+	s.deploy("web", 6, func(d *appsv1.Deployment) {
+		s.runs("trap 'exit 0' TERM; "+sleeping, 5)(&d.Spec.Template.Spec)
+	})
+	first := s.hostOf("web")
+	second := s.instances[0]
+	if second == first {
+		second = s.instances[1]
+	}
+	before := namesOf(s.podsOn(second))
+	s.terminate(second) // is going too, and nobody has begun to drain it
+	r := s.drain(first)
+	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
+	s.until("the pods run elsewhere", func() (bool, error) {
+		d, err := s.Lab.Client().AppsV1().Deployments(s.group).Get(s.ctx, "web", metav1.GetOptions{})
+		return err == nil && d.Status.ReadyReplicas == 6, err
+	})
+	require.Subset(t, before, namesOf(s.podsOn(second)))
+}
+
+func namesOf(pods []corev1.Pod) []string {
+	names := make([]string, len(pods))
+	for i, p := range pods {
+		names[i] = p.Name
+	}
+	return names
+}

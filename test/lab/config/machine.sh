@@ -1,0 +1,26 @@
+# The first process of a machine, and so the one whose end is the end of all its processes and mounts. It has namespaces of its
+# own: mounts, processes, network. $1: the machine's folder; $2: kubelet; $3: kube-proxy; $4: its node's name.
+set -e
+mount -t proc proc /proc
+mount --make-rshared /
+mount --bind "$1/lib" /var/lib
+mount --bind "$1/log" /var/log
+mount -t tmpfs tmpfs /run
+echo 1 >/proc/sys/net/ipv4/ip_forward
+
+# A daemon that ends, ends the machine.
+trap 'exit 1' TERM
+daemon() {
+	name=$1
+	shift
+	"$@" >"/var/log/$name.log" 2>&1 || echo "$name ended with status $?"
+	tail -n 20 "/var/log/$name.log"
+	kill -s TERM 1
+}
+
+until ip route show default | grep -q .; do sleep 0.05; done # the host lays the cable
+daemon containerd containerd --config "$1/containerd.toml" &
+until [ -S /run/containerd/containerd.sock ]; do sleep 0.05; done
+daemon kubelet "$2" --config "$1/kubelet.yaml" --kubeconfig "$1/kubelet.kubeconfig" --hostname-override "$4" $5 &
+daemon kube-proxy "$3" --config "$1/kube-proxy.yaml" &
+while :; do wait; sleep 1; done # and reap what is orphaned

@@ -1,0 +1,51 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"syscall"
+)
+
+// Kill makes a machine vanish as a terminated instance does: from one moment to the next nothing is sent and nothing answered,
+// no FIN and no RST, and nothing runs any more. Its Node object stays, as it does in a cluster until a controller notices.
+func (l *Lab) Kill(ctx context.Context, node string) error {
+	m, err := l.machine(node)
+	if err != nil {
+		return err
+	}
+	if err := l.network.cut(ctx, m.number); err != nil {
+		return fmt.Errorf("cut machine %s off: %w", node, err)
+	}
+	if err := l.finish(ctx, m.process, syscall.SIGKILL); err != nil {
+		return fmt.Errorf("kill machine %s: %w", node, err)
+	}
+	return nil
+}
+
+func (l *Lab) machine(node string) (*machine, error) {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	for _, m := range l.machines {
+		if m.node.Name == node {
+			return m, nil
+		}
+	}
+	return nil, fmt.Errorf("no machine is node %s", node)
+}
+
+// Inside prepares a command in the machine's namespaces, as if it were started on the machine.
+func (l *Lab) Inside(ctx context.Context, node string, args ...string) (*exec.Cmd, error) {
+	m, err := l.machine(node)
+	if err != nil {
+		return nil, err
+	}
+	return m.command(ctx, args...), nil
+}
+
+// command enters the namespaces of the machine's first process, which is the child of the process that made them.
+func (m *machine) command(ctx context.Context, args ...string) *exec.Cmd {
+	target := fmt.Sprintf("--target=%d", m.process.pid)
+	enter := []string{target, "--net", "--mount", "--ipc", "--uts", fmt.Sprintf("--pid=/proc/%d/ns/pid_for_children", m.process.pid), "--"}
+	return exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
+}

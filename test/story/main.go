@@ -1,0 +1,96 @@
+// Command story shows the failure that this project exists for, on this machine and with real parts, and the same with the
+// project in place: Auto Scaling terminates an instance on which a pgbouncer runs, and its node vanishes. It prints what became of
+// the workers as a table, and draws it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"quiesce/test/stage"
+	"quiesce/test/story/picture"
+)
+
+// options are the command's own.
+type options struct {
+	bootstrap string
+	picture   string
+	versions  string
+	warmUp    time.Duration
+	observe   time.Duration
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var o options
+	flag.StringVar(&o.bootstrap, "bootstrap", "", "the built function; it is built if this is empty")
+	flag.StringVar(&o.picture, "picture", "dist/story.svg", "where the picture goes")
+	flag.StringVar(&o.versions, "versions", "1.18,1.24", "of pgbouncer, separated by commas")
+	flag.DurationVar(&o.warmUp, "warm-up", 10*time.Second, "how long workers work before the instance is terminated")
+	flag.DurationVar(&o.observe, "observe", time.Minute, "how long to look after the node's death")
+	flag.Parse()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "story:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) (err error) {
+	root, err := stage.Root()
+	if err != nil {
+		return err
+	}
+	say("starting a control plane, an IAM authenticator and Auto Scaling on this machine")
+	s, err := stage.Start(ctx, stage.Options{Root: root, Bootstrap: o.bootstrap, Machines: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Stop()) }()
+	var tales []*tale
+	for version := range strings.SplitSeq(o.versions, ",") {
+		for _, drained := range []bool{false, true} {
+			t, err := tell(ctx, s, o, version, drained)
+			if err != nil {
+				return fmt.Errorf("pgbouncer %s, %s quiesce: %w", version, with(drained), err)
+			}
+			tales = append(tales, t)
+		}
+	}
+	table(os.Stdout, tales)
+	return draw(o.picture, tales)
+}
+
+func with(drained bool) string {
+	if drained {
+		return "with"
+	}
+	return "without"
+}
+
+func draw(path string, tales []*tale) error {
+	halves := make([]picture.Half, len(tales))
+	for i, t := range tales {
+		halves[i] = t.half()
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	const title = "An instance with a pgbouncer on it is terminated, and its node vanishes"
+	if err := picture.Draw(file, title, halves...); err != nil {
+		return fmt.Errorf("draw the picture: %w", err)
+	}
+	say("the picture: %s", path)
+	return file.Close()
+}
+
+func say(format string, args ...any) { fmt.Printf("story: "+format+"\n", args...) }

@@ -1,0 +1,90 @@
+package picture
+
+import (
+	"math"
+	"time"
+)
+
+// What all pictures have in common, in pixels.
+const (
+	width        = 1200.0
+	margin       = 28.0
+	gutter       = 36.0 // between two panels
+	headHeight   = 84.0 // the picture's title and legend
+	titleHeight  = 52.0 // a panel's title and subtitle
+	labelHeight  = 15.0 // of one row of marks' labels
+	axisWidth    = 38.0 // left of the plots, for the numbers
+	rateHeight   = 130.0
+	betweenPlots = 36.0 // with what is said of the lanes in it
+	footHeight   = 44.0 // below the lanes: the time axis
+	lanesHeight  = 150.0
+	maxPitch     = 13.0 // from lane to lane: few lanes need not fill the height
+	minPitch     = 4.0  // many lanes must stay lanes, and make the picture higher
+
+	rateTicks = 4
+	timeTicks = 8
+)
+
+// frame is what all panels of one picture have in common: their scales and the heights that follow.
+type frame struct {
+	span  time.Duration // of the time axis
+	rate  float64       // top of the commits' axis
+	step  float64       // between two of its ticks
+	rows  int           // of labels
+	lanes int
+	pitch float64
+}
+
+func frameFor(halves []Half) frame {
+	var f frame
+	peak := 1.0
+	for _, h := range halves {
+		f.span = max(f.span, h.end())
+		f.lanes = max(f.lanes, h.Workers)
+	}
+	for _, h := range halves {
+		for _, p := range h.rates(binFor(f.span)) {
+			peak = max(peak, p.perSecond)
+		}
+		for _, l := range f.place(h.Marks) {
+			f.rows = max(f.rows, l.row+1)
+		}
+	}
+	f.step = nice(peak / rateTicks)
+	f.rate = math.Ceil(peak/f.step) * f.step
+	f.pitch = min(maxPitch, max(minPitch, lanesHeight/float64(f.lanes)))
+	return f
+}
+
+// nice is the least of 1, 2, 5, 10, 20, 50 and so on that is no less than step.
+func nice(step float64) float64 {
+	magnitude := math.Pow(10, math.Floor(math.Log10(step)))
+	for _, m := range []float64{1, 2, 5} {
+		if m*magnitude >= step {
+			return m * magnitude
+		}
+	}
+	return 10 * magnitude
+}
+
+func (f frame) panelWidth() float64 { return (width - 2*margin - gutter) / 2 }
+func (f frame) plotWidth() float64  { return f.panelWidth() - axisWidth }
+func (f frame) rateTop() float64    { return titleHeight + float64(f.rows)*labelHeight + 6 }
+func (f frame) rateBottom() float64 { return f.rateTop() + rateHeight }
+func (f frame) lanesTop() float64   { return f.rateBottom() + betweenPlots }
+func (f frame) lanesBottom() float64 {
+	return f.lanesTop() + float64(f.lanes)*f.pitch
+}
+func (f frame) panelHeight() float64 { return f.lanesBottom() + footHeight }
+
+// left and top are where the i-th panel is.
+func (f frame) left(i int) float64 { return margin + float64(i%2)*(f.panelWidth()+gutter) }
+func (f frame) top(i int) float64  { return headHeight + float64(i/2)*f.panelHeight() }
+
+// height is the picture's, with that many panels.
+func (f frame) height(panels int) float64 { return f.top(panels-1) + f.panelHeight() }
+
+// x is a moment's place in a plot.
+func (f frame) x(at time.Duration) float64 {
+	return f.plotWidth() * at.Seconds() / f.span.Seconds()
+}

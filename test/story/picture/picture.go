@@ -1,0 +1,77 @@
+// Package picture draws what workers did while a node was taken from under them: an SVG with the commits per second of each
+// way to take the node, and under it a lane per worker, red for as long as the worker hangs.
+package picture
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// Sample is what was seen at one moment. It stands for the time since the sample before it.
+type Sample struct {
+	At      time.Duration
+	Commits int   // by all workers since the previous sample
+	Hanging []int // workers, numbered from 1
+}
+
+// Mark is something that happened.
+type Mark struct {
+	At    time.Duration
+	What  string
+	Fatal bool // the node's death: drawn red and heavy
+}
+
+// Half is one telling of the story.
+type Half struct {
+	Title, Subtitle string
+	Workers         int
+	Samples         []Sample
+	Marks           []Mark
+}
+
+// Draw writes the halves side by side, two in a row and all in the same scales, as one SVG. The same input gives the same
+// bytes.
+func Draw(w io.Writer, title string, halves ...Half) error {
+	if err := check(halves); err != nil {
+		return fmt.Errorf("draw %q: %w", title, err)
+	}
+	f := frameFor(halves)
+	var c canvas
+	c.open(f, title, len(halves))
+	for i, h := range halves {
+		panel{canvas: &c, frame: f, Half: h, left: f.left(i), top: f.top(i)}.draw()
+	}
+	c.raw("</svg>\n")
+	if _, err := w.Write(c.Bytes()); err != nil {
+		return fmt.Errorf("write picture: %w", err)
+	}
+	return nil
+}
+
+func check(halves []Half) error {
+	if len(halves) == 0 {
+		return errors.New("nothing to draw")
+	}
+	for _, h := range halves {
+		if h.Workers < 1 || h.end() <= 0 {
+			return fmt.Errorf("%q has no workers or no samples", h.Title)
+		}
+		for _, s := range h.Samples {
+			for _, worker := range s.Hanging {
+				if worker < 1 || worker > h.Workers {
+					return fmt.Errorf("%q has no worker %d: they are numbered from 1 to %d", h.Title, worker, h.Workers)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (h Half) end() time.Duration {
+	if len(h.Samples) == 0 {
+		return 0
+	}
+	return h.Samples[len(h.Samples)-1].At
+}

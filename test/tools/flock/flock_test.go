@@ -1,0 +1,33 @@
+package flock
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// moment is how long the second may have to show that it does not wait; it costs a passing test that long.
+const moment = 50 * time.Millisecond
+
+func TestTheSecondWaitsForTheFirst(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "made", "if", "missing")
+	lock, err := Lock(dir)
+	require.NoError(t, err)
+	second := make(chan error)
+	go func() {
+		lock, err := Lock(dir)
+		if err == nil {
+			lock.Close()
+		}
+		second <- err
+	}()
+	select {
+	case <-second:
+		t.Fatal("both have the lock")
+	case <-time.After(moment):
+	}
+	lock.Close()
+	require.NoError(t, <-second)
+}

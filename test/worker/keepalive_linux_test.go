@@ -1,0 +1,49 @@
+package main
+
+import (
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// tcpUserTimeout is TCP_USER_TIMEOUT, which package syscall does not name.
+const tcpUserTimeout = 18
+
+func TestADeadPeerIsFoundOnlyWhenTheKernelLooks(t *testing.T) {
+	options := socketOptions(t)
+	require.Equal(t, 1, options(syscall.SOL_SOCKET, syscall.SO_KEEPALIVE))
+	require.Equal(t, kernel(t, "tcp_keepalive_time"), options(syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE))
+	require.Equal(t, kernel(t, "tcp_keepalive_intvl"), options(syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL))
+	require.Equal(t, kernel(t, "tcp_keepalive_probes"), options(syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT))
+	require.Zero(t, options(syscall.IPPROTO_TCP, tcpUserTimeout))
+}
+
+// socketOptions connects as a worker does.
+func socketOptions(t *testing.T) func(level, option int) int {
+	config, err := settings(serve(t, always).url)
+	require.NoError(t, err)
+	c, err := connect(config)
+	require.NoError(t, err)
+	t.Cleanup(c.drop)
+	raw, err := c.pg.Conn().(*net.TCPConn).SyscallConn()
+	require.NoError(t, err)
+	return func(level, option int) (value int) {
+		var failed error
+		require.NoError(t, raw.Control(func(fd uintptr) { value, failed = syscall.GetsockoptInt(int(fd), level, option) }))
+		require.NoError(t, failed)
+		return value
+	}
+}
+
+func kernel(t *testing.T, name string) int {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/" + name)
+	require.NoError(t, err)
+	value, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	require.NoError(t, err)
+	return value
+}

@@ -1,0 +1,100 @@
+package ledger
+
+// Balance is what workers believe, held against the rows that the database has.
+type Balance struct {
+	Committed          int // believed committed
+	Aborted            int // believed aborted, those that failed at BEGIN left out
+	Ambiguous          int // failed at COMMIT
+	AmbiguousCommitted int // of them, in the database nevertheless
+	InFlight           int // under way: neither believed nor counted below, whatever the database has
+
+	Lost      int // believed committed, and not in the database
+	Repeated  int // in the database more than once
+	Surprises int // in the database, and believed aborted, failed at BEGIN, or never tried
+}
+
+// Settle holds workers against rows: the numbers that the database has of each worker, in any order, with repeats. It is
+// exact for workers that are stopped; for others, take their snapshot before the rows.
+func Settle(workers []Worker, rows map[int][]int64) Balance {
+	var b Balance
+	known := map[int]bool{}
+	for _, w := range workers {
+		known[w.Worker] = true
+		b.settle(w, tally(rows[w.Worker]))
+	}
+	for worker, numbers := range rows {
+		if !known[worker] {
+			b.Surprises += len(tally(numbers))
+		}
+	}
+	return b
+}
+
+// settle adds one worker, given how many rows the database has of each of its numbers.
+func (b *Balance) settle(w Worker, rows map[int64]int) {
+	beliefs := w.beliefs()
+	for n := int64(1); n <= w.Last; n++ {
+		b.add(beliefs[n], rows[n] > 0)
+	}
+	for n, times := range rows {
+		if times > 1 {
+			b.Repeated++
+		}
+		if n < 1 || n > w.Last {
+			b.Surprises++
+		}
+	}
+}
+
+type belief int
+
+const (
+	committed belief = iota // of every number that nothing else is said of
+	aborted
+	ambiguous
+	skipped
+	inFlight
+)
+
+func (w Worker) beliefs() map[int64]belief {
+	beliefs := map[int64]belief{}
+	for b, numbers := range map[belief][]int64{aborted: w.Aborted, ambiguous: w.Ambiguous, skipped: w.Skipped, inFlight: {w.InFlight}} {
+		for _, n := range numbers {
+			beliefs[n] = b
+		}
+	}
+	return beliefs
+}
+
+func (b *Balance) add(believed belief, there bool) {
+	switch believed {
+	case committed:
+		b.Committed++
+		b.Lost += count(!there)
+	case aborted:
+		b.Aborted++
+		b.Surprises += count(there)
+	case ambiguous:
+		b.Ambiguous++
+		b.AmbiguousCommitted += count(there)
+	case skipped:
+		b.Surprises += count(there)
+	case inFlight:
+		b.InFlight++
+	}
+}
+
+func count(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+func tally(numbers []int64) map[int64]int {
+	times := map[int64]int{}
+	for _, n := range numbers {
+		times[n]++
+	}
+	return times
+}

@@ -1,0 +1,100 @@
+// Command worker plays the async workers of a job process: each owns one connection to PostgreSQL through a pooler, runs
+// transactions for ever, has default settings and no timeouts, and writes down what became of every transaction.
+//
+// GET /healthz is always green, GET /workers answers with the ledgers, POST /stop ends the work and keeps the ledgers.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+const (
+	// farewell is what SIGTERM leaves to the present transactions: many of the usual ones, and well within a pod's grace
+	// even where workers hang.
+	farewell = 2 * time.Second
+	// headerTimeout bounds a request's header: a prober or a reader on the same network needs milliseconds.
+	headerTimeout = 5 * time.Second
+)
+
+type options struct {
+	habits
+	url       string
+	workers   int
+	first     int
+	listen    string
+	straggler time.Duration
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "worker:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	config, err := settings(os.ExpandEnv(o.url))
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return fmt.Errorf("listen for requests: %w", err)
+	}
+	c := start(config, o)
+	server := &http.Server{Handler: c.handler(), ReadHeaderTimeout: headerTimeout}
+	context.AfterFunc(ctx, func() {
+		c.finish(farewell)
+		_ = server.Close() // ends Serve below
+	})
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve requests: %w", err)
+	}
+	return nil
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
+	flags.StringVar(&o.url, "url", "", "postgres URL; ${NAMES} of environment variables are expanded in it")
+	flags.IntVar(&o.workers, "workers", 1, "how many workers")
+	flags.IntVar(&o.first, "first", 1, "number of the first worker; the others count on from it")
+	flags.StringVar(&o.listen, "listen", ":8080", "address to serve HTTP on")
+	flags.DurationVar(&o.hold, "hold", 30*time.Millisecond, "how long a transaction lasts")
+	flags.DurationVar(&o.think, "think", 10*time.Millisecond, "pause between transactions")
+	flags.DurationVar(&o.recycle, "recycle", 0, "close connections between transactions at this age, or up to a quarter earlier; 0: never")
+	flags.BoolVar(&o.validate, "validate", false, "try the connection before each transaction")
+	flags.DurationVar(&o.straggler, "straggler", 0, "how long the first worker's transactions last, and the pauses between them; 0: as the others'")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if o.url == "" || o.workers < 1 || flags.NArg() > 0 {
+		return o, errors.New("usage: worker -url postgres://... [-workers N] [flags]")
+	}
+	return o, nil
+}
+
+// worker is the i-th of the process.
+func (o options) worker(i int) *worker {
+	habits := o.habits
+	if i == 0 && o.straggler > 0 {
+		habits.hold, habits.think = o.straggler, o.straggler
+	}
+	number := o.first + i
+	return &worker{habits: habits, book: newBook(number, habits.hold+habits.think), number: number}
+}
