@@ -51,9 +51,11 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 		Groups:  asg.NewGroups(sdk),
 		Hooks:   asg.NewHooks(sdk),
 		Connect: func(ctx context.Context) (termination.Kubernetes, error) { return connect(ctx) },
-		Drainer: drain.Drainer{Phases: phases(settings), Concurrency: settings.Drain.Concurrency, Log: log},
-		Policy:  policy(settings),
-		Log:     log,
+		Drainer: drain.Drainer{
+			Phases: phases(settings, escorts{connect: connect, sdk: sdk, log: log}), Concurrency: settings.Drain.Concurrency, Log: log,
+		},
+		Policy: policy(settings),
+		Log:    log,
 	}, nil
 }
 
@@ -71,11 +73,14 @@ func policy(settings config.Config) termination.Policy {
 	}
 }
 
-func phases(settings config.Config) []drain.Phase {
+func phases(settings config.Config, e escorts) []drain.Phase {
 	all := make([]drain.Phase, len(settings.Phases))
 	for i, phase := range settings.Phases {
 		all[i] = drain.Phase{Name: phase.Name, Settle: phase.Settle, Timeout: phase.Timeout}
-		if phase.Name != config.Workloads { // which takes what no other matches
+		switch {
+		case phase.PGBouncer != nil:
+			all[i].Match, all[i].Escort = isPooler(phase), e.of(phase)
+		case phase.Name != config.Workloads: // which takes what no other matches
 			all[i].Match = func(p drain.Pod) bool { return phase.Match.Matches(p.Namespace, p.PriorityClass, p.Labels) }
 		}
 	}

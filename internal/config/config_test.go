@@ -74,7 +74,8 @@ func TestTheSampleSaysWhatTheDefaultsSay(t *testing.T) {
 	require.Equal(t, names(got), names(defaults))
 	require.Equal(t, got.Phases[1:], defaults.Phases[1:])
 	require.Equal(t, got.Phases[0].PGBouncer, defaults.Phases[0].PGBouncer)
-	require.Equal(t, got.Phases[0].Match.Selector.String(), defaults.Phases[0].Match.Selector.String())
+	require.Equal(t, "app.kubernetes.io/name=pgbouncer", got.Phases[0].Match.Selector.String())
+	require.True(t, defaults.Phases[0].Match.Empty(), "by default poolers are those that the escort recognises")
 }
 
 func names(c config.Config) []string {
@@ -150,7 +151,7 @@ func TestASecretsKeysAreByDefaultThoseOfBasicAuth(t *testing.T) {
 
 func TestASecretMayBeInSecretsManager(t *testing.T) {
 	const arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:pgbouncer/console-a1b2c3"
-	c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, escort: {pgbouncer: {secretArn: '"+arn+"'}}}]}")
+	c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, match: {namespaces: [db]}, escort: {pgbouncer: {secretArn: '"+arn+"'}}}]}")
 	require.Equal(t, arn, c.Phases[0].PGBouncer.SecretARN)
 	require.Nil(t, c.Phases[0].PGBouncer.Secret)
 }

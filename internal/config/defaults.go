@@ -2,8 +2,6 @@ package config
 
 import (
 	"time"
-
-	"k8s.io/apimachinery/pkg/labels"
 )
 
 // The defaults, each a trade-off that a user may see differently.
@@ -44,13 +42,13 @@ func defaults() Config {
 	}
 }
 
-// defaultPhases let poolers go first, because the others need them, and the system's own pods last, for the same reason.
+// defaultPhases let poolers go first, those that the escort recognises, because the others need them, and the system's own pods
+// last, for the same reason.
 func defaultPhases() []Phase {
-	poolers := labels.SelectorFromSet(labels.Set{"app.kubernetes.io/name": "pgbouncer"})
 	// Every cluster has these two: https://kubernetes.io/docs/tasks/administer-cluster/guaranteed-scheduling-critical-addon-pods/.
 	system := []string{"system-cluster-critical", "system-node-critical"}
 	return []Phase{
-		{Name: "poolers", Match: Match{Selector: poolers}, PGBouncer: defaultPGBouncer(), Settle: poolerSettle, Timeout: defaultPhaseTimeout},
+		{Name: "poolers", PGBouncer: defaultPGBouncer(), Settle: poolerSettle, Timeout: defaultPhaseTimeout},
 		workloads(),
 		{Name: Critical, Match: Match{PriorityClasses: system}, Timeout: defaultPhaseTimeout},
 	}

@@ -118,6 +118,8 @@ func (p *Phase) read(m *mapping) {
 		match.fault("not for the phase %s, which takes the pods that no other phase matches", Workloads)
 	case p.Name != Workloads && !match.given() && p.PGBouncer == nil:
 		match.fault("missing: only the phase %s and a phase with an escort can do without", Workloads)
+	case p.PGBouncer != nil && p.PGBouncer.Secret == nil && p.PGBouncer.SecretARN != "" && len(p.Match.Namespaces) == 0:
+		match.fault("namespaces: missing: credentials of Secrets Manager are for the poolers of these namespaces, and no others")
 	}
 }
 

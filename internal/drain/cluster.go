@@ -14,7 +14,13 @@ type Cluster interface {
 	Changed() <-chan struct{}
 	// Evict asks the pod to leave. It returns nil if that was accepted or the pod is gone, *Blocked if a disruption budget
 	// does not allow it now; anything else is worth another try later.
-	Evict(ctx context.Context, p Ref) error
+	Evict(ctx context.Context, p Ref, o EvictOptions) error
+}
+
+// EvictOptions is what may be asked of an eviction beyond the eviction itself.
+type EvictOptions struct {
+	DryRun bool          // only ask whether it would be allowed
+	Grace  time.Duration // the pod's grace period; zero: its own
 }
 
 // Blocked is the answer to an eviction that disruption budgets do not allow now.

@@ -34,7 +34,9 @@ func (d Drainer) Drain(ctx context.Context, cluster Cluster, node Node) Report {
 		Drainer: d, cluster: cluster, node: node, clocks: make([]Clock, len(d.Phases)),
 		asked: map[Ref]*ask{}, answers: make(chan answer), ledger: newLedger(d.Phases),
 	}
-	r.loop(ctx)
+	if r.loop(ctx) {
+		r.farewell(ctx)
+	}
 	return r.ledger.report(r.clocks)
 }
 
@@ -72,8 +74,10 @@ type run struct {
 	node     Node
 	clocks   []Clock
 	asked    map[Ref]*ask
-	underWay int
-	changes  int // of the cluster, as counted by the loop
+	last     Plan // of the latest pass
+	evicting int  // evictions under way
+	underWay int  // the same, and escorts
+	changes  int  // of the cluster, as counted by the loop
 	answers  chan answer
 	ledger   *ledger
 }
@@ -81,6 +85,7 @@ type run struct {
 // ask is what is remembered of the evictions asked of one pod.
 type ask struct {
 	underWay bool
+	escorted bool // at least once
 	blocked  bool
 	changes  int       // of the cluster when it was asked
 	again    time.Time // not to be repeated before
@@ -90,19 +95,22 @@ type ask struct {
 
 // answer is what came of one eviction.
 type answer struct {
-	pod Ref
-	err error
+	pod      Ref
+	err      error
+	escorted *Escorted // by an escort; nil: evicted as it was
+	underWay bool      // its escort has more to do
 }
 
-func (r *run) loop(ctx context.Context) {
+// loop returns when nothing is left to do, or false when there is no more time to do it.
+func (r *run) loop(ctx context.Context) (done bool) {
 	defer r.join()
 	for {
 		wake, done := r.pass(ctx)
 		if done {
-			return
+			return true
 		}
 		if !r.await(ctx, wake) {
-			return
+			return false
 		}
 	}
 }
@@ -135,49 +143,68 @@ func (r *run) pass(ctx context.Context) (wake time.Time, done bool) {
 	now := time.Now()
 	plan := Make(View{Now: now, Node: r.node, Pods: r.cluster.Pods(), Phases: r.Phases, Clocks: r.clocks})
 	r.logPhases(plan)
-	r.clocks = plan.Clocks
+	r.clocks, r.last = plan.Clocks, plan
 	for _, ref := range r.ledger.see(plan, now) {
 		r.Log.Info("pod gone", "pod", ref.String())
 	}
 	wake = earliest(plan.Wake, now.Add(blockedRecheck))
 	for _, pod := range plan.Pods {
-		if pod.Open && pod.Verdict == Evict {
-			wake = earliest(wake, r.evict(ctx, pod.Ref, now))
+		if pod.Open {
+			wake = earliest(wake, r.act(ctx, pod, now))
 		}
 	}
 	return wake, plan.Done() && r.underWay == 0
 }
 
-// evict starts the pod's eviction if it is its turn, and says when else to look again; zero: something will tell.
-func (r *run) evict(ctx context.Context, pod Ref, now time.Time) (again time.Time) {
-	a := r.asked[pod]
-	if a == nil {
-		a = &ask{}
-		r.asked[pod] = a
-	}
-	switch {
-	case a.underWay || r.underWay >= r.Concurrency:
+// act starts what there is to do about a pod if it is its turn, and says when else to look again; zero: something will tell.
+func (r *run) act(ctx context.Context, pod Planned, now time.Time) (again time.Time) {
+	escort := r.Phases[pod.Phase].Escort
+	switch a := r.ask(pod.Ref); {
+	case a.underWay:
+		return time.Time{}
+	case pod.Verdict == Wait && escort != nil && pod.escorted() && !a.escorted: // its escort crashed
+	case pod.Verdict != Evict || (escort == nil && r.evicting >= r.Concurrency):
 		return time.Time{}
 	case now.Before(a.again) && !(a.blocked && r.changes > a.changes):
 		return a.again
 	}
-	a.underWay, a.changes = true, r.changes
-	r.underWay++
-	go func() { r.answers <- answer{pod, r.cluster.Evict(ctx, pod)} }()
+	r.start(ctx, escort, pod.Pod)
 	return time.Time{}
+}
+
+func (r *run) ask(pod Ref) *ask {
+	if r.asked[pod] == nil {
+		r.asked[pod] = &ask{}
+	}
+	return r.asked[pod]
+}
+
+func (r *run) start(ctx context.Context, escort Escort, pod Pod) {
+	a := r.asked[pod.Ref]
+	a.underWay, a.escorted, a.changes = true, escort != nil, r.changes
+	r.underWay++
+	if escort != nil {
+		r.Log.Info("escort began", "pod", pod.String())
+		go r.escort(ctx, escort, pod)
+		return
+	}
+	r.evicting++
+	go func() { r.answers <- answer{pod: pod.Ref, err: r.cluster.Evict(ctx, pod.Ref, EvictOptions{})} }()
 }
 
 // take enters an answer into the books, and decides when the pod may be asked again.
 func (r *run) take(got answer) {
 	a, entry, now := r.asked[got.pod], r.ledger.pods[got.pod], time.Now()
-	a.underWay, a.blocked = false, false
-	r.underWay--
+	r.finish(a, entry, got)
 	var blocked *Blocked
 	switch {
+	case got.err == nil && got.escorted != nil: // its eviction was entered when it was accepted
+		a.failures, a.again = 0, now.Add(acceptedRecheck)
 	case got.err == nil:
 		a.failures, a.again = 0, now.Add(acceptedRecheck)
-		entry.accept(now)
-		r.Log.Info("pod evicted", "pod", got.pod.String())
+		if entry.accept(now) {
+			r.Log.Info("pod evicted", "pod", got.pod.String())
+		}
 	case errors.As(got.err, &blocked):
 		a.failures, a.blocked, a.again = 0, true, now.Add(blockedRecheck)
 		entry.block(blocked)
@@ -188,6 +215,21 @@ func (r *run) take(got answer) {
 		entry.because(got.err.Error())
 		r.say(a, "eviction failed", got)
 	}
+}
+
+// finish takes what has answered for the last time off what is under way.
+func (r *run) finish(a *ask, entry *PodReport, got answer) {
+	if got.underWay {
+		return
+	}
+	a.underWay, a.blocked = false, false
+	r.underWay--
+	if got.escorted == nil {
+		r.evicting--
+		return
+	}
+	entry.Escort = got.escorted
+	r.Log.Info("escort ended", "pod", got.pod.String(), "escort", got.escorted)
 }
 
 // say logs a trouble once, and again only when it changed.

@@ -148,10 +148,10 @@ type slow struct {
 	takes time.Duration
 }
 
-func (s *slow) Evict(ctx context.Context, ref drain.Ref) error {
+func (s *slow) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
 	select {
 	case <-time.After(s.takes):
-		return s.Cluster.Evict(ctx, ref)
+		return s.Cluster.Evict(ctx, ref, o)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -211,8 +211,8 @@ type belated struct {
 	by time.Duration
 }
 
-func (b *belated) Evict(ctx context.Context, ref drain.Ref) error {
-	err := b.Cluster.Evict(ctx, ref)
+func (b *belated) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
+	err := b.Cluster.Evict(ctx, ref, o)
 	<-time.After(b.by)
 	return err
 }

@@ -2,27 +2,26 @@ package drain
 
 import (
 	"context"
-	"time"
+	"errors"
+	"slices"
 )
 
 // EscortedLabel is on a pod to which an escort has done something that outlives the escort: the strategy is its value. An
 // annotation of the same key says what was changed. A later slice finishes or undoes it.
 const EscortedLabel = "quiesce/escorted"
 
-// EvictOptions is what an escort may ask of an eviction.
-type EvictOptions struct {
-	DryRun bool          // only ask whether it would be allowed
-	Grace  time.Duration // the pod's grace period; zero: its own
-}
-
-// Escort sees a pod out.
+// Escort sees pods out.
 type Escort interface {
 	// Escort readies the pod, calls evict at the moment that cuts nothing, and returns when the pod can be left to stop by
 	// itself; what evict answers, it returns. If it cannot finish, it undoes what it did, on a fresh context, before it returns.
 	// A pod that is terminating already is one whose escort crashed: what can still be done for it is done.
 	Escort(ctx context.Context, p Pod, evict func(context.Context, EvictOptions) error) (Escorted, error)
+	// Farewell has a pod that is not evicted, a DaemonSet's, stop what it does. It is the last that happens to the node's pods.
+	Farewell(ctx context.Context, p Pod) (Escorted, error)
 	// Release undoes what an escort left on a pod that stays after all.
 	Release(ctx context.Context, p Pod) error
+	// Advise says what about the pod would make its leaving worse than need be. It changes nothing.
+	Advise(ctx context.Context, p Pod) []string
 }
 
 // Escorted is what a report says of an escort.
@@ -34,4 +33,63 @@ type Escorted struct {
 	Transactions int     `json:"transactions,omitempty"` // in flight when it began
 	HeldBack     float64 `json:"heldBack,omitempty"`     // for how long new transactions had to wait, in seconds
 	Cut          string  `json:"cut,omitempty"`          // what was cut, in words; empty: nothing
+}
+
+// escort starts seeing the pod out. The eviction that the escort asks for goes into the books when it is accepted: the escort
+// may have much to do after it.
+func (r *run) escort(ctx context.Context, escort Escort, pod Pod) {
+	evict := func(ctx context.Context, o EvictOptions) error {
+		if pod.Terminating() {
+			return nil // nobody is signalled twice
+		}
+		err := r.cluster.Evict(ctx, pod.Ref, o)
+		if err == nil && !o.DryRun {
+			r.answers <- answer{pod: pod.Ref, underWay: true}
+		}
+		return err
+	}
+	escorted, err := escort.Escort(ctx, pod, evict)
+	r.answers <- answer{pod: pod.Ref, err: err, escorted: &escorted}
+}
+
+// farewell has the escorts stop what DaemonSets run on the node, after everything else has gone.
+func (r *run) farewell(ctx context.Context) {
+	for _, pod := range r.last.Pods {
+		escort := r.Phases[pod.Phase].Escort
+		if escort == nil || pod.Verdict != Leave || pod.Controller != "DaemonSet" || optedOut(pod.Pod, r.node) || pod.Finished {
+			continue
+		}
+		escorted, err := escort.Farewell(ctx, pod.Pod)
+		r.ledger.pods[pod.Ref].Escort = &escorted
+		if err != nil {
+			r.Log.Warn("a DaemonSet's pod was not stopped", "pod", pod.String(), "error", err.Error())
+			continue
+		}
+		r.Log.Info("a DaemonSet's pod was stopped", "pod", pod.String(), "strategy", escorted.Strategy)
+	}
+}
+
+// HasEscorts tells whether any phase has one.
+func (d Drainer) HasEscorts() bool {
+	return slices.ContainsFunc(d.Phases, func(p Phase) bool { return p.Escort != nil })
+}
+
+// Release has the escorts undo what they left on pods that stay after all.
+func (d Drainer) Release(ctx context.Context, pods []Pod, node Node) error {
+	var faults []error
+	for _, pod := range d.first(pods, node).Pods {
+		if escort := d.Phases[pod.Phase].Escort; escort != nil && pod.escorted() {
+			faults = append(faults, escort.Release(ctx, pod.Pod))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// Advise has the escorts say what is wrong with the pods that they would see out, by pod.
+func (d Drainer) Advise(ctx context.Context, report *Report, pods []Pod, node Node) {
+	for _, pod := range d.first(pods, node).Pods {
+		if escort := d.Phases[pod.Phase].Escort; escort != nil && !pod.Mirror && !pod.Finished {
+			report.warn(pod.Ref, escort.Advise(ctx, pod.Pod))
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 type Phase struct {
 	Name    string
 	Match   func(Pod) bool // the first phase that matches a pod has it; nil: this one takes the unmatched
+	Escort  Escort         // sees its pods out; nil: they are evicted as they are
 	Settle  time.Duration  // how long to let things be after a phase that had pods
 	Timeout time.Duration  // after which it no longer holds back the next phase; zero: it always does
 }

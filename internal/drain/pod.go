@@ -29,3 +29,6 @@ func (r Ref) String() string { return r.Namespace + "/" + r.Name }
 
 // Terminating tells whether the pod has been asked to leave, by whomever.
 func (p Pod) Terminating() bool { return !p.Deleted.IsZero() }
+
+// escorted tells whether an escort has done something to the pod that may have to be finished or undone.
+func (p Pod) escorted() bool { return p.Labels[EscortedLabel] != "" }

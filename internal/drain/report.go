@@ -30,7 +30,9 @@ type PodReport struct {
 	Outcome   Outcome   `json:"outcome,omitempty"`
 	Reason    string    `json:"reason,omitempty"`
 	BlockedBy []string  `json:"blockedBy,omitempty"` // every budget that ever refused it, as namespace/name
-	EvictedAt time.Time `json:"evictedAt,omitzero"`  // when the API server accepted the eviction
+	Escort    *Escorted `json:"escort,omitempty"`
+	Warnings  []string  `json:"warnings,omitempty"` // of a plan: what would make its leaving worse than need be
+	EvictedAt time.Time `json:"evictedAt,omitzero"` // when the API server accepted the eviction
 	GoneAt    time.Time `json:"goneAt,omitzero"`
 
 	claims []string
@@ -76,6 +78,14 @@ func (r *Report) Block(budgets []Budget) {
 			if b.Allowed <= 0 && slices.Contains(b.Pods, p.Namespace+"/"+p.Name) {
 				p.BlockedBy = append(p.BlockedBy, b.Name)
 			}
+		}
+	}
+}
+
+func (r *Report) warn(pod Ref, warnings []string) {
+	for i := range r.Pods {
+		if p := &r.Pods[i]; p.UID == pod.UID && p.Namespace == pod.Namespace && p.Name == pod.Name {
+			p.Warnings = warnings
 		}
 	}
 }
@@ -161,11 +171,14 @@ func (p *PodReport) outcome() Outcome {
 	return Waiting
 }
 
-func (p *PodReport) accept(now time.Time) {
+// accept notes that the pod's eviction was accepted, and tells whether that is news.
+func (p *PodReport) accept(now time.Time) bool {
 	p.because("")
-	if p.EvictedAt.IsZero() {
-		p.EvictedAt = now
+	if !p.EvictedAt.IsZero() {
+		return false
 	}
+	p.EvictedAt = now
+	return true
 }
 
 func (p *PodReport) block(b *Blocked) {

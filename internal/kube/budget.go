@@ -55,16 +55,20 @@ func newBudgets(ctx context.Context, c *Client, announce func()) *budgets {
 	}
 }
 
-// refuse tells whether it is useless to ask the server to evict the pod now. If not, its place in its budgets is taken.
+// refuse tells whether it is useless to ask the server to evict the pod now. If not, its place in its budgets is taken, unless
+// the server is only to say what it would do.
 // A pod that is not ready is always worth asking for: budgets may let it go whatever their room
 // (https://kubernetes.io/docs/tasks/run-application/configure-pdb/#unhealthy-pod-eviction-policy).
-func (b *budgets) refuse(p drain.Pod) *drain.Blocked {
+func (b *budgets) refuse(p drain.Pod, dryRun bool) *drain.Blocked {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	matching := b.matching(p)
 	blocked, recheck := verdict(matching)
 	if blocked != nil && time.Since(b.asked[p.Ref]) < recheck {
 		return blocked
+	}
+	if dryRun {
+		return nil
 	}
 	b.asked[p.Ref] = time.Now()
 	for _, budget := range matching {

@@ -39,29 +39,29 @@ func TestTheServerIsAskedForAsManyPodsAsABudgetHasRoomFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := watched(pdb("web", 0, 2, 4))
 		first, second := web("web-1"), web("web-2")
-		require.Nil(t, b.refuse(first), "each pod is asked for once, whatever its budget looks like: it may be unhealthy")
-		require.Nil(t, b.refuse(second))
-		require.Equal(t, []string{"app/web"}, b.refuse(first).Budgets)
+		require.Nil(t, b.refuse(first, false), "each pod is asked for once, whatever its budget looks like: it may be unhealthy")
+		require.Nil(t, b.refuse(second, false))
+		require.Equal(t, []string{"app/web"}, b.refuse(first, false).Budgets)
 
 		inNamespace{b, "app"}.put(pdb("web", 1, 2, 4))
-		require.Nil(t, b.refuse(first))
-		require.NotNil(t, b.refuse(second), "the one place is taken")
+		require.Nil(t, b.refuse(first, false))
+		require.NotNil(t, b.refuse(second, false), "the one place is taken")
 
 		time.Sleep(blockedRecheck)
-		require.Nil(t, b.refuse(second), "the safety net")
+		require.Nil(t, b.refuse(second, false), "the safety net")
 	})
 }
 
 func TestWhyABudgetCanNeverAllow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := watched(pdb("web", 0, 1, 1))
-		require.Nil(t, b.refuse(web("web-1")))
-		blocked := b.refuse(web("web-1"))
+		require.Nil(t, b.refuse(web("web-1"), false))
+		blocked := b.refuse(web("web-1"), false)
 		require.Contains(t, blocked.Reason, "never")
 		time.Sleep(blockedRecheck)
-		require.NotNil(t, b.refuse(web("web-1")), "it is asked again rarely")
+		require.NotNil(t, b.refuse(web("web-1"), false), "it is asked again rarely")
 		time.Sleep(hopelessRecheck)
-		require.Nil(t, b.refuse(web("web-1")))
+		require.Nil(t, b.refuse(web("web-1"), false))
 	})
 	unseen := pdb("web", 0, 1, 1)
 	unseen.Generation = 2
@@ -72,16 +72,16 @@ func TestWhyABudgetCanNeverAllow(t *testing.T) {
 
 func TestTwoBudgetsOnOnePodAreNamed(t *testing.T) {
 	b := watched(pdb("web", 1, 1, 3), pdb("frontend", 1, 1, 3))
-	require.Nil(t, b.refuse(web("web-1")))
-	require.Equal(t, []string{"app/frontend", "app/web"}, b.refuse(web("web-1")).Budgets)
+	require.Nil(t, b.refuse(web("web-1"), false))
+	require.Equal(t, []string{"app/frontend", "app/web"}, b.refuse(web("web-1"), false).Budgets)
 }
 
 func TestABudgetThatIsGoneRefusesNothing(t *testing.T) {
 	b := watched(pdb("web", 0, 2, 4))
-	require.Nil(t, b.refuse(web("web-1")))
-	require.NotNil(t, b.refuse(web("web-1")))
+	require.Nil(t, b.refuse(web("web-1"), false))
+	require.NotNil(t, b.refuse(web("web-1"), false))
 	inNamespace{b, "app"}.drop(pdb("web", 0, 2, 4))
-	require.Nil(t, b.refuse(web("web-1")))
+	require.Nil(t, b.refuse(web("web-1"), false))
 }
 
 func TestARefusalThatOnlyAChangeOfBudgetsEndsIsExplained(t *testing.T) {

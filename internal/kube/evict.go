@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"strings"
 	"time"
@@ -17,15 +18,15 @@ import (
 )
 
 // Evict implements drain.Cluster.
-func (c *cluster) Evict(ctx context.Context, ref drain.Ref) error {
+func (c *cluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
 	pod, here := c.pod(ref)
 	if !here {
 		return nil
 	}
-	if blocked := c.budgets.refuse(pod); blocked != nil {
+	if blocked := c.budgets.refuse(pod, o.DryRun); blocked != nil {
 		return blocked
 	}
-	err := c.judge(ref, c.evict(ctx, ref))
+	err := c.judge(ref, c.evict(ctx, ref, o))
 	var blocked *drain.Blocked
 	if !errors.As(err, &blocked) {
 		return err
@@ -36,14 +37,29 @@ func (c *cluster) Evict(ctx context.Context, ref drain.Ref) error {
 
 // evict posts the eviction. client-go's own retries are off: it would sleep through a Retry-After of the server's ten times
 // over, deaf to the budget's change that we wait for.
-func (c *cluster) evict(ctx context.Context, ref drain.Ref) error {
-	uid := types.UID(ref.UID)
+func (c *cluster) evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
 	eviction := &policyv1.Eviction{
 		ObjectMeta:    metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name},
-		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}},
+		DeleteOptions: deleteOptions(ref, o),
 	}
 	return c.core.Post().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).SubResource("eviction").
 		Body(eviction).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
+}
+
+// deleteOptions: a dry run is checked like any other eviction, and takes nothing from the budget
+// (https://kubernetes.io/docs/reference/using-api/api-concepts/#dry-run). A grace period is in whole seconds; zero would be none
+// at all.
+func deleteOptions(ref drain.Ref, o drain.EvictOptions) *metav1.DeleteOptions {
+	uid := types.UID(ref.UID)
+	options := &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}
+	if o.DryRun {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	if o.Grace > 0 {
+		seconds := int64(math.Ceil(o.Grace.Seconds()))
+		options.GracePeriodSeconds = &seconds
+	}
+	return options
 }
 
 // judge puts the server's answer to an eviction in the domain's terms

@@ -22,19 +22,24 @@ const (
 	releaseTimeout = 2 * time.Second
 )
 
-// lease is an instance's Lease in our hands.
+// lease is a Lease in our hands.
 type lease struct {
 	*Client
 	object *coordinationv1.Lease
 }
 
-// Own implements termination.Leases
-// (https://kubernetes.io/docs/concepts/architecture/leases/). The owner's name is made anew for each call: two invocations in
-// one process are two owners.
+// Own implements termination.Leases: an instance's Lease has its name.
 func (c *Client) Own(ctx context.Context, instanceID string) (release func() error, owned bool, err error) {
-	l, err := c.acquire(ctx, instanceID, "quiesce-"+rand.String(10))
+	return c.Hold(ctx, instanceID)
+}
+
+// Hold takes the Lease of this name and renews it until ctx ends or release is called, which deletes it; held is false if another
+// has it (https://kubernetes.io/docs/concepts/architecture/leases/). The owner's name is made anew for each call: two
+// invocations in one process are two owners.
+func (c *Client) Hold(ctx context.Context, name string) (release func() error, held bool, err error) {
+	l, err := c.acquire(ctx, name, "quiesce-"+rand.String(10))
 	if err != nil {
-		return nil, false, fmt.Errorf("take the lease of %s: %w", instanceID, err)
+		return nil, false, fmt.Errorf("take the lease of %s: %w", name, err)
 	}
 	if l == nil {
 		return nil, false, nil

@@ -56,11 +56,17 @@ func grace(p *corev1.Pod) time.Duration {
 	return time.Duration(*p.Spec.TerminationGracePeriodSeconds) * time.Second
 }
 
+// deleted is when the pod's termination was asked for: its deletion timestamp is when its grace ends
+// (https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/object-meta/#System).
 func deleted(p *corev1.Pod) time.Time {
 	if p.DeletionTimestamp == nil {
 		return time.Time{}
 	}
-	return p.DeletionTimestamp.Time
+	asked := p.DeletionTimestamp.Time
+	if p.DeletionGracePeriodSeconds != nil {
+		asked = asked.Add(-time.Duration(*p.DeletionGracePeriodSeconds) * time.Second)
+	}
+	return asked
 }
 
 func toleratesCordon(p *corev1.Pod) bool {

@@ -160,6 +160,7 @@ func (w *work) plan(ctx context.Context, k Kubernetes, node drain.Node) error {
 	pods := cluster.Pods()
 	w.report.Node = node.Name
 	w.report.Report = w.Drainer.Plan(pods, node)
+	w.Drainer.Advise(ctx, &w.report.Report, pods, node)
 	budgets, err := k.Budgets(ctx, w.Drainer.Wanted(pods, node))
 	if err != nil {
 		return w.failed(err)

@@ -2,10 +2,13 @@ package termination
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 const (
@@ -73,12 +76,26 @@ func (w *work) restore(ctx context.Context, all []Instance) error {
 	machines, _ := w.Groups.Machines(ctx, w.InstanceID) // a node can be found without
 	node, err := k.Find(ctx, w.InstanceID, machines[w.InstanceID].PrivateDNS, instance.Zone)
 	if err == nil && node != nil {
-		err = k.Restore(ctx, *node)
+		err = errors.Join(k.Restore(ctx, *node), w.release(ctx, k, *node))
 	}
 	if err != nil {
 		return w.failed(err)
 	}
 	return nil
+}
+
+// release undoes what escorts left on the pods of a node that stays.
+func (w *work) release(ctx context.Context, k Kubernetes, node drain.Node) error {
+	if !w.Drainer.HasEscorts() {
+		return nil
+	}
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	cluster, err := k.Watch(watch, node)
+	if err != nil {
+		return err
+	}
+	return w.Drainer.Release(ctx, cluster.Pods(), node)
 }
 
 // instanceOf is the zero Instance if the group does not have it.

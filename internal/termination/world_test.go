@@ -157,9 +157,9 @@ type logged struct {
 	world *world
 }
 
-func (l logged) Evict(ctx context.Context, ref drain.Ref) error {
+func (l logged) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
 	_ = l.world.do("evict " + ref.String())
-	return l.Cluster.Evict(ctx, ref)
+	return l.Cluster.Evict(ctx, ref, o)
 }
 
 func (w *world) Repel(_ context.Context, node drain.Node) error { return w.do("repel " + node.Name) }

@@ -34,6 +34,8 @@ const (
 	Port = 6432
 
 	poll = 50 * time.Millisecond // between looks at what takes seconds to come up
+	// DefaultPoolers is how many there are, each on a node of its own.
+	DefaultPoolers = 2
 	// defaultGrace is a pooler's grace period as Kubernetes sets it where nobody else does.
 	defaultGrace = 30
 )
@@ -45,8 +47,9 @@ type Options struct {
 	Group     string // the same of the nodes of the poolers
 	Version   string // of pgbouncer: 1.18 or 1.24
 
-	Poolers        int    // default 2, each on a node of its own
+	Poolers        int    // default DefaultPoolers, each on a node of its own
 	PoolMode       string // default transaction
+	AuthType       string // default scram-sha-256
 	Grace          int    // seconds; default 30
 	PreStop        string // a shell command; default none
 	MaxUnavailable string // of their budget; default 1
@@ -54,10 +57,13 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	if o.Poolers == 0 {
-		o.Poolers = 2
+		o.Poolers = DefaultPoolers
 	}
 	if o.PoolMode == "" {
 		o.PoolMode = "transaction"
+	}
+	if o.AuthType == "" {
+		o.AuthType = "scram-sha-256"
 	}
 	if o.Grace == 0 {
 		o.Grace = defaultGrace

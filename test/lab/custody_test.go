@@ -14,12 +14,23 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// victimVariable in the environment makes the test binary a process that has a lab and waits to be killed.
+// victimVariable in the environment makes the test binary a process that has a lab, with machines if that is its value, and
+// waits to be killed.
 const victimVariable = "QUIESCE_LAB_VICTIM"
 
 // beVictim prints the lab's process group and folder, and waits for its end.
 func beVictim() {
-	l, err := Start(context.Background(), Options{})
+	machines := os.Getenv(victimVariable) == "machines"
+	l, err := Start(context.Background(), Options{Machines: machines})
+	if err == nil && machines {
+		err = l.AddNodes(context.Background(), three...)
+	}
+	if err == nil && machines {
+		_, err = l.Kubectl(context.Background(), "run", "pod", "--image=localhost/pause:lab", "--image-pull-policy=Never")
+	}
+	if err == nil && machines {
+		_, err = l.Kubectl(context.Background(), "wait", "pod/pod", "--for=condition=Ready", "--timeout=1m")
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -1,42 +1,169 @@
 package lab
 
 import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-func TestMachinesRunContainers(t *testing.T) {
+// three nodes in two zones.
+var three = []Node{
+	{Name: "ip-10-0-0-1.us-east-1.compute.internal", InstanceID: "i-01", Zone: "us-east-1a", Labels: map[string]string{"group": "a"}},
+	{Name: "ip-10-0-0-2.us-east-1.compute.internal", InstanceID: "i-02", Zone: "us-east-1b"},
+	{Name: "ip-10-0-0-3.us-east-1.compute.internal", InstanceID: "i-03", Zone: "us-east-1a"},
+}
+
+func TestMachinesAreNodesLikeThoseOfEKS(t *testing.T) {
 	RequireMachines(t)
-	began := time.Now()
-	l, err := Start(t.Context(), Options{Machines: true, LogDir: os.Getenv("LABLOGS")})
+	l := startMachines(t)
+	node, err := l.Client().CoreV1().Nodes().Get(t.Context(), three[0].Name, metav1.GetOptions{})
 	require.NoError(t, err)
-	defer func() { require.NoError(t, l.Stop()) }()
-	t.Logf("control plane after %s", time.Since(began))
-	require.NoError(t, l.AddNodes(t.Context(),
-		Node{Name: "ip-10-0-0-1.us-east-1.compute.internal", InstanceID: "i-01", Zone: "us-east-1a"},
-		Node{Name: "ip-10-0-0-2.us-east-1.compute.internal", InstanceID: "i-02", Zone: "us-east-1b"},
-		Node{Name: "ip-10-0-0-3.us-east-1.compute.internal", InstanceID: "i-03", Zone: "us-east-1a"},
-	))
-	t.Logf("machines after %s", time.Since(began))
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "a"},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "a", Image: "localhost/pause:lab", ImagePullPolicy: corev1.PullNever}}},
+	require.Equal(t, "aws:///us-east-1a/i-01", node.Spec.ProviderID)
+	require.Equal(t, "us-east-1a", node.Labels[corev1.LabelTopologyZone])
+	require.Equal(t, "us-east-1", node.Labels[corev1.LabelTopologyRegion])
+	require.Equal(t, "a", node.Labels["group"])
+	require.Equal(t, "v1.36.3", node.Status.NodeInfo.KubeletVersion)
+}
+
+func TestServicesWorkFromPodsAndFromTheHost(t *testing.T) {
+	RequireMachines(t)
+	l := startMachines(t)
+	service := serveOn(t, l, three[0])
+	dials := func() bool { // from the host
+		connection, err := net.DialTimeout("tcp", service, time.Second)
+		return err == nil && connection.Close() == nil
 	}
-	_, err = l.Client().CoreV1().Pods("default").Create(t.Context(), pod, metav1.CreateOptions{})
+	require.Eventually(t, dials, patience, tick)
+	for _, node := range three { // and from each machine, its own pods' way
+		host, port, _ := net.SplitHostPort(service)
+		require.Eventually(t, func() bool {
+			cmd, err := l.Inside(t.Context(), node.Name, "bash", "-c", "exec 3<>/dev/tcp/"+host+"/"+port)
+			return err == nil && cmd.Run() == nil
+		}, patience, tick, "from %s", node.Name)
+	}
+}
+
+func TestAKilledMachineVanishesWithoutAWord(t *testing.T) {
+	RequireMachines(t)
+	l := startMachines(t)
+	serveOn(t, l, three[0])
+	pod, err := l.Client().CoreV1().Pods(metav1.NamespaceDefault).Get(t.Context(), "server", metav1.GetOptions{})
+	require.NoError(t, err)
+	kubelet, err := net.Dial("tcp", net.JoinHostPort(pod.Status.HostIP, "10250"))
+	require.NoError(t, err)
+	defer kubelet.Close()
+	require.NoError(t, l.Kill(t.Context(), three[0].Name))
+
+	require.NoError(t, kubelet.SetReadDeadline(time.Now().Add(2*time.Second)))
+	_, err = kubelet.Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded) // neither FIN nor RST
+	_, err = net.DialTimeout("tcp", net.JoinHostPort(pod.Status.HostIP, "10250"), 500*time.Millisecond)
+	var timeout net.Error
+	require.ErrorAs(t, err, &timeout)
+	require.True(t, timeout.Timeout(), "%v", err)
+	require.Error(t, l.Kill(t.Context(), "no-such-node"))
+}
+
+func TestNothingIsLeftOfMachinesWhenTheProcessIsKilled(t *testing.T) {
+	RequireMachines(t)
+	victim := exec.CommandContext(t.Context(), os.Args[0])
+	victim.Env = append(os.Environ(), victimVariable+"=machines")
+	victim.Stderr = os.Stderr
+	stdout, err := victim.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, victim.Start())
+	var group int
+	var dir string
+	_, err = fmt.Fscan(bufio.NewReader(stdout), &group, &dir)
+	require.NoError(t, err)
+	require.NotEmpty(t, membersOf(t, dir), "no process is in the lab's control groups")
+	require.NoError(t, victim.Process.Kill())
+	_ = victim.Wait() // says that it was killed
+	requireNothingLeft(t, group, dir)
+	requireNoTrace(t, dir)
+}
+
+// startMachines starts a lab with three machines, and looks for traces when it has ended.
+func startMachines(t *testing.T) *Lab {
+	t.Helper()
+	l, err := Start(t.Context(), Options{Machines: true})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, l.Stop())
+		requireNoTrace(t, l.custody.dir)
+	})
+	require.NoError(t, l.AddNodes(t.Context(), three...))
+	return l
+}
+
+// serveOn runs a pod on a node, and returns the address of a Service of something that listens there: the kubelet, which the pod
+// shares the network with.
+func serveOn(t *testing.T, l *Lab, node Node) (service string) {
+	t.Helper()
+	core := l.Client().CoreV1()
+	_, err := core.Pods(metav1.NamespaceDefault).Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "server", Labels: map[string]string{"app": "server"}},
+		Spec: corev1.PodSpec{
+			NodeName: node.Name, HostNetwork: true,
+			Containers: []corev1.Container{{Name: "server", Image: "localhost/pause:lab", ImagePullPolicy: corev1.PullNever}},
+		},
+	}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	s, err := core.Services(metav1.NamespaceDefault).Create(t.Context(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "server"},
+		Spec: corev1.ServiceSpec{
+			Selector: map[string]string{"app": "server"},
+			Ports:    []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(10250)}},
+		},
+	}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		p, err := l.Client().CoreV1().Pods("default").Get(t.Context(), "a", metav1.GetOptions{})
+		p, err := core.Pods(metav1.NamespaceDefault).Get(t.Context(), "server", metav1.GetOptions{})
 		return err == nil && p.Status.Phase == corev1.PodRunning
 	}, patience, tick)
-	t.Logf("pod after %s", time.Since(began))
-	out, err := l.Kubectl(t.Context(), "get", "pods,nodes", "-o", "wide")
-	t.Log(out, err)
-	if os.Getenv("HOLD") != "" {
-		time.Sleep(5 * time.Minute)
+	return net.JoinHostPort(s.Spec.ClusterIP, "80")
+}
+
+// requireNoTrace: no process, mount, control group or cable of the lab's is left.
+func requireNoTrace(t *testing.T, dir string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return len(membersOf(t, dir)) == 0 }, patience, tick)
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	require.NotContains(t, string(mounts), dir)
+	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+		left, err := filepath.Glob(pattern + filepath.Base(dir))
+		require.NoError(t, err)
+		require.Empty(t, left)
 	}
+	require.NoDirExists(t, dir)
+}
+
+// membersOf are the processes in the lab's control groups, wherever they are.
+func membersOf(t *testing.T, dir string) (members []string) {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	require.NoError(t, err)
+	for _, path := range all {
+		groups, err := os.ReadFile(path)
+		if err == nil && strings.Contains(string(groups), filepath.Base(dir)) {
+			members = append(members, filepath.Dir(path))
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !strings.Contains(err.Error(), "no such process") {
+			require.NoError(t, err)
+		}
+	}
+	return members
 }

@@ -23,6 +23,9 @@ func (l *Lab) Kill(ctx context.Context, node string) error {
 	return nil
 }
 
+// HostIP is the address by which machines know the host, and everything that comes from it.
+func (l *Lab) HostIP() string { return l.host() }
+
 func (l *Lab) machine(node string) (*machine, error) {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()

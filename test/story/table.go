@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"quiesce/test/story/picture"
-	"quiesce/test/worker/ledger"
 )
 
 // rows are what is counted, the same of each half.
@@ -16,19 +15,19 @@ var rows = []struct {
 	name  string
 	value func(*tale) string
 }{
-	{"workers", func(t *tale) string { return strconv.Itoa(len(t.workers)) }},
+	{"workers", func(t *tale) string { return strconv.Itoa(len(t.books.Workers)) }},
 	{"node's life after Auto Scaling's decision", func(t *tale) string { return seconds(t.died.Sub(t.terminated)) }},
-	{"workers that hang, a minute after its death", func(t *tale) string { return strconv.Itoa(len(t.hanging)) }},
+	{"workers that hang, a minute after its death", func(t *tale) string { return strconv.Itoa(len(t.books.Hanging)) }},
 	{"  hanging for", (*tale).hangingFor},
 	{"  until their kernel first asks for the pooler", (*tale).kernelAsks},
 	{"  probes of workers that failed meanwhile", (*tale).failedProbes},
-	{"transactions committed", func(t *tale) string { return strconv.Itoa(t.balance.Committed) }},
-	{"  cut in flight", func(t *tale) string { return strconv.Itoa(t.balance.Aborted + t.balance.InFlight) }},
-	{"  cut at COMMIT, outcome unknown to the worker", func(t *tale) string { return strconv.Itoa(t.balance.Ambiguous) }},
-	{"  lost, or there twice", func(t *tale) string { return strconv.Itoa(t.balance.Lost + t.balance.Repeated + t.balance.Surprises) }},
-	{"connections closed between transactions", func(t *tale) string { return strconv.Itoa(t.sum(func(w ledger.Worker) int { return w.BeginErrors })) }},
-	{"connects refused", func(t *tale) string { return strconv.Itoa(t.sum(func(w ledger.Worker) int { return w.ConnectErrors })) }},
-	{"longest stall of a worker that does not hang", func(t *tale) string { return seconds(t.longestStall()) }},
+	{"transactions committed", func(t *tale) string { return strconv.Itoa(t.books.Balance.Committed) }},
+	{"  cut in flight", func(t *tale) string { return strconv.Itoa(t.books.Balance.Aborted + t.books.Balance.InFlight) }},
+	{"  cut at COMMIT, outcome unknown to the worker", func(t *tale) string { return strconv.Itoa(t.books.Balance.Ambiguous) }},
+	{"  lost, or there twice", func(t *tale) string { return strconv.Itoa(t.books.Amiss()) }},
+	{"connections closed between transactions", func(t *tale) string { return strconv.Itoa(t.books.Closed()) }},
+	{"connects refused", func(t *tale) string { return strconv.Itoa(t.books.Refused()) }},
+	{"longest stall of a worker that does not hang", func(t *tale) string { return seconds(t.books.LongestStall()) }},
 	{"drain", (*tale).drainOutcome},
 }
 
@@ -49,10 +48,10 @@ func table(w io.Writer, tales []*tale) {
 }
 
 func (t *tale) hangingFor() string {
-	if len(t.hanging) == 0 {
+	if len(t.books.Hanging) == 0 {
 		return "-"
 	}
-	return seconds(t.settled.Sub(t.died)) + " so far"
+	return seconds(t.books.At.Sub(t.died)) + " so far"
 }
 
 func (t *tale) kernelAsks() string {
@@ -74,23 +73,12 @@ func (t *tale) drainOutcome() string {
 	if !t.drained {
 		return "none"
 	}
-	return string(t.report.Status)
-}
-
-func (t *tale) sum(of func(ledger.Worker) int) (sum int) {
-	for _, w := range t.workers {
-		sum += of(w)
-	}
-	return sum
-}
-
-func (t *tale) longestStall() (longest time.Duration) {
-	for _, w := range t.workers {
-		if w.InFlight == 0 {
-			longest = max(longest, w.LongestStall)
+	for _, p := range t.report.Pods {
+		if p.Escort != nil {
+			return fmt.Sprintf("%s, %s", t.report.Status, p.Escort.Strategy)
 		}
 	}
-	return longest
+	return string(t.report.Status)
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
@@ -99,10 +87,7 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds())
 func (t *tale) half() picture.Half {
 	return picture.Half{
 		Title:    fmt.Sprintf("pgbouncer %s, %s quiesce", t.version, with(t.drained)),
-		Subtitle: fmt.Sprintf("%d of %d workers hang at the end; %d transactions cut", len(t.hanging), len(t.workers), t.cut()),
-		Workers:  len(t.workers), Samples: t.samples, Marks: t.marks,
+		Subtitle: fmt.Sprintf("%d of %d workers hang at the end; %d transactions cut", len(t.books.Hanging), len(t.books.Workers), t.books.Cut()),
+		Workers:  len(t.books.Workers), Samples: t.samples, Marks: t.marks,
 	}
 }
-
-// cut is how many transactions were, wherever.
-func (t *tale) cut() int { return t.balance.Aborted + t.balance.InFlight + t.balance.Ambiguous }

@@ -4,17 +4,11 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"slices"
 	"time"
 
 	"quiesce/test/story/picture"
 	"quiesce/test/worker/ledger"
-)
-
-const (
-	// sampling is what a picture of a minute shows of a change.
-	sampling = 200 * time.Millisecond
-	// hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
-	hangsAfter = 5 * time.Second
 )
 
 // watch samples the workers until ctx ends.
@@ -38,7 +32,7 @@ func (t *tale) watch(ctx context.Context) error {
 
 // sample looks at the workers once, given how much was committed before; the first look has nothing before it.
 func (t *tale) sample(ctx context.Context, before int) (committed int, err error) {
-	s, err := t.snapshots(ctx)
+	s, err := t.Snapshot(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -46,25 +40,26 @@ func (t *tale) sample(ctx context.Context, before int) (committed int, err error
 		committed += w.Committed
 	}
 	if before >= 0 {
-		t.samples = append(t.samples, picture.Sample{
-			At: time.Since(t.began), Commits: committed - before, Hanging: ledger.Hanging(s, hangsAfter),
-		})
+		t.samples = append(t.samples, picture.Sample{At: time.Since(t.began), Commits: committed - before})
+		t.paint(s)
 	}
-	green, err := t.db.WorkersAreGreen(ctx)
+	green, err := t.DB.WorkersAreGreen(ctx)
 	t.green = t.green && green
 	return committed, err
 }
 
-// snapshots are those of all crews as one.
-func (t *tale) snapshots(ctx context.Context) (all ledger.Snapshot, err error) {
-	for _, c := range t.crews {
-		s, err := c.Snapshot(ctx)
-		if err != nil {
-			return all, err
+// paint makes every sample since a hanging worker's last success say that it hangs.
+func (t *tale) paint(s ledger.Snapshot) {
+	hanging := ledger.Hanging(s, hangsAfter)
+	for _, w := range s.Workers {
+		if !slices.Contains(hanging, w.Worker) {
+			continue
 		}
-		all.Now, all.Workers = s.Now, append(all.Workers, s.Workers...)
+		since := w.LastSuccess().Sub(t.began)
+		for i := len(t.samples) - 1; i >= 0 && t.samples[i].At > since && !slices.Contains(t.samples[i].Hanging, w.Worker); i-- {
+			t.samples[i].Hanging = append(t.samples[i].Hanging, w.Worker)
+		}
 	}
-	return all, nil
 }
 
 // keepalives are the timers of established connections, such as timer:(keepalive,119min,0)
@@ -74,11 +69,11 @@ var keepalives = regexp.MustCompile(`timer:\(keepalive,([0-9]+)min`)
 // kernelPatience asks the workers' kernel how long it will wait, at most, before it first asks whether the pooler of a connection
 // that hangs is there at all.
 func (t *tale) kernelPatience(ctx context.Context) (longest time.Duration, err error) {
-	if len(t.hanging) == 0 {
+	if len(t.books.Hanging) == 0 {
 		return 0, nil
 	}
 	const script = `for n in /run/netns/*; do nsenter --net=$n ss --no-header --numeric --tcp --options state established dport = :6432; done`
-	cmd, err := t.stage.Lab.Inside(ctx, t.instances[0].Node, "sh", "-c", script)
+	cmd, err := t.Lab.Inside(ctx, t.Base.Node, "sh", "-c", script)
 	if err != nil {
 		return 0, err
 	}
@@ -88,16 +83,4 @@ func (t *tale) kernelPatience(ctx context.Context) (longest time.Duration, err e
 		longest, err = max(longest, minutes), errors.Join(err, parsed)
 	}
 	return longest, err
-}
-
-// wait waits, or says why not.
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }

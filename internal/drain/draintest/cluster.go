@@ -98,7 +98,7 @@ func (c *Cluster) Pods() []drain.Pod {
 func (c *Cluster) Changed() <-chan struct{} { return c.changed }
 
 // Evict implements drain.Cluster.
-func (c *Cluster) Evict(ctx context.Context, ref drain.Ref) error {
+func (c *Cluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -119,7 +119,12 @@ func (c *Cluster) Evict(ctx context.Context, ref drain.Ref) error {
 			c.say("block " + name)
 			return &drain.Blocked{Budgets: []string{pod.Namespace + "/" + pod.Labels["budget"]}, Reason: "no disruption allowed"}
 		}
-		budget.Allowed--
+		if !o.DryRun {
+			budget.Allowed--
+		}
+	}
+	if o.DryRun {
+		return nil
 	}
 	c.say("evict " + name)
 	c.stop(name, pod)

@@ -1,0 +1,148 @@
+package drain_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/drain/draintest"
+)
+
+// escort is one whose pods take a while to be readied and a while to be left alone.
+type escort struct {
+	log           func(string)
+	ready, linger time.Duration
+	options       []drain.EvictOptions // asked for one after the other
+	seen          []drain.Pod
+	released      []string
+}
+
+func (e *escort) Escort(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) (drain.Escorted, error) {
+	e.seen = append(e.seen, p)
+	done := drain.Escorted{Strategy: "careful", Version: "1.0"}
+	select {
+	case <-time.After(e.ready):
+	case <-ctx.Done():
+		return done, context.Cause(ctx)
+	}
+	for _, o := range e.options {
+		if err := evict(ctx, o); err != nil {
+			return done, err
+		}
+	}
+	time.Sleep(e.linger)
+	return done, nil
+}
+
+func (e *escort) Farewell(context.Context, drain.Pod) (drain.Escorted, error) {
+	return drain.Escorted{Strategy: "farewell"}, nil
+}
+
+func (e *escort) Release(_ context.Context, p drain.Pod) error {
+	e.released = append(e.released, p.String())
+	return errors.New("still marked")
+}
+
+func (e *escort) Advise(_ context.Context, p drain.Pod) []string {
+	return []string{p.Name + " is slow"}
+}
+
+func escorted(e *escort) drain.Drainer {
+	if e.options == nil {
+		e.options = []drain.EvictOptions{{}}
+	}
+	return drainer(drain.Phase{Name: "poolers", Match: labelled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
+}
+
+func TestAnEscortedPodIsEvictedWhenItsEscortSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &escort{ready: 3 * time.Second, linger: 10 * time.Second, options: []drain.EvictOptions{{DryRun: true}, {Grace: time.Minute}}}
+		node := draintest.New().Add(pod("pooler", "phase", "poolers"), 4*time.Second).Add(pod("web"), time.Second)
+		began := time.Now()
+		report := escorted(e).Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, []string{"evict app/pooler", "gone app/pooler", "evict app/web", "gone app/web"}, node.Log())
+		pooler := report.Pods[0]
+		require.Equal(t, drain.Evicted, pooler.Outcome)
+		require.Equal(t, began.Add(3*time.Second), pooler.EvictedAt)
+		require.Equal(t, "careful", pooler.Escort.Strategy)
+		require.Nil(t, report.Pods[1].Escort)
+		require.Equal(t, 13*time.Second, time.Since(began), "the drain is over when the escort is")
+	})
+}
+
+func TestAnEscortThatABudgetBlocksIsTriedAgainWhenTheBudgetHasRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &escort{}
+		node := draintest.New().Add(pod("pooler", "phase", "poolers", "budget", "b"), 0)
+		node.Allow("b", 0)
+		time.AfterFunc(5*time.Second, func() { node.Allow("b", 1) })
+		began := time.Now()
+		report := escorted(e).Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, began.Add(5*time.Second), report.Pods[0].EvictedAt)
+		require.Equal(t, []string{"app/b"}, report.Pods[0].BlockedBy)
+		require.GreaterOrEqual(t, len(e.seen), 2)
+	})
+}
+
+func TestAnEscortIsWaitedForWhenTheDrainIsCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &escort{ready: time.Hour}
+		node := draintest.New().Add(pod("pooler", "phase", "poolers"), 0)
+		report := escorted(e).Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, drain.Waiting, report.Pods[0].Outcome)
+		require.Empty(t, node.Log())
+	})
+}
+
+// A pod that an earlier slice's escort marked and evicted may still need its escort; one that nobody marked stops by itself.
+func TestATerminatingPodSeesItsEscortOnceMoreIfAnEarlierOneCrashed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &escort{}
+		marked := pod("marked", "phase", "poolers", drain.EscortedLabel, "careful")
+		other := pod("other", "phase", "poolers")
+		marked.Deleted, other.Deleted = time.Now(), time.Now()
+		node := draintest.New().Add(marked, 0).Add(other, 0)
+		time.AfterFunc(time.Minute, func() { node.Remove("app/marked"); node.Remove("app/other") })
+		report := escorted(e).Drain(within(t, time.Hour), node, drain.Node{})
+		require.Empty(t, report.Remaining())
+		require.Len(t, e.seen, 1)
+		require.Equal(t, "marked", e.seen[0].Name)
+		require.Equal(t, []string{"gone app/marked", "gone app/other"}, node.Log(), "nobody is signalled twice")
+		require.Zero(t, report.Pods[0].EvictedAt)
+	})
+}
+
+func TestDaemonSetsOfAnEscortedPhaseAreStoppedLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		daemon, excused := pod("daemon", "phase", "poolers"), pod("excused", "phase", "poolers")
+		daemon.Controller, excused.Controller = "DaemonSet", "DaemonSet"
+		excused.Annotations = map[string]string{drain.OptOutAnnotation: "false"}
+		node := draintest.New().Add(daemon, 0).Add(excused, 0).Add(pod("web"), time.Second)
+		report := escorted(&escort{}).Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, "farewell", report.Pods[0].Escort.Strategy)
+		require.Equal(t, drain.Left, report.Pods[0].Outcome)
+		require.Nil(t, report.Pods[1].Escort)
+	})
+}
+
+func TestReleaseIsForMarkedPodsOfEscortedPhases(t *testing.T) {
+	e := &escort{}
+	marked, unescorted := pod("marked", "phase", "poolers", drain.EscortedLabel, "careful"), pod("elsewhere", drain.EscortedLabel, "careful")
+	err := escorted(e).Release(t.Context(), []drain.Pod{marked, unescorted, pod("pooler", "phase", "poolers")}, drain.Node{})
+	require.ErrorContains(t, err, "still marked")
+	require.Len(t, e.released, 1)
+}
+
+func TestAPlanCarriesTheEscortsAdvice(t *testing.T) {
+	d := escorted(&escort{})
+	pods := []drain.Pod{pod("pooler", "phase", "poolers"), pod("web")}
+	report := d.Plan(pods, drain.Node{})
+	d.Advise(t.Context(), &report, pods, drain.Node{})
+	require.Equal(t, []string{"pooler is slow"}, report.Pods[0].Warnings)
+	require.Empty(t, report.Pods[1].Warnings)
+}

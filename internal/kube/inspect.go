@@ -1,0 +1,183 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"quiesce/internal/drain"
+)
+
+// Pod is what an escort needs to know of a pod, beyond what a drain does.
+type Pod struct {
+	drain.Ref
+	Node, IP            string
+	Labels, Annotations map[string]string
+	Ready               bool
+	Deleted             time.Time // when its termination was asked for; zero while it runs
+	Grace               time.Duration
+	Owner               Owner // that controls it; zero: nobody
+	Containers          []Container
+}
+
+// Owner controls pods.
+type Owner struct{ Kind, Name, UID string }
+
+// Container is one of a pod's that run as long as the pod does.
+type Container struct {
+	Name, Image string
+	Ports       []Port
+	PreStop     []string // a command; of other hooks the name and its value; empty: none
+	Liveness    LivenessProbe
+}
+
+// Port is one that a container declares.
+type Port struct {
+	Name   string
+	Number int
+}
+
+// LivenessProbe is what a container must let succeed, or be killed.
+type LivenessProbe struct {
+	Port   int           // that it connects to; zero: to none
+	Window time.Duration // for how long it may fail
+}
+
+// Inspect looks at the pod as it is now; nil: it is gone, or another one has its name.
+func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*Pod, error) {
+	found := &corev1.Pod{}
+	err := c.core.Get().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).Timeout(callTimeout).Do(ctx).Into(found)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get pod %s: %w", ref, err)
+	}
+	if string(found.UID) != ref.UID {
+		return nil, nil
+	}
+	return inspected(ref, found), nil
+}
+
+// Amend changes labels and annotations of exactly this pod; a nil value takes one away. A UID in the patch that is not the pod's is
+// refused, since it cannot be changed.
+func (c *Client) Amend(ctx context.Context, ref drain.Ref, labels, annotations map[string]*string) error {
+	body, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": ref.UID, "labels": labels, "annotations": annotations},
+	})
+	if err != nil {
+		return fmt.Errorf("encode a patch: %w", err)
+	}
+	err = c.core.Patch(types.MergePatchType).Namespace(ref.Namespace).Resource("pods").Name(ref.Name).
+		Body(body).Timeout(callTimeout).Do(ctx).Error()
+	if err != nil {
+		return fmt.Errorf("patch pod %s: %w", ref, err)
+	}
+	return nil
+}
+
+func inspected(ref drain.Ref, p *corev1.Pod) *Pod {
+	return &Pod{
+		Ref: ref, Node: p.Spec.NodeName, IP: p.Status.PodIP, Labels: p.Labels, Annotations: p.Annotations,
+		Ready: isReady(p), Deleted: deleted(p), Grace: grace(p), Owner: ownerOf(p), Containers: containersOf(p),
+	}
+}
+
+func isReady(p *corev1.Pod) bool {
+	for _, condition := range p.Status.Conditions {
+		if condition.Type == corev1.PodReady {
+			return condition.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// ownerOf names the kind as people do, with its group only where that is not Kubernetes' own: OpenKruise's StatefulSet, say, is
+// another than ours.
+func ownerOf(p *corev1.Pod) Owner {
+	owner := metav1.GetControllerOf(p)
+	if owner == nil {
+		return Owner{}
+	}
+	kind := schema.FromAPIVersionAndKind(owner.APIVersion, owner.Kind).GroupKind()
+	if kind.Group == "apps" {
+		kind.Group = ""
+	}
+	return Owner{Kind: kind.String(), Name: owner.Name, UID: string(owner.UID)}
+}
+
+// containersOf has those init containers as well that go on running: sidecars
+// (https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/).
+func containersOf(p *corev1.Pod) []Container {
+	var all []Container
+	for _, c := range p.Spec.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			all = append(all, toContainer(c))
+		}
+	}
+	for _, c := range p.Spec.Containers {
+		all = append(all, toContainer(c))
+	}
+	return all
+}
+
+func toContainer(c corev1.Container) Container {
+	container := Container{Name: c.Name, Image: c.Image, PreStop: preStop(c.Lifecycle)}
+	for _, p := range c.Ports {
+		container.Ports = append(container.Ports, Port{Name: p.Name, Number: int(p.ContainerPort)})
+	}
+	if c.LivenessProbe != nil {
+		container.Liveness = toProbe(c.LivenessProbe, container.Ports)
+	}
+	return container
+}
+
+func preStop(l *corev1.Lifecycle) []string {
+	switch {
+	case l == nil || l.PreStop == nil:
+		return nil
+	case l.PreStop.Exec != nil:
+		return l.PreStop.Exec.Command
+	case l.PreStop.Sleep != nil:
+		return []string{"sleep", strconv.FormatInt(l.PreStop.Sleep.Seconds, 10)}
+	case l.PreStop.HTTPGet != nil:
+		return []string{"httpGet", l.PreStop.HTTPGet.Path}
+	}
+	return nil
+}
+
+// toProbe: the API server has put in its defaults where the manifest says nothing.
+func toProbe(p *corev1.Probe, ports []Port) LivenessProbe {
+	probe := LivenessProbe{Window: time.Duration(p.PeriodSeconds) * time.Duration(p.FailureThreshold) * time.Second}
+	switch {
+	case p.TCPSocket != nil:
+		probe.Port = resolve(p.TCPSocket.Port, ports)
+	case p.HTTPGet != nil:
+		probe.Port = resolve(p.HTTPGet.Port, ports)
+	case p.GRPC != nil:
+		probe.Port = int(p.GRPC.Port)
+	}
+	return probe
+}
+
+// resolve finds the number of a port that may be named; zero: no port of the container has that name.
+func resolve(port intstr.IntOrString, ports []Port) int {
+	if port.Type == intstr.Int {
+		return port.IntValue()
+	}
+	for _, p := range ports {
+		if p.Name == port.StrVal {
+			return p.Number
+		}
+	}
+	return 0
+}

@@ -1,0 +1,137 @@
+package kube
+
+import (
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/drain"
+)
+
+const poolerManifest = `
+apiVersion: v1
+kind: Pod
+metadata:
+  name: pooler
+  labels: {app: pgbouncer}
+  annotations: {quiesce/escort: pgbouncer, lab/stop-after: 60s}
+spec:
+  nodeName: node-a
+  terminationGracePeriodSeconds: 45
+  initContainers:
+    - {name: migrate, image: migrate}
+    - name: metrics
+      image: exporter
+      restartPolicy: Always
+      livenessProbe: {exec: {command: [alive]}, periodSeconds: 2, failureThreshold: 5}
+  containers:
+    - name: pgbouncer
+      image: pgbouncer:1.24
+      ports: [{name: psql, containerPort: 6432}, {containerPort: 9127}]
+      lifecycle: {preStop: {exec: {command: [sh, -c, sleep 5]}}}
+      livenessProbe: {tcpSocket: {port: psql}}
+    - name: tls
+      image: stunnel
+      lifecycle: {preStop: {sleep: {seconds: 5}}}
+      livenessProbe: {httpGet: {port: 8080}, periodSeconds: 3, failureThreshold: 2}
+    - name: agent
+      image: agent
+      lifecycle: {preStop: {httpGet: {path: /stop, port: 8081}}}
+      livenessProbe: {grpc: {port: 8082}, periodSeconds: 1, failureThreshold: 1}
+`
+
+func TestAPodIsInspectedAsItIs(t *testing.T) {
+	s := setScene(t)
+	s.apply(poolerManifest)
+	ref := refOf(&s.ready("app=pgbouncer", 1)[0])
+	pod := s.inspect(s.pod("pooler"))
+	require.NotEmpty(t, pod.IP)
+	pod.IP = ""
+	delete(pod.Annotations, "kubectl.kubernetes.io/last-applied-configuration")
+	maps.DeleteFunc(pod.Labels, func(key, _ string) bool { return strings.HasPrefix(key, "topology.kubernetes.io/") }) // its node's
+	require.Equal(t, Pod{
+		Ref: ref, Node: "node-a", Ready: true, Grace: 45 * time.Second,
+		Labels:      map[string]string{"app": "pgbouncer"},
+		Annotations: map[string]string{"quiesce/escort": "pgbouncer", "lab/stop-after": "60s"},
+		Containers: []Container{
+			{Name: "metrics", Image: "exporter", Liveness: LivenessProbe{Window: 10 * time.Second}},
+			{
+				Name: "pgbouncer", Image: "pgbouncer:1.24", Ports: []Port{{"psql", 6432}, {"", 9127}},
+				PreStop:  []string{"sh", "-c", "sleep 5"},
+				Liveness: LivenessProbe{Port: 6432, Window: 30 * time.Second}, // by default 3 times, 10 s apart
+			},
+			{
+				Name: "tls", Image: "stunnel", PreStop: []string{"sleep", "5"},
+				Liveness: LivenessProbe{Port: 8080, Window: 6 * time.Second},
+			},
+			{
+				Name: "agent", Image: "agent", PreStop: []string{"httpGet", "/stop"},
+				Liveness: LivenessProbe{Port: 8082, Window: time.Second},
+			},
+		},
+	}, pod)
+}
+
+// A terminating pod's own time stamp is when its grace ends.
+func TestAPodWasDeletedWhenThatWasAskedFor(t *testing.T) {
+	s := setScene(t)
+	s.apply(poolerManifest)
+	s.ready("app=pgbouncer", 1)
+	before := time.Now().Truncate(time.Second)
+	require.NoError(t, s.Client().CoreV1().Pods(s.namespace).Delete(t.Context(), "pooler", metav1.DeleteOptions{}))
+	pod := s.inspect(s.pod("pooler"))
+	require.False(t, pod.Deleted.Before(before), "%v", pod.Deleted)
+	require.False(t, pod.Deleted.After(time.Now()), "%v", pod.Deleted)
+}
+
+func TestAPodThatIsGoneOrAnotherIsNotInspected(t *testing.T) {
+	s := setScene(t)
+	s.apply(poolerManifest)
+	another := drain.Ref{Namespace: s.namespace, Name: "pooler", UID: "another"}
+	gone := drain.Ref{Namespace: s.namespace, Name: "gone", UID: "1"}
+	for _, ref := range []drain.Ref{another, gone} {
+		pod, err := s.client.Inspect(t.Context(), ref)
+		require.NoError(t, err)
+		require.Nil(t, pod)
+	}
+}
+
+func TestTheOwnerOfAPodIsNamedWithTheGroupOfItsKindWhereThatIsForeign(t *testing.T) {
+	for apiVersion, kind := range map[string]string{
+		"apps/v1": "StatefulSet", "v1": "StatefulSet", "apps.kruise.io/v1beta1": "StatefulSet.apps.kruise.io",
+	} {
+		pod, controls := found("db-0", "1"), true
+		pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: apiVersion, Kind: "StatefulSet", Name: "db", UID: "2", Controller: &controls}}
+		require.Equal(t, Owner{Kind: kind, Name: "db", UID: "2"}, ownerOf(pod))
+	}
+	require.Zero(t, ownerOf(found("bare", "1")))
+}
+
+func TestLabelsAndAnnotationsAreAmendedAndTakenAway(t *testing.T) {
+	s := setScene(t)
+	s.apply(poolerManifest)
+	value, note := "surge", "{}"
+	require.NoError(t, s.client.Amend(t.Context(), refOf(s.pod("pooler")),
+		map[string]*string{drain.EscortedLabel: &value, "app": nil}, map[string]*string{drain.EscortedLabel: &note, "quiesce/escort": nil}))
+	pod := s.pod("pooler")
+	require.Equal(t, "surge", pod.Labels[drain.EscortedLabel])
+	require.NotContains(t, pod.Labels, "app")
+	require.Equal(t, "{}", pod.Annotations[drain.EscortedLabel])
+	require.NotContains(t, pod.Annotations, "quiesce/escort")
+	require.Contains(t, pod.Annotations, "lab/stop-after", "what is not named stays")
+}
+
+func TestAnotherPodOfTheNameIsNotAmended(t *testing.T) {
+	s := setScene(t)
+	s.apply(poolerManifest)
+	another := drain.Ref{Namespace: s.namespace, Name: "pooler", UID: "another"}
+	value := "surge"
+	err := s.client.Amend(t.Context(), another, map[string]*string{drain.EscortedLabel: &value}, nil)
+	require.ErrorContains(t, err, "patch pod "+another.String())
+	t.Log(err)
+	require.NotContains(t, s.pod("pooler").Labels, drain.EscortedLabel)
+}

@@ -1,0 +1,80 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/drain"
+)
+
+// Peer is a pod of the same owner.
+type Peer struct {
+	drain.Ref
+	Node                        string
+	Ready, Terminating, Leaving bool // Leaving: its node is cordoned, about to go, or gone
+	Created                     time.Time
+}
+
+// Peers are the pods of the pod's owner, itself among them, as the owner counts them: those that have ended are none. None for an
+// owner that has no selector.
+func (c *Client) Peers(ctx context.Context, p Pod) ([]Peer, error) {
+	owner, err := c.controllerOf(ctx, p)
+	if owner == nil || err != nil {
+		return nil, err
+	}
+	pods, err := list[corev1.Pod](ctx, c, podResource, p.Namespace, metav1.FormatLabelSelector(owner.Spec.Selector))
+	if err != nil {
+		return nil, err
+	}
+	var peers []Peer
+	nodes := leavers{Client: c, known: map[string]bool{}}
+	for i := range pods {
+		if !isCounted(&pods[i], owner) {
+			continue
+		}
+		peer := toPeer(&pods[i])
+		if peer.Leaving, err = nodes.leaves(ctx, peer.Node); err != nil {
+			return nil, err
+		}
+		peers = append(peers, peer)
+	}
+	return peers, nil
+}
+
+func isCounted(p *corev1.Pod, owner *controller) bool {
+	by := metav1.GetControllerOf(p)
+	return by != nil && string(by.UID) == owner.Metadata.UID &&
+		p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
+}
+
+func toPeer(p *corev1.Pod) Peer {
+	return Peer{
+		Ref:  drain.Ref{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)},
+		Node: p.Spec.NodeName, Ready: isReady(p), Terminating: p.DeletionTimestamp != nil, Created: p.CreationTimestamp.Time,
+	}
+}
+
+// leavers looks each node up once.
+type leavers struct {
+	*Client
+	known map[string]bool
+}
+
+// leaves: a node that is gone takes its pods along; a pod without one has yet to come.
+func (l leavers) leaves(ctx context.Context, name string) (bool, error) {
+	leaving, known := l.known[name]
+	if known || name == "" {
+		return leaving, nil
+	}
+	node, err := l.node(ctx, name)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return false, fmt.Errorf("get node %s: %w", name, err)
+	}
+	l.known[name] = err != nil || node.Spec.Unschedulable || hasWaveTaint(node)
+	return l.known[name], nil
+}

@@ -1,0 +1,101 @@
+package kube
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/drain"
+)
+
+func refsOf(peers []Peer) (refs []drain.Ref) {
+	for _, p := range peers {
+		refs = append(refs, p.Ref)
+	}
+	return refs
+}
+
+const setManifest = `
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: pooler}
+spec:
+  replicas: 4
+  podManagementPolicy: Parallel
+  selector: {matchLabels: {app: pgbouncer}}
+  template:
+    metadata: {labels: {app: pgbouncer}, annotations: {lab/stop-after: 60s}}
+    spec:
+      nodeSelector: {pool: NAMESPACE}
+      terminationGracePeriodSeconds: 60
+      affinity:
+        podAntiAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+            - {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: pgbouncer}}}
+      containers: [{name: pgbouncer, image: pgbouncer}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: stray, labels: {app: pgbouncer}}
+spec: {containers: [{name: pgbouncer, image: pgbouncer}]}
+`
+
+// poolNodes adds nodes for this scene's pods only.
+func (s *scene) poolNodes(n int) {
+	s.Helper()
+	for i := range n {
+		node := nodeNamed(s.namespace + "-" + string(rune('a'+i)))
+		node.Labels = map[string]string{"pool": s.namespace}
+		require.NoError(s, s.AddNodes(s.Context(), node))
+		s.Cleanup(func() { _ = s.RemoveNode(s.Context(), node.Name) })
+	}
+}
+
+func TestPeersAreThePodsThatTheOwnerCountsAndWhetherTheyWillStay(t *testing.T) {
+	s := setScene(t)
+	s.poolNodes(4)
+	s.apply(strings.ReplaceAll(setManifest, "NAMESPACE", s.namespace))
+	s.ready("app=pgbouncer", 5)
+	pod := s.inspect(s.pod("pooler-0"))
+	nodeOf := func(name string) drain.Node { return drain.Node{Name: s.pod(name).Spec.NodeName} }
+	_, err := s.client.Cordon(t.Context(), nodeOf("pooler-1"), "quiesce", time.Now())
+	require.NoError(t, err)
+	require.NoError(t, s.client.Repel(t.Context(), nodeOf("pooler-2")))
+	require.NoError(t, s.Client().CoreV1().Pods(s.namespace).Delete(t.Context(), "pooler-3", metav1.DeleteOptions{}))
+
+	peers, err := s.client.Peers(t.Context(), pod)
+	require.NoError(t, err)
+	require.Len(t, peers, 4)
+	for i, name := range []string{"pooler-0", "pooler-1", "pooler-2", "pooler-3"} {
+		seen := s.pod(name)
+		require.Equal(t, Peer{
+			Ref: refOf(seen), Node: seen.Spec.NodeName, Ready: true, Terminating: i == 3, Leaving: i == 1 || i == 2,
+			Created: seen.CreationTimestamp.Time,
+		}, peers[i])
+	}
+}
+
+func TestAPeerThatHasEndedIsNoneAndOneWithoutANodeIsNotReady(t *testing.T) {
+	s := setScene(t)
+	s.poolNodes(2)
+	s.apply(strings.ReplaceAll(setManifest, "NAMESPACE", s.namespace))
+	s.ready("app=pgbouncer", 3) // two of four have a node each
+	all, err := s.client.Peers(t.Context(), s.inspect(s.pod("pooler-0")))
+	require.NoError(t, err)
+	require.Len(t, all, 4)
+	for _, p := range all {
+		require.Equal(t, p.Node != "", p.Ready, p.Name)
+		require.False(t, p.Leaving)
+	}
+}
+
+func TestANodeThatIsGoneTakesItsPodsAlong(t *testing.T) {
+	s := setScene(t)
+	leaving, err := leavers{Client: s.client, known: map[string]bool{}}.leaves(t.Context(), "gone")
+	require.NoError(t, err)
+	require.True(t, leaving)
+}
+

@@ -1,0 +1,218 @@
+package pgbouncer
+
+import (
+	"context"
+	"errors"
+	"net"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+	"quiesce/test/pooler"
+)
+
+func TestTheStrategyIsTheOneAskedForOrOneThatCanSucceed(t *testing.T) {
+	can := Budget{Selecting: Selecting{Name: "can"}}
+	cannot := Budget{Selecting: Selecting{Name: "cannot"}, Never: "minAvailable 1 of 1"}
+	for name, c := range map[string]struct {
+		configured Strategy
+		budgets    []Budget
+		strategy   Strategy
+		why        string
+	}{
+		"evict by default":                 {Auto, nil, Evict, ""},
+		"evict if the budget can allow it": {Auto, []Budget{can}, Evict, ""},
+		"surge if one of them never can":   {Auto, []Budget{can, cannot}, Surge, "budget cannot never allows an eviction: minAvailable 1 of 1"},
+		"evict as asked for":               {Evict, []Budget{cannot}, Evict, ""},
+		"surge as asked for":               {Surge, []Budget{can}, Surge, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			strategy, why := choose(c.configured, c.budgets)
+			require.Equal(t, c.strategy, strategy)
+			require.Equal(t, c.why, why)
+		})
+	}
+}
+
+// blackHole takes connections, and never says a word.
+func blackHole(t *testing.T) func(context.Context) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	t.Cleanup(func() { _, _ = ours.Close(), theirs.Close() })
+	return func(context.Context) (net.Conn, error) { return ours, nil }
+}
+
+func TestAPoolerWithoutAConsoleIsEvictedPlainlyWithinBounds(t *testing.T) {
+	t.Parallel()
+	wrong := Login{admin.User, "wrong"}
+	for name, c := range map[string]struct {
+		prepare func(t *testing.T, w *world)
+		reason  string
+	}{
+		"wrong credentials": {func(_ *testing.T, w *world) { w.logins = []Login{wrong} }, ErrRefused.Error()},
+		"no credentials":    {func(_ *testing.T, w *world) { w.logins = nil }, ErrNoLogin.Error()},
+		"may only look":     {func(_ *testing.T, w *world) { w.logins = []Login{stats} }, ErrNotAdmin.Error()},
+		"black hole":        {func(t *testing.T, w *world) { w.dial = blackHole(t) }, "took too long"},
+		"stopped":           {func(t *testing.T, w *world) { w.running.Signal(t, syscall.SIGSTOP) }, "took too long"},
+		"not a pgbouncer": {func(t *testing.T, w *world) {
+			w.dial = func(ctx context.Context) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, "tcp", pooler.Shared(t).Addr)
+			}
+		}, ErrNotPgbouncer.Error()},
+		"refused": {func(t *testing.T, w *world) {
+			w.dial = func(context.Context) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
+		}, "connection refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := lonely(newer(t, pooler.Options{}))
+			c.prepare(t, w)
+			var evictedAfter time.Duration
+			began := time.Now()
+			escorted, err := w.escort(8*time.Second).Escort(t.Context(), w.asDrained(), func(ctx context.Context, o drain.EvictOptions) error {
+				evictedAfter = time.Since(began)
+				require.Zero(t, o)
+				w.did("evicted")
+				w.pod = nil
+				return nil
+			})
+			require.NoError(t, err)
+			require.Equal(t, "plain", escorted.Strategy)
+			require.Contains(t, escorted.Reason, c.reason)
+			require.Less(t, evictedAfter, openTimeout+2*time.Second)
+			require.Equal(t, []string{"holds quiesce-pooler-uid-owner", "evicted", "lets go"}, w.happened())
+		})
+	}
+}
+
+func TestAPoolerThatStopsAnsweringIsEvictedPlainlyWithinBounds(t *testing.T) {
+	t.Parallel()
+	p := older(t, pooler.Options{})
+	w := lonely(p)
+	began := time.Now()
+	escorted, err := w.escort(12*time.Second).Escort(t.Context(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
+		if o.DryRun {
+			p.Signal(t, syscall.SIGSTOP)
+			return nil
+		}
+		w.did("evicted")
+		w.pod = nil
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, "plain", escorted.Strategy)
+	require.Contains(t, w.happened(), "evicted")
+	require.Less(t, time.Since(began), 12*time.Second)
+}
+
+func TestAPodThatIsGoneIsSeenOut(t *testing.T) {
+	w := lonely(nil)
+	p := w.asDrained()
+	w.pod = nil
+	escorted, err := w.escort(minute).Escort(t.Context(), p, w.evict(t))
+	require.NoError(t, err)
+	require.Zero(t, escorted)
+	require.Empty(t, w.happened())
+}
+
+// crash runs an escort that is gone at the moment it would ask for the eviction.
+func crash(t *testing.T, w *world) {
+	t.Helper()
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _ = w.escort(minute).Escort(context.Background(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
+			if !o.DryRun {
+				runtime.Goexit()
+			}
+			return nil
+		})
+	}()
+	within(t, gone)
+	_, marked := w.note(t)
+	require.True(t, marked)
+}
+
+func TestWhatAnEscortThatCrashedLeftIsUndoneAndBegunAnew(t *testing.T) {
+	t.Parallel()
+	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+		w := lonely(p)
+		crash(t, w)
+		escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		require.NoError(t, err)
+		within(t, p.Ended())
+		require.Equal(t, "evict", escorted.Strategy)
+		require.Contains(t, w.happened(), "unmarked")
+	})
+}
+
+func TestAPodThatStaysIsReleasedOnceAndForAll(t *testing.T) {
+	t.Parallel()
+	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+		w := lonely(p)
+		crash(t, w)
+		marked := w.asDrained()
+		require.NoError(t, w.escort(minute).Release(t.Context(), marked))
+		require.NoError(t, workOnce(p))
+		w.requireAsBefore(t)
+		before := w.happened()
+		require.NoError(t, w.escort(minute).Release(t.Context(), marked), "the drain's view may be old")
+		require.NoError(t, w.escort(minute).Release(t.Context(), w.asDrained()))
+		require.Equal(t, before, w.happened())
+	})
+}
+
+func TestAPodThatNobodyMarkedIsReleasedWithoutARequest(t *testing.T) {
+	w := lonely(nil)
+	w.broken = errors.New("nobody may ask")
+	require.NoError(t, w.escort(minute).Release(t.Context(), w.asDrained()))
+}
+
+func TestATerminatingPodWhoseHookRunsIsFollowed(t *testing.T) {
+	t.Parallel()
+	pair(t, pooler.Options{}, func(t *testing.T, leaving, staying *pooler.Pooler) {
+		w, busy := lonely(leaving), work(t, leaving, staying)
+		w.hook = 8 * time.Second
+		w.pod.Containers = []Container{{Name: "pgbouncer", PreStop: []string{"sleep", "8"}}}
+		w.terminate(t)
+		escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		require.NoError(t, err)
+		within(t, leaving.Ended())
+		busy.requireNothingCut(t)
+		require.Equal(t, "evict", escorted.Strategy)
+		require.Empty(t, w.happened(), "it is neither evicted again nor waited for")
+	})
+}
+
+func TestATerminatingPodWithoutAConsoleIsLeftToItsGrace(t *testing.T) {
+	t.Parallel()
+	p := newer(t, pooler.Options{})
+	app := p.Connect(t)
+	run(t, app, "BEGIN")
+	w := lonely(p)
+	w.terminate(t)
+	require.Eventually(t, func() bool {
+		_, err := p.Dial(t.Context())
+		return err != nil
+	}, patience, glance)
+	escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+	require.NoError(t, err)
+	require.Equal(t, "plain", escorted.Strategy)
+	require.Contains(t, escorted.Reason, "its grace period decides")
+	require.Empty(t, w.happened())
+}
+
+func TestAClusterThatDoesNotLetUsLookGetsAPlainEviction(t *testing.T) {
+	t.Parallel()
+	w := lonely(nil)
+	p := w.asDrained()
+	w.broken = errors.New("forbidden")
+	escorted, err := w.escort(minute).Escort(t.Context(), p, func(context.Context, drain.EvictOptions) error { w.did("evicted"); return nil })
+	require.NoError(t, err)
+	require.Equal(t, "plain", escorted.Strategy)
+	require.Contains(t, escorted.Reason, "forbidden")
+	require.Equal(t, []string{"evicted"}, w.happened())
+}

@@ -1,0 +1,121 @@
+package pgbouncer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"quiesce/test/pooler"
+)
+
+const crowd = 20
+
+// workers go on with transactions until they are told to stop, and connect to the next pooler when their connection ends.
+type workers struct {
+	poolers []*pooler.Pooler
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+
+	mutex     sync.Mutex
+	committed int
+	aborted   int // within their transaction
+	ambiguous int // while they committed
+	turned    int // away before their transaction began
+	stall     time.Duration
+}
+
+// work has as many workers as pools have connections, half of them on each of two poolers.
+func work(t *testing.T, poolers ...*pooler.Pooler) *workers {
+	t.Helper()
+	run(t, poolers[0].Connect(t), "CREATE TABLE IF NOT EXISTS work (worker int)")
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &workers{poolers: poolers, stop: cancel}
+	for i := range crowd {
+		w.done.Go(func() { w.live(ctx, i) })
+	}
+	t.Cleanup(func() { w.rest() })
+	require.Eventually(t, func() bool { return w.commits() > 2*crowd }, patience, glance)
+	return w
+}
+
+// rest stops them and waits for it.
+func (w *workers) rest() {
+	w.stop()
+	w.done.Wait()
+}
+
+func (w *workers) commits() int {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return w.committed
+}
+
+func (w *workers) live(ctx context.Context, number int) {
+	last := time.Now()
+	for next := number; ctx.Err() == nil; next++ {
+		session, err := login(ctx, w.poolers[next%len(w.poolers)])
+		if err != nil {
+			continue
+		}
+		for ctx.Err() == nil && w.transact(ctx, session) {
+			w.count(func() { w.stall = max(w.stall, time.Since(last)) })
+			last = time.Now()
+		}
+		_ = session.Close(context.Background())
+	}
+}
+
+func (w *workers) count(change func()) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	change()
+}
+
+// transact makes one transaction, and is false when the connection is of no more use. Its commands are never cancelled: the
+// last transaction is committed, too.
+func (w *workers) transact(_ context.Context, session *pgconn.PgConn) bool {
+	ctx := context.Background()
+	for i, sql := range []string{"BEGIN", "INSERT INTO work VALUES (1)", "SELECT pg_sleep(0.03)", "COMMIT"} {
+		if _, err := session.Exec(ctx, sql).ReadAll(); err != nil {
+			w.count(func() { *[]*int{&w.turned, &w.aborted, &w.aborted, &w.ambiguous}[i]++ })
+			return false
+		}
+	}
+	w.count(func() { w.committed++ })
+	return true
+}
+
+func login(ctx context.Context, p *pooler.Pooler) (*pgconn.PgConn, error) {
+	config, err := pgconn.ParseConfig("postgres://" + p.Addr + "/" + pooler.App.Name + "?sslmode=disable&user=" + pooler.App.Name)
+	if err != nil {
+		return nil, err
+	}
+	config.Password = pooler.App.Password
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return pgconn.ConnectConfig(ctx, config)
+}
+
+// requireNothingCut stops the workers: none of them may have lost a transaction.
+func (w *workers) requireNothingCut(t *testing.T) {
+	t.Helper()
+	w.rest()
+	t.Logf("committed %d, turned away %d, longest stall %v", w.committed, w.turned, w.stall)
+	require.Zero(t, w.aborted, "aborted")
+	require.Zero(t, w.ambiguous, "ambiguous")
+}
+
+// workOnce makes one statement over a connection of its own.
+func workOnce(p *pooler.Pooler) error {
+	session, err := login(context.Background(), p)
+	if err != nil {
+		return err
+	}
+	_, err = session.Exec(context.Background(), "SELECT").ReadAll()
+	return errors.Join(err, session.Close(context.Background()))
+}

@@ -1,0 +1,212 @@
+package pgbouncer
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+	"quiesce/test/pooler"
+)
+
+// minute is what escorts usually have. None of the tests takes it.
+const minute = time.Minute
+
+// pair are two poolers of a generation; the first is to be escorted.
+func pair(t *testing.T, o pooler.Options, test func(t *testing.T, leaving, staying *pooler.Pooler)) {
+	for _, version := range []string{"1.18", "1.24"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			d := pooler.Shared(t)
+			test(t, d.Pooler(t, version, o), d.Pooler(t, version, o))
+		})
+	}
+}
+
+func TestABusyPoolerLeavesAndNothingIsCut(t *testing.T) {
+	t.Parallel()
+	pair(t, pooler.Options{}, func(t *testing.T, leaving, staying *pooler.Pooler) {
+		w, busy := lonely(leaving), work(t, leaving, staying)
+		escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		require.NoError(t, err)
+		within(t, leaving.Ended())
+		busy.requireNothingCut(t)
+		require.Equal(t, "evict", escorted.Strategy)
+		require.NotZero(t, escorted.Version)
+		require.NotZero(t, escorted.Clients)
+		require.NotZero(t, escorted.HeldBack)
+		require.Empty(t, escorted.Reason)
+		require.Empty(t, escorted.Cut)
+		t.Logf("%+v", escorted)
+		t.Log(w.happened())
+	})
+}
+
+func TestAStragglerCommitsAndTheOthersHardlyWait(t *testing.T) {
+	t.Parallel()
+	pair(t, pooler.Options{}, func(t *testing.T, leaving, staying *pooler.Pooler) {
+		w, busy, straggler := lonely(leaving), work(t, leaving, staying), leaving.Connect(t)
+		run(t, straggler, "BEGIN")
+		committed := make(chan error, 1)
+		go func() {
+			_, err := straggler.Exec(context.Background(), "SELECT pg_sleep(4); COMMIT").ReadAll()
+			committed <- err
+		}()
+		_, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		require.NoError(t, err)
+		require.NoError(t, <-committed)
+		busy.requireNothingCut(t)
+		require.Less(t, busy.stall, 1700*time.Millisecond)
+	})
+}
+
+func TestAPausedPoolerWhoseEvictionFailsIsResumedAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]error{
+		"blocked": &drain.Blocked{Budgets: []string{"db/pgbouncer"}}, "throttled": &drain.Throttled{}, "broken": errors.New("broken"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := older(t, pooler.Options{})
+			w, waiting := lonely(p), make(chan error, 1)
+			var refusedAt time.Time
+			_, err := w.escort(minute).Escort(t.Context(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
+				if o.DryRun {
+					return nil
+				}
+				requirePaused(t, open(t, p))
+				go func() { waiting <- workOnce(p) }()
+				refusedAt = time.Now()
+				return fault
+			})
+			require.Equal(t, fault, err)
+			require.NoError(t, <-waiting)
+			require.Less(t, time.Since(refusedAt), time.Second)
+			w.requireAsBefore(t)
+		})
+	}
+}
+
+func TestWhatABudgetForbidsIsNotBegun(t *testing.T) {
+	t.Parallel()
+	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+		w := lonely(p)
+		blocked := &drain.Blocked{Budgets: []string{"db/pgbouncer"}}
+		w.refuse = blocked
+		escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		require.Equal(t, error(blocked), err)
+		require.NotContains(t, p.Log(t), "PAUSE")
+		require.NotContains(t, p.Log(t), "SHUTDOWN")
+		require.Zero(t, escorted.HeldBack)
+		w.requireAsBefore(t)
+	})
+}
+
+func TestAnEvictionThatWasAcceptedThoughNotAnsweredIsNotUndone(t *testing.T) {
+	t.Parallel()
+	d := pooler.Shared(t)
+	p := d.Pooler(t, "1.18", pooler.Options{})
+	w, busy := lonely(p), work(t, p, d.Pooler(t, "1.18", pooler.Options{}))
+	w.lost = true
+	_, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+	require.NoError(t, err)
+	within(t, p.Ended())
+	busy.requireNothingCut(t)
+}
+
+func TestADrainThatIsAbortedWhileThePauseWaitsLeavesNothingPaused(t *testing.T) {
+	t.Parallel()
+	p := older(t, pooler.Options{})
+	w, app := lonely(p), p.Connect(t)
+	run(t, app, "BEGIN")
+	aborted := errors.New("the instance came back")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	returned := make(chan error, 1)
+	go func() {
+		_, err := w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
+		returned <- err
+	}()
+	require.Eventually(t, func() bool { return strings.Contains(p.Log(t), "PAUSE command issued") }, patience, glance)
+	cancelled := time.Now()
+	cancel(aborted)
+	require.NoError(t, workOnce(p))
+	require.Less(t, time.Since(cancelled), time.Second)
+	require.ErrorIs(t, <-returned, aborted)
+	run(t, app, "COMMIT")
+	w.requireAsBefore(t)
+	require.NotContains(t, w.happened(), "evicted")
+}
+
+func TestATransactionThatOutlastsTheEscortIsCutAndCounted(t *testing.T) {
+	t.Parallel()
+	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+		w, app := lonely(p), p.Connect(t)
+		run(t, app, "BEGIN")
+		escorted, err := w.escort(4*time.Second).Escort(t.Context(), w.asDrained(), w.evict(t))
+		require.NoError(t, err)
+		require.Contains(t, w.happened(), "evicted")
+		require.True(t, strings.HasPrefix(escorted.Cut, "1 transactions"), escorted.Cut)
+	})
+}
+
+func TestSessionsEndBetweenTheirTransactions(t *testing.T) {
+	t.Parallel()
+	pair(t, pooler.Options{PoolMode: "session"}, func(t *testing.T, leaving, staying *pooler.Pooler) {
+		idle := leaving.Connect(t)
+		run(t, idle, "SELECT")
+		w, busy := lonely(leaving), work(t, leaving, staying)
+		escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		require.NoError(t, err)
+		within(t, leaving.Ended())
+		busy.requireNothingCut(t)
+		require.Contains(t, escorted.Reason, "sessions are pooled")
+		require.Empty(t, escorted.Cut)
+		t.Logf("%+v", escorted)
+	})
+}
+
+func TestAHookIsTheTimeInWhichAPoolerOfTheOlderGenerationIsEmptied(t *testing.T) {
+	t.Parallel()
+	d := pooler.Shared(t)
+	p := d.Pooler(t, "1.18", pooler.Options{})
+	w, busy := lonely(p), work(t, p, d.Pooler(t, "1.18", pooler.Options{}))
+	w.pod.Containers = []Container{{Name: "pgbouncer", PreStop: []string{"sleep", "10"}}}
+	w.hook = 10 * time.Second
+	began := time.Now()
+	_, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+	require.NoError(t, err)
+	within(t, p.Ended())
+	require.Less(t, time.Since(began), w.hook, "it does not wait for the hook")
+	busy.requireNothingCut(t)
+	require.Equal(t, []string{"holds quiesce-pooler-uid-owner", "marked", "evicted", "lets go"}, w.happened())
+}
+
+func TestAPoolerOfTheNewerGenerationThatWasSignalledEndsThoughTheDrainIsOver(t *testing.T) {
+	t.Parallel()
+	p := newer(t, pooler.Options{})
+	w, app := lonely(p), p.Connect(t)
+	run(t, app, "BEGIN")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	over := errors.New("the slice is over")
+	returned := make(chan error, 1)
+	go func() {
+		_, err := w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
+		returned <- err
+	}()
+	c := open(t, p)
+	require.Eventually(t, func() bool {
+		shutting, err := c.ShuttingDown(t.Context())
+		return err == nil && shutting
+	}, patience, glance)
+	c.Close()
+	require.NoError(t, pass(t.Context(), 2*signalInterval))
+	cancel(over)
+	require.ErrorIs(t, <-returned, over)
+	run(t, app, "COMMIT")
+	within(t, p.Ended())
+	require.True(t, p.State().Success(), p.Log(t))
+}

@@ -1,0 +1,68 @@
+package pgbouncer
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/test/pooler"
+)
+
+func TestAFarewellEndsAPoolerWhenNothingIsInFlight(t *testing.T) {
+	t.Parallel()
+	pair(t, pooler.Options{}, func(t *testing.T, leaving, staying *pooler.Pooler) {
+		w, busy := lonely(leaving), work(t, leaving, staying)
+		escorted, err := w.escort(minute).Farewell(t.Context(), w.asDrained())
+		require.NoError(t, err)
+		within(t, leaving.Ended())
+		busy.requireNothingCut(t)
+		require.Equal(t, "shutdown", escorted.Strategy)
+		require.Empty(t, escorted.Cut)
+		_, marked := noteOn(*w.pod)
+		require.False(t, marked)
+	})
+}
+
+func TestAFarewellCutsWhatOutlastsItAndSaysSo(t *testing.T) {
+	t.Parallel()
+	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+		w, app := lonely(p), p.Connect(t)
+		run(t, app, "BEGIN")
+		escorted, err := w.escort(time.Second).Farewell(t.Context(), w.asDrained())
+		require.NoError(t, err)
+		within(t, p.Ended())
+		require.True(t, strings.HasPrefix(escorted.Cut, "1 transactions"), escorted.Cut)
+	})
+}
+
+func TestAFarewellThatIsAbortedLeavesNothingPaused(t *testing.T) {
+	t.Parallel()
+	p := older(t, pooler.Options{})
+	w, app := lonely(p), p.Connect(t)
+	run(t, app, "BEGIN")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	aborted := errors.New("the instance came back")
+	returned := make(chan error, 1)
+	go func() {
+		_, err := w.escort(minute).Farewell(ctx, w.asDrained())
+		returned <- err
+	}()
+	require.Eventually(t, func() bool { return strings.Contains(p.Log(t), "PAUSE command issued") }, patience, glance)
+	cancel(aborted)
+	require.ErrorIs(t, <-returned, aborted)
+	require.NoError(t, workOnce(p))
+	run(t, app, "COMMIT")
+	w.requireAsBefore(t)
+}
+
+func TestAFarewellToAPoolerWithoutAConsoleFails(t *testing.T) {
+	t.Parallel()
+	w := lonely(newer(t, pooler.Options{}))
+	w.logins = nil
+	_, err := w.escort(minute).Farewell(t.Context(), w.asDrained())
+	require.ErrorIs(t, err, ErrNoLogin)
+}

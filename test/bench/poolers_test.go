@@ -1,0 +1,90 @@
+package bench
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/test/database"
+	"quiesce/test/lab"
+	"quiesce/test/stage"
+	"quiesce/test/trial"
+)
+
+// hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
+const hangsAfter = 5 * time.Second
+
+// BenchmarkPoolers drains the node of one of two poolers with 20 busy workers, and counts what became of their transactions: sums
+// over all iterations, and of stalls the longest.
+func BenchmarkPoolers(b *testing.B) {
+	lab.RequireMachines(b)
+	root, err := stage.Root()
+	require.NoError(b, err)
+	s, err := stage.Start(b.Context(), stage.Options{Root: root, Machines: true})
+	require.NoError(b, err)
+	defer func() { require.NoError(b, s.Stop()) }()
+	serial := 0
+	for _, version := range []string{"1.18", "1.24"} {
+		for _, strategy := range []string{"evict", "surge"} {
+			b.Run(version+"/"+strategy, func(b *testing.B) {
+				var sums sums
+				for range b.N {
+					serial++
+					sums.add(escortOnce(b, s, fmt.Sprintf("bench-%d", serial), version, strategy))
+				}
+				sums.report(b)
+			})
+		}
+	}
+}
+
+// sums are what the iterations of one case come to.
+type sums struct {
+	cut, ambiguous, amiss, hanging, refused, closed int
+	stall                                           time.Duration
+}
+
+func (s *sums) add(b trial.Books) {
+	s.cut += b.Balance.Aborted + b.Balance.InFlight
+	s.ambiguous += b.Balance.Ambiguous
+	s.amiss += b.Amiss()
+	s.hanging += len(b.Hanging)
+	s.refused += b.Refused()
+	s.closed += b.Closed()
+	s.stall = max(s.stall, b.LongestStall())
+}
+
+func (s *sums) report(b *testing.B) {
+	for unit, value := range map[string]int{
+		"aborted": s.cut, "ambiguous": s.ambiguous, "amiss": s.amiss, "hanging": s.hanging, "refused": s.refused, "closed-between": s.closed,
+	} {
+		b.ReportMetric(float64(value), unit)
+	}
+	b.ReportMetric(s.stall.Seconds(), "longest-stall-s")
+}
+
+// escortOnce plays one drain; the benchmark's time is the drain's.
+func escortOnce(b *testing.B, s *stage.Stage, name, version, strategy string) trial.Books {
+	b.Helper()
+	b.StopTimer()
+	t, err := trial.SetUp(b.Context(), s, trial.Options{Name: name, Poolers: database.Options{Version: version}})
+	require.NoError(b, err)
+	function, err := t.Function(b.Context(), t.Configuration(t.Credentials(), "strategy: "+strategy))
+	require.NoError(b, err)
+	b.StartTimer()
+	report, err := t.Drain(b.Context(), function, t.Victim)
+	b.StopTimer()
+	require.NoError(b, err)
+	require.NoError(b, function.Close())
+	for _, p := range report.Pods {
+		require.True(b, p.Escort == nil || p.Escort.Strategy == strategy, "%+v", p.Escort)
+	}
+	require.NoError(b, t.Die(b.Context(), t.Victim))
+	require.NoError(b, trial.Wait(b.Context(), hangsAfter+time.Second))
+	books, err := t.Settle(b.Context(), hangsAfter)
+	require.NoError(b, err)
+	require.NoError(b, t.TearDown(b.Context()))
+	return books
+}

@@ -1,0 +1,359 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/termination"
+	"quiesce/test/database"
+	"quiesce/test/stage"
+	"quiesce/test/trial"
+)
+
+// hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
+const hangsAfter = 5 * time.Second
+
+// recommended are the preStop hooks that README recommends, by version.
+var recommended = map[string]string{"1.18": "sleep 15", "1.24": "sleep 5"}
+
+// poolers is a test's trial.
+type poolers struct {
+	*testing.T
+	*trial.Trial
+	ctx      context.Context
+	function *stage.Function
+}
+
+// setPoolers sets a trial up, and a function with these settings of its escort beside the credentials.
+func setPoolers(t *testing.T, o trial.Options, settings ...string) *poolers {
+	t.Helper()
+	on := playMachines(t)
+	turns <- struct{}{}
+	t.Cleanup(func() { <-turns })
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	t.Cleanup(cancel)
+	o.Name = fmt.Sprintf("poolers-%d", scenes.Add(1))
+	set, err := trial.SetUp(ctx, on, o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, set.TearDown(context.WithoutCancel(ctx))) })
+	p := &poolers{T: t, Trial: set, ctx: ctx}
+	p.function = p.newFunction(append([]string{p.Credentials()}, settings...)...)
+	return p
+}
+
+func (p *poolers) newFunction(settings ...string) *stage.Function {
+	p.Helper()
+	function, err := p.Function(context.Background(), p.Configuration(settings...))
+	require.NoError(p, err)
+	p.Cleanup(func() {
+		require.NoError(p, function.Close())
+		if p.Failed() {
+			p.Logf("the function's log:\n%s", function.Output())
+		}
+	})
+	return function
+}
+
+// drain has the victim's termination drained and its machine vanish.
+func (p *poolers) drain() termination.Report {
+	p.Helper()
+	report, err := p.Drain(p.ctx, p.function, p.Victim)
+	require.NoError(p, err)
+	require.NoError(p, p.Die(p.ctx, p.Victim))
+	return report
+}
+
+// settle lets workers show whether they hang, and compares the books.
+func (p *poolers) settle() trial.Books {
+	p.Helper()
+	require.NoError(p, trial.Wait(p.ctx, hangsAfter+time.Second))
+	books, err := p.Settle(p.ctx, hangsAfter)
+	require.NoError(p, err)
+	return books
+}
+
+func poolerOf(t *testing.T, r termination.Report) drain.PodReport {
+	t.Helper()
+	for _, p := range r.Pods {
+		if strings.HasPrefix(p.Name, "pgbouncer-") && p.Escort != nil {
+			return p
+		}
+	}
+	require.Fail(t, "no pooler was escorted", "%+v", r)
+	return drain.PodReport{}
+}
+
+// requireNothingCut: no transaction was cut, none lost, nobody hangs.
+func requireNothingCut(t *testing.T, b trial.Books) {
+	t.Helper()
+	require.Zero(t, b.Balance.Aborted, "aborted in flight")
+	require.Zero(t, b.Balance.Ambiguous, "ambiguous commits")
+	require.Zero(t, b.Balance.InFlight, "in flight for ever")
+	require.Zero(t, b.Amiss(), "lost or repeated: %+v", b.Balance)
+	require.Empty(t, b.Hanging)
+}
+
+func TestNoTransactionIsCutWhenAPoolersNodeGoes(t *testing.T) {
+	for _, version := range []string{"1.18", "1.24"} {
+		for _, strategy := range []string{"evict", "surge"} {
+			t.Run(version+" "+strategy, func(t *testing.T) {
+				p := setPoolers(t, trial.Options{Poolers: database.Options{Version: version}}, "strategy: "+strategy)
+				report := p.drain()
+				require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
+				escort := poolerOf(t, report).Escort
+				require.Equal(t, strategy, escort.Strategy, "%+v", escort)
+				require.True(t, strings.HasPrefix(escort.Version, version), escort.Version)
+				require.Positive(t, escort.Clients)
+				require.Empty(t, escort.Cut)
+				books := p.settle()
+				requireNothingCut(t, books)
+				if strategy == "surge" {
+					require.Zero(t, books.Refused(), "connects refused")
+				}
+			})
+		}
+	}
+}
+
+// Workers that leave by themselves, or look before they begin, see no error at all where new connections have time to go
+// elsewhere: with surge, or with the preStop hook that README recommends.
+func TestWorkersThatRecycleOrValidateSeeNoErrors(t *testing.T) {
+	for _, version := range []string{"1.18", "1.24"} {
+		for _, strategy := range []string{"evict", "surge"} {
+			for _, habit := range []string{"-recycle=1s", "-validate"} {
+				t.Run(version+" "+strategy+" "+habit, func(t *testing.T) {
+					o := trial.Options{Poolers: database.Options{Version: version}, Flags: []string{habit}}
+					if strategy == "evict" {
+						o.Poolers.PreStop, o.Poolers.Grace = recommended[version], 60
+					}
+					p := setPoolers(t, o, "strategy: "+strategy)
+					report := p.drain()
+					require.Equal(t, strategy, poolerOf(t, report).Escort.Strategy, "%+v", report)
+					books := p.settle()
+					requireNothingCut(t, books)
+					require.Zero(t, books.Closed(), "errors at BEGIN")
+					require.Zero(t, books.Refused(), "connects refused")
+				})
+			}
+		}
+	}
+}
+
+func TestAStragglerCommitsAndHoldsUpNobodyElse(t *testing.T) {
+	for version, limit := range map[string]time.Duration{"1.18": 1700 * time.Millisecond, "1.24": 500 * time.Millisecond} {
+		t.Run(version, func(t *testing.T) {
+			p := setPoolers(t, trial.Options{
+				Poolers: database.Options{Version: version}, First: []string{"-straggler=4s"},
+			}, "strategy: evict")
+			report := p.drain()
+			require.Empty(t, poolerOf(t, report).Escort.Cut)
+			books := p.settle()
+			requireNothingCut(t, books)
+			for _, w := range books.Workers {
+				if w.Pace < time.Second {
+					require.LessOrEqual(t, w.LongestStall-w.Pace, limit, "worker %d", w.Worker)
+				}
+			}
+		})
+	}
+}
+
+// A single pooler under a budget that can never allow an eviction blocks every other drainer until its time is up.
+func TestASinglePoolerUnderABudgetOfNoneIsReplacedFirst(t *testing.T) {
+	for _, version := range []string{"1.18", "1.24"} {
+		t.Run(version, func(t *testing.T) {
+			p := setPoolers(t, trial.Options{Poolers: database.Options{Version: version, Poolers: 1, MaxUnavailable: "0"}})
+			report := p.drain()
+			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
+			require.Equal(t, "surge", poolerOf(t, report).Escort.Strategy)
+			books := p.settle()
+			requireNothingCut(t, books)
+			require.Zero(t, books.Refused())
+			require.LessOrEqual(t, books.LongestStall(), time.Second, "a gap in service")
+		})
+	}
+}
+
+func TestTwoNodesWithOnePoolerEachAreDrainedOneAfterTheOther(t *testing.T) {
+	p := setPoolers(t, trial.Options{Poolers: database.Options{Version: "1.24"}}, "strategy: evict")
+	pods, err := p.DB.PoolerPods(p.ctx)
+	require.NoError(t, err)
+	other := p.Pool[0]
+	for _, i := range p.Pool {
+		if i != p.Victim && (pods[0].Spec.NodeName == i.Node || pods[1].Spec.NodeName == i.Node) {
+			other = i
+		}
+	}
+	second := p.newFunction(p.Credentials(), "strategy: evict")
+	reports := make(chan termination.Report, 1)
+	go func() {
+		report, err := p.Drain(p.ctx, second, other)
+		if err != nil {
+			t.Error(err)
+		}
+		reports <- report
+	}()
+	first, err := p.Drain(p.ctx, p.function, p.Victim)
+	require.NoError(t, err)
+	later := <-reports
+	require.NoError(t, p.Die(p.ctx, p.Victim))
+	require.NoError(t, p.Die(p.ctx, other))
+	a, b := poolerOf(t, first), poolerOf(t, later)
+	if a.EvictedAt.After(b.EvictedAt) {
+		a, b = b, a
+	}
+	require.False(t, b.EvictedAt.Before(a.GoneAt), "%s was stopped at %s while %s went until %s", b.Name, b.EvictedAt, a.Name, a.GoneAt)
+	books := p.settle()
+	requireNothingCut(t, books)
+}
+
+// Consoles that are of no help: the pooler is then evicted as any pod is, without delay, and the report says why.
+func TestWithoutAConsoleThePoolerIsEvictedPlainlyAndTheReportSaysWhy(t *testing.T) {
+	for what, c := range map[string]struct {
+		authType string
+		settings func(*poolers) []string
+		before   func(*poolers)
+	}{
+		"no credentials": {settings: func(*poolers) []string { return []string{"strategy: evict"} }},
+		"wrong credentials": {settings: func(p *poolers) []string {
+			return []string{p.Credentials()[:len(p.Credentials())-1] + ", passwordKey: username}"}
+		}},
+		"nobody listening":     {settings: func(p *poolers) []string { return []string{p.Credentials(), "port: 6433"} }},
+		"a cleartext password": {authType: "plain", settings: func(p *poolers) []string { return []string{p.Credentials()} }},
+		"a black hole":         {settings: func(p *poolers) []string { return []string{p.Credentials()} }, before: (*poolers).blackHole},
+	} {
+		t.Run(what, func(t *testing.T) {
+			p := setPoolers(t, trial.Options{Crews: 1, Poolers: database.Options{Version: "1.24", AuthType: c.authType, Grace: 5}})
+			p.function = p.newFunction(c.settings(p)...)
+			if c.before != nil {
+				c.before(p)
+			}
+			report := p.drain()
+			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
+			pooler := poolerOf(t, report)
+			require.Equal(t, "plain", pooler.Escort.Strategy, "%+v", pooler.Escort)
+			require.NotEmpty(t, pooler.Escort.Reason)
+			require.NotContains(t, p.function.Output(), database.AdminPassword)
+			require.Less(t, pooler.GoneAt.Sub(report.StartedAt), 60*time.Second)
+		})
+	}
+}
+
+// blackHole swallows what the function says to the victim's poolers, and nothing else.
+func (p *poolers) blackHole() {
+	p.Helper()
+	p.inside("nft add table inet hole; nft 'add chain inet hole f {type filter hook forward priority 0; }'; "+
+		"nft add rule inet hole f ip saddr %s tcp dport 6432 drop", p.Lab.HostIP())
+}
+
+// inside runs a shell command on the victim's machine.
+func (p *poolers) inside(format string, args ...any) {
+	p.Helper()
+	cmd, err := p.Lab.Inside(p.ctx, p.Victim.Node, "sh", "-c", fmt.Sprintf(format, args...))
+	require.NoError(p, err)
+	output, err := cmd.CombinedOutput()
+	require.NoError(p, err, "%s", output)
+}
+
+// A frozen pooler answers nothing and dies at its grace: plainly, and no later than that.
+func TestAFrozenPoolerCostsNoMoreThanItsGrace(t *testing.T) {
+	p := setPoolers(t, trial.Options{Crews: 1, Poolers: database.Options{Version: "1.24", Grace: 5}})
+	p.inside("pkill -STOP pgbouncer")
+	report := p.drain()
+	require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
+	require.Equal(t, "plain", poolerOf(t, report).Escort.Strategy)
+}
+
+func TestSessionsAreCutBetweenTransactionsAndInTime(t *testing.T) {
+	for _, version := range []string{"1.18", "1.24"} {
+		t.Run(version, func(t *testing.T) {
+			p := setPoolers(t, trial.Options{
+				Crews: 2, Poolers: database.Options{Version: version, PoolMode: "session", PreStop: recommended[version], Grace: 60},
+			}, "strategy: evict")
+			report := p.drain()
+			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
+			pooler := poolerOf(t, report)
+			require.Empty(t, pooler.Escort.Cut, "%+v", pooler.Escort)
+			require.Less(t, pooler.GoneAt.Sub(report.StartedAt), 75*time.Second)
+			requireNothingCut(t, p.settle())
+		})
+	}
+}
+
+func TestATransactionLongerThanTheEscortIsCutAndTheReportSaysSo(t *testing.T) {
+	for _, version := range []string{"1.18", "1.24"} {
+		t.Run(version, func(t *testing.T) {
+			p := setPoolers(t, trial.Options{
+				Crews: 1, First: []string{"-straggler=5m"}, Poolers: database.Options{Version: version, Poolers: 1, Grace: 8, MaxUnavailable: "1"},
+			}, "strategy: evict", "timeout: 8s")
+			report := p.drain()
+			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
+			require.NotEmpty(t, poolerOf(t, report).Escort.Cut)
+			require.Less(t, report.FinishedAt.Sub(report.StartedAt), 45*time.Second)
+		})
+	}
+}
+
+// The function is killed at many moments of an escort. Whatever it had done, a later invocation finishes: the node is drained, no
+// pooler stays paused, no pod keeps a mark, and nobody hangs.
+func TestAKilledFunctionsEscortIsFinishedByTheNext(t *testing.T) {
+	for _, c := range []struct {
+		version, strategy string
+		after             time.Duration // the escort's beginning
+	}{
+		{"1.18", "evict", 500 * time.Millisecond},
+		{"1.18", "evict", 1700 * time.Millisecond},
+		{"1.24", "evict", 300 * time.Millisecond},
+		{"1.24", "evict", 1500 * time.Millisecond},
+		{"1.18", "surge", 2 * time.Second},
+		{"1.24", "surge", 5 * time.Second},
+	} {
+		t.Run(fmt.Sprint(c.version, c.strategy, c.after), func(t *testing.T) {
+			p := setPoolers(t, trial.Options{Poolers: database.Options{Version: c.version}}, "strategy: "+c.strategy)
+			event := p.AWS.Terminate(p.Victim.ID)[0].Body
+			killed := make(chan struct{})
+			go func() { defer close(killed); _, _ = p.function.Invoke(p.ctx, event) }()
+			require.Eventually(t, func() bool { return strings.Contains(p.function.Output(), "escort began") }, patience, 5*time.Millisecond)
+			require.NoError(t, trial.Wait(p.ctx, c.after))
+			p.function.Kill()
+			<-killed
+			report := p.redeliver(event)
+			require.Contains(t, []termination.Status{termination.StatusDrained, termination.StatusLeft}, report.Status, "%+v", report)
+			require.NoError(t, p.Die(p.ctx, p.Victim))
+			pods, err := p.DB.PoolerPods(p.ctx)
+			require.NoError(t, err)
+			for _, pod := range pods {
+				if pod.Spec.NodeName != p.Victim.Node {
+					require.NotContains(t, pod.Labels, drain.EscortedLabel)
+				}
+			}
+			require.NoError(t, p.AwaitWork(p.ctx, 20)) // everybody: nobody is stuck with a paused pooler
+			books := p.settle()
+			require.Empty(t, books.Hanging)
+			require.Zero(t, books.Amiss())
+		})
+	}
+}
+
+// redeliver sends the event again until it is not another's any more, as a queue would.
+func (p *poolers) redeliver(event []byte) termination.Report {
+	p.Helper()
+	for {
+		result, err := p.function.Invoke(p.ctx, event)
+		require.NoError(p, err)
+		var report termination.Report
+		require.Empty(p, result.ErrorType, result.ErrorMessage)
+		require.NoError(p, json.Unmarshal(result.Payload, &report))
+		if report.Status != termination.StatusSkipped {
+			return report
+		}
+		require.NoError(p, trial.Wait(p.ctx, 500*time.Millisecond))
+	}
+}

@@ -1,0 +1,300 @@
+// Package trial puts workers to the test: a database, its poolers on machines of an Auto Scaling group, workers that run
+// transactions through them, and an instance under one of the poolers that goes. The story, the end-to-end tests and the
+// benchmark of poolers differ in what they ask of it.
+package trial
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"quiesce/internal/termination"
+	"quiesce/test/database"
+	"quiesce/test/stage"
+	"quiesce/test/worker/ledger"
+)
+
+const (
+	// settleTime is how long workers get to end their last transactions before the books are compared: one takes a fraction of a
+	// second, and those that hang would take hours.
+	settleTime = 3 * time.Second
+	// lookInterval paces looks at Auto Scaling: the instance dies that much later, at most, than it could.
+	lookInterval = 20 * time.Millisecond
+	// warmUp is how much every worker must have done before the trial begins.
+	warmUp = 20
+)
+
+// Trial is one set-up: nodes of its own, so that trials do not meet.
+type Trial struct {
+	Name   string // of the group and the namespace
+	Base   stage.Instance
+	Pool   []stage.Instance // where poolers may run: one more than there are, as Auto Scaling launches one before it takes one
+	Victim stage.Instance   // has a pooler
+	DB     *database.Database
+	Crews  []*database.Crew
+
+	*stage.Stage
+	dead map[string]bool
+}
+
+// Options says what a trial should be like.
+type Options struct {
+	Name     string
+	Hookless bool // Auto Scaling takes instances away without asking anybody
+	Poolers  database.Options
+	Crews    int      // of five workers each; default 4
+	Flags    []string // of the workers
+	First    []string // flags of one more crew of one worker, which is hired first; none: there is none
+}
+
+const (
+	defaultCrews = 4
+	crewStrength = 5
+)
+
+// SetUp makes the nodes, the database, the poolers and the workers, all at work on return.
+func SetUp(ctx context.Context, s *stage.Stage, o Options) (*Trial, error) {
+	t := &Trial{Name: o.Name, Stage: s, dead: map[string]bool{}}
+	if err := t.join(ctx, o); err != nil {
+		return nil, fmt.Errorf("add machines: %w", err)
+	}
+	o.Poolers.Namespace, o.Poolers.Base, o.Poolers.Group = o.Name, t.baseGroup(), o.Name
+	var err error
+	if t.DB, err = database.Deploy(ctx, s.Lab, o.Poolers); err != nil {
+		return nil, err
+	}
+	if err := t.hire(ctx, o); err != nil {
+		return nil, err
+	}
+	if err := t.choose(ctx); err != nil {
+		return nil, err
+	}
+	return t, t.AwaitWork(ctx, warmUp)
+}
+
+func (t *Trial) baseGroup() string { return t.Name + "-base" }
+
+func (t *Trial) join(ctx context.Context, o Options) error {
+	base, err := t.GroupWithoutHook(ctx, t.baseGroup(), 1)
+	if err != nil {
+		return err
+	}
+	t.Base = base[0]
+	join := t.Group
+	if o.Hookless {
+		join = t.GroupWithoutHook
+	}
+	t.Pool, err = join(ctx, t.Name, max(o.Poolers.Poolers, database.DefaultPoolers)+1)
+	return err
+}
+
+func (t *Trial) hire(ctx context.Context, o Options) error {
+	if o.First != nil {
+		crew, err := t.DB.Hire(ctx, 1, o.First...)
+		if err != nil {
+			return err
+		}
+		t.Crews = append(t.Crews, crew)
+	}
+	if o.Crews == 0 {
+		o.Crews = defaultCrews
+	}
+	for range o.Crews {
+		crew, err := t.DB.Hire(ctx, crewStrength, o.Flags...)
+		if err != nil {
+			return err
+		}
+		t.Crews = append(t.Crews, crew)
+	}
+	return nil
+}
+
+// choose takes an instance that a pooler runs on.
+func (t *Trial) choose(ctx context.Context) error {
+	pods, err := t.DB.PoolerPods(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(t.Pool, func(i stage.Instance) bool { return i.Node == pods[0].Spec.NodeName })
+	if i < 0 {
+		return fmt.Errorf("pooler %s is on %s, which is none of ours", pods[0].Name, pods[0].Spec.NodeName)
+	}
+	t.Victim = t.Pool[i]
+	return nil
+}
+
+// AwaitWork waits until every worker has committed n transactions more than when it was asked.
+func (t *Trial) AwaitWork(ctx context.Context, n int) error {
+	first, err := t.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		now, err := t.Snapshot(ctx)
+		if err != nil {
+			return err
+		}
+		behind := slices.ContainsFunc(now.Workers, func(w ledger.Worker) bool {
+			i := slices.IndexFunc(first.Workers, func(before ledger.Worker) bool { return before.Worker == w.Worker })
+			return w.Pace < time.Second && w.Committed < first.Workers[i].Committed+n
+		})
+		if !behind {
+			return nil
+		}
+		if err := Wait(ctx, lookInterval); err != nil {
+			return fmt.Errorf("wait for the workers to work: %w", err)
+		}
+	}
+}
+
+// Snapshot is that of all crews as one.
+func (t *Trial) Snapshot(ctx context.Context) (all ledger.Snapshot, err error) {
+	for _, c := range t.Crews {
+		s, err := c.Snapshot(ctx)
+		if err != nil {
+			return all, err
+		}
+		all.Now, all.Workers = s.Now, append(all.Workers, s.Workers...)
+	}
+	return all, nil
+}
+
+// Configuration is the function's, with these settings of the poolers' escort. Without any it has their console's credentials.
+func (t *Trial) Configuration(settings ...string) string {
+	if len(settings) == 0 {
+		settings = []string{t.Credentials()}
+	}
+	return fmt.Sprintf(`autoScalingGroups: [%[1]s]
+phases:
+  - name: poolers
+    match: {namespaces: [%[1]s]}
+    escort: {pgbouncer: {%[2]s}}
+  - name: workloads
+`, t.Name, strings.Join(settings, ", "))
+}
+
+// Credentials are the setting that names those of the poolers' console.
+func (t *Trial) Credentials() string {
+	return fmt.Sprintf("secretRef: {namespace: %s, name: pgbouncer-admin}", t.Name)
+}
+
+// Drain has Auto Scaling terminate the victim and gives the event to the function, as Lambda would.
+func (t *Trial) Drain(ctx context.Context, function *stage.Function, i stage.Instance) (report termination.Report, err error) {
+	result, err := function.Invoke(ctx, t.AWS.Terminate(i.ID)[0].Body)
+	if err != nil {
+		return report, err
+	}
+	if result.ErrorType != "" {
+		return report, fmt.Errorf("the function ended in error %s: %s", result.ErrorType, result.ErrorMessage)
+	}
+	if err := json.Unmarshal(result.Payload, &report); err != nil {
+		return report, fmt.Errorf("read the report: %w", err)
+	}
+	return report, nil
+}
+
+// Die waits until Auto Scaling has let go of the instance, and has its machine vanish.
+func (t *Trial) Die(ctx context.Context, i stage.Instance) error {
+	for t.AWS.State(i.ID) != "" {
+		if err := Wait(ctx, lookInterval); err != nil {
+			return err
+		}
+	}
+	t.dead[i.ID] = true
+	return t.Lab.Kill(ctx, i.Node)
+}
+
+// Books are what workers believe, held against what the database has.
+type Books struct {
+	At      time.Time
+	Workers []ledger.Worker
+	Hanging []int // workers, as of At
+	Balance ledger.Balance
+}
+
+// Settle has the workers stop and compares the books. Workers are said to hang after the given time without a success.
+func (t *Trial) Settle(ctx context.Context, hangsAfter time.Duration) (b Books, err error) {
+	s, err := t.Snapshot(ctx)
+	if err != nil {
+		return b, err
+	}
+	b.Hanging = ledger.Hanging(s, hangsAfter)
+	for _, c := range t.Crews {
+		if err := c.Dismiss(ctx); err != nil {
+			return b, err
+		}
+	}
+	if err := Wait(ctx, settleTime); err != nil {
+		return b, err
+	}
+	last, err := t.Snapshot(ctx)
+	if err != nil {
+		return b, err
+	}
+	rows, err := t.DB.Rows(ctx)
+	if err != nil {
+		return b, err
+	}
+	b.At, b.Workers, b.Balance = last.Now, last.Workers, ledger.Settle(last.Workers, rows)
+	return b, nil
+}
+
+// TearDown takes the trial's machines away, and with them everything that ran on them.
+func (t *Trial) TearDown(ctx context.Context) error {
+	for _, i := range append([]stage.Instance{t.Base}, t.Pool...) {
+		if !t.dead[i.ID] {
+			if err := t.Lab.Kill(ctx, i.Node); err != nil {
+				return err
+			}
+		}
+		if err := t.Lab.RemoveNode(ctx, i.Node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Sum adds up what the workers say.
+func (b Books) Sum(of func(ledger.Worker) int) (sum int) {
+	for _, w := range b.Workers {
+		sum += of(w)
+	}
+	return sum
+}
+
+// Refused are the connects that failed.
+func (b Books) Refused() int { return b.Sum(func(w ledger.Worker) int { return w.ConnectErrors }) }
+
+// Closed are the connections that were closed between transactions, as the workers noticed.
+func (b Books) Closed() int { return b.Sum(func(w ledger.Worker) int { return w.BeginErrors }) }
+
+// Cut are the transactions that were, those of workers that hang among them.
+func (b Books) Cut() int { return b.Balance.Aborted + b.Balance.Ambiguous + b.Balance.InFlight }
+
+// Amiss are the transactions that the database and the workers do not agree on.
+func (b Books) Amiss() int { return b.Balance.Lost + b.Balance.Repeated + b.Balance.Surprises }
+
+// LongestStall is that of a worker that does not hang, its own pace left out.
+func (b Books) LongestStall() (longest time.Duration) {
+	for _, w := range b.Workers {
+		if w.InFlight == 0 {
+			longest = max(longest, w.LongestStall-w.Pace)
+		}
+	}
+	return longest
+}
+
+// Wait waits, or says why not.
+func Wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
