@@ -15,7 +15,6 @@ import (
 
 // escort is one whose pods take a while to be readied and a while to be left alone.
 type escort struct {
-	log           func(string)
 	ready, linger time.Duration
 	options       []drain.EvictOptions // asked for one after the other
 	seen          []drain.Pod

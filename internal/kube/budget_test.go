@@ -52,6 +52,17 @@ func TestTheServerIsAskedForAsManyPodsAsABudgetHasRoomFor(t *testing.T) {
 	})
 }
 
+func TestADryRunTakesNoPlaceAndIsAnsweredHereWhereTheServerWasJustAsked(t *testing.T) {
+	b := watched(pdb("web", 1, 2, 4))
+	first, second := web("web-1"), web("web-2")
+	require.Nil(t, b.refuse(first, true))
+	require.Nil(t, b.refuse(second, true), "the one place is still there")
+	require.Nil(t, b.refuse(first, false))
+	require.Nil(t, b.refuse(second, true), "it may be unhealthy")
+	require.Nil(t, b.refuse(second, false), "and has not been asked for by that")
+	require.NotNil(t, b.refuse(second, true))
+}
+
 func TestWhyABudgetCanNeverAllow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := watched(pdb("web", 0, 1, 1))

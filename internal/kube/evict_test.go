@@ -3,10 +3,12 @@ package kube
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,4 +52,66 @@ func TestAnswersToAnEvictionInTheDomainsTerms(t *testing.T) {
 	err := here.judge(ref, denied)
 	require.ErrorContains(t, err, "evict db/pgbouncer-0")
 	require.NotErrorAs(t, err, &blocked)
+}
+
+const budgetedManifest = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: pgbouncer}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: pgbouncer}}
+  template:
+    metadata: {labels: {app: pgbouncer}, annotations: {lab/stop-after: 60s}}
+    spec:
+      nodeSelector: {pool: NAMESPACE}
+      terminationGracePeriodSeconds: 60
+      containers: [{name: pgbouncer, image: pgbouncer}]
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: pgbouncer}
+spec: {minAvailable: 1, selector: {matchLabels: {app: pgbouncer}}}
+`
+
+// setBudgeted makes a scene with two poolers on one node, one of which may go.
+func setBudgeted(t *testing.T) (s *scene, watched drain.Cluster, one, other *corev1.Pod) {
+	t.Helper()
+	s = setScene(t)
+	s.poolNodes(1)
+	s.apply(strings.ReplaceAll(budgetedManifest, "NAMESPACE", s.namespace))
+	pods := s.ready("app=pgbouncer", 2)
+	s.until(func() bool {
+		budget, err := s.Client().PolicyV1().PodDisruptionBudgets(s.namespace).Get(t.Context(), "pgbouncer", metav1.GetOptions{})
+		return err == nil && budget.Status.DisruptionsAllowed == 1
+	})
+	watched, err := s.client.Watch(t.Context(), drain.Node{Name: pods[0].Spec.NodeName})
+	require.NoError(t, err)
+	return s, watched, &pods[0], &pods[1]
+}
+
+func TestADryRunEvictsNothingAndTakesNothingFromTheBudget(t *testing.T) {
+	s, watched, one, other := setBudgeted(t)
+	dry := drain.EvictOptions{DryRun: true}
+	for range 2 {
+		require.NoError(t, watched.Evict(t.Context(), refOf(one), dry))
+		require.NoError(t, watched.Evict(t.Context(), refOf(other), dry))
+	}
+	require.Nil(t, s.pod(one.Name).DeletionTimestamp)
+
+	require.NoError(t, watched.Evict(t.Context(), refOf(one), drain.EvictOptions{}))
+	var blocked *drain.Blocked
+	require.ErrorAs(t, watched.Evict(t.Context(), refOf(other), dry), &blocked)
+	require.Equal(t, []string{s.namespace + "/pgbouncer"}, blocked.Budgets)
+	require.Nil(t, s.pod(other.Name).DeletionTimestamp)
+}
+
+func TestAnEvictedPodHasTheGraceThatIsAskedForOrItsOwn(t *testing.T) {
+	s, watched, one, _ := setBudgeted(t)
+	require.NoError(t, watched.Evict(t.Context(), refOf(one), drain.EvictOptions{Grace: 6200 * time.Millisecond}))
+	require.EqualValues(t, 7, *s.pod(one.Name).DeletionGracePeriodSeconds)
+
+	s, watched, one, _ = setBudgeted(t)
+	require.NoError(t, watched.Evict(t.Context(), refOf(one), drain.EvictOptions{}))
+	require.EqualValues(t, 60, *s.pod(one.Name).DeletionGracePeriodSeconds)
 }

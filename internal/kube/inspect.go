@@ -68,12 +68,17 @@ func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*Pod, error) {
 	return inspected(ref, found), nil
 }
 
-// Amend changes labels and annotations of exactly this pod; a nil value takes one away. A UID in the patch that is not the pod's is
-// refused, since it cannot be changed.
+// Amend changes labels and annotations of exactly this pod; a nil value takes one away. Another pod of its name is not changed: its
+// UID is not that of the patch, which is invalid by that.
 func (c *Client) Amend(ctx context.Context, ref drain.Ref, labels, annotations map[string]*string) error {
-	body, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": ref.UID, "labels": labels, "annotations": annotations},
-	})
+	metadata := map[string]any{"uid": ref.UID}
+	if len(labels) > 0 { // null would take all of them away
+		metadata["labels"] = labels
+	}
+	if len(annotations) > 0 {
+		metadata["annotations"] = annotations
+	}
+	body, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
 		return fmt.Errorf("encode a patch: %w", err)
 	}

@@ -123,6 +123,11 @@ func TestLabelsAndAnnotationsAreAmendedAndTakenAway(t *testing.T) {
 	require.Equal(t, "{}", pod.Annotations[drain.EscortedLabel])
 	require.NotContains(t, pod.Annotations, "quiesce/escort")
 	require.Contains(t, pod.Annotations, "lab/stop-after", "what is not named stays")
+
+	require.NoError(t, s.client.Amend(t.Context(), refOf(pod), nil, map[string]*string{drain.EscortedLabel: nil}))
+	require.Equal(t, "surge", s.pod("pooler").Labels[drain.EscortedLabel])
+	require.NoError(t, s.client.Amend(t.Context(), refOf(pod), map[string]*string{drain.EscortedLabel: nil}, nil))
+	require.Contains(t, s.pod("pooler").Annotations, "lab/stop-after")
 }
 
 func TestAnotherPodOfTheNameIsNotAmended(t *testing.T) {
@@ -132,6 +137,5 @@ func TestAnotherPodOfTheNameIsNotAmended(t *testing.T) {
 	value := "surge"
 	err := s.client.Amend(t.Context(), another, map[string]*string{drain.EscortedLabel: &value}, nil)
 	require.ErrorContains(t, err, "patch pod "+another.String())
-	t.Log(err)
 	require.NotContains(t, s.pod("pooler").Labels, drain.EscortedLabel)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/drain"
@@ -40,7 +41,7 @@ spec:
 apiVersion: v1
 kind: Pod
 metadata: {name: stray, labels: {app: pgbouncer}}
-spec: {containers: [{name: pgbouncer, image: pgbouncer}]}
+spec: {nodeName: node-a, containers: [{name: pgbouncer, image: pgbouncer}]}
 `
 
 // poolNodes adds nodes for this scene's pods only.
@@ -78,7 +79,24 @@ func TestPeersAreThePodsThatTheOwnerCountsAndWhetherTheyWillStay(t *testing.T) {
 	}
 }
 
-func TestAPeerThatHasEndedIsNoneAndOneWithoutANodeIsNotReady(t *testing.T) {
+func TestAPodThatHasEndedIsNoPeer(t *testing.T) {
+	s := setScene(t)
+	s.apply(groupManifest)
+	before := s.ready("app=pgbouncer", 2)
+	ended := before[0]
+	ended.Status.Phase, ended.Status.Conditions = corev1.PodFailed, nil
+	_, err := s.Client().CoreV1().Pods(s.namespace).UpdateStatus(t.Context(), &ended, metav1.UpdateOptions{})
+	require.NoError(t, err)
+	s.ready("app=pgbouncer", 2) // its owner has made another, and keeps it
+
+	peers, err := s.client.Peers(t.Context(), s.inspect(&before[1]))
+	require.NoError(t, err)
+	require.Len(t, peers, 2)
+	require.NotContains(t, refsOf(peers), refOf(&ended))
+	require.Equal(t, corev1.PodFailed, s.pod(ended.Name).Status.Phase)
+}
+
+func TestAPeerWithoutANodeIsNotReadyAndDoesNotLeave(t *testing.T) {
 	s := setScene(t)
 	s.poolNodes(2)
 	s.apply(strings.ReplaceAll(setManifest, "NAMESPACE", s.namespace))
@@ -98,4 +116,3 @@ func TestANodeThatIsGoneTakesItsPodsAlong(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, leaving)
 }
-

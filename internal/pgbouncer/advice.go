@@ -180,7 +180,7 @@ func (s sight) onlyReplica() string {
 // liveness: the kubelet does not probe a terminating pod, but a surge shuts down a pod that is not, and so do people.
 func (s sight) liveness() string {
 	probe := poolerOf(s.pod).Liveness
-	if !s.newer() || s.Strategy == Evict || probe.Port == 0 || probe.Window >= s.Timeout {
+	if !s.newer() || s.Strategy == Evict || probe.Port != consolePort(s.Port, s.pod) || probe.Window >= s.Timeout {
 		return ""
 	}
 	return fmt.Sprintf("its liveness probe connects to port %d, which a graceful shutdown closes: within %v the kubelet restarts the "+

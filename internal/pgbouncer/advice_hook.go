@@ -1,6 +1,7 @@
 package pgbouncer
 
 import (
+	"cmp"
 	"regexp"
 	"strings"
 	"time"
@@ -17,7 +18,7 @@ type hook struct {
 
 var (
 	sleeping = regexp.MustCompile(`\bsleep\s+([\w.]+)`)
-	waiting  = regexp.MustCompile(`\b(while|until|wait|pwait|pidwait|pgrep|pidof)\b|\btail\s+--pid`)
+	waiting  = regexp.MustCompile(`\b(while|until|wait|pwait|pidwait)\b|\btail\s+--pid`)
 	pausing  = regexp.MustCompile(`(?i)\bPAUSE\b`)
 	shutting = regexp.MustCompile(`(?i)\bSHUTDOWN\b`)
 	killing  = regexp.MustCompile(`\b(?:kill|killall|pkill)\s+(\S+)`)
@@ -52,12 +53,7 @@ func (s sight) preStop() string {
 		return ""
 	}
 	hook := s.hook()
-	for _, fault := range []string{s.whileNewer(hook), s.whileOlder(hook)} {
-		if fault != "" {
-			return fault
-		}
-	}
-	return ""
+	return cmp.Or(s.whileNewer(hook), s.whileOlder(hook))
 }
 
 const (

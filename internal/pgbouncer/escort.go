@@ -64,6 +64,7 @@ func (e *Escort) Escort(ctx context.Context, p drain.Pod, evict func(context.Con
 	s.evict = evict
 	defer s.close()
 	err := s.seeOut(ctx, p)
+	s.holdBack()
 	return s.result, err
 }
 
@@ -93,7 +94,7 @@ func (e *escorting) seeOut(ctx context.Context, p drain.Pod) error {
 	here, err := e.look(ctx, p.Ref)
 	switch {
 	case err != nil:
-		return e.conclude(ctx, e.plainly(ctx, err.Error()))
+		return e.conclude(ctx, err)
 	case !here:
 		return nil
 	case e.terminating():
@@ -116,7 +117,7 @@ func (e *escorting) seeOut(ctx context.Context, p drain.Pod) error {
 func (e *escorting) act(ctx context.Context) error {
 	e.allow(ctx)
 	if err := e.open(ctx); err != nil {
-		return e.plainly(ctx, err.Error())
+		return err
 	}
 	if done, err := e.finish(ctx); done || err != nil {
 		return err
@@ -161,11 +162,14 @@ func (e *escorting) budgets(ctx context.Context) []Budget {
 }
 
 // refusal is what an eviction was answered. It goes back to the drain as it is.
-type refusal struct{ error }
+type refusal struct{ answer error }
 
-// ask asks for the eviction.
+func (r refusal) Error() string { return r.answer.Error() }
+
+// ask asks for the eviction. One that was not answered may have been accepted.
 func (e *escorting) ask(ctx context.Context, o drain.EvictOptions) error {
-	if err := e.evict(ctx, o); err != nil {
+	err := e.evict(ctx, o)
+	if err != nil && (o.DryRun || isAnswer(err) || !e.leaving(ctx)) {
 		return refusal{err}
 	}
 	if !o.DryRun {
@@ -173,14 +177,6 @@ func (e *escorting) ask(ctx context.Context, o drain.EvictOptions) error {
 		e.log.Info("pooler evicted", "strategy", e.result.Strategy, "grace", o.Grace.String())
 	}
 	return nil
-}
-
-// plainly is all that can be done for a pooler that cannot be commanded.
-func (e *escorting) plainly(ctx context.Context, why string) error {
-	e.result.Strategy = string(Plain)
-	e.because(why)
-	e.log.Warn("pooler cannot be escorted", "reason", why)
-	return e.ask(ctx, drain.EvictOptions{})
 }
 
 // conclude makes of what came in between what Escort returns. Before the eviction is accepted, everything is undone; and
@@ -198,23 +194,37 @@ func (e *escorting) conclude(ctx context.Context, err error) error {
 	refused, is := errors.AsType[refusal](err)
 	switch {
 	case is:
-		return refused.error
+		return refused.answer
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	default:
+		return e.plainly(ctx, err.Error())
 	}
-	return e.conclude(ctx, e.plainly(ctx, err.Error()))
 }
 
-// abandon leaves a pod whose eviction was accepted to its grace. What makes the pooler end by itself is sent if it may be.
+// plainly is all that can be done for a pooler that cannot be commanded.
+func (e *escorting) plainly(ctx context.Context, why string) error {
+	e.result.Strategy = string(Plain)
+	e.because(why)
+	e.log.Warn("pooler cannot be escorted", "reason", why)
+	refused, is := errors.AsType[refusal](e.ask(ctx, drain.EvictOptions{}))
+	if is {
+		return refused.answer
+	}
+	return nil
+}
+
+// abandon leaves a pod whose eviction was accepted to its grace, unless its pooler has ended already.
 func (e *escorting) abandon(ctx context.Context, err error) error {
+	if e.console != nil && e.console.hasEnded() {
+		return nil
+	}
 	if ctx.Err() == nil {
 		e.because(err.Error() + ": its grace period decides")
 		e.log.Warn("pooler left to its grace period", "error", err.Error())
 		return nil
 	}
-	if e.stopping.signalled {
-		e.shutDownAnyway(ctx)
-	}
+	e.lastWord(ctx)
 	return context.Cause(ctx)
 }
 

@@ -117,15 +117,7 @@ func (w *world) terminate(t *testing.T) {
 	defer w.mutex.Unlock()
 	w.pod.Deleted, w.serving = time.Now(), false
 	if w.running != nil {
-		time.AfterFunc(w.hook, func() { w.signal(t) })
-	}
-}
-
-func (w *world) signal(t *testing.T) {
-	select {
-	case <-w.running.Ended():
-	default:
-		w.running.Signal(t, syscall.SIGTERM)
+		time.AfterFunc(w.hook, func() { w.running.Signal(t, syscall.SIGTERM) })
 	}
 }
 

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"net"
 	"runtime"
+	"strconv"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -57,7 +59,8 @@ func TestAPoolerWithoutAConsoleIsEvictedPlainlyWithinBounds(t *testing.T) {
 		"may only look":     {func(_ *testing.T, w *world) { w.logins = []Login{stats} }, ErrNotAdmin.Error()},
 		"black hole":        {func(t *testing.T, w *world) { w.dial = blackHole(t) }, "took too long"},
 		"stopped":           {func(t *testing.T, w *world) { w.running.Signal(t, syscall.SIGSTOP) }, "took too long"},
-		"not a pgbouncer": {func(t *testing.T, w *world) {
+		"a PostgreSQL": {func(t *testing.T, w *world) {
+			w.logins = []Login{{User: "postgres"}}
 			w.dial = func(ctx context.Context) (net.Conn, error) {
 				return (&net.Dialer{}).DialContext(ctx, "tcp", pooler.Shared(t).Addr)
 			}
@@ -72,7 +75,7 @@ func TestAPoolerWithoutAConsoleIsEvictedPlainlyWithinBounds(t *testing.T) {
 			c.prepare(t, w)
 			var evictedAfter time.Duration
 			began := time.Now()
-			escorted, err := w.escort(8*time.Second).Escort(t.Context(), w.asDrained(), func(ctx context.Context, o drain.EvictOptions) error {
+			escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), func(ctx context.Context, o drain.EvictOptions) error {
 				evictedAfter = time.Since(began)
 				require.Zero(t, o)
 				w.did("evicted")
@@ -82,7 +85,7 @@ func TestAPoolerWithoutAConsoleIsEvictedPlainlyWithinBounds(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, "plain", escorted.Strategy)
 			require.Contains(t, escorted.Reason, c.reason)
-			require.Less(t, evictedAfter, openTimeout+2*time.Second)
+			require.Less(t, evictedAfter, minute/4)
 			require.Equal(t, []string{"holds quiesce-pooler-uid-owner", "evicted", "lets go"}, w.happened())
 		})
 	}
@@ -93,7 +96,7 @@ func TestAPoolerThatStopsAnsweringIsEvictedPlainlyWithinBounds(t *testing.T) {
 	p := older(t, pooler.Options{})
 	w := lonely(p)
 	began := time.Now()
-	escorted, err := w.escort(12*time.Second).Escort(t.Context(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
+	escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
 		if o.DryRun {
 			p.Signal(t, syscall.SIGSTOP)
 			return nil
@@ -105,7 +108,7 @@ func TestAPoolerThatStopsAnsweringIsEvictedPlainlyWithinBounds(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "plain", escorted.Strategy)
 	require.Contains(t, w.happened(), "evicted")
-	require.Less(t, time.Since(began), 12*time.Second)
+	require.Less(t, time.Since(began), minute/2)
 }
 
 func TestAPodThatIsGoneIsSeenOut(t *testing.T) {
@@ -173,18 +176,26 @@ func TestAPodThatNobodyMarkedIsReleasedWithoutARequest(t *testing.T) {
 
 func TestATerminatingPodWhoseHookRunsIsFollowed(t *testing.T) {
 	t.Parallel()
-	pair(t, pooler.Options{}, func(t *testing.T, leaving, staying *pooler.Pooler) {
-		w, busy := lonely(leaving), work(t, leaving, staying)
-		w.hook = 8 * time.Second
-		w.pod.Containers = []Container{{Name: "pgbouncer", PreStop: []string{"sleep", "8"}}}
-		w.terminate(t)
-		escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
-		require.NoError(t, err)
-		within(t, leaving.Ended())
-		busy.requireNothingCut(t)
-		require.Equal(t, "evict", escorted.Strategy)
-		require.Empty(t, w.happened(), "it is neither evicted again nor waited for")
-	})
+	for version, seconds := range map[string]int{
+		"1.18": 30, // it has to be through before that
+		"1.24": 3,  // it is stopped after that
+	} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			d := pooler.Shared(t)
+			p := d.Pooler(t, version, pooler.Options{})
+			w, busy := lonely(p), work(t, p, d.Pooler(t, version, pooler.Options{}))
+			w.hook = time.Duration(seconds) * time.Second
+			w.pod.Containers = []Container{{Name: "pgbouncer", PreStop: []string{"sleep", strconv.Itoa(seconds)}}}
+			w.terminate(t)
+			escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+			require.NoError(t, err)
+			within(t, p.Ended())
+			busy.requireNothingCut(t)
+			require.Equal(t, "evict", escorted.Strategy)
+			require.Empty(t, w.happened(), "it is neither evicted again nor waited for")
+		})
+	}
 }
 
 func TestATerminatingPodWithoutAConsoleIsLeftToItsGrace(t *testing.T) {
@@ -206,13 +217,29 @@ func TestATerminatingPodWithoutAConsoleIsLeftToItsGrace(t *testing.T) {
 }
 
 func TestAClusterThatDoesNotLetUsLookGetsAPlainEviction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := lonely(nil)
+		p := w.asDrained()
+		w.broken = errors.New("forbidden")
+		evict := func(context.Context, drain.EvictOptions) error { w.did("evicted"); return nil }
+		escorted, err := w.escort(minute).Escort(t.Context(), p, evict)
+		require.NoError(t, err)
+		require.Equal(t, "plain", escorted.Strategy)
+		require.Contains(t, escorted.Reason, "forbidden")
+		require.Equal(t, []string{"evicted"}, w.happened())
+	})
+}
+
+func TestAConsoleIsReachedOverTheAPIServerIfAskedFor(t *testing.T) {
 	t.Parallel()
-	w := lonely(nil)
-	p := w.asDrained()
-	w.broken = errors.New("forbidden")
-	escorted, err := w.escort(minute).Escort(t.Context(), p, func(context.Context, drain.EvictOptions) error { w.did("evicted"); return nil })
+	p := newer(t, pooler.Options{})
+	w := lonely(p)
+	e := w.escort(minute)
+	e.Forward = true
+	e.Dial = func(context.Context, string) (net.Conn, error) { return nil, errors.New("there is no way") }
+	escorted, err := e.Escort(t.Context(), w.asDrained(), w.evict(t))
 	require.NoError(t, err)
-	require.Equal(t, "plain", escorted.Strategy)
-	require.Contains(t, escorted.Reason, "forbidden")
-	require.Equal(t, []string{"evicted"}, w.happened())
+	require.Equal(t, "evict", escorted.Strategy)
+	require.Contains(t, w.happened(), "forwarded")
+	within(t, p.Ended())
 }

@@ -3,6 +3,7 @@ package pgbouncer
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -13,7 +14,11 @@ import (
 	"quiesce/test/pooler"
 )
 
-const crowd = 20
+const (
+	crowd = 20
+	// thinking is what workers do between transactions: a session that is never seen between two of them is never ended.
+	thinking = 10 * time.Millisecond
+)
 
 // workers go on with transactions until they are told to stop, and connect to the next pooler when their connection ends.
 type workers struct {
@@ -26,13 +31,13 @@ type workers struct {
 	aborted   int // within their transaction
 	ambiguous int // while they committed
 	turned    int // away before their transaction began
-	stall     time.Duration
+	stalls    [crowd]time.Duration
 }
 
-// work has as many workers as pools have connections, half of them on each of two poolers.
+// work sets the crowd to work, on the poolers in turn.
 func work(t *testing.T, poolers ...*pooler.Pooler) *workers {
 	t.Helper()
-	run(t, poolers[0].Connect(t), "CREATE TABLE IF NOT EXISTS work (worker int)")
+	require.NoError(t, once(poolers[0], "CREATE TABLE IF NOT EXISTS work (worker int)"))
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &workers{poolers: poolers, stop: cancel}
 	for i := range crowd {
@@ -62,12 +67,20 @@ func (w *workers) live(ctx context.Context, number int) {
 		if err != nil {
 			continue
 		}
-		for ctx.Err() == nil && w.transact(ctx, session) {
-			w.count(func() { w.stall = max(w.stall, time.Since(last)) })
+		for pass(ctx, thinking) == nil && w.transact(session) {
+			w.count(func() { w.stalls[number] = max(w.stalls[number], time.Since(last)) })
 			last = time.Now()
 		}
 		_ = session.Close(context.Background())
 	}
+}
+
+// stallOf is the longest of those workers that began on this pooler.
+func (w *workers) stallOf(pooler int) (longest time.Duration) {
+	for i := pooler; i < crowd; i += len(w.poolers) {
+		longest = max(longest, w.stalls[i])
+	}
+	return longest
 }
 
 func (w *workers) count(change func()) {
@@ -78,7 +91,7 @@ func (w *workers) count(change func()) {
 
 // transact makes one transaction, and is false when the connection is of no more use. Its commands are never cancelled: the
 // last transaction is committed, too.
-func (w *workers) transact(_ context.Context, session *pgconn.PgConn) bool {
+func (w *workers) transact(session *pgconn.PgConn) bool {
 	ctx := context.Background()
 	for i, sql := range []string{"BEGIN", "INSERT INTO work VALUES (1)", "SELECT pg_sleep(0.03)", "COMMIT"} {
 		if _, err := session.Exec(ctx, sql).ReadAll(); err != nil {
@@ -105,17 +118,19 @@ func login(ctx context.Context, p *pooler.Pooler) (*pgconn.PgConn, error) {
 func (w *workers) requireNothingCut(t *testing.T) {
 	t.Helper()
 	w.rest()
-	t.Logf("committed %d, turned away %d, longest stall %v", w.committed, w.turned, w.stall)
+	t.Logf("committed %d, turned away %d, longest stall %v", w.committed, w.turned, slices.Max(w.stalls[:]))
 	require.Zero(t, w.aborted, "aborted")
 	require.Zero(t, w.ambiguous, "ambiguous")
 }
 
 // workOnce makes one statement over a connection of its own.
-func workOnce(p *pooler.Pooler) error {
+func workOnce(p *pooler.Pooler) error { return once(p, "SELECT") }
+
+func once(p *pooler.Pooler, sql string) error {
 	session, err := login(context.Background(), p)
 	if err != nil {
 		return err
 	}
-	_, err = session.Exec(context.Background(), "SELECT").ReadAll()
+	_, err = session.Exec(context.Background(), sql).ReadAll()
 	return errors.Join(err, session.Close(context.Background()))
 }

@@ -68,21 +68,16 @@ func (e *escorting) pauseAndEvict(ctx context.Context) error {
 		return err
 	}
 	if overran != nil {
-		e.cut("were in flight when it was evicted")
+		e.cut("when it was evicted")
 	}
 	return nil
 }
 
 // askPaused asks for the eviction while clients wait for the answer.
 func (e *escorting) askPaused(ctx context.Context) error {
-	asking, cancel := context.WithTimeout(ctx, pausedAnswer)
+	ctx, cancel := context.WithTimeout(ctx, pausedAnswer)
 	defer cancel()
-	err := e.ask(asking, drain.EvictOptions{})
-	if err != nil && !isAnswer(err) && e.leaving(ctx) {
-		e.accepted = true
-		return nil
-	}
-	return err
+	return e.ask(ctx, drain.EvictOptions{})
 }
 
 // evictThenPause is for a pooler that SIGTERM ends at once, but only when the pod's hook is through: by then nothing must be
@@ -116,7 +111,7 @@ func (e *escorting) pauseUntil(ctx context.Context, signal time.Time) error {
 		}
 	}
 	if err := e.pauseBy(ctx, end); errors.Is(err, errOverran) {
-		e.cut("were in flight when the pod's hook was through")
+		e.cut("when the pod's hook was through")
 		return nil
 	} else if err != nil {
 		return err
@@ -138,7 +133,7 @@ func (e *escorting) evictThenShutDown(ctx context.Context) error {
 
 // shutDown goes on where the pod is terminating.
 func (e *escorting) shutDown(ctx context.Context) error {
-	if err := e.awaitSignal(ctx); err != nil {
+	if err := e.awaitSignal(ctx, e.until); err != nil {
 		return err
 	}
 	if err := e.linger(ctx, earlier(e.until, time.Now().Add(lingerTime))); err != nil {
@@ -146,7 +141,7 @@ func (e *escorting) shutDown(ctx context.Context) error {
 	}
 	err := e.shutDownBy(ctx, e.until)
 	if errors.Is(err, errOverran) {
-		e.cut("are still in flight: its grace period decides")
+		e.cut("when its time was over: its grace period decides")
 		return nil
 	}
 	return err
@@ -174,12 +169,15 @@ func (e *escorting) follow(ctx context.Context) error {
 }
 
 // cut says what was lost, or may yet be.
-func (e *escorting) cut(what string) {
-	kind := "transactions"
+func (e *escorting) cut(when string) {
+	kind := "transaction"
 	if e.load.sessions {
-		kind = "sessions or transactions"
+		kind = "session or transaction"
 	}
-	e.result.Cut = fmt.Sprintf("%d %s %s", e.load.inFlight, kind, what)
+	if e.load.inFlight != 1 {
+		kind += "s"
+	}
+	e.result.Cut = fmt.Sprintf("%d %s in flight %s", e.load.inFlight, kind, when)
 	e.log.Warn("pooler was not quiet in time", "cut", e.result.Cut)
 }
 

@@ -53,14 +53,15 @@ func TestAStragglerCommitsAndTheOthersHardlyWait(t *testing.T) {
 		run(t, straggler, "BEGIN")
 		committed := make(chan error, 1)
 		go func() {
-			_, err := straggler.Exec(context.Background(), "SELECT pg_sleep(4); COMMIT").ReadAll()
+			_, err := straggler.Exec(context.Background(), "SELECT pg_sleep(5); COMMIT").ReadAll()
 			committed <- err
 		}()
 		_, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
 		require.NoError(t, err)
 		require.NoError(t, <-committed)
 		busy.requireNothingCut(t)
-		require.Less(t, busy.stall, 1700*time.Millisecond)
+		machine := busy.stallOf(1) // stalls them all, when it is busy
+		require.Less(t, busy.stallOf(0), 1700*time.Millisecond+machine)
 	})
 }
 
@@ -73,19 +74,16 @@ func TestAPausedPoolerWhoseEvictionFailsIsResumedAtOnce(t *testing.T) {
 			t.Parallel()
 			p := older(t, pooler.Options{})
 			w, waiting := lonely(p), make(chan error, 1)
-			var refusedAt time.Time
 			_, err := w.escort(minute).Escort(t.Context(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
 				if o.DryRun {
 					return nil
 				}
 				requirePaused(t, open(t, p))
 				go func() { waiting <- workOnce(p) }()
-				refusedAt = time.Now()
 				return fault
 			})
 			require.Equal(t, fault, err)
-			require.NoError(t, <-waiting)
-			require.Less(t, time.Since(refusedAt), time.Second)
+			require.NoError(t, <-waiting, "who waits for longer than a second is turned away")
 			w.requireAsBefore(t)
 		})
 	}
@@ -131,10 +129,8 @@ func TestADrainThatIsAbortedWhileThePauseWaitsLeavesNothingPaused(t *testing.T) 
 		returned <- err
 	}()
 	require.Eventually(t, func() bool { return strings.Contains(p.Log(t), "PAUSE command issued") }, patience, glance)
-	cancelled := time.Now()
 	cancel(aborted)
-	require.NoError(t, workOnce(p))
-	require.Less(t, time.Since(cancelled), time.Second)
+	require.NoError(t, workOnce(p), "who waits for longer than a second is turned away")
 	require.ErrorIs(t, <-returned, aborted)
 	run(t, app, "COMMIT")
 	w.requireAsBefore(t)
@@ -146,10 +142,10 @@ func TestATransactionThatOutlastsTheEscortIsCutAndCounted(t *testing.T) {
 	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
 		w, app := lonely(p), p.Connect(t)
 		run(t, app, "BEGIN")
-		escorted, err := w.escort(4*time.Second).Escort(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(3*time.Second).Escort(t.Context(), w.asDrained(), w.evict(t))
 		require.NoError(t, err)
 		require.Contains(t, w.happened(), "evicted")
-		require.True(t, strings.HasPrefix(escorted.Cut, "1 transactions"), escorted.Cut)
+		require.True(t, strings.HasPrefix(escorted.Cut, "1 transaction in flight"), escorted.Cut)
 	})
 }
 
@@ -174,8 +170,8 @@ func TestAHookIsTheTimeInWhichAPoolerOfTheOlderGenerationIsEmptied(t *testing.T)
 	d := pooler.Shared(t)
 	p := d.Pooler(t, "1.18", pooler.Options{})
 	w, busy := lonely(p), work(t, p, d.Pooler(t, "1.18", pooler.Options{}))
-	w.pod.Containers = []Container{{Name: "pgbouncer", PreStop: []string{"sleep", "10"}}}
-	w.hook = 10 * time.Second
+	w.pod.Containers = []Container{{Name: "pgbouncer", PreStop: []string{"sleep", "30"}}}
+	w.hook = 30 * time.Second
 	began := time.Now()
 	_, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
 	require.NoError(t, err)

@@ -32,7 +32,7 @@ func (e *escorting) farewell(ctx context.Context) error {
 	e.allow(ctx)
 	err := e.quiet(ctx)
 	if errors.Is(err, errOverran) && ctx.Err() == nil {
-		e.cut("were in flight at the end")
+		e.cut("at the end")
 		err = nil
 	}
 	if err != nil {

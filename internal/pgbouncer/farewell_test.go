@@ -35,7 +35,7 @@ func TestAFarewellCutsWhatOutlastsItAndSaysSo(t *testing.T) {
 		escorted, err := w.escort(time.Second).Farewell(t.Context(), w.asDrained())
 		require.NoError(t, err)
 		within(t, p.Ended())
-		require.True(t, strings.HasPrefix(escorted.Cut, "1 transactions"), escorted.Cut)
+		require.True(t, strings.HasPrefix(escorted.Cut, "1 transaction in flight"), escorted.Cut)
 	})
 }
 

@@ -46,11 +46,11 @@ func (e *escorting) recover(ctx context.Context) {
 	}
 	e.note = &note
 	e.log.Info("an escort before this one crashed", "strategy", string(note.Strategy), "at", note.At)
-	recover := e.undo
+	undo := e.undo
 	if note.Strategy == Surge {
-		recover = e.resumeOnly
+		undo = e.resumeOnly
 	}
-	if err := recover(ctx); err != nil {
+	if err := undo(ctx); err != nil {
 		e.log.Warn("what it left is not undone", "error", err.Error())
 	}
 }

@@ -34,6 +34,9 @@ const (
 	// signalInterval is how often to look whether SIGTERM has come. Until it is seen, new transactions go on; after it, new
 	// clients are refused: looking less often would delay nobody but ourselves.
 	signalInterval = 100 * time.Millisecond
+	// lastSignal is how long SIGTERM is still waited for when the drain's time is over: what the kubelet takes where there is no
+	// hook. A slice that ends has seconds left, which it needs for itself.
+	lastSignal = time.Second
 )
 
 // stopping is how far a pooler is with that.
@@ -119,6 +122,17 @@ func (e *escorting) awaitIdle(ctx context.Context, until time.Time) error {
 
 // shutDownBy lets no more transactions begin, for good, and waits for those in flight.
 func (e *escorting) shutDownBy(ctx context.Context, until time.Time) error {
+	if err := e.beginShutdown(ctx); err != nil {
+		return err
+	}
+	err := await(ctx, e.console.Ended(), until, countInterval, func() error { return e.wear(ctx) })
+	if e.console.hasEnded() {
+		return nil
+	}
+	return err
+}
+
+func (e *escorting) beginShutdown(ctx context.Context) error {
 	if e.load.sessions {
 		if err := e.console.Set(steady(ctx), serverFastClose, "1"); err != nil {
 			return err
@@ -129,11 +143,7 @@ func (e *escorting) shutDownBy(ctx context.Context, until time.Time) error {
 		return err
 	}
 	e.log.Info("pooler shuts down")
-	err := await(ctx, e.console.Ended(), until, countInterval, func() error { return e.wear(ctx) })
-	if e.console.hasEnded() {
-		return nil
-	}
-	return err
+	return nil
 }
 
 // wear tells sessions to end, each at the end of its transaction, and counts what is in flight. Telling them once is not
@@ -154,8 +164,8 @@ func (e *escorting) wear(ctx context.Context) error {
 
 // awaitSignal waits until the kubelet has sent SIGTERM. A shutdown that was begun on the console before that would make the
 // signal the second one, which ends the pooler at once (https://www.pgbouncer.org/usage.html#signals).
-func (e *escorting) awaitSignal(ctx context.Context) error {
-	err := poll(ctx, e.until, signalInterval, func() (bool, error) {
+func (e *escorting) awaitSignal(ctx context.Context, until time.Time) error {
+	err := poll(ctx, until, signalInterval, func() (bool, error) {
 		return e.console.ShuttingDown(steady(ctx))
 	})
 	if err != nil {
@@ -165,10 +175,22 @@ func (e *escorting) awaitSignal(ctx context.Context) error {
 	return nil
 }
 
-// shutDownAnyway sends what the pooler can do without us. It outlives us, and nobody could send it later.
-func (e *escorting) shutDownAnyway(ctx context.Context) {
-	if err := e.console.Shutdown(steady(ctx), WaitForServers); err != nil {
+// lastWord makes a pooler that may be told to shut down do so. That outlives us, and nobody could tell it later: it lets no
+// new consoles in. While its hook runs, it does.
+func (e *escorting) lastWord(ctx context.Context) {
+	if e.console == nil || e.console.hasEnded() || !graceful(e.console.Version()) || !e.stopping.since.IsZero() {
+		return
+	}
+	ctx = steady(ctx)
+	if !e.stopping.signalled && e.awaitSignal(ctx, time.Now().Add(lastSignal)) != nil {
+		return
+	}
+	if err := e.beginShutdown(ctx); err != nil {
 		e.log.Warn("pooler not shut down", "error", err.Error())
+		return
+	}
+	if err := e.wear(ctx); err != nil && !e.console.hasEnded() {
+		e.log.Warn("sessions may go on", "error", err.Error())
 	}
 }
 
@@ -224,6 +246,9 @@ func unlessOverran(err error) error {
 
 // leaving tells whether an eviction that was not answered has been accepted all the same.
 func (e *escorting) leaving(ctx context.Context) bool {
+	if e.k == nil {
+		return false
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), doubtTimeout)
 	defer cancel()
 	pod, err := e.k.Inspect(ctx, e.pod.Ref)

@@ -27,7 +27,7 @@ func program(path string) string { return path[strings.LastIndex(path, "/")+1:] 
 var (
 	shells       = map[string]bool{"sh": true, "bash": true, "ash": true, "dash": true}
 	shellCommand = regexp.MustCompile(`^-[eux]*c$`)
-	separator    = regexp.MustCompile(`&&|;|\n`)
+	separator    = regexp.MustCompile(`\s*(&&|;|\n)\s*`)
 )
 
 // script adds up the sleeps that it begins with.

@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// replacementInterval is how often a surge looks for the replacement and at the Services: a request or two each time, and
-	// far less than what a pod takes to become Ready.
+	// replacementInterval is how often a surge looks for the replacement, and at the Services. It is far less than what a pod takes
+	// to become Ready, and costs a request for the pods and one for each of their nodes: few pods, for a short time.
 	replacementInterval = 250 * time.Millisecond
 	// moveTimeout bounds the wait for Services to have turned away from the pooler, and then the one for node proxies: some
 	// seconds on a slow day. Who still logs in after that has its address from elsewhere, and would do so for ever.

@@ -58,9 +58,9 @@ func (e *escorting) stopThenEvict(ctx context.Context) error {
 
 // shutDownThenEvict: the eviction's SIGTERM would be the second signal, and ends what is still in flight.
 func (e *escorting) shutDownThenEvict(ctx context.Context) error {
-	until, beyond := e.until, "were in flight when it was evicted"
+	until, beyond := e.until, "when it was evicted"
 	if limit, limited := e.probeLimit(); limited && limit < time.Until(until) {
-		until, beyond = time.Now().Add(limit), "were in flight when its liveness probe was about to end it"
+		until, beyond = time.Now().Add(limit), "when its liveness probe was about to end it"
 	}
 	err := e.shutDownBy(ctx, until)
 	switch {

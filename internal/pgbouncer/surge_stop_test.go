@@ -74,7 +74,7 @@ func TestASurgeThatCrashedIsUndoneIfTheReplacementIsNotThere(t *testing.T) {
 		w.crash(t)
 		waits := transacts(t, app)
 		escort := w.escort(minute)
-		escort.Strategy = Evict
+		escort.Strategy, escort.Patience = Evict, time.Second
 		w.refuse = &drain.Blocked{}
 		_, err := escort.Escort(t.Context(), w.asDrained(), w.evict(t))
 		require.Equal(t, w.refuse, err)
@@ -93,10 +93,19 @@ func straggle(t *testing.T, p *pooler.Pooler) *pgconn.PgConn {
 	return app
 }
 
-// commanded waits until the pooler's log has this.
-func commanded(t *testing.T, p *pooler.Pooler, command string) {
+// interrupt ends the drain when the pooler's log has this, and waits for the escort to end.
+func (w *web) interrupt(t *testing.T, command string) {
 	t.Helper()
-	require.Eventually(t, func() bool { return strings.Contains(p.Log(t), command) }, patience, glance)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
+		ended <- err
+	}()
+	require.Eventually(t, func() bool { return strings.Contains(w.running.Log(t), command) }, patience, glance)
+	over := errors.New("the slice is over")
+	cancel(over)
+	require.ErrorIs(t, <-ended, over)
 }
 
 func TestAShutdownTakesNoLongerThanALivenessProbeAllows(t *testing.T) {
@@ -108,7 +117,7 @@ func TestAShutdownTakesNoLongerThanALivenessProbeAllows(t *testing.T) {
 	escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
 	require.NoError(t, err)
 	within(t, p.Ended())
-	require.Equal(t, "1 transactions were in flight when its liveness probe was about to end it", escorted.Cut)
+	require.Equal(t, "1 transaction in flight when its liveness probe was about to end it", escorted.Cut)
 	require.Less(t, escorted.HeldBack, minute.Seconds())
 }
 
@@ -116,14 +125,7 @@ func TestAPoolerThatShutsDownStaysMarkedWhenTheDrainEnds(t *testing.T) {
 	t.Parallel()
 	p := newer(t, pooler.Options{})
 	w, app := webOf(p), straggle(t, p)
-	over := errors.New("the slice is over")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	go func() {
-		commanded(t, p, "SHUTDOWN WAIT_FOR_SERVERS")
-		cancel(over)
-	}()
-	_, err := w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
-	require.ErrorIs(t, err, over)
+	w.interrupt(t, "SHUTDOWN WAIT_FOR_SERVERS")
 	note, marked := w.note(t)
 	require.True(t, marked)
 	require.Equal(t, Surge, note.Strategy)
@@ -137,14 +139,7 @@ func TestAPauseIsUndoneWhenTheDrainEnds(t *testing.T) {
 	t.Parallel()
 	p := older(t, pooler.Options{})
 	w, app := webOf(p), straggle(t, p)
-	over := errors.New("the slice is over")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	go func() {
-		commanded(t, p, "PAUSE command issued")
-		cancel(over)
-	}()
-	_, err := w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
-	require.ErrorIs(t, err, over)
+	w.interrupt(t, "PAUSE command issued")
 	run(t, app, "COMMIT")
 	run(t, p.Connect(t), "SELECT")
 	require.Equal(t, labels{"app": "pgbouncer", "tier": "db"}, w.pod.Labels)

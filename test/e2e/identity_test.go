@@ -166,7 +166,7 @@ func (s *scene) identityCalls() []awstest.Call {
 	return slices.DeleteFunc(s.AWS.CallsOf(s.function.Session), func(c awstest.Call) bool { return c.Service != "sts" })
 }
 
-// permissionsOf are all that the group quiesce has.
+// permissionsOf are all that the group quiesce has, but those for escorts, whose need internal/kube's own tests show.
 func permissionsOf(t *testing.T, on *stage.Stage) (all []permission) {
 	t.Helper()
 	cluster, namespaced := rolesOf(t, on)

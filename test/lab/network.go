@@ -12,14 +12,15 @@ import (
 	"strconv"
 )
 
-// The addresses of a lab whose nodes are machines: 10.x.0.0/16, where x is free on this host. Pods have a /24 a machine, from
-// the first half; 10.x.128.0/24 is the network between the machines, whose first address is the host's; Services have the
-// last quarter.
+// The addresses of a lab whose nodes are machines: 10.x.0.0/16, where x is free on this host. Pods have the first half, 64
+// addresses a machine; 10.x.128.0/24 is the network between the machines, whose first address is the host's; Services have the
+// last quarter. No address is ever used again: somebody may still remember who had it.
 const (
 	firstNetwork = 200
 	lastNetwork  = 249
-	// maxMachines is what the pods' half has room for, whose every route a machine knows from the beginning.
-	maxMachines = 63
+	// maxMachines is what the network between them has room for. A machine knows the way to the pods of all from the beginning.
+	maxMachines  = 250
+	podsAMachine = 64
 )
 
 // network joins the machines of a lab: a bridge in a network namespace of its own, to which the host and every machine have a
@@ -30,14 +31,17 @@ type network struct {
 }
 
 func (n *network) host() string     { return n.machine(0) }
-func (n *network) pods() string     { return fmt.Sprintf("10.%d.0.0/18", n.number) }
+func (n *network) pods() string     { return fmt.Sprintf("10.%d.0.0/17", n.number) }
 func (n *network) services() string { return fmt.Sprintf("10.%d.192.0/18", n.number) }
 func (n *network) cable() string    { return fmt.Sprintf("quiesce%d", n.number) }
 
 // machine is the address of the machine of this number, the first of which is 1.
 func (n *network) machine(number int) string { return fmt.Sprintf("10.%d.128.%d", n.number, number+1) }
 
-func (n *network) podsOf(number int) string { return fmt.Sprintf("10.%d.%d.0/24", n.number, number) }
+func (n *network) podsOf(number int) string {
+	first := number * podsAMachine
+	return fmt.Sprintf("10.%d.%d.%d/26", n.number, first/256, first%256)
+}
 
 // prepareNetwork finds free addresses and lays the host's cable.
 func (l *Lab) prepareNetwork(ctx context.Context) error {

@@ -2,6 +2,7 @@ package pooler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -134,10 +135,12 @@ func (p *Pooler) Connect(t testing.TB) *pgconn.PgConn {
 	return connection
 }
 
-// Signal sends the pooler a signal.
+// Signal sends the pooler a signal, unless it has exited.
 func (p *Pooler) Signal(t testing.TB, signal os.Signal) {
 	t.Helper()
-	require.NoError(t, p.process.Signal(signal))
+	if err := p.process.Signal(signal); !errors.Is(err, os.ErrProcessDone) {
+		require.NoError(t, err)
+	}
 }
 
 // Ended is closed when the pooler has exited.

@@ -51,7 +51,7 @@ func tell(ctx context.Context, s *stage.Stage, o options, version string, draine
 		Name:     with(drained) + "-" + strings.ReplaceAll(version, ".", "-"),
 		Hookless: !drained,
 		Poolers:  database.Options{Version: version},
-		Flags:    []string{"-hold=" + hold, "-think=" + think},
+		Flags:    [][]string{{"-hold=" + hold, "-think=" + think}},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("set up: %w", err)

@@ -45,9 +45,9 @@ type Options struct {
 	Name     string
 	Hookless bool // Auto Scaling takes instances away without asking anybody
 	Poolers  database.Options
-	Crews    int      // of five workers each; default 4
-	Flags    []string // of the workers
-	First    []string // flags of one more crew of one worker, which is hired first; none: there is none
+	Crews    int        // of five workers each; default 4
+	Flags    [][]string // of the workers, crew by crew in turn
+	First    []string   // flags of one more crew of one worker, which is hired first; none: there is none
 }
 
 const (
@@ -102,8 +102,12 @@ func (t *Trial) hire(ctx context.Context, o Options) error {
 	if o.Crews == 0 {
 		o.Crews = defaultCrews
 	}
-	for range o.Crews {
-		crew, err := t.DB.Hire(ctx, crewStrength, o.Flags...)
+	for i := range o.Crews {
+		var flags []string
+		if len(o.Flags) > 0 {
+			flags = o.Flags[i%len(o.Flags)]
+		}
+		crew, err := t.DB.Hire(ctx, crewStrength, flags...)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,149 @@
+package kube
+
+import (
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/test/images"
+	"quiesce/test/lab"
+)
+
+const consoleManifest = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: db}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: pgbouncer-console, namespace: db}
+stringData: {username: drainer}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: other, namespace: db}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: pgbouncer, namespace: db}
+data:
+  pgbouncer.ini: |
+    [databases]
+    [pgbouncer]
+    listen_addr = 0.0.0.0
+    listen_port = 6432
+    unix_socket_dir =
+    auth_type = any
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: pgbouncer, namespace: db, labels: {app: pgbouncer}}
+spec:
+  nodeName: node-a
+  containers:
+    - name: pgbouncer
+      image: localhost/pgbouncer:1.24
+      imagePullPolicy: Never
+      command: [pgbouncer, /etc/pgbouncer/pgbouncer.ini]
+      readinessProbe: {tcpSocket: {port: 6432}, periodSeconds: 1}
+      volumeMounts: [{name: config, mountPath: /etc/pgbouncer}]
+  volumes: [{name: config, configMap: {name: pgbouncer}}]
+`
+
+// onMachine is a scene of its own lab, with a pooler that runs for real and the rights that both manifests of infra give.
+func onMachine(t *testing.T) *scene {
+	t.Helper()
+	lab.RequireMachines(t)
+	image, err := images.Path("pgbouncer", "1.24")
+	require.NoError(t, err)
+	l, err := lab.Start(t.Context(), lab.Options{Machines: true, Images: []string{image}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Stop()) })
+	require.NoError(t, l.AddNodes(t.Context(), nodeNamed("a")))
+	s := &scene{T: t, Lab: l, client: clientOf(t, l, "quiesce"), namespace: "db"}
+	s.apply(consoleManifest)
+	for _, file := range []string{"rbac.yaml", "rbac-console.yaml"} {
+		require.NoError(t, l.Apply(t.Context(), filepath.Join("..", "..", "infra", file)))
+	}
+	s.ready("app=pgbouncer", 1)
+	return s
+}
+
+func TestOnARealKubelet(t *testing.T) {
+	s := onMachine(t)
+	t.Run("a pooler is spoken to over the API server", func(t *testing.T) { requirePooler(t, s.client) })
+	t.Run("a closed port is told from the end of a connection", s.tellsAClosedPort)
+	t.Run("a pod that is gone cannot be forwarded to", func(t *testing.T) {
+		_, err := s.client.Forward(t.Context(), "db", "gone", 6432)
+		require.ErrorContains(t, err, `pods "gone" not found`)
+	})
+	t.Run("consoles are reached in their own namespace only, and no Secret but theirs is read", s.keepsToTheConsole)
+	t.Run("with the right to create alone, SPDY is spoken", func(t *testing.T) { requirePooler(t, s.allowedTo(t, "create")) })
+	t.Run("without the right to create, nothing is forwarded", func(t *testing.T) {
+		_, err := s.allowedTo(t, "get").Forward(t.Context(), "db", "pgbouncer", 6432)
+		require.ErrorContains(t, err, `cannot create resource "pods/portforward"`)
+	})
+}
+
+// requirePooler asks whether TLS is spoken, which a pooler without a certificate answers with N
+// (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL).
+func requirePooler(t *testing.T, client *Client) {
+	t.Helper()
+	var conn net.Conn
+	require.Eventually(t, func() (opened bool) {
+		var err error
+		conn, err = client.Forward(t.Context(), "db", "pgbouncer", 6432)
+		return err == nil
+	}, patience, glance, "rights take a moment to be in force")
+	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+	_, err := conn.Write([]byte{0, 0, 0, 8, 4, 210, 22, 47})
+	require.NoError(t, err)
+	answer := make([]byte, 1)
+	_, err = conn.Read(answer)
+	require.NoError(t, err)
+	require.Equal(t, "N", string(answer))
+}
+
+func (s *scene) tellsAClosedPort(t *testing.T) {
+	conn, err := s.client.Forward(t.Context(), "db", "pgbouncer", 6433)
+	require.NoError(t, err, "the API server knows nothing of ports")
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience)) // refused where the connection has ended by now
+	_, err = conn.Read(make([]byte, 1))
+	require.ErrorContains(t, err, "connection refused")
+}
+
+func (s *scene) keepsToTheConsole(t *testing.T) {
+	data, err := s.client.Secret(t.Context(), "db", "pgbouncer-console")
+	require.NoError(t, err)
+	require.Equal(t, map[string][]byte{"username": []byte("drainer")}, data)
+	_, err = s.client.Secret(t.Context(), "db", "other")
+	require.True(t, apierrors.IsForbidden(err), "%v", err)
+	_, err = s.client.Forward(t.Context(), "kube-system", "pgbouncer", 6432)
+	require.ErrorContains(t, err, "forbidden")
+}
+
+// allowedTo is a client with just one right.
+func (s *scene) allowedTo(t *testing.T, verb string) *Client {
+	t.Helper()
+	group, rbac := "only-"+verb, s.Client().RbacV1()
+	_, err := rbac.Roles("db").Create(t.Context(), &rbacv1.Role{
+		ObjectMeta: metav1.ObjectMeta{Name: group},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods/portforward"}, Verbs: []string{verb}}},
+	}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	_, err = rbac.RoleBindings("db").Create(t.Context(), &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: group},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: group},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: group}},
+	}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	return clientOf(t, s.Lab, group)
+}
