@@ -48,7 +48,7 @@ type Options struct {
 	Version   string // of pgbouncer: 1.18 or 1.24
 
 	Poolers        int    // default DefaultPoolers, each on a node of its own
-	Together       bool   // all on one node
+	Together       bool   // on one node, if they can
 	PoolMode       string // default transaction
 	AuthType       string // default scram-sha-256
 	Grace          int    // seconds; default 30
