@@ -14,6 +14,9 @@ const (
 	blockedRecheck = 10 * time.Second
 	// acceptedRecheck is how long an accepted eviction may show no effect in the watched store before it is asked for again.
 	acceptedRecheck = 30 * time.Second
+	// escortPace keeps a blocked escort from being tried at every change of every pod, which its own marks are as well. An
+	// eviction costs one request, an escort a dozen; a second later than its budget's room is soon enough for it.
+	escortPace = time.Second
 	// Failed evictions are repeated after firstBackoff, doubling up to lastBackoff: quick enough that one lost request
 	// costs nothing, slow enough that a server in trouble is not kept there.
 	firstBackoff = 200 * time.Millisecond
@@ -88,7 +91,8 @@ type ask struct {
 	escorted bool // at least once
 	blocked  bool
 	changes  int       // of the cluster when it was asked
-	again    time.Time // not to be repeated before
+	earliest time.Time // not to be repeated before, whatever changes
+	again    time.Time // not to be repeated before, if nothing does
 	failures int       // in a row
 	said     string    // the last trouble logged
 }
@@ -165,6 +169,8 @@ func (r *run) act(ctx context.Context, pod Planned, now time.Time) (again time.T
 	case pod.Verdict == Wait && escort != nil && pod.escorted() && !a.escorted: // its escort crashed
 	case pod.Verdict != Evict || (escort == nil && r.evicting >= r.Concurrency):
 		return time.Time{}
+	case now.Before(a.earliest):
+		return a.earliest
 	case now.Before(a.again) && !(a.blocked && r.changes > a.changes):
 		return a.again
 	}
@@ -228,6 +234,7 @@ func (r *run) finish(a *ask, entry *PodReport, got answer) {
 		r.evicting--
 		return
 	}
+	a.earliest = time.Now().Add(escortPace)
 	entry.Escort = got.escorted
 	r.Log.Info("escort ended", "pod", got.pod.String(), "escort", got.escorted)
 }

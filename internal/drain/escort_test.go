@@ -3,6 +3,7 @@ package drain_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,9 +83,30 @@ func TestAnEscortThatABudgetBlocksIsTriedAgainWhenTheBudgetHasRoom(t *testing.T)
 		time.AfterFunc(5*time.Second, func() { node.Allow("b", 1) })
 		began := time.Now()
 		report := escorted(e).Drain(within(t, time.Minute), node, drain.Node{})
-		require.Equal(t, began.Add(5*time.Second), report.Pods[0].EvictedAt)
+		require.WithinDuration(t, began.Add(5*time.Second), report.Pods[0].EvictedAt, time.Second)
 		require.Equal(t, []string{"app/b"}, report.Pods[0].BlockedBy)
 		require.GreaterOrEqual(t, len(e.seen), 2)
+	})
+}
+
+// An escort leaves marks, which are changes of the pod: with every change as a reason to try again, it would never rest.
+func TestAnEscortThatABudgetBlocksIsNotTriedAtEveryChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &escort{}
+		node := draintest.New().Add(pod("pooler", "phase", "poolers", "budget", "b"), 0)
+		node.Allow("b", 0)
+		ctx := within(t, time.Minute)
+		var busy sync.WaitGroup
+		busy.Go(func() {
+			for ctx.Err() == nil {
+				node.Allow("b", 0)
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+		escorted(e).Drain(ctx, node, drain.Node{})
+		busy.Wait()
+		require.LessOrEqual(t, len(e.seen), 61)
+		require.GreaterOrEqual(t, len(e.seen), 30)
 	})
 }
 

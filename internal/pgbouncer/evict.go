@@ -27,9 +27,13 @@ const (
 	endInterval = time.Second
 )
 
-// retire is the strategy evict. What SIGTERM means decides the order (https://www.pgbouncer.org/usage.html#signals).
+// retire is the strategy evict. What SIGTERM means decides the order (https://www.pgbouncer.org/usage.html#signals). Nothing is
+// touched before the eviction would be allowed.
 func (e *escorting) retire(ctx context.Context) error {
 	e.result.Strategy = string(Evict)
+	if err := e.ask(ctx, drain.EvictOptions{DryRun: true}); err != nil {
+		return err
+	}
 	e.allowBeyond(ctx, hold(e.pod))
 	if e.load.sessions {
 		e.because("sessions are pooled: each ends between two of its transactions")
@@ -46,9 +50,6 @@ func (e *escorting) retire(ctx context.Context) error {
 
 // pauseThenEvict is for a pooler that SIGTERM ends at once.
 func (e *escorting) pauseThenEvict(ctx context.Context) error {
-	if err := e.ask(ctx, drain.EvictOptions{DryRun: true}); err != nil {
-		return err
-	}
 	if err := e.ready(ctx); err != nil {
 		return err
 	}

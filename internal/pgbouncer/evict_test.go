@@ -178,7 +178,7 @@ func TestAHookIsTheTimeInWhichAPoolerOfTheOlderGenerationIsEmptied(t *testing.T)
 	within(t, p.Ended())
 	require.Less(t, time.Since(began), w.hook, "it does not wait for the hook")
 	busy.requireNothingCut(t)
-	require.Equal(t, []string{"holds quiesce-pooler-uid-owner", "marked", "evicted", "lets go"}, w.happened())
+	require.Equal(t, []string{"holds quiesce-pooler-uid-owner", "dry run", "marked", "evicted", "lets go"}, w.happened())
 }
 
 func TestAPoolerOfTheNewerGenerationThatWasSignalledEndsThoughTheDrainIsOver(t *testing.T) {

@@ -41,22 +41,27 @@ func beVictim() {
 
 func TestNothingIsLeftRunningWhenTheProcessIsKilled(t *testing.T) {
 	Require(t)
-	victim := exec.CommandContext(t.Context(), os.Args[0])
-	victim.Env = append(os.Environ(), victimVariable+"=1")
-	victim.Stderr = os.Stderr
-	stdout, err := victim.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, victim.Start())
-	var group int
-	var dir string
-	_, err = fmt.Fscan(bufio.NewReader(stdout), &group, &dir)
-	require.NoError(t, err)
+	victim, group, dir := startVictim(t, "1")
 	require.DirExists(t, dir)
 	require.True(t, alive(t, group))
 
 	require.NoError(t, victim.Process.Kill())
 	_ = victim.Wait() // says that it was killed
 	requireNothingLeft(t, group, dir)
+}
+
+// startVictim starts a process that has a lab, with machines if that is what it is told, and waits to be killed.
+func startVictim(t *testing.T, what string) (victim *exec.Cmd, group int, dir string) {
+	t.Helper()
+	victim = exec.CommandContext(t.Context(), os.Args[0])
+	victim.Env = append(os.Environ(), victimVariable+"="+what)
+	victim.Stderr = os.Stderr
+	stdout, err := victim.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, victim.Start())
+	_, err = fmt.Fscan(bufio.NewReader(stdout), &group, &dir)
+	require.NoError(t, err)
+	return victim, group, dir
 }
 
 func TestStopLeavesNothing(t *testing.T) {

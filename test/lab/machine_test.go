@@ -1,12 +1,9 @@
 package lab
 
 import (
-	"bufio"
 	"errors"
-	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -78,16 +75,7 @@ func TestAKilledMachineVanishesWithoutAWord(t *testing.T) {
 
 func TestNothingIsLeftOfMachinesWhenTheProcessIsKilled(t *testing.T) {
 	RequireMachines(t)
-	victim := exec.CommandContext(t.Context(), os.Args[0])
-	victim.Env = append(os.Environ(), victimVariable+"=machines")
-	victim.Stderr = os.Stderr
-	stdout, err := victim.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, victim.Start())
-	var group int
-	var dir string
-	_, err = fmt.Fscan(bufio.NewReader(stdout), &group, &dir)
-	require.NoError(t, err)
+	victim, group, dir := startVictim(t, "machines")
 	require.NotEmpty(t, membersOf(t, dir), "no process is in the lab's control groups")
 	require.NoError(t, victim.Process.Kill())
 	_ = victim.Wait() // says that it was killed
