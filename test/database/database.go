@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"text/template"
 	"time"
 
@@ -79,8 +80,9 @@ func (o Options) withDefaults() Options {
 type Database struct {
 	Options
 	lab     *lab.Lab
-	address string // PostgreSQL's own
-	workers int
+	address string       // PostgreSQL's own
+	workers atomic.Int32 // hired so far
+	files   atomic.Int32 // written so far
 }
 
 // Deploy sets a database and its poolers up, all ready on return.
@@ -133,7 +135,7 @@ func (d *Database) apply(ctx context.Context, name string, values any) error {
 	if err := templates.ExecuteTemplate(&manifest, name, values); err != nil {
 		return err
 	}
-	path := d.lab.Path(d.Namespace + "-" + name)
+	path := d.lab.Path(fmt.Sprintf("%s-%d-%s", d.Namespace, d.files.Add(1), name))
 	if err := os.WriteFile(path, manifest.Bytes(), 0o600); err != nil {
 		return err
 	}

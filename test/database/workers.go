@@ -22,8 +22,7 @@ type Crew struct {
 
 // Hire starts a pod with n workers and waits until it is ready. flags are the worker program's.
 func (d *Database) Hire(ctx context.Context, n int, flags ...string) (*Crew, error) {
-	first := d.workers + 1
-	d.workers += n
+	first := int(d.workers.Add(int32(n))) - n + 1
 	err := d.apply(ctx, "workers.yaml", struct {
 		Options
 		First, Count int

@@ -6,9 +6,11 @@ package trial
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"quiesce/internal/termination"
@@ -18,8 +20,8 @@ import (
 )
 
 const (
-	// settleTime is how long workers get to end their last transactions before the books are compared: one takes a fraction of a
-	// second, and those that hang would take hours.
+	// settleTime is how long workers get, at most, to end their last transactions before the books are compared: one takes a
+	// fraction of a second, and those that hang would take hours.
 	settleTime = 3 * time.Second
 	// lookInterval paces looks at Auto Scaling: the instance dies that much later, at most, than it could.
 	lookInterval = 20 * time.Millisecond
@@ -91,29 +93,28 @@ func (t *Trial) join(ctx context.Context, o Options) error {
 	return err
 }
 
+// hire takes all crews on at once.
 func (t *Trial) hire(ctx context.Context, o Options) error {
-	if o.First != nil {
-		crew, err := t.DB.Hire(ctx, 1, o.First...)
-		if err != nil {
-			return err
-		}
-		t.Crews = append(t.Crews, crew)
-	}
 	if o.Crews == 0 {
 		o.Crews = defaultCrews
 	}
-	for i := range o.Crews {
+	t.Crews = make([]*database.Crew, o.Crews, o.Crews+1)
+	faults := make([]error, o.Crews+1)
+	var hiring sync.WaitGroup
+	for i := range t.Crews {
 		var flags []string
 		if len(o.Flags) > 0 {
 			flags = o.Flags[i%len(o.Flags)]
 		}
-		crew, err := t.DB.Hire(ctx, crewStrength, flags...)
-		if err != nil {
-			return err
-		}
-		t.Crews = append(t.Crews, crew)
+		hiring.Go(func() { t.Crews[i], faults[i] = t.DB.Hire(ctx, crewStrength, flags...) })
 	}
-	return nil
+	if o.First != nil {
+		var loner *database.Crew
+		loner, faults[o.Crews] = t.DB.Hire(ctx, 1, o.First...)
+		defer func() { t.Crews = append(t.Crews, loner) }()
+	}
+	hiring.Wait()
+	return errors.Join(faults...)
 }
 
 // choose takes an instance that a pooler runs on.
@@ -231,10 +232,7 @@ func (t *Trial) Settle(ctx context.Context, hangsAfter time.Duration) (b Books, 
 			return b, err
 		}
 	}
-	if err := Wait(ctx, settleTime); err != nil {
-		return b, err
-	}
-	last, err := t.Snapshot(ctx)
+	last, err := t.stopped(ctx)
 	if err != nil {
 		return b, err
 	}
@@ -244,6 +242,21 @@ func (t *Trial) Settle(ctx context.Context, hangsAfter time.Duration) (b Books, 
 	}
 	b.At, b.Workers, b.Balance = last.Now, last.Workers, ledger.Settle(last.Workers, rows)
 	return b, nil
+}
+
+// stopped is the first snapshot of workers that have all stopped, or the last one in time.
+func (t *Trial) stopped(ctx context.Context) (ledger.Snapshot, error) {
+	end := time.Now().Add(settleTime)
+	for {
+		s, err := t.Snapshot(ctx)
+		busy := slices.ContainsFunc(s.Workers, func(w ledger.Worker) bool { return w.State != ledger.Stopped })
+		if err != nil || !busy || time.Now().After(end) {
+			return s, err
+		}
+		if err := Wait(ctx, lookInterval); err != nil {
+			return s, err
+		}
+	}
 }
 
 // TearDown takes the trial's machines away, and with them everything that ran on them.

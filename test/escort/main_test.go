@@ -1,0 +1,50 @@
+package escort
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"quiesce/test/lab"
+	"quiesce/test/stage"
+)
+
+var (
+	// shared is the stage, or why there is none.
+	shared    *stage.Stage
+	sharedErr error
+
+	trials atomic.Int32 // so far
+	// turns are the trials that may go on at once: each has four machines and up to twenty busy workers.
+	turns = make(chan struct{}, 3)
+)
+
+func TestMain(m *testing.M) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	shared, sharedErr = raise(ctx)
+	code := m.Run()
+	if shared != nil {
+		if err := shared.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "escort:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// raise brings the stage up where it can be.
+func raise(ctx context.Context) (*stage.Stage, error) {
+	if err := lab.MissingForMachines(); err != nil {
+		return nil, err
+	}
+	root, err := stage.Root()
+	if err != nil {
+		return nil, err
+	}
+	return stage.Start(ctx, stage.Options{Root: root, Machines: true})
+}
