@@ -72,6 +72,9 @@ func (l *Lab) prepareMachines(ctx context.Context) error {
 	if err := MissingForMachines(); err != nil {
 		return err
 	}
+	if err := raiseLimits(); err != nil {
+		return err
+	}
 	return inParallel(ctx, l.prepareNetwork, l.prepareStore)
 }
 
