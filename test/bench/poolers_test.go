@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -16,8 +17,8 @@ import (
 // hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
 const hangsAfter = 5 * time.Second
 
-// BenchmarkPoolers drains the node of one of two poolers with 20 busy workers, and counts what became of their transactions: sums
-// over all iterations, and of stalls the longest.
+// BenchmarkPoolers drains the node of one of two poolers with 20 busy workers, in one case with one more whose transactions take
+// 4 s, and counts what became of their transactions: sums over all iterations, and of stalls the longest of any but the one's.
 func BenchmarkPoolers(b *testing.B) {
 	lab.RequireMachines(b)
 	root, err := stage.Root()
@@ -27,12 +28,17 @@ func BenchmarkPoolers(b *testing.B) {
 	defer func() { require.NoError(b, s.Stop()) }()
 	serial := 0
 	for _, version := range []string{"1.18", "1.24"} {
-		for _, strategy := range []string{"evict", "surge"} {
-			b.Run(version+"/"+strategy, func(b *testing.B) {
+		for _, c := range []struct {
+			name, strategy string
+			first          []string
+		}{{"evict", "evict", nil}, {"surge", "surge", nil}, {"straggler", "evict", []string{"-straggler=4s"}}} {
+			b.Run(version+"/"+c.name, func(b *testing.B) {
 				var sums sums
 				for range b.N {
 					serial++
-					sums.add(escortOnce(b, s, fmt.Sprintf("bench-%d", serial), version, strategy))
+					sums.add(escortOnce(b, s, version, c.strategy, trial.Options{
+						Name: fmt.Sprintf("bench-%d", serial), First: c.first, Poolers: database.Options{Version: version},
+					}))
 				}
 				sums.report(b)
 			})
@@ -66,10 +72,10 @@ func (s *sums) report(b *testing.B) {
 }
 
 // escortOnce plays one drain; the benchmark's time is the drain's.
-func escortOnce(b *testing.B, s *stage.Stage, name, version, strategy string) trial.Books {
+func escortOnce(b *testing.B, s *stage.Stage, version, strategy string, o trial.Options) trial.Books {
 	b.Helper()
 	b.StopTimer()
-	t, err := trial.SetUp(b.Context(), s, trial.Options{Name: name, Poolers: database.Options{Version: version}})
+	t, err := trial.SetUp(b.Context(), s, o)
 	require.NoError(b, err)
 	function, err := t.Function(b.Context(), t.Configuration(t.Credentials(), "strategy: "+strategy))
 	require.NoError(b, err)
@@ -86,5 +92,8 @@ func escortOnce(b *testing.B, s *stage.Stage, name, version, strategy string) tr
 	books, err := t.Settle(b.Context(), hangsAfter)
 	require.NoError(b, err)
 	require.NoError(b, t.TearDown(b.Context()))
+	fmt.Fprintf(os.Stderr, "poolers: %s %s: %d of %d cut, %d ambiguous, %d hang, %d refused, %d closed between, longest stall %s, drained in %s\n",
+		version, strategy, books.Cut(), books.Balance.Committed, books.Balance.Ambiguous, len(books.Hanging), books.Refused(),
+		books.Closed(), books.LongestStall().Round(time.Millisecond), report.FinishedAt.Sub(report.StartedAt).Round(time.Millisecond))
 	return books
 }

@@ -144,7 +144,7 @@ func (t *Trial) AwaitWork(ctx context.Context, n int) error {
 		}
 		behind := slices.ContainsFunc(now.Workers, func(w ledger.Worker) bool {
 			i := slices.IndexFunc(first.Workers, func(before ledger.Worker) bool { return before.Worker == w.Worker })
-			return w.Pace < time.Second && w.Committed < first.Workers[i].Committed+n
+			return w.Pace < stragglerPace && w.Committed < first.Workers[i].Committed+n
 		})
 		if !behind {
 			return nil
@@ -294,10 +294,13 @@ func (b Books) Cut() int { return b.Balance.Aborted + b.Balance.Ambiguous + b.Ba
 // Amiss are the transactions that the database and the workers do not agree on.
 func (b Books) Amiss() int { return b.Balance.Lost + b.Balance.Repeated + b.Balance.Surprises }
 
-// LongestStall is that of a worker that does not hang, its own pace left out.
+// stragglerPace is what no worker but a straggler takes for a round.
+const stragglerPace = time.Second
+
+// LongestStall is that of a worker that does not hang and is no straggler, its own pace left out.
 func (b Books) LongestStall() (longest time.Duration) {
 	for _, w := range b.Workers {
-		if w.InFlight == 0 {
+		if w.InFlight == 0 && w.Pace < stragglerPace {
 			longest = max(longest, w.LongestStall-w.Pace)
 		}
 	}
