@@ -80,7 +80,7 @@ func TestTheFunctionsIdentity(t *testing.T) {
 func provesNeed(t *testing.T, own *stage.Stage, p permission) {
 	run, known := needs[p]
 	require.True(t, known, "nothing shows that the function needs it")
-	s := setSceneOn(t, own, 2, "drain: {maxDuration: 5s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}")
+	s := setSceneOn(t, own, 2, "drain: {maxDuration: 12s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}")
 	s.deploy("web", 1)
 	s.instances = []stage.Instance{s.hostOf("web")}
 	if run.prepare != nil {

@@ -32,7 +32,7 @@ const (
 	scheduling = 300 * time.Millisecond
 )
 
-// setMachines makes a scene whose n nodes run containers. Such nodes are heavy: few scenes have them at a time, and they are
+// setMachines makes a scene whose n nodes run containers. Such nodes are heavy: one scene has them at a time, and they are
 // gone with the scene.
 func setMachines(t *testing.T, n int, more ...string) *scene {
 	t.Helper()
@@ -48,8 +48,8 @@ func setMachines(t *testing.T, n int, more ...string) *scene {
 	return s
 }
 
-// turns are the scenes with machines that may go on at once.
-var turns = make(chan struct{}, 2)
+// turns are the scenes with machines that may go on at once: as many as its capacity.
+var turns = make(chan struct{}, 1)
 
 // machines is the shared stage with machines, or why there is none.
 var machines = struct {

@@ -20,7 +20,7 @@ var (
 
 	trials atomic.Int32 // so far
 	// turns are the trials that may go on at once: each has four machines and up to twenty busy workers.
-	turns = make(chan struct{}, 3)
+	turns = make(chan struct{}, 2)
 )
 
 func TestMain(m *testing.M) {
