@@ -47,6 +47,12 @@ func setPoolers(t *testing.T, o trial.Options, settings ...string) *poolers {
 	t.Cleanup(func() { <-turns })
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
+	if o.Flags == nil {
+		o.Flags = [][]string{nil}
+	}
+	for i := range o.Flags { // make bench-pgbouncer has workers that are busier still
+		o.Flags[i] = append(o.Flags[i], "-hold=60ms", "-think=20ms")
+	}
 	o.Name = fmt.Sprintf("poolers-%d", trials.Add(1))
 	set, err := trial.SetUp(ctx, shared, o)
 	require.NoError(t, err)

@@ -51,11 +51,26 @@ func (d *Database) Pooler(t testing.TB, version string, o Options) *Pooler {
 		p.passwords[user.Name] = user.Password
 	}
 	require.NoError(t, p.writeUserlist())
-	settings, err := p.configure(dir, o)
-	require.NoError(t, err)
-	require.NoError(t, p.run(image, dir, d.databases()+settings))
+	require.NoError(t, p.start(image, dir, d, o))
 	t.Cleanup(func() { p.process.stop(syscall.SIGKILL) })
 	return p
+}
+
+// starts is how often a pooler is started: the port that was free may be another's by the time that it listens.
+const starts = 5
+
+func (p *Pooler) start(image debian, dir string, d *Database, o Options) (err error) {
+	for range starts {
+		settings, fault := p.configure(dir, o)
+		if fault != nil {
+			return fault
+		}
+		err = p.run(image, dir, d.databases()+settings)
+		if err == nil || !strings.Contains(err.Error(), "Address already in use") {
+			return err
+		}
+	}
+	return err
 }
 
 func (d *Database) databases() string {

@@ -38,9 +38,10 @@ type process struct {
 	state *os.ProcessState
 }
 
-// command prepares a program to run as somebody who is not root, and to die with this process.
-func command(ctx context.Context, dir, path string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, path, args...)
+// command prepares a script to run as somebody who is not root, and to die with this process. It is the shell that is started:
+// the script itself may still be open for writing in a child that another test is just starting, and would be busy.
+func command(ctx context.Context, dir, script string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "sh", append([]string{script}, args...)...)
 	cmd.Dir = dir
 	cmd.Env = []string{"HOME=" + dir, "TZ=UTC", "LC_ALL=C", "PATH=" + os.Getenv("PATH")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
