@@ -93,10 +93,20 @@ func (p *poolers) settle() trial.Books {
 	return books
 }
 
+// plan asks what would be done about the victim.
+func (p *poolers) plan() (report termination.Report) {
+	p.Helper()
+	result, err := p.function.Invoke(p.ctx, fmt.Appendf(nil, `{"action":"plan","instanceId":%q}`, p.Victim.ID))
+	require.NoError(p, err)
+	require.Empty(p, result.ErrorType, result.ErrorMessage)
+	require.NoError(p, json.Unmarshal(result.Payload, &report))
+	return report
+}
+
 func poolerOf(t *testing.T, r termination.Report) drain.PodReport {
 	t.Helper()
 	for _, p := range r.Pods {
-		if strings.HasPrefix(p.Name, "pgbouncer-") && p.Escort != nil {
+		if strings.HasPrefix(p.Name, "pgbouncer-") && (p.Escort != nil || r.Status == termination.StatusPlanned) {
 			return p
 		}
 	}
@@ -185,6 +195,7 @@ func TestASinglePoolerUnderABudgetOfNoneIsReplacedFirst(t *testing.T) {
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
 			p := setPoolers(t, trial.Options{Crews: 2, Poolers: database.Options{Version: version, Poolers: 1, MaxUnavailable: "0"}})
+			require.NotEmpty(t, poolerOf(t, p.plan()).Warnings)
 			report := p.drain()
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
 			require.Equal(t, "surge", poolerOf(t, report).Escort.Strategy)

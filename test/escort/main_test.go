@@ -26,6 +26,7 @@ var (
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' guardians clean up behind it
 	shared, sharedErr = raise(ctx)
 	code := m.Run()
 	if shared != nil {
