@@ -57,24 +57,31 @@ const (
 	crewStrength = 5
 )
 
-// SetUp makes the nodes, the database, the poolers and the workers, all at work on return.
+// SetUp makes the nodes, the database, the poolers and the workers, all at work on return. What it made before it failed is taken
+// away again.
 func SetUp(ctx context.Context, s *stage.Stage, o Options) (*Trial, error) {
 	t := &Trial{Name: o.Name, Stage: s, dead: map[string]bool{}}
+	if err := t.setUp(ctx, o); err != nil {
+		return nil, errors.Join(err, t.TearDown(context.WithoutCancel(ctx)))
+	}
+	return t, nil
+}
+
+func (t *Trial) setUp(ctx context.Context, o Options) (err error) {
 	if err := t.join(ctx, o); err != nil {
-		return nil, fmt.Errorf("add machines: %w", err)
+		return fmt.Errorf("add machines: %w", err)
 	}
 	o.Poolers.Namespace, o.Poolers.Base, o.Poolers.Group = o.Name, t.baseGroup(), o.Name
-	var err error
-	if t.DB, err = database.Deploy(ctx, s.Lab, o.Poolers); err != nil {
-		return nil, err
+	if t.DB, err = database.Deploy(ctx, t.Lab, o.Poolers); err != nil {
+		return err
 	}
 	if err := t.hire(ctx, o); err != nil {
-		return nil, err
+		return err
 	}
 	if err := t.choose(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	return t, t.AwaitWork(ctx, warmUp)
+	return t.AwaitWork(ctx, warmUp)
 }
 
 func (t *Trial) baseGroup() string { return t.Name + "-base" }
@@ -262,6 +269,9 @@ func (t *Trial) stopped(ctx context.Context) (ledger.Snapshot, error) {
 // TearDown takes the trial's machines away, and with them everything that ran on them.
 func (t *Trial) TearDown(ctx context.Context) error {
 	for _, i := range append([]stage.Instance{t.Base}, t.Pool...) {
+		if i.Node == "" {
+			continue // it was never made
+		}
 		if !t.dead[i.ID] {
 			if err := t.Lab.Kill(ctx, i.Node); err != nil {
 				return err
