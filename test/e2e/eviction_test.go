@@ -234,10 +234,13 @@ phases:
 func TestAPodThatArrivesDuringTheDrainIsEvictedToo(t *testing.T) {
 	s := setScene(t, 1)
 	node := s.instances[0]
-	s.podOn(node, "slow", stopsAfter("4s"))
+	s.deploy("early", 1)
+	s.budget("early", "early", 0)
 	end := s.begin(node)
-	s.until("the drain is under way", func() (bool, error) { return len(s.evictions("slow")) > 0, nil })
+	s.logs("eviction blocked") // the drain is under way, and goes on until somebody lets it end
 	late := s.bare("late", pinned(node))
+	s.gone("late")
+	s.removeBudget("early")
 
 	report := end()
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
