@@ -29,6 +29,7 @@ func (e escorts) of(phase config.Phase) drain.Escort {
 		Settings: pgbouncer.Settings{
 			Strategy: pgbouncer.Strategy(settings.Strategy), Timeout: settings.Timeout, Patience: phase.Timeout,
 			Port: settings.Port, Forward: settings.Via == config.ViaPortForward, TLS: pgbouncer.TLSMode(settings.TLS),
+			ServerName: settings.ServerName, RootCAs: settings.RootCAs,
 		},
 		Connect: func(ctx context.Context) (pgbouncer.Kubernetes, error) {
 			client, err := e.connect(ctx)

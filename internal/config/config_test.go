@@ -1,6 +1,11 @@
 package config_test
 
 import (
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -105,7 +110,7 @@ phases:
         via: portForward
         port: 6432
         secretRef: {namespace: db, name: console, userKey: u, passwordKey: p}
-        tls: verify-full
+        tls: require
 allowManualDrain: true
 `)
 
@@ -125,7 +130,7 @@ allowManualDrain: true
 			PGBouncer: &config.PGBouncer{
 				Strategy: config.StrategySurge, Timeout: 20 * time.Second, Via: config.ViaPortForward, Port: 6432,
 				Secret: &config.SecretRef{Namespace: "db", Name: "console", UserKey: "u", PasswordKey: "p"},
-				TLS:    config.TLSVerifyFull,
+				TLS:    config.TLSRequire,
 			},
 			Settle: time.Second, Timeout: 90 * time.Second,
 		}, {Name: config.Workloads, Timeout: 5 * time.Minute}},
@@ -188,6 +193,21 @@ phases: [{name: a, match: &match {namespaces: [a]}, timeout: *time}, {name: b, m
 	require.True(t, got.OwnsGroup("prod"))
 	require.Equal(t, 40*time.Second, got.Phases[0].Timeout)
 	require.Equal(t, got.Phases[0].Match, got.Phases[1].Match)
+}
+
+// What a verified connection is verified by is in the file: a certificate is no secret.
+func TestAVerifiedConnectionKnowsWhoMaySignAndForWhom(t *testing.T) {
+	server := httptest.NewTLSServer(nil)
+	defer server.Close()
+	bundle, err := json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
+	require.NoError(t, err)
+	got := parse(t, fmt.Sprintf(`
+autoScalingGroups: [a]
+phases: [{name: poolers, escort: {pgbouncer: {tls: verify-full, serverName: example.com, caBundle: %s}}}]
+`, bundle)).Phases[0].PGBouncer
+	require.Equal(t, config.TLSVerifyFull, got.TLS)
+	_, err = server.Certificate().Verify(x509.VerifyOptions{DNSName: got.ServerName, Roots: got.RootCAs})
+	require.NoError(t, err)
 }
 
 func TestAGroupIsOwnedByItsNameOrAGlob(t *testing.T) {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"regexp"
@@ -165,7 +166,7 @@ func (b *PGBouncer) read(m *mapping) {
 	m.get("timeout").span(&b.Timeout)
 	choose(m.get("via"), &b.Via, ViaPodIP, ViaPortForward)
 	m.get("port").number(&b.Port, 1, 65535)
-	choose(m.get("tls"), &b.TLS, TLSDisable, TLSPrefer, TLSRequire, TLSVerifyFull)
+	b.readTLS(m)
 	ref, arn := m.get("secretRef"), m.get("secretArn")
 	if ref.section(b.readSecretRef); ref.given() && arn.given() {
 		arn.fault("given beside secretRef: the credentials are in one place or the other")
@@ -175,6 +176,25 @@ func (b *PGBouncer) read(m *mapping) {
 			return errors.New("not the ARN of a secret: " + text)
 		}
 		b.SecretARN = text
+		return nil
+	})
+}
+
+// readTLS takes what a verified connection is verified by, and refuses it where nothing would be.
+func (b *PGBouncer) readTLS(m *mapping) {
+	tls := m.get("tls")
+	choose(tls, &b.TLS, TLSDisable, TLSPrefer, TLSRequire, TLSVerifyFull)
+	name, bundle := m.get("serverName"), m.get("caBundle")
+	if b.TLS == TLSVerifyFull {
+		name, bundle = name.required(), bundle.required()
+	} else if name.given() || bundle.given() {
+		tls.fault("serverName and caBundle are for verify-full, and nothing is verified by %s", b.TLS)
+	}
+	name.text(&b.ServerName)
+	bundle.checked(func(pem string) error {
+		if b.RootCAs = x509.NewCertPool(); !b.RootCAs.AppendCertsFromPEM([]byte(pem)) {
+			return errors.New("has no certificate in PEM")
+		}
 		return nil
 	})
 }

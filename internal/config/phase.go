@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/x509"
 	"path"
 	"slices"
 	"strings"
@@ -71,6 +72,9 @@ type PGBouncer struct {
 	Secret    *SecretRef // the console's credentials in Kubernetes; nil: none there
 	SecretARN string     // or in Secrets Manager; empty: none there
 	TLS       TLS
+
+	ServerName string         // in the console's certificate, for TLSVerifyFull
+	RootCAs    *x509.CertPool // that may have signed it, for TLSVerifyFull
 }
 
 // Strategy is how a pooler is made to leave.

@@ -2,6 +2,7 @@ package pgbouncer
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"iter"
 	"log/slog"
@@ -30,6 +31,9 @@ type Settings struct {
 	Port     int           // of the console; zero: the pooler's own
 	Forward  bool          // reach the console over the API server, not at the pod's address
 	TLS      TLSMode
+
+	ServerName string         // in the console's certificate, for TLSVerifyFull
+	RootCAs    *x509.CertPool // that may have signed it, for TLSVerifyFull
 }
 
 // Escort implements drain.Escort for pgbouncer.

@@ -243,3 +243,19 @@ func TestAConsoleIsReachedOverTheAPIServerIfAskedFor(t *testing.T) {
 	require.Contains(t, w.happened(), "forwarded")
 	within(t, p.Ended())
 }
+
+// A pooler that wants the password itself gets it if its certificate is what the configuration asks for, and else a plain eviction.
+func TestAConsoleThatAsksForThePasswordGetsItOnceItHasProvedItsName(t *testing.T) {
+	t.Parallel()
+	each(t, pooler.Options{AuthType: "plain", TLS: "allow"}, func(t *testing.T, p *pooler.Pooler) {
+		for name, want := range map[string]Strategy{pooler.ServerName: Evict, "another.test": Plain} {
+			w := lonely(p)
+			w.refuse = &drain.Blocked{Reason: "not now"} // so that one pooler is enough for both
+			escort := w.escort(minute)
+			escort.TLS, escort.ServerName, escort.RootCAs = TLSVerifyFull, name, certified(t, p)
+			escorted, err := escort.Escort(t.Context(), w.asDrained(), w.evict(t))
+			require.ErrorIs(t, err, w.refuse, name)
+			require.Equal(t, string(want), escorted.Strategy, name)
+		}
+	})
+}

@@ -82,7 +82,9 @@ func (e *escorting) reach(ctx context.Context) (*Console, error) {
 	if e.console != nil && e.console.usable() {
 		return e.console, nil
 	}
-	console, err := Open(ctx, Target{Dial: e.dial, Logins: e.Logins(ctx, e.pod.Namespace), TLS: e.TLS})
+	console, err := Open(ctx, Target{
+		Dial: e.dial, Logins: e.Logins(ctx, e.pod.Namespace), TLS: e.TLS, ServerName: e.ServerName, RootCAs: e.RootCAs,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -56,6 +56,18 @@ func (s *Server) AddInstance(group string, i Instance) {
 	s.account.instances[i.ID] = added
 }
 
+// MoveInstance takes an instance that is in service out of its group and puts it into another, which must be there. It is a new
+// member: nothing is remembered of it.
+func (s *Server) MoveInstance(group, instanceID string) {
+	s.with(instanceID, func(i *instance) {
+		i.group.instances = slices.DeleteFunc(i.group.instances, func(other *instance) bool { return other == i })
+	})
+	s.mu.Lock()
+	moved := s.account.instances[instanceID].Instance
+	s.mu.Unlock()
+	s.AddInstance(group, moved)
+}
+
 // LagDescriptions makes Auto Scaling describe its instances as they were that long ago. Actions see the present.
 func (s *Server) LagDescriptions(d time.Duration) {
 	s.mu.Lock()

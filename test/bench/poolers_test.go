@@ -26,7 +26,7 @@ func BenchmarkPoolers(b *testing.B) {
 	s, err := stage.Start(b.Context(), stage.Options{Root: root, Machines: true})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, s.Stop()) }()
-	serial := 0
+	ground, serial := trial.NewGround(s), 0
 	for _, version := range []string{"1.18", "1.24"} {
 		for _, c := range []struct {
 			name, strategy string
@@ -36,7 +36,7 @@ func BenchmarkPoolers(b *testing.B) {
 				var sums sums
 				for range b.N {
 					serial++
-					sums.add(escortOnce(b, s, version, c.strategy, trial.Options{
+					sums.add(escortOnce(b, ground, version, c.strategy, trial.Options{
 						Name: fmt.Sprintf("bench-%d", serial), First: c.first, Poolers: database.Options{Version: version},
 					}))
 				}
@@ -72,10 +72,10 @@ func (s *sums) report(b *testing.B) {
 }
 
 // escortOnce plays one drain; the benchmark's time is the drain's.
-func escortOnce(b *testing.B, s *stage.Stage, version, strategy string, o trial.Options) trial.Books {
+func escortOnce(b *testing.B, g *trial.Ground, version, strategy string, o trial.Options) trial.Books {
 	b.Helper()
 	b.StopTimer()
-	t, err := trial.SetUp(b.Context(), s, o)
+	t, err := trial.SetUp(b.Context(), g, o)
 	require.NoError(b, err)
 	function, err := t.Function(b.Context(), t.Configuration(t.Credentials(), "strategy: "+strategy))
 	require.NoError(b, err)

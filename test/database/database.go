@@ -49,6 +49,7 @@ type Options struct {
 	Version   string // of pgbouncer: 1.18 or 1.24
 
 	Poolers        int    // default DefaultPoolers, each on a node of its own
+	Daemon         bool   // of a DaemonSet: one on each node of their group, of which there are as many
 	Together       bool   // on one node, if they can
 	PoolMode       string // default transaction
 	AuthType       string // default scram-sha-256
@@ -156,6 +157,21 @@ func (d *Database) ready(ctx context.Context, of labels.Set, n int) (pods []core
 		case <-tick.C:
 		}
 	}
+}
+
+// Remove has everything taken away, without the graces that pods would get from others.
+func (d *Database) Remove(ctx context.Context) error {
+	core := d.lab.Client().CoreV1()
+	if err := core.Namespaces().Delete(ctx, d.Namespace, metav1.DeleteOptions{}); err != nil {
+		return fmt.Errorf("remove the database: %w", err)
+	}
+	// The namespace's own controller would give each pod its whole grace. From now on none can be made.
+	soon := int64(1)
+	err := core.Pods(d.Namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &soon}, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("stop the database: %w", err)
+	}
+	return nil
 }
 
 // PoolerPods are the poolers' pods, whatever their state.

@@ -11,15 +11,16 @@ import (
 
 	"quiesce/test/lab"
 	"quiesce/test/stage"
+	"quiesce/test/trial"
 )
 
 var (
-	// shared is the stage, or why there is none.
-	shared    *stage.Stage
+	// shared is the ground of all trials, or why there is none.
+	shared    *trial.Ground
 	sharedErr error
 
 	trials atomic.Int32 // so far
-	// turns are the trials that may go on at once: each has four machines and up to twenty busy workers.
+	// turns are the trials that may go on at once: each has three machines and up to twenty busy workers.
 	turns = make(chan struct{}, 2)
 )
 
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 }
 
 // raise brings the stage up where it can be.
-func raise(ctx context.Context) (*stage.Stage, error) {
+func raise(ctx context.Context) (*trial.Ground, error) {
 	if err := lab.MissingForMachines(); err != nil {
 		return nil, err
 	}
@@ -47,5 +48,9 @@ func raise(ctx context.Context) (*stage.Stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return stage.Start(ctx, stage.Options{Root: root, Machines: true})
+	s, err := stage.Start(ctx, stage.Options{Root: root, Machines: true})
+	if err != nil {
+		return nil, err
+	}
+	return trial.NewGround(s), nil
 }

@@ -2,34 +2,22 @@ package lab
 
 import (
 	"errors"
-	"os"
 	"testing"
 
+	"quiesce/test/need"
 	"quiesce/test/tools"
 )
 
-// Require skips the test, saying why, when programs of the lab are not built. Where the environment has CI=true it
-// fails the test instead: there nobody would notice.
+// Require says that a test needs the lab's programs.
 func Require(t testing.TB) {
 	t.Helper()
-	demand(t, missing())
+	need.Part(t, missing())
 }
 
-// RequireMachines does likewise for a lab whose nodes are machines.
+// RequireMachines says that a test needs a lab whose nodes are machines.
 func RequireMachines(t testing.TB) {
 	t.Helper()
-	demand(t, errors.Join(missing(), MissingForMachines()))
-}
-
-func demand(t testing.TB, err error) {
-	t.Helper()
-	switch {
-	case err == nil:
-	case os.Getenv("CI") == "true":
-		t.Fatalf("the lab cannot run: %v", err)
-	default:
-		t.Skipf("the lab cannot run: %v", err)
-	}
+	need.Part(t, errors.Join(missing(), MissingForMachines()))
 }
 
 func missing() error {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/need"
 )
 
 // User is an account of the database or of a pooler.
@@ -75,19 +77,13 @@ func Run(m *testing.M) int {
 	return status
 }
 
-// Require skips the test, saying why, where the images are not made, and fails it if CI=true.
+// Require says that a test needs the images that poolers and databases run from.
 func Require(t testing.TB) {
 	t.Helper()
 	_, postgres := unpacked("postgres", "15")
 	_, older := unpacked("pgbouncer", "1.18")
 	_, newer := unpacked("pgbouncer", "1.24")
-	switch err := errors.Join(postgres, older, newer); {
-	case err == nil:
-	case os.Getenv("CI") == "true":
-		t.Fatalf("no pooler can run: %v", err)
-	default:
-		t.Skipf("no pooler can run: %v", err)
-	}
+	need.Part(t, errors.Join(postgres, older, newer))
 }
 
 func startDatabase() (_ *Database, err error) {

@@ -14,6 +14,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
 	"quiesce/test/awstest"
 	"quiesce/test/lab"
 	"quiesce/test/runtimeapi"
@@ -167,11 +170,29 @@ func (s *Stage) GroupWithoutHook(ctx context.Context, group string, n int) ([]In
 
 func (s *Stage) group(ctx context.Context, group string, n int, hooks ...awstest.Hook) ([]Instance, error) {
 	s.AWS.AddGroup(group, hooks...)
+	return s.Launch(ctx, group, n)
+}
+
+// Launch puts n new instances into a group that is there.
+func (s *Stage) Launch(ctx context.Context, group string, n int) ([]Instance, error) {
 	instances := make([]Instance, n)
 	for i := range instances {
 		instances[i] = s.newInstance(i)
 	}
 	return instances, s.Join(ctx, group, instances...)
+}
+
+// Move puts instances into another group, as by DetachInstances and AttachInstances, and their nodes with them.
+func (s *Stage) Move(ctx context.Context, group string, instances ...Instance) error {
+	for _, i := range instances {
+		s.AWS.MoveInstance(group, i.ID)
+		patch := fmt.Appendf(nil, `{"metadata":{"labels":{"group":%q}}}`, group)
+		_, err := s.Lab.Client().CoreV1().Nodes().Patch(ctx, i.Node, types.MergePatchType, patch, metav1.PatchOptions{})
+		if err != nil {
+			return fmt.Errorf("move node %s to %s: %w", i.Node, group, err)
+		}
+	}
+	return nil
 }
 
 // Join puts instances into a group, and their nodes into the cluster.

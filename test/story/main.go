@@ -16,6 +16,7 @@ import (
 
 	"quiesce/test/stage"
 	"quiesce/test/story/picture"
+	"quiesce/test/trial"
 )
 
 // options are the command's own.
@@ -54,10 +55,11 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
+	ground := trial.NewGround(s)
 	var tales []*tale
 	for version := range strings.SplitSeq(o.versions, ",") {
 		for _, drained := range []bool{false, true} {
-			t, err := tell(ctx, s, o, version, drained)
+			t, err := tell(ctx, ground, o, version, drained)
 			if err != nil {
 				return fmt.Errorf("pgbouncer %s, %s quiesce: %w", version, with(drained), err)
 			}

@@ -43,11 +43,11 @@ type tale struct {
 }
 
 // tell plays one half.
-func tell(ctx context.Context, s *stage.Stage, o options, version string, drained bool) (*tale, error) {
+func tell(ctx context.Context, g *trial.Ground, o options, version string, drained bool) (*tale, error) {
 	say("pgbouncer %s, %s quiesce", version, with(drained))
 	t := &tale{version: version, drained: drained, green: true}
 	var err error
-	t.Trial, err = trial.SetUp(ctx, s, trial.Options{
+	t.Trial, err = trial.SetUp(ctx, g, trial.Options{
 		Name:     with(drained) + "-" + strings.ReplaceAll(version, ".", "-"),
 		Hookless: !drained,
 		Poolers:  database.Options{Version: version},

@@ -25,21 +25,23 @@ const (
 	settleTime = 3 * time.Second
 	// lookInterval paces looks at Auto Scaling: the instance dies that much later, at most, than it could.
 	lookInterval = 20 * time.Millisecond
+	// inService is an instance's lifecycle state while nobody wants it to go.
+	inService = "InService"
 	// warmUp is how much every worker must have done before the trial begins.
 	warmUp = 20
 )
 
-// Trial is one set-up: nodes of its own, so that trials do not meet.
+// Trial is one set-up: a group and a namespace of its own, so that trials do not meet.
 type Trial struct {
-	Name   string // of the group and the namespace
-	Base   stage.Instance
+	Name   string           // of the group and the namespace
+	Base   stage.Instance   // where the database and the workers are
 	Pool   []stage.Instance // where poolers may run: one more than there are, as Auto Scaling launches one before it takes one
 	Victim stage.Instance   // has a pooler
 	DB     *database.Database
 	Crews  []*database.Crew
 
-	*stage.Stage
-	dead map[string]bool
+	*Ground
+	dead map[string]bool // instances
 }
 
 // Options says what a trial should be like.
@@ -57,10 +59,10 @@ const (
 	crewStrength = 5
 )
 
-// SetUp makes the nodes, the database, the poolers and the workers, all at work on return. What it made before it failed is taken
-// away again.
-func SetUp(ctx context.Context, s *stage.Stage, o Options) (*Trial, error) {
-	t := &Trial{Name: o.Name, Stage: s, dead: map[string]bool{}}
+// SetUp makes the database, the poolers and the workers, all at work on return. What it made before it failed is taken away
+// again.
+func SetUp(ctx context.Context, g *Ground, o Options) (*Trial, error) {
+	t := &Trial{Name: o.Name, Ground: g, dead: map[string]bool{}}
 	if err := t.setUp(ctx, o); err != nil {
 		return nil, errors.Join(err, t.TearDown(context.WithoutCancel(ctx)))
 	}
@@ -71,7 +73,7 @@ func (t *Trial) setUp(ctx context.Context, o Options) (err error) {
 	if err := t.join(ctx, o); err != nil {
 		return fmt.Errorf("add machines: %w", err)
 	}
-	o.Poolers.Namespace, o.Poolers.Base, o.Poolers.Group = o.Name, t.baseGroup(), o.Name
+	o.Poolers.Namespace, o.Poolers.Base, o.Poolers.Group = o.Name, baseGroup, o.Name
 	if t.DB, err = database.Deploy(ctx, t.Lab, o.Poolers); err != nil {
 		return err
 	}
@@ -84,19 +86,22 @@ func (t *Trial) setUp(ctx context.Context, o Options) (err error) {
 	return t.AwaitWork(ctx, warmUp)
 }
 
-func (t *Trial) baseGroup() string { return t.Name + "-base" }
-
-func (t *Trial) join(ctx context.Context, o Options) error {
-	base, err := t.GroupWithoutHook(ctx, t.baseGroup(), 1)
-	if err != nil {
+func (t *Trial) join(ctx context.Context, o Options) (err error) {
+	if t.Base, err = t.base(ctx); err != nil {
 		return err
 	}
-	t.Base = base[0]
-	join := t.Group
+	form := t.Group
 	if o.Hookless {
-		join = t.GroupWithoutHook
+		form = t.GroupWithoutHook
 	}
-	t.Pool, err = join(ctx, t.Name, max(o.Poolers.Poolers, database.DefaultPoolers)+1)
+	if _, err := form(ctx, t.Name, 0); err != nil {
+		return err
+	}
+	nodes := max(o.Poolers.Poolers, database.DefaultPoolers)
+	if !o.Poolers.Daemon {
+		nodes++
+	}
+	t.Pool, err = t.take(ctx, t.Name, nodes)
 	return err
 }
 
@@ -266,22 +271,32 @@ func (t *Trial) stopped(ctx context.Context) (ledger.Snapshot, error) {
 	}
 }
 
-// TearDown takes the trial's machines away, and with them everything that ran on them.
+// TearDown takes away what the trial ran, and gives the machines back that it left alive.
 func (t *Trial) TearDown(ctx context.Context) error {
-	for _, i := range append([]stage.Instance{t.Base}, t.Pool...) {
-		if i.Node == "" {
-			continue // it was never made
-		}
-		if !t.dead[i.ID] {
-			if err := t.Lab.Kill(ctx, i.Node); err != nil {
-				return err
-			}
-		}
-		if err := t.Lab.RemoveNode(ctx, i.Node); err != nil {
+	if t.DB != nil {
+		if err := t.DB.Remove(ctx); err != nil {
 			return err
 		}
 	}
+	for _, i := range t.Pool {
+		if err := t.leave(ctx, i); err != nil {
+			return fmt.Errorf("leave node %s: %w", i.Node, err)
+		}
+	}
 	return nil
+}
+
+// leave gives a machine back, or removes what is left of one that is dead or about to be.
+func (t *Trial) leave(ctx context.Context, i stage.Instance) error {
+	switch {
+	case t.AWS.State(i.ID) == inService:
+		return t.giveBack(ctx, i)
+	case !t.dead[i.ID]:
+		if err := t.Lab.Kill(ctx, i.Node); err != nil {
+			return err
+		}
+	}
+	return t.Lab.RemoveNode(ctx, i.Node)
 }
 
 // Sum adds up what the workers say.
@@ -297,6 +312,16 @@ func (b Books) Refused() int { return b.Sum(func(w ledger.Worker) int { return w
 
 // Closed are the connections that were closed between transactions, as the workers noticed.
 func (b Books) Closed() int { return b.Sum(func(w ledger.Worker) int { return w.BeginErrors }) }
+
+// ClosedOnCareful are those of workers that recycle or validate their connections so as not to notice.
+func (b Books) ClosedOnCareful() int {
+	return b.Sum(func(w ledger.Worker) int {
+		if !w.Careful {
+			return 0
+		}
+		return w.BeginErrors
+	})
+}
 
 // Cut are the transactions that were, those of workers that hang among them.
 func (b Books) Cut() int { return b.Balance.Aborted + b.Balance.Ambiguous + b.Balance.InFlight }

@@ -14,10 +14,10 @@ type book struct {
 	ledger.Worker
 }
 
-func newBook(number int, pace time.Duration) *book {
+func newBook(number int, h habits) *book {
 	now := time.Now()
 	return &book{Worker: ledger.Worker{
-		Worker: number, State: ledger.Connecting, Since: now, Started: now, Pace: pace,
+		Worker: number, State: ledger.Connecting, Since: now, Started: now, Careful: h.validate || h.recycle > 0, Pace: h.hold + h.think,
 		Skipped: []int64{}, Aborted: []int64{}, Ambiguous: []int64{}, // lists in JSON even when they are empty
 	}}
 }

@@ -96,5 +96,5 @@ func (o options) worker(i int) *worker {
 		habits.hold, habits.think = o.straggler, o.straggler
 	}
 	number := o.first + i
-	return &worker{habits: habits, book: newBook(number, habits.hold+habits.think), number: number}
+	return &worker{habits: habits, book: newBook(number, habits), number: number}
 }

@@ -9,9 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"runtime"
-	"syscall"
 	"time"
 
 	"quiesce/test/images"
@@ -21,25 +19,9 @@ import (
 // progressInterval paces the lines about an image in the making: often enough to see life, seldom enough for a CI log.
 const progressInterval = 15 * time.Second
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "images:", err)
-		os.Exit(1)
-	}
-}
+func main() { flock.Main("images", images.Dir, fill) }
 
-func run(ctx context.Context) error {
-	dir, err := images.Dir()
-	if err != nil {
-		return err
-	}
-	lock, err := flock.Lock(dir)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
+func fill(ctx context.Context, lock *os.File) error {
 	for _, i := range images.All() {
 		if _, err := images.Path(i.Name, i.Tag); err == nil {
 			continue

@@ -5,7 +5,6 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -27,16 +26,6 @@ func TestAPictureIsWellFormed(t *testing.T) {
 		require.Contains(t, svg, "A node dies &amp;")
 		require.Less(t, len(svg), 80_000)
 	}
-}
-
-// TestAPictureCanBeLookedAt writes one to the file that is named in the environment.
-func TestAPictureCanBeLookedAt(t *testing.T) {
-	name := os.Getenv("PICTURE")
-	if name == "" {
-		t.Skip("PICTURE names no file")
-	}
-	svg := draw(t, "Auto Scaling takes a node with a pgbouncer on it", killed(), drained(), killed(), drained())
-	require.NoError(t, os.WriteFile(name, []byte(svg), 0o644))
 }
 
 func TestHangingWorkersHaveRedInTheirLanes(t *testing.T) {

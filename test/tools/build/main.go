@@ -11,10 +11,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"quiesce/test/tools"
@@ -24,25 +22,9 @@ import (
 // progressInterval paces the lines about a running build: often enough to see life, seldom enough for a CI log.
 const progressInterval = 15 * time.Second
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "tools:", err)
-		os.Exit(1)
-	}
-}
+func main() { flock.Main("tools", tools.Dir, fill) }
 
-func run(ctx context.Context) error {
-	dir, err := tools.Dir()
-	if err != nil {
-		return err
-	}
-	lock, err := flock.Lock(dir)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
+func fill(ctx context.Context, _ *os.File) error {
 	for _, t := range tools.All() {
 		if _, err := tools.Path(t.Name); err == nil {
 			continue

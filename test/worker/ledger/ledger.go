@@ -47,6 +47,7 @@ type Worker struct {
 
 	Started      time.Time     `json:"started"`
 	LastCommit   time.Time     `json:"lastCommit,omitzero"`
+	Careful      bool          `json:"careful"`      // it recycles or validates its connections
 	Pace         time.Duration `json:"pace"`         // nanoseconds that a round of it takes by itself: hold and think time
 	LongestStall time.Duration `json:"longestStall"` // nanoseconds, the longest between two successes; one that still runs counts
 }
