@@ -1,11 +1,9 @@
 package asg
 
 import (
-	"strings"
 	"testing"
 	"time"
 
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/termination"
@@ -17,17 +15,9 @@ const group, hookName, instance = "workers-a", "quiesce", "i-0123456789abcdef0"
 // account is an account with one group, our hook, and one instance in service.
 func account(t *testing.T) (*awstest.Server, *Groups, *Hooks) {
 	t.Helper()
-	server, err := awstest.Start()
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
-	for _, setting := range server.Environment(server.Session("function")) {
-		key, value, _ := strings.Cut(setting, "=")
-		t.Setenv(key, value)
-	}
+	server, config := awstest.Serve(t)
 	server.AddGroup(group, awstest.Hook{Name: hookName, HeartbeatTimeout: 5 * time.Minute, DefaultResult: "CONTINUE"})
 	server.AddInstance(group, awstest.Instance{ID: instance, Zone: "eu-west-1a", PrivateDNS: "ip-10-0-0-1.eu-west-1.compute.internal"})
-	config, err := awsconfig.LoadDefaultConfig(t.Context())
-	require.NoError(t, err)
 	return server, NewGroups(config), NewHooks(config)
 }
 

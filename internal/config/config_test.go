@@ -202,6 +202,7 @@ func TestAVerifiedConnectionKnowsWhoMaySignAndForWhom(t *testing.T) {
 	bundle, err := json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
 	require.NoError(t, err)
 	got := parse(t, fmt.Sprintf(`
+cluster: prod
 autoScalingGroups: [a]
 phases: [{name: poolers, escort: {pgbouncer: {tls: verify-full, serverName: example.com, caBundle: %s}}}]
 `, bundle)).Phases[0].PGBouncer

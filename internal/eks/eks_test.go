@@ -11,31 +11,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/stretchr/testify/require"
 	"sigs.k8s.io/aws-iam-authenticator/pkg/token"
 
 	"quiesce/test/awstest"
 )
 
-// account starts the AWS APIs and returns the settings that a function in that account has.
-func account(t *testing.T) (*awstest.Server, aws.Config) {
-	t.Helper()
-	server, err := awstest.Start()
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
-	for _, setting := range server.Environment(server.Session("function")) {
-		key, value, _ := strings.Cut(setting, "=")
-		t.Setenv(key, value)
-	}
-	config, err := awsconfig.LoadDefaultConfig(t.Context())
-	require.NoError(t, err)
-	return server, config
-}
-
 func TestEndpointAndCAAreAskedOfEKSOnlyWhereTheyAreNotGiven(t *testing.T) {
-	server, config := account(t)
+	server, config := awstest.Serve(t)
 	server.AddCluster("prod", "https://127.0.0.1:6443", []byte("a CA"))
 	access, err := Cluster{Name: "prod"}.Access(t.Context(), config)
 	require.NoError(t, err)
@@ -50,7 +33,7 @@ func TestEndpointAndCAAreAskedOfEKSOnlyWhereTheyAreNotGiven(t *testing.T) {
 }
 
 func TestAnUnknownClusterIsNamed(t *testing.T) {
-	_, config := account(t)
+	_, config := awstest.Serve(t)
 	_, err := Cluster{Name: "nowhere"}.Access(t.Context(), config)
 	require.ErrorContains(t, err, "describe cluster nowhere")
 }
@@ -59,7 +42,7 @@ func TestAnUnknownClusterIsNamed(t *testing.T) {
 func TestTheTokenAlwaysNamesTheRegionsOwnSTS(t *testing.T) {
 	t.Setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
 	t.Setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9")
-	_, config := account(t)
+	_, config := awstest.Serve(t)
 	signer, err := newSigner("prod", config)
 	require.NoError(t, err)
 	text, err := signer.token()
@@ -106,7 +89,7 @@ func (s *apiServer) post(t *testing.T, through *transport, body string) int {
 }
 
 func TestARefusedTokenIsSignedAnewAndTheRequestRepeatedOnce(t *testing.T) {
-	_, config := account(t)
+	_, config := awstest.Serve(t)
 	signer, err := newSigner("prod", config)
 	require.NoError(t, err)
 	signer.current = token.Token{Token: "old", Expiration: time.Now().Add(time.Hour)}
@@ -125,7 +108,7 @@ func TestARefusedTokenIsSignedAnewAndTheRequestRepeatedOnce(t *testing.T) {
 }
 
 func TestATokenIsRenewedInTime(t *testing.T) {
-	_, config := account(t)
+	_, config := awstest.Serve(t)
 	signer, err := newSigner("prod", config)
 	require.NoError(t, err)
 	server := newAPIServer(t)

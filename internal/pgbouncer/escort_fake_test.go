@@ -70,6 +70,17 @@ func (w *world) escort(timeout time.Duration) *Escort {
 	}
 }
 
+// aside does something that takes time beside the test, until it is cancelled with a cause. What it returned is received.
+func aside(t *testing.T, do func(context.Context) (drain.Escorted, error)) (cancel context.CancelCauseFunc, returned <-chan error) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	answers := make(chan error, 1)
+	go func() {
+		_, err := do(ctx)
+		answers <- err
+	}()
+	return cancel, answers
+}
+
 // asDrained is the pod as a drain knows it.
 func (w *world) asDrained() drain.Pod {
 	w.mutex.Lock()

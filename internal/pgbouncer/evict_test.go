@@ -122,12 +122,9 @@ func TestADrainThatIsAbortedWhileThePauseWaitsLeavesNothingPaused(t *testing.T) 
 	w, app := lonely(p), p.Connect(t)
 	run(t, app, "BEGIN")
 	aborted := errors.New("the instance came back")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	returned := make(chan error, 1)
-	go func() {
-		_, err := w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
-		returned <- err
-	}()
+	cancel, returned := aside(t, func(ctx context.Context) (drain.Escorted, error) {
+		return w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
+	})
 	require.Eventually(t, func() bool { return strings.Contains(p.Log(t), "PAUSE command issued") }, patience, glance)
 	cancel(aborted)
 	require.NoError(t, workOnce(p), "who waits for longer than a second is turned away")
@@ -186,13 +183,10 @@ func TestAPoolerOfTheNewerGenerationThatWasSignalledEndsThoughTheDrainIsOver(t *
 	p := newer(t, pooler.Options{})
 	w, app := lonely(p), p.Connect(t)
 	run(t, app, "BEGIN")
-	ctx, cancel := context.WithCancelCause(t.Context())
 	over := errors.New("the slice is over")
-	returned := make(chan error, 1)
-	go func() {
-		_, err := w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
-		returned <- err
-	}()
+	cancel, returned := aside(t, func(ctx context.Context) (drain.Escorted, error) {
+		return w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
+	})
 	c := open(t, p)
 	require.Eventually(t, func() bool {
 		shutting, err := c.ShuttingDown(t.Context())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"quiesce/internal/drain"
 	"quiesce/test/pooler"
 )
 
@@ -44,13 +45,10 @@ func TestAFarewellThatIsAbortedLeavesNothingPaused(t *testing.T) {
 	p := older(t, pooler.Options{})
 	w, app := lonely(p), p.Connect(t)
 	run(t, app, "BEGIN")
-	ctx, cancel := context.WithCancelCause(t.Context())
 	aborted := errors.New("the instance came back")
-	returned := make(chan error, 1)
-	go func() {
-		_, err := w.escort(minute).Farewell(ctx, w.asDrained())
-		returned <- err
-	}()
+	cancel, returned := aside(t, func(ctx context.Context) (drain.Escorted, error) {
+		return w.escort(minute).Farewell(ctx, w.asDrained())
+	})
 	require.Eventually(t, func() bool { return strings.Contains(p.Log(t), "PAUSE command issued") }, patience, glance)
 	cancel(aborted)
 	require.ErrorIs(t, <-returned, aborted)

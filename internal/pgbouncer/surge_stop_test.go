@@ -96,12 +96,9 @@ func straggle(t *testing.T, p *pooler.Pooler) *pgconn.PgConn {
 // interrupt ends the drain when the pooler's log has this, and waits for the escort to end.
 func (w *web) interrupt(t *testing.T, command string) {
 	t.Helper()
-	ctx, cancel := context.WithCancelCause(t.Context())
-	ended := make(chan error, 1)
-	go func() {
-		_, err := w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
-		ended <- err
-	}()
+	cancel, ended := aside(t, func(ctx context.Context) (drain.Escorted, error) {
+		return w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
+	})
 	require.Eventually(t, func() bool { return strings.Contains(w.running.Log(t), command) }, patience, glance)
 	over := errors.New("the slice is over")
 	cancel(over)

@@ -5,13 +5,11 @@ import (
 	"errors"
 	"iter"
 	"net/http"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/stretchr/testify/require"
 
@@ -20,18 +18,10 @@ import (
 
 const name = "console"
 
-// account starts the AWS APIs and makes a client with the settings that a function in that account has.
+// account is the AWS APIs, and a client with the settings that a function in that account has.
 func account(t *testing.T) (*awstest.Server, *secretsmanager.Client) {
 	t.Helper()
-	server, err := awstest.Start()
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
-	for _, setting := range server.Environment(server.Session("function")) {
-		key, value, _ := strings.Cut(setting, "=")
-		t.Setenv(key, value)
-	}
-	config, err := awsconfig.LoadDefaultConfig(t.Context())
-	require.NoError(t, err)
+	server, config := awstest.Serve(t)
 	return server, secretsmanager.NewFromConfig(config)
 }
 
