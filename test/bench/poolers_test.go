@@ -17,8 +17,23 @@ import (
 // hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
 const hangsAfter = 5 * time.Second
 
-// BenchmarkPoolers drains the node of one of two poolers with 20 busy workers, in one case with one more whose transactions take
-// 4 s, and counts what became of their transactions: sums over all iterations, and of stalls the longest of any but the one's.
+// poolerCases are what can be in a pooler's node's way.
+var poolerCases = []struct {
+	name, strategy string
+	workers        []string // flags of one more, which is hired first
+	careful        bool     // workers recycle or validate their connections, and the poolers have the preStop hook that README recommends
+	single         bool     // one pooler, under a budget that never allows an eviction
+}{
+	{name: "evict", strategy: "evict"},
+	{name: "surge", strategy: "surge"},
+	{name: "straggler", strategy: "evict", workers: []string{"-straggler=4s"}},
+	{name: "careful-evict", strategy: "evict", careful: true},
+	{name: "careful-surge", strategy: "surge", careful: true},
+	{name: "single", strategy: "surge", single: true},
+}
+
+// BenchmarkPoolers drains the node of a pooler with 20 busy workers, and counts what became of their transactions: sums over all
+// iterations, and of stalls the longest of any but the straggler's.
 func BenchmarkPoolers(b *testing.B) {
 	lab.RequireMachines(b)
 	root, err := stage.Root()
@@ -28,17 +43,21 @@ func BenchmarkPoolers(b *testing.B) {
 	defer func() { require.NoError(b, s.Stop()) }()
 	ground, serial := trial.NewGround(s), 0
 	for _, version := range []string{"1.18", "1.24"} {
-		for _, c := range []struct {
-			name, strategy string
-			first          []string
-		}{{"evict", "evict", nil}, {"surge", "surge", nil}, {"straggler", "evict", []string{"-straggler=4s"}}} {
+		for _, c := range poolerCases {
+			o := trial.Options{First: c.workers, Poolers: database.Options{Version: version}}
+			if c.careful {
+				o.Flags = [][]string{{"-recycle=1s"}, {"-validate"}}
+				o.Poolers.PreStop, o.Poolers.Grace = database.Recommended[version], 60
+			}
+			if c.single {
+				o.Poolers.Poolers, o.Poolers.MaxUnavailable = 1, "0"
+			}
 			b.Run(version+"/"+c.name, func(b *testing.B) {
 				var sums sums
 				for range b.N {
 					serial++
-					sums.add(escortOnce(b, ground, version, c.strategy, trial.Options{
-						Name: fmt.Sprintf("bench-%d", serial), First: c.first, Poolers: database.Options{Version: version},
-					}))
+					o.Name = fmt.Sprintf("bench-%d", serial)
+					sums.add(escortOnce(b, ground, c.strategy, o))
 				}
 				sums.report(b)
 			})
@@ -72,7 +91,7 @@ func (s *sums) report(b *testing.B) {
 }
 
 // escortOnce plays one drain; the benchmark's time is the drain's.
-func escortOnce(b *testing.B, g *trial.Ground, version, strategy string, o trial.Options) trial.Books {
+func escortOnce(b *testing.B, g *trial.Ground, strategy string, o trial.Options) trial.Books {
 	b.Helper()
 	b.StopTimer()
 	t, err := trial.SetUp(b.Context(), g, o)
@@ -93,7 +112,7 @@ func escortOnce(b *testing.B, g *trial.Ground, version, strategy string, o trial
 	require.NoError(b, err)
 	require.NoError(b, t.TearDown(b.Context()))
 	fmt.Fprintf(os.Stderr, "poolers: %s %s: %d of %d cut, %d ambiguous, %d hang, %d refused, %d closed between, longest stall %s, drained in %s\n",
-		version, strategy, books.Cut(), books.Balance.Committed, books.Balance.Ambiguous, len(books.Hanging), books.Refused(),
+		o.Poolers.Version, strategy, books.Cut(), books.Balance.Committed, books.Balance.Ambiguous, len(books.Hanging), books.Refused(),
 		books.Closed(), books.LongestStall().Round(time.Millisecond), report.FinishedAt.Sub(report.StartedAt).Round(time.Millisecond))
 	return books
 }

@@ -41,6 +41,9 @@ const (
 	defaultGrace = 30
 )
 
+// Recommended are the preStop hooks that README recommends, by version of pgbouncer.
+var Recommended = map[string]string{"1.18": "sleep 15", "1.24": "sleep 5"}
+
 // Options says what the poolers should be like.
 type Options struct {
 	Namespace string // is made

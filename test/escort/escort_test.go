@@ -29,9 +29,6 @@ const patience = 2 * time.Minute
 // hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
 const hangsAfter = 5 * time.Second
 
-// recommended are the preStop hooks that README recommends, by version.
-var recommended = map[string]string{"1.18": "sleep 15", "1.24": "sleep 5"}
-
 // poolers is a test's trial.
 type poolers struct {
 	*testing.T
@@ -139,7 +136,7 @@ func TestNoTransactionIsCutWhenAPoolersNodeGoes(t *testing.T) {
 			t.Run(version+" "+strategy, func(t *testing.T) {
 				o := trial.Options{Poolers: database.Options{Version: version}, Flags: careful}
 				if strategy == "evict" {
-					o.Poolers.PreStop, o.Poolers.Grace = recommended[version], 60
+					o.Poolers.PreStop, o.Poolers.Grace = database.Recommended[version], 60
 				}
 				p := setPoolers(t, o, "strategy: "+strategy)
 				report := p.drain()
@@ -439,7 +436,7 @@ func TestSessionsAreCutBetweenTransactionsAndInTime(t *testing.T) {
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
 			p := setPoolers(t, trial.Options{
-				Crews: 2, Poolers: database.Options{Version: version, PoolMode: "session", PreStop: recommended[version], Grace: 60},
+				Crews: 2, Poolers: database.Options{Version: version, PoolMode: "session", PreStop: database.Recommended[version], Grace: 60},
 			}, "strategy: evict")
 			report := p.drain()
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
