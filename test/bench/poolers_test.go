@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"quiesce/internal/termination"
 	"quiesce/test/database"
 	"quiesce/test/lab"
 	"quiesce/test/stage"
@@ -16,6 +17,12 @@ import (
 
 // hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
 const hangsAfter = 5 * time.Second
+
+// quiet is how long workers are watched before anything happens to them: about what a drain takes.
+const quiet = 4 * time.Second
+
+// calm keeps two processors, which have a whole cluster to run, from being busy with the workers alone: 250 transactions a second.
+var calm = []string{"-hold=60ms", "-think=20ms"}
 
 // poolerCases are what can be in a pooler's node's way.
 var poolerCases = []struct {
@@ -44,9 +51,9 @@ func BenchmarkPoolers(b *testing.B) {
 	ground, serial := trial.NewGround(s), 0
 	for _, version := range []string{"1.18", "1.24"} {
 		for _, c := range poolerCases {
-			o := trial.Options{First: c.workers, Poolers: database.Options{Version: version}}
+			o := trial.Options{First: c.workers, Flags: [][]string{calm}, Poolers: database.Options{Version: version}}
 			if c.careful {
-				o.Flags = [][]string{{"-recycle=1s"}, {"-validate"}}
+				o.Flags = [][]string{append([]string{"-recycle=1s"}, calm...), append([]string{"-validate"}, calm...)}
 				o.Poolers.PreStop, o.Poolers.Grace = database.Recommended[version], 60
 			}
 			if c.single {
@@ -68,17 +75,17 @@ func BenchmarkPoolers(b *testing.B) {
 // sums are what the iterations of one case come to.
 type sums struct {
 	cut, ambiguous, amiss, hanging, refused, closed int
-	stall                                           time.Duration
+	stall, usual                                    time.Duration
 }
 
-func (s *sums) add(b trial.Books) {
+func (s *sums) add(b trial.Books, usual time.Duration) {
 	s.cut += b.Balance.Aborted + b.Balance.InFlight
 	s.ambiguous += b.Balance.Ambiguous
 	s.amiss += b.Amiss()
 	s.hanging += len(b.Hanging)
 	s.refused += b.Refused()
 	s.closed += b.Closed()
-	s.stall = max(s.stall, b.LongestStall())
+	s.stall, s.usual = max(s.stall, b.LongestStall()), max(s.usual, usual)
 }
 
 func (s *sums) report(b *testing.B) {
@@ -88,16 +95,18 @@ func (s *sums) report(b *testing.B) {
 		b.ReportMetric(float64(value), unit)
 	}
 	b.ReportMetric(s.stall.Seconds(), "longest-stall-s")
+	b.ReportMetric(s.usual.Seconds(), "usual-stall-s")
 }
 
 // escortOnce plays one drain; the benchmark's time is the drain's.
-func escortOnce(b *testing.B, g *trial.Ground, strategy string, o trial.Options) trial.Books {
+func escortOnce(b *testing.B, g *trial.Ground, strategy string, o trial.Options) (books trial.Books, usual time.Duration) {
 	b.Helper()
 	b.StopTimer()
 	t, err := trial.SetUp(b.Context(), g, o)
 	require.NoError(b, err)
 	function, err := t.Function(b.Context(), t.Configuration(t.Credentials(), "strategy: "+strategy))
 	require.NoError(b, err)
+	usual = usualStall(b, t)
 	b.StartTimer()
 	report, err := t.Drain(b.Context(), function, t.Victim)
 	b.StopTimer()
@@ -108,11 +117,37 @@ func escortOnce(b *testing.B, g *trial.Ground, strategy string, o trial.Options)
 	}
 	require.NoError(b, t.Die(b.Context(), t.Victim))
 	require.NoError(b, trial.Wait(b.Context(), hangsAfter+time.Second))
-	books, err := t.Settle(b.Context(), hangsAfter)
+	books, err = t.Settle(b.Context(), hangsAfter)
 	require.NoError(b, err)
 	require.NoError(b, t.TearDown(b.Context()))
-	fmt.Fprintf(os.Stderr, "poolers: %s %s: %d of %d cut, %d ambiguous, %d hang, %d refused, %d closed between, longest stall %s, drained in %s\n",
+	fmt.Fprintf(os.Stderr, "poolers: %s %s: %d of %d cut, %d ambiguous, %d hang, %d refused, %d closed between, longest stall %s (%s without a drain), held back for %s, drained in %s\n",
 		o.Poolers.Version, strategy, books.Cut(), books.Balance.Committed, books.Balance.Ambiguous, len(books.Hanging), books.Refused(),
-		books.Closed(), books.LongestStall().Round(time.Millisecond), report.FinishedAt.Sub(report.StartedAt).Round(time.Millisecond))
-	return books
+		books.Closed(), books.LongestStall().Round(time.Millisecond), usual.Round(time.Millisecond), heldBack(report), report.FinishedAt.Sub(report.StartedAt).Round(time.Millisecond))
+	for _, w := range books.Workers {
+		if len(w.Aborted)+len(w.Ambiguous) > 0 {
+			fmt.Fprintf(os.Stderr, "poolers: worker %d, whose round takes %s: %s\n%s\n", w.Worker, w.Pace, w.LastError, function.Output())
+		}
+	}
+	return books, usual
+}
+
+// usualStall is the longest in a time like a drain's in which nothing happens: what the machine does to the workers by itself.
+func usualStall(b *testing.B, t *trial.Trial) time.Duration {
+	b.Helper()
+	require.NoError(b, t.Forget(b.Context()))
+	require.NoError(b, trial.Wait(b.Context(), quiet))
+	now, err := t.Snapshot(b.Context())
+	require.NoError(b, err)
+	require.NoError(b, t.Forget(b.Context()))
+	return trial.LongestStall(now.Workers)
+}
+
+// heldBack is for how long the report says that new transactions had to wait.
+func heldBack(r termination.Report) (d time.Duration) {
+	for _, p := range r.Pods {
+		if p.Escort != nil {
+			d = time.Duration(p.Escort.HeldBack * float64(time.Second))
+		}
+	}
+	return d
 }

@@ -56,14 +56,19 @@ func (c *Crew) Snapshot(ctx context.Context) (s ledger.Snapshot, err error) {
 }
 
 // Dismiss tells the workers to end their transactions and begin no other. Workers that hang stay where they are.
-func (c *Crew) Dismiss(ctx context.Context) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+"/stop", nil)
+func (c *Crew) Dismiss(ctx context.Context) error { return c.tell(ctx, "stop") }
+
+// Forget tells the workers to forget their stalls so far.
+func (c *Crew) Forget(ctx context.Context) error { return c.tell(ctx, "forget") }
+
+func (c *Crew) tell(ctx context.Context, what string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+"/"+what, nil)
 	if err != nil {
 		return err
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return fmt.Errorf("tell the workers to stop: %w", err)
+		return fmt.Errorf("tell the workers to %s: %w", what, err)
 	}
 	return response.Body.Close()
 }

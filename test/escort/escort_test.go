@@ -78,6 +78,7 @@ func (p *poolers) newFunction(settings ...string) *stage.Function {
 // drain has the victim's termination drained and its machine vanish.
 func (p *poolers) drain() termination.Report {
 	p.Helper()
+	require.NoError(p, p.Forget(p.ctx))
 	report, err := p.Drain(p.ctx, p.function, p.Victim)
 	require.NoError(p, err)
 	require.NoError(p, p.Die(p.ctx, p.Victim))

@@ -83,6 +83,9 @@ func (t *tale) end(ctx context.Context, o options) error {
 	if err := trial.Wait(ctx, o.warmUp); err != nil {
 		return err
 	}
+	if err := t.Forget(ctx); err != nil {
+		return err
+	}
 	t.terminated = time.Now()
 	t.mark(t.terminated, "terminated", false)
 	if err := t.terminate(ctx); err != nil {

@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// settleTime is how long workers get, at most, to end their last transactions before the books are compared: one takes a
-	// fraction of a second, and those that hang would take hours.
+	// settleTime is how long workers get, at most and beyond their own pace, to end their last transactions before the books are
+	// compared: those that hang would take hours.
 	settleTime = 3 * time.Second
 	// lookInterval paces looks at Auto Scaling: the instance dies that much later, at most, than it could.
 	lookInterval = 20 * time.Millisecond
@@ -198,6 +198,16 @@ func (t *Trial) Credentials() string {
 	return fmt.Sprintf("secretRef: {namespace: %s, name: pgbouncer-admin}", t.Name)
 }
 
+// Forget has the workers forget their stalls so far. The longest are from when they all connected at once.
+func (t *Trial) Forget(ctx context.Context) error {
+	for _, c := range t.Crews {
+		if err := c.Forget(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Drain has Auto Scaling terminate the victim and gives the event to the function, as Lambda would.
 func (t *Trial) Drain(ctx context.Context, function *stage.Function, i stage.Instance) (report termination.Report, err error) {
 	result, err := function.Invoke(ctx, t.AWS.Terminate(i.ID)[0].Body)
@@ -258,11 +268,12 @@ func (t *Trial) Settle(ctx context.Context, hangsAfter time.Duration) (b Books, 
 
 // stopped is the first snapshot of workers that have all stopped, or the last one in time.
 func (t *Trial) stopped(ctx context.Context) (ledger.Snapshot, error) {
-	end := time.Now().Add(settleTime)
+	began := time.Now()
 	for {
 		s, err := t.Snapshot(ctx)
-		busy := slices.ContainsFunc(s.Workers, func(w ledger.Worker) bool { return w.State != ledger.Stopped })
-		if err != nil || !busy || time.Now().After(end) {
+		late := time.Since(began) - settleTime
+		busy := slices.ContainsFunc(s.Workers, func(w ledger.Worker) bool { return w.State != ledger.Stopped && w.Pace > late })
+		if err != nil || !busy {
 			return s, err
 		}
 		if err := Wait(ctx, lookInterval); err != nil {
@@ -333,8 +344,11 @@ func (b Books) Amiss() int { return b.Balance.Lost + b.Balance.Repeated + b.Bala
 const stragglerPace = time.Second
 
 // LongestStall is that of a worker that does not hang and is no straggler, its own pace left out.
-func (b Books) LongestStall() (longest time.Duration) {
-	for _, w := range b.Workers {
+func (b Books) LongestStall() time.Duration { return LongestStall(b.Workers) }
+
+// LongestStall is that of a worker that does not hang and is no straggler, its own pace left out.
+func LongestStall(workers []ledger.Worker) (longest time.Duration) {
+	for _, w := range workers {
 		if w.InFlight == 0 && w.Pace < stragglerPace {
 			longest = max(longest, w.LongestStall-w.Pace)
 		}

@@ -68,6 +68,12 @@ func (c *crew) handler() http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(c.snapshot()) // the reader has gone
 	})
+	mux.HandleFunc("POST /forget", func(w http.ResponseWriter, _ *http.Request) {
+		for _, worker := range c.workers {
+			worker.book.write(func(w *ledger.Worker) { w.LongestStall = 0 })
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, _ *http.Request) {
 		c.stop()
 		w.WriteHeader(http.StatusAccepted)

@@ -101,6 +101,15 @@ func TestAWorkerWithoutAnAnswerHangsAndTheProbeStaysGreen(t *testing.T) {
 	require.Greater(t, w.LongestStall, aWhile)
 }
 
+// Before workers are watched, they all connect at once: a stall of another kind.
+func TestAStallThatIsForgottenDoesNotCount(t *testing.T) {
+	c := begin(t, serve(t, always))
+	c.workers[0].book.write(func(w *ledger.Worker) { w.LongestStall = time.Hour })
+	require.Equal(t, http.StatusNoContent, request(c, http.MethodPost, "/forget"))
+	require.Less(t, c.snapshot().Workers[0].LongestStall, time.Hour)
+	end(t, c)
+}
+
 func TestTheFirstWorkerIsTheStraggler(t *testing.T) {
 	c := begin(t, serve(t, always), func(o *options) { o.workers, o.first, o.straggler = 2, 5, time.Hour })
 	workers := c.snapshot().Workers

@@ -49,7 +49,7 @@ type Worker struct {
 	LastCommit   time.Time     `json:"lastCommit,omitzero"`
 	Careful      bool          `json:"careful"`      // it recycles or validates its connections
 	Pace         time.Duration `json:"pace"`         // nanoseconds that a round of it takes by itself: hold and think time
-	LongestStall time.Duration `json:"longestStall"` // nanoseconds, the longest between two successes; one that still runs counts
+	LongestStall time.Duration `json:"longestStall"` // nanoseconds, the longest between two successes since it was last forgotten; one that still runs counts
 }
 
 // LastSuccess is when the worker last got something done, or began.
