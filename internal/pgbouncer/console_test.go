@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { os.Exit(pooler.Run(m)) }
 
 const (
 	// patience is how long a condition may take on a busy machine. No test waits this long unless it fails.
-	patience = 30 * time.Second
+	patience = 2 * time.Minute
 	// glance is how often a condition is looked at.
 	glance = 5 * time.Millisecond
 )

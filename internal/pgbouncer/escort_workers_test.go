@@ -32,12 +32,21 @@ type workers struct {
 	ambiguous int // while they committed
 	turned    int // away before their transaction began
 	stalls    [crowd]time.Duration
+	last      error // that one of the aborted or ambiguous met with
+}
+
+// makeTable makes the table that all workers write to, in the database that all poolers share. IF NOT EXISTS is not for tests that
+// run side by side: two that find it missing at once both make it.
+var makeTable struct {
+	sync.Once
+	err error
 }
 
 // work sets the crowd to work, on the poolers in turn.
 func work(t *testing.T, poolers ...*pooler.Pooler) *workers {
 	t.Helper()
-	require.NoError(t, once(poolers[0], "CREATE TABLE IF NOT EXISTS work (worker int)"))
+	makeTable.Do(func() { makeTable.err = once(poolers[0], "CREATE TABLE work (worker int)") })
+	require.NoError(t, makeTable.err)
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &workers{poolers: poolers, stop: cancel}
 	for i := range crowd {
@@ -95,12 +104,20 @@ func (w *workers) transact(session *pgconn.PgConn) bool {
 	ctx := context.Background()
 	for i, sql := range []string{"BEGIN", "INSERT INTO work VALUES (1)", "SELECT pg_sleep(0.03)", "COMMIT"} {
 		if _, err := session.Exec(ctx, sql).ReadAll(); err != nil {
-			w.count(func() { *[]*int{&w.turned, &w.aborted, &w.aborted, &w.ambiguous}[i]++ })
+			w.count(func() { w.fail(i, err) })
 			return false
 		}
 	}
 	w.count(func() { w.committed++ })
 	return true
+}
+
+// fail books a transaction by the command that failed.
+func (w *workers) fail(command int, err error) {
+	*[]*int{&w.turned, &w.aborted, &w.aborted, &w.ambiguous}[command]++
+	if command > 0 {
+		w.last = err
+	}
 }
 
 func login(ctx context.Context, p *pooler.Pooler) (*pgconn.PgConn, error) {
@@ -119,8 +136,8 @@ func (w *workers) requireNothingCut(t *testing.T) {
 	t.Helper()
 	w.rest()
 	t.Logf("committed %d, turned away %d, longest stall %v", w.committed, w.turned, slices.Max(w.stalls[:]))
-	require.Zero(t, w.aborted, "aborted")
-	require.Zero(t, w.ambiguous, "ambiguous")
+	require.Zero(t, w.aborted, "aborted: %v", w.last)
+	require.Zero(t, w.ambiguous, "ambiguous: %v", w.last)
 }
 
 // workOnce makes one statement over a connection of its own.
