@@ -21,9 +21,6 @@ const hangsAfter = 5 * time.Second
 // quiet is how long workers are watched before anything happens to them: about what a drain takes.
 const quiet = 4 * time.Second
 
-// calm keeps two processors, which have a whole cluster to run, from being busy with the workers alone: 250 transactions a second.
-var calm = []string{"-hold=60ms", "-think=20ms"}
-
 // poolerCases are what can be in a pooler's node's way.
 var poolerCases = []struct {
 	name, strategy string
@@ -51,9 +48,9 @@ func BenchmarkPoolers(b *testing.B) {
 	ground, serial := trial.NewGround(s), 0
 	for _, version := range []string{"1.18", "1.24"} {
 		for _, c := range poolerCases {
-			o := trial.Options{First: c.workers, Flags: [][]string{calm}, Poolers: database.Options{Version: version}}
+			o := trial.Options{First: c.workers, Poolers: database.Options{Version: version}}
 			if c.careful {
-				o.Flags = [][]string{append([]string{"-recycle=1s"}, calm...), append([]string{"-validate"}, calm...)}
+				o.Flags = [][]string{{"-recycle=1s"}, {"-validate"}}
 				o.Poolers.PreStop, o.Poolers.Grace = database.Recommended[version], 60
 			}
 			if c.single {

@@ -1,6 +1,7 @@
 package escort
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -43,16 +44,9 @@ func setPoolers(t *testing.T, o trial.Options, settings ...string) *poolers {
 	lab.RequireMachines(t)
 	require.NoError(t, sharedErr)
 	t.Parallel()
-	turns <- struct{}{}
-	t.Cleanup(func() { <-turns })
+	enter(t, cmp.Or(o.Crews, trial.DefaultCrews))
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
-	if o.Flags == nil {
-		o.Flags = [][]string{nil}
-	}
-	for i := range o.Flags { // make bench-pgbouncer has workers that are busier still
-		o.Flags[i] = append(o.Flags[i], "-hold=60ms", "-think=20ms")
-	}
 	o.Name = fmt.Sprintf("poolers-%d", trials.Add(1))
 	set, err := trial.SetUp(ctx, shared, o)
 	require.NoError(t, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -20,9 +21,25 @@ var (
 	sharedErr error
 
 	trials atomic.Int32 // so far
-	// turns are the trials that may go on at once: each has three machines and up to twenty busy workers.
-	turns = make(chan struct{}, 2)
+	// room is for the trials that may go on at once, in crews of five busy workers. Most of what a trial takes is waiting.
+	room = make(chan struct{}, 6)
+	// entering is held by who takes room: two that have half of what they need would wait for ever.
+	entering sync.Mutex
 )
+
+// enter waits for room for the crews, and leaves it when the test ends.
+func enter(t *testing.T, crews int) {
+	entering.Lock()
+	defer entering.Unlock()
+	for range crews {
+		room <- struct{}{}
+	}
+	t.Cleanup(func() {
+		for range crews {
+			<-room
+		}
+	})
+}
 
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

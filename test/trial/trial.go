@@ -49,13 +49,14 @@ type Options struct {
 	Name     string
 	Hookless bool // Auto Scaling takes instances away without asking anybody
 	Poolers  database.Options
-	Crews    int        // of five workers each; default 4
-	Flags    [][]string // of the workers, crew by crew in turn
+	Crews    int        // of five workers each; default DefaultCrews
+	Flags    [][]string // of the workers, beyond their pace, crew by crew in turn
 	First    []string   // flags of one more crew of one worker, which is hired first; none: there is none
 }
 
 const (
-	defaultCrews = 4
+	// DefaultCrews is how many there are where nobody says otherwise.
+	DefaultCrews = 4
 	crewStrength = 5
 )
 
@@ -105,18 +106,22 @@ func (t *Trial) join(ctx context.Context, o Options) (err error) {
 	return err
 }
 
+// pace makes 20 workers do 250 transactions a second: what leaves two processors, which have a whole cluster to run, enough time
+// to do it in.
+var pace = []string{"-hold=60ms", "-think=20ms"}
+
 // hire takes all crews on at once.
 func (t *Trial) hire(ctx context.Context, o Options) error {
 	if o.Crews == 0 {
-		o.Crews = defaultCrews
+		o.Crews = DefaultCrews
 	}
 	t.Crews = make([]*database.Crew, o.Crews, o.Crews+1)
 	faults := make([]error, o.Crews+1)
 	var hiring sync.WaitGroup
 	for i := range t.Crews {
-		var flags []string
+		flags := pace
 		if len(o.Flags) > 0 {
-			flags = o.Flags[i%len(o.Flags)]
+			flags = slices.Concat(pace, o.Flags[i%len(o.Flags)])
 		}
 		hiring.Go(func() { t.Crews[i], faults[i] = t.DB.Hire(ctx, crewStrength, flags...) })
 	}
