@@ -126,6 +126,7 @@ var careful = [][]string{nil, {"-recycle=1s"}, nil, {"-validate"}}
 // themselves, or look before they begin, see no error at all. What looks before it begins is blind for one round trip in forty:
 // one such error is chance.
 func TestNoTransactionIsCutWhenAPoolersNodeGoes(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
 		for _, strategy := range []string{"evict", "surge"} {
 			t.Run(version+" "+strategy, func(t *testing.T) {
@@ -153,6 +154,7 @@ func TestNoTransactionIsCutWhenAPoolersNodeGoes(t *testing.T) {
 // The others wait for less than the straggler takes: how much less is make bench-pgbouncer's to say, on a machine that does
 // nothing else.
 func TestAStragglerCommitsAndHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
 			p := setPoolers(t, trial.Options{
@@ -174,6 +176,7 @@ func TestAStragglerCommitsAndHoldsUpNobodyElse(t *testing.T) {
 // A single pooler under a budget that can never allow an eviction blocks every other drainer until its time is up. One of the two
 // consoles is reached over the API server.
 func TestASinglePoolerUnderABudgetOfNoneIsReplacedFirst(t *testing.T) {
+	t.Parallel()
 	for version, via := range map[string]string{"1.18": "podIP", "1.24": "portForward"} {
 		t.Run(version, func(t *testing.T) {
 			p := setPoolers(t, trial.Options{Crews: 2, Poolers: database.Options{Version: version, Poolers: 1, MaxUnavailable: "0"}}, "via: "+via)
@@ -191,6 +194,7 @@ func TestASinglePoolerUnderABudgetOfNoneIsReplacedFirst(t *testing.T) {
 // A DaemonSet's pooler cannot move, and serves whoever is left on its node: it is stopped last, and lets go when the last
 // transaction has ended.
 func TestADaemonSetsPoolerIsStoppedLastAndFinishesItsTransactions(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
 			p := setPoolers(t, trial.Options{Crews: 1, Poolers: database.Options{Version: version, Daemon: true}})
@@ -269,6 +273,7 @@ func TestTwoNodesWithOnePoolerEachAreDrainedOneAfterTheOther(t *testing.T) {
 
 // Consoles that are of no help: the pooler is then evicted as any pod is, without delay, and the report says why.
 func TestWithoutAConsoleThePoolerIsEvictedPlainlyAndTheReportSaysWhy(t *testing.T) {
+	t.Parallel()
 	for what, c := range map[string]struct {
 		authType string
 		settings func(*poolers) []string
@@ -317,6 +322,7 @@ func (p *poolers) inside(format string, args ...any) {
 
 // What a surge cannot do it does not begin, or takes back: the pooler is then seen out by evict.
 func TestASurgeThatCannotBeFallsBackToEvictAndTakesBackWhatItChanged(t *testing.T) {
+	t.Parallel()
 	for what, c := range map[string]struct {
 		before func(*poolers)
 		reason string
@@ -428,6 +434,7 @@ func TestAFrozenPoolerCostsNoMoreThanItsGrace(t *testing.T) {
 }
 
 func TestSessionsAreCutBetweenTransactionsAndInTime(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
 			p := setPoolers(t, trial.Options{
@@ -444,6 +451,7 @@ func TestSessionsAreCutBetweenTransactionsAndInTime(t *testing.T) {
 }
 
 func TestATransactionLongerThanTheEscortIsCutAndTheReportSaysSo(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
 			p := setPoolers(t, trial.Options{
@@ -460,6 +468,7 @@ func TestATransactionLongerThanTheEscortIsCutAndTheReportSaysSo(t *testing.T) {
 // The function is killed at every step of an escort, as its log tells them. Whatever it had done, a later invocation finishes: the
 // node is drained, no pooler stays paused, no pod keeps a mark, and nobody hangs.
 func TestAKilledFunctionsEscortIsFinishedByTheNext(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ version, strategy, step string }{
 		{"1.18", "evict", "escort began"},
 		{"1.18", "evict", "pooler paused"},
