@@ -8,13 +8,29 @@ import (
 
 // Cluster is what a drain needs of one node.
 type Cluster interface {
+	Sight
+	Requests
+}
+
+// Sight is what is seen of the node.
+type Sight interface {
 	// Pods are the node's pods as last seen by the watch.
 	Pods() []Pod
-	// Changed receives after pods changed, or a budget that blocked one of them. Changes that nobody received yet are one.
+	// Unreachable tells whether nobody hears from the node's kubelet, as last seen by the watch, or there is no such node any more.
+	Unreachable() bool
+	// Changed receives after pods changed, or a budget that blocked one of them, or whether the node is unreachable. Changes
+	// that nobody received yet are one.
 	Changed() <-chan struct{}
+}
+
+// Requests are what can be asked for about one pod.
+type Requests interface {
 	// Evict asks the pod to leave. It returns nil if that was accepted or the pod is gone, *Blocked if a disruption budget
 	// does not allow it now; anything else is worth another try later.
 	Evict(ctx context.Context, p Ref, o EvictOptions) error
+	// Delete has the pod stopped within this grace, whatever its budgets say. It returns nil if that was accepted or the pod is
+	// gone.
+	Delete(ctx context.Context, p Ref, grace time.Duration) error
 }
 
 // EvictOptions is what may be asked of an eviction beyond the eviction itself.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 )
 
@@ -17,16 +16,13 @@ const (
 	// escortPace keeps a blocked escort from being tried at every change of every pod, which its own marks are as well. An
 	// eviction costs one request, an escort a dozen; a second later than its budget's room is soon enough for it.
 	escortPace = time.Second
-	// Failed evictions are repeated after firstBackoff, doubling up to lastBackoff: quick enough that one lost request
-	// costs nothing, slow enough that a server in trouble is not kept there.
-	firstBackoff = 200 * time.Millisecond
-	lastBackoff  = 10 * time.Second
 )
 
 // Drainer empties nodes.
 type Drainer struct {
 	Phases      []Phase
-	Concurrency int // evictions under way at once, one node
+	Limits      Limits // of the drain that is to be done
+	Concurrency int    // evictions under way at once, one node
 	Log         *slog.Logger
 }
 
@@ -75,6 +71,7 @@ type run struct {
 	Drainer
 	cluster  Cluster
 	node     Node
+	lost     time.Time // when its kubelet was first not heard of; zero: it is
 	clocks   []Clock
 	asked    map[Ref]*ask
 	last     Plan // of the latest pass
@@ -83,26 +80,6 @@ type run struct {
 	changes  int  // of the cluster, as counted by the loop
 	answers  chan answer
 	ledger   *ledger
-}
-
-// ask is what is remembered of the evictions asked of one pod.
-type ask struct {
-	underWay bool
-	escorted bool // at least once
-	blocked  bool
-	changes  int       // of the cluster when it was asked
-	earliest time.Time // not to be repeated before, whatever changes
-	again    time.Time // not to be repeated before, if nothing does
-	failures int       // in a row
-	said     string    // the last trouble logged
-}
-
-// answer is what came of one eviction.
-type answer struct {
-	pod      Ref
-	err      error
-	escorted *Escorted // by an escort; nil: evicted as it was
-	underWay bool      // its escort has more to do
 }
 
 // loop returns when nothing is left to do, or false when there is no more time to do it.
@@ -145,14 +122,16 @@ func (r *run) join() {
 // pass looks at the node once, and starts what there is to do.
 func (r *run) pass(ctx context.Context) (wake time.Time, done bool) {
 	now := time.Now()
-	plan := Make(View{Now: now, Node: r.node, Pods: r.cluster.Pods(), Phases: r.Phases, Clocks: r.clocks})
+	wake = earliest(r.look(now), now.Add(blockedRecheck))
+	plan := Make(View{Now: now, Node: r.node, Pods: r.cluster.Pods(), Phases: r.Phases, Clocks: r.clocks, Limits: r.Limits})
 	r.logPhases(plan)
 	r.clocks, r.last = plan.Clocks, plan
 	for _, ref := range r.ledger.see(plan, now) {
 		r.Log.Info("pod gone", "pod", ref.String())
 	}
-	wake = earliest(plan.Wake, now.Add(blockedRecheck))
+	wake = earliest(wake, plan.Wake)
 	for _, pod := range plan.Pods {
+		r.ask(pod.Ref).come(pod.Due)
 		if pod.Open {
 			wake = earliest(wake, r.act(ctx, pod, now))
 		}
@@ -162,21 +141,25 @@ func (r *run) pass(ctx context.Context) (wake time.Time, done bool) {
 
 // act starts what there is to do about a pod if it is its turn, and says when else to look again; zero: something will tell.
 func (r *run) act(ctx context.Context, pod Planned, now time.Time) (again time.Time) {
-	escort := r.Phases[pod.Phase].Escort
-	switch a := r.ask(pod.Ref); {
+	escort, a := r.Phases[pod.Phase].Escort, r.asked[pod.Ref]
+	switch {
 	case a.underWay:
 		return time.Time{}
 	case pod.Verdict == Wait && escort != nil && pod.escorted() && !a.escorted: // its escort crashed
-	case pod.Verdict != Evict || (escort == nil && r.evicting >= r.Concurrency):
+	case !pod.wanted() || (escort == nil && r.evicting >= r.Concurrency):
 		return time.Time{}
+	case pod.Due && !a.tried && !a.accepted: // its moment has come: there is nothing more to be waited for
 	case now.Before(a.earliest):
 		return a.earliest
 	case now.Before(a.again) && !(a.blocked && r.changes > a.changes):
 		return a.again
 	}
-	r.start(ctx, escort, pod.Pod)
+	r.start(ctx, pod, now)
 	return time.Time{}
 }
+
+// wanted tells whether the pod is to be asked to leave. A held one is when its moment has come.
+func (p Planned) wanted() bool { return p.Verdict == Evict || p.Verdict == Hold && p.Due }
 
 func (r *run) ask(pod Ref) *ask {
 	if r.asked[pod] == nil {
@@ -185,41 +168,63 @@ func (r *run) ask(pod Ref) *ask {
 	return r.asked[pod]
 }
 
-func (r *run) start(ctx context.Context, escort Escort, pod Pod) {
+// start asks for a pod's eviction: its escort does that, while there is time for one. If the pod's moment has come and it has
+// been refused, its deletion.
+func (r *run) start(ctx context.Context, pod Planned, now time.Time) {
 	a := r.asked[pod.Ref]
-	a.underWay, a.escorted, a.changes = true, escort != nil, r.changes
+	a.underWay, a.accepted, a.tried, a.changes = true, false, pod.Due, r.changes
 	r.underWay++
-	if escort != nil {
+	if escort := r.Phases[pod.Phase].Escort; escort != nil && r.hasTime(a, pod, now) {
+		a.escorted = true
 		r.Log.Info("escort began", "pod", pod.String())
-		go r.escort(ctx, escort, pod)
+		go r.escort(ctx, escort, pod.Pod, a)
 		return
 	}
 	r.evicting++
-	go func() { r.answers <- answer{pod: pod.Ref, err: r.cluster.Evict(ctx, pod.Ref, EvictOptions{})} }()
+	if a.refused {
+		go r.force(ctx, pod, now)
+		return
+	}
+	go r.evict(ctx, pod, now)
 }
 
 // take enters an answer into the books, and decides when the pod may be asked again.
 func (r *run) take(got answer) {
 	a, entry, now := r.asked[got.pod], r.ledger.pods[got.pod], time.Now()
 	r.finish(a, entry, got)
+	if got.err == nil {
+		r.accepted(a, entry, got, now)
+		return
+	}
 	var blocked *Blocked
-	switch {
-	case got.err == nil && got.escorted != nil: // its eviction was entered when it was accepted
-		a.failures, a.again = 0, now.Add(acceptedRecheck)
-	case got.err == nil:
-		a.failures, a.again = 0, now.Add(acceptedRecheck)
-		if entry.accept(now) {
-			r.Log.Info("pod evicted", "pod", got.pod.String())
-		}
-	case errors.As(got.err, &blocked):
+	if errors.As(got.err, &blocked) {
 		a.failures, a.blocked, a.again = 0, true, now.Add(blockedRecheck)
 		entry.block(blocked)
 		r.say(a, "eviction blocked", got)
-	default:
-		a.again = now.Add(max(backoff(a.failures), serverWish(got.err)))
+	} else {
+		a.again = now.Add(r.patience(a, max(backoff(a.failures), serverWish(got.err)), now))
 		a.failures++
-		entry.because(got.err.Error())
-		r.say(a, "eviction failed", got)
+		entry.fail(got, now)
+		r.say(a, got.failed(), got)
+	}
+	switch {
+	case got.escorted != nil: // which does not wait where there is no time for another escort
+		a.again = earliest(a.again, a.leaveBy)
+	case a.tried && got.forced == 0: // its deletion follows at once
+		a.refused, a.again, a.failures = true, a.earliest, 0
+	}
+}
+
+func (r *run) accepted(a *ask, entry *PodReport, got answer, now time.Time) {
+	a.accepted, a.failures, a.again = true, 0, now.Add(acceptedRecheck)
+	switch {
+	case got.escorted != nil: // what was accepted was entered then
+	case got.forced > 0:
+		if entry.force(got, now) {
+			r.Log.Warn("pod forced", "pod", got.pod.String(), "grace", got.forced.String(), "reason", entry.reason())
+		}
+	case entry.accept(now):
+		r.Log.Info("pod evicted", "pod", got.pod.String())
 	}
 }
 
@@ -232,9 +237,10 @@ func (r *run) finish(a *ask, entry *PodReport, got answer) {
 	r.underWay--
 	if got.escorted == nil {
 		r.evicting--
+		a.earliest = time.Time{}
 		return
 	}
-	a.earliest = time.Now().Add(escortPace)
+	a.earliest = earliest(time.Now().Add(escortPace), a.leaveBy)
 	entry.Escort = got.escorted
 	r.Log.Info("escort ended", "pod", got.pod.String(), "escort", got.escorted)
 }
@@ -257,18 +263,4 @@ func (r *run) logPhases(next Plan) {
 			r.Log.Info("phase emptied", "phase", phase.Name)
 		}
 	}
-}
-
-// backoff doubles with each failure, with a fifth of jitter so that pods refused together do not return together.
-func backoff(failures int) time.Duration {
-	wait := min(firstBackoff<<min(failures, 10), lastBackoff)
-	return wait + rand.N(wait/5)
-}
-
-func serverWish(err error) time.Duration {
-	var throttled *Throttled
-	if errors.As(err, &throttled) {
-		return throttled.After
-	}
-	return 0
 }

@@ -198,6 +198,7 @@ func TestASuccessorOfTheSameNameIsAnotherPod(t *testing.T) {
 func TestAPodThatIsLeftKeepsItsReasonThoughItsEvictionIsAnsweredLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := &belated{Cluster: draintest.New().Add(pod("web"), time.Hour), by: time.Second}
+		node.Lose(true)
 		report := drainer().Drain(within(t, time.Minute), node, drain.Node{Unreachable: true})
 		require.Equal(t, drain.Left, report.Pods[0].Outcome)
 		require.Contains(t, report.Pods[0].Reason, "unreachable")

@@ -36,17 +36,26 @@ type Escorted struct {
 }
 
 // escort starts seeing the pod out. The eviction that the escort asks for goes into the books when it is accepted: the escort
-// may have much to do after it.
-func (r *run) escort(ctx context.Context, escort Escort, pod Pod) {
+// may have much to do after it. Once the pod's moment has come, that eviction is not refused any more.
+func (r *run) escort(ctx context.Context, escort Escort, pod Pod, a *ask) {
+	ctx, asked, end := r.hurry(ctx, a.leaveBy)
+	defer end()
+	pod.LeaveBy = a.leaveBy
 	evict := func(ctx context.Context, o EvictOptions) error {
 		if pod.Terminating() {
 			return nil // nobody is signalled twice
 		}
-		err := r.cluster.Evict(ctx, pod.Ref, o)
-		if err == nil && !o.DryRun {
-			r.answers <- answer{pod: pod.Ref, underWay: true}
+		got := answer{pod: pod.Ref, underWay: true}
+		if a.due.Load() {
+			got = r.insist(ctx, pod, o)
+		} else {
+			got.err = r.cluster.Evict(ctx, pod.Ref, o)
 		}
-		return err
+		if got.err == nil && !o.DryRun {
+			asked()
+			r.answers <- got
+		}
+		return got.err
 	}
 	escorted, err := escort.Escort(ctx, pod, evict)
 	r.answers <- answer{pod: pod.Ref, err: err, escorted: &escorted}

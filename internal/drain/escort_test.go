@@ -18,12 +18,33 @@ import (
 type escort struct {
 	ready, linger time.Duration
 	options       []drain.EvictOptions // asked for one after the other
-	seen          []drain.Pod
-	released      []string
+
+	mutex    sync.Mutex
+	seen     []drain.Pod
+	began    []time.Time
+	ended    error // of its context, when the last one was done
+	released []string
+}
+
+func (e *escort) note(what func()) {
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	what()
+}
+
+// since are the pods whose escort began then or later.
+func (e *escort) since(at time.Time) (seen []drain.Pod) {
+	for i, began := range e.began {
+		if !began.Before(at) {
+			seen = append(seen, e.seen[i])
+		}
+	}
+	return seen
 }
 
 func (e *escort) Escort(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) (drain.Escorted, error) {
-	e.seen = append(e.seen, p)
+	e.note(func() { e.seen, e.began = append(e.seen, p), append(e.began, time.Now()) })
+	defer func() { e.note(func() { e.ended = ctx.Err() }) }()
 	done := drain.Escorted{Strategy: "careful", Version: "1.0"}
 	select {
 	case <-time.After(e.ready):
@@ -166,4 +187,102 @@ func TestAPlanCarriesTheEscortsAdvice(t *testing.T) {
 	d.Advise(t.Context(), &report, pods, drain.Node{})
 	require.Equal(t, []string{"pooler is slow"}, report.Pods[0].Warnings)
 	require.Empty(t, report.Pods[1].Warnings)
+}
+
+// hurried is an escorted phase whose escort has half a minute.
+func hurried(e *escort) drain.Drainer {
+	by := escorted(e)
+	by.Phases[0].Lead = 30 * s
+	return by
+}
+
+func TestAnEscortWhosePodsMomentHasComeIsNotRefusedAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &escort{ready: 2 * s, linger: 5 * s, options: []drain.EvictOptions{{DryRun: true}, {}}}
+		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), 20*s)
+		node.Allow("b", 0)
+		report, n := drainBy(t, hurried(e), 10*time.Minute, node)
+		requireDeletions(t, n, map[string]request{"pooler": at(58*s, 30*s)})
+		pooler := report.Pods[0]
+		require.Equal(t, drain.Forced, pooler.Outcome)
+		require.Equal(t, "careful", pooler.Escort.Strategy)
+		require.Contains(t, pooler.Reason, "deadline: deleted with 30s of its 30s grace; blocked by app/b")
+		require.Equal(t, n.deadline.Add(-30*s), e.seen[0].LeaveBy)
+		require.Equal(t, []drain.Pod{e.seen[len(e.seen)-1]}, e.since(n.deadline.Add(-60*s)), "one escort did it")
+	})
+}
+
+func TestAnEscortsWishForMoreGraceIsGrantedAsFarAsTimeAllows(t *testing.T) {
+	for wish, want := range map[time.Duration]time.Duration{45 * s: 45 * s, time.Hour: 58 * s} {
+		synctest.Test(t, func(t *testing.T) {
+			e := &escort{ready: 2 * s, options: []drain.EvictOptions{{Grace: wish}}}
+			node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), 20*s)
+			node.Allow("b", 0)
+			report, n := drainBy(t, hurried(e), 10*time.Minute, node)
+			requireDeletions(t, n, map[string]request{"pooler": at(58*s, want)})
+			require.Contains(t, report.Pods[0].Reason, "deleted with "+want.String()+" grace")
+		})
+	}
+}
+
+func TestAnEscortUnderWayWhenItsPodsMomentComesIsNotDoubled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &escort{ready: 20 * s}
+		node := draintest.New()
+		time.AfterFunc(8*time.Minute+50*s, func() { node.Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), s) })
+		node.Add(graced("slow", time.Hour), 590*s)
+		node.Allow("b", 0)
+		report, n := drainBy(t, hurried(e), 10*time.Minute, node)
+		require.Len(t, e.seen, 1)
+		requireDeletions(t, n, map[string]request{"pooler": at(50*s, 30*s)})
+		require.Equal(t, []string{"app/b"}, report.Pods[0].BlockedBy)
+	})
+}
+
+// A pod that is not told to stop because its escort has no end dies unsignalled.
+func TestAnEscortThatTakesTooLongIsEndedAndThePodDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &escort{ready: time.Hour}
+		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), s)
+		node.Allow("b", 0)
+		report, n := drainBy(t, hurried(e), 10*time.Minute, node)
+		requireDeletions(t, n, map[string]request{"pooler": at(24*s, 24*s)})
+		require.Len(t, e.seen, 1)
+		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
+	})
+}
+
+func TestAnEscortHasHalfOfTheTimeWhereThereIsNotEnoughForGraceAndEscort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &escort{ready: 10 * s}
+		node := draintest.New().Add(graced("pooler", time.Hour, "phase", "poolers", "budget", "b"), s)
+		node.Allow("b", 0)
+		_, n := drainBy(t, hurried(e), 2*time.Minute, node)
+		require.Equal(t, n.deadline.Add(-30*s), e.seen[0].LeaveBy)
+		require.Greater(t, n.deletions()["pooler"].before, 30*s)
+	})
+}
+
+// The eviction that was accepted is not to be followed by anything.
+func TestAnEscortIsNotEndedOnceItsEvictionWasAccepted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &escort{ready: 3 * s, linger: 50 * s}
+		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), 20*s)
+		node.Allow("b", 0)
+		_, n := drainBy(t, hurried(e), 10*time.Minute, node)
+		require.NoError(t, e.ended)
+		require.Len(t, n.deletions(), 1)
+	})
+}
+
+func TestWithoutForceAnEscortIsInNoHurry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &escort{ready: 9*time.Minute + 55*s}
+		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers"), s)
+		by := hurried(e)
+		by.Limits = drain.Limits{Began: time.Now(), Deadline: time.Now().Add(10 * time.Minute)}
+		report := by.Drain(within(t, 10*time.Minute), node, drain.Node{})
+		require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
+		require.Zero(t, e.seen[0].LeaveBy)
+	})
 }

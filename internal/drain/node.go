@@ -7,5 +7,6 @@ type Node struct {
 	Name        string
 	InstanceID  string
 	Unreachable bool      // nobody hears from its kubelet: pods can be asked to leave, but nobody there stops them
+	Gone        bool      // its instance is, or is about to be: likewise
 	Cordoned    time.Time // when it was closed to new pods; zero: it is not
 }

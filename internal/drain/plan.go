@@ -11,6 +11,7 @@ type Phase struct {
 	Name    string
 	Match   func(Pod) bool // the first phase that matches a pod has it; nil: this one takes the unmatched
 	Escort  Escort         // sees its pods out; nil: they are evicted as they are
+	Lead    time.Duration  // what its escort takes at most before it asks for an eviction
 	Settle  time.Duration  // how long to let things be after a phase that had pods
 	Timeout time.Duration  // after which it no longer holds back the next phase; zero: it always does
 }
@@ -28,6 +29,7 @@ type View struct {
 	Pods   []Pod
 	Phases []Phase
 	Clocks []Clock // one a phase
+	Limits Limits
 }
 
 // Plan is what a pass does about it.
@@ -41,8 +43,12 @@ type Plan struct {
 type Planned struct {
 	Pod
 	Judgement
-	Phase int  // index of its phase
-	Open  bool // its phase may be acted on now
+	Phase  int       // index of its phase
+	Open   bool      // it may be acted on now: its phase is, or its time is short
+	Moment time.Time // when it is deleted if it has not begun to leave; zero: never
+	Due    bool      // that moment has come
+
+	needs time.Duration // before the deadline
 }
 
 // Done tells whether nothing is left that a drain acts on or waits for.
@@ -53,13 +59,14 @@ func (p Plan) Done() bool {
 // Make plans one pass. It is pure: all it knows is in the view, all it decides is in the plan.
 func Make(v View) Plan {
 	plan := Plan{Pods: v.planned(), Clocks: slices.Clone(v.Clocks)}
+	plan.Wake = earliest(v.Limits.apply(plan.Pods, v.Now), v.keptUntil())
 	counts := plan.wanted(len(v.Phases))
 	open := true
 	for i, phase := range v.Phases {
 		if open {
 			plan.open(i)
 		}
-		plan.Clocks[i] = plan.Clocks[i].tick(v.Now, counts[i] > 0, open)
+		plan.Clocks[i] = plan.Clocks[i].tick(v.Now, counts[i] > 0, plan.isOpen(i))
 		passed, wake := plan.Clocks[i].passed(phase, v.Now)
 		plan.Wake = earliest(plan.Wake, wake)
 		open = open && passed
@@ -70,7 +77,10 @@ func Make(v View) Plan {
 func (v View) planned() []Planned {
 	planned := make([]Planned, len(v.Pods))
 	for i, pod := range v.Pods {
-		planned[i] = Planned{Pod: pod, Judgement: Judge(pod, v.Node), Phase: v.phaseOf(pod)}
+		phase := v.phaseOf(pod)
+		planned[i] = Planned{
+			Pod: pod, Judgement: v.judge(pod), Phase: phase, needs: v.Limits.needs(pod.Grace, v.Phases[phase].Lead),
+		}
 	}
 	slices.SortFunc(planned, func(a, b Planned) int {
 		return cmp.Or(cmp.Compare(a.Phase, b.Phase), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
@@ -102,6 +112,11 @@ func (p Plan) open(phase int) {
 	for i := range p.Pods {
 		p.Pods[i].Open = p.Pods[i].Open || p.Pods[i].Phase == phase
 	}
+}
+
+// isOpen tells whether any pod of the phase may be acted on.
+func (p Plan) isOpen(phase int) bool {
+	return slices.ContainsFunc(p.Pods, func(pod Planned) bool { return pod.Phase == phase && pod.Open })
 }
 
 // tick moves a phase's clock: it begins when it is open and has pods, and is emptied when, having had some, it has none.

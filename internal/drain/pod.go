@@ -17,6 +17,10 @@ type Pod struct {
 	Returns       bool      // tolerates the cordon: its controller may put a successor on this very node
 	Late          bool      // came while the node was watched, which begins after the cordon
 	Claims        []string  // names of its PersistentVolumeClaims
+	Budgets       []string  // disruption budgets that are known to select it, as namespace/name
+	Ended         time.Time // when it was seen that nothing runs in it any more, and only finalizers keep it; zero: not so
+	Finalizers    []string
+	LeaveBy       time.Time // when its escort must have asked for its eviction; zero: there is no hurry
 }
 
 // Ref names one pod, and not its successor of the same name.

@@ -1,7 +1,6 @@
 package drain
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -33,9 +32,22 @@ type PodReport struct {
 	Escort    *Escorted `json:"escort,omitempty"`
 	Warnings  []string  `json:"warnings,omitempty"` // of a plan: what would make its leaving worse than need be
 	EvictedAt time.Time `json:"evictedAt,omitzero"` // when the API server accepted the eviction
+	ForcedAt  time.Time `json:"forcedAt,omitzero"`  // when it accepted the deletion
 	GoneAt    time.Time `json:"goneAt,omitzero"`
 
 	claims []string
+	grace  time.Duration // its own
+
+	// Of what the reason is made.
+	judged  string // the verdict's
+	forced  string // that it was deleted, and with how much grace
+	staying string // why nobody waits for it, or not for long, though it is terminating
+	trouble string // what came of the latest request
+	doubted string // as forced, of a deletion that failed: it may have been heard all the same
+
+	stopping bool // it is terminating, and something may still run in it
+	ended    bool // it is terminating, and nothing does
+	waived   bool // it is terminating, and nobody waits for it
 }
 
 // Outcome is what became of a pod.
@@ -45,7 +57,7 @@ type Outcome string
 const (
 	Evicted      Outcome = "evicted" // it left the node after being signalled
 	Forced       Outcome = "forced"  // it was deleted because time ran out
-	Left         Outcome = "left"    // it stays until the node goes
+	Left         Outcome = "left"    // it stays until the node goes, or until what keeps it in the API lets go
 	Waiting      Outcome = "waiting" // it was still there when the report was made
 	StillBlocked Outcome = "blocked" // a budget kept it
 )
@@ -90,110 +102,28 @@ func (r *Report) warn(pod Ref, warnings []string) {
 	}
 }
 
-// LeaveRemaining gives up on the pods that remain: time is up, and they stay until the node goes.
+// LeaveRemaining gives up on the pods that remain: time is up, and they stay until the node goes. Those that were told to stop
+// are still at it.
 func (r *Report) LeaveRemaining(reason string) {
 	for i := range r.Pods {
 		if p := &r.Pods[i]; p.Outcome == Waiting || p.Outcome == StillBlocked {
-			p.Outcome, p.Reason = Left, strings.TrimPrefix(p.Reason+"; "+reason, "; ")
+			p.Outcome = Left
+			if !p.ForcedAt.IsZero() {
+				p.Outcome = Forced
+			}
+			p.Reason = sentence(p.Reason, p.stillStopping()+reason)
 		}
 	}
 }
 
-// ledger keeps the report while the drain runs.
-type ledger struct {
-	phases []Phase
-	pods   map[Ref]*PodReport
+func (p PodReport) stillStopping() string {
+	if p.ended || (!p.stopping && p.EvictedAt.IsZero() && p.ForcedAt.IsZero()) {
+		return ""
+	}
+	return "still stopping when "
 }
 
-func newLedger(phases []Phase) *ledger {
-	return &ledger{phases: phases, pods: map[Ref]*PodReport{}}
-}
-
-// see enters what a pass saw, and returns the pods that were there before and are gone.
-func (l *ledger) see(plan Plan, now time.Time) (gone []Ref) {
-	present := make(map[Ref]bool, len(plan.Pods))
-	for _, pod := range plan.Pods {
-		present[pod.Ref] = true
-		l.enter(pod)
-	}
-	for ref, entry := range l.pods {
-		if !present[ref] && entry.GoneAt.IsZero() {
-			entry.GoneAt = now
-			gone = append(gone, ref)
-		}
-	}
-	return gone
-}
-
-// enter keeps the verdict of a pod from before it was terminating: that it then is waited for is no news.
-func (l *ledger) enter(p Planned) {
-	entry, known := l.pods[p.Ref]
-	if !known {
-		entry = &PodReport{Namespace: p.Namespace, Name: p.Name, UID: p.UID, claims: p.Claims}
-		l.pods[p.Ref] = entry
-	}
-	if known && (p.Verdict == Wait || p.Verdict == entry.Verdict) {
-		return
-	}
-	entry.Phase, entry.Verdict, entry.Reason = l.phases[p.Phase].Name, p.Verdict, p.Reason
-}
-
-// report closes the books. Pods stand in the order of leaving.
-func (l *ledger) report(clocks []Clock) Report {
-	report := Report{Phases: []PhaseReport{}, Pods: make([]PodReport, 0, len(l.pods))}
-	order := map[string]int{}
-	for i, phase := range l.phases {
-		order[phase.Name] = i
-		if clock := clocks[i]; !clock.Began.IsZero() {
-			report.Phases = append(report.Phases, PhaseReport{phase.Name, clock.Began, clock.Emptied})
-		}
-	}
-	for _, entry := range l.pods {
-		entry.Outcome = entry.outcome()
-		report.Pods = append(report.Pods, *entry)
-	}
-	slices.SortFunc(report.Pods, func(a, b PodReport) int {
-		return cmp.Or(cmp.Compare(order[a.Phase], order[b.Phase]), cmp.Compare(a.Namespace, b.Namespace),
-			cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
-	})
-	return report
-}
-
-func (p *PodReport) outcome() Outcome {
-	switch {
-	case p.Verdict == Leave:
-		return Left
-	case !p.GoneAt.IsZero():
-		return Evicted
-	case p.EvictedAt.IsZero() && len(p.BlockedBy) > 0:
-		return StillBlocked
-	}
-	return Waiting
-}
-
-// accept notes that the pod's eviction was accepted, and tells whether that is news.
-func (p *PodReport) accept(now time.Time) bool {
-	p.because("")
-	if !p.EvictedAt.IsZero() {
-		return false
-	}
-	p.EvictedAt = now
-	return true
-}
-
-func (p *PodReport) block(b *Blocked) {
-	p.because(b.Error())
-	for _, budget := range b.Budgets {
-		if !slices.Contains(p.BlockedBy, budget) {
-			p.BlockedBy = append(p.BlockedBy, budget)
-		}
-	}
-}
-
-// because notes what keeps the pod, empty if nothing does. An answer can come after the watch has shown that the pod is to be
-// left: the verdict's own reason stands then.
-func (p *PodReport) because(reason string) {
-	if p.Verdict != Leave {
-		p.Reason = reason
-	}
+// sentence joins what there is to say.
+func sentence(parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(part string) bool { return part == "" }), "; ")
 }

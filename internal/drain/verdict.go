@@ -1,5 +1,10 @@
 package drain
 
+import (
+	"strings"
+	"time"
+)
+
 // Verdict is what a drain does with one pod.
 type Verdict string
 
@@ -37,6 +42,7 @@ var rules = []struct {
 	{isFinished, Judgement{Leave, "finished: nothing runs in it"}},
 	{isDaemon, Judgement{Leave, "DaemonSet: would return to this node at once"}},
 	{optedOut, Judgement{Leave, "annotated " + OptOutAnnotation + "=false"}},
+	{isOrphaned, Judgement{Leave, "terminating, but its instance is gone: nobody there stops it"}},
 	{isStranded, Judgement{Leave, "terminating, but its kubelet is unreachable: nobody there stops it"}},
 	{isLeaving, Judgement{Wait, "terminating already"}},
 	{cameBack, Judgement{Leave, "tolerates the cordon and came back after it: eviction would not end"}},
@@ -61,6 +67,7 @@ func optedOut(p Pod, _ Node) bool      { return p.Annotations[OptOutAnnotation] 
 func isLeaving(p Pod, _ Node) bool     { return p.Terminating() }
 func unsafeToEvict(p Pod, _ Node) bool { return p.Annotations[safeToEvictAnnotation] == "false" }
 
+func isOrphaned(p Pod, n Node) bool { return n.Gone && p.Terminating() }
 func isStranded(p Pod, n Node) bool { return n.Unreachable && p.Terminating() }
 
 // cameBack: the first of such pods is evicted like any other, since its successor may well go elsewhere; one that
@@ -75,4 +82,33 @@ func cameBack(p Pod, n Node) bool {
 func mustNotBeDisrupted(p Pod, _ Node) bool {
 	value, annotated := p.Annotations[doNotDisruptAnnotation]
 	return annotated && value != "false"
+}
+
+// keptPatience is for how long a pod whose containers have ended is waited for: controllers take their finalizers off within a
+// second or two of that (the Job controller has one on each of its pods). Longer would wait for one that is broken, with nothing
+// left to be signalled.
+const keptPatience = 10 * time.Second
+
+// judge is the verdict now, which of a pod that only finalizers keep depends on the time.
+func (v View) judge(p Pod) Judgement {
+	judgement := Judge(p, v.Node)
+	if judgement.Verdict != Wait || p.Ended.IsZero() {
+		return judgement
+	}
+	judgement.Reason = "its containers have ended; kept by " + strings.Join(p.Finalizers, ", ")
+	if !v.Now.Before(p.Ended.Add(keptPatience)) {
+		judgement.Verdict = Leave
+	}
+	return judgement
+}
+
+// keptUntil is when the next pod that finalizers keep is waited for no longer.
+func (v View) keptUntil() (wake time.Time) {
+	for _, p := range v.Pods {
+		if !p.Ended.IsZero() {
+			_, next := at(p.Ended.Add(keptPatience), v.Now)
+			wake = earliest(wake, next)
+		}
+	}
+	return wake
 }

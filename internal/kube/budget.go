@@ -88,6 +88,18 @@ func (b *budgets) matching(p drain.Pod) []*budget {
 	return found
 }
 
+// name tells the pods which budgets are known to select them. Most drains know of none.
+func (b *budgets) name(pods []drain.Pod) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.known) == 0 {
+		return
+	}
+	for i := range pods {
+		pods[i].Budgets = names(b.matching(pods[i]))
+	}
+}
+
 // verdict is what the server would say of a pod with these budgets, and how long to believe that without asking.
 func verdict(matching []*budget) (*drain.Blocked, time.Duration) {
 	if len(matching) > 1 {

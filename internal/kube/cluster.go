@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,33 +23,67 @@ type cluster struct {
 	changed chan struct{}
 	budgets *budgets
 
-	mu     sync.Mutex
-	listed bool
-	pods   map[types.NamespacedName]drain.Pod
+	mu          sync.Mutex
+	listed      bool
+	pods        map[types.NamespacedName]drain.Pod
+	unreachable bool
 }
 
 var _ drain.Cluster = (*cluster)(nil)
 
 // Watch lists the node's pods and watches them until ctx ends: one request, its first part being the list. It returns when
-// the list is complete.
+// the list is complete. The node itself is watched by another, for which nobody waits: until it is answered, and where it is
+// denied, the node is what it was.
 func (c *Client) Watch(ctx context.Context, node drain.Node) (drain.Cluster, error) {
-	watched := &cluster{Client: c, changed: make(chan struct{}, 1)}
+	watched := &cluster{Client: c, changed: make(chan struct{}, 1), unreachable: node.Unreachable}
 	watched.budgets = newBudgets(ctx, c, watched.announce)
 	pods := source[*corev1.Pod]{
 		client: c.core, resource: "pods", field: fields.OneTermEqualSelector("spec.nodeName", node.Name),
 		list: func() runtime.Object { return &corev1.PodList{} }, sink: watched,
 	}
+	source[*corev1.Node]{
+		client: c.core, resource: "nodes", field: fields.OneTermEqualSelector("metadata.name", node.Name),
+		list: func() runtime.Object { return &corev1.NodeList{} }, sink: underfoot{watched},
+	}.start(ctx)
 	if err := pods.start(ctx).wait(ctx); err != nil {
 		return nil, fmt.Errorf("list pods of node %s: %w", node.Name, err)
 	}
 	return watched, nil
 }
 
+// underfoot is the sink of the node that the pods are on.
+type underfoot struct{ *cluster }
+
+func (u underfoot) put(n *corev1.Node)  { u.reach(toNode(n).Unreachable) }
+func (u underfoot) drop(_ *corev1.Node) { u.reach(true) }
+
+func (u underfoot) replace(found []*corev1.Node) {
+	u.reach(len(found) == 0 || toNode(found[0]).Unreachable)
+}
+
+func (u underfoot) reach(unreachable bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.unreachable != unreachable {
+		u.unreachable = unreachable
+		u.announce()
+	}
+}
+
+// Unreachable implements drain.Cluster.
+func (c *cluster) Unreachable() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.unreachable
+}
+
 // Pods implements drain.Cluster.
 func (c *cluster) Pods() []drain.Pod {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Collect(maps.Values(c.pods))
+	pods := slices.Collect(maps.Values(c.pods))
+	c.mu.Unlock()
+	c.budgets.name(pods)
+	return pods
 }
 
 // pod is the pod of that very UID, if the node still has it.
@@ -95,13 +130,24 @@ func (c *cluster) replace(pods []*corev1.Pod) {
 	c.announce()
 }
 
-// seen is the pod with what the watch knows of it: a pod that the first list did not have came late.
+// seen is the pod with what the watch knows of it: a pod that the first list did not have came late, and when one was found
+// to be kept by finalizers. What was so at first may have been so since it was told to stop.
 func (c *cluster) seen(p *corev1.Pod) drain.Pod {
 	pod := toPod(p)
 	before, known := c.pods[key(p)]
+	known = known && before.UID == pod.UID
 	pod.Late = c.listed
-	if known && before.UID == pod.UID {
+	if known {
 		pod.Late = before.Late
+	}
+	switch {
+	case !kept(p):
+	case !known:
+		pod.Ended = pod.Deleted
+	case before.Ended.IsZero():
+		pod.Ended = time.Now()
+	default:
+		pod.Ended = before.Ended
 	}
 	return pod
 }

@@ -25,7 +25,7 @@ func late(pods []drain.Pod) (names []string) {
 }
 
 func TestAPodThatTheFirstListDidNotHaveIsLate(t *testing.T) {
-	c := &cluster{changed: make(chan struct{}, 1)}
+	c := &cluster{changed: make(chan struct{}, 1), budgets: watched()}
 	c.replace([]*corev1.Pod{found("web", "1"), found("db-0", "2")})
 	require.Empty(t, late(c.Pods()))
 

@@ -46,6 +46,19 @@ func (c *cluster) evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions
 		Body(eviction).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
 }
 
+// Delete implements drain.Cluster. A deletion asks no budget.
+func (c *cluster) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
+	err := c.core.Delete().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).
+		Body(deleteOptions(ref, drain.EvictOptions{Grace: grace})).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
+	switch {
+	case err == nil, apierrors.IsNotFound(err), apierrors.IsConflict(err) && c.left(ref):
+		return nil
+	case apierrors.IsTooManyRequests(err):
+		return throttled(err)
+	}
+	return fmt.Errorf("delete %s: %w", ref, err)
+}
+
 // deleteOptions: a dry run is checked like any other eviction, and takes nothing from the budget
 // (https://kubernetes.io/docs/reference/using-api/api-concepts/#dry-run). A grace period is in whole seconds; zero would be none
 // at all.
@@ -91,6 +104,10 @@ func refusal(ref drain.Ref, err error) error {
 	if cause, ok := apierrors.StatusCause(err, policyv1.DisruptionBudgetCause); ok {
 		return &drain.Blocked{Budgets: budgetNamed(ref.Namespace, cause.Message), Reason: cause.Message}
 	}
+	return throttled(err)
+}
+
+func throttled(err error) error {
 	seconds, _ := apierrors.SuggestsClientDelay(err)
 	return &drain.Throttled{After: time.Duration(seconds) * time.Second}
 }

@@ -115,3 +115,35 @@ func TestAnEvictedPodHasTheGraceThatIsAskedForOrItsOwn(t *testing.T) {
 	require.NoError(t, watched.Evict(t.Context(), refOf(one), drain.EvictOptions{}))
 	require.EqualValues(t, 60, *s.pod(one.Name).DeletionGracePeriodSeconds)
 }
+
+// A deletion is the last resort: it must reach this very pod, and with just the grace that there is.
+func TestADeletionAsksNoBudgetAndMeansThisVeryPod(t *testing.T) {
+	s, watched, one, other := setBudgeted(t)
+	require.NoError(t, watched.Evict(t.Context(), refOf(one), drain.EvictOptions{}))
+	require.NoError(t, watched.Delete(t.Context(), refOf(other), 12*time.Second))
+	require.EqualValues(t, 12, *s.pod(other.Name).DeletionGracePeriodSeconds)
+
+	impostor := refOf(one)
+	impostor.UID = "another"
+	require.NoError(t, watched.Delete(t.Context(), impostor, time.Second), "which the node does not have")
+	require.EqualValues(t, 60, *s.pod(one.Name).DeletionGracePeriodSeconds, "the one that it has was not meant")
+	impostor.Name = "nobody"
+	require.NoError(t, watched.Delete(t.Context(), impostor, time.Second))
+}
+
+func TestAKubeletThatIsLostAndComesBackIsSeen(t *testing.T) {
+	s := setScene(t)
+	s.poolNodes(1)
+	nodes := s.Client().CoreV1().Nodes()
+	name := nodeNamed(s.namespace + "-a").Name
+	watched, err := s.client.Watch(t.Context(), drain.Node{Name: name})
+	require.NoError(t, err)
+	require.False(t, watched.Unreachable())
+	require.NoError(t, s.StopKubelet(t.Context(), name))
+	s.until(watched.Unreachable)
+	_, err = nodes.PatchStatus(t.Context(), name, []byte(`{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`))
+	require.NoError(t, err)
+	s.until(func() bool { return !watched.Unreachable() })
+	require.NoError(t, s.RemoveNode(t.Context(), name))
+	s.until(watched.Unreachable)
+}

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,17 +30,30 @@ func toPod(p *corev1.Pod) drain.Pod {
 		Finished:      finished(p),
 		Returns:       toleratesCordon(p),
 		Claims:        claims(p),
+		Finalizers:    p.Finalizers,
 	}
 }
 
 // finished: nothing runs in the pod and nothing more will be done about it. Of a terminating pod the kubelet says first that
-// its containers have ended and only then lets go of it, with a grace period of zero; a node that goes in between leaves the
-// object behind, and a StatefulSet without its successor. What is left after that is kept by finalizers, and need not be waited for.
-func finished(p *corev1.Pod) bool {
-	ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+// its containers have ended and only then lets go of it; a node that goes in between leaves the object behind, and a
+// StatefulSet without its successor.
+func finished(p *corev1.Pod) bool { return succeededOrFailed(p) && p.DeletionTimestamp == nil }
+
+// kept: the kubelet has stopped the pod and let go of it, which is to delete it with a grace period of zero, and finalizers
+// keep it.
+func kept(p *corev1.Pod) bool {
 	letGo := p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds == 0
-	kept := letGo && len(p.Finalizers) > 0
-	return ended && (p.DeletionTimestamp == nil || kept)
+	return letGo && len(p.Finalizers) > 0 && (succeededOrFailed(p) || allEnded(p))
+}
+
+func succeededOrFailed(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+// allEnded: kubelets before 1.27 leave the phase of a pod that they stop as it was.
+func allEnded(p *corev1.Pod) bool {
+	runs := func(c corev1.ContainerStatus) bool { return c.State.Terminated == nil }
+	return len(p.Status.ContainerStatuses) > 0 && !slices.ContainsFunc(p.Status.ContainerStatuses, runs)
 }
 
 func controllerKind(p *corev1.Pod) string {

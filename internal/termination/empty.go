@@ -23,7 +23,7 @@ func (w *work) empty(ctx context.Context, k Kubernetes, all []Instance) (Result,
 		w.end(StatusDrained, "the instance has no node in the cluster")
 		return Continue, nil
 	}
-	node.Unreachable = node.Unreachable || machines[w.InstanceID].Gone
+	node.Gone = machines[w.InstanceID].Gone
 	w.report.Node = node.Name
 	w.log = w.log.With("node", node.Name)
 	if node.Cordoned, err = k.Cordon(ctx, *node, w.Hook, w.Began); err != nil {
@@ -99,6 +99,7 @@ func (w *work) drain(ctx context.Context, k Kubernetes, node drain.Node) (Result
 	}
 	drainer := w.Drainer
 	drainer.Log = w.log
+	drainer.Limits = drain.Limits{Began: w.Began, Deadline: w.report.Deadline, Force: w.Policy.Force}
 	w.report.Report = drainer.Drain(ctx, cluster, node)
 	if len(w.report.Remaining()) > 0 {
 		return w.unfinished(ctx)
@@ -113,7 +114,7 @@ func (w *work) unfinished(ctx context.Context) (Result, error) {
 	cause := context.Cause(ctx)
 	if errors.Is(cause, errDeadline) {
 		w.report.LeaveRemaining(cause.Error())
-		w.end(StatusLeft, cause.Error())
+		w.end(w.report.sum(), cause.Error())
 		return Continue, nil
 	}
 	w.end(StatusIncomplete, cause.Error())

@@ -27,6 +27,7 @@ type Policy struct {
 	Hook             string // the only hook that is ever completed or kept alive
 	OnFailure        Result // of the action, when the drain itself failed
 	Shadow           bool   // plan and report, change nothing, let the instance go at once
+	Force            bool   // delete, in time to stop, the pods that do not leave before the deadline; else they are left
 	AllowManualDrain bool   // of instances that do not wait on our hook
 	Bounds           Bounds
 }

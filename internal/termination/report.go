@@ -32,7 +32,7 @@ type Status string
 const (
 	StatusPlanned    Status = "planned"    // a plan; nothing was changed
 	StatusDrained    Status = "drained"    // the node is empty
-	StatusForced     Status = "forced"     // the node is empty, and some pod was deleted to get there
+	StatusForced     Status = "forced"     // some pod was deleted because time ran out, and none was left
 	StatusLeft       Status = "left"       // some pod was left to die with the node
 	StatusIncomplete Status = "incomplete" // a later invocation goes on
 	StatusSkipped    Status = "skipped"    // not ours, owned by another invocation, or nothing to do

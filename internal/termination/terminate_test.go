@@ -254,6 +254,49 @@ func TestAnInstanceThatIsGoneIsWaitedForNeitherToJoinNorToStopItsPods(t *testing
 	})
 }
 
+// blocked is a world with a pod that its budget never lets go, and a handler with five minutes for it, of which half a minute is
+// kept back.
+func blocked(stop time.Duration) (*world, *Handler) {
+	w := newWorld()
+	pod := web("web")
+	pod.Grace, pod.Labels = 30*time.Second, map[string]string{"budget": "b"}
+	w.node.Add(pod, stop)
+	w.node.Allow("b", 0)
+	h := w.handler()
+	h.Policy.Force, h.Policy.Bounds.MaxDuration = true, 5*time.Minute
+	return w, h
+}
+
+func TestAPodThatWouldBeLeftIsForcedInTimeIfThePolicySaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h := blocked(10 * time.Second)
+		began := time.Now()
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusForced, report.Status)
+		require.Empty(t, report.Reason)
+		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
+		require.Equal(t, 4*time.Minute, report.Pods[0].ForcedAt.Sub(began), "of the action's own clock")
+		require.Equal(t, 4*time.Minute+10*time.Second, time.Since(began))
+		require.Equal(t, []Result{Continue}, w.completed)
+	})
+}
+
+func TestAForcedPodThatStillStopsAtTheDeadlineIsNoPodThatWasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h := blocked(30 * time.Second)
+		w.node.Fail("delete app/web", errors.New("no")) // which leaves it less than it takes
+		h.Policy.Bounds.MaxDuration += 100 * time.Millisecond
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusForced, report.Status)
+		require.Equal(t, "the deadline came", report.Reason)
+		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
+		require.Contains(t, report.Pods[0].Reason, "still stopping when the deadline came")
+		require.Equal(t, []Result{Continue}, w.completed)
+	})
+}
+
 func TestVolumesAreWaitedForButNotForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

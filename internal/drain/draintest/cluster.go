@@ -3,6 +3,7 @@
 package draintest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -21,6 +22,8 @@ type Cluster struct {
 	pods    map[string]drain.Pod
 	stops   map[string]time.Duration
 	budgets map[string]*Budget
+	learnt  bool // which pods they are over, by a refusal
+	lost    bool // the kubelet
 	faults  map[string][]error
 	log     []string
 }
@@ -38,7 +41,8 @@ func New() *Cluster {
 	}
 }
 
-// Add puts a pod on the node that takes stop to terminate. What it leaves out is filled in: an evictable pod of a ReplicaSet.
+// Add puts a pod on the node that takes stop to terminate, but no longer than the grace it is given. What it leaves out is filled
+// in: an evictable pod of a ReplicaSet; its grace, if it has none, is whatever it takes.
 func (c *Cluster) Add(p drain.Pod, stop time.Duration) *Cluster {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -64,7 +68,26 @@ func (c *Cluster) Allow(budget string, n int) {
 	c.announce()
 }
 
-// Fail makes the next evictions of the pod (namespace/name) end in these errors, one each.
+// Lose makes the kubelet unreachable, or heard of again. Pods that are told to stop do so all the same.
+func (c *Cluster) Lose(lost bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = lost
+	c.announce()
+}
+
+// End has a terminating pod be kept by nothing but a finalizer from now on.
+func (c *Cluster) End(pod, finalizer string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.pods[pod]
+	p.Ended, p.Finalizers = time.Now(), []string{finalizer}
+	c.pods[pod] = p
+	c.announce()
+}
+
+// Fail makes the next evictions of the pod (namespace/name) end in these errors, one each; after the word delete and a space, its
+// deletions.
 func (c *Cluster) Fail(pod string, errs ...error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,7 +114,20 @@ func (c *Cluster) Log() []string {
 func (c *Cluster) Pods() []drain.Pod {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Collect(maps.Values(c.pods))
+	pods := slices.Collect(maps.Values(c.pods))
+	for i, p := range pods {
+		if name := p.Labels["budget"]; c.learnt && c.budgets[name] != nil {
+			pods[i].Budgets = []string{p.Namespace + "/" + name}
+		}
+	}
+	return pods
+}
+
+// Unreachable implements drain.Cluster.
+func (c *Cluster) Unreachable() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lost
 }
 
 // Changed implements drain.Cluster.
@@ -105,10 +141,8 @@ func (c *Cluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	name := ref.String()
-	if errs := c.faults[name]; len(errs) > 0 {
-		c.faults[name] = errs[1:]
-		c.say(fmt.Sprintf("fail %s: %v", name, errs[0]))
-		return errs[0]
+	if err := c.fault(name); err != nil {
+		return err
 	}
 	pod, here := c.pods[name]
 	if !here || pod.UID != ref.UID || pod.Terminating() {
@@ -116,6 +150,7 @@ func (c *Cluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions
 	}
 	if budget := c.budgets[pod.Labels["budget"]]; budget != nil {
 		if budget.Allowed <= 0 {
+			c.learnt = true
 			c.say("block " + name)
 			return &drain.Blocked{Budgets: []string{pod.Namespace + "/" + pod.Labels["budget"]}, Reason: "no disruption allowed"}
 		}
@@ -127,14 +162,46 @@ func (c *Cluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions
 		return nil
 	}
 	c.say("evict " + name)
-	c.stop(name, pod)
+	c.stop(name, pod, cmp.Or(o.Grace, pod.Grace))
 	return nil
 }
 
-func (c *Cluster) stop(name string, pod drain.Pod) {
+// Delete implements drain.Cluster. A pod that is terminating already goes on as it does.
+func (c *Cluster) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := ref.String()
+	if err := c.fault("delete " + name); err != nil {
+		return err
+	}
+	if pod, here := c.pods[name]; here && pod.UID == ref.UID && !pod.Terminating() {
+		c.say(fmt.Sprintf("delete %s %s", name, grace))
+		c.stop(name, pod, grace)
+	}
+	return nil
+}
+
+func (c *Cluster) fault(what string) error {
+	errs := c.faults[what]
+	if len(errs) == 0 {
+		return nil
+	}
+	c.faults[what] = errs[1:]
+	c.say(fmt.Sprintf("fail %s: %v", what, errs[0]))
+	return errs[0]
+}
+
+func (c *Cluster) stop(name string, pod drain.Pod, grace time.Duration) {
 	pod.Deleted = time.Now()
 	c.pods[name] = pod
-	time.AfterFunc(c.stops[name], func() { c.Remove(name) })
+	takes := c.stops[name]
+	if grace > 0 {
+		takes = min(takes, grace)
+	}
+	time.AfterFunc(takes, func() { c.Remove(name) })
 	c.announce()
 }
 

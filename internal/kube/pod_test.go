@@ -1,0 +1,125 @@
+package kube
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/drain"
+)
+
+// asked is a pod that was told to stop, and that its kubelet has let go of if it gives it no grace any more.
+func asked(grace int64, finalizers ...string) *corev1.Pod {
+	pod := found("web", "1")
+	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds, pod.Finalizers = &metav1.Time{Time: time.Now()}, &grace, finalizers
+	return pod
+}
+
+func in(phase corev1.PodPhase, pod *corev1.Pod, containers ...corev1.ContainerState) *corev1.Pod {
+	pod.Status.Phase = phase
+	for _, state := range containers {
+		pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, corev1.ContainerStatus{State: state})
+	}
+	return pod
+}
+
+// A pod that a kubelet has stopped is not gone for another second. Taken for one that stays, it would be reported to somebody who
+// looks for what went wrong.
+func TestAPodIsFinishedOrKeptByFinalizersOnlyWhenNothingMoreIsDoneAboutIt(t *testing.T) {
+	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+	ended := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}
+	for name, c := range map[string]struct {
+		pod            *corev1.Pod
+		finished, kept bool
+	}{
+		"runs":                                   {pod: in(corev1.PodRunning, found("web", "1"), running)},
+		"has succeeded":                          {pod: in(corev1.PodSucceeded, found("web", "1")), finished: true},
+		"has failed":                             {pod: in(corev1.PodFailed, found("web", "1")), finished: true},
+		"is between two tries of its container":  {pod: in(corev1.PodRunning, found("web", "1"), ended)},
+		"is told to stop":                        {pod: in(corev1.PodRunning, asked(30), running)},
+		"has stopped":                            {pod: in(corev1.PodFailed, asked(30), ended)},
+		"has stopped, and is about to be gone":   {pod: in(corev1.PodFailed, asked(0), ended)},
+		"has stopped, and has a finalizer":       {pod: in(corev1.PodFailed, asked(30, "a/b"), ended)},
+		"is kept by it":                          {pod: in(corev1.PodSucceeded, asked(0, "a/b"), ended), kept: true},
+		"is kept by it, by an older kubelet":     {pod: in(corev1.PodRunning, asked(0, "a/b"), ended, ended), kept: true},
+		"is forced by hand, and has a finalizer": {pod: in(corev1.PodRunning, asked(0, "a/b"), ended, running)},
+		"never began":                            {pod: in(corev1.PodPending, asked(0, "a/b"))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, c.finished, finished(c.pod))
+			require.Equal(t, c.kept, kept(c.pod))
+		})
+	}
+}
+
+func TestSinceWhenFinalizersKeepAPodIsWhenThatWasSeen(t *testing.T) {
+	c := &cluster{changed: make(chan struct{}, 1), budgets: watched()}
+	early := in(corev1.PodFailed, asked(0, "a/b"))
+	early.Name, early.DeletionTimestamp = "early", &metav1.Time{Time: time.Now().Add(-time.Hour)}
+	web := found("web", "1")
+	c.replace([]*corev1.Pod{early, web})
+	began := time.Now()
+	c.put(in(corev1.PodFailed, asked(30, "a/b")))
+	c.put(in(corev1.PodFailed, asked(0, "a/b")))
+	since := endOf(c, "web")
+	require.WithinRange(t, since, began, time.Now())
+	require.WithinDuration(t, began.Add(-time.Hour), endOf(c, "early"), time.Minute, "for all we know")
+	c.put(in(corev1.PodFailed, asked(0, "a/b")))
+	require.Equal(t, since, endOf(c, "web"), "not when it was seen again")
+
+	reborn := found("web", "2")
+	c.put(reborn)
+	require.Zero(t, endOf(c, "web"))
+}
+
+func endOf(c *cluster, name string) time.Time {
+	pod := c.pods[key(found(name, ""))]
+	return pod.Ended
+}
+
+func TestPodsAreToldWhichBudgetsAreKnownToSelectThem(t *testing.T) {
+	c := &cluster{changed: make(chan struct{}, 1), budgets: watched()}
+	pod := found("web", "1")
+	pod.Labels = map[string]string{"app": "web"}
+	c.replace([]*corev1.Pod{pod})
+	require.Empty(t, c.Pods()[0].Budgets, "none was asked")
+	inNamespace{c.budgets, "app"}.put(pdb("b", 0, 1, 1))
+	inNamespace{c.budgets, "app"}.put(pdb("a", 0, 1, 1))
+	require.Equal(t, []string{"app/a", "app/b"}, c.Pods()[0].Budgets)
+}
+
+func node(ready corev1.ConditionStatus) *corev1.Node {
+	return &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}}}
+}
+
+func TestANodeIsUnreachableWhenItsStateIsUnknownOrItIsGone(t *testing.T) {
+	c := &cluster{changed: make(chan struct{}, 1)}
+	var _ drain.Cluster = c
+	u := underfoot{c}
+	for _, step := range []struct {
+		what        string
+		do          func()
+		unreachable bool
+		said        bool
+	}{
+		{"is ready", func() { u.replace([]*corev1.Node{node(corev1.ConditionTrue)}) }, false, false},
+		{"is lost", func() { u.put(node(corev1.ConditionUnknown)) }, true, true},
+		{"is still lost", func() { u.put(node(corev1.ConditionUnknown)) }, true, false},
+		{"is back, and not well", func() { u.put(node(corev1.ConditionFalse)) }, false, true},
+		{"is deleted", func() { u.drop(node(corev1.ConditionTrue)) }, true, true},
+		{"is registered anew", func() { u.put(node(corev1.ConditionTrue)) }, false, true},
+		{"is found missing", func() { u.replace(nil) }, true, true},
+	} {
+		step.do()
+		require.Equal(t, step.unreachable, c.Unreachable(), step.what)
+		select {
+		case <-c.changed:
+			require.True(t, step.said, step.what)
+		default:
+			require.False(t, step.said, step.what)
+		}
+	}
+}
