@@ -55,6 +55,7 @@ type escorting struct {
 	result  drain.Escorted
 
 	log      *slog.Logger
+	leaveBy  time.Time // when the eviction must have been asked for; zero: there is no hurry
 	until    time.Time // when the escort's time is over
 	note     *Note     // on the pod; nil: it has no mark
 	load     load      // of the pooler
@@ -90,7 +91,7 @@ func (e *Escort) Release(ctx context.Context, p drain.Pod) error {
 }
 
 func (e *Escort) begin(p drain.Pod) *escorting {
-	return &escorting{Escort: e, log: e.Log.With("pod", p.String())}
+	return &escorting{Escort: e, log: e.Log.With("pod", p.String()), leaveBy: p.LeaveBy}
 }
 
 // seeOut sees one pod out. A pod that is terminating already keeps nobody waiting, and waits for nobody.

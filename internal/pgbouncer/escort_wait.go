@@ -9,15 +9,27 @@ import (
 // errOverran: the time for a step, or for the whole escort, is over.
 var errOverran = errors.New("the escort's time is over")
 
-// allow gives the escort its time from now on, which never reaches beyond the drain's.
+// allow gives the escort its time from now on, which never reaches beyond the drain's, nor into the pod's grace.
 func (e *escorting) allow(ctx context.Context) { e.allowBeyond(ctx, 0) }
 
 // allowBeyond adds what the pod itself takes before its pooler is told to stop.
 func (e *escorting) allowBeyond(ctx context.Context, own time.Duration) {
 	e.until = time.Now().Add(e.Timeout + own)
-	if deadline, has := ctx.Deadline(); has && deadline.Before(e.until) {
-		e.until = deadline
+	if limit, has := e.limit(ctx); has {
+		e.until = earlier(e.until, limit)
 	}
+}
+
+// limit is when others end the escort, or are about to.
+func (e *escorting) limit(ctx context.Context) (limit time.Time, has bool) {
+	limit, has = ctx.Deadline()
+	switch {
+	case e.leaveBy.IsZero():
+		return limit, has
+	case !has:
+		return e.leaveBy, true
+	}
+	return earlier(limit, e.leaveBy), true
 }
 
 // await waits for done, if there is such a thing, and has something done at once and again and again while it waits.

@@ -38,8 +38,8 @@ func (e *escorting) turn(ctx context.Context) (leave func(), err error) {
 // turnPatience is limited by the phase's timeout as well, after which the next phase goes on without waiting for it.
 func (e *escorting) turnPatience(ctx context.Context) time.Duration {
 	patience := cmp.Or(e.Patience, e.Timeout)
-	if deadline, has := ctx.Deadline(); has {
-		patience = min(patience, time.Until(deadline)/turnShare)
+	if limit, has := e.limit(ctx); has {
+		patience = min(patience, time.Until(limit)/turnShare)
 	}
 	return patience
 }

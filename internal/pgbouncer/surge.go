@@ -79,16 +79,21 @@ func (e *escorting) giveUp(ctx context.Context, why error) (fallback string, err
 	return why.Error(), nil
 }
 
-// awaitReplacement leaves the pooler as it is until the owner has all its pods without this one.
+// awaitReplacement leaves the pooler as it is until the owner has all its pods without this one. Where the pod is in a hurry, half
+// of its time is kept for leaving without a replacement.
 func (e *escorting) awaitReplacement(ctx context.Context, replicas int) error {
+	patience := e.Patience
+	if !e.leaveBy.IsZero() {
+		patience = min(patience, time.Until(e.leaveBy)/turnShare)
+	}
 	var fault error
-	err := poll(ctx, time.Now().Add(e.Patience), replacementInterval, func() (bool, error) {
+	err := poll(ctx, time.Now().Add(patience), replacementInterval, func() (bool, error) {
 		var peers []Peer
 		peers, fault = e.k.Peers(ctx, e.owned())
 		return replaced(peers, e.pod.UID, replicas), nil
 	})
 	if err != nil {
-		return inVain(err, fmt.Sprintf("no replacement was Ready in %v", e.Patience), fault)
+		return inVain(err, fmt.Sprintf("no replacement was Ready in %v", patience.Round(time.Second)), fault)
 	}
 	e.log.Info("replacement is ready")
 	return nil
