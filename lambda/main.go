@@ -65,6 +65,7 @@ func policy(settings config.Config) termination.Policy {
 		Hook:             settings.Lifecycle.Hook,
 		OnFailure:        termination.Result(settings.Lifecycle.OnFailure),
 		Shadow:           settings.Mode == config.ModeShadow,
+		Force:            settings.Drain.OnDeadline == config.Force,
 		AllowManualDrain: settings.AllowManualDrain,
 		Bounds: termination.Bounds{
 			MaxDuration: settings.Drain.MaxDuration, Reserve: settings.Drain.Reserve,
@@ -79,7 +80,7 @@ func phases(settings config.Config, e escorts) []drain.Phase {
 		all[i] = drain.Phase{Name: phase.Name, Settle: phase.Settle, Timeout: phase.Timeout}
 		switch {
 		case phase.PGBouncer != nil:
-			all[i].Match, all[i].Escort = isPooler(phase), e.of(phase)
+			all[i].Match, all[i].Escort, all[i].Lead = isPooler(phase), e.of(phase), phase.PGBouncer.Timeout
 		case phase.Name != config.Workloads: // which takes what no other matches
 			all[i].Match = func(p drain.Pod) bool { return phase.Match.Matches(p.Namespace, p.PriorityClass, p.Labels) }
 		}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -48,6 +49,20 @@ phases:
 `))
 	require.NoError(t, err)
 	require.Equal(t, "workloads", phaseOf(t, handler.Drainer.Phases, drain.Pod{}))
+}
+
+func TestWhatBecomesOfPodsAtTheDeadlineIsConfigured(t *testing.T) {
+	t.Setenv("AWS_REGION", "eu-west-1")
+	for configuration, force := range map[string]bool{
+		"autoScalingGroups: [workers-a]\n":                             true,
+		"autoScalingGroups: [workers-a]\ndrain: {onDeadline: leave}\n": false,
+	} {
+		handler, err := newHandler(t.Context(), environment(t, configuration))
+		require.NoError(t, err)
+		require.Equal(t, force, handler.Policy.Force)
+		require.Equal(t, time.Minute, handler.Drainer.Phases[0].Lead, "what an escort of poolers may take")
+		require.Zero(t, handler.Drainer.Phases[1].Lead)
+	}
 }
 
 func TestABadConfigurationIsAnErrorThatHasEveryFault(t *testing.T) {
