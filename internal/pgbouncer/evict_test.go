@@ -146,6 +146,21 @@ func TestATransactionThatOutlastsTheEscortIsCutAndCounted(t *testing.T) {
 	})
 }
 
+// A pod that is not told to stop by then has less than its grace, or dies unsignalled.
+func TestAPoolerThatMustLeaveIsEvictedByThenThoughATransactionIsInFlight(t *testing.T) {
+	t.Parallel()
+	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+		w, app := lonely(p), p.Connect(t)
+		run(t, app, "BEGIN")
+		hurried := w.asDrained()
+		hurried.LeaveBy = time.Now().Add(4 * time.Second)
+		escorted, err := w.escort(time.Hour).Escort(t.Context(), hurried, w.evict(t))
+		require.NoError(t, err)
+		require.Contains(t, w.happened(), "evicted")
+		require.True(t, strings.HasPrefix(escorted.Cut, "1 transaction in flight"), escorted.Cut)
+	})
+}
+
 func TestSessionsEndBetweenTheirTransactions(t *testing.T) {
 	t.Parallel()
 	pair(t, pooler.Options{PoolMode: "session"}, func(t *testing.T, leaving, staying *pooler.Pooler) {

@@ -119,6 +119,22 @@ func TestAPeerThatNeverGetsReadyIsSaid(t *testing.T) {
 	})
 }
 
+// The rest of its time is what it takes to leave well.
+func TestAPoolerThatMustLeaveWaitsForItsTurnNoLongerThanHalfOfItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := lonely(nil)
+		w.around.Replicas, w.peers = 2, []Peer{peer(own.Name), peer("b", starting)}
+		for _, deadline := range []time.Duration{time.Hour, 20 * time.Second} {
+			ctx, cancel := context.WithTimeout(t.Context(), deadline)
+			defer cancel()
+			hurried := w.asDrained()
+			hurried.LeaveBy = time.Now().Add(30 * time.Second)
+			e := w.escort(minute).begin(hurried)
+			require.Equal(t, min(15*time.Second, deadline/2), e.turnPatience(ctx))
+		}
+	})
+}
+
 func TestADrainThatIsOverWaitsForNoTurnAndLetsGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := lonely(nil)

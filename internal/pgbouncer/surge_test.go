@@ -192,6 +192,20 @@ func TestTheLabelIsPutBackWhenNoReplacementComesInTime(t *testing.T) {
 	})
 }
 
+func TestAPoolerThatMustLeaveWaitsForItsReplacementNoLongerThanHalfOfItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := webOf(nil)
+		w.takes = time.Hour
+		e, begun := w.waiting(t), time.Now()
+		e.leaveBy = begun.Add(20 * time.Second)
+		fallback, err := e.surge(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "no replacement was Ready in 10s", fallback)
+		require.Equal(t, 10*time.Second, time.Since(begun))
+		require.Equal(t, []string{"marked", "unmarked"}, w.happened())
+	})
+}
+
 func TestTheLabelIsPutBackWhenAServiceKeepsSending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := webOf(nil)
