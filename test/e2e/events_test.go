@@ -242,6 +242,7 @@ mode: sideways
 drain:
   maxDuration: -1m
   concurency: 4
+  onDeadline: kill
 phases:
   - name: poolers
     match: {labelSelector: "app in ("}
@@ -264,7 +265,8 @@ func TestABadConfigurationDoesNotStartAndNamesEveryFault(t *testing.T) {
 		found[fault.Key] = fault.Line
 	}
 	require.Equal(t, map[string]int{
-		"autoScalingGroups": 1, "mode": 2, "drain.maxDuration": 4, "drain.concurency": 5, "phases[0].match.labelSelector": 8,
+		"autoScalingGroups": 1, "mode": 2, "drain.maxDuration": 4, "drain.concurency": 5, "drain.onDeadline": 6,
+		"phases[0].match.labelSelector": 9,
 	}, found)
 }
 

@@ -54,7 +54,9 @@ var needs = map[permission]struct {
 	{"", "nodes", "get"}:                             {},
 	{"", "nodes", "list"}:                            {prepare: (*scene).renameInstance},
 	{"", "nodes", "patch"}:                           {},
+	{"", "nodes", "watch"}:                           {status: termination.StatusDrained},
 	{"", "pods", "watch"}:                            {},
+	{"", "pods", "delete"}:                           {(*scene).forceAll, termination.StatusLeft},
 	{"", "pods/eviction", "create"}:                  {status: termination.StatusLeft},
 	{"policy", "poddisruptionbudgets", "watch"}:      {(*scene).blockAll, termination.StatusLeft},
 	{"", "persistentvolumeclaims", "get"}:            {(*scene).giveDisk, termination.StatusDrained},
@@ -260,6 +262,13 @@ func (s *scene) renameInstance() {
 func (s *scene) blockAll() {
 	s.Helper()
 	s.budget("web", "web", 0)
+}
+
+// forceAll has the function delete what its budget does not let go.
+func (s *scene) forceAll() {
+	s.Helper()
+	s.blockAll()
+	s.function = s.newFunction("drain: {maxDuration: 12s, reserve: 1s, joinGrace: 1s, volumeDetach: 1s}")
 }
 
 // giveDisk puts a pod with a disk on the node.

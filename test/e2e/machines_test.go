@@ -324,3 +324,39 @@ func namesOf(pods []corev1.Pod) []string {
 	}
 	return names
 }
+
+// To be forced is to be told: by the pod's own hook and SIGTERM, while there is time to heed them.
+func TestAForcedContainerGetsItsHookAndItsSignalBeforeTheDeadline(t *testing.T) {
+	s := setMachines(t, 1, "drain: {maxDuration: 40s, reserve: 5s, joinGrace: 1s, volumeDetach: 1s}")
+	s.deploy("stateful", 1, func(d *appsv1.Deployment) {
+		s.runs("trap '"+note("term", "log")+"; exit 0' TERM; "+sleeping, 15,
+			preStop(note("hook", "log")+"; sleep 2; "+note("hooked", "log")))(&d.Spec.Template.Spec)
+	})
+	s.budget("stateful", "stateful", 0)
+	pod := s.podsOn(s.instances[0])[0]
+	r := s.drain(s.instances[0])
+	require.Equal(t, termination.StatusForced, r.Status, "%+v", r)
+	s.isForced(r, pod, r.Deadline.Add(-15*time.Second))
+	words, times := s.witnessed("log")
+	require.Equal(t, []string{"hook", "hooked", "term"}, words)
+	require.True(t, times[2].Before(r.Deadline), "signalled at %v, deadline %v", times[2], r.Deadline)
+	require.NotZero(t, r.of(t, pod.Name).GoneAt)
+	require.NotContains(t, r.of(t, pod.Name).Reason, "still stopping")
+}
+
+func TestAContainerThatHasEndedIsNotWaitedForThoughAFinalizerKeepsItsPod(t *testing.T) {
+	s := setMachines(t, 1)
+	s.podOn(s.instances[0], "kept", func(p *corev1.Pod) {
+		p.Finalizers = []string{"quiesce.test/never"}
+		s.runs("trap 'sleep 2; "+note("ended", "log")+"; exit 0' TERM; "+sleeping, 30)(&p.Spec)
+	})
+	t.Cleanup(func() { s.removeFinalizers("kept") })
+	r := s.drain(s.instances[0])
+	require.Equal(t, termination.StatusLeft, r.Status, "%+v", r)
+	require.Equal(t, drain.Left, r.of(t, "kept").Outcome)
+	require.Equal(t, "its containers have ended; kept by quiesce.test/never", r.of(t, "kept").Reason)
+	require.Less(t, r.FinishedAt, r.Deadline.Add(-time.Minute))
+	words, times := s.witnessed("log")
+	require.Equal(t, []string{"ended"}, words)
+	require.True(t, times[0].Before(r.FinishedAt))
+}

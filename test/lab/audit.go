@@ -37,7 +37,8 @@ type Request struct {
 	Name        string
 	URI         string
 	Watch       bool
-	Code        int // HTTP status
+	Code        int             // HTTP status
+	Body        json.RawMessage // of a pod's deletion: its options
 }
 
 // entry is the part of an audit event that is of use here
@@ -51,6 +52,7 @@ type entry struct {
 	User       struct{ Username string }
 	ObjectRef  struct{ Resource, Subresource, Namespace, Name string }
 
+	RequestObject            json.RawMessage
 	ResponseStatus           struct{ Code int }
 	RequestReceivedTimestamp metav1.MicroTime
 	StageTimestamp           metav1.MicroTime
@@ -104,7 +106,7 @@ func (e entry) request() Request {
 		Time: e.RequestReceivedTimestamp.Time, User: e.User.Username, UserAgent: e.UserAgent,
 		Verb: e.Verb, Watch: e.Verb == "watch", URI: e.RequestURI, Code: e.ResponseStatus.Code,
 		Resource: e.ObjectRef.Resource, Subresource: e.ObjectRef.Subresource,
-		Namespace: e.ObjectRef.Namespace, Name: e.ObjectRef.Name,
+		Namespace: e.ObjectRef.Namespace, Name: e.ObjectRef.Name, Body: e.RequestObject,
 	}
 	if e.Stage != "ResponseStarted" {
 		r.Done = e.StageTimestamp.Time
