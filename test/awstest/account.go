@@ -15,6 +15,7 @@ type account struct {
 	instances map[string]*instance
 	clusters  map[string]cluster
 	secrets   []*secret
+	queues    []*queue
 	lag       time.Duration // how old descriptions are
 	proceed   time.Duration
 }
@@ -23,6 +24,8 @@ type group struct {
 	name, uuid string
 	hooks      []Hook
 	instances  []*instance
+	activities []activity // in order
+	retains    bool       // instances whose termination was abandoned
 }
 
 func newAccount() *account {
@@ -41,6 +44,14 @@ func (s *Server) AddGroup(name string, hooks ...Hook) {
 		return
 	}
 	s.account.groups = append(s.account.groups, &group{name: name, uuid: newUUID(), hooks: hooks})
+}
+
+// RetainAbandoned gives a group the policy that keeps an instance whose termination hook was abandoned, by a call or by default
+// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/configure-instance-retention.html).
+func (s *Server) RetainAbandoned(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.group(name).retains = true
 }
 
 // AddInstance puts an instance in service in a group, which must be there.

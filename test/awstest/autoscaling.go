@@ -6,6 +6,7 @@ var autoScalingActions = map[string]action{
 	"DescribeAutoScalingGroups":      describeGroups,
 	"DescribeAutoScalingInstances":   describeInstancesOfGroups,
 	"DescribeLifecycleHooks":         describeHooks,
+	"DescribeScalingActivities":      describeActivities,
 	"RecordLifecycleActionHeartbeat": recordHeartbeat,
 	"CompleteLifecycleAction":        completeAction,
 }

@@ -37,6 +37,9 @@ func describeGroups(a *account, r request) (any, *apiError) {
 		return nil, invalid("Filters are not modelled by awstest")
 	}
 	names := members(r.params, "AutoScalingGroupNames.member")
+	if most := recordsOf(r); len(names) > most {
+		return nil, invalid("The number of group names that may be passed in is limited to %d", most)
+	}
 	wanted := slices.DeleteFunc(slices.Clone(a.groups), func(g *group) bool {
 		return len(names) > 0 && !slices.Contains(names, g.name)
 	})
@@ -52,6 +55,14 @@ func describeGroups(a *account, r request) (any, *apiError) {
 		out.AutoScalingGroups = append(out.AutoScalingGroups, a.describeGroup(g, r.params.Get("IncludeInstances") != "false"))
 	}
 	return out, nil
+}
+
+// recordsOf is how many groups may be named: as many as may be described.
+func recordsOf(r request) int {
+	if most, err := strconv.Atoi(r.params.Get("MaxRecords")); err == nil {
+		return min(most, maxGroupRecords)
+	}
+	return defaultRecords
 }
 
 func (a *account) describeGroup(g *group, instances bool) groupXML {
@@ -145,7 +156,11 @@ func seconds(d time.Duration) int { return int((d + time.Second - 1) / time.Seco
 
 // paged cuts a page out of a list; the token of the next page is its offset.
 func paged[T any](all []T, r request, most int) (page []T, next string, failure *apiError) {
-	size, from := defaultRecords, 0
+	return pagedBy(all, r, defaultRecords, most)
+}
+
+func pagedBy[T any](all []T, r request, usual, most int) (page []T, next string, failure *apiError) {
+	size, from := usual, 0
 	for name, value := range map[string]*int{"MaxRecords": &size, "NextToken": &from} {
 		if !r.params.Has(name) {
 			continue

@@ -1,5 +1,5 @@
 // Package awstest answers for AWS on the loopback interface, so that tests can run the function against Auto Scaling, EC2,
-// EKS, Secrets Manager and STS without an account.
+// EKS, Secrets Manager, SQS and STS without an account.
 //
 // No emulator of lifecycle hooks is to be had, and their clock is what the function lives by. So the clock is modelled
 // here: a token for each hook, heartbeats, the global limit, default results, and the errors in the words of AWS. Requests
@@ -9,5 +9,5 @@
 // What is modelled follows the Amazon EC2 Auto Scaling user guide ("How lifecycle hooks work", "Complete a lifecycle
 // action") and the API references of these services. What is not modelled is refused, rather than answered wrongly.
 //
-// Time is read from the clock when somebody asks, never waited for by a goroutine.
+// Time is read from the clock when somebody asks, never waited for by a goroutine, but for the pollers of a [Mapping], which ask.
 package awstest

@@ -27,6 +27,7 @@ type ec2InstanceXML struct {
 	PrivateDNSName string   `xml:"privateDnsName"`
 	Zone           string   `xml:"placement>availabilityZone"`
 	State          ec2State `xml:"instanceState"`
+	Lifecycle      string   `xml:"instanceLifecycle,omitempty"`
 }
 
 type ec2ReservationXML struct {
@@ -73,6 +74,9 @@ func fits(ids []string, id string) bool { return len(ids) == 0 || slices.Contain
 // describeEC2 shows an instance as EC2 does: one that was terminated stays for a while, without its name.
 func (a *account) describeEC2(i *instance) ec2InstanceXML {
 	x := ec2InstanceXML{InstanceID: i.ID, PrivateDNSName: i.PrivateDNS, Zone: i.Zone, State: ec2Running}
+	if i.Spot {
+		x.Lifecycle = "spot"
+	}
 	switch state := a.instance(i.ID).stateAt(time.Now()); {
 	case state == stateGone:
 		x.State, x.PrivateDNSName = ec2Terminated, ""

@@ -47,6 +47,7 @@ var endpointServices = map[string]service{
 	"ec2":            {ec2XML{namespace: "http://ec2.amazonaws.com/doc/2016-11-15/"}, ec2Actions, ""},
 	"eks":            {restJSON{}, eksActions, ""},
 	"secretsmanager": {jsonRPC{version: "1.1"}, secretActions, ""},
+	"sqs":            {jsonRPC{version: "1.0"}, queueActions, ""},
 	"sts":            {queryXML{namespace: "https://sts.amazonaws.com/doc/2011-06-15/"}, stsActions, ""},
 }
 

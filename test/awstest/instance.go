@@ -11,11 +11,15 @@ const (
 	stateTerminating = "Terminating"
 	stateWait        = "Terminating:Wait"
 	stateProceed     = "Terminating:Proceed"
+	stateRetained    = "Terminating:Retained"
 	stateGone        = ""
 )
 
 // Instance is an EC2 instance of a group.
-type Instance struct{ ID, Zone, PrivateDNS string }
+type Instance struct {
+	ID, Zone, PrivateDNS string
+	Spot                 bool
+}
 
 type instance struct {
 	Instance
@@ -75,13 +79,17 @@ func (i *instance) nextToExpire() *lifecycleAction {
 }
 
 // finish gives an action its result. Once no hook holds it, the instance goes: at termination CONTINUE and ABANDON differ
-// only in that ABANDON does not wait for the other hooks.
+// only in that ABANDON does not wait for the other hooks, and where the group retains what is abandoned.
 func (i *instance) finish(a *lifecycleAction, result string, at time.Time, proceed time.Duration) {
 	a.done = true
 	if result == Abandon {
 		i.release()
 	}
-	if i.nextToExpire() == nil {
+	switch {
+	case i.nextToExpire() != nil:
+	case result == Abandon && i.group.retains:
+		i.enter(stateRetained, at)
+	default:
 		i.enter(stateProceed, at)
 		i.enter(stateGone, at.Add(proceed))
 	}

@@ -24,6 +24,7 @@ func (s *Server) Terminate(instanceID string) []Event {
 		return nil
 	}
 	i.begin(now)
+	i.group.activities = append(i.group.activities, activity{newUUID(), i, now})
 	if len(i.actions) == 0 {
 		i.enter(stateTerminating, now)
 		i.enter(stateGone, now.Add(s.account.proceed))

@@ -1,0 +1,290 @@
+package awstest
+
+import (
+	"crypto/md5"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+const (
+	// defaultVisibility and longestVisibility are AWS' (SQS developer guide, "Amazon SQS visibility timeout").
+	defaultVisibility = 30 * time.Second
+	longestVisibility = 12 * time.Hour
+	// mostReceived is how many messages one request may ask for.
+	mostReceived = 10
+)
+
+// Queue is a standard queue of SQS.
+type Queue struct {
+	Name        string
+	Visibility  time.Duration // for how long a message that was received is hidden; 30 s unless given
+	MaxReceives int           // after which a message goes to DeadLetters, instead of being received again; 0: never
+	DeadLetters string        // URL of a queue
+}
+
+// Message is a message that is in a queue.
+type Message struct {
+	ID, Body   string
+	Attributes map[string]string // its own
+	Receives   int
+	Visible    time.Time // from when on it can be received
+}
+
+type queue struct {
+	Queue
+	url      string
+	messages []*message
+}
+
+type message struct {
+	Message
+	sent, first time.Time // first: received
+	handle      string    // of the latest receipt, which is the only one that is good
+}
+
+// AddQueue makes a queue.
+func (s *Server) AddQueue(q Queue) (url string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if q.Visibility == 0 {
+		q.Visibility = defaultVisibility
+	}
+	url = s.api.url() + "/" + Account + "/" + q.Name
+	s.account.queues = append(s.account.queues, &queue{Queue: q, url: url})
+	return url
+}
+
+// SendMessage puts a message into a queue, as EventBridge does, and returns its id.
+func (s *Server) SendMessage(url, body string) (id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.account.mustQueue(url).put(body, nil).ID
+}
+
+// Messages are those in a queue, the hidden ones included.
+func (s *Server) Messages(url string) (all []Message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.account.mustQueue(url).messages {
+		all = append(all, m.Message)
+	}
+	return all
+}
+
+func (a *account) queue(url string) *queue {
+	if i := slices.IndexFunc(a.queues, func(q *queue) bool { return q.url == url }); i >= 0 {
+		return a.queues[i]
+	}
+	return nil
+}
+
+func (a *account) mustQueue(url string) *queue {
+	q := a.queue(url)
+	if q == nil {
+		panic("awstest: no queue " + url)
+	}
+	return q
+}
+
+func (q *queue) put(body string, attributes map[string]string) *message {
+	now := time.Now()
+	m := &message{Message: Message{ID: newUUID(), Body: body, Attributes: attributes, Visible: now}, sent: now}
+	q.messages = append(q.messages, m)
+	return m
+}
+
+func (q *queue) drop(m *message) {
+	q.messages = slices.DeleteFunc(q.messages, func(other *message) bool { return other == m })
+}
+
+// receive takes up to n messages that can be seen, oldest first, and hides them. One that was received too often is moved to the
+// dead letters.
+func (a *account) receive(q *queue, n int) (received []*message) {
+	now := time.Now()
+	for _, m := range slices.Clone(q.messages) {
+		switch {
+		case len(received) == n:
+			return received
+		case m.Visible.After(now):
+		case q.MaxReceives > 0 && m.Receives >= q.MaxReceives:
+			q.drop(m)
+			dead := a.mustQueue(q.DeadLetters)
+			dead.messages = append(dead.messages, m)
+		default:
+			m.Receives++
+			m.Visible, m.handle = now.Add(q.Visibility), newUUID()
+			if m.first.IsZero() {
+				m.first = now
+			}
+			received = append(received, m)
+		}
+	}
+	return received
+}
+
+// held is the message of the latest receipt with this handle; nil: there is none.
+func (q *queue) held(handle string) *message {
+	if i := slices.IndexFunc(q.messages, func(m *message) bool { return m.handle == handle }); i >= 0 && handle != "" {
+		return q.messages[i]
+	}
+	return nil
+}
+
+var queueActions = map[string]action{
+	"SendMessage":             sendMessage,
+	"ReceiveMessage":          receiveMessage,
+	"DeleteMessage":           deleteMessage,
+	"ChangeMessageVisibility": changeVisibility,
+	"GetQueueAttributes":      queueAttributes,
+}
+
+// queueRequest is what the actions take. What is not modelled is refused.
+type queueRequest struct {
+	QueueURL            string `json:"QueueUrl"`
+	MessageBody         string
+	MessageAttributes   map[string]attributeJSON
+	ReceiptHandle       string
+	VisibilityTimeout   *int
+	MaxNumberOfMessages int
+	AttributeNames      []string
+}
+
+type attributeJSON struct{ DataType, StringValue string }
+
+func (a *account) queueOf(r request, unmodelled ...string) (*queue, queueRequest, *apiError) {
+	var asked queueRequest
+	if err := json.Unmarshal(r.body, &asked); err != nil {
+		return nil, asked, refused(http.StatusBadRequest, "SerializationException", err.Error())
+	}
+	for _, parameter := range append(unmodelled, "MessageGroupId", "MessageDeduplicationId") {
+		if r.params.Has(parameter) {
+			return nil, asked, invalidQueueRequest(parameter + " is not modelled by awstest")
+		}
+	}
+	q := a.queue(asked.QueueURL)
+	if q == nil {
+		return nil, asked, refused(http.StatusBadRequest, "com.amazonaws.sqs#QueueDoesNotExist", "The specified queue does not exist.")
+	}
+	return q, asked, nil
+}
+
+func invalidQueueRequest(message string) *apiError {
+	return refused(http.StatusBadRequest, "com.amazonaws.sqs#InvalidParameterValue", message)
+}
+
+func sendMessage(a *account, r request) (any, *apiError) {
+	q, asked, failure := a.queueOf(r, "DelaySeconds", "MessageSystemAttributes")
+	if failure != nil {
+		return nil, failure
+	}
+	if asked.MessageBody == "" {
+		return nil, refused(http.StatusBadRequest, "com.amazonaws.sqs#MissingParameter", "The request must contain the parameter MessageBody.")
+	}
+	attributes := map[string]string{}
+	for name, value := range asked.MessageAttributes {
+		if value.StringValue == "" || (value.DataType != "String" && value.DataType != "Number") {
+			return nil, invalidQueueRequest(fmt.Sprintf("The message attribute '%s' must contain a non-empty value of its type.", name))
+		}
+		attributes[name] = value.StringValue
+	}
+	sent := q.put(asked.MessageBody, attributes)
+	return map[string]string{"MessageId": sent.ID, "MD5OfMessageBody": digest(sent.Body)}, nil
+}
+
+func digest(body string) string {
+	sum := md5.Sum([]byte(body))
+	return hex.EncodeToString(sum[:])
+}
+
+type messageJSON struct {
+	MessageID     string `json:"MessageId"`
+	ReceiptHandle string
+	Body          string
+	MD5OfBody     string
+	Attributes    map[string]string
+}
+
+func receiveMessage(a *account, r request) (any, *apiError) {
+	q, asked, failure := a.queueOf(r, "VisibilityTimeout")
+	if failure != nil {
+		return nil, failure
+	}
+	messages := []messageJSON{}
+	for _, m := range a.receive(q, min(max(1, asked.MaxNumberOfMessages), mostReceived)) {
+		messages = append(messages, messageJSON{m.ID, m.handle, m.Body, digest(m.Body), m.systemAttributes()})
+	}
+	return map[string]any{"Messages": messages}, nil
+}
+
+// systemAttributes are those that tell of a message's way. Times are in milliseconds since 1970.
+func (m *message) systemAttributes() map[string]string {
+	return map[string]string{
+		"ApproximateReceiveCount":          strconv.Itoa(m.Receives),
+		"ApproximateFirstReceiveTimestamp": strconv.FormatInt(m.first.UnixMilli(), 10),
+		"SentTimestamp":                    strconv.FormatInt(m.sent.UnixMilli(), 10),
+		"SenderId":                         Account,
+	}
+}
+
+// deleteMessage: that an old receipt deletes nothing is not told.
+func deleteMessage(a *account, r request) (any, *apiError) {
+	q, asked, failure := a.queueOf(r)
+	if failure != nil {
+		return nil, failure
+	}
+	if m := q.held(asked.ReceiptHandle); m != nil {
+		q.drop(m)
+	}
+	return struct{}{}, nil
+}
+
+func changeVisibility(a *account, r request) (any, *apiError) {
+	q, asked, failure := a.queueOf(r)
+	if failure != nil {
+		return nil, failure
+	}
+	if asked.VisibilityTimeout == nil || *asked.VisibilityTimeout < 0 || *asked.VisibilityTimeout > int(longestVisibility.Seconds()) {
+		return nil, invalidQueueRequest("Value for parameter VisibilityTimeout is invalid. Reason: Must be between 0 and 43200.")
+	}
+	now, m := time.Now(), q.held(asked.ReceiptHandle)
+	switch {
+	case m == nil:
+		return nil, refused(http.StatusBadRequest, "com.amazonaws.sqs#ReceiptHandleIsInvalid", "The input receipt handle is invalid.")
+	case !m.Visible.After(now):
+		return nil, refused(http.StatusBadRequest, "com.amazonaws.sqs#MessageNotInflight", "The message referred to isn't in flight.")
+	}
+	m.Visible = now.Add(time.Duration(*asked.VisibilityTimeout) * time.Second)
+	return struct{}{}, nil
+}
+
+func queueAttributes(a *account, r request) (any, *apiError) {
+	q, asked, failure := a.queueOf(r)
+	if failure != nil {
+		return nil, failure
+	}
+	visible, now := 0, time.Now()
+	for _, m := range q.messages {
+		if !m.Visible.After(now) {
+			visible++
+		}
+	}
+	all := map[string]int{
+		"ApproximateNumberOfMessages":           visible,
+		"ApproximateNumberOfMessagesNotVisible": len(q.messages) - visible,
+		"ApproximateNumberOfMessagesDelayed":    0,
+	}
+	attributes := map[string]string{}
+	for _, name := range asked.AttributeNames {
+		n, known := all[name]
+		if !known {
+			return nil, invalidQueueRequest("Attribute " + name + " is not modelled by awstest")
+		}
+		attributes[name] = strconv.Itoa(n)
+	}
+	return map[string]any{"Attributes": attributes}, nil
+}
