@@ -33,6 +33,32 @@ func (c *Client) Own(ctx context.Context, instanceID string) (release func() err
 	return c.Hold(ctx, instanceID)
 }
 
+// leasePage bounds how many Leases are fetched at once: there is one for each drain under way.
+const leasePage = 500
+
+// Owned implements termination.Leases: the names of all Leases that have not expired, escorts' included.
+func (c *Client) Owned(ctx context.Context) ([]string, error) {
+	var names []string
+	options := metav1.ListOptions{Limit: leasePage}
+	for {
+		page := &coordinationv1.LeaseList{}
+		err := c.coordination.Get().Namespace(leaseNamespace).Resource("leases").
+			VersionedParams(&options, params).Timeout(callTimeout).Do(ctx).Into(page)
+		if err != nil {
+			return nil, fmt.Errorf("list leases: %w", err)
+		}
+		for i := range page.Items {
+			if !expired(&page.Items[i]) {
+				names = append(names, page.Items[i].Name)
+			}
+		}
+		if page.Continue == "" {
+			return names, nil
+		}
+		options.Continue = page.Continue
+	}
+}
+
 // Hold takes the Lease of this name and renews it until ctx ends or release is called, which deletes it; held is false if another
 // has it (https://kubernetes.io/docs/concepts/architecture/leases/). The owner's name is made anew for each call: two
 // invocations in one process are two owners.

@@ -79,21 +79,35 @@ func (c *Client) node(ctx context.Context, name string) (*corev1.Node, error) {
 	return node, c.core.Get().Resource("nodes").Name(name).Timeout(callTimeout).Do(ctx).Into(node)
 }
 
-func (c *Client) search(ctx context.Context, instanceID, selector string) (*drain.Node, error) {
-	options := metav1.ListOptions{LabelSelector: selector, Limit: nodePage}
+func (c *Client) search(ctx context.Context, instanceID, selector string) (found *drain.Node, err error) {
+	err = c.eachNode(ctx, metav1.ListOptions{LabelSelector: selector}, func(n *corev1.Node) bool {
+		if isOf(n, instanceID) {
+			found = toNode(n)
+		}
+		return found != nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	return found, nil
+}
+
+// eachNode looks at nodes page by page, until one is found.
+func (c *Client) eachNode(ctx context.Context, options metav1.ListOptions, look func(*corev1.Node) (found bool)) error {
+	options.Limit = nodePage
 	for {
 		page := &corev1.NodeList{}
 		err := c.core.Get().Resource("nodes").VersionedParams(&options, params).Timeout(callTimeout).Do(ctx).Into(page)
 		if err != nil {
-			return nil, fmt.Errorf("list nodes: %w", err)
+			return err
 		}
 		for i := range page.Items {
-			if isOf(&page.Items[i], instanceID) {
-				return toNode(&page.Items[i]), nil
+			if look(&page.Items[i]) {
+				return nil
 			}
 		}
 		if page.Continue == "" {
-			return nil, nil
+			return nil
 		}
 		options.Continue = page.Continue
 	}
