@@ -44,26 +44,32 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 	if err != nil {
 		return nil, fmt.Errorf("load the AWS settings: %w", err)
 	}
-	cluster := eks.Cluster{Name: settings.Cluster, Endpoint: settings.Endpoint, CA: settings.CA}
-	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return cluster.Access(ctx, sdk) })
-	return &termination.Handler{
+	access := eks.Cluster{Name: settings.Cluster, Endpoint: settings.Endpoint, CA: settings.CA}
+	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return access.Access(ctx, sdk) })
+	groups, all := asg.NewGroups(sdk), phases(settings, escorts{connect: connect, sdk: sdk, log: log})
+	handler := &termination.Handler{
 		Parse:   asg.Parse,
-		Groups:  asg.NewGroups(sdk),
+		Spell:   asg.Spell,
+		Groups:  groups,
+		Fleet:   groups,
 		Hooks:   asg.NewHooks(sdk),
-		Connect: func(ctx context.Context) (termination.Kubernetes, error) { return connect(ctx) },
-		Drainer: drain.Drainer{
-			Phases: phases(settings, escorts{connect: connect, sdk: sdk, log: log}), Concurrency: settings.Drain.Concurrency, Log: log,
-		},
-		Policy: policy(settings),
-		Log:    log,
-	}, nil
+		Connect: func(ctx context.Context) (termination.Kubernetes, error) { return clusterOf(connect(ctx)) },
+		Drainer: drain.Drainer{Phases: all, Concurrency: settings.Drain.Concurrency, Log: log},
+		Hurried: drain.Drainer{Phases: hurried(all), Concurrency: settings.Drain.Concurrency, Log: log},
+		Policy:  policy(settings),
+		Log:     log,
+	}
+	join(handler, settings, sdk)
+	return handler, nil
 }
 
 func policy(settings config.Config) termination.Policy {
 	return termination.Policy{
 		OwnsGroup:        settings.OwnsGroup,
+		GroupNames:       names(settings.Groups),
 		Hook:             settings.Lifecycle.Hook,
 		OnFailure:        termination.Result(settings.Lifecycle.OnFailure),
+		OnRebalance:      settings.Drain.OnRebalance,
 		Shadow:           settings.Mode == config.ModeShadow,
 		Force:            settings.Drain.OnDeadline == config.Force,
 		AllowManualDrain: settings.AllowManualDrain,
@@ -72,18 +78,4 @@ func policy(settings config.Config) termination.Policy {
 			JoinGrace: settings.Drain.JoinGrace, VolumeDetach: settings.Drain.VolumeDetach,
 		},
 	}
-}
-
-func phases(settings config.Config, e escorts) []drain.Phase {
-	all := make([]drain.Phase, len(settings.Phases))
-	for i, phase := range settings.Phases {
-		all[i] = drain.Phase{Name: phase.Name, Settle: phase.Settle, Timeout: phase.Timeout}
-		switch {
-		case phase.PGBouncer != nil:
-			all[i].Match, all[i].Escort, all[i].Lead = isPooler(phase), e.of(phase), phase.PGBouncer.Timeout
-		case phase.Name != config.Workloads: // which takes what no other matches
-			all[i].Match = func(p drain.Pod) bool { return phase.Match.Matches(p.Namespace, p.PriorityClass, p.Labels) }
-		}
-	}
-	return all
 }

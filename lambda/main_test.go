@@ -10,6 +10,7 @@ import (
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
+	"quiesce/internal/pgbouncer"
 )
 
 // environment is what Lambda gives the function, with this configuration beside it.
@@ -70,4 +71,51 @@ func TestABadConfigurationIsAnErrorThatHasEveryFault(t *testing.T) {
 	var faults config.Faults
 	require.ErrorAs(t, err, &faults)
 	require.Len(t, faults, 2)
+}
+
+// A surge waits for a replacement, and a phase for the one before it, minutes long: on a machine that is gone in two, that is
+// time taken from the pods.
+func TestOnAMachineThatGoesInTwoMinutesNothingWaitsForLong(t *testing.T) {
+	t.Setenv("AWS_REGION", "eu-west-1")
+	handler, err := newHandler(t.Context(), environment(t, `autoScalingGroups: [workers-a]
+phases:
+  - {name: poolers, escort: {pgbouncer: {strategy: surge, timeout: 1m}}, timeout: 5m}
+  - {name: workloads, timeout: 10s}
+`))
+	require.NoError(t, err)
+	quick := handler.Hurried.Phases
+	require.Equal(t, hurriedPhase, quick[0].Timeout)
+	require.Equal(t, 10*time.Second, quick[1].Timeout)
+	escort := quick[0].Escort.(*pgbouncer.Escort)
+	require.Equal(t, pgbouncer.Evict, escort.Strategy)
+	require.Equal(t, hurriedPhase, escort.Timeout)
+
+	usual := handler.Drainer.Phases[0]
+	require.Equal(t, pgbouncer.Surge, usual.Escort.(*pgbouncer.Escort).Strategy, "others wait as they are told")
+	require.Equal(t, 5*time.Minute, usual.Timeout)
+}
+
+func TestQueuesAreUsedWhereTheyAreNamed(t *testing.T) {
+	t.Setenv("AWS_REGION", "eu-west-1")
+	settings := environment(t, "autoScalingGroups: [workers-a]\n")
+	handler, err := newHandler(t.Context(), settings)
+	require.NoError(t, err)
+	require.Nil(t, handler.Queue)
+	require.Nil(t, handler.DeadLetters)
+	handler, err = newHandler(t.Context(), func(key string) string {
+		switch key {
+		case "QUIESCE_QUEUE_URL", "QUIESCE_DLQ_URL":
+			return "https://sqs.eu-west-1.amazonaws.com/111122223333/" + key
+		}
+		return settings(key)
+	})
+	require.NoError(t, err)
+	require.NotNil(t, handler.Queue)
+	require.NotNil(t, handler.DeadLetters)
+}
+
+// Where every group is named, a sweep asks for these and not for all that the account has.
+func TestGroupsAreKnownByNameUnlessOneIsAGlob(t *testing.T) {
+	require.Equal(t, []string{"workers-a", "workers-b"}, names(config.Globs{"workers-a", "workers-b"}))
+	require.Empty(t, names(config.Globs{"workers-a", "batch-*"}))
 }

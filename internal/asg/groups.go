@@ -37,15 +37,10 @@ func (g *Groups) Instances(ctx context.Context, group string) ([]termination.Ins
 	if err != nil {
 		return nil, fmt.Errorf("describe group %s: %w", group, err)
 	}
-	var instances []termination.Instance
 	for _, g := range output.AutoScalingGroups {
-		for _, i := range g.Instances {
-			instances = append(instances, termination.Instance{
-				ID: aws.ToString(i.InstanceId), Zone: aws.ToString(i.AvailabilityZone), State: string(i.LifecycleState),
-			})
-		}
+		return toGroup(g).Instances, nil
 	}
-	return instances, nil
+	return nil, nil
 }
 
 // GroupOf implements termination.Groups.
@@ -91,5 +86,6 @@ func toMachine(i types.Instance) termination.Machine {
 	return termination.Machine{
 		PrivateDNS: aws.ToString(i.PrivateDnsName),
 		Gone:       i.State != nil && slices.Contains(goneStates, i.State.Name),
+		Spot:       i.InstanceLifecycle == types.InstanceLifecycleTypeSpot,
 	}
 }

@@ -65,6 +65,10 @@ func TestTheHooksOwnTimesAreRead(t *testing.T) {
 	}, hook)
 	_, err = hooks.Describe(t.Context(), group, "other")
 	require.ErrorContains(t, err, "other")
+	require.ErrorIs(t, err, termination.ErrNoHook)
+	_, err = hooks.Describe(t.Context(), "theirs", hookName)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, termination.ErrNoHook, "that there is no such group is something else")
 }
 
 func TestAnActionIsKeptAliveAndCompletedOnce(t *testing.T) {

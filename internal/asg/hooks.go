@@ -34,7 +34,7 @@ func (h *Hooks) Describe(ctx context.Context, group, hook string) (termination.H
 		return termination.Hook{}, fmt.Errorf("describe hook %s of %s: %w", hook, group, err)
 	}
 	if len(output.LifecycleHooks) == 0 {
-		return termination.Hook{}, fmt.Errorf("describe hook %s of %s: there is no such hook", hook, group)
+		return termination.Hook{}, fmt.Errorf("describe hook %s of %s: %w", hook, group, termination.ErrNoHook)
 	}
 	found := output.LifecycleHooks[0]
 	return termination.Hook{

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"time"
 
 	"quiesce/internal/termination"
 )
@@ -82,10 +84,19 @@ func parseSQS(path string, element json.RawMessage) termination.Record {
 		MessageID     string `json:"messageId"`
 		ReceiptHandle string `json:"receiptHandle"`
 		Body          string `json:"body"`
+		Attributes    struct {
+			Receives string `json:"ApproximateReceiveCount"`
+			First    string `json:"ApproximateFirstReceiveTimestamp"`
+		} `json:"attributes"`
 	}
 	err := decode(element, &message)
 	record := unwrap(path, "body", message.Body, err, parseBody)
 	record.MessageID, record.ReceiptHandle = message.MessageID, message.ReceiptHandle
+	// Both are approximate, and good to have: nothing depends on their being there.
+	record.Receives, _ = strconv.Atoi(message.Attributes.Receives)
+	if first, err := strconv.ParseInt(message.Attributes.First, 10, 64); err == nil {
+		record.FirstReceived = time.UnixMilli(first)
+	}
 	return keepBody(record, message.Body, element)
 }
 

@@ -2,6 +2,7 @@ package asg
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -51,6 +52,8 @@ func parseEventBridge(data []byte, object object) termination.Record {
 		return malformed(errors.New("detail-type: missing"))
 	case terminateDetailType:
 		return parseTermination(data)
+	case string(termination.SpotInterruption), string(termination.RebalanceRecommendation):
+		return parseNotice(data, termination.Notice(detailType))
 	}
 	return termination.Record{NotOurs: "event " + quoted(detailType)}
 }
@@ -67,6 +70,28 @@ func parseTermination(data []byte) termination.Record {
 		return malformed(fmt.Errorf("detail.%w", err))
 	}
 	return event.Detail.begun("time", event.Time)
+}
+
+// parseNotice reads a warning of EC2's. Its resource's ARN has a zone where others have a region, so that the detail tells the
+// instance.
+func parseNotice(data []byte, notice termination.Notice) termination.Record {
+	var event struct {
+		Time   string `json:"time"`
+		Detail struct {
+			Instance string `json:"instance-id"`
+		} `json:"detail"`
+	}
+	if err := decode(data, &event); err != nil {
+		return malformed(err)
+	}
+	if err := checkInstance("detail.instance-id", event.Detail.Instance); err != nil {
+		return malformed(err)
+	}
+	at, err := parseTime("time", event.Time)
+	if err != nil {
+		return malformed(err)
+	}
+	return termination.Record{Termination: &termination.Termination{InstanceID: event.Detail.Instance, Began: at, Notice: notice}}
 }
 
 // parseNotification reads what a hook, or its group, sends to a target of its own.
@@ -104,11 +129,10 @@ type action struct {
 }
 
 func (a action) check() error {
+	if err := checkInstance("EC2InstanceId", a.Instance); err != nil {
+		return err
+	}
 	switch {
-	case a.Instance == "":
-		return errors.New("EC2InstanceId: missing")
-	case !instanceID.MatchString(a.Instance):
-		return fmt.Errorf("EC2InstanceId: not an instance id: %s", quoted(a.Instance))
 	case a.Group == "":
 		return errors.New("AutoScalingGroupName: missing")
 	case a.Hook == "":
@@ -119,16 +143,50 @@ func (a action) check() error {
 	return nil
 }
 
+func checkInstance(key, id string) error {
+	switch {
+	case id == "":
+		return fmt.Errorf("%s: missing", key)
+	case !instanceID.MatchString(id):
+		return fmt.Errorf("%s: not an instance id: %s", key, quoted(id))
+	}
+	return nil
+}
+
 // begun makes a termination of a checked action; key is where the event has its time.
 func (a action) begun(key, at string) termination.Record {
-	if at == "" {
-		return malformed(fmt.Errorf("%s: missing", key))
-	}
-	began, err := time.Parse(time.RFC3339, at) // which takes fractions of a second too
+	began, err := parseTime(key, at)
 	if err != nil {
-		return malformed(fmt.Errorf("%s: not a time in RFC 3339: %s", key, quoted(at)))
+		return malformed(err)
 	}
 	return termination.Record{Termination: &termination.Termination{
 		Group: a.Group, Hook: a.Hook, Token: a.Token, InstanceID: a.Instance, Began: began,
 	}}
+}
+
+func parseTime(key, text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, fmt.Errorf("%s: missing", key)
+	}
+	at, err := time.Parse(time.RFC3339, text) // which takes fractions of a second too
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%s: not a time in RFC 3339: %s", key, quoted(text))
+	}
+	return at, nil
+}
+
+// notificationTime is the precision of Auto Scaling's own.
+const notificationTime = "2006-01-02T15:04:05.000Z"
+
+// Spell writes a termination as a notification that Parse reads: the sweep's, of an event that was lost. It has no token.
+func Spell(t termination.Termination) string {
+	text, _ := json.Marshal(struct { // of strings: it cannot fail
+		Service              string
+		Time                 string
+		AutoScalingGroupName string
+		LifecycleHookName    string
+		LifecycleTransition  string
+		EC2InstanceID        string `json:"EC2InstanceId"`
+	}{sweepService, t.Began.UTC().Format(notificationTime), t.Group, t.Hook, terminatingTransition, t.InstanceID})
+	return string(text)
 }

@@ -48,8 +48,9 @@ func requireOneMeaning(t *testing.T, r termination.Record) {
 func requireSafeNames(t *testing.T, r termination.Record) {
 	if r.Termination != nil {
 		require.Regexp(t, instanceID, r.Termination.InstanceID)
-		require.NotEmpty(t, r.Termination.Group)
-		require.NotEmpty(t, r.Termination.Hook)
+		action := r.Termination.Notice == "" // a notice names neither
+		require.Equal(t, action, r.Termination.Group != "")
+		require.Equal(t, action, r.Termination.Hook != "")
 	}
 	if r.Request != nil && r.Request.InstanceID != "" {
 		require.Regexp(t, instanceID, r.Request.InstanceID)

@@ -33,6 +33,12 @@ func otherInstance(t *termination.Termination) {
 func asking(r termination.Request) termination.Record { return termination.Record{Request: &r} }
 func passing(why string) termination.Record           { return termination.Record{NotOurs: why} }
 
+func noticing(n termination.Notice) termination.Record {
+	return termination.Record{Termination: &termination.Termination{
+		InstanceID: "i-0123456789abcdef0", Began: began.Truncate(time.Second), Notice: n,
+	}}
+}
+
 // wrong is a malformed record; tests compare what its error says.
 type wrong string
 
@@ -55,8 +61,8 @@ var deliveries = map[string]struct {
 		terminating(func(t *termination.Termination) { t.Group = "builders" })}},
 	"terminate-successful":     {termination.Direct, []termination.Record{passing(`event "EC2 Instance Terminate Successful"`)}},
 	"launch":                   {termination.Direct, []termination.Record{passing(`event "EC2 Instance-launch Lifecycle Action"`)}},
-	"spot-interruption":        {termination.Direct, []termination.Record{passing(`event "EC2 Spot Instance Interruption Warning"`)}},
-	"rebalance-recommendation": {termination.Direct, []termination.Record{passing(`event "EC2 Instance Rebalance Recommendation"`)}},
+	"spot-interruption":        {termination.Direct, []termination.Record{noticing("EC2 Spot Instance Interruption Warning")}},
+	"rebalance-recommendation": {termination.Direct, []termination.Record{noticing("EC2 Instance Rebalance Recommendation")}},
 
 	"hook-notification":        {termination.Direct, []termination.Record{terminating()}},
 	"hook-launch-notification": {termination.Direct, []termination.Record{passing(`notification "autoscaling:EC2_INSTANCE_LAUNCHING"`)}},
@@ -136,7 +142,7 @@ func payload(t *testing.T, name string) []byte {
 func essence(records []termination.Record) []termination.Record {
 	var said []termination.Record
 	for _, r := range records {
-		r.MessageID, r.ReceiptHandle, r.Body = "", "", ""
+		r.MessageID, r.ReceiptHandle, r.Receives, r.FirstReceived, r.Body = "", "", 0, time.Time{}, ""
 		if r.Malformed != nil {
 			r.Malformed = wrong(r.Malformed.Error())
 		}
@@ -158,11 +164,15 @@ func TestARecordKeepsWhatItsAnswerAndTheDeadLetterQueueNeed(t *testing.T) {
 	sqs := asg.Parse(payload(t, "sqs-batch-one-bad")).Records[1]
 	require.Equal(t, "2e1424d4-f796-459a-8184-9c92662be6da", sqs.MessageID)
 	require.Equal(t, "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a-example-2", sqs.ReceiptHandle)
+	require.Equal(t, 1, sqs.Receives)
+	require.Equal(t, time.UnixMilli(1795249530322), sqs.FirstReceived)
 	require.Contains(t, sqs.Body, `{"version":"0"`)
 
 	sns := asg.Parse(payload(t, "malformed-sns")).Records[0]
 	require.Equal(t, "95df01b4-ee98-5cb9-9903-4c221d41eb5e", sns.MessageID)
 	require.Empty(t, sns.ReceiptHandle)
+	require.Zero(t, sns.Receives)
+	require.Zero(t, sns.FirstReceived)
 	require.Contains(t, sns.Body, `{"version":"0"`)
 
 	terminate := payload(t, "terminate")
@@ -225,9 +235,14 @@ func TestWhatCannotBeReadIsOneMalformedRecord(t *testing.T) {
 		notification("LifecycleTransition", ""):  "LifecycleTransition: missing",
 		notification("LifecycleHookName", 7):     "LifecycleHookName: must be a string, not number",
 		notification("LifecycleActionToken", ""): "LifecycleActionToken: missing",
-		notification("EC2InstanceId", "i-ABCDEF01"): `EC2InstanceId: not an instance id: "i-ABCDEF01"`,
-		notification("Time", ""):                    "Time: missing",
-		notification("Time", "2026-11-21"):          `Time: not a time in RFC 3339: "2026-11-21"`,
+		notification("EC2InstanceId", "i-ABCDEF01"):                                                                `EC2InstanceId: not an instance id: "i-ABCDEF01"`,
+		notification("Time", ""):                                                                                   "Time: missing",
+		`{"detail-type":"EC2 Spot Instance Interruption Warning"}`:                                                 "detail.instance-id: missing",
+		`{"detail-type":"EC2 Spot Instance Interruption Warning","detail":{"instance-id":"x"}}`:                    `detail.instance-id: not an instance id: "x"`,
+		`{"detail-type":"EC2 Spot Instance Interruption Warning","detail":7}`:                                      "detail: must be an object, not number",
+		`{"detail-type":"EC2 Instance Rebalance Recommendation","detail":{"instance-id":"i-0abc1234"}}`:            "time: missing",
+		`{"detail-type":"EC2 Instance Rebalance Recommendation","detail":{"instance-id":"i-0abc1234"},"time":"x"}`: `time: not a time in RFC 3339: "x"`,
+		notification("Time", "2026-11-21"):                                                                         `Time: not a time in RFC 3339: "2026-11-21"`,
 	} {
 		delivery := asg.Parse([]byte(text))
 		require.Len(t, delivery.Records, 1, text)
@@ -257,4 +272,15 @@ func TestAHostileValueIsQuotedAndCutShortInTheReason(t *testing.T) {
 	require.Less(t, len(why), 200)
 	require.NotContains(t, why, "\n")
 	require.NotContains(t, why, "\x1b")
+}
+
+// What the sweep writes is read by the next invocation: were it written otherwise, lost events would end as dead letters.
+func TestASpeltTerminationIsReadAsItWasAndLooksLikeItsSample(t *testing.T) {
+	want := *terminating(func(t *termination.Termination) { t.Token = "" }).Termination
+	spelt := asg.Spell(want)
+	require.Equal(t, want, *asg.Parse([]byte(spelt)).Records[0].Termination)
+
+	var sample struct{ Records []struct{ Body string } }
+	require.NoError(t, json.Unmarshal(payload(t, "swept-in-sqs"), &sample))
+	require.Equal(t, sample.Records[0].Body, spelt)
 }

@@ -72,6 +72,7 @@ type Drain struct {
 	JoinGrace    time.Duration // how long to wait for a node that is still joining
 	VolumeDetach time.Duration // how long to wait for volumes to be detached
 	OnDeadline   OnDeadline
+	OnRebalance  bool // drain instances that EC2 recommends to replace, as it may soon take them back
 }
 
 // OnDeadline is what becomes of the pods that are left when time runs out.

@@ -97,7 +97,7 @@ cluster: staging
 autoScalingGroups: ["workers-?"]
 mode: shadow
 lifecycle: {hook: drain/me, onFailure: ABANDON}
-drain: {maxDuration: 2h, reserve: 0s, concurrency: 1, joinGrace: 0s, volumeDetach: 0s, onDeadline: leave}
+drain: {maxDuration: 2h, reserve: 0s, concurrency: 1, joinGrace: 0s, volumeDetach: 0s, onDeadline: leave, onRebalanceRecommendation: true}
 phases:
   - name: poolers
     match: {labelSelector: "app in (a, b),!c", namespaces: [db, "team-*"], priorityClassNames: [high]}
@@ -120,7 +120,7 @@ allowManualDrain: true
 		Groups:    config.Globs{"workers-?"},
 		Mode:      config.ModeShadow,
 		Lifecycle: config.Lifecycle{Hook: "drain/me", OnFailure: config.Abandon},
-		Drain:     config.Drain{MaxDuration: 2 * time.Hour, Concurrency: 1, OnDeadline: config.Leave},
+		Drain:     config.Drain{MaxDuration: 2 * time.Hour, Concurrency: 1, OnDeadline: config.Leave, OnRebalance: true},
 		Phases: []config.Phase{{
 			Name: "poolers",
 			Match: config.Match{

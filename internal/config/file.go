@@ -61,6 +61,7 @@ func (d *Drain) read(m *mapping) {
 	m.get("joinGrace").duration(&d.JoinGrace)
 	m.get("volumeDetach").duration(&d.VolumeDetach)
 	choose(m.get("onDeadline"), &d.OnDeadline, Force, Leave)
+	m.get("onRebalanceRecommendation").flag(&d.OnRebalance)
 	if len(*m.faults) == before {
 		d.check(m)
 	}

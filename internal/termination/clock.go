@@ -1,9 +1,21 @@
 package termination
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
+)
+
+// Auto Scaling's own bounds of a hook (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_LifecycleHook.html), for
+// where a description does not tell.
+const (
+	globalPerHeartbeat = 100
+	globalLimit        = 48 * time.Hour
+	shortestHeartbeat  = 30 * time.Second
 )
 
 const (
@@ -11,36 +23,148 @@ const (
 	heartbeatsPerTimeout = 3
 	// heartbeatTimeout bounds one heartbeat, so that one without an answer does not stand in for the next.
 	heartbeatTimeout = 10 * time.Second
-	// heartbeatRetry paces those that failed: a throttled account recovers within seconds, and the shortest timeout that a
-	// hook can have is 30 s.
+	// heartbeatRetry paces those that failed, and doubles with each failure in a row: a throttled account recovers within
+	// seconds, the shortest timeout that a hook can have is 30 s, and who is throttled should not ask more often for it.
 	heartbeatRetry = 3 * time.Second
+	// lastBeatTimeout bounds the one at the end of a slice, which shares handOverReserve with the Lease and the message.
+	lastBeatTimeout = 1500 * time.Millisecond
 )
 
+const (
+	// lateTime is what a drain gets that begins when its time is nearly over, since its event waited longer than that in a
+	// queue: enough for pods with the default grace of 30 s to be asked, refused, and then told. Without it they would die
+	// unsignalled; more would be the operator's bound ignored.
+	lateTime = 2 * time.Minute
+	// lateShare: and never more than this part of what a drain in good time gets.
+	lateShare = 2
+	// oldEvent is the age from which on an event is not taken for one of the present action just because it says so. Younger
+	// ones need not be looked into: an instance cannot have come back and be terminated again that fast.
+	oldEvent = 2 * time.Minute
+)
+
+// limit is after how long Auto Scaling ends the action whatever is done; zero: nobody knows.
+func (h Hook) limit() time.Duration {
+	return cmp.Or(h.GlobalTimeout, min(globalPerHeartbeat*h.HeartbeatTimeout, globalLimit))
+}
+
+// interval is the time from one heartbeat to the next.
+func (h Hook) interval() time.Duration {
+	return jittered(cmp.Or(h.HeartbeatTimeout, shortestHeartbeat) / heartbeatsPerTimeout)
+}
+
 // deadline is the moment by which the node must be empty: the operator's bound or the hook's own, whichever comes first,
-// less the reserve that is kept for completing the action.
-func (b Bounds) deadline(began time.Time, h Hook) time.Time {
-	limit := b.MaxDuration
-	if h.GlobalTimeout > 0 {
-		limit = min(limit, h.GlobalTimeout)
+// less the reserve that is kept for completing the action. A drain whose event came so late that this is over, or nearly,
+// has a little time from when the event was first seen, if the hook has.
+func (b Bounds) deadline(began, seen time.Time, h Hook) time.Time {
+	inTime := b.MaxDuration - b.Reserve
+	available := max(inTime, seen.Sub(began)+min(lateTime, inTime/lateShare))
+	if limit := h.limit(); limit > 0 {
+		available = min(available, limit-b.Reserve)
 	}
-	return began.Add(limit - b.Reserve)
+	return began.Add(available)
 }
 
-// keepAlive heartbeats from now until ctx ends. A failed heartbeat is repeated and never stops the next.
-func (w *work) keepAlive(ctx context.Context, hook Hook) {
-	for wait := time.Duration(0); pause(ctx, wait) == nil; {
-		wait = jittered(hook.HeartbeatTimeout / heartbeatsPerTimeout)
-		if err := w.beat(ctx); err != nil && ctx.Err() == nil {
-			w.log.Warn("heartbeat failed", "error", err.Error())
-			wait = min(wait, heartbeatRetry)
-		}
+// learn asks how long there is.
+func (w *work) learn(ctx context.Context) (Hook, error) {
+	hook, err := w.Hooks.Describe(ctx, w.Group, w.Hook)
+	if err != nil {
+		return Hook{}, err
 	}
+	if w.Token != "" && time.Since(w.Began) > oldEvent {
+		w.renew(ctx)
+	}
+	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, w.seen, hook)
+	return hook, nil
 }
 
-func (w *work) beat(ctx context.Context) error {
+// renew finds out whether an old event is of an action that is over, while the instance is in another one: it was retained and is
+// terminated again, say. The drain is the same then, but its clock is not the event's, nor is the token.
+func (w *work) renew(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()
-	return w.Hooks.Heartbeat(ctx, w.Termination)
+	if !errors.Is(w.Hooks.Heartbeat(ctx, w.Termination), ErrNoActiveAction) {
+		return
+	}
+	present := w.Termination
+	present.Token = ""
+	if w.Hooks.Heartbeat(ctx, present) != nil {
+		return
+	}
+	present.Began = w.beganAnew(ctx)
+	w.log.Warn("the event is of an action that is over; the instance is in another one", "event", w.Began, "began", present.Began)
+	w.Termination = present
+}
+
+// beganAnew is when the present action began, or a guess if Auto Scaling does not tell: it is the same in each slice.
+func (w *work) beganAnew(ctx context.Context) time.Time {
+	began, err := w.Fleet.Began(ctx, w.Group)
+	if err != nil {
+		w.log.Warn("it is not known when the action began", "error", err.Error())
+	}
+	if at, known := began[w.InstanceID]; known {
+		return at
+	}
+	return w.seen
+}
+
+// heart keeps a lifecycle action alive beside whatever else is done for it.
+type heart struct {
+	hooks Hooks
+	of    Termination
+	log   *slog.Logger
+}
+
+func (w *work) heart() heart { return heart{w.Hooks, w.Termination, w.log} }
+
+// keepAlive heartbeats from now until ctx ends, with a last one if that is the slice's end, or until stop is called. When stop
+// returns, none is under way.
+func (h heart) keepAlive(ctx context.Context, hook Hook) (stop func()) {
+	beating, cancel := context.WithCancel(ctx)
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		h.beatOn(beating, hook)
+		if errors.Is(context.Cause(beating), errSliceOver) {
+			h.last(ctx)
+		}
+	})
+	return func() { cancel(); ended.Wait() }
+}
+
+// beatOn heartbeats until ctx ends. A failed heartbeat is repeated and never stops the next.
+func (h heart) beatOn(ctx context.Context, hook Hook) {
+	retry := heartbeatRetry
+	for wait := time.Duration(0); pause(ctx, wait) == nil; {
+		err := h.beat(ctx, heartbeatTimeout)
+		if wait = hook.interval(); err == nil {
+			retry = heartbeatRetry
+			continue
+		}
+		if ctx.Err() == nil {
+			h.log.Warn("heartbeat failed", "error", err.Error())
+		}
+		wait = min(wait, retry)
+		retry = 2 * wait
+	}
+}
+
+// last lets the next slice find the hook with all of its time.
+func (h heart) last(ctx context.Context) {
+	if err := h.beat(context.WithoutCancel(ctx), lastBeatTimeout); err != nil {
+		h.log.Warn("heartbeat failed", "error", err.Error())
+	}
+}
+
+// beat keeps the action of our token alive or, if none is active under it, the one that the instance is in.
+func (h heart) beat(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err := h.hooks.Heartbeat(ctx, h.of)
+	if h.of.Token == "" || !errors.Is(err, ErrNoActiveAction) {
+		return err
+	}
+	present := h.of
+	present.Token = ""
+	return h.hooks.Heartbeat(ctx, present)
 }
 
 // jittered is up to a tenth less than d, so that the nodes of one wave do not heartbeat as one.

@@ -8,35 +8,78 @@ import (
 
 const (
 	// completeTimeout bounds the completion, which runs on a context of its own: whatever ended the drain must not also
-	// keep the instance waiting for the whole timeout of its hook.
-	completeTimeout = handOverReserve - 500*time.Millisecond
+	// keep the instance waiting for the whole timeout of its hook. A throttled account has mostly recovered by then; if not,
+	// the next delivery goes on.
+	completeTimeout = time.Minute
+	// completeReserve is kept of the invocation's time for what comes after the completion.
+	completeReserve = 500 * time.Millisecond
+	// completeLeast is what it gets though the invocation's time is over: an instance that waits costs more than an answer.
+	completeLeast = time.Second
 	// completeRetry paces it: Auto Scaling's answers settle within a second or two.
 	completeRetry = 500 * time.Millisecond
+	// deniedOften is how many times in a row Auto Scaling must say that no action is active before it is believed of an
+	// instance that still waits, on another hook than ours then. It takes three seconds.
+	deniedOften = 6
+	// beginningLag is how long Auto Scaling may take to know an action that it has sent an event of. A second or two were seen.
+	beginningLag = time.Minute
 )
 
-// complete ends the lifecycle action. That none is active is believed only of an instance that no longer waits: the same
-// words are said, for a moment, of an action that has just begun.
+// Why an action that is not active is as good as completed.
+const (
+	hadEnded   = "the lifecycle action had ended already"
+	othersWait = "the lifecycle action had ended already; the instance waits on another hook"
+)
+
+// complete ends the lifecycle action. That none is active is said of one that has ended, for a moment of one that has just
+// begun, and of a token that is of an earlier action: the instance's state and a request without the token tell which.
 func (w *work) complete(ctx context.Context, result Result) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), completeTimeout)
+	ctx, cancel := completing(ctx)
 	defer cancel()
+	t, denied := w.Termination, 0
+	var last error
 	for {
-		err := w.Hooks.Complete(ctx, w.Termination, result)
+		err := w.Hooks.Complete(ctx, t, result)
 		switch {
 		case err == nil:
 			w.report.Lifecycle = result
 			w.log.Info("lifecycle action completed", "result", result)
 			return nil
-		case errors.Is(err, ErrNoActiveAction) && w.isPastWaiting(ctx):
-			w.report.Reason = "the lifecycle action had ended already"
-			return nil
+		case errors.Is(err, ErrNoActiveAction):
+			denied++
+			if reason := w.endedBefore(ctx, denied); reason != "" {
+				w.report.Reason = reason
+				return nil
+			}
+			t.Token = "" // the instance names the action that it is in
 		}
-		if pause(ctx, completeRetry) != nil {
-			return w.failed(err)
+		if ctx.Err() == nil || last == nil { // that time is over is not why
+			last = err
+		}
+		if pause(ctx, completeRetry) != nil || ctx.Err() != nil {
+			return w.failed(last)
 		}
 	}
 }
 
-func (w *work) isPastWaiting(ctx context.Context) bool {
+// completing is a context for the completion, whatever became of the drain's.
+func completing(ctx context.Context) (context.Context, context.CancelFunc) {
+	timeout := completeTimeout
+	if deadline, limited := ctx.Deadline(); limited {
+		timeout = max(completeLeast, min(timeout, time.Until(deadline)-completeReserve))
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), timeout)
+}
+
+// endedBefore is why the action is over, if that can be believed after so many denials.
+func (w *work) endedBefore(ctx context.Context, denied int) string {
 	instances, err := w.Groups.Instances(ctx, w.Group)
-	return err == nil && !instanceOf(instances, w.InstanceID).isWaiting()
+	switch {
+	case err != nil:
+		return ""
+	case !instanceOf(instances, w.InstanceID).isWaiting():
+		return hadEnded
+	case denied >= deniedOften && time.Since(w.Began) > beginningLag:
+		return othersWait
+	}
+	return ""
 }

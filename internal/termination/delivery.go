@@ -9,10 +9,22 @@ import (
 type Termination struct {
 	Group      string
 	Hook       string
-	Token      string // of the lifecycle action; empty for a manual drain
+	Token      string // of the lifecycle action; empty where nobody knows it: a manual drain, or an event that was lost
 	InstanceID string
 	Began      time.Time // when the event says the action began
+	Notice     Notice    // what says that the instance is to go, where no lifecycle action does
 }
+
+// Notice is a warning that EC2 gives before it takes an instance. Nothing waits for whoever heeds it. The zero Notice is none:
+// a lifecycle action.
+type Notice string
+
+// The notices, in EC2's words: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html and
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/rebalance-recommendations.html.
+const (
+	SpotInterruption        Notice = "EC2 Spot Instance Interruption Warning"
+	RebalanceRecommendation Notice = "EC2 Instance Rebalance Recommendation"
+)
 
 // Delivery is what one invocation was given: one or several records, and the way they came, which decides the answer's
 // shape.
@@ -33,11 +45,13 @@ const (
 
 // Record is one event of a delivery. Exactly one of Termination, Request, NotOurs and Malformed is set.
 type Record struct {
-	MessageID     string // of an SQS or SNS record
-	ReceiptHandle string // of an SQS record
-	Body          string // the record as it came, for the dead-letter queue
+	MessageID     string    // of an SQS or SNS record
+	ReceiptHandle string    // of an SQS record, as are the next two
+	Receives      int       // how often it was delivered, this time included
+	FirstReceived time.Time // when it first was; zero: not known
+	Body          string    // the record as it came, for the dead-letter queue
 
-	Termination *Termination // a lifecycle action at its beginning
+	Termination *Termination // a lifecycle action at its beginning, or a notice
 	Request     *Request     // a manual invocation
 	NotOurs     string       // why it is nobody's business here: a launch, a test notification
 	Malformed   error        // what is wrong and where; no retry can mend it

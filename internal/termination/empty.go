@@ -97,7 +97,7 @@ func (w *work) drain(ctx context.Context, k Kubernetes, node drain.Node) (Result
 	if err != nil {
 		return w.outOfTime(ctx, err)
 	}
-	drainer := w.Drainer
+	drainer := w.drainer
 	drainer.Log = w.log
 	drainer.Limits = drain.Limits{Began: w.Began, Deadline: w.report.Deadline, Force: w.Policy.Force}
 	w.report.Report = drainer.Drain(ctx, cluster, node)

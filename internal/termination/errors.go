@@ -53,3 +53,6 @@ func (e *Failed) Unwrap() error { return e.Cause }
 // ErrNoActiveAction is what Auto Scaling answers about an action that has ended, and also, for a moment, about one that has
 // just begun: only the instance's state tells which.
 var ErrNoActiveAction = errors.New("no active lifecycle action")
+
+// ErrNoHook: the group has no hook of ours.
+var ErrNoHook = errors.New("there is no such hook")

@@ -3,6 +3,8 @@ package termination
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -12,23 +14,30 @@ import (
 
 // Handler answers the function's invocations.
 type Handler struct {
-	Parse   func(payload []byte) Delivery
-	Groups  Groups
-	Hooks   Hooks
-	Connect func(context.Context) (Kubernetes, error) // called once a termination has been verified
-	Drainer drain.Drainer
-	Policy  Policy
-	Log     *slog.Logger
+	Parse       func(payload []byte) Delivery
+	Spell       func(Termination) string // as an event that Parse reads
+	Groups      Groups
+	Fleet       Fleet
+	Hooks       Hooks
+	Queue       Queue                                     // nil: messages are left as they are
+	DeadLetters DeadLetters                               // nil: malformed records fail
+	Connect     func(context.Context) (Kubernetes, error) // called once a termination has been verified
+	Drainer     drain.Drainer
+	Hurried     drain.Drainer // for an instance that goes in two minutes
+	Policy      Policy
+	Log         *slog.Logger
 }
 
 // Policy is what an operator decides.
 type Policy struct {
 	OwnsGroup        func(name string) bool
-	Hook             string // the only hook that is ever completed or kept alive
-	OnFailure        Result // of the action, when the drain itself failed
-	Shadow           bool   // plan and report, change nothing, let the instance go at once
-	Force            bool   // delete, in time to stop, the pods that do not leave before the deadline; else they are left
-	AllowManualDrain bool   // of instances that do not wait on our hook
+	GroupNames       []string // of all that are ours; empty: only OwnsGroup tells
+	Hook             string   // the only hook that is ever completed or kept alive
+	OnFailure        Result   // of the action, when the drain itself failed
+	OnRebalance      bool     // drain instances that EC2 may soon take back
+	Shadow           bool     // plan and report, change nothing, let the instance go at once
+	Force            bool     // delete, in time to stop, the pods that do not leave before the deadline; else they are left
+	AllowManualDrain bool     // of instances that do not wait on our hook
 	Bounds           Bounds
 }
 
@@ -44,6 +53,9 @@ type Bounds struct {
 // items of a batch (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html).
 func (h *Handler) Invoke(ctx context.Context, payload json.RawMessage) (any, error) {
 	delivery := h.Parse(payload)
+	if r := delivery.Records[0].Request; r != nil && r.Action == ActionSweep {
+		return h.sweep(ctx)
+	}
 	done := h.handleAll(ctx, delivery.Records)
 	switch delivery.Source {
 	case SQS:
@@ -63,12 +75,19 @@ type outcome struct {
 
 // handleAll handles a batch's records side by side: one that has to wait must not use up the others' time.
 func (h *Handler) handleAll(ctx context.Context, records []Record) []outcome {
-	done := make([]outcome, len(records))
+	done, messages := make([]outcome, len(records)), make([]*message, len(records))
 	var group sync.WaitGroup
 	for i, record := range records {
-		group.Go(func() { done[i] = h.handle(ctx, record) })
+		group.Go(func() {
+			messages[i] = h.hold(ctx, record)
+			done[i] = h.handle(ctx, record)
+			messages[i].settle(ctx, done[i])
+		})
 	}
 	group.Wait()
+	for _, m := range messages {
+		m.release()
+	}
 	return done
 }
 
@@ -77,9 +96,18 @@ func (h *Handler) handle(ctx context.Context, record Record) outcome {
 	report, err := h.dispatch(ctx, record)
 	report = report.complete()
 	log := h.Log.With("instance", report.InstanceID, "group", report.Group, "node", report.Node)
-	if err != nil {
+	if record.MessageID != "" {
+		log = log.With("message", record.MessageID, "receives", record.Receives)
+	}
+	_, incomplete := errors.AsType[*Incomplete](err)
+	switch {
+	case incomplete:
+		log.Info("handed over", "report", report)
+	case err != nil:
 		log.Error("not done", "error", err.Error(), "report", report)
-	} else {
+	case report.buried:
+		log.Error("moved to the dead letters", "reason", report.Reason)
+	default:
 		log.Info("done", "report", report)
 	}
 	return outcome{report, err}
@@ -88,13 +116,29 @@ func (h *Handler) handle(ctx context.Context, record Record) outcome {
 func (h *Handler) dispatch(ctx context.Context, record Record) (Report, error) {
 	switch {
 	case record.Malformed != nil:
-		return Report{Status: StatusRejected, Reason: record.Malformed.Error()}, &Malformed{record.Malformed}
+		return h.bury(ctx, record)
 	case record.NotOurs != "":
 		return Report{Status: StatusSkipped, Reason: record.NotOurs}, nil
 	case record.Request != nil:
 		return h.answer(ctx, *record.Request)
 	}
-	return h.terminate(ctx, *record.Termination)
+	return h.terminate(ctx, *record.Termination, record.FirstReceived)
+}
+
+// bury moves a record of a batch that no retry can mend to the dead letters: it would come again for days, and each time hold
+// up its batch. Where there are none, and for one that came alone, the error goes to whoever delivers.
+func (h *Handler) bury(ctx context.Context, record Record) (Report, error) {
+	report := Report{Status: StatusRejected, Reason: record.Malformed.Error()}
+	if h.DeadLetters == nil || record.MessageID == "" {
+		return report, &Malformed{record.Malformed}
+	}
+	ctx, cancel := sliceOf(ctx)
+	defer cancel()
+	if err := h.DeadLetters.Bury(ctx, record); err != nil {
+		return report, &Malformed{fmt.Errorf("%w; %w", record.Malformed, err)}
+	}
+	report.buried = true
+	return report, nil
 }
 
 func reports(done []outcome) []Report {
@@ -124,11 +168,10 @@ type failedItem struct {
 	ID string `json:"itemIdentifier"`
 }
 
-// failedItems: a record that another invocation is busy with comes again too, in case that one does not finish.
 func failedItems(records []Record, done []outcome) batchResponse {
 	response := batchResponse{Failures: []failedItem{}}
 	for i, o := range done {
-		if o.err != nil || o.report.owned {
+		if o.again() {
 			response.Failures = append(response.Failures, failedItem{records[i].MessageID})
 		}
 	}

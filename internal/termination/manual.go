@@ -32,16 +32,14 @@ func (h *Handler) answer(ctx context.Context, r Request) (Report, error) {
 // drainByHand drains an instance that waits on our hook as its event would have; any other only if the operator allows it,
 // and then without completing anything.
 func (w *work) drainByHand(ctx context.Context) error {
-	group, err := w.Groups.GroupOf(ctx, w.InstanceID)
+	if err := w.findGroup(ctx); err != nil {
+		return w.failed(err)
+	}
+	all, err := w.Groups.Instances(ctx, w.Group)
 	if err != nil {
 		return w.failed(err)
 	}
-	w.Group, w.report.Group = group, group
-	all, err := w.Groups.Instances(ctx, group)
-	if err != nil {
-		return w.failed(err)
-	}
-	waits := group != "" && w.Policy.OwnsGroup(group) && instanceOf(all, w.InstanceID).isWaiting()
+	waits := w.Group != "" && w.Policy.OwnsGroup(w.Group) && instanceOf(all, w.InstanceID).isWaiting()
 	switch {
 	case waits:
 		return w.run(ctx)
@@ -49,13 +47,26 @@ func (w *work) drainByHand(ctx context.Context) error {
 		w.end(StatusRejected, fmt.Sprintf("%s does not wait on hook %s, and allowManualDrain is off", w.InstanceID, w.Hook))
 		return nil
 	}
-	return w.drainUnbidden(ctx, all)
-}
-
-// drainUnbidden drains an instance that nobody is about to terminate.
-func (w *work) drainUnbidden(ctx context.Context, all []Instance) error {
 	slice, cancel := sliceOf(ctx)
 	defer cancel()
+	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, w.seen, Hook{})
+	return w.drainUnbidden(slice, all)
+}
+
+// findGroup finds out which group the instance is in, if any.
+func (w *work) findGroup(ctx context.Context) (err error) {
+	if w.Group, err = w.Groups.GroupOf(ctx, w.InstanceID); err != nil {
+		return err
+	}
+	w.report.Group = w.Group
+	w.log = w.Log.With("instance", w.InstanceID, "group", w.Group)
+	return nil
+}
+
+// drainUnbidden drains an instance that waits on no hook, until the report's deadline. There is nothing to keep alive, and
+// nothing to complete.
+func (w *work) drainUnbidden(slice context.Context, all []Instance) error {
+	w.Hook, w.report.Hook = "", ""
 	k, err := w.Connect(slice)
 	if err != nil {
 		return w.failed(err)
@@ -65,11 +76,10 @@ func (w *work) drainUnbidden(ctx context.Context, all []Instance) error {
 		return w.failed(err)
 	}
 	if !owned {
-		w.end(StatusSkipped, "another invocation is draining the instance")
+		w.endOwned()
 		return nil
 	}
 	defer w.giveBack(release)
-	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, Hook{})
 	work, cancel := context.WithDeadlineCause(slice, w.report.Deadline, errDeadline)
 	defer cancel()
 	_, err = w.empty(work, k, all)
@@ -120,10 +130,9 @@ func (w *work) locate(ctx context.Context, k Kubernetes, r Request) (node *drain
 		w.InstanceID, w.report.InstanceID = node.InstanceID, node.InstanceID
 	}
 	if w.InstanceID != "" {
-		if w.Group, err = w.Groups.GroupOf(ctx, w.InstanceID); err != nil {
+		if err = w.findGroup(ctx); err != nil {
 			return nil, err
 		}
-		w.report.Group = w.Group
 	}
 	if node != nil {
 		return node, nil
@@ -136,17 +145,30 @@ func (w *work) locate(ctx context.Context, k Kubernetes, r Request) (node *drain
 }
 
 // shadow plans what would be done about a real event, changes nothing, and lets the instance go at once.
-func (w *work) shadow(ctx, slice context.Context, k Kubernetes, all []Instance) error {
-	machines := w.machines(slice, all)
-	node, err := k.Find(slice, w.InstanceID, machines[w.InstanceID].PrivateDNS, instanceOf(all, w.InstanceID).Zone)
-	if err == nil && node != nil {
-		err = w.plan(slice, k, *node)
+func (w *work) shadow(ctx, slice context.Context, all []Instance) error {
+	w.planned(slice, all)
+	return w.complete(ctx, Continue)
+}
+
+// planned reports a plan, if one is to be had, where nothing may be changed.
+func (w *work) planned(slice context.Context, all []Instance) {
+	k, err := w.Connect(slice)
+	if err == nil {
+		err = w.planOf(slice, k, all)
 	}
 	if err != nil {
 		w.log.Warn("no plan", "error", err.Error())
 	}
 	w.end(StatusPlanned, "shadow mode: nothing was changed")
-	return w.complete(ctx, Continue)
+}
+
+func (w *work) planOf(slice context.Context, k Kubernetes, all []Instance) error {
+	machines := w.machines(slice, all)
+	node, err := k.Find(slice, w.InstanceID, machines[w.InstanceID].PrivateDNS, instanceOf(all, w.InstanceID).Zone)
+	if node == nil || err != nil {
+		return err
+	}
+	return w.plan(slice, k, *node)
 }
 
 // plan reports the first pass of a drain that is not done.
@@ -177,10 +199,10 @@ func (w *work) arithmetic(ctx context.Context, wanted []drain.Pod) DeadlineRepor
 		w.log.Warn("the hook is not known", "error", err.Error())
 	}
 	bounds, now := w.Policy.Bounds, time.Now()
-	w.report.Deadline = bounds.deadline(now, hook)
+	w.report.Deadline = bounds.deadline(now, now, hook)
 	report := DeadlineReport{
 		MaxDuration: bounds.MaxDuration.Seconds(), Reserve: bounds.Reserve.Seconds(),
-		HeartbeatTimeout: hook.HeartbeatTimeout.Seconds(), GlobalTimeout: hook.GlobalTimeout.Seconds(),
+		HeartbeatTimeout: hook.HeartbeatTimeout.Seconds(), GlobalTimeout: hook.limit().Seconds(),
 		Available: w.report.Deadline.Sub(now).Seconds(),
 	}
 	if len(wanted) > 0 {

@@ -2,6 +2,7 @@ package termination
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"quiesce/internal/drain"
@@ -17,9 +18,18 @@ type Groups interface {
 	Machines(ctx context.Context, instanceIDs ...string) (map[string]Machine, error)
 }
 
+// Fleet is what a sweep needs of Auto Scaling.
+type Fleet interface {
+	// Every yields the groups of these names, or without names all that the account has. What cannot be had is an error, after
+	// which there may be more.
+	Every(ctx context.Context, names ...string) iter.Seq2[Group, error]
+	// Began is when the activities that are under way in the group began, by instance id; one that it does not tell of is missing.
+	Began(ctx context.Context, group string) (map[string]time.Time, error)
+}
+
 // Hooks is what a termination needs of lifecycle hooks.
 type Hooks interface {
-	// Describe is the hook's own settings.
+	// Describe is the hook's own settings; ErrNoHook: the group has no such hook.
 	Describe(ctx context.Context, group, hook string) (Hook, error)
 	// Heartbeat starts the hook's timeout anew.
 	Heartbeat(ctx context.Context, t Termination) error
@@ -27,9 +37,27 @@ type Hooks interface {
 	Complete(ctx context.Context, t Termination, result Result) error
 }
 
+// Queue is the queue that events come through.
+type Queue interface {
+	// Hide keeps a message that was received from being delivered again, for this long from now.
+	Hide(ctx context.Context, receiptHandle string, d time.Duration) error
+	// Send puts a message into the queue.
+	Send(ctx context.Context, body string) error
+	// Backlog is how many messages wait to be delivered, and how many were delivered and are neither done nor back. SQS
+	// approximates both.
+	Backlog(ctx context.Context) (waiting, underWay int, err error)
+}
+
+// DeadLetters is where messages end that can never be processed.
+type DeadLetters interface {
+	// Bury puts the record there, with what is wrong with it.
+	Bury(ctx context.Context, record Record) error
+}
+
 // Kubernetes is what a termination needs of the cluster.
 type Kubernetes interface {
 	Nodes
+	Marks
 	Surroundings
 	Leases
 }
@@ -45,6 +73,12 @@ type Nodes interface {
 	Cordon(ctx context.Context, node drain.Node, hook string, began time.Time) (time.Time, error)
 	// Watch returns the node's pods, seen once and watched until ctx ends.
 	Watch(ctx context.Context, node drain.Node) (drain.Cluster, error)
+}
+
+// Marks are what Cordon left on nodes.
+type Marks interface {
+	// Marked are the nodes that are closed and bear a mark.
+	Marked(ctx context.Context) ([]Mark, error)
 }
 
 // Surroundings is what a drain touches or waits for beside its own node and pods.
@@ -64,6 +98,14 @@ type Surroundings interface {
 type Leases interface {
 	// Own takes the instance's lease and keeps it until ctx ends or release is called; owned is false if another has it.
 	Own(ctx context.Context, instanceID string) (release func() error, owned bool, err error)
+	// Owned are the names of the leases that somebody has, which of an instance's lease is the instance's id.
+	Owned(ctx context.Context) ([]string, error)
+}
+
+// Group is an Auto Scaling group as last described.
+type Group struct {
+	Name      string
+	Instances []Instance
 }
 
 // Instance is one instance of a group.
@@ -77,11 +119,19 @@ type Instance struct {
 type Machine struct {
 	PrivateDNS string // the name that most nodes are called by; empty if it has none
 	Gone       bool   // terminated, or about to be: nothing runs there that could be signalled
+	Spot       bool   // EC2 may take it back
+}
+
+// Mark is what a closed node says of the termination that it was closed for.
+type Mark struct {
+	Node     drain.Node
+	Hook     string    // that the instance waited on; empty: on none
+	Cordoned time.Time // when it was closed
 }
 
 // Hook is the settings of a lifecycle hook.
 type Hook struct {
 	HeartbeatTimeout time.Duration // after which it ends by itself unless it is kept alive
-	GlobalTimeout    time.Duration // after which it ends whatever is done
+	GlobalTimeout    time.Duration // after which it ends whatever is done; zero: not told
 	DefaultResult    Result
 }

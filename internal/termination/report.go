@@ -14,6 +14,7 @@ type Report struct {
 	Node       string    `json:"node,omitempty"`
 	Group      string    `json:"group,omitempty"`
 	Hook       string    `json:"hook,omitempty"`
+	Notice     Notice    `json:"notice,omitempty"`    // of EC2's, that was heeded
 	Lifecycle  Result    `json:"lifecycle,omitempty"` // what the lifecycle action was completed with; empty: it was not
 	Reason     string    `json:"reason"`
 	StartedAt  time.Time `json:"startedAt,omitzero"`
@@ -22,7 +23,8 @@ type Report struct {
 	drain.Report
 	Plan *PlanReport `json:"plan,omitempty"` // of a plan only
 
-	owned bool // by another invocation
+	owned  bool // by another invocation
+	buried bool // the record is among the dead letters
 }
 
 // Status sums a report up.
@@ -38,6 +40,7 @@ const (
 	StatusSkipped    Status = "skipped"    // not ours, owned by another invocation, or nothing to do
 	StatusRejected   Status = "rejected"   // not what the event claimed
 	StatusFailed     Status = "failed"     // something went wrong
+	StatusSwept      Status = "swept"      // of a sweep
 )
 
 // Result is what a lifecycle action is completed with.

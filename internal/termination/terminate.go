@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 // handOverReserve is kept free at the end of an invocation for what must still be said when a slice ends. AWS's own calls
@@ -22,35 +24,50 @@ var (
 type work struct {
 	*Handler
 	Termination
-	log    *slog.Logger
-	report Report
+	seen    time.Time // when its event was
+	drainer drain.Drainer
+	log     *slog.Logger
+	report  Report
 }
 
 func (h *Handler) work(t Termination) *work {
+	now := time.Now()
 	return &work{
-		Handler: h, Termination: t, log: h.Log.With("instance", t.InstanceID, "group", t.Group),
-		report: Report{InstanceID: t.InstanceID, Group: t.Group, Hook: t.Hook, StartedAt: time.Now()},
+		Handler: h, Termination: t, seen: now, drainer: h.Drainer, log: h.Log.With("instance", t.InstanceID, "group", t.Group),
+		report: Report{InstanceID: t.InstanceID, Group: t.Group, Hook: t.Hook, Notice: t.Notice, StartedAt: now},
 	}
 }
 
 // terminate takes one termination from its event to its completed lifecycle action, or to the end of the slice.
-func (h *Handler) terminate(ctx context.Context, t Termination) (Report, error) {
+func (h *Handler) terminate(ctx context.Context, t Termination, seen time.Time) (Report, error) {
 	w := h.work(t)
-	if reason := w.notOurs(); reason != "" {
+	if !seen.IsZero() {
+		w.seen = seen
+	}
+	if reason := h.Policy.foreign(t); reason != "" {
 		w.end(StatusSkipped, reason)
 		return w.report, nil
 	}
-	err := w.run(ctx)
+	do := w.run
+	if t.Notice != "" {
+		do = w.heed
+	}
+	err := do(ctx)
 	w.report.FinishedAt = time.Now()
 	return w.report, err
 }
 
-func (w *work) notOurs() string {
+// foreign is why a termination is not ours, as far as the event itself tells.
+func (p Policy) foreign(t Termination) string {
 	switch {
-	case !w.Policy.OwnsGroup(w.Group):
-		return fmt.Sprintf("group %s is not one of ours", w.Group)
-	case w.Hook != w.Policy.Hook:
-		return fmt.Sprintf("hook %s is not ours", w.Hook)
+	case t.Notice == RebalanceRecommendation && !p.OnRebalance:
+		return string(t.Notice) + ": drain.onRebalanceRecommendation is off"
+	case t.Notice != "": // it names no group
+		return ""
+	case !p.OwnsGroup(t.Group):
+		return fmt.Sprintf("group %s is not one of ours", t.Group)
+	case t.Hook != p.Hook:
+		return fmt.Sprintf("hook %s is not ours", t.Hook)
 	}
 	return ""
 }
@@ -67,14 +84,28 @@ func (w *work) run(ctx context.Context) error {
 		w.end(StatusRejected, rejection)
 		return w.restore(slice, instances)
 	}
+	if w.Policy.Shadow {
+		return w.shadow(ctx, slice, instances)
+	}
 	kubernetes, err := w.Connect(slice)
 	if err != nil {
-		return w.failed(err)
-	}
-	if w.Policy.Shadow {
-		return w.shadow(ctx, slice, kubernetes, instances)
+		return w.strand(ctx, slice, err)
 	}
 	return w.own(ctx, slice, kubernetes, instances)
+}
+
+// strand is for a cluster that is out of reach, or refuses us: until the deadline the instance is kept for another try, and
+// then it is the operator's to say what it is worth.
+func (w *work) strand(ctx, slice context.Context, cause error) error {
+	if _, err := w.learn(slice); err != nil {
+		return w.failed(fmt.Errorf("%w; %w", cause, err))
+	}
+	if time.Now().Before(w.report.Deadline) {
+		w.heart().last(slice)
+		return w.failed(cause)
+	}
+	w.end(StatusFailed, fmt.Sprintf("%v: %v", errDeadline, cause))
+	return w.complete(ctx, w.Policy.OnFailure)
 }
 
 // sliceOf bounds ctx so that the function ends in order before Lambda ends it.
@@ -90,11 +121,10 @@ func sliceOf(ctx context.Context) (context.Context, context.CancelFunc) {
 func (w *work) own(ctx, slice context.Context, k Kubernetes, all []Instance) error {
 	release, owned, err := k.Own(slice, w.InstanceID)
 	if err != nil {
-		return w.failed(err)
+		return w.strand(ctx, slice, err)
 	}
 	if !owned {
-		w.report.owned = true
-		w.end(StatusSkipped, "another invocation is draining the instance")
+		w.endOwned()
 		return nil
 	}
 	defer w.giveBack(release)
@@ -103,6 +133,12 @@ func (w *work) own(ctx, slice context.Context, k Kubernetes, all []Instance) err
 		return err
 	}
 	return w.complete(ctx, result)
+}
+
+// endOwned: the instance is another invocation's. The record comes again, in case that one does not finish.
+func (w *work) endOwned() {
+	w.report.owned = true
+	w.end(StatusSkipped, "another invocation is draining the instance")
 }
 
 // giveBack releases the Lease. One that stays keeps the next owner out until it expires, and nothing worse.
@@ -114,14 +150,11 @@ func (w *work) giveBack(release func() error) {
 
 // drainInTime drains under the hook's clock, with the hook kept alive.
 func (w *work) drainInTime(slice context.Context, k Kubernetes, all []Instance) (Result, error) {
-	hook, err := w.Hooks.Describe(slice, w.Group, w.Hook)
+	hook, err := w.learn(slice)
 	if err != nil {
 		return "", w.failed(err)
 	}
-	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, hook)
-	alive, stop := context.WithCancel(slice)
-	defer stop()
-	go w.keepAlive(alive, hook)
+	defer w.heart().keepAlive(slice, hook)()
 	work, cancel := context.WithDeadlineCause(slice, w.report.Deadline, errDeadline)
 	defer cancel()
 	return w.empty(work, k, all)

@@ -137,16 +137,6 @@ func TestOnlyOneInvocationDrainsAnInstance(t *testing.T) {
 	require.Len(t, failedItems([]Record{{MessageID: "m-1"}}, []outcome{{report: report}}).Failures, 1, "the record comes again")
 }
 
-// An instance that is held though its node is empty, because the context that drained it had ended, waits for the whole
-// timeout of its hook.
-func TestTheActionIsCompletedOnAContextOfItsOwn(t *testing.T) {
-	w := newWorld()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.NoError(t, w.handler().work(event).complete(ctx, Continue))
-	require.Equal(t, []Result{Continue}, w.completed)
-}
-
 func TestASliceThatEndsBeforeTheNodeIsEmptyCompletesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
@@ -177,42 +167,6 @@ func TestTheDeadlineLetsTheInstanceGo(t *testing.T) {
 		require.Equal(t, 4*time.Minute+30*time.Second, time.Since(began))
 		require.Equal(t, []Result{Continue}, w.completed)
 	})
-}
-
-func TestHeartbeatsBeginAtOnceSurviveFailuresAndEndWithTheWork(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.node.Add(web("slow"), 5*time.Minute)
-		w.faults["heartbeat"] = []error{errors.New("Rate exceeded"), errors.New("Rate exceeded")}
-		began := time.Now()
-		_, err := invoke(t, w.handler())
-		require.NoError(t, err)
-		require.Equal(t, began, w.beats[0], "the first second counts: the event may have waited long")
-		require.Equal(t, heartbeatRetry, w.beats[1].Sub(w.beats[0]))
-		for i := 3; i < len(w.beats); i++ {
-			gap := w.beats[i].Sub(w.beats[i-1])
-			require.LessOrEqual(t, gap, 20*time.Second)
-			require.GreaterOrEqual(t, gap, 18*time.Second)
-		}
-		beats := len(w.beats)
-		time.Sleep(time.Hour)
-		require.Len(t, w.beats, beats, "none is leaked")
-	})
-}
-
-func TestTheDeadlineIsTheEarlierOfOursAndTheHooks(t *testing.T) {
-	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	bounds := Bounds{MaxDuration: 30 * time.Minute, Reserve: 30 * time.Second}
-	for _, c := range []struct {
-		global time.Duration
-		want   time.Duration
-	}{
-		{0, 29*time.Minute + 30*time.Second},
-		{48 * time.Hour, 29*time.Minute + 30*time.Second},
-		{10 * time.Minute, 9*time.Minute + 30*time.Second},
-	} {
-		require.Equal(t, began.Add(c.want), bounds.deadline(began, Hook{GlobalTimeout: c.global}))
-	}
 }
 
 func TestANodeThatIsStillJoiningIsWaitedFor(t *testing.T) {
@@ -312,32 +266,6 @@ func TestVolumesAreWaitedForButNotForEver(t *testing.T) {
 	})
 }
 
-// The same words are said of an action that has ended and of one that has just begun.
-func TestNoActiveActionIsBelievedOnlyOfAnInstanceThatNoLongerWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.faults["complete"] = []error{ErrNoActiveAction, ErrNoActiveAction}
-		report, err := invoke(t, w.handler())
-		require.NoError(t, err)
-		require.Equal(t, Continue, report.Lifecycle, "it was tried again, since the instance still waited")
-
-		w = newWorld()
-		w.faults["complete"] = []error{ErrNoActiveAction}
-		h := w.handler()
-		h.Drainer.Phases = []drain.Phase{{Name: "workloads"}}
-		w.node.Add(web("web"), time.Second)
-		time.AfterFunc(500*time.Millisecond, func() {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.state = "Terminating:Proceed"
-		})
-		report, err = invoke(t, h)
-		require.NoError(t, err)
-		require.Empty(t, report.Lifecycle)
-		require.Contains(t, report.Reason, "ended already")
-	})
-}
-
 func TestAFailedStepIsAFunctionErrorThatNamesIt(t *testing.T) {
 	for _, step := range []string{"connect", "own", "hook", "find", "cordon", "watch"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -421,34 +349,4 @@ func TestAManualDrainIsRefusedUnlessTheInstanceWaitsOrTheOperatorAllowsIt(t *tes
 		require.Contains(t, allowed.effects(), "evict app/web")
 		require.Empty(t, allowed.completed, "nobody terminates it")
 	})
-}
-
-func TestABatchAnswersWithWhatIsToComeAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h := w.handler()
-		good := event
-		good.Began = time.Now()
-		h.Parse = func([]byte) Delivery {
-			return Delivery{Source: SQS, Records: []Record{
-				{MessageID: "good", Termination: &good},
-				{MessageID: "launch", NotOurs: "a launch"},
-				{MessageID: "bad", Malformed: errors.New("detail.EC2InstanceId: missing")},
-			}}
-		}
-		answer, err := h.Invoke(t.Context(), nil)
-		require.NoError(t, err)
-		require.Equal(t, batchResponse{Failures: []failedItem{{"bad"}}}, answer)
-		require.Equal(t, []Result{Continue}, w.completed)
-	})
-}
-
-func TestAMalformedEventIsAnErrorOfThatName(t *testing.T) {
-	w := newWorld()
-	h := w.handler()
-	h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{{Malformed: errors.New("time: missing")}}} }
-	report, err := invoke(t, h)
-	var malformed *Malformed
-	require.ErrorAs(t, err, &malformed)
-	require.Equal(t, StatusRejected, report.Status)
 }

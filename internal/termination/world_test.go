@@ -1,9 +1,11 @@
 package termination
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -20,18 +22,30 @@ type world struct {
 	node *draintest.Cluster // the node's pods; nil: there is no node
 
 	mu        sync.Mutex
-	state     string        // of our instance
-	others    []Instance    // of the group
-	hook      Hook          // our hook's settings
-	joins     time.Time     // when the node appears
-	gone      bool          // the instance, as EC2 sees it
-	leased    bool          // by another invocation
-	claims    []string      // waited for
-	detach    time.Duration // how long volumes take
-	beats     []time.Time
+	state     string               // of our instance
+	token     string               // of the action that it is in, if events can be of another one; empty: any is
+	others    []Instance           // of the group
+	groups    []Group              // others
+	hook      Hook                 // our hook's settings
+	joins     time.Time            // when the node appears
+	gone      bool                 // the instance, as EC2 sees it
+	spot      bool                 // likewise
+	leased    bool                 // by another invocation
+	leases    []string             // all, as a sweep sees them
+	marks     []Mark               // likewise
+	began     map[string]time.Time // activities
+	claims    []string             // waited for
+	detach    time.Duration        // how long volumes take
+	beats     []beat
 	completed []Result
 	faults    map[string][]error // by operation: one each, in order
 	log       []string
+}
+
+// beat is a heartbeat.
+type beat struct {
+	at time.Time
+	of Termination
 }
 
 func newWorld() *world {
@@ -46,7 +60,7 @@ var event = Termination{Group: "workers-a", Hook: "quiesce", Token: "t-1", Insta
 func (w *world) handler() *Handler {
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	return &Handler{
-		Groups: w, Hooks: hooks{w}, Log: quiet,
+		Groups: w, Fleet: w, Hooks: hooks{w}, Log: quiet,
 		Connect: func(context.Context) (Kubernetes, error) { return w, w.fault("connect") },
 		Parse: func([]byte) Delivery {
 			t := event
@@ -54,6 +68,7 @@ func (w *world) handler() *Handler {
 			return Delivery{Records: []Record{{Termination: &t}}}
 		},
 		Drainer: drain.Drainer{Phases: []drain.Phase{{Name: "workloads"}}, Concurrency: 16},
+		Hurried: drain.Drainer{Phases: []drain.Phase{{Name: "in a hurry"}}, Concurrency: 16},
 		Policy: Policy{
 			OwnsGroup: func(name string) bool { return name == "workers-a" }, Hook: "quiesce", OnFailure: Abandon,
 			Bounds: Bounds{MaxDuration: 30 * time.Minute, Reserve: 30 * time.Second, JoinGrace: 15 * time.Second, VolumeDetach: time.Minute},
@@ -80,6 +95,25 @@ func (w *world) fault(operation string) error {
 	return errs[0]
 }
 
+// failing has an operation fail until it is told otherwise.
+func (w *world) failing(operation string, err error) (heal func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.faults[operation] = slices.Repeat([]error{err}, 10_000)
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.faults, operation)
+	}
+}
+
+// enter changes the instance's state.
+func (w *world) enter(state string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.state = state
+}
+
 // effects is the log with the evictions among it.
 func (w *world) effects() []string {
 	w.mu.Lock()
@@ -97,12 +131,32 @@ func (w *world) Instances(context.Context, string) ([]Instance, error) {
 	return all, nil
 }
 
-func (w *world) GroupOf(context.Context, string) (string, error) { return "workers-a", nil }
+func (w *world) GroupOf(context.Context, string) (string, error) {
+	return "workers-a", w.fault("group")
+}
+
+func (w *world) Every(ctx context.Context, names ...string) iter.Seq2[Group, error] {
+	own, _ := w.Instances(ctx, "workers-a")
+	return func(yield func(Group, error) bool) {
+		for _, group := range append([]Group{{"workers-a", own}}, w.groups...) {
+			if err := w.fault("every"); err != nil && !yield(Group{}, err) {
+				return
+			}
+			if (len(names) == 0 || slices.Contains(names, group.Name)) && !yield(group, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (w *world) Began(context.Context, string) (map[string]time.Time, error) {
+	return w.began, w.fault("began")
+}
 
 func (w *world) Machines(_ context.Context, ids ...string) (map[string]Machine, error) {
 	machines := map[string]Machine{}
 	for _, id := range ids {
-		machines[id] = Machine{PrivateDNS: "node-" + id, Gone: w.gone}
+		machines[id] = Machine{PrivateDNS: "node-" + id, Gone: w.gone, Spot: w.spot}
 	}
 	return machines, w.fault("machines")
 }
@@ -110,15 +164,28 @@ func (w *world) Machines(_ context.Context, ids ...string) (map[string]Machine, 
 // hooks is a type of its own because its Describe says nothing of what is described.
 type hooks struct{ *world }
 
-func (h hooks) Describe(context.Context, string, string) (Hook, error) {
+func (h hooks) Describe(_ context.Context, group, _ string) (Hook, error) {
+	if err := h.fault("hook-" + group); err != nil {
+		return Hook{}, err
+	}
 	return h.hook, h.fault("hook")
 }
 
-func (h hooks) Heartbeat(context.Context, Termination) error {
+func (h hooks) Heartbeat(ctx context.Context, t Termination) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	h.mu.Lock()
-	h.beats = append(h.beats, time.Now())
+	h.beats = append(h.beats, beat{time.Now(), t})
 	h.mu.Unlock()
-	return h.fault("heartbeat")
+	if h.isStale(t) {
+		return ErrNoActiveAction
+	}
+	return cmp.Or(h.fault("heartbeat-"+t.InstanceID), h.fault("heartbeat"))
+}
+
+func (h hooks) isStale(t Termination) bool {
+	return h.token != "" && t.Token != "" && t.Token != h.token
 }
 
 func (h hooks) Complete(ctx context.Context, t Termination, result Result) error {
@@ -127,6 +194,9 @@ func (h hooks) Complete(ctx context.Context, t Termination, result Result) error
 	}
 	if err := h.do(fmt.Sprintf("complete %s %s", t.Token, result)); err != nil {
 		return err
+	}
+	if h.isStale(t) {
+		return ErrNoActiveAction
 	}
 	h.completed = append(h.completed, result)
 	return nil
@@ -183,4 +253,72 @@ func (w *world) Own(context.Context, string) (func() error, bool, error) {
 		return nil, false, nil
 	}
 	return func() error { return w.do("release") }, true, w.do("own")
+}
+
+func (w *world) Owned(context.Context) ([]string, error) { return w.leases, w.fault("owned") }
+
+func (w *world) Marked(context.Context) ([]Mark, error) { return w.marks, w.fault("marked") }
+
+// mailbox is a queue and its dead letters, in memory.
+type mailbox struct {
+	*world
+	takes             time.Duration // each call, whether anybody waits for it or not
+	waiting, underWay int
+	hides             []hide
+	sent              []string
+	buried            []Record
+}
+
+// hide is one change of a message's visibility.
+type hide struct {
+	at      time.Time
+	message string // its receipt handle
+	d       time.Duration
+}
+
+func (m *mailbox) Hide(_ context.Context, receiptHandle string, d time.Duration) error {
+	time.Sleep(m.takes)
+	if d != hiddenTime {
+		_ = m.do(fmt.Sprintf("give back %s", receiptHandle))
+	}
+	m.mu.Lock()
+	m.hides = append(m.hides, hide{time.Now(), receiptHandle, d})
+	m.mu.Unlock()
+	return m.fault("hide")
+}
+
+// of are the changes of one message's visibility.
+func (m *mailbox) of(receiptHandle string) (hides []hide) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, h := range m.hides {
+		if h.message == receiptHandle {
+			hides = append(hides, h)
+		}
+	}
+	return hides
+}
+
+func (m *mailbox) Send(_ context.Context, body string) error {
+	if err := m.fault("send"); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sent = append(m.sent, body)
+	return nil
+}
+
+func (m *mailbox) Backlog(context.Context) (int, int, error) {
+	return m.waiting, m.underWay, m.fault("backlog")
+}
+
+func (m *mailbox) Bury(_ context.Context, record Record) error {
+	if err := m.fault("bury"); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.buried = append(m.buried, record)
+	return nil
 }

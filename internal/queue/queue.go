@@ -1,0 +1,74 @@
+// Package queue is the edge to SQS: when a message of the queue that events come through is delivered again, how many there
+// are, what the sweep puts in, and where messages end that can never be processed.
+package queue
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"quiesce/internal/termination"
+)
+
+// Queue is the queue that events come through. Lambda itself receives from it, and deletes.
+type Queue struct {
+	client *sqs.Client
+	url    string
+}
+
+var _ termination.Queue = (*Queue)(nil)
+
+// New makes the client. It sends nothing.
+func New(config aws.Config, url string) *Queue {
+	return &Queue{client: sqs.NewFromConfig(config), url: url}
+}
+
+// Hide implements termination.Queue. SQS counts in whole seconds, and takes no more than twelve hours
+// (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html).
+func (q *Queue) Hide(ctx context.Context, receiptHandle string, d time.Duration) error {
+	_, err := q.client.ChangeMessageVisibility(ctx, &sqs.ChangeMessageVisibilityInput{
+		QueueUrl: &q.url, ReceiptHandle: &receiptHandle, VisibilityTimeout: int32((d + time.Second - 1) / time.Second),
+	})
+	if err != nil {
+		return fmt.Errorf("change the visibility of a message: %w", err)
+	}
+	return nil
+}
+
+// Send implements termination.Queue.
+func (q *Queue) Send(ctx context.Context, body string) error {
+	if _, err := q.client.SendMessage(ctx, &sqs.SendMessageInput{QueueUrl: &q.url, MessageBody: &body}); err != nil {
+		return fmt.Errorf("send a message: %w", err)
+	}
+	return nil
+}
+
+// What a queue says of its messages. The figures are approximate, and right within a minute after nothing changes any more
+// (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueAttributes.html).
+const (
+	visible   = types.QueueAttributeNameApproximateNumberOfMessages
+	delayed   = types.QueueAttributeNameApproximateNumberOfMessagesDelayed
+	invisible = types.QueueAttributeNameApproximateNumberOfMessagesNotVisible
+)
+
+// Backlog implements termination.Queue.
+func (q *Queue) Backlog(ctx context.Context) (waiting, underWay int, err error) {
+	output, err := q.client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
+		QueueUrl: &q.url, AttributeNames: []types.QueueAttributeName{visible, delayed, invisible},
+	})
+	if err != nil {
+		return 0, 0, fmt.Errorf("count the messages: %w", err)
+	}
+	counts := map[types.QueueAttributeName]int{}
+	for _, name := range []types.QueueAttributeName{visible, delayed, invisible} {
+		if counts[name], err = strconv.Atoi(output.Attributes[string(name)]); err != nil {
+			return 0, 0, fmt.Errorf("count the messages: %s: %w", name, err)
+		}
+	}
+	return counts[visible] + counts[delayed], counts[invisible], nil
+}

@@ -1,0 +1,246 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestHeartbeatsBeginAtOnceSurviveFailuresAndEndWithTheWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.node.Add(web("slow"), 5*time.Minute)
+		w.faults["heartbeat"] = []error{errors.New("Rate exceeded"), errors.New("Rate exceeded")}
+		began := time.Now()
+		_, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Equal(t, began, w.beats[0].at, "the first second counts: the event may have waited long")
+		require.Equal(t, heartbeatRetry, w.beats[1].at.Sub(w.beats[0].at))
+		require.Equal(t, 2*heartbeatRetry, w.beats[2].at.Sub(w.beats[1].at), "who is throttled does not ask more often for it")
+		for i := 3; i < len(w.beats); i++ {
+			gap := w.beats[i].at.Sub(w.beats[i-1].at)
+			require.LessOrEqual(t, gap, 20*time.Second)
+			require.GreaterOrEqual(t, gap, 18*time.Second)
+		}
+		beats := len(w.beats)
+		time.Sleep(time.Hour)
+		require.Len(t, w.beats, beats, "none is leaked")
+	})
+}
+
+// A throttled account must not cost an instance its hook: each minute of it, the hook is asked for again in time.
+func TestHeartbeatsThatFailForLongAreRepeatedWithinTheHooksTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.node.Add(web("slow"), 10*time.Minute)
+		w.failing("heartbeat", errors.New("Rate exceeded"))
+		_, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		for i := 1; i < len(w.beats); i++ {
+			gap := w.beats[i].at.Sub(w.beats[i-1].at)
+			require.LessOrEqual(t, gap, w.hook.HeartbeatTimeout/heartbeatsPerTimeout)
+			require.GreaterOrEqual(t, gap, heartbeatRetry)
+		}
+	})
+}
+
+// The next slice begins seconds later, or a minute where Lambda itself tries again: the hook must have all of its time then.
+func TestASlicesEndIsTheLastHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.node.Add(web("slow"), time.Hour)
+		_, err := invoke(t, w.handler())
+		require.ErrorContains(t, err, "incomplete")
+		last := w.beats[len(w.beats)-1].at
+		require.Equal(t, time.Now(), last)
+		beats := len(w.beats)
+		time.Sleep(time.Hour)
+		require.Len(t, w.beats, beats, "none is leaked")
+	})
+}
+
+func TestHeartbeatsNeedNoDescriptionOfTheHooksTimeout(t *testing.T) {
+	require.InDelta(t, 10*time.Second, Hook{}.interval(), float64(time.Second), "as of the shortest there is")
+	require.InDelta(t, 100*time.Second, Hook{HeartbeatTimeout: 5 * time.Minute}.interval(), float64(10*time.Second))
+}
+
+func TestTheHooksLimitIsAsAutoScalingHasIt(t *testing.T) {
+	for _, c := range []struct {
+		hook Hook
+		want time.Duration
+	}{
+		{Hook{}, 0},
+		{Hook{HeartbeatTimeout: 30 * time.Second}, 50 * time.Minute},
+		{Hook{HeartbeatTimeout: time.Hour}, 48 * time.Hour},
+		{Hook{HeartbeatTimeout: 2 * time.Hour}, 48 * time.Hour},
+		{Hook{HeartbeatTimeout: time.Hour, GlobalTimeout: 10 * time.Minute}, 10 * time.Minute},
+	} {
+		require.Equal(t, c.want, c.hook.limit(), "%+v", c.hook)
+	}
+}
+
+func TestTheDeadlineIsTheEarlierOfOursAndTheHooks(t *testing.T) {
+	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	usual := Bounds{MaxDuration: 30 * time.Minute, Reserve: 30 * time.Second}
+	for _, c := range []struct {
+		name   string
+		bounds Bounds
+		hook   Hook
+		seen   time.Duration // after it began
+		want   time.Duration // likewise
+	}{
+		{"no hook", usual, Hook{}, 0, 29*time.Minute + 30*time.Second},
+		{"ours", usual, Hook{GlobalTimeout: 48 * time.Hour}, 0, 29*time.Minute + 30*time.Second},
+		{"the hook's", usual, Hook{GlobalTimeout: 10 * time.Minute}, 0, 9*time.Minute + 30*time.Second},
+		{"the hook's, by its heartbeats", usual, Hook{HeartbeatTimeout: 5 * time.Second}, 0, 7*time.Minute + 50*time.Second},
+		{"an event that waited", usual, Hook{}, 20 * time.Minute, 29*time.Minute + 30*time.Second},
+		{"an event that waited too long", usual, Hook{}, time.Hour, time.Hour + lateTime},
+		{"one that came just before the end", usual, Hook{}, 29 * time.Minute, 29*time.Minute + lateTime},
+		{"one that the hook does not wait for", usual, Hook{GlobalTimeout: time.Hour}, time.Hour, 59*time.Minute + 30*time.Second},
+		{"a short drain that comes late", Bounds{MaxDuration: 20 * time.Second}, Hook{}, time.Minute, time.Minute + 10*time.Second},
+		{"a short drain", Bounds{MaxDuration: 20 * time.Second}, Hook{}, time.Second, 20 * time.Second},
+	} {
+		require.Equal(t, c.want, c.bounds.deadline(began, began.Add(c.seen), c.hook).Sub(began), c.name)
+	}
+}
+
+// deliver has the event come by a record, with Lambda's full fifteen minutes.
+func deliver(t *testing.T, h *Handler, record Record) (Report, error) {
+	t.Helper()
+	h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{record}} }
+	return invoke(t, h)
+}
+
+// Where a thousand instances go at once, the last events wait longer than a drain may take. Their pods must not die unsignalled
+// for that.
+func TestADrainThatBeginsAfterItsTimeStillHasALittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.node.Add(web("slow"), time.Minute)
+		late := event
+		late.Began = time.Now().Add(-time.Hour)
+		report, err := deliver(t, w.handler(), Record{Termination: &late})
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+
+		w = newWorld()
+		w.node.Add(web("stuck"), time.Hour)
+		seen := time.Now().Add(-time.Minute) // by an earlier slice
+		late.Began = time.Now().Add(-time.Hour)
+		report, err = deliver(t, w.handler(), Record{Termination: &late, FirstReceived: seen})
+		require.NoError(t, err)
+		require.Equal(t, StatusLeft, report.Status)
+		require.Equal(t, seen.Add(lateTime), time.Now(), "and no more with each slice")
+	})
+}
+
+// A retained instance that is terminated again fires its hook anew. The first event, delivered once more, has a token that is
+// good for nothing and a clock that ran out long ago: drained by that, its pods would have no time at all, and the hook
+// would run out.
+func TestAnEventOfAnEarlierActionIsHeldAgainstThePresentOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.node.Add(web("slow"), 5*time.Minute)
+		w.token = "t-2"
+		w.began = map[string]time.Time{event.InstanceID: time.Now().Add(-time.Minute)}
+		stale := event
+		stale.Began = time.Now().Add(-3 * time.Hour)
+		want := w.began[event.InstanceID].Add(29*time.Minute + 30*time.Second)
+		report, err := deliver(t, w.handler(), Record{Termination: &stale})
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+		require.Equal(t, want, report.Deadline)
+		require.Equal(t, []Result{Continue}, w.completed)
+		require.Greater(t, len(w.beats), 10)
+		for _, b := range w.beats[1:] {
+			require.Empty(t, b.of.Token)
+		}
+	})
+}
+
+func TestAStaleTokenIsFoundOutLaterToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.node.Add(web("slow"), 5*time.Minute)
+		w.token = "t-2"
+		_, err := invoke(t, w.handler())
+		require.NoError(t, err)
+		require.Equal(t, []Result{Continue}, w.completed)
+		require.Empty(t, w.beats[len(w.beats)-1].of.Token, "the instance's present action is kept alive")
+	})
+}
+
+func TestWhereNobodyTellsWhenAnActionBeganItIsWhenItsEventWasSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.token = "t-2"
+		w.faults["began"] = []error{errors.New("AccessDenied")}
+		stale, seen := event, time.Now().Add(-10*time.Minute)
+		stale.Began = time.Now().Add(-3 * time.Hour)
+		report, err := deliver(t, w.handler(), Record{Termination: &stale, FirstReceived: seen})
+		require.NoError(t, err)
+		require.Equal(t, seen.Add(29*time.Minute+30*time.Second), report.Deadline)
+	})
+}
+
+// A cluster out of reach must not cost the instance its hook, nor hold it for ever.
+func TestAClusterOutOfReachKeepsTheInstanceUntilTheDeadlineAndThenPolicyDecides(t *testing.T) {
+	for _, step := range []string{"connect", "own"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			w.failing(step, errors.New("no route to host"))
+			h := w.handler()
+			report, err := invoke(t, h)
+			require.ErrorContains(t, err, "no route to host")
+			require.Equal(t, StatusFailed, report.Status)
+			require.Len(t, w.beats, 1, "the next try has the hook's whole timeout to come")
+			require.Empty(t, w.completed)
+
+			late := event
+			late.Began = time.Now().Add(-time.Hour)
+			report, err = deliver(t, h, Record{Termination: &late, FirstReceived: time.Now().Add(-time.Hour)})
+			require.NoError(t, err)
+			require.Equal(t, StatusFailed, report.Status)
+			require.Contains(t, report.Reason, "no route to host")
+			require.Equal(t, []Result{Abandon}, w.completed)
+		})
+	}
+}
+
+func TestAHeartbeatWithoutAnAnswerDoesNotStandInForTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		w := newWorld().handler().work(event)
+		silent := &silence{hooks: w.Hooks}
+		w.Handler.Hooks = silent
+		stop := w.heart().keepAlive(ctx, Hook{HeartbeatTimeout: time.Minute})
+		time.Sleep(time.Minute)
+		cancel()
+		stop()
+		require.GreaterOrEqual(t, silent.asked, 3)
+	})
+}
+
+// silence answers no heartbeat.
+type silence struct {
+	hooks Hooks
+	asked int
+}
+
+func (s *silence) Describe(ctx context.Context, group, hook string) (Hook, error) {
+	return s.hooks.Describe(ctx, group, hook)
+}
+
+func (s *silence) Heartbeat(ctx context.Context, _ Termination) error {
+	s.asked++
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (s *silence) Complete(ctx context.Context, t Termination, result Result) error {
+	return s.hooks.Complete(ctx, t, result)
+}

@@ -1,0 +1,116 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+const (
+	// hiddenTime is how long a message stays hidden after its invocation last said that it is at work: a crashed one is followed
+	// by another within a minute. Less would not outlast a few lost renewals.
+	hiddenTime = 60 * time.Second
+	// hiddenRenewal: two renewals may be lost in a row.
+	hiddenRenewal = 20 * time.Second
+	// hideTimeout bounds one renewal; the last one, which gives the message back, is made in the time that handOverReserve keeps.
+	hideTimeout = time.Second
+)
+
+// When a message that is not done with comes again.
+const (
+	// handOverWait lets the invocation that hands over answer first. The instance's Lease is free by then.
+	handOverWait = time.Second
+	// ownedWait is for an instance that another invocation drains: should that one crash, its own message is back within a
+	// minute, so that this one only has to be there some time. It grows with each delivery, as it may be hours, and the queue
+	// moves what it has delivered too often to the dead letters: 1,000 deliveries last longer than any hook.
+	ownedWait     = 15 * time.Second
+	ownedWaitMore = time.Second
+	ownedWaitMost = 5 * time.Minute
+	// failedWait doubles with each delivery up to failedWaitMost, which is less than the shortest heartbeat timeout that a hook can
+	// have: each try keeps the instance alive for the next.
+	failedWait     = time.Second
+	failedWaitMost = 20 * time.Second
+)
+
+// message is an SQS message whose record is being handled. While that lasts it is kept hidden for a short time only, again and
+// again: when the invocation crashes, or is killed, it comes back by itself.
+type message struct {
+	queue  Queue
+	record Record
+	log    *slog.Logger
+	stop   func() // ends the renewals, and waits for one that is under way
+}
+
+// hold hides the record's message for as long as ctx lasts, if it has one and work is to be done for it; a message that is
+// not held is as the queue has it, and can be given back all the same. It is nil where there is none.
+func (h *Handler) hold(ctx context.Context, record Record) *message {
+	if h.Queue == nil || record.ReceiptHandle == "" {
+		return nil
+	}
+	m := &message{queue: h.Queue, record: record, log: h.Log.With("message", record.MessageID), stop: func() {}}
+	if t := record.Termination; t != nil && h.Policy.foreign(*t) == "" {
+		holding, cancel := context.WithCancel(ctx)
+		var ended sync.WaitGroup
+		ended.Go(func() { m.renew(holding) })
+		m.stop = func() { cancel(); ended.Wait() }
+	}
+	return m
+}
+
+func (m *message) renew(ctx context.Context) {
+	for {
+		m.hide(ctx, hiddenTime)
+		if pause(ctx, hiddenRenewal) != nil {
+			return
+		}
+	}
+}
+
+// hide sets when the message comes again. It is not cut short by ctx: of a request whose answer was not awaited, nobody knows
+// whether it takes effect after the next one.
+func (m *message) hide(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hideTimeout)
+	defer cancel()
+	if err := m.queue.Hide(ctx, m.record.ReceiptHandle, d); err != nil {
+		m.log.Warn("the message's visibility was not changed", "error", err.Error())
+	}
+}
+
+// settle has a message that is not done with come again in time. One that is stays hidden until its batch is answered.
+func (m *message) settle(ctx context.Context, o outcome) {
+	if m == nil || !o.again() {
+		return
+	}
+	m.stop()
+	m.hide(ctx, o.backIn(m.record.Receives))
+}
+
+// release ends the renewals.
+func (m *message) release() {
+	if m != nil {
+		m.stop()
+	}
+}
+
+// again tells whether the record is to be delivered again. One that another invocation is busy with is, in case that one does
+// not finish.
+func (o outcome) again() bool { return o.err != nil || o.report.owned }
+
+// backIn is when.
+func (o outcome) backIn(receives int) time.Duration {
+	_, incomplete := errors.AsType[*Incomplete](o.err)
+	switch {
+	case incomplete:
+		return handOverWait
+	case o.err == nil:
+		return min(ownedWait+time.Duration(receives)*ownedWaitMore, ownedWaitMost)
+	}
+	wait := failedWaitMost
+	if receives < 5 { // doublings
+		wait = min(failedWait<<receives, failedWaitMost)
+	}
+	return wait - rand.N(wait/5) // so that those that failed together do not come together
+}

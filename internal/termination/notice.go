@@ -1,0 +1,71 @@
+package termination
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// spotTime is what a drain has from a Spot interruption notice. EC2 gives two minutes
+// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html); the rest is for kubelets to end
+// what was told last, and for a machine that goes a little early.
+const spotTime = 100 * time.Second
+
+// heed drains for a notice: the same drain with another clock. Nobody waits for it, there is nothing to keep alive and nothing
+// to complete.
+func (w *work) heed(ctx context.Context) error {
+	slice, cancel := sliceOf(ctx)
+	defer cancel()
+	if err := w.findGroup(slice); err != nil {
+		return w.failed(err)
+	}
+	if !w.Policy.OwnsGroup(w.Group) {
+		w.end(StatusSkipped, fmt.Sprintf("%s: %s is in no group of ours", w.Notice, w.InstanceID))
+		return nil
+	}
+	all, err := w.Groups.Instances(slice, w.Group)
+	if err != nil {
+		return w.failed(err)
+	}
+	w.setClock()
+	rejection, err := w.verifyNotice(slice, all)
+	if err != nil {
+		return w.failed(err)
+	}
+	if rejection != "" {
+		w.end(StatusRejected, rejection)
+		return nil
+	}
+	if w.Policy.Shadow {
+		w.planned(slice, all)
+		return nil
+	}
+	return w.drainUnbidden(slice, all)
+}
+
+// setClock: a Spot instance goes when EC2 said so, ready or not. Nothing is begun for it that takes longer.
+func (w *work) setClock() {
+	if w.Notice == SpotInterruption {
+		w.drainer, w.report.Deadline = w.Hurried, w.Began.Add(spotTime)
+		return
+	}
+	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, w.Began, Hook{})
+}
+
+// verifyNotice asks whether a notice can be true: of a Spot instance that is still there, and in time. That EC2 really takes it
+// back can only be seen when it is too late.
+func (w *work) verifyNotice(ctx context.Context, all []Instance) (rejection string, err error) {
+	machines, err := w.Groups.Machines(ctx, w.InstanceID)
+	machine, state := machines[w.InstanceID], instanceOf(all, w.InstanceID).State
+	switch {
+	case err != nil:
+		return "", err
+	case state != inService && !instanceOf(all, w.InstanceID).isWaiting():
+		return fmt.Sprintf("%s: %s is %q: nothing can be done for it", w.Notice, w.InstanceID, state), nil
+	case !machine.Spot:
+		return fmt.Sprintf("%s: %s is no Spot instance", w.Notice, w.InstanceID), nil
+	case !time.Now().Before(w.report.Deadline):
+		return fmt.Sprintf("%s: it is too late for one of %s", w.Notice, w.Began.Format(time.RFC3339)), nil
+	}
+	return "", nil
+}

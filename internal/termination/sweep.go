@@ -1,0 +1,219 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// lostAge is how long an instance must have waited before its event is taken for lost: EventBridge and SQS deliver within
+	// seconds, and an event that comes after all is a duplicate, which does no harm.
+	lostAge = 2 * time.Minute
+	// sweepConcurrency is how many requests a sweep has under way at once. Auto Scaling has one bucket of requests for the whole
+	// account: eight at once are done with 200 instances in a few seconds, and leave room for others.
+	sweepConcurrency = 8
+	// mostFaults bounds how many faults a report names; the rest are counted.
+	mostFaults = 20
+)
+
+// SweepReport is the answer to a sweep: what it saw and what it did.
+type SweepReport struct {
+	Status     Status    `json:"status"`     // swept; failed: not a single group was seen
+	Groups     int       `json:"groups"`     // of ours
+	Waiting    int       `json:"waiting"`    // instances on their way out, and not past their hooks
+	Owned      int       `json:"owned"`      // of these, by an invocation that drains them
+	Heartbeats int       `json:"heartbeats"` // one for each of the others that waits on our hook
+	Messages   int       `json:"messages"`   // in the queue; while there are any, nothing is enqueued
+	Enqueued   int       `json:"enqueued"`   // terminations whose event was lost
+	Restored   int       `json:"restored"`   // nodes that came back
+	Faults     []string  `json:"faults"`     // what could not be seen or done; it did not stop the rest
+	StartedAt  time.Time `json:"startedAt"`
+	FinishedAt time.Time `json:"finishedAt"`
+}
+
+// sweep is one look at all our groups.
+type sweep struct {
+	*Handler
+	kubernetes Kubernetes // nil: out of reach
+	owned      []string   // leases
+	marks      []Mark
+	returned   map[string]Termination // of the marks' instances that are in service, by id
+	waiting    []waiter
+
+	mu     sync.Mutex
+	report SweepReport
+	faults int
+}
+
+// waiter is an instance that waits, and nobody owns.
+type waiter struct {
+	Termination
+	hook  *Hook // nil: it could not be had
+	alive bool  // a heartbeat was accepted: it waits on our hook
+}
+
+// sweep keeps alive who waits for somebody to come, calls for those whose event was lost, and gives back what was taken from nodes
+// that came back. It never drains. It remembers nothing: what it does follows from what Auto Scaling, the cluster and the
+// queue say now.
+func (h *Handler) sweep(ctx context.Context) (SweepReport, error) {
+	ctx, cancel := sliceOf(ctx)
+	defer cancel()
+	s := &sweep{Handler: h, returned: map[string]Termination{}}
+	s.report = SweepReport{Status: StatusSwept, Faults: []string{}, StartedAt: time.Now()}
+	s.lookAtCluster(ctx)
+	err := s.lookAtGroups(ctx)
+	if err == nil {
+		s.keepAlive(ctx)
+		s.enqueue(ctx)
+		s.restore(ctx)
+	}
+	return s.conclude(err)
+}
+
+func (s *sweep) conclude(err error) (SweepReport, error) {
+	s.report.FinishedAt = time.Now()
+	if more := s.faults - mostFaults; more > 0 {
+		s.report.Faults = append(s.report.Faults, fmt.Sprintf("and %d more", more))
+	}
+	if err != nil {
+		s.report.Status = StatusFailed
+		s.Log.Error("not swept", "error", err.Error(), "report", s.report)
+		return s.report, &Failed{err}
+	}
+	s.Log.Log(context.Background(), s.level(), "swept", "report", s.report)
+	return s.report, nil
+}
+
+// level: that a sweep found nothing is no news, each minute.
+func (s *sweep) level() slog.Level {
+	switch {
+	case s.faults > 0:
+		return slog.LevelWarn
+	case s.report.Waiting+s.report.Restored > 0:
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
+}
+
+// lookAtCluster sees who owns what, and which nodes bear our mark. Without it, instances are kept alive all the same.
+func (s *sweep) lookAtCluster(ctx context.Context) {
+	k, err := s.Connect(ctx)
+	if err == nil {
+		s.owned, err = k.Owned(ctx)
+	}
+	if err == nil {
+		s.kubernetes = k
+		s.marks, err = k.Marked(ctx)
+	}
+	s.fault(err)
+}
+
+// lookAtGroups finds the instances that wait. It fails if there is nothing it could look at.
+func (s *sweep) lookAtGroups(ctx context.Context) error {
+	var last error
+	for group, err := range s.Fleet.Every(ctx, s.Policy.GroupNames...) {
+		switch {
+		case err != nil:
+			last = err
+			s.fault(err)
+		case s.Policy.OwnsGroup(group.Name):
+			s.report.Groups++
+			s.see(group)
+		}
+	}
+	if s.report.Groups > 0 {
+		return nil
+	}
+	return last
+}
+
+func (s *sweep) see(group Group) {
+	for _, i := range group.Instances {
+		t := Termination{Group: group.Name, Hook: s.Policy.Hook, InstanceID: i.ID}
+		switch {
+		case i.State == inService && slices.ContainsFunc(s.marks, func(m Mark) bool { return m.Node.InstanceID == i.ID }):
+			s.returned[i.ID] = t
+		case !i.isWaiting():
+		case slices.Contains(s.owned, i.ID):
+			s.report.Waiting++
+			s.report.Owned++
+		default:
+			s.report.Waiting++
+			s.waiting = append(s.waiting, waiter{Termination: t})
+		}
+	}
+}
+
+// keepAlive heartbeats. Where that is refused for want of an active action, an instance waits on another hook, or no longer.
+func (s *sweep) keepAlive(ctx context.Context) {
+	hooks := s.hooks(ctx)
+	s.waiting = slices.DeleteFunc(s.waiting, func(w waiter) bool { _, known := hooks[w.Group]; return !known })
+	abreast(len(s.waiting), func(n int) {
+		w := &s.waiting[n]
+		err := s.Hooks.Heartbeat(ctx, w.Termination)
+		if w.hook, w.alive = hooks[w.Group], err == nil; !errors.Is(err, ErrNoActiveAction) {
+			s.fault(err)
+		}
+	})
+	s.waiting = slices.DeleteFunc(s.waiting, func(w waiter) bool { return !w.alive })
+	s.report.Heartbeats = len(s.waiting)
+}
+
+// hooks are those of the groups in which somebody waits; nil: it could not be had. Groups that have none of ours are missing:
+// who waits there is nobody's business here.
+func (s *sweep) hooks(ctx context.Context) map[string]*Hook {
+	groups, hooks := groupsOf(s.waiting), map[string]*Hook{}
+	abreast(len(groups), func(n int) {
+		hook, err := s.Hooks.Describe(ctx, groups[n], s.Policy.Hook)
+		if errors.Is(err, ErrNoHook) {
+			return
+		}
+		s.fault(err)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if hooks[groups[n]] = &hook; err != nil {
+			hooks[groups[n]] = nil
+		}
+	})
+	return hooks
+}
+
+func groupsOf(waiting []waiter) []string {
+	groups := make([]string, len(waiting))
+	for n, w := range waiting {
+		groups[n] = w.Group
+	}
+	slices.Sort(groups)
+	return slices.Compact(groups)
+}
+
+// fault notes what went wrong, if anything did.
+func (s *sweep) fault(err error) {
+	if err == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.faults++; s.faults <= mostFaults {
+		s.report.Faults = append(s.report.Faults, err.Error())
+	}
+}
+
+// abreast does n things, a few at once.
+func abreast(n int, do func(int)) {
+	slots := make(chan struct{}, sweepConcurrency)
+	var group sync.WaitGroup
+	for i := range n {
+		slots <- struct{}{}
+		group.Go(func() {
+			defer func() { <-slots }()
+			do(i)
+		})
+	}
+	group.Wait()
+}

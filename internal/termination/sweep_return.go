@@ -1,0 +1,48 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+)
+
+// returnedAge is how long ago a node must have been closed before an instance in service is taken for one that came back: no
+// description lags that much.
+const returnedAge = 2 * time.Minute
+
+// restore gives back what was taken from nodes whose instances are in service again: those of a warm pool that is reused, say.
+// No event tells of that. Nodes that were closed for a person or a notice wait on no hook, and stay closed.
+func (s *sweep) restore(ctx context.Context) {
+	if s.kubernetes == nil || s.Policy.Shadow {
+		return
+	}
+	for _, m := range s.marks {
+		t, isBack := s.returned[m.Node.InstanceID]
+		if !isBack || m.Hook != t.Hook || time.Since(m.Cordoned) < returnedAge || slices.Contains(s.owned, t.InstanceID) {
+			continue
+		}
+		w := s.work(t)
+		restored, err := w.reopen(ctx, s.kubernetes, m)
+		s.fault(err)
+		if restored {
+			s.report.Restored++
+			w.log.Info("node restored: its instance came back", "node", m.Node.Name)
+		}
+	}
+}
+
+// reopen restores a node as the only one who is at it: a termination that begins now has to close it again.
+func (w *work) reopen(ctx context.Context, k Kubernetes, m Mark) (restored bool, err error) {
+	release, owned, err := k.Own(ctx, w.InstanceID)
+	if err != nil || !owned {
+		return false, err
+	}
+	defer w.giveBack(release)
+	instances, err := w.Groups.Instances(ctx, w.Group)
+	if err != nil || instanceOf(instances, w.InstanceID).State != inService {
+		return false, err
+	}
+	err = errors.Join(k.Restore(ctx, m.Node), w.release(ctx, k, m.Node))
+	return err == nil, err
+}
