@@ -73,7 +73,7 @@ func (w *work) learn(ctx context.Context) (Hook, error) {
 	if w.Token != "" && time.Since(w.Began) > oldEvent {
 		w.renew(ctx)
 	}
-	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, w.seen, hook)
+	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, cmp.Or(w.seen, time.Now()), hook)
 	return hook, nil
 }
 
@@ -104,7 +104,7 @@ func (w *work) beganAnew(ctx context.Context) time.Time {
 	if at, known := began[w.InstanceID]; known {
 		return at
 	}
-	return w.seen
+	return cmp.Or(w.seen, time.Now())
 }
 
 // heart keeps a lifecycle action alive beside whatever else is done for it.

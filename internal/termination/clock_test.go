@@ -200,13 +200,18 @@ func TestAClusterOutOfReachKeepsTheInstanceUntilTheDeadlineAndThenPolicyDecides(
 			require.Len(t, w.beats, 1, "the next try has the hook's whole timeout to come")
 			require.Empty(t, w.completed)
 
-			late := event
-			late.Began = time.Now().Add(-time.Hour)
-			report, err = deliver(t, h, Record{Termination: &late, FirstReceived: time.Now().Add(-time.Hour)})
-			require.NoError(t, err)
-			require.Equal(t, StatusFailed, report.Status)
-			require.Contains(t, report.Reason, "no route to host")
-			require.Equal(t, []Result{Abandon}, w.completed)
+			late, now := event, time.Now()
+			late.Began = now.Add(-time.Hour)
+			_, err = deliver(t, h, Record{Termination: &late, FirstReceived: now})
+			require.ErrorContains(t, err, "no route to host", "it has just come, and has a little time")
+			for _, seen := range []time.Time{now.Add(-time.Hour), {}} {
+				w.completed = nil
+				report, err = deliver(t, h, Record{Termination: &late, FirstReceived: seen})
+				require.NoError(t, err)
+				require.Equal(t, StatusFailed, report.Status)
+				require.Contains(t, report.Reason, "no route to host")
+				require.Equal(t, []Result{Abandon}, w.completed)
+			}
 		})
 	}
 }

@@ -49,7 +49,7 @@ func (w *work) drainByHand(ctx context.Context) error {
 	}
 	slice, cancel := sliceOf(ctx)
 	defer cancel()
-	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, w.seen, Hook{})
+	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, w.Began, Hook{})
 	return w.drainUnbidden(slice, all)
 }
 

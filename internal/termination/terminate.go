@@ -1,6 +1,7 @@
 package termination
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,26 +25,23 @@ var (
 type work struct {
 	*Handler
 	Termination
-	seen    time.Time // when its event was
+	seen    time.Time // when its event first was; zero: nobody knows
 	drainer drain.Drainer
 	log     *slog.Logger
 	report  Report
 }
 
 func (h *Handler) work(t Termination) *work {
-	now := time.Now()
 	return &work{
-		Handler: h, Termination: t, seen: now, drainer: h.Drainer, log: h.Log.With("instance", t.InstanceID, "group", t.Group),
-		report: Report{InstanceID: t.InstanceID, Group: t.Group, Hook: t.Hook, Notice: t.Notice, StartedAt: now},
+		Handler: h, Termination: t, drainer: h.Drainer, log: h.Log.With("instance", t.InstanceID, "group", t.Group),
+		report: Report{InstanceID: t.InstanceID, Group: t.Group, Hook: t.Hook, Notice: t.Notice, StartedAt: time.Now()},
 	}
 }
 
 // terminate takes one termination from its event to its completed lifecycle action, or to the end of the slice.
 func (h *Handler) terminate(ctx context.Context, t Termination, seen time.Time) (Report, error) {
 	w := h.work(t)
-	if !seen.IsZero() {
-		w.seen = seen
-	}
+	w.seen = seen
 	if reason := h.Policy.foreign(t); reason != "" {
 		w.end(StatusSkipped, reason)
 		return w.report, nil
@@ -95,8 +93,10 @@ func (w *work) run(ctx context.Context) error {
 }
 
 // strand is for a cluster that is out of reach, or refuses us: until the deadline the instance is kept for another try, and
-// then it is the operator's to say what it is worth.
+// then it is the operator's to say what it is worth. Tries of an event that nobody knows the first sight of must not move
+// its deadline.
 func (w *work) strand(ctx, slice context.Context, cause error) error {
+	w.seen = cmp.Or(w.seen, w.Began)
 	if _, err := w.learn(slice); err != nil {
 		return w.failed(fmt.Errorf("%w; %w", cause, err))
 	}

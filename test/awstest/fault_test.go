@@ -34,6 +34,14 @@ func TestAFaultOfAServiceLastsUntilItIsRemoved(t *testing.T) {
 	require.NoError(t, describeHooks(t.Context(), cfg))
 }
 
+func TestAFaultOfASessionIsNobodyElses(t *testing.T) {
+	s := startWithInstance(t)
+	ours, theirs := s.Session("ours"), s.Session("theirs")
+	s.Fail("autoscaling", "", awstest.Fault{Session: "ours", Code: http.StatusServiceUnavailable, ErrorCode: "ServiceUnavailable"})
+	requireCode(t, describeHooks(t.Context(), configOf(s, ours)), "ServiceUnavailable")
+	require.NoError(t, describeHooks(t.Context(), configOf(s, theirs)))
+}
+
 func TestAFaultAfterTheEffectLosesOnlyTheAnswer(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	token := s.Terminate(id)[0].Token

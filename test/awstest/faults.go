@@ -10,6 +10,7 @@ import (
 // Fault is what goes wrong with an action.
 type Fault struct {
 	Times       int           // how many calls it spoils; 0: all, until it is removed
+	Session     string        // whose calls, by name; empty: anybody's
 	Code        int           // HTTP status; 0: only the delay
 	ErrorCode   string        // such as Throttling
 	Message     string        // such as Rate exceeded
@@ -38,11 +39,11 @@ func (s *Server) Fail(service, action string, f Fault) (remove func()) {
 }
 
 // nextFault is the fault of one call, counted; the zero Fault lets it pass.
-func (s *Server) nextFault(service, action string) Fault {
+func (s *Server) nextFault(service, action, session string) Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.faults {
-		fits := f.service == service && (f.action == "" || f.action == action)
+		fits := f.service == service && (f.action == "" || f.action == action) && (f.Session == "" || f.Session == session)
 		if spent := f.Times > 0 && f.struck == f.Times; fits && !spent {
 			f.struck++
 			return f.Fault

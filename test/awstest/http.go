@@ -106,7 +106,7 @@ func (s *Server) perform(ctx context.Context, service string, actions map[string
 	if !ok {
 		return nil, refused(http.StatusBadRequest, "InvalidAction", "Could not find operation "+name)
 	}
-	f := s.nextFault(service, name)
+	f := s.nextFault(service, name, r.sess.Name)
 	if !f.AfterEffect {
 		if e := f.strike(ctx); e != nil {
 			return nil, e

@@ -45,24 +45,28 @@ var fallbacks = []permission{
 	{"", "pods", "list"}, {"policy", "poddisruptionbudgets", "list"}, {"storage.k8s.io", "volumeattachments", "list"},
 }
 
-// needs are runs that need a permission, each with what it ends in when that is taken away: a function error that names it
-// or, where a drain can do without, its status.
-var needs = map[permission]struct {
+// need is a run that needs a permission, and what it ends in when that is taken away: a function error that names it or, where
+// it can do without, its status.
+type need struct {
 	prepare func(*scene)
-	status  termination.Status // empty: a function error
-}{
+	status  termination.Status    // empty: a function error
+	run     func(s *scene) report // nil: a drain
+}
+
+var needs = map[permission]need{
 	{"", "nodes", "get"}:                             {},
 	{"", "nodes", "list"}:                            {prepare: (*scene).renameInstance},
 	{"", "nodes", "patch"}:                           {},
 	{"", "nodes", "watch"}:                           {status: termination.StatusDrained},
 	{"", "pods", "watch"}:                            {},
-	{"", "pods", "delete"}:                           {(*scene).forceAll, termination.StatusLeft},
+	{"", "pods", "delete"}:                           {prepare: (*scene).forceAll, status: termination.StatusLeft},
 	{"", "pods/eviction", "create"}:                  {status: termination.StatusLeft},
-	{"policy", "poddisruptionbudgets", "watch"}:      {(*scene).blockAll, termination.StatusLeft},
-	{"", "persistentvolumeclaims", "get"}:            {(*scene).giveDisk, termination.StatusDrained},
-	{"storage.k8s.io", "volumeattachments", "watch"}: {(*scene).giveDisk, termination.StatusDrained},
+	{"policy", "poddisruptionbudgets", "watch"}:      {prepare: (*scene).blockAll, status: termination.StatusLeft},
+	{"", "persistentvolumeclaims", "get"}:            {prepare: (*scene).giveDisk, status: termination.StatusDrained},
+	{"storage.k8s.io", "volumeattachments", "watch"}: {prepare: (*scene).giveDisk, status: termination.StatusDrained},
 	{"coordination.k8s.io", "leases", "create"}:      {},
 	{"coordination.k8s.io", "leases", "get"}:         {prepare: (*scene).leaveLease},
+	{"coordination.k8s.io", "leases", "list"}:        {status: termination.StatusSwept, run: (*scene).sweepLost},
 	{"coordination.k8s.io", "leases", "update"}:      {prepare: (*scene).leaveLease},
 	{"coordination.k8s.io", "leases", "delete"}:      {status: termination.StatusDrained},
 }
@@ -89,7 +93,10 @@ func provesNeed(t *testing.T, own *stage.Stage, p permission) {
 		run.prepare(s)
 	}
 	s.without(p)
-	report := s.drain(s.instances[0])
+	if run.run == nil {
+		run.run = func(s *scene) report { return s.drain(s.instances[0]) }
+	}
+	report := run.run(s)
 
 	if run.status == "" {
 		require.Equal(t, "Failed", report.ErrorType)
@@ -277,6 +284,13 @@ func (s *scene) giveDisk() {
 	attachment := s.disk("data", s.instances[0])
 	s.Cleanup(func() { s.finalize(attachment) })
 	s.podOn(s.instances[0], "db", claiming("data"))
+}
+
+// sweepLost sweeps, while an instance waits whose event was lost.
+func (s *scene) sweepLost() report {
+	s.Helper()
+	s.terminate(s.instances[0])
+	return s.invoke(read(s.T, "sweep"))
 }
 
 // leaveLease leaves the Lease of an owner that crashed.

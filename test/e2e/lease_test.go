@@ -5,10 +5,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/kube"
+	"quiesce/test/stage"
 )
 
 // A renewal whose answer is lost has changed the Lease all the same. An owner that never renews again after that loses it in
@@ -34,4 +36,13 @@ func TestALeaseIsRenewedThoughItChangedUnseen(t *testing.T) {
 	require.NoError(t, release())
 	_, err = leases.Get(s.ctx, name, metav1.GetOptions{})
 	require.Error(t, err, "it was given back")
+}
+
+// leaseFree tells whether nobody has the instance's Lease.
+func (s *scene) leaseFree(i stage.Instance) (bool, error) {
+	_, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	return false, err
 }

@@ -131,20 +131,31 @@ type Function struct {
 	User    string // what Kubernetes knows it as
 }
 
-// Function starts the built function with this configuration (quiesce.yaml's text; empty: the group workers-a) and these
-// further environment variables.
+// Settings are what a function is started with.
+type Settings struct {
+	Configuration string        // quiesce.yaml's text
+	Environment   []string      // further variables
+	Timeout       time.Duration // of an invocation; 15 minutes unless given
+}
+
+// Function starts the built function with this configuration (quiesce.yaml's text) and these further environment variables.
 func (s *Stage) Function(ctx context.Context, configuration string, environment ...string) (*Function, error) {
+	return s.FunctionWith(ctx, Settings{Configuration: configuration, Environment: environment})
+}
+
+// FunctionWith starts the built function.
+func (s *Stage) FunctionWith(ctx context.Context, settings Settings) (*Function, error) {
 	session := s.AWS.Session(fmt.Sprintf("function-%d", s.count.Add(1)))
 	root := filepath.Join(s.folder, session.Name)
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(root, "quiesce.yaml"), []byte(configuration), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(root, "quiesce.yaml"), []byte(settings.Configuration), 0o644); err != nil {
 		return nil, err
 	}
 	function, err := runtimeapi.Start(ctx, runtimeapi.Options{
-		Bootstrap: s.bootstrap, TaskRoot: root, Logs: s.Logs,
-		Env: append(append(s.AWS.Environment(session), "CLUSTER_NAME="+Cluster), environment...),
+		Bootstrap: s.bootstrap, TaskRoot: root, Logs: s.Logs, Timeout: settings.Timeout,
+		Env: append(append(s.AWS.Environment(session), "CLUSTER_NAME="+Cluster), settings.Environment...),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start the function: %w", err)
@@ -195,11 +206,21 @@ func (s *Stage) Move(ctx context.Context, group string, instances ...Instance) e
 	return nil
 }
 
+// SpotInstance is a further instance of a group, with its node, that EC2 may take back.
+func (s *Stage) SpotInstance(ctx context.Context, group string) (Instance, error) {
+	i := s.newInstance(0)
+	return i, s.join(ctx, group, true, i)
+}
+
 // Join puts instances into a group, and their nodes into the cluster.
 func (s *Stage) Join(ctx context.Context, group string, instances ...Instance) error {
+	return s.join(ctx, group, false, instances...)
+}
+
+func (s *Stage) join(ctx context.Context, group string, spot bool, instances ...Instance) error {
 	nodes := make([]lab.Node, len(instances))
 	for i, instance := range instances {
-		s.AWS.AddInstance(group, awstest.Instance{ID: instance.ID, Zone: instance.Zone, PrivateDNS: instance.Node})
+		s.AWS.AddInstance(group, awstest.Instance{ID: instance.ID, Zone: instance.Zone, PrivateDNS: instance.Node, Spot: spot})
 		nodes[i] = lab.Node{
 			Name: instance.Node, InstanceID: instance.ID, Zone: instance.Zone, Labels: map[string]string{"group": group},
 		}
