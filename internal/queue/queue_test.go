@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/termination"
@@ -26,15 +25,7 @@ type mail struct {
 
 func mailOf(t *testing.T) mail {
 	t.Helper()
-	server, err := awstest.Start()
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
-	for _, setting := range server.Environment(server.Session("function")) {
-		key, value, _ := strings.Cut(setting, "=")
-		t.Setenv(key, value)
-	}
-	config, err := awsconfig.LoadDefaultConfig(t.Context())
-	require.NoError(t, err)
+	server, config := awstest.Serve(t)
 	m := mail{T: t, Server: server}
 	m.deadURL = server.AddQueue(awstest.Queue{Name: "dead"})
 	m.url = server.AddQueue(awstest.Queue{Name: "events", Visibility: time.Hour, MaxReceives: 1000, DeadLetters: m.deadURL})
