@@ -18,6 +18,10 @@ func TestTheActionIsCompletedOnAContextOfItsOwn(t *testing.T) {
 	cancel()
 	require.NoError(t, w.handler().work(event).complete(ctx, Continue))
 	require.Equal(t, []Result{Continue}, w.completed)
+
+	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	require.NoError(t, w.handler().work(event).complete(late, Continue), "an answer that comes too late costs less")
 }
 
 // The same words are said of an action that has ended and of one that has just begun.

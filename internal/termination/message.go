@@ -15,8 +15,9 @@ const (
 	hiddenTime = 60 * time.Second
 	// hiddenRenewal: two renewals may be lost in a row.
 	hiddenRenewal = 20 * time.Second
-	// hideTimeout bounds one renewal; the last one, which gives the message back, is made in the time that handOverReserve keeps.
-	hideTimeout = time.Second
+	// hideTimeout bounds one such request. It is long enough for the first, which has to connect, and short enough for the last,
+	// which shares handOverReserve: one that is lost there means that the message comes in a minute and not in a second.
+	hideTimeout = 2 * time.Second
 )
 
 // When a message that is not done with comes again.

@@ -29,7 +29,7 @@ func deliverBatch(t *testing.T, h *Handler, records ...Record) (again []string) 
 	t.Helper()
 	h.Parse = func([]byte) Delivery { return Delivery{Source: SQS, Records: records} }
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
-	defer cancel()
+	t.Cleanup(cancel) // not before: what outlives its invocation is to be seen
 	answer, err := h.Invoke(ctx, nil)
 	require.NoError(t, err)
 	again = []string{}

@@ -155,7 +155,7 @@ func (s *sweep) keepAlive(ctx context.Context) {
 	s.waiting = slices.DeleteFunc(s.waiting, func(w waiter) bool { _, known := hooks[w.Group]; return !known })
 	abreast(len(s.waiting), func(n int) {
 		w := &s.waiting[n]
-		err := s.Hooks.Heartbeat(ctx, w.Termination)
+		err := heart{s.Hooks, w.Termination, s.Log}.beat(ctx, heartbeatTimeout)
 		if w.hook, w.alive = hooks[w.Group], err == nil; !errors.Is(err, ErrNoActiveAction) {
 			s.fault(err)
 		}

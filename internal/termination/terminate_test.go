@@ -348,5 +348,7 @@ func TestAManualDrainIsRefusedUnlessTheInstanceWaitsOrTheOperatorAllowsIt(t *tes
 		require.Equal(t, StatusDrained, byHand(allowed, true).Status)
 		require.Contains(t, allowed.effects(), "evict app/web")
 		require.Empty(t, allowed.completed, "nobody terminates it")
+		require.Empty(t, allowed.cordonedFor, "and its node stays closed, whatever a sweep finds")
+		require.Equal(t, "quiesce", waiting.cordonedFor)
 	})
 }

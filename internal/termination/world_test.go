@@ -21,25 +21,27 @@ import (
 type world struct {
 	node *draintest.Cluster // the node's pods; nil: there is no node
 
-	mu        sync.Mutex
-	state     string               // of our instance
-	token     string               // of the action that it is in, if events can be of another one; empty: any is
-	others    []Instance           // of the group
-	groups    []Group              // others
-	hook      Hook                 // our hook's settings
-	joins     time.Time            // when the node appears
-	gone      bool                 // the instance, as EC2 sees it
-	spot      bool                 // likewise
-	leased    bool                 // by another invocation
-	leases    []string             // all, as a sweep sees them
-	marks     []Mark               // likewise
-	began     map[string]time.Time // activities
-	claims    []string             // waited for
-	detach    time.Duration        // how long volumes take
-	beats     []beat
-	completed []Result
-	faults    map[string][]error // by operation: one each, in order
-	log       []string
+	mu     sync.Mutex
+	state  string               // of our instance
+	token  string               // of the action that it is in, if events can be of another one; empty: any is
+	others []Instance           // of the group
+	groups []Group              // others
+	hook   Hook                 // our hook's settings
+	joins  time.Time            // when the node appears
+	gone   bool                 // the instance, as EC2 sees it
+	spot   bool                 // likewise
+	leased bool                 // by another invocation
+	leases []string             // all, as a sweep sees them
+	marks  []Mark               // likewise
+	began  map[string]time.Time // activities
+	claims []string             // waited for
+
+	cordonedFor string        // the hook
+	detach      time.Duration // how long volumes take
+	beats       []beat
+	completed   []Result
+	faults      map[string][]error // by operation: one each, in order
+	log         []string
 }
 
 // beat is a heartbeat.
@@ -213,7 +215,8 @@ func (w *world) Named(_ context.Context, name string) (*drain.Node, error) {
 	return &drain.Node{Name: name, InstanceID: event.InstanceID}, nil
 }
 
-func (w *world) Cordon(_ context.Context, node drain.Node, _ string, _ time.Time) (time.Time, error) {
+func (w *world) Cordon(_ context.Context, node drain.Node, hook string, _ time.Time) (time.Time, error) {
+	w.cordonedFor = hook
 	return time.Now(), w.do("cordon " + node.Name)
 }
 
@@ -262,7 +265,7 @@ func (w *world) Marked(context.Context) ([]Mark, error) { return w.marks, w.faul
 // mailbox is a queue and its dead letters, in memory.
 type mailbox struct {
 	*world
-	takes             time.Duration // each call, whether anybody waits for it or not
+	takes             time.Duration // each call
 	waiting, underWay int
 	hides             []hide
 	sent              []string
@@ -276,15 +279,25 @@ type hide struct {
 	d       time.Duration
 }
 
-func (m *mailbox) Hide(_ context.Context, receiptHandle string, d time.Duration) error {
-	time.Sleep(m.takes)
-	if d != hiddenTime {
-		_ = m.do(fmt.Sprintf("give back %s", receiptHandle))
+// Hide takes effect though nobody waits for its answer any more.
+func (m *mailbox) Hide(ctx context.Context, receiptHandle string, d time.Duration) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		time.Sleep(m.takes)
+		if d != hiddenTime {
+			_ = m.do(fmt.Sprintf("give back %s", receiptHandle))
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.hides = append(m.hides, hide{time.Now(), receiptHandle, d})
+	}()
+	select {
+	case <-done:
+		return m.fault("hide")
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	m.mu.Lock()
-	m.hides = append(m.hides, hide{time.Now(), receiptHandle, d})
-	m.mu.Unlock()
-	return m.fault("hide")
 }
 
 // of are the changes of one message's visibility.
