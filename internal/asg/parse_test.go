@@ -210,6 +210,9 @@ func TestWhatCannotBeReadIsOneMalformedRecord(t *testing.T) {
 		require.NoError(t, err)
 		return string(changed)
 	}
+	spot := func(rest string) string {
+		return `{"detail-type":"EC2 Spot Instance Interruption Warning",` + rest + `}`
+	}
 	for text, want := range map[string]string{
 		``:                                       "not JSON: unexpected end of JSON input",
 		`null`:                                   noShape,
@@ -235,14 +238,14 @@ func TestWhatCannotBeReadIsOneMalformedRecord(t *testing.T) {
 		notification("LifecycleTransition", ""):  "LifecycleTransition: missing",
 		notification("LifecycleHookName", 7):     "LifecycleHookName: must be a string, not number",
 		notification("LifecycleActionToken", ""): "LifecycleActionToken: missing",
-		notification("EC2InstanceId", "i-ABCDEF01"):                                                                `EC2InstanceId: not an instance id: "i-ABCDEF01"`,
-		notification("Time", ""):                                                                                   "Time: missing",
-		`{"detail-type":"EC2 Spot Instance Interruption Warning"}`:                                                 "detail.instance-id: missing",
-		`{"detail-type":"EC2 Spot Instance Interruption Warning","detail":{"instance-id":"x"}}`:                    `detail.instance-id: not an instance id: "x"`,
-		`{"detail-type":"EC2 Spot Instance Interruption Warning","detail":7}`:                                      "detail: must be an object, not number",
-		`{"detail-type":"EC2 Instance Rebalance Recommendation","detail":{"instance-id":"i-0abc1234"}}`:            "time: missing",
-		`{"detail-type":"EC2 Instance Rebalance Recommendation","detail":{"instance-id":"i-0abc1234"},"time":"x"}`: `time: not a time in RFC 3339: "x"`,
-		notification("Time", "2026-11-21"):                                                                         `Time: not a time in RFC 3339: "2026-11-21"`,
+		notification("EC2InstanceId", "i-ABCDEF01"):              `EC2InstanceId: not an instance id: "i-ABCDEF01"`,
+		notification("Time", ""):                                 "Time: missing",
+		spot(`"x":7`):                                            "detail.instance-id: missing",
+		spot(`"detail":{"instance-id":"x"}`):                     `detail.instance-id: not an instance id: "x"`,
+		spot(`"detail":7`):                                       "detail: must be an object, not number",
+		spot(`"detail":{"instance-id":"i-0abc1234"}`):            "time: missing",
+		spot(`"time":"x","detail":{"instance-id":"i-0abc1234"}`): `time: not a time in RFC 3339: "x"`,
+		notification("Time", "2026-11-21"):                       `Time: not a time in RFC 3339: "2026-11-21"`,
 	} {
 		delivery := asg.Parse([]byte(text))
 		require.Len(t, delivery.Records, 1, text)

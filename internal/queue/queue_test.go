@@ -124,7 +124,9 @@ func TestADeadLetterSaysWhyItIsOneAndIsOtherwiseAsItCame(t *testing.T) {
 
 func TestARefusalNamesTheOperation(t *testing.T) {
 	m := mailOf(t)
-	t.Cleanup(m.Fail("sqs", "", awstest.Fault{Code: http.StatusForbidden, ErrorCode: "com.amazonaws.sqs#AccessDeniedException", Message: "no"}))
+	t.Cleanup(m.Fail("sqs", "", awstest.Fault{
+		Code: http.StatusForbidden, ErrorCode: "com.amazonaws.sqs#AccessDeniedException", Message: "no",
+	}))
 	require.ErrorContains(t, m.queue.Hide(t.Context(), "x", time.Second), "change the visibility of a message")
 	require.ErrorContains(t, m.queue.Send(t.Context(), "x"), "send a message")
 	_, _, err := m.queue.Backlog(t.Context())

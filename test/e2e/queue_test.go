@@ -182,7 +182,9 @@ func TestALongDrainGoesOnInSlicesOfTwentySeconds(t *testing.T) {
 		require.Equal(t, n+1, l.Receives)
 		t.Logf("slice %d ended %v before its invocation would have", l.Receives, 20*time.Second-l.Report.FinishedAt.Sub(l.Report.StartedAt))
 	}
-	given := slices.DeleteFunc(p.calls("ChangeMessageVisibility"), func(c awstest.Call) bool { return c.Params.Get("VisibilityTimeout") == "60" })
+	given := slices.DeleteFunc(p.calls("ChangeMessageVisibility"), func(c awstest.Call) bool {
+		return c.Params.Get("VisibilityTimeout") == "60"
+	})
 	require.Len(t, given, len(handed))
 	for _, call := range given {
 		require.Equal(t, "1", call.Params.Get("VisibilityTimeout"))
