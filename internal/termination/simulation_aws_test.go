@@ -1,0 +1,356 @@
+package termination
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	theGroup = "workers-a"
+	theHook  = "quiesce"
+	// letGo is how long an instance whose action is over still runs.
+	letGo = 3 * time.Second
+	// warmTime is how long one lies in its warm pool.
+	warmTime = time.Minute
+	// mostReceives is the queue's own patience.
+	mostReceives = 1000
+)
+
+var strays = []string{"unknown instance", "in service", "another group", "another hook", "malformed"}
+
+// computer is an instance: its states, its lifecycle actions, and its node.
+type computer struct {
+	plan   machinePlan
+	id     string
+	states []state
+	action *action // the one it is in, or was in last; nil: none yet
+	past   []*action
+	node   *node
+	dead   bool
+}
+
+type state struct {
+	since time.Time
+	name  string
+}
+
+// action is one lifecycle action.
+type action struct {
+	token   string
+	began   time.Time
+	timer   *time.Timer // runs the hook out
+	over    bool
+	result  Result // empty: it ran out
+	endedAt time.Time
+}
+
+// now is the state as Auto Scaling has it; as described, it is older.
+func (c *computer) now() string { return c.states[len(c.states)-1].name }
+
+func (c *computer) described(at time.Time) string {
+	for _, s := range slices.Backward(c.states) {
+		if !s.since.After(at) {
+			return s.name
+		}
+	}
+	return inService
+}
+
+func (c *computer) waits() bool { return c.action != nil && !c.action.over }
+
+func (s *simulation) enter(c *computer, name string) {
+	c.states = append(c.states, state{time.Now(), name})
+	s.note(nil, "state", c.id+" "+name)
+}
+
+// terminate begins a lifecycle action, and sends its events.
+func (s *simulation) terminate(c *computer) {
+	if c.action != nil {
+		c.past = append(c.past, c.action)
+	}
+	a := &action{token: fmt.Sprintf("%s-%d", c.id, len(c.past)), began: time.Now()}
+	c.action = a
+	s.enter(c, "Terminating:Wait")
+	a.timer = time.AfterFunc(s.hook.HeartbeatTimeout, s.locked(func() { s.end(c, a, "") }))
+	if len(c.plan.events) == 0 {
+		s.counts["event lost"]++
+	}
+	for n, delay := range c.plan.events {
+		if n > 0 {
+			s.counts["event duplicated"]++
+		}
+		s.later(delay, func() { s.send(s.eventOf(c, a)) })
+	}
+}
+
+func (s *simulation) eventOf(c *computer, a *action) string {
+	return spell(Termination{Group: theGroup, Hook: theHook, Token: a.token, InstanceID: c.id, Began: a.began})
+}
+
+func spell(t Termination) string {
+	text, _ := json.Marshal(t)
+	return string(text)
+}
+
+// end is what comes after an action, whether it was completed or ran out.
+func (s *simulation) end(c *computer, a *action, result Result) {
+	if a.over {
+		return
+	}
+	a.timer.Stop()
+	a.over, a.result, a.endedAt = true, result, time.Now()
+	if result == "" {
+		s.note(nil, "ran out", c.id)
+	}
+	s.ended(c, a)
+	if c.plan.returns && len(c.past) == 0 {
+		s.comeBack(c)
+		return
+	}
+	s.enter(c, "Terminating:Proceed")
+	s.later(letGo, func() { s.die(c) })
+}
+
+func (s *simulation) comeBack(c *computer) {
+	s.enter(c, "Warmed:Stopped")
+	first := c.action
+	s.later(warmTime, func() {
+		c.node.revive()
+		s.enter(c, inService)
+		if c.plan.replayed > 0 {
+			s.later(c.plan.replayed, func() { s.counts["event stale"]++; s.send(s.eventOf(c, first)) })
+		}
+		s.later(c.plan.again, func() { s.reopened(c); s.terminate(c) })
+	})
+}
+
+// fleet implements Groups, Fleet and Hooks for one incarnation.
+type fleet struct{ *incarnation }
+
+func (f fleet) Instances(ctx context.Context, group string) (all []Instance, err error) {
+	err = f.ask(ctx, aws, func() error {
+		f.verified = true
+		if group == theGroup {
+			all = f.s.describe()
+		}
+		return nil
+	})
+	return all, err
+}
+
+func (s *simulation) describe() (all []Instance) {
+	for _, c := range s.computers {
+		if !c.dead {
+			all = append(all, Instance{ID: c.id, Zone: "a", State: c.described(time.Now().Add(-s.lag))})
+		}
+	}
+	return all
+}
+
+func (f fleet) GroupOf(context.Context, string) (string, error) { return theGroup, nil }
+
+func (f fleet) Machines(ctx context.Context, ids ...string) (map[string]Machine, error) {
+	machines := map[string]Machine{}
+	return machines, f.ask(ctx, aws, func() error {
+		for _, id := range ids {
+			if c := f.s.computer(id); c != nil {
+				machines[id] = Machine{PrivateDNS: c.node.name, Gone: c.dead}
+			}
+		}
+		return nil
+	})
+}
+
+func (f fleet) Every(ctx context.Context, _ ...string) iter.Seq2[Group, error] {
+	return func(yield func(Group, error) bool) {
+		all, err := f.Instances(ctx, theGroup)
+		if yield(Group{theGroup, all}, err) {
+			yield(Group{"another", nil}, nil)
+		}
+	}
+}
+
+func (f fleet) Began(ctx context.Context, _ string) (map[string]time.Time, error) {
+	began := map[string]time.Time{}
+	return began, f.ask(ctx, aws, func() error {
+		for _, c := range f.s.computers {
+			if c.waits() {
+				began[c.id] = c.action.began
+			}
+		}
+		return nil
+	})
+}
+
+func (f fleet) Describe(ctx context.Context, _, _ string) (hook Hook, err error) {
+	return f.s.hook, f.ask(ctx, aws, func() error { return nil })
+}
+
+func (f fleet) Heartbeat(ctx context.Context, t Termination) error {
+	return f.effect(ctx, aws, "heartbeat", t.InstanceID, func() error {
+		c, err := f.s.active(t)
+		if err == nil {
+			c.action.timer.Reset(f.s.hook.HeartbeatTimeout)
+		}
+		return err
+	})
+}
+
+func (f fleet) Complete(ctx context.Context, t Termination, result Result) error {
+	return f.effect(ctx, aws, "complete", t.InstanceID, func() error {
+		c, err := f.s.active(t)
+		if err == nil {
+			f.completes(c, result)
+			f.s.end(c, c.action, result)
+		}
+		return err
+	})
+}
+
+// active is the instance whose action is under way; a token must be that action's own.
+func (s *simulation) active(t Termination) (*computer, error) {
+	c := s.computer(t.InstanceID)
+	if c == nil || !c.waits() || (t.Token != "" && t.Token != c.action.token) {
+		return nil, ErrNoActiveAction
+	}
+	return c, nil
+}
+
+func (s *simulation) computer(id string) *computer {
+	if i := slices.IndexFunc(s.computers, func(c *computer) bool { return c.id == id }); i >= 0 {
+		return s.computers[i]
+	}
+	return nil
+}
+
+// letter is a message in the queue.
+type letter struct {
+	id, body  string
+	receives  int
+	first     time.Time
+	visibleAt time.Time
+}
+
+func (s *simulation) send(body string) {
+	s.sent++
+	s.letters = append(s.letters, &letter{id: fmt.Sprintf("m-%d", s.sent), body: body, visibleAt: time.Now()})
+	s.poke()
+}
+
+func (s *simulation) poke() {
+	select {
+	case s.arrived <- struct{}{}:
+	default:
+	}
+}
+
+// receive takes what is visible, one batch; and if there is nothing, tells when there will be.
+func (s *simulation) receive() (batch []*letter, next time.Duration) {
+	next = time.Hour
+	for _, l := range s.letters {
+		if wait := time.Until(l.visibleAt); wait > 0 {
+			next = min(next, wait)
+		} else if len(batch) < s.batch {
+			l.receives++
+			l.visibleAt = time.Now().Add(s.slice + hiddenTime)
+			if l.first.IsZero() {
+				l.first = time.Now()
+			}
+			if l.receives > mostReceives {
+				s.broken("%s was delivered too often", l.id)
+			}
+			batch = append(batch, l)
+		}
+	}
+	return batch, next
+}
+
+func (s *simulation) acknowledge(batch []*letter, failures []failedItem) {
+	for _, l := range batch {
+		if !slices.Contains(failures, failedItem{l.id}) {
+			s.letters = slices.DeleteFunc(s.letters, func(other *letter) bool { return other == l })
+		}
+	}
+}
+
+// deliver is the event source mapping.
+func (s *simulation) deliver(ctx context.Context) {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		batch, next := s.receive()
+		s.mu.Unlock()
+		if len(batch) > 0 {
+			s.running.Go(func() { s.invoke(ctx, batch) })
+			continue
+		}
+		timer := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+		case <-s.arrived:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+func (l *letter) record() Record {
+	record := Record{MessageID: l.id, ReceiptHandle: l.id, Receives: l.receives, FirstReceived: l.first, Body: l.body}
+	if strings.HasPrefix(l.body, "malformed") {
+		record.Malformed = errors.New(l.body)
+		return record
+	}
+	t := Termination{}
+	if err := json.Unmarshal([]byte(l.body), &t); err != nil {
+		record.Malformed = err
+		return record
+	}
+	record.Termination = &t
+	return record
+}
+
+// mail implements Queue and DeadLetters for one incarnation.
+type mail struct{ *incarnation }
+
+func (m mail) Hide(ctx context.Context, handle string, d time.Duration) error {
+	return m.effect(ctx, aws, "hide", handle, func() error {
+		if i := slices.IndexFunc(m.s.letters, func(l *letter) bool { return l.id == handle }); i >= 0 {
+			m.s.letters[i].visibleAt = time.Now().Add(d)
+			m.s.poke()
+		}
+		return nil
+	})
+}
+
+func (m mail) Send(ctx context.Context, body string) error {
+	return m.effect(ctx, aws, "send", body, func() error { m.s.send(body); return nil })
+}
+
+func (m mail) Backlog(ctx context.Context) (waiting, underWay int, err error) {
+	err = m.ask(ctx, aws, func() error {
+		for _, l := range m.s.letters {
+			if time.Now().Before(l.visibleAt) {
+				underWay++
+			} else {
+				waiting++
+			}
+		}
+		return nil
+	})
+	return waiting, underWay, err
+}
+
+func (m mail) Bury(ctx context.Context, record Record) error {
+	return m.effect(ctx, aws, "bury", record.MessageID, func() error {
+		m.s.buried[record.Body] = true
+		if record.Malformed == nil {
+			m.s.broken("%s was buried, and was an event", record.MessageID)
+		}
+		return nil
+	})
+}

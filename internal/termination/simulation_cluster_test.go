@@ -1,0 +1,307 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"quiesce/internal/drain"
+)
+
+// leaseTime and leasePace are those of the leases that the function takes (internal/kube).
+const (
+	leaseTime = 30 * time.Second
+	leasePace = 10 * time.Second
+)
+
+// node is one node with its pods.
+type node struct {
+	name, instance string
+	pods           map[string]*pod
+	watchers       map[*view]bool
+	closed         bool
+	cordonedAt     time.Time
+	hook           string // of the mark; empty: there is none
+	tainted        bool
+	lease          *lease
+	letGoBy        *incarnation // who completed its action
+}
+
+// lease is whose the instance is.
+type lease struct {
+	owner  *incarnation
+	until  time.Time
+	shaken bool // a renewal failed
+}
+
+// pod is one pod, and what became of it.
+type pod struct {
+	drain.Pod
+	plan      podPlan
+	budget    *budget
+	mustGo    bool // no verdict keeps it
+	evictions int  // tried
+}
+
+// budget is a disruption budget over an application with pods here and elsewhere.
+type budget struct {
+	plan            budgetPlan
+	name            string
+	healthy, needed int
+}
+
+func (s *simulation) newNode(c *computer) *node {
+	n := &node{name: "node-" + c.id, instance: c.id, pods: map[string]*pod{}, watchers: map[*view]bool{}}
+	for i, plan := range c.plan.pods {
+		p := &pod{plan: plan, mustGo: !plan.daemon}
+		p.Pod = drain.Pod{
+			Ref:    drain.Ref{Namespace: "app", Name: fmt.Sprintf("%s-%d", c.id, i), UID: fmt.Sprintf("%s-%d", c.id, i)},
+			Labels: map[string]string{"phase": plan.phase}, Grace: plan.grace, Controller: "ReplicaSet",
+		}
+		if plan.daemon {
+			p.Controller = "DaemonSet"
+		}
+		if plan.held {
+			p.Annotations = map[string]string{"karpenter.sh/do-not-disrupt": "true"}
+		}
+		if plan.budget >= 0 && !plan.daemon {
+			p.budget = s.budgetsNow[plan.budget]
+			p.Budgets = []string{p.budget.name}
+			p.budget.healthy++
+			p.budget.needed++
+		}
+		n.pods[p.Name] = p
+	}
+	return n
+}
+
+// revive is what a node looks like after its warm pool: the marks are still there, its pods are not.
+func (n *node) revive() { clear(n.pods) }
+
+func (n *node) changed() {
+	for v := range n.watchers {
+		select {
+		case v.notify <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// stop has a pod stop: it is gone in its own time, or when its grace is over.
+func (s *simulation) stop(n *node, p *pod, grace time.Duration) {
+	p.Deleted = time.Now()
+	n.changed()
+	if p.budget != nil {
+		p.budget.healthy--
+		if p.budget.plan.ready > 0 {
+			s.later(p.budget.plan.ready, func() { p.budget.healthy++; s.changedAll() })
+		}
+	}
+	s.later(min(p.plan.stop, grace), func() {
+		if n.pods[p.Name] == p {
+			delete(n.pods, p.Name)
+			s.note(nil, "gone", p.Name)
+			n.changed()
+		}
+	})
+}
+
+// changedAll: a budget's change is seen on every node.
+func (s *simulation) changedAll() {
+	for _, c := range s.computers {
+		c.node.changed()
+	}
+}
+
+// cluster implements Kubernetes for one incarnation.
+type cluster struct{ *incarnation }
+
+func (k cluster) Find(ctx context.Context, id, _, _ string) (found *drain.Node, err error) {
+	err = k.ask(ctx, api, func() error {
+		if c := k.s.computer(id); c != nil && !c.dead {
+			found = &drain.Node{Name: c.node.name, InstanceID: id}
+		}
+		return nil
+	})
+	return found, err
+}
+
+func (k cluster) Named(context.Context, string) (*drain.Node, error) {
+	return nil, errors.New("nobody asks")
+}
+
+func (k cluster) Cordon(ctx context.Context, of drain.Node, hook string, _ time.Time) (at time.Time, err error) {
+	err = k.effect(ctx, api, "cordon", of.InstanceID, func() error {
+		c := k.s.computer(of.InstanceID)
+		k.cordons(c)
+		if !c.node.closed {
+			c.node.closed, c.node.hook, c.node.cordonedAt = true, hook, time.Now()
+		}
+		at = c.node.cordonedAt
+		return nil
+	})
+	return at, err
+}
+
+func (k cluster) Repel(ctx context.Context, of drain.Node) error {
+	return k.effect(ctx, api, "repel", of.InstanceID, func() error {
+		c := k.s.computer(of.InstanceID)
+		k.writes(c, "tainted")
+		c.node.tainted = true
+		return nil
+	})
+}
+
+func (k cluster) Restore(ctx context.Context, of drain.Node) error {
+	return k.effect(ctx, api, "restore", of.InstanceID, func() error {
+		c := k.s.computer(of.InstanceID)
+		k.restores(c)
+		c.node.closed, c.node.tainted, c.node.hook = false, false, ""
+		return nil
+	})
+}
+
+func (k cluster) Marked(ctx context.Context) (marks []Mark, err error) {
+	err = k.ask(ctx, api, func() error {
+		for _, c := range k.s.computers {
+			if n := c.node; n.closed && n.hook != "" && !c.dead {
+				marks = append(marks, Mark{drain.Node{Name: n.name, InstanceID: c.id}, n.hook, n.cordonedAt})
+			}
+		}
+		return nil
+	})
+	return marks, err
+}
+
+func (k cluster) Detached(ctx context.Context, of drain.Node, _ []string) error {
+	return k.ask(ctx, api, func() error { k.done(k.s.computer(of.InstanceID), stageVolumes); return nil })
+}
+
+func (k cluster) Budgets(context.Context, []drain.Pod) ([]drain.Budget, error) { return nil, nil }
+
+func (k cluster) Owned(ctx context.Context) (names []string, err error) {
+	err = k.ask(ctx, api, func() error {
+		for _, c := range k.s.computers {
+			if l := c.node.lease; l != nil && time.Now().Before(l.until) {
+				names = append(names, c.id)
+			}
+		}
+		return nil
+	})
+	return names, err
+}
+
+// Own takes the lease, and renews it until ctx ends or it is released.
+func (k cluster) Own(ctx context.Context, id string) (release func() error, owned bool, err error) {
+	mine := &lease{owner: k.incarnation}
+	err = k.effect(ctx, api, "own", id, func() error {
+		n := k.s.computer(id).node
+		if n.lease != nil && time.Now().Before(n.lease.until) {
+			return nil
+		}
+		k.owns(n.lease, id)
+		mine.until, owned = time.Now().Add(leaseTime), true
+		n.lease = mine
+		return nil
+	})
+	if !owned || err != nil {
+		return nil, false, err
+	}
+	k.has(id, true)
+	renewing, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); k.renew(renewing, mine) }()
+	return func() error { stop(); <-done; return k.release(ctx, id, mine) }, true, nil
+}
+
+// has notes what the incarnation itself believes.
+func (k cluster) has(id string, owned bool) {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	k.owned[id] = owned
+}
+
+func (k cluster) renew(ctx context.Context, l *lease) {
+	for pause(ctx, leasePace) == nil {
+		err := k.ask(ctx, api, func() error { l.until = time.Now().Add(leaseTime); return nil })
+		l.shaken = l.shaken || err != nil
+	}
+}
+
+func (k cluster) release(ctx context.Context, id string, l *lease) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	k.has(id, false)
+	return k.effect(ctx, api, "release", id, func() error {
+		if n := k.s.computer(id).node; n.lease == l {
+			n.lease = nil
+		}
+		return nil
+	})
+}
+
+// view is the watched node, as drain.Cluster.
+type view struct {
+	cluster
+	computer *computer
+	notify   chan struct{}
+}
+
+func (k cluster) Watch(ctx context.Context, of drain.Node) (drain.Cluster, error) {
+	v := &view{k, nil, make(chan struct{}, 1)}
+	err := k.ask(ctx, api, func() error {
+		v.computer = k.s.computer(of.InstanceID)
+		v.computer.node.watchers[v] = true
+		return nil
+	})
+	context.AfterFunc(ctx, k.s.locked(func() {
+		if v.computer != nil {
+			delete(v.computer.node.watchers, v)
+		}
+	}))
+	return v, err
+}
+
+func (v *view) Pods() (pods []drain.Pod) {
+	v.s.mu.Lock()
+	defer v.s.mu.Unlock()
+	for _, p := range v.computer.node.pods {
+		pods = append(pods, p.Pod)
+	}
+	return pods
+}
+
+func (v *view) Unreachable() bool        { return false }
+func (v *view) Changed() <-chan struct{} { return v.notify }
+
+func (v *view) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
+	return v.effect(ctx, api, "evict", ref.Name, func() error {
+		p := v.computer.node.pods[ref.Name]
+		v.evicts(v.computer, p)
+		if p == nil || p.Terminating() {
+			return nil
+		}
+		p.evictions++
+		if b := p.budget; b != nil && b.healthy-1 < b.needed {
+			return &drain.Blocked{Budgets: []string{b.name}, Reason: "no disruption allowed"}
+		}
+		grace := p.Grace
+		if o.Grace > 0 {
+			grace = o.Grace
+		}
+		v.s.stop(v.computer.node, p, grace)
+		return nil
+	})
+}
+
+func (v *view) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
+	return v.effect(ctx, api, "delete", ref.Name, func() error {
+		p := v.computer.node.pods[ref.Name]
+		v.deletes(v.computer, p, grace)
+		if p != nil && !p.Terminating() {
+			v.s.stop(v.computer.node, p, grace)
+		}
+		return nil
+	})
+}

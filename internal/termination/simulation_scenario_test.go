@@ -1,0 +1,212 @@
+package termination
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"quiesce/internal/drain"
+)
+
+// scenario is what a seed decides before anything happens.
+type scenario struct {
+	seed      uint64
+	force     bool
+	onFailure Result
+	bounds    Bounds
+	hook      Hook
+	slice     time.Duration // an invocation's time
+	batch     int           // records that an invocation is given at most
+	lag       time.Duration // of descriptions
+	latency   time.Duration // of every request
+	throttled int           // requests of a thousand that are refused
+	unheard   int           // effects of a thousand whose answer is lost
+	crashes   []int         // the n-th invocation of an event crashes after so many effects; zero: it does not
+	outages   []outage
+	machines  []machinePlan
+	budgets   []budgetPlan
+	strays    []stray
+}
+
+// service is one of the two that can fail.
+type service int
+
+const (
+	aws service = iota
+	api
+)
+
+// outage is a time in which a service answers nothing but errors.
+type outage struct {
+	of       service
+	from, to time.Duration // since the simulation began
+}
+
+// machinePlan is one instance and its node.
+type machinePlan struct {
+	begins   time.Duration   // its termination
+	events   []time.Duration // when its event comes, after that; none: it is lost
+	returns  bool            // its first termination ends in a warm pool, from which it comes back and is terminated again
+	again    time.Duration   // after it came back
+	replayed time.Duration   // after it came back, the event of the action that is over comes once more; zero: it does not
+	pods     []podPlan
+}
+
+// podPlan is one pod.
+type podPlan struct {
+	grace, stop time.Duration
+	phase       string
+	budget      int // an index, or none below zero
+	daemon      bool
+	held        bool
+}
+
+// budgetPlan is a budget over pods of any node.
+type budgetPlan struct {
+	spare int           // pods above those that must be healthy
+	ready time.Duration // what a replacement takes; zero: none ever is
+}
+
+// stray is an event that is not what it says.
+type stray struct {
+	at   time.Duration
+	kind string
+}
+
+const mille = 1000
+
+// newScenario draws one. Most seeds have few faults, so that each meets the plain course of things often enough.
+func newScenario(seed uint64) scenario {
+	r := dice{rand.New(rand.NewPCG(seed, 6))}
+	s := scenario{
+		seed: seed, force: r.one(2), onFailure: Continue, batch: 1 + r.IntN(2),
+		slice: r.between(15*time.Second, 2*time.Minute), lag: r.sometimes(3, 0, 20*time.Second),
+		latency: r.sometimes(2, time.Millisecond, 400*time.Millisecond),
+	}
+	if r.one(2) {
+		s.onFailure = Abandon
+	}
+	if r.one(4) {
+		s.throttled = r.IntN(200)
+	}
+	if r.one(4) {
+		s.unheard = r.IntN(200)
+	}
+	s.bounds = Bounds{
+		MaxDuration: r.between(time.Minute, 4*time.Minute), Reserve: r.between(10*time.Second, 30*time.Second),
+		JoinGrace: 5 * time.Second, VolumeDetach: 10 * time.Second,
+	}
+	s.faults(r)
+	s.hook = s.drawHook(r)
+	for range 1 + r.IntN(2) {
+		s.budgets = append(s.budgets, budgetPlan{spare: r.IntN(3), ready: r.sometimes(1, time.Second, 40*time.Second)})
+	}
+	for range 1 + r.IntN(3) {
+		s.machines = append(s.machines, s.drawMachine(r))
+	}
+	for range r.IntN(3) {
+		s.strays = append(s.strays, stray{r.between(0, 3*time.Minute), strays[r.IntN(len(strays))]})
+	}
+	return s
+}
+
+func (s *scenario) faults(r dice) {
+	if r.one(2) {
+		for range 1 + r.IntN(3) {
+			s.crashes = append(s.crashes, r.IntN(16))
+		}
+	}
+	if r.one(3) {
+		from := r.between(0, 4*time.Minute)
+		s.outages = append(s.outages, outage{service(r.IntN(2)), from, from + r.between(time.Second, time.Minute)})
+	}
+}
+
+// drawHook: one in eight hooks is so short that faults in a row outlast it.
+func (s *scenario) drawHook(r dice) Hook {
+	timeout := s.patience() + r.between(0, 5*time.Minute)
+	if r.one(8) {
+		timeout = r.between(shortestHeartbeat, time.Minute)
+	}
+	return Hook{HeartbeatTimeout: timeout, DefaultResult: Abandon}
+}
+
+// patience is how long faults can keep an instance without a heartbeat: each crash costs a message's hidden time and a turn of who
+// waits for its lease; an outage, itself; a failure, a pause; and then a sweep comes within the minute.
+func (s *scenario) patience() time.Duration {
+	total := 2 * time.Minute
+	for _, after := range s.crashes {
+		if after > 0 {
+			total += 2 * (hiddenTime + ownedWait)
+		}
+	}
+	for _, o := range s.outages {
+		total += o.to - o.from
+	}
+	return total
+}
+
+func (s *scenario) drawMachine(r dice) machinePlan {
+	m := machinePlan{begins: r.between(0, 90*time.Second), returns: r.one(6), again: r.between(5*time.Minute, 8*time.Minute)}
+	if !r.one(10) {
+		for range 1 + r.IntN(3)/2 {
+			m.events = append(m.events, r.between(0, 40*time.Second))
+		}
+	}
+	if r.one(2) {
+		m.replayed = r.between(time.Second, 9*time.Minute)
+	}
+	for range r.IntN(5) {
+		m.pods = append(m.pods, s.drawPod(r))
+	}
+	return m
+}
+
+func (s *scenario) drawPod(r dice) podPlan {
+	p := podPlan{grace: r.between(time.Second, 50*time.Second), phase: []string{"poolers", "workloads", "critical"}[r.IntN(3)], budget: -1}
+	p.stop = r.between(0, p.grace*5/4)
+	if r.one(2) {
+		p.budget = r.IntN(len(s.budgets))
+	}
+	p.daemon, p.held = r.one(10), r.one(10)
+	return p
+}
+
+// forgives tells whether the seed made a hook run out, whoever is at work: its timeout is shorter than faults in a row can last.
+func (s *scenario) forgives() bool { return s.hook.HeartbeatTimeout < s.patience() }
+
+// dice is a source of what a seed decides.
+type dice struct{ *rand.Rand }
+
+func (d dice) one(of int) bool { return d.IntN(of) == 0 }
+
+func (d dice) between(from, to time.Duration) time.Duration {
+	if to <= from {
+		return from
+	}
+	return from + time.Duration(d.Int64N(int64(to-from)))
+}
+
+// sometimes is zero but once in so many times.
+func (d dice) sometimes(of int, from, to time.Duration) time.Duration {
+	if !d.one(of) {
+		return 0
+	}
+	return d.between(from, to)
+}
+
+func phasesOfSimulation() []drain.Phase {
+	labelled := func(phase string) func(drain.Pod) bool {
+		return func(p drain.Pod) bool { return p.Labels["phase"] == phase }
+	}
+	return []drain.Phase{
+		{Name: "poolers", Match: labelled("poolers"), Settle: 2 * time.Second, Timeout: time.Minute},
+		{Name: "workloads", Timeout: time.Minute},
+		{Name: "critical", Match: labelled("critical"), Timeout: time.Minute},
+	}
+}
+
+func (s scenario) String() string {
+	return fmt.Sprintf("seed %d: force %t, slices of %s, hook %s, at most %s less %s, lag %s, crashes %v, outages %v, throttled %d, unheard %d",
+		s.seed, s.force, s.slice, s.hook.HeartbeatTimeout, s.bounds.MaxDuration, s.bounds.Reserve, s.lag, s.crashes, s.outages, s.throttled, s.unheard)
+}

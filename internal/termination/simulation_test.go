@@ -1,0 +1,440 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"quiesce/internal/drain"
+)
+
+const (
+	// seedsByDefault is what a plain test runs; SEEDS says otherwise, and SEED=n runs one and tells all of it.
+	seedsByDefault = 10_000
+	// shards run side by side.
+	shards = 8
+	// longestSimulation is when what has not ended never will.
+	longestSimulation = 2 * time.Hour
+)
+
+// TestTheUseCaseKeepsItsPromises runs the whole use case against a cluster and an AWS in memory, once for each seed, which decides
+// what there is to be drained and what goes wrong. DESIGN.md section 10 is looked at after every effect, and at the end.
+func TestTheUseCaseKeepsItsPromises(t *testing.T) {
+	if seed := number(t, "SEED", 0); seed > 0 {
+		simulate(t, uint64(seed), true)
+		return
+	}
+	seeds, totals := number(t, "SEEDS", seedsByDefault), &tally{counts: map[string]int{}}
+	t.Run("seeds", func(t *testing.T) {
+		for shard := range shards {
+			t.Run(fmt.Sprintf("shard %d", shard), func(t *testing.T) {
+				t.Parallel()
+				for seed := shard + 1; seed <= seeds; seed += shards {
+					totals.add(simulate(t, uint64(seed), false))
+				}
+			})
+		}
+	})
+	t.Logf("%d seeds: %s", seeds, totals)
+}
+
+func number(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// tally counts what was met.
+type tally struct {
+	mu     sync.Mutex
+	counts map[string]int
+}
+
+func (t *tally) add(counts map[string]int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for what, n := range counts {
+		t.counts[what] += n
+	}
+}
+
+func (t *tally) String() string {
+	var parts []string
+	for _, what := range slices.Sorted(maps.Keys(t.counts)) {
+		parts = append(parts, fmt.Sprintf("%s %d", what, t.counts[what]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// simulation is one seed's world.
+type simulation struct {
+	scenario
+
+	mu         sync.Mutex
+	computers  []*computer
+	budgetsNow []*budget
+	letters    []*letter
+	sent       int
+	arrived    chan struct{} // a message may have become visible
+	malformed  map[string]bool
+	buried     map[string]bool
+	deliveries int
+	began      time.Time
+	running    sync.WaitGroup
+	lines      []line
+	drawn      map[string]uint64
+	counts     map[string]int
+	wrong      string // the first promise that was broken
+}
+
+// line is one line of the log, put into words only when it is wanted.
+type line struct {
+	at        time.Duration
+	by        string
+	what, who string
+	err       error
+}
+
+func simulate(t *testing.T, seed uint64, tell bool) map[string]int {
+	t.Helper()
+	var s *simulation
+	ended := false
+	defer func() {
+		if !ended {
+			fmt.Fprintf(os.Stderr, "replay with: %s\n", replay(seed))
+		}
+	}()
+	synctest.Test(t, func(t *testing.T) {
+		s = newSimulation(seed)
+		s.run(t.Context())
+		if s.wrong != "" || tell {
+			t.Logf("%s\n%s\n%s", s.scenario, s.story(), tallyOf(s.counts))
+		}
+		if s.wrong != "" {
+			t.Fatalf("%s\nreplay with: %s", s.wrong, replay(seed))
+		}
+	})
+	ended = true
+	return s.counts
+}
+
+func tallyOf(counts map[string]int) string { return (&tally{counts: counts}).String() }
+
+func replay(seed uint64) string {
+	return fmt.Sprintf("SEED=%d go test -race -v -run TestTheUseCaseKeepsItsPromises ./internal/termination", seed)
+}
+
+func newSimulation(seed uint64) *simulation {
+	s := &simulation{
+		scenario: newScenario(seed), arrived: make(chan struct{}, 1), malformed: map[string]bool{}, buried: map[string]bool{},
+		began: time.Now(), drawn: map[string]uint64{}, counts: map[string]int{},
+	}
+	for i, plan := range s.budgets {
+		s.budgetsNow = append(s.budgetsNow, &budget{plan: plan, name: fmt.Sprintf("app/budget-%d", i), healthy: plan.spare})
+	}
+	for i, plan := range s.machines {
+		c := &computer{plan: plan, id: fmt.Sprintf("i-%d", i), states: []state{{s.began.Add(-time.Hour), inService}}}
+		s.computers = append(s.computers, c)
+		c.node = s.newNode(c)
+	}
+	return s
+}
+
+func (s *simulation) run(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, longestSimulation)
+	defer cancel()
+	for _, c := range s.computers {
+		s.later(c.plan.begins, func() { s.terminate(c) })
+	}
+	for _, stray := range s.strays {
+		s.later(stray.at, func() { s.stray(stray.kind) })
+	}
+	var around sync.WaitGroup
+	around.Go(func() { s.deliver(ctx) })
+	around.Go(func() { s.sweepOn(ctx) })
+	for pause(ctx, 5*time.Second) == nil && !s.isOver() {
+	}
+	cancel()
+	around.Wait()
+	s.running.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conclude()
+}
+
+func (s *simulation) isOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wrong != "" || time.Since(s.began) > 3*time.Minute && s.settled()
+}
+
+// stray sends an event that is not what it says.
+func (s *simulation) stray(kind string) {
+	s.counts["event "+kind]++
+	c := s.computers[0]
+	t := Termination{Group: theGroup, Hook: theHook, Token: "forged", InstanceID: c.id, Began: time.Now()}
+	switch kind {
+	case "unknown instance":
+		t.InstanceID = "i-unknown"
+	case "another group":
+		t.Group = "another"
+	case "another hook":
+		t.Hook = "another"
+	case "malformed":
+		body := fmt.Sprintf("malformed %d", len(s.malformed))
+		s.malformed[body] = true
+		s.send(body)
+		return
+	}
+	s.send(spell(t))
+}
+
+// sweepOn is the schedule of sweeps.
+func (s *simulation) sweepOn(ctx context.Context) {
+	for pause(ctx, time.Minute) == nil {
+		s.running.Go(func() { s.invoke(ctx, nil) })
+	}
+}
+
+// incarnation is one invocation: its calls are its own, and have no effect once it has crashed.
+type incarnation struct {
+	s      *simulation
+	name   string
+	sweeps bool
+	cancel context.CancelFunc
+
+	crashAfter int // effects; zero: never
+	effects    int
+	dead       bool
+	over       bool
+	verified   bool
+	owned      map[string]bool
+	stages     map[string]stage
+	reports    map[string]Report
+}
+
+// invoke is one invocation for these messages, or a sweep where there are none.
+func (s *simulation) invoke(ctx context.Context, batch []*letter) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.slice)
+	defer cancel()
+	i, records := s.incarnate(cancel, batch)
+	answer, err := i.handler(records).Invoke(ctx, nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i.over = true
+	if i.dead || err != nil {
+		return
+	}
+	if response, isBatch := answer.(batchResponse); isBatch {
+		s.acknowledge(batch, response.Failures)
+	}
+}
+
+func (s *simulation) incarnate(cancel context.CancelFunc, batch []*letter) (*incarnation, []Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := &incarnation{
+		s: s, sweeps: len(batch) == 0, name: "sweep", cancel: cancel,
+		owned: map[string]bool{}, stages: map[string]stage{}, reports: map[string]Report{},
+	}
+	if i.sweeps {
+		return i, []Record{{Request: &Request{Action: ActionSweep}}}
+	}
+	if s.deliveries < len(s.crashes) {
+		i.crashAfter = s.crashes[s.deliveries]
+	}
+	s.deliveries++
+	i.name = fmt.Sprintf("invocation %d", s.deliveries)
+	records := make([]Record, len(batch))
+	for n, l := range batch {
+		records[n] = l.record()
+	}
+	s.later(s.slice, func() { // what Lambda does
+		if !i.over && !i.dead {
+			s.counts["killed by its time"]++
+			i.die("ran out of time")
+		}
+	})
+	return i, records
+}
+
+func (i *incarnation) handler(records []Record) *Handler {
+	s := i.s
+	drainer := drain.Drainer{Phases: phasesOfSimulation(), Concurrency: 4, Log: slog.New(slog.DiscardHandler)}
+	return &Handler{
+		Parse: func([]byte) Delivery { return Delivery{SQS, records} }, Spell: spell,
+		Groups: fleet{i}, Fleet: fleet{i}, Hooks: fleet{i}, Queue: mail{i}, DeadLetters: mail{i},
+		Connect: func(ctx context.Context) (Kubernetes, error) {
+			return cluster{i}, i.ask(ctx, api, func() error { return nil })
+		},
+		Drainer: drainer, Hurried: drainer, Log: slog.New(listener{i}),
+		Policy: Policy{
+			OwnsGroup: func(name string) bool { return name == theGroup }, Hook: theHook, OnFailure: s.onFailure, Force: s.force,
+			Bounds: s.bounds,
+		},
+	}
+}
+
+var (
+	errCrashed = errors.New("crashed")
+	errDown    = errors.New("the service is down")
+	errRefused = errors.New("too many requests")
+	errUnheard = errors.New("the answer was lost")
+)
+
+// ask is one request: it takes its time, and may not be heard.
+func (i *incarnation) ask(ctx context.Context, to service, do func() error) error {
+	if err := i.travel(ctx); err != nil {
+		return err
+	}
+	i.s.mu.Lock()
+	defer i.s.mu.Unlock()
+	if err := i.heard(ctx, to); err != nil {
+		return err
+	}
+	return do()
+}
+
+// effect is a request that changes something.
+func (i *incarnation) effect(ctx context.Context, to service, what, who string, do func() error) error {
+	if err := i.travel(ctx); err != nil {
+		return err
+	}
+	i.s.mu.Lock()
+	defer i.s.mu.Unlock()
+	if err := i.heard(ctx, to); err != nil {
+		return err
+	}
+	err := do()
+	i.s.noteOf(i, what, who, err)
+	if i.effects++; i.effects == i.crashAfter {
+		i.s.counts["crash"]++
+		i.die("crashed")
+		return errCrashed
+	}
+	if err == nil && i.s.happens("unheard "+what, i.s.unheard) {
+		i.s.counts["answer lost"]++
+		return errUnheard
+	}
+	return err
+}
+
+func (i *incarnation) travel(ctx context.Context) error {
+	if i.s.latency == 0 {
+		return ctx.Err()
+	}
+	return pause(ctx, i.s.latency)
+}
+
+func (i *incarnation) heard(ctx context.Context, to service) error {
+	switch since := time.Since(i.s.began); {
+	case i.dead:
+		return errCrashed
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case slices.ContainsFunc(i.s.outages, func(o outage) bool { return o.of == to && o.from <= since && since < o.to }):
+		i.s.counts[fmt.Sprintf("refused by an outage of %s", [...]string{"AWS", "the API server"}[to])]++
+		return errDown
+	case i.s.throttled > 0 && i.s.happens("throttled", i.s.throttled):
+		i.s.counts["throttled"]++
+		return errRefused
+	}
+	return nil
+}
+
+// die: nothing that it does has an effect any more.
+func (i *incarnation) die(why string) {
+	i.dead = true
+	i.s.note(i, why, "")
+	i.cancel()
+}
+
+// happens decides by the seed whether the next of its kind does.
+func (s *simulation) happens(what string, ofThousand int) bool {
+	if ofThousand == 0 {
+		return false
+	}
+	s.drawn[what]++
+	x := s.seed*0x9E3779B97F4A7C15 ^ s.drawn[what]*0xBF58476D1CE4E5B9 ^ uint64(len(what))*0x94D049BB133111EB
+	x ^= x >> 31
+	x *= 0xD6E8FEB86659FD93
+	x ^= x >> 32
+	return x%mille < uint64(ofThousand)
+}
+
+// later does something under the lock after a while, unless it is over by then.
+func (s *simulation) later(d time.Duration, do func()) { time.AfterFunc(d, s.locked(do)) }
+
+func (s *simulation) locked(do func()) func() {
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		do()
+	}
+}
+
+func (s *simulation) note(by *incarnation, what, who string) { s.noteOf(by, what, who, nil) }
+
+func (s *simulation) noteOf(by *incarnation, what, who string, err error) {
+	l := line{at: time.Since(s.began), what: what, who: who, err: err}
+	if by != nil {
+		l.by = by.name
+	}
+	s.lines = append(s.lines, l)
+}
+
+func (s *simulation) story() string {
+	var text strings.Builder
+	for _, l := range s.lines {
+		fmt.Fprintf(&text, "%9.3fs %-14s %s %s", l.at.Seconds(), l.by, l.what, l.who)
+		if l.err != nil {
+			fmt.Fprintf(&text, ": %v", l.err)
+		}
+		text.WriteByte('\n')
+	}
+	return text.String()
+}
+
+func (s *simulation) broken(format string, args ...any) {
+	if s.wrong == "" {
+		s.wrong = fmt.Sprintf(format, args...)
+		s.note(nil, "BROKEN", s.wrong)
+	}
+}
+
+// listener takes the reports that are logged: of an event that came by a queue, the log is where its report goes.
+type listener struct{ *incarnation }
+
+func (listener) Enabled(context.Context, slog.Level) bool { return true }
+func (l listener) WithAttrs([]slog.Attr) slog.Handler     { return l }
+func (l listener) WithGroup(string) slog.Handler          { return l }
+
+func (l listener) Handle(_ context.Context, r slog.Record) error {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	r.Attrs(func(a slog.Attr) bool {
+		if report, isReport := a.Value.Any().(Report); isReport && !l.dead {
+			l.reports[report.InstanceID] = report
+			l.s.note(l.incarnation, r.Message, fmt.Sprintf("%s %s: %s", report.InstanceID, report.Status, report.Reason))
+		}
+		return true
+	})
+	return nil
+}
