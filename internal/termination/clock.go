@@ -37,6 +37,12 @@ const (
 	lateTime = 2 * time.Minute
 	// lateShare: and never more than this part of what a drain in good time gets.
 	lateShare = 2
+	// lastLook is what a slice gets that begins at the deadline or after it, since the one before it crashed or had no more time:
+	// enough to see who is still there, tell them to stop, and name them. More would be the operator's bound ignored.
+	lastLook = 10 * time.Second
+	// lateTries is for how long after the deadline a slice that failed is tried again: a server that refuses one request answers the
+	// next. One that refuses all of them must not keep the instance.
+	lateTries = time.Minute
 	// oldEvent is the age from which on an event is not taken for one of the present action just because it says so. Younger
 	// ones need not be looked into: an instance cannot have come back and be terminated again that fast.
 	oldEvent = 2 * time.Minute
@@ -75,6 +81,25 @@ func (w *work) learn(ctx context.Context) (Hook, error) {
 	}
 	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, cmp.Or(w.seen, time.Now()), hook)
 	return hook, nil
+}
+
+// overtime gives a slice that begins at the deadline or after it time for a last look, if the hook has that: whoever was to be told
+// to stop when the slice before it ended would die untold otherwise, and unnamed. It is over before the slice is: the next one would
+// only begin it anew.
+func (w *work) overtime(slice context.Context, h Hook) {
+	least := lastLook
+	if end, limited := slice.Deadline(); limited {
+		least = min(least, time.Until(end)/2)
+	}
+	look := time.Now().Add(least)
+	if limit := h.limit(); limit > 0 {
+		if end := w.Began.Add(limit - w.Policy.Bounds.Reserve); end.Before(look) {
+			look = end
+		}
+	}
+	if w.due = w.report.Deadline; w.due.Before(look) {
+		w.report.Deadline = look
+	}
 }
 
 // renew finds out whether an old event is of an action that is over, while the instance is in another one: it was retained and is

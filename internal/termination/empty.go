@@ -44,6 +44,9 @@ func (w *work) outOfTime(ctx context.Context, err error) (Result, error) {
 	case cause != nil:
 		w.end(StatusIncomplete, fmt.Sprintf("%v: %v", cause, err))
 		return "", &Incomplete{w.report}
+	case !w.due.IsZero() && time.Since(w.due) > lateTries:
+		w.end(StatusFailed, fmt.Sprintf("%v: %v", errDeadline, err))
+		return w.Policy.OnFailure, nil
 	}
 	return "", w.failed(err)
 }

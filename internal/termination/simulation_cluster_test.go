@@ -40,8 +40,9 @@ type pod struct {
 	drain.Pod
 	plan      podPlan
 	budget    *budget
-	mustGo    bool // no verdict keeps it
-	evictions int  // tried
+	mustGo    bool      // no verdict keeps it
+	evictions int       // tried
+	wasOn     *computer // that died with it
 }
 
 // budget is a disruption budget over an application with pods here and elsewhere.

@@ -58,8 +58,9 @@ func (i *incarnation) cordons(c *computer) {
 	i.done(c, stageCordon)
 }
 
+// restores: what an earlier termination took is given back, and never what the present one did.
 func (i *incarnation) restores(c *computer) {
-	if c.waits() {
+	if c.waits() && c.node.closed && !c.node.cordonedAt.Before(c.action.began) {
 		i.s.broken("%s: restored %s, which is terminating", i.name, c.id)
 	}
 }
@@ -92,7 +93,8 @@ func (i *incarnation) deletes(c *computer, p *pod, grace time.Duration) {
 		}
 	}
 	deadline := i.s.deadline(c.action)
-	half := c.action.began.Add(deadline.Sub(c.action.began) / 2)
+	whole := i.s.bounds.MaxDuration - i.s.bounds.Reserve
+	half := deadline.Add(-whole).Add(whole / 2)
 	switch now := time.Now(); {
 	case !i.s.force:
 		i.s.broken("%s: deleted %s, against policy", i.name, p.Name)
@@ -105,9 +107,16 @@ func (i *incarnation) deletes(c *computer, p *pod, grace time.Duration) {
 	}
 }
 
-// deadline is the earliest that the action's can be.
+// deadline is the earliest that the action's can be. A forged event of an instance that has just begun to terminate is true but for
+// its clock, and believed if it is young.
 func (s *simulation) deadline(a *action) time.Time {
-	return a.began.Add(min(s.bounds.MaxDuration, s.hook.limit()) - s.bounds.Reserve)
+	began := a.began
+	for _, stray := range s.strays {
+		if at := s.began.Add(stray.at); stray.kind == "in service" && at.Before(began) && a.began.Sub(at) <= oldEvent {
+			began = at
+		}
+	}
+	return began.Add(min(s.bounds.MaxDuration, s.hook.limit()) - s.bounds.Reserve)
 }
 
 // completes: a node is let go when it is empty, or when its time is over.
@@ -139,7 +148,8 @@ func (s *simulation) die(c *computer) {
 	for _, p := range c.node.pods {
 		if p.mustGo && !p.Terminating() {
 			s.counts["pod left"]++
-			s.leftBehind(c, p)
+			s.left = append(s.left, p)
+			p.wasOn = c
 		}
 	}
 }
@@ -187,6 +197,9 @@ func (s *simulation) settled() bool {
 func (s *simulation) conclude() {
 	if !s.settled() {
 		s.broken("it did not end: %d messages are left", len(s.letters))
+	}
+	for _, p := range s.left { // the reports are there by now
+		s.leftBehind(p.wasOn, p)
 	}
 	for body := range s.malformed {
 		if !s.buried[body] {

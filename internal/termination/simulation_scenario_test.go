@@ -75,6 +75,12 @@ type stray struct {
 
 const mille = 1000
 
+// Throttling comes and goes: of so much time, this much.
+const (
+	throttledFor   = time.Minute
+	throttledEvery = 3 * time.Minute
+)
+
 // newScenario draws one. Most seeds have few faults, so that each meets the plain course of things often enough.
 func newScenario(seed uint64) scenario {
 	r := dice{rand.New(rand.NewPCG(seed, 6))}
@@ -142,6 +148,12 @@ func (s *scenario) patience() time.Duration {
 	}
 	for _, o := range s.outages {
 		total += o.to - o.from
+	}
+	if s.throttled > 0 {
+		total += 2 * throttledFor
+	}
+	if s.unheard > 0 {
+		total += 2 * time.Minute
 	}
 	return total
 }

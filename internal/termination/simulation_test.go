@@ -90,6 +90,7 @@ type simulation struct {
 	mu         sync.Mutex
 	computers  []*computer
 	budgetsNow []*budget
+	left       []*pod // that nobody told to stop
 	letters    []*letter
 	sent       int
 	arrived    chan struct{} // a message may have become visible
@@ -352,7 +353,7 @@ func (i *incarnation) heard(ctx context.Context, to service) error {
 	case slices.ContainsFunc(i.s.outages, func(o outage) bool { return o.of == to && o.from <= since && since < o.to }):
 		i.s.counts[fmt.Sprintf("refused by an outage of %s", [...]string{"AWS", "the API server"}[to])]++
 		return errDown
-	case i.s.throttled > 0 && i.s.happens("throttled", i.s.throttled):
+	case since%throttledEvery < throttledFor && i.s.happens("throttled", i.s.throttled):
 		i.s.counts["throttled"]++
 		return errRefused
 	}

@@ -27,6 +27,7 @@ type work struct {
 	Termination
 	seen    time.Time // when its event first was; zero: nobody knows
 	drainer drain.Drainer
+	due     time.Time // the deadline as it was before a last look moved it; zero: nobody knows yet
 	log     *slog.Logger
 	report  Report
 }
@@ -154,6 +155,7 @@ func (w *work) drainInTime(slice context.Context, k Kubernetes, all []Instance) 
 	if err != nil {
 		return "", w.failed(err)
 	}
+	w.overtime(slice, hook)
 	defer w.heart().keepAlive(slice, hook)()
 	work, cancel := context.WithDeadlineCause(slice, w.report.Deadline, errDeadline)
 	defer cancel()
