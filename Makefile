@@ -7,10 +7,12 @@ CONFIG  ?= infra/quiesce.yaml
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -buildid='
 # Most of a test's time is waiting, so that more of them than cores run side by side.
 TESTTIMEOUT ?= 20m
+# Of `make soak`: a million take about half an hour on 2 cores.
+SEEDS   ?= 1000000
 LINT    := go tool -modfile=test/tools/lint/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint bench bench-pgbouncer demo story lab invoke tools images clean setup
+.PHONY: help build test soak lint bench bench-pgbouncer demo story lab invoke tools images clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +38,9 @@ test: setup tools ## run every test; the first time builds the real components (
 	@$(MAKE) --no-print-directory images || { test "$$CI" != true && echo 'test: without images the tests of real nodes are skipped'; }
 	@echo 'test: compiling the function and the tests takes minutes where the build cache is empty'
 	go test -race -parallel 8 -timeout $(TESTTIMEOUT) ./...
+
+soak: setup ## run the simulation over many more seeds: make soak SEEDS=1000000
+	SEEDS=$(SEEDS) go test -run TestTheUseCaseKeepsItsPromises -v -timeout 0 ./internal/termination | grep -v '^=== '
 
 lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }

@@ -238,6 +238,9 @@ type letter struct {
 }
 
 func (s *simulation) send(body string) {
+	if s.over {
+		return
+	}
 	s.sent++
 	s.letters = append(s.letters, &letter{id: fmt.Sprintf("m-%d", s.sent), body: body, visibleAt: time.Now()})
 	s.poke()

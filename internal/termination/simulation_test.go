@@ -23,6 +23,8 @@ const (
 	seedsByDefault = 10_000
 	// shards run side by side.
 	shards = 8
+	// eventful is how long a simulation is at least.
+	eventful = 3 * time.Minute
 	// longestSimulation is when what has not ended never will.
 	longestSimulation = 2 * time.Hour
 )
@@ -100,6 +102,7 @@ type simulation struct {
 	began      time.Time
 	running    sync.WaitGroup
 	lines      []line
+	over       bool // nothing more is sent
 	drawn      map[string]uint64
 	counts     map[string]int
 	wrong      string // the first promise that was broken
@@ -183,7 +186,8 @@ func (s *simulation) run(ctx context.Context) {
 func (s *simulation) isOver() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.wrong != "" || time.Since(s.began) > 3*time.Minute && s.settled()
+	s.over = s.wrong != "" || time.Since(s.began) > eventful && s.settled()
+	return s.over
 }
 
 // stray sends an event that is not what it says.
@@ -200,7 +204,7 @@ func (s *simulation) stray(kind string) {
 		t.Hook = "another"
 	case "malformed":
 		body := fmt.Sprintf("malformed %d", len(s.malformed))
-		s.malformed[body] = true
+		s.malformed[body] = !s.over
 		s.send(body)
 		return
 	}

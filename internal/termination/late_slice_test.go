@@ -1,0 +1,70 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+)
+
+// lateSlice is an invocation of 20 s that goes on, so long after its deadline, with what one that crashed left behind.
+func lateSlice(t *testing.T, h *Handler, late time.Duration) (Report, error) {
+	t.Helper()
+	old := event
+	old.Began = time.Now()
+	h.Parse = func([]byte) Delivery {
+		return Delivery{Records: []Record{{Termination: &old, FirstReceived: old.Began}}}
+	}
+	bounds := h.Policy.Bounds
+	time.Sleep(bounds.MaxDuration - bounds.Reserve + late)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	answer, err := h.Invoke(ctx, nil)
+	return answer.(Report), err
+}
+
+// Found by the simulation, seed 269.
+func TestASliceThatBeginsAfterTheDeadlineStillTellsWhoRemainsToStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h := blocked(2 * time.Second)
+		w.node.Add(web("other"), time.Second)
+		report, err := lateSlice(t, h, 10*time.Second)
+		require.NoError(t, err)
+		require.Equal(t, StatusForced, report.Status)
+		for _, pod := range report.Pods {
+			require.NotEqual(t, drain.Left, pod.Outcome, pod.Name)
+		}
+		require.Equal(t, []Result{Continue}, w.completed)
+	})
+}
+
+func TestASliceThatBeginsAfterTheDeadlineNamesWhoIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h := blocked(2 * time.Second)
+		h.Policy.Force = false
+		report, err := lateSlice(t, h, 10*time.Second)
+		require.NoError(t, err)
+		require.Equal(t, StatusLeft, report.Status)
+		require.Len(t, report.Pods, 1)
+		require.Equal(t, drain.Left, report.Pods[0].Outcome)
+		require.Equal(t, []Result{Continue}, w.completed)
+	})
+}
+
+// Found by the simulation, seed 300.
+func TestARequestThatFailsAfterTheDeadlineIsTriedAgainButNotForEver(t *testing.T) {
+	for late, completed := range map[time.Duration][]Result{lateTries / 2: nil, 2 * lateTries: {Abandon}} {
+		synctest.Test(t, func(t *testing.T) {
+			w, h := blocked(2 * time.Second)
+			w.faults["cordon"] = []error{errors.New("throttled")}
+			_, err := lateSlice(t, h, late)
+			require.Equal(t, completed == nil, err != nil)
+			require.Equal(t, completed, w.completed)
+		})
+	}
+}
