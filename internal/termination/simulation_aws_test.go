@@ -45,6 +45,7 @@ type action struct {
 	token   string
 	began   time.Time
 	timer   *time.Timer // runs the hook out
+	kept    bool        // alive, by who drains
 	over    bool
 	result  Result // empty: it ran out
 	endedAt time.Time
@@ -197,13 +198,15 @@ func (f fleet) Heartbeat(ctx context.Context, t Termination) error {
 		c, err := f.s.active(t)
 		if err == nil {
 			c.action.timer.Reset(f.s.hook.HeartbeatTimeout)
+			c.action.kept = c.action.kept || !f.sweeps
 		}
 		return err
 	})
 }
 
 func (f fleet) Complete(ctx context.Context, t Termination, result Result) error {
-	return f.effect(ctx, aws, "complete", t.InstanceID, func() error {
+	err := f.effect(ctx, aws, "complete", t.InstanceID, func() error {
+		f.completesOnce(t.InstanceID)
 		c, err := f.s.active(t)
 		if err == nil {
 			f.completes(c, result)
@@ -211,6 +214,10 @@ func (f fleet) Complete(ctx context.Context, t Termination, result Result) error
 		}
 		return err
 	})
+	if err == nil {
+		f.s.locked(func() { f.completed[t.InstanceID] = true })()
+	}
+	return err
 }
 
 // active is the instance whose action is under way; a token must be that action's own.

@@ -132,10 +132,17 @@ func (i *incarnation) completes(c *computer, result Result) {
 	c.node.letGoBy = i
 }
 
+// completesOnce: whoever has heard that an action is completed does not ask again.
+func (i *incarnation) completesOnce(id string) {
+	if i.completed[id] {
+		i.s.broken("%s: completed %s twice", i.name, id)
+	}
+}
+
 // ended: an action runs out only where the seed forces it to.
 func (s *simulation) ended(c *computer, a *action) {
 	if a.result == "" {
-		if s.counts["hook ran out"]++; !s.forgives() {
+		if s.counts["hook ran out"]++; !s.forgives() || (a.kept && !s.hasFaults()) {
 			s.broken("the hook of %s ran out", c.id)
 		}
 	}

@@ -231,6 +231,7 @@ type incarnation struct {
 	over       bool
 	verified   bool
 	owned      map[string]bool
+	completed  map[string]bool // and heard so
 	stages     map[string]stage
 	reports    map[string]Report
 }
@@ -257,7 +258,7 @@ func (s *simulation) incarnate(cancel context.CancelFunc, batch []*letter) (*inc
 	defer s.mu.Unlock()
 	i := &incarnation{
 		s: s, sweeps: len(batch) == 0, name: "sweep", cancel: cancel,
-		owned: map[string]bool{}, stages: map[string]stage{}, reports: map[string]Report{},
+		owned: map[string]bool{}, completed: map[string]bool{}, stages: map[string]stage{}, reports: map[string]Report{},
 	}
 	if i.sweeps {
 		return i, []Record{{Request: &Request{Action: ActionSweep}}}
