@@ -45,7 +45,7 @@ type action struct {
 	token   string
 	began   time.Time
 	timer   *time.Timer // runs the hook out
-	kept    bool        // alive, by who drains
+	owned   time.Time   // first, by who drains
 	over    bool
 	result  Result // empty: it ran out
 	endedAt time.Time
@@ -198,7 +198,6 @@ func (f fleet) Heartbeat(ctx context.Context, t Termination) error {
 		c, err := f.s.active(t)
 		if err == nil {
 			c.action.timer.Reset(f.s.hook.HeartbeatTimeout)
-			c.action.kept = c.action.kept || !f.sweeps
 		}
 		return err
 	})

@@ -49,7 +49,11 @@ func (i *incarnation) owns(before *lease, id string) {
 		i.s.broken("%s: took the lease of %s from %s, which lives", i.name, id, before.owner.name)
 	}
 	if !i.sweeps {
-		i.done(i.s.computer(id), stageOwn)
+		c := i.s.computer(id)
+		i.done(c, stageOwn)
+		if c.waits() && c.action.owned.IsZero() {
+			c.action.owned = time.Now()
+		}
 	}
 }
 
@@ -139,10 +143,15 @@ func (i *incarnation) completesOnce(id string) {
 	}
 }
 
+// firstBeat is what an owner may take to keep an action alive.
+const firstBeat = 5 * time.Second
+
+func (a *action) keptSince(d time.Duration) bool { return !a.owned.IsZero() && time.Since(a.owned) > d }
+
 // ended: an action runs out only where the seed forces it to.
 func (s *simulation) ended(c *computer, a *action) {
 	if a.result == "" {
-		if s.counts["hook ran out"]++; !s.forgives() || (a.kept && !s.hasFaults()) {
+		if s.counts["hook ran out"]++; !s.forgives() || (!s.hasFaults() && a.keptSince(firstBeat)) {
 			s.broken("the hook of %s ran out", c.id)
 		}
 	}
