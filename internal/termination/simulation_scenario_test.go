@@ -219,6 +219,8 @@ func phasesOfSimulation() []drain.Phase {
 }
 
 func (s scenario) String() string {
-	return fmt.Sprintf("seed %d: force %t, slices of %s, hook %s, at most %s less %s, lag %s, crashes %v, outages %v, throttled %d, unheard %d",
-		s.seed, s.force, s.slice, s.hook.HeartbeatTimeout, s.bounds.MaxDuration, s.bounds.Reserve, s.lag, s.crashes, s.outages, s.throttled, s.unheard)
+	return fmt.Sprintf("seed %d: force %t, slices of %s, hook %s, at most %s less %s, lag %s, "+
+		"crashes %v, outages %v, throttled %d, unheard %d",
+		s.seed, s.force, s.slice, s.hook.HeartbeatTimeout, s.bounds.MaxDuration, s.bounds.Reserve, s.lag,
+		s.crashes, s.outages, s.throttled, s.unheard)
 }
