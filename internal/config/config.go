@@ -33,6 +33,7 @@ type Config struct {
 	Drain            Drain
 	Phases           []Phase // in the order of leaving; exactly one is called Workloads
 	AllowManualDrain bool    // of instances that do not wait on our hook
+	Stack            Stack   // how it is deployed
 
 	QueueURL, DeadLetterURL string // empty: there is none
 	Endpoint                string // of the API server; empty, as CA is then: ask DescribeCluster

@@ -70,6 +70,7 @@ func TestTheSampleSaysWhatTheDefaultsSay(t *testing.T) {
 			JoinGrace: 15 * time.Second, VolumeDetach: time.Minute, OnDeadline: config.Force,
 		},
 		Phases: got.Phases,
+		Stack:  defaults.Stack,
 	}, got)
 	require.Equal(t, []string{"poolers", "workloads", "critical"}, names(got))
 
@@ -135,6 +136,7 @@ allowManualDrain: true
 			Settle: time.Second, Timeout: 90 * time.Second,
 		}, {Name: config.Workloads, Timeout: 5 * time.Minute}},
 		AllowManualDrain: true,
+		Stack:            got.Stack,
 	}, got)
 	require.Equal(t, "db", poolers.PGBouncer.Secret.Namespace)
 }

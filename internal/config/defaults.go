@@ -39,6 +39,7 @@ func defaults() Config {
 			JoinGrace: defaultJoinGrace, VolumeDetach: defaultVolumeDetach, OnDeadline: Force,
 		},
 		Phases: defaultPhases(),
+		Stack:  defaultStack(),
 	}
 }
 

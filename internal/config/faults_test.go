@@ -93,6 +93,7 @@ func TestABadFileIsRefused(t *testing.T) {
 		with("mode: {a: b}"):                                                          "quiesce.yaml:1: mode: must be a string",
 		with("lifecycle: quiesce"):                                                    "quiesce.yaml:1: lifecycle: must be a mapping",
 		with("lifecycle: {hook: ''}"):                                                 "quiesce.yaml:1: lifecycle.hook: must not be empty",
+		with("lifecycle: {hook: 'a hook'}"):                                           "quiesce.yaml:1: lifecycle.hook: not the name of a hook: a hook",
 		with("lifecycle: {onFailure: continue}"):                                      "quiesce.yaml:1: lifecycle.onFailure: must be CONTINUE or ABANDON: continue",
 		with("drain: {maxDuration: 20s}"):                                             "quiesce.yaml:1: drain.reserve: must be shorter than drain.maxDuration: 30s is not shorter than 20s",
 		with("drain: {reserve: 30m}"):                                                 "quiesce.yaml:1: drain.reserve: must be shorter than drain.maxDuration: 30m0s is not shorter than 30m0s",

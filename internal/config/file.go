@@ -31,6 +31,7 @@ func (c *Config) read(m *mapping) {
 		c.Phases = readPhases(phases)
 	}
 	m.get("allowManualDrain").flag(&c.AllowManualDrain)
+	m.get("stack").section(c.Stack.read)
 }
 
 // readCluster takes the cluster's name, unless the environment has told it.
@@ -46,7 +47,8 @@ func (c *Config) readCluster(v value) {
 }
 
 func (l *Lifecycle) read(m *mapping) {
-	m.get("hook").text(&l.Hook)
+	// The form is Auto Scaling's: https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_LifecycleHook.html.
+	m.get("hook").form(&l.Hook, "the name of a hook", `^[A-Za-z0-9_/-]+$`)
 	choose(m.get("onFailure"), &l.OnFailure, Continue, Abandon)
 }
 

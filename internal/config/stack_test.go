@@ -1,0 +1,94 @@
+package config_test
+
+import (
+	"encoding/base64"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/config"
+)
+
+func TestAStackHasDefaults(t *testing.T) {
+	c := parse(t, least)
+	require.Equal(t, config.Stack{Concurrency: 100, Reserved: true, LogDays: 90, AccessEntry: true}, c.Stack)
+	require.Equal(t, "quiesce-prod", c.StackName())
+	require.Equal(t, c.Stack, parse(t, least[:len(least)-1]+", stack: {vpc: , name: }}").Stack)
+}
+
+func TestEveryKeyOfTheStackIsTaken(t *testing.T) {
+	ca := base64.StdEncoding.EncodeToString(certificate(t))
+	c := parse(t, `
+cluster: staging
+autoScalingGroups: [workers-a]
+stack:
+  name: drains
+  account: "111122223333"
+  region: us-gov-west-1
+  concurrency: 2
+  reserved: false
+  logDays: 3653
+  accessEntry: false
+  clusterEndpoint: https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com
+  clusterCA: `+ca+`
+  vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd, subnet-0123abce], clusterSecurityGroup: sg-0123abcd, dualStack: true}
+  notices: [spot, rebalance]
+  alarmTopic: arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call
+  reports: true
+`)
+	require.Equal(t, config.Stack{
+		Name: "drains", Account: "111122223333", Region: "us-gov-west-1", Concurrency: 2, LogDays: 3653,
+		ClusterEndpoint: "https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com", ClusterCA: ca,
+		VPC: &config.VPC{
+			ID: "vpc-0123abcd", Subnets: []string{"subnet-0123abcd", "subnet-0123abce"}, ClusterSecurityGroup: "sg-0123abcd",
+			DualStack: true,
+		},
+		Notices:    []config.Notice{config.NoticeSpot, config.NoticeRebalance},
+		AlarmTopic: "arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call", Reports: true,
+	}, c.Stack)
+	require.Equal(t, "drains", c.StackName())
+}
+
+// CloudFormation and Lambda know fewer names than EKS does.
+func TestAStackIsCalledAfterItsCluster(t *testing.T) {
+	for cluster, want := range map[string]string{
+		"prod_eu":                "quiesce-prod-eu",
+		strings.Repeat("a", 100): "quiesce-" + strings.Repeat("a", 56),
+	} {
+		require.Equal(t, want, parse(t, "{cluster: "+cluster+", autoScalingGroups: [a]}").StackName())
+	}
+}
+
+func TestABadStackIsRefused(t *testing.T) {
+	const vpc = "id: vpc-0123abcd, subnets: [subnet-0123abcd], clusterSecurityGroup: sg-0123abcd"
+	const missing = "clusterCA: missing beside clusterEndpoint"
+	const days = "[1 3 5 7 14 30 60 90 120 150 180 365 400 545 731 1096 1827 2192 2557 2922 3288 3653]"
+	for stack, want := range map[string]string{
+		"memory: 512":                      "memory: unknown key",
+		"name: prod_eu":                    "name: not the name of a stack: prod_eu",
+		"name: " + strings.Repeat("a", 65): "name: not the name of a stack: " + strings.Repeat("a", 65),
+		"account: 111122223333":            "account: must be a string: 111122223333",
+		"account: '12'":                    "account: not an account's number in quotes: 12",
+		"region: eu":                       "region: not a region: eu",
+		"concurrency: 1":                   "concurrency: must be from 2 to 1000: 1",
+		"logDays: 91":                      "logDays: must be one of " + days + ": 91",
+		"logDays: 0":                       "logDays: must be from 1 to 3653: 0",
+		"clusterEndpoint: 'https://a'":     missing,
+		"clusterEndpoint: 'http://a'":      "clusterEndpoint: not a URL with https: \"http://a\"\n" + missing,
+		"clusterCA: aGVsbG8=":              "clusterCA: no certificate in PEM\nclusterEndpoint: missing beside clusterCA",
+		"vpc: {}":                          "vpc.id: missing\nvpc.subnets: missing\nvpc.clusterSecurityGroup: missing",
+		"vpc: {" + vpc + ", subnet: a}":    "vpc.subnet: unknown key",
+		"vpc: {id: a, " + vpc[18:] + "}":   "vpc.id: not a VPC's id: a",
+		"alarmTopic: on-call":              "alarmTopic: not the ARN of a topic: on-call",
+		"notices: [spot, health, spot]":    "notices[1]: must be spot or rebalance: health\nnotices[2]: given twice: spot",
+		"notices: spot":                    "notices: must be a list",
+		"reports: bucket":                  "reports: must be true or false: bucket",
+	} {
+		var lines []string
+		for line := range strings.SplitSeq(want, "\n") {
+			lines = append(lines, "quiesce.yaml:1: stack."+line)
+		}
+		require.Equal(t, lines, faultsOf(t, least[:len(least)-1]+", stack: {"+stack+"}}"), stack)
+	}
+}
