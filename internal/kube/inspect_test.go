@@ -116,15 +116,15 @@ func TestLabelsAndAnnotationsAreAmendedAndTakenAway(t *testing.T) {
 	s.apply(poolerManifest)
 	value, note := "surge", "{}"
 	require.NoError(t, s.client.Amend(t.Context(), refOf(s.pod("pooler")),
-		map[string]*string{drain.EscortedLabel: &value, "app": nil}, map[string]*string{drain.EscortedLabel: &note, "quiesce/escort": nil}))
+		map[string]*string{drain.EscortedLabel: &value, "app": nil}, map[string]*string{drain.EscortedLabel: &note}))
 	pod := s.pod("pooler")
 	require.Equal(t, "surge", pod.Labels[drain.EscortedLabel])
 	require.NotContains(t, pod.Labels, "app")
 	require.Equal(t, "{}", pod.Annotations[drain.EscortedLabel])
-	require.NotContains(t, pod.Annotations, "quiesce/escort")
 	require.Contains(t, pod.Annotations, "lab/stop-after", "what is not named stays")
 
 	require.NoError(t, s.client.Amend(t.Context(), refOf(pod), nil, map[string]*string{drain.EscortedLabel: nil}))
+	require.NotContains(t, s.pod("pooler").Annotations, drain.EscortedLabel)
 	require.Equal(t, "surge", s.pod("pooler").Labels[drain.EscortedLabel])
 	require.NoError(t, s.client.Amend(t.Context(), refOf(pod), map[string]*string{drain.EscortedLabel: nil}, nil))
 	require.Contains(t, s.pod("pooler").Annotations, "lab/stop-after")

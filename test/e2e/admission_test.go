@@ -1,0 +1,57 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+)
+
+// The right to patch pods is the right to run anything in them. Whoever steals the function's role gets their labels, and the
+// escorts' annotation.
+func TestTheFunctionCannotChangeWhatPodsRun(t *testing.T) {
+	s := setScene(t, 1)
+	s.podOn(s.instances[0], "web", func(p *corev1.Pod) { p.Annotations = map[string]string{"team": "a"} })
+	thief := s.as("thief", "quiesce")
+	s.until("the policy is in force", func() (bool, error) {
+		err := s.patchWeb(thief, `{"spec": {"activeDeadlineSeconds": 1}}`, metav1.DryRunAll)
+		return isRefusedByPolicy(err), err
+	})
+
+	for _, patch := range []string{
+		`{"spec": {"containers": [{"name": "main", "image": "miner"}]}}`,
+		`{"metadata": {"labels": {"app": "other"}}, "spec": {"activeDeadlineSeconds": 1}}`,
+		`{"metadata": {"finalizers": ["example.com/never"]}}`,
+		`{"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "none"}]}}`,
+		`{"metadata": {"annotations": {"quiesce/drain": "false"}}}`,
+		`{"metadata": {"annotations": {"team": "b"}}}`,
+		`{"metadata": {"annotations": {"team": null}}}`,
+		`{"metadata": {"annotations": null}}`,
+	} {
+		err := s.patchWeb(thief, patch)
+		require.True(t, isRefusedByPolicy(err), "%s: %v", patch, err)
+		require.NoError(t, s.patchWeb(s.Lab.Client(), patch, metav1.DryRunAll), "others may: %s", patch)
+	}
+	for _, patch := range []string{
+		`{"metadata": {"labels": {"quiesce/escorted": "surge", "app": null}, "annotations": {"quiesce/escorted": "{}"}}}`,
+		`{"metadata": {"annotations": {"quiesce/escorted": "{\"paused\": true}"}}}`,
+		`{"metadata": {"labels": {"quiesce/escorted": null, "app": "web"}, "annotations": {"quiesce/escorted": null}}}`,
+	} {
+		require.NoError(t, s.patchWeb(thief, patch), patch)
+	}
+}
+
+// isRefusedByPolicy goes by the policy's name, which is only in the text.
+func isRefusedByPolicy(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "'quiesce-pods' denied")
+}
+
+func (s *scene) patchWeb(as kubernetes.Interface, patch string, dryRun ...string) error {
+	_, err := as.CoreV1().Pods(s.group).Patch(
+		s.ctx, "web", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{DryRun: dryRun})
+	return err
+}
