@@ -2,7 +2,12 @@
 
 GOARCH  ?= arm64
 EVENT   ?= events/plan.json
+# One file for each cluster: CONFIG="a.yaml b.yaml" makes dist/a.zip and dist/b.zip, and a stack of each.
 CONFIG  ?= infra/quiesce.yaml
+zip      = dist/$(if $(word 2,$(CONFIG)),$(basename $(notdir $(1))),function).zip
+ZIPS     = $(foreach file,$(CONFIG),$(call zip,$(file)))
+# What reads the synthesized stacks: older versions do not understand them. The tag "latest" at npm is a far older one.
+CDK     := npx --yes aws-cdk@2.1148.1
 # What makes the same commit give the same bytes: no paths, no time, no build ID. lambda.norpc leaves out the old runtime's server.
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -buildid='
 # Most of a test's time is waiting, so that more of them than cores run side by side.
@@ -12,7 +17,7 @@ SEEDS   ?= 1000000
 LINT    := go tool -modfile=test/tools/lint/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build test soak lint bench bench-pgbouncer demo story lab invoke tools images clean setup
+.PHONY: help build synth deploy test soak lint bench bench-pgbouncer demo story lab invoke tools images clean setup node
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,8 +63,15 @@ bench-pgbouncer: setup tools images ## what becomes of 20 busy workers when a po
 build: ## dist/bootstrap (linux, GOARCH, default arm64) and dist/function.zip, the same bytes for the same commit
 	@mkdir -p dist
 	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -o dist/bootstrap ./lambda
-	go run ./infra/bundle dist/bootstrap $(CONFIG) dist/function.zip
-	@cd dist && sha256sum bootstrap function.zip
+	$(foreach file,$(CONFIG),go run ./infra/bundle dist/bootstrap $(file) $(call zip,$(file)) &&) sha256sum dist/bootstrap $(ZIPS)
+
+synth: override GOARCH := arm64
+synth: node build ## the CloudFormation template of each CONFIG into infra/cdk.out; needs node, and no network
+	@rm -f infra/cdk.out/*.template.json
+	cd infra && CDK_OUTDIR=cdk.out go run . $(addprefix ../,$(ZIPS))
+
+deploy: node ## deploy each CONFIG to AWS; asks before it changes who may do what
+	cd infra && $(CDK) deploy --all
 
 images: setup ## make the container images of the lab's real nodes from Debian packages, once a version
 	@go run ./test/images/build
@@ -70,12 +82,17 @@ tools: ## build the lab's real components into the user's cache directory, once 
 # What real nodes are made of. Where it cannot be installed, the tests that need it say so.
 NODES := containerd runc containernetworking-plugins debootstrap iproute2 nftables util-linux procps
 
-setup:
+setup: node
 	@command -v go >/dev/null || { echo 'Go 1.26 is needed: https://go.dev/doc/install'; exit 1; }
 	@command -v gcc >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } \
 		|| { echo 'gcc is needed by the race detector: install it'; exit 1; }
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || dpkg -s $(NODES) >/dev/null 2>&1 || { \
 		echo 'setup: installing $(NODES)'; apt-get update -qq && apt-get install -y -qq --no-install-recommends $(NODES) >/dev/null; }
 
-clean: ## remove dist
-	rm -rf dist
+node:
+	@command -v node >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; } \
+		|| echo 'node is needed to synthesize the stack, whose tests are skipped without: https://nodejs.org'
+
+clean: ## remove dist and infra/cdk.out
+	rm -rf dist infra/cdk.out

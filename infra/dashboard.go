@@ -1,0 +1,114 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/aws/aws-cdk-go/awscdk/v2"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatch"
+	"github.com/aws/aws-cdk-go/awscdk/v2/interfaces/interfacesawscloudwatch"
+	"github.com/aws/jsii-runtime-go"
+)
+
+// width is a dashboard's, in its own units.
+const width = 24
+
+// newDashboard answers three questions, one a row: what is draining now, what got stuck, what was forced. Under them it says how it goes
+// in general.
+func newDashboard(stack awscdk.Stack, d deployment, p parts, alarms []interfacesawscloudwatch.IAlarmRef) awscloudwatch.Dashboard {
+	return awscloudwatch.NewDashboard(stack, jsii.String("Dashboard"), &awscloudwatch.DashboardProps{
+		DashboardName: jsii.String(d.StackName()),
+		Widgets: &[]*[]awscloudwatch.IWidget{
+			{awscloudwatch.NewAlarmStatusWidget(&awscloudwatch.AlarmStatusWidgetProps{
+				Title: jsii.String("Alarms"), Alarms: &alarms, Width: jsii.Number(width),
+			})},
+			heading("What is draining now"), drainingNow(d, p),
+			heading("What got stuck"), stuck(d, p),
+			heading("What was forced"), forced(d),
+			heading("How it goes"), inGeneral(d),
+		},
+	})
+}
+
+func drainingNow(d deployment, p parts) *[]awscloudwatch.IWidget {
+	return row(
+		graph("Instances that wait, invocations, events",
+			measure(d, metricWaiting, "Maximum"),
+			p.function.program.Metric(jsii.String("ConcurrentExecutions"), eachMinute("Maximum")),
+			p.queues.work.MetricApproximateNumberOfMessagesNotVisible(eachMinute("Maximum")),
+			p.queues.work.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum"))),
+		graph("Seconds since the longest of them began to wait", measure(d, metricWaitingSeconds, "Maximum")),
+		lines(d, "Drains that are not done, and the last that was heard of each",
+			`filter ispresent(instance)`,
+			`stats latest(msg) as last, latest(node) as host, max(@timestamp) as at by instance, group`,
+			`filter last != "done"`, `sort at desc`),
+	)
+}
+
+func stuck(d deployment, p parts) *[]awscloudwatch.IWidget {
+	return row(
+		graph("Held up: by budgets (s), by heartbeats, into the next slice, by lost events",
+			measure(d, metricBlockedSeconds, "Maximum"), measure(d, metricHeartbeatsFailed, "Sum"),
+			measure(d, metricHandOvers, "Sum"), measure(d, metricRequeued, "Sum")),
+		graph("Age of events (s), and those put aside",
+			measure(d, metricQueueSeconds, "Maximum"), p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
+			p.queues.dead.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metricMalformed, "Sum")),
+		reports(d, "Drains that did not get their way", "left", "incomplete", "failed", "rejected"),
+	)
+}
+
+func forced(d deployment) *[]awscloudwatch.IWidget {
+	return row(
+		graph("Pods", measure(d, metricPodsForced, "Sum"), measure(d, metricPodsLeft, "Sum")),
+		graph("Transactions cut, instances gone too soon",
+			measure(d, metricTransactionsCut, "Sum"), measure(d, metricHooksExpired, "Sum")),
+		reports(d, "Drains that forced a pod", "forced"),
+	)
+}
+
+func inGeneral(d deployment) *[]awscloudwatch.IWidget {
+	return row(
+		graph("Drains by status", each(d, metricDrains, dimensionStatus)),
+		graph("Seconds a drain took", measure(d, metricDrainSeconds, "p50"), measure(d, metricDrainSeconds, "Maximum")),
+		graph("Pods evicted, escorts by strategy, sweeps",
+			measure(d, metricPodsEvicted, "Sum"), each(d, metricEscorts, dimensionStrategy), measure(d, metricSweeps, "Sum")),
+	)
+}
+
+// each is a metric once for each value that a dimension ever had.
+func each(d deployment, metric, dimension string) awscloudwatch.IMetric {
+	return awscloudwatch.NewMathExpression(&awscloudwatch.MathExpressionProps{
+		Expression: jsii.String(fmt.Sprintf(`SEARCH('{%s,Cluster,%s} MetricName="%s" Cluster="%s"', 'Sum')`,
+			namespace, dimension, metric, d.Cluster)),
+		UsingMetrics: &map[string]awscloudwatch.IMetric{},
+		Label:        jsii.String(""), Period: eachMinute("Sum").Period,
+	})
+}
+
+func heading(text string) *[]awscloudwatch.IWidget {
+	return row(awscloudwatch.NewTextWidget(&awscloudwatch.TextWidgetProps{
+		Markdown: jsii.String("## " + text), Width: jsii.Number(width), Height: jsii.Number(1),
+	}))
+}
+
+func graph(title string, metrics ...awscloudwatch.IMetric) awscloudwatch.IWidget {
+	return awscloudwatch.NewGraphWidget(&awscloudwatch.GraphWidgetProps{
+		Title: &title, Left: &metrics, Width: jsii.Number(width / 4),
+	})
+}
+
+// reports are the last lines of drains that ended in one of these ways.
+func reports(d deployment, title string, statuses ...string) awscloudwatch.IWidget {
+	return lines(d, title,
+		`fields @timestamp, report.status, report.instanceId, report.node, report.reason, error`,
+		`filter report.status in ["`+strings.Join(statuses, `", "`)+`"]`,
+		`sort @timestamp desc`)
+}
+
+func lines(d deployment, title string, query ...string) awscloudwatch.IWidget {
+	return awscloudwatch.NewLogQueryWidget(&awscloudwatch.LogQueryWidgetProps{
+		Title: &title, LogGroupNames: jsii.Strings(logGroupName(d)), QueryLines: jsii.Strings(query...), Width: jsii.Number(width / 2),
+	})
+}
+
+func row(widgets ...awscloudwatch.IWidget) *[]awscloudwatch.IWidget { return &widgets }

@@ -1,0 +1,436 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/config"
+)
+
+// object is one of JSON.
+type object = map[string]any
+
+// A version that was published stays, and what invokes the function does it by an alias: to go back is to point the alias back.
+func TestTheFunctionIsInvokedByAnAliasOfAVersionThatStays(t *testing.T) {
+	s := of(t, publicStack, "quiesce-prod")
+	alias := s.only(t, "AWS::Lambda::Alias")
+	require.Equal(t, object{
+		"FunctionName": "{Lambda::Function quiesce-prod}", "FunctionVersion": "{Lambda::Version}.Version", "Name": "live",
+	}, alias)
+	for _, r := range s.Resources {
+		if r.Type == "AWS::Lambda::Version" {
+			require.Equal(t, "Retain", r.DeletionPolicy)
+		}
+	}
+	require.Contains(t, fmt.Sprint(s.only(t, "AWS::Lambda::EventSourceMapping")["FunctionName"]), ":live")
+	require.Equal(t, "{Lambda::Alias live}", targetOf(t, s.only(t, "AWS::Events::Rule", "ScheduleExpression", "rate(1 minute)"))["Arn"])
+	require.Equal(t, "{Lambda::Alias live}", s.only(t, "AWS::Lambda::Permission")["FunctionName"])
+}
+
+func TestTheFunctionIsTheProgramInTheZip(t *testing.T) {
+	f := of(t, publicStack, "quiesce-prod").only(t, "AWS::Lambda::Function")
+	require.Equal(t, "provided.al2023", f["Runtime"])
+	require.Equal(t, []any{"arm64"}, f["Architectures"])
+	require.Equal(t, "bootstrap", f["Handler"])
+	require.EqualValues(t, 900, f["Timeout"])
+	require.Equal(t, "quiesce-prod", f["FunctionName"])
+	require.Regexp(t, `^[0-9a-f]{64}\.zip$`, f["Code"].(object)["S3Key"], "named by what is in it")
+}
+
+func TestTheFunctionIsToldItsQueues(t *testing.T) {
+	require.Equal(t, object{"Variables": object{
+		"QUIESCE_QUEUE_URL": "{SQS::Queue quiesce-prod}", "QUIESCE_DLQ_URL": "{SQS::Queue quiesce-prod-dead}",
+	}}, of(t, publicStack, "quiesce-prod").only(t, "AWS::Lambda::Function")["Environment"])
+}
+
+func TestTheFunctionIsToldItsClusterWhereTheFileTells(t *testing.T) {
+	require.Equal(t, object{"Variables": object{
+		"QUIESCE_QUEUE_URL": "{SQS::Queue drains}", "QUIESCE_DLQ_URL": "{SQS::Queue drains-dead}",
+		"QUIESCE_CLUSTER_ENDPOINT": "https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com", "QUIESCE_CLUSTER_CA": someCA,
+		"QUIESCE_REPORT_BUCKET": "{S3::Bucket}",
+	}}, of(t, privateStack, "drains").only(t, "AWS::Lambda::Function")["Environment"])
+}
+
+func TestLogsAreJSONAndEnd(t *testing.T) {
+	s := of(t, publicStack, "quiesce-prod")
+	require.Equal(t, object{"LogFormat": "JSON", "LogGroup": "{Logs::LogGroup /aws/lambda/quiesce-prod}"},
+		s.only(t, "AWS::Lambda::Function")["LoggingConfig"])
+	require.EqualValues(t, 90, s.only(t, "AWS::Logs::LogGroup")["RetentionInDays"])
+	require.EqualValues(t, 365, of(t, privateStack, "drains").only(t, "AWS::Logs::LogGroup")["RetentionInDays"])
+}
+
+// Drains of the whole queue at once must leave room for the sweep that keeps the waiting ones alive.
+func TestMoreExecutionsAreReservedThanTheQueueCanTake(t *testing.T) {
+	s := of(t, publicStack, "quiesce-prod")
+	most := s.only(t, "AWS::Lambda::EventSourceMapping")["ScalingConfig"].(object)["MaximumConcurrency"]
+	require.EqualValues(t, 100, most)
+	require.Greater(t, s.only(t, "AWS::Lambda::Function")["ReservedConcurrentExecutions"], most)
+
+	s = of(t, privateStack, "drains")
+	require.EqualValues(t, 10, s.only(t, "AWS::Lambda::EventSourceMapping")["ScalingConfig"].(object)["MaximumConcurrency"])
+	require.NotContains(t, s.only(t, "AWS::Lambda::Function"), "ReservedConcurrentExecutions")
+}
+
+// A batch of two would hold the second message up for the whole of the first one's drain.
+func TestMessagesComeOneByOneAndGoBackOneByOne(t *testing.T) {
+	mapping := of(t, publicStack, "quiesce-prod").only(t, "AWS::Lambda::EventSourceMapping")
+	require.Equal(t, "{SQS::Queue quiesce-prod}.Arn", mapping["EventSourceArn"])
+	require.EqualValues(t, 1, mapping["BatchSize"])
+	require.Equal(t, []any{"ReportBatchItemFailures"}, mapping["FunctionResponseTypes"])
+}
+
+func TestQueuesAreEncrypted(t *testing.T) {
+	queues := of(t, publicStack, "quiesce-prod").all("AWS::SQS::Queue")
+	require.Len(t, queues, 2)
+	for _, queue := range queues {
+		require.Equal(t, true, queue["SqsManagedSseEnabled"])
+	}
+}
+
+func TestQueuesTopicAndBucketRefuseWhatIsNotTLS(t *testing.T) {
+	s := of(t, publicStack, "quiesce-prod")
+	policies := append(s.all("AWS::SQS::QueuePolicy"), s.all("AWS::SNS::TopicPolicy")...)
+	policies = append(policies, of(t, privateStack, "drains").all("AWS::S3::BucketPolicy")...)
+	require.Len(t, policies, 4)
+	for _, policy := range policies {
+		require.True(t, slices.ContainsFunc(statementsOf(policy["PolicyDocument"]), func(s object) bool {
+			return s["Effect"] == "Deny" && fmt.Sprint(s["Condition"]) == "map[Bool:map[aws:SecureTransport:false]]"
+		}), policy)
+	}
+}
+
+// A drain of 48 hours is two hundred slices, and each is a receive.
+func TestAMessageIsGivenUpOnlyAfterAThousandReceives(t *testing.T) {
+	s := of(t, publicStack, "quiesce-prod")
+	work, dead := s.work(t), s.only(t, "AWS::SQS::Queue", "QueueName", "quiesce-prod-dead")
+	require.Equal(t, object{"deadLetterTargetArn": "{SQS::Queue quiesce-prod-dead}.Arn", "maxReceiveCount": float64(1000)},
+		work["RedrivePolicy"])
+	require.EqualValues(t, (14 * day).Seconds(), dead["MessageRetentionPeriod"])
+	require.GreaterOrEqual(t, work["MessageRetentionPeriod"], longestWait.Seconds(), "no message is lost while its instance can wait")
+	require.Less(t, work["MessageRetentionPeriod"], dead["MessageRetentionPeriod"], "its age goes with it")
+}
+
+// Lambda refuses a queue whose messages come back while they are worked on; and an instance must still wait when they do.
+func TestAMessageComesBackWhileItsInstanceStillWaits(t *testing.T) {
+	for _, s := range []template{of(t, publicStack, "quiesce-prod"), of(t, privateStack, "drains")} {
+		hidden := s.work(t)["VisibilityTimeout"]
+		require.GreaterOrEqual(t, hidden, s.only(t, "AWS::Lambda::Function")["Timeout"])
+		for _, hook := range s.all("AWS::AutoScaling::LifecycleHook") {
+			require.Greater(t, hook["HeartbeatTimeout"], hidden)
+		}
+	}
+}
+
+func (t template) work(tt *testing.T) object {
+	tt.Helper()
+	return t.only(tt, "AWS::SQS::Queue", "QueueName", t.only(tt, "AWS::Lambda::Function")["FunctionName"])
+}
+
+func TestTerminationsOfOurGroupsOnOurHookGoToTheQueue(t *testing.T) {
+	pattern := func(hook string, groups ...any) object {
+		return object{
+			"source": []any{"aws.autoscaling"}, "detail-type": []any{"EC2 Instance-terminate Lifecycle Action"},
+			"detail": object{"AutoScalingGroupName": groups, "LifecycleHookName": []any{hook}},
+		}
+	}
+	rule := of(t, publicStack, "quiesce-prod").terminations(t)
+	require.Equal(t, pattern("quiesce", "workers-a", "workers-b", object{"prefix": "batch-"}), rule["EventPattern"])
+	require.Equal(t, "{SQS::Queue quiesce-prod}.Arn", targetOf(t, rule)["Arn"])
+
+	rule = of(t, privateStack, "drains").terminations(t)
+	require.Equal(t, pattern("drain-me", "workers-a", object{"wildcard": "batch-*-eu"}, object{"prefix": "gpu-"}), rule["EventPattern"])
+}
+
+func (t template) terminations(tt *testing.T) object {
+	tt.Helper()
+	rules := slices.DeleteFunc(t.all("AWS::Events::Rule"), func(rule object) bool {
+		return !strings.Contains(fmt.Sprint(rule["EventPattern"]), "aws.autoscaling")
+	})
+	require.Len(tt, rules, 1)
+	return rules[0]
+}
+
+// Whatever the pattern lets through, the function decides; what it keeps back is lost.
+func TestAPatternLetsThroughEveryGroupThatAGlobMeans(t *testing.T) {
+	for glob, want := range map[string]any{
+		"workers-a":  "workers-a",
+		"batch-*":    object{"prefix": "batch-"},
+		"b-*-eu":     object{"wildcard": "b-*-eu"},
+		"*-eu":       object{"exists": true},
+		"*":          object{"exists": true},
+		"gpu-?":      object{"prefix": "gpu-"},
+		"gpu-[ab]-*": object{"prefix": "gpu-"},
+		`odd\*-*`:    object{"prefix": "odd"},
+		"a-*-?":      object{"prefix": "a-"},
+		"a-**-b":     object{"prefix": "a-"},
+	} {
+		require.Equal(t, want, eventPattern(glob), glob)
+	}
+}
+
+func TestAnEventThatCannotBeDeliveredIsRetriedAndThenPutAside(t *testing.T) {
+	target := targetOf(t, of(t, publicStack, "quiesce-prod").terminations(t))
+	require.Equal(t, object{"Arn": "{SQS::Queue quiesce-prod-dead}.Arn"}, target["DeadLetterConfig"])
+	require.Equal(t, object{"MaximumEventAgeInSeconds": 3600.0, "MaximumRetryAttempts": 185.0}, target["RetryPolicy"])
+}
+
+func TestOnlyOurRulesMaySendToTheQueues(t *testing.T) {
+	for _, s := range []template{of(t, publicStack, "quiesce-prod"), of(t, privateStack, "drains")} {
+		for _, policy := range s.all("AWS::SQS::QueuePolicy") {
+			senders := slices.DeleteFunc(statementsOf(policy["PolicyDocument"]), func(s object) bool { return s["Effect"] == "Deny" })
+			require.NotEmpty(t, senders)
+			for _, sender := range senders {
+				require.Equal(t, object{"Service": "events.amazonaws.com"}, sender["Principal"])
+				require.Equal(t, "sqs:SendMessage", sender["Action"])
+				require.Equal(t, object{"ArnEquals": object{"aws:SourceArn": "{Events::Rule}.Arn"}}, sender["Condition"])
+			}
+		}
+	}
+}
+
+func TestNoticesComeThroughTheQueueIfAsked(t *testing.T) {
+	require.Len(t, of(t, publicStack, "quiesce-prod").all("AWS::Events::Rule"), 2, "terminations and the sweep")
+
+	rule := of(t, privateStack, "drains").only(t, "AWS::Events::Rule", "EventPattern", object{
+		"source":      []any{"aws.ec2"},
+		"detail-type": []any{"EC2 Spot Instance Interruption Warning", "EC2 Instance Rebalance Recommendation"},
+	})
+	require.Equal(t, "{SQS::Queue drains}.Arn", targetOf(t, rule)["Arn"])
+}
+
+func TestTheSweepRunsEachMinuteAndIsNotRepeated(t *testing.T) {
+	s := of(t, publicStack, "quiesce-prod")
+	target := targetOf(t, s.only(t, "AWS::Events::Rule", "ScheduleExpression", "rate(1 minute)"))
+	require.JSONEq(t, `{"action": "sweep"}`, target["Input"].(string))
+	require.EqualValues(t, 0, target["RetryPolicy"].(object)["MaximumRetryAttempts"])
+	require.EqualValues(t, 0, s.only(t, "AWS::Lambda::EventInvokeConfig")["MaximumRetryAttempts"])
+	permission := s.only(t, "AWS::Lambda::Permission")
+	require.Equal(t, "events.amazonaws.com", permission["Principal"])
+	require.Equal(t, "{Events::Rule}.Arn", permission["SourceArn"])
+}
+
+func TestEachGroupThatIsNamedExactlyGetsTheHook(t *testing.T) {
+	hook := func(group, name, result string, heartbeat float64) object {
+		return object{
+			"AutoScalingGroupName": group, "LifecycleHookName": name, "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
+			"HeartbeatTimeout": heartbeat, "DefaultResult": result,
+		}
+	}
+	require.ElementsMatch(t, []any{hook("workers-a", "quiesce", "CONTINUE", 1200), hook("workers-b", "quiesce", "CONTINUE", 1200)},
+		of(t, publicStack, "quiesce-prod").all("AWS::AutoScaling::LifecycleHook"))
+	require.Equal(t, hook("workers-a", "drain-me", "ABANDON", 1441),
+		of(t, privateStack, "drains").only(t, "AWS::AutoScaling::LifecycleHook"))
+}
+
+func TestForGroupsOfAGlobItIsSaidHowToMakeTheHook(t *testing.T) {
+	require.Equal(t, "aws autoscaling put-lifecycle-hook --auto-scaling-group-name GROUP --lifecycle-hook-name quiesce "+
+		"--lifecycle-transition autoscaling:EC2_INSTANCE_TERMINATING --heartbeat-timeout 1200 --default-result CONTINUE",
+		of(t, publicStack, "quiesce-prod").Outputs["HooksByHand"].Value)
+	require.NotContains(t, of(t, publicStack, "quiesce-test-eu").Outputs, "HooksByHand")
+}
+
+// Auto Scaling ends an action after a hundred heartbeats, whoever still drains.
+func TestTheHookWaitsLongEnoughForTheLongestDrain(t *testing.T) {
+	for longest, want := range map[time.Duration]time.Duration{
+		30 * time.Minute: 20 * time.Minute,
+		33 * time.Hour:   20 * time.Minute,
+		40 * time.Hour:   1441 * time.Second,
+		48 * time.Hour:   1729 * time.Second,
+		96 * time.Hour:   1729 * time.Second,
+	} {
+		require.Equal(t, want, heartbeat(longest), longest)
+		require.GreaterOrEqual(t, mostHeartbeats*heartbeat(longest), min(longest, longestWait))
+	}
+}
+
+// An instance that waits on a hook which nobody answers is late by a heartbeat timeout, for nothing. CloudFormation removes in the
+// opposite order.
+func TestTheHookIsMadeAfterEverythingThatAnswersItAndGoesBeforeIt(t *testing.T) {
+	for name, stacks := range map[string]func() (map[string]template, error){"quiesce-prod": publicStack, "drains": privateStack} {
+		s := of(t, stacks, name)
+		unneeded := []string{ // by an answer
+			"AWS::AutoScaling::LifecycleHook", "AWS::CloudWatch::Alarm", "AWS::CloudWatch::Dashboard", "AWS::SNS::Topic",
+			"AWS::SNS::TopicPolicy", "AWS::S3::BucketPolicy",
+		}
+		for id, r := range s.Resources {
+			if r.Type == "AWS::AutoScaling::LifecycleHook" {
+				for other, needed := range s.Resources {
+					before := slices.Contains(s.before(id), other)
+					require.Equal(t, !slices.Contains(unneeded, needed.Type), before, "%s %s", name, s.name(other))
+				}
+			}
+		}
+	}
+}
+
+// before are all resources that one comes after.
+func (t template) before(id string) (ids []string) {
+	for _, need := range t.Resources[id].needs {
+		if _, is := t.Resources[need]; is && !slices.Contains(ids, need) {
+			ids = append(append(ids, need), t.before(need)...)
+		}
+	}
+	return ids
+}
+
+func TestTheFunctionIsOfTheGroupThatTheRulesAreFor(t *testing.T) {
+	s := of(t, publicStack, "quiesce-prod")
+	require.Equal(t, object{
+		"ClusterName": "prod", "PrincipalArn": "{IAM::Role}.Arn", "KubernetesGroups": []any{"quiesce"}, "Type": "STANDARD",
+	}, s.only(t, "AWS::EKS::AccessEntry"))
+	require.Equal(t, "kubectl apply -f infra/rbac.yaml", s.Outputs["Rbac"].Value)
+	require.NotContains(t, s.Outputs, "AwsAuth")
+}
+
+func TestWhereAwsAuthLetsInItIsSaidWhom(t *testing.T) {
+	s := of(t, privateStack, "drains")
+	require.Empty(t, s.all("AWS::EKS::AccessEntry"))
+	require.Equal(t, "- {rolearn: {IAM::Role}.Arn, username: 'quiesce:{{SessionName}}', groups: [quiesce]}", s.Outputs["AwsAuth"].Value)
+}
+
+func TestAFunctionInAVPCReachesTheClusterAndItsConsolesAndHTTPS(t *testing.T) {
+	require.NotContains(t, of(t, publicStack, "quiesce-prod").only(t, "AWS::Lambda::Function"), "VpcConfig")
+
+	s := of(t, privateStack, "drains")
+	require.Equal(t, object{
+		"SubnetIds": []any{"subnet-0123abcd", "subnet-0123abce"}, "SecurityGroupIds": []any{"{EC2::SecurityGroup}.GroupId"},
+		"Ipv6AllowedForDualStack": true,
+	}, s.only(t, "AWS::Lambda::Function")["VpcConfig"])
+	group := s.only(t, "AWS::EC2::SecurityGroup")
+	require.Equal(t, "vpc-0123abcd", group["VpcId"])
+	require.NotContains(t, group, "SecurityGroupIngress", "nobody calls the function")
+	require.Equal(t, []string{
+		"0.0.0.0/0 443-443", "::/0 443-443", "sg-0123abcd 443-443", "sg-0123abcd 6432-6432", "sg-0123abcd 1-65535",
+	}, ways(group["SecurityGroupEgress"].([]any)...))
+}
+
+// Without this, the cluster's own security group refuses the function.
+func TestTheClusterLetsTheFunctionIn(t *testing.T) {
+	var admitted []any
+	for _, ingress := range of(t, privateStack, "drains").all("AWS::EC2::SecurityGroupIngress") {
+		require.Equal(t, "{EC2::SecurityGroup}.GroupId", ingress["SourceSecurityGroupId"])
+		admitted = append(admitted, ingress)
+	}
+	require.ElementsMatch(t, []string{"sg-0123abcd 443-443", "sg-0123abcd 6432-6432", "sg-0123abcd 1-65535"}, ways(admitted...))
+}
+
+func ways(rules ...any) (all []string) {
+	for _, rule := range rules {
+		rule := rule.(object)
+		to := ""
+		for _, key := range []string{"CidrIp", "CidrIpv6", "DestinationSecurityGroupId", "GroupId"} {
+			if there, is := rule[key].(string); is {
+				to = there
+			}
+		}
+		all = append(all, fmt.Sprintf("%s %v-%v", to, rule["FromPort"], rule["ToPort"]))
+	}
+	return all
+}
+
+func TestItIsSaidWhichEndpointsAVPCNeeds(t *testing.T) {
+	require.NotContains(t, of(t, publicStack, "quiesce-prod").Outputs, "Endpoints")
+	require.Equal(t, "autoscaling ec2 sqs secretsmanager s3", of(t, privateStack, "drains").Outputs["Endpoints"].Value)
+}
+
+func TestReportsAreKeptIfAskedAndStayWhenTheStackGoes(t *testing.T) {
+	require.Empty(t, of(t, publicStack, "quiesce-prod").all("AWS::S3::Bucket"))
+	for _, r := range of(t, privateStack, "drains").Resources {
+		if r.Type == "AWS::S3::Bucket" {
+			require.Equal(t, "Retain", r.DeletionPolicy)
+			require.Equal(t, object{
+				"BlockPublicAcls": true, "BlockPublicPolicy": true, "IgnorePublicAcls": true, "RestrictPublicBuckets": true,
+			}, r.Properties["PublicAccessBlockConfiguration"])
+		}
+	}
+}
+
+func TestTheFunctionCanBeStoppedAndResumedAndRolledBackWithoutADeployment(t *testing.T) {
+	outputs := of(t, publicStack, "quiesce-prod").Outputs
+	const concurrency = "aws lambda put-function-concurrency --function-name quiesce-prod --reserved-concurrent-executions "
+	require.Equal(t, concurrency+"0", outputs["Stop"].Value)
+	require.Equal(t, concurrency+"105", outputs["Resume"].Value)
+	require.Equal(t, "aws lambda update-alias --function-name quiesce-prod --name live --function-version VERSION",
+		outputs["Rollback"].Value)
+	require.Equal(t, "aws lambda delete-function-concurrency --function-name drains",
+		of(t, privateStack, "drains").Outputs["Resume"].Value)
+}
+
+// A literal "arn:aws:" deploys everywhere but in China and in GovCloud.
+func TestTheStackFitsAnyPartition(t *testing.T) {
+	s := of(t, privateStack, "drains")
+	for _, r := range s.Resources {
+		require.NotContains(t, fmt.Sprint(r.Properties), "arn:aws:", r.Type)
+	}
+	require.Contains(t, fmt.Sprint(s.only(t, "AWS::IAM::Role")), "arn:<Partition>:autoscaling:us-gov-west-1:111122223333:")
+	s = of(t, publicStack, "quiesce-prod")
+	require.Contains(t, fmt.Sprint(s.only(t, "AWS::IAM::Role")), "arn:<Partition>:autoscaling:<Region>:<AccountId>:")
+}
+
+func TestEachClusterHasAStackAndSharesNoNameWithAnother(t *testing.T) {
+	one, other := of(t, publicStack, "quiesce-prod"), of(t, publicStack, "quiesce-test-eu")
+	require.NotEmpty(t, names(one))
+	for name := range names(one) {
+		require.NotContains(t, names(other), name)
+	}
+	require.Equal(t, "test_eu", other.only(t, "AWS::EKS::AccessEntry")["ClusterName"])
+}
+
+// names are those that only one resource of an account can have.
+func names(s template) map[string]bool {
+	all := map[string]bool{}
+	for _, r := range s.Resources {
+		for _, key := range []string{"QueueName", "FunctionName", "LogGroupName", "AlarmName", "DashboardName", "BucketName", "RoleName"} {
+			if name, is := r.Properties[key].(string); is && !strings.Contains(name, "{") {
+				all[r.Type+" "+name] = true
+			}
+		}
+	}
+	return all
+}
+
+// What differs from run to run, or by what else is synthesized, is deployed each time, and read by somebody each time.
+func TestTheSameZipGivesTheSameTemplate(t *testing.T) {
+	requireNode(t)
+	again, err := synthesize(public)
+	require.NoError(t, err)
+	require.Equal(t, of(t, publicStack, "quiesce-prod").text, again["quiesce-prod"].text)
+}
+
+// cdk-nag's rules are AWS's own list of good habits. Those that do not hold are excused where they do not, with a reason.
+func TestTheStacksPassTheRulesOfAWSSolutions(t *testing.T) {
+	require.Empty(t, of(t, publicStack, "quiesce-prod").complaints)
+	require.Empty(t, of(t, privateStack, "drains").complaints)
+}
+
+func TestWhatTheFunctionWouldRefuseIsRefusedAtSynth(t *testing.T) {
+	folder := t.TempDir()
+	bad, worse := filepath.Join(folder, "a.zip"), filepath.Join(folder, "b.zip")
+	require.NoError(t, writeZip(bad, "cluster: prod\nmodus: shadow"))
+	require.NoError(t, writeZip(worse, "autoScalingGroups: [a]\nstack: {vpc: {}}"))
+	missing := filepath.Join(folder, "c.zip")
+	_, err := readAll([]string{bad, worse, missing})
+	require.EqualError(t, err, bad+":\n"+
+		"quiesce.yaml:1: autoScalingGroups: missing\n"+
+		"quiesce.yaml:2: modus: unknown key\n"+
+		worse+":\n"+
+		"quiesce.yaml:1: cluster: missing, and CLUSTER_NAME is not set\n"+
+		"quiesce.yaml:2: stack.vpc.id: missing\n"+
+		"quiesce.yaml:2: stack.vpc.subnets: missing\n"+
+		"quiesce.yaml:2: stack.vpc.clusterSecurityGroup: missing\n"+
+		missing+": open "+missing+": no such file or directory (make build makes it)")
+}
+
+func TestTheConfigurationThatIsShippedIsSound(t *testing.T) {
+	text, err := os.ReadFile(config.FileName)
+	require.NoError(t, err)
+	_, err = config.Parse(text, noEnvironment)
+	require.NoError(t, err)
+}

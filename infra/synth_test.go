@@ -1,0 +1,349 @@
+package main
+
+import (
+	"archive/zip"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/aws/jsii-runtime-go"
+	"github.com/stretchr/testify/require"
+)
+
+// The configurations that are synthesized, each once for all tests.
+const (
+	// public is the least that one writes: a cluster that is reached from outside, and everything as it is by default.
+	public = `
+cluster: prod
+autoScalingGroups: [workers-a, workers-b, "batch-*"]
+`
+	// private has every setting another than the default, in a partition that is not called aws.
+	private = `
+cluster: vault
+autoScalingGroups: [workers-a, "batch-*-eu", "gpu-[ab]?"]
+lifecycle: {hook: drain-me, onFailure: ABANDON}
+drain: {maxDuration: 40h}
+phases:
+  - name: poolers
+    match: {namespaces: [db]}
+    escort: {pgbouncer: {port: 6432, secretArn: "arn:aws-us-gov:secretsmanager:us-gov-west-1:111122223333:secret:pgbouncer-a1b2c3"}}
+  - {name: caches, match: {namespaces: [cache]}, escort: {pgbouncer: {secretRef: {namespace: cache, name: console}}}}
+  - {name: remote, match: {namespaces: [far]}, escort: {pgbouncer: {via: portForward, secretRef: {namespace: far, name: console}}}}
+stack:
+  name: drains
+  account: "111122223333"
+  region: us-gov-west-1
+  concurrency: 10
+  reserved: false
+  logDays: 365
+  accessEntry: false
+  clusterEndpoint: https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com
+  clusterCA: ` + someCA + `
+  vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd, subnet-0123abce], clusterSecurityGroup: sg-0123abcd, dualStack: true}
+  notices: [spot, rebalance]
+  alarmTopic: arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call
+  reports: true
+`
+	// someCA is what EKS would give as the certificate of a cluster's authority.
+	someCA = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUJjVENDQVJlZ0F3SUJBZ0lVUHpHbHBVVDNWdVBhQ1dHMW1qUHRXTGVLN1FZd0NnWUlLb1pJemowRUF3SXcK" +
+		"RFRFTE1Ba0dBMVVFQXd3Q1kyRXdJQmNOTWpZeE1USXhNVFExT0RVeVdoZ1BNakV5TmpFd01qZ3hORFU0TlRKYQpNQTB4Q3pBSkJnTlZCQU1NQW1OaE1Ga3dFd1lI" +
+		"S29aSXpqMENBUVlJS29aSXpqMERBUWNEUWdBRWlLNVdQVkI5Clc4NDUvdDF3U1FZNU9LQkg5UENRKzBPcnNDMGFGcldURUgyVnhlL1NXREJCckNKL3FmNmdOMHEw" +
+		"YTdkd2kyY1QKdDlFWFUra25mNkFaS0tOVE1GRXdIUVlEVlIwT0JCWUVGR3BwNGlBaXZBTENlSXR3RURha0FCS0FWOERxTUI4RwpBMVVkSXdRWU1CYUFGR3BwNGlB" +
+		"aXZBTENlSXR3RURha0FCS0FWOERxTUE4R0ExVWRFd0VCL3dRRk1BTUJBZjh3CkNnWUlLb1pJemowRUF3SURTQUF3UlFJZ1NSdTB5dmxQR29CcFhqM2pMQkJqZU1h" +
+		"bThSZUZGNUZRSXJxYUdlZzkKNFdZQ0lRRC84bmVVa3FLcnVLV0hQNnRMSklRNjFmVzA2QnZDZHkrSngreGgzTjhQdXc9PQotLS0tLUVORCBDRVJUSUZJQ0FURS0t" +
+		"LS0tCg=="
+	// second is another cluster of the same app as public.
+	second = "{cluster: test_eu, autoScalingGroups: [workers-a]}"
+)
+
+var (
+	publicStack  = sync.OnceValues(func() (map[string]template, error) { return synthesize(public, second) })
+	privateStack = sync.OnceValues(func() (map[string]template, error) { return synthesize(private) })
+)
+
+func TestMain(m *testing.M) { os.Exit(inOwnFolder(m.Run)) }
+
+// of is a configuration's stack. Where there is no node, whose absence CI does not excuse, the test is skipped.
+func of(t *testing.T, synthesized func() (map[string]template, error), name string) template {
+	t.Helper()
+	requireNode(t)
+	stacks, err := synthesized()
+	require.NoError(t, err)
+	require.Contains(t, stacks, name)
+	return stacks[name]
+}
+
+func requireNode(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("node"); err == nil {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal("node is not installed: make setup")
+	}
+	t.Skip("node is not installed, which CDK runs in")
+}
+
+// synthesize makes the stacks of configurations, by name.
+func synthesize(configurations ...string) (map[string]template, error) {
+	folder, err := os.MkdirTemp("", "quiesce-synth-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(folder)
+	if err := synthesizeInto(folder, configurations...); err != nil {
+		return nil, err
+	}
+	return templatesIn(folder)
+}
+
+func synthesizeInto(folder string, configurations ...string) error {
+	var zips []string
+	for i, configuration := range configurations {
+		path := filepath.Join(folder, fmt.Sprintf("function-%d.zip", i))
+		if err := writeZip(path, configuration); err != nil {
+			return err
+		}
+		zips = append(zips, path)
+	}
+	deployments, err := readAll(zips)
+	if err != nil {
+		return err
+	}
+	newApp(jsii.String(folder), deployments...).Synth(nil)
+	return nil
+}
+
+// writeZip packs a function as infra/bundle does, in so far as the stack looks at it.
+func writeZip(path, configuration string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	archive := zip.NewWriter(file)
+	for name, text := range map[string]string{"quiesce.yaml": configuration} {
+		entry, err := archive.Create(name)
+		if err != nil {
+			return err
+		}
+		if _, err := entry.Write([]byte(text)); err != nil {
+			return err
+		}
+	}
+	if err := archive.Close(); err != nil {
+		return err
+	}
+	return file.Close()
+}
+
+func templatesIn(folder string) (map[string]template, error) {
+	paths, err := filepath.Glob(filepath.Join(folder, "*.template.json"))
+	stacks := map[string]template{}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		raw := template{text: string(text)}
+		if err := json.Unmarshal(text, &raw); err != nil {
+			return nil, err
+		}
+		name := strings.TrimSuffix(filepath.Base(path), ".template.json")
+		if raw.complaints, err = complaintsIn(folder); err != nil {
+			return nil, err
+		}
+		stacks[name] = raw.resolved()
+	}
+	return stacks, err
+}
+
+// template is a stack's, in which what is put together when it is deployed is already text: <Region>, say, or
+// {SQS::Queue quiesce-prod}.Arn.
+type template struct {
+	Resources map[string]resource
+	Outputs   map[string]struct {
+		Value       any
+		Description string
+	}
+	complaints []string
+	text       string // as it was written
+}
+
+type resource struct {
+	Type           string
+	Properties     map[string]any
+	DependsOn      []string
+	DeletionPolicy string
+	needs          []string // ids of resources that this one must come after
+}
+
+func (t template) resolved() template {
+	done := template{Resources: map[string]resource{}, Outputs: t.Outputs, complaints: t.complaints, text: t.text}
+	for id, r := range t.Resources {
+		r.needs = append(t.references(r.Properties), r.DependsOn...)
+		r.Properties, _ = t.resolve(r.Properties).(map[string]any)
+		done.Resources[id] = r
+	}
+	for name, o := range done.Outputs {
+		o.Value = t.resolve(o.Value)
+		done.Outputs[name] = o
+	}
+	return done
+}
+
+func (t template) resolve(value any) any {
+	switch value := value.(type) {
+	case map[string]any:
+		if text, is := t.intrinsic(value); is {
+			return text
+		}
+		plain := map[string]any{}
+		for key, item := range value {
+			plain[key] = t.resolve(item)
+		}
+		return plain
+	case []any:
+		plain := make([]any, len(value))
+		for i, item := range value {
+			plain[i] = t.resolve(item)
+		}
+		return plain
+	}
+	return value
+}
+
+// intrinsic is the text of a CloudFormation function.
+func (t template) intrinsic(value map[string]any) (text string, is bool) {
+	if len(value) != 1 {
+		return "", false
+	}
+	if ref, is := value["Ref"].(string); is {
+		if pseudo, is := strings.CutPrefix(ref, "AWS::"); is {
+			return "<" + pseudo + ">", true
+		}
+		return t.name(ref), true
+	}
+	if path, is := value["Fn::GetAtt"].([]any); is {
+		return t.name(path[0].(string)) + "." + path[1].(string), true
+	}
+	if join, is := value["Fn::Join"].([]any); is {
+		var parts []string
+		for _, part := range join[1].([]any) {
+			parts = append(parts, fmt.Sprint(t.resolve(part)))
+		}
+		return strings.Join(parts, join[0].(string)), true
+	}
+	return "", false
+}
+
+// name is a resource by its type and, if it has one, its name: ids are CDK's business.
+func (t template) name(id string) string {
+	r := t.Resources[id]
+	words := []string{strings.TrimPrefix(r.Type, "AWS::")}
+	for _, key := range []string{"QueueName", "FunctionName", "LogGroupName", "Name"} {
+		if name, is := r.Properties[key].(string); is {
+			words = append(words, name)
+		}
+	}
+	return "{" + strings.Join(words, " ") + "}"
+}
+
+func (t template) references(value any) (ids []string) {
+	switch value := value.(type) {
+	case map[string]any:
+		if ref, is := value["Ref"].(string); is {
+			ids = append(ids, ref)
+		}
+		if path, is := value["Fn::GetAtt"].([]any); is {
+			ids = append(ids, path[0].(string))
+		}
+		for _, item := range value {
+			ids = append(ids, t.references(item)...)
+		}
+	case []any:
+		for _, item := range value {
+			ids = append(ids, t.references(item)...)
+		}
+	}
+	return ids
+}
+
+// all are the properties of every resource of a type.
+func (t template) all(kind string) (found []map[string]any) {
+	for _, r := range t.Resources {
+		if r.Type == kind {
+			found = append(found, r.Properties)
+		}
+	}
+	return found
+}
+
+// only is the one resource of a type that has these properties.
+func (t template) only(tt *testing.T, kind string, properties ...any) map[string]any {
+	tt.Helper()
+	found := slices.DeleteFunc(t.all(kind), func(has map[string]any) bool {
+		for i := 0; i+1 < len(properties); i += 2 {
+			if fmt.Sprint(has[properties[i].(string)]) != fmt.Sprint(properties[i+1]) {
+				return true
+			}
+		}
+		return false
+	})
+	require.Len(tt, found, 1, "%s %v", kind, properties)
+	return found[0]
+}
+
+// complaintsIn are the errors and warnings of a synth, those of cdk-nag among them.
+func complaintsIn(folder string) (complaints []string, err error) {
+	paths, err := filepath.Glob(filepath.Join(folder, "*.json"))
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		var content any
+		if err := json.Unmarshal(text, &content); err != nil {
+			return nil, err
+		}
+		complaints = append(complaints, complaintsOf(content)...)
+	}
+	return complaints, err
+}
+
+func complaintsOf(value any) (complaints []string) {
+	switch value := value.(type) {
+	case map[string]any:
+		if kind := fmt.Sprint(value["type"]); kind == "aws:cdk:error" || kind == "aws:cdk:warning" {
+			return []string{fmt.Sprint(value["data"])}
+		}
+		for _, item := range value {
+			complaints = append(complaints, complaintsOf(item)...)
+		}
+	case []any:
+		for _, item := range value {
+			complaints = append(complaints, complaintsOf(item)...)
+		}
+	}
+	return complaints
+}
+
+// statementsOf are those of a policy document.
+func statementsOf(document any) (statements []object) {
+	for _, statement := range document.(object)["Statement"].([]any) {
+		statements = append(statements, statement.(object))
+	}
+	return statements
+}
+
+func targetOf(t *testing.T, rule object) object {
+	t.Helper()
+	targets := rule["Targets"].([]any)
+	require.Len(t, targets, 1)
+	return targets[0].(object)
+}
