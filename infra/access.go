@@ -64,11 +64,12 @@ func scalingRights(stack awscdk.Stack, d deployment) []awsiam.PolicyStatement {
 		groups = append(groups, arn(stack, "autoscaling", "autoScalingGroup:*:autoScalingGroupName/"+iamPattern(glob)))
 	}
 	return []awsiam.PolicyStatement{
-		// To verify what an event claims, to know the hook's clock, and to find instances whose event was lost. Auto Scaling has no
-		// resources for what only describes:
+		// To verify what an event claims, to know the hook's clock, and to find instances whose event was lost, and since when they
+		// wait. Auto Scaling has no resources for what only describes:
 		// https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2autoscaling.html.
 		allow("LookAtGroups", everything,
-			"autoscaling:DescribeAutoScalingGroups", "autoscaling:DescribeAutoScalingInstances", "autoscaling:DescribeLifecycleHooks"),
+			"autoscaling:DescribeAutoScalingGroups", "autoscaling:DescribeAutoScalingInstances", "autoscaling:DescribeLifecycleHooks",
+			"autoscaling:DescribeScalingActivities"),
 		// To keep an instance of our groups waiting, and to let it go. The asterisk is the group's UUID, which nobody knows beforehand.
 		allow("HoldAndLetGo", groups, "autoscaling:RecordLifecycleActionHeartbeat", "autoscaling:CompleteLifecycleAction"),
 		// To know what a node is called. EC2 has no resources for what only describes:
