@@ -28,7 +28,7 @@ autoScalingGroups: [workers-a, workers-b, "batch-*"]
 cluster: vault
 autoScalingGroups: [workers-a, "batch-*-eu", "gpu-[ab]?"]
 lifecycle: {hook: drain-me, onFailure: ABANDON}
-drain: {maxDuration: 40h}
+drain: {maxDuration: 40h, onRebalanceRecommendation: true}
 phases:
   - name: poolers
     match: {namespaces: [db]}
@@ -46,7 +46,7 @@ stack:
   clusterEndpoint: https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com
   clusterCA: ` + someCA + `
   vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd, subnet-0123abce], clusterSecurityGroup: sg-0123abcd, dualStack: true}
-  notices: [spot, rebalance]
+  spotNotices: true
   alarmTopic: arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call
   reports: true
 `

@@ -11,8 +11,6 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/awssqs"
 	"github.com/aws/constructs-go/constructs/v10"
 	"github.com/aws/jsii-runtime-go"
-
-	"quiesce/internal/config"
 )
 
 const (
@@ -42,7 +40,7 @@ func newEvents(stack awscdk.Stack, d deployment, p parts) constructs.IDependable
 	rules := []awsevents.CfnRule{
 		newRule(all, "Terminations", "Instances that wait on the hook "+d.Lifecycle.Hook, terminations(d), p.queues),
 	}
-	if len(d.Stack.Notices) > 0 {
+	if len(noticeTypes(d)) > 0 {
 		rules = append(rules, newRule(all, "Notices",
 			"What EC2 says will become of instances, ours or not: their group it does not tell", notices(d), p.queues))
 	}
@@ -110,18 +108,19 @@ func eventPattern(glob string) any {
 	return map[string]any{"wildcard": glob}
 }
 
-// noticeTypes are EC2's words for notices.
-var noticeTypes = map[config.Notice]string{
-	config.NoticeSpot:      "EC2 Spot Instance Interruption Warning",
-	config.NoticeRebalance: "EC2 Instance Rebalance Recommendation",
+func notices(d deployment) map[string]any {
+	return map[string]any{"source": []any{"aws.ec2"}, "detail-type": noticeTypes(d)}
 }
 
-func notices(d deployment) map[string]any {
-	var wanted []any
-	for _, notice := range d.Stack.Notices {
-		wanted = append(wanted, noticeTypes[notice])
+// noticeTypes are those of EC2's notices that are drained for.
+func noticeTypes(d deployment) (types []any) {
+	if d.Stack.SpotNotices {
+		types = append(types, "EC2 Spot Instance Interruption Warning")
 	}
-	return map[string]any{"source": []any{"aws.ec2"}, "detail-type": wanted}
+	if d.Drain.OnRebalance {
+		types = append(types, "EC2 Instance Rebalance Recommendation")
+	}
+	return types
 }
 
 // newSweep has the function look for instances that nobody drains. One that fails is not repeated: the next is as good.

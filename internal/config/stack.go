@@ -20,20 +20,10 @@ type Stack struct {
 	ClusterEndpoint string // for the environment; empty, as ClusterCA is then: the function asks EKS
 	ClusterCA       string // base64 of PEM
 	VPC             *VPC   // that the function is attached to; nil: none
-	Notices         []Notice
+	SpotNotices     bool   // whether Spot interruption notices come through the queue too
 	AlarmTopic      string // ARN of the SNS topic that alarms go to; empty: the stack makes one
 	Reports         bool   // whether reports are kept in a bucket
 }
-
-// Notice is a kind of EC2's notices of what is to become of an instance. Those that are named come through the queue too.
-type Notice string
-
-// The notices: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html and
-// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/rebalance-recommendations.html.
-const (
-	NoticeSpot      Notice = "spot"      // it will be interrupted in two minutes
-	NoticeRebalance Notice = "rebalance" // it may be
-)
 
 // VPC is the network of a cluster that the function must reach from inside.
 type VPC struct {
@@ -76,7 +66,7 @@ func (s *Stack) read(m *mapping) {
 	m.get("accessEntry").flag(&s.AccessEntry)
 	s.readCluster(m.get("clusterEndpoint"), m.get("clusterCA"))
 	m.get("vpc").section(s.readVPC)
-	s.readNotices(m.get("notices"))
+	m.get("spotNotices").flag(&s.SpotNotices)
 	m.get("alarmTopic").form(&s.AlarmTopic, "the ARN of a topic", `^arn:[^:]+:sns:[^:]+:\d{12}:[^:]+$`)
 	m.get("reports").flag(&s.Reports)
 }
@@ -99,17 +89,6 @@ func (s *Stack) readCluster(endpoint, ca value) {
 		ca.fault("missing beside clusterEndpoint")
 	case ca.given() && !endpoint.given():
 		endpoint.fault("missing beside clusterCA")
-	}
-}
-
-func (s *Stack) readNotices(v value) {
-	for _, item := range v.items() {
-		var notice Notice
-		choose(item, &notice, NoticeSpot, NoticeRebalance)
-		if slices.Contains(s.Notices, notice) {
-			item.fault("given twice: %s", notice)
-		}
-		s.Notices = append(s.Notices, notice)
 	}
 }
 

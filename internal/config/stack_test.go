@@ -33,7 +33,7 @@ stack:
   clusterEndpoint: https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com
   clusterCA: `+ca+`
   vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd, subnet-0123abce], clusterSecurityGroup: sg-0123abcd, dualStack: true}
-  notices: [spot, rebalance]
+  spotNotices: true
   alarmTopic: arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call
   reports: true
 `)
@@ -44,8 +44,8 @@ stack:
 			ID: "vpc-0123abcd", Subnets: []string{"subnet-0123abcd", "subnet-0123abce"}, ClusterSecurityGroup: "sg-0123abcd",
 			DualStack: true,
 		},
-		Notices:    []config.Notice{config.NoticeSpot, config.NoticeRebalance},
-		AlarmTopic: "arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call", Reports: true,
+		SpotNotices: true,
+		AlarmTopic:  "arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call", Reports: true,
 	}, c.Stack)
 	require.Equal(t, "drains", c.StackName())
 }
@@ -81,8 +81,6 @@ func TestABadStackIsRefused(t *testing.T) {
 		"vpc: {" + vpc + ", subnet: a}":    "vpc.subnet: unknown key",
 		"vpc: {id: a, " + vpc[18:] + "}":   "vpc.id: not a VPC's id: a",
 		"alarmTopic: on-call":              "alarmTopic: not the ARN of a topic: on-call",
-		"notices: [spot, health, spot]":    "notices[1]: must be spot or rebalance: health\nnotices[2]: given twice: spot",
-		"notices: spot":                    "notices: must be a list",
 		"reports: bucket":                  "reports: must be true or false: bucket",
 	} {
 		var lines []string
