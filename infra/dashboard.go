@@ -32,12 +32,12 @@ func newDashboard(stack awscdk.Stack, d deployment, p parts, alarms []interfaces
 
 func drainingNow(d deployment, p parts) *[]awscloudwatch.IWidget {
 	return row(
-		graph("Instances that wait, invocations, events",
-			measure(d, metricWaiting, "Maximum"),
+		graph("Instances on their way out, and of these drained now",
+			measure(d, metricWaiting, "Maximum"), measure(d, metricOwned, "Maximum")),
+		graph("Invocations, events taken, events that wait",
 			p.function.program.Metric(jsii.String("ConcurrentExecutions"), eachMinute("Maximum")),
 			p.queues.work.MetricApproximateNumberOfMessagesNotVisible(eachMinute("Maximum")),
 			p.queues.work.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum"))),
-		graph("Seconds since the longest of them began to wait", measure(d, metricWaitingSeconds, "Maximum")),
 		lines(d, "Drains that are not done, and the last that was heard of each",
 			`filter ispresent(instance)`,
 			`stats latest(msg) as last, latest(node) as host, max(@timestamp) as at by instance, group`,
@@ -49,7 +49,7 @@ func stuck(d deployment, p parts) *[]awscloudwatch.IWidget {
 	return row(
 		graph("Held up: by budgets (s), by heartbeats, into the next slice, by lost events",
 			measure(d, metricBlockedSeconds, "Maximum"), measure(d, metricHeartbeatsFailed, "Sum"),
-			measure(d, metricHandOvers, "Sum"), measure(d, metricRequeued, "Sum")),
+			measure(d, metricHandOvers, "Sum"), measure(d, metricEnqueued, "Sum")),
 		graph("Age of events (s), and those put aside",
 			measure(d, metricQueueSeconds, "Maximum"), p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
 			p.queues.dead.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metricMalformed, "Sum")),

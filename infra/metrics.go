@@ -16,21 +16,21 @@ const namespace = "quiesce"
 const (
 	metricDrains           = "Drains"           // ended, by the further dimension Status
 	metricDrainSeconds     = "DrainSeconds"     // from the beginning of the lifecycle action to its completion
-	metricPodsEvicted      = "PodsEvicted"      //
+	metricPodsEvicted      = "PodsEvicted"      // that left after being signalled
 	metricPodsForced       = "PodsForced"       // deleted because time ran out
 	metricPodsLeft         = "PodsLeft"         // left to die with the instance though they were wanted gone
 	metricBlockedSeconds   = "BlockedSeconds"   // of a drain in which budgets held back a pod
 	metricEscorts          = "Escorts"          // ended, by the further dimension Strategy
-	metricTransactionsCut  = "TransactionsCut"  //
-	metricHeartbeatsFailed = "HeartbeatsFailed" //
+	metricTransactionsCut  = "TransactionsCut"  // that outlasted their escort
+	metricHeartbeatsFailed = "HeartbeatsFailed" // which are made again
 	metricHandOvers        = "HandOvers"        // slices that ended before their drain did
 	metricQueueSeconds     = "QueueSeconds"     // an event's age when its first slice began
 	metricHooksExpired     = "HooksExpired"     // instances that went before their drain was complete
 	metricMalformed        = "Malformed"        // events put aside
 	metricSweeps           = "Sweeps"           // that ran to their end
-	metricWaiting          = "Waiting"          // instances that a sweep saw waiting on our hook
-	metricWaitingSeconds   = "WaitingSeconds"   // since the longest of them began to
-	metricRequeued         = "Requeued"         // events that a sweep made up for
+	metricWaiting          = "Waiting"          // instances on their way out that a sweep saw
+	metricOwned            = "Owned"            // of these, by an invocation that drains them
+	metricEnqueued         = "Enqueued"         // terminations whose event was lost
 )
 
 // Dimensions that some metrics have beside Cluster.

@@ -90,7 +90,7 @@ func TestEveryMetricIsOnTheDashboard(t *testing.T) {
 	for _, metric := range []string{
 		metricDrains, metricDrainSeconds, metricPodsEvicted, metricPodsForced, metricPodsLeft, metricBlockedSeconds, metricEscorts,
 		metricTransactionsCut, metricHeartbeatsFailed, metricHandOvers, metricQueueSeconds, metricHooksExpired, metricMalformed,
-		metricSweeps, metricWaiting, metricWaitingSeconds, metricRequeued,
+		metricSweeps, metricWaiting, metricOwned, metricEnqueued,
 	} {
 		require.Contains(t, body, `"`+metric, metric)
 	}
