@@ -8,4 +8,8 @@
 //
 // Pods leave in phases. The lowest phase that still has pods on the node is acted on; a phase that outlasts its timeout
 // no longer holds back the next.
+//
+// When time runs out, nothing holds a pod back any more, and what does not leave is told to stop, whatever its budgets say:
+// at the last moment that leaves it its grace, one at a time per budget while time allows, never in the first half of the
+// drain's time, and never before its eviction was tried. See Limits.
 package drain

@@ -19,7 +19,8 @@ import (
 	"quiesce/internal/drain/draintest"
 )
 
-// drains is how many random drains are done in memory; QUIESCE_SEED names the one to be repeated.
+// drains is how many random drains are done in memory; QUIESCE_SEED names the one to be repeated. What runs at the same moment
+// runs in any order, and backoffs have jitter: it may take some repetitions.
 const drains = 300
 
 // Whatever the pods, their budgets, their graces and the troubles on the way: what is promised about force holds.
@@ -34,7 +35,7 @@ func TestForceKeepsItsPromisesWhateverTheNodeIsLike(t *testing.T) {
 			defer func() {
 				if t.Failed() {
 					t.Log(strings.Join(r.story, "\n"))
-					t.Logf("again: QUIESCE_SEED=%d go test -run %s ./internal/drain", seed, t.Name())
+					t.Logf("again: QUIESCE_SEED=%d go test -count=300 -failfast -run %s ./internal/drain", seed, t.Name())
 				}
 			}()
 			r.run(t)

@@ -157,7 +157,7 @@ func TestHeldPodsAreToldToStopWhenTimeRunsOut(t *testing.T) {
 	victim := s.instances[0]
 	undisturbed := func(p *corev1.Pod) {
 		annotated("karpenter.sh/do-not-disrupt", "true")(p)
-		p.Spec.TerminationGracePeriodSeconds = new(int64(4))
+		p.Spec.TerminationGracePeriodSeconds = new(int64(8))
 	}
 	s.podOn(victim, "free", undisturbed, stopsAfter("1s"))
 	s.podOn(victim, "kept", undisturbed, stopsAfter("1s"))
@@ -166,7 +166,7 @@ func TestHeldPodsAreToldToStopWhenTimeRunsOut(t *testing.T) {
 
 	r := s.drain(victim)
 	require.Equal(t, termination.StatusForced, r.Status, r.ErrorMessage)
-	moment := r.Deadline.Add(-4 * time.Second)
+	moment := r.Deadline.Add(-8 * time.Second)
 	for _, name := range []string{"free", "kept"} {
 		require.Equal(t, drain.Hold, r.of(t, name).Verdict)
 		require.Contains(t, r.of(t, name).Reason, "annotated karpenter.sh/do-not-disrupt")

@@ -238,6 +238,28 @@ func (p *poolers) execute(client *pgconn.PgConn, sql string) {
 	}
 }
 
+// Where the budget has the last word until time runs out, the pooler is deleted then; but as well seen out as any.
+func TestAPoolerThatItsBudgetNeverLetsGoIsSeenOutBeforeTheDeadline(t *testing.T) {
+	t.Parallel()
+	for _, version := range []string{"1.18", "1.24"} {
+		t.Run(version, func(t *testing.T) {
+			p := setPoolers(t, trial.Options{Crews: 2, Poolers: database.Options{Version: version, MaxUnavailable: "0"}})
+			p.function = p.startWith(p.Configuration(p.Credentials(), "strategy: evict", "timeout: 20s") +
+				"drain: {maxDuration: 80s, reserve: 5s, joinGrace: 1s, volumeDetach: 1s}\n")
+			report := p.drain()
+			require.Equal(t, termination.StatusForced, report.Status, "%+v", report)
+			pooler := poolerOf(t, report)
+			require.Equal(t, drain.Forced, pooler.Outcome)
+			require.Contains(t, pooler.Reason, "deadline: deleted with ")
+			require.Contains(t, pooler.Reason, "blocked by ")
+			require.NotEmpty(t, pooler.BlockedBy)
+			require.Equal(t, "evict", pooler.Escort.Strategy, "%+v", pooler.Escort)
+			require.Empty(t, pooler.Escort.Cut)
+			requireNothingCut(t, p.settle())
+		})
+	}
+}
+
 func TestTwoNodesWithOnePoolerEachAreDrainedOneAfterTheOther(t *testing.T) {
 	p := setPoolers(t, trial.Options{Crews: 2, Poolers: database.Options{Version: "1.24"}}, "strategy: evict")
 	pods, err := p.DB.PoolerPods(p.ctx)
