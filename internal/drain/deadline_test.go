@@ -115,7 +115,7 @@ func TestWhatThereIsOfAGraceIsInWholeSecondsAndNeverNone(t *testing.T) {
 	require.Equal(t, time.Second, limits.Grace(0, now), "its kubelet is to stop it, not to find it gone")
 }
 
-// at is a plan made that long before the deadline.
+// planned is the plan of that long before the deadline, of a node that has a pooler beside these pods.
 func planned(before time.Duration, l drain.Limits, pods ...drain.Pod) drain.Plan {
 	stuck := in("poolers")
 	stuck.Budgets = []string{"stuck"}
@@ -183,7 +183,8 @@ func TestMomentsKeepTheirPromises(t *testing.T) {
 	for seed := range uint64(plans) {
 		view := randomNode(seed)
 		r := rand.New(rand.NewPCG(seed, 1))
-		view.Limits = drain.Limits{Began: ago(time.Duration(r.IntN(900)) * time.Second), Deadline: now.Add(time.Duration(1+r.IntN(900)) * time.Second), Force: true}
+		before, left := time.Duration(r.IntN(900))*time.Second, time.Duration(1+r.IntN(900))*time.Second
+		view.Limits = drain.Limits{Began: ago(before), Deadline: now.Add(left), Force: true}
 		for i := range view.Pods {
 			view.Pods[i].Grace = time.Duration(r.IntN(300)) * time.Second
 			for _, budget := range []string{"x", "y", "z"} {
