@@ -226,7 +226,7 @@ func (k cluster) has(id string, owned bool) {
 func (k cluster) renew(ctx context.Context, l *lease) {
 	for pause(ctx, leasePace) == nil {
 		err := k.ask(ctx, api, func() error { l.until = time.Now().Add(leaseTime); return nil })
-		l.shaken = l.shaken || err != nil
+		k.s.locked(func() { l.shaken = l.shaken || err != nil })()
 	}
 }
 
