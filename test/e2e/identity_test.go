@@ -118,9 +118,10 @@ const tokenMemory = 11 * time.Second
 func outlivesItsToken(t *testing.T, own *stage.Stage) {
 	s := setSceneOn(t, own, 1)
 	node := s.instances[0]
-	s.podOn(node, "slow", stopsAfter("16s"))
+	s.deploy("slow", 1)
+	s.budget("slow", "slow", 0)
 	end := s.begin(node)
-	s.until("the drain is under way", func() (bool, error) { return len(s.evictions("slow")) > 0, nil })
+	s.logs("eviction blocked") // the drain is under way, and goes on until somebody lets it end
 	asked := s.identityCalls()
 	heal := s.AWS.Fail("sts", "GetCallerIdentity", awstest.Fault{
 		Times: 1, Code: http.StatusForbidden, ErrorCode: "ExpiredToken", Message: "The security token included in the request is expired",
@@ -130,6 +131,8 @@ func outlivesItsToken(t *testing.T, own *stage.Stage) {
 		return time.Since(asked[len(asked)-1].At) > tokenMemory, nil
 	})
 	s.bare("late", pinned(node))
+	s.gone("late")
+	s.removeBudget("slow")
 
 	report := end()
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)

@@ -205,14 +205,20 @@ func (p *post) logPauses(handed []line) {
 func TestADuplicateMessageWaitsForTheOwnerAndIsThenDoneWith(t *testing.T) {
 	p := setPost(t, 1, 2, 0)
 	victim := p.instances[0]
-	p.podOn(victim, "slow", stopsAfter("5s"))
+	p.deploy("slow", 1)
+	pod := p.podsOn(victim)[0].Name
+	p.budget("slow", "slow", 0)
 	event := p.terminate(victim).Body
 	p.send(event, event)
 	p.deliver(1)
+	p.until("the second message finds the instance owned", func() (bool, error) {
+		return strings.Contains(p.functions[0].Output()+p.functions[1].Output(), "another invocation is draining"), nil
+	})
+	p.removeBudget("slow")
 	p.handled()
 	p.completedOnce(victim)
 	accepted := acceptedEvictions(append(p.requests(p.functions[0]), p.requests(p.functions[1])...))
-	require.Equal(t, map[string]int{"slow": 1}, accepted)
+	require.Equal(t, map[string]int{pod: 1}, accepted)
 	owned := slices.DeleteFunc(p.said("done"), func(l line) bool { return l.Report.Status != termination.StatusSkipped })
 	require.NotEmpty(t, owned)
 	require.Contains(t, owned[0].Report.Reason, "another invocation is draining")

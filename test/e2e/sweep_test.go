@@ -74,9 +74,10 @@ func TestNothingIsEnqueuedWhileMessagesWait(t *testing.T) {
 func TestAnInstanceThatIsDrainedIsLeftToItsOwner(t *testing.T) {
 	p := setPost(t, 1, 2, 0)
 	victim := p.instances[0]
-	p.podOn(victim, "slow", stopsAfter("5s"))
+	p.deploy("slow", 1)
+	p.budget("slow", "slow", 0)
 	end := p.begin(victim)
-	p.until("the drain is under way", func() (bool, error) { return len(p.evictions("slow")) > 0, nil })
+	p.logs("eviction blocked") // the drain is under way, and goes on until somebody lets it end
 	p.AWS.Backdate(victim.ID, 10*time.Minute)
 	beats := len(p.AWS.Heartbeats(victim.ID))
 	r := p.sweepBy(p.functions[1])
@@ -84,6 +85,7 @@ func TestAnInstanceThatIsDrainedIsLeftToItsOwner(t *testing.T) {
 	require.Zero(t, r.Heartbeats)
 	require.Zero(t, r.Enqueued)
 	require.Len(t, p.AWS.Heartbeats(victim.ID), beats)
+	p.removeBudget("slow")
 	require.Equal(t, termination.StatusDrained, end().Status)
 }
 
