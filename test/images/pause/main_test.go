@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/need"
 )
 
 const (
@@ -31,7 +34,7 @@ func TestMain(m *testing.M) {
 
 func TestItReapsItsChildrenAndEndsWhenTold(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("it is a program for Linux")
+		need.Part(t, errors.New("it is a program for Linux"))
 	}
 	self, err := os.Executable()
 	require.NoError(t, err)
