@@ -54,19 +54,23 @@ func TestAnswersToAnEvictionInTheDomainsTerms(t *testing.T) {
 	require.NotErrorAs(t, err, &blocked)
 }
 
+// budgetedManifest has pods that nobody replaces: a replacement that is Ready gives the budget another disruption.
 const budgetedManifest = `
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: pgbouncer}
+apiVersion: v1
+kind: Pod
+metadata: {name: pgbouncer-0, labels: {app: pgbouncer}, annotations: {lab/stop-after: 60s}}
 spec:
-  replicas: 2
-  selector: {matchLabels: {app: pgbouncer}}
-  template:
-    metadata: {labels: {app: pgbouncer}, annotations: {lab/stop-after: 60s}}
-    spec:
-      nodeSelector: {pool: NAMESPACE}
-      terminationGracePeriodSeconds: 60
-      containers: [{name: pgbouncer, image: pgbouncer}]
+  nodeSelector: {pool: NAMESPACE}
+  terminationGracePeriodSeconds: 60
+  containers: [{name: pgbouncer, image: pgbouncer}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: pgbouncer-1, labels: {app: pgbouncer}, annotations: {lab/stop-after: 60s}}
+spec:
+  nodeSelector: {pool: NAMESPACE}
+  terminationGracePeriodSeconds: 60
+  containers: [{name: pgbouncer, image: pgbouncer}]
 ---
 apiVersion: policy/v1
 kind: PodDisruptionBudget

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"text/template"
 	"time"
@@ -37,6 +38,8 @@ const (
 	poll = 50 * time.Millisecond // between looks at what takes seconds to come up
 	// DefaultPoolers is how many there are, each on a node of its own.
 	DefaultPoolers = 2
+	// cannotConnectNow is PostgreSQL's answer while it starts (https://www.postgresql.org/docs/15/errcodes-appendix.html).
+	cannotConnectNow = "57P03"
 	// defaultGrace is a pooler's grace period as Kubernetes sets it where nobody else does.
 	defaultGrace = 30
 )
@@ -111,8 +114,22 @@ func (d *Database) deployPostgres(ctx context.Context) error {
 	}
 	d.address = pods[0].Status.PodIP
 	// No constraint keeps a transaction from being there twice: that is to be seen.
-	_, err = d.query(ctx, "CREATE TABLE commits (worker int NOT NULL, n bigint NOT NULL)")
-	return err
+	return d.tried(ctx, "CREATE TABLE commits (worker int NOT NULL, n bigint NOT NULL)")
+}
+
+// tried runs SQL as soon as PostgreSQL takes any: it listens before it does.
+func (d *Database) tried(ctx context.Context, sql string) error {
+	for {
+		_, err := d.query(ctx, sql)
+		if refused, ok := errors.AsType[*pgconn.PgError](err); !ok || refused.Code != cannotConnectNow {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, context.Cause(ctx))
+		case <-time.After(poll):
+		}
+	}
 }
 
 func (d *Database) deployPoolers(ctx context.Context) error {
@@ -156,7 +173,8 @@ func (d *Database) ready(ctx context.Context, of labels.Set, n int) (pods []core
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("%d of %d pods %s are ready: %w", len(readyOf(pods)), n, of, context.Cause(ctx)), err)
+			return nil, errors.Join(fmt.Errorf("%d of %d pods %s are ready (%s): %w",
+				len(readyOf(pods)), n, of, describe(pods), context.Cause(ctx)), err)
 		case <-tick.C:
 		}
 	}
@@ -197,6 +215,36 @@ func readyOf(pods []corev1.Pod) (ready []corev1.Pod) {
 		}
 	}
 	return ready
+}
+
+// describe says what keeps pods from being ready, as far as their kubelets say it.
+func describe(pods []corev1.Pod) string {
+	var text strings.Builder
+	for _, p := range pods {
+		fmt.Fprintf(&text, "%s on %q: %s %s", p.Name, p.Spec.NodeName, p.Status.Phase, p.Status.Message)
+		for _, c := range p.Status.Conditions {
+			if c.Status != corev1.ConditionTrue {
+				fmt.Fprintf(&text, ", not %s %s %s", c.Type, c.Reason, c.Message)
+			}
+		}
+		for _, c := range p.Status.ContainerStatuses {
+			fmt.Fprintf(&text, ", restarted %d times, %s, before that %s", c.RestartCount, state(c.State), state(c.LastTerminationState))
+		}
+		text.WriteString("; ")
+	}
+	return strings.TrimSuffix(text.String(), "; ")
+}
+
+func state(s corev1.ContainerState) string {
+	switch {
+	case s.Waiting != nil:
+		return fmt.Sprintf("waiting: %s %s", s.Waiting.Reason, s.Waiting.Message)
+	case s.Terminated != nil:
+		return fmt.Sprintf("ended with %d: %s %s", s.Terminated.ExitCode, s.Terminated.Reason, s.Terminated.Message)
+	case s.Running != nil:
+		return "running"
+	}
+	return "nothing"
 }
 
 // IsReady tells what Kubernetes thinks of a pod.
