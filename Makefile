@@ -11,7 +11,7 @@ CDK     := npx --yes aws-cdk@2.1148.1
 # What makes the same commit give the same bytes: no paths, no time, no build ID. lambda.norpc leaves out the old runtime's server.
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -buildid='
 # Most of a test's time is waiting, so that more of them than cores run side by side.
-TESTTIMEOUT ?= 20m
+TESTTIMEOUT ?= 40m
 # Of `make soak`: a million take about a quarter of an hour on 2 cores that do nothing else.
 SEEDS   ?= 1000000
 LINT    := go tool -modfile=test/tools/lint/go.mod

@@ -3,6 +3,7 @@ package events_test
 import (
 	"encoding/json"
 	"io/fs"
+	"os"
 	"slices"
 	"testing"
 
@@ -22,6 +23,14 @@ func TestEveryFileIsACaseAndEveryCaseAFile(t *testing.T) {
 	}
 	slices.Sort(named)
 	require.Equal(t, files, named)
+}
+
+func TestReadmeExplainsEveryCase(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	for _, c := range events.Cases {
+		require.Contains(t, string(readme), "`"+c.Name+"`")
+	}
 }
 
 func TestEveryPayloadIsJSONAsLambdaWouldPassIt(t *testing.T) {

@@ -27,6 +27,9 @@ import (
 // patience bounds every wait of these tests: far beyond what any needs, so that only a real hang meets it.
 const patience = 2 * time.Minute
 
+// lifetime bounds a whole trial, most of which is setting it up where eight share two cores.
+const lifetime = 10 * time.Minute
+
 // hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
 const hangsAfter = 5 * time.Second
 
@@ -45,7 +48,7 @@ func setPoolers(t *testing.T, o trial.Options, settings ...string) *poolers {
 	require.NoError(t, sharedErr)
 	t.Parallel()
 	enter(t, cmp.Or(o.Crews, trial.DefaultCrews))
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), lifetime)
 	t.Cleanup(cancel)
 	o.Name = fmt.Sprintf("poolers-%d", trials.Add(1))
 	set, err := trial.SetUp(ctx, shared, o)
