@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 )
 
-// clusterName is what EKS lets a cluster be called: https://docs.aws.amazon.com/eks/latest/APIReference/API_CreateCluster.html.
-var clusterName = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z_-]{0,99}$`)
+// longestName is how long a cluster's name may be, and furtherInName what it may have beside letters and digits, though not in front:
+// https://docs.aws.amazon.com/eks/latest/APIReference/API_CreateCluster.html.
+const (
+	longestName   = 100
+	furtherInName = "_-"
+)
 
 func (c *Config) readEnvironment(getenv func(string) string, faults *Faults) {
 	read := func(key string, take func(string) error) {
@@ -44,11 +47,19 @@ func (c *Config) checkCluster(getenv func(string) string, faults *Faults) {
 }
 
 func (c *Config) setCluster(name string) error {
-	if !clusterName.MatchString(name) {
+	if !namesCluster(name) {
 		return fmt.Errorf("not a cluster's name: %q", name)
 	}
 	c.Cluster = name
 	return nil
+}
+
+func namesCluster(name string) bool {
+	foreign := strings.ContainsFunc(name, func(r rune) bool {
+		letter := '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z'
+		return !letter && !strings.ContainsRune(furtherInName, r)
+	})
+	return name != "" && len(name) <= longestName && !foreign && !strings.ContainsAny(name[:1], furtherInName)
 }
 
 func (c *Config) setCA(encoded string) error {

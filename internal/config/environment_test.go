@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"math/big"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -76,5 +77,14 @@ func TestABadEnvironmentIsRefused(t *testing.T) {
 	} {
 		_, err := config.Parse([]byte(least), environment(c.variables))
 		require.Equal(t, []string{c.want}, lines(t, err))
+	}
+}
+
+func TestAClustersNameIsWhatEKSTakes(t *testing.T) {
+	for name, taken := range map[string]bool{
+		"a": true, "9-a_B": true, strings.Repeat("a", 100): true, strings.Repeat("a", 101): false, "_a": false, "a.b": false, "prüf": false,
+	} {
+		_, err := config.Parse([]byte(least), environment(map[string]string{"CLUSTER_NAME": name}))
+		require.Equal(t, taken, err == nil, "%s: %v", name, err)
 	}
 }

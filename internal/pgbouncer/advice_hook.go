@@ -2,7 +2,6 @@ package pgbouncer
 
 import (
 	"cmp"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -17,29 +16,29 @@ type hook struct {
 }
 
 var (
-	sleeping = regexp.MustCompile(`\bsleep\s+([\w.]+)`)
-	waiting  = regexp.MustCompile(`\b(while|until|wait|pwait|pidwait)\b|\btail\s+--pid`)
-	pausing  = regexp.MustCompile(`(?i)\bPAUSE\b`)
-	shutting = regexp.MustCompile(`(?i)\bSHUTDOWN\b`)
-	killing  = regexp.MustCompile(`\b(?:kill|killall|pkill)\s+(\S+)`)
-	harmless = regexp.MustCompile(`^-(0|1|(SIG)?HUP)$`) // asks whether it is there, or has it read its file again
+	sleeping = lazily(`\bsleep\s+([\w.]+)`)
+	waiting  = lazily(`\b(while|until|wait|pwait|pidwait)\b|\btail\s+--pid`)
+	pausing  = lazily(`(?i)\bPAUSE\b`)
+	shutting = lazily(`(?i)\bSHUTDOWN\b`)
+	killing  = lazily(`\b(?:kill|killall|pkill)\s+(\S+)`)
+	harmless = lazily(`^-(0|1|(SIG)?HUP)$`) // asks whether it is there, or has it read its file again
 )
 
 func readHook(preStop []string) hook {
 	text := strings.Join(preStop, " ")
 	h := hook{
 		none:   len(preStop) == 0,
-		waits:  waiting.MatchString(text),
-		pauses: pausing.MatchString(text),
-		stops:  shutting.MatchString(text),
+		waits:  waiting().MatchString(text),
+		pauses: pausing().MatchString(text),
+		stops:  shutting().MatchString(text),
 	}
-	for _, kill := range killing.FindAllStringSubmatch(text, -1) {
-		h.stops = h.stops || !harmless.MatchString(kill[1])
+	for _, kill := range killing().FindAllStringSubmatch(text, -1) {
+		h.stops = h.stops || !harmless().MatchString(kill[1])
 	}
 	if h.waits {
 		return h // how long it sleeps depends
 	}
-	for _, sleep := range sleeping.FindAllStringSubmatch(text, -1) {
+	for _, sleep := range sleeping().FindAllStringSubmatch(text, -1) {
 		h.sleeps += napping(sleep[1:])
 	}
 	return h

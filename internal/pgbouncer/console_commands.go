@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 )
 
 // Set changes a setting until the pooler reads its file again.
 func (c *Console) Set(ctx context.Context, name, value string) error {
-	if !settingName.MatchString(name) {
+	if !settingName().MatchString(name) {
 		return fmt.Errorf("set: %q is no name of a setting", name)
 	}
 	if _, err := c.exec(ctx, "SET "+name+" = '"+strings.ReplaceAll(value, "'", "''")+"'"); err != nil {
@@ -20,7 +19,7 @@ func (c *Console) Set(ctx context.Context, name, value string) error {
 	return nil
 }
 
-var settingName = regexp.MustCompile(`^[a-z0-9_]+$`)
+var settingName = lazily(`^[a-z0-9_]+$`)
 
 // Pending is a command that the pooler answers when it is done, however long that takes. No context ends it, and Close of
 // the console does so on our side only: the pooler goes on. A PAUSE that somebody resumes while it waits is never answered:

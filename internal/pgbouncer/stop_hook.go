@@ -1,7 +1,6 @@
 package pgbouncer
 
 import (
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -16,7 +15,7 @@ func blocking(preStop []string) time.Duration {
 	switch {
 	case len(preStop) >= 2 && program(preStop[0]) == "sleep":
 		return napping(preStop[1:])
-	case len(preStop) == 3 && shells[program(preStop[0])] && shellCommand.MatchString(preStop[1]):
+	case len(preStop) == 3 && shells[program(preStop[0])] && shellCommand().MatchString(preStop[1]):
 		return script(preStop[2])
 	}
 	return 0
@@ -26,13 +25,13 @@ func program(path string) string { return path[strings.LastIndex(path, "/")+1:] 
 
 var (
 	shells       = map[string]bool{"sh": true, "bash": true, "ash": true, "dash": true}
-	shellCommand = regexp.MustCompile(`^-[eux]*c$`)
-	separator    = regexp.MustCompile(`\s*(&&|;|\n)\s*`)
+	shellCommand = lazily(`^-[eux]*c$`)
+	separator    = lazily(`\s*(&&|;|\n)\s*`)
 )
 
 // script adds up the sleeps that it begins with.
 func script(text string) (total time.Duration) {
-	for _, statement := range separator.Split(strings.TrimSpace(text), -1) {
+	for _, statement := range separator().Split(strings.TrimSpace(text), -1) {
 		words := strings.Fields(statement)
 		if len(words) < 2 || program(words[0]) != "sleep" {
 			return total
@@ -50,7 +49,7 @@ func script(text string) (total time.Duration) {
 // zero, if it would refuse any of them.
 func napping(arguments []string) (total time.Duration) {
 	for _, argument := range arguments {
-		found := sleepTime.FindStringSubmatch(argument)
+		found := sleepTime().FindStringSubmatch(argument)
 		if found == nil {
 			return 0
 		}
@@ -67,6 +66,6 @@ func napping(arguments []string) (total time.Duration) {
 const longestHook = 1e5
 
 var (
-	sleepTime  = regexp.MustCompile(`^(\d+(?:\.\d+)?)([smhd]?)$`)
+	sleepTime  = lazily(`^(\d+(?:\.\d+)?)([smhd]?)$`)
 	sleepUnits = map[string]time.Duration{"": time.Second, "s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour}
 )

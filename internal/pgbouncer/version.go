@@ -3,7 +3,6 @@ package pgbouncer
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"strconv"
 )
 
@@ -13,10 +12,10 @@ type Version struct{ Major, Minor, Patch int }
 
 // reported is what pgbouncer gives as server_version at every login to its console, and nothing else does: its version, on
 // branches with a suffix (1.25.0dev), then "/bouncer".
-var reported = regexp.MustCompile(`^(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?[^/]*/bouncer$`)
+var reported = lazily(`^(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?[^/]*/bouncer$`)
 
 func parseVersion(serverVersion string) (Version, error) {
-	found := reported.FindStringSubmatch(serverVersion)
+	found := reported().FindStringSubmatch(serverVersion)
 	if found == nil {
 		return Version{}, fmt.Errorf("%w: it calls itself %q", ErrNotPgbouncer, serverVersion)
 	}

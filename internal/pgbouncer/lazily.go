@@ -1,0 +1,12 @@
+package pgbouncer
+
+import (
+	"regexp"
+	"sync"
+)
+
+// lazily compiles an expression when it is first needed: most starts of the function are for nodes without a pooler, and every
+// one would pay for it.
+func lazily(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
