@@ -174,7 +174,7 @@ func (d *Database) ready(ctx context.Context, of labels.Set, n int) (pods []core
 		select {
 		case <-ctx.Done():
 			return nil, errors.Join(fmt.Errorf("%d of %d pods %s are ready (%s): %w",
-				len(readyOf(pods)), n, of, describe(pods), context.Cause(ctx)), err)
+				len(readyOf(pods)), n, of, Describe(pods), context.Cause(ctx)), err)
 		case <-tick.C:
 		}
 	}
@@ -217,8 +217,8 @@ func readyOf(pods []corev1.Pod) (ready []corev1.Pod) {
 	return ready
 }
 
-// describe says what keeps pods from being ready, as far as their kubelets say it.
-func describe(pods []corev1.Pod) string {
+// Describe says how pods are, and what keeps them from being ready, as far as their kubelets say it.
+func Describe(pods []corev1.Pod) string {
 	var text strings.Builder
 	for _, p := range pods {
 		fmt.Fprintf(&text, "%s on %q: %s %s", p.Name, p.Spec.NodeName, p.Status.Phase, p.Status.Message)
