@@ -31,7 +31,12 @@ type post struct {
 // setPost makes a scene with nodes, a queue, and functions behind it whose invocations may take that long (0: 15 minutes).
 func setPost(t *testing.T, nodes, functions int, timeout time.Duration, more ...string) *post {
 	t.Helper()
-	s := setScene(t, nodes)
+	return setPostOn(t, play(t), nodes, functions, timeout, more...)
+}
+
+func setPostOn(t *testing.T, on *stage.Stage, nodes, functions int, timeout time.Duration, more ...string) *post {
+	t.Helper()
+	s := setSceneOn(t, on, nodes)
 	p := &post{scene: s, queue: s.Queue(s.group)}
 	for range functions {
 		f, err := s.FunctionWith(t.Context(), stage.Settings{

@@ -91,6 +91,12 @@ func (s *scene) start(configuration string, environment ...string) *stage.Functi
 // deploy runs pods of an app on the scene's nodes, all ready on return. change may alter the Deployment.
 func (s *scene) deploy(app string, replicas int32, change ...func(*appsv1.Deployment)) {
 	s.Helper()
+	s.create(app, replicas, change...)
+	s.until("deployment "+app+" is ready", func() (bool, error) { return s.isReady(app, replicas) })
+}
+
+func (s *scene) create(app string, replicas int32, change ...func(*appsv1.Deployment)) {
+	s.Helper()
 	deployment := &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: app, Namespace: s.group},
 		Spec: appsv1.DeploymentSpec{
@@ -104,10 +110,12 @@ func (s *scene) deploy(app string, replicas int32, change ...func(*appsv1.Deploy
 	}
 	_, err := s.Lab.Client().AppsV1().Deployments(s.group).Create(s.ctx, deployment, metav1.CreateOptions{})
 	require.NoError(s, err)
-	s.until("deployment "+app+" is ready", func() (bool, error) {
-		d, err := s.Lab.Client().AppsV1().Deployments(s.group).Get(s.ctx, app, metav1.GetOptions{})
-		return err == nil && d.Status.ReadyReplicas == replicas, err
-	})
+}
+
+// isReady tells whether all pods of an app are.
+func (s *scene) isReady(app string, replicas int32) (bool, error) {
+	d, err := s.Lab.Client().AppsV1().Deployments(s.group).Get(s.ctx, app, metav1.GetOptions{})
+	return err == nil && d.Status.ReadyReplicas == replicas, err
 }
 
 func (s *scene) template(app string) corev1.PodTemplateSpec {
@@ -232,7 +240,13 @@ func (s *scene) drain(i stage.Instance) report {
 // until waits for a condition.
 func (s *scene) until(what string, holds func() (bool, error)) {
 	s.Helper()
-	deadline := time.Now().Add(patience)
+	s.within(patience, what, holds)
+}
+
+// within waits for a condition that may take that long.
+func (s *scene) within(limit time.Duration, what string, holds func() (bool, error)) {
+	s.Helper()
+	deadline := time.Now().Add(limit)
 	var last error
 	for {
 		ok, err := holds()

@@ -63,14 +63,14 @@ func (l *Lab) Audit() *Audit {
 	return &Audit{path: l.auditLog()}
 }
 
-// By is every request of the user of exactly this name, each once, in order of arrival.
-func (a *Audit) By(user string) ([]Request, error) {
+// By is every request of the users of exactly these names, each once, in order of arrival.
+func (a *Audit) By(users ...string) ([]Request, error) {
 	log, err := os.Open(a.path)
 	if err != nil {
 		return nil, fmt.Errorf("open the audit log: %w", err)
 	}
 	defer log.Close()
-	requests, err := requestsBy(user, log)
+	requests, err := requestsBy(users, log)
 	if err != nil {
 		return nil, fmt.Errorf("read the audit log: %w", err)
 	}
@@ -78,8 +78,11 @@ func (a *Audit) By(user string) ([]Request, error) {
 }
 
 // requestsBy keeps the last entry of each request: a watch is logged when it begins and again when it ends.
-func requestsBy(user string, log io.Reader) ([]Request, error) {
-	byID := map[string]Request{}
+func requestsBy(users []string, log io.Reader) ([]Request, error) {
+	byID, wanted := map[string]Request{}, map[string]bool{}
+	for _, user := range users {
+		wanted[user] = true
+	}
 	lines := bufio.NewReader(log)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -93,7 +96,7 @@ func requestsBy(user string, log io.Reader) ([]Request, error) {
 		if err := json.Unmarshal(line, &e); err != nil {
 			return nil, fmt.Errorf("decode %q: %w", line, err)
 		}
-		if e.User.Username == user {
+		if wanted[e.User.Username] {
 			byID[e.AuditID] = e.request()
 		}
 	}
