@@ -27,10 +27,6 @@ const (
 	conflictRetries = 5
 )
 
-// waveTaint keeps evicted pods off a node that is to go too. A taint, not a cordon: Zalando's and CloudNativePG's operators
-// answer a cordon with a switchover.
-var waveTaint = corev1.Taint{Key: "quiesce/terminating", Effect: corev1.TaintEffectNoSchedule}
-
 // mark is the annotation's content: enough to know later whose cordon this is, and to undo just what was changed.
 type mark struct {
 	Hook          string    `json:"hook"`
@@ -59,20 +55,6 @@ func (c *Client) Cordon(ctx context.Context, node drain.Node, hook string, began
 	return cordoned, nil
 }
 
-// Repel implements termination.Surroundings. A node that is cordoned already repels by that.
-func (c *Client) Repel(ctx context.Context, node drain.Node) error {
-	err := c.change(ctx, node.Name, func(current *corev1.Node) map[string]any {
-		if current.Spec.Unschedulable || hasWaveTaint(current) {
-			return nil
-		}
-		return map[string]any{"spec": map[string]any{"taints": append(current.Spec.Taints, waveTaint)}}
-	})
-	if err != nil {
-		return fmt.Errorf("taint node %s: %w", node.Name, err)
-	}
-	return nil
-}
-
 // Restore implements termination.Surroundings.
 func (c *Client) Restore(ctx context.Context, node drain.Node) error {
 	err := c.change(ctx, node.Name, func(current *corev1.Node) map[string]any {
@@ -90,17 +72,25 @@ func (c *Client) Restore(ctx context.Context, node drain.Node) error {
 
 // change makes a merge patch out of what the node is now, and applies it to that and nothing later; no patch, no request.
 func (c *Client) change(ctx context.Context, name string, patch func(*corev1.Node) map[string]any) error {
+	current, err := c.node(ctx, name)
+	if err != nil {
+		return err
+	}
+	return c.changeFrom(ctx, current, patch)
+}
+
+// changeFrom does so with a node as it was last seen.
+func (c *Client) changeFrom(ctx context.Context, current *corev1.Node, patch func(*corev1.Node) map[string]any) error {
 	for attempt := 0; ; attempt++ {
-		current, err := c.node(ctx, name)
-		if err != nil {
-			return err
-		}
 		wanted := patch(current)
 		if wanted == nil {
 			return nil
 		}
-		err = c.patch(ctx, current, wanted)
+		err := c.patch(ctx, current, wanted)
 		if !apierrors.IsConflict(err) || attempt == conflictRetries {
+			return err
+		}
+		if current, err = c.node(ctx, current.Name); err != nil {
 			return err
 		}
 	}
@@ -164,7 +154,3 @@ func (m mark) undo(node *corev1.Node) map[string]any {
 	}
 	return map[string]any{"metadata": metadata, "spec": spec}
 }
-
-func hasWaveTaint(node *corev1.Node) bool { return slices.ContainsFunc(node.Spec.Taints, isWaveTaint) }
-
-func isWaveTaint(t corev1.Taint) bool { return t.Key == waveTaint.Key }

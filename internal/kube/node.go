@@ -109,7 +109,7 @@ func (c *Client) eachNode(ctx context.Context, options metav1.ListOptions, look 
 		if page.Continue == "" {
 			return nil
 		}
-		options.Continue = page.Continue
+		options.Continue, options.ResourceVersion = page.Continue, "" // the rest is of the same version
 	}
 }
 

@@ -64,7 +64,7 @@ func TestPeersAreThePodsThatTheOwnerCountsAndWhetherTheyWillStay(t *testing.T) {
 	nodeOf := func(name string) drain.Node { return drain.Node{Name: s.pod(name).Spec.NodeName} }
 	_, err := s.client.Cordon(t.Context(), nodeOf("pooler-1"), "quiesce", time.Now())
 	require.NoError(t, err)
-	require.NoError(t, s.client.Repel(t.Context(), nodeOf("pooler-2")))
+	require.NoError(t, s.client.Repel(t.Context(), []drain.Node{named(s.pod("pooler-2").Spec.NodeName)}))
 	require.NoError(t, s.Client().CoreV1().Pods(s.namespace).Delete(t.Context(), "pooler-3", metav1.DeleteOptions{}))
 
 	peers, err := s.client.Peers(t.Context(), pod)
@@ -77,6 +77,11 @@ func TestPeersAreThePodsThatTheOwnerCountsAndWhetherTheyWillStay(t *testing.T) {
 			Created: seen.CreationTimestamp.Time,
 		}, peers[i])
 	}
+}
+
+// named is the node that nodeNamed has made.
+func named(node string) drain.Node {
+	return drain.Node{Name: node, InstanceID: "i-" + strings.TrimPrefix(node, "node-")}
 }
 
 func TestAPodThatHasEndedIsNoPeer(t *testing.T) {

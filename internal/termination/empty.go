@@ -82,14 +82,15 @@ func (w *work) await(ctx context.Context, k Kubernetes, instance Instance, machi
 // repel keeps evicted pods from landing on the next victim. It is done before the first eviction, and no reason to fail: at
 // worst those pods move twice.
 func (w *work) repel(ctx context.Context, k Kubernetes, all []Instance, machines map[string]Machine) {
+	var others []drain.Node
 	for _, i := range wave(all, w.InstanceID) {
-		node, err := k.Find(ctx, i.ID, machines[i.ID].PrivateDNS, i.Zone)
-		if err == nil && node != nil {
-			err = k.Repel(ctx, *node)
-		}
-		if err != nil {
-			w.log.Warn("another terminating node was not tainted", "other", i.ID, "error", err.Error())
-		}
+		others = append(others, drain.Node{Name: machines[i.ID].PrivateDNS, InstanceID: i.ID})
+	}
+	if len(others) == 0 {
+		return
+	}
+	if err := k.Repel(ctx, others); err != nil {
+		w.log.Warn("other terminating nodes were not tainted", "error", err.Error())
 	}
 }
 

@@ -83,8 +83,9 @@ type Marks interface {
 
 // Surroundings is what a drain touches or waits for beside its own node and pods.
 type Surroundings interface {
-	// Repel keeps evicted pods off another node that is terminating too, without the look of a cordon.
-	Repel(ctx context.Context, node drain.Node) error
+	// Repel keeps evicted pods off other nodes that are terminating too, without the look of a cordon. They are known by their
+	// instances, and by name where EC2 has told one; those that are not in the cluster are left out.
+	Repel(ctx context.Context, others []drain.Node) error
 	// Restore undoes on a node what Cordon and Repel changed there, and only that. Nothing is written to a node without
 	// their mark.
 	Restore(ctx context.Context, node drain.Node) error

@@ -145,13 +145,19 @@ func (k cluster) Cordon(ctx context.Context, of drain.Node, hook string, _ time.
 	return at, err
 }
 
-func (k cluster) Repel(ctx context.Context, of drain.Node) error {
-	return k.effect(ctx, api, "repel", of.InstanceID, func() error {
-		c := k.s.computer(of.InstanceID)
-		k.writes(c, "tainted")
-		c.node.tainted = true
-		return nil
-	})
+func (k cluster) Repel(ctx context.Context, others []drain.Node) (err error) {
+	for _, other := range others {
+		c := k.s.computer(other.InstanceID)
+		if c == nil || c.dead {
+			continue
+		}
+		err = errors.Join(err, k.effect(ctx, api, "repel", other.InstanceID, func() error {
+			k.writes(c, "tainted")
+			c.node.tainted = true
+			return nil
+		}))
+	}
+	return err
 }
 
 func (k cluster) Restore(ctx context.Context, of drain.Node) error {

@@ -3,6 +3,7 @@ package termination
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -235,7 +236,12 @@ func (l logged) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) 
 	return l.Cluster.Evict(ctx, ref, o)
 }
 
-func (w *world) Repel(_ context.Context, node drain.Node) error { return w.do("repel " + node.Name) }
+func (w *world) Repel(_ context.Context, others []drain.Node) (err error) {
+	for _, other := range others {
+		err = errors.Join(err, w.do("repel node-"+other.InstanceID))
+	}
+	return err
+}
 
 func (w *world) Restore(_ context.Context, node drain.Node) error {
 	return w.do("restore " + node.Name)

@@ -1,0 +1,169 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"quiesce/internal/drain"
+)
+
+const (
+	// waveNames is how many nodes one list asks for by name: 5 KB of URL, which proxies pass that stop at 8.
+	waveNames = 100
+	// waveAbreast is how many nodes are tainted at once. It is reached by doubling, beginning with one: where as many drains do
+	// the same, most nodes are done by others before the second turn.
+	waveAbreast = 16
+	// waveTimeout bounds all of it. A hundred nodes take a second; of an API server that does not answer, evictions are worth
+	// more than taints.
+	waveTimeout = 30 * time.Second
+	// remembered has a list answered from what the server has in memory, however old. That is cheap for it, and safe here: what
+	// has changed since refuses the patch that was made of it.
+	remembered = "0"
+)
+
+// waveTaint keeps evicted pods off a node that is to go too. A taint, not a cordon: Zalando's and CloudNativePG's operators
+// answer a cordon with a switchover.
+var waveTaint = corev1.Taint{Key: "quiesce/terminating", Effect: corev1.TaintEffectNoSchedule}
+
+// Repel implements termination.Surroundings. When a hundred nodes go at once, each of a hundred drains is to see to it that the
+// other 99 take no pods: they are looked at all at once, taken in random order, a few and then more, and looked at again
+// in between, so that what others have done is not done again. A node that is cordoned already repels by that.
+func (c *Client) Repel(ctx context.Context, others []drain.Node) error {
+	ctx, cancel := context.WithTimeout(ctx, waveTimeout)
+	defer cancel()
+	open, err := c.openOf(ctx, others)
+	if err != nil {
+		return fmt.Errorf("look for %d terminating nodes: %w", len(others), err)
+	}
+	rand.Shuffle(len(open), func(a, b int) { open[a], open[b] = open[b], open[a] })
+	var faults []error
+	for n := 1; len(open) > 0 && ctx.Err() == nil; n = min(2*n, waveAbreast) {
+		turn := min(n, len(open))
+		faults = append(faults, c.taint(ctx, open[:turn]))
+		open = c.stillOpen(ctx, open[turn:])
+	}
+	if len(open) > 0 {
+		faults = append(faults, fmt.Errorf("taint %d nodes more: %w", len(open), context.Cause(ctx)))
+	}
+	return errors.Join(faults...)
+}
+
+// taint taints nodes, all at once. One that is gone takes no pods either.
+func (c *Client) taint(ctx context.Context, nodes []*corev1.Node) error {
+	faults := make([]error, len(nodes))
+	var group sync.WaitGroup
+	for i, node := range nodes {
+		group.Go(func() {
+			if err := c.changeFrom(ctx, node, tainted); err != nil && !apierrors.IsNotFound(err) {
+				faults[i] = fmt.Errorf("taint node %s: %w", node.Name, err)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(faults...)
+}
+
+// tainted is the patch that taints a node; nil: it takes no pods as it is.
+func tainted(node *corev1.Node) map[string]any {
+	if !isOpen(node) {
+		return nil
+	}
+	return map[string]any{"spec": map[string]any{"taints": append(slices.Clone(node.Spec.Taints), waveTaint)}}
+}
+
+func isOpen(node *corev1.Node) bool { return !node.Spec.Unschedulable && !hasWaveTaint(node) }
+
+// openOf are those nodes of these instances that take pods. A node is looked for by the label that has its name, as its instance
+// does; those that are not found by it are searched for, all of them together.
+func (c *Client) openOf(ctx context.Context, others []drain.Node) (open []*corev1.Node, err error) {
+	missing := map[string]bool{}
+	for _, other := range others {
+		missing[other.InstanceID] = true
+	}
+	look := func(n *corev1.Node) (all bool) {
+		id := path.Base(n.Spec.ProviderID)
+		if missing[id] && isOpen(n) {
+			open = append(open, slim(n))
+		}
+		delete(missing, id)
+		return len(missing) == 0
+	}
+	if err := c.eachNamed(ctx, namesOf(others), look); err != nil {
+		return nil, err
+	}
+	if len(missing) > 0 {
+		err = c.eachNode(ctx, metav1.ListOptions{}, look)
+	}
+	return open, err
+}
+
+// stillOpen looks at nodes again, as far as they are found by their label. It only saves requests: those that it does not find,
+// or where it fails, are taken to be what they were.
+func (c *Client) stillOpen(ctx context.Context, nodes []*corev1.Node) (open []*corev1.Node) {
+	seen := map[string]*corev1.Node{}
+	_ = c.eachNamed(ctx, labelsOf(nodes), func(n *corev1.Node) bool {
+		seen[n.Name] = slim(n)
+		return false
+	})
+	for _, n := range nodes {
+		if n = cmp.Or(seen[n.Name], n); isOpen(n) {
+			open = append(open, n)
+		}
+	}
+	return open
+}
+
+// eachNamed looks at the nodes whose label has one of these names.
+func (c *Client) eachNamed(ctx context.Context, names []string, look func(*corev1.Node) (found bool)) error {
+	for some := range slices.Chunk(names, waveNames) {
+		selector := corev1.LabelHostname + " in (" + strings.Join(some, ",") + ")"
+		if err := c.eachNode(ctx, metav1.ListOptions{LabelSelector: selector, ResourceVersion: remembered}, look); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// namesOf are the names of those that have one which a label can have.
+func namesOf(nodes []drain.Node) (names []string) {
+	for _, n := range nodes {
+		if n.Name != "" && len(validation.IsValidLabelValue(n.Name)) == 0 {
+			names = append(names, n.Name)
+		}
+	}
+	return names
+}
+
+// labelsOf are the names that the nodes have as a label.
+func labelsOf(nodes []*corev1.Node) (names []string) {
+	for _, n := range nodes {
+		if name := n.Labels[corev1.LabelHostname]; name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// slim is what of a node a taint is decided by. Status, which names all its images, is most of it.
+func slim(n *corev1.Node) *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: n.Name, ResourceVersion: n.ResourceVersion, Labels: n.Labels}, Spec: n.Spec,
+	}
+}
+
+func hasWaveTaint(node *corev1.Node) bool { return slices.ContainsFunc(node.Spec.Taints, isWaveTaint) }
+
+func isWaveTaint(t corev1.Taint) bool { return t.Key == waveTaint.Key }
