@@ -27,6 +27,13 @@ import (
 // patience bounds every wait of these tests: far beyond what any needs on a slow machine, so that only a real hang meets it.
 const patience = 2 * time.Minute
 
+const (
+	// sceneTime bounds a test, so that one that hangs is told by its name.
+	sceneTime = 5 * time.Minute
+	// longSceneTime bounds one in its long form.
+	longSceneTime = 40 * time.Minute
+)
+
 // scene is one test's part of the stage: a group with its nodes, a namespace whose pods run on them, and a function.
 type scene struct {
 	*testing.T
@@ -44,7 +51,11 @@ func setScene(t *testing.T, n int, more ...string) *scene {
 
 func setSceneOn(t *testing.T, on *stage.Stage, n int, more ...string) *scene {
 	s := &scene{T: t, Stage: on, group: nameOf(t)}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	limit := sceneTime
+	if long() {
+		limit = longSceneTime
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
 	s.ctx = ctx
 	var err error
