@@ -44,8 +44,9 @@ test: setup tools ## run every test; the first time builds the real components (
 	@echo 'test: compiling the function and the tests takes minutes where the build cache is empty'
 	go test -race -parallel 8 -timeout $(TESTTIMEOUT) ./...
 
-soak: setup ## run the simulation over many more seeds: make soak SEEDS=1000000
+soak: setup tools ## the long forms: the simulation over many more seeds (SEEDS=1000000), 100 nodes of 30 pods at once, 1,000 events at once
 	SEEDS=$(SEEDS) go test -run TestTheUseCaseKeepsItsPromises -v -timeout 0 ./internal/termination
+	LOAD=long go test -run TestLoad -parallel 1 -v -timeout 0 ./test/e2e
 
 lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
@@ -56,6 +57,7 @@ lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck
 
 bench: setup tools ## drains side by side with kubectl drain and an ideal client, as ratios in one run
 	go test -run '^$$' -bench 'Drain|ColdStart' -benchtime 3x -timeout 60m ./test/bench
+	go test -run '^$$' -bench Wave -benchtime 1x -timeout 60m ./test/bench
 
 bench-pgbouncer: setup tools images ## what becomes of 20 busy workers when a pooler's node goes, ten times each way
 	go test -run '^$$' -bench Poolers -benchtime 10x -timeout 90m ./test/bench

@@ -1,0 +1,170 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"quiesce/internal/termination"
+	"quiesce/test/lab"
+	"quiesce/test/stage"
+)
+
+const (
+	waveNodes = 100
+	wavePods  = 30 // of each
+	// waveEvictors is how many evictions the ideal client keeps under way: beyond what two cores' API server answers faster for.
+	waveEvictors = 64
+	// wavePatience bounds one contestant's preparation and its drains.
+	wavePatience = 30 * time.Minute
+	refuges      = 2
+)
+
+// BenchmarkWave drains 100 nodes of 30 pods at once: by as many functions behind a queue, and by one client that only evicts and
+// watches, which is what the API server takes for as many evictions. The functions share its two cores.
+func BenchmarkWave(b *testing.B) {
+	lab.Require(b)
+	s := start(b)
+	var ideal, ours []time.Duration
+	round := 0
+	for b.Loop() {
+		round++
+		i := newWave(b, s, fmt.Sprintf("ideal-wave-%d", round))
+		ideal = append(ideal, i.ideal())
+		i.clear()
+		q := newWave(b, s, fmt.Sprintf("quiesce-wave-%d", round))
+		ours = append(ours, q.quiesce())
+		q.clear()
+	}
+	b.ReportMetric(median(ideal).Seconds(), "ideal-s")
+	b.ReportMetric(median(ours).Seconds(), "quiesce-s")
+	b.ReportMetric(median(ours).Seconds()/median(ideal).Seconds(), "quiesce/ideal")
+	b.ReportMetric(0, "ns/op")
+}
+
+// waveArena is nodes full of pods that are to go, and others for the pods to go to.
+type waveArena struct {
+	*arena
+	victims []stage.Instance
+}
+
+func newWave(b *testing.B, s *stage.Stage, name string) *waveArena {
+	ctx, cancel := context.WithTimeout(b.Context(), wavePatience)
+	b.Cleanup(cancel)
+	w := &waveArena{arena: &arena{B: b, Stage: s, ctx: ctx, name: name}}
+	var err error
+	w.victims, err = s.Group(ctx, name, waveNodes)
+	require.NoError(b, err)
+	w.fill(waveNodes * wavePods)
+	_, err = s.Launch(ctx, name, refuges)
+	require.NoError(b, err)
+	return w
+}
+
+// each does something for each of the nodes, some at once.
+func (w *waveArena) each(do func(n int, i stage.Instance)) {
+	turns := make(chan struct{}, evictors)
+	var group sync.WaitGroup
+	for n, i := range w.victims {
+		turns <- struct{}{}
+		group.Go(func() { defer func() { <-turns }(); do(n, i) })
+	}
+	group.Wait()
+}
+
+// ideal closes all nodes, and then evicts and watches.
+func (w *waveArena) ideal() time.Duration {
+	pods := w.Lab.Client().CoreV1().Pods(w.name)
+	began := time.Now()
+	w.each(func(_ int, i stage.Instance) { w.close(i, true) })
+	all, err := pods.List(w.ctx, metav1.ListOptions{})
+	require.NoError(w, err)
+	watching, err := pods.Watch(w.ctx, metav1.ListOptions{ResourceVersion: all.ResourceVersion})
+	require.NoError(w, err)
+	defer watching.Stop()
+	left := map[string]bool{}
+	for _, pod := range all.Items {
+		left[string(pod.UID)] = true
+	}
+	go w.evictEach(all.Items)
+	for len(left) > 0 {
+		event, open := <-watching.ResultChan()
+		require.True(w, open, "the watch was closed")
+		if pod, is := event.Object.(*corev1.Pod); is && event.Type == watch.Deleted {
+			delete(left, string(pod.UID))
+		}
+	}
+	return time.Since(began)
+}
+
+func (w *waveArena) evictEach(pods []corev1.Pod) {
+	turns := make(chan struct{}, waveEvictors)
+	for _, pod := range pods {
+		turns <- struct{}{}
+		go func() {
+			defer func() { <-turns }()
+			err := w.Lab.Client().PolicyV1().Evictions(pod.Namespace).Evict(w.ctx, &policyv1.Eviction{
+				ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
+			})
+			if err != nil {
+				w.Error(err)
+			}
+		}()
+	}
+}
+
+// quiesce is from the events in the queue to the last completion, by functions that are warm.
+func (w *waveArena) quiesce() time.Duration {
+	queue := w.Queue(w.name)
+	functions, users := make([]*stage.Function, waveNodes), make([]string, waveNodes)
+	w.each(func(n int, i stage.Instance) { functions[n] = w.warm(queue, i) })
+	for n, f := range functions {
+		users[n] = f.User
+		defer f.Close()
+	}
+	before := w.requestsBy(users)
+	for _, i := range w.victims {
+		w.AWS.SendMessage(queue.URL, string(w.AWS.Terminate(i.ID)[0].Body))
+	}
+	began := time.Now()
+	stop := w.Map(queue, 1, functions...)
+	w.until(func() bool { return len(w.AWS.Messages(queue.URL)) == 0 })
+	took := time.Since(began)
+	stop()
+	for _, i := range w.victims {
+		require.Len(w, w.AWS.Completions(i.ID), 1)
+		require.False(w, w.AWS.Expired(i.ID))
+	}
+	for _, f := range functions {
+		require.NotContains(w, f.Output(), "client-side throttling")
+	}
+	w.ReportMetric(float64(w.requestsBy(users)-before)/waveNodes, "requests/node")
+	return took
+}
+
+// warm is a function that has spoken with AWS and Kubernetes.
+func (w *waveArena) warm(queue stage.Queue, i stage.Instance) *stage.Function {
+	f, err := w.Function(w.ctx, "autoScalingGroups: ["+w.name+"]\n", queue.Environment()...)
+	require.NoError(w, err)
+	plan, err := json.Marshal(termination.Request{Action: termination.ActionPlan, InstanceID: i.ID})
+	require.NoError(w, err)
+	result, err := f.Invoke(w.ctx, plan)
+	require.NoError(w, err)
+	require.Empty(w, result.ErrorType, result.ErrorMessage)
+	return f
+}
+
+func (w *waveArena) requestsBy(users []string) int {
+	all, err := w.Lab.Audit().By(users...)
+	require.NoError(w, err)
+	return len(all)
+}
