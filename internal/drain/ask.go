@@ -23,6 +23,7 @@ type ask struct {
 	due      atomic.Bool // the pod's moment has come; its escort looks at it too
 	tried    bool        // one was asked since the moment has come
 	refused  bool        // and refused: it is time for more than asking
+	at       time.Time   // when the latest was asked
 	changes  int         // of the cluster when it was asked
 	earliest time.Time   // not to be repeated before, whatever changes
 	again    time.Time   // not to be repeated before, if nothing does

@@ -31,7 +31,7 @@ type Drainer struct {
 func (d Drainer) Drain(ctx context.Context, cluster Cluster, node Node) Report {
 	r := &run{
 		Drainer: d, cluster: cluster, node: node, clocks: make([]Clock, len(d.Phases)),
-		asked: map[Ref]*ask{}, answers: make(chan answer), ledger: newLedger(d.Phases),
+		asked: map[Ref]*ask{}, answers: make(chan answer), ledger: newLedger(d.Phases), pace: pace{most: d.Concurrency, now: d.Concurrency},
 	}
 	if r.loop(ctx) {
 		r.farewell(ctx)
@@ -80,6 +80,7 @@ type run struct {
 	changes  int  // of the cluster, as counted by the loop
 	answers  chan answer
 	ledger   *ledger
+	pace     pace
 }
 
 // loop returns when nothing is left to do, or false when there is no more time to do it.
@@ -146,7 +147,11 @@ func (r *run) act(ctx context.Context, pod Planned, now time.Time) (again time.T
 	case a.underWay:
 		return time.Time{}
 	case pod.Verdict == Wait && escort != nil && pod.escorted() && !a.escorted: // its escort crashed
-	case !pod.wanted() || (escort == nil && r.evicting >= r.Concurrency):
+	case !pod.wanted():
+		return time.Time{}
+	case escort == nil && !pod.Due && now.Before(r.pace.resting):
+		return r.pace.resting
+	case escort == nil && r.evicting >= r.pace.room(pod.Due):
 		return time.Time{}
 	case pod.Due && !a.tried && !a.accepted: // its moment has come: there is nothing more to be waited for
 	case now.Before(a.earliest):
@@ -172,7 +177,7 @@ func (r *run) ask(pod Ref) *ask {
 // been refused, its deletion.
 func (r *run) start(ctx context.Context, pod Planned, now time.Time) {
 	a := r.asked[pod.Ref]
-	a.underWay, a.accepted, a.tried, a.changes = true, false, pod.Due, r.changes
+	a.underWay, a.accepted, a.tried, a.changes, a.at = true, false, pod.Due, r.changes, now
 	r.underWay++
 	if escort := r.Phases[pod.Phase].Escort; escort != nil && r.hasTime(a, pod, now) {
 		a.escorted = true
@@ -204,6 +209,7 @@ func (r *run) take(got answer) {
 	} else {
 		a.again = now.Add(r.patience(a, max(backoff(a.failures), serverWish(got.err)), now))
 		a.failures++
+		r.pace.heed(got.err, a.at, a.again)
 		entry.fail(got, now)
 		r.say(a, got.failed(), got)
 	}
@@ -217,6 +223,7 @@ func (r *run) take(got answer) {
 
 func (r *run) accepted(a *ask, entry *PodReport, got answer, now time.Time) {
 	a.accepted, a.failures, a.again = true, 0, now.Add(acceptedRecheck)
+	r.pace.accepted()
 	switch {
 	case got.escorted != nil: // what was accepted was entered then
 	case got.forced > 0:

@@ -142,6 +142,42 @@ func TestNoMoreEvictionsThanTheConcurrencyAreUnderWay(t *testing.T) {
 	})
 }
 
+// Many drains at once are more than a server answers. One that refuses is asked for less by each of them, or it is kept busy with
+// refusing; and for more again when it has room.
+func TestAThrottlingServerIsAskedForLessAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := &crowded{Cluster: draintest.New(), room: 3}
+		for i := range 60 {
+			node.Add(pod(fmt.Sprint("web-", i)), 0)
+		}
+		time.AfterFunc(10*time.Second, func() { node.room = 100 })
+		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		require.Empty(t, report.Remaining())
+		require.Less(t, node.refused, 40, "of 60 pods, in ten seconds")
+		require.Greater(t, node.most, 2*3, "when there was room again")
+	})
+}
+
+// crowded is a node whose API server takes a second over each eviction, and has room for few at once.
+type crowded struct {
+	*draintest.Cluster
+	room, underWay, refused, most int
+}
+
+func (c *crowded) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
+	if c.underWay >= c.room {
+		c.refused++
+		return &drain.Throttled{After: time.Second}
+	}
+	c.underWay++
+	if c.room == 100 {
+		c.most = max(c.most, c.underWay)
+	}
+	time.Sleep(time.Second)
+	c.underWay--
+	return c.Cluster.Evict(ctx, ref, o)
+}
+
 // slow is a node whose API server takes its time over each eviction.
 type slow struct {
 	*draintest.Cluster

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -46,7 +47,7 @@ func (c *Client) Repel(ctx context.Context, others []drain.Node) error {
 	defer cancel()
 	open, err := c.openOf(ctx, others)
 	if err != nil {
-		return fmt.Errorf("look for %d terminating nodes: %w", len(others), err)
+		return fmt.Errorf("look for %d terminating nodes: %w", len(others), withoutURL(err))
 	}
 	rand.Shuffle(len(open), func(a, b int) { open[a], open[b] = open[b], open[a] })
 	var faults []error
@@ -59,6 +60,14 @@ func (c *Client) Repel(ctx context.Context, others []drain.Node) error {
 		faults = append(faults, fmt.Errorf("taint %d nodes more: %w", len(open), context.Cause(ctx)))
 	}
 	return errors.Join(faults...)
+}
+
+// withoutURL is the cause of an error whose text has the names of all nodes.
+func withoutURL(err error) error {
+	if failed, is := errors.AsType[*url.Error](err); is {
+		return failed.Err
+	}
+	return err
 }
 
 // taint taints nodes, all at once. One that is gone takes no pods either.
