@@ -246,4 +246,7 @@ func TestNodesThatCouldNotBeTaintedAreToldOf(t *testing.T) {
 		}
 	}
 	require.ErrorContains(t, w.client.Repel(ctx, w.nodes), "taint 2 nodes more: context canceled")
+	err = w.client.Repel(ctx, w.nodes)
+	require.ErrorContains(t, err, "look for 3 terminating nodes: ")
+	require.NotContains(t, err.Error(), w.nodes[0].Name, "a hundred names in one line of the log")
 }
