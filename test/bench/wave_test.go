@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"quiesce/internal/termination"
@@ -88,22 +90,40 @@ func (w *waveArena) ideal() time.Duration {
 	w.each(func(_ int, i stage.Instance) { w.close(i, true) })
 	all, err := pods.List(w.ctx, metav1.ListOptions{})
 	require.NoError(w, err)
-	watching, err := pods.Watch(w.ctx, metav1.ListOptions{ResourceVersion: all.ResourceVersion})
-	require.NoError(w, err)
-	defer watching.Stop()
-	left := map[string]bool{}
-	for _, pod := range all.Items {
-		left[string(pod.UID)] = true
-	}
 	go w.evictEach(all.Items)
-	for len(left) > 0 {
-		event, open := <-watching.ResultChan()
-		require.True(w, open, "the watch was closed")
-		if pod, is := event.Object.(*corev1.Pod); is && event.Type == watch.Deleted {
-			delete(left, string(pod.UID))
-		}
+	left := uidsOf(all.Items)
+	for !w.seeGo(left, all.ResourceVersion) { // a loaded server may end a watch at any time
+		all, err = pods.List(w.ctx, metav1.ListOptions{})
+		require.NoError(w, err)
+		here := uidsOf(all.Items)
+		maps.DeleteFunc(left, func(uid types.UID, _ bool) bool { return !here[uid] })
 	}
 	return time.Since(began)
+}
+
+func uidsOf(pods []corev1.Pod) map[types.UID]bool {
+	uids := map[types.UID]bool{}
+	for _, pod := range pods {
+		uids[pod.UID] = true
+	}
+	return uids
+}
+
+// seeGo takes those off the list that it sees go, until none is left or, which is not all of it, the watch ends.
+func (w *waveArena) seeGo(left map[types.UID]bool, since string) (all bool) {
+	watching, err := w.Lab.Client().CoreV1().Pods(w.name).Watch(w.ctx, metav1.ListOptions{ResourceVersion: since})
+	require.NoError(w, err)
+	defer watching.Stop()
+	for len(left) > 0 {
+		event, open := <-watching.ResultChan()
+		if !open {
+			return false
+		}
+		if pod, is := event.Object.(*corev1.Pod); is && event.Type == watch.Deleted {
+			delete(left, pod.UID)
+		}
+	}
+	return true
 }
 
 func (w *waveArena) evictEach(pods []corev1.Pod) {
