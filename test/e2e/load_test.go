@@ -55,7 +55,7 @@ func setLoad(t *testing.T, nodes, functions int) *post {
 	if long() {
 		set = ownStage
 	}
-	p := setPostOn(t, set(t), nodes, functions, 0)
+	p := setPostOn(t, set(t), nodes, functions, stage.Settings{})
 	p.AWS.AddGroup(p.group, awstest.Hook{Name: stage.Hook, HeartbeatTimeout: loadTimeout})
 	return p
 }
@@ -83,7 +83,7 @@ func TestLoadOfManyNodesAtOnceIsDrainedEachOnce(t *testing.T) {
 			}
 			requests := p.allRequests()
 			p.repelledBeforeTheFirstEviction(requests)
-			p.tell(l, began, took, requests, sweeps)
+			p.tellLoad(l, began, took, requests, sweeps)
 		})
 	}
 }
@@ -184,20 +184,8 @@ func isNodePatch(r lab.Request) bool {
 	return r.Verb == "patch" && r.Resource == "nodes" && r.Code == 200
 }
 
-// allRequests are those that all the functions made of Kubernetes, in order of arrival.
-func (p *post) allRequests() []lab.Request {
-	p.Helper()
-	users := make([]string, len(p.functions))
-	for n, f := range p.functions {
-		users[n] = f.User
-	}
-	requests, err := p.Lab.Audit().By(users...)
-	require.NoError(p, err)
-	return requests
-}
-
-// tell prints the figures.
-func (p *post) tell(l load, began time.Time, took time.Duration, requests []lab.Request, sweeps []termination.SweepReport) {
+// tellLoad prints the figures.
+func (p *post) tellLoad(l load, began time.Time, took time.Duration, requests []lab.Request, sweeps []termination.SweepReport) {
 	p.Helper()
 	kinds, refused, conflicts := map[string]int{}, 0, 0
 	nodes, evictions := map[string]time.Duration{}, 0

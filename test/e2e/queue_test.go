@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -18,8 +19,12 @@ import (
 	"quiesce/test/stage"
 )
 
-// crashWait is the longest that a message of a crashed slice may stay hidden.
-const crashWait = time.Minute
+const (
+	// crashWait is the longest that a message of a crashed slice may stay hidden.
+	crashWait = time.Minute
+	// lambdaTimeout is the longest that an invocation may have.
+	lambdaTimeout = 15 * time.Minute
+)
 
 // post is a scene whose functions are behind a queue.
 type post struct {
@@ -31,18 +36,18 @@ type post struct {
 // setPost makes a scene with nodes, a queue, and functions behind it whose invocations may take that long (0: 15 minutes).
 func setPost(t *testing.T, nodes, functions int, timeout time.Duration, more ...string) *post {
 	t.Helper()
-	return setPostOn(t, play(t), nodes, functions, timeout, more...)
+	return setPostOn(t, play(t), nodes, functions, stage.Settings{Configuration: strings.Join(more, "\n"), Timeout: timeout})
 }
 
-func setPostOn(t *testing.T, on *stage.Stage, nodes, functions int, timeout time.Duration, more ...string) *post {
+// setPostOn makes it on a stage, its functions with these settings and what they need to know of the scene.
+func setPostOn(t *testing.T, on *stage.Stage, nodes, functions int, settings stage.Settings) *post {
 	t.Helper()
 	s := setSceneOn(t, on, nodes)
-	p := &post{scene: s, queue: s.Queue(s.group)}
+	p := &post{scene: s, queue: s.QueueFor(s.group, cmp.Or(settings.Timeout, lambdaTimeout))}
+	settings.Configuration = "autoScalingGroups: [\"" + s.group + "\"]\n" + settings.Configuration
+	settings.Environment = append(slices.Clone(settings.Environment), p.queue.Environment()...)
 	for range functions {
-		f, err := s.FunctionWith(t.Context(), stage.Settings{
-			Configuration: "autoScalingGroups: [\"" + s.group + "\"]\n" + strings.Join(more, "\n"),
-			Environment:   p.queue.Environment(), Timeout: timeout,
-		})
+		f, err := s.FunctionWith(t.Context(), settings)
 		require.NoError(t, err)
 		t.Cleanup(func() {
 			require.NoError(t, f.Close())

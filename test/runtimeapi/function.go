@@ -23,6 +23,7 @@ type Options struct {
 	TaskRoot  string        // its working directory and LAMBDA_TASK_ROOT; the bootstrap's own folder unless given
 	Timeout   time.Duration // how long an invocation may take; 15 minutes unless given
 	Logs      io.Writer     // gets what it writes to stdout and stderr, as it is written; may be nil
+	Entry     string        // file that takes its process id before it begins, such as a control group's cgroup.procs; may be empty
 }
 
 // Function is a Lambda function with one execution environment. It is safe for concurrent use; invocations queue.

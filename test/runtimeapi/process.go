@@ -60,6 +60,9 @@ func launch(o Options, out *output) (*process, error) {
 		Path: o.Bootstrap, Args: []string{o.Bootstrap}, Dir: o.TaskRoot, Env: o.environment(p.api.address()),
 		Stdout: p.stdout.write, Stderr: p.stderr.write, SysProcAttr: diesWithParent(),
 	}
+	if o.Entry != "" {
+		p.cmd.Path, p.cmd.Args = "/bin/sh", []string{"sh", "-c", `echo $$ >"$0" && exec "$1"`, o.Entry, o.Bootstrap}
+	}
 	started := make(chan error)
 	go p.run(started)
 	if err := <-started; err != nil {

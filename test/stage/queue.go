@@ -19,10 +19,13 @@ const (
 type Queue struct{ URL, DeadLetters string }
 
 // Queue makes the two.
-func (s *Stage) Queue(name string) Queue {
+func (s *Stage) Queue(name string) Queue { return s.QueueFor(name, visibility) }
+
+// QueueFor makes the two for functions whose invocations take no longer than that.
+func (s *Stage) QueueFor(name string, timeout time.Duration) Queue {
 	dead := s.AWS.AddQueue(awstest.Queue{Name: name + "-dead"})
 	return Queue{DeadLetters: dead, URL: s.AWS.AddQueue(awstest.Queue{
-		Name: name, Visibility: visibility, MaxReceives: maxReceives, DeadLetters: dead,
+		Name: name, Visibility: timeout, MaxReceives: maxReceives, DeadLetters: dead,
 	})}
 }
 

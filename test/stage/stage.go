@@ -128,7 +128,8 @@ func Build(ctx context.Context, root, path string) error {
 type Function struct {
 	*runtimeapi.Function
 	Session awstest.Session
-	User    string // what Kubernetes knows it as
+	User    string           // what Kubernetes knows it as
+	Memory  *lab.MemoryGroup // nil: it has no limit
 }
 
 // Settings are what a function is started with.
@@ -136,6 +137,7 @@ type Settings struct {
 	Configuration string        // quiesce.yaml's text
 	Environment   []string      // further variables
 	Timeout       time.Duration // of an invocation; 15 minutes unless given
+	Memory        int64         // the most it may use, in bytes; 0: no limit. Needs lab.RequireMemoryGroups
 }
 
 // Function starts the built function with this configuration (quiesce.yaml's text) and these further environment variables.
@@ -153,14 +155,32 @@ func (s *Stage) FunctionWith(ctx context.Context, settings Settings) (*Function,
 	if err := os.WriteFile(filepath.Join(root, "quiesce.yaml"), []byte(settings.Configuration), 0o644); err != nil {
 		return nil, err
 	}
-	function, err := runtimeapi.Start(ctx, runtimeapi.Options{
+	options := runtimeapi.Options{
 		Bootstrap: s.bootstrap, TaskRoot: root, Logs: s.Logs, Timeout: settings.Timeout,
 		Env: append(append(s.AWS.Environment(session), "CLUSTER_NAME="+Cluster), settings.Environment...),
-	})
+	}
+	memory, err := s.confine(&options, session.Name, settings.Memory)
+	if err != nil {
+		return nil, err
+	}
+	function, err := runtimeapi.Start(ctx, options)
 	if err != nil {
 		return nil, fmt.Errorf("start the function: %w", err)
 	}
-	return &Function{Function: function, Session: session, User: "quiesce:" + session.Name}, nil
+	return &Function{Function: function, Session: session, User: "quiesce:" + session.Name, Memory: memory}, nil
+}
+
+// confine has a function's processes use no more memory than that.
+func (s *Stage) confine(o *runtimeapi.Options, name string, limit int64) (*lab.MemoryGroup, error) {
+	if limit == 0 {
+		return nil, nil
+	}
+	group, err := s.Lab.MemoryGroup(name, limit)
+	if err != nil {
+		return nil, fmt.Errorf("bound the function's memory: %w", err)
+	}
+	o.Entry = group.Entry()
+	return group, nil
 }
 
 // Instance is an instance and its node.

@@ -1,0 +1,244 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/test/lab"
+	"quiesce/test/stage"
+)
+
+const (
+	// killSeeds is how many drains are killed in a plain test; KILLS says otherwise, and KILL_SEED=n repeats the one of that seed.
+	killSeeds = 3
+	// killsAbreast is how many of them go on at once: they are mostly waiting, for a message that was hidden a minute.
+	killsAbreast = 10
+	// killedTimeout is of the function: its queue hides a message for as long when it died before it could say otherwise.
+	killedTimeout = time.Minute
+	// longestStop is how long a pod of theirs takes to stop, at the most.
+	longestStop = 4 * time.Second
+)
+
+// A function can die at any moment: its host fails, its memory is used up, its time is over. Wherever that is, another one finishes
+// what it began, and neither does anything twice.
+func TestADrainIsFinishedWhereverItsFunctionIsKilled(t *testing.T) {
+	on := play(t)
+	for some := range slices.Chunk(seedsOfKills(t), killsAbreast) {
+		drains := make([]*killed, len(some))
+		for n, seed := range some {
+			drains[n] = setKilled(t, on, seed)
+		}
+		var killers sync.WaitGroup
+		for _, k := range drains {
+			k.deliver(1)
+			killers.Go(k.kill)
+		}
+		killers.Wait()
+		for _, k := range drains {
+			k.endsWell()
+		}
+	}
+}
+
+func seedsOfKills(t *testing.T) []uint64 {
+	if seed := numberOf(t, "KILL_SEED", 0); seed > 0 {
+		return []uint64{uint64(seed)}
+	}
+	seeds := make([]uint64, numberOf(t, "KILLS", killSeeds))
+	for n := range seeds {
+		seeds[n] = uint64(n + 1)
+	}
+	return seeds
+}
+
+// numberOf is what the environment says, or else the default.
+func numberOf(t *testing.T, variable string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(variable)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	require.NoError(t, err, variable)
+	return n
+}
+
+// killed is a drain whose function is killed at moments that follow from a seed, as do its pods.
+type killed struct {
+	*post
+	seed   uint64
+	victim stage.Instance
+	pods   []corev1.Pod
+	delays []time.Duration // from when the message was delivered for the first, second... time to the kill
+
+	mu      sync.Mutex
+	moments []string // what the function had last said
+}
+
+func setKilled(t *testing.T, on *stage.Stage, seed uint64) *killed {
+	t.Helper()
+	random := rand.New(rand.NewPCG(seed, 0))
+	k := &killed{post: setPostOn(t, on, 2, 1, stage.Settings{Timeout: killedTimeout}), seed: seed}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("seed %d, killed %v; again: KILL_SEED=%d go test -race -run %s ./test/e2e", seed, k.moments, seed, t.Name())
+		}
+	})
+	k.victim = k.instances[0]
+	for n := range 2 + random.IntN(4) {
+		k.podOn(k.victim, fmt.Sprint("pod-", n), stopsAfter(fmt.Sprintf("%dms", random.Int64N(longestStop.Milliseconds()))))
+	}
+	k.podOn(k.instances[1], "bystander")
+	k.pods = k.podsOn(k.victim)
+	for range 1 + random.IntN(4)/3 { // a quarter of them are killed twice
+		share := random.Float64() // most of what it does, it does at once
+		k.delays = append(k.delays, time.Duration(share*share*float64(longestStop+time.Second)))
+	}
+	k.send(k.terminate(k.victim).Body)
+	return k
+}
+
+// kill kills the function at its moments, but for those that come after the end.
+func (k *killed) kill() {
+	for n, delay := range k.delays {
+		if !k.delivered(n + 1) {
+			return
+		}
+		select {
+		case <-time.After(delay): // the moment that the seed says, whatever the function does
+		case <-k.ctx.Done():
+		}
+		if len(k.messages()) == 0 {
+			return
+		}
+		k.function.Kill()
+		k.note(delay)
+	}
+}
+
+// delivered waits for the message's nth delivery; false: it is done with, or does not come.
+func (k *killed) delivered(n int) bool {
+	for {
+		switch messages := k.messages(); {
+		case len(messages) == 0:
+			return false
+		case messages[0].Receives >= n:
+			return true
+		}
+		select {
+		case <-k.ctx.Done():
+			return false
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// note keeps what the function had said last.
+func (k *killed) note(delay time.Duration) {
+	said := "nothing"
+	for text := range strings.Lines(k.function.Output()) {
+		if _, after, found := strings.Cut(text, `"msg":"`); found {
+			said, _, _ = strings.Cut(after, `"`)
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.moments = append(k.moments, fmt.Sprintf("after %v, when it had said %q", delay.Round(time.Millisecond), said))
+}
+
+// endsWell checks what DESIGN.md, section 10, promises.
+func (k *killed) endsWell() {
+	k.Helper()
+	k.handled()
+	k.Logf("seed %d: %d pods, killed %v", k.seed, len(k.pods), k.moments)
+	require.Empty(k, k.AWS.Messages(k.queue.DeadLetters))
+	k.endedWell(k.victim, k.pods)
+	require.Len(k, k.podsOn(k.instances[1]), 1)
+	k.isUntouched(k.instances[1])
+}
+
+// endedWell: the instance's action was completed once and in time, each of these pods was evicted once and is gone, the node was
+// closed before that and stays so, and nobody owns the instance any more.
+func (p *post) endedWell(victim stage.Instance, pods []corev1.Pod) {
+	p.Helper()
+	p.completedOnce(victim)
+	require.False(p, p.AWS.Expired(victim.ID))
+	require.Empty(p, p.podsOn(victim))
+	requests := p.allRequests()
+	for _, pod := range pods {
+		evictedOnce(p, requests, pod.Name)
+	}
+	closed := slices.IndexFunc(requests, func(r lab.Request) bool {
+		return r.Verb == "patch" && r.Resource == "nodes" && r.Name == victim.Node && r.Code == http.StatusOK
+	})
+	require.GreaterOrEqual(p, closed, 0, "the node was not cordoned")
+	for _, r := range requests[:closed] {
+		require.NotEqual(p, "eviction", r.Subresource, "before the node was cordoned")
+	}
+	p.isMarked(victim, true)
+	p.until("nobody owns the instance", func() (bool, error) { return p.isFree(victim) })
+}
+
+// allRequests are those that the functions made of Kubernetes, in order.
+func (p *post) allRequests() (all []lab.Request) {
+	p.Helper()
+	for _, f := range p.functions {
+		all = append(all, p.requests(f)...)
+	}
+	slices.SortFunc(all, func(a, b lab.Request) int { return a.Time.Compare(b.Time) })
+	return all
+}
+
+// evictedOnce: one eviction of the pod was accepted, and it was not deleted. Where whoever asked was gone before the answer, the
+// server may have carried out what it then calls a failure.
+func evictedOnce(t require.TestingT, requests []lab.Request, pod string) {
+	accepted, unanswered := 0, 0
+	for _, r := range requests {
+		switch {
+		case r.Resource != "pods" || r.Name != pod:
+		case r.Verb == "delete":
+			require.Failf(t, "deleted", "%s: %+v", pod, r)
+		case r.Subresource == "eviction" && r.Code == http.StatusCreated:
+			accepted++
+		case r.Subresource == "eviction" && r.Code != http.StatusTooManyRequests:
+			unanswered++
+		}
+	}
+	require.LessOrEqual(t, accepted, 1, "%s was evicted twice", pod)
+	require.Positive(t, accepted+unanswered, "%s was not evicted", pod)
+}
+
+// isUntouched: the node is open, and nobody has marked it.
+func (s *scene) isUntouched(i stage.Instance) {
+	s.Helper()
+	node := s.node(i)
+	require.False(s, node.Spec.Unschedulable)
+	require.NotContains(s, node.Annotations, markKey)
+	require.False(s, hasTaint(node, waveKey))
+	require.Equal(s, "InService", s.AWS.State(i.ID))
+}
+
+// isFree tells whether nobody holds the instance's Lease. One that its owner could not give back ends by itself.
+func (s *scene) isFree(i stage.Instance) (bool, error) {
+	lease, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return time.Since(lease.Spec.RenewTime.Time) > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second, nil
+}
