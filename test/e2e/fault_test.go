@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -76,10 +77,11 @@ const (
 // What a drain waits for, it sees by watching. A watch that has ended and is not taken up again is a drain that waits for ever.
 func TestADrainGoesOnThoughItsWatchesAreClosed(t *testing.T) {
 	on := play(t)
-	p := setPostOn(t, on, 2, 1, stage.Settings{Environment: closingWatches(t, on)})
+	way := newRoughWay(t, on)
+	p := setPostOn(t, on, 2, 1, stage.Settings{Environment: way.environment})
 	victim := p.instances[0]
 	pods := p.beginHalf(victim)
-	p.until("watches were closed", func() (bool, error) { return p.closedWatches("pods") >= closings, nil })
+	p.until("watches were closed", func() (bool, error) { return way.ended.Load() >= closings, nil })
 	pods = append(pods, *p.bare("late", pinned(victim)))
 	p.gone("late")
 	p.removeBudget("web")
@@ -90,44 +92,56 @@ func TestADrainGoesOnThoughItsWatchesAreClosed(t *testing.T) {
 	p.isUntouched(p.instances[1])
 }
 
-// closedWatches counts those of a resource that have ended.
-func (p *post) closedWatches(resource string) (n int) {
-	p.Helper()
-	for _, r := range p.allRequests() {
-		if r.Watch && r.Resource == resource && !r.Done.IsZero() {
-			n++
-		}
-	}
-	return n
+// roughWay is a way to the API server on which no watch lasts: every other is closed in order, as the server does it, and the rest
+// are cut.
+type roughWay struct {
+	environment []string // sends a function that way
+	begun       atomic.Int32
+	ended       atomic.Int32 // of those of pods
 }
 
-// closingWatches is a way to the API server on which no watch lasts: every other is closed in order, as the server does it, and
-// the rest are cut. It returns what sends a function that way.
-func closingWatches(t *testing.T, on *stage.Stage) (environment []string) {
+func newRoughWay(t *testing.T, on *stage.Stage) *roughWay {
 	t.Helper()
 	target, err := url.Parse(on.Lab.Endpoint())
 	require.NoError(t, err)
 	transport, err := rest.TransportFor(&rest.Config{Host: target.String(), TLSClientConfig: rest.TLSClientConfig{CAData: on.Lab.CA()}})
 	require.NoError(t, err)
-	var watches atomic.Int32
-	way := httptest.NewUnstartedServer(&httputil.ReverseProxy{
-		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
-		FlushInterval: -1, // at once
-		Transport:     transport,
-		ModifyResponse: func(r *http.Response) error {
-			if r.Request.URL.Query().Has("watch") {
-				r.Body = newMortal(r.Body, watches.Add(1)%2 == 0)
-			}
-			return nil
-		},
+	w := &roughWay{}
+	proxy := httptest.NewUnstartedServer(&httputil.ReverseProxy{
+		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		FlushInterval:  -1, // at once
+		Transport:      transport,
+		ModifyResponse: w.shorten,
+		ErrorLog:       log.New(io.Discard, "", 0), // it would tell of each cut
 	})
-	way.EnableHTTP2 = true
-	way.StartTLS()
-	t.Cleanup(way.Close)
-	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: way.Certificate().Raw})
-	return []string{
-		"QUIESCE_CLUSTER_ENDPOINT=" + way.URL, "QUIESCE_CLUSTER_CA=" + base64.StdEncoding.EncodeToString(authority),
+	proxy.EnableHTTP2 = true
+	proxy.StartTLS()
+	t.Cleanup(proxy.Close)
+	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: proxy.Certificate().Raw})
+	w.environment = []string{
+		"QUIESCE_CLUSTER_ENDPOINT=" + proxy.URL, "QUIESCE_CLUSTER_CA=" + base64.StdEncoding.EncodeToString(authority),
 	}
+	return w
+}
+
+// shorten gives a watch its end.
+func (w *roughWay) shorten(r *http.Response) error {
+	if !r.Request.URL.Query().Has("watch") {
+		return nil
+	}
+	body := &mortal{ReadCloser: r.Body, end: io.EOF}
+	if w.begun.Add(1)%2 == 0 {
+		body.end = io.ErrUnexpectedEOF
+	}
+	r.Body = body
+	time.AfterFunc(watchLife, func() {
+		body.over.Store(true)
+		_ = body.Close()
+		if strings.HasSuffix(r.Request.URL.Path, "/pods") {
+			w.ended.Add(1)
+		}
+	})
+	return nil
 }
 
 // mortal is the body of an answer that ends before its time.
@@ -135,18 +149,6 @@ type mortal struct {
 	io.ReadCloser
 	end  error
 	over atomic.Bool
-}
-
-func newMortal(body io.ReadCloser, cut bool) *mortal {
-	m := &mortal{ReadCloser: body, end: io.EOF}
-	if cut {
-		m.end = io.ErrUnexpectedEOF
-	}
-	time.AfterFunc(watchLife, func() {
-		m.over.Store(true)
-		_ = body.Close()
-	})
-	return m
 }
 
 func (m *mortal) Read(p []byte) (int, error) {

@@ -178,15 +178,13 @@ func (p *post) endedWell(victim stage.Instance, pods []corev1.Pod) {
 	require.False(p, p.AWS.Expired(victim.ID))
 	require.Empty(p, p.podsOn(victim))
 	requests := p.allRequests()
-	for _, pod := range pods {
-		evictedOnce(p, requests, pod.Name)
-	}
 	closed := slices.IndexFunc(requests, func(r lab.Request) bool {
 		return r.Verb == "patch" && r.Resource == "nodes" && r.Name == victim.Node && r.Code == http.StatusOK
 	})
 	require.GreaterOrEqual(p, closed, 0, "the node was not cordoned")
-	for _, r := range requests[:closed] {
-		require.NotEqual(p, "eviction", r.Subresource, "before the node was cordoned")
+	for _, pod := range pods {
+		evictedOnce(p, requests[closed:], pod.Name)
+		require.Zero(p, acceptedEvictions(requests[:closed])[pod.Name], "before the node was cordoned")
 	}
 	p.isMarked(victim, true)
 	p.until("nobody owns the instance", func() (bool, error) { return p.isFree(victim) })

@@ -1,20 +1,24 @@
 package lab
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 )
 
-// StopAPIServer ends the API server in order, as an upgrade of a control plane does. Whoever is at work in the cluster then finds
-// nobody there; what is on etcd stays.
+// StopAPIServer kills the API server. Whoever is at work in the cluster finds nobody there; what is in etcd stays. (One that is to end
+// in order serves whoever is connected for up to a minute.)
 func (l *Lab) StopAPIServer(ctx context.Context) error {
 	server := l.component("kube-apiserver")
 	if server == nil {
-		return fmt.Errorf("stop the API server: it does not run")
+		return errors.New("stop the API server: it does not run")
 	}
-	if err := l.finish(ctx, server, syscall.SIGTERM); err != nil {
+	if err := l.finish(ctx, server, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("stop the API server: %w", err)
 	}
 	return nil
@@ -23,16 +27,40 @@ func (l *Lab) StopAPIServer(ctx context.Context) error {
 // StartAPIServer starts it again, where it was, and returns when it is ready.
 func (l *Lab) StartAPIServer(ctx context.Context) error { return l.startAPIServer(ctx) }
 
-// FreezeEtcd has etcd stand still, as on a machine whose disk does not answer: connections stay, and no answer comes.
-func (l *Lab) FreezeEtcd() (thaw func() error, err error) {
+// FreezeEtcd has etcd stand still, as on a machine whose disk does not answer: connections stay, and no answer comes. It returns
+// when that is so.
+func (l *Lab) FreezeEtcd(ctx context.Context) (thaw func() error, err error) {
 	etcd := l.component("etcd")
 	if etcd == nil {
-		return nil, fmt.Errorf("freeze etcd: it does not run")
+		return nil, errors.New("freeze etcd: it does not run")
 	}
 	if err := syscall.Kill(etcd.pid, syscall.SIGSTOP); err != nil {
 		return nil, fmt.Errorf("freeze etcd: %w", err)
 	}
-	return func() error { return syscall.Kill(etcd.pid, syscall.SIGCONT) }, nil
+	thaw = func() error { return syscall.Kill(etcd.pid, syscall.SIGCONT) }
+	if err := l.await(ctx, etcd, etcd.stopped); err != nil {
+		return nil, fmt.Errorf("freeze etcd: %w", errors.Join(err, thaw()))
+	}
+	return thaw, nil
+}
+
+// stopped is an error while any thread of the process may still run: a signal reaches each in its own time.
+func (p *process) stopped(context.Context) error {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.pid))
+	if err != nil {
+		return err
+	}
+	for _, thread := range threads {
+		text, err := os.ReadFile(thread)
+		if err != nil {
+			return err
+		}
+		// The state follows the program's name, which is in brackets (man 5 proc).
+		if state := text[bytes.LastIndexByte(text, ')')+1:]; !bytes.HasPrefix(state, []byte(" T")) {
+			return fmt.Errorf("%s runs: %s", thread, state)
+		}
+	}
+	return nil
 }
 
 // component is the process of this name; nil if none runs.
