@@ -30,7 +30,30 @@ const (
 	killedTimeout = time.Minute
 	// longestStop is how long a pod of theirs takes to stop, at the most.
 	longestStop = 4 * time.Second
+	// narrow is how long after a word of the function's it is killed, at the most: some requests later.
+	narrow = 30 * time.Millisecond
 )
+
+// words are what a function says on its way, beside the nothing that it begins with. Most of what it does, it does close to one.
+var words = []string{"", "node cordoned", "phase began", "pod evicted", "pod gone", "phase emptied", "lifecycle action completed"}
+
+// moment is when a function is killed: that long after it has said this, or after it was given its message.
+type moment struct {
+	word  string
+	delay time.Duration
+}
+
+func (m moment) String() string {
+	return fmt.Sprintf("%v after %q", m.delay.Round(time.Millisecond), m.word)
+}
+
+// someMoment is any, from the beginning of a drain whose longest pod takes that long to stop to its end.
+func someMoment(random *rand.Rand, longest time.Duration) moment {
+	if word := words[random.IntN(len(words))]; word != "" {
+		return moment{word, time.Duration(random.Int64N(int64(narrow)))}
+	}
+	return moment{"", time.Duration(random.Int64N(int64(longest + time.Second/4)))}
+}
 
 // A function can die at any moment: its host fails, its memory is used up, its time is over. Wherever that is, another one finishes
 // what it began, and neither does anything twice.
@@ -82,10 +105,10 @@ type killed struct {
 	seed   uint64
 	victim stage.Instance
 	pods   []corev1.Pod
-	delays []time.Duration // from when the message was delivered for the first, second... time to the kill
+	kills  []moment // one for each delivery, from the first on
 
-	mu      sync.Mutex
-	moments []string // what the function had last said
+	mu   sync.Mutex
+	done []string // the kills that came in time, and what the function had said last
 }
 
 func setKilled(t *testing.T, on *stage.Stage, seed uint64) *killed {
@@ -94,18 +117,20 @@ func setKilled(t *testing.T, on *stage.Stage, seed uint64) *killed {
 	k := &killed{post: setPostOn(t, on, 2, 1, stage.Settings{Timeout: killedTimeout}), seed: seed}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("seed %d, killed %v; again: KILL_SEED=%d go test -race -run %s ./test/e2e", seed, k.moments, seed, t.Name())
+			t.Logf("seed %d, killed %v; again: KILL_SEED=%d go test -race -run %s ./test/e2e", seed, k.done, seed, t.Name())
 		}
 	})
 	k.victim = k.instances[0]
+	longest := time.Duration(0)
 	for n := range 2 + random.IntN(4) {
-		k.podOn(k.victim, fmt.Sprint("pod-", n), stopsAfter(fmt.Sprintf("%dms", random.Int64N(longestStop.Milliseconds()))))
+		stops := time.Duration(random.Int64N(int64(longestStop))).Truncate(time.Millisecond)
+		k.podOn(k.victim, fmt.Sprint("pod-", n), stopsAfter(fmt.Sprintf("%dms", stops.Milliseconds())))
+		longest = max(longest, stops)
 	}
 	k.podOn(k.instances[1], "bystander")
 	k.pods = k.podsOn(k.victim)
 	for range 1 + random.IntN(4)/3 { // a quarter of them are killed twice
-		share := random.Float64() // most of what it does, it does at once
-		k.delays = append(k.delays, time.Duration(share*share*float64(longestStop+time.Second)))
+		k.kills = append(k.kills, someMoment(random, longest))
 	}
 	k.send(k.terminate(k.victim).Body)
 	return k
@@ -113,30 +138,39 @@ func setKilled(t *testing.T, on *stage.Stage, seed uint64) *killed {
 
 // kill kills the function at its moments, but for those that come after the end.
 func (k *killed) kill() {
-	for n, delay := range k.delays {
-		if !k.delivered(n + 1) {
+	for n, m := range k.kills {
+		said := len(k.function.Output())
+		here := k.comes(func() bool { return k.receives() > n }) && k.comes(func() bool {
+			return strings.Contains(k.function.Output()[said:], fmt.Sprintf("%q", m.word)) || m.word == ""
+		})
+		if !here {
 			return
 		}
 		select {
-		case <-time.After(delay): // the moment that the seed says, whatever the function does
+		case <-time.After(m.delay): // the seed's choice, whatever the function does
 		case <-k.ctx.Done():
 		}
-		if len(k.messages()) == 0 {
+		if k.receives() == 0 {
 			return
 		}
 		k.function.Kill()
-		k.note(delay)
+		k.note(m)
 	}
 }
 
-// delivered waits for the message's nth delivery; false: it is done with, or does not come.
-func (k *killed) delivered(n int) bool {
-	for {
-		switch messages := k.messages(); {
-		case len(messages) == 0:
+// receives is how often the message was delivered; 0: it is done with, or was not yet.
+func (k *killed) receives() int {
+	for _, m := range k.messages() {
+		return m.Receives
+	}
+	return 0
+}
+
+// comes waits for a condition; false: the message is done with before that.
+func (k *killed) comes(holds func() bool) bool {
+	for !holds() {
+		if len(k.messages()) == 0 {
 			return false
-		case messages[0].Receives >= n:
-			return true
 		}
 		select {
 		case <-k.ctx.Done():
@@ -144,26 +178,27 @@ func (k *killed) delivered(n int) bool {
 		case <-time.After(time.Millisecond):
 		}
 	}
+	return true
 }
 
 // note keeps what the function had said last.
-func (k *killed) note(delay time.Duration) {
-	said := "nothing"
+func (k *killed) note(m moment) {
+	last := "nothing"
 	for text := range strings.Lines(k.function.Output()) {
 		if _, after, found := strings.Cut(text, `"msg":"`); found {
-			said, _, _ = strings.Cut(after, `"`)
+			last, _, _ = strings.Cut(after, `"`)
 		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.moments = append(k.moments, fmt.Sprintf("after %v, when it had said %q", delay.Round(time.Millisecond), said))
+	k.done = append(k.done, fmt.Sprintf("%v, when it had said %q last", m, last))
 }
 
 // endsWell checks what DESIGN.md, section 10, promises.
 func (k *killed) endsWell() {
 	k.Helper()
 	k.handled()
-	k.Logf("seed %d: %d pods, killed %v", k.seed, len(k.pods), k.moments)
+	k.Logf("seed %d: %d pods, killed %v", k.seed, len(k.pods), k.done)
 	require.Empty(k, k.AWS.Messages(k.queue.DeadLetters))
 	k.endedWell(k.victim, k.pods)
 	require.Len(k, k.podsOn(k.instances[1]), 1)
