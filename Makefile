@@ -14,6 +14,12 @@ BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc -
 TESTTIMEOUT ?= 40m
 # Of `make soak`: a million take about a quarter of an hour on 2 cores that do nothing else.
 SEEDS   ?= 1000000
+# Of `make soak`, too: how many drains are killed at random moments, and for how many seconds the API server is away (beyond the 30 of a
+# Lease) and Auto Scaling throttles (beyond the minute of a completion).
+KILLS     ?= 100
+OUTAGE    ?= 40
+THROTTLED ?= 75
+FAULTS    := TestADrainIsFinishedWherever|TestADrainOutlives|TestADrainGoesOnThough|TestAFunctionThatRunsOutOfMemory
 LINT    := go tool -modfile=test/tools/lint/go.mod
 
 .DEFAULT_GOAL := help
@@ -44,8 +50,9 @@ test: setup tools ## run every test; the first time builds the real components (
 	@echo 'test: compiling the function and the tests takes minutes where the build cache is empty'
 	go test -race -parallel 8 -timeout $(TESTTIMEOUT) ./...
 
-soak: setup tools ## the long forms: the simulation over many more seeds (SEEDS=1000000), 100 nodes of 30 pods at once, 1,000 events at once
+soak: setup tools ## the long forms: the simulation over many more seeds (SEEDS=1000000), real faults for longer, load of 100 nodes
 	SEEDS=$(SEEDS) go test -run TestTheUseCaseKeepsItsPromises -v -timeout 0 ./internal/termination
+	KILLS=$(KILLS) OUTAGE=$(OUTAGE) THROTTLED=$(THROTTLED) go test -race -run '$(FAULTS)' -v -timeout 0 ./test/e2e
 	LOAD=long go test -run TestLoad -parallel 1 -v -timeout 0 ./test/e2e
 
 lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck

@@ -19,6 +19,8 @@ const (
 	overhead = 15
 	// renewal is how often a drain may make one more: its Lease is renewed.
 	renewal = 10 * time.Second
+	// peakMemory is what a drain may use of it, at the most: a function of 128 MB has to do with half of that.
+	peakMemory = 64 << 20
 	// completionDelay is far above the 100 ms that benchmarks hold the completion to, since these tests share the machine.
 	completionDelay = time.Second
 )
@@ -40,6 +42,8 @@ func TestADrainAsksOnceForEachPodAndLittleElse(t *testing.T) {
 			delay := s.AWS.Completions(s.instances[0].ID)[0].At.Sub(lastGone(r))
 			t.Logf("%d pods: %d requests in %v; last pod gone to completion %v; evictions apart: %v", pods, len(requests), took, delay, byKind(s))
 			require.Less(t, delay, completionDelay)
+			t.Logf("%d pods: %d MB resident at the most", pods, s.function.MaxRSS()>>20)
+			require.LessOrEqual(t, s.function.MaxRSS(), int64(peakMemory))
 		})
 	}
 }

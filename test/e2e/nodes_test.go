@@ -72,6 +72,7 @@ func TestANodeIsFoundByItsInstanceAmongThousandsPageByPage(t *testing.T) {
 		})
 	}
 	s.noneMarkedBut("zz-unrelated", "zz-refused", "zz-of-another", "zz-mislabelled")
+	require.LessOrEqual(t, s.function.MaxRSS(), int64(peakMemory), "it lists them page by page")
 }
 
 func zoneLabel(zone string) map[string]string {
