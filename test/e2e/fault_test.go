@@ -26,7 +26,7 @@ import (
 )
 
 const (
-	// throttledFor is for how many seconds Auto Scaling throttles the account in a plain test; THROTTLED says otherwise. Past a minute
+	// throttledFor is for how many seconds Auto Scaling throttles completions in a plain test; THROTTLED says otherwise. After a minute
 	// an invocation gives its completion up, and the next one goes on.
 	throttledFor = 5
 	// throttledHook is the heartbeat timeout of the hook then, beside which there are two such times: with a third of it from one
@@ -41,7 +41,6 @@ func TestADrainOutlivesThrottlingByAutoScaling(t *testing.T) {
 	p.AWS.AddGroup(p.group, awstest.Hook{Name: stage.Hook, HeartbeatTimeout: throttledHook + 2*throttled})
 	victim := p.instances[0]
 	pods := p.beginHalf(victim)
-	since := time.Now()
 	heal := p.AWS.Fail("autoscaling", "", awstest.Fault{
 		Session: p.function.Session.Name, Code: http.StatusBadRequest, ErrorCode: "Throttling", Message: "Rate exceeded",
 	})
@@ -49,7 +48,7 @@ func TestADrainOutlivesThrottlingByAutoScaling(t *testing.T) {
 	p.says("heartbeat failed")
 	p.removeBudget("web")
 	p.refusedOnce("CompleteLifecycleAction")
-	p.passed(since, throttled)
+	p.passed(time.Now(), throttled)
 	heal()
 
 	p.handled()
