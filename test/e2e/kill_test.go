@@ -225,14 +225,16 @@ func (p *post) endedWell(victim stage.Instance, pods []corev1.Pod) {
 	p.until("nobody owns the instance", func() (bool, error) { return p.isFree(victim) })
 }
 
-// allRequests are those that the functions made of Kubernetes, in order.
-func (p *post) allRequests() (all []lab.Request) {
+// allRequests are those that all the functions made of Kubernetes, in order of arrival.
+func (p *post) allRequests() []lab.Request {
 	p.Helper()
-	for _, f := range p.functions {
-		all = append(all, p.requests(f)...)
+	users := make([]string, len(p.functions))
+	for n, f := range p.functions {
+		users[n] = f.User
 	}
-	slices.SortFunc(all, func(a, b lab.Request) int { return a.Time.Compare(b.Time) })
-	return all
+	requests, err := p.Lab.Audit().By(users...)
+	require.NoError(p, err)
+	return requests
 }
 
 // evictedOnce: one eviction of the pod was accepted, and it was not deleted. Where whoever asked was gone before the answer, the
