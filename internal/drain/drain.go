@@ -29,13 +29,17 @@ type Drainer struct {
 // Drain evicts the node's pods, phase by phase, until none is left that must go, or until ctx ends: the report's Remaining
 // tells which.
 func (d Drainer) Drain(ctx context.Context, cluster Cluster, node Node) Report {
+	return d.GoOn(ctx, cluster, node, Report{})
+}
+
+// GoOn drains on where another drain of the node has ended, with other limits say: with its clocks, and in its books.
+func (d Drainer) GoOn(ctx context.Context, cluster Cluster, node Node, before Report) Report {
 	r := &run{
-		Drainer: d, cluster: cluster, node: node, clocks: make([]Clock, len(d.Phases)),
+		Drainer: d, cluster: cluster, node: node, clocks: before.clocks(d.Phases),
 		asked: map[Ref]*ask{}, answers: make(chan answer), ledger: newLedger(d.Phases), pace: pace{most: d.Concurrency, now: d.Concurrency},
 	}
-	if r.loop(ctx) {
-		r.farewell(ctx)
-	}
+	r.ledger.goOn(before)
+	r.loop(ctx)
 	return r.ledger.report(r.clocks)
 }
 
@@ -74,25 +78,21 @@ type run struct {
 	lost     time.Time // when its kubelet was first not heard of; zero: it is
 	clocks   []Clock
 	asked    map[Ref]*ask
-	last     Plan // of the latest pass
-	evicting int  // evictions under way
-	underWay int  // the same, and escorts
-	changes  int  // of the cluster, as counted by the loop
+	evicting int // evictions under way
+	underWay int // the same, and escorts
+	changes  int // of the cluster, as counted by the loop
 	answers  chan answer
 	ledger   *ledger
 	pace     pace
 }
 
-// loop returns when nothing is left to do, or false when there is no more time to do it.
-func (r *run) loop(ctx context.Context) (done bool) {
+// loop returns when nothing is left to do, or when there is no more time to do it.
+func (r *run) loop(ctx context.Context) {
 	defer r.join()
 	for {
 		wake, done := r.pass(ctx)
-		if done {
-			return true
-		}
-		if !r.await(ctx, wake) {
-			return false
+		if done || !r.await(ctx, wake) {
+			return
 		}
 	}
 }
@@ -126,7 +126,7 @@ func (r *run) pass(ctx context.Context) (wake time.Time, done bool) {
 	wake = earliest(r.look(now), now.Add(blockedRecheck))
 	plan := Make(View{Now: now, Node: r.node, Pods: r.cluster.Pods(), Phases: r.Phases, Clocks: r.clocks, Limits: r.Limits})
 	r.logPhases(plan)
-	r.clocks, r.last = plan.Clocks, plan
+	r.clocks = plan.Clocks
 	for _, ref := range r.ledger.see(plan, now) {
 		r.Log.Info("pod gone", "pod", ref.String())
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
+	"time"
 )
 
 // EscortedLabel is on a pod to which an escort has done something that outlives the escort: the strategy is its value. An
@@ -16,7 +18,8 @@ type Escort interface {
 	// itself; what evict answers, it returns. If it cannot finish, it undoes what it did, on a fresh context, before it returns.
 	// A pod that is terminating already is one whose escort crashed: what can still be done for it is done.
 	Escort(ctx context.Context, p Pod, evict func(context.Context, EvictOptions) error) (Escorted, error)
-	// Farewell has a pod that is not evicted, a DaemonSet's, stop what it does. It is the last that happens to the node's pods.
+	// Farewell has a pod that is not evicted, a DaemonSet's, stop what it does, by its LeaveBy. It is the last that happens to the
+	// node's pods.
 	Farewell(ctx context.Context, p Pod) (Escorted, error)
 	// Release undoes what an escort left on a pod that stays after all.
 	Release(ctx context.Context, p Pod) error
@@ -61,21 +64,40 @@ func (r *run) escort(ctx context.Context, escort Escort, pod Pod, a *ask) {
 	r.answers <- answer{pod: pod.Ref, err: err, escorted: &escorted}
 }
 
-// farewell has the escorts stop what DaemonSets run on the node, after everything else has gone.
-func (r *run) farewell(ctx context.Context) {
-	for _, pod := range r.last.Pods {
-		escort := r.Phases[pod.Phase].Escort
-		if escort == nil || pod.Verdict != Leave || pod.Controller != "DaemonSet" || optedOut(pod.Pod, r.node) || pod.Finished {
+// farewellReserve is kept of the time for farewells: a pooler whose transactions outlast them is ended with it, which takes a
+// request or two. More would be taken from those transactions.
+const farewellReserve = 2 * time.Second
+
+// Farewell has the escorts stop what DaemonSets run on the node, side by side, and enters it into the report. It is the last that is
+// done to the pods of a node that is let go, empty or not.
+func (d Drainer) Farewell(ctx context.Context, pods []Pod, node Node, report *Report) {
+	var group sync.WaitGroup
+	var books sync.Mutex
+	for _, pod := range d.first(pods, node).Pods {
+		if d.Phases[pod.Phase].Escort == nil || pod.Controller != "DaemonSet" || optedOut(pod.Pod, node) || pod.Finished {
 			continue
 		}
-		escorted, err := escort.Farewell(ctx, pod.Pod)
-		r.ledger.pods[pod.Ref].Escort = &escorted
-		if err != nil {
-			r.Log.Warn("a DaemonSet's pod was not stopped", "pod", pod.String(), "error", err.Error())
-			continue
-		}
-		r.Log.Info("a DaemonSet's pod was stopped", "pod", pod.String(), "strategy", escorted.Strategy)
+		group.Go(func() {
+			escorted := d.farewell(ctx, pod)
+			books.Lock()
+			defer books.Unlock()
+			report.amend(pod.Ref, func(p *PodReport) { p.Escort = &escorted })
+		})
 	}
+	group.Wait()
+}
+
+func (d Drainer) farewell(ctx context.Context, pod Planned) Escorted {
+	if end, limited := ctx.Deadline(); limited {
+		pod.LeaveBy = end.Add(-min(farewellReserve, time.Until(end)/2))
+	}
+	escorted, err := d.Phases[pod.Phase].Escort.Farewell(ctx, pod.Pod)
+	if err != nil {
+		d.Log.Warn("a DaemonSet's pod was not stopped", "pod", pod.String(), "error", err.Error())
+		return escorted
+	}
+	d.Log.Info("a DaemonSet's pod was stopped", "pod", pod.String(), "strategy", escorted.Strategy)
+	return escorted
 }
 
 // HasEscorts tells whether any phase has one.
@@ -98,7 +120,8 @@ func (d Drainer) Release(ctx context.Context, pods []Pod, node Node) error {
 func (d Drainer) Advise(ctx context.Context, report *Report, pods []Pod, node Node) {
 	for _, pod := range d.first(pods, node).Pods {
 		if escort := d.Phases[pod.Phase].Escort; escort != nil && !pod.Mirror && !pod.Finished {
-			report.warn(pod.Ref, escort.Advise(ctx, pod.Pod))
+			warnings := escort.Advise(ctx, pod.Pod)
+			report.amend(pod.Ref, func(p *PodReport) { p.Warnings = warnings })
 		}
 	}
 }

@@ -60,7 +60,8 @@ func (e *escort) Escort(ctx context.Context, p drain.Pod, evict func(context.Con
 	return done, nil
 }
 
-func (e *escort) Farewell(context.Context, drain.Pod) (drain.Escorted, error) {
+func (e *escort) Farewell(_ context.Context, p drain.Pod) (drain.Escorted, error) {
+	e.note(func() { e.seen, e.began = append(e.seen, p), append(e.began, time.Now()) })
 	return drain.Escorted{Strategy: "farewell"}, nil
 }
 
@@ -159,16 +160,42 @@ func TestATerminatingPodSeesItsEscortOnceMoreIfAnEarlierOneCrashed(t *testing.T)
 	})
 }
 
-func TestDaemonSetsOfAnEscortedPhaseAreStoppedLast(t *testing.T) {
+func TestDaemonSetsOfAnEscortedPhaseAreSeenOutByTheirEscortInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		daemon, excused := pod("daemon", "phase", "poolers"), pod("excused", "phase", "poolers")
 		daemon.Controller, excused.Controller = "DaemonSet", "DaemonSet"
 		excused.Annotations = map[string]string{drain.OptOutAnnotation: "false"}
 		node := draintest.New().Add(daemon, 0).Add(excused, 0).Add(pod("web"), time.Second)
-		report := escorted(&escort{}).Drain(within(t, time.Minute), node, drain.Node{})
+		e := &escort{}
+		by := escorted(e)
+		report := by.Drain(within(t, time.Minute), node, drain.Node{})
+		require.Nil(t, report.Pods[0].Escort, "not while others may need it")
+		end := time.Now().Add(10 * time.Second)
+		by.Farewell(within(t, 10*time.Second), node.Pods(), drain.Node{}, &report)
 		require.Equal(t, "farewell", report.Pods[0].Escort.Strategy)
 		require.Equal(t, drain.Left, report.Pods[0].Outcome)
 		require.Nil(t, report.Pods[1].Escort)
+		require.Len(t, e.seen, 1)
+		require.Equal(t, end.Add(-2*time.Second), e.seen[0].LeaveBy)
+	})
+}
+
+// A drain whose clock turns out to be shorter is not a new one: what was done is in the report, and a phase has the time it has had.
+func TestADrainThatGoesOnKeepsItsBooksAndItsClocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		by := drainer(drain.Phase{Name: "first", Match: labelled("first"), Timeout: time.Minute}, drain.Phase{Name: "workloads"})
+		node := draintest.New().Add(pod("quick", "phase", "first"), time.Second).
+			Add(pod("slow", "phase", "first"), 50*time.Second).
+			Add(pod("stuck", "phase", "first", "budget", "b"), time.Second).Add(pod("web"), time.Second)
+		node.Allow("b", 0)
+		began := time.Now()
+		report := by.Drain(within(t, 40*time.Second), node, drain.Node{})
+		report = by.GoOn(within(t, time.Minute), node, drain.Node{}, report)
+		require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
+		require.Equal(t, drain.StillBlocked, report.Pods[2].Outcome)
+		require.Equal(t, began, report.Phases[0].StartedAt)
+		require.Equal(t, began, report.Pods[1].EvictedAt, "in the earlier one")
+		require.Equal(t, began.Add(time.Minute), report.Pods[3].EvictedAt, "the phase before it has had its time")
 	})
 }
 

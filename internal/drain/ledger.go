@@ -18,6 +18,13 @@ func newLedger(phases []Phase) *ledger {
 	return &ledger{phases: phases, pods: map[Ref]*PodReport{}}
 }
 
+// goOn takes over the books of a drain that has ended.
+func (l *ledger) goOn(before Report) {
+	for _, line := range before.Pods {
+		l.pods[Ref{line.Namespace, line.Name, line.UID}] = &line
+	}
+}
+
 // see enters what a pass saw, and returns the pods that were there before and are gone.
 func (l *ledger) see(plan Plan, now time.Time) (gone []Ref) {
 	present := make(map[Ref]bool, len(plan.Pods))

@@ -62,6 +62,19 @@ const (
 	StillBlocked Outcome = "blocked" // a budget kept it
 )
 
+// clocks are those of the phases when the report was made.
+func (r Report) clocks(phases []Phase) []Clock {
+	clocks := make([]Clock, len(phases))
+	for i, phase := range phases {
+		for _, before := range r.Phases {
+			if before.Name == phase.Name {
+				clocks[i] = Clock{Began: before.StartedAt, Emptied: before.FinishedAt}
+			}
+		}
+	}
+	return clocks
+}
+
 // Remaining are the pods that the drain still wants to be gone.
 func (r Report) Remaining() []PodReport {
 	return slices.DeleteFunc(slices.Clone(r.Pods), func(p PodReport) bool {
@@ -94,10 +107,11 @@ func (r *Report) Block(budgets []Budget) {
 	}
 }
 
-func (r *Report) warn(pod Ref, warnings []string) {
+// amend changes the pod's line, if there is one.
+func (r *Report) amend(pod Ref, change func(*PodReport)) {
 	for i := range r.Pods {
 		if p := &r.Pods[i]; p.UID == pod.UID && p.Namespace == pod.Namespace && p.Name == pod.Name {
-			p.Warnings = warnings
+			change(p)
 		}
 	}
 }

@@ -20,17 +20,45 @@ const (
 	leaseRenewal = 10 * time.Second
 	// releaseTimeout bounds giving the Lease back; what is not given back in that time expires by itself.
 	releaseTimeout = 2 * time.Second
+	// deadlineAnnotation is on a Lease whose owner has less time than it knows of.
+	deadlineAnnotation = "quiesce/deadline"
 )
 
 // lease is a Lease in our hands.
 type lease struct {
 	*Client
 	object *coordinationv1.Lease
+	hasten func(deadline time.Time) // told of a deadline that is on it
 }
 
 // Own implements termination.Leases: an instance's Lease has its name.
-func (c *Client) Own(ctx context.Context, instanceID string) (release func() error, owned bool, err error) {
-	return c.Hold(ctx, instanceID)
+func (c *Client) Own(ctx context.Context, instanceID string, hasten func(time.Time)) (release func() error, owned bool, err error) {
+	return c.hold(ctx, instanceID, hasten)
+}
+
+// Hasten implements termination.Leases. Its owner renews the Lease every few seconds, so that a second collision is unlikely.
+func (c *Client) Hasten(ctx context.Context, instanceID string, deadline time.Time) error {
+	l := &lease{Client: c, object: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: instanceID}}}
+	text := deadline.UTC().Format(time.RFC3339Nano)
+	for attempt := 0; ; attempt++ {
+		err := l.annotate(ctx, text)
+		switch {
+		case err == nil, apierrors.IsNotFound(err): // given back: the next owner is told
+			return nil
+		case !apierrors.IsConflict(err) || attempt == conflictRetries:
+			return fmt.Errorf("leave a deadline on the lease of %s: %w", instanceID, err)
+		}
+	}
+}
+
+func (l *lease) annotate(ctx context.Context, deadline string) error {
+	found, err := l.get(ctx)
+	if err != nil || found.Annotations[deadlineAnnotation] == deadline {
+		return err
+	}
+	l.object = found
+	metav1.SetMetaDataAnnotation(&l.object.ObjectMeta, deadlineAnnotation, deadline)
+	return l.update(ctx)
 }
 
 // leasePage bounds how many Leases are fetched at once: there is one for each drain under way.
@@ -60,9 +88,13 @@ func (c *Client) Owned(ctx context.Context) ([]string, error) {
 }
 
 // Hold takes the Lease of this name and renews it until ctx ends or release is called, which deletes it; held is false if another
-// has it (https://kubernetes.io/docs/concepts/architecture/leases/). The owner's name is made anew for each call: two
-// invocations in one process are two owners.
+// has it (https://kubernetes.io/docs/concepts/architecture/leases/).
 func (c *Client) Hold(ctx context.Context, name string) (release func() error, held bool, err error) {
+	return c.hold(ctx, name, func(time.Time) {})
+}
+
+// hold makes the owner's name anew for each call: two invocations in one process are two owners.
+func (c *Client) hold(ctx context.Context, name string, hasten func(time.Time)) (release func() error, held bool, err error) {
 	l, err := c.acquire(ctx, name, "quiesce-"+rand.String(10))
 	if err != nil {
 		return nil, false, fmt.Errorf("take the lease of %s: %w", name, err)
@@ -70,6 +102,8 @@ func (c *Client) Hold(ctx context.Context, name string) (release func() error, h
 	if l == nil {
 		return nil, false, nil
 	}
+	l.hasten = hasten
+	l.listen()
 	renewing, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() { defer close(done); l.renew(renewing) }()
@@ -126,10 +160,19 @@ func (l *lease) renew(ctx context.Context) {
 	}
 }
 
-// renewOnce renews the Lease as it stands. That it is another than was last seen may be our own doing: a renewal whose answer
-// was lost.
+// renewOnce renews the Lease, and sees what is on it.
 func (l *lease) renewOnce(ctx context.Context) error {
-	err := l.stamp(ctx)
+	err := l.asItStands(ctx, l.stamp)
+	if err == nil {
+		l.listen()
+	}
+	return err
+}
+
+// asItStands does something with the Lease as it is now, if it is still ours. That it is another than was last seen may be our own
+// doing, of a request whose answer was lost, or a deadline that was left on it.
+func (l *lease) asItStands(ctx context.Context, do func(context.Context) error) error {
+	err := do(ctx)
 	if !apierrors.IsConflict(err) {
 		return err
 	}
@@ -138,7 +181,14 @@ func (l *lease) renewOnce(ctx context.Context) error {
 		return err
 	}
 	l.object = found
-	return l.stamp(ctx)
+	return do(ctx)
+}
+
+// listen looks for a deadline on the Lease. One that cannot be read is nobody's.
+func (l *lease) listen() {
+	if deadline, err := time.Parse(time.RFC3339Nano, l.object.Annotations[deadlineAnnotation]); err == nil {
+		l.hasten(deadline)
+	}
 }
 
 func (l *lease) stamp(ctx context.Context) error {
@@ -155,13 +205,17 @@ func (l *lease) sameOwner(other *coordinationv1.Lease) bool {
 func (l *lease) release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	err := l.coordination.Delete().Namespace(leaseNamespace).Resource("leases").Name(l.object.Name).
-		Body(&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &l.object.ResourceVersion}}).
-		Do(ctx).Error()
+	err := l.asItStands(ctx, l.remove)
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil // it is another's by now
 	}
 	return fmt.Errorf("give back the lease of %s: %w", l.object.Name, err)
+}
+
+func (l *lease) remove(ctx context.Context) error {
+	return l.coordination.Delete().Namespace(leaseNamespace).Resource("leases").Name(l.object.Name).
+		Body(&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &l.object.ResourceVersion}}).
+		Do(ctx).Error()
 }
 
 func (l *lease) create(ctx context.Context) error {

@@ -61,3 +61,48 @@ func TestTheLeasesThatAreHeldAreListed(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, owned, s.namespace)
 }
+
+// Whoever drains learns of a notice that came for its instance, from its lease; and can give that back all the same.
+func TestADeadlineThatIsLeftOnALeaseIsHeardByItsOwnerAtTheNextRenewal(t *testing.T) {
+	s := setScene(t)
+	deadline, heard := time.Now().Add(time.Minute), make(chan time.Time, 10)
+	l, err := s.client.acquire(t.Context(), s.namespace, "owner")
+	require.NoError(t, err)
+	l.hasten = func(deadline time.Time) { heard <- deadline }
+
+	require.NoError(t, l.renewOnce(t.Context()))
+	require.Empty(t, heard)
+	require.NoError(t, s.client.Hasten(t.Context(), s.namespace, deadline))
+	require.NoError(t, l.renewOnce(t.Context()))
+	require.WithinDuration(t, deadline, <-heard, 0)
+	require.NoError(t, s.client.Hasten(t.Context(), s.namespace, deadline), "the notice comes again")
+	require.NoError(t, l.renewOnce(t.Context()))
+	require.WithinDuration(t, deadline, <-heard, 0)
+
+	require.NoError(t, s.client.Hasten(t.Context(), s.namespace, deadline.Add(time.Second)))
+	require.NoError(t, l.release(t.Context()))
+	_, err = s.Client().CoordinationV1().Leases(leaseNamespace).Get(t.Context(), s.namespace, metav1.GetOptions{})
+	require.True(t, apierrors.IsNotFound(err), "not only when it expires")
+	require.NoError(t, s.client.Hasten(t.Context(), s.namespace, deadline), "there is nobody to be told")
+}
+
+func TestADeadlineOnALeaseIsHeardByWhoeverTakesItOverFromAnOwnerThatCrashed(t *testing.T) {
+	s := setScene(t)
+	crashed, err := s.client.acquire(t.Context(), s.namespace, "crashed")
+	require.NoError(t, err)
+	deadline := time.Now().Add(time.Minute)
+	require.NoError(t, s.client.Hasten(t.Context(), s.namespace, deadline))
+	found, err := crashed.get(t.Context())
+	require.NoError(t, err)
+	long := metav1.NewMicroTime(time.Now().Add(-leaseDuration - time.Second))
+	found.Spec.RenewTime = &long
+	crashed.object = found
+	require.NoError(t, crashed.update(t.Context()))
+
+	heard := make(chan time.Time, 10)
+	release, owned, err := s.client.Own(t.Context(), s.namespace, func(deadline time.Time) { heard <- deadline })
+	require.NoError(t, err)
+	require.True(t, owned)
+	require.WithinDuration(t, deadline, <-heard, 0)
+	require.NoError(t, release())
+}

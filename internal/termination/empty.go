@@ -12,6 +12,14 @@ import (
 // joinRecheck paces the look for a node that is still joining: it is a matter of seconds, and each look may be a search.
 const joinRecheck = 2 * time.Second
 
+const (
+	// farewellTime is what the farewells to a node's DaemonSets may take when the deadline has come: transactions are short, and
+	// what waits for them is all of a group that scales in.
+	farewellTime = 10 * time.Second
+	// farewellShare: and never more than this part of the reserve, the rest of which is for completing the action.
+	farewellShare = 2
+)
+
 // empty finds the instance's node, closes it and drains it, and tells what the lifecycle action is to be completed with.
 func (w *work) empty(ctx context.Context, k Kubernetes, all []Instance) (Result, error) {
 	machines := w.machines(ctx, all)
@@ -101,28 +109,38 @@ func (w *work) drain(ctx context.Context, k Kubernetes, node drain.Node) (Result
 	if err != nil {
 		return w.outOfTime(ctx, err)
 	}
-	drainer := w.drainer
-	drainer.Log = w.log
-	drainer.Limits = drain.Limits{Began: w.Began, Deadline: w.report.Deadline, Force: w.Policy.Force}
-	w.report.Report = drainer.Drain(ctx, cluster, node)
-	if len(w.report.Remaining()) > 0 {
-		return w.unfinished(ctx)
+	cause := w.drainOn(ctx, cluster, node)
+	remain := len(w.report.Remaining()) > 0
+	if remain && !errors.Is(cause, errDeadline) {
+		w.end(StatusIncomplete, cause.Error())
+		return "", &Incomplete{w.report}
+	}
+	w.farewell(ctx, cluster, node)
+	if remain {
+		w.report.LeaveRemaining(cause.Error())
+		w.end(w.report.sum(), cause.Error())
+		return Continue, nil
 	}
 	w.detach(ctx, k, node)
 	w.end(w.report.sum(), "")
 	return Continue, nil
 }
 
-// unfinished: what the deadline leaves behind is let go; what the slice's end leaves behind is for the next one.
-func (w *work) unfinished(ctx context.Context) (Result, error) {
-	cause := context.Cause(ctx)
-	if errors.Is(cause, errDeadline) {
-		w.report.LeaveRemaining(cause.Error())
-		w.end(w.report.sum(), cause.Error())
-		return Continue, nil
+// farewell sees out what DaemonSets run on the node: empty or not, it is let go now. It may take a share of the reserve.
+func (w *work) farewell(ctx context.Context, cluster drain.Cluster, node drain.Node) {
+	end := time.Now()
+	if end.Before(w.report.Deadline) {
+		end = w.report.Deadline
 	}
-	w.end(StatusIncomplete, cause.Error())
-	return "", &Incomplete{w.report}
+	end = end.Add(min(farewellTime, w.Policy.Bounds.Reserve/farewellShare))
+	if !w.ends.IsZero() && w.ends.Before(end) {
+		end = w.ends
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), end)
+	defer cancel()
+	drainer := w.drainer
+	drainer.Log = w.log
+	drainer.Farewell(ctx, cluster.Pods(), node, &w.report.Report)
 }
 
 // detach waits for the disks of evicted pods. A disk that is still attached when its instance goes costs the pod's successor
@@ -132,7 +150,7 @@ func (w *work) detach(ctx context.Context, k Kubernetes, node drain.Node) {
 	if len(claims) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, w.Policy.Bounds.VolumeDetach)
+	ctx, cancel := context.WithTimeout(ctx, min(w.Policy.Bounds.VolumeDetach, time.Until(w.report.Deadline)))
 	defer cancel()
 	if err := k.Detached(ctx, node, claims); err != nil {
 		w.log.Warn("volumes are still attached", "error", err.Error())

@@ -15,6 +15,11 @@ import (
 // lateSlice is an invocation of 20 s that goes on, so long after its deadline, with what one that crashed left behind.
 func lateSlice(t *testing.T, h *Handler, late time.Duration) (Report, error) {
 	t.Helper()
+	return lateSliceOf(t, h, late, 20*time.Second)
+}
+
+func lateSliceOf(t *testing.T, h *Handler, late, takes time.Duration) (Report, error) {
+	t.Helper()
 	old := event
 	old.Began = time.Now()
 	h.Parse = func([]byte) Delivery {
@@ -22,7 +27,7 @@ func lateSlice(t *testing.T, h *Handler, late time.Duration) (Report, error) {
 	}
 	bounds := h.Policy.Bounds
 	time.Sleep(bounds.MaxDuration - bounds.Reserve + late)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), takes)
 	defer cancel()
 	answer, err := h.Invoke(ctx, nil)
 	return answer.(Report), err
@@ -67,4 +72,16 @@ func TestARequestThatFailsAfterTheDeadlineIsTriedAgainButNotForEver(t *testing.T
 			require.Equal(t, completed, w.completed)
 		})
 	}
+}
+
+// Found by the simulation, seed 640: slices shorter than a last look began it anew for ever.
+func TestALastLookEndsBeforeItsSliceDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h := blocked(2 * time.Second)
+		h.Policy.Force = false
+		report, err := lateSliceOf(t, h, 10*time.Second, handOverReserve+lastLook/2)
+		require.NoError(t, err)
+		require.Equal(t, StatusLeft, report.Status)
+		require.Equal(t, []Result{Continue}, w.completed)
+	})
 }

@@ -71,18 +71,17 @@ func (w *work) drainUnbidden(slice context.Context, all []Instance) error {
 	if err != nil {
 		return w.failed(err)
 	}
-	release, owned, err := k.Own(slice, w.InstanceID)
+	release, owned, err := k.Own(slice, w.InstanceID, w.hasten)
 	if err != nil {
 		return w.failed(err)
 	}
 	if !owned {
+		w.tellOwner(slice, k)
 		w.endOwned()
 		return nil
 	}
 	defer w.giveBack(release)
-	work, cancel := context.WithDeadlineCause(slice, w.report.Deadline, errDeadline)
-	defer cancel()
-	_, err = w.empty(work, k, all)
+	_, err = w.emptyInTime(slice, k, all)
 	return err
 }
 

@@ -30,6 +30,9 @@ const (
 	ownedWait     = 15 * time.Second
 	ownedWaitMore = time.Second
 	ownedWaitMost = 5 * time.Minute
+	// noticeWait is for a notice instead: who drains is told of it each time, and one of a hundred seconds must not be lost to a
+	// slice that ended in between.
+	noticeWait = 5 * time.Second
 	// failedWait doubles with each delivery up to failedWaitMost, which is less than the shortest heartbeat timeout that a hook can
 	// have: each try keeps the instance alive for the next.
 	failedWait     = time.Second
@@ -106,6 +109,8 @@ func (o outcome) backIn(receives int) time.Duration {
 	switch {
 	case incomplete:
 		return handOverWait
+	case o.err == nil && o.report.Notice == SpotInterruption:
+		return noticeWait
 	case o.err == nil:
 		return min(ownedWait+time.Duration(receives)*ownedWaitMore, ownedWaitMost)
 	}

@@ -146,3 +146,73 @@ func TestInShadowModeANoticeIsPlanned(t *testing.T) {
 		require.Empty(t, w.effects())
 	})
 }
+
+// A drain for a lifecycle action has half an hour. A notice that comes for its instance finds the lease held.
+func TestANoticeTellsWhoeverDrainsTheInstanceHowLittleTimeThereIs(t *testing.T) {
+	for notice, told := range map[Notice][]time.Duration{SpotInterruption: {spotTime, spotTime}, RebalanceRecommendation: nil} {
+		synctest.Test(t, func(t *testing.T) {
+			w := aSpotInstance()
+			w.state, w.leased = "Terminating:Wait", true
+			h, m := w.inQueue()
+			h.Policy.OnRebalance = true
+			record, began := noticed(notice), time.Now()
+			record.MessageID, record.ReceiptHandle = "m-1", "m-1"
+			require.Equal(t, []string{"m-1"}, deliverBatch(t, h, record))
+			require.Equal(t, []string{"m-1"}, deliverBatch(t, h, record), "that one may have ended without hearing it")
+			var left []time.Duration
+			for _, deadline := range w.told {
+				left = append(left, deadline.Sub(began))
+			}
+			require.Equal(t, told, left)
+			if notice == SpotInterruption {
+				hides := m.of("m-1")
+				require.Equal(t, noticeWait, hides[len(hides)-1].d)
+			}
+		})
+	}
+}
+
+func TestADrainUnderWayThatHearsOfANoticeGoesOnInAHurry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h := blocked(2 * time.Second)
+		w.node.Add(web("quick"), time.Second)
+		began := time.Now()
+		heard := began.Add(2 * time.Minute)
+		deadline := heard.Add(90 * time.Second)
+		for _, at := range []time.Duration{0, 10 * time.Second, 20 * time.Second} { // each renewal
+			time.AfterFunc(time.Until(heard)+at, func() { w.hasten(deadline) })
+		}
+		answer, err := h.Invoke(t.Context(), nil)
+		report := answer.(Report)
+		require.NoError(t, err)
+		require.Equal(t, StatusForced, report.Status)
+		require.Equal(t, SpotInterruption, report.Notice)
+		require.Equal(t, deadline, report.Deadline)
+		require.False(t, time.Now().After(deadline))
+		require.Equal(t, []Result{Continue}, w.completed)
+		require.Len(t, report.Pods, 2, "who left before is not forgotten")
+		for _, pod := range report.Pods {
+			if pod.Name == "quick" {
+				require.Equal(t, drain.Evicted, pod.Outcome)
+				continue
+			}
+			require.Equal(t, drain.Forced, pod.Outcome)
+			require.True(t, pod.ForcedAt.After(heard), "and not before time was short")
+		}
+		require.True(t, w.beats[len(w.beats)-1].at.After(heard), "the hook is kept alive all the while")
+	})
+}
+
+// A lease can outlive whom it was for: what is late or over does not shorten a drain.
+func TestADeadlineThatIsNoEarlierOrIsOverChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h := blocked(2 * time.Second)
+		usual := time.Now().Add(h.Policy.Bounds.MaxDuration - h.Policy.Bounds.Reserve)
+		time.AfterFunc(time.Minute, func() { w.hasten(usual.Add(time.Second)) })
+		time.AfterFunc(2*time.Minute, func() { w.hasten(time.Now().Add(-time.Second)) })
+		answer, err := h.Invoke(t.Context(), nil)
+		require.NoError(t, err)
+		require.Equal(t, usual, answer.(Report).Deadline)
+		require.Empty(t, answer.(Report).Notice)
+	})
+}

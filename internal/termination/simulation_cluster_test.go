@@ -33,6 +33,9 @@ type lease struct {
 	owner  *incarnation
 	until  time.Time
 	shaken bool // a renewal failed
+
+	deadline time.Time // that was left on it; zero: none
+	hasten   func(time.Time)
 }
 
 // pod is one pod, and what became of it.
@@ -200,8 +203,8 @@ func (k cluster) Owned(ctx context.Context) (names []string, err error) {
 }
 
 // Own takes the lease, and renews it until ctx ends or it is released.
-func (k cluster) Own(ctx context.Context, id string) (release func() error, owned bool, err error) {
-	mine := &lease{owner: k.incarnation}
+func (k cluster) Own(ctx context.Context, id string, hasten func(time.Time)) (release func() error, owned bool, err error) {
+	mine := &lease{owner: k.incarnation, hasten: hasten}
 	err = k.effect(ctx, api, "own", id, func() error {
 		n := k.s.computer(id).node
 		if n.lease != nil && time.Now().Before(n.lease.until) {
@@ -209,6 +212,10 @@ func (k cluster) Own(ctx context.Context, id string) (release func() error, owne
 		}
 		k.owns(n.lease, id)
 		mine.until, owned = time.Now().Add(leaseTime), true
+		if n.lease != nil { // of one that crashed
+			mine.deadline = n.lease.deadline
+			mine.listen()
+		}
 		n.lease = mine
 		return nil
 	})
@@ -222,6 +229,22 @@ func (k cluster) Own(ctx context.Context, id string) (release func() error, owne
 	return func() error { stop(); <-done; return k.release(ctx, id, mine) }, true, nil
 }
 
+// Hasten leaves a deadline on the lease.
+func (k cluster) Hasten(ctx context.Context, id string, deadline time.Time) error {
+	return k.effect(ctx, api, "hasten", id, func() error {
+		if l := k.s.computer(id).node.lease; l != nil {
+			l.deadline = deadline
+		}
+		return nil
+	})
+}
+
+func (l *lease) listen() {
+	if !l.deadline.IsZero() {
+		l.hasten(l.deadline)
+	}
+}
+
 // has notes what the incarnation itself believes.
 func (k cluster) has(id string, owned bool) {
 	k.s.mu.Lock()
@@ -231,7 +254,11 @@ func (k cluster) has(id string, owned bool) {
 
 func (k cluster) renew(ctx context.Context, l *lease) {
 	for pause(ctx, leasePace) == nil {
-		err := k.ask(ctx, api, func() error { l.until = time.Now().Add(leaseTime); return nil })
+		err := k.ask(ctx, api, func() error {
+			l.until = time.Now().Add(leaseTime)
+			l.listen()
+			return nil
+		})
 		k.s.locked(func() { l.shaken = l.shaken || err != nil })()
 	}
 }

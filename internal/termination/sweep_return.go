@@ -34,7 +34,7 @@ func (s *sweep) restore(ctx context.Context) {
 
 // reopen restores a node as the only one who is at it: a termination that begins now has to close it again.
 func (w *work) reopen(ctx context.Context, k Kubernetes, m Mark) (restored bool, err error) {
-	release, owned, err := k.Own(ctx, w.InstanceID)
+	release, owned, err := k.Own(ctx, w.InstanceID, w.hasten)
 	if err != nil || !owned {
 		return false, err
 	}

@@ -323,9 +323,9 @@ type turning struct {
 	world *world
 }
 
-func (t turning) Own(ctx context.Context, instanceID string) (func() error, bool, error) {
+func (t turning) Own(ctx context.Context, id string, hasten func(time.Time)) (func() error, bool, error) {
 	t.world.enter("Terminating:Wait")
-	return t.Kubernetes.Own(ctx, instanceID)
+	return t.Kubernetes.Own(ctx, id, hasten)
 }
 
 func TestANodeThatCannotBeRestoredIsAFaultOfTheSweep(t *testing.T) {

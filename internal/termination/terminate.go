@@ -27,7 +27,9 @@ type work struct {
 	Termination
 	seen    time.Time // when its event first was; zero: nobody knows
 	drainer drain.Drainer
-	due     time.Time // the deadline as it was before a last look moved it; zero: nobody knows yet
+	due     time.Time      // the deadline as it was before a last look moved it; zero: nobody knows yet
+	ends    time.Time      // the slice; zero: never
+	sooner  chan time.Time // a deadline that a notice sets, which another invocation was given
 	log     *slog.Logger
 	report  Report
 }
@@ -35,6 +37,7 @@ type work struct {
 func (h *Handler) work(t Termination) *work {
 	return &work{
 		Handler: h, Termination: t, drainer: h.Drainer, log: h.Log.With("instance", t.InstanceID, "group", t.Group),
+		sooner: make(chan time.Time, 1),
 		report: Report{InstanceID: t.InstanceID, Group: t.Group, Hook: t.Hook, Notice: t.Notice, StartedAt: time.Now()},
 	}
 }
@@ -120,7 +123,7 @@ func sliceOf(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // own does the rest as the only one who does it.
 func (w *work) own(ctx, slice context.Context, k Kubernetes, all []Instance) error {
-	release, owned, err := k.Own(slice, w.InstanceID)
+	release, owned, err := k.Own(slice, w.InstanceID, w.hasten)
 	if err != nil {
 		return w.strand(ctx, slice, err)
 	}
@@ -157,9 +160,15 @@ func (w *work) drainInTime(slice context.Context, k Kubernetes, all []Instance) 
 	}
 	w.overtime(slice, hook)
 	defer w.heart().keepAlive(slice, hook)()
-	work, cancel := context.WithDeadlineCause(slice, w.report.Deadline, errDeadline)
+	return w.emptyInTime(slice, k, all)
+}
+
+// emptyInTime empties the node by the report's deadline.
+func (w *work) emptyInTime(slice context.Context, k Kubernetes, all []Instance) (Result, error) {
+	w.ends, _ = slice.Deadline()
+	ctx, cancel := context.WithDeadlineCause(slice, w.report.Deadline, errDeadline)
 	defer cancel()
-	return w.empty(work, k, all)
+	return w.empty(ctx, k, all)
 }
 
 // end sets what the report gives as the result.

@@ -32,6 +32,8 @@ type world struct {
 	gone   bool                 // the instance, as EC2 sees it
 	spot   bool                 // likewise
 	leased bool                 // by another invocation
+	told   []time.Time          // deadlines that were left for that one
+	hears  func(time.Time)      // our drain, of one
 	leases []string             // all, as a sweep sees them
 	marks  []Mark               // likewise
 	began  map[string]time.Time // activities
@@ -257,11 +259,26 @@ func (w *world) Budgets(context.Context, []drain.Pod) ([]drain.Budget, error) {
 	return []drain.Budget{}, nil
 }
 
-func (w *world) Own(context.Context, string) (func() error, bool, error) {
+func (w *world) Own(_ context.Context, _ string, hasten func(time.Time)) (func() error, bool, error) {
 	if w.leased {
 		return nil, false, nil
 	}
+	w.mu.Lock()
+	w.hears = hasten
+	w.mu.Unlock()
 	return func() error { return w.do("release") }, true, w.do("own")
+}
+
+func (w *world) Hasten(_ context.Context, id string, deadline time.Time) error {
+	w.told = append(w.told, deadline)
+	return w.fault("hasten")
+}
+
+// hasten tells our drain of a deadline.
+func (w *world) hasten(deadline time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hears(deadline)
 }
 
 func (w *world) Owned(context.Context) ([]string, error) { return w.leases, w.fault("owned") }
