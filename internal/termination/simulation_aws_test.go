@@ -18,6 +18,13 @@ const (
 	letGo = 3 * time.Second
 	// warmTime is how long one lies in its warm pool.
 	warmTime = time.Minute
+	// mostRetained is how often an instance is retained before its group gives it up.
+	mostRetained = 2
+	// kubeletSilence is what the node controller bears.
+	kubeletSilence = 40 * time.Second
+	// spotNotice is what EC2 gives, and noticeDelay what of it goes by until the notice is in the queue.
+	spotNotice  = 2 * time.Minute
+	noticeDelay = 8 * time.Second
 	// mostReceives is the queue's own patience.
 	mostReceives = 1000
 )
@@ -26,13 +33,18 @@ var strays = []string{"unknown instance", "in service", "another group", "anothe
 
 // computer is an instance: its states, its lifecycle actions, and its node.
 type computer struct {
-	plan   machinePlan
-	id     string
-	states []state
-	action *action // the one it is in, or was in last; nil: none yet
-	past   []*action
-	node   *node
-	dead   bool
+	plan      machinePlan
+	id        string
+	states    []state
+	action    *action // the one it is in, or was in last; nil: none yet
+	past      []*action
+	node      *node
+	dead      bool
+	reclaimed bool // by EC2
+	broken    bool // the machine is gone; Auto Scaling has not noticed
+
+	interrupted time.Time // EC2 said so then; zero: it has not
+	recommended time.Time // likewise
 }
 
 type state struct {
@@ -72,6 +84,12 @@ func (s *simulation) enter(c *computer, name string) {
 
 // terminate begins a lifecycle action, and sends its events.
 func (s *simulation) terminate(c *computer) {
+	if c.dead {
+		return
+	}
+	if c.action == nil {
+		s.mishaps(c)
+	}
 	if c.action != nil {
 		c.past = append(c.past, c.action)
 	}
@@ -110,24 +128,134 @@ func (s *simulation) end(c *computer, a *action, result Result) {
 		s.note(nil, "ran out", c.id)
 	}
 	s.ended(c, a)
-	if c.plan.returns && len(c.past) == 0 {
+	left := time.Until(a.began.Add(c.plan.other))
+	switch abandoned := result != Continue; {
+	case c.dead:
+	case c.plan.returns && len(c.past) == 0:
 		s.comeBack(c)
+	case abandoned && s.retains && len(c.past) < mostRetained:
+		s.retain(c)
+	case !abandoned && left > 0:
+		s.counts["second hook"]++
+		s.later(left, func() { s.proceed(c) })
+	default:
+		s.proceed(c)
+	}
+}
+
+func (s *simulation) proceed(c *computer) {
+	if c.dead {
 		return
 	}
 	s.enter(c, "Terminating:Proceed")
 	s.later(letGo, func() { s.die(c) })
 }
 
+// retain keeps an instance, as the group's policy wants it, until somebody terminates it anew.
+func (s *simulation) retain(c *computer) {
+	s.counts["instance retained"]++
+	s.enter(c, "Terminating:Retained")
+	old := c.action
+	s.later(c.plan.again, func() {
+		s.terminate(c)
+		if c.plan.replayed > 0 {
+			s.counts["event stale"]++
+			s.send(s.eventOf(c, old))
+		}
+	})
+}
+
+// mishaps begin with the first termination.
+func (s *simulation) mishaps(c *computer) {
+	if c.plan.lost > 0 {
+		s.later(c.plan.lost, func() { s.counts["kubelet lost"]++; s.lose(c) })
+	}
+	if c.plan.breaks > 0 {
+		s.later(c.plan.breaks, func() { s.counts["machine died"]++; s.breaks(c) })
+	}
+}
+
+func (s *simulation) lose(c *computer) {
+	c.node.lostAt = time.Now()
+	s.note(nil, "kubelet lost", c.id)
+	c.node.changed()
+	if c.plan.heard > 0 {
+		s.later(c.plan.heard, func() { s.hear(c) })
+	}
+}
+
+func (s *simulation) hear(c *computer) {
+	if c.broken {
+		return
+	}
+	s.note(nil, "kubelet heard", c.id)
+	c.node.lostAt, c.node.heardAt = time.Time{}, time.Now()
+	for _, p := range c.node.pods {
+		if p.overdue {
+			s.stopped(c.node, p)
+		}
+	}
+	c.node.changed()
+}
+
+// breaks has the machine be gone, of which its kubelet's silence tells a while later.
+func (s *simulation) breaks(c *computer) {
+	if c.dead || c.plan.returns {
+		return
+	}
+	c.broken = true
+	s.note(nil, "machine died", c.id)
+	s.later(kubeletSilence, func() {
+		if c.node.lostAt.IsZero() {
+			s.lose(c)
+		}
+	})
+}
+
+// notices are what EC2 says of a Spot instance.
+func (s *simulation) notices(c *computer) {
+	if c.plan.recommended > 0 {
+		s.later(c.plan.recommended, func() { c.recommended = time.Now(); s.notify(c, RebalanceRecommendation) })
+	}
+	if c.plan.interrupted > 0 {
+		s.later(c.plan.interrupted, func() { c.interrupted = time.Now(); s.notify(c, SpotInterruption) })
+		s.later(c.plan.interrupted+spotNotice, func() { s.reclaim(c) })
+	}
+}
+
+func (s *simulation) notify(c *computer, n Notice) {
+	if c.dead {
+		return
+	}
+	s.counts[string(n)]++
+	t := Termination{InstanceID: c.id, Began: time.Now(), Notice: n}
+	s.later(c.plan.begins%noticeDelay, func() { s.send(spell(t)) })
+}
+
+// reclaim is EC2 taking its machine back, whatever waits for what.
+func (s *simulation) reclaim(c *computer) {
+	if c.dead || c.now() == "Terminating:Proceed" {
+		return
+	}
+	s.counts["machine reclaimed"]++
+	c.reclaimed = true
+	if a := c.action; c.waits() {
+		a.timer.Stop()
+		a.over, a.endedAt = true, time.Now()
+	}
+	s.die(c)
+}
+
 func (s *simulation) comeBack(c *computer) {
 	s.enter(c, "Warmed:Stopped")
 	first := c.action
 	s.later(warmTime, func() {
-		c.node.revive()
+		c.node.revive(c.plan.hibernates)
 		s.enter(c, inService)
 		if c.plan.replayed > 0 {
 			s.later(c.plan.replayed, func() { s.counts["event stale"]++; s.send(s.eventOf(c, first)) })
 		}
-		s.later(c.plan.again, func() { s.reopened(c); s.terminate(c) })
+		s.later(c.plan.again, func() { s.givenBack(c); s.terminate(c) })
 	})
 }
 
@@ -154,14 +282,23 @@ func (s *simulation) describe() (all []Instance) {
 	return all
 }
 
-func (f fleet) GroupOf(context.Context, string) (string, error) { return theGroup, nil }
+func (f fleet) GroupOf(ctx context.Context, id string) (group string, err error) {
+	err = f.ask(ctx, aws, func() error {
+		f.verified = true
+		if c := f.s.computer(id); c != nil && !c.dead {
+			group = theGroup
+		}
+		return nil
+	})
+	return group, err
+}
 
 func (f fleet) Machines(ctx context.Context, ids ...string) (map[string]Machine, error) {
 	machines := map[string]Machine{}
 	return machines, f.ask(ctx, aws, func() error {
 		for _, id := range ids {
 			if c := f.s.computer(id); c != nil {
-				machines[id] = Machine{PrivateDNS: c.node.name, Gone: c.dead}
+				machines[id] = Machine{PrivateDNS: c.node.name, Gone: c.dead || c.broken, Spot: c.plan.spot}
 			}
 		}
 		return nil

@@ -1,6 +1,7 @@
 package termination
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,10 +23,14 @@ type node struct {
 	watchers       map[*view]bool
 	closed         bool
 	cordonedAt     time.Time
-	hook           string // of the mark; empty: there is none
+	hook           string    // of the mark; empty: it waits on none
+	began          time.Time // likewise
+	lostAt         time.Time // since when nobody hears from the kubelet; zero: it is heard
 	tainted        bool
 	lease          *lease
+	heardAt        time.Time    // when it was heard again; zero: it was not lost
 	letGoBy        *incarnation // who completed its action
+	letGoAt        time.Time
 }
 
 // lease is whose the instance is.
@@ -46,6 +51,10 @@ type pod struct {
 	mustGo    bool      // no verdict keeps it
 	evictions int       // tried
 	wasOn     *computer // that died with it
+	overdue   bool      // it would have stopped, if its kubelet were heard
+	paused    *incarnation
+	pausedAt  time.Time
+	farewell  bool
 }
 
 // budget is a disruption budget over an application with pods here and elsewhere.
@@ -80,8 +89,14 @@ func (s *simulation) newNode(c *computer) *node {
 	return n
 }
 
-// revive is what a node looks like after its warm pool: the marks are still there, its pods are not.
-func (n *node) revive() { clear(n.pods) }
+// revive is what a node looks like after its warm pool: the marks are still there, its pods only if they slept with it.
+func (n *node) revive(slept bool) {
+	for name, p := range n.pods {
+		if !slept || p.Terminating() {
+			delete(n.pods, name)
+		}
+	}
+}
 
 func (n *node) changed() {
 	for v := range n.watchers {
@@ -102,13 +117,29 @@ func (s *simulation) stop(n *node, p *pod, grace time.Duration) {
 			s.later(p.budget.plan.ready, func() { p.budget.healthy++; s.changedAll() })
 		}
 	}
-	s.later(min(p.plan.stop, grace), func() {
-		if n.pods[p.Name] == p {
-			delete(n.pods, p.Name)
-			s.note(nil, "gone", p.Name)
-			n.changed()
+	s.later(min(p.plan.stop, grace), func() { s.stopped(n, p) })
+}
+
+// stopped is the end of a pod, unless its kubelet is not heard of it or a finalizer keeps it.
+func (s *simulation) stopped(n *node, p *pod) {
+	c := s.computer(n.instance)
+	switch {
+	case n.pods[p.Name] != p:
+		return
+	case c.broken || !n.lostAt.IsZero():
+		p.overdue = true
+		return
+	case p.plan.kept != 0 && p.Ended.IsZero():
+		s.counts["kept by a finalizer"]++
+		p.Ended, p.Finalizers = time.Now(), []string{"example.com/keep"}
+		if p.plan.kept > 0 {
+			s.later(p.plan.kept, func() { s.stopped(n, p) })
 		}
-	})
+	default:
+		delete(n.pods, p.Name)
+		s.note(nil, "gone", p.Name)
+	}
+	n.changed()
 }
 
 // changedAll: a budget's change is seen on every node.
@@ -135,12 +166,12 @@ func (k cluster) Named(context.Context, string) (*drain.Node, error) {
 	return nil, errors.New("nobody asks")
 }
 
-func (k cluster) Cordon(ctx context.Context, of drain.Node, hook string, _ time.Time) (at time.Time, err error) {
+func (k cluster) Cordon(ctx context.Context, of drain.Node, hook string, began time.Time) (at time.Time, err error) {
 	err = k.effect(ctx, api, "cordon", of.InstanceID, func() error {
 		c := k.s.computer(of.InstanceID)
 		k.cordons(c)
-		if !c.node.closed {
-			c.node.closed, c.node.hook, c.node.cordonedAt = true, hook, time.Now()
+		if n := c.node; !n.closed || !n.began.Equal(began) {
+			n.closed, n.hook, n.began, n.cordonedAt = true, hook, began, time.Now()
 		}
 		at = c.node.cordonedAt
 		return nil
@@ -175,7 +206,7 @@ func (k cluster) Restore(ctx context.Context, of drain.Node) error {
 func (k cluster) Marked(ctx context.Context) (marks []Mark, err error) {
 	err = k.ask(ctx, api, func() error {
 		for _, c := range k.s.computers {
-			if n := c.node; n.closed && n.hook != "" && !c.dead {
+			if n := c.node; n.closed && !c.dead {
 				marks = append(marks, Mark{drain.Node{Name: n.name, InstanceID: c.id}, n.hook, n.cordonedAt})
 			}
 		}
@@ -232,6 +263,7 @@ func (k cluster) Own(ctx context.Context, id string, hasten func(time.Time)) (re
 // Hasten leaves a deadline on the lease.
 func (k cluster) Hasten(ctx context.Context, id string, deadline time.Time) error {
 	return k.effect(ctx, api, "hasten", id, func() error {
+		k.s.counts["drain hastened"]++
 		if l := k.s.computer(id).node.lease; l != nil {
 			l.deadline = deadline
 		}
@@ -306,10 +338,18 @@ func (v *view) Pods() (pods []drain.Pod) {
 	return pods
 }
 
-func (v *view) Unreachable() bool        { return false }
+func (v *view) Unreachable() bool {
+	v.s.mu.Lock()
+	defer v.s.mu.Unlock()
+	return !v.computer.node.lostAt.IsZero()
+}
+
 func (v *view) Changed() <-chan struct{} { return v.notify }
 
 func (v *view) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
+	if o.DryRun {
+		return v.ask(ctx, api, func() error { return v.refuses(v.computer.node.pods[ref.Name]) })
+	}
 	return v.effect(ctx, api, "evict", ref.Name, func() error {
 		p := v.computer.node.pods[ref.Name]
 		v.evicts(v.computer, p)
@@ -317,16 +357,20 @@ func (v *view) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) e
 			return nil
 		}
 		p.evictions++
-		if b := p.budget; b != nil && b.healthy-1 < b.needed {
-			return &drain.Blocked{Budgets: []string{b.name}, Reason: "no disruption allowed"}
+		if err := v.refuses(p); err != nil {
+			return err
 		}
-		grace := p.Grace
-		if o.Grace > 0 {
-			grace = o.Grace
-		}
-		v.s.stop(v.computer.node, p, grace)
+		v.s.stop(v.computer.node, p, cmp.Or(o.Grace, p.Grace))
 		return nil
 	})
+}
+
+// refuses is the answer of the pod's budget; nil: it has room.
+func (v *view) refuses(p *pod) error {
+	if p == nil || p.Terminating() || p.budget == nil || p.budget.healthy > p.budget.needed {
+		return nil
+	}
+	return &drain.Blocked{Budgets: []string{p.budget.name}, Reason: "no disruption allowed"}
 }
 
 func (v *view) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {

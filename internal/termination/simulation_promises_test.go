@@ -18,8 +18,12 @@ const (
 	stageComplete
 )
 
+// checked is how the tally calls a look at a promise.
+const checked = "promise checked"
+
 // done notes a stage, and that none before it comes after it. One of those that drain needs the lease.
 func (i *incarnation) done(c *computer, now stage) {
+	i.s.counts[checked]++
 	if before := i.stages[c.id]; before > now {
 		i.s.broken("%s: stage %d of %s after stage %d", i.name, now, c.id, before)
 	}
@@ -30,9 +34,15 @@ func (i *incarnation) done(c *computer, now stage) {
 
 // writes: nothing is written for an instance that does not terminate.
 func (i *incarnation) writes(c *computer, what string) {
-	if now := c.now(); now != "Terminating:Wait" && now != "Terminating:Proceed" && !i.hadWaited(c) {
+	i.s.counts[checked]++
+	if now := c.now(); now != "Terminating:Wait" && now != "Terminating:Proceed" && !i.hadWaited(c) && !i.s.noticed(c) {
 		i.s.broken("%s: %s %s, which is %s", i.name, what, c.id, now)
 	}
+}
+
+// noticed tells whether EC2 has said what a drain may begin for.
+func (s *simulation) noticed(c *computer) bool {
+	return !c.interrupted.IsZero() || s.onRebalance && !c.recommended.IsZero()
 }
 
 // hadWaited: an answer cannot be newer than its question. What changed since the incarnation could last see it is forgiven.
@@ -50,7 +60,7 @@ func (i *incarnation) owns(before *lease, id string) {
 	}
 	if !i.sweeps {
 		c := i.s.computer(id)
-		i.done(c, stageOwn)
+		i.stages[id], i.completed[id] = stageOwn, false // it begins anew, for another record
 		if c.waits() && c.action.owned.IsZero() {
 			c.action.owned = time.Now()
 		}
@@ -62,10 +72,14 @@ func (i *incarnation) cordons(c *computer) {
 	i.done(c, stageCordon)
 }
 
-// restores: what an earlier termination took is given back, and never what the present one did.
+// restores: what an earlier termination took is given back, and never what the present one did, nor what a notice did.
 func (i *incarnation) restores(c *computer) {
+	i.s.counts[checked]++
 	if c.waits() && c.node.closed && !c.node.cordonedAt.Before(c.action.began) {
 		i.s.broken("%s: restored %s, which is terminating", i.name, c.id)
+	}
+	if c.node.closed && c.node.hook == "" && i.s.noticed(c) {
+		i.s.broken("%s: restored %s, which is closed for a notice", i.name, c.id)
 	}
 }
 
@@ -75,11 +89,23 @@ func (i *incarnation) evicts(c *computer, p *pod) {
 		i.s.broken("%s: evicted from %s before it was cordoned", i.name, c.id)
 	}
 	i.done(c, stageEvict)
-	if p != nil && p.Terminating() && !i.s.hasLatency() {
-		i.s.broken("%s: evicted %s twice", i.name, p.Name)
+	if p == nil {
+		return
 	}
-	if p != nil && (!p.mustGo) {
+	i.signalsOnce(p)
+	switch {
+	case !p.mustGo:
 		i.s.broken("%s: evicted %s, which is to stay", i.name, p.Name)
+	case !i.s.escorts || p.plan.phase != "poolers" || i.seeing[p.Name]:
+	case !i.s.force || !i.s.isTime(c, p.Grace+escortTime):
+		i.s.broken("%s: evicted %s behind its escort's back", i.name, p.Name)
+	}
+}
+
+// signalsOnce: a pod is asked again only if nobody heard what it was answered.
+func (i *incarnation) signalsOnce(p *pod) {
+	if p.Terminating() && !i.s.unknown["evict "+p.Name] && !i.s.unknown["delete "+p.Name] {
+		i.s.broken("%s: told %s twice", i.name, p.Name)
 	}
 }
 
@@ -90,25 +116,68 @@ func (i *incarnation) deletes(c *computer, p *pod, grace time.Duration) {
 	if p == nil {
 		return
 	}
-	needs := max(p.Grace, 2*time.Second)
+	i.signalsOnce(p)
+	needs := i.s.needs(p)
 	for _, other := range c.node.pods {
 		if other != p && other.budget != nil && other.budget == p.budget {
-			needs += max(other.Grace, 2*time.Second)
+			needs += i.s.needs(other)
 		}
 	}
-	deadline := i.s.deadline(c.action)
-	whole := i.s.bounds.MaxDuration - i.s.bounds.Reserve
-	half := deadline.Add(-whole).Add(whole / 2)
-	switch now := time.Now(); {
+	switch {
 	case !i.s.force:
 		i.s.broken("%s: deleted %s, against policy", i.name, p.Name)
-	case now.Before(half), now.Before(deadline.Add(-needs)):
+	case !i.s.isTime(c, needs):
 		i.s.broken("%s: deleted %s before its moment", i.name, p.Name)
 	case p.evictions == 0 && !i.s.hasFaults():
 		i.s.broken("%s: deleted %s untried", i.name, p.Name)
 	case grace < time.Second || grace > max(p.Grace, time.Second):
 		i.s.broken("%s: deleted %s with %s of %s", i.name, p.Name, grace, p.Grace)
 	}
+}
+
+// needs is what a pod takes to leave.
+func (s *simulation) needs(p *pod) time.Duration {
+	needs := max(p.Grace, 2*time.Second)
+	if s.escorts && p.plan.phase == "poolers" {
+		needs += escortTime
+	}
+	return needs
+}
+
+// clock is one that a drain may go by.
+type clock struct{ began, deadline time.Time }
+
+// clocks are those of the instance, one for each thing that says that it goes, and those of drains that a notice has hastened.
+func (s *simulation) clocks(c *computer) (all []clock) {
+	whole := s.bounds.MaxDuration - s.bounds.Reserve
+	if c.action != nil {
+		deadline := s.deadline(c.action)
+		all = append(all, clock{deadline.Add(-whole), deadline})
+	}
+	if !c.recommended.IsZero() && s.onRebalance {
+		all = append(all, clock{c.recommended, c.recommended.Add(whole)})
+	}
+	if c.interrupted.IsZero() {
+		return all
+	}
+	goes := c.interrupted.Add(spotTime)
+	for _, other := range slices.Clone(all) {
+		all = append(all, clock{other.began, goes})
+	}
+	return append(all, clock{c.interrupted, goes})
+}
+
+// isTime tells whether by any of the clocks it is the moment of who needs so much time, and not in the first half.
+func (s *simulation) isTime(c *computer, needs time.Duration) bool {
+	now := time.Now()
+	return slices.ContainsFunc(s.clocks(c), func(k clock) bool {
+		return !now.Before(k.began.Add(k.deadline.Sub(k.began)/2)) && !now.Before(k.deadline.Add(-needs))
+	})
+}
+
+// hasTime tells whether no clock has run out.
+func (s *simulation) hasTime(c *computer) bool {
+	return !slices.ContainsFunc(s.clocks(c), func(k clock) bool { return !time.Now().Before(k.deadline) })
 }
 
 // deadline is the earliest that the action's can be. A forged event of an instance that has just begun to terminate is true but for
@@ -126,14 +195,31 @@ func (s *simulation) deadline(a *action) time.Time {
 // completes: a node is let go when it is empty, or when its time is over.
 func (i *incarnation) completes(c *computer, result Result) {
 	i.done(c, stageComplete)
-	if time.Now().Before(i.s.deadline(c.action)) {
-		for _, p := range c.node.pods {
-			if p.mustGo {
-				i.s.broken("%s: completed %s with %s while %s was there and there was time", i.name, c.id, result, p.Name)
-			}
+	c.node.letGoBy, c.node.letGoAt = i, time.Now()
+	over := i.s.deadline(c.action)
+	if goes := c.interrupted.Add(spotTime); !c.interrupted.IsZero() && goes.Before(over) {
+		over = goes
+	}
+	for _, p := range c.node.pods {
+		if time.Now().Before(over) && p.isWaitedFor(c) {
+			i.s.broken("%s: completed %s with %s while %s was there and there was time", i.name, c.id, result, p.Name)
 		}
 	}
-	c.node.letGoBy = i
+}
+
+// What is waited for in vain: for so long nobody waits for an unreachable kubelet, and for who takes a finalizer off.
+const (
+	lostWait = 15 * time.Second
+	keptWait = 10 * time.Second
+	// hardlyBack is how long a kubelet that is heard again may still be taken for lost: what comes after its drain.
+	hardlyBack = 5 * time.Second
+)
+
+// isWaitedFor tells whether the pod is to go and somebody can see to that, if it has not been told yet.
+func (p *pod) isWaitedFor(c *computer) bool {
+	lost := !c.node.lostAt.IsZero() && time.Since(c.node.lostAt) >= lostWait
+	stays := c.broken || lost || time.Since(c.node.heardAt) < hardlyBack || !p.Ended.IsZero() && time.Since(p.Ended) >= keptWait
+	return p.mustGo && !(p.Terminating() && stays)
 }
 
 // completesOnce: whoever has heard that an action is completed does not ask again.
@@ -173,6 +259,8 @@ func (s *simulation) die(c *computer) {
 func (s *simulation) leftBehind(c *computer, p *pod) {
 	by := c.node.letGoBy
 	switch {
+	case c.reclaimed:
+		s.leftToEC2(c, p)
 	case c.action.result == "": // ran out
 	case by.dead: // before it could say so
 	case by.reports[c.id].Status == StatusFailed: // out of reach until the deadline
@@ -188,14 +276,59 @@ func (s *simulation) leftBehind(c *computer, p *pod) {
 	}
 }
 
+// leftToEC2 is for what ran on a machine that EC2 took: a notice leaves time enough to tell it, or to name it, where nothing is
+// wrong and the instance was not beyond that.
+func (s *simulation) leftToEC2(c *computer, p *pod) {
+	beyond := slices.ContainsFunc(c.states, func(at state) bool {
+		return at.name != inService && at.name != "Terminated" && !(Instance{State: at.name}).isWaiting()
+	})
+	if !s.hasFaults() && !beyond && (s.force || !s.named[p.Name]) {
+		s.broken("%s died untold on %s, which EC2 took after its notice", p.Name, c.id)
+	}
+}
+
 func (i *incarnation) names(id string, p *pod) bool {
 	return slices.ContainsFunc(i.reports[id].Pods, func(r drain.PodReport) bool { return r.Name == p.Name && r.Outcome == drain.Left })
 }
 
-// reopened: an instance that came back has its node as it was.
-func (s *simulation) reopened(c *computer) {
-	if c.node.closed && !s.hasFaults() {
+// tells notes who is named as left by any report.
+func (s *simulation) tells(report Report) {
+	for _, p := range report.Pods {
+		if p.Outcome == drain.Left {
+			s.named[p.Name] = true
+		}
+	}
+}
+
+// givenBack: an instance that came back has its node as it was, and so have its pods. Sweeps had minutes for it.
+func (s *simulation) givenBack(c *computer) {
+	if len(s.outages)+s.throttled+s.unheard > 0 {
+		return
+	}
+	s.counts["given back"]++
+	if c.node.closed {
 		s.broken("%s came back, and its node is still closed", c.id)
+	}
+	for _, p := range c.node.pods {
+		if p.paused != nil || p.Labels[drain.EscortedLabel] != "" {
+			s.broken("%s came back, and its pod %s is still paused or marked", c.id, p.Name)
+		}
+	}
+}
+
+// farewellSaid: poolers of DaemonSets are seen out before their node is let go, if the slice had time for it.
+func (s *simulation) farewellSaid(c *computer) {
+	by := c.node.letGoBy
+	if !s.escorts || by == nil || by.dead || c.reclaimed || by.reports[c.id].Status == StatusFailed {
+		return
+	}
+	if !c.node.letGoAt.Before(by.began.Add(s.slice - handOverReserve)) {
+		return
+	}
+	for _, p := range c.node.pods {
+		if p.plan.daemon && p.plan.phase == "poolers" && !p.farewell {
+			s.broken("%s let %s go without a farewell to %s", by.name, c.id, p.Name)
+		}
 	}
 }
 
@@ -217,6 +350,9 @@ func (s *simulation) conclude() {
 	for _, p := range s.left { // the reports are there by now
 		s.leftBehind(p.wasOn, p)
 	}
+	for _, c := range s.computers {
+		s.farewellSaid(c)
+	}
 	for body, sent := range s.malformed {
 		if sent && !s.buried[body] {
 			s.broken("%q is not among the dead letters", body)
@@ -228,5 +364,3 @@ func (s *simulation) conclude() {
 func (s *simulation) hasFaults() bool {
 	return len(s.outages)+s.throttled+s.unheard > 0 || slices.Max(append(s.crashes, 0)) > 0
 }
-
-func (s *simulation) hasLatency() bool { return s.latency > 0 || s.unheard > 0 }

@@ -26,15 +26,22 @@ type scenario struct {
 	machines  []machinePlan
 	budgets   []budgetPlan
 	strays    []stray
+
+	escorts     bool // poolers have one
+	onRebalance bool // recommendations are heeded
+	retains     bool // the group keeps instances whose termination was abandoned
 }
 
-// service is one of the two that can fail.
+// service is what requests go to. The first two can fail.
 type service int
 
 const (
 	aws service = iota
 	api
+	console // a pooler's
 )
+
+func (to service) String() string { return [...]string{"AWS", "the API server", "a console"}[to] }
 
 // outage is a time in which a service answers nothing but errors.
 type outage struct {
@@ -50,6 +57,14 @@ type machinePlan struct {
 	again    time.Duration   // after it came back
 	replayed time.Duration   // after it came back, the event of the action that is over comes once more; zero: it does not
 	pods     []podPlan
+
+	hibernates  bool          // it comes back with the pods that were running
+	other       time.Duration // for which a second hook keeps it, from the beginning; zero: there is none
+	lost, heard time.Duration // after its termination began nobody hears from its kubelet, for so long; zero: never, for ever
+	breaks      time.Duration // after its termination began, the machine is gone; zero: it does not
+	spot        bool
+	interrupted time.Duration // since the simulation began, EC2 says that it takes the machine in two minutes; zero: it does not
+	recommended time.Duration // likewise, that it may; zero: it does not
 }
 
 // podPlan is one pod.
@@ -59,6 +74,8 @@ type podPlan struct {
 	budget      int // an index, or none below zero
 	daemon      bool
 	held        bool
+	kept        time.Duration // by a finalizer, when it has stopped; zero: not; below zero: for ever
+	quiet       time.Duration // what its transactions take
 }
 
 // budgetPlan is a budget over pods of any node.
@@ -113,7 +130,37 @@ func newScenario(seed uint64) scenario {
 	for range r.IntN(3) {
 		s.strays = append(s.strays, stray{r.between(0, 3*time.Minute), strays[r.IntN(len(strays))]})
 	}
+	s.drawMore(dice{rand.New(rand.NewPCG(seed, 7))})
 	return s
+}
+
+// drawMore draws what makes the plain course of things less plain. Its dice are its own, so that a seed is still the same drain.
+func (s *scenario) drawMore(r dice) {
+	s.escorts, s.onRebalance, s.retains = r.one(2), r.one(2), r.one(2)
+	if r.one(6) {
+		s.strays = append(s.strays, stray{r.between(0, 3*time.Minute), "notice forged"})
+	}
+	for i := range s.machines {
+		s.machines[i].drawMore(r)
+		for n := range s.machines[i].pods {
+			p := &s.machines[i].pods[n]
+			p.quiet, p.kept = r.between(0, 6*time.Second), r.sometimes(15, time.Second, 40*time.Second)
+			if r.one(30) {
+				p.kept = -1
+			}
+		}
+	}
+}
+
+func (m *machinePlan) drawMore(r dice) {
+	m.hibernates, m.spot = r.one(2), !m.returns && r.one(3)
+	m.other, m.breaks = r.sometimes(6, 10*time.Second, 5*time.Minute), r.sometimes(15, 0, 3*time.Minute)
+	if m.lost = r.sometimes(12, time.Second, 2*time.Minute); r.one(2) {
+		m.heard = r.between(5*time.Second, 2*time.Minute)
+	}
+	if m.spot {
+		m.interrupted, m.recommended = r.sometimes(2, time.Second, 4*time.Minute), r.sometimes(3, time.Second, 2*time.Minute)
+	}
 }
 
 func (s *scenario) faults(r dice) {
@@ -207,12 +254,16 @@ func (d dice) sometimes(of int, from, to time.Duration) time.Duration {
 	return d.between(from, to)
 }
 
-func phasesOfSimulation() []drain.Phase {
+func (i *incarnation) phases() []drain.Phase {
 	labelled := func(phase string) func(drain.Pod) bool {
 		return func(p drain.Pod) bool { return p.Labels["phase"] == phase }
 	}
+	poolers := drain.Phase{Name: "poolers", Match: labelled("poolers"), Settle: 2 * time.Second, Timeout: time.Minute}
+	if i.s.escorts {
+		poolers.Escort, poolers.Lead = escort{i}, escortTime
+	}
 	return []drain.Phase{
-		{Name: "poolers", Match: labelled("poolers"), Settle: 2 * time.Second, Timeout: time.Minute},
+		poolers,
 		{Name: "workloads", Timeout: time.Minute},
 		{Name: "critical", Match: labelled("critical"), Timeout: time.Minute},
 	}
@@ -220,7 +271,7 @@ func phasesOfSimulation() []drain.Phase {
 
 func (s scenario) String() string {
 	return fmt.Sprintf("seed %d: force %t, slices of %s, hook %s, at most %s less %s, lag %s, "+
-		"crashes %v, outages %v, throttled %d, unheard %d",
+		"crashes %v, outages %v, throttled %d, unheard %d, escorts %t, latency %s, on failure %s, retains %t\n%+v\nbudgets %+v strays %v",
 		s.seed, s.force, s.slice, s.hook.HeartbeatTimeout, s.bounds.MaxDuration, s.bounds.Reserve, s.lag,
-		s.crashes, s.outages, s.throttled, s.unheard)
+		s.crashes, s.outages, s.throttled, s.unheard, s.escorts, s.latency, s.onFailure, s.retains, s.machines, s.budgets, s.strays)
 }

@@ -98,6 +98,9 @@ type simulation struct {
 	arrived    chan struct{} // a message may have become visible
 	malformed  map[string]bool
 	buried     map[string]bool
+	unknown    map[string]bool         // effects whose answer nobody heard
+	named      map[string]bool         // pods that any report says are left
+	turns      map[string]*incarnation // whose turn it is to stop a pooler, by group
 	deliveries int
 	began      time.Time
 	running    sync.WaitGroup
@@ -148,6 +151,7 @@ func replay(seed uint64) string {
 func newSimulation(seed uint64) *simulation {
 	s := &simulation{
 		scenario: newScenario(seed), arrived: make(chan struct{}, 1), malformed: map[string]bool{}, buried: map[string]bool{},
+		unknown: map[string]bool{}, named: map[string]bool{}, turns: map[string]*incarnation{},
 		began: time.Now(), drawn: map[string]uint64{}, counts: map[string]int{},
 	}
 	for i, plan := range s.budgets {
@@ -166,6 +170,7 @@ func (s *simulation) run(ctx context.Context) {
 	defer cancel()
 	for _, c := range s.computers {
 		s.later(c.plan.begins, func() { s.terminate(c) })
+		s.notices(c)
 	}
 	for _, stray := range s.strays {
 		s.later(stray.at, func() { s.stray(stray.kind) })
@@ -198,6 +203,11 @@ func (s *simulation) stray(kind string) {
 	switch kind {
 	case "unknown instance":
 		t.InstanceID = "i-unknown"
+	case "notice forged":
+		if c.plan.spot { // it would be as good as a true one
+			return
+		}
+		t = Termination{InstanceID: c.id, Began: time.Now(), Notice: SpotInterruption}
 	case "another group":
 		t.Group = "another"
 	case "another hook":
@@ -228,8 +238,12 @@ type incarnation struct {
 	crashAfter int // effects; zero: never
 	effects    int
 	dead       bool
+	died       time.Time
 	over       bool
 	verified   bool
+	began      time.Time
+	seeing     map[string]bool // out: the pods whose escort is under way
+	stuck      map[string]bool // pods that it could not give back
 	owned      map[string]bool
 	completed  map[string]bool // and heard so
 	stages     map[string]stage
@@ -245,7 +259,11 @@ func (s *simulation) invoke(ctx context.Context, batch []*letter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i.over = true
-	if i.dead || err != nil {
+	if i.dead {
+		return
+	}
+	i.leavesNothingPaused()
+	if err != nil {
 		return
 	}
 	if response, isBatch := answer.(batchResponse); isBatch {
@@ -257,7 +275,8 @@ func (s *simulation) incarnate(cancel context.CancelFunc, batch []*letter) (*inc
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := &incarnation{
-		s: s, sweeps: len(batch) == 0, name: "sweep", cancel: cancel,
+		s: s, sweeps: len(batch) == 0, name: "sweep", cancel: cancel, began: time.Now(),
+		seeing: map[string]bool{}, stuck: map[string]bool{},
 		owned: map[string]bool{}, completed: map[string]bool{}, stages: map[string]stage{}, reports: map[string]Report{},
 	}
 	if i.sweeps {
@@ -283,7 +302,7 @@ func (s *simulation) incarnate(cancel context.CancelFunc, batch []*letter) (*inc
 
 func (i *incarnation) handler(records []Record) *Handler {
 	s := i.s
-	drainer := drain.Drainer{Phases: phasesOfSimulation(), Concurrency: 4, Log: slog.New(slog.DiscardHandler)}
+	drainer := drain.Drainer{Phases: i.phases(), Concurrency: 4, Log: slog.New(slog.DiscardHandler)}
 	return &Handler{
 		Parse: func([]byte) Delivery { return Delivery{SQS, records} }, Spell: spell,
 		Groups: fleet{i}, Fleet: fleet{i}, Hooks: fleet{i}, Queue: mail{i}, DeadLetters: mail{i},
@@ -293,7 +312,7 @@ func (i *incarnation) handler(records []Record) *Handler {
 		Drainer: drainer, Hurried: drainer, Log: slog.New(listener{i}),
 		Policy: Policy{
 			OwnsGroup: func(name string) bool { return name == theGroup }, Hook: theHook, OnFailure: s.onFailure, Force: s.force,
-			Bounds: s.bounds,
+			Bounds: s.bounds, OnRebalance: s.onRebalance,
 		},
 	}
 }
@@ -333,10 +352,12 @@ func (i *incarnation) effect(ctx context.Context, to service, what, who string, 
 	if i.effects++; i.effects == i.crashAfter {
 		i.s.counts["crash"]++
 		i.die("crashed")
+		i.s.unknown[what+" "+who] = true
 		return errCrashed
 	}
 	if err == nil && i.s.happens("unheard "+what, i.s.unheard) {
 		i.s.counts["answer lost"]++
+		i.s.unknown[what+" "+who] = true
 		return errUnheard
 	}
 	return err
@@ -356,9 +377,9 @@ func (i *incarnation) heard(ctx context.Context, to service) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case slices.ContainsFunc(i.s.outages, func(o outage) bool { return o.of == to && o.from <= since && since < o.to }):
-		i.s.counts[fmt.Sprintf("refused by an outage of %s", [...]string{"AWS", "the API server"}[to])]++
+		i.s.counts["refused by an outage of "+to.String()]++
 		return errDown
-	case since%throttledEvery < throttledFor && i.s.happens("throttled", i.s.throttled):
+	case to != console && since%throttledEvery < throttledFor && i.s.happens("throttled", i.s.throttled):
 		i.s.counts["throttled"]++
 		return errRefused
 	}
@@ -367,7 +388,7 @@ func (i *incarnation) heard(ctx context.Context, to service) error {
 
 // die: nothing that it does has an effect any more.
 func (i *incarnation) die(why string) {
-	i.dead = true
+	i.dead, i.died = true, time.Now()
 	i.s.note(i, why, "")
 	i.cancel()
 }
@@ -438,6 +459,7 @@ func (l listener) Handle(_ context.Context, r slog.Record) error {
 	r.Attrs(func(a slog.Attr) bool {
 		if report, isReport := a.Value.Any().(Report); isReport && !l.dead {
 			l.reports[report.InstanceID] = report
+			l.s.tells(report)
 			l.s.note(l.incarnation, r.Message, fmt.Sprintf("%s %s: %s", report.InstanceID, report.Status, report.Reason))
 		}
 		return true
