@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -77,7 +78,9 @@ func (w *work) learn(ctx context.Context) (Hook, error) {
 		return Hook{}, err
 	}
 	if w.Token != "" && time.Since(w.Began) > oldEvent {
-		w.renew(ctx)
+		if err := w.renew(ctx); err != nil {
+			return Hook{}, fmt.Errorf("find out whether the event is of the present action: %w", err)
+		}
 	}
 	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, cmp.Or(w.seen, time.Now()), hook)
 	return hook, nil
@@ -103,21 +106,25 @@ func (w *work) overtime(slice context.Context, h Hook) {
 }
 
 // renew finds out whether an old event is of an action that is over, while the instance is in another one: it was retained and is
-// terminated again, say. The drain is the same then, but its clock is not the event's, nor is the token.
-func (w *work) renew(ctx context.Context) {
+// terminated again, say. The drain is the same then, but its clock is not the event's, nor is the token. Without an answer nothing
+// is begun: under a clock that has run out long ago, pods would be forced that have half an hour.
+func (w *work) renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()
-	if !errors.Is(w.Hooks.Heartbeat(ctx, w.Termination), ErrNoActiveAction) {
-		return
+	if err := w.Hooks.Heartbeat(ctx, w.Termination); !errors.Is(err, ErrNoActiveAction) {
+		return err
 	}
 	present := w.Termination
 	present.Token = ""
-	if w.Hooks.Heartbeat(ctx, present) != nil {
-		return
+	if err := w.Hooks.Heartbeat(ctx, present); errors.Is(err, ErrNoActiveAction) {
+		return nil // nor is any other
+	} else if err != nil {
+		return err
 	}
 	present.Began = w.beganAnew(ctx)
 	w.log.Warn("the event is of an action that is over; the instance is in another one", "event", w.Began, "began", present.Began)
 	w.Termination = present
+	return nil
 }
 
 // beganAnew is when the present action began, or a guess if Auto Scaling does not tell: it is the same in each slice.
@@ -137,9 +144,24 @@ type heart struct {
 	hooks Hooks
 	of    Termination
 	log   *slog.Logger
+	rests bool // it is no fault that no action is active
 }
 
-func (w *work) heart() heart { return heart{w.Hooks, w.Termination, w.log} }
+func (w *work) heart() heart { return heart{hooks: w.Hooks, of: w.Termination, log: w.log} }
+
+// keepUnbidden keeps alive the action that an instance comes to be in while it is drained for a notice, or for a person: whoever is
+// sent its event finds the lease held. If the hook's settings cannot be had, it may be the shortest.
+func (w *work) keepUnbidden(ctx context.Context) (stop func()) {
+	if !w.Policy.OwnsGroup(w.Group) {
+		return func() {}
+	}
+	hook, err := w.Hooks.Describe(ctx, w.Group, w.Policy.Hook)
+	if errors.Is(err, ErrNoHook) {
+		return func() {}
+	}
+	of := Termination{Group: w.Group, Hook: w.Policy.Hook, InstanceID: w.InstanceID}
+	return heart{hooks: w.Hooks, of: of, log: w.log, rests: true}.keepAlive(ctx, hook)
+}
 
 // keepAlive heartbeats from now until ctx ends, with a last one if that is the slice's end, or until stop is called. When stop
 // returns, none is under way.
@@ -184,7 +206,10 @@ func (h heart) beat(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := h.hooks.Heartbeat(ctx, h.of)
-	if h.of.Token == "" || !errors.Is(err, ErrNoActiveAction) {
+	switch isActive := !errors.Is(err, ErrNoActiveAction); {
+	case !isActive && h.rests:
+		return nil
+	case isActive || h.of.Token == "":
 		return err
 	}
 	present := h.of

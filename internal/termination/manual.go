@@ -63,8 +63,8 @@ func (w *work) findGroup(ctx context.Context) (err error) {
 	return nil
 }
 
-// drainUnbidden drains an instance that waits on no hook, until the report's deadline. There is nothing to keep alive, and
-// nothing to complete.
+// drainUnbidden drains an instance that waits on no hook, until the report's deadline. There is nothing to complete: should it come
+// to wait on our hook meanwhile, that has an event of its own.
 func (w *work) drainUnbidden(slice context.Context, all []Instance) error {
 	w.Hook, w.report.Hook = "", ""
 	k, err := w.Connect(slice)
@@ -81,6 +81,7 @@ func (w *work) drainUnbidden(slice context.Context, all []Instance) error {
 		return nil
 	}
 	defer w.giveBack(release)
+	defer w.keepUnbidden(slice)()
 	_, err = w.emptyInTime(slice, k, all)
 	return err
 }

@@ -11,8 +11,7 @@ import (
 // what was told last, and for a machine that goes a little early.
 const spotTime = 100 * time.Second
 
-// heed drains for a notice: the same drain with another clock. Nobody waits for it, there is nothing to keep alive and nothing
-// to complete.
+// heed drains for a notice: the same drain with another clock. Nobody waits for it, and there is nothing to complete.
 func (w *work) heed(ctx context.Context) error {
 	slice, cancel := sliceOf(ctx)
 	defer cancel()

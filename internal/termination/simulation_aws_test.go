@@ -157,6 +157,7 @@ func (s *simulation) retain(c *computer) {
 	s.enter(c, "Terminating:Retained")
 	old := c.action
 	s.later(c.plan.again, func() {
+		s.unpaused(c)
 		s.terminate(c)
 		if c.plan.replayed > 0 {
 			s.counts["event stale"]++

@@ -302,19 +302,37 @@ func (s *simulation) tells(report Report) {
 
 // givenBack: an instance that came back has its node as it was, and so have its pods. Sweeps had minutes for it.
 func (s *simulation) givenBack(c *computer) {
-	if len(s.outages)+s.throttled+s.unheard > 0 {
+	if !s.wasCalm() {
 		return
 	}
 	s.counts["given back"]++
 	if c.node.closed {
 		s.broken("%s came back, and its node is still closed", c.id)
 	}
+	s.unpaused(c)
+}
+
+// unpaused: of an instance that is to stay for a while, no pod is held up.
+func (s *simulation) unpaused(c *computer) {
+	if c.dead || c.broken || !s.wasCalm() {
+		return
+	}
 	for _, p := range c.node.pods {
-		if p.paused != nil || p.Labels[drain.EscortedLabel] != "" {
-			s.broken("%s came back, and its pod %s is still paused or marked", c.id, p.Name)
+		if (p.paused != nil || p.Labels[drain.EscortedLabel] != "") && !p.Terminating() {
+			s.broken("%s stays, and its pod %s is still paused or marked", c.id, p.Name)
 		}
 	}
 }
+
+// wasCalm tells whether sweeps had minutes without faults for what they give back.
+func (s *simulation) wasCalm() bool {
+	since := time.Since(s.began)
+	outage := slices.ContainsFunc(s.outages, func(o outage) bool { return since < o.to+calm })
+	return !outage && s.throttled+s.unheard == 0
+}
+
+// calm is for so many sweeps: one that meets a crash's lease, a node that was closed too lately, and one more.
+const calm = 4 * time.Minute
 
 // farewellSaid: poolers of DaemonSets are seen out before their node is let go, if the slice had time for it.
 func (s *simulation) farewellSaid(c *computer) {

@@ -42,7 +42,7 @@ type sweep struct {
 	kubernetes Kubernetes // nil: out of reach
 	owned      []string   // leases
 	marks      []Mark
-	returned   map[string]Termination // of the marks' instances that are in service, by id
+	returned   map[string]Termination // of the marks' instances that are in service, or retained, by id
 	waiting    []waiter
 
 	mu     sync.Mutex
@@ -136,7 +136,7 @@ func (s *sweep) see(group Group) {
 	for _, i := range group.Instances {
 		t := Termination{Group: group.Name, Hook: s.Policy.Hook, InstanceID: i.ID}
 		switch {
-		case i.State == inService && slices.ContainsFunc(s.marks, func(m Mark) bool { return m.Node.InstanceID == i.ID }):
+		case i.stays() && slices.ContainsFunc(s.marks, func(m Mark) bool { return m.Node.InstanceID == i.ID }):
 			s.returned[i.ID] = t
 		case !i.isWaiting():
 		case slices.Contains(s.owned, i.ID):
@@ -155,7 +155,7 @@ func (s *sweep) keepAlive(ctx context.Context) {
 	s.waiting = slices.DeleteFunc(s.waiting, func(w waiter) bool { _, known := hooks[w.Group]; return !known })
 	abreast(len(s.waiting), func(n int) {
 		w := &s.waiting[n]
-		err := heart{s.Hooks, w.Termination, s.Log}.beat(ctx, heartbeatTimeout)
+		err := heart{hooks: s.Hooks, of: w.Termination, log: s.Log}.beat(ctx, heartbeatTimeout)
 		if w.hook, w.alive = hooks[w.Group], err == nil; !errors.Is(err, ErrNoActiveAction) {
 			s.fault(err)
 		}

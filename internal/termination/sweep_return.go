@@ -12,14 +12,15 @@ import (
 const returnedAge = 2 * time.Minute
 
 // restore gives back what was taken from nodes whose instances are in service again: those of a warm pool that is reused, say.
-// No event tells of that. Nodes that were closed for a person or a notice wait on no hook, and stay closed.
+// No event tells of that. Nodes that were closed for a person or a notice wait on no hook, and stay closed; so do those of
+// instances that their group retains, whose pods run on.
 func (s *sweep) restore(ctx context.Context) {
 	if s.kubernetes == nil || s.Policy.Shadow {
 		return
 	}
 	for _, m := range s.marks {
-		t, isBack := s.returned[m.Node.InstanceID]
-		if !isBack || m.Hook != t.Hook || time.Since(m.Cordoned) < returnedAge || slices.Contains(s.owned, t.InstanceID) {
+		t, stays := s.returned[m.Node.InstanceID]
+		if !stays || m.Hook != t.Hook || time.Since(m.Cordoned) < returnedAge || slices.Contains(s.owned, t.InstanceID) {
 			continue
 		}
 		w := s.work(t)
@@ -40,9 +41,15 @@ func (w *work) reopen(ctx context.Context, k Kubernetes, m Mark) (restored bool,
 	}
 	defer w.giveBack(release)
 	instances, err := w.Groups.Instances(ctx, w.Group)
-	if err != nil || instanceOf(instances, w.InstanceID).State != inService {
+	if err != nil {
 		return false, err
 	}
-	err = errors.Join(k.Restore(ctx, m.Node), w.release(ctx, k, m.Node))
-	return err == nil, err
+	switch instanceOf(instances, w.InstanceID).State {
+	case inService:
+		err = errors.Join(k.Restore(ctx, m.Node), w.release(ctx, k, m.Node))
+		return err == nil, err
+	case retained: // closed it stays, but no pooler paused
+		return false, w.release(ctx, k, m.Node)
+	}
+	return false, nil
 }

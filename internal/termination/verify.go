@@ -21,7 +21,10 @@ const (
 )
 
 // Lifecycle states, as in https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-lifecycle.html.
-const inService = "InService"
+const (
+	inService = "InService"
+	retained  = "Terminating:Retained" // its termination was abandoned; it runs until somebody terminates it anew
+)
 
 // waitingStates are those in which an instance waits on its hooks for leaving, or is about to.
 var waitingStates = []string{"Terminating", "Terminating:Wait", "Warmed:Pending:Wait", "ReplacingRootVolume:Wait"}
@@ -29,6 +32,9 @@ var waitingStates = []string{"Terminating", "Terminating:Wait", "Warmed:Pending:
 // isWaiting tells whether the instance is on its way out and not past its hooks. The zero instance, which stands for one
 // that its group does not have, is not.
 func (i Instance) isWaiting() bool { return slices.Contains(waitingStates, i.State) }
+
+// stays tells whether what a termination took is to be given back: it is over, and pods run on.
+func (i Instance) stays() bool { return i.State == inService || i.State == retained }
 
 // verify asks whether the instance is what the event claims: in the group, and on its way out. An event is a claim; until it
 // is verified nothing is written anywhere. It returns the group's instances; a rejection says why the event is not believed.
@@ -76,12 +82,24 @@ func (w *work) restore(ctx context.Context, all []Instance) error {
 	machines, _ := w.Groups.Machines(ctx, w.InstanceID) // a node can be found without
 	node, err := k.Find(ctx, w.InstanceID, machines[w.InstanceID].PrivateDNS, instance.Zone)
 	if err == nil && node != nil {
-		err = errors.Join(k.Restore(ctx, *node), w.release(ctx, k, *node))
+		err = w.restoreNode(ctx, k, *node)
 	}
 	if err != nil {
 		return w.failed(err)
 	}
 	return nil
+}
+
+// restoreNode: what was closed for a notice, or for a person, is not this event's to open.
+func (w *work) restoreNode(ctx context.Context, k Kubernetes, node drain.Node) error {
+	marks, err := k.Marked(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(marks, func(m Mark) bool { return m.Node.InstanceID == w.InstanceID && m.Hook != w.Hook }) {
+		return nil
+	}
+	return errors.Join(k.Restore(ctx, node), w.release(ctx, k, node))
 }
 
 // release undoes what escorts left on the pods of a node that stays.

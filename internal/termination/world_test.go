@@ -181,6 +181,10 @@ func (h hooks) Heartbeat(ctx context.Context, t Termination) error {
 		return err
 	}
 	h.mu.Lock()
+	if h.state == inService {
+		h.mu.Unlock()
+		return ErrNoActiveAction
+	}
 	h.beats = append(h.beats, beat{time.Now(), t})
 	h.mu.Unlock()
 	if h.isStale(t) {
