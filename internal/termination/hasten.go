@@ -59,18 +59,28 @@ func (w *work) until(ctx context.Context) (by context.Context, end func()) {
 	return by, func() { stop(); cancel(nil); <-done }
 }
 
-// hears waits for an earlier deadline, which becomes the drain's. One that is over helps nobody any more.
+// hears waits for an earlier deadline, which becomes the drain's.
 func (w *work) hears(ctx context.Context) bool {
 	for {
 		select {
 		case <-ctx.Done():
 			return false
 		case deadline := <-w.sooner:
-			if time.Now().Before(deadline) && deadline.Before(w.report.Deadline) {
+			if deadline = lastChance(deadline, time.Now()); deadline.Before(w.report.Deadline) && time.Now().Before(deadline) {
 				w.log.Warn("a notice says that the instance goes sooner", "deadline", deadline, "was", w.report.Deadline)
 				w.drainer, w.report.Deadline, w.report.Notice = w.Hurried, deadline, SpotInterruption
 				return true
 			}
 		}
 	}
+}
+
+// lastChance gives a notice that is heard at its deadline, or a little after it, time for a last look: a slice that ended kept it
+// from being heard sooner. One that is long over is of no instance that is still there.
+func lastChance(deadline, now time.Time) time.Time {
+	look := now.Add(lastLook / 2)
+	if deadline.Before(look) && now.Before(deadline.Add(spotRest)) {
+		return look
+	}
+	return deadline
 }

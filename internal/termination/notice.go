@@ -6,10 +6,13 @@ import (
 	"time"
 )
 
-// spotTime is what a drain has from a Spot interruption notice. EC2 gives two minutes
-// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html); the rest is for kubelets to end
-// what was told last, and for a machine that goes a little early.
-const spotTime = 100 * time.Second
+const (
+	// spotTime is what a drain has from a Spot interruption notice. EC2 gives two minutes
+	// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html).
+	spotTime = 100 * time.Second
+	// spotRest is for kubelets to end what was told last, and for a machine that goes a little early.
+	spotRest = 20 * time.Second
+)
 
 // heed drains for a notice: the same drain with another clock. Nobody waits for it, and there is nothing to complete.
 func (w *work) heed(ctx context.Context) error {

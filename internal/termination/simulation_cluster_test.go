@@ -300,8 +300,12 @@ func (k cluster) release(ctx context.Context, id string, l *lease) error {
 	defer cancel()
 	k.has(id, false)
 	return k.effect(ctx, api, "release", id, func() error {
-		if n := k.s.computer(id).node; n.lease == l {
-			n.lease = nil
+		c := k.s.computer(id)
+		if c.node.lease == l {
+			c.node.lease = nil
+		}
+		if c.waits() {
+			c.action.owned = time.Time{}
 		}
 		return nil
 	})

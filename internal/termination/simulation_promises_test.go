@@ -268,13 +268,26 @@ func (s *simulation) leftBehind(c *computer, p *pod) {
 			s.broken("%s: the drain of %s failed, and nothing was wrong", by.name, c.id)
 		}
 	case !s.force && by.names(c.id, p):
-	case s.force && s.hasFaults() && by.names(c.id, p):
-		s.counts["pod left by force"]++
-		s.note(by, "left by force", p.Name)
+	case s.force && s.unreachable(c, p) && by.names(c.id, p):
+		s.counts["pod left by force, in an outage"]++
 	default:
 		s.broken("%s died unsignalled with %s; report of %s: %v", p.Name, c.id, by.name, by.reports[c.id])
 	}
 }
+
+// unreachable tells whether nobody could have told the pod: from its moment on, or from when the slice that let its node go began, if
+// that was later, the API server did not answer. A request or two are lost at either end.
+func (s *simulation) unreachable(c *computer, p *pod) bool {
+	from := c.node.letGoAt.Add(-max(p.Grace, 2*time.Second))
+	if by := c.node.letGoBy.began; from.Before(by) {
+		from = by
+	}
+	first, last := from.Sub(s.began)+lostRequests, c.node.letGoAt.Sub(s.began)-lostRequests
+	return slices.ContainsFunc(s.outages, func(o outage) bool { return o.of == api && o.from <= first && last <= o.to })
+}
+
+// lostRequests is what a request takes until it is repeated, near the deadline.
+const lostRequests = 3 * time.Second
 
 // leftToEC2 is for what ran on a machine that EC2 took: a notice leaves time enough to tell it, or to name it, where nothing is
 // wrong and the instance was not beyond that.

@@ -136,7 +136,7 @@ func (s *sweep) see(group Group) {
 	for _, i := range group.Instances {
 		t := Termination{Group: group.Name, Hook: s.Policy.Hook, InstanceID: i.ID}
 		switch {
-		case i.stays() && slices.ContainsFunc(s.marks, func(m Mark) bool { return m.Node.InstanceID == i.ID }):
+		case s.stays(i) && slices.ContainsFunc(s.marks, func(m Mark) bool { return m.Node.InstanceID == i.ID }):
 			s.returned[i.ID] = t
 		case !i.isWaiting():
 		case slices.Contains(s.owned, i.ID):
@@ -147,6 +147,12 @@ func (s *sweep) see(group Group) {
 			s.waiting = append(s.waiting, waiter{Termination: t})
 		}
 	}
+}
+
+// stays tells whether what a termination took is to be given back: it is over, and pods run on. Of an instance that is retained
+// that is what escorts took.
+func (s *sweep) stays(i Instance) bool {
+	return i.State == inService || i.State == retained && s.Drainer.HasEscorts()
 }
 
 // keepAlive heartbeats. Where that is refused for want of an active action, an instance waits on another hook, or no longer.

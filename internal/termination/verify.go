@@ -33,9 +33,6 @@ var waitingStates = []string{"Terminating", "Terminating:Wait", "Warmed:Pending:
 // that its group does not have, is not.
 func (i Instance) isWaiting() bool { return slices.Contains(waitingStates, i.State) }
 
-// stays tells whether what a termination took is to be given back: it is over, and pods run on.
-func (i Instance) stays() bool { return i.State == inService || i.State == retained }
-
 // verify asks whether the instance is what the event claims: in the group, and on its way out. An event is a claim; until it
 // is verified nothing is written anywhere. It returns the group's instances; a rejection says why the event is not believed.
 func (w *work) verify(ctx context.Context) (all []Instance, rejection string, err error) {
