@@ -32,7 +32,7 @@ type lease struct {
 }
 
 // Own implements termination.Leases: an instance's Lease has its name.
-func (c *Client) Own(ctx context.Context, instanceID string, hasten func(time.Time)) (release func() error, owned bool, err error) {
+func (c *Client) Own(ctx context.Context, instanceID string, hasten func(time.Time)) (release func(goesOn bool) error, owned bool, err error) {
 	return c.hold(ctx, instanceID, hasten)
 }
 
@@ -90,11 +90,12 @@ func (c *Client) Owned(ctx context.Context) ([]string, error) {
 // Hold takes the Lease of this name and renews it until ctx ends or release is called, which deletes it; held is false if another
 // has it (https://kubernetes.io/docs/concepts/architecture/leases/).
 func (c *Client) Hold(ctx context.Context, name string) (release func() error, held bool, err error) {
-	return c.hold(ctx, name, func(time.Time) {})
+	give, held, err := c.hold(ctx, name, func(time.Time) {})
+	return func() error { return give(false) }, held, err
 }
 
 // hold makes the owner's name anew for each call: two invocations in one process are two owners.
-func (c *Client) hold(ctx context.Context, name string, hasten func(time.Time)) (release func() error, held bool, err error) {
+func (c *Client) hold(ctx context.Context, name string, hasten func(time.Time)) (release func(goesOn bool) error, held bool, err error) {
 	l, err := c.acquire(ctx, name, "quiesce-"+rand.String(10))
 	if err != nil {
 		return nil, false, fmt.Errorf("take the lease of %s: %w", name, err)
@@ -107,7 +108,7 @@ func (c *Client) hold(ctx context.Context, name string, hasten func(time.Time)) 
 	renewing, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() { defer close(done); l.renew(renewing) }()
-	return func() error { stop(); <-done; return l.release(ctx) }, true, nil
+	return func(goesOn bool) error { stop(); <-done; return l.release(ctx, goesOn) }, true, nil
 }
 
 // acquire creates the Lease, or takes over one that has expired; nil: another owner has it.
@@ -201,15 +202,33 @@ func (l *lease) sameOwner(other *coordinationv1.Lease) bool {
 	return other.Spec.HolderIdentity != nil && *other.Spec.HolderIdentity == *l.object.Spec.HolderIdentity
 }
 
-// release deletes the Lease, if it is still ours, on a context of its own.
-func (l *lease) release(ctx context.Context) error {
+// release deletes the Lease, if it is still ours, on a context of its own; or hands it on, if there is a deadline on it which whoever
+// goes on must know.
+func (l *lease) release(ctx context.Context, goesOn bool) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	err := l.asItStands(ctx, l.remove)
+	err := l.asItStands(ctx, func(ctx context.Context) error {
+		if goesOn && l.object.Annotations[deadlineAnnotation] != "" {
+			return l.handOn(ctx)
+		}
+		return l.remove(ctx)
+	})
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil // it is another's by now
 	}
 	return fmt.Errorf("give back the lease of %s: %w", l.object.Name, err)
+}
+
+// handOn leaves the Lease to whoever takes it next.
+func (l *lease) handOn(ctx context.Context) error {
+	mine := l.object
+	l.object = mine.DeepCopy()
+	l.object.Spec.HolderIdentity = nil
+	err := l.update(ctx)
+	if err != nil {
+		l.object = mine
+	}
+	return err
 }
 
 func (l *lease) remove(ctx context.Context) error {

@@ -80,13 +80,13 @@ func TestADeadlineThatIsLeftOnALeaseIsHeardByItsOwnerAtTheNextRenewal(t *testing
 	require.WithinDuration(t, deadline, <-heard, 0)
 
 	require.NoError(t, s.client.Hasten(t.Context(), s.namespace, deadline.Add(time.Second)))
-	require.NoError(t, l.release(t.Context()))
+	require.NoError(t, l.release(t.Context(), false))
 	_, err = s.Client().CoordinationV1().Leases(leaseNamespace).Get(t.Context(), s.namespace, metav1.GetOptions{})
 	require.True(t, apierrors.IsNotFound(err), "not only when it expires")
 	require.NoError(t, s.client.Hasten(t.Context(), s.namespace, deadline), "there is nobody to be told")
 }
 
-func TestADeadlineOnALeaseIsHeardByWhoeverTakesItOverFromAnOwnerThatCrashed(t *testing.T) {
+func TestADeadlineOnALeaseIsHeardByWhoeverGoesOn(t *testing.T) {
 	s := setScene(t)
 	crashed, err := s.client.acquire(t.Context(), s.namespace, "crashed")
 	require.NoError(t, err)
@@ -104,5 +104,11 @@ func TestADeadlineOnALeaseIsHeardByWhoeverTakesItOverFromAnOwnerThatCrashed(t *t
 	require.NoError(t, err)
 	require.True(t, owned)
 	require.WithinDuration(t, deadline, <-heard, 0)
-	require.NoError(t, release())
+
+	require.NoError(t, release(true))
+	release, owned, err = s.client.Own(t.Context(), s.namespace, func(deadline time.Time) { heard <- deadline })
+	require.NoError(t, err)
+	require.True(t, owned, "it was handed on")
+	require.WithinDuration(t, deadline, <-heard, 0)
+	require.NoError(t, release(false))
 }

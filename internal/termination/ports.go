@@ -98,9 +98,10 @@ type Surroundings interface {
 // Leases keep two invocations from draining one instance at once.
 type Leases interface {
 	// Own takes the instance's lease and keeps it until ctx ends or release is called; owned is false if another has it. A
-	// deadline that is or comes to be on the lease is told to hasten, maybe again and again, at each renewal at the latest.
-	Own(ctx context.Context, instanceID string, hasten func(deadline time.Time)) (release func() error, owned bool, err error)
-	// Hasten leaves a deadline on the instance's lease for whoever has that. It is gone with the lease.
+	// deadline that is or comes to be on the lease is told to hasten, maybe again and again, at each renewal at the latest; it is
+	// kept for the next owner if release is told that the drain goes on.
+	Own(ctx context.Context, instanceID string, hasten func(deadline time.Time)) (release func(goesOn bool) error, owned bool, err error)
+	// Hasten leaves a deadline on the instance's lease for whoever has that.
 	Hasten(ctx context.Context, instanceID string, deadline time.Time) error
 	// Owned are the names of the leases that somebody has, which of an instance's lease is the instance's id.
 	Owned(ctx context.Context) ([]string, error)

@@ -39,6 +39,7 @@ type computer struct {
 	action    *action // the one it is in, or was in last; nil: none yet
 	past      []*action
 	node      *node
+	owners    []*incarnation // that believe to have its lease
 	dead      bool
 	reclaimed bool // by EC2
 	broken    bool // the machine is gone; Auto Scaling has not noticed

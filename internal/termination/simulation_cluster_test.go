@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"quiesce/internal/drain"
@@ -234,7 +235,7 @@ func (k cluster) Owned(ctx context.Context) (names []string, err error) {
 }
 
 // Own takes the lease, and renews it until ctx ends or it is released.
-func (k cluster) Own(ctx context.Context, id string, hasten func(time.Time)) (release func() error, owned bool, err error) {
+func (k cluster) Own(ctx context.Context, id string, hasten func(time.Time)) (release func(bool) error, owned bool, err error) {
 	mine := &lease{owner: k.incarnation, hasten: hasten}
 	err = k.effect(ctx, api, "own", id, func() error {
 		n := k.s.computer(id).node
@@ -243,7 +244,7 @@ func (k cluster) Own(ctx context.Context, id string, hasten func(time.Time)) (re
 		}
 		k.owns(n.lease, id)
 		mine.until, owned = time.Now().Add(leaseTime), true
-		if n.lease != nil { // of one that crashed
+		if n.lease != nil { // of one that crashed, or handed over
 			mine.deadline = n.lease.deadline
 			mine.listen()
 		}
@@ -257,7 +258,7 @@ func (k cluster) Own(ctx context.Context, id string, hasten func(time.Time)) (re
 	renewing, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() { defer close(done); k.renew(renewing, mine) }()
-	return func() error { stop(); <-done; return k.release(ctx, id, mine) }, true, nil
+	return func(goesOn bool) error { stop(); <-done; return k.release(ctx, id, mine, goesOn) }, true, nil
 }
 
 // Hasten leaves a deadline on the lease.
@@ -282,6 +283,11 @@ func (k cluster) has(id string, owned bool) {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
 	k.owned[id] = owned
+	if c := k.s.computer(id); owned {
+		c.owners = append(c.owners, k.incarnation)
+	} else {
+		c.owners = slices.DeleteFunc(c.owners, func(i *incarnation) bool { return i == k.incarnation })
+	}
 }
 
 func (k cluster) renew(ctx context.Context, l *lease) {
@@ -295,13 +301,14 @@ func (k cluster) renew(ctx context.Context, l *lease) {
 	}
 }
 
-func (k cluster) release(ctx context.Context, id string, l *lease) error {
+func (k cluster) release(ctx context.Context, id string, l *lease, goesOn bool) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	k.has(id, false)
 	return k.effect(ctx, api, "release", id, func() error {
 		c := k.s.computer(id)
-		if c.node.lease == l {
+		l.until = time.Time{}
+		if c.node.lease == l && !goesOn {
 			c.node.lease = nil
 		}
 		if c.waits() {

@@ -92,7 +92,7 @@ func (i *incarnation) evicts(c *computer, p *pod) {
 	if p == nil {
 		return
 	}
-	i.signalsOnce(p)
+	i.signalsOnce(c, p)
 	switch {
 	case !p.mustGo:
 		i.s.broken("%s: evicted %s, which is to stay", i.name, p.Name)
@@ -102,11 +102,23 @@ func (i *incarnation) evicts(c *computer, p *pod) {
 	}
 }
 
-// signalsOnce: a pod is asked again only if nobody heard what it was answered.
-func (i *incarnation) signalsOnce(p *pod) {
-	if p.Terminating() && !i.s.unknown["evict "+p.Name] && !i.s.unknown["delete "+p.Name] {
+// signalsOnce: a pod is asked again only if nobody heard what it was answered, or by two owners at once, one of whom could not renew
+// its lease. (The API server signals it once all the same.)
+func (i *incarnation) signalsOnce(c *computer, p *pod) {
+	unknown := i.s.unknown["evict "+p.Name] || i.s.unknown["delete "+p.Name]
+	if p.Terminating() && !unknown && !c.hasTwoOwners() {
 		i.s.broken("%s: told %s twice", i.name, p.Name)
 	}
+}
+
+func (c *computer) hasTwoOwners() bool {
+	alive := 0
+	for _, i := range c.owners {
+		if !i.dead && !i.over {
+			alive++
+		}
+	}
+	return alive > 1
 }
 
 // deletes: by policy, never in the first half, never untried, and not before what all under one budget need.
@@ -116,7 +128,7 @@ func (i *incarnation) deletes(c *computer, p *pod, grace time.Duration) {
 	if p == nil {
 		return
 	}
-	i.signalsOnce(p)
+	i.signalsOnce(c, p)
 	needs := i.s.needs(p)
 	for _, other := range c.node.pods {
 		if other != p && other.budget != nil && other.budget == p.budget {
@@ -275,10 +287,10 @@ func (s *simulation) leftBehind(c *computer, p *pod) {
 	}
 }
 
-// unreachable tells whether nobody could have told the pod: from its moment on, or from when the slice that let its node go began, if
+// unreachable tells whether nobody could have told the pod: from its moment on (which is not in the first half), or from when the slice that let its node go began, if
 // that was later, the API server did not answer. A request or two are lost at either end.
 func (s *simulation) unreachable(c *computer, p *pod) bool {
-	from := c.node.letGoAt.Add(-max(p.Grace, 2*time.Second))
+	from := c.node.letGoAt.Add(-min(max(p.Grace, 2*time.Second), c.node.letGoAt.Sub(c.action.began)/2))
 	if by := c.node.letGoBy.began; from.Before(by) {
 		from = by
 	}

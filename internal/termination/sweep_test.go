@@ -323,7 +323,7 @@ type turning struct {
 	world *world
 }
 
-func (t turning) Own(ctx context.Context, id string, hasten func(time.Time)) (func() error, bool, error) {
+func (t turning) Own(ctx context.Context, id string, hasten func(time.Time)) (func(bool) error, bool, error) {
 	t.world.enter("Terminating:Wait")
 	return t.Kubernetes.Own(ctx, id, hasten)
 }

@@ -146,8 +146,9 @@ func (w *work) endOwned() {
 }
 
 // giveBack releases the Lease. One that stays keeps the next owner out until it expires, and nothing worse.
-func (w *work) giveBack(release func() error) {
-	if err := release(); err != nil {
+func (w *work) giveBack(release func(bool) error) {
+	goesOn := w.report.Status == StatusIncomplete || w.report.Status == StatusFailed
+	if err := release(goesOn); err != nil {
 		w.log.Warn("the lease was not given back", "error", err.Error())
 	}
 }

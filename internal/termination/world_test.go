@@ -263,14 +263,14 @@ func (w *world) Budgets(context.Context, []drain.Pod) ([]drain.Budget, error) {
 	return []drain.Budget{}, nil
 }
 
-func (w *world) Own(_ context.Context, _ string, hasten func(time.Time)) (func() error, bool, error) {
+func (w *world) Own(_ context.Context, _ string, hasten func(time.Time)) (func(bool) error, bool, error) {
 	if w.leased {
 		return nil, false, nil
 	}
 	w.mu.Lock()
 	w.hears = hasten
 	w.mu.Unlock()
-	return func() error { return w.do("release") }, true, w.do("own")
+	return func(bool) error { return w.do("release") }, true, w.do("own")
 }
 
 func (w *world) Hasten(_ context.Context, id string, deadline time.Time) error {
