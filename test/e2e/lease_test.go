@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -20,7 +21,7 @@ func TestALeaseIsRenewedThoughItChangedUnseen(t *testing.T) {
 	client, err := kube.New(s.Lab.Admin())
 	require.NoError(t, err)
 	const name = "i-0000000000000ea5e"
-	release, owned, err := client.Own(s.ctx, name)
+	release, owned, err := client.Own(s.ctx, name, func(time.Time) {})
 	require.NoError(t, err)
 	require.True(t, owned)
 	leases := s.Lab.Client().CoordinationV1().Leases("quiesce")
@@ -33,7 +34,7 @@ func TestALeaseIsRenewedThoughItChangedUnseen(t *testing.T) {
 		return err == nil && renewed.Spec.RenewTime.After(changed.Spec.RenewTime.Time), err
 	})
 	require.Equal(t, changed.Spec.HolderIdentity, renewed.Spec.HolderIdentity)
-	require.NoError(t, release())
+	require.NoError(t, release(false))
 	_, err = leases.Get(s.ctx, name, metav1.GetOptions{})
 	require.Error(t, err, "it was given back")
 }
