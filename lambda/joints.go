@@ -6,6 +6,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"quiesce/internal/config"
+	"quiesce/internal/drain"
 	"quiesce/internal/kube"
 	"quiesce/internal/queue"
 	"quiesce/internal/termination"
@@ -29,7 +30,7 @@ func names(groups config.Globs) []string {
 	return nil
 }
 
-// cluster is the cluster as a termination sees it. All but Marked is the client's own.
+// cluster is the cluster as a termination sees it. All but Marked and Tell is the client's own.
 type cluster struct{ *kube.Client }
 
 var _ termination.Kubernetes = cluster{}
@@ -45,4 +46,9 @@ func clusterOf(client *kube.Client, err error) (termination.Kubernetes, error) {
 func (c cluster) Marked(ctx context.Context) ([]termination.Mark, error) {
 	marks, err := c.Client.Marked(ctx)
 	return each(marks, func(m kube.Mark) termination.Mark { return termination.Mark(m) }), err
+}
+
+// Tell implements termination.Events.
+func (c cluster) Tell(ctx context.Context, node drain.Node, e termination.Event) error {
+	return c.Client.Tell(ctx, node, kube.Event(e))
 }

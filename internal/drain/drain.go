@@ -204,7 +204,7 @@ func (r *run) take(got answer) {
 	var blocked *Blocked
 	if errors.As(got.err, &blocked) {
 		a.failures, a.blocked, a.again = 0, true, now.Add(blockedRecheck)
-		entry.block(blocked)
+		entry.block(blocked, now)
 		r.say(a, "eviction blocked", got)
 	} else {
 		a.again = now.Add(r.patience(a, max(backoff(a.failures), serverWish(got.err)), now))

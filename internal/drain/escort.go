@@ -36,6 +36,7 @@ type Escorted struct {
 	Transactions int     `json:"transactions,omitempty"` // in flight when it began
 	HeldBack     float64 `json:"heldBack,omitempty"`     // for how long new transactions had to wait, in seconds
 	Cut          string  `json:"cut,omitempty"`          // what was cut, in words; empty: nothing
+	Lost         int     `json:"lost,omitempty"`         // how much that was: transactions, or sessions that may have been in one
 }
 
 // escort starts seeing the pod out. The eviction that the escort asks for goes into the books when it is accepted: the escort

@@ -131,7 +131,7 @@ func (p *PodReport) force(got answer, now time.Time) bool {
 	p.doubted = ""
 	var blocked *Blocked
 	if errors.As(got.refusal, &blocked) {
-		p.block(blocked)
+		p.block(blocked, now)
 	} else if got.refusal != nil {
 		p.trouble = got.refusal.Error()
 	}
@@ -165,8 +165,11 @@ func (p *PodReport) deletedWith(grace time.Duration) string {
 	return fmt.Sprintf("deadline: deleted with %s of its %s grace", grace, p.grace)
 }
 
-func (p *PodReport) block(b *Blocked) {
+func (p *PodReport) block(b *Blocked, now time.Time) {
 	p.trouble = b.Error()
+	if p.BlockedAt.IsZero() {
+		p.BlockedAt = now
+	}
 	for _, budget := range b.Budgets {
 		if !slices.Contains(p.BlockedBy, budget) {
 			p.BlockedBy = append(p.BlockedBy, budget)

@@ -31,6 +31,7 @@ type PodReport struct {
 	BlockedBy []string  `json:"blockedBy,omitempty"` // every budget that ever refused it, as namespace/name
 	Escort    *Escorted `json:"escort,omitempty"`
 	Warnings  []string  `json:"warnings,omitempty"` // of a plan: what would make its leaving worse than need be
+	BlockedAt time.Time `json:"blockedAt,omitzero"` // when a budget first refused it
 	EvictedAt time.Time `json:"evictedAt,omitzero"` // when the API server accepted the eviction
 	ForcedAt  time.Time `json:"forcedAt,omitzero"`  // when it accepted the deletion
 	GoneAt    time.Time `json:"goneAt,omitzero"`

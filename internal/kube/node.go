@@ -65,7 +65,7 @@ func (c *Client) Named(ctx context.Context, name string) (*drain.Node, error) {
 // toNode tells the domain what it needs of a node. A kubelet that has not been heard of for the node controller's grace period
 // is Ready=Unknown (https://kubernetes.io/docs/reference/node/node-status/#condition).
 func toNode(n *corev1.Node) *drain.Node {
-	node := &drain.Node{Name: n.Name, InstanceID: path.Base(n.Spec.ProviderID)}
+	node := &drain.Node{Name: n.Name, UID: string(n.UID), InstanceID: path.Base(n.Spec.ProviderID)}
 	for _, condition := range n.Status.Conditions {
 		if condition.Type == corev1.NodeReady {
 			node.Unreachable = condition.Status == corev1.ConditionUnknown

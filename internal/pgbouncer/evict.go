@@ -178,6 +178,7 @@ func (e *escorting) cut(when string) {
 	if e.load.inFlight != 1 {
 		kind += "s"
 	}
+	e.result.Lost = e.load.inFlight
 	e.result.Cut = fmt.Sprintf("%d %s in flight %s", e.load.inFlight, kind, when)
 	e.log.Warn("pooler was not quiet in time", "cut", e.result.Cut)
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -145,9 +146,12 @@ type heart struct {
 	of    Termination
 	log   *slog.Logger
 	rests bool // it is no fault that no action is active
+	pulse *pulse
 }
 
-func (w *work) heart() heart { return heart{hooks: w.Hooks, of: w.Termination, log: w.log} }
+func (w *work) heart() heart {
+	return heart{hooks: w.Hooks, of: w.Termination, log: w.log, pulse: &w.pulse}
+}
 
 // keepUnbidden keeps alive the action that an instance comes to be in while it is drained for a notice, or for a person: whoever is
 // sent its event finds the lease held. If the hook's settings cannot be had, it may be the shortest.
@@ -160,8 +164,29 @@ func (w *work) keepUnbidden(ctx context.Context) (stop func()) {
 		return func() {}
 	}
 	of := Termination{Group: w.Group, Hook: w.Policy.Hook, InstanceID: w.InstanceID}
-	return heart{hooks: w.Hooks, of: of, log: w.log, rests: true}.keepAlive(ctx, hook)
+	return heart{hooks: w.Hooks, of: of, log: w.log, rests: true, pulse: &pulse{}}.keepAlive(ctx, hook)
 }
+
+// pulse is what came of heartbeats.
+type pulse struct {
+	failed        atomic.Int32
+	alive, denied atomic.Bool // whether any was accepted; refused, as no action was active
+}
+
+func (p *pulse) feel(err error) {
+	switch {
+	case err == nil:
+		p.alive.Store(true)
+		return
+	case errors.Is(err, ErrNoActiveAction):
+		p.denied.Store(true)
+	}
+	p.failed.Add(1)
+}
+
+// wasFelt tells whether there was an action to be kept alive. Of one that was denied from the first, another invocation has seen the
+// end: the event came twice.
+func (p *pulse) wasFelt() bool { return p.alive.Load() || p.failed.Load() > 0 && !p.denied.Load() }
 
 // keepAlive heartbeats from now until ctx ends, with a last one if that is the slice's end, or until stop is called. When stop
 // returns, none is under way.
@@ -206,15 +231,18 @@ func (h heart) beat(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := h.hooks.Heartbeat(ctx, h.of)
-	switch isActive := !errors.Is(err, ErrNoActiveAction); {
-	case !isActive && h.rests:
+	if h.rests && errors.Is(err, ErrNoActiveAction) {
 		return nil
-	case isActive || h.of.Token == "":
-		return err
 	}
-	present := h.of
-	present.Token = ""
-	return h.hooks.Heartbeat(ctx, present)
+	if h.of.Token != "" && errors.Is(err, ErrNoActiveAction) {
+		present := h.of
+		present.Token = ""
+		err = h.hooks.Heartbeat(ctx, present)
+	}
+	if !errors.Is(err, context.Canceled) { // by the drain's end
+		h.pulse.feel(err)
+	}
+	return err
 }
 
 // jittered is up to a tenth less than d, so that the nodes of one wave do not heartbeat as one.

@@ -35,7 +35,7 @@ const (
 func (w *work) complete(ctx context.Context, result Result) error {
 	ctx, cancel := completing(ctx)
 	defer cancel()
-	t, denied := w.Termination, 0
+	t, denied, doubted := w.Termination, 0, false
 	var last error
 	for {
 		err := w.Hooks.Complete(ctx, t, result)
@@ -48,9 +48,12 @@ func (w *work) complete(ctx context.Context, result Result) error {
 			denied++
 			if reason := w.endedBefore(ctx, denied); reason != "" {
 				w.report.Reason = reason
+				w.expired = !doubted && w.pulse.wasFelt()
 				return nil
 			}
 			t.Token = "" // the instance names the action that it is in
+		default:
+			doubted = true // whether it was only the answer that was lost
 		}
 		if ctx.Err() == nil || last == nil { // that time is over is not why
 			last = err

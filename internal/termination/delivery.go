@@ -57,6 +57,9 @@ type Record struct {
 	Malformed   error        // what is wrong and where; no retry can mend it
 }
 
+// isFirst tells whether the record was never delivered before, as far as its source counts.
+func (r Record) isFirst() bool { return r.Receives <= 1 }
+
 // Request is a manual invocation (README, "Invoke by hand").
 type Request struct {
 	Action     Action `json:"action"`

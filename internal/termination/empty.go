@@ -38,6 +38,7 @@ func (w *work) empty(ctx context.Context, k Kubernetes, all []Instance) (Result,
 		return w.outOfTime(ctx, err)
 	}
 	w.log.Info("node cordoned")
+	w.tellBeginning(ctx, k, *node)
 	w.repel(ctx, k, all, machines)
 	return w.drain(ctx, k, *node)
 }

@@ -21,6 +21,8 @@ type Handler struct {
 	Hooks       Hooks
 	Queue       Queue                                     // nil: messages are left as they are
 	DeadLetters DeadLetters                               // nil: malformed records fail
+	Metrics     Metrics                                   // nil: nobody watches
+	Archive     Archive                                   // nil: reports are not kept
 	Connect     func(context.Context) (Kubernetes, error) // called once a termination has been verified
 	Drainer     drain.Drainer
 	Hurried     drain.Drainer // for an instance that goes in two minutes
@@ -122,13 +124,16 @@ func (h *Handler) dispatch(ctx context.Context, record Record) (Report, error) {
 	case record.Request != nil:
 		return h.answer(ctx, *record.Request)
 	}
-	return h.terminate(ctx, *record.Termination, record.FirstReceived)
+	return h.terminate(ctx, record)
 }
 
 // bury moves a record of a batch that no retry can mend to the dead letters: it would come again for days, and each time hold
 // up its batch. Where there are none, and for one that came alone, the error goes to whoever delivers.
 func (h *Handler) bury(ctx context.Context, record Record) (Report, error) {
 	report := Report{Status: StatusRejected, Reason: record.Malformed.Error()}
+	if h.Metrics != nil && record.isFirst() {
+		h.Metrics.Malformed()
+	}
 	if h.DeadLetters == nil || record.MessageID == "" {
 		return report, &Malformed{record.Malformed}
 	}

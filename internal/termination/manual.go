@@ -26,6 +26,9 @@ func (h *Handler) answer(ctx context.Context, r Request) (Report, error) {
 		err = &Malformed{err}
 	}
 	w.report.FinishedAt = time.Now()
+	if r.Action == ActionDrain {
+		w.conclude(ctx, err)
+	}
 	return w.report, err
 }
 

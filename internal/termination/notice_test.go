@@ -160,7 +160,7 @@ func TestANoticeTellsWhoeverDrainsTheInstanceHowLittleTimeThereIs(t *testing.T) 
 			require.Equal(t, []string{"m-1"}, deliverBatch(t, h, record))
 			require.Equal(t, []string{"m-1"}, deliverBatch(t, h, record), "that one may have ended without hearing it")
 			var left []time.Duration
-			for _, deadline := range w.told {
+			for _, deadline := range w.hasty {
 				left = append(left, deadline.Sub(began))
 			}
 			require.Equal(t, told, left)

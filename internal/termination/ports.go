@@ -54,12 +54,35 @@ type DeadLetters interface {
 	Bury(ctx context.Context, record Record) error
 }
 
+// Metrics are what people watch beside the log.
+type Metrics interface {
+	// Slice is told what an invocation did about an event.
+	Slice(s Slice)
+	// Swept is told what a sweep saw and did.
+	Swept(r SweepReport)
+	// Malformed is told of an event that was put aside.
+	Malformed()
+}
+
+// Archive is where reports are kept.
+type Archive interface {
+	// Keep adds one report. None ever takes another's place.
+	Keep(ctx context.Context, r Report) error
+}
+
 // Kubernetes is what a termination needs of the cluster.
 type Kubernetes interface {
 	Nodes
 	Marks
 	Surroundings
 	Leases
+	Events
+}
+
+// Events are what people read who ask the cluster about a node.
+type Events interface {
+	// Tell puts an event on the node.
+	Tell(ctx context.Context, node drain.Node, e Event) error
 }
 
 // Nodes are the cluster's nodes.

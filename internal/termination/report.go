@@ -68,7 +68,7 @@ func (r Report) complete() Report {
 // to go and stayed, or that time left behind, makes a difference.
 func (r Report) sum() Status {
 	switch {
-	case slices.ContainsFunc(r.Pods, leftBehind):
+	case len(r.LeftBehind()) > 0:
 		return StatusLeft
 	case slices.ContainsFunc(r.Pods, func(p drain.PodReport) bool { return p.Outcome == drain.Forced }):
 		return StatusForced
@@ -76,6 +76,18 @@ func (r Report) sum() Status {
 	return StatusDrained
 }
 
-func leftBehind(p drain.PodReport) bool {
-	return p.Outcome == drain.Left && (p.Verdict != drain.Leave || !p.EvictedAt.IsZero())
+// LeftBehind are the pods that were to go, and stay all the same.
+func (r Report) LeftBehind() []drain.PodReport {
+	return r.those(func(p drain.PodReport) bool {
+		return p.Outcome == drain.Left && (p.Verdict != drain.Leave || !p.EvictedAt.IsZero())
+	})
+}
+
+// Forced are the pods that were deleted because time ran out, whatever became of them then.
+func (r Report) Forced() []drain.PodReport {
+	return r.those(func(p drain.PodReport) bool { return !p.ForcedAt.IsZero() })
+}
+
+func (r Report) those(are func(drain.PodReport) bool) []drain.PodReport {
+	return slices.DeleteFunc(slices.Clone(r.Pods), func(p drain.PodReport) bool { return !are(p) })
 }

@@ -204,6 +204,11 @@ func (k cluster) Restore(ctx context.Context, of drain.Node) error {
 	})
 }
 
+// Tell takes its time and may fail, as every request.
+func (k cluster) Tell(ctx context.Context, _ drain.Node, _ Event) error {
+	return k.ask(ctx, api, func() error { return nil })
+}
+
 func (k cluster) Marked(ctx context.Context) (marks []Mark, err error) {
 	err = k.ask(ctx, api, func() error {
 		for _, c := range k.s.computers {

@@ -86,6 +86,9 @@ func (s *sweep) conclude(err error) (SweepReport, error) {
 		return s.report, &Failed{err}
 	}
 	s.Log.Log(context.Background(), s.level(), "swept", "report", s.report)
+	if s.Metrics != nil {
+		s.Metrics.Swept(s.report)
+	}
 	return s.report, nil
 }
 
@@ -161,7 +164,7 @@ func (s *sweep) keepAlive(ctx context.Context) {
 	s.waiting = slices.DeleteFunc(s.waiting, func(w waiter) bool { _, known := hooks[w.Group]; return !known })
 	abreast(len(s.waiting), func(n int) {
 		w := &s.waiting[n]
-		err := heart{hooks: s.Hooks, of: w.Termination, log: s.Log}.beat(ctx, heartbeatTimeout)
+		err := heart{hooks: s.Hooks, of: w.Termination, log: s.Log, pulse: &pulse{}}.beat(ctx, heartbeatTimeout)
 		if w.hook, w.alive = hooks[w.Group], err == nil; !errors.Is(err, ErrNoActiveAction) {
 			s.fault(err)
 		}

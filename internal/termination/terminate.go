@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"quiesce/internal/drain"
@@ -26,36 +27,44 @@ type work struct {
 	*Handler
 	Termination
 	seen    time.Time // when its event first was; zero: nobody knows
+	first   bool      // this is the first slice of its event
 	drainer drain.Drainer
 	due     time.Time      // the deadline as it was before a last look moved it; zero: nobody knows yet
 	ends    time.Time      // the slice; zero: never
 	sooner  chan time.Time // a deadline that a notice sets, which another invocation was given
 	log     *slog.Logger
 	report  Report
+
+	pulse     pulse
+	expired   bool                               // the action was over too early
+	resumed   bool                               // an earlier slice closed the node
+	tell      func(context.Context, Event) error // on the node; nil: it was not found, or not closed
+	beginning sync.WaitGroup                     // of telling that the drain began
 }
 
 func (h *Handler) work(t Termination) *work {
 	return &work{
-		Handler: h, Termination: t, drainer: h.Drainer, log: h.Log.With("instance", t.InstanceID, "group", t.Group),
+		Handler: h, Termination: t, first: true, drainer: h.Drainer, log: h.Log.With("instance", t.InstanceID, "group", t.Group),
 		sooner: make(chan time.Time, 1),
 		report: Report{InstanceID: t.InstanceID, Group: t.Group, Hook: t.Hook, Notice: t.Notice, StartedAt: time.Now()},
 	}
 }
 
 // terminate takes one termination from its event to its completed lifecycle action, or to the end of the slice.
-func (h *Handler) terminate(ctx context.Context, t Termination, seen time.Time) (Report, error) {
-	w := h.work(t)
-	w.seen = seen
-	if reason := h.Policy.foreign(t); reason != "" {
+func (h *Handler) terminate(ctx context.Context, record Record) (Report, error) {
+	w := h.work(*record.Termination)
+	w.seen, w.first = record.FirstReceived, record.isFirst()
+	if reason := h.Policy.foreign(w.Termination); reason != "" {
 		w.end(StatusSkipped, reason)
 		return w.report, nil
 	}
 	do := w.run
-	if t.Notice != "" {
+	if w.Notice != "" {
 		do = w.heed
 	}
 	err := do(ctx)
 	w.report.FinishedAt = time.Now()
+	w.conclude(ctx, err)
 	return w.report, err
 }
 

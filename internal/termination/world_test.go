@@ -32,7 +32,7 @@ type world struct {
 	gone   bool                 // the instance, as EC2 sees it
 	spot   bool                 // likewise
 	leased bool                 // by another invocation
-	told   []time.Time          // deadlines that were left for that one
+	hasty  []time.Time          // deadlines that were left for that one
 	hears  func(time.Time)      // our drain, of one
 	leases []string             // all, as a sweep sees them
 	marks  []Mark               // likewise
@@ -42,6 +42,7 @@ type world struct {
 	cordonedFor string        // the hook
 	detach      time.Duration // how long volumes take
 	beats       []beat
+	told        []Event
 	completed   []Result
 	faults      map[string][]error // by operation: one each, in order
 	log         []string
@@ -249,6 +250,13 @@ func (w *world) Repel(_ context.Context, others []drain.Node) (err error) {
 	return err
 }
 
+func (w *world) Tell(_ context.Context, _ drain.Node, e Event) error {
+	w.mu.Lock()
+	w.told = append(w.told, e)
+	w.mu.Unlock()
+	return w.fault("tell")
+}
+
 func (w *world) Restore(_ context.Context, node drain.Node) error {
 	return w.do("restore " + node.Name)
 }
@@ -274,7 +282,7 @@ func (w *world) Own(_ context.Context, _ string, hasten func(time.Time)) (func(b
 }
 
 func (w *world) Hasten(_ context.Context, id string, deadline time.Time) error {
-	w.told = append(w.told, deadline)
+	w.hasty = append(w.hasty, deadline)
 	return w.fault("hasten")
 }
 

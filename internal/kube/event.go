@@ -1,0 +1,59 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quiesce/internal/drain"
+)
+
+// eventSource is who tells, in `kubectl describe node`'s column From.
+const eventSource = "quiesce"
+
+// Event is a line of what `kubectl describe node` tells.
+type Event struct {
+	Reason  string     // a word or two, in CamelCase
+	Message string     // no more than 1,024 bytes
+	Warning bool       // it is not what one wishes for
+	Pod     *drain.Ref // that it is about as well; nil: none
+}
+
+// Tell puts an event on the node: one request. Events of nodes, which have no namespace, are in the one called default, and describe
+// looks there for the node's UID (k8s.io/kubectl/pkg/describe). Of the two kinds of events, this is the one that it lists:
+// https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/ is kept as the same objects.
+func (c *Client) Tell(ctx context.Context, node drain.Node, e Event) error {
+	err := c.core.Post().Namespace(metav1.NamespaceDefault).Resource("events").
+		Body(e.on(node, time.Now())).Timeout(callTimeout).Do(ctx).Error()
+	if err != nil {
+		return fmt.Errorf("tell of %s on node %s: %w", e.Reason, node.Name, err)
+	}
+	return nil
+}
+
+func (e Event) on(node drain.Node, now time.Time) *corev1.Event {
+	kind, at := corev1.EventTypeNormal, metav1.NewTime(now)
+	if e.Warning {
+		kind = corev1.EventTypeWarning
+	}
+	return &corev1.Event{
+		// Events are named so by everybody: by what they are of, and when.
+		ObjectMeta:     metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", node.Name, now.UnixNano()), Namespace: metav1.NamespaceDefault},
+		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: types.UID(node.UID)},
+		Related:        referenceTo(e.Pod),
+		Type:           kind, Reason: e.Reason, Message: e.Message,
+		Source:         corev1.EventSource{Component: eventSource},
+		FirstTimestamp: at, LastTimestamp: at, Count: 1,
+	}
+}
+
+func referenceTo(pod *drain.Ref) *corev1.ObjectReference {
+	if pod == nil {
+		return nil
+	}
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID)}
+}

@@ -1,0 +1,125 @@
+package termination
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"quiesce/internal/drain"
+)
+
+const (
+	// eventTimeout bounds telling that a drain began, which goes on beside it.
+	eventTimeout = 5 * time.Second
+	// longestMessage is what an event takes
+	// (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/).
+	longestMessage = 1024
+)
+
+// Event is what people read who ask Kubernetes about a node. A drain tells of its beginning and of its end: both on the node, since
+// its pods are no longer there to be asked about, and each would be a request of its own.
+type Event struct {
+	Reason  string     // a word or two, in CamelCase
+	Message string     // no more than 1,024 bytes
+	Warning bool       // it is not what one wishes for
+	Pod     *drain.Ref // that it is about as well; nil: none
+}
+
+// The reasons of events.
+const (
+	reasonBegan  = "Draining"
+	reasonEnded  = "Drained"
+	reasonForced = "PodsForced"
+	reasonLeft   = "PodsLeft"
+	reasonFailed = "DrainFailed"
+)
+
+// tellBeginning tells, beside the drain, that it began. Later slices find the node closed, and say nothing.
+func (w *work) tellBeginning(ctx context.Context, k Kubernetes, node drain.Node) {
+	w.tell = func(ctx context.Context, e Event) error { return k.Tell(ctx, node, e) }
+	if w.resumed = node.Cordoned.Before(w.report.StartedAt); w.resumed {
+		return
+	}
+	event := Event{Reason: reasonBegan, Message: w.began()}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), eventTimeout)
+	log, tell := w.log, w.tell
+	w.beginning.Go(func() {
+		defer cancel()
+		if err := tell(ctx, event); err != nil {
+			log.Warn("no event was made", "error", err.Error())
+		}
+	})
+}
+
+// tellEnd tells how the drain ended, if it ever began.
+func (w *work) tellEnd(ctx context.Context) {
+	if w.tell == nil {
+		return
+	}
+	if err := w.tell(ctx, w.ended()); err != nil {
+		w.log.Warn("no event was made", "error", err.Error())
+	}
+}
+
+func (w *work) began() string {
+	why := "by hand"
+	switch {
+	case w.Notice != "":
+		why = string(w.Notice)
+	case w.Hook != "":
+		why = "it is to be terminated, and waits on hook " + w.Hook
+	}
+	instance := w.InstanceID
+	if w.Group != "" {
+		instance += " of group " + w.Group
+	}
+	return fmt.Sprintf("Draining %s: %s. It ends by %s", instance, why, w.report.Deadline.UTC().Format(time.RFC3339))
+}
+
+// ended names the pods that were forced or left behind, those first that had it worse. As many are named as there is room for.
+func (w *work) ended() Event {
+	forced, left := w.report.Forced(), w.report.LeftBehind()
+	gone := len(slices.DeleteFunc(slices.Clone(w.report.Pods), func(p drain.PodReport) bool { return p.Outcome != drain.Evicted }))
+	took := w.report.FinishedAt.Sub(w.Began).Round(time.Second / 10)
+	said := []string{fmt.Sprintf("%s in %s: %d pods evicted, %d forced, %d left", w.report.Status, took, gone, len(forced), len(left))}
+	if w.resumed {
+		said[0] += " since " + w.report.StartedAt.UTC().Format(time.RFC3339)
+	}
+	if w.report.Lifecycle != "" {
+		said = append(said, "completed with "+string(w.report.Lifecycle))
+	}
+	if w.report.Reason != "" {
+		said = append(said, w.report.Reason)
+	}
+	event := Event{Reason: reasonOf(w.report.Status), Warning: w.report.Status != StatusDrained}
+	for _, p := range slices.Concat(left, forced) {
+		said = append(said, describe(p))
+		event.Pod = cmp.Or(event.Pod, &drain.Ref{Namespace: p.Namespace, Name: p.Name, UID: p.UID})
+	}
+	event.Message = atMost(longestMessage, strings.Join(said, "; "))
+	return event
+}
+
+func reasonOf(s Status) string {
+	switch s {
+	case StatusDrained:
+		return reasonEnded
+	case StatusForced:
+		return reasonForced
+	case StatusLeft:
+		return reasonLeft
+	}
+	return reasonFailed
+}
+
+// atMost cuts a text to so many bytes, and says so.
+func atMost(bytes int, text string) string {
+	const more = " ..."
+	if len(text) <= bytes {
+		return text
+	}
+	return strings.ToValidUTF8(text[:bytes-len(more)], "") + more
+}

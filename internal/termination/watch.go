@@ -1,0 +1,72 @@
+package termination
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+const (
+	// toldTimeout bounds what is told at the end of a slice, all of it at once: to the cluster and to the archive. Either answers
+	// in a tenth of that; who does not is not worth the time of a function that is paid by it.
+	toldTimeout = 3 * time.Second
+	// toldReserve is kept of the invocation's time for what comes after: the message, and the answer.
+	toldReserve = hideTimeout + completeReserve
+)
+
+// Slice is what one invocation did about one event, as those want to know who watch.
+type Slice struct {
+	Report           Report
+	Began            time.Time // when the lifecycle action did
+	First            bool      // no invocation was given the event before
+	Ended            bool      // no invocation goes on with it
+	HeartbeatsFailed int
+	Expired          bool // the lifecycle action was over before the drain was, though this slice kept it alive
+}
+
+// HandedOver tells whether the slice ended in good order before the drain did.
+func (s Slice) HandedOver() bool { return s.Report.Status == StatusIncomplete }
+
+// conclude tells those who watch what the slice did, and with what error it ended. By now the action is completed and the Lease given
+// back: nobody waits for this, and nothing that goes wrong here matters to the instance. Of an event that was skipped there is
+// nothing to tell.
+func (w *work) conclude(ctx context.Context, err error) {
+	w.report = w.report.complete()
+	if w.report.Status == StatusSkipped {
+		return
+	}
+	if w.Metrics != nil {
+		w.Metrics.Slice(Slice{
+			Report: w.report, Began: w.Began, First: w.first, Ended: err == nil,
+			HeartbeatsFailed: int(w.pulse.failed.Load()), Expired: w.expired,
+		})
+	}
+	ctx, cancel := w.telling(ctx)
+	defer cancel()
+	var group sync.WaitGroup
+	group.Go(func() { w.keep(ctx) })
+	if err == nil {
+		group.Go(func() { w.tellEnd(ctx) })
+	}
+	group.Wait()
+	w.beginning.Wait()
+}
+
+// telling is a context for that, whatever became of the drain's.
+func (w *work) telling(ctx context.Context) (context.Context, context.CancelFunc) {
+	timeout := toldTimeout
+	if deadline, limited := ctx.Deadline(); limited {
+		timeout = min(timeout, time.Until(deadline)-toldReserve)
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), timeout)
+}
+
+// keep puts the report into the archive, if there is one.
+func (w *work) keep(ctx context.Context) {
+	if w.Archive == nil {
+		return
+	}
+	if err := w.Archive.Keep(ctx, w.report); err != nil {
+		w.log.Warn("the report was not kept", "error", err.Error())
+	}
+}
