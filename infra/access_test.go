@@ -85,8 +85,6 @@ var unwritten = []string{
 	"logs:CreateLogStream", "logs:PutLogEvents", "sqs:ReceiveMessage", "sqs:DeleteMessage",
 	"ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets",
 	"ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses",
-	// The function does not keep reports yet.
-	"s3:PutObject",
 }
 
 // call is how the SDK's requests are called.

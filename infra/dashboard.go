@@ -8,6 +8,8 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatch"
 	"github.com/aws/aws-cdk-go/awscdk/v2/interfaces/interfacesawscloudwatch"
 	"github.com/aws/jsii-runtime-go"
+
+	"quiesce/internal/metrics"
 )
 
 // width is a dashboard's, in its own units.
@@ -33,7 +35,7 @@ func newDashboard(stack awscdk.Stack, d deployment, p parts, alarms []interfaces
 func drainingNow(d deployment, p parts) *[]awscloudwatch.IWidget {
 	return row(
 		graph("Instances on their way out, and of these drained now",
-			measure(d, metricWaiting, "Maximum"), measure(d, metricOwned, "Maximum")),
+			measure(d, metrics.Waiting, "Maximum"), measure(d, metrics.Owned, "Maximum")),
 		graph("Invocations, events taken, events that wait",
 			p.function.program.Metric(jsii.String("ConcurrentExecutions"), eachMinute("Maximum")),
 			p.queues.work.MetricApproximateNumberOfMessagesNotVisible(eachMinute("Maximum")),
@@ -48,38 +50,38 @@ func drainingNow(d deployment, p parts) *[]awscloudwatch.IWidget {
 func stuck(d deployment, p parts) *[]awscloudwatch.IWidget {
 	return row(
 		graph("Held up: by budgets (s), by heartbeats, into the next slice, by lost events",
-			measure(d, metricBlockedSeconds, "Maximum"), measure(d, metricHeartbeatsFailed, "Sum"),
-			measure(d, metricHandOvers, "Sum"), measure(d, metricEnqueued, "Sum")),
+			measure(d, metrics.BlockedSeconds, "Maximum"), measure(d, metrics.HeartbeatsFailed, "Sum"),
+			measure(d, metrics.HandOvers, "Sum"), measure(d, metrics.Enqueued, "Sum")),
 		graph("Age of events (s), and those put aside",
-			measure(d, metricQueueSeconds, "Maximum"), p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
-			p.queues.dead.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metricMalformed, "Sum")),
+			measure(d, metrics.QueueSeconds, "Maximum"), p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
+			p.queues.dead.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metrics.Malformed, "Sum")),
 		reports(d, "Drains that did not get their way", "left", "incomplete", "failed", "rejected"),
 	)
 }
 
 func forced(d deployment) *[]awscloudwatch.IWidget {
 	return row(
-		graph("Pods", measure(d, metricPodsForced, "Sum"), measure(d, metricPodsLeft, "Sum")),
+		graph("Pods", measure(d, metrics.PodsForced, "Sum"), measure(d, metrics.PodsLeft, "Sum")),
 		graph("Transactions cut, instances gone too soon",
-			measure(d, metricTransactionsCut, "Sum"), measure(d, metricHooksExpired, "Sum")),
+			measure(d, metrics.TransactionsCut, "Sum"), measure(d, metrics.HooksExpired, "Sum")),
 		reports(d, "Drains that forced a pod", "forced"),
 	)
 }
 
 func inGeneral(d deployment) *[]awscloudwatch.IWidget {
 	return row(
-		graph("Drains by status", each(d, metricDrains, dimensionStatus)),
-		graph("Seconds a drain took", measure(d, metricDrainSeconds, "p50"), measure(d, metricDrainSeconds, "Maximum")),
+		graph("Drains by status", each(d, metrics.Drains, metrics.Status)),
+		graph("Seconds a drain took", measure(d, metrics.DrainSeconds, "p50"), measure(d, metrics.DrainSeconds, "Maximum")),
 		graph("Pods evicted, escorts by strategy, sweeps",
-			measure(d, metricPodsEvicted, "Sum"), each(d, metricEscorts, dimensionStrategy), measure(d, metricSweeps, "Sum")),
+			measure(d, metrics.PodsEvicted, "Sum"), each(d, metrics.Escorts, metrics.Strategy), measure(d, metrics.Sweeps, "Sum")),
 	)
 }
 
 // each is a metric once for each value that a dimension ever had.
 func each(d deployment, metric, dimension string) awscloudwatch.IMetric {
 	return awscloudwatch.NewMathExpression(&awscloudwatch.MathExpressionProps{
-		Expression: jsii.String(fmt.Sprintf(`SEARCH('{%s,Cluster,%s} MetricName="%s" Cluster="%s"', 'Sum')`,
-			namespace, dimension, metric, d.Cluster)),
+		Expression: jsii.String(fmt.Sprintf(`SEARCH('{%s,%s,%s} MetricName="%s" Cluster="%s"', 'Sum')`,
+			metrics.Namespace, metrics.Cluster, dimension, metric, d.Cluster)),
 		UsingMetrics: &map[string]awscloudwatch.IMetric{},
 		Label:        jsii.String(""), Period: eachMinute("Sum").Period,
 	})

@@ -11,6 +11,8 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/interfaces/interfacesawscloudwatch"
 	"github.com/aws/constructs-go/constructs/v10"
 	"github.com/aws/jsii-runtime-go"
+
+	"quiesce/internal/metrics"
 )
 
 const (
@@ -40,13 +42,13 @@ func alarms(d deployment, p parts) []alarm {
 			metric: p.queues.dead.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), minutes: 1, silence: quiet,
 		}, {
 			name: "pods forced", means: "A pod was deleted against its budget or its owner's wish, because time ran out.",
-			metric: measure(d, metricPodsForced, "Sum"), minutes: 1, silence: quiet,
+			metric: measure(d, metrics.PodsForced, "Sum"), minutes: 1, silence: quiet,
 		}, {
 			name: "hook expired", means: "An instance went before its drain was complete: nobody kept its lifecycle action alive.",
-			metric: measure(d, metricHooksExpired, "Sum"), minutes: 1, silence: quiet,
+			metric: measure(d, metrics.HooksExpired, "Sum"), minutes: 1, silence: quiet,
 		}, {
 			name: "drain failed", means: "A drain went wrong; its instance was dealt with as lifecycle.onFailure says.",
-			metric: measure(d, metricDrains, "Sum", dimensionStatus, "failed"), minutes: 1, silence: quiet,
+			metric: measure(d, metrics.Drains, "Sum", metrics.Status, "failed"), minutes: 1, silence: quiet,
 		}, {
 			name: "errors", means: "Invocations go on failing: the log has one line for each.",
 			metric: p.function.program.MetricErrors(eachMinute("Sum")), minutes: patience, silence: quiet,
@@ -58,7 +60,7 @@ func alarms(d deployment, p parts) []alarm {
 			metric: p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")), limit: longest, minutes: 1, silence: quiet,
 		}, {
 			name: "no sweep", means: "Nobody looks for lost events, nor keeps alive what waits: the function is stopped or broken.",
-			metric: measure(d, metricSweeps, "Sum"), limit: 1, under: true, minutes: patience, silence: alarming,
+			metric: measure(d, metrics.Sweeps, "Sum"), limit: 1, under: true, minutes: patience, silence: alarming,
 		},
 	}
 }

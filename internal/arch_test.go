@@ -18,17 +18,19 @@ const module = "quiesce/"
 // and only the function's main joins them.
 var arrows = map[string][]string{
 	"lambda": {
-		"internal/asg", "internal/config", "internal/drain", "internal/eks", "internal/kube", "internal/pgbouncer",
-		"internal/queue", "internal/secrets", "internal/termination",
+		"internal/archive", "internal/asg", "internal/config", "internal/drain", "internal/eks", "internal/kube", "internal/metrics",
+		"internal/pgbouncer", "internal/queue", "internal/secrets", "internal/termination",
 	},
-	"infra":                {"internal/config"},
+	"infra":                {"internal/config", "internal/metrics"}, // of which it takes the names
 	"infra/bundle":         {},
 	"events":               {},
+	"internal/archive":     {"internal/termination"},
 	"internal/asg":         {"internal/termination"},
 	"internal/config":      {},
 	"internal/drain":       {},
 	"internal/eks":         {},
 	"internal/kube":        {"internal/drain"},
+	"internal/metrics":     {"internal/drain", "internal/termination"},
 	"internal/pgbouncer":   {"internal/drain"},
 	"internal/queue":       {"internal/termination"},
 	"internal/secrets":     {},

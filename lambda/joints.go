@@ -5,6 +5,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"quiesce/internal/archive"
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/kube"
@@ -12,13 +13,16 @@ import (
 	"quiesce/internal/termination"
 )
 
-// join gives the handler the queues that there are.
+// join gives the handler the queues that there are, and the archive.
 func join(handler *termination.Handler, settings config.Config, sdk aws.Config) {
 	if settings.QueueURL != "" {
 		handler.Queue = queue.New(sdk, settings.QueueURL)
 	}
 	if settings.DeadLetterURL != "" {
 		handler.DeadLetters = queue.NewDeadLetters(sdk, settings.DeadLetterURL)
+	}
+	if settings.ReportBucket != "" {
+		handler.Archive = archive.New(sdk, settings.ReportBucket, settings.Cluster)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"quiesce/internal/drain"
 	"quiesce/internal/eks"
 	"quiesce/internal/kube"
+	"quiesce/internal/metrics"
 	"quiesce/internal/termination"
 )
 
@@ -58,6 +59,7 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 		Hurried: drain.Drainer{Phases: hurried(all), Concurrency: settings.Drain.Concurrency, Log: log},
 		Policy:  policy(settings),
 		Log:     log,
+		Metrics: metrics.New(os.Stdout, settings.Cluster),
 	}
 	join(handler, settings, sdk)
 	return handler, nil

@@ -11,6 +11,7 @@
 //	QUIESCE_CLUSTER_CA        its CA's certificates, base64 of PEM as DescribeCluster gives them
 //	QUIESCE_QUEUE_URL         the queue that events come through
 //	QUIESCE_DLQ_URL           the queue for what cannot be processed
+//	QUIESCE_REPORT_BUCKET     the S3 bucket that reports are kept in
 package config
 
 import (
@@ -36,6 +37,7 @@ type Config struct {
 	Stack            Stack   // how it is deployed
 
 	QueueURL, DeadLetterURL string // empty: there is none
+	ReportBucket            string // likewise
 	Endpoint                string // of the API server; empty, as CA is then: ask DescribeCluster
 	CA                      []byte // PEM
 }

@@ -30,6 +30,7 @@ func (c *Config) readEnvironment(getenv func(string) string, faults *Faults) {
 	read("CLUSTER_NAME", c.setCluster)
 	read("QUIESCE_QUEUE_URL", setURL(&c.QueueURL, "https", "http"))
 	read("QUIESCE_DLQ_URL", setURL(&c.DeadLetterURL, "https", "http"))
+	read("QUIESCE_REPORT_BUCKET", c.setReportBucket)
 	read("QUIESCE_CLUSTER_ENDPOINT", setURL(&c.Endpoint, "https")) // the IAM token goes there
 	read("QUIESCE_CLUSTER_CA", c.setCA)
 	c.checkCluster(getenv, faults)
@@ -60,6 +61,15 @@ func namesCluster(name string) bool {
 		return !letter && !strings.ContainsRune(furtherInName, r)
 	})
 	return name != "" && len(name) <= longestName && !foreign && !strings.ContainsAny(name[:1], furtherInName)
+}
+
+// bucketName is what S3 lets a bucket be called: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html. An
+// ARN, of an access point say, would ask for other rights than the stack grants.
+const bucketName = `^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`
+
+func (c *Config) setReportBucket(name string) error {
+	c.ReportBucket = name
+	return matching("a bucket's name", bucketName)(name)
 }
 
 func (c *Config) setCA(encoded string) error {

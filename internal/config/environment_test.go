@@ -32,6 +32,7 @@ func TestTheEnvironmentAddsToTheFileAndWins(t *testing.T) {
 		"CLUSTER_NAME":             "staging",
 		"QUIESCE_QUEUE_URL":        "https://sqs.eu-west-1.amazonaws.com/111122223333/quiesce",
 		"QUIESCE_DLQ_URL":          "http://127.0.0.1:9324/quiesce-dead",
+		"QUIESCE_REPORT_BUCKET":    "reports-of.prod",
 		"QUIESCE_CLUSTER_ENDPOINT": "https://0123456789ABCDEF.gr7.eu-west-1.eks.amazonaws.com",
 		"QUIESCE_CLUSTER_CA":       base64.StdEncoding.EncodeToString(ca),
 	}))
@@ -40,6 +41,7 @@ func TestTheEnvironmentAddsToTheFileAndWins(t *testing.T) {
 	require.Equal(t, "staging", c.Cluster)
 	require.Equal(t, "https://sqs.eu-west-1.amazonaws.com/111122223333/quiesce", c.QueueURL)
 	require.Equal(t, "http://127.0.0.1:9324/quiesce-dead", c.DeadLetterURL)
+	require.Equal(t, "reports-of.prod", c.ReportBucket)
 	require.Equal(t, "https://0123456789ABCDEF.gr7.eu-west-1.eks.amazonaws.com", c.Endpoint)
 	require.Equal(t, ca, c.CA)
 }
@@ -58,6 +60,10 @@ func TestABadEnvironmentIsRefused(t *testing.T) {
 		want      string
 	}{
 		{map[string]string{"CLUSTER_NAME": "-prod"}, `CLUSTER_NAME: not a cluster's name: "-prod"`},
+		{
+			map[string]string{"QUIESCE_REPORT_BUCKET": "arn:aws:s3:::b"},
+			`QUIESCE_REPORT_BUCKET: not a bucket's name: arn:aws:s3:::b`,
+		},
 		{map[string]string{"QUIESCE_QUEUE_URL": "sqs://q"}, `QUIESCE_QUEUE_URL: not a URL with https or http: "sqs://q"`},
 		{map[string]string{"QUIESCE_DLQ_URL": "https://"}, `QUIESCE_DLQ_URL: not a URL with https or http: "https://"`},
 		{

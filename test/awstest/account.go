@@ -16,7 +16,8 @@ type account struct {
 	clusters  map[string]cluster
 	secrets   []*secret
 	queues    []*queue
-	lag       time.Duration // how old descriptions are
+	buckets   map[string]map[string][]byte // objects by key
+	lag       time.Duration                // how old descriptions are
 	proceed   time.Duration
 }
 
@@ -29,7 +30,7 @@ type group struct {
 }
 
 func newAccount() *account {
-	return &account{instances: map[string]*instance{}, clusters: map[string]cluster{}, proceed: defaultProceed}
+	return &account{instances: map[string]*instance{}, clusters: map[string]cluster{}, buckets: map[string]map[string][]byte{}, proceed: defaultProceed}
 }
 
 // AddGroup makes an Auto Scaling group with its lifecycle hooks. Adding a name again replaces the hooks.

@@ -8,7 +8,7 @@ import (
 
 // Call is one signed request to a service, refused ones included, and those that came through the STS proxy.
 type Call struct {
-	Service string // as in the signature: autoscaling, ec2, eks, secretsmanager, sqs, sts
+	Service string // as in the signature: autoscaling, ec2, eks, s3, secretsmanager, sqs, sts
 	Action  string
 	Session string // name of the session; empty when its signature was refused
 	At      time.Time

@@ -1,5 +1,5 @@
 // Package awstest answers for AWS on the loopback interface, so that tests can run the function against Auto Scaling, EC2,
-// EKS, Secrets Manager, SQS and STS without an account.
+// EKS, S3, Secrets Manager, SQS and STS without an account.
 //
 // No emulator of lifecycle hooks is to be had, and their clock is what the function lives by. So the clock is modelled
 // here: a token for each hook, heartbeats, the global limit, default results, and the errors in the words of AWS. Requests

@@ -46,6 +46,7 @@ var endpointServices = map[string]service{
 	"autoscaling":    {queryXML{namespace: "http://autoscaling.amazonaws.com/doc/2011-01-01/"}, autoScalingActions, ""},
 	"ec2":            {ec2XML{namespace: "http://ec2.amazonaws.com/doc/2016-11-15/"}, ec2Actions, ""},
 	"eks":            {restJSON{}, eksActions, ""},
+	"s3":             {restXML{}, objectActions, contentHash},
 	"secretsmanager": {jsonRPC{version: "1.1"}, secretActions, ""},
 	"sqs":            {jsonRPC{version: "1.0"}, queueActions, ""},
 	"sts":            {queryXML{namespace: "https://sts.amazonaws.com/doc/2011-06-15/"}, stsActions, ""},

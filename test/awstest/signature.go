@@ -120,11 +120,14 @@ func (g signature) recompute(r *http.Request, body []byte, sess Session, at time
 			again.URL, err = url.Parse(signed)
 		}
 	} else {
-		err = v4.NewSigner().SignHTTP(r.Context(), creds, again, hash, g.service, Region, at)
+		err = v4.NewSigner(g.asWritten).SignHTTP(r.Context(), creds, again, hash, g.service, Region, at)
 	}
 	want, _ := readSignature(again)
 	return want, err
 }
+
+// asWritten: S3 alone signs paths as they are written, and does not escape them once more.
+func (g signature) asWritten(o *v4.SignerOptions) { o.DisableURIPathEscaping = g.service == "s3" }
 
 // unsigned copies the parts of the request that its signature covers.
 func (g signature) unsigned(r *http.Request) *http.Request {

@@ -1,0 +1,78 @@
+package archive_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	sdkconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/archive"
+	"quiesce/internal/termination"
+	"quiesce/test/awstest"
+)
+
+const bucket = "reports"
+
+// setScene is AWS with a bucket, and an archive in it.
+func setScene(t *testing.T) (*awstest.Server, *archive.Archive) {
+	t.Helper()
+	server, err := awstest.Start()
+	require.NoError(t, err)
+	t.Cleanup(server.Close)
+	server.AddBucket(bucket)
+	return server, archive.New(configOf(t, server), bucket, "prod")
+}
+
+func configOf(t *testing.T, server *awstest.Server) aws.Config {
+	t.Helper()
+	for _, variable := range server.Environment(server.Session("function")) {
+		name, value, _ := strings.Cut(variable, "=")
+		t.Setenv(name, value)
+	}
+	config, err := sdkconfig.LoadDefaultConfig(t.Context())
+	require.NoError(t, err)
+	return config
+}
+
+func TestAReportIsKeptUnderItsClusterDayInstanceAndTime(t *testing.T) {
+	server, kept := setScene(t)
+	east := time.FixedZone("east", 3600)
+	report := termination.Report{
+		Status: termination.StatusDrained, InstanceID: "i-0abc", StartedAt: time.Date(2026, 3, 1, 0, 30, 5, 7e6, east), Reason: "deadline",
+	}
+	require.NoError(t, kept.Keep(t.Context(), report))
+	later := report
+	later.StartedAt = report.StartedAt.Add(15 * time.Minute)
+	require.NoError(t, kept.Keep(t.Context(), later), "the next slice of the same drain")
+
+	objects := server.Objects(bucket)
+	require.Len(t, objects, 2)
+	require.Contains(t, objects, "prod/2026/02/28/i-0abc-20260228T234505.007Z.json")
+	var found termination.Report
+	require.NoError(t, json.Unmarshal(objects["prod/2026/02/28/i-0abc-20260228T233005.007Z.json"], &found))
+	require.Equal(t, "deadline", found.Reason)
+	require.Equal(t, termination.StatusDrained, found.Status)
+}
+
+// One right is granted to the function: to add objects. How they are encrypted, the bucket says.
+func TestNothingButOneObjectIsAskedFor(t *testing.T) {
+	server, kept := setScene(t)
+	require.NoError(t, kept.Keep(t.Context(), termination.Report{InstanceID: "i-0abc"}))
+	calls := server.Calls()
+	require.Len(t, calls, 1)
+	require.Equal(t, "s3:PutObject", calls[0].Service+":"+calls[0].Action)
+	require.Equal(t, http.StatusOK, calls[0].Code)
+	require.Equal(t, "application/json", calls[0].Params.Get("ContentType"))
+}
+
+func TestAReportThatIsNotKeptIsAnErrorThatSaysWhy(t *testing.T) {
+	server, _ := setScene(t)
+	err := archive.New(configOf(t, server), "another", "prod").Keep(t.Context(), termination.Report{InstanceID: "i-0abc"})
+	require.ErrorContains(t, err, "keep the report of i-0abc")
+	require.ErrorContains(t, err, "NoSuchBucket")
+}

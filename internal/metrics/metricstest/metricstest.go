@@ -1,0 +1,154 @@
+// Package metricstest reads lines of the embedded metric format as CloudWatch does, and is stricter about it: what CloudWatch would
+// drop without a word is an error here
+// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html).
+package metricstest
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// CloudWatch's limits.
+const (
+	mostMetrics    = 100
+	mostDimensions = 30
+	longestName    = 1024
+	oldest         = 14 * 24 * time.Hour // a value's timestamp; and none is of a time more than
+	newest         = 2 * time.Hour       // from now
+)
+
+// units are those that the function uses, of the many that there are.
+var units = []string{"Count", "Seconds"}
+
+// Value is one value of one metric.
+type Value struct {
+	Namespace, Name, Unit string
+	Dimensions            map[string]string
+	Value                 float64
+}
+
+// Series is what CloudWatch bills as one metric, without the values of its dimensions: namespace, name and names of dimensions.
+func (v Value) Series() string {
+	var names []string
+	for name := range v.Dimensions {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("%s %s %s", v.Namespace, v.Name, strings.Join(names, ","))
+}
+
+type metadata struct {
+	Timestamp         *json.Number
+	CloudWatchMetrics []struct {
+		Namespace  string
+		Dimensions [][]string
+		Metrics    []struct {
+			Name, Unit        string
+			StorageResolution int
+		}
+	}
+}
+
+// Of returns all values that CloudWatch takes out of a log.
+func Of(log string) (all []Value, err error) {
+	for line := range strings.Lines(log) {
+		values, err := Read(line)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, values...)
+	}
+	return all, nil
+}
+
+// Read returns the values of a line of the log; none: it is not of this format.
+func Read(line string) ([]Value, error) {
+	root := map[string]json.RawMessage{}
+	if json.Unmarshal([]byte(line), &root) != nil || root["_aws"] == nil {
+		return nil, nil
+	}
+	values, err := read(root)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", err, line)
+	}
+	return values, nil
+}
+
+func read(root map[string]json.RawMessage) (all []Value, err error) {
+	var meta metadata
+	decoder := json.NewDecoder(strings.NewReader(string(root["_aws"])))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&meta); err != nil {
+		return nil, fmt.Errorf("decode _aws: %w", err)
+	}
+	if err := meta.isTimely(); err != nil {
+		return nil, err
+	}
+	for _, directive := range meta.CloudWatchMetrics {
+		if n := len(directive.Metrics); n == 0 || n > mostMetrics {
+			return nil, fmt.Errorf("%d metrics in one directive", n)
+		}
+		for _, set := range directive.Dimensions {
+			dimensions, err := dimensionsOf(root, set)
+			if err != nil {
+				return nil, err
+			}
+			for _, metric := range directive.Metrics {
+				value := Value{Namespace: directive.Namespace, Name: metric.Name, Unit: metric.Unit, Dimensions: dimensions}
+				if err := value.take(root[metric.Name]); err != nil {
+					return nil, err
+				}
+				all = append(all, value)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("no metric")
+	}
+	return all, nil
+}
+
+func (m metadata) isTimely() error {
+	if m.Timestamp == nil {
+		return fmt.Errorf("no Timestamp")
+	}
+	milliseconds, err := m.Timestamp.Int64()
+	if err != nil {
+		return fmt.Errorf("a Timestamp that is not in whole milliseconds: %w", err)
+	}
+	if age := time.Since(time.UnixMilli(milliseconds)); age > oldest || age < -newest {
+		return fmt.Errorf("a Timestamp that is %s old", age)
+	}
+	return nil
+}
+
+func dimensionsOf(root map[string]json.RawMessage, set []string) (map[string]string, error) {
+	if len(set) > mostDimensions {
+		return nil, fmt.Errorf("%d dimensions", len(set))
+	}
+	dimensions := map[string]string{}
+	for _, name := range set {
+		var value string
+		if err := json.Unmarshal(root[name], &value); err != nil || value == "" || len(value) > longestName || len(name) > 250 {
+			return nil, fmt.Errorf("dimension %q is %s", name, root[name])
+		}
+		dimensions[name] = value
+	}
+	return dimensions, nil
+}
+
+func (v *Value) take(raw json.RawMessage) error {
+	switch {
+	case v.Namespace == "" || v.Name == "" || len(v.Name) > longestName:
+		return fmt.Errorf("a metric called %q in %q", v.Name, v.Namespace)
+	case !slices.Contains(units, v.Unit):
+		return fmt.Errorf("%s in %q", v.Name, v.Unit)
+	}
+	if err := json.Unmarshal(raw, &v.Value); err != nil {
+		return fmt.Errorf("%s is %s: %w", v.Name, raw, err)
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package awstest
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/xml"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// contentHash is the header in which S3 is told the hash of the body that was signed
+// (https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html).
+const contentHash = "X-Amz-Content-Sha256"
+
+// AddBucket makes an S3 bucket.
+func (s *Server) AddBucket(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.buckets[name] = map[string][]byte{}
+}
+
+// Objects are what is in a bucket, by key.
+func (s *Server) Objects(bucket string) map[string][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.account.buckets[bucket])
+}
+
+var objectActions = map[string]action{"PutObject": putObject}
+
+func putObject(a *account, r request) (any, *apiError) {
+	bucket, known := a.buckets[r.params.Get("Bucket")]
+	if !known {
+		return nil, refused(http.StatusNotFound, "NoSuchBucket", "The specified bucket does not exist")
+	}
+	sum := sha256.Sum256(r.body)
+	if r.params.Get(contentHash) != hex.EncodeToString(sum[:]) {
+		return nil, refused(http.StatusBadRequest, "XAmzContentSHA256Mismatch",
+			"The provided 'x-amz-content-sha256' header does not match what was computed.")
+	}
+	bucket[r.params.Get("Key")] = r.body
+	return nil, nil
+}
+
+// restXML is the protocol of S3: the action is in the method, the object in the path (smithy.io, "AWS restXml protocol"). Buckets are
+// in the path as well, as every test has but one host name.
+type restXML struct{}
+
+func (restXML) read(r *http.Request, _ []byte) (string, url.Values) {
+	bucket, key, isObject := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if r.Method != http.MethodPut || !isObject || key == "" {
+		return r.Method + " " + r.URL.Path, nil
+	}
+	return "PutObject", url.Values{
+		"Bucket": {bucket}, "Key": {key}, "ContentType": {r.Header.Get("Content-Type")}, contentHash: {r.Header.Get(contentHash)},
+	}
+}
+
+func (restXML) answer(string, any) reply { return reply{status: http.StatusOK, header: http.Header{}} }
+
+func (restXML) refuse(e *apiError) reply {
+	body, _ := xml.Marshal(struct {
+		XMLName xml.Name `xml:"Error"`
+		Code    string
+		Message string
+	}{Code: e.code, Message: e.message})
+	return reply{status: e.status, header: http.Header{"Content-Type": {"application/xml"}}, body: body}
+}
