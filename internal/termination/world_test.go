@@ -40,6 +40,7 @@ type world struct {
 	claims []string             // waited for
 
 	cordonedFor string        // the hook
+	cordoned    time.Time     // by an earlier slice
 	detach      time.Duration // how long volumes take
 	beats       []beat
 	told        []Event
@@ -225,7 +226,11 @@ func (w *world) Named(_ context.Context, name string) (*drain.Node, error) {
 
 func (w *world) Cordon(_ context.Context, node drain.Node, hook string, _ time.Time) (time.Time, error) {
 	w.cordonedFor = hook
-	return time.Now(), w.do("cordon " + node.Name)
+	at := w.cordoned
+	if at.IsZero() {
+		at = time.Now()
+	}
+	return at, w.do("cordon " + node.Name)
 }
 
 func (w *world) Watch(_ context.Context, node drain.Node) (drain.Cluster, error) {

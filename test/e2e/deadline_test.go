@@ -93,6 +93,15 @@ func TestAPodThatItsBudgetNeverLetsGoIsToldToStopBeforeTheDeadline(t *testing.T)
 	require.Equal(t, []string{s.group + "/web"}, r.of(t, pod.Name).BlockedBy)
 	require.Contains(t, s.function.Output(), "pod forced")
 	s.completedOnce(victim)
+
+	told := s.told(victim)
+	require.Len(t, told, 2)
+	require.Contains(t, told[1], "Warning PodsForced forced in ")
+	require.Contains(t, told[1], s.group+"/"+pod.Name+" forced: deadline: deleted with ")
+	require.Equal(t, []string{s.group + "/" + pod.Name}, s.relatedTo(victim))
+	require.Equal(t, []float64{1}, s.measured("PodsForced"))
+	require.Equal(t, []float64{1}, s.measured("Drains", "Status", "forced"))
+	require.Positive(t, s.measured("BlockedSeconds")[0])
 }
 
 // Half of a drain's time belongs to the budgets, whatever a pod's grace: an hour of it must not make a budget worth nothing.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"testing"
@@ -69,6 +70,7 @@ var needs = map[permission]need{
 	{"coordination.k8s.io", "leases", "list"}:        {status: termination.StatusSwept, run: (*scene).sweepLost},
 	{"coordination.k8s.io", "leases", "update"}:      {prepare: (*scene).leaveLease},
 	{"coordination.k8s.io", "leases", "delete"}:      {status: termination.StatusDrained},
+	{"", "events", "create"}:                         {status: termination.StatusDrained},
 }
 
 // What the function may do is what somebody who steals its role may do: every permission is one that a run is seen to need,
@@ -181,8 +183,7 @@ func (s *scene) identityCalls() []awstest.Call {
 // permissionsOf are all that the group quiesce has, but those for escorts, whose need internal/kube's own tests show.
 func permissionsOf(t *testing.T, on *stage.Stage) (all []permission) {
 	t.Helper()
-	cluster, namespaced := rolesOf(t, on)
-	for _, rule := range slices.Concat(cluster.Rules, namespaced.Rules) {
+	for _, rule := range rolesOf(t, on).rules() {
 		for _, resource := range rule.Resources {
 			for _, verb := range rule.Verbs {
 				all = append(all, permission{rule.APIGroups[0], resource, verb})
@@ -192,36 +193,49 @@ func permissionsOf(t *testing.T, on *stage.Stage) (all []permission) {
 	return all
 }
 
-func rolesOf(t *testing.T, on *stage.Stage) (*rbacv1.ClusterRole, *rbacv1.Role) {
+// roles are those that are called quiesce: the rules of each by its namespace, which is empty for the cluster's.
+type roles map[string][]rbacv1.PolicyRule
+
+func rolesOf(t *testing.T, on *stage.Stage) roles {
 	t.Helper()
 	rbac := on.Lab.Client().RbacV1()
 	cluster, err := rbac.ClusterRoles().Get(t.Context(), "quiesce", metav1.GetOptions{})
 	require.NoError(t, err)
-	namespaced, err := rbac.Roles("quiesce").Get(t.Context(), "quiesce", metav1.GetOptions{})
+	namespaced, err := rbac.Roles("").List(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=quiesce"})
 	require.NoError(t, err)
-	return cluster, namespaced
+	found := roles{"": cluster.Rules}
+	for _, role := range namespaced.Items {
+		found[role.Namespace] = role.Rules
+	}
+	return found
 }
+
+func (r roles) rules() []rbacv1.PolicyRule { return slices.Concat(slices.Collect(maps.Values(r))...) }
 
 // without takes a permission away for the rest of the test.
 func (s *scene) without(p permission) {
 	s.Helper()
-	cluster, namespaced := rolesOf(s.T, s.Stage)
-	s.grant(p, rulesWithout(cluster.Rules, p), rulesWithout(namespaced.Rules, p), false)
-	s.Cleanup(func() { s.grant(p, cluster.Rules, namespaced.Rules, true) })
+	all, fewer := rolesOf(s.T, s.Stage), roles{}
+	for namespace, rules := range all {
+		fewer[namespace] = rulesWithout(rules, p)
+	}
+	s.grant(p, fewer, false)
+	s.Cleanup(func() { s.grant(p, all, true) })
 }
 
 // grant gives the roles their rules, and waits until they are in force.
-func (s *scene) grant(p permission, cluster, namespaced []rbacv1.PolicyRule, allowed bool) {
+func (s *scene) grant(p permission, r roles, allowed bool) {
 	s.Helper()
 	rbac := s.Lab.Client().RbacV1()
-	_, err := rbac.ClusterRoles().Update(s.ctx, &rbacv1.ClusterRole{
-		ObjectMeta: metav1.ObjectMeta{Name: "quiesce"}, Rules: cluster,
-	}, metav1.UpdateOptions{})
-	require.NoError(s, err)
-	_, err = rbac.Roles("quiesce").Update(s.ctx, &rbacv1.Role{
-		ObjectMeta: metav1.ObjectMeta{Name: "quiesce", Namespace: "quiesce"}, Rules: namespaced,
-	}, metav1.UpdateOptions{})
-	require.NoError(s, err)
+	for namespace, rules := range r {
+		var err error
+		if called := (metav1.ObjectMeta{Name: "quiesce", Namespace: namespace}); namespace == "" {
+			_, err = rbac.ClusterRoles().Update(s.ctx, &rbacv1.ClusterRole{ObjectMeta: called, Rules: rules}, metav1.UpdateOptions{})
+		} else {
+			_, err = rbac.Roles(namespace).Update(s.ctx, &rbacv1.Role{ObjectMeta: called, Rules: rules}, metav1.UpdateOptions{})
+		}
+		require.NoError(s, err)
+	}
 	s.until(fmt.Sprintf("allowed to %s: %t", p, allowed), func() (bool, error) {
 		now, err := s.isAllowed(p)
 		return err == nil && now == allowed, err
@@ -242,8 +256,11 @@ func (s *scene) isAllowed(p permission) (bool, error) {
 
 func (p permission) attributes() *authorizationv1.ResourceAttributes {
 	a := &authorizationv1.ResourceAttributes{Group: p.group, Resource: p.resource, Verb: p.verb, Namespace: "quiesce"}
-	if p.resource == "pods/eviction" {
+	switch p.resource {
+	case "pods/eviction":
 		a.Resource, a.Subresource = "pods", "eviction"
+	case "events":
+		a.Namespace = metav1.NamespaceDefault
 	}
 	return a
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -26,10 +27,12 @@ func TestMain(m *testing.M) {
 	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' guardians clean up behind it
 	shared, sharedErr = raise(ctx, false)
 	code := m.Run()
-	for _, s := range []*stage.Stage{shared, machines.stage} {
-		if s == nil {
-			continue
-		}
+	stages := slices.DeleteFunc([]*stage.Stage{shared, machines.stage}, func(s *stage.Stage) bool { return s == nil })
+	if err := audit(stages...); err != nil && code == 0 && len(stages) > 0 {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	for _, s := range stages {
 		if err := s.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
 			code = 1

@@ -31,6 +31,7 @@ type Request struct {
 	User        string
 	UserAgent   string
 	Verb        string // as RBAC knows it: get, list, watch, create, update, patch, delete, deletecollection
+	Group       string // of the API; empty for the core's
 	Resource    string // plural; empty for a URI that is no resource's
 	Subresource string
 	Namespace   string
@@ -50,7 +51,7 @@ type entry struct {
 	RequestURI string
 	UserAgent  string
 	User       struct{ Username string }
-	ObjectRef  struct{ Resource, Subresource, Namespace, Name string }
+	ObjectRef  struct{ APIGroup, Resource, Subresource, Namespace, Name string }
 
 	RequestObject            json.RawMessage
 	ResponseStatus           struct{ Code int }
@@ -65,6 +66,15 @@ func (l *Lab) Audit() *Audit {
 
 // By is every request of the users of exactly these names, each once, in order of arrival.
 func (a *Audit) By(users ...string) ([]Request, error) {
+	wanted := map[string]bool{}
+	for _, user := range users {
+		wanted[user] = true
+	}
+	return a.Of(func(user string) bool { return wanted[user] })
+}
+
+// Of is every request of these users, each once, in order of arrival.
+func (a *Audit) Of(users func(name string) bool) ([]Request, error) {
 	log, err := os.Open(a.path)
 	if err != nil {
 		return nil, fmt.Errorf("open the audit log: %w", err)
@@ -78,11 +88,8 @@ func (a *Audit) By(users ...string) ([]Request, error) {
 }
 
 // requestsBy keeps the last entry of each request: a watch is logged when it begins and again when it ends.
-func requestsBy(users []string, log io.Reader) ([]Request, error) {
-	byID, wanted := map[string]Request{}, map[string]bool{}
-	for _, user := range users {
-		wanted[user] = true
-	}
+func requestsBy(users func(string) bool, log io.Reader) ([]Request, error) {
+	byID := map[string]Request{}
 	lines := bufio.NewReader(log)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -96,7 +103,7 @@ func requestsBy(users []string, log io.Reader) ([]Request, error) {
 		if err := json.Unmarshal(line, &e); err != nil {
 			return nil, fmt.Errorf("decode %q: %w", line, err)
 		}
-		if wanted[e.User.Username] {
+		if users(e.User.Username) {
 			byID[e.AuditID] = e.request()
 		}
 	}
@@ -108,7 +115,7 @@ func (e entry) request() Request {
 	r := Request{
 		Time: e.RequestReceivedTimestamp.Time, User: e.User.Username, UserAgent: e.UserAgent,
 		Verb: e.Verb, Watch: e.Verb == "watch", URI: e.RequestURI, Code: e.ResponseStatus.Code,
-		Resource: e.ObjectRef.Resource, Subresource: e.ObjectRef.Subresource,
+		Group: e.ObjectRef.APIGroup, Resource: e.ObjectRef.Resource, Subresource: e.ObjectRef.Subresource,
 		Namespace: e.ObjectRef.Namespace, Name: e.ObjectRef.Name, Body: e.RequestObject,
 	}
 	if e.Stage != "ResponseStarted" {

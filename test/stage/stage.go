@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +42,9 @@ type Stage struct {
 	folder    string
 	bootstrap string
 	count     atomic.Int32
+
+	mu        sync.Mutex
+	functions []*Function
 }
 
 // Options says what a stage should be like. Only Root must be given.
@@ -147,7 +152,7 @@ func (s *Stage) Function(ctx context.Context, configuration string, environment 
 
 // FunctionWith starts the built function.
 func (s *Stage) FunctionWith(ctx context.Context, settings Settings) (*Function, error) {
-	session := s.AWS.Session(fmt.Sprintf("function-%d", s.count.Add(1)))
+	session := s.AWS.Session(fmt.Sprintf(functionName+"%d", s.count.Add(1)))
 	root := filepath.Join(s.folder, session.Name)
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return nil, err
@@ -167,7 +172,24 @@ func (s *Stage) FunctionWith(ctx context.Context, settings Settings) (*Function,
 	if err != nil {
 		return nil, fmt.Errorf("start the function: %w", err)
 	}
-	return &Function{Function: function, Session: session, User: "quiesce:" + session.Name, Memory: memory}, nil
+	added := &Function{Function: function, Session: session, User: "quiesce:" + session.Name, Memory: memory}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.functions = append(s.functions, added)
+	return added, nil
+}
+
+// functionName is how the names of functions' sessions begin.
+const functionName = "function-"
+
+// IsFunction tells whether a session of this name is a function's.
+func IsFunction(session string) bool { return strings.HasPrefix(session, functionName) }
+
+// Functions are all that were started, those included that are closed by now.
+func (s *Stage) Functions() []*Function {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.functions)
 }
 
 // confine has a function's processes use no more memory than that.

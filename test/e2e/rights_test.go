@@ -1,0 +1,190 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
+
+	"quiesce/internal/metrics"
+	"quiesce/internal/metrics/metricstest"
+	"quiesce/test/lab"
+	"quiesce/test/stage"
+)
+
+// lambdas are the rights that Lambda itself uses, in the name of the function's role: it writes the log, and takes messages out of the
+// queue.
+var lambdas = []string{"logs:CreateLogStream", "logs:PutLogEvents", "sqs:ReceiveMessage", "sqs:DeleteMessage"}
+
+// configured are the rights that the stack grants where quiesce.yaml asks for what needs them; policy.json is of a stack that does
+// not. That of the secrets of poolers' consoles is used by no run here: internal/secrets has its tests.
+var configured = []string{"s3:PutObject"}
+
+// everyone may do this of everything, and no policy can take it away
+// (https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html). It is the cluster that asks.
+const everyone = "sts:GetCallerIdentity"
+
+// ledger is what all functions of all tests have been seen to do, and have said of it.
+type ledger struct {
+	used, refused map[string]bool
+	faults        []error
+}
+
+// audit compares what the functions on these stages did with what they may do. That they did all they may, only a run of all tests can
+// show.
+func audit(stages ...*stage.Stage) error {
+	l := ledger{used: map[string]bool{}, refused: map[string]bool{}}
+	for _, on := range stages {
+		l.enter(on)
+	}
+	must, err := rights()
+	if err != nil {
+		return errors.Join(append(l.faults, err)...)
+	}
+	for _, refused := range slices.Sorted(maps.Keys(l.refused)) {
+		l.fault("Kubernetes refuses the function to %s, which it asks for", refused)
+	}
+	for _, used := range slices.Sorted(maps.Keys(l.used)) {
+		if _, granted := must[used]; !granted && used != everyone {
+			l.fault("the function uses %s, which it is not granted", used)
+		}
+	}
+	for _, right := range slices.Sorted(maps.Keys(must)) {
+		if everyTestRan() && must[right] && !l.used[right] {
+			l.fault("the function is granted %s, which it does not use", right)
+		}
+	}
+	return errors.Join(l.faults...)
+}
+
+// everyTestRan: some were not left out.
+func everyTestRan() bool {
+	return flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.skip").Value.String() == ""
+}
+
+func (l *ledger) fault(format string, args ...any) {
+	l.faults = append(l.faults, fmt.Errorf(format, args...))
+}
+
+func (l *ledger) enter(on *stage.Stage) {
+	for _, call := range on.AWS.Calls() {
+		if stage.IsFunction(call.Session) {
+			l.used[call.Service+":"+call.Action] = true
+		}
+	}
+	requests, err := on.Lab.Audit().Of(func(user string) bool { return stage.IsFunction(strings.TrimPrefix(user, "quiesce:")) })
+	if err != nil {
+		l.faults = append(l.faults, err)
+	}
+	for _, r := range requests {
+		if l.used[spelled(r)] = true; r.Code == http.StatusForbidden {
+			l.refused[spelled(r)] = true
+		}
+	}
+	for _, function := range on.Functions() {
+		l.measured(function)
+	}
+}
+
+// measured sees that CloudWatch takes what a function writes for it.
+func (l *ledger) measured(f *stage.Function) {
+	values, err := metricstest.Of(f.Output())
+	if err != nil {
+		l.fault("%s: %w", f.Session.Name, err)
+	}
+	for _, v := range values {
+		if v.Namespace != metrics.Namespace || v.Dimensions[metrics.Cluster] != stage.Cluster {
+			l.fault("%s: a metric %+v", f.Session.Name, v)
+		}
+	}
+}
+
+func spelled(r lab.Request) string { return right(r.Verb, r.Group, r.Resource, r.Subresource) }
+
+func right(verb, group, resource, subresource string) string {
+	text := resource
+	if subresource != "" {
+		text += "/" + subresource
+	}
+	if group != "" {
+		text = group + "/" + text
+	}
+	return verb + " " + text
+}
+
+// rights are all that the function has, and whether a run here must use it: of AWS those of infra/policy.json, which infra's own tests
+// hold against the stack, and of Kubernetes those of infra/rbac.yaml. What escorts may do internal/kube's own tests look at.
+func rights() (must map[string]bool, err error) {
+	root, err := stage.Root()
+	if err != nil {
+		return nil, err
+	}
+	must = map[string]bool{}
+	for _, action := range configured {
+		must[action] = true
+	}
+	err = errors.Join(
+		policyRights(filepath.Join(root, "infra", "policy.json"), must), roleRights(filepath.Join(root, "infra", "rbac.yaml"), must))
+	for _, action := range lambdas {
+		must[action] = false
+	}
+	for _, p := range fallbacks {
+		must[right(p.verb, p.group, p.resource, "")] = false
+	}
+	return must, err
+}
+
+func policyRights(path string, into map[string]bool) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var policy struct{ Statement []struct{ Action any } }
+	if err := json.Unmarshal(text, &policy); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	for _, statement := range policy.Statement {
+		actions, several := statement.Action.([]any)
+		if !several {
+			actions = []any{statement.Action}
+		}
+		for _, action := range actions {
+			into[fmt.Sprint(action)] = true
+		}
+	}
+	return nil
+}
+
+func roleRights(path string, into map[string]bool) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for decoder := yaml.NewYAMLOrJSONDecoder(file, 4096); ; {
+		var role rbacv1.ClusterRole // or Role, which is written alike; or something else, which has no rules
+		if err := decoder.Decode(&role); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+		for _, rule := range role.Rules {
+			for _, resource := range rule.Resources {
+				for _, verb := range rule.Verbs {
+					name := right(verb, rule.APIGroups[0], resource, "")
+					into[name] = into[name] || role.Name == "quiesce"
+				}
+			}
+		}
+	}
+}

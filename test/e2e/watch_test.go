@@ -1,0 +1,69 @@
+package e2e
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/metrics/metricstest"
+	"quiesce/internal/termination"
+	"quiesce/test/stage"
+)
+
+// told are the lines of `kubectl describe node` that the function is behind, in order.
+func (s *scene) told(i stage.Instance) (lines []string) {
+	s.Helper()
+	text, err := s.Lab.Kubectl(s.ctx, "describe", "node", i.Node)
+	require.NoError(s, err)
+	_, events, found := strings.Cut(text, "\nEvents:")
+	require.True(s, found, text)
+	for line := range strings.Lines(events) {
+		if fields := strings.Fields(line); len(fields) > 4 && fields[3] == "quiesce" { // Type Reason Age From Message
+			lines = append(lines, strings.Join(slices.Delete(fields, 2, 4), " "))
+		}
+	}
+	return lines
+}
+
+// measured are the values of a metric that the scene's function has written, those of its further dimension only if one is given.
+func (s *scene) measured(metric string, dimension ...string) (values []float64) {
+	s.Helper()
+	all, err := metricstest.Of(s.function.Output())
+	require.NoError(s, err)
+	for _, v := range all {
+		if v.Name == metric && (len(dimension) == 0 || v.Dimensions[dimension[0]] == dimension[1]) {
+			values = append(values, v.Value)
+		}
+	}
+	return values
+}
+
+// kept are the reports in a bucket, by key.
+func (s *scene) kept(bucket string) map[string]termination.Report {
+	s.Helper()
+	reports := map[string]termination.Report{}
+	for key, body := range s.AWS.Objects(bucket) {
+		var r termination.Report
+		require.NoError(s, json.Unmarshal(body, &r))
+		reports[key] = r
+	}
+	return reports
+}
+
+// relatedTo are the pods that events of a node are about as well.
+func (s *scene) relatedTo(i stage.Instance) (pods []string) {
+	s.Helper()
+	events, err := s.Lab.Client().CoreV1().Events(metav1.NamespaceDefault).List(s.ctx, metav1.ListOptions{
+		FieldSelector: "involvedObject.kind=Node,involvedObject.name=" + i.Node,
+	})
+	require.NoError(s, err)
+	for _, e := range events.Items {
+		if e.Related != nil {
+			pods = append(pods, e.Related.Namespace+"/"+e.Related.Name)
+		}
+	}
+	return pods
+}
