@@ -52,8 +52,8 @@ func stuck(d deployment, p parts) *[]awscloudwatch.IWidget {
 		graph("Held up: by budgets (s), by heartbeats, into the next slice, by lost events",
 			measure(d, metrics.BlockedSeconds, "Maximum"), measure(d, metrics.HeartbeatsFailed, "Sum"),
 			measure(d, metrics.HandOvers, "Sum"), measure(d, metrics.Enqueued, "Sum")),
-		graph("Age of events (s), and those put aside",
-			measure(d, metrics.QueueSeconds, "Maximum"), p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
+		graph("Age of events (s), slices that failed, events put aside",
+			measure(d, metrics.QueueSeconds, "Maximum"), measure(d, metrics.SlicesFailed, "Sum"), p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
 			p.queues.dead.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metrics.Malformed, "Sum")),
 		reports(d, "Drains that did not get their way", "left", "incomplete", "failed", "rejected"),
 	)

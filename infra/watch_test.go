@@ -34,10 +34,11 @@ func TestWhatAPersonMustKnowRaisesAnAlarm(t *testing.T) {
 		require.EqualValues(t, 60, a["Period"])
 	}
 	require.Equal(t, map[string][]any{
-		"quiesce-prod dead letters": {"AWS/SQS ApproximateNumberOfMessagesVisible Maximum", dead, over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod pods forced":  {"quiesce PodsForced Sum", cluster, over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod hook expired": {"quiesce HooksExpired Sum", cluster, over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod drain failed": {"quiesce Drains Sum", cluster + " Status=failed", over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod dead letters":    {"AWS/SQS ApproximateNumberOfMessagesVisible Maximum", dead, over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod pods forced":     {"quiesce PodsForced Sum", cluster, over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod hook expired":    {"quiesce HooksExpired Sum", cluster, over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod drain failed":    {"quiesce Drains Sum", cluster + " Status=failed", over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod drains go wrong": {"quiesce SlicesFailed Sum", cluster, over, 0.0, 5.0, "notBreaching"},
 		"quiesce-prod errors": {
 			"AWS/Lambda Errors Sum", "FunctionName={Lambda::Function quiesce-prod}", over, 0.0, 5.0, "notBreaching",
 		},

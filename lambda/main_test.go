@@ -114,6 +114,23 @@ func TestQueuesAreUsedWhereTheyAreNamed(t *testing.T) {
 	require.NotNil(t, handler.DeadLetters)
 }
 
+func TestReportsAreKeptWhereABucketIsNamed(t *testing.T) {
+	t.Setenv("AWS_REGION", "eu-west-1")
+	settings := environment(t, "autoScalingGroups: [workers-a]\n")
+	handler, err := newHandler(t.Context(), settings)
+	require.NoError(t, err)
+	require.Nil(t, handler.Archive)
+	require.NotNil(t, handler.Metrics, "they are part of the log")
+	handler, err = newHandler(t.Context(), func(key string) string {
+		if key == "QUIESCE_REPORT_BUCKET" {
+			return "reports"
+		}
+		return settings(key)
+	})
+	require.NoError(t, err)
+	require.NotNil(t, handler.Archive)
+}
+
 // Where every group is named, a sweep asks for these and not for all that the account has.
 func TestGroupsAreKnownByNameUnlessOneIsAGlob(t *testing.T) {
 	require.Equal(t, []string{"workers-a", "workers-b"}, names(config.Globs{"workers-a", "workers-b"}))

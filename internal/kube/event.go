@@ -24,8 +24,8 @@ type Event struct {
 }
 
 // Tell puts an event on the node: one request. Events of nodes, which have no namespace, are in the one called default, and describe
-// looks there for the node's UID (k8s.io/kubectl/pkg/describe). Of the two kinds of events, this is the one that it lists:
-// https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/ is kept as the same objects.
+// looks there for the node's UID (k8s.io/kubectl/pkg/describe). One of core/v1 is the same object as one of events.k8s.io/v1
+// (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/), and asks for no client of its own.
 func (c *Client) Tell(ctx context.Context, node drain.Node, e Event) error {
 	err := c.core.Post().Namespace(metav1.NamespaceDefault).Resource("events").
 		Body(e.on(node, time.Now())).Timeout(callTimeout).Do(ctx).Error()

@@ -64,6 +64,7 @@ func ofSlice(s termination.Slice) []measure {
 		seconds(BlockedSeconds, blocked(s.Report)),
 		count(TransactionsCut, number(pods, lost)),
 		count(HeartbeatsFailed, s.HeartbeatsFailed),
+		count(SlicesFailed, truth(!s.Ended && !s.HandedOver())),
 		count(HandOvers, truth(s.HandedOver())),
 		count(HooksExpired, truth(s.Expired)),
 	}

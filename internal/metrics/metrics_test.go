@@ -67,7 +67,7 @@ func TestASliceTellsWhatItDidAndADrainsLastOneHowItEnded(t *testing.T) {
 	s := last()
 	require.Equal(t, map[string]float64{
 		"PodsEvicted": 2, "PodsForced": 2, "PodsLeft": 1, "BlockedSeconds": 36, "TransactionsCut": 3, "HeartbeatsFailed": 2, "HandOvers": 0,
-		"HooksExpired": 1, "QueueSeconds": 3, "DrainSeconds": 50, "Drains Status=left": 1, "Escorts Strategy=evict": 1,
+		"SlicesFailed": 0, "HooksExpired": 1, "QueueSeconds": 3, "DrainSeconds": 50, "Drains Status=left": 1, "Escorts Strategy=evict": 1,
 		"Escorts Strategy=shutdown": 1,
 	}, written(t, func(l *metrics.Log) { l.Slice(s) }))
 }
@@ -78,6 +78,7 @@ func TestASliceThatHandsOverCountsNoDrain(t *testing.T) {
 	s.Ended, s.Report.Status = false, termination.StatusIncomplete
 	values := written(t, func(l *metrics.Log) { l.Slice(s) })
 	require.Equal(t, 1.0, values["HandOvers"])
+	require.Equal(t, 0.0, values["SlicesFailed"])
 	require.Equal(t, 2.0, values["PodsForced"], "which the next slice does not know of")
 	for _, ended := range []string{"Drains Status=incomplete", "DrainSeconds", "PodsLeft"} {
 		require.NotContains(t, values, ended)
@@ -85,9 +86,10 @@ func TestASliceThatHandsOverCountsNoDrain(t *testing.T) {
 }
 
 // Silence could mean that nobody looked.
-func TestASliceInWhichNothingHappenedSaysSo(t *testing.T) {
+func TestASliceInWhichNothingHappenedButItsFailureSaysSo(t *testing.T) {
 	require.Equal(t, map[string]float64{
 		"PodsEvicted": 0, "PodsForced": 0, "BlockedSeconds": 0, "TransactionsCut": 0, "HeartbeatsFailed": 0, "HandOvers": 0, "HooksExpired": 0,
+		"SlicesFailed": 1,
 	}, written(t, func(l *metrics.Log) {
 		l.Slice(termination.Slice{Report: termination.Report{Status: termination.StatusFailed}})
 	}))

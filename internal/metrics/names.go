@@ -16,6 +16,7 @@ const (
 	Escorts          = "Escorts"          // ended, by the further dimension Strategy
 	TransactionsCut  = "TransactionsCut"  // that outlasted their escort
 	HeartbeatsFailed = "HeartbeatsFailed" // which are made again
+	SlicesFailed     = "SlicesFailed"     // that went wrong, and are tried again; to Lambda a message that goes back is no error
 	HandOvers        = "HandOvers"        // slices that ended before their drain did
 	QueueSeconds     = "QueueSeconds"     // an event's age when its first slice began
 	HooksExpired     = "HooksExpired"     // lifecycle actions that were over before their drain was
