@@ -53,7 +53,8 @@ func stuck(d deployment, p parts) *[]awscloudwatch.IWidget {
 			measure(d, metrics.BlockedSeconds, "Maximum"), measure(d, metrics.HeartbeatsFailed, "Sum"),
 			measure(d, metrics.HandOvers, "Sum"), measure(d, metrics.Enqueued, "Sum")),
 		graph("Age of events (s), slices that failed, events put aside",
-			measure(d, metrics.QueueSeconds, "Maximum"), measure(d, metrics.SlicesFailed, "Sum"), p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
+			measure(d, metrics.QueueSeconds, "Maximum"), p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
+			measure(d, metrics.SlicesFailed, "Sum"),
 			p.queues.dead.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metrics.Malformed, "Sum")),
 		reports(d, "Drains that did not get their way", "left", "incomplete", "failed", "rejected"),
 	)

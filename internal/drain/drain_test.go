@@ -74,6 +74,7 @@ func TestAPhaseThatOutlastsItsTimeoutNoLongerHoldsBackTheNext(t *testing.T) {
 		require.Len(t, report.Remaining(), 1)
 		require.Equal(t, drain.StillBlocked, report.Pods[0].Outcome)
 		require.Equal(t, []string{"app/b"}, report.Pods[0].BlockedBy)
+		require.Equal(t, began, report.Pods[0].BlockedAt, "when it was first refused")
 		require.Equal(t, began.Add(5*time.Minute), report.Pods[1].EvictedAt)
 	})
 }

@@ -23,12 +23,13 @@ type Event struct {
 	Pod     *drain.Ref // that it is about as well; nil: none
 }
 
-// Tell puts an event on the node: one request. Events of nodes, which have no namespace, are in the one called default, and describe
-// looks there for the node's UID (k8s.io/kubectl/pkg/describe). One of core/v1 is the same object as one of events.k8s.io/v1
+// Tell puts an event on the node: one request, and no more if that fails. Events of nodes, which have no namespace, are in the one
+// called default, and describe looks there for the node's UID (k8s.io/kubectl/pkg/describe). One of core/v1 is the same object as one
+// of events.k8s.io/v1
 // (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/), and asks for no client of its own.
 func (c *Client) Tell(ctx context.Context, node drain.Node, e Event) error {
 	err := c.core.Post().Namespace(metav1.NamespaceDefault).Resource("events").
-		Body(e.on(node, time.Now())).Timeout(callTimeout).Do(ctx).Error()
+		Body(e.on(node, time.Now())).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
 	if err != nil {
 		return fmt.Errorf("tell of %s on node %s: %w", e.Reason, node.Name, err)
 	}

@@ -27,7 +27,9 @@ func TestDescribeNodeTellsWhatWasToldOfItAndNotOfItsNamesake(t *testing.T) {
 	require.Regexp(t, `Warning +PodsForced +\S+ +quiesce +one of them`, text)
 	require.NotContains(t, text, "long ago")
 
-	events, err := s.Client().CoreV1().Events(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=PodsForced"})
+	events, err := s.Client().CoreV1().Events(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{
+		FieldSelector: "reason=PodsForced",
+	})
 	require.NoError(t, err)
 	require.Equal(t, "db/pooler-0", events.Items[0].Related.Namespace+"/"+events.Items[0].Related.Name)
 }

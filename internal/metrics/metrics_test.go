@@ -66,8 +66,8 @@ func last() termination.Slice {
 func TestASliceTellsWhatItDidAndADrainsLastOneHowItEnded(t *testing.T) {
 	s := last()
 	require.Equal(t, map[string]float64{
-		"PodsEvicted": 2, "PodsForced": 2, "PodsLeft": 1, "BlockedSeconds": 36, "TransactionsCut": 3, "HeartbeatsFailed": 2, "HandOvers": 0,
-		"SlicesFailed": 0, "HooksExpired": 1, "QueueSeconds": 3, "DrainSeconds": 50, "Drains Status=left": 1, "Escorts Strategy=evict": 1,
+		"PodsEvicted": 2, "PodsForced": 2, "PodsLeft": 1, "BlockedSeconds": 36, "TransactionsCut": 3, "HeartbeatsFailed": 2,
+		"HandOvers": 0, "SlicesFailed": 0, "HooksExpired": 1, "QueueSeconds": 3, "DrainSeconds": 50, "Drains Status=left": 1, "Escorts Strategy=evict": 1,
 		"Escorts Strategy=shutdown": 1,
 	}, written(t, func(l *metrics.Log) { l.Slice(s) }))
 }
@@ -88,8 +88,8 @@ func TestASliceThatHandsOverCountsNoDrain(t *testing.T) {
 // Silence could mean that nobody looked.
 func TestASliceInWhichNothingHappenedButItsFailureSaysSo(t *testing.T) {
 	require.Equal(t, map[string]float64{
-		"PodsEvicted": 0, "PodsForced": 0, "BlockedSeconds": 0, "TransactionsCut": 0, "HeartbeatsFailed": 0, "HandOvers": 0, "HooksExpired": 0,
-		"SlicesFailed": 1,
+		"PodsEvicted": 0, "PodsForced": 0, "BlockedSeconds": 0, "TransactionsCut": 0, "HeartbeatsFailed": 0,
+		"HandOvers": 0, "HooksExpired": 0, "SlicesFailed": 1,
 	}, written(t, func(l *metrics.Log) {
 		l.Slice(termination.Slice{Report: termination.Report{Status: termination.StatusFailed}})
 	}))

@@ -143,6 +143,7 @@ func TestATransactionThatOutlastsTheEscortIsCutAndCounted(t *testing.T) {
 		require.NoError(t, err)
 		require.Contains(t, w.happened(), "evicted")
 		require.True(t, strings.HasPrefix(escorted.Cut, "1 transaction in flight"), escorted.Cut)
+		require.Equal(t, 1, escorted.Lost)
 	})
 }
 

@@ -45,11 +45,11 @@ func (w *work) conclude(ctx context.Context, err error) {
 	defer cancel()
 	var group sync.WaitGroup
 	group.Go(func() { w.keep(ctx) })
+	w.beginning.Wait()
 	if err == nil {
-		group.Go(func() { w.tellEnd(ctx) })
+		w.tellEnd(ctx)
 	}
 	group.Wait()
-	w.beginning.Wait()
 }
 
 // telling is a context for that, whatever became of the drain's.

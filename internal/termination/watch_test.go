@@ -62,7 +62,9 @@ func TestADrainTellsOfItsBeginningAndItsEndOnce(t *testing.T) {
 		require.Equal(t, "Draining", w.told[0].Reason)
 		require.Equal(t, "Draining i-0abc1234 of group workers-a: it is to be terminated, and waits on hook quiesce. It ends by "+
 			report.Deadline.UTC().Format(time.RFC3339), w.told[0].Message)
-		require.Equal(t, Event{Reason: "Drained", Message: "drained in 2s: 1 pods evicted, 0 forced, 0 left; completed with CONTINUE"}, w.told[1])
+		require.Equal(t, Event{
+			Reason: "Drained", Message: "drained in 2s: 1 pods evicted, 0 forced, 0 left; completed with CONTINUE",
+		}, w.told[1])
 		require.Len(t, seen.slices, 1)
 		require.True(t, seen.slices[0].Ended)
 		require.True(t, seen.slices[0].First)
@@ -166,35 +168,31 @@ func TestWhatWasSkippedOrOnlyPlannedTellsNoStory(t *testing.T) {
 
 // An alarm that goes off for an event that came twice is soon not looked at any more.
 func TestAHookHasExpiredIfItWasAliveAndIsOver(t *testing.T) {
-	ended := func(w *world) { w.enter("Terminating:Proceed") }
+	noAction, throttled := ErrNoActiveAction, errors.New("throttled")
 	for name, c := range map[string]struct {
-		happens func(*world)
-		expired bool
+		heartbeats, completions error   // from the first on
+		completion              []error // one each, in order
+		expired                 bool
 	}{
-		"nothing":                          {func(*world) {}, false},
-		"it expires":                       {func(w *world) { w.failing("complete", ErrNoActiveAction); ended(w) }, true},
-		"its completion's answer was lost": {func(w *world) { w.faults["complete"] = []error{errors.New("timeout"), ErrNoActiveAction}; ended(w) }, false},
-		"it was over before we came": {func(w *world) {
-			w.failing("heartbeat", ErrNoActiveAction)
-			w.failing("complete", ErrNoActiveAction)
-			ended(w)
-		}, false},
-		"no heartbeat came through": {func(w *world) {
-			w.failing("heartbeat", errors.New("throttled"))
-			w.failing("complete", ErrNoActiveAction)
-			ended(w)
-		}, true},
+		"all is well":                      {},
+		"it expires":                       {completions: noAction, expired: true},
+		"no heartbeat came through":        {heartbeats: throttled, completions: noAction, expired: true},
+		"it was over before we came":       {heartbeats: noAction, completions: noAction},
+		"its completion's answer was lost": {completion: []error{throttled, noAction}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld()
 				w.node.Add(web("web-0"), time.Minute)
-				h, seen := watched(w)
-				time.AfterFunc(30*time.Second, func() { c.happens(w) })
-				if name == "it was over before we came" || name == "no heartbeat came through" {
-					c.happens(w)
-					w.enter("Terminating:Wait")
+				w.faults["complete"] = c.completion
+				if c.heartbeats != nil {
+					w.failing("heartbeat", c.heartbeats)
 				}
+				if c.completions != nil {
+					w.failing("complete", c.completions)
+				}
+				h, seen := watched(w)
+				time.AfterFunc(30*time.Second, func() { w.enter("Terminating:Proceed") })
 				_, err := invoke(t, h)
 				require.NoError(t, err)
 				require.Equal(t, c.expired, seen.slices[0].Expired)
@@ -236,7 +234,9 @@ func TestSweepsAndMalformedEventsAreToldOf(t *testing.T) {
 
 func TestAnEventNamesThosePodsFirstThatHadItWorst(t *testing.T) {
 	ref := func(name string) *drain.Ref { return &drain.Ref{Namespace: "db", Name: name, UID: name} }
-	forced := drain.PodReport{Namespace: "db", Name: "forced", UID: "forced", Outcome: drain.Forced, ForcedAt: time.Now(), Reason: "deadline"}
+	forced := drain.PodReport{
+		Namespace: "db", Name: "forced", UID: "forced", Outcome: drain.Forced, ForcedAt: time.Now(), Reason: "deadline",
+	}
 	left := drain.PodReport{Namespace: "db", Name: "left", UID: "left", Outcome: drain.Left, Verdict: drain.Evict, Reason: "finalizers"}
 	agent := drain.PodReport{Namespace: "db", Name: "agent", Outcome: drain.Left, Verdict: drain.Leave}
 	for status, c := range map[Status]struct {

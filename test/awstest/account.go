@@ -30,7 +30,10 @@ type group struct {
 }
 
 func newAccount() *account {
-	return &account{instances: map[string]*instance{}, clusters: map[string]cluster{}, buckets: map[string]map[string][]byte{}, proceed: defaultProceed}
+	return &account{
+		instances: map[string]*instance{}, clusters: map[string]cluster{}, buckets: map[string]map[string][]byte{},
+		proceed: defaultProceed,
+	}
 }
 
 // AddGroup makes an Auto Scaling group with its lifecycle hooks. Adding a name again replaces the hooks.

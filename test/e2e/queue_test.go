@@ -200,6 +200,14 @@ func TestALongDrainGoesOnInSlicesOfTwentySeconds(t *testing.T) {
 		require.Equal(t, "1", call.Params.Get("VisibilityTimeout"))
 	}
 	p.logPauses(handed)
+
+	told := p.told(victim)
+	require.Len(t, told, 2, "of the drain, not of its slices")
+	require.Contains(t, told[1], "Normal Drained drained in ")
+	require.EqualValues(t, len(handed), p.measured("HandOvers"))
+	require.EqualValues(t, 1, p.measured("Drains", "Status", "drained"))
+	require.EqualValues(t, 1, p.measured("PodsEvicted"))
+	require.Zero(t, p.measured("HooksExpired"))
 }
 
 // logPauses tells how long nobody was at it between two slices.
@@ -256,6 +264,7 @@ func TestPoisonInABatchGoesToTheDeadLettersAndTheRestIsDrained(t *testing.T) {
 	require.Len(t, moved, 1)
 	require.Equal(t, letters[0].Attributes["messageId"], moved[0].Message)
 	require.Equal(t, letters[0].Attributes["reason"], moved[0].Reason)
+	require.EqualValues(t, 1, p.measured("Malformed"))
 }
 
 func TestPoisonThatCannotBeMovedIsKeptUntilItCan(t *testing.T) {
@@ -269,6 +278,7 @@ func TestPoisonThatCannotBeMovedIsKeptUntilItCan(t *testing.T) {
 	p.handled()
 	require.Len(t, p.AWS.Messages(p.queue.DeadLetters), 1)
 	require.Len(t, p.said("not done"), 1)
+	require.EqualValues(t, 1, p.measured("Malformed"), "one event, though it came twice")
 	require.Contains(t, p.function.Output(), "not authorized")
 }
 

@@ -47,6 +47,9 @@ func TestAnInstanceWhoseEventWasLostIsFoundAndDrained(t *testing.T) {
 	require.Len(t, p.podsOn(victim), 1, "a sweep never drains")
 	require.Empty(t, writes(p.requests(p.function)))
 	require.Zero(t, p.sweep().Enqueued, "while it waits in the queue")
+	require.EqualValues(t, 3, p.measured("Sweeps"))
+	require.EqualValues(t, 3, p.measured("Waiting"))
+	require.EqualValues(t, 1, p.measured("Enqueued"))
 
 	p.deliver(1)
 	p.handled()

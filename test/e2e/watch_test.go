@@ -29,9 +29,14 @@ func (s *scene) told(i stage.Instance) (lines []string) {
 }
 
 // measured are the values of a metric that the scene's function has written, those of its further dimension only if one is given.
-func (s *scene) measured(metric string, dimension ...string) (values []float64) {
+func (s *scene) measured(metric string, dimension ...string) []float64 {
 	s.Helper()
-	all, err := metricstest.Of(s.function.Output())
+	return s.measuredBy(s.function, metric, dimension...)
+}
+
+func (s *scene) measuredBy(f *stage.Function, metric string, dimension ...string) (values []float64) {
+	s.Helper()
+	all, err := metricstest.Of(f.Output())
 	require.NoError(s, err)
 	for _, v := range all {
 		if v.Name == metric && (len(dimension) == 0 || v.Dimensions[dimension[0]] == dimension[1]) {
@@ -39,6 +44,17 @@ func (s *scene) measured(metric string, dimension ...string) (values []float64) 
 		}
 	}
 	return values
+}
+
+// measured is the sum of a metric over the functions, as its graph shows it.
+func (p *post) measured(metric string, dimension ...string) (sum float64) {
+	p.Helper()
+	for _, f := range p.functions {
+		for _, value := range p.measuredBy(f, metric, dimension...) {
+			sum += value
+		}
+	}
+	return sum
 }
 
 // kept are the reports in a bucket, by key.
