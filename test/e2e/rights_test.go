@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,7 +86,7 @@ func (l *ledger) enter(on *stage.Stage) {
 		l.faults = append(l.faults, err)
 	}
 	for _, r := range requests {
-		if l.used[spelled(r)] = true; r.Code == http.StatusForbidden {
+		if l.used[spelled(r)] = true; r.Denied {
 			l.refused[spelled(r)] = true
 		}
 	}

@@ -39,6 +39,7 @@ type Request struct {
 	URI         string
 	Watch       bool
 	Code        int             // HTTP status
+	Denied      bool            // by RBAC, and not by whoever else may refuse
 	Body        json.RawMessage // of a pod's deletion: its options
 }
 
@@ -53,11 +54,16 @@ type entry struct {
 	User       struct{ Username string }
 	ObjectRef  struct{ APIGroup, Resource, Subresource, Namespace, Name string }
 
+	Annotations              map[string]string
 	RequestObject            json.RawMessage
 	ResponseStatus           struct{ Code int }
 	RequestReceivedTimestamp metav1.MicroTime
 	StageTimestamp           metav1.MicroTime
 }
+
+// decision is the annotation that says whether the user had the right
+// (https://kubernetes.io/docs/reference/labels-annotations-taints/audit-annotations/#authorization-k8s-io-decision).
+const decision = "authorization.k8s.io/decision"
 
 // Audit is the lab's audit log.
 func (l *Lab) Audit() *Audit {
@@ -117,6 +123,7 @@ func (e entry) request() Request {
 		Verb: e.Verb, Watch: e.Verb == "watch", URI: e.RequestURI, Code: e.ResponseStatus.Code,
 		Group: e.ObjectRef.APIGroup, Resource: e.ObjectRef.Resource, Subresource: e.ObjectRef.Subresource,
 		Namespace: e.ObjectRef.Namespace, Name: e.ObjectRef.Name, Body: e.RequestObject,
+		Denied: e.Annotations[decision] == "forbid",
 	}
 	if e.Stage != "ResponseStarted" {
 		r.Done = e.StageTimestamp.Time
