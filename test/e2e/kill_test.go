@@ -24,6 +24,8 @@ import (
 const (
 	// killSeeds is how many drains are killed in a plain test; KILLS says otherwise, and KILL_SEED=n repeats the one of that seed.
 	killSeeds = 3
+	// killStream is one of many, of which the first few seeds differ in what they do.
+	killStream = 2
 	// killsAbreast is how many of them go on at once: they are mostly waiting, for a message that was hidden a minute.
 	killsAbreast = 10
 	// killedTimeout is of the function: its queue hides a message for as long when it died before it could say otherwise.
@@ -113,7 +115,7 @@ type killed struct {
 
 func setKilled(t *testing.T, on *stage.Stage, seed uint64) *killed {
 	t.Helper()
-	random := rand.New(rand.NewPCG(seed, 0))
+	random := rand.New(rand.NewPCG(seed, killStream))
 	k := &killed{post: setPostOn(t, on, 2, 1, stage.Settings{Timeout: killedTimeout}), seed: seed}
 	t.Cleanup(func() {
 		if t.Failed() {
