@@ -61,7 +61,8 @@ func someMoment(random *rand.Rand, longest time.Duration) moment {
 // what it began, and neither does anything twice.
 func TestADrainIsFinishedWhereverItsFunctionIsKilled(t *testing.T) {
 	on := play(t)
-	for some := range slices.Chunk(seedsOfKills(t), killsAbreast) {
+	seeds, kills := seedsOfKills(t), 0
+	for some := range slices.Chunk(seeds, killsAbreast) {
 		drains := make([]*killed, len(some))
 		for n, seed := range some {
 			drains[n] = setKilled(t, on, seed)
@@ -74,8 +75,11 @@ func TestADrainIsFinishedWhereverItsFunctionIsKilled(t *testing.T) {
 		killers.Wait()
 		for _, k := range drains {
 			k.endsWell()
+			kills += len(k.done)
 		}
 	}
+	t.Logf("%d drains, %d kills", len(seeds), kills)
+	require.True(t, kills > 0 || len(seeds) == 1, "every drain ended before its kill")
 }
 
 func seedsOfKills(t *testing.T) []uint64 {
