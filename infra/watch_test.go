@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,8 +27,11 @@ func TestWhatAPersonMustKnowRaisesAnAlarm(t *testing.T) {
 	const over, under = "GreaterThanThreshold", "LessThanThreshold"
 	cluster, queue := "Cluster=prod", "QueueName={SQS::Queue quiesce-prod}.QueueName"
 	dead := "QueueName={SQS::Queue quiesce-prod-dead}.QueueName"
+	readme, err := os.ReadFile(filepath.Join("..", "README.md"))
+	require.NoError(t, err)
 	got := map[string][]any{}
 	for _, a := range s.all("AWS::CloudWatch::Alarm") {
+		require.Contains(t, string(readme), "\n| `"+strings.TrimPrefix(fmt.Sprint(a["AlarmName"]), "quiesce-prod ")+"` |", "its entry")
 		got[fmt.Sprint(a["AlarmName"])] = []any{
 			fmt.Sprint(a["Namespace"], " ", a["MetricName"], " ", a["Statistic"]), dimensions(a), a["ComparisonOperator"], a["Threshold"],
 			a["EvaluationPeriods"], a["TreatMissingData"],
