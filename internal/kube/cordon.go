@@ -56,18 +56,19 @@ func (c *Client) Cordon(ctx context.Context, node drain.Node, hook string, began
 }
 
 // Restore implements termination.Surroundings.
-func (c *Client) Restore(ctx context.Context, node drain.Node) error {
-	err := c.change(ctx, node.Name, func(current *corev1.Node) map[string]any {
+func (c *Client) Restore(ctx context.Context, node drain.Node, hook string) (ours bool, err error) {
+	err = c.change(ctx, node.Name, func(current *corev1.Node) map[string]any {
 		m, marked := markOf(current)
-		if !marked && !hasWaveTaint(current) {
+		ours = !marked || m.Hook == hook
+		if !ours || !marked && !hasWaveTaint(current) {
 			return nil
 		}
 		return m.undo(current)
 	})
 	if err != nil {
-		return fmt.Errorf("restore node %s: %w", node.Name, err)
+		return false, fmt.Errorf("restore node %s: %w", node.Name, err)
 	}
-	return nil
+	return ours, nil
 }
 
 // change makes a merge patch out of what the node is now, and applies it to that and nothing later; no patch, no request.

@@ -32,7 +32,9 @@ type lease struct {
 }
 
 // Own implements termination.Leases: an instance's Lease has its name.
-func (c *Client) Own(ctx context.Context, instanceID string, hasten func(time.Time)) (release func(goesOn bool) error, owned bool, err error) {
+func (c *Client) Own(ctx context.Context, instanceID string, hasten func(time.Time)) (
+	release func(goesOn bool) error, owned bool, err error,
+) {
 	return c.hold(ctx, instanceID, hasten)
 }
 
@@ -95,7 +97,9 @@ func (c *Client) Hold(ctx context.Context, name string) (release func() error, h
 }
 
 // hold makes the owner's name anew for each call: two invocations in one process are two owners.
-func (c *Client) hold(ctx context.Context, name string, hasten func(time.Time)) (release func(goesOn bool) error, held bool, err error) {
+func (c *Client) hold(ctx context.Context, name string, hasten func(time.Time)) (
+	release func(goesOn bool) error, held bool, err error,
+) {
 	l, err := c.acquire(ctx, name, "quiesce-"+rand.String(10))
 	if err != nil {
 		return nil, false, fmt.Errorf("take the lease of %s: %w", name, err)

@@ -110,8 +110,8 @@ type Surroundings interface {
 	// instances, and by name where EC2 has told one; those that are not in the cluster are left out.
 	Repel(ctx context.Context, others []drain.Node) error
 	// Restore undoes on a node what Cordon and Repel changed there, and only that. Nothing is written to a node without
-	// their mark.
-	Restore(ctx context.Context, node drain.Node) error
+	// their mark, nor to one that is closed for another hook or for none, of which ours is false.
+	Restore(ctx context.Context, node drain.Node, hook string) (ours bool, err error)
 	// Detached returns when the volumes of these claims (namespace/name) are detached from the node.
 	Detached(ctx context.Context, node drain.Node, claims []string) error
 	// Budgets are the disruption budgets that select any of these pods.

@@ -63,7 +63,7 @@ func TestANoticesDrainWithoutAHookOfOursKeepsNothingAlive(t *testing.T) {
 	})
 }
 
-// Found by the simulation, seeds 537 and 2706: a forged event of an instance in service opened the node in mid-drain.
+// Found by the simulation, seeds 537, 2706 and 25888: a forged event of an instance in service opened the node in mid-drain.
 func TestAnEventThatIsRejectedDoesNotOpenANodeThatIsClosedForANotice(t *testing.T) {
 	for hook, effects := range map[string][]string{"": nil, "quiesce": {"restore node-i-0abc1234"}} {
 		synctest.Test(t, func(t *testing.T) {

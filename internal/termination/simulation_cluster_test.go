@@ -195,13 +195,16 @@ func (k cluster) Repel(ctx context.Context, others []drain.Node) (err error) {
 	return err
 }
 
-func (k cluster) Restore(ctx context.Context, of drain.Node) error {
-	return k.effect(ctx, api, "restore", of.InstanceID, func() error {
+func (k cluster) Restore(ctx context.Context, of drain.Node, hook string) (ours bool, err error) {
+	err = k.effect(ctx, api, "restore", of.InstanceID, func() error {
 		c := k.s.computer(of.InstanceID)
-		k.restores(c)
-		c.node.closed, c.node.tainted, c.node.hook = false, false, ""
+		if ours = !c.node.closed || c.node.hook == hook; ours {
+			k.restores(c)
+			c.node.closed, c.node.tainted, c.node.hook = false, false, ""
+		}
 		return nil
 	})
+	return ours, err
 }
 
 // Tell takes its time and may fail, as every request.

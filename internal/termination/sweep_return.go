@@ -46,8 +46,9 @@ func (w *work) reopen(ctx context.Context, k Kubernetes, m Mark) (restored bool,
 	}
 	switch instanceOf(instances, w.InstanceID).State {
 	case inService:
-		err = errors.Join(k.Restore(ctx, m.Node), w.release(ctx, k, m.Node))
-		return err == nil, err
+		restored, err = k.Restore(ctx, m.Node, m.Hook)
+		err = errors.Join(err, w.release(ctx, k, m.Node))
+		return restored && err == nil, err
 	case retained: // closed it stays, but no pooler paused
 		return false, w.release(ctx, k, m.Node)
 	}

@@ -2,7 +2,6 @@ package termination
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -89,14 +88,11 @@ func (w *work) restore(ctx context.Context, all []Instance) error {
 
 // restoreNode: what was closed for a notice, or for a person, is not this event's to open.
 func (w *work) restoreNode(ctx context.Context, k Kubernetes, node drain.Node) error {
-	marks, err := k.Marked(ctx)
-	if err != nil {
+	ours, err := k.Restore(ctx, node, w.Hook)
+	if err != nil || !ours {
 		return err
 	}
-	if slices.ContainsFunc(marks, func(m Mark) bool { return m.Node.InstanceID == w.InstanceID && m.Hook != w.Hook }) {
-		return nil
-	}
-	return errors.Join(k.Restore(ctx, node), w.release(ctx, k, node))
+	return w.release(ctx, k, node)
 }
 
 // release undoes what escorts left on the pods of a node that stays.

@@ -262,8 +262,11 @@ func (w *world) Tell(_ context.Context, _ drain.Node, e Event) error {
 	return w.fault("tell")
 }
 
-func (w *world) Restore(_ context.Context, node drain.Node) error {
-	return w.do("restore " + node.Name)
+func (w *world) Restore(_ context.Context, node drain.Node, hook string) (bool, error) {
+	if len(w.marks) > 0 && w.marks[0].Hook != hook {
+		return false, nil
+	}
+	return true, w.do("restore " + node.Name)
 }
 
 func (w *world) Detached(ctx context.Context, _ drain.Node, claims []string) error {
