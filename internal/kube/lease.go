@@ -206,7 +206,7 @@ func (l *lease) sameOwner(other *coordinationv1.Lease) bool {
 	return other.Spec.HolderIdentity != nil && *other.Spec.HolderIdentity == *l.object.Spec.HolderIdentity
 }
 
-// release deletes the Lease, if it is still ours, on a context of its own; or hands it on, if there is a deadline on it which whoever
+// release deletes the Lease, if it is still ours, on a context of its own; or hands it on, if there is a deadline on it that whoever
 // goes on must know.
 func (l *lease) release(ctx context.Context, goesOn bool) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)

@@ -217,7 +217,8 @@ func (i *incarnation) pauses(p *pod) {
 	i.s.counts["pooler paused"]++
 	for _, c := range i.s.computers {
 		for _, other := range c.node.pods {
-			if other != p && p.budget != nil && other.budget == p.budget && other.paused != nil && !other.paused.dead && !other.Terminating() {
+			together := other != p && p.budget != nil && other.budget == p.budget
+			if together && other.paused != nil && !other.paused.dead && !other.Terminating() {
 				i.s.broken("%s: paused %s while %s was", i.name, p.Name, other.Name)
 			}
 		}

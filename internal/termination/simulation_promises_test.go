@@ -287,8 +287,8 @@ func (s *simulation) leftBehind(c *computer, p *pod) {
 	}
 }
 
-// unreachable tells whether nobody could have told the pod: from its moment on (which is not in the first half), or from when the slice that let its node go began, if
-// that was later, the API server did not answer. A request or two are lost at either end.
+// unreachable tells whether nobody could have told the pod: from its moment on (which is not in the first half), or from when the
+// slice began that let its node go, if that was later, the API server did not answer. A request or two are lost at either end.
 func (s *simulation) unreachable(c *computer, p *pod) bool {
 	from := c.node.letGoAt.Add(-min(max(p.Grace, 2*time.Second), c.node.letGoAt.Sub(c.action.began)/2))
 	if by := c.node.letGoBy.began; from.Before(by) {
