@@ -45,10 +45,11 @@ func (w *work) heed(ctx context.Context) error {
 	return w.drainUnbidden(slice, all)
 }
 
-// setClock: a Spot instance goes when EC2 said so, ready or not. Nothing is begun for it that takes longer.
+// setClock: a Spot instance goes when EC2 said so, ready or not. Nothing is begun for it that takes longer. A slice that begins at its
+// deadline, or soon after it, has a last look, or who was to be told to stop when the one before it ended would die untold.
 func (w *work) setClock() {
 	if w.Notice == SpotInterruption {
-		w.drainer, w.report.Deadline = w.Hurried, w.Began.Add(spotTime)
+		w.drainer, w.report.Deadline = w.Hurried, lastChance(w.Began.Add(spotTime), time.Now())
 		return
 	}
 	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, w.Began, Hook{})

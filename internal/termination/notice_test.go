@@ -90,7 +90,7 @@ func TestANoticeThatCannotBeTrueDrainsNothing(t *testing.T) {
 		{"of a machine that is not Spot", func(w *world, _ *Handler) { w.spot = false }, 0, StatusRejected, "is no Spot instance"},
 		{"of one that is gone", func(w *world, _ *Handler) { w.state = "" }, 0, StatusRejected, "nothing can be done"},
 		{"of one that is past waiting", func(w *world, _ *Handler) { w.state = "Terminating:Proceed" }, 0, StatusRejected, "nothing can be done"},
-		{"too late", func(*world, *Handler) {}, 101 * time.Second, StatusRejected, "too late"},
+		{"too late", func(*world, *Handler) {}, spotTime + spotRest, StatusRejected, "too late"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := aSpotInstance()

@@ -102,3 +102,20 @@ func TestPodsOfARetainedInstanceGetBackWhatEscortsTookAndItsNodeStaysClosed(t *t
 		require.Equal(t, []string{"own", "give back paused", "release"}, w.effects())
 	})
 }
+
+// Found by the simulation, seeds 21667 and 44534: a slice that ended just before the notice's deadline was followed by none.
+func TestASliceThatBeginsAfterANoticesDeadlineNamesWhoIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := aSpotInstance()
+		stuck := web("stuck")
+		stuck.Labels = map[string]string{"budget": "b"}
+		w.node.Add(stuck, time.Second).Allow("b", 0)
+		record := noticed(SpotInterruption)
+		time.Sleep(spotTime + time.Second)
+		report, err := deliver(t, w.handler(), record)
+		require.NoError(t, err)
+		require.Equal(t, StatusLeft, report.Status)
+		require.Len(t, report.Pods, 1)
+		require.True(t, time.Now().Before(record.Termination.Began.Add(spotTime+spotRest)))
+	})
+}

@@ -236,7 +236,10 @@ func (s *simulation) resumes(p *pod) {
 }
 
 func (s *simulation) pausedMost() time.Duration {
-	if s.hasFaults() {
+	switch {
+	case s.hasFaults() && s.retains: // and then sweeps give back
+		return s.patience() + calm
+	case s.hasFaults():
 		return s.patience()
 	}
 	return escortTime + undoTime
