@@ -59,6 +59,9 @@ func (e escort) stop(ctx context.Context, p drain.Pod, evict func(context.Contex
 		return err
 	}
 	defer leave()
+	if !time.Now().Before(until) {
+		return errTurn
+	}
 	if err := evict(ctx, drain.EvictOptions{DryRun: true}); err != nil {
 		return refusal{err}
 	}
