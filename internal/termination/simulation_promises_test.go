@@ -294,6 +294,9 @@ func (s *simulation) unreachable(c *computer, p *pod) bool {
 	if by := c.node.letGoBy.began; from.Before(by) {
 		from = by
 	}
+	if r := c.node.letGoBy.reports[c.id]; r.Notice != "" && r.Deadline.After(c.interrupted.Add(spotTime)) { // heard late: a last look
+		from = r.Deadline.Add(-lastLook / 2)
+	}
 	first, last := from.Sub(s.began)+lostRequests, c.node.letGoAt.Sub(s.began)-lostRequests
 	return slices.ContainsFunc(s.outages, func(o outage) bool { return o.of == api && o.from <= first && last <= o.to })
 }
