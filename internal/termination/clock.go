@@ -122,22 +122,22 @@ func (w *work) renew(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	present.Began = w.beganAnew(ctx)
+	var err error
+	if present.Began, err = w.beganAnew(ctx); err != nil {
+		return err
+	}
 	w.log.Warn("the event is of an action that is over; the instance is in another one", "event", w.Began, "began", present.Began)
 	w.Termination = present
 	return nil
 }
 
-// beganAnew is when the present action began, or a guess if Auto Scaling does not tell: it is the same in each slice.
-func (w *work) beganAnew(ctx context.Context) time.Time {
+// beganAnew is when the present action began, or a guess if Auto Scaling does not tell it of this one: it is the same in each slice.
+func (w *work) beganAnew(ctx context.Context) (time.Time, error) {
 	began, err := w.Fleet.Began(ctx, w.Group)
-	if err != nil {
-		w.log.Warn("it is not known when the action began", "error", err.Error())
+	if at, known := began[w.InstanceID]; known || err != nil {
+		return at, err
 	}
-	if at, known := began[w.InstanceID]; known {
-		return at
-	}
-	return cmp.Or(w.seen, time.Now())
+	return cmp.Or(w.seen, time.Now()), nil
 }
 
 // heart keeps a lifecycle action alive beside whatever else is done for it.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -49,12 +50,19 @@ func stopping(after string) func(*appsv1.Deployment) {
 	}
 }
 
-// isForced: the pod was deleted once, after its eviction was refused and not before its moment, and its line in the report says so.
+// prompt is an answer that a function waits for in any case. What takes longer may be asked once more: there is no time left.
+const prompt = 300 * time.Millisecond
+
+// isForced: the pod was deleted, and once if that was answered, after its eviction was refused and not before its moment, and its line
+// in the report says so.
 func (s *scene) isForced(r report, pod corev1.Pod, moment time.Time) {
 	s.Helper()
 	asked := s.deletions(pod.Name)
-	require.Len(s, asked, 1)
-	require.Equal(s, pod.UID, *asked[0].Preconditions.UID, "another pod may have the name by then")
+	require.NotEmpty(s, asked)
+	for n, d := range asked {
+		require.Equal(s, pod.UID, *d.Preconditions.UID, "another pod may have the name by then")
+		require.True(s, n == 0 || asked[n-1].Done.Sub(asked[n-1].Time) > prompt, "asked again after an answer")
+	}
 	require.False(s, asked[0].Time.Before(moment), "%s before its moment", moment.Sub(asked[0].Time))
 	require.NotEmpty(s, s.evictions(pod.Name))
 	require.True(s, s.evictions(pod.Name)[0].Done.Before(asked[0].Time))
@@ -65,7 +73,9 @@ func (s *scene) isForced(r report, pod corev1.Pod, moment time.Time) {
 	require.LessOrEqual(s, given, own)
 	require.LessOrEqual(s, given, int64(r.Deadline.Sub(asked[0].Time)/time.Second)+1, "no more than there is")
 	require.Equal(s, drain.Forced, line.Outcome)
-	require.Contains(s, line.Reason, fmt.Sprintf("deadline: deleted with %s of its %s grace; ", inSeconds(given), inSeconds(own)))
+	if len(asked) == 1 {
+		require.Contains(s, line.Reason, fmt.Sprintf("deadline: deleted with %s of its %s grace; ", inSeconds(given), inSeconds(own)))
+	}
 	require.Zero(s, line.EvictedAt)
 	require.NotZero(s, line.ForcedAt)
 }
@@ -132,10 +142,10 @@ func TestPodsUnderOneBudgetAreForcedOneAfterTheOther(t *testing.T) {
 		s.isForced(r, pod, r.Deadline.Add(-10*time.Second))
 	}
 	asked := s.deletions("")
-	require.Len(t, asked, 2)
 	first := r.of(t, asked[0].Name)
-	require.True(t, !first.GoneAt.After(asked[1].Time) || !asked[1].Time.Before(r.Deadline.Add(-5*time.Second)),
-		"gone at %v, the next deleted at %v, deadline %v", first.GoneAt, asked[1].Time, r.Deadline)
+	next := slices.IndexFunc(asked, func(d deletion) bool { return d.Name != first.Name })
+	require.True(t, !first.GoneAt.IsZero() && !first.GoneAt.After(asked[next].Time) || !asked[next].Time.Before(r.Deadline.Add(-5*time.Second)),
+		"gone at %v, the next deleted at %v, deadline %v", first.GoneAt, asked[next].Time, r.Deadline)
 }
 
 // Some would rather lose a pod than overrun a budget. They have to be told which one it was.
