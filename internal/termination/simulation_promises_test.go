@@ -48,7 +48,12 @@ func (s *simulation) noticed(c *computer) bool {
 // hadWaited: an answer cannot be newer than its question. What changed since the incarnation could last see it is forgiven.
 func (i *incarnation) hadWaited(c *computer) bool {
 	since := time.Now().Add(-i.s.lag - i.s.slice)
-	return slices.ContainsFunc(append(c.past, c.action), func(a *action) bool { return a != nil && a.over && a.endedAt.After(since) })
+	for n, next := range c.states[1:] {
+		if (Instance{State: c.states[n].name}).isWaiting() && next.since.After(since) {
+			return true
+		}
+	}
+	return false
 }
 
 func (i *incarnation) owns(before *lease, id string) {
