@@ -2,7 +2,6 @@ package drain
 
 import (
 	"errors"
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
 )
@@ -59,9 +58,9 @@ func (a answer) failed() string {
 }
 
 // backoff doubles with each failure, with a fifth of jitter so that pods refused together do not return together.
-func backoff(failures int) time.Duration {
+func backoff(pod Ref, failures int) time.Duration {
 	wait := min(firstBackoff<<min(failures, 10), lastBackoff)
-	return wait + rand.N(wait/5)
+	return wait + Jitter(pod.UID, wait/5)
 }
 
 func serverWish(err error) time.Duration {

@@ -207,7 +207,7 @@ func (r *run) take(got answer) {
 		entry.block(blocked, now)
 		r.say(a, "eviction blocked", got)
 	} else {
-		a.again = now.Add(r.patience(a, max(backoff(a.failures), serverWish(got.err)), now))
+		a.again = now.Add(r.patience(a, max(backoff(got.pod, a.failures), serverWish(got.err)), now))
 		a.failures++
 		r.pace.heed(got.err, a.at, a.again)
 		entry.fail(got, now)

@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 // Auto Scaling's own bounds of a hook (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_LifecycleHook.html), for
@@ -55,9 +56,11 @@ func (h Hook) limit() time.Duration {
 	return cmp.Or(h.GlobalTimeout, min(globalPerHeartbeat*h.HeartbeatTimeout, globalLimit))
 }
 
-// interval is the time from one heartbeat to the next.
-func (h Hook) interval() time.Duration {
-	return jittered(cmp.Or(h.HeartbeatTimeout, shortestHeartbeat) / heartbeatsPerTimeout)
+// interval is the time from one heartbeat for an instance to the next: up to a tenth less than it could be, so that the nodes of one wave
+// do not heartbeat as one.
+func (h Hook) interval(instanceID string) time.Duration {
+	longest := cmp.Or(h.HeartbeatTimeout, shortestHeartbeat) / heartbeatsPerTimeout
+	return longest - drain.Jitter(instanceID, longest/10)
 }
 
 // deadline is the moment by which the node must be empty: the operator's bound or the hook's own, whichever comes first,
@@ -207,7 +210,7 @@ func (h heart) beatOn(ctx context.Context, hook Hook) {
 	retry := heartbeatRetry
 	for wait := time.Duration(0); pause(ctx, wait) == nil; {
 		err := h.beat(ctx, heartbeatTimeout)
-		if wait = hook.interval(); err == nil {
+		if wait = hook.interval(h.of.InstanceID); err == nil {
 			retry = heartbeatRetry
 			continue
 		}
@@ -243,12 +246,4 @@ func (h heart) beat(ctx context.Context, timeout time.Duration) error {
 		h.pulse.feel(err)
 	}
 	return err
-}
-
-// jittered is up to a tenth less than d, so that the nodes of one wave do not heartbeat as one.
-func jittered(d time.Duration) time.Duration {
-	if d < 10 {
-		return d
-	}
-	return d - rand.N(d/10)
 }

@@ -64,8 +64,8 @@ func TestASlicesEndIsTheLastHeartbeat(t *testing.T) {
 }
 
 func TestHeartbeatsNeedNoDescriptionOfTheHooksTimeout(t *testing.T) {
-	require.InDelta(t, 10*time.Second, Hook{}.interval(), float64(time.Second), "as of the shortest there is")
-	require.InDelta(t, 100*time.Second, Hook{HeartbeatTimeout: 5 * time.Minute}.interval(), float64(10*time.Second))
+	require.InDelta(t, 10*time.Second, Hook{}.interval("i-0"), float64(time.Second), "as of the shortest there is")
+	require.InDelta(t, 100*time.Second, Hook{HeartbeatTimeout: 5 * time.Minute}.interval("i-0"), float64(10*time.Second))
 }
 
 func TestTheHooksLimitIsAsAutoScalingHasIt(t *testing.T) {

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 const (
@@ -118,5 +119,5 @@ func (o outcome) backIn(receives int) time.Duration {
 	if receives < 5 { // doublings
 		wait = min(failedWait<<receives, failedWaitMost)
 	}
-	return wait - rand.N(wait/5) // so that those that failed together do not come together
+	return wait - drain.Jitter(o.report.InstanceID, wait/5) // so that those that failed together do not come together
 }

@@ -182,13 +182,11 @@ func (k cluster) Cordon(ctx context.Context, of drain.Node, hook string, began t
 
 func (k cluster) Repel(ctx context.Context, others []drain.Node) (err error) {
 	for _, other := range others {
-		c := k.s.computer(other.InstanceID)
-		if c == nil || c.dead {
-			continue
-		}
 		err = errors.Join(err, k.effect(ctx, api, "repel", other.InstanceID, func() error {
-			k.writes(c, "tainted")
-			c.node.tainted = true
+			if c := k.s.computer(other.InstanceID); c != nil && !c.dead {
+				k.writes(c, "tainted")
+				c.node.tainted = true
+			}
 			return nil
 		}))
 	}
