@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -151,7 +152,7 @@ func TestAThrottlingServerIsAskedForLessAtOnce(t *testing.T) {
 		for i := range 60 {
 			node.Add(pod(fmt.Sprint("web-", i)), 0)
 		}
-		time.AfterFunc(10*time.Second, func() { node.room = 100 })
+		time.AfterFunc(10*time.Second, node.widen)
 		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Empty(t, report.Remaining())
 		require.Less(t, node.refused, 40, "of 60 pods, in ten seconds")
@@ -162,21 +163,38 @@ func TestAThrottlingServerIsAskedForLessAtOnce(t *testing.T) {
 // crowded is a node whose API server takes a second over each eviction, and has room for few at once.
 type crowded struct {
 	*draintest.Cluster
+	mu                            sync.Mutex
 	room, underWay, refused, most int
 }
 
+// widen gives it more room, and counts anew how much of it is used.
+func (c *crowded) widen() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.room, c.most = 100, 0
+}
+
 func (c *crowded) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
-	if c.underWay >= c.room {
-		c.refused++
+	if !c.enter() {
 		return &drain.Throttled{After: time.Second}
 	}
-	c.underWay++
-	if c.room == 100 {
-		c.most = max(c.most, c.underWay)
-	}
 	time.Sleep(time.Second)
+	c.mu.Lock()
 	c.underWay--
+	c.mu.Unlock()
 	return c.Cluster.Evict(ctx, ref, o)
+}
+
+func (c *crowded) enter() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.underWay >= c.room {
+		c.refused++
+		return false
+	}
+	c.underWay++
+	c.most = max(c.most, c.underWay)
+	return true
 }
 
 // slow is a node whose API server takes its time over each eviction.
