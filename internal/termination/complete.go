@@ -53,6 +53,9 @@ func (w *work) complete(ctx context.Context, result Result) error {
 			}
 			t.Token = "" // the instance names the action that it is in
 		default:
+			if !doubted {
+				w.log.Warn("completion failed, and is repeated", "error", err.Error())
+			}
 			doubted = true // whether it was only the answer that was lost
 		}
 		if ctx.Err() == nil || last == nil { // that time is over is not why
