@@ -52,7 +52,7 @@ test: setup tools ## run every test; the first time builds the real components (
 
 soak: setup tools ## the long forms: the simulation over many more seeds (SEEDS=1000000), real faults for longer, load of 100 nodes
 	SEEDS=$(SEEDS) go test -run TestTheUseCaseKeepsItsPromises -v -timeout 0 ./internal/termination
-	KILLS=$(KILLS) OUTAGE=$(OUTAGE) THROTTLED=$(THROTTLED) go test -race -run '$(FAULTS)' -v -timeout 0 ./test/e2e
+	KILLS=$(KILLS) OUTAGE=$(OUTAGE) THROTTLED=$(THROTTLED) go test -race -run '$(FAULTS)' -parallel 16 -v -timeout 0 ./test/e2e
 	LOAD=long go test -run TestLoad -parallel 1 -v -timeout 0 ./test/e2e
 
 lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck
