@@ -12,7 +12,7 @@ CDK     := npx --yes aws-cdk@2.1148.1
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -buildid='
 # Most of a test's time is waiting, so that more of them than cores run side by side.
 TESTTIMEOUT ?= 40m
-# Of `make soak`: a million take about a quarter of an hour on 2 cores that do nothing else.
+# Of `make soak`: a million take about a quarter of an hour on 2 cores that do nothing else. The rest of it takes another half.
 SEEDS   ?= 1000000
 # Of `make soak`, too: how many drains are killed at random moments, and for how many seconds the API server is away (beyond the 30 of a
 # Lease) and Auto Scaling throttles (beyond the minute of a completion).
