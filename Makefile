@@ -10,7 +10,8 @@ ZIPS     = $(foreach file,$(CONFIG),$(call zip,$(file)))
 CDK     := npx --yes aws-cdk@2.1148.1
 # What makes the same commit give the same bytes: no paths, no time, no build ID. lambda.norpc leaves out the old runtime's server.
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -buildid='
-# Most of a test's time is waiting, so that more of them than cores run side by side.
+# Most of a test's time is waiting, so that more of them than cores run side by side. Each is really run: the function that tests build
+# and start is none of the dependencies by which go test tells what may have changed.
 TESTTIMEOUT ?= 40m
 # Of `make soak`: a million take about a quarter of an hour on 2 cores that do nothing else. The rest of it takes another half.
 SEEDS   ?= 1000000
@@ -48,7 +49,7 @@ invoke: ## invoke the function of the lab that is up: make invoke EVENT=events/p
 test: setup tools ## run every test; the first time builds the real components (15 min on 2 cores)
 	@$(MAKE) --no-print-directory images || { test "$$CI" != true && echo 'test: without images the tests of real nodes are skipped'; }
 	@echo 'test: compiling the function and the tests takes minutes where the build cache is empty'
-	go test -race -parallel 8 -timeout $(TESTTIMEOUT) ./...
+	go test -race -count 1 -parallel 8 -timeout $(TESTTIMEOUT) ./...
 
 soak: setup tools ## the long forms: the simulation over many more seeds (SEEDS=1000000), real faults for longer, load of 100 nodes
 	SEEDS=$(SEEDS) go test -run TestTheUseCaseKeepsItsPromises -v -timeout 0 ./internal/termination
