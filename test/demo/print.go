@@ -40,7 +40,11 @@ func (n *narrator) tell(line []byte) {
 		Time                            time.Time
 		Msg, Pod, Reason, Phase, Result string
 	}
-	if json.Unmarshal(line, &entry) != nil || entry.Msg == "done" {
+	if json.Unmarshal(line, &entry) != nil {
+		return
+	}
+	isMetric := entry.Msg == "" // metrics are lines of the log, too
+	if isMetric || entry.Msg == "done" {
 		return
 	}
 	fmt.Fprintf(n.out, "  %s  %-26s %s%s%s  %s\n", entry.Time.Format("15:04:05.000"), entry.Msg, entry.Pod, entry.Phase, entry.Result, entry.Reason)

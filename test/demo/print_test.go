@@ -1,0 +1,20 @@
+package main
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestTheStoryIsOfChangesNotOfMetrics(t *testing.T) {
+	var out bytes.Buffer
+	n := &narrator{out: &out}
+	_, err := n.Write([]byte(`{"time":"2026-11-21T08:15:30.214Z","msg":"pod gone","pod":"app/web"}
+{"Cluster":"lab","PodsEvicted":9,"_aws":{"Timestamp":1795249530214}}
+{"time":"2026-11-21T08:15:30.3Z","msg":"done"}
+START RequestId
+`))
+	require.NoError(t, err)
+	require.Equal(t, "  08:15:30.214  pod gone                   app/web  \n", out.String())
+}
