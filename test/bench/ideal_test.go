@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"context"
+	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -8,6 +10,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
 )
 
 // evictors is how many evictions the ideal client keeps under way: as many as the function's default.
@@ -26,7 +29,7 @@ func (a *arena) ideal() time.Duration {
 	watching, err := client.CoreV1().Pods("").Watch(a.ctx, onNode)
 	require.NoError(a, err)
 	defer watching.Stop()
-	go a.evictAll(pods.Items)
+	go evictAll(a.ctx, a, client, pods.Items, evictors)
 	for left := len(pods.Items); left > 0; {
 		event, open := <-watching.ResultChan()
 		require.True(a, open, "the watch was closed")
@@ -37,17 +40,18 @@ func (a *arena) ideal() time.Duration {
 	return time.Since(began)
 }
 
-func (a *arena) evictAll(pods []corev1.Pod) {
-	turns := make(chan struct{}, evictors)
+// evictAll asks for the eviction of all the pods, so many at once, and does not ask again.
+func evictAll(ctx context.Context, tb testing.TB, client kubernetes.Interface, pods []corev1.Pod, abreast int) {
+	turns := make(chan struct{}, abreast)
 	for _, pod := range pods {
 		turns <- struct{}{}
 		go func() {
 			defer func() { <-turns }()
-			err := a.Lab.Client().PolicyV1().Evictions(pod.Namespace).Evict(a.ctx, &policyv1.Eviction{
+			err := client.PolicyV1().Evictions(pod.Namespace).Evict(ctx, &policyv1.Eviction{
 				ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
 			})
 			if err != nil {
-				a.Error(err)
+				tb.Error(err)
 			}
 		}()
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
@@ -90,7 +89,7 @@ func (w *waveArena) ideal() time.Duration {
 	w.each(func(_ int, i stage.Instance) { w.close(i, true) })
 	all, err := pods.List(w.ctx, metav1.ListOptions{})
 	require.NoError(w, err)
-	go w.evictEach(all.Items)
+	go evictAll(w.ctx, w, w.Lab.Client(), all.Items, waveEvictors)
 	left := uidsOf(all.Items)
 	for !w.seeGo(left, all.ResourceVersion) { // a loaded server may end a watch at any time
 		all, err = pods.List(w.ctx, metav1.ListOptions{})
@@ -124,22 +123,6 @@ func (w *waveArena) seeGo(left map[types.UID]bool, since string) (all bool) {
 		}
 	}
 	return true
-}
-
-func (w *waveArena) evictEach(pods []corev1.Pod) {
-	turns := make(chan struct{}, waveEvictors)
-	for _, pod := range pods {
-		turns <- struct{}{}
-		go func() {
-			defer func() { <-turns }()
-			err := w.Lab.Client().PolicyV1().Evictions(pod.Namespace).Evict(w.ctx, &policyv1.Eviction{
-				ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
-			})
-			if err != nil {
-				w.Error(err)
-			}
-		}()
-	}
 }
 
 // quiesce is from the events in the queue to the last completion, by functions that are warm.
