@@ -21,7 +21,7 @@ KILLS     ?= 100
 OUTAGE    ?= 40
 THROTTLED ?= 75
 FAULTS    := TestADrainIsFinishedWherever|TestADrainOutlives|TestADrainGoesOnThough|TestAFunctionThatRunsOutOfMemory
-LINT    := go tool -modfile=test/tools/lint/go.mod
+LINT    := go tool -modfile=test/parts/tools/lint/go.mod
 
 .DEFAULT_GOAL := help
 .PHONY: help build synth deploy test soak lint bench bench-pgbouncer demo story lab invoke tools images clean setup node
@@ -84,10 +84,10 @@ deploy: node ## deploy each CONFIG to AWS; asks before it changes who may do wha
 	cd infra && $(CDK) deploy --all
 
 images: setup ## make the container images of the lab's real nodes from Debian packages, once a version
-	@go run ./test/images/build
+	@go run ./test/parts/images/build
 
 tools: ## build the lab's real components into the user's cache directory, once a version
-	@go run ./test/tools/build
+	@go run ./test/parts/tools/build
 
 # What real nodes are made of. Where it cannot be installed, the tests that need it say so.
 NODES := containerd runc containernetworking-plugins debootstrap iproute2 nftables util-linux procps

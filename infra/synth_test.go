@@ -15,7 +15,7 @@ import (
 	"github.com/aws/jsii-runtime-go"
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/need"
+	"quiesce/test/parts/need"
 )
 
 // The configurations that are synthesized, each once for all tests.

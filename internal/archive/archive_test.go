@@ -13,7 +13,7 @@ import (
 
 	"quiesce/internal/archive"
 	"quiesce/internal/termination"
-	"quiesce/test/awstest"
+	"quiesce/test/parts/awstest"
 )
 
 const bucket = "reports"

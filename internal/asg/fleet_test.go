@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/termination"
-	"quiesce/test/awstest"
+	"quiesce/test/parts/awstest"
 )
 
 // every collects the groups of these names, and how often there was none to be had.

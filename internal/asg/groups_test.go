@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/termination"
-	"quiesce/test/awstest"
+	"quiesce/test/parts/awstest"
 )
 
 const group, hookName, instance = "workers-a", "quiesce", "i-0123456789abcdef0"

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"sigs.k8s.io/aws-iam-authenticator/pkg/token"
 
-	"quiesce/test/awstest"
+	"quiesce/test/parts/awstest"
 )
 
 func TestEndpointAndCAAreAskedOfEKSOnlyWhereTheyAreNotGiven(t *testing.T) {

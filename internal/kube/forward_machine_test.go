@@ -11,8 +11,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"quiesce/test/images"
-	"quiesce/test/lab"
+	"quiesce/test/parts/images"
+	"quiesce/test/parts/lab"
 )
 
 const consoleManifest = `

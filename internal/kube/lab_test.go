@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"quiesce/internal/drain"
-	"quiesce/test/lab"
+	"quiesce/test/parts/lab"
 )
 
 // shared is the lab that the tests of this package share, each in a namespace of its own. Nothing is done there but with the

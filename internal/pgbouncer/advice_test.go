@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
-	"quiesce/test/pooler"
+	"quiesce/test/parts/pgbouncer"
 )
 
 var (

@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/pooler"
+	"quiesce/test/parts/pgbouncer"
 )
 
 // table is an answer with one row.

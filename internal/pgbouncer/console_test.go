@@ -15,7 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/pooler"
+	"quiesce/test/parts/pgbouncer"
 )
 
 func TestMain(m *testing.M) { os.Exit(pooler.Run(m)) }

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
-	"quiesce/test/pooler"
+	"quiesce/test/parts/pgbouncer"
 )
 
 // world is a cluster in memory, with one pooler's pod. It keeps the effects in order.

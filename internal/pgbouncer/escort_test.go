@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
-	"quiesce/test/pooler"
+	"quiesce/test/parts/pgbouncer"
 )
 
 func TestTheStrategyIsTheOneAskedForOrOneThatCanSucceed(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/pooler"
+	"quiesce/test/parts/pgbouncer"
 )
 
 const (

@@ -17,7 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/pooler"
+	"quiesce/test/parts/pgbouncer"
 )
 
 var (

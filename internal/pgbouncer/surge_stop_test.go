@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
-	"quiesce/test/pooler"
+	"quiesce/test/parts/pgbouncer"
 )
 
 // crash leaves the cluster and the pooler as an escort does that is killed during the pause of a surge.

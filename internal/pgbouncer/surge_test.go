@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
-	"quiesce/test/pooler"
+	"quiesce/test/parts/pgbouncer"
 )
 
 // web is a cluster in memory in which the label app decides who owns the pod and who sends it clients.

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/termination"
-	"quiesce/test/awstest"
+	"quiesce/test/parts/awstest"
 )
 
 // mail is an account with the two queues, and the edge to them.

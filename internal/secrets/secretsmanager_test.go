@@ -13,7 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/awstest"
+	"quiesce/test/parts/awstest"
 )
 
 const name = "console"

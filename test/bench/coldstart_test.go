@@ -9,18 +9,18 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/awstest"
-	"quiesce/test/runtimeapi"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
+	"quiesce/test/parts/runtimeapi"
 )
 
 // BenchmarkColdStart measures from exec to the first request for an invocation, beside a function that does nothing.
 func BenchmarkColdStart(b *testing.B) {
-	root, err := stage.Root()
+	root, err := env.Root()
 	require.NoError(b, err)
 	folder := b.TempDir()
 	quiesce, hello := filepath.Join(folder, "quiesce"), filepath.Join(folder, "hello")
-	require.NoError(b, stage.Build(b.Context(), root, quiesce))
+	require.NoError(b, env.Build(b.Context(), root, quiesce))
 	build := exec.CommandContext(b.Context(), "go", "build", "-trimpath", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", hello, "./testdata/hello")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	output, err := build.CombinedOutput()

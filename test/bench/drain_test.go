@@ -15,8 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/termination"
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/lab"
 )
 
 const (
@@ -73,11 +73,11 @@ func median(all []time.Duration) time.Duration {
 	return all[len(all)/2]
 }
 
-func start(b *testing.B) *stage.Stage {
+func start(b *testing.B) *env.Stage {
 	b.Helper()
-	root, err := stage.Root()
+	root, err := env.Root()
 	require.NoError(b, err)
-	s, err := stage.Start(b.Context(), stage.Options{Root: root})
+	s, err := env.Start(b.Context(), env.Options{Root: root})
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, s.Stop()) })
 	return s
@@ -86,14 +86,14 @@ func start(b *testing.B) *stage.Stage {
 // arena is one node full of pods, and another for them to go to.
 type arena struct {
 	*testing.B
-	*stage.Stage
+	*env.Stage
 	ctx      context.Context
 	name     string // of the group and the namespace
-	victim   stage.Instance
+	victim   env.Instance
 	requests int // that the function made
 }
 
-func newArena(b *testing.B, s *stage.Stage, name string, n int32) *arena {
+func newArena(b *testing.B, s *env.Stage, name string, n int32) *arena {
 	ctx, cancel := context.WithTimeout(b.Context(), patience)
 	b.Cleanup(cancel)
 	a := &arena{B: b, Stage: s, ctx: ctx, name: name}
@@ -108,7 +108,7 @@ func newArena(b *testing.B, s *stage.Stage, name string, n int32) *arena {
 }
 
 // close keeps pods off a node, or lets them in again.
-func (a *arena) close(node stage.Instance, closed bool) {
+func (a *arena) close(node env.Instance, closed bool) {
 	patch := fmt.Sprintf(`{"spec":{"unschedulable":%v}}`, closed)
 	_, err := a.Lab.Client().CoreV1().Nodes().Patch(a.ctx, node.Node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 	require.NoError(a, err)

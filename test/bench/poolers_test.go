@@ -9,10 +9,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/termination"
-	"quiesce/test/database"
-	"quiesce/test/lab"
-	"quiesce/test/stage"
-	"quiesce/test/trial"
+	"quiesce/test/env"
+	"quiesce/test/env/database"
+	"quiesce/test/env/pooltest"
+	"quiesce/test/parts/lab"
 )
 
 // hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
@@ -40,15 +40,15 @@ var poolerCases = []struct {
 // iterations, and of stalls the longest of any but the straggler's.
 func BenchmarkPoolers(b *testing.B) {
 	lab.RequireMachines(b)
-	root, err := stage.Root()
+	root, err := env.Root()
 	require.NoError(b, err)
-	s, err := stage.Start(b.Context(), stage.Options{Root: root, Machines: true})
+	s, err := env.Start(b.Context(), env.Options{Root: root, Machines: true})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, s.Stop()) }()
-	ground, serial := trial.NewGround(s), 0
+	ground, serial := pooltest.NewGround(s), 0
 	for _, version := range []string{"1.18", "1.24"} {
 		for _, c := range poolerCases {
-			o := trial.Options{First: c.workers, Poolers: database.Options{Version: version}}
+			o := pooltest.Options{First: c.workers, Poolers: database.Options{Version: version}}
 			if c.careful {
 				o.Flags = [][]string{{"-recycle=1s"}, {"-validate"}}
 				o.Poolers.PreStop, o.Poolers.Grace = database.Recommended[version], 60
@@ -75,7 +75,7 @@ type sums struct {
 	stall, usual                                    time.Duration
 }
 
-func (s *sums) add(b trial.Books, usual time.Duration) {
+func (s *sums) add(b pooltest.Books, usual time.Duration) {
 	s.cut += b.Balance.Aborted + b.Balance.InFlight
 	s.ambiguous += b.Balance.Ambiguous
 	s.amiss += b.Amiss()
@@ -96,10 +96,10 @@ func (s *sums) report(b *testing.B) {
 }
 
 // escortOnce plays one drain; the benchmark's time is the drain's.
-func escortOnce(b *testing.B, g *trial.Ground, strategy string, o trial.Options) (books trial.Books, usual time.Duration) {
+func escortOnce(b *testing.B, g *pooltest.Ground, strategy string, o pooltest.Options) (books pooltest.Books, usual time.Duration) {
 	b.Helper()
 	b.StopTimer()
-	t, err := trial.SetUp(b.Context(), g, o)
+	t, err := pooltest.SetUp(b.Context(), g, o)
 	require.NoError(b, err)
 	function, err := t.Function(b.Context(), t.Configuration(t.Credentials(), "strategy: "+strategy))
 	require.NoError(b, err)
@@ -113,7 +113,7 @@ func escortOnce(b *testing.B, g *trial.Ground, strategy string, o trial.Options)
 		require.True(b, p.Escort == nil || p.Escort.Strategy == strategy, "%+v", p.Escort)
 	}
 	require.NoError(b, t.Die(b.Context(), t.Victim))
-	require.NoError(b, trial.Wait(b.Context(), hangsAfter+time.Second))
+	require.NoError(b, pooltest.Wait(b.Context(), hangsAfter+time.Second))
 	books, err = t.Settle(b.Context(), hangsAfter)
 	require.NoError(b, err)
 	require.NoError(b, t.TearDown(b.Context()))
@@ -129,14 +129,14 @@ func escortOnce(b *testing.B, g *trial.Ground, strategy string, o trial.Options)
 }
 
 // usualStall is the longest in a time like a drain's in which nothing happens: what the machine does to the workers by itself.
-func usualStall(b *testing.B, t *trial.Trial) time.Duration {
+func usualStall(b *testing.B, t *pooltest.Trial) time.Duration {
 	b.Helper()
 	require.NoError(b, t.Forget(b.Context()))
-	require.NoError(b, trial.Wait(b.Context(), quiet))
+	require.NoError(b, pooltest.Wait(b.Context(), quiet))
 	now, err := t.Snapshot(b.Context())
 	require.NoError(b, err)
 	require.NoError(b, t.Forget(b.Context()))
-	return trial.LongestStall(now.Workers)
+	return pooltest.LongestStall(now.Workers)
 }
 
 // heldBack is for how long the report says that new transactions had to wait.

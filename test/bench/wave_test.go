@@ -16,8 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"quiesce/internal/termination"
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/lab"
 )
 
 const (
@@ -55,10 +55,10 @@ func BenchmarkWave(b *testing.B) {
 // waveArena is nodes full of pods that are to go, and others for the pods to go to.
 type waveArena struct {
 	*arena
-	victims []stage.Instance
+	victims []env.Instance
 }
 
-func newWave(b *testing.B, s *stage.Stage, name string) *waveArena {
+func newWave(b *testing.B, s *env.Stage, name string) *waveArena {
 	ctx, cancel := context.WithTimeout(b.Context(), wavePatience)
 	b.Cleanup(cancel)
 	w := &waveArena{arena: &arena{B: b, Stage: s, ctx: ctx, name: name}}
@@ -72,7 +72,7 @@ func newWave(b *testing.B, s *stage.Stage, name string) *waveArena {
 }
 
 // each does something for each of the nodes, some at once.
-func (w *waveArena) each(do func(n int, i stage.Instance)) {
+func (w *waveArena) each(do func(n int, i env.Instance)) {
 	turns := make(chan struct{}, evictors)
 	var group sync.WaitGroup
 	for n, i := range w.victims {
@@ -86,7 +86,7 @@ func (w *waveArena) each(do func(n int, i stage.Instance)) {
 func (w *waveArena) ideal() time.Duration {
 	pods := w.Lab.Client().CoreV1().Pods(w.name)
 	began := time.Now()
-	w.each(func(_ int, i stage.Instance) { w.close(i, true) })
+	w.each(func(_ int, i env.Instance) { w.close(i, true) })
 	all, err := pods.List(w.ctx, metav1.ListOptions{})
 	require.NoError(w, err)
 	go evictAll(w.ctx, w, w.Lab.Client(), all.Items, waveEvictors)
@@ -128,8 +128,8 @@ func (w *waveArena) seeGo(left map[types.UID]bool, since string) (all bool) {
 // quiesce is from the events in the queue to the last completion, by functions that are warm.
 func (w *waveArena) quiesce() time.Duration {
 	queue := w.Queue(w.name)
-	functions, users := make([]*stage.Function, waveNodes), make([]string, waveNodes)
-	w.each(func(n int, i stage.Instance) { functions[n] = w.warm(queue, i) })
+	functions, users := make([]*env.Function, waveNodes), make([]string, waveNodes)
+	w.each(func(n int, i env.Instance) { functions[n] = w.warm(queue, i) })
 	for n, f := range functions {
 		users[n] = f.User
 		defer f.Close()
@@ -155,7 +155,7 @@ func (w *waveArena) quiesce() time.Duration {
 }
 
 // warm is a function that has spoken with AWS and Kubernetes.
-func (w *waveArena) warm(queue stage.Queue, i stage.Instance) *stage.Function {
+func (w *waveArena) warm(queue env.Queue, i env.Instance) *env.Function {
 	f, err := w.Function(w.ctx, "autoScalingGroups: ["+w.name+"]\n", queue.Environment()...)
 	require.NoError(w, err)
 	plan, err := json.Marshal(termination.Request{Action: termination.ActionPlan, InstanceID: i.ID})

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
-	"quiesce/test/stage"
+	"quiesce/test/env"
 )
 
 // apps are what runs in the demo's cluster. The last one is under a budget of one pod at a time.
@@ -30,7 +30,7 @@ var apps = []struct {
 const readyPoll = 50 * time.Millisecond
 
 // furnish makes the group, its nodes (these and n more) and what runs on them.
-func furnish(ctx context.Context, s *stage.Stage, n int, more ...stage.Instance) ([]stage.Instance, error) {
+func furnish(ctx context.Context, s *env.Stage, n int, more ...stage.Instance) ([]env.Instance, error) {
 	instances, err := s.Group(ctx, group, n)
 	if err != nil {
 		return nil, err

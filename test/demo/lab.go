@@ -13,12 +13,12 @@ import (
 	"path/filepath"
 	"time"
 
-	"quiesce/test/awstest"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
 )
 
 // sample is the instance that the payloads of events/ speak of.
-var sample = stage.Instance{
+var sample = env.Instance{
 	ID: "i-0123456789abcdef0", Node: "ip-10-0-1-2.eu-west-1.compute.internal", Zone: awstest.Region + "a",
 }
 
@@ -29,7 +29,7 @@ const headerTimeout = 5 * time.Second
 func address(dist string) string { return filepath.Join(dist, "lab-address") }
 
 // keepLab keeps a stage up until ctx ends, and invokes the function with whatever `make invoke` sends.
-func keepLab(ctx context.Context, s *stage.Stage, dist string) error {
+func keepLab(ctx context.Context, s *env.Stage, dist string) error {
 	if _, err := furnish(ctx, s, nodes-1, sample); err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func keepLab(ctx context.Context, s *stage.Stage, dist string) error {
 }
 
 // invocations answers each POST with what the function answers.
-func invocations(s *stage.Stage, function *stage.Function) http.HandlerFunc {
+func invocations(s *env.Stage, function *env.Function) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		payload, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -79,13 +79,13 @@ func invocations(s *stage.Stage, function *stage.Function) http.HandlerFunc {
 
 // happening makes a sample event true: if it says that the sample instance is being terminated, Auto Scaling terminates it,
 // and the event that then goes out is sent in the sample's place.
-func happening(s *stage.Stage, payload []byte) []byte {
+func happening(s *env.Stage, payload []byte) []byte {
 	var event struct {
 		DetailType string `json:"detail-type"`
 		Detail     struct{ AutoScalingGroupName, LifecycleHookName, EC2InstanceID string }
 	}
 	claims := json.Unmarshal(payload, &event) == nil && event.DetailType == "EC2 Instance-terminate Lifecycle Action"
-	if !claims || event.Detail.AutoScalingGroupName != group || event.Detail.LifecycleHookName != stage.Hook {
+	if !claims || event.Detail.AutoScalingGroupName != group || event.Detail.LifecycleHookName != env.Hook {
 		return payload
 	}
 	for _, real := range s.AWS.Terminate(event.Detail.EC2InstanceID) {

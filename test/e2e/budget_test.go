@@ -17,7 +17,7 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/termination"
-	"quiesce/test/lab"
+	"quiesce/test/parts/lab"
 )
 
 // shortAndLenient is for drains that are to meet their deadline: soon, and without force.

@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/termination"
-	"quiesce/test/stage"
+	"quiesce/test/env"
 )
 
 const (
@@ -71,7 +71,7 @@ func TestADrainCallsAHandfulOfActionsOfAWS(t *testing.T) {
 }
 
 // fill puts pods on the node that nobody replaces: they would have nowhere to go.
-func (s *scene) fill(i stage.Instance, pods int) {
+func (s *scene) fill(i env.Instance, pods int) {
 	s.Helper()
 	template := s.template("web")
 	onNode(i)(&template.Spec)

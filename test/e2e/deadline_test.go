@@ -14,8 +14,8 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/termination"
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/lab"
 )
 
 // short is for drains that are to meet their deadline soon, with force.
@@ -249,9 +249,9 @@ func (s *scene) hasEnded(pod string) {
 
 // A machine may die while it is drained. Nobody stops its pods any more; who waits for them waits for the whole deadline.
 func TestANodeThatIsLostWhileItIsDrainedIsNotWaitedFor(t *testing.T) {
-	for name, lose := range map[string]func(*scene, stage.Instance) error{
-		"kubelet": func(s *scene, i stage.Instance) error { return s.Lab.StopKubelet(s.ctx, i.Node) },
-		"node":    func(s *scene, i stage.Instance) error { return s.Lab.RemoveNode(s.ctx, i.Node) },
+	for name, lose := range map[string]func(*scene, env.Instance) error{
+		"kubelet": func(s *scene, i env.Instance) error { return s.Lab.StopKubelet(s.ctx, i.Node) },
+		"node":    func(s *scene, i env.Instance) error { return s.Lab.RemoveNode(s.ctx, i.Node) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := setScene(t, 1)

@@ -16,10 +16,10 @@ import (
 	"quiesce/events"
 	"quiesce/internal/config"
 	"quiesce/internal/termination"
-	"quiesce/test/awstest"
-	"quiesce/test/lab"
-	"quiesce/test/runtimeapi"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
+	"quiesce/test/parts/lab"
+	"quiesce/test/parts/runtimeapi"
 )
 
 // ways are those in which Auto Scaling's word reaches the function: how an event is wrapped, and what is answered to it.
@@ -122,7 +122,7 @@ func TestWhatIsNotOursOrMalformedIsAnsweredAndNothingIsDone(t *testing.T) {
 	s.untouched(f)
 }
 
-func (s *scene) isSkipped(f *stage.Function, name, why string) {
+func (s *scene) isSkipped(f *env.Function, name, why string) {
 	s.Helper()
 	payload := read(s.T, name)
 	result := s.sendTo(f, payload)
@@ -141,7 +141,7 @@ func (s *scene) isSkipped(f *stage.Function, name, why string) {
 	require.Contains(s, f.Output(), why, name)
 }
 
-func (s *scene) isMalformed(f *stage.Function, name, what string) {
+func (s *scene) isMalformed(f *env.Function, name, what string) {
 	s.Helper()
 	payload := read(s.T, name)
 	result := s.sendTo(f, payload)
@@ -177,10 +177,10 @@ func TestAnInstanceInServiceIsNotDrained(t *testing.T) {
 func TestForeignGroupsAndForeignHooksAreLeftAlone(t *testing.T) {
 	s := setScene(t, 1)
 	foreign, other := s.group+"-other", awstest.Hook{Name: "other"}
-	s.AWS.AddGroup(foreign, awstest.Hook{Name: stage.Hook})
+	s.AWS.AddGroup(foreign, awstest.Hook{Name: env.Hook})
 	neighbour := s.unjoined(foreign, "neighbour")
 	ofGroup := s.terminate(neighbour)
-	s.AWS.AddGroup(s.group, awstest.Hook{Name: stage.Hook}, other)
+	s.AWS.AddGroup(s.group, awstest.Hook{Name: env.Hook}, other)
 	ours := s.AWS.Terminate(s.instances[0].ID)
 	require.Equal(t, "other", ours[1].Hook)
 
@@ -275,7 +275,7 @@ func (s *scene) send(payload []byte) runtimeapi.Result {
 	return s.sendTo(s.function, payload)
 }
 
-func (s *scene) sendTo(f *stage.Function, payload []byte) runtimeapi.Result {
+func (s *scene) sendTo(f *env.Function, payload []byte) runtimeapi.Result {
 	s.Helper()
 	result, err := f.Invoke(s.ctx, payload)
 	require.NoError(s, err)
@@ -283,16 +283,16 @@ func (s *scene) sendTo(f *stage.Function, payload []byte) runtimeapi.Result {
 }
 
 // completedOnce: the instance's lifecycle action was completed exactly once, so that it may go.
-func (s *scene) completedOnce(i stage.Instance) {
+func (s *scene) completedOnce(i env.Instance) {
 	s.Helper()
 	completions := s.AWS.Completions(i.ID)
 	require.Len(s, completions, 1)
-	require.Equal(s, stage.Hook, completions[0].Hook)
+	require.Equal(s, env.Hook, completions[0].Hook)
 	require.Equal(s, awstest.Continue, completions[0].Result)
 }
 
 // untouched: the function has asked nothing of anybody.
-func (s *scene) untouched(f *stage.Function) {
+func (s *scene) untouched(f *env.Function) {
 	s.Helper()
 	require.Empty(s, s.requests(f))
 	require.Empty(s, s.AWS.CallsOf(f.Session))
@@ -318,7 +318,7 @@ func acceptedEvictions(all []lab.Request) map[string]int {
 }
 
 // podOn creates a pod on an instance's node.
-func (s *scene) podOn(i stage.Instance, name string, change ...func(*corev1.Pod)) *corev1.Pod {
+func (s *scene) podOn(i env.Instance, name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	s.Helper()
 	return s.pod(name, append(change, pinned(i))...)
 }
@@ -391,7 +391,7 @@ func inSNSInSQS(t *testing.T, event []byte) []byte {
 }
 
 // forged is the event of a termination that never was.
-func forged(t *testing.T, group string, i stage.Instance) []byte {
+func forged(t *testing.T, group string, i env.Instance) []byte {
 	return sample(t, "terminate", func(event object) {
 		detail := event["detail"].(object)
 		detail["AutoScalingGroupName"], detail["EC2InstanceId"] = group, i.ID

@@ -27,8 +27,8 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/termination"
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/lab"
 )
 
 // An eviction of one of these would do harm or never end. The drain that waits for them instead never ends either.
@@ -249,7 +249,7 @@ func TestAPodThatArrivesDuringTheDrainIsEvictedToo(t *testing.T) {
 }
 
 // pinned binds a pod to one of the scene's nodes, without the scheduler.
-func pinned(i stage.Instance) func(*corev1.Pod) {
+func pinned(i env.Instance) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { onNode(i)(&p.Spec) }
 }
 

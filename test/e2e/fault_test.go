@@ -20,9 +20,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 
-	"quiesce/test/awstest"
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
+	"quiesce/test/parts/lab"
 )
 
 const (
@@ -38,7 +38,7 @@ const (
 func TestADrainOutlivesThrottlingByAutoScaling(t *testing.T) {
 	throttled := time.Duration(numberOf(t, "THROTTLED", throttledFor)) * time.Second
 	p := setPost(t, 2, 1, 0)
-	p.AWS.AddGroup(p.group, awstest.Hook{Name: stage.Hook, HeartbeatTimeout: throttledHook + 2*throttled})
+	p.AWS.AddGroup(p.group, awstest.Hook{Name: env.Hook, HeartbeatTimeout: throttledHook + 2*throttled})
 	victim := p.instances[0]
 	pods := p.beginHalf(victim)
 	heal := p.AWS.Fail("autoscaling", "", awstest.Fault{
@@ -77,7 +77,7 @@ const (
 func TestADrainGoesOnThoughItsWatchesAreClosed(t *testing.T) {
 	on := play(t)
 	way := newRoughWay(t, on)
-	p := setPostOn(t, on, 2, 1, stage.Settings{Environment: way.environment})
+	p := setPostOn(t, on, 2, 1, env.Settings{Environment: way.environment})
 	victim := p.instances[0]
 	pods := p.beginHalf(victim)
 	p.until("watches were closed", func() (bool, error) { return way.ended.Load() >= closings, nil })
@@ -99,7 +99,7 @@ type roughWay struct {
 	ended       atomic.Int32 // of those of pods
 }
 
-func newRoughWay(t *testing.T, on *stage.Stage) *roughWay {
+func newRoughWay(t *testing.T, on *env.Stage) *roughWay {
 	t.Helper()
 	target, err := url.Parse(on.Lab.Endpoint())
 	require.NoError(t, err)
@@ -172,7 +172,7 @@ const (
 func TestAFunctionThatRunsOutOfMemoryIsFollowedByAnother(t *testing.T) {
 	on := play(t)
 	lab.RequireMemoryGroups(t)
-	p := setPostOn(t, on, 2, 1, stage.Settings{Memory: enough})
+	p := setPostOn(t, on, 2, 1, env.Settings{Memory: enough})
 	victim, memory := p.instances[0], p.function.Memory
 	pods := p.beginHalf(victim)
 	used, err := memory.Used()

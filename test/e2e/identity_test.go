@@ -16,20 +16,20 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/termination"
-	"quiesce/test/awstest"
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
+	"quiesce/test/parts/lab"
 )
 
 // ownStage is a stage for a test whose changes would reach the other scenes.
-func ownStage(t *testing.T) *stage.Stage {
+func ownStage(t *testing.T) *env.Stage {
 	t.Helper()
 	play(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	root, err := stage.Root()
+	root, err := env.Root()
 	require.NoError(t, err)
-	own, err := stage.Start(ctx, stage.Options{Root: root})
+	own, err := env.Start(ctx, env.Options{Root: root})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, own.Stop()) })
 	return own
@@ -85,12 +85,12 @@ func TestTheFunctionsIdentity(t *testing.T) {
 	t.Run("is proven anew when its token is refused", func(t *testing.T) { outlivesItsToken(t, own) })
 }
 
-func provesNeed(t *testing.T, own *stage.Stage, p permission) {
+func provesNeed(t *testing.T, own *env.Stage, p permission) {
 	run, known := needs[p]
 	require.True(t, known, "nothing shows that the function needs it")
 	s := setSceneOn(t, own, 2, "drain: {maxDuration: 12s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}")
 	s.deploy("web", 1)
-	s.instances = []stage.Instance{s.hostOf("web")}
+	s.instances = []env.Instance{s.hostOf("web")}
 	if run.prepare != nil {
 		run.prepare(s)
 	}
@@ -117,7 +117,7 @@ const tokenMemory = 11 * time.Second
 
 // A session can end, or a key be rotated, in the middle of a drain of half an hour. The pods that are left must not be left
 // for that.
-func outlivesItsToken(t *testing.T, own *stage.Stage) {
+func outlivesItsToken(t *testing.T, own *env.Stage) {
 	s := setSceneOn(t, own, 1)
 	node := s.instances[0]
 	s.deploy("slow", 1)
@@ -181,7 +181,7 @@ func (s *scene) identityCalls() []awstest.Call {
 }
 
 // permissionsOf are all that the group quiesce has, but those for escorts, whose need internal/kube's own tests show.
-func permissionsOf(t *testing.T, on *stage.Stage) (all []permission) {
+func permissionsOf(t *testing.T, on *env.Stage) (all []permission) {
 	t.Helper()
 	for _, rule := range rolesOf(t, on).rules() {
 		for _, resource := range rule.Resources {
@@ -196,7 +196,7 @@ func permissionsOf(t *testing.T, on *stage.Stage) (all []permission) {
 // roles are those that are called quiesce: the rules of each by its namespace, which is empty for the cluster's.
 type roles map[string][]rbacv1.PolicyRule
 
-func rolesOf(t *testing.T, on *stage.Stage) roles {
+func rolesOf(t *testing.T, on *env.Stage) roles {
 	t.Helper()
 	rbac := on.Lab.Client().RbacV1()
 	cluster, err := rbac.ClusterRoles().Get(t.Context(), "quiesce", metav1.GetOptions{})
@@ -282,7 +282,7 @@ func rulesWithout(rules []rbacv1.PolicyRule, p permission) []rbacv1.PolicyRule {
 // renameInstance has EC2 call the instance otherwise than its node, which must then be searched for.
 func (s *scene) renameInstance() {
 	s.Helper()
-	s.instances = []stage.Instance{s.unjoined(s.group, "custom")}
+	s.instances = []env.Instance{s.unjoined(s.group, "custom")}
 	s.join(s.instances[0], lab.Node{Name: "custom-" + s.group})
 }
 

@@ -17,8 +17,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/lab"
 )
 
 const (
@@ -109,7 +109,7 @@ func numberOf(t *testing.T, variable string, otherwise int) int {
 type killed struct {
 	*post
 	seed   uint64
-	victim stage.Instance
+	victim env.Instance
 	pods   []corev1.Pod
 	kills  []moment // one for each delivery, from the first on
 
@@ -117,10 +117,10 @@ type killed struct {
 	done []string // the kills that came in time, and what the function had said last
 }
 
-func setKilled(t *testing.T, on *stage.Stage, seed uint64) *killed {
+func setKilled(t *testing.T, on *env.Stage, seed uint64) *killed {
 	t.Helper()
 	random := rand.New(rand.NewPCG(seed, killStream))
-	k := &killed{post: setPostOn(t, on, 2, 1, stage.Settings{Timeout: killedTimeout}), seed: seed}
+	k := &killed{post: setPostOn(t, on, 2, 1, env.Settings{Timeout: killedTimeout}), seed: seed}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("seed %d, killed %v; again: KILL_SEED=%d go test -race -run %s ./test/e2e", seed, k.done, seed, t.Name())
@@ -213,7 +213,7 @@ func (k *killed) endsWell() {
 
 // endedWell: the instance's action was completed once and in time, each of these pods was evicted once and is gone, the node was
 // closed before that and stays so, and nobody owns the instance any more.
-func (p *post) endedWell(victim stage.Instance, pods []corev1.Pod) {
+func (p *post) endedWell(victim env.Instance, pods []corev1.Pod) {
 	p.Helper()
 	p.completedOnce(victim)
 	require.False(p, p.AWS.Expired(victim.ID))
@@ -263,7 +263,7 @@ func evictedOnce(t require.TestingT, requests []lab.Request, pod string) {
 }
 
 // isUntouched: the node is open, and nobody has marked it.
-func (s *scene) isUntouched(i stage.Instance) {
+func (s *scene) isUntouched(i env.Instance) {
 	s.Helper()
 	node := s.node(i)
 	require.False(s, node.Spec.Unschedulable)
@@ -273,7 +273,7 @@ func (s *scene) isUntouched(i stage.Instance) {
 }
 
 // isFree tells whether nobody holds the instance's Lease. One that its owner could not give back ends by itself.
-func (s *scene) isFree(i stage.Instance) (bool, error) {
+func (s *scene) isFree(i env.Instance) (bool, error) {
 	lease, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return true, nil

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/kube"
-	"quiesce/test/stage"
+	"quiesce/test/env"
 )
 
 // A renewal whose answer is lost has changed the Lease all the same. An owner that never renews again after that loses it in
@@ -40,7 +40,7 @@ func TestALeaseIsRenewedThoughItChangedUnseen(t *testing.T) {
 }
 
 // leaseFree tells whether nobody has the instance's Lease.
-func (s *scene) leaseFree(i stage.Instance) (bool, error) {
+func (s *scene) leaseFree(i env.Instance) (bool, error) {
 	_, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return true, nil

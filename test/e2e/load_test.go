@@ -14,9 +14,9 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 
 	"quiesce/internal/termination"
-	"quiesce/test/awstest"
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
+	"quiesce/test/parts/lab"
 )
 
 const (
@@ -55,8 +55,8 @@ func setLoad(t *testing.T, nodes, functions int) *post {
 	if long() {
 		set = ownStage
 	}
-	p := setPostOn(t, set(t), nodes, functions, stage.Settings{})
-	p.AWS.AddGroup(p.group, awstest.Hook{Name: stage.Hook, HeartbeatTimeout: loadTimeout})
+	p := setPostOn(t, set(t), nodes, functions, env.Settings{})
+	p.AWS.AddGroup(p.group, awstest.Hook{Name: env.Hook, HeartbeatTimeout: loadTimeout})
 	return p
 }
 

@@ -20,8 +20,8 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/termination"
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/lab"
 )
 
 const (
@@ -54,11 +54,11 @@ var turns = make(chan struct{}, 1)
 // machines is the shared stage with machines, or why there is none.
 var machines = struct {
 	sync.Once
-	stage *stage.Stage
+	stage *env.Stage
 	err   error
 }{}
 
-func playMachines(t *testing.T) *stage.Stage {
+func playMachines(t *testing.T) *env.Stage {
 	t.Helper()
 	lab.RequireMachines(t)
 	t.Parallel()
@@ -68,8 +68,8 @@ func playMachines(t *testing.T) *stage.Stage {
 }
 
 // vanish ends an instance as EC2 does, and then removes its node as the cloud's controller does.
-func (s *scene) vanish(i stage.Instance) {
-	s.instances = slices.DeleteFunc(s.instances, func(other stage.Instance) bool { return other == i })
+func (s *scene) vanish(i env.Instance) {
+	s.instances = slices.DeleteFunc(s.instances, func(other env.Instance) bool { return other == i })
 	require.NoError(s, s.Lab.Kill(s.ctx, i.Node))
 	require.NoError(s, s.Lab.RemoveNode(s.ctx, i.Node))
 }
@@ -262,7 +262,7 @@ func (s *scene) serve(app string, replicas int32) string {
 }
 
 // endpointsOn are the addresses on a node that a Service of the scene's sends anybody to.
-func (s *scene) endpointsOn(i stage.Instance) (addresses []string) {
+func (s *scene) endpointsOn(i env.Instance) (addresses []string) {
 	s.Helper()
 	for _, e := range s.endpoints() {
 		if e.NodeName != nil && *e.NodeName == i.Node && e.Conditions.Ready != nil && *e.Conditions.Ready {

@@ -11,13 +11,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/lab"
 )
 
 // shared is the stage, or why there is none.
 var (
-	shared    *stage.Stage
+	shared    *env.Stage
 	sharedErr error
 )
 
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' guardians clean up behind it
 	shared, sharedErr = raise(ctx, false)
 	code := m.Run()
-	stages := slices.DeleteFunc([]*stage.Stage{shared, machines.stage}, func(s *stage.Stage) bool { return s == nil })
+	stages := slices.DeleteFunc([]*env.Stage{shared, machines.stage}, func(s *env.Stage) bool { return s == nil })
 	if err := audit(stages...); err != nil && code == 0 && len(stages) > 0 {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		code = 1
@@ -41,16 +41,16 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func raise(ctx context.Context, machines bool) (*stage.Stage, error) {
-	root, err := stage.Root()
+func raise(ctx context.Context, machines bool) (*env.Stage, error) {
+	root, err := env.Root()
 	if err != nil {
 		return nil, err
 	}
-	return stage.Start(ctx, stage.Options{Root: root, Machines: machines})
+	return env.Start(ctx, env.Options{Root: root, Machines: machines})
 }
 
 // play is the shared stage; a machine that lacks a part skips the test, CI fails it.
-func play(t *testing.T) *stage.Stage {
+func play(t *testing.T) *env.Stage {
 	t.Helper()
 	lab.Require(t)
 	require.NoError(t, sharedErr)

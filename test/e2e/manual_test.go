@@ -10,8 +10,8 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/termination"
-	"quiesce/test/awstest"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
 )
 
 // reads are the calls to AWS that change nothing there.
@@ -46,7 +46,7 @@ func TestAPlanTellsEverythingAndChangesNothing(t *testing.T) {
 }
 
 // furnish puts a pod of each kind on the node, and budgets over two of them.
-func (s *scene) furnish(i stage.Instance) {
+func (s *scene) furnish(i env.Instance) {
 	s.Helper()
 	s.deploy("web", 1)
 	s.deploy("single", 1, func(d *appsv1.Deployment) { d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(90)) })

@@ -18,9 +18,9 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/termination"
-	"quiesce/test/awstest"
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
+	"quiesce/test/parts/lab"
 )
 
 const (
@@ -250,7 +250,7 @@ func TestANodeThatComesBackLosesWhatWeChangedAndNothingElse(t *testing.T) {
 }
 
 // isMarked: the node is cordoned for its termination, and says whether it was we who closed it.
-func (s *scene) isMarked(i stage.Instance, byUs bool) {
+func (s *scene) isMarked(i env.Instance, byUs bool) {
 	s.Helper()
 	node := s.node(i)
 	require.True(s, node.Spec.Unschedulable)
@@ -260,7 +260,7 @@ func (s *scene) isMarked(i stage.Instance, byUs bool) {
 		Unschedulable, Excluded bool
 	}
 	require.NoError(s, json.Unmarshal([]byte(node.Annotations[markKey]), &mark))
-	require.Equal(s, stage.Hook, mark.Hook)
+	require.Equal(s, env.Hook, mark.Hook)
 	require.WithinRange(s, mark.Cordoned, mark.Began, time.Now())
 	require.Equal(s, byUs, mark.Unschedulable)
 	require.Equal(s, byUs, mark.Excluded)
@@ -302,20 +302,20 @@ func uids(pods []corev1.Pod) (all []types.UID) {
 }
 
 // unjoined is an instance of a group that has no node; name is its private DNS name.
-func (s *scene) unjoined(group, name string) stage.Instance {
-	i := stage.Instance{ID: fmt.Sprintf("i-%017x", 1<<32+int(scenes.Add(1))), Node: name, Zone: awstest.Region + "a"}
+func (s *scene) unjoined(group, name string) env.Instance {
+	i := env.Instance{ID: fmt.Sprintf("i-%017x", 1<<32+int(scenes.Add(1))), Node: name, Zone: awstest.Region + "a"}
 	s.AWS.AddInstance(group, awstest.Instance{ID: i.ID, Zone: i.Zone, PrivateDNS: name})
 	return i
 }
 
 // join adds the instance's node.
-func (s *scene) join(i stage.Instance, n lab.Node) {
+func (s *scene) join(i env.Instance, n lab.Node) {
 	s.Helper()
 	n.InstanceID, n.Zone = i.ID, i.Zone
 	require.NoError(s, s.Lab.AddNodes(s.ctx, n))
 }
 
-func (s *scene) node(i stage.Instance) *corev1.Node {
+func (s *scene) node(i env.Instance) *corev1.Node {
 	s.Helper()
 	node, err := s.Lab.Client().CoreV1().Nodes().Get(s.ctx, i.Node, metav1.GetOptions{})
 	require.NoError(s, err)
@@ -323,7 +323,7 @@ func (s *scene) node(i stage.Instance) *corev1.Node {
 }
 
 // change patches the instance's node, as an admin would.
-func (s *scene) change(i stage.Instance, patch string) {
+func (s *scene) change(i env.Instance, patch string) {
 	s.Helper()
 	_, err := s.Lab.Client().CoreV1().Nodes().Patch(s.ctx, i.Node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 	require.NoError(s, err)

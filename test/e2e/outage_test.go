@@ -13,8 +13,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
-	"quiesce/test/awstest"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
 )
 
 const (
@@ -43,7 +43,7 @@ func TestADrainOutlivesAnOutageOfTheControlPlane(t *testing.T) {
 		"no token is believed":                        {denyTokens, "Unauthorized"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := setPostOn(t, own, 3, 2, stage.Settings{})
+			p := setPostOn(t, own, 3, 2, env.Settings{})
 			first, second, bystander := p.instances[0], p.instances[1], p.instances[2]
 			pods := p.beginHalf(first)
 			heal := o.strike(p)
@@ -63,7 +63,7 @@ func TestADrainOutlivesAnOutageOfTheControlPlane(t *testing.T) {
 
 // beginHalf has an instance terminated whose node has several pods, and returns when the drain is under way and held up by a budget,
 // which lets it go on when it is removed.
-func (p *post) beginHalf(i stage.Instance) (pods []corev1.Pod) {
+func (p *post) beginHalf(i env.Instance) (pods []corev1.Pod) {
 	p.Helper()
 	p.podOn(i, "quick", stopsAfter("100ms"))
 	p.podOn(i, "slow", stopsAfter("8s"))
@@ -83,7 +83,7 @@ func (p *post) beginHalf(i stage.Instance) (pods []corev1.Pod) {
 func (p *post) says(text string) {
 	p.Helper()
 	p.until("the log says "+text, func() (bool, error) {
-		return slices.ContainsFunc(p.functions, func(f *stage.Function) bool { return strings.Contains(f.Output(), text) }), nil
+		return slices.ContainsFunc(p.functions, func(f *env.Function) bool { return strings.Contains(f.Output(), text) }), nil
 	})
 }
 

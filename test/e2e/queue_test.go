@@ -15,8 +15,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"quiesce/internal/termination"
-	"quiesce/test/awstest"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
 )
 
 const (
@@ -29,18 +29,18 @@ const (
 // post is a scene whose functions are behind a queue.
 type post struct {
 	*scene
-	queue     stage.Queue
-	functions []*stage.Function
+	queue     env.Queue
+	functions []*env.Function
 }
 
 // setPost makes a scene with nodes, a queue, and functions behind it whose invocations may take that long (0: 15 minutes).
 func setPost(t *testing.T, nodes, functions int, timeout time.Duration, more ...string) *post {
 	t.Helper()
-	return setPostOn(t, play(t), nodes, functions, stage.Settings{Configuration: strings.Join(more, "\n"), Timeout: timeout})
+	return setPostOn(t, play(t), nodes, functions, env.Settings{Configuration: strings.Join(more, "\n"), Timeout: timeout})
 }
 
 // setPostOn makes it on a stage, its functions with these settings and what they need to know of the scene.
-func setPostOn(t *testing.T, on *stage.Stage, nodes, functions int, settings stage.Settings) *post {
+func setPostOn(t *testing.T, on *env.Stage, nodes, functions int, settings env.Settings) *post {
 	t.Helper()
 	s := setSceneOn(t, on, nodes)
 	p := &post{scene: s, queue: s.QueueFor(s.group, cmp.Or(settings.Timeout, lambdaTimeout))}
@@ -350,7 +350,7 @@ func TestAnInstanceThatIsRetainedIsDrainedWhenItIsTerminatedAgain(t *testing.T) 
 func TestADuplicateEndsWellWhileAnotherHookHoldsTheInstance(t *testing.T) {
 	s := setScene(t, 1)
 	victim := s.instances[0]
-	s.AWS.AddGroup(s.group, awstest.Hook{Name: stage.Hook}, awstest.Hook{Name: "Terminate-LC-Hook"})
+	s.AWS.AddGroup(s.group, awstest.Hook{Name: env.Hook}, awstest.Hook{Name: "Terminate-LC-Hook"})
 	event := s.terminate(victim).Body
 	require.Equal(t, termination.StatusDrained, s.invoke(event).Status)
 	require.Equal(t, "Terminating:Wait", s.AWS.State(victim.ID))
@@ -420,7 +420,7 @@ func TestANoticeThatIsNotTrueDrainsNothing(t *testing.T) {
 }
 
 // spot is a Spot instance of the scene's group, with its node.
-func (s *scene) spot() stage.Instance {
+func (s *scene) spot() env.Instance {
 	s.Helper()
 	i, err := s.SpotInstance(s.ctx, s.group)
 	require.NoError(s, err)
@@ -428,7 +428,7 @@ func (s *scene) spot() stage.Instance {
 }
 
 // notice is one of EC2's about the instance.
-func (s *scene) notice(name string, i stage.Instance, at time.Time) []byte {
+func (s *scene) notice(name string, i env.Instance, at time.Time) []byte {
 	return sample(s.T, name, func(event object) {
 		event["time"] = at.UTC().Format(time.RFC3339Nano)
 		event["detail"].(object)["instance-id"] = i.ID

@@ -17,8 +17,8 @@ import (
 
 	"quiesce/internal/metrics"
 	"quiesce/internal/metrics/metricstest"
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/lab"
 )
 
 // lambdas are the rights that Lambda itself uses, in the name of the function's role: it writes the log, and takes messages out of the
@@ -41,7 +41,7 @@ type ledger struct {
 
 // audit compares what the functions on these stages did with what they may do. That they did all they may, only a run of all tests can
 // show.
-func audit(stages ...*stage.Stage) error {
+func audit(stages ...*env.Stage) error {
 	l := ledger{used: map[string]bool{}, refused: map[string]bool{}}
 	for _, on := range stages {
 		l.enter(on)
@@ -75,13 +75,13 @@ func (l *ledger) fault(format string, args ...any) {
 	l.faults = append(l.faults, fmt.Errorf(format, args...))
 }
 
-func (l *ledger) enter(on *stage.Stage) {
+func (l *ledger) enter(on *env.Stage) {
 	for _, call := range on.AWS.Calls() {
-		if stage.IsFunction(call.Session) {
+		if env.IsFunction(call.Session) {
 			l.used[call.Service+":"+call.Action] = true
 		}
 	}
-	requests, err := on.Lab.Audit().Of(func(user string) bool { return stage.IsFunction(strings.TrimPrefix(user, "quiesce:")) })
+	requests, err := on.Lab.Audit().Of(func(user string) bool { return env.IsFunction(strings.TrimPrefix(user, "quiesce:")) })
 	if err != nil {
 		l.faults = append(l.faults, err)
 	}
@@ -96,7 +96,7 @@ func (l *ledger) enter(on *stage.Stage) {
 }
 
 // measured sees that CloudWatch takes what a function writes for it.
-func (l *ledger) measured(f *stage.Function) {
+func (l *ledger) measured(f *env.Function) {
 	values, err := metricstest.Of(f.Output())
 	if err != nil {
 		l.fault("%s: %w", f.Session.Name, err)
@@ -124,7 +124,7 @@ func right(verb, group, resource, subresource string) string {
 // rights are all that the function has, and whether a run here must use it: of AWS those of infra/policy.json, which infra's own tests
 // hold against the stack, and of Kubernetes those of infra/rbac.yaml. What escorts may do internal/kube's own tests look at.
 func rights() (must map[string]bool, err error) {
-	root, err := stage.Root()
+	root, err := env.Root()
 	if err != nil {
 		return nil, err
 	}

@@ -18,10 +18,10 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/termination"
-	"quiesce/test/awstest"
-	"quiesce/test/lab"
-	"quiesce/test/runtimeapi"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
+	"quiesce/test/parts/lab"
+	"quiesce/test/parts/runtimeapi"
 )
 
 // patience bounds every wait of these tests: far beyond what any needs on a slow machine, so that only a real hang meets it.
@@ -37,11 +37,11 @@ const (
 // scene is one test's part of the stage: a group with its nodes, a namespace whose pods run on them, and a function.
 type scene struct {
 	*testing.T
-	*stage.Stage
+	*env.Stage
 	ctx       context.Context
 	group     string // and namespace
-	instances []stage.Instance
-	function  *stage.Function
+	instances []env.Instance
+	function  *env.Function
 }
 
 // setScene makes a scene with n nodes. more is appended to the function's configuration.
@@ -49,7 +49,7 @@ func setScene(t *testing.T, n int, more ...string) *scene {
 	return setSceneOn(t, play(t), n, more...)
 }
 
-func setSceneOn(t *testing.T, on *stage.Stage, n int, more ...string) *scene {
+func setSceneOn(t *testing.T, on *env.Stage, n int, more ...string) *scene {
 	s := &scene{T: t, Stage: on, group: nameOf(t)}
 	limit := sceneTime
 	if long() {
@@ -75,18 +75,18 @@ func nameOf(t *testing.T) string {
 	return fmt.Sprintf("%s-%d", name[:min(len(name), 50)], scenes.Add(1)) // 63 characters are allowed
 }
 
-func (s *scene) newFunction(more ...string) *stage.Function {
+func (s *scene) newFunction(more ...string) *env.Function {
 	s.Helper()
 	return s.newFunctionFor(s.group, more...)
 }
 
 // newFunctionFor is a function that another group than the scene's is configured for.
-func (s *scene) newFunctionFor(group string, more ...string) *stage.Function {
+func (s *scene) newFunctionFor(group string, more ...string) *env.Function {
 	s.Helper()
 	return s.start("autoScalingGroups: [\"" + group + "\"]\n" + strings.Join(more, "\n"))
 }
 
-func (s *scene) start(configuration string, environment ...string) *stage.Function {
+func (s *scene) start(configuration string, environment ...string) *env.Function {
 	s.Helper()
 	function, err := s.Function(context.Background(), configuration, environment...)
 	require.NoError(s, err)
@@ -140,7 +140,7 @@ func (s *scene) template(app string) corev1.PodTemplateSpec {
 }
 
 // onNode pins pods to one of the scene's nodes.
-func onNode(i stage.Instance) func(*corev1.PodSpec) {
+func onNode(i env.Instance) func(*corev1.PodSpec) {
 	return func(p *corev1.PodSpec) { p.NodeName = i.Node }
 }
 
@@ -187,10 +187,10 @@ func (s *scene) budget(name, app string, maxUnavailable int) {
 }
 
 // terminate has Auto Scaling terminate the instance and returns our hook's event.
-func (s *scene) terminate(i stage.Instance) awstest.Event {
+func (s *scene) terminate(i env.Instance) awstest.Event {
 	s.Helper()
 	for _, event := range s.AWS.Terminate(i.ID) {
-		if event.Hook == stage.Hook {
+		if event.Hook == env.Hook {
 			return event
 		}
 	}
@@ -206,13 +206,13 @@ type report struct {
 
 func (s *scene) invoke(payload any) report { return s.invokeOn(s.function, payload) }
 
-func (s *scene) invokeOn(f *stage.Function, payload any) report {
+func (s *scene) invokeOn(f *env.Function, payload any) report {
 	s.Helper()
 	return s.beginOn(f, payload)()
 }
 
 // beginOn invokes in the background. The returned function waits for the answer.
-func (s *scene) beginOn(f *stage.Function, payload any) (end func() report) {
+func (s *scene) beginOn(f *env.Function, payload any) (end func() report) {
 	s.Helper()
 	body, isBytes := payload.([]byte)
 	if !isBytes {
@@ -237,13 +237,13 @@ func (s *scene) beginOn(f *stage.Function, payload any) (end func() report) {
 }
 
 // begin terminates the instance and has the function begin to drain it.
-func (s *scene) begin(i stage.Instance) (end func() report) {
+func (s *scene) begin(i env.Instance) (end func() report) {
 	s.Helper()
 	return s.beginOn(s.function, s.terminate(i).Body)
 }
 
 // drain terminates the instance and has the function drain it.
-func (s *scene) drain(i stage.Instance) report {
+func (s *scene) drain(i env.Instance) report {
 	s.Helper()
 	return s.invoke(s.terminate(i).Body)
 }
@@ -277,7 +277,7 @@ func (s *scene) within(limit time.Duration, what string, holds func() (bool, err
 }
 
 // requests are those that a function made of Kubernetes, in order.
-func (s *scene) requests(f *stage.Function) []lab.Request {
+func (s *scene) requests(f *env.Function) []lab.Request {
 	s.Helper()
 	all, err := s.Lab.Audit().By(f.User)
 	require.NoError(s, err)
@@ -295,7 +295,7 @@ func writes(all []lab.Request) (changed []string) {
 }
 
 // podsOn are the pods of the scene on a node.
-func (s *scene) podsOn(i stage.Instance) []corev1.Pod {
+func (s *scene) podsOn(i env.Instance) []corev1.Pod {
 	s.Helper()
 	list, err := s.Lab.Client().CoreV1().Pods(s.group).List(s.ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + i.Node})
 	require.NoError(s, err)
@@ -303,9 +303,9 @@ func (s *scene) podsOn(i stage.Instance) []corev1.Pod {
 }
 
 // hostOf is the instance that most of an app's pods are on.
-func (s *scene) hostOf(app string) stage.Instance {
+func (s *scene) hostOf(app string) env.Instance {
 	s.Helper()
-	host, most := stage.Instance{}, 0
+	host, most := env.Instance{}, 0
 	for _, i := range s.instances {
 		here := 0
 		for _, p := range s.podsOn(i) {

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/termination"
-	"quiesce/test/awstest"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
 )
 
 // sweep sweeps once.
@@ -19,7 +19,7 @@ func (s *scene) sweep() (r termination.SweepReport) {
 	return s.sweepBy(s.function)
 }
 
-func (s *scene) sweepBy(f *stage.Function) (r termination.SweepReport) {
+func (s *scene) sweepBy(f *env.Function) (r termination.SweepReport) {
 	s.Helper()
 	result := s.sendTo(f, read(s.T, "sweep"))
 	require.Empty(s, result.ErrorType, result.ErrorMessage)
@@ -96,7 +96,7 @@ func TestAnInstanceThatIsDrainedIsLeftToItsOwner(t *testing.T) {
 func TestAnInstanceThatWaitsOnAnotherHookIsLeftAlone(t *testing.T) {
 	p := setPost(t, 1, 1, 0)
 	victim := p.instances[0]
-	p.AWS.AddGroup(p.group, awstest.Hook{Name: stage.Hook}, awstest.Hook{Name: "Terminate-LC-Hook"})
+	p.AWS.AddGroup(p.group, awstest.Hook{Name: env.Hook}, awstest.Hook{Name: "Terminate-LC-Hook"})
 	require.Equal(t, termination.StatusDrained, p.drain(victim).Status)
 	require.Equal(t, "Terminating:Wait", p.AWS.State(victim.ID))
 	p.AWS.Backdate(victim.ID, 10*time.Minute)
@@ -135,7 +135,7 @@ func TestANodeThatCameBackIsOpenedBySweeping(t *testing.T) {
 }
 
 // age makes a node's mark that much older.
-func (s *scene) age(i stage.Instance, d time.Duration) {
+func (s *scene) age(i env.Instance, d time.Duration) {
 	s.Helper()
 	mark := changed(s.T, []byte(s.node(i).Annotations[markKey]), func(m object) {
 		m["cordoned"] = time.Now().Add(-d).UTC().Format(time.RFC3339)
@@ -159,7 +159,7 @@ func TestASweepOfFiveHundredGroupsCostsLittle(t *testing.T) {
 	for n := range manyGroups {
 		name := fmt.Sprintf("%s-%d", s.group, n)
 		configuration += "  - " + name + "\n"
-		s.AWS.AddGroup(name, awstest.Hook{Name: stage.Hook})
+		s.AWS.AddGroup(name, awstest.Hook{Name: env.Hook})
 	}
 	for n := range manyWait {
 		i := s.unjoined(fmt.Sprintf("%s-%d", s.group, n%groupsWait), "nowhere")

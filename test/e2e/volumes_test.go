@@ -14,8 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/termination"
-	"quiesce/test/lab"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/parts/lab"
 )
 
 // An instance that goes while a disk is attached to it keeps the disk for six minutes, and the database that needs it waits
@@ -81,7 +81,7 @@ func volumeOf(s *scene, claim string) string { return s.group + "-" + claim }
 
 // disk makes a claim, the volume bound to it, and that volume's attachment to the instance's node, which its driver's
 // finalizer keeps. It returns the attachment's name.
-func (s *scene) disk(claim string, i stage.Instance) (attachment string) {
+func (s *scene) disk(claim string, i env.Instance) (attachment string) {
 	s.Helper()
 	client, volume, none := s.Lab.Client(), volumeOf(s, claim), ""
 	size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}

@@ -10,11 +10,11 @@ import (
 
 	"quiesce/internal/metrics/metricstest"
 	"quiesce/internal/termination"
-	"quiesce/test/stage"
+	"quiesce/test/env"
 )
 
 // told are the lines of `kubectl describe node` that the function is behind, in order.
-func (s *scene) told(i stage.Instance) (lines []string) {
+func (s *scene) told(i env.Instance) (lines []string) {
 	s.Helper()
 	text, err := s.Lab.Kubectl(s.ctx, "describe", "node", i.Node)
 	require.NoError(s, err)
@@ -34,7 +34,7 @@ func (s *scene) measured(metric string, dimension ...string) []float64 {
 	return s.measuredBy(s.function, metric, dimension...)
 }
 
-func (s *scene) measuredBy(f *stage.Function, metric string, dimension ...string) (values []float64) {
+func (s *scene) measuredBy(f *env.Function, metric string, dimension ...string) (values []float64) {
 	s.Helper()
 	all, err := metricstest.Of(f.Output())
 	require.NoError(s, err)
@@ -70,7 +70,7 @@ func (s *scene) kept(bucket string) map[string]termination.Report {
 }
 
 // relatedTo are the pods that events of a node are about as well.
-func (s *scene) relatedTo(i stage.Instance) (pods []string) {
+func (s *scene) relatedTo(i env.Instance) (pods []string) {
 	s.Helper()
 	events, err := s.Lab.Client().CoreV1().Events(metav1.NamespaceDefault).List(s.ctx, metav1.ListOptions{
 		FieldSelector: "involvedObject.kind=Node,involvedObject.name=" + i.Node,

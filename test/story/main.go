@@ -14,9 +14,9 @@ import (
 	"syscall"
 	"time"
 
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/env/pooltest"
 	"quiesce/test/story/picture"
-	"quiesce/test/trial"
 )
 
 // options are the command's own.
@@ -45,17 +45,17 @@ func main() {
 }
 
 func run(ctx context.Context, o options) (err error) {
-	root, err := stage.Root()
+	root, err := env.Root()
 	if err != nil {
 		return err
 	}
 	say("starting a control plane, an IAM authenticator and Auto Scaling on this machine")
-	s, err := stage.Start(ctx, stage.Options{Root: root, Bootstrap: o.bootstrap, Machines: true})
+	s, err := env.Start(ctx, env.Options{Root: root, Bootstrap: o.bootstrap, Machines: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
-	ground := trial.NewGround(s)
+	ground := pooltest.NewGround(s)
 	var tales []*tale
 	for version := range strings.SplitSeq(o.versions, ",") {
 		for _, drained := range []bool{false, true} {

@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"quiesce/internal/termination"
-	"quiesce/test/database"
-	"quiesce/test/stage"
+	"quiesce/test/env"
+	"quiesce/test/env/database"
+	"quiesce/test/env/pooltest"
 	"quiesce/test/story/picture"
-	"quiesce/test/trial"
 )
 
 const (
@@ -26,7 +26,7 @@ const (
 
 // tale is one half of the story for one version of pgbouncer.
 type tale struct {
-	*trial.Trial
+	*pooltest.Trial
 	version string
 	drained bool
 
@@ -38,16 +38,16 @@ type tale struct {
 	green      bool // no probe of a worker ever failed
 
 	report   termination.Report
-	books    trial.Books
+	books    pooltest.Books
 	patience time.Duration // until the kernel first asks whether a pooler that is gone is there
 }
 
 // tell plays one half.
-func tell(ctx context.Context, g *trial.Ground, o options, version string, drained bool) (*tale, error) {
+func tell(ctx context.Context, g *pooltest.Ground, o options, version string, drained bool) (*tale, error) {
 	say("pgbouncer %s, %s quiesce", version, with(drained))
 	t := &tale{version: version, drained: drained, green: true}
 	var err error
-	t.Trial, err = trial.SetUp(ctx, g, trial.Options{
+	t.Trial, err = pooltest.SetUp(ctx, g, pooltest.Options{
 		Name:     with(drained) + "-" + strings.ReplaceAll(version, ".", "-"),
 		Hookless: !drained,
 		Poolers:  database.Options{Version: version},
@@ -80,7 +80,7 @@ func (t *tale) play(ctx context.Context, o options) error {
 }
 
 func (t *tale) end(ctx context.Context, o options) error {
-	if err := trial.Wait(ctx, o.warmUp); err != nil {
+	if err := pooltest.Wait(ctx, o.warmUp); err != nil {
 		return err
 	}
 	if err := t.Forget(ctx); err != nil {
@@ -96,7 +96,7 @@ func (t *tale) end(ctx context.Context, o options) error {
 	}
 	t.died = time.Now()
 	t.mark(t.died, "node dies", true)
-	return trial.Wait(ctx, o.observe)
+	return pooltest.Wait(ctx, o.observe)
 }
 
 // terminate has Auto Scaling take the instance, and the built function drain it if this is that half.
@@ -117,7 +117,7 @@ func (t *tale) terminate(ctx context.Context) (err error) {
 }
 
 // markActs marks what the function did, from the API server's audit log and from the report.
-func (t *tale) markActs(function *stage.Function) error {
+func (t *tale) markActs(function *env.Function) error {
 	requests, err := t.Lab.Audit().By(function.User)
 	if err != nil {
 		return err

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"quiesce/test/env/worker/ledger"
 	"quiesce/test/story/picture"
-	"quiesce/test/worker/ledger"
 )
 
 // watch samples the workers until ctx ends.

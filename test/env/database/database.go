@@ -1,0 +1,293 @@
+// Package database sets up, on a lab's machines, what the project is about: PostgreSQL, pgbouncers behind a Service, and workers
+// that run transactions through them for ever. What the workers believe can be held against what the database has.
+package database
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"text/template"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"quiesce/test/parts/lab"
+)
+
+//go:embed manifests
+var manifests embed.FS
+
+var templates = template.Must(template.ParseFS(manifests, "manifests/*.yaml"))
+
+const (
+	// AdminUser and AdminPassword open the poolers' console. The Secret pgbouncer-admin has them too.
+	AdminUser     = "admin"
+	AdminPassword = "lab-console-password"
+	// Port is the poolers'.
+	Port = 6432
+
+	poll = 50 * time.Millisecond // between looks at what takes seconds to come up
+	// DefaultPoolers is how many there are, each on a node of its own.
+	DefaultPoolers = 2
+	// cannotConnectNow is PostgreSQL's answer while it starts (https://www.postgresql.org/docs/15/errcodes-appendix.html).
+	cannotConnectNow = "57P03"
+	// defaultGrace is a pooler's grace period as Kubernetes sets it where nobody else does.
+	defaultGrace = 30
+)
+
+// Recommended are the preStop hooks that README recommends, by version of pgbouncer.
+var Recommended = map[string]string{"1.18": "sleep 15", "1.24": "sleep 5"}
+
+// Options says what the poolers should be like.
+type Options struct {
+	Namespace string // is made
+	Base      string // the label `group` of the nodes of database and workers, which stay
+	Group     string // the same of the nodes of the poolers
+	Version   string // of pgbouncer: 1.18 or 1.24
+
+	Poolers        int    // default DefaultPoolers, each on a node of its own
+	Daemon         bool   // of a DaemonSet: one on each node of their group, of which there are as many
+	Together       bool   // on one node, if they can
+	PoolMode       string // default transaction
+	AuthType       string // default scram-sha-256
+	Grace          int    // seconds; default 30
+	PreStop        string // a shell command; default none
+	MaxUnavailable string // of their budget; default 1
+}
+
+func (o Options) withDefaults() Options {
+	if o.Poolers == 0 {
+		o.Poolers = DefaultPoolers
+	}
+	if o.PoolMode == "" {
+		o.PoolMode = "transaction"
+	}
+	if o.AuthType == "" {
+		o.AuthType = "scram-sha-256"
+	}
+	if o.Grace == 0 {
+		o.Grace = defaultGrace
+	}
+	if o.MaxUnavailable == "" {
+		o.MaxUnavailable = "1"
+	}
+	return o
+}
+
+// Database is a running database with its poolers and workers.
+type Database struct {
+	Options
+	lab     *lab.Lab
+	address string       // PostgreSQL's own
+	workers atomic.Int32 // hired so far
+	files   atomic.Int32 // written so far
+}
+
+// Deploy sets a database and its poolers up, all ready on return.
+func Deploy(ctx context.Context, l *lab.Lab, o Options) (*Database, error) {
+	d := &Database{Options: o.withDefaults(), lab: l}
+	if err := d.deployPostgres(ctx); err != nil {
+		return nil, fmt.Errorf("deploy PostgreSQL: %w", err)
+	}
+	if err := d.deployPoolers(ctx); err != nil {
+		return nil, fmt.Errorf("deploy the poolers: %w", err)
+	}
+	return d, nil
+}
+
+func (d *Database) deployPostgres(ctx context.Context) error {
+	if err := d.apply(ctx, "database.yaml", d.Options); err != nil {
+		return err
+	}
+	pods, err := d.ready(ctx, labels.Set{"app": "postgres"}, 1)
+	if err != nil {
+		return err
+	}
+	d.address = pods[0].Status.PodIP
+	// No constraint keeps a transaction from being there twice: that is to be seen.
+	return d.tried(ctx, "CREATE TABLE commits (worker int NOT NULL, n bigint NOT NULL)")
+}
+
+// tried runs SQL as soon as PostgreSQL takes any: it listens before it does.
+func (d *Database) tried(ctx context.Context, sql string) error {
+	for {
+		_, err := d.query(ctx, sql)
+		if refused, ok := errors.AsType[*pgconn.PgError](err); !ok || refused.Code != cannotConnectNow {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, context.Cause(ctx))
+		case <-time.After(poll):
+		}
+	}
+}
+
+func (d *Database) deployPoolers(ctx context.Context) error {
+	service, err := d.lab.Client().CoreV1().Services(d.Namespace).Get(ctx, "postgres", metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	err = d.apply(ctx, "poolers.yaml", struct {
+		Options
+		AdminUser, AdminPassword, PostgresIP string
+	}{d.Options, AdminUser, AdminPassword, service.Spec.ClusterIP})
+	if err != nil {
+		return err
+	}
+	_, err = d.ready(ctx, PoolerLabels, d.Options.Poolers)
+	return err
+}
+
+// PoolerLabels are those of the poolers' pods.
+var PoolerLabels = labels.Set{"app.kubernetes.io/name": "pgbouncer"}
+
+func (d *Database) apply(ctx context.Context, name string, values any) error {
+	var manifest bytes.Buffer
+	if err := templates.ExecuteTemplate(&manifest, name, values); err != nil {
+		return err
+	}
+	path := d.lab.Path(fmt.Sprintf("%s-%d-%s", d.Namespace, d.files.Add(1), name))
+	if err := os.WriteFile(path, manifest.Bytes(), 0o600); err != nil {
+		return err
+	}
+	return d.lab.Apply(ctx, path)
+}
+
+// ready waits until n pods with these labels, and no fewer, are ready.
+func (d *Database) ready(ctx context.Context, of labels.Set, n int) (pods []corev1.Pod, err error) {
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	for {
+		if pods, err = d.pods(ctx, of); err == nil && len(readyOf(pods)) == n {
+			return readyOf(pods), nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("%d of %d pods %s are ready (%s): %w",
+				len(readyOf(pods)), n, of, Describe(pods), context.Cause(ctx)), err)
+		case <-tick.C:
+		}
+	}
+}
+
+// Remove has everything taken away, without the graces that pods would get from others.
+func (d *Database) Remove(ctx context.Context) error {
+	core := d.lab.Client().CoreV1()
+	if err := core.Namespaces().Delete(ctx, d.Namespace, metav1.DeleteOptions{}); err != nil {
+		return fmt.Errorf("remove the database: %w", err)
+	}
+	// The namespace's own controller would give each pod its whole grace. From now on none can be made.
+	soon := int64(1)
+	err := core.Pods(d.Namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &soon}, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("stop the database: %w", err)
+	}
+	return nil
+}
+
+// PoolerPods are the poolers' pods, whatever their state.
+func (d *Database) PoolerPods(ctx context.Context) ([]corev1.Pod, error) {
+	return d.pods(ctx, PoolerLabels)
+}
+
+func (d *Database) pods(ctx context.Context, of labels.Set) ([]corev1.Pod, error) {
+	list, err := d.lab.Client().CoreV1().Pods(d.Namespace).List(ctx, metav1.ListOptions{LabelSelector: of.String()})
+	if err != nil {
+		return nil, err
+	}
+	return list.Items, nil
+}
+
+func readyOf(pods []corev1.Pod) (ready []corev1.Pod) {
+	for _, p := range pods {
+		if p.DeletionTimestamp == nil && IsReady(p) {
+			ready = append(ready, p)
+		}
+	}
+	return ready
+}
+
+// Describe says how pods are, and what keeps them from being ready, as far as their kubelets say it.
+func Describe(pods []corev1.Pod) string {
+	var text strings.Builder
+	for _, p := range pods {
+		fmt.Fprintf(&text, "%s on %q: %s %s", p.Name, p.Spec.NodeName, p.Status.Phase, p.Status.Message)
+		for _, c := range p.Status.Conditions {
+			if c.Status != corev1.ConditionTrue {
+				fmt.Fprintf(&text, ", not %s %s %s", c.Type, c.Reason, c.Message)
+			}
+		}
+		for _, c := range p.Status.ContainerStatuses {
+			fmt.Fprintf(&text, ", restarted %d times, %s, before that %s", c.RestartCount, state(c.State), state(c.LastTerminationState))
+		}
+		text.WriteString("; ")
+	}
+	return strings.TrimSuffix(text.String(), "; ")
+}
+
+func state(s corev1.ContainerState) string {
+	switch {
+	case s.Waiting != nil:
+		return fmt.Sprintf("waiting: %s %s", s.Waiting.Reason, s.Waiting.Message)
+	case s.Terminated != nil:
+		return fmt.Sprintf("ended with %d: %s %s", s.Terminated.ExitCode, s.Terminated.Reason, s.Terminated.Message)
+	case s.Running != nil:
+		return "running"
+	}
+	return "nothing"
+}
+
+// IsReady tells what Kubernetes thinks of a pod.
+func IsReady(p corev1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// Rows are the transactions that the database has, of each worker.
+func (d *Database) Rows(ctx context.Context) (map[int][]int64, error) {
+	rows, err := d.query(ctx, "SELECT worker, n FROM commits")
+	if err != nil {
+		return nil, fmt.Errorf("read the committed transactions: %w", err)
+	}
+	committed := map[int][]int64{}
+	for _, row := range rows {
+		worker, err := strconv.Atoi(string(row[0]))
+		if err != nil {
+			return nil, err
+		}
+		n, err := strconv.ParseInt(string(row[1]), 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		committed[worker] = append(committed[worker], n)
+	}
+	return committed, nil
+}
+
+// query asks PostgreSQL itself, not through a pooler.
+func (d *Database) query(ctx context.Context, sql string) ([][][]byte, error) {
+	connection, err := pgconn.Connect(ctx, fmt.Sprintf("postgres://postgres@%s:5432/postgres?sslmode=disable", d.address))
+	if err != nil {
+		return nil, err
+	}
+	defer connection.Close(context.WithoutCancel(ctx))
+	results, err := connection.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	return results[0].Rows, nil
+}

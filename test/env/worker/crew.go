@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"quiesce/test/env/worker/ledger"
+)
+
+// crew is the workers of one process.
+type crew struct {
+	workers []*worker
+	stop    context.CancelFunc
+	done    chan struct{} // closed when all have stopped
+}
+
+// start puts a crew to work.
+func start(config *pgconn.Config, o options) *crew {
+	ctx, stop := context.WithCancel(context.Background())
+	c := &crew{stop: stop, done: make(chan struct{})}
+	var working sync.WaitGroup
+	for i := range o.workers {
+		w := o.worker(i)
+		w.config = config
+		c.workers = append(c.workers, w)
+		working.Go(func() { w.run(ctx) })
+	}
+	go func() {
+		working.Wait()
+		close(c.done)
+	}()
+	return c
+}
+
+// finish has the workers finish their present transactions, and waits for that as long as it may take.
+func (c *crew) finish(limit time.Duration) {
+	c.stop()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-c.done:
+	case <-timer.C:
+	}
+}
+
+func (c *crew) snapshot() ledger.Snapshot {
+	s := ledger.Snapshot{Now: time.Now(), Workers: []ledger.Worker{}}
+	for _, w := range c.workers {
+		s.Workers = append(s.Workers, w.book.read(s.Now))
+	}
+	return s
+}
+
+// handler serves the probe and the ledgers. The probe asks whether the process lives, as most probes do: that it stays green
+// while every worker hangs is the point.
+func (c *crew) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "ok") // the prober's loss
+	})
+	mux.HandleFunc("GET /workers", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(c.snapshot()) // the reader has gone
+	})
+	mux.HandleFunc("POST /forget", func(w http.ResponseWriter, _ *http.Request) {
+		for _, worker := range c.workers {
+			worker.book.write(func(w *ledger.Worker) { w.LongestStall = 0 })
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, _ *http.Request) {
+		c.stop()
+		w.WriteHeader(http.StatusAccepted)
+	})
+	return mux
+}

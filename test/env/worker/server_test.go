@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/stretchr/testify/require"
+
+	"quiesce/test/env/worker/ledger"
+)
+
+// server speaks as much of PostgreSQL's protocol as a worker needs, and keeps the rows that were committed.
+type server struct {
+	url string
+	// answer says what to do with a statement, the count-th of its first word.
+	answer func(verb string, count int) act
+
+	mu       sync.Mutex
+	asked    map[string]int
+	rows     map[int][]int64
+	logins   int
+	goodbyes int // connections that said goodbye
+}
+
+type act int
+
+const (
+	reply        act = iota
+	hangUp           // instead of doing it
+	doThenHangUp     // so that nobody knows it was done
+	sayNothing
+)
+
+func serve(t *testing.T, answer func(verb string, count int) act) *server {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = listener.Close() })
+	s := &server{
+		url:    fmt.Sprintf("postgres://worker@%s/app?sslmode=disable", listener.Addr()),
+		answer: answer, asked: map[string]int{}, rows: map[int][]int64{},
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go s.talk(conn)
+		}
+	}()
+	return s
+}
+
+// talk serves one connection until it ends.
+func (s *server) talk(conn net.Conn) {
+	defer conn.Close()
+	backend := pgproto3.NewBackend(conn, conn)
+	if _, err := backend.ReceiveStartupMessage(); err != nil {
+		return
+	}
+	s.count(&s.logins)
+	backend.Send(&pgproto3.AuthenticationOk{})
+	backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+	var row row
+	for backend.Flush() == nil {
+		message, err := backend.Receive()
+		if err != nil {
+			return
+		}
+		query, ok := message.(*pgproto3.Query)
+		if !ok {
+			s.count(&s.goodbyes)
+			return
+		}
+		switch s.do(query.String, &row) {
+		case hangUp, doThenHangUp:
+			return
+		case reply:
+			backend.Send(&pgproto3.CommandComplete{CommandTag: []byte(query.String)})
+			backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'T'})
+		}
+	}
+}
+
+func (s *server) count(what *int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*what++
+}
+
+// row is what a transaction under way inserts.
+type row struct {
+	worker int
+	n      int64
+}
+
+func (s *server) do(sql string, row *row) act {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	verb, _, _ := strings.Cut(sql, " ")
+	s.asked[verb]++
+	act := s.answer(verb, s.asked[verb])
+	if act == hangUp || act == sayNothing {
+		return act
+	}
+	switch verb {
+	case "INSERT":
+		_, _ = fmt.Sscanf(sql, "INSERT INTO commits(worker, n) VALUES (%d, %d)", &row.worker, &row.n)
+	case "COMMIT":
+		s.rows[row.worker] = append(s.rows[row.worker], row.n)
+	}
+	return act
+}
+
+// settle holds the workers against the rows.
+func (s *server) settle(workers []ledger.Worker) ledger.Balance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return ledger.Settle(workers, s.rows)
+}

@@ -1,0 +1,98 @@
+package awstest_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
+	asgtypes "github.com/aws/aws-sdk-go-v2/service/autoscaling/types"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/awstest"
+)
+
+// activities walks the pages of DescribeScalingActivities.
+func (c scaling) activities(pageSize int32) (all []asgtypes.Activity, pages int) {
+	c.Helper()
+	walk := autoscaling.NewDescribeScalingActivitiesPaginator(c.client, &autoscaling.DescribeScalingActivitiesInput{
+		AutoScalingGroupName: aws.String(group), MaxRecords: aws.Int32(pageSize),
+	})
+	for ; walk.HasMorePages(); pages++ {
+		out, err := walk.NextPage(c.Context())
+		require.NoError(c, err)
+		all = append(all, out.Activities...)
+	}
+	return all, pages
+}
+
+func TestActivitiesThatAreUnderWayAreDescribedFirst(t *testing.T) {
+	s := startWithInstance(t, awstest.Hook{Name: hook})
+	s.AddInstance(group, awstest.Instance{ID: "i-0f"})
+	c := scalingOf(t, s)
+	before := time.Now()
+	s.Terminate("i-0f")
+	s.Terminate(id)
+	all, _ := c.activities(100)
+	require.Len(t, all, 2)
+	require.Equal(t, "Terminating EC2 instance: "+id, *all[0].Description)
+	require.Equal(t, asgtypes.ScalingActivityStatusCodeMidLifecycleAction, all[0].StatusCode)
+	require.WithinRange(t, *all[0].StartTime, before.Add(-time.Second), time.Now())
+	require.Nil(t, all[0].EndTime)
+
+	s.SetState(id, "")
+	all, pages := c.activities(1)
+	require.Equal(t, 2, pages)
+	require.Equal(t, "Terminating EC2 instance: i-0f", *all[0].Description)
+	require.Equal(t, asgtypes.ScalingActivityStatusCodeSuccessful, all[1].StatusCode)
+	require.NotNil(t, all[1].EndTime)
+}
+
+func TestAGroupMayRetainWhatIsAbandonedAndFireItsHooksAnew(t *testing.T) {
+	s := startWithInstance(t, awstest.Hook{Name: hook})
+	s.RetainAbandoned(group)
+	first := s.Terminate(id)[0]
+	c := scalingOf(t, s)
+	require.NoError(t, c.complete(first.Token, awstest.Abandon))
+	require.Equal(t, "Terminating:Retained", s.State(id))
+	all, _ := c.activities(100)
+	require.Equal(t, asgtypes.ScalingActivityStatusCodeCancelled, all[0].StatusCode)
+
+	again := s.Terminate(id)
+	require.Len(t, again, 1)
+	require.NotEqual(t, first.Token, again[0].Token)
+	require.Equal(t, "Terminating:Wait", s.State(id))
+	require.NoError(t, c.complete(again[0].Token, awstest.Continue))
+	require.Equal(t, "Terminating:Proceed", s.State(id))
+}
+
+func TestNoMoreGroupsMayBeNamedThanArePaged(t *testing.T) {
+	s := startWithInstance(t)
+	names := make([]string, 101)
+	for i := range names {
+		names[i] = fmt.Sprint("g-", i)
+	}
+	client := autoscaling.NewFromConfig(config(s))
+	named := func(n int, records *int32) error {
+		_, err := client.DescribeAutoScalingGroups(t.Context(), &autoscaling.DescribeAutoScalingGroupsInput{
+			AutoScalingGroupNames: names[:n], MaxRecords: records,
+		})
+		return err
+	}
+	require.NoError(t, named(50, nil))
+	requireCode(t, named(51, nil), "ValidationError")
+	require.NoError(t, named(100, aws.Int32(100)))
+	requireCode(t, named(101, aws.Int32(100)), "ValidationError")
+}
+
+func TestEC2TellsWhichInstancesAreSpot(t *testing.T) {
+	s := startWithInstance(t)
+	s.AddInstance(group, awstest.Instance{ID: "i-0f", Spot: true})
+	for instance, want := range map[string]string{id: "", "i-0f": "spot"} {
+		out, err := ec2.NewFromConfig(config(s)).DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{instance}})
+		require.NoError(t, err)
+		require.EqualValues(t, want, out.Reservations[0].Instances[0].InstanceLifecycle)
+	}
+}

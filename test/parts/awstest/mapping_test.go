@@ -1,0 +1,127 @@
+package awstest_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-lambda-go/events"
+	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/awstest"
+)
+
+// invoked collects what a mapped function was given, and answers as it is told.
+type invoked struct {
+	mu      sync.Mutex
+	batches []events.SQSEvent
+	answers []string // one each; then: nothing failed
+}
+
+func (f *invoked) take(_ context.Context, payload []byte) ([]byte, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var batch events.SQSEvent
+	if err := json.Unmarshal(payload, &batch); err != nil {
+		return nil, err
+	}
+	f.batches = append(f.batches, batch)
+	if len(f.answers) == 0 {
+		return []byte(`{"batchItemFailures":[]}`), nil
+	}
+	answer := f.answers[0]
+	f.answers = f.answers[1:]
+	if answer == "" {
+		return nil, errors.New("crashed")
+	}
+	return []byte(answer), nil
+}
+
+func (f *invoked) all() []events.SQSEvent {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]events.SQSEvent{}, f.batches...)
+}
+
+func TestAMappedFunctionGetsBatchesAndWhatItIsDoneWithIsDeleted(t *testing.T) {
+	s, f := start(t), &invoked{}
+	url := s.AddQueue(awstest.Queue{Name: "events"})
+	for _, body := range []string{"a", "b", "c"} {
+		s.SendMessage(url, body)
+	}
+	t.Cleanup(s.Map(url, awstest.Mapping{BatchSize: 2, Invoke: f.take}))
+	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, patience, glance)
+	batches := f.all()
+	require.Len(t, batches, 2)
+	require.Len(t, batches[0].Records, 2)
+	first := batches[0].Records[0]
+	require.Equal(t, "a", first.Body)
+	require.Equal(t, "aws:sqs", first.EventSource)
+	require.Equal(t, "1", first.Attributes["ApproximateReceiveCount"])
+	require.NotEmpty(t, first.ReceiptHandle)
+	require.NotEmpty(t, first.MessageId)
+}
+
+func TestWhatHasFailedComesAgainWhenItIsVisible(t *testing.T) {
+	s := start(t)
+	url := s.AddQueue(awstest.Queue{Name: "events", Visibility: 50 * time.Millisecond})
+	id := s.SendMessage(url, "a")
+	f := &invoked{answers: []string{
+		`{"batchItemFailures":[{"itemIdentifier":"` + id + `"}]}`,
+		``, // a crash
+		`no such answer`,
+		`{"batchItemFailures":[{"itemIdentifier":"unknown"}]}`,
+	}}
+	t.Cleanup(s.Map(url, awstest.Mapping{Invoke: f.take}))
+	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, patience, glance)
+	batches := f.all()
+	require.Len(t, batches, 5)
+	require.Equal(t, "5", batches[4].Records[0].Attributes["ApproximateReceiveCount"])
+	require.Equal(t, batches[0].Records[0].Attributes["ApproximateFirstReceiveTimestamp"],
+		batches[4].Records[0].Attributes["ApproximateFirstReceiveTimestamp"])
+}
+
+func TestNoMoreInvocationsRunAtOnceThanTheMappingAllows(t *testing.T) {
+	s := start(t)
+	url := s.AddQueue(awstest.Queue{Name: "events"})
+	for range 30 {
+		s.SendMessage(url, "x")
+	}
+	var running, most atomic.Int32
+	full := make(chan struct{}) // closed when as many run as may
+	t.Cleanup(s.Map(url, awstest.Mapping{Concurrency: 3, Invoke: func(ctx context.Context, _ []byte) ([]byte, error) {
+		now := running.Add(1)
+		defer running.Add(-1)
+		if most.CompareAndSwap(now-1, now); now == 3 && len(s.Messages(url)) == 30 {
+			close(full)
+		}
+		select {
+		case <-full:
+		case <-ctx.Done():
+		}
+		return []byte(`{}`), nil
+	}}))
+	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, patience, glance)
+	require.EqualValues(t, 3, most.Load())
+}
+
+func TestAMappingThatIsStoppedEndsWhatIsUnderWay(t *testing.T) {
+	s := start(t)
+	url := s.AddQueue(awstest.Queue{Name: "events"})
+	s.SendMessage(url, "x")
+	begun, ended := make(chan struct{}), make(chan struct{})
+	stop := s.Map(url, awstest.Mapping{Invoke: func(ctx context.Context, _ []byte) ([]byte, error) {
+		close(begun)
+		<-ctx.Done()
+		close(ended)
+		return nil, ctx.Err()
+	}})
+	<-begun
+	stop()
+	<-ended
+	require.Len(t, s.Messages(url), 1)
+}

@@ -1,0 +1,43 @@
+package awstest_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/awstest"
+)
+
+// put sends a body for an object after another was signed, and tells what came back.
+func put(t *testing.T, s *awstest.Server, path, signed, sent string) int {
+	t.Helper()
+	sess := s.Session("fn")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, s.URL()+path, strings.NewReader(sent))
+	require.NoError(t, err)
+	sum := sha256.Sum256([]byte(signed))
+	hash := hex.EncodeToString(sum[:])
+	req.Header.Set("X-Amz-Content-Sha256", hash)
+	creds := aws.Credentials{AccessKeyID: sess.AccessKeyID, SecretAccessKey: sess.SecretAccessKey, SessionToken: sess.Token}
+	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
+	require.NoError(t, signer.SignHTTP(t.Context(), creds, req, hash, "s3", awstest.Region, time.Now()))
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	return resp.StatusCode
+}
+
+func TestABucketKeepsWhatWasSigned(t *testing.T) {
+	s := start(t)
+	s.AddBucket("reports")
+	require.Equal(t, http.StatusOK, put(t, s, "/reports/prod/a%20b.json", "{}", "{}"))
+	require.Equal(t, http.StatusForbidden, put(t, s, "/reports/prod/c.json", "{}", "[]"))
+	require.Equal(t, http.StatusNotFound, put(t, s, "/others/prod/c.json", "{}", "{}"))
+	require.Equal(t, map[string][]byte{"prod/a b.json": []byte("{}")}, s.Objects("reports"))
+}

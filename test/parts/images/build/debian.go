@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"quiesce/test/parts/images"
+	"quiesce/test/parts/images/archive"
+)
+
+const (
+	debootstrap = "debootstrap"
+	// stopGrace is how long an interrupted debootstrap may take to leave its chroot and unmount what it mounted. What it
+	// has not done by then is done for it.
+	stopGrace = 10 * time.Second
+	// saidTail is how many bytes of a failed debootstrap's words an error carries: enough for its last lines.
+	saidTail = 2000
+)
+
+// finish makes what is missing of an image, the archive last: where there is one, the image is whole.
+func (m maker) finish(ctx context.Context, i images.Image) (size int64, err error) {
+	rootfs, err := i.Unpacked()
+	if err != nil {
+		return 0, err
+	}
+	if _, err := images.Rootfs(i.Name, i.Tag); err != nil {
+		if err := m.unpack(ctx, i, rootfs); err != nil {
+			return 0, err
+		}
+	}
+	path, err := i.Cached()
+	if err != nil {
+		return 0, err
+	}
+	config := archive.Config{Ref: i.Ref(), User: images.User, Env: []string{"PATH=" + i.Path}}
+	if err := archive.Write(path, rootfs, config); err != nil {
+		return 0, fmt.Errorf("pack it: %w", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// unpack makes the image's root filesystem at rootfs, which appears only when it is whole and shown to work.
+func (m maker) unpack(ctx context.Context, i images.Image, rootfs string) error {
+	unfinished := rootfs + ".unfinished"
+	if err := remove(unfinished); err != nil { // of a build that was killed
+		return err
+	}
+	defer remove(unfinished)
+	if err := m.bootstrap(ctx, i, unfinished); err != nil {
+		return err
+	}
+	if err := unmountBelow(unfinished); err != nil {
+		return err
+	}
+	if err := trim(unfinished, i.Trim); err != nil {
+		return fmt.Errorf("trim it: %w", err)
+	}
+	if err := relink(unfinished); err != nil {
+		return fmt.Errorf("make its links relative: %w", err)
+	}
+	if err := verify(ctx, i, unfinished); err != nil {
+		return err
+	}
+	return os.Rename(unfinished, rootfs)
+}
+
+// bootstrap unpacks and configures the Debian packages. It ends with nothing of it left running, and says at failure
+// what the packages said.
+func (m maker) bootstrap(ctx context.Context, i images.Image, dir string) error {
+	cmd := exec.CommandContext(ctx, debootstrap, "--variant=minbase", "--include="+i.Package, i.Suite, dir)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
+	// Its own group, as what runs inside its chroots must end with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = stopGrace
+	cmd.ExtraFiles = []*os.File{m.lock}
+	said, err := cmd.CombinedOutput()
+	if err == nil {
+		return nil
+	}
+	if cmd.Process != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	log, _ := os.ReadFile(filepath.Join(dir, debootstrap, debootstrap+".log"))
+	return fmt.Errorf("%s: %w\n%s%s", debootstrap, err, tail(log), tail(said))
+}
+
+func tail(said []byte) []byte { return said[max(0, len(said)-saidTail):] }
+
+var versionNumber = regexp.MustCompile(`\d+(\.\d+)+`)
+
+// verify runs the image's program: the tag promises a generation, and trimming must not have taken what it needs.
+func verify(ctx context.Context, i images.Image, rootfs string) error {
+	said, err := exec.CommandContext(ctx, "chroot", rootfs, i.Program, "--version").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("run %s in it: %w\n%s", i.Program, err, said)
+	}
+	version := string(versionNumber.Find(said))
+	if !strings.HasPrefix(version, i.Tag+".") {
+		first, _, _ := bytes.Cut(said, []byte("\n"))
+		return fmt.Errorf("%s of Debian %s has another version than %s: %q", i.Package, i.Suite, i.Tag, first)
+	}
+	return nil
+}

@@ -1,0 +1,87 @@
+// Command build makes the lab's Debian images that are not in the cache yet, and says how far it is.
+//
+// It needs root, as debootstrap does; afterwards everyone with the same cache can use what it made.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"time"
+
+	"quiesce/test/parts/images"
+	"quiesce/test/parts/tools/flock"
+)
+
+// progressInterval paces the lines about an image in the making: often enough to see life, seldom enough for a CI log.
+const progressInterval = 15 * time.Second
+
+func main() { flock.Main("images", images.Dir, fill) }
+
+func fill(ctx context.Context, lock *os.File) error {
+	for _, i := range images.All() {
+		if _, err := images.Path(i.Name, i.Tag); err == nil {
+			continue
+		}
+		if err := (maker{lock}).image(ctx, i); err != nil {
+			return fmt.Errorf("make %s: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// maker makes images while it holds the cache's lock. What it starts to fill a folder holds the lock as well: if the
+// maker is killed, the next one waits for what it left running.
+type maker struct{ lock *os.File }
+
+func (m maker) image(ctx context.Context, i images.Image) error {
+	if err := able(); err != nil {
+		return err
+	}
+	what := fmt.Sprintf("%s from Debian %s", i, i.Suite)
+	fmt.Printf("images: making %s\n", what)
+	began := time.Now()
+	defer report(what, began)()
+	size, err := m.finish(ctx, i)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("images: made %s: %d MB in %s\n", i, size>>20, time.Since(began).Round(time.Second))
+	return nil
+}
+
+// able says everything at once that keeps this process from making a root filesystem.
+func able() error {
+	var faults []error
+	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
+		faults = append(faults, errors.New("root on Linux is needed"))
+	}
+	if _, err := exec.LookPath(debootstrap); err != nil {
+		faults = append(faults, errors.New("debootstrap is not installed"))
+	}
+	if len(faults) == 2 {
+		return fmt.Errorf("%w, and %w", faults[0], faults[1])
+	}
+	return errors.Join(faults...)
+}
+
+// report says that what is still in the making, until it is stopped.
+func report(what string, began time.Time) (stop func()) {
+	stopped := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(progressInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stopped:
+				return
+			case <-tick.C:
+				fmt.Printf("images: making %s: %s\n", what, time.Since(began).Round(time.Second))
+			}
+		}
+	}()
+	return func() { close(stopped) }
+}

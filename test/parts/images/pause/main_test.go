@@ -1,0 +1,61 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/need"
+)
+
+const (
+	// patience is far longer than a process takes to start and to reap, even on a busy machine.
+	patience = 10 * time.Second
+	// glance is how often the kernel is asked for the children: reading one small file.
+	glance = 10 * time.Millisecond
+	// asPause makes the test's own program be the one that is tested.
+	asPause = "QUIESCE_TEST_PAUSE"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asPause) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestItReapsItsChildrenAndEndsWhenTold(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		need.Part(t, errors.New("it is a program for Linux"))
+	}
+	self, err := os.Executable()
+	require.NoError(t, err)
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(signal.String(), func(t *testing.T) {
+			// The shell becomes pause, which so inherits a child that ended before it began, and one that ends after.
+			pause := exec.Command("sh", "-c", `true & sleep 0.2 & exec "$0"`, self)
+			pause.Env = append(os.Environ(), asPause+"=1")
+			require.NoError(t, pause.Start())
+			defer pause.Process.Kill()
+			require.Eventually(t, func() bool { return hasReaped(pause.Process.Pid, self) }, patience, glance)
+			require.NoError(t, pause.Process.Signal(signal))
+			require.NoError(t, pause.Wait())
+		})
+	}
+}
+
+// hasReaped is true once the process is pause, no longer the shell, and has no children, dead ones included. By then it
+// listens to signals, as it reaps the second child when told of its end.
+func hasReaped(pid int, pause string) bool {
+	program, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	return program == pause && err == nil && len(children) == 0
+}

@@ -1,0 +1,201 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"quiesce/test/parts/tools"
+)
+
+const (
+	// probeInterval is how often a starting component is asked whether it is ready: a fraction of what the fastest
+	// takes, without stealing the CPU it starts with.
+	probeInterval = 25 * time.Millisecond
+	// probeTimeout bounds one question, so that a component which accepts connections too early is asked again.
+	probeTimeout = 2 * time.Second
+	// logTail is how many bytes of a component's log an error carries: enough for its last lines.
+	logTail = 3000
+)
+
+// process is one running component.
+type process struct {
+	name  string
+	pid   int
+	log   string        // path
+	ended chan struct{} // closed when it has ended
+	err   error         // how it ended, never nil; valid once ended is closed
+}
+
+// command prepares a built tool to run in the lab's process group, knowing nothing of the environment we run in.
+func (l *Lab) command(ctx context.Context, tool string, args ...string) (*exec.Cmd, error) {
+	path, err := tools.Path(tool)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", tool, err)
+	}
+	return l.program(ctx, path, args...), nil
+}
+
+// program prepares any program likewise.
+func (l *Lab) program(ctx context.Context, path string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Dir = l.custody.dir
+	cmd.Env = []string{"HOME=" + l.custody.dir, "TMPDIR=" + l.custody.dir, "PATH=" + os.Getenv("PATH")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: l.custody.group}
+	return cmd
+}
+
+// run starts a component and waits until ready says so. environment is added to the component's own.
+func (l *Lab) run(ctx context.Context, tool string, args, environment []string, ready func(context.Context) error) error {
+	cmd, err := l.command(context.Background(), tool, args...) // lives until the lab is stopped
+	if err != nil {
+		return fmt.Errorf("start %s: %w", tool, err)
+	}
+	cmd.Env = append(cmd.Env, environment...)
+	p, err := l.spawn(tool, cmd)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", tool, err)
+	}
+	if err := l.await(ctx, p, ready); err != nil {
+		return fmt.Errorf("start %s: %w", tool, err)
+	}
+	return nil
+}
+
+// spawn starts a process of the lab, whose log has its name.
+func (l *Lab) spawn(name string, cmd *exec.Cmd) (*process, error) {
+	p := &process{name: name, log: filepath.Join(l.logDir, name+".log"), ended: make(chan struct{})}
+	log, err := os.Create(p.log)
+	if err != nil {
+		return nil, fmt.Errorf("make its log: %w", err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p.pid = cmd.Process.Pid
+	go func() {
+		if p.err = cmd.Wait(); p.err == nil {
+			p.err = errors.New("with status 0")
+		}
+		close(p.ended)
+	}()
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	l.processes = append(l.processes, p)
+	return p, nil
+}
+
+// await asks until the component is ready, it or another has died, or ctx has ended.
+func (l *Lab) await(ctx context.Context, p *process, ready func(context.Context) error) error {
+	ticker := time.NewTicker(probeInterval)
+	defer ticker.Stop()
+	for {
+		if err := l.died(); err != nil {
+			return err
+		}
+		err := ready(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return p.explain(fmt.Errorf("%w; not ready: %w", context.Cause(ctx), err))
+		case <-ticker.C:
+		}
+	}
+}
+
+// finish ends a process whose end is then no fault.
+func (l *Lab) finish(ctx context.Context, p *process, signal syscall.Signal) error {
+	l.mutex.Lock()
+	l.processes = slices.DeleteFunc(l.processes, func(other *process) bool { return other == p })
+	l.mutex.Unlock()
+	if err := syscall.Kill(p.pid, signal); err != nil {
+		return err
+	}
+	select {
+	case <-p.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%s does not end: %w", p.name, context.Cause(ctx))
+	}
+}
+
+// died tells which components ended by themselves, in the order in which they were started: a later one may have died
+// of the death of an earlier one.
+func (l *Lab) died() error {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	var died []error
+	for _, p := range l.processes {
+		select {
+		case <-p.ended:
+			died = append(died, p.explain(fmt.Errorf("%s ended by itself: %w", p.name, p.err)))
+		default:
+		}
+	}
+	return errors.Join(died...)
+}
+
+// explain adds the end of the component's log to err.
+func (p *process) explain(err error) error {
+	return fmt.Errorf("%w\nthe end of the log of %s:\n%s", err, p.name, tail(p.log))
+}
+
+func tail(path string) string {
+	log, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return string(log[max(0, len(log)-logTail):])
+}
+
+// answers is a readiness condition: the URL is answered with 200.
+func (l *Lab) answers(url string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		defer cancel()
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		response, err := l.probes.Do(request)
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			body, _ := io.ReadAll(response.Body)
+			return fmt.Errorf("%s: %s: %s", url, response.Status, body)
+		}
+		return nil
+	}
+}
+
+// inParallel does every step at once. The first failure cancels the others and is the one that is told: the rest only
+// say that they were cancelled.
+func inParallel(ctx context.Context, steps ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var group sync.WaitGroup
+	for _, step := range steps {
+		group.Go(func() {
+			if err := step(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	group.Wait()
+	return context.Cause(ctx)
+}
