@@ -19,7 +19,7 @@ const module = "quiesce/"
 var arrows = map[string][]string{
 	"lambda": {
 		"internal/archive", "internal/asg", "internal/config", "internal/drain", "internal/eks", "internal/kube", "internal/metrics",
-		"internal/pgbouncer", "internal/queue", "internal/secrets", "internal/termination",
+		"internal/escort", "internal/pooler", "internal/queue", "internal/secrets", "internal/termination",
 	},
 	"infra":                {"internal/config", "internal/metrics"}, // of which it takes the names
 	"infra/bundle":         {},
@@ -29,11 +29,13 @@ var arrows = map[string][]string{
 	"internal/config":      {},
 	"internal/drain":       {},
 	"internal/eks":         {},
-	"internal/kube":        {"internal/drain"},
+	"internal/kube":        {"internal/drain", "internal/escort", "internal/termination"},
 	"internal/metrics":     {"internal/drain", "internal/termination"},
-	"internal/pgbouncer":   {"internal/drain"},
+	"internal/escort":      {"internal/drain"},
+	"internal/pgbouncer":   {},
+	"internal/pooler":      {"internal/config", "internal/drain", "internal/escort", "internal/pgbouncer"},
 	"internal/queue":       {"internal/termination"},
-	"internal/secrets":     {},
+	"internal/secrets":     {"internal/escort"},
 	"internal/termination": {"internal/drain"},
 }
 

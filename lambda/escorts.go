@@ -11,8 +11,9 @@ import (
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 	"quiesce/internal/kube"
-	"quiesce/internal/pgbouncer"
+	"quiesce/internal/pooler"
 	"quiesce/internal/secrets"
 )
 
@@ -24,39 +25,21 @@ type escorts struct {
 }
 
 func (e escorts) of(phase config.Phase) drain.Escort {
-	settings := phase.PGBouncer
-	return &pgbouncer.Escort{
-		Settings: pgbouncer.Settings{
-			Strategy: pgbouncer.Strategy(settings.Strategy), Timeout: settings.Timeout, Patience: phase.Timeout,
-			Port: settings.Port, Forward: settings.Via == config.ViaPortForward, TLS: pgbouncer.TLSMode(settings.TLS),
-			ServerName: settings.ServerName, RootCAs: settings.RootCAs,
-		},
-		Connect: func(ctx context.Context) (pgbouncer.Kubernetes, error) {
-			client, err := e.connect(ctx)
-			return pooling{client}, err
-		},
+	source := e.source(phase)
+	return &pooler.Escort{
+		Settings: pooler.Settings{PGBouncer: *phase.PGBouncer, Patience: phase.Timeout},
+		Connect:  func(ctx context.Context) (pooler.Kubernetes, error) { return e.connect(ctx) },
 		Dial: func(ctx context.Context, address string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		},
-		Logins: e.logins(phase),
-		Log:    e.log,
+		Logins: func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error] {
+			return source(namespace)(ctx)
+		},
+		Log: e.log,
 	}
 }
 
-// logins are the console's, for the poolers of the namespaces that they are bound to and for nobody else's.
-func (e escorts) logins(phase config.Phase) func(context.Context, string) iter.Seq2[pgbouncer.Login, error] {
-	source := e.source(phase)
-	return func(ctx context.Context, namespace string) iter.Seq2[pgbouncer.Login, error] {
-		return func(yield func(pgbouncer.Login, error) bool) {
-			for login, err := range source(namespace)(ctx) {
-				if !yield(pgbouncer.Login(login), err) {
-					return
-				}
-			}
-		}
-	}
-}
-
+// source returns where the logins for the console are: of the poolers of the namespaces that they are bound to, and no others.
 func (e escorts) source(phase config.Phase) func(namespace string) secrets.Source {
 	switch settings := phase.PGBouncer; {
 	case settings.Secret != nil:
@@ -67,7 +50,7 @@ func (e escorts) source(phase config.Phase) func(namespace string) secrets.Sourc
 		return secrets.Bound(secrets.FromSecretsManager(client, settings.SecretARN, secrets.RDSKeys), phase.Match.Namespaces...)
 	}
 	return func(string) secrets.Source {
-		return func(context.Context) iter.Seq2[secrets.Login, error] { return func(func(secrets.Login, error) bool) {} }
+		return func(context.Context) iter.Seq2[escort.Login, error] { return func(func(escort.Login, error) bool) {} }
 	}
 }
 
@@ -83,9 +66,9 @@ func (e escorts) secret(ctx context.Context, namespace, name string) (map[string
 // operators. A pod that an escort took labels off is matched by those it had.
 func isPooler(phase config.Phase) func(drain.Pod) bool {
 	return func(p drain.Pod) bool {
-		was, annotated := pgbouncer.Labels(p), p.Annotations[pgbouncer.Annotation]
-		known := phase.Match.Selector != nil && annotated == "" || pgbouncer.Recognise(was, p.Annotations)
-		if annotated == pgbouncer.Annotated {
+		was, annotated := pooler.Labels(p), p.Annotations[escort.Annotation]
+		known := phase.Match.Selector != nil && annotated == "" || pooler.Recognise(was, p.Annotations)
+		if annotated == pooler.Kind {
 			return len(phase.Match.Namespaces) == 0 || phase.Match.Namespaces.Match(p.Namespace)
 		}
 		return known && (phase.Match.Empty() || phase.Match.Matches(p.Namespace, p.PriorityClass, was))

@@ -54,7 +54,7 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 		Groups:  groups,
 		Fleet:   groups,
 		Hooks:   asg.NewHooks(sdk),
-		Connect: func(ctx context.Context) (termination.Kubernetes, error) { return clusterOf(connect(ctx)) },
+		Connect: func(ctx context.Context) (termination.Kubernetes, error) { return connect(ctx) },
 		Drainer: drain.Drainer{Phases: all, Concurrency: settings.Drain.Concurrency, Log: log},
 		Hurried: drain.Drainer{Phases: hurried(all), Concurrency: settings.Drain.Concurrency, Log: log},
 		Policy:  policy(settings),

@@ -10,7 +10,7 @@ import (
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
-	"quiesce/internal/pgbouncer"
+	"quiesce/internal/pooler"
 )
 
 // environment is what Lambda gives the function, with this configuration beside it.
@@ -86,12 +86,12 @@ phases:
 	quick := handler.Hurried.Phases
 	require.Equal(t, hurriedPhase, quick[0].Timeout)
 	require.Equal(t, 10*time.Second, quick[1].Timeout)
-	escort := quick[0].Escort.(*pgbouncer.Escort)
-	require.Equal(t, pgbouncer.Evict, escort.Strategy)
+	escort := quick[0].Escort.(*pooler.Escort)
+	require.Equal(t, config.StrategyEvict, escort.Strategy)
 	require.Equal(t, hurriedPhase, escort.Timeout)
 
 	usual := handler.Drainer.Phases[0]
-	require.Equal(t, pgbouncer.Surge, usual.Escort.(*pgbouncer.Escort).Strategy, "others wait as they are told")
+	require.Equal(t, config.StrategySurge, usual.Escort.(*pooler.Escort).Strategy, "others wait as they are told")
 	require.Equal(t, 5*time.Minute, usual.Timeout)
 }
 

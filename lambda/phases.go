@@ -6,7 +6,7 @@ import (
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
-	"quiesce/internal/pgbouncer"
+	"quiesce/internal/pooler"
 )
 
 // hurriedPhase is how long a phase holds back the next on a machine that goes in 100 s: a phase that is stuck leaves the others most
@@ -33,9 +33,9 @@ func hurried(all []drain.Phase) []drain.Phase {
 	quick := slices.Clone(all)
 	for i := range quick {
 		quick[i].Timeout = min(quick[i].Timeout, hurriedPhase)
-		if escort, is := quick[i].Escort.(*pgbouncer.Escort); is {
+		if escort, is := quick[i].Escort.(*pooler.Escort); is {
 			evicting := *escort
-			evicting.Strategy, evicting.Timeout = pgbouncer.Evict, min(escort.Timeout, hurriedPhase)
+			evicting.Strategy, evicting.Timeout = config.StrategyEvict, min(escort.Timeout, hurriedPhase)
 			quick[i].Escort, quick[i].Lead = &evicting, evicting.Timeout
 		}
 	}

@@ -71,7 +71,7 @@ type PGBouncer struct {
 	Port      int        // of the console; zero: the pod's own container port
 	Secret    *SecretRef // the console's credentials in Kubernetes; nil: none there
 	SecretARN string     // or in Secrets Manager; empty: none there
-	TLS       TLS
+	TLS       string     // see TLSDisable
 
 	ServerName string         // in the console's certificate, for TLSVerifyFull
 	RootCAs    *x509.CertPool // that may have signed it, for TLSVerifyFull
@@ -96,16 +96,12 @@ const (
 	ViaPortForward Via = "portForward"
 )
 
-// TLS is how much of it the console's connection needs, in libpq's words:
-// https://www.postgresql.org/docs/current/libpq-ssl.html.
-type TLS string
-
-// The levels of TLS.
+// The values of tls, in libpq's words: https://www.postgresql.org/docs/current/libpq-ssl.html.
 const (
-	TLSDisable    TLS = "disable"
-	TLSPrefer     TLS = "prefer"
-	TLSRequire    TLS = "require"
-	TLSVerifyFull TLS = "verify-full"
+	TLSDisable    = "disable"
+	TLSPrefer     = "prefer"
+	TLSRequire    = "require"
+	TLSVerifyFull = "verify-full"
 )
 
 // SecretRef names two keys of a Kubernetes Secret.

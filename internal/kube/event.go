@@ -10,33 +10,26 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/termination"
 )
 
 // eventSource is who tells, in `kubectl describe node`'s column From.
 const eventSource = "quiesce"
 
-// Event is a line of what `kubectl describe node` tells.
-type Event struct {
-	Reason  string     // a word or two, in CamelCase
-	Message string     // no more than 1,024 bytes
-	Warning bool       // it is not what one wishes for
-	Pod     *drain.Ref // that it is about as well; nil: none
-}
-
 // Tell puts an event on the node: one request, and no more if that fails. Events of nodes, which have no namespace, are in the one
 // called default, and describe looks there for the node's UID (k8s.io/kubectl/pkg/describe). One of core/v1 is the same object as one
 // of events.k8s.io/v1
 // (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/), and asks for no client of its own.
-func (c *Client) Tell(ctx context.Context, node drain.Node, e Event) error {
+func (c *Client) Tell(ctx context.Context, node drain.Node, e termination.Event) error {
 	err := c.core.Post().Namespace(metav1.NamespaceDefault).Resource("events").
-		Body(e.on(node, time.Now())).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
+		Body(nodeEvent(e, node, time.Now())).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
 	if err != nil {
 		return fmt.Errorf("tell of %s on node %s: %w", e.Reason, node.Name, err)
 	}
 	return nil
 }
 
-func (e Event) on(node drain.Node, now time.Time) *corev1.Event {
+func nodeEvent(e termination.Event, node drain.Node, now time.Time) *corev1.Event {
 	kind, at := corev1.EventTypeNormal, metav1.NewTime(now)
 	if e.Warning {
 		kind = corev1.EventTypeWarning

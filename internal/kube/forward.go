@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
+
 	// Not apimachinery's package of this name, whose IsUpgradeFailure does not know these dialers' errors.
 	"k8s.io/streaming/pkg/httpstream"
 )

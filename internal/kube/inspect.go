@@ -15,45 +15,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 )
 
-// Pod is what an escort needs to know of a pod, beyond what a drain does.
-type Pod struct {
-	drain.Ref
-	Node, IP            string
-	Labels, Annotations map[string]string
-	Ready               bool
-	Deleted             time.Time // when its termination was asked for; zero while it runs
-	Grace               time.Duration
-	Owner               Owner // that controls it; zero: nobody
-	Containers          []Container
-}
-
-// Owner controls pods.
-type Owner struct{ Kind, Name, UID string }
-
-// Container is one of a pod's that run as long as the pod does.
-type Container struct {
-	Name, Image string
-	Ports       []Port
-	PreStop     []string // a command; of other hooks the name and its value; empty: none
-	Liveness    LivenessProbe
-}
-
-// Port is one that a container declares.
-type Port struct {
-	Name   string
-	Number int
-}
-
-// LivenessProbe is what a container must let succeed, or be killed.
-type LivenessProbe struct {
-	Port   int           // that it connects to; zero: to none
-	Window time.Duration // for how long it may fail
-}
-
 // Inspect looks at the pod as it is now; nil: it is gone, or another one has its name.
-func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*Pod, error) {
+func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*escort.Pod, error) {
 	found := &corev1.Pod{}
 	err := c.core.Get().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).Timeout(callTimeout).Do(ctx).Into(found)
 	if apierrors.IsNotFound(err) {
@@ -65,12 +31,12 @@ func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*Pod, error) {
 	if string(found.UID) != ref.UID {
 		return nil, nil
 	}
-	return inspected(ref, found), nil
+	return inspected(found), nil
 }
 
 // Amend changes labels and annotations of exactly this pod; a nil value takes one away. Another pod of its name is not changed: its
 // UID is not that of the patch, which is invalid by that.
-func (c *Client) Amend(ctx context.Context, ref drain.Ref, labels, annotations map[string]*string) error {
+func (c *Client) PatchMetadata(ctx context.Context, ref drain.Ref, labels, annotations map[string]*string) error {
 	metadata := map[string]any{"uid": ref.UID}
 	if len(labels) > 0 { // null would take all of them away
 		metadata["labels"] = labels
@@ -90,10 +56,9 @@ func (c *Client) Amend(ctx context.Context, ref drain.Ref, labels, annotations m
 	return nil
 }
 
-func inspected(ref drain.Ref, p *corev1.Pod) *Pod {
-	return &Pod{
-		Ref: ref, Node: p.Spec.NodeName, IP: p.Status.PodIP, Labels: p.Labels, Annotations: p.Annotations,
-		Ready: isReady(p), Deleted: deleted(p), Grace: grace(p), Owner: ownerOf(p), Containers: containersOf(p),
+func inspected(p *corev1.Pod) *escort.Pod {
+	return &escort.Pod{
+		Pod: toPod(p), Node: p.Spec.NodeName, IP: p.Status.PodIP, Ready: isReady(p), Owner: ownerOf(p), Containers: containersOf(p),
 	}
 }
 
@@ -108,22 +73,22 @@ func isReady(p *corev1.Pod) bool {
 
 // ownerOf names the kind as people do, with its group only where that is not Kubernetes' own: OpenKruise's StatefulSet, say, is
 // another than ours.
-func ownerOf(p *corev1.Pod) Owner {
+func ownerOf(p *corev1.Pod) escort.Owner {
 	owner := metav1.GetControllerOf(p)
 	if owner == nil {
-		return Owner{}
+		return escort.Owner{}
 	}
 	kind := schema.FromAPIVersionAndKind(owner.APIVersion, owner.Kind).GroupKind()
 	if kind.Group == "apps" {
 		kind.Group = ""
 	}
-	return Owner{Kind: kind.String(), Name: owner.Name, UID: string(owner.UID)}
+	return escort.Owner{Kind: kind.String(), Name: owner.Name, UID: string(owner.UID)}
 }
 
 // containersOf has those init containers as well that go on running: sidecars
 // (https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/).
-func containersOf(p *corev1.Pod) []Container {
-	var all []Container
+func containersOf(p *corev1.Pod) []escort.Container {
+	var all []escort.Container
 	for _, c := range p.Spec.InitContainers {
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			all = append(all, toContainer(c))
@@ -135,10 +100,10 @@ func containersOf(p *corev1.Pod) []Container {
 	return all
 }
 
-func toContainer(c corev1.Container) Container {
-	container := Container{Name: c.Name, Image: c.Image, PreStop: preStop(c.Lifecycle)}
+func toContainer(c corev1.Container) escort.Container {
+	container := escort.Container{Name: c.Name, Image: c.Image, PreStop: preStop(c.Lifecycle)}
 	for _, p := range c.Ports {
-		container.Ports = append(container.Ports, Port{Name: p.Name, Number: int(p.ContainerPort)})
+		container.Ports = append(container.Ports, escort.Port{Name: p.Name, Number: int(p.ContainerPort)})
 	}
 	if c.LivenessProbe != nil {
 		container.Liveness = toProbe(c.LivenessProbe, container.Ports)
@@ -161,8 +126,8 @@ func preStop(l *corev1.Lifecycle) []string {
 }
 
 // toProbe: the API server has put in its defaults where the manifest says nothing.
-func toProbe(p *corev1.Probe, ports []Port) LivenessProbe {
-	probe := LivenessProbe{Window: time.Duration(p.PeriodSeconds) * time.Duration(p.FailureThreshold) * time.Second}
+func toProbe(p *corev1.Probe, ports []escort.Port) escort.LivenessProbe {
+	probe := escort.LivenessProbe{Window: time.Duration(p.PeriodSeconds) * time.Duration(p.FailureThreshold) * time.Second}
 	switch {
 	case p.TCPSocket != nil:
 		probe.Port = resolve(p.TCPSocket.Port, ports)
@@ -175,7 +140,7 @@ func toProbe(p *corev1.Probe, ports []Port) LivenessProbe {
 }
 
 // resolve finds the number of a port that may be named; zero: no port of the container has that name.
-func resolve(port intstr.IntOrString, ports []Port) int {
+func resolve(port intstr.IntOrString, ports []escort.Port) int {
 	if port.Type == intstr.Int {
 		return port.IntValue()
 	}

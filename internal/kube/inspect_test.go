@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 )
 
 const poolerManifest = `
@@ -53,24 +54,27 @@ func TestAPodIsInspectedAsItIs(t *testing.T) {
 	pod.IP = ""
 	delete(pod.Annotations, "kubectl.kubernetes.io/last-applied-configuration")
 	maps.DeleteFunc(pod.Labels, func(key, _ string) bool { return strings.HasPrefix(key, "topology.kubernetes.io/") }) // its node's
-	require.Equal(t, Pod{
-		Ref: ref, Node: "node-a", Ready: true, Grace: 45 * time.Second,
-		Labels:      map[string]string{"app": "pgbouncer"},
-		Annotations: map[string]string{"quiesce/escort": "pgbouncer", "lab/stop-after": "60s"},
-		Containers: []Container{
-			{Name: "metrics", Image: "exporter", Liveness: LivenessProbe{Window: 10 * time.Second}},
+	require.Equal(t, escort.Pod{
+		Pod: drain.Pod{
+			Ref: ref, Grace: 45 * time.Second, Created: pod.Created,
+			Labels:      map[string]string{"app": "pgbouncer"},
+			Annotations: map[string]string{"quiesce/escort": "pgbouncer", "lab/stop-after": "60s"},
+		},
+		Node: "node-a", Ready: true,
+		Containers: []escort.Container{
+			{Name: "metrics", Image: "exporter", Liveness: escort.LivenessProbe{Window: 10 * time.Second}},
 			{
-				Name: "pgbouncer", Image: "pgbouncer:1.24", Ports: []Port{{"psql", 6432}, {"", 9127}},
+				Name: "pgbouncer", Image: "pgbouncer:1.24", Ports: []escort.Port{{Name: "psql", Number: 6432}, {Name: "", Number: 9127}},
 				PreStop:  []string{"sh", "-c", "sleep 5"},
-				Liveness: LivenessProbe{Port: 6432, Window: 30 * time.Second}, // by default 3 times, 10 s apart
+				Liveness: escort.LivenessProbe{Port: 6432, Window: 30 * time.Second}, // by default 3 times, 10 s apart
 			},
 			{
 				Name: "tls", Image: "stunnel", PreStop: []string{"sleep", "5"},
-				Liveness: LivenessProbe{Port: 8080, Window: 6 * time.Second},
+				Liveness: escort.LivenessProbe{Port: 8080, Window: 6 * time.Second},
 			},
 			{
 				Name: "agent", Image: "agent", PreStop: []string{"httpGet", "/stop"},
-				Liveness: LivenessProbe{Port: 8082, Window: time.Second},
+				Liveness: escort.LivenessProbe{Port: 8082, Window: time.Second},
 			},
 		},
 	}, pod)
@@ -106,7 +110,7 @@ func TestTheOwnerOfAPodIsNamedWithTheGroupOfItsKindWhereThatIsForeign(t *testing
 	} {
 		pod, controls := found("db-0", "1"), true
 		pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: apiVersion, Kind: "StatefulSet", Name: "db", UID: "2", Controller: &controls}}
-		require.Equal(t, Owner{Kind: kind, Name: "db", UID: "2"}, ownerOf(pod))
+		require.Equal(t, escort.Owner{Kind: kind, Name: "db", UID: "2"}, ownerOf(pod))
 	}
 	require.Zero(t, ownerOf(found("bare", "1")))
 }
@@ -115,7 +119,7 @@ func TestLabelsAndAnnotationsAreAmendedAndTakenAway(t *testing.T) {
 	s := setScene(t)
 	s.apply(poolerManifest)
 	value, note := "surge", "{}"
-	require.NoError(t, s.client.Amend(t.Context(), refOf(s.pod("pooler")),
+	require.NoError(t, s.client.PatchMetadata(t.Context(), refOf(s.pod("pooler")),
 		map[string]*string{drain.EscortedLabel: &value, "app": nil}, map[string]*string{drain.EscortedLabel: &note}))
 	pod := s.pod("pooler")
 	require.Equal(t, "surge", pod.Labels[drain.EscortedLabel])
@@ -123,10 +127,10 @@ func TestLabelsAndAnnotationsAreAmendedAndTakenAway(t *testing.T) {
 	require.Equal(t, "{}", pod.Annotations[drain.EscortedLabel])
 	require.Contains(t, pod.Annotations, "lab/stop-after", "what is not named stays")
 
-	require.NoError(t, s.client.Amend(t.Context(), refOf(pod), nil, map[string]*string{drain.EscortedLabel: nil}))
+	require.NoError(t, s.client.PatchMetadata(t.Context(), refOf(pod), nil, map[string]*string{drain.EscortedLabel: nil}))
 	require.NotContains(t, s.pod("pooler").Annotations, drain.EscortedLabel)
 	require.Equal(t, "surge", s.pod("pooler").Labels[drain.EscortedLabel])
-	require.NoError(t, s.client.Amend(t.Context(), refOf(pod), map[string]*string{drain.EscortedLabel: nil}, nil))
+	require.NoError(t, s.client.PatchMetadata(t.Context(), refOf(pod), map[string]*string{drain.EscortedLabel: nil}, nil))
 	require.Contains(t, s.pod("pooler").Annotations, "lab/stop-after")
 }
 
@@ -135,7 +139,7 @@ func TestAnotherPodOfTheNameIsNotAmended(t *testing.T) {
 	s.apply(poolerManifest)
 	another := drain.Ref{Namespace: s.namespace, Name: "pooler", UID: "another"}
 	value := "surge"
-	err := s.client.Amend(t.Context(), another, map[string]*string{drain.EscortedLabel: &value}, nil)
+	err := s.client.PatchMetadata(t.Context(), another, map[string]*string{drain.EscortedLabel: &value}, nil)
 	require.ErrorContains(t, err, "patch pod "+another.String())
 	require.NotContains(t, s.pod("pooler").Labels, drain.EscortedLabel)
 }

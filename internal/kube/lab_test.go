@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 	"quiesce/test/parts/lab"
 )
 
@@ -114,7 +115,7 @@ func (s *scene) ready(selector string, n int) (pods []corev1.Pod) {
 }
 
 // inspect looks at a pod that is there.
-func (s *scene) inspect(p *corev1.Pod) Pod {
+func (s *scene) inspect(p *corev1.Pod) escort.Pod {
 	s.Helper()
 	found, err := s.client.Inspect(s.Context(), refOf(p))
 	require.NoError(s, err)

@@ -89,9 +89,9 @@ func (c *Client) Owned(ctx context.Context) ([]string, error) {
 	}
 }
 
-// Hold takes the Lease of this name and renews it until ctx ends or release is called, which deletes it; held is false if another
+// AcquireGroupLease takes the Lease of this name and renews it until ctx ends or release is called, which deletes it; held is false if another
 // has it (https://kubernetes.io/docs/concepts/architecture/leases/).
-func (c *Client) Hold(ctx context.Context, name string) (release func() error, held bool, err error) {
+func (c *Client) AcquireGroupLease(ctx context.Context, name string) (release func() error, held bool, err error) {
 	give, held, err := c.hold(ctx, name, func(time.Time) {})
 	return func() error { return give(false) }, held, err
 }

@@ -13,10 +13,10 @@ import (
 
 func TestALeaseIsHeldByOneUntilItIsReleasedAndThenGone(t *testing.T) {
 	s := setScene(t)
-	release, held, err := s.client.Hold(t.Context(), s.namespace)
+	release, held, err := s.client.AcquireGroupLease(t.Context(), s.namespace)
 	require.NoError(t, err)
 	require.True(t, held)
-	_, again, err := s.client.Hold(t.Context(), s.namespace)
+	_, again, err := s.client.AcquireGroupLease(t.Context(), s.namespace)
 	require.NoError(t, err)
 	require.False(t, again, "not even by the same process")
 
@@ -28,12 +28,12 @@ func TestALeaseIsHeldByOneUntilItIsReleasedAndThenGone(t *testing.T) {
 func TestALeaseIsReleasedThoughItsContextHasEnded(t *testing.T) {
 	s := setScene(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	release, held, err := s.client.Hold(ctx, s.namespace)
+	release, held, err := s.client.AcquireGroupLease(ctx, s.namespace)
 	require.NoError(t, err)
 	require.True(t, held)
 	cancel()
 	require.NoError(t, release())
-	release, held, err = s.client.Hold(t.Context(), s.namespace)
+	release, held, err = s.client.AcquireGroupLease(t.Context(), s.namespace)
 	require.NoError(t, err)
 	require.True(t, held)
 	require.NoError(t, release())
@@ -43,7 +43,7 @@ func TestALeaseIsReleasedThoughItsContextHasEnded(t *testing.T) {
 // a crashed drain to nobody.
 func TestTheLeasesThatAreHeldAreListed(t *testing.T) {
 	s := setScene(t)
-	release, held, err := s.client.Hold(t.Context(), s.namespace)
+	release, held, err := s.client.AcquireGroupLease(t.Context(), s.namespace)
 	require.NoError(t, err)
 	require.True(t, held)
 	crashed, long := "crashed-"+s.namespace, metav1.NewMicroTime(time.Now().Add(-leaseDuration-time.Second))

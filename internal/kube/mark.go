@@ -3,30 +3,21 @@ package kube
 import (
 	"context"
 	"fmt"
-	"time"
+	"quiesce/internal/termination"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"quiesce/internal/drain"
 )
 
 // cordonedOnly selects nodes that somebody closed: annotations cannot be selected by, and few nodes of a cluster are closed.
 const cordonedOnly = "spec.unschedulable=true"
 
-// Mark is what a closed node says of the termination that it was closed for.
-type Mark struct {
-	Node     drain.Node
-	Hook     string    // that the instance waited on; empty: on none
-	Cordoned time.Time // when it was closed
-}
-
 // Marked are the nodes that are closed and bear a mark of Cordon's.
-func (c *Client) Marked(ctx context.Context) ([]Mark, error) {
-	var marks []Mark
+func (c *Client) Marked(ctx context.Context) ([]termination.Mark, error) {
+	var marks []termination.Mark
 	err := c.eachNode(ctx, metav1.ListOptions{FieldSelector: cordonedOnly}, func(n *corev1.Node) (found bool) {
 		if m, marked := markOf(n); marked {
-			marks = append(marks, Mark{Node: *toNode(n), Hook: m.Hook, Cordoned: m.Cordoned})
+			marks = append(marks, termination.Mark{Node: *toNode(n), Hook: m.Hook, Cordoned: m.Cordoned})
 		}
 		return false
 	})

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/termination"
 )
 
 func TestNodesThatWeClosedAreFoundAndThoseOfAdminsAreNot(t *testing.T) {
@@ -24,23 +25,23 @@ func TestNodesThatWeClosedAreFoundAndThoseOfAdminsAreNot(t *testing.T) {
 
 	marks, err := s.client.Marked(t.Context())
 	require.NoError(t, err)
-	at := slices.IndexFunc(marks, func(m Mark) bool { return m.Node.Name == ours.Name })
+	at := slices.IndexFunc(marks, func(m termination.Mark) bool { return m.Node.Name == ours.Name })
 	require.GreaterOrEqual(t, at, 0)
 	require.Equal(t, ours.InstanceID, marks[at].Node.InstanceID)
 	require.Equal(t, "quiesce", marks[at].Hook)
 	require.WithinDuration(t, cordoned, marks[at].Cordoned, time.Second)
-	require.False(t, slices.ContainsFunc(marks, func(m Mark) bool { return m.Node.Name == theirs.Name }))
+	require.False(t, slices.ContainsFunc(marks, func(m termination.Mark) bool { return m.Node.Name == theirs.Name }))
 
 	isOurs, err := s.client.Restore(t.Context(), drain.Node{Name: ours.Name}, "")
 	require.NoError(t, err)
 	require.False(t, isOurs, "it is closed for another hook")
 	marks, err = s.client.Marked(t.Context())
 	require.NoError(t, err)
-	require.True(t, slices.ContainsFunc(marks, func(m Mark) bool { return m.Node.Name == ours.Name }))
+	require.True(t, slices.ContainsFunc(marks, func(m termination.Mark) bool { return m.Node.Name == ours.Name }))
 	isOurs, err = s.client.Restore(t.Context(), drain.Node{Name: ours.Name}, "quiesce")
 	require.NoError(t, err)
 	require.True(t, isOurs)
 	marks, err = s.client.Marked(t.Context())
 	require.NoError(t, err)
-	require.False(t, slices.ContainsFunc(marks, func(m Mark) bool { return m.Node.Name == ours.Name }))
+	require.False(t, slices.ContainsFunc(marks, func(m termination.Mark) bool { return m.Node.Name == ours.Name }))
 }

@@ -3,26 +3,18 @@ package kube
 import (
 	"context"
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 )
-
-// Peer is a pod of the same owner.
-type Peer struct {
-	drain.Ref
-	Node                        string
-	Ready, Terminating, Leaving bool // Leaving: its node is cordoned, about to go, or gone
-	Created                     time.Time
-}
 
 // Peers are the pods of the pod's owner, itself among them, as the owner counts them: those that have ended are none. None for an
 // owner that has no selector.
-func (c *Client) Peers(ctx context.Context, p Pod) ([]Peer, error) {
+func (c *Client) Peers(ctx context.Context, p escort.Pod) ([]escort.Peer, error) {
 	owner, err := c.controllerOf(ctx, p)
 	if owner == nil || err != nil {
 		return nil, err
@@ -31,14 +23,14 @@ func (c *Client) Peers(ctx context.Context, p Pod) ([]Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	var peers []Peer
+	var peers []escort.Peer
 	nodes := leavers{Client: c, known: map[string]bool{}}
 	for i := range pods {
 		if !isCounted(&pods[i], owner) {
 			continue
 		}
 		peer := toPeer(&pods[i])
-		if peer.Leaving, err = nodes.leaves(ctx, peer.Node); err != nil {
+		if peer.NodeLeaving, err = nodes.leaves(ctx, peer.Node); err != nil {
 			return nil, err
 		}
 		peers = append(peers, peer)
@@ -52,8 +44,8 @@ func isCounted(p *corev1.Pod, owner *controller) bool {
 		p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
 }
 
-func toPeer(p *corev1.Pod) Peer {
-	return Peer{
+func toPeer(p *corev1.Pod) escort.Peer {
+	return escort.Peer{
 		Ref:  drain.Ref{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)},
 		Node: p.Spec.NodeName, Ready: isReady(p), Terminating: p.DeletionTimestamp != nil, Created: p.CreationTimestamp.Time,
 	}

@@ -10,9 +10,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 )
 
-func refsOf(peers []Peer) (refs []drain.Ref) {
+func refsOf(peers []escort.Peer) (refs []drain.Ref) {
 	for _, p := range peers {
 		refs = append(refs, p.Ref)
 	}
@@ -72,8 +73,8 @@ func TestPeersAreThePodsThatTheOwnerCountsAndWhetherTheyWillStay(t *testing.T) {
 	require.Len(t, peers, 4)
 	for i, name := range []string{"pooler-0", "pooler-1", "pooler-2", "pooler-3"} {
 		seen := s.pod(name)
-		require.Equal(t, Peer{
-			Ref: refOf(seen), Node: seen.Spec.NodeName, Ready: true, Terminating: i == 3, Leaving: i == 1 || i == 2,
+		require.Equal(t, escort.Peer{
+			Ref: refOf(seen), Node: seen.Spec.NodeName, Ready: true, Terminating: i == 3, NodeLeaving: i == 1 || i == 2,
 			Created: seen.CreationTimestamp.Time,
 		}, peers[i])
 	}
@@ -111,7 +112,7 @@ func TestAPeerWithoutANodeIsNotReadyAndDoesNotLeave(t *testing.T) {
 	require.Len(t, all, 4)
 	for _, p := range all {
 		require.Equal(t, p.Node != "", p.Ready, p.Name)
-		require.False(t, p.Leaving)
+		require.False(t, p.NodeLeaving)
 	}
 }
 

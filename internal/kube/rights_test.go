@@ -2,6 +2,7 @@ package kube
 
 import (
 	"fmt"
+	"quiesce/internal/escort"
 	"slices"
 	"strings"
 	"testing"
@@ -45,14 +46,14 @@ func (s *scene) awaited(name string) *corev1.Pod {
 }
 
 // everything is what an escort asks about pods, and what was refused of it. Leases have a role of their own.
-func (s *scene) everything(client *Client, pods ...Pod) (faults []error) {
+func (s *scene) everything(client *Client, pods ...escort.Pod) (faults []error) {
 	s.Helper()
 	for _, p := range pods {
 		_, inspect := client.Inspect(s.Context(), p.Ref)
-		_, around := client.Around(s.Context(), p)
+		_, around := client.Selectors(s.Context(), p)
 		_, peers := client.Peers(s.Context(), p)
 		_, serving := client.Serving(s.Context(), p.Ref)
-		faults = append(faults, inspect, around, peers, serving, client.Amend(s.Context(), p.Ref, nil, nil))
+		faults = append(faults, inspect, around, peers, serving, client.PatchMetadata(s.Context(), p.Ref, nil, nil))
 	}
 	return slices.DeleteFunc(faults, func(err error) bool { return err == nil })
 }

@@ -1,5 +1,5 @@
-// Package pgbouncer is the edge to a pgbouncer: its admin console
-// (https://www.pgbouncer.org/usage.html#admin-console), and the escort that sees a pooler out by it.
+// Package pgbouncer is a client of pgbouncer's admin console (https://www.pgbouncer.org/usage.html#admin-console).
+// It knows nothing of Kubernetes.
 //
 // What the console is like decides how it is used here:
 //
@@ -34,7 +34,6 @@ const commandTimeout = 5 * time.Second
 // Console is a connection to an admin console, logged in. Its methods may be used concurrently; commands then take turns.
 type Console struct {
 	target  Target
-	login   Login
 	version Version
 	raw     *metered // below session and its TLS: closing it ends whatever goes on there, and never blocks
 
@@ -47,21 +46,21 @@ type Console struct {
 	ended chan struct{} // closed when it was the server, or the network, that ended it
 }
 
-// Open logs in to a console. Each attempt is bounded by loginTimeout, all of them by the context.
+// Open logs in to a console, within loginTimeout. ErrRefused is the answer to wrong credentials.
 func Open(ctx context.Context, t Target) (*Console, error) {
 	if err := t.check(); err != nil {
 		return nil, fmt.Errorf("open the console: %w", err)
 	}
-	c, err := t.logIn(ctx)
+	c, err := t.open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open the console: %w", err)
 	}
 	return c, nil
 }
 
-func newConsole(t Target, login Login, version Version, session *pgconn.PgConn, raw *metered) *Console {
+func newConsole(t Target, version Version, session *pgconn.PgConn, raw *metered) *Console {
 	c := &Console{
-		target: t, login: login, version: version, session: session, raw: raw,
+		target: t, version: version, session: session, raw: raw,
 		turn: make(chan struct{}, 1), over: make(chan struct{}), ended: make(chan struct{}),
 	}
 	c.watch()
@@ -71,7 +70,7 @@ func newConsole(t Target, login Login, version Version, session *pgconn.PgConn, 
 // Again opens a second console with the login that worked. It is the same pooler's unless several processes share the port
 // (https://www.pgbouncer.org/config.html#so_reuseport).
 func (c *Console) Again(ctx context.Context) (*Console, error) {
-	again, err := c.target.open(ctx, c.login)
+	again, err := c.target.open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open a second console: %w", err)
 	}
@@ -84,6 +83,16 @@ func (c *Console) Version() Version { return c.version }
 // Ended is closed when the pooler has ended the connection, or the network has; not by Close, nor when a command had no answer
 // in time. It is noticed at once, as somebody reads at all times.
 func (c *Console) Ended() <-chan struct{} { return c.ended }
+
+// Usable reports whether commands may still be sent.
+func (c *Console) Usable() bool {
+	select {
+	case <-c.over:
+		return false
+	default:
+		return true
+	}
+}
 
 // Close ends the connection, and with it every wait for an answer. It never blocks. What was commanded stays in force.
 func (c *Console) Close() { c.end(false) }

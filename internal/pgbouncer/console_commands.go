@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -19,7 +21,7 @@ func (c *Console) Set(ctx context.Context, name, value string) error {
 	return nil
 }
 
-var settingName = lazily(`^[a-z0-9_]+$`)
+var settingName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9_]+$`) })
 
 // Pending is a command that the pooler answers when it is done, however long that takes. No context ends it, and Close of
 // the console does so on our side only: the pooler goes on. A PAUSE that somebody resumes while it waits is never answered:
@@ -127,23 +129,21 @@ const (
 	WaitForClients ShutdownMode = "SHUTDOWN WAIT_FOR_CLIENTS" // for every client to leave, consoles included
 )
 
-// graceful is the first version whose shutdowns can wait.
-func graceful(v Version) bool { return v.AtLeast(1, 23) }
-
 // Shutdown begins to end the pooler, which Ended tells of. The end of the connection instead of an answer is what was asked for.
 func (c *Console) Shutdown(ctx context.Context, mode ShutdownMode) error {
-	if mode != Immediate && !graceful(c.version) {
+	if mode != Immediate && !c.version.WaitsOnShutdown() {
 		return fmt.Errorf("%s: %w", strings.ToLower(string(mode)), ErrUnsupported)
 	}
-	before := c.hasEnded()
+	before := c.HasEnded()
 	_, err := c.exec(ctx, string(mode))
-	if err != nil && (before || !c.hasEnded()) {
+	if err != nil && (before || !c.HasEnded()) {
 		return fmt.Errorf("%s: %w", strings.ToLower(string(mode)), err)
 	}
 	return nil
 }
 
-func (c *Console) hasEnded() bool {
+// HasEnded reports whether Ended is closed.
+func (c *Console) HasEnded() bool {
 	select {
 	case <-c.ended:
 		return true
@@ -155,7 +155,7 @@ func (c *Console) hasEnded() bool {
 // ShuttingDown tells, since 1.23, whether a shutdown is under way: from then on a RESUME is refused, whatever else there is.
 // It must not be asked while the pooler is paused, which it would resume.
 func (c *Console) ShuttingDown(ctx context.Context) (bool, error) {
-	if !graceful(c.version) {
+	if !c.version.WaitsOnShutdown() {
 		return false, fmt.Errorf("look for a shutdown: %w", ErrUnsupported)
 	}
 	err := c.Resume(ctx)

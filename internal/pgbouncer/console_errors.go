@@ -15,7 +15,6 @@ var (
 	ErrNotPgbouncer = errors.New("what answers is not a pgbouncer")
 	ErrCleartext    = errors.New("the password was asked for in cleartext, by a server that has not proved who it is")
 	ErrRefused      = errors.New("the login was refused")
-	ErrNoLogin      = errors.New("there is no credential to log in with")
 )
 
 // What a console can answer to a command.

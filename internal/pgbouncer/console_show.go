@@ -44,6 +44,13 @@ func (p Pools) Modes() []string {
 	return slices.Compact(modes)
 }
 
+// HasSessions reports whether any pool with clients gives each of them a connection of its own.
+func (p Pools) HasSessions() bool {
+	return slices.ContainsFunc(p, func(pool Pool) bool {
+		return pool.Mode == "session" && pool.Clients+pool.ClientsWaiting+pool.Servers > 0
+	})
+}
+
 func (p Pools) sum(of func(Pool) int) (total int) {
 	for _, pool := range p {
 		total += of(pool)

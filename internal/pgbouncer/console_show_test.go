@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/parts/pgbouncer"
+	parts "quiesce/test/parts/pgbouncer"
 )
 
 // table is an answer with one row.
@@ -68,15 +68,15 @@ func TestPoolsAddUp(t *testing.T) {
 }
 
 func TestATransactionInFlightIsCountedAndAConsoleIsNot(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
 		pools, err := c.Pools(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, pools)
 
 		app, idle := p.Connect(t), p.Connect(t)
-		run(t, idle, "SELECT")
-		run(t, app, "BEGIN")
+		parts.Exec(t, idle, "SELECT")
+		parts.Exec(t, app, "BEGIN")
 		pools, err = c.Pools(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, 1, pools.InFlight())
@@ -86,7 +86,7 @@ func TestATransactionInFlightIsCountedAndAConsoleIsNot(t *testing.T) {
 		require.Equal(t, "app", pools[0].Database)
 		require.Equal(t, "app", pools[0].User)
 
-		run(t, app, "COMMIT")
+		parts.Exec(t, app, "COMMIT")
 		require.Eventually(t, func() bool {
 			pools, err = c.Pools(t.Context())
 			return err == nil && pools.InFlight() == 0
@@ -96,7 +96,7 @@ func TestATransactionInFlightIsCountedAndAConsoleIsNot(t *testing.T) {
 }
 
 func TestQueuedClientsAreCounted(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c, app := open(t, p), p.Connect(t)
 		pending, err := c.Pause(t.Context())
 		require.NoError(t, err)
@@ -116,13 +116,13 @@ func TestQueuedClientsAreCounted(t *testing.T) {
 }
 
 func TestClientsSayWhoTheyAreAndSinceWhen(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
 		clients, err := c.Clients(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, clients)
 		app := p.Connect(t)
-		run(t, app, "BEGIN")
+		parts.Exec(t, app, "BEGIN")
 		clients, err = c.Clients(t.Context())
 		require.NoError(t, err)
 		require.Len(t, clients, 1)
@@ -135,7 +135,7 @@ func TestClientsSayWhoTheyAreAndSinceWhen(t *testing.T) {
 }
 
 func TestSettingsAreReadAndChanged(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
 		require.NoError(t, c.Set(t.Context(), "query_wait_timeout", "7"))
 		value, err := c.Setting(t.Context(), "query_wait_timeout")
@@ -156,12 +156,12 @@ func TestSettingsAreReadAndChanged(t *testing.T) {
 }
 
 func TestTheStateIsKnownSinceTheNewerGeneration(t *testing.T) {
-	paused, known, err := open(t, newer(t, pooler.Options{})).State(t.Context())
+	paused, known, err := open(t, parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})).State(t.Context())
 	require.NoError(t, err)
 	require.True(t, known)
 	require.False(t, paused)
 
-	_, known, err = open(t, older(t, pooler.Options{})).State(t.Context())
+	_, known, err = open(t, parts.Shared(t).Pooler(t, parts.Older, parts.Options{})).State(t.Context())
 	require.NoError(t, err)
 	require.False(t, known)
 }

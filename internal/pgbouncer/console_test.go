@@ -2,7 +2,6 @@ package pgbouncer
 
 import (
 	"context"
-	"iter"
 	"net"
 	"os"
 	"runtime"
@@ -12,13 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/parts/pgbouncer"
+	parts "quiesce/test/parts/pgbouncer"
 )
 
-func TestMain(m *testing.M) { os.Exit(pooler.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(parts.Run(m)) }
 
 const (
 	// patience is how long a condition may take on a busy machine. No test waits this long unless it fails.
@@ -28,39 +26,15 @@ const (
 )
 
 var (
-	admin = Login{pooler.Admin.Name, pooler.Admin.Password}
-	stats = Login{pooler.Stats.Name, pooler.Stats.Password}
+	admin = parts.Admin
+	stats = parts.Stats
 )
 
-// each runs a test against a pooler of each generation.
-func each(t *testing.T, o pooler.Options, test func(t *testing.T, p *pooler.Pooler)) {
-	for _, version := range []string{"1.18", "1.24"} {
-		t.Run(version, func(t *testing.T) { test(t, pooler.Shared(t).Pooler(t, version, o)) })
-	}
+func plain(p *parts.Pooler, as parts.User) Target {
+	return Target{Dial: p.Dial, User: as.Name, Password: as.Password, TLS: TLSDisable}
 }
 
-func newer(t *testing.T, o pooler.Options) *pooler.Pooler {
-	return pooler.Shared(t).Pooler(t, "1.24", o)
-}
-func older(t *testing.T, o pooler.Options) *pooler.Pooler {
-	return pooler.Shared(t).Pooler(t, "1.18", o)
-}
-
-func plain(p *pooler.Pooler, logins ...Login) Target {
-	return Target{Dial: p.Dial, TLS: TLSDisable, Logins: these(logins...)}
-}
-
-func these(logins ...Login) iter.Seq2[Login, error] {
-	return func(yield func(Login, error) bool) {
-		for _, login := range logins {
-			if !yield(login, nil) {
-				return
-			}
-		}
-	}
-}
-
-func open(t *testing.T, p *pooler.Pooler) *Console {
+func open(t *testing.T, p *parts.Pooler) *Console {
 	t.Helper()
 	c, err := Open(t.Context(), plain(p, admin))
 	require.NoError(t, err)
@@ -76,20 +50,15 @@ func again(t *testing.T, c *Console) *Console {
 	return second
 }
 
-func run(t *testing.T, app *pgconn.PgConn, sql string) {
-	t.Helper()
-	_, err := app.Exec(t.Context(), sql).ReadAll()
-	require.NoError(t, err)
-}
-
 // pause pauses and returns when that is in force.
-func pause(t *testing.T, p *pooler.Pooler, c *Console) *Pending {
+func pause(t *testing.T, p *parts.Pooler, c *Console) *Pending {
 	t.Helper()
-	const reading = "PAUSE command issued"
-	before := strings.Count(p.Log(t), reading)
-	pending, err := c.Pause(t.Context())
-	require.NoError(t, err)
-	require.Eventually(t, func() bool { return strings.Count(p.Log(t), reading) > before }, patience, glance)
+	var pending *Pending
+	p.RequireLogs(t, "PAUSE command issued", func() {
+		var err error
+		pending, err = c.Pause(t.Context())
+		require.NoError(t, err)
+	})
 	return pending
 }
 
@@ -125,10 +94,10 @@ func still(t *testing.T, waiting <-chan struct{}) {
 }
 
 func TestAPauseWaitsForTheOpenTransactionWhateverBecomesOfTheContext(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c, app := open(t, p), p.Connect(t)
 		other := again(t, c)
-		run(t, app, "BEGIN")
+		parts.Exec(t, app, "BEGIN")
 		ctx, cancel := context.WithCancel(t.Context())
 		pending, err := c.Pause(ctx)
 		require.NoError(t, err)
@@ -138,62 +107,62 @@ func TestAPauseWaitsForTheOpenTransactionWhateverBecomesOfTheContext(t *testing.
 		still(t, pending.Done())
 		require.NoError(t, pending.Err())
 
-		run(t, app, "COMMIT")
+		parts.Exec(t, app, "COMMIT")
 		within(t, pending.Done())
 		require.NoError(t, pending.Err())
 		requirePaused(t, other)
 		require.NoError(t, other.Resume(t.Context()))
-		run(t, app, "SELECT")
+		parts.Exec(t, app, "SELECT")
 	})
 }
 
 func TestASecondConsoleUndoesAPauseThatWaitsWhichIsNeverAnswered(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c, app := open(t, p), p.Connect(t)
 		other := again(t, c)
-		run(t, app, "BEGIN")
+		parts.Exec(t, app, "BEGIN")
 		pending := pause(t, p, c)
 		require.NoError(t, other.Resume(t.Context()))
-		run(t, p.Connect(t), "SELECT")
-		run(t, app, "COMMIT")
-		run(t, app, "SELECT")
+		parts.Exec(t, p.Connect(t), "SELECT")
+		parts.Exec(t, app, "COMMIT")
+		parts.Exec(t, app, "SELECT")
 		still(t, pending.Done())
 	})
 }
 
 func TestAPauseIsUndoneEvenBeforeItIsRead(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		app, another := p.Connect(t), p.Connect(t)
-		run(t, app, "BEGIN")
+		parts.Exec(t, app, "BEGIN")
 		for range 20 {
 			c, other := open(t, p), open(t, p)
 			pending, err := c.Pause(t.Context())
 			require.NoError(t, err)
 			require.NoError(t, other.Undo(t.Context(), pending))
-			run(t, another, "SELECT")
+			parts.Exec(t, another, "SELECT")
 			c.Close()
 		}
-		run(t, app, "COMMIT")
+		parts.Exec(t, app, "COMMIT")
 	})
 }
 
 func TestUndoingACompletePauseIsResuming(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c, app := open(t, p), p.Connect(t)
 		pending, err := c.Pause(t.Context())
 		require.NoError(t, err)
 		within(t, pending.Done())
 		require.NoError(t, c.Undo(t.Context(), pending))
 		require.NoError(t, c.Undo(t.Context(), pending), "there is nothing left to undo")
-		run(t, app, "SELECT")
+		parts.Exec(t, app, "SELECT")
 	})
 }
 
 func TestAPauseStaysInForceWhenItsConsoleIsClosed(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c, app := open(t, p), p.Connect(t)
 		other := again(t, c)
-		run(t, app, "BEGIN")
+		parts.Exec(t, app, "BEGIN")
 		pending := pause(t, p, c)
 		c.Close()
 		within(t, pending.Done())
@@ -203,7 +172,7 @@ func TestAPauseStaysInForceWhenItsConsoleIsClosed(t *testing.T) {
 }
 
 func TestASecondPauseIsToldFromTheFirst(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
 		first, err := c.Pause(t.Context())
 		require.NoError(t, err)
@@ -217,21 +186,21 @@ func TestASecondPauseIsToldFromTheFirst(t *testing.T) {
 }
 
 func TestResumingWhatIsNotPausedIsNoError(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		require.NoError(t, open(t, p).Resume(t.Context()))
 	})
 }
 
 func TestOthersWaitForTheirTurnWhileAPauseWaits(t *testing.T) {
-	p := newer(t, pooler.Options{})
+	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
 	c, app := open(t, p), p.Connect(t)
-	run(t, app, "BEGIN")
+	parts.Exec(t, app, "BEGIN")
 	pause(t, p, c)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := c.Pools(ctx)
 	require.ErrorIs(t, err, context.Canceled)
-	run(t, app, "COMMIT")
+	parts.Exec(t, app, "COMMIT")
 	_, err = c.Pools(t.Context())
 	require.NoError(t, err, "the console is as good as before")
 }
@@ -244,9 +213,9 @@ func goroutines() int {
 }
 
 func TestClosingDuringAPauseLeavesNothingRunning(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		app := p.Connect(t)
-		run(t, app, "BEGIN")
+		parts.Exec(t, app, "BEGIN")
 		before := goroutines()
 		c := open(t, p)
 		pending := pause(t, p, c)
@@ -259,7 +228,7 @@ func TestClosingDuringAPauseLeavesNothingRunning(t *testing.T) {
 
 // A cancel request would resume the pooler.
 func TestACommandWithoutAnAnswerIsGivenUpAndNothingElseSent(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		var dials atomic.Int32
 		target := plain(p, admin)
 		target.Dial = func(ctx context.Context) (net.Conn, error) { dials.Add(1); return p.Dial(ctx) }
@@ -268,7 +237,7 @@ func TestACommandWithoutAnAnswerIsGivenUpAndNothingElseSent(t *testing.T) {
 		defer c.Close()
 		other := open(t, p)
 		app := p.Connect(t)
-		run(t, app, "BEGIN")
+		parts.Exec(t, app, "BEGIN")
 		pause(t, p, other)
 
 		p.Signal(t, syscall.SIGSTOP)
@@ -288,9 +257,9 @@ func TestACommandWithoutAnAnswerIsGivenUpAndNothingElseSent(t *testing.T) {
 }
 
 func TestAGracefulShutdownLetsTheTransactionCommit(t *testing.T) {
-	p := newer(t, pooler.Options{})
+	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
 	c, app := open(t, p), p.Connect(t)
-	run(t, app, "BEGIN")
+	parts.Exec(t, app, "BEGIN")
 	require.NoError(t, c.Shutdown(t.Context(), WaitForClients))
 	require.NoError(t, c.Shutdown(t.Context(), WaitForServers), "a shutdown can be made more urgent")
 	shutting, err := c.ShuttingDown(t.Context())
@@ -302,7 +271,7 @@ func TestAGracefulShutdownLetsTheTransactionCommit(t *testing.T) {
 	require.Equal(t, 1, pools.InFlight())
 	still(t, c.Ended())
 
-	run(t, app, "COMMIT")
+	parts.Exec(t, app, "COMMIT")
 	within(t, c.Ended())
 	within(t, p.Ended())
 	require.True(t, p.State().Success(), p.Log(t))
@@ -312,7 +281,7 @@ func TestAGracefulShutdownLetsTheTransactionCommit(t *testing.T) {
 }
 
 func TestAnImmediateShutdownIsAnsweredByTheEnd(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
 		require.NoError(t, c.Shutdown(t.Context(), Immediate))
 		within(t, c.Ended())
@@ -321,7 +290,7 @@ func TestAnImmediateShutdownIsAnsweredByTheEnd(t *testing.T) {
 }
 
 func TestTheOlderGenerationCannotShutDownGracefullyNorSaySo(t *testing.T) {
-	c := open(t, older(t, pooler.Options{}))
+	c := open(t, parts.Shared(t).Pooler(t, parts.Older, parts.Options{}))
 	require.ErrorIs(t, c.Shutdown(t.Context(), WaitForServers), ErrUnsupported)
 	require.ErrorIs(t, c.Shutdown(t.Context(), WaitForClients), ErrUnsupported)
 	_, err := c.ShuttingDown(t.Context())
@@ -329,9 +298,9 @@ func TestTheOlderGenerationCannotShutDownGracefullyNorSaySo(t *testing.T) {
 }
 
 func TestTheNewerGenerationIsSeenToHaveBeenSignalled(t *testing.T) {
-	p := newer(t, pooler.Options{})
+	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
 	c, app := open(t, p), p.Connect(t)
-	run(t, app, "BEGIN")
+	parts.Exec(t, app, "BEGIN")
 	shutting, err := c.ShuttingDown(t.Context())
 	require.NoError(t, err)
 	require.False(t, shutting)
@@ -343,7 +312,7 @@ func TestTheNewerGenerationIsSeenToHaveBeenSignalled(t *testing.T) {
 }
 
 func TestTheEndOfAPoolerIsNoticedWithoutAsking(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
 		still(t, c.Ended())
 		p.Signal(t, syscall.SIGKILL)
@@ -356,7 +325,7 @@ func TestTheEndOfAPoolerIsNoticedWithoutAsking(t *testing.T) {
 }
 
 func TestOurOwnClosingIsNotThePoolersEnd(t *testing.T) {
-	c := open(t, newer(t, pooler.Options{}))
+	c := open(t, parts.Shared(t).Pooler(t, parts.Newer, parts.Options{}))
 	c.Close()
 	_, err := c.Pools(t.Context())
 	require.ErrorIs(t, err, ErrClosed)
@@ -364,22 +333,22 @@ func TestOurOwnClosingIsNotThePoolersEnd(t *testing.T) {
 }
 
 func TestSessionsAreShedByReconnectAndWaitClose(t *testing.T) {
-	each(t, pooler.Options{PoolMode: "session"}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{PoolMode: "session"}, func(t *testing.T, p *parts.Pooler) {
 		c, app := open(t, p), p.Connect(t)
-		run(t, app, "BEGIN")
+		parts.Exec(t, app, "BEGIN")
 		require.NoError(t, c.Set(t.Context(), "server_fast_close", "1"))
 		require.NoError(t, c.Reconnect(t.Context()))
 		pending, err := c.WaitClose(t.Context())
 		require.NoError(t, err)
 		still(t, pending.Done())
-		run(t, app, "COMMIT")
+		parts.Exec(t, app, "COMMIT")
 		within(t, pending.Done())
 		require.NoError(t, pending.Err())
 	})
 }
 
 func TestAWatcherMayLookButNotCommand(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c, err := Open(t.Context(), plain(p, stats))
 		require.NoError(t, err)
 		defer c.Close()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"log/slog"
 	"net"
 	"strings"
@@ -30,58 +29,28 @@ const (
 	database = "pgbouncer"
 )
 
-// Login is one credential for the admin console. However it is printed, its password is not.
-type Login struct {
-	User     string
-	Password string `json:"-"`
-}
-
-func (l Login) String() string { return l.User }
-
-// LogValue implements slog.LogValuer.
-func (l Login) LogValue() slog.Value { return slog.StringValue(l.User) }
-
-// Format implements fmt.Formatter, for every verb.
-func (l Login) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, l.User) }
-
-// Target says how a console is reached and logged in to.
+// Target says how to reach a console and how to log in to it. The password does not show when the target is printed.
 type Target struct {
 	// Dial opens a fresh connection to the pooler's port. Deadlines must work on it.
-	Dial func(ctx context.Context) (net.Conn, error)
-	// Logins are tried in order, each only after a refusal of the former: other failures say nothing about credentials.
-	// One that could not be had is an error, and the next is tried.
-	Logins iter.Seq2[Login, error]
+	Dial           func(ctx context.Context) (net.Conn, error)
+	User, Password string
 
 	TLS        TLSMode
 	ServerName string         // in the server's certificate, for TLSVerifyFull
 	RootCAs    *x509.CertPool // that may have signed it, for TLSVerifyFull
 }
 
-// logIn tries the credentials until one is accepted.
-func (t Target) logIn(ctx context.Context) (*Console, error) {
-	tried := map[Login]bool{}
-	var faults []error
-	for login, err := range t.Logins {
-		if err == nil && !tried[login] {
-			tried[login] = true
-			var console *Console
-			if console, err = t.open(ctx, login); err == nil {
-				return console, nil
-			}
-			if !errors.Is(err, ErrRefused) {
-				return nil, err
-			}
-		}
-		faults = append(faults, err)
-	}
-	if err := errors.Join(faults...); err != nil {
-		return nil, err
-	}
-	return nil, ErrNoLogin
-}
+// String returns the user's name.
+func (t Target) String() string { return t.User }
+
+// Format prints the user's name for every verb: %x would go past String to the fields.
+func (t Target) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.User) }
+
+// LogValue implements slog.LogValuer.
+func (t Target) LogValue() slog.Value { return slog.StringValue(t.User) }
 
 // open makes one attempt.
-func (t Target) open(ctx context.Context, login Login) (*Console, error) {
+func (t Target) open(ctx context.Context) (*Console, error) {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
 	conn, err := t.Dial(ctx)
@@ -90,11 +59,11 @@ func (t Target) open(ctx context.Context, login Login) (*Console, error) {
 	}
 	raw := &metered{Conn: conn}
 	raw.left.Store(maxAnswer)
-	session, err := t.handshake(ctx, raw, login)
+	session, err := t.handshake(ctx, raw)
 	if err == nil {
 		var version Version
 		if version, err = parseVersion(session.ParameterStatus("server_version")); err == nil {
-			return newConsole(t, login, version, session, raw), nil
+			return newConsole(t, version, session, raw), nil
 		}
 	}
 	raw.Close()
@@ -104,12 +73,12 @@ func (t Target) open(ctx context.Context, login Login) (*Console, error) {
 	return nil, err
 }
 
-func (t Target) handshake(ctx context.Context, raw net.Conn, login Login) (*pgconn.PgConn, error) {
+func (t Target) handshake(ctx context.Context, raw net.Conn) (*pgconn.PgConn, error) {
 	conn, err := t.secure(ctx, raw)
 	if err != nil {
 		return nil, err
 	}
-	config, err := t.config(conn, login)
+	config, err := t.config(conn)
 	if err != nil {
 		return nil, err
 	}
@@ -128,12 +97,12 @@ const settings = "host=console port=6432 dbname=" + database + " user=unknown pa
 	"min_protocol_version=3.0 max_protocol_version=3.0"
 
 // config prepares a login over conn and over no other connection.
-func (t Target) config(conn net.Conn, login Login) (*pgconn.Config, error) {
+func (t Target) config(conn net.Conn) (*pgconn.Config, error) {
 	config, err := pgconn.ParseConfig(settings)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the login: %w", err)
 	}
-	config.User, config.Password = login.User, login.Password
+	config.User, config.Password = t.User, t.Password
 	// Every other parameter may be refused (https://www.pgbouncer.org/config.html#ignore_startup_parameters).
 	config.RuntimeParams = map[string]string{"application_name": "quiesce"}
 	config.RequireAuth = t.acceptable()

@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"net"
 	"os"
@@ -17,13 +14,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/parts/pgbouncer"
+	parts "quiesce/test/parts/pgbouncer"
 )
 
 var (
 	// app has no business on the console.
-	app   = Login{pooler.App.Name, pooler.App.Password}
-	wrong = Login{pooler.Admin.Name, "not the admin's password"}
+	app   = parts.App
+	wrong = parts.User{Name: parts.Admin.Name, Password: "not the admin's password"}
 )
 
 // fails opens a console, which must fail without telling a password.
@@ -35,32 +32,30 @@ func fails(t *testing.T, target Target) error {
 	}
 	require.Error(t, err)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%q"} {
-		for _, login := range []Login{admin, stats, wrong} {
+		for _, login := range []parts.User{admin, stats, wrong} {
 			require.NotContains(t, fmt.Sprintf(verb, err), login.Password)
 		}
 	}
 	return err
 }
 
-func TestALoginIsPrintedWithoutItsPassword(t *testing.T) {
+func TestTarget_Printed_HidesPassword(t *testing.T) {
+	target := Target{User: admin.Name, Password: admin.Password}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
-		require.Equal(t, admin.User, fmt.Sprintf(verb, admin))
-		require.NotContains(t, fmt.Sprintf(verb, []Login{admin}), admin.Password)
-		require.NotContains(t, fmt.Sprintf(verb, &admin), admin.Password)
+		require.Equal(t, admin.Name, fmt.Sprintf(verb, target))
+		require.NotContains(t, fmt.Sprintf(verb, []Target{target}), admin.Password)
+		require.NotContains(t, fmt.Sprintf(verb, &target), admin.Password)
 	}
-	require.Equal(t, admin.User, admin.String())
-	encoded, err := json.Marshal(admin)
-	require.NoError(t, err)
-	require.NotContains(t, string(encoded), admin.Password)
+	require.Equal(t, admin.Name, target.String())
 	var logged bytes.Buffer
-	slog.New(slog.NewJSONHandler(&logged, nil)).Info("login", "login", admin, "logins", []Login{admin})
+	slog.New(slog.NewJSONHandler(&logged, nil)).Info("login", "target", target)
 	require.NotContains(t, logged.String(), admin.Password)
 }
 
 func TestBothGenerationsLetUsInHoweverTheyAskForThePassword(t *testing.T) {
 	for _, how := range []string{"scram-sha-256", "md5", "trust"} {
 		t.Run(how, func(t *testing.T) {
-			each(t, pooler.Options{AuthType: how}, func(t *testing.T, p *pooler.Pooler) {
+			parts.Each(t, parts.Options{AuthType: how}, func(t *testing.T, p *parts.Pooler) {
 				c := open(t, p)
 				require.Equal(t, filepath.Base(t.Name()), fmt.Sprintf("%d.%d", c.Version().Major, c.Version().Minor))
 				_, err := again(t, c).Pools(t.Context())
@@ -70,78 +65,35 @@ func TestBothGenerationsLetUsInHoweverTheyAskForThePassword(t *testing.T) {
 	}
 }
 
-// counted tells how many logins were asked for.
-func counted(logins iter.Seq2[Login, error], asked *int) iter.Seq2[Login, error] {
-	return func(yield func(Login, error) bool) {
-		for login, err := range logins {
-			*asked++
-			if !yield(login, err) {
-				return
-			}
-		}
-	}
-}
-
-func TestTheNextLoginIsTriedAfterARefusalAndOnlyThen(t *testing.T) {
+func TestOpen_WrongLogin_IsRefused(t *testing.T) {
 	for _, how := range []string{"scram-sha-256", "md5"} {
-		each(t, pooler.Options{AuthType: how}, func(t *testing.T, p *pooler.Pooler) {
-			asked := 0
-			target := plain(p)
-			target.Logins = counted(these(Login{"nobody", "x"}, app, wrong, wrong, admin, stats), &asked)
-			c, err := Open(t.Context(), target)
+		parts.Each(t, parts.Options{AuthType: how}, func(t *testing.T, p *parts.Pooler) {
+			for _, user := range []parts.User{{Name: "nobody", Password: "x"}, app, wrong} {
+				require.ErrorIs(t, fails(t, plain(p, user)), ErrRefused)
+			}
+			c, err := Open(t.Context(), plain(p, stats))
 			require.NoError(t, err)
-			defer c.Close()
-			require.Equal(t, 5, asked)
-			require.Equal(t, admin, c.login)
+			c.Close()
 		})
 	}
 }
 
-func TestALoginIsNotTriedTwice(t *testing.T) {
-	p := newer(t, pooler.Options{})
-	dials := 0
-	target := plain(p, wrong, wrong, wrong)
-	target.Dial = func(ctx context.Context) (net.Conn, error) { dials++; return p.Dial(ctx) }
-	require.ErrorIs(t, fails(t, target), ErrRefused)
-	require.Equal(t, 1, dials)
-}
-
-func TestACredentialThatCannotBeHadIsPassedOver(t *testing.T) {
-	p := newer(t, pooler.Options{})
-	missing := errors.New("there is no such secret")
-	target := plain(p)
-	target.Logins = func(yield func(Login, error) bool) { _ = yield(Login{}, missing) && yield(admin, nil) }
-	c, err := Open(t.Context(), target)
-	require.NoError(t, err)
-	c.Close()
-
-	target.Logins = func(yield func(Login, error) bool) { _ = yield(wrong, nil) && yield(Login{}, missing) }
-	err = fails(t, target)
-	require.ErrorIs(t, err, missing)
-	require.ErrorIs(t, err, ErrRefused)
-}
-
-func TestWithoutCredentialsNobodyIsAsked(t *testing.T) {
-	target := Target{TLS: TLSDisable, Logins: these()}
-	require.ErrorIs(t, fails(t, target), ErrNoLogin)
-}
-
 func TestAPasswordChangedOnThePoolerCountsForTheNextLoginOnly(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		held := open(t, p)
-		p.SetPassword(t, admin.User, "rotated")
+		p.SetPassword(t, admin.Name, "rotated")
 		_, err := held.Pools(t.Context())
 		require.NoError(t, err, "who is in stays in")
 		require.ErrorIs(t, fails(t, plain(p, admin)), ErrRefused)
-		c, err := Open(t.Context(), plain(p, admin, Login{admin.User, "rotated"}))
+		c, err := Open(t.Context(), plain(p, parts.User{Name: admin.Name, Password: "rotated"}))
 		require.NoError(t, err)
 		c.Close()
 	})
 }
 
 func TestPostgreSQLItselfIsNotAPgbouncer(t *testing.T) {
-	database := pooler.Shared(t)
-	target := Target{Dial: dialer(database.Addr), TLS: TLSDisable, Logins: these(Login{User: "postgres"})}
+	database := parts.Shared(t)
+	target := Target{Dial: dialer(database.Addr), TLS: TLSDisable, User: "postgres"}
 	err := fails(t, target)
 	require.ErrorIs(t, err, ErrNotPgbouncer)
 	require.ErrorContains(t, err, `database "pgbouncer" does not exist`)
@@ -161,7 +113,7 @@ func dialer(addr string) func(context.Context) (net.Conn, error) {
 }
 
 func TestNothingOfTheEnvironmentLeaksIn(t *testing.T) {
-	poolers := []*pooler.Pooler{older(t, pooler.Options{}), newer(t, pooler.Options{})}
+	poolers := []*parts.Pooler{parts.Shared(t).Pooler(t, parts.Older, parts.Options{}), parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})}
 	home := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(home, ".pgpass"), []byte("*:*:*:*:leaked\n"), 0o600))
 	for name, value := range map[string]string{
@@ -175,7 +127,7 @@ func TestNothingOfTheEnvironmentLeaksIn(t *testing.T) {
 	} {
 		t.Setenv(name, value)
 	}
-	config, err := Target{TLS: TLSDisable}.config(nil, Login{User: "u"})
+	config, err := Target{User: "u", TLS: TLSDisable}.config(nil)
 	require.NoError(t, err)
 	require.Equal(t, map[string]string{"application_name": "quiesce"}, config.RuntimeParams)
 	require.Empty(t, config.Password)
@@ -193,17 +145,10 @@ func TestAServiceFileIsNotFollowed(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("[leaked]\nhost=192.0.2.1\n"), 0o600))
 	t.Setenv("PGSERVICE", "leaked")
 	t.Setenv("PGSERVICEFILE", file)
-	open(t, newer(t, pooler.Options{}))
+	open(t, parts.Shared(t).Pooler(t, parts.Newer, parts.Options{}))
 	t.Setenv("PGSERVICE", "another")
-	_, err := Target{TLS: TLSDisable}.config(nil, admin)
+	_, err := Target{TLS: TLSDisable}.config(nil)
 	require.ErrorContains(t, err, "service")
-}
-
-func certified(t *testing.T, p *pooler.Pooler) *x509.CertPool {
-	t.Helper()
-	pool := x509.NewCertPool()
-	require.True(t, pool.AppendCertsFromPEM(p.CA))
-	return pool
 }
 
 // encrypted tells whether the pooler sees the console's connection as such.
@@ -215,28 +160,28 @@ func encrypted(t *testing.T, c *Console) bool {
 }
 
 func TestTLSIsUsedAsTheModeSays(t *testing.T) {
-	each(t, pooler.Options{TLS: "allow"}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{TLS: "allow"}, func(t *testing.T, p *parts.Pooler) {
 		for mode, want := range map[TLSMode]bool{
 			TLSDisable: false, TLSPrefer: true, TLSRequire: true, TLSVerifyFull: true,
 		} {
 			target := plain(p, admin)
-			target.TLS, target.ServerName, target.RootCAs = mode, pooler.ServerName, certified(t, p)
+			target.TLS, target.ServerName, target.RootCAs = mode, parts.ServerName, p.CertPool(t)
 			c, err := Open(t.Context(), target)
 			require.NoError(t, err, mode)
 			require.Equal(t, want, encrypted(t, c), mode)
 			app := p.Connect(t)
-			run(t, app, "BEGIN")
+			parts.Exec(t, app, "BEGIN")
 			pending := pause(t, p, c)
 			c.Close()
 			within(t, pending.Done())
 			require.NoError(t, again(t, c).Resume(t.Context()))
-			run(t, app, "COMMIT")
+			parts.Exec(t, app, "COMMIT")
 		}
 	})
 }
 
 func TestOnAPoolerWithoutTLSOnlyThoseWhoDoNotInsistGetIn(t *testing.T) {
-	each(t, pooler.Options{}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		target := plain(p, admin)
 		target.TLS = TLSPrefer
 		c, err := Open(t.Context(), target)
@@ -248,13 +193,13 @@ func TestOnAPoolerWithoutTLSOnlyThoseWhoDoNotInsistGetIn(t *testing.T) {
 }
 
 func TestAPoolerThatInsistsOnTLSIsToldFromARefusal(t *testing.T) {
-	each(t, pooler.Options{TLS: "require"}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{TLS: "require"}, func(t *testing.T, p *parts.Pooler) {
 		require.ErrorIs(t, fails(t, plain(p, admin)), ErrTLS)
 	})
 }
 
 func TestARefusedLoginIsNotRepeatedWithoutTLS(t *testing.T) {
-	p := newer(t, pooler.Options{TLS: "allow"})
+	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{TLS: "allow"})
 	dials := 0
 	target := plain(p, wrong)
 	target.TLS = TLSPrefer
@@ -264,11 +209,11 @@ func TestARefusedLoginIsNotRepeatedWithoutTLS(t *testing.T) {
 }
 
 func TestAServerThatCannotProveItsNameIsNotTalkedTo(t *testing.T) {
-	p, another := newer(t, pooler.Options{TLS: "allow"}), newer(t, pooler.Options{TLS: "allow"})
+	p, another := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{TLS: "allow"}), parts.Shared(t).Pooler(t, parts.Newer, parts.Options{TLS: "allow"})
 	target := plain(p, admin)
-	target.TLS, target.ServerName, target.RootCAs = TLSVerifyFull, "another.test", certified(t, p)
+	target.TLS, target.ServerName, target.RootCAs = TLSVerifyFull, "another.test", p.CertPool(t)
 	require.ErrorIs(t, fails(t, target), ErrTLS)
-	target.ServerName, target.RootCAs = pooler.ServerName, certified(t, another)
+	target.ServerName, target.RootCAs = parts.ServerName, another.CertPool(t)
 	require.ErrorIs(t, fails(t, target), ErrTLS)
 }
 
@@ -276,18 +221,18 @@ func TestSenselessTLSSettingsAreRefusedBeforeAnythingIsSent(t *testing.T) {
 	for _, target := range []Target{
 		{}, {TLS: "verify-ca"}, {TLS: TLSVerifyFull, ServerName: "x"}, {TLS: TLSVerifyFull, RootCAs: x509.NewCertPool()},
 	} {
-		target.Logins = these(admin)
+		target.User, target.Password = admin.Name, admin.Password
 		require.ErrorIs(t, fails(t, target), ErrTLS)
 	}
 }
 
 func TestAPasswordIsToldInCleartextOnlyToWhoHasProvedItsName(t *testing.T) {
-	each(t, pooler.Options{AuthType: "plain", TLS: "allow"}, func(t *testing.T, p *pooler.Pooler) {
+	parts.Each(t, parts.Options{AuthType: "plain", TLS: "allow"}, func(t *testing.T, p *parts.Pooler) {
 		target := plain(p, admin)
 		for _, target.TLS = range []TLSMode{TLSDisable, TLSPrefer, TLSRequire} {
 			require.ErrorIs(t, fails(t, target), ErrCleartext)
 		}
-		target.TLS, target.ServerName, target.RootCAs = TLSVerifyFull, pooler.ServerName, certified(t, p)
+		target.TLS, target.ServerName, target.RootCAs = TLSVerifyFull, parts.ServerName, p.CertPool(t)
 		c, err := Open(t.Context(), target)
 		require.NoError(t, err)
 		c.Close()

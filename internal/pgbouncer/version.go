@@ -3,7 +3,9 @@ package pgbouncer
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"strconv"
+	"sync"
 )
 
 // Version is a pgbouncer's version. What SIGTERM means changed in 1.23
@@ -12,7 +14,9 @@ type Version struct{ Major, Minor, Patch int }
 
 // reported is what pgbouncer gives as server_version at every login to its console, and nothing else does: its version, on
 // branches with a suffix (1.25.0dev), then "/bouncer".
-var reported = lazily(`^(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?[^/]*/bouncer$`)
+var reported = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?[^/]*/bouncer$`)
+})
 
 func parseVersion(serverVersion string) (Version, error) {
 	found := reported().FindStringSubmatch(serverVersion)
@@ -30,5 +34,8 @@ func parseVersion(serverVersion string) (Version, error) {
 func (v Version) AtLeast(major, minor int) bool {
 	return cmp.Or(cmp.Compare(v.Major, major), cmp.Compare(v.Minor, minor)) >= 0
 }
+
+// WaitsOnShutdown reports whether a shutdown of this version can wait for transactions or clients.
+func (v Version) WaitsOnShutdown() bool { return v.AtLeast(1, 23) }
 
 func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Patch) }

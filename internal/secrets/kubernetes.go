@@ -3,6 +3,7 @@ package secrets
 import (
 	"context"
 	"fmt"
+	"quiesce/internal/escort"
 )
 
 // Ref names two keys of a Kubernetes Secret.
@@ -13,14 +14,14 @@ type Ref struct {
 
 // FromKubernetes yields what a Secret holds; after a refusal, the Secret is read again, as it may just have changed.
 func FromKubernetes(get func(ctx context.Context, namespace, name string) (map[string][]byte, error), ref Ref) Source {
-	now := func(ctx context.Context) (Login, bool, error) {
+	now := func(ctx context.Context) (escort.Login, bool, error) {
 		data, err := get(ctx, ref.Namespace, ref.Name)
 		if err != nil {
-			return Login{}, false, err
+			return escort.Login{}, false, err
 		}
 		login, err := Keys{ref.UserKey, ref.PasswordKey}.login(func(key string) string { return string(data[key]) })
 		if err != nil {
-			return Login{}, false, fmt.Errorf("secret %s/%s: %w", ref.Namespace, ref.Name, err)
+			return escort.Login{}, false, fmt.Errorf("secret %s/%s: %w", ref.Namespace, ref.Name, err)
 		}
 		return login, true, nil
 	}

@@ -8,36 +8,17 @@ package secrets
 import (
 	"context"
 	"fmt"
-	"io"
 	"iter"
-	"log/slog"
 	"path"
+	"quiesce/internal/escort"
 	"slices"
 	"strings"
 )
 
-// Login is one user and password. However it is printed, logged or marshalled, the password does not show.
-type Login struct {
-	User     string
-	Password string `json:"-"`
-}
-
-// String names the user.
-func (l Login) String() string { return l.User }
-
-// GoString names the user.
-func (l Login) GoString() string { return l.User }
-
-// Format names the user, whatever the verb: %x, say, would go past String to the fields.
-func (l Login) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, l.User) }
-
-// LogValue names the user.
-func (l Login) LogValue() slog.Value { return slog.StringValue(l.User) }
-
 // Source yields logins in the order in which they are to be tried: the next one is looked up only after the console refused
 // the former. An error ends them. A source is asked anew for each pooler, so that a rotation in the middle of a drain breaks
 // nothing. It is safe for concurrent use.
-type Source func(ctx context.Context) iter.Seq2[Login, error]
+type Source func(ctx context.Context) iter.Seq2[escort.Login, error]
 
 // Bound hands a source out to the pods of these namespaces only, which are given by name or by glob (as of path.Match). The
 // pods of any other get an error in its place: a pod that merely wears a pooler's label must not be sent the password.
@@ -64,19 +45,19 @@ func list(namespaces []string) string {
 }
 
 func failing(err error) Source {
-	return func(context.Context) iter.Seq2[Login, error] {
-		return func(yield func(Login, error) bool) { yield(Login{}, err) }
+	return func(context.Context) iter.Seq2[escort.Login, error] {
+		return func(yield func(escort.Login, error) bool) { yield(escort.Login{}, err) }
 	}
 }
 
 // read looks one login up; found is false where it is normal that there is none.
-type read func(ctx context.Context) (login Login, found bool, err error)
+type read func(ctx context.Context) (login escort.Login, found bool, err error)
 
 // inOrder is the source that takes one look after the other, and leaves out what it has yielded before.
 func inOrder(reads ...read) Source {
-	return func(ctx context.Context) iter.Seq2[Login, error] {
-		return func(yield func(Login, error) bool) {
-			var tried []Login
+	return func(ctx context.Context) iter.Seq2[escort.Login, error] {
+		return func(yield func(escort.Login, error) bool) {
+			var tried []escort.Login
 			for _, look := range reads {
 				login, found, err := look(ctx)
 				if err == nil && (!found || slices.Contains(tried, login)) {
@@ -99,13 +80,13 @@ type Keys struct{ User, Password string }
 var RDSKeys = Keys{User: "username", Password: "password"}
 
 // login takes both values out of a secret. The error names the key that is missing, and no value.
-func (k Keys) login(value func(key string) string) (Login, error) {
-	login := Login{User: value(k.User), Password: value(k.Password)}
+func (k Keys) login(value func(key string) string) (escort.Login, error) {
+	login := escort.Login{User: value(k.User), Password: value(k.Password)}
 	switch {
 	case login.User == "":
-		return Login{}, fmt.Errorf("it has no text under the key %s", k.User)
+		return escort.Login{}, fmt.Errorf("it has no text under the key %s", k.User)
 	case login.Password == "":
-		return Login{}, fmt.Errorf("it has no text under the key %s", k.Password)
+		return escort.Login{}, fmt.Errorf("it has no text under the key %s", k.Password)
 	}
 	return login, nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"quiesce/internal/escort"
 	"strings"
 	"testing"
 
@@ -17,7 +18,7 @@ import (
 const password = "hunter2-never-shown"
 
 // all tries every login, as if the console refused each.
-func all(t *testing.T, source Source) (logins []Login, failure error) {
+func all(t *testing.T, source Source) (logins []escort.Login, failure error) {
 	t.Helper()
 	for login, err := range source(t.Context()) {
 		if err != nil {
@@ -31,7 +32,7 @@ func all(t *testing.T, source Source) (logins []Login, failure error) {
 }
 
 // first tries one login, which the console takes.
-func first(t *testing.T, source Source) Login {
+func first(t *testing.T, source Source) escort.Login {
 	t.Helper()
 	next, stop := iter.Pull2(source(t.Context()))
 	defer stop()
@@ -42,18 +43,18 @@ func first(t *testing.T, source Source) Login {
 }
 
 func TestAPasswordShowsInNoPrintedForm(t *testing.T) {
-	login := Login{User: "drainer", Password: password}
+	login := escort.Login{User: "drainer", Password: password}
 	var printed bytes.Buffer
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d", "%T"} {
 		fmt.Fprintf(&printed, verb+"\n", login)
 		fmt.Fprintf(&printed, verb+"\n", &login)
-		fmt.Fprintf(&printed, verb+"\n", struct{ Logins []Login }{[]Login{login}})
+		fmt.Fprintf(&printed, verb+"\n", struct{ Logins []escort.Login }{[]escort.Login{login}})
 	}
 	fmt.Fprintln(&printed, login.String(), login.GoString(), fmt.Errorf("refused: %v", login))
 	log := slog.New(slog.NewJSONHandler(&printed, nil))
-	log.Info("refused", "login", login, "pointer", &login, "among", map[string]Login{"db": login})
-	slog.New(slog.NewTextHandler(&printed, nil)).Info("refused", "login", login, "among", []Login{login})
-	require.NoError(t, json.NewEncoder(&printed).Encode(map[string]any{"login": login, "logins": []*Login{&login}}))
+	log.Info("refused", "login", login, "pointer", &login, "among", map[string]escort.Login{"db": login})
+	slog.New(slog.NewTextHandler(&printed, nil)).Info("refused", "login", login, "among", []escort.Login{login})
+	require.NoError(t, json.NewEncoder(&printed).Encode(map[string]any{"login": login, "logins": []*escort.Login{&login}}))
 
 	require.Contains(t, printed.String(), "drainer")
 	require.NotContains(t, printed.String(), password)
@@ -63,9 +64,9 @@ func TestAPasswordShowsInNoPrintedForm(t *testing.T) {
 
 func TestCredentialsAreHandedToPodsOfTheirNamespacesOnly(t *testing.T) {
 	asked := 0
-	source := inOrder(func(context.Context) (Login, bool, error) {
+	source := inOrder(func(context.Context) (escort.Login, bool, error) {
 		asked++
-		return Login{"drainer", password}, true, nil
+		return escort.Login{User: "drainer", Password: password}, true, nil
 	})
 	bound := Bound(source, "db", "pool-*")
 	for _, namespace := range []string{"db", "pool-a"} {
@@ -105,17 +106,17 @@ func basic(user, password string) map[string][]byte {
 func TestAKubernetesSecretIsReadAgainAfterARefusal(t *testing.T) {
 	logins, err := all(t, kubernetes(basic("drainer", "old"), basic("drainer", "new")))
 	require.NoError(t, err)
-	require.Equal(t, []Login{{"drainer", "old"}, {"drainer", "new"}}, logins)
+	require.Equal(t, []escort.Login{{"drainer", "old"}, {"drainer", "new"}}, logins)
 
 	logins, err = all(t, kubernetes(basic("drainer", "old")))
 	require.NoError(t, err)
-	require.Equal(t, []Login{{"drainer", "old"}}, logins, "what did not change is not tried again")
+	require.Equal(t, []escort.Login{{"drainer", "old"}}, logins, "what did not change is not tried again")
 }
 
 func TestAKubernetesSecretIsReadAnewForEachPooler(t *testing.T) {
 	source := kubernetes(basic("drainer", "old"), basic("drainer", "new"))
-	require.Equal(t, Login{"drainer", "old"}, first(t, source))
-	require.Equal(t, Login{"drainer", "new"}, first(t, source))
+	require.Equal(t, escort.Login{User: "drainer", Password: "old"}, first(t, source))
+	require.Equal(t, escort.Login{User: "drainer", Password: "new"}, first(t, source))
 }
 
 func TestAKubernetesSecretThatLacksAKeyIsNamedWithoutItsContent(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"quiesce/internal/escort"
 	"sync"
 	"time"
 
@@ -60,11 +61,11 @@ type manager struct {
 	keys   Keys
 
 	mu   sync.Mutex
-	last Login
+	last escort.Login
 	at   time.Time // when it was read; zero: never
 }
 
-func (m *manager) remembered(ctx context.Context) (Login, bool, error) {
+func (m *manager) remembered(ctx context.Context) (escort.Login, bool, error) {
 	m.mu.Lock()
 	login, fresh := m.last, !m.at.IsZero() && time.Since(m.at) < cacheFor
 	m.mu.Unlock()
@@ -74,10 +75,10 @@ func (m *manager) remembered(ctx context.Context) (Login, bool, error) {
 	return m.current(ctx)
 }
 
-func (m *manager) current(ctx context.Context) (Login, bool, error) {
+func (m *manager) current(ctx context.Context) (escort.Login, bool, error) {
 	login, err := m.version(ctx, current)
 	if err != nil {
-		return Login{}, false, err
+		return escort.Login{}, false, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -87,37 +88,37 @@ func (m *manager) current(ctx context.Context) (Login, bool, error) {
 
 // optional reads a version that a secret need not have.
 func (m *manager) optional(stage string) read {
-	return func(ctx context.Context) (Login, bool, error) {
+	return func(ctx context.Context) (escort.Login, bool, error) {
 		login, err := m.version(ctx, stage)
 		if codeOf(err) == notFound {
-			return Login{}, false, nil
+			return escort.Login{}, false, nil
 		}
 		return login, err == nil, err
 	}
 }
 
-func (m *manager) version(ctx context.Context, stage string) (Login, error) {
+func (m *manager) version(ctx context.Context, stage string) (escort.Login, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	output, err := m.client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &m.arn, VersionStage: &stage})
 	if err != nil {
-		return Login{}, fmt.Errorf("get %s of secret %s: %w", stage, m.arn, explained(err))
+		return escort.Login{}, fmt.Errorf("get %s of secret %s: %w", stage, m.arn, explained(err))
 	}
 	if output.SecretString == nil {
-		return Login{}, fmt.Errorf("%s of secret %s: it is binary, not JSON", stage, m.arn)
+		return escort.Login{}, fmt.Errorf("%s of secret %s: it is binary, not JSON", stage, m.arn)
 	}
 	login, err := m.parse(*output.SecretString)
 	if err != nil {
-		return Login{}, fmt.Errorf("%s of secret %s: %w", stage, m.arn, err)
+		return escort.Login{}, fmt.Errorf("%s of secret %s: %w", stage, m.arn, err)
 	}
 	return login, nil
 }
 
 // parse keeps the JSON decoder's errors to itself: they quote what they failed on.
-func (m *manager) parse(text string) (Login, error) {
+func (m *manager) parse(text string) (escort.Login, error) {
 	var members map[string]any // of any type: RDS's secrets have a number for a port
 	if json.Unmarshal([]byte(text), &members) != nil {
-		return Login{}, errors.New("it is not a JSON object")
+		return escort.Login{}, errors.New("it is not a JSON object")
 	}
 	return m.keys.login(func(key string) string {
 		value, _ := members[key].(string)

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/stretchr/testify/require"
 
+	"quiesce/internal/escort"
 	"quiesce/test/parts/awstest"
 )
 
@@ -36,7 +37,7 @@ func stages(server *awstest.Server) (asked []string) {
 	return asked
 }
 
-func passwords(logins []Login) (all []string) {
+func passwords(logins []escort.Login) (all []string) {
 	for _, login := range logins {
 		all = append(all, login.Password)
 	}
@@ -120,7 +121,7 @@ func TestAPoolerThatMissedTheRotationGetsThePreviousLogin(t *testing.T) {
 func TestTheKeysOfASecretMayBeOthers(t *testing.T) {
 	server, client := account(t)
 	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: `{"u":"drainer","p":"a"}`})
-	require.Equal(t, Login{"drainer", "a"}, first(t, FromSecretsManager(client, arn, Keys{User: "u", Password: "p"})))
+	require.Equal(t, escort.Login{User: "drainer", Password: "a"}, first(t, FromSecretsManager(client, arn, Keys{User: "u", Password: "p"})))
 }
 
 func TestASecretInTheWrongFormIsNamedWithoutItsContent(t *testing.T) {

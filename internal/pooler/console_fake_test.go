@@ -1,0 +1,91 @@
+package pooler
+
+import (
+	"iter"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
+	parts "quiesce/test/parts/pgbouncer"
+)
+
+const (
+	patience = 10 * time.Second
+	glance   = 10 * time.Millisecond
+)
+
+var (
+	admin = escort.Login{User: parts.Admin.Name, Password: parts.Admin.Password}
+	stats = escort.Login{User: parts.Stats.Name, Password: parts.Stats.Password}
+	wrong = escort.Login{User: parts.Admin.Name, Password: "not the admin's password"}
+)
+
+// these yields the logins in order.
+func these(logins ...escort.Login) iter.Seq2[escort.Login, error] {
+	return func(yield func(escort.Login, error) bool) {
+		for _, login := range logins {
+			if !yield(login, nil) {
+				return
+			}
+		}
+	}
+}
+
+// open logs the admin in to the pooler's console, until the test ends.
+func open(t *testing.T, p *parts.Pooler) *pgbouncer.Console {
+	t.Helper()
+	c, err := pgbouncer.Open(t.Context(), pgbouncer.Target{
+		Dial: p.Dial, User: admin.User, Password: admin.Password, TLS: pgbouncer.TLSDisable,
+	})
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	return c
+}
+
+func within(t *testing.T, done <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		require.FailNow(t, "it takes too long")
+	}
+}
+
+func still(t *testing.T, waiting <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-waiting:
+		require.FailNow(t, "it is over already")
+	default:
+	}
+}
+
+// pause pauses the pooler, and returns when the pause is in force.
+func pause(t *testing.T, p *parts.Pooler, c *pgbouncer.Console) *pgbouncer.Pending {
+	t.Helper()
+	var pending *pgbouncer.Pending
+	p.RequireLogs(t, "PAUSE command issued", func() {
+		var err error
+		pending, err = c.Pause(t.Context())
+		require.NoError(t, err)
+	})
+	return pending
+}
+
+// requirePaused makes sure that the pooler is still paused. Older versions do not show it, but refuse a second pause.
+func requirePaused(t *testing.T, c *pgbouncer.Console) {
+	t.Helper()
+	paused, known, err := c.State(t.Context())
+	require.NoError(t, err)
+	if known {
+		require.True(t, paused)
+		return
+	}
+	pending, err := c.Pause(t.Context())
+	require.NoError(t, err)
+	within(t, pending.Done())
+	require.ErrorIs(t, pending.Err(), pgbouncer.ErrAlreadyPaused)
+}

@@ -1,0 +1,91 @@
+package pooler
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/config"
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+)
+
+type labels = map[string]string
+
+func TestPoolersAreRecognisedByTheLabelsOfWhoShipsThem(t *testing.T) {
+	for name, pod := range map[string]labels{
+		"icoretech's chart": {"app.kubernetes.io/name": "pgbouncer", "app.kubernetes.io/instance": "orders"},
+		"Zalando's operator": {
+			"application": "db-connection-pooler", "connection-pooler": "orders-pooler", "cluster-name": "orders", "spilo-role": "master",
+		},
+		"CloudNativePG":      {"cnpg.io/poolerName": "orders-rw", "cnpg.io/cluster": "orders", "cnpg.io/podRole": "pooler"},
+		"Crunchy's operator": {"postgres-operator.crunchydata.com/role": "pgbouncer", "postgres-operator.crunchydata.com/cluster": "orders"},
+		"Airflow's chart":    {"component": "pgbouncer", "tier": "airflow", "release": "jobs"},
+	} {
+		preset := presetOf(pod)
+		require.NotNil(t, preset, name)
+		require.Equal(t, name, preset.name)
+		require.NotZero(t, preset.port, name)
+		require.True(t, Recognise(pod, nil), name)
+	}
+}
+
+func TestOtherPodsAreNotTakenForPoolers(t *testing.T) {
+	for name, pod := range map[string]labels{
+		"no labels":                        nil,
+		"Zalando's database":               {"application": "spilo", "cluster-name": "orders", "spilo-role": "master"},
+		"half of Zalando's pooler":         {"application": "db-connection-pooler"},
+		"CloudNativePG's database":         {"cnpg.io/cluster": "orders", "cnpg.io/podRole": "instance"},
+		"Crunchy's database":               {"postgres-operator.crunchydata.com/role": "master"},
+		"Airflow's scheduler":              {"component": "scheduler", "tier": "airflow"},
+		"a component called pgbouncer":     {"component": "pgbouncer"},
+		"StackGres' database with sidecar": {"app": "StackGresCluster", "stackgres.io/cluster": "true", "role": "primary"},
+	} {
+		require.False(t, Recognise(pod, nil), name)
+	}
+}
+
+func TestTheAnnotationWinsOverTheLabels(t *testing.T) {
+	pooler := labels{"app.kubernetes.io/name": "pgbouncer"}
+	for annotation, want := range map[string]bool{"pgbouncer": true, "none": false, "pgcat": false} {
+		require.Equal(t, want, Recognise(nil, labels{escort.Annotation: annotation}), annotation)
+		require.Equal(t, want, Recognise(pooler, labels{escort.Annotation: annotation}), annotation)
+	}
+	require.True(t, Recognise(pooler, labels{escort.Annotation: ""}))
+}
+
+func TestNoPodIsOfTwoPresets(t *testing.T) {
+	for i := range presets {
+		for j := range presets {
+			require.Equal(t, i == j, presets[i].knows(presets[j].labels), "%s, %s", presets[i].name, presets[j].name)
+		}
+	}
+}
+
+func TestThoseWithoutAConsoleSaySo(t *testing.T) {
+	without := map[string]bool{"CloudNativePG": true, "Crunchy's operator": true}
+	for _, p := range presets {
+		require.Equal(t, without[p.name], p.none != "", p.name)
+	}
+}
+
+func TestAMarkedPodHasItsLabelsBack(t *testing.T) {
+	note, err := json.Marshal(Note{Strategy: config.StrategySurge, Labels: labels{"app": "pgbouncer", "kept": "as it was"}})
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		annotation string
+		on, want   labels
+	}{
+		"not marked":              {"", labels{"tier": "db"}, labels{"tier": "db"}},
+		"marked":                  {string(note), labels{"tier": "db"}, labels{"tier": "db", "app": "pgbouncer", "kept": "as it was"}},
+		"marked and since put on": {string(note), labels{"kept": "changed"}, labels{"app": "pgbouncer", "kept": "changed"}},
+		"marked, no label left":   {string(note), nil, labels{"app": "pgbouncer", "kept": "as it was"}},
+		"marked, none taken off":  {`{"strategy":"evict"}`, labels{"tier": "db"}, labels{"tier": "db"}},
+		"marked illegibly":        {`{`, labels{"tier": "db"}, labels{"tier": "db"}},
+	} {
+		pod := drain.Pod{Labels: c.on, Annotations: labels{drain.EscortedLabel: c.annotation}}
+		require.Equal(t, c.want, Labels(pod), name)
+		require.Equal(t, c.on, pod.Labels, name)
+	}
+}

@@ -1,0 +1,51 @@
+package pooler
+
+import (
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestTheConsoleIsWhereTheConfigurationOrThePodSays(t *testing.T) {
+	exporter := escort.Container{Name: "exporter", Image: "registry:5000/exporter:1", Ports: []escort.Port{{Name: "metrics", Number: 9127}}}
+	for name, c := range map[string]struct {
+		configured int
+		pod        escort.Pod
+		want       int
+	}{
+		"as configured":          {7000, escort.Pod{Containers: []escort.Container{{Name: "pgbouncer", Ports: []escort.Port{{Name: "psql", Number: 5432}}}}}, 7000},
+		"by the port's name":     {0, escort.Pod{Containers: []escort.Container{{Name: "pgbouncer", Ports: []escort.Port{{Name: "metrics", Number: 9127}, {Name: "psql", Number: 5432}}}}}, 5432},
+		"the only port":          {0, escort.Pod{Containers: []escort.Container{exporter, {Name: "pgbouncer", Ports: []escort.Port{{Name: "", Number: 6543}}}}}, 6543},
+		"by the image":           {0, escort.Pod{Containers: []escort.Container{exporter, {Name: "main", Image: "r:5000/a/pgbouncer:1", Ports: []escort.Port{{Name: "", Number: 6000}}}}}, 6000},
+		"Zalando's container":    {0, escort.Pod{Containers: []escort.Container{exporter, {Name: "connection-pooler", Ports: []escort.Port{{Name: "", Number: 5433}}}}}, 5433},
+		"the first container":    {0, escort.Pod{Containers: []escort.Container{{Name: "main", Ports: []escort.Port{{Name: "", Number: 5434}}}, exporter}}, 5434},
+		"as the chart has it":    {0, escort.Pod{Pod: drain.Pod{Labels: map[string]string{"app.kubernetes.io/name": "pgbouncer"}}}, 5432},
+		"several without a name": {0, escort.Pod{Containers: []escort.Container{{Name: "pgbouncer", Ports: []escort.Port{{Name: "a", Number: 1}, {Name: "b", Number: 2}}}}}, defaultPort},
+		"nothing is known":       {0, escort.Pod{}, defaultPort},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, c.want, consolePort(c.configured, c.pod))
+		})
+	}
+}
+
+func TestAPoolerHasSessionsIfAnyOfItsClientsHas(t *testing.T) {
+	transaction := pgbouncer.Pool{Mode: "transaction", Clients: 3}
+	for name, c := range map[string]struct {
+		pools pgbouncer.Pools
+		want  bool
+	}{
+		"none at all":             {nil, false},
+		"transactions only":       {pgbouncer.Pools{transaction}, false},
+		"statements only":         {pgbouncer.Pools{{Mode: "statement", Clients: 1}}, false},
+		"a session":               {pgbouncer.Pools{transaction, {Mode: "session", Clients: 1}}, true},
+		"one that waits":          {pgbouncer.Pools{{Mode: "session", ClientsWaiting: 1}}, true},
+		"one that has only left":  {pgbouncer.Pools{{Mode: "session", Servers: 1}}, true},
+		"sessions without anyone": {pgbouncer.Pools{transaction, {Mode: "session"}}, false},
+	} {
+		t.Run(name, func(t *testing.T) { require.Equal(t, c.want, c.pools.HasSessions()) })
+	}
+}

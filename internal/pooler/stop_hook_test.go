@@ -1,0 +1,47 @@
+package pooler
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestAHookIsCountedOnForAsLongAsItIsSureToSleep(t *testing.T) {
+	for command, want := range map[string]time.Duration{
+		"":                                0,
+		"sleep|15":                        15 * time.Second,
+		"/bin/sleep|15":                   15 * time.Second,
+		"sleep|0.5":                       500 * time.Millisecond,
+		"sleep|2m":                        2 * time.Minute,
+		"sleep|1|2s":                      3 * time.Second,
+		"sleep|infinity":                  0,
+		"sleep|-1":                        0,
+		"sleep":                           0,
+		"sleep|999999999999":              0,
+		"httpGet|/stop":                   0,
+		"sh|-c|sleep 15":                  15 * time.Second,
+		"/bin/sh|-c|sleep 15":             15 * time.Second,
+		"bash|-ec|sleep 5 && sleep 10":    15 * time.Second,
+		"sh|-c|\n sleep 5;\nsleep 1m\n":   65 * time.Second,
+		"sh|-c|sleep 5; kill -INT 1":      5 * time.Second,
+		"sh|-c|kill -INT 1; sleep 120":    0,
+		"sh|-c|echo going; sleep 15":      0,
+		"sh|-c|sleep 15 &":                0,
+		"sh|-c|sleep 15 & wait":           0,
+		"sh|-c|sleep 15 || true":          0,
+		"sh|-c|sleep $TIME":               0,
+		"sh|-c|sleep 5 && sleep $TIME":    5 * time.Second,
+		"sh|script.sh":                    0,
+		"sh|-c|sleep 15|sh":               0,
+		"psql|-c|sleep 15":                0,
+		"python|-c|import time; sleep 15": 0,
+	} {
+		var preStop []string
+		if command != "" {
+			preStop = strings.Split(command, "|")
+		}
+		require.Equal(t, want, blocking(preStop), "%q", command)
+	}
+}
