@@ -35,7 +35,7 @@ func newDashboard(stack awscdk.Stack, d deployment, p parts, alarms []interfaces
 func drainingNow(d deployment, p parts) *[]awscloudwatch.IWidget {
 	return row(
 		graph("Instances on their way out, and of these drained now",
-			measure(d, metrics.Waiting, "Maximum"), measure(d, metrics.Owned, "Maximum")),
+			measure(d, metrics.InstancesWaiting, "Maximum"), measure(d, metrics.InstancesDraining, "Maximum")),
 		graph("Invocations, events taken, events that wait",
 			p.function.program.Metric(jsii.String("ConcurrentExecutions"), eachMinute("Maximum")),
 			p.queues.work.MetricApproximateNumberOfMessagesNotVisible(eachMinute("Maximum")),
@@ -50,21 +50,21 @@ func drainingNow(d deployment, p parts) *[]awscloudwatch.IWidget {
 func stuck(d deployment, p parts) *[]awscloudwatch.IWidget {
 	return row(
 		graph("Held up: by budgets (s), by heartbeats, into the next slice, by lost events",
-			measure(d, metrics.BlockedSeconds, "Maximum"), measure(d, metrics.HeartbeatsFailed, "Sum"),
-			measure(d, metrics.HandOvers, "Sum"), measure(d, metrics.Enqueued, "Sum")),
+			measure(d, metrics.PDBBlockedSeconds, "Maximum"), measure(d, metrics.HeartbeatsFailed, "Sum"),
+			measure(d, metrics.Handoffs, "Sum"), measure(d, metrics.EventsResent, "Sum")),
 		graph("Age of events (s), slices that failed, events put aside",
-			measure(d, metrics.QueueSeconds, "Maximum"), p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
-			measure(d, metrics.SlicesFailed, "Sum"),
-			p.queues.dead.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metrics.Malformed, "Sum")),
+			measure(d, metrics.EventAgeSeconds, "Maximum"), p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
+			measure(d, metrics.InvocationsFailed, "Sum"),
+			p.queues.dead.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metrics.MalformedEvents, "Sum")),
 		reports(d, "Drains that did not get their way", "left", "incomplete", "failed", "rejected"),
 	)
 }
 
 func forced(d deployment) *[]awscloudwatch.IWidget {
 	return row(
-		graph("Pods", measure(d, metrics.PodsForced, "Sum"), measure(d, metrics.PodsLeft, "Sum")),
+		graph("Pods", measure(d, metrics.PodsForced, "Sum"), measure(d, metrics.PodsRemaining, "Sum")),
 		graph("Transactions cut, instances gone too soon",
-			measure(d, metrics.TransactionsCut, "Sum"), measure(d, metrics.HooksExpired, "Sum")),
+			measure(d, metrics.TransactionsAborted, "Sum"), measure(d, metrics.HooksExpired, "Sum")),
 		reports(d, "Drains that forced a pod", "forced"),
 	)
 }

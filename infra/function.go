@@ -68,7 +68,7 @@ func newLogGroup(stack awscdk.Stack, d deployment) awslogs.LogGroup {
 		Retention:     awslogs.RetentionDays_INFINITE, // its enumeration knows months, quiesce.yaml days
 		RemovalPolicy: awscdk.RemovalPolicy_DESTROY,   // one that stayed would be in the way of the next deployment
 	})
-	group.Node().DefaultChild().(awslogs.CfnLogGroup).SetRetentionInDays(jsii.Number(d.Stack.LogDays))
+	group.Node().DefaultChild().(awslogs.CfnLogGroup).SetRetentionInDays(jsii.Number(d.Stack.LogRetentionDays))
 	return group
 }
 
@@ -93,8 +93,8 @@ func environment(d deployment, p parts) *map[string]*string {
 // reserved sets executions aside, so that another function's rush never leaves nodes undrained. None are where the account has
 // none to spare.
 func reserved(d deployment) *float64 {
-	if !d.Stack.Reserved {
+	if !d.Stack.ReservedConcurrency {
 		return nil
 	}
-	return jsii.Number(d.Stack.Concurrency + spareExecutions)
+	return jsii.Number(d.Stack.MaxConcurrency + spareExecutions)
 }

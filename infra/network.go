@@ -75,7 +75,7 @@ func clusterPorts(d deployment) []ports {
 	all := []ports{{"the API server", https, https}}
 	for _, phase := range d.Phases {
 		console := phase.PGBouncer
-		if console == nil || console.Via != config.ViaPodIP || console.Secret == nil && console.SecretARN == "" {
+		if console == nil || console.ConnectVia != config.ViaPodIP || console.Secret == nil && console.SecretARN == "" {
 			continue
 		}
 		p := ports{"the consoles of " + phase.Name, 1, 65535}
@@ -109,7 +109,7 @@ func endpoints(d deployment) []string {
 	if len(secretARNs(d)) > 0 {
 		all = append(all, "secretsmanager")
 	}
-	if d.Stack.Reports {
+	if d.Stack.ArchiveReports {
 		all = append(all, "s3")
 	}
 	return all

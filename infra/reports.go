@@ -8,7 +8,7 @@ import (
 
 // newReports is the bucket that reports are kept in, or nil. It stays when the stack goes: it is what one wants to look at then.
 func newReports(stack awscdk.Stack, d deployment) awss3.Bucket {
-	if !d.Stack.Reports {
+	if !d.Stack.ArchiveReports {
 		return nil
 	}
 	bucket := awss3.NewBucket(stack, jsii.String("Reports"), &awss3.BucketProps{

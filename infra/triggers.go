@@ -30,7 +30,7 @@ func newMapping(d deployment, p parts) constructs.IDependable {
 		EventSourceArn:          p.queues.work.QueueArn(),
 		BatchSize:               jsii.Number(1),
 		ReportBatchItemFailures: jsii.Bool(true),
-		MaxConcurrency:          jsii.Number(d.Stack.Concurrency),
+		MaxConcurrency:          jsii.Number(d.Stack.MaxConcurrency),
 	})
 }
 
@@ -114,10 +114,10 @@ func notices(d deployment) map[string]any {
 
 // noticeTypes are those of EC2's notices that are drained for.
 func noticeTypes(d deployment) (types []any) {
-	if d.Stack.SpotNotices {
+	if d.Stack.SpotInterruptions {
 		types = append(types, "EC2 Spot Instance Interruption Warning")
 	}
-	if d.Drain.OnRebalance {
+	if d.Drain.OnRebalanceRecommendation {
 		types = append(types, "EC2 Instance Rebalance Recommendation")
 	}
 	return types

@@ -51,7 +51,7 @@ func alarms(d deployment, p parts) []alarm {
 			metric: measure(d, metrics.Drains, "Sum", metrics.Status, "failed"), minutes: 1, silence: quiet,
 		}, {
 			name: "drains go wrong", means: "Drains go wrong again and again, and are tried until their deadlines: the log says why.",
-			metric: measure(d, metrics.SlicesFailed, "Sum"), minutes: patience, silence: quiet,
+			metric: measure(d, metrics.InvocationsFailed, "Sum"), minutes: patience, silence: quiet,
 		}, {
 			name: "errors", means: "Invocations go on failing: the log has one line for each.",
 			metric: p.function.program.MetricErrors(eachMinute("Sum")), minutes: patience, silence: quiet,

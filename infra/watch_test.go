@@ -117,11 +117,11 @@ func written(t *testing.T) map[string]bool {
 	t.Helper()
 	var log bytes.Buffer
 	function := metrics.New(&log, "prod")
-	function.Malformed()
-	function.Swept(termination.SweepReport{})
-	function.Slice(termination.Slice{First: true, Ended: true, Report: termination.Report{
+	function.MalformedEvent()
+	function.Sweep(termination.SweepReport{})
+	function.Invocation(termination.Invocation{First: true, Ended: true, Report: termination.Report{
 		Status: termination.StatusDrained,
-		Report: drain.Report{Pods: []drain.PodReport{{GoneAt: time.Now(), Escort: &drain.Escorted{Strategy: "evict"}}}},
+		Report: drain.Report{Pods: []drain.PodReport{{GoneAt: time.Now(), Escort: &drain.EscortResult{Strategy: "evict"}}}},
 	}})
 	values, err := metricstest.Of(log.String())
 	require.NoError(t, err)

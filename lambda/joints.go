@@ -15,7 +15,7 @@ func join(handler *termination.Handler, settings config.Config, sdk aws.Config) 
 		handler.Queue = queue.New(sdk, settings.QueueURL)
 	}
 	if settings.DeadLetterURL != "" {
-		handler.DeadLetters = queue.NewDeadLetters(sdk, settings.DeadLetterURL)
+		handler.DLQ = queue.NewDeadLetterQueue(sdk, settings.DeadLetterURL)
 	}
 	if settings.ReportBucket != "" {
 		handler.Archive = archive.New(sdk, settings.ReportBucket, settings.Cluster)

@@ -49,17 +49,17 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return access.Access(ctx, sdk) })
 	groups, all := asg.NewGroups(sdk), phases(settings, escorts{connect: connect, sdk: sdk, log: log})
 	handler := &termination.Handler{
-		Parse:   asg.Parse,
-		Spell:   asg.Spell,
-		Groups:  groups,
-		Fleet:   groups,
-		Hooks:   asg.NewHooks(sdk),
-		Connect: func(ctx context.Context) (termination.Kubernetes, error) { return connect(ctx) },
-		Drainer: drain.Drainer{Phases: all, Concurrency: settings.Drain.Concurrency, Log: log},
-		Hurried: drain.Drainer{Phases: hurried(all), Concurrency: settings.Drain.Concurrency, Log: log},
-		Policy:  policy(settings),
-		Log:     log,
-		Metrics: metrics.New(os.Stdout, settings.Cluster),
+		Parse:       asg.Parse,
+		EncodeEvent: asg.EncodeEvent,
+		Groups:      groups,
+		Fleet:       groups,
+		Hooks:       asg.NewHooks(sdk),
+		Connect:     func(ctx context.Context) (termination.Kubernetes, error) { return connect(ctx) },
+		Drainer:     drain.Drainer{Phases: all, Concurrency: settings.Drain.MaxConcurrentEvictions, Log: log},
+		Hurried:     drain.Drainer{Phases: hurried(all), Concurrency: settings.Drain.MaxConcurrentEvictions, Log: log},
+		Policy:      policy(settings),
+		Log:         log,
+		Metrics:     metrics.New(os.Stdout, settings.Cluster),
 	}
 	join(handler, settings, sdk)
 	return handler, nil
@@ -67,17 +67,17 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 
 func policy(settings config.Config) termination.Policy {
 	return termination.Policy{
-		OwnsGroup:        settings.OwnsGroup,
-		GroupNames:       names(settings.Groups),
-		Hook:             settings.Lifecycle.Hook,
-		OnFailure:        termination.Result(settings.Lifecycle.OnFailure),
-		OnRebalance:      settings.Drain.OnRebalance,
-		Shadow:           settings.Mode == config.ModeShadow,
-		Force:            settings.Drain.OnDeadline == config.Force,
-		AllowManualDrain: settings.AllowManualDrain,
+		OwnsGroup:                 settings.OwnsGroup,
+		GroupNames:                names(settings.Groups),
+		Hook:                      settings.Lifecycle.Hook,
+		OnFailure:                 termination.Result(settings.Lifecycle.OnFailure),
+		OnRebalanceRecommendation: settings.Drain.OnRebalanceRecommendation,
+		Shadow:                    settings.Mode == config.ModeShadow,
+		Force:                     settings.Drain.OnDeadline == config.Force,
+		AllowManualDrain:          settings.AllowManualDrain,
 		Bounds: termination.Bounds{
-			MaxDuration: settings.Drain.MaxDuration, Reserve: settings.Drain.Reserve,
-			JoinGrace: settings.Drain.JoinGrace, VolumeDetach: settings.Drain.VolumeDetach,
+			MaxDuration: settings.Drain.MaxDuration, CompletionReserve: settings.Drain.CompletionReserve,
+			NodeJoinTimeout: settings.Drain.NodeJoinTimeout, VolumeDetachTimeout: settings.Drain.VolumeDetachTimeout,
 		},
 	}
 }

@@ -68,7 +68,7 @@ func TestWhatBecomesOfPodsAtTheDeadlineIsConfigured(t *testing.T) {
 
 func TestABadConfigurationIsAnErrorThatHasEveryFault(t *testing.T) {
 	_, err := newHandler(t.Context(), environment(t, "autoScalingGroups: []\nmodus: shadow\n"))
-	var faults config.Faults
+	var faults config.Errors
 	require.ErrorAs(t, err, &faults)
 	require.Len(t, faults, 2)
 }
@@ -101,7 +101,7 @@ func TestQueuesAreUsedWhereTheyAreNamed(t *testing.T) {
 	handler, err := newHandler(t.Context(), settings)
 	require.NoError(t, err)
 	require.Nil(t, handler.Queue)
-	require.Nil(t, handler.DeadLetters)
+	require.Nil(t, handler.DLQ)
 	handler, err = newHandler(t.Context(), func(key string) string {
 		switch key {
 		case "QUIESCE_QUEUE_URL", "QUIESCE_DLQ_URL":
@@ -111,7 +111,7 @@ func TestQueuesAreUsedWhereTheyAreNamed(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.NotNil(t, handler.Queue)
-	require.NotNil(t, handler.DeadLetters)
+	require.NotNil(t, handler.DLQ)
 }
 
 func TestReportsAreKeptWhereABucketIsNamed(t *testing.T) {

@@ -27,8 +27,8 @@ func New(config aws.Config, bucket, cluster string) *Archive {
 	return &Archive{client: s3.NewFromConfig(config), bucket: bucket, cluster: cluster}
 }
 
-// Keep implements termination.Archive.
-func (a *Archive) Keep(ctx context.Context, r termination.Report) error {
+// Store implements termination.Archive.
+func (a *Archive) Store(ctx context.Context, r termination.Report) error {
 	body, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode the report: %w", err)

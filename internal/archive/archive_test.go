@@ -45,10 +45,10 @@ func TestAReportIsKeptUnderItsClusterDayInstanceAndTime(t *testing.T) {
 	report := termination.Report{
 		Status: termination.StatusDrained, InstanceID: "i-0abc", StartedAt: time.Date(2026, 3, 1, 0, 30, 5, 7e6, east), Reason: "deadline",
 	}
-	require.NoError(t, kept.Keep(t.Context(), report))
+	require.NoError(t, kept.Store(t.Context(), report))
 	later := report
 	later.StartedAt = report.StartedAt.Add(15 * time.Minute)
-	require.NoError(t, kept.Keep(t.Context(), later), "the next slice of the same drain")
+	require.NoError(t, kept.Store(t.Context(), later), "the next slice of the same drain")
 
 	objects := server.Objects(bucket)
 	require.Len(t, objects, 2)
@@ -62,7 +62,7 @@ func TestAReportIsKeptUnderItsClusterDayInstanceAndTime(t *testing.T) {
 // One right is granted to the function: to add objects. How they are encrypted, the bucket says.
 func TestNothingButOneObjectIsAskedFor(t *testing.T) {
 	server, kept := setScene(t)
-	require.NoError(t, kept.Keep(t.Context(), termination.Report{InstanceID: "i-0abc"}))
+	require.NoError(t, kept.Store(t.Context(), termination.Report{InstanceID: "i-0abc"}))
 	calls := server.Calls()
 	require.Len(t, calls, 1)
 	require.Equal(t, "s3:PutObject", calls[0].Service+":"+calls[0].Action)
@@ -72,7 +72,7 @@ func TestNothingButOneObjectIsAskedFor(t *testing.T) {
 
 func TestAReportThatIsNotKeptIsAnErrorThatSaysWhy(t *testing.T) {
 	server, _ := setScene(t)
-	err := archive.New(configOf(t, server), "another", "prod").Keep(t.Context(), termination.Report{InstanceID: "i-0abc"})
+	err := archive.New(configOf(t, server), "another", "prod").Store(t.Context(), termination.Report{InstanceID: "i-0abc"})
 	require.ErrorContains(t, err, "keep the report of i-0abc")
 	require.ErrorContains(t, err, "NoSuchBucket")
 }

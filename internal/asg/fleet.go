@@ -22,9 +22,9 @@ var _ termination.Fleet = (*Groups)(nil)
 // (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeAutoScalingGroups.html).
 const groupPage = 100
 
-// Every implements termination.Fleet. Named groups are asked for as many at once as the API takes, so that a fault of one request
+// List implements termination.Fleet. Named groups are asked for as many at once as the API takes, so that a fault of one request
 // leaves the others.
-func (g *Groups) Every(ctx context.Context, names ...string) iter.Seq2[termination.Group, error] {
+func (g *Groups) List(ctx context.Context, names ...string) iter.Seq2[termination.Group, error] {
 	return func(yield func(termination.Group, error) bool) {
 		if len(names) == 0 {
 			g.describe(ctx, nil, yield)
@@ -71,9 +71,9 @@ func toGroup(g types.AutoScalingGroup) termination.Group {
 // field has it. Most starts never need it.
 var described = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\bi-[0-9a-f]{8,17}\b`) })
 
-// Began implements termination.Fleet. Activities that are under way are described first, so that what follows one that has ended
+// ActivityStarts implements termination.Fleet. Activities that are under way are described first, so that what follows one that has ended
 // is of no interest (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeScalingActivities.html).
-func (g *Groups) Began(ctx context.Context, group string) (map[string]time.Time, error) {
+func (g *Groups) ActivityStarts(ctx context.Context, group string) (map[string]time.Time, error) {
 	began := map[string]time.Time{}
 	pages := autoscaling.NewDescribeScalingActivitiesPaginator(g.scaling, &autoscaling.DescribeScalingActivitiesInput{
 		AutoScalingGroupName: &group,

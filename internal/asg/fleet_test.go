@@ -15,7 +15,7 @@ import (
 
 // every collects the groups of these names, and how often there was none to be had.
 func every(ctx context.Context, groups *Groups, names ...string) (found []string, faults int) {
-	for g, err := range groups.Every(ctx, names...) {
+	for g, err := range groups.List(ctx, names...) {
 		if err != nil {
 			faults++
 			continue
@@ -57,7 +57,7 @@ func TestAFleetIsDescribedInAsFewRequestsAsPossible(t *testing.T) {
 func TestAGroupIsDescribedWithItsInstances(t *testing.T) {
 	server, groups, _ := account(t)
 	terminated(t, server)
-	for g, err := range groups.Every(t.Context(), group, "unknown") {
+	for g, err := range groups.List(t.Context(), group, "unknown") {
 		require.NoError(t, err)
 		require.Equal(t, termination.Group{
 			Name: group, Instances: []termination.Instance{{ID: instance, Zone: "eu-west-1a", State: "Terminating:Wait"}},
@@ -85,7 +85,7 @@ func TestWhoeverHasSeenEnoughGroupsAsksForNoMore(t *testing.T) {
 	for n := range 300 {
 		server.AddGroup(fmt.Sprint("batch-", n))
 	}
-	for range groups.Every(t.Context()) {
+	for range groups.List(t.Context()) {
 		break
 	}
 	require.Equal(t, 1, describes(server))
@@ -99,13 +99,13 @@ func TestItIsKnownWhenTheActivitiesUnderWayBegan(t *testing.T) {
 	server.SetState("i-0123456789abcdef1", "")
 	before := time.Now()
 	event := terminated(t, server)
-	began, err := groups.Began(t.Context(), group)
+	began, err := groups.ActivityStarts(t.Context(), group)
 	require.NoError(t, err)
 	require.Len(t, began, 1, "that of the instance which is gone is over")
 	require.WithinRange(t, began[instance], before.Add(-time.Second), time.Now())
 	require.WithinDuration(t, event.Began, began[instance], time.Second, "which is what the event says")
 
-	_, err = groups.Began(t.Context(), "theirs")
+	_, err = groups.ActivityStarts(t.Context(), "theirs")
 	require.ErrorContains(t, err, "describe the activities of theirs")
 }
 
@@ -120,7 +120,7 @@ func TestOnlyActivitiesUnderWayAreRead(t *testing.T) {
 			server.SetState(id, "")
 		}
 	}
-	began, err := groups.Began(t.Context(), group)
+	began, err := groups.ActivityStarts(t.Context(), group)
 	require.NoError(t, err)
 	require.Len(t, began, 3)
 	pages := 0
@@ -135,7 +135,7 @@ func TestOnlyActivitiesUnderWayAreRead(t *testing.T) {
 func TestASpotInstanceIsKnownAsOne(t *testing.T) {
 	server, groups, _ := account(t)
 	server.AddInstance(group, awstest.Instance{ID: "i-0fedcba9876543210", Spot: true})
-	machines, err := groups.Machines(t.Context(), instance, "i-0fedcba9876543210")
+	machines, err := groups.EC2Instances(t.Context(), instance, "i-0fedcba9876543210")
 	require.NoError(t, err)
 	require.False(t, machines[instance].Spot)
 	require.True(t, machines["i-0fedcba9876543210"].Spot)

@@ -57,10 +57,10 @@ func (g *Groups) GroupOf(ctx context.Context, instanceID string) (string, error)
 	return "", nil
 }
 
-// Machines implements termination.Groups. Instances are filtered for, not named: a name that EC2 no longer knows would fail
+// EC2Instances implements termination.Groups. Instances are filtered for, not named: a name that EC2 no longer knows would fail
 // the request for all of them.
-func (g *Groups) Machines(ctx context.Context, instanceIDs ...string) (map[string]termination.Machine, error) {
-	machines := map[string]termination.Machine{}
+func (g *Groups) EC2Instances(ctx context.Context, instanceIDs ...string) (map[string]termination.EC2Instance, error) {
+	machines := map[string]termination.EC2Instance{}
 	pages := ec2.NewDescribeInstancesPaginator(g.compute, &ec2.DescribeInstancesInput{
 		Filters: []types.Filter{{Name: aws.String("instance-id"), Values: instanceIDs}},
 	})
@@ -82,10 +82,10 @@ func (g *Groups) Machines(ctx context.Context, instanceIDs ...string) (map[strin
 // (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html).
 var goneStates = []types.InstanceStateName{types.InstanceStateNameShuttingDown, types.InstanceStateNameTerminated}
 
-func toMachine(i types.Instance) termination.Machine {
-	return termination.Machine{
+func toMachine(i types.Instance) termination.EC2Instance {
+	return termination.EC2Instance{
 		PrivateDNS: aws.ToString(i.PrivateDnsName),
-		Gone:       i.State != nil && slices.Contains(goneStates, i.State.Name),
+		Terminated: i.State != nil && slices.Contains(goneStates, i.State.Name),
 		Spot:       i.InstanceLifecycle == types.InstanceLifecycleTypeSpot,
 	}
 }

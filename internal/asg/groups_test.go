@@ -39,9 +39,9 @@ func TestWhatIsKnownOfAnInstance(t *testing.T) {
 	found, err := groups.GroupOf(t.Context(), instance)
 	require.NoError(t, err)
 	require.Equal(t, group, found)
-	machines, err := groups.Machines(t.Context(), instance, "i-0000000000000000f")
+	machines, err := groups.EC2Instances(t.Context(), instance, "i-0000000000000000f")
 	require.NoError(t, err)
-	require.Equal(t, map[string]termination.Machine{instance: {PrivateDNS: "ip-10-0-0-1.eu-west-1.compute.internal"}}, machines)
+	require.Equal(t, map[string]termination.EC2Instance{instance: {PrivateDNS: "ip-10-0-0-1.eu-west-1.compute.internal"}}, machines)
 }
 
 func TestAnUnknownGroupHasNoInstances(t *testing.T) {

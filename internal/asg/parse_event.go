@@ -53,7 +53,7 @@ func parseEventBridge(data []byte, object object) termination.Record {
 	case terminateDetailType:
 		return parseTermination(data)
 	case string(termination.SpotInterruption), string(termination.RebalanceRecommendation):
-		return parseNotice(data, termination.Notice(detailType))
+		return parseNotice(data, termination.Trigger(detailType))
 	}
 	return termination.Record{NotOurs: "event " + quoted(detailType)}
 }
@@ -74,7 +74,7 @@ func parseTermination(data []byte) termination.Record {
 
 // parseNotice reads a warning of EC2's. Its resource's ARN has a zone where others have a region, so that the detail tells the
 // instance.
-func parseNotice(data []byte, notice termination.Notice) termination.Record {
+func parseNotice(data []byte, notice termination.Trigger) termination.Record {
 	var event struct {
 		Time   string `json:"time"`
 		Detail struct {
@@ -91,7 +91,7 @@ func parseNotice(data []byte, notice termination.Notice) termination.Record {
 	if err != nil {
 		return malformed(err)
 	}
-	return termination.Record{Termination: &termination.Termination{InstanceID: event.Detail.Instance, Began: at, Notice: notice}}
+	return termination.Record{Termination: &termination.Termination{InstanceID: event.Detail.Instance, Began: at, Trigger: notice}}
 }
 
 // parseNotification reads what a hook, or its group, sends to a target of its own.
@@ -178,8 +178,8 @@ func parseTime(key, text string) (time.Time, error) {
 // notificationTime is the precision of Auto Scaling's own.
 const notificationTime = "2006-01-02T15:04:05.000Z"
 
-// Spell writes a termination as a notification that Parse reads: the sweep's, of an event that was lost. It has no token.
-func Spell(t termination.Termination) string {
+// EncodeEvent writes a termination as a notification that Parse reads: the sweep's, of an event that was lost. It has no token.
+func EncodeEvent(t termination.Termination) string {
 	text, _ := json.Marshal(struct { // of strings: it cannot fail
 		Service              string
 		Time                 string

@@ -33,9 +33,9 @@ func otherInstance(t *termination.Termination) {
 func asking(r termination.Request) termination.Record { return termination.Record{Request: &r} }
 func passing(why string) termination.Record           { return termination.Record{NotOurs: why} }
 
-func noticing(n termination.Notice) termination.Record {
+func noticing(n termination.Trigger) termination.Record {
 	return termination.Record{Termination: &termination.Termination{
-		InstanceID: "i-0123456789abcdef0", Began: began.Truncate(time.Second), Notice: n,
+		InstanceID: "i-0123456789abcdef0", Began: began.Truncate(time.Second), Trigger: n,
 	}}
 }
 
@@ -280,7 +280,7 @@ func TestAHostileValueIsQuotedAndCutShortInTheReason(t *testing.T) {
 // What the sweep writes is read by the next invocation: were it written otherwise, lost events would end as dead letters.
 func TestASpeltTerminationIsReadAsItWasAndLooksLikeItsSample(t *testing.T) {
 	want := *terminating(func(t *termination.Termination) { t.Token = "" }).Termination
-	spelt := asg.Spell(want)
+	spelt := asg.EncodeEvent(want)
 	require.Equal(t, want, *asg.Parse([]byte(spelt)).Records[0].Termination)
 
 	var sample struct{ Records []struct{ Body string } }

@@ -69,13 +69,13 @@ const (
 
 // Drain bounds a drain.
 type Drain struct {
-	MaxDuration  time.Duration // from the beginning of the lifecycle action
-	Reserve      time.Duration // of MaxDuration, for completing the action
-	Concurrency  int           // evictions under way at once
-	JoinGrace    time.Duration // how long to wait for a node that is still joining
-	VolumeDetach time.Duration // how long to wait for volumes to be detached
-	OnDeadline   OnDeadline
-	OnRebalance  bool // drain instances that EC2 recommends to replace, as it may soon take them back
+	MaxDuration               time.Duration // from the beginning of the lifecycle action
+	CompletionReserve         time.Duration // of MaxDuration, for completing the action
+	MaxConcurrentEvictions    int           // evictions under way at once
+	NodeJoinTimeout           time.Duration // how long to wait for a node that is still joining
+	VolumeDetachTimeout       time.Duration // how long to wait for volumes to be detached
+	OnDeadline                OnDeadline
+	OnRebalanceRecommendation bool // drain instances that EC2 recommends to replace, as it may soon take them back
 }
 
 // OnDeadline is what becomes of the pods that are left when time runs out.
@@ -84,7 +84,7 @@ type OnDeadline string
 // What can become of them.
 const (
 	Force OnDeadline = "force" // deleted, so that they get a signal and what grace there is
-	Leave OnDeadline = "leave" // left to die with the instance
+	Keep  OnDeadline = "leave" // left to die with the instance
 )
 
 // Load reads the file that QUIESCE_CONFIG names, and the environment. Its error is Faults.
@@ -94,18 +94,18 @@ func Load(getenv func(string) string) (Config, error) {
 	if err == nil {
 		return Parse(data, getenv)
 	}
-	faults := Faults{{Key: "QUIESCE_CONFIG", Reason: err.Error()}}
+	faults := Errors{{Key: "QUIESCE_CONFIG", Reason: err.Error()}}
 	new(Config).readEnvironment(getenv, &faults)
 	return Config{}, faults
 }
 
 // Parse reads the file's text, and the environment. Its error is Faults.
 func Parse(data []byte, getenv func(string) string) (Config, error) {
-	config, faults := defaults(), Faults{}
+	config, faults := defaults(), Errors{}
 	config.readEnvironment(getenv, &faults)
 	config.readFile(data, &faults)
 	if len(faults) > 0 {
-		slices.SortStableFunc(faults, func(a, b Fault) int { return cmp.Compare(a.Line, b.Line) })
+		slices.SortStableFunc(faults, func(a, b Error) int { return cmp.Compare(a.Line, b.Line) })
 		return Config{}, faults
 	}
 	return config, nil

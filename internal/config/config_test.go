@@ -66,8 +66,8 @@ func TestTheSampleSaysWhatTheDefaultsSay(t *testing.T) {
 		Mode:      config.ModeDrain,
 		Lifecycle: config.Lifecycle{Hook: "quiesce", OnFailure: config.Continue},
 		Drain: config.Drain{
-			MaxDuration: 30 * time.Minute, Reserve: 30 * time.Second, Concurrency: 16,
-			JoinGrace: 15 * time.Second, VolumeDetach: time.Minute, OnDeadline: config.Force,
+			MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second, MaxConcurrentEvictions: 16,
+			NodeJoinTimeout: 15 * time.Second, VolumeDetachTimeout: time.Minute, OnDeadline: config.Force,
 		},
 		Phases: got.Phases,
 		Stack:  defaults.Stack,
@@ -121,7 +121,7 @@ allowManualDrain: true
 		Groups:    config.Globs{"workers-?"},
 		Mode:      config.ModeShadow,
 		Lifecycle: config.Lifecycle{Hook: "drain/me", OnFailure: config.Abandon},
-		Drain:     config.Drain{MaxDuration: 2 * time.Hour, Concurrency: 1, OnDeadline: config.Leave, OnRebalance: true},
+		Drain:     config.Drain{MaxDuration: 2 * time.Hour, MaxConcurrentEvictions: 1, OnDeadline: config.Keep, OnRebalanceRecommendation: true},
 		Phases: []config.Phase{{
 			Name: "poolers",
 			Match: config.Match{
@@ -129,7 +129,7 @@ allowManualDrain: true
 				Namespaces: config.Globs{"db", "team-*"}, PriorityClasses: []string{"high"},
 			},
 			PGBouncer: &config.PGBouncer{
-				Strategy: config.StrategySurge, Timeout: 20 * time.Second, Via: config.ViaPortForward, Port: 6432,
+				Strategy: config.StrategySurge, Timeout: 20 * time.Second, ConnectVia: config.ViaPortForward, Port: 6432,
 				Secret: &config.SecretRef{Namespace: "db", Name: "console", UserKey: "u", PasswordKey: "p"},
 				TLS:    config.TLSRequire,
 			},
@@ -145,7 +145,7 @@ func TestAnEscortWithoutSettingsHasItsDefaults(t *testing.T) {
 	for _, escort := range []string{"{pgbouncer: {}}", "{pgbouncer: }", "{pgbouncer: {strategy: }}"} {
 		c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, escort: "+escort+"}]}")
 		require.Equal(t, &config.PGBouncer{
-			Strategy: config.StrategyAuto, Timeout: time.Minute, Via: config.ViaPodIP, TLS: config.TLSPrefer,
+			Strategy: config.StrategyAuto, Timeout: time.Minute, ConnectVia: config.ViaPodIP, TLS: config.TLSPrefer,
 		}, c.Phases[0].PGBouncer, escort)
 	}
 }

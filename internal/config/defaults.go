@@ -35,8 +35,8 @@ func defaults() Config {
 		Mode:      ModeDrain,
 		Lifecycle: Lifecycle{Hook: defaultHook, OnFailure: Continue},
 		Drain: Drain{
-			MaxDuration: defaultMaxDuration, Reserve: defaultReserve, Concurrency: defaultConcurrency,
-			JoinGrace: defaultJoinGrace, VolumeDetach: defaultVolumeDetach, OnDeadline: Force,
+			MaxDuration: defaultMaxDuration, CompletionReserve: defaultReserve, MaxConcurrentEvictions: defaultConcurrency,
+			NodeJoinTimeout: defaultJoinGrace, VolumeDetachTimeout: defaultVolumeDetach, OnDeadline: Force,
 		},
 		Phases: defaultPhases(),
 		Stack:  defaultStack(),
@@ -58,5 +58,5 @@ func defaultPhases() []Phase {
 func workloads() Phase { return Phase{Name: Workloads, Timeout: defaultPhaseTimeout} }
 
 func defaultPGBouncer() *PGBouncer {
-	return &PGBouncer{Strategy: StrategyAuto, Timeout: defaultEscortTimeout, Via: ViaPodIP, TLS: TLSPrefer}
+	return &PGBouncer{Strategy: StrategyAuto, Timeout: defaultEscortTimeout, ConnectVia: ViaPodIP, TLS: TLSPrefer}
 }

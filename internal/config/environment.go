@@ -17,14 +17,14 @@ const (
 	furtherInName = "_-"
 )
 
-func (c *Config) readEnvironment(getenv func(string) string, faults *Faults) {
+func (c *Config) readEnvironment(getenv func(string) string, faults *Errors) {
 	read := func(key string, take func(string) error) {
 		value := getenv(key)
 		if value == "" {
 			return
 		}
 		if err := take(value); err != nil {
-			*faults = append(*faults, Fault{Key: key, Reason: err.Error()})
+			*faults = append(*faults, Error{Key: key, Reason: err.Error()})
 		}
 	}
 	read("CLUSTER_NAME", c.setCluster)
@@ -37,13 +37,13 @@ func (c *Config) readEnvironment(getenv func(string) string, faults *Faults) {
 }
 
 // checkCluster sees that the cluster's address is given whole: of half of it, nobody could say which cluster it is.
-func (c *Config) checkCluster(getenv func(string) string, faults *Faults) {
+func (c *Config) checkCluster(getenv func(string) string, faults *Errors) {
 	endpoint, ca := getenv("QUIESCE_CLUSTER_ENDPOINT") != "", getenv("QUIESCE_CLUSTER_CA") != ""
 	switch {
 	case endpoint && !ca:
-		*faults = append(*faults, Fault{Key: "QUIESCE_CLUSTER_CA", Reason: "missing beside QUIESCE_CLUSTER_ENDPOINT"})
+		*faults = append(*faults, Error{Key: "QUIESCE_CLUSTER_CA", Reason: "missing beside QUIESCE_CLUSTER_ENDPOINT"})
 	case ca && !endpoint:
-		*faults = append(*faults, Fault{Key: "QUIESCE_CLUSTER_ENDPOINT", Reason: "missing beside QUIESCE_CLUSTER_CA"})
+		*faults = append(*faults, Error{Key: "QUIESCE_CLUSTER_ENDPOINT", Reason: "missing beside QUIESCE_CLUSTER_CA"})
 	}
 }
 

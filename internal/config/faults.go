@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// Fault is one thing that is wrong with the configuration.
-type Fault struct {
+// Error is one thing that is wrong with the configuration.
+type Error struct {
 	Line   int    `json:"line,omitempty"` // of the file; zero: the fault is in the environment
 	Key    string `json:"key,omitempty"`  // its path, or an environment variable; empty: the file as a whole
 	Reason string `json:"reason"`
 }
 
 // String is the fault as a compiler would report it.
-func (f Fault) String() string {
+func (f Error) String() string {
 	var parts []string
 	if f.Line > 0 {
 		parts = append(parts, fmt.Sprintf("%s:%d", FileName, f.Line))
@@ -25,11 +25,11 @@ func (f Fault) String() string {
 	return strings.Join(append(parts, f.Reason), ": ")
 }
 
-// Faults are all that is wrong with the configuration, in the order of the file.
-type Faults []Fault
+// Errors are all that is wrong with the configuration, in the order of the file.
+type Errors []Error
 
 // Error lists the faults, one a line.
-func (f Faults) Error() string {
+func (f Errors) Error() string {
 	lines := make([]string, len(f))
 	for i, fault := range f {
 		lines[i] = fault.String()
@@ -38,4 +38,4 @@ func (f Faults) Error() string {
 }
 
 // MarshalJSON makes a JSON logger write a list of faults: of an error without it, the logger would write the text.
-func (f Faults) MarshalJSON() ([]byte, error) { return json.Marshal([]Fault(f)) }
+func (f Errors) MarshalJSON() ([]byte, error) { return json.Marshal([]Error(f)) }

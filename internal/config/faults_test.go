@@ -22,7 +22,7 @@ func faultsOf(t *testing.T, text string) []string {
 }
 
 func lines(t *testing.T, err error) []string {
-	var faults config.Faults
+	var faults config.Errors
 	require.ErrorAs(t, err, &faults)
 	require.NotEmpty(t, faults)
 	return strings.Split(faults.Error(), "\n")
@@ -147,9 +147,9 @@ func TestALoggerWritesTheFaultsAsOneJSONLine(t *testing.T) {
 	slog.New(slog.NewJSONHandler(&out, nil)).Error("bad configuration", "faults", err)
 
 	require.Equal(t, 1, strings.Count(out.String(), "\n"))
-	var line struct{ Faults config.Faults }
+	var line struct{ Faults config.Errors }
 	require.NoError(t, json.Unmarshal(out.Bytes(), &line))
-	require.Equal(t, config.Faults{
+	require.Equal(t, config.Errors{
 		{Key: "CLUSTER_NAME", Reason: `not a cluster's name: "a b"`},
 		{Line: 1, Key: "cluster", Reason: "missing, and CLUSTER_NAME is not set"},
 		{Line: 1, Key: "autoScalingGroups", Reason: "missing"},

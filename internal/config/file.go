@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-func (c *Config) readFile(data []byte, faults *Faults) {
+func (c *Config) readFile(data []byte, faults *Errors) {
 	known := len(*faults)
 	file := document(bytes.NewReader(data), faults)
 	if len(*faults) > known {
@@ -58,12 +58,12 @@ const mostConcurrent = 1000
 func (d *Drain) read(m *mapping) {
 	before := len(*m.faults)
 	m.get("maxDuration").span(&d.MaxDuration)
-	m.get("reserve").duration(&d.Reserve)
-	m.get("concurrency").number(&d.Concurrency, 1, mostConcurrent)
-	m.get("joinGrace").duration(&d.JoinGrace)
-	m.get("volumeDetach").duration(&d.VolumeDetach)
-	choose(m.get("onDeadline"), &d.OnDeadline, Force, Leave)
-	m.get("onRebalanceRecommendation").flag(&d.OnRebalance)
+	m.get("reserve").duration(&d.CompletionReserve)
+	m.get("concurrency").number(&d.MaxConcurrentEvictions, 1, mostConcurrent)
+	m.get("joinGrace").duration(&d.NodeJoinTimeout)
+	m.get("volumeDetach").duration(&d.VolumeDetachTimeout)
+	choose(m.get("onDeadline"), &d.OnDeadline, Force, Keep)
+	m.get("onRebalanceRecommendation").flag(&d.OnRebalanceRecommendation)
 	if len(*m.faults) == before {
 		d.check(m)
 	}
@@ -72,12 +72,12 @@ func (d *Drain) read(m *mapping) {
 // check compares the times. Waits that are longer than the whole drain are a fault only if somebody asked for them: the
 // defaults are cut short by the deadline as well as anything.
 func (d *Drain) check(m *mapping) {
-	m.get("reserve").shorterThan("drain.maxDuration", d.MaxDuration, d.Reserve)
+	m.get("reserve").shorterThan("drain.maxDuration", d.MaxDuration, d.CompletionReserve)
 	if v := m.get("joinGrace"); v.given() {
-		v.shorterThan("drain.maxDuration", d.MaxDuration, d.JoinGrace)
+		v.shorterThan("drain.maxDuration", d.MaxDuration, d.NodeJoinTimeout)
 	}
 	if v := m.get("volumeDetach"); v.given() {
-		v.shorterThan("drain.maxDuration", d.MaxDuration, d.VolumeDetach)
+		v.shorterThan("drain.maxDuration", d.MaxDuration, d.VolumeDetachTimeout)
 	}
 }
 
@@ -167,7 +167,7 @@ var secretARN = sync.OnceValue(func() *regexp.Regexp {
 func (b *PGBouncer) read(m *mapping) {
 	choose(m.get("strategy"), &b.Strategy, StrategyAuto, StrategyEvict, StrategySurge)
 	m.get("timeout").span(&b.Timeout)
-	choose(m.get("via"), &b.Via, ViaPodIP, ViaPortForward)
+	choose(m.get("via"), &b.ConnectVia, ViaPodIP, ViaPortForward)
 	m.get("port").number(&b.Port, 1, 65535)
 	b.readTLS(m)
 	ref, arn := m.get("secretRef"), m.get("secretArn")

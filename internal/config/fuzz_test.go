@@ -22,7 +22,7 @@ func FuzzParse(f *testing.F) {
 			requireSound(t, c)
 			return
 		}
-		var faults config.Faults
+		var faults config.Errors
 		require.True(t, errors.As(err, &faults))
 		for _, fault := range faults {
 			require.Positive(t, fault.Line, fault)
@@ -36,8 +36,8 @@ func requireSound(t *testing.T, c config.Config) {
 	require.NotEmpty(t, c.Cluster)
 	require.NotEmpty(t, c.Groups)
 	require.Positive(t, c.Drain.MaxDuration)
-	require.Positive(t, c.Drain.Concurrency)
-	require.Less(t, c.Drain.Reserve, c.Drain.MaxDuration)
+	require.Positive(t, c.Drain.MaxConcurrentEvictions)
+	require.Less(t, c.Drain.CompletionReserve, c.Drain.MaxDuration)
 	unmatched := 0
 	for _, phase := range c.Phases {
 		require.NotEmpty(t, phase.Name)

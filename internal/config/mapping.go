@@ -76,7 +76,7 @@ func unlessNull(node *yaml.Node) *yaml.Node {
 
 // document is the file's one YAML document; what is wrong with its syntax becomes a fault, and the value one that is not
 // given.
-func document(data io.Reader, faults *Faults) value {
+func document(data io.Reader, faults *Errors) value {
 	v := value{line: 1, faults: faults}
 	decoder := yaml.NewDecoder(data)
 	var first, second yaml.Node
@@ -99,11 +99,11 @@ var syntaxError = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^yaml: (?:line (\d+): )?((?s:.*))$`)
 })
 
-func syntaxFault(err error) Fault {
+func syntaxFault(err error) Error {
 	parts := syntaxError().FindStringSubmatch(err.Error())
 	if parts == nil {
-		return Fault{Line: 1, Reason: err.Error()}
+		return Error{Line: 1, Reason: err.Error()}
 	}
 	line, _ := strconv.Atoi(parts[1]) // no number: no line was told
-	return Fault{Line: max(1, line), Reason: "not YAML: " + parts[2]}
+	return Error{Line: max(1, line), Reason: "not YAML: " + parts[2]}
 }

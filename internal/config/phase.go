@@ -65,13 +65,13 @@ func (g Globs) Exact() []string {
 
 // PGBouncer is how poolers are escorted, and how their admin console is reached.
 type PGBouncer struct {
-	Strategy  Strategy
-	Timeout   time.Duration // of one pod's escort
-	Via       Via
-	Port      int        // of the console; zero: the pod's own container port
-	Secret    *SecretRef // the console's credentials in Kubernetes; nil: none there
-	SecretARN string     // or in Secrets Manager; empty: none there
-	TLS       string     // see TLSDisable
+	Strategy   Strategy
+	Timeout    time.Duration // of one pod's escort
+	ConnectVia ConnectVia
+	Port       int        // of the console; zero: the pod's own container port
+	Secret     *SecretRef // the console's credentials in Kubernetes; nil: none there
+	SecretARN  string     // or in Secrets Manager; empty: none there
+	TLS        string     // see TLSDisable
 
 	ServerName string         // in the console's certificate, for TLSVerifyFull
 	RootCAs    *x509.CertPool // that may have signed it, for TLSVerifyFull
@@ -87,13 +87,13 @@ const (
 	StrategySurge Strategy = "surge" // have it replaced elsewhere first
 )
 
-// Via is the way to a pod's port.
-type Via string
+// ConnectVia is the way to a pod's port.
+type ConnectVia string
 
 // The ways.
 const (
-	ViaPodIP       Via = "podIP"
-	ViaPortForward Via = "portForward"
+	ViaPodIP       ConnectVia = "podIP"
+	ViaPortForward ConnectVia = "portForward"
 )
 
 // The values of tls, in libpq's words: https://www.postgresql.org/docs/current/libpq-ssl.html.

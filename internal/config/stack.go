@@ -11,18 +11,18 @@ import (
 // Stack is how the function is deployed. It is read by the CDK app; the function reads it as strictly as the rest and does nothing
 // with it, so that what would stop the one stops the other.
 type Stack struct {
-	Name            string // of the stack and what is in it; empty: see Config.StackName
-	Account, Region string // where it belongs; empty: wherever it is deployed
-	Concurrency     int    // nodes that are drained at once
-	Reserved        bool   // whether that many of the account's concurrent executions are set aside
-	LogDays         int
-	AccessEntry     bool   // whether EKS lets the function in by an access entry; else aws-auth must
-	ClusterEndpoint string // for the environment; empty, as ClusterCA is then: the function asks EKS
-	ClusterCA       string // base64 of PEM
-	VPC             *VPC   // that the function is attached to; nil: none
-	SpotNotices     bool   // whether Spot interruption notices come through the queue too
-	AlarmTopic      string // ARN of the SNS topic that alarms go to; empty: the stack makes one
-	Reports         bool   // whether reports are kept in a bucket
+	Name                string // of the stack and what is in it; empty: see Config.StackName
+	Account, Region     string // where it belongs; empty: wherever it is deployed
+	MaxConcurrency      int    // nodes that are drained at once
+	ReservedConcurrency bool   // whether that many of the account's concurrent executions are set aside
+	LogRetentionDays    int
+	AccessEntry         bool   // whether EKS lets the function in by an access entry; else aws-auth must
+	ClusterEndpoint     string // for the environment; empty, as ClusterCA is then: the function asks EKS
+	ClusterCA           string // base64 of PEM
+	VPC                 *VPC   // that the function is attached to; nil: none
+	SpotInterruptions   bool   // whether Spot interruption notices come through the queue too
+	AlarmTopic          string // ARN of the SNS topic that alarms go to; empty: the stack makes one
+	ArchiveReports      bool   // whether reports are kept in a bucket
 }
 
 // VPC is the network of a cluster that the function must reach from inside.
@@ -45,7 +45,7 @@ const (
 )
 
 func defaultStack() Stack {
-	return Stack{Concurrency: defaultStackConcurrency, Reserved: true, LogDays: defaultLogDays, AccessEntry: true}
+	return Stack{MaxConcurrency: defaultStackConcurrency, ReservedConcurrency: true, LogRetentionDays: defaultLogDays, AccessEntry: true}
 }
 
 // StackName is what the stack is called, and the function, the queue and the dashboard in it.
@@ -60,15 +60,15 @@ func (s *Stack) read(m *mapping) {
 	m.get("region").form(&s.Region, "a region", `^[a-z]+(-[a-z]+)+-\d+$`)
 	// What an event source mapping can be limited to:
 	// https://docs.aws.amazon.com/lambda/latest/api/API_ScalingConfig.html.
-	m.get("concurrency").number(&s.Concurrency, 2, 1000)
-	m.get("reserved").flag(&s.Reserved)
-	m.get("logDays").oneOf(&s.LogDays, logDays)
+	m.get("concurrency").number(&s.MaxConcurrency, 2, 1000)
+	m.get("reserved").flag(&s.ReservedConcurrency)
+	m.get("logDays").oneOf(&s.LogRetentionDays, logDays)
 	m.get("accessEntry").flag(&s.AccessEntry)
 	s.readCluster(m.get("clusterEndpoint"), m.get("clusterCA"))
 	m.get("vpc").section(s.readVPC)
-	m.get("spotNotices").flag(&s.SpotNotices)
+	m.get("spotNotices").flag(&s.SpotInterruptions)
 	m.get("alarmTopic").form(&s.AlarmTopic, "the ARN of a topic", `^arn:[^:]+:sns:[^:]+:\d{12}:[^:]+$`)
-	m.get("reports").flag(&s.Reports)
+	m.get("reports").flag(&s.ArchiveReports)
 }
 
 // logDays are what CloudWatch can keep logs for:

@@ -12,7 +12,7 @@ import (
 
 func TestAStackHasDefaults(t *testing.T) {
 	c := parse(t, least)
-	require.Equal(t, config.Stack{Concurrency: 100, Reserved: true, LogDays: 90, AccessEntry: true}, c.Stack)
+	require.Equal(t, config.Stack{MaxConcurrency: 100, ReservedConcurrency: true, LogRetentionDays: 90, AccessEntry: true}, c.Stack)
 	require.Equal(t, "quiesce-prod", c.StackName())
 	require.Equal(t, c.Stack, parse(t, least[:len(least)-1]+", stack: {vpc: , name: }}").Stack)
 }
@@ -38,14 +38,14 @@ stack:
   reports: true
 `)
 	require.Equal(t, config.Stack{
-		Name: "drains", Account: "111122223333", Region: "us-gov-west-1", Concurrency: 2, LogDays: 3653,
+		Name: "drains", Account: "111122223333", Region: "us-gov-west-1", MaxConcurrency: 2, LogRetentionDays: 3653,
 		ClusterEndpoint: "https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com", ClusterCA: ca,
 		VPC: &config.VPC{
 			ID: "vpc-0123abcd", Subnets: []string{"subnet-0123abcd", "subnet-0123abce"}, ClusterSecurityGroup: "sg-0123abcd",
 			DualStack: true,
 		},
-		SpotNotices: true,
-		AlarmTopic:  "arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call", Reports: true,
+		SpotInterruptions: true,
+		AlarmTopic:        "arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call", ArchiveReports: true,
 	}, c.Stack)
 	require.Equal(t, "drains", c.StackName())
 }

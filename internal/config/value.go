@@ -18,7 +18,7 @@ type value struct {
 	path   string
 	line   int
 	node   *yaml.Node // nil: not given
-	faults *Faults
+	faults *Errors
 }
 
 func (v value) given() bool { return v.node != nil }
@@ -32,7 +32,7 @@ func (v value) required() value {
 }
 
 func (v value) fault(format string, args ...any) {
-	*v.faults = append(*v.faults, Fault{Line: v.line, Key: v.path, Reason: fmt.Sprintf(format, args...)})
+	*v.faults = append(*v.faults, Error{Line: v.line, Key: v.path, Reason: fmt.Sprintf(format, args...)})
 }
 
 // scalar returns the value's text if it is of one of the tags; else it is reported not to be what was wanted.

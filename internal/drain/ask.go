@@ -37,7 +37,7 @@ type answer struct {
 	err      error
 	forced   time.Duration // it was a deletion, with this grace; zero: an eviction
 	refusal  error         // of the eviction before that, where nobody has been told of it
-	escorted *Escorted     // by an escort; nil: evicted as it was
+	escorted *EscortResult // by an escort; nil: evicted as it was
 	underWay bool          // its escort has more to do
 }
 

@@ -41,15 +41,15 @@ type EvictOptions struct {
 
 // Blocked is the answer to an eviction that disruption budgets do not allow now.
 type Blocked struct {
-	Budgets []string // namespace/name
-	Reason  string
+	PDBs   []string // namespace/name
+	Reason string
 }
 
 func (b *Blocked) Error() string {
-	if len(b.Budgets) == 0 {
+	if len(b.PDBs) == 0 {
 		return "blocked: " + b.Reason
 	}
-	return "blocked by " + strings.Join(b.Budgets, ", ") + ": " + b.Reason
+	return "blocked by " + strings.Join(b.PDBs, ", ") + ": " + b.Reason
 }
 
 // Throttled is the answer of a server that has too much to do. It says nothing of the pod.

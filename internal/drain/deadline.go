@@ -27,8 +27,8 @@ const (
 // Limits are a drain's times, and what becomes of the pods that do not leave within them. With the zero Limits there is no
 // deadline.
 type Limits struct {
-	Began, Deadline time.Time
-	Force           bool // they are deleted, in time to stop; otherwise they are left
+	StartedAt, Deadline time.Time
+	Force               bool // they are deleted, in time to stop; otherwise they are left
 }
 
 // Grace is what a pod gets of its own grace if it is told to stop now: what there is until the deadline, in whole seconds, as
@@ -44,13 +44,13 @@ func (l Limits) Grace(own time.Duration, now time.Time) time.Duration {
 // last is the last moment that leaves so much time until the deadline. It is never in the first half of the drain's time,
 // which belongs to the budgets.
 func (l Limits) last(needs time.Duration) time.Time {
-	return later(l.Deadline.Add(-needs), middle(l.Began, l.Deadline))
+	return later(l.Deadline.Add(-needs), middle(l.StartedAt, l.Deadline))
 }
 
 // needs is how long before the deadline a pod has to be told to stop: its grace, and before that what its escort takes. No
 // more than the drain's whole time counts, so that sums of them mean something.
 func (l Limits) needs(grace, lead time.Duration) time.Duration {
-	return min(max(grace, leastNeed)+lead, l.Deadline.Sub(l.Began))
+	return min(max(grace, leastNeed)+lead, l.Deadline.Sub(l.StartedAt))
 }
 
 // askBy is when an escort must have asked for its pod's eviction: what comes after it is the pod's grace. Where there is not
@@ -108,13 +108,13 @@ func (l Limits) moments(pods []Planned) {
 		if p.Verdict == Evict || p.Verdict == Hold {
 			leaving = append(leaving, p)
 		}
-		for _, budget := range p.Budgets {
+		for _, budget := range p.PDBs {
 			taken[budget] = taken[budget] || p.Verdict == Wait
 		}
 	}
 	slices.SortStableFunc(leaving, func(a, b *Planned) int { return cmp.Compare(b.needs, a.needs) })
 	for _, p := range leaving {
-		for _, budget := range p.Budgets {
+		for _, budget := range p.PDBs {
 			together[budget] += p.needs
 		}
 	}
@@ -126,7 +126,7 @@ func (l Limits) moments(pods []Planned) {
 // turn takes the pod's place under its budgets, and returns how long before the deadline it is the pod's turn.
 func (p Planned) turn(together map[string]time.Duration, taken map[string]bool) time.Duration {
 	all, first := p.needs, true
-	for _, budget := range p.Budgets {
+	for _, budget := range p.PDBs {
 		all = max(all, together[budget])
 		first = first && !taken[budget]
 		taken[budget] = true

@@ -11,10 +11,10 @@ import (
 )
 
 // limits are those of a drain of twenty minutes that has all its time before it.
-var limits = drain.Limits{Began: now, Deadline: now.Add(20 * time.Minute), Force: true}
+var limits = drain.Limits{StartedAt: now, Deadline: now.Add(20 * time.Minute), Force: true}
 
 func gracious(name string, grace time.Duration, budgets ...string) drain.Pod {
-	return drain.Pod{Ref: drain.Ref{Namespace: "app", Name: name}, Grace: grace, Budgets: budgets}
+	return drain.Pod{Ref: drain.Ref{Namespace: "app", Name: name}, Grace: grace, PDBs: budgets}
 }
 
 func held(p drain.Pod) drain.Pod {
@@ -78,7 +78,7 @@ func TestTheMomentsOfPods(t *testing.T) {
 			want: map[string]time.Duration{"a": 180 * s, "b": 90 * s},
 		},
 		"what is left alone or leaves already has none": {
-			pods: []drain.Pod{{Ref: drain.Ref{Name: "daemon"}, Controller: "DaemonSet", Budgets: []string{"x"}}, terminating(gracious("a", 30*s))},
+			pods: []drain.Pod{{Ref: drain.Ref{Name: "daemon"}, Controller: "DaemonSet", PDBs: []string{"x"}}, terminating(gracious("a", 30*s))},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -118,7 +118,7 @@ func TestWhatThereIsOfAGraceIsInWholeSecondsAndNeverNone(t *testing.T) {
 // planned is the plan of that long before the deadline, of a node that has a pooler beside these pods.
 func planned(before time.Duration, l drain.Limits, pods ...drain.Pod) drain.Plan {
 	stuck := in("poolers")
-	stuck.Budgets = []string{"stuck"}
+	stuck.PDBs = []string{"stuck"}
 	phases := []drain.Phase{{Name: "poolers", Match: labelled("poolers")}, {Name: "workloads"}}
 	return drain.Make(drain.View{
 		Now: l.Deadline.Add(-before), Pods: append(pods, stuck), Phases: phases, Clocks: make([]drain.Clock, 2), Limits: l,
@@ -165,14 +165,14 @@ func TestAPlanWakesForTheNextMoment(t *testing.T) {
 
 func TestAPodThatOnlyFinalizersKeepIsWaitedForForAWhile(t *testing.T) {
 	kept := terminating(gracious("kept", 30*time.Second))
-	kept.Ended, kept.Finalizers = ago(9*time.Second), []string{"example.com/a", "example.com/b"}
+	kept.ContainersEndedAt, kept.Finalizers = ago(9*time.Second), []string{"example.com/a", "example.com/b"}
 	view := drain.View{Now: now, Pods: []drain.Pod{kept}, Phases: order(), Clocks: make([]drain.Clock, 3)}
 	plan := drain.Make(view)
 	require.Equal(t, drain.Wait, plan.Pods[0].Verdict)
 	require.Equal(t, now.Add(time.Second), plan.Wake)
 	view.Now = now.Add(time.Second)
 	plan = drain.Make(view)
-	require.Equal(t, drain.Leave, plan.Pods[0].Verdict)
+	require.Equal(t, drain.Skip, plan.Pods[0].Verdict)
 	require.Equal(t, "its containers have ended; kept by example.com/a, example.com/b", plan.Pods[0].Reason)
 	require.True(t, plan.Done())
 }
@@ -184,12 +184,12 @@ func TestMomentsKeepTheirPromises(t *testing.T) {
 		view := randomNode(seed)
 		r := rand.New(rand.NewPCG(seed, 1))
 		before, left := time.Duration(r.IntN(900))*time.Second, time.Duration(1+r.IntN(900))*time.Second
-		view.Limits = drain.Limits{Began: ago(before), Deadline: now.Add(left), Force: true}
+		view.Limits = drain.Limits{StartedAt: ago(before), Deadline: now.Add(left), Force: true}
 		for i := range view.Pods {
 			view.Pods[i].Grace = time.Duration(r.IntN(300)) * time.Second
 			for _, budget := range []string{"x", "y", "z"} {
 				if r.IntN(3) == 0 {
-					view.Pods[i].Budgets = append(view.Pods[i].Budgets, budget)
+					view.Pods[i].PDBs = append(view.Pods[i].PDBs, budget)
 				}
 			}
 		}
@@ -198,9 +198,9 @@ func TestMomentsKeepTheirPromises(t *testing.T) {
 }
 
 func requireMoments(t *testing.T, seed uint64, plan drain.Plan, l drain.Limits) {
-	half, early, leaving := l.Began.Add(l.Deadline.Sub(l.Began)/2), map[string]int{}, map[string]bool{}
+	half, early, leaving := l.StartedAt.Add(l.Deadline.Sub(l.StartedAt)/2), map[string]int{}, map[string]bool{}
 	for _, p := range plan.Pods {
-		for _, budget := range p.Budgets {
+		for _, budget := range p.PDBs {
 			leaving[budget] = leaving[budget] || p.Verdict == drain.Wait
 		}
 	}
@@ -215,13 +215,13 @@ func requireMoments(t *testing.T, seed uint64, plan drain.Plan, l drain.Limits) 
 			own = half
 		}
 		require.False(t, p.Moment.After(own), "seed %d: %s too late", seed, p.Name)
-		for _, budget := range p.Budgets {
+		for _, budget := range p.PDBs {
 			if p.Moment.Before(own) {
 				early[budget]++
 				require.False(t, leaving[budget], "seed %d: %s before another is gone", seed, p.Name)
 			}
 		}
-		if len(p.Budgets) == 0 {
+		if len(p.PDBs) == 0 {
 			require.Equal(t, own, p.Moment, "seed %d: %s", seed, p.Name)
 		}
 	}

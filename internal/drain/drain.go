@@ -29,11 +29,11 @@ type Drainer struct {
 // Drain evicts the node's pods, phase by phase, until none is left that must go, or until ctx ends: the report's Remaining
 // tells which.
 func (d Drainer) Drain(ctx context.Context, cluster Cluster, node Node) Report {
-	return d.GoOn(ctx, cluster, node, Report{})
+	return d.Resume(ctx, cluster, node, Report{})
 }
 
-// GoOn drains on where another drain of the node has ended, with other limits say: with its clocks, and in its books.
-func (d Drainer) GoOn(ctx context.Context, cluster Cluster, node Node, before Report) Report {
+// Resume drains on where another drain of the node has ended, with other limits say: with its clocks, and in its books.
+func (d Drainer) Resume(ctx context.Context, cluster Cluster, node Node, before Report) Report {
 	r := &run{
 		Drainer: d, cluster: cluster, node: node, clocks: before.clocks(d.Phases),
 		asked: map[Ref]*ask{}, answers: make(chan answer), ledger: newLedger(d.Phases), pace: pace{most: d.Concurrency, now: d.Concurrency},
@@ -55,8 +55,8 @@ func (d Drainer) Plan(pods []Pod, node Node) Report {
 	return report
 }
 
-// Wanted are the pods that a drain would evict.
-func (d Drainer) Wanted(pods []Pod, node Node) []Pod {
+// Evictable are the pods that a drain would evict.
+func (d Drainer) Evictable(pods []Pod, node Node) []Pod {
 	var wanted []Pod
 	for _, p := range d.first(pods, node).Pods {
 		if p.Verdict == Evict || p.Verdict == Hold {

@@ -100,7 +100,7 @@ func TestAFreedBudgetWakesTheDrainAtOnceAndForAsManyPodsAsItAllows(t *testing.T)
 func TestABlockedPodIsAskedForAgainThoughNoChangeWasSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
-		node.Fail("app/web", &drain.Blocked{Budgets: []string{"app/b"}, Reason: "no"})
+		node.Fail("app/web", &drain.Blocked{PDBs: []string{"app/b"}, Reason: "no"})
 		<-node.Changed() // of the pod that was added
 		began := time.Now()
 		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
@@ -255,7 +255,7 @@ func TestAPodThatIsLeftKeepsItsReasonThoughItsEvictionIsAnsweredLater(t *testing
 		node := &belated{Cluster: draintest.New().Add(pod("web"), time.Hour), by: time.Second}
 		node.Lose(true)
 		report := drainer().Drain(within(t, time.Minute), node, drain.Node{Unreachable: true})
-		require.Equal(t, drain.Left, report.Pods[0].Outcome)
+		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Contains(t, report.Pods[0].Reason, "unreachable")
 		require.False(t, report.Pods[0].EvictedAt.IsZero())
 	})

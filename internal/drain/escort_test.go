@@ -42,10 +42,10 @@ func (e *escort) since(at time.Time) (seen []drain.Pod) {
 	return seen
 }
 
-func (e *escort) Escort(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) (drain.Escorted, error) {
+func (e *escort) Run(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) (drain.EscortResult, error) {
 	e.note(func() { e.seen, e.began = append(e.seen, p), append(e.began, time.Now()) })
 	defer func() { e.note(func() { e.ended = ctx.Err() }) }()
-	done := drain.Escorted{Strategy: "careful", Version: "1.0"}
+	done := drain.EscortResult{Strategy: "careful", Version: "1.0"}
 	select {
 	case <-time.After(e.ready):
 	case <-ctx.Done():
@@ -60,12 +60,12 @@ func (e *escort) Escort(ctx context.Context, p drain.Pod, evict func(context.Con
 	return done, nil
 }
 
-func (e *escort) Farewell(_ context.Context, p drain.Pod) (drain.Escorted, error) {
+func (e *escort) ShutDown(_ context.Context, p drain.Pod) (drain.EscortResult, error) {
 	e.note(func() { e.seen, e.began = append(e.seen, p), append(e.began, time.Now()) })
-	return drain.Escorted{Strategy: "farewell"}, nil
+	return drain.EscortResult{Strategy: "farewell"}, nil
 }
 
-func (e *escort) Release(_ context.Context, p drain.Pod) error {
+func (e *escort) Undo(_ context.Context, p drain.Pod) error {
 	e.released = append(e.released, p.String())
 	return errors.New("still marked")
 }
@@ -146,7 +146,7 @@ func TestAnEscortIsWaitedForWhenTheDrainIsCancelled(t *testing.T) {
 func TestATerminatingPodSeesItsEscortOnceMoreIfAnEarlierOneCrashed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{}
-		marked := pod("marked", "phase", "poolers", drain.EscortedLabel, "careful")
+		marked := pod("marked", "phase", "poolers", drain.EscortLabel, "careful")
 		other := pod("other", "phase", "poolers")
 		marked.Deleted, other.Deleted = time.Now(), time.Now()
 		node := draintest.New().Add(marked, 0).Add(other, 0)
@@ -171,12 +171,12 @@ func TestDaemonSetsOfAnEscortedPhaseAreSeenOutByTheirEscortInTime(t *testing.T) 
 		report := by.Drain(within(t, time.Minute), node, drain.Node{})
 		require.Nil(t, report.Pods[0].Escort, "not while others may need it")
 		end := time.Now().Add(10 * time.Second)
-		by.Farewell(within(t, 10*time.Second), node.Pods(), drain.Node{}, &report)
+		by.ShutDownDaemons(within(t, 10*time.Second), node.Pods(), drain.Node{}, &report)
 		require.Equal(t, "farewell", report.Pods[0].Escort.Strategy)
-		require.Equal(t, drain.Left, report.Pods[0].Outcome)
+		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Nil(t, report.Pods[1].Escort)
 		require.Len(t, e.seen, 1)
-		require.Equal(t, end.Add(-2*time.Second), e.seen[0].LeaveBy)
+		require.Equal(t, end.Add(-2*time.Second), e.seen[0].EvictBy)
 	})
 }
 
@@ -190,7 +190,7 @@ func TestADrainThatGoesOnKeepsItsBooksAndItsClocks(t *testing.T) {
 		node.Allow("b", 0)
 		began := time.Now()
 		report := by.Drain(within(t, 40*time.Second), node, drain.Node{})
-		report = by.GoOn(within(t, time.Minute), node, drain.Node{}, report)
+		report = by.Resume(within(t, time.Minute), node, drain.Node{}, report)
 		require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
 		require.Equal(t, drain.StillBlocked, report.Pods[2].Outcome)
 		require.Equal(t, began, report.Phases[0].StartedAt)
@@ -201,8 +201,8 @@ func TestADrainThatGoesOnKeepsItsBooksAndItsClocks(t *testing.T) {
 
 func TestReleaseIsForMarkedPodsOfEscortedPhases(t *testing.T) {
 	e := &escort{}
-	marked, unescorted := pod("marked", "phase", "poolers", drain.EscortedLabel, "careful"), pod("elsewhere", drain.EscortedLabel, "careful")
-	err := escorted(e).Release(t.Context(), []drain.Pod{marked, unescorted, pod("pooler", "phase", "poolers")}, drain.Node{})
+	marked, unescorted := pod("marked", "phase", "poolers", drain.EscortLabel, "careful"), pod("elsewhere", drain.EscortLabel, "careful")
+	err := escorted(e).UndoEscorts(t.Context(), []drain.Pod{marked, unescorted, pod("pooler", "phase", "poolers")}, drain.Node{})
 	require.ErrorContains(t, err, "still marked")
 	require.Len(t, e.released, 1)
 }
@@ -234,7 +234,7 @@ func TestAnEscortWhosePodsMomentHasComeIsNotRefusedAnyMore(t *testing.T) {
 		require.Equal(t, drain.Forced, pooler.Outcome)
 		require.Equal(t, "careful", pooler.Escort.Strategy)
 		require.Contains(t, pooler.Reason, "deadline: deleted with 30s of its 30s grace; blocked by app/b")
-		require.Equal(t, n.deadline.Add(-30*s), e.seen[0].LeaveBy)
+		require.Equal(t, n.deadline.Add(-30*s), e.seen[0].EvictBy)
 		require.Equal(t, []drain.Pod{e.seen[len(e.seen)-1]}, e.since(n.deadline.Add(-60*s)), "one escort did it")
 	})
 }
@@ -285,7 +285,7 @@ func TestAnEscortHasHalfOfTheTimeWhereThereIsNotEnoughForGraceAndEscort(t *testi
 		node := draintest.New().Add(graced("pooler", time.Hour, "phase", "poolers", "budget", "b"), s)
 		node.Allow("b", 0)
 		_, n := drainBy(t, hurried(e), 2*time.Minute, node)
-		require.Equal(t, n.deadline.Add(-30*s), e.seen[0].LeaveBy)
+		require.Equal(t, n.deadline.Add(-30*s), e.seen[0].EvictBy)
 		require.Greater(t, n.deletions()["pooler"].before, 30*s)
 	})
 }
@@ -307,9 +307,9 @@ func TestWithoutForceAnEscortIsInNoHurry(t *testing.T) {
 		e := &escort{ready: 9*time.Minute + 55*s}
 		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers"), s)
 		by := hurried(e)
-		by.Limits = drain.Limits{Began: time.Now(), Deadline: time.Now().Add(10 * time.Minute)}
+		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute)}
 		report := by.Drain(within(t, 10*time.Minute), node, drain.Node{})
 		require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
-		require.Zero(t, e.seen[0].LeaveBy)
+		require.Zero(t, e.seen[0].EvictBy)
 	})
 }

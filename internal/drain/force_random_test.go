@@ -69,7 +69,7 @@ func newTrial(seed uint64) *trial {
 		asked: map[string][]time.Time{}, told: map[string]int{}, forced: map[string]bool{},
 	}
 	whole := time.Duration(10+r.IntN(1200)) * time.Second
-	r.limits = drain.Limits{Began: time.Now(), Deadline: time.Now().Add(whole), Force: true}
+	r.limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(whole), Force: true}
 	for _, budget := range []string{"x", "y"} {
 		if r.IntN(4) > 0 {
 			r.Allow(budget, max(0, r.IntN(4)-2))
@@ -123,7 +123,7 @@ func (r *trial) run(t *testing.T) {
 	defer cancel()
 	report := by.Drain(ctx, r, drain.Node{})
 	require.Empty(t, r.faults)
-	report.LeaveRemaining("the deadline came")
+	report.CloseRemaining("the deadline came")
 	for _, p := range report.Pods {
 		require.Equal(t, 1, r.told[p.Name], "%s was told to stop %d times: %s, %s", p.Name, r.told[p.Name], p.Outcome, p.Reason)
 		require.Equal(t, r.forced[p.Name], p.Outcome == drain.Forced, "%s: %s", p.Name, p.Outcome)
@@ -194,7 +194,7 @@ func (r *trial) fault(format string, a ...any) {
 }
 
 func (r *trial) half() time.Time {
-	return r.limits.Began.Add(r.limits.Deadline.Sub(r.limits.Began) / 2)
+	return r.limits.StartedAt.Add(r.limits.Deadline.Sub(r.limits.StartedAt) / 2)
 }
 
 func (r *trial) needs(p drain.Pod) time.Duration { return max(p.Grace, 2*s) + r.leads[p.Name] }

@@ -106,7 +106,7 @@ func drainWithin(t *testing.T, d time.Duration, node *draintest.Cluster, phases 
 func drainBy(t *testing.T, by drain.Drainer, d time.Duration, node *draintest.Cluster) (drain.Report, *timed) {
 	t.Helper()
 	began := time.Now()
-	by.Limits = drain.Limits{Began: began, Deadline: began.Add(d), Force: true}
+	by.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(d), Force: true}
 	n := &timed{Cluster: node, deadline: by.Limits.Deadline}
 	return by.Drain(within(t, d), n, drain.Node{}), n
 }
@@ -153,7 +153,7 @@ func TestNothingIsForcedInTheFirstHalf(t *testing.T) {
 func TestAPodThatABudgetLetsGoAtItsLastMomentIsEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s), 10*s)
-		node.Fail("app/web", &drain.Blocked{Budgets: []string{"app/b"}}) // and then it would be, but nobody is told
+		node.Fail("app/web", &drain.Blocked{PDBs: []string{"app/b"}}) // and then it would be, but nobody is told
 		<-node.Changed()
 		report, n := drainWithin(t, 70*s, node)
 		require.Empty(t, n.deletions())
@@ -223,7 +223,7 @@ func TestTheNextIsNotHeldUpBeyondItsOwnLastMoment(t *testing.T) {
 		node := draintest.New().Add(graced("a", 30*s, "budget", "b"), time.Hour).Add(graced("b", 30*s, "budget", "b"), s)
 		node.Allow("b", 0)
 		by := drainer()
-		by.Limits = drain.Limits{Began: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
+		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
 		by.Drain(within(t, 10*time.Minute), deaf{n}, drain.Node{})
 		requireDeletions(t, n, map[string]request{"a": at(60*s, time.Hour), "b": at(30*s, time.Hour)})
@@ -273,14 +273,14 @@ func TestWhereThePolicyIsToLeaveNothingIsDeletedAndHeldPodsAreNotAsked(t *testin
 			Add(graced("web", 30*s), s)
 		node.Allow("b", 0)
 		by := drainer(drain.Phase{Name: "poolers", Match: labelled("poolers")}, drain.Phase{Name: "workloads"})
-		by.Limits = drain.Limits{Began: time.Now(), Deadline: time.Now().Add(10 * time.Minute)}
+		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute)}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
 		report := by.Drain(within(t, 10*time.Minute), n, drain.Node{})
 		require.Empty(t, n.deletions())
 		require.Empty(t, n.evictions("batch"))
 		require.Equal(t, []time.Duration{60 * s}, n.evictions("web"), "a phase that is stuck holds back nothing for ever")
-		report.LeaveRemaining("the deadline came")
-		require.Equal(t, drain.Left, report.Pods[0].Outcome)
+		report.CloseRemaining("the deadline came")
+		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Equal(t, "blocked by app/b: no disruption allowed; the deadline came", report.Pods[0].Reason)
 		require.Equal(t, "annotated karpenter.sh/do-not-disrupt; the deadline came", report.Pods[1].Reason)
 		require.Equal(t, drain.Evicted, report.Pods[2].Outcome)
@@ -308,7 +308,7 @@ func TestADeletionThatIsHeardButNotAnsweredIsSaidToHaveBeen(t *testing.T) {
 		node.Allow("b", 0)
 		node.Allow("other", 0)
 		by := drainer()
-		by.Limits = drain.Limits{Began: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
+		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
 		report := by.Drain(within(t, 10*time.Minute), mute{&timed{Cluster: node, deadline: by.Limits.Deadline}}, drain.Node{})
 		for _, p := range report.Pods {
 			require.Equal(t, drain.Forced, p.Outcome, p.Name)
@@ -332,7 +332,7 @@ func TestAServerThatComesBackAtTheLastMomentIsAskedOnceMore(t *testing.T) {
 		node := draintest.New().Add(graced("web", 2*time.Minute, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
 		by := drainer()
-		by.Limits = drain.Limits{Began: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
+		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
 		away := &away{timed: n, until: n.deadline.Add(-time.Second)}
 		report := by.Drain(within(t, 10*time.Minute), away, drain.Node{})
@@ -362,11 +362,11 @@ func TestAPodThatStillStopsAtTheDeadlineIsForcedAndSaidToStop(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 2*time.Hour).Add(graced("slow", 2*time.Hour), 2*time.Hour)
 		node.Allow("b", 0)
 		by := drainer()
-		by.Limits = drain.Limits{Began: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
+		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
 		report := by.Drain(within(t, 10*time.Minute), deaf{&timed{Cluster: node, deadline: by.Limits.Deadline}}, drain.Node{})
 		require.Len(t, report.Remaining(), 2, "a later slice would go on")
-		report.LeaveRemaining("the deadline came")
-		require.Equal(t, drain.Left, report.Pods[0].Outcome)
+		report.CloseRemaining("the deadline came")
+		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Equal(t, "still stopping when the deadline came", report.Pods[0].Reason)
 		require.Equal(t, drain.Forced, report.Pods[1].Outcome)
 		require.True(t, strings.HasSuffix(report.Pods[1].Reason, "no disruption allowed; still stopping when the deadline came"), report.Pods[1].Reason)
@@ -379,7 +379,7 @@ func TestAnEvictionWithoutAnAnswerDoesNotCostThePodItsGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := &slow{Cluster: draintest.New().Add(graced("web", 30*s), s), takes: time.Hour}
 		by := drainer()
-		by.Limits = drain.Limits{Began: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
+		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
 		report := by.Drain(within(t, 10*time.Minute), node, drain.Node{})
 		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
 		require.Equal(t, 27*s, by.Limits.Deadline.Sub(report.Pods[0].ForcedAt), "3 s for a last try")
@@ -391,7 +391,7 @@ func TestADrainThatIsCutShortForcesNothing(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), s).Add(held(graced("batch", 30*s)), s)
 		node.Allow("b", 0)
 		by := drainer()
-		by.Limits = drain.Limits{Began: time.Now(), Deadline: time.Now().Add(time.Hour), Force: true}
+		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(time.Hour), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
 		report := by.Drain(within(t, 15*time.Minute), n, drain.Node{})
 		require.Empty(t, n.deletions())
@@ -405,7 +405,7 @@ func TestALateSliceTriesOnceAndForcesAtOnce(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
 		by := drainer()
-		by.Limits = drain.Limits{Began: time.Now().Add(-10 * time.Minute), Deadline: time.Now().Add(20 * s), Force: true}
+		by.Limits = drain.Limits{StartedAt: time.Now().Add(-10 * time.Minute), Deadline: time.Now().Add(20 * s), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
 		report := by.Drain(within(t, 20*s), n, drain.Node{})
 		require.Equal(t, []string{"evict web", "delete web"}, n.order())
@@ -417,22 +417,22 @@ func TestALateSliceTriesOnceAndForcesAtOnce(t *testing.T) {
 func TestThePodInPlaceOfAForcedOneIsNotForcedToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stubborn := graced("stubborn-1", 30*s, "budget", "b")
-		stubborn.Returns = true
+		stubborn.ToleratesCordon = true
 		node := draintest.New().Add(stubborn, 10*s)
 		node.Allow("b", 0)
 		cordoned := time.Now()
 		time.AfterFunc(9*time.Minute+31*s, func() {
 			back := graced("stubborn-2", 30*s, "budget", "b")
-			back.Returns, back.Late = true, true
+			back.ToleratesCordon, back.CreatedAfterCordon = true, true
 			node.Add(back, s)
 		})
 		by := drainer()
-		by.Limits = drain.Limits{Began: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
+		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
 		report := by.Drain(within(t, 10*time.Minute), n, drain.Node{Cordoned: cordoned})
 		require.Len(t, n.deletions(), 1)
 		require.Empty(t, report.Remaining())
-		require.Equal(t, drain.Left, report.Pods[1].Outcome)
+		require.Equal(t, drain.Remained, report.Pods[1].Outcome)
 		require.Contains(t, report.Pods[1].Reason, "came back")
 	})
 }

@@ -50,9 +50,9 @@ func (l *ledger) enter(p Planned) {
 		entry = &PodReport{Namespace: p.Namespace, Name: p.Name, UID: p.UID, claims: p.Claims, grace: p.Grace}
 		l.pods[p.Ref] = entry
 	}
-	entry.ended = !p.Ended.IsZero()
+	entry.ended = !p.ContainersEndedAt.IsZero()
 	entry.stopping, entry.staying = p.Terminating() && !entry.ended, ""
-	if known && p.Terminating() && entry.Verdict != Leave {
+	if known && p.Terminating() && entry.Verdict != Skip {
 		entry.followed(p)
 	} else if !known || p.Verdict != entry.Verdict {
 		entry.Phase, entry.Verdict, entry.judged, entry.trouble = l.phases[p.Phase].Name, p.Verdict, p.Reason, ""
@@ -62,7 +62,7 @@ func (l *ledger) enter(p Planned) {
 // followed notes what has become of a pod that is terminating.
 func (p *PodReport) followed(now Planned) {
 	p.believe(now.Deleted)
-	p.waived = now.Verdict == Leave
+	p.waived = now.Verdict == Skip
 	switch {
 	case p.Verdict == Wait:
 		p.judged = now.Reason
@@ -97,12 +97,12 @@ func (l *ledger) report(clocks []Clock) Report {
 func (p *PodReport) outcome() Outcome {
 	gone, forced := !p.GoneAt.IsZero(), !p.ForcedAt.IsZero()
 	switch {
-	case p.Verdict == Leave, p.waived && !p.ended:
-		return Left
+	case p.Verdict == Skip, p.waived && !p.ended:
+		return Remained
 	case forced && (gone || p.waived):
 		return Forced
 	case p.waived && !gone:
-		return Left
+		return Remained
 	case gone:
 		return Evicted
 	case p.EvictedAt.IsZero() && !forced && len(p.BlockedBy) > 0:
@@ -170,7 +170,7 @@ func (p *PodReport) block(b *Blocked, now time.Time) {
 	if p.BlockedAt.IsZero() {
 		p.BlockedAt = now
 	}
-	for _, budget := range b.Budgets {
+	for _, budget := range b.PDBs {
 		if !slices.Contains(p.BlockedBy, budget) {
 			p.BlockedBy = append(p.BlockedBy, budget)
 		}

@@ -42,7 +42,7 @@ type Plan struct {
 // Planned is one pod's part in a plan.
 type Planned struct {
 	Pod
-	Judgement
+	Decision
 	Phase  int       // index of its phase
 	Open   bool      // it may be acted on now: its phase is, or its time is short
 	Moment time.Time // when it is deleted if it has not begun to leave; zero: never
@@ -53,7 +53,7 @@ type Planned struct {
 
 // Done tells whether nothing is left that a drain acts on or waits for.
 func (p Plan) Done() bool {
-	return !slices.ContainsFunc(p.Pods, func(pod Planned) bool { return pod.Verdict != Leave })
+	return !slices.ContainsFunc(p.Pods, func(pod Planned) bool { return pod.Verdict != Skip })
 }
 
 // Make plans one pass. It is pure: all it knows is in the view, all it decides is in the plan.
@@ -79,7 +79,7 @@ func (v View) planned() []Planned {
 	for i, pod := range v.Pods {
 		phase := v.phaseOf(pod)
 		planned[i] = Planned{
-			Pod: pod, Judgement: v.judge(pod), Phase: phase, needs: v.Limits.needs(pod.Grace, v.Phases[phase].Lead),
+			Pod: pod, Decision: v.judge(pod), Phase: phase, needs: v.Limits.needs(pod.Grace, v.Phases[phase].Lead),
 		}
 	}
 	slices.SortFunc(planned, func(a, b Planned) int {

@@ -21,20 +21,20 @@ type PhaseReport struct {
 
 // PodReport is one pod's line.
 type PodReport struct {
-	Namespace string    `json:"namespace"`
-	Name      string    `json:"name"`
-	UID       string    `json:"uid"`
-	Phase     string    `json:"phase"`
-	Verdict   Verdict   `json:"verdict"`
-	Outcome   Outcome   `json:"outcome,omitempty"`
-	Reason    string    `json:"reason,omitempty"`
-	BlockedBy []string  `json:"blockedBy,omitempty"` // every budget that ever refused it, as namespace/name
-	Escort    *Escorted `json:"escort,omitempty"`
-	Warnings  []string  `json:"warnings,omitempty"` // of a plan: what would make its leaving worse than need be
-	BlockedAt time.Time `json:"blockedAt,omitzero"` // when a budget first refused it
-	EvictedAt time.Time `json:"evictedAt,omitzero"` // when the API server accepted the eviction
-	ForcedAt  time.Time `json:"forcedAt,omitzero"`  // when it accepted the deletion
-	GoneAt    time.Time `json:"goneAt,omitzero"`
+	Namespace string        `json:"namespace"`
+	Name      string        `json:"name"`
+	UID       string        `json:"uid"`
+	Phase     string        `json:"phase"`
+	Verdict   Verdict       `json:"verdict"`
+	Outcome   Outcome       `json:"outcome,omitempty"`
+	Reason    string        `json:"reason,omitempty"`
+	BlockedBy []string      `json:"blockedBy,omitempty"` // every budget that ever refused it, as namespace/name
+	Escort    *EscortResult `json:"escort,omitempty"`
+	Warnings  []string      `json:"warnings,omitempty"` // of a plan: what would make its leaving worse than need be
+	BlockedAt time.Time     `json:"blockedAt,omitzero"` // when a budget first refused it
+	EvictedAt time.Time     `json:"evictedAt,omitzero"` // when the API server accepted the eviction
+	ForcedAt  time.Time     `json:"forcedAt,omitzero"`  // when it accepted the deletion
+	GoneAt    time.Time     `json:"goneAt,omitzero"`
 
 	claims []string
 	grace  time.Duration // its own
@@ -58,7 +58,7 @@ type Outcome string
 const (
 	Evicted      Outcome = "evicted" // it left the node after being signalled
 	Forced       Outcome = "forced"  // it was deleted because time ran out
-	Left         Outcome = "left"    // it stays until the node goes, or until what keeps it in the API lets go
+	Remained     Outcome = "left"    // it stays until the node goes, or until what keeps it in the API lets go
 	Waiting      Outcome = "waiting" // it was still there when the report was made
 	StillBlocked Outcome = "blocked" // a budget kept it
 )
@@ -96,12 +96,12 @@ func (r Report) Claims() []string {
 	return claims
 }
 
-// Block notes on a plan's pods the budgets that would refuse their eviction now.
-func (r *Report) Block(budgets []Budget) {
+// AddBlockers notes on a plan's pods the budgets that would refuse their eviction now.
+func (r *Report) AddBlockers(budgets []PDB) {
 	for i := range r.Pods {
 		p := &r.Pods[i]
 		for _, b := range budgets {
-			if b.Allowed <= 0 && slices.Contains(b.Pods, p.Namespace+"/"+p.Name) {
+			if b.DisruptionsAllowed <= 0 && slices.Contains(b.Pods, p.Namespace+"/"+p.Name) {
 				p.BlockedBy = append(p.BlockedBy, b.Name)
 			}
 		}
@@ -117,12 +117,12 @@ func (r *Report) amend(pod Ref, change func(*PodReport)) {
 	}
 }
 
-// LeaveRemaining gives up on the pods that remain: time is up, and they stay until the node goes. Those that were told to stop
+// CloseRemaining gives up on the pods that remain: time is up, and they stay until the node goes. Those that were told to stop
 // are still at it.
-func (r *Report) LeaveRemaining(reason string) {
+func (r *Report) CloseRemaining(reason string) {
 	for i := range r.Pods {
 		if p := &r.Pods[i]; p.Outcome == Waiting || p.Outcome == StillBlocked {
-			p.Outcome = Left
+			p.Outcome = Remained
 			if !p.ForcedAt.IsZero() {
 				p.Outcome = Forced
 			}

@@ -13,7 +13,7 @@ const (
 	Evict Verdict = "evict" // ask it to leave
 	Wait  Verdict = "wait"  // it is leaving already
 	Hold  Verdict = "hold"  // its owner asked that it stays: evicted only when time runs out
-	Leave Verdict = "leave" // it stays until the node goes
+	Skip  Verdict = "leave" // it stays until the node goes
 )
 
 // Annotations by which a pod's owner speaks to a drain. The second and third are those of the Cluster Autoscaler and of
@@ -26,8 +26,8 @@ const (
 	doNotDisruptAnnotation = "karpenter.sh/do-not-disrupt"
 )
 
-// Judgement is a verdict with its reason, in words for a report.
-type Judgement struct {
+// Decision is a verdict with its reason, in words for a report.
+type Decision struct {
 	Verdict Verdict
 	Reason  string
 }
@@ -36,28 +36,28 @@ type Judgement struct {
 // they say: what must stay comes before what is leaving already.
 var rules = []struct {
 	applies func(Pod, Node) bool
-	then    Judgement
+	then    Decision
 }{
-	{isMirror, Judgement{Leave, "static pod: its kubelet owns it"}},
-	{isFinished, Judgement{Leave, "finished: nothing runs in it"}},
-	{isDaemon, Judgement{Leave, "DaemonSet: would return to this node at once"}},
-	{optedOut, Judgement{Leave, "annotated " + OptOutAnnotation + "=false"}},
-	{isOrphaned, Judgement{Leave, "terminating, but its instance is gone: nobody there stops it"}},
-	{isStranded, Judgement{Leave, "terminating, but its kubelet is unreachable: nobody there stops it"}},
-	{isLeaving, Judgement{Wait, "terminating already"}},
-	{cameBack, Judgement{Leave, "tolerates the cordon and came back after it: eviction would not end"}},
-	{unsafeToEvict, Judgement{Hold, "annotated " + safeToEvictAnnotation + "=false"}},
-	{mustNotBeDisrupted, Judgement{Hold, "annotated " + doNotDisruptAnnotation}},
+	{isMirror, Decision{Skip, "static pod: its kubelet owns it"}},
+	{isFinished, Decision{Skip, "finished: nothing runs in it"}},
+	{isDaemon, Decision{Skip, "DaemonSet: would return to this node at once"}},
+	{optedOut, Decision{Skip, "annotated " + OptOutAnnotation + "=false"}},
+	{isOrphaned, Decision{Skip, "terminating, but its instance is gone: nobody there stops it"}},
+	{isStranded, Decision{Skip, "terminating, but its kubelet is unreachable: nobody there stops it"}},
+	{isLeaving, Decision{Wait, "terminating already"}},
+	{cameBack, Decision{Skip, "tolerates the cordon and came back after it: eviction would not end"}},
+	{unsafeToEvict, Decision{Hold, "annotated " + safeToEvictAnnotation + "=false"}},
+	{mustNotBeDisrupted, Decision{Hold, "annotated " + doNotDisruptAnnotation}},
 }
 
-// Judge gives the pod's verdict.
-func Judge(p Pod, n Node) Judgement {
+// Decide gives the pod's verdict.
+func Decide(p Pod, n Node) Decision {
 	for _, rule := range rules {
 		if rule.applies(p, n) {
 			return rule.then
 		}
 	}
-	return Judgement{Evict, ""}
+	return Decision{Evict, ""}
 }
 
 func isMirror(p Pod, _ Node) bool      { return p.Mirror }
@@ -74,7 +74,7 @@ func isStranded(p Pod, n Node) bool { return n.Unreachable && p.Terminating() }
 // came here after the cordon shows that it does not. Creation times are whole seconds, too coarse for a successor that is
 // there at once; but it was seen to come, unless an earlier invocation saw it.
 func cameBack(p Pod, n Node) bool {
-	return p.Returns && !n.Cordoned.IsZero() && (p.Late || p.Created.After(n.Cordoned))
+	return p.ToleratesCordon && !n.Cordoned.IsZero() && (p.CreatedAfterCordon || p.Created.After(n.Cordoned))
 }
 
 // mustNotBeDisrupted: the annotation holds "true" or, since Karpenter 1.9, a duration from the pod's creation; both ask for the
@@ -90,14 +90,14 @@ func mustNotBeDisrupted(p Pod, _ Node) bool {
 const keptPatience = 10 * time.Second
 
 // judge is the verdict now, which of a pod that only finalizers keep depends on the time.
-func (v View) judge(p Pod) Judgement {
-	judgement := Judge(p, v.Node)
-	if judgement.Verdict != Wait || p.Ended.IsZero() {
+func (v View) judge(p Pod) Decision {
+	judgement := Decide(p, v.Node)
+	if judgement.Verdict != Wait || p.ContainersEndedAt.IsZero() {
 		return judgement
 	}
 	judgement.Reason = "its containers have ended; kept by " + strings.Join(p.Finalizers, ", ")
-	if !v.Now.Before(p.Ended.Add(keptPatience)) {
-		judgement.Verdict = Leave
+	if !v.Now.Before(p.ContainersEndedAt.Add(keptPatience)) {
+		judgement.Verdict = Skip
 	}
 	return judgement
 }
@@ -105,8 +105,8 @@ func (v View) judge(p Pod) Judgement {
 // keptUntil is when the next pod that finalizers keep is waited for no longer.
 func (v View) keptUntil() (wake time.Time) {
 	for _, p := range v.Pods {
-		if !p.Ended.IsZero() {
-			_, next := at(p.Ended.Add(keptPatience), v.Now)
+		if !p.ContainersEndedAt.IsZero() {
+			_, next := at(p.ContainersEndedAt.Add(keptPatience), v.Now)
 			wake = earliest(wake, next)
 		}
 	}

@@ -19,12 +19,12 @@ func TestVerdicts(t *testing.T) {
 	}{
 		"an ordinary pod":                        {drain.Pod{Controller: "ReplicaSet"}, drain.Evict},
 		"a bare pod":                             {drain.Pod{}, drain.Evict},
-		"a static pod":                           {drain.Pod{Mirror: true}, drain.Leave},
-		"a finished pod":                         {drain.Pod{Finished: true}, drain.Leave},
-		"a finished pod that a finalizer keeps":  {drain.Pod{Finished: true, Deleted: before}, drain.Leave},
-		"a DaemonSet's pod":                      {drain.Pod{Controller: "DaemonSet"}, drain.Leave},
-		"a DaemonSet's pod that is terminating":  {drain.Pod{Controller: "DaemonSet", Deleted: before}, drain.Leave},
-		"a pod that opted out":                   {annotated("quiesce/drain", "false"), drain.Leave},
+		"a static pod":                           {drain.Pod{Mirror: true}, drain.Skip},
+		"a finished pod":                         {drain.Pod{Finished: true}, drain.Skip},
+		"a finished pod that a finalizer keeps":  {drain.Pod{Finished: true, Deleted: before}, drain.Skip},
+		"a DaemonSet's pod":                      {drain.Pod{Controller: "DaemonSet"}, drain.Skip},
+		"a DaemonSet's pod that is terminating":  {drain.Pod{Controller: "DaemonSet", Deleted: before}, drain.Skip},
+		"a pod that opted out":                   {annotated("quiesce/drain", "false"), drain.Skip},
 		"a pod that did not opt out":             {annotated("quiesce/drain", "true"), drain.Evict},
 		"a terminating pod":                      {drain.Pod{Deleted: before}, drain.Wait},
 		"a pod that is not safe to evict":        {annotated("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"), drain.Hold},
@@ -32,15 +32,15 @@ func TestVerdicts(t *testing.T) {
 		"a pod not to be disrupted":              {annotated("karpenter.sh/do-not-disrupt", "true"), drain.Hold},
 		"a pod not to be disrupted for a while":  {annotated("karpenter.sh/do-not-disrupt", "30m"), drain.Hold},
 		"a pod that may be disrupted":            {annotated("karpenter.sh/do-not-disrupt", "false"), drain.Evict},
-		"a pod that tolerates the cordon":        {drain.Pod{Returns: true, Created: before}, drain.Evict},
-		"its successor, back on the node":        {drain.Pod{Returns: true, Created: after}, drain.Leave},
-		"its successor, within the second":       {drain.Pod{Returns: true, Created: cordoned.Truncate(time.Second), Late: true}, drain.Leave},
-		"a late pod that does not tolerate it":   {drain.Pod{Created: after, Late: true}, drain.Evict},
-		"the successor, once it is terminating":  {drain.Pod{Returns: true, Created: after, Deleted: after}, drain.Wait},
+		"a pod that tolerates the cordon":        {drain.Pod{ToleratesCordon: true, Created: before}, drain.Evict},
+		"its successor, back on the node":        {drain.Pod{ToleratesCordon: true, Created: after}, drain.Skip},
+		"its successor, within the second":       {drain.Pod{ToleratesCordon: true, Created: cordoned.Truncate(time.Second), CreatedAfterCordon: true}, drain.Skip},
+		"a late pod that does not tolerate it":   {drain.Pod{Created: after, CreatedAfterCordon: true}, drain.Evict},
+		"the successor, once it is terminating":  {drain.Pod{ToleratesCordon: true, Created: after, Deleted: after}, drain.Wait},
 		"a held pod that is terminating already": {withDeletion(annotated("karpenter.sh/do-not-disrupt", "true"), before), drain.Wait},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := drain.Judge(c.pod, drain.Node{Cordoned: cordoned})
+			got := drain.Decide(c.pod, drain.Node{Cordoned: cordoned})
 			require.Equal(t, c.want, got.Verdict)
 			require.Equal(t, c.want == drain.Evict, got.Reason == "", "every verdict but the ordinary one has a reason")
 		})
@@ -49,8 +49,8 @@ func TestVerdicts(t *testing.T) {
 
 func TestNobodyWaitsForAPodThatNobodyCanStop(t *testing.T) {
 	unreachable := drain.Node{Unreachable: true}
-	require.Equal(t, drain.Evict, drain.Judge(drain.Pod{}, unreachable).Verdict, "its successor is wanted elsewhere")
-	require.Equal(t, drain.Leave, drain.Judge(drain.Pod{Deleted: time.Unix(1, 0)}, unreachable).Verdict)
+	require.Equal(t, drain.Evict, drain.Decide(drain.Pod{}, unreachable).Verdict, "its successor is wanted elsewhere")
+	require.Equal(t, drain.Skip, drain.Decide(drain.Pod{Deleted: time.Unix(1, 0)}, unreachable).Verdict)
 }
 
 func withDeletion(p drain.Pod, at time.Time) drain.Pod {

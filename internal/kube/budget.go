@@ -96,21 +96,21 @@ func (b *budgets) name(pods []drain.Pod) {
 		return
 	}
 	for i := range pods {
-		pods[i].Budgets = names(b.matching(pods[i]))
+		pods[i].PDBs = names(b.matching(pods[i]))
 	}
 }
 
 // verdict is what the server would say of a pod with these budgets, and how long to believe that without asking.
 func verdict(matching []*budget) (*drain.Blocked, time.Duration) {
 	if len(matching) > 1 {
-		return &drain.Blocked{Budgets: names(matching), Reason: severalBudgets}, hopelessRecheck
+		return &drain.Blocked{PDBs: names(matching), Reason: severalBudgets}, hopelessRecheck
 	}
 	for _, budget := range matching {
 		switch {
 		case budget.never != "":
-			return &drain.Blocked{Budgets: []string{budget.name}, Reason: budget.never}, hopelessRecheck
+			return &drain.Blocked{PDBs: []string{budget.name}, Reason: budget.never}, hopelessRecheck
 		case budget.room <= 0:
-			return &drain.Blocked{Budgets: []string{budget.name}, Reason: "no disruption allowed"}, blockedRecheck
+			return &drain.Blocked{PDBs: []string{budget.name}, Reason: "no disruption allowed"}, blockedRecheck
 		}
 	}
 	return nil, 0
@@ -217,9 +217,9 @@ func whyNever(p *policyv1.PodDisruptionBudget) string {
 	return fmt.Sprintf("can never allow a disruption: wants %d healthy pods of %d", s.DesiredHealthy, s.ExpectedPods)
 }
 
-// Budgets implements termination.Surroundings: for a plan, which asks once and watches nothing.
-func (c *Client) Budgets(ctx context.Context, pods []drain.Pod) ([]drain.Budget, error) {
-	found := []drain.Budget{}
+// PDBs implements termination.Surroundings: for a plan, which asks once and watches nothing.
+func (c *Client) PDBs(ctx context.Context, pods []drain.Pod) ([]drain.PDB, error) {
+	found := []drain.PDB{}
 	for namespace, members := range byNamespace(pods) {
 		list := &policyv1.PodDisruptionBudgetList{}
 		err := c.policy.Get().Namespace(namespace).Resource("poddisruptionbudgets").Timeout(callTimeout).Do(ctx).Into(list)
@@ -232,7 +232,7 @@ func (c *Client) Budgets(ctx context.Context, pods []drain.Pod) ([]drain.Budget,
 			}
 		}
 	}
-	slices.SortFunc(found, func(a, b drain.Budget) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(found, func(a, b drain.PDB) int { return cmp.Compare(a.Name, b.Name) })
 	return found, nil
 }
 
@@ -244,11 +244,11 @@ func byNamespace(pods []drain.Pod) map[string][]drain.Pod {
 	return members
 }
 
-func describe(p *policyv1.PodDisruptionBudget, pods []drain.Pod) drain.Budget {
+func describe(p *policyv1.PodDisruptionBudget, pods []drain.Pod) drain.PDB {
 	budget, status := toBudget(p), p.Status
-	described := drain.Budget{
-		Name: budget.name, Allowed: int(status.DisruptionsAllowed), Healthy: int(status.CurrentHealthy),
-		Desired: int(status.DesiredHealthy), Expected: int(status.ExpectedPods), Never: budget.never,
+	described := drain.PDB{
+		Name: budget.name, DisruptionsAllowed: int(status.DisruptionsAllowed), CurrentHealthy: int(status.CurrentHealthy),
+		DesiredHealthy: int(status.DesiredHealthy), ExpectedPods: int(status.ExpectedPods), NeverReason: budget.never,
 	}
 	for _, pod := range pods {
 		if budget.selector.Matches(labels.Set(pod.Labels)) {

@@ -41,7 +41,7 @@ func TestTheServerIsAskedForAsManyPodsAsABudgetHasRoomFor(t *testing.T) {
 		first, second := web("web-1"), web("web-2")
 		require.Nil(t, b.refuse(first, false), "each pod is asked for once, whatever its budget looks like: it may be unhealthy")
 		require.Nil(t, b.refuse(second, false))
-		require.Equal(t, []string{"app/web"}, b.refuse(first, false).Budgets)
+		require.Equal(t, []string{"app/web"}, b.refuse(first, false).PDBs)
 
 		inNamespace{b, "app"}.put(pdb("web", 1, 2, 4))
 		require.Nil(t, b.refuse(first, false))
@@ -84,7 +84,7 @@ func TestWhyABudgetCanNeverAllow(t *testing.T) {
 func TestTwoBudgetsOnOnePodAreNamed(t *testing.T) {
 	b := watched(pdb("web", 1, 1, 3), pdb("frontend", 1, 1, 3))
 	require.Nil(t, b.refuse(web("web-1"), false))
-	require.Equal(t, []string{"app/frontend", "app/web"}, b.refuse(web("web-1"), false).Budgets)
+	require.Equal(t, []string{"app/frontend", "app/web"}, b.refuse(web("web-1"), false).PDBs)
 }
 
 func TestABudgetThatIsGoneRefusesNothing(t *testing.T) {
@@ -101,5 +101,5 @@ func TestARefusalThatOnlyAChangeOfBudgetsEndsIsExplained(t *testing.T) {
 	require.Equal(t, said, watched(pdb("web", 0, 2, 4)).explain(web("web-1"), said), "the server knows best")
 	require.Contains(t, watched(pdb("web", 0, 1, 1)).explain(web("web-1"), said).Reason, "never")
 	several := watched(pdb("one", 1, 0, 1), pdb("two", 1, 0, 1))
-	require.Equal(t, []string{"app/one", "app/two"}, several.explain(web("web-1"), said).Budgets)
+	require.Equal(t, []string{"app/one", "app/two"}, several.explain(web("web-1"), said).PDBs)
 }

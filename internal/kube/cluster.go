@@ -31,10 +31,10 @@ type cluster struct {
 
 var _ drain.Cluster = (*cluster)(nil)
 
-// Watch lists the node's pods and watches them until ctx ends: one request, its first part being the list. It returns when
+// WatchPods lists the node's pods and watches them until ctx ends: one request, its first part being the list. It returns when
 // the list is complete. The node itself is watched by another, for which nobody waits: until it is answered, and where it is
 // denied, the node is what it was.
-func (c *Client) Watch(ctx context.Context, node drain.Node) (drain.Cluster, error) {
+func (c *Client) WatchPods(ctx context.Context, node drain.Node) (drain.Cluster, error) {
 	watched := &cluster{Client: c, changed: make(chan struct{}, 1), unreachable: node.Unreachable}
 	watched.budgets = newBudgets(ctx, c, watched.announce)
 	pods := source[*corev1.Pod]{
@@ -136,18 +136,18 @@ func (c *cluster) seen(p *corev1.Pod) drain.Pod {
 	pod := toPod(p)
 	before, known := c.pods[key(p)]
 	known = known && before.UID == pod.UID
-	pod.Late = c.listed
+	pod.CreatedAfterCordon = c.listed
 	if known {
-		pod.Late = before.Late
+		pod.CreatedAfterCordon = before.CreatedAfterCordon
 	}
 	switch {
 	case !kept(p):
 	case !known:
-		pod.Ended = pod.Deleted
-	case before.Ended.IsZero():
-		pod.Ended = time.Now()
+		pod.ContainersEndedAt = pod.Deleted
+	case before.ContainersEndedAt.IsZero():
+		pod.ContainersEndedAt = time.Now()
 	default:
-		pod.Ended = before.Ended
+		pod.ContainersEndedAt = before.ContainersEndedAt
 	}
 	return pod
 }

@@ -17,7 +17,7 @@ func found(name string, uid types.UID) *corev1.Pod {
 
 func late(pods []drain.Pod) (names []string) {
 	for _, p := range pods {
-		if p.Late {
+		if p.CreatedAfterCordon {
 			names = append(names, p.UID)
 		}
 	}

@@ -16,11 +16,11 @@ import (
 // eventSource is who tells, in `kubectl describe node`'s column From.
 const eventSource = "quiesce"
 
-// Tell puts an event on the node: one request, and no more if that fails. Events of nodes, which have no namespace, are in the one
+// RecordEvent puts an event on the node: one request, and no more if that fails. Events of nodes, which have no namespace, are in the one
 // called default, and describe looks there for the node's UID (k8s.io/kubectl/pkg/describe). One of core/v1 is the same object as one
 // of events.k8s.io/v1
 // (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/), and asks for no client of its own.
-func (c *Client) Tell(ctx context.Context, node drain.Node, e termination.Event) error {
+func (c *Client) RecordEvent(ctx context.Context, node drain.Node, e termination.NodeEvent) error {
 	err := c.core.Post().Namespace(metav1.NamespaceDefault).Resource("events").
 		Body(nodeEvent(e, node, time.Now())).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
 	if err != nil {
@@ -29,7 +29,7 @@ func (c *Client) Tell(ctx context.Context, node drain.Node, e termination.Event)
 	return nil
 }
 
-func nodeEvent(e termination.Event, node drain.Node, now time.Time) *corev1.Event {
+func nodeEvent(e termination.NodeEvent, node drain.Node, now time.Time) *corev1.Event {
 	kind, at := corev1.EventTypeNormal, metav1.NewTime(now)
 	if e.Warning {
 		kind = corev1.EventTypeWarning

@@ -14,13 +14,13 @@ import (
 
 func TestDescribeNodeTellsWhatWasToldOfItAndNotOfItsNamesake(t *testing.T) {
 	s := setScene(t)
-	node, err := s.client.Named(t.Context(), "node-c")
+	node, err := s.client.NodeByName(t.Context(), "node-c")
 	require.NoError(t, err)
 	pod := &drain.Ref{Namespace: "db", Name: "pooler-0", UID: "17"}
-	require.NoError(t, s.client.Tell(t.Context(), *node, termination.Event{Reason: "Drained", Message: "all of them"}))
-	require.NoError(t, s.client.Tell(t.Context(), *node, termination.Event{Reason: "PodsForced", Message: "one of them", Warning: true, Pod: pod}))
+	require.NoError(t, s.client.RecordEvent(t.Context(), *node, termination.NodeEvent{Reason: "Drained", Message: "all of them"}))
+	require.NoError(t, s.client.RecordEvent(t.Context(), *node, termination.NodeEvent{Reason: "PodsForced", Message: "one of them", Warning: true, Pod: pod}))
 	earlier := drain.Node{Name: node.Name, UID: "another"}
-	require.NoError(t, s.client.Tell(t.Context(), earlier, termination.Event{Reason: "Drained", Message: "long ago"}))
+	require.NoError(t, s.client.RecordEvent(t.Context(), earlier, termination.NodeEvent{Reason: "Drained", Message: "long ago"}))
 
 	text, err := s.Kubectl(t.Context(), "describe", "node", node.Name)
 	require.NoError(t, err)
@@ -38,7 +38,7 @@ func TestDescribeNodeTellsWhatWasToldOfItAndNotOfItsNamesake(t *testing.T) {
 // Events of a namespace are what its people look at. None but nodes' are the function's to write.
 func TestEventsOfOtherNamespacesAreNotOursToWrite(t *testing.T) {
 	s := setScene(t)
-	event := nodeEvent(termination.Event{Reason: "Drained"}, drain.Node{Name: "node-c"}, time.Now())
+	event := nodeEvent(termination.NodeEvent{Reason: "Drained"}, drain.Node{Name: "node-c"}, time.Now())
 	event.Namespace = s.namespace
 	err := s.client.core.Post().Namespace(s.namespace).Resource("events").Body(event).Do(t.Context()).Error()
 	require.True(t, apierrors.IsForbidden(err), "%v", err)

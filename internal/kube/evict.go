@@ -102,7 +102,7 @@ func (c *cluster) left(ref drain.Ref) bool {
 // refusal tells a budget's 429 from an overloaded server's: the budget's names itself as the cause.
 func refusal(ref drain.Ref, err error) error {
 	if cause, ok := apierrors.StatusCause(err, policyv1.DisruptionBudgetCause); ok {
-		return &drain.Blocked{Budgets: budgetNamed(ref.Namespace, cause.Message), Reason: cause.Message}
+		return &drain.Blocked{PDBs: budgetNamed(ref.Namespace, cause.Message), Reason: cause.Message}
 	}
 	return throttled(err)
 }

@@ -41,7 +41,7 @@ func TestAnswersToAnEvictionInTheDomainsTerms(t *testing.T) {
 
 	var blocked *drain.Blocked
 	require.ErrorAs(t, here.judge(ref, budget), &blocked)
-	require.Equal(t, []string{"db/pgbouncer"}, blocked.Budgets)
+	require.Equal(t, []string{"db/pgbouncer"}, blocked.PDBs)
 	require.ErrorAs(t, here.judge(ref, several), &blocked)
 
 	var throttled *drain.Throttled
@@ -89,7 +89,7 @@ func setBudgeted(t *testing.T) (s *scene, watched drain.Cluster, one, other *cor
 		budget, err := s.Client().PolicyV1().PodDisruptionBudgets(s.namespace).Get(t.Context(), "pgbouncer", metav1.GetOptions{})
 		return err == nil && budget.Status.DisruptionsAllowed == 1
 	})
-	watched, err := s.client.Watch(t.Context(), drain.Node{Name: pods[0].Spec.NodeName})
+	watched, err := s.client.WatchPods(t.Context(), drain.Node{Name: pods[0].Spec.NodeName})
 	require.NoError(t, err)
 	return s, watched, &pods[0], &pods[1]
 }
@@ -106,7 +106,7 @@ func TestADryRunEvictsNothingAndTakesNothingFromTheBudget(t *testing.T) {
 	require.NoError(t, watched.Evict(t.Context(), refOf(one), drain.EvictOptions{}))
 	var blocked *drain.Blocked
 	require.ErrorAs(t, watched.Evict(t.Context(), refOf(other), dry), &blocked)
-	require.Equal(t, []string{s.namespace + "/pgbouncer"}, blocked.Budgets)
+	require.Equal(t, []string{s.namespace + "/pgbouncer"}, blocked.PDBs)
 	require.Nil(t, s.pod(other.Name).DeletionTimestamp)
 }
 
@@ -140,7 +140,7 @@ func TestAKubeletThatIsLostAndComesBackIsSeen(t *testing.T) {
 	s.poolNodes(1)
 	nodes := s.Client().CoreV1().Nodes()
 	name := nodeNamed(s.namespace + "-a").Name
-	watched, err := s.client.Watch(t.Context(), drain.Node{Name: name})
+	watched, err := s.client.WatchPods(t.Context(), drain.Node{Name: name})
 	require.NoError(t, err)
 	require.False(t, watched.Unreachable())
 	require.NoError(t, s.StopKubelet(t.Context(), name))

@@ -120,17 +120,17 @@ func TestLabelsAndAnnotationsAreAmendedAndTakenAway(t *testing.T) {
 	s.apply(poolerManifest)
 	value, note := "surge", "{}"
 	require.NoError(t, s.client.PatchMetadata(t.Context(), refOf(s.pod("pooler")),
-		map[string]*string{drain.EscortedLabel: &value, "app": nil}, map[string]*string{drain.EscortedLabel: &note}))
+		map[string]*string{drain.EscortLabel: &value, "app": nil}, map[string]*string{drain.EscortLabel: &note}))
 	pod := s.pod("pooler")
-	require.Equal(t, "surge", pod.Labels[drain.EscortedLabel])
+	require.Equal(t, "surge", pod.Labels[drain.EscortLabel])
 	require.NotContains(t, pod.Labels, "app")
-	require.Equal(t, "{}", pod.Annotations[drain.EscortedLabel])
+	require.Equal(t, "{}", pod.Annotations[drain.EscortLabel])
 	require.Contains(t, pod.Annotations, "lab/stop-after", "what is not named stays")
 
-	require.NoError(t, s.client.PatchMetadata(t.Context(), refOf(pod), nil, map[string]*string{drain.EscortedLabel: nil}))
-	require.NotContains(t, s.pod("pooler").Annotations, drain.EscortedLabel)
-	require.Equal(t, "surge", s.pod("pooler").Labels[drain.EscortedLabel])
-	require.NoError(t, s.client.PatchMetadata(t.Context(), refOf(pod), map[string]*string{drain.EscortedLabel: nil}, nil))
+	require.NoError(t, s.client.PatchMetadata(t.Context(), refOf(pod), nil, map[string]*string{drain.EscortLabel: nil}))
+	require.NotContains(t, s.pod("pooler").Annotations, drain.EscortLabel)
+	require.Equal(t, "surge", s.pod("pooler").Labels[drain.EscortLabel])
+	require.NoError(t, s.client.PatchMetadata(t.Context(), refOf(pod), map[string]*string{drain.EscortLabel: nil}, nil))
 	require.Contains(t, s.pod("pooler").Annotations, "lab/stop-after")
 }
 
@@ -139,7 +139,7 @@ func TestAnotherPodOfTheNameIsNotAmended(t *testing.T) {
 	s.apply(poolerManifest)
 	another := drain.Ref{Namespace: s.namespace, Name: "pooler", UID: "another"}
 	value := "surge"
-	err := s.client.PatchMetadata(t.Context(), another, map[string]*string{drain.EscortedLabel: &value}, nil)
+	err := s.client.PatchMetadata(t.Context(), another, map[string]*string{drain.EscortLabel: &value}, nil)
 	require.ErrorContains(t, err, "patch pod "+another.String())
-	require.NotContains(t, s.pod("pooler").Labels, drain.EscortedLabel)
+	require.NotContains(t, s.pod("pooler").Labels, drain.EscortLabel)
 }

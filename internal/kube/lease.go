@@ -31,15 +31,15 @@ type lease struct {
 	hasten func(deadline time.Time) // told of a deadline that is on it
 }
 
-// Own implements termination.Leases: an instance's Lease has its name.
-func (c *Client) Own(ctx context.Context, instanceID string, hasten func(time.Time)) (
+// AcquireLease implements termination.Leases: an instance's Lease has its name.
+func (c *Client) AcquireLease(ctx context.Context, instanceID string, hasten func(time.Time)) (
 	release func(goesOn bool) error, owned bool, err error,
 ) {
 	return c.hold(ctx, instanceID, hasten)
 }
 
-// Hasten implements termination.Leases. Its owner renews the Lease every few seconds, so that a second collision is unlikely.
-func (c *Client) Hasten(ctx context.Context, instanceID string, deadline time.Time) error {
+// ShortenDeadline implements termination.Leases. Its owner renews the Lease every few seconds, so that a second collision is unlikely.
+func (c *Client) ShortenDeadline(ctx context.Context, instanceID string, deadline time.Time) error {
 	l := &lease{Client: c, object: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: instanceID}}}
 	text := deadline.UTC().Format(time.RFC3339Nano)
 	for attempt := 0; ; attempt++ {
@@ -66,8 +66,8 @@ func (l *lease) annotate(ctx context.Context, deadline string) error {
 // leasePage bounds how many Leases are fetched at once: there is one for each drain under way.
 const leasePage = 500
 
-// Owned implements termination.Leases: the names of all Leases that have not expired, escorts' included.
-func (c *Client) Owned(ctx context.Context) ([]string, error) {
+// HeldLeases implements termination.Leases: the names of all Leases that have not expired, escorts' included.
+func (c *Client) HeldLeases(ctx context.Context) ([]string, error) {
 	var names []string
 	options := metav1.ListOptions{Limit: leasePage}
 	for {

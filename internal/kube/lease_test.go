@@ -52,12 +52,12 @@ func TestTheLeasesThatAreHeldAreListed(t *testing.T) {
 	}, metav1.CreateOptions{})
 	require.NoError(t, err)
 
-	owned, err := s.client.Owned(t.Context())
+	owned, err := s.client.HeldLeases(t.Context())
 	require.NoError(t, err)
 	require.Contains(t, owned, s.namespace)
 	require.NotContains(t, owned, crashed)
 	require.NoError(t, release())
-	owned, err = s.client.Owned(t.Context())
+	owned, err = s.client.HeldLeases(t.Context())
 	require.NoError(t, err)
 	require.NotContains(t, owned, s.namespace)
 }
@@ -72,18 +72,18 @@ func TestADeadlineThatIsLeftOnALeaseIsHeardByItsOwnerAtTheNextRenewal(t *testing
 
 	require.NoError(t, l.renewOnce(t.Context()))
 	require.Empty(t, heard)
-	require.NoError(t, s.client.Hasten(t.Context(), s.namespace, deadline))
+	require.NoError(t, s.client.ShortenDeadline(t.Context(), s.namespace, deadline))
 	require.NoError(t, l.renewOnce(t.Context()))
 	require.WithinDuration(t, deadline, <-heard, 0)
-	require.NoError(t, s.client.Hasten(t.Context(), s.namespace, deadline), "the notice comes again")
+	require.NoError(t, s.client.ShortenDeadline(t.Context(), s.namespace, deadline), "the notice comes again")
 	require.NoError(t, l.renewOnce(t.Context()))
 	require.WithinDuration(t, deadline, <-heard, 0)
 
-	require.NoError(t, s.client.Hasten(t.Context(), s.namespace, deadline.Add(time.Second)))
+	require.NoError(t, s.client.ShortenDeadline(t.Context(), s.namespace, deadline.Add(time.Second)))
 	require.NoError(t, l.release(t.Context(), false))
 	_, err = s.Client().CoordinationV1().Leases(leaseNamespace).Get(t.Context(), s.namespace, metav1.GetOptions{})
 	require.True(t, apierrors.IsNotFound(err), "not only when it expires")
-	require.NoError(t, s.client.Hasten(t.Context(), s.namespace, deadline), "there is nobody to be told")
+	require.NoError(t, s.client.ShortenDeadline(t.Context(), s.namespace, deadline), "there is nobody to be told")
 }
 
 func TestADeadlineOnALeaseIsHeardByWhoeverGoesOn(t *testing.T) {
@@ -91,7 +91,7 @@ func TestADeadlineOnALeaseIsHeardByWhoeverGoesOn(t *testing.T) {
 	crashed, err := s.client.acquire(t.Context(), s.namespace, "crashed")
 	require.NoError(t, err)
 	deadline := time.Now().Add(time.Minute)
-	require.NoError(t, s.client.Hasten(t.Context(), s.namespace, deadline))
+	require.NoError(t, s.client.ShortenDeadline(t.Context(), s.namespace, deadline))
 	found, err := crashed.get(t.Context())
 	require.NoError(t, err)
 	long := metav1.NewMicroTime(time.Now().Add(-leaseDuration - time.Second))
@@ -100,13 +100,13 @@ func TestADeadlineOnALeaseIsHeardByWhoeverGoesOn(t *testing.T) {
 	require.NoError(t, crashed.update(t.Context()))
 
 	heard := make(chan time.Time, 10)
-	release, owned, err := s.client.Own(t.Context(), s.namespace, func(deadline time.Time) { heard <- deadline })
+	release, owned, err := s.client.AcquireLease(t.Context(), s.namespace, func(deadline time.Time) { heard <- deadline })
 	require.NoError(t, err)
 	require.True(t, owned)
 	require.WithinDuration(t, deadline, <-heard, 0)
 
 	require.NoError(t, release(true))
-	release, owned, err = s.client.Own(t.Context(), s.namespace, func(deadline time.Time) { heard <- deadline })
+	release, owned, err = s.client.AcquireLease(t.Context(), s.namespace, func(deadline time.Time) { heard <- deadline })
 	require.NoError(t, err)
 	require.True(t, owned, "it was handed on")
 	require.WithinDuration(t, deadline, <-heard, 0)

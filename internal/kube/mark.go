@@ -12,12 +12,12 @@ import (
 // cordonedOnly selects nodes that somebody closed: annotations cannot be selected by, and few nodes of a cluster are closed.
 const cordonedOnly = "spec.unschedulable=true"
 
-// Marked are the nodes that are closed and bear a mark of Cordon's.
-func (c *Client) Marked(ctx context.Context) ([]termination.Mark, error) {
-	var marks []termination.Mark
+// CordonedNodes are the nodes that are closed and bear a mark of Cordon's.
+func (c *Client) CordonedNodes(ctx context.Context) ([]termination.CordonedNode, error) {
+	var marks []termination.CordonedNode
 	err := c.eachNode(ctx, metav1.ListOptions{FieldSelector: cordonedOnly}, func(n *corev1.Node) (found bool) {
 		if m, marked := markOf(n); marked {
-			marks = append(marks, termination.Mark{Node: *toNode(n), Hook: m.Hook, Cordoned: m.Cordoned})
+			marks = append(marks, termination.CordonedNode{Node: *toNode(n), Hook: m.Hook, CordonedAt: m.Cordoned})
 		}
 		return false
 	})

@@ -16,9 +16,9 @@ import (
 // nodePage bounds how many nodes are fetched at once where one has to be searched for.
 const nodePage = 500
 
-// Find looks up the node of an instance: by name where one is known, else among the nodes of its zone, else among all, page
+// FindNode looks up the node of an instance: by name where one is known, else among the nodes of its zone, else among all, page
 // by page. It is nil if no node has the instance.
-func (c *Client) Find(ctx context.Context, instanceID, name, zone string) (*drain.Node, error) {
+func (c *Client) FindNode(ctx context.Context, instanceID, name, zone string) (*drain.Node, error) {
 	node, err := c.byName(ctx, instanceID, name)
 	if node != nil || err != nil {
 		return node, err
@@ -43,15 +43,15 @@ func (c *Client) byName(ctx context.Context, instanceID, name string) (*drain.No
 	if name == "" {
 		return nil, nil
 	}
-	node, err := c.Named(ctx, name)
+	node, err := c.NodeByName(ctx, name)
 	if node == nil || err != nil || node.InstanceID != instanceID {
 		return nil, err
 	}
 	return node, nil
 }
 
-// Named looks up the node of that name; nil: there is none.
-func (c *Client) Named(ctx context.Context, name string) (*drain.Node, error) {
+// NodeByName looks up the node of that name; nil: there is none.
+func (c *Client) NodeByName(ctx context.Context, name string) (*drain.Node, error) {
 	node, err := c.node(ctx, name)
 	if apierrors.IsNotFound(err) {
 		return nil, nil

@@ -65,7 +65,7 @@ func TestPeersAreThePodsThatTheOwnerCountsAndWhetherTheyWillStay(t *testing.T) {
 	nodeOf := func(name string) drain.Node { return drain.Node{Name: s.pod(name).Spec.NodeName} }
 	_, err := s.client.Cordon(t.Context(), nodeOf("pooler-1"), "quiesce", time.Now())
 	require.NoError(t, err)
-	require.NoError(t, s.client.Repel(t.Context(), []drain.Node{named(s.pod("pooler-2").Spec.NodeName)}))
+	require.NoError(t, s.client.TaintTerminating(t.Context(), []drain.Node{named(s.pod("pooler-2").Spec.NodeName)}))
 	require.NoError(t, s.Client().CoreV1().Pods(s.namespace).Delete(t.Context(), "pooler-3", metav1.DeleteOptions{}))
 
 	peers, err := s.client.Peers(t.Context(), pod)

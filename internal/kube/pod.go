@@ -18,19 +18,19 @@ var cordonTaint = corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev
 func toPod(p *corev1.Pod) drain.Pod {
 	_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
 	return drain.Pod{
-		Ref:           drain.Ref{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)},
-		Labels:        p.Labels,
-		Annotations:   p.Annotations,
-		PriorityClass: p.Spec.PriorityClassName,
-		Controller:    controllerKind(p),
-		Grace:         grace(p),
-		Created:       p.CreationTimestamp.Time,
-		Deleted:       deleted(p),
-		Mirror:        mirror,
-		Finished:      finished(p),
-		Returns:       toleratesCordon(p),
-		Claims:        claims(p),
-		Finalizers:    p.Finalizers,
+		Ref:             drain.Ref{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)},
+		Labels:          p.Labels,
+		Annotations:     p.Annotations,
+		PriorityClass:   p.Spec.PriorityClassName,
+		Controller:      controllerKind(p),
+		Grace:           grace(p),
+		Created:         p.CreationTimestamp.Time,
+		Deleted:         deleted(p),
+		Mirror:          mirror,
+		Finished:        finished(p),
+		ToleratesCordon: toleratesCordon(p),
+		Claims:          claims(p),
+		Finalizers:      p.Finalizers,
 	}
 }
 

@@ -77,7 +77,7 @@ func TestSinceWhenFinalizersKeepAPodIsWhenThatWasSeen(t *testing.T) {
 
 func endOf(c *cluster, name string) time.Time {
 	pod := c.pods[key(found(name, ""))]
-	return pod.Ended
+	return pod.ContainersEndedAt
 }
 
 func TestPodsAreToldWhichBudgetsAreKnownToSelectThem(t *testing.T) {
@@ -85,10 +85,10 @@ func TestPodsAreToldWhichBudgetsAreKnownToSelectThem(t *testing.T) {
 	pod := found("web", "1")
 	pod.Labels = map[string]string{"app": "web"}
 	c.replace([]*corev1.Pod{pod})
-	require.Empty(t, c.Pods()[0].Budgets, "none was asked")
+	require.Empty(t, c.Pods()[0].PDBs, "none was asked")
 	inNamespace{c.budgets, "app"}.put(pdb("b", 0, 1, 1))
 	inNamespace{c.budgets, "app"}.put(pdb("a", 0, 1, 1))
-	require.Equal(t, []string{"app/a", "app/b"}, c.Pods()[0].Budgets)
+	require.Equal(t, []string{"app/a", "app/b"}, c.Pods()[0].PDBs)
 }
 
 func node(ready corev1.ConditionStatus) *corev1.Node {

@@ -16,10 +16,10 @@ import (
 	"quiesce/internal/drain"
 )
 
-// Detached implements termination.Surroundings: it watches the cluster's VolumeAttachments until none is left on the node for
+// AwaitDetached implements termination.Surroundings: it watches the cluster's VolumeAttachments until none is left on the node for
 // a volume of these claims, or ctx ends. They cannot be selected by node, so that all are listed; claims without volumes
 // cost nothing (https://kubernetes.io/docs/reference/kubernetes-api/config-and-storage-resources/volume-attachment-v1/).
-func (c *Client) Detached(ctx context.Context, node drain.Node, claims []string) error {
+func (c *Client) AwaitDetached(ctx context.Context, node drain.Node, claims []string) error {
 	volumes, err := c.volumes(ctx, claims)
 	if err != nil || len(volumes) == 0 {
 		return err

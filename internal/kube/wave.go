@@ -39,10 +39,10 @@ const (
 // answer a cordon with a switchover.
 var waveTaint = corev1.Taint{Key: "quiesce/terminating", Effect: corev1.TaintEffectNoSchedule}
 
-// Repel implements termination.Surroundings. When a hundred nodes go at once, each of a hundred drains is to see to it that the
+// TaintTerminating implements termination.Surroundings. When a hundred nodes go at once, each of a hundred drains is to see to it that the
 // other 99 take no pods: they are looked at all at once, taken in random order, a few and then more, and looked at again
 // in between, so that what others have done is not done again. A node that is cordoned already repels by that.
-func (c *Client) Repel(ctx context.Context, others []drain.Node) error {
+func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, waveTimeout)
 	defer cancel()
 	open, err := c.openOf(ctx, others)

@@ -126,7 +126,7 @@ func TestTheNodesOfAWaveAreLookedAtTogether(t *testing.T) {
 	bystander := w.add(20, true)
 	clear(w.requests)
 
-	require.NoError(t, w.client.Repel(t.Context(), w.nodes))
+	require.NoError(t, w.client.TaintTerminating(t.Context(), w.nodes))
 	for _, n := range w.nodes[:2] {
 		require.False(t, hasWaveTaint(w.node(n)), "it repels by its cordon")
 	}
@@ -140,7 +140,7 @@ func TestTheNodesOfAWaveAreLookedAtTogether(t *testing.T) {
 	clear(w.requests)
 	w.until(func() bool { // the server's memory lags by a moment
 		before := w.requests[http.MethodPatch]
-		require.NoError(t, w.client.Repel(t.Context(), w.nodes))
+		require.NoError(t, w.client.TaintTerminating(t.Context(), w.nodes))
 		return w.requests[http.MethodPatch] == before
 	})
 	for _, n := range w.nodes[2:] {
@@ -160,7 +160,7 @@ func TestNodesOfAWaveThatNoNameFindsAreSearchedForTogether(t *testing.T) {
 		{Name: w.nodes[1].Name, InstanceID: renamed.InstanceID}, // the name is another's
 		{Name: "a name that is no label's", InstanceID: "i-nowhere"},
 	}
-	require.NoError(t, w.client.Repel(t.Context(), others))
+	require.NoError(t, w.client.TaintTerminating(t.Context(), others))
 	for _, n := range []drain.Node{w.nodes[0], unlabelled, unnamed, renamed} {
 		w.isTainted(n)
 	}
@@ -185,7 +185,7 @@ func TestWhatOthersHaveDoneIsNotDoneAgain(t *testing.T) {
 			})
 		}
 	}
-	require.NoError(t, w.client.Repel(t.Context(), w.nodes))
+	require.NoError(t, w.client.TaintTerminating(t.Context(), w.nodes))
 	require.Equal(t, map[string]int{http.MethodPatch: 1, http.MethodGet: 2}, w.requests)
 }
 
@@ -200,7 +200,7 @@ func TestDrainsOfAWaveShareItsWork(t *testing.T) {
 	for i := range drains {
 		group.Go(func() {
 			others := slices.Delete(slices.Clone(w.nodes), i, i+1)
-			faults[i] = w.client.Repel(t.Context(), others)
+			faults[i] = w.client.TaintTerminating(t.Context(), others)
 		})
 	}
 	group.Wait()
@@ -234,7 +234,7 @@ func TestNodesThatCouldNotBeTaintedAreToldOf(t *testing.T) {
 	config.Impersonate = rest.ImpersonationConfig{UserName: "system:kube-scheduler"} // may see nodes, and not patch them
 	client, err := New(config)
 	require.NoError(t, err)
-	err = client.Repel(t.Context(), w.nodes)
+	err = client.TaintTerminating(t.Context(), w.nodes)
 	for _, n := range w.nodes {
 		require.ErrorContains(t, err, "taint node "+n.Name)
 	}
@@ -245,8 +245,8 @@ func TestNodesThatCouldNotBeTaintedAreToldOf(t *testing.T) {
 			cancel()
 		}
 	}
-	require.ErrorContains(t, w.client.Repel(ctx, w.nodes), "taint 2 nodes more: context canceled")
-	err = w.client.Repel(ctx, w.nodes)
+	require.ErrorContains(t, w.client.TaintTerminating(ctx, w.nodes), "taint 2 nodes more: context canceled")
+	err = w.client.TaintTerminating(ctx, w.nodes)
 	require.ErrorContains(t, err, "look for 3 terminating nodes: ")
 	require.NotContains(t, err.Error(), w.nodes[0].Name, "a hundred names in one line of the log")
 }

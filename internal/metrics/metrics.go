@@ -36,8 +36,8 @@ type measure struct {
 func count(name string, n int) measure             { return measure{name, "Count", float64(n)} }
 func seconds(name string, d time.Duration) measure { return measure{name, "Seconds", d.Seconds()} }
 
-// Slice implements termination.Metrics.
-func (l *Log) Slice(s termination.Slice) {
+// Invocation implements termination.Metrics.
+func (l *Log) Invocation(s termination.Invocation) {
 	l.write(nil, ofSlice(s)...)
 	if s.Ended {
 		l.write(map[string]string{Status: string(s.Report.Status)}, count(Drains, 1))
@@ -48,31 +48,31 @@ func (l *Log) Slice(s termination.Slice) {
 	}
 }
 
-// Swept implements termination.Metrics.
-func (l *Log) Swept(r termination.SweepReport) {
-	l.write(nil, count(Sweeps, 1), count(Waiting, r.Waiting), count(Owned, r.Owned), count(Enqueued, r.Enqueued))
+// Sweep implements termination.Metrics.
+func (l *Log) Sweep(r termination.SweepReport) {
+	l.write(nil, count(Sweeps, 1), count(InstancesWaiting, r.Waiting), count(InstancesDraining, r.Draining), count(EventsResent, r.EventsResent))
 }
 
-// Malformed implements termination.Metrics.
-func (l *Log) Malformed() { l.write(nil, count(Malformed, 1)) }
+// MalformedEvent implements termination.Metrics.
+func (l *Log) MalformedEvent() { l.write(nil, count(MalformedEvents, 1)) }
 
-func ofSlice(s termination.Slice) []measure {
+func ofSlice(s termination.Invocation) []measure {
 	pods := s.Report.Pods
 	all := []measure{
 		count(PodsEvicted, number(pods, func(p drain.PodReport) int { return truth(p.Outcome == drain.Evicted) })),
-		count(PodsForced, len(s.Report.Forced())),
-		seconds(BlockedSeconds, blocked(s.Report)),
-		count(TransactionsCut, number(pods, lost)),
+		count(PodsForced, len(s.Report.ForcedPods())),
+		seconds(PDBBlockedSeconds, blocked(s.Report)),
+		count(TransactionsAborted, number(pods, lost)),
 		count(HeartbeatsFailed, s.HeartbeatsFailed),
-		count(SlicesFailed, truth(!s.Ended && !s.HandedOver())),
-		count(HandOvers, truth(s.HandedOver())),
-		count(HooksExpired, truth(s.Expired)),
+		count(InvocationsFailed, truth(!s.Ended && !s.HandedOff())),
+		count(Handoffs, truth(s.HandedOff())),
+		count(HooksExpired, truth(s.HookExpired)),
 	}
 	if s.First {
-		all = append(all, seconds(QueueSeconds, max(0, s.Report.StartedAt.Sub(s.Began)))) // events have whole seconds
+		all = append(all, seconds(EventAgeSeconds, max(0, s.Report.StartedAt.Sub(s.Began)))) // events have whole seconds
 	}
 	if s.Ended {
-		all = append(all, count(PodsLeft, len(s.Report.LeftBehind())))
+		all = append(all, count(PodsRemaining, len(s.Report.RemainedPods())))
 	}
 	if s.Ended && wasDrain(s.Report.Status) {
 		all = append(all, seconds(DrainSeconds, s.Report.FinishedAt.Sub(s.Began)))
@@ -90,7 +90,7 @@ func escortsOf(pods []drain.PodReport) map[string]int {
 	ended := map[string]int{}
 	for _, p := range pods {
 		left := !p.EvictedAt.IsZero() || !p.ForcedAt.IsZero() || !p.GoneAt.IsZero()
-		if p.Escort != nil && (left || p.Verdict == drain.Leave) {
+		if p.Escort != nil && (left || p.Verdict == drain.Skip) {
 			ended[cmp.Or(p.Escort.Strategy, "none")]++
 		}
 	}
@@ -101,7 +101,7 @@ func lost(p drain.PodReport) int {
 	if p.Escort == nil {
 		return 0
 	}
-	return p.Escort.Lost
+	return p.Escort.AbortedTransactions
 }
 
 // blocked is for how long budgets held back one pod at least: each from when it was first refused until it was told to stop.

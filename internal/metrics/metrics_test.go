@@ -44,19 +44,19 @@ func written(t *testing.T, write func(*metrics.Log)) map[string]float64 {
 }
 
 // last is a drain's last slice, in which a bit of everything happened.
-func last() termination.Slice {
-	return termination.Slice{
-		Began: began, First: true, Ended: true, HeartbeatsFailed: 2, Expired: true,
+func last() termination.Invocation {
+	return termination.Invocation{
+		Began: began, First: true, Ended: true, HeartbeatsFailed: 2, HookExpired: true,
 		Report: termination.Report{
-			Status: termination.StatusLeft, StartedAt: after(3), FinishedAt: after(50),
+			Status: termination.StatusPartial, StartedAt: after(3), FinishedAt: after(50),
 			Report: drain.Report{Pods: []drain.PodReport{
 				{Name: "web-0", Outcome: drain.Evicted, EvictedAt: after(4), GoneAt: after(5)},
 				{Name: "web-1", Outcome: drain.Forced, BlockedAt: after(4), ForcedAt: after(40), GoneAt: after(45)},
-				{Name: "web-2", Outcome: drain.Left, BlockedAt: after(10), ForcedAt: after(20)},
-				{Name: "agent", Outcome: drain.Left, Verdict: drain.Leave, Escort: &drain.Escorted{Strategy: "shutdown"}},
+				{Name: "web-2", Outcome: drain.Remained, BlockedAt: after(10), ForcedAt: after(20)},
+				{Name: "agent", Outcome: drain.Remained, Verdict: drain.Skip, Escort: &drain.EscortResult{Strategy: "shutdown"}},
 				{
 					Name: "pooler-0", Outcome: drain.Evicted, EvictedAt: after(6), GoneAt: after(7),
-					Escort: &drain.Escorted{Strategy: "evict", Cut: "3 transactions in flight", Lost: 3},
+					Escort: &drain.EscortResult{Strategy: "evict", AbortedDetail: "3 transactions in flight", AbortedTransactions: 3},
 				},
 			}},
 		},
@@ -69,14 +69,14 @@ func TestASliceTellsWhatItDidAndADrainsLastOneHowItEnded(t *testing.T) {
 		"PodsEvicted": 2, "PodsForced": 2, "PodsLeft": 1, "BlockedSeconds": 36, "TransactionsCut": 3, "HeartbeatsFailed": 2,
 		"HandOvers": 0, "SlicesFailed": 0, "HooksExpired": 1, "QueueSeconds": 3, "DrainSeconds": 50, "Drains Status=left": 1, "Escorts Strategy=evict": 1,
 		"Escorts Strategy=shutdown": 1,
-	}, written(t, func(l *metrics.Log) { l.Slice(s) }))
+	}, written(t, func(l *metrics.Log) { l.Invocation(s) }))
 }
 
 // A drain of two hours has eight slices, and is one drain.
 func TestASliceThatHandsOverCountsNoDrain(t *testing.T) {
 	s := last()
 	s.Ended, s.Report.Status = false, termination.StatusIncomplete
-	values := written(t, func(l *metrics.Log) { l.Slice(s) })
+	values := written(t, func(l *metrics.Log) { l.Invocation(s) })
 	require.Equal(t, 1.0, values["HandOvers"])
 	require.Equal(t, 0.0, values["SlicesFailed"])
 	require.Equal(t, 2.0, values["PodsForced"], "which the next slice does not know of")
@@ -91,7 +91,7 @@ func TestASliceInWhichNothingHappenedButItsFailureSaysSo(t *testing.T) {
 		"PodsEvicted": 0, "PodsForced": 0, "BlockedSeconds": 0, "TransactionsCut": 0, "HeartbeatsFailed": 0,
 		"HandOvers": 0, "HooksExpired": 0, "SlicesFailed": 1,
 	}, written(t, func(l *metrics.Log) {
-		l.Slice(termination.Slice{Report: termination.Report{Status: termination.StatusFailed}})
+		l.Invocation(termination.Invocation{Report: termination.Report{Status: termination.StatusFailed}})
 	}))
 }
 
@@ -99,7 +99,7 @@ func TestASliceInWhichNothingHappenedButItsFailureSaysSo(t *testing.T) {
 func TestAPlanHasNoDuration(t *testing.T) {
 	s := last()
 	s.Report.Status = termination.StatusPlanned
-	values := written(t, func(l *metrics.Log) { l.Slice(s) })
+	values := written(t, func(l *metrics.Log) { l.Invocation(s) })
 	require.Equal(t, 1.0, values["Drains Status=planned"])
 	require.NotContains(t, values, "DrainSeconds")
 }
@@ -111,16 +111,16 @@ func TestTimesThatBudgetsHeldBackPodsAreNotCountedTwice(t *testing.T) {
 		30: {{BlockedAt: after(10), EvictedAt: after(40)}, {BlockedAt: after(20), EvictedAt: after(30)}},
 		40: {{BlockedAt: after(10), EvictedAt: after(30)}, {BlockedAt: after(20)}},
 	} {
-		s := termination.Slice{Report: termination.Report{FinishedAt: after(50), Report: drain.Report{Pods: pods}}}
-		require.Equal(t, want, written(t, func(l *metrics.Log) { l.Slice(s) })["BlockedSeconds"], "%+v", pods)
+		s := termination.Invocation{Report: termination.Report{FinishedAt: after(50), Report: drain.Report{Pods: pods}}}
+		require.Equal(t, want, written(t, func(l *metrics.Log) { l.Invocation(s) })["BlockedSeconds"], "%+v", pods)
 	}
 }
 
 func TestSweepsAndMalformedEventsAreCounted(t *testing.T) {
 	require.Equal(t, map[string]float64{"Sweeps": 1, "Waiting": 3, "Owned": 2, "Enqueued": 1}, written(t, func(l *metrics.Log) {
-		l.Swept(termination.SweepReport{Waiting: 3, Owned: 2, Enqueued: 1})
+		l.Sweep(termination.SweepReport{Waiting: 3, Draining: 2, EventsResent: 1})
 	}))
-	require.Equal(t, map[string]float64{"Malformed": 1}, written(t, (*metrics.Log).Malformed))
+	require.Equal(t, map[string]float64{"Malformed": 1}, written(t, (*metrics.Log).MalformedEvent))
 }
 
 func TestWhatCloudWatchWouldDropIsNoticed(t *testing.T) {

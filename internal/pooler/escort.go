@@ -35,15 +35,15 @@ type Escort struct {
 	Log     *slog.Logger
 }
 
-// escorting is one pod's escort under way.
-type escorting struct {
+// run is one pod's escort under way.
+type run struct {
 	*Escort
 	k       Kubernetes
 	pod     escort.Pod
 	evict   func(context.Context, drain.EvictOptions) error
 	version pgbouncer.Version  // of the pooler, once its console is open
 	console *pgbouncer.Console // logged in once, before the first act, and held to the end
-	result  drain.Escorted
+	result  drain.EscortResult
 
 	log      *slog.Logger
 	leaveBy  time.Time // when the eviction must have been asked for; zero: there is no hurry
@@ -54,8 +54,8 @@ type escorting struct {
 	accepted bool      // the eviction was: nothing is to be undone any more
 }
 
-// Escort implements drain.Escort.
-func (e *Escort) Escort(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) (drain.Escorted, error) {
+// Run implements drain.Escort.
+func (e *Escort) Run(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) (drain.EscortResult, error) {
 	s := e.begin(p)
 	s.evict = evict
 	defer s.close()
@@ -64,8 +64,8 @@ func (e *Escort) Escort(ctx context.Context, p drain.Pod, evict func(context.Con
 	return s.result, err
 }
 
-// Release implements drain.Escort.
-func (e *Escort) Release(ctx context.Context, p drain.Pod) error {
+// Undo implements drain.Escort.
+func (e *Escort) Undo(ctx context.Context, p drain.Pod) error {
 	if _, marked := noteOn(p); !marked {
 		return nil
 	}
@@ -81,12 +81,12 @@ func (e *Escort) Release(ctx context.Context, p drain.Pod) error {
 	return s.undo(ctx)
 }
 
-func (e *Escort) begin(p drain.Pod) *escorting {
-	return &escorting{Escort: e, log: e.Log.With("pod", p.String()), leaveBy: p.LeaveBy}
+func (e *Escort) begin(p drain.Pod) *run {
+	return &run{Escort: e, log: e.Log.With("pod", p.String()), leaveBy: p.EvictBy}
 }
 
 // seeOut sees one pod out. A pod that is terminating already keeps nobody waiting, and waits for nobody.
-func (e *escorting) seeOut(ctx context.Context, p drain.Pod) error {
+func (e *run) seeOut(ctx context.Context, p drain.Pod) error {
 	here, err := e.look(ctx, p.Ref)
 	switch {
 	case err != nil:
@@ -110,7 +110,7 @@ func (e *escorting) seeOut(ctx context.Context, p drain.Pod) error {
 }
 
 // act does what there is to do when it is the pod's turn.
-func (e *escorting) act(ctx context.Context) error {
+func (e *run) act(ctx context.Context) error {
 	e.allow(ctx)
 	if err := e.open(ctx); err != nil {
 		return err
@@ -146,7 +146,7 @@ func choose(configured config.Strategy, budgets []escort.PDB) (strategy config.S
 }
 
 // budgets that select the pod; none if they cannot be had: then the eviction's answer will tell.
-func (e *escorting) budgets(ctx context.Context) []escort.PDB {
+func (e *run) budgets(ctx context.Context) []escort.PDB {
 	if e.Strategy == config.StrategySurge || e.Strategy == config.StrategyEvict {
 		return nil
 	}
@@ -163,7 +163,7 @@ type refusal struct{ answer error }
 func (r refusal) Error() string { return r.answer.Error() }
 
 // ask asks for the eviction. One that was not answered may have been accepted.
-func (e *escorting) ask(ctx context.Context, o drain.EvictOptions) error {
+func (e *run) ask(ctx context.Context, o drain.EvictOptions) error {
 	err := e.evict(ctx, o)
 	if err != nil && (o.DryRun || isAnswer(err) || !e.leaving(ctx)) {
 		return refusal{err}
@@ -177,7 +177,7 @@ func (e *escorting) ask(ctx context.Context, o drain.EvictOptions) error {
 
 // conclude makes of what came in between what Escort returns. Before the eviction is accepted, everything is undone; and
 // unless it was refused or nobody wants it any more, the pod is then evicted as it is.
-func (e *escorting) conclude(ctx context.Context, err error) error {
+func (e *run) conclude(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -199,7 +199,7 @@ func (e *escorting) conclude(ctx context.Context, err error) error {
 }
 
 // plainly is all that can be done for a pooler that cannot be commanded.
-func (e *escorting) plainly(ctx context.Context, why string) error {
+func (e *run) plainly(ctx context.Context, why string) error {
 	e.result.Strategy = string(plain)
 	e.because(why)
 	e.log.Warn("pooler cannot be escorted", "reason", why)
@@ -211,7 +211,7 @@ func (e *escorting) plainly(ctx context.Context, why string) error {
 }
 
 // abandon leaves a pod whose eviction was accepted to its grace, unless its pooler has ended already.
-func (e *escorting) abandon(ctx context.Context, err error) error {
+func (e *run) abandon(ctx context.Context, err error) error {
 	if e.console != nil && e.console.HasEnded() {
 		return nil
 	}
@@ -225,7 +225,7 @@ func (e *escorting) abandon(ctx context.Context, err error) error {
 }
 
 // because adds to the reason.
-func (e *escorting) because(why string) {
+func (e *run) because(why string) {
 	if e.result.Reason != "" && why != "" {
 		e.result.Reason += "; "
 	}

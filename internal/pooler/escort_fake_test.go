@@ -76,7 +76,7 @@ func (w *world) escort(timeout time.Duration) *Escort {
 }
 
 // aside does something that takes time beside the test, until it is cancelled with a cause. What it returned is received.
-func aside(t *testing.T, do func(context.Context) (drain.Escorted, error)) (cancel context.CancelCauseFunc, returned <-chan error) {
+func aside(t *testing.T, do func(context.Context) (drain.EscortResult, error)) (cancel context.CancelCauseFunc, returned <-chan error) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	answers := make(chan error, 1)
 	go func() {
@@ -162,7 +162,7 @@ func (w *world) PatchMetadata(_ context.Context, _ drain.Ref, labels, annotation
 	amend(w.pod.Labels, labels)
 	amend(w.pod.Annotations, annotations)
 	effect := "marked"
-	if labels[drain.EscortedLabel] == nil {
+	if labels[drain.EscortLabel] == nil {
 		effect = "unmarked"
 	}
 	w.effects = append(w.effects, effect)

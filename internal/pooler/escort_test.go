@@ -78,7 +78,7 @@ func TestAPoolerWithoutAConsoleIsEvictedPlainlyWithinBounds(t *testing.T) {
 			c.prepare(t, w)
 			var evictedAfter time.Duration
 			began := time.Now()
-			escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), func(ctx context.Context, o drain.EvictOptions) error {
+			escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), func(ctx context.Context, o drain.EvictOptions) error {
 				evictedAfter = time.Since(began)
 				require.Zero(t, o)
 				w.did("evicted")
@@ -99,7 +99,7 @@ func TestAPoolerThatStopsAnsweringIsEvictedPlainlyWithinBounds(t *testing.T) {
 	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
 	w := lonely(p)
 	began := time.Now()
-	escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
+	escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
 		if o.DryRun {
 			p.Signal(t, syscall.SIGSTOP)
 			return nil
@@ -118,7 +118,7 @@ func TestAPodThatIsGoneIsSeenOut(t *testing.T) {
 	w := lonely(nil)
 	p := w.asDrained()
 	w.pod = nil
-	escorted, err := w.escort(minute).Escort(t.Context(), p, w.evict(t))
+	escorted, err := w.escort(minute).Run(t.Context(), p, w.evict(t))
 	require.NoError(t, err)
 	require.Zero(t, escorted)
 	require.Empty(t, w.happened())
@@ -130,7 +130,7 @@ func crash(t *testing.T, w *world) {
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		_, _ = w.escort(minute).Escort(context.Background(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
+		_, _ = w.escort(minute).Run(context.Background(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
 			if !o.DryRun {
 				runtime.Goexit()
 			}
@@ -147,7 +147,7 @@ func TestWhatAnEscortThatCrashedLeftIsUndoneAndBegunAnew(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		w := lonely(p)
 		crash(t, w)
-		escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 		require.NoError(t, err)
 		within(t, p.Ended())
 		require.Equal(t, "evict", escorted.Strategy)
@@ -161,12 +161,12 @@ func TestAPodThatStaysIsReleasedOnceAndForAll(t *testing.T) {
 		w := lonely(p)
 		crash(t, w)
 		marked := w.asDrained()
-		require.NoError(t, w.escort(minute).Release(t.Context(), marked))
+		require.NoError(t, w.escort(minute).Undo(t.Context(), marked))
 		require.NoError(t, workOnce(p))
 		w.requireAsBefore(t)
 		before := w.happened()
-		require.NoError(t, w.escort(minute).Release(t.Context(), marked), "the drain's view may be old")
-		require.NoError(t, w.escort(minute).Release(t.Context(), w.asDrained()))
+		require.NoError(t, w.escort(minute).Undo(t.Context(), marked), "the drain's view may be old")
+		require.NoError(t, w.escort(minute).Undo(t.Context(), w.asDrained()))
 		require.Equal(t, before, w.happened())
 	})
 }
@@ -174,7 +174,7 @@ func TestAPodThatStaysIsReleasedOnceAndForAll(t *testing.T) {
 func TestAPodThatNobodyMarkedIsReleasedWithoutARequest(t *testing.T) {
 	w := lonely(nil)
 	w.broken = errors.New("nobody may ask")
-	require.NoError(t, w.escort(minute).Release(t.Context(), w.asDrained()))
+	require.NoError(t, w.escort(minute).Undo(t.Context(), w.asDrained()))
 }
 
 func TestATerminatingPodWhoseHookRunsIsFollowed(t *testing.T) {
@@ -191,7 +191,7 @@ func TestATerminatingPodWhoseHookRunsIsFollowed(t *testing.T) {
 			w.hook = time.Duration(seconds) * time.Second
 			w.pod.Containers = []escort.Container{{Name: "pgbouncer", PreStop: []string{"sleep", strconv.Itoa(seconds)}}}
 			w.terminate(t)
-			escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+			escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 			require.NoError(t, err)
 			within(t, p.Ended())
 			busy.requireNothingCut(t)
@@ -212,7 +212,7 @@ func TestATerminatingPodWithoutAConsoleIsLeftToItsGrace(t *testing.T) {
 		_, err := p.Dial(t.Context())
 		return err != nil
 	}, patience, glance)
-	escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+	escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 	require.NoError(t, err)
 	require.Equal(t, "plain", escorted.Strategy)
 	require.Contains(t, escorted.Reason, "its grace period decides")
@@ -225,7 +225,7 @@ func TestAClusterThatDoesNotLetUsLookGetsAPlainEviction(t *testing.T) {
 		p := w.asDrained()
 		w.broken = errors.New("forbidden")
 		evict := func(context.Context, drain.EvictOptions) error { w.did("evicted"); return nil }
-		escorted, err := w.escort(minute).Escort(t.Context(), p, evict)
+		escorted, err := w.escort(minute).Run(t.Context(), p, evict)
 		require.NoError(t, err)
 		require.Equal(t, "plain", escorted.Strategy)
 		require.Contains(t, escorted.Reason, "forbidden")
@@ -238,9 +238,9 @@ func TestAConsoleIsReachedOverTheAPIServerIfAskedFor(t *testing.T) {
 	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
 	w := lonely(p)
 	e := w.escort(minute)
-	e.Via = config.ViaPortForward
+	e.ConnectVia = config.ViaPortForward
 	e.Dial = func(context.Context, string) (net.Conn, error) { return nil, errors.New("there is no way") }
-	escorted, err := e.Escort(t.Context(), w.asDrained(), w.evict(t))
+	escorted, err := e.Run(t.Context(), w.asDrained(), w.evict(t))
 	require.NoError(t, err)
 	require.Equal(t, "evict", escorted.Strategy)
 	require.Contains(t, w.happened(), "forwarded")
@@ -256,7 +256,7 @@ func TestAConsoleThatAsksForThePasswordGetsItOnceItHasProvedItsName(t *testing.T
 			w.refuse = &drain.Blocked{Reason: "not now"} // so that one pooler is enough for both
 			escort := w.escort(minute)
 			escort.TLS, escort.ServerName, escort.RootCAs = config.TLSVerifyFull, name, p.CertPool(t)
-			escorted, err := escort.Escort(t.Context(), w.asDrained(), w.evict(t))
+			escorted, err := escort.Run(t.Context(), w.asDrained(), w.evict(t))
 			require.ErrorIs(t, err, w.refuse, name)
 			require.Equal(t, string(want), escorted.Strategy, name)
 		}

@@ -10,10 +10,10 @@ import (
 var errOverran = errors.New("the escort's time is over")
 
 // allow gives the escort its time from now on, which never reaches beyond the drain's, nor into the pod's grace.
-func (e *escorting) allow(ctx context.Context) { e.allowBeyond(ctx, 0) }
+func (e *run) allow(ctx context.Context) { e.allowBeyond(ctx, 0) }
 
 // allowBeyond adds what the pod itself takes before its pooler is told to stop.
-func (e *escorting) allowBeyond(ctx context.Context, own time.Duration) {
+func (e *run) allowBeyond(ctx context.Context, own time.Duration) {
 	e.until = time.Now().Add(e.Timeout + own)
 	if limit, has := e.limit(ctx); has {
 		e.until = earlier(e.until, limit)
@@ -21,7 +21,7 @@ func (e *escorting) allowBeyond(ctx context.Context, own time.Duration) {
 }
 
 // limit is when others end the escort, or are about to.
-func (e *escorting) limit(ctx context.Context) (limit time.Time, has bool) {
+func (e *run) limit(ctx context.Context) (limit time.Time, has bool) {
 	limit, has = ctx.Deadline()
 	switch {
 	case e.leaveBy.IsZero():

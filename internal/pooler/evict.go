@@ -31,7 +31,7 @@ const (
 
 // retire is the strategy evict. What SIGTERM means decides the order (https://www.pgbouncer.org/usage.html#signals). Nothing is
 // touched before the eviction would be allowed.
-func (e *escorting) retire(ctx context.Context) error {
+func (e *run) retire(ctx context.Context) error {
 	e.result.Strategy = string(config.StrategyEvict)
 	if err := e.ask(ctx, drain.EvictOptions{DryRun: true}); err != nil {
 		return err
@@ -51,7 +51,7 @@ func (e *escorting) retire(ctx context.Context) error {
 }
 
 // pauseThenEvict is for a pooler that SIGTERM ends at once.
-func (e *escorting) pauseThenEvict(ctx context.Context) error {
+func (e *run) pauseThenEvict(ctx context.Context) error {
 	if err := e.ready(ctx); err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (e *escorting) pauseThenEvict(ctx context.Context) error {
 }
 
 // pauseAndEvict asks for the eviction when nothing is in flight any more, or when the time is over.
-func (e *escorting) pauseAndEvict(ctx context.Context) error {
+func (e *run) pauseAndEvict(ctx context.Context) error {
 	overran := e.pauseBy(ctx, e.until)
 	if err := unlessOverran(overran); err != nil {
 		return err
@@ -77,7 +77,7 @@ func (e *escorting) pauseAndEvict(ctx context.Context) error {
 }
 
 // askPaused asks for the eviction while clients wait for the answer.
-func (e *escorting) askPaused(ctx context.Context) error {
+func (e *run) askPaused(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pausedAnswer)
 	defer cancel()
 	return e.ask(ctx, drain.EvictOptions{})
@@ -85,7 +85,7 @@ func (e *escorting) askPaused(ctx context.Context) error {
 
 // evictThenPause is for a pooler that SIGTERM ends at once, but only when the pod's hook is through: by then nothing must be
 // in flight, and meanwhile no new clients come.
-func (e *escorting) evictThenPause(ctx context.Context) error {
+func (e *run) evictThenPause(ctx context.Context) error {
 	if err := e.ready(ctx); err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (e *escorting) evictThenPause(ctx context.Context) error {
 // pauseUntil has half the time for clients to leave by themselves, and the other for transactions in flight. A pooler in which
 // nothing is in flight is ended before the signal, so that nobody waits for it: a container that ends while its pod does is
 // not started again.
-func (e *escorting) pauseUntil(ctx context.Context, signal time.Time) error {
+func (e *run) pauseUntil(ctx context.Context, signal time.Time) error {
 	end := earlier(e.until, signal.Add(-holdMargin))
 	half := time.Now().Add(time.Until(end) / 2)
 	if err := e.moved(ctx, half); err != nil {
@@ -123,7 +123,7 @@ func (e *escorting) pauseUntil(ctx context.Context, signal time.Time) error {
 }
 
 // evictThenShutDown is for a pooler that takes SIGTERM for the request to let its clients leave, which some never do.
-func (e *escorting) evictThenShutDown(ctx context.Context) error {
+func (e *run) evictThenShutDown(ctx context.Context) error {
 	if err := e.mark(ctx, Note{Strategy: config.StrategyEvict}); err != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ func (e *escorting) evictThenShutDown(ctx context.Context) error {
 }
 
 // shutDown goes on where the pod is terminating.
-func (e *escorting) shutDown(ctx context.Context) error {
+func (e *run) shutDown(ctx context.Context) error {
 	if err := e.awaitSignal(ctx, e.until); err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (e *escorting) shutDown(ctx context.Context) error {
 }
 
 // follow does what can still be done for a pod that is terminating already: its escort crashed, or somebody else evicted it.
-func (e *escorting) follow(ctx context.Context) error {
+func (e *run) follow(ctx context.Context) error {
 	e.accepted = true
 	e.result.Strategy = string(plain)
 	e.because("it was terminating already")
@@ -172,7 +172,7 @@ func (e *escorting) follow(ctx context.Context) error {
 }
 
 // cut says what was lost, or may yet be.
-func (e *escorting) cut(when string) {
+func (e *run) cut(when string) {
 	kind := "transaction"
 	if e.load.sessions {
 		kind = "session or transaction"
@@ -180,9 +180,9 @@ func (e *escorting) cut(when string) {
 	if e.load.inFlight != 1 {
 		kind += "s"
 	}
-	e.result.Lost = e.load.inFlight
-	e.result.Cut = fmt.Sprintf("%d %s in flight %s", e.load.inFlight, kind, when)
-	e.log.Warn("pooler was not quiet in time", "cut", e.result.Cut)
+	e.result.AbortedTransactions = e.load.inFlight
+	e.result.AbortedDetail = fmt.Sprintf("%d %s in flight %s", e.load.inFlight, kind, when)
+	e.log.Warn("pooler was not quiet in time", "cut", e.result.AbortedDetail)
 }
 
 // errGone: there is nothing left to wait for.
@@ -190,7 +190,7 @@ var errGone = errors.New("the pod is gone")
 
 // awaitEnd waits until the pooler has ended, so that the next of its group does not leave before. It takes no longer than
 // the escort may.
-func (e *escorting) awaitEnd(ctx context.Context) {
+func (e *run) awaitEnd(ctx context.Context) {
 	var ended <-chan struct{}
 	if e.console != nil {
 		ended = e.console.Ended()
@@ -206,14 +206,14 @@ func (e *escorting) awaitEnd(ctx context.Context) {
 }
 
 // gone tells whether the pod has ended, or its pooler has and it takes no more clients.
-func (e *escorting) gone(ctx context.Context) bool {
+func (e *run) gone(ctx context.Context) bool {
 	pod, err := e.k.Inspect(ctx, e.pod.Ref)
 	return err == nil && (pod == nil || !pod.Ready && e.console != nil && e.console.HasEnded())
 }
 
 // holdBack enters for how long new transactions had to wait.
-func (e *escorting) holdBack() {
-	if since := e.stopping.since; !since.IsZero() && e.result.HeldBack == 0 {
-		e.result.HeldBack = math.Round(time.Since(since).Seconds()*1000) / 1000
+func (e *run) holdBack() {
+	if since := e.stopping.since; !since.IsZero() && e.result.HeldBackSeconds == 0 {
+		e.result.HeldBackSeconds = math.Round(time.Since(since).Seconds()*1000) / 1000
 	}
 }

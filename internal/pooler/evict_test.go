@@ -32,16 +32,16 @@ func TestABusyPoolerLeavesAndNothingIsCut(t *testing.T) {
 	t.Parallel()
 	pair(t, parts.Options{}, func(t *testing.T, leaving, staying *parts.Pooler) {
 		w, busy := lonely(leaving), work(t, leaving, staying)
-		escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 		require.NoError(t, err)
 		within(t, leaving.Ended())
 		busy.requireNothingCut(t)
 		require.Equal(t, "evict", escorted.Strategy)
 		require.NotZero(t, escorted.Version)
 		require.NotZero(t, escorted.Clients)
-		require.NotZero(t, escorted.HeldBack)
+		require.NotZero(t, escorted.HeldBackSeconds)
 		require.Empty(t, escorted.Reason)
-		require.Empty(t, escorted.Cut)
+		require.Empty(t, escorted.AbortedDetail)
 		t.Logf("%+v", escorted)
 		t.Log(w.happened())
 	})
@@ -57,7 +57,7 @@ func TestAStragglerCommitsAndTheOthersHardlyWait(t *testing.T) {
 			_, err := straggler.Exec(context.Background(), "SELECT pg_sleep(5); COMMIT").ReadAll()
 			committed <- err
 		}()
-		_, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		_, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 		require.NoError(t, err)
 		require.NoError(t, <-committed)
 		busy.requireNothingCut(t)
@@ -69,13 +69,13 @@ func TestAStragglerCommitsAndTheOthersHardlyWait(t *testing.T) {
 func TestAPausedPoolerWhoseEvictionFailsIsResumedAtOnce(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]error{
-		"blocked": &drain.Blocked{Budgets: []string{"db/pgbouncer"}}, "throttled": &drain.Throttled{}, "broken": errors.New("broken"),
+		"blocked": &drain.Blocked{PDBs: []string{"db/pgbouncer"}}, "throttled": &drain.Throttled{}, "broken": errors.New("broken"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
 			w, waiting := lonely(p), make(chan error, 1)
-			_, err := w.escort(minute).Escort(t.Context(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
+			_, err := w.escort(minute).Run(t.Context(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
 				if o.DryRun {
 					return nil
 				}
@@ -94,13 +94,13 @@ func TestWhatABudgetForbidsIsNotBegun(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		w := lonely(p)
-		blocked := &drain.Blocked{Budgets: []string{"db/pgbouncer"}}
+		blocked := &drain.Blocked{PDBs: []string{"db/pgbouncer"}}
 		w.refuse = blocked
-		escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 		require.Equal(t, error(blocked), err)
 		require.NotContains(t, p.Log(t), "PAUSE")
 		require.NotContains(t, p.Log(t), "SHUTDOWN")
-		require.Zero(t, escorted.HeldBack)
+		require.Zero(t, escorted.HeldBackSeconds)
 		w.requireAsBefore(t)
 	})
 }
@@ -111,7 +111,7 @@ func TestAnEvictionThatWasAcceptedThoughNotAnsweredIsNotUndone(t *testing.T) {
 	p := d.Pooler(t, "1.18", parts.Options{})
 	w, busy := lonely(p), work(t, p, d.Pooler(t, "1.18", parts.Options{}))
 	w.lost = true
-	_, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+	_, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 	require.NoError(t, err)
 	within(t, p.Ended())
 	busy.requireNothingCut(t)
@@ -123,8 +123,8 @@ func TestADrainThatIsAbortedWhileThePauseWaitsLeavesNothingPaused(t *testing.T) 
 	w, app := lonely(p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	aborted := errors.New("the instance came back")
-	cancel, returned := aside(t, func(ctx context.Context) (drain.Escorted, error) {
-		return w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
+	cancel, returned := aside(t, func(ctx context.Context) (drain.EscortResult, error) {
+		return w.escort(minute).Run(ctx, w.asDrained(), w.evict(t))
 	})
 	require.Eventually(t, func() bool { return strings.Contains(p.Log(t), "PAUSE command issued") }, patience, glance)
 	cancel(aborted)
@@ -140,11 +140,11 @@ func TestATransactionThatOutlastsTheEscortIsCutAndCounted(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		w, app := lonely(p), p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
-		escorted, err := w.escort(3*time.Second).Escort(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(3*time.Second).Run(t.Context(), w.asDrained(), w.evict(t))
 		require.NoError(t, err)
 		require.Contains(t, w.happened(), "evicted")
-		require.True(t, strings.HasPrefix(escorted.Cut, "1 transaction in flight"), escorted.Cut)
-		require.Equal(t, 1, escorted.Lost)
+		require.True(t, strings.HasPrefix(escorted.AbortedDetail, "1 transaction in flight"), escorted.AbortedDetail)
+		require.Equal(t, 1, escorted.AbortedTransactions)
 	})
 }
 
@@ -155,11 +155,11 @@ func TestAPoolerThatMustLeaveIsEvictedByThenThoughATransactionIsInFlight(t *test
 		w, app := lonely(p), p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
 		hurried := w.asDrained()
-		hurried.LeaveBy = time.Now().Add(4 * time.Second)
-		escorted, err := w.escort(time.Hour).Escort(t.Context(), hurried, w.evict(t))
+		hurried.EvictBy = time.Now().Add(4 * time.Second)
+		escorted, err := w.escort(time.Hour).Run(t.Context(), hurried, w.evict(t))
 		require.NoError(t, err)
 		require.Contains(t, w.happened(), "evicted")
-		require.True(t, strings.HasPrefix(escorted.Cut, "1 transaction in flight"), escorted.Cut)
+		require.True(t, strings.HasPrefix(escorted.AbortedDetail, "1 transaction in flight"), escorted.AbortedDetail)
 	})
 }
 
@@ -169,12 +169,12 @@ func TestSessionsEndBetweenTheirTransactions(t *testing.T) {
 		idle := leaving.Connect(t)
 		parts.Exec(t, idle, "SELECT")
 		w, busy := lonely(leaving), work(t, leaving, staying)
-		escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 		require.NoError(t, err)
 		within(t, leaving.Ended())
 		busy.requireNothingCut(t)
 		require.Contains(t, escorted.Reason, "sessions are pooled")
-		require.Empty(t, escorted.Cut)
+		require.Empty(t, escorted.AbortedDetail)
 		t.Logf("%+v", escorted)
 	})
 }
@@ -187,7 +187,7 @@ func TestAHookIsTheTimeInWhichAPoolerOfTheOlderGenerationIsEmptied(t *testing.T)
 	w.pod.Containers = []escort.Container{{Name: "pgbouncer", PreStop: []string{"sleep", "30"}}}
 	w.hook = 30 * time.Second
 	began := time.Now()
-	_, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+	_, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 	require.NoError(t, err)
 	within(t, p.Ended())
 	require.Less(t, time.Since(began), w.hook, "it does not wait for the hook")
@@ -201,8 +201,8 @@ func TestAPoolerOfTheNewerGenerationThatWasSignalledEndsThoughTheDrainIsOver(t *
 	w, app := lonely(p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	over := errors.New("the slice is over")
-	cancel, returned := aside(t, func(ctx context.Context) (drain.Escorted, error) {
-		return w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
+	cancel, returned := aside(t, func(ctx context.Context) (drain.EscortResult, error) {
+		return w.escort(minute).Run(ctx, w.asDrained(), w.evict(t))
 	})
 	c := open(t, p)
 	require.Eventually(t, func() bool {

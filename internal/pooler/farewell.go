@@ -8,9 +8,9 @@ import (
 	"quiesce/internal/pgbouncer"
 )
 
-// Farewell implements drain.Escort, for a pooler that a DaemonSet runs: it ends when no transaction is in flight any more, or
+// ShutDown implements drain.Escort, for a pooler that a DaemonSet runs: it ends when no transaction is in flight any more, or
 // its time is over. Its container is started again, and what connects to that then is nobody's any more.
-func (e *Escort) Farewell(ctx context.Context, p drain.Pod) (drain.Escorted, error) {
+func (e *Escort) ShutDown(ctx context.Context, p drain.Pod) (drain.EscortResult, error) {
 	s := e.begin(p)
 	defer s.close()
 	here, err := s.look(ctx, p.Ref)
@@ -23,7 +23,7 @@ func (e *Escort) Farewell(ctx context.Context, p drain.Pod) (drain.Escorted, err
 	return s.result, err
 }
 
-func (e *escorting) farewell(ctx context.Context) error {
+func (e *run) farewell(ctx context.Context) error {
 	if err := e.open(ctx); err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (e *escorting) farewell(ctx context.Context) error {
 }
 
 // quiet lets no more transactions begin and waits for those in flight. Only a pause has to be undone if that is given up.
-func (e *escorting) quiet(ctx context.Context) error {
+func (e *run) quiet(ctx context.Context) error {
 	if e.version.WaitsOnShutdown() {
 		return e.shutDownBy(ctx, e.until)
 	}
@@ -59,7 +59,7 @@ func (e *escorting) quiet(ctx context.Context) error {
 	return e.pauseBy(ctx, e.until)
 }
 
-func (e *escorting) end(ctx context.Context) error {
+func (e *run) end(ctx context.Context) error {
 	if e.console.HasEnded() {
 		return nil
 	}

@@ -23,7 +23,7 @@ const (
 
 // turn waits until no other pooler of the group is being stopped, and until another could take its clients. If that takes
 // too long, the pod leaves without, and it is said. Leave ends the turn.
-func (e *escorting) turn(ctx context.Context) (leave func(), err error) {
+func (e *run) turn(ctx context.Context) (leave func(), err error) {
 	until := time.Now().Add(e.turnPatience(ctx))
 	release, err := e.lease(ctx, until)
 	if err != nil {
@@ -37,7 +37,7 @@ func (e *escorting) turn(ctx context.Context) (leave func(), err error) {
 }
 
 // turnPatience is limited by the phase's timeout as well, after which the next phase goes on without waiting for it.
-func (e *escorting) turnPatience(ctx context.Context) time.Duration {
+func (e *run) turnPatience(ctx context.Context) time.Duration {
 	patience := cmp.Or(e.Patience, e.Timeout)
 	if limit, has := e.limit(ctx); has {
 		patience = min(patience, time.Until(limit)/turnShare)
@@ -46,7 +46,7 @@ func (e *escorting) turnPatience(ctx context.Context) time.Duration {
 }
 
 // lease waits for the group's.
-func (e *escorting) lease(ctx context.Context, until time.Time) (leave func(), err error) {
+func (e *run) lease(ctx context.Context, until time.Time) (leave func(), err error) {
 	leave = func() {}
 	name := "quiesce-pooler-" + cmp.Or(e.owner().UID, e.pod.UID)
 	err = e.inTurn(ctx, until, "another pooler of its group was being stopped all the time", func() (bool, error) {
@@ -59,14 +59,14 @@ func (e *escorting) lease(ctx context.Context, until time.Time) (leave func(), e
 	return leave, err
 }
 
-func (e *escorting) letGo(release func() error) {
+func (e *run) letGo(release func() error) {
 	if err := release(); err != nil {
 		e.log.Warn("the group's lease ends by itself", "error", err.Error())
 	}
 }
 
 // awaitPeer waits while another pooler that could take the clients is on its way.
-func (e *escorting) awaitPeer(ctx context.Context, until time.Time) error {
+func (e *run) awaitPeer(ctx context.Context, until time.Time) error {
 	around, err := e.k.Selectors(ctx, e.owned())
 	if err != nil {
 		e.log.Warn("what surrounds the pooler is not known", "error", err.Error())
@@ -78,7 +78,7 @@ func (e *escorting) awaitPeer(ctx context.Context, until time.Time) error {
 }
 
 // owned is the pod as its owner knew it.
-func (e *escorting) owned() escort.Pod {
+func (e *run) owned() escort.Pod {
 	pod := e.pod
 	pod.Owner = e.owner()
 	return pod
@@ -104,7 +104,7 @@ func worthWaiting(peers []escort.Peer, own drain.Ref, replicas int) bool {
 }
 
 // inTurn asks until it is so. When time is over, or nobody can tell, the reason says why the pod leaves all the same.
-func (e *escorting) inTurn(ctx context.Context, until time.Time, otherwise string, ask func() (bool, error)) error {
+func (e *run) inTurn(ctx context.Context, until time.Time, otherwise string, ask func() (bool, error)) error {
 	faults := 0
 	err := poll(ctx, until, turnInterval, func() (bool, error) {
 		is, err := ask()

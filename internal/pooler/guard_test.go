@@ -57,7 +57,7 @@ func TestAPoolerWaitsForAPeerOnlyIfOneIsToCome(t *testing.T) {
 }
 
 // takeTurn waits for the turn in a bubble, and says how long that took.
-func takeTurn(t *testing.T, w *world, ctx context.Context) (e *escorting, waited time.Duration, err error) {
+func takeTurn(t *testing.T, w *world, ctx context.Context) (e *run, waited time.Duration, err error) {
 	e = w.escort(minute).begin(w.asDrained())
 	e.k, e.pod = w, *w.pod
 	began := time.Now()
@@ -129,7 +129,7 @@ func TestAPoolerThatMustLeaveWaitsForItsTurnNoLongerThanHalfOfItsTime(t *testing
 			ctx, cancel := context.WithTimeout(t.Context(), deadline)
 			defer cancel()
 			hurried := w.asDrained()
-			hurried.LeaveBy = time.Now().Add(30 * time.Second)
+			hurried.EvictBy = time.Now().Add(30 * time.Second)
 			e := w.escort(minute).begin(hurried)
 			require.Equal(t, min(15*time.Second, deadline/2), e.turnPatience(ctx))
 		}
@@ -163,13 +163,13 @@ func TestAnAPIServerThatCannotTellWhoseTurnItIsKeepsNobody(t *testing.T) {
 
 func TestAGroupIsTheOwnersOrThePodAlone(t *testing.T) {
 	for name, c := range map[string]struct {
-		change func(*escorting)
+		change func(*run)
 		lease  string
 	}{
-		"owned":                     {func(*escorting) {}, "holds quiesce-pooler-uid-owner"},
-		"nobody's":                  {func(e *escorting) { e.pod.Owner = escort.Owner{} }, "holds quiesce-pooler-uid-a"},
-		"let go of during a surge":  {func(e *escorting) { e.pod.Owner, e.note = escort.Owner{}, &Note{Owner: escort.Owner{UID: "uid-was"}} }, "holds quiesce-pooler-uid-was"},
-		"owned again after a crash": {func(e *escorting) { e.note = &Note{Owner: escort.Owner{UID: "uid-was"}} }, "holds quiesce-pooler-uid-owner"},
+		"owned":                     {func(*run) {}, "holds quiesce-pooler-uid-owner"},
+		"nobody's":                  {func(e *run) { e.pod.Owner = escort.Owner{} }, "holds quiesce-pooler-uid-a"},
+		"let go of during a surge":  {func(e *run) { e.pod.Owner, e.note = escort.Owner{}, &Note{Owner: escort.Owner{UID: "uid-was"}} }, "holds quiesce-pooler-uid-was"},
+		"owned again after a crash": {func(e *run) { e.note = &Note{Owner: escort.Owner{UID: "uid-was"}} }, "holds quiesce-pooler-uid-owner"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := lonely(nil)

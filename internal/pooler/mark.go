@@ -29,8 +29,8 @@ func (n Note) touched() bool { return n.Paused || len(n.Settings) > 0 }
 
 // noteOn reads the pod's mark. One that cannot be read stands for everything that can be undone without knowing it.
 func noteOn(p drain.Pod) (note Note, marked bool) {
-	text, annotated := p.Annotations[drain.EscortedLabel]
-	label, labelled := p.Labels[drain.EscortedLabel]
+	text, annotated := p.Annotations[drain.EscortLabel]
+	label, labelled := p.Labels[drain.EscortLabel]
 	if !annotated && !labelled {
 		return Note{}, false
 	}
@@ -42,7 +42,7 @@ func noteOn(p drain.Pod) (note Note, marked bool) {
 
 // recover undoes what an escort that crashed has left. A surge is gone on with when it is the pod's turn, but its clients
 // wait no longer.
-func (e *escorting) recover(ctx context.Context) {
+func (e *run) recover(ctx context.Context) {
 	note, marked := noteOn(e.pod.Pod)
 	if !marked {
 		return
@@ -58,7 +58,7 @@ func (e *escorting) recover(ctx context.Context) {
 	}
 }
 
-func (e *escorting) resumeOnly(ctx context.Context) error {
+func (e *run) resumeOnly(ctx context.Context) error {
 	if !e.note.Paused {
 		return nil
 	}
@@ -72,7 +72,7 @@ func (e *escorting) resumeOnly(ctx context.Context) error {
 }
 
 // finish goes on with the surge of an escort that crashed. If that is not to be, the pod is as it was before.
-func (e *escorting) finish(ctx context.Context) (done bool, err error) {
+func (e *run) finish(ctx context.Context) (done bool, err error) {
 	if e.note == nil || e.note.Strategy != config.StrategySurge {
 		return false, nil
 	}
@@ -84,7 +84,7 @@ func (e *escorting) finish(ctx context.Context) (done bool, err error) {
 }
 
 // owner is the pod's, or the one it had before labels were taken off.
-func (e *escorting) owner() escort.Owner {
+func (e *run) owner() escort.Owner {
 	if e.pod.Owner.UID == "" && e.note != nil {
 		return e.note.Owner
 	}
@@ -92,32 +92,32 @@ func (e *escorting) owner() escort.Owner {
 }
 
 // mark leaves the note on the pod, and takes off the labels it names, in one change.
-func (e *escorting) mark(ctx context.Context, note Note) error {
+func (e *run) mark(ctx context.Context, note Note) error {
 	note.Owner, note.At = e.owner(), time.Now().UTC()
 	text, err := json.Marshal(note)
 	if err != nil {
 		return fmt.Errorf("mark the pod: %w", err)
 	}
 	strategy, annotation := string(note.Strategy), string(text)
-	labels := map[string]*string{drain.EscortedLabel: &strategy}
+	labels := map[string]*string{drain.EscortLabel: &strategy}
 	for key := range note.Labels {
 		labels[key] = nil
 	}
 	e.note = &note // before the call: unanswered, it may have been heard
-	if err := e.k.PatchMetadata(ctx, e.pod.Ref, labels, map[string]*string{drain.EscortedLabel: &annotation}); err != nil {
+	if err := e.k.PatchMetadata(ctx, e.pod.Ref, labels, map[string]*string{drain.EscortLabel: &annotation}); err != nil {
 		return fmt.Errorf("mark the pod: %w", err)
 	}
 	return nil
 }
 
 // unmark puts back the labels that the note names, and takes the mark off, in one change.
-func (e *escorting) unmark(ctx context.Context) error {
+func (e *run) unmark(ctx context.Context) error {
 	labels := map[string]*string{}
 	for key, value := range e.note.Labels {
 		labels[key] = &value
 	}
-	labels[drain.EscortedLabel] = nil
-	if err := e.k.PatchMetadata(ctx, e.pod.Ref, labels, map[string]*string{drain.EscortedLabel: nil}); err != nil {
+	labels[drain.EscortLabel] = nil
+	if err := e.k.PatchMetadata(ctx, e.pod.Ref, labels, map[string]*string{drain.EscortLabel: nil}); err != nil {
 		return fmt.Errorf("take the mark off the pod: %w", err)
 	}
 	e.note = nil
@@ -130,7 +130,7 @@ const undoBudget = 3 * time.Second
 
 // undo puts back what the note says, whatever became of ctx: first of all new transactions may begin again. A pooler that
 // could not be put back keeps its mark, by which a later slice finds it.
-func (e *escorting) undo(ctx context.Context) error {
+func (e *run) undo(ctx context.Context) error {
 	if e.note == nil {
 		return nil
 	}
@@ -150,7 +150,7 @@ func (e *escorting) undo(ctx context.Context) error {
 
 // putBack resumes the pooler and restores its settings. A pooler that lets nobody in any more has been restarted or is about to
 // end, which resumes it as well.
-func (e *escorting) putBack(ctx context.Context) error {
+func (e *run) putBack(ctx context.Context) error {
 	if !e.note.touched() {
 		return nil
 	}
@@ -161,7 +161,7 @@ func (e *escorting) putBack(ctx context.Context) error {
 	return errors.Join(e.resume(ctx, console), change(ctx, console, e.note.Settings))
 }
 
-func (e *escorting) resume(ctx context.Context, console *pgbouncer.Console) error {
+func (e *run) resume(ctx context.Context, console *pgbouncer.Console) error {
 	if !e.note.Paused {
 		return nil
 	}

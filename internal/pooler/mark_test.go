@@ -21,7 +21,7 @@ func TestAMarkIsReadAsItWasWritten(t *testing.T) {
 	note := Note{Strategy: config.StrategySurge, Paused: true, Labels: map[string]string{"app": "pgbouncer"}, Settings: map[string]string{"a": "1"}}
 	before := time.Now().Add(-time.Second)
 	require.NoError(t, e.mark(t.Context(), note))
-	require.Equal(t, map[string]string{drain.EscortedLabel: "surge"}, w.pod.Labels)
+	require.Equal(t, map[string]string{drain.EscortLabel: "surge"}, w.pod.Labels)
 
 	read, marked := noteOn(w.pod.Pod)
 	require.True(t, marked)
@@ -37,8 +37,8 @@ func TestAMarkIsReadAsItWasWritten(t *testing.T) {
 }
 
 func TestAMarkThatCannotBeReadStandsForAPause(t *testing.T) {
-	on := map[string]string{drain.EscortedLabel: "evict"}
-	garbled := map[string]string{drain.EscortedLabel: "{"}
+	on := map[string]string{drain.EscortLabel: "evict"}
+	garbled := map[string]string{drain.EscortLabel: "{"}
 	for name, c := range map[string]struct {
 		pod    drain.Pod
 		note   Note
@@ -47,7 +47,7 @@ func TestAMarkThatCannotBeReadStandsForAPause(t *testing.T) {
 		"no mark":                 {drain.Pod{}, Note{}, false},
 		"a label only":            {drain.Pod{Labels: on}, Note{Strategy: config.StrategyEvict, Paused: true}, true},
 		"a garbled annotation":    {drain.Pod{Labels: on, Annotations: garbled}, Note{Strategy: config.StrategyEvict, Paused: true}, true},
-		"an annotation only":      {drain.Pod{Annotations: map[string]string{drain.EscortedLabel: `{"strategy":"evict"}`}}, Note{Strategy: config.StrategyEvict}, true},
+		"an annotation only":      {drain.Pod{Annotations: map[string]string{drain.EscortLabel: `{"strategy":"evict"}`}}, Note{Strategy: config.StrategyEvict}, true},
 		"an annotation by others": {drain.Pod{Annotations: map[string]string{"else": "{}"}}, Note{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {

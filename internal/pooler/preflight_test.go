@@ -73,7 +73,7 @@ func TestTheLabelToTakeOffIsOneThatAllSelectOnAndNoPolicyDoes(t *testing.T) {
 		"a second budget on another label": {
 			func(_ *escort.Pod, a *escort.Selectors) {
 				a.PDBs = append(a.PDBs, escort.PDB{Selector: escort.Selector{Name: "by-zone", Labels: labels{"zone": "a"}}})
-			}, "", []string{"budget by-zone"},
+			}, "", []string{"PDB by-zone"},
 		},
 		"the owner asks for it by an expression": {
 			func(_ *escort.Pod, a *escort.Selectors) {

@@ -82,7 +82,7 @@ func (p *preset) knows(labels map[string]string) bool {
 // that are on it now count over those that are noted.
 func Labels(p drain.Pod) map[string]string {
 	var note Note
-	if json.Unmarshal([]byte(p.Annotations[drain.EscortedLabel]), &note) != nil || len(note.Labels) == 0 {
+	if json.Unmarshal([]byte(p.Annotations[drain.EscortLabel]), &note) != nil || len(note.Labels) == 0 {
 		return p.Labels
 	}
 	labels := maps.Clone(note.Labels)

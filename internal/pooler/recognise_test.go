@@ -84,7 +84,7 @@ func TestAMarkedPodHasItsLabelsBack(t *testing.T) {
 		"marked, none taken off":  {`{"strategy":"evict"}`, labels{"tier": "db"}, labels{"tier": "db"}},
 		"marked illegibly":        {`{`, labels{"tier": "db"}, labels{"tier": "db"}},
 	} {
-		pod := drain.Pod{Labels: c.on, Annotations: labels{drain.EscortedLabel: c.annotation}}
+		pod := drain.Pod{Labels: c.on, Annotations: labels{drain.EscortLabel: c.annotation}}
 		require.Equal(t, c.want, Labels(pod), name)
 		require.Equal(t, c.on, pod.Labels, name)
 	}

@@ -36,7 +36,7 @@ type load struct {
 }
 
 // look connects to the cluster and has a first look at the pod, unless it is gone.
-func (e *escorting) look(ctx context.Context, ref drain.Ref) (here bool, err error) {
+func (e *run) look(ctx context.Context, ref drain.Ref) (here bool, err error) {
 	until := time.Now().Add(lookTimeout)
 	fault := poll(ctx, until, lookInterval, func() (bool, error) {
 		here, err = e.lookOnce(ctx, ref)
@@ -48,7 +48,7 @@ func (e *escorting) look(ctx context.Context, ref drain.Ref) (here bool, err err
 	return here, fault
 }
 
-func (e *escorting) lookOnce(ctx context.Context, ref drain.Ref) (here bool, err error) {
+func (e *run) lookOnce(ctx context.Context, ref drain.Ref) (here bool, err error) {
 	if e.k == nil {
 		k, err := e.Connect(ctx)
 		if err != nil {
@@ -64,10 +64,10 @@ func (e *escorting) lookOnce(ctx context.Context, ref drain.Ref) (here bool, err
 	return true, nil
 }
 
-func (e *escorting) terminating() bool { return !e.pod.Deleted.IsZero() }
+func (e *run) terminating() bool { return !e.pod.Deleted.IsZero() }
 
 // open gets a console that takes commands, and looks at what the pooler does.
-func (e *escorting) open(ctx context.Context) error {
+func (e *run) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, errors.New("the console took too long to answer"))
 	defer cancel()
 	console, err := e.reach(ctx)
@@ -81,7 +81,7 @@ func (e *escorting) open(ctx context.Context) error {
 }
 
 // reach gives the console that is open, or opens one.
-func (e *escorting) reach(ctx context.Context) (*pgbouncer.Console, error) {
+func (e *run) reach(ctx context.Context) (*pgbouncer.Console, error) {
 	if e.console != nil && e.console.Usable() {
 		return e.console, nil
 	}
@@ -99,9 +99,9 @@ func (e *escorting) reach(ctx context.Context) (*pgbouncer.Console, error) {
 	return console, nil
 }
 
-func (e *escorting) dial(ctx context.Context) (net.Conn, error) {
+func (e *run) dial(ctx context.Context) (net.Conn, error) {
 	port := consolePort(e.Port, e.pod)
-	if e.Via == config.ViaPortForward {
+	if e.ConnectVia == config.ViaPortForward {
 		return e.k.Forward(ctx, e.pod.Namespace, e.pod.Name, port)
 	}
 	return e.Dial(ctx, net.JoinHostPort(e.pod.IP, strconv.Itoa(port)))
@@ -117,7 +117,7 @@ func mayCommand(ctx context.Context, console *pgbouncer.Console) error {
 }
 
 // survey takes down what the pooler is at.
-func (e *escorting) survey(ctx context.Context) error {
+func (e *run) survey(ctx context.Context) error {
 	pools, err := e.console.Pools(ctx)
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func (e *escorting) survey(ctx context.Context) error {
 }
 
 // close lets go of the consoles. What was commanded stays in force.
-func (e *escorting) close() {
+func (e *run) close() {
 	for _, console := range []*pgbouncer.Console{e.console, e.stopping.second} {
 		if console != nil {
 			console.Close()

@@ -54,7 +54,7 @@ type stopping struct {
 func steady(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
 
 // ready gets the second console, and marks the pod with what is going to be changed.
-func (e *escorting) ready(ctx context.Context) error {
+func (e *run) ready(ctx context.Context) error {
 	second, err := e.console.Again(ctx)
 	if err != nil {
 		return err
@@ -74,7 +74,7 @@ func (e *escorting) ready(ctx context.Context) error {
 
 // changes are the settings that a pooler is stopped with. In session mode, a client is never idle to the pooler, but has a
 // connection to the database that can be closed between its transactions.
-func (e *escorting) changes() map[string]string {
+func (e *run) changes() map[string]string {
 	changes := map[string]string{queryWaitTimeout: queryWait, clientIdleTimeout: idleWait}
 	if e.load.sessions {
 		changes[serverFastClose] = "1"
@@ -83,7 +83,7 @@ func (e *escorting) changes() map[string]string {
 }
 
 // shed disconnects the clients that do nothing. Those of session pools never count as idle.
-func (e *escorting) shed(ctx context.Context) error {
+func (e *run) shed(ctx context.Context) error {
 	if err := e.console.Set(steady(ctx), clientIdleTimeout, idleWait); err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (e *escorting) shed(ctx context.Context) error {
 
 // pauseBy lets no more transactions begin, and waits for those in flight: since a pause waits for sessions to end, those are
 // told to as well.
-func (e *escorting) pauseBy(ctx context.Context, until time.Time) error {
+func (e *run) pauseBy(ctx context.Context, until time.Time) error {
 	changes := e.changes()
 	delete(changes, clientIdleTimeout)
 	if err := change(steady(ctx), e.console, changes); err != nil {
@@ -115,7 +115,7 @@ func (e *escorting) pauseBy(ctx context.Context, until time.Time) error {
 }
 
 // awaitIdle is the wait for a pause that somebody else has asked for, and who did has the answer.
-func (e *escorting) awaitIdle(ctx context.Context, until time.Time) error {
+func (e *run) awaitIdle(ctx context.Context, until time.Time) error {
 	return poll(ctx, until, countInterval, func() (bool, error) {
 		err := e.wear(ctx)
 		return e.load.inFlight == 0, err
@@ -123,7 +123,7 @@ func (e *escorting) awaitIdle(ctx context.Context, until time.Time) error {
 }
 
 // shutDownBy lets no more transactions begin, for good, and waits for those in flight.
-func (e *escorting) shutDownBy(ctx context.Context, until time.Time) error {
+func (e *run) shutDownBy(ctx context.Context, until time.Time) error {
 	if err := e.beginShutdown(ctx); err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (e *escorting) shutDownBy(ctx context.Context, until time.Time) error {
 	return err
 }
 
-func (e *escorting) beginShutdown(ctx context.Context) error {
+func (e *run) beginShutdown(ctx context.Context) error {
 	if e.load.sessions {
 		if err := e.console.Set(steady(ctx), serverFastClose, "1"); err != nil {
 			return err
@@ -150,7 +150,7 @@ func (e *escorting) beginShutdown(ctx context.Context) error {
 
 // wear tells sessions to end, each at the end of its transaction, and counts what is in flight. Telling them once is not
 // enough: a pause sent on another console may be read later, and a session begin before it.
-func (e *escorting) wear(ctx context.Context) error {
+func (e *run) wear(ctx context.Context) error {
 	if e.load.sessions {
 		if err := e.console.Reconnect(steady(ctx)); err != nil {
 			return err
@@ -166,7 +166,7 @@ func (e *escorting) wear(ctx context.Context) error {
 
 // awaitSignal waits until the kubelet has sent SIGTERM. A shutdown that was begun on the console before that would make the
 // signal the second one, which ends the pooler at once (https://www.pgbouncer.org/usage.html#signals).
-func (e *escorting) awaitSignal(ctx context.Context, until time.Time) error {
+func (e *run) awaitSignal(ctx context.Context, until time.Time) error {
 	err := poll(ctx, until, signalInterval, func() (bool, error) {
 		return e.console.ShuttingDown(steady(ctx))
 	})
@@ -179,7 +179,7 @@ func (e *escorting) awaitSignal(ctx context.Context, until time.Time) error {
 
 // lastWord makes a pooler that may be told to shut down do so. That outlives us, and nobody could tell it later: it lets no
 // new consoles in. While its hook runs, it does.
-func (e *escorting) lastWord(ctx context.Context) {
+func (e *run) lastWord(ctx context.Context) {
 	if e.console == nil || e.console.HasEnded() || !e.version.WaitsOnShutdown() || !e.stopping.since.IsZero() {
 		return
 	}
@@ -197,7 +197,7 @@ func (e *escorting) lastWord(ctx context.Context) {
 }
 
 // linger lets clients leave by themselves, which costs them nothing, for as long as any does.
-func (e *escorting) linger(ctx context.Context, until time.Time) error {
+func (e *run) linger(ctx context.Context, until time.Time) error {
 	fewest, last := math.MaxInt, time.Now()
 	err := poll(ctx, until, clientsInterval, func() (bool, error) {
 		pools, err := e.console.Pools(steady(ctx))
@@ -211,7 +211,7 @@ func (e *escorting) linger(ctx context.Context, until time.Time) error {
 
 // moved waits until no Service sends new clients to the pod, and then until none has come for a while: the node proxies learn
 // of it later.
-func (e *escorting) moved(ctx context.Context, until time.Time) error {
+func (e *run) moved(ctx context.Context, until time.Time) error {
 	err := poll(ctx, until, clientsInterval, func() (bool, error) {
 		serving, err := e.k.Serving(ctx, e.pod.Ref)
 		return err == nil && !serving, nil
@@ -247,7 +247,7 @@ func unlessOverran(err error) error {
 }
 
 // leaving tells whether an eviction that was not answered has been accepted all the same.
-func (e *escorting) leaving(ctx context.Context) bool {
+func (e *run) leaving(ctx context.Context) bool {
 	if e.k == nil {
 		return false
 	}

@@ -33,7 +33,7 @@ const (
 // surge has the pooler replaced before it leaves. With one label taken off, it serves on for who is connected, and its
 // ReplicaSet makes another in its place; it is stopped only when that one serves. Fallback is why this was not done, or not
 // to the end; then nothing is left of it.
-func (e *escorting) surge(ctx context.Context) (fallback string, err error) {
+func (e *run) surge(ctx context.Context) (fallback string, err error) {
 	around, err := e.k.Selectors(ctx, e.pod)
 	if err != nil {
 		return "surge is not possible: " + err.Error(), nil
@@ -56,7 +56,7 @@ func (e *escorting) surge(ctx context.Context) (fallback string, err error) {
 }
 
 // finishSurge goes on with a surge whose escort crashed, if the replacement is there, and otherwise undoes it.
-func (e *escorting) finishSurge(ctx context.Context) (done bool, err error) {
+func (e *run) finishSurge(ctx context.Context) (done bool, err error) {
 	// Whoever waits because of the crash waits no longer. A shutdown goes on.
 	if err := e.console.Resume(steady(ctx)); err != nil && !errors.Is(err, pgbouncer.ErrShuttingDown) {
 		return false, fmt.Errorf("finish a surge: %w", err)
@@ -71,7 +71,7 @@ func (e *escorting) finishSurge(ctx context.Context) (done bool, err error) {
 }
 
 // giveUp undoes the surge, and says why, unless nobody waits for that any more.
-func (e *escorting) giveUp(ctx context.Context, why error) (fallback string, err error) {
+func (e *run) giveUp(ctx context.Context, why error) (fallback string, err error) {
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
@@ -84,7 +84,7 @@ func (e *escorting) giveUp(ctx context.Context, why error) (fallback string, err
 
 // awaitReplacement leaves the pooler as it is until the owner has all its pods without this one. Where the pod is in a hurry, half
 // of its time is kept for leaving without a replacement.
-func (e *escorting) awaitReplacement(ctx context.Context, replicas int) error {
+func (e *run) awaitReplacement(ctx context.Context, replicas int) error {
 	patience := e.Patience
 	if !e.leaveBy.IsZero() {
 		patience = min(patience, time.Until(e.leaveBy)/turnShare)
@@ -103,7 +103,7 @@ func (e *escorting) awaitReplacement(ctx context.Context, replicas int) error {
 }
 
 // wasReplaced is nil if the owner has all its pods. It has let go of this one, but the note knows it.
-func (e *escorting) wasReplaced(ctx context.Context) error {
+func (e *run) wasReplaced(ctx context.Context) error {
 	around, err := e.k.Selectors(ctx, e.owned())
 	if err != nil {
 		return err
@@ -132,7 +132,7 @@ func replaced(peers []escort.Peer, own string, replicas int) bool {
 }
 
 // leave stops a pooler that is not needed any more, and has its pod evicted, which no budget protects now.
-func (e *escorting) leave(ctx context.Context) (fallback string, err error) {
+func (e *run) leave(ctx context.Context) (fallback string, err error) {
 	if err := e.awaitUnserved(ctx); err != nil {
 		return e.giveUp(ctx, err)
 	}
@@ -146,7 +146,7 @@ func (e *escorting) leave(ctx context.Context) (fallback string, err error) {
 }
 
 // awaitUnserved waits until no Service sends clients to the pod.
-func (e *escorting) awaitUnserved(ctx context.Context) error {
+func (e *run) awaitUnserved(ctx context.Context) error {
 	var fault error
 	err := poll(ctx, time.Now().Add(moveTimeout), replacementInterval, func() (bool, error) {
 		var serving bool

@@ -23,7 +23,7 @@ const (
 )
 
 // probed is why a shutdown could not be carried through.
-func (e *escorting) probed() (why string) {
+func (e *run) probed() (why string) {
 	if limit, limited := e.probeLimit(); limited && limit < leastShutdown {
 		return fmt.Sprintf("its liveness probe ends a shutdown that takes longer than %v", limit)
 	}
@@ -33,7 +33,7 @@ func (e *escorting) probed() (why string) {
 // probeLimit is how long a shutdown may take before a liveness probe has failed so often on the closed port that the kubelet
 // sends SIGTERM, which ends the pooler at once. Only a pod that terminates is not probed
 // (https://github.com/kubernetes/kubernetes/pull/98571), and a pause leaves the port open.
-func (e *escorting) probeLimit() (limit time.Duration, limited bool) {
+func (e *run) probeLimit() (limit time.Duration, limited bool) {
 	probe := poolerOf(e.pod).Liveness
 	if !e.version.WaitsOnShutdown() || probe.Port != consolePort(e.Port, e.pod) {
 		return 0, false
@@ -42,7 +42,7 @@ func (e *escorting) probeLimit() (limit time.Duration, limited bool) {
 }
 
 // stopThenEvict lets no more transactions begin, and evicts the pod when the last has ended.
-func (e *escorting) stopThenEvict(ctx context.Context) error {
+func (e *run) stopThenEvict(ctx context.Context) error {
 	e.allow(ctx)
 	if e.version.WaitsOnShutdown() {
 		return e.shutDownThenEvict(ctx)
@@ -57,7 +57,7 @@ func (e *escorting) stopThenEvict(ctx context.Context) error {
 }
 
 // shutDownThenEvict: the eviction's SIGTERM would be the second signal, and ends what is still in flight.
-func (e *escorting) shutDownThenEvict(ctx context.Context) error {
+func (e *run) shutDownThenEvict(ctx context.Context) error {
 	until, beyond := e.until, "when it was evicted"
 	if limit, limited := e.probeLimit(); limited && limit < time.Until(until) {
 		until, beyond = time.Now().Add(limit), "when its liveness probe was about to end it"
@@ -78,7 +78,7 @@ func (e *escorting) shutDownThenEvict(ctx context.Context) error {
 }
 
 // insist asks for the eviction again if it is refused.
-func (e *escorting) insist(ctx context.Context) error {
+func (e *run) insist(ctx context.Context) error {
 	var refused error
 	err := poll(ctx, time.Now().Add(insistence), insistInterval, func() (bool, error) {
 		refused = e.ask(ctx, drain.EvictOptions{})

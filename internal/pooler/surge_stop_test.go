@@ -28,8 +28,8 @@ func (w *web) crash(t *testing.T) {
 	})
 	require.NoError(t, err)
 	w.pod.Owner = escort.Owner{}
-	w.pod.Labels = labels{"tier": "db", drain.EscortedLabel: "surge"}
-	w.pod.Annotations = labels{drain.EscortedLabel: string(text)}
+	w.pod.Labels = labels{"tier": "db", drain.EscortLabel: "surge"}
+	w.pod.Annotations = labels{drain.EscortLabel: string(text)}
 	w.without = time.Now()
 	c := open(t, w.running)
 	require.NoError(t, c.Set(t.Context(), queryWaitTimeout, "1"))
@@ -55,7 +55,7 @@ func TestASurgeThatCrashedIsGoneOnWithIfTheReplacementIsThere(t *testing.T) {
 		w, app := webOf(p), p.Connect(t)
 		w.crash(t)
 		waits := transacts(t, app)
-		escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 		require.NoError(t, err)
 		within(t, waits)
 		within(t, p.Ended())
@@ -79,7 +79,7 @@ func TestASurgeThatCrashedIsUndoneIfTheReplacementIsNotThere(t *testing.T) {
 		escort := w.escort(minute)
 		escort.Strategy, escort.Patience = config.StrategyEvict, time.Second
 		w.refuse = &drain.Blocked{}
-		_, err := escort.Escort(t.Context(), w.asDrained(), w.evict(t))
+		_, err := escort.Run(t.Context(), w.asDrained(), w.evict(t))
 		require.Equal(t, w.refuse, err)
 		within(t, waits)
 		require.Equal(t, labels{"app": "pgbouncer", "tier": "db"}, w.pod.Labels)
@@ -99,8 +99,8 @@ func straggle(t *testing.T, p *parts.Pooler) *pgconn.PgConn {
 // interrupt ends the drain when the pooler's log has this, and waits for the escort to end.
 func (w *web) interrupt(t *testing.T, command string) {
 	t.Helper()
-	cancel, ended := aside(t, func(ctx context.Context) (drain.Escorted, error) {
-		return w.escort(minute).Escort(ctx, w.asDrained(), w.evict(t))
+	cancel, ended := aside(t, func(ctx context.Context) (drain.EscortResult, error) {
+		return w.escort(minute).Run(ctx, w.asDrained(), w.evict(t))
 	})
 	require.Eventually(t, func() bool { return strings.Contains(w.running.Log(t), command) }, patience, glance)
 	over := errors.New("the slice is over")
@@ -114,11 +114,11 @@ func TestAShutdownTakesNoLongerThanALivenessProbeAllows(t *testing.T) {
 	w := webOf(p)
 	straggle(t, p)
 	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 2 * leastShutdown}}}
-	escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+	escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 	require.NoError(t, err)
 	within(t, p.Ended())
-	require.Equal(t, "1 transaction in flight when its liveness probe was about to end it", escorted.Cut)
-	require.Less(t, escorted.HeldBack, minute.Seconds())
+	require.Equal(t, "1 transaction in flight when its liveness probe was about to end it", escorted.AbortedDetail)
+	require.Less(t, escorted.HeldBackSeconds, minute.Seconds())
 }
 
 func TestAPoolerThatShutsDownStaysMarkedWhenTheDrainEnds(t *testing.T) {
@@ -150,8 +150,8 @@ func TestAPauseIsUndoneWhenTheEvictionIsRefusedAllTheSame(t *testing.T) {
 	t.Parallel()
 	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
 	w := webOf(p)
-	w.refuse = &drain.Blocked{Budgets: []string{"db/another"}}
-	_, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+	w.refuse = &drain.Blocked{PDBs: []string{"db/another"}}
+	_, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 	require.Equal(t, w.refuse, err)
 	require.Equal(t, labels{"app": "pgbouncer", "tier": "db"}, w.pod.Labels)
 	parts.Exec(t, p.Connect(t), "SELECT")

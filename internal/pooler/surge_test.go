@@ -135,7 +135,7 @@ func TestASingleReplicaIsReplacedWithoutATransactionCutOrAConnectionRefused(t *t
 		w.takes = time.Second
 		service := w.service(t, leaving, staying)
 		busy := work(t, service.Pooler)
-		escorted, err := w.escort(minute).Escort(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
 		require.NoError(t, err)
 		within(t, leaving.Ended())
 		before := busy.commits()
@@ -145,14 +145,14 @@ func TestASingleReplicaIsReplacedWithoutATransactionCutOrAConnectionRefused(t *t
 		require.Equal(t, "surge", escorted.Strategy)
 		require.Equal(t, "budget pgbouncer never allows an eviction: there is one replica", escorted.Reason)
 		require.GreaterOrEqual(t, escorted.Clients, crowd)
-		require.NotZero(t, escorted.HeldBack)
-		require.Empty(t, escorted.Cut)
-		require.Equal(t, labels{"tier": "db", drain.EscortedLabel: "surge"}, w.pod.Labels, "the label is off to the end")
+		require.NotZero(t, escorted.HeldBackSeconds)
+		require.Empty(t, escorted.AbortedDetail)
+		require.Equal(t, labels{"tier": "db", drain.EscortLabel: "surge"}, w.pod.Labels, "the label is off to the end")
 	})
 }
 
 // waiting is an escort that has got as far as a surge, with a console that is there but not used.
-func (w *web) waiting(t *testing.T) *escorting {
+func (w *web) waiting(t *testing.T) *run {
 	e := w.escort(minute).begin(w.asDrained())
 	e.k, e.pod, e.evict = w, *w.pod, w.evict(t)
 	e.version = pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}
@@ -240,7 +240,7 @@ type deaf struct{ *web }
 
 func (d deaf) PatchMetadata(ctx context.Context, ref drain.Ref, labels, annotations map[string]*string) error {
 	err := d.web.PatchMetadata(ctx, ref, labels, annotations)
-	if labels[drain.EscortedLabel] != nil {
+	if labels[drain.EscortLabel] != nil {
 		return errors.New("no answer")
 	}
 	return err

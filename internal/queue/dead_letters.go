@@ -19,21 +19,21 @@ const (
 	attributeReceives  = "receiveCount" // how often it was delivered
 )
 
-// DeadLetters is the queue for what can never be processed.
-type DeadLetters struct {
+// DeadLetterQueue is the queue for what can never be processed.
+type DeadLetterQueue struct {
 	client *sqs.Client
 	url    string
 }
 
-var _ termination.DeadLetters = (*DeadLetters)(nil)
+var _ termination.DeadLetterQueue = (*DeadLetterQueue)(nil)
 
-// NewDeadLetters makes the client. It sends nothing.
-func NewDeadLetters(config aws.Config, url string) *DeadLetters {
-	return &DeadLetters{client: sqs.NewFromConfig(config), url: url}
+// NewDeadLetterQueue makes the client. It sends nothing.
+func NewDeadLetterQueue(config aws.Config, url string) *DeadLetterQueue {
+	return &DeadLetterQueue{client: sqs.NewFromConfig(config), url: url}
 }
 
-// Bury implements termination.DeadLetters.
-func (d *DeadLetters) Bury(ctx context.Context, record termination.Record) error {
+// Send implements termination.DeadLetters.
+func (d *DeadLetterQueue) SendToDLQ(ctx context.Context, record termination.Record) error {
 	attributes := map[string]types.MessageAttributeValue{
 		attributeReason:    text("String", record.Malformed.Error()),
 		attributeMessageID: text("String", record.MessageID),

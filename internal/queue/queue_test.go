@@ -20,7 +20,7 @@ type mail struct {
 	*awstest.Server
 	url, deadURL string
 	queue        *Queue
-	dead         *DeadLetters
+	dead         *DeadLetterQueue
 }
 
 func mailOf(t *testing.T) mail {
@@ -29,7 +29,7 @@ func mailOf(t *testing.T) mail {
 	m := mail{T: t, Server: server}
 	m.deadURL = server.AddQueue(awstest.Queue{Name: "dead"})
 	m.url = server.AddQueue(awstest.Queue{Name: "events", Visibility: time.Hour, MaxReceives: 1000, DeadLetters: m.deadURL})
-	m.queue, m.dead = New(config, m.url), NewDeadLetters(config, m.deadURL)
+	m.queue, m.dead = New(config, m.url), NewDeadLetterQueue(config, m.deadURL)
 	return m
 }
 
@@ -113,7 +113,7 @@ func TestADeadLetterSaysWhyItIsOneAndIsOtherwiseAsItCame(t *testing.T) {
 		MessageID: "059f36b4-87a3-44ab-83d2-661975830a7d", Receives: 3, Body: `{"detail-type":`,
 		Malformed: errors.New("Records[1].body: not JSON"),
 	}
-	require.NoError(t, m.dead.Bury(t.Context(), record))
+	require.NoError(t, m.dead.SendToDLQ(t.Context(), record))
 	letters := m.Messages(m.deadURL)
 	require.Len(t, letters, 1)
 	require.Equal(t, `{"detail-type":`, letters[0].Body)
@@ -132,6 +132,6 @@ func TestARefusalNamesTheOperation(t *testing.T) {
 	_, _, err := m.queue.Backlog(t.Context())
 	require.ErrorContains(t, err, "count the messages")
 	record := termination.Record{MessageID: "m-1", Body: "x", Malformed: errors.New("y")}
-	require.ErrorContains(t, m.dead.Bury(t.Context(), record), "move message m-1 to the dead letters")
+	require.ErrorContains(t, m.dead.SendToDLQ(t.Context(), record), "move message m-1 to the dead letters")
 	require.Empty(t, m.Messages(m.url))
 }

@@ -67,16 +67,16 @@ func (h Hook) interval(instanceID string) time.Duration {
 // less the reserve that is kept for completing the action. A drain whose event came so late that this is over, or nearly,
 // has a little time from when the event was first seen, if the hook has.
 func (b Bounds) deadline(began, seen time.Time, h Hook) time.Time {
-	inTime := b.MaxDuration - b.Reserve
+	inTime := b.MaxDuration - b.CompletionReserve
 	available := max(inTime, seen.Sub(began)+min(lateTime, inTime/lateShare))
 	if limit := h.limit(); limit > 0 {
-		available = min(available, limit-b.Reserve)
+		available = min(available, limit-b.CompletionReserve)
 	}
 	return began.Add(available)
 }
 
 // learn asks how long there is.
-func (w *work) learn(ctx context.Context) (Hook, error) {
+func (w *job) learn(ctx context.Context) (Hook, error) {
 	hook, err := w.Hooks.Describe(ctx, w.Group, w.Hook)
 	if err != nil {
 		return Hook{}, err
@@ -93,14 +93,14 @@ func (w *work) learn(ctx context.Context) (Hook, error) {
 // overtime gives a slice that begins at the deadline or after it time for a last look, if the hook has that: whoever was to be told
 // to stop when the slice before it ended would die untold otherwise, and unnamed. It is over before the slice is: the next one would
 // only begin it anew.
-func (w *work) overtime(slice context.Context, h Hook) {
+func (w *job) overtime(slice context.Context, h Hook) {
 	least := lastLook
 	if end, limited := slice.Deadline(); limited {
 		least = min(least, time.Until(end)/2)
 	}
 	look := time.Now().Add(least)
 	if limit := h.limit(); limit > 0 {
-		if end := w.Began.Add(limit - w.Policy.Bounds.Reserve); end.Before(look) {
+		if end := w.Began.Add(limit - w.Policy.Bounds.CompletionReserve); end.Before(look) {
 			look = end
 		}
 	}
@@ -112,7 +112,7 @@ func (w *work) overtime(slice context.Context, h Hook) {
 // renew finds out whether an old event is of an action that is over, while the instance is in another one: it was retained and is
 // terminated again, say. The drain is the same then, but its clock is not the event's, nor is the token. Without an answer nothing
 // is begun: under a clock that has run out long ago, pods would be forced that have half an hour.
-func (w *work) renew(ctx context.Context) error {
+func (w *job) renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()
 	if err := w.Hooks.Heartbeat(ctx, w.Termination); !errors.Is(err, ErrNoActiveAction) {
@@ -135,8 +135,8 @@ func (w *work) renew(ctx context.Context) error {
 }
 
 // beganAnew is when the present action began, or a guess if Auto Scaling does not tell it of this one: it is the same in each slice.
-func (w *work) beganAnew(ctx context.Context) (time.Time, error) {
-	began, err := w.Fleet.Began(ctx, w.Group)
+func (w *job) beganAnew(ctx context.Context) (time.Time, error) {
+	began, err := w.Fleet.ActivityStarts(ctx, w.Group)
 	if at, known := began[w.InstanceID]; known || err != nil {
 		return at, err
 	}
@@ -152,13 +152,13 @@ type heart struct {
 	pulse *pulse
 }
 
-func (w *work) heart() heart {
+func (w *job) heart() heart {
 	return heart{hooks: w.Hooks, of: w.Termination, log: w.log, pulse: &w.pulse}
 }
 
 // keepUnbidden keeps alive the action that an instance comes to be in while it is drained for a notice, or for a person: whoever is
 // sent its event finds the lease held. If the hook's settings cannot be had, it may be the shortest.
-func (w *work) keepUnbidden(ctx context.Context) (stop func()) {
+func (w *job) keepUnbidden(ctx context.Context) (stop func()) {
 	if !w.Policy.OwnsGroup(w.Group) {
 		return func() {}
 	}

@@ -85,7 +85,7 @@ func TestTheHooksLimitIsAsAutoScalingHasIt(t *testing.T) {
 
 func TestTheDeadlineIsTheEarlierOfOursAndTheHooks(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	usual := Bounds{MaxDuration: 30 * time.Minute, Reserve: 30 * time.Second}
+	usual := Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second}
 	for _, c := range []struct {
 		name   string
 		bounds Bounds
@@ -133,7 +133,7 @@ func TestADrainThatBeginsAfterItsTimeStillHasALittle(t *testing.T) {
 		late.Began = time.Now().Add(-time.Hour)
 		report, err = deliver(t, w.handler(), Record{Termination: &late, FirstReceived: seen})
 		require.NoError(t, err)
-		require.Equal(t, StatusLeft, report.Status)
+		require.Equal(t, StatusPartial, report.Status)
 		require.Equal(t, seen.Add(lateTime), time.Now(), "and no more with each slice")
 	})
 }
@@ -234,7 +234,7 @@ func TestAClusterOutOfReachKeepsTheInstanceUntilTheDeadlineAndThenPolicyDecides(
 func TestAHeartbeatWithoutAnAnswerDoesNotStandInForTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		w := newWorld().handler().work(event)
+		w := newWorld().handler().newJob(event)
 		silent := &silence{hooks: w.Hooks}
 		w.Handler.Hooks = silent
 		stop := w.heart().keepAlive(ctx, Hook{HeartbeatTimeout: time.Minute})

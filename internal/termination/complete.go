@@ -32,7 +32,7 @@ const (
 
 // complete ends the lifecycle action. That none is active is said of one that has ended, for a moment of one that has just
 // begun, and of a token that is of an earlier action: the instance's state and a request without the token tell which.
-func (w *work) complete(ctx context.Context, result Result) error {
+func (w *job) complete(ctx context.Context, result Result) error {
 	ctx, cancel := completing(ctx)
 	defer cancel()
 	t, denied, doubted := w.Termination, 0, false
@@ -41,7 +41,7 @@ func (w *work) complete(ctx context.Context, result Result) error {
 		err := w.Hooks.Complete(ctx, t, result)
 		switch {
 		case err == nil:
-			w.report.Lifecycle = result
+			w.report.LifecycleResult = result
 			w.log.Info("lifecycle action completed", "result", result)
 			return nil
 		case errors.Is(err, ErrNoActiveAction):
@@ -77,7 +77,7 @@ func completing(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // endedBefore is why the action is over, if that can be believed after so many denials.
-func (w *work) endedBefore(ctx context.Context, denied int) string {
+func (w *job) endedBefore(ctx context.Context, denied int) string {
 	instances, err := w.Groups.Instances(ctx, w.Group)
 	switch {
 	case err != nil:

@@ -16,12 +16,12 @@ func TestTheActionIsCompletedOnAContextOfItsOwn(t *testing.T) {
 	w := newWorld()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.NoError(t, w.handler().work(event).complete(ctx, Continue))
+	require.NoError(t, w.handler().newJob(event).complete(ctx, Continue))
 	require.Equal(t, []Result{Continue}, w.completed)
 
 	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 	defer cancel()
-	require.NoError(t, w.handler().work(event).complete(late, Continue), "an answer that comes too late costs less")
+	require.NoError(t, w.handler().newJob(event).complete(late, Continue), "an answer that comes too late costs less")
 }
 
 // The same words are said of an action that has ended and of one that has just begun.
@@ -31,7 +31,7 @@ func TestNoActiveActionIsBelievedOnlyOfAnInstanceThatNoLongerWaits(t *testing.T)
 		w.faults["complete"] = []error{ErrNoActiveAction, ErrNoActiveAction}
 		report, err := invoke(t, w.handler())
 		require.NoError(t, err)
-		require.Equal(t, Continue, report.Lifecycle, "it was tried again, since the instance still waited")
+		require.Equal(t, Continue, report.LifecycleResult, "it was tried again, since the instance still waited")
 
 		w = newWorld()
 		w.faults["complete"] = []error{ErrNoActiveAction}
@@ -39,7 +39,7 @@ func TestNoActiveActionIsBelievedOnlyOfAnInstanceThatNoLongerWaits(t *testing.T)
 		time.AfterFunc(500*time.Millisecond, func() { w.enter("Terminating:Proceed") })
 		report, err = invoke(t, w.handler())
 		require.NoError(t, err)
-		require.Empty(t, report.Lifecycle)
+		require.Empty(t, report.LifecycleResult)
 		require.Contains(t, report.Reason, "ended already")
 	})
 }
@@ -50,7 +50,7 @@ func TestAStaleTokenGivesWayToTheActionThatTheInstanceIsIn(t *testing.T) {
 		w.token = "t-2"
 		report, err := invoke(t, w.handler())
 		require.NoError(t, err)
-		require.Equal(t, Continue, report.Lifecycle)
+		require.Equal(t, Continue, report.LifecycleResult)
 		require.Subset(t, w.effects(), []string{"complete t-1 CONTINUE", "complete  CONTINUE"})
 	})
 }
@@ -66,7 +66,7 @@ func TestADuplicateEndsWellWhileAnotherHookHoldsTheInstance(t *testing.T) {
 		began := time.Now()
 		report, err := deliver(t, w.handler(), Record{Termination: &again})
 		require.NoError(t, err)
-		require.Empty(t, report.Lifecycle)
+		require.Empty(t, report.LifecycleResult)
 		require.Contains(t, report.Reason, "waits on another hook")
 		require.Less(t, time.Since(began), 5*time.Second)
 	})
@@ -80,7 +80,7 @@ func TestThatAYoungActionHasEndedIsNotBelieved(t *testing.T) {
 		time.AfterFunc(20*time.Second, heal)
 		report, err := invoke(t, w.handler())
 		require.NoError(t, err)
-		require.Equal(t, Continue, report.Lifecycle)
+		require.Equal(t, Continue, report.LifecycleResult)
 	})
 }
 
@@ -91,7 +91,7 @@ func TestAThrottledCompletionIsRepeatedWhileThereIsTime(t *testing.T) {
 		time.AfterFunc(45*time.Second, heal)
 		report, err := invoke(t, w.handler())
 		require.NoError(t, err)
-		require.Equal(t, Continue, report.Lifecycle)
+		require.Equal(t, Continue, report.LifecycleResult)
 
 		w = newWorld()
 		w.failing("complete", errors.New("Throttling: Rate exceeded"))
@@ -130,8 +130,8 @@ func TestWhatADrainThatFailedIsWorthIsTheOperatorsToSay(t *testing.T) {
 			require.ErrorContains(t, err, "forbidden", "there is time for another try")
 			require.Empty(t, w.completed)
 
-			h.Policy.Bounds.MaxDuration, h.Policy.Bounds.Reserve = 10*time.Second, 0
-			h.Policy.Bounds.JoinGrace = time.Hour
+			h.Policy.Bounds.MaxDuration, h.Policy.Bounds.CompletionReserve = 10*time.Second, 0
+			h.Policy.Bounds.NodeJoinTimeout = time.Hour
 			w.faults["find"] = nil
 			w.node = nil // it never appears
 			report, err := invoke(t, h)

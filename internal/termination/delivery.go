@@ -12,18 +12,18 @@ type Termination struct {
 	Token      string // of the lifecycle action; empty where nobody knows it: a manual drain, or an event that was lost
 	InstanceID string
 	Began      time.Time // when the event says the action began
-	Notice     Notice    // what says that the instance is to go, where no lifecycle action does
+	Trigger    Trigger   // what says that the instance is to go, where no lifecycle action does
 }
 
-// Notice is a warning that EC2 gives before it takes an instance. Nothing waits for whoever heeds it. The zero Notice is none:
+// Trigger is a warning that EC2 gives before it takes an instance. Nothing waits for whoever heeds it. The zero Notice is none:
 // a lifecycle action.
-type Notice string
+type Trigger string
 
 // The notices, in EC2's words: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html and
 // https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/rebalance-recommendations.html.
 const (
-	SpotInterruption        Notice = "EC2 Spot Instance Interruption Warning"
-	RebalanceRecommendation Notice = "EC2 Instance Rebalance Recommendation"
+	SpotInterruption        Trigger = "EC2 Spot Instance Interruption Warning"
+	RebalanceRecommendation Trigger = "EC2 Instance Rebalance Recommendation"
 )
 
 // Delivery is what one invocation was given: one or several records, and the way they came, which decides the answer's

@@ -21,7 +21,7 @@ const (
 )
 
 // empty finds the instance's node, closes it and drains it, and tells what the lifecycle action is to be completed with.
-func (w *work) empty(ctx context.Context, k Kubernetes, all []Instance) (Result, error) {
+func (w *job) empty(ctx context.Context, k Kubernetes, all []Instance) (Result, error) {
 	machines := w.machines(ctx, all)
 	node, err := w.await(ctx, k, instanceOf(all, w.InstanceID), machines[w.InstanceID])
 	if err != nil {
@@ -31,7 +31,7 @@ func (w *work) empty(ctx context.Context, k Kubernetes, all []Instance) (Result,
 		w.end(StatusDrained, "the instance has no node in the cluster")
 		return Continue, nil
 	}
-	node.Gone = machines[w.InstanceID].Gone
+	node.Gone = machines[w.InstanceID].Terminated
 	w.report.Node = node.Name
 	w.log = w.log.With("node", node.Name)
 	if node.Cordoned, err = k.Cordon(ctx, *node, w.Hook, w.Began); err != nil {
@@ -45,7 +45,7 @@ func (w *work) empty(ctx context.Context, k Kubernetes, all []Instance) (Result,
 
 // outOfTime tells a step that was cut short by the clock from one that went wrong. One that could not be done by the deadline
 // is a drain that failed: what the instance is worth then is the operator's to say.
-func (w *work) outOfTime(ctx context.Context, err error) (Result, error) {
+func (w *job) outOfTime(ctx context.Context, err error) (Result, error) {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errDeadline):
 		w.end(StatusFailed, fmt.Sprintf("%v: %v", cause, err))
@@ -62,12 +62,12 @@ func (w *work) outOfTime(ctx context.Context, err error) (Result, error) {
 
 // machines asks EC2 about our instance and the others of its wave. Without an answer nodes are searched for instead, so that
 // a refusal is worth a line and no more.
-func (w *work) machines(ctx context.Context, all []Instance) map[string]Machine {
+func (w *job) machines(ctx context.Context, all []Instance) map[string]EC2Instance {
 	ids := []string{w.InstanceID}
 	for _, i := range wave(all, w.InstanceID) {
 		ids = append(ids, i.ID)
 	}
-	machines, err := w.Groups.Machines(ctx, ids...)
+	machines, err := w.Groups.EC2Instances(ctx, ids...)
 	if err != nil {
 		w.log.Warn("EC2 was of no help", "error", err.Error())
 	}
@@ -75,11 +75,11 @@ func (w *work) machines(ctx context.Context, all []Instance) map[string]Machine 
 }
 
 // await finds the node, and gives one that is still joining a while to appear.
-func (w *work) await(ctx context.Context, k Kubernetes, instance Instance, machine Machine) (*drain.Node, error) {
-	patience := time.Now().Add(w.Policy.Bounds.JoinGrace)
+func (w *job) await(ctx context.Context, k Kubernetes, instance Instance, machine EC2Instance) (*drain.Node, error) {
+	patience := time.Now().Add(w.Policy.Bounds.NodeJoinTimeout)
 	for {
-		node, err := k.Find(ctx, instance.ID, machine.PrivateDNS, instance.Zone)
-		if node != nil || err != nil || machine.Gone || !time.Now().Before(patience) {
+		node, err := k.FindNode(ctx, instance.ID, machine.PrivateDNS, instance.Zone)
+		if node != nil || err != nil || machine.Terminated || !time.Now().Before(patience) {
 			return node, err
 		}
 		if err := pause(ctx, min(joinRecheck, time.Until(patience))); err != nil {
@@ -90,7 +90,7 @@ func (w *work) await(ctx context.Context, k Kubernetes, instance Instance, machi
 
 // repel keeps evicted pods from landing on the next victim. It is done before the first eviction, and no reason to fail: at
 // worst those pods move twice.
-func (w *work) repel(ctx context.Context, k Kubernetes, all []Instance, machines map[string]Machine) {
+func (w *job) repel(ctx context.Context, k Kubernetes, all []Instance, machines map[string]EC2Instance) {
 	var others []drain.Node
 	for _, i := range wave(all, w.InstanceID) {
 		others = append(others, drain.Node{Name: machines[i.ID].PrivateDNS, InstanceID: i.ID})
@@ -98,15 +98,15 @@ func (w *work) repel(ctx context.Context, k Kubernetes, all []Instance, machines
 	if len(others) == 0 {
 		return
 	}
-	if err := k.Repel(ctx, others); err != nil {
+	if err := k.TaintTerminating(ctx, others); err != nil {
 		w.log.Warn("other terminating nodes were not tainted", "error", err.Error())
 	}
 }
 
-func (w *work) drain(ctx context.Context, k Kubernetes, node drain.Node) (Result, error) {
+func (w *job) drain(ctx context.Context, k Kubernetes, node drain.Node) (Result, error) {
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
-	cluster, err := k.Watch(watch, node)
+	cluster, err := k.WatchPods(watch, node)
 	if err != nil {
 		return w.outOfTime(ctx, err)
 	}
@@ -118,7 +118,7 @@ func (w *work) drain(ctx context.Context, k Kubernetes, node drain.Node) (Result
 	}
 	w.farewell(ctx, cluster, node)
 	if remain {
-		w.report.LeaveRemaining(cause.Error())
+		w.report.CloseRemaining(cause.Error())
 		w.end(w.report.sum(), cause.Error())
 		return Continue, nil
 	}
@@ -128,12 +128,12 @@ func (w *work) drain(ctx context.Context, k Kubernetes, node drain.Node) (Result
 }
 
 // farewell sees out what DaemonSets run on the node: empty or not, it is let go now. It may take a share of the reserve.
-func (w *work) farewell(ctx context.Context, cluster drain.Cluster, node drain.Node) {
+func (w *job) farewell(ctx context.Context, cluster drain.Cluster, node drain.Node) {
 	end := time.Now()
 	if end.Before(w.report.Deadline) {
 		end = w.report.Deadline
 	}
-	end = end.Add(min(farewellTime, w.Policy.Bounds.Reserve/farewellShare))
+	end = end.Add(min(farewellTime, w.Policy.Bounds.CompletionReserve/farewellShare))
 	if !w.ends.IsZero() && w.ends.Before(end) {
 		end = w.ends
 	}
@@ -141,19 +141,19 @@ func (w *work) farewell(ctx context.Context, cluster drain.Cluster, node drain.N
 	defer cancel()
 	drainer := w.drainer
 	drainer.Log = w.log
-	drainer.Farewell(ctx, cluster.Pods(), node, &w.report.Report)
+	drainer.ShutDownDaemons(ctx, cluster.Pods(), node, &w.report.Report)
 }
 
 // detach waits for the disks of evicted pods. A disk that is still attached when its instance goes costs the pod's successor
 // six minutes (the attach-detach controller's own wait); it is no reason to keep the instance for ever.
-func (w *work) detach(ctx context.Context, k Kubernetes, node drain.Node) {
+func (w *job) detach(ctx context.Context, k Kubernetes, node drain.Node) {
 	claims := w.report.Claims()
 	if len(claims) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, min(w.Policy.Bounds.VolumeDetach, time.Until(w.report.Deadline)))
+	ctx, cancel := context.WithTimeout(ctx, min(w.Policy.Bounds.VolumeDetachTimeout, time.Until(w.report.Deadline)))
 	defer cancel()
-	if err := k.Detached(ctx, node, claims); err != nil {
+	if err := k.AwaitDetached(ctx, node, claims); err != nil {
 		w.log.Warn("volumes are still attached", "error", err.Error())
 		return
 	}

@@ -19,9 +19,9 @@ const (
 	longestMessage = 1024
 )
 
-// Event is what people read who ask Kubernetes about a node. A drain tells of its beginning and of its end: both on the node, since
+// NodeEvent is what people read who ask Kubernetes about a node. A drain tells of its beginning and of its end: both on the node, since
 // its pods are no longer there to be asked about, and each would be a request of its own.
-type Event struct {
+type NodeEvent struct {
 	Reason  string     // a word or two, in CamelCase
 	Message string     // no more than 1,024 bytes
 	Warning bool       // it is not what one wishes for
@@ -38,12 +38,12 @@ const (
 )
 
 // tellBeginning tells, beside the drain, that it began. Later slices find the node closed, and say nothing.
-func (w *work) tellBeginning(ctx context.Context, k Kubernetes, node drain.Node) {
-	w.tell = func(ctx context.Context, e Event) error { return k.Tell(ctx, node, e) }
+func (w *job) tellBeginning(ctx context.Context, k Kubernetes, node drain.Node) {
+	w.tell = func(ctx context.Context, e NodeEvent) error { return k.RecordEvent(ctx, node, e) }
 	if w.resumed = node.Cordoned.Before(w.report.StartedAt); w.resumed {
 		return
 	}
-	event := Event{Reason: reasonBegan, Message: w.began()}
+	event := NodeEvent{Reason: reasonBegan, Message: w.began()}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), eventTimeout)
 	log, tell := w.log, w.tell
 	w.beginning.Go(func() {
@@ -55,7 +55,7 @@ func (w *work) tellBeginning(ctx context.Context, k Kubernetes, node drain.Node)
 }
 
 // tellEnd tells how the drain ended, if it ever began.
-func (w *work) tellEnd(ctx context.Context) {
+func (w *job) tellEnd(ctx context.Context) {
 	if w.tell == nil {
 		return
 	}
@@ -64,11 +64,11 @@ func (w *work) tellEnd(ctx context.Context) {
 	}
 }
 
-func (w *work) began() string {
+func (w *job) began() string {
 	why := "by hand"
 	switch {
-	case w.Notice != "":
-		why = string(w.Notice)
+	case w.Trigger != "":
+		why = string(w.Trigger)
 	case w.Hook != "":
 		why = "it is to be terminated, and waits on hook " + w.Hook
 	}
@@ -80,21 +80,21 @@ func (w *work) began() string {
 }
 
 // ended names the pods that were forced or left behind, those first that had it worse. As many are named as there is room for.
-func (w *work) ended() Event {
-	forced, left := w.report.Forced(), w.report.LeftBehind()
+func (w *job) ended() NodeEvent {
+	forced, left := w.report.ForcedPods(), w.report.RemainedPods()
 	gone := len(slices.DeleteFunc(slices.Clone(w.report.Pods), func(p drain.PodReport) bool { return p.Outcome != drain.Evicted }))
 	took := w.report.FinishedAt.Sub(w.Began).Round(time.Second / 10)
 	said := []string{fmt.Sprintf("%s in %s: %d pods evicted, %d forced, %d left", w.report.Status, took, gone, len(forced), len(left))}
 	if w.resumed {
 		said[0] += " since " + w.report.StartedAt.UTC().Format(time.RFC3339)
 	}
-	if w.report.Lifecycle != "" {
-		said = append(said, "completed with "+string(w.report.Lifecycle))
+	if w.report.LifecycleResult != "" {
+		said = append(said, "completed with "+string(w.report.LifecycleResult))
 	}
 	if w.report.Reason != "" {
 		said = append(said, w.report.Reason)
 	}
-	event := Event{Reason: reasonOf(w.report.Status), Warning: w.report.Status != StatusDrained}
+	event := NodeEvent{Reason: reasonOf(w.report.Status), Warning: w.report.Status != StatusDrained}
 	for _, p := range slices.Concat(left, forced) {
 		said = append(said, describe(p))
 		event.Pod = cmp.Or(event.Pod, &drain.Ref{Namespace: p.Namespace, Name: p.Name, UID: p.UID})
@@ -109,7 +109,7 @@ func reasonOf(s Status) string {
 		return reasonEnded
 	case StatusForced:
 		return reasonForced
-	case StatusLeft:
+	case StatusPartial:
 		return reasonLeft
 	}
 	return reasonFailed

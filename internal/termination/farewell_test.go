@@ -22,11 +22,11 @@ type usher struct {
 	leaveBy time.Time
 }
 
-func (u *usher) Farewell(ctx context.Context, p drain.Pod) (drain.Escorted, error) {
-	u.leaveBy = p.LeaveBy
+func (u *usher) ShutDown(ctx context.Context, p drain.Pod) (drain.EscortResult, error) {
+	u.leaveBy = p.EvictBy
 	err := pause(ctx, u.takes)
 	_ = u.world.do("farewell " + p.Name)
-	return drain.Escorted{Strategy: "shutdown"}, err
+	return drain.EscortResult{Strategy: "shutdown"}, err
 }
 
 // withDaemon is a node with a DaemonSet's pooler and a pod that its budget keeps.
@@ -47,7 +47,7 @@ func TestPoolersOfDaemonSetsAreSeenOutWhenTheDeadlineEndsTheDrain(t *testing.T) 
 		w, h, u := withDaemon(3 * time.Second)
 		report, err := invoke(t, h)
 		require.NoError(t, err)
-		require.Equal(t, StatusLeft, report.Status)
+		require.Equal(t, StatusPartial, report.Status)
 		require.Equal(t, []string{"farewell daemon", "complete t-1 CONTINUE", "release"}, lastOf(w.effects(), 3))
 		require.Equal(t, "shutdown", report.Pods[0].Escort.Strategy)
 		require.Equal(t, report.Deadline.Add(8*time.Second), u.leaveBy, "time to end what is not done by then")

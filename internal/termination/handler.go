@@ -15,12 +15,12 @@ import (
 // Handler answers the function's invocations.
 type Handler struct {
 	Parse       func(payload []byte) Delivery
-	Spell       func(Termination) string // as an event that Parse reads
+	EncodeEvent func(Termination) string // as an event that Parse reads
 	Groups      Groups
 	Fleet       Fleet
 	Hooks       Hooks
 	Queue       Queue                                     // nil: messages are left as they are
-	DeadLetters DeadLetters                               // nil: malformed records fail
+	DLQ         DeadLetterQueue                           // nil: malformed records fail
 	Metrics     Metrics                                   // nil: nobody watches
 	Archive     Archive                                   // nil: reports are not kept
 	Connect     func(context.Context) (Kubernetes, error) // called once a termination has been verified
@@ -32,23 +32,23 @@ type Handler struct {
 
 // Policy is what an operator decides.
 type Policy struct {
-	OwnsGroup        func(name string) bool
-	GroupNames       []string // of all that are ours; empty: only OwnsGroup tells
-	Hook             string   // the only hook that is ever completed or kept alive
-	OnFailure        Result   // of the action, when the drain itself failed
-	OnRebalance      bool     // drain instances that EC2 may soon take back
-	Shadow           bool     // plan and report, change nothing, let the instance go at once
-	Force            bool     // delete, in time to stop, the pods that do not leave before the deadline; else they are left
-	AllowManualDrain bool     // of instances that do not wait on our hook
-	Bounds           Bounds
+	OwnsGroup                 func(name string) bool
+	GroupNames                []string // of all that are ours; empty: only OwnsGroup tells
+	Hook                      string   // the only hook that is ever completed or kept alive
+	OnFailure                 Result   // of the action, when the drain itself failed
+	OnRebalanceRecommendation bool     // drain instances that EC2 may soon take back
+	Shadow                    bool     // plan and report, change nothing, let the instance go at once
+	Force                     bool     // delete, in time to stop, the pods that do not leave before the deadline; else they are left
+	AllowManualDrain          bool     // of instances that do not wait on our hook
+	Bounds                    Bounds
 }
 
 // Bounds are a drain's times.
 type Bounds struct {
-	MaxDuration  time.Duration // from the beginning of the lifecycle action
-	Reserve      time.Duration // of MaxDuration, for completing the action
-	JoinGrace    time.Duration // for a node that is still joining
-	VolumeDetach time.Duration // for the volumes of evicted pods
+	MaxDuration         time.Duration // from the beginning of the lifecycle action
+	CompletionReserve   time.Duration // of MaxDuration, for completing the action
+	NodeJoinTimeout     time.Duration // for a node that is still joining
+	VolumeDetachTimeout time.Duration // for the volumes of evicted pods
 }
 
 // Invoke handles one delivery and answers in the shape that its source expects: a report, a list of reports, or the failed
@@ -132,14 +132,14 @@ func (h *Handler) dispatch(ctx context.Context, record Record) (Report, error) {
 func (h *Handler) bury(ctx context.Context, record Record) (Report, error) {
 	report := Report{Status: StatusRejected, Reason: record.Malformed.Error()}
 	if h.Metrics != nil && record.isFirst() {
-		h.Metrics.Malformed()
+		h.Metrics.MalformedEvent()
 	}
-	if h.DeadLetters == nil || record.MessageID == "" {
+	if h.DLQ == nil || record.MessageID == "" {
 		return report, &Malformed{record.Malformed}
 	}
 	ctx, cancel := sliceOf(ctx)
 	defer cancel()
-	if err := h.DeadLetters.Bury(ctx, record); err != nil {
+	if err := h.DLQ.SendToDLQ(ctx, record); err != nil {
 		return report, &Malformed{fmt.Errorf("%w; %w", record.Malformed, err)}
 	}
 	report.buried = true

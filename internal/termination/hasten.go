@@ -13,17 +13,17 @@ var errSooner = errors.New("a notice says that the instance goes sooner")
 
 // tellOwner has whoever drains the instance learn of a Spot interruption: what drains for a lifecycle action takes half an hour for
 // an instance that goes in two minutes. Should that one's lease be given back before it is heard, the notice comes again.
-func (w *work) tellOwner(ctx context.Context, k Kubernetes) {
-	if w.Notice != SpotInterruption {
+func (w *job) tellOwner(ctx context.Context, k Kubernetes) {
+	if w.Trigger != SpotInterruption {
 		return
 	}
-	if err := k.Hasten(ctx, w.InstanceID, w.report.Deadline); err != nil {
+	if err := k.ShortenDeadline(ctx, w.InstanceID, w.report.Deadline); err != nil {
 		w.log.Warn("the drain under way was not told of the notice", "error", err.Error())
 	}
 }
 
 // hasten notes a deadline that is told by tellOwner. The first is as good as the others: they are one notice's.
-func (w *work) hasten(deadline time.Time) {
+func (w *job) hasten(deadline time.Time) {
 	select {
 	case w.sooner <- deadline:
 	default:
@@ -31,13 +31,13 @@ func (w *work) hasten(deadline time.Time) {
 }
 
 // drainOn drains the node, and goes on in a hurry when it hears of a notice. It returns why the drain's time is over, if it is.
-func (w *work) drainOn(ctx context.Context, cluster drain.Cluster, node drain.Node) (cause error) {
+func (w *job) drainOn(ctx context.Context, cluster drain.Cluster, node drain.Node) (cause error) {
 	for {
 		drainer := w.drainer
 		drainer.Log = w.log
-		drainer.Limits = drain.Limits{Began: w.Began, Deadline: w.report.Deadline, Force: w.Policy.Force}
+		drainer.Limits = drain.Limits{StartedAt: w.Began, Deadline: w.report.Deadline, Force: w.Policy.Force}
 		by, end := w.until(ctx)
-		w.report.Report = drainer.GoOn(by, cluster, node, w.report.Report)
+		w.report.Report = drainer.Resume(by, cluster, node, w.report.Report)
 		cause = context.Cause(by)
 		if end(); !errors.Is(cause, errSooner) {
 			return cause
@@ -46,7 +46,7 @@ func (w *work) drainOn(ctx context.Context, cluster drain.Cluster, node drain.No
 }
 
 // until bounds ctx by the deadline, and ends it with errSooner when an earlier one is heard of, which is the deadline then.
-func (w *work) until(ctx context.Context) (by context.Context, end func()) {
+func (w *job) until(ctx context.Context) (by context.Context, end func()) {
 	ctx, stop := context.WithDeadlineCause(ctx, w.report.Deadline, errDeadline)
 	by, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
@@ -60,7 +60,7 @@ func (w *work) until(ctx context.Context) (by context.Context, end func()) {
 }
 
 // hears waits for an earlier deadline, which becomes the drain's.
-func (w *work) hears(ctx context.Context) bool {
+func (w *job) hears(ctx context.Context) bool {
 	for {
 		select {
 		case <-ctx.Done():
@@ -68,7 +68,7 @@ func (w *work) hears(ctx context.Context) bool {
 		case deadline := <-w.sooner:
 			if deadline = lastChance(deadline, time.Now()); deadline.Before(w.report.Deadline) && time.Now().Before(deadline) {
 				w.log.Warn("a notice says that the instance goes sooner", "deadline", deadline, "was", w.report.Deadline)
-				w.drainer, w.report.Deadline, w.report.Notice = w.Hurried, deadline, SpotInterruption
+				w.drainer, w.report.Deadline, w.report.Trigger = w.Hurried, deadline, SpotInterruption
 				return true
 			}
 		}

@@ -26,7 +26,7 @@ func lateSliceOf(t *testing.T, h *Handler, late, takes time.Duration) (Report, e
 		return Delivery{Records: []Record{{Termination: &old, FirstReceived: old.Began}}}
 	}
 	bounds := h.Policy.Bounds
-	time.Sleep(bounds.MaxDuration - bounds.Reserve + late)
+	time.Sleep(bounds.MaxDuration - bounds.CompletionReserve + late)
 	ctx, cancel := context.WithTimeout(t.Context(), takes)
 	defer cancel()
 	answer, err := h.Invoke(ctx, nil)
@@ -42,7 +42,7 @@ func TestASliceThatBeginsAfterTheDeadlineStillTellsWhoRemainsToStop(t *testing.T
 		require.NoError(t, err)
 		require.Equal(t, StatusForced, report.Status)
 		for _, pod := range report.Pods {
-			require.NotEqual(t, drain.Left, pod.Outcome, pod.Name)
+			require.NotEqual(t, drain.Remained, pod.Outcome, pod.Name)
 		}
 		require.Equal(t, []Result{Continue}, w.completed)
 	})
@@ -54,9 +54,9 @@ func TestASliceThatBeginsAfterTheDeadlineNamesWhoIsLeft(t *testing.T) {
 		h.Policy.Force = false
 		report, err := lateSlice(t, h, 10*time.Second)
 		require.NoError(t, err)
-		require.Equal(t, StatusLeft, report.Status)
+		require.Equal(t, StatusPartial, report.Status)
 		require.Len(t, report.Pods, 1)
-		require.Equal(t, drain.Left, report.Pods[0].Outcome)
+		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Equal(t, []Result{Continue}, w.completed)
 	})
 }
@@ -81,7 +81,7 @@ func TestALastLookEndsBeforeItsSliceDoes(t *testing.T) {
 		h.Policy.Force = false
 		report, err := lateSliceOf(t, h, 10*time.Second, handOverReserve+lastLook/2)
 		require.NoError(t, err)
-		require.Equal(t, StatusLeft, report.Status)
+		require.Equal(t, StatusPartial, report.Status)
 		require.Equal(t, []Result{Continue}, w.completed)
 	})
 }

@@ -13,7 +13,7 @@ import (
 // answer does what a person asks for.
 func (h *Handler) answer(ctx context.Context, r Request) (Report, error) {
 	t := Termination{InstanceID: r.InstanceID, Hook: h.Policy.Hook, Began: time.Now()}
-	w := h.work(t)
+	w := h.newJob(t)
 	var err error
 	switch r.Action {
 	case ActionPlan:
@@ -34,7 +34,7 @@ func (h *Handler) answer(ctx context.Context, r Request) (Report, error) {
 
 // drainByHand drains an instance that waits on our hook as its event would have; any other only if the operator allows it,
 // and then without completing anything.
-func (w *work) drainByHand(ctx context.Context) error {
+func (w *job) drainByHand(ctx context.Context) error {
 	if err := w.findGroup(ctx); err != nil {
 		return w.failed(err)
 	}
@@ -57,7 +57,7 @@ func (w *work) drainByHand(ctx context.Context) error {
 }
 
 // findGroup finds out which group the instance is in, if any.
-func (w *work) findGroup(ctx context.Context) (err error) {
+func (w *job) findGroup(ctx context.Context) (err error) {
 	if w.Group, err = w.Groups.GroupOf(ctx, w.InstanceID); err != nil {
 		return err
 	}
@@ -68,13 +68,13 @@ func (w *work) findGroup(ctx context.Context) (err error) {
 
 // drainUnbidden drains an instance that waits on no hook, until the report's deadline. There is nothing to complete: should it come
 // to wait on our hook meanwhile, that has an event of its own.
-func (w *work) drainUnbidden(slice context.Context, all []Instance) error {
+func (w *job) drainUnbidden(slice context.Context, all []Instance) error {
 	w.Hook, w.report.Hook = "", ""
 	k, err := w.Connect(slice)
 	if err != nil {
 		return w.failed(err)
 	}
-	release, owned, err := k.Own(slice, w.InstanceID, w.hasten)
+	release, owned, err := k.AcquireLease(slice, w.InstanceID, w.hasten)
 	if err != nil {
 		return w.failed(err)
 	}
@@ -92,21 +92,21 @@ func (w *work) drainUnbidden(slice context.Context, all []Instance) error {
 // PlanReport is what an engineer wants to read before trusting a drain: beside each pod's verdict and phase, the budgets
 // and what they allow now, and how the deadline comes about.
 type PlanReport struct {
-	Budgets  []drain.Budget `json:"budgets"`
+	PDBs     []drain.PDB    `json:"budgets"`
 	Deadline DeadlineReport `json:"deadline"`
 }
 
 // DeadlineReport is the arithmetic behind a deadline. Durations are in seconds.
 type DeadlineReport struct {
-	MaxDuration      float64 `json:"maxDuration"`
-	Reserve          float64 `json:"reserve"`
-	HeartbeatTimeout float64 `json:"hookHeartbeatTimeout,omitempty"`
-	GlobalTimeout    float64 `json:"hookGlobalTimeout,omitempty"`
-	Available        float64 `json:"available"`    // for evictions, from the beginning of the action
-	LongestGrace     float64 `json:"longestGrace"` // of the pods to be evicted
+	MaxDurationSeconds       float64 `json:"maxDuration"`
+	CompletionReserveSeconds float64 `json:"reserve"`
+	HeartbeatTimeoutSeconds  float64 `json:"hookHeartbeatTimeout,omitempty"`
+	GlobalTimeoutSeconds     float64 `json:"hookGlobalTimeout,omitempty"`
+	AvailableSeconds         float64 `json:"available"`    // for evictions, from the beginning of the action
+	LongestGraceSeconds      float64 `json:"longestGrace"` // of the pods to be evicted
 }
 
-func (w *work) planFor(ctx context.Context, r Request) error {
+func (w *job) planFor(ctx context.Context, r Request) error {
 	slice, cancel := sliceOf(ctx)
 	defer cancel()
 	k, err := w.Connect(slice)
@@ -125,9 +125,9 @@ func (w *work) planFor(ctx context.Context, r Request) error {
 }
 
 // locate finds the node that a person means, and which instance and group it is.
-func (w *work) locate(ctx context.Context, k Kubernetes, r Request) (node *drain.Node, err error) {
+func (w *job) locate(ctx context.Context, k Kubernetes, r Request) (node *drain.Node, err error) {
 	if r.Node != "" {
-		if node, err = k.Named(ctx, r.Node); node == nil || err != nil {
+		if node, err = k.NodeByName(ctx, r.Node); node == nil || err != nil {
 			return nil, err
 		}
 		w.InstanceID, w.report.InstanceID = node.InstanceID, node.InstanceID
@@ -140,21 +140,21 @@ func (w *work) locate(ctx context.Context, k Kubernetes, r Request) (node *drain
 	if node != nil {
 		return node, nil
 	}
-	machines, err := w.Groups.Machines(ctx, w.InstanceID)
+	machines, err := w.Groups.EC2Instances(ctx, w.InstanceID)
 	if err != nil {
 		w.log.Warn("EC2 was of no help", "error", err.Error())
 	}
-	return k.Find(ctx, w.InstanceID, machines[w.InstanceID].PrivateDNS, "")
+	return k.FindNode(ctx, w.InstanceID, machines[w.InstanceID].PrivateDNS, "")
 }
 
 // shadow plans what would be done about a real event, changes nothing, and lets the instance go at once.
-func (w *work) shadow(ctx, slice context.Context, all []Instance) error {
+func (w *job) shadow(ctx, slice context.Context, all []Instance) error {
 	w.planned(slice, all)
 	return w.complete(ctx, Continue)
 }
 
 // planned reports a plan, if one is to be had, where nothing may be changed.
-func (w *work) planned(slice context.Context, all []Instance) {
+func (w *job) planned(slice context.Context, all []Instance) {
 	k, err := w.Connect(slice)
 	if err == nil {
 		err = w.planOf(slice, k, all)
@@ -165,9 +165,9 @@ func (w *work) planned(slice context.Context, all []Instance) {
 	w.end(StatusPlanned, "shadow mode: nothing was changed")
 }
 
-func (w *work) planOf(slice context.Context, k Kubernetes, all []Instance) error {
+func (w *job) planOf(slice context.Context, k Kubernetes, all []Instance) error {
 	machines := w.machines(slice, all)
-	node, err := k.Find(slice, w.InstanceID, machines[w.InstanceID].PrivateDNS, instanceOf(all, w.InstanceID).Zone)
+	node, err := k.FindNode(slice, w.InstanceID, machines[w.InstanceID].PrivateDNS, instanceOf(all, w.InstanceID).Zone)
 	if node == nil || err != nil {
 		return err
 	}
@@ -175,10 +175,10 @@ func (w *work) planOf(slice context.Context, k Kubernetes, all []Instance) error
 }
 
 // plan reports the first pass of a drain that is not done.
-func (w *work) plan(ctx context.Context, k Kubernetes, node drain.Node) error {
+func (w *job) plan(ctx context.Context, k Kubernetes, node drain.Node) error {
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
-	cluster, err := k.Watch(watch, node)
+	cluster, err := k.WatchPods(watch, node)
 	if err != nil {
 		return w.failed(err)
 	}
@@ -186,17 +186,17 @@ func (w *work) plan(ctx context.Context, k Kubernetes, node drain.Node) error {
 	w.report.Node = node.Name
 	w.report.Report = w.Drainer.Plan(pods, node)
 	w.Drainer.Advise(ctx, &w.report.Report, pods, node)
-	budgets, err := k.Budgets(ctx, w.Drainer.Wanted(pods, node))
+	budgets, err := k.PDBs(ctx, w.Drainer.Evictable(pods, node))
 	if err != nil {
 		return w.failed(err)
 	}
-	w.report.Block(budgets)
-	w.report.Plan = &PlanReport{Budgets: budgets, Deadline: w.arithmetic(ctx, w.Drainer.Wanted(pods, node))}
+	w.report.AddBlockers(budgets)
+	w.report.Plan = &PlanReport{PDBs: budgets, Deadline: w.arithmetic(ctx, w.Drainer.Evictable(pods, node))}
 	w.end(StatusPlanned, "")
 	return nil
 }
 
-func (w *work) arithmetic(ctx context.Context, wanted []drain.Pod) DeadlineReport {
+func (w *job) arithmetic(ctx context.Context, wanted []drain.Pod) DeadlineReport {
 	hook, err := w.Hooks.Describe(ctx, w.Group, w.Hook)
 	if err != nil {
 		w.log.Warn("the hook is not known", "error", err.Error())
@@ -204,12 +204,12 @@ func (w *work) arithmetic(ctx context.Context, wanted []drain.Pod) DeadlineRepor
 	bounds, now := w.Policy.Bounds, time.Now()
 	w.report.Deadline = bounds.deadline(now, now, hook)
 	report := DeadlineReport{
-		MaxDuration: bounds.MaxDuration.Seconds(), Reserve: bounds.Reserve.Seconds(),
-		HeartbeatTimeout: hook.HeartbeatTimeout.Seconds(), GlobalTimeout: hook.limit().Seconds(),
-		Available: w.report.Deadline.Sub(now).Seconds(),
+		MaxDurationSeconds: bounds.MaxDuration.Seconds(), CompletionReserveSeconds: bounds.CompletionReserve.Seconds(),
+		HeartbeatTimeoutSeconds: hook.HeartbeatTimeout.Seconds(), GlobalTimeoutSeconds: hook.limit().Seconds(),
+		AvailableSeconds: w.report.Deadline.Sub(now).Seconds(),
 	}
 	if len(wanted) > 0 {
-		report.LongestGrace = slices.MaxFunc(wanted, func(a, b drain.Pod) int { return cmp.Compare(a.Grace, b.Grace) }).Grace.Seconds()
+		report.LongestGraceSeconds = slices.MaxFunc(wanted, func(a, b drain.Pod) int { return cmp.Compare(a.Grace, b.Grace) }).Grace.Seconds()
 	}
 	return report
 }

@@ -110,7 +110,7 @@ func (o outcome) backIn(receives int) time.Duration {
 	switch {
 	case incomplete:
 		return handOverWait
-	case o.err == nil && o.report.Notice == SpotInterruption:
+	case o.err == nil && o.report.Trigger == SpotInterruption:
 		return noticeWait
 	case o.err == nil:
 		return min(ownedWait+time.Duration(receives)*ownedWaitMore, ownedWaitMost)

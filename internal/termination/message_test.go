@@ -14,7 +14,7 @@ import (
 // inQueue is a handler whose events come by a queue.
 func (w *world) inQueue() (*Handler, *mailbox) {
 	m, h := &mailbox{world: w}, w.handler()
-	h.Queue, h.DeadLetters = m, m
+	h.Queue, h.DLQ = m, m
 	return h, m
 }
 

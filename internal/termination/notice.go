@@ -15,14 +15,14 @@ const (
 )
 
 // heed drains for a notice: the same drain with another clock. Nobody waits for it, and there is nothing to complete.
-func (w *work) heed(ctx context.Context) error {
+func (w *job) heed(ctx context.Context) error {
 	slice, cancel := sliceOf(ctx)
 	defer cancel()
 	if err := w.findGroup(slice); err != nil {
 		return w.failed(err)
 	}
 	if !w.Policy.OwnsGroup(w.Group) {
-		w.end(StatusSkipped, fmt.Sprintf("%s: %s is in no group of ours", w.Notice, w.InstanceID))
+		w.end(StatusSkipped, fmt.Sprintf("%s: %s is in no group of ours", w.Trigger, w.InstanceID))
 		return nil
 	}
 	all, err := w.Groups.Instances(slice, w.Group)
@@ -47,8 +47,8 @@ func (w *work) heed(ctx context.Context) error {
 
 // setClock: a Spot instance goes when EC2 said so, ready or not. Nothing is begun for it that takes longer. A slice that begins at its
 // deadline, or soon after it, has a last look, or who was to be told to stop when the one before it ended would die untold.
-func (w *work) setClock() {
-	if w.Notice == SpotInterruption {
+func (w *job) setClock() {
+	if w.Trigger == SpotInterruption {
 		w.drainer, w.report.Deadline = w.Hurried, lastChance(w.Began.Add(spotTime), time.Now())
 		return
 	}
@@ -57,18 +57,18 @@ func (w *work) setClock() {
 
 // verifyNotice asks whether a notice can be true: of a Spot instance that is still there, and in time. That EC2 really takes it
 // back can only be seen when it is too late.
-func (w *work) verifyNotice(ctx context.Context, all []Instance) (rejection string, err error) {
-	machines, err := w.Groups.Machines(ctx, w.InstanceID)
+func (w *job) verifyNotice(ctx context.Context, all []Instance) (rejection string, err error) {
+	machines, err := w.Groups.EC2Instances(ctx, w.InstanceID)
 	machine, state := machines[w.InstanceID], instanceOf(all, w.InstanceID).State
 	switch {
 	case err != nil:
 		return "", err
 	case state != inService && !instanceOf(all, w.InstanceID).isWaiting():
-		return fmt.Sprintf("%s: %s is %q: nothing can be done for it", w.Notice, w.InstanceID, state), nil
+		return fmt.Sprintf("%s: %s is %q: nothing can be done for it", w.Trigger, w.InstanceID, state), nil
 	case !machine.Spot:
-		return fmt.Sprintf("%s: %s is no Spot instance", w.Notice, w.InstanceID), nil
+		return fmt.Sprintf("%s: %s is no Spot instance", w.Trigger, w.InstanceID), nil
 	case !time.Now().Before(w.report.Deadline):
-		return fmt.Sprintf("%s: it is too late for one of %s", w.Notice, w.Began.Format(time.RFC3339)), nil
+		return fmt.Sprintf("%s: it is too late for one of %s", w.Trigger, w.Began.Format(time.RFC3339)), nil
 	}
 	return "", nil
 }

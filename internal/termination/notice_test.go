@@ -12,8 +12,8 @@ import (
 )
 
 // noticed is a notice of just now.
-func noticed(n Notice) Record {
-	return Record{Termination: &Termination{InstanceID: event.InstanceID, Began: time.Now(), Notice: n}}
+func noticed(n Trigger) Record {
+	return Record{Termination: &Termination{InstanceID: event.InstanceID, Began: time.Now(), Trigger: n}}
 }
 
 // aSpotInstance is in service.
@@ -31,10 +31,10 @@ func TestASpotInterruptionDrainsAndCompletesNothing(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []string{"own", "cordon node-i-0abc1234", "evict app/web", "release"}, w.effects())
 		require.Equal(t, StatusDrained, report.Status)
-		require.Equal(t, SpotInterruption, report.Notice)
+		require.Equal(t, SpotInterruption, report.Trigger)
 		require.Equal(t, "workers-a", report.Group)
 		require.Empty(t, report.Hook)
-		require.Empty(t, report.Lifecycle)
+		require.Empty(t, report.LifecycleResult)
 		require.Empty(t, w.beats, "no hook waits")
 		require.Equal(t, "in a hurry", report.Phases[0].Name)
 	})
@@ -47,8 +47,8 @@ func TestASpotDrainEndsBeforeEC2Does(t *testing.T) {
 		began := time.Now()
 		report, err := deliver(t, w.handler(), noticed(SpotInterruption))
 		require.NoError(t, err)
-		require.Equal(t, StatusLeft, report.Status)
-		require.Equal(t, drain.Left, report.Pods[0].Outcome)
+		require.Equal(t, StatusPartial, report.Status)
+		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Equal(t, 100*time.Second, time.Since(began))
 	})
 }
@@ -64,7 +64,7 @@ func TestARebalanceRecommendationIsHeededOnlyIfAskedFor(t *testing.T) {
 		require.Contains(t, report.Reason, "drain.onRebalanceRecommendation is off")
 		require.Empty(t, w.effects())
 
-		h.Policy.OnRebalance = true
+		h.Policy.OnRebalanceRecommendation = true
 		began := time.Now()
 		report, err = deliver(t, h, noticed(RebalanceRecommendation))
 		require.NoError(t, err)
@@ -149,12 +149,12 @@ func TestInShadowModeANoticeIsPlanned(t *testing.T) {
 
 // A drain for a lifecycle action has half an hour. A notice that comes for its instance finds the lease held.
 func TestANoticeTellsWhoeverDrainsTheInstanceHowLittleTimeThereIs(t *testing.T) {
-	for notice, told := range map[Notice][]time.Duration{SpotInterruption: {spotTime, spotTime}, RebalanceRecommendation: nil} {
+	for notice, told := range map[Trigger][]time.Duration{SpotInterruption: {spotTime, spotTime}, RebalanceRecommendation: nil} {
 		synctest.Test(t, func(t *testing.T) {
 			w := aSpotInstance()
 			w.state, w.leased = "Terminating:Wait", true
 			h, m := w.inQueue()
-			h.Policy.OnRebalance = true
+			h.Policy.OnRebalanceRecommendation = true
 			record, began := noticed(notice), time.Now()
 			record.MessageID, record.ReceiptHandle = "m-1", "m-1"
 			require.Equal(t, []string{"m-1"}, deliverBatch(t, h, record))
@@ -186,7 +186,7 @@ func TestADrainUnderWayThatHearsOfANoticeGoesOnInAHurry(t *testing.T) {
 		report := answer.(Report)
 		require.NoError(t, err)
 		require.Equal(t, StatusForced, report.Status)
-		require.Equal(t, SpotInterruption, report.Notice)
+		require.Equal(t, SpotInterruption, report.Trigger)
 		require.Equal(t, deadline, report.Deadline)
 		require.False(t, time.Now().After(deadline))
 		require.Equal(t, []Result{Continue}, w.completed)
@@ -212,7 +212,7 @@ func TestANoticeThatIsHeardALittleTooLateLeavesTimeForALastLook(t *testing.T) {
 		time.AfterFunc(time.Minute, func() { heard = time.Now(); w.hasten(heard.Add(-5 * time.Second)) })
 		answer, err := h.Invoke(t.Context(), nil)
 		require.NoError(t, err)
-		require.Equal(t, StatusLeft, answer.(Report).Status)
+		require.Equal(t, StatusPartial, answer.(Report).Status)
 		require.Len(t, answer.(Report).Pods, 1)
 		require.WithinDuration(t, heard, time.Now(), lastLook)
 	})
@@ -222,12 +222,12 @@ func TestANoticeThatIsHeardALittleTooLateLeavesTimeForALastLook(t *testing.T) {
 func TestADeadlineThatIsNoEarlierOrIsOverChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, h := blocked(2 * time.Second)
-		usual := time.Now().Add(h.Policy.Bounds.MaxDuration - h.Policy.Bounds.Reserve)
+		usual := time.Now().Add(h.Policy.Bounds.MaxDuration - h.Policy.Bounds.CompletionReserve)
 		time.AfterFunc(time.Minute, func() { w.hasten(usual.Add(time.Second)) })
 		time.AfterFunc(2*time.Minute, func() { w.hasten(time.Now().Add(-spotRest)) })
 		answer, err := h.Invoke(t.Context(), nil)
 		require.NoError(t, err)
 		require.Equal(t, usual, answer.(Report).Deadline)
-		require.Empty(t, answer.(Report).Notice)
+		require.Empty(t, answer.(Report).Trigger)
 	})
 }

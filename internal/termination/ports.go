@@ -14,17 +14,17 @@ type Groups interface {
 	Instances(ctx context.Context, group string) ([]Instance, error)
 	// GroupOf is the group that an instance is in; empty: none.
 	GroupOf(ctx context.Context, instanceID string) (string, error)
-	// Machines are what EC2 knows of these instances, by instance id; those it does not know are missing.
-	Machines(ctx context.Context, instanceIDs ...string) (map[string]Machine, error)
+	// EC2Instances are what EC2 knows of these instances, by instance id; those it does not know are missing.
+	EC2Instances(ctx context.Context, instanceIDs ...string) (map[string]EC2Instance, error)
 }
 
 // Fleet is what a sweep needs of Auto Scaling.
 type Fleet interface {
-	// Every yields the groups of these names, or without names all that the account has. What cannot be had is an error, after
+	// List yields the groups of these names, or without names all that the account has. What cannot be had is an error, after
 	// which there may be more.
-	Every(ctx context.Context, names ...string) iter.Seq2[Group, error]
-	// Began is when the activities that are under way in the group began, by instance id; one that it does not tell of is missing.
-	Began(ctx context.Context, group string) (map[string]time.Time, error)
+	List(ctx context.Context, names ...string) iter.Seq2[Group, error]
+	// ActivityStarts is when the activities that are under way in the group began, by instance id; one that it does not tell of is missing.
+	ActivityStarts(ctx context.Context, group string) (map[string]time.Time, error)
 }
 
 // Hooks is what a termination needs of lifecycle hooks.
@@ -48,26 +48,26 @@ type Queue interface {
 	Backlog(ctx context.Context) (waiting, underWay int, err error)
 }
 
-// DeadLetters is where messages end that can never be processed.
-type DeadLetters interface {
-	// Bury puts the record there, with what is wrong with it.
-	Bury(ctx context.Context, record Record) error
+// DeadLetterQueue is where messages end that can never be processed.
+type DeadLetterQueue interface {
+	// Send puts the record there, with what is wrong with it.
+	SendToDLQ(ctx context.Context, record Record) error
 }
 
 // Metrics are what people watch beside the log.
 type Metrics interface {
-	// Slice is told what an invocation did about an event.
-	Slice(s Slice)
-	// Swept is told what a sweep saw and did.
-	Swept(r SweepReport)
-	// Malformed is told of an event that was put aside.
-	Malformed()
+	// Invocation is told what an invocation did about an event.
+	Invocation(s Invocation)
+	// Sweep is told what a sweep saw and did.
+	Sweep(r SweepReport)
+	// MalformedEvent is told of an event that was put aside.
+	MalformedEvent()
 }
 
 // Archive is where reports are kept.
 type Archive interface {
-	// Keep adds one report. None ever takes another's place.
-	Keep(ctx context.Context, r Report) error
+	// Store adds one report. None ever takes another's place.
+	Store(ctx context.Context, r Report) error
 }
 
 // Kubernetes is what a termination needs of the cluster.
@@ -81,53 +81,53 @@ type Kubernetes interface {
 
 // Events are what people read who ask the cluster about a node.
 type Events interface {
-	// Tell puts an event on the node.
-	Tell(ctx context.Context, node drain.Node, e Event) error
+	// RecordEvent puts an event on the node.
+	RecordEvent(ctx context.Context, node drain.Node, e NodeEvent) error
 }
 
 // Nodes are the cluster's nodes.
 type Nodes interface {
-	// Find looks up the node of an instance, by name if one is known; nil: there is none.
-	Find(ctx context.Context, instanceID, name, zone string) (*drain.Node, error)
-	// Named looks up the node of that name; nil: there is none.
-	Named(ctx context.Context, name string) (*drain.Node, error)
+	// FindNode looks up the node of an instance, by name if one is known; nil: there is none.
+	FindNode(ctx context.Context, instanceID, name, zone string) (*drain.Node, error)
+	// NodeByName looks up the node of that name; nil: there is none.
+	NodeByName(ctx context.Context, name string) (*drain.Node, error)
 	// Cordon closes the node to new pods and to load balancers, and notes on it what was changed and for which termination.
 	// It returns when the node was closed: now, or when an earlier slice did it.
 	Cordon(ctx context.Context, node drain.Node, hook string, began time.Time) (time.Time, error)
-	// Watch returns the node's pods, seen once and watched until ctx ends.
-	Watch(ctx context.Context, node drain.Node) (drain.Cluster, error)
+	// WatchPods returns the node's pods, seen once and watched until ctx ends.
+	WatchPods(ctx context.Context, node drain.Node) (drain.Cluster, error)
 }
 
 // Marks are what Cordon left on nodes.
 type Marks interface {
-	// Marked are the nodes that are closed and bear a mark.
-	Marked(ctx context.Context) ([]Mark, error)
+	// CordonedNodes are the nodes that are closed and bear a mark.
+	CordonedNodes(ctx context.Context) ([]CordonedNode, error)
 }
 
 // Surroundings is what a drain touches or waits for beside its own node and pods.
 type Surroundings interface {
-	// Repel keeps evicted pods off other nodes that are terminating too, without the look of a cordon. They are known by their
+	// TaintTerminating keeps evicted pods off other nodes that are terminating too, without the look of a cordon. They are known by their
 	// instances, and by name where EC2 has told one; those that are not in the cluster are left out.
-	Repel(ctx context.Context, others []drain.Node) error
+	TaintTerminating(ctx context.Context, others []drain.Node) error
 	// Restore undoes on a node what Cordon and Repel changed there, and only that. Nothing is written to a node without
 	// their mark, nor to one that is closed for another hook or for none, of which ours is false.
 	Restore(ctx context.Context, node drain.Node, hook string) (ours bool, err error)
-	// Detached returns when the volumes of these claims (namespace/name) are detached from the node.
-	Detached(ctx context.Context, node drain.Node, claims []string) error
-	// Budgets are the disruption budgets that select any of these pods.
-	Budgets(ctx context.Context, pods []drain.Pod) ([]drain.Budget, error)
+	// AwaitDetached returns when the volumes of these claims (namespace/name) are detached from the node.
+	AwaitDetached(ctx context.Context, node drain.Node, claims []string) error
+	// PDBs are the disruption budgets that select any of these pods.
+	PDBs(ctx context.Context, pods []drain.Pod) ([]drain.PDB, error)
 }
 
 // Leases keep two invocations from draining one instance at once.
 type Leases interface {
-	// Own takes the instance's lease and keeps it until ctx ends or release is called; owned is false if another has it. A
+	// AcquireLease takes the instance's lease and keeps it until ctx ends or release is called; owned is false if another has it. A
 	// deadline that is or comes to be on the lease is told to hasten, maybe again and again, at each renewal at the latest; it is
 	// kept for the next owner if release is told that the drain goes on.
-	Own(ctx context.Context, instanceID string, hasten func(deadline time.Time)) (release func(goesOn bool) error, owned bool, err error)
-	// Hasten leaves a deadline on the instance's lease for whoever has that.
-	Hasten(ctx context.Context, instanceID string, deadline time.Time) error
-	// Owned are the names of the leases that somebody has, which of an instance's lease is the instance's id.
-	Owned(ctx context.Context) ([]string, error)
+	AcquireLease(ctx context.Context, instanceID string, hasten func(deadline time.Time)) (release func(goesOn bool) error, owned bool, err error)
+	// ShortenDeadline leaves a deadline on the instance's lease for whoever has that.
+	ShortenDeadline(ctx context.Context, instanceID string, deadline time.Time) error
+	// HeldLeases are the names of the leases that somebody has, which of an instance's lease is the instance's id.
+	HeldLeases(ctx context.Context) ([]string, error)
 }
 
 // Group is an Auto Scaling group as last described.
@@ -143,18 +143,18 @@ type Instance struct {
 	State string // of its life cycle, in Auto Scaling's words
 }
 
-// Machine is what EC2 knows of an instance.
-type Machine struct {
+// EC2Instance is what EC2 knows of an instance.
+type EC2Instance struct {
 	PrivateDNS string // the name that most nodes are called by; empty if it has none
-	Gone       bool   // terminated, or about to be: nothing runs there that could be signalled
+	Terminated bool   // terminated, or about to be: nothing runs there that could be signalled
 	Spot       bool   // EC2 may take it back
 }
 
-// Mark is what a closed node says of the termination that it was closed for.
-type Mark struct {
-	Node     drain.Node
-	Hook     string    // that the instance waited on; empty: on none
-	Cordoned time.Time // when it was closed
+// CordonedNode is what a closed node says of the termination that it was closed for.
+type CordonedNode struct {
+	Node       drain.Node
+	Hook       string    // that the instance waited on; empty: on none
+	CordonedAt time.Time // when it was closed
 }
 
 // Hook is the settings of a lifecycle hook.

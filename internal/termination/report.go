@@ -9,17 +9,17 @@ import (
 
 // Report is the answer to an event: what was done about one instance, and why.
 type Report struct {
-	Status     Status    `json:"status"`
-	InstanceID string    `json:"instanceId,omitempty"`
-	Node       string    `json:"node,omitempty"`
-	Group      string    `json:"group,omitempty"`
-	Hook       string    `json:"hook,omitempty"`
-	Notice     Notice    `json:"notice,omitempty"`    // of EC2's, that was heeded
-	Lifecycle  Result    `json:"lifecycle,omitempty"` // what the lifecycle action was completed with; empty: it was not
-	Reason     string    `json:"reason"`
-	StartedAt  time.Time `json:"startedAt,omitzero"`
-	Deadline   time.Time `json:"deadline,omitzero"`
-	FinishedAt time.Time `json:"finishedAt,omitzero"`
+	Status          Status    `json:"status"`
+	InstanceID      string    `json:"instanceId,omitempty"`
+	Node            string    `json:"node,omitempty"`
+	Group           string    `json:"group,omitempty"`
+	Hook            string    `json:"hook,omitempty"`
+	Trigger         Trigger   `json:"notice,omitempty"`    // of EC2's, that was heeded
+	LifecycleResult Result    `json:"lifecycle,omitempty"` // what the lifecycle action was completed with; empty: it was not
+	Reason          string    `json:"reason"`
+	StartedAt       time.Time `json:"startedAt,omitzero"`
+	Deadline        time.Time `json:"deadline,omitzero"`
+	FinishedAt      time.Time `json:"finishedAt,omitzero"`
 	drain.Report
 	Plan *PlanReport `json:"plan,omitempty"` // of a plan only
 
@@ -35,7 +35,7 @@ const (
 	StatusPlanned    Status = "planned"    // a plan; nothing was changed
 	StatusDrained    Status = "drained"    // the node is empty
 	StatusForced     Status = "forced"     // some pod was deleted because time ran out, and none was left
-	StatusLeft       Status = "left"       // some pod was left to die with the node
+	StatusPartial    Status = "left"       // some pod was left to die with the node
 	StatusIncomplete Status = "incomplete" // a later invocation goes on
 	StatusSkipped    Status = "skipped"    // not ours, owned by another invocation, or nothing to do
 	StatusRejected   Status = "rejected"   // not what the event claimed
@@ -68,23 +68,23 @@ func (r Report) complete() Report {
 // to go and stayed, or that time left behind, makes a difference.
 func (r Report) sum() Status {
 	switch {
-	case len(r.LeftBehind()) > 0:
-		return StatusLeft
+	case len(r.RemainedPods()) > 0:
+		return StatusPartial
 	case slices.ContainsFunc(r.Pods, func(p drain.PodReport) bool { return p.Outcome == drain.Forced }):
 		return StatusForced
 	}
 	return StatusDrained
 }
 
-// LeftBehind are the pods that were to go, and stay all the same.
-func (r Report) LeftBehind() []drain.PodReport {
+// RemainedPods are the pods that were to go, and stay all the same.
+func (r Report) RemainedPods() []drain.PodReport {
 	return r.those(func(p drain.PodReport) bool {
-		return p.Outcome == drain.Left && (p.Verdict != drain.Leave || !p.EvictedAt.IsZero())
+		return p.Outcome == drain.Remained && (p.Verdict != drain.Skip || !p.EvictedAt.IsZero())
 	})
 }
 
-// Forced are the pods that were deleted because time ran out, whatever became of them then.
-func (r Report) Forced() []drain.PodReport {
+// ForcedPods are the pods that were deleted because time ran out, whatever became of them then.
+func (r Report) ForcedPods() []drain.PodReport {
 	return r.those(func(p drain.PodReport) bool { return !p.ForcedAt.IsZero() })
 }
 

@@ -35,7 +35,7 @@ func TestAnInstanceThatComesToWaitWhileItIsDrainedForANoticeIsKeptAlive(t *testi
 		w := aSpotInstance()
 		w.node.Add(web("slow"), 10*time.Minute)
 		h := w.handler()
-		h.Policy.OnRebalance = true
+		h.Policy.OnRebalanceRecommendation = true
 		began := time.Now()
 		time.AfterFunc(2*time.Minute, func() { w.enter("Terminating:Wait") })
 		_, err := deliver(t, h, noticed(RebalanceRecommendation))
@@ -83,7 +83,7 @@ type releasing struct {
 	world *world
 }
 
-func (r releasing) Release(_ context.Context, p drain.Pod) error {
+func (r releasing) Undo(_ context.Context, p drain.Pod) error {
 	return r.world.do("give back " + p.Name)
 }
 
@@ -94,7 +94,7 @@ func TestPodsOfARetainedInstanceGetBackWhatEscortsTookAndItsNodeStaysClosed(t *t
 		w := back()
 		w.state = "Terminating:Retained"
 		paused := web("paused")
-		paused.Labels = map[string]string{drain.EscortedLabel: "evict"}
+		paused.Labels = map[string]string{drain.EscortLabel: "evict"}
 		w.node.Add(paused, 0).Add(web("web"), 0)
 		h, _ := w.inQueue()
 		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: releasing{world: w}}}
@@ -114,7 +114,7 @@ func TestASliceThatBeginsAfterANoticesDeadlineNamesWhoIsLeft(t *testing.T) {
 		time.Sleep(spotTime + time.Second)
 		report, err := deliver(t, w.handler(), record)
 		require.NoError(t, err)
-		require.Equal(t, StatusLeft, report.Status)
+		require.Equal(t, StatusPartial, report.Status)
 		require.Len(t, report.Pods, 1)
 		require.True(t, time.Now().Before(record.Termination.Began.Add(spotTime+spotRest)))
 	})

@@ -225,12 +225,12 @@ func (s *simulation) notices(c *computer) {
 	}
 }
 
-func (s *simulation) notify(c *computer, n Notice) {
+func (s *simulation) notify(c *computer, n Trigger) {
 	if c.dead {
 		return
 	}
 	s.counts[string(n)]++
-	t := Termination{InstanceID: c.id, Began: time.Now(), Notice: n}
+	t := Termination{InstanceID: c.id, Began: time.Now(), Trigger: n}
 	s.later(c.plan.begins%noticeDelay, func() { s.send(spell(t)) })
 }
 
@@ -295,19 +295,19 @@ func (f fleet) GroupOf(ctx context.Context, id string) (group string, err error)
 	return group, err
 }
 
-func (f fleet) Machines(ctx context.Context, ids ...string) (map[string]Machine, error) {
-	machines := map[string]Machine{}
+func (f fleet) EC2Instances(ctx context.Context, ids ...string) (map[string]EC2Instance, error) {
+	machines := map[string]EC2Instance{}
 	return machines, f.ask(ctx, aws, func() error {
 		for _, id := range ids {
 			if c := f.s.computer(id); c != nil {
-				machines[id] = Machine{PrivateDNS: c.node.name, Gone: c.dead || c.broken, Spot: c.plan.spot}
+				machines[id] = EC2Instance{PrivateDNS: c.node.name, Terminated: c.dead || c.broken, Spot: c.plan.spot}
 			}
 		}
 		return nil
 	})
 }
 
-func (f fleet) Every(ctx context.Context, _ ...string) iter.Seq2[Group, error] {
+func (f fleet) List(ctx context.Context, _ ...string) iter.Seq2[Group, error] {
 	return func(yield func(Group, error) bool) {
 		all, err := f.Instances(ctx, theGroup)
 		if yield(Group{theGroup, all}, err) {
@@ -316,7 +316,7 @@ func (f fleet) Every(ctx context.Context, _ ...string) iter.Seq2[Group, error] {
 	}
 }
 
-func (f fleet) Began(ctx context.Context, _ string) (map[string]time.Time, error) {
+func (f fleet) ActivityStarts(ctx context.Context, _ string) (map[string]time.Time, error) {
 	began := map[string]time.Time{}
 	return began, f.ask(ctx, aws, func() error {
 		for _, c := range f.s.computers {
@@ -493,7 +493,7 @@ func (m mail) Backlog(ctx context.Context) (waiting, underWay int, err error) {
 	return waiting, underWay, err
 }
 
-func (m mail) Bury(ctx context.Context, record Record) error {
+func (m mail) SendToDLQ(ctx context.Context, record Record) error {
 	return m.effect(ctx, aws, "bury", record.MessageID, func() error {
 		m.s.buried[record.Body] = true
 		if record.Malformed == nil {

@@ -81,7 +81,7 @@ func (s *simulation) newNode(c *computer) *node {
 		}
 		if plan.budget >= 0 && !plan.daemon {
 			p.budget = s.budgetsNow[plan.budget]
-			p.Budgets = []string{p.budget.name}
+			p.PDBs = []string{p.budget.name}
 			p.budget.healthy++
 			p.budget.needed++
 		}
@@ -130,9 +130,9 @@ func (s *simulation) stopped(n *node, p *pod) {
 	case c.broken || !n.lostAt.IsZero():
 		p.overdue = true
 		return
-	case p.plan.kept != 0 && p.Ended.IsZero():
+	case p.plan.kept != 0 && p.ContainersEndedAt.IsZero():
 		s.counts["kept by a finalizer"]++
-		p.Ended, p.Finalizers = time.Now(), []string{"example.com/keep"}
+		p.ContainersEndedAt, p.Finalizers = time.Now(), []string{"example.com/keep"}
 		if p.plan.kept > 0 {
 			s.later(p.plan.kept, func() { s.stopped(n, p) })
 		}
@@ -153,7 +153,7 @@ func (s *simulation) changedAll() {
 // cluster implements Kubernetes for one incarnation.
 type cluster struct{ *incarnation }
 
-func (k cluster) Find(ctx context.Context, id, _, _ string) (found *drain.Node, err error) {
+func (k cluster) FindNode(ctx context.Context, id, _, _ string) (found *drain.Node, err error) {
 	err = k.ask(ctx, api, func() error {
 		if c := k.s.computer(id); c != nil && !c.dead {
 			found = &drain.Node{Name: c.node.name, InstanceID: id}
@@ -163,7 +163,7 @@ func (k cluster) Find(ctx context.Context, id, _, _ string) (found *drain.Node, 
 	return found, err
 }
 
-func (k cluster) Named(context.Context, string) (*drain.Node, error) {
+func (k cluster) NodeByName(context.Context, string) (*drain.Node, error) {
 	return nil, errors.New("nobody asks")
 }
 
@@ -180,7 +180,7 @@ func (k cluster) Cordon(ctx context.Context, of drain.Node, hook string, began t
 	return at, err
 }
 
-func (k cluster) Repel(ctx context.Context, others []drain.Node) (err error) {
+func (k cluster) TaintTerminating(ctx context.Context, others []drain.Node) (err error) {
 	for _, other := range others {
 		err = errors.Join(err, k.effect(ctx, api, "repel", other.InstanceID, func() error {
 			if c := k.s.computer(other.InstanceID); c != nil && !c.dead {
@@ -205,16 +205,16 @@ func (k cluster) Restore(ctx context.Context, of drain.Node, hook string) (ours 
 	return ours, err
 }
 
-// Tell takes its time and may fail, as every request.
-func (k cluster) Tell(ctx context.Context, _ drain.Node, _ Event) error {
+// RecordEvent takes its time and may fail, as every request.
+func (k cluster) RecordEvent(ctx context.Context, _ drain.Node, _ NodeEvent) error {
 	return k.ask(ctx, api, func() error { return nil })
 }
 
-func (k cluster) Marked(ctx context.Context) (marks []Mark, err error) {
+func (k cluster) CordonedNodes(ctx context.Context) (marks []CordonedNode, err error) {
 	err = k.ask(ctx, api, func() error {
 		for _, c := range k.s.computers {
 			if n := c.node; n.closed && !c.dead {
-				marks = append(marks, Mark{drain.Node{Name: n.name, InstanceID: c.id}, n.hook, n.cordonedAt})
+				marks = append(marks, CordonedNode{drain.Node{Name: n.name, InstanceID: c.id}, n.hook, n.cordonedAt})
 			}
 		}
 		return nil
@@ -222,13 +222,13 @@ func (k cluster) Marked(ctx context.Context) (marks []Mark, err error) {
 	return marks, err
 }
 
-func (k cluster) Detached(ctx context.Context, of drain.Node, _ []string) error {
+func (k cluster) AwaitDetached(ctx context.Context, of drain.Node, _ []string) error {
 	return k.ask(ctx, api, func() error { k.done(k.s.computer(of.InstanceID), stageVolumes); return nil })
 }
 
-func (k cluster) Budgets(context.Context, []drain.Pod) ([]drain.Budget, error) { return nil, nil }
+func (k cluster) PDBs(context.Context, []drain.Pod) ([]drain.PDB, error) { return nil, nil }
 
-func (k cluster) Owned(ctx context.Context) (names []string, err error) {
+func (k cluster) HeldLeases(ctx context.Context) (names []string, err error) {
 	err = k.ask(ctx, api, func() error {
 		for _, c := range k.s.computers {
 			if l := c.node.lease; l != nil && time.Now().Before(l.until) {
@@ -240,8 +240,8 @@ func (k cluster) Owned(ctx context.Context) (names []string, err error) {
 	return names, err
 }
 
-// Own takes the lease, and renews it until ctx ends or it is released.
-func (k cluster) Own(ctx context.Context, id string, hasten func(time.Time)) (release func(bool) error, owned bool, err error) {
+// AcquireLease takes the lease, and renews it until ctx ends or it is released.
+func (k cluster) AcquireLease(ctx context.Context, id string, hasten func(time.Time)) (release func(bool) error, owned bool, err error) {
 	mine := &lease{owner: k.incarnation, hasten: hasten}
 	err = k.effect(ctx, api, "own", id, func() error {
 		n := k.s.computer(id).node
@@ -267,8 +267,8 @@ func (k cluster) Own(ctx context.Context, id string, hasten func(time.Time)) (re
 	return func(goesOn bool) error { stop(); <-done; return k.release(ctx, id, mine, goesOn) }, true, nil
 }
 
-// Hasten leaves a deadline on the lease.
-func (k cluster) Hasten(ctx context.Context, id string, deadline time.Time) error {
+// ShortenDeadline leaves a deadline on the lease.
+func (k cluster) ShortenDeadline(ctx context.Context, id string, deadline time.Time) error {
 	return k.effect(ctx, api, "hasten", id, func() error {
 		k.s.counts["drain hastened"]++
 		if l := k.s.computer(id).node.lease; l != nil {
@@ -331,7 +331,7 @@ type view struct {
 	notify   chan struct{}
 }
 
-func (k cluster) Watch(ctx context.Context, of drain.Node) (drain.Cluster, error) {
+func (k cluster) WatchPods(ctx context.Context, of drain.Node) (drain.Cluster, error) {
 	v := &view{k, nil, make(chan struct{}, 1)}
 	err := k.ask(ctx, api, func() error {
 		v.computer = k.s.computer(of.InstanceID)
@@ -387,7 +387,7 @@ func (v *view) refuses(p *pod) error {
 	if p == nil || p.Terminating() || p.budget == nil || p.budget.healthy > p.budget.needed {
 		return nil
 	}
-	return &drain.Blocked{Budgets: []string{p.budget.name}, Reason: "no disruption allowed"}
+	return &drain.Blocked{PDBs: []string{p.budget.name}, Reason: "no disruption allowed"}
 }
 
 func (v *view) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {

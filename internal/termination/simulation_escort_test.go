@@ -24,14 +24,14 @@ type escort struct{ *incarnation }
 var errTurn = errors.New("its turn has not come in time")
 
 // Escort implements drain.Escort.
-func (e escort) Escort(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) (drain.Escorted, error) {
-	done := drain.Escorted{Strategy: "pause"}
+func (e escort) Run(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) (drain.EscortResult, error) {
+	done := drain.EscortResult{Strategy: "pause"}
 	if p.Terminating() {
 		return done, nil
 	}
 	e.s.locked(func() { e.seeing[p.Name] = true })()
 	defer e.s.locked(func() { delete(e.seeing, p.Name) })()
-	if p.Labels[drain.EscortedLabel] != "" {
+	if p.Labels[drain.EscortLabel] != "" {
 		e.s.locked(func() { e.s.counts["escort after a crashed one"]++ })()
 		_ = e.undo(ctx, p)
 	}
@@ -51,8 +51,8 @@ func isRefusal(err error) bool { _, is := errors.AsType[refusal](err); return is
 
 func (e escort) stop(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) error {
 	until := time.Now().Add(escortTime)
-	if !p.LeaveBy.IsZero() && p.LeaveBy.Before(until) {
-		until = p.LeaveBy
+	if !p.EvictBy.IsZero() && p.EvictBy.Before(until) {
+		until = p.EvictBy
 	}
 	leave, err := e.turn(ctx, p, until)
 	if err != nil {
@@ -134,8 +134,8 @@ func (e escort) mark(ctx context.Context, p drain.Pod, what, value string) error
 			return nil
 		}
 		pod.Labels = maps.Clone(pod.Labels) // others look at it
-		if pod.Labels[drain.EscortedLabel] = value; value == "" {
-			delete(pod.Labels, drain.EscortedLabel)
+		if pod.Labels[drain.EscortLabel] = value; value == "" {
+			delete(pod.Labels, drain.EscortLabel)
 		}
 		e.s.changedAll()
 		return nil
@@ -165,7 +165,7 @@ func (e escort) undo(ctx context.Context, p drain.Pod) error {
 }
 
 // Farewell implements drain.Escort.
-func (e escort) Farewell(ctx context.Context, p drain.Pod) (drain.Escorted, error) {
+func (e escort) ShutDown(ctx context.Context, p drain.Pod) (drain.EscortResult, error) {
 	err := e.effect(ctx, console, "farewell", p.Name, func() error {
 		if pod := e.s.pod(p.Ref); pod != nil {
 			e.farewells(pod)
@@ -173,11 +173,11 @@ func (e escort) Farewell(ctx context.Context, p drain.Pod) (drain.Escorted, erro
 		}
 		return nil
 	})
-	return drain.Escorted{Strategy: "shutdown"}, err
+	return drain.EscortResult{Strategy: "shutdown"}, err
 }
 
 // Release implements drain.Escort.
-func (e escort) Release(ctx context.Context, p drain.Pod) error {
+func (e escort) Undo(ctx context.Context, p drain.Pod) error {
 	e.s.locked(func() { e.s.counts["pod released"]++ })()
 	return e.undo(ctx, p)
 }
@@ -187,8 +187,8 @@ func (e escort) Advise(context.Context, drain.Pod) []string { return nil }
 
 // groupOf: those under one budget are one group, which one of them leaves at a time.
 func (s *simulation) groupOf(p drain.Pod) string {
-	if len(p.Budgets) > 0 {
-		return p.Budgets[0]
+	if len(p.PDBs) > 0 {
+		return p.PDBs[0]
 	}
 	return "alone " + p.Name
 }
@@ -214,7 +214,7 @@ func (s *simulation) quiet(ref drain.Ref) (d time.Duration) {
 
 // pauses: the mark comes before the act, and nobody else of the group is stopped meanwhile, unless by one that crashed.
 func (i *incarnation) pauses(p *pod) {
-	if p.Labels[drain.EscortedLabel] == "" {
+	if p.Labels[drain.EscortLabel] == "" {
 		i.s.broken("%s: paused %s without a mark", i.name, p.Name)
 	}
 	i.s.counts["pooler paused"]++

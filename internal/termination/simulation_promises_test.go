@@ -166,7 +166,7 @@ type clock struct{ began, deadline time.Time }
 
 // clocks are those of the instance, one for each thing that says that it goes, and those of drains that a notice has hastened.
 func (s *simulation) clocks(c *computer) (all []clock) {
-	whole := s.bounds.MaxDuration - s.bounds.Reserve
+	whole := s.bounds.MaxDuration - s.bounds.CompletionReserve
 	if c.action != nil {
 		deadline := s.deadline(c.action)
 		all = append(all, clock{deadline.Add(-whole), deadline})
@@ -206,7 +206,7 @@ func (s *simulation) deadline(a *action) time.Time {
 			began = at
 		}
 	}
-	return began.Add(min(s.bounds.MaxDuration, s.hook.limit()) - s.bounds.Reserve)
+	return began.Add(min(s.bounds.MaxDuration, s.hook.limit()) - s.bounds.CompletionReserve)
 }
 
 // completes: a node is let go when it is empty, or when its time is over.
@@ -235,7 +235,7 @@ const (
 // isWaitedFor tells whether the pod is to go and somebody can see to that, if it has not been told yet.
 func (p *pod) isWaitedFor(c *computer) bool {
 	lost := !c.node.lostAt.IsZero() && time.Since(c.node.lostAt) >= lostWait
-	stays := c.broken || lost || time.Since(c.node.heardAt) < hardlyBack || !p.Ended.IsZero() && time.Since(p.Ended) >= keptWait
+	stays := c.broken || lost || time.Since(c.node.heardAt) < hardlyBack || !p.ContainersEndedAt.IsZero() && time.Since(p.ContainersEndedAt) >= keptWait
 	return p.mustGo && !(p.Terminating() && stays)
 }
 
@@ -299,7 +299,7 @@ func (s *simulation) unreachable(c *computer, p *pod) bool {
 	if by := c.node.letGoBy.began; from.Before(by) {
 		from = by
 	}
-	if r := c.node.letGoBy.reports[c.id]; r.Notice != "" && r.Deadline.After(c.interrupted.Add(spotTime)) { // heard late: a last look
+	if r := c.node.letGoBy.reports[c.id]; r.Trigger != "" && r.Deadline.After(c.interrupted.Add(spotTime)) { // heard late: a last look
 		from = r.Deadline.Add(-lastLook / 2)
 	}
 	first, last := from.Sub(s.began)+lostRequests, c.node.letGoAt.Sub(s.began)-lostRequests
@@ -321,13 +321,13 @@ func (s *simulation) leftToEC2(c *computer, p *pod) {
 }
 
 func (i *incarnation) names(id string, p *pod) bool {
-	return slices.ContainsFunc(i.reports[id].Pods, func(r drain.PodReport) bool { return r.Name == p.Name && r.Outcome == drain.Left })
+	return slices.ContainsFunc(i.reports[id].Pods, func(r drain.PodReport) bool { return r.Name == p.Name && r.Outcome == drain.Remained })
 }
 
 // tells notes who is named as left by any report.
 func (s *simulation) tells(report Report) {
 	for _, p := range report.Pods {
-		if p.Outcome == drain.Left {
+		if p.Outcome == drain.Remained {
 			s.named[p.Name] = true
 		}
 	}
@@ -351,7 +351,7 @@ func (s *simulation) unpaused(c *computer) {
 		return
 	}
 	for _, p := range c.node.pods {
-		if (p.paused != nil || p.Labels[drain.EscortedLabel] != "") && !p.Terminating() {
+		if (p.paused != nil || p.Labels[drain.EscortLabel] != "") && !p.Terminating() {
 			s.broken("%s stays, and its pod %s is still paused or marked", c.id, p.Name)
 		}
 	}

@@ -116,8 +116,8 @@ func newScenario(seed uint64) scenario {
 		s.unheard = r.IntN(200)
 	}
 	s.bounds = Bounds{
-		MaxDuration: r.between(time.Minute, 4*time.Minute), Reserve: r.between(10*time.Second, 30*time.Second),
-		JoinGrace: 5 * time.Second, VolumeDetach: 10 * time.Second,
+		MaxDuration: r.between(time.Minute, 4*time.Minute), CompletionReserve: r.between(10*time.Second, 30*time.Second),
+		NodeJoinTimeout: 5 * time.Second, VolumeDetachTimeout: 10 * time.Second,
 	}
 	s.faults(r)
 	s.hook = s.drawHook(r)
@@ -272,6 +272,6 @@ func (i *incarnation) phases() []drain.Phase {
 func (s scenario) String() string {
 	return fmt.Sprintf("seed %d: force %t, slices of %s, hook %s, at most %s less %s, lag %s, "+
 		"crashes %v, outages %v, throttled %d, unheard %d, escorts %t, latency %s, on failure %s, retains %t\n%+v\nbudgets %+v strays %v",
-		s.seed, s.force, s.slice, s.hook.HeartbeatTimeout, s.bounds.MaxDuration, s.bounds.Reserve, s.lag,
+		s.seed, s.force, s.slice, s.hook.HeartbeatTimeout, s.bounds.MaxDuration, s.bounds.CompletionReserve, s.lag,
 		s.crashes, s.outages, s.throttled, s.unheard, s.escorts, s.latency, s.onFailure, s.retains, s.machines, s.budgets, s.strays)
 }

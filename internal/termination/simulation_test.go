@@ -207,7 +207,7 @@ func (s *simulation) stray(kind string) {
 		if c.plan.spot { // it would be as good as a true one
 			return
 		}
-		t = Termination{InstanceID: c.id, Began: time.Now(), Notice: SpotInterruption}
+		t = Termination{InstanceID: c.id, Began: time.Now(), Trigger: SpotInterruption}
 	case "another group":
 		t.Group = "another"
 	case "another hook":
@@ -304,15 +304,15 @@ func (i *incarnation) handler(records []Record) *Handler {
 	s := i.s
 	drainer := drain.Drainer{Phases: i.phases(), Concurrency: 4, Log: slog.New(slog.DiscardHandler)}
 	return &Handler{
-		Parse: func([]byte) Delivery { return Delivery{SQS, records} }, Spell: spell,
-		Groups: fleet{i}, Fleet: fleet{i}, Hooks: fleet{i}, Queue: mail{i}, DeadLetters: mail{i},
+		Parse: func([]byte) Delivery { return Delivery{SQS, records} }, EncodeEvent: spell,
+		Groups: fleet{i}, Fleet: fleet{i}, Hooks: fleet{i}, Queue: mail{i}, DLQ: mail{i},
 		Connect: func(ctx context.Context) (Kubernetes, error) {
 			return cluster{i}, i.ask(ctx, api, func() error { return nil })
 		},
 		Drainer: drainer, Hurried: drainer, Log: slog.New(listener{i}),
 		Policy: Policy{
 			OwnsGroup: func(name string) bool { return name == theGroup }, Hook: theHook, OnFailure: s.onFailure, Force: s.force,
-			Bounds: s.bounds, OnRebalance: s.onRebalance,
+			Bounds: s.bounds, OnRebalanceRecommendation: s.onRebalance,
 		},
 	}
 }

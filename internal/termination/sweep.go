@@ -23,17 +23,17 @@ const (
 
 // SweepReport is the answer to a sweep: what it saw and what it did.
 type SweepReport struct {
-	Status     Status    `json:"status"`     // swept; failed: not a single group was seen
-	Groups     int       `json:"groups"`     // of ours
-	Waiting    int       `json:"waiting"`    // instances on their way out, and not past their hooks
-	Owned      int       `json:"owned"`      // of these, by an invocation that drains them
-	Heartbeats int       `json:"heartbeats"` // one for each of the others that waits on our hook
-	Messages   int       `json:"messages"`   // in the queue; while there are any, nothing is enqueued
-	Enqueued   int       `json:"enqueued"`   // terminations whose event was lost
-	Restored   int       `json:"restored"`   // nodes that came back
-	Faults     []string  `json:"faults"`     // what could not be seen or done; it did not stop the rest
-	StartedAt  time.Time `json:"startedAt"`
-	FinishedAt time.Time `json:"finishedAt"`
+	Status       Status    `json:"status"`     // swept; failed: not a single group was seen
+	Groups       int       `json:"groups"`     // of ours
+	Waiting      int       `json:"waiting"`    // instances on their way out, and not past their hooks
+	Draining     int       `json:"owned"`      // of these, by an invocation that drains them
+	Heartbeats   int       `json:"heartbeats"` // one for each of the others that waits on our hook
+	Messages     int       `json:"messages"`   // in the queue; while there are any, nothing is enqueued
+	EventsResent int       `json:"enqueued"`   // terminations whose event was lost
+	Restored     int       `json:"restored"`   // nodes that came back
+	Errors       []string  `json:"faults"`     // what could not be seen or done; it did not stop the rest
+	StartedAt    time.Time `json:"startedAt"`
+	FinishedAt   time.Time `json:"finishedAt"`
 }
 
 // sweep is one look at all our groups.
@@ -41,7 +41,7 @@ type sweep struct {
 	*Handler
 	kubernetes Kubernetes // nil: out of reach
 	owned      []string   // leases
-	marks      []Mark
+	marks      []CordonedNode
 	returned   map[string]Termination // of the marks' instances that are in service, or retained, by id
 	waiting    []waiter
 
@@ -64,7 +64,7 @@ func (h *Handler) sweep(ctx context.Context) (SweepReport, error) {
 	ctx, cancel := sliceOf(ctx)
 	defer cancel()
 	s := &sweep{Handler: h, returned: map[string]Termination{}}
-	s.report = SweepReport{Status: StatusSwept, Faults: []string{}, StartedAt: time.Now()}
+	s.report = SweepReport{Status: StatusSwept, Errors: []string{}, StartedAt: time.Now()}
 	s.lookAtCluster(ctx)
 	err := s.lookAtGroups(ctx)
 	if err == nil {
@@ -78,7 +78,7 @@ func (h *Handler) sweep(ctx context.Context) (SweepReport, error) {
 func (s *sweep) conclude(err error) (SweepReport, error) {
 	s.report.FinishedAt = time.Now()
 	if more := s.faults - mostFaults; more > 0 {
-		s.report.Faults = append(s.report.Faults, fmt.Sprintf("and %d more", more))
+		s.report.Errors = append(s.report.Errors, fmt.Sprintf("and %d more", more))
 	}
 	if err != nil {
 		s.report.Status = StatusFailed
@@ -87,7 +87,7 @@ func (s *sweep) conclude(err error) (SweepReport, error) {
 	}
 	s.Log.Log(context.Background(), s.level(), "swept", "report", s.report)
 	if s.Metrics != nil {
-		s.Metrics.Swept(s.report)
+		s.Metrics.Sweep(s.report)
 	}
 	return s.report, nil
 }
@@ -107,11 +107,11 @@ func (s *sweep) level() slog.Level {
 func (s *sweep) lookAtCluster(ctx context.Context) {
 	k, err := s.Connect(ctx)
 	if err == nil {
-		s.owned, err = k.Owned(ctx)
+		s.owned, err = k.HeldLeases(ctx)
 	}
 	if err == nil {
 		s.kubernetes = k
-		s.marks, err = k.Marked(ctx)
+		s.marks, err = k.CordonedNodes(ctx)
 	}
 	s.fault(err)
 }
@@ -119,7 +119,7 @@ func (s *sweep) lookAtCluster(ctx context.Context) {
 // lookAtGroups finds the instances that wait. It fails if there is nothing it could look at.
 func (s *sweep) lookAtGroups(ctx context.Context) error {
 	var last error
-	for group, err := range s.Fleet.Every(ctx, s.Policy.GroupNames...) {
+	for group, err := range s.Fleet.List(ctx, s.Policy.GroupNames...) {
 		switch {
 		case err != nil:
 			last = err
@@ -139,12 +139,12 @@ func (s *sweep) see(group Group) {
 	for _, i := range group.Instances {
 		t := Termination{Group: group.Name, Hook: s.Policy.Hook, InstanceID: i.ID}
 		switch {
-		case s.stays(i) && slices.ContainsFunc(s.marks, func(m Mark) bool { return m.Node.InstanceID == i.ID }):
+		case s.stays(i) && slices.ContainsFunc(s.marks, func(m CordonedNode) bool { return m.Node.InstanceID == i.ID }):
 			s.returned[i.ID] = t
 		case !i.isWaiting():
 		case slices.Contains(s.owned, i.ID):
 			s.report.Waiting++
-			s.report.Owned++
+			s.report.Draining++
 		default:
 			s.report.Waiting++
 			s.waiting = append(s.waiting, waiter{Termination: t})
@@ -209,7 +209,7 @@ func (s *sweep) fault(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.faults++; s.faults <= mostFaults {
-		s.report.Faults = append(s.report.Faults, err.Error())
+		s.report.Errors = append(s.report.Errors, err.Error())
 	}
 }
 

@@ -46,7 +46,7 @@ func anyLost(instances, waiting, underWay, drains int) bool {
 // call enqueues the terminations of a group that are neither so young that their event may yet come, nor so old that Auto Scaling
 // ends them anyway. Their age is that of the group's activity: nothing else tells when the instance began to wait.
 func (s *sweep) call(ctx context.Context, group string) {
-	began, err := s.Fleet.Began(ctx, group)
+	began, err := s.Fleet.ActivityStarts(ctx, group)
 	if err != nil {
 		s.fault(err)
 		return
@@ -67,12 +67,12 @@ func (s *sweep) call(ctx context.Context, group string) {
 }
 
 func (s *sweep) send(ctx context.Context, t Termination) {
-	if err := s.Queue.Send(ctx, s.Spell(t)); err != nil {
+	if err := s.Queue.Send(ctx, s.EncodeEvent(t)); err != nil {
 		s.fault(fmt.Errorf("enqueue the termination of %s: %w", t.InstanceID, err))
 		return
 	}
 	s.Log.Warn("event lost: enqueued", "instance", t.InstanceID, "group", t.Group, "began", t.Began)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.report.Enqueued++
+	s.report.EventsResent++
 }

@@ -20,10 +20,10 @@ func (s *sweep) restore(ctx context.Context) {
 	}
 	for _, m := range s.marks {
 		t, stays := s.returned[m.Node.InstanceID]
-		if !stays || m.Hook != t.Hook || time.Since(m.Cordoned) < returnedAge || slices.Contains(s.owned, t.InstanceID) {
+		if !stays || m.Hook != t.Hook || time.Since(m.CordonedAt) < returnedAge || slices.Contains(s.owned, t.InstanceID) {
 			continue
 		}
-		w := s.work(t)
+		w := s.newJob(t)
 		restored, err := w.reopen(ctx, s.kubernetes, m)
 		s.fault(err)
 		if restored {
@@ -34,8 +34,8 @@ func (s *sweep) restore(ctx context.Context) {
 }
 
 // reopen restores a node as the only one who is at it: a termination that begins now has to close it again.
-func (w *work) reopen(ctx context.Context, k Kubernetes, m Mark) (restored bool, err error) {
-	release, owned, err := k.Own(ctx, w.InstanceID, w.hasten)
+func (w *job) reopen(ctx context.Context, k Kubernetes, m CordonedNode) (restored bool, err error) {
+	release, owned, err := k.AcquireLease(ctx, w.InstanceID, w.hasten)
 	if err != nil || !owned {
 		return false, err
 	}

@@ -24,7 +24,7 @@ func lost() *world {
 func sweepOf(t *testing.T, h *Handler) (SweepReport, error) {
 	t.Helper()
 	h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{{Request: &Request{Action: ActionSweep}}}} }
-	h.Spell = func(t Termination) string {
+	h.EncodeEvent = func(t Termination) string {
 		return fmt.Sprintf("%s %s %s%s %s", t.Group, t.Hook, t.InstanceID, t.Token, time.Since(t.Began))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
@@ -53,10 +53,10 @@ func TestALostEventIsFoundAndItsInstanceKeptAlive(t *testing.T) {
 		require.Empty(t, w.beats[0].of.Token)
 		require.Equal(t, 1, report.Groups)
 		require.Equal(t, 1, report.Waiting)
-		require.Zero(t, report.Owned)
+		require.Zero(t, report.Draining)
 		require.Equal(t, 1, report.Heartbeats)
-		require.Equal(t, 1, report.Enqueued)
-		require.Equal(t, []string{}, report.Faults)
+		require.Equal(t, 1, report.EventsResent)
+		require.Equal(t, []string{}, report.Errors)
 		require.Empty(t, w.effects(), "a sweep never drains")
 	})
 }
@@ -70,7 +70,7 @@ func TestASweepOfNothingDoesNothing(t *testing.T) {
 		w.failing("began", errors.New("not to be asked"))
 		w.failing("hook", errors.New("not to be asked"))
 		report := swept(t, h)
-		require.Empty(t, report.Faults)
+		require.Empty(t, report.Errors)
 		require.Empty(t, m.sent)
 		require.Empty(t, w.beats)
 	})
@@ -101,7 +101,7 @@ func TestWhatASweepLeavesAlone(t *testing.T) {
 			c.change(w, m)
 			report := swept(t, h)
 			require.Empty(t, m.sent, c.name)
-			require.Empty(t, report.Faults, c.name)
+			require.Empty(t, report.Errors, c.name)
 			require.Equal(t, c.heartbeats, report.Heartbeats, c.name)
 		})
 	}
@@ -150,8 +150,8 @@ func TestWithoutAQueueASweepOnlyKeepsAlive(t *testing.T) {
 		w := lost()
 		report := swept(t, w.handler())
 		require.Equal(t, 1, report.Heartbeats)
-		require.Zero(t, report.Enqueued)
-		require.Empty(t, report.Faults)
+		require.Zero(t, report.EventsResent)
+		require.Empty(t, report.Errors)
 	})
 }
 
@@ -165,7 +165,7 @@ func TestASweepKeepsAliveThoughTheClusterIsOutOfReach(t *testing.T) {
 			report := swept(t, h)
 			require.Equal(t, 1, report.Heartbeats)
 			require.Empty(t, m.sent, "somebody may own it")
-			require.Equal(t, []string{"no route to host"}, report.Faults)
+			require.Equal(t, []string{"no route to host"}, report.Errors)
 		})
 	}
 }
@@ -182,7 +182,7 @@ func TestTheFaultOfOneGroupIsNotTheOthers(t *testing.T) {
 			report := swept(t, h)
 			require.Equal(t, 2, report.Waiting)
 			require.Equal(t, []string{"workers-a quiesce i-0abc1234 10m0s"}, m.sent)
-			require.Equal(t, []string{"Rate exceeded"}, report.Faults)
+			require.Equal(t, []string{"Rate exceeded"}, report.Errors)
 		})
 	}
 }
@@ -195,7 +195,7 @@ func TestAPageOfGroupsThatCannotBeHadIsAFaultAndOnlyAllOfThemAFailure(t *testing
 		h, m := w.inQueue()
 		report := swept(t, h)
 		require.Len(t, m.sent, 1)
-		require.Equal(t, []string{"Rate exceeded"}, report.Faults)
+		require.Equal(t, []string{"Rate exceeded"}, report.Errors)
 
 		w.failing("every", errors.New("AccessDenied"))
 		h.Policy.GroupNames = []string{"none"}
@@ -228,7 +228,7 @@ func TestAnInstanceWhoseAgeNobodyTellsIsEnqueued(t *testing.T) {
 		w.failing("began", errors.New("AccessDenied"))
 		report := swept(t, h)
 		require.Len(t, m.sent, 1)
-		require.Equal(t, []string{"AccessDenied"}, report.Faults)
+		require.Equal(t, []string{"AccessDenied"}, report.Errors)
 	})
 }
 
@@ -239,9 +239,9 @@ func TestWhatCannotBeEnqueuedIsAFault(t *testing.T) {
 			h, _ := w.inQueue()
 			w.failing(step, errors.New("AccessDenied"))
 			report := swept(t, h)
-			require.Zero(t, report.Enqueued)
-			require.Len(t, report.Faults, 1)
-			require.Contains(t, report.Faults[0], "AccessDenied")
+			require.Zero(t, report.EventsResent)
+			require.Len(t, report.Errors, 1)
+			require.Contains(t, report.Errors[0], "AccessDenied")
 		})
 	}
 }
@@ -256,8 +256,8 @@ func TestFaultsAreNamedUpToAPointAndThenCounted(t *testing.T) {
 		h, _ := w.inQueue()
 		h.Policy.OwnsGroup = func(string) bool { return true }
 		report := swept(t, h)
-		require.Len(t, report.Faults, mostFaults+1)
-		require.Equal(t, "and 80 more", report.Faults[mostFaults])
+		require.Len(t, report.Errors, mostFaults+1)
+		require.Equal(t, "and 80 more", report.Errors[mostFaults])
 	})
 }
 
@@ -265,8 +265,8 @@ func TestFaultsAreNamedUpToAPointAndThenCounted(t *testing.T) {
 func back() *world {
 	w := newWorld()
 	w.state = "InService"
-	w.marks = []Mark{{
-		Node: drain.Node{Name: "node-1", InstanceID: event.InstanceID}, Hook: "quiesce", Cordoned: time.Now().Add(-time.Hour),
+	w.marks = []CordonedNode{{
+		Node: drain.Node{Name: "node-1", InstanceID: event.InstanceID}, Hook: "quiesce", CordonedAt: time.Now().Add(-time.Hour),
 	}}
 	return w
 }
@@ -284,7 +284,7 @@ func TestANodeThatCameBackIsRestored(t *testing.T) {
 
 func TestANodeThatMayNotHaveComeBackStaysClosed(t *testing.T) {
 	for name, change := range map[string]func(*world, *Handler){
-		"closed just now":         func(w *world, _ *Handler) { w.marks[0].Cordoned = time.Now().Add(-returnedAge + time.Second) },
+		"closed just now":         func(w *world, _ *Handler) { w.marks[0].CordonedAt = time.Now().Add(-returnedAge + time.Second) },
 		"closed for a person":     func(w *world, _ *Handler) { w.marks[0].Hook = "" },
 		"of another installation": func(w *world, _ *Handler) { w.marks[0].Hook = "theirs" },
 		"owned":                   func(w *world, _ *Handler) { w.leases = []string{event.InstanceID} },
@@ -323,9 +323,9 @@ type turning struct {
 	world *world
 }
 
-func (t turning) Own(ctx context.Context, id string, hasten func(time.Time)) (func(bool) error, bool, error) {
+func (t turning) AcquireLease(ctx context.Context, id string, hasten func(time.Time)) (func(bool) error, bool, error) {
 	t.world.enter("Terminating:Wait")
-	return t.Kubernetes.Own(ctx, id, hasten)
+	return t.Kubernetes.AcquireLease(ctx, id, hasten)
 }
 
 func TestANodeThatCannotBeRestoredIsAFaultOfTheSweep(t *testing.T) {
@@ -335,6 +335,6 @@ func TestANodeThatCannotBeRestoredIsAFaultOfTheSweep(t *testing.T) {
 		h, _ := w.inQueue()
 		report := swept(t, h)
 		require.Zero(t, report.Restored)
-		require.Equal(t, []string{"forbidden"}, report.Faults)
+		require.Equal(t, []string{"forbidden"}, report.Errors)
 	})
 }

@@ -22,8 +22,8 @@ var (
 	errDeadline  = errors.New("the deadline came")
 )
 
-// work is one termination being done in one slice.
-type work struct {
+// job is one termination being done in one slice.
+type job struct {
 	*Handler
 	Termination
 	seen    time.Time // when its event first was; zero: nobody knows
@@ -36,30 +36,30 @@ type work struct {
 	report  Report
 
 	pulse     pulse
-	expired   bool                               // the action was over too early
-	resumed   bool                               // an earlier slice closed the node
-	tell      func(context.Context, Event) error // on the node; nil: it was not found, or not closed
-	beginning sync.WaitGroup                     // of telling that the drain began
+	expired   bool                                   // the action was over too early
+	resumed   bool                                   // an earlier slice closed the node
+	tell      func(context.Context, NodeEvent) error // on the node; nil: it was not found, or not closed
+	beginning sync.WaitGroup                         // of telling that the drain began
 }
 
-func (h *Handler) work(t Termination) *work {
-	return &work{
+func (h *Handler) newJob(t Termination) *job {
+	return &job{
 		Handler: h, Termination: t, first: true, drainer: h.Drainer, log: h.Log.With("instance", t.InstanceID, "group", t.Group),
 		sooner: make(chan time.Time, 1),
-		report: Report{InstanceID: t.InstanceID, Group: t.Group, Hook: t.Hook, Notice: t.Notice, StartedAt: time.Now()},
+		report: Report{InstanceID: t.InstanceID, Group: t.Group, Hook: t.Hook, Trigger: t.Trigger, StartedAt: time.Now()},
 	}
 }
 
 // terminate takes one termination from its event to its completed lifecycle action, or to the end of the slice.
 func (h *Handler) terminate(ctx context.Context, record Record) (Report, error) {
-	w := h.work(*record.Termination)
+	w := h.newJob(*record.Termination)
 	w.seen, w.first = record.FirstReceived, record.isFirst()
 	if reason := h.Policy.foreign(w.Termination); reason != "" {
 		w.end(StatusSkipped, reason)
 		return w.report, nil
 	}
 	do := w.run
-	if w.Notice != "" {
+	if w.Trigger != "" {
 		do = w.heed
 	}
 	err := do(ctx)
@@ -71,9 +71,9 @@ func (h *Handler) terminate(ctx context.Context, record Record) (Report, error) 
 // foreign is why a termination is not ours, as far as the event itself tells.
 func (p Policy) foreign(t Termination) string {
 	switch {
-	case t.Notice == RebalanceRecommendation && !p.OnRebalance:
-		return string(t.Notice) + ": drain.onRebalanceRecommendation is off"
-	case t.Notice != "": // it names no group
+	case t.Trigger == RebalanceRecommendation && !p.OnRebalanceRecommendation:
+		return string(t.Trigger) + ": drain.onRebalanceRecommendation is off"
+	case t.Trigger != "": // it names no group
 		return ""
 	case !p.OwnsGroup(t.Group):
 		return fmt.Sprintf("group %s is not one of ours", t.Group)
@@ -84,7 +84,7 @@ func (p Policy) foreign(t Termination) string {
 }
 
 // run is the promised order: verify, own, cordon, evict, volumes, complete.
-func (w *work) run(ctx context.Context) error {
+func (w *job) run(ctx context.Context) error {
 	slice, cancel := sliceOf(ctx)
 	defer cancel()
 	instances, rejection, err := w.verify(slice)
@@ -108,7 +108,7 @@ func (w *work) run(ctx context.Context) error {
 // strand is for a cluster that is out of reach, or refuses us: until the deadline the instance is kept for another try, and
 // then it is the operator's to say what it is worth. Tries of an event that nobody knows the first sight of must not move
 // its deadline.
-func (w *work) strand(ctx, slice context.Context, cause error) error {
+func (w *job) strand(ctx, slice context.Context, cause error) error {
 	w.seen = cmp.Or(w.seen, w.Began)
 	if _, err := w.learn(slice); err != nil {
 		return w.failed(fmt.Errorf("%w; %w", cause, err))
@@ -131,8 +131,8 @@ func sliceOf(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // own does the rest as the only one who does it.
-func (w *work) own(ctx, slice context.Context, k Kubernetes, all []Instance) error {
-	release, owned, err := k.Own(slice, w.InstanceID, w.hasten)
+func (w *job) own(ctx, slice context.Context, k Kubernetes, all []Instance) error {
+	release, owned, err := k.AcquireLease(slice, w.InstanceID, w.hasten)
 	if err != nil {
 		return w.strand(ctx, slice, err)
 	}
@@ -149,13 +149,13 @@ func (w *work) own(ctx, slice context.Context, k Kubernetes, all []Instance) err
 }
 
 // endOwned: the instance is another invocation's. The record comes again, in case that one does not finish.
-func (w *work) endOwned() {
+func (w *job) endOwned() {
 	w.report.owned = true
 	w.end(StatusSkipped, "another invocation is draining the instance")
 }
 
 // giveBack releases the Lease. One that stays keeps the next owner out until it expires, and nothing worse.
-func (w *work) giveBack(release func(bool) error) {
+func (w *job) giveBack(release func(bool) error) {
 	goesOn := w.report.Status == StatusIncomplete || w.report.Status == StatusFailed
 	if err := release(goesOn); err != nil {
 		w.log.Warn("the lease was not given back", "error", err.Error())
@@ -163,7 +163,7 @@ func (w *work) giveBack(release func(bool) error) {
 }
 
 // drainInTime drains under the hook's clock, with the hook kept alive.
-func (w *work) drainInTime(slice context.Context, k Kubernetes, all []Instance) (Result, error) {
+func (w *job) drainInTime(slice context.Context, k Kubernetes, all []Instance) (Result, error) {
 	hook, err := w.learn(slice)
 	if err != nil {
 		return "", w.failed(err)
@@ -174,7 +174,7 @@ func (w *work) drainInTime(slice context.Context, k Kubernetes, all []Instance) 
 }
 
 // emptyInTime empties the node by the report's deadline.
-func (w *work) emptyInTime(slice context.Context, k Kubernetes, all []Instance) (Result, error) {
+func (w *job) emptyInTime(slice context.Context, k Kubernetes, all []Instance) (Result, error) {
 	w.ends, _ = slice.Deadline()
 	ctx, cancel := context.WithDeadlineCause(slice, w.report.Deadline, errDeadline)
 	defer cancel()
@@ -182,12 +182,12 @@ func (w *work) emptyInTime(slice context.Context, k Kubernetes, all []Instance) 
 }
 
 // end sets what the report gives as the result.
-func (w *work) end(status Status, reason string) {
+func (w *job) end(status Status, reason string) {
 	w.report.Status, w.report.Reason = status, reason
 }
 
 // failed is the end of a step that went wrong for another reason than that time ran out.
-func (w *work) failed(err error) error {
+func (w *job) failed(err error) error {
 	w.end(StatusFailed, err.Error())
 	return &Failed{err}
 }

@@ -38,7 +38,7 @@ func TestEffectsComeInThePromisedOrder(t *testing.T) {
 			"own", "cordon node-i-0abc1234", "repel node-i-0def", "evict app/db-0", "volumes", "complete t-1 CONTINUE", "release",
 		}, w.effects())
 		require.Equal(t, StatusDrained, report.Status)
-		require.Equal(t, Continue, report.Lifecycle)
+		require.Equal(t, Continue, report.LifecycleResult)
 		require.Equal(t, []string{"app/data-db-0"}, w.claims)
 	})
 }
@@ -162,8 +162,8 @@ func TestTheDeadlineLetsTheInstanceGo(t *testing.T) {
 		began := time.Now()
 		report, err := invoke(t, h)
 		require.NoError(t, err)
-		require.Equal(t, StatusLeft, report.Status)
-		require.Equal(t, drain.Left, report.Pods[0].Outcome)
+		require.Equal(t, StatusPartial, report.Status)
+		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Equal(t, 4*time.Minute+30*time.Second, time.Since(began))
 		require.Equal(t, []Result{Continue}, w.completed)
 	})
@@ -187,7 +187,7 @@ func TestAnInstanceWithoutANodeGoesAfterTheJoinGrace(t *testing.T) {
 		began := time.Now()
 		report, err := invoke(t, w.handler())
 		require.NoError(t, err)
-		require.Equal(t, Continue, report.Lifecycle)
+		require.Equal(t, Continue, report.LifecycleResult)
 		require.Contains(t, report.Reason, "no node")
 		require.Equal(t, 15*time.Second, time.Since(began))
 	})
@@ -203,8 +203,8 @@ func TestAnInstanceThatIsGoneIsWaitedForNeitherToJoinNorToStopItsPods(t *testing
 		require.NoError(t, err)
 		require.Zero(t, time.Since(began))
 		require.Contains(t, w.effects(), "evict app/web", "its successor is wanted elsewhere")
-		require.Equal(t, StatusLeft, report.Status)
-		require.Equal(t, Continue, report.Lifecycle)
+		require.Equal(t, StatusPartial, report.Status)
+		require.Equal(t, Continue, report.LifecycleResult)
 	})
 }
 
@@ -317,7 +317,7 @@ func TestAPlanChangesNothing(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, StatusPlanned, report.Status)
 		require.Len(t, report.Pods, 1)
-		require.InDelta(t, 29*60+30, report.Plan.Deadline.Available, 1)
+		require.InDelta(t, 29*60+30, report.Plan.Deadline.AvailableSeconds, 1)
 	}
 	require.Empty(t, w.effects())
 }

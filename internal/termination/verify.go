@@ -34,7 +34,7 @@ func (i Instance) isWaiting() bool { return slices.Contains(waitingStates, i.Sta
 
 // verify asks whether the instance is what the event claims: in the group, and on its way out. An event is a claim; until it
 // is verified nothing is written anywhere. It returns the group's instances; a rejection says why the event is not believed.
-func (w *work) verify(ctx context.Context) (all []Instance, rejection string, err error) {
+func (w *job) verify(ctx context.Context) (all []Instance, rejection string, err error) {
 	patience := time.Now().Add(descriptionLag)
 	for {
 		all, err = w.Groups.Instances(ctx, w.Group)
@@ -66,7 +66,7 @@ func rejectionOf(i Instance, t Termination) string {
 
 // restore gives a node back what an earlier termination took, where the instance is in service after all: it came back from
 // a warm pool, say.
-func (w *work) restore(ctx context.Context, all []Instance) error {
+func (w *job) restore(ctx context.Context, all []Instance) error {
 	instance := instanceOf(all, w.InstanceID)
 	if instance.State != inService || w.Policy.Shadow {
 		return nil
@@ -75,8 +75,8 @@ func (w *work) restore(ctx context.Context, all []Instance) error {
 	if err != nil {
 		return w.failed(err)
 	}
-	machines, _ := w.Groups.Machines(ctx, w.InstanceID) // a node can be found without
-	node, err := k.Find(ctx, w.InstanceID, machines[w.InstanceID].PrivateDNS, instance.Zone)
+	machines, _ := w.Groups.EC2Instances(ctx, w.InstanceID) // a node can be found without
+	node, err := k.FindNode(ctx, w.InstanceID, machines[w.InstanceID].PrivateDNS, instance.Zone)
 	if err == nil && node != nil {
 		err = w.restoreNode(ctx, k, *node)
 	}
@@ -87,7 +87,7 @@ func (w *work) restore(ctx context.Context, all []Instance) error {
 }
 
 // restoreNode: what was closed for a notice, or for a person, is not this event's to open.
-func (w *work) restoreNode(ctx context.Context, k Kubernetes, node drain.Node) error {
+func (w *job) restoreNode(ctx context.Context, k Kubernetes, node drain.Node) error {
 	ours, err := k.Restore(ctx, node, w.Hook)
 	if err != nil || !ours {
 		return err
@@ -96,17 +96,17 @@ func (w *work) restoreNode(ctx context.Context, k Kubernetes, node drain.Node) e
 }
 
 // release undoes what escorts left on the pods of a node that stays.
-func (w *work) release(ctx context.Context, k Kubernetes, node drain.Node) error {
+func (w *job) release(ctx context.Context, k Kubernetes, node drain.Node) error {
 	if !w.Drainer.HasEscorts() {
 		return nil
 	}
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
-	cluster, err := k.Watch(watch, node)
+	cluster, err := k.WatchPods(watch, node)
 	if err != nil {
 		return err
 	}
-	return w.Drainer.Release(ctx, cluster.Pods(), node)
+	return w.Drainer.UndoEscorts(ctx, cluster.Pods(), node)
 }
 
 // instanceOf is the zero Instance if the group does not have it.

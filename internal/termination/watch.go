@@ -14,31 +14,31 @@ const (
 	toldReserve = hideTimeout + completeReserve
 )
 
-// Slice is what one invocation did about one event, as those want to know who watch.
-type Slice struct {
+// Invocation is what one invocation did about one event, as those want to know who watch.
+type Invocation struct {
 	Report           Report
 	Began            time.Time // when the lifecycle action did
 	First            bool      // no invocation was given the event before
 	Ended            bool      // no invocation goes on with it
 	HeartbeatsFailed int
-	Expired          bool // the lifecycle action was over before the drain was, though this slice kept it alive
+	HookExpired      bool // the lifecycle action was over before the drain was, though this slice kept it alive
 }
 
-// HandedOver tells whether the slice ended in good order before the drain did.
-func (s Slice) HandedOver() bool { return s.Report.Status == StatusIncomplete }
+// HandedOff tells whether the slice ended in good order before the drain did.
+func (s Invocation) HandedOff() bool { return s.Report.Status == StatusIncomplete }
 
 // conclude tells those who watch what the slice did, and with what error it ended. By now the action is completed and the Lease given
 // back: nobody waits for this, and nothing that goes wrong here matters to the instance. Of an event that was skipped there is
 // nothing to tell.
-func (w *work) conclude(ctx context.Context, err error) {
+func (w *job) conclude(ctx context.Context, err error) {
 	w.report = w.report.complete()
 	if w.report.Status == StatusSkipped {
 		return
 	}
 	if w.Metrics != nil {
-		w.Metrics.Slice(Slice{
+		w.Metrics.Invocation(Invocation{
 			Report: w.report, Began: w.Began, First: w.first, Ended: err == nil,
-			HeartbeatsFailed: int(w.pulse.failed.Load()), Expired: w.expired,
+			HeartbeatsFailed: int(w.pulse.failed.Load()), HookExpired: w.expired,
 		})
 	}
 	ctx, cancel := w.telling(ctx)
@@ -53,7 +53,7 @@ func (w *work) conclude(ctx context.Context, err error) {
 }
 
 // telling is a context for that, whatever became of the drain's.
-func (w *work) telling(ctx context.Context) (context.Context, context.CancelFunc) {
+func (w *job) telling(ctx context.Context) (context.Context, context.CancelFunc) {
 	timeout := toldTimeout
 	if deadline, limited := ctx.Deadline(); limited {
 		timeout = min(timeout, time.Until(deadline)-toldReserve)
@@ -62,11 +62,11 @@ func (w *work) telling(ctx context.Context) (context.Context, context.CancelFunc
 }
 
 // keep puts the report into the archive, if there is one.
-func (w *work) keep(ctx context.Context) {
+func (w *job) keep(ctx context.Context) {
 	if w.Archive == nil {
 		return
 	}
-	if err := w.Archive.Keep(ctx, w.report); err != nil {
+	if err := w.Archive.Store(ctx, w.report); err != nil {
 		w.log.Warn("the report was not kept", "error", err.Error())
 	}
 }

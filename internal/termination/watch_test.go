@@ -16,7 +16,7 @@ import (
 // watcher is who watches: it notes what it is told, in words and in full.
 type watcher struct {
 	mu        sync.Mutex
-	slices    []Slice
+	slices    []Invocation
 	sweeps    []SweepReport
 	malformed int
 	kept      []Report
@@ -24,11 +24,11 @@ type watcher struct {
 	slow      time.Duration // likewise
 }
 
-func (w *watcher) Slice(s Slice)       { w.slices = append(w.slices, s) }
-func (w *watcher) Swept(r SweepReport) { w.sweeps = append(w.sweeps, r) }
-func (w *watcher) Malformed()          { w.malformed++ }
+func (w *watcher) Invocation(s Invocation)  { w.slices = append(w.slices, s) }
+func (w *watcher) Sweep(r SweepReport) { w.sweeps = append(w.sweeps, r) }
+func (w *watcher) MalformedEvent()          { w.malformed++ }
 
-func (w *watcher) Keep(ctx context.Context, r Report) error {
+func (w *watcher) Store(ctx context.Context, r Report) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := pause(ctx, w.slow); err != nil {
@@ -62,7 +62,7 @@ func TestADrainTellsOfItsBeginningAndItsEndOnce(t *testing.T) {
 		require.Equal(t, "Draining", w.told[0].Reason)
 		require.Equal(t, "Draining i-0abc1234 of group workers-a: it is to be terminated, and waits on hook quiesce. It ends by "+
 			report.Deadline.UTC().Format(time.RFC3339), w.told[0].Message)
-		require.Equal(t, Event{
+		require.Equal(t, NodeEvent{
 			Reason: "Drained", Message: "drained in 2s: 1 pods evicted, 0 forced, 0 left; completed with CONTINUE",
 		}, w.told[1])
 		require.Len(t, seen.slices, 1)
@@ -91,7 +91,7 @@ func TestASliceThatHandsOverTellsNoEnd(t *testing.T) {
 		require.ErrorAs(t, err, new(*Incomplete))
 		require.Len(t, w.told, 1)
 		require.False(t, seen.slices[0].Ended)
-		require.True(t, seen.slices[0].HandedOver())
+		require.True(t, seen.slices[0].HandedOff())
 		require.Len(t, seen.kept, 1)
 
 		again(2)
@@ -102,7 +102,7 @@ func TestASliceThatHandsOverTellsNoEnd(t *testing.T) {
 		require.Contains(t, w.told[1].Message, "since ")
 		require.True(t, seen.slices[1].Ended)
 		require.False(t, seen.slices[1].First)
-		require.False(t, seen.slices[1].HandedOver())
+		require.False(t, seen.slices[1].HandedOff())
 		require.Len(t, seen.kept, 2)
 	})
 }
@@ -195,7 +195,7 @@ func TestAHookHasExpiredIfItWasAliveAndIsOver(t *testing.T) {
 				time.AfterFunc(30*time.Second, func() { w.enter("Terminating:Proceed") })
 				_, err := invoke(t, h)
 				require.NoError(t, err)
-				require.Equal(t, c.expired, seen.slices[0].Expired)
+				require.Equal(t, c.expired, seen.slices[0].HookExpired)
 			})
 		})
 	}
@@ -237,8 +237,8 @@ func TestAnEventNamesThosePodsFirstThatHadItWorst(t *testing.T) {
 	forced := drain.PodReport{
 		Namespace: "db", Name: "forced", UID: "forced", Outcome: drain.Forced, ForcedAt: time.Now(), Reason: "deadline",
 	}
-	left := drain.PodReport{Namespace: "db", Name: "left", UID: "left", Outcome: drain.Left, Verdict: drain.Evict, Reason: "finalizers"}
-	agent := drain.PodReport{Namespace: "db", Name: "agent", Outcome: drain.Left, Verdict: drain.Leave}
+	left := drain.PodReport{Namespace: "db", Name: "left", UID: "left", Outcome: drain.Remained, Verdict: drain.Evict, Reason: "finalizers"}
+	agent := drain.PodReport{Namespace: "db", Name: "agent", Outcome: drain.Remained, Verdict: drain.Skip}
 	for status, c := range map[Status]struct {
 		pods   []drain.PodReport
 		reason string
@@ -246,10 +246,10 @@ func TestAnEventNamesThosePodsFirstThatHadItWorst(t *testing.T) {
 	}{
 		StatusDrained: {[]drain.PodReport{agent}, "Drained", nil},
 		StatusForced:  {[]drain.PodReport{agent, forced}, "PodsForced", ref("forced")},
-		StatusLeft:    {[]drain.PodReport{forced, left, agent}, "PodsLeft", ref("left")},
+		StatusPartial: {[]drain.PodReport{forced, left, agent}, "PodsLeft", ref("left")},
 		StatusFailed:  {nil, "DrainFailed", nil},
 	} {
-		w := newWorld().handler().work(event)
+		w := newWorld().handler().newJob(event)
 		w.report.Status, w.report.Pods, w.report.Reason = status, c.pods, "the deadline came"
 		e := w.ended()
 		require.Equal(t, c.reason, e.Reason)
@@ -264,9 +264,9 @@ func TestAnEventNamesThosePodsFirstThatHadItWorst(t *testing.T) {
 }
 
 func TestAnEventIsNoLongerThanKubernetesTakes(t *testing.T) {
-	w := newWorld().handler().work(event)
+	w := newWorld().handler().newJob(event)
 	for range 100 {
-		w.report.Pods = append(w.report.Pods, drain.PodReport{Namespace: "äöü", Name: "pod", Outcome: drain.Left, Verdict: drain.Evict})
+		w.report.Pods = append(w.report.Pods, drain.PodReport{Namespace: "äöü", Name: "pod", Outcome: drain.Remained, Verdict: drain.Evict})
 	}
 	message := w.ended().Message
 	require.LessOrEqual(t, len(message), longestMessage)

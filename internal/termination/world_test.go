@@ -35,7 +35,7 @@ type world struct {
 	hasty  []time.Time          // deadlines that were left for that one
 	hears  func(time.Time)      // our drain, of one
 	leases []string             // all, as a sweep sees them
-	marks  []Mark               // likewise
+	marks  []CordonedNode       // likewise
 	began  map[string]time.Time // activities
 	claims []string             // waited for
 
@@ -43,7 +43,7 @@ type world struct {
 	cordoned    time.Time     // by an earlier slice
 	detach      time.Duration // how long volumes take
 	beats       []beat
-	told        []Event
+	told        []NodeEvent
 	completed   []Result
 	faults      map[string][]error // by operation: one each, in order
 	log         []string
@@ -78,7 +78,7 @@ func (w *world) handler() *Handler {
 		Hurried: drain.Drainer{Phases: []drain.Phase{{Name: "in a hurry"}}, Concurrency: 16},
 		Policy: Policy{
 			OwnsGroup: func(name string) bool { return name == "workers-a" }, Hook: "quiesce", OnFailure: Abandon,
-			Bounds: Bounds{MaxDuration: 30 * time.Minute, Reserve: 30 * time.Second, JoinGrace: 15 * time.Second, VolumeDetach: time.Minute},
+			Bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second, NodeJoinTimeout: 15 * time.Second, VolumeDetachTimeout: time.Minute},
 		},
 	}
 }
@@ -142,7 +142,7 @@ func (w *world) GroupOf(context.Context, string) (string, error) {
 	return "workers-a", w.fault("group")
 }
 
-func (w *world) Every(ctx context.Context, names ...string) iter.Seq2[Group, error] {
+func (w *world) List(ctx context.Context, names ...string) iter.Seq2[Group, error] {
 	own, _ := w.Instances(ctx, "workers-a")
 	return func(yield func(Group, error) bool) {
 		for _, group := range append([]Group{{"workers-a", own}}, w.groups...) {
@@ -156,14 +156,14 @@ func (w *world) Every(ctx context.Context, names ...string) iter.Seq2[Group, err
 	}
 }
 
-func (w *world) Began(context.Context, string) (map[string]time.Time, error) {
+func (w *world) ActivityStarts(context.Context, string) (map[string]time.Time, error) {
 	return w.began, w.fault("began")
 }
 
-func (w *world) Machines(_ context.Context, ids ...string) (map[string]Machine, error) {
-	machines := map[string]Machine{}
+func (w *world) EC2Instances(_ context.Context, ids ...string) (map[string]EC2Instance, error) {
+	machines := map[string]EC2Instance{}
 	for _, id := range ids {
-		machines[id] = Machine{PrivateDNS: "node-" + id, Gone: w.gone, Spot: w.spot}
+		machines[id] = EC2Instance{PrivateDNS: "node-" + id, Terminated: w.gone, Spot: w.spot}
 	}
 	return machines, w.fault("machines")
 }
@@ -213,14 +213,14 @@ func (h hooks) Complete(ctx context.Context, t Termination, result Result) error
 	return nil
 }
 
-func (w *world) Find(_ context.Context, id, name, _ string) (*drain.Node, error) {
+func (w *world) FindNode(_ context.Context, id, name, _ string) (*drain.Node, error) {
 	if w.node == nil || time.Now().Before(w.joins) {
 		return nil, w.fault("find")
 	}
 	return &drain.Node{Name: name, InstanceID: id}, w.fault("find")
 }
 
-func (w *world) Named(_ context.Context, name string) (*drain.Node, error) {
+func (w *world) NodeByName(_ context.Context, name string) (*drain.Node, error) {
 	return &drain.Node{Name: name, InstanceID: event.InstanceID}, nil
 }
 
@@ -233,7 +233,7 @@ func (w *world) Cordon(_ context.Context, node drain.Node, hook string, _ time.T
 	return at, w.do("cordon " + node.Name)
 }
 
-func (w *world) Watch(_ context.Context, node drain.Node) (drain.Cluster, error) {
+func (w *world) WatchPods(_ context.Context, node drain.Node) (drain.Cluster, error) {
 	return logged{w.node, w}, w.fault("watch")
 }
 
@@ -248,14 +248,14 @@ func (l logged) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) 
 	return l.Cluster.Evict(ctx, ref, o)
 }
 
-func (w *world) Repel(_ context.Context, others []drain.Node) (err error) {
+func (w *world) TaintTerminating(_ context.Context, others []drain.Node) (err error) {
 	for _, other := range others {
 		err = errors.Join(err, w.do("repel node-"+other.InstanceID))
 	}
 	return err
 }
 
-func (w *world) Tell(_ context.Context, _ drain.Node, e Event) error {
+func (w *world) RecordEvent(_ context.Context, _ drain.Node, e NodeEvent) error {
 	w.mu.Lock()
 	w.told = append(w.told, e)
 	w.mu.Unlock()
@@ -269,17 +269,17 @@ func (w *world) Restore(_ context.Context, node drain.Node, hook string) (bool, 
 	return true, w.do("restore " + node.Name)
 }
 
-func (w *world) Detached(ctx context.Context, _ drain.Node, claims []string) error {
+func (w *world) AwaitDetached(ctx context.Context, _ drain.Node, claims []string) error {
 	w.claims = claims
 	_ = w.do("volumes")
 	return pause(ctx, w.detach)
 }
 
-func (w *world) Budgets(context.Context, []drain.Pod) ([]drain.Budget, error) {
-	return []drain.Budget{}, nil
+func (w *world) PDBs(context.Context, []drain.Pod) ([]drain.PDB, error) {
+	return []drain.PDB{}, nil
 }
 
-func (w *world) Own(_ context.Context, _ string, hasten func(time.Time)) (func(bool) error, bool, error) {
+func (w *world) AcquireLease(_ context.Context, _ string, hasten func(time.Time)) (func(bool) error, bool, error) {
 	if w.leased {
 		return nil, false, nil
 	}
@@ -289,7 +289,7 @@ func (w *world) Own(_ context.Context, _ string, hasten func(time.Time)) (func(b
 	return func(bool) error { return w.do("release") }, true, w.do("own")
 }
 
-func (w *world) Hasten(_ context.Context, id string, deadline time.Time) error {
+func (w *world) ShortenDeadline(_ context.Context, id string, deadline time.Time) error {
 	w.hasty = append(w.hasty, deadline)
 	return w.fault("hasten")
 }
@@ -301,9 +301,11 @@ func (w *world) hasten(deadline time.Time) {
 	w.hears(deadline)
 }
 
-func (w *world) Owned(context.Context) ([]string, error) { return w.leases, w.fault("owned") }
+func (w *world) HeldLeases(context.Context) ([]string, error) { return w.leases, w.fault("owned") }
 
-func (w *world) Marked(context.Context) ([]Mark, error) { return w.marks, w.fault("marked") }
+func (w *world) CordonedNodes(context.Context) ([]CordonedNode, error) {
+	return w.marks, w.fault("marked")
+}
 
 // mailbox is a queue and its dead letters, in memory.
 type mailbox struct {
@@ -369,7 +371,7 @@ func (m *mailbox) Backlog(context.Context) (int, int, error) {
 	return m.waiting, m.underWay, m.fault("backlog")
 }
 
-func (m *mailbox) Bury(_ context.Context, record Record) error {
+func (m *mailbox) SendToDLQ(_ context.Context, record Record) error {
 	if err := m.fault("bury"); err != nil {
 		return err
 	}

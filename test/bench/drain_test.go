@@ -73,7 +73,7 @@ func median(all []time.Duration) time.Duration {
 	return all[len(all)/2]
 }
 
-func start(b *testing.B) *env.Stage {
+func start(b *testing.B) *env.Env {
 	b.Helper()
 	root, err := env.Root()
 	require.NoError(b, err)
@@ -86,17 +86,17 @@ func start(b *testing.B) *env.Stage {
 // arena is one node full of pods, and another for them to go to.
 type arena struct {
 	*testing.B
-	*env.Stage
+	*env.Env
 	ctx      context.Context
 	name     string // of the group and the namespace
 	victim   env.Instance
 	requests int // that the function made
 }
 
-func newArena(b *testing.B, s *env.Stage, name string, n int32) *arena {
+func newArena(b *testing.B, s *env.Env, name string, n int32) *arena {
 	ctx, cancel := context.WithTimeout(b.Context(), patience)
 	b.Cleanup(cancel)
-	a := &arena{B: b, Stage: s, ctx: ctx, name: name}
+	a := &arena{B: b, Env: s, ctx: ctx, name: name}
 	instances, err := s.Group(ctx, name, 2)
 	require.NoError(b, err)
 	a.victim = instances[0]

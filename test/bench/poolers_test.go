@@ -143,7 +143,7 @@ func usualStall(b *testing.B, t *pooltest.Trial) time.Duration {
 func heldBack(r termination.Report) (d time.Duration) {
 	for _, p := range r.Pods {
 		if p.Escort != nil {
-			d = time.Duration(p.Escort.HeldBack * float64(time.Second))
+			d = time.Duration(p.Escort.HeldBackSeconds * float64(time.Second))
 		}
 	}
 	return d

@@ -58,10 +58,10 @@ type waveArena struct {
 	victims []env.Instance
 }
 
-func newWave(b *testing.B, s *env.Stage, name string) *waveArena {
+func newWave(b *testing.B, s *env.Env, name string) *waveArena {
 	ctx, cancel := context.WithTimeout(b.Context(), wavePatience)
 	b.Cleanup(cancel)
-	w := &waveArena{arena: &arena{B: b, Stage: s, ctx: ctx, name: name}}
+	w := &waveArena{arena: &arena{B: b, Env: s, ctx: ctx, name: name}}
 	var err error
 	w.victims, err = s.Group(ctx, name, waveNodes)
 	require.NoError(b, err)

@@ -30,7 +30,7 @@ var apps = []struct {
 const readyPoll = 50 * time.Millisecond
 
 // furnish makes the group, its nodes (these and n more) and what runs on them.
-func furnish(ctx context.Context, s *env.Stage, n int, more ...env.Instance) ([]env.Instance, error) {
+func furnish(ctx context.Context, s *env.Env, n int, more ...env.Instance) ([]env.Instance, error) {
 	instances, err := s.Group(ctx, group, n)
 	if err != nil {
 		return nil, err

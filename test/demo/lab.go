@@ -29,7 +29,7 @@ const headerTimeout = 5 * time.Second
 func address(dist string) string { return filepath.Join(dist, "lab-address") }
 
 // keepLab keeps a stage up until ctx ends, and invokes the function with whatever `make invoke` sends.
-func keepLab(ctx context.Context, s *env.Stage, dist string) error {
+func keepLab(ctx context.Context, s *env.Env, dist string) error {
 	if _, err := furnish(ctx, s, nodes-1, sample); err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func keepLab(ctx context.Context, s *env.Stage, dist string) error {
 }
 
 // invocations answers each POST with what the function answers.
-func invocations(s *env.Stage, function *env.Function) http.HandlerFunc {
+func invocations(s *env.Env, function *env.Function) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		payload, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -79,7 +79,7 @@ func invocations(s *env.Stage, function *env.Function) http.HandlerFunc {
 
 // happening makes a sample event true: if it says that the sample instance is being terminated, Auto Scaling terminates it,
 // and the event that then goes out is sent in the sample's place.
-func happening(s *env.Stage, payload []byte) []byte {
+func happening(s *env.Env, payload []byte) []byte {
 	var event struct {
 		DetailType string `json:"detail-type"`
 		Detail     struct{ AutoScalingGroupName, LifecycleHookName, EC2InstanceID string }

@@ -51,7 +51,7 @@ func run(ctx context.Context, args []string) error {
 }
 
 // onStage brings the real parts up for what is played on them.
-func onStage(ctx context.Context, root, dist string, play func(context.Context, *env.Stage, string) error) (err error) {
+func onStage(ctx context.Context, root, dist string, play func(context.Context, *env.Env, string) error) (err error) {
 	say("starting a control plane, an IAM authenticator and Auto Scaling on this machine")
 	s, err := env.Start(ctx, env.Options{Root: root, Bootstrap: filepath.Join(dist, "bootstrap")})
 	if err != nil {
@@ -62,7 +62,7 @@ func onStage(ctx context.Context, root, dist string, play func(context.Context, 
 }
 
 // demonstrate has Auto Scaling terminate one of three instances.
-func demonstrate(ctx context.Context, s *env.Stage, dist string) error {
+func demonstrate(ctx context.Context, s *env.Env, dist string) error {
 	ctx, cancel := context.WithTimeout(ctx, lastWord)
 	defer cancel()
 	instances, err := furnish(ctx, s, nodes)
@@ -79,7 +79,7 @@ func demonstrate(ctx context.Context, s *env.Stage, dist string) error {
 }
 
 // drain sends the termination's event to the function, as Lambda would.
-func drain(ctx context.Context, s *env.Stage, victim env.Instance) (json.RawMessage, error) {
+func drain(ctx context.Context, s *env.Env, victim env.Instance) (json.RawMessage, error) {
 	s.Logs = &narrator{out: os.Stdout}
 	function, err := s.Function(context.WithoutCancel(ctx), "autoScalingGroups: ["+group+"]\n")
 	if err != nil {
@@ -97,7 +97,7 @@ func drain(ctx context.Context, s *env.Stage, victim env.Instance) (json.RawMess
 	return result.Payload, nil
 }
 
-func show(payload json.RawMessage, s *env.Stage, victim env.Instance, path string) error {
+func show(payload json.RawMessage, s *env.Env, victim env.Instance, path string) error {
 	var report termination.Report
 	if err := json.Unmarshal(payload, &report); err != nil {
 		return fmt.Errorf("read the report: %w", err)

@@ -52,7 +52,7 @@ func (n *narrator) tell(line []byte) {
 
 // table prints a report for people. Times are seconds since the drain began.
 func table(out io.Writer, r termination.Report) {
-	fmt.Fprintf(out, "\n%s: node %s of %s, %s after %.2f s\n\n", r.Status, r.Node, r.Group, r.Lifecycle, r.FinishedAt.Sub(r.StartedAt).Seconds())
+	fmt.Fprintf(out, "\n%s: node %s of %s, %s after %.2f s\n\n", r.Status, r.Node, r.Group, r.LifecycleResult, r.FinishedAt.Sub(r.StartedAt).Seconds())
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "PHASE\tPOD\tVERDICT\tOUTCOME\tEVICTED\tGONE\tBLOCKED BY")
 	since := func(t time.Time) string {

@@ -116,10 +116,10 @@ func TestABudgetThatCanNeverAllowIsSaidAtOnce(t *testing.T) {
 	require.Empty(t, s.AWS.Completions(victim.ID), "said while the drain runs")
 
 	report := end()
-	require.Equal(t, termination.StatusLeft, report.Status, report.ErrorMessage)
-	require.Equal(t, termination.Continue, report.Lifecycle)
+	require.Equal(t, termination.StatusPartial, report.Status, report.ErrorMessage)
+	require.Equal(t, termination.Continue, report.LifecycleResult)
 	pod := report.of(t, name)
-	require.Equal(t, drain.Left, pod.Outcome)
+	require.Equal(t, drain.Remained, pod.Outcome)
 	require.Contains(t, pod.Reason, "can never allow a disruption: wants 1 healthy pods of 1")
 	require.Equal(t, []string{s.group + "/web"}, pod.BlockedBy)
 	require.Len(t, s.evictions(name), 1)

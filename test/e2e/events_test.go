@@ -256,7 +256,7 @@ func TestABadConfigurationDoesNotStartAndNamesEveryFault(t *testing.T) {
 	require.ErrorAs(t, err, &start)
 	line := strings.TrimSuffix(start.Stderr, "\n")
 	require.NotContains(t, line, "\n")
-	var said struct{ Faults []config.Fault }
+	var said struct{ Faults []config.Error }
 	require.NoError(t, json.Unmarshal([]byte(line), &said), line)
 	found := map[string]int{}
 	for _, fault := range said.Faults {

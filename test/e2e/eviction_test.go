@@ -46,7 +46,7 @@ func TestPodsThatAreNobodysToEvictAreLeft(t *testing.T) {
 	require.Len(t, report.Pods, 5)
 	reasons := map[string]string{}
 	for _, pod := range report.Pods {
-		require.Equal(t, pod.Verdict == drain.Leave, pod.Outcome == drain.Left)
+		require.Equal(t, pod.Verdict == drain.Skip, pod.Outcome == drain.Remained)
 		reasons[s.appOf(pod)] = pod.Reason
 	}
 	require.Contains(t, reasons["agent"], "DaemonSet")
@@ -66,11 +66,11 @@ func TestHeldPodsAreNotEvicted(t *testing.T) {
 	s.podOn(node, "web")
 
 	report := s.drain(node)
-	require.Equal(t, termination.StatusLeft, report.Status, report.ErrorMessage)
-	require.Equal(t, termination.Continue, report.Lifecycle)
+	require.Equal(t, termination.StatusPartial, report.Status, report.ErrorMessage)
+	require.Equal(t, termination.Continue, report.LifecycleResult)
 	for _, name := range []string{"unsafe", "undisrupted"} {
 		require.Equal(t, drain.Hold, report.of(t, name).Verdict)
-		require.Equal(t, drain.Left, report.of(t, name).Outcome)
+		require.Equal(t, drain.Remained, report.of(t, name).Outcome)
 		require.Empty(t, s.evictions(name))
 	}
 	require.Equal(t, drain.Evicted, report.of(t, "web").Outcome)
@@ -156,7 +156,7 @@ func TestAPodThatComesBackToTheNodeIsEvictedOnce(t *testing.T) {
 	require.Len(t, report.Pods, 2)
 	require.Equal(t, drain.Evicted, report.of(t, first.Name).Outcome)
 	successor := s.podsOn(node)[0]
-	require.Equal(t, drain.Left, report.of(t, successor.Name).Outcome)
+	require.Equal(t, drain.Remained, report.of(t, successor.Name).Outcome)
 	require.Contains(t, report.of(t, successor.Name).Reason, "came back")
 }
 
@@ -168,10 +168,10 @@ func TestAFinalizerThatNeverGoesIsReportedAtTheDeadline(t *testing.T) {
 	t.Cleanup(func() { s.removeFinalizers("kept") })
 
 	report := s.drain(node)
-	require.Equal(t, termination.StatusLeft, report.Status, report.ErrorMessage)
-	require.Equal(t, termination.Continue, report.Lifecycle)
+	require.Equal(t, termination.StatusPartial, report.Status, report.ErrorMessage)
+	require.Equal(t, termination.Continue, report.LifecycleResult)
 	pod := report.of(t, "kept")
-	require.Equal(t, drain.Left, pod.Outcome)
+	require.Equal(t, drain.Remained, pod.Outcome)
 	require.NotZero(t, pod.EvictedAt)
 	require.NotEmpty(t, pod.Reason)
 	require.Len(t, s.evictions("kept"), 1)

@@ -55,7 +55,7 @@ func TestADrainOutlivesThrottlingByAutoScaling(t *testing.T) {
 	p.tell()
 	p.endedWell(victim, pods)
 	p.isUntouched(p.instances[1])
-	require.Empty(t, p.AWS.Messages(p.queue.DeadLetters))
+	require.Empty(t, p.AWS.Messages(p.queue.DLQ))
 }
 
 // refusedOnce waits until a call of this action was refused.
@@ -99,7 +99,7 @@ type roughWay struct {
 	ended       atomic.Int32 // of those of pods
 }
 
-func newRoughWay(t *testing.T, on *env.Stage) *roughWay {
+func newRoughWay(t *testing.T, on *env.Env) *roughWay {
 	t.Helper()
 	target, err := url.Parse(on.Lab.Endpoint())
 	require.NoError(t, err)
@@ -195,7 +195,7 @@ func TestAFunctionThatRunsOutOfMemoryIsFollowedByAnother(t *testing.T) {
 	require.Equal(t, 2, done[0].Receives)
 	p.endedWell(victim, pods)
 	p.isUntouched(p.instances[1])
-	require.Empty(t, p.AWS.Messages(p.queue.DeadLetters))
+	require.Empty(t, p.AWS.Messages(p.queue.DLQ))
 }
 
 func ofWeight(bytes int) func(*corev1.Pod) {

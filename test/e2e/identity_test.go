@@ -22,7 +22,7 @@ import (
 )
 
 // ownStage is a stage for a test whose changes would reach the other scenes.
-func ownStage(t *testing.T) *env.Stage {
+func ownStage(t *testing.T) *env.Env {
 	t.Helper()
 	play(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -60,9 +60,9 @@ var needs = map[permission]need{
 	{"", "nodes", "patch"}:                           {},
 	{"", "nodes", "watch"}:                           {status: termination.StatusDrained},
 	{"", "pods", "watch"}:                            {},
-	{"", "pods", "delete"}:                           {prepare: (*scene).forceAll, status: termination.StatusLeft},
-	{"", "pods/eviction", "create"}:                  {status: termination.StatusLeft},
-	{"policy", "poddisruptionbudgets", "watch"}:      {prepare: (*scene).blockAll, status: termination.StatusLeft},
+	{"", "pods", "delete"}:                           {prepare: (*scene).forceAll, status: termination.StatusPartial},
+	{"", "pods/eviction", "create"}:                  {status: termination.StatusPartial},
+	{"policy", "poddisruptionbudgets", "watch"}:      {prepare: (*scene).blockAll, status: termination.StatusPartial},
 	{"", "persistentvolumeclaims", "get"}:            {prepare: (*scene).giveDisk, status: termination.StatusDrained},
 	{"storage.k8s.io", "volumeattachments", "watch"}: {prepare: (*scene).giveDisk, status: termination.StatusDrained},
 	{"coordination.k8s.io", "leases", "create"}:      {},
@@ -85,7 +85,7 @@ func TestTheFunctionsIdentity(t *testing.T) {
 	t.Run("is proven anew when its token is refused", func(t *testing.T) { outlivesItsToken(t, own) })
 }
 
-func provesNeed(t *testing.T, own *env.Stage, p permission) {
+func provesNeed(t *testing.T, own *env.Env, p permission) {
 	run, known := needs[p]
 	require.True(t, known, "nothing shows that the function needs it")
 	s := setSceneOn(t, own, 2, "drain: {maxDuration: 12s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}")
@@ -117,7 +117,7 @@ const tokenMemory = 11 * time.Second
 
 // A session can end, or a key be rotated, in the middle of a drain of half an hour. The pods that are left must not be left
 // for that.
-func outlivesItsToken(t *testing.T, own *env.Stage) {
+func outlivesItsToken(t *testing.T, own *env.Env) {
 	s := setSceneOn(t, own, 1)
 	node := s.instances[0]
 	s.deploy("slow", 1)
@@ -181,7 +181,7 @@ func (s *scene) identityCalls() []awstest.Call {
 }
 
 // permissionsOf are all that the group quiesce has, but those for escorts, whose need internal/kube's own tests show.
-func permissionsOf(t *testing.T, on *env.Stage) (all []permission) {
+func permissionsOf(t *testing.T, on *env.Env) (all []permission) {
 	t.Helper()
 	for _, rule := range rolesOf(t, on).rules() {
 		for _, resource := range rule.Resources {
@@ -196,7 +196,7 @@ func permissionsOf(t *testing.T, on *env.Stage) (all []permission) {
 // roles are those that are called quiesce: the rules of each by its namespace, which is empty for the cluster's.
 type roles map[string][]rbacv1.PolicyRule
 
-func rolesOf(t *testing.T, on *env.Stage) roles {
+func rolesOf(t *testing.T, on *env.Env) roles {
 	t.Helper()
 	rbac := on.Lab.Client().RbacV1()
 	cluster, err := rbac.ClusterRoles().Get(t.Context(), "quiesce", metav1.GetOptions{})
@@ -215,7 +215,7 @@ func (r roles) rules() []rbacv1.PolicyRule { return slices.Concat(slices.Collect
 // without takes a permission away for the rest of the test.
 func (s *scene) without(p permission) {
 	s.Helper()
-	all, fewer := rolesOf(s.T, s.Stage), roles{}
+	all, fewer := rolesOf(s.T, s.Env), roles{}
 	for namespace, rules := range all {
 		fewer[namespace] = rulesWithout(rules, p)
 	}

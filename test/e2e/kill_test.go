@@ -117,7 +117,7 @@ type killed struct {
 	done []string // the kills that came in time, and what the function had said last
 }
 
-func setKilled(t *testing.T, on *env.Stage, seed uint64) *killed {
+func setKilled(t *testing.T, on *env.Env, seed uint64) *killed {
 	t.Helper()
 	random := rand.New(rand.NewPCG(seed, killStream))
 	k := &killed{post: setPostOn(t, on, 2, 1, env.Settings{Timeout: killedTimeout}), seed: seed}
@@ -205,7 +205,7 @@ func (k *killed) endsWell() {
 	k.Helper()
 	k.handled()
 	k.Logf("seed %d: %d pods, killed %v", k.seed, len(k.pods), k.done)
-	require.Empty(k, k.AWS.Messages(k.queue.DeadLetters))
+	require.Empty(k, k.AWS.Messages(k.queue.DLQ))
 	k.endedWell(k.victim, k.pods)
 	require.Len(k, k.podsOn(k.instances[1]), 1)
 	k.isUntouched(k.instances[1])

@@ -17,11 +17,11 @@ import (
 // A renewal whose answer is lost has changed the Lease all the same. An owner that never renews again after that loses it in
 // the middle of its drain, and a second one begins beside it.
 func TestALeaseIsRenewedThoughItChangedUnseen(t *testing.T) {
-	s := &scene{T: t, Stage: play(t), ctx: t.Context()}
+	s := &scene{T: t, Env: play(t), ctx: t.Context()}
 	client, err := kube.New(s.Lab.Admin())
 	require.NoError(t, err)
 	const name = "i-0000000000000ea5e"
-	release, owned, err := client.Own(s.ctx, name, func(time.Time) {})
+	release, owned, err := client.AcquireLease(s.ctx, name, func(time.Time) {})
 	require.NoError(t, err)
 	require.True(t, owned)
 	leases := s.Lab.Client().CoordinationV1().Leases("quiesce")

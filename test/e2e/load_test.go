@@ -77,9 +77,9 @@ func TestLoadOfManyNodesAtOnceIsDrainedEachOnce(t *testing.T) {
 			sweeps := swept()
 
 			p.eachDrainedOnce()
-			require.Empty(t, p.AWS.Messages(p.queue.DeadLetters))
+			require.Empty(t, p.AWS.Messages(p.queue.DLQ))
 			for _, r := range sweeps {
-				require.Zero(t, r.Enqueued, "no event was lost")
+				require.Zero(t, r.EventsResent, "no event was lost")
 			}
 			requests := p.allRequests()
 			p.repelledBeforeTheFirstEviction(requests)
@@ -218,7 +218,7 @@ func (p *post) tellLoad(l load, began time.Time, took time.Duration, requests []
 	}
 	for _, r := range sweeps {
 		swept += r.Heartbeats
-		faults += len(r.Faults)
+		faults += len(r.Errors)
 	}
 	var peak int64
 	throttled := 0
@@ -274,7 +274,7 @@ func TestLoadOfABurstWithDuplicatesAndJunkLosesNothing(t *testing.T) {
 	took := time.Since(began)
 
 	p.eachDrainedOnce()
-	letters := p.AWS.Messages(p.queue.DeadLetters)
+	letters := p.AWS.Messages(p.queue.DLQ)
 	require.Len(t, letters, len(bad))
 	for _, letter := range letters {
 		require.NotEmpty(t, letter.Attributes["reason"])

@@ -54,11 +54,11 @@ var turns = make(chan struct{}, 1)
 // machines is the shared stage with machines, or why there is none.
 var machines = struct {
 	sync.Once
-	stage *env.Stage
+	stage *env.Env
 	err   error
 }{}
 
-func playMachines(t *testing.T) *env.Stage {
+func playMachines(t *testing.T) *env.Env {
 	t.Helper()
 	lab.RequireMachines(t)
 	t.Parallel()
@@ -352,8 +352,8 @@ func TestAContainerThatHasEndedIsNotWaitedForThoughAFinalizerKeepsItsPod(t *test
 	})
 	t.Cleanup(func() { s.removeFinalizers("kept") })
 	r := s.drain(s.instances[0])
-	require.Equal(t, termination.StatusLeft, r.Status, "%+v", r)
-	require.Equal(t, drain.Left, r.of(t, "kept").Outcome)
+	require.Equal(t, termination.StatusPartial, r.Status, "%+v", r)
+	require.Equal(t, drain.Remained, r.of(t, "kept").Outcome)
 	require.Equal(t, "its containers have ended; kept by quiesce.test/never", r.of(t, "kept").Reason)
 	require.Less(t, r.FinishedAt, r.Deadline.Add(-time.Minute))
 	words, times := s.witnessed("log")

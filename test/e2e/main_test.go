@@ -17,7 +17,7 @@ import (
 
 // shared is the stage, or why there is none.
 var (
-	shared    *env.Stage
+	shared    *env.Env
 	sharedErr error
 )
 
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' guardians clean up behind it
 	shared, sharedErr = raise(ctx, false)
 	code := m.Run()
-	stages := slices.DeleteFunc([]*env.Stage{shared, machines.stage}, func(s *env.Stage) bool { return s == nil })
+	stages := slices.DeleteFunc([]*env.Env{shared, machines.stage}, func(s *env.Env) bool { return s == nil })
 	if err := audit(stages...); err != nil && code == 0 && len(stages) > 0 {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		code = 1
@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func raise(ctx context.Context, machines bool) (*env.Stage, error) {
+func raise(ctx context.Context, machines bool) (*env.Env, error) {
 	root, err := env.Root()
 	if err != nil {
 		return nil, err
@@ -50,7 +50,7 @@ func raise(ctx context.Context, machines bool) (*env.Stage, error) {
 }
 
 // play is the shared stage; a machine that lacks a part skips the test, CI fails it.
-func play(t *testing.T) *env.Stage {
+func play(t *testing.T) *env.Env {
 	t.Helper()
 	lab.Require(t)
 	require.NoError(t, sharedErr)

@@ -35,7 +35,7 @@ func TestAPlanTellsEverythingAndChangesNothing(t *testing.T) {
 		require.Equal(t, victim.ID, r.InstanceID)
 		require.Equal(t, victim.Node, r.Node)
 		require.Equal(t, s.group, r.Group)
-		require.Empty(t, r.Lifecycle)
+		require.Empty(t, r.LifecycleResult)
 		s.plansEach(r)
 		s.plansBudgets(r)
 		s.plansTime(r)
@@ -77,9 +77,9 @@ func (s *scene) plansEach(r report) {
 		"web":      {"workloads", drain.Evict, ""},
 		"single":   {"workloads", drain.Evict, ""},
 		"careful":  {"workloads", drain.Hold, "annotated cluster-autoscaler.kubernetes.io/safe-to-evict=false"},
-		"stays":    {"workloads", drain.Leave, "annotated quiesce/drain=false"},
-		"finished": {"workloads", drain.Leave, "finished: nothing runs in it"},
-		"agent":    {"workloads", drain.Leave, "DaemonSet: would return to this node at once"},
+		"stays":    {"workloads", drain.Skip, "annotated quiesce/drain=false"},
+		"finished": {"workloads", drain.Skip, "finished: nothing runs in it"},
+		"agent":    {"workloads", drain.Skip, "DaemonSet: would return to this node at once"},
 		"system":   {"critical", drain.Evict, ""},
 	}, planned)
 }
@@ -95,25 +95,25 @@ func (s *scene) plansBudgets(r report) {
 			require.Empty(s, p.BlockedBy)
 		}
 	}
-	require.Equal(s, []drain.Budget{
+	require.Equal(s, []drain.PDB{
 		{
-			Name: s.group + "/single", Allowed: 0, Healthy: 1, Desired: 1, Expected: 1, Pods: []string{pods["single"]},
-			Never: "can never allow a disruption: wants 1 healthy pods of 1",
+			Name: s.group + "/single", DisruptionsAllowed: 0, CurrentHealthy: 1, DesiredHealthy: 1, ExpectedPods: 1, Pods: []string{pods["single"]},
+			NeverReason: "can never allow a disruption: wants 1 healthy pods of 1",
 		},
-		{Name: s.group + "/web", Allowed: 1, Healthy: 1, Desired: 0, Expected: 1, Pods: []string{pods["web"]}},
-	}, r.Plan.Budgets)
+		{Name: s.group + "/web", DisruptionsAllowed: 1, CurrentHealthy: 1, DesiredHealthy: 0, ExpectedPods: 1, Pods: []string{pods["web"]}},
+	}, r.Plan.PDBs)
 }
 
 // plansTime: the defaults, the stage's hook, and the longest grace of those that are to be evicted.
 func (s *scene) plansTime(r report) {
 	s.Helper()
 	d := r.Plan.Deadline
-	require.Equal(s, 1800.0, d.MaxDuration)
-	require.Equal(s, 30.0, d.Reserve)
-	require.Equal(s, 300.0, d.HeartbeatTimeout)
-	require.Equal(s, 30000.0, d.GlobalTimeout)
-	require.InDelta(s, d.MaxDuration-d.Reserve, d.Available, 0.001)
-	require.Equal(s, 90.0, d.LongestGrace)
+	require.Equal(s, 1800.0, d.MaxDurationSeconds)
+	require.Equal(s, 30.0, d.CompletionReserveSeconds)
+	require.Equal(s, 300.0, d.HeartbeatTimeoutSeconds)
+	require.Equal(s, 30000.0, d.GlobalTimeoutSeconds)
+	require.InDelta(s, d.MaxDurationSeconds-d.CompletionReserveSeconds, d.AvailableSeconds, 0.001)
+	require.Equal(s, 90.0, d.LongestGraceSeconds)
 }
 
 // By hand, a drain of the wrong instance is one mistyped digit away.
@@ -133,7 +133,7 @@ func TestADrainByHandIsRefusedUnlessTheInstanceWaits(t *testing.T) {
 	r = s.invoke(byHand)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusDrained, r.Status)
-	require.Equal(t, termination.Continue, r.Lifecycle)
+	require.Equal(t, termination.Continue, r.LifecycleResult)
 	require.Empty(t, s.podsOn(victim))
 	s.completedOnce(victim)
 }
@@ -146,7 +146,7 @@ func TestADrillDrainsAndCompletesNothing(t *testing.T) {
 	r := s.invoke(object{"action": "drain", "instanceId": victim.ID})
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusDrained, r.Status)
-	require.Empty(t, r.Lifecycle)
+	require.Empty(t, r.LifecycleResult)
 	require.Empty(t, s.podsOn(victim))
 	require.True(t, s.node(victim).Spec.Unschedulable)
 	require.Equal(t, "InService", s.AWS.State(victim.ID))
@@ -165,7 +165,7 @@ func TestInShadowModeAnEventIsPlannedAndTheInstanceLetGo(t *testing.T) {
 	r := s.drain(victim)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusPlanned, r.Status)
-	require.Equal(t, termination.Continue, r.Lifecycle)
+	require.Equal(t, termination.Continue, r.LifecycleResult)
 	require.Len(t, r.Pods, len(pods))
 	for _, p := range r.Pods {
 		require.Equal(t, drain.Evict, p.Verdict)

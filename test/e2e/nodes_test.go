@@ -53,7 +53,7 @@ func TestANodeIsFoundByItsInstanceAmongThousandsPageByPage(t *testing.T) {
 	s.gather()
 	for i, h := range hidden {
 		s.Run(h.node, func(t *testing.T) {
-			s := &scene{T: t, Stage: s.Stage, ctx: s.ctx, group: s.group, function: s.function}
+			s := &scene{T: t, Env: s.Env, ctx: s.ctx, group: s.group, function: s.function}
 			victim := s.unjoined(s.group, h.name)
 			s.join(victim, lab.Node{Name: h.node, Labels: zoneLabel(h.zone)})
 			victim.Node = h.node
@@ -159,7 +159,7 @@ func TestAnInstanceThatNeverJoinedIsLetGoAfterAWhile(t *testing.T) {
 	r := s.drain(victim)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusDrained, r.Status)
-	require.Equal(t, termination.Continue, r.Lifecycle)
+	require.Equal(t, termination.Continue, r.LifecycleResult)
 	require.Contains(t, r.Reason, "no node")
 	require.GreaterOrEqual(t, r.FinishedAt.Sub(r.StartedAt), 2*time.Second)
 	s.completedOnce(victim)
@@ -196,12 +196,12 @@ func TestNobodyWaitsForPodsOnAnUnreachableNode(t *testing.T) {
 	require.NoError(t, s.Lab.StopKubelet(s.ctx, victim.Node))
 	r := s.drain(victim)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
-	require.Equal(t, termination.StatusLeft, r.Status)
-	require.Equal(t, termination.Continue, r.Lifecycle)
+	require.Equal(t, termination.StatusPartial, r.Status)
+	require.Equal(t, termination.Continue, r.LifecycleResult)
 	require.Less(t, r.FinishedAt, r.Deadline.Add(-time.Minute))
 	for _, name := range pods {
 		line := r.of(t, name)
-		require.Equal(t, drain.Left, line.Outcome)
+		require.Equal(t, drain.Remained, line.Outcome)
 		require.Contains(t, line.Reason, "kubelet is unreachable")
 		require.False(t, line.EvictedAt.IsZero())
 		require.Len(t, s.evictions(name), 1)

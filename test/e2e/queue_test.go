@@ -40,7 +40,7 @@ func setPost(t *testing.T, nodes, functions int, timeout time.Duration, more ...
 }
 
 // setPostOn makes it on a stage, its functions with these settings and what they need to know of the scene.
-func setPostOn(t *testing.T, on *env.Stage, nodes, functions int, settings env.Settings) *post {
+func setPostOn(t *testing.T, on *env.Env, nodes, functions int, settings env.Settings) *post {
 	t.Helper()
 	s := setSceneOn(t, on, nodes)
 	p := &post{scene: s, queue: s.QueueFor(s.group, cmp.Or(settings.Timeout, lambdaTimeout))}
@@ -128,7 +128,7 @@ func TestAnEventThroughTheQueueIsDrainedAndItsMessageGone(t *testing.T) {
 	p.handled()
 	p.completedOnce(victim)
 	require.Empty(t, p.podsOn(victim))
-	require.Empty(t, p.AWS.Messages(p.queue.DeadLetters))
+	require.Empty(t, p.AWS.Messages(p.queue.DLQ))
 	hides := p.calls("ChangeMessageVisibility")
 	require.NotEmpty(t, hides)
 	for _, call := range hides {
@@ -256,7 +256,7 @@ func TestPoisonInABatchGoesToTheDeadLettersAndTheRestIsDrained(t *testing.T) {
 	for _, victim := range p.instances {
 		p.completedOnce(victim)
 	}
-	letters := p.AWS.Messages(p.queue.DeadLetters)
+	letters := p.AWS.Messages(p.queue.DLQ)
 	require.Len(t, letters, 1)
 	require.Equal(t, string(bad), letters[0].Body)
 	require.Equal(t, "Records[1].body: detail.EC2InstanceId: missing", letters[0].Attributes["reason"])
@@ -276,7 +276,7 @@ func TestPoisonThatCannotBeMovedIsKeptUntilItCan(t *testing.T) {
 	p.send([]byte("{"))
 	p.deliver(1)
 	p.handled()
-	require.Len(t, p.AWS.Messages(p.queue.DeadLetters), 1)
+	require.Len(t, p.AWS.Messages(p.queue.DLQ), 1)
 	require.Len(t, p.said("not done"), 1)
 	require.EqualValues(t, 1, p.measured("Malformed"), "one event, though it came twice")
 	require.Contains(t, p.function.Output(), "not authorized")
@@ -380,7 +380,7 @@ func TestASpotInterruptionIsDrainedInTimeAndCompletesNothing(t *testing.T) {
 	done := p.said("done")
 	require.Len(t, done, 2)
 	require.Equal(t, termination.StatusDrained, done[0].Report.Status)
-	require.Equal(t, termination.SpotInterruption, done[0].Report.Notice)
+	require.Equal(t, termination.SpotInterruption, done[0].Report.Trigger)
 	require.WithinDuration(t, began.Add(100*time.Second), done[0].Report.Deadline, time.Second)
 	require.Equal(t, termination.StatusSkipped, done[1].Report.Status)
 	require.Contains(t, done[1].Report.Reason, "onRebalanceRecommendation is off")

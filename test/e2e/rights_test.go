@@ -41,7 +41,7 @@ type ledger struct {
 
 // audit compares what the functions on these stages did with what they may do. That they did all they may, only a run of all tests can
 // show.
-func audit(stages ...*env.Stage) error {
+func audit(stages ...*env.Env) error {
 	l := ledger{used: map[string]bool{}, refused: map[string]bool{}}
 	for _, on := range stages {
 		l.enter(on)
@@ -75,7 +75,7 @@ func (l *ledger) fault(format string, args ...any) {
 	l.faults = append(l.faults, fmt.Errorf(format, args...))
 }
 
-func (l *ledger) enter(on *env.Stage) {
+func (l *ledger) enter(on *env.Env) {
 	for _, call := range on.AWS.Calls() {
 		if env.IsFunction(call.Session) {
 			l.used[call.Service+":"+call.Action] = true

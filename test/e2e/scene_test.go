@@ -37,7 +37,7 @@ const (
 // scene is one test's part of the stage: a group with its nodes, a namespace whose pods run on them, and a function.
 type scene struct {
 	*testing.T
-	*env.Stage
+	*env.Env
 	ctx       context.Context
 	group     string // and namespace
 	instances []env.Instance
@@ -49,8 +49,8 @@ func setScene(t *testing.T, n int, more ...string) *scene {
 	return setSceneOn(t, play(t), n, more...)
 }
 
-func setSceneOn(t *testing.T, on *env.Stage, n int, more ...string) *scene {
-	s := &scene{T: t, Stage: on, group: nameOf(t)}
+func setSceneOn(t *testing.T, on *env.Env, n int, more ...string) *scene {
+	s := &scene{T: t, Env: on, group: nameOf(t)}
 	limit := sceneTime
 	if long() {
 		limit = longSceneTime

@@ -36,17 +36,17 @@ func TestAnInstanceWhoseEventWasLostIsFoundAndDrained(t *testing.T) {
 	young := p.sweep()
 	require.Equal(t, 1, young.Waiting)
 	require.Equal(t, 1, young.Heartbeats)
-	require.Zero(t, young.Enqueued, "its event may yet come")
+	require.Zero(t, young.EventsResent, "its event may yet come")
 	p.AWS.Backdate(victim.ID, 3*time.Minute)
 
 	r := p.sweep()
 	require.Equal(t, 1, r.Groups)
-	require.Equal(t, 1, r.Enqueued, "%+v", r)
-	require.Empty(t, r.Faults)
+	require.Equal(t, 1, r.EventsResent, "%+v", r)
+	require.Empty(t, r.Errors)
 	require.Len(t, p.AWS.Heartbeats(victim.ID), 2)
 	require.Len(t, p.podsOn(victim), 1, "a sweep never drains")
 	require.Empty(t, writes(p.requests(p.function)))
-	require.Zero(t, p.sweep().Enqueued, "while it waits in the queue")
+	require.Zero(t, p.sweep().EventsResent, "while it waits in the queue")
 	require.EqualValues(t, 3, p.measured("Sweeps"))
 	require.EqualValues(t, 3, p.measured("Waiting"))
 	require.EqualValues(t, 1, p.measured("Enqueued"))
@@ -70,7 +70,7 @@ func TestNothingIsEnqueuedWhileMessagesWait(t *testing.T) {
 	r := p.sweep()
 	require.Equal(t, 1, r.Messages)
 	require.Equal(t, 1, r.Heartbeats, "but it is kept alive")
-	require.Zero(t, r.Enqueued)
+	require.Zero(t, r.EventsResent)
 	require.Len(t, p.messages(), 1)
 }
 
@@ -84,9 +84,9 @@ func TestAnInstanceThatIsDrainedIsLeftToItsOwner(t *testing.T) {
 	p.AWS.Backdate(victim.ID, 10*time.Minute)
 	beats := len(p.AWS.Heartbeats(victim.ID))
 	r := p.sweepBy(p.functions[1])
-	require.Equal(t, 1, r.Owned)
+	require.Equal(t, 1, r.Draining)
 	require.Zero(t, r.Heartbeats)
-	require.Zero(t, r.Enqueued)
+	require.Zero(t, r.EventsResent)
 	require.Len(t, p.AWS.Heartbeats(victim.ID), beats)
 	p.removeBudget("slow")
 	require.Equal(t, termination.StatusDrained, end().Status)
@@ -104,8 +104,8 @@ func TestAnInstanceThatWaitsOnAnotherHookIsLeftAlone(t *testing.T) {
 	r := p.sweep()
 	require.Equal(t, 1, r.Waiting)
 	require.Zero(t, r.Heartbeats)
-	require.Zero(t, r.Enqueued)
-	require.Empty(t, r.Faults)
+	require.Zero(t, r.EventsResent)
+	require.Empty(t, r.Errors)
 	require.Len(t, p.AWS.Heartbeats(victim.ID), beats)
 }
 
@@ -172,8 +172,8 @@ func TestASweepOfFiveHundredGroupsCostsLittle(t *testing.T) {
 	require.Equal(t, manyGroups, r.Groups)
 	require.Equal(t, manyWait, r.Waiting)
 	require.Equal(t, manyWait, r.Heartbeats)
-	require.Equal(t, manyWait, r.Enqueued)
-	require.Empty(t, r.Faults)
+	require.Equal(t, manyWait, r.EventsResent)
+	require.Empty(t, r.Errors)
 	first := s.tally()
 	t.Logf("calls: %v; requests of Kubernetes: %d; took %v", first, len(s.requests(s.function)), r.FinishedAt.Sub(r.StartedAt))
 	require.Equal(t, map[string]int{
@@ -189,7 +189,7 @@ func TestASweepOfFiveHundredGroupsCostsLittle(t *testing.T) {
 
 	r = s.sweep()
 	require.Equal(t, manyWait, r.Messages)
-	require.Zero(t, r.Enqueued)
+	require.Zero(t, r.EventsResent)
 	again := s.tally()
 	for action, n := range first {
 		again[action] -= n

@@ -53,7 +53,7 @@ func TestADiskThatStaysAttachedIsNotWaitedForWithoutEnd(t *testing.T) {
 	s.podOn(victim, "database", claiming("data"), stopsAfter("100ms"))
 	r := s.drain(victim)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
-	require.Equal(t, termination.Continue, r.Lifecycle)
+	require.Equal(t, termination.Continue, r.LifecycleResult)
 	require.GreaterOrEqual(t, r.FinishedAt.Sub(r.of(t, "database").GoneAt), patience)
 	require.Contains(t, s.function.Output(), "volumes are still attached")
 	require.Contains(t, s.function.Output(), volumeOf(s, "data"))

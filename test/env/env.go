@@ -33,8 +33,8 @@ const (
 	hookTimeout = 5 * time.Minute
 )
 
-// Stage is the real parts, up and joined.
-type Stage struct {
+// Env is the real parts, up and joined.
+type Env struct {
 	Lab  *lab.Lab
 	AWS  *awstest.Server
 	Logs io.Writer // gets what functions log, as they log it; may be nil
@@ -56,8 +56,8 @@ type Options struct {
 
 // Start brings everything up. RBAC is what infra/rbac.yaml says, and nothing else. All files are in the lab's folder, and go
 // with it.
-func Start(ctx context.Context, o Options) (_ *Stage, err error) {
-	s := &Stage{}
+func Start(ctx context.Context, o Options) (_ *Env, err error) {
+	s := &Env{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Stop())
@@ -76,7 +76,7 @@ func Start(ctx context.Context, o Options) (_ *Stage, err error) {
 	return s, s.furnish(ctx, o.Root, o.Bootstrap)
 }
 
-func (s *Stage) startLab(ctx context.Context, machines bool) (*lab.Lab, error) {
+func (s *Env) startLab(ctx context.Context, machines bool) (*lab.Lab, error) {
 	o := lab.Options{
 		ClusterName: Cluster, STSProxy: s.AWS.STSProxy(), STSCAFile: s.AWS.STSCAFile(), Region: awstest.Region,
 		Roles:    []lab.Role{{ARN: s.AWS.RoleARN(), Username: "quiesce:{{SessionName}}", Groups: []string{"quiesce"}}},
@@ -93,7 +93,7 @@ func (s *Stage) startLab(ctx context.Context, machines bool) (*lab.Lab, error) {
 }
 
 // furnish makes the place for functions, and the function.
-func (s *Stage) furnish(ctx context.Context, root, bootstrap string) error {
+func (s *Env) furnish(ctx context.Context, root, bootstrap string) error {
 	s.folder, s.bootstrap = s.Lab.Path("functions"), bootstrap
 	if err := os.Mkdir(s.folder, 0o755); err != nil {
 		return err
@@ -106,7 +106,7 @@ func (s *Stage) furnish(ctx context.Context, root, bootstrap string) error {
 }
 
 // Stop takes everything down.
-func (s *Stage) Stop() error {
+func (s *Env) Stop() error {
 	var err error
 	if s.Lab != nil {
 		err = s.Lab.Stop()
@@ -146,12 +146,12 @@ type Settings struct {
 }
 
 // Function starts the built function with this configuration (quiesce.yaml's text) and these further environment variables.
-func (s *Stage) Function(ctx context.Context, configuration string, environment ...string) (*Function, error) {
+func (s *Env) Function(ctx context.Context, configuration string, environment ...string) (*Function, error) {
 	return s.FunctionWith(ctx, Settings{Configuration: configuration, Environment: environment})
 }
 
 // FunctionWith starts the built function.
-func (s *Stage) FunctionWith(ctx context.Context, settings Settings) (*Function, error) {
+func (s *Env) FunctionWith(ctx context.Context, settings Settings) (*Function, error) {
 	session := s.AWS.Session(fmt.Sprintf(functionName+"%d", s.count.Add(1)))
 	root := filepath.Join(s.folder, session.Name)
 	if err := os.Mkdir(root, 0o755); err != nil {
@@ -186,14 +186,14 @@ const functionName = "function-"
 func IsFunction(session string) bool { return strings.HasPrefix(session, functionName) }
 
 // Functions are all that were started, those included that are closed by now.
-func (s *Stage) Functions() []*Function {
+func (s *Env) Functions() []*Function {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.functions)
 }
 
 // confine has a function's processes use no more memory than that.
-func (s *Stage) confine(o *runtimeapi.Options, name string, limit int64) (*lab.MemoryGroup, error) {
+func (s *Env) confine(o *runtimeapi.Options, name string, limit int64) (*lab.MemoryGroup, error) {
 	if limit == 0 {
 		return nil, nil
 	}
@@ -212,22 +212,22 @@ type Instance struct {
 
 // Group makes an Auto Scaling group with our hook, and nodes for n instances spread over two zones. Names derive from the
 // group's, so that tests side by side do not meet.
-func (s *Stage) Group(ctx context.Context, group string, n int) ([]Instance, error) {
+func (s *Env) Group(ctx context.Context, group string, n int) ([]Instance, error) {
 	return s.group(ctx, group, n, awstest.Hook{Name: Hook, HeartbeatTimeout: hookTimeout})
 }
 
 // GroupWithoutHook is one whose instances go as soon as Auto Scaling says so.
-func (s *Stage) GroupWithoutHook(ctx context.Context, group string, n int) ([]Instance, error) {
+func (s *Env) GroupWithoutHook(ctx context.Context, group string, n int) ([]Instance, error) {
 	return s.group(ctx, group, n)
 }
 
-func (s *Stage) group(ctx context.Context, group string, n int, hooks ...awstest.Hook) ([]Instance, error) {
+func (s *Env) group(ctx context.Context, group string, n int, hooks ...awstest.Hook) ([]Instance, error) {
 	s.AWS.AddGroup(group, hooks...)
 	return s.Launch(ctx, group, n)
 }
 
 // Launch puts n new instances into a group that is there.
-func (s *Stage) Launch(ctx context.Context, group string, n int) ([]Instance, error) {
+func (s *Env) Launch(ctx context.Context, group string, n int) ([]Instance, error) {
 	instances := make([]Instance, n)
 	for i := range instances {
 		instances[i] = s.newInstance(i)
@@ -236,7 +236,7 @@ func (s *Stage) Launch(ctx context.Context, group string, n int) ([]Instance, er
 }
 
 // Move puts instances into another group, as by DetachInstances and AttachInstances, and their nodes with them.
-func (s *Stage) Move(ctx context.Context, group string, instances ...Instance) error {
+func (s *Env) Move(ctx context.Context, group string, instances ...Instance) error {
 	for _, i := range instances {
 		s.AWS.MoveInstance(group, i.ID)
 		patch := fmt.Appendf(nil, `{"metadata":{"labels":{"group":%q}}}`, group)
@@ -249,17 +249,17 @@ func (s *Stage) Move(ctx context.Context, group string, instances ...Instance) e
 }
 
 // SpotInstance is a further instance of a group, with its node, that EC2 may take back.
-func (s *Stage) SpotInstance(ctx context.Context, group string) (Instance, error) {
+func (s *Env) SpotInstance(ctx context.Context, group string) (Instance, error) {
 	i := s.newInstance(0)
 	return i, s.join(ctx, group, true, i)
 }
 
 // Join puts instances into a group, and their nodes into the cluster.
-func (s *Stage) Join(ctx context.Context, group string, instances ...Instance) error {
+func (s *Env) Join(ctx context.Context, group string, instances ...Instance) error {
 	return s.join(ctx, group, false, instances...)
 }
 
-func (s *Stage) join(ctx context.Context, group string, spot bool, instances ...Instance) error {
+func (s *Env) join(ctx context.Context, group string, spot bool, instances ...Instance) error {
 	nodes := make([]lab.Node, len(instances))
 	for i, instance := range instances {
 		s.AWS.AddInstance(group, awstest.Instance{ID: instance.ID, Zone: instance.Zone, PrivateDNS: instance.Node, Spot: spot})
@@ -273,7 +273,7 @@ func (s *Stage) join(ctx context.Context, group string, spot bool, instances ...
 	return nil
 }
 
-func (s *Stage) newInstance(i int) Instance {
+func (s *Env) newInstance(i int) Instance {
 	serial := int(s.count.Add(1))
 	zone := awstest.Region + string("ab"[i%2])
 	return Instance{

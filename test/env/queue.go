@@ -16,27 +16,27 @@ const (
 )
 
 // Queue is a queue for events, and its dead letters.
-type Queue struct{ URL, DeadLetters string }
+type Queue struct{ URL, DLQ string }
 
 // Queue makes the two.
-func (s *Stage) Queue(name string) Queue { return s.QueueFor(name, visibility) }
+func (s *Env) Queue(name string) Queue { return s.QueueFor(name, visibility) }
 
 // QueueFor makes the two for functions whose invocations take no longer than that.
-func (s *Stage) QueueFor(name string, timeout time.Duration) Queue {
+func (s *Env) QueueFor(name string, timeout time.Duration) Queue {
 	dead := s.AWS.AddQueue(awstest.Queue{Name: name + "-dead"})
-	return Queue{DeadLetters: dead, URL: s.AWS.AddQueue(awstest.Queue{
+	return Queue{DLQ: dead, URL: s.AWS.AddQueue(awstest.Queue{
 		Name: name, Visibility: timeout, MaxReceives: maxReceives, DeadLetters: dead,
 	})}
 }
 
 // Environment tells a function of the queue.
 func (q Queue) Environment() []string {
-	return []string{"QUIESCE_QUEUE_URL=" + q.URL, "QUIESCE_DLQ_URL=" + q.DeadLetters}
+	return []string{"QUIESCE_QUEUE_URL=" + q.URL, "QUIESCE_DLQ_URL=" + q.DLQ}
 }
 
 // Map has the queue's messages delivered to these functions, in batches of up to that many, until stop is called. They are one
 // function with as many execution environments, of which each takes one invocation at a time.
-func (s *Stage) Map(q Queue, batch int, functions ...*Function) (stop func()) {
+func (s *Env) Map(q Queue, batch int, functions ...*Function) (stop func()) {
 	idle := make(chan *Function, len(functions))
 	for _, f := range functions {
 		idle <- f

@@ -81,7 +81,7 @@ func (c *Cluster) End(pod, finalizer string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.pods[pod]
-	p.Ended, p.Finalizers = time.Now(), []string{finalizer}
+	p.ContainersEndedAt, p.Finalizers = time.Now(), []string{finalizer}
 	c.pods[pod] = p
 	c.announce()
 }
@@ -117,7 +117,7 @@ func (c *Cluster) Pods() []drain.Pod {
 	pods := slices.Collect(maps.Values(c.pods))
 	for i, p := range pods {
 		if name := p.Labels["budget"]; c.learnt && c.budgets[name] != nil {
-			pods[i].Budgets = []string{p.Namespace + "/" + name}
+			pods[i].PDBs = []string{p.Namespace + "/" + name}
 		}
 	}
 	return pods
@@ -152,7 +152,7 @@ func (c *Cluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions
 		if budget.Allowed <= 0 {
 			c.learnt = true
 			c.say("block " + name)
-			return &drain.Blocked{Budgets: []string{pod.Namespace + "/" + pod.Labels["budget"]}, Reason: "no disruption allowed"}
+			return &drain.Blocked{PDBs: []string{pod.Namespace + "/" + pod.Labels["budget"]}, Reason: "no disruption allowed"}
 		}
 		if !o.DryRun {
 			budget.Allowed--

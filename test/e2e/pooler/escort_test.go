@@ -153,7 +153,7 @@ func TestNoTransactionIsCutWhenAPoolersNodeGoes(t *testing.T) {
 				require.Equal(t, strategy, escort.Strategy, "%+v", escort)
 				require.True(t, strings.HasPrefix(escort.Version, version), escort.Version)
 				require.Positive(t, escort.Clients)
-				require.Empty(t, escort.Cut)
+				require.Empty(t, escort.AbortedDetail)
 				books := p.settle()
 				requireNothingCut(t, books)
 				require.LessOrEqual(t, books.ClosedOnCareful(), 1, "errors at BEGIN")
@@ -173,7 +173,7 @@ func TestAStragglerCommitsAndHoldsUpNobodyElse(t *testing.T) {
 				Crews: 2, Poolers: database.Options{Version: version}, First: []string{"-straggler=4s"},
 			}, "strategy: evict")
 			report := p.drain()
-			require.Empty(t, poolerOf(t, report).Escort.Cut)
+			require.Empty(t, poolerOf(t, report).Escort.AbortedDetail)
 			books := p.settle()
 			requireNothingCut(t, books)
 			for _, w := range books.Workers {
@@ -222,9 +222,9 @@ func TestADaemonSetsPoolerIsStoppedLastAndFinishesItsTransactions(t *testing.T) 
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
 			require.False(t, report.FinishedAt.Before(<-committed))
 			pooler := poolerOf(t, report)
-			require.Equal(t, drain.Left, pooler.Outcome)
+			require.Equal(t, drain.Remained, pooler.Outcome)
 			require.Equal(t, "shutdown", pooler.Escort.Strategy, "%+v", pooler.Escort)
-			require.Empty(t, pooler.Escort.Cut)
+			require.Empty(t, pooler.Escort.AbortedDetail)
 			require.Positive(t, pooler.Escort.Transactions)
 			books, err := p.Settle(p.ctx, hangsAfter)
 			require.NoError(t, err)
@@ -266,7 +266,7 @@ func TestAPoolerThatItsBudgetNeverLetsGoIsSeenOutBeforeTheDeadline(t *testing.T)
 			require.Contains(t, pooler.Reason, "blocked by ")
 			require.NotEmpty(t, pooler.BlockedBy)
 			require.Equal(t, "evict", pooler.Escort.Strategy, "%+v", pooler.Escort)
-			require.Empty(t, pooler.Escort.Cut)
+			require.Empty(t, pooler.Escort.AbortedDetail)
 			requireNothingCut(t, p.settle())
 		})
 	}
@@ -477,7 +477,7 @@ func TestSessionsAreCutBetweenTransactionsAndInTime(t *testing.T) {
 			report := p.drain()
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
 			pooler := poolerOf(t, report)
-			require.Empty(t, pooler.Escort.Cut, "%+v", pooler.Escort)
+			require.Empty(t, pooler.Escort.AbortedDetail, "%+v", pooler.Escort)
 			require.Less(t, pooler.GoneAt.Sub(report.StartedAt), 75*time.Second)
 			requireNothingCut(t, p.settle())
 		})
@@ -493,7 +493,7 @@ func TestATransactionLongerThanTheEscortIsCutAndTheReportSaysSo(t *testing.T) {
 			}, "strategy: evict", "timeout: 8s")
 			report := p.drain()
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
-			require.NotEmpty(t, poolerOf(t, report).Escort.Cut)
+			require.NotEmpty(t, poolerOf(t, report).Escort.AbortedDetail)
 			require.Less(t, report.FinishedAt.Sub(report.StartedAt), 45*time.Second)
 		})
 	}
@@ -521,7 +521,7 @@ func TestAKilledFunctionsEscortIsFinishedByTheNext(t *testing.T) {
 			event := p.AWS.Terminate(p.Victim.ID)[0].Body
 			p.killAt(c.step, event)
 			report := p.redeliver(event)
-			require.Contains(t, []termination.Status{termination.StatusDrained, termination.StatusLeft}, report.Status, "%+v", report)
+			require.Contains(t, []termination.Status{termination.StatusDrained, termination.StatusPartial}, report.Status, "%+v", report)
 			require.NoError(t, p.Die(p.ctx, p.Victim))
 			p.requireNoMarkElsewhere()
 			require.NoError(t, p.AwaitWork(p.ctx, 20)) // everybody: nobody is stuck with a paused pooler
@@ -558,7 +558,7 @@ func (p *poolers) requireNoMarkElsewhere() {
 	require.NoError(p, err)
 	for _, pod := range pods {
 		if pod.Spec.NodeName != p.Victim.Node {
-			require.NotContains(p, pod.Labels, drain.EscortedLabel)
+			require.NotContains(p, pod.Labels, drain.EscortLabel)
 		}
 	}
 }
@@ -567,7 +567,7 @@ func (p *poolers) requireNoMarkElsewhere() {
 func said(r termination.Report) (all string) {
 	for _, p := range r.Pods {
 		if p.Escort != nil {
-			all += p.Escort.Cut + p.Escort.Reason
+			all += p.Escort.AbortedDetail + p.Escort.Reason
 		}
 	}
 	return all

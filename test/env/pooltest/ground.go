@@ -21,7 +21,7 @@ const baseGroup = "base"
 // Ground is a stage on which trials are held. What a trial leaves alive of its machines, the next one uses: to start one takes
 // seconds of all processors, which the trials beside it feel.
 type Ground struct {
-	*env.Stage
+	*env.Env
 
 	mutex sync.Mutex
 	stays *env.Instance  // with the databases and the workers; nil: not made yet
@@ -29,7 +29,7 @@ type Ground struct {
 }
 
 // NewGround makes no machine yet.
-func NewGround(s *env.Stage) *Ground { return &Ground{Stage: s} }
+func NewGround(s *env.Env) *Ground { return &Ground{Env: s} }
 
 // base is the machine that no trial takes away.
 func (g *Ground) base(ctx context.Context) (env.Instance, error) {
