@@ -25,7 +25,7 @@ type escorts struct {
 func (e escorts) of(phase config.Phase) drain.Escort {
 	source := e.source(phase)
 	return &pooler.Escort{
-		Settings: pooler.Settings{PGBouncer: *phase.PGBouncer, Patience: phase.Timeout},
+		Settings: pooler.Settings{PGBouncer: *phase.PGBouncer, PhaseTimeout: phase.Timeout},
 		Connect:  func(ctx context.Context) (pooler.Kubernetes, error) { return e.connect(ctx) },
 		Dial: func(ctx context.Context, address string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", address)

@@ -14,186 +14,194 @@ import (
 	"quiesce/internal/pgbouncer"
 )
 
-// adviceBudget bounds the look at one pooler for a plan, which somebody waits for: time for a login, and no more. A console
-// that does not answer by then is worth a warning itself.
-const adviceBudget = 5 * time.Second
+// adviceTimeout bounds the look at one pooler for a plan, for which a person waits. It is time for a login. A console that takes longer
+// deserves a warning itself.
+const adviceTimeout = 5 * time.Second
 
-// Advise looks at a pooler and warns of what would go wrong when it is drained, or terminated by anybody else. It changes nothing.
+// Advise looks at a pooler and returns warnings: what would go wrong when it is drained, or terminated without quiesce. It changes
+// nothing.
 func (e *Escort) Advise(ctx context.Context, p drain.Pod) []string {
-	ctx, cancel := context.WithTimeout(ctx, adviceBudget)
+	ctx, cancel := context.WithTimeout(ctx, adviceTimeout)
 	defer cancel()
-	k, err := e.Connect(ctx)
+	cluster, err := e.Connect(ctx)
 	if err != nil {
-		return []string{"it could not be looked at: " + err.Error()}
+		return []string{inspectFailed(err)}
 	}
-	pod, err := k.Inspect(ctx, p.Ref)
+	pod, err := cluster.Inspect(ctx, p.Ref)
 	if err != nil {
-		return []string{"it could not be looked at: " + err.Error()}
+		return []string{inspectFailed(err)}
 	}
 	if pod == nil {
 		return nil
 	}
-	around, err := k.Selectors(ctx, *pod)
-	warnings := advise(e.Settings, *pod, around, e.glimpse(ctx, k, *pod))
+	selectors, err := cluster.Selectors(ctx, *pod)
+	warnings := advise(adviceInput{e.Settings, *pod, selectors, e.probeConsole(ctx, cluster, *pod)})
 	if err != nil {
-		warnings = append(warnings, "what selects it is not known: "+err.Error())
+		warnings = append(warnings, "Failed to look up owner, Services and PDBs: "+err.Error()+".")
 	}
 	return warnings
 }
 
-// glimpsed is what one look at the console tells.
-type glimpsed struct {
-	version *pgbouncer.Version // nil: none answered
-	modes   []string
-	fault   error // why none answered
+func inspectFailed(err error) string { return "Failed to inspect the pod: " + err.Error() + "." }
+
+// probe is what one look at the console shows.
+type probe struct {
+	version *pgbouncer.Version // nil: the console could not be used
+	modes   []string           // pool modes
+	failure error              // why the console could not be used
 }
 
-func (e *Escort) glimpse(ctx context.Context, k Kubernetes, pod escort.Pod) glimpsed {
-	s := &run{Escort: e, Settings: e.Settings, k: k, pod: pod}
-	defer s.close()
-	console, err := s.reach(ctx)
+func (e *Escort) probeConsole(ctx context.Context, cluster Kubernetes, pod escort.Pod) probe {
+	r := &run{Escort: e, Settings: e.Settings, cluster: cluster, pod: pod}
+	defer r.close()
+	console, err := r.ensureConsole(ctx)
 	if err != nil {
-		return glimpsed{fault: err}
+		return probe{failure: err}
 	}
 	pools, err := console.Pools(ctx)
 	if err != nil {
-		return glimpsed{fault: err}
+		return probe{failure: err}
 	}
 	version := console.Version()
-	return glimpsed{version: &version, modes: pools.Modes()}
+	return probe{version: &version, modes: pools.Modes()}
 }
 
-// sight is all that advice is given on.
-type sight struct {
+// adviceInput is everything that advice depends on.
+type adviceInput struct {
 	Settings
-	pod    escort.Pod
-	around escort.Selectors
-	glimpsed
+	pod       escort.Pod
+	selectors escort.Selectors
+	probe
 }
 
-// advise warns of each fault in one sentence that says what to do.
-func advise(s Settings, pod escort.Pod, around escort.Selectors, g glimpsed) []string {
-	seen := sight{s, pod, around, g}
+// advise returns a warning for each problem, with what to do about it.
+func advise(a adviceInput) []string {
 	var warnings []string
-	for _, rule := range []func(sight) string{
-		sight.console, sight.preStop, sight.grace, sight.severalBudgets, sight.neverAllowed, sight.onlyReplica, sight.liveness,
-		sight.sessions,
+	for _, rule := range []func(adviceInput) string{
+		adviceInput.console, adviceInput.preStop, adviceInput.grace, adviceInput.severalPDBs, adviceInput.neverAllowed,
+		adviceInput.singleReplica, adviceInput.liveness, adviceInput.sessions,
 	} {
-		if warning := rule(seen); warning != "" {
+		if warning := rule(a); warning != "" {
 			warnings = append(warnings, warning)
 		}
 	}
 	return warnings
 }
 
-// older and newer: of which generation it may be, as far as is known.
-func (s sight) older() bool { return s.version == nil || !s.version.WaitsOnShutdown() }
-func (s sight) newer() bool { return s.version == nil || s.version.WaitsOnShutdown() }
+// maybeBefore1_23 reports whether SIGTERM may end this pgbouncer at once; maybeFrom1_23, whether it may wait for clients. Both are true
+// if the version is not known.
+func (a adviceInput) maybeBefore1_23() bool { return a.version == nil || !a.version.WaitsOnShutdown() }
+func (a adviceInput) maybeFrom1_23() bool   { return a.version == nil || a.version.WaitsOnShutdown() }
 
 // What SIGTERM does, by version (https://www.pgbouncer.org/usage.html#signals).
 const (
-	olderOnTERM = "below 1.23, SIGTERM cuts every transaction in flight"
-	newerOnTERM = "since 1.23, SIGTERM waits for the clients to leave, and the end of the grace period cuts those that stayed"
+	sigtermBefore1_23 = "before 1.23, SIGTERM aborts open transactions at once"
+	sigtermFrom1_23   = "from 1.23, SIGTERM waits for clients to disconnect, and the end of the grace period aborts what is still open"
 )
 
-func (s sight) console() string {
-	if s.version != nil {
+// console warns of a console that cannot be used.
+func (a adviceInput) console() string {
+	if a.version != nil {
 		return ""
 	}
-	why, cure := "its console does not answer", "see to it that it can be reached"
-	preset := presetOf(s.pod.Labels)
+	cause, fix := "The console does not answer", "Make it reachable for the function."
+	preset := presetOf(a.pod.Labels)
+	detail := fmt.Sprintf(" (%v)", a.failure)
 	switch {
-	case errors.Is(s.fault, escort.ErrNoLogin):
-		why, cure = "there is no credential for its console", "configure one for its namespace"
-	case errors.Is(s.fault, pgbouncer.ErrRefused):
-		why, cure = "its console refuses the login", "add the user to admin_users and to the userlist"
-	case preset != nil && preset.none != "":
-		why, cure = preset.none, "give it one, if you can"
+	case errors.Is(a.failure, escort.ErrNoLogin):
+		cause, detail = "No console credentials for namespace "+a.pod.Namespace, ""
+		fix = "Set escort.pgbouncer.secretRef or secretArn."
+	case errors.Is(a.failure, pgbouncer.ErrRefused):
+		cause, fix = "The console rejects the login", "Add the user to admin_users and to the userlist."
+	case preset != nil && preset.noConsole != "":
+		cause, fix = preset.noConsole, "Configure a console over TCP if you can."
 	}
-	if s.fault != nil {
-		why += fmt.Sprintf(" (%v)", s.fault)
-	}
-	onTERM := olderOnTERM + "; " + newerOnTERM
+	onTERM := "Without a suitable preStop hook that aborts transactions: " + sigtermBefore1_23 + "; " + sigtermFrom1_23 + "."
 	if preset != nil && preset.onTERM != "" {
 		onTERM = preset.onTERM
 	}
-	return fmt.Sprintf("%s, so that it is evicted plainly: %s: %s", why, onTERM, cure)
+	return cause + detail + ": pgbouncer will be evicted without draining. " + onTERM + " " + fix
 }
 
-// grace: a shutdown by SIGTERM alone, as in a rollout, has what is left of the grace period after the hook.
-func (s sight) grace() string {
-	sleep := s.hook().sleeps
-	left, want := s.pod.Grace-sleep, sleep+s.Timeout
+// grace warns of a grace period that is too short. A shutdown by SIGTERM alone, as in a rollout, has what the hook leaves of it.
+func (a adviceInput) grace() string {
+	sleep := a.hook().sleeps
+	left, want := a.pod.Grace-sleep, sleep+a.Timeout
 	switch {
 	case left <= 0:
-		return fmt.Sprintf("its preStop hook sleeps %v, and its grace period is over after %v: the kubelet kills it while transactions "+
-			"are in flight: set terminationGracePeriodSeconds to more than %.0f", sleep, s.pod.Grace, want.Seconds())
-	case s.newer() && left < s.Timeout:
-		return fmt.Sprintf("its grace period leaves clients %v to go when it is terminated without an escort, and then cuts them: "+
-			"set terminationGracePeriodSeconds to more than %.0f, or to what its clients keep a connection", left, want.Seconds())
+		return fmt.Sprintf("The preStop hook sleeps %v, but the grace period is %v: the kubelet kills pgbouncer while transactions are open. "+
+			"Set terminationGracePeriodSeconds to more than %.0f.", sleep, a.pod.Grace, want.Seconds())
+	case a.maybeFrom1_23() && left < a.Timeout:
+		return fmt.Sprintf("The grace period gives clients %v to disconnect in a rollout or kubectl drain, and then aborts their transactions. "+
+			"Set terminationGracePeriodSeconds to more than %.0f, or to how long clients keep a connection.", left, want.Seconds())
 	default:
 		return ""
 	}
 }
 
-func (s sight) severalBudgets() string {
-	if len(s.around.PDBs) < 2 {
+// severalPDBs warns of more than one PDB for a pod.
+func (a adviceInput) severalPDBs() string {
+	if len(a.selectors.PDBs) < 2 {
 		return ""
 	}
 	var names []string
-	for _, budget := range s.around.PDBs {
-		names = append(names, budget.Name)
+	for _, pdb := range a.selectors.PDBs {
+		names = append(names, pdb.Name)
 	}
-	return fmt.Sprintf("budgets %s all select it, and the API server evicts no pod of several: leave it one", strings.Join(names, ", "))
+	return fmt.Sprintf("PDBs %s all select the pod, and the API server never evicts such a pod. Keep one of them.", strings.Join(names, ", "))
 }
 
-func (s sight) neverAllowed() string {
-	i := slices.IndexFunc(s.around.PDBs, func(b escort.PDB) bool { return b.NeverReason != "" })
+// neverAllowed warns of a PDB that can never allow an eviction.
+func (a adviceInput) neverAllowed() string {
+	i := slices.IndexFunc(a.selectors.PDBs, func(pdb escort.PDB) bool { return pdb.NeverReason != "" })
 	if i < 0 {
 		return ""
 	}
-	budget := s.around.PDBs[i]
-	return fmt.Sprintf("budget %s can never allow its eviction (%s): %s: run another replica, or set maxUnavailable: 1",
-		budget.Name, budget.NeverReason, s.instead())
+	pdb := a.selectors.PDBs[i]
+	return fmt.Sprintf("PDB %s can never allow an eviction (%s): %s. Run another replica, or set maxUnavailable: 1.",
+		pdb.Name, pdb.NeverReason, a.insteadOfEviction())
 }
 
-// instead is what becomes of a pooler that can never be evicted.
-func (s sight) instead() string {
-	const blocked = "it stays until the drain's time runs out, and is then deleted"
-	_, why := preflight(s.pod, s.around)
+// insteadOfEviction returns what happens to a pooler that can never be evicted.
+func (a adviceInput) insteadOfEviction() string {
+	const blocked = "the pod remains until the drain's deadline and is then deleted"
+	_, reason := preflight(a.pod, a.selectors)
 	switch {
-	case s.Strategy == config.StrategyEvict:
-		return blocked + ", as strategy evict forbids to have it replaced first"
-	case s.version == nil:
-		return blocked + ", as without its console it cannot be replaced first"
-	case why != "":
-		return blocked + ", as it cannot be replaced first: " + why
+	case a.Strategy == config.StrategyEvict:
+		return blocked + ", because strategy evict does not replace it first"
+	case a.version == nil:
+		return blocked + ", because it cannot be replaced first without its console"
+	case reason != "":
+		return blocked + ", because it cannot be replaced first (" + reason + ")"
 	default:
-		return "it is replaced first, which takes as long as its replacement takes to be Ready"
+		return "the pod is replaced first, which takes until the replacement is Ready"
 	}
 }
 
-func (s sight) onlyReplica() string {
-	if s.around.Replicas != 1 || s.Strategy == config.StrategySurge || s.neverAllowed() != "" {
+// singleReplica warns of a gap between the only pod and its replacement.
+func (a adviceInput) singleReplica() string {
+	if a.selectors.Replicas != 1 || a.Strategy == config.StrategySurge || a.neverAllowed() != "" {
 		return ""
 	}
-	return "it is the only replica, and nobody serves from its end until its replacement is Ready: run two, or set the strategy surge"
+	return "Only one replica: clients cannot connect until its replacement is Ready. Run two replicas, or set strategy: surge."
 }
 
-// liveness: the kubelet does not probe a terminating pod, but a surge shuts down a pod that is not, and so do people.
-func (s sight) liveness() string {
-	probe := poolerOf(s.pod).Liveness
-	if !s.newer() || s.Strategy == config.StrategyEvict || probe.Port != consolePort(s.Port, s.pod) || probe.Window >= s.Timeout {
+// liveness warns of a probe that would end a shutdown. The kubelet does not probe a terminating pod, but a surge shuts down a pod that
+// is not terminating, and so do people.
+func (a adviceInput) liveness() string {
+	probe := poolerOf(a.pod).Liveness
+	if !a.maybeFrom1_23() || a.Strategy == config.StrategyEvict || probe.Port != consolePort(a.Port, a.pod) || probe.Window >= a.Timeout {
 		return ""
 	}
-	return fmt.Sprintf("its liveness probe connects to port %d, which a graceful shutdown closes: within %v the kubelet restarts the "+
-		"container, which cuts what is in flight: have it run a command, or fail for longer than %v", probe.Port, probe.Window, s.Timeout)
+	return fmt.Sprintf("The liveness probe connects to port %d, which a graceful shutdown closes: after %v the kubelet restarts the "+
+		"container and aborts open transactions. Use an exec probe, or one that fails for longer than %v.", probe.Port, probe.Window, a.Timeout)
 }
 
-func (s sight) sessions() string {
-	if !slices.Contains(s.modes, "session") {
+// sessions warns of session pooling.
+func (a adviceInput) sessions() string {
+	if !slices.Contains(a.modes, "session") {
 		return ""
 	}
-	return "it pools sessions: each client is cut, between two transactions at best, and loses what its session holds: pool " +
-		"transactions, or have clients renew their connections often"
+	return "Session pooling: each client is disconnected, at best between two transactions, and loses its session's state. " +
+		"Use transaction pooling, or clients that renew their connections often."
 }

@@ -18,48 +18,47 @@ import (
 )
 
 var (
-	sleeps = []string{"sleep", "5"}
-	waits  = []string{"sh", "-c", "sleep 5; kill -INT 1; while kill -0 1; do sleep 1; done"}
+	sleepHook = []string{"sleep", "5"}
+	waitHook  = []string{"sh", "-c", hookFrom1_23}
 )
-
-// advised is what advice is asked on: a pooler of which there is nothing to be said.
-type advised struct {
-	settings Settings
-	pod      escort.Pod
-	around   escort.Selectors
-	glimpsed glimpsed
-}
-
-func (a *advised) container() *escort.Container { return &a.pod.Containers[0] }
-
-func flawless(version pgbouncer.Version, preStop []string) *advised {
-	pod, around := webbed()
-	pod.Grace = 5 * time.Minute
-	pod.Containers = []escort.Container{{Name: "pgbouncer", Ports: []escort.Port{{Number: 6432}}, PreStop: preStop}}
-	return &advised{
-		settings: Settings{PGBouncer: config.PGBouncer{Strategy: config.StrategyAuto, Timeout: minute}}, pod: pod, around: around,
-		glimpsed: glimpsed{version: &version, modes: []string{"transaction"}},
-	}
-}
-
-func (a *advised) warnings() []string { return advise(a.settings, a.pod, a.around, a.glimpsed) }
 
 var before, since = pgbouncer.Version{Major: 1, Minor: 18, Patch: 0}, pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}
 
-func TestOfAFlawlessPoolerThereIsNothingToSay(t *testing.T) {
-	require.Empty(t, flawless(before, waits).warnings())
-	require.Empty(t, flawless(since, sleeps).warnings())
-	require.Empty(t, flawless(since, waits).warnings())
+// good returns the input of a pooler without any problem.
+func good(version pgbouncer.Version, hook []string) *adviceInput {
+	pod, selectors := poolerPod()
+	pod.Namespace = "db"
+	pod.Grace = 5 * time.Minute
+	pod.Containers = []escort.Container{{Name: "pgbouncer", Ports: []escort.Port{{Number: 6432}}, PreStop: hook}}
+	return &adviceInput{
+		Settings: Settings{PGBouncer: config.PGBouncer{Strategy: config.StrategyAuto, Timeout: minute}}, pod: pod, selectors: selectors,
+		probe: probe{version: &version, modes: []string{"transaction"}},
+	}
 }
 
-func TestAHookIsJudgedByWhatSIGTERMDoesAfterIt(t *testing.T) {
+// unusable is the probe of a console that cannot be used.
+func unusable(failure error) probe { return probe{failure: failure} }
+
+func liveness(port int, window time.Duration) func(*adviceInput) {
+	return func(a *adviceInput) { a.pod.Containers[0].Liveness = escort.LivenessProbe{Port: port, Window: window} }
+}
+
+func TestAdvise_NoProblem_NoWarning(t *testing.T) {
+	require.Empty(t, advise(*good(before, []string{"sh", "-c", hookBefore1_23})))
+	require.Empty(t, advise(*good(before, waitHook)))
+	require.Empty(t, advise(*good(since, sleepHook)))
+	require.Empty(t, advise(*good(since, waitHook)))
+}
+
+// Which hook is right depends on what SIGTERM does after it.
+func TestAdvise_PreStop_DependsOnTheVersion(t *testing.T) {
 	const (
 		good    = ""
 		second  = "the second signal"
 		refuses = "refuses new connections"
-		hangs   = "clients that hang"
-		none    = "no preStop hook that stops it gracefully"
-		returns = "does not wait for that"
+		hangs   = "waits for paused clients"
+		none    = "No preStop hook that waits for open transactions"
+		returns = "does not wait until it has stopped"
 	)
 	shell := func(script string) []string { return []string{"/bin/sh", "-c", script} }
 	for _, c := range []struct {
@@ -67,9 +66,10 @@ func TestAHookIsJudgedByWhatSIGTERMDoesAfterIt(t *testing.T) {
 		older, newer, unknown string
 	}{
 		{nil, none, refuses, none},
-		{sleeps, none, good, none},
+		{sleepHook, none, good, none},
 		{shell("sleep 5"), none, good, none},
-		{waits, good, good, good},
+		{waitHook, good, good, good},
+		{shell(hookBefore1_23), good, good, good},
 		{shell("killall -INT pgbouncer && sleep 120"), good, second, second},
 		{shell("kill -INT $(pidof pgbouncer); sleep 30"), good, second, second},
 		{shell("sleep 5; kill -s INT 1; sleep 30"), good, second, second},
@@ -82,112 +82,111 @@ func TestAHookIsJudgedByWhatSIGTERMDoesAfterIt(t *testing.T) {
 		{[]string{"/opt/drain"}, good, good, good},
 	} {
 		for version, want := range map[*pgbouncer.Version]string{&before: c.older, &since: c.newer, nil: c.unknown} {
-			a := flawless(before, c.preStop)
-			a.glimpsed.version = version
-			got := sight{a.settings, a.pod, a.around, a.glimpsed}.preStop()
+			a := goodWithVersion(version, c.preStop)
+			got := a.preStop()
 			require.Equal(t, want == good, got == "", "%v, %v: %s", c.preStop, version, got)
 			require.Contains(t, got, want, "%v, %v", c.preStop, version)
 		}
 	}
 }
 
-func TestEachFaultHasItsWarning(t *testing.T) {
+func goodWithVersion(version *pgbouncer.Version, hook []string) *adviceInput {
+	a := good(before, hook)
+	a.version = version
+	return a
+}
+
+func TestAdvise_EachProblem_HasItsWarning(t *testing.T) {
 	for name, c := range map[string]struct {
-		of     *advised
-		change func(*advised)
+		input  *adviceInput
+		change func(*adviceInput)
 		want   []string // a part of each warning
 	}{
 		"the default grace": {
-			flawless(since, sleeps), func(a *advised) { a.pod.Grace = 30 * time.Second },
-			[]string{"leaves clients 25s to go when it is terminated without an escort, and then cuts them: " +
-				"set terminationGracePeriodSeconds to more than 65"},
+			good(since, sleepHook), func(a *adviceInput) { a.pod.Grace = 30 * time.Second },
+			[]string{"gives clients 25s to disconnect in a rollout or kubectl drain, and then aborts their transactions. " +
+				"Set terminationGracePeriodSeconds to more than 65"},
 		},
 		"the default grace, which SIGTERM does not use": {
-			flawless(before, waits), func(a *advised) { a.pod.Grace = 30 * time.Second }, nil,
+			good(before, waitHook), func(a *adviceInput) { a.pod.Grace = 30 * time.Second }, nil,
 		},
 		"a hook that outlasts the grace": {
-			flawless(before, []string{"sh", "-c", "killall -INT pgbouncer && sleep 2m"}),
-			func(a *advised) { a.pod.Grace = time.Minute },
-			[]string{"its preStop hook sleeps 2m0s, and its grace period is over after 1m0s"},
+			good(before, []string{"sh", "-c", "killall -INT pgbouncer && sleep 2m"}),
+			func(a *adviceInput) { a.pod.Grace = time.Minute },
+			[]string{"The preStop hook sleeps 2m0s, but the grace period is 1m0s"},
 		},
-		"two budgets": {
-			flawless(since, sleeps), func(a *advised) {
-				a.around.PDBs = append(a.around.PDBs, escort.PDB{Selector: escort.Selector{Name: "all"}})
+		"two PDBs": {
+			good(since, sleepHook), func(a *adviceInput) {
+				a.selectors.PDBs = append(a.selectors.PDBs, escort.PDB{Selector: escort.Selector{Name: "all"}})
 			},
-			[]string{"budgets pgbouncer, all all select it"},
+			[]string{"PDBs pgbouncer, all all select the pod"},
 		},
-		"a budget that never allows": {
-			flawless(since, sleeps), func(a *advised) { a.around.Replicas, a.around.PDBs[0].NeverReason = 1, "one is needed" },
-			[]string{"budget pgbouncer can never allow its eviction (one is needed): it is replaced first"},
+		"a PDB that never allows": {
+			good(since, sleepHook), func(a *adviceInput) { a.selectors.Replicas, a.selectors.PDBs[0].NeverReason = 1, "one is needed" },
+			[]string{"PDB pgbouncer can never allow an eviction (one is needed): the pod is replaced first"},
 		},
-		"a budget that never allows, and strategy evict": {
-			flawless(since, sleeps), func(a *advised) { a.settings.Strategy, a.around.PDBs[0].NeverReason = config.StrategyEvict, "x" },
-			[]string{"as strategy evict forbids"},
+		"a PDB that never allows, and strategy evict": {
+			good(since, sleepHook), func(a *adviceInput) { a.Strategy, a.selectors.PDBs[0].NeverReason = config.StrategyEvict, "x" },
+			[]string{"because strategy evict does not replace it first"},
 		},
-		"a budget that never allows, of a StatefulSet": {
-			flawless(since, sleeps), func(a *advised) { a.pod.Owner.Kind, a.around.PDBs[0].NeverReason = "StatefulSet", "x" },
-			[]string{"as it cannot be replaced first: a StatefulSet makes no replacement"},
+		"a PDB that never allows, of a StatefulSet": {
+			good(since, sleepHook), func(a *adviceInput) { a.pod.Owner.Kind, a.selectors.PDBs[0].NeverReason = "StatefulSet", "x" },
+			[]string{"because it cannot be replaced first (a StatefulSet makes no replacement"},
 		},
-		"a budget that never allows, and no console": {
-			flawless(since, waits),
-			func(a *advised) {
-				a.glimpsed, a.around.PDBs[0].NeverReason = glimpsed{fault: pgbouncer.ErrUnreachable}, "x"
+		"a PDB that never allows, and no console": {
+			good(since, waitHook),
+			func(a *adviceInput) {
+				a.probe, a.selectors.PDBs[0].NeverReason = unusable(pgbouncer.ErrUnreachable), "x"
 			},
-			[]string{"its console does not answer", "as without its console it cannot be replaced first"},
+			[]string{"The console does not answer", "because it cannot be replaced first without its console"},
 		},
 		"a single replica": {
-			flawless(since, sleeps), func(a *advised) { a.around.Replicas = 1 }, []string{"it is the only replica"},
+			good(since, sleepHook), func(a *adviceInput) { a.selectors.Replicas = 1 }, []string{"Only one replica"},
 		},
-		"a single replica that is to be replaced first": {
-			flawless(since, sleeps), func(a *advised) { a.around.Replicas, a.settings.Strategy = 1, config.StrategySurge }, nil,
+		"a single replica that is replaced first": {
+			good(since, sleepHook), func(a *adviceInput) { a.selectors.Replicas, a.Strategy = 1, config.StrategySurge }, nil,
 		},
 		"a liveness probe on the listener": {
-			flawless(since, sleeps), func(a *advised) { a.container().Liveness = escort.LivenessProbe{Port: 6432, Window: 30 * time.Second} },
-			[]string{"connects to port 6432, which a graceful shutdown closes: within 30s"},
+			good(since, sleepHook), liveness(6432, 30*time.Second),
+			[]string{"connects to port 6432, which a graceful shutdown closes: after 30s"},
 		},
-		"a liveness probe of one that is paused": {
-			flawless(before, waits), func(a *advised) { a.container().Liveness = escort.LivenessProbe{Port: 6432, Window: 30 * time.Second} }, nil,
-		},
-		"a liveness probe of one that is evicted first": {
-			flawless(since, sleeps), func(a *advised) {
-				a.settings.Strategy, a.container().Liveness = config.StrategyEvict, escort.LivenessProbe{Port: 6432, Window: 30 * time.Second}
+		"a liveness probe of a paused pooler": {good(before, waitHook), liveness(6432, 30*time.Second), nil},
+		"a liveness probe of a pooler that is evicted first": {
+			good(since, sleepHook), func(a *adviceInput) {
+				liveness(6432, 30*time.Second)(a)
+				a.Strategy = config.StrategyEvict
 			}, nil,
 		},
-		"a patient liveness probe": {
-			flawless(since, sleeps), func(a *advised) { a.container().Liveness = escort.LivenessProbe{Port: 6432, Window: minute} }, nil,
+		"a patient liveness probe":         {good(since, sleepHook), liveness(6432, minute), nil},
+		"a liveness probe on another port": {good(since, sleepHook), liveness(9127, time.Second), nil},
+		"session pooling":                  {good(since, sleepHook), func(a *adviceInput) { a.modes = []string{"session", "transaction"} }, []string{"Session pooling"}},
+		"no credentials": {
+			good(since, waitHook), func(a *adviceInput) { a.probe = unusable(fmt.Errorf("open the console: %w", escort.ErrNoLogin)) },
+			[]string{"No console credentials for namespace db: pgbouncer will be evicted without draining. Without a suitable preStop hook that " +
+				"aborts transactions: " + sigtermBefore1_23 + "; " + sigtermFrom1_23 + ". Set escort.pgbouncer.secretRef or secretArn."},
 		},
-		"a liveness probe elsewhere": {
-			flawless(since, sleeps), func(a *advised) { a.container().Liveness = escort.LivenessProbe{Port: 9127, Window: time.Second} }, nil,
+		"a rejected login": {
+			good(since, waitHook), func(a *adviceInput) { a.probe = unusable(pgbouncer.ErrRefused) },
+			[]string{"The console rejects the login"},
 		},
-		"sessions": {
-			flawless(since, sleeps), func(a *advised) { a.glimpsed.modes = []string{"session", "transaction"} }, []string{"it pools sessions"},
-		},
-		"no credential": {
-			flawless(since, waits), func(a *advised) { a.glimpsed = glimpsed{fault: fmt.Errorf("open the console: %w", escort.ErrNoLogin)} },
-			[]string{"there is no credential for its console (open the console: " + escort.ErrNoLogin.Error() + "), so that it is evicted plainly: " +
-				olderOnTERM + "; " + newerOnTERM + ": configure one for its namespace"},
-		},
-		"a refused login": {
-			flawless(since, waits), func(a *advised) { a.glimpsed = glimpsed{fault: pgbouncer.ErrRefused} },
-			[]string{"its console refuses the login"},
-		},
-		"CloudNativePG's": {
-			flawless(since, nil), func(a *advised) {
-				a.glimpsed = glimpsed{fault: pgbouncer.ErrUnreachable}
+		"CloudNativePG": {
+			good(since, nil), func(a *adviceInput) {
+				a.probe = unusable(pgbouncer.ErrUnreachable)
 				a.pod.Labels = labels{"cnpg.io/poolerName": "orders"}
 			},
-			[]string{"a console on a Unix socket only (" + pgbouncer.ErrUnreachable.Error() + "), so that it is evicted plainly: its manager passes SIGTERM on"},
+			[]string{"on a Unix socket only (" + pgbouncer.ErrUnreachable.Error() + "): pgbouncer will be evicted without draining. " +
+				"Its manager turns SIGTERM into SIGINT"},
 		},
-		"Crunchy's": {
-			flawless(since, waits), func(a *advised) {
-				a.glimpsed = glimpsed{fault: pgbouncer.ErrUnreachable}
+		"Crunchy": {
+			good(since, waitHook), func(a *adviceInput) {
+				a.probe = unusable(pgbouncer.ErrUnreachable)
 				a.pod.Labels = labels{"postgres-operator.crunchydata.com/role": "pgbouncer"}
 			},
 			[]string{"configures no admin_users"},
 		},
 	} {
-		c.change(c.of)
-		got := c.of.warnings()
+		c.change(c.input)
+		got := advise(*c.input)
 		require.Len(t, got, len(c.want), "%s: %q", name, got)
 		for i, part := range c.want {
 			require.Contains(t, got[i], part, name)
@@ -195,58 +194,58 @@ func TestEachFaultHasItsWarning(t *testing.T) {
 	}
 }
 
-func TestAdviceTakesALookAndChangesNothing(t *testing.T) {
+func TestAdvise_ChangesNothing(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{PoolMode: "session"}, func(t *testing.T, p *parts.Pooler) {
-		w := webOf(p)
+		w := newSurgeCluster(p)
 		p.Connect(t)
-		warnings := w.escort(minute).Advise(t.Context(), w.asDrained())
-		require.Contains(t, warnings[len(warnings)-1], "it pools sessions")
-		require.NotContains(t, fmt.Sprint(warnings), "evicted plainly")
-		require.Empty(t, w.happened())
-		w.requireAsBefore(t)
+		warnings := w.escort(minute).Advise(t.Context(), w.drainPod())
+		require.Contains(t, warnings[len(warnings)-1], "Session pooling")
+		require.NotContains(t, fmt.Sprint(warnings), "evicted without draining")
+		require.Empty(t, w.callList())
+		w.requireRestored(t)
 	})
 }
 
-func TestAPoolerThatCannotBeLookedAtIsSaidToBe(t *testing.T) {
-	w := webOf(nil)
-	w.broken = errors.New("it is down")
-	require.Equal(t, []string{"it could not be looked at: it is down"}, w.escort(minute).Advise(t.Context(), w.asDrained()))
-	w.broken, w.pod = nil, nil
+func TestAdvise_PodCannotBeInspected_SaysSo(t *testing.T) {
+	w := newSurgeCluster(nil)
+	w.failure = errors.New("it is down")
+	require.Equal(t, []string{"Failed to inspect the pod: it is down."}, w.escort(minute).Advise(t.Context(), w.drainPod()))
+	w.failure, w.pod = nil, nil
 	require.Empty(t, w.escort(minute).Advise(t.Context(), drain.Pod{}), "it is gone")
 }
 
-// blind sees pods, and nothing around them.
-type blind struct{ *web }
+// noSelectors is a cluster in which only pods can be read.
+type noSelectors struct{ *surgeCluster }
 
-func (blind) Selectors(context.Context, escort.Pod) (escort.Selectors, error) {
+func (noSelectors) Selectors(context.Context, escort.Pod) (escort.Selectors, error) {
 	return escort.Selectors{}, errors.New("forbidden")
 }
 
-func (b blind) escort() *Escort {
-	e := b.web.escort(minute)
-	e.Connect = func(context.Context) (Kubernetes, error) { return b, nil }
+func (n noSelectors) escort() *Escort {
+	e := n.surgeCluster.escort(minute)
+	e.Connect = func(context.Context) (Kubernetes, error) { return n, nil }
 	return e
 }
 
-func TestWhatIsNotKnownAroundAPoolerIsSaid(t *testing.T) {
-	w := webOf(nil)
+func TestAdvise_SelectorsCannotBeRead_SaysSo(t *testing.T) {
+	w := newSurgeCluster(nil)
 	w.logins = nil
-	warnings := blind{w}.escort().Advise(t.Context(), w.asDrained())
-	require.Contains(t, warnings[0], "there is no credential for its console")
-	require.Equal(t, "what selects it is not known: forbidden", warnings[len(warnings)-1])
+	warnings := noSelectors{w}.escort().Advise(t.Context(), w.drainPod())
+	require.Contains(t, warnings[0], "No console credentials")
+	require.Equal(t, "Failed to look up owner, Services and PDBs: forbidden.", warnings[len(warnings)-1])
 }
 
-func TestAdviceDoesNotWaitForLong(t *testing.T) {
+func TestAdvise_NoAnswer_TimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := webOf(nil)
+		w := newSurgeCluster(nil)
 		e := w.escort(minute)
 		e.Connect = func(ctx context.Context) (Kubernetes, error) {
 			<-ctx.Done()
 			return nil, context.Cause(ctx)
 		}
-		begun := time.Now()
-		require.Len(t, e.Advise(t.Context(), w.asDrained()), 1)
-		require.Equal(t, adviceBudget, time.Since(begun))
+		began := time.Now()
+		require.Len(t, e.Advise(t.Context(), w.drainPod()), 1)
+		require.Equal(t, adviceTimeout, time.Since(began))
 	})
 }

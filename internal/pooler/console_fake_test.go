@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	patience = 10 * time.Second
-	glance   = 10 * time.Millisecond
+	testTimeout  = 10 * time.Second
+	pollInterval = 10 * time.Millisecond
 )
 
 var (
@@ -24,7 +24,7 @@ var (
 )
 
 // these yields the logins in order.
-func these(logins ...escort.Login) iter.Seq2[escort.Login, error] {
+func loginsOf(logins ...escort.Login) iter.Seq2[escort.Login, error] {
 	return func(yield func(escort.Login, error) bool) {
 		for _, login := range logins {
 			if !yield(login, nil) {
@@ -34,8 +34,8 @@ func these(logins ...escort.Login) iter.Seq2[escort.Login, error] {
 	}
 }
 
-// open logs the admin in to the pooler's console, until the test ends.
-func open(t *testing.T, p *parts.Pooler) *pgbouncer.Console {
+// openConsole logs the admin in to the pooler's console, until the test ends.
+func openConsole(t *testing.T, p *parts.Pooler) *pgbouncer.Console {
 	t.Helper()
 	c, err := pgbouncer.Open(t.Context(), pgbouncer.Target{
 		Dial: p.Dial, User: admin.User, Password: admin.Password, TLS: pgbouncer.TLSDisable,
@@ -49,17 +49,8 @@ func within(t *testing.T, done <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-done:
-	case <-time.After(patience):
+	case <-time.After(testTimeout):
 		require.FailNow(t, "it takes too long")
-	}
-}
-
-func still(t *testing.T, waiting <-chan struct{}) {
-	t.Helper()
-	select {
-	case <-waiting:
-		require.FailNow(t, "it is over already")
-	default:
 	}
 }
 
@@ -75,7 +66,7 @@ func pause(t *testing.T, p *parts.Pooler, c *pgbouncer.Console) *pgbouncer.Pendi
 	return pending
 }
 
-// requirePaused makes sure that the pooler is still paused. Older versions do not show it, but refuse a second pause.
+// requirePaused requires that the pooler is still paused. Older versions do not show it, but refuse a second pause.
 func requirePaused(t *testing.T, c *pgbouncer.Console) {
 	t.Helper()
 	paused, known, err := c.State(t.Context())

@@ -14,221 +14,207 @@ import (
 	"quiesce/internal/pgbouncer"
 )
 
-// The strategies that are not configured.
+// The strategies that cannot be configured.
 const (
-	plain    config.Strategy = "plain"    // an eviction and nothing more: no console answered
-	shutdown config.Strategy = "shutdown" // the pooler of a DaemonSet, which nobody evicts, is shut down in place
+	plain    config.Strategy = "plain"    // an eviction without draining, because no console could be used
+	shutdown config.Strategy = "shutdown" // a DaemonSet's pgbouncer is shut down in place, without an eviction
 )
 
-// Settings say how poolers of a phase are escorted.
+// Settings are the settings of a phase's escort.
 type Settings struct {
 	config.PGBouncer
-	Patience time.Duration // how long a surge waits for its replacement: the phase's timeout
+	PhaseTimeout time.Duration // how long a surge waits for its replacement, and a pod for its turn
 }
 
 // Escort implements drain.Escort for pgbouncer.
 type Escort struct {
 	Settings
 	Connect func(ctx context.Context) (Kubernetes, error)
-	Dial    func(ctx context.Context, address string) (net.Conn, error)                // to a pod's address
-	Logins  func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error] // that this namespace's poolers may be shown
+	Dial    func(ctx context.Context, address string) (net.Conn, error)                // connects to a pod's address
+	Logins  func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error] // logins that may be sent to pods of the namespace
 }
 
-// run is one pod's escort under way.
+// run is the escort of one pod.
 type run struct {
 	*Escort
 	Settings // within the request's limits
 	request  drain.EscortRequest
 	log      *slog.Logger
 
-	k       Kubernetes
-	pod     escort.Pod
-	version pgbouncer.Version  // of the pooler, once its console is open
-	console *pgbouncer.Console // logged in once, before the first act, and held to the end
-	result  drain.EscortResult
+	cluster  Kubernetes
+	pod      escort.Pod
+	selected selection
+	version  pgbouncer.Version  // set when the console is open
+	console  *pgbouncer.Console // logged in once, before the first change, and kept to the end
+	result   drain.EscortResult
 
-	until    time.Time // when the escort's time is over
-	note     *Note     // what is recorded of the pod; nil: nothing
-	load     load      // of the pooler
-	stopping stopping  // how far it is with that
-	accepted bool      // the eviction was: nothing is to be undone any more
+	deadline time.Time // when the escort's time is over
+	record   *record   // what is recorded of the pod; nil: nothing
+	load     load
+	stop     stop
+	evicted  bool // the eviction was accepted: nothing is rolled back any more
 }
 
 // Run implements drain.Escort.
-func (e *Escort) Run(ctx context.Context, r drain.EscortRequest) (drain.EscortResult, error) {
-	s := e.begin(r)
-	defer s.close()
-	err := s.seeOut(ctx)
-	s.holdBack()
-	return s.result, err
+func (e *Escort) Run(ctx context.Context, request drain.EscortRequest) (drain.EscortResult, error) {
+	r := e.begin(request)
+	defer r.close()
+	err := r.drainPod(ctx)
+	r.recordHeldBack()
+	return r.result, err
 }
 
 // Undo implements drain.Escort.
-func (e *Escort) Undo(ctx context.Context, r drain.EscortRequest) error {
-	s := e.begin(r)
-	if s.note == nil {
+func (e *Escort) Undo(ctx context.Context, request drain.EscortRequest) error {
+	r := e.begin(request)
+	if r.record == nil {
 		return nil
 	}
-	defer s.close()
-	here, err := s.look(ctx, r.Ref)
-	if err != nil || !here || s.terminating() {
+	defer r.close()
+	exists, err := r.findPod(ctx, request.Ref)
+	if err != nil || !exists || r.terminating() {
 		return err
 	}
-	return s.undo(ctx)
+	return r.rollBack(ctx)
 }
 
-// begin bounds the settings by the request: an escort with little time has no time for a replacement.
-func (e *Escort) begin(r drain.EscortRequest) *run {
-	s := &run{Escort: e, Settings: e.Settings, request: r, log: r.Log, result: drain.EscortResult{Kind: Kind}, note: noteOf(r)}
-	if r.MaxWait > 0 {
-		s.Strategy, s.Timeout = config.StrategyEvict, min(s.Timeout, r.MaxWait)
+// begin limits the settings to the request's: an escort with little time has no time for a replacement.
+func (e *Escort) begin(request drain.EscortRequest) *run {
+	r := &run{
+		Escort: e, Settings: e.Settings, request: request, log: request.Log,
+		result: drain.EscortResult{Kind: Kind}, record: recordOf(request),
 	}
-	return s
+	if request.MaxWait > 0 {
+		r.Strategy, r.Timeout = config.StrategyEvict, min(r.Timeout, request.MaxWait)
+	}
+	return r
 }
 
-// seeOut sees one pod out. A pod that is terminating already keeps nobody waiting, and waits for nobody.
-func (e *run) seeOut(ctx context.Context) error {
-	here, err := e.look(ctx, e.request.Ref)
+// drainPod gets one pod off its node. A pod that is terminating already takes no turn, and no other waits for it.
+func (r *run) drainPod(ctx context.Context) error {
+	exists, err := r.findPod(ctx, r.request.Ref)
 	switch {
 	case err != nil:
-		return e.conclude(ctx, err)
-	case !here:
+		return r.handleError(ctx, err)
+	case !exists:
 		return nil
-	case e.terminating():
-		return e.conclude(ctx, e.follow(ctx))
+	case r.terminating():
+		return r.handleError(ctx, r.drainTerminating(ctx))
 	}
-	e.recover(ctx)
-	leave, err := e.turn(ctx)
+	r.recoverInterrupted(ctx)
+	release, err := r.awaitTurn(ctx)
 	if err != nil {
-		return e.conclude(ctx, err)
+		return r.handleError(ctx, err)
 	}
-	defer leave()
-	if err := e.conclude(ctx, e.act(ctx)); err != nil {
+	defer release()
+	if err := r.handleError(ctx, r.drainInTurn(ctx)); err != nil {
 		return err
 	}
-	e.awaitEnd(ctx)
+	r.awaitStopped(ctx)
 	return nil
 }
 
-// act does what there is to do when it is the pod's turn.
-func (e *run) act(ctx context.Context) error {
-	e.allow(ctx)
-	if err := e.open(ctx); err != nil {
+// drainInTurn drains the pod when its turn has come.
+func (r *run) drainInTurn(ctx context.Context) error {
+	r.setDeadline(ctx, 0)
+	if err := r.openConsole(ctx); err != nil {
 		return err
 	}
-	if done, err := e.finish(ctx); done || err != nil {
+	if done, err := r.resumeInterrupted(ctx); done || err != nil {
 		return err
 	}
-	strategy, why := choose(e.Strategy, e.budgets(ctx))
-	e.because(why)
+	strategy, reason := choose(r.Strategy, r.pdbs(ctx))
+	r.addReason(reason)
 	if strategy == config.StrategySurge {
-		e.result.Strategy = string(config.StrategySurge)
-		fallback, err := e.surge(ctx)
+		r.result.Strategy = string(config.StrategySurge)
+		fallback, err := r.surge(ctx)
 		if err != nil || fallback == "" {
 			return err
 		}
-		e.because(fallback)
+		r.addReason(fallback)
 	}
-	return e.retire(ctx)
+	return r.evictStrategy(ctx)
 }
 
-// choose settles on a strategy for a pooler whose console is open. Where nothing is asked for, it is a surge only if no
-// eviction could ever succeed.
-func choose(configured config.Strategy, budgets []escort.PDB) (strategy config.Strategy, why string) {
+// choose returns the strategy for a pooler whose console is open. With StrategyAuto, that is a surge only if no eviction can succeed.
+func choose(configured config.Strategy, pdbs []escort.PDB) (strategy config.Strategy, reason string) {
 	if configured == config.StrategySurge || configured == config.StrategyEvict {
 		return configured, ""
 	}
-	for _, budget := range budgets {
-		if budget.NeverReason != "" {
-			return config.StrategySurge, "budget " + budget.Name + " never allows an eviction: " + budget.NeverReason
+	for _, pdb := range pdbs {
+		if pdb.NeverReason != "" {
+			return config.StrategySurge, "PDB " + pdb.Name + " can never allow an eviction: " + pdb.NeverReason
 		}
 	}
 	return config.StrategyEvict, ""
 }
 
-// budgets that select the pod; none if they cannot be had: then the eviction's answer will tell.
-func (e *run) budgets(ctx context.Context) []escort.PDB {
-	if e.Strategy == config.StrategySurge || e.Strategy == config.StrategyEvict {
+// pdbs returns the PDBs that select the pod. It returns none if the lookup fails: the eviction's answer then decides.
+func (r *run) pdbs(ctx context.Context) []escort.PDB {
+	if r.Strategy == config.StrategySurge || r.Strategy == config.StrategyEvict {
 		return nil
 	}
-	around, err := e.k.Selectors(ctx, e.pod)
-	if err != nil {
-		e.log.Warn("what surrounds the pooler is not known", "error", err.Error())
-	}
-	return around.PDBs
+	return r.selectorsOrNone(ctx).PDBs
 }
 
-// refusal is what an eviction was answered. It goes back to the drain as it is.
-type refusal struct{ answer error }
-
-func (r refusal) Error() string { return r.answer.Error() }
-
-// ask asks for the eviction. One that was not answered may have been accepted.
-func (e *run) ask(ctx context.Context, o drain.EvictOptions) error {
-	err := e.request.Evict(ctx, o)
-	if err != nil && (o.DryRun || isAnswer(err) || !e.leaving(ctx)) {
-		return refusal{err}
+// evict evicts the pod, and returns an escort.Refusal if that is not accepted.
+func (r *run) evict(ctx context.Context, o drain.EvictOptions) error {
+	if err := escort.Evict(ctx, r.cluster, r.request, o); err != nil {
+		return err
 	}
 	if !o.DryRun {
-		e.accepted = true
-		e.log.Info("pooler evicted", "strategy", e.result.Strategy, "grace", o.Grace.String())
+		r.evicted = true
+		r.log.Info("pgbouncer evicted", "strategy", r.result.Strategy, "grace", o.Grace.String())
 	}
 	return nil
 }
 
-// conclude makes of what came in between what Escort returns. Before the eviction is accepted, everything is undone; and
-// unless it was refused or nobody wants it any more, the pod is then evicted as it is.
-func (e *run) conclude(ctx context.Context, err error) error {
+// handleError turns what interrupted the escort into what Run returns. If the eviction is not accepted yet, it rolls back. Then it
+// evicts the pod without draining, unless the eviction was refused or ctx has ended.
+func (r *run) handleError(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if e.accepted {
-		return e.abandon(ctx, err)
+	if r.evicted {
+		return r.handleErrorAfterEviction(ctx, err)
 	}
-	if fault := e.undo(ctx); fault != nil {
-		e.log.Error("escort not undone", "error", fault.Error())
+	if failure := r.rollBack(ctx); failure != nil {
+		r.log.Error("failed to roll back escort", "error", failure.Error())
 	}
-	refused, is := errors.AsType[refusal](err)
+	refusal, refused := errors.AsType[escort.Refusal](err)
 	switch {
-	case is:
-		return refused.answer
+	case refused:
+		return refusal.Answer
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	default:
-		return e.plainly(ctx, err.Error())
+		return r.evictWithoutDrain(ctx, err.Error())
 	}
 }
 
-// plainly is all that can be done for a pooler that cannot be commanded.
-func (e *run) plainly(ctx context.Context, why string) error {
-	e.result.Strategy = string(plain)
-	e.because(why)
-	e.log.Warn("pooler cannot be escorted", "reason", why)
-	refused, is := errors.AsType[refusal](e.ask(ctx, drain.EvictOptions{}))
-	if is {
-		return refused.answer
+// evictWithoutDrain evicts a pod whose console cannot be used.
+func (r *run) evictWithoutDrain(ctx context.Context, reason string) error {
+	r.result.Strategy = string(plain)
+	r.addReason(reason)
+	r.log.Warn("cannot drain pgbouncer, evicting without draining", "reason", reason)
+	if refusal, refused := errors.AsType[escort.Refusal](r.evict(ctx, drain.EvictOptions{})); refused {
+		return refusal.Answer
 	}
 	return nil
 }
 
-// abandon leaves a pod whose eviction was accepted to its grace, unless its pooler has ended already.
-func (e *run) abandon(ctx context.Context, err error) error {
-	if e.console != nil && e.console.HasEnded() {
+// handleErrorAfterEviction leaves the pod to its grace period, unless pgbouncer has exited already.
+func (r *run) handleErrorAfterEviction(ctx context.Context, err error) error {
+	if r.console != nil && r.console.HasEnded() {
 		return nil
 	}
 	if ctx.Err() == nil {
-		e.because(err.Error() + ": its grace period decides")
-		e.log.Warn("pooler left to its grace period", "error", err.Error())
+		r.addReason(err.Error() + "; pgbouncer has its grace period to stop")
+		r.log.Warn("escort failed after the eviction, pgbouncer has its grace period to stop", "error", err.Error())
 		return nil
 	}
-	e.lastWord(ctx)
+	r.finalShutdown(ctx)
 	return context.Cause(ctx)
 }
 
-// because adds to the reason.
-func (e *run) because(why string) {
-	if e.result.Reason != "" && why != "" {
-		e.result.Reason += "; "
-	}
-	e.result.Reason += why
-}
+func (r *run) addReason(reason string) { escort.AddReason(&r.result, reason) }

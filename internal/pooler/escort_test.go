@@ -20,243 +20,243 @@ import (
 	parts "quiesce/test/parts/pgbouncer"
 )
 
-func TestTheStrategyIsTheOneAskedForOrOneThatCanSucceed(t *testing.T) {
+func TestChoose_Strategy(t *testing.T) {
 	can := escort.PDB{Selector: escort.Selector{Name: "can"}}
 	cannot := escort.PDB{Selector: escort.Selector{Name: "cannot"}, NeverReason: "minAvailable 1 of 1"}
 	for name, c := range map[string]struct {
 		configured config.Strategy
-		budgets    []escort.PDB
+		pdbs       []escort.PDB
 		strategy   config.Strategy
 		why        string
 	}{
-		"evict by default":                 {config.StrategyAuto, nil, config.StrategyEvict, ""},
-		"evict if the budget can allow it": {config.StrategyAuto, []escort.PDB{can}, config.StrategyEvict, ""},
-		"surge if one of them never can":   {config.StrategyAuto, []escort.PDB{can, cannot}, config.StrategySurge, "budget cannot never allows an eviction: minAvailable 1 of 1"},
-		"evict as asked for":               {config.StrategyEvict, []escort.PDB{cannot}, config.StrategyEvict, ""},
-		"surge as asked for":               {config.StrategySurge, []escort.PDB{can}, config.StrategySurge, ""},
+		"evict by default":               {config.StrategyAuto, nil, config.StrategyEvict, ""},
+		"evict if the PDB can allow it":  {config.StrategyAuto, []escort.PDB{can}, config.StrategyEvict, ""},
+		"surge if one of them never can": {config.StrategyAuto, []escort.PDB{can, cannot}, config.StrategySurge, "PDB cannot can never allow an eviction: minAvailable 1 of 1"},
+		"evict as asked for":             {config.StrategyEvict, []escort.PDB{cannot}, config.StrategyEvict, ""},
+		"surge as asked for":             {config.StrategySurge, []escort.PDB{can}, config.StrategySurge, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			strategy, why := choose(c.configured, c.budgets)
+			strategy, why := choose(c.configured, c.pdbs)
 			require.Equal(t, c.strategy, strategy)
 			require.Equal(t, c.why, why)
 		})
 	}
 }
 
-// blackHole takes connections, and never says a word.
+// blackHole accepts connections, and never answers.
 func blackHole(t *testing.T) func(context.Context) (net.Conn, error) {
 	ours, theirs := net.Pipe()
 	t.Cleanup(func() { _, _ = ours.Close(), theirs.Close() })
 	return func(context.Context) (net.Conn, error) { return ours, nil }
 }
 
-func TestAPoolerWithoutAConsoleIsEvictedPlainlyWithinBounds(t *testing.T) {
+func TestRun_ConsoleUnusable_EvictedWithoutDraining(t *testing.T) {
 	t.Parallel()
-	wrong := escort.Login{admin.User, "wrong"}
+	wrong := escort.Login{User: admin.User, Password: "wrong"}
 	for name, c := range map[string]struct {
-		prepare func(t *testing.T, w *world)
+		prepare func(t *testing.T, w *fakeCluster)
 		reason  string
 	}{
-		"wrong credentials": {func(_ *testing.T, w *world) { w.logins = []escort.Login{wrong} }, pgbouncer.ErrRefused.Error()},
-		"no credentials":    {func(_ *testing.T, w *world) { w.logins = nil }, escort.ErrNoLogin.Error()},
-		"may only look":     {func(_ *testing.T, w *world) { w.logins = []escort.Login{stats} }, pgbouncer.ErrNotAdmin.Error()},
-		"black hole":        {func(t *testing.T, w *world) { w.dial = blackHole(t) }, "took too long"},
-		"stopped":           {func(t *testing.T, w *world) { w.running.Signal(t, syscall.SIGSTOP) }, "took too long"},
-		"a PostgreSQL": {func(t *testing.T, w *world) {
+		"wrong credentials":  {func(_ *testing.T, w *fakeCluster) { w.logins = []escort.Login{wrong} }, pgbouncer.ErrRefused.Error()},
+		"no credentials":     {func(_ *testing.T, w *fakeCluster) { w.logins = nil }, escort.ErrNoLogin.Error()},
+		"not in admin_users": {func(_ *testing.T, w *fakeCluster) { w.logins = []escort.Login{stats} }, pgbouncer.ErrNotAdmin.Error()},
+		"black hole":         {func(t *testing.T, w *fakeCluster) { w.dial = blackHole(t) }, "console did not answer"},
+		"stopped":            {func(t *testing.T, w *fakeCluster) { w.pooler.Signal(t, syscall.SIGSTOP) }, "console did not answer"},
+		"a PostgreSQL": {func(t *testing.T, w *fakeCluster) {
 			w.logins = []escort.Login{{User: "postgres"}}
 			w.dial = func(ctx context.Context) (net.Conn, error) {
 				return (&net.Dialer{}).DialContext(ctx, "tcp", parts.Shared(t).Addr)
 			}
 		}, pgbouncer.ErrNotPgbouncer.Error()},
-		"refused": {func(t *testing.T, w *world) {
+		"refused": {func(t *testing.T, w *fakeCluster) {
 			w.dial = func(context.Context) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
 		}, "connection refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := lonely(parts.Shared(t).Pooler(t, parts.Newer, parts.Options{}))
+			w := newCluster(parts.Shared(t).Pooler(t, parts.Newer, parts.Options{}))
 			c.prepare(t, w)
 			var evictedAfter time.Duration
 			began := time.Now()
-			escorted, err := w.escort(minute).Run(t.Context(), w.evictedBy(t, func(_ context.Context, o drain.EvictOptions) error {
+			result, err := w.escort(minute).Run(t.Context(), w.requestWith(t, func(_ context.Context, o drain.EvictOptions) error {
 				evictedAfter = time.Since(began)
 				require.Zero(t, o)
-				w.did("evicted")
+				w.addCall("evicted")
 				w.pod = nil
 				return nil
 			}))
 			require.NoError(t, err)
-			require.Equal(t, "plain", escorted.Strategy)
-			require.Contains(t, escorted.Reason, c.reason)
+			require.Equal(t, "plain", result.Strategy)
+			require.Contains(t, result.Reason, c.reason)
 			require.Less(t, evictedAfter, minute/4)
-			require.Equal(t, []string{"holds quiesce-pooler-uid-owner", "evicted", "lets go"}, w.happened())
+			require.Equal(t, []string{"acquired quiesce-pooler-uid-owner", "evicted", "released"}, w.callList())
 		})
 	}
 }
 
-func TestAPoolerThatStopsAnsweringIsEvictedPlainlyWithinBounds(t *testing.T) {
+func TestRun_ConsoleStopsAnswering_EvictedWithoutDraining(t *testing.T) {
 	t.Parallel()
 	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
-	w := lonely(p)
+	w := newCluster(p)
 	began := time.Now()
-	escorted, err := w.escort(minute).Run(t.Context(), w.evictedBy(t, func(_ context.Context, o drain.EvictOptions) error {
+	result, err := w.escort(minute).Run(t.Context(), w.requestWith(t, func(_ context.Context, o drain.EvictOptions) error {
 		if o.DryRun {
 			p.Signal(t, syscall.SIGSTOP)
 			return nil
 		}
-		w.did("evicted")
+		w.addCall("evicted")
 		w.pod = nil
 		return nil
 	}))
 	require.NoError(t, err)
-	require.Equal(t, "plain", escorted.Strategy)
-	require.Contains(t, w.happened(), "evicted")
+	require.Equal(t, "plain", result.Strategy)
+	require.Contains(t, w.callList(), "evicted")
 	require.Less(t, time.Since(began), minute/2)
 }
 
-func TestAPodThatIsGoneIsSeenOut(t *testing.T) {
-	w := lonely(nil)
+func TestRun_PodGone_DoesNothing(t *testing.T) {
+	w := newCluster(nil)
 	r := w.request(t)
 	w.pod = nil
-	escorted, err := w.escort(minute).Run(t.Context(), r)
+	result, err := w.escort(minute).Run(t.Context(), r)
 	require.NoError(t, err)
-	require.Equal(t, drain.EscortResult{Kind: Kind}, escorted)
-	require.Empty(t, w.happened())
+	require.Equal(t, drain.EscortResult{Kind: Kind}, result)
+	require.Empty(t, w.callList())
 }
 
-// crash runs an escort that is gone at the moment it would ask for the eviction.
-func crash(t *testing.T, w *world) {
+// crash runs an escort that crashes when it is about to evict the pod.
+func crash(t *testing.T, w *fakeCluster) {
 	t.Helper()
-	gone := make(chan struct{})
+	crashed := make(chan struct{})
 	go func() {
-		defer close(gone)
-		_, _ = w.escort(minute).Run(context.Background(), w.evictedBy(t, func(_ context.Context, o drain.EvictOptions) error {
+		defer close(crashed)
+		_, _ = w.escort(minute).Run(context.Background(), w.requestWith(t, func(_ context.Context, o drain.EvictOptions) error {
 			if !o.DryRun {
 				runtime.Goexit()
 			}
 			return nil
 		}))
 	}()
-	within(t, gone)
-	require.NotNil(t, w.note())
+	within(t, crashed)
+	require.NotNil(t, w.saved())
 }
 
-func TestWhatAnEscortThatCrashedLeftIsUndoneAndBegunAnew(t *testing.T) {
+func TestRun_AfterACrash_RollsBackAndStartsAgain(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
-		w := lonely(p)
+		w := newCluster(p)
 		crash(t, w)
-		escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
+		result, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
 		within(t, p.Ended())
-		require.Equal(t, "evict", escorted.Strategy)
-		require.Contains(t, w.happened(), "unmarked")
+		require.Equal(t, "evict", result.Strategy)
+		require.Contains(t, w.callList(), "unlabeled")
 	})
 }
 
-func TestAPodThatStaysIsReleasedOnceAndForAll(t *testing.T) {
+func TestUndo_PodRemains_RollsBackOnce(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
-		w := lonely(p)
+		w := newCluster(p)
 		crash(t, w)
 		require.NoError(t, w.escort(minute).Undo(t.Context(), w.request(t)))
 		require.NoError(t, workOnce(p))
-		w.requireAsBefore(t)
-		before := w.happened()
+		w.requireRestored(t)
+		before := w.callList()
 		require.NoError(t, w.escort(minute).Undo(t.Context(), w.request(t)))
-		require.Equal(t, before, w.happened())
+		require.Equal(t, before, w.callList())
 	})
 }
 
-func TestAPodThatNobodyMarkedIsReleasedWithoutARequest(t *testing.T) {
-	w := lonely(nil)
-	w.broken = errors.New("nobody may ask")
+func TestUndo_NoRecord_SendsNoRequest(t *testing.T) {
+	w := newCluster(nil)
+	w.failure = errors.New("no request is allowed")
 	require.NoError(t, w.escort(minute).Undo(t.Context(), w.request(t)))
 }
 
-func TestATerminatingPodWhoseHookRunsIsFollowed(t *testing.T) {
+func TestRun_Terminating_StopsPoolerDuringHook(t *testing.T) {
 	t.Parallel()
 	for version, seconds := range map[string]int{
-		"1.18": 30, // it has to be through before that
-		"1.24": 3,  // it is stopped after that
+		"1.18": 30, // it stops before that
+		"1.24": 3,  // it stops after that
 	} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			d := parts.Shared(t)
 			p := d.Pooler(t, version, parts.Options{})
-			w, busy := lonely(p), work(t, p, d.Pooler(t, version, parts.Options{}))
-			w.hook = time.Duration(seconds) * time.Second
+			w, busy := newCluster(p), work(t, p, d.Pooler(t, version, parts.Options{}))
+			w.hookTime = time.Duration(seconds) * time.Second
 			w.pod.Containers = []escort.Container{{Name: "pgbouncer", PreStop: []string{"sleep", strconv.Itoa(seconds)}}}
 			w.terminate(t)
-			escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
+			result, err := w.escort(minute).Run(t.Context(), w.request(t))
 			require.NoError(t, err)
 			within(t, p.Ended())
-			busy.requireNothingCut(t)
-			require.Equal(t, "evict", escorted.Strategy)
-			require.Empty(t, w.happened(), "it is neither evicted again nor waited for")
+			busy.requireNothingAborted(t)
+			require.Equal(t, "evict", result.Strategy)
+			require.Empty(t, w.callList(), "it is not evicted again, and takes no turn")
 		})
 	}
 }
 
-func TestATerminatingPodWithoutAConsoleIsLeftToItsGrace(t *testing.T) {
+func TestRun_TerminatingNoConsole_GracePeriodDecides(t *testing.T) {
 	t.Parallel()
 	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
 	app := p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
-	w := lonely(p)
+	w := newCluster(p)
 	w.terminate(t)
 	require.Eventually(t, func() bool {
 		_, err := p.Dial(t.Context())
 		return err != nil
-	}, patience, glance)
-	escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
+	}, testTimeout, pollInterval)
+	result, err := w.escort(minute).Run(t.Context(), w.request(t))
 	require.NoError(t, err)
-	require.Equal(t, "plain", escorted.Strategy)
-	require.Contains(t, escorted.Reason, "its grace period decides")
-	require.Empty(t, w.happened())
+	require.Equal(t, "plain", result.Strategy)
+	require.Contains(t, result.Reason, "pgbouncer has its grace period to stop")
+	require.Empty(t, w.callList())
 }
 
-func TestAClusterThatDoesNotLetUsLookGetsAPlainEviction(t *testing.T) {
+func TestRun_InspectFails_EvictedWithoutDraining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := lonely(nil)
-		w.broken = errors.New("forbidden")
-		escorted, err := w.escort(minute).Run(t.Context(), w.evictedBy(t, func(context.Context, drain.EvictOptions) error {
-			w.did("evicted")
+		w := newCluster(nil)
+		w.failure = errors.New("forbidden")
+		result, err := w.escort(minute).Run(t.Context(), w.requestWith(t, func(context.Context, drain.EvictOptions) error {
+			w.addCall("evicted")
 			return nil
 		}))
 		require.NoError(t, err)
-		require.Equal(t, "plain", escorted.Strategy)
-		require.Contains(t, escorted.Reason, "forbidden")
-		require.Equal(t, []string{"evicted"}, w.happened())
+		require.Equal(t, "plain", result.Strategy)
+		require.Contains(t, result.Reason, "forbidden")
+		require.Equal(t, []string{"evicted"}, w.callList())
 	})
 }
 
-func TestAConsoleIsReachedOverTheAPIServerIfAskedFor(t *testing.T) {
+func TestRun_PortForward_ReachesTheConsole(t *testing.T) {
 	t.Parallel()
 	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
-	w := lonely(p)
+	w := newCluster(p)
 	e := w.escort(minute)
 	e.ConnectVia = config.ViaPortForward
-	e.Dial = func(context.Context, string) (net.Conn, error) { return nil, errors.New("there is no way") }
-	escorted, err := e.Run(t.Context(), w.request(t))
+	e.Dial = func(context.Context, string) (net.Conn, error) { return nil, errors.New("no route") }
+	result, err := e.Run(t.Context(), w.request(t))
 	require.NoError(t, err)
-	require.Equal(t, "evict", escorted.Strategy)
-	require.Contains(t, w.happened(), "forwarded")
+	require.Equal(t, "evict", result.Strategy)
+	require.Contains(t, w.callList(), "forwarded")
 	within(t, p.Ended())
 }
 
-// A pooler that wants the password itself gets it if its certificate is what the configuration asks for, and else a plain eviction.
-func TestAConsoleThatAsksForThePasswordGetsItOnceItHasProvedItsName(t *testing.T) {
+// A pooler that asks for a cleartext password gets it only if its certificate has the configured name.
+func TestRun_CleartextPassword_NeedsProvenServerName(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{AuthType: "plain", TLS: "allow"}, func(t *testing.T, p *parts.Pooler) {
 		for name, want := range map[string]config.Strategy{parts.ServerName: config.StrategyEvict, "another.test": plain} {
-			w := lonely(p)
+			w := newCluster(p)
 			w.refuse = &drain.Blocked{Reason: "not now"} // so that one pooler is enough for both
 			escort := w.escort(minute)
 			escort.TLS, escort.ServerName, escort.RootCAs = config.TLSVerifyFull, name, p.CertPool(t)
-			escorted, err := escort.Run(t.Context(), w.request(t))
+			result, err := escort.Run(t.Context(), w.request(t))
 			require.ErrorIs(t, err, w.refuse, name)
-			require.Equal(t, string(want), escorted.Strategy, name)
+			require.Equal(t, string(want), result.Strategy, name)
 		}
 	})
 }

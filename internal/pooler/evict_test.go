@@ -14,11 +14,11 @@ import (
 	parts "quiesce/test/parts/pgbouncer"
 )
 
-// minute is what escorts usually have. None of the tests takes it.
+// minute is the usual timeout of an escort. No test takes that long.
 const minute = time.Minute
 
-// pair are two poolers of a generation; the first is to be escorted.
-func pair(t *testing.T, o parts.Options, test func(t *testing.T, leaving, staying *parts.Pooler)) {
+// eachGeneration runs the test with two poolers of each generation. The first is to be drained.
+func eachGeneration(t *testing.T, o parts.Options, test func(t *testing.T, drained, other *parts.Pooler)) {
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
@@ -28,29 +28,29 @@ func pair(t *testing.T, o parts.Options, test func(t *testing.T, leaving, stayin
 	}
 }
 
-func TestABusyPoolerLeavesAndNothingIsCut(t *testing.T) {
+func TestEvict_BusyPooler_AbortsNothing(t *testing.T) {
 	t.Parallel()
-	pair(t, parts.Options{}, func(t *testing.T, leaving, staying *parts.Pooler) {
-		w, busy := lonely(leaving), work(t, leaving, staying)
-		escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
+	eachGeneration(t, parts.Options{}, func(t *testing.T, drained, other *parts.Pooler) {
+		w, busy := newCluster(drained), work(t, drained, other)
+		result, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
-		within(t, leaving.Ended())
-		busy.requireNothingCut(t)
-		require.Equal(t, "evict", escorted.Strategy)
-		require.NotZero(t, escorted.Version)
-		require.NotZero(t, escorted.Clients)
-		require.NotZero(t, escorted.HeldBackSeconds)
-		require.Empty(t, escorted.Reason)
-		require.Empty(t, escorted.AbortedDetail)
-		t.Logf("%+v", escorted)
-		t.Log(w.happened())
+		within(t, drained.Ended())
+		busy.requireNothingAborted(t)
+		require.Equal(t, "evict", result.Strategy)
+		require.NotZero(t, result.Version)
+		require.NotZero(t, result.Clients)
+		require.NotZero(t, result.HeldBackSeconds)
+		require.Empty(t, result.Reason)
+		require.Empty(t, result.AbortedDetail)
+		t.Logf("%+v", result)
+		t.Log(w.callList())
 	})
 }
 
-func TestAStragglerCommitsAndTheOthersHardlyWait(t *testing.T) {
+func TestEvict_LongTransaction_CommitsOthersHardlyWait(t *testing.T) {
 	t.Parallel()
-	pair(t, parts.Options{}, func(t *testing.T, leaving, staying *parts.Pooler) {
-		w, busy, straggler := lonely(leaving), work(t, leaving, staying), leaving.Connect(t)
+	eachGeneration(t, parts.Options{}, func(t *testing.T, drained, other *parts.Pooler) {
+		w, busy, straggler := newCluster(drained), work(t, drained, other), drained.Connect(t)
 		parts.Exec(t, straggler, "BEGIN")
 		committed := make(chan error, 1)
 		go func() {
@@ -60,157 +60,157 @@ func TestAStragglerCommitsAndTheOthersHardlyWait(t *testing.T) {
 		_, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
 		require.NoError(t, <-committed)
-		busy.requireNothingCut(t)
-		machine := busy.stallOf(1) // stalls them all, when it is busy
-		require.Less(t, busy.stallOf(0), 1700*time.Millisecond+machine)
+		busy.requireNothingAborted(t)
+		usual := busy.stallOf(1) // a busy machine stalls all of them
+		require.Less(t, busy.stallOf(0), 1700*time.Millisecond+usual)
 	})
 }
 
-func TestAPausedPoolerWhoseEvictionFailsIsResumedAtOnce(t *testing.T) {
+func TestEvict_RefusedWhilePaused_ResumesAtOnce(t *testing.T) {
 	t.Parallel()
-	for name, fault := range map[string]error{
+	for name, failure := range map[string]error{
 		"blocked": &drain.Blocked{PDBs: []string{"db/pgbouncer"}}, "throttled": &drain.Throttled{}, "broken": errors.New("broken"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
-			w, waiting := lonely(p), make(chan error, 1)
-			_, err := w.escort(minute).Run(t.Context(), w.evictedBy(t, func(_ context.Context, o drain.EvictOptions) error {
+			w, waiting := newCluster(p), make(chan error, 1)
+			_, err := w.escort(minute).Run(t.Context(), w.requestWith(t, func(_ context.Context, o drain.EvictOptions) error {
 				if o.DryRun {
 					return nil
 				}
-				requirePaused(t, open(t, p))
+				requirePaused(t, openConsole(t, p))
 				go func() { waiting <- workOnce(p) }()
-				return fault
+				return failure
 			}))
-			require.Equal(t, fault, err)
-			require.NoError(t, <-waiting, "who waits for longer than a second is turned away")
-			w.requireAsBefore(t)
+			require.Equal(t, failure, err)
+			require.NoError(t, <-waiting, "a client that waits for more than a second is turned away")
+			w.requireRestored(t)
 		})
 	}
 }
 
-func TestWhatABudgetForbidsIsNotBegun(t *testing.T) {
+func TestEvict_BlockedByPDB_ChangesNothing(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
-		w := lonely(p)
+		w := newCluster(p)
 		blocked := &drain.Blocked{PDBs: []string{"db/pgbouncer"}}
 		w.refuse = blocked
-		escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
+		result, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.Equal(t, error(blocked), err)
 		require.NotContains(t, p.Log(t), "PAUSE")
 		require.NotContains(t, p.Log(t), "SHUTDOWN")
-		require.Zero(t, escorted.HeldBackSeconds)
-		w.requireAsBefore(t)
+		require.Zero(t, result.HeldBackSeconds)
+		w.requireRestored(t)
 	})
 }
 
-func TestAnEvictionThatWasAcceptedThoughNotAnsweredIsNotUndone(t *testing.T) {
+func TestEvict_AcceptedWithoutAnswer_NotRolledBack(t *testing.T) {
 	t.Parallel()
 	d := parts.Shared(t)
 	p := d.Pooler(t, "1.18", parts.Options{})
-	w, busy := lonely(p), work(t, p, d.Pooler(t, "1.18", parts.Options{}))
-	w.lost = true
+	w, busy := newCluster(p), work(t, p, d.Pooler(t, "1.18", parts.Options{}))
+	w.unanswered = true
 	_, err := w.escort(minute).Run(t.Context(), w.request(t))
 	require.NoError(t, err)
 	within(t, p.Ended())
-	busy.requireNothingCut(t)
+	busy.requireNothingAborted(t)
 }
 
-func TestADrainThatIsAbortedWhileThePauseWaitsLeavesNothingPaused(t *testing.T) {
+func TestEvict_DrainAbortedDuringPause_Resumes(t *testing.T) {
 	t.Parallel()
 	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
-	w, app := lonely(p), p.Connect(t)
+	w, app := newCluster(p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	aborted := errors.New("the instance came back")
-	cancel, returned := aside(t, func(ctx context.Context) (drain.EscortResult, error) {
+	cancel, returned := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) {
 		return w.escort(minute).Run(ctx, w.request(t))
 	})
-	require.Eventually(t, func() bool { return strings.Contains(p.Log(t), "PAUSE command issued") }, patience, glance)
+	require.Eventually(t, func() bool { return strings.Contains(p.Log(t), "PAUSE command issued") }, testTimeout, pollInterval)
 	cancel(aborted)
-	require.NoError(t, workOnce(p), "who waits for longer than a second is turned away")
+	require.NoError(t, workOnce(p), "a client that waits for more than a second is turned away")
 	require.ErrorIs(t, <-returned, aborted)
 	parts.Exec(t, app, "COMMIT")
-	w.requireAsBefore(t)
-	require.NotContains(t, w.happened(), "evicted")
+	w.requireRestored(t)
+	require.NotContains(t, w.callList(), "evicted")
 }
 
-func TestATransactionThatOutlastsTheEscortIsCutAndCounted(t *testing.T) {
+func TestEvict_TransactionOutlastsTimeout_IsCounted(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
-		w, app := lonely(p), p.Connect(t)
+		w, app := newCluster(p), p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
-		escorted, err := w.escort(3*time.Second).Run(t.Context(), w.request(t))
+		result, err := w.escort(3*time.Second).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
-		require.Contains(t, w.happened(), "evicted")
-		require.True(t, strings.HasPrefix(escorted.AbortedDetail, "1 transaction in flight"), escorted.AbortedDetail)
-		require.Equal(t, 1, escorted.AbortedTransactions)
+		require.Contains(t, w.callList(), "evicted")
+		require.True(t, strings.HasPrefix(result.AbortedDetail, "1 transaction open"), result.AbortedDetail)
+		require.Equal(t, 1, result.AbortedTransactions)
 	})
 }
 
-// A pod that is not told to stop by then has less than its grace, or dies unsignalled.
-func TestAPoolerThatMustLeaveIsEvictedByThenThoughATransactionIsInFlight(t *testing.T) {
+// A pod that is evicted later has less than its grace period, or dies without a signal.
+func TestEvict_EvictBy_EvictsWithOpenTransaction(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
-		w, app := lonely(p), p.Connect(t)
+		w, app := newCluster(p), p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
 		r := w.request(t)
 		r.EvictBy = time.Now().Add(4 * time.Second)
-		escorted, err := w.escort(time.Hour).Run(t.Context(), r)
+		result, err := w.escort(time.Hour).Run(t.Context(), r)
 		require.NoError(t, err)
-		require.Contains(t, w.happened(), "evicted")
-		require.True(t, strings.HasPrefix(escorted.AbortedDetail, "1 transaction in flight"), escorted.AbortedDetail)
+		require.Contains(t, w.callList(), "evicted")
+		require.True(t, strings.HasPrefix(result.AbortedDetail, "1 transaction open"), result.AbortedDetail)
 	})
 }
 
-func TestSessionsEndBetweenTheirTransactions(t *testing.T) {
+func TestEvict_SessionPooling_EndsBetweenTransactions(t *testing.T) {
 	t.Parallel()
-	pair(t, parts.Options{PoolMode: "session"}, func(t *testing.T, leaving, staying *parts.Pooler) {
-		idle := leaving.Connect(t)
+	eachGeneration(t, parts.Options{PoolMode: "session"}, func(t *testing.T, drained, other *parts.Pooler) {
+		idle := drained.Connect(t)
 		parts.Exec(t, idle, "SELECT")
-		w, busy := lonely(leaving), work(t, leaving, staying)
-		escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
+		w, busy := newCluster(drained), work(t, drained, other)
+		result, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
-		within(t, leaving.Ended())
-		busy.requireNothingCut(t)
-		require.Contains(t, escorted.Reason, "sessions are pooled")
-		require.Empty(t, escorted.AbortedDetail)
-		t.Logf("%+v", escorted)
+		within(t, drained.Ended())
+		busy.requireNothingAborted(t)
+		require.Contains(t, result.Reason, "session pooling")
+		require.Empty(t, result.AbortedDetail)
+		t.Logf("%+v", result)
 	})
 }
 
-func TestAHookIsTheTimeInWhichAPoolerOfTheOlderGenerationIsEmptied(t *testing.T) {
+func TestEvict_SleepHookBefore1_23_PausesDuringSleep(t *testing.T) {
 	t.Parallel()
 	d := parts.Shared(t)
 	p := d.Pooler(t, "1.18", parts.Options{})
-	w, busy := lonely(p), work(t, p, d.Pooler(t, "1.18", parts.Options{}))
+	w, busy := newCluster(p), work(t, p, d.Pooler(t, "1.18", parts.Options{}))
 	w.pod.Containers = []escort.Container{{Name: "pgbouncer", PreStop: []string{"sleep", "30"}}}
-	w.hook = 30 * time.Second
+	w.hookTime = 30 * time.Second
 	began := time.Now()
 	_, err := w.escort(minute).Run(t.Context(), w.request(t))
 	require.NoError(t, err)
 	within(t, p.Ended())
-	require.Less(t, time.Since(began), w.hook, "it does not wait for the hook")
-	busy.requireNothingCut(t)
-	require.Equal(t, []string{"holds quiesce-pooler-uid-owner", "dry run", "marked", "evicted", "lets go"}, w.happened())
+	require.Less(t, time.Since(began), w.hookTime, "it stops before the hook ends")
+	busy.requireNothingAborted(t)
+	require.Equal(t, []string{"acquired quiesce-pooler-uid-owner", "dry run", "labeled", "evicted", "released"}, w.callList())
 }
 
-func TestAPoolerOfTheNewerGenerationThatWasSignalledEndsThoughTheDrainIsOver(t *testing.T) {
+func TestEvict_DrainEndsAfterSIGTERM_PoolerShutsDown(t *testing.T) {
 	t.Parallel()
 	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
-	w, app := lonely(p), p.Connect(t)
+	w, app := newCluster(p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
-	over := errors.New("the slice is over")
-	cancel, returned := aside(t, func(ctx context.Context) (drain.EscortResult, error) {
+	over := errors.New("the invocation is over")
+	cancel, returned := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) {
 		return w.escort(minute).Run(ctx, w.request(t))
 	})
-	c := open(t, p)
+	c := openConsole(t, p)
 	require.Eventually(t, func() bool {
 		shutting, err := c.ShuttingDown(t.Context())
 		return err == nil && shutting
-	}, patience, glance)
+	}, testTimeout, pollInterval)
 	c.Close()
-	require.NoError(t, pass(t.Context(), 2*signalInterval))
+	require.NoError(t, escort.Sleep(t.Context(), 2*signalInterval))
 	cancel(over)
 	require.ErrorIs(t, <-returned, over)
 	parts.Exec(t, app, "COMMIT")

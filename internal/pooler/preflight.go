@@ -3,64 +3,65 @@ package pooler
 import (
 	"fmt"
 	"maps"
-	"quiesce/internal/escort"
 	"slices"
 	"strings"
+
+	"quiesce/internal/escort"
 )
 
-// preflight finds the one label that a surge takes off: without it the pod is out of its ReplicaSet, which makes another in
-// its place at once, out of every Service and out of every budget, and not out of reach. Otherwise it says why there is none.
-func preflight(pod escort.Pod, around escort.Selectors) (key, why string) {
-	if why := replaceable(pod, around); why != "" {
-		return "", why
+// preflight returns the one label that a surge removes. Without it, the pod leaves its ReplicaSet, which makes another at once, and
+// every Service and PDB, but stays reachable. If there is no such label, preflight returns the reason.
+func preflight(pod escort.Pod, selectors escort.Selectors) (key, reason string) {
+	if reason := whyNotReplaceable(pod, selectors); reason != "" {
+		return "", reason
 	}
-	var faults []string
-	for _, key := range slices.Sorted(maps.Keys(around.Owner.Labels)) {
-		fault := whyNotRemovable(around, key, pod.Labels[key])
-		if fault == "" {
+	var reasons []string
+	for _, key := range slices.Sorted(maps.Keys(selectors.Owner.Labels)) {
+		reason := whyNotRemovable(selectors, key, pod.Labels[key])
+		if reason == "" {
 			return key, ""
 		}
-		faults = append(faults, fault)
+		reasons = append(reasons, reason)
 	}
-	if len(faults) == 0 {
+	if len(reasons) == 0 {
 		return "", "its ReplicaSet selects its pods on no exact label"
 	}
-	return "", strings.Join(faults, "; ")
+	return "", strings.Join(reasons, "; ")
 }
 
-// replaceable: only a ReplicaSet makes a replacement of a pod that lives on without it. A StatefulSet's would have the same
-// name, a DaemonSet's the same node.
-func replaceable(pod escort.Pod, around escort.Selectors) (why string) {
+// whyNotReplaceable returns why the pod would get no replacement; empty: it would. Only a ReplicaSet replaces a pod that runs on without
+// it. A StatefulSet's replacement would have the same name, a DaemonSet's the same node.
+func whyNotReplaceable(pod escort.Pod, selectors escort.Selectors) (reason string) {
 	switch {
 	case pod.Owner.Kind == "":
-		return "nobody would replace it: it has no owner"
+		return "it has no owner, so nothing would replace it"
 	case pod.Owner.Kind != "ReplicaSet":
-		return fmt.Sprintf("a %s makes no replacement while the pod is there", pod.Owner.Kind)
-	case around.Owner == nil:
-		return "what its ReplicaSet selects is not known"
-	case around.Replicas < 1:
-		return "its ReplicaSet is to have no pods"
+		return fmt.Sprintf("a %s makes no replacement while the pod exists", pod.Owner.Kind)
+	case selectors.Owner == nil:
+		return "the selector of its ReplicaSet is not known"
+	case selectors.Replicas < 1:
+		return "its ReplicaSet wants no pods"
 	default:
 		return ""
 	}
 }
 
 // whyNotRemovable returns why a surge cannot remove this label; empty: it can.
-func whyNotRemovable(around escort.Selectors, key, value string) string {
-	if !around.Owner.SelectsExactly(key, value) {
+func whyNotRemovable(selectors escort.Selectors, key, value string) string {
+	if !selectors.Owner.SelectsExactly(key, value) {
 		return fmt.Sprintf("its ReplicaSet does not simply select on %s=%s", key, value)
 	}
-	for _, service := range around.Services {
+	for _, service := range selectors.Services {
 		if !service.SelectsExactly(key, value) {
 			return fmt.Sprintf("Service %s does not simply select on %s", service.Name, key)
 		}
 	}
-	for _, pdb := range around.PDBs {
+	for _, pdb := range selectors.PDBs {
 		if !pdb.SelectsExactly(key, value) {
 			return fmt.Sprintf("PDB %s does not simply select on %s", pdb.Name, key)
 		}
 	}
-	for _, policy := range around.Policies {
+	for _, policy := range selectors.Policies {
 		if policy.Mentions(key) {
 			return fmt.Sprintf("network policy %s selects on %s", policy.Name, key)
 		}

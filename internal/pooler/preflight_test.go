@@ -12,8 +12,8 @@ import (
 
 var replicaSet = escort.Owner{Kind: "ReplicaSet", Name: "pgbouncer-5d4f", UID: "rs"}
 
-// webbed is a pooler's pod as charts make them, and what selects it.
-func webbed() (escort.Pod, escort.Selectors) {
+// poolerPod returns a pooler's pod as charts make them, and what selects it.
+func poolerPod() (escort.Pod, escort.Selectors) {
 	pod := escort.Pod{
 		Owner: replicaSet,
 		Pod:   drain.Pod{Labels: labels{"app": "pgbouncer", "instance": "orders", "pod-template-hash": "5d4f", "zone": "a"}},
@@ -26,18 +26,18 @@ func webbed() (escort.Pod, escort.Selectors) {
 	}
 }
 
-func TestTheLabelToTakeOffIsOneThatAllSelectOnAndNoPolicyDoes(t *testing.T) {
+func TestPreflight_Label_AllSelectOnItAndNoPolicy(t *testing.T) {
 	for name, c := range map[string]struct {
-		change func(*escort.Pod, *escort.Selectors)
-		key    string
-		why    []string // parts of it
+		change  func(*escort.Pod, *escort.Selectors)
+		key     string
+		reasons []string // parts of it
 	}{
-		"as charts make them":      {func(*escort.Pod, *escort.Selectors) {}, "app", nil},
-		"no service and no budget": {func(_ *escort.Pod, a *escort.Selectors) { a.Services, a.PDBs = nil, nil }, "app", nil},
+		"as charts make them":   {func(*escort.Pod, *escort.Selectors) {}, "app", nil},
+		"no service and no PDB": {func(_ *escort.Pod, a *escort.Selectors) { a.Services, a.PDBs = nil, nil }, "app", nil},
 		"a service with fewer labels": {
 			func(_ *escort.Pod, a *escort.Selectors) { a.Services[0].Labels = labels{"instance": "orders"} }, "instance", nil,
 		},
-		"a budget with fewer labels": {
+		"a PDB with fewer labels": {
 			func(_ *escort.Pod, a *escort.Selectors) { a.PDBs[0].Labels = labels{"instance": "orders"} }, "instance", nil,
 		},
 		"a policy on the other label": {
@@ -67,10 +67,10 @@ func TestTheLabelToTakeOffIsOneThatAllSelectOnAndNoPolicyDoes(t *testing.T) {
 		"a service on a label that the owner does not select on": {
 			func(_ *escort.Pod, a *escort.Selectors) { a.Services[0].Labels = labels{"zone": "a"} }, "", []string{"Service pgbouncer"},
 		},
-		"a budget for everything": {
+		"a PDB for everything": {
 			func(_ *escort.Pod, a *escort.Selectors) { a.PDBs[0].Labels = nil }, "", []string{"PDB pgbouncer does not simply select on app"},
 		},
-		"a second budget on another label": {
+		"a second PDB on another label": {
 			func(_ *escort.Pod, a *escort.Selectors) {
 				a.PDBs = append(a.PDBs, escort.PDB{Selector: escort.Selector{Name: "by-zone", Labels: labels{"zone": "a"}}})
 			}, "", []string{"PDB by-zone"},
@@ -92,7 +92,7 @@ func TestTheLabelToTakeOffIsOneThatAllSelectOnAndNoPolicyDoes(t *testing.T) {
 		"a service asks for it by an expression too": {
 			func(_ *escort.Pod, a *escort.Selectors) { a.Services[0].Keys = []string{"app"} }, "instance", nil,
 		},
-		"a budget asks for it by an expression": {
+		"a PDB asks for it by an expression": {
 			func(_ *escort.Pod, a *escort.Selectors) {
 				a.PDBs[0].Labels, a.PDBs[0].Keys = labels{"instance": "orders"}, []string{"app"}
 			}, "instance", nil,
@@ -113,24 +113,24 @@ func TestTheLabelToTakeOffIsOneThatAllSelectOnAndNoPolicyDoes(t *testing.T) {
 		"a service selects on another value": {
 			func(_ *escort.Pod, a *escort.Selectors) { a.Services[0].Labels["app"] = "changed" }, "instance", nil,
 		},
-		"nobody's pod":      {func(p *escort.Pod, _ *escort.Selectors) { p.Owner = escort.Owner{} }, "", []string{"it has no owner"}},
-		"a StatefulSet's":   {func(p *escort.Pod, _ *escort.Selectors) { p.Owner.Kind = "StatefulSet" }, "", []string{"a StatefulSet makes no replacement"}},
-		"a DaemonSet's":     {func(p *escort.Pod, _ *escort.Selectors) { p.Owner.Kind = "DaemonSet" }, "", []string{"a DaemonSet makes no replacement"}},
-		"an unknown owner":  {func(_ *escort.Pod, a *escort.Selectors) { a.Owner = nil }, "", []string{"is not known"}},
-		"an owner for none": {func(_ *escort.Pod, a *escort.Selectors) { a.Replicas = 0 }, "", []string{"is to have no pods"}},
+		"a pod without an owner": {func(p *escort.Pod, _ *escort.Selectors) { p.Owner = escort.Owner{} }, "", []string{"it has no owner"}},
+		"a StatefulSet's":        {func(p *escort.Pod, _ *escort.Selectors) { p.Owner.Kind = "StatefulSet" }, "", []string{"a StatefulSet makes no replacement"}},
+		"a DaemonSet's":          {func(p *escort.Pod, _ *escort.Selectors) { p.Owner.Kind = "DaemonSet" }, "", []string{"a DaemonSet makes no replacement"}},
+		"an unknown owner":       {func(_ *escort.Pod, a *escort.Selectors) { a.Owner = nil }, "", []string{"is not known"}},
+		"an owner for none":      {func(_ *escort.Pod, a *escort.Selectors) { a.Replicas = 0 }, "", []string{"wants no pods"}},
 	} {
-		pod, around := webbed()
-		c.change(&pod, &around)
-		key, why := preflight(pod, around)
-		require.Equal(t, c.key, key, "%s: %s", name, why)
-		require.Equal(t, c.why == nil, why == "", "%s: %s", name, why)
-		for _, part := range c.why {
-			require.Contains(t, why, part, name)
+		pod, selectors := poolerPod()
+		c.change(&pod, &selectors)
+		key, reason := preflight(pod, selectors)
+		require.Equal(t, c.key, key, "%s: %s", name, reason)
+		require.Equal(t, c.reasons == nil, reason == "", "%s: %s", name, reason)
+		for _, part := range c.reasons {
+			require.Contains(t, reason, part, name)
 		}
 	}
 }
 
-// selects is Kubernetes' rule for what has no expressions: every label, and nothing is selected by the lack of one.
+// selects is Kubernetes' rule for selectors without expressions: the pod must have every label.
 func selects(s escort.Selector, pod labels) bool {
 	for key, value := range s.Labels {
 		if has, is := pod[key]; !is || has != value {
@@ -140,8 +140,8 @@ func selects(s escort.Selector, pod labels) bool {
 	return true
 }
 
-// random is something that selects the pod by some of its labels, and may ask something of others.
-func random(r *rand.Rand, pod labels) escort.Selector {
+// randomSelector selects the pod by some of its labels, and may have expressions on others.
+func randomSelector(r *rand.Rand, pod labels) escort.Selector {
 	s := escort.Selector{Name: "some", Labels: labels{}}
 	for key, value := range pod {
 		switch r.IntN(4) {
@@ -154,43 +154,43 @@ func random(r *rand.Rand, pod labels) escort.Selector {
 	return s
 }
 
-func randomly(r *rand.Rand) (escort.Pod, escort.Selectors) {
+func randomPod(r *rand.Rand) (escort.Pod, escort.Selectors) {
 	pod := escort.Pod{Owner: replicaSet, Pod: drain.Pod{Labels: labels{"a": "1", "b": "2", "c": "3", "d": "4"}}}
-	owner := random(r, pod.Labels)
-	around := escort.Selectors{Owner: &owner, Replicas: 1}
+	owner := randomSelector(r, pod.Labels)
+	selectors := escort.Selectors{Owner: &owner, Replicas: 1}
 	for range r.IntN(3) {
-		around.Services = append(around.Services, random(r, pod.Labels))
+		selectors.Services = append(selectors.Services, randomSelector(r, pod.Labels))
 	}
 	for range r.IntN(2) {
-		around.PDBs = append(around.PDBs, escort.PDB{Selector: random(r, pod.Labels)})
+		selectors.PDBs = append(selectors.PDBs, escort.PDB{Selector: randomSelector(r, pod.Labels)})
 	}
 	for range r.IntN(2) {
-		around.Policies = append(around.Policies, random(r, pod.Labels))
+		selectors.Policies = append(selectors.Policies, randomSelector(r, pod.Labels))
 	}
-	return pod, around
+	return pod, selectors
 }
 
-func TestWithoutTheLabelNothingSelectsThePodAndNoPolicyNotices(t *testing.T) {
+func TestPreflight_LabelRemoved_NothingSelectsThePod(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	found := 0
 	for range 5000 {
-		pod, around := randomly(r)
-		key, why := preflight(pod, around)
-		require.Equal(t, key == "", why != "")
+		pod, selectors := randomPod(r)
+		key, reason := preflight(pod, selectors)
+		require.Equal(t, key == "", reason != "")
 		if key == "" {
 			continue
 		}
 		found++
 		less := maps.Clone(pod.Labels)
 		delete(less, key)
-		require.False(t, selects(*around.Owner, less))
-		for _, service := range around.Services {
+		require.False(t, selects(*selectors.Owner, less))
+		for _, service := range selectors.Services {
 			require.False(t, selects(service, less))
 		}
-		for _, budget := range around.PDBs {
-			require.False(t, selects(budget.Selector, less))
+		for _, pdb := range selectors.PDBs {
+			require.False(t, selects(pdb.Selector, less))
 		}
-		for _, policy := range around.Policies {
+		for _, policy := range selectors.Policies {
 			require.NotContains(t, policy.Labels, key)
 			require.NotContains(t, policy.Keys, key)
 		}

@@ -5,8 +5,7 @@ import (
 	"sync"
 )
 
-// lazyRegexp compiles an expression when it is first needed: most starts of the function are for nodes without a pooler, and every
-// one would pay for it.
+// lazyRegexp compiles an expression on first use. Most invocations drain nodes without a pooler, and every cold start would pay for it.
 func lazyRegexp(expression string) func() *regexp.Regexp {
 	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
 }

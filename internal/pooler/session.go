@@ -1,14 +1,11 @@
 package pooler
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"quiesce/internal/config"
@@ -18,97 +15,127 @@ import (
 )
 
 const (
-	// openTimeout bounds the way to a console that takes commands: many times what it takes where anybody answers, and a small
-	// part of an escort's minute where nobody does, as on a black hole or a stopped process.
+	// openTimeout bounds the login and the first commands. It is many times what a healthy console takes, and a small part of an
+	// escort's minute where nothing answers, as on a black hole or a stopped process.
 	openTimeout = 5 * time.Second
-	// lookTimeout bounds the attempts to see the pod, lookInterval is between them. An API server that fails once must not cost
-	// transactions; but one that never lets us look must not keep the pod.
-	lookTimeout  = 5 * time.Second
-	lookInterval = 250 * time.Millisecond
-	// defaultPort is pgbouncer's own (https://www.pgbouncer.org/config.html#listen_port).
-	defaultPort = 6432
+	// findTimeout bounds the attempts to look at the pod; findInterval is between them. An API server that fails once must not cost
+	// transactions, but one that always fails must not keep the pod.
+	findTimeout  = 5 * time.Second
+	findInterval = 250 * time.Millisecond
+	// selectorsMaxAge is how old the selectors may be that several steps share. One lookup costs a GET and three LISTs, and an
+	// automatic surge needs the result three times within moments. After a wait they are read again: Services and PDBs may have changed.
+	selectorsMaxAge = time.Second
 )
 
-// load is what a pooler has to do.
+// load is what a pooler is doing.
 type load struct {
-	sessions bool // some client has a connection to the database for as long as it likes
-	inFlight int  // transactions, or sessions, when last counted
+	sessions bool // some client may hold its server connection for as long as it likes
+	inFlight int  // open transactions, or sessions, when last counted
 }
 
-// look connects to the cluster and has a first look at the pod, unless it is gone.
-func (e *run) look(ctx context.Context, ref drain.Ref) (here bool, err error) {
-	until := time.Now().Add(lookTimeout)
-	fault := poll(ctx, until, lookInterval, func() (bool, error) {
-		here, err = e.lookOnce(ctx, ref)
+// selection is what selects the pod, and when it was read.
+type selection struct {
+	escort.Selectors
+	readAt time.Time // zero: never
+}
+
+// findPod connects to the cluster and looks at the pod. It reports false if the pod is gone.
+func (r *run) findPod(ctx context.Context, ref drain.Ref) (exists bool, err error) {
+	deadline := time.Now().Add(findTimeout)
+	failure := escort.Poll(ctx, deadline, findInterval, func() (bool, error) {
+		exists, err = r.inspect(ctx, ref)
 		return err == nil, nil
 	})
-	if fault != nil && err != nil {
-		return false, fmt.Errorf("look at the pod: %w", err)
+	if failure != nil && err != nil {
+		return false, fmt.Errorf("inspect pod: %w", err)
 	}
-	return here, fault
+	return exists, failure
 }
 
-func (e *run) lookOnce(ctx context.Context, ref drain.Ref) (here bool, err error) {
-	if e.k == nil {
-		k, err := e.Connect(ctx)
+func (r *run) inspect(ctx context.Context, ref drain.Ref) (exists bool, err error) {
+	if r.cluster == nil {
+		cluster, err := r.Connect(ctx)
 		if err != nil {
 			return false, err
 		}
-		e.k = k
+		r.cluster = cluster
 	}
-	pod, err := e.k.Inspect(ctx, ref)
+	pod, err := r.cluster.Inspect(ctx, ref)
 	if err != nil || pod == nil {
 		return false, err
 	}
-	e.pod = *pod
+	r.pod, r.selected = *pod, selection{}
 	return true, nil
 }
 
-func (e *run) terminating() bool { return !e.pod.Deleted.IsZero() }
+func (r *run) terminating() bool { return !r.pod.Deleted.IsZero() }
 
-// open gets a console that takes commands, and looks at what the pooler does.
-func (e *run) open(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, errors.New("the console took too long to answer"))
+// selectors returns what selects the pod, at most selectorsMaxAge old.
+func (r *run) selectors(ctx context.Context) (escort.Selectors, error) {
+	if !r.selected.readAt.IsZero() && time.Since(r.selected.readAt) < selectorsMaxAge {
+		return r.selected.Selectors, nil
+	}
+	readAt := time.Now()
+	found, err := r.cluster.Selectors(ctx, r.ownedPod())
+	if err == nil {
+		r.selected = selection{found, readAt}
+	}
+	return found, err
+}
+
+// selectorsOrNone is selectors that logs an error and returns what was found all the same.
+func (r *run) selectorsOrNone(ctx context.Context) escort.Selectors {
+	found, err := r.selectors(ctx)
+	if err != nil {
+		r.log.Warn("failed to look up owner, Services and PDBs", "error", err.Error())
+	}
+	return found
+}
+
+// openConsole opens a console that accepts commands, and reads what the pooler is doing.
+func (r *run) openConsole(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, fmt.Errorf("console did not answer in %v", openTimeout))
 	defer cancel()
-	console, err := e.reach(ctx)
+	console, err := r.ensureConsole(ctx)
 	if err != nil {
 		return err
 	}
-	if err := mayCommand(ctx, console); err != nil {
+	if err := checkCommands(ctx, console); err != nil {
 		return err
 	}
-	return e.survey(ctx)
+	return r.readLoad(ctx)
 }
 
-// reach gives the console that is open, or opens one.
-func (e *run) reach(ctx context.Context) (*pgbouncer.Console, error) {
-	if e.console != nil && e.console.Usable() {
-		return e.console, nil
+// ensureConsole returns the open console, or opens one.
+func (r *run) ensureConsole(ctx context.Context) (*pgbouncer.Console, error) {
+	if r.console != nil && r.console.Usable() {
+		return r.console, nil
 	}
 	open := func(login escort.Login) (*pgbouncer.Console, error) {
 		return pgbouncer.Open(ctx, pgbouncer.Target{
-			Dial: e.dial, User: login.User, Password: login.Password,
-			TLS: pgbouncer.TLSMode(e.TLS), ServerName: e.ServerName, RootCAs: e.RootCAs,
+			Dial: r.dial, User: login.User, Password: login.Password,
+			TLS: pgbouncer.TLSMode(r.TLS), ServerName: r.ServerName, RootCAs: r.RootCAs,
 		})
 	}
-	console, err := escort.LogIn(e.Logins(ctx, e.pod.Namespace), open, func(err error) bool { return errors.Is(err, pgbouncer.ErrRefused) })
+	rejected := func(err error) bool { return errors.Is(err, pgbouncer.ErrRefused) }
+	console, err := escort.LogIn(r.Logins(ctx, r.pod.Namespace), open, rejected)
 	if err != nil {
 		return nil, err
 	}
-	e.console, e.version = console, console.Version()
+	r.console, r.version = console, console.Version()
 	return console, nil
 }
 
-func (e *run) dial(ctx context.Context) (net.Conn, error) {
-	port := consolePort(e.Port, e.pod)
-	if e.ConnectVia == config.ViaPortForward {
-		return e.k.Forward(ctx, e.pod.Namespace, e.pod.Name, port)
+func (r *run) dial(ctx context.Context) (net.Conn, error) {
+	port := consolePort(r.Port, r.pod)
+	if r.ConnectVia == config.ViaPortForward {
+		return r.cluster.Forward(ctx, r.pod.Namespace, r.pod.Name, port)
 	}
-	return e.Dial(ctx, net.JoinHostPort(e.pod.IP, strconv.Itoa(port)))
+	return r.Dial(ctx, net.JoinHostPort(r.pod.IP, strconv.Itoa(port)))
 }
 
-// mayCommand finds out by changing nothing: before the eviction is asked for it must be known that what follows is allowed.
-func mayCommand(ctx context.Context, console *pgbouncer.Console) error {
+// checkCommands sets a setting to its present value. Before the eviction it must be known that the login may change settings.
+func checkCommands(ctx context.Context, console *pgbouncer.Console) error {
 	value, err := console.Setting(ctx, queryWaitTimeout)
 	if err != nil {
 		return err
@@ -116,57 +143,23 @@ func mayCommand(ctx context.Context, console *pgbouncer.Console) error {
 	return console.Set(ctx, queryWaitTimeout, value)
 }
 
-// survey takes down what the pooler is at.
-func (e *run) survey(ctx context.Context) error {
-	pools, err := e.console.Pools(ctx)
+// readLoad reads what the pooler is doing, for the escort and for the report.
+func (r *run) readLoad(ctx context.Context) error {
+	pools, err := r.console.Pools(ctx)
 	if err != nil {
 		return err
 	}
-	e.load = load{sessions: pools.HasSessions(), inFlight: pools.InFlight()}
-	e.result.Version = e.version.String()
-	e.result.Clients, e.result.Transactions = pools.Clients(), pools.InFlight()
+	r.load = load{sessions: pools.HasSessions(), inFlight: pools.InFlight()}
+	r.result.Version = r.version.String()
+	r.result.Clients, r.result.Transactions = pools.Clients(), pools.InFlight()
 	return nil
 }
 
-// close lets go of the consoles. What was commanded stays in force.
-func (e *run) close() {
-	for _, console := range []*pgbouncer.Console{e.console, e.stopping.second} {
+// close closes the consoles. The commands that were sent stay in force.
+func (r *run) close() {
+	for _, console := range []*pgbouncer.Console{r.console, r.stop.second} {
 		if console != nil {
 			console.Close()
 		}
 	}
-}
-
-// poolerOf is the container that pgbouncer runs in: one that is called so, or whose image is; or else the first.
-func poolerOf(p escort.Pod) escort.Container {
-	called := func(c escort.Container) bool {
-		image := c.Image[strings.LastIndex(c.Image, "/")+1:]
-		return strings.Contains(c.Name, "pgbouncer") || strings.Contains(image, "pgbouncer") || c.Name == "connection-pooler"
-	}
-	if i := slices.IndexFunc(p.Containers, called); i >= 0 {
-		return p.Containers[i]
-	}
-	if len(p.Containers) > 0 {
-		return p.Containers[0]
-	}
-	return escort.Container{}
-}
-
-// portNames are what charts call the port that pgbouncer listens on.
-var portNames = []string{"pgbouncer", "psql", "postgres", "postgresql", "pgsql"}
-
-// consolePort is the configured port, or else the one that the pooler's container declares, or else what its kind has.
-func consolePort(configured int, p escort.Pod) int {
-	ports := poolerOf(p).Ports
-	declared := 0
-	if i := slices.IndexFunc(ports, func(port escort.Port) bool { return slices.Contains(portNames, port.Name) }); i >= 0 {
-		declared = ports[i].Number
-	} else if len(ports) == 1 {
-		declared = ports[0].Number
-	}
-	usual := 0
-	if preset := presetOf(p.Labels); preset != nil {
-		usual = preset.port
-	}
-	return cmp.Or(configured, declared, usual, defaultPort)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestTheConsoleIsWhereTheConfigurationOrThePodSays(t *testing.T) {
+func TestConsolePort_ConfiguredOrDeclaredOrPreset(t *testing.T) {
 	exporter := escort.Container{Name: "exporter", Image: "registry:5000/exporter:1", Ports: []escort.Port{{Name: "metrics", Number: 9127}}}
 	for name, c := range map[string]struct {
 		configured int
@@ -32,7 +32,7 @@ func TestTheConsoleIsWhereTheConfigurationOrThePodSays(t *testing.T) {
 	}
 }
 
-func TestAPoolerHasSessionsIfAnyOfItsClientsHas(t *testing.T) {
+func TestHasSessions_AnySessionClient(t *testing.T) {
 	transaction := pgbouncer.Pool{Mode: "transaction", Clients: 3}
 	for name, c := range map[string]struct {
 		pools pgbouncer.Pools

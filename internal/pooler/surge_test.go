@@ -18,20 +18,20 @@ import (
 	parts "quiesce/test/parts/pgbouncer"
 )
 
-// web is a cluster in memory in which the label app decides who owns the pod and who sends it clients.
-type web struct {
-	*world
-	takes   time.Duration // until the replacement is Ready
-	without time.Time     // since when the pod has been without the label
-	stuck   bool          // the endpoints do not follow
+// surgeCluster is a cluster in memory. The label app decides whether the pod has its owner, and gets clients.
+type surgeCluster struct {
+	*fakeCluster
+	readyAfter   time.Duration // until the replacement is Ready
+	unlabeledAt  time.Time     // when the pod lost the label; zero: it has it
+	keepsServing bool          // the endpoints do not follow
 }
 
-// webOf has a single replica, under a budget that never allows an eviction.
-func webOf(p *parts.Pooler) *web {
-	w := &web{world: lonely(p)}
+// newSurgeCluster has a single replica, under a PDB that never allows an eviction.
+func newSurgeCluster(p *parts.Pooler) *surgeCluster {
+	w := &surgeCluster{fakeCluster: newCluster(p)}
 	app := labels{"app": "pgbouncer"}
 	w.pod.Labels = labels{"app": "pgbouncer", "tier": "db"}
-	w.around = escort.Selectors{
+	w.selectors = escort.Selectors{
 		Owner: &escort.Selector{Labels: app}, Replicas: 1,
 		Services: []escort.Selector{{Name: "pgbouncer", Labels: app}},
 		PDBs:     []escort.PDB{{Selector: escort.Selector{Name: "pgbouncer", Labels: app}, NeverReason: "there is one replica"}},
@@ -39,56 +39,56 @@ func webOf(p *parts.Pooler) *web {
 	return w
 }
 
-func (w *web) escort(timeout time.Duration) *Escort {
-	e := w.world.escort(timeout)
-	e.Connect = func(context.Context) (Kubernetes, error) { return w, w.broken }
+func (w *surgeCluster) escort(timeout time.Duration) *Escort {
+	e := w.fakeCluster.escort(timeout)
+	e.Connect = func(context.Context) (Kubernetes, error) { return w, w.failure }
 	return e
 }
 
-func (w *web) PatchLabels(ctx context.Context, ref drain.Ref, labels map[string]*string) error {
-	err := w.world.PatchLabels(ctx, ref, labels)
+func (w *surgeCluster) PatchLabels(ctx context.Context, ref drain.Ref, labels map[string]*string) error {
+	err := w.fakeCluster.PatchLabels(ctx, ref, labels)
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
 	if _, labelled := w.pod.Labels["app"]; labelled {
-		w.without = time.Time{}
-	} else if w.without.IsZero() {
-		w.without = time.Now()
+		w.unlabeledAt = time.Time{}
+	} else if w.unlabeledAt.IsZero() {
+		w.unlabeledAt = time.Now()
 	}
 	return err
 }
 
-// Peers are those of the owner, which lets go of a pod without the label and makes another.
-func (w *web) Peers(_ context.Context, p escort.Pod) ([]escort.Peer, error) {
+// Peers returns the pods of the owner, which orphans a pod without the label and makes another.
+func (w *surgeCluster) Peers(_ context.Context, p escort.Pod) ([]escort.Peer, error) {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
 	switch {
-	case w.broken != nil:
-		return nil, w.broken
-	case p.Owner.UID != somePod().Owner.UID:
+	case w.failure != nil:
+		return nil, w.failure
+	case p.Owner.UID != newPod().Owner.UID:
 		return nil, nil
-	case w.without.IsZero():
+	case w.unlabeledAt.IsZero():
 		return []escort.Peer{{Ref: w.pod.Ref, Ready: true, NodeLeaving: true}}, nil
 	default:
-		return []escort.Peer{{Ref: drain.Ref{UID: "uid-b"}, Ready: time.Since(w.without) >= w.takes}}, nil
+		return []escort.Peer{{Ref: drain.Ref{UID: "uid-b"}, Ready: time.Since(w.unlabeledAt) >= w.readyAfter}}, nil
 	}
 }
 
-func (w *web) Serving(context.Context, drain.Ref) (bool, error) {
+func (w *surgeCluster) Serving(context.Context, drain.Ref) (bool, error) {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
-	return w.stuck || w.without.IsZero() && w.pod.Deleted.IsZero(), w.broken
+	return w.keepsServing || w.unlabeledAt.IsZero() && w.pod.Deleted.IsZero(), w.failure
 }
 
-// service sends connections to one pooler while that is served, and to another afterwards.
+// service sends connections to one pooler while the pod has its label, and to another afterwards.
 type service struct {
-	*parts.Pooler // as far as clients are concerned
+	*parts.Pooler // for clients
 	refused       atomic.Int32
 }
 
-// proxyLag is by how much a node's proxy is behind the endpoints.
+// proxyLag is how long a node's proxy is behind the endpoints.
 const proxyLag = 500 * time.Millisecond
 
-func (w *web) service(t *testing.T, leaving, staying *parts.Pooler) *service {
+func (w *surgeCluster) service(t *testing.T, drained, other *parts.Pooler) *service {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = listener.Close() })
@@ -96,10 +96,10 @@ func (w *web) service(t *testing.T, leaving, staying *parts.Pooler) *service {
 	backend := func() *parts.Pooler {
 		w.mutex.Lock()
 		defer w.mutex.Unlock()
-		if w.without.IsZero() || time.Since(w.without) < proxyLag {
-			return leaving
+		if w.unlabeledAt.IsZero() || time.Since(w.unlabeledAt) < proxyLag {
+			return drained
 		}
-		return staying
+		return other
 	}
 	go func() {
 		for {
@@ -128,135 +128,135 @@ func (s *service) relay(client net.Conn, p *parts.Pooler) {
 	_, _ = io.Copy(server, client)
 }
 
-func TestASingleReplicaIsReplacedWithoutATransactionCutOrAConnectionRefused(t *testing.T) {
+func TestSurge_SingleReplica_AbortsAndRefusesNothing(t *testing.T) {
 	t.Parallel()
-	pair(t, parts.Options{}, func(t *testing.T, leaving, staying *parts.Pooler) {
-		w := webOf(leaving)
-		w.takes = time.Second
-		service := w.service(t, leaving, staying)
+	eachGeneration(t, parts.Options{}, func(t *testing.T, drained, other *parts.Pooler) {
+		w := newSurgeCluster(drained)
+		w.readyAfter = time.Second
+		service := w.service(t, drained, other)
 		busy := work(t, service.Pooler)
-		escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
+		result, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
-		within(t, leaving.Ended())
+		within(t, drained.Ended())
 		before := busy.commits()
-		require.Eventually(t, func() bool { return busy.commits() > before+crowd }, patience, glance, "they go on elsewhere")
-		busy.requireNothingCut(t)
+		require.Eventually(t, func() bool { return busy.commits() > before+crowd }, testTimeout, pollInterval, "they continue on the other pooler")
+		busy.requireNothingAborted(t)
 		require.Zero(t, service.refused.Load())
-		require.Equal(t, "surge", escorted.Strategy)
-		require.Equal(t, "budget pgbouncer never allows an eviction: there is one replica", escorted.Reason)
-		require.GreaterOrEqual(t, escorted.Clients, crowd)
-		require.NotZero(t, escorted.HeldBackSeconds)
-		require.Empty(t, escorted.AbortedDetail)
-		require.Equal(t, labels{"tier": "db", drain.EscortLabel: "surge"}, w.pod.Labels, "the label is off to the end")
+		require.Equal(t, "surge", result.Strategy)
+		require.Equal(t, "PDB pgbouncer can never allow an eviction: there is one replica", result.Reason)
+		require.GreaterOrEqual(t, result.Clients, crowd)
+		require.NotZero(t, result.HeldBackSeconds)
+		require.Empty(t, result.AbortedDetail)
+		require.Equal(t, labels{"tier": "db", drain.EscortLabel: "surge"}, w.pod.Labels, "the label stays removed")
 	})
 }
 
-// waiting is an escort that has got as far as a surge, with a console that is there but not used.
-func (w *web) waiting(t *testing.T) *run {
-	e := w.escort(minute).begin(w.request(t))
-	e.k, e.pod = w, *w.pod
-	e.version = pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}
-	return e
+// ready returns an escort that is about to surge. Its console is not used.
+func (w *surgeCluster) ready(t *testing.T) *run {
+	r := w.escort(minute).begin(w.request(t))
+	r.cluster, r.pod = w, *w.pod
+	r.version = pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}
+	return r
 }
 
-func TestWhereASurgeIsNotPossibleNothingIsTouched(t *testing.T) {
+func TestSurge_NotPossible_ChangesNothing(t *testing.T) {
 	for name, c := range map[string]struct {
-		change func(*web)
+		change func(*surgeCluster)
 		why    string
 	}{
-		"a StatefulSet": {func(w *web) { w.pod.Owner.Kind = "StatefulSet" }, "a StatefulSet makes no replacement"},
-		"a hasty liveness probe": {func(w *web) {
+		"a StatefulSet": {func(w *surgeCluster) { w.pod.Owner.Kind = "StatefulSet" }, "a StatefulSet makes no replacement"},
+		"an impatient liveness probe": {func(w *surgeCluster) {
 			w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 5432}}, Liveness: escort.LivenessProbe{Port: 5432, Window: 3 * time.Second}}}
 		}, "its liveness probe ends a shutdown that takes longer than 1.5s"},
-		"a broken API server": {func(w *web) { w.broken = errors.New("it is down") }, "it is down"},
+		"a failing API server": {func(w *surgeCluster) { w.failure = errors.New("it is down") }, "it is down"},
 	} {
-		w := webOf(nil)
+		w := newSurgeCluster(nil)
 		c.change(w)
-		fallback, err := w.waiting(t).surge(t.Context())
+		fallback, err := w.ready(t).surge(t.Context())
 		require.NoError(t, err, name)
-		require.Contains(t, fallback, "surge is not possible: ", name)
+		require.Contains(t, fallback, "surge not possible: ", name)
 		require.Contains(t, fallback, c.why, name)
-		require.Empty(t, w.happened(), name)
+		require.Empty(t, w.callList(), name)
 	}
 }
 
-func TestTheLabelIsPutBackWhenNoReplacementComesInTime(t *testing.T) {
+func TestSurge_NoReplacement_RestoresTheLabel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := webOf(nil)
-		w.takes = time.Hour
-		begun := time.Now()
-		fallback, err := w.waiting(t).surge(t.Context())
+		w := newSurgeCluster(nil)
+		w.readyAfter = time.Hour
+		began := time.Now()
+		fallback, err := w.ready(t).surge(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, "no replacement was Ready in 1m0s", fallback)
-		require.Equal(t, minute, time.Since(begun))
-		require.Equal(t, []string{"marked", "unmarked"}, w.happened())
+		require.Equal(t, minute, time.Since(began))
+		require.Equal(t, []string{"labeled", "unlabeled"}, w.callList())
 		require.Equal(t, labels{"app": "pgbouncer", "tier": "db"}, w.pod.Labels)
 	})
 }
 
-func TestAPoolerThatMustLeaveWaitsForItsReplacementNoLongerThanHalfOfItsTime(t *testing.T) {
+func TestSurge_EvictBy_WaitsHalfOfTheTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := webOf(nil)
-		w.takes = time.Hour
-		e, begun := w.waiting(t), time.Now()
-		e.request.EvictBy = begun.Add(20 * time.Second)
-		fallback, err := e.surge(t.Context())
+		w := newSurgeCluster(nil)
+		w.readyAfter = time.Hour
+		r, began := w.ready(t), time.Now()
+		r.request.EvictBy = began.Add(20 * time.Second)
+		fallback, err := r.surge(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, "no replacement was Ready in 10s", fallback)
-		require.Equal(t, 10*time.Second, time.Since(begun))
-		require.Equal(t, []string{"marked", "unmarked"}, w.happened())
+		require.Equal(t, 10*time.Second, time.Since(began))
+		require.Equal(t, []string{"labeled", "unlabeled"}, w.callList())
 	})
 }
 
-func TestTheLabelIsPutBackWhenAServiceKeepsSending(t *testing.T) {
+func TestSurge_ServiceKeepsSending_RestoresTheLabel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := webOf(nil)
-		w.stuck = true
-		fallback, err := w.waiting(t).surge(t.Context())
+		w := newSurgeCluster(nil)
+		w.keepsServing = true
+		fallback, err := w.ready(t).surge(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, "a Service still sent clients to it after 10s", fallback)
-		require.Equal(t, []string{"marked", "unmarked"}, w.happened())
+		require.Equal(t, []string{"labeled", "unlabeled"}, w.callList())
 		require.Equal(t, labels{"app": "pgbouncer", "tier": "db"}, w.pod.Labels)
 	})
 }
 
-func TestTheLabelIsPutBackWhenTheDrainEndsMeanwhile(t *testing.T) {
+func TestSurge_DrainEnds_RestoresTheLabel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := webOf(nil)
-		w.takes = time.Hour
-		over := errors.New("the slice is over")
+		w := newSurgeCluster(nil)
+		w.readyAfter = time.Hour
+		over := errors.New("the invocation is over")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, over)
 		defer cancel()
-		e := w.waiting(t)
-		_, err := e.surge(ctx)
-		require.ErrorIs(t, e.conclude(ctx, err), over)
-		require.Equal(t, []string{"marked", "unmarked"}, w.happened())
+		r := w.ready(t)
+		_, err := r.surge(ctx)
+		require.ErrorIs(t, r.handleError(ctx, err), over)
+		require.Equal(t, []string{"labeled", "unlabeled"}, w.callList())
 		require.Equal(t, labels{"app": "pgbouncer", "tier": "db"}, w.pod.Labels)
 	})
 }
 
-// deaf hears an Amend and does not answer.
-type deaf struct{ *web }
+// noAnswer patches the label, and does not answer.
+type noAnswer struct{ *surgeCluster }
 
-func (d deaf) PatchLabels(ctx context.Context, ref drain.Ref, labels map[string]*string) error {
-	err := d.web.PatchLabels(ctx, ref, labels)
+func (n noAnswer) PatchLabels(ctx context.Context, ref drain.Ref, labels map[string]*string) error {
+	err := n.surgeCluster.PatchLabels(ctx, ref, labels)
 	if labels[drain.EscortLabel] != nil {
 		return errors.New("no answer")
 	}
 	return err
 }
 
-func TestALabelThatMayBeOffIsPutBack(t *testing.T) {
-	w := webOf(nil)
-	e := w.waiting(t)
-	e.k = deaf{w}
-	fallback, err := e.surge(t.Context())
+func TestSurge_PatchWithoutAnswer_RestoresTheLabel(t *testing.T) {
+	w := newSurgeCluster(nil)
+	r := w.ready(t)
+	r.cluster = noAnswer{w}
+	fallback, err := r.surge(t.Context())
 	require.NoError(t, err)
 	require.Contains(t, fallback, "no answer")
 	require.Equal(t, labels{"app": "pgbouncer", "tier": "db"}, w.pod.Labels)
 }
 
-func TestTheReplacementIsOneThatServesAndStays(t *testing.T) {
+func TestReplaced_CountsReadyPeersThatStay(t *testing.T) {
 	peer := func(uid string) escort.Peer { return escort.Peer{Ref: drain.Ref{UID: uid}, Ready: true} }
 	own, ready, another, coming, going, terminating := peer("own"), peer("1"), peer("2"), peer("3"), peer("4"), peer("5")
 	coming.Ready, going.NodeLeaving, terminating.Terminating = false, true, true
@@ -265,17 +265,17 @@ func TestTheReplacementIsOneThatServesAndStays(t *testing.T) {
 		peers    []escort.Peer
 		want     bool
 	}{
-		"none":                                   {1, nil, false},
-		"only itself":                            {1, []escort.Peer{own}, false},
-		"one that is not Ready yet":              {1, []escort.Peer{own, coming}, false},
-		"one that leaves as well":                {1, []escort.Peer{own, going}, false},
-		"one that terminates":                    {1, []escort.Peer{own, terminating}, false},
-		"one that serves":                        {1, []escort.Peer{own, ready}, true},
-		"one of two":                             {2, []escort.Peer{ready, coming}, false},
-		"both of two":                            {2, []escort.Peer{ready, another, terminating}, true},
-		"one beside one that waits for its turn": {2, []escort.Peer{ready, going}, true},
-		"none beside one that waits":             {2, []escort.Peer{going, coming}, false},
-		"an owner that wants none any more":      {0, nil, false},
+		"none":                                 {1, nil, false},
+		"only itself":                          {1, []escort.Peer{own}, false},
+		"one that is not Ready yet":            {1, []escort.Peer{own, coming}, false},
+		"one whose node is drained too":        {1, []escort.Peer{own, going}, false},
+		"one that terminates":                  {1, []escort.Peer{own, terminating}, false},
+		"one that serves":                      {1, []escort.Peer{own, ready}, true},
+		"one of two":                           {2, []escort.Peer{ready, coming}, false},
+		"both of two":                          {2, []escort.Peer{ready, another, terminating}, true},
+		"one, and one that waits for its turn": {2, []escort.Peer{ready, going}, true},
+		"none, and one that waits":             {2, []escort.Peer{going, coming}, false},
+		"an owner that wants no pods":          {0, nil, false},
 	} {
 		require.Equal(t, c.want, replaced(c.peers, "own", c.replicas), name)
 	}

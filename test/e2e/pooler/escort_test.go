@@ -425,7 +425,7 @@ func TestARotationInTheMiddleOfADrainBreaksNothing(t *testing.T) {
 		}
 		ended <- report
 	}()
-	p.logged("pooler evicted")
+	p.logged("pgbouncer evicted")
 	p.rotate("a new console password")
 	report := <-ended
 	require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
@@ -505,16 +505,16 @@ func TestAKilledFunctionsEscortIsFinishedByTheNext(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ version, strategy, step string }{
 		{"1.18", "evict", "escort began"},
-		{"1.18", "evict", "pooler paused"},
-		{"1.18", "evict", "pooler evicted"},
-		{"1.18", "surge", "surge begun"},
+		{"1.18", "evict", "pgbouncer paused"},
+		{"1.18", "evict", "pgbouncer evicted"},
+		{"1.18", "surge", "surge started"},
 		{"1.18", "surge", "replacement is ready"},
-		{"1.18", "surge", "pooler paused"},
-		{"1.24", "evict", "pooler evicted"},
-		{"1.24", "evict", "pooler shuts down"},
-		{"1.24", "surge", "surge begun"},
+		{"1.18", "surge", "pgbouncer paused"},
+		{"1.24", "evict", "pgbouncer evicted"},
+		{"1.24", "evict", "pgbouncer shutdown started"},
+		{"1.24", "surge", "surge started"},
 		{"1.24", "surge", "replacement is ready"},
-		{"1.24", "surge", "pooler shuts down"},
+		{"1.24", "surge", "pgbouncer shutdown started"},
 	} {
 		t.Run(fmt.Sprint(c.version, " ", c.strategy, ", ", c.step), func(t *testing.T) {
 			p := setPoolers(t, pooltest.Options{Crews: 1, Poolers: database.Options{Version: c.version}}, "strategy: "+c.strategy)

@@ -11,16 +11,17 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"quiesce/internal/escort"
 	parts "quiesce/test/parts/pgbouncer"
 )
 
 const (
 	crowd = 20
-	// thinking is what workers do between transactions: a session that is never seen between two of them is never ended.
+	// thinking is the pause between two transactions. Without it, a session would never be seen between them, and never end.
 	thinking = 10 * time.Millisecond
 )
 
-// workers go on with transactions until they are told to stop, and connect to the next pooler when their connection ends.
+// workers make transactions until they are stopped. When a connection ends, they connect to the next pooler.
 type workers struct {
 	poolers []*parts.Pooler
 	stop    context.CancelFunc
@@ -30,19 +31,19 @@ type workers struct {
 	committed int
 	aborted   int // within their transaction
 	ambiguous int // while they committed
-	turned    int // away before their transaction began
+	rejected  int // before their transaction began
 	stalls    [crowd]time.Duration
-	last      error // that one of the aborted or ambiguous met with
+	last      error // of an aborted or ambiguous transaction
 }
 
-// makeTable makes the table that all workers write to, in the database that all poolers share. IF NOT EXISTS is not for tests that
-// run side by side: two that find it missing at once both make it.
+// makeTable makes the table to which all workers write, in the database that all poolers share. IF NOT EXISTS does not suit parallel
+// tests: two of them may both find it missing.
 var makeTable struct {
 	sync.Once
 	err error
 }
 
-// work sets the crowd to work, on the poolers in turn.
+// work starts the workers, on the poolers in turn.
 func work(t *testing.T, poolers ...*parts.Pooler) *workers {
 	t.Helper()
 	makeTable.Do(func() { makeTable.err = once(poolers[0], "CREATE TABLE work (worker int)") })
@@ -50,15 +51,15 @@ func work(t *testing.T, poolers ...*parts.Pooler) *workers {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &workers{poolers: poolers, stop: cancel}
 	for i := range crowd {
-		w.done.Go(func() { w.live(ctx, i) })
+		w.done.Go(func() { w.run(ctx, i) })
 	}
-	t.Cleanup(func() { w.rest() })
-	require.Eventually(t, func() bool { return w.commits() > 2*crowd }, patience, glance)
+	t.Cleanup(func() { w.finish() })
+	require.Eventually(t, func() bool { return w.commits() > 2*crowd }, testTimeout, pollInterval)
 	return w
 }
 
-// rest stops them and waits for it.
-func (w *workers) rest() {
+// finish stops the workers and waits for them.
+func (w *workers) finish() {
 	w.stop()
 	w.done.Wait()
 }
@@ -69,14 +70,14 @@ func (w *workers) commits() int {
 	return w.committed
 }
 
-func (w *workers) live(ctx context.Context, number int) {
+func (w *workers) run(ctx context.Context, number int) {
 	last := time.Now()
 	for next := number; ctx.Err() == nil; next++ {
 		session, err := login(ctx, w.poolers[next%len(w.poolers)])
 		if err != nil {
 			continue
 		}
-		for pass(ctx, thinking) == nil && w.transact(session) {
+		for escort.Sleep(ctx, thinking) == nil && w.transact(session) {
 			w.count(func() { w.stalls[number] = max(w.stalls[number], time.Since(last)) })
 			last = time.Now()
 		}
@@ -84,7 +85,7 @@ func (w *workers) live(ctx context.Context, number int) {
 	}
 }
 
-// stallOf is the longest of those workers that began on this pooler.
+// stallOf returns the longest stall of the workers that began on this pooler.
 func (w *workers) stallOf(pooler int) (longest time.Duration) {
 	for i := pooler; i < crowd; i += len(w.poolers) {
 		longest = max(longest, w.stalls[i])
@@ -98,8 +99,8 @@ func (w *workers) count(change func()) {
 	change()
 }
 
-// transact makes one transaction, and is false when the connection is of no more use. Its commands are never cancelled: the
-// last transaction is committed, too.
+// transact makes one transaction, and reports whether the connection can be used again. Its commands are never canceled, so that the
+// last transaction is committed too.
 func (w *workers) transact(session *pgconn.PgConn) bool {
 	ctx := context.Background()
 	for i, sql := range []string{"BEGIN", "INSERT INTO work VALUES (1)", "SELECT pg_sleep(0.03)", "COMMIT"} {
@@ -112,9 +113,9 @@ func (w *workers) transact(session *pgconn.PgConn) bool {
 	return true
 }
 
-// fail books a transaction by the command that failed.
+// fail counts a transaction by the command that failed.
 func (w *workers) fail(command int, err error) {
-	*[]*int{&w.turned, &w.aborted, &w.aborted, &w.ambiguous}[command]++
+	*[]*int{&w.rejected, &w.aborted, &w.aborted, &w.ambiguous}[command]++
 	if command > 0 {
 		w.last = err
 	}
@@ -126,21 +127,21 @@ func login(ctx context.Context, p *parts.Pooler) (*pgconn.PgConn, error) {
 		return nil, err
 	}
 	config.Password = parts.App.Password
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, testTimeout)
 	defer cancel()
 	return pgconn.ConnectConfig(ctx, config)
 }
 
-// requireNothingCut stops the workers: none of them may have lost a transaction.
-func (w *workers) requireNothingCut(t *testing.T) {
+// requireNothingAborted stops the workers, and requires that none of their transactions was aborted.
+func (w *workers) requireNothingAborted(t *testing.T) {
 	t.Helper()
-	w.rest()
-	t.Logf("committed %d, turned away %d, longest stall %v", w.committed, w.turned, slices.Max(w.stalls[:]))
+	w.finish()
+	t.Logf("committed %d, rejected %d, longest stall %v", w.committed, w.rejected, slices.Max(w.stalls[:]))
 	require.Zero(t, w.aborted, "aborted: %v", w.last)
 	require.Zero(t, w.ambiguous, "ambiguous: %v", w.last)
 }
 
-// workOnce makes one statement over a connection of its own.
+// workOnce runs one statement over a connection of its own.
 func workOnce(p *parts.Pooler) error { return once(p, "SELECT") }
 
 func once(p *parts.Pooler, sql string) error {

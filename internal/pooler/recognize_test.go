@@ -10,7 +10,7 @@ import (
 
 type labels = map[string]string
 
-func TestPoolersAreRecognisedByTheLabelsOfWhoShipsThem(t *testing.T) {
+func TestRecognize_ChartsAndOperators(t *testing.T) {
 	for name, pod := range map[string]labels{
 		"icoretech's chart": {"app.kubernetes.io/name": "pgbouncer", "app.kubernetes.io/instance": "orders"},
 		"Zalando's operator": {
@@ -24,11 +24,11 @@ func TestPoolersAreRecognisedByTheLabelsOfWhoShipsThem(t *testing.T) {
 		require.NotNil(t, preset, name)
 		require.Equal(t, name, preset.name)
 		require.NotZero(t, preset.port, name)
-		require.True(t, Recognise(pod, nil), name)
+		require.True(t, Recognize(pod, nil), name)
 	}
 }
 
-func TestOtherPodsAreNotTakenForPoolers(t *testing.T) {
+func TestRecognize_OtherPods_AreNot(t *testing.T) {
 	for name, pod := range map[string]labels{
 		"no labels":                        nil,
 		"Zalando's database":               {"application": "spilo", "cluster-name": "orders", "spilo-role": "master"},
@@ -39,30 +39,30 @@ func TestOtherPodsAreNotTakenForPoolers(t *testing.T) {
 		"a component called pgbouncer":     {"component": "pgbouncer"},
 		"StackGres' database with sidecar": {"app": "StackGresCluster", "stackgres.io/cluster": "true", "role": "primary"},
 	} {
-		require.False(t, Recognise(pod, nil), name)
+		require.False(t, Recognize(pod, nil), name)
 	}
 }
 
-func TestTheAnnotationWinsOverTheLabels(t *testing.T) {
+func TestRecognize_Annotation_WinsOverLabels(t *testing.T) {
 	pooler := labels{"app.kubernetes.io/name": "pgbouncer"}
 	for annotation, want := range map[string]bool{"pgbouncer": true, "none": false, "pgcat": false} {
-		require.Equal(t, want, Recognise(nil, labels{escort.Annotation: annotation}), annotation)
-		require.Equal(t, want, Recognise(pooler, labels{escort.Annotation: annotation}), annotation)
+		require.Equal(t, want, Recognize(nil, labels{escort.Annotation: annotation}), annotation)
+		require.Equal(t, want, Recognize(pooler, labels{escort.Annotation: annotation}), annotation)
 	}
-	require.True(t, Recognise(pooler, labels{escort.Annotation: ""}))
+	require.True(t, Recognize(pooler, labels{escort.Annotation: ""}))
 }
 
-func TestNoPodIsOfTwoPresets(t *testing.T) {
+func TestPresets_DoNotOverlap(t *testing.T) {
 	for i := range presets {
 		for j := range presets {
-			require.Equal(t, i == j, presets[i].knows(presets[j].labels), "%s, %s", presets[i].name, presets[j].name)
+			require.Equal(t, i == j, presets[i].matches(presets[j].labels), "%s, %s", presets[i].name, presets[j].name)
 		}
 	}
 }
 
-func TestThoseWithoutAConsoleSaySo(t *testing.T) {
+func TestPresets_NoConsole_SaySo(t *testing.T) {
 	without := map[string]bool{"CloudNativePG": true, "Crunchy's operator": true}
 	for _, p := range presets {
-		require.Equal(t, without[p.name], p.none != "", p.name)
+		require.Equal(t, without[p.name], p.noConsole != "", p.name)
 	}
 }

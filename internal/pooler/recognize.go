@@ -9,44 +9,44 @@ import (
 // Kind is the escort's name, in escort.Annotation and in reports.
 const Kind = "pgbouncer"
 
-// preset is how the poolers of one chart or operator are known, as it ships them.
+// preset describes the poolers of one chart or operator, as it ships them.
 type preset struct {
-	name   string
-	labels map[string]string // that the pods have; anyValue: whatever its value
-	port   int               // that the pooler listens on
-	none   string            // why there is no console over TCP unless somebody has made one; empty: there is one
-	onTERM string            // what SIGTERM does, if it is not pgbouncer that receives it
+	name      string
+	labels    map[string]string // labels of the pods; anyValue matches every value
+	port      int               // the port on which the pooler listens
+	noConsole string            // why there is no console over TCP by default, as a sentence without a period; empty: there is one
+	onTERM    string            // what SIGTERM does, as a sentence, if another process than pgbouncer receives it
 }
 
 const anyValue = ""
 
-// presets are in no order: no pod has the labels of two. The labels are those of
+// presets are in no order: no pod has the labels of two. Their labels are from
 // https://github.com/icoretech/helm/tree/main/charts/pgbouncer,
 // https://github.com/zalando/postgres-operator/blob/master/pkg/cluster/connection_pooler.go,
 // https://github.com/cloudnative-pg/cloudnative-pg/blob/main/pkg/specs/pgbouncer/deployments.go,
-// https://github.com/CrunchyData/postgres-operator/blob/main/internal/naming/labels.go, which Percona's operator has as well, and
+// https://github.com/CrunchyData/postgres-operator/blob/main/internal/naming/labels.go, which Percona's operator uses as well, and
 // https://github.com/apache/airflow/tree/main/chart/templates/pgbouncer.
 //
-// StackGres is left out on purpose. Its pgbouncer is a sidecar in the pod of the database: what ends with the pod is the
-// PostgreSQL, and one that is the primary wants a switchover, not a pause. Such a pod must not be held for its pooler's sake.
+// StackGres is missing on purpose. Its pgbouncer is a sidecar in the pod of the database: PostgreSQL ends with the pod, and a primary
+// needs a switchover, not a pause. Such a pod must not wait for its pooler.
 var presets = []preset{
 	{name: "icoretech's chart", port: 5432, labels: map[string]string{"app.kubernetes.io/name": "pgbouncer"}},
 	{name: "Zalando's operator", port: 5432, labels: map[string]string{
 		"application": "db-connection-pooler", "connection-pooler": anyValue,
 	}},
 	{name: "CloudNativePG", port: 5432, labels: map[string]string{"cnpg.io/poolerName": anyValue},
-		none: "CloudNativePG gives its poolers a console on a Unix socket only",
+		noConsole: "CloudNativePG's pgbouncer has its console on a Unix socket only",
 		// https://github.com/cloudnative-pg/cloudnative-pg/blob/main/internal/cmd/manager/pgbouncer/run/cmd.go
-		onTERM: "its manager passes SIGTERM on as SIGINT, which lets the transactions in flight end"},
+		onTERM: "Its manager turns SIGTERM into SIGINT, which lets open transactions finish."},
 	{name: "Crunchy's operator", port: 5432,
-		labels: map[string]string{"postgres-operator.crunchydata.com/role": "pgbouncer"},
-		none:   "Crunchy's operator configures no admin_users"},
+		labels:    map[string]string{"postgres-operator.crunchydata.com/role": "pgbouncer"},
+		noConsole: "Crunchy's operator configures no admin_users"},
 	{name: "Airflow's chart", port: 6543, labels: map[string]string{"component": "pgbouncer", "tier": "airflow"}},
 }
 
-// Recognise tells whether these are a pooler's labels and annotations. That it is one is seen when its console answers: a pod
-// recognised by mistake loses nothing.
-func Recognise(labels, annotations map[string]string) bool {
+// Recognize reports whether these are the labels and annotations of a pooler. A pod that is recognized by mistake loses nothing: without
+// a console it is evicted like any other.
+func Recognize(labels, annotations map[string]string) bool {
 	switch annotations[escort.Annotation] {
 	case Kind:
 		return true
@@ -57,17 +57,17 @@ func Recognise(labels, annotations map[string]string) bool {
 	}
 }
 
-// presetOf is the one whose labels these are; nil: none.
+// presetOf returns the preset with these labels; nil: none.
 func presetOf(labels map[string]string) *preset {
 	for i := range presets {
-		if presets[i].knows(labels) {
+		if presets[i].matches(labels) {
 			return &presets[i]
 		}
 	}
 	return nil
 }
 
-func (p *preset) knows(labels map[string]string) bool {
+func (p *preset) matches(labels map[string]string) bool {
 	for key, want := range p.labels {
 		if value, has := labels[key]; !has || want != anyValue && value != want {
 			return false
@@ -76,15 +76,15 @@ func (p *preset) knows(labels map[string]string) bool {
 	return true
 }
 
-// Match returns what the phase matches: an annotation decides; else the phase's own match; and where that has no label selector,
-// what is known of charts and operators.
+// Match returns the pods that the phase takes. The pod's annotation decides first, then the phase's own match. If that has no label
+// selector, the presets decide.
 func Match(phase config.Phase) func(drain.Pod) bool {
 	return func(p drain.Pod) bool {
 		annotated := p.Annotations[escort.Annotation]
 		if annotated == Kind {
 			return len(phase.Match.Namespaces) == 0 || phase.Match.Namespaces.Match(p.Namespace)
 		}
-		known := phase.Match.Selector != nil && annotated == "" || Recognise(p.Labels, p.Annotations)
+		known := phase.Match.Selector != nil && annotated == "" || Recognize(p.Labels, p.Annotations)
 		return known && (phase.Match.Empty() || phase.Match.Matches(p.Namespace, p.PriorityClass, p.Labels))
 	}
 }

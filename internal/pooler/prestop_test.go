@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAHookIsCountedOnForAsLongAsItIsSureToSleep(t *testing.T) {
+func TestReadPreStop_Delay_IsTheLeadingSleeps(t *testing.T) {
 	for command, want := range map[string]time.Duration{
 		"":                                0,
 		"sleep|15":                        15 * time.Second,
@@ -42,6 +42,6 @@ func TestAHookIsCountedOnForAsLongAsItIsSureToSleep(t *testing.T) {
 		if command != "" {
 			preStop = strings.Split(command, "|")
 		}
-		require.Equal(t, want, blocking(preStop), "%q", command)
+		require.Equal(t, want, readPreStop(preStop).delay, "%q", command)
 	}
 }

@@ -1,0 +1,105 @@
+package pooler
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// preStop is what a pod's preStop hook does, as far as its command shows.
+type preStop struct {
+	none   bool
+	delay  time.Duration // for which it is certain to hold back SIGTERM: the sleeps with which it begins
+	sleeps time.Duration // all its sleeps; zero if it waits
+	waits  bool          // in a loop, or for a process: until pgbouncer is gone, presumably
+	pauses bool          // on the console
+	stops  bool          // by a signal, or by a shutdown on the console
+}
+
+var (
+	shells       = map[string]bool{"sh": true, "bash": true, "ash": true, "dash": true}
+	shellCommand = lazyRegexp(`^-[eux]*c$`)
+	separator    = lazyRegexp(`\s*(&&|;|\n)\s*`)
+
+	sleepCall    = lazyRegexp(`\bsleep\s+([\w.]+)`)
+	waitCall     = lazyRegexp(`\b(while|until|wait|pwait|pidwait)\b|\btail\s+--pid`)
+	pauseCall    = lazyRegexp(`(?i)\bPAUSE\b`)
+	shutdownCall = lazyRegexp(`(?i)\bSHUTDOWN\b`)
+	killCall     = lazyRegexp(`\b(?:kill|killall|pkill)\s+(\S+)`)
+	harmlessKill = lazyRegexp(`^-(0|1|(SIG)?HUP)$`) // asks whether the process exists, or makes it read its file again
+
+	sleepTime  = lazyRegexp(`^(\d+(?:\.\d+)?)([smhd]?)$`)
+	sleepUnits = map[string]time.Duration{"": time.Second, "s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour}
+)
+
+// maxSleep, in whatever unit, keeps absurd times from overflowing.
+const maxSleep = 1e5
+
+// readPreStop reads the command of a hook.
+func readPreStop(command []string) preStop {
+	text := strings.Join(command, " ")
+	hook := preStop{
+		none:   len(command) == 0,
+		delay:  leadingSleep(command),
+		waits:  waitCall().MatchString(text),
+		pauses: pauseCall().MatchString(text),
+		stops:  shutdownCall().MatchString(text),
+	}
+	for _, kill := range killCall().FindAllStringSubmatch(text, -1) {
+		hook.stops = hook.stops || !harmlessKill().MatchString(kill[1])
+	}
+	if hook.waits {
+		return hook // how long it sleeps is not certain
+	}
+	for _, sleep := range sleepCall().FindAllStringSubmatch(text, -1) {
+		hook.sleeps += sleepDuration(sleep[1:])
+	}
+	return hook
+}
+
+// leadingSleep returns how long a command is certain to run: the sleeps with which it begins. What follows may fail, or stop pgbouncer.
+// Too short is better than too long, because the escort relies on the time.
+func leadingSleep(command []string) time.Duration {
+	switch {
+	case len(command) >= 2 && program(command[0]) == "sleep":
+		return sleepDuration(command[1:])
+	case len(command) == 3 && shells[program(command[0])] && shellCommand().MatchString(command[1]):
+		return scriptSleep(command[2])
+	}
+	return 0
+}
+
+func program(path string) string { return path[strings.LastIndex(path, "/")+1:] }
+
+// scriptSleep adds up the sleeps with which a shell script begins.
+func scriptSleep(text string) (total time.Duration) {
+	for _, statement := range separator().Split(strings.TrimSpace(text), -1) {
+		words := strings.Fields(statement)
+		if len(words) < 2 || program(words[0]) != "sleep" {
+			return total
+		}
+		slept := sleepDuration(words[1:])
+		if slept == 0 {
+			return total
+		}
+		total += slept
+	}
+	return total
+}
+
+// sleepDuration returns the time that sleep takes with these arguments
+// (https://www.gnu.org/software/coreutils/manual/html_node/sleep-invocation.html). It returns zero if sleep would refuse any of them.
+func sleepDuration(arguments []string) (total time.Duration) {
+	for _, argument := range arguments {
+		found := sleepTime().FindStringSubmatch(argument)
+		if found == nil {
+			return 0
+		}
+		number, err := strconv.ParseFloat(found[1], 64)
+		if err != nil || number > maxSleep {
+			return 0
+		}
+		total += time.Duration(number * float64(sleepUnits[found[2]]))
+	}
+	return total
+}

@@ -1,0 +1,208 @@
+package pooler
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"quiesce/internal/config"
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
+)
+
+// record is what a run changes about its pod that outlives the run. It is saved before the change, in the instance's Lease.
+type record struct {
+	Strategy config.Strategy   `json:"strategy"`
+	Owner    escort.Owner      `json:"owner,omitzero"`     // the pod's owner, which orphans a pod without its labels
+	Paused   bool              `json:"paused,omitempty"`   // pgbouncer may be paused
+	Labels   map[string]string `json:"labels,omitempty"`   // labels that were removed
+	Settings map[string]string `json:"settings,omitempty"` // former values of changed settings
+	At       time.Time         `json:"at"`
+}
+
+// changesPooler reports whether there is anything in pgbouncer itself to restore.
+func (rec record) changesPooler() bool { return rec.Paused || len(rec.Settings) > 0 }
+
+// recordOf returns what an earlier run recorded; nil: nothing. A record that cannot be read stands for everything that can be rolled
+// back without it.
+func recordOf(request drain.EscortRequest) *record {
+	if !request.Recorded {
+		return nil
+	}
+	rec := &record{}
+	if err := json.Unmarshal(request.Record, rec); err != nil {
+		return &record{Paused: true}
+	}
+	return rec
+}
+
+// recoverInterrupted rolls back what a crashed escort changed. A surge continues when it is the pod's turn, but its clients do not
+// wait for that.
+func (r *run) recoverInterrupted(ctx context.Context) {
+	if r.record == nil {
+		return
+	}
+	r.log.Info("found interrupted escort", "strategy", string(r.record.Strategy), "at", r.record.At)
+	rollBack := r.rollBack
+	if r.record.Strategy == config.StrategySurge {
+		rollBack = r.resumePooler
+	}
+	if err := rollBack(ctx); err != nil {
+		r.log.Warn("failed to roll back interrupted escort", "error", err.Error())
+	}
+}
+
+// resumePooler ends a recorded pause, and rolls back nothing else.
+func (r *run) resumePooler(ctx context.Context) error {
+	if !r.record.Paused {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, rollBackTimeout)
+	defer cancel()
+	console, err := r.ensureConsole(ctx)
+	if err != nil {
+		return err
+	}
+	return console.Resume(ctx)
+}
+
+// resumeInterrupted continues the surge of a crashed escort. It reports true if the pod is evicted or gone. Otherwise the pod is as
+// it was before the surge.
+func (r *run) resumeInterrupted(ctx context.Context) (done bool, err error) {
+	if r.record == nil || r.record.Strategy != config.StrategySurge {
+		return false, nil
+	}
+	if done, err := r.resumeSurge(ctx); done || err != nil {
+		return done, err
+	}
+	exists, err := r.findPod(ctx, r.pod.Ref)
+	return !exists, err
+}
+
+// owner returns the pod's owner, or the one it had before labels were removed.
+func (r *run) owner() escort.Owner {
+	if r.pod.Owner.UID == "" && r.record != nil {
+		return r.record.Owner
+	}
+	return r.pod.Owner
+}
+
+// ownedPod returns the pod with its owner as it was before labels were removed.
+func (r *run) ownedPod() escort.Pod {
+	pod := r.pod
+	pod.Owner = r.owner()
+	return pod
+}
+
+// saveRecord saves the record, labels the pod, and removes the labels that the record names.
+func (r *run) saveRecord(ctx context.Context, rec record) error {
+	rec.Owner, rec.At = r.owner(), time.Now().UTC()
+	text, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("record the escort: %w", err)
+	}
+	r.record = &rec // before the requests: one without an answer may have succeeded
+	if err := r.request.Save(ctx, text); err != nil {
+		return fmt.Errorf("record the escort: %w", err)
+	}
+	strategy := string(rec.Strategy)
+	labels := map[string]*string{drain.EscortLabel: &strategy}
+	for key := range rec.Labels {
+		labels[key] = nil
+	}
+	if err := r.cluster.PatchLabels(ctx, r.pod.Ref, labels); err != nil {
+		return fmt.Errorf("label the pod: %w", err)
+	}
+	return nil
+}
+
+// clearRecord restores the labels that the record names, removes the escort's label, and then the record.
+func (r *run) clearRecord(ctx context.Context) error {
+	labels := map[string]*string{}
+	for key, value := range r.record.Labels {
+		labels[key] = &value
+	}
+	labels[drain.EscortLabel] = nil
+	if err := r.cluster.PatchLabels(ctx, r.pod.Ref, labels); err != nil {
+		return fmt.Errorf("restore the pod's labels: %w", err)
+	}
+	if err := r.request.Save(ctx, nil); err != nil {
+		return fmt.Errorf("remove the escort's record: %w", err)
+	}
+	r.record = nil
+	return nil
+}
+
+// rollBackTimeout bounds a rollback. Clients wait meanwhile, and the invocation may have little time left. It is three times what a
+// healthy pooler and API server take on a bad day.
+const rollBackTimeout = 3 * time.Second
+
+// rollBack restores what the record names, even if ctx has ended. New transactions may begin first. If that fails, the record stays,
+// and a later invocation finds it.
+func (r *run) rollBack(ctx context.Context) error {
+	if r.record == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollBackTimeout)
+	defer cancel()
+	err := r.restorePooler(ctx)
+	r.recordHeldBack()
+	if err == nil {
+		err = r.clearRecord(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("roll back the escort: %w", err)
+	}
+	r.log.Info("escort rolled back")
+	return nil
+}
+
+// restorePooler resumes pgbouncer and restores its settings. If the console accepts no login any more, pgbouncer has restarted or is
+// about to exit, which ends a pause too.
+func (r *run) restorePooler(ctx context.Context) error {
+	if !r.record.changesPooler() {
+		return nil
+	}
+	console, err := r.ensureConsole(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.endPause(ctx, console), applySettings(ctx, console, r.record.Settings))
+}
+
+func (r *run) endPause(ctx context.Context, console *pgbouncer.Console) error {
+	if !r.record.Paused {
+		return nil
+	}
+	if r.stop.pause != nil {
+		return console.Undo(ctx, r.stop.pause)
+	}
+	return console.Resume(ctx)
+}
+
+// applySettings changes or restores settings of pgbouncer. Their former values are in the record by then.
+func applySettings(ctx context.Context, console *pgbouncer.Console, settings map[string]string) error {
+	for name, value := range settings {
+		if err := console.Set(ctx, name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// currentSettings returns the present values of settings that are about to change.
+func currentSettings(ctx context.Context, console *pgbouncer.Console, changes map[string]string) (map[string]string, error) {
+	current := maps.Clone(changes)
+	for name := range changes {
+		value, err := console.Setting(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		current[name] = value
+	}
+	return current, nil
+}

@@ -1,0 +1,164 @@
+package pooler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"quiesce/internal/config"
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
+)
+
+const (
+	// signalInterval is how often to look whether SIGTERM has arrived. New transactions begin until that is seen, and new clients are
+	// refused after it: a longer interval would only delay the escort.
+	signalInterval = 100 * time.Millisecond
+	// finalSignalTimeout is how long to wait for SIGTERM when the drain's time is over: as long as the kubelet takes where there is no
+	// hook. An invocation that ends has seconds left, which it needs for itself.
+	finalSignalTimeout = time.Second
+	// livenessShare is the part of a liveness probe's window that a shutdown may take: one half. The first probe may fail at once, so
+	// that only n-1 of n periods are certain. With one half, two periods are enough; the default is three
+	// (https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/).
+	livenessShare = 2
+	// evictRetryTime is how long the eviction of a pooler that has shut down is repeated, and evictRetryInterval how often. The
+	// shutdown cannot be rolled back, and no PDB protects the pod any more: the cause must be the API server's own.
+	evictRetryTime     = 10 * time.Second
+	evictRetryInterval = time.Second
+)
+
+// byShutdown stops pgbouncer from 1.23 on, which waits for its clients on SIGTERM. Some clients never disconnect, so the console makes
+// the shutdown more urgent: wait for open transactions only (https://www.pgbouncer.org/usage.html#signals).
+type byShutdown struct{ *run }
+
+// evictAndStop evicts first: a shutdown that began on the console would make SIGTERM the second signal, which ends pgbouncer at once.
+func (s byShutdown) evictAndStop(ctx context.Context) error {
+	if err := s.saveRecord(ctx, record{Strategy: config.StrategyEvict}); err != nil {
+		return err
+	}
+	left := time.Until(s.deadline).Truncate(time.Second) + time.Second
+	if err := s.evict(ctx, drain.EvictOptions{Grace: max(s.pod.Grace, left)}); err != nil {
+		return err
+	}
+	return s.stopTerminating(ctx)
+}
+
+func (s byShutdown) stopTerminating(ctx context.Context) error {
+	if err := s.awaitSignal(ctx, s.deadline); err != nil {
+		return err
+	}
+	if err := s.awaitClientsLeaving(ctx, escort.Earlier(s.deadline, time.Now().Add(leavingTime))); err != nil {
+		return err
+	}
+	err := s.stopTransactions(ctx)
+	if errors.Is(err, escort.ErrTimeout) {
+		s.recordAborted("at the escort's timeout; the pod's grace period decides")
+		return nil
+	}
+	return err
+}
+
+// stopThenEvict shuts down first: the eviction's SIGTERM would be the second signal, and abort what is still open.
+func (s byShutdown) stopThenEvict(ctx context.Context) error {
+	deadline, when := s.deadline, "when it was evicted"
+	if limit, limited := s.livenessLimit(); limited && limit < time.Until(deadline) {
+		deadline, when = time.Now().Add(limit), "when its liveness probe was about to end it"
+	}
+	err := s.shutDownUntil(ctx, deadline)
+	switch {
+	case err == nil:
+		s.recordHeldBack()
+	case ctx.Err() != nil:
+		s.record = nil // the saved record stays: a shutdown cannot be rolled back, and the next escort continues
+		return context.Cause(ctx)
+	case errors.Is(err, escort.ErrTimeout):
+		s.recordAborted(when)
+	default:
+		s.addReason(err.Error())
+	}
+	return s.evictRepeatedly(ctx)
+}
+
+func (s byShutdown) stopTransactions(ctx context.Context) error {
+	return s.shutDownUntil(ctx, s.deadline)
+}
+
+// livenessLimit returns how long a shutdown may take before a liveness probe on the closed port makes the kubelet send SIGTERM, which
+// ends pgbouncer at once. Only terminating pods are not probed (https://github.com/kubernetes/kubernetes/pull/98571).
+func (s byShutdown) livenessLimit() (limit time.Duration, limited bool) {
+	probe := poolerOf(s.pod).Liveness
+	if probe.Port != consolePort(s.Port, s.pod) {
+		return 0, false
+	}
+	return probe.Window / livenessShare, true
+}
+
+// finalShutdown sends the shutdown if SIGTERM has arrived, or does so within finalSignalTimeout. The shutdown outlives the invocation,
+// and could not be sent later: pgbouncer accepts no new consoles then. While the pod's hook runs, it does.
+func (s byShutdown) finalShutdown(ctx context.Context) {
+	ctx = uncancelled(ctx)
+	if !s.stop.heldSince.IsZero() {
+		return
+	}
+	if !s.stop.signaled && s.awaitSignal(ctx, time.Now().Add(finalSignalTimeout)) != nil {
+		return
+	}
+	if err := s.beginShutdown(ctx); err != nil {
+		s.log.Warn("failed to shut down pgbouncer", "error", err.Error())
+		return
+	}
+	if err := s.recycleServers(ctx); err != nil && !s.console.HasEnded() {
+		s.log.Warn("server connections may outlive the shutdown", "error", err.Error())
+	}
+}
+
+// shutDownUntil lets no more transactions begin, for good, and waits for the open ones.
+func (s byShutdown) shutDownUntil(ctx context.Context, deadline time.Time) error {
+	if err := s.beginShutdown(ctx); err != nil {
+		return err
+	}
+	err := escort.PollOr(ctx, s.console.Ended(), deadline, countInterval, func() (bool, error) { return false, s.recycleServers(ctx) })
+	if s.console.HasEnded() {
+		return nil
+	}
+	return err
+}
+
+func (s byShutdown) beginShutdown(ctx context.Context) error {
+	if s.load.sessions {
+		if err := s.console.Set(uncancelled(ctx), serverFastClose, "1"); err != nil {
+			return err
+		}
+	}
+	s.stop.heldSince = time.Now()
+	if err := s.console.Shutdown(uncancelled(ctx), pgbouncer.WaitForServers); err != nil {
+		return err
+	}
+	s.log.Info("pgbouncer shutdown started")
+	return nil
+}
+
+// awaitSignal waits until the kubelet has sent SIGTERM.
+func (s byShutdown) awaitSignal(ctx context.Context, deadline time.Time) error {
+	err := escort.Poll(ctx, deadline, signalInterval, func() (bool, error) { return s.console.ShuttingDown(uncancelled(ctx)) })
+	if err != nil {
+		return fmt.Errorf("wait for SIGTERM: %w", err)
+	}
+	s.stop.signaled = true
+	return nil
+}
+
+// evictRepeatedly evicts the pod, and tries again if that is refused.
+func (r *run) evictRepeatedly(ctx context.Context) error {
+	var refused error
+	err := escort.Poll(ctx, time.Now().Add(evictRetryTime), evictRetryInterval, func() (bool, error) {
+		refused = r.evict(ctx, drain.EvictOptions{})
+		return refused == nil, nil
+	})
+	if errors.Is(err, escort.ErrTimeout) {
+		return refused
+	}
+	return err
+}
