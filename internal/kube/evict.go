@@ -18,26 +18,26 @@ import (
 )
 
 // Evict implements drain.Cluster.
-func (c *cluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
+func (c *watchedNode) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
 	pod, here := c.pod(ref)
 	if !here {
 		return nil
 	}
-	if blocked := c.budgets.refuse(pod, o.DryRun); blocked != nil {
+	if blocked := c.pdbs.reserve(pod, o.DryRun); blocked != nil {
 		return blocked
 	}
-	err := c.judge(ref, c.evict(ctx, ref, o))
+	err := c.mapEvictError(ref, c.evict(ctx, ref, o))
 	var blocked *drain.Blocked
 	if !errors.As(err, &blocked) {
 		return err
 	}
-	c.budgets.learn(ctx, ref.Namespace)
-	return c.budgets.explain(pod, blocked)
+	c.pdbs.awaitNamespace(ctx, ref.Namespace)
+	return c.pdbs.explain(pod, blocked)
 }
 
 // evict posts the eviction. client-go's own retries are off: it would sleep through a Retry-After of the server's ten times
 // over, deaf to the budget's change that we wait for.
-func (c *cluster) evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
+func (c *watchedNode) evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
 	eviction := &policyv1.Eviction{
 		ObjectMeta:    metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name},
 		DeleteOptions: deleteOptions(ref, o),
@@ -47,11 +47,11 @@ func (c *cluster) evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions
 }
 
 // Delete implements drain.Cluster. A deletion asks no budget.
-func (c *cluster) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
+func (c *watchedNode) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
 	err := c.core.Delete().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).
 		Body(deleteOptions(ref, drain.EvictOptions{Grace: grace})).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
 	switch {
-	case err == nil, apierrors.IsNotFound(err), apierrors.IsConflict(err) && c.left(ref):
+	case err == nil, apierrors.IsNotFound(err), apierrors.IsConflict(err) && c.isGone(ref):
 		return nil
 	case apierrors.IsTooManyRequests(err):
 		return throttled(err)
@@ -75,34 +75,34 @@ func deleteOptions(ref drain.Ref, o drain.EvictOptions) *metav1.DeleteOptions {
 	return options
 }
 
-// judge puts the server's answer to an eviction in the domain's terms
+// mapEvictError puts the server's answer to an eviction in the domain's terms
 // (https://kubernetes.io/docs/concepts/scheduling-eviction/api-eviction/).
-func (c *cluster) judge(ref drain.Ref, err error) error {
+func (c *watchedNode) mapEvictError(ref drain.Ref, err error) error {
 	switch {
 	case err == nil, apierrors.IsNotFound(err):
 		return nil
-	case apierrors.IsConflict(err) && c.left(ref):
+	case apierrors.IsConflict(err) && c.isGone(ref):
 		return nil // another pod has the name by now
 	case apierrors.IsTooManyRequests(err):
-		return refusal(ref, err)
+		return mapTooManyRequests(ref, err)
 	case apierrors.IsInternalError(err) && strings.Contains(err.Error(), "more than one PodDisruptionBudget"):
-		return &drain.Blocked{Reason: severalBudgets}
+		return &drain.Blocked{Reason: multiplePDBs}
 	}
 	return fmt.Errorf("evict %s: %w", ref, err)
 }
 
-// severalBudgets: the eviction API refuses such pods outright, with an internal error that only its text tells from others.
-const severalBudgets = "more than one disruption budget: the eviction API refuses such pods until all but one are changed"
+// multiplePDBs: the eviction API refuses such pods outright, with an internal error that only its text tells from others.
+const multiplePDBs = "more than one disruption budget: the eviction API refuses such pods until all but one are changed"
 
-func (c *cluster) left(ref drain.Ref) bool {
+func (c *watchedNode) isGone(ref drain.Ref) bool {
 	_, here := c.pod(ref)
 	return !here
 }
 
-// refusal tells a budget's 429 from an overloaded server's: the budget's names itself as the cause.
-func refusal(ref drain.Ref, err error) error {
+// mapTooManyRequests tells a budget's 429 from an overloaded server's: the budget's names itself as the cause.
+func mapTooManyRequests(ref drain.Ref, err error) error {
 	if cause, ok := apierrors.StatusCause(err, policyv1.DisruptionBudgetCause); ok {
-		return &drain.Blocked{PDBs: budgetNamed(ref.Namespace, cause.Message), Reason: cause.Message}
+		return &drain.Blocked{PDBs: pdbNamesIn(ref.Namespace, cause.Message), Reason: cause.Message}
 	}
 	return throttled(err)
 }
@@ -112,11 +112,11 @@ func throttled(err error) error {
 	return &drain.Throttled{After: time.Duration(seconds) * time.Second}
 }
 
-// budgetName: the server names the budget nowhere but in the cause's text.
-var budgetName = regexp.MustCompile(`^The disruption budget (\S+) `)
+// pdbNamePattern: the server names the budget nowhere but in the cause's text.
+var pdbNamePattern = regexp.MustCompile(`^The disruption budget (\S+) `)
 
-func budgetNamed(namespace, message string) []string {
-	if found := budgetName.FindStringSubmatch(message); found != nil {
+func pdbNamesIn(namespace, message string) []string {
+	if found := pdbNamePattern.FindStringSubmatch(message); found != nil {
 		return []string{namespace + "/" + found[1]}
 	}
 	return nil

@@ -18,12 +18,12 @@ import (
 	"quiesce/internal/drain"
 )
 
-var pods = schema.GroupResource{Resource: "pods"}
+var podResources = schema.GroupResource{Resource: "pods"}
 
 func TestAnswersToAnEvictionInTheDomainsTerms(t *testing.T) {
 	ref := drain.Ref{Namespace: "db", Name: "pgbouncer-0", UID: "1"}
-	here := &cluster{pods: map[types.NamespacedName]drain.Pod{{Namespace: "db", Name: "pgbouncer-0"}: {Ref: ref}}}
-	reborn := &cluster{pods: map[types.NamespacedName]drain.Pod{
+	here := &watchedNode{pods: map[types.NamespacedName]drain.Pod{{Namespace: "db", Name: "pgbouncer-0"}: {Ref: ref}}}
+	reborn := &watchedNode{pods: map[types.NamespacedName]drain.Pod{
 		{Namespace: "db", Name: "pgbouncer-0"}: {Ref: drain.Ref{Namespace: "db", Name: "pgbouncer-0", UID: "2"}},
 	}}
 	budget := apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", 0)
@@ -33,29 +33,29 @@ func TestAnswersToAnEvictionInTheDomainsTerms(t *testing.T) {
 	overloaded := apierrors.NewTooManyRequests("too many requests", 3)
 	several := apierrors.NewInternalError(errors.New("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."))
 
-	require.NoError(t, here.judge(ref, nil))
-	require.NoError(t, here.judge(ref, apierrors.NewNotFound(pods, ref.Name)))
-	conflict := apierrors.NewConflict(pods, ref.Name, errors.New("the UID in the precondition does not match"))
-	require.NoError(t, reborn.judge(ref, conflict), "the pod is gone; another has its name")
-	require.ErrorContains(t, here.judge(ref, conflict), "evict db/pgbouncer-0")
+	require.NoError(t, here.mapEvictError(ref, nil))
+	require.NoError(t, here.mapEvictError(ref, apierrors.NewNotFound(podResources, ref.Name)))
+	conflict := apierrors.NewConflict(podResources, ref.Name, errors.New("the UID in the precondition does not match"))
+	require.NoError(t, reborn.mapEvictError(ref, conflict), "the pod is gone; another has its name")
+	require.ErrorContains(t, here.mapEvictError(ref, conflict), "evict db/pgbouncer-0")
 
 	var blocked *drain.Blocked
-	require.ErrorAs(t, here.judge(ref, budget), &blocked)
+	require.ErrorAs(t, here.mapEvictError(ref, budget), &blocked)
 	require.Equal(t, []string{"db/pgbouncer"}, blocked.PDBs)
-	require.ErrorAs(t, here.judge(ref, several), &blocked)
+	require.ErrorAs(t, here.mapEvictError(ref, several), &blocked)
 
 	var throttled *drain.Throttled
-	require.ErrorAs(t, here.judge(ref, overloaded), &throttled, "a 429 without a budget's cause is the server's own")
+	require.ErrorAs(t, here.mapEvictError(ref, overloaded), &throttled, "a 429 without a budget's cause is the server's own")
 	require.Equal(t, 3*time.Second, throttled.After)
 
-	denied := apierrors.NewGenericServerResponse(http.StatusForbidden, "create", pods, ref.Name, "admission webhook denied", 0, true)
-	err := here.judge(ref, denied)
+	denied := apierrors.NewGenericServerResponse(http.StatusForbidden, "create", podResources, ref.Name, "admission webhook denied", 0, true)
+	err := here.mapEvictError(ref, denied)
 	require.ErrorContains(t, err, "evict db/pgbouncer-0")
 	require.NotErrorAs(t, err, &blocked)
 }
 
-// budgetedManifest has pods that nobody replaces: a replacement that is Ready gives the budget another disruption.
-const budgetedManifest = `
+// pdbManifest has pods that nobody replaces: a replacement that is Ready gives the budget another disruption.
+const pdbManifest = `
 apiVersion: v1
 kind: Pod
 metadata: {name: pgbouncer-0, labels: {app: pgbouncer}, annotations: {lab/stop-after: 60s}}
@@ -78,14 +78,14 @@ metadata: {name: pgbouncer}
 spec: {minAvailable: 1, selector: {matchLabels: {app: pgbouncer}}}
 `
 
-// setBudgeted makes a scene with two poolers on one node, one of which may go.
-func setBudgeted(t *testing.T) (s *scene, watched drain.Cluster, one, other *corev1.Pod) {
+// newPDBEnv makes a scene with two poolers on one node, one of which may go.
+func newPDBEnv(t *testing.T) (s *labEnv, watched drain.Cluster, one, other *corev1.Pod) {
 	t.Helper()
-	s = setScene(t)
+	s = newLabEnv(t)
 	s.poolNodes(1)
-	s.apply(strings.ReplaceAll(budgetedManifest, "NAMESPACE", s.namespace))
-	pods := s.ready("app=pgbouncer", 2)
-	s.until(func() bool {
+	s.apply(strings.ReplaceAll(pdbManifest, "NAMESPACE", s.namespace))
+	pods := s.awaitReady("app=pgbouncer", 2)
+	s.eventually(func() bool {
 		budget, err := s.Client().PolicyV1().PodDisruptionBudgets(s.namespace).Get(t.Context(), "pgbouncer", metav1.GetOptions{})
 		return err == nil && budget.Status.DisruptionsAllowed == 1
 	})
@@ -95,7 +95,7 @@ func setBudgeted(t *testing.T) (s *scene, watched drain.Cluster, one, other *cor
 }
 
 func TestADryRunEvictsNothingAndTakesNothingFromTheBudget(t *testing.T) {
-	s, watched, one, other := setBudgeted(t)
+	s, watched, one, other := newPDBEnv(t)
 	dry := drain.EvictOptions{DryRun: true}
 	for range 2 {
 		require.NoError(t, watched.Evict(t.Context(), refOf(one), dry))
@@ -111,18 +111,18 @@ func TestADryRunEvictsNothingAndTakesNothingFromTheBudget(t *testing.T) {
 }
 
 func TestAnEvictedPodHasTheGraceThatIsAskedForOrItsOwn(t *testing.T) {
-	s, watched, one, _ := setBudgeted(t)
+	s, watched, one, _ := newPDBEnv(t)
 	require.NoError(t, watched.Evict(t.Context(), refOf(one), drain.EvictOptions{Grace: 6200 * time.Millisecond}))
 	require.EqualValues(t, 7, *s.pod(one.Name).DeletionGracePeriodSeconds)
 
-	s, watched, one, _ = setBudgeted(t)
+	s, watched, one, _ = newPDBEnv(t)
 	require.NoError(t, watched.Evict(t.Context(), refOf(one), drain.EvictOptions{}))
 	require.EqualValues(t, 60, *s.pod(one.Name).DeletionGracePeriodSeconds)
 }
 
 // A deletion is the last resort: it must reach this very pod, and with just the grace that there is.
 func TestADeletionAsksNoBudgetAndMeansThisVeryPod(t *testing.T) {
-	s, watched, one, other := setBudgeted(t)
+	s, watched, one, other := newPDBEnv(t)
 	require.NoError(t, watched.Evict(t.Context(), refOf(one), drain.EvictOptions{}))
 	require.NoError(t, watched.Delete(t.Context(), refOf(other), 12*time.Second))
 	require.EqualValues(t, 12, *s.pod(other.Name).DeletionGracePeriodSeconds)
@@ -136,7 +136,7 @@ func TestADeletionAsksNoBudgetAndMeansThisVeryPod(t *testing.T) {
 }
 
 func TestAKubeletThatIsLostAndComesBackIsSeen(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	s.poolNodes(1)
 	nodes := s.Client().CoreV1().Nodes()
 	name := nodeNamed(s.namespace + "-a").Name
@@ -144,10 +144,10 @@ func TestAKubeletThatIsLostAndComesBackIsSeen(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, watched.Unreachable())
 	require.NoError(t, s.StopKubelet(t.Context(), name))
-	s.until(watched.Unreachable)
+	s.eventually(watched.Unreachable)
 	_, err = nodes.PatchStatus(t.Context(), name, []byte(`{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`))
 	require.NoError(t, err)
-	s.until(func() bool { return !watched.Unreachable() })
+	s.eventually(func() bool { return !watched.Unreachable() })
 	require.NoError(t, s.RemoveNode(t.Context(), name))
-	s.until(watched.Unreachable)
+	s.eventually(watched.Unreachable)
 }

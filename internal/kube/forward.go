@@ -22,11 +22,11 @@ import (
 )
 
 const (
-	// lastWord is how long the reason for the end of a tunnel may come after the end itself. They are sent together, on
+	// reasonTimeout is how long the reason for the end of a tunnel may come after the end itself. They are sent together, on
 	// two streams; whoever reads to the end waits this long if there is no reason and the kubelet never says so.
-	lastWord = time.Second
-	// reasonSize is more of a reason than anybody reads.
-	reasonSize = 1 << 10
+	reasonTimeout = time.Second
+	// maxReasonBytes is more of a reason than anybody reads.
+	maxReasonBytes = 1 << 10
 )
 
 // Forward connects to a port of a pod by way of the API server and the pod's kubelet, as kubectl port-forward does, but
@@ -35,15 +35,15 @@ const (
 func (c *Client) Forward(ctx context.Context, namespace, pod string, port int) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	conn, err := heeding(ctx, func() (net.Conn, error) { return c.open(ctx, namespace, pod, port) })
+	conn, err := withContext(ctx, func() (net.Conn, error) { return c.dialPod(ctx, namespace, pod, port) })
 	if err != nil {
 		return nil, fmt.Errorf("forward port %d of pod %s/%s: %w", port, namespace, pod, err)
 	}
 	return conn, nil
 }
 
-// heeding gives up with the context, which not all of client-go's dialing does. What is opened after that is closed.
-func heeding(ctx context.Context, open func() (net.Conn, error)) (net.Conn, error) {
+// withContext gives up with the context, which not all of client-go's dialing does. What is opened after that is closed.
+func withContext(ctx context.Context, open func() (net.Conn, error)) (net.Conn, error) {
 	type outcome struct {
 		conn net.Conn
 		err  error
@@ -67,8 +67,8 @@ func heeding(ctx context.Context, open func() (net.Conn, error)) (net.Conn, erro
 	}
 }
 
-func (c *Client) open(ctx context.Context, namespace, pod string, port int) (net.Conn, error) {
-	dialer, err := c.dialer(ctx, c.core.Post().Namespace(namespace).Resource("pods").Name(pod).SubResource("portforward").URL())
+func (c *Client) dialPod(ctx context.Context, namespace, pod string, port int) (net.Conn, error) {
+	dialer, err := c.newDialer(ctx, c.core.Post().Namespace(namespace).Resource("pods").Name(pod).SubResource("portforward").URL())
 	if err != nil {
 		return nil, err
 	}
@@ -88,11 +88,11 @@ func (c *Client) open(ctx context.Context, namespace, pod string, port int) (net
 	return conn, nil
 }
 
-// dialer tries a websocket first and falls back to SPDY, for servers and proxies that know only one of them
+// newDialer tries a websocket first and falls back to SPDY, for servers and proxies that know only one of them
 // (https://github.com/kubernetes/enhancements/tree/master/keps/sig-api-machinery/4006-transition-spdy-to-websockets).
-func (c *Client) dialer(ctx context.Context, target *url.URL) (httpstream.Dialer, error) {
+func (c *Client) newDialer(ctx context.Context, target *url.URL) (httpstream.Dialer, error) {
 	config := rest.CopyConfig(c.config)
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return bounded{ctx, next} })
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return contextTransport{ctx, next} })
 	websocket, err := portforward.NewSPDYOverWebsocketDialerForStreaming(target, config)
 	if err != nil {
 		return nil, fmt.Errorf("make a websocket dialer: %w", err)
@@ -107,13 +107,13 @@ func (c *Client) dialer(ctx context.Context, target *url.URL) (httpstream.Dialer
 	}), nil
 }
 
-// bounded gives requests a context, which client-go's dialers don't take.
-type bounded struct {
+// contextTransport gives requests a context, which client-go's dialers don't take.
+type contextTransport struct {
 	ctx  context.Context
 	next http.RoundTripper
 }
 
-func (b bounded) RoundTrip(request *http.Request) (*http.Response, error) {
+func (b contextTransport) RoundTrip(request *http.Request) (*http.Response, error) {
 	return b.next.RoundTrip(request.WithContext(b.ctx))
 }
 
@@ -121,10 +121,10 @@ func (b bounded) RoundTrip(request *http.Request) (*http.Response, error) {
 // to and from the pod; each ends the other.
 type tunnel struct {
 	net.Conn
-	connection   httpstream.Connection
-	data, reason httpstream.Stream
-	ended        chan struct{}
-	why          error // nil until ended, and after that where no reason was given
+	connection              httpstream.Connection
+	dataStream, errorStream httpstream.Stream
+	ended                   chan struct{}
+	err                     error // nil until ended, and after that where no reason was given
 }
 
 // newTunnel makes the two streams of a forwarded connection. The one for errors comes first, and is not written to:
@@ -145,7 +145,7 @@ func newTunnel(connection httpstream.Connection, port int) (*tunnel, error) {
 		return nil, fmt.Errorf("open the stream of data: %w", err)
 	}
 	near, far := net.Pipe()
-	t := &tunnel{Conn: near, connection: connection, data: data, reason: reason, ended: make(chan struct{})}
+	t := &tunnel{Conn: near, connection: connection, dataStream: data, errorStream: reason, ended: make(chan struct{})}
 	go t.send(far)
 	go t.receive(far)
 	return t, nil
@@ -154,22 +154,22 @@ func newTunnel(connection httpstream.Connection, port int) (*tunnel, error) {
 // Read tells why the tunnel ended, where that is known.
 func (t *tunnel) Read(p []byte) (int, error) {
 	n, err := t.Conn.Read(p)
-	return n, t.explain(err)
+	return n, t.withReason(err)
 }
 
 // Write tells it too: a client that speaks first may meet the end here.
 func (t *tunnel) Write(p []byte) (int, error) {
 	n, err := t.Conn.Write(p)
-	return n, t.explain(err)
+	return n, t.withReason(err)
 }
 
-func (t *tunnel) explain(err error) error {
+func (t *tunnel) withReason(err error) error {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrClosedPipe) {
 		return err
 	}
 	select {
 	case <-t.ended:
-		return cmp.Or(t.why, err)
+		return cmp.Or(t.err, err)
 	default:
 		return err // it was closed on our side
 	}
@@ -177,8 +177,8 @@ func (t *tunnel) explain(err error) error {
 
 // send ends when either end of the pipe is closed, and takes the connection with it.
 func (t *tunnel) send(far net.Conn) {
-	_, _ = io.Copy(t.data, far)
-	_ = t.data.Close()
+	_, _ = io.Copy(t.dataStream, far)
+	_ = t.dataStream.Close()
 	_ = t.connection.Close()
 }
 
@@ -186,17 +186,17 @@ func (t *tunnel) send(far net.Conn) {
 func (t *tunnel) receive(far net.Conn) {
 	reason := make(chan string, 1)
 	go func() {
-		text, _ := io.ReadAll(io.LimitReader(t.reason, reasonSize))
+		text, _ := io.ReadAll(io.LimitReader(t.errorStream, maxReasonBytes))
 		reason <- string(text)
 	}()
-	_, _ = io.Copy(far, t.data)
-	_ = t.data.Reset() // what is left of it must not hold up the other stream
+	_, _ = io.Copy(far, t.dataStream)
+	_ = t.dataStream.Reset() // what is left of it must not hold up the other stream
 	select {
 	case text := <-reason:
 		if text != "" {
-			t.why = errors.New(text)
+			t.err = errors.New(text)
 		}
-	case <-time.After(lastWord):
+	case <-time.After(reasonTimeout):
 	}
 	close(t.ended)
 	_ = far.Close()

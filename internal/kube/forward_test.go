@@ -25,10 +25,10 @@ import (
 )
 
 const (
-	// patience bounds waits for what takes milliseconds; only broken code reaches it.
-	patience = 20 * time.Second
-	// glance is how often a condition is looked at again.
-	glance = 5 * time.Millisecond
+	// waitTimeout bounds waits for what takes milliseconds; only broken code reaches it.
+	waitTimeout = 20 * time.Second
+	// pollInterval is how often a condition is looked at again.
+	pollInterval = 5 * time.Millisecond
 
 	forwardPath = "/api/v1/namespaces/db/pods/pgbouncer-0/portforward"
 )
@@ -38,9 +38,9 @@ type forwarder struct {
 	*httptest.Server
 	upgrade func(http.ResponseWriter, *http.Request) httpstream.Connection // nil: both ways are known
 
-	mu       sync.Mutex
-	asked    []string // requests' methods
-	upgraded []httpstream.Connection
+	mu          sync.Mutex
+	methodsSeen []string // requests' methods
+	upgraded    []httpstream.Connection
 }
 
 func newForwarder(t *testing.T) (*forwarder, *Client) {
@@ -75,7 +75,7 @@ func (a authenticated) RoundTrip(request *http.Request) (*http.Response, error) 
 
 func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
-	f.asked = append(f.asked, r.Method)
+	f.methodsSeen = append(f.methodsSeen, r.Method)
 	f.mu.Unlock()
 	if r.URL.Path != forwardPath || r.Header.Get("Authorization") != "Bearer token" {
 		http.Error(w, "no such pod, or no such user", http.StatusForbidden)
@@ -101,7 +101,7 @@ func (f *forwarder) connections() []httpstream.Connection {
 func (f *forwarder) methods() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Clone(f.asked)
+	return slices.Clone(f.methodsSeen)
 }
 
 func upgradeEither(w http.ResponseWriter, r *http.Request) httpstream.Connection {
@@ -173,8 +173,8 @@ func serveStream(stream httpstream.Stream) error {
 	return nil
 }
 
-// listening makes a pod's process: what serve does with each connection.
-func listening(t *testing.T, serve func(net.Conn)) (port int) {
+// listen makes a pod's process: what serve does with each connection.
+func listen(t *testing.T, serve func(net.Conn)) (port int) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -201,7 +201,7 @@ func forward(t *testing.T, client *Client, port int) net.Conn {
 	conn, err := client.Forward(t.Context(), "db", "pgbouncer-0", port)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience)) // refused where the connection has ended by now
+	_ = conn.SetDeadline(time.Now().Add(waitTimeout)) // refused where the connection has ended by now
 	return conn
 }
 
@@ -217,7 +217,7 @@ func requireEcho(t *testing.T, conn net.Conn, text string) {
 
 func TestAForwardedPortIsAConnectionToThePodsProcess(t *testing.T) {
 	server, client := newForwarder(t)
-	conn := forward(t, client, listening(t, echo))
+	conn := forward(t, client, listen(t, echo))
 	requireEcho(t, conn, "SHOW VERSION")
 	requireEcho(t, conn, strings.Repeat("row ", 1<<16))
 	require.Equal(t, []string{http.MethodGet}, server.methods())
@@ -226,7 +226,7 @@ func TestAForwardedPortIsAConnectionToThePodsProcess(t *testing.T) {
 func TestAServerThatKnowsNoWebsocketsIsSpokenToInSPDY(t *testing.T) {
 	server, client := newForwarder(t)
 	server.upgrade = onlySPDY
-	requireEcho(t, forward(t, client, listening(t, echo)), "SHOW VERSION")
+	requireEcho(t, forward(t, client, listen(t, echo)), "SHOW VERSION")
 	require.Equal(t, []string{http.MethodGet, http.MethodPost}, server.methods())
 }
 
@@ -247,7 +247,7 @@ func TestWhyAForwardedConnectionEndedIsTheReadsError(t *testing.T) {
 func TestTheEndOfThePodsConnectionIsReadAfterAllThatItSent(t *testing.T) {
 	_, client := newForwarder(t)
 	sent := strings.Repeat("row ", 1<<16)
-	conn := forward(t, client, listening(t, func(conn net.Conn) { _, _ = io.WriteString(conn, sent) }))
+	conn := forward(t, client, listen(t, func(conn net.Conn) { _, _ = io.WriteString(conn, sent) }))
 	got, err := io.ReadAll(conn)
 	require.NoError(t, err)
 	require.Equal(t, len(sent), len(got))
@@ -255,18 +255,18 @@ func TestTheEndOfThePodsConnectionIsReadAfterAllThatItSent(t *testing.T) {
 
 func TestADeadlineEndsAReadAndNotTheForwardedConnection(t *testing.T) {
 	_, client := newForwarder(t)
-	conn := forward(t, client, listening(t, echo))
-	require.NoError(t, conn.SetReadDeadline(time.Now().Add(glance)))
+	conn := forward(t, client, listen(t, echo))
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(pollInterval)))
 	_, err := conn.Read(make([]byte, 1))
 	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+	require.NoError(t, conn.SetDeadline(time.Now().Add(waitTimeout)))
 	requireEcho(t, conn, "SHOW VERSION")
 }
 
 func TestClosingAForwardedConnectionEndsThePodsAndTheServersOwn(t *testing.T) {
 	server, client := newForwarder(t)
 	met := make(chan string, 1)
-	conn := forward(t, client, listening(t, func(conn net.Conn) {
+	conn := forward(t, client, listen(t, func(conn net.Conn) {
 		all, _ := io.ReadAll(conn)
 		met <- string(all)
 	}))
@@ -276,13 +276,13 @@ func TestClosingAForwardedConnectionEndsThePodsAndTheServersOwn(t *testing.T) {
 	select {
 	case all := <-met:
 		require.Equal(t, "X", all)
-	case <-time.After(patience):
+	case <-time.After(waitTimeout):
 		t.Fatal("the pod still has its connection")
 	}
 	require.Eventually(t, func() bool {
 		connections := server.connections()
 		return len(connections) == 1 && closed(connections[0])
-	}, patience, glance)
+	}, waitTimeout, pollInterval)
 }
 
 func closed(connection httpstream.Connection) bool {
@@ -314,7 +314,7 @@ func TestForwardingGivesUpWithItsContextAndLeavesNoConnection(t *testing.T) {
 	require.Eventually(t, func() bool {
 		connections := server.connections()
 		return len(connections) == 1 && closed(connections[0])
-	}, patience, glance)
+	}, waitTimeout, pollInterval)
 }
 
 func TestARefusedForwardSaysWhy(t *testing.T) {

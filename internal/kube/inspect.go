@@ -31,7 +31,7 @@ func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*escort.Pod, error
 	if string(found.UID) != ref.UID {
 		return nil, nil
 	}
-	return inspected(found), nil
+	return toEscortPod(found), nil
 }
 
 // Amend changes labels and annotations of exactly this pod; a nil value takes one away. Another pod of its name is not changed: its
@@ -56,7 +56,7 @@ func (c *Client) PatchMetadata(ctx context.Context, ref drain.Ref, labels, annot
 	return nil
 }
 
-func inspected(p *corev1.Pod) *escort.Pod {
+func toEscortPod(p *corev1.Pod) *escort.Pod {
 	return &escort.Pod{
 		Pod: toPod(p), Node: p.Spec.NodeName, IP: p.Status.PodIP, Ready: isReady(p), Owner: ownerOf(p), Containers: containersOf(p),
 	}
@@ -130,17 +130,17 @@ func toProbe(p *corev1.Probe, ports []escort.Port) escort.LivenessProbe {
 	probe := escort.LivenessProbe{Window: time.Duration(p.PeriodSeconds) * time.Duration(p.FailureThreshold) * time.Second}
 	switch {
 	case p.TCPSocket != nil:
-		probe.Port = resolve(p.TCPSocket.Port, ports)
+		probe.Port = portNumber(p.TCPSocket.Port, ports)
 	case p.HTTPGet != nil:
-		probe.Port = resolve(p.HTTPGet.Port, ports)
+		probe.Port = portNumber(p.HTTPGet.Port, ports)
 	case p.GRPC != nil:
 		probe.Port = int(p.GRPC.Port)
 	}
 	return probe
 }
 
-// resolve finds the number of a port that may be named; zero: no port of the container has that name.
-func resolve(port intstr.IntOrString, ports []escort.Port) int {
+// portNumber finds the number of a port that may be named; zero: no port of the container has that name.
+func portNumber(port intstr.IntOrString, ports []escort.Port) int {
 	if port.Type == intstr.Int {
 		return port.IntValue()
 	}

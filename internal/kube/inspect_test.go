@@ -46,9 +46,9 @@ spec:
 `
 
 func TestAPodIsInspectedAsItIs(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	s.apply(poolerManifest)
-	ref := refOf(&s.ready("app=pgbouncer", 1)[0])
+	ref := refOf(&s.awaitReady("app=pgbouncer", 1)[0])
 	pod := s.inspect(s.pod("pooler"))
 	require.NotEmpty(t, pod.IP)
 	pod.IP = ""
@@ -82,9 +82,9 @@ func TestAPodIsInspectedAsItIs(t *testing.T) {
 
 // A terminating pod's own time stamp is when its grace ends.
 func TestAPodWasDeletedWhenThatWasAskedFor(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	s.apply(poolerManifest)
-	s.ready("app=pgbouncer", 1)
+	s.awaitReady("app=pgbouncer", 1)
 	before := time.Now().Truncate(time.Second)
 	require.NoError(t, s.Client().CoreV1().Pods(s.namespace).Delete(t.Context(), "pooler", metav1.DeleteOptions{}))
 	pod := s.inspect(s.pod("pooler"))
@@ -93,7 +93,7 @@ func TestAPodWasDeletedWhenThatWasAskedFor(t *testing.T) {
 }
 
 func TestAPodThatIsGoneOrAnotherIsNotInspected(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	s.apply(poolerManifest)
 	another := drain.Ref{Namespace: s.namespace, Name: "pooler", UID: "another"}
 	gone := drain.Ref{Namespace: s.namespace, Name: "gone", UID: "1"}
@@ -108,15 +108,15 @@ func TestTheOwnerOfAPodIsNamedWithTheGroupOfItsKindWhereThatIsForeign(t *testing
 	for apiVersion, kind := range map[string]string{
 		"apps/v1": "StatefulSet", "v1": "StatefulSet", "apps.kruise.io/v1beta1": "StatefulSet.apps.kruise.io",
 	} {
-		pod, controls := found("db-0", "1"), true
+		pod, controls := podNamed("db-0", "1"), true
 		pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: apiVersion, Kind: "StatefulSet", Name: "db", UID: "2", Controller: &controls}}
 		require.Equal(t, escort.Owner{Kind: kind, Name: "db", UID: "2"}, ownerOf(pod))
 	}
-	require.Zero(t, ownerOf(found("bare", "1")))
+	require.Zero(t, ownerOf(podNamed("bare", "1")))
 }
 
 func TestLabelsAndAnnotationsAreAmendedAndTakenAway(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	s.apply(poolerManifest)
 	value, note := "surge", "{}"
 	require.NoError(t, s.client.PatchMetadata(t.Context(), refOf(s.pod("pooler")),
@@ -135,7 +135,7 @@ func TestLabelsAndAnnotationsAreAmendedAndTakenAway(t *testing.T) {
 }
 
 func TestAnotherPodOfTheNameIsNotAmended(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	s.apply(poolerManifest)
 	another := drain.Ref{Namespace: s.namespace, Name: "pooler", UID: "another"}
 	value := "surge"

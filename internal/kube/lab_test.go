@@ -19,27 +19,27 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// shared is the lab that the tests of this package share, each in a namespace of its own. Nothing is done there but with the
+// sharedLab is the lab that the tests of this package share, each in a namespace of its own. Nothing is done there but with the
 // rights that infra/rbac.yaml gives.
-var shared = sync.OnceValues(func() (*lab.Lab, error) {
+var sharedLab = sync.OnceValues(func() (*lab.Lab, error) {
 	ctx := context.Background()
 	l, err := lab.Start(ctx, lab.Options{})
 	if err != nil {
 		return nil, err
 	}
-	stopShared = l.Stop
+	stopSharedLab = l.Stop
 	if err := l.Apply(ctx, filepath.Join("..", "..", "infra", "rbac.yaml")); err != nil {
 		return nil, err
 	}
 	return l, l.AddNodes(ctx, nodeNamed("a"), nodeNamed("b"), nodeNamed("c"))
 })
 
-// stopShared stops the shared lab, if a test has started it.
-var stopShared = func() error { return nil }
+// stopSharedLab stops the shared lab, if a test has started it.
+var stopSharedLab = func() error { return nil }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if err := stopShared(); err != nil {
+	if err := stopSharedLab(); err != nil {
 		fmt.Println(err)
 		code = 1
 	}
@@ -50,20 +50,20 @@ func nodeNamed(name string) lab.Node {
 	return lab.Node{Name: "node-" + name, InstanceID: "i-" + name, Zone: "us-east-1a"}
 }
 
-// scene is a namespace of the shared lab, and a client with the function's rights.
-type scene struct {
+// labEnv is a namespace of the shared lab, and a client with the function's rights.
+type labEnv struct {
 	*testing.T
 	*lab.Lab
 	client    *Client
 	namespace string
 }
 
-func setScene(t *testing.T) *scene {
+func newLabEnv(t *testing.T) *labEnv {
 	t.Helper()
 	lab.Require(t)
-	l, err := shared()
+	l, err := sharedLab()
 	require.NoError(t, err)
-	s := &scene{T: t, Lab: l, client: clientOf(t, l, "quiesce")}
+	s := &labEnv{T: t, Lab: l, client: clientInGroup(t, l, "quiesce")}
 	created, err := l.Client().CoreV1().Namespaces().Create(t.Context(),
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}, metav1.CreateOptions{})
 	require.NoError(t, err)
@@ -71,8 +71,8 @@ func setScene(t *testing.T) *scene {
 	return s
 }
 
-// clientOf is a client that has a group's rights.
-func clientOf(t *testing.T, l *lab.Lab, group string) *Client {
+// clientInGroup is a client that has a group's rights.
+func clientInGroup(t *testing.T, l *lab.Lab, group string) *Client {
 	t.Helper()
 	config := l.Admin()
 	config.Impersonate = rest.ImpersonationConfig{UserName: "function", Groups: []string{group}}
@@ -82,7 +82,7 @@ func clientOf(t *testing.T, l *lab.Lab, group string) *Client {
 }
 
 // apply applies manifests in the scene's namespace.
-func (s *scene) apply(manifests string) {
+func (s *labEnv) apply(manifests string) {
 	s.Helper()
 	file := filepath.Join(s.TempDir(), "manifests.yaml")
 	require.NoError(s, os.WriteFile(file, []byte(manifests), 0o600))
@@ -90,17 +90,17 @@ func (s *scene) apply(manifests string) {
 	require.NoError(s, err)
 }
 
-func (s *scene) pod(name string) *corev1.Pod {
+func (s *labEnv) pod(name string) *corev1.Pod {
 	s.Helper()
 	pod, err := s.Client().CoreV1().Pods(s.namespace).Get(s.Context(), name, metav1.GetOptions{})
 	require.NoError(s, err)
 	return pod
 }
 
-// ready are the Ready pods with these labels, when there are n.
-func (s *scene) ready(selector string, n int) (pods []corev1.Pod) {
+// awaitReady are the Ready pods with these labels, when there are n.
+func (s *labEnv) awaitReady(selector string, n int) (pods []corev1.Pod) {
 	s.Helper()
-	s.until(func() bool {
+	s.eventually(func() bool {
 		found, err := s.Client().CoreV1().Pods(s.namespace).List(s.Context(), metav1.ListOptions{LabelSelector: selector})
 		require.NoError(s, err)
 		pods = nil
@@ -115,7 +115,7 @@ func (s *scene) ready(selector string, n int) (pods []corev1.Pod) {
 }
 
 // inspect looks at a pod that is there.
-func (s *scene) inspect(p *corev1.Pod) escort.Pod {
+func (s *labEnv) inspect(p *corev1.Pod) escort.Pod {
 	s.Helper()
 	found, err := s.client.Inspect(s.Context(), refOf(p))
 	require.NoError(s, err)
@@ -123,16 +123,16 @@ func (s *scene) inspect(p *corev1.Pod) escort.Pod {
 	return *found
 }
 
-func (s *scene) patch(name, patch string) {
+func (s *labEnv) patch(name, patch string) {
 	s.Helper()
 	_, err := s.Client().CoreV1().Pods(s.namespace).Patch(
 		s.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 	require.NoError(s, err)
 }
 
-func (s *scene) until(condition func() bool) {
+func (s *labEnv) eventually(condition func() bool) {
 	s.Helper()
-	require.Eventually(s, condition, patience, glance)
+	require.Eventually(s, condition, waitTimeout, pollInterval)
 }
 
 func refOf(p *corev1.Pod) drain.Ref {

@@ -12,7 +12,7 @@ import (
 )
 
 func TestALeaseIsHeldByOneUntilItIsReleasedAndThenGone(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	release, held, err := s.client.AcquireGroupLease(t.Context(), s.namespace)
 	require.NoError(t, err)
 	require.True(t, held)
@@ -26,7 +26,7 @@ func TestALeaseIsHeldByOneUntilItIsReleasedAndThenGone(t *testing.T) {
 }
 
 func TestALeaseIsReleasedThoughItsContextHasEnded(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	release, held, err := s.client.AcquireGroupLease(ctx, s.namespace)
 	require.NoError(t, err)
@@ -42,7 +42,7 @@ func TestALeaseIsReleasedThoughItsContextHasEnded(t *testing.T) {
 // A sweep that does not see who owns what calls for drains that are under way; one that takes an expired lease for an owner leaves
 // a crashed drain to nobody.
 func TestTheLeasesThatAreHeldAreListed(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	release, held, err := s.client.AcquireGroupLease(t.Context(), s.namespace)
 	require.NoError(t, err)
 	require.True(t, held)
@@ -64,7 +64,7 @@ func TestTheLeasesThatAreHeldAreListed(t *testing.T) {
 
 // Whoever drains learns of a notice that came for its instance, from its lease; and can give that back all the same.
 func TestADeadlineThatIsLeftOnALeaseIsHeardByItsOwnerAtTheNextRenewal(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	deadline, heard := time.Now().Add(time.Minute), make(chan time.Time, 10)
 	l, err := s.client.acquire(t.Context(), s.namespace, "owner")
 	require.NoError(t, err)
@@ -87,7 +87,7 @@ func TestADeadlineThatIsLeftOnALeaseIsHeardByItsOwnerAtTheNextRenewal(t *testing
 }
 
 func TestADeadlineOnALeaseIsHeardByWhoeverGoesOn(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	crashed, err := s.client.acquire(t.Context(), s.namespace, "crashed")
 	require.NoError(t, err)
 	deadline := time.Now().Add(time.Minute)

@@ -19,12 +19,12 @@ const nodePage = 500
 // FindNode looks up the node of an instance: by name where one is known, else among the nodes of its zone, else among all, page
 // by page. It is nil if no node has the instance.
 func (c *Client) FindNode(ctx context.Context, instanceID, name, zone string) (*drain.Node, error) {
-	node, err := c.byName(ctx, instanceID, name)
+	node, err := c.findNodeByName(ctx, instanceID, name)
 	if node != nil || err != nil {
 		return node, err
 	}
-	for _, selector := range selectors(zone) {
-		node, err := c.search(ctx, instanceID, selector)
+	for _, selector := range zoneSelectors(zone) {
+		node, err := c.searchNodes(ctx, instanceID, selector)
 		if node != nil || err != nil {
 			return node, err
 		}
@@ -32,14 +32,14 @@ func (c *Client) FindNode(ctx context.Context, instanceID, name, zone string) (*
 	return nil, nil
 }
 
-func selectors(zone string) []string {
+func zoneSelectors(zone string) []string {
 	if zone == "" {
 		return []string{""}
 	}
 	return []string{corev1.LabelTopologyZone + "=" + zone, ""}
 }
 
-func (c *Client) byName(ctx context.Context, instanceID, name string) (*drain.Node, error) {
+func (c *Client) findNodeByName(ctx context.Context, instanceID, name string) (*drain.Node, error) {
 	if name == "" {
 		return nil, nil
 	}
@@ -52,7 +52,7 @@ func (c *Client) byName(ctx context.Context, instanceID, name string) (*drain.No
 
 // NodeByName looks up the node of that name; nil: there is none.
 func (c *Client) NodeByName(ctx context.Context, name string) (*drain.Node, error) {
-	node, err := c.node(ctx, name)
+	node, err := c.getNode(ctx, name)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
@@ -74,14 +74,14 @@ func toNode(n *corev1.Node) *drain.Node {
 	return node
 }
 
-func (c *Client) node(ctx context.Context, name string) (*corev1.Node, error) {
+func (c *Client) getNode(ctx context.Context, name string) (*corev1.Node, error) {
 	node := &corev1.Node{}
 	return node, c.core.Get().Resource("nodes").Name(name).Timeout(callTimeout).Do(ctx).Into(node)
 }
 
-func (c *Client) search(ctx context.Context, instanceID, selector string) (found *drain.Node, err error) {
+func (c *Client) searchNodes(ctx context.Context, instanceID, selector string) (found *drain.Node, err error) {
 	err = c.eachNode(ctx, metav1.ListOptions{LabelSelector: selector}, func(n *corev1.Node) bool {
-		if isOf(n, instanceID) {
+		if hasInstance(n, instanceID) {
 			found = toNode(n)
 		}
 		return found != nil
@@ -113,8 +113,8 @@ func (c *Client) eachNode(ctx context.Context, options metav1.ListOptions, look 
 	}
 }
 
-// isOf: the provider ID ends in the instance's ID, whatever the node is called
+// hasInstance: the provider ID ends in the instance's ID, whatever the node is called
 // (aws:///<zone>/<instance>, https://cloud-provider-aws.sigs.k8s.io/prerequisites/).
-func isOf(node *corev1.Node, instanceID string) bool {
+func hasInstance(node *corev1.Node, instanceID string) bool {
 	return instanceID != "" && strings.HasSuffix(node.Spec.ProviderID, "/"+instanceID)
 }

@@ -24,13 +24,13 @@ func (c *Client) Peers(ctx context.Context, p escort.Pod) ([]escort.Peer, error)
 		return nil, err
 	}
 	var peers []escort.Peer
-	nodes := leavers{Client: c, known: map[string]bool{}}
+	nodes := nodeLookup{Client: c, known: map[string]bool{}}
 	for i := range pods {
 		if !isCounted(&pods[i], owner) {
 			continue
 		}
 		peer := toPeer(&pods[i])
-		if peer.NodeLeaving, err = nodes.leaves(ctx, peer.Node); err != nil {
+		if peer.NodeLeaving, err = nodes.isLeaving(ctx, peer.Node); err != nil {
 			return nil, err
 		}
 		peers = append(peers, peer)
@@ -51,22 +51,22 @@ func toPeer(p *corev1.Pod) escort.Peer {
 	}
 }
 
-// leavers looks each node up once.
-type leavers struct {
+// nodeLookup looks each node up once.
+type nodeLookup struct {
 	*Client
 	known map[string]bool
 }
 
-// leaves: a node that is gone takes its pods along; a pod without one has yet to come.
-func (l leavers) leaves(ctx context.Context, name string) (bool, error) {
+// isLeaving: a node that is gone takes its pods along; a pod without one has yet to come.
+func (l nodeLookup) isLeaving(ctx context.Context, name string) (bool, error) {
 	leaving, known := l.known[name]
 	if known || name == "" {
 		return leaving, nil
 	}
-	node, err := l.node(ctx, name)
+	node, err := l.getNode(ctx, name)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return false, fmt.Errorf("get node %s: %w", name, err)
 	}
-	l.known[name] = err != nil || node.Spec.Unschedulable || hasWaveTaint(node)
+	l.known[name] = err != nil || node.Spec.Unschedulable || hasTerminatingTaint(node)
 	return l.known[name], nil
 }

@@ -20,7 +20,7 @@ func refsOf(peers []escort.Peer) (refs []drain.Ref) {
 	return refs
 }
 
-const setManifest = `
+const statefulSetManifest = `
 apiVersion: apps/v1
 kind: StatefulSet
 metadata: {name: pooler}
@@ -46,7 +46,7 @@ spec: {nodeName: node-a, containers: [{name: pgbouncer, image: pgbouncer}]}
 `
 
 // poolNodes adds nodes for this scene's pods only.
-func (s *scene) poolNodes(n int) {
+func (s *labEnv) poolNodes(n int) {
 	s.Helper()
 	for i := range n {
 		node := nodeNamed(s.namespace + "-" + string(rune('a'+i)))
@@ -57,15 +57,15 @@ func (s *scene) poolNodes(n int) {
 }
 
 func TestPeersAreThePodsThatTheOwnerCountsAndWhetherTheyWillStay(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	s.poolNodes(4)
-	s.apply(strings.ReplaceAll(setManifest, "NAMESPACE", s.namespace))
-	s.ready("app=pgbouncer", 5)
+	s.apply(strings.ReplaceAll(statefulSetManifest, "NAMESPACE", s.namespace))
+	s.awaitReady("app=pgbouncer", 5)
 	pod := s.inspect(s.pod("pooler-0"))
 	nodeOf := func(name string) drain.Node { return drain.Node{Name: s.pod(name).Spec.NodeName} }
 	_, err := s.client.Cordon(t.Context(), nodeOf("pooler-1"), "quiesce", time.Now())
 	require.NoError(t, err)
-	require.NoError(t, s.client.TaintTerminating(t.Context(), []drain.Node{named(s.pod("pooler-2").Spec.NodeName)}))
+	require.NoError(t, s.client.TaintTerminating(t.Context(), []drain.Node{nodeRef(s.pod("pooler-2").Spec.NodeName)}))
 	require.NoError(t, s.Client().CoreV1().Pods(s.namespace).Delete(t.Context(), "pooler-3", metav1.DeleteOptions{}))
 
 	peers, err := s.client.Peers(t.Context(), pod)
@@ -80,20 +80,20 @@ func TestPeersAreThePodsThatTheOwnerCountsAndWhetherTheyWillStay(t *testing.T) {
 	}
 }
 
-// named is the node that nodeNamed has made.
-func named(node string) drain.Node {
+// nodeRef is the node that nodeNamed has made.
+func nodeRef(node string) drain.Node {
 	return drain.Node{Name: node, InstanceID: "i-" + strings.TrimPrefix(node, "node-")}
 }
 
 func TestAPodThatHasEndedIsNoPeer(t *testing.T) {
-	s := setScene(t)
-	s.apply(groupManifest)
-	before := s.ready("app=pgbouncer", 2)
+	s := newLabEnv(t)
+	s.apply(deploymentManifest)
+	before := s.awaitReady("app=pgbouncer", 2)
 	ended := before[0]
 	ended.Status.Phase, ended.Status.Conditions = corev1.PodFailed, nil
 	_, err := s.Client().CoreV1().Pods(s.namespace).UpdateStatus(t.Context(), &ended, metav1.UpdateOptions{})
 	require.NoError(t, err)
-	s.ready("app=pgbouncer", 2) // its owner has made another, and keeps it
+	s.awaitReady("app=pgbouncer", 2) // its owner has made another, and keeps it
 
 	peers, err := s.client.Peers(t.Context(), s.inspect(&before[1]))
 	require.NoError(t, err)
@@ -103,10 +103,10 @@ func TestAPodThatHasEndedIsNoPeer(t *testing.T) {
 }
 
 func TestAPeerWithoutANodeIsNotReadyAndDoesNotLeave(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	s.poolNodes(2)
-	s.apply(strings.ReplaceAll(setManifest, "NAMESPACE", s.namespace))
-	s.ready("app=pgbouncer", 3) // two of four have a node each
+	s.apply(strings.ReplaceAll(statefulSetManifest, "NAMESPACE", s.namespace))
+	s.awaitReady("app=pgbouncer", 3) // two of four have a node each
 	all, err := s.client.Peers(t.Context(), s.inspect(s.pod("pooler-0")))
 	require.NoError(t, err)
 	require.Len(t, all, 4)
@@ -117,8 +117,8 @@ func TestAPeerWithoutANodeIsNotReadyAndDoesNotLeave(t *testing.T) {
 }
 
 func TestANodeThatIsGoneTakesItsPodsAlong(t *testing.T) {
-	s := setScene(t)
-	leaving, err := leavers{Client: s.client, known: map[string]bool{}}.leaves(t.Context(), "gone")
+	s := newLabEnv(t)
+	leaving, err := nodeLookup{Client: s.client, known: map[string]bool{}}.isLeaving(t.Context(), "gone")
 	require.NoError(t, err)
 	require.True(t, leaving)
 }

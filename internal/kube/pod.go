@@ -25,7 +25,7 @@ func toPod(p *corev1.Pod) drain.Pod {
 		Controller:      controllerKind(p),
 		Grace:           grace(p),
 		Created:         p.CreationTimestamp.Time,
-		Deleted:         deleted(p),
+		Deleted:         deletionRequestedAt(p),
 		Mirror:          mirror,
 		Finished:        finished(p),
 		ToleratesCordon: toleratesCordon(p),
@@ -39,19 +39,19 @@ func toPod(p *corev1.Pod) drain.Pod {
 // StatefulSet without its successor.
 func finished(p *corev1.Pod) bool { return succeededOrFailed(p) && p.DeletionTimestamp == nil }
 
-// kept: the kubelet has stopped the pod and let go of it, which is to delete it with a grace period of zero, and finalizers
+// keptByFinalizers: the kubelet has stopped the pod and let go of it, which is to delete it with a grace period of zero, and finalizers
 // keep it.
-func kept(p *corev1.Pod) bool {
+func keptByFinalizers(p *corev1.Pod) bool {
 	letGo := p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds == 0
-	return letGo && len(p.Finalizers) > 0 && (succeededOrFailed(p) || allEnded(p))
+	return letGo && len(p.Finalizers) > 0 && (succeededOrFailed(p) || allContainersEnded(p))
 }
 
 func succeededOrFailed(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-// allEnded: kubelets before 1.27 leave the phase of a pod that they stop as it was.
-func allEnded(p *corev1.Pod) bool {
+// allContainersEnded: kubelets before 1.27 leave the phase of a pod that they stop as it was.
+func allContainersEnded(p *corev1.Pod) bool {
 	runs := func(c corev1.ContainerStatus) bool { return c.State.Terminated == nil }
 	return len(p.Status.ContainerStatuses) > 0 && !slices.ContainsFunc(p.Status.ContainerStatuses, runs)
 }
@@ -70,9 +70,9 @@ func grace(p *corev1.Pod) time.Duration {
 	return time.Duration(*p.Spec.TerminationGracePeriodSeconds) * time.Second
 }
 
-// deleted is when the pod's termination was asked for: its deletion timestamp is when its grace ends
+// deletionRequestedAt is when the pod's termination was asked for: its deletion timestamp is when its grace ends
 // (https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/object-meta/#System).
-func deleted(p *corev1.Pod) time.Time {
+func deletionRequestedAt(p *corev1.Pod) time.Time {
 	if p.DeletionTimestamp == nil {
 		return time.Time{}
 	}

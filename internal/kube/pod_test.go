@@ -11,14 +11,14 @@ import (
 	"quiesce/internal/drain"
 )
 
-// asked is a pod that was told to stop, and that its kubelet has let go of if it gives it no grace any more.
-func asked(grace int64, finalizers ...string) *corev1.Pod {
-	pod := found("web", "1")
+// terminatingPod is a pod that was told to stop, and that its kubelet has let go of if it gives it no grace any more.
+func terminatingPod(grace int64, finalizers ...string) *corev1.Pod {
+	pod := podNamed("web", "1")
 	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds, pod.Finalizers = &metav1.Time{Time: time.Now()}, &grace, finalizers
 	return pod
 }
 
-func in(phase corev1.PodPhase, pod *corev1.Pod, containers ...corev1.ContainerState) *corev1.Pod {
+func withPhase(phase corev1.PodPhase, pod *corev1.Pod, containers ...corev1.ContainerState) *corev1.Pod {
 	pod.Status.Phase = phase
 	for _, state := range containers {
 		pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, corev1.ContainerStatus{State: state})
@@ -35,82 +35,82 @@ func TestAPodIsFinishedOrKeptByFinalizersOnlyWhenNothingMoreIsDoneAboutIt(t *tes
 		pod            *corev1.Pod
 		finished, kept bool
 	}{
-		"runs":                                   {pod: in(corev1.PodRunning, found("web", "1"), running)},
-		"has succeeded":                          {pod: in(corev1.PodSucceeded, found("web", "1")), finished: true},
-		"has failed":                             {pod: in(corev1.PodFailed, found("web", "1")), finished: true},
-		"is between two tries of its container":  {pod: in(corev1.PodRunning, found("web", "1"), ended)},
-		"is told to stop":                        {pod: in(corev1.PodRunning, asked(30), running)},
-		"has stopped":                            {pod: in(corev1.PodFailed, asked(30), ended)},
-		"has stopped, and is about to be gone":   {pod: in(corev1.PodFailed, asked(0), ended)},
-		"has stopped, and has a finalizer":       {pod: in(corev1.PodFailed, asked(30, "a/b"), ended)},
-		"is kept by it":                          {pod: in(corev1.PodSucceeded, asked(0, "a/b"), ended), kept: true},
-		"is kept by it, by an older kubelet":     {pod: in(corev1.PodRunning, asked(0, "a/b"), ended, ended), kept: true},
-		"is forced by hand, and has a finalizer": {pod: in(corev1.PodRunning, asked(0, "a/b"), ended, running)},
-		"never began":                            {pod: in(corev1.PodPending, asked(0, "a/b"))},
+		"runs":                                   {pod: withPhase(corev1.PodRunning, podNamed("web", "1"), running)},
+		"has succeeded":                          {pod: withPhase(corev1.PodSucceeded, podNamed("web", "1")), finished: true},
+		"has failed":                             {pod: withPhase(corev1.PodFailed, podNamed("web", "1")), finished: true},
+		"is between two tries of its container":  {pod: withPhase(corev1.PodRunning, podNamed("web", "1"), ended)},
+		"is told to stop":                        {pod: withPhase(corev1.PodRunning, terminatingPod(30), running)},
+		"has stopped":                            {pod: withPhase(corev1.PodFailed, terminatingPod(30), ended)},
+		"has stopped, and is about to be gone":   {pod: withPhase(corev1.PodFailed, terminatingPod(0), ended)},
+		"has stopped, and has a finalizer":       {pod: withPhase(corev1.PodFailed, terminatingPod(30, "a/b"), ended)},
+		"is kept by it":                          {pod: withPhase(corev1.PodSucceeded, terminatingPod(0, "a/b"), ended), kept: true},
+		"is kept by it, by an older kubelet":     {pod: withPhase(corev1.PodRunning, terminatingPod(0, "a/b"), ended, ended), kept: true},
+		"is forced by hand, and has a finalizer": {pod: withPhase(corev1.PodRunning, terminatingPod(0, "a/b"), ended, running)},
+		"never began":                            {pod: withPhase(corev1.PodPending, terminatingPod(0, "a/b"))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, c.finished, finished(c.pod))
-			require.Equal(t, c.kept, kept(c.pod))
+			require.Equal(t, c.kept, keptByFinalizers(c.pod))
 		})
 	}
 }
 
 func TestSinceWhenFinalizersKeepAPodIsWhenThatWasSeen(t *testing.T) {
-	c := &cluster{changed: make(chan struct{}, 1), budgets: watched()}
-	early := in(corev1.PodFailed, asked(0, "a/b"))
+	c := &watchedNode{changed: make(chan struct{}, 1), pdbs: pdbsWith()}
+	early := withPhase(corev1.PodFailed, terminatingPod(0, "a/b"))
 	early.Name, early.DeletionTimestamp = "early", &metav1.Time{Time: time.Now().Add(-time.Hour)}
-	web := found("web", "1")
+	web := podNamed("web", "1")
 	c.replace([]*corev1.Pod{early, web})
 	began := time.Now()
-	c.put(in(corev1.PodFailed, asked(30, "a/b")))
-	c.put(in(corev1.PodFailed, asked(0, "a/b")))
-	since := endOf(c, "web")
+	c.put(withPhase(corev1.PodFailed, terminatingPod(30, "a/b")))
+	c.put(withPhase(corev1.PodFailed, terminatingPod(0, "a/b")))
+	since := containersEndedAt(c, "web")
 	require.WithinRange(t, since, began, time.Now())
-	require.WithinDuration(t, began.Add(-time.Hour), endOf(c, "early"), time.Minute, "for all we know")
-	c.put(in(corev1.PodFailed, asked(0, "a/b")))
-	require.Equal(t, since, endOf(c, "web"), "not when it was seen again")
+	require.WithinDuration(t, began.Add(-time.Hour), containersEndedAt(c, "early"), time.Minute, "for all we know")
+	c.put(withPhase(corev1.PodFailed, terminatingPod(0, "a/b")))
+	require.Equal(t, since, containersEndedAt(c, "web"), "not when it was seen again")
 
-	reborn := found("web", "2")
+	reborn := podNamed("web", "2")
 	c.put(reborn)
-	require.Zero(t, endOf(c, "web"))
+	require.Zero(t, containersEndedAt(c, "web"))
 }
 
-func endOf(c *cluster, name string) time.Time {
-	pod := c.pods[key(found(name, ""))]
+func containersEndedAt(c *watchedNode, name string) time.Time {
+	pod := c.pods[key(podNamed(name, ""))]
 	return pod.ContainersEndedAt
 }
 
 func TestPodsAreToldWhichBudgetsAreKnownToSelectThem(t *testing.T) {
-	c := &cluster{changed: make(chan struct{}, 1), budgets: watched()}
-	pod := found("web", "1")
+	c := &watchedNode{changed: make(chan struct{}, 1), pdbs: pdbsWith()}
+	pod := podNamed("web", "1")
 	pod.Labels = map[string]string{"app": "web"}
 	c.replace([]*corev1.Pod{pod})
 	require.Empty(t, c.Pods()[0].PDBs, "none was asked")
-	inNamespace{c.budgets, "app"}.put(pdb("b", 0, 1, 1))
-	inNamespace{c.budgets, "app"}.put(pdb("a", 0, 1, 1))
+	namespaceSink{c.pdbs, "app"}.put(newPDB("b", 0, 1, 1))
+	namespaceSink{c.pdbs, "app"}.put(newPDB("a", 0, 1, 1))
 	require.Equal(t, []string{"app/a", "app/b"}, c.Pods()[0].PDBs)
 }
 
-func node(ready corev1.ConditionStatus) *corev1.Node {
+func nodeWithReady(ready corev1.ConditionStatus) *corev1.Node {
 	return &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}}}
 }
 
 func TestANodeIsUnreachableWhenItsStateIsUnknownOrItIsGone(t *testing.T) {
-	c := &cluster{changed: make(chan struct{}, 1)}
+	c := &watchedNode{changed: make(chan struct{}, 1)}
 	var _ drain.Cluster = c
-	u := underfoot{c}
+	u := nodeSink{c}
 	for _, step := range []struct {
 		what        string
 		do          func()
 		unreachable bool
 		said        bool
 	}{
-		{"is ready", func() { u.replace([]*corev1.Node{node(corev1.ConditionTrue)}) }, false, false},
-		{"is lost", func() { u.put(node(corev1.ConditionUnknown)) }, true, true},
-		{"is still lost", func() { u.put(node(corev1.ConditionUnknown)) }, true, false},
-		{"is back, and not well", func() { u.put(node(corev1.ConditionFalse)) }, false, true},
-		{"is deleted", func() { u.drop(node(corev1.ConditionTrue)) }, true, true},
-		{"is registered anew", func() { u.put(node(corev1.ConditionTrue)) }, false, true},
+		{"is ready", func() { u.replace([]*corev1.Node{nodeWithReady(corev1.ConditionTrue)}) }, false, false},
+		{"is lost", func() { u.put(nodeWithReady(corev1.ConditionUnknown)) }, true, true},
+		{"is still lost", func() { u.put(nodeWithReady(corev1.ConditionUnknown)) }, true, false},
+		{"is back, and not well", func() { u.put(nodeWithReady(corev1.ConditionFalse)) }, false, true},
+		{"is deleted", func() { u.drop(nodeWithReady(corev1.ConditionTrue)) }, true, true},
+		{"is registered anew", func() { u.put(nodeWithReady(corev1.ConditionTrue)) }, false, true},
 		{"is found missing", func() { u.replace(nil) }, true, true},
 	} {
 		step.do()

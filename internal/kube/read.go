@@ -13,7 +13,7 @@ import (
 const listPage = 500
 
 // resource is a kind of objects in namespaces: where the API has it.
-type resource struct{ group, name string }
+type resource struct{ path, name string }
 
 var (
 	podResource           = resource{"/api/v1", "pods"}
@@ -22,12 +22,12 @@ var (
 	statefulSetResource   = resource{"/apis/apps/v1", "statefulsets"}
 	endpointSliceResource = resource{"/apis/discovery.k8s.io/v1", "endpointslices"}
 	networkPolicyResource = resource{"/apis/networking.k8s.io/v1", "networkpolicies"}
-	budgetResource        = resource{"/apis/policy/v1", "poddisruptionbudgets"}
+	pdbResource           = resource{"/apis/policy/v1", "poddisruptionbudgets"}
 )
 
-// identity is what of an object's metadata is read where the rest is of no interest. Keys of JSON match these fields in any
+// objectMeta is what of an object's metadata is read where the rest is of no interest. Keys of JSON match these fields in any
 // case.
-type identity struct {
+type objectMeta struct {
 	Name, UID string
 	Labels    map[string]string
 }
@@ -35,7 +35,7 @@ type identity struct {
 // read gets an object as JSON, into a type that has just the fields that are wanted. Only escorts read these kinds, and
 // rarely: their three groups in the scheme would make every start half a millisecond longer, and the function 0.8 MB larger.
 func (c *Client) read(ctx context.Context, r resource, namespace, name string, into any) error {
-	return decode(ctx, c.core.Get().AbsPath(r.group, "namespaces", namespace, r.name, name), into)
+	return decode(ctx, c.core.Get().AbsPath(r.path, "namespaces", namespace, r.name, name), into)
 }
 
 // list reads all objects of a kind in a namespace, page by page.
@@ -47,7 +47,7 @@ func list[T any](ctx context.Context, c *Client, r resource, namespace, selector
 			Metadata metav1.ListMeta
 			Items    []T
 		}
-		request := c.core.Get().AbsPath(r.group, "namespaces", namespace, r.name).VersionedParams(&options, params)
+		request := c.core.Get().AbsPath(r.path, "namespaces", namespace, r.name).VersionedParams(&options, params)
 		if err := decode(ctx, request, &page); err != nil {
 			return nil, fmt.Errorf("list %s of namespace %s: %w", r.name, namespace, err)
 		}

@@ -13,7 +13,7 @@ import (
 
 // controller is what of a ReplicaSet or StatefulSet matters.
 type controller struct {
-	Metadata identity
+	Metadata objectMeta
 	Spec     struct {
 		Replicas int // the API server has put in the default
 		Selector *metav1.LabelSelector
@@ -21,12 +21,12 @@ type controller struct {
 }
 
 type service struct {
-	Metadata identity
+	Metadata objectMeta
 	Spec     struct{ Selector map[string]string }
 }
 
 type networkPolicy struct {
-	Metadata identity
+	Metadata objectMeta
 	Spec     struct {
 		PodSelector *metav1.LabelSelector
 		Ingress     []struct{ From []policyPeer }
@@ -39,25 +39,25 @@ type policyPeer struct{ PodSelector *metav1.LabelSelector }
 // Around finds what selects a pod with this namespace, these labels and this owner; nothing else of it matters. Network policies
 // of other namespaces that name its labels are not looked for: that would take all of the cluster's.
 func (c *Client) Selectors(ctx context.Context, p escort.Pod) (around escort.Selectors, err error) {
-	if err := c.aroundOwner(ctx, p, &around); err != nil {
+	if err := c.addOwner(ctx, p, &around); err != nil {
 		return escort.Selectors{}, err
 	}
 	if around.Services, err = c.servicesOf(ctx, p); err != nil {
 		return escort.Selectors{}, err
 	}
-	if around.PDBs, err = c.budgetsOf(ctx, p); err != nil {
+	if around.PDBs, err = c.pdbsOf(ctx, p); err != nil {
 		return escort.Selectors{}, err
 	}
 	around.Policies, err = c.policiesOf(ctx, p)
 	return around, err
 }
 
-func (c *Client) aroundOwner(ctx context.Context, p escort.Pod, around *escort.Selectors) error {
+func (c *Client) addOwner(ctx context.Context, p escort.Pod, around *escort.Selectors) error {
 	owner, err := c.controllerOf(ctx, p)
 	if owner == nil || err != nil {
 		return err
 	}
-	selecting := toSelecting(owner.Metadata.Name, owner.Spec.Selector)
+	selecting := toSelector(owner.Metadata.Name, owner.Spec.Selector)
 	around.Owner, around.Replicas = &selecting, owner.Spec.Replicas
 	return nil
 }
@@ -94,13 +94,13 @@ func (c *Client) servicesOf(ctx context.Context, p escort.Pod) (selecting []esco
 	return selecting, err
 }
 
-func (c *Client) budgetsOf(ctx context.Context, p escort.Pod) (selecting []escort.PDB, err error) {
-	all, err := list[policyv1.PodDisruptionBudget](ctx, c, budgetResource, p.Namespace, "")
+func (c *Client) pdbsOf(ctx context.Context, p escort.Pod) (selecting []escort.PDB, err error) {
+	all, err := list[policyv1.PodDisruptionBudget](ctx, c, pdbResource, p.Namespace, "")
 	for i := range all {
 		b := &all[i]
 		if selects(b.Spec.Selector, p) {
 			selecting = append(selecting, escort.PDB{
-				Selector: toSelecting(b.Name, b.Spec.Selector), DisruptionsAllowed: int(b.Status.DisruptionsAllowed), NeverReason: whyNever(b),
+				Selector: toSelector(b.Name, b.Spec.Selector), DisruptionsAllowed: int(b.Status.DisruptionsAllowed), NeverReason: neverReason(b),
 			})
 		}
 	}
@@ -110,29 +110,29 @@ func (c *Client) budgetsOf(ctx context.Context, p escort.Pod) (selecting []escor
 func (c *Client) policiesOf(ctx context.Context, p escort.Pod) (selecting []escort.Selector, err error) {
 	all, err := list[networkPolicy](ctx, c, networkPolicyResource, p.Namespace, "")
 	for _, policy := range all {
-		for _, selector := range policy.selectors() {
-			if selects(selector, p) || excludes(selector) {
-				selecting = append(selecting, toSelecting(policy.Metadata.Name, selector))
+		for _, selector := range policy.podSelectors() {
+			if selects(selector, p) || matchesMissingLabel(selector) {
+				selecting = append(selecting, toSelector(policy.Metadata.Name, selector))
 			}
 		}
 	}
 	return selecting, err
 }
 
-// selectors are those of the pods that the policy applies to, and of those that it lets in or out. A peer that is selected by
+// podSelectors are those of the pods that the policy applies to, and of those that it lets in or out. A peer that is selected by
 // its namespace too counts as one of this namespace: that may be one selector too many, and never one too few.
-func (n networkPolicy) selectors() []*metav1.LabelSelector {
+func (n networkPolicy) podSelectors() []*metav1.LabelSelector {
 	all := []*metav1.LabelSelector{n.Spec.PodSelector}
 	for _, rule := range n.Spec.Ingress {
-		all = append(all, selectorsOf(rule.From)...)
+		all = append(all, peerSelectors(rule.From)...)
 	}
 	for _, rule := range n.Spec.Egress {
-		all = append(all, selectorsOf(rule.To)...)
+		all = append(all, peerSelectors(rule.To)...)
 	}
 	return all
 }
 
-func selectorsOf(peers []policyPeer) (selectors []*metav1.LabelSelector) {
+func peerSelectors(peers []policyPeer) (selectors []*metav1.LabelSelector) {
 	for _, peer := range peers {
 		selectors = append(selectors, peer.PodSelector)
 	}
@@ -145,8 +145,8 @@ func selects(s *metav1.LabelSelector, p escort.Pod) bool {
 	return err == nil && selector.Matches(labels.Set(p.Labels))
 }
 
-// excludes: such a selector may come to select a pod that loses a label.
-func excludes(s *metav1.LabelSelector) bool {
+// matchesMissingLabel: such a selector may come to select a pod that loses a label.
+func matchesMissingLabel(s *metav1.LabelSelector) bool {
 	if s == nil {
 		return false
 	}
@@ -158,7 +158,7 @@ func excludes(s *metav1.LabelSelector) bool {
 	return false
 }
 
-func toSelecting(name string, s *metav1.LabelSelector) escort.Selector {
+func toSelector(name string, s *metav1.LabelSelector) escort.Selector {
 	selecting := escort.Selector{Name: name, Labels: s.MatchLabels}
 	for _, e := range s.MatchExpressions {
 		selecting.Keys = append(selecting.Keys, e.Key)

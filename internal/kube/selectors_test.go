@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const groupManifest = `
+const deploymentManifest = `
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: pgbouncer}
@@ -76,9 +76,9 @@ spec: {maxUnavailable: 0, selector: {}}
 `
 
 func TestWhatSelectsAPodIsFound(t *testing.T) {
-	s := setScene(t)
-	s.apply(groupManifest)
-	pod := s.inspect(&s.ready("app=pgbouncer", 2)[0])
+	s := newLabEnv(t)
+	s.apply(deploymentManifest)
+	pod := s.inspect(&s.awaitReady("app=pgbouncer", 2)[0])
 	app := map[string]string{"app": "pgbouncer"}
 	hash := "pod-template-hash"
 	var around escort.Selectors
@@ -87,9 +87,9 @@ func TestWhatSelectsAPodIsFound(t *testing.T) {
 		around, err = s.client.Selectors(t.Context(), pod)
 		require.NoError(t, err)
 	}
-	s.until(func() bool { look(); return around.PDBs[0].DisruptionsAllowed == 1 })
+	s.eventually(func() bool { look(); return around.PDBs[0].DisruptionsAllowed == 1 })
 	s.apply(strictManifest) // not before: of several budgets Kubernetes tells but one that a pod has become Ready
-	s.until(func() bool { look(); return around.PDBs[0].NeverReason != "" })
+	s.eventually(func() bool { look(); return around.PDBs[0].NeverReason != "" })
 
 	require.Equal(t, "ReplicaSet", pod.Owner.Kind)
 	require.Equal(t, &escort.Selector{
@@ -111,12 +111,12 @@ func TestWhatSelectsAPodIsFound(t *testing.T) {
 
 // An escort that crashed left a pod without the label by which its owner knew it. What it was before is looked at.
 func TestAPodIsLookedAtWithTheLabelsAndTheOwnerThatAreGiven(t *testing.T) {
-	s := setScene(t)
-	s.apply(groupManifest)
-	before := s.inspect(&s.ready("app=pgbouncer", 2)[0])
+	s := newLabEnv(t)
+	s.apply(deploymentManifest)
+	before := s.inspect(&s.awaitReady("app=pgbouncer", 2)[0])
 	s.patch(before.Name, `{"metadata":{"labels":{"app":null}}}`)
-	s.ready("app=pgbouncer", 2)
-	s.until(func() bool { return s.inspect(s.pod(before.Name)).Owner == escort.Owner{} })
+	s.awaitReady("app=pgbouncer", 2)
+	s.eventually(func() bool { return s.inspect(s.pod(before.Name)).Owner == escort.Owner{} })
 
 	around, err := s.client.Selectors(t.Context(), s.inspect(s.pod(before.Name)))
 	require.NoError(t, err)
@@ -133,9 +133,9 @@ func TestAPodIsLookedAtWithTheLabelsAndTheOwnerThatAreGiven(t *testing.T) {
 }
 
 func TestAnOwnerThatIsGoneOrAnotherOrOfAnotherKindSelectsNothing(t *testing.T) {
-	s := setScene(t)
-	s.apply(groupManifest)
-	pod := s.inspect(&s.ready("app=pgbouncer", 2)[0])
+	s := newLabEnv(t)
+	s.apply(deploymentManifest)
+	pod := s.inspect(&s.awaitReady("app=pgbouncer", 2)[0])
 	for _, owner := range []escort.Owner{
 		{}, {"ReplicaSet", pod.Owner.Name, "another"}, {"ReplicaSet", "gone", "1"}, {"StatefulSet", "gone", "1"},
 		{"DaemonSet", pod.Owner.Name, pod.Owner.UID}, {"StatefulSet.apps.kruise.io", "db", "1"},

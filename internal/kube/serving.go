@@ -11,7 +11,7 @@ import (
 const serviceLabel = "kubernetes.io/service-name"
 
 type endpointSlice struct {
-	Metadata  identity
+	Metadata  objectMeta
 	Endpoints []endpoint
 }
 
@@ -19,7 +19,7 @@ type endpointSlice struct {
 // (https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/#conditions).
 type endpoint struct {
 	Conditions struct{ Ready, Serving, Terminating *bool }
-	TargetRef  identity
+	TargetRef  objectMeta
 }
 
 // Serving tells whether any Service still sends new connections to the pod: where it is a ready endpoint, or one that stops and
@@ -29,35 +29,35 @@ func (c *Client) Serving(ctx context.Context, ref drain.Ref) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	services := map[string]*backing{}
+	services := map[string]*endpointState{}
 	for _, slice := range all {
 		name := slice.Metadata.Labels[serviceLabel]
 		if services[name] == nil {
-			services[name] = &backing{}
+			services[name] = &endpointState{}
 		}
-		services[name].enter(slice.Endpoints, ref.UID)
+		services[name].add(slice.Endpoints, ref.UID)
 	}
 	for _, s := range services {
-		if s.sendsToIt() {
+		if s.receivesTraffic() {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// backing is what of a Service's endpoints decides whether it sends to a pod.
-type backing struct{ ready, itsReady, itsLastResort bool }
+// endpointState is what of a Service's endpoints decides whether it sends to a pod.
+type endpointState struct{ anyReady, podReady, podLastResort bool }
 
-func (b *backing) enter(endpoints []endpoint, uid string) {
+func (b *endpointState) add(endpoints []endpoint, uid string) {
 	for _, e := range endpoints {
 		its := e.TargetRef.UID == uid
-		b.ready = b.ready || e.isReady()
-		b.itsReady = b.itsReady || its && e.isReady()
-		b.itsLastResort = b.itsLastResort || its && e.isLastResort()
+		b.anyReady = b.anyReady || e.isReady()
+		b.podReady = b.podReady || its && e.isReady()
+		b.podLastResort = b.podLastResort || its && e.isLastResort()
 	}
 }
 
-func (b *backing) sendsToIt() bool { return b.itsReady || !b.ready && b.itsLastResort }
+func (b *endpointState) receivesTraffic() bool { return b.podReady || !b.anyReady && b.podLastResort }
 
 // isReady: a condition that is not known is to be taken for true.
 func (e endpoint) isReady() bool { return e.Conditions.Ready == nil || *e.Conditions.Ready }

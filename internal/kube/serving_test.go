@@ -25,9 +25,9 @@ metadata: {name: other, labels: {app: pgbouncer}, annotations: {lab/stop-after: 
 spec: {terminationGracePeriodSeconds: 60, containers: [{name: pgbouncer, image: pgbouncer}]}
 `
 
-func (s *scene) becomes(serving bool, p *corev1.Pod) {
+func (s *labEnv) awaitServing(serving bool, p *corev1.Pod) {
 	s.Helper()
-	s.until(func() bool {
+	s.eventually(func() bool {
 		now, err := s.client.Serving(s.Context(), refOf(p))
 		require.NoError(s, err)
 		return now == serving
@@ -35,30 +35,30 @@ func (s *scene) becomes(serving bool, p *corev1.Pod) {
 }
 
 func TestAPodServesUntilNoServiceSelectsIt(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	s.apply(servedManifest)
-	s.ready("app=pgbouncer", 2)
+	s.awaitReady("app=pgbouncer", 2)
 	one := s.pod("one")
-	s.becomes(true, one)
+	s.awaitServing(true, one)
 	s.patch("one", `{"metadata":{"labels":{"app":null}}}`)
-	s.becomes(false, one)
-	s.becomes(true, s.pod("other"))
+	s.awaitServing(false, one)
+	s.awaitServing(true, s.pod("other"))
 }
 
 // Where all endpoints stop, those that still can are sent to.
 func TestAPodThatStopsServesOnlyAsALastResort(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	s.apply(servedManifest)
-	s.ready("app=pgbouncer", 2)
+	s.awaitReady("app=pgbouncer", 2)
 	one, other := s.pod("one"), s.pod("other")
-	s.becomes(true, one)
-	s.becomes(true, other)
+	s.awaitServing(true, one)
+	s.awaitServing(true, other)
 	stop := func(name string) {
 		require.NoError(t, s.Client().CoreV1().Pods(s.namespace).Delete(t.Context(), name, metav1.DeleteOptions{}))
 	}
 	stop("one")
-	s.becomes(false, one)
+	s.awaitServing(false, one)
 	stop("other")
-	s.becomes(true, one)
-	s.becomes(true, other)
+	s.awaitServing(true, one)
+	s.awaitServing(true, other)
 }

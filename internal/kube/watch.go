@@ -42,15 +42,15 @@ type source[T runtime.Object] struct {
 	sink      sink[T]
 }
 
-// watching is a watch that has been started.
-type watching struct {
+// activeWatch is a watch that has been started.
+type activeWatch struct {
 	synced chan struct{}
 	denied chan error
 }
 
 // start lists and watches until ctx ends, through every error but the lasting ones before the first list.
-func (s source[T]) start(ctx context.Context) *watching {
-	w := &watching{synced: make(chan struct{}), denied: make(chan error, 1)}
+func (s source[T]) start(ctx context.Context) *activeWatch {
+	w := &activeWatch{synced: make(chan struct{}), denied: make(chan error, 1)}
 	var object T
 	reflector := cache.NewReflectorWithOptions(s.listWatch(w), object, &store[T]{sink: s.sink, synced: w.synced},
 		cache.ReflectorOptions{Name: s.resource, Backoff: &wait.Backoff{
@@ -61,7 +61,7 @@ func (s source[T]) start(ctx context.Context) *watching {
 }
 
 // wait returns when the first list is complete, or cannot be had.
-func (w *watching) wait(ctx context.Context) error {
+func (w *activeWatch) wait(ctx context.Context) error {
 	select {
 	case <-w.synced:
 		return nil
@@ -72,16 +72,16 @@ func (w *watching) wait(ctx context.Context) error {
 	}
 }
 
-func (s source[T]) listWatch(w *watching) *cache.ListWatch {
+func (s source[T]) listWatch(w *activeWatch) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			list := s.list()
-			return list, w.judge(s.request(options).Do(ctx).Into(list))
+			return list, w.failFast(s.request(options).Do(ctx).Into(list))
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			options.Watch = true
 			stream, err := s.request(options).Watch(ctx)
-			return stream, w.judge(err)
+			return stream, w.failFast(err)
 		},
 	}
 }
@@ -93,8 +93,8 @@ func (s source[T]) request(options metav1.ListOptions) *rest.Request {
 	return s.client.Get().NamespaceIfScoped(s.namespace, s.namespace != "").Resource(s.resource).VersionedParams(&options, params)
 }
 
-// judge lets those know who wait for the first list that it will not come: a denied request is not cured by repeating it.
-func (w *watching) judge(err error) error {
+// failFast lets those know who wait for the first list that it will not come: a denied request is not cured by repeating it.
+func (w *activeWatch) failFast(err error) error {
 	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
 		select {
 		case w.denied <- err:

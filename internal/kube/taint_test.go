@@ -18,33 +18,33 @@ import (
 	"quiesce/internal/drain"
 )
 
-// wave is nodes of a scene that nobody plays the kubelet of, and a client that counts.
-type wave struct {
-	*scene
-	nodes    []drain.Node
-	client   *Client
-	mu       sync.Mutex
-	requests map[string]int // by method
-	answered func(*http.Request)
+// taintEnv is nodes of a scene that nobody plays the kubelet of, and a client that counts.
+type taintEnv struct {
+	*labEnv
+	nodes      []drain.Node
+	client     *Client
+	mu         sync.Mutex
+	requests   map[string]int // by method
+	onResponse func(*http.Request)
 }
 
-func setWave(t *testing.T, n int) *wave {
+func newTaintEnv(t *testing.T, n int) *taintEnv {
 	t.Helper()
-	w := &wave{scene: setScene(t), requests: map[string]int{}, answered: func(*http.Request) {}}
+	w := &taintEnv{labEnv: newLabEnv(t), requests: map[string]int{}, onResponse: func(*http.Request) {}}
 	config := w.Admin()
 	config.Impersonate = rest.ImpersonationConfig{UserName: "function", Groups: []string{"quiesce"}}
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counted{w, next} })
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return countingTransport{w, next} })
 	var err error
 	w.client, err = New(config)
 	require.NoError(t, err)
 	for i := range n {
-		w.nodes = append(w.nodes, w.add(i, true))
+		w.nodes = append(w.nodes, w.addNode(i, true))
 	}
 	return w
 }
 
-// add adds a node, with its name as a label or without.
-func (w *wave) add(i int, labelled bool) drain.Node {
+// addNode adds a node, with its name as a label or without.
+func (w *taintEnv) addNode(i int, labelled bool) drain.Node {
 	w.Helper()
 	id := fmt.Sprintf("i-%s-%d", w.namespace, i)
 	node := &corev1.Node{
@@ -65,39 +65,39 @@ func (w *wave) add(i int, labelled bool) drain.Node {
 	return drain.Node{Name: node.Name, InstanceID: id}
 }
 
-// counted counts the requests that pass.
-type counted struct {
-	wave *wave
+// countingTransport counts the requests that pass.
+type countingTransport struct {
+	env  *taintEnv
 	next http.RoundTripper
 }
 
-func (c counted) RoundTrip(r *http.Request) (*http.Response, error) {
+func (c countingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := c.next.RoundTrip(r)
-	c.wave.mu.Lock()
-	c.wave.requests[r.Method]++
-	c.wave.mu.Unlock()
-	c.wave.answered(r)
+	c.env.mu.Lock()
+	c.env.requests[r.Method]++
+	c.env.mu.Unlock()
+	c.env.onResponse(r)
 	return response, err
 }
 
-func (w *wave) node(n drain.Node) *corev1.Node {
+func (w *taintEnv) get(n drain.Node) *corev1.Node {
 	w.Helper()
 	node, err := w.Client().CoreV1().Nodes().Get(w.Context(), n.Name, metav1.GetOptions{})
 	require.NoError(w, err)
 	return node
 }
 
-func (w *wave) close(n drain.Node) error {
+func (w *taintEnv) cordon(n drain.Node) error {
 	_, err := w.Client().CoreV1().Nodes().Patch(context.Background(), n.Name, types.MergePatchType,
 		[]byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
 	return err
 }
 
-// known waits until the server remembers that all of these nodes are there or, if closed is asked for, that they are closed.
-func (w *wave) known(nodes []drain.Node, closed bool) {
+// awaitCached waits until the server remembers that all of these nodes are there or, if closed is asked for, that they are closed.
+func (w *taintEnv) awaitCached(nodes []drain.Node, closed bool) {
 	w.Helper()
-	w.until(func() bool {
-		all, err := w.Client().CoreV1().Nodes().List(context.Background(), metav1.ListOptions{ResourceVersion: remembered})
+	w.eventually(func() bool {
+		all, err := w.Client().CoreV1().Nodes().List(context.Background(), metav1.ListOptions{ResourceVersion: fromWatchCache})
 		return err == nil && !slices.ContainsFunc(nodes, func(n drain.Node) bool {
 			return !slices.ContainsFunc(all.Items, func(seen corev1.Node) bool {
 				return seen.Name == n.Name && (seen.Spec.Unschedulable || !closed)
@@ -106,53 +106,53 @@ func (w *wave) known(nodes []drain.Node, closed bool) {
 	})
 }
 
-// isTainted: with our taint, once, and with those that it had.
-func (w *wave) isTainted(n drain.Node) {
+// requireTainted: with our taint, once, and with those that it had.
+func (w *taintEnv) requireTainted(n drain.Node) {
 	w.Helper()
-	node := w.node(n)
+	node := w.get(n)
 	require.False(w, node.Spec.Unschedulable, n.Name)
 	require.Len(w, node.Spec.Taints, 2, n.Name)
 	require.Equal(w, "team", node.Spec.Taints[0].Key)
-	require.Equal(w, waveTaint, node.Spec.Taints[1])
+	require.Equal(w, terminatingTaint, node.Spec.Taints[1])
 }
 
 func TestTheNodesOfAWaveAreLookedAtTogether(t *testing.T) {
-	w := setWave(t, 20)
-	require.NoError(t, w.close(w.nodes[0]))
+	w := newTaintEnv(t, 20)
+	require.NoError(t, w.cordon(w.nodes[0]))
 	_, err := w.client.Cordon(t.Context(), w.nodes[1], "quiesce", time.Now())
 	require.NoError(t, err)
-	w.known(w.nodes, false)
-	w.known(w.nodes[:2], true)
-	bystander := w.add(20, true)
+	w.awaitCached(w.nodes, false)
+	w.awaitCached(w.nodes[:2], true)
+	bystander := w.addNode(20, true)
 	clear(w.requests)
 
 	require.NoError(t, w.client.TaintTerminating(t.Context(), w.nodes))
 	for _, n := range w.nodes[:2] {
-		require.False(t, hasWaveTaint(w.node(n)), "it repels by its cordon")
+		require.False(t, hasTerminatingTaint(w.get(n)), "it repels by its cordon")
 	}
 	for _, n := range w.nodes[2:] {
-		w.isTainted(n)
+		w.requireTainted(n)
 	}
-	require.Len(t, w.node(bystander).Spec.Taints, 1)
+	require.Len(t, w.get(bystander).Spec.Taints, 1)
 	require.Equal(t, 18, w.requests[http.MethodPatch])
 	require.Equal(t, 5, w.requests[http.MethodGet], "once, and again after 1, 2, 4 and 8 of them")
 
 	clear(w.requests)
-	w.until(func() bool { // the server's memory lags by a moment
+	w.eventually(func() bool { // the server's memory lags by a moment
 		before := w.requests[http.MethodPatch]
 		require.NoError(t, w.client.TaintTerminating(t.Context(), w.nodes))
 		return w.requests[http.MethodPatch] == before
 	})
 	for _, n := range w.nodes[2:] {
-		w.isTainted(n)
+		w.requireTainted(n)
 	}
 }
 
 // Where nodes have names of their own making, or EC2 tells none, they are found by their instances: all of them by one search.
 func TestNodesOfAWaveThatNoNameFindsAreSearchedForTogether(t *testing.T) {
-	w := setWave(t, 2)
-	unlabelled, unnamed, renamed := w.add(2, false), w.add(3, true), w.add(4, true)
-	w.known([]drain.Node{unlabelled, unnamed, renamed}, false)
+	w := newTaintEnv(t, 2)
+	unlabelled, unnamed, renamed := w.addNode(2, false), w.addNode(3, true), w.addNode(4, true)
+	w.awaitCached([]drain.Node{unlabelled, unnamed, renamed}, false)
 	clear(w.requests)
 	others := []drain.Node{
 		w.nodes[0], unlabelled,
@@ -162,26 +162,26 @@ func TestNodesOfAWaveThatNoNameFindsAreSearchedForTogether(t *testing.T) {
 	}
 	require.NoError(t, w.client.TaintTerminating(t.Context(), others))
 	for _, n := range []drain.Node{w.nodes[0], unlabelled, unnamed, renamed} {
-		w.isTainted(n)
+		w.requireTainted(n)
 	}
-	require.Len(t, w.node(w.nodes[1]).Spec.Taints, 1, "another machine that has the name")
+	require.Len(t, w.get(w.nodes[1]).Spec.Taints, 1, "another machine that has the name")
 	require.Equal(t, 4, w.requests[http.MethodPatch])
 	require.LessOrEqual(t, w.requests[http.MethodGet], 4)
 }
 
 // Most of a wave's work is done by others meanwhile: what a drain does not see of it, it does again, 99 times in a hundred.
 func TestWhatOthersHaveDoneIsNotDoneAgain(t *testing.T) {
-	w := setWave(t, 20)
-	w.known(w.nodes, false)
+	w := newTaintEnv(t, 20)
+	w.awaitCached(w.nodes, false)
 	clear(w.requests)
 	var once sync.Once
-	w.answered = func(r *http.Request) {
+	w.onResponse = func(r *http.Request) {
 		if r.Method == http.MethodPatch {
 			once.Do(func() {
 				for _, n := range w.nodes {
-					require.NoError(t, w.close(n))
+					require.NoError(t, w.cordon(n))
 				}
-				w.known(w.nodes, true)
+				w.awaitCached(w.nodes, true)
 			})
 		}
 	}
@@ -192,8 +192,8 @@ func TestWhatOthersHaveDoneIsNotDoneAgain(t *testing.T) {
 // A hundred drains that begin in the same moment have 9,900 things to see to between them, and a hundred to do.
 func TestDrainsOfAWaveShareItsWork(t *testing.T) {
 	const drains = 40
-	w := setWave(t, drains)
-	w.known(w.nodes, false)
+	w := newTaintEnv(t, drains)
+	w.awaitCached(w.nodes, false)
 	clear(w.requests)
 	faults := make([]error, drains)
 	var group sync.WaitGroup
@@ -206,7 +206,7 @@ func TestDrainsOfAWaveShareItsWork(t *testing.T) {
 	group.Wait()
 	for i, err := range faults {
 		require.NoError(t, err)
-		w.isTainted(w.nodes[i])
+		w.requireTainted(w.nodes[i])
 	}
 	total := w.requests[http.MethodGet] + w.requests[http.MethodPatch]
 	t.Logf("%d drains of a wave: %d requests (%v); one by one they would be %d", drains, total, w.requests, 3*drains*(drains-1))
@@ -215,21 +215,21 @@ func TestDrainsOfAWaveShareItsWork(t *testing.T) {
 
 // Kubelets write to nodes, and so do others: what is not as it was seen is looked at before it is changed.
 func TestANodeThatHasChangedSinceItWasSeenKeepsWhatOthersWrote(t *testing.T) {
-	w := setWave(t, 2)
-	seen := []*corev1.Node{w.node(w.nodes[0]), w.node(w.nodes[1])}
+	w := newTaintEnv(t, 2)
+	seen := []*corev1.Node{w.get(w.nodes[0]), w.get(w.nodes[1])}
 	_, err := w.Client().CoreV1().Nodes().Patch(t.Context(), w.nodes[0].Name, types.MergePatchType,
 		[]byte(`{"spec":{"taints":[{"key":"team","effect":"NoSchedule"}]},"metadata":{"labels":{"team":"db"}}}`), metav1.PatchOptions{})
 	require.NoError(t, err)
 	require.NoError(t, w.RemoveNode(t.Context(), w.nodes[1].Name))
-	require.NoError(t, w.client.taint(t.Context(), seen), "one that is gone takes no pods")
-	w.isTainted(w.nodes[0])
-	require.Equal(t, corev1.TaintEffectNoSchedule, w.node(w.nodes[0]).Spec.Taints[0].Effect)
-	require.Equal(t, "db", w.node(w.nodes[0]).Labels["team"])
+	require.NoError(t, w.client.taintNodes(t.Context(), seen), "one that is gone takes no pods")
+	w.requireTainted(w.nodes[0])
+	require.Equal(t, corev1.TaintEffectNoSchedule, w.get(w.nodes[0]).Spec.Taints[0].Effect)
+	require.Equal(t, "db", w.get(w.nodes[0]).Labels["team"])
 }
 
 func TestNodesThatCouldNotBeTaintedAreToldOf(t *testing.T) {
-	w := setWave(t, 3)
-	w.known(w.nodes, false)
+	w := newTaintEnv(t, 3)
+	w.awaitCached(w.nodes, false)
 	config := w.Admin()
 	config.Impersonate = rest.ImpersonationConfig{UserName: "system:kube-scheduler"} // may see nodes, and not patch them
 	client, err := New(config)
@@ -240,7 +240,7 @@ func TestNodesThatCouldNotBeTaintedAreToldOf(t *testing.T) {
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
-	w.answered = func(r *http.Request) {
+	w.onResponse = func(r *http.Request) {
 		if r.Method == http.MethodPatch {
 			cancel()
 		}

@@ -56,8 +56,8 @@ spec:
   volumes: [{name: config, configMap: {name: pgbouncer}}]
 `
 
-// onMachine is a scene of its own lab, with a pooler that runs for real and the rights that both manifests of infra give.
-func onMachine(t *testing.T) *scene {
+// newKubeletEnv is a scene of its own lab, with a pooler that runs for real and the rights that both manifests of infra give.
+func newKubeletEnv(t *testing.T) *labEnv {
 	t.Helper()
 	lab.RequireMachines(t)
 	image, err := images.Path("pgbouncer", "1.24")
@@ -66,43 +66,43 @@ func onMachine(t *testing.T) *scene {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.Stop()) })
 	require.NoError(t, l.AddNodes(t.Context(), nodeNamed("a")))
-	s := &scene{T: t, Lab: l, client: clientOf(t, l, "quiesce"), namespace: "db"}
+	s := &labEnv{T: t, Lab: l, client: clientInGroup(t, l, "quiesce"), namespace: "db"}
 	s.apply(consoleManifest)
 	for _, file := range []string{"rbac.yaml", "rbac-console.yaml"} {
 		require.NoError(t, l.Apply(t.Context(), filepath.Join("..", "..", "infra", file)))
 	}
-	s.ready("app=pgbouncer", 1)
+	s.awaitReady("app=pgbouncer", 1)
 	return s
 }
 
 func TestOnARealKubelet(t *testing.T) {
-	s := onMachine(t)
-	t.Run("a pooler is spoken to over the API server", func(t *testing.T) { requirePooler(t, s.client) })
-	t.Run("a closed port is told from the end of a connection", s.tellsAClosedPort)
+	s := newKubeletEnv(t)
+	t.Run("a pooler is spoken to over the API server", func(t *testing.T) { requirePgbouncer(t, s.client) })
+	t.Run("a closed port is told from the end of a connection", s.requireClosedPort)
 	t.Run("a pod that is gone cannot be forwarded to", func(t *testing.T) {
 		_, err := s.client.Forward(t.Context(), "db", "gone", 6432)
 		require.ErrorContains(t, err, `pods "gone" not found`)
 	})
-	t.Run("consoles are reached in their own namespace only, and no Secret but theirs is read", s.keepsToTheConsole)
-	t.Run("with the right to create alone, SPDY is spoken", func(t *testing.T) { requirePooler(t, s.allowedTo(t, "create")) })
+	t.Run("consoles are reached in their own namespace only, and no Secret but theirs is read", s.requireOnlyConsole)
+	t.Run("with the right to create alone, SPDY is spoken", func(t *testing.T) { requirePgbouncer(t, s.clientWithVerb(t, "create")) })
 	t.Run("without the right to create, nothing is forwarded", func(t *testing.T) {
-		_, err := s.allowedTo(t, "get").Forward(t.Context(), "db", "pgbouncer", 6432)
+		_, err := s.clientWithVerb(t, "get").Forward(t.Context(), "db", "pgbouncer", 6432)
 		require.ErrorContains(t, err, `cannot create resource "pods/portforward"`)
 	})
 }
 
-// requirePooler asks whether TLS is spoken, which a pooler without a certificate answers with N
+// requirePgbouncer asks whether TLS is spoken, which a pooler without a certificate answers with N
 // (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL).
-func requirePooler(t *testing.T, client *Client) {
+func requirePgbouncer(t *testing.T, client *Client) {
 	t.Helper()
 	var conn net.Conn
 	require.Eventually(t, func() (opened bool) {
 		var err error
 		conn, err = client.Forward(t.Context(), "db", "pgbouncer", 6432)
 		return err == nil
-	}, patience, glance, "rights take a moment to be in force")
+	}, waitTimeout, pollInterval, "rights take a moment to be in force")
 	defer conn.Close()
-	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+	require.NoError(t, conn.SetDeadline(time.Now().Add(waitTimeout)))
 	_, err := conn.Write([]byte{0, 0, 0, 8, 4, 210, 22, 47})
 	require.NoError(t, err)
 	answer := make([]byte, 1)
@@ -111,16 +111,16 @@ func requirePooler(t *testing.T, client *Client) {
 	require.Equal(t, "N", string(answer))
 }
 
-func (s *scene) tellsAClosedPort(t *testing.T) {
+func (s *labEnv) requireClosedPort(t *testing.T) {
 	conn, err := s.client.Forward(t.Context(), "db", "pgbouncer", 6433)
 	require.NoError(t, err, "the API server knows nothing of ports")
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience)) // refused where the connection has ended by now
+	_ = conn.SetDeadline(time.Now().Add(waitTimeout)) // refused where the connection has ended by now
 	_, err = conn.Read(make([]byte, 1))
 	require.ErrorContains(t, err, "connection refused")
 }
 
-func (s *scene) keepsToTheConsole(t *testing.T) {
+func (s *labEnv) requireOnlyConsole(t *testing.T) {
 	data, err := s.client.Secret(t.Context(), "db", "pgbouncer-console")
 	require.NoError(t, err)
 	require.Equal(t, map[string][]byte{"username": []byte("drainer")}, data)
@@ -130,8 +130,8 @@ func (s *scene) keepsToTheConsole(t *testing.T) {
 	require.ErrorContains(t, err, "forbidden")
 }
 
-// allowedTo is a client with just one right.
-func (s *scene) allowedTo(t *testing.T, verb string) *Client {
+// clientWithVerb is a client with just one right.
+func (s *labEnv) clientWithVerb(t *testing.T, verb string) *Client {
 	t.Helper()
 	group, rbac := "only-"+verb, s.Client().RbacV1()
 	_, err := rbac.Roles("db").Create(t.Context(), &rbacv1.Role{
@@ -145,5 +145,5 @@ func (s *scene) allowedTo(t *testing.T, verb string) *Client {
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: group}},
 	}, metav1.CreateOptions{})
 	require.NoError(t, err)
-	return clientOf(t, s.Lab, group)
+	return clientInGroup(t, s.Lab, group)
 }

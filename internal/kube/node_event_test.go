@@ -13,7 +13,7 @@ import (
 )
 
 func TestDescribeNodeTellsWhatWasToldOfItAndNotOfItsNamesake(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	node, err := s.client.NodeByName(t.Context(), "node-c")
 	require.NoError(t, err)
 	pod := &drain.Ref{Namespace: "db", Name: "pooler-0", UID: "17"}
@@ -37,8 +37,8 @@ func TestDescribeNodeTellsWhatWasToldOfItAndNotOfItsNamesake(t *testing.T) {
 
 // Events of a namespace are what its people look at. None but nodes' are the function's to write.
 func TestEventsOfOtherNamespacesAreNotOursToWrite(t *testing.T) {
-	s := setScene(t)
-	event := nodeEvent(termination.NodeEvent{Reason: "Drained"}, drain.Node{Name: "node-c"}, time.Now())
+	s := newLabEnv(t)
+	event := toEvent(termination.NodeEvent{Reason: "Drained"}, drain.Node{Name: "node-c"}, time.Now())
 	event.Namespace = s.namespace
 	err := s.client.core.Post().Namespace(s.namespace).Resource("events").Body(event).Do(t.Context()).Error()
 	require.True(t, apierrors.IsForbidden(err), "%v", err)

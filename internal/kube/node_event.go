@@ -22,14 +22,14 @@ const eventSource = "quiesce"
 // (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/), and asks for no client of its own.
 func (c *Client) RecordEvent(ctx context.Context, node drain.Node, e termination.NodeEvent) error {
 	err := c.core.Post().Namespace(metav1.NamespaceDefault).Resource("events").
-		Body(nodeEvent(e, node, time.Now())).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
+		Body(toEvent(e, node, time.Now())).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
 	if err != nil {
 		return fmt.Errorf("tell of %s on node %s: %w", e.Reason, node.Name, err)
 	}
 	return nil
 }
 
-func nodeEvent(e termination.NodeEvent, node drain.Node, now time.Time) *corev1.Event {
+func toEvent(e termination.NodeEvent, node drain.Node, now time.Time) *corev1.Event {
 	kind, at := corev1.EventTypeNormal, metav1.NewTime(now)
 	if e.Warning {
 		kind = corev1.EventTypeWarning

@@ -14,7 +14,7 @@ import (
 )
 
 func TestNodesThatWeClosedAreFoundAndThoseOfAdminsAreNot(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	ours, theirs := nodeNamed("ours-"+s.namespace), nodeNamed("theirs-"+s.namespace)
 	require.NoError(t, s.AddNodes(t.Context(), ours, theirs))
 	closed := []byte(`{"spec":{"unschedulable":true}}`)
