@@ -25,21 +25,21 @@ import (
 )
 
 const (
-	// waitTimeout bounds waits for what takes milliseconds; only broken code reaches it.
+	// waitTimeout bounds waits that take milliseconds; only broken code reaches it.
 	waitTimeout = 20 * time.Second
-	// pollInterval is how often a condition is looked at again.
+	// pollInterval is the time between two checks of a condition.
 	pollInterval = 5 * time.Millisecond
 
 	forwardPath = "/api/v1/namespaces/db/pods/pgbouncer-0/portforward"
 )
 
-// forwarder is an API server and a kubelet as far as port-forwarding goes. The pod's ports are those of the loopback interface.
+// forwarder fakes port-forwarding of an API server and a kubelet. The pod's ports are ports of the loopback interface.
 type forwarder struct {
 	*httptest.Server
-	upgrade func(http.ResponseWriter, *http.Request) httpstream.Connection // nil: both ways are known
+	upgrade func(http.ResponseWriter, *http.Request) httpstream.Connection // nil: supports websockets and SPDY
 
 	mu          sync.Mutex
-	methodsSeen []string // requests' methods
+	methodsSeen []string // of the requests
 	upgraded    []httpstream.Connection
 }
 
@@ -64,7 +64,7 @@ func newForwarder(t *testing.T) (*forwarder, *Client) {
 	return f, client
 }
 
-// authenticated is how the function authenticates: with a wrapped transport, since its tokens are renewed.
+// authenticated adds a token in a wrapped transport, as the function does, whose tokens are renewed.
 type authenticated struct{ next http.RoundTripper }
 
 func (a authenticated) RoundTrip(request *http.Request) (*http.Response, error) {
@@ -133,13 +133,13 @@ func upgradeSPDY(w http.ResponseWriter, r *http.Request) httpstream.Connection {
 
 func onlySPDY(w http.ResponseWriter, r *http.Request) httpstream.Connection {
 	if websocket.IsWebSocketUpgrade(r) {
-		http.Error(w, "what is a websocket?", http.StatusBadRequest)
+		http.Error(w, "websockets are not supported", http.StatusBadRequest)
 		return nil
 	}
 	return upgradeSPDY(w, r)
 }
 
-// newKubelet forwards as the kubelet does: an error is written to the first stream, then both are closed.
+// newKubelet forwards as a kubelet does: it writes an error to the first stream, then closes both.
 func newKubelet() httpstream.NewStreamHandler {
 	var reason httpstream.Stream
 	return func(stream httpstream.Stream, replied <-chan struct{}) error {
@@ -173,7 +173,7 @@ func serveStream(stream httpstream.Stream) error {
 	return nil
 }
 
-// listen makes a pod's process: what serve does with each connection.
+// listen starts a pod's process, which calls serve for each connection, and returns its port.
 func listen(t *testing.T, serve func(net.Conn)) (port int) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -201,7 +201,7 @@ func forward(t *testing.T, client *Client, port int) net.Conn {
 	conn, err := client.Forward(t.Context(), "db", "pgbouncer-0", port)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(waitTimeout)) // refused where the connection has ended by now
+	_ = conn.SetDeadline(time.Now().Add(waitTimeout)) // fails if the connection has ended already
 	return conn
 }
 
@@ -215,7 +215,7 @@ func requireEcho(t *testing.T, conn net.Conn, text string) {
 	require.Equal(t, text, string(answer))
 }
 
-func TestAForwardedPortIsAConnectionToThePodsProcess(t *testing.T) {
+func TestForward_PodListens_CarriesData(t *testing.T) {
 	server, client := newForwarder(t)
 	conn := forward(t, client, listen(t, echo))
 	requireEcho(t, conn, "SHOW VERSION")
@@ -223,14 +223,14 @@ func TestAForwardedPortIsAConnectionToThePodsProcess(t *testing.T) {
 	require.Equal(t, []string{http.MethodGet}, server.methods())
 }
 
-func TestAServerThatKnowsNoWebsocketsIsSpokenToInSPDY(t *testing.T) {
+func TestForward_NoWebsockets_UsesSPDY(t *testing.T) {
 	server, client := newForwarder(t)
 	server.upgrade = onlySPDY
 	requireEcho(t, forward(t, client, listen(t, echo)), "SHOW VERSION")
 	require.Equal(t, []string{http.MethodGet, http.MethodPost}, server.methods())
 }
 
-func TestWhyAForwardedConnectionEndedIsTheReadsError(t *testing.T) {
+func TestForward_PortClosed_ReadReturnsKubeletReason(t *testing.T) {
 	server, client := newForwarder(t)
 	for name, upgrade := range map[string]func(http.ResponseWriter, *http.Request) httpstream.Connection{
 		"websocket": upgradeEither, "SPDY": onlySPDY,
@@ -244,7 +244,7 @@ func TestWhyAForwardedConnectionEndedIsTheReadsError(t *testing.T) {
 	}
 }
 
-func TestTheEndOfThePodsConnectionIsReadAfterAllThatItSent(t *testing.T) {
+func TestForward_PodCloses_ReadsAllDataThenEOF(t *testing.T) {
 	_, client := newForwarder(t)
 	sent := strings.Repeat("row ", 1<<16)
 	conn := forward(t, client, listen(t, func(conn net.Conn) { _, _ = io.WriteString(conn, sent) }))
@@ -253,7 +253,7 @@ func TestTheEndOfThePodsConnectionIsReadAfterAllThatItSent(t *testing.T) {
 	require.Equal(t, len(sent), len(got))
 }
 
-func TestADeadlineEndsAReadAndNotTheForwardedConnection(t *testing.T) {
+func TestForward_ReadDeadline_ConnectionStaysUsable(t *testing.T) {
 	_, client := newForwarder(t)
 	conn := forward(t, client, listen(t, echo))
 	require.NoError(t, conn.SetReadDeadline(time.Now().Add(pollInterval)))
@@ -263,21 +263,21 @@ func TestADeadlineEndsAReadAndNotTheForwardedConnection(t *testing.T) {
 	requireEcho(t, conn, "SHOW VERSION")
 }
 
-func TestClosingAForwardedConnectionEndsThePodsAndTheServersOwn(t *testing.T) {
+func TestForward_Closed_ClosesPodAndServerConnections(t *testing.T) {
 	server, client := newForwarder(t)
-	met := make(chan string, 1)
+	received := make(chan string, 1)
 	conn := forward(t, client, listen(t, func(conn net.Conn) {
 		all, _ := io.ReadAll(conn)
-		met <- string(all)
+		received <- string(all)
 	}))
 	_, err := io.WriteString(conn, "X")
 	require.NoError(t, err)
 	require.NoError(t, conn.Close())
 	select {
-	case all := <-met:
+	case all := <-received:
 		require.Equal(t, "X", all)
 	case <-time.After(waitTimeout):
-		t.Fatal("the pod still has its connection")
+		t.Fatal("the pod's connection is still open")
 	}
 	require.Eventually(t, func() bool {
 		connections := server.connections()
@@ -294,17 +294,17 @@ func closed(connection httpstream.Connection) bool {
 	}
 }
 
-func TestForwardingGivesUpWithItsContextAndLeavesNoConnection(t *testing.T) {
+func TestForward_ContextEnds_LeavesNoConnection(t *testing.T) {
 	server, client := newForwarder(t)
-	asked, release := make(chan struct{}), make(chan struct{})
+	requested, release := make(chan struct{}), make(chan struct{})
 	server.upgrade = func(w http.ResponseWriter, r *http.Request) httpstream.Connection {
-		close(asked)
+		close(requested)
 		<-release
 		return upgradeEither(w, r)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
-		<-asked
+		<-requested
 		cancel()
 	}()
 	_, err := client.Forward(ctx, "db", "pgbouncer-0", 6432)
@@ -317,7 +317,7 @@ func TestForwardingGivesUpWithItsContextAndLeavesNoConnection(t *testing.T) {
 	}, waitTimeout, pollInterval)
 }
 
-func TestARefusedForwardSaysWhy(t *testing.T) {
+func TestForward_Forbidden_ErrorSaysWhy(t *testing.T) {
 	_, client := newForwarder(t)
 	_, err := client.Forward(t.Context(), "db", "another", 6432)
 	require.ErrorContains(t, err, "forward port 6432 of pod db/another: ")

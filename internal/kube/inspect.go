@@ -18,7 +18,7 @@ import (
 	"quiesce/internal/escort"
 )
 
-// Inspect looks at the pod as it is now; nil: it is gone, or another one has its name.
+// Inspect returns the pod as it is now; nil if it is gone or another pod has its name.
 func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*escort.Pod, error) {
 	found := &corev1.Pod{}
 	err := c.core.Get().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).Timeout(callTimeout).Do(ctx).Into(found)
@@ -34,11 +34,11 @@ func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*escort.Pod, error
 	return toEscortPod(found), nil
 }
 
-// Amend changes labels and annotations of exactly this pod; a nil value takes one away. Another pod of its name is not changed: its
-// UID is not that of the patch, which is invalid by that.
+// PatchMetadata changes labels and annotations of exactly this pod; a nil value removes one. It does not change another pod
+// of the same name: the patch has the UID, and the server rejects it as invalid if the UID differs.
 func (c *Client) PatchMetadata(ctx context.Context, ref drain.Ref, labels, annotations map[string]*string) error {
 	metadata := map[string]any{"uid": ref.UID}
-	if len(labels) > 0 { // null would take all of them away
+	if len(labels) > 0 { // null would remove all labels
 		metadata["labels"] = labels
 	}
 	if len(annotations) > 0 {
@@ -71,8 +71,8 @@ func isReady(p *corev1.Pod) bool {
 	return false
 }
 
-// ownerOf names the kind as people do, with its group only where that is not Kubernetes' own: OpenKruise's StatefulSet, say, is
-// another than ours.
+// ownerOf returns the pod's controller. Its kind has the API group unless that is apps or core: OpenKruise's StatefulSet, for
+// example, is another kind than that of apps.
 func ownerOf(p *corev1.Pod) escort.Owner {
 	owner := metav1.GetControllerOf(p)
 	if owner == nil {
@@ -85,7 +85,7 @@ func ownerOf(p *corev1.Pod) escort.Owner {
 	return escort.Owner{Kind: kind.String(), Name: owner.Name, UID: string(owner.UID)}
 }
 
-// containersOf has those init containers as well that go on running: sidecars
+// containersOf returns the containers and the sidecars, which are init containers that keep running
 // (https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/).
 func containersOf(p *corev1.Pod) []escort.Container {
 	var all []escort.Container
@@ -125,7 +125,7 @@ func preStop(l *corev1.Lifecycle) []string {
 	return nil
 }
 
-// toProbe: the API server has put in its defaults where the manifest says nothing.
+// toProbe returns the part of a liveness probe that an escort needs. The API server has filled in the defaults.
 func toProbe(p *corev1.Probe, ports []escort.Port) escort.LivenessProbe {
 	probe := escort.LivenessProbe{Window: time.Duration(p.PeriodSeconds) * time.Duration(p.FailureThreshold) * time.Second}
 	switch {
@@ -139,7 +139,7 @@ func toProbe(p *corev1.Probe, ports []escort.Port) escort.LivenessProbe {
 	return probe
 }
 
-// portNumber finds the number of a port that may be named; zero: no port of the container has that name.
+// portNumber returns the number of a port that may have a name; zero if no port of the container has that name.
 func portNumber(port intstr.IntOrString, ports []escort.Port) int {
 	if port.Type == intstr.Int {
 		return port.IntValue()

@@ -19,8 +19,8 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// sharedLab is the lab that the tests of this package share, each in a namespace of its own. Nothing is done there but with the
-// rights that infra/rbac.yaml gives.
+// sharedLab is the lab of all tests in this package; each test has its own namespace. Its clients have only the permissions of
+// infra/rbac.yaml.
 var sharedLab = sync.OnceValues(func() (*lab.Lab, error) {
 	ctx := context.Background()
 	l, err := lab.Start(ctx, lab.Options{})
@@ -50,7 +50,7 @@ func nodeNamed(name string) lab.Node {
 	return lab.Node{Name: "node-" + name, InstanceID: "i-" + name, Zone: "us-east-1a"}
 }
 
-// labEnv is a namespace of the shared lab, and a client with the function's rights.
+// labEnv is a namespace of the shared lab, and a client with the function's permissions.
 type labEnv struct {
 	*testing.T
 	*lab.Lab
@@ -63,15 +63,15 @@ func newLabEnv(t *testing.T) *labEnv {
 	lab.Require(t)
 	l, err := sharedLab()
 	require.NoError(t, err)
-	s := &labEnv{T: t, Lab: l, client: clientInGroup(t, l, "quiesce")}
+	e := &labEnv{T: t, Lab: l, client: clientInGroup(t, l, "quiesce")}
 	created, err := l.Client().CoreV1().Namespaces().Create(t.Context(),
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}, metav1.CreateOptions{})
 	require.NoError(t, err)
-	s.namespace = created.Name
-	return s
+	e.namespace = created.Name
+	return e
 }
 
-// clientInGroup is a client that has a group's rights.
+// clientInGroup returns a client with the permissions of a group.
 func clientInGroup(t *testing.T, l *lab.Lab, group string) *Client {
 	t.Helper()
 	config := l.Admin()
@@ -81,28 +81,28 @@ func clientInGroup(t *testing.T, l *lab.Lab, group string) *Client {
 	return client
 }
 
-// apply applies manifests in the scene's namespace.
-func (s *labEnv) apply(manifests string) {
-	s.Helper()
-	file := filepath.Join(s.TempDir(), "manifests.yaml")
-	require.NoError(s, os.WriteFile(file, []byte(manifests), 0o600))
-	_, err := s.Kubectl(s.Context(), "apply", "--namespace="+s.namespace, "--filename="+file)
-	require.NoError(s, err)
+// apply applies manifests in the namespace.
+func (e *labEnv) apply(manifests string) {
+	e.Helper()
+	file := filepath.Join(e.TempDir(), "manifests.yaml")
+	require.NoError(e, os.WriteFile(file, []byte(manifests), 0o600))
+	_, err := e.Kubectl(e.Context(), "apply", "--namespace="+e.namespace, "--filename="+file)
+	require.NoError(e, err)
 }
 
-func (s *labEnv) pod(name string) *corev1.Pod {
-	s.Helper()
-	pod, err := s.Client().CoreV1().Pods(s.namespace).Get(s.Context(), name, metav1.GetOptions{})
-	require.NoError(s, err)
+func (e *labEnv) pod(name string) *corev1.Pod {
+	e.Helper()
+	pod, err := e.Client().CoreV1().Pods(e.namespace).Get(e.Context(), name, metav1.GetOptions{})
+	require.NoError(e, err)
 	return pod
 }
 
-// awaitReady are the Ready pods with these labels, when there are n.
-func (s *labEnv) awaitReady(selector string, n int) (pods []corev1.Pod) {
-	s.Helper()
-	s.eventually(func() bool {
-		found, err := s.Client().CoreV1().Pods(s.namespace).List(s.Context(), metav1.ListOptions{LabelSelector: selector})
-		require.NoError(s, err)
+// awaitReady waits for n Ready pods with these labels and returns them.
+func (e *labEnv) awaitReady(selector string, n int) (pods []corev1.Pod) {
+	e.Helper()
+	e.eventually(func() bool {
+		found, err := e.Client().CoreV1().Pods(e.namespace).List(e.Context(), metav1.ListOptions{LabelSelector: selector})
+		require.NoError(e, err)
 		pods = nil
 		for _, p := range found.Items {
 			if isReady(&p) {
@@ -114,25 +114,25 @@ func (s *labEnv) awaitReady(selector string, n int) (pods []corev1.Pod) {
 	return pods
 }
 
-// inspect looks at a pod that is there.
-func (s *labEnv) inspect(p *corev1.Pod) escort.Pod {
-	s.Helper()
-	found, err := s.client.Inspect(s.Context(), refOf(p))
-	require.NoError(s, err)
-	require.NotNil(s, found)
+// inspect returns a pod that exists.
+func (e *labEnv) inspect(p *corev1.Pod) escort.Pod {
+	e.Helper()
+	found, err := e.client.Inspect(e.Context(), refOf(p))
+	require.NoError(e, err)
+	require.NotNil(e, found)
 	return *found
 }
 
-func (s *labEnv) patch(name, patch string) {
-	s.Helper()
-	_, err := s.Client().CoreV1().Pods(s.namespace).Patch(
-		s.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
-	require.NoError(s, err)
+func (e *labEnv) patch(name, patch string) {
+	e.Helper()
+	_, err := e.Client().CoreV1().Pods(e.namespace).Patch(
+		e.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	require.NoError(e, err)
 }
 
-func (s *labEnv) eventually(condition func() bool) {
-	s.Helper()
-	require.Eventually(s, condition, waitTimeout, pollInterval)
+func (e *labEnv) eventually(condition func() bool) {
+	e.Helper()
+	require.Eventually(e, condition, waitTimeout, pollInterval)
 }
 
 func refOf(p *corev1.Pod) drain.Ref {

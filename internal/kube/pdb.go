@@ -18,197 +18,199 @@ import (
 )
 
 const (
-	// blockedRecheck is the safety net under the watch: after it, a pod is asked for again though its budget showed no room.
+	// blockedRecheck is the safety net below the watch. After it, an eviction is requested again although the PDB allows none.
 	blockedRecheck = 9 * time.Second
-	// neverRecheck is the same where no change of pods can make room: somebody has to change the budgets.
+	// neverRecheck is the same for a PDB that no change of pods can satisfy: a person must change the PDB.
 	neverRecheck = time.Minute
-	// pdbLoadTimeout is how long a refusal waits for the budgets to be known, so that the question is not repeated without
-	// that knowledge. They take milliseconds; more would hold up a drain for a server that does not say.
+	// pdbLoadTimeout bounds the wait for a namespace's PDBs after a refusal. Without them, the same request would be repeated
+	// in vain. They take milliseconds. A longer wait would delay the drain if the server does not answer.
 	pdbLoadTimeout = time.Second
 )
 
-// pdbs knows the disruption budgets of the namespaces in which an eviction was refused, and answers for the server where
-// the server would only refuse again. Namespaces without a refusal cost nothing.
+// pdbs watches the PDBs of each namespace in which a PDB blocked an eviction. It spares the server the requests that it would
+// refuse again. A namespace without a refusal costs nothing.
 type pdbs struct {
-	watchCtx context.Context // of the watches, which live as long as the drain's own
+	watchCtx context.Context // of the watches, which last as long as the drain's own
 	client   *Client
 	notify   func()
 
 	mu          sync.Mutex
-	loaded      map[string]chan struct{} // closed when their budgets are known, or cannot be
+	loaded      map[string]chan struct{} // by namespace; closed when its PDBs are known, or cannot be read
 	known       map[types.NamespacedName]*pdb
-	requestedAt map[drain.Ref]time.Time
+	requestedAt map[drain.Ref]time.Time // of the last eviction request
 }
 
-// pdb is what is remembered of one PodDisruptionBudget.
+// pdb is the part of a PodDisruptionBudget that decides an eviction.
 type pdb struct {
 	name        string // namespace/name
 	selector    labels.Selector
-	allowed     int    // disruptions allowed, less those taken since the status was seen
-	neverReason string // why no change of pods makes room; empty: one can
+	allowed     int    // disruptions allowed, minus evictions requested since that status
+	neverReason string // why no change of pods allows a disruption; empty: a change can
 }
 
-func newPDBs(ctx context.Context, c *Client, announce func()) *pdbs {
+func newPDBs(ctx context.Context, c *Client, notify func()) *pdbs {
 	return &pdbs{
-		watchCtx: ctx, client: c, notify: announce, loaded: map[string]chan struct{}{},
+		watchCtx: ctx, client: c, notify: notify, loaded: map[string]chan struct{}{},
 		known: map[types.NamespacedName]*pdb{}, requestedAt: map[drain.Ref]time.Time{},
 	}
 }
 
-// reserve tells whether it is useless to ask the server to evict the pod now. If not, its place in its budgets is taken, unless
-// the server is only to say what it would do.
-// A pod that is not ready is always worth asking for: budgets may let it go whatever their room
+// reserve returns the reason if the server would refuse to evict the pod now. Otherwise it returns nil and counts the eviction
+// against the pod's PDBs; a dry run is not counted.
+// Each pod is requested once, whatever its PDBs allow: a PDB may let an unhealthy pod go even if it allows no disruption
 // (https://kubernetes.io/docs/tasks/run-application/configure-pdb/#unhealthy-pod-eviction-policy).
-func (b *pdbs) reserve(p drain.Pod, dryRun bool) *drain.Blocked {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	matching := b.matching(p)
+func (d *pdbs) reserve(p drain.Pod, dryRun bool) *drain.Blocked {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	matching := d.matching(p)
 	blocked, recheck := expectedBlock(matching)
-	if blocked != nil && time.Since(b.requestedAt[p.Ref]) < recheck {
+	if blocked != nil && time.Since(d.requestedAt[p.Ref]) < recheck {
 		return blocked
 	}
 	if dryRun {
 		return nil
 	}
-	b.requestedAt[p.Ref] = time.Now()
-	for _, budget := range matching {
-		budget.allowed--
+	d.requestedAt[p.Ref] = time.Now()
+	for _, pdb := range matching {
+		pdb.allowed--
 	}
 	return nil
 }
 
-func (b *pdbs) matching(p drain.Pod) []*pdb {
+func (d *pdbs) matching(p drain.Pod) []*pdb {
 	var found []*pdb
-	for name, budget := range b.known {
-		if name.Namespace == p.Namespace && budget.selector.Matches(labels.Set(p.Labels)) {
-			found = append(found, budget)
+	for name, pdb := range d.known {
+		if name.Namespace == p.Namespace && pdb.selector.Matches(labels.Set(p.Labels)) {
+			found = append(found, pdb)
 		}
 	}
 	slices.SortFunc(found, func(x, y *pdb) int { return cmp.Compare(x.name, y.name) })
 	return found
 }
 
-// setPDBs tells the pods which budgets are known to select them. Most drains know of none.
-func (b *pdbs) setPDBs(pods []drain.Pod) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.known) == 0 {
+// setPDBs sets the field PDBs of each pod to the known PDBs that select it. Most drains know none.
+func (d *pdbs) setPDBs(pods []drain.Pod) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.known) == 0 {
 		return
 	}
 	for i := range pods {
-		pods[i].PDBs = pdbNames(b.matching(pods[i]))
+		pods[i].PDBs = pdbNames(d.matching(pods[i]))
 	}
 }
 
-// expectedBlock is what the server would say of a pod with these budgets, and how long to believe that without asking.
+// expectedBlock returns what the server would answer for a pod with these PDBs, and how long to believe that without a request.
 func expectedBlock(matching []*pdb) (*drain.Blocked, time.Duration) {
 	if len(matching) > 1 {
 		return &drain.Blocked{PDBs: pdbNames(matching), Reason: multiplePDBs}, neverRecheck
 	}
-	for _, budget := range matching {
+	for _, pdb := range matching {
 		switch {
-		case budget.neverReason != "":
-			return &drain.Blocked{PDBs: []string{budget.name}, Reason: budget.neverReason}, neverRecheck
-		case budget.allowed <= 0:
-			return &drain.Blocked{PDBs: []string{budget.name}, Reason: "no disruption allowed"}, blockedRecheck
+		case pdb.neverReason != "":
+			return &drain.Blocked{PDBs: []string{pdb.name}, Reason: pdb.neverReason}, neverRecheck
+		case pdb.allowed <= 0:
+			return &drain.Blocked{PDBs: []string{pdb.name}, Reason: "no disruption allowed"}, blockedRecheck
 		}
 	}
 	return nil, 0
 }
 
-func pdbNames(budgets []*pdb) []string {
-	all := make([]string, len(budgets))
-	for i, b := range budgets {
-		all[i] = b.name
+func pdbNames(pdbs []*pdb) []string {
+	all := make([]string, len(pdbs))
+	for i, pdb := range pdbs {
+		all[i] = pdb.name
 	}
 	return all
 }
 
-// explain puts a refusal of the server's in better words where nothing helps but a change of the budgets.
-func (b *pdbs) explain(p drain.Pod, said *drain.Blocked) *drain.Blocked {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if blocked, recheck := expectedBlock(b.matching(p)); blocked != nil && recheck == neverRecheck {
+// explain replaces the server's refusal with a clearer one if only a change of the PDBs can help.
+func (d *pdbs) explain(p drain.Pod, refusal *drain.Blocked) *drain.Blocked {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if blocked, recheck := expectedBlock(d.matching(p)); blocked != nil && recheck == neverRecheck {
 		return blocked
 	}
-	return said
+	return refusal
 }
 
-// awaitNamespace has the budgets of a namespace watched in which one refused an eviction, and returns when they are known.
-func (b *pdbs) awaitNamespace(ctx context.Context, namespace string) {
+// awaitNamespace watches the PDBs of a namespace in which one blocked an eviction. It returns when they are known, or after
+// pdbLoadTimeout.
+func (d *pdbs) awaitNamespace(ctx context.Context, namespace string) {
 	ctx, cancel := context.WithTimeout(ctx, pdbLoadTimeout)
 	defer cancel()
 	select {
-	case <-b.watchNamespace(namespace):
+	case <-d.watchNamespace(namespace):
 	case <-ctx.Done():
 	}
 }
 
-func (b *pdbs) watchNamespace(namespace string) <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if done, begun := b.loaded[namespace]; begun {
+// watchNamespace starts the watch of a namespace's PDBs once. The channel is closed when they are known or cannot be read.
+func (d *pdbs) watchNamespace(namespace string) <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if done, started := d.loaded[namespace]; started {
 		return done
 	}
 	done := make(chan struct{})
-	b.loaded[namespace] = done
-	watching := source[*policyv1.PodDisruptionBudget]{
-		client: b.client.policy, namespace: namespace, resource: "poddisruptionbudgets",
-		list: func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} }, sink: namespaceSink{b, namespace},
-	}.start(b.watchCtx)
+	d.loaded[namespace] = done
+	watch := source[*policyv1.PodDisruptionBudget]{
+		client: d.client.policy, namespace: namespace, resource: "poddisruptionbudgets",
+		list: func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} }, sink: namespaceSink{d, namespace},
+	}.start(d.watchCtx)
 	go func() {
 		defer close(done)
-		_ = watching.wait(b.watchCtx) // without them the server is asked in their place, now and then
+		_ = watch.wait(d.watchCtx) // without PDBs, evictions are requested again as the drain's own retries come
 	}()
 	return done
 }
 
-// namespaceSink is the sink of one namespace's budgets.
+// namespaceSink is the sink of one namespace's PDBs.
 type namespaceSink struct {
 	*pdbs
 	namespace string
 }
 
-func (b namespaceSink) put(p *policyv1.PodDisruptionBudget) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.known[key(p)] = toPDB(p)
-	b.notify()
+func (s namespaceSink) put(p *policyv1.PodDisruptionBudget) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known[key(p)] = toPDB(p)
+	s.notify()
 }
 
-func (b namespaceSink) drop(p *policyv1.PodDisruptionBudget) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.known, key(p))
-	b.notify()
+func (s namespaceSink) drop(p *policyv1.PodDisruptionBudget) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.known, key(p))
+	s.notify()
 }
 
-func (b namespaceSink) replace(all []*policyv1.PodDisruptionBudget) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for name := range b.known {
-		if name.Namespace == b.namespace {
-			delete(b.known, name)
+func (s namespaceSink) replace(all []*policyv1.PodDisruptionBudget) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range s.known {
+		if name.Namespace == s.namespace {
+			delete(s.known, name)
 		}
 	}
 	for _, p := range all {
-		b.known[key(p)] = toPDB(p)
+		s.known[key(p)] = toPDB(p)
 	}
-	b.notify()
+	s.notify()
 }
 
 func toPDB(p *policyv1.PodDisruptionBudget) *pdb {
 	selector, err := metav1.LabelSelectorAsSelector(p.Spec.Selector)
 	if err != nil {
-		selector = labels.Nothing() // the server cannot read it either, and ignores the budget
+		selector = labels.Nothing() // the server cannot parse it either, and ignores the PDB
 	}
 	return &pdb{
 		name: key(p).String(), selector: selector, allowed: int(p.Status.DisruptionsAllowed), neverReason: neverReason(p),
 	}
 }
 
-// neverReason: a budget whose controller has seen its latest form, and that wants at least as many healthy pods as there are
-// to be, allows none to go even when all are healthy.
+// neverReason returns why the PDB can never allow a disruption; empty: it can. A PDB never allows one if it requires at
+// least as many healthy pods as are expected. The status must be of the latest generation.
 func neverReason(p *policyv1.PodDisruptionBudget) string {
 	s := p.Status
 	if s.ObservedGeneration < p.Generation || s.ExpectedPods == 0 || s.DesiredHealthy < s.ExpectedPods {
@@ -217,14 +219,14 @@ func neverReason(p *policyv1.PodDisruptionBudget) string {
 	return fmt.Sprintf("can never allow a disruption: wants %d healthy pods of %d", s.DesiredHealthy, s.ExpectedPods)
 }
 
-// PDBs implements termination.Surroundings: for a plan, which asks once and watches nothing.
+// PDBs returns the PDBs that select any of these pods, sorted by name, for a plan: one list per namespace, and no watch.
 func (c *Client) PDBs(ctx context.Context, pods []drain.Pod) ([]drain.PDB, error) {
 	found := []drain.PDB{}
 	for namespace, members := range podsByNamespace(pods) {
 		list := &policyv1.PodDisruptionBudgetList{}
 		err := c.policy.Get().Namespace(namespace).Resource("poddisruptionbudgets").Timeout(callTimeout).Do(ctx).Into(list)
 		if err != nil {
-			return nil, fmt.Errorf("list disruption budgets of namespace %s: %w", namespace, err)
+			return nil, fmt.Errorf("list PodDisruptionBudgets of namespace %s: %w", namespace, err)
 		}
 		for i := range list.Items {
 			if b := describePDB(&list.Items[i], members); len(b.Pods) > 0 {
@@ -245,13 +247,13 @@ func podsByNamespace(pods []drain.Pod) map[string][]drain.Pod {
 }
 
 func describePDB(p *policyv1.PodDisruptionBudget, pods []drain.Pod) drain.PDB {
-	budget, status := toPDB(p), p.Status
+	pdb, status := toPDB(p), p.Status
 	described := drain.PDB{
-		Name: budget.name, DisruptionsAllowed: int(status.DisruptionsAllowed), CurrentHealthy: int(status.CurrentHealthy),
-		DesiredHealthy: int(status.DesiredHealthy), ExpectedPods: int(status.ExpectedPods), NeverReason: budget.neverReason,
+		Name: pdb.name, DisruptionsAllowed: int(status.DisruptionsAllowed), CurrentHealthy: int(status.CurrentHealthy),
+		DesiredHealthy: int(status.DesiredHealthy), ExpectedPods: int(status.ExpectedPods), NeverReason: pdb.neverReason,
 	}
 	for _, pod := range pods {
-		if budget.selector.Matches(labels.Set(pod.Labels)) {
+		if pdb.selector.Matches(labels.Set(pod.Labels)) {
 			described.Pods = append(described.Pods, pod.String())
 		}
 	}

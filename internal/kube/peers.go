@@ -12,8 +12,8 @@ import (
 	"quiesce/internal/escort"
 )
 
-// Peers are the pods of the pod's owner, itself among them, as the owner counts them: those that have ended are none. None for an
-// owner that has no selector.
+// Peers returns the pods that the pod's owner counts as its own, including the pod itself. Pods that have succeeded or
+// failed do not count. It returns none if the owner has no selector.
 func (c *Client) Peers(ctx context.Context, p escort.Pod) ([]escort.Peer, error) {
 	owner, err := c.controllerOf(ctx, p)
 	if owner == nil || err != nil {
@@ -39,8 +39,8 @@ func (c *Client) Peers(ctx context.Context, p escort.Pod) ([]escort.Peer, error)
 }
 
 func isCounted(p *corev1.Pod, owner *controller) bool {
-	by := metav1.GetControllerOf(p)
-	return by != nil && string(by.UID) == owner.Metadata.UID &&
+	controller := metav1.GetControllerOf(p)
+	return controller != nil && string(controller.UID) == owner.Metadata.UID &&
 		p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
 }
 
@@ -51,13 +51,14 @@ func toPeer(p *corev1.Pod) escort.Peer {
 	}
 }
 
-// nodeLookup looks each node up once.
+// nodeLookup reads each node at most once.
 type nodeLookup struct {
 	*Client
-	known map[string]bool
+	known map[string]bool // by node name: whether the node is going away
 }
 
-// isLeaving: a node that is gone takes its pods along; a pod without one has yet to come.
+// isLeaving reports whether the node is cordoned, terminating or gone. An empty name is a pod without a node, which no node
+// takes away.
 func (l nodeLookup) isLeaving(ctx context.Context, name string) (bool, error) {
 	leaving, known := l.known[name]
 	if known || name == "" {

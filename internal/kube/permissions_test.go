@@ -14,48 +14,48 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// What the function may do is what somebody who steals its role may do: every right of escorts is one that they need, and each
-// without which they cannot go on is named.
-func TestEveryRightOfEscortsIsNeeded(t *testing.T) {
-	s := newLabEnv(t)
-	s.apply(statefulSetManifest)
-	s.apply(deploymentManifest)
-	replica, member := s.inspect(&s.awaitReady("track=stable", 2)[0]), s.inspect(s.awaitPod("pooler-0"))
-	require.Empty(t, s.refusals(s.client, replica, member))
-	for i, right := range s.permissionsOf("quiesce-poolers") {
-		t.Run(right.String(), func(t *testing.T) {
-			group := fmt.Sprintf("%s-%d", s.namespace, i)
-			s.grantAllBut(right, group)
-			client := clientInGroup(t, s.Lab, group)
+// A thief of the function's role has all its permissions. So escorts need each permission of their role, and an error names
+// the one that is missing.
+func TestPoolerRole_AnyPermissionMissing_IsNamed(t *testing.T) {
+	e := newLabEnv(t)
+	e.apply(statefulSetManifest)
+	e.apply(deploymentManifest)
+	replica, member := e.inspect(&e.awaitReady("track=stable", 2)[0]), e.inspect(e.awaitPod("pooler-0"))
+	require.Empty(t, e.refusals(e.client, replica, member))
+	for i, missing := range e.permissionsOf("quiesce-poolers") {
+		t.Run(missing.String(), func(t *testing.T) {
+			group := fmt.Sprintf("%s-%d", e.namespace, i)
+			e.grantAllBut(missing, group)
+			client := clientInGroup(t, e.Lab, group)
 			require.Eventually(t, func() bool {
-				faults := s.refusals(client, replica, member)
-				return len(faults) > 0 && !slices.ContainsFunc(faults, func(err error) bool { return !right.isMissing(err) })
+				failures := e.refusals(client, replica, member)
+				return len(failures) > 0 && !slices.ContainsFunc(failures, func(err error) bool { return !missing.isMissing(err) })
 			}, waitTimeout, pollInterval)
 		})
 	}
 }
 
-// awaitPod is a pod that a controller is to make.
-func (s *labEnv) awaitPod(name string) *corev1.Pod {
-	s.Helper()
-	s.eventually(func() bool {
-		_, err := s.Client().CoreV1().Pods(s.namespace).Get(s.Context(), name, metav1.GetOptions{})
+// awaitPod waits until a controller has created the pod, and returns it.
+func (e *labEnv) awaitPod(name string) *corev1.Pod {
+	e.Helper()
+	e.eventually(func() bool {
+		_, err := e.Client().CoreV1().Pods(e.namespace).Get(e.Context(), name, metav1.GetOptions{})
 		return err == nil
 	})
-	return s.pod(name)
+	return e.pod(name)
 }
 
-// refusals is what an escort asks about pods, and what was refused of it. Leases have a role of their own.
-func (s *labEnv) refusals(client *Client, pods ...escort.Pod) (faults []error) {
-	s.Helper()
+// refusals sends each request of an escort about these pods and returns the errors. Leases have a role of their own.
+func (e *labEnv) refusals(client *Client, pods ...escort.Pod) (failures []error) {
+	e.Helper()
 	for _, p := range pods {
-		_, inspect := client.Inspect(s.Context(), p.Ref)
-		_, around := client.Selectors(s.Context(), p)
-		_, peers := client.Peers(s.Context(), p)
-		_, serving := client.Serving(s.Context(), p.Ref)
-		faults = append(faults, inspect, around, peers, serving, client.PatchMetadata(s.Context(), p.Ref, nil, nil))
+		_, inspect := client.Inspect(e.Context(), p.Ref)
+		_, selectors := client.Selectors(e.Context(), p)
+		_, peers := client.Peers(e.Context(), p)
+		_, serving := client.Serving(e.Context(), p.Ref)
+		failures = append(failures, inspect, selectors, peers, serving, client.PatchMetadata(e.Context(), p.Ref, nil, nil))
 	}
-	return slices.DeleteFunc(faults, func(err error) bool { return err == nil })
+	return slices.DeleteFunc(failures, func(err error) bool { return err == nil })
 }
 
 // permission is one verb on one resource.
@@ -68,31 +68,31 @@ func (r permission) isMissing(err error) bool {
 	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), named)
 }
 
-func (s *labEnv) permissionsOf(role string) (rights []permission) {
-	s.Helper()
-	for _, rule := range s.rulesOf(role) {
+func (e *labEnv) permissionsOf(role string) (permissions []permission) {
+	e.Helper()
+	for _, rule := range e.rulesOf(role) {
 		for _, resource := range rule.Resources {
 			for _, verb := range rule.Verbs {
-				rights = append(rights, permission{rule.APIGroups[0], resource, verb})
+				permissions = append(permissions, permission{rule.APIGroups[0], resource, verb})
 			}
 		}
 	}
-	require.NotEmpty(s, rights)
-	return rights
+	require.NotEmpty(e, permissions)
+	return permissions
 }
 
-func (s *labEnv) rulesOf(role string) []rbacv1.PolicyRule {
-	s.Helper()
-	found, err := s.Client().RbacV1().ClusterRoles().Get(s.Context(), role, metav1.GetOptions{})
-	require.NoError(s, err)
+func (e *labEnv) rulesOf(role string) []rbacv1.PolicyRule {
+	e.Helper()
+	found, err := e.Client().RbacV1().ClusterRoles().Get(e.Context(), role, metav1.GetOptions{})
+	require.NoError(e, err)
 	return found.Rules
 }
 
-// grantAllBut gives a group all that the function may do in the cluster, without one right.
-func (s *labEnv) grantAllBut(r permission, group string) {
-	s.Helper()
+// grantAllBut gives a group all permissions of the function in the cluster except one.
+func (e *labEnv) grantAllBut(r permission, group string) {
+	e.Helper()
 	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: group}}
-	for _, rule := range slices.Concat(s.rulesOf("quiesce"), s.rulesOf("quiesce-poolers")) {
+	for _, rule := range slices.Concat(e.rulesOf("quiesce"), e.rulesOf("quiesce-poolers")) {
 		for _, resource := range rule.Resources {
 			verbs := slices.DeleteFunc(slices.Clone(rule.Verbs), func(verb string) bool {
 				return permission{rule.APIGroups[0], resource, verb} == r
@@ -102,13 +102,13 @@ func (s *labEnv) grantAllBut(r permission, group string) {
 			}
 		}
 	}
-	rbac := s.Client().RbacV1()
-	_, err := rbac.ClusterRoles().Create(s.Context(), role, metav1.CreateOptions{})
-	require.NoError(s, err)
-	_, err = rbac.ClusterRoleBindings().Create(s.Context(), &rbacv1.ClusterRoleBinding{
+	rbac := e.Client().RbacV1()
+	_, err := rbac.ClusterRoles().Create(e.Context(), role, metav1.CreateOptions{})
+	require.NoError(e, err)
+	_, err = rbac.ClusterRoleBindings().Create(e.Context(), &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: group},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: group},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: group}},
 	}, metav1.CreateOptions{})
-	require.NoError(s, err)
+	require.NoError(e, err)
 }

@@ -11,7 +11,7 @@ import (
 	"quiesce/internal/drain"
 )
 
-// terminatingPod is a pod that was told to stop, and that its kubelet has let go of if it gives it no grace any more.
+// terminatingPod returns a pod whose deletion was requested. A grace of zero means that its kubelet has released it.
 func terminatingPod(grace int64, finalizers ...string) *corev1.Pod {
 	pod := podNamed("web", "1")
 	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds, pod.Finalizers = &metav1.Time{Time: time.Now()}, &grace, finalizers
@@ -26,27 +26,27 @@ func withPhase(phase corev1.PodPhase, pod *corev1.Pod, containers ...corev1.Cont
 	return pod
 }
 
-// A pod that a kubelet has stopped is not gone for another second. Taken for one that stays, it would be reported to somebody who
-// looks for what went wrong.
-func TestAPodIsFinishedOrKeptByFinalizersOnlyWhenNothingMoreIsDoneAboutIt(t *testing.T) {
+// A pod that a kubelet has stopped still exists for about a second. If it counted as finished, the report would say that it
+// remained.
+func TestFinished_KubeletStillWorks_False(t *testing.T) {
 	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
 	ended := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}
 	for name, c := range map[string]struct {
 		pod            *corev1.Pod
 		finished, kept bool
 	}{
-		"runs":                                   {pod: withPhase(corev1.PodRunning, podNamed("web", "1"), running)},
-		"has succeeded":                          {pod: withPhase(corev1.PodSucceeded, podNamed("web", "1")), finished: true},
-		"has failed":                             {pod: withPhase(corev1.PodFailed, podNamed("web", "1")), finished: true},
-		"is between two tries of its container":  {pod: withPhase(corev1.PodRunning, podNamed("web", "1"), ended)},
-		"is told to stop":                        {pod: withPhase(corev1.PodRunning, terminatingPod(30), running)},
-		"has stopped":                            {pod: withPhase(corev1.PodFailed, terminatingPod(30), ended)},
-		"has stopped, and is about to be gone":   {pod: withPhase(corev1.PodFailed, terminatingPod(0), ended)},
-		"has stopped, and has a finalizer":       {pod: withPhase(corev1.PodFailed, terminatingPod(30, "a/b"), ended)},
-		"is kept by it":                          {pod: withPhase(corev1.PodSucceeded, terminatingPod(0, "a/b"), ended), kept: true},
-		"is kept by it, by an older kubelet":     {pod: withPhase(corev1.PodRunning, terminatingPod(0, "a/b"), ended, ended), kept: true},
-		"is forced by hand, and has a finalizer": {pod: withPhase(corev1.PodRunning, terminatingPod(0, "a/b"), ended, running)},
-		"never began":                            {pod: withPhase(corev1.PodPending, terminatingPod(0, "a/b"))},
+		"runs":                                 {pod: withPhase(corev1.PodRunning, podNamed("web", "1"), running)},
+		"has succeeded":                        {pod: withPhase(corev1.PodSucceeded, podNamed("web", "1")), finished: true},
+		"has failed":                           {pod: withPhase(corev1.PodFailed, podNamed("web", "1")), finished: true},
+		"restarts its container":               {pod: withPhase(corev1.PodRunning, podNamed("web", "1"), ended)},
+		"terminates":                           {pod: withPhase(corev1.PodRunning, terminatingPod(30), running)},
+		"has stopped":                          {pod: withPhase(corev1.PodFailed, terminatingPod(30), ended)},
+		"has stopped, and is about to be gone": {pod: withPhase(corev1.PodFailed, terminatingPod(0), ended)},
+		"has stopped, and has a finalizer":     {pod: withPhase(corev1.PodFailed, terminatingPod(30, "a/b"), ended)},
+		"only the finalizer keeps it":          {pod: withPhase(corev1.PodSucceeded, terminatingPod(0, "a/b"), ended), kept: true},
+		"only the finalizer keeps it, older kubelet": {pod: withPhase(corev1.PodRunning, terminatingPod(0, "a/b"), ended, ended), kept: true},
+		"is force-deleted, and has a finalizer":      {pod: withPhase(corev1.PodRunning, terminatingPod(0, "a/b"), ended, running)},
+		"never started":                              {pod: withPhase(corev1.PodPending, terminatingPod(0, "a/b"))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, c.finished, finished(c.pod))
@@ -55,7 +55,7 @@ func TestAPodIsFinishedOrKeptByFinalizersOnlyWhenNothingMoreIsDoneAboutIt(t *tes
 	}
 }
 
-func TestSinceWhenFinalizersKeepAPodIsWhenThatWasSeen(t *testing.T) {
+func TestContainersEndedAt_FinalizersKeepPod_FirstSeen(t *testing.T) {
 	c := &watchedNode{changed: make(chan struct{}, 1), pdbs: pdbsWith()}
 	early := withPhase(corev1.PodFailed, terminatingPod(0, "a/b"))
 	early.Name, early.DeletionTimestamp = "early", &metav1.Time{Time: time.Now().Add(-time.Hour)}
@@ -66,12 +66,12 @@ func TestSinceWhenFinalizersKeepAPodIsWhenThatWasSeen(t *testing.T) {
 	c.put(withPhase(corev1.PodFailed, terminatingPod(0, "a/b")))
 	since := containersEndedAt(c, "web")
 	require.WithinRange(t, since, began, time.Now())
-	require.WithinDuration(t, began.Add(-time.Hour), containersEndedAt(c, "early"), time.Minute, "for all we know")
+	require.WithinDuration(t, began.Add(-time.Hour), containersEndedAt(c, "early"), time.Minute, "it may be as old as the deletion")
 	c.put(withPhase(corev1.PodFailed, terminatingPod(0, "a/b")))
-	require.Equal(t, since, containersEndedAt(c, "web"), "not when it was seen again")
+	require.Equal(t, since, containersEndedAt(c, "web"), "not the time of a later change")
 
-	reborn := podNamed("web", "2")
-	c.put(reborn)
+	successor := podNamed("web", "2")
+	c.put(successor)
 	require.Zero(t, containersEndedAt(c, "web"))
 }
 
@@ -80,12 +80,12 @@ func containersEndedAt(c *watchedNode, name string) time.Time {
 	return pod.ContainersEndedAt
 }
 
-func TestPodsAreToldWhichBudgetsAreKnownToSelectThem(t *testing.T) {
+func TestPods_KnownPDBsSelectPod_SetsPDBs(t *testing.T) {
 	c := &watchedNode{changed: make(chan struct{}, 1), pdbs: pdbsWith()}
 	pod := podNamed("web", "1")
 	pod.Labels = map[string]string{"app": "web"}
 	c.replace([]*corev1.Pod{pod})
-	require.Empty(t, c.Pods()[0].PDBs, "none was asked")
+	require.Empty(t, c.Pods()[0].PDBs, "no PDB is known")
 	namespaceSink{c.pdbs, "app"}.put(newPDB("b", 0, 1, 1))
 	namespaceSink{c.pdbs, "app"}.put(newPDB("a", 0, 1, 1))
 	require.Equal(t, []string{"app/a", "app/b"}, c.Pods()[0].PDBs)
@@ -95,7 +95,7 @@ func nodeWithReady(ready corev1.ConditionStatus) *corev1.Node {
 	return &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}}}
 }
 
-func TestANodeIsUnreachableWhenItsStateIsUnknownOrItIsGone(t *testing.T) {
+func TestUnreachable_NodeReadyUnknownOrGone_True(t *testing.T) {
 	c := &watchedNode{changed: make(chan struct{}, 1)}
 	var _ drain.Cluster = c
 	u := nodeSink{c}
@@ -103,23 +103,23 @@ func TestANodeIsUnreachableWhenItsStateIsUnknownOrItIsGone(t *testing.T) {
 		what        string
 		do          func()
 		unreachable bool
-		said        bool
+		notifies    bool
 	}{
 		{"is ready", func() { u.replace([]*corev1.Node{nodeWithReady(corev1.ConditionTrue)}) }, false, false},
 		{"is lost", func() { u.put(nodeWithReady(corev1.ConditionUnknown)) }, true, true},
 		{"is still lost", func() { u.put(nodeWithReady(corev1.ConditionUnknown)) }, true, false},
-		{"is back, and not well", func() { u.put(nodeWithReady(corev1.ConditionFalse)) }, false, true},
+		{"is back, and not ready", func() { u.put(nodeWithReady(corev1.ConditionFalse)) }, false, true},
 		{"is deleted", func() { u.drop(nodeWithReady(corev1.ConditionTrue)) }, true, true},
-		{"is registered anew", func() { u.put(nodeWithReady(corev1.ConditionTrue)) }, false, true},
+		{"is registered again", func() { u.put(nodeWithReady(corev1.ConditionTrue)) }, false, true},
 		{"is found missing", func() { u.replace(nil) }, true, true},
 	} {
 		step.do()
 		require.Equal(t, step.unreachable, c.Unreachable(), step.what)
 		select {
 		case <-c.changed:
-			require.True(t, step.said, step.what)
+			require.True(t, step.notifies, step.what)
 		default:
-			require.False(t, step.said, step.what)
+			require.False(t, step.notifies, step.what)
 		}
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"quiesce/internal/drain"
 )
 
-// serviceLabel names an EndpointSlice's Service
+// serviceLabel is on an EndpointSlice; its value is the name of the Service
 // (https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetesioservice-name).
 const serviceLabel = "kubernetes.io/service-name"
 
@@ -15,15 +15,16 @@ type endpointSlice struct {
 	Endpoints []endpoint
 }
 
-// endpoint has conditions that may be unknown
+// endpoint is one endpoint; nil conditions are unknown
 // (https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/#conditions).
 type endpoint struct {
 	Conditions struct{ Ready, Serving, Terminating *bool }
 	TargetRef  objectMeta
 }
 
-// Serving tells whether any Service still sends new connections to the pod: where it is a ready endpoint, or one that stops and
-// no other is left that does not (https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-to-terminating-endpoints).
+// Serving reports whether any Service still sends new connections to the pod. That is so if the pod is a ready endpoint, or
+// if it is a serving and terminating one and the Service has no ready endpoint
+// (https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-to-terminating-endpoints).
 func (c *Client) Serving(ctx context.Context, ref drain.Ref) (bool, error) {
 	all, err := list[endpointSlice](ctx, c, endpointSliceResource, ref.Namespace, "")
 	if err != nil {
@@ -45,23 +46,24 @@ func (c *Client) Serving(ctx context.Context, ref drain.Ref) (bool, error) {
 	return false, nil
 }
 
-// endpointState is what of a Service's endpoints decides whether it sends to a pod.
+// endpointState is the part of a Service's endpoints that decides whether the Service sends connections to one pod.
 type endpointState struct{ anyReady, podReady, podLastResort bool }
 
 func (b *endpointState) add(endpoints []endpoint, uid string) {
 	for _, e := range endpoints {
-		its := e.TargetRef.UID == uid
+		ofPod := e.TargetRef.UID == uid
 		b.anyReady = b.anyReady || e.isReady()
-		b.podReady = b.podReady || its && e.isReady()
-		b.podLastResort = b.podLastResort || its && e.isLastResort()
+		b.podReady = b.podReady || ofPod && e.isReady()
+		b.podLastResort = b.podLastResort || ofPod && e.isLastResort()
 	}
 }
 
 func (b *endpointState) receivesTraffic() bool { return b.podReady || !b.anyReady && b.podLastResort }
 
-// isReady: a condition that is not known is to be taken for true.
+// isReady reports whether the endpoint is ready. An unknown condition counts as true.
 func (e endpoint) isReady() bool { return e.Conditions.Ready == nil || *e.Conditions.Ready }
 
+// isLastResort reports whether the endpoint gets connections if the Service has no ready one.
 func (e endpoint) isLastResort() bool {
 	return isTrue(e.Conditions.Serving) && isTrue(e.Conditions.Terminating)
 }

@@ -22,47 +22,47 @@ import (
 )
 
 const (
-	// namesPerList is how many nodes one list asks for by name: 5 KB of URL, which proxies pass that stop at 8.
+	// namesPerList is how many nodes one list request names. That makes a URL of 5 KB; some proxies allow only 8 KB.
 	namesPerList = 100
-	// taintParallel is how many nodes are tainted at once. It is reached by doubling, beginning with one: where as many drains do
-	// the same, most nodes are done by others before the second turn.
+	// taintParallel bounds how many nodes are tainted at once. The number starts at one and doubles: if many drains do the
+	// same, others have tainted most nodes before the second batch.
 	taintParallel = 16
-	// taintTimeout bounds all of it. A hundred nodes take a second; of an API server that does not answer, evictions are worth
+	// taintTimeout bounds TaintTerminating. A hundred nodes take a second. If the API server does not answer, evictions matter
 	// more than taints.
 	taintTimeout = 30 * time.Second
-	// fromWatchCache has a list answered from what the server has in memory, however old. That is cheap for it, and safe here: what
-	// has changed since refuses the patch that was made of it.
+	// fromWatchCache is the resource version that lets the server answer a list from memory, however old. That is cheap for the
+	// server. It is safe here: a patch that is based on an old version is refused.
 	fromWatchCache = "0"
 )
 
-// terminatingTaint keeps evicted pods off a node that is to go too. A taint, not a cordon: Zalando's and CloudNativePG's operators
-// answer a cordon with a switchover.
+// terminatingTaint keeps evicted pods off a node that is terminating too. It is a taint and not a cordon, because Zalando's and
+// CloudNativePG's operators answer a cordon with a switchover.
 var terminatingTaint = corev1.Taint{Key: "quiesce/terminating", Effect: corev1.TaintEffectNoSchedule}
 
-// TaintTerminating implements termination.Surroundings. When a hundred nodes go at once, each of a hundred drains is to see to it that the
-// other 99 take no pods: they are looked at all at once, taken in random order, a few and then more, and looked at again
-// in between, so that what others have done is not done again. A node that is cordoned already repels by that.
+// TaintTerminating taints the nodes of these instances, except those that take no pods already. If a hundred nodes terminate
+// at once, each of a hundred drains must taint the other 99. So each drain lists them together, taints them in random order
+// and in growing batches, and lists the rest again between two batches. Then it does not repeat what other drains have done.
 func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, taintTimeout)
 	defer cancel()
-	open, err := c.schedulableNodes(ctx, others)
+	pending, err := c.schedulableNodes(ctx, others)
 	if err != nil {
-		return fmt.Errorf("look for %d terminating nodes: %w", len(others), withoutURL(err))
+		return fmt.Errorf("find %d terminating nodes: %w", len(others), withoutURL(err))
 	}
-	rand.Shuffle(len(open), func(a, b int) { open[a], open[b] = open[b], open[a] })
-	var faults []error
-	for n := 1; len(open) > 0 && ctx.Err() == nil; n = min(2*n, taintParallel) {
-		turn := min(n, len(open))
-		faults = append(faults, c.taintNodes(ctx, open[:turn]))
-		open = c.stillSchedulable(ctx, open[turn:])
+	rand.Shuffle(len(pending), func(a, b int) { pending[a], pending[b] = pending[b], pending[a] })
+	var failures []error
+	for n := 1; len(pending) > 0 && ctx.Err() == nil; n = min(2*n, taintParallel) {
+		batch := min(n, len(pending))
+		failures = append(failures, c.taintNodes(ctx, pending[:batch]))
+		pending = c.stillSchedulable(ctx, pending[batch:])
 	}
-	if len(open) > 0 {
-		faults = append(faults, fmt.Errorf("taint %d nodes more: %w", len(open), context.Cause(ctx)))
+	if len(pending) > 0 {
+		failures = append(failures, fmt.Errorf("%d nodes not tainted: %w", len(pending), context.Cause(ctx)))
 	}
-	return errors.Join(faults...)
+	return errors.Join(failures...)
 }
 
-// withoutURL is the cause of an error whose text has the names of all nodes.
+// withoutURL returns the cause of a request's error. The URL in its text has the names of all nodes.
 func withoutURL(err error) error {
 	if failed, is := errors.AsType[*url.Error](err); is {
 		return failed.Err
@@ -70,22 +70,22 @@ func withoutURL(err error) error {
 	return err
 }
 
-// taintNodes taints nodes, all at once. One that is gone takes no pods either.
+// taintNodes taints nodes, all in parallel. A node that is gone is no error: it takes no pods either.
 func (c *Client) taintNodes(ctx context.Context, nodes []*corev1.Node) error {
-	faults := make([]error, len(nodes))
+	failures := make([]error, len(nodes))
 	var group sync.WaitGroup
 	for i, node := range nodes {
 		group.Go(func() {
 			if err := c.changeNodeFrom(ctx, node, taintPatch); err != nil && !apierrors.IsNotFound(err) {
-				faults[i] = fmt.Errorf("taint node %s: %w", node.Name, err)
+				failures[i] = fmt.Errorf("taint node %s: %w", node.Name, err)
 			}
 		})
 	}
 	group.Wait()
-	return errors.Join(faults...)
+	return errors.Join(failures...)
 }
 
-// taintPatch is the patch that taints a node; nil: it takes no pods as it is.
+// taintPatch returns the patch that taints a node; nil if the node takes no pods anyway.
 func taintPatch(node *corev1.Node) map[string]any {
 	if !isSchedulable(node) {
 		return nil
@@ -93,62 +93,63 @@ func taintPatch(node *corev1.Node) map[string]any {
 	return map[string]any{"spec": map[string]any{"taints": append(slices.Clone(node.Spec.Taints), terminatingTaint)}}
 }
 
+// isSchedulable reports whether the node has neither a cordon nor the taint.
 func isSchedulable(node *corev1.Node) bool {
 	return !node.Spec.Unschedulable && !hasTerminatingTaint(node)
 }
 
-// schedulableNodes are those nodes of these instances that take pods. A node is looked for by the label that has its name, as its instance
-// does; those that are not found by it are searched for, all of them together.
-func (c *Client) schedulableNodes(ctx context.Context, others []drain.Node) (open []*corev1.Node, err error) {
+// schedulableNodes returns the nodes of these instances that still take pods. It looks for a node by the label that has its
+// name, and checks the instance. One search finds all nodes that have no such label.
+func (c *Client) schedulableNodes(ctx context.Context, others []drain.Node) (found []*corev1.Node, err error) {
 	missing := map[string]bool{}
 	for _, other := range others {
 		missing[other.InstanceID] = true
 	}
-	look := func(n *corev1.Node) (all bool) {
+	visit := func(n *corev1.Node) (done bool) {
 		id := path.Base(n.Spec.ProviderID)
 		if missing[id] && isSchedulable(n) {
-			open = append(open, withoutStatus(n))
+			found = append(found, withoutStatus(n))
 		}
 		delete(missing, id)
 		return len(missing) == 0
 	}
-	if err := c.eachNodeNamed(ctx, labelNames(others), look); err != nil {
+	if err := c.eachNodeNamed(ctx, labelNames(others), visit); err != nil {
 		return nil, err
 	}
 	if len(missing) > 0 {
-		err = c.eachNode(ctx, metav1.ListOptions{}, look)
+		err = c.eachNode(ctx, metav1.ListOptions{}, visit)
 	}
-	return open, err
+	return found, err
 }
 
-// stillSchedulable looks at nodes again, as far as they are found by their label. It only saves requests: those that it does not find,
-// or where it fails, are taken to be what they were.
-func (c *Client) stillSchedulable(ctx context.Context, nodes []*corev1.Node) (open []*corev1.Node) {
-	seen := map[string]*corev1.Node{}
-	_ = c.eachNodeNamed(ctx, hostnamesOf(nodes), func(n *corev1.Node) bool {
-		seen[n.Name] = withoutStatus(n)
+// stillSchedulable lists nodes again by their label and returns those that still take pods. It only saves requests: a node
+// that it does not find, or cannot list, counts as unchanged.
+func (c *Client) stillSchedulable(ctx context.Context, nodes []*corev1.Node) (found []*corev1.Node) {
+	latest := map[string]*corev1.Node{}
+	_ = c.eachNodeNamed(ctx, hostnamesOf(nodes), func(n *corev1.Node) (done bool) {
+		latest[n.Name] = withoutStatus(n)
 		return false
 	})
 	for _, n := range nodes {
-		if n = cmp.Or(seen[n.Name], n); isSchedulable(n) {
-			open = append(open, n)
+		if n = cmp.Or(latest[n.Name], n); isSchedulable(n) {
+			found = append(found, n)
 		}
 	}
-	return open
+	return found
 }
 
-// eachNodeNamed looks at the nodes whose label has one of these names.
-func (c *Client) eachNodeNamed(ctx context.Context, names []string, look func(*corev1.Node) (found bool)) error {
-	for some := range slices.Chunk(names, namesPerList) {
-		selector := corev1.LabelHostname + " in (" + strings.Join(some, ",") + ")"
-		if err := c.eachNode(ctx, metav1.ListOptions{LabelSelector: selector, ResourceVersion: fromWatchCache}, look); err != nil {
+// eachNodeNamed calls visit for each node whose hostname label is one of these names. A true from visit ends only one list.
+func (c *Client) eachNodeNamed(ctx context.Context, names []string, visit func(*corev1.Node) (done bool)) error {
+	for chunk := range slices.Chunk(names, namesPerList) {
+		selector := corev1.LabelHostname + " in (" + strings.Join(chunk, ",") + ")"
+		if err := c.eachNode(ctx, metav1.ListOptions{LabelSelector: selector, ResourceVersion: fromWatchCache}, visit); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// labelNames are the names of those that have one which a label can have.
+// labelNames returns the names that are valid values of a label.
 func labelNames(nodes []drain.Node) (names []string) {
 	for _, n := range nodes {
 		if n.Name != "" && len(validation.IsValidLabelValue(n.Name)) == 0 {
@@ -158,7 +159,7 @@ func labelNames(nodes []drain.Node) (names []string) {
 	return names
 }
 
-// hostnamesOf are the names that the nodes have as a label.
+// hostnamesOf returns the values of the nodes' hostname labels.
 func hostnamesOf(nodes []*corev1.Node) (names []string) {
 	for _, n := range nodes {
 		if name := n.Labels[corev1.LabelHostname]; name != "" {
@@ -168,7 +169,8 @@ func hostnamesOf(nodes []*corev1.Node) (names []string) {
 	return names
 }
 
-// withoutStatus is what of a node a taint is decided by. Status, which names all its images, is most of it.
+// withoutStatus returns a copy with the fields that a taint needs. Status names all images of the node and is most of the
+// object.
 func withoutStatus(n *corev1.Node) *corev1.Node {
 	return &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: n.Name, ResourceVersion: n.ResourceVersion, Labels: n.Labels}, Spec: n.Spec,

@@ -18,7 +18,7 @@ import (
 	"quiesce/internal/drain"
 )
 
-// taintEnv is nodes of a scene that nobody plays the kubelet of, and a client that counts.
+// taintEnv is an environment with nodes that have no kubelet, and a client that counts its requests.
 type taintEnv struct {
 	*labEnv
 	nodes      []drain.Node
@@ -30,42 +30,42 @@ type taintEnv struct {
 
 func newTaintEnv(t *testing.T, n int) *taintEnv {
 	t.Helper()
-	w := &taintEnv{labEnv: newLabEnv(t), requests: map[string]int{}, onResponse: func(*http.Request) {}}
-	config := w.Admin()
+	e := &taintEnv{labEnv: newLabEnv(t), requests: map[string]int{}, onResponse: func(*http.Request) {}}
+	config := e.Admin()
 	config.Impersonate = rest.ImpersonationConfig{UserName: "function", Groups: []string{"quiesce"}}
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return countingTransport{w, next} })
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return countingTransport{e, next} })
 	var err error
-	w.client, err = New(config)
+	e.client, err = New(config)
 	require.NoError(t, err)
 	for i := range n {
-		w.nodes = append(w.nodes, w.addNode(i, true))
+		e.nodes = append(e.nodes, e.addNode(i, true))
 	}
-	return w
+	return e
 }
 
-// addNode adds a node, with its name as a label or without.
-func (w *taintEnv) addNode(i int, labelled bool) drain.Node {
-	w.Helper()
-	id := fmt.Sprintf("i-%s-%d", w.namespace, i)
+// addNode adds a node, with or without the label that has its name.
+func (e *taintEnv) addNode(i int, labeled bool) drain.Node {
+	e.Helper()
+	id := fmt.Sprintf("i-%s-%d", e.namespace, i)
 	node := &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: "wave-" + id, Labels: map[string]string{corev1.LabelTopologyZone: "us-east-1a"}},
+		ObjectMeta: metav1.ObjectMeta{Name: "taint-" + id, Labels: map[string]string{corev1.LabelTopologyZone: "us-east-1a"}},
 		Spec: corev1.NodeSpec{
 			ProviderID: "aws:///us-east-1a/" + id,
 			Taints:     []corev1.Taint{{Key: "team", Value: "db", Effect: corev1.TaintEffectNoExecute}},
 		},
-		// Ready, so that no controller has anything to write here, which would be conflicts that are counted.
+		// Ready, so that no controller writes to the node: a conflict would add to the counted requests.
 		Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
 	}
-	if labelled {
+	if labeled {
 		node.Labels[corev1.LabelHostname] = node.Name
 	}
-	_, err := w.Client().CoreV1().Nodes().Create(w.Context(), node, metav1.CreateOptions{})
-	require.NoError(w, err)
-	w.Cleanup(func() { _ = w.RemoveNode(context.Background(), node.Name) })
+	_, err := e.Client().CoreV1().Nodes().Create(e.Context(), node, metav1.CreateOptions{})
+	require.NoError(e, err)
+	e.Cleanup(func() { _ = e.RemoveNode(context.Background(), node.Name) })
 	return drain.Node{Name: node.Name, InstanceID: id}
 }
 
-// countingTransport counts the requests that pass.
+// countingTransport counts requests by method.
 type countingTransport struct {
 	env  *taintEnv
 	next http.RoundTripper
@@ -80,173 +80,174 @@ func (c countingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-func (w *taintEnv) get(n drain.Node) *corev1.Node {
-	w.Helper()
-	node, err := w.Client().CoreV1().Nodes().Get(w.Context(), n.Name, metav1.GetOptions{})
-	require.NoError(w, err)
+func (e *taintEnv) get(n drain.Node) *corev1.Node {
+	e.Helper()
+	node, err := e.Client().CoreV1().Nodes().Get(e.Context(), n.Name, metav1.GetOptions{})
+	require.NoError(e, err)
 	return node
 }
 
-func (w *taintEnv) cordon(n drain.Node) error {
-	_, err := w.Client().CoreV1().Nodes().Patch(context.Background(), n.Name, types.MergePatchType,
+func (e *taintEnv) cordon(n drain.Node) error {
+	_, err := e.Client().CoreV1().Nodes().Patch(context.Background(), n.Name, types.MergePatchType,
 		[]byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
 	return err
 }
 
-// awaitCached waits until the server remembers that all of these nodes are there or, if closed is asked for, that they are closed.
-func (w *taintEnv) awaitCached(nodes []drain.Node, closed bool) {
-	w.Helper()
-	w.eventually(func() bool {
-		all, err := w.Client().CoreV1().Nodes().List(context.Background(), metav1.ListOptions{ResourceVersion: fromWatchCache})
+// awaitCached waits until the server's watch cache has all these nodes, and their cordons if cordoned is true.
+func (e *taintEnv) awaitCached(nodes []drain.Node, cordoned bool) {
+	e.Helper()
+	e.eventually(func() bool {
+		all, err := e.Client().CoreV1().Nodes().List(context.Background(), metav1.ListOptions{ResourceVersion: fromWatchCache})
 		return err == nil && !slices.ContainsFunc(nodes, func(n drain.Node) bool {
 			return !slices.ContainsFunc(all.Items, func(seen corev1.Node) bool {
-				return seen.Name == n.Name && (seen.Spec.Unschedulable || !closed)
+				return seen.Name == n.Name && (seen.Spec.Unschedulable || !cordoned)
 			})
 		})
 	})
 }
 
-// requireTainted: with our taint, once, and with those that it had.
-func (w *taintEnv) requireTainted(n drain.Node) {
-	w.Helper()
-	node := w.get(n)
-	require.False(w, node.Spec.Unschedulable, n.Name)
-	require.Len(w, node.Spec.Taints, 2, n.Name)
-	require.Equal(w, "team", node.Spec.Taints[0].Key)
-	require.Equal(w, terminatingTaint, node.Spec.Taints[1])
+// requireTainted fails unless the node has its own taints and exactly one of ours.
+func (e *taintEnv) requireTainted(n drain.Node) {
+	e.Helper()
+	node := e.get(n)
+	require.False(e, node.Spec.Unschedulable, n.Name)
+	require.Len(e, node.Spec.Taints, 2, n.Name)
+	require.Equal(e, "team", node.Spec.Taints[0].Key)
+	require.Equal(e, terminatingTaint, node.Spec.Taints[1])
 }
 
-func TestTheNodesOfAWaveAreLookedAtTogether(t *testing.T) {
-	w := newTaintEnv(t, 20)
-	require.NoError(t, w.cordon(w.nodes[0]))
-	_, err := w.client.Cordon(t.Context(), w.nodes[1], "quiesce", time.Now())
+func TestTaintTerminating_ManyNodes_FewLists(t *testing.T) {
+	e := newTaintEnv(t, 20)
+	require.NoError(t, e.cordon(e.nodes[0]))
+	_, err := e.client.Cordon(t.Context(), e.nodes[1], "quiesce", time.Now())
 	require.NoError(t, err)
-	w.awaitCached(w.nodes, false)
-	w.awaitCached(w.nodes[:2], true)
-	bystander := w.addNode(20, true)
-	clear(w.requests)
+	e.awaitCached(e.nodes, false)
+	e.awaitCached(e.nodes[:2], true)
+	bystander := e.addNode(20, true)
+	clear(e.requests)
 
-	require.NoError(t, w.client.TaintTerminating(t.Context(), w.nodes))
-	for _, n := range w.nodes[:2] {
-		require.False(t, hasTerminatingTaint(w.get(n)), "it repels by its cordon")
+	require.NoError(t, e.client.TaintTerminating(t.Context(), e.nodes))
+	for _, n := range e.nodes[:2] {
+		require.False(t, hasTerminatingTaint(e.get(n)), "the cordon is enough")
 	}
-	for _, n := range w.nodes[2:] {
-		w.requireTainted(n)
+	for _, n := range e.nodes[2:] {
+		e.requireTainted(n)
 	}
-	require.Len(t, w.get(bystander).Spec.Taints, 1)
-	require.Equal(t, 18, w.requests[http.MethodPatch])
-	require.Equal(t, 5, w.requests[http.MethodGet], "once, and again after 1, 2, 4 and 8 of them")
+	require.Len(t, e.get(bystander).Spec.Taints, 1)
+	require.Equal(t, 18, e.requests[http.MethodPatch])
+	require.Equal(t, 5, e.requests[http.MethodGet], "once, and again after 1, 2, 4 and 8 nodes")
 
-	clear(w.requests)
-	w.eventually(func() bool { // the server's memory lags by a moment
-		before := w.requests[http.MethodPatch]
-		require.NoError(t, w.client.TaintTerminating(t.Context(), w.nodes))
-		return w.requests[http.MethodPatch] == before
+	clear(e.requests)
+	e.eventually(func() bool { // the watch cache lags
+		before := e.requests[http.MethodPatch]
+		require.NoError(t, e.client.TaintTerminating(t.Context(), e.nodes))
+		return e.requests[http.MethodPatch] == before
 	})
-	for _, n := range w.nodes[2:] {
-		w.requireTainted(n)
+	for _, n := range e.nodes[2:] {
+		e.requireTainted(n)
 	}
 }
 
-// Where nodes have names of their own making, or EC2 tells none, they are found by their instances: all of them by one search.
-func TestNodesOfAWaveThatNoNameFindsAreSearchedForTogether(t *testing.T) {
-	w := newTaintEnv(t, 2)
-	unlabelled, unnamed, renamed := w.addNode(2, false), w.addNode(3, true), w.addNode(4, true)
-	w.awaitCached([]drain.Node{unlabelled, unnamed, renamed}, false)
-	clear(w.requests)
+// If a node's name is not the one that EC2 knows, or EC2 knows none, its provider ID identifies it. One search finds all
+// such nodes.
+func TestTaintTerminating_NamesDoNotMatch_OneSearch(t *testing.T) {
+	e := newTaintEnv(t, 2)
+	unlabeled, unnamed, renamed := e.addNode(2, false), e.addNode(3, true), e.addNode(4, true)
+	e.awaitCached([]drain.Node{unlabeled, unnamed, renamed}, false)
+	clear(e.requests)
 	others := []drain.Node{
-		w.nodes[0], unlabelled,
+		e.nodes[0], unlabeled,
 		{InstanceID: unnamed.InstanceID},
-		{Name: w.nodes[1].Name, InstanceID: renamed.InstanceID}, // the name is another's
-		{Name: "a name that is no label's", InstanceID: "i-nowhere"},
+		{Name: e.nodes[1].Name, InstanceID: renamed.InstanceID}, // the name of another instance's node
+		{Name: "a name that is no valid label", InstanceID: "i-nowhere"},
 	}
-	require.NoError(t, w.client.TaintTerminating(t.Context(), others))
-	for _, n := range []drain.Node{w.nodes[0], unlabelled, unnamed, renamed} {
-		w.requireTainted(n)
+	require.NoError(t, e.client.TaintTerminating(t.Context(), others))
+	for _, n := range []drain.Node{e.nodes[0], unlabeled, unnamed, renamed} {
+		e.requireTainted(n)
 	}
-	require.Len(t, w.get(w.nodes[1]).Spec.Taints, 1, "another machine that has the name")
-	require.Equal(t, 4, w.requests[http.MethodPatch])
-	require.LessOrEqual(t, w.requests[http.MethodGet], 4)
+	require.Len(t, e.get(e.nodes[1]).Spec.Taints, 1, "the node of another instance")
+	require.Equal(t, 4, e.requests[http.MethodPatch])
+	require.LessOrEqual(t, e.requests[http.MethodGet], 4)
 }
 
-// Most of a wave's work is done by others meanwhile: what a drain does not see of it, it does again, 99 times in a hundred.
-func TestWhatOthersHaveDoneIsNotDoneAgain(t *testing.T) {
-	w := newTaintEnv(t, 20)
-	w.awaitCached(w.nodes, false)
-	clear(w.requests)
+// Other drains taint most nodes in the meantime. A drain that does not look again repeats 99 of 100 requests.
+func TestTaintTerminating_OthersWereFaster_NoRepeat(t *testing.T) {
+	e := newTaintEnv(t, 20)
+	e.awaitCached(e.nodes, false)
+	clear(e.requests)
 	var once sync.Once
-	w.onResponse = func(r *http.Request) {
+	e.onResponse = func(r *http.Request) {
 		if r.Method == http.MethodPatch {
 			once.Do(func() {
-				for _, n := range w.nodes {
-					require.NoError(t, w.cordon(n))
+				for _, n := range e.nodes {
+					require.NoError(t, e.cordon(n))
 				}
-				w.awaitCached(w.nodes, true)
+				e.awaitCached(e.nodes, true)
 			})
 		}
 	}
-	require.NoError(t, w.client.TaintTerminating(t.Context(), w.nodes))
-	require.Equal(t, map[string]int{http.MethodPatch: 1, http.MethodGet: 2}, w.requests)
+	require.NoError(t, e.client.TaintTerminating(t.Context(), e.nodes))
+	require.Equal(t, map[string]int{http.MethodPatch: 1, http.MethodGet: 2}, e.requests)
 }
 
-// A hundred drains that begin in the same moment have 9,900 things to see to between them, and a hundred to do.
-func TestDrainsOfAWaveShareItsWork(t *testing.T) {
+// A hundred drains that start at once have 9,900 nodes to check between them, and only 100 taints to set.
+func TestTaintTerminating_ParallelDrains_ShareRequests(t *testing.T) {
 	const drains = 40
-	w := newTaintEnv(t, drains)
-	w.awaitCached(w.nodes, false)
-	clear(w.requests)
-	faults := make([]error, drains)
+	e := newTaintEnv(t, drains)
+	e.awaitCached(e.nodes, false)
+	clear(e.requests)
+	failures := make([]error, drains)
 	var group sync.WaitGroup
 	for i := range drains {
 		group.Go(func() {
-			others := slices.Delete(slices.Clone(w.nodes), i, i+1)
-			faults[i] = w.client.TaintTerminating(t.Context(), others)
+			others := slices.Delete(slices.Clone(e.nodes), i, i+1)
+			failures[i] = e.client.TaintTerminating(t.Context(), others)
 		})
 	}
 	group.Wait()
-	for i, err := range faults {
+	for i, err := range failures {
 		require.NoError(t, err)
-		w.requireTainted(w.nodes[i])
+		e.requireTainted(e.nodes[i])
 	}
-	total := w.requests[http.MethodGet] + w.requests[http.MethodPatch]
-	t.Logf("%d drains of a wave: %d requests (%v); one by one they would be %d", drains, total, w.requests, 3*drains*(drains-1))
-	require.Less(t, total, drains*drains, "each looks a few times, not once for each other")
+	total := e.requests[http.MethodGet] + e.requests[http.MethodPatch]
+	t.Logf("%d parallel drains: %d requests (%v); one by one they would be %d", drains, total, e.requests, 3*drains*(drains-1))
+	require.Less(t, total, drains*drains, "each drain sends a few lists, not one request per node")
 }
 
-// Kubelets write to nodes, and so do others: what is not as it was seen is looked at before it is changed.
-func TestANodeThatHasChangedSinceItWasSeenKeepsWhatOthersWrote(t *testing.T) {
-	w := newTaintEnv(t, 2)
-	seen := []*corev1.Node{w.get(w.nodes[0]), w.get(w.nodes[1])}
-	_, err := w.Client().CoreV1().Nodes().Patch(t.Context(), w.nodes[0].Name, types.MergePatchType,
+// Kubelets and others write to nodes too. A node that has changed is read again before it is patched.
+func TestTaintNodes_NodeChanged_KeepsOtherChanges(t *testing.T) {
+	e := newTaintEnv(t, 2)
+	seen := []*corev1.Node{e.get(e.nodes[0]), e.get(e.nodes[1])}
+	_, err := e.Client().CoreV1().Nodes().Patch(t.Context(), e.nodes[0].Name, types.MergePatchType,
 		[]byte(`{"spec":{"taints":[{"key":"team","effect":"NoSchedule"}]},"metadata":{"labels":{"team":"db"}}}`), metav1.PatchOptions{})
 	require.NoError(t, err)
-	require.NoError(t, w.RemoveNode(t.Context(), w.nodes[1].Name))
-	require.NoError(t, w.client.taintNodes(t.Context(), seen), "one that is gone takes no pods")
-	w.requireTainted(w.nodes[0])
-	require.Equal(t, corev1.TaintEffectNoSchedule, w.get(w.nodes[0]).Spec.Taints[0].Effect)
-	require.Equal(t, "db", w.get(w.nodes[0]).Labels["team"])
+	require.NoError(t, e.RemoveNode(t.Context(), e.nodes[1].Name))
+	require.NoError(t, e.client.taintNodes(t.Context(), seen), "a node that is gone is no error")
+	e.requireTainted(e.nodes[0])
+	require.Equal(t, corev1.TaintEffectNoSchedule, e.get(e.nodes[0]).Spec.Taints[0].Effect)
+	require.Equal(t, "db", e.get(e.nodes[0]).Labels["team"])
 }
 
-func TestNodesThatCouldNotBeTaintedAreToldOf(t *testing.T) {
-	w := newTaintEnv(t, 3)
-	w.awaitCached(w.nodes, false)
-	config := w.Admin()
-	config.Impersonate = rest.ImpersonationConfig{UserName: "system:kube-scheduler"} // may see nodes, and not patch them
+func TestTaintTerminating_Denied_ErrorNamesNodes(t *testing.T) {
+	e := newTaintEnv(t, 3)
+	e.awaitCached(e.nodes, false)
+	config := e.Admin()
+	config.Impersonate = rest.ImpersonationConfig{UserName: "system:kube-scheduler"} // may list nodes, but not patch them
 	client, err := New(config)
 	require.NoError(t, err)
-	err = client.TaintTerminating(t.Context(), w.nodes)
-	for _, n := range w.nodes {
+	err = client.TaintTerminating(t.Context(), e.nodes)
+	for _, n := range e.nodes {
 		require.ErrorContains(t, err, "taint node "+n.Name)
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
-	w.onResponse = func(r *http.Request) {
+	e.onResponse = func(r *http.Request) {
 		if r.Method == http.MethodPatch {
 			cancel()
 		}
 	}
-	require.ErrorContains(t, w.client.TaintTerminating(ctx, w.nodes), "taint 2 nodes more: context canceled")
-	err = w.client.TaintTerminating(ctx, w.nodes)
-	require.ErrorContains(t, err, "look for 3 terminating nodes: ")
-	require.NotContains(t, err.Error(), w.nodes[0].Name, "a hundred names in one line of the log")
+	require.ErrorContains(t, e.client.TaintTerminating(ctx, e.nodes), "2 nodes not tainted: context canceled")
+	err = e.client.TaintTerminating(ctx, e.nodes)
+	require.ErrorContains(t, err, "find 3 terminating nodes: ")
+	require.NotContains(t, err.Error(), e.nodes[0].Name, "a hundred names in one log line")
 }

@@ -16,28 +16,28 @@ import (
 	"quiesce/internal/drain"
 )
 
-// AwaitDetached implements termination.Surroundings: it watches the cluster's VolumeAttachments until none is left on the node for
-// a volume of these claims, or ctx ends. They cannot be selected by node, so that all are listed; claims without volumes
-// cost nothing (https://kubernetes.io/docs/reference/kubernetes-api/config-and-storage-resources/volume-attachment-v1/).
+// AwaitDetached watches the cluster's VolumeAttachments until the node has none for a volume of these claims
+// (namespace/name), or until ctx ends. The API cannot select them by node, so all are listed. Claims without volumes cost
+// nothing (https://kubernetes.io/docs/reference/kubernetes-api/config-and-storage-resources/volume-attachment-v1/).
 func (c *Client) AwaitDetached(ctx context.Context, node drain.Node, claims []string) error {
 	volumes, err := c.boundVolumes(ctx, claims)
 	if err != nil || len(volumes) == 0 {
 		return err
 	}
-	watching, stop := context.WithCancel(ctx)
+	watchCtx, stop := context.WithCancel(ctx)
 	defer stop()
-	attached := &attachments{node: node.Name, volumes: volumes, attached: map[string]string{}, changed: make(chan struct{}, 1)}
+	watched := &attachments{node: node.Name, volumes: volumes, attached: map[string]string{}, changed: make(chan struct{}, 1)}
 	err = source[*storagev1.VolumeAttachment]{
-		client: c.storage, resource: "volumeattachments", sink: attached,
+		client: c.storage, resource: "volumeattachments", sink: watched,
 		list: func() runtime.Object { return &storagev1.VolumeAttachmentList{} },
-	}.start(watching).wait(ctx)
+	}.start(watchCtx).wait(ctx)
 	if err != nil {
 		return fmt.Errorf("list volume attachments: %w", err)
 	}
-	return attached.awaitDetached(ctx)
+	return watched.awaitDetached(ctx)
 }
 
-// boundVolumes are the names of the PersistentVolumes bound to the claims. A claim that is gone took its pod's volume along.
+// boundVolumes returns the names of the PersistentVolumes that are bound to the claims. A claim that is gone is skipped.
 func (c *Client) boundVolumes(ctx context.Context, claims []string) (map[string]bool, error) {
 	volumes := map[string]bool{}
 	for _, claim := range claims {
@@ -55,7 +55,7 @@ func (c *Client) boundVolumes(ctx context.Context, claims []string) (map[string]
 	return volumes, nil
 }
 
-// attachments are those of some volumes on one node, under watch.
+// attachments watches the VolumeAttachments of some volumes on one node.
 type attachments struct {
 	node    string
 	volumes map[string]bool
@@ -65,16 +65,17 @@ type attachments struct {
 	attached map[string]string // attachment to volume
 }
 
+// awaitDetached returns when no volume is attached. When ctx ends first, the error names the volumes that are.
 func (a *attachments) awaitDetached(ctx context.Context) error {
 	for {
-		left := a.stillAttached()
-		if len(left) == 0 {
+		volumes := a.stillAttached()
+		if len(volumes) == 0 {
 			return nil
 		}
 		select {
 		case <-a.changed:
 		case <-ctx.Done():
-			return fmt.Errorf("volumes %s: %w", strings.Join(left, ", "), context.Cause(ctx))
+			return fmt.Errorf("volumes still attached: %s: %w", strings.Join(volumes, ", "), context.Cause(ctx))
 		}
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// A broken watch is taken up again after firstRewatch, then ever later up to lastRewatch. A drain waits on it, so that both
-// are far below what an informer of a controller uses; a node's pods are a small list to ask for.
+// A broken watch starts again after firstRewatch, then with growing delays up to lastRewatch. A drain waits for it, so both
+// delays are far below those of a controller's informer. A node's pods are a small list, so a new one is cheap.
 const (
 	firstRewatch  = 100 * time.Millisecond
 	lastRewatch   = 3 * time.Second
@@ -25,7 +25,7 @@ const (
 	rewatchSteps  = 8
 )
 
-// sink takes what a watch sees.
+// sink receives the objects of a watch.
 type sink[T any] interface {
 	put(T)
 	drop(T)
@@ -42,13 +42,13 @@ type source[T runtime.Object] struct {
 	sink      sink[T]
 }
 
-// activeWatch is a watch that has been started.
+// activeWatch is a watch that has started.
 type activeWatch struct {
-	synced chan struct{}
-	denied chan error
+	synced chan struct{} // closed when the first list is complete
+	denied chan error    // receives the error of a denied request
 }
 
-// start lists and watches until ctx ends, through every error but the lasting ones before the first list.
+// start lists and watches until ctx ends. It retries after every error; a denied request also goes to the channel denied.
 func (s source[T]) start(ctx context.Context) *activeWatch {
 	w := &activeWatch{synced: make(chan struct{}), denied: make(chan error, 1)}
 	var object T
@@ -60,7 +60,7 @@ func (s source[T]) start(ctx context.Context) *activeWatch {
 	return w
 }
 
-// wait returns when the first list is complete, or cannot be had.
+// wait returns when the first list is complete, with an error if it is denied or ctx ends.
 func (w *activeWatch) wait(ctx context.Context) error {
 	select {
 	case <-w.synced:
@@ -93,7 +93,7 @@ func (s source[T]) request(options metav1.ListOptions) *rest.Request {
 	return s.client.Get().NamespaceIfScoped(s.namespace, s.namespace != "").Resource(s.resource).VersionedParams(&options, params)
 }
 
-// failFast lets those know who wait for the first list that it will not come: a denied request is not cured by repeating it.
+// failFast ends the wait for the first list if the request is denied: a retry does not help then. It returns err.
 func (w *activeWatch) failFast(err error) error {
 	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
 		select {
@@ -104,7 +104,7 @@ func (w *activeWatch) failFast(err error) error {
 	return err
 }
 
-// store hands a reflector's findings to a sink.
+// store passes the objects of a reflector to a sink.
 type store[T any] struct {
 	sink   sink[T]
 	synced chan struct{}

@@ -17,23 +17,23 @@ import (
 	"quiesce/internal/drain"
 )
 
-// watchedNode is one node's pods under watch.
+// watchedNode watches one node and its pods.
 type watchedNode struct {
 	*Client
 	changed chan struct{}
 	pdbs    *pdbs
 
 	mu          sync.Mutex
-	listed      bool
+	listed      bool // the first list is complete
 	pods        map[types.NamespacedName]drain.Pod
 	unreachable bool
 }
 
 var _ drain.Cluster = (*watchedNode)(nil)
 
-// WatchPods lists the node's pods and watches them until ctx ends: one request, its first part being the list. It returns when
-// the list is complete. The node itself is watched by another, for which nobody waits: until it is answered, and where it is
-// denied, the node is what it was.
+// WatchPods lists the node's pods and watches them until ctx ends. One request does both, and its first part is the list.
+// WatchPods returns when the list is complete. A second request watches the node itself, and WatchPods does not wait for it:
+// until it is answered, or if it is denied, node.Unreachable stays as it was.
 func (c *Client) WatchPods(ctx context.Context, node drain.Node) (drain.Cluster, error) {
 	watched := &watchedNode{Client: c, changed: make(chan struct{}, 1), unreachable: node.Unreachable}
 	watched.pdbs = newPDBs(ctx, c, watched.notify)
@@ -51,92 +51,93 @@ func (c *Client) WatchPods(ctx context.Context, node drain.Node) (drain.Cluster,
 	return watched, nil
 }
 
-// nodeSink is the sink of the node that the pods are on.
+// nodeSink is the sink of the pods' node.
 type nodeSink struct{ *watchedNode }
 
-func (u nodeSink) put(n *corev1.Node)  { u.setUnreachable(toNode(n).Unreachable) }
-func (u nodeSink) drop(_ *corev1.Node) { u.setUnreachable(true) }
+func (s nodeSink) put(n *corev1.Node)  { s.setUnreachable(toNode(n).Unreachable) }
+func (s nodeSink) drop(_ *corev1.Node) { s.setUnreachable(true) }
 
-func (u nodeSink) replace(found []*corev1.Node) {
-	u.setUnreachable(len(found) == 0 || toNode(found[0]).Unreachable)
+func (s nodeSink) replace(found []*corev1.Node) {
+	s.setUnreachable(len(found) == 0 || toNode(found[0]).Unreachable)
 }
 
-func (u nodeSink) setUnreachable(unreachable bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.unreachable != unreachable {
-		u.unreachable = unreachable
-		u.notify()
+func (s nodeSink) setUnreachable(unreachable bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unreachable != unreachable {
+		s.unreachable = unreachable
+		s.notify()
 	}
 }
 
 // Unreachable implements drain.Cluster.
-func (c *watchedNode) Unreachable() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.unreachable
+func (w *watchedNode) Unreachable() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.unreachable
 }
 
 // Pods implements drain.Cluster.
-func (c *watchedNode) Pods() []drain.Pod {
-	c.mu.Lock()
-	pods := slices.Collect(maps.Values(c.pods))
-	c.mu.Unlock()
-	c.pdbs.setPDBs(pods)
+func (w *watchedNode) Pods() []drain.Pod {
+	w.mu.Lock()
+	pods := slices.Collect(maps.Values(w.pods))
+	w.mu.Unlock()
+	w.pdbs.setPDBs(pods)
 	return pods
 }
 
-// pod is the pod of that very UID, if the node still has it.
-func (c *watchedNode) pod(ref drain.Ref) (drain.Pod, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	pod, found := c.pods[types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}]
+// pod returns the pod with the UID of ref, if it is still on the node.
+func (w *watchedNode) pod(ref drain.Ref) (drain.Pod, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	pod, found := w.pods[types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}]
 	return pod, found && pod.UID == ref.UID
 }
 
 // Changed implements drain.Cluster.
-func (c *watchedNode) Changed() <-chan struct{} { return c.changed }
+func (w *watchedNode) Changed() <-chan struct{} { return w.changed }
 
-// notify never blocks: a change that nobody has received yet stands for this one too.
-func (c *watchedNode) notify() {
+// notify signals a change and never blocks: one pending signal stands for all changes before it is received.
+func (w *watchedNode) notify() {
 	select {
-	case c.changed <- struct{}{}:
+	case w.changed <- struct{}{}:
 	default:
 	}
 }
 
-func (c *watchedNode) put(p *corev1.Pod) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.pods[key(p)] = c.observe(p)
-	c.notify()
+func (w *watchedNode) put(p *corev1.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pods[key(p)] = w.observe(p)
+	w.notify()
 }
 
-func (c *watchedNode) drop(p *corev1.Pod) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.pods, key(p))
-	c.notify()
+func (w *watchedNode) drop(p *corev1.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.pods, key(p))
+	w.notify()
 }
 
-func (c *watchedNode) replace(pods []*corev1.Pod) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	found := make(map[types.NamespacedName]drain.Pod, len(pods))
+func (w *watchedNode) replace(pods []*corev1.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	current := make(map[types.NamespacedName]drain.Pod, len(pods))
 	for _, p := range pods {
-		found[key(p)] = c.observe(p)
+		current[key(p)] = w.observe(p)
 	}
-	c.pods, c.listed = found, true
-	c.notify()
+	w.pods, w.listed = current, true
+	w.notify()
 }
 
-// observe is the pod with what the watch knows of it: a pod that the first list did not have came late, and when one was found
-// to be kept by finalizers. What was so at first may have been so since it was told to stop.
-func (c *watchedNode) observe(p *corev1.Pod) drain.Pod {
+// observe returns the pod with what only a watch can know. A pod that is not in the first list was created after the cordon.
+// ContainersEndedAt is when only finalizers were first seen to keep the pod. If the first list already shows that, it may have
+// been so since the pod's deletion was requested.
+func (w *watchedNode) observe(p *corev1.Pod) drain.Pod {
 	pod := toPod(p)
-	before, known := c.pods[key(p)]
+	before, known := w.pods[key(p)]
 	known = known && before.UID == pod.UID
-	pod.CreatedAfterCordon = c.listed
+	pod.CreatedAfterCordon = w.listed
 	if known {
 		pod.CreatedAfterCordon = before.CreatedAfterCordon
 	}

@@ -24,15 +24,15 @@ func createdAfterCordon(pods []drain.Pod) (names []string) {
 	return names
 }
 
-func TestAPodThatTheFirstListDidNotHaveIsLate(t *testing.T) {
+func TestObserve_PodNotInFirstList_CreatedAfterCordon(t *testing.T) {
 	c := &watchedNode{changed: make(chan struct{}, 1), pdbs: pdbsWith()}
 	c.replace([]*corev1.Pod{podNamed("web", "1"), podNamed("db-0", "2")})
 	require.Empty(t, createdAfterCordon(c.Pods()))
 
-	c.put(podNamed("web", "1")) // which changed
+	c.put(podNamed("web", "1")) // changed
 	c.drop(podNamed("db-0", "2"))
 	c.put(podNamed("db-0", "3"))
-	require.Equal(t, []string{"3"}, createdAfterCordon(c.Pods()), "another pod of a known name is another pod")
+	require.Equal(t, []string{"3"}, createdAfterCordon(c.Pods()), "a new UID is another pod")
 
 	c.replace([]*corev1.Pod{podNamed("web", "1"), podNamed("db-0", "3"), podNamed("new", "4")}) // the watch broke
 	require.ElementsMatch(t, []string{"3", "4"}, createdAfterCordon(c.Pods()))
