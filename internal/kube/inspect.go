@@ -34,15 +34,12 @@ func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*escort.Pod, error
 	return toEscortPod(found), nil
 }
 
-// PatchMetadata changes labels and annotations of exactly this pod; a nil value removes one. It does not change another pod
-// of the same name: the patch has the UID, and the server rejects it as invalid if the UID differs.
-func (c *Client) PatchMetadata(ctx context.Context, ref drain.Ref, labels, annotations map[string]*string) error {
+// PatchLabels changes labels of exactly this pod; a nil value removes one. It does not change another pod of the same name:
+// the patch has the UID, and the server rejects it as invalid if the UID differs.
+func (c *Client) PatchLabels(ctx context.Context, ref drain.Ref, labels map[string]*string) error {
 	metadata := map[string]any{"uid": ref.UID}
 	if len(labels) > 0 { // null would remove all labels
 		metadata["labels"] = labels
-	}
-	if len(annotations) > 0 {
-		metadata["annotations"] = annotations
 	}
 	body, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {

@@ -115,31 +115,29 @@ func TestOwnerOf_ForeignKind_HasAPIGroup(t *testing.T) {
 	require.Zero(t, ownerOf(podNamed("bare", "1")))
 }
 
-func TestPatchMetadata_ValuesAndNil_SetsAndRemoves(t *testing.T) {
+func TestPatchLabels_SetAndRemoved_OthersStay(t *testing.T) {
 	e := newLabEnv(t)
 	e.apply(poolerManifest)
-	value, note := "surge", "{}"
-	require.NoError(t, e.client.PatchMetadata(t.Context(), refOf(e.pod("pooler")),
-		map[string]*string{drain.EscortLabel: &value, "app": nil}, map[string]*string{drain.EscortLabel: &note}))
+	value, app := "surge", "pgbouncer"
+	require.NoError(t, e.client.PatchLabels(t.Context(), refOf(e.pod("pooler")), map[string]*string{drain.EscortLabel: &value, "app": nil}))
 	pod := e.pod("pooler")
 	require.Equal(t, "surge", pod.Labels[drain.EscortLabel])
 	require.NotContains(t, pod.Labels, "app")
-	require.Equal(t, "{}", pod.Annotations[drain.EscortLabel])
-	require.Contains(t, pod.Annotations, "lab/stop-after", "other annotations stay")
+	require.Contains(t, pod.Annotations, "lab/stop-after")
 
-	require.NoError(t, e.client.PatchMetadata(t.Context(), refOf(pod), nil, map[string]*string{drain.EscortLabel: nil}))
-	require.NotContains(t, e.pod("pooler").Annotations, drain.EscortLabel)
-	require.Equal(t, "surge", e.pod("pooler").Labels[drain.EscortLabel])
-	require.NoError(t, e.client.PatchMetadata(t.Context(), refOf(pod), map[string]*string{drain.EscortLabel: nil}, nil))
-	require.Contains(t, e.pod("pooler").Annotations, "lab/stop-after")
+	require.NoError(t, e.client.PatchLabels(t.Context(), refOf(pod), map[string]*string{drain.EscortLabel: nil, "app": &app}))
+	require.NotContains(t, e.pod("pooler").Labels, drain.EscortLabel)
+	require.Equal(t, app, e.pod("pooler").Labels["app"])
+	require.NoError(t, e.client.PatchLabels(t.Context(), refOf(pod), nil))
+	require.Equal(t, app, e.pod("pooler").Labels["app"])
 }
 
-func TestPatchMetadata_OtherUID_ChangesNothing(t *testing.T) {
+func TestPatchLabels_OtherUID_ChangesNothing(t *testing.T) {
 	e := newLabEnv(t)
 	e.apply(poolerManifest)
 	another := drain.Ref{Namespace: e.namespace, Name: "pooler", UID: "another"}
 	value := "surge"
-	err := e.client.PatchMetadata(t.Context(), another, map[string]*string{drain.EscortLabel: &value}, nil)
+	err := e.client.PatchLabels(t.Context(), another, map[string]*string{drain.EscortLabel: &value})
 	require.ErrorContains(t, err, "patch pod "+another.String())
 	require.NotContains(t, e.pod("pooler").Labels, drain.EscortLabel)
 }

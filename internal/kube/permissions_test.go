@@ -53,7 +53,7 @@ func (e *labEnv) refusals(client *Client, pods ...escort.Pod) (failures []error)
 		_, selectors := client.Selectors(e.Context(), p)
 		_, peers := client.Peers(e.Context(), p)
 		_, serving := client.Serving(e.Context(), p.Ref)
-		failures = append(failures, inspect, selectors, peers, serving, client.PatchMetadata(e.Context(), p.Ref, nil, nil))
+		failures = append(failures, inspect, selectors, peers, serving, client.PatchLabels(e.Context(), p.Ref, nil))
 	}
 	return slices.DeleteFunc(failures, func(err error) bool { return err == nil })
 }
