@@ -3,10 +3,12 @@ package kube
 import (
 	"net"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,11 +21,6 @@ const consoleManifest = `
 apiVersion: v1
 kind: Namespace
 metadata: {name: db}
----
-apiVersion: v1
-kind: Secret
-metadata: {name: pgbouncer-console, namespace: db}
-stringData: {username: drainer}
 ---
 apiVersion: v1
 kind: Secret
@@ -122,13 +119,35 @@ func (e *labEnv) requireClosedPort(t *testing.T) {
 }
 
 func (e *labEnv) requireOnlyConsole(t *testing.T) {
-	data, err := e.client.Secret(t.Context(), "db", "pgbouncer-console")
+	name := e.consoleSecret()
+	_, err := e.Client().CoreV1().Secrets("db").Create(t.Context(), &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: map[string]string{"username": "drainer"},
+	}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	data, err := e.client.Secret(t.Context(), "db", name)
 	require.NoError(t, err)
 	require.Equal(t, map[string][]byte{"username": []byte("drainer")}, data)
 	_, err = e.client.Secret(t.Context(), "db", "other")
 	require.True(t, apierrors.IsForbidden(err), "%v", err)
 	_, err = e.client.Forward(t.Context(), "kube-system", "pgbouncer", 6432)
 	require.ErrorContains(t, err, "forbidden")
+}
+
+// consoleSecret returns the name of the one Secret that infra/rbac-console.yaml allows to read.
+func (e *labEnv) consoleSecret() string {
+	e.Helper()
+	roles, err := e.Client().RbacV1().Roles("db").List(e.Context(), metav1.ListOptions{})
+	require.NoError(e, err)
+	var names []string
+	for _, role := range roles.Items {
+		for _, rule := range role.Rules {
+			if slices.Contains(rule.Resources, "secrets") {
+				names = append(names, rule.ResourceNames...)
+			}
+		}
+	}
+	require.Len(e, names, 1)
+	return names[0]
 }
 
 // clientWithVerb returns a client that may do only this with pods/portforward.
