@@ -46,7 +46,7 @@ func (p byPause) evictAndStop(ctx context.Context) error {
 }
 
 func (p byPause) stopTerminating(ctx context.Context) error {
-	second, err := p.console.Again(ctx)
+	second, err := p.console.OpenAnother(ctx)
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (p byPause) pauseBefore(ctx context.Context, signal time.Time) error {
 
 // prepare opens the second console, and records what is going to change.
 func (p byPause) prepare(ctx context.Context) error {
-	second, err := p.console.Again(ctx)
+	second, err := p.console.OpenAnother(ctx)
 	if err != nil {
 		return err
 	}

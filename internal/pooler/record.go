@@ -179,7 +179,7 @@ func (r *run) endPause(ctx context.Context, console *pgbouncer.Console) error {
 		return nil
 	}
 	if r.stop.pause != nil {
-		return console.Undo(ctx, r.stop.pause)
+		return console.UndoPause(ctx, r.stop.pause)
 	}
 	return console.Resume(ctx)
 }

@@ -280,3 +280,35 @@ func TestReplaced_CountsReadyPeersThatStay(t *testing.T) {
 		require.Equal(t, c.want, replaced(c.peers, "own", c.replicas), name)
 	}
 }
+
+func TestSelectors_SameMoment_AreReadOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSurgeCluster(nil)
+		r := w.ready(t)
+		read := func() int {
+			_, err := r.selectors(t.Context())
+			require.NoError(t, err)
+			return w.selectorReads
+		}
+		require.Equal(t, 1, read())
+		time.Sleep(selectorsMaxAge - time.Nanosecond)
+		require.Equal(t, 1, read())
+		time.Sleep(time.Nanosecond)
+		require.Equal(t, 2, read(), "Services and PDBs may have changed")
+		_, err := r.findPod(t.Context(), w.pod.Ref)
+		require.NoError(t, err)
+		require.Equal(t, 3, read(), "the pod's labels may have changed")
+	})
+}
+
+func TestSelectors_LookupFails_ReadAgain(t *testing.T) {
+	w := newSurgeCluster(nil)
+	r := w.ready(t)
+	w.failure = errors.New("forbidden")
+	_, err := r.selectors(t.Context())
+	require.ErrorIs(t, err, w.failure)
+	w.failure = nil
+	_, err = r.selectors(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 2, w.selectorReads)
+}
