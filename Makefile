@@ -20,7 +20,7 @@ SEEDS   ?= 1000000
 KILLS     ?= 100
 OUTAGE    ?= 40
 THROTTLED ?= 75
-FAULTS    := TestADrainIsFinishedWherever|TestADrainOutlives|TestADrainGoesOnThough|TestAFunctionThatRunsOutOfMemory
+FAULTS    := TestKill_|TestOutage_|TestFailure_
 LINT    := go tool -modfile=test/parts/tools/lint/go.mod
 
 .DEFAULT_GOAL := help
@@ -65,7 +65,7 @@ lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck
 
 bench: setup tools ## drains side by side with kubectl drain and an ideal client, as ratios in one run
 	go test -run '^$$' -bench 'Drain|ColdStart' -benchtime 3x -timeout 60m ./test/bench
-	go test -run '^$$' -bench Wave -benchtime 1x -timeout 60m ./test/bench
+	go test -run '^$$' -bench ManyNodes -benchtime 1x -timeout 60m ./test/bench
 
 bench-pgbouncer: setup tools images ## what becomes of 20 busy workers when a pooler's node goes, ten times each way
 	go test -run '^$$' -bench Poolers -benchtime 10x -timeout 90m ./test/bench

@@ -18,11 +18,11 @@ const evictors = 16
 
 // ideal does nothing that a drain could do without: one list, one watch, one eviction a pod. It knows no budgets, no order, no
 // faults, and whom to evict beforehand.
-func (a *arena) ideal() time.Duration {
+func (a *fixture) ideal() time.Duration {
 	client := a.Lab.Client()
 	began := time.Now()
-	a.close(a.victim, true)
-	onNode := metav1.ListOptions{FieldSelector: "spec.nodeName=" + a.victim.Node}
+	a.setUnschedulable(a.target, true)
+	onNode := metav1.ListOptions{FieldSelector: "spec.nodeName=" + a.target.Node}
 	pods, err := client.CoreV1().Pods("").List(a.ctx, onNode)
 	require.NoError(a, err)
 	onNode.ResourceVersion = pods.ResourceVersion

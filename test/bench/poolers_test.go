@@ -11,15 +11,15 @@ import (
 	"quiesce/internal/termination"
 	"quiesce/test/env"
 	"quiesce/test/env/database"
-	"quiesce/test/env/pooltest"
+	"quiesce/test/env/poolers"
 	"quiesce/test/parts/lab"
 )
 
 // hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
 const hangsAfter = 5 * time.Second
 
-// quiet is how long workers are watched before anything happens to them: about what a drain takes.
-const quiet = 4 * time.Second
+// baselineTime is how long workers are watched before anything happens to them: about what a drain takes.
+const baselineTime = 4 * time.Second
 
 // poolerCases are what can be in a pooler's node's way.
 var poolerCases = []struct {
@@ -45,10 +45,10 @@ func BenchmarkPoolers(b *testing.B) {
 	s, err := env.Start(b.Context(), env.Options{Root: root, Machines: true})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, s.Stop()) }()
-	ground, serial := pooltest.NewGround(s), 0
+	ground, serial := poolers.NewNodePool(s), 0
 	for _, version := range []string{"1.18", "1.24"} {
 		for _, c := range poolerCases {
-			o := pooltest.Options{First: c.workers, Poolers: database.Options{Version: version}}
+			o := poolers.Options{ExtraWorker: c.workers, Poolers: database.Options{Version: version}}
 			if c.careful {
 				o.Flags = [][]string{{"-recycle=1s"}, {"-validate"}}
 				o.Poolers.PreStop, o.Poolers.Grace = database.Recommended[version], 60
@@ -57,11 +57,11 @@ func BenchmarkPoolers(b *testing.B) {
 				o.Poolers.Poolers, o.Poolers.MaxUnavailable = 1, "0"
 			}
 			b.Run(version+"/"+c.name, func(b *testing.B) {
-				var sums sums
+				var sums totals
 				for range b.N {
 					serial++
 					o.Name = fmt.Sprintf("bench-%d", serial)
-					sums.add(escortOnce(b, ground, c.strategy, o))
+					sums.add(drainOnce(b, ground, c.strategy, o))
 				}
 				sums.report(b)
 			})
@@ -69,25 +69,25 @@ func BenchmarkPoolers(b *testing.B) {
 	}
 }
 
-// sums are what the iterations of one case come to.
-type sums struct {
-	cut, ambiguous, amiss, hanging, refused, closed int
-	stall, usual                                    time.Duration
+// totals are what the iterations of one case come to.
+type totals struct {
+	aborted, ambiguous, inconsistent, hanging, refused, closed int
+	stall, usual                                               time.Duration
 }
 
-func (s *sums) add(b pooltest.Books, usual time.Duration) {
-	s.cut += b.Balance.Aborted + b.Balance.InFlight
-	s.ambiguous += b.Balance.Ambiguous
-	s.amiss += b.Amiss()
+func (s *totals) add(b poolers.Results, usual time.Duration) {
+	s.aborted += b.Comparison.Aborted + b.Comparison.InFlight
+	s.ambiguous += b.Comparison.Ambiguous
+	s.inconsistent += b.Inconsistent()
 	s.hanging += len(b.Hanging)
 	s.refused += b.Refused()
 	s.closed += b.Closed()
 	s.stall, s.usual = max(s.stall, b.LongestStall()), max(s.usual, usual)
 }
 
-func (s *sums) report(b *testing.B) {
+func (s *totals) report(b *testing.B) {
 	for unit, value := range map[string]int{
-		"aborted": s.cut, "ambiguous": s.ambiguous, "amiss": s.amiss, "hanging": s.hanging, "refused": s.refused, "closed-between": s.closed,
+		"aborted": s.aborted, "ambiguous": s.ambiguous, "amiss": s.inconsistent, "hanging": s.hanging, "refused": s.refused, "closed-between": s.closed,
 	} {
 		b.ReportMetric(float64(value), unit)
 	}
@@ -95,30 +95,30 @@ func (s *sums) report(b *testing.B) {
 	b.ReportMetric(s.usual.Seconds(), "usual-stall-s")
 }
 
-// escortOnce plays one drain; the benchmark's time is the drain's.
-func escortOnce(b *testing.B, g *pooltest.Ground, strategy string, o pooltest.Options) (books pooltest.Books, usual time.Duration) {
+// drainOnce plays one drain; the benchmark's time is the drain's.
+func drainOnce(b *testing.B, g *poolers.NodePool, strategy string, o poolers.Options) (books poolers.Results, usual time.Duration) {
 	b.Helper()
 	b.StopTimer()
-	t, err := pooltest.SetUp(b.Context(), g, o)
+	t, err := poolers.SetUp(b.Context(), g, o)
 	require.NoError(b, err)
 	function, err := t.Function(b.Context(), t.Configuration(t.Credentials(), "strategy: "+strategy))
 	require.NoError(b, err)
 	usual = usualStall(b, t)
 	b.StartTimer()
-	report, err := t.Drain(b.Context(), function, t.Victim)
+	report, err := t.Drain(b.Context(), function, t.Target)
 	b.StopTimer()
 	require.NoError(b, err)
 	require.NoError(b, function.Close())
 	for _, p := range report.Pods {
 		require.True(b, p.Escort == nil || p.Escort.Strategy == strategy, "%+v", p.Escort)
 	}
-	require.NoError(b, t.Die(b.Context(), t.Victim))
-	require.NoError(b, pooltest.Wait(b.Context(), hangsAfter+time.Second))
-	books, err = t.Settle(b.Context(), hangsAfter)
+	require.NoError(b, t.AwaitTermination(b.Context(), t.Target))
+	require.NoError(b, poolers.Wait(b.Context(), hangsAfter+time.Second))
+	books, err = t.Finish(b.Context(), hangsAfter)
 	require.NoError(b, err)
 	require.NoError(b, t.TearDown(b.Context()))
 	fmt.Fprintf(os.Stderr, "poolers: %s %s: %d of %d cut, %d ambiguous, %d hang, %d refused, %d closed between, longest stall %s (%s without a drain), held back for %s, drained in %s\n",
-		o.Poolers.Version, strategy, books.Cut(), books.Balance.Committed, books.Balance.Ambiguous, len(books.Hanging), books.Refused(),
+		o.Poolers.Version, strategy, books.Interrupted(), books.Comparison.Committed, books.Comparison.Ambiguous, len(books.Hanging), books.Refused(),
 		books.Closed(), books.LongestStall().Round(time.Millisecond), usual.Round(time.Millisecond), heldBack(report), report.FinishedAt.Sub(report.StartedAt).Round(time.Millisecond))
 	for _, w := range books.Workers {
 		if len(w.Aborted)+len(w.Ambiguous) > 0 {
@@ -129,14 +129,14 @@ func escortOnce(b *testing.B, g *pooltest.Ground, strategy string, o pooltest.Op
 }
 
 // usualStall is the longest in a time like a drain's in which nothing happens: what the machine does to the workers by itself.
-func usualStall(b *testing.B, t *pooltest.Trial) time.Duration {
+func usualStall(b *testing.B, t *poolers.Fixture) time.Duration {
 	b.Helper()
-	require.NoError(b, t.Forget(b.Context()))
-	require.NoError(b, pooltest.Wait(b.Context(), quiet))
+	require.NoError(b, t.ResetStalls(b.Context()))
+	require.NoError(b, poolers.Wait(b.Context(), baselineTime))
 	now, err := t.Snapshot(b.Context())
 	require.NoError(b, err)
-	require.NoError(b, t.Forget(b.Context()))
-	return pooltest.LongestStall(now.Workers)
+	require.NoError(b, t.ResetStalls(b.Context()))
+	return poolers.LongestStall(now.Workers)
 }
 
 // heldBack is for how long the report says that new transactions had to wait.

@@ -29,8 +29,8 @@ var apps = []struct {
 // readyPoll paces the look at the Deployments: the wait is a second or two.
 const readyPoll = 50 * time.Millisecond
 
-// furnish makes the group, its nodes (these and n more) and what runs on them.
-func furnish(ctx context.Context, s *env.Env, n int, more ...env.Instance) ([]env.Instance, error) {
+// createCluster makes the group, its nodes (these and n more) and what runs on them.
+func createCluster(ctx context.Context, s *env.Env, n int, more ...env.Instance) ([]env.Instance, error) {
 	instances, err := s.Group(ctx, group, n)
 	if err != nil {
 		return nil, err
@@ -44,12 +44,12 @@ func furnish(ctx context.Context, s *env.Env, n int, more ...env.Instance) ([]en
 			return nil, fmt.Errorf("deploy %s: %w", app.name, err)
 		}
 		if app.guarded {
-			if err := guard(ctx, client, app.name); err != nil {
+			if err := addPDB(ctx, client, app.name); err != nil {
 				return nil, fmt.Errorf("guard %s: %w", app.name, err)
 			}
 		}
 	}
-	say("%d nodes in two zones run %d Deployments; checkout is under a budget of one pod at a time", nodes, len(apps))
+	logf("%d nodes in two zones run %d Deployments; checkout is under a budget of one pod at a time", nodes, len(apps))
 	return instances, ready(ctx, client)
 }
 
@@ -69,7 +69,7 @@ func deploy(ctx context.Context, client kubernetes.Interface, app string, replic
 	return err
 }
 
-func guard(ctx context.Context, client kubernetes.Interface, app string) error {
+func addPDB(ctx context.Context, client kubernetes.Interface, app string) error {
 	one := intstr.FromInt32(1)
 	_, err := client.PolicyV1().PodDisruptionBudgets(metav1.NamespaceDefault).Create(ctx, &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Name: app},

@@ -30,7 +30,7 @@ func address(dist string) string { return filepath.Join(dist, "lab-address") }
 
 // keepLab keeps a stage up until ctx ends, and invokes the function with whatever `make invoke` sends.
 func keepLab(ctx context.Context, s *env.Env, dist string) error {
-	if _, err := furnish(ctx, s, nodes-1, sample); err != nil {
+	if _, err := createCluster(ctx, s, nodes-1, sample); err != nil {
 		return err
 	}
 	s.Logs = os.Stdout
@@ -47,7 +47,7 @@ func keepLab(ctx context.Context, s *env.Env, dist string) error {
 		return err
 	}
 	defer os.Remove(address(dist))
-	say("the lab is up until Ctrl-C; in another terminal:")
+	logf("the lab is up until Ctrl-C; in another terminal:")
 	fmt.Printf("\n  export KUBECONFIG=%s\n  make invoke EVENT=events/plan.json\n  make invoke EVENT=events/terminate.json\n\n", s.Lab.Kubeconfig())
 	server := &http.Server{Handler: invocations(s, function), ReadHeaderTimeout: headerTimeout}
 	context.AfterFunc(ctx, func() { server.Close() })
@@ -65,7 +65,7 @@ func invocations(s *env.Env, function *env.Function) http.HandlerFunc {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		result, err := function.Invoke(r.Context(), happening(s, payload))
+		result, err := function.Invoke(r.Context(), replaceSample(s, payload))
 		switch {
 		case err != nil:
 			http.Error(w, err.Error(), http.StatusBadGateway)
@@ -77,9 +77,9 @@ func invocations(s *env.Env, function *env.Function) http.HandlerFunc {
 	}
 }
 
-// happening makes a sample event true: if it says that the sample instance is being terminated, Auto Scaling terminates it,
+// replaceSample makes a sample event true: if it says that the sample instance is being terminated, Auto Scaling terminates it,
 // and the event that then goes out is sent in the sample's place.
-func happening(s *env.Env, payload []byte) []byte {
+func replaceSample(s *env.Env, payload []byte) []byte {
 	var event struct {
 		DetailType string `json:"detail-type"`
 		Detail     struct{ AutoScalingGroupName, LifecycleHookName, EC2InstanceID string }

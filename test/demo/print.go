@@ -12,8 +12,8 @@ import (
 	"quiesce/internal/termination"
 )
 
-// narrator turns the function's log, one JSON object a line, into lines to watch a drain by.
-type narrator struct {
+// logPrinter turns the function's log, one JSON object a line, into lines to watch a drain by.
+type logPrinter struct {
 	out io.Writer
 
 	mu   sync.Mutex
@@ -21,7 +21,7 @@ type narrator struct {
 }
 
 // Write implements io.Writer.
-func (n *narrator) Write(b []byte) (int, error) {
+func (n *logPrinter) Write(b []byte) (int, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.rest = append(n.rest, b...)
@@ -31,11 +31,11 @@ func (n *narrator) Write(b []byte) (int, error) {
 			return len(b), nil
 		}
 		n.rest = rest
-		n.tell(line)
+		n.printLine(line)
 	}
 }
 
-func (n *narrator) tell(line []byte) {
+func (n *logPrinter) printLine(line []byte) {
 	var entry struct {
 		Time                            time.Time
 		Msg, Pod, Reason, Phase, Result string

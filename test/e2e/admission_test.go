@@ -14,9 +14,9 @@ import (
 // The right to patch pods is the right to run anything in them. Whoever steals the function's role gets their labels, and the
 // escorts' annotation.
 func TestTheFunctionCannotChangeWhatPodsRun(t *testing.T) {
-	s := setScene(t, 1)
-	s.podOn(s.instances[0], "web", func(p *corev1.Pod) { p.Annotations = map[string]string{"team": "a"} })
-	thief := s.as("thief", "quiesce")
+	s := newFixture(t, 1)
+	s.runPodOn(s.instances[0], "web", func(p *corev1.Pod) { p.Annotations = map[string]string{"team": "a"} })
+	thief := s.clientAs("thief", "quiesce")
 	s.until("the policy is in force", func() (bool, error) {
 		err := s.patchWeb(thief, `{"spec": {"activeDeadlineSeconds": 1}}`, metav1.DryRunAll)
 		return isRefusedByPolicy(err), err
@@ -50,7 +50,7 @@ func isRefusedByPolicy(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "'quiesce-pods' denied")
 }
 
-func (s *scene) patchWeb(as kubernetes.Interface, patch string, dryRun ...string) error {
+func (s *fixture) patchWeb(as kubernetes.Interface, patch string, dryRun ...string) error {
 	_, err := as.CoreV1().Pods(s.group).Patch(
 		s.ctx, "web", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{DryRun: dryRun})
 	return err

@@ -20,23 +20,23 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// shortAndLenient is for drains that are to meet their deadline: soon, and without force.
-const shortAndLenient = "drain: {maxDuration: 8s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}"
+// shortDeadlineKeep is for drains that are to meet their deadline: soon, and without force.
+const shortDeadlineKeep = "drain: {maxDuration: 8s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}"
 
 // A budget that is overrun is an outage that its owner had asked to be spared; one that is asked in a loop is load on the API
 // server just when it has most to do.
-func TestABudgetIsKeptAndNotHammered(t *testing.T) {
-	s := setScene(t, 2)
+func TestPDB_OneAllowed_KeptWithFewRequests(t *testing.T) {
+	s := newFixture(t, 2)
 	s.deploy("web", 6, func(d *appsv1.Deployment) {
 		d.Spec.Template.Annotations = map[string]string{lab.ReadyAfter: "300ms"} // a successor takes its time to be of use
 	})
-	s.budget("web", "web", 1)
-	victim := s.hostOf("web")
-	before := len(s.podsOn(victim))
+	s.pdb("web", "web", 1)
+	target := s.hostOf("web")
+	before := len(s.podsOn(target))
 	require.GreaterOrEqual(t, before, 3)
-	seen := s.watchBudget("web")
+	seen := s.watchPDB("web")
 
-	report := s.drain(victim)
+	report := s.drain(target)
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
 	for _, status := range seen() {
 		require.GreaterOrEqual(t, status.CurrentHealthy, status.DesiredHealthy)
@@ -47,29 +47,29 @@ func TestABudgetIsKeptAndNotHammered(t *testing.T) {
 }
 
 // While a budget that has room again goes unnoticed, nothing moves: over a node's pods those seconds add up to the deadline.
-func TestTheNextEvictionComesAsSoonAsABudgetHasRoom(t *testing.T) {
-	s := setScene(t, 2)
+func TestPDB_RoomAgain_NextEvictionAtOnce(t *testing.T) {
+	s := newFixture(t, 2)
 	s.deploy("web", 1)
-	s.budget("web", "web", 0)
-	victim := s.hostOf("web")
-	end := s.begin(victim)
+	s.pdb("web", "web", 0)
+	target := s.hostOf("web")
+	end := s.begin(target)
 	s.until("the function watches the budgets", func() (bool, error) {
 		return slices.Contains(verbsOn(s.requests(s.function), "poddisruptionbudgets"), "watch"), nil
 	})
-	s.logs("can never allow")
+	s.awaitLogs("can never allow")
 
-	s.allow("web", 1)
+	s.setMaxUnavailable("web", 1)
 	report := end()
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
 	accepted := answered(s.evictions(""), http.StatusCreated)
 	require.Len(t, accepted, 1)
-	took := accepted[0].Time.Sub(s.freed("web", accepted[0].Time))
+	took := accepted[0].Time.Sub(s.pdbUpdatedAt("web", accepted[0].Time))
 	t.Logf("budget freed -> eviction: %s", took)
 	require.Less(t, took, time.Second)
 }
 
-// freed is when the last word before a moment on what a budget allows reached the API server.
-func (s *scene) freed(budget string, before time.Time) (last time.Time) {
+// pdbUpdatedAt is when the last word before a moment on what a budget allows reached the API server.
+func (s *fixture) pdbUpdatedAt(budget string, before time.Time) (last time.Time) {
 	s.Helper()
 	written, err := s.Lab.Audit().By(lab.Controllers)
 	require.NoError(s, err)
@@ -83,79 +83,79 @@ func (s *scene) freed(budget string, before time.Time) (last time.Time) {
 }
 
 // The eviction API never evicts a pod under two budgets. What helps is that somebody is told which two they are.
-func TestAPodUnderTwoBudgetsIsReportedWithBothAndRarelyAskedFor(t *testing.T) {
-	s := setScene(t, 2)
+func TestPDB_TwoOnOnePod_BothReportedFewRequests(t *testing.T) {
+	s := newFixture(t, 2)
 	s.deploy("web", 1)
-	s.budget("one", "web", 1)
-	s.budget("two", "web", 1)
-	victim := s.hostOf("web")
-	name := s.podsOn(victim)[0].Name
-	s.podOn(victim, "other")
-	end := s.begin(victim)
-	s.logs(s.group+"/one, "+s.group+"/two", "more than one disruption budget")
-	s.gone("other") // and meanwhile the drain looked at the node several times
+	s.pdb("one", "web", 1)
+	s.pdb("two", "web", 1)
+	target := s.hostOf("web")
+	name := s.podsOn(target)[0].Name
+	s.runPodOn(target, "other")
+	end := s.begin(target)
+	s.awaitLogs(s.group+"/one, "+s.group+"/two", "more than one disruption budget")
+	s.awaitGone("other") // and meanwhile the drain looked at the node several times
 
 	require.Len(t, s.evictions(name), 1)
-	s.removeBudget("two")
+	s.removePDB("two")
 	report := end()
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
-	require.ElementsMatch(t, []string{s.group + "/one", s.group + "/two"}, report.of(t, name).BlockedBy)
-	require.Equal(t, drain.Evicted, report.of(t, name).Outcome)
+	require.ElementsMatch(t, []string{s.group + "/one", s.group + "/two"}, report.pod(t, name).BlockedBy)
+	require.Equal(t, drain.Evicted, report.pod(t, name).Outcome)
 	require.Len(t, s.evictions(name), 2)
 }
 
 // Nobody is served by half an hour of trying what cannot be: whoever reads the log at once can still mend it.
-func TestABudgetThatCanNeverAllowIsSaidAtOnce(t *testing.T) {
-	s := setScene(t, 2, shortAndLenient)
+func TestPDB_NeverAllows_LoggedAtOnce(t *testing.T) {
+	s := newFixture(t, 2, shortDeadlineKeep)
 	s.deploy("web", 1)
-	s.budget("web", "web", 0)
-	victim := s.hostOf("web")
-	name := s.podsOn(victim)[0].Name
-	end := s.begin(victim)
-	s.logs("can never allow a disruption")
-	require.Empty(t, s.AWS.Completions(victim.ID), "said while the drain runs")
+	s.pdb("web", "web", 0)
+	target := s.hostOf("web")
+	name := s.podsOn(target)[0].Name
+	end := s.begin(target)
+	s.awaitLogs("can never allow a disruption")
+	require.Empty(t, s.AWS.Completions(target.ID), "said while the drain runs")
 
 	report := end()
 	require.Equal(t, termination.StatusPartial, report.Status, report.ErrorMessage)
 	require.Equal(t, termination.Continue, report.LifecycleResult)
-	pod := report.of(t, name)
+	pod := report.pod(t, name)
 	require.Equal(t, drain.Remained, pod.Outcome)
 	require.Contains(t, pod.Reason, "can never allow a disruption: wants 1 healthy pods of 1")
 	require.Equal(t, []string{s.group + "/web"}, pod.BlockedBy)
 	require.Len(t, s.evictions(name), 1)
-	require.Len(t, s.podsOn(victim), 1)
+	require.Len(t, s.podsOn(target), 1)
 }
 
-// sighting is a budget's status as it was seen.
-type sighting struct {
+// pdbStatus is a budget's status as it was seen.
+type pdbStatus struct {
 	policyv1.PodDisruptionBudgetStatus
 	at time.Time
 }
 
-// watchBudget follows a budget's status. The returned function ends that, and has all that was seen.
-func (s *scene) watchBudget(name string) (seen func() []sighting) {
+// watchPDB follows a budget's status. The returned function ends that, and has all that was seen.
+func (s *fixture) watchPDB(name string) (seen func() []pdbStatus) {
 	s.Helper()
 	ctx, stop := context.WithCancel(s.ctx)
 	watch, err := s.Lab.Client().PolicyV1().PodDisruptionBudgets(s.group).Watch(ctx, metav1.SingleObject(metav1.ObjectMeta{Name: name}))
 	require.NoError(s, err)
-	var all []sighting
+	var all []pdbStatus
 	var reading sync.WaitGroup
 	reading.Go(func() {
 		for event := range watch.ResultChan() {
 			if budget, ok := event.Object.(*policyv1.PodDisruptionBudget); ok {
-				all = append(all, sighting{budget.Status, time.Now()})
+				all = append(all, pdbStatus{budget.Status, time.Now()})
 			}
 		}
 	})
-	return func() []sighting {
+	return func() []pdbStatus {
 		stop()
 		reading.Wait()
 		return all
 	}
 }
 
-// allow changes a budget.
-func (s *scene) allow(budget string, maxUnavailable int) {
+// setMaxUnavailable changes a budget.
+func (s *fixture) setMaxUnavailable(budget string, maxUnavailable int) {
 	s.Helper()
 	patch := fmt.Appendf(nil, `{"spec":{"maxUnavailable":%d}}`, maxUnavailable)
 	_, err := s.Lab.Client().PolicyV1().PodDisruptionBudgets(s.group).
@@ -163,7 +163,7 @@ func (s *scene) allow(budget string, maxUnavailable int) {
 	require.NoError(s, err)
 }
 
-func (s *scene) removeBudget(name string) {
+func (s *fixture) removePDB(name string) {
 	s.Helper()
 	require.NoError(s, s.Lab.Client().PolicyV1().PodDisruptionBudgets(s.group).Delete(s.ctx, name, metav1.DeleteOptions{}))
 }

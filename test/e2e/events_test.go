@@ -22,42 +22,42 @@ import (
 	"quiesce/test/parts/runtimeapi"
 )
 
-// ways are those in which Auto Scaling's word reaches the function: how an event is wrapped, and what is answered to it.
-var ways = []struct {
+// deliveries are those in which Auto Scaling's word reaches the function: how an event is wrapped, and what is answered to it.
+var deliveries = []struct {
 	name    string
 	wrap    func(*testing.T, []byte) []byte
 	answers func(*testing.T, []byte)
 }{
-	{"EventBridge", unwrapped, theReport},
-	{"EventBridge in SQS", inSQS, nothingFailed},
-	{"EventBridge in SNS", inSNS, listOfReports},
-	{"EventBridge in SNS in SQS", inSNSInSQS, nothingFailed},
-	{"a hook's notification", notification, theReport},
-	{"a hook's notification in SQS", after(notification, inSQS), nothingFailed},
-	{"a hook's notification in SNS", after(notification, inSNS), listOfReports},
-	{"a hook's notification in SNS in SQS", after(notification, inSNSInSQS), nothingFailed},
+	{"EventBridge", unwrapped, requireReport},
+	{"EventBridge in SQS", inSQS, requireNoFailures},
+	{"EventBridge in SNS", inSNS, requireReportList},
+	{"EventBridge in SNS in SQS", inSNSInSQS, requireNoFailures},
+	{"a hook's notification", notification, requireReport},
+	{"a hook's notification in SQS", compose(notification, inSQS), requireNoFailures},
+	{"a hook's notification in SNS", compose(notification, inSNS), requireReportList},
+	{"a hook's notification in SNS in SQS", compose(notification, inSNSInSQS), requireNoFailures},
 }
 
 // A way that is not understood is a fleet of nodes that nobody drains; an answer of the wrong shape is a batch that SQS
 // delivers again for days, or one that it deletes though it failed.
-func TestEachWayThatAnEventComesDrainsTheNode(t *testing.T) {
-	s := setScene(t, len(ways))
-	for i, way := range ways {
-		victim := s.instances[i]
-		s.podOn(victim, fmt.Sprint("pod-", i), stopsAfter("100ms"))
-		result := s.send(way.wrap(t, s.terminate(victim).Body))
+func TestEvent_EachDelivery_NodeDrained(t *testing.T) {
+	s := newFixture(t, len(deliveries))
+	for i, way := range deliveries {
+		target := s.instances[i]
+		s.runPodOn(target, fmt.Sprint("pod-", i), stopsAfter("100ms"))
+		result := s.send(way.wrap(t, s.terminate(target).Body))
 		require.Empty(t, result.ErrorType, "%s: %s", way.name, result.ErrorMessage)
 		way.answers(t, result.Payload)
-		require.Empty(t, s.podsOn(victim), way.name)
-		s.completedOnce(victim)
+		require.Empty(t, s.podsOn(target), way.name)
+		s.requireCompletedOnce(target)
 	}
 }
 
 // One poisoned record must not keep its neighbours' nodes from being drained, nor bring those back again and again.
-func TestABadRecordOfABatchHarmsNoOther(t *testing.T) {
-	s := setScene(t, 3)
-	s.podOn(s.instances[0], "first")
-	s.podOn(s.instances[1], "second")
+func TestBatch_OneMalformedRecord_OthersDrained(t *testing.T) {
+	s := newFixture(t, 3)
+	s.runPodOn(s.instances[0], "first")
+	s.runPodOn(s.instances[1], "second")
 	batch := sample(t, "sqs-batch-one-bad", func(batch object) {
 		records(batch)[0]["body"] = string(s.terminate(s.instances[0]).Body)
 		records(batch)[2]["body"] = string(s.terminate(s.instances[1]).Body)
@@ -65,15 +65,15 @@ func TestABadRecordOfABatchHarmsNoOther(t *testing.T) {
 	result := s.send(batch)
 	require.Empty(t, result.ErrorType, result.ErrorMessage)
 	require.JSONEq(t, `{"batchItemFailures":[{"itemIdentifier":"2e1424d4-f796-459a-8184-9c92662be6da"}]}`, string(result.Payload))
-	for _, victim := range s.instances[:2] {
-		require.Empty(t, s.podsOn(victim))
-		s.completedOnce(victim)
+	for _, target := range s.instances[:2] {
+		require.Empty(t, s.podsOn(target))
+		s.requireCompletedOnce(target)
 	}
 	require.Contains(t, s.function.Output(), "Records[1].body: detail.EC2InstanceId: missing")
 }
 
-// notOurs are the samples that speak of something else, and why they are nobody's business here.
-var notOurs = map[string]string{
+// skippedSamples are the samples that speak of something else, and why they are nobody's business here.
+var skippedSamples = map[string]string{
 	"terminate-other-group":         "group builders is not one of ours",
 	"terminate-other-hook":          "hook Terminate-LC-Hook is not ours",
 	"terminate-successful":          "EC2 Instance Terminate Successful",
@@ -86,8 +86,8 @@ var notOurs = map[string]string{
 	"sns-group-notification":        "autoscaling:EC2_INSTANCE_TERMINATE",
 }
 
-// malformed are the samples that no retry can mend, and what is said of them.
-var malformed = map[string]string{
+// malformedReasons are the samples that no retry can mend, and what is said of them.
+var malformedReasons = map[string]string{
 	"malformed-instance-id":    "detail.EC2InstanceId: not an instance id",
 	"malformed-no-instance-id": "detail.EC2InstanceId: missing",
 	"malformed-no-token":       "detail.LifecycleActionToken: missing",
@@ -107,45 +107,45 @@ var malformed = map[string]string{
 }
 
 // Whoever can send an event may send anything: what does not concern us must cost nothing, and nothing may be guessed.
-func TestWhatIsNotOursOrMalformedIsAnsweredAndNothingIsDone(t *testing.T) {
-	s := setScene(t, 0)
+func TestEvent_NotOursOrMalformed_AnsweredWithoutCalls(t *testing.T) {
+	s := newFixture(t, 0)
 	f := s.newFunctionFor("workers-a") // the samples' own group, so that nothing is refused for its group alone
-	for _, name := range slices.Sorted(maps.Keys(notOurs)) {
-		s.isSkipped(f, name, notOurs[name])
+	for _, name := range slices.Sorted(maps.Keys(skippedSamples)) {
+		s.requireSkipped(f, name, skippedSamples[name])
 	}
 	for _, c := range events.Cases {
 		if strings.HasPrefix(c.Name, "malformed-") {
-			require.Contains(t, malformed, c.Name)
-			s.isMalformed(f, c.Name, malformed[c.Name])
+			require.Contains(t, malformedReasons, c.Name)
+			s.requireMalformed(f, c.Name, malformedReasons[c.Name])
 		}
 	}
-	s.untouched(f)
+	s.requireNoCalls(f)
 }
 
-func (s *scene) isSkipped(f *env.Function, name, why string) {
+func (s *fixture) requireSkipped(f *env.Function, name, why string) {
 	s.Helper()
 	payload := read(s.T, name)
 	result := s.sendTo(f, payload)
 	require.Empty(s, result.ErrorType, "%s: %s", name, result.ErrorMessage)
-	switch kindOf(payload) {
+	switch sourceOf(payload) {
 	case "sqs":
-		nothingFailed(s.T, result.Payload)
+		requireNoFailures(s.T, result.Payload)
 	case "sns":
-		require.JSONEq(s, `["skipped"]`, pluck(s.T, result.Payload, "status"), name)
-		require.Contains(s, pluck(s.T, result.Payload, "reason"), why, name)
+		require.JSONEq(s, `["skipped"]`, pluckKey(s.T, result.Payload, "status"), name)
+		require.Contains(s, pluckKey(s.T, result.Payload, "reason"), why, name)
 	default:
-		r := reportOf(s.T, result.Payload)
+		r := decodeReport(s.T, result.Payload)
 		require.Equal(s, termination.StatusSkipped, r.Status, name)
 		require.Contains(s, r.Reason, why, name)
 	}
 	require.Contains(s, f.Output(), why, name)
 }
 
-func (s *scene) isMalformed(f *env.Function, name, what string) {
+func (s *fixture) requireMalformed(f *env.Function, name, what string) {
 	s.Helper()
 	payload := read(s.T, name)
 	result := s.sendTo(f, payload)
-	if kindOf(payload) == "sqs" {
+	if sourceOf(payload) == "sqs" {
 		require.Empty(s, result.ErrorType, "%s: %s", name, result.ErrorMessage)
 		require.Contains(s, string(result.Payload), `{"itemIdentifier":"059f36b4-87a3-44ab-83d2-661975830a7d"}`, name)
 	} else {
@@ -161,24 +161,24 @@ func (s *scene) isMalformed(f *env.Function, name, what string) {
 // An event is a claim. One that is forged, or about an instance that Auto Scaling never meant to take, must not drain a
 // healthy node.
 func TestAnInstanceInServiceIsNotDrained(t *testing.T) {
-	s := setScene(t, 1)
-	s.podOn(s.instances[0], "pod")
-	r := s.invoke(forged(t, s.group, s.instances[0]))
+	s := newFixture(t, 1)
+	s.runPodOn(s.instances[0], "pod")
+	r := s.invoke(forgedEvent(t, s.group, s.instances[0]))
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusRejected, r.Status)
 	require.Contains(t, r.Reason, "InService, not waiting to terminate")
 	require.Empty(t, writes(s.requests(s.function)))
 	require.Len(t, s.podsOn(s.instances[0]), 1)
-	s.sentOnly("DescribeAutoScalingGroups", "DescribeInstances", "DescribeCluster", "GetCallerIdentity")
+	s.requireOnlyCalls("DescribeAutoScalingGroups", "DescribeInstances", "DescribeCluster", "GetCallerIdentity")
 }
 
 // The rule that sends us events may match more than our groups, and other tools have hooks of their own on ours: to end an
 // action of theirs would take an instance from under their hands.
-func TestForeignGroupsAndForeignHooksAreLeftAlone(t *testing.T) {
-	s := setScene(t, 1)
+func TestEvent_OtherGroupOrHook_Untouched(t *testing.T) {
+	s := newFixture(t, 1)
 	foreign, other := s.group+"-other", awstest.Hook{Name: "other"}
 	s.AWS.AddGroup(foreign, awstest.Hook{Name: env.Hook})
-	neighbour := s.unjoined(foreign, "neighbour")
+	neighbour := s.instanceWithoutNode(foreign, "neighbour")
 	ofGroup := s.terminate(neighbour)
 	s.AWS.AddGroup(s.group, awstest.Hook{Name: env.Hook}, other)
 	ours := s.AWS.Terminate(s.instances[0].ID)
@@ -189,22 +189,22 @@ func TestForeignGroupsAndForeignHooksAreLeftAlone(t *testing.T) {
 		require.Empty(t, r.ErrorType, r.ErrorMessage)
 		require.Equal(t, termination.StatusSkipped, r.Status)
 	}
-	s.untouched(s.function)
+	s.requireNoCalls(s.function)
 
 	require.Equal(t, termination.StatusDrained, s.invoke(ours[0].Body).Status)
-	s.completedOnce(s.instances[0])
+	s.requireCompletedOnce(s.instances[0])
 	require.Equal(t, "Terminating:Wait", s.AWS.State(s.instances[0].ID), "the other hook is not ours to complete")
 	require.Equal(t, "Terminating:Wait", s.AWS.State(neighbour.ID))
 }
 
 // EventBridge delivers at least once. Two drains of one node would signal pods twice, and the second signal kills a
 // pgbouncer at once.
-func TestTheSameEventTwiceAtOnceIsOneDrain(t *testing.T) {
-	s := setScene(t, 2)
+func TestEvent_TwiceAtOnce_OneDrain(t *testing.T) {
+	s := newFixture(t, 2)
 	s.deploy("web", 8)
-	victim, second := s.instances[0], s.newFunction()
-	pods := s.podsOn(victim)
-	event := s.terminate(victim).Body
+	target, second := s.instances[0], s.newFunction()
+	pods := s.podsOn(target)
+	event := s.terminate(target).Body
 	one, two := s.beginOn(s.function, event), s.beginOn(second, event)
 	answers := []report{one(), two()}
 	slices.SortFunc(answers, func(a, b report) int { return strings.Compare(string(a.Status), string(b.Status)) })
@@ -212,7 +212,7 @@ func TestTheSameEventTwiceAtOnceIsOneDrain(t *testing.T) {
 	require.Equal(t, termination.StatusDrained, answers[0].Status)
 	require.Contains(t, []termination.Status{termination.StatusSkipped, termination.StatusRejected}, answers[1].Status)
 	require.Empty(t, answers[1].ErrorType)
-	s.completedOnce(victim)
+	s.requireCompletedOnce(target)
 	accepted := acceptedEvictions(append(s.requests(s.function), s.requests(second)...))
 	require.Len(t, accepted, len(pods))
 	for _, pod := range pods {
@@ -222,9 +222,9 @@ func TestTheSameEventTwiceAtOnceIsOneDrain(t *testing.T) {
 
 // A message that comes late, after its work was done, must neither fail, which would bring it back for ever, nor be done
 // again.
-func TestAnEventThatComesAfterTheEndDoesNothing(t *testing.T) {
-	s := setScene(t, 1)
-	s.podOn(s.instances[0], "pod")
+func TestEvent_AfterCompletion_DoesNothing(t *testing.T) {
+	s := newFixture(t, 1)
+	s.runPodOn(s.instances[0], "pod")
 	event := s.terminate(s.instances[0]).Body
 	require.Equal(t, termination.StatusDrained, s.invoke(event).Status)
 	before := writes(s.requests(s.function))
@@ -233,10 +233,10 @@ func TestAnEventThatComesAfterTheEndDoesNothing(t *testing.T) {
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Contains(t, []termination.Status{termination.StatusSkipped, termination.StatusRejected}, r.Status)
 	require.Equal(t, before, writes(s.requests(s.function)))
-	s.completedOnce(s.instances[0])
+	s.requireCompletedOnce(s.instances[0])
 }
 
-const faulty = `autoScalingGroups: []
+const invalidConfiguration = `autoScalingGroups: []
 mode: sideways
 drain:
   maxDuration: -1m
@@ -249,9 +249,9 @@ phases:
 
 // A function that starts with half a configuration fails at the worst moment: when an instance is about to go. And one that
 // names its faults one by one costs a deployment each.
-func TestABadConfigurationDoesNotStartAndNamesEveryFault(t *testing.T) {
-	s := play(t)
-	_, err := s.Function(t.Context(), faulty)
+func TestStart_InvalidConfiguration_EveryErrorNamed(t *testing.T) {
+	s := sharedEnv(t)
+	_, err := s.Function(t.Context(), invalidConfiguration)
 	var start *runtimeapi.InitError
 	require.ErrorAs(t, err, &start)
 	line := strings.TrimSuffix(start.Stderr, "\n")
@@ -270,20 +270,20 @@ func TestABadConfigurationDoesNotStartAndNamesEveryFault(t *testing.T) {
 }
 
 // send invokes the scene's function, and returns the answer as it came.
-func (s *scene) send(payload []byte) runtimeapi.Result {
+func (s *fixture) send(payload []byte) runtimeapi.Result {
 	s.Helper()
 	return s.sendTo(s.function, payload)
 }
 
-func (s *scene) sendTo(f *env.Function, payload []byte) runtimeapi.Result {
+func (s *fixture) sendTo(f *env.Function, payload []byte) runtimeapi.Result {
 	s.Helper()
 	result, err := f.Invoke(s.ctx, payload)
 	require.NoError(s, err)
 	return result
 }
 
-// completedOnce: the instance's lifecycle action was completed exactly once, so that it may go.
-func (s *scene) completedOnce(i env.Instance) {
+// requireCompletedOnce: the instance's lifecycle action was completed exactly once, so that it may go.
+func (s *fixture) requireCompletedOnce(i env.Instance) {
 	s.Helper()
 	completions := s.AWS.Completions(i.ID)
 	require.Len(s, completions, 1)
@@ -291,15 +291,15 @@ func (s *scene) completedOnce(i env.Instance) {
 	require.Equal(s, awstest.Continue, completions[0].Result)
 }
 
-// untouched: the function has asked nothing of anybody.
-func (s *scene) untouched(f *env.Function) {
+// requireNoCalls: the function has asked nothing of anybody.
+func (s *fixture) requireNoCalls(f *env.Function) {
 	s.Helper()
 	require.Empty(s, s.requests(f))
 	require.Empty(s, s.AWS.CallsOf(f.Session))
 }
 
-// sentOnly: the scene's function has called no other action of AWS.
-func (s *scene) sentOnly(actions ...string) {
+// requireOnlyCalls: the scene's function has called no other action of AWS.
+func (s *fixture) requireOnlyCalls(actions ...string) {
 	s.Helper()
 	for _, call := range s.AWS.CallsOf(s.function.Session) {
 		require.Contains(s, actions, call.Action)
@@ -317,10 +317,10 @@ func acceptedEvictions(all []lab.Request) map[string]int {
 	return accepted
 }
 
-// podOn creates a pod on an instance's node.
-func (s *scene) podOn(i env.Instance, name string, change ...func(*corev1.Pod)) *corev1.Pod {
+// runPodOn creates a pod on an instance's node.
+func (s *fixture) runPodOn(i env.Instance, name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	s.Helper()
-	return s.pod(name, append(change, pinned(i))...)
+	return s.runPod(name, append(change, pinned(i))...)
 }
 
 func stopsAfter(d string) func(*corev1.Pod) { return annotated(lab.StopAfter, d) }
@@ -338,10 +338,10 @@ func read(t *testing.T, name string) []byte {
 // sample is a payload of events/, made to speak of what is there: the shape stays that which is documented.
 func sample(t *testing.T, name string, change func(object)) []byte {
 	t.Helper()
-	return changed(t, read(t, name), change)
+	return changeJSON(t, read(t, name), change)
 }
 
-func changed(t *testing.T, payload []byte, change func(object)) []byte {
+func changeJSON(t *testing.T, payload []byte, change func(object)) []byte {
 	t.Helper()
 	var o object
 	require.NoError(t, json.Unmarshal(payload, &o))
@@ -360,7 +360,7 @@ func records(batch object) (all []object) {
 
 func unwrapped(_ *testing.T, event []byte) []byte { return event }
 
-func after(first, then func(*testing.T, []byte) []byte) func(*testing.T, []byte) []byte {
+func compose(first, then func(*testing.T, []byte) []byte) func(*testing.T, []byte) []byte {
 	return func(t *testing.T, event []byte) []byte { return then(t, first(t, event)) }
 }
 
@@ -386,38 +386,38 @@ func inSNSInSQS(t *testing.T, event []byte) []byte {
 	return sample(t, "sns-in-sqs", func(batch object) {
 		record := records(batch)[0]
 		envelope := []byte(record["body"].(string))
-		record["body"] = string(changed(t, envelope, func(o object) { o["Message"] = string(event) }))
+		record["body"] = string(changeJSON(t, envelope, func(o object) { o["Message"] = string(event) }))
 	})
 }
 
-// forged is the event of a termination that never was.
-func forged(t *testing.T, group string, i env.Instance) []byte {
+// forgedEvent is the event of a termination that never was.
+func forgedEvent(t *testing.T, group string, i env.Instance) []byte {
 	return sample(t, "terminate", func(event object) {
 		detail := event["detail"].(object)
 		detail["AutoScalingGroupName"], detail["EC2InstanceId"] = group, i.ID
 	})
 }
 
-func theReport(t *testing.T, answer []byte) {
-	require.Equal(t, termination.StatusDrained, reportOf(t, answer).Status)
+func requireReport(t *testing.T, answer []byte) {
+	require.Equal(t, termination.StatusDrained, decodeReport(t, answer).Status)
 }
 
-func listOfReports(t *testing.T, answer []byte) {
-	require.JSONEq(t, `["drained"]`, pluck(t, answer, "status"))
+func requireReportList(t *testing.T, answer []byte) {
+	require.JSONEq(t, `["drained"]`, pluckKey(t, answer, "status"))
 }
 
-func nothingFailed(t *testing.T, answer []byte) {
+func requireNoFailures(t *testing.T, answer []byte) {
 	require.JSONEq(t, `{"batchItemFailures":[]}`, string(answer))
 }
 
-func reportOf(t *testing.T, answer []byte) (r termination.Report) {
+func decodeReport(t *testing.T, answer []byte) (r termination.Report) {
 	t.Helper()
 	require.NoError(t, json.Unmarshal(answer, &r), "%s", answer)
 	return r
 }
 
-// pluck is one key of each object in a list, as JSON.
-func pluck(t *testing.T, list []byte, key string) string {
+// pluckKey is one key of each object in a list, as JSON.
+func pluckKey(t *testing.T, list []byte, key string) string {
 	t.Helper()
 	var all []object
 	require.NoError(t, json.Unmarshal(list, &all), "%s", list)
@@ -430,8 +430,8 @@ func pluck(t *testing.T, list []byte, key string) string {
 	return string(plucked)
 }
 
-// kindOf tells which service a batch says it is from; empty: it is none.
-func kindOf(payload []byte) string {
+// sourceOf tells which service a batch says it is from; empty: it is none.
+func sourceOf(payload []byte) string {
 	switch {
 	case bytes.Contains(payload, []byte(`"aws:sqs"`)):
 		return "sqs"

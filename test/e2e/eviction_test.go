@@ -32,14 +32,14 @@ import (
 )
 
 // An eviction of one of these would do harm or never end. The drain that waits for them instead never ends either.
-func TestPodsThatAreNobodysToEvictAreLeft(t *testing.T) {
-	s := setScene(t, 1)
+func TestEvict_PodsToSkip_Remain(t *testing.T) {
+	s := newFixture(t, 1)
 	node := s.instances[0]
 	s.daemonSet("agent")
 	s.finishedJob("report")
-	s.podOn(node, "static", annotated(corev1.MirrorPodAnnotationKey, "checksum"))
-	s.podOn(node, "opted-out", annotated(drain.OptOutAnnotation, "false"))
-	s.podOn(node, "web")
+	s.runPodOn(node, "static", annotated(corev1.MirrorPodAnnotationKey, "checksum"))
+	s.runPodOn(node, "opted-out", annotated(drain.OptOutAnnotation, "false"))
+	s.runPodOn(node, "web")
 
 	report := s.drain(node)
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
@@ -59,35 +59,35 @@ func TestPodsThatAreNobodysToEvictAreLeft(t *testing.T) {
 
 // Their owners said that an eviction costs them dearly: a training run of days, say.
 func TestHeldPodsAreNotEvicted(t *testing.T) {
-	s := setScene(t, 1, shortAndLenient)
+	s := newFixture(t, 1, shortDeadlineKeep)
 	node := s.instances[0]
-	s.podOn(node, "unsafe", annotated("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"))
-	s.podOn(node, "undisrupted", annotated("karpenter.sh/do-not-disrupt", "true"))
-	s.podOn(node, "web")
+	s.runPodOn(node, "unsafe", annotated("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"))
+	s.runPodOn(node, "undisrupted", annotated("karpenter.sh/do-not-disrupt", "true"))
+	s.runPodOn(node, "web")
 
 	report := s.drain(node)
 	require.Equal(t, termination.StatusPartial, report.Status, report.ErrorMessage)
 	require.Equal(t, termination.Continue, report.LifecycleResult)
 	for _, name := range []string{"unsafe", "undisrupted"} {
-		require.Equal(t, drain.Hold, report.of(t, name).Verdict)
-		require.Equal(t, drain.Remained, report.of(t, name).Outcome)
+		require.Equal(t, drain.Hold, report.pod(t, name).Verdict)
+		require.Equal(t, drain.Remained, report.pod(t, name).Outcome)
 		require.Empty(t, s.evictions(name))
 	}
-	require.Equal(t, drain.Evicted, report.of(t, "web").Outcome)
+	require.Equal(t, drain.Evicted, report.pod(t, "web").Outcome)
 }
 
 // Webhooks guard databases by denying evictions until they have failed over. A drain that took one denial for an answer
 // would leave just those pods.
-func TestAWebhookThatDeniesForAWhileOnlyDelays(t *testing.T) {
-	s := setScene(t, 1)
+func TestEvict_WebhookDeniesForAWhile_Delayed(t *testing.T) {
+	s := newFixture(t, 1)
 	node := s.instances[0]
-	s.podOn(node, "db")
+	s.runPodOn(node, "db")
 	const denials = 3
 	s.denyEvictions("db", denials, "the primary has not failed over")
 
 	report := s.drain(node)
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
-	require.Equal(t, drain.Evicted, report.of(t, "db").Outcome)
+	require.Equal(t, drain.Evicted, report.pod(t, "db").Outcome)
 	require.Contains(t, s.function.Output(), "the primary has not failed over")
 	asked := s.evictions("db")
 	require.Len(t, asked, denials+1)
@@ -98,11 +98,11 @@ func TestAWebhookThatDeniesForAWhileOnlyDelays(t *testing.T) {
 
 // The same status code says that a budget is short and that the server is; who takes one for the other waits for a budget
 // that does not exist, or reports it to somebody who looks for it.
-func TestAnOverloadedServerIsNotABudget(t *testing.T) {
-	s := setScene(t, 1)
+func TestEvict_ServerOverloaded_NotReportedAsPDB(t *testing.T) {
+	s := newFixture(t, 1)
 	node := s.instances[0]
-	s.podOn(node, "web")
-	relieve := s.overload("web")
+	s.runPodOn(node, "web")
+	relieve := s.overloadAPIServer("web")
 	end := s.begin(node)
 	s.until("evictions were rejected", func() (bool, error) {
 		return len(answered(s.evictions("web"), http.StatusTooManyRequests)) >= 2, nil
@@ -111,37 +111,37 @@ func TestAnOverloadedServerIsNotABudget(t *testing.T) {
 
 	report := end()
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
-	require.Equal(t, drain.Evicted, report.of(t, "web").Outcome)
-	require.Empty(t, report.of(t, "web").BlockedBy)
+	require.Equal(t, drain.Evicted, report.pod(t, "web").Outcome)
+	require.Empty(t, report.pod(t, "web").BlockedBy)
 	require.Contains(t, s.function.Output(), "throttled by the API server")
 	require.NotContains(t, verbsOn(s.requests(s.function), "poddisruptionbudgets"), "watch")
 }
 
 // A StatefulSet's pod comes back under its name. Evicting that one would take a healthy replica from a healthy node.
-func TestAPodRebornUnderItsNameIsNotEvicted(t *testing.T) {
-	s := setScene(t, 2)
+func TestEvict_NewPodOfSameName_NotEvicted(t *testing.T) {
+	s := newFixture(t, 2)
 	s.statefulSet("db")
-	victim := s.hostOf("db")
-	first := s.podsOn(victim)[0]
-	s.podOn(victim, "slow", stopsAfter("4s")) // the drain goes on while the name is back
-	end := s.begin(victim)
-	reborn := s.successor(first)
+	target := s.hostOf("db")
+	first := s.podsOn(target)[0]
+	s.runPodOn(target, "slow", stopsAfter("4s")) // the drain goes on while the name is back
+	end := s.begin(target)
+	reborn := s.awaitSuccessor(first)
 
 	report := end()
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
 	require.Len(t, s.evictions("db-0"), 1)
-	require.Equal(t, string(first.UID), report.of(t, "db-0").UID)
+	require.Equal(t, string(first.UID), report.pod(t, "db-0").UID)
 	current, err := s.Lab.Client().CoreV1().Pods(s.group).Get(s.ctx, "db-0", metav1.GetOptions{})
 	require.NoError(t, err)
 	require.Equal(t, reborn.UID, current.UID)
 	require.Nil(t, current.DeletionTimestamp)
-	require.NotEqual(t, victim.Node, current.Spec.NodeName)
+	require.NotEqual(t, target.Node, current.Spec.NodeName)
 }
 
 // Such a pod's successor is on the same node a moment later, and the successor's: a drain that evicts what is there evicts
 // without end.
-func TestAPodThatComesBackToTheNodeIsEvictedOnce(t *testing.T) {
-	s := setScene(t, 1)
+func TestEvict_PodReturnsToNode_EvictedOnce(t *testing.T) {
+	s := newFixture(t, 1)
 	node := s.instances[0]
 	s.deploy("stubborn", 1, func(d *appsv1.Deployment) {
 		d.Spec.Template.Annotations = map[string]string{lab.StopAfter: "2s"}
@@ -154,23 +154,23 @@ func TestAPodThatComesBackToTheNodeIsEvictedOnce(t *testing.T) {
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
 	require.Len(t, s.evictions(""), 1)
 	require.Len(t, report.Pods, 2)
-	require.Equal(t, drain.Evicted, report.of(t, first.Name).Outcome)
+	require.Equal(t, drain.Evicted, report.pod(t, first.Name).Outcome)
 	successor := s.podsOn(node)[0]
-	require.Equal(t, drain.Remained, report.of(t, successor.Name).Outcome)
-	require.Contains(t, report.of(t, successor.Name).Reason, "came back")
+	require.Equal(t, drain.Remained, report.pod(t, successor.Name).Outcome)
+	require.Contains(t, report.pod(t, successor.Name).Reason, "came back")
 }
 
 // What holds the pod is gone or broken, and nobody can be asked. The instance must not be held with it.
-func TestAFinalizerThatNeverGoesIsReportedAtTheDeadline(t *testing.T) {
-	s := setScene(t, 1, shortAndLenient)
+func TestEvict_FinalizerStays_ReportedAtDeadline(t *testing.T) {
+	s := newFixture(t, 1, shortDeadlineKeep)
 	node := s.instances[0]
-	s.podOn(node, "kept", func(p *corev1.Pod) { p.Finalizers = []string{"quiesce.test/never"} })
+	s.runPodOn(node, "kept", func(p *corev1.Pod) { p.Finalizers = []string{"quiesce.test/never"} })
 	t.Cleanup(func() { s.removeFinalizers("kept") })
 
 	report := s.drain(node)
 	require.Equal(t, termination.StatusPartial, report.Status, report.ErrorMessage)
 	require.Equal(t, termination.Continue, report.LifecycleResult)
-	pod := report.of(t, "kept")
+	pod := report.pod(t, "kept")
 	require.Equal(t, drain.Remained, pod.Outcome)
 	require.NotZero(t, pod.EvictedAt)
 	require.NotEmpty(t, pod.Reason)
@@ -185,16 +185,16 @@ phases:
 `
 
 // Workers that outlive their pooler hang; pods that outlive their DNS fail. The order is what the tool is for.
-func TestPhasesLeaveOneAfterTheOther(t *testing.T) {
-	s := setScene(t, 1, inThreePhases)
+func TestPhases_Several_OneAfterTheOther(t *testing.T) {
+	s := newFixture(t, 1, inThreePhases)
 	node := s.instances[0]
-	s.podOn(node, "dns", func(p *corev1.Pod) { p.Spec.PriorityClassName = "system-cluster-critical" })
-	s.podOn(node, "worker")
-	s.podOn(node, "pooler", labelled("app.kubernetes.io/name", "pgbouncer"))
+	s.runPodOn(node, "dns", func(p *corev1.Pod) { p.Spec.PriorityClassName = "system-cluster-critical" })
+	s.runPodOn(node, "worker")
+	s.runPodOn(node, "pooler", labelled("app.kubernetes.io/name", "pgbouncer"))
 
 	report := s.drain(node)
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
-	pooler, worker, dns := report.of(t, "pooler"), report.of(t, "worker"), report.of(t, "dns")
+	pooler, worker, dns := report.pod(t, "pooler"), report.pod(t, "worker"), report.pod(t, "dns")
 	require.GreaterOrEqual(t, worker.EvictedAt.Sub(pooler.GoneAt), time.Second, "the poolers settle")
 	require.False(t, dns.EvictedAt.Before(worker.GoneAt))
 	require.Len(t, report.Phases, 3)
@@ -207,45 +207,45 @@ func TestPhasesLeaveOneAfterTheOther(t *testing.T) {
 }
 
 // A phase that is stuck costs its own pods. It must not cost those of every phase behind it.
-func TestAPhaseThatIsStuckHoldsTheNextBackNoLongerThanItsTimeout(t *testing.T) {
+func TestPhases_FirstBlocked_NextStartsAtTimeout(t *testing.T) {
 	const timeout = 2 * time.Second
-	s := setScene(t, 2, `
+	s := newFixture(t, 2, `
 phases:
   - {name: poolers, match: {labelSelector: app.kubernetes.io/name=pgbouncer}, timeout: 2s}
   - {name: workloads}
 `)
 	s.deploy("pooler", 1, func(d *appsv1.Deployment) { d.Spec.Template.Labels["app.kubernetes.io/name"] = "pgbouncer" })
-	s.budget("pooler", "pooler", 0)
-	victim := s.hostOf("pooler")
-	pooler := s.podsOn(victim)[0].Name
-	s.podOn(victim, "worker")
-	end := s.begin(victim)
-	s.gone("worker")
-	s.removeBudget("pooler")
+	s.pdb("pooler", "pooler", 0)
+	target := s.hostOf("pooler")
+	pooler := s.podsOn(target)[0].Name
+	s.runPodOn(target, "worker")
+	end := s.begin(target)
+	s.awaitGone("worker")
+	s.removePDB("pooler")
 
 	report := end()
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
-	require.GreaterOrEqual(t, report.of(t, "worker").EvictedAt.Sub(report.Phases[0].StartedAt), timeout)
-	require.Equal(t, drain.Evicted, report.of(t, pooler).Outcome, "its own pods stay wanted")
-	require.True(t, report.of(t, "worker").EvictedAt.Before(report.of(t, pooler).EvictedAt))
+	require.GreaterOrEqual(t, report.pod(t, "worker").EvictedAt.Sub(report.Phases[0].StartedAt), timeout)
+	require.Equal(t, drain.Evicted, report.pod(t, pooler).Outcome, "its own pods stay wanted")
+	require.True(t, report.pod(t, "worker").EvictedAt.Before(report.pod(t, pooler).EvictedAt))
 }
 
 // A pod may be bound in the moment of the cordon, or by somebody who needs no scheduler. It would die unsignalled.
-func TestAPodThatArrivesDuringTheDrainIsEvictedToo(t *testing.T) {
-	s := setScene(t, 1)
+func TestEvict_PodArrivesDuringDrain_Evicted(t *testing.T) {
+	s := newFixture(t, 1)
 	node := s.instances[0]
 	s.deploy("early", 1)
-	s.budget("early", "early", 0)
+	s.pdb("early", "early", 0)
 	end := s.begin(node)
-	s.logs("eviction blocked") // the drain is under way, and goes on until somebody lets it end
-	late := s.bare("late", pinned(node))
-	s.gone("late")
-	s.removeBudget("early")
+	s.awaitLogs("eviction blocked") // the drain is under way, and goes on until somebody lets it end
+	late := s.createPod("late", pinned(node))
+	s.awaitGone("late")
+	s.removePDB("early")
 
 	report := end()
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
-	require.Equal(t, string(late.UID), report.of(t, "late").UID)
-	require.Equal(t, drain.Evicted, report.of(t, "late").Outcome)
+	require.Equal(t, string(late.UID), report.pod(t, "late").UID)
+	require.Equal(t, drain.Evicted, report.pod(t, "late").Outcome)
 }
 
 // pinned binds a pod to one of the scene's nodes, without the scheduler.
@@ -261,8 +261,8 @@ func labelled(key, value string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { metav1.SetMetaDataLabel(&p.ObjectMeta, key, value) }
 }
 
-// gone waits until no pod has the name.
-func (s *scene) gone(pod string) {
+// awaitGone waits until no pod has the name.
+func (s *fixture) awaitGone(pod string) {
 	s.Helper()
 	s.until("pod "+pod+" is gone", func() (bool, error) {
 		_, err := s.Lab.Client().CoreV1().Pods(s.group).Get(s.ctx, pod, metav1.GetOptions{})
@@ -270,8 +270,8 @@ func (s *scene) gone(pod string) {
 	})
 }
 
-// successor waits until another pod has the pod's name, and runs.
-func (s *scene) successor(pod corev1.Pod) (reborn *corev1.Pod) {
+// awaitSuccessor waits until another pod has the pod's name, and runs.
+func (s *fixture) awaitSuccessor(pod corev1.Pod) (reborn *corev1.Pod) {
 	s.Helper()
 	s.until("pod "+pod.Name+" is reborn", func() (_ bool, err error) {
 		reborn, err = s.Lab.Client().CoreV1().Pods(s.group).Get(s.ctx, pod.Name, metav1.GetOptions{})
@@ -281,7 +281,7 @@ func (s *scene) successor(pod corev1.Pod) (reborn *corev1.Pod) {
 }
 
 // appOf is the app of the pod that a line of the report is about.
-func (s *scene) appOf(line drain.PodReport) string {
+func (s *fixture) appOf(line drain.PodReport) string {
 	s.Helper()
 	for _, i := range s.instances {
 		for _, p := range s.podsOn(i) {
@@ -294,7 +294,7 @@ func (s *scene) appOf(line drain.PodReport) string {
 }
 
 // daemonSet runs a DaemonSet's pod on each of the scene's nodes.
-func (s *scene) daemonSet(app string) {
+func (s *fixture) daemonSet(app string) {
 	s.Helper()
 	daemons := s.Lab.Client().AppsV1().DaemonSets(s.group)
 	_, err := daemons.Create(s.ctx, &appsv1.DaemonSet{
@@ -311,7 +311,7 @@ func (s *scene) daemonSet(app string) {
 }
 
 // finishedJob runs a Job to its end. Its pod stays.
-func (s *scene) finishedJob(app string) {
+func (s *fixture) finishedJob(app string) {
 	s.Helper()
 	template := s.template(app)
 	template.Spec.RestartPolicy = corev1.RestartPolicyNever
@@ -327,7 +327,7 @@ func (s *scene) finishedJob(app string) {
 }
 
 // statefulSet runs a StatefulSet of one.
-func (s *scene) statefulSet(app string) {
+func (s *fixture) statefulSet(app string) {
 	s.Helper()
 	sets := s.Lab.Client().AppsV1().StatefulSets(s.group)
 	_, err := sets.Create(s.ctx, &appsv1.StatefulSet{
@@ -343,14 +343,14 @@ func (s *scene) statefulSet(app string) {
 	})
 }
 
-func (s *scene) removeFinalizers(pod string) {
+func (s *fixture) removeFinalizers(pod string) {
 	_, err := s.Lab.Client().CoreV1().Pods(s.group).Patch(s.ctx, pod, types.MergePatchType,
 		[]byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
 	require.NoError(s, err)
 }
 
-// guardEvictions puts a webhook in the way of evictions in the scene's namespace: it denies those for which guard has a reason.
-func (s *scene) guardEvictions(guard func(user string) (denied string)) {
+// addEvictionWebhook puts a webhook in the way of evictions in the scene's namespace: it denies those for which guard has a reason.
+func (s *fixture) addEvictionWebhook(guard func(user string) (denied string)) {
 	s.Helper()
 	server := httptest.NewTLSServer(webhook(guard))
 	s.Cleanup(server.Close)
@@ -396,10 +396,10 @@ func webhook(guard func(user string) (denied string)) http.Handler {
 }
 
 // denyEvictions denies the function's first so many evictions, and everybody else's.
-func (s *scene) denyEvictions(pod string, times int32, why string) {
+func (s *fixture) denyEvictions(pod string, times int32, why string) {
 	s.Helper()
 	var denials atomic.Int32
-	s.guardEvictions(func(user string) string {
+	s.addEvictionWebhook(func(user string) string {
 		if user == s.function.User && denials.Add(1) > times {
 			return ""
 		}
@@ -412,25 +412,25 @@ func (s *scene) denyEvictions(pod string, times int32, why string) {
 }
 
 // tryEviction asks for an eviction, and changes nothing.
-func (s *scene) tryEviction(client kubernetes.Interface, pod string) error {
+func (s *fixture) tryEviction(client kubernetes.Interface, pod string) error {
 	return client.CoreV1().Pods(s.group).EvictV1(s.ctx, &policyv1.Eviction{
 		ObjectMeta:    metav1.ObjectMeta{Name: pod, Namespace: s.group},
 		DeleteOptions: &metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}},
 	})
 }
 
-// rush is a user who keeps the API server busy.
-const rush = "rush"
+// rushUser is a user who keeps the API server busy.
+const rushUser = "rush"
 
-// overload has the API server's own flow control reject the function's evictions of a pod until relieve is called. They share
+// overloadAPIServer has the API server's own flow control reject the function's evictions of a pod until relieve is called. They share
 // a priority level without seats with those of the rush hour, of which one is under way all the time
 // (https://kubernetes.io/docs/concepts/cluster-administration/flow-control/).
-func (s *scene) overload(pod string) (relieve func()) {
+func (s *fixture) overloadAPIServer(pod string) (relieve func()) {
 	s.Helper()
-	s.withoutSeats(s.function.User, rush)
+	s.limitToNoSeats(s.function.User, rushUser)
 	underWay, relieved := make(chan struct{}, 1), make(chan struct{})
-	s.guardEvictions(func(user string) string {
-		if user != rush {
+	s.addEvictionWebhook(func(user string) string {
+		if user != rushUser {
 			return ""
 		}
 		select {
@@ -442,7 +442,7 @@ func (s *scene) overload(pod string) (relieve func()) {
 	})
 	relieve = sync.OnceFunc(func() { close(relieved) })
 	s.Cleanup(relieve)
-	busy, function := s.as(rush, "quiesce"), s.as(s.function.User, "quiesce")
+	busy, function := s.clientAs(rushUser, "quiesce"), s.clientAs(s.function.User, "quiesce")
 	s.until("evictions are rejected", func() (bool, error) {
 		go func() { _ = s.tryEviction(busy, pod) }()
 		select {
@@ -455,8 +455,8 @@ func (s *scene) overload(pod string) (relieve func()) {
 	return relieve
 }
 
-// withoutSeats gives these users' evictions a priority level where one at a time gets through, and others are rejected.
-func (s *scene) withoutSeats(users ...string) {
+// limitToNoSeats gives these users' evictions a priority level where one at a time gets through, and others are rejected.
+func (s *fixture) limitToNoSeats(users ...string) {
 	s.Helper()
 	flow := s.Lab.Client().FlowcontrolV1()
 	_, err := flow.PriorityLevelConfigurations().Create(s.ctx, &flowcontrolv1.PriorityLevelConfiguration{
@@ -475,13 +475,13 @@ func (s *scene) withoutSeats(users ...string) {
 		Spec: flowcontrolv1.FlowSchemaSpec{
 			PriorityLevelConfiguration: flowcontrolv1.PriorityLevelConfigurationReference{Name: s.group},
 			MatchingPrecedence:         2, // the first is taken
-			Rules:                      []flowcontrolv1.PolicyRulesWithSubjects{s.evictionsBy(users)},
+			Rules:                      []flowcontrolv1.PolicyRulesWithSubjects{s.evictionRules(users)},
 		},
 	}, metav1.CreateOptions{})
 	require.NoError(s, err)
 }
 
-func (s *scene) evictionsBy(users []string) flowcontrolv1.PolicyRulesWithSubjects {
+func (s *fixture) evictionRules(users []string) flowcontrolv1.PolicyRulesWithSubjects {
 	rule := flowcontrolv1.PolicyRulesWithSubjects{ResourceRules: []flowcontrolv1.ResourcePolicyRule{{
 		Verbs: []string{"create"}, APIGroups: []string{""}, Resources: []string{"pods/eviction"}, Namespaces: []string{s.group},
 	}}}
@@ -493,8 +493,8 @@ func (s *scene) evictionsBy(users []string) flowcontrolv1.PolicyRulesWithSubject
 	return rule
 }
 
-// as is a client that the API server treats as that user's, though its requests are counted as the admin's.
-func (s *scene) as(user string, groups ...string) kubernetes.Interface {
+// clientAs is a client that the API server treats as that user's, though its requests are counted as the admin's.
+func (s *fixture) clientAs(user string, groups ...string) kubernetes.Interface {
 	s.Helper()
 	config := s.Lab.Admin()
 	config.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: groups}

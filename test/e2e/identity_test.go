@@ -21,11 +21,11 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// ownStage is a stage for a test whose changes would reach the other scenes.
-func ownStage(t *testing.T) *env.Env {
+// ownEnv is a stage for a test whose changes would reach the other scenes.
+func ownEnv(t *testing.T) *env.Env {
 	t.Helper()
-	play(t)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	sharedEnv(t)
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
 	root, err := env.Root()
 	require.NoError(t, err)
@@ -46,49 +46,49 @@ var fallbacks = []permission{
 	{"", "pods", "list"}, {"policy", "poddisruptionbudgets", "list"}, {"storage.k8s.io", "volumeattachments", "list"},
 }
 
-// need is a run that needs a permission, and what it ends in when that is taken away: a function error that names it or, where
+// permissionNeed is a run that needs a permission, and what it ends in when that is taken away: a function error that names it or, where
 // it can do without, its status.
-type need struct {
-	prepare func(*scene)
-	status  termination.Status    // empty: a function error
-	run     func(s *scene) report // nil: a drain
+type permissionNeed struct {
+	prepare func(*fixture)
+	status  termination.Status      // empty: a function error
+	run     func(s *fixture) report // nil: a drain
 }
 
-var needs = map[permission]need{
+var needs = map[permission]permissionNeed{
 	{"", "nodes", "get"}:                             {},
-	{"", "nodes", "list"}:                            {prepare: (*scene).renameInstance},
+	{"", "nodes", "list"}:                            {prepare: (*fixture).renameInstance},
 	{"", "nodes", "patch"}:                           {},
 	{"", "nodes", "watch"}:                           {status: termination.StatusDrained},
 	{"", "pods", "watch"}:                            {},
-	{"", "pods", "delete"}:                           {prepare: (*scene).forceAll, status: termination.StatusPartial},
+	{"", "pods", "delete"}:                           {prepare: (*fixture).forceDeletions, status: termination.StatusPartial},
 	{"", "pods/eviction", "create"}:                  {status: termination.StatusPartial},
-	{"policy", "poddisruptionbudgets", "watch"}:      {prepare: (*scene).blockAll, status: termination.StatusPartial},
-	{"", "persistentvolumeclaims", "get"}:            {prepare: (*scene).giveDisk, status: termination.StatusDrained},
-	{"storage.k8s.io", "volumeattachments", "watch"}: {prepare: (*scene).giveDisk, status: termination.StatusDrained},
+	{"policy", "poddisruptionbudgets", "watch"}:      {prepare: (*fixture).blockEvictions, status: termination.StatusPartial},
+	{"", "persistentvolumeclaims", "get"}:            {prepare: (*fixture).addDisk, status: termination.StatusDrained},
+	{"storage.k8s.io", "volumeattachments", "watch"}: {prepare: (*fixture).addDisk, status: termination.StatusDrained},
 	{"coordination.k8s.io", "leases", "create"}:      {},
-	{"coordination.k8s.io", "leases", "get"}:         {prepare: (*scene).leaveLease},
-	{"coordination.k8s.io", "leases", "list"}:        {status: termination.StatusSwept, run: (*scene).sweepLost},
-	{"coordination.k8s.io", "leases", "update"}:      {prepare: (*scene).leaveLease},
+	{"coordination.k8s.io", "leases", "get"}:         {prepare: (*fixture).createExpiredLease},
+	{"coordination.k8s.io", "leases", "list"}:        {status: termination.StatusSwept, run: (*fixture).sweepWithLostEvent},
+	{"coordination.k8s.io", "leases", "update"}:      {prepare: (*fixture).createExpiredLease},
 	{"coordination.k8s.io", "leases", "delete"}:      {status: termination.StatusDrained},
 	{"", "events", "create"}:                         {status: termination.StatusDrained},
 }
 
 // What the function may do is what somebody who steals its role may do: every permission is one that a run is seen to need,
 // and one that is missing is named, so that it can be granted.
-func TestTheFunctionsIdentity(t *testing.T) {
-	own := ownStage(t)
+func TestIdentity_EachPermission_Needed(t *testing.T) {
+	own := ownEnv(t)
 	for _, p := range permissionsOf(t, own) {
 		if !slices.Contains(fallbacks, p) {
-			t.Run("needs to "+p.String(), func(t *testing.T) { provesNeed(t, own, p) })
+			t.Run("needs to "+p.String(), func(t *testing.T) { requireNeeded(t, own, p) })
 		}
 	}
-	t.Run("is proven anew when its token is refused", func(t *testing.T) { outlivesItsToken(t, own) })
+	t.Run("is proven anew when its token is refused", func(t *testing.T) { drainWithExpiredToken(t, own) })
 }
 
-func provesNeed(t *testing.T, own *env.Env, p permission) {
+func requireNeeded(t *testing.T, own *env.Env, p permission) {
 	run, known := needs[p]
 	require.True(t, known, "nothing shows that the function needs it")
-	s := setSceneOn(t, own, 2, "drain: {maxDuration: 12s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}")
+	s := newFixtureOn(t, own, 2, "drain: {maxDuration: 12s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}")
 	s.deploy("web", 1)
 	s.instances = []env.Instance{s.hostOf("web")}
 	if run.prepare != nil {
@@ -96,7 +96,7 @@ func provesNeed(t *testing.T, own *env.Env, p permission) {
 	}
 	s.without(p)
 	if run.run == nil {
-		run.run = func(s *scene) report { return s.drain(s.instances[0]) }
+		run.run = func(s *fixture) report { return s.drain(s.instances[0]) }
 	}
 	report := run.run(s)
 
@@ -111,30 +111,30 @@ func provesNeed(t *testing.T, own *env.Env, p permission) {
 	require.True(t, slices.ContainsFunc(s.requests(s.function), func(r lab.Request) bool { return r.Denied }))
 }
 
-// tokenMemory is for how long the API server believes in a token that it has seen: 10 s, whatever the webhook's own cache is set to
+// tokenCacheTTL is for how long the API server believes in a token that it has seen: 10 s, whatever the webhook's own cache is set to
 // (TokenSuccessCacheTTL of k8s.io/kubernetes/pkg/kubeapiserver/options), and a little more.
-const tokenMemory = 11 * time.Second
+const tokenCacheTTL = 11 * time.Second
 
 // A session can end, or a key be rotated, in the middle of a drain of half an hour. The pods that are left must not be left
 // for that.
-func outlivesItsToken(t *testing.T, own *env.Env) {
-	s := setSceneOn(t, own, 1)
+func drainWithExpiredToken(t *testing.T, own *env.Env) {
+	s := newFixtureOn(t, own, 1)
 	node := s.instances[0]
 	s.deploy("slow", 1)
-	s.budget("slow", "slow", 0)
+	s.pdb("slow", "slow", 0)
 	end := s.begin(node)
-	s.logs("eviction blocked") // the drain is under way, and goes on until somebody lets it end
+	s.awaitLogs("eviction blocked") // the drain is under way, and goes on until somebody lets it end
 	asked := s.identityCalls()
 	heal := s.AWS.Fail("sts", "GetCallerIdentity", awstest.Fault{
 		Times: 1, Code: http.StatusForbidden, ErrorCode: "ExpiredToken", Message: "The security token included in the request is expired",
 	})
 	t.Cleanup(heal)
 	s.until("the API server has forgotten the token", func() (bool, error) {
-		return time.Since(asked[len(asked)-1].At) > tokenMemory, nil
+		return time.Since(asked[len(asked)-1].At) > tokenCacheTTL, nil
 	})
-	s.bare("late", pinned(node))
-	s.gone("late")
-	s.removeBudget("slow")
+	s.createPod("late", pinned(node))
+	s.awaitGone("late")
+	s.removePDB("slow")
 
 	report := end()
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
@@ -147,23 +147,23 @@ func outlivesItsToken(t *testing.T, own *env.Env) {
 }
 
 // A token is made for one cluster. Were one for a test cluster good for production, so would be whoever runs the tests.
-func TestATokenForAnotherClusterIsRefused(t *testing.T) {
-	s := setScene(t, 1)
+func TestToken_OtherCluster_Refused(t *testing.T) {
+	s := newFixture(t, 1)
 	s.AWS.AddCluster(s.group, s.Lab.Endpoint(), s.Lab.CA())
-	s.isRefused("Unauthorized", "CLUSTER_NAME="+s.group)
+	s.requireRefused("Unauthorized", "CLUSTER_NAME="+s.group)
 }
 
 // A key that was taken away must end what it could do, before Kubernetes is asked for anything.
 func TestAnUnknownAccessKeyIsRefused(t *testing.T) {
-	s := setScene(t, 1)
-	s.isRefused("InvalidClientTokenId", "AWS_ACCESS_KEY_ID=ASIAUNKNOWNUNKNOWN00")
+	s := newFixture(t, 1)
+	s.requireRefused("InvalidClientTokenId", "AWS_ACCESS_KEY_ID=ASIAUNKNOWNUNKNOWN00")
 }
 
-// isRefused drains with a function in this environment, which must fail with these words and touch nothing.
-func (s *scene) isRefused(words, environment string) {
+// requireRefused drains with a function in this environment, which must fail with these words and touch nothing.
+func (s *fixture) requireRefused(words, environment string) {
 	s.Helper()
 	node := s.instances[0]
-	s.podOn(node, "web")
+	s.runPodOn(node, "web")
 	function := s.start("autoScalingGroups: [\""+s.group+"\"]", environment)
 	report := s.invokeOn(function, s.terminate(node).Body)
 	require.Equal(s, "Failed", report.ErrorType)
@@ -175,7 +175,7 @@ func (s *scene) isRefused(words, environment string) {
 }
 
 // identityCalls are the questions who the scene's function is that STS was asked.
-func (s *scene) identityCalls() []awstest.Call {
+func (s *fixture) identityCalls() []awstest.Call {
 	s.Helper()
 	return slices.DeleteFunc(s.AWS.CallsOf(s.function.Session), func(c awstest.Call) bool { return c.Service != "sts" })
 }
@@ -213,7 +213,7 @@ func rolesOf(t *testing.T, on *env.Env) roles {
 func (r roles) rules() []rbacv1.PolicyRule { return slices.Concat(slices.Collect(maps.Values(r))...) }
 
 // without takes a permission away for the rest of the test.
-func (s *scene) without(p permission) {
+func (s *fixture) without(p permission) {
 	s.Helper()
 	all, fewer := rolesOf(s.T, s.Env), roles{}
 	for namespace, rules := range all {
@@ -224,7 +224,7 @@ func (s *scene) without(p permission) {
 }
 
 // grant gives the roles their rules, and waits until they are in force.
-func (s *scene) grant(p permission, r roles, allowed bool) {
+func (s *fixture) grant(p permission, r roles, allowed bool) {
 	s.Helper()
 	rbac := s.Lab.Client().RbacV1()
 	for namespace, rules := range r {
@@ -242,7 +242,7 @@ func (s *scene) grant(p permission, r roles, allowed bool) {
 	})
 }
 
-func (s *scene) isAllowed(p permission) (bool, error) {
+func (s *fixture) isAllowed(p permission) (bool, error) {
 	review, err := s.Lab.Client().AuthorizationV1().SubjectAccessReviews().Create(s.ctx, &authorizationv1.SubjectAccessReview{
 		Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: s.function.User, Groups: []string{"quiesce"}, ResourceAttributes: p.attributes(),
@@ -280,41 +280,41 @@ func rulesWithout(rules []rbacv1.PolicyRule, p permission) []rbacv1.PolicyRule {
 }
 
 // renameInstance has EC2 call the instance otherwise than its node, which must then be searched for.
-func (s *scene) renameInstance() {
+func (s *fixture) renameInstance() {
 	s.Helper()
-	s.instances = []env.Instance{s.unjoined(s.group, "custom")}
-	s.join(s.instances[0], lab.Node{Name: "custom-" + s.group})
+	s.instances = []env.Instance{s.instanceWithoutNode(s.group, "custom")}
+	s.joinNode(s.instances[0], lab.Node{Name: "custom-" + s.group})
 }
 
-func (s *scene) blockAll() {
+func (s *fixture) blockEvictions() {
 	s.Helper()
-	s.budget("web", "web", 0)
+	s.pdb("web", "web", 0)
 }
 
-// forceAll has the function delete what its budget does not let go.
-func (s *scene) forceAll() {
+// forceDeletions has the function delete what its budget does not let go.
+func (s *fixture) forceDeletions() {
 	s.Helper()
-	s.blockAll()
+	s.blockEvictions()
 	s.function = s.newFunction("drain: {maxDuration: 12s, reserve: 1s, joinGrace: 1s, volumeDetach: 1s}")
 }
 
-// giveDisk puts a pod with a disk on the node.
-func (s *scene) giveDisk() {
+// addDisk puts a pod with a disk on the node.
+func (s *fixture) addDisk() {
 	s.Helper()
 	attachment := s.disk("data", s.instances[0])
-	s.Cleanup(func() { s.finalize(attachment) })
-	s.podOn(s.instances[0], "db", claiming("data"))
+	s.Cleanup(func() { s.removeAttachmentFinalizer(attachment) })
+	s.runPodOn(s.instances[0], "db", claiming("data"))
 }
 
-// sweepLost sweeps, while an instance waits whose event was lost.
-func (s *scene) sweepLost() report {
+// sweepWithLostEvent sweeps, while an instance waits whose event was lost.
+func (s *fixture) sweepWithLostEvent() report {
 	s.Helper()
 	s.terminate(s.instances[0])
 	return s.invoke(read(s.T, "sweep"))
 }
 
-// leaveLease leaves the Lease of an owner that crashed.
-func (s *scene) leaveLease() {
+// createExpiredLease leaves the Lease of an owner that crashed.
+func (s *fixture) createExpiredLease() {
 	s.Helper()
 	holder, long := "crashed", metav1.NewMicroTime(time.Now().Add(-time.Hour))
 	_, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Create(s.ctx, &coordinationv1.Lease{

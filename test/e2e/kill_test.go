@@ -26,46 +26,46 @@ const (
 	killSeeds = 3
 	// killStream is one of many, of which the first few seeds differ in what they do.
 	killStream = 2
-	// killsAbreast is how many of them go on at once: they are mostly waiting, for a message that was hidden a minute.
-	killsAbreast = 10
+	// parallelKills is how many of them go on at once: they are mostly waiting, for a message that was hidden a minute.
+	parallelKills = 10
 	// killedTimeout is of the function: its queue hides a message for as long when it died before it could say otherwise.
 	killedTimeout = time.Minute
 	// longestStop is how long a pod of theirs takes to stop, at the most.
 	longestStop = 4 * time.Second
-	// narrow is how long after a word of the function's it is killed, at the most: some requests later.
-	narrow = 30 * time.Millisecond
+	// killWindow is how long after a word of the function's it is killed, at the most: some requests later.
+	killWindow = 30 * time.Millisecond
 )
 
-// words are what a function says on its way, beside the nothing that it begins with. Most of what it does, it does close to one.
-var words = []string{"", "node cordoned", "phase began", "pod evicted", "pod gone", "phase emptied", "lifecycle action completed"}
+// logMessages are what a function says on its way, beside the nothing that it begins with. Most of what it does, it does close to one.
+var logMessages = []string{"", "node cordoned", "phase began", "pod evicted", "pod gone", "phase emptied", "lifecycle action completed"}
 
 // moment is when a function is killed: that long after it has said this, or after it was given its message.
 type moment struct {
-	word  string
-	delay time.Duration
+	message string
+	delay   time.Duration
 }
 
 func (m moment) String() string {
-	return fmt.Sprintf("%v after %q", m.delay.Round(time.Millisecond), m.word)
+	return fmt.Sprintf("%v after %q", m.delay.Round(time.Millisecond), m.message)
 }
 
-// someMoment is any, from the beginning of a drain whose longest pod takes that long to stop to its end.
-func someMoment(random *rand.Rand, longest time.Duration) moment {
-	if word := words[random.IntN(len(words))]; word != "" {
-		return moment{word, time.Duration(random.Int64N(int64(narrow)))}
+// randomMoment is any, from the beginning of a drain whose longest pod takes that long to stop to its end.
+func randomMoment(random *rand.Rand, longest time.Duration) moment {
+	if word := logMessages[random.IntN(len(logMessages))]; word != "" {
+		return moment{word, time.Duration(random.Int64N(int64(killWindow)))}
 	}
 	return moment{"", time.Duration(random.Int64N(int64(longest + time.Second/4)))}
 }
 
 // A function can die at any moment: its host fails, its memory is used up, its time is over. Wherever that is, another one finishes
 // what it began, and neither does anything twice.
-func TestADrainIsFinishedWhereverItsFunctionIsKilled(t *testing.T) {
-	on := play(t)
-	seeds, kills := seedsOfKills(t), 0
-	for some := range slices.Chunk(seeds, killsAbreast) {
-		drains := make([]*killed, len(some))
+func TestKill_AnyPoint_NextInvocationFinishes(t *testing.T) {
+	on := sharedEnv(t)
+	seeds, kills := killSeedsFor(t), 0
+	for some := range slices.Chunk(seeds, parallelKills) {
+		drains := make([]*killedDrain, len(some))
 		for n, seed := range some {
-			drains[n] = setKilled(t, on, seed)
+			drains[n] = newKilledDrain(t, on, seed)
 		}
 		var killers sync.WaitGroup
 		for _, k := range drains {
@@ -74,7 +74,7 @@ func TestADrainIsFinishedWhereverItsFunctionIsKilled(t *testing.T) {
 		}
 		killers.Wait()
 		for _, k := range drains {
-			k.endsWell()
+			k.requireDrained()
 			kills += len(k.done)
 		}
 	}
@@ -82,19 +82,19 @@ func TestADrainIsFinishedWhereverItsFunctionIsKilled(t *testing.T) {
 	require.True(t, kills > 0 || len(seeds) == 1, "every drain ended before its kill")
 }
 
-func seedsOfKills(t *testing.T) []uint64 {
-	if seed := numberOf(t, "KILL_SEED", 0); seed > 0 {
+func killSeedsFor(t *testing.T) []uint64 {
+	if seed := envInt(t, "KILL_SEED", 0); seed > 0 {
 		return []uint64{uint64(seed)}
 	}
-	seeds := make([]uint64, numberOf(t, "KILLS", killSeeds))
+	seeds := make([]uint64, envInt(t, "KILLS", killSeeds))
 	for n := range seeds {
 		seeds[n] = uint64(n + 1)
 	}
 	return seeds
 }
 
-// numberOf is what the environment says, or else the default.
-func numberOf(t *testing.T, variable string, otherwise int) int {
+// envInt is what the environment says, or else the default.
+func envInt(t *testing.T, variable string, otherwise int) int {
 	t.Helper()
 	text := os.Getenv(variable)
 	if text == "" {
@@ -105,49 +105,49 @@ func numberOf(t *testing.T, variable string, otherwise int) int {
 	return n
 }
 
-// killed is a drain whose function is killed at moments that follow from a seed, as do its pods.
-type killed struct {
-	*post
-	seed   uint64
-	victim env.Instance
-	pods   []corev1.Pod
-	kills  []moment // one for each delivery, from the first on
+// killedDrain is a drain whose function is killed at moments that follow from a seed, as do its pods.
+type killedDrain struct {
+	*queueFixture
+	seed    uint64
+	target  env.Instance
+	pods    []corev1.Pod
+	moments []moment // one for each delivery, from the first on
 
 	mu   sync.Mutex
 	done []string // the kills that came in time, and what the function had said last
 }
 
-func setKilled(t *testing.T, on *env.Env, seed uint64) *killed {
+func newKilledDrain(t *testing.T, on *env.Env, seed uint64) *killedDrain {
 	t.Helper()
 	random := rand.New(rand.NewPCG(seed, killStream))
-	k := &killed{post: setPostOn(t, on, 2, 1, env.Settings{Timeout: killedTimeout}), seed: seed}
+	k := &killedDrain{queueFixture: newQueueFixtureOn(t, on, 2, 1, env.Settings{Timeout: killedTimeout}), seed: seed}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("seed %d, killed %v; again: KILL_SEED=%d go test -race -run %s ./test/e2e", seed, k.done, seed, t.Name())
 		}
 	})
-	k.victim = k.instances[0]
+	k.target = k.instances[0]
 	longest := time.Duration(0)
 	for n := range 2 + random.IntN(4) {
 		stops := time.Duration(random.Int64N(int64(longestStop))).Truncate(time.Millisecond)
-		k.podOn(k.victim, fmt.Sprint("pod-", n), stopsAfter(fmt.Sprintf("%dms", stops.Milliseconds())))
+		k.runPodOn(k.target, fmt.Sprint("pod-", n), stopsAfter(fmt.Sprintf("%dms", stops.Milliseconds())))
 		longest = max(longest, stops)
 	}
-	k.podOn(k.instances[1], "bystander")
-	k.pods = k.podsOn(k.victim)
+	k.runPodOn(k.instances[1], "bystander")
+	k.pods = k.podsOn(k.target)
 	for range 1 + random.IntN(4)/3 { // a quarter of them are killed twice
-		k.kills = append(k.kills, someMoment(random, longest))
+		k.moments = append(k.moments, randomMoment(random, longest))
 	}
-	k.send(k.terminate(k.victim).Body)
+	k.send(k.terminate(k.target).Body)
 	return k
 }
 
 // kill kills the function at its moments, but for those that come after the end.
-func (k *killed) kill() {
-	for n, m := range k.kills {
+func (k *killedDrain) kill() {
+	for n, m := range k.moments {
 		said := len(k.function.Output())
-		here := k.comes(func() bool { return k.receives() > n }) && k.comes(func() bool {
-			return strings.Contains(k.function.Output()[said:], fmt.Sprintf("%q", m.word)) || m.word == ""
+		here := k.waitUntil(func() bool { return k.receives() > n }) && k.waitUntil(func() bool {
+			return strings.Contains(k.function.Output()[said:], fmt.Sprintf("%q", m.message)) || m.message == ""
 		})
 		if !here {
 			return
@@ -160,20 +160,20 @@ func (k *killed) kill() {
 			return
 		}
 		k.function.Kill()
-		k.note(m)
+		k.recordKill(m)
 	}
 }
 
 // receives is how often the message was delivered; 0: it is done with, or was not yet.
-func (k *killed) receives() int {
+func (k *killedDrain) receives() int {
 	for _, m := range k.messages() {
 		return m.Receives
 	}
 	return 0
 }
 
-// comes waits for a condition; false: the message is done with before that.
-func (k *killed) comes(holds func() bool) bool {
+// waitUntil waits for a condition; false: the message is done with before that.
+func (k *killedDrain) waitUntil(holds func() bool) bool {
 	for !holds() {
 		if len(k.messages()) == 0 {
 			return false
@@ -187,8 +187,8 @@ func (k *killed) comes(holds func() bool) bool {
 	return true
 }
 
-// note keeps what the function had said last.
-func (k *killed) note(m moment) {
+// recordKill keeps what the function had said last.
+func (k *killedDrain) recordKill(m moment) {
 	last := "nothing"
 	for text := range strings.Lines(k.function.Output()) {
 		if _, after, found := strings.Cut(text, `"msg":"`); found {
@@ -200,39 +200,39 @@ func (k *killed) note(m moment) {
 	k.done = append(k.done, fmt.Sprintf("%v, when it had said %q last", m, last))
 }
 
-// endsWell checks what DESIGN.md, section 10, promises.
-func (k *killed) endsWell() {
+// requireDrained checks what DESIGN.md, section 10, promises.
+func (k *killedDrain) requireDrained() {
 	k.Helper()
-	k.handled()
+	k.awaitEmptyQueue()
 	k.Logf("seed %d: %d pods, killed %v", k.seed, len(k.pods), k.done)
 	require.Empty(k, k.AWS.Messages(k.queue.DLQ))
-	k.endedWell(k.victim, k.pods)
+	k.requireDrainedOnce(k.target, k.pods)
 	require.Len(k, k.podsOn(k.instances[1]), 1)
-	k.isUntouched(k.instances[1])
+	k.requireUntouched(k.instances[1])
 }
 
-// endedWell: the instance's action was completed once and in time, each of these pods was evicted once and is gone, the node was
+// requireDrainedOnce: the instance's action was completed once and in time, each of these pods was evicted once and is gone, the node was
 // closed before that and stays so, and nobody owns the instance any more.
-func (p *post) endedWell(victim env.Instance, pods []corev1.Pod) {
+func (p *queueFixture) requireDrainedOnce(target env.Instance, pods []corev1.Pod) {
 	p.Helper()
-	p.completedOnce(victim)
-	require.False(p, p.AWS.Expired(victim.ID))
-	require.Empty(p, p.podsOn(victim))
+	p.requireCompletedOnce(target)
+	require.False(p, p.AWS.Expired(target.ID))
+	require.Empty(p, p.podsOn(target))
 	requests := p.allRequests()
 	closed := slices.IndexFunc(requests, func(r lab.Request) bool {
-		return r.Verb == "patch" && r.Resource == "nodes" && r.Name == victim.Node && r.Code == http.StatusOK
+		return r.Verb == "patch" && r.Resource == "nodes" && r.Name == target.Node && r.Code == http.StatusOK
 	})
 	require.GreaterOrEqual(p, closed, 0, "the node was not cordoned")
 	for _, pod := range pods {
-		evictedOnce(p, requests[closed:], pod.Name)
+		requireEvictedOnce(p, requests[closed:], pod.Name)
 		require.Zero(p, acceptedEvictions(requests[:closed])[pod.Name], "before the node was cordoned")
 	}
-	p.isMarked(victim, true)
-	p.until("nobody owns the instance", func() (bool, error) { return p.isFree(victim) })
+	p.requireCordoned(target, true)
+	p.until("nobody owns the instance", func() (bool, error) { return p.isLeaseFree(target) })
 }
 
 // allRequests are those that all the functions made of Kubernetes, in order of arrival.
-func (p *post) allRequests() []lab.Request {
+func (p *queueFixture) allRequests() []lab.Request {
 	p.Helper()
 	users := make([]string, len(p.functions))
 	for n, f := range p.functions {
@@ -243,9 +243,9 @@ func (p *post) allRequests() []lab.Request {
 	return requests
 }
 
-// evictedOnce: one eviction of the pod was accepted, and it was not deleted. Where whoever asked was gone before the answer, the
+// requireEvictedOnce: one eviction of the pod was accepted, and it was not deleted. Where whoever asked was gone before the answer, the
 // server may have carried out what it then calls a failure.
-func evictedOnce(t require.TestingT, requests []lab.Request, pod string) {
+func requireEvictedOnce(t require.TestingT, requests []lab.Request, pod string) {
 	accepted, unanswered := 0, 0
 	for _, r := range requests {
 		switch {
@@ -262,18 +262,18 @@ func evictedOnce(t require.TestingT, requests []lab.Request, pod string) {
 	require.Positive(t, accepted+unanswered, "%s was not evicted", pod)
 }
 
-// isUntouched: the node is open, and nobody has marked it.
-func (s *scene) isUntouched(i env.Instance) {
+// requireUntouched: the node is open, and nobody has marked it.
+func (s *fixture) requireUntouched(i env.Instance) {
 	s.Helper()
 	node := s.node(i)
 	require.False(s, node.Spec.Unschedulable)
-	require.NotContains(s, node.Annotations, markKey)
-	require.False(s, hasTaint(node, waveKey))
+	require.NotContains(s, node.Annotations, terminationKey)
+	require.False(s, hasTaint(node, taintKey))
 	require.Equal(s, "InService", s.AWS.State(i.ID))
 }
 
-// isFree tells whether nobody holds the instance's Lease. One that its owner could not give back ends by itself.
-func (s *scene) isFree(i env.Instance) (bool, error) {
+// isLeaseFree tells whether nobody holds the instance's Lease. One that its owner could not give back ends by itself.
+func (s *fixture) isLeaseFree(i env.Instance) (bool, error) {
 	lease, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return true, nil

@@ -16,8 +16,8 @@ import (
 
 // A renewal whose answer is lost has changed the Lease all the same. An owner that never renews again after that loses it in
 // the middle of its drain, and a second one begins beside it.
-func TestALeaseIsRenewedThoughItChangedUnseen(t *testing.T) {
-	s := &scene{T: t, Env: play(t), ctx: t.Context()}
+func TestLease_ChangedByAnother_Renewed(t *testing.T) {
+	s := &fixture{T: t, Env: sharedEnv(t), ctx: t.Context()}
 	client, err := kube.New(s.Lab.Admin())
 	require.NoError(t, err)
 	const name = "i-0000000000000ea5e"
@@ -39,8 +39,8 @@ func TestALeaseIsRenewedThoughItChangedUnseen(t *testing.T) {
 	require.Error(t, err, "it was given back")
 }
 
-// leaseFree tells whether nobody has the instance's Lease.
-func (s *scene) leaseFree(i env.Instance) (bool, error) {
+// isLeaseDeleted tells whether nobody has the instance's Lease.
+func (s *fixture) isLeaseDeleted(i env.Instance) (bool, error) {
 	_, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return true, nil

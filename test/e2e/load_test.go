@@ -25,10 +25,10 @@ const (
 	loadTimeout = time.Minute
 	// sweepEvery is how often such a group is swept: six times in loadTimeout, where the stack sweeps five times in the usual one.
 	sweepEvery = 10 * time.Second
-	// loadPatience bounds what takes 100 nodes' time.
-	loadPatience = 10 * time.Minute
-	// refuges are the nodes that stay.
-	refuges = 2
+	// loadWait bounds what takes 100 nodes' time.
+	loadWait = 10 * time.Minute
+	// remainingNodes are the nodes that stay.
+	remainingNodes = 2
 )
 
 // load is how many nodes of how many pods go at once, and how many of them are drained at once.
@@ -37,71 +37,71 @@ type load struct {
 	stop                     string // how long a pod takes to stop
 }
 
-// long tells whether the long forms are asked for: LOAD=long, as `make soak` sets.
-func long() bool { return os.Getenv("LOAD") == "long" }
+// isLong tells whether the long forms are asked for: LOAD=long, as `make soak` sets.
+func isLong() bool { return os.Getenv("LOAD") == "long" }
 
-func loads() []load {
-	if long() {
+func loadSizes() []load {
+	if isLong() {
 		return []load{{100, 30, 100, "5s"}, {100, 30, 10, "5s"}}
 	}
 	return []load{{12, 8, 12, "1s"}, {12, 8, 3, "1s"}}
 }
 
-// setLoad makes a post with nodes and as many functions as work at once: in the long form on a stage of its own, where nothing
+// newLoadFixture makes a post with nodes and as many functions as work at once: in the long form on a stage of its own, where nothing
 // else is measured.
-func setLoad(t *testing.T, nodes, functions int) *post {
+func newLoadFixture(t *testing.T, nodes, functions int) *queueFixture {
 	t.Helper()
-	set := play
-	if long() {
-		set = ownStage
+	set := sharedEnv
+	if isLong() {
+		set = ownEnv
 	}
-	p := setPostOn(t, set(t), nodes, functions, env.Settings{})
+	p := newQueueFixtureOn(t, set(t), nodes, functions, env.Settings{})
 	p.AWS.AddGroup(p.group, awstest.Hook{Name: env.Hook, HeartbeatTimeout: loadTimeout})
 	return p
 }
 
 // An instance refresh, a zone that rebalances, a group that is scaled to nothing: the events come all at once, and each of the
 // instances has a hook whose time runs from that moment on, whenever its turn comes.
-func TestLoadOfManyNodesAtOnceIsDrainedEachOnce(t *testing.T) {
-	for _, l := range loads() {
+func TestLoad_ManyNodesAtOnce_EachDrainedOnce(t *testing.T) {
+	for _, l := range loadSizes() {
 		t.Run(fmt.Sprintf("%d-nodes-%d-at-once", l.nodes, l.concurrency), func(t *testing.T) {
-			p := setLoad(t, l.nodes, l.concurrency)
+			p := newLoadFixture(t, l.nodes, l.concurrency)
 			p.populate(l)
-			swept := p.sweepAllAlong()
+			swept := p.sweepRepeatedly()
 			events := p.terminateAll()
 			began := time.Now()
 			p.send(events...)
 			p.deliver(1)
-			p.within(loadPatience, "every message is done with", func() (bool, error) { return len(p.messages()) == 0, nil })
+			p.within(loadWait, "every message is done with", func() (bool, error) { return len(p.messages()) == 0, nil })
 			took := time.Since(began)
 			sweeps := swept()
 
-			p.eachDrainedOnce()
+			p.requireAllDrainedOnce()
 			require.Empty(t, p.AWS.Messages(p.queue.DLQ))
 			for _, r := range sweeps {
 				require.Zero(t, r.EventsResent, "no event was lost")
 			}
 			requests := p.allRequests()
-			p.repelledBeforeTheFirstEviction(requests)
-			p.tellLoad(l, began, took, requests, sweeps)
+			p.requireTaintedBeforeFirstEviction(requests)
+			p.logLoad(l, began, took, requests, sweeps)
 		})
 	}
 }
 
 // populate has pods of one app run on the nodes, all of which are to go, and then adds those that stay.
-func (p *post) populate(l load) {
+func (p *queueFixture) populate(l load) {
 	p.Helper()
 	replicas := int32(l.nodes * l.pods)
 	p.create("web", replicas, func(d *appsv1.Deployment) {
 		d.Spec.Template.Annotations = map[string]string{lab.StopAfter: l.stop}
 	})
-	p.within(loadPatience, "web is ready", func() (bool, error) { return p.isReady("web", replicas) })
-	_, err := p.Launch(p.ctx, p.group, refuges)
+	p.within(loadWait, "web is ready", func() (bool, error) { return p.isReady("web", replicas) })
+	_, err := p.Launch(p.ctx, p.group, remainingNodes)
 	require.NoError(p, err)
 }
 
 // terminateAll has Auto Scaling take all instances of the scene at once, and returns the events.
-func (p *post) terminateAll() (events [][]byte) {
+func (p *queueFixture) terminateAll() (events [][]byte) {
 	p.Helper()
 	for _, i := range p.instances {
 		events = append(events, p.terminate(i).Body)
@@ -109,8 +109,8 @@ func (p *post) terminateAll() (events [][]byte) {
 	return events
 }
 
-// sweepAllAlong sweeps until the returned function is called, which tells what the sweeps saw.
-func (p *post) sweepAllAlong() (end func() []termination.SweepReport) {
+// sweepRepeatedly sweeps until the returned function is called, which tells what the sweeps saw.
+func (p *queueFixture) sweepRepeatedly() (end func() []termination.SweepReport) {
 	p.Helper()
 	f := p.start("autoScalingGroups: [\""+p.group+"\"]\n", p.queue.Environment()...)
 	event := read(p.T, "sweep")
@@ -145,16 +145,16 @@ func (p *post) sweepAllAlong() (end func() []termination.SweepReport) {
 	}
 }
 
-// eachDrainedOnce: nobody's action was completed twice or not at all, no hook ran out, no pod is left.
-func (p *post) eachDrainedOnce() {
+// requireAllDrainedOnce: nobody's action was completed twice or not at all, no hook ran out, no pod is left.
+func (p *queueFixture) requireAllDrainedOnce() {
 	p.Helper()
 	for _, i := range p.instances {
-		p.completedOnce(i)
+		p.requireCompletedOnce(i)
 		require.False(p, p.AWS.Expired(i.ID))
 		require.Empty(p, p.podsOn(i))
 	}
 	drained := map[string]int{}
-	for _, l := range p.said("done") {
+	for _, l := range p.logLines("done") {
 		if l.Report.Status == termination.StatusDrained {
 			drained[l.Report.InstanceID]++
 		}
@@ -162,9 +162,9 @@ func (p *post) eachDrainedOnce() {
 	require.Len(p, drained, len(p.instances), "each is reported as drained")
 }
 
-// repelledBeforeTheFirstEviction: no pod left its node before all nodes that are to go were closed or tainted, so that none could
+// requireTaintedBeforeFirstEviction: no pod left its node before all nodes that are to go were closed or tainted, so that none could
 // come to the next of them.
-func (p *post) repelledBeforeTheFirstEviction(requests []lab.Request) {
+func (p *queueFixture) requireTaintedBeforeFirstEviction(requests []lab.Request) {
 	p.Helper()
 	first := slices.IndexFunc(requests, func(r lab.Request) bool { return r.Subresource == "eviction" })
 	require.GreaterOrEqual(p, first, 0)
@@ -184,8 +184,8 @@ func isNodePatch(r lab.Request) bool {
 	return r.Verb == "patch" && r.Resource == "nodes" && r.Code == 200
 }
 
-// tellLoad prints the figures.
-func (p *post) tellLoad(l load, began time.Time, took time.Duration, requests []lab.Request, sweeps []termination.SweepReport) {
+// logLoad prints the figures.
+func (p *queueFixture) logLoad(l load, began time.Time, took time.Duration, requests []lab.Request, sweeps []termination.SweepReport) {
 	p.Helper()
 	kinds, refused, conflicts := map[string]int{}, 0, 0
 	nodes, evictions := map[string]time.Duration{}, 0
@@ -232,7 +232,7 @@ func (p *post) tellLoad(l load, began time.Time, took time.Duration, requests []
 		"first and last node closed or tainted after %.2f and %.2f s; most resident %d MiB; %v",
 		l.nodes, l.pods, l.concurrency, took.Seconds(), len(requests),
 		float64(len(requests)-kinds["create pods/eviction"])/float64(l.nodes), evictions, l.nodes*l.pods,
-		refused, conflicts, throttled, len(p.instances), len(p.said("handed over")), beats, swept, len(sweeps), faults,
+		refused, conflicts, throttled, len(p.instances), len(p.logLines("handed over")), beats, swept, len(sweeps), faults,
 		closed[0].Seconds(), closed[len(closed)-1].Seconds(), peak>>20, kinds)
 }
 
@@ -240,40 +240,40 @@ func (p *post) tellLoad(l load, began time.Time, took time.Duration, requests []
 type burst struct{ messages, instances, concurrency int }
 
 func burstSize() burst {
-	if long() {
+	if isLong() {
 		return burst{1000, 50, 100}
 	}
 	return burst{150, 4, 6}
 }
 
-// junk are messages that can never be processed.
-var junk = []string{
+// malformedSamples are messages that can never be processed.
+var malformedSamples = []string{
 	"malformed-no-instance-id", "malformed-instance-id", "malformed-no-token", "malformed-time", "malformed-detail", "malformed-shape",
 	"malformed-action", "malformed-drain", "malformed-plan", "malformed-unknown-key",
 }
 
-// foreign are messages that are none of ours.
-var foreign = []string{
+// foreignSamples are messages that are none of ours.
+var foreignSamples = []string{
 	"terminate-other-group", "terminate-other-hook", "terminate-successful", "launch", "hook-test-notification", "hook-launch-notification",
 	"spot-interruption",
 }
 
 // Deliveries are repeated, a rule that is too wide brings what is not ours, and somebody's script brings what is nothing at all:
 // none of it may cost an instance its drain, or hide what was wrong.
-func TestLoadOfABurstWithDuplicatesAndJunkLosesNothing(t *testing.T) {
+func TestLoad_BurstWithDuplicatesAndJunk_NothingLost(t *testing.T) {
 	b := burstSize()
-	p := setLoad(t, b.instances, b.concurrency)
+	p := newLoadFixture(t, b.instances, b.concurrency)
 	for n, i := range p.instances {
-		p.podOn(i, fmt.Sprint("pod-", n), stopsAfter("1s"))
+		p.runPodOn(i, fmt.Sprint("pod-", n), stopsAfter("1s"))
 	}
 	messages, bad := p.mix(b)
 	began := time.Now()
 	p.send(messages...)
 	p.deliver(1)
-	p.within(loadPatience, "every message is done with", func() (bool, error) { return len(p.messages()) == 0, nil })
+	p.within(loadWait, "every message is done with", func() (bool, error) { return len(p.messages()) == 0, nil })
 	took := time.Since(began)
 
-	p.eachDrainedOnce()
+	p.requireAllDrainedOnce()
 	letters := p.AWS.Messages(p.queue.DLQ)
 	require.Len(t, letters, len(bad))
 	for _, letter := range letters {
@@ -283,14 +283,14 @@ func TestLoadOfABurstWithDuplicatesAndJunkLosesNothing(t *testing.T) {
 		bad = slices.Delete(bad, at, at+1)
 	}
 	require.Empty(t, bad, "each is there as often as it came")
-	require.Empty(t, p.said("not done"))
+	require.Empty(t, p.logLines("not done"))
 	accepted := acceptedEvictions(p.allRequests())
 	require.Len(t, accepted, b.instances)
 	for pod, times := range accepted {
 		require.Equal(t, 1, times, "%s is signalled once", pod)
 	}
 	waited, most := 0, 0
-	for _, l := range p.said("done") {
+	for _, l := range p.logLines("done") {
 		most = max(most, l.Receives)
 		if strings.Contains(l.Report.Reason, "another invocation") {
 			waited++
@@ -302,20 +302,20 @@ func TestLoadOfABurstWithDuplicatesAndJunkLosesNothing(t *testing.T) {
 }
 
 // mix is the burst in an order that is the same each time; bad are those of its messages that are to end as dead letters.
-func (p *post) mix(b burst) (messages [][]byte, bad []string) {
+func (p *queueFixture) mix(b burst) (messages [][]byte, bad []string) {
 	p.Helper()
 	genuine := p.terminateAll()
 	messages = slices.Clone(genuine) // each at least once
 	for n := range b.messages - len(messages) {
 		switch n % 10 {
 		case 0:
-			messages = append(messages, read(p.T, junk[n/10%len(junk)]))
+			messages = append(messages, read(p.T, malformedSamples[n/10%len(malformedSamples)]))
 			bad = append(bad, string(messages[len(messages)-1]))
 		case 1:
 			messages = append(messages, fmt.Appendf(nil, "junk %d", n))
 			bad = append(bad, string(messages[len(messages)-1]))
 		case 2, 3:
-			messages = append(messages, read(p.T, foreign[n/10%len(foreign)]))
+			messages = append(messages, read(p.T, foreignSamples[n/10%len(foreignSamples)]))
 		default:
 			messages = append(messages, genuine[n%len(genuine)])
 		}

@@ -20,30 +20,30 @@ import (
 )
 
 const (
-	// crashWait is the longest that a message of a crashed slice may stay hidden.
-	crashWait = time.Minute
+	// maxCrashDelay is the longest that a message of a crashed slice may stay hidden.
+	maxCrashDelay = time.Minute
 	// lambdaTimeout is the longest that an invocation may have.
 	lambdaTimeout = 15 * time.Minute
 )
 
-// post is a scene whose functions are behind a queue.
-type post struct {
-	*scene
+// queueFixture is a scene whose functions are behind a queue.
+type queueFixture struct {
+	*fixture
 	queue     env.Queue
 	functions []*env.Function
 }
 
-// setPost makes a scene with nodes, a queue, and functions behind it whose invocations may take that long (0: 15 minutes).
-func setPost(t *testing.T, nodes, functions int, timeout time.Duration, more ...string) *post {
+// newQueueFixture makes a scene with nodes, a queue, and functions behind it whose invocations may take that long (0: 15 minutes).
+func newQueueFixture(t *testing.T, nodes, functions int, timeout time.Duration, more ...string) *queueFixture {
 	t.Helper()
-	return setPostOn(t, play(t), nodes, functions, env.Settings{Configuration: strings.Join(more, "\n"), Timeout: timeout})
+	return newQueueFixtureOn(t, sharedEnv(t), nodes, functions, env.Settings{Configuration: strings.Join(more, "\n"), Timeout: timeout})
 }
 
-// setPostOn makes it on a stage, its functions with these settings and what they need to know of the scene.
-func setPostOn(t *testing.T, on *env.Env, nodes, functions int, settings env.Settings) *post {
+// newQueueFixtureOn makes it on a stage, its functions with these settings and what they need to know of the scene.
+func newQueueFixtureOn(t *testing.T, on *env.Env, nodes, functions int, settings env.Settings) *queueFixture {
 	t.Helper()
-	s := setSceneOn(t, on, nodes)
-	p := &post{scene: s, queue: s.QueueFor(s.group, cmp.Or(settings.Timeout, lambdaTimeout))}
+	s := newFixtureOn(t, on, nodes)
+	p := &queueFixture{fixture: s, queue: s.QueueFor(s.group, cmp.Or(settings.Timeout, lambdaTimeout))}
 	settings.Configuration = "autoScalingGroups: [\"" + s.group + "\"]\n" + settings.Configuration
 	settings.Environment = append(slices.Clone(settings.Environment), p.queue.Environment()...)
 	for range functions {
@@ -62,23 +62,23 @@ func setPostOn(t *testing.T, on *env.Env, nodes, functions int, settings env.Set
 }
 
 // deliver begins to deliver what is in the queue.
-func (p *post) deliver(batch int) {
+func (p *queueFixture) deliver(batch int) {
 	p.Helper()
 	p.Cleanup(p.Map(p.queue, batch, p.functions...))
 }
 
 // send puts events into the queue, as EventBridge does.
-func (p *post) send(events ...[]byte) {
+func (p *queueFixture) send(events ...[]byte) {
 	p.Helper()
 	for _, event := range events {
 		p.AWS.SendMessage(p.queue.URL, string(event))
 	}
 }
 
-func (p *post) messages() []awstest.Message { return p.AWS.Messages(p.queue.URL) }
+func (p *queueFixture) messages() []awstest.Message { return p.AWS.Messages(p.queue.URL) }
 
-// handled waits until the queue is empty.
-func (p *post) handled() {
+// awaitEmptyQueue waits until the queue is empty.
+func (p *queueFixture) awaitEmptyQueue() {
 	p.Helper()
 	p.until("every message is done with", func() (bool, error) { return len(p.messages()) == 0, nil })
 }
@@ -93,8 +93,8 @@ type line struct {
 	Report   termination.Report
 }
 
-// said are the lines that the functions have logged with this message, in the order of the functions.
-func (p *post) said(what string) (all []line) {
+// logLines are the lines that the functions have logged with this message, in the order of the functions.
+func (p *queueFixture) logLines(what string) (all []line) {
 	p.Helper()
 	for _, f := range p.functions {
 		for text := range strings.Lines(f.Output()) {
@@ -108,7 +108,7 @@ func (p *post) said(what string) (all []line) {
 }
 
 // calls are those of one action that the functions made.
-func (p *post) calls(action string) (all []awstest.Call) {
+func (p *queueFixture) calls(action string) (all []awstest.Call) {
 	for _, f := range p.functions {
 		for _, call := range p.AWS.CallsOf(f.Session) {
 			if call.Action == action {
@@ -119,15 +119,15 @@ func (p *post) calls(action string) (all []awstest.Call) {
 	return all
 }
 
-func TestAnEventThroughTheQueueIsDrainedAndItsMessageGone(t *testing.T) {
-	p := setPost(t, 1, 1, 0)
-	victim := p.instances[0]
-	p.podOn(victim, "pod", stopsAfter("100ms"))
-	p.send(p.terminate(victim).Body)
+func TestQueue_Event_DrainedAndMessageDeleted(t *testing.T) {
+	p := newQueueFixture(t, 1, 1, 0)
+	target := p.instances[0]
+	p.runPodOn(target, "pod", stopsAfter("100ms"))
+	p.send(p.terminate(target).Body)
 	p.deliver(1)
-	p.handled()
-	p.completedOnce(victim)
-	require.Empty(t, p.podsOn(victim))
+	p.awaitEmptyQueue()
+	p.requireCompletedOnce(target)
+	require.Empty(t, p.podsOn(target))
 	require.Empty(t, p.AWS.Messages(p.queue.DLQ))
 	hides := p.calls("ChangeMessageVisibility")
 	require.NotEmpty(t, hides)
@@ -135,55 +135,55 @@ func TestAnEventThroughTheQueueIsDrainedAndItsMessageGone(t *testing.T) {
 		require.Equal(t, http.StatusOK, call.Code)
 		require.Equal(t, "60", call.Params.Get("VisibilityTimeout"))
 	}
-	require.Equal(t, 1, p.said("done")[0].Receives)
+	require.Equal(t, 1, p.logLines("done")[0].Receives)
 }
 
 // A function that is killed says nothing. Its message must come again while the pods that it evicted are still stopping, not
 // when the function's timeout would have been over.
-func TestAKilledFunctionIsFollowedByAnotherWithinAMinute(t *testing.T) {
-	p := setPost(t, 2, 1, 0)
-	victim := p.instances[0]
-	p.podOn(victim, "first", stopsAfter("20s"))
-	p.podOn(victim, "second", stopsAfter("20s"))
-	p.send(p.terminate(victim).Body)
+func TestQueue_FunctionKilled_RetriedWithinOneMinute(t *testing.T) {
+	p := newQueueFixture(t, 2, 1, 0)
+	target := p.instances[0]
+	p.runPodOn(target, "first", stopsAfter("20s"))
+	p.runPodOn(target, "second", stopsAfter("20s"))
+	p.send(p.terminate(target).Body)
 	p.deliver(1)
 	p.until("both are evicted", func() (bool, error) { return len(answered(p.evictions(""), http.StatusCreated)) == 2, nil })
 	p.function.Kill()
 	left := p.messages()
 	require.Len(t, left, 1)
-	require.WithinRange(t, left[0].Visible, time.Now(), time.Now().Add(crashWait))
+	require.WithinRange(t, left[0].Visible, time.Now(), time.Now().Add(maxCrashDelay))
 
-	p.handled()
-	p.completedOnce(victim)
-	require.Empty(t, p.podsOn(victim))
-	require.False(t, p.AWS.Expired(victim.ID))
+	p.awaitEmptyQueue()
+	p.requireCompletedOnce(target)
+	require.Empty(t, p.podsOn(target))
+	require.False(t, p.AWS.Expired(target.ID))
 	for _, pod := range []string{"first", "second"} {
 		require.Len(t, p.evictions(pod), 1, "nobody is signalled twice")
 	}
-	done := p.said("done")
+	done := p.logLines("done")
 	require.Len(t, done, 1)
 	require.Equal(t, 2, done[0].Receives)
 	require.Equal(t, termination.StatusDrained, done[0].Report.Status)
-	p.until("the lease is free", func() (bool, error) { return p.leaseFree(victim) })
+	p.until("the lease is free", func() (bool, error) { return p.isLeaseDeleted(target) })
 }
 
 // A drain that outlives its invocation, many times over: each slice goes on where the one before it ended.
-func TestALongDrainGoesOnInSlicesOfTwentySeconds(t *testing.T) {
-	p := setPost(t, 1, 2, 20*time.Second)
-	victim := p.instances[0]
-	p.podOn(victim, "slow", stopsAfter("50s"), func(pod *corev1.Pod) { pod.Spec.TerminationGracePeriodSeconds = new(int64(120)) })
-	p.send(p.terminate(victim).Body)
+func TestQueue_ShortInvocations_DrainHandedOff(t *testing.T) {
+	p := newQueueFixture(t, 1, 2, 20*time.Second)
+	target := p.instances[0]
+	p.runPodOn(target, "slow", stopsAfter("50s"), func(pod *corev1.Pod) { pod.Spec.TerminationGracePeriodSeconds = new(int64(120)) })
+	p.send(p.terminate(target).Body)
 	p.deliver(1)
-	p.handled()
-	p.completedOnce(victim)
-	require.Empty(t, p.podsOn(victim))
-	require.False(t, p.AWS.Expired(victim.ID))
+	p.awaitEmptyQueue()
+	p.requireCompletedOnce(target)
+	require.Empty(t, p.podsOn(target))
+	require.False(t, p.AWS.Expired(target.ID))
 	require.Len(t, p.evictions("slow"), 1)
 	for _, f := range p.functions {
 		require.NotContains(t, f.Output(), "Task timed out")
 	}
 
-	handed := p.said("handed over")
+	handed := p.logLines("handed over")
 	require.GreaterOrEqual(t, len(handed), 3)
 	slices.SortFunc(handed, func(a, b line) int { return a.Time.Compare(b.Time) })
 	for n, l := range handed {
@@ -199,20 +199,20 @@ func TestALongDrainGoesOnInSlicesOfTwentySeconds(t *testing.T) {
 	for _, call := range given {
 		require.Equal(t, "1", call.Params.Get("VisibilityTimeout"))
 	}
-	p.logPauses(handed)
+	p.logHandoffGaps(handed)
 
-	told := p.told(victim)
+	told := p.nodeEvents(target)
 	require.Len(t, told, 2, "of the drain, not of its slices")
 	require.Contains(t, told[1], "Normal Drained drained in ")
-	require.EqualValues(t, len(handed), p.measured("HandOvers"))
-	require.EqualValues(t, 1, p.measured("Drains", "Status", "drained"))
-	require.EqualValues(t, 1, p.measured("PodsEvicted"))
-	require.Zero(t, p.measured("HooksExpired"))
+	require.EqualValues(t, len(handed), p.metricSum("HandOvers"))
+	require.EqualValues(t, 1, p.metricSum("Drains", "Status", "drained"))
+	require.EqualValues(t, 1, p.metricSum("PodsEvicted"))
+	require.Zero(t, p.metricSum("HooksExpired"))
 }
 
-// logPauses tells how long nobody was at it between two slices.
-func (p *post) logPauses(handed []line) {
-	done := p.said("done")
+// logHandoffGaps tells how long nobody was at it between two slices.
+func (p *queueFixture) logHandoffGaps(handed []line) {
+	done := p.logLines("done")
 	ends := append(slices.Clone(handed), done...)
 	for n := 1; n < len(ends); n++ {
 		p.Logf("pause before slice %d: %v", ends[n].Receives, ends[n].Report.StartedAt.Sub(ends[n-1].Time).Round(time.Millisecond))
@@ -220,126 +220,126 @@ func (p *post) logPauses(handed []line) {
 }
 
 // EventBridge delivers at least once. The second message must neither begin a second drain nor fail, and be gone in the end.
-func TestADuplicateMessageWaitsForTheOwnerAndIsThenDoneWith(t *testing.T) {
-	p := setPost(t, 1, 2, 0)
-	victim := p.instances[0]
+func TestQueue_Duplicate_WaitsThenSkipped(t *testing.T) {
+	p := newQueueFixture(t, 1, 2, 0)
+	target := p.instances[0]
 	p.deploy("slow", 1)
-	pod := p.podsOn(victim)[0].Name
-	p.budget("slow", "slow", 0)
-	event := p.terminate(victim).Body
+	pod := p.podsOn(target)[0].Name
+	p.pdb("slow", "slow", 0)
+	event := p.terminate(target).Body
 	p.send(event, event)
 	p.deliver(1)
 	p.until("the second message finds the instance owned", func() (bool, error) {
 		return strings.Contains(p.functions[0].Output()+p.functions[1].Output(), "another invocation is draining"), nil
 	})
-	p.removeBudget("slow")
-	p.handled()
-	p.completedOnce(victim)
+	p.removePDB("slow")
+	p.awaitEmptyQueue()
+	p.requireCompletedOnce(target)
 	accepted := acceptedEvictions(append(p.requests(p.functions[0]), p.requests(p.functions[1])...))
 	require.Equal(t, map[string]int{pod: 1}, accepted)
-	owned := slices.DeleteFunc(p.said("done"), func(l line) bool { return l.Report.Status != termination.StatusSkipped })
+	owned := slices.DeleteFunc(p.logLines("done"), func(l line) bool { return l.Report.Status != termination.StatusSkipped })
 	require.NotEmpty(t, owned)
 	require.Contains(t, owned[0].Report.Reason, "another invocation is draining")
 }
 
 // One poisoned message must not keep its neighbours' nodes from being drained, nor bring those back again and again; nor
 // must it be lost.
-func TestPoisonInABatchGoesToTheDeadLettersAndTheRestIsDrained(t *testing.T) {
-	p := setPost(t, 2, 1, 0)
-	for n, victim := range p.instances {
-		p.podOn(victim, fmt.Sprint("pod-", n), stopsAfter("100ms"))
+func TestQueue_MalformedInBatch_SentToDLQOthersDrained(t *testing.T) {
+	p := newQueueFixture(t, 2, 1, 0)
+	for n, target := range p.instances {
+		p.runPodOn(target, fmt.Sprint("pod-", n), stopsAfter("100ms"))
 	}
 	bad := sample(t, "malformed-no-instance-id", func(object) {})
 	p.send(p.terminate(p.instances[0]).Body, bad, p.terminate(p.instances[1]).Body)
 	p.deliver(3)
-	p.handled()
-	for _, victim := range p.instances {
-		p.completedOnce(victim)
+	p.awaitEmptyQueue()
+	for _, target := range p.instances {
+		p.requireCompletedOnce(target)
 	}
 	letters := p.AWS.Messages(p.queue.DLQ)
 	require.Len(t, letters, 1)
 	require.Equal(t, string(bad), letters[0].Body)
 	require.Equal(t, "Records[1].body: detail.EC2InstanceId: missing", letters[0].Attributes["reason"])
-	moved := p.said("moved to the dead letters")
+	moved := p.logLines("moved to the dead letters")
 	require.Len(t, moved, 1)
 	require.Equal(t, letters[0].Attributes["messageId"], moved[0].Message)
 	require.Equal(t, letters[0].Attributes["reason"], moved[0].Reason)
-	require.EqualValues(t, 1, p.measured("Malformed"))
+	require.EqualValues(t, 1, p.metricSum("Malformed"))
 }
 
-func TestPoisonThatCannotBeMovedIsKeptUntilItCan(t *testing.T) {
-	p := setPost(t, 0, 1, 0)
+func TestQueue_DLQUnavailable_MalformedMessageKept(t *testing.T) {
+	p := newQueueFixture(t, 0, 1, 0)
 	p.AWS.Fail("sqs", "SendMessage", awstest.Fault{
 		Times: 1, Session: p.function.Session.Name,
 		Code: http.StatusBadRequest, ErrorCode: "com.amazonaws.sqs#AccessDeniedException", Message: "not authorized",
 	})
 	p.send([]byte("{"))
 	p.deliver(1)
-	p.handled()
+	p.awaitEmptyQueue()
 	require.Len(t, p.AWS.Messages(p.queue.DLQ), 1)
-	require.Len(t, p.said("not done"), 1)
-	require.EqualValues(t, 1, p.measured("Malformed"), "one event, though it came twice")
+	require.Len(t, p.logLines("not done"), 1)
+	require.EqualValues(t, 1, p.metricSum("Malformed"), "one event, though it came twice")
 	require.Contains(t, p.function.Output(), "not authorized")
 }
 
 // Where Auto Scaling throttles the account, it is at the worst of times: many instances go at once.
-func TestACompletionThatIsThrottledIsRepeated(t *testing.T) {
-	p := setPost(t, 1, 1, 0)
-	victim := p.instances[0]
-	p.podOn(victim, "pod", stopsAfter("100ms"))
+func TestQueue_CompletionThrottled_Retried(t *testing.T) {
+	p := newQueueFixture(t, 1, 1, 0)
+	target := p.instances[0]
+	p.runPodOn(target, "pod", stopsAfter("100ms"))
 	p.AWS.Fail("autoscaling", "CompleteLifecycleAction", awstest.Fault{
 		Times: 4, Session: p.function.Session.Name, Code: http.StatusBadRequest, ErrorCode: "Throttling", Message: "Rate exceeded",
 	})
-	p.send(p.terminate(victim).Body)
+	p.send(p.terminate(target).Body)
 	p.deliver(1)
-	p.handled()
-	p.completedOnce(victim)
-	require.Equal(t, 1, p.said("done")[0].Receives)
+	p.awaitEmptyQueue()
+	p.requireCompletedOnce(target)
+	require.Equal(t, 1, p.logLines("done")[0].Receives)
 }
 
 // A retained instance that is terminated again fires its hook anew. Were the first event taken at its word, its clock would leave
 // the pods no time, and its token would complete nothing.
-func TestAnEventOfAnEarlierActionIsHeldAgainstThePresentOne(t *testing.T) {
-	s := setScene(t, 1)
-	victim := s.instances[0]
-	stale := changed(t, s.terminate(victim).Body, func(event object) {
+func TestEvent_EarlierAction_PresentActionUsed(t *testing.T) {
+	s := newFixture(t, 1)
+	target := s.instances[0]
+	stale := changeJSON(t, s.terminate(target).Body, func(event object) {
 		event["time"] = time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)
 	})
-	s.AWS.SetState(victim.ID, "Terminating:Retained")
-	s.podOn(victim, "pod", stopsAfter("2s"))
-	fresh := s.terminate(victim)
+	s.AWS.SetState(target.ID, "Terminating:Retained")
+	s.runPodOn(target, "pod", stopsAfter("2s"))
+	fresh := s.terminate(target)
 
 	r := s.invoke(stale)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusDrained, r.Status)
 	require.Greater(t, time.Until(r.Deadline), 20*time.Minute, "the clock is that of the present action")
-	s.completedOnce(victim)
-	require.Equal(t, fresh.Token, s.AWS.Completions(victim.ID)[0].Token)
+	s.requireCompletedOnce(target)
+	require.Equal(t, fresh.Token, s.AWS.Completions(target.ID)[0].Token)
 	require.Equal(t, termination.StatusRejected, s.invoke(fresh.Body).Status, "and its own event comes too late")
 }
 
 // Where a group retains what is abandoned, a drain that could not be done keeps the machine for somebody to look at. When that is
 // done, it is terminated again, and drained as if for the first time.
-func TestAnInstanceThatIsRetainedIsDrainedWhenItIsTerminatedAgain(t *testing.T) {
-	s := setScene(t, 1)
-	victim := s.instances[0]
+func TestEvent_RetainedInstance_DrainedWhenTerminatedAgain(t *testing.T) {
+	s := newFixture(t, 1)
+	target := s.instances[0]
 	s.AWS.RetainAbandoned(s.group)
-	s.podOn(victim, "pod", stopsAfter("100ms"))
+	s.runPodOn(target, "pod", stopsAfter("100ms"))
 	lost := s.start("autoScalingGroups: ["+s.group+"]\nlifecycle: {onFailure: ABANDON}\ndrain: {maxDuration: 2s, reserve: 0s}",
 		"QUIESCE_CLUSTER_ENDPOINT=https://127.0.0.1:1", "QUIESCE_CLUSTER_CA="+base64.StdEncoding.EncodeToString(s.Lab.CA()))
-	first := s.terminate(victim)
+	first := s.terminate(target)
 	s.until("the instance is retained", func() (bool, error) {
 		s.sendTo(lost, first.Body) // which fails while there is time, so that it comes again
-		return s.AWS.State(victim.ID) == "Terminating:Retained", nil
+		return s.AWS.State(target.ID) == "Terminating:Retained", nil
 	})
-	require.Len(t, s.podsOn(victim), 1)
-	require.Equal(t, awstest.Abandon, s.AWS.Completions(victim.ID)[0].Result)
+	require.Len(t, s.podsOn(target), 1)
+	require.Equal(t, awstest.Abandon, s.AWS.Completions(target.ID)[0].Result)
 
-	second := s.terminate(victim)
+	second := s.terminate(target)
 	require.NotEqual(t, first.Token, second.Token)
 	require.Equal(t, termination.StatusDrained, s.invoke(second.Body).Status)
-	require.Empty(t, s.podsOn(victim))
-	completions := s.AWS.Completions(victim.ID)
+	require.Empty(t, s.podsOn(target))
+	completions := s.AWS.Completions(target.ID)
 	require.Len(t, completions, 2)
 	require.Equal(t, second.Token, completions[1].Token)
 	require.Equal(t, awstest.Continue, completions[1].Result)
@@ -347,37 +347,37 @@ func TestAnInstanceThatIsRetainedIsDrainedWhenItIsTerminatedAgain(t *testing.T) 
 
 // Managed node groups have a hook of EKS' own. While it holds the instance, an event that comes again is of an action that has
 // ended, and of an instance that waits.
-func TestADuplicateEndsWellWhileAnotherHookHoldsTheInstance(t *testing.T) {
-	s := setScene(t, 1)
-	victim := s.instances[0]
+func TestEvent_DuplicateWhileOtherHookWaits_NotCompletedAgain(t *testing.T) {
+	s := newFixture(t, 1)
+	target := s.instances[0]
 	s.AWS.AddGroup(s.group, awstest.Hook{Name: env.Hook}, awstest.Hook{Name: "Terminate-LC-Hook"})
-	event := s.terminate(victim).Body
+	event := s.terminate(target).Body
 	require.Equal(t, termination.StatusDrained, s.invoke(event).Status)
-	require.Equal(t, "Terminating:Wait", s.AWS.State(victim.ID))
+	require.Equal(t, "Terminating:Wait", s.AWS.State(target.ID))
 
-	again := changed(t, event, func(event object) { event["time"] = time.Now().Add(-90 * time.Second).UTC().Format(time.RFC3339) })
+	again := changeJSON(t, event, func(event object) { event["time"] = time.Now().Add(-90 * time.Second).UTC().Format(time.RFC3339) })
 	r := s.invoke(again)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Contains(t, r.Reason, "waits on another hook")
-	s.completedOnce(victim)
-	require.Equal(t, "Terminating:Wait", s.AWS.State(victim.ID))
+	s.requireCompletedOnce(target)
+	require.Equal(t, "Terminating:Wait", s.AWS.State(target.ID))
 }
 
 // EC2 takes a Spot instance back in two minutes, whatever any hook says.
-func TestASpotInterruptionIsDrainedInTimeAndCompletesNothing(t *testing.T) {
-	p := setPost(t, 0, 1, 0)
-	victim := p.spot()
-	p.podOn(victim, "pod", stopsAfter("1s"))
+func TestSpotInterruption_Queued_DrainedNotCompleted(t *testing.T) {
+	p := newQueueFixture(t, 0, 1, 0)
+	target := p.spot()
+	p.runPodOn(target, "pod", stopsAfter("1s"))
 	began := time.Now()
-	p.send(p.notice("spot-interruption", victim, began), p.notice("rebalance-recommendation", victim, began))
+	p.send(p.interruption("spot-interruption", target, began), p.interruption("rebalance-recommendation", target, began))
 	p.deliver(1)
-	p.handled()
-	require.Empty(t, p.podsOn(victim))
-	require.True(t, p.node(victim).Spec.Unschedulable)
-	require.Equal(t, "InService", p.AWS.State(victim.ID))
-	require.Empty(t, p.AWS.Completions(victim.ID))
-	require.Empty(t, p.AWS.Heartbeats(victim.ID))
-	done := p.said("done")
+	p.awaitEmptyQueue()
+	require.Empty(t, p.podsOn(target))
+	require.True(t, p.node(target).Spec.Unschedulable)
+	require.Equal(t, "InService", p.AWS.State(target.ID))
+	require.Empty(t, p.AWS.Completions(target.ID))
+	require.Empty(t, p.AWS.Heartbeats(target.ID))
+	done := p.logLines("done")
 	require.Len(t, done, 2)
 	require.Equal(t, termination.StatusDrained, done[0].Report.Status)
 	require.Equal(t, termination.SpotInterruption, done[0].Report.Trigger)
@@ -386,49 +386,49 @@ func TestASpotInterruptionIsDrainedInTimeAndCompletesNothing(t *testing.T) {
 	require.Contains(t, done[1].Report.Reason, "onRebalanceRecommendation is off")
 }
 
-func TestARebalanceRecommendationIsDrainedIfAskedFor(t *testing.T) {
-	p := setPost(t, 0, 1, 0, "drain: {onRebalanceRecommendation: true}")
-	victim := p.spot()
-	p.podOn(victim, "pod", stopsAfter("100ms"))
-	p.send(p.notice("rebalance-recommendation", victim, time.Now()))
+func TestRebalanceRecommendation_Enabled_Drained(t *testing.T) {
+	p := newQueueFixture(t, 0, 1, 0, "drain: {onRebalanceRecommendation: true}")
+	target := p.spot()
+	p.runPodOn(target, "pod", stopsAfter("100ms"))
+	p.send(p.interruption("rebalance-recommendation", target, time.Now()))
 	p.deliver(1)
-	p.handled()
-	require.Empty(t, p.podsOn(victim))
-	require.Equal(t, termination.StatusDrained, p.said("done")[0].Report.Status)
-	require.Empty(t, p.AWS.Completions(victim.ID))
+	p.awaitEmptyQueue()
+	require.Empty(t, p.podsOn(target))
+	require.Equal(t, termination.StatusDrained, p.logLines("done")[0].Report.Status)
+	require.Empty(t, p.AWS.Completions(target.ID))
 }
 
 // A notice names no group, and can be sent by whoever may invoke the function: what Auto Scaling and EC2 do not confirm drains
 // nothing.
-func TestANoticeThatIsNotTrueDrainsNothing(t *testing.T) {
-	s := setScene(t, 1)
-	s.podOn(s.instances[0], "pod")
+func TestSpotInterruption_NotConfirmed_NothingDrained(t *testing.T) {
+	s := newFixture(t, 1)
+	s.runPodOn(s.instances[0], "pod")
 	now := time.Now()
-	onDemand := s.invoke(s.notice("spot-interruption", s.instances[0], now))
+	onDemand := s.invoke(s.interruption("spot-interruption", s.instances[0], now))
 	require.Equal(t, termination.StatusRejected, onDemand.Status)
 	require.Contains(t, onDemand.Reason, "no Spot instance")
 
-	late := s.invoke(s.notice("spot-interruption", s.spot(), now.Add(-5*time.Minute)))
+	late := s.invoke(s.interruption("spot-interruption", s.spot(), now.Add(-5*time.Minute)))
 	require.Equal(t, termination.StatusRejected, late.Status)
 	require.Contains(t, late.Reason, "too late")
 
 	foreign := s.group + "-other"
 	s.AWS.AddGroup(foreign)
-	neighbour := s.unjoined(foreign, "neighbour")
-	require.Equal(t, termination.StatusSkipped, s.invoke(s.notice("spot-interruption", neighbour, now)).Status)
+	neighbour := s.instanceWithoutNode(foreign, "neighbour")
+	require.Equal(t, termination.StatusSkipped, s.invoke(s.interruption("spot-interruption", neighbour, now)).Status)
 	require.Empty(t, s.requests(s.function), "and asks nothing of the cluster")
 }
 
 // spot is a Spot instance of the scene's group, with its node.
-func (s *scene) spot() env.Instance {
+func (s *fixture) spot() env.Instance {
 	s.Helper()
 	i, err := s.SpotInstance(s.ctx, s.group)
 	require.NoError(s, err)
 	return i
 }
 
-// notice is one of EC2's about the instance.
-func (s *scene) notice(name string, i env.Instance, at time.Time) []byte {
+// interruption is one of EC2's about the instance.
+func (s *fixture) interruption(name string, i env.Instance, at time.Time) []byte {
 	return sample(s.T, name, func(event object) {
 		event["time"] = at.UTC().Format(time.RFC3339Nano)
 		event["detail"].(object)["instance-id"] = i.ID

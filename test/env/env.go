@@ -73,7 +73,7 @@ func Start(ctx context.Context, o Options) (_ *Env, err error) {
 	if err := s.Lab.Apply(ctx, filepath.Join(o.Root, "infra", "rbac.yaml")); err != nil {
 		return nil, err
 	}
-	return s, s.furnish(ctx, o.Root, o.Bootstrap)
+	return s, s.prepareFunction(ctx, o.Root, o.Bootstrap)
 }
 
 func (s *Env) startLab(ctx context.Context, machines bool) (*lab.Lab, error) {
@@ -92,8 +92,8 @@ func (s *Env) startLab(ctx context.Context, machines bool) (*lab.Lab, error) {
 	return lab.Start(ctx, o)
 }
 
-// furnish makes the place for functions, and the function.
-func (s *Env) furnish(ctx context.Context, root, bootstrap string) error {
+// prepareFunction makes the place for functions, and the function.
+func (s *Env) prepareFunction(ctx context.Context, root, bootstrap string) error {
 	s.folder, s.bootstrap = s.Lab.Path("functions"), bootstrap
 	if err := os.Mkdir(s.folder, 0o755); err != nil {
 		return err
@@ -164,7 +164,7 @@ func (s *Env) FunctionWith(ctx context.Context, settings Settings) (*Function, e
 		Bootstrap: s.bootstrap, TaskRoot: root, Logs: s.Logs, Timeout: settings.Timeout,
 		Env: append(append(s.AWS.Environment(session), "CLUSTER_NAME="+Cluster), settings.Environment...),
 	}
-	memory, err := s.confine(&options, session.Name, settings.Memory)
+	memory, err := s.limitMemory(&options, session.Name, settings.Memory)
 	if err != nil {
 		return nil, err
 	}
@@ -192,8 +192,8 @@ func (s *Env) Functions() []*Function {
 	return slices.Clone(s.functions)
 }
 
-// confine has a function's processes use no more memory than that.
-func (s *Env) confine(o *runtimeapi.Options, name string, limit int64) (*lab.MemoryGroup, error) {
+// limitMemory has a function's processes use no more memory than that.
+func (s *Env) limitMemory(o *runtimeapi.Options, name string, limit int64) (*lab.MemoryGroup, error) {
 	if limit == 0 {
 		return nil, nil
 	}

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"quiesce/test/env"
-	"quiesce/test/env/pooltest"
+	"quiesce/test/env/poolers"
 	"quiesce/test/story/picture"
 )
 
@@ -38,30 +38,30 @@ func main() {
 	flag.DurationVar(&o.warmUp, "warm-up", 10*time.Second, "how long workers work before the instance is terminated")
 	flag.DurationVar(&o.observe, "observe", time.Minute, "how long to look after the node's death")
 	flag.Parse()
-	if err := run(ctx, o); err != nil {
+	if err := runAll(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "story:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, o options) (err error) {
+func runAll(ctx context.Context, o options) (err error) {
 	root, err := env.Root()
 	if err != nil {
 		return err
 	}
-	say("starting a control plane, an IAM authenticator and Auto Scaling on this machine")
+	logf("starting a control plane, an IAM authenticator and Auto Scaling on this machine")
 	s, err := env.Start(ctx, env.Options{Root: root, Bootstrap: o.bootstrap, Machines: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
-	ground := pooltest.NewGround(s)
-	var tales []*tale
+	ground := poolers.NewNodePool(s)
+	var tales []*run
 	for version := range strings.SplitSeq(o.versions, ",") {
 		for _, drained := range []bool{false, true} {
-			t, err := tell(ctx, ground, o, version, drained)
+			t, err := runOnce(ctx, ground, o, version, drained)
 			if err != nil {
-				return fmt.Errorf("pgbouncer %s, %s quiesce: %w", version, with(drained), err)
+				return fmt.Errorf("pgbouncer %s, %s quiesce: %w", version, withOrWithout(drained), err)
 			}
 			tales = append(tales, t)
 		}
@@ -70,17 +70,17 @@ func run(ctx context.Context, o options) (err error) {
 	return draw(o.picture, tales)
 }
 
-func with(drained bool) string {
+func withOrWithout(drained bool) string {
 	if drained {
 		return "with"
 	}
 	return "without"
 }
 
-func draw(path string, tales []*tale) error {
-	halves := make([]picture.Half, len(tales))
+func draw(path string, tales []*run) error {
+	halves := make([]picture.Panel, len(tales))
 	for i, t := range tales {
-		halves[i] = t.half()
+		halves[i] = t.panel()
 	}
 	file, err := os.Create(path)
 	if err != nil {
@@ -91,8 +91,8 @@ func draw(path string, tales []*tale) error {
 	if err := picture.Draw(file, title, halves...); err != nil {
 		return fmt.Errorf("draw the picture: %w", err)
 	}
-	say("the picture: %s", path)
+	logf("the picture: %s", path)
 	return file.Close()
 }
 
-func say(format string, args ...any) { fmt.Printf("story: "+format+"\n", args...) }
+func logf(format string, args ...any) { fmt.Printf("story: "+format+"\n", args...) }

@@ -13,29 +13,29 @@ import (
 // rows are what is counted, the same of each half.
 var rows = []struct {
 	name  string
-	value func(*tale) string
+	value func(*run) string
 }{
-	{"workers", func(t *tale) string { return strconv.Itoa(len(t.books.Workers)) }},
-	{"node's life after Auto Scaling's decision", func(t *tale) string { return seconds(t.died.Sub(t.terminated)) }},
-	{"workers that hang, a minute after its death", func(t *tale) string { return strconv.Itoa(len(t.books.Hanging)) }},
-	{"  hanging for", (*tale).hangingFor},
-	{"  until their kernel first asks for the pooler", (*tale).kernelAsks},
-	{"  probes of workers that failed meanwhile", (*tale).failedProbes},
-	{"transactions committed", func(t *tale) string { return strconv.Itoa(t.books.Balance.Committed) }},
-	{"  cut in flight", func(t *tale) string { return strconv.Itoa(t.books.Balance.Aborted + t.books.Balance.InFlight) }},
-	{"  cut at COMMIT, outcome unknown to the worker", func(t *tale) string { return strconv.Itoa(t.books.Balance.Ambiguous) }},
-	{"  lost, or there twice", func(t *tale) string { return strconv.Itoa(t.books.Amiss()) }},
-	{"connections closed between transactions", func(t *tale) string { return strconv.Itoa(t.books.Closed()) }},
-	{"connects refused", func(t *tale) string { return strconv.Itoa(t.books.Refused()) }},
-	{"longest stall of a worker that does not hang", func(t *tale) string { return seconds(t.books.LongestStall()) }},
-	{"drain", (*tale).drainOutcome},
+	{"workers", func(t *run) string { return strconv.Itoa(len(t.results.Workers)) }},
+	{"node's life after Auto Scaling's decision", func(t *run) string { return seconds(t.died.Sub(t.terminated)) }},
+	{"workers that hang, a minute after its death", func(t *run) string { return strconv.Itoa(len(t.results.Hanging)) }},
+	{"  hanging for", (*run).hangingFor},
+	{"  until their kernel first asks for the pooler", (*run).keepaliveText},
+	{"  probes of workers that failed meanwhile", (*run).failedProbes},
+	{"transactions committed", func(t *run) string { return strconv.Itoa(t.results.Comparison.Committed) }},
+	{"  cut in flight", func(t *run) string { return strconv.Itoa(t.results.Comparison.Aborted + t.results.Comparison.InFlight) }},
+	{"  cut at COMMIT, outcome unknown to the worker", func(t *run) string { return strconv.Itoa(t.results.Comparison.Ambiguous) }},
+	{"  lost, or there twice", func(t *run) string { return strconv.Itoa(t.results.Inconsistent()) }},
+	{"connections closed between transactions", func(t *run) string { return strconv.Itoa(t.results.Closed()) }},
+	{"connects refused", func(t *run) string { return strconv.Itoa(t.results.Refused()) }},
+	{"longest stall of a worker that does not hang", func(t *run) string { return seconds(t.results.LongestStall()) }},
+	{"drain", (*run).drainOutcome},
 }
 
-func table(w io.Writer, tales []*tale) {
+func table(w io.Writer, tales []*run) {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(out, "\n\t")
 	for _, t := range tales {
-		fmt.Fprintf(out, "%s, %s quiesce\t", t.version, with(t.drained))
+		fmt.Fprintf(out, "%s, %s quiesce\t", t.version, withOrWithout(t.drained))
 	}
 	for _, r := range rows {
 		fmt.Fprintf(out, "\n%-48s\t", r.name)
@@ -47,29 +47,29 @@ func table(w io.Writer, tales []*tale) {
 	out.Flush()
 }
 
-func (t *tale) hangingFor() string {
-	if len(t.books.Hanging) == 0 {
+func (t *run) hangingFor() string {
+	if len(t.results.Hanging) == 0 {
 		return "-"
 	}
-	return seconds(t.books.At.Sub(t.died)) + " so far"
+	return seconds(t.results.At.Sub(t.died)) + " so far"
 }
 
-func (t *tale) kernelAsks() string {
-	if t.patience == 0 {
+func (t *run) keepaliveText() string {
+	if t.keepalive == 0 {
 		return "-"
 	}
-	return t.patience.String()
+	return t.keepalive.String()
 }
 
-func (t *tale) failedProbes() string {
-	if t.green {
+func (t *run) failedProbes() string {
+	if t.probesPass {
 		return "0"
 	}
 	return "some"
 }
 
 // drainOutcome is what the function reported.
-func (t *tale) drainOutcome() string {
+func (t *run) drainOutcome() string {
 	if !t.drained {
 		return "none"
 	}
@@ -83,11 +83,11 @@ func (t *tale) drainOutcome() string {
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
 
-// half is the tale as the picture tells it.
-func (t *tale) half() picture.Half {
-	return picture.Half{
-		Title:    fmt.Sprintf("pgbouncer %s, %s quiesce", t.version, with(t.drained)),
-		Subtitle: fmt.Sprintf("%d of %d workers hang at the end; %d transactions cut", len(t.books.Hanging), len(t.books.Workers), t.books.Cut()),
-		Workers:  len(t.books.Workers), Samples: t.samples, Marks: t.marks,
+// panel is the tale as the picture tells it.
+func (t *run) panel() picture.Panel {
+	return picture.Panel{
+		Title:    fmt.Sprintf("pgbouncer %s, %s quiesce", t.version, withOrWithout(t.drained)),
+		Subtitle: fmt.Sprintf("%d of %d workers hang at the end; %d transactions cut", len(t.results.Hanging), len(t.results.Workers), t.results.Interrupted()),
+		Workers:  len(t.results.Workers), Samples: t.samples, Marks: t.marks,
 	}
 }

@@ -20,55 +20,55 @@ import (
 	"quiesce/internal/termination"
 	"quiesce/test/env"
 	"quiesce/test/env/database"
-	"quiesce/test/env/pooltest"
+	"quiesce/test/env/poolers"
 	"quiesce/test/parts/lab"
 )
 
-// patience bounds every wait of these tests: far beyond what any needs, so that only a real hang meets it.
-const patience = 2 * time.Minute
+// waitTimeout bounds every wait of these tests: far beyond what any needs, so that only a real hang meets it.
+const waitTimeout = 2 * time.Minute
 
-// lifetime bounds a whole trial, most of which is setting it up where eight share two cores.
-const lifetime = 10 * time.Minute
+// testTimeout bounds a whole trial, most of which is setting it up where eight share two cores.
+const testTimeout = 10 * time.Minute
 
 // hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
 const hangsAfter = 5 * time.Second
 
-// poolers is a test's trial.
-type poolers struct {
+// fixture is a test's trial.
+type fixture struct {
 	*testing.T
-	*pooltest.Trial
+	*poolers.Fixture
 	ctx      context.Context
 	function *env.Function
 }
 
-// setPoolers sets a trial up, and a function with these settings of its escort beside the credentials.
-func setPoolers(t *testing.T, o pooltest.Options, settings ...string) *poolers {
+// newFixture sets a trial up, and a function with these settings of its escort beside the credentials.
+func newFixture(t *testing.T, o poolers.Options, settings ...string) *fixture {
 	t.Helper()
 	lab.RequireMachines(t)
 	require.NoError(t, sharedErr)
 	t.Parallel()
-	enter(t, cmp.Or(o.Crews, pooltest.DefaultCrews))
-	ctx, cancel := context.WithTimeout(context.Background(), lifetime)
+	acquireSlots(t, cmp.Or(o.WorkerGroups, poolers.DefaultWorkerGroups))
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	t.Cleanup(cancel)
-	o.Name = fmt.Sprintf("poolers-%d", trials.Add(1))
-	set, err := pooltest.SetUp(ctx, shared, o)
+	o.Name = fmt.Sprintf("poolers-%d", testCount.Add(1))
+	set, err := poolers.SetUp(ctx, shared, o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, set.TearDown(context.WithoutCancel(ctx))) })
-	p := &poolers{T: t, Trial: set, ctx: ctx}
-	t.Cleanup(p.describe)
+	p := &fixture{T: t, Fixture: set, ctx: ctx}
+	t.Cleanup(p.logPoolers)
 	p.function = p.newFunction(append([]string{p.Credentials()}, settings...)...)
 	return p
 }
 
-// describe helps whoever wants to know why a test failed: a pooler that was restarted, by its probe say, was not by us.
-func (p *poolers) describe() {
+// logPoolers helps whoever wants to know why a test failed: a pooler that was restarted, by its probe say, was not by us.
+func (p *fixture) logPoolers() {
 	if p.Failed() {
 		pods, err := p.DB.PoolerPods(context.WithoutCancel(p.ctx))
 		p.Logf("the poolers at the end: %s %v", database.Describe(pods), err)
 	}
 }
 
-func (p *poolers) newFunction(settings ...string) *env.Function {
+func (p *fixture) newFunction(settings ...string) *env.Function {
 	p.Helper()
 	function, err := p.Function(context.Background(), p.Configuration(settings...))
 	require.NoError(p, err)
@@ -81,29 +81,29 @@ func (p *poolers) newFunction(settings ...string) *env.Function {
 	return function
 }
 
-// drain has the victim's termination drained and its machine vanish.
-func (p *poolers) drain() termination.Report {
+// drain has the target's termination drained and its machine vanish.
+func (p *fixture) drain() termination.Report {
 	p.Helper()
-	require.NoError(p, p.Forget(p.ctx))
-	report, err := p.Drain(p.ctx, p.function, p.Victim)
+	require.NoError(p, p.ResetStalls(p.ctx))
+	report, err := p.Drain(p.ctx, p.function, p.Target)
 	require.NoError(p, err)
-	require.NoError(p, p.Die(p.ctx, p.Victim))
+	require.NoError(p, p.AwaitTermination(p.ctx, p.Target))
 	return report
 }
 
-// settle lets workers show whether they hang, and compares the books.
-func (p *poolers) settle() pooltest.Books {
+// finish lets workers show whether they hang, and compares the books.
+func (p *fixture) finish() poolers.Results {
 	p.Helper()
-	require.NoError(p, pooltest.Wait(p.ctx, hangsAfter+time.Second))
-	books, err := p.Settle(p.ctx, hangsAfter)
+	require.NoError(p, poolers.Wait(p.ctx, hangsAfter+time.Second))
+	books, err := p.Finish(p.ctx, hangsAfter)
 	require.NoError(p, err)
 	return books
 }
 
-// plan asks what would be done about the victim.
-func (p *poolers) plan() (report termination.Report) {
+// plan asks what would be done about the target.
+func (p *fixture) plan() (report termination.Report) {
 	p.Helper()
-	result, err := p.function.Invoke(p.ctx, fmt.Appendf(nil, `{"action":"plan","instanceId":%q}`, p.Victim.ID))
+	result, err := p.function.Invoke(p.ctx, fmt.Appendf(nil, `{"action":"plan","instanceId":%q}`, p.Target.ID))
 	require.NoError(p, err)
 	require.Empty(p, result.ErrorType, result.ErrorMessage)
 	require.NoError(p, json.Unmarshal(result.Payload, &report))
@@ -121,13 +121,13 @@ func poolerOf(t *testing.T, r termination.Report) drain.PodReport {
 	return drain.PodReport{}
 }
 
-// requireNothingCut: no transaction was cut, none lost, nobody hangs.
-func requireNothingCut(t *testing.T, b pooltest.Books) {
+// requireNoneAborted: no transaction was cut, none lost, nobody hangs.
+func requireNoneAborted(t *testing.T, b poolers.Results) {
 	t.Helper()
-	require.Zero(t, b.Balance.Aborted, "aborted in flight")
-	require.Zero(t, b.Balance.Ambiguous, "ambiguous commits")
-	require.Zero(t, b.Balance.InFlight, "in flight for ever")
-	require.Zero(t, b.Amiss(), "lost or repeated: %+v", b.Balance)
+	require.Zero(t, b.Comparison.Aborted, "aborted in flight")
+	require.Zero(t, b.Comparison.Ambiguous, "ambiguous commits")
+	require.Zero(t, b.Comparison.InFlight, "in flight for ever")
+	require.Zero(t, b.Inconsistent(), "lost or repeated: %+v", b.Comparison)
 	require.Empty(t, b.Hanging)
 }
 
@@ -137,16 +137,16 @@ var careful = [][]string{nil, {"-recycle=1s"}, nil, {"-validate"}}
 // With surge, or with the preStop hook that README recommends, new connections have time to go elsewhere: workers that leave by
 // themselves, or look before they begin, see no error at all. What looks before it begins is blind for one round trip in forty:
 // one such error is chance.
-func TestNoTransactionIsCutWhenAPoolersNodeGoes(t *testing.T) {
+func TestEscort_EachStrategy_NoTransactionAborted(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
 		for _, strategy := range []string{"evict", "surge"} {
 			t.Run(version+" "+strategy, func(t *testing.T) {
-				o := pooltest.Options{Poolers: database.Options{Version: version}, Flags: careful}
+				o := poolers.Options{Poolers: database.Options{Version: version}, Flags: careful}
 				if strategy == "evict" {
 					o.Poolers.PreStop, o.Poolers.Grace = database.Recommended[version], 60
 				}
-				p := setPoolers(t, o, "strategy: "+strategy)
+				p := newFixture(t, o, "strategy: "+strategy)
 				report := p.drain()
 				require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
 				escort := poolerOf(t, report).Escort
@@ -154,8 +154,8 @@ func TestNoTransactionIsCutWhenAPoolersNodeGoes(t *testing.T) {
 				require.True(t, strings.HasPrefix(escort.Version, version), escort.Version)
 				require.Positive(t, escort.Clients)
 				require.Empty(t, escort.AbortedDetail)
-				books := p.settle()
-				requireNothingCut(t, books)
+				books := p.finish()
+				requireNoneAborted(t, books)
 				require.LessOrEqual(t, books.ClosedOnCareful(), 1, "errors at BEGIN")
 				require.Zero(t, books.Refused(), "connects refused")
 			})
@@ -165,17 +165,17 @@ func TestNoTransactionIsCutWhenAPoolersNodeGoes(t *testing.T) {
 
 // The others wait for less than the straggler takes: how much less is make bench-pgbouncer's to say, on a machine that does
 // nothing else.
-func TestAStragglerCommitsAndHoldsUpNobodyElse(t *testing.T) {
+func TestEscort_LongTransaction_CommitsWithoutStallingOthers(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
-			p := setPoolers(t, pooltest.Options{
-				Crews: 2, Poolers: database.Options{Version: version}, First: []string{"-straggler=4s"},
+			p := newFixture(t, poolers.Options{
+				WorkerGroups: 2, Poolers: database.Options{Version: version}, ExtraWorker: []string{"-straggler=4s"},
 			}, "strategy: evict")
 			report := p.drain()
 			require.Empty(t, poolerOf(t, report).Escort.AbortedDetail)
-			books := p.settle()
-			requireNothingCut(t, books)
+			books := p.finish()
+			requireNoneAborted(t, books)
 			for _, w := range books.Workers {
 				if w.Pace < time.Second {
 					require.Less(t, w.LongestStall-w.Pace, 4*time.Second, "worker %d", w.Worker)
@@ -187,17 +187,17 @@ func TestAStragglerCommitsAndHoldsUpNobodyElse(t *testing.T) {
 
 // A single pooler under a budget that can never allow an eviction blocks every other drainer until its time is up. One of the two
 // consoles is reached over the API server.
-func TestASinglePoolerUnderABudgetOfNoneIsReplacedFirst(t *testing.T) {
+func TestEscort_SinglePoolerPDBNeverAllows_Surged(t *testing.T) {
 	t.Parallel()
 	for version, via := range map[string]string{"1.18": "podIP", "1.24": "portForward"} {
 		t.Run(version, func(t *testing.T) {
-			p := setPoolers(t, pooltest.Options{Crews: 2, Poolers: database.Options{Version: version, Poolers: 1, MaxUnavailable: "0"}}, "via: "+via)
+			p := newFixture(t, poolers.Options{WorkerGroups: 2, Poolers: database.Options{Version: version, Poolers: 1, MaxUnavailable: "0"}}, "via: "+via)
 			require.NotEmpty(t, poolerOf(t, p.plan()).Warnings)
 			report := p.drain()
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
 			require.Equal(t, "surge", poolerOf(t, report).Escort.Strategy)
-			books := p.settle()
-			requireNothingCut(t, books)
+			books := p.finish()
+			requireNoneAborted(t, books)
 			require.Zero(t, books.Refused())
 		})
 	}
@@ -205,12 +205,12 @@ func TestASinglePoolerUnderABudgetOfNoneIsReplacedFirst(t *testing.T) {
 
 // A DaemonSet's pooler cannot move, and serves whoever is left on its node: it is stopped last, and lets go when the last
 // transaction has ended.
-func TestADaemonSetsPoolerIsStoppedLastAndFinishesItsTransactions(t *testing.T) {
+func TestEscort_DaemonSetPooler_StoppedLast(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
-			p := setPoolers(t, pooltest.Options{Crews: 1, Poolers: database.Options{Version: version, Daemon: true}})
-			client := p.connect(p.Victim)
+			p := newFixture(t, poolers.Options{WorkerGroups: 1, Poolers: database.Options{Version: version, Daemon: true}})
+			client := p.connect(p.Target)
 			p.execute(client, "BEGIN")
 			committed := make(chan time.Time, 1)
 			go func() {
@@ -226,15 +226,15 @@ func TestADaemonSetsPoolerIsStoppedLastAndFinishesItsTransactions(t *testing.T) 
 			require.Equal(t, "shutdown", pooler.Escort.Strategy, "%+v", pooler.Escort)
 			require.Empty(t, pooler.Escort.AbortedDetail)
 			require.Positive(t, pooler.Escort.Transactions)
-			books, err := p.Settle(p.ctx, hangsAfter)
+			books, err := p.Finish(p.ctx, hangsAfter)
 			require.NoError(t, err)
-			require.Zero(t, books.Balance.Aborted+books.Balance.Ambiguous, "%+v", books.Balance)
+			require.Zero(t, books.Comparison.Aborted+books.Comparison.Ambiguous, "%+v", books.Comparison)
 		})
 	}
 }
 
 // connect is a client of the pooler on this instance.
-func (p *poolers) connect(i env.Instance) *pgconn.PgConn {
+func (p *fixture) connect(i env.Instance) *pgconn.PgConn {
 	p.Helper()
 	pods, err := p.DB.PoolerPods(p.ctx)
 	require.NoError(p, err)
@@ -244,18 +244,18 @@ func (p *poolers) connect(i env.Instance) *pgconn.PgConn {
 	return client
 }
 
-func (p *poolers) execute(client *pgconn.PgConn, sql string) {
+func (p *fixture) execute(client *pgconn.PgConn, sql string) {
 	if _, err := client.Exec(p.ctx, sql).ReadAll(); err != nil {
 		p.Errorf("%s: %v", sql, err)
 	}
 }
 
 // Where the budget has the last word until time runs out, the pooler is deleted then; but as well seen out as any.
-func TestAPoolerThatItsBudgetNeverLetsGoIsSeenOutBeforeTheDeadline(t *testing.T) {
+func TestEscort_PDBNeverAllows_DrainedThenForced(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
-			p := setPoolers(t, pooltest.Options{Crews: 2, Poolers: database.Options{Version: version, MaxUnavailable: "0"}})
+			p := newFixture(t, poolers.Options{WorkerGroups: 2, Poolers: database.Options{Version: version, MaxUnavailable: "0"}})
 			p.function = p.startWith(p.Configuration(p.Credentials(), "strategy: evict", "timeout: 20s") +
 				"drain: {maxDuration: 80s, reserve: 5s, joinGrace: 1s, volumeDetach: 1s}\n")
 			report := p.drain()
@@ -267,18 +267,18 @@ func TestAPoolerThatItsBudgetNeverLetsGoIsSeenOutBeforeTheDeadline(t *testing.T)
 			require.NotEmpty(t, pooler.BlockedBy)
 			require.Equal(t, "evict", pooler.Escort.Strategy, "%+v", pooler.Escort)
 			require.Empty(t, pooler.Escort.AbortedDetail)
-			requireNothingCut(t, p.settle())
+			requireNoneAborted(t, p.finish())
 		})
 	}
 }
 
-func TestTwoNodesWithOnePoolerEachAreDrainedOneAfterTheOther(t *testing.T) {
-	p := setPoolers(t, pooltest.Options{Crews: 2, Poolers: database.Options{Version: "1.24"}}, "strategy: evict")
+func TestEscort_TwoNodes_OnePoolerAtATime(t *testing.T) {
+	p := newFixture(t, poolers.Options{WorkerGroups: 2, Poolers: database.Options{Version: "1.24"}}, "strategy: evict")
 	pods, err := p.DB.PoolerPods(p.ctx)
 	require.NoError(t, err)
-	other := p.Pool[0]
-	for _, i := range p.Pool {
-		if i != p.Victim && (pods[0].Spec.NodeName == i.Node || pods[1].Spec.NodeName == i.Node) {
+	other := p.Nodes[0]
+	for _, i := range p.Nodes {
+		if i != p.Target && (pods[0].Spec.NodeName == i.Node || pods[1].Spec.NodeName == i.Node) {
 			other = i
 		}
 	}
@@ -291,38 +291,38 @@ func TestTwoNodesWithOnePoolerEachAreDrainedOneAfterTheOther(t *testing.T) {
 		}
 		reports <- report
 	}()
-	first, err := p.Drain(p.ctx, p.function, p.Victim)
+	first, err := p.Drain(p.ctx, p.function, p.Target)
 	require.NoError(t, err)
 	later := <-reports
-	require.NoError(t, p.Die(p.ctx, p.Victim))
-	require.NoError(t, p.Die(p.ctx, other))
+	require.NoError(t, p.AwaitTermination(p.ctx, p.Target))
+	require.NoError(t, p.AwaitTermination(p.ctx, other))
 	a, b := poolerOf(t, first), poolerOf(t, later)
 	if a.EvictedAt.After(b.EvictedAt) {
 		a, b = b, a
 	}
 	require.False(t, b.EvictedAt.Before(a.GoneAt), "%s was stopped at %s while %s went until %s", b.Name, b.EvictedAt, a.Name, a.GoneAt)
-	books := p.settle()
-	requireNothingCut(t, books)
+	books := p.finish()
+	requireNoneAborted(t, books)
 }
 
 // Consoles that are of no help: the pooler is then evicted as any pod is, without delay, and the report says why.
-func TestWithoutAConsoleThePoolerIsEvictedPlainlyAndTheReportSaysWhy(t *testing.T) {
+func TestEscort_NoConsole_EvictedPlainlyWithReason(t *testing.T) {
 	t.Parallel()
 	for what, c := range map[string]struct {
 		authType string
-		settings func(*poolers) []string
-		before   func(*poolers)
+		settings func(*fixture) []string
+		before   func(*fixture)
 	}{
-		"no credentials": {settings: func(*poolers) []string { return []string{"strategy: evict"} }},
-		"wrong credentials": {settings: func(p *poolers) []string {
+		"no credentials": {settings: func(*fixture) []string { return []string{"strategy: evict"} }},
+		"wrong credentials": {settings: func(p *fixture) []string {
 			return []string{p.Credentials()[:len(p.Credentials())-1] + ", passwordKey: username}"}
 		}},
-		"nobody listening":     {settings: func(p *poolers) []string { return []string{p.Credentials(), "port: 6433"} }},
-		"a cleartext password": {authType: "plain", settings: func(p *poolers) []string { return []string{p.Credentials()} }},
-		"a black hole":         {settings: func(p *poolers) []string { return []string{p.Credentials()} }, before: (*poolers).blackHole},
+		"nobody listening":     {settings: func(p *fixture) []string { return []string{p.Credentials(), "port: 6433"} }},
+		"a cleartext password": {authType: "plain", settings: func(p *fixture) []string { return []string{p.Credentials()} }},
+		"a black hole":         {settings: func(p *fixture) []string { return []string{p.Credentials()} }, before: (*fixture).blackHole},
 	} {
 		t.Run(what, func(t *testing.T) {
-			p := setPoolers(t, pooltest.Options{Crews: 1, Poolers: database.Options{Version: "1.24", AuthType: c.authType, Grace: 5}})
+			p := newFixture(t, poolers.Options{WorkerGroups: 1, Poolers: database.Options{Version: "1.24", AuthType: c.authType, Grace: 5}})
 			p.function = p.newFunction(c.settings(p)...)
 			if c.before != nil {
 				c.before(p)
@@ -338,34 +338,34 @@ func TestWithoutAConsoleThePoolerIsEvictedPlainlyAndTheReportSaysWhy(t *testing.
 	}
 }
 
-// blackHole swallows what the function says to the victim's poolers, and nothing else.
-func (p *poolers) blackHole() {
+// blackHole swallows what the function says to the target's poolers, and nothing else.
+func (p *fixture) blackHole() {
 	p.Helper()
 	p.inside("nft add table inet hole; nft 'add chain inet hole f {type filter hook forward priority 0; }'; "+
 		"nft add rule inet hole f ip saddr %s tcp dport 6432 drop", p.Lab.HostIP())
 }
 
-// inside runs a shell command on the victim's machine.
-func (p *poolers) inside(format string, args ...any) {
+// inside runs a shell command on the target's machine.
+func (p *fixture) inside(format string, args ...any) {
 	p.Helper()
-	cmd, err := p.Lab.Inside(p.ctx, p.Victim.Node, "sh", "-c", fmt.Sprintf(format, args...))
+	cmd, err := p.Lab.Inside(p.ctx, p.Target.Node, "sh", "-c", fmt.Sprintf(format, args...))
 	require.NoError(p, err)
 	output, err := cmd.CombinedOutput()
 	require.NoError(p, err, "%s", output)
 }
 
 // What a surge cannot do it does not begin, or takes back: the pooler is then seen out by evict.
-func TestASurgeThatCannotBeFallsBackToEvictAndTakesBackWhatItChanged(t *testing.T) {
+func TestEscort_SurgeImpossible_FallsBackToEvict(t *testing.T) {
 	t.Parallel()
 	for what, c := range map[string]struct {
-		before func(*poolers)
+		before func(*fixture)
 		reason string
 	}{
-		"a network policy selects on the label": {(*poolers).police, "network policy"},
-		"no replacement comes":                  {(*poolers).closeTheRest, "no replacement"},
+		"a network policy selects on the label": {(*fixture).addNetworkPolicy, "network policy"},
+		"no replacement comes":                  {(*fixture).cordonOtherNodes, "no replacement"},
 	} {
 		t.Run(what, func(t *testing.T) {
-			p := setPoolers(t, pooltest.Options{Crews: 2, Poolers: database.Options{Version: "1.24"}})
+			p := newFixture(t, poolers.Options{WorkerGroups: 2, Poolers: database.Options{Version: "1.24"}})
 			p.function = p.startWith(strings.Replace(p.Configuration(p.Credentials(), "strategy: surge"), "  - name: poolers\n", "  - name: poolers\n    timeout: 5s\n", 1))
 			c.before(p)
 			report := p.drain()
@@ -373,13 +373,13 @@ func TestASurgeThatCannotBeFallsBackToEvictAndTakesBackWhatItChanged(t *testing.
 			escort := poolerOf(t, report).Escort
 			require.Equal(t, "evict", escort.Strategy, "%+v", escort)
 			require.Contains(t, strings.ToLower(escort.Reason), c.reason)
-			p.requireNoMarkElsewhere()
-			requireNothingCut(t, p.settle())
+			p.requireNoLabelElsewhere()
+			requireNoneAborted(t, p.finish())
 		})
 	}
 }
 
-func (p *poolers) police() {
+func (p *fixture) addNetworkPolicy() {
 	p.Helper()
 	_, err := p.Lab.Client().NetworkingV1().NetworkPolicies(p.Name).Create(p.ctx, &networkingv1.NetworkPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: "poolers"},
@@ -391,11 +391,11 @@ func (p *poolers) police() {
 	require.NoError(p, err)
 }
 
-// closeTheRest leaves no node for a replacement.
-func (p *poolers) closeTheRest() {
+// cordonOtherNodes leaves no node for a replacement.
+func (p *fixture) cordonOtherNodes() {
 	p.Helper()
-	for _, i := range p.Pool {
-		if i != p.Victim {
+	for _, i := range p.Nodes {
+		if i != p.Target {
 			_, err := p.Lab.Kubectl(p.ctx, "cordon", i.Node)
 			require.NoError(p, err)
 		}
@@ -403,7 +403,7 @@ func (p *poolers) closeTheRest() {
 }
 
 // startWith starts a function with a whole configuration.
-func (p *poolers) startWith(configuration string) *env.Function {
+func (p *fixture) startWith(configuration string) *env.Function {
 	p.Helper()
 	function, err := p.Function(context.Background(), configuration)
 	require.NoError(p, err)
@@ -413,19 +413,19 @@ func (p *poolers) startWith(configuration string) *env.Function {
 
 // Both poolers are on the node that goes. While the first is seen out, their admin gets another password, in the Secret and in
 // the second pooler: the console of the first is open and stays so, the second is opened with what is right by then.
-func TestARotationInTheMiddleOfADrainBreaksNothing(t *testing.T) {
-	p := setPoolers(t, pooltest.Options{
-		Crews: 1, Poolers: database.Options{Version: "1.24", Together: true, PreStop: "sleep 12", Grace: 60},
+func TestEscort_PasswordRotated_DrainContinues(t *testing.T) {
+	p := newFixture(t, poolers.Options{
+		WorkerGroups: 1, Poolers: database.Options{Version: "1.24", Together: true, PreStop: "sleep 12", Grace: 60},
 	}, "strategy: evict")
 	ended := make(chan termination.Report, 1)
 	go func() {
-		report, err := p.Drain(p.ctx, p.function, p.Victim)
+		report, err := p.Drain(p.ctx, p.function, p.Target)
 		if err != nil {
 			t.Error(err)
 		}
 		ended <- report
 	}()
-	p.logged("pooler evicted")
+	p.awaitLog("pooler evicted")
 	p.rotate("a new console password")
 	report := <-ended
 	require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
@@ -438,12 +438,12 @@ func TestARotationInTheMiddleOfADrainBreaksNothing(t *testing.T) {
 	}
 	require.Equal(t, 2, escorted)
 	require.NotContains(t, p.function.Output(), "a new console password")
-	require.NoError(t, p.Die(p.ctx, p.Victim))
+	require.NoError(t, p.AwaitTermination(p.ctx, p.Target))
 }
 
 // rotate gives the poolers' admin another password: in the Secrets, and in the poolers as soon as their kubelet has brought it,
 // which it does not to one that is terminating.
-func (p *poolers) rotate(password string) {
+func (p *fixture) rotate(password string) {
 	p.Helper()
 	_, err := p.Lab.Kubectl(p.ctx, "--namespace", p.Name, "patch", "secret", "pgbouncer", "--type=merge", "-p",
 		fmt.Sprintf(`{"stringData":{"userlist.txt":"\"%s\" \"%s\"\n\"worker\" \"worker\"\n"}}`, database.AdminUser, password))
@@ -459,37 +459,37 @@ func (p *poolers) rotate(password string) {
 }
 
 // A frozen pooler answers nothing and dies at its grace: plainly, and no later than that.
-func TestAFrozenPoolerCostsNoMoreThanItsGrace(t *testing.T) {
-	p := setPoolers(t, pooltest.Options{Crews: 1, Poolers: database.Options{Version: "1.24", Grace: 5}})
+func TestEscort_FrozenPooler_GoneAfterGrace(t *testing.T) {
+	p := newFixture(t, poolers.Options{WorkerGroups: 1, Poolers: database.Options{Version: "1.24", Grace: 5}})
 	p.inside("pkill -STOP pgbouncer")
 	report := p.drain()
 	require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
 	require.Equal(t, "plain", poolerOf(t, report).Escort.Strategy)
 }
 
-func TestSessionsAreCutBetweenTransactionsAndInTime(t *testing.T) {
+func TestEscort_SessionPooling_ClosedBetweenTransactions(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
-			p := setPoolers(t, pooltest.Options{
-				Crews: 2, Poolers: database.Options{Version: version, PoolMode: "session", PreStop: database.Recommended[version], Grace: 60},
+			p := newFixture(t, poolers.Options{
+				WorkerGroups: 2, Poolers: database.Options{Version: version, PoolMode: "session", PreStop: database.Recommended[version], Grace: 60},
 			}, "strategy: evict")
 			report := p.drain()
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
 			pooler := poolerOf(t, report)
 			require.Empty(t, pooler.Escort.AbortedDetail, "%+v", pooler.Escort)
 			require.Less(t, pooler.GoneAt.Sub(report.StartedAt), 75*time.Second)
-			requireNothingCut(t, p.settle())
+			requireNoneAborted(t, p.finish())
 		})
 	}
 }
 
-func TestATransactionLongerThanTheEscortIsCutAndTheReportSaysSo(t *testing.T) {
+func TestEscort_TransactionTooLong_AbortReported(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
-			p := setPoolers(t, pooltest.Options{
-				Crews: 1, First: []string{"-straggler=5m"}, Poolers: database.Options{Version: version, Poolers: 1, Grace: 8, MaxUnavailable: "1"},
+			p := newFixture(t, poolers.Options{
+				WorkerGroups: 1, ExtraWorker: []string{"-straggler=5m"}, Poolers: database.Options{Version: version, Poolers: 1, Grace: 8, MaxUnavailable: "1"},
 			}, "strategy: evict", "timeout: 8s")
 			report := p.drain()
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
@@ -501,7 +501,7 @@ func TestATransactionLongerThanTheEscortIsCutAndTheReportSaysSo(t *testing.T) {
 
 // The function is killed at every step of an escort, as its log tells them. Whatever it had done, a later invocation finishes: the
 // node is drained, no pooler stays paused, no pod keeps a mark, and nobody hangs.
-func TestAKilledFunctionsEscortIsFinishedByTheNext(t *testing.T) {
+func TestEscort_FunctionKilled_NextInvocationFinishes(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ version, strategy, step string }{
 		{"1.18", "evict", "escort began"},
@@ -517,54 +517,54 @@ func TestAKilledFunctionsEscortIsFinishedByTheNext(t *testing.T) {
 		{"1.24", "surge", "pooler shuts down"},
 	} {
 		t.Run(fmt.Sprint(c.version, " ", c.strategy, ", ", c.step), func(t *testing.T) {
-			p := setPoolers(t, pooltest.Options{Crews: 1, Poolers: database.Options{Version: c.version}}, "strategy: "+c.strategy)
-			event := p.AWS.Terminate(p.Victim.ID)[0].Body
+			p := newFixture(t, poolers.Options{WorkerGroups: 1, Poolers: database.Options{Version: c.version}}, "strategy: "+c.strategy)
+			event := p.AWS.Terminate(p.Target.ID)[0].Body
 			p.killAt(c.step, event)
 			report := p.redeliver(event)
 			require.Contains(t, []termination.Status{termination.StatusDrained, termination.StatusPartial}, report.Status, "%+v", report)
-			require.NoError(t, p.Die(p.ctx, p.Victim))
-			p.requireNoMarkElsewhere()
-			require.NoError(t, p.AwaitWork(p.ctx, 20)) // everybody: nobody is stuck with a paused pooler
-			books := p.settle()
+			require.NoError(t, p.AwaitTermination(p.ctx, p.Target))
+			p.requireNoLabelElsewhere()
+			require.NoError(t, p.AwaitCommits(p.ctx, 20)) // everybody: nobody is stuck with a paused pooler
+			books := p.finish()
 			require.Empty(t, books.Hanging)
-			require.Zero(t, books.Amiss())
-			if books.Cut() > 0 {
-				require.NotEmpty(t, said(report), "transactions were cut, and nobody says so: %+v", books.Balance)
+			require.Zero(t, books.Inconsistent())
+			if books.Interrupted() > 0 {
+				require.NotEmpty(t, escortDetails(report), "transactions were cut, and nobody says so: %+v", books.Comparison)
 			}
 		})
 	}
 }
 
 // killAt invokes the function and kills it as soon as its log has the step.
-func (p *poolers) killAt(step string, event []byte) {
+func (p *fixture) killAt(step string, event []byte) {
 	p.Helper()
 	killed := make(chan struct{})
 	go func() { defer close(killed); _, _ = p.function.Invoke(p.ctx, event) }()
-	p.logged(step)
+	p.awaitLog(step)
 	p.function.Kill()
 	<-killed
 }
 
-// logged waits until the function's log has the text.
-func (p *poolers) logged(text string) {
+// awaitLog waits until the function's log has the text.
+func (p *fixture) awaitLog(text string) {
 	p.Helper()
-	require.Eventually(p, func() bool { return strings.Contains(p.function.Output(), text) }, patience, 5*time.Millisecond, text)
+	require.Eventually(p, func() bool { return strings.Contains(p.function.Output(), text) }, waitTimeout, 5*time.Millisecond, text)
 }
 
-// requireNoMarkElsewhere: no pooler beside the victim's has what an escort leaves on a pod.
-func (p *poolers) requireNoMarkElsewhere() {
+// requireNoLabelElsewhere: no pooler beside the target's has what an escort leaves on a pod.
+func (p *fixture) requireNoLabelElsewhere() {
 	p.Helper()
 	pods, err := p.DB.PoolerPods(p.ctx) // by the label: a pod without it would not be found
 	require.NoError(p, err)
 	for _, pod := range pods {
-		if pod.Spec.NodeName != p.Victim.Node {
+		if pod.Spec.NodeName != p.Target.Node {
 			require.NotContains(p, pod.Labels, drain.EscortLabel)
 		}
 	}
 }
 
-// said is what a report says of an escort that did not go as it should.
-func said(r termination.Report) (all string) {
+// escortDetails is what a report says of an escort that did not go as it should.
+func escortDetails(r termination.Report) (all string) {
 	for _, p := range r.Pods {
 		if p.Escort != nil {
 			all += p.Escort.AbortedDetail + p.Escort.Reason
@@ -574,7 +574,7 @@ func said(r termination.Report) (all string) {
 }
 
 // redeliver sends the event again until it is not another's any more, as a queue would.
-func (p *poolers) redeliver(event []byte) termination.Report {
+func (p *fixture) redeliver(event []byte) termination.Report {
 	p.Helper()
 	for {
 		result, err := p.function.Invoke(p.ctx, event)
@@ -585,6 +585,6 @@ func (p *poolers) redeliver(event []byte) termination.Report {
 		if report.Status != termination.StatusSkipped {
 			return report
 		}
-		require.NoError(p, pooltest.Wait(p.ctx, 500*time.Millisecond))
+		require.NoError(p, poolers.Wait(p.ctx, 500*time.Millisecond))
 	}
 }

@@ -35,7 +35,7 @@ const (
 	// Port is the poolers'.
 	Port = 6432
 
-	poll = 50 * time.Millisecond // between looks at what takes seconds to come up
+	pollInterval = 50 * time.Millisecond // between looks at what takes seconds to come up
 	// DefaultPoolers is how many there are, each on a node of its own.
 	DefaultPoolers = 2
 	// cannotConnectNow is PostgreSQL's answer while it starts (https://www.postgresql.org/docs/15/errcodes-appendix.html).
@@ -86,10 +86,10 @@ func (o Options) withDefaults() Options {
 // Database is a running database with its poolers and workers.
 type Database struct {
 	Options
-	lab     *lab.Lab
-	address string       // PostgreSQL's own
-	workers atomic.Int32 // hired so far
-	files   atomic.Int32 // written so far
+	lab           *lab.Lab
+	address       string       // PostgreSQL's own
+	workerCount   atomic.Int32 // hired so far
+	manifestCount atomic.Int32 // written so far
 }
 
 // Deploy sets a database and its poolers up, all ready on return.
@@ -108,17 +108,17 @@ func (d *Database) deployPostgres(ctx context.Context) error {
 	if err := d.apply(ctx, "database.yaml", d.Options); err != nil {
 		return err
 	}
-	pods, err := d.ready(ctx, labels.Set{"app": "postgres"}, 1)
+	pods, err := d.awaitReady(ctx, labels.Set{"app": "postgres"}, 1)
 	if err != nil {
 		return err
 	}
 	d.address = pods[0].Status.PodIP
 	// No constraint keeps a transaction from being there twice: that is to be seen.
-	return d.tried(ctx, "CREATE TABLE commits (worker int NOT NULL, n bigint NOT NULL)")
+	return d.execWhenReady(ctx, "CREATE TABLE commits (worker int NOT NULL, n bigint NOT NULL)")
 }
 
-// tried runs SQL as soon as PostgreSQL takes any: it listens before it does.
-func (d *Database) tried(ctx context.Context, sql string) error {
+// execWhenReady runs SQL as soon as PostgreSQL takes any: it listens before it does.
+func (d *Database) execWhenReady(ctx context.Context, sql string) error {
 	for {
 		_, err := d.query(ctx, sql)
 		if refused, ok := errors.AsType[*pgconn.PgError](err); !ok || refused.Code != cannotConnectNow {
@@ -127,7 +127,7 @@ func (d *Database) tried(ctx context.Context, sql string) error {
 		select {
 		case <-ctx.Done():
 			return errors.Join(err, context.Cause(ctx))
-		case <-time.After(poll):
+		case <-time.After(pollInterval):
 		}
 	}
 }
@@ -144,7 +144,7 @@ func (d *Database) deployPoolers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = d.ready(ctx, PoolerLabels, d.Options.Poolers)
+	_, err = d.awaitReady(ctx, PoolerLabels, d.Options.Poolers)
 	return err
 }
 
@@ -156,16 +156,16 @@ func (d *Database) apply(ctx context.Context, name string, values any) error {
 	if err := templates.ExecuteTemplate(&manifest, name, values); err != nil {
 		return err
 	}
-	path := d.lab.Path(fmt.Sprintf("%s-%d-%s", d.Namespace, d.files.Add(1), name))
+	path := d.lab.Path(fmt.Sprintf("%s-%d-%s", d.Namespace, d.manifestCount.Add(1), name))
 	if err := os.WriteFile(path, manifest.Bytes(), 0o600); err != nil {
 		return err
 	}
 	return d.lab.Apply(ctx, path)
 }
 
-// ready waits until n pods with these labels, and no fewer, are ready.
-func (d *Database) ready(ctx context.Context, of labels.Set, n int) (pods []corev1.Pod, err error) {
-	tick := time.NewTicker(poll)
+// awaitReady waits until n pods with these labels, and no fewer, are ready.
+func (d *Database) awaitReady(ctx context.Context, of labels.Set, n int) (pods []corev1.Pod, err error) {
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
 		if pods, err = d.pods(ctx, of); err == nil && len(readyOf(pods)) == n {
@@ -228,14 +228,14 @@ func Describe(pods []corev1.Pod) string {
 			}
 		}
 		for _, c := range p.Status.ContainerStatuses {
-			fmt.Fprintf(&text, ", restarted %d times, %s, before that %s", c.RestartCount, state(c.State), state(c.LastTerminationState))
+			fmt.Fprintf(&text, ", restarted %d times, %s, before that %s", c.RestartCount, describeState(c.State), describeState(c.LastTerminationState))
 		}
 		text.WriteString("; ")
 	}
 	return strings.TrimSuffix(text.String(), "; ")
 }
 
-func state(s corev1.ContainerState) string {
+func describeState(s corev1.ContainerState) string {
 	switch {
 	case s.Waiting != nil:
 		return fmt.Sprintf("waiting: %s %s", s.Waiting.Reason, s.Waiting.Message)

@@ -10,19 +10,19 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
-	"quiesce/test/env/worker/ledger"
+	"quiesce/test/env/worker/journal"
 )
 
-// Crew is a pod of workers.
-type Crew struct {
+// WorkerGroup is a pod of workers.
+type WorkerGroup struct {
 	Pod string
 	url string
 	db  *Database
 }
 
-// Hire starts a pod with n workers and waits until it is ready. flags are the worker program's.
-func (d *Database) Hire(ctx context.Context, n int, flags ...string) (*Crew, error) {
-	first := int(d.workers.Add(int32(n))) - n + 1
+// StartWorkers starts a pod with n workers and waits until it is ready. flags are the worker program's.
+func (d *Database) StartWorkers(ctx context.Context, n int, flags ...string) (*WorkerGroup, error) {
+	first := int(d.workerCount.Add(int32(n))) - n + 1
 	err := d.apply(ctx, "workers.yaml", struct {
 		Options
 		First, Count int
@@ -31,15 +31,15 @@ func (d *Database) Hire(ctx context.Context, n int, flags ...string) (*Crew, err
 	if err != nil {
 		return nil, fmt.Errorf("hire workers: %w", err)
 	}
-	pods, err := d.ready(ctx, labels.Set{"app": "worker-" + strconv.Itoa(first)}, 1)
+	pods, err := d.awaitReady(ctx, labels.Set{"app": "worker-" + strconv.Itoa(first)}, 1)
 	if err != nil {
 		return nil, fmt.Errorf("hire workers: %w", err)
 	}
-	return &Crew{Pod: pods[0].Name, url: "http://" + pods[0].Status.PodIP + ":8080", db: d}, nil
+	return &WorkerGroup{Pod: pods[0].Name, url: "http://" + pods[0].Status.PodIP + ":8080", db: d}, nil
 }
 
 // Snapshot asks the workers what they do and what they believe they did.
-func (c *Crew) Snapshot(ctx context.Context) (s ledger.Snapshot, err error) {
+func (c *WorkerGroup) Snapshot(ctx context.Context) (s journal.Snapshot, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+"/workers", nil)
 	if err != nil {
 		return s, err
@@ -55,13 +55,13 @@ func (c *Crew) Snapshot(ctx context.Context) (s ledger.Snapshot, err error) {
 	return s, nil
 }
 
-// Dismiss tells the workers to end their transactions and begin no other. Workers that hang stay where they are.
-func (c *Crew) Dismiss(ctx context.Context) error { return c.tell(ctx, "stop") }
+// Stop tells the workers to end their transactions and begin no other. Workers that hang stay where they are.
+func (c *WorkerGroup) Stop(ctx context.Context) error { return c.post(ctx, "stop") }
 
-// Forget tells the workers to forget their stalls so far.
-func (c *Crew) Forget(ctx context.Context) error { return c.tell(ctx, "forget") }
+// ResetStalls tells the workers to forget their stalls so far.
+func (c *WorkerGroup) ResetStalls(ctx context.Context) error { return c.post(ctx, "forget") }
 
-func (c *Crew) tell(ctx context.Context, what string) error {
+func (c *WorkerGroup) post(ctx context.Context, what string) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+"/"+what, nil)
 	if err != nil {
 		return err
@@ -73,9 +73,9 @@ func (c *Crew) tell(ctx context.Context, what string) error {
 	return response.Body.Close()
 }
 
-// WorkersAreGreen tells whether every probe of the workers is: each of their pods is Ready, and no container of theirs was ever
+// WorkersPassProbes tells whether every probe of the workers is: each of their pods is Ready, and no container of theirs was ever
 // restarted.
-func (d *Database) WorkersAreGreen(ctx context.Context) (bool, error) {
+func (d *Database) WorkersPassProbes(ctx context.Context) (bool, error) {
 	pods, err := d.pods(ctx, labels.Set{"role": "worker"})
 	if err != nil {
 		return false, err

@@ -48,12 +48,12 @@ func (c *connection) exec(sql string) error {
 	return nil
 }
 
-func (c *connection) old() bool {
+func (c *connection) isExpired() bool {
 	return !c.retire.IsZero() && time.Now().After(c.retire)
 }
 
-// leave says goodbye, and waits for no answer to it.
-func (c *connection) leave() {
+// close says goodbye, and waits for no answer to it.
+func (c *connection) close() {
 	_ = c.pg.Close(context.Background()) // what is closed cannot fail any more
 }
 

@@ -14,7 +14,7 @@ import (
 // tcpUserTimeout is TCP_USER_TIMEOUT, which package syscall does not name.
 const tcpUserTimeout = 18
 
-func TestADeadPeerIsFoundOnlyWhenTheKernelLooks(t *testing.T) {
+func TestKeepalive_Defaults_FromKernel(t *testing.T) {
 	options := socketOptions(t)
 	require.Equal(t, 1, options(syscall.SOL_SOCKET, syscall.SO_KEEPALIVE))
 	require.Equal(t, kernel(t, "tcp_keepalive_time"), options(syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE))

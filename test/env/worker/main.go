@@ -18,15 +18,15 @@ import (
 )
 
 const (
-	// farewell is what SIGTERM leaves to the present transactions: many of the usual ones, and well within a pod's grace
+	// shutdownTimeout is what SIGTERM leaves to the present transactions: many of the usual ones, and well within a pod's grace
 	// even where workers hang.
-	farewell = 2 * time.Second
+	shutdownTimeout = 2 * time.Second
 	// headerTimeout bounds a request's header: a prober or a reader on the same network needs milliseconds.
 	headerTimeout = 5 * time.Second
 )
 
 type options struct {
-	habits
+	behavior
 	url       string
 	workers   int
 	first     int
@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string) error {
 	c := start(config, o)
 	server := &http.Server{Handler: c.handler(), ReadHeaderTimeout: headerTimeout}
 	context.AfterFunc(ctx, func() {
-		c.finish(farewell)
+		c.finish(shutdownTimeout)
 		_ = server.Close() // ends Serve below
 	})
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -91,10 +91,10 @@ func parse(args []string) (options, error) {
 
 // worker is the i-th of the process.
 func (o options) worker(i int) *worker {
-	habits := o.habits
+	habits := o.behavior
 	if i == 0 && o.straggler > 0 {
 		habits.hold, habits.think = o.straggler, o.straggler
 	}
 	number := o.first + i
-	return &worker{habits: habits, book: newBook(number, habits), number: number}
+	return &worker{behavior: habits, recorder: newRecorder(number, habits), number: number}
 }

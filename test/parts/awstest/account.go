@@ -83,15 +83,15 @@ func (s *Server) MoveInstance(group, instanceID string) {
 	s.AddInstance(group, moved)
 }
 
-// LagDescriptions makes Auto Scaling describe its instances as they were that long ago. Actions see the present.
-func (s *Server) LagDescriptions(d time.Duration) {
+// SetDescriptionLag makes Auto Scaling describe its instances as they were that long ago. Actions see the present.
+func (s *Server) SetDescriptionLag(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.account.lag = d
 }
 
-// TerminationTakes is how long an instance stays on after its hooks are done; 100 ms unless told.
-func (s *Server) TerminationTakes(d time.Duration) {
+// SetTerminationDelay is how long an instance stays on after its hooks are done; 100 ms unless told.
+func (s *Server) SetTerminationDelay(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.account.proceed = d

@@ -14,7 +14,7 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-func TestATerminationIsHeldByItsHookAndToldByAnEvent(t *testing.T) {
+func TestTerminate_WithHook_WaitsAndSendsEvent(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	require.Equal(t, "InService", s.State(id))
 	told := s.Terminate(id)
@@ -32,16 +32,16 @@ func TestATerminationIsHeldByItsHookAndToldByAnEvent(t *testing.T) {
 	require.Empty(t, s.Terminate(id), "it is already going")
 }
 
-func TestWithoutATerminationHookTheInstanceGoesUnannounced(t *testing.T) {
+func TestTerminate_WithoutHook_NoEvent(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: "launch", Transition: awstest.Launching})
-	s.TerminationTakes(50 * time.Millisecond)
+	s.SetTerminationDelay(50 * time.Millisecond)
 	require.Empty(t, s.Terminate(id))
 	require.Equal(t, "Terminating", s.State(id))
 	require.Eventually(t, func() bool { return s.State(id) == "" }, patience, glance)
 	require.Empty(t, scalingOf(t, s).described())
 }
 
-func TestACompletionLetsTheInstanceGo(t *testing.T) {
+func TestComplete_Continue_InstanceTerminates(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	token := s.Terminate(id)[0].Token
 	require.NoError(t, scalingOf(t, s).complete(token, awstest.Continue))
@@ -55,7 +55,7 @@ func TestACompletionLetsTheInstanceGo(t *testing.T) {
 	require.False(t, s.Expired(id))
 }
 
-func TestASecondCompletionIsToldThatNoActionIsActive(t *testing.T) {
+func TestComplete_Twice_SecondFindsNoAction(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	token := s.Terminate(id)[0].Token
 	c := scalingOf(t, s)
@@ -66,7 +66,7 @@ func TestASecondCompletionIsToldThatNoActionIsActive(t *testing.T) {
 	require.Len(t, s.Completions(id), 1)
 }
 
-func TestATokenOfAnEarlierTerminationIsStaleButTheInstanceIsAddressed(t *testing.T) {
+func TestComplete_StaleToken_RefusedInstanceIDAccepted(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	stale := s.Terminate(id)[0].Token
 	s.SetState(id, "InService")
@@ -90,7 +90,7 @@ func TestContinueWaitsForTheOtherHooks(t *testing.T) {
 	require.Equal(t, "Terminating:Proceed", s.State(id))
 }
 
-func TestAbandonCutsTheOtherHooksShort(t *testing.T) {
+func TestComplete_Abandon_OtherHooksEnd(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook}, awstest.Hook{Name: "other"})
 	s.Terminate(id)
 	c := scalingOf(t, s)
@@ -106,7 +106,7 @@ func TestAHeartbeatIsRecorded(t *testing.T) {
 	require.Len(t, s.Heartbeats(id), 1)
 }
 
-func TestCallsThatNameNothingThereAreInvalid(t *testing.T) {
+func TestCalls_UnknownNames_Invalid(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	token := s.Terminate(id)[0].Token
 	c := scalingOf(t, s)
@@ -127,7 +127,7 @@ func TestAForcedStateIsShown(t *testing.T) {
 
 func TestDescriptionsCanLag(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
-	s.LagDescriptions(300 * time.Millisecond)
+	s.SetDescriptionLag(300 * time.Millisecond)
 	s.Terminate(id)
 	c := scalingOf(t, s)
 	require.Equal(t, "InService", c.described())

@@ -47,7 +47,7 @@ func (f *invoked) all() []events.SQSEvent {
 	return append([]events.SQSEvent{}, f.batches...)
 }
 
-func TestAMappedFunctionGetsBatchesAndWhatItIsDoneWithIsDeleted(t *testing.T) {
+func TestMapping_BatchDone_MessagesDeleted(t *testing.T) {
 	s, f := start(t), &invoked{}
 	url := s.AddQueue(awstest.Queue{Name: "events"})
 	for _, body := range []string{"a", "b", "c"} {
@@ -66,7 +66,7 @@ func TestAMappedFunctionGetsBatchesAndWhatItIsDoneWithIsDeleted(t *testing.T) {
 	require.NotEmpty(t, first.MessageId)
 }
 
-func TestWhatHasFailedComesAgainWhenItIsVisible(t *testing.T) {
+func TestMapping_BatchFailed_DeliveredAgain(t *testing.T) {
 	s := start(t)
 	url := s.AddQueue(awstest.Queue{Name: "events", Visibility: 50 * time.Millisecond})
 	id := s.SendMessage(url, "a")
@@ -85,7 +85,7 @@ func TestWhatHasFailedComesAgainWhenItIsVisible(t *testing.T) {
 		batches[4].Records[0].Attributes["ApproximateFirstReceiveTimestamp"])
 }
 
-func TestNoMoreInvocationsRunAtOnceThanTheMappingAllows(t *testing.T) {
+func TestMapping_Concurrency_Limited(t *testing.T) {
 	s := start(t)
 	url := s.AddQueue(awstest.Queue{Name: "events"})
 	for range 30 {
@@ -109,7 +109,7 @@ func TestNoMoreInvocationsRunAtOnceThanTheMappingAllows(t *testing.T) {
 	require.EqualValues(t, 3, most.Load())
 }
 
-func TestAMappingThatIsStoppedEndsWhatIsUnderWay(t *testing.T) {
+func TestMapping_Stopped_InvocationsEnd(t *testing.T) {
 	s := start(t)
 	url := s.AddQueue(awstest.Queue{Name: "events"})
 	s.SendMessage(url, "x")

@@ -127,7 +127,7 @@ func TestAnUnmodelledActionIsRefused(t *testing.T) {
 	requireCode(t, err, "InvalidAction")
 }
 
-func TestEC2TellsThePrivateNameUntilTheInstanceIsGone(t *testing.T) {
+func TestDescribeInstances_PrivateDNS_UntilTerminated(t *testing.T) {
 	s := startWithInstance(t)
 	client := ec2.NewFromConfig(config(s))
 	named := &ec2.DescribeInstancesInput{InstanceIds: []string{id}}
@@ -141,7 +141,7 @@ func TestEC2TellsThePrivateNameUntilTheInstanceIsGone(t *testing.T) {
 	require.EqualValues(t, "terminated", out.Reservations[0].Instances[0].State.Name)
 }
 
-func TestAnInstanceThatIsUnknownToEC2IsAnErrorByNameAndNothingByFilter(t *testing.T) {
+func TestDescribeInstances_Unknown_ErrorByIDEmptyByFilter(t *testing.T) {
 	s := startWithInstance(t)
 	client := ec2.NewFromConfig(config(s))
 	_, err := client.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{"i-0"}})
@@ -165,7 +165,7 @@ func TestAClusterIsDescribed(t *testing.T) {
 	requireCode(t, err, "ResourceNotFoundException")
 }
 
-func TestTheEnvironmentLeadsTheSDKHere(t *testing.T) {
+func TestEnvironment_SDK_CallsThisServer(t *testing.T) {
 	s := startWithInstance(t)
 	sess := s.Session("fn")
 	for _, entry := range s.Environment(sess) {

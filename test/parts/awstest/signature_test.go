@@ -44,7 +44,7 @@ func TestASignatureCoversTheBody(t *testing.T) {
 	require.Contains(t, answer, "SignatureDoesNotMatch")
 }
 
-func TestAnOldSignatureOrOneOfTheFutureIsRefused(t *testing.T) {
+func TestSignature_OldOrFuture_Refused(t *testing.T) {
 	s := start(t)
 	for _, off := range []time.Duration{-6 * time.Minute, 6 * time.Minute} {
 		status, answer := post(t, s, time.Now().Add(off), form, form)

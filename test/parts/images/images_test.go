@@ -24,11 +24,11 @@ func TestEveryImageIsNamedOnce(t *testing.T) {
 	}
 }
 
-func TestAPodNamesAnImageByARegistryThatDoesNotExist(t *testing.T) {
+func TestImageRef_Registry_DoesNotExist(t *testing.T) {
 	require.Equal(t, "localhost/pgbouncer:1.18", All()[0].Ref())
 }
 
-func TestAnImageThatIsNotMadeIsNamedWithTheRemedy(t *testing.T) {
+func TestPath_NotBuilt_ErrorNamesRemedy(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	for _, find := range []func(name, tag string) (string, error){Path, Rootfs} {
 		_, err := find("pgbouncer", "1.24")
@@ -39,7 +39,7 @@ func TestAnImageThatIsNotMadeIsNamedWithTheRemedy(t *testing.T) {
 	}
 }
 
-func TestAMadeImageIsFoundInTheCache(t *testing.T) {
+func TestPath_Built_FoundInCache(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	dir, err := Dir()
 	require.NoError(t, err)

@@ -64,7 +64,7 @@ func inherit(parent, child, file string) error {
 func makeUnified(path string) error {
 	parent := cgroupRoot
 	for level := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
-		if err := handDown(parent); err != nil {
+		if err := delegateControllers(parent); err != nil {
 			return err
 		}
 		parent = filepath.Join(parent, level)
@@ -72,11 +72,11 @@ func makeUnified(path string) error {
 			return err
 		}
 	}
-	return handDown(parent)
+	return delegateControllers(parent)
 }
 
-// handDown lets the groups below have the group's controllers.
-func handDown(group string) error {
+// delegateControllers lets the groups below have the group's controllers.
+func delegateControllers(group string) error {
 	controllers, err := os.ReadFile(filepath.Join(group, "cgroup.controllers"))
 	if err != nil {
 		return err

@@ -27,7 +27,7 @@ func (l *Lab) startGateway(ctx context.Context, node Node) error {
 		return err
 	}
 	m := &machine{node: node, number: gateway, dir: l.Path("gateway")}
-	if err := l.furnishGateway(m); err != nil {
+	if err := l.writeGatewayFiles(m); err != nil {
 		return fmt.Errorf("furnish the gateway: %w", err)
 	}
 	m.process, err = l.spawn("gateway", l.program(context.Background(), "unshare", "--net", "sh", "-c", gatewayScript, "gateway",
@@ -44,7 +44,7 @@ func (l *Lab) startGateway(ctx context.Context, node Node) error {
 	return nil
 }
 
-func (l *Lab) furnishGateway(m *machine) error {
+func (l *Lab) writeGatewayFiles(m *machine) error {
 	if err := os.Mkdir(m.dir, 0o755); err != nil {
 		return err
 	}

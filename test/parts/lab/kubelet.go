@@ -13,8 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// takenFor is for how long kwok must not take a node's lease back: longer than any lab runs.
-const takenFor = 24 * time.Hour
+// leaseDuration is for how long kwok must not take a node's lease back: longer than any lab runs.
+const leaseDuration = 24 * time.Hour
 
 // StopKubelet makes a node one whose kubelet is out of reach: Ready is Unknown, and no pod on it starts or stops any
 // more. It takes the node's lease from kwok, which then leaves the node and its pods alone, once it has seen that; the pods
@@ -34,7 +34,7 @@ func (l *Lab) StopKubelet(ctx context.Context, node string) error {
 }
 
 func (l *Lab) takeNodeLease(ctx context.Context, node string) error {
-	holder, seconds, now := "nobody", int32(takenFor.Seconds()), metav1.NowMicro()
+	holder, seconds, now := "nobody", int32(leaseDuration.Seconds()), metav1.NowMicro()
 	patch, err := json.Marshal(map[string]any{"spec": coordinationv1.LeaseSpec{
 		HolderIdentity: &holder, LeaseDurationSeconds: &seconds, RenewTime: &now,
 	}})

@@ -68,7 +68,7 @@ type Role struct {
 // Lab is a running control plane.
 type Lab struct {
 	options   Options
-	custody   *custody
+	reaper    *reaper
 	logDir    string
 	ports     ports
 	network   *network // of the machines
@@ -92,7 +92,7 @@ func Start(ctx context.Context, o Options) (*Lab, error) {
 		return nil, fmt.Errorf("prepare the lab: %w", err)
 	}
 	if err := l.start(ctx); err != nil {
-		return nil, fmt.Errorf("start the lab: %w", errors.Join(err, l.custody.end()))
+		return nil, fmt.Errorf("start the lab: %w", errors.Join(err, l.reaper.end()))
 	}
 	return l, nil
 }
@@ -112,19 +112,19 @@ func (o Options) withDefaults() Options {
 
 // prepare makes what the processes need: a folder that is taken away whatever happens, certificates and ports.
 func prepare(ctx context.Context, o Options) (*Lab, error) {
-	custody, err := takeCustody(ctx)
+	custody, err := startReaper(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{options: o, custody: custody, logDir: custody.dir}
+	l := &Lab{options: o, reaper: custody, logDir: custody.dir}
 	l.stop = sync.OnceValue(l.end)
-	if err := l.furnish(ctx); err != nil {
+	if err := l.prepareFiles(ctx); err != nil {
 		return nil, errors.Join(err, custody.end())
 	}
 	return l, nil
 }
 
-func (l *Lab) furnish(ctx context.Context) (err error) {
+func (l *Lab) prepareFiles(ctx context.Context) (err error) {
 	if l.options.LogDir != "" {
 		l.logDir = l.options.LogDir
 		if err := os.MkdirAll(l.logDir, 0o755); err != nil {
@@ -177,7 +177,7 @@ func (l *Lab) Stop() error {
 
 func (l *Lab) end() error {
 	died := l.died() // before all of them do
-	return errors.Join(died, l.custody.end())
+	return errors.Join(died, l.reaper.end())
 }
 
 // Endpoint is the API server's URL.
@@ -216,5 +216,5 @@ func (l *Lab) Client() kubernetes.Interface {
 
 // Path is the path of a file in the lab's folder, which goes with the lab.
 func (l *Lab) Path(name string) string {
-	return filepath.Join(l.custody.dir, name)
+	return filepath.Join(l.reaper.dir, name)
 }

@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	// patience is how long a test waits for what should take a second, on a machine that is busy with other packages.
-	patience = 20 * time.Second
-	tick     = 20 * time.Millisecond
+	// waitTimeout is how long a test waits for what should take a second, on a machine that is busy with other packages.
+	waitTimeout = 20 * time.Second
+	tick        = 20 * time.Millisecond
 	// stopDelay of the shared lab, and what a stop may take beyond it on a busy machine.
 	stopDelay = 500 * time.Millisecond
 	stopSlack = 3 * time.Second
@@ -46,8 +46,8 @@ var shared = sync.OnceValues(func() (*Lab, error) {
 var stopShared = func() error { return nil }
 
 func TestMain(m *testing.M) {
-	if os.Getenv(victimVariable) != "" {
-		beVictim()
+	if os.Getenv(childVariable) != "" {
+		runChild()
 	}
 	code := m.Run()
 	if err := stopShared(); err != nil {
@@ -94,7 +94,7 @@ func deploy(t *testing.T, l *Lab, namespace string) {
 	require.Eventually(t, func() bool {
 		d, err := deployments.Get(t.Context(), "web", metav1.GetOptions{})
 		return err == nil && d.Status.ReadyReplicas == replicas
-	}, patience, tick)
+	}, waitTimeout, tick)
 }
 
 // runningPod makes a bare pod and waits until it is Ready.
@@ -109,7 +109,7 @@ func runningPod(t *testing.T, l *Lab, name string, annotations map[string]string
 	require.Eventually(t, func() bool {
 		p, err := pods.Get(t.Context(), name, metav1.GetOptions{})
 		return err == nil && p.Status.Phase == corev1.PodRunning
-	}, patience, tick)
+	}, waitTimeout, tick)
 	return ns
 }
 
@@ -122,7 +122,7 @@ func timeToStop(t *testing.T, l *Lab, namespace, name string, o metav1.DeleteOpt
 	require.Eventually(t, func() bool {
 		_, err := pods.Get(t.Context(), name, metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
-	}, patience, tick)
+	}, waitTimeout, tick)
 	return time.Since(began)
 }
 
@@ -140,7 +140,7 @@ func TestANodeLooksLikeOneOfEKS(t *testing.T) {
 	require.Equal(t, "us-east-1", node.Labels[corev1.LabelTopologyRegion])
 }
 
-func TestAPodTakesItsTimeToStop(t *testing.T) {
+func TestPod_Deleted_StopsAfterItsDelay(t *testing.T) {
 	l := startedLab(t)
 	for name, c := range map[string]struct {
 		annotations map[string]string
@@ -159,7 +159,7 @@ func TestAPodTakesItsTimeToStop(t *testing.T) {
 	}
 }
 
-func TestABudgetBlocksAnEviction(t *testing.T) {
+func TestPDB_NoDisruptions_EvictionRefused(t *testing.T) {
 	l := startedLab(t)
 	ns := namespace(t, l)
 	deploy(t, l, ns)
@@ -175,7 +175,7 @@ func TestABudgetBlocksAnEviction(t *testing.T) {
 	require.Eventually(t, func() bool {
 		b, err := budgets.Get(t.Context(), "web", metav1.GetOptions{})
 		return err == nil && b.Status.ObservedGeneration == b.Generation
-	}, patience, tick)
+	}, waitTimeout, tick)
 
 	pods, err := l.Client().CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)
@@ -203,7 +203,7 @@ func TestTheAuditLogCountsEveryRequestOnce(t *testing.T) {
 	require.Zero(t, before[0].Done, "the watch still runs")
 
 	watch.Stop()
-	require.Eventually(t, func() bool { return !requestsOf(t, l, as.UserAgent)[0].Done.IsZero() }, patience, tick)
+	require.Eventually(t, func() bool { return !requestsOf(t, l, as.UserAgent)[0].Done.IsZero() }, waitTimeout, tick)
 	after := requestsOf(t, l, as.UserAgent)
 	for _, requests := range [][]Request{before, after} {
 		require.Len(t, requests, 3)
@@ -225,7 +225,7 @@ func requestsOf(t *testing.T, l *Lab, agent string) (requests []Request) {
 	return requests
 }
 
-func TestAPodOfAStoppedKubeletStays(t *testing.T) {
+func TestStopKubelet_PodDeleted_Stays(t *testing.T) {
 	l := startedLab(t)
 	node := Node{Name: "unreachable", InstanceID: "i-0c3", Zone: "us-east-1a"}
 	require.NoError(t, l.AddNodes(t.Context(), node))

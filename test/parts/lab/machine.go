@@ -103,7 +103,7 @@ func (l *Lab) newMachine(node Node) (*machine, error) {
 	m := &machine{
 		node: node, number: number,
 		dir:    l.Path(fmt.Sprintf("machine%d", number)),
-		cgroup: filepath.Join("/", filepath.Base(l.custody.dir), fmt.Sprintf("machine%d", number)),
+		cgroup: filepath.Join("/", filepath.Base(l.reaper.dir), fmt.Sprintf("machine%d", number)),
 	}
 	l.machines = append(l.machines, m)
 	return m, nil
@@ -115,7 +115,7 @@ func (l *Lab) startMachine(ctx context.Context, m *machine) (err error) {
 			err = fmt.Errorf("start machine %s: %w", m.node.Name, err)
 		}
 	}()
-	if err := l.furnishMachine(ctx, m); err != nil {
+	if err := l.writeMachineFiles(ctx, m); err != nil {
 		return err
 	}
 	if err := makeCgroup(m.cgroup); err != nil {
@@ -130,8 +130,8 @@ func (l *Lab) startMachine(ctx context.Context, m *machine) (err error) {
 	return nil
 }
 
-// furnishMachine writes everything that the machine's programs read.
-func (l *Lab) furnishMachine(ctx context.Context, m *machine) error {
+// writeMachineFiles writes everything that the machine's programs read.
+func (l *Lab) writeMachineFiles(ctx context.Context, m *machine) error {
 	for _, folder := range []string{"lib", "log", "cni", "volume-plugins"} {
 		if err := os.MkdirAll(m.path(folder), 0o755); err != nil {
 			return err

@@ -22,7 +22,7 @@ var three = []Node{
 	{Name: "ip-10-0-0-3.us-east-1.compute.internal", InstanceID: "i-03", Zone: "us-east-1a"},
 }
 
-func TestMachinesAreNodesLikeThoseOfEKS(t *testing.T) {
+func TestMachine_Node_LooksLikeEKS(t *testing.T) {
 	RequireMachines(t)
 	l := startMachines(t)
 	node, err := l.Client().CoreV1().Nodes().Get(t.Context(), three[0].Name, metav1.GetOptions{})
@@ -42,17 +42,17 @@ func TestServicesWorkFromPodsAndFromTheHost(t *testing.T) {
 		connection, err := net.DialTimeout("tcp", service, time.Second)
 		return err == nil && connection.Close() == nil
 	}
-	require.Eventually(t, dials, patience, tick)
+	require.Eventually(t, dials, waitTimeout, tick)
 	for _, node := range three { // and from each machine, its own pods' way
 		host, port, _ := net.SplitHostPort(service)
 		require.Eventually(t, func() bool {
 			cmd, err := l.Inside(t.Context(), node.Name, "bash", "-c", "exec 3<>/dev/tcp/"+host+"/"+port)
 			return err == nil && cmd.Run() == nil
-		}, patience, tick, "from %s", node.Name)
+		}, waitTimeout, tick, "from %s", node.Name)
 	}
 }
 
-func TestAKilledMachineVanishesWithoutAWord(t *testing.T) {
+func TestKill_Machine_VanishesSilently(t *testing.T) {
 	RequireMachines(t)
 	l := startMachines(t)
 	serveOn(t, l, three[0])
@@ -73,13 +73,13 @@ func TestAKilledMachineVanishesWithoutAWord(t *testing.T) {
 	require.Error(t, l.Kill(t.Context(), "no-such-node"))
 }
 
-func TestNothingIsLeftOfMachinesWhenTheProcessIsKilled(t *testing.T) {
+func TestReaper_MachinesAndProcessKilled_NothingRemains(t *testing.T) {
 	RequireMachines(t)
-	victim, group, dir := startVictim(t, "machines")
+	child, group, dir := startChild(t, "machines")
 	require.NotEmpty(t, membersOf(t, dir), "no process is in the lab's control groups")
-	require.NoError(t, victim.Process.Kill())
-	_ = victim.Wait() // says that it was killed
-	requireNothingLeft(t, group, dir)
+	require.NoError(t, child.Process.Kill())
+	_ = child.Wait() // says that it was killed
+	requireCleanedUp(t, group, dir)
 	requireNoTrace(t, dir)
 }
 
@@ -90,7 +90,7 @@ func startMachines(t *testing.T) *Lab {
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, l.Stop())
-		requireNoTrace(t, l.custody.dir)
+		requireNoTrace(t, l.reaper.dir)
 	})
 	require.NoError(t, l.AddNodes(t.Context(), three...))
 	return l
@@ -120,14 +120,14 @@ func serveOn(t *testing.T, l *Lab, node Node) (service string) {
 	require.Eventually(t, func() bool {
 		p, err := core.Pods(metav1.NamespaceDefault).Get(t.Context(), "server", metav1.GetOptions{})
 		return err == nil && p.Status.Phase == corev1.PodRunning
-	}, patience, tick)
+	}, waitTimeout, tick)
 	return net.JoinHostPort(s.Spec.ClusterIP, "80")
 }
 
 // requireNoTrace: no process, mount, control group or cable of the lab's is left.
 func requireNoTrace(t *testing.T, dir string) {
 	t.Helper()
-	require.Eventually(t, func() bool { return len(membersOf(t, dir)) == 0 }, patience, tick)
+	require.Eventually(t, func() bool { return len(membersOf(t, dir)) == 0 }, waitTimeout, tick)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
 	require.NotContains(t, string(mounts), dir)

@@ -32,7 +32,7 @@ func RequireMemoryGroups(t testing.TB) {
 
 // MemoryGroup makes a control group of this name that may use that many bytes.
 func (l *Lab) MemoryGroup(name string, limit int64) (*MemoryGroup, error) {
-	parent := filepath.Base(l.custody.dir) // which the guardian removes with all that is in it
+	parent := filepath.Base(l.reaper.dir) // which the guardian removes with all that is in it
 	g := &MemoryGroup{path: filepath.Join(cgroupRoot, "memory", parent, name)}
 	if _, err := os.Stat(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
 		g = &MemoryGroup{path: filepath.Join(cgroupRoot, parent, name), unified: true}

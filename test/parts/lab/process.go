@@ -48,9 +48,9 @@ func (l *Lab) command(ctx context.Context, tool string, args ...string) (*exec.C
 // program prepares any program likewise.
 func (l *Lab) program(ctx context.Context, path string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Dir = l.custody.dir
-	cmd.Env = []string{"HOME=" + l.custody.dir, "TMPDIR=" + l.custody.dir, "PATH=" + os.Getenv("PATH")}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: l.custody.group}
+	cmd.Dir = l.reaper.dir
+	cmd.Env = []string{"HOME=" + l.reaper.dir, "TMPDIR=" + l.reaper.dir, "PATH=" + os.Getenv("PATH")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: l.reaper.group}
 	return cmd
 }
 

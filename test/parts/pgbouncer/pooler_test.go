@@ -13,7 +13,7 @@ func TestMain(m *testing.M) { os.Exit(Run(m)) }
 
 var generations = []string{"1.18", "1.24"}
 
-func TestAnAppReachesTheDatabaseThroughPoolersOfBothGenerations(t *testing.T) {
+func TestPooler_EachVersion_AppReachesDatabase(t *testing.T) {
 	for _, version := range generations {
 		t.Run(version, func(t *testing.T) {
 			p := Shared(t).Pooler(t, version, Options{})
@@ -24,7 +24,7 @@ func TestAnAppReachesTheDatabaseThroughPoolersOfBothGenerations(t *testing.T) {
 	}
 }
 
-func TestAChangedPasswordCountsAtOnce(t *testing.T) {
+func TestSetPassword_Changed_EffectiveAtOnce(t *testing.T) {
 	for _, version := range generations {
 		t.Run(version, func(t *testing.T) {
 			p := Shared(t).Pooler(t, version, Options{})
@@ -38,7 +38,7 @@ func TestAChangedPasswordCountsAtOnce(t *testing.T) {
 	}
 }
 
-func TestASignalledPoolerIsSeenToEnd(t *testing.T) {
+func TestPooler_Signaled_EndReported(t *testing.T) {
 	p := Shared(t).Pooler(t, "1.24", Options{})
 	require.Nil(t, p.State())
 	p.Signal(t, syscall.SIGTERM)

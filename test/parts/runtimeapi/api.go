@@ -21,15 +21,15 @@ type api struct {
 	server   *http.Server
 	listener net.Listener
 
-	asks chan ask         // the process is idle, or will never be
+	asks chan nextRequest // the process is idle, or will never be
 	work chan *invocation // what it is given
 
 	mu      sync.Mutex
 	present *invocation // the only one that may be answered; nil for none
 }
 
-// ask is a request for an invocation, or the report of a process that cannot take any.
-type ask struct {
+// nextRequest is a request for an invocation, or the report of a process that cannot take any.
+type nextRequest struct {
 	at      time.Time
 	failure string // JSON; empty for a request
 }
@@ -39,7 +39,7 @@ func listen() (*api, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the runtime API: %w", err)
 	}
-	a := &api{listener: l, asks: make(chan ask), work: make(chan *invocation)}
+	a := &api{listener: l, asks: make(chan nextRequest), work: make(chan *invocation)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+version+"/runtime/invocation/next", a.next)
 	mux.HandleFunc("POST "+version+"/runtime/invocation/{id}/response", a.answer(false))
@@ -63,7 +63,7 @@ func (a *api) begin(inv *invocation) {
 
 // next tells that the process is idle, then keeps it waiting until there is work.
 func (a *api) next(w http.ResponseWriter, r *http.Request) {
-	if !a.tell(r, ask{at: time.Now()}) {
+	if !a.notify(r, nextRequest{at: time.Now()}) {
 		return
 	}
 	select {
@@ -73,8 +73,8 @@ func (a *api) next(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// tell passes an ask on, unless the process that made it is gone.
-func (a *api) tell(r *http.Request, made ask) bool {
+// notify passes an ask on, unless the process that made it is gone.
+func (a *api) notify(r *http.Request, made nextRequest) bool {
 	select {
 	case a.asks <- made:
 		return true
@@ -127,6 +127,6 @@ func (a *api) take(id string, given answer) bool {
 
 func (a *api) initError(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body) // half a report is better than none
-	a.tell(r, ask{at: time.Now(), failure: string(body)})
+	a.notify(r, nextRequest{at: time.Now(), failure: string(body)})
 	w.WriteHeader(http.StatusAccepted)
 }

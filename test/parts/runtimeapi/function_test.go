@@ -128,7 +128,7 @@ func TestInvocationsQueue(t *testing.T) {
 	}
 }
 
-func TestAnErrorHasTheTypeAndTheMessageOfTheHandlers(t *testing.T) {
+func TestInvoke_HandlerError_TypeAndMessage(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	refused := invoke(t, f, `{"Do":"refuse","Text":"not mine"}`)
 	require.Equal(t, "Refusal", refused.ErrorType)
@@ -187,7 +187,7 @@ func TestAKillBetweenInvocationsMakesTheNextOneCold(t *testing.T) {
 	}
 }
 
-func TestACallerThatGivesUpKillsTheProcess(t *testing.T) {
+func TestInvoke_CallerGivesUp_ProcessKilled(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	pid := answered(t, invoke(t, f, `{}`)).PID
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -198,7 +198,7 @@ func TestACallerThatGivesUpKillsTheProcess(t *testing.T) {
 	require.True(t, invoke(t, f, `{}`).Cold)
 }
 
-func TestAClosedFunctionIsGoneAndTakesNoMore(t *testing.T) {
+func TestClose_Function_RefusesInvocations(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	pid := answered(t, invoke(t, f, `{}`)).PID
 	require.NoError(t, f.Close())
@@ -207,7 +207,7 @@ func TestAClosedFunctionIsGoneAndTakesNoMore(t *testing.T) {
 	require.ErrorIs(t, err, runtimeapi.ErrClosed)
 }
 
-func TestAFunctionEndsWithTheContextOfItsStart(t *testing.T) {
+func TestStart_ContextEnds_FunctionEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	f, err := runtimeapi.Start(ctx, runtimeapi.Options{Bootstrap: bootstrap})
 	require.NoError(t, err)
@@ -216,7 +216,7 @@ func TestAFunctionEndsWithTheContextOfItsStart(t *testing.T) {
 	gone(t, pid)
 }
 
-func TestMemoryIsThatOfTheProcessAndNotOfTheTest(t *testing.T) {
+func TestMaxRSS_Process_NotOfTheTest(t *testing.T) {
 	ballast := make([]byte, 256<<20)
 	for i := 0; i < len(ballast); i += os.Getpagesize() {
 		ballast[i] = 1

@@ -100,12 +100,12 @@ func (p *process) invoke(ctx context.Context, inv *invocation) (Result, error) {
 
 func (p *process) outcome(ctx context.Context, inv *invocation) (Result, error) {
 	p.api.begin(inv)
-	if err := p.handOver(ctx, inv); err != nil {
-		return p.lost(inv, err)
+	if err := p.send(ctx, inv); err != nil {
+		return p.failure(inv, err)
 	}
 	a, err := await(ctx, p, inv.answered)
 	if err != nil {
-		return p.lost(inv, err)
+		return p.failure(inv, err)
 	}
 	// The invocation is over when the process asks again, or dies, as it does after a panic.
 	if _, err := await(ctx, p, p.api.asks); errors.Is(err, errTimedOut) {
@@ -116,7 +116,7 @@ func (p *process) outcome(ctx context.Context, inv *invocation) (Result, error) 
 	return a.result(), nil
 }
 
-func (p *process) handOver(ctx context.Context, inv *invocation) error {
+func (p *process) send(ctx context.Context, inv *invocation) error {
 	select {
 	case p.api.work <- inv:
 		return nil
@@ -127,8 +127,8 @@ func (p *process) handOver(ctx context.Context, inv *invocation) error {
 	}
 }
 
-// lost is the outcome of an invocation that has no answer, in the words of Lambda.
-func (p *process) lost(inv *invocation, why error) (Result, error) {
+// failure is the outcome of an invocation that has no answer, in the words of Lambda.
+func (p *process) failure(inv *invocation, why error) (Result, error) {
 	switch {
 	case errors.Is(why, errTimedOut):
 		p.kill()

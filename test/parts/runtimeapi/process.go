@@ -35,7 +35,7 @@ type process struct {
 	cmd            *exec.Cmd
 	api            *api
 	stdout, stderr *pipe
-	complaint      *output // what it wrote to stderr
+	stderrText     *output // what it wrote to stderr
 	began          time.Time
 	used           bool          // it has been given an invocation; guarded by Function.invoking
 	exited         chan struct{} // closed when it is gone and its output is complete
@@ -43,7 +43,7 @@ type process struct {
 
 // launch executes the bootstrap.
 func launch(o Options, out *output) (*process, error) {
-	p := &process{complaint: &output{}, exited: make(chan struct{})}
+	p := &process{stderrText: &output{}, exited: make(chan struct{})}
 	var err error
 	if p.api, err = listen(); err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func launch(o Options, out *output) (*process, error) {
 		p.release()
 		return nil, err
 	}
-	if p.stderr, err = newPipe(io.MultiWriter(out, p.complaint)); err != nil {
+	if p.stderr, err = newPipe(io.MultiWriter(out, p.stderrText)); err != nil {
 		p.release()
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func (p *process) begin(ctx context.Context) (cold time.Duration, err error) {
 	case errors.Is(err, errExited):
 		err = fmt.Errorf("%w: %s", err, p.ending())
 	}
-	return 0, &InitError{err, p.complaint.String()}
+	return 0, &InitError{err, p.stderrText.String()}
 }
 
 func (p *process) alive() bool {

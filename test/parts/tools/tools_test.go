@@ -10,7 +10,7 @@ import (
 )
 
 // The cache is keyed by these versions: one that lagged behind its go.mod would test against yesterday's programs.
-func TestTheVersionsAreThoseThatTheModulesPin(t *testing.T) {
+func TestTools_Versions_MatchModules(t *testing.T) {
 	for _, tool := range All() {
 		pinned, err := os.ReadFile(filepath.Join(tool.Module, "go.mod"))
 		require.NoError(t, err)
@@ -24,7 +24,7 @@ func moduleOf(pkg string) string {
 	return module
 }
 
-func TestAFolderOfAssetsIsUsedWhereItHasTheProgram(t *testing.T) {
+func TestPath_AssetsHaveProgram_Used(t *testing.T) {
 	assets := t.TempDir()
 	t.Setenv("KUBEBUILDER_ASSETS", assets)
 	etcd := filepath.Join(assets, "etcd")
@@ -34,7 +34,7 @@ func TestAFolderOfAssetsIsUsedWhereItHasTheProgram(t *testing.T) {
 	require.Equal(t, etcd, path)
 }
 
-func TestAProgramThatIsNotBuiltIsNamedWithTheRemedy(t *testing.T) {
+func TestPath_NotBuilt_ErrorNamesRemedy(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	t.Setenv("KUBEBUILDER_ASSETS", "")
 	_, err := Path("kube-apiserver")

@@ -35,7 +35,7 @@ type frame struct {
 	pitch float64
 }
 
-func frameFor(halves []Half) frame {
+func frameFor(halves []Panel) frame {
 	var f frame
 	peak := 1.0
 	for _, h := range halves {

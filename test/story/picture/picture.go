@@ -23,8 +23,8 @@ type Mark struct {
 	Fatal bool // the node's death: drawn red and heavy
 }
 
-// Half is one telling of the story.
-type Half struct {
+// Panel is one telling of the story.
+type Panel struct {
 	Title, Subtitle string
 	Workers         int
 	Samples         []Sample
@@ -33,7 +33,7 @@ type Half struct {
 
 // Draw writes the halves side by side, two in a row and all in the same scales, as one SVG. The same input gives the same
 // bytes.
-func Draw(w io.Writer, title string, halves ...Half) error {
+func Draw(w io.Writer, title string, halves ...Panel) error {
 	if err := check(halves); err != nil {
 		return fmt.Errorf("draw %q: %w", title, err)
 	}
@@ -41,7 +41,7 @@ func Draw(w io.Writer, title string, halves ...Half) error {
 	var c canvas
 	c.open(f, title, len(halves))
 	for i, h := range halves {
-		panel{canvas: &c, frame: f, Half: h, left: f.left(i), top: f.top(i)}.draw()
+		plot{canvas: &c, frame: f, Panel: h, left: f.left(i), top: f.top(i)}.draw()
 	}
 	c.raw("</svg>\n")
 	if _, err := w.Write(c.Bytes()); err != nil {
@@ -50,7 +50,7 @@ func Draw(w io.Writer, title string, halves ...Half) error {
 	return nil
 }
 
-func check(halves []Half) error {
+func check(halves []Panel) error {
 	if len(halves) == 0 {
 		return errors.New("nothing to draw")
 	}
@@ -69,7 +69,7 @@ func check(halves []Half) error {
 	return nil
 }
 
-func (h Half) end() time.Duration {
+func (h Panel) end() time.Duration {
 	if len(h.Samples) == 0 {
 		return 0
 	}

@@ -25,7 +25,7 @@ func binFor(span time.Duration) time.Duration {
 
 // rates spreads each sample's commits evenly over the time that it stands for, and counts them by bins. The last bin may be
 // short.
-func (h Half) rates(bin time.Duration) []rate {
+func (h Panel) rates(bin time.Duration) []rate {
 	commits := make([]float64, (h.end()+bin-1)/bin)
 	from := time.Duration(0)
 	for _, s := range h.Samples {
@@ -48,7 +48,7 @@ func (h Half) rates(bin time.Duration) []rate {
 type period struct{ from, to time.Duration }
 
 // hangs are the periods in which a worker hung, neighbouring samples joined.
-func (h Half) hangs(worker int) []period {
+func (h Panel) hangs(worker int) []period {
 	var periods []period
 	from, before := time.Duration(0), false
 	for _, s := range h.Samples {
@@ -65,7 +65,7 @@ func (h Half) hangs(worker int) []period {
 }
 
 // outcome counts the workers that hang at the end, and those that ever did.
-func (h Half) outcome() (atEnd, ever int) {
+func (h Panel) outcome() (atEnd, ever int) {
 	seen := map[int]bool{}
 	for _, s := range h.Samples {
 		for _, worker := range s.Hanging {

@@ -36,7 +36,7 @@ func TestFilesKeepTheirModesContentsAndLinks(t *testing.T) {
 	require.Equal(t, "/nowhere", files["dangling"].Linkname)
 }
 
-func TestOwnersAreNumbersAndNotThisMachinesNames(t *testing.T) {
+func TestArchive_Owners_Numeric(t *testing.T) {
 	rootfs := t.TempDir()
 	path := filepath.Join(rootfs, "file")
 	write(t, path, "", 0o600)
@@ -64,7 +64,7 @@ func TestAFileOfManyNamesIsPackedOnce(t *testing.T) {
 	}
 }
 
-func TestSocketsAreLeftOut(t *testing.T) {
+func TestArchive_Sockets_Omitted(t *testing.T) {
 	rootfs := t.TempDir()
 	t.Chdir(rootfs) // a socket's path must be short
 	socket, err := net.Listen("unix", "socket")
@@ -76,7 +76,7 @@ func TestSocketsAreLeftOut(t *testing.T) {
 	require.NotContains(t, files, "socket")
 }
 
-func TestTheDescriptionsAgreeWithTheLayer(t *testing.T) {
+func TestArchive_Descriptions_MatchLayer(t *testing.T) {
 	rootfs, dest := t.TempDir(), filepath.Join(t.TempDir(), "image.tar")
 	write(t, filepath.Join(rootfs, "file"), "content", 0o644)
 	config := Config{Ref: "localhost/thing:1", User: "someone", Env: []string{"PATH=/bin"}, Entrypoint: []string{"/file"}}
@@ -111,7 +111,7 @@ func TestTheDescriptionsAgreeWithTheLayer(t *testing.T) {
 	require.Equal(t, []string{fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(layer)))}, image.RootFS.DiffIDs)
 }
 
-func TestAFailureLeavesNothingBehind(t *testing.T) {
+func TestArchive_WriteFails_NoFileLeft(t *testing.T) {
 	dir := t.TempDir()
 	err := Write(filepath.Join(dir, "image.tar"), filepath.Join(dir, "missing"), Config{})
 	require.ErrorIs(t, err, fs.ErrNotExist)

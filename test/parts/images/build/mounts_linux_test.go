@@ -11,7 +11,7 @@ import (
 	"quiesce/test/parts/need"
 )
 
-func TestAnUnfinishedFolderGoesButNotWhatIsMountedInIt(t *testing.T) {
+func TestRemove_MountInside_MountedFilesKept(t *testing.T) {
 	precious, dir := t.TempDir(), filepath.Join(t.TempDir(), "image")
 	require.NoError(t, os.WriteFile(filepath.Join(precious, "file"), nil, 0o644))
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "sys"), 0o755))

@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	// patience is far longer than a process takes to start and to reap, even on a busy machine.
-	patience = 10 * time.Second
-	// glance is how often the kernel is asked for the children: reading one small file.
-	glance = 10 * time.Millisecond
+	// waitTimeout is far longer than a process takes to start and to reap, even on a busy machine.
+	waitTimeout = 10 * time.Second
+	// pollInterval is how often the kernel is asked for the children: reading one small file.
+	pollInterval = 10 * time.Millisecond
 	// asPause makes the test's own program be the one that is tested.
 	asPause = "QUIESCE_TEST_PAUSE"
 )
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func TestItReapsItsChildrenAndEndsWhenTold(t *testing.T) {
+func TestPause_Children_ReapedUntilSignaled(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		need.Part(t, errors.New("it is a program for Linux"))
 	}
@@ -45,7 +45,7 @@ func TestItReapsItsChildrenAndEndsWhenTold(t *testing.T) {
 			pause.Env = append(os.Environ(), asPause+"=1")
 			require.NoError(t, pause.Start())
 			defer pause.Process.Kill()
-			require.Eventually(t, func() bool { return hasReaped(pause.Process.Pid, self) }, patience, glance)
+			require.Eventually(t, func() bool { return hasReaped(pause.Process.Pid, self) }, waitTimeout, pollInterval)
 			require.NoError(t, pause.Process.Signal(signal))
 			require.NoError(t, pause.Wait())
 		})

@@ -11,7 +11,7 @@ import (
 // moment is how long the second may have to show that it does not wait; it costs a passing test that long.
 const moment = 50 * time.Millisecond
 
-func TestTheSecondWaitsForTheFirst(t *testing.T) {
+func TestLock_Held_SecondWaits(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "if", "missing")
 	lock, err := Lock(dir)
 	require.NoError(t, err)

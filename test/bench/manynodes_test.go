@@ -21,28 +21,28 @@ import (
 )
 
 const (
-	waveNodes = 100
-	wavePods  = 30 // of each
-	// waveEvictors is how many evictions the ideal client keeps under way: beyond what two cores' API server answers faster for.
-	waveEvictors = 64
-	// wavePatience bounds one contestant's preparation and its drains.
-	wavePatience = 30 * time.Minute
-	refuges      = 2
+	manyNodes   = 100
+	podsPerNode = 30 // of each
+	// manyNodesEvictors is how many evictions the ideal client keeps under way: beyond what two cores' API server answers faster for.
+	manyNodesEvictors = 64
+	// manyNodesTimeout bounds one contestant's preparation and its drains.
+	manyNodesTimeout = 30 * time.Minute
+	remainingNodes   = 2
 )
 
-// BenchmarkWave drains 100 nodes of 30 pods at once: by as many functions behind a queue, and by one client that only evicts and
+// BenchmarkManyNodes drains 100 nodes of 30 pods at once: by as many functions behind a queue, and by one client that only evicts and
 // watches, which is what the API server takes for as many evictions. The functions share its two cores.
-func BenchmarkWave(b *testing.B) {
+func BenchmarkManyNodes(b *testing.B) {
 	lab.Require(b)
 	s := start(b)
 	var ideal, ours []time.Duration
 	round := 0
 	for b.Loop() {
 		round++
-		i := newWave(b, s, fmt.Sprintf("ideal-wave-%d", round))
+		i := newManyNodesFixture(b, s, fmt.Sprintf("ideal-wave-%d", round))
 		ideal = append(ideal, i.ideal())
 		i.clear()
-		q := newWave(b, s, fmt.Sprintf("quiesce-wave-%d", round))
+		q := newManyNodesFixture(b, s, fmt.Sprintf("quiesce-wave-%d", round))
 		ours = append(ours, q.quiesce())
 		q.clear()
 	}
@@ -52,30 +52,30 @@ func BenchmarkWave(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// waveArena is nodes full of pods that are to go, and others for the pods to go to.
-type waveArena struct {
-	*arena
-	victims []env.Instance
+// manyNodesFixture is nodes full of pods that are to go, and others for the pods to go to.
+type manyNodesFixture struct {
+	*fixture
+	targets []env.Instance
 }
 
-func newWave(b *testing.B, s *env.Env, name string) *waveArena {
-	ctx, cancel := context.WithTimeout(b.Context(), wavePatience)
+func newManyNodesFixture(b *testing.B, s *env.Env, name string) *manyNodesFixture {
+	ctx, cancel := context.WithTimeout(b.Context(), manyNodesTimeout)
 	b.Cleanup(cancel)
-	w := &waveArena{arena: &arena{B: b, Env: s, ctx: ctx, name: name}}
+	w := &manyNodesFixture{fixture: &fixture{B: b, Env: s, ctx: ctx, name: name}}
 	var err error
-	w.victims, err = s.Group(ctx, name, waveNodes)
+	w.targets, err = s.Group(ctx, name, manyNodes)
 	require.NoError(b, err)
-	w.fill(waveNodes * wavePods)
-	_, err = s.Launch(ctx, name, refuges)
+	w.fill(manyNodes * podsPerNode)
+	_, err = s.Launch(ctx, name, remainingNodes)
 	require.NoError(b, err)
 	return w
 }
 
 // each does something for each of the nodes, some at once.
-func (w *waveArena) each(do func(n int, i env.Instance)) {
+func (w *manyNodesFixture) each(do func(n int, i env.Instance)) {
 	turns := make(chan struct{}, evictors)
 	var group sync.WaitGroup
-	for n, i := range w.victims {
+	for n, i := range w.targets {
 		turns <- struct{}{}
 		group.Go(func() { defer func() { <-turns }(); do(n, i) })
 	}
@@ -83,15 +83,15 @@ func (w *waveArena) each(do func(n int, i env.Instance)) {
 }
 
 // ideal closes all nodes, and then evicts and watches.
-func (w *waveArena) ideal() time.Duration {
+func (w *manyNodesFixture) ideal() time.Duration {
 	pods := w.Lab.Client().CoreV1().Pods(w.name)
 	began := time.Now()
-	w.each(func(_ int, i env.Instance) { w.close(i, true) })
+	w.each(func(_ int, i env.Instance) { w.setUnschedulable(i, true) })
 	all, err := pods.List(w.ctx, metav1.ListOptions{})
 	require.NoError(w, err)
-	go evictAll(w.ctx, w, w.Lab.Client(), all.Items, waveEvictors)
+	go evictAll(w.ctx, w, w.Lab.Client(), all.Items, manyNodesEvictors)
 	left := uidsOf(all.Items)
-	for !w.seeGo(left, all.ResourceVersion) { // a loaded server may end a watch at any time
+	for !w.awaitDeletions(left, all.ResourceVersion) { // a loaded server may end a watch at any time
 		all, err = pods.List(w.ctx, metav1.ListOptions{})
 		require.NoError(w, err)
 		here := uidsOf(all.Items)
@@ -108,8 +108,8 @@ func uidsOf(pods []corev1.Pod) map[types.UID]bool {
 	return uids
 }
 
-// seeGo takes those off the list that it sees go, until none is left or, which is not all of it, the watch ends.
-func (w *waveArena) seeGo(left map[types.UID]bool, since string) (all bool) {
+// awaitDeletions takes those off the list that it sees go, until none is left or, which is not all of it, the watch ends.
+func (w *manyNodesFixture) awaitDeletions(left map[types.UID]bool, since string) (all bool) {
 	watching, err := w.Lab.Client().CoreV1().Pods(w.name).Watch(w.ctx, metav1.ListOptions{ResourceVersion: since})
 	require.NoError(w, err)
 	defer watching.Stop()
@@ -126,16 +126,16 @@ func (w *waveArena) seeGo(left map[types.UID]bool, since string) (all bool) {
 }
 
 // quiesce is from the events in the queue to the last completion, by functions that are warm.
-func (w *waveArena) quiesce() time.Duration {
+func (w *manyNodesFixture) quiesce() time.Duration {
 	queue := w.Queue(w.name)
-	functions, users := make([]*env.Function, waveNodes), make([]string, waveNodes)
+	functions, users := make([]*env.Function, manyNodes), make([]string, manyNodes)
 	w.each(func(n int, i env.Instance) { functions[n] = w.warm(queue, i) })
 	for n, f := range functions {
 		users[n] = f.User
 		defer f.Close()
 	}
 	before := w.requestsBy(users)
-	for _, i := range w.victims {
+	for _, i := range w.targets {
 		w.AWS.SendMessage(queue.URL, string(w.AWS.Terminate(i.ID)[0].Body))
 	}
 	began := time.Now()
@@ -143,19 +143,19 @@ func (w *waveArena) quiesce() time.Duration {
 	w.until(func() bool { return len(w.AWS.Messages(queue.URL)) == 0 })
 	took := time.Since(began)
 	stop()
-	for _, i := range w.victims {
+	for _, i := range w.targets {
 		require.Len(w, w.AWS.Completions(i.ID), 1)
 		require.False(w, w.AWS.Expired(i.ID))
 	}
 	for _, f := range functions {
 		require.NotContains(w, f.Output(), "client-side throttling")
 	}
-	w.ReportMetric(float64(w.requestsBy(users)-before)/waveNodes, "requests/node")
+	w.ReportMetric(float64(w.requestsBy(users)-before)/manyNodes, "requests/node")
 	return took
 }
 
 // warm is a function that has spoken with AWS and Kubernetes.
-func (w *waveArena) warm(queue env.Queue, i env.Instance) *env.Function {
+func (w *manyNodesFixture) warm(queue env.Queue, i env.Instance) *env.Function {
 	f, err := w.Function(w.ctx, "autoScalingGroups: ["+w.name+"]\n", queue.Environment()...)
 	require.NoError(w, err)
 	plan, err := json.Marshal(termination.Request{Action: termination.ActionPlan, InstanceID: i.ID})
@@ -166,7 +166,7 @@ func (w *waveArena) warm(queue env.Queue, i env.Instance) *env.Function {
 	return f
 }
 
-func (w *waveArena) requestsBy(users []string) int {
+func (w *manyNodesFixture) requestsBy(users []string) int {
 	all, err := w.Lab.Audit().By(users...)
 	require.NoError(w, err)
 	return len(all)

@@ -13,11 +13,11 @@ import (
 	"syscall"
 )
 
-// guardianScript waits until nobody holds the other end of its stdin, which is true as soon as the process that
+// reaperScript waits until nobody holds the other end of its stdin, which is true as soon as the process that
 // started the lab has ended in whatever way, SIGKILL included. Then it kills the process group $1 and removes the
 // folder, which it also makes, so that there is none before someone is there to remove it, and the control groups of the
 // same name. Removal is tried again because a process killed a moment ago may still finish the write it was at.
-const guardianScript = `
+const reaperScript = `
 trap '' HUP INT TERM
 dir=$(mktemp -d "${TMPDIR:-/tmp}/quiesce-lab.XXXXXX") || exit 1
 echo "$dir"
@@ -36,23 +36,23 @@ while [ $((attempts -= 1)) -gt 0 ]; do
 done
 remove`
 
-// custody is a folder and a process group that end when this process does.
-type custody struct {
+// reaper is a folder and a process group that end when this process does.
+type reaper struct {
 	dir      string
 	group    int      // the process group of the lab's processes
 	lifeline *os.File // its closing, by us or by our death, is what the guardian waits for
-	guardian *exec.Cmd
+	process  *exec.Cmd
 	leader   *exec.Cmd
 	end      func() error // kills the group and removes the folder; idempotent
 }
 
-func takeCustody(ctx context.Context) (*custody, error) {
+func startReaper(ctx context.Context) (*reaper, error) {
 	stdin, lifeline, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make the guardian's pipe: %w", err)
 	}
 	defer stdin.Close()
-	c := &custody{lifeline: lifeline}
+	c := &reaper{lifeline: lifeline}
 	c.end = sync.OnceValue(c.close)
 	if err := c.open(ctx, stdin); err != nil {
 		return nil, errors.Join(err, c.end())
@@ -62,7 +62,7 @@ func takeCustody(ctx context.Context) (*custody, error) {
 
 // open starts the group's leader and the guardian. The leader is there only to give the group its number before any
 // process of the lab exists. It too ends with the lifeline, should we die before there is a guardian.
-func (c *custody) open(ctx context.Context, stdin *os.File) error {
+func (c *reaper) open(ctx context.Context, stdin *os.File) error {
 	leader := exec.Command("cat")
 	leader.Stdin = stdin
 	leader.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -70,11 +70,11 @@ func (c *custody) open(ctx context.Context, stdin *os.File) error {
 		return fmt.Errorf("start the leader of the lab's process group: %w", err)
 	}
 	c.leader, c.group = leader, leader.Process.Pid
-	return c.startGuardian(ctx, stdin)
+	return c.startProcess(ctx, stdin)
 }
 
-func (c *custody) startGuardian(ctx context.Context, stdin *os.File) error {
-	guardian := exec.Command("sh", "-c", guardianScript, "guardian", strconv.Itoa(c.group))
+func (c *reaper) startProcess(ctx context.Context, stdin *os.File) error {
+	guardian := exec.Command("sh", "-c", reaperScript, "guardian", strconv.Itoa(c.group))
 	guardian.Stdin = stdin
 	guardian.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdout, err := guardian.StdoutPipe()
@@ -84,7 +84,7 @@ func (c *custody) startGuardian(ctx context.Context, stdin *os.File) error {
 	if err := guardian.Start(); err != nil {
 		return fmt.Errorf("start the guardian: %w", err)
 	}
-	c.guardian = guardian
+	c.process = guardian
 	dir, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
 		return fmt.Errorf("let the guardian make the lab's folder: %w", err)
@@ -94,10 +94,10 @@ func (c *custody) startGuardian(ctx context.Context, stdin *os.File) error {
 }
 
 // close lets go of the lifeline and waits until the guardian has done its work.
-func (c *custody) close() error {
+func (c *reaper) close() error {
 	err := c.lifeline.Close()
-	if c.guardian != nil {
-		if waited := c.guardian.Wait(); waited != nil {
+	if c.process != nil {
+		if waited := c.process.Wait(); waited != nil {
 			err = errors.Join(err, fmt.Errorf("clean up after the lab: %w", waited))
 		}
 	}

@@ -1,6 +1,6 @@
 // Package ledger is what workers say of themselves, and the arithmetic that holds it against what others see: which of them
 // hang, and whether the database has what they believe it has.
-package ledger
+package journal
 
 import "time"
 

@@ -1,37 +1,37 @@
-package ledger
+package journal
 
-// Balance is what workers believe, held against the rows that the database has.
-type Balance struct {
+// Comparison is what workers believe, held against the rows that the database has.
+type Comparison struct {
 	Committed          int // believed committed
 	Aborted            int // believed aborted, those that failed at BEGIN left out
 	Ambiguous          int // failed at COMMIT
 	AmbiguousCommitted int // of them, in the database nevertheless
 	InFlight           int // under way: neither believed nor counted below, whatever the database has
 
-	Lost      int // believed committed, and not in the database
-	Repeated  int // in the database more than once
-	Surprises int // in the database, and believed aborted, failed at BEGIN, or never tried
+	Lost       int // believed committed, and not in the database
+	Repeated   int // in the database more than once
+	Unexpected int // in the database, and believed aborted, failed at BEGIN, or never tried
 }
 
-// Settle holds workers against rows: the numbers that the database has of each worker, in any order, with repeats. It is
+// Compare holds workers against rows: the numbers that the database has of each worker, in any order, with repeats. It is
 // exact for workers that are stopped; for others, take their snapshot before the rows.
-func Settle(workers []Worker, rows map[int][]int64) Balance {
-	var b Balance
+func Compare(workers []Worker, rows map[int][]int64) Comparison {
+	var b Comparison
 	known := map[int]bool{}
 	for _, w := range workers {
 		known[w.Worker] = true
-		b.settle(w, tally(rows[w.Worker]))
+		b.addWorker(w, tally(rows[w.Worker]))
 	}
 	for worker, numbers := range rows {
 		if !known[worker] {
-			b.Surprises += len(tally(numbers))
+			b.Unexpected += len(tally(numbers))
 		}
 	}
 	return b
 }
 
-// settle adds one worker, given how many rows the database has of each of its numbers.
-func (b *Balance) settle(w Worker, rows map[int64]int) {
+// addWorker adds one worker, given how many rows the database has of each of its numbers.
+func (b *Comparison) addWorker(w Worker, rows map[int64]int) {
 	beliefs := w.beliefs()
 	for n := int64(1); n <= w.Last; n++ {
 		b.add(beliefs[n], rows[n] > 0)
@@ -41,7 +41,7 @@ func (b *Balance) settle(w Worker, rows map[int64]int) {
 			b.Repeated++
 		}
 		if n < 1 || n > w.Last {
-			b.Surprises++
+			b.Unexpected++
 		}
 	}
 }
@@ -66,19 +66,19 @@ func (w Worker) beliefs() map[int64]belief {
 	return beliefs
 }
 
-func (b *Balance) add(believed belief, there bool) {
+func (b *Comparison) add(believed belief, there bool) {
 	switch believed {
 	case committed:
 		b.Committed++
 		b.Lost += count(!there)
 	case aborted:
 		b.Aborted++
-		b.Surprises += count(there)
+		b.Unexpected += count(there)
 	case ambiguous:
 		b.Ambiguous++
 		b.AmbiguousCommitted += count(there)
 	case skipped:
-		b.Surprises += count(there)
+		b.Unexpected += count(there)
 	case inFlight:
 		b.InFlight++
 	}

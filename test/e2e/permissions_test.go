@@ -21,49 +21,49 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// lambdas are the rights that Lambda itself uses, in the name of the function's role: it writes the log, and takes messages out of the
+// lambdaPermissions are the rights that Lambda itself uses, in the name of the function's role: it writes the log, and takes messages out of the
 // queue.
-var lambdas = []string{"logs:CreateLogStream", "logs:PutLogEvents", "sqs:ReceiveMessage", "sqs:DeleteMessage"}
+var lambdaPermissions = []string{"logs:CreateLogStream", "logs:PutLogEvents", "sqs:ReceiveMessage", "sqs:DeleteMessage"}
 
-// configured are the rights that the stack grants where quiesce.yaml asks for what needs them; policy.json is of a stack that does
+// configuredPermissions are the rights that the stack grants where quiesce.yaml asks for what needs them; policy.json is of a stack that does
 // not. That of the secrets of poolers' consoles is used by no run here: internal/secrets has its tests.
-var configured = []string{"s3:PutObject"}
+var configuredPermissions = []string{"s3:PutObject"}
 
-// everyone may do this of everything, and no policy can take it away
+// alwaysAllowed may do this of everything, and no policy can take it away
 // (https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html). It is the cluster that asks.
-const everyone = "sts:GetCallerIdentity"
+const alwaysAllowed = "sts:GetCallerIdentity"
 
-// ledger is what all functions of all tests have been seen to do, and have said of it.
-type ledger struct {
+// auditor is what all functions of all tests have been seen to do, and have said of it.
+type auditor struct {
 	used, refused map[string]bool
-	faults        []error
+	errs          []error
 }
 
 // audit compares what the functions on these stages did with what they may do. That they did all they may, only a run of all tests can
 // show.
 func audit(stages ...*env.Env) error {
-	l := ledger{used: map[string]bool{}, refused: map[string]bool{}}
+	l := auditor{used: map[string]bool{}, refused: map[string]bool{}}
 	for _, on := range stages {
-		l.enter(on)
+		l.collect(on)
 	}
-	must, err := rights()
+	must, err := grantedPermissions()
 	if err != nil {
-		return errors.Join(append(l.faults, err)...)
+		return errors.Join(append(l.errs, err)...)
 	}
 	for _, refused := range slices.Sorted(maps.Keys(l.refused)) {
-		l.fault("Kubernetes refuses the function to %s, which it asks for", refused)
+		l.fail("Kubernetes refuses the function to %s, which it asks for", refused)
 	}
 	for _, used := range slices.Sorted(maps.Keys(l.used)) {
-		if _, granted := must[used]; !granted && used != everyone {
-			l.fault("the function uses %s, which it is not granted", used)
+		if _, granted := must[used]; !granted && used != alwaysAllowed {
+			l.fail("the function uses %s, which it is not granted", used)
 		}
 	}
 	for _, right := range slices.Sorted(maps.Keys(must)) {
 		if everyTestRan() && must[right] && !l.used[right] {
-			l.fault("the function is granted %s, which it does not use", right)
+			l.fail("the function is granted %s, which it does not use", right)
 		}
 	}
-	return errors.Join(l.faults...)
+	return errors.Join(l.errs...)
 }
 
 // everyTestRan: some were not left out.
@@ -71,11 +71,11 @@ func everyTestRan() bool {
 	return flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.skip").Value.String() == ""
 }
 
-func (l *ledger) fault(format string, args ...any) {
-	l.faults = append(l.faults, fmt.Errorf(format, args...))
+func (l *auditor) fail(format string, args ...any) {
+	l.errs = append(l.errs, fmt.Errorf(format, args...))
 }
 
-func (l *ledger) enter(on *env.Env) {
+func (l *auditor) collect(on *env.Env) {
 	for _, call := range on.AWS.Calls() {
 		if env.IsFunction(call.Session) {
 			l.used[call.Service+":"+call.Action] = true
@@ -83,34 +83,36 @@ func (l *ledger) enter(on *env.Env) {
 	}
 	requests, err := on.Lab.Audit().Of(func(user string) bool { return env.IsFunction(strings.TrimPrefix(user, "quiesce:")) })
 	if err != nil {
-		l.faults = append(l.faults, err)
+		l.errs = append(l.errs, err)
 	}
 	for _, r := range requests {
-		if l.used[spelled(r)] = true; r.Denied {
-			l.refused[spelled(r)] = true
+		if l.used[permissionOf(r)] = true; r.Denied {
+			l.refused[permissionOf(r)] = true
 		}
 	}
 	for _, function := range on.Functions() {
-		l.measured(function)
+		l.checkMetrics(function)
 	}
 }
 
-// measured sees that CloudWatch takes what a function writes for it.
-func (l *ledger) measured(f *env.Function) {
+// checkMetrics sees that CloudWatch takes what a function writes for it.
+func (l *auditor) checkMetrics(f *env.Function) {
 	values, err := metricstest.Of(f.Output())
 	if err != nil {
-		l.fault("%s: %w", f.Session.Name, err)
+		l.fail("%s: %w", f.Session.Name, err)
 	}
 	for _, v := range values {
 		if v.Namespace != metrics.Namespace || v.Dimensions[metrics.Cluster] == "" {
-			l.fault("%s: a metric %+v", f.Session.Name, v)
+			l.fail("%s: a metric %+v", f.Session.Name, v)
 		}
 	}
 }
 
-func spelled(r lab.Request) string { return right(r.Verb, r.Group, r.Resource, r.Subresource) }
+func permissionOf(r lab.Request) string {
+	return permissionName(r.Verb, r.Group, r.Resource, r.Subresource)
+}
 
-func right(verb, group, resource, subresource string) string {
+func permissionName(verb, group, resource, subresource string) string {
 	text := resource
 	if subresource != "" {
 		text += "/" + subresource
@@ -121,29 +123,29 @@ func right(verb, group, resource, subresource string) string {
 	return verb + " " + text
 }
 
-// rights are all that the function has, and whether a run here must use it: of AWS those of infra/policy.json, which infra's own tests
+// grantedPermissions are all that the function has, and whether a run here must use it: of AWS those of infra/policy.json, which infra's own tests
 // hold against the stack, and of Kubernetes those of infra/rbac.yaml. What escorts may do internal/kube's own tests look at.
-func rights() (must map[string]bool, err error) {
+func grantedPermissions() (must map[string]bool, err error) {
 	root, err := env.Root()
 	if err != nil {
 		return nil, err
 	}
 	must = map[string]bool{}
-	for _, action := range configured {
+	for _, action := range configuredPermissions {
 		must[action] = true
 	}
 	err = errors.Join(
-		policyRights(filepath.Join(root, "infra", "policy.json"), must), roleRights(filepath.Join(root, "infra", "rbac.yaml"), must))
-	for _, action := range lambdas {
+		policyPermissions(filepath.Join(root, "infra", "policy.json"), must), rolePermissions(filepath.Join(root, "infra", "rbac.yaml"), must))
+	for _, action := range lambdaPermissions {
 		must[action] = false
 	}
 	for _, p := range fallbacks {
-		must[right(p.verb, p.group, p.resource, "")] = false
+		must[permissionName(p.verb, p.group, p.resource, "")] = false
 	}
 	return must, err
 }
 
-func policyRights(path string, into map[string]bool) error {
+func policyPermissions(path string, into map[string]bool) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -164,7 +166,7 @@ func policyRights(path string, into map[string]bool) error {
 	return nil
 }
 
-func roleRights(path string, into map[string]bool) error {
+func rolePermissions(path string, into map[string]bool) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
@@ -180,7 +182,7 @@ func roleRights(path string, into map[string]bool) error {
 		for _, rule := range role.Rules {
 			for _, resource := range rule.Resources {
 				for _, verb := range rule.Verbs {
-					name := right(verb, rule.APIGroups[0], resource, "")
+					name := permissionName(verb, rule.APIGroups[0], resource, "")
 					into[name] = into[name] || role.Name == "quiesce"
 				}
 			}

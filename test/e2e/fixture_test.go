@@ -24,18 +24,18 @@ import (
 	"quiesce/test/parts/runtimeapi"
 )
 
-// patience bounds every wait of these tests: far beyond what any needs on a slow machine, so that only a real hang meets it.
-const patience = 2 * time.Minute
+// waitTimeout bounds every wait of these tests: far beyond what any needs on a slow machine, so that only a real hang meets it.
+const waitTimeout = 2 * time.Minute
 
 const (
-	// sceneTime bounds a test, so that one that hangs is told by its name.
-	sceneTime = 5 * time.Minute
-	// longSceneTime bounds one in its long form.
-	longSceneTime = 40 * time.Minute
+	// testTimeout bounds a test, so that one that hangs is told by its name.
+	testTimeout = 5 * time.Minute
+	// longTestTimeout bounds one in its long form.
+	longTestTimeout = 40 * time.Minute
 )
 
-// scene is one test's part of the stage: a group with its nodes, a namespace whose pods run on them, and a function.
-type scene struct {
+// fixture is one test's part of the stage: a group with its nodes, a namespace whose pods run on them, and a function.
+type fixture struct {
 	*testing.T
 	*env.Env
 	ctx       context.Context
@@ -44,16 +44,16 @@ type scene struct {
 	function  *env.Function
 }
 
-// setScene makes a scene with n nodes. more is appended to the function's configuration.
-func setScene(t *testing.T, n int, more ...string) *scene {
-	return setSceneOn(t, play(t), n, more...)
+// newFixture makes a scene with n nodes. more is appended to the function's configuration.
+func newFixture(t *testing.T, n int, more ...string) *fixture {
+	return newFixtureOn(t, sharedEnv(t), n, more...)
 }
 
-func setSceneOn(t *testing.T, on *env.Env, n int, more ...string) *scene {
-	s := &scene{T: t, Env: on, group: nameOf(t)}
-	limit := sceneTime
-	if long() {
-		limit = longSceneTime
+func newFixtureOn(t *testing.T, on *env.Env, n int, more ...string) *fixture {
+	s := &fixture{T: t, Env: on, group: nameOf(t)}
+	limit := testTimeout
+	if isLong() {
+		limit = longTestTimeout
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
@@ -67,26 +67,26 @@ func setSceneOn(t *testing.T, on *env.Env, n int, more ...string) *scene {
 	return s
 }
 
-// scenes counts them: a test that runs twice has two.
-var scenes atomic.Int32
+// fixtures counts them: a test that runs twice has two.
+var fixtures atomic.Int32
 
 func nameOf(t *testing.T) string {
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(t.Name(), "Test")))
-	return fmt.Sprintf("%s-%d", name[:min(len(name), 50)], scenes.Add(1)) // 63 characters are allowed
+	return fmt.Sprintf("%s-%d", name[:min(len(name), 50)], fixtures.Add(1)) // 63 characters are allowed
 }
 
-func (s *scene) newFunction(more ...string) *env.Function {
+func (s *fixture) newFunction(more ...string) *env.Function {
 	s.Helper()
 	return s.newFunctionFor(s.group, more...)
 }
 
 // newFunctionFor is a function that another group than the scene's is configured for.
-func (s *scene) newFunctionFor(group string, more ...string) *env.Function {
+func (s *fixture) newFunctionFor(group string, more ...string) *env.Function {
 	s.Helper()
 	return s.start("autoScalingGroups: [\"" + group + "\"]\n" + strings.Join(more, "\n"))
 }
 
-func (s *scene) start(configuration string, environment ...string) *env.Function {
+func (s *fixture) start(configuration string, environment ...string) *env.Function {
 	s.Helper()
 	function, err := s.Function(context.Background(), configuration, environment...)
 	require.NoError(s, err)
@@ -100,13 +100,13 @@ func (s *scene) start(configuration string, environment ...string) *env.Function
 }
 
 // deploy runs pods of an app on the scene's nodes, all ready on return. change may alter the Deployment.
-func (s *scene) deploy(app string, replicas int32, change ...func(*appsv1.Deployment)) {
+func (s *fixture) deploy(app string, replicas int32, change ...func(*appsv1.Deployment)) {
 	s.Helper()
 	s.create(app, replicas, change...)
 	s.until("deployment "+app+" is ready", func() (bool, error) { return s.isReady(app, replicas) })
 }
 
-func (s *scene) create(app string, replicas int32, change ...func(*appsv1.Deployment)) {
+func (s *fixture) create(app string, replicas int32, change ...func(*appsv1.Deployment)) {
 	s.Helper()
 	deployment := &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: app, Namespace: s.group},
@@ -124,12 +124,12 @@ func (s *scene) create(app string, replicas int32, change ...func(*appsv1.Deploy
 }
 
 // isReady tells whether all pods of an app are.
-func (s *scene) isReady(app string, replicas int32) (bool, error) {
+func (s *fixture) isReady(app string, replicas int32) (bool, error) {
 	d, err := s.Lab.Client().AppsV1().Deployments(s.group).Get(s.ctx, app, metav1.GetOptions{})
 	return err == nil && d.Status.ReadyReplicas == replicas, err
 }
 
-func (s *scene) template(app string) corev1.PodTemplateSpec {
+func (s *fixture) template(app string) corev1.PodTemplateSpec {
 	return corev1.PodTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": app}},
 		Spec: corev1.PodSpec{
@@ -144,10 +144,10 @@ func onNode(i env.Instance) func(*corev1.PodSpec) {
 	return func(p *corev1.PodSpec) { p.NodeName = i.Node }
 }
 
-// pod creates a bare pod, ready on return.
-func (s *scene) pod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
+// runPod creates a bare pod, ready on return.
+func (s *fixture) runPod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	s.Helper()
-	created := s.bare(name, change...)
+	created := s.createPod(name, change...)
 	s.until("pod "+name+" runs", func() (bool, error) {
 		p, err := s.Lab.Client().CoreV1().Pods(s.group).Get(s.ctx, name, metav1.GetOptions{})
 		return err == nil && p.Status.Phase != corev1.PodPending, err
@@ -155,8 +155,8 @@ func (s *scene) pod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	return created
 }
 
-// bare creates a bare pod.
-func (s *scene) bare(name string, change ...func(*corev1.Pod)) *corev1.Pod {
+// createPod creates a bare pod.
+func (s *fixture) createPod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	s.Helper()
 	template := s.template(name)
 	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
@@ -169,8 +169,8 @@ func (s *scene) bare(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	return created
 }
 
-// budget protects an app's pods.
-func (s *scene) budget(name, app string, maxUnavailable int) {
+// pdb protects an app's pods.
+func (s *fixture) pdb(name, app string, maxUnavailable int) {
 	s.Helper()
 	limit := intstr.FromInt(maxUnavailable)
 	_, err := s.Lab.Client().PolicyV1().PodDisruptionBudgets(s.group).Create(s.ctx, &policyv1.PodDisruptionBudget{
@@ -187,7 +187,7 @@ func (s *scene) budget(name, app string, maxUnavailable int) {
 }
 
 // terminate has Auto Scaling terminate the instance and returns our hook's event.
-func (s *scene) terminate(i env.Instance) awstest.Event {
+func (s *fixture) terminate(i env.Instance) awstest.Event {
 	s.Helper()
 	for _, event := range s.AWS.Terminate(i.ID) {
 		if event.Hook == env.Hook {
@@ -204,15 +204,15 @@ type report struct {
 	ErrorType, ErrorMessage string
 }
 
-func (s *scene) invoke(payload any) report { return s.invokeOn(s.function, payload) }
+func (s *fixture) invoke(payload any) report { return s.invokeOn(s.function, payload) }
 
-func (s *scene) invokeOn(f *env.Function, payload any) report {
+func (s *fixture) invokeOn(f *env.Function, payload any) report {
 	s.Helper()
 	return s.beginOn(f, payload)()
 }
 
 // beginOn invokes in the background. The returned function waits for the answer.
-func (s *scene) beginOn(f *env.Function, payload any) (end func() report) {
+func (s *fixture) beginOn(f *env.Function, payload any) (end func() report) {
 	s.Helper()
 	body, isBytes := payload.([]byte)
 	if !isBytes {
@@ -237,25 +237,25 @@ func (s *scene) beginOn(f *env.Function, payload any) (end func() report) {
 }
 
 // begin terminates the instance and has the function begin to drain it.
-func (s *scene) begin(i env.Instance) (end func() report) {
+func (s *fixture) begin(i env.Instance) (end func() report) {
 	s.Helper()
 	return s.beginOn(s.function, s.terminate(i).Body)
 }
 
 // drain terminates the instance and has the function drain it.
-func (s *scene) drain(i env.Instance) report {
+func (s *fixture) drain(i env.Instance) report {
 	s.Helper()
 	return s.invoke(s.terminate(i).Body)
 }
 
 // until waits for a condition.
-func (s *scene) until(what string, holds func() (bool, error)) {
+func (s *fixture) until(what string, holds func() (bool, error)) {
 	s.Helper()
-	s.within(patience, what, holds)
+	s.within(waitTimeout, what, holds)
 }
 
 // within waits for a condition that may take that long.
-func (s *scene) within(limit time.Duration, what string, holds func() (bool, error)) {
+func (s *fixture) within(limit time.Duration, what string, holds func() (bool, error)) {
 	s.Helper()
 	deadline := time.Now().Add(limit)
 	var last error
@@ -277,7 +277,7 @@ func (s *scene) within(limit time.Duration, what string, holds func() (bool, err
 }
 
 // requests are those that a function made of Kubernetes, in order.
-func (s *scene) requests(f *env.Function) []lab.Request {
+func (s *fixture) requests(f *env.Function) []lab.Request {
 	s.Helper()
 	all, err := s.Lab.Audit().By(f.User)
 	require.NoError(s, err)
@@ -295,7 +295,7 @@ func writes(all []lab.Request) (changed []string) {
 }
 
 // podsOn are the pods of the scene on a node.
-func (s *scene) podsOn(i env.Instance) []corev1.Pod {
+func (s *fixture) podsOn(i env.Instance) []corev1.Pod {
 	s.Helper()
 	list, err := s.Lab.Client().CoreV1().Pods(s.group).List(s.ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + i.Node})
 	require.NoError(s, err)
@@ -303,7 +303,7 @@ func (s *scene) podsOn(i env.Instance) []corev1.Pod {
 }
 
 // hostOf is the instance that most of an app's pods are on.
-func (s *scene) hostOf(app string) env.Instance {
+func (s *fixture) hostOf(app string) env.Instance {
 	s.Helper()
 	host, most := env.Instance{}, 0
 	for _, i := range s.instances {
@@ -322,7 +322,7 @@ func (s *scene) hostOf(app string) env.Instance {
 }
 
 // evictions are the evictions that the scene's function asked for, in order: of the pod of this name, or empty, of any.
-func (s *scene) evictions(pod string) (asked []lab.Request) {
+func (s *fixture) evictions(pod string) (asked []lab.Request) {
 	s.Helper()
 	for _, r := range s.requests(s.function) {
 		if r.Subresource == "eviction" && (pod == "" || r.Name == pod) {
@@ -342,8 +342,8 @@ func answered(all []lab.Request, code int) (found []lab.Request) {
 	return found
 }
 
-// logs waits until the scene's function has logged all of these texts.
-func (s *scene) logs(texts ...string) {
+// awaitLogs waits until the scene's function has logged all of these texts.
+func (s *fixture) awaitLogs(texts ...string) {
 	s.Helper()
 	s.until("the log says "+strings.Join(texts, " and "), func() (bool, error) {
 		output := s.function.Output()
@@ -356,8 +356,8 @@ func (s *scene) logs(texts ...string) {
 	})
 }
 
-// of is the line of a pod in the report.
-func (r report) of(t require.TestingT, pod string) drain.PodReport {
+// pod is the line of a pod in the report.
+func (r report) pod(t require.TestingT, pod string) drain.PodReport {
 	for _, p := range r.Pods {
 		if p.Name == pod {
 			return p

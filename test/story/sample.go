@@ -7,12 +7,12 @@ import (
 	"slices"
 	"time"
 
-	"quiesce/test/env/worker/ledger"
+	"quiesce/test/env/worker/journal"
 	"quiesce/test/story/picture"
 )
 
 // watch samples the workers until ctx ends.
-func (t *tale) watch(ctx context.Context) error {
+func (t *run) watch(ctx context.Context) error {
 	tick := time.NewTicker(sampling)
 	defer tick.Stop()
 	committed, err := t.sample(ctx, -1)
@@ -31,7 +31,7 @@ func (t *tale) watch(ctx context.Context) error {
 }
 
 // sample looks at the workers once, given how much was committed before; the first look has nothing before it.
-func (t *tale) sample(ctx context.Context, before int) (committed int, err error) {
+func (t *run) sample(ctx context.Context, before int) (committed int, err error) {
 	s, err := t.Snapshot(ctx)
 	if err != nil {
 		return 0, err
@@ -41,16 +41,16 @@ func (t *tale) sample(ctx context.Context, before int) (committed int, err error
 	}
 	if before >= 0 {
 		t.samples = append(t.samples, picture.Sample{At: time.Since(t.began), Commits: committed - before})
-		t.paint(s)
+		t.markHanging(s)
 	}
-	green, err := t.DB.WorkersAreGreen(ctx)
-	t.green = t.green && green
+	green, err := t.DB.WorkersPassProbes(ctx)
+	t.probesPass = t.probesPass && green
 	return committed, err
 }
 
-// paint makes every sample since a hanging worker's last success say that it hangs.
-func (t *tale) paint(s ledger.Snapshot) {
-	hanging := ledger.Hanging(s, hangsAfter)
+// markHanging makes every sample since a hanging worker's last success say that it hangs.
+func (t *run) markHanging(s journal.Snapshot) {
+	hanging := journal.Hanging(s, hangsAfter)
 	for _, w := range s.Workers {
 		if !slices.Contains(hanging, w.Worker) {
 			continue
@@ -66,10 +66,10 @@ func (t *tale) paint(s ledger.Snapshot) {
 // (https://man7.org/linux/man-pages/man8/ss.8.html).
 var keepalives = regexp.MustCompile(`timer:\(keepalive,([0-9]+)min`)
 
-// kernelPatience asks the workers' kernel how long it will wait, at most, before it first asks whether the pooler of a connection
+// keepaliveTime asks the workers' kernel how long it will wait, at most, before it first asks whether the pooler of a connection
 // that hangs is there at all.
-func (t *tale) kernelPatience(ctx context.Context) (longest time.Duration, err error) {
-	if len(t.books.Hanging) == 0 {
+func (t *run) keepaliveTime(ctx context.Context) (longest time.Duration, err error) {
+	if len(t.results.Hanging) == 0 {
 		return 0, nil
 	}
 	const script = `for n in /run/netns/*; do nsenter --net=$n ss --no-header --numeric --tcp --options state established dport = :6432; done`

@@ -10,7 +10,7 @@ import (
 	"quiesce/internal/termination"
 	"quiesce/test/env"
 	"quiesce/test/env/database"
-	"quiesce/test/env/pooltest"
+	"quiesce/test/env/poolers"
 	"quiesce/test/story/picture"
 )
 
@@ -24,9 +24,9 @@ const (
 	hangsAfter = 5 * time.Second
 )
 
-// tale is one half of the story for one version of pgbouncer.
-type tale struct {
-	*pooltest.Trial
+// run is one half of the story for one version of pgbouncer.
+type run struct {
+	*poolers.Fixture
 	version string
 	drained bool
 
@@ -35,55 +35,55 @@ type tale struct {
 	died       time.Time // the node
 	samples    []picture.Sample
 	marks      []picture.Mark
-	green      bool // no probe of a worker ever failed
+	probesPass bool // no probe of a worker ever failed
 
-	report   termination.Report
-	books    pooltest.Books
-	patience time.Duration // until the kernel first asks whether a pooler that is gone is there
+	report    termination.Report
+	results   poolers.Results
+	keepalive time.Duration // until the kernel first asks whether a pooler that is gone is there
 }
 
-// tell plays one half.
-func tell(ctx context.Context, g *pooltest.Ground, o options, version string, drained bool) (*tale, error) {
-	say("pgbouncer %s, %s quiesce", version, with(drained))
-	t := &tale{version: version, drained: drained, green: true}
+// runOnce plays one half.
+func runOnce(ctx context.Context, g *poolers.NodePool, o options, version string, drained bool) (*run, error) {
+	logf("pgbouncer %s, %s quiesce", version, withOrWithout(drained))
+	t := &run{version: version, drained: drained, probesPass: true}
 	var err error
-	t.Trial, err = pooltest.SetUp(ctx, g, pooltest.Options{
-		Name:     with(drained) + "-" + strings.ReplaceAll(version, ".", "-"),
-		Hookless: !drained,
-		Poolers:  database.Options{Version: version},
-		Flags:    [][]string{{"-hold=" + hold, "-think=" + think}},
+	t.Fixture, err = poolers.SetUp(ctx, g, poolers.Options{
+		Name:    withOrWithout(drained) + "-" + strings.ReplaceAll(version, ".", "-"),
+		NoHook:  !drained,
+		Poolers: database.Options{Version: version},
+		Flags:   [][]string{{"-hold=" + hold, "-think=" + think}},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("set up: %w", err)
 	}
-	if err := t.play(ctx, o); err != nil {
+	if err := t.watchRun(ctx, o); err != nil {
 		return nil, err
 	}
-	if t.books, err = t.Settle(ctx, hangsAfter); err != nil {
+	if t.results, err = t.Finish(ctx, hangsAfter); err != nil {
 		return nil, fmt.Errorf("compare the books: %w", err)
 	}
-	if t.patience, err = t.kernelPatience(ctx); err != nil {
+	if t.keepalive, err = t.keepaliveTime(ctx); err != nil {
 		return nil, fmt.Errorf("ask the workers' kernel: %w", err)
 	}
 	return t, t.TearDown(ctx)
 }
 
-// play has the instance terminated while somebody watches the workers.
-func (t *tale) play(ctx context.Context, o options) error {
+// watchRun has the instance terminated while somebody watches the workers.
+func (t *run) watchRun(ctx context.Context, o options) error {
 	watching, stop := context.WithCancel(ctx)
 	watched := make(chan error, 1)
 	t.began = time.Now()
 	go func() { watched <- t.watch(watching) }()
-	err := t.end(ctx, o)
+	err := t.terminateNode(ctx, o)
 	stop()
 	return errors.Join(err, <-watched)
 }
 
-func (t *tale) end(ctx context.Context, o options) error {
-	if err := pooltest.Wait(ctx, o.warmUp); err != nil {
+func (t *run) terminateNode(ctx context.Context, o options) error {
+	if err := poolers.Wait(ctx, o.warmUp); err != nil {
 		return err
 	}
-	if err := t.Forget(ctx); err != nil {
+	if err := t.ResetStalls(ctx); err != nil {
 		return err
 	}
 	t.terminated = time.Now()
@@ -91,18 +91,18 @@ func (t *tale) end(ctx context.Context, o options) error {
 	if err := t.terminate(ctx); err != nil {
 		return err
 	}
-	if err := t.Die(ctx, t.Victim); err != nil {
+	if err := t.AwaitTermination(ctx, t.Target); err != nil {
 		return err
 	}
 	t.died = time.Now()
 	t.mark(t.died, "node dies", true)
-	return pooltest.Wait(ctx, o.observe)
+	return poolers.Wait(ctx, o.observe)
 }
 
 // terminate has Auto Scaling take the instance, and the built function drain it if this is that half.
-func (t *tale) terminate(ctx context.Context) (err error) {
+func (t *run) terminate(ctx context.Context) (err error) {
 	if !t.drained {
-		t.AWS.Terminate(t.Victim.ID)
+		t.AWS.Terminate(t.Target.ID)
 		return nil
 	}
 	function, err := t.Function(context.WithoutCancel(ctx), t.Configuration())
@@ -110,20 +110,20 @@ func (t *tale) terminate(ctx context.Context) (err error) {
 		return err
 	}
 	defer function.Close()
-	if t.report, err = t.Drain(ctx, function, t.Victim); err != nil {
+	if t.report, err = t.Drain(ctx, function, t.Target); err != nil {
 		return err
 	}
-	return t.markActs(function)
+	return t.markDrainSteps(function)
 }
 
-// markActs marks what the function did, from the API server's audit log and from the report.
-func (t *tale) markActs(function *env.Function) error {
+// markDrainSteps marks what the function did, from the API server's audit log and from the report.
+func (t *run) markDrainSteps(function *env.Function) error {
 	requests, err := t.Lab.Audit().By(function.User)
 	if err != nil {
 		return err
 	}
 	for _, r := range requests {
-		if r.Verb == "patch" && r.Resource == "nodes" && r.Name == t.Victim.Node {
+		if r.Verb == "patch" && r.Resource == "nodes" && r.Name == t.Target.Node {
 			t.mark(r.Time, "cordon", false)
 		}
 	}
@@ -132,7 +132,7 @@ func (t *tale) markActs(function *env.Function) error {
 			t.mark(p.EvictedAt, "evict "+kind(p.Name), false)
 		}
 	}
-	for _, c := range t.AWS.Completions(t.Victim.ID) {
+	for _, c := range t.AWS.Completions(t.Target.ID) {
 		t.mark(c.At, "complete", false)
 	}
 	return nil
@@ -141,6 +141,6 @@ func (t *tale) markActs(function *env.Function) error {
 // kind is a pod's name without what its controllers appended.
 func kind(pod string) string { return strings.Split(pod, "-")[0] }
 
-func (t *tale) mark(at time.Time, what string, fatal bool) {
+func (t *run) mark(at time.Time, what string, fatal bool) {
 	t.marks = append(t.marks, picture.Mark{At: at.Sub(t.began), What: what, Fatal: fatal})
 }

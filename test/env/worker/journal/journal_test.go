@@ -1,4 +1,4 @@
-package ledger
+package journal
 
 import (
 	"encoding/json"
@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAWorkerHangsWhenItHasHadNoSuccessForTooLong(t *testing.T) {
+func TestHanging_NoRecentCommit_Listed(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
 	for name, c := range map[string]struct {
@@ -37,44 +37,44 @@ func TestAWorkerHangsWhenItHasHadNoSuccessForTooLong(t *testing.T) {
 	}
 }
 
-func TestWorkersAreHeldAgainstTheDatabase(t *testing.T) {
+func TestCompare_WorkerAndRows_Counted(t *testing.T) {
 	for name, c := range map[string]struct {
 		worker Worker
 		rows   []int64
-		want   Balance
+		want   Comparison
 	}{
-		"what is believed is there":          {Worker{Last: 3}, []int64{3, 1, 2}, Balance{Committed: 3}},
-		"a commit is lost":                   {Worker{Last: 3}, []int64{1, 3}, Balance{Committed: 3, Lost: 1}},
-		"a commit is there twice":            {Worker{Last: 2}, []int64{1, 2, 2}, Balance{Committed: 2, Repeated: 1}},
-		"an abort is not there":              {Worker{Last: 2, Aborted: []int64{2}}, []int64{1}, Balance{Committed: 1, Aborted: 1}},
-		"an abort is there":                  {Worker{Last: 2, Aborted: []int64{2}}, []int64{1, 2}, Balance{Committed: 1, Aborted: 1, Surprises: 1}},
-		"a failure at COMMIT is not there":   {Worker{Last: 2, Ambiguous: []int64{2}}, []int64{1}, Balance{Committed: 1, Ambiguous: 1}},
-		"a failure at COMMIT is there":       {Worker{Last: 2, Ambiguous: []int64{1}}, []int64{1, 2}, Balance{Committed: 1, Ambiguous: 1, AmbiguousCommitted: 1}},
-		"a failure at BEGIN is not there":    {Worker{Last: 2, Skipped: []int64{1}}, []int64{2}, Balance{Committed: 1}},
-		"a failure at BEGIN is there":        {Worker{Last: 2, Skipped: []int64{1}}, []int64{1, 2}, Balance{Committed: 1, Surprises: 1}},
-		"the one under way is not there":     {Worker{Last: 2, InFlight: 2}, []int64{1}, Balance{Committed: 1, InFlight: 1}},
-		"the one under way is there already": {Worker{Last: 2, InFlight: 2}, []int64{1, 2}, Balance{Committed: 1, InFlight: 1}},
-		"a number that was never taken":      {Worker{Last: 1}, []int64{1, 2}, Balance{Committed: 1, Surprises: 1}},
-		"nothing was tried":                  {Worker{}, nil, Balance{}},
+		"what is believed is there":          {Worker{Last: 3}, []int64{3, 1, 2}, Comparison{Committed: 3}},
+		"a commit is lost":                   {Worker{Last: 3}, []int64{1, 3}, Comparison{Committed: 3, Lost: 1}},
+		"a commit is there twice":            {Worker{Last: 2}, []int64{1, 2, 2}, Comparison{Committed: 2, Repeated: 1}},
+		"an abort is not there":              {Worker{Last: 2, Aborted: []int64{2}}, []int64{1}, Comparison{Committed: 1, Aborted: 1}},
+		"an abort is there":                  {Worker{Last: 2, Aborted: []int64{2}}, []int64{1, 2}, Comparison{Committed: 1, Aborted: 1, Unexpected: 1}},
+		"a failure at COMMIT is not there":   {Worker{Last: 2, Ambiguous: []int64{2}}, []int64{1}, Comparison{Committed: 1, Ambiguous: 1}},
+		"a failure at COMMIT is there":       {Worker{Last: 2, Ambiguous: []int64{1}}, []int64{1, 2}, Comparison{Committed: 1, Ambiguous: 1, AmbiguousCommitted: 1}},
+		"a failure at BEGIN is not there":    {Worker{Last: 2, Skipped: []int64{1}}, []int64{2}, Comparison{Committed: 1}},
+		"a failure at BEGIN is there":        {Worker{Last: 2, Skipped: []int64{1}}, []int64{1, 2}, Comparison{Committed: 1, Unexpected: 1}},
+		"the one under way is not there":     {Worker{Last: 2, InFlight: 2}, []int64{1}, Comparison{Committed: 1, InFlight: 1}},
+		"the one under way is there already": {Worker{Last: 2, InFlight: 2}, []int64{1, 2}, Comparison{Committed: 1, InFlight: 1}},
+		"a number that was never taken":      {Worker{Last: 1}, []int64{1, 2}, Comparison{Committed: 1, Unexpected: 1}},
+		"nothing was tried":                  {Worker{}, nil, Comparison{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.worker.Worker = 4
-			require.Equal(t, c.want, Settle([]Worker{c.worker}, map[int][]int64{4: c.rows}))
+			require.Equal(t, c.want, Compare([]Worker{c.worker}, map[int][]int64{4: c.rows}))
 		})
 	}
 }
 
-func TestTheBalanceIsOfAllWorkers(t *testing.T) {
+func TestCompare_SeveralWorkers_Summed(t *testing.T) {
 	workers := []Worker{{Worker: 1, Last: 2}, {Worker: 2, Last: 1}}
 	rows := map[int][]int64{1: {1, 2}, 2: {1}}
-	require.Equal(t, Balance{Committed: 3}, Settle(workers, rows))
+	require.Equal(t, Comparison{Committed: 3}, Compare(workers, rows))
 }
 
-func TestRowsOfAWorkerThatNobodyKnowsAreASurprise(t *testing.T) {
-	require.Equal(t, Balance{Surprises: 2}, Settle(nil, map[int][]int64{9: {1, 2, 2}}))
+func TestCompare_UnknownWorker_Unexpected(t *testing.T) {
+	require.Equal(t, Comparison{Unexpected: 2}, Compare(nil, map[int][]int64{9: {1, 2, 2}}))
 }
 
-func TestASnapshotSurvivesTheWire(t *testing.T) {
+func TestSnapshot_JSON_RoundTrips(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC)
 	sent := Snapshot{Now: at, Workers: []Worker{{
 		Worker: 3, State: Committing, Since: at, Committed: 9, Last: 12, InFlight: 12, Skipped: []int64{1}, Aborted: []int64{2},

@@ -14,13 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// victimVariable in the environment makes the test binary a process that has a lab, with machines if that is its value, and
+// childVariable in the environment makes the test binary a process that has a lab, with machines if that is its value, and
 // waits to be killed.
-const victimVariable = "QUIESCE_LAB_VICTIM"
+const childVariable = "QUIESCE_LAB_CHILD"
 
-// beVictim prints the lab's process group and folder, and waits for its end.
-func beVictim() {
-	machines := os.Getenv(victimVariable) == "machines"
+// runChild prints the lab's process group and folder, and waits for its end.
+func runChild() {
+	machines := os.Getenv(childVariable) == "machines"
 	l, err := Start(context.Background(), Options{Machines: machines})
 	if err == nil && machines {
 		err = l.AddNodes(context.Background(), three...)
@@ -35,50 +35,50 @@ func beVictim() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println(l.custody.group, l.custody.dir)
+	fmt.Println(l.reaper.group, l.reaper.dir)
 	select {}
 }
 
-func TestNothingIsLeftRunningWhenTheProcessIsKilled(t *testing.T) {
+func TestReaper_ProcessKilled_NothingRemains(t *testing.T) {
 	Require(t)
-	victim, group, dir := startVictim(t, "1")
+	child, group, dir := startChild(t, "1")
 	require.DirExists(t, dir)
 	require.True(t, alive(t, group))
 
-	require.NoError(t, victim.Process.Kill())
-	_ = victim.Wait() // says that it was killed
-	requireNothingLeft(t, group, dir)
+	require.NoError(t, child.Process.Kill())
+	_ = child.Wait() // says that it was killed
+	requireCleanedUp(t, group, dir)
 }
 
-// startVictim starts a process that has a lab, with machines if that is what it is told, and waits to be killed.
-func startVictim(t *testing.T, what string) (victim *exec.Cmd, group int, dir string) {
+// startChild starts a process that has a lab, with machines if that is what it is told, and waits to be killed.
+func startChild(t *testing.T, what string) (child *exec.Cmd, group int, dir string) {
 	t.Helper()
-	victim = exec.CommandContext(t.Context(), os.Args[0])
-	victim.Env = append(os.Environ(), victimVariable+"="+what)
-	victim.Stderr = os.Stderr
-	stdout, err := victim.StdoutPipe()
+	child = exec.CommandContext(t.Context(), os.Args[0])
+	child.Env = append(os.Environ(), childVariable+"="+what)
+	child.Stderr = os.Stderr
+	stdout, err := child.StdoutPipe()
 	require.NoError(t, err)
-	require.NoError(t, victim.Start())
+	require.NoError(t, child.Start())
 	_, err = fmt.Fscan(bufio.NewReader(stdout), &group, &dir)
 	require.NoError(t, err)
-	return victim, group, dir
+	return child, group, dir
 }
 
-func TestStopLeavesNothing(t *testing.T) {
-	c, err := takeCustody(t.Context())
+func TestReaper_Stop_NothingRemains(t *testing.T) {
+	c, err := startReaper(t.Context())
 	require.NoError(t, err)
 	require.DirExists(t, c.dir)
 	require.NoError(t, c.end())
 	require.NoError(t, c.end())
-	requireNothingLeft(t, c.group, c.dir)
+	requireCleanedUp(t, c.group, c.dir)
 }
 
-func requireNothingLeft(t *testing.T, group int, dir string) {
+func requireCleanedUp(t *testing.T, group int, dir string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		_, err := os.Stat(dir)
 		return errors.Is(err, os.ErrNotExist) && !alive(t, group)
-	}, patience, tick)
+	}, waitTimeout, tick)
 }
 
 // alive tells whether a process of the group runs. Signalling the group would not: it reaches processes, too, that have

@@ -1,4 +1,4 @@
-package pooltest
+package poolers
 
 import (
 	"context"
@@ -18,36 +18,36 @@ const emptyInterval = 200 * time.Millisecond
 // baseGroup is that of the machine of all databases and workers.
 const baseGroup = "base"
 
-// Ground is a stage on which trials are held. What a trial leaves alive of its machines, the next one uses: to start one takes
+// NodePool is a stage on which trials are held. What a trial leaves alive of its machines, the next one uses: to start one takes
 // seconds of all processors, which the trials beside it feel.
-type Ground struct {
+type NodePool struct {
 	*env.Env
 
-	mutex sync.Mutex
-	stays *env.Instance  // with the databases and the workers; nil: not made yet
-	spare []env.Instance // alive, empty, and in no trial
+	mutex    sync.Mutex
+	baseNode *env.Instance  // with the databases and the workers; nil: not made yet
+	spare    []env.Instance // alive, empty, and in no trial
 }
 
-// NewGround makes no machine yet.
-func NewGround(s *env.Env) *Ground { return &Ground{Env: s} }
+// NewNodePool makes no machine yet.
+func NewNodePool(s *env.Env) *NodePool { return &NodePool{Env: s} }
 
 // base is the machine that no trial takes away.
-func (g *Ground) base(ctx context.Context) (env.Instance, error) {
+func (g *NodePool) base(ctx context.Context) (env.Instance, error) {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
-	if g.stays == nil {
+	if g.baseNode == nil {
 		made, err := g.GroupWithoutHook(ctx, baseGroup, 1)
 		if err != nil {
 			return env.Instance{}, err
 		}
-		g.stays = &made[0]
+		g.baseNode = &made[0]
 	}
-	return *g.stays, nil
+	return *g.baseNode, nil
 }
 
-// take puts n machines into a group: those that are spare, and new ones.
-func (g *Ground) take(ctx context.Context, group string, n int) ([]env.Instance, error) {
-	taken := g.takeSpare(n)
+// acquire puts n machines into a group: those that are spare, and new ones.
+func (g *NodePool) acquire(ctx context.Context, group string, n int) ([]env.Instance, error) {
+	taken := g.acquireSpare(n)
 	if err := g.Move(ctx, group, taken...); err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (g *Ground) take(ctx context.Context, group string, n int) ([]env.Instance,
 	return append(taken, made...), err
 }
 
-func (g *Ground) takeSpare(n int) (taken []env.Instance) {
+func (g *NodePool) acquireSpare(n int) (taken []env.Instance) {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
 	n = min(n, len(g.spare))
@@ -63,15 +63,15 @@ func (g *Ground) takeSpare(n int) (taken []env.Instance) {
 	return taken
 }
 
-// giveBack readies a machine whose pods have been told to go for the next trial: it undoes what a drain or a test did to keep
+// release readies a machine whose pods have been told to go for the next trial: it undoes what a drain or a test did to keep
 // pods off its node.
-func (g *Ground) giveBack(ctx context.Context, i env.Instance) error {
+func (g *NodePool) release(ctx context.Context, i env.Instance) error {
 	_, err := g.Lab.Client().CoreV1().Nodes().Patch(ctx, i.Node, types.MergePatchType,
 		[]byte(`{"spec":{"unschedulable":null,"taints":null}}`), metav1.PatchOptions{})
 	if err != nil {
 		return err
 	}
-	if err := g.emptied(ctx, i); err != nil {
+	if err := g.awaitEmpty(ctx, i); err != nil {
 		return err
 	}
 	g.mutex.Lock()
@@ -80,8 +80,8 @@ func (g *Ground) giveBack(ctx context.Context, i env.Instance) error {
 	return nil
 }
 
-// emptied waits until the last pod is gone.
-func (g *Ground) emptied(ctx context.Context, i env.Instance) error {
+// awaitEmpty waits until the last pod is gone.
+func (g *NodePool) awaitEmpty(ctx context.Context, i env.Instance) error {
 	for {
 		pods, err := g.Lab.Client().CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + i.Node})
 		if err != nil || len(pods.Items) == 0 {
