@@ -10,11 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/termination"
@@ -97,93 +94,6 @@ func (s *fixture) start(configuration string, environment ...string) *env.Functi
 		}
 	})
 	return function
-}
-
-// deploy runs pods of an app on the scene's nodes, all ready on return. change may alter the Deployment.
-func (s *fixture) deploy(app string, replicas int32, change ...func(*appsv1.Deployment)) {
-	s.Helper()
-	s.create(app, replicas, change...)
-	s.until("deployment "+app+" is ready", func() (bool, error) { return s.isReady(app, replicas) })
-}
-
-func (s *fixture) create(app string, replicas int32, change ...func(*appsv1.Deployment)) {
-	s.Helper()
-	deployment := &appsv1.Deployment{
-		ObjectMeta: metav1.ObjectMeta{Name: app, Namespace: s.group},
-		Spec: appsv1.DeploymentSpec{
-			Replicas: &replicas,
-			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}},
-			Template: s.template(app),
-		},
-	}
-	for _, c := range change {
-		c(deployment)
-	}
-	_, err := s.Lab.Client().AppsV1().Deployments(s.group).Create(s.ctx, deployment, metav1.CreateOptions{})
-	require.NoError(s, err)
-}
-
-// isReady tells whether all pods of an app are.
-func (s *fixture) isReady(app string, replicas int32) (bool, error) {
-	d, err := s.Lab.Client().AppsV1().Deployments(s.group).Get(s.ctx, app, metav1.GetOptions{})
-	return err == nil && d.Status.ReadyReplicas == replicas, err
-}
-
-func (s *fixture) template(app string) corev1.PodTemplateSpec {
-	return corev1.PodTemplateSpec{
-		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": app}},
-		Spec: corev1.PodSpec{
-			NodeSelector: map[string]string{"group": s.group},
-			Containers:   []corev1.Container{{Name: "main", Image: "none"}},
-		},
-	}
-}
-
-// onNode pins pods to one of the scene's nodes.
-func onNode(i env.Instance) func(*corev1.PodSpec) {
-	return func(p *corev1.PodSpec) { p.NodeName = i.Node }
-}
-
-// runPod creates a bare pod, ready on return.
-func (s *fixture) runPod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
-	s.Helper()
-	created := s.createPod(name, change...)
-	s.until("pod "+name+" runs", func() (bool, error) {
-		p, err := s.Lab.Client().CoreV1().Pods(s.group).Get(s.ctx, name, metav1.GetOptions{})
-		return err == nil && p.Status.Phase != corev1.PodPending, err
-	})
-	return created
-}
-
-// createPod creates a bare pod.
-func (s *fixture) createPod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
-	s.Helper()
-	template := s.template(name)
-	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
-	pod.Name, pod.Namespace = name, s.group
-	for _, c := range change {
-		c(pod)
-	}
-	created, err := s.Lab.Client().CoreV1().Pods(s.group).Create(s.ctx, pod, metav1.CreateOptions{})
-	require.NoError(s, err)
-	return created
-}
-
-// pdb protects an app's pods.
-func (s *fixture) pdb(name, app string, maxUnavailable int) {
-	s.Helper()
-	limit := intstr.FromInt(maxUnavailable)
-	_, err := s.Lab.Client().PolicyV1().PodDisruptionBudgets(s.group).Create(s.ctx, &policyv1.PodDisruptionBudget{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: s.group},
-		Spec: policyv1.PodDisruptionBudgetSpec{
-			MaxUnavailable: &limit, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}},
-		},
-	}, metav1.CreateOptions{})
-	require.NoError(s, err)
-	s.until("budget "+name+" is counted", func() (bool, error) {
-		b, err := s.Lab.Client().PolicyV1().PodDisruptionBudgets(s.group).Get(s.ctx, name, metav1.GetOptions{})
-		return err == nil && b.Status.ObservedGeneration == b.Generation && b.Status.ExpectedPods > 0, err
-	})
 }
 
 // terminate has Auto Scaling terminate the instance and returns our hook's event.
@@ -292,33 +202,6 @@ func writes(all []lab.Request) (changed []string) {
 		}
 	}
 	return changed
-}
-
-// podsOn are the pods of the scene on a node.
-func (s *fixture) podsOn(i env.Instance) []corev1.Pod {
-	s.Helper()
-	list, err := s.Lab.Client().CoreV1().Pods(s.group).List(s.ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + i.Node})
-	require.NoError(s, err)
-	return list.Items
-}
-
-// hostOf is the instance that most of an app's pods are on.
-func (s *fixture) hostOf(app string) env.Instance {
-	s.Helper()
-	host, most := env.Instance{}, 0
-	for _, i := range s.instances {
-		here := 0
-		for _, p := range s.podsOn(i) {
-			if p.Labels["app"] == app {
-				here++
-			}
-		}
-		if here > most {
-			host, most = i, here
-		}
-	}
-	require.NotZero(s, most, "no pod of %s", app)
-	return host
 }
 
 // evictions are the evictions that the scene's function asked for, in order: of the pod of this name, or empty, of any.

@@ -19,12 +19,12 @@ const (
 type Queue struct{ URL, DLQ string }
 
 // Queue makes the two.
-func (s *Env) Queue(name string) Queue { return s.QueueFor(name, visibility) }
+func (e *Env) Queue(name string) Queue { return e.QueueFor(name, visibility) }
 
 // QueueFor makes the two for functions whose invocations take no longer than that.
-func (s *Env) QueueFor(name string, timeout time.Duration) Queue {
-	dead := s.AWS.AddQueue(awstest.Queue{Name: name + "-dead"})
-	return Queue{DLQ: dead, URL: s.AWS.AddQueue(awstest.Queue{
+func (e *Env) QueueFor(name string, timeout time.Duration) Queue {
+	dead := e.AWS.AddQueue(awstest.Queue{Name: name + "-dead"})
+	return Queue{DLQ: dead, URL: e.AWS.AddQueue(awstest.Queue{
 		Name: name, Visibility: timeout, MaxReceives: maxReceives, DeadLetters: dead,
 	})}
 }
@@ -36,12 +36,12 @@ func (q Queue) Environment() []string {
 
 // Map has the queue's messages delivered to these functions, in batches of up to that many, until stop is called. They are one
 // function with as many execution environments, of which each takes one invocation at a time.
-func (s *Env) Map(q Queue, batch int, functions ...*Function) (stop func()) {
+func (e *Env) Map(q Queue, batch int, functions ...*Function) (stop func()) {
 	idle := make(chan *Function, len(functions))
 	for _, f := range functions {
 		idle <- f
 	}
-	return s.AWS.Map(q.URL, awstest.Mapping{
+	return e.AWS.Map(q.URL, awstest.Mapping{
 		BatchSize: batch, Concurrency: len(functions),
 		Invoke: func(ctx context.Context, payload []byte) ([]byte, error) {
 			f := <-idle

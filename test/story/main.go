@@ -56,18 +56,18 @@ func runAll(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
 	ground := poolers.NewNodePool(s)
-	var tales []*run
+	var runs []*run
 	for version := range strings.SplitSeq(o.versions, ",") {
 		for _, drained := range []bool{false, true} {
 			t, err := runOnce(ctx, ground, o, version, drained)
 			if err != nil {
 				return fmt.Errorf("pgbouncer %s, %s quiesce: %w", version, withOrWithout(drained), err)
 			}
-			tales = append(tales, t)
+			runs = append(runs, t)
 		}
 	}
-	table(os.Stdout, tales)
-	return draw(o.picture, tales)
+	table(os.Stdout, runs)
+	return draw(o.picture, runs)
 }
 
 func withOrWithout(drained bool) string {
@@ -77,10 +77,10 @@ func withOrWithout(drained bool) string {
 	return "without"
 }
 
-func draw(path string, tales []*run) error {
-	halves := make([]picture.Panel, len(tales))
-	for i, t := range tales {
-		halves[i] = t.panel()
+func draw(path string, runs []*run) error {
+	panels := make([]picture.Panel, len(runs))
+	for i, r := range runs {
+		panels[i] = r.panel()
 	}
 	file, err := os.Create(path)
 	if err != nil {
@@ -88,7 +88,7 @@ func draw(path string, tales []*run) error {
 	}
 	defer file.Close()
 	const title = "An instance with a pgbouncer on it is terminated, and its node vanishes"
-	if err := picture.Draw(file, title, halves...); err != nil {
+	if err := picture.Draw(file, title, panels...); err != nil {
 		return fmt.Errorf("draw the picture: %w", err)
 	}
 	logf("the picture: %s", path)

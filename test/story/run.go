@@ -45,9 +45,9 @@ type run struct {
 // runOnce plays one half.
 func runOnce(ctx context.Context, g *poolers.NodePool, o options, version string, drained bool) (*run, error) {
 	logf("pgbouncer %s, %s quiesce", version, withOrWithout(drained))
-	t := &run{version: version, drained: drained, probesPass: true}
+	r := &run{version: version, drained: drained, probesPass: true}
 	var err error
-	t.Fixture, err = poolers.SetUp(ctx, g, poolers.Options{
+	r.Fixture, err = poolers.SetUp(ctx, g, poolers.Options{
 		Name:    withOrWithout(drained) + "-" + strings.ReplaceAll(version, ".", "-"),
 		NoHook:  !drained,
 		Poolers: database.Options{Version: version},
@@ -56,84 +56,84 @@ func runOnce(ctx context.Context, g *poolers.NodePool, o options, version string
 	if err != nil {
 		return nil, fmt.Errorf("set up: %w", err)
 	}
-	if err := t.watchRun(ctx, o); err != nil {
+	if err := r.watchRun(ctx, o); err != nil {
 		return nil, err
 	}
-	if t.results, err = t.Finish(ctx, hangsAfter); err != nil {
+	if r.results, err = r.Finish(ctx, hangsAfter); err != nil {
 		return nil, fmt.Errorf("compare the books: %w", err)
 	}
-	if t.keepalive, err = t.keepaliveTime(ctx); err != nil {
+	if r.keepalive, err = r.keepaliveTime(ctx); err != nil {
 		return nil, fmt.Errorf("ask the workers' kernel: %w", err)
 	}
-	return t, t.TearDown(ctx)
+	return r, r.TearDown(ctx)
 }
 
 // watchRun has the instance terminated while somebody watches the workers.
-func (t *run) watchRun(ctx context.Context, o options) error {
+func (r *run) watchRun(ctx context.Context, o options) error {
 	watching, stop := context.WithCancel(ctx)
 	watched := make(chan error, 1)
-	t.began = time.Now()
-	go func() { watched <- t.watch(watching) }()
-	err := t.terminateNode(ctx, o)
+	r.began = time.Now()
+	go func() { watched <- r.watch(watching) }()
+	err := r.terminateNode(ctx, o)
 	stop()
 	return errors.Join(err, <-watched)
 }
 
-func (t *run) terminateNode(ctx context.Context, o options) error {
+func (r *run) terminateNode(ctx context.Context, o options) error {
 	if err := poolers.Wait(ctx, o.warmUp); err != nil {
 		return err
 	}
-	if err := t.ResetStalls(ctx); err != nil {
+	if err := r.ResetStalls(ctx); err != nil {
 		return err
 	}
-	t.terminated = time.Now()
-	t.mark(t.terminated, "terminated", false)
-	if err := t.terminate(ctx); err != nil {
+	r.terminated = time.Now()
+	r.mark(r.terminated, "terminated", false)
+	if err := r.terminate(ctx); err != nil {
 		return err
 	}
-	if err := t.AwaitTermination(ctx, t.Target); err != nil {
+	if err := r.AwaitTermination(ctx, r.Target); err != nil {
 		return err
 	}
-	t.died = time.Now()
-	t.mark(t.died, "node dies", true)
+	r.died = time.Now()
+	r.mark(r.died, "node dies", true)
 	return poolers.Wait(ctx, o.observe)
 }
 
 // terminate has Auto Scaling take the instance, and the built function drain it if this is that half.
-func (t *run) terminate(ctx context.Context) (err error) {
-	if !t.drained {
-		t.AWS.Terminate(t.Target.ID)
+func (r *run) terminate(ctx context.Context) (err error) {
+	if !r.drained {
+		r.AWS.Terminate(r.Target.ID)
 		return nil
 	}
-	function, err := t.Function(context.WithoutCancel(ctx), t.Configuration())
+	function, err := r.Function(context.WithoutCancel(ctx), r.Configuration())
 	if err != nil {
 		return err
 	}
 	defer function.Close()
-	if t.report, err = t.Drain(ctx, function, t.Target); err != nil {
+	if r.report, err = r.Drain(ctx, function, r.Target); err != nil {
 		return err
 	}
-	return t.markDrainSteps(function)
+	return r.markDrainSteps(function)
 }
 
 // markDrainSteps marks what the function did, from the API server's audit log and from the report.
-func (t *run) markDrainSteps(function *env.Function) error {
-	requests, err := t.Lab.Audit().By(function.User)
+func (r *run) markDrainSteps(function *env.Function) error {
+	requests, err := r.Lab.Audit().By(function.User)
 	if err != nil {
 		return err
 	}
-	for _, r := range requests {
-		if r.Verb == "patch" && r.Resource == "nodes" && r.Name == t.Target.Node {
-			t.mark(r.Time, "cordon", false)
+	for _, request := range requests {
+		if request.Verb == "patch" && request.Resource == "nodes" && request.Name == r.Target.Node {
+			r.mark(request.Time, "cordon", false)
 		}
 	}
-	for _, p := range t.report.Pods {
+	for _, p := range r.report.Pods {
 		if !p.EvictedAt.IsZero() {
-			t.mark(p.EvictedAt, "evict "+kind(p.Name), false)
+			r.mark(p.EvictedAt, "evict "+kind(p.Name), false)
 		}
 	}
-	for _, c := range t.AWS.Completions(t.Target.ID) {
-		t.mark(c.At, "complete", false)
+	for _, c := range r.AWS.Completions(r.Target.ID) {
+		r.mark(c.At, "complete", false)
 	}
 	return nil
 }
@@ -141,6 +141,6 @@ func (t *run) markDrainSteps(function *env.Function) error {
 // kind is a pod's name without what its controllers appended.
 func kind(pod string) string { return strings.Split(pod, "-")[0] }
 
-func (t *run) mark(at time.Time, what string, fatal bool) {
-	t.marks = append(t.marks, picture.Mark{At: at.Sub(t.began), What: what, Fatal: fatal})
+func (r *run) mark(at time.Time, what string, fatal bool) {
+	r.marks = append(r.marks, picture.Mark{At: at.Sub(r.began), What: what, Fatal: fatal})
 }

@@ -12,16 +12,16 @@ import (
 )
 
 // watch samples the workers until ctx ends.
-func (t *run) watch(ctx context.Context) error {
+func (r *run) watch(ctx context.Context) error {
 	tick := time.NewTicker(sampling)
 	defer tick.Stop()
-	committed, err := t.sample(ctx, -1)
+	committed, err := r.sample(ctx, -1)
 	for err == nil {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			committed, err = t.sample(ctx, committed)
+			committed, err = r.sample(ctx, committed)
 		}
 	}
 	if ctx.Err() != nil {
@@ -31,8 +31,8 @@ func (t *run) watch(ctx context.Context) error {
 }
 
 // sample looks at the workers once, given how much was committed before; the first look has nothing before it.
-func (t *run) sample(ctx context.Context, before int) (committed int, err error) {
-	s, err := t.Snapshot(ctx)
+func (r *run) sample(ctx context.Context, before int) (committed int, err error) {
+	s, err := r.Snapshot(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -40,24 +40,24 @@ func (t *run) sample(ctx context.Context, before int) (committed int, err error)
 		committed += w.Committed
 	}
 	if before >= 0 {
-		t.samples = append(t.samples, picture.Sample{At: time.Since(t.began), Commits: committed - before})
-		t.markHanging(s)
+		r.samples = append(r.samples, picture.Sample{At: time.Since(r.began), Commits: committed - before})
+		r.markHanging(s)
 	}
-	green, err := t.DB.WorkersPassProbes(ctx)
-	t.probesPass = t.probesPass && green
+	green, err := r.DB.WorkersPassProbes(ctx)
+	r.probesPass = r.probesPass && green
 	return committed, err
 }
 
 // markHanging makes every sample since a hanging worker's last success say that it hangs.
-func (t *run) markHanging(s journal.Snapshot) {
+func (r *run) markHanging(s journal.Snapshot) {
 	hanging := journal.Hanging(s, hangsAfter)
 	for _, w := range s.Workers {
 		if !slices.Contains(hanging, w.Worker) {
 			continue
 		}
-		since := w.LastSuccess().Sub(t.began)
-		for i := len(t.samples) - 1; i >= 0 && t.samples[i].At > since && !slices.Contains(t.samples[i].Hanging, w.Worker); i-- {
-			t.samples[i].Hanging = append(t.samples[i].Hanging, w.Worker)
+		since := w.LastSuccess().Sub(r.began)
+		for i := len(r.samples) - 1; i >= 0 && r.samples[i].At > since && !slices.Contains(r.samples[i].Hanging, w.Worker); i-- {
+			r.samples[i].Hanging = append(r.samples[i].Hanging, w.Worker)
 		}
 	}
 }
@@ -68,12 +68,12 @@ var keepalives = regexp.MustCompile(`timer:\(keepalive,([0-9]+)min`)
 
 // keepaliveTime asks the workers' kernel how long it will wait, at most, before it first asks whether the pooler of a connection
 // that hangs is there at all.
-func (t *run) keepaliveTime(ctx context.Context) (longest time.Duration, err error) {
-	if len(t.results.Hanging) == 0 {
+func (r *run) keepaliveTime(ctx context.Context) (longest time.Duration, err error) {
+	if len(r.results.Hanging) == 0 {
 		return 0, nil
 	}
 	const script = `for n in /run/netns/*; do nsenter --net=$n ss --no-header --numeric --tcp --options state established dport = :6432; done`
-	cmd, err := t.Lab.Inside(ctx, t.Base.Node, "sh", "-c", script)
+	cmd, err := r.Lab.Inside(ctx, r.Base.Node, "sh", "-c", script)
 	if err != nil {
 		return 0, err
 	}

@@ -116,22 +116,22 @@ func (t *Fixture) startWorkers(ctx context.Context, o Options) error {
 		o.WorkerGroups = DefaultWorkerGroups
 	}
 	t.Workers = make([]*database.WorkerGroup, o.WorkerGroups, o.WorkerGroups+1)
-	faults := make([]error, o.WorkerGroups+1)
+	errs := make([]error, o.WorkerGroups+1)
 	var hiring sync.WaitGroup
 	for i := range t.Workers {
 		flags := pace
 		if len(o.Flags) > 0 {
 			flags = slices.Concat(pace, o.Flags[i%len(o.Flags)])
 		}
-		hiring.Go(func() { t.Workers[i], faults[i] = t.DB.StartWorkers(ctx, workersPerGroup, flags...) })
+		hiring.Go(func() { t.Workers[i], errs[i] = t.DB.StartWorkers(ctx, workersPerGroup, flags...) })
 	}
 	if o.ExtraWorker != nil {
 		var loner *database.WorkerGroup
-		loner, faults[o.WorkerGroups] = t.DB.StartWorkers(ctx, 1, o.ExtraWorker...)
+		loner, errs[o.WorkerGroups] = t.DB.StartWorkers(ctx, 1, o.ExtraWorker...)
 		defer func() { t.Workers = append(t.Workers, loner) }()
 	}
 	hiring.Wait()
-	return errors.Join(faults...)
+	return errors.Join(errs...)
 }
 
 // chooseTarget takes an instance that a pooler runs on.

@@ -143,7 +143,7 @@ func (p *pki) httpClient() *http.Client {
 
 // writeCertificates writes what the components read from files. The servers' key signs service account tokens too.
 func (l *Lab) writeCertificates() error {
-	var faults []error
+	var errs []error
 	toKubelets, err := l.pki.client(apiServerUser)
 	if err != nil {
 		return err
@@ -156,12 +156,12 @@ func (l *Lab) writeCertificates() error {
 		"kubelet-client.crt": toKubelets.certificatePEM,
 		"kubelet-client.key": toKubelets.keyPEM,
 	} {
-		faults = append(faults, os.WriteFile(l.Path(name), content, 0o600))
+		errs = append(errs, os.WriteFile(l.Path(name), content, 0o600))
 	}
 	for _, u := range []user{adminUser, controllersUser, schedulerUser, kwokUser} {
-		faults = append(faults, l.writeKubeconfig(u))
+		errs = append(errs, l.writeKubeconfig(u))
 	}
-	if err := errors.Join(faults...); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write certificates: %w", err)
 	}
 	return nil

@@ -55,13 +55,13 @@ func MissingForMachines() error {
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		return errors.New("nodes that run containers need Linux and root")
 	}
-	var faults []error
+	var errs []error
 	for _, program := range []string{"containerd", "runc", "ctr", "ip", "nft", "nsenter", "unshare", pluginFolder + "/ptp"} {
 		if _, err := exec.LookPath(program); err != nil {
-			faults = append(faults, fmt.Errorf("%w: `make setup` installs it", err))
+			errs = append(errs, fmt.Errorf("%w: `make setup` installs it", err))
 		}
 	}
-	return errors.Join(faults...)
+	return errors.Join(errs...)
 }
 
 // prepareMachines makes what machines share: the network and the images.

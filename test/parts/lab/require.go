@@ -21,10 +21,10 @@ func RequireMachines(t testing.TB) {
 }
 
 func missing() error {
-	var faults []error
+	var errs []error
 	for _, tool := range tools.All() {
 		_, err := tools.Path(tool.Name)
-		faults = append(faults, err)
+		errs = append(errs, err)
 	}
-	return errors.Join(faults...)
+	return errors.Join(errs...)
 }

@@ -35,14 +35,14 @@ type frame struct {
 	pitch float64
 }
 
-func frameFor(halves []Panel) frame {
+func frameFor(panels []Panel) frame {
 	var f frame
 	peak := 1.0
-	for _, h := range halves {
+	for _, h := range panels {
 		f.span = max(f.span, h.end())
 		f.lanes = max(f.lanes, h.Workers)
 	}
-	for _, h := range halves {
+	for _, h := range panels {
 		for _, p := range h.rates(binFor(f.span)) {
 			peak = max(peak, p.perSecond)
 		}

@@ -31,16 +31,16 @@ type Panel struct {
 	Marks           []Mark
 }
 
-// Draw writes the halves side by side, two in a row and all in the same scales, as one SVG. The same input gives the same
+// Draw writes the panels side by side, two in a row and all in the same scales, as one SVG. The same input gives the same
 // bytes.
-func Draw(w io.Writer, title string, halves ...Panel) error {
-	if err := check(halves); err != nil {
+func Draw(w io.Writer, title string, panels ...Panel) error {
+	if err := check(panels); err != nil {
 		return fmt.Errorf("draw %q: %w", title, err)
 	}
-	f := frameFor(halves)
+	f := frameFor(panels)
 	var c canvas
-	c.open(f, title, len(halves))
-	for i, h := range halves {
+	c.open(f, title, len(panels))
+	for i, h := range panels {
 		plot{canvas: &c, frame: f, Panel: h, left: f.left(i), top: f.top(i)}.draw()
 	}
 	c.raw("</svg>\n")
@@ -50,11 +50,11 @@ func Draw(w io.Writer, title string, halves ...Panel) error {
 	return nil
 }
 
-func check(halves []Panel) error {
-	if len(halves) == 0 {
+func check(panels []Panel) error {
+	if len(panels) == 0 {
 		return errors.New("nothing to draw")
 	}
-	for _, h := range halves {
+	for _, h := range panels {
 		if h.Workers < 1 || h.end() <= 0 {
 			return fmt.Errorf("%q has no workers or no samples", h.Title)
 		}

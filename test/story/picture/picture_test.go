@@ -13,8 +13,8 @@ import (
 )
 
 func TestAPictureIsWellFormed(t *testing.T) {
-	for _, halves := range [][]Panel{{killed()}, {killed(), drained()}, {killed(), drained(), drained(), killed()}} {
-		svg := draw(t, `A node dies & "nobody" <notices>`, halves...)
+	for _, panels := range [][]Panel{{killed()}, {killed(), drained()}, {killed(), drained(), drained(), killed()}} {
+		svg := draw(t, `A node dies & "nobody" <notices>`, panels...)
 		decoder := xml.NewDecoder(strings.NewReader(svg))
 		for {
 			_, err := decoder.Token()
@@ -94,9 +94,9 @@ func TestLabels_AtEdge_NoOverlap(t *testing.T) {
 	}
 }
 
-func draw(t *testing.T, title string, halves ...Panel) string {
+func draw(t *testing.T, title string, panels ...Panel) string {
 	var b bytes.Buffer
-	require.NoError(t, Draw(&b, title, halves...))
+	require.NoError(t, Draw(&b, title, panels...))
 	return b.String()
 }
 

@@ -55,17 +55,17 @@ func (m maker) image(ctx context.Context, i images.Image) error {
 
 // able says everything at once that keeps this process from making a root filesystem.
 func able() error {
-	var faults []error
+	var errs []error
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
-		faults = append(faults, errors.New("root on Linux is needed"))
+		errs = append(errs, errors.New("root on Linux is needed"))
 	}
 	if _, err := exec.LookPath(debootstrap); err != nil {
-		faults = append(faults, errors.New("debootstrap is not installed"))
+		errs = append(errs, errors.New("debootstrap is not installed"))
 	}
-	if len(faults) == 2 {
-		return fmt.Errorf("%w, and %w", faults[0], faults[1])
+	if len(errs) == 2 {
+		return fmt.Errorf("%w, and %w", errs[0], errs[1])
 	}
-	return errors.Join(faults...)
+	return errors.Join(errs...)
 }
 
 // report says that what is still in the making, until it is stopped.

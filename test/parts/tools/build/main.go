@@ -47,7 +47,7 @@ func build(ctx context.Context, t tools.Tool) error {
 	unfinished := path + ".unfinished"
 	cmd := exec.CommandContext(ctx, "go", "build", "-v", "-trimpath", "-o", unfinished,
 		"-ldflags", strings.TrimSpace("-s -w "+t.LDFlags), t.Package)
-	cmd.Dir = filepath.Join("test", "tools", t.Module)
+	cmd.Dir = filepath.Join("test", "parts", "tools", t.Module)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if err := runWithProgress(cmd, t.Name+" "+t.Version); err != nil {
 		return err

@@ -1,0 +1,48 @@
+package pooler
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/termination"
+	"quiesce/test/env/database"
+	"quiesce/test/env/poolers"
+)
+
+// The function is killed at every step of an escort, as its log tells them. Whatever it had done, a later invocation finishes: the
+// node is drained, no pooler stays paused, no pod keeps a mark, and nobody hangs.
+func TestEscort_FunctionKilled_NextInvocationFinishes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ version, strategy, step string }{
+		{"1.18", "evict", "escort began"},
+		{"1.18", "evict", "pooler paused"},
+		{"1.18", "evict", "pooler evicted"},
+		{"1.18", "surge", "surge begun"},
+		{"1.18", "surge", "replacement is ready"},
+		{"1.18", "surge", "pooler paused"},
+		{"1.24", "evict", "pooler evicted"},
+		{"1.24", "evict", "pooler shuts down"},
+		{"1.24", "surge", "surge begun"},
+		{"1.24", "surge", "replacement is ready"},
+		{"1.24", "surge", "pooler shuts down"},
+	} {
+		t.Run(fmt.Sprint(c.version, " ", c.strategy, ", ", c.step), func(t *testing.T) {
+			p := newFixture(t, poolers.Options{WorkerGroups: 1, Poolers: database.Options{Version: c.version}}, "strategy: "+c.strategy)
+			event := p.AWS.Terminate(p.Target.ID)[0].Body
+			p.killAt(c.step, event)
+			report := p.redeliver(event)
+			require.Contains(t, []termination.Status{termination.StatusDrained, termination.StatusPartial}, report.Status, "%+v", report)
+			require.NoError(t, p.AwaitTermination(p.ctx, p.Target))
+			p.requireNoLabelElsewhere()
+			require.NoError(t, p.AwaitCommits(p.ctx, 20)) // everybody: nobody is stuck with a paused pooler
+			books := p.finish()
+			require.Empty(t, books.Hanging)
+			require.Zero(t, books.Inconsistent())
+			if books.Interrupted() > 0 {
+				require.NotEmpty(t, escortDetails(report), "transactions were cut, and nobody says so: %+v", books.Comparison)
+			}
+		})
+	}
+}

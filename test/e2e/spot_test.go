@@ -1,0 +1,83 @@
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/termination"
+	"quiesce/test/env"
+)
+
+// EC2 takes a Spot instance back in two minutes, whatever any hook says.
+func TestSpotInterruption_Queued_DrainedNotCompleted(t *testing.T) {
+	p := newQueueFixture(t, 0, 1, 0)
+	target := p.spot()
+	p.runPodOn(target, "pod", stopsAfter("1s"))
+	began := time.Now()
+	p.send(p.interruption("spot-interruption", target, began), p.interruption("rebalance-recommendation", target, began))
+	p.deliver(1)
+	p.awaitEmptyQueue()
+	require.Empty(t, p.podsOn(target))
+	require.True(t, p.node(target).Spec.Unschedulable)
+	require.Equal(t, "InService", p.AWS.State(target.ID))
+	require.Empty(t, p.AWS.Completions(target.ID))
+	require.Empty(t, p.AWS.Heartbeats(target.ID))
+	done := p.logLines("done")
+	require.Len(t, done, 2)
+	require.Equal(t, termination.StatusDrained, done[0].Report.Status)
+	require.Equal(t, termination.SpotInterruption, done[0].Report.Trigger)
+	require.WithinDuration(t, began.Add(100*time.Second), done[0].Report.Deadline, time.Second)
+	require.Equal(t, termination.StatusSkipped, done[1].Report.Status)
+	require.Contains(t, done[1].Report.Reason, "onRebalanceRecommendation is off")
+}
+
+func TestRebalanceRecommendation_Enabled_Drained(t *testing.T) {
+	p := newQueueFixture(t, 0, 1, 0, "drain: {onRebalanceRecommendation: true}")
+	target := p.spot()
+	p.runPodOn(target, "pod", stopsAfter("100ms"))
+	p.send(p.interruption("rebalance-recommendation", target, time.Now()))
+	p.deliver(1)
+	p.awaitEmptyQueue()
+	require.Empty(t, p.podsOn(target))
+	require.Equal(t, termination.StatusDrained, p.logLines("done")[0].Report.Status)
+	require.Empty(t, p.AWS.Completions(target.ID))
+}
+
+// A notice names no group, and can be sent by whoever may invoke the function: what Auto Scaling and EC2 do not confirm drains
+// nothing.
+func TestSpotInterruption_NotConfirmed_NothingDrained(t *testing.T) {
+	s := newFixture(t, 1)
+	s.runPodOn(s.instances[0], "pod")
+	now := time.Now()
+	onDemand := s.invoke(s.interruption("spot-interruption", s.instances[0], now))
+	require.Equal(t, termination.StatusRejected, onDemand.Status)
+	require.Contains(t, onDemand.Reason, "no Spot instance")
+
+	late := s.invoke(s.interruption("spot-interruption", s.spot(), now.Add(-5*time.Minute)))
+	require.Equal(t, termination.StatusRejected, late.Status)
+	require.Contains(t, late.Reason, "too late")
+
+	foreign := s.group + "-other"
+	s.AWS.AddGroup(foreign)
+	neighbour := s.instanceWithoutNode(foreign, "neighbour")
+	require.Equal(t, termination.StatusSkipped, s.invoke(s.interruption("spot-interruption", neighbour, now)).Status)
+	require.Empty(t, s.requests(s.function), "and asks nothing of the cluster")
+}
+
+// spot is a Spot instance of the scene's group, with its node.
+func (s *fixture) spot() env.Instance {
+	s.Helper()
+	i, err := s.SpotInstance(s.ctx, s.group)
+	require.NoError(s, err)
+	return i
+}
+
+// interruption is one of EC2's about the instance.
+func (s *fixture) interruption(name string, i env.Instance, at time.Time) []byte {
+	return sample(s.T, name, func(event object) {
+		event["time"] = at.UTC().Format(time.RFC3339Nano)
+		event["detail"].(object)["instance-id"] = i.ID
+	})
+}
