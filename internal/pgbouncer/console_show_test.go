@@ -156,12 +156,12 @@ func TestSettingsAreReadAndChanged(t *testing.T) {
 }
 
 func TestTheStateIsKnownSinceTheNewerGeneration(t *testing.T) {
-	paused, known, err := open(t, parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})).State(t.Context())
+	paused, known, err := open(t, parts.Start(t, parts.Newer, parts.Options{})).State(t.Context())
 	require.NoError(t, err)
 	require.True(t, known)
 	require.False(t, paused)
 
-	_, known, err = open(t, parts.Shared(t).Pooler(t, parts.Older, parts.Options{})).State(t.Context())
+	_, known, err = open(t, parts.Start(t, parts.Older, parts.Options{})).State(t.Context())
 	require.NoError(t, err)
 	require.False(t, known)
 }

@@ -192,7 +192,7 @@ func TestResumingWhatIsNotPausedIsNoError(t *testing.T) {
 }
 
 func TestOthersWaitForTheirTurnWhileAPauseWaits(t *testing.T) {
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	c, app := open(t, p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	pause(t, p, c)
@@ -257,7 +257,7 @@ func TestACommandWithoutAnAnswerIsGivenUpAndNothingElseSent(t *testing.T) {
 }
 
 func TestAGracefulShutdownLetsTheTransactionCommit(t *testing.T) {
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	c, app := open(t, p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	require.NoError(t, c.Shutdown(t.Context(), WaitForClients))
@@ -290,7 +290,7 @@ func TestAnImmediateShutdownIsAnsweredByTheEnd(t *testing.T) {
 }
 
 func TestTheOlderGenerationCannotShutDownGracefullyNorSaySo(t *testing.T) {
-	c := open(t, parts.Shared(t).Pooler(t, parts.Older, parts.Options{}))
+	c := open(t, parts.Start(t, parts.Older, parts.Options{}))
 	require.ErrorIs(t, c.Shutdown(t.Context(), WaitForServers), ErrUnsupported)
 	require.ErrorIs(t, c.Shutdown(t.Context(), WaitForClients), ErrUnsupported)
 	_, err := c.ShuttingDown(t.Context())
@@ -298,7 +298,7 @@ func TestTheOlderGenerationCannotShutDownGracefullyNorSaySo(t *testing.T) {
 }
 
 func TestTheNewerGenerationIsSeenToHaveBeenSignalled(t *testing.T) {
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	c, app := open(t, p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	shutting, err := c.ShuttingDown(t.Context())
@@ -325,7 +325,7 @@ func TestTheEndOfAPoolerIsNoticedWithoutAsking(t *testing.T) {
 }
 
 func TestOurOwnClosingIsNotThePoolersEnd(t *testing.T) {
-	c := open(t, parts.Shared(t).Pooler(t, parts.Newer, parts.Options{}))
+	c := open(t, parts.Start(t, parts.Newer, parts.Options{}))
 	c.Close()
 	_, err := c.Pools(t.Context())
 	require.ErrorIs(t, err, ErrClosed)

@@ -110,7 +110,7 @@ func (w *web) interrupt(t *testing.T, command string) {
 
 func TestAShutdownTakesNoLongerThanALivenessProbeAllows(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	w := webOf(p)
 	straggle(t, p)
 	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 2 * leastShutdown}}}
@@ -123,7 +123,7 @@ func TestAShutdownTakesNoLongerThanALivenessProbeAllows(t *testing.T) {
 
 func TestAPoolerThatShutsDownStaysMarkedWhenTheDrainEnds(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	w, app := webOf(p), straggle(t, p)
 	w.interrupt(t, "SHUTDOWN WAIT_FOR_SERVERS")
 	note, marked := w.note(t)
@@ -137,7 +137,7 @@ func TestAPoolerThatShutsDownStaysMarkedWhenTheDrainEnds(t *testing.T) {
 
 func TestAPauseIsUndoneWhenTheDrainEnds(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
+	p := parts.Start(t, parts.Older, parts.Options{})
 	w, app := webOf(p), straggle(t, p)
 	w.interrupt(t, "PAUSE command issued")
 	parts.Exec(t, app, "COMMIT")
@@ -148,7 +148,7 @@ func TestAPauseIsUndoneWhenTheDrainEnds(t *testing.T) {
 
 func TestAPauseIsUndoneWhenTheEvictionIsRefusedAllTheSame(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
+	p := parts.Start(t, parts.Older, parts.Options{})
 	w := webOf(p)
 	w.refuse = &drain.Blocked{PDBs: []string{"db/another"}}
 	_, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))

@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"quiesce/test/parts/debian"
 	"time"
 )
 
@@ -51,5 +52,5 @@ func (p *Pooler) certify(dir string) error {
 	if err := os.WriteFile(file, encoded, 0o600); err != nil {
 		return err
 	}
-	return giveToPrograms(file)
+	return debian.Chown(file)
 }

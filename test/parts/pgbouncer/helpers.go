@@ -19,7 +19,7 @@ const (
 // Each runs a test against a pooler of each version.
 func Each(t *testing.T, o Options, test func(t *testing.T, p *Pooler)) {
 	for _, version := range []string{Older, Newer} {
-		t.Run(version, func(t *testing.T) { test(t, Shared(t).Pooler(t, version, o)) })
+		t.Run(version, func(t *testing.T) { test(t, Start(t, version, o)) })
 	}
 }
 
