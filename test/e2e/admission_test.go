@@ -11,8 +11,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// The right to patch pods is the right to run anything in them. Whoever steals the function's role gets their labels, and the
-// escorts' annotation.
+// Permission to patch pods is permission to run anything in them. A stolen role of the function gets only the pods' labels and
+// the escort's annotation.
 func TestTheFunctionCannotChangeWhatPodsRun(t *testing.T) {
 	s := newFixture(t, 1)
 	s.runPodOn(s.instances[0], "web", func(p *corev1.Pod) { p.Annotations = map[string]string{"team": "a"} })
@@ -45,7 +45,7 @@ func TestTheFunctionCannotChangeWhatPodsRun(t *testing.T) {
 	}
 }
 
-// isRefusedByPolicy goes by the policy's name, which is only in the text.
+// isRefusedByPolicy reports whether the error names the policy. Only the text has the name.
 func isRefusedByPolicy(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "'quiesce-pods' denied")
 }

@@ -18,16 +18,16 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// shortDeadline is for drains that are to meet their deadline soon, with force.
+// shortDeadline lets a drain reach its deadline soon, with force.
 const shortDeadline = "drain: {maxDuration: 20s, reserve: 2s, joinGrace: 1s, volumeDetach: 1s}"
 
-// podDeletion is a pod's, as the API server was asked for it.
+// podDeletion is a request to delete a pod, with its options.
 type podDeletion struct {
 	lab.Request
 	metav1.DeleteOptions
 }
 
-// deletions are those that the scene's function asked for, in order: of the pod of this name, or empty, of any.
+// deletions returns the function's requests to delete the named pod, in order; for an empty name, to delete any pod.
 func (s *fixture) deletions(pod string) (asked []podDeletion) {
 	s.Helper()
 	for _, r := range s.requests(s.function) {
@@ -50,11 +50,11 @@ func stopping(after string) func(*appsv1.Deployment) {
 	}
 }
 
-// promptAnswer is an answer that a function waits for in any case. What takes longer may be asked once more: there is no time left.
+// promptAnswer is how long the function always waits for an answer. A slower request may be repeated: no time is left.
 const promptAnswer = 300 * time.Millisecond
 
-// requireForced: the pod was deleted, and once if that was answered, after its eviction was refused and not before its moment, and its line
-// in the report says so.
+// requireForced requires that the pod was deleted after its eviction was refused, not before the given moment, and only once if
+// the request was answered. The pod's line in the report must say so.
 func (s *fixture) requireForced(r report, pod corev1.Pod, moment time.Time) {
 	s.Helper()
 	asked := s.deletions(pod.Name)
@@ -82,11 +82,11 @@ func (s *fixture) requireForced(r report, pod corev1.Pod, moment time.Time) {
 
 func inSeconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
-// halfTime is the moment before which nothing is forced.
+// halfTime returns the moment before which no pod is forced.
 func (r report) halfTime(began time.Time) time.Time { return began.Add(r.Deadline.Sub(began) / 2) }
 
-// A budget that never allows a disruption protects its pod to death: the instance goes, and nobody has told the pod. Told in
-// time, it stops as it was written to.
+// A PDB that never allows a disruption would let its pod be killed with the instance, without SIGTERM. Deleted in time, the pod
+// stops gracefully.
 func TestForce_PDBNeverAllows_DeletedWithGraceBeforeDeadline(t *testing.T) {
 	s := newFixture(t, 1, shortDeadline)
 	s.deploy("web", 1, grace(5), stopping("1s"))
@@ -114,21 +114,22 @@ func TestForce_PDBNeverAllows_DeletedWithGraceBeforeDeadline(t *testing.T) {
 	require.Positive(t, s.metric("BlockedSeconds")[0])
 }
 
-// Half of a drain's time belongs to the budgets, whatever a pod's grace: an hour of it must not make a budget worth nothing.
+// PDBs decide alone for half of the drain's time, whatever a pod's grace period. A grace of an hour must not make a PDB
+// worthless.
 func TestForce_GraceLongerThanDrain_NotInFirstHalf(t *testing.T) {
 	s := newFixture(t, 1, shortDeadline)
 	s.deploy("web", 1, grace(3600), stopping("1s"))
 	s.pdb("web", "web", 0)
 	target := s.instances[0]
 	pod := s.podsOn(target)[0]
-	began := time.Now().Truncate(time.Second) // as events have it
+	began := time.Now().Truncate(time.Second) // events have whole seconds
 
 	r := s.drain(target)
 	require.Equal(t, termination.StatusForced, r.Status, r.ErrorMessage)
 	s.requireForced(r, pod, r.halfTime(began))
 }
 
-// Two replicas at once are what the budget was made against.
+// The PDB exists to prevent the loss of two replicas at once.
 func TestForce_TwoPodsOfOnePDB_OneAfterTheOther(t *testing.T) {
 	s := newFixture(t, 1, "drain: {maxDuration: 30s, reserve: 2s, joinGrace: 1s, volumeDetach: 1s}")
 	s.deploy("web", 2, grace(5), stopping("2s"))
@@ -148,7 +149,7 @@ func TestForce_TwoPodsOfOnePDB_OneAfterTheOther(t *testing.T) {
 		"gone at %v, the next deleted at %v, deadline %v", first.GoneAt, asked[next].Time, r.Deadline)
 }
 
-// Some would rather lose a pod than overrun a budget. They have to be told which one it was.
+// Some operators prefer to lose a pod rather than to break a PDB. The report must name the pod.
 func TestDeadline_PolicyKeep_NothingDeleted(t *testing.T) {
 	s := newFixture(t, 1, shortDeadlineKeep)
 	s.deploy("web", 1, grace(2))
@@ -170,7 +171,8 @@ func TestDeadline_PolicyKeep_NothingDeleted(t *testing.T) {
 	s.requireCompletedOnce(target)
 }
 
-// Who asks that a job is not disturbed does not ask that it dies without a word.
+// The owner of a held job asks that it is not disturbed. Without a signal before the instance goes, the job would still be
+// killed.
 func TestForce_HeldPods_EvictedOrDeletedBeforeDeadline(t *testing.T) {
 	s := newFixture(t, 1, shortDeadline)
 	target := s.instances[0]
@@ -195,7 +197,7 @@ func TestForce_HeldPods_EvictedOrDeletedBeforeDeadline(t *testing.T) {
 	require.Contains(t, r.pod(t, "kept").Reason, "it has not made its checkpoint")
 }
 
-// An order of leaving is worth something while there is time. Pods that nobody has tried to evict would be left for it.
+// The order of phases matters only while there is time. Pods of later phases must still be evicted before the deadline.
 func TestForce_PhaseBlocked_LaterPhasesEvictedInTime(t *testing.T) {
 	s := newFixture(t, 1, shortDeadline, `
 phases:
@@ -218,7 +220,7 @@ phases:
 	require.Len(t, r.Phases, 2)
 }
 
-// What holds the pod's object is gone or broken, and nothing runs in it any more: nobody is served by half an hour of waiting.
+// The owner of the finalizer is gone or broken, and no container runs any more. Waiting for half an hour helps no one.
 func TestDrain_EndedPodKeptByFinalizer_NotWaitedFor(t *testing.T) {
 	s := newFixture(t, 1)
 	target := s.instances[0]
@@ -239,7 +241,7 @@ func TestDrain_EndedPodKeptByFinalizer_NotWaitedFor(t *testing.T) {
 	require.Len(t, s.evictions("kept"), 1)
 }
 
-// markSucceeded has the API say of a pod what its kubelet would.
+// markSucceeded sets the status that the pod's kubelet would set.
 func (s *fixture) markSucceeded(pod string) {
 	s.Helper()
 	status := []byte(`{"status":{"phase":"Succeeded"}}`)
@@ -247,7 +249,7 @@ func (s *fixture) markSucceeded(pod string) {
 	require.NoError(s, err)
 }
 
-// A machine may die while it is drained. Nobody stops its pods any more; who waits for them waits for the whole deadline.
+// An instance may fail while its node is drained. Nothing stops its pods any more, so waiting would last until the deadline.
 func TestDrain_NodeLost_NotWaitedFor(t *testing.T) {
 	for name, lose := range map[string]func(*fixture, env.Instance) error{
 		"kubelet": func(s *fixture, i env.Instance) error { return s.Lab.StopKubelet(s.ctx, i.Node) },

@@ -33,7 +33,7 @@ func TestAnOrdinaryDrain(t *testing.T) {
 	require.Len(t, completions, 1)
 	require.Equal(t, "CONTINUE", completions[0].Result)
 
-	// Those who were not there can see it all.
+	// Kubernetes events, the archive and the metrics show the drain to people who were not there.
 	told := s.nodeEvents(target)
 	require.Len(t, told, 2)
 	require.Contains(t, told[0], "Normal Draining Draining "+target.ID+" of group "+s.group)

@@ -20,7 +20,7 @@ import (
 	"quiesce/test/parts/runtimeapi"
 )
 
-// deliveries are those in which Auto Scaling's word reaches the function: how an event is wrapped, and what is answered to it.
+// deliveries are the ways in which Auto Scaling's event reaches the function: how it is wrapped, and what the answer must be.
 var deliveries = []struct {
 	name    string
 	wrap    func(*testing.T, []byte) []byte
@@ -37,8 +37,8 @@ var deliveries = []struct {
 	{"a hook's notification in SNS in SQS", compose(notification, inSNSInSQS), requireNoFailures},
 }
 
-// A way that is not understood is a fleet of nodes that nobody drains; an answer of the wrong shape is a batch that SQS
-// delivers again for days, or one that it deletes though it failed.
+// If a delivery is not understood, nodes are not drained. After an answer of the wrong shape, SQS delivers the batch again for
+// days, or deletes a failed one.
 func TestEvent_EachDelivery_NodeDrained(t *testing.T) {
 	s := newFixture(t, len(deliveries))
 	for i, way := range deliveries {
@@ -52,7 +52,7 @@ func TestEvent_EachDelivery_NodeDrained(t *testing.T) {
 	}
 }
 
-// One poisoned record must not keep its neighbours' nodes from being drained, nor bring those back again and again.
+// One malformed record must not keep the nodes of the other records from being drained, nor bring those records back.
 func TestBatch_OneMalformedRecord_OthersDrained(t *testing.T) {
 	s := newFixture(t, 3)
 	s.runPodOn(s.instances[0], "first")
@@ -71,7 +71,7 @@ func TestBatch_OneMalformedRecord_OthersDrained(t *testing.T) {
 	require.Contains(t, s.function.Output(), "Records[1].body: detail.EC2InstanceId: missing")
 }
 
-// skippedSamples are the samples that speak of something else, and why they are nobody's business here.
+// skippedSamples are the samples that are not ours, and the reason that is reported.
 var skippedSamples = map[string]string{
 	"terminate-other-group":         "group builders is not one of ours",
 	"terminate-other-hook":          "hook Terminate-LC-Hook is not ours",
@@ -85,7 +85,7 @@ var skippedSamples = map[string]string{
 	"sns-group-notification":        "autoscaling:EC2_INSTANCE_TERMINATE",
 }
 
-// malformedReasons are the samples that no retry can mend, and what is said of them.
+// malformedReasons are the samples that no retry can fix, and the reason that is reported.
 var malformedReasons = map[string]string{
 	"malformed-instance-id":    "detail.EC2InstanceId: not an instance id",
 	"malformed-no-instance-id": "detail.EC2InstanceId: missing",
@@ -105,10 +105,10 @@ var malformedReasons = map[string]string{
 	"malformed-unknown-key":    `"force": unknown key`,
 }
 
-// Whoever can send an event may send anything: what does not concern us must cost nothing, and nothing may be guessed.
+// Anyone who can send an event may send anything. What is not ours must cost nothing, and nothing may be guessed.
 func TestEvent_NotOursOrMalformed_AnsweredWithoutCalls(t *testing.T) {
 	s := newFixture(t, 0)
-	f := s.newFunctionFor("workers-a") // the samples' own group, so that nothing is refused for its group alone
+	f := s.newFunctionFor("workers-a") // the samples' own group, so that no sample is refused for its group alone
 	for _, name := range slices.Sorted(maps.Keys(skippedSamples)) {
 		s.requireSkipped(f, name, skippedSamples[name])
 	}
@@ -151,14 +151,13 @@ func (s *fixture) requireMalformed(f *env.Function, name, what string) {
 		require.Equal(s, "Malformed", result.ErrorType, "%s: %s", name, result.Payload)
 		require.Contains(s, result.ErrorMessage, what, name)
 	}
-	// The log spells it as JSON.
+	// The log has the text as JSON.
 	quoted, err := json.Marshal(what)
 	require.NoError(s, err)
 	require.Contains(s, f.Output(), strings.Trim(string(quoted), `"`), name)
 }
 
-// An event is a claim. One that is forged, or about an instance that Auto Scaling never meant to take, must not drain a
-// healthy node.
+// An event is a claim. A forged event must not drain a healthy node.
 func TestAnInstanceInServiceIsNotDrained(t *testing.T) {
 	s := newFixture(t, 1)
 	s.runPodOn(s.instances[0], "pod")
@@ -171,8 +170,8 @@ func TestAnInstanceInServiceIsNotDrained(t *testing.T) {
 	s.requireOnlyCalls("DescribeAutoScalingGroups", "DescribeInstances", "DescribeCluster", "GetCallerIdentity")
 }
 
-// The rule that sends us events may match more than our groups, and other tools have hooks of their own on ours: to end an
-// action of theirs would take an instance from under their hands.
+// The rule may match more groups than ours, and other tools have their own hooks on our groups. Completing another tool's action
+// would terminate an instance that the tool still needs.
 func TestEvent_OtherGroupOrHook_Untouched(t *testing.T) {
 	s := newFixture(t, 1)
 	foreign, other := s.group+"-other", awstest.Hook{Name: "other"}
@@ -196,8 +195,8 @@ func TestEvent_OtherGroupOrHook_Untouched(t *testing.T) {
 	require.Equal(t, "Terminating:Wait", s.AWS.State(neighbour.ID))
 }
 
-// EventBridge delivers at least once. Two drains of one node would signal pods twice, and the second signal kills a
-// pgbouncer at once.
+// EventBridge delivers at least once. Two drains of one node would signal pods twice, and the second signal kills a pgbouncer at
+// once.
 func TestEvent_TwiceAtOnce_OneDrain(t *testing.T) {
 	s := newFixture(t, 2)
 	s.deploy("web", 8)
@@ -219,8 +218,7 @@ func TestEvent_TwiceAtOnce_OneDrain(t *testing.T) {
 	}
 }
 
-// A message that comes late, after its work was done, must neither fail, which would bring it back for ever, nor be done
-// again.
+// A message that arrives after its drain must not fail, which would bring it back for days, and must not be handled again.
 func TestEvent_AfterCompletion_DoesNothing(t *testing.T) {
 	s := newFixture(t, 1)
 	s.runPodOn(s.instances[0], "pod")
@@ -246,8 +244,8 @@ phases:
     match: {labelSelector: "app in ("}
 `
 
-// A function that starts with half a configuration fails at the worst moment: when an instance is about to go. And one that
-// names its faults one by one costs a deployment each.
+// A function that starts with half of its configuration fails when an instance terminates. If it named one error at a time, each
+// would cost a deployment.
 func TestStart_InvalidConfiguration_EveryErrorNamed(t *testing.T) {
 	s := sharedEnv(t)
 	_, err := s.Function(t.Context(), invalidConfiguration)
@@ -268,7 +266,7 @@ func TestStart_InvalidConfiguration_EveryErrorNamed(t *testing.T) {
 	}, found)
 }
 
-// send invokes the scene's function, and returns the answer as it came.
+// send invokes the fixture's function and returns the raw result.
 func (s *fixture) send(payload []byte) runtimeapi.Result {
 	s.Helper()
 	return s.sendTo(s.function, payload)
@@ -281,7 +279,7 @@ func (s *fixture) sendTo(f *env.Function, payload []byte) runtimeapi.Result {
 	return result
 }
 
-// requireCompletedOnce: the instance's lifecycle action was completed exactly once, so that it may go.
+// requireCompletedOnce requires that the instance's lifecycle action was completed exactly once, with CONTINUE.
 func (s *fixture) requireCompletedOnce(i env.Instance) {
 	s.Helper()
 	completions := s.AWS.Completions(i.ID)
@@ -290,14 +288,14 @@ func (s *fixture) requireCompletedOnce(i env.Instance) {
 	require.Equal(s, awstest.Continue, completions[0].Result)
 }
 
-// requireNoCalls: the function has asked nothing of anybody.
+// requireNoCalls requires that the function has called neither Kubernetes nor AWS.
 func (s *fixture) requireNoCalls(f *env.Function) {
 	s.Helper()
 	require.Empty(s, s.requests(f))
 	require.Empty(s, s.AWS.CallsOf(f.Session))
 }
 
-// requireOnlyCalls: the scene's function has called no other action of AWS.
+// requireOnlyCalls requires that the fixture's function has called no other AWS action.
 func (s *fixture) requireOnlyCalls(actions ...string) {
 	s.Helper()
 	for _, call := range s.AWS.CallsOf(s.function.Session) {
@@ -305,7 +303,7 @@ func (s *fixture) requireOnlyCalls(actions ...string) {
 	}
 }
 
-// acceptedEvictions counts them by pod.
+// acceptedEvictions counts the accepted evictions of each pod.
 func acceptedEvictions(all []lab.Request) map[string]int {
 	accepted := map[string]int{}
 	for _, r := range all {

@@ -14,7 +14,7 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// An eviction of one of these would do harm or never end. The drain that waits for them instead never ends either.
+// Evicting one of these pods would do harm or never end. A drain must not wait for them either.
 func TestEvict_PodsToSkip_Remain(t *testing.T) {
 	s := newFixture(t, 1)
 	node := s.instances[0]
@@ -40,7 +40,7 @@ func TestEvict_PodsToSkip_Remain(t *testing.T) {
 	require.Len(t, s.evictions("web"), 1)
 }
 
-// Their owners said that an eviction costs them dearly: a training run of days, say.
+// Their owners say that an eviction is expensive: a training run of days, for example.
 func TestHeldPodsAreNotEvicted(t *testing.T) {
 	s := newFixture(t, 1, shortDeadlineKeep)
 	node := s.instances[0]
@@ -59,8 +59,8 @@ func TestHeldPodsAreNotEvicted(t *testing.T) {
 	require.Equal(t, drain.Evicted, report.pod(t, "web").Outcome)
 }
 
-// Webhooks guard databases by denying evictions until they have failed over. A drain that took one denial for an answer
-// would leave just those pods.
+// Webhooks protect databases: they deny evictions until the database has failed over. If a drain took one denial as final,
+// exactly those pods would remain.
 func TestEvict_WebhookDeniesForAWhile_Delayed(t *testing.T) {
 	s := newFixture(t, 1)
 	node := s.instances[0]
@@ -79,13 +79,13 @@ func TestEvict_WebhookDeniesForAWhile_Delayed(t *testing.T) {
 	}
 }
 
-// A StatefulSet's pod comes back under its name. Evicting that one would take a healthy replica from a healthy node.
+// A StatefulSet recreates its pod under the same name. Evicting the new pod would take a healthy replica from a healthy node.
 func TestEvict_NewPodOfSameName_NotEvicted(t *testing.T) {
 	s := newFixture(t, 2)
 	s.statefulSet("db")
 	target := s.hostOf("db")
 	first := s.podsOn(target)[0]
-	s.runPodOn(target, "slow", stopsAfter("4s")) // the drain goes on while the name is back
+	s.runPodOn(target, "slow", stopsAfter("4s")) // the drain continues while the name is in use again
 	end := s.begin(target)
 	reborn := s.awaitSuccessor(first)
 
@@ -100,8 +100,7 @@ func TestEvict_NewPodOfSameName_NotEvicted(t *testing.T) {
 	require.NotEqual(t, target.Node, current.Spec.NodeName)
 }
 
-// Such a pod's successor is on the same node a moment later, and the successor's: a drain that evicts what is there evicts
-// without end.
+// Such a pod's replacement lands on the same node at once. A drain that evicts every pod it finds there would never end.
 func TestEvict_PodReturnsToNode_EvictedOnce(t *testing.T) {
 	s := newFixture(t, 1)
 	node := s.instances[0]
@@ -122,7 +121,7 @@ func TestEvict_PodReturnsToNode_EvictedOnce(t *testing.T) {
 	require.Contains(t, report.pod(t, successor.Name).Reason, "came back")
 }
 
-// What holds the pod is gone or broken, and nobody can be asked. The instance must not be held with it.
+// The owner of the finalizer is gone or broken. The instance must not wait for it.
 func TestEvict_FinalizerStays_ReportedAtDeadline(t *testing.T) {
 	s := newFixture(t, 1, shortDeadlineKeep)
 	node := s.instances[0]
@@ -139,14 +138,14 @@ func TestEvict_FinalizerStays_ReportedAtDeadline(t *testing.T) {
 	require.Len(t, s.evictions("kept"), 1)
 }
 
-// A pod may be bound in the moment of the cordon, or by somebody who needs no scheduler. It would die unsignalled.
+// A pod may be bound at the moment of the cordon, or without the scheduler. It would be killed without SIGTERM.
 func TestEvict_PodArrivesDuringDrain_Evicted(t *testing.T) {
 	s := newFixture(t, 1)
 	node := s.instances[0]
 	s.deploy("early", 1)
 	s.pdb("early", "early", 0)
 	end := s.begin(node)
-	s.awaitLogs("eviction blocked") // the drain is under way, and goes on until somebody lets it end
+	s.awaitLogs("eviction blocked") // the drain has started and waits for this PDB
 	late := s.createPod("late", pinned(node))
 	s.awaitGone("late")
 	s.removePDB("early")

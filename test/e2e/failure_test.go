@@ -26,15 +26,15 @@ import (
 )
 
 const (
-	// throttledFor is for how many seconds Auto Scaling throttles completions in a plain test; THROTTLED says otherwise. After a minute
-	// an invocation gives its completion up, and the next one goes on.
+	// throttledFor is how many seconds Auto Scaling throttles in a plain test; THROTTLED overrides it. After a minute an
+	// invocation gives up its completion, and the next invocation continues.
 	throttledFor = 5
-	// throttledHook is the heartbeat timeout of the hook then, beside which there are two such times: with a third of it from one
-	// heartbeat to the next, one of them falls into a short fault.
+	// throttledHook is the heartbeat timeout of the hook, on top of twice the throttled time. With heartbeats at a third of the
+	// sum, one heartbeat falls into even a short failure.
 	throttledHook = 45 * time.Second
 )
 
-// An account is throttled as a whole, and most of all when many instances go at once.
+// AWS throttles the whole account, most of all when many instances terminate at once.
 func TestFailure_AutoScalingThrottles_DrainFinishes(t *testing.T) {
 	throttled := time.Duration(envInt(t, "THROTTLED", throttledFor)) * time.Second
 	p := newQueueFixture(t, 2, 1, 0)
@@ -67,13 +67,13 @@ func (p *queueFixture) awaitRefusal(action string) {
 }
 
 const (
-	// watchLifetime is after how long a watch is closed. An API server does that after minutes, a proxy on the way when it likes.
+	// watchLifetime is how long a watch lasts. API servers close watches after minutes, proxies at any time.
 	watchLifetime = 3 * time.Second
-	// minClosedWatches is how many of a drain's watches of its pods are closed before it may go on.
+	// minClosedWatches is how many of the drain's pod watches are closed before it may continue.
 	minClosedWatches = 3
 )
 
-// What a drain waits for, it sees by watching. A watch that has ended and is not taken up again is a drain that waits for ever.
+// A drain sees progress by watching. If it did not restart a closed watch, it would wait forever.
 func TestFailure_WatchesClosed_DrainContinues(t *testing.T) {
 	on := sharedEnv(t)
 	way := newBrokenProxy(t, on)
@@ -91,12 +91,12 @@ func TestFailure_WatchesClosed_DrainContinues(t *testing.T) {
 	p.requireUntouched(p.instances[1])
 }
 
-// brokenProxy is a way to the API server on which no watch lasts: every other is closed in order, as the server does it, and the rest
-// are cut.
+// brokenProxy is a proxy to the API server on which no watch lasts. It closes every second watch properly, as the server does,
+// and breaks the others.
 type brokenProxy struct {
-	environment []string // sends a function that way
+	environment []string // makes a function use the proxy
 	started     atomic.Int32
-	ended       atomic.Int32 // of those of pods
+	ended       atomic.Int32 // watches of pods that ended
 }
 
 func newBrokenProxy(t *testing.T, on *env.Env) *brokenProxy {
@@ -108,10 +108,10 @@ func newBrokenProxy(t *testing.T, on *env.Env) *brokenProxy {
 	w := &brokenProxy{}
 	proxy := httptest.NewUnstartedServer(&httputil.ReverseProxy{
 		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(target) },
-		FlushInterval:  -1, // at once
+		FlushInterval:  -1, // immediately
 		Transport:      transport,
 		ModifyResponse: w.limitWatch,
-		ErrorLog:       log.New(io.Discard, "", 0), // it would tell of each cut
+		ErrorLog:       log.New(io.Discard, "", 0), // it would log each broken watch
 	})
 	proxy.EnableHTTP2 = true
 	proxy.StartTLS()
@@ -123,7 +123,7 @@ func newBrokenProxy(t *testing.T, on *env.Env) *brokenProxy {
 	return w
 }
 
-// limitWatch gives a watch its end.
+// limitWatch makes a watch end after watchLifetime.
 func (w *brokenProxy) limitWatch(r *http.Response) error {
 	if !r.Request.URL.Query().Has("watch") {
 		return nil
@@ -143,7 +143,7 @@ func (w *brokenProxy) limitWatch(r *http.Response) error {
 	return nil
 }
 
-// limitedBody is the body of an answer that ends before its time.
+// limitedBody is a response body that ends early.
 type limitedBody struct {
 	io.ReadCloser
 	end     error
@@ -159,16 +159,17 @@ func (m *limitedBody) Read(p []byte) (int, error) {
 }
 
 const (
-	// ampleMemory is more memory than the function needs for anything.
+	// ampleMemory is more memory than the function ever needs.
 	ampleMemory = 256 << 20
-	// scarceMemory is what it may use beyond what it has when its memory gets short.
+	// scarceMemory is what the function may use beyond its present memory when memory gets scarce.
 	scarceMemory = 1 << 20
-	// heavyPods are pods whose description is large, and how large.
+	// heavyPods is the number of pods whose objects are large, and heavyPodSize their size in bytes.
 	heavyPods    = 20
 	heavyPodSize = 1 << 20
 )
 
-// The kernel kills who has used up its memory, and nobody is told. The next invocation goes on, when there is enough for it.
+// The kernel kills a function that has used up its memory, without notice. The next invocation continues once there is enough
+// memory.
 func TestFailure_OutOfMemory_NextInvocationFinishes(t *testing.T) {
 	on := sharedEnv(t)
 	lab.RequireMemoryGroups(t)
@@ -185,7 +186,7 @@ func TestFailure_OutOfMemory_NextInvocationFinishes(t *testing.T) {
 		kills, err := memory.Killed()
 		return kills > 0, err
 	})
-	require.NoError(t, memory.Limit(ampleMemory)) // as an operator would
+	require.NoError(t, memory.Limit(ampleMemory)) // as an operator would do
 	p.removePDB("web")
 
 	p.awaitEmptyQueue()

@@ -21,27 +21,29 @@ import (
 	"quiesce/test/parts/runtimeapi"
 )
 
-// waitTimeout bounds every wait of these tests: far beyond what any needs on a slow machine, so that only a real hang meets it.
+// waitTimeout bounds every wait of these tests: far more than any needs on a slow machine, so that only a real hang reaches it.
 const waitTimeout = 2 * time.Minute
 
 const (
-	// testTimeout bounds a test, so that one that hangs is told by its name.
+	// testTimeout bounds a test, so that a hang is reported with the test's name.
 	testTimeout = 5 * time.Minute
-	// longTestTimeout bounds one in its long form.
+	// longTestTimeout bounds a test in its long form.
 	longTestTimeout = 40 * time.Minute
 )
 
-// fixture is one test's part of the stage: a group with its nodes, a namespace whose pods run on them, and a function.
+// fixture is one test's part of the shared environment: a group with its nodes, a namespace whose pods run on them, and a
+// function.
 type fixture struct {
 	*testing.T
 	*env.Env
 	ctx       context.Context
-	group     string // and namespace
+	group     string // also the name of the namespace
 	instances []env.Instance
 	function  *env.Function
 }
 
-// newFixture makes a scene with n nodes. more is appended to the function's configuration.
+// newFixture makes a fixture with n nodes in the shared environment. The lines of more are appended to the function's
+// configuration.
 func newFixture(t *testing.T, n int, more ...string) *fixture {
 	return newFixtureOn(t, sharedEnv(t), n, more...)
 }
@@ -64,12 +66,12 @@ func newFixtureOn(t *testing.T, on *env.Env, n int, more ...string) *fixture {
 	return s
 }
 
-// fixtures counts them: a test that runs twice has two.
+// fixtures counts the fixtures, so that a test that runs twice gets two names.
 var fixtures atomic.Int32
 
 func nameOf(t *testing.T) string {
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(t.Name(), "Test")))
-	return fmt.Sprintf("%s-%d", name[:min(len(name), 50)], fixtures.Add(1)) // 63 characters are allowed
+	return fmt.Sprintf("%s-%d", name[:min(len(name), 50)], fixtures.Add(1)) // a name may have 63 characters
 }
 
 func (s *fixture) newFunction(more ...string) *env.Function {
@@ -77,7 +79,7 @@ func (s *fixture) newFunction(more ...string) *env.Function {
 	return s.newFunctionFor(s.group, more...)
 }
 
-// newFunctionFor is a function that another group than the scene's is configured for.
+// newFunctionFor starts a function that is configured for this group.
 func (s *fixture) newFunctionFor(group string, more ...string) *env.Function {
 	s.Helper()
 	return s.start("autoScalingGroups: [\"" + group + "\"]\n" + strings.Join(more, "\n"))
@@ -96,7 +98,7 @@ func (s *fixture) start(configuration string, environment ...string) *env.Functi
 	return function
 }
 
-// terminate has Auto Scaling terminate the instance and returns our hook's event.
+// terminate makes Auto Scaling terminate the instance and returns the event of our hook.
 func (s *fixture) terminate(i env.Instance) awstest.Event {
 	s.Helper()
 	for _, event := range s.AWS.Terminate(i.ID) {
@@ -108,7 +110,7 @@ func (s *fixture) terminate(i env.Instance) awstest.Event {
 	return awstest.Event{}
 }
 
-// report is what the function answers with.
+// report is the function's answer: a report or an error.
 type report struct {
 	termination.Report
 	ErrorType, ErrorMessage string
@@ -121,7 +123,7 @@ func (s *fixture) invokeOn(f *env.Function, payload any) report {
 	return s.beginOn(f, payload)()
 }
 
-// beginOn invokes in the background. The returned function waits for the answer.
+// beginOn invokes the function in the background. The returned function waits for the answer.
 func (s *fixture) beginOn(f *env.Function, payload any) (end func() report) {
 	s.Helper()
 	body, isBytes := payload.([]byte)
@@ -146,25 +148,25 @@ func (s *fixture) beginOn(f *env.Function, payload any) (end func() report) {
 	}
 }
 
-// begin terminates the instance and has the function begin to drain it.
+// begin terminates the instance and starts its drain in the background.
 func (s *fixture) begin(i env.Instance) (end func() report) {
 	s.Helper()
 	return s.beginOn(s.function, s.terminate(i).Body)
 }
 
-// drain terminates the instance and has the function drain it.
+// drain terminates the instance and waits for its drain.
 func (s *fixture) drain(i env.Instance) report {
 	s.Helper()
 	return s.invoke(s.terminate(i).Body)
 }
 
-// until waits for a condition.
+// until waits for a condition, for waitTimeout at most.
 func (s *fixture) until(what string, holds func() (bool, error)) {
 	s.Helper()
 	s.within(waitTimeout, what, holds)
 }
 
-// within waits for a condition that may take that long.
+// within waits for a condition, for limit at most.
 func (s *fixture) within(limit time.Duration, what string, holds func() (bool, error)) {
 	s.Helper()
 	deadline := time.Now().Add(limit)
@@ -186,7 +188,7 @@ func (s *fixture) within(limit time.Duration, what string, holds func() (bool, e
 	}
 }
 
-// requests are those that a function made of Kubernetes, in order.
+// requests returns the function's requests to the API server, in order.
 func (s *fixture) requests(f *env.Function) []lab.Request {
 	s.Helper()
 	all, err := s.Lab.Audit().By(f.User)
@@ -194,7 +196,7 @@ func (s *fixture) requests(f *env.Function) []lab.Request {
 	return all
 }
 
-// writes are the requests that may have changed something.
+// writes returns the requests that may have changed something.
 func writes(all []lab.Request) (changed []string) {
 	for _, r := range all {
 		if r.Verb != "get" && r.Verb != "list" && r.Verb != "watch" {
@@ -204,7 +206,7 @@ func writes(all []lab.Request) (changed []string) {
 	return changed
 }
 
-// evictions are the evictions that the scene's function asked for, in order: of the pod of this name, or empty, of any.
+// evictions returns the eviction requests of the fixture's function for the named pod, in order; for an empty name, for any pod.
 func (s *fixture) evictions(pod string) (asked []lab.Request) {
 	s.Helper()
 	for _, r := range s.requests(s.function) {
@@ -215,7 +217,7 @@ func (s *fixture) evictions(pod string) (asked []lab.Request) {
 	return asked
 }
 
-// answered are the requests that were answered with this status.
+// answered returns the requests that were answered with this HTTP status.
 func answered(all []lab.Request, code int) (found []lab.Request) {
 	for _, r := range all {
 		if r.Code == code {
@@ -225,7 +227,7 @@ func answered(all []lab.Request, code int) (found []lab.Request) {
 	return found
 }
 
-// awaitLogs waits until the scene's function has logged all of these texts.
+// awaitLogs waits until the fixture's function has logged all these texts.
 func (s *fixture) awaitLogs(texts ...string) {
 	s.Helper()
 	s.until("the log says "+strings.Join(texts, " and "), func() (bool, error) {
@@ -239,7 +241,7 @@ func (s *fixture) awaitLogs(texts ...string) {
 	})
 }
 
-// pod is the line of a pod in the report.
+// pod returns the pod's line in the report.
 func (r report) pod(t require.TestingT, pod string) drain.PodReport {
 	for _, p := range r.Pods {
 		if p.Name == pod {

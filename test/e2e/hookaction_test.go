@@ -12,8 +12,8 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// A retained instance that is terminated again fires its hook anew. Were the first event taken at its word, its clock would leave
-// the pods no time, and its token would complete nothing.
+// A retained instance that is terminated again fires its hook again. With the clock of the first event the pods would have no
+// time, and its token would complete nothing.
 func TestEvent_EarlierAction_PresentActionUsed(t *testing.T) {
 	s := newFixture(t, 1)
 	target := s.instances[0]
@@ -33,8 +33,8 @@ func TestEvent_EarlierAction_PresentActionUsed(t *testing.T) {
 	require.Equal(t, termination.StatusRejected, s.invoke(fresh.Body).Status, "and its own event comes too late")
 }
 
-// Where a group retains what is abandoned, a drain that could not be done keeps the machine for somebody to look at. When that is
-// done, it is terminated again, and drained as if for the first time.
+// Where a group retains abandoned instances, a failed drain keeps the instance for inspection. Later it is terminated again and
+// drained as if for the first time.
 func TestEvent_RetainedInstance_DrainedWhenTerminatedAgain(t *testing.T) {
 	s := newFixture(t, 1)
 	target := s.instances[0]
@@ -44,7 +44,7 @@ func TestEvent_RetainedInstance_DrainedWhenTerminatedAgain(t *testing.T) {
 		"QUIESCE_CLUSTER_ENDPOINT=https://127.0.0.1:1", "QUIESCE_CLUSTER_CA="+base64.StdEncoding.EncodeToString(s.Lab.CA()))
 	first := s.terminate(target)
 	s.until("the instance is retained", func() (bool, error) {
-		s.sendTo(lost, first.Body) // which fails while there is time, so that it comes again
+		s.sendTo(lost, first.Body) // fails while there is time, so that it is delivered again
 		return s.AWS.State(target.ID) == "Terminating:Retained", nil
 	})
 	require.Len(t, s.podsOn(target), 1)
@@ -60,8 +60,8 @@ func TestEvent_RetainedInstance_DrainedWhenTerminatedAgain(t *testing.T) {
 	require.Equal(t, awstest.Continue, completions[1].Result)
 }
 
-// Managed node groups have a hook of EKS' own. While it holds the instance, an event that comes again is of an action that has
-// ended, and of an instance that waits.
+// Managed node groups have a hook of EKS. While that hook holds the instance, a duplicate event belongs to a completed action of
+// an instance that still waits.
 func TestEvent_DuplicateWhileOtherHookWaits_NotCompletedAgain(t *testing.T) {
 	s := newFixture(t, 1)
 	target := s.instances[0]

@@ -21,7 +21,7 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// ownEnv is a stage for a test whose changes would reach the other scenes.
+// ownEnv starts an environment for one test whose changes would affect other tests.
 func ownEnv(t *testing.T) *env.Env {
 	t.Helper()
 	sharedEnv(t)
@@ -40,14 +40,14 @@ type permission struct{ group, resource, verb string }
 
 func (p permission) String() string { return p.verb + " " + p.resource }
 
-// fallbacks are permissions that no run here needs: this server offers the list as the beginning of the watch, and older ones
-// do not (https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists).
+// fallbacks are permissions that no test here needs: this server sends the list at the start of the watch, and older servers do
+// not (https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists).
 var fallbacks = []permission{
 	{"", "pods", "list"}, {"policy", "poddisruptionbudgets", "list"}, {"storage.k8s.io", "volumeattachments", "list"},
 }
 
-// permissionNeed is a run that needs a permission, and what it ends in when that is taken away: a function error that names it or, where
-// it can do without, its status.
+// permissionNeed is a run that needs a permission, and its result without it: a function error that names the permission or,
+// where the run can continue without it, a status.
 type permissionNeed struct {
 	prepare func(*fixture)
 	status  termination.Status      // empty: a function error
@@ -73,8 +73,8 @@ var needs = map[permission]permissionNeed{
 	{"", "events", "create"}:                         {status: termination.StatusDrained},
 }
 
-// What the function may do is what somebody who steals its role may do: every permission is one that a run is seen to need,
-// and one that is missing is named, so that it can be granted.
+// A stolen role can do all that the function can do. So every permission must be needed by some run, and a missing one must be
+// named, so that an operator can grant it.
 func TestIdentity_EachPermission_Needed(t *testing.T) {
 	own := ownEnv(t)
 	for _, p := range permissionsOf(t, own) {
@@ -111,19 +111,18 @@ func requireNeeded(t *testing.T, own *env.Env, p permission) {
 	require.True(t, slices.ContainsFunc(s.requests(s.function), func(r lab.Request) bool { return r.Denied }))
 }
 
-// tokenCacheTTL is for how long the API server believes in a token that it has seen: 10 s, whatever the webhook's own cache is set to
-// (TokenSuccessCacheTTL of k8s.io/kubernetes/pkg/kubeapiserver/options), and a little more.
+// tokenCacheTTL is how long the API server accepts a token that it has verified: 10 s, whatever the TTL of the webhook's own
+// cache (TokenSuccessCacheTTL of k8s.io/kubernetes/pkg/kubeapiserver/options), plus a margin.
 const tokenCacheTTL = 11 * time.Second
 
-// A session can end, or a key be rotated, in the middle of a drain of half an hour. The pods that are left must not be left
-// for that.
+// A session can end, or a key be rotated, in the middle of a drain of half an hour. The remaining pods must still be evicted.
 func drainWithExpiredToken(t *testing.T, own *env.Env) {
 	s := newFixtureOn(t, own, 1)
 	node := s.instances[0]
 	s.deploy("slow", 1)
 	s.pdb("slow", "slow", 0)
 	end := s.begin(node)
-	s.awaitLogs("eviction blocked") // the drain is under way, and goes on until somebody lets it end
+	s.awaitLogs("eviction blocked") // the drain has started and waits for this PDB
 	asked := s.identityCalls()
 	heal := s.AWS.Fail("sts", "GetCallerIdentity", awstest.Fault{
 		Times: 1, Code: http.StatusForbidden, ErrorCode: "ExpiredToken", Message: "The security token included in the request is expired",
@@ -146,20 +145,20 @@ func drainWithExpiredToken(t *testing.T, own *env.Env) {
 	require.NotEqual(t, calls[0].Params.Get("X-Amz-Date"), calls[1].Params.Get("X-Amz-Date"))
 }
 
-// A token is made for one cluster. Were one for a test cluster good for production, so would be whoever runs the tests.
+// A token is made for one cluster. Otherwise a token for a test cluster would also open the production cluster.
 func TestToken_OtherCluster_Refused(t *testing.T) {
 	s := newFixture(t, 1)
 	s.AWS.AddCluster(s.group, s.Lab.Endpoint(), s.Lab.CA())
 	s.requireRefused("Unauthorized", "CLUSTER_NAME="+s.group)
 }
 
-// A key that was taken away must end what it could do, before Kubernetes is asked for anything.
+// A revoked key must stop the function before it sends any request to Kubernetes.
 func TestAnUnknownAccessKeyIsRefused(t *testing.T) {
 	s := newFixture(t, 1)
 	s.requireRefused("InvalidClientTokenId", "AWS_ACCESS_KEY_ID=ASIAUNKNOWNUNKNOWN00")
 }
 
-// requireRefused drains with a function in this environment, which must fail with these words and touch nothing.
+// requireRefused drains with a function in this environment, which must fail with this error and change nothing.
 func (s *fixture) requireRefused(words, environment string) {
 	s.Helper()
 	node := s.instances[0]
@@ -174,13 +173,13 @@ func (s *fixture) requireRefused(words, environment string) {
 	require.Nil(s, s.podsOn(node)[0].DeletionTimestamp)
 }
 
-// identityCalls are the questions who the scene's function is that STS was asked.
+// identityCalls returns the GetCallerIdentity calls that STS received for the fixture's function.
 func (s *fixture) identityCalls() []awstest.Call {
 	s.Helper()
 	return slices.DeleteFunc(s.AWS.CallsOf(s.function.Session), func(c awstest.Call) bool { return c.Service != "sts" })
 }
 
-// permissionsOf are all that the group quiesce has, but those for escorts, whose need internal/kube's own tests show.
+// permissionsOf returns the permissions of the group quiesce. Tests of internal/kube show the need of those for escorts.
 func permissionsOf(t *testing.T, on *env.Env) (all []permission) {
 	t.Helper()
 	for _, rule := range rolesOf(t, on).rules() {
@@ -193,7 +192,7 @@ func permissionsOf(t *testing.T, on *env.Env) (all []permission) {
 	return all
 }
 
-// roles are those that are called quiesce: the rules of each by its namespace, which is empty for the cluster's.
+// roles are the roles named quiesce: the rules of each by namespace, which is empty for the ClusterRole.
 type roles map[string][]rbacv1.PolicyRule
 
 func rolesOf(t *testing.T, on *env.Env) roles {
@@ -212,7 +211,7 @@ func rolesOf(t *testing.T, on *env.Env) roles {
 
 func (r roles) rules() []rbacv1.PolicyRule { return slices.Concat(slices.Collect(maps.Values(r))...) }
 
-// without takes a permission away for the rest of the test.
+// without takes a permission away until the test ends.
 func (s *fixture) without(p permission) {
 	s.Helper()
 	all, fewer := rolesOf(s.T, s.Env), roles{}
@@ -223,7 +222,7 @@ func (s *fixture) without(p permission) {
 	s.Cleanup(func() { s.grant(p, all, true) })
 }
 
-// grant gives the roles their rules, and waits until they are in force.
+// grant sets the rules of the roles and waits until they are effective.
 func (s *fixture) grant(p permission, r roles, allowed bool) {
 	s.Helper()
 	rbac := s.Lab.Client().RbacV1()
@@ -279,7 +278,7 @@ func rulesWithout(rules []rbacv1.PolicyRule, p permission) []rbacv1.PolicyRule {
 	return kept
 }
 
-// renameInstance has EC2 call the instance otherwise than its node, which must then be searched for.
+// renameInstance gives the instance another name in EC2 than its node has, so that the function must search for the node.
 func (s *fixture) renameInstance() {
 	s.Helper()
 	s.instances = []env.Instance{s.instanceWithoutNode(s.group, "custom")}
@@ -291,7 +290,7 @@ func (s *fixture) blockEvictions() {
 	s.pdb("web", "web", 0)
 }
 
-// forceDeletions has the function delete what its budget does not let go.
+// forceDeletions makes the function delete pods that their PDB blocks.
 func (s *fixture) forceDeletions() {
 	s.Helper()
 	s.blockEvictions()
@@ -306,14 +305,14 @@ func (s *fixture) addDisk() {
 	s.runPodOn(s.instances[0], "db", claiming("data"))
 }
 
-// sweepWithLostEvent sweeps, while an instance waits whose event was lost.
+// sweepWithLostEvent sweeps while an instance waits whose event was lost.
 func (s *fixture) sweepWithLostEvent() report {
 	s.Helper()
 	s.terminate(s.instances[0])
 	return s.invoke(read(s.T, "sweep"))
 }
 
-// createExpiredLease leaves the Lease of an owner that crashed.
+// createExpiredLease creates the expired Lease of a function that crashed.
 func (s *fixture) createExpiredLease() {
 	s.Helper()
 	holder, long := "crashed", metav1.NewMicroTime(time.Now().Add(-time.Hour))

@@ -22,24 +22,26 @@ import (
 )
 
 const (
-	// killSeeds is how many drains are killed in a plain test; KILLS says otherwise, and KILL_SEED=n repeats the one of that seed.
+	// killSeeds is how many drains are killed in a plain test. KILLS overrides it; KILL_SEED=n repeats the drain of seed n.
 	killSeeds = 3
-	// killStream is one of many, of which the first few seeds differ in what they do.
+	// killStream selects a random stream whose first seeds differ in what they do.
 	killStream = 2
-	// parallelKills is how many of them go on at once: they are mostly waiting, for a message that was hidden a minute.
+	// parallelKills is how many drains run at once. They mostly wait for a message that is hidden for a minute.
 	parallelKills = 10
-	// killedTimeout is of the function: its queue hides a message for as long when it died before it could say otherwise.
+	// killedTimeout is the function's timeout. If the function dies before it shortens the visibility timeout, the queue hides
+	// the message for this long.
 	killedTimeout = time.Minute
-	// longestStop is how long a pod of theirs takes to stop, at the most.
+	// longestStop is the longest time that a pod takes to stop.
 	longestStop = 4 * time.Second
-	// killWindow is how long after a word of the function's it is killed, at the most: some requests later.
+	// killWindow is how long after a log message the function is killed, at most: some requests later.
 	killWindow = 30 * time.Millisecond
 )
 
-// logMessages are what a function says on its way, beside the nothing that it begins with. Most of what it does, it does close to one.
+// logMessages are the messages that a drain logs; the empty one stands for its start. Most of its actions are close to one of
+// them.
 var logMessages = []string{"", "node cordoned", "phase began", "pod evicted", "pod gone", "phase emptied", "lifecycle action completed"}
 
-// moment is when a function is killed: that long after it has said this, or after it was given its message.
+// moment is when a function is killed: delay after it logged the message, or after it received its event.
 type moment struct {
 	message string
 	delay   time.Duration
@@ -49,7 +51,7 @@ func (m moment) String() string {
 	return fmt.Sprintf("%v after %q", m.delay.Round(time.Millisecond), m.message)
 }
 
-// randomMoment is any, from the beginning of a drain whose longest pod takes that long to stop to its end.
+// randomMoment returns a moment between the start and the end of a drain whose slowest pod takes longest to stop.
 func randomMoment(random *rand.Rand, longest time.Duration) moment {
 	if word := logMessages[random.IntN(len(logMessages))]; word != "" {
 		return moment{word, time.Duration(random.Int64N(int64(killWindow)))}
@@ -57,8 +59,8 @@ func randomMoment(random *rand.Rand, longest time.Duration) moment {
 	return moment{"", time.Duration(random.Int64N(int64(longest + time.Second/4)))}
 }
 
-// A function can die at any moment: its host fails, its memory is used up, its time is over. Wherever that is, another one finishes
-// what it began, and neither does anything twice.
+// A function can die at any moment: its host fails, or it runs out of memory or time. Another invocation then finishes the drain,
+// and nothing is done twice.
 func TestKill_AnyPoint_NextInvocationFinishes(t *testing.T) {
 	on := sharedEnv(t)
 	seeds, kills := killSeedsFor(t), 0
@@ -93,7 +95,7 @@ func killSeedsFor(t *testing.T) []uint64 {
 	return seeds
 }
 
-// envInt is what the environment says, or else the default.
+// envInt returns the value of an environment variable, or the default.
 func envInt(t *testing.T, variable string, otherwise int) int {
 	t.Helper()
 	text := os.Getenv(variable)
@@ -105,16 +107,16 @@ func envInt(t *testing.T, variable string, otherwise int) int {
 	return n
 }
 
-// killedDrain is a drain whose function is killed at moments that follow from a seed, as do its pods.
+// killedDrain is a drain whose function is killed. The seed decides the moments and the pods.
 type killedDrain struct {
 	*queueFixture
 	seed    uint64
 	target  env.Instance
 	pods    []corev1.Pod
-	moments []moment // one for each delivery, from the first on
+	moments []moment // one per delivery
 
 	mu   sync.Mutex
-	done []string // the kills that came in time, and what the function had said last
+	done []string // the kills that came before the end, each with the function's last log message
 }
 
 func newKilledDrain(t *testing.T, on *env.Env, seed uint64) *killedDrain {
@@ -135,14 +137,14 @@ func newKilledDrain(t *testing.T, on *env.Env, seed uint64) *killedDrain {
 	}
 	k.runPodOn(k.instances[1], "bystander")
 	k.pods = k.podsOn(k.target)
-	for range 1 + random.IntN(4)/3 { // a quarter of them are killed twice
+	for range 1 + random.IntN(4)/3 { // a quarter of the drains are killed twice
 		k.moments = append(k.moments, randomMoment(random, longest))
 	}
 	k.send(k.terminate(k.target).Body)
 	return k
 }
 
-// kill kills the function at its moments, but for those that come after the end.
+// kill kills the function at its moments, except those after the end of the drain.
 func (k *killedDrain) kill() {
 	for n, m := range k.moments {
 		said := len(k.function.Output())
@@ -153,7 +155,7 @@ func (k *killedDrain) kill() {
 			return
 		}
 		select {
-		case <-time.After(m.delay): // the seed's choice, whatever the function does
+		case <-time.After(m.delay): // the seed decides, whatever the function does
 		case <-k.ctx.Done():
 		}
 		if k.receives() == 0 {
@@ -164,7 +166,7 @@ func (k *killedDrain) kill() {
 	}
 }
 
-// receives is how often the message was delivered; 0: it is done with, or was not yet.
+// receives returns how often the message was delivered; 0: not yet, or the message is deleted.
 func (k *killedDrain) receives() int {
 	for _, m := range k.messages() {
 		return m.Receives
@@ -172,7 +174,7 @@ func (k *killedDrain) receives() int {
 	return 0
 }
 
-// waitUntil waits for a condition; false: the message is done with before that.
+// waitUntil waits for a condition and reports whether it became true before the message was deleted.
 func (k *killedDrain) waitUntil(holds func() bool) bool {
 	for !holds() {
 		if len(k.messages()) == 0 {
@@ -187,7 +189,7 @@ func (k *killedDrain) waitUntil(holds func() bool) bool {
 	return true
 }
 
-// recordKill keeps what the function had said last.
+// recordKill records the kill and the function's last log message.
 func (k *killedDrain) recordKill(m moment) {
 	last := "nothing"
 	for text := range strings.Lines(k.function.Output()) {
@@ -200,7 +202,7 @@ func (k *killedDrain) recordKill(m moment) {
 	k.done = append(k.done, fmt.Sprintf("%v, when it had said %q last", m, last))
 }
 
-// requireDrained checks what DESIGN.md, section 10, promises.
+// requireDrained checks the promise: killed at any point, a later invocation finishes the drain.
 func (k *killedDrain) requireDrained() {
 	k.Helper()
 	k.awaitEmptyQueue()
@@ -211,8 +213,8 @@ func (k *killedDrain) requireDrained() {
 	k.requireUntouched(k.instances[1])
 }
 
-// requireDrainedOnce: the instance's action was completed once and in time, each of these pods was evicted once and is gone, the node was
-// closed before that and stays so, and nobody owns the instance any more.
+// requireDrainedOnce requires that the action was completed once and in time, that each of these pods was evicted once and is
+// gone, that the node was cordoned before and stays so, and that the instance's Lease is free.
 func (p *queueFixture) requireDrainedOnce(target env.Instance, pods []corev1.Pod) {
 	p.Helper()
 	p.requireCompletedOnce(target)
@@ -231,7 +233,7 @@ func (p *queueFixture) requireDrainedOnce(target env.Instance, pods []corev1.Pod
 	p.until("nobody owns the instance", func() (bool, error) { return p.isLeaseFree(target) })
 }
 
-// allRequests are those that all the functions made of Kubernetes, in order of arrival.
+// allRequests returns the requests of all functions to the API server, in order of arrival.
 func (p *queueFixture) allRequests() []lab.Request {
 	p.Helper()
 	users := make([]string, len(p.functions))
@@ -243,8 +245,8 @@ func (p *queueFixture) allRequests() []lab.Request {
 	return requests
 }
 
-// requireEvictedOnce: one eviction of the pod was accepted, and it was not deleted. Where whoever asked was gone before the answer, the
-// server may have carried out what it then calls a failure.
+// requireEvictedOnce requires that one eviction of the pod was accepted and that the pod was not deleted otherwise. If the client
+// was gone before the answer, the server may have done what it then logs as a failure.
 func requireEvictedOnce(t require.TestingT, requests []lab.Request, pod string) {
 	accepted, unanswered := 0, 0
 	for _, r := range requests {
@@ -262,7 +264,7 @@ func requireEvictedOnce(t require.TestingT, requests []lab.Request, pod string) 
 	require.Positive(t, accepted+unanswered, "%s was not evicted", pod)
 }
 
-// requireUntouched: the node is open, and nobody has marked it.
+// requireUntouched requires that the node is schedulable and has neither our annotation nor our taint.
 func (s *fixture) requireUntouched(i env.Instance) {
 	s.Helper()
 	node := s.node(i)
@@ -272,7 +274,7 @@ func (s *fixture) requireUntouched(i env.Instance) {
 	require.Equal(s, "InService", s.AWS.State(i.ID))
 }
 
-// isLeaseFree tells whether nobody holds the instance's Lease. One that its owner could not give back ends by itself.
+// isLeaseFree reports whether the instance's Lease has no holder or has expired.
 func (s *fixture) isLeaseFree(i env.Instance) (bool, error) {
 	lease, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

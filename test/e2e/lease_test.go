@@ -14,8 +14,8 @@ import (
 	"quiesce/test/env"
 )
 
-// A renewal whose answer is lost has changed the Lease all the same. An owner that never renews again after that loses it in
-// the middle of its drain, and a second one begins beside it.
+// A renewal whose answer is lost has still changed the Lease. A holder that never renewed again would lose the Lease in the
+// middle of its drain, and a second drain would start beside it.
 func TestLease_ChangedByAnother_Renewed(t *testing.T) {
 	s := &fixture{T: t, Env: sharedEnv(t), ctx: t.Context()}
 	client, err := kube.New(s.Lab.Admin())
@@ -39,7 +39,7 @@ func TestLease_ChangedByAnother_Renewed(t *testing.T) {
 	require.Error(t, err, "it was given back")
 }
 
-// isLeaseDeleted tells whether nobody has the instance's Lease.
+// isLeaseDeleted reports whether the instance has no Lease.
 func (s *fixture) isLeaseDeleted(i env.Instance) (bool, error) {
 	_, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

@@ -20,24 +20,24 @@ import (
 )
 
 const (
-	// loadTimeout is the heartbeat timeout of a group under load: short, so that in the long form those that wait for their turn
-	// outlast it, and long enough that no busy machine stalls for as long.
+	// loadTimeout is the heartbeat timeout of a group under load: short, so that in the long form instances wait longer than that
+	// for their turn, and longer than any stall of a busy machine.
 	loadTimeout = time.Minute
-	// sweepEvery is how often such a group is swept: six times in loadTimeout, where the stack sweeps five times in the usual one.
+	// sweepEvery is how often the group is swept: six times per loadTimeout, where the stack sweeps five times per usual timeout.
 	sweepEvery = 10 * time.Second
-	// loadWait bounds what takes 100 nodes' time.
+	// loadWait bounds waits for 100 nodes.
 	loadWait = 10 * time.Minute
-	// remainingNodes are the nodes that stay.
+	// remainingNodes is how many nodes are not terminated.
 	remainingNodes = 2
 )
 
-// load is how many nodes of how many pods go at once, and how many of them are drained at once.
+// load is how many nodes terminate at once, how many pods each has, and how many are drained at once.
 type load struct {
 	nodes, pods, concurrency int
 	stop                     string // how long a pod takes to stop
 }
 
-// isLong tells whether the long forms are asked for: LOAD=long, as `make soak` sets.
+// isLong reports whether the long forms are requested: LOAD=long, as `make soak` sets it.
 func isLong() bool { return os.Getenv("LOAD") == "long" }
 
 func loadSizes() []load {
@@ -47,8 +47,8 @@ func loadSizes() []load {
 	return []load{{12, 8, 12, "1s"}, {12, 8, 3, "1s"}}
 }
 
-// newLoadFixture makes a post with nodes and as many functions as work at once: in the long form on a stage of its own, where nothing
-// else is measured.
+// newLoadFixture makes a fixture with this many nodes and functions. The long form has an environment of its own, so that other
+// tests do not disturb the measurement.
 func newLoadFixture(t *testing.T, nodes, functions int) *queueFixture {
 	t.Helper()
 	set := sharedEnv
@@ -60,8 +60,8 @@ func newLoadFixture(t *testing.T, nodes, functions int) *queueFixture {
 	return p
 }
 
-// An instance refresh, a zone that rebalances, a group that is scaled to nothing: the events come all at once, and each of the
-// instances has a hook whose time runs from that moment on, whenever its turn comes.
+// In an instance refresh, a zone rebalance or a scale-in to zero, all events come at once, and every hook's clock starts at that
+// moment.
 func TestLoad_ManyNodesAtOnce_EachDrainedOnce(t *testing.T) {
 	for _, l := range loadSizes() {
 		t.Run(fmt.Sprintf("%d-nodes-%d-at-once", l.nodes, l.concurrency), func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestLoad_ManyNodesAtOnce_EachDrainedOnce(t *testing.T) {
 	}
 }
 
-// populate has pods of one app run on the nodes, all of which are to go, and then adds those that stay.
+// populate runs the pods of one app on the nodes to terminate, and then adds the remaining nodes.
 func (p *queueFixture) populate(l load) {
 	p.Helper()
 	replicas := int32(l.nodes * l.pods)
@@ -100,7 +100,7 @@ func (p *queueFixture) populate(l load) {
 	require.NoError(p, err)
 }
 
-// terminateAll has Auto Scaling take all instances of the scene at once, and returns the events.
+// terminateAll makes Auto Scaling terminate all instances of the fixture and returns the events.
 func (p *queueFixture) terminateAll() (events [][]byte) {
 	p.Helper()
 	for _, i := range p.instances {
@@ -109,7 +109,7 @@ func (p *queueFixture) terminateAll() (events [][]byte) {
 	return events
 }
 
-// sweepRepeatedly sweeps until the returned function is called, which tells what the sweeps saw.
+// sweepRepeatedly sweeps until the returned function is called, which returns the reports.
 func (p *queueFixture) sweepRepeatedly() (end func() []termination.SweepReport) {
 	p.Helper()
 	f := p.start("autoScalingGroups: [\""+p.group+"\"]\n", p.queue.Environment()...)
@@ -145,7 +145,7 @@ func (p *queueFixture) sweepRepeatedly() (end func() []termination.SweepReport) 
 	}
 }
 
-// requireAllDrainedOnce: nobody's action was completed twice or not at all, no hook ran out, no pod is left.
+// requireAllDrainedOnce requires that every action was completed exactly once, that no hook expired, and that no pod remains.
 func (p *queueFixture) requireAllDrainedOnce() {
 	p.Helper()
 	for _, i := range p.instances {
@@ -162,8 +162,8 @@ func (p *queueFixture) requireAllDrainedOnce() {
 	require.Len(p, drained, len(p.instances), "each is reported as drained")
 }
 
-// requireTaintedBeforeFirstEviction: no pod left its node before all nodes that are to go were closed or tainted, so that none could
-// come to the next of them.
+// requireTaintedBeforeFirstEviction requires that all terminating nodes were cordoned or tainted before the first eviction, so
+// that no pod moved to one of them.
 func (p *queueFixture) requireTaintedBeforeFirstEviction(requests []lab.Request) {
 	p.Helper()
 	first := slices.IndexFunc(requests, func(r lab.Request) bool { return r.Subresource == "eviction" })
@@ -179,12 +179,12 @@ func (p *queueFixture) requireTaintedBeforeFirstEviction(requests []lab.Request)
 	}
 }
 
-// isNodePatch: a node was cordoned or tainted; nothing else is ever written to one that is to go.
+// isNodePatch reports whether a node was cordoned or tainted, the only patches of a terminating node.
 func isNodePatch(r lab.Request) bool {
 	return r.Verb == "patch" && r.Resource == "nodes" && r.Code == 200
 }
 
-// logLoad prints the figures.
+// logLoad logs the measurements.
 func (p *queueFixture) logLoad(l load, began time.Time, took time.Duration, requests []lab.Request, sweeps []termination.SweepReport) {
 	p.Helper()
 	kinds, refused, conflicts := map[string]int{}, 0, 0
@@ -236,7 +236,7 @@ func (p *queueFixture) logLoad(l load, began time.Time, took time.Duration, requ
 		closed[0].Seconds(), closed[len(closed)-1].Seconds(), peak>>20, kinds)
 }
 
-// burst is how many messages come at once, about how many instances, and how many invocations there are at once.
+// burst is how many messages come at once, about how many instances, and how many invocations run at once.
 type burst struct{ messages, instances, concurrency int }
 
 func burstSize() burst {
@@ -252,14 +252,14 @@ var malformedSamples = []string{
 	"malformed-action", "malformed-drain", "malformed-plan", "malformed-unknown-key",
 }
 
-// foreignSamples are messages that are none of ours.
+// foreignSamples are messages that are not ours.
 var foreignSamples = []string{
 	"terminate-other-group", "terminate-other-hook", "terminate-successful", "launch", "hook-test-notification", "hook-launch-notification",
 	"spot-interruption",
 }
 
-// Deliveries are repeated, a rule that is too wide brings what is not ours, and somebody's script brings what is nothing at all:
-// none of it may cost an instance its drain, or hide what was wrong.
+// Deliveries are repeated, a broad rule sends foreign events, and a broken script sends junk. No instance may miss its drain for
+// that, and nothing malformed may get lost.
 func TestLoad_BurstWithDuplicatesAndJunk_NothingLost(t *testing.T) {
 	b := burstSize()
 	p := newLoadFixture(t, b.instances, b.concurrency)
@@ -301,7 +301,7 @@ func TestLoad_BurstWithDuplicatesAndJunk_NothingLost(t *testing.T) {
 		b.messages, b.concurrency, took.Seconds(), b.instances, len(letters), waited, most, len(p.allRequests()))
 }
 
-// mix is the burst in an order that is the same each time; bad are those of its messages that are to end as dead letters.
+// mix returns the burst in a fixed random order, and the messages that must end in the dead-letter queue.
 func (p *queueFixture) mix(b burst) (messages [][]byte, bad []string) {
 	p.Helper()
 	genuine := p.terminateAll()

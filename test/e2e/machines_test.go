@@ -25,15 +25,15 @@ import (
 )
 
 const (
-	shellImage = "localhost/pgbouncer:1.24" // an image that has one
-	// recordDir is where containers write down what happens to them.
+	shellImage = "localhost/pgbouncer:1.24" // an image with a shell
+	// recordDir is the folder in which containers record what happens to them.
 	recordDir = "/witness"
-	// clockTolerance is how much earlier than it should a container may seem to have ended: kubelets count whole seconds.
+	// clockTolerance is how early a container may seem to have ended: kubelets count whole seconds.
 	clockTolerance = 300 * time.Millisecond
 )
 
-// newMachineFixture makes a scene whose n nodes run containers. Such nodes are heavy: one scene has them at a time, and they are
-// gone with the scene.
+// newMachineFixture makes a fixture whose n nodes run containers. Such nodes need much memory and CPU: one fixture at a time has
+// them, and they are removed with it.
 func newMachineFixture(t *testing.T, n int, more ...string) *fixture {
 	t.Helper()
 	on := sharedMachines(t)
@@ -48,10 +48,10 @@ func newMachineFixture(t *testing.T, n int, more ...string) *fixture {
 	return s
 }
 
-// machineSlots are the scenes with machines that may go on at once: as many as its capacity.
+// machineSlots limits how many fixtures with machines run at once.
 var machineSlots = make(chan struct{}, 1)
 
-// machines is the shared stage with machines, or why there is none.
+// machines is the shared environment with machines, or the error that prevented it.
 var machines = struct {
 	sync.Once
 	stage *env.Env
@@ -67,18 +67,18 @@ func sharedMachines(t *testing.T) *env.Env {
 	return machines.stage
 }
 
-// removeInstance ends an instance as EC2 does, and then removes its node as the cloud's controller does.
+// removeInstance ends an instance as EC2 does, then removes its node as the cloud controller does.
 func (s *fixture) removeInstance(i env.Instance) {
 	s.instances = slices.DeleteFunc(s.instances, func(other env.Instance) bool { return other == i })
 	require.NoError(s, s.Lab.Kill(s.ctx, i.Node))
 	require.NoError(s, s.Lab.RemoveNode(s.ctx, i.Node))
 }
 
-// runs makes a pod run a shell script, with a folder of the test's in place of its own eyes.
+// runs makes a pod run a shell script and mounts the folder in which it records what happens.
 func (s *fixture) runs(script string, grace int64, change ...func(*corev1.PodSpec)) func(*corev1.PodSpec) {
 	folder := s.Lab.Path("witness-" + s.group)
 	require.NoError(s, os.MkdirAll(folder, 0o777))
-	require.NoError(s, os.Chmod(folder, 0o777)) // containers are not root
+	require.NoError(s, os.Chmod(folder, 0o777)) // containers do not run as root
 	return func(p *corev1.PodSpec) {
 		p.TerminationGracePeriodSeconds = &grace
 		p.Volumes = append(p.Volumes, corev1.Volume{
@@ -101,7 +101,7 @@ func preStop(script string) func(*corev1.PodSpec) {
 	}
 }
 
-// recorded is what containers wrote down, line by line: a word, and the time at which it happened.
+// recorded returns what containers recorded, line by line: a word, and when it happened.
 func (s *fixture) recorded(file string) (words []string, times []time.Time) {
 	s.Helper()
 	content, err := os.ReadFile(filepath.Join(s.Lab.Path("witness-"+s.group), file))
@@ -116,12 +116,12 @@ func (s *fixture) recorded(file string) (words []string, times []time.Time) {
 	return words, times
 }
 
-// recordCommand is a shell command that writes a word and the time down.
+// recordCommand returns a shell command that records a word and the time.
 func recordCommand(word, file string) string {
 	return fmt.Sprintf("echo %s $(date +%%s.%%N) >>%s/%s", word, recordDir, file)
 }
 
-// sleepForever is a shell command that waits and can be interrupted by a trap.
+// sleepForever is a shell command that a trap can interrupt.
 const sleepForever = "while :; do sleep 1000 & wait $!; done"
 
 func TestEvict_PreStopHook_EndsBeforeSIGTERM(t *testing.T) {
@@ -153,7 +153,7 @@ func TestEvict_IgnoresSIGTERM_KilledAfterGrace(t *testing.T) {
 	require.Contains(t, words, "term")
 	signalled := times[slices.Index(words, "term")]
 	lived := times[len(times)-1].Sub(signalled)
-	require.GreaterOrEqual(t, lived, grace*time.Second-time.Second) // less what it took from eviction to signal
+	require.GreaterOrEqual(t, lived, grace*time.Second-time.Second) // less the time from eviction to signal
 	require.Less(t, lived, 2*grace*time.Second)
 }
 
@@ -177,7 +177,7 @@ func TestAPodOfAStatefulSetMovesWithItsName(t *testing.T) {
 	s.awaitReady("db-0", from.Node)
 }
 
-// awaitReady waits until the pod is ready, on another node than this one.
+// awaitReady waits until the pod is ready on a node other than notOn.
 func (s *fixture) awaitReady(name, notOn string) {
 	s.Helper()
 	s.until(name+" is ready", func() (bool, error) {
@@ -195,8 +195,8 @@ func isReady(p *corev1.Pod) bool {
 	return false
 }
 
-// With a preStop hook that outlasts the way from endpoints to node proxies, as is good practice, nobody who connects to the
-// Service meets a pod that is gone, from before the drain until after the node's death.
+// The preStop hook outlasts the update of endpoints and node proxies, as is good practice. Then no connection to the Service
+// fails, from before the drain until after the node is gone.
 func TestEvict_PodOfService_EndpointRemovedBeforeNodeDies(t *testing.T) {
 	s := newMachineFixture(t, 2)
 	address := s.serve("echo", 2)
@@ -229,7 +229,7 @@ func TestEvict_PodOfService_EndpointRemovedBeforeNodeDies(t *testing.T) {
 	require.Empty(t, failed)
 }
 
-// serve runs pods that listen behind a Service, one a node, and returns the Service's address.
+// serve runs pods behind a Service, one per node, and returns the Service's address.
 func (s *fixture) serve(app string, replicas int32) string {
 	s.Helper()
 	s.deploy(app, replicas, func(d *appsv1.Deployment) {
@@ -261,7 +261,7 @@ func (s *fixture) serve(app string, replicas int32) string {
 	return address
 }
 
-// endpointsOn are the addresses on a node that a Service of the scene's sends anybody to.
+// endpointsOn returns the ready addresses of the fixture's Services on a node.
 func (s *fixture) endpointsOn(i env.Instance) (addresses []string) {
 	s.Helper()
 	for _, e := range s.endpoints() {
@@ -282,7 +282,7 @@ func (s *fixture) endpoints() (all []discoveryv1.Endpoint) {
 	return all
 }
 
-// awaitEndpoints waits until n addresses, and no others, are in the Service's endpoints and ready.
+// awaitEndpoints waits until the Service has n ready endpoints.
 func (s *fixture) awaitEndpoints(service string, n int) {
 	s.Helper()
 	s.until(fmt.Sprintf("%s has %d endpoints", service, n), func() (bool, error) {
@@ -307,7 +307,7 @@ func TestEvict_TerminatingPeer_ReceivesNoContainers(t *testing.T) {
 		second = s.instances[1]
 	}
 	before := namesOf(s.podsOn(second))
-	s.terminate(second) // is going too, and nobody has begun to drain it
+	s.terminate(second) // terminates too, but its drain has not started
 	r := s.drain(first)
 	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
 	s.until("the pods run elsewhere", func() (bool, error) {
@@ -325,7 +325,7 @@ func namesOf(pods []corev1.Pod) []string {
 	return names
 }
 
-// To be forced is to be told: by the pod's own hook and SIGTERM, while there is time to heed them.
+// A forced pod still gets its preStop hook and SIGTERM, with time to react.
 func TestForce_Container_HookAndSIGTERMBeforeDeadline(t *testing.T) {
 	s := newMachineFixture(t, 1, "drain: {maxDuration: 40s, reserve: 5s, joinGrace: 1s, volumeDetach: 1s}")
 	s.deploy("stateful", 1, func(d *appsv1.Deployment) {

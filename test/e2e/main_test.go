@@ -15,7 +15,7 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// shared is the stage, or why there is none.
+// shared is the shared environment, or the error that prevented it.
 var (
 	shared    *env.Env
 	sharedErr error
@@ -24,7 +24,7 @@ var (
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' guardians clean up behind it
+	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' reapers clean up afterwards
 	shared, sharedErr = startEnv(ctx, false)
 	code := m.Run()
 	stages := slices.DeleteFunc([]*env.Env{shared, machines.stage}, func(s *env.Env) bool { return s == nil })
@@ -49,7 +49,7 @@ func startEnv(ctx context.Context, machines bool) (*env.Env, error) {
 	return env.Start(ctx, env.Options{Root: root, Machines: machines})
 }
 
-// sharedEnv is the shared stage; a machine that lacks a part skips the test, CI fails it.
+// sharedEnv returns the shared environment. On a machine that lacks a part, the test is skipped, or fails in CI.
 func sharedEnv(t *testing.T) *env.Env {
 	t.Helper()
 	lab.Require(t)

@@ -14,13 +14,13 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// readOnlyCalls are the calls to AWS that change nothing there.
+// readOnlyCalls are the AWS calls that change nothing.
 var readOnlyCalls = []string{
 	"DescribeAutoScalingGroups", "DescribeAutoScalingInstances", "DescribeLifecycleHooks", "DescribeInstances",
 	"DescribeCluster", "GetCallerIdentity",
 }
 
-// A plan is what somebody reads before they trust a drain with production: it must tell the whole truth, and cost nothing.
+// Operators read a plan before they trust a drain in production. It must be complete and must change nothing.
 func TestPlan_PodsOfEachKind_CompleteAndReadOnly(t *testing.T) {
 	s := newFixture(t, 1)
 	target := s.instances[0]
@@ -45,7 +45,7 @@ func TestPlan_PodsOfEachKind_CompleteAndReadOnly(t *testing.T) {
 	require.Equal(t, "InService", s.AWS.State(target.ID))
 }
 
-// createPodsOfEachKind puts a pod of each kind on the node, and budgets over two of them.
+// createPodsOfEachKind puts a pod of each kind on the node, and a PDB on two of them.
 func (s *fixture) createPodsOfEachKind(i env.Instance) {
 	s.Helper()
 	s.deploy("web", 1)
@@ -104,7 +104,8 @@ func (s *fixture) requirePlannedPDBs(r report) {
 	}, r.Plan.PDBs)
 }
 
-// requirePlannedDeadline: the defaults, the stage's hook, and the longest grace of those that are to be evicted.
+// requirePlannedDeadline requires the default durations, the timeouts of the environment's hook, and the longest grace of the
+// pods to evict.
 func (s *fixture) requirePlannedDeadline(r report) {
 	s.Helper()
 	d := r.Plan.Deadline
@@ -116,7 +117,7 @@ func (s *fixture) requirePlannedDeadline(r report) {
 	require.Equal(s, 90.0, d.LongestGraceSeconds)
 }
 
-// By hand, a drain of the wrong instance is one mistyped digit away.
+// One mistyped digit would drain the wrong instance.
 func TestManualDrain_InstanceNotWaiting_Rejected(t *testing.T) {
 	s := newFixture(t, 1)
 	target := s.instances[0]
@@ -129,7 +130,7 @@ func TestManualDrain_InstanceNotWaiting_Rejected(t *testing.T) {
 	require.Empty(t, writes(s.requests(s.function)))
 	s.requireOnlyCalls(readOnlyCalls...)
 
-	s.terminate(target) // and its event is lost
+	s.terminate(target) // its event is lost
 	r = s.invoke(byHand)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusDrained, r.Status)
@@ -138,7 +139,7 @@ func TestManualDrain_InstanceNotWaiting_Rejected(t *testing.T) {
 	s.requireCompletedOnce(target)
 }
 
-// A drill must drain as a real event would, and must not claim to have ended what never began.
+// A drill drains as a real event would, and must not complete an action that never began.
 func TestManualDrain_AllowedInService_CompletesNothing(t *testing.T) {
 	s := newFixture(t, 1, "allowManualDrain: true")
 	target := s.instances[0]
@@ -150,12 +151,11 @@ func TestManualDrain_AllowedInService_CompletesNothing(t *testing.T) {
 	require.Empty(t, s.podsOn(target))
 	require.True(t, s.node(target).Spec.Unschedulable)
 	require.Equal(t, "InService", s.AWS.State(target.ID))
-	// Should Auto Scaling want the instance meanwhile, nobody else would keep its action alive.
+	// If Auto Scaling terminates the instance meanwhile, only this drain keeps its action alive.
 	s.requireOnlyCalls(append(slices.Clone(readOnlyCalls), "RecordLifecycleActionHeartbeat")...)
 }
 
-// Shadow mode is how a team tries this out in production: whatever it is told, it must leave the cluster as it is, and not
-// hold up Auto Scaling by one moment.
+// Shadow mode lets a team try quiesce in production. It must change nothing in the cluster and must not delay Auto Scaling.
 func TestShadowMode_Event_PlannedAndCompleted(t *testing.T) {
 	s := newFixture(t, 2, "mode: shadow")
 	target := s.instances[0]

@@ -29,16 +29,15 @@ const (
 	taintKey       = "quiesce/terminating"
 )
 
-// manyNodes is how many other nodes there are in a cluster where a name does not help.
+// manyNodes is the size of a cluster in which a node's name does not help to find it.
 const manyNodes = 3000
 
-// hiddenNodes are the ways in which a node cannot be found by the name that EC2 gives its instance. Nodes are called so that a
-// list has them last.
+// hiddenNodes are nodes that cannot be found by the name that EC2 gives the instance. A list has their names last.
 var hiddenNodes = []struct {
-	node, name string // its own name, and its instance's
-	zone       string // as its label has it; empty: the right one
-	refused    bool   // EC2 does not answer
-	lists      int    // pages until it is found: half of the crowd is in its zone
+	node, name string // the node's own name, and its instance's
+	zone       string // the value of its label; empty: the right zone
+	refused    bool   // EC2 refuses the call
+	lists      int    // pages until it is found: half of the other nodes are in its zone
 }{
 	{node: "zz-unrelated", name: "ip-10-9-9-9.ec2.internal", lists: 4},
 	{node: "zz-refused", name: "zz-refused", refused: true, lists: 4},
@@ -46,10 +45,10 @@ var hiddenNodes = []struct {
 	{node: "zz-mislabelled", name: "ip-10-9-9-8.ec2.internal", zone: "elsewhere", lists: 4 + 7},
 }
 
-// A name is a guess: with custom node names it finds nothing or, worse, another machine's node. And a list of all nodes at
-// once is what brings the API server of a large cluster down, at the moment when hundreds of instances go.
+// A name is a guess: with custom node names it finds no node or another instance's node. A list of all nodes in one response can
+// overload the API server of a large cluster, just when hundreds of instances terminate.
 func TestFindNode_ThousandsOfNodes_FoundPageByPage(t *testing.T) {
-	s := newFixtureOn(t, ownEnv(t), 0) // thousands of nodes would slow the others' down
+	s := newFixtureOn(t, ownEnv(t), 0) // thousands of nodes would slow other tests down
 	s.createManyNodes()
 	for i, h := range hiddenNodes {
 		s.Run(h.node, func(t *testing.T) {
@@ -82,7 +81,7 @@ func zoneLabel(zone string) map[string]string {
 	return map[string]string{corev1.LabelTopologyZone: zone}
 }
 
-// createManyNodes adds the crowd, spread over two zones. Nobody plays their kubelets: no pod ever comes there.
+// createManyNodes adds the other nodes, in two zones. They have no simulated kubelets: no pod ever runs there.
 func (s *fixture) createManyNodes() {
 	s.Helper()
 	s.each(manyNodes, func(i int) error {
@@ -91,7 +90,7 @@ func (s *fixture) createManyNodes() {
 	})
 }
 
-// each does something n times, several at once.
+// each calls do n times, several at once.
 func (s *fixture) each(n int, do func(i int) error) {
 	s.Helper()
 	queue, failed := make(chan int), make([]error, 16)
@@ -122,7 +121,7 @@ func manyNode(i int) *corev1.Node {
 	}
 }
 
-// pagesOnly: of all the lists of nodes, none is of more than a page, and those of the zone come first.
+// pagesOnly requires that every list of nodes asks for one page, and that lists of the zone come first.
 func pagesOnly(t *testing.T, requests []lab.Request, zone string, lists int) {
 	t.Helper()
 	var selectors []string
@@ -152,7 +151,7 @@ func (s *fixture) requireOnlyCordoned(names ...string) {
 	}
 }
 
-// An instance that failed to boot never becomes a node. To wait for one would hold up the group's replacement of it.
+// An instance that fails to boot never becomes a node. Waiting for it would delay its replacement.
 func TestFindNode_NeverJoined_CompletedAfterTimeout(t *testing.T) {
 	s := newFixture(t, 0, "drain: {joinGrace: 2s}")
 	target := s.instanceWithoutNode(s.group, "nowhere.ec2.internal")
@@ -165,8 +164,8 @@ func TestFindNode_NeverJoined_CompletedAfterTimeout(t *testing.T) {
 	s.requireCompletedOnce(target)
 }
 
-// A kubelet that registers while its instance is being taken away brings pods with it a moment later; an instance that is let
-// go for want of a node kills them unsignalled.
+// A kubelet that registers while its instance terminates soon has pods. If the instance were completed without waiting for the
+// node, these pods would be killed without SIGTERM.
 func TestFindNode_JoinsLate_Drained(t *testing.T) {
 	s := newFixture(t, 0, "drain: {joinGrace: 2m}")
 	target := s.instanceWithoutNode(s.group, s.group+".ec2.internal")
@@ -184,8 +183,8 @@ func TestFindNode_JoinsLate_Drained(t *testing.T) {
 	s.requireCompletedOnce(target)
 }
 
-// Nobody stops the pods of a kubelet that is out of reach: to wait for them costs the whole deadline and saves nothing. That
-// they were left must be said, since somebody has to look after what they held.
+// Nothing stops the pods of an unreachable kubelet: waiting would last until the deadline and save nothing. The report must name
+// the pods, since somebody must check what they held.
 func TestDrain_NodeUnreachable_NotWaitedFor(t *testing.T) {
 	s := newFixture(t, 2)
 	target := s.instances[0]
@@ -210,8 +209,8 @@ func TestDrain_NodeUnreachable_NotWaitedFor(t *testing.T) {
 	s.requireCompletedOnce(target)
 }
 
-// A node that keeps our cordon after its instance came back is capacity that is paid for and not used; one that loses an
-// admin's cordon runs pods on a machine that somebody is repairing.
+// A node that stays cordoned after its instance returned to service wastes capacity. A node that loses an admin's cordon runs
+// pods on an instance under repair.
 func TestUncordon_NodeBackInService_OnlyOurChangesUndone(t *testing.T) {
 	s := newFixture(t, 3)
 	clean, held := s.instances[1], s.instances[2]
@@ -249,7 +248,7 @@ func TestUncordon_NodeBackInService_OnlyOurChangesUndone(t *testing.T) {
 	require.NotContains(t, node.Annotations, terminationKey)
 }
 
-// requireCordoned: the node is cordoned for its termination, and says whether it was we who closed it.
+// requireCordoned requires that the node is cordoned for its termination, and that its annotation says whether we cordoned it.
 func (s *fixture) requireCordoned(i env.Instance, byUs bool) {
 	s.Helper()
 	node := s.node(i)
@@ -266,8 +265,8 @@ func (s *fixture) requireCordoned(i env.Instance, byUs bool) {
 	require.Equal(s, byUs, mark.Excluded)
 }
 
-// When a group loses several instances at once, a pod that is evicted onto the next of them is interrupted twice, and a
-// database fails over twice.
+// When a group loses several instances at once, a pod evicted onto a terminating peer is interrupted twice, and a database fails
+// over twice.
 func TestEvict_TerminatingPeer_ReceivesNoPods(t *testing.T) {
 	s := newFixture(t, 3)
 	s.deploy("web", 12)
@@ -301,14 +300,14 @@ func uids(pods []corev1.Pod) (all []types.UID) {
 	return all
 }
 
-// instanceWithoutNode is an instance of a group that has no node; name is its private DNS name.
+// instanceWithoutNode adds an instance to a group, without a node; name is its private DNS name.
 func (s *fixture) instanceWithoutNode(group, name string) env.Instance {
 	i := env.Instance{ID: fmt.Sprintf("i-%017x", 1<<32+int(fixtures.Add(1))), Node: name, Zone: awstest.Region + "a"}
 	s.AWS.AddInstance(group, awstest.Instance{ID: i.ID, Zone: i.Zone, PrivateDNS: name})
 	return i
 }
 
-// joinNode adds the instance's node.
+// joinNode adds the instance's node to the cluster.
 func (s *fixture) joinNode(i env.Instance, n lab.Node) {
 	s.Helper()
 	n.InstanceID, n.Zone = i.ID, i.Zone
@@ -322,7 +321,7 @@ func (s *fixture) node(i env.Instance) *corev1.Node {
 	return node
 }
 
-// patchNode patches the instance's node, as an admin would.
+// patchNode patches the instance's node as an admin.
 func (s *fixture) patchNode(i env.Instance, patch string) {
 	s.Helper()
 	_, err := s.Lab.Client().CoreV1().Nodes().Patch(s.ctx, i.Node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})

@@ -13,7 +13,7 @@ import (
 	"quiesce/test/env"
 )
 
-// nodeEvents are the lines of `kubectl describe node` that the function is behind, in order.
+// nodeEvents returns the function's Kubernetes events of a node, in order, as lines of `kubectl describe node`.
 func (s *fixture) nodeEvents(i env.Instance) (lines []string) {
 	s.Helper()
 	text, err := s.Lab.Kubectl(s.ctx, "describe", "node", i.Node)
@@ -28,7 +28,7 @@ func (s *fixture) nodeEvents(i env.Instance) (lines []string) {
 	return lines
 }
 
-// metric are the values of a metric that the scene's function has written, those of its further dimension only if one is given.
+// metric returns the values of a metric that the fixture's function has written; with a dimension and its value, only those.
 func (s *fixture) metric(metric string, dimension ...string) []float64 {
 	s.Helper()
 	return s.metricOf(s.function, metric, dimension...)
@@ -46,7 +46,7 @@ func (s *fixture) metricOf(f *env.Function, metric string, dimension ...string) 
 	return values
 }
 
-// metricSum is the sum of a metric over the functions, as its graph shows it.
+// metricSum returns the sum of a metric over all functions, as its graph shows it.
 func (p *queueFixture) metricSum(metric string, dimension ...string) (sum float64) {
 	p.Helper()
 	for _, f := range p.functions {
@@ -57,7 +57,7 @@ func (p *queueFixture) metricSum(metric string, dimension ...string) (sum float6
 	return sum
 }
 
-// archived are the reports in a bucket, by key.
+// archived returns the reports in a bucket, by key.
 func (s *fixture) archived(bucket string) map[string]termination.Report {
 	s.Helper()
 	reports := map[string]termination.Report{}
@@ -69,7 +69,7 @@ func (s *fixture) archived(bucket string) map[string]termination.Report {
 	return reports
 }
 
-// relatedPods are the pods that events of a node are about as well.
+// relatedPods returns the pods that the Kubernetes events of a node name as related.
 func (s *fixture) relatedPods(i env.Instance) (pods []string) {
 	s.Helper()
 	events, err := s.Lab.Client().CoreV1().Events(metav1.NamespaceDefault).List(s.ctx, metav1.ListOptions{

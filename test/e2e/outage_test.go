@@ -18,23 +18,23 @@ import (
 )
 
 const (
-	// outageSeconds is how long the API server stays away in a plain test, beside the time that it takes to start; OUTAGE says otherwise.
-	// In more than half a minute, the Leases expire.
+	// outageSeconds is how long the API server is away in a plain test, beside its start time; OUTAGE overrides it. With more
+	// than 30 s the Leases expire.
 	outageSeconds = 2
-	// etcdOutage is how long etcd does not answer: as long as a request of the function's waits for an answer.
+	// etcdOutage is how long etcd does not answer: as long as a request of the function waits for an answer.
 	etcdOutage = 15 * time.Second
-	// identityOutage is longer than the API server believes in a token that it has seen.
+	// identityOutage is longer than the API server caches a token.
 	identityOutage = tokenCacheTTL + 4*time.Second
 )
 
-// outage is a fault of the control plane: what strikes, and what the functions then say of it.
+// outage is a failure of the control plane, and what the functions then log.
 type outage struct {
 	strike func(*queueFixture) (heal func())
 	says   string
 }
 
-// The control plane of EKS is upgraded and moved while nodes are drained, and its parts fail. A drain that is under way goes on
-// when it is back, and one that begins meanwhile begins later; nothing is done twice.
+// AWS upgrades and moves the control plane of EKS while nodes are drained, and its parts fail. A drain in progress then
+// continues, a new drain starts later, and nothing is done twice.
 func TestOutage_ControlPlane_DrainFinishes(t *testing.T) {
 	own := ownEnv(t)
 	for name, o := range map[string]outage{
@@ -61,13 +61,13 @@ func TestOutage_ControlPlane_DrainFinishes(t *testing.T) {
 	}
 }
 
-// beginBlockedDrain has an instance terminated whose node has several pods, and returns when the drain is under way and held up by a budget,
-// which lets it go on when it is removed.
+// beginBlockedDrain terminates an instance whose node has several pods. It returns when the drain has started and is blocked by a
+// PDB; removing the PDB lets the drain continue.
 func (p *queueFixture) beginBlockedDrain(i env.Instance) (pods []corev1.Pod) {
 	p.Helper()
 	p.runPodOn(i, "quick", stopsAfter("100ms"))
 	p.runPodOn(i, "slow", stopsAfter("8s"))
-	p.deploy("web", 1, func(d *appsv1.Deployment) { // its successor stays pending
+	p.deploy("web", 1, func(d *appsv1.Deployment) { // its replacement stays pending
 		d.Spec.Template.Spec.NodeSelector = map[string]string{corev1.LabelHostname: i.Node}
 	})
 	p.pdb("web", "web", 0)
@@ -79,7 +79,7 @@ func (p *queueFixture) beginBlockedDrain(i env.Instance) (pods []corev1.Pod) {
 	return pods
 }
 
-// awaitLog waits until one of the functions has logged this.
+// awaitLog waits until one of the functions has logged this text.
 func (p *queueFixture) awaitLog(text string) {
 	p.Helper()
 	p.until("the log says "+text, func() (bool, error) {
@@ -87,7 +87,7 @@ func (p *queueFixture) awaitLog(text string) {
 	})
 }
 
-// logProblems logs what the functions said that was no good news, each message once.
+// logProblems logs the functions' warnings and errors, each message once.
 func (p *queueFixture) logProblems() {
 	p.Helper()
 	told := map[string]bool{}
@@ -102,7 +102,7 @@ func (p *queueFixture) logProblems() {
 	}
 }
 
-// awaitElapsed waits until a fault has lasted that long: a fault is nothing but time.
+// awaitElapsed waits until a failure has lasted for d.
 func (p *queueFixture) awaitElapsed(since time.Time, d time.Duration) {
 	p.Helper()
 	p.until("it has lasted for "+d.String(), func() (bool, error) { return time.Since(since) >= d, nil })
@@ -129,7 +129,7 @@ func freezeEtcd(p *queueFixture) (heal func()) {
 	}
 }
 
-// denyTokens has STS say that the functions' sessions have ended, whatever they sign anew.
+// denyTokens makes STS answer that the functions' sessions have expired, even for new tokens.
 func denyTokens(p *queueFixture) (heal func()) {
 	remove := p.AWS.Fail("sts", "GetCallerIdentity", awstest.Fault{
 		Code: http.StatusForbidden, ErrorCode: "ExpiredToken", Message: "The security token included in the request is expired",

@@ -17,8 +17,8 @@ import (
 	"quiesce/internal/termination"
 )
 
-// The same status code says that a budget is short and that the server is; who takes one for the other waits for a budget
-// that does not exist, or reports it to somebody who looks for it.
+// The API server sends the same status code for a PDB without room and for its own overload. A drain must not report a PDB that
+// does not exist, nor wait for one.
 func TestEvict_ServerOverloaded_NotReportedAsPDB(t *testing.T) {
 	s := newFixture(t, 1)
 	node := s.instances[0]
@@ -41,8 +41,8 @@ func TestEvict_ServerOverloaded_NotReportedAsPDB(t *testing.T) {
 // rushUser is a user who keeps the API server busy.
 const rushUser = "rush"
 
-// overloadAPIServer has the API server's own flow control reject the function's evictions of a pod until relieve is called. They share
-// a priority level without seats with those of the rush hour, of which one is under way all the time
+// overloadAPIServer makes the API server's flow control reject the function's evictions of a pod until relieve is called. They
+// share a priority level without seats with the evictions of rushUser, one of which is always in progress
 // (https://kubernetes.io/docs/concepts/cluster-administration/flow-control/).
 func (s *fixture) overloadAPIServer(pod string) (relieve func()) {
 	s.Helper()
@@ -66,7 +66,7 @@ func (s *fixture) overloadAPIServer(pod string) (relieve func()) {
 		go func() { _ = s.tryEviction(busy, pod) }()
 		select {
 		case <-underWay:
-		case <-time.After(time.Second): // rejected, or the webhook is not in place yet
+		case <-time.After(time.Second): // rejected, or the webhook is not active yet
 		}
 		err := s.tryEviction(function, pod)
 		return apierrors.IsTooManyRequests(err), err
@@ -74,7 +74,7 @@ func (s *fixture) overloadAPIServer(pod string) (relieve func()) {
 	return relieve
 }
 
-// limitToNoSeats gives these users' evictions a priority level where one at a time gets through, and others are rejected.
+// limitToNoSeats gives these users' evictions a priority level that admits one request at a time and rejects the others.
 func (s *fixture) limitToNoSeats(users ...string) {
 	s.Helper()
 	flow := s.Lab.Client().FlowcontrolV1()
@@ -93,7 +93,7 @@ func (s *fixture) limitToNoSeats(users ...string) {
 		ObjectMeta: metav1.ObjectMeta{Name: s.group},
 		Spec: flowcontrolv1.FlowSchemaSpec{
 			PriorityLevelConfiguration: flowcontrolv1.PriorityLevelConfigurationReference{Name: s.group},
-			MatchingPrecedence:         2, // the first is taken
+			MatchingPrecedence:         2, // precedence 1 is taken
 			Rules:                      []flowcontrolv1.PolicyRulesWithSubjects{s.evictionRules(users)},
 		},
 	}, metav1.CreateOptions{})
@@ -112,7 +112,7 @@ func (s *fixture) evictionRules(users []string) flowcontrolv1.PolicyRulesWithSub
 	return rule
 }
 
-// clientAs is a client that the API server treats as that user's, though its requests are counted as the admin's.
+// clientAs returns a client that impersonates this user. The audit log counts its requests as the admin's.
 func (s *fixture) clientAs(user string, groups ...string) kubernetes.Interface {
 	s.Helper()
 	config := s.Lab.Admin()

@@ -23,7 +23,7 @@ func read(t *testing.T, name string) []byte {
 	return payload
 }
 
-// sample is a payload of events/, made to speak of what is there: the shape stays that which is documented.
+// sample returns a payload of events/ with changed values. Its shape stays the documented one.
 func sample(t *testing.T, name string, change func(object)) []byte {
 	t.Helper()
 	return changeJSON(t, read(t, name), change)
@@ -52,7 +52,7 @@ func compose(first, then func(*testing.T, []byte) []byte) func(*testing.T, []byt
 	return func(t *testing.T, event []byte) []byte { return then(t, first(t, event)) }
 }
 
-// notification is what the hook itself would have sent of the event.
+// notification returns the notification that the hook itself would send for the event.
 func notification(t *testing.T, event []byte) []byte {
 	var e object
 	require.NoError(t, json.Unmarshal(event, &e))
@@ -78,7 +78,7 @@ func inSNSInSQS(t *testing.T, event []byte) []byte {
 	})
 }
 
-// forgedEvent is the event of a termination that never was.
+// forgedEvent returns an event of a termination that did not happen.
 func forgedEvent(t *testing.T, group string, i env.Instance) []byte {
 	return sample(t, "terminate", func(event object) {
 		detail := event["detail"].(object)
@@ -104,7 +104,7 @@ func decodeReport(t *testing.T, answer []byte) (r termination.Report) {
 	return r
 }
 
-// pluckKey is one key of each object in a list, as JSON.
+// pluckKey returns one key of each object in a list, as JSON.
 func pluckKey(t *testing.T, list []byte, key string) string {
 	t.Helper()
 	var all []object
@@ -118,7 +118,7 @@ func pluckKey(t *testing.T, list []byte, key string) string {
 	return string(plucked)
 }
 
-// sourceOf tells which service a batch says it is from; empty: it is none.
+// sourceOf returns the service that a batch says it is from; empty: the payload is not a batch.
 func sourceOf(payload []byte) string {
 	switch {
 	case bytes.Contains(payload, []byte(`"aws:sqs"`)):

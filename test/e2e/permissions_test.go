@@ -21,26 +21,26 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// lambdaPermissions are the rights that Lambda itself uses, in the name of the function's role: it writes the log, and takes messages out of the
-// queue.
+// lambdaPermissions are the permissions that Lambda itself uses with the function's role: it writes the log and receives messages
+// from the queue.
 var lambdaPermissions = []string{"logs:CreateLogStream", "logs:PutLogEvents", "sqs:ReceiveMessage", "sqs:DeleteMessage"}
 
-// configuredPermissions are the rights that the stack grants where quiesce.yaml asks for what needs them; policy.json is of a stack that does
-// not. That of the secrets of poolers' consoles is used by no run here: internal/secrets has its tests.
+// configuredPermissions are the permissions that the stack grants only if quiesce.yaml asks for the feature; policy.json belongs
+// to a stack without it. No test here uses the permission for the secrets of consoles: internal/secrets tests it.
 var configuredPermissions = []string{"s3:PutObject"}
 
-// alwaysAllowed may do this of everything, and no policy can take it away
-// (https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html). It is the cluster that asks.
+// alwaysAllowed is allowed for every identity, and no policy can deny it
+// (https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html). The cluster sends this request.
 const alwaysAllowed = "sts:GetCallerIdentity"
 
-// auditor is what all functions of all tests have been seen to do, and have said of it.
+// auditor collects what all functions of all tests have done.
 type auditor struct {
 	used, refused map[string]bool
 	errs          []error
 }
 
-// audit compares what the functions on these stages did with what they may do. That they did all they may, only a run of all tests can
-// show.
+// audit compares what the functions in these environments did with what they are allowed to do. Only a run of all tests can show
+// that every permission is used.
 func audit(stages ...*env.Env) error {
 	l := auditor{used: map[string]bool{}, refused: map[string]bool{}}
 	for _, on := range stages {
@@ -66,7 +66,7 @@ func audit(stages ...*env.Env) error {
 	return errors.Join(l.errs...)
 }
 
-// everyTestRan: some were not left out.
+// everyTestRan reports whether no test was excluded by a flag.
 func everyTestRan() bool {
 	return flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.skip").Value.String() == ""
 }
@@ -95,7 +95,7 @@ func (l *auditor) collect(on *env.Env) {
 	}
 }
 
-// checkMetrics sees that CloudWatch takes what a function writes for it.
+// checkMetrics checks that CloudWatch accepts the metrics that a function writes.
 func (l *auditor) checkMetrics(f *env.Function) {
 	values, err := metricstest.Of(f.Output())
 	if err != nil {
@@ -123,8 +123,9 @@ func permissionName(verb, group, resource, subresource string) string {
 	return verb + " " + text
 }
 
-// grantedPermissions are all that the function has, and whether a run here must use it: of AWS those of infra/policy.json, which infra's own tests
-// hold against the stack, and of Kubernetes those of infra/rbac.yaml. What escorts may do internal/kube's own tests look at.
+// grantedPermissions returns all permissions of the function, and whether some test must use each: for AWS those of
+// infra/policy.json, which the tests of infra compare with the stack; for Kubernetes those of infra/rbac.yaml. The tests of
+// internal/kube check the permissions of escorts.
 func grantedPermissions() (must map[string]bool, err error) {
 	root, err := env.Root()
 	if err != nil {
@@ -173,7 +174,7 @@ func rolePermissions(path string, into map[string]bool) error {
 	}
 	defer file.Close()
 	for decoder := yaml.NewYAMLOrJSONDecoder(file, 4096); ; {
-		var role rbacv1.ClusterRole // or Role, which is written alike; or something else, which has no rules
+		var role rbacv1.ClusterRole // or a Role, which has the same fields; other kinds have no rules
 		if err := decoder.Decode(&role); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {

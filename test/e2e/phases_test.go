@@ -19,7 +19,7 @@ phases:
   - {name: critical, match: {priorityClassNames: [system-cluster-critical]}}
 `
 
-// Workers that outlive their pooler hang; pods that outlive their DNS fail. The order is what the tool is for.
+// Workers that outlive their pooler hang; pods that outlive their DNS fail. Keeping the order is the purpose of quiesce.
 func TestPhases_Several_OneAfterTheOther(t *testing.T) {
 	s := newFixture(t, 1, inThreePhases)
 	node := s.instances[0]
@@ -41,7 +41,7 @@ func TestPhases_Several_OneAfterTheOther(t *testing.T) {
 	require.Equal(t, []string{"pooler", "worker", "dns"}, []string{asked[0].Name, asked[1].Name, asked[2].Name})
 }
 
-// A phase that is stuck costs its own pods. It must not cost those of every phase behind it.
+// A blocked phase may cost its own pods, but not those of the later phases.
 func TestPhases_FirstBlocked_NextStartsAtTimeout(t *testing.T) {
 	const timeout = 2 * time.Second
 	s := newFixture(t, 2, `

@@ -34,8 +34,8 @@ func TestQueue_Event_DrainedAndMessageDeleted(t *testing.T) {
 	require.Equal(t, 1, p.logLines("done")[0].Receives)
 }
 
-// A function that is killed says nothing. Its message must come again while the pods that it evicted are still stopping, not
-// when the function's timeout would have been over.
+// A killed function sends nothing. Its message must be delivered again while the evicted pods still stop, not after the
+// function's timeout.
 func TestQueue_FunctionKilled_RetriedWithinOneMinute(t *testing.T) {
 	p := newQueueFixture(t, 2, 1, 0)
 	target := p.instances[0]
@@ -63,7 +63,7 @@ func TestQueue_FunctionKilled_RetriedWithinOneMinute(t *testing.T) {
 	p.until("the lease is free", func() (bool, error) { return p.isLeaseDeleted(target) })
 }
 
-// A drain that outlives its invocation, many times over: each slice goes on where the one before it ended.
+// A drain outlives its invocation several times. Each invocation continues where the previous one ended.
 func TestQueue_ShortInvocations_DrainHandedOff(t *testing.T) {
 	p := newQueueFixture(t, 1, 2, 20*time.Second)
 	target := p.instances[0]
@@ -106,7 +106,7 @@ func TestQueue_ShortInvocations_DrainHandedOff(t *testing.T) {
 	require.Zero(t, p.metricSum("HooksExpired"))
 }
 
-// logHandoffGaps tells how long nobody was at it between two slices.
+// logHandoffGaps logs the time between two invocations of a drain.
 func (p *queueFixture) logHandoffGaps(handed []line) {
 	done := p.logLines("done")
 	ends := append(slices.Clone(handed), done...)
@@ -115,7 +115,8 @@ func (p *queueFixture) logHandoffGaps(handed []line) {
 	}
 }
 
-// EventBridge delivers at least once. The second message must neither begin a second drain nor fail, and be gone in the end.
+// EventBridge delivers at least once. The second message must not start a second drain, must not fail, and must be deleted in the
+// end.
 func TestQueue_Duplicate_WaitsThenSkipped(t *testing.T) {
 	p := newQueueFixture(t, 1, 2, 0)
 	target := p.instances[0]
@@ -138,8 +139,8 @@ func TestQueue_Duplicate_WaitsThenSkipped(t *testing.T) {
 	require.Contains(t, owned[0].Report.Reason, "another invocation is draining")
 }
 
-// One poisoned message must not keep its neighbours' nodes from being drained, nor bring those back again and again; nor
-// must it be lost.
+// One malformed message must not keep the nodes of the other messages from being drained, nor bring those messages back; and it
+// must not be lost.
 func TestQueue_MalformedInBatch_SentToDLQOthersDrained(t *testing.T) {
 	p := newQueueFixture(t, 2, 1, 0)
 	for n, target := range p.instances {
@@ -178,7 +179,7 @@ func TestQueue_DLQUnavailable_MalformedMessageKept(t *testing.T) {
 	require.Contains(t, p.function.Output(), "not authorized")
 }
 
-// Where Auto Scaling throttles the account, it is at the worst of times: many instances go at once.
+// Auto Scaling throttles the account at the worst time: when many instances terminate at once.
 func TestQueue_CompletionThrottled_Retried(t *testing.T) {
 	p := newQueueFixture(t, 1, 1, 0)
 	target := p.instances[0]

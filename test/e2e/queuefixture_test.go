@@ -16,26 +16,27 @@ import (
 )
 
 const (
-	// maxCrashDelay is the longest that a message of a crashed slice may stay hidden.
+	// maxCrashDelay is the longest time that the message of a crashed invocation may stay hidden.
 	maxCrashDelay = time.Minute
-	// lambdaTimeout is the longest that an invocation may have.
+	// lambdaTimeout is the longest timeout that Lambda allows.
 	lambdaTimeout = 15 * time.Minute
 )
 
-// queueFixture is a scene whose functions are behind a queue.
+// queueFixture is a fixture whose functions receive messages from a queue.
 type queueFixture struct {
 	*fixture
 	queue     env.Queue
 	functions []*env.Function
 }
 
-// newQueueFixture makes a scene with nodes, a queue, and functions behind it whose invocations may take that long (0: 15 minutes).
+// newQueueFixture makes a fixture with nodes, a queue and functions with this timeout (0: 15 minutes) in the shared environment.
 func newQueueFixture(t *testing.T, nodes, functions int, timeout time.Duration, more ...string) *queueFixture {
 	t.Helper()
 	return newQueueFixtureOn(t, sharedEnv(t), nodes, functions, env.Settings{Configuration: strings.Join(more, "\n"), Timeout: timeout})
 }
 
-// newQueueFixtureOn makes it on a stage, its functions with these settings and what they need to know of the scene.
+// newQueueFixtureOn makes a queueFixture in an environment. The functions have these settings, with the group and the queue
+// added.
 func newQueueFixtureOn(t *testing.T, on *env.Env, nodes, functions int, settings env.Settings) *queueFixture {
 	t.Helper()
 	s := newFixtureOn(t, on, nodes)
@@ -57,7 +58,7 @@ func newQueueFixtureOn(t *testing.T, on *env.Env, nodes, functions int, settings
 	return p
 }
 
-// deliver begins to deliver what is in the queue.
+// deliver starts to deliver the queue's messages in batches of this size.
 func (p *queueFixture) deliver(batch int) {
 	p.Helper()
 	p.Cleanup(p.Map(p.queue, batch, p.functions...))
@@ -73,7 +74,7 @@ func (p *queueFixture) send(events ...[]byte) {
 
 func (p *queueFixture) messages() []awstest.Message { return p.AWS.Messages(p.queue.URL) }
 
-// awaitEmptyQueue waits until the queue is empty.
+// awaitEmptyQueue waits until every message is deleted.
 func (p *queueFixture) awaitEmptyQueue() {
 	p.Helper()
 	p.until("every message is done with", func() (bool, error) { return len(p.messages()) == 0, nil })
@@ -89,7 +90,7 @@ type line struct {
 	Report   termination.Report
 }
 
-// logLines are the lines that the functions have logged with this message, in the order of the functions.
+// logLines returns the lines with this message, in the order of the functions.
 func (p *queueFixture) logLines(what string) (all []line) {
 	p.Helper()
 	for _, f := range p.functions {
@@ -103,7 +104,7 @@ func (p *queueFixture) logLines(what string) (all []line) {
 	return all
 }
 
-// calls are those of one action that the functions made.
+// calls returns the functions' AWS calls of this action.
 func (p *queueFixture) calls(action string) (all []awstest.Call) {
 	for _, f := range p.functions {
 		for _, call := range p.AWS.CallsOf(f.Session) {

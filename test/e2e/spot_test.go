@@ -10,7 +10,7 @@ import (
 	"quiesce/test/env"
 )
 
-// EC2 takes a Spot instance back in two minutes, whatever any hook says.
+// EC2 takes a Spot instance back after two minutes, whatever its hooks say.
 func TestSpotInterruption_Queued_DrainedNotCompleted(t *testing.T) {
 	p := newQueueFixture(t, 0, 1, 0)
 	target := p.spot()
@@ -45,8 +45,8 @@ func TestRebalanceRecommendation_Enabled_Drained(t *testing.T) {
 	require.Empty(t, p.AWS.Completions(target.ID))
 }
 
-// A notice names no group, and can be sent by whoever may invoke the function: what Auto Scaling and EC2 do not confirm drains
-// nothing.
+// An interruption event names no group, and anyone who may invoke the function can send one. Without confirmation by Auto Scaling
+// and EC2 nothing is drained.
 func TestSpotInterruption_NotConfirmed_NothingDrained(t *testing.T) {
 	s := newFixture(t, 1)
 	s.runPodOn(s.instances[0], "pod")
@@ -66,7 +66,7 @@ func TestSpotInterruption_NotConfirmed_NothingDrained(t *testing.T) {
 	require.Empty(t, s.requests(s.function), "and asks nothing of the cluster")
 }
 
-// spot is a Spot instance of the scene's group, with its node.
+// spot adds a Spot instance to the fixture's group, with its node.
 func (s *fixture) spot() env.Instance {
 	s.Helper()
 	i, err := s.SpotInstance(s.ctx, s.group)
@@ -74,7 +74,7 @@ func (s *fixture) spot() env.Instance {
 	return i
 }
 
-// interruption is one of EC2's about the instance.
+// interruption returns a sample event of EC2 about the instance.
 func (s *fixture) interruption(name string, i env.Instance, at time.Time) []byte {
 	return sample(s.T, name, func(event object) {
 		event["time"] = at.UTC().Format(time.RFC3339Nano)

@@ -13,7 +13,7 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// sweep sweeps once.
+// sweep invokes one sweep.
 func (s *fixture) sweep() (r termination.SweepReport) {
 	s.Helper()
 	return s.sweepBy(s.function)
@@ -27,12 +27,12 @@ func (s *fixture) sweepBy(f *env.Function) (r termination.SweepReport) {
 	return r
 }
 
-// An event that is lost is a node that nobody drains: its hook runs out, and its pods die unsignalled.
+// If an event is lost, its node is not drained: the hook expires, and the pods are killed without SIGTERM.
 func TestSweep_EventLost_ResentAndDrained(t *testing.T) {
 	p := newQueueFixture(t, 2, 1, 0)
 	target := p.instances[0]
 	p.runPodOn(target, "pod", stopsAfter("100ms"))
-	p.terminate(target) // and its event is lost
+	p.terminate(target) // its event is lost
 	young := p.sweep()
 	require.Equal(t, 1, young.Waiting)
 	require.Equal(t, 1, young.Heartbeats)
@@ -61,7 +61,7 @@ func TestSweep_EventLost_ResentAndDrained(t *testing.T) {
 	require.Zero(t, p.sweep().Waiting)
 }
 
-// Messages that wait may be those of the instances that wait: to enqueue these again would double a queue that is too long already.
+// Waiting messages may belong to the waiting instances. Sending those again would double a queue that is too long already.
 func TestSweep_MessagesWaiting_NothingResent(t *testing.T) {
 	p := newQueueFixture(t, 1, 1, 0)
 	p.terminate(p.instances[0])
@@ -80,7 +80,7 @@ func TestSweep_InstanceDraining_Skipped(t *testing.T) {
 	p.deploy("slow", 1)
 	p.pdb("slow", "slow", 0)
 	end := p.begin(target)
-	p.awaitLogs("eviction blocked") // the drain is under way, and goes on until somebody lets it end
+	p.awaitLogs("eviction blocked") // the drain has started and waits for this PDB
 	p.AWS.Backdate(target.ID, 10*time.Minute)
 	beats := len(p.AWS.Heartbeats(target.ID))
 	r := p.sweepBy(p.functions[1])
@@ -92,7 +92,7 @@ func TestSweep_InstanceDraining_Skipped(t *testing.T) {
 	require.Equal(t, termination.StatusDrained, end().Status)
 }
 
-// What waits on another hook, such as EKS' own, is not ours to keep alive.
+// An instance that waits on another hook, such as that of EKS, is not ours to keep alive.
 func TestSweep_InstanceWaitsOnOtherHook_Skipped(t *testing.T) {
 	p := newQueueFixture(t, 1, 1, 0)
 	target := p.instances[0]
@@ -109,7 +109,8 @@ func TestSweep_InstanceWaitsOnOtherHook_Skipped(t *testing.T) {
 	require.Len(t, p.AWS.Heartbeats(target.ID), beats)
 }
 
-// An instance of a warm pool comes back without any event. Its node would stay closed: capacity that is paid for and not used.
+// An instance of a warm pool returns to service without an event. Its node would stay cordoned: capacity that is paid for and not
+// used.
 func TestSweep_NodeBackInService_Uncordoned(t *testing.T) {
 	s := newFixture(t, 2)
 	clean, held := s.instances[0], s.instances[1]
@@ -134,7 +135,7 @@ func TestSweep_NodeBackInService_Uncordoned(t *testing.T) {
 	}
 }
 
-// backdateNode makes a node's mark that much older.
+// backdateNode makes a node's termination annotation older by d.
 func (s *fixture) backdateNode(i env.Instance, d time.Duration) {
 	s.Helper()
 	mark := changeJSON(s.T, []byte(s.node(i).Annotations[terminationKey]), func(m object) {
@@ -146,12 +147,12 @@ func (s *fixture) backdateNode(i env.Instance, d time.Duration) {
 }
 
 const (
-	manyGroups = 500 // as many as an account may have
+	manyGroups = 500 // the default quota of an account
 	manyWait   = 200
-	groupsWait = 50 // that have some of them
+	groupsWait = 50 // groups that have waiting instances
 )
 
-// A sweep comes each minute, and Auto Scaling counts requests for the whole account, deployments and all.
+// A sweep runs every minute, and Auto Scaling limits the requests of the whole account, deployments included.
 func TestSweep_FiveHundredGroups_FewCalls(t *testing.T) {
 	s := newFixture(t, 0)
 	queue := s.Queue(s.group)
@@ -198,12 +199,12 @@ func TestSweep_FiveHundredGroups_FewCalls(t *testing.T) {
 	require.Zero(t, again["sqs:SendMessage"])
 }
 
-// callCounts counts the scene's function's calls of AWS.
+// callCounts counts the AWS calls of the fixture's function.
 func (s *fixture) callCounts() map[string]int {
 	calls := map[string]int{}
 	for _, call := range s.AWS.CallsOf(s.function.Session) {
 		calls[call.Service+":"+call.Action]++
 	}
-	delete(calls, "sts:GetCallerIdentity") // which the cluster sends, to learn who asks
+	delete(calls, "sts:GetCallerIdentity") // the cluster sends it, to authenticate the caller
 	return calls
 }

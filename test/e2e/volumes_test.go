@@ -18,8 +18,7 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// An instance that goes while a disk is attached to it keeps the disk for six minutes, and the database that needs it waits
-// as long.
+// An instance that terminates with an attached disk keeps the disk for six minutes, and the database that needs it waits as long.
 func TestVolumes_Attached_CompletedAfterDetach(t *testing.T) {
 	s := newFixture(t, 1)
 	target := s.instances[0]
@@ -31,7 +30,7 @@ func TestVolumes_Attached_CompletedAfterDetach(t *testing.T) {
 	})
 	require.Empty(t, s.podsOn(target), "disks are looked at once their pods are gone")
 
-	// Until its finalizer is gone, an attachment that is deleted is still one: the driver is at work.
+	// A deleted attachment still exists until its finalizer is gone: the driver is detaching.
 	require.NoError(t, s.Lab.Client().StorageV1().VolumeAttachments().Delete(s.ctx, disk, metav1.DeleteOptions{}))
 	require.Empty(t, s.AWS.Completions(target.ID))
 	detached := time.Now()
@@ -44,7 +43,7 @@ func TestVolumes_Attached_CompletedAfterDetach(t *testing.T) {
 	require.Contains(t, s.function.Output(), "volumes detached")
 }
 
-// A driver that is broken must not keep the instance for ever; but who looks for the disk has to find a line about it.
+// A broken driver must not hold the instance forever, but a log line must name the disk.
 func TestVolumes_NeverDetached_CompletedAfterTimeout(t *testing.T) {
 	const patience = 2 * time.Second
 	s := newFixture(t, 1, "drain: {volumeDetach: 2s}")
@@ -61,11 +60,10 @@ func TestVolumes_NeverDetached_CompletedAfterTimeout(t *testing.T) {
 	s.removeAttachmentFinalizer(disk)
 }
 
-// Attachments cannot be selected by node: to list those of a large cluster for a node without disks is a waste, a thousand
-// times over.
+// Attachments cannot be selected by node. In a large cluster, listing them all for each node without disks is wasteful.
 func TestVolumes_None_NotListed(t *testing.T) {
 	s := newFixture(t, 2)
-	s.disk("data", s.instances[1]) // which another node has
+	s.disk("data", s.instances[1]) // another node has the disk
 	s.runPodOn(s.instances[0], "web", stopsAfter("100ms"))
 	require.Equal(t, termination.StatusDrained, s.drain(s.instances[0]).Status)
 	require.False(t, s.hasAsked("persistentvolumeclaims"))
@@ -79,8 +77,8 @@ func (s *fixture) hasAsked(resource string) bool {
 
 func volumeOf(s *fixture, claim string) string { return s.group + "-" + claim }
 
-// disk makes a claim, the volume bound to it, and that volume's attachment to the instance's node, which its driver's
-// finalizer keeps. It returns the attachment's name.
+// disk makes a claim, its bound volume, and that volume's attachment to the instance's node, kept by the driver's finalizer. It
+// returns the attachment's name.
 func (s *fixture) disk(claim string, i env.Instance) (attachment string) {
 	s.Helper()
 	client, volume, none := s.Lab.Client(), volumeOf(s, claim), ""
@@ -119,7 +117,7 @@ func (s *fixture) disk(claim string, i env.Instance) (attachment string) {
 	return "csi-" + volume
 }
 
-// removeAttachmentFinalizer does what the driver does once it has detached the disk.
+// removeAttachmentFinalizer does what the driver does after it has detached the disk.
 func (s *fixture) removeAttachmentFinalizer(attachment string) {
 	s.Helper()
 	_, err := s.Lab.Client().StorageV1().VolumeAttachments().Patch(s.ctx, attachment, types.MergePatchType,

@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// addEvictionWebhook puts a webhook in the way of evictions in the scene's namespace: it denies those for which guard has a reason.
+// addEvictionWebhook adds a webhook for evictions in the fixture's namespace. It denies an eviction when guard returns a reason.
 func (s *fixture) addEvictionWebhook(guard func(user string) (denied string)) {
 	s.Helper()
 	server := httptest.NewTLSServer(webhook(guard))
@@ -63,7 +63,7 @@ func webhook(guard func(user string) (denied string)) http.Handler {
 	})
 }
 
-// denyEvictions denies the function's first so many evictions, and everybody else's.
+// denyEvictions denies the function's first evictions, this many times, and all evictions by others.
 func (s *fixture) denyEvictions(pod string, times int32, why string) {
 	s.Helper()
 	var denials atomic.Int32
@@ -79,7 +79,7 @@ func (s *fixture) denyEvictions(pod string, times int32, why string) {
 	})
 }
 
-// tryEviction asks for an eviction, and changes nothing.
+// tryEviction sends an eviction as a dry run.
 func (s *fixture) tryEviction(client kubernetes.Interface, pod string) error {
 	return client.CoreV1().Pods(s.group).EvictV1(s.ctx, &policyv1.Eviction{
 		ObjectMeta:    metav1.ObjectMeta{Name: pod, Namespace: s.group},

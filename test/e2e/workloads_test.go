@@ -16,7 +16,7 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// pinned binds a pod to one of the scene's nodes, without the scheduler.
+// pinned binds a pod to a node of the fixture, without the scheduler.
 func pinned(i env.Instance) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { onNode(i)(&p.Spec) }
 }
@@ -38,7 +38,7 @@ func (s *fixture) awaitGone(pod string) {
 	})
 }
 
-// awaitSuccessor waits until another pod has the pod's name, and runs.
+// awaitSuccessor waits until another pod has the pod's name and runs.
 func (s *fixture) awaitSuccessor(pod corev1.Pod) (reborn *corev1.Pod) {
 	s.Helper()
 	s.until("pod "+pod.Name+" is reborn", func() (_ bool, err error) {
@@ -48,7 +48,7 @@ func (s *fixture) awaitSuccessor(pod corev1.Pod) (reborn *corev1.Pod) {
 	return reborn
 }
 
-// appOf is the app of the pod that a line of the report is about.
+// appOf returns the app of the pod in a line of the report.
 func (s *fixture) appOf(line drain.PodReport) string {
 	s.Helper()
 	for _, i := range s.instances {
@@ -61,7 +61,7 @@ func (s *fixture) appOf(line drain.PodReport) string {
 	return line.Name
 }
 
-// daemonSet runs a DaemonSet's pod on each of the scene's nodes.
+// daemonSet runs a DaemonSet's pod on each of the fixture's nodes.
 func (s *fixture) daemonSet(app string) {
 	s.Helper()
 	daemons := s.Lab.Client().AppsV1().DaemonSets(s.group)
@@ -78,7 +78,7 @@ func (s *fixture) daemonSet(app string) {
 	})
 }
 
-// finishedJob runs a Job to its end. Its pod stays.
+// finishedJob runs a Job until it succeeds. Its pod stays.
 func (s *fixture) finishedJob(app string) {
 	s.Helper()
 	template := s.template(app)
@@ -94,7 +94,7 @@ func (s *fixture) finishedJob(app string) {
 	})
 }
 
-// statefulSet runs a StatefulSet of one.
+// statefulSet runs a StatefulSet with one replica.
 func (s *fixture) statefulSet(app string) {
 	s.Helper()
 	sets := s.Lab.Client().AppsV1().StatefulSets(s.group)
@@ -117,7 +117,7 @@ func (s *fixture) removeFinalizers(pod string) {
 	require.NoError(s, err)
 }
 
-// deploy runs pods of an app on the scene's nodes, all ready on return. change may alter the Deployment.
+// deploy runs pods of an app on the fixture's nodes and waits until all are ready. change may alter the Deployment.
 func (s *fixture) deploy(app string, replicas int32, change ...func(*appsv1.Deployment)) {
 	s.Helper()
 	s.create(app, replicas, change...)
@@ -141,7 +141,7 @@ func (s *fixture) create(app string, replicas int32, change ...func(*appsv1.Depl
 	require.NoError(s, err)
 }
 
-// isReady tells whether all pods of an app are.
+// isReady reports whether all pods of an app are ready.
 func (s *fixture) isReady(app string, replicas int32) (bool, error) {
 	d, err := s.Lab.Client().AppsV1().Deployments(s.group).Get(s.ctx, app, metav1.GetOptions{})
 	return err == nil && d.Status.ReadyReplicas == replicas, err
@@ -157,12 +157,12 @@ func (s *fixture) template(app string) corev1.PodTemplateSpec {
 	}
 }
 
-// onNode pins pods to one of the scene's nodes.
+// onNode pins pods to a node of the fixture.
 func onNode(i env.Instance) func(*corev1.PodSpec) {
 	return func(p *corev1.PodSpec) { p.NodeName = i.Node }
 }
 
-// runPod creates a bare pod, ready on return.
+// runPod creates a bare pod and waits until it runs.
 func (s *fixture) runPod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	s.Helper()
 	created := s.createPod(name, change...)
@@ -187,7 +187,7 @@ func (s *fixture) createPod(name string, change ...func(*corev1.Pod)) *corev1.Po
 	return created
 }
 
-// pdb protects an app's pods.
+// pdb creates a PodDisruptionBudget for an app's pods.
 func (s *fixture) pdb(name, app string, maxUnavailable int) {
 	s.Helper()
 	limit := intstr.FromInt(maxUnavailable)
@@ -204,7 +204,7 @@ func (s *fixture) pdb(name, app string, maxUnavailable int) {
 	})
 }
 
-// podsOn are the pods of the scene on a node.
+// podsOn returns the fixture's pods on a node.
 func (s *fixture) podsOn(i env.Instance) []corev1.Pod {
 	s.Helper()
 	list, err := s.Lab.Client().CoreV1().Pods(s.group).List(s.ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + i.Node})
@@ -212,7 +212,7 @@ func (s *fixture) podsOn(i env.Instance) []corev1.Pod {
 	return list.Items
 }
 
-// hostOf is the instance that most of an app's pods are on.
+// hostOf returns the instance that has most of an app's pods.
 func (s *fixture) hostOf(app string) env.Instance {
 	s.Helper()
 	host, most := env.Instance{}, 0
@@ -231,7 +231,7 @@ func (s *fixture) hostOf(app string) env.Instance {
 	return host
 }
 
-// runPodOn creates a pod on an instance's node.
+// runPodOn creates a pod on an instance's node and waits until it runs.
 func (s *fixture) runPodOn(i env.Instance, name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	s.Helper()
 	return s.runPod(name, append(change, pinned(i))...)

@@ -20,15 +20,14 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// shortDeadlineKeep is for drains that are to meet their deadline: soon, and without force.
+// shortDeadlineKeep lets a drain reach its deadline soon, without force.
 const shortDeadlineKeep = "drain: {maxDuration: 8s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}"
 
-// A budget that is overrun is an outage that its owner had asked to be spared; one that is asked in a loop is load on the API
-// server just when it has most to do.
+// Too many evictions break the PDB that the pod's owner relies on. Requests in a loop load the API server when it has most to do.
 func TestPDB_OneAllowed_KeptWithFewRequests(t *testing.T) {
 	s := newFixture(t, 2)
 	s.deploy("web", 6, func(d *appsv1.Deployment) {
-		d.Spec.Template.Annotations = map[string]string{lab.ReadyAfter: "300ms"} // a successor takes its time to be of use
+		d.Spec.Template.Annotations = map[string]string{lab.ReadyAfter: "300ms"} // a replacement takes time to become ready
 	})
 	s.pdb("web", "web", 1)
 	target := s.hostOf("web")
@@ -46,7 +45,8 @@ func TestPDB_OneAllowed_KeptWithFewRequests(t *testing.T) {
 	require.NotContains(t, verbsOn(s.requests(s.function), "pods"), "delete")
 }
 
-// While a budget that has room again goes unnoticed, nothing moves: over a node's pods those seconds add up to the deadline.
+// Nothing is evicted until the drain sees that the PDB has room again. Over all pods of a node those seconds add up to the
+// deadline.
 func TestPDB_RoomAgain_NextEvictionAtOnce(t *testing.T) {
 	s := newFixture(t, 2)
 	s.deploy("web", 1)
@@ -68,7 +68,7 @@ func TestPDB_RoomAgain_NextEvictionAtOnce(t *testing.T) {
 	require.Less(t, took, time.Second)
 }
 
-// pdbUpdatedAt is when the last word before a moment on what a budget allows reached the API server.
+// pdbUpdatedAt returns when the PDB's status was last written before the given time.
 func (s *fixture) pdbUpdatedAt(budget string, before time.Time) (last time.Time) {
 	s.Helper()
 	written, err := s.Lab.Audit().By(lab.Controllers)
@@ -82,7 +82,7 @@ func (s *fixture) pdbUpdatedAt(budget string, before time.Time) (last time.Time)
 	return last
 }
 
-// The eviction API never evicts a pod under two budgets. What helps is that somebody is told which two they are.
+// The eviction API never evicts a pod that two PDBs select. The report must name both.
 func TestPDB_TwoOnOnePod_BothReportedFewRequests(t *testing.T) {
 	s := newFixture(t, 2)
 	s.deploy("web", 1)
@@ -93,7 +93,7 @@ func TestPDB_TwoOnOnePod_BothReportedFewRequests(t *testing.T) {
 	s.runPodOn(target, "other")
 	end := s.begin(target)
 	s.awaitLogs(s.group+"/one, "+s.group+"/two", "more than one disruption budget")
-	s.awaitGone("other") // and meanwhile the drain looked at the node several times
+	s.awaitGone("other") // meanwhile the drain looked at the node several times
 
 	require.Len(t, s.evictions(name), 1)
 	s.removePDB("two")
@@ -104,7 +104,7 @@ func TestPDB_TwoOnOnePod_BothReportedFewRequests(t *testing.T) {
 	require.Len(t, s.evictions(name), 2)
 }
 
-// Nobody is served by half an hour of trying what cannot be: whoever reads the log at once can still mend it.
+// Half an hour of retries cannot help here. A log line at once lets an operator fix the PDB in time.
 func TestPDB_NeverAllows_LoggedAtOnce(t *testing.T) {
 	s := newFixture(t, 2, shortDeadlineKeep)
 	s.deploy("web", 1)
@@ -126,13 +126,13 @@ func TestPDB_NeverAllows_LoggedAtOnce(t *testing.T) {
 	require.Len(t, s.podsOn(target), 1)
 }
 
-// pdbStatus is a budget's status as it was seen.
+// pdbStatus is one observed status of a PDB.
 type pdbStatus struct {
 	policyv1.PodDisruptionBudgetStatus
 	at time.Time
 }
 
-// watchPDB follows a budget's status. The returned function ends that, and has all that was seen.
+// watchPDB watches a PDB's status. The returned function stops the watch and returns all statuses seen.
 func (s *fixture) watchPDB(name string) (seen func() []pdbStatus) {
 	s.Helper()
 	ctx, stop := context.WithCancel(s.ctx)
@@ -154,7 +154,7 @@ func (s *fixture) watchPDB(name string) (seen func() []pdbStatus) {
 	}
 }
 
-// setMaxUnavailable changes a budget.
+// setMaxUnavailable changes a PDB.
 func (s *fixture) setMaxUnavailable(budget string, maxUnavailable int) {
 	s.Helper()
 	patch := fmt.Appendf(nil, `{"spec":{"maxUnavailable":%d}}`, maxUnavailable)
@@ -168,7 +168,7 @@ func (s *fixture) removePDB(name string) {
 	require.NoError(s, s.Lab.Client().PolicyV1().PodDisruptionBudgets(s.group).Delete(s.ctx, name, metav1.DeleteOptions{}))
 }
 
-// verbsOn are the verbs of the requests that name the resource itself.
+// verbsOn returns the verbs of the requests for the resource itself, without subresources.
 func verbsOn(all []lab.Request, resource string) (verbs []string) {
 	for _, r := range all {
 		if r.Resource == resource && r.Subresource == "" {
