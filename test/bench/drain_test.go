@@ -22,11 +22,11 @@ import (
 const (
 	// stopping is how long each pod takes to stop.
 	stopping = "2s"
-	// fixtureTimeout bounds one contestant's preparation and drain.
+	// fixtureTimeout bounds the preparation and the drain of one fixture.
 	fixtureTimeout = 5 * time.Minute
 )
 
-// drainer drains a node full of pods and says how long that took.
+// drainer drains a node full of pods and returns the time it took.
 type drainer struct {
 	name  string
 	drain func(*fixture) time.Duration
@@ -42,7 +42,7 @@ func BenchmarkDrainOf30Pods(b *testing.B)  { compareDrains(b, 30) }
 func BenchmarkDrainOf134Pods(b *testing.B) { compareDrains(b, 134) }
 func BenchmarkDrainOf500Pods(b *testing.B) { compareDrains(b, 500) }
 
-// compareDrains lets the contestants drain nodes of n pods in turn, and reports the medians and their ratios to the ideal client's.
+// compareDrains lets the drainers drain nodes of n pods in turn. It reports the medians and their ratios to the ideal client's.
 func compareDrains(b *testing.B, n int32) {
 	lab.Require(b)
 	s := start(b)
@@ -65,7 +65,7 @@ func compareDrains(b *testing.B, n int32) {
 	b.ReportMetric(median(took["quiesce"]).Seconds()/ideal.Seconds(), "quiesce/ideal")
 	b.ReportMetric(median(took["kubectl"]).Seconds()/ideal.Seconds(), "kubectl/ideal")
 	b.ReportMetric(float64(requests), "requests")
-	b.ReportMetric(0, "ns/op") // the sum of three contestants says nothing
+	b.ReportMetric(0, "ns/op") // the sum over three drainers means nothing
 }
 
 func median(all []time.Duration) time.Duration {
@@ -83,14 +83,14 @@ func start(b *testing.B) *env.Env {
 	return s
 }
 
-// fixture is one node full of pods, and another for them to go to.
+// fixture is one node full of pods, and a node to which they can move.
 type fixture struct {
 	*testing.B
 	*env.Env
 	ctx      context.Context
-	name     string // of the group and the namespace
+	name     string // of the group and of the namespace
 	target   env.Instance
-	requests int // that the function made
+	requests int // requests to the API server by the function
 }
 
 func newFixture(b *testing.B, s *env.Env, name string, n int32) *fixture {
@@ -107,14 +107,14 @@ func newFixture(b *testing.B, s *env.Env, name string, n int32) *fixture {
 	return a
 }
 
-// setUnschedulable keeps pods off a node, or lets them in again.
+// setUnschedulable cordons or uncordons a node.
 func (a *fixture) setUnschedulable(node env.Instance, closed bool) {
 	patch := fmt.Sprintf(`{"spec":{"unschedulable":%v}}`, closed)
 	_, err := a.Lab.Client().CoreV1().Nodes().Patch(a.ctx, node.Node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 	require.NoError(a, err)
 }
 
-// fill runs n pods, all on the target.
+// fill runs n pods, all on the target node.
 func (a *fixture) fill(n int32) {
 	_, err := a.Lab.Client().CoreV1().Namespaces().Create(a.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a.name}}, metav1.CreateOptions{})
 	require.NoError(a, err)
@@ -141,7 +141,7 @@ func (a *fixture) fill(n int32) {
 	})
 }
 
-// clear ends what the next contestant would share the machine with.
+// clear removes the pods, so that they do not load the machine during the next measurement.
 func (a *fixture) clear() {
 	propagation := metav1.DeletePropagationBackground
 	err := a.Lab.Client().AppsV1().Deployments(a.name).Delete(a.ctx, "web", metav1.DeleteOptions{PropagationPolicy: &propagation})
@@ -165,7 +165,7 @@ func (a *fixture) until(holds func() bool) {
 	}
 }
 
-// quiesce is the whole path, event in to completion out, of a function that is warm.
+// quiesce returns the time from the event to the completion, by a warm function.
 func (a *fixture) quiesce() time.Duration {
 	function, err := a.Function(a.ctx, "autoScalingGroups: ["+a.name+"]\n")
 	require.NoError(a, err)

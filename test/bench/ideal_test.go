@@ -13,11 +13,11 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// evictors is how many evictions the ideal client keeps under way: as many as the function's default.
+// evictors is how many eviction requests the ideal client has in flight: as many as the function by default.
 const evictors = 16
 
-// ideal does nothing that a drain could do without: one list, one watch, one eviction a pod. It knows no budgets, no order, no
-// faults, and whom to evict beforehand.
+// ideal does only what every drain must do: one list, one watch, one eviction per pod. It ignores PDBs, order and errors, and
+// knows beforehand which pods to evict.
 func (a *fixture) ideal() time.Duration {
 	client := a.Lab.Client()
 	began := time.Now()
@@ -40,7 +40,7 @@ func (a *fixture) ideal() time.Duration {
 	return time.Since(began)
 }
 
-// evictAll asks for the eviction of all the pods, so many at once, and does not ask again.
+// evictAll requests the eviction of each pod once, with this many requests in flight.
 func evictAll(ctx context.Context, tb testing.TB, client kubernetes.Interface, pods []corev1.Pod, abreast int) {
 	turns := make(chan struct{}, abreast)
 	for _, pod := range pods {

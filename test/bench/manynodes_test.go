@@ -22,16 +22,17 @@ import (
 
 const (
 	manyNodes   = 100
-	podsPerNode = 30 // of each
-	// manyNodesEvictors is how many evictions the ideal client keeps under way: beyond what two cores' API server answers faster for.
+	podsPerNode = 30 // on each node
+	// manyNodesEvictors is how many eviction requests the ideal client has in flight: with more, an API server on two cores gets
+	// no faster.
 	manyNodesEvictors = 64
-	// manyNodesTimeout bounds one contestant's preparation and its drains.
+	// manyNodesTimeout bounds the preparation and the drains of one fixture.
 	manyNodesTimeout = 30 * time.Minute
 	remainingNodes   = 2
 )
 
-// BenchmarkManyNodes drains 100 nodes of 30 pods at once: by as many functions behind a queue, and by one client that only evicts and
-// watches, which is what the API server takes for as many evictions. The functions share its two cores.
+// BenchmarkManyNodes drains 100 nodes of 30 pods at once: by as many functions behind a queue, and by one client that only evicts
+// and watches. The latter is the time that the API server needs for these evictions. The functions share its two cores.
 func BenchmarkManyNodes(b *testing.B) {
 	lab.Require(b)
 	s := start(b)
@@ -52,7 +53,7 @@ func BenchmarkManyNodes(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// manyNodesFixture is nodes full of pods that are to go, and others for the pods to go to.
+// manyNodesFixture is nodes full of pods to drain, and nodes to which the pods can move.
 type manyNodesFixture struct {
 	*fixture
 	targets []env.Instance
@@ -71,7 +72,7 @@ func newManyNodesFixture(b *testing.B, s *env.Env, name string) *manyNodesFixtur
 	return w
 }
 
-// each does something for each of the nodes, some at once.
+// each calls do for each of the nodes, several at once.
 func (w *manyNodesFixture) each(do func(n int, i env.Instance)) {
 	turns := make(chan struct{}, evictors)
 	var group sync.WaitGroup
@@ -82,7 +83,7 @@ func (w *manyNodesFixture) each(do func(n int, i env.Instance)) {
 	group.Wait()
 }
 
-// ideal closes all nodes, and then evicts and watches.
+// ideal cordons all nodes, then evicts and watches.
 func (w *manyNodesFixture) ideal() time.Duration {
 	pods := w.Lab.Client().CoreV1().Pods(w.name)
 	began := time.Now()
@@ -108,7 +109,7 @@ func uidsOf(pods []corev1.Pod) map[types.UID]bool {
 	return uids
 }
 
-// awaitDeletions takes those off the list that it sees go, until none is left or, which is not all of it, the watch ends.
+// awaitDeletions removes deleted pods from remaining. It reports whether none remains; false means that the watch ended before.
 func (w *manyNodesFixture) awaitDeletions(left map[types.UID]bool, since string) (all bool) {
 	watching, err := w.Lab.Client().CoreV1().Pods(w.name).Watch(w.ctx, metav1.ListOptions{ResourceVersion: since})
 	require.NoError(w, err)
@@ -125,7 +126,7 @@ func (w *manyNodesFixture) awaitDeletions(left map[types.UID]bool, since string)
 	return true
 }
 
-// quiesce is from the events in the queue to the last completion, by functions that are warm.
+// quiesce returns the time from the events in the queue to the last completion, by warm functions.
 func (w *manyNodesFixture) quiesce() time.Duration {
 	queue := w.Queue(w.name)
 	functions, users := make([]*env.Function, manyNodes), make([]string, manyNodes)
@@ -154,7 +155,7 @@ func (w *manyNodesFixture) quiesce() time.Duration {
 	return took
 }
 
-// warm is a function that has spoken with AWS and Kubernetes.
+// warm starts a function and lets it connect to AWS and Kubernetes.
 func (w *manyNodesFixture) warm(queue env.Queue, i env.Instance) *env.Function {
 	f, err := w.Function(w.ctx, "autoScalingGroups: ["+w.name+"]\n", queue.Environment()...)
 	require.NoError(w, err)

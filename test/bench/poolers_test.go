@@ -15,18 +15,18 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
+// hangsAfter is the time without a commit after which a worker with transactions of 30 ms counts as hanging.
 const hangsAfter = 5 * time.Second
 
-// baselineTime is how long workers are watched before anything happens to them: about what a drain takes.
+// baselineTime is how long workers are watched before the drain: about as long as a drain takes.
 const baselineTime = 4 * time.Second
 
-// poolerCases are what can be in a pooler's node's way.
+// poolerCases are the situations of a pooler whose node is drained.
 var poolerCases = []struct {
 	name, strategy string
-	workers        []string // flags of one more, which is hired first
-	careful        bool     // workers recycle or validate their connections, and the poolers have the preStop hook that README recommends
-	single         bool     // one pooler, under a budget that never allows an eviction
+	workers        []string // flags of an extra worker
+	careful        bool     // workers recycle or validate their connections, and the poolers have the recommended preStop hook
+	single         bool     // one pooler, under a PDB that never allows an eviction
 }{
 	{name: "evict", strategy: "evict"},
 	{name: "surge", strategy: "surge"},
@@ -36,8 +36,8 @@ var poolerCases = []struct {
 	{name: "single", strategy: "surge", single: true},
 }
 
-// BenchmarkPoolers drains the node of a pooler with 20 busy workers, and counts what became of their transactions: sums over all
-// iterations, and of stalls the longest of any but the straggler's.
+// BenchmarkPoolers drains the node of a pooler with 20 busy workers and counts the results of their transactions: sums over all
+// iterations, and the longest stall of any worker but the straggler.
 func BenchmarkPoolers(b *testing.B) {
 	lab.RequireMachines(b)
 	root, err := env.Root()
@@ -69,7 +69,7 @@ func BenchmarkPoolers(b *testing.B) {
 	}
 }
 
-// totals are what the iterations of one case come to.
+// totals sums up the iterations of one case.
 type totals struct {
 	aborted, ambiguous, inconsistent, hanging, refused, closed int
 	stall, usual                                               time.Duration
@@ -95,7 +95,7 @@ func (s *totals) report(b *testing.B) {
 	b.ReportMetric(s.usual.Seconds(), "usual-stall-s")
 }
 
-// drainOnce plays one drain; the benchmark's time is the drain's.
+// drainOnce drains one node. Only the drain counts as the benchmark's time.
 func drainOnce(b *testing.B, g *poolers.NodePool, strategy string, o poolers.Options) (books poolers.Results, usual time.Duration) {
 	b.Helper()
 	b.StopTimer()
@@ -128,7 +128,7 @@ func drainOnce(b *testing.B, g *poolers.NodePool, strategy string, o poolers.Opt
 	return books, usual
 }
 
-// usualStall is the longest in a time like a drain's in which nothing happens: what the machine does to the workers by itself.
+// usualStall returns the longest stall in a time like a drain's in which nothing happens: the effect of the machine alone.
 func usualStall(b *testing.B, t *poolers.Fixture) time.Duration {
 	b.Helper()
 	require.NoError(b, t.ResetStalls(b.Context()))
@@ -139,7 +139,7 @@ func usualStall(b *testing.B, t *poolers.Fixture) time.Duration {
 	return poolers.LongestStall(now.Workers)
 }
 
-// heldBack is for how long the report says that new transactions had to wait.
+// heldBack returns how long new transactions had to wait, as reported.
 func heldBack(r termination.Report) (d time.Duration) {
 	for _, p := range r.Pods {
 		if p.Escort != nil {

@@ -15,7 +15,7 @@ import (
 	"quiesce/test/env"
 )
 
-// apps are what runs in the demo's cluster. The last one is under a budget of one pod at a time.
+// apps run in the demo's cluster. The last one has a PDB that allows one disruption at a time.
 var apps = []struct {
 	name     string
 	replicas int32
@@ -26,10 +26,10 @@ var apps = []struct {
 	{"checkout", 6, true},
 }
 
-// readyPoll paces the look at the Deployments: the wait is a second or two.
+// readyPoll is the time between checks of the Deployments, which take a second or two.
 const readyPoll = 50 * time.Millisecond
 
-// createCluster makes the group, its nodes (these and n more) and what runs on them.
+// createCluster makes the group, its nodes (n new ones, and those of more) and the apps.
 func createCluster(ctx context.Context, s *env.Env, n int, more ...env.Instance) ([]env.Instance, error) {
 	instances, err := s.Group(ctx, group, n)
 	if err != nil {
@@ -80,7 +80,7 @@ func addPDB(ctx context.Context, client kubernetes.Interface, app string) error 
 	return err
 }
 
-// ready waits until every pod runs and every budget has been counted.
+// ready waits until all pods are Ready and all PDBs allow a disruption.
 func ready(ctx context.Context, client kubernetes.Interface) error {
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()

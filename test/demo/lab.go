@@ -17,18 +17,18 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// sample is the instance that the payloads of events/ speak of.
+// sample is the instance in the payloads of events/.
 var sample = env.Instance{
 	ID: "i-0123456789abcdef0", Node: "ip-10-0-1-2.eu-west-1.compute.internal", Zone: awstest.Region + "a",
 }
 
-// headerTimeout bounds how long a client of the lab may take to say what it wants.
+// headerTimeout bounds how long a client of the lab may take to send a request header.
 const headerTimeout = 5 * time.Second
 
-// address is the file in which a running lab says where it listens.
+// address returns the path of the file that has the address of the running lab.
 func address(dist string) string { return filepath.Join(dist, "lab-address") }
 
-// keepLab keeps a stage up until ctx ends, and invokes the function with whatever `make invoke` sends.
+// keepLab keeps the environment up until ctx ends, and passes what `make invoke` sends to the function.
 func keepLab(ctx context.Context, s *env.Env, dist string) error {
 	if _, err := createCluster(ctx, s, nodes-1, sample); err != nil {
 		return err
@@ -57,7 +57,7 @@ func keepLab(ctx context.Context, s *env.Env, dist string) error {
 	return nil
 }
 
-// invocations answers each POST with what the function answers.
+// invocations answers each POST with the function's answer.
 func invocations(s *env.Env, function *env.Function) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		payload, err := io.ReadAll(r.Body)
@@ -77,8 +77,8 @@ func invocations(s *env.Env, function *env.Function) http.HandlerFunc {
 	}
 }
 
-// replaceSample makes a sample event true: if it says that the sample instance is being terminated, Auto Scaling terminates it,
-// and the event that then goes out is sent in the sample's place.
+// replaceSample makes a sample event true. If it says that the sample instance terminates, Auto Scaling terminates the instance,
+// and the real event replaces the sample.
 func replaceSample(s *env.Env, payload []byte) []byte {
 	var event struct {
 		DetailType string `json:"detail-type"`

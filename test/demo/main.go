@@ -1,5 +1,5 @@
-// Command demo runs the main job on this machine with real parts: Auto Scaling terminates an instance, its event goes to the
-// built function, and the function drains the instance's node of a real control plane and lets the instance go.
+// Command demo drains a node on this machine with real parts. Auto Scaling terminates an instance and sends its event to the
+// built function. The function drains the instance's node, in a real control plane, and completes the lifecycle action.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 const (
 	group = "workers-a"
 	nodes = 3
-	// demoTimeout bounds the demo: a drain of it takes seconds.
+	// demoTimeout bounds the demo, whose drain takes seconds.
 	demoTimeout = 3 * time.Minute
 )
 
@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string) error {
 	return errors.New("usage: demo [lab | invoke FILE]")
 }
 
-// withEnv brings the real parts up for what is played on them.
+// withEnv starts the environment, runs do in it, and stops it.
 func withEnv(ctx context.Context, root, dist string, play func(context.Context, *env.Env, string) error) (err error) {
 	logf("starting a control plane, an IAM authenticator and Auto Scaling on this machine")
 	s, err := env.Start(ctx, env.Options{Root: root, Bootstrap: filepath.Join(dist, "bootstrap")})
@@ -61,7 +61,7 @@ func withEnv(ctx context.Context, root, dist string, play func(context.Context, 
 	return play(ctx, s, dist)
 }
 
-// runDemo has Auto Scaling terminate one of three instances.
+// runDemo makes Auto Scaling terminate one of three instances.
 func runDemo(ctx context.Context, s *env.Env, dist string) error {
 	ctx, cancel := context.WithTimeout(ctx, demoTimeout)
 	defer cancel()

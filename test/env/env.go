@@ -1,5 +1,5 @@
 // Package env joins the real parts on one machine: a control plane with its IAM authenticator, the AWS APIs, and the built
-// function under the Lambda runtime API. Tests, the demo and the benchmarks play on it.
+// function under the Lambda runtime API. Tests, the demo and the benchmarks run in it.
 package env
 
 import (
@@ -25,19 +25,19 @@ import (
 )
 
 const (
-	// Cluster is what EKS calls the lab.
+	// Cluster is the name of the lab's cluster in EKS.
 	Cluster = "lab"
-	// Hook is our lifecycle hook.
+	// Hook is the name of our lifecycle hook.
 	Hook = "quiesce"
-	// hookTimeout is a heartbeat timeout as people set it.
+	// hookTimeout is a common heartbeat timeout.
 	hookTimeout = 5 * time.Minute
 )
 
-// Env is the real parts, up and joined.
+// Env is the running parts, joined.
 type Env struct {
 	Lab  *lab.Lab
 	AWS  *awstest.Server
-	Logs io.Writer // gets what functions log, as they log it; may be nil
+	Logs io.Writer // receives the functions' logs as they are written; may be nil
 
 	folder    string
 	bootstrap string
@@ -47,15 +47,14 @@ type Env struct {
 	functions []*Function
 }
 
-// Options says what a stage should be like. Only Root must be given.
+// Options configures an environment. Only Root is required.
 type Options struct {
-	Root      string // of the repository
-	Bootstrap string // the built function; it is built if this is empty
+	Root      string // root of the repository
+	Bootstrap string // path of the built function; built if empty
 	Machines  bool   // nodes run containers, with images for a database, poolers and workers (images.go)
 }
 
-// Start brings everything up. RBAC is what infra/rbac.yaml says, and nothing else. All files are in the lab's folder, and go
-// with it.
+// Start starts all parts. The only RBAC is that of infra/rbac.yaml. All files are in the lab's folder and are removed with it.
 func Start(ctx context.Context, o Options) (_ *Env, err error) {
 	e := &Env{}
 	defer func() {
@@ -92,7 +91,7 @@ func (e *Env) startLab(ctx context.Context, machines bool) (*lab.Lab, error) {
 	return lab.Start(ctx, o)
 }
 
-// prepareFunction makes the place for functions, and the function.
+// prepareFunction makes the folder for functions, and builds the function if necessary.
 func (e *Env) prepareFunction(ctx context.Context, root, bootstrap string) error {
 	e.folder, e.bootstrap = e.Lab.Path("functions"), bootstrap
 	if err := os.Mkdir(e.folder, 0o755); err != nil {
@@ -105,7 +104,7 @@ func (e *Env) prepareFunction(ctx context.Context, root, bootstrap string) error
 	return Build(ctx, root, e.bootstrap)
 }
 
-// Stop takes everything down.
+// Stop stops all parts.
 func (e *Env) Stop() error {
 	var err error
 	if e.Lab != nil {
@@ -129,23 +128,24 @@ func Build(ctx context.Context, root, path string) error {
 	return nil
 }
 
-// Function is one function process with an identity of its own, so that its requests can be told from any other's.
+// Function is one function process with its own identity, so that its requests can be told from others.
 type Function struct {
 	*runtimeapi.Function
 	Session awstest.Session
-	User    string           // what Kubernetes knows it as
-	Memory  *lab.MemoryGroup // nil: it has no limit
+	User    string           // its Kubernetes user name
+	Memory  *lab.MemoryGroup // nil: no limit
 }
 
-// Settings are what a function is started with.
+// Settings configures a function.
 type Settings struct {
-	Configuration string        // quiesce.yaml's text
-	Environment   []string      // further variables
-	Timeout       time.Duration // of an invocation; 15 minutes unless given
-	Memory        int64         // the most it may use, in bytes; 0: no limit. Needs lab.RequireMemoryGroups
+	Configuration string        // text of quiesce.yaml
+	Environment   []string      // additional variables
+	Timeout       time.Duration // of an invocation; default 15 minutes
+	Memory        int64         // memory limit in bytes; 0: none. Needs lab.RequireMemoryGroups
 }
 
-// Function starts the built function with this configuration (quiesce.yaml's text) and these further environment variables.
+// Function starts the built function with this configuration (the text of quiesce.yaml) and these additional environment
+// variables.
 func (e *Env) Function(ctx context.Context, configuration string, environment ...string) (*Function, error) {
 	return e.FunctionWith(ctx, Settings{Configuration: configuration, Environment: environment})
 }
@@ -179,20 +179,20 @@ func (e *Env) FunctionWith(ctx context.Context, settings Settings) (*Function, e
 	return added, nil
 }
 
-// functionName is how the names of functions' sessions begin.
+// functionName is the prefix of the functions' session names.
 const functionName = "function-"
 
-// IsFunction tells whether a session of this name is a function's.
+// IsFunction reports whether a session of this name belongs to a function.
 func IsFunction(session string) bool { return strings.HasPrefix(session, functionName) }
 
-// Functions are all that were started, those included that are closed by now.
+// Functions returns all functions that were started, closed ones included.
 func (e *Env) Functions() []*Function {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Clone(e.functions)
 }
 
-// limitMemory has a function's processes use no more memory than that.
+// limitMemory limits the memory of a function's processes, in bytes.
 func (e *Env) limitMemory(o *runtimeapi.Options, name string, limit int64) (*lab.MemoryGroup, error) {
 	if limit == 0 {
 		return nil, nil
@@ -210,13 +210,13 @@ type Instance struct {
 	ID, Node, Zone string
 }
 
-// Group makes an Auto Scaling group with our hook, and nodes for n instances spread over two zones. Names derive from the
-// group's, so that tests side by side do not meet.
+// Group makes an Auto Scaling group with our hook, and nodes for n instances in two zones. Names derive from the group's, so that
+// parallel tests have different ones.
 func (e *Env) Group(ctx context.Context, group string, n int) ([]Instance, error) {
 	return e.group(ctx, group, n, awstest.Hook{Name: Hook, HeartbeatTimeout: hookTimeout})
 }
 
-// GroupWithoutHook is one whose instances go as soon as Auto Scaling says so.
+// GroupWithoutHook makes a group whose instances terminate without waiting.
 func (e *Env) GroupWithoutHook(ctx context.Context, group string, n int) ([]Instance, error) {
 	return e.group(ctx, group, n)
 }
@@ -226,7 +226,7 @@ func (e *Env) group(ctx context.Context, group string, n int, hooks ...awstest.H
 	return e.Launch(ctx, group, n)
 }
 
-// Launch puts n new instances into a group that is there.
+// Launch adds n new instances to an existing group.
 func (e *Env) Launch(ctx context.Context, group string, n int) ([]Instance, error) {
 	instances := make([]Instance, n)
 	for i := range instances {
@@ -235,7 +235,7 @@ func (e *Env) Launch(ctx context.Context, group string, n int) ([]Instance, erro
 	return instances, e.Join(ctx, group, instances...)
 }
 
-// Move puts instances into another group, as by DetachInstances and AttachInstances, and their nodes with them.
+// Move moves instances and their nodes to another group, like DetachInstances and AttachInstances.
 func (e *Env) Move(ctx context.Context, group string, instances ...Instance) error {
 	for _, i := range instances {
 		e.AWS.MoveInstance(group, i.ID)
@@ -248,13 +248,13 @@ func (e *Env) Move(ctx context.Context, group string, instances ...Instance) err
 	return nil
 }
 
-// SpotInstance is a further instance of a group, with its node, that EC2 may take back.
+// SpotInstance adds a Spot instance and its node to a group.
 func (e *Env) SpotInstance(ctx context.Context, group string) (Instance, error) {
 	i := e.newInstance(0)
 	return i, e.join(ctx, group, true, i)
 }
 
-// Join puts instances into a group, and their nodes into the cluster.
+// Join adds instances to a group and their nodes to the cluster.
 func (e *Env) Join(ctx context.Context, group string, instances ...Instance) error {
 	return e.join(ctx, group, false, instances...)
 }
@@ -282,7 +282,7 @@ func (e *Env) newInstance(i int) Instance {
 	}
 }
 
-// Root is the repository's root, from wherever inside it this process was started.
+// Root returns the repository's root, from any folder inside it.
 func Root() (string, error) {
 	output, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {

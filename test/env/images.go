@@ -6,7 +6,7 @@ import (
 	"quiesce/test/parts/images"
 )
 
-// archives are the images that pods of a stage's machines may use.
+// archives returns the images that pods on real nodes may use.
 func archives() ([]string, error) {
 	var paths []string
 	var errs []error

@@ -1,6 +1,5 @@
-// Command story shows the failure that this project exists for, on this machine and with real parts, and the same with the
-// project in place: Auto Scaling terminates an instance on which a pgbouncer runs, and its node vanishes. It prints what became of
-// the workers as a table, and draws it.
+// Command story shows, on this machine and with real parts, the failure that quiesce prevents, without and with quiesce. Auto
+// Scaling terminates an instance with a pgbouncer, and its node vanishes. It prints and draws what happens to the workers.
 package main
 
 import (
@@ -19,7 +18,7 @@ import (
 	"quiesce/test/story/picture"
 )
 
-// options are the command's own.
+// options are the flags of the command.
 type options struct {
 	bootstrap string
 	picture   string

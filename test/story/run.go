@@ -15,34 +15,35 @@ import (
 )
 
 const (
-	// hold is how long a job's transaction is open, and think how long the job is busy elsewhere.
+	// hold is how long a worker's transaction lasts, and think how long the worker then pauses.
 	hold  = "100ms"
 	think = "20ms"
-	// sampling is what a picture of a minute shows of a change.
+	// sampling is the time between samples: fine enough for a picture of a minute.
 	sampling = 200 * time.Millisecond
-	// hangsAfter is when a worker whose transaction takes 100 ms is said to hang. It then has since its last success.
+	// hangsAfter is the time without a commit after which a worker with transactions of 100 ms counts as hanging, from its last
+	// commit on.
 	hangsAfter = 5 * time.Second
 )
 
-// run is one half of the story for one version of pgbouncer.
+// run is one run with one version of pgbouncer, with or without quiesce.
 type run struct {
 	*poolers.Fixture
 	version string
 	drained bool
 
-	began      time.Time // of the samples
-	terminated time.Time // when Auto Scaling decided
-	died       time.Time // the node
+	began      time.Time // when sampling started
+	terminated time.Time // when Auto Scaling terminated the instance
+	died       time.Time // when the node died
 	samples    []picture.Sample
 	marks      []picture.Mark
-	probesPass bool // no probe of a worker ever failed
+	probesPass bool // no probe of a worker has failed
 
 	report    termination.Report
 	results   poolers.Results
-	keepalive time.Duration // until the kernel first asks whether a pooler that is gone is there
+	keepalive time.Duration // until the kernel first probes a dead pooler
 }
 
-// runOnce plays one half.
+// runOnce does one run.
 func runOnce(ctx context.Context, g *poolers.NodePool, o options, version string, drained bool) (*run, error) {
 	logf("pgbouncer %s, %s quiesce", version, withOrWithout(drained))
 	r := &run{version: version, drained: drained, probesPass: true}
@@ -68,7 +69,7 @@ func runOnce(ctx context.Context, g *poolers.NodePool, o options, version string
 	return r, r.TearDown(ctx)
 }
 
-// watchRun has the instance terminated while somebody watches the workers.
+// watchRun terminates the instance while it samples the workers.
 func (r *run) watchRun(ctx context.Context, o options) error {
 	watching, stop := context.WithCancel(ctx)
 	watched := make(chan error, 1)
@@ -99,7 +100,7 @@ func (r *run) terminateNode(ctx context.Context, o options) error {
 	return poolers.Wait(ctx, o.observe)
 }
 
-// terminate has Auto Scaling take the instance, and the built function drain it if this is that half.
+// terminate makes Auto Scaling terminate the instance and, with quiesce, lets the built function drain it.
 func (r *run) terminate(ctx context.Context) (err error) {
 	if !r.drained {
 		r.AWS.Terminate(r.Target.ID)
@@ -116,7 +117,7 @@ func (r *run) terminate(ctx context.Context) (err error) {
 	return r.markDrainSteps(function)
 }
 
-// markDrainSteps marks what the function did, from the API server's audit log and from the report.
+// markDrainSteps marks the function's actions, from the API server's audit log and the report.
 func (r *run) markDrainSteps(function *env.Function) error {
 	requests, err := r.Lab.Audit().By(function.User)
 	if err != nil {
@@ -138,7 +139,7 @@ func (r *run) markDrainSteps(function *env.Function) error {
 	return nil
 }
 
-// kind is a pod's name without what its controllers appended.
+// kind returns a pod's name without the suffix of its controllers.
 func kind(pod string) string { return strings.Split(pod, "-")[0] }
 
 func (r *run) mark(at time.Time, what string, fatal bool) {

@@ -30,7 +30,7 @@ func (r *run) watch(ctx context.Context) error {
 	return err
 }
 
-// sample looks at the workers once, given how much was committed before; the first look has nothing before it.
+// sample samples the workers once, given the number of commits before; -1 for the first sample.
 func (r *run) sample(ctx context.Context, before int) (committed int, err error) {
 	s, err := r.Snapshot(ctx)
 	if err != nil {
@@ -48,7 +48,7 @@ func (r *run) sample(ctx context.Context, before int) (committed int, err error)
 	return committed, err
 }
 
-// markHanging makes every sample since a hanging worker's last success say that it hangs.
+// markHanging marks every sample since a hanging worker's last commit.
 func (r *run) markHanging(s journal.Snapshot) {
 	hanging := journal.Hanging(s, hangsAfter)
 	for _, w := range s.Workers {
@@ -62,12 +62,11 @@ func (r *run) markHanging(s journal.Snapshot) {
 	}
 }
 
-// keepalives are the timers of established connections, such as timer:(keepalive,119min,0)
+// keepalives matches the timers of established connections, such as timer:(keepalive,119min,0)
 // (https://man7.org/linux/man-pages/man8/ss.8.html).
 var keepalives = regexp.MustCompile(`timer:\(keepalive,([0-9]+)min`)
 
-// keepaliveTime asks the workers' kernel how long it will wait, at most, before it first asks whether the pooler of a connection
-// that hangs is there at all.
+// keepaliveTime returns the longest time until the workers' kernel first probes the pooler of a hanging connection.
 func (r *run) keepaliveTime(ctx context.Context) (longest time.Duration, err error) {
 	if len(r.results.Hanging) == 0 {
 		return 0, nil

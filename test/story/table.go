@@ -10,7 +10,7 @@ import (
 	"quiesce/test/story/picture"
 )
 
-// rows are what is counted, the same of each half.
+// rows are the lines of the table.
 var rows = []struct {
 	name  string
 	value func(*run) string
@@ -68,7 +68,7 @@ func (r *run) failedProbes() string {
 	return "some"
 }
 
-// drainOutcome is what the function reported.
+// drainOutcome returns the reported result of the drain.
 func (r *run) drainOutcome() string {
 	if !r.drained {
 		return "none"
@@ -83,7 +83,7 @@ func (r *run) drainOutcome() string {
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
 
-// panel is the tale as the picture tells it.
+// panel returns the run as a panel of the picture.
 func (r *run) panel() picture.Panel {
 	return picture.Panel{
 		Title:    fmt.Sprintf("pgbouncer %s, %s quiesce", r.version, withOrWithout(r.drained)),

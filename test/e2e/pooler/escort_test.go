@@ -13,9 +13,9 @@ import (
 	"quiesce/test/env/poolers"
 )
 
-// With surge, or with the preStop hook that README recommends, new connections have time to go elsewhere: workers that leave by
-// themselves, or look before they begin, see no error at all. What looks before it begins is blind for one round trip in forty:
-// one such error is chance.
+// With surge, or with the recommended preStop hook, new connections have time to go to another pooler. Then workers that recycle
+// or validate their connections see no error. A validated connection can still close during one round trip in forty, so one such
+// error is accepted.
 func TestEscort_EachStrategy_NoTransactionAborted(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
@@ -42,8 +42,8 @@ func TestEscort_EachStrategy_NoTransactionAborted(t *testing.T) {
 	}
 }
 
-// The others wait for less than the straggler takes: how much less is make bench-pgbouncer's to say, on a machine that does
-// nothing else.
+// The other workers stall for less than the straggler's transaction. How much less is measured by make bench-pgbouncer, on a
+// machine that does nothing else.
 func TestEscort_LongTransaction_CommitsWithoutStallingOthers(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
@@ -64,7 +64,7 @@ func TestEscort_LongTransaction_CommitsWithoutStallingOthers(t *testing.T) {
 	}
 }
 
-// A single pooler under a budget that can never allow an eviction blocks every other drainer until its time is up. One of the two
+// A single pooler under a PDB that never allows an eviction blocks every other drainer until its deadline. One of the two
 // consoles is reached over the API server.
 func TestEscort_SinglePoolerPDBNeverAllows_Surged(t *testing.T) {
 	t.Parallel()
@@ -82,8 +82,7 @@ func TestEscort_SinglePoolerPDBNeverAllows_Surged(t *testing.T) {
 	}
 }
 
-// A DaemonSet's pooler cannot move, and serves whoever is left on its node: it is stopped last, and lets go when the last
-// transaction has ended.
+// A DaemonSet's pooler cannot move and serves the other pods of its node. It is stopped last and ends after the last transaction.
 func TestEscort_DaemonSetPooler_StoppedLast(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
@@ -112,7 +111,7 @@ func TestEscort_DaemonSetPooler_StoppedLast(t *testing.T) {
 	}
 }
 
-// Where the budget has the last word until time runs out, the pooler is deleted then; but as well seen out as any.
+// A PDB blocks the pooler until the deadline nears. Then the pooler is deleted, after the same escort as any other.
 func TestEscort_PDBNeverAllows_DrainedThenForced(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
@@ -167,8 +166,8 @@ func TestEscort_TwoNodes_OnePoolerAtATime(t *testing.T) {
 	requireNoneAborted(t, books)
 }
 
-// Both poolers are on the node that goes. While the first is seen out, their admin gets another password, in the Secret and in
-// the second pooler: the console of the first is open and stays so, the second is opened with what is right by then.
+// Both poolers are on the node. During the escort of the first, the admin's password changes in the Secret and in the second
+// pooler. The first console is already open and stays so; the second is opened with the new password.
 func TestEscort_PasswordRotated_DrainContinues(t *testing.T) {
 	p := newFixture(t, poolers.Options{
 		WorkerGroups: 1, Poolers: database.Options{Version: "1.24", Together: true, PreStop: "sleep 12", Grace: 60},

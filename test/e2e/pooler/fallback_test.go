@@ -12,7 +12,7 @@ import (
 	"quiesce/test/env/poolers"
 )
 
-// Consoles that are of no help: the pooler is then evicted as any pod is, without delay, and the report says why.
+// Without a usable console the pooler is evicted like any other pod, without delay, and the report says why.
 func TestEscort_NoConsole_EvictedPlainlyWithReason(t *testing.T) {
 	t.Parallel()
 	for what, c := range map[string]struct {
@@ -45,7 +45,7 @@ func TestEscort_NoConsole_EvictedPlainlyWithReason(t *testing.T) {
 	}
 }
 
-// What a surge cannot do it does not begin, or takes back: the pooler is then seen out by evict.
+// An impossible surge is not started or is rolled back. The strategy evict then drains the pooler.
 func TestEscort_SurgeImpossible_FallsBackToEvict(t *testing.T) {
 	t.Parallel()
 	for what, c := range map[string]struct {
@@ -70,7 +70,7 @@ func TestEscort_SurgeImpossible_FallsBackToEvict(t *testing.T) {
 	}
 }
 
-// A frozen pooler answers nothing and dies at its grace: plainly, and no later than that.
+// A frozen pooler answers nothing and is killed at the end of its grace period, no later.
 func TestEscort_FrozenPooler_GoneAfterGrace(t *testing.T) {
 	p := newFixture(t, poolers.Options{WorkerGroups: 1, Poolers: database.Options{Version: "1.24", Grace: 5}})
 	p.inside("pkill -STOP pgbouncer")

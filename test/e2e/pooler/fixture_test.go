@@ -24,16 +24,16 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// waitTimeout bounds every wait of these tests: far beyond what any needs, so that only a real hang meets it.
+// waitTimeout bounds every wait of these tests: far more than any needs, so that only a real hang reaches it.
 const waitTimeout = 2 * time.Minute
 
-// testTimeout bounds a whole trial, most of which is setting it up where eight share two cores.
+// testTimeout bounds a whole test. Most of it is the setup, when eight tests share two cores.
 const testTimeout = 10 * time.Minute
 
-// hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
+// hangsAfter is the time without a commit after which a worker with transactions of 30 ms counts as hanging.
 const hangsAfter = 5 * time.Second
 
-// fixture is a test's trial.
+// fixture is one test's poolers and workers, and a function.
 type fixture struct {
 	*testing.T
 	*poolers.Fixture
@@ -41,7 +41,7 @@ type fixture struct {
 	function *env.Function
 }
 
-// newFixture sets a trial up, and a function with these settings of its escort beside the credentials.
+// newFixture makes a fixture and a function, whose escort has the credentials and these settings.
 func newFixture(t *testing.T, o poolers.Options, settings ...string) *fixture {
 	t.Helper()
 	lab.RequireMachines(t)
@@ -60,7 +60,7 @@ func newFixture(t *testing.T, o poolers.Options, settings ...string) *fixture {
 	return p
 }
 
-// logPoolers helps whoever wants to know why a test failed: a pooler that was restarted, by its probe say, was not by us.
+// logPoolers logs the poolers of a failed test. A restarted pooler was restarted by its probe, for example, not by us.
 func (p *fixture) logPoolers() {
 	if p.Failed() {
 		pods, err := p.DB.PoolerPods(context.WithoutCancel(p.ctx))
@@ -81,7 +81,7 @@ func (p *fixture) newFunction(settings ...string) *env.Function {
 	return function
 }
 
-// drain has the target's termination drained and its machine vanish.
+// drain terminates the target, waits for its drain, and kills its node.
 func (p *fixture) drain() termination.Report {
 	p.Helper()
 	require.NoError(p, p.ResetStalls(p.ctx))
@@ -91,7 +91,7 @@ func (p *fixture) drain() termination.Report {
 	return report
 }
 
-// finish lets workers show whether they hang, and compares the books.
+// finish waits until hanging workers show, then stops the workers and compares their results with the database.
 func (p *fixture) finish() poolers.Results {
 	p.Helper()
 	require.NoError(p, poolers.Wait(p.ctx, hangsAfter+time.Second))
@@ -100,7 +100,7 @@ func (p *fixture) finish() poolers.Results {
 	return books
 }
 
-// plan asks what would be done about the target.
+// plan returns the plan of the target's drain.
 func (p *fixture) plan() (report termination.Report) {
 	p.Helper()
 	result, err := p.function.Invoke(p.ctx, fmt.Appendf(nil, `{"action":"plan","instanceId":%q}`, p.Target.ID))
@@ -121,7 +121,7 @@ func poolerOf(t *testing.T, r termination.Report) drain.PodReport {
 	return drain.PodReport{}
 }
 
-// requireNoneAborted: no transaction was cut, none lost, nobody hangs.
+// requireNoneAborted requires that no transaction was aborted or lost and that no worker hangs.
 func requireNoneAborted(t *testing.T, b poolers.Results) {
 	t.Helper()
 	require.Zero(t, b.Comparison.Aborted, "aborted in flight")
@@ -131,10 +131,10 @@ func requireNoneAborted(t *testing.T, b poolers.Results) {
 	require.Empty(t, b.Hanging)
 }
 
-// careful are crews of which half take no care of their connections, a quarter recycles and a quarter validates them.
+// careful are the flags of four worker groups: two do nothing about their connections, one recycles and one validates them.
 var careful = [][]string{nil, {"-recycle=1s"}, nil, {"-validate"}}
 
-// connect is a client of the pooler on this instance.
+// connect returns a client of the pooler on this instance.
 func (p *fixture) connect(i env.Instance) *pgconn.PgConn {
 	p.Helper()
 	pods, err := p.DB.PoolerPods(p.ctx)
@@ -151,14 +151,14 @@ func (p *fixture) execute(client *pgconn.PgConn, sql string) {
 	}
 }
 
-// blackHole swallows what the function says to the target's poolers, and nothing else.
+// blackHole drops the function's packets to the target's poolers, and no others.
 func (p *fixture) blackHole() {
 	p.Helper()
 	p.inside("nft add table inet hole; nft 'add chain inet hole f {type filter hook forward priority 0; }'; "+
 		"nft add rule inet hole f ip saddr %s tcp dport 6432 drop", p.Lab.HostIP())
 }
 
-// inside runs a shell command on the target's machine.
+// inside runs a shell command on the target's node.
 func (p *fixture) inside(format string, args ...any) {
 	p.Helper()
 	cmd, err := p.Lab.Inside(p.ctx, p.Target.Node, "sh", "-c", fmt.Sprintf(format, args...))
@@ -179,7 +179,7 @@ func (p *fixture) addNetworkPolicy() {
 	require.NoError(p, err)
 }
 
-// cordonOtherNodes leaves no node for a replacement.
+// cordonOtherNodes keeps replacements of the poolers pending.
 func (p *fixture) cordonOtherNodes() {
 	p.Helper()
 	for _, i := range p.Nodes {
@@ -190,7 +190,7 @@ func (p *fixture) cordonOtherNodes() {
 	}
 }
 
-// startWith starts a function with a whole configuration.
+// startWith starts a function with a complete configuration.
 func (p *fixture) startWith(configuration string) *env.Function {
 	p.Helper()
 	function, err := p.Function(context.Background(), configuration)
@@ -199,8 +199,8 @@ func (p *fixture) startWith(configuration string) *env.Function {
 	return function
 }
 
-// rotate gives the poolers' admin another password: in the Secrets, and in the poolers as soon as their kubelet has brought it,
-// which it does not to one that is terminating.
+// rotate changes the password of the poolers' admin: in the Secrets, and in the poolers once their kubelet has updated the
+// volume. A terminating pod gets no update.
 func (p *fixture) rotate(password string) {
 	p.Helper()
 	_, err := p.Lab.Kubectl(p.ctx, "--namespace", p.Name, "patch", "secret", "pgbouncer", "--type=merge", "-p",
@@ -210,13 +210,13 @@ func (p *fixture) rotate(password string) {
 		fmt.Sprintf(`{"stringData":{"password":"%s"}}`, password))
 	require.NoError(p, err)
 	_, err = p.Lab.Kubectl(p.ctx, "--namespace", p.Name, "annotate", "pods", "--selector", database.PoolerLabels.String(), "look=again")
-	require.NoError(p, err) // a changed pod is looked at at once, and its volumes with it
+	require.NoError(p, err) // the kubelet syncs a changed pod at once, with its volumes
 	p.inside(`for i in $(seq 100); do
 		n=0; for pid in $(pgrep -x pgbouncer); do grep -q %q /proc/$pid/root/etc/pgbouncer/userlist.txt && n=$((n + 1)); done
 		[ $n -ge 1 ] && break; sleep 0.1; done; [ $n -ge 1 ] && pkill -HUP -x pgbouncer`, password)
 }
 
-// killAt invokes the function and kills it as soon as its log has the step.
+// killAt invokes the function and kills it as soon as it has logged the step.
 func (p *fixture) killAt(step string, event []byte) {
 	p.Helper()
 	killed := make(chan struct{})
@@ -226,16 +226,16 @@ func (p *fixture) killAt(step string, event []byte) {
 	<-killed
 }
 
-// awaitLog waits until the function's log has the text.
+// awaitLog waits until the function has logged the text.
 func (p *fixture) awaitLog(text string) {
 	p.Helper()
 	require.Eventually(p, func() bool { return strings.Contains(p.function.Output(), text) }, waitTimeout, 5*time.Millisecond, text)
 }
 
-// requireNoLabelElsewhere: no pooler beside the target's has what an escort leaves on a pod.
+// requireNoLabelElsewhere requires that no pooler on another node has the escort's label.
 func (p *fixture) requireNoLabelElsewhere() {
 	p.Helper()
-	pods, err := p.DB.PoolerPods(p.ctx) // by the label: a pod without it would not be found
+	pods, err := p.DB.PoolerPods(p.ctx) // the list selects by label: a pod without its labels is missing
 	require.NoError(p, err)
 	for _, pod := range pods {
 		if pod.Spec.NodeName != p.Target.Node {
@@ -244,7 +244,7 @@ func (p *fixture) requireNoLabelElsewhere() {
 	}
 }
 
-// escortDetails is what a report says of an escort that did not go as it should.
+// escortDetails returns what a report says about escorts that did not go as planned.
 func escortDetails(r termination.Report) (all string) {
 	for _, p := range r.Pods {
 		if p.Escort != nil {
@@ -254,7 +254,7 @@ func escortDetails(r termination.Report) (all string) {
 	return all
 }
 
-// redeliver sends the event again until it is not another's any more, as a queue would.
+// redeliver sends the event again until no other invocation drains the instance, as a queue would.
 func (p *fixture) redeliver(event []byte) termination.Report {
 	p.Helper()
 	for {

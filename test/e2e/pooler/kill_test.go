@@ -11,8 +11,8 @@ import (
 	"quiesce/test/env/poolers"
 )
 
-// The function is killed at every step of an escort, as its log tells them. Whatever it had done, a later invocation finishes: the
-// node is drained, no pooler stays paused, no pod keeps a mark, and nobody hangs.
+// The function is killed at every step of an escort, as its log shows them. A later invocation finishes: the node is drained, no
+// pooler stays paused, no pod keeps the escort's label, and no worker hangs.
 func TestEscort_FunctionKilled_NextInvocationFinishes(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ version, strategy, step string }{
@@ -36,7 +36,7 @@ func TestEscort_FunctionKilled_NextInvocationFinishes(t *testing.T) {
 			require.Contains(t, []termination.Status{termination.StatusDrained, termination.StatusPartial}, report.Status, "%+v", report)
 			require.NoError(t, p.AwaitTermination(p.ctx, p.Target))
 			p.requireNoLabelElsewhere()
-			require.NoError(t, p.AwaitCommits(p.ctx, 20)) // everybody: nobody is stuck with a paused pooler
+			require.NoError(t, p.AwaitCommits(p.ctx, 20)) // all workers: none is stuck at a paused pooler
 			books := p.finish()
 			require.Empty(t, books.Hanging)
 			require.Zero(t, books.Inconsistent())

@@ -16,18 +16,18 @@ import (
 )
 
 var (
-	// shared is the ground of all trials, or why there is none.
+	// shared is the node pool of all tests, or the error that prevented it.
 	shared    *poolers.NodePool
 	sharedErr error
 
-	testCount atomic.Int32 // so far
-	// workerSlots is for the trials that may go on at once, in crews of five busy workers. Most of what a trial takes is waiting.
+	testCount atomic.Int32 // so far, for names
+	// workerSlots limits how many groups of five busy workers run at once. A test mostly waits.
 	workerSlots = make(chan struct{}, 6)
-	// slotsMutex is held by who takes room: two that have half of what they need would wait for ever.
+	// slotsMutex lets one test at a time take its slots: two tests with half of their slots would wait forever.
 	slotsMutex sync.Mutex
 )
 
-// acquireSlots waits for room for the crews, and leaves it when the test ends.
+// acquireSlots waits for this many slots and frees them when the test ends.
 func acquireSlots(t *testing.T, crews int) {
 	slotsMutex.Lock()
 	defer slotsMutex.Unlock()
@@ -44,7 +44,7 @@ func acquireSlots(t *testing.T, crews int) {
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' guardians clean up behind it
+	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' reapers clean up afterwards
 	shared, sharedErr = startEnv(ctx)
 	code := m.Run()
 	if shared != nil {
@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// startEnv brings the stage up where it can be.
+// startEnv starts the environment where it can run.
 func startEnv(ctx context.Context) (*poolers.NodePool, error) {
 	if err := lab.MissingForMachines(); err != nil {
 		return nil, err

@@ -20,7 +20,7 @@ type WorkerGroup struct {
 	db  *Database
 }
 
-// StartWorkers starts a pod with n workers and waits until it is ready. flags are the worker program's.
+// StartWorkers starts a pod with n workers and waits until it is ready. flags are flags of the worker program.
 func (d *Database) StartWorkers(ctx context.Context, n int, flags ...string) (*WorkerGroup, error) {
 	first := int(d.workerCount.Add(int32(n))) - n + 1
 	err := d.apply(ctx, "workers.yaml", struct {
@@ -38,7 +38,7 @@ func (d *Database) StartWorkers(ctx context.Context, n int, flags ...string) (*W
 	return &WorkerGroup{Pod: pods[0].Name, url: "http://" + pods[0].Status.PodIP + ":8080", db: d}, nil
 }
 
-// Snapshot asks the workers what they do and what they believe they did.
+// Snapshot returns the workers' states and journals.
 func (c *WorkerGroup) Snapshot(ctx context.Context) (s journal.Snapshot, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+"/workers", nil)
 	if err != nil {
@@ -55,10 +55,10 @@ func (c *WorkerGroup) Snapshot(ctx context.Context) (s journal.Snapshot, err err
 	return s, nil
 }
 
-// Stop tells the workers to end their transactions and begin no other. Workers that hang stay where they are.
+// Stop makes the workers finish their transactions and start no others. Hanging workers keep hanging.
 func (c *WorkerGroup) Stop(ctx context.Context) error { return c.post(ctx, "stop") }
 
-// ResetStalls tells the workers to forget their stalls so far.
+// ResetStalls makes the workers forget their stalls so far.
 func (c *WorkerGroup) ResetStalls(ctx context.Context) error { return c.post(ctx, "forget") }
 
 func (c *WorkerGroup) post(ctx context.Context, what string) error {
@@ -73,8 +73,7 @@ func (c *WorkerGroup) post(ctx context.Context, what string) error {
 	return response.Body.Close()
 }
 
-// WorkersPassProbes tells whether every probe of the workers is: each of their pods is Ready, and no container of theirs was ever
-// restarted.
+// WorkersPassProbes reports whether all pods of workers are Ready and none of their containers was ever restarted.
 func (d *Database) WorkersPassProbes(ctx context.Context) (bool, error) {
 	pods, err := d.pods(ctx, labels.Set{"role": "worker"})
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package pooltest puts workers to the test: a database, its poolers on machines of an Auto Scaling group, workers that run
-// transactions through them, and an instance under one of the poolers that goes. The story, the end-to-end tests and the
-// benchmark of poolers differ in what they ask of it.
+// Package poolers makes a test setup: a database, its poolers on instances of an Auto Scaling group, workers that run
+// transactions through them, and a target, an instance with a pooler, to terminate. The story, the end-to-end tests and the
+// benchmark use it.
 package poolers
 
 import (
@@ -20,48 +20,47 @@ import (
 )
 
 const (
-	// stopTimeout is how long workers get, at most and beyond their own pace, to end their last transactions before the books are
-	// compared: those that hang would take hours.
+	// stopTimeout is how long workers may take, beyond their own pace, to finish their last transactions before results are
+	// compared. Hanging workers would take hours.
 	stopTimeout = 3 * time.Second
-	// pollInterval paces looks at Auto Scaling: the instance dies that much later, at most, than it could.
+	// pollInterval is the time between checks of Auto Scaling, and the most by which a node is killed too late.
 	pollInterval = 20 * time.Millisecond
-	// inService is an instance's lifecycle state while nobody wants it to go.
+	// inService is the lifecycle state of an instance that is not terminating.
 	inService = "InService"
-	// warmUpCommits is how much every worker must have done before the trial begins.
+	// warmUpCommits is how many transactions every worker commits before the setup is complete.
 	warmUpCommits = 20
 )
 
-// Fixture is one set-up: a group and a namespace of its own, so that trials do not meet.
+// Fixture is one setup with a group and a namespace of its own, so that fixtures do not affect each other.
 type Fixture struct {
-	Name    string         // of the group and the namespace
-	Base    env.Instance   // where the database and the workers are
-	Nodes   []env.Instance // where poolers may run: one more than there are, as Auto Scaling launches one before it takes one
-	Target  env.Instance   // has a pooler
+	Name    string         // of the group and of the namespace
+	Base    env.Instance   // has the database and the workers
+	Nodes   []env.Instance // for poolers: one more than needed, since Auto Scaling launches an instance before it terminates one
+	Target  env.Instance   // the instance to terminate; has a pooler
 	DB      *database.Database
 	Workers []*database.WorkerGroup
 
 	*NodePool
-	terminated map[string]bool // instances
+	terminated map[string]bool // IDs of instances whose nodes are killed
 }
 
-// Options says what a trial should be like.
+// Options configures a fixture.
 type Options struct {
 	Name         string
-	NoHook       bool // Auto Scaling takes instances away without asking anybody
+	NoHook       bool // the group has no hook: Auto Scaling terminates instances without waiting
 	Poolers      database.Options
-	WorkerGroups int        // of five workers each; default DefaultCrews
-	Flags        [][]string // of the workers, beyond their pace, crew by crew in turn
-	ExtraWorker  []string   // flags of one more crew of one worker, which is hired first; none: there is none
+	WorkerGroups int        // of five workers each; default DefaultWorkerGroups
+	Flags        [][]string // additional flags of the worker groups, in turn
+	ExtraWorker  []string   // flags of an additional group of one worker; nil: none
 }
 
 const (
-	// DefaultWorkerGroups is how many there are where nobody says otherwise.
+	// DefaultWorkerGroups is the default number of worker groups.
 	DefaultWorkerGroups = 4
 	workersPerGroup     = 5
 )
 
-// SetUp makes the database, the poolers and the workers, all at work on return. What it made before it failed is taken away
-// again.
+// SetUp makes the database, the poolers and the workers, and waits until all work. If it fails, it removes what it made.
 func SetUp(ctx context.Context, g *NodePool, o Options) (*Fixture, error) {
 	t := &Fixture{Name: o.Name, NodePool: g, terminated: map[string]bool{}}
 	if err := t.setUp(ctx, o); err != nil {
@@ -106,11 +105,10 @@ func (t *Fixture) addNodes(ctx context.Context, o Options) (err error) {
 	return err
 }
 
-// pace makes 20 workers do 250 transactions a second: what leaves two processors, which have a whole cluster to run, enough time
-// to do it in.
+// pace makes 20 workers commit 250 transactions a second. This leaves two cores, which also run a whole cluster, enough time.
 var pace = []string{"-hold=60ms", "-think=20ms"}
 
-// startWorkers takes all crews on at once.
+// startWorkers starts all worker groups at once.
 func (t *Fixture) startWorkers(ctx context.Context, o Options) error {
 	if o.WorkerGroups == 0 {
 		o.WorkerGroups = DefaultWorkerGroups
@@ -134,7 +132,7 @@ func (t *Fixture) startWorkers(ctx context.Context, o Options) error {
 	return errors.Join(errs...)
 }
 
-// chooseTarget takes an instance that a pooler runs on.
+// chooseTarget chooses an instance that has a pooler.
 func (t *Fixture) chooseTarget(ctx context.Context) error {
 	pods, err := t.DB.PoolerPods(ctx)
 	if err != nil {
@@ -148,7 +146,7 @@ func (t *Fixture) chooseTarget(ctx context.Context) error {
 	return nil
 }
 
-// AwaitCommits waits until every worker has committed n transactions more than when it was asked.
+// AwaitCommits waits until every worker has committed n more transactions.
 func (t *Fixture) AwaitCommits(ctx context.Context, n int) error {
 	first, err := t.Snapshot(ctx)
 	if err != nil {
@@ -172,7 +170,7 @@ func (t *Fixture) AwaitCommits(ctx context.Context, n int) error {
 	}
 }
 
-// Snapshot is that of all crews as one.
+// Snapshot returns the workers of all groups in one snapshot.
 func (t *Fixture) Snapshot(ctx context.Context) (all journal.Snapshot, err error) {
 	for _, c := range t.Workers {
 		s, err := c.Snapshot(ctx)
@@ -184,7 +182,8 @@ func (t *Fixture) Snapshot(ctx context.Context) (all journal.Snapshot, err error
 	return all, nil
 }
 
-// Configuration is the function's, with these settings of the poolers' escort. Without any it has their console's credentials.
+// Configuration returns the function's configuration, with these settings of the poolers' escort; by default, with the
+// credentials of their console.
 func (t *Fixture) Configuration(settings ...string) string {
 	if len(settings) == 0 {
 		settings = []string{t.Credentials()}
@@ -198,12 +197,13 @@ phases:
 `, t.Name, strings.Join(settings, ", "))
 }
 
-// Credentials are the setting that names those of the poolers' console.
+// Credentials returns the setting that names the console's credentials.
 func (t *Fixture) Credentials() string {
 	return fmt.Sprintf("secretRef: {namespace: %s, name: pgbouncer-admin}", t.Name)
 }
 
-// ResetStalls has the workers forget their stalls so far. The longest are from when they all connected at once.
+// ResetStalls makes the workers forget their stalls so far. The longest ones come from their start, when they all connect at
+// once.
 func (t *Fixture) ResetStalls(ctx context.Context) error {
 	for _, c := range t.Workers {
 		if err := c.ResetStalls(ctx); err != nil {
@@ -213,7 +213,7 @@ func (t *Fixture) ResetStalls(ctx context.Context) error {
 	return nil
 }
 
-// Drain has Auto Scaling terminate the target and gives the event to the function, as Lambda would.
+// Drain makes Auto Scaling terminate the instance and gives the event to the function, as Lambda would.
 func (t *Fixture) Drain(ctx context.Context, function *env.Function, i env.Instance) (report termination.Report, err error) {
 	result, err := function.Invoke(ctx, t.AWS.Terminate(i.ID)[0].Body)
 	if err != nil {
@@ -228,7 +228,7 @@ func (t *Fixture) Drain(ctx context.Context, function *env.Function, i env.Insta
 	return report, nil
 }
 
-// AwaitTermination waits until Auto Scaling has let go of the instance, and has its machine vanish.
+// AwaitTermination waits until Auto Scaling has terminated the instance, then kills its node.
 func (t *Fixture) AwaitTermination(ctx context.Context, i env.Instance) error {
 	for t.AWS.State(i.ID) != "" {
 		if err := Wait(ctx, pollInterval); err != nil {
@@ -239,15 +239,15 @@ func (t *Fixture) AwaitTermination(ctx context.Context, i env.Instance) error {
 	return t.Lab.Kill(ctx, i.Node)
 }
 
-// Results are what workers believe, held against what the database has.
+// Results are the workers' journals, compared with the database.
 type Results struct {
 	At         time.Time
 	Workers    []journal.Worker
-	Hanging    []int // workers, as of At
+	Hanging    []int // numbers of hanging workers, before they were stopped
 	Comparison journal.Comparison
 }
 
-// Finish has the workers stop and compares the books. Workers are said to hang after the given time without a success.
+// Finish stops the workers and compares their journals with the database. A worker hangs if it had no commit for hangsAfter.
 func (t *Fixture) Finish(ctx context.Context, hangsAfter time.Duration) (b Results, err error) {
 	s, err := t.Snapshot(ctx)
 	if err != nil {
@@ -271,7 +271,7 @@ func (t *Fixture) Finish(ctx context.Context, hangsAfter time.Duration) (b Resul
 	return b, nil
 }
 
-// awaitStopped is the first snapshot of workers that have all stopped, or the last one in time.
+// awaitStopped returns the first snapshot in which all workers have stopped, or the last one before stopTimeout.
 func (t *Fixture) awaitStopped(ctx context.Context) (journal.Snapshot, error) {
 	began := time.Now()
 	for {
@@ -287,7 +287,7 @@ func (t *Fixture) awaitStopped(ctx context.Context) (journal.Snapshot, error) {
 	}
 }
 
-// TearDown takes away what the trial ran, and gives the machines back that it left alive.
+// TearDown removes what the fixture ran and releases its living nodes.
 func (t *Fixture) TearDown(ctx context.Context) error {
 	if t.DB != nil {
 		if err := t.DB.Remove(ctx); err != nil {
@@ -302,7 +302,7 @@ func (t *Fixture) TearDown(ctx context.Context) error {
 	return nil
 }
 
-// releaseNode gives a machine back, or removes what is left of one that is dead or about to be.
+// releaseNode releases a living node to the pool, or removes one that is dead or terminating.
 func (t *Fixture) releaseNode(ctx context.Context, i env.Instance) error {
 	switch {
 	case t.AWS.State(i.ID) == inService:
@@ -315,7 +315,7 @@ func (t *Fixture) releaseNode(ctx context.Context, i env.Instance) error {
 	return t.Lab.RemoveNode(ctx, i.Node)
 }
 
-// Sum adds up what the workers say.
+// Sum sums up a count over the workers.
 func (b Results) Sum(of func(journal.Worker) int) (sum int) {
 	for _, w := range b.Workers {
 		sum += of(w)
@@ -323,13 +323,13 @@ func (b Results) Sum(of func(journal.Worker) int) (sum int) {
 	return sum
 }
 
-// Refused are the connects that failed.
+// Refused returns how many connects failed.
 func (b Results) Refused() int { return b.Sum(func(w journal.Worker) int { return w.ConnectErrors }) }
 
-// Closed are the connections that were closed between transactions, as the workers noticed.
+// Closed returns how many connections were closed between transactions and failed at BEGIN.
 func (b Results) Closed() int { return b.Sum(func(w journal.Worker) int { return w.BeginErrors }) }
 
-// ClosedOnCareful are those of workers that recycle or validate their connections so as not to notice.
+// ClosedOnCareful returns how many of these were of workers that recycle or validate their connections.
 func (b Results) ClosedOnCareful() int {
 	return b.Sum(func(w journal.Worker) int {
 		if !w.Careful {
@@ -339,23 +339,23 @@ func (b Results) ClosedOnCareful() int {
 	})
 }
 
-// Interrupted are the transactions that were, those of workers that hang among them.
+// Interrupted returns how many transactions were interrupted, including those of hanging workers.
 func (b Results) Interrupted() int {
 	return b.Comparison.Aborted + b.Comparison.Ambiguous + b.Comparison.InFlight
 }
 
-// Inconsistent are the transactions that the database and the workers do not agree on.
+// Inconsistent returns how many transactions the database and the workers disagree about.
 func (b Results) Inconsistent() int {
 	return b.Comparison.Lost + b.Comparison.Repeated + b.Comparison.Unexpected
 }
 
-// minStragglerPace is what no worker but a straggler takes for a round.
+// minStragglerPace is longer than a round of any worker but a straggler.
 const minStragglerPace = time.Second
 
-// LongestStall is that of a worker that does not hang and is no straggler, its own pace left out.
+// LongestStall returns the longest stall of the workers that neither hang nor are stragglers, less their own pace.
 func (b Results) LongestStall() time.Duration { return LongestStall(b.Workers) }
 
-// LongestStall is that of a worker that does not hang and is no straggler, its own pace left out.
+// LongestStall returns the longest stall of the workers that neither hang nor are stragglers, less their own pace.
 func LongestStall(workers []journal.Worker) (longest time.Duration) {
 	for _, w := range workers {
 		if w.InFlight == 0 && w.Pace < minStragglerPace {
@@ -365,7 +365,7 @@ func LongestStall(workers []journal.Worker) (longest time.Duration) {
 	return longest
 }
 
-// Wait waits, or says why not.
+// Wait waits for d, or returns the error of ctx.
 func Wait(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

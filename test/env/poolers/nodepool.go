@@ -12,26 +12,26 @@ import (
 	"quiesce/test/env"
 )
 
-// emptyInterval paces looks at a node that takes two or three seconds to become empty.
+// emptyInterval is the time between checks of a node that takes two or three seconds to become empty.
 const emptyInterval = 200 * time.Millisecond
 
-// baseGroup is that of the machine of all databases and workers.
+// baseGroup is the group of the node that has all databases and workers.
 const baseGroup = "base"
 
-// NodePool is a stage on which trials are held. What a trial leaves alive of its machines, the next one uses: to start one takes
-// seconds of all processors, which the trials beside it feel.
+// NodePool is an environment whose nodes are reused by one fixture after the other. Starting a node takes seconds on all cores
+// and would disturb fixtures beside it.
 type NodePool struct {
 	*env.Env
 
 	mutex    sync.Mutex
-	baseNode *env.Instance  // with the databases and the workers; nil: not made yet
-	spare    []env.Instance // alive, empty, and in no trial
+	baseNode *env.Instance  // has the databases and the workers; nil: not started yet
+	spare    []env.Instance // running, empty, and in no fixture
 }
 
-// NewNodePool makes no machine yet.
+// NewNodePool returns a pool without nodes.
 func NewNodePool(s *env.Env) *NodePool { return &NodePool{Env: s} }
 
-// base is the machine that no trial takes away.
+// base returns the node that no fixture terminates.
 func (g *NodePool) base(ctx context.Context) (env.Instance, error) {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
@@ -45,7 +45,7 @@ func (g *NodePool) base(ctx context.Context) (env.Instance, error) {
 	return *g.baseNode, nil
 }
 
-// acquire puts n machines into a group: those that are spare, and new ones.
+// acquire puts n nodes into a group: spare ones first, then new ones.
 func (g *NodePool) acquire(ctx context.Context, group string, n int) ([]env.Instance, error) {
 	taken := g.acquireSpare(n)
 	if err := g.Move(ctx, group, taken...); err != nil {
@@ -63,8 +63,7 @@ func (g *NodePool) acquireSpare(n int) (taken []env.Instance) {
 	return taken
 }
 
-// release readies a machine whose pods have been told to go for the next trial: it undoes what a drain or a test did to keep
-// pods off its node.
+// release prepares a node, whose pods are being deleted, for the next fixture: it removes cordon and taints.
 func (g *NodePool) release(ctx context.Context, i env.Instance) error {
 	_, err := g.Lab.Client().CoreV1().Nodes().Patch(ctx, i.Node, types.MergePatchType,
 		[]byte(`{"spec":{"unschedulable":null,"taints":null}}`), metav1.PatchOptions{})
@@ -80,7 +79,7 @@ func (g *NodePool) release(ctx context.Context, i env.Instance) error {
 	return nil
 }
 
-// awaitEmpty waits until the last pod is gone.
+// awaitEmpty waits until the node has no pods.
 func (g *NodePool) awaitEmpty(ctx context.Context, i env.Instance) error {
 	for {
 		pods, err := g.Lab.Client().CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + i.Node})

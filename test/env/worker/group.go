@@ -20,7 +20,7 @@ type group struct {
 	done    chan struct{} // closed when all have stopped
 }
 
-// start puts a crew to work.
+// start starts the workers.
 func start(config *pgconn.Config, o options) *group {
 	ctx, stop := context.WithCancel(context.Background())
 	c := &group{stop: stop, done: make(chan struct{})}
@@ -38,7 +38,7 @@ func start(config *pgconn.Config, o options) *group {
 	return c
 }
 
-// finish has the workers finish their present transactions, and waits for that as long as it may take.
+// finish makes the workers finish their present transactions, and waits for that until limit.
 func (c *group) finish(limit time.Duration) {
 	c.stop()
 	timer := time.NewTimer(limit)
@@ -57,16 +57,16 @@ func (c *group) snapshot() journal.Snapshot {
 	return s
 }
 
-// handler serves the probe and the ledgers. The probe asks whether the process lives, as most probes do: that it stays green
-// while every worker hangs is the point.
+// handler serves the probe and the journals. Like most probes, this one checks only that the process lives: it passes while every
+// worker hangs.
 func (c *group) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, "ok") // the prober's loss
+		_, _ = io.WriteString(w, "ok") // an error concerns only the prober
 	})
 	mux.HandleFunc("GET /workers", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(c.snapshot()) // the reader has gone
+		_ = json.NewEncoder(w).Encode(c.snapshot()) // an error concerns only the reader
 	})
 	mux.HandleFunc("POST /forget", func(w http.ResponseWriter, _ *http.Request) {
 		for _, worker := range c.workers {

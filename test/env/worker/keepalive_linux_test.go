@@ -23,7 +23,7 @@ func TestKeepalive_Defaults_FromKernel(t *testing.T) {
 	require.Zero(t, options(syscall.IPPROTO_TCP, tcpUserTimeout))
 }
 
-// socketOptions connects as a worker does.
+// socketOptions connects as a worker does, and returns a reader of its socket options.
 func socketOptions(t *testing.T) func(level, option int) int {
 	config, err := settings(serve(t, always).url)
 	require.NoError(t, err)

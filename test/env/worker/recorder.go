@@ -8,7 +8,7 @@ import (
 	"quiesce/test/env/worker/journal"
 )
 
-// recorder keeps one worker's ledger, for others to read while the worker works.
+// recorder keeps one worker's journal, which others can read while the worker works.
 type recorder struct {
 	mu sync.Mutex
 	journal.Worker
@@ -18,11 +18,11 @@ func newRecorder(number int, h behavior) *recorder {
 	now := time.Now()
 	return &recorder{Worker: journal.Worker{
 		Worker: number, State: journal.Connecting, Since: now, Started: now, Careful: h.validate || h.recycle > 0, Pace: h.hold + h.think,
-		Skipped: []int64{}, Aborted: []int64{}, Ambiguous: []int64{}, // lists in JSON even when they are empty
+		Skipped: []int64{}, Aborted: []int64{}, Ambiguous: []int64{}, // empty lists in JSON, not null
 	}}
 }
 
-// update changes the ledger.
+// update changes the journal.
 func (b *recorder) update(change func(*journal.Worker)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -49,7 +49,7 @@ func (b *recorder) validationFailed(err error) {
 	b.update(func(w *journal.Worker) { w.Silent++; w.LastError = err.Error() })
 }
 
-// begin takes the number of a new attempt.
+// begin takes the number of a new transaction.
 func (b *recorder) begin() (n int64) {
 	b.update(func(w *journal.Worker) {
 		w.Last++
@@ -68,7 +68,7 @@ func (b *recorder) commit() {
 	})
 }
 
-// fail books the attempt by the state in which it failed.
+// fail records the failure by the state in which it happened.
 func (b *recorder) fail(err error) {
 	b.update(func(w *journal.Worker) {
 		switch w.State {
@@ -84,7 +84,7 @@ func (b *recorder) fail(err error) {
 	})
 }
 
-// snapshot copies the ledger as of now. The stall that still runs counts.
+// snapshot copies the journal as of now, with the present stall.
 func (b *recorder) snapshot(now time.Time) journal.Worker {
 	b.mu.Lock()
 	defer b.mu.Unlock()

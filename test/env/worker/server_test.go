@@ -13,25 +13,25 @@ import (
 	"quiesce/test/env/worker/journal"
 )
 
-// server speaks as much of PostgreSQL's protocol as a worker needs, and keeps the rows that were committed.
+// server speaks enough of PostgreSQL's protocol for a worker, and keeps the committed rows.
 type server struct {
 	url string
-	// answer says what to do with a statement, the count-th of its first word.
+	// answer returns what to do with a statement, the count-th with this first word.
 	answer func(verb string, count int) response
 
 	mu           sync.Mutex
 	asked        map[string]int
 	rows         map[int][]int64
 	logins       int
-	terminations int // connections that said goodbye
+	terminations int // connections that sent Terminate
 }
 
 type response int
 
 const (
 	reply        response = iota
-	hangUp                // instead of doing it
-	doThenHangUp          // so that nobody knows it was done
+	hangUp                // without executing the statement
+	doThenHangUp          // after executing it, so that the client does not know
 	noAnswer
 )
 
@@ -92,7 +92,7 @@ func (s *server) count(what *int) {
 	*what++
 }
 
-// row is what a transaction under way inserts.
+// row is what the present transaction inserts.
 type row struct {
 	worker int
 	n      int64
@@ -116,7 +116,7 @@ func (s *server) execute(sql string, row *row) response {
 	return act
 }
 
-// compare holds the workers against the rows.
+// compare compares the workers with the rows.
 func (s *server) compare(workers []journal.Worker) journal.Comparison {
 	s.mu.Lock()
 	defer s.mu.Unlock()

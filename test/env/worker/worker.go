@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	// connectPause lies between a connection that failed and the next: short, so that no stall is longer than its cause;
-	// not zero, so that a refused connection does not make a busy loop.
+	// connectPause is the time between a failed connection and the next: short, so that no stall is much longer than its cause,
+	// and not zero, so that refused connections make no busy loop.
 	connectPause = 100 * time.Millisecond
-	// recycleJitter is the part of a connection's age that is left to chance: enough that connections made at once do not
-	// leave at once, little enough that they are all gone soon after the first.
+	// recycleJitter is the random part of a connection's age: large enough that connections made at once do not close at once,
+	// small enough that all close soon after the first.
 	recycleJitter = 0.25
 )
 
-// worker does one job after another on a connection of its own.
+// worker runs one transaction after another on its own connection.
 type worker struct {
 	behavior
 	recorder *recorder
@@ -28,15 +28,15 @@ type worker struct {
 	config   *pgconn.Config
 }
 
-// behavior are how workers work.
+// behavior is how a worker works.
 type behavior struct {
 	hold     time.Duration // how long a transaction lasts
 	think    time.Duration // between transactions
-	recycle  time.Duration // a connection's age; zero: as old as it gets
+	recycle  time.Duration // a connection's maximum age; 0: none
 	validate bool
 }
 
-// run works until ctx ends, and then finishes the transaction that it is in.
+// run works until ctx ends, then finishes the present transaction.
 func (w *worker) run(ctx context.Context) {
 	defer w.recorder.enter(journal.Stopped)
 	for ctx.Err() == nil {
@@ -63,7 +63,7 @@ func (w *worker) connect() (*connection, error) {
 	return c, nil
 }
 
-// serve works on one connection until it breaks or is old enough, or ctx ends.
+// serve works on one connection until the connection breaks or expires, or ctx ends.
 func (w *worker) serve(ctx context.Context, c *connection) {
 	for ctx.Err() == nil && !c.isExpired() {
 		if !w.round(c) {
@@ -76,7 +76,7 @@ func (w *worker) serve(ctx context.Context, c *connection) {
 	c.close()
 }
 
-// round does one transaction. It reports whether the connection is still good.
+// round runs one transaction. It reports whether the connection is still good.
 func (w *worker) round(c *connection) bool {
 	w.recorder.enter(journal.Beginning)
 	if w.validate {
@@ -101,7 +101,7 @@ type statement struct {
 	sql   string
 }
 
-// statements are a transaction, each a round trip of its own.
+// statements returns a transaction, one statement per round trip.
 func (w *worker) statements(n int64) []statement {
 	return []statement{
 		{journal.Beginning, "BEGIN"},

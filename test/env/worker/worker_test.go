@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// waitTimeout bounds what takes milliseconds on a machine that is not busy.
+	// waitTimeout bounds what takes milliseconds on an idle machine.
 	waitTimeout = 20 * time.Second
-	// pollInterval is how often a test looks: seldom enough to let workers work.
+	// pollInterval is the time between checks: long enough to let workers work.
 	pollInterval = 5 * time.Millisecond
 	// quick is a hold and think time that lets a test see many transactions.
 	quick = time.Millisecond
-	// aWhile shows that something does not happen: long for a worker, short for a test.
+	// aWhile is how long a test waits to show that something does not happen: long for a worker, short for a test.
 	aWhile = 100 * time.Millisecond
 )
 
@@ -54,7 +54,7 @@ func TestCommit_AnswerLost_AmbiguousAndCommitted(t *testing.T) {
 }
 
 func TestAValidatedConnectionFailsSilently(t *testing.T) {
-	// With validation every second SELECT is one.
+	// With validation every second SELECT validates.
 	failThird := func(verb string, count int) response {
 		if verb == "SELECT" && count == 3 {
 			return hangUp
@@ -101,7 +101,7 @@ func TestWorker_NoAnswer_HangsWhileProbePasses(t *testing.T) {
 	require.Greater(t, w.LongestStall, aWhile)
 }
 
-// Before workers are watched, they all connect at once: a stall of another kind.
+// When workers start, they all connect at once: stalls of another kind.
 func TestResetStalls_LongStall_NotCounted(t *testing.T) {
 	c := begin(t, serve(t, always))
 	c.workers[0].recorder.update(func(w *journal.Worker) { w.LongestStall = time.Hour })
@@ -134,7 +134,7 @@ func TestRun_ContextCanceled_Ends(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
-// work has one worker work against a server until its trouble is over, and settles its ledger.
+// work lets one worker run against a server until it has committed again after a failure, and compares its journal.
 func work(t *testing.T, answer func(string, int) response, with ...func(*options)) (journal.Worker, journal.Comparison) {
 	s := serve(t, answer)
 	c := begin(t, s, with...)
@@ -155,7 +155,7 @@ func begin(t *testing.T, s *server, with ...func(*options)) *group {
 	return c
 }
 
-// end stops the crew, and returns its first ledger.
+// end stops the workers and returns the first one's journal.
 func end(t *testing.T, c *group) journal.Worker {
 	c.finish(waitTimeout)
 	w := c.snapshot().Workers[0]
@@ -165,7 +165,7 @@ func end(t *testing.T, c *group) journal.Worker {
 
 func always(string, int) response { return reply }
 
-// failing fails the second statement of a kind.
+// failing returns an answer that fails the second statement of a kind.
 func failing(verb string, how response) func(string, int) response {
 	return func(v string, count int) response {
 		if v == verb && count == 2 {

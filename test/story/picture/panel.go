@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// lanePart is how much of its pitch a lane fills.
+// lanePart is the part of its pitch that a lane fills.
 const lanePart = 0.8
 
-// plot draws one half.
+// plot draws one panel.
 type plot struct {
 	*canvas
 	frame
@@ -51,12 +51,12 @@ func (p plot) commits() {
 	p.path(curve, "curve")
 }
 
-// y is a rate's place in the upper plot.
+// y returns the position of a rate in the upper plot.
 func (p plot) y(perSecond float64) float64 {
 	return p.rateBottom() - rateHeight*perSecond/p.rate
 }
 
-// curve goes through the middle of each bin, from the first moment to the last.
+// curve returns a path through the middle of each bin, from the first moment to the last.
 func (p plot) curve() string {
 	rates := p.rates(binFor(p.span))
 	first, last := rates[0], rates[len(rates)-1]
@@ -70,7 +70,7 @@ func (p plot) curve() string {
 	return d.String()
 }
 
-// workers draws a lane each.
+// workers draws one lane per worker.
 func (p plot) workers() {
 	p.text(0, p.lanesTop()-8, "small", fmt.Sprintf("%d workers", p.Workers))
 	class, words := p.verdict()
@@ -96,7 +96,7 @@ func (p plot) verdict() (class, words string) {
 	return "good", "none ever hung"
 }
 
-// marks draws lines through both plots, and over them what happened.
+// marks draws lines through both plots, with labels above them.
 func (p plot) marks() {
 	for _, l := range p.place(p.Marks) {
 		class, anchor, x := "", "", l.x+labelGap

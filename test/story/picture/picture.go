@@ -1,5 +1,5 @@
-// Package picture draws what workers did while a node was taken from under them: an SVG with the commits per second of each
-// way to take the node, and under it a lane per worker, red for as long as the worker hangs.
+// Package picture draws, as an SVG, what workers did while a node was terminated: per panel the commits per second and one lane
+// per worker, red while the worker hangs.
 package picture
 
 import (
@@ -9,21 +9,21 @@ import (
 	"time"
 )
 
-// Sample is what was seen at one moment. It stands for the time since the sample before it.
+// Sample is one observation. It stands for the time since the previous sample.
 type Sample struct {
 	At      time.Duration
 	Commits int   // by all workers since the previous sample
-	Hanging []int // workers, numbered from 1
+	Hanging []int // worker numbers, from 1
 }
 
-// Mark is something that happened.
+// Mark is an event.
 type Mark struct {
 	At    time.Duration
 	What  string
-	Fatal bool // the node's death: drawn red and heavy
+	Fatal bool // the node dies: drawn red and thick
 }
 
-// Panel is one telling of the story.
+// Panel is one run.
 type Panel struct {
 	Title, Subtitle string
 	Workers         int
@@ -31,8 +31,7 @@ type Panel struct {
 	Marks           []Mark
 }
 
-// Draw writes the panels side by side, two in a row and all in the same scales, as one SVG. The same input gives the same
-// bytes.
+// Draw writes the panels as one SVG, two in a row, all in the same scales. The same input gives the same bytes.
 func Draw(w io.Writer, title string, panels ...Panel) error {
 	if err := check(panels); err != nil {
 		return fmt.Errorf("draw %q: %w", title, err)

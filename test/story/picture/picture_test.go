@@ -30,7 +30,7 @@ func TestAPictureIsWellFormed(t *testing.T) {
 
 func TestDraw_HangingWorkers_RedLanes(t *testing.T) {
 	lanes := func(svg string) (works, hangs int) {
-		return strings.Count(svg, `class="works"`) - 1, strings.Count(svg, `class="hangs"`) - 1 // less the legend's
+		return strings.Count(svg, `class="works"`) - 1, strings.Count(svg, `class="hangs"`) - 1 // except those of the legend
 	}
 	works, hangs := lanes(draw(t, "killed", killed()))
 	require.Equal(t, 20, works)
@@ -100,7 +100,7 @@ func draw(t *testing.T, title string, panels ...Panel) string {
 	return b.String()
 }
 
-// killed is a node that dies under 8 of 20 workers.
+// killed returns a node that dies with 8 of 20 workers.
 func killed() Panel {
 	h := Panel{
 		Title: "Without quiesce", Subtitle: "the instance is terminated: no cordon, no eviction, no SIGTERM", Workers: 20,
@@ -120,7 +120,7 @@ func killed() Panel {
 	return h
 }
 
-// drained is the same node, drained before it dies.
+// drained returns the same node, drained before it dies.
 func drained() Panel {
 	h := Panel{
 		Title: "With quiesce", Subtitle: "a lifecycle hook holds the instance until its poolers have finished", Workers: 20,

@@ -1,20 +1,20 @@
 package journal
 
-// Comparison is what workers believe, held against the rows that the database has.
+// Comparison compares what workers recorded with the rows of the database.
 type Comparison struct {
-	Committed          int // believed committed
-	Aborted            int // believed aborted, those that failed at BEGIN left out
+	Committed          int // recorded as committed
+	Aborted            int // recorded as aborted, except failures at BEGIN
 	Ambiguous          int // failed at COMMIT
-	AmbiguousCommitted int // of them, in the database nevertheless
-	InFlight           int // under way: neither believed nor counted below, whatever the database has
+	AmbiguousCommitted int // failed at COMMIT, but in the database
+	InFlight           int // in progress: not counted in the fields below
 
-	Lost       int // believed committed, and not in the database
+	Lost       int // recorded as committed, but not in the database
 	Repeated   int // in the database more than once
-	Unexpected int // in the database, and believed aborted, failed at BEGIN, or never tried
+	Unexpected int // in the database, but recorded as aborted, failed at BEGIN, or never tried
 }
 
-// Compare holds workers against rows: the numbers that the database has of each worker, in any order, with repeats. It is
-// exact for workers that are stopped; for others, take their snapshot before the rows.
+// Compare compares workers with rows: the numbers in the database of each worker, in any order, with repeats. It is exact for
+// stopped workers; for others, take their snapshot before the rows.
 func Compare(workers []Worker, rows map[int][]int64) Comparison {
 	var b Comparison
 	known := map[int]bool{}
@@ -49,7 +49,7 @@ func (b *Comparison) addWorker(w Worker, rows map[int64]int) {
 type belief int
 
 const (
-	committed belief = iota // of every number that nothing else is said of
+	committed belief = iota // every number without another record
 	aborted
 	ambiguous
 	skipped
