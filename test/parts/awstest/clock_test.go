@@ -9,14 +9,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The clock is tested without the wire, so that hours pass in no time.
+// These tests use the clock without the network, so that hours pass at once.
 
 const (
 	clockGroup    = "workers-a"
 	clockInstance = "i-0123456789abcdef0"
 )
 
-// terminating is a server without a network, with one instance held by these hooks.
+// terminating returns a server without a network, with one terminating instance held by these hooks.
 func terminating(hooks ...Hook) *Server {
 	s := &Server{account: newAccount()}
 	s.AddGroup(clockGroup, hooks...)

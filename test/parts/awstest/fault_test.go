@@ -62,10 +62,10 @@ func TestFault_ClientGoneDuringDelay_NoEffect(t *testing.T) {
 	client := scalingOf(t, s).client
 	failed := make(chan error)
 	go func() { failed <- completeByInstance(ctx, client, hook, awstest.Continue) }()
-	require.Eventually(t, func() bool { return len(s.Calls()) == 1 }, patience, glance)
+	require.Eventually(t, func() bool { return len(s.Calls()) == 1 }, waitTimeout, pollInterval)
 	require.Zero(t, s.Calls()[0].Code)
 	cancel()
 	require.ErrorIs(t, <-failed, context.Canceled)
-	require.Eventually(t, func() bool { return s.Calls()[0].Code != 0 }, patience, glance)
+	require.Eventually(t, func() bool { return s.Calls()[0].Code != 0 }, waitTimeout, pollInterval)
 	require.Empty(t, s.Completions(id))
 }

@@ -24,7 +24,7 @@ func TestTerminate_WithHook_WaitsAndSendsEvent(t *testing.T) {
 	var e events.AutoScalingEvent
 	require.NoError(t, json.Unmarshal(told[0].Body, &e))
 	require.Equal(t, "EC2 Instance-terminate Lifecycle Action", e.DetailType)
-	require.WithinDuration(t, time.Now(), e.Time, patience)
+	require.WithinDuration(t, time.Now(), e.Time, waitTimeout)
 	require.Equal(t, map[string]any{
 		"LifecycleActionToken": told[0].Token, "AutoScalingGroupName": group, "LifecycleHookName": hook, "EC2InstanceId": id,
 		"LifecycleTransition": awstest.Terminating, "Origin": "AutoScalingGroup", "Destination": "EC2",
@@ -37,7 +37,7 @@ func TestTerminate_WithoutHook_NoEvent(t *testing.T) {
 	s.SetTerminationDelay(50 * time.Millisecond)
 	require.Empty(t, s.Terminate(id))
 	require.Equal(t, "Terminating", s.State(id))
-	require.Eventually(t, func() bool { return s.State(id) == "" }, patience, glance)
+	require.Eventually(t, func() bool { return s.State(id) == "" }, waitTimeout, pollInterval)
 	require.Empty(t, scalingOf(t, s).described())
 }
 
@@ -48,10 +48,10 @@ func TestComplete_Continue_InstanceTerminates(t *testing.T) {
 	require.Equal(t, "Terminating:Proceed", s.State(id))
 	done := s.Completions(id)
 	require.Len(t, done, 1)
-	require.WithinDuration(t, time.Now(), done[0].At, patience)
+	require.WithinDuration(t, time.Now(), done[0].At, waitTimeout)
 	done[0].At = time.Time{}
 	require.Equal(t, awstest.Completion{Hook: hook, Token: token, Result: awstest.Continue, By: "fn"}, done[0])
-	require.Eventually(t, func() bool { return s.State(id) == "" }, patience, glance)
+	require.Eventually(t, func() bool { return s.State(id) == "" }, waitTimeout, pollInterval)
 	require.False(t, s.Expired(id))
 }
 
@@ -132,7 +132,7 @@ func TestDescriptionsCanLag(t *testing.T) {
 	c := scalingOf(t, s)
 	require.Equal(t, "InService", c.described())
 	require.Equal(t, "Terminating:Wait", s.State(id))
-	require.Eventually(t, func() bool { return c.described() == "Terminating:Wait" }, patience, glance)
+	require.Eventually(t, func() bool { return c.described() == "Terminating:Wait" }, waitTimeout, pollInterval)
 }
 
 func TestHooksAreDescribedWithTheirClock(t *testing.T) {

@@ -15,11 +15,11 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// invoked collects what a mapped function was given, and answers as it is told.
+// invoked records the batches that a mapped function gets, and returns the given answers.
 type invoked struct {
 	mu      sync.Mutex
 	batches []events.SQSEvent
-	answers []string // one each; then: nothing failed
+	answers []string // one per invocation; afterwards: nothing failed
 }
 
 func (f *invoked) take(_ context.Context, payload []byte) ([]byte, error) {
@@ -54,7 +54,7 @@ func TestMapping_BatchDone_MessagesDeleted(t *testing.T) {
 		s.SendMessage(url, body)
 	}
 	t.Cleanup(s.Map(url, awstest.Mapping{BatchSize: 2, Invoke: f.take}))
-	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, patience, glance)
+	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, waitTimeout, pollInterval)
 	batches := f.all()
 	require.Len(t, batches, 2)
 	require.Len(t, batches[0].Records, 2)
@@ -77,7 +77,7 @@ func TestMapping_BatchFailed_DeliveredAgain(t *testing.T) {
 		`{"batchItemFailures":[{"itemIdentifier":"unknown"}]}`,
 	}}
 	t.Cleanup(s.Map(url, awstest.Mapping{Invoke: f.take}))
-	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, patience, glance)
+	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, waitTimeout, pollInterval)
 	batches := f.all()
 	require.Len(t, batches, 5)
 	require.Equal(t, "5", batches[4].Records[0].Attributes["ApproximateReceiveCount"])
@@ -92,7 +92,7 @@ func TestMapping_Concurrency_Limited(t *testing.T) {
 		s.SendMessage(url, "x")
 	}
 	var running, most atomic.Int32
-	full := make(chan struct{}) // closed when as many run as may
+	full := make(chan struct{}) // closed when the maximum runs
 	t.Cleanup(s.Map(url, awstest.Mapping{Concurrency: 3, Invoke: func(ctx context.Context, _ []byte) ([]byte, error) {
 		now := running.Add(1)
 		defer running.Add(-1)
@@ -105,7 +105,7 @@ func TestMapping_Concurrency_Limited(t *testing.T) {
 		}
 		return []byte(`{}`), nil
 	}}))
-	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, patience, glance)
+	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, waitTimeout, pollInterval)
 	require.EqualValues(t, 3, most.Load())
 }
 

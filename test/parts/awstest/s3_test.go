@@ -15,7 +15,7 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// put sends a body for an object after another was signed, and tells what came back.
+// put signs one body for an object, sends another, and returns the HTTP status.
 func put(t *testing.T, s *awstest.Server, path, signed, sent string) int {
 	t.Helper()
 	sess := s.Session("fn")

@@ -25,10 +25,10 @@ const (
 	hook  = "quiesce"
 	id    = "i-0123456789abcdef0"
 
-	// patience bounds every wait for something that takes milliseconds; only a broken package reaches it.
-	patience = 20 * time.Second
-	// glance is how often a condition is looked at again.
-	glance = 5 * time.Millisecond
+	// waitTimeout bounds every wait for something that takes milliseconds. Only a broken package reaches it.
+	waitTimeout = 20 * time.Second
+	// pollInterval is the time between checks of a condition.
+	pollInterval = 5 * time.Millisecond
 )
 
 func start(t *testing.T) *awstest.Server {
@@ -39,7 +39,7 @@ func start(t *testing.T) *awstest.Server {
 	return s
 }
 
-// startWithInstance has one instance in a group with these hooks.
+// startWithInstance starts a server with one instance, in a group with these hooks.
 func startWithInstance(t *testing.T, hooks ...awstest.Hook) *awstest.Server {
 	t.Helper()
 	s := start(t)

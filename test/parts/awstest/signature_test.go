@@ -18,7 +18,7 @@ import (
 
 const form = "Action=GetCallerIdentity&Version=2011-06-15"
 
-// post signs one body at a time of the signer's clock, sends another, and tells what came back.
+// post signs one body at the given time, sends another, and returns the answer.
 func post(t *testing.T, s *awstest.Server, at time.Time, signed, sent string) (status int, answer string) {
 	t.Helper()
 	sess := s.Session("fn")

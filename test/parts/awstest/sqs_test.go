@@ -13,7 +13,7 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// mail is SQS as a test speaks to it.
+// mail is a client of SQS for tests.
 type mail struct {
 	*testing.T
 	client *sqs.Client
@@ -141,5 +141,5 @@ func TestQueue_NoTimeoutGiven_DefaultVisibility(t *testing.T) {
 	m := mailOf(t, s, awstest.Queue{Name: "events", Visibility: time.Hour})
 	s.SendMessage(m.url, strings.Repeat("x", 1000))
 	m.receive(1)
-	require.WithinDuration(t, time.Now().Add(time.Hour), s.Messages(m.url)[0].Visible, patience)
+	require.WithinDuration(t, time.Now().Add(time.Hour), s.Messages(m.url)[0].Visible, waitTimeout)
 }

@@ -15,7 +15,7 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// throughProxy is a transport that reaches STS as a verifier of tokens would: HTTPS_PROXY and SSL_CERT_FILE.
+// throughProxy returns a transport that reaches STS as a verifier of tokens does: with HTTPS_PROXY and SSL_CERT_FILE.
 func throughProxy(t *testing.T, s *awstest.Server) *http.Transport {
 	t.Helper()
 	authority, err := os.ReadFile(s.STSCAFile())
@@ -32,7 +32,7 @@ func throughProxy(t *testing.T, s *awstest.Server) *http.Transport {
 	return transport
 }
 
-// verify runs the verifier of aws-iam-authenticator, which speaks to STS through the default transport.
+// verify runs the verifier of aws-iam-authenticator, which reaches STS through the default transport.
 func verify(t *testing.T, s *awstest.Server, cluster string, tok token.Token) (*token.Identity, error) {
 	t.Helper()
 	usual := http.DefaultTransport

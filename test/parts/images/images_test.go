@@ -63,7 +63,7 @@ func TestEveryArchiveHasTheImageOfItsName(t *testing.T) {
 	}
 }
 
-// Tests run poolers on the host this way: without a chroot, which would need root, and whatever the host's C library is.
+// Tests run poolers on the host in this way: without a chroot, which needs root, and with any C library of the host.
 func TestAProgramRunsOnTheHostThroughItsOwnLoader(t *testing.T) {
 	for _, i := range All() {
 		t.Run(i.String(), func(t *testing.T) {
@@ -91,7 +91,7 @@ func only(t *testing.T, pattern string) string {
 
 type description struct{ RepoTags, Layers []string }
 
-// manifest reads what an archive says of itself, which comes first.
+// manifest returns the manifest of an archive, which comes first.
 func manifest(t *testing.T, path string) description {
 	t.Helper()
 	file, err := os.Open(path)

@@ -24,12 +24,12 @@ const (
 	// waitTimeout is how long a test waits for what should take a second, on a machine that is busy with other packages.
 	waitTimeout = 20 * time.Second
 	tick        = 20 * time.Millisecond
-	// stopDelay of the shared lab, and what a stop may take beyond it on a busy machine.
+	// stopDelay is that of the shared lab, and stopSlack what a stop may take beyond it on a busy machine.
 	stopDelay = 500 * time.Millisecond
 	stopSlack = 3 * time.Second
 )
 
-// shared is the lab that the tests of this file share, each in a namespace of its own.
+// shared is the lab of all tests in this file. Each test has its own namespace.
 var shared = sync.OnceValues(func() (*Lab, error) {
 	l, err := Start(context.Background(), Options{StopDelay: stopDelay})
 	if err != nil {
@@ -80,7 +80,7 @@ func podSpec(annotations map[string]string) corev1.PodTemplateSpec {
 	}
 }
 
-// deploy makes a Deployment of two and waits until it is Ready.
+// deploy makes a Deployment with two replicas and waits until it is Ready.
 func deploy(t *testing.T, l *Lab, namespace string) {
 	t.Helper()
 	replicas := int32(2)
@@ -113,7 +113,7 @@ func runningPod(t *testing.T, l *Lab, name string, annotations map[string]string
 	return ns
 }
 
-// timeToStop deletes a pod with its own grace and measures until it is gone.
+// timeToStop deletes a pod with these options and returns the time until it is gone.
 func timeToStop(t *testing.T, l *Lab, namespace, name string, o metav1.DeleteOptions) time.Duration {
 	t.Helper()
 	pods := l.Client().CoreV1().Pods(namespace)
@@ -188,7 +188,7 @@ func TestPDB_NoDisruptions_EvictionRefused(t *testing.T) {
 func TestTheAuditLogCountsEveryRequestOnce(t *testing.T) {
 	l := startedLab(t)
 	as := l.Admin()
-	as.UserAgent = rand.Text() // other tests are the admin too
+	as.UserAgent = rand.Text() // other tests use the admin too
 	client, err := kubernetes.NewForConfig(as)
 	require.NoError(t, err)
 	ctx := t.Context()

@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// three nodes in two zones.
+// three is three nodes in two zones.
 var three = []Node{
 	{Name: "ip-10-0-0-1.us-east-1.compute.internal", InstanceID: "i-01", Zone: "us-east-1a", Labels: map[string]string{"group": "a"}},
 	{Name: "ip-10-0-0-2.us-east-1.compute.internal", InstanceID: "i-02", Zone: "us-east-1b"},
@@ -43,7 +43,7 @@ func TestServicesWorkFromPodsAndFromTheHost(t *testing.T) {
 		return err == nil && connection.Close() == nil
 	}
 	require.Eventually(t, dials, waitTimeout, tick)
-	for _, node := range three { // and from each machine, its own pods' way
+	for _, node := range three { // and from each machine, as its pods do
 		host, port, _ := net.SplitHostPort(service)
 		require.Eventually(t, func() bool {
 			cmd, err := l.Inside(t.Context(), node.Name, "bash", "-c", "exec 3<>/dev/tcp/"+host+"/"+port)
@@ -78,12 +78,12 @@ func TestReaper_MachinesAndProcessKilled_NothingRemains(t *testing.T) {
 	child, group, dir := startChild(t, "machines")
 	require.NotEmpty(t, membersOf(t, dir), "no process is in the lab's control groups")
 	require.NoError(t, child.Process.Kill())
-	_ = child.Wait() // says that it was killed
+	_ = child.Wait() // returns that it was killed
 	requireCleanedUp(t, group, dir)
 	requireNoTrace(t, dir)
 }
 
-// startMachines starts a lab with three machines, and looks for traces when it has ended.
+// startMachines starts a lab with three machines, and checks after its end that nothing remains.
 func startMachines(t *testing.T) *Lab {
 	t.Helper()
 	l, err := Start(t.Context(), Options{Machines: true})
@@ -96,8 +96,8 @@ func startMachines(t *testing.T) *Lab {
 	return l
 }
 
-// serveOn runs a pod on a node, and returns the address of a Service of something that listens there: the kubelet, which the pod
-// shares the network with.
+// serveOn runs a pod on a node, and returns the address of a Service to something that listens there: the kubelet, whose network
+// the pod shares.
 func serveOn(t *testing.T, l *Lab, node Node) (service string) {
 	t.Helper()
 	core := l.Client().CoreV1()
@@ -124,7 +124,7 @@ func serveOn(t *testing.T, l *Lab, node Node) (service string) {
 	return net.JoinHostPort(s.Spec.ClusterIP, "80")
 }
 
-// requireNoTrace: no process, mount, control group or cable of the lab's is left.
+// requireNoTrace requires that no process, mount, control group or network link of the lab remains.
 func requireNoTrace(t *testing.T, dir string) {
 	t.Helper()
 	require.Eventually(t, func() bool { return len(membersOf(t, dir)) == 0 }, waitTimeout, tick)
@@ -139,7 +139,7 @@ func requireNoTrace(t *testing.T, dir string) {
 	require.NoDirExists(t, dir)
 }
 
-// membersOf are the processes in the lab's control groups, wherever they are.
+// membersOf returns all processes in the lab's control groups.
 func membersOf(t *testing.T, dir string) (members []string) {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*/cgroup")

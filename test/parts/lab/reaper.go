@@ -13,10 +13,10 @@ import (
 	"syscall"
 )
 
-// reaperScript waits until nobody holds the other end of its stdin, which is true as soon as the process that
-// started the lab has ended in whatever way, SIGKILL included. Then it kills the process group $1 and removes the
-// folder, which it also makes, so that there is none before someone is there to remove it, and the control groups of the
-// same name. Removal is tried again because a process killed a moment ago may still finish the write it was at.
+// reaperScript waits until its stdin is closed, which happens as soon as the process that started the lab has ended in any way,
+// SIGKILL included. Then it kills the process group $1 and removes the folder and the control groups of the same name. It also
+// creates the folder, so that no folder exists before its remover does. It retries the removal because a process killed a moment
+// ago may still finish a write.
 const reaperScript = `
 trap '' HUP INT TERM
 dir=$(mktemp -d "${TMPDIR:-/tmp}/quiesce-lab.XXXXXX") || exit 1
@@ -39,8 +39,8 @@ remove`
 // reaper is a folder and a process group that end when this process does.
 type reaper struct {
 	dir      string
-	group    int      // the process group of the lab's processes
-	lifeline *os.File // its closing, by us or by our death, is what the guardian waits for
+	group    int      // ID of the process group of the lab's processes
+	lifeline *os.File // the reaper's process starts its work when this is closed, by us or by our death
 	process  *exec.Cmd
 	leader   *exec.Cmd
 	end      func() error // kills the group and removes the folder; idempotent
@@ -60,8 +60,8 @@ func startReaper(ctx context.Context) (*reaper, error) {
 	return c, nil
 }
 
-// open starts the group's leader and the guardian. The leader is there only to give the group its number before any
-// process of the lab exists. It too ends with the lifeline, should we die before there is a guardian.
+// open starts the group's leader and the reaper's process. The leader only gives the group its number before any process of the
+// lab exists. It also ends with the lifeline, in case we die before the reaper's process starts.
 func (c *reaper) open(ctx context.Context, stdin *os.File) error {
 	leader := exec.Command("cat")
 	leader.Stdin = stdin
@@ -93,7 +93,7 @@ func (c *reaper) startProcess(ctx context.Context, stdin *os.File) error {
 	return context.Cause(ctx)
 }
 
-// close lets go of the lifeline and waits until the guardian has done its work.
+// close closes the lifeline and waits until the reaper's process has finished.
 func (c *reaper) close() error {
 	err := c.lifeline.Close()
 	if c.process != nil {
@@ -102,7 +102,7 @@ func (c *reaper) close() error {
 		}
 	}
 	if c.leader != nil {
-		_ = c.leader.Wait() // killed by the guardian or ended with the lifeline, whichever came first
+		_ = c.leader.Wait() // killed by the reaper's process or ended with the lifeline, whichever came first
 	}
 	return err
 }

@@ -14,11 +14,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// childVariable in the environment makes the test binary a process that has a lab, with machines if that is its value, and
-// waits to be killed.
+// childVariable in the environment makes the test binary a process that starts a lab and waits to be killed. The value machines
+// adds machines to the lab.
 const childVariable = "QUIESCE_LAB_CHILD"
 
-// runChild prints the lab's process group and folder, and waits for its end.
+// runChild prints the lab's process group and folder, and waits to be killed.
 func runChild() {
 	machines := os.Getenv(childVariable) == "machines"
 	l, err := Start(context.Background(), Options{Machines: machines})
@@ -46,11 +46,11 @@ func TestReaper_ProcessKilled_NothingRemains(t *testing.T) {
 	require.True(t, alive(t, group))
 
 	require.NoError(t, child.Process.Kill())
-	_ = child.Wait() // says that it was killed
+	_ = child.Wait() // returns that it was killed
 	requireCleanedUp(t, group, dir)
 }
 
-// startChild starts a process that has a lab, with machines if that is what it is told, and waits to be killed.
+// startChild starts a process that has a lab, with machines if that is the value, and waits to be killed.
 func startChild(t *testing.T, what string) (child *exec.Cmd, group int, dir string) {
 	t.Helper()
 	child = exec.CommandContext(t.Context(), os.Args[0])
@@ -81,8 +81,8 @@ func requireCleanedUp(t *testing.T, group int, dir string) {
 	}, waitTimeout, tick)
 }
 
-// alive tells whether a process of the group runs. Signalling the group would not: it reaches processes, too, that have
-// ended and that a container's init has not yet reaped.
+// alive reports whether a process of the group runs. A signal to the group would also reach ended processes that a container's
+// init has not yet reaped.
 func alive(t *testing.T, group int) bool {
 	t.Helper()
 	processes, err := exec.CommandContext(t.Context(), "ps", "-A", "-o", "pgid=", "-o", "stat=").Output()

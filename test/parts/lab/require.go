@@ -8,13 +8,13 @@ import (
 	"quiesce/test/parts/tools"
 )
 
-// Require says that a test needs the lab's programs.
+// Require skips or fails a test without the lab's programs.
 func Require(t testing.TB) {
 	t.Helper()
 	need.Part(t, missing())
 }
 
-// RequireMachines says that a test needs a lab whose nodes are machines.
+// RequireMachines skips or fails a test on a host that cannot run machines.
 func RequireMachines(t testing.TB) {
 	t.Helper()
 	need.Part(t, errors.Join(missing(), MissingForMachines()))

@@ -18,7 +18,7 @@ import (
 
 func TestTheAuthenticatorIsAskedAboutTokens(t *testing.T) {
 	Require(t)
-	sts := httptest.NewTLSServer(http.NotFoundHandler()) // no token of this test is worth asking STS
+	sts := httptest.NewTLSServer(http.NotFoundHandler()) // this test's tokens fail before STS is asked
 	defer sts.Close()
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: sts.Certificate().Raw})

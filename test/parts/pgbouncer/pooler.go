@@ -45,17 +45,17 @@ func Require(t testing.TB) {
 
 // Options configures a pooler.
 type Options struct {
-	PoolMode string            // transaction, if empty
-	AuthType string            // scram-sha-256, if empty
-	Settings map[string]string // of the section [pgbouncer], over all others
-	Users    []User            // in the userlist, beside App, Admin and Stats
+	PoolMode string            // default transaction
+	AuthType string            // default scram-sha-256
+	Settings map[string]string // of the section [pgbouncer]; they override the others
+	Users    []User            // in the userlist, in addition to App, Admin and Stats
 	TLS      string            // client_tls_sslmode; if set, there is a certificate for ServerName
 }
 
-// Pooler is a running pgbouncer, with one database: the app's.
+// Pooler is a running pgbouncer with one database, that of App.
 type Pooler struct {
 	Addr string
-	CA   []byte // PEM, of the certificate for TLS
+	CA   []byte // certificate for TLS, as PEM
 
 	process   *debian.Process
 	userlist  string
@@ -83,7 +83,7 @@ func Start(t testing.TB, version string, o Options) *Pooler {
 	return p
 }
 
-// starts is how often a pooler is started: the port that was free may be another's by the time that it listens.
+// starts is how often a start is tried: another process may take the free port before the pooler listens.
 const starts = 5
 
 func (p *Pooler) start(image debian.Image, dir string, database *postgres.Database, o Options) (err error) {
@@ -104,7 +104,7 @@ func databases(d *postgres.Database) string {
 	return fmt.Sprintf("[databases]\n%s = host=127.0.0.1 port=%d\n", App.Name, d.Port)
 }
 
-// configure chooses the port and makes the section [pgbouncer].
+// configure chooses the port and returns the section [pgbouncer].
 func (p *Pooler) configure(dir string, o Options) (string, error) {
 	port, err := debian.FreePort()
 	if err != nil {
@@ -161,13 +161,13 @@ func (p *Pooler) accepts(ctx context.Context) error {
 	return connection.Close()
 }
 
-// Dial opens a fresh connection to the pooler's port.
+// Dial opens a new connection to the pooler's port.
 func (p *Pooler) Dial(ctx context.Context) (net.Conn, error) {
 	var dialer net.Dialer
 	return dialer.DialContext(ctx, "tcp", p.Addr)
 }
 
-// Connect logs the app in to its database through the pooler, until the test ends.
+// Connect logs App in to its database through the pooler, until the test ends.
 func (p *Pooler) Connect(t testing.TB) *pgconn.PgConn {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
@@ -185,10 +185,10 @@ func (p *Pooler) Signal(t testing.TB, signal os.Signal) {
 	}
 }
 
-// Ended is closed when the pooler has exited.
+// Ended returns a channel that is closed when the pooler has exited.
 func (p *Pooler) Ended() <-chan struct{} { return p.process.Ended }
 
-// State is how the pooler exited: nil before Ended is closed.
+// State returns how the pooler exited; nil before Ended is closed.
 func (p *Pooler) State() *os.ProcessState {
 	select {
 	case <-p.process.Ended:
@@ -198,7 +198,7 @@ func (p *Pooler) State() *os.ProcessState {
 	}
 }
 
-// Log is all that the pooler has said.
+// Log returns everything that the pooler has logged.
 func (p *Pooler) Log(t testing.TB) string {
 	t.Helper()
 	log, err := os.ReadFile(p.process.Log)
@@ -216,11 +216,12 @@ func (p *Pooler) SetPassword(t testing.TB, user, password string) {
 	const reading = "got SIGHUP"
 	before := strings.Count(p.Log(t), reading)
 	p.Signal(t, syscall.SIGHUP)
-	// What is logged is said before the file is read, but by the one thread that also answers logins.
+	// pgbouncer logs this before it reads the file, but its only thread also answers logins.
 	require.Eventually(t, func() bool { return strings.Count(p.Log(t), reading) > before }, debian.StartTimeout, debian.PollInterval)
 }
 
-// writeUserlist replaces the file by another: one of the same size changed within a second would not be read again.
+// writeUserlist replaces the file by a new one: pgbouncer would not reread a file of the same size that was changed within a
+// second.
 func (p *Pooler) writeUserlist() error {
 	var text strings.Builder
 	for _, user := range slices.Sorted(maps.Keys(p.passwords)) {

@@ -189,7 +189,7 @@ func (d *Database) query(ctx context.Context, sql string) error {
 	return nil
 }
 
-// stop is PostgreSQL's fast shutdown, which does not wait for clients.
+// stop stops PostgreSQL with a fast shutdown, which does not wait for clients.
 func (d *Database) stop() error {
 	d.process.Stop(syscall.SIGINT)
 	return os.RemoveAll(d.dir)

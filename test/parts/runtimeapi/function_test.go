@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	// patience bounds every wait for something that takes milliseconds; only a broken package reaches it.
-	patience = 20 * time.Second
-	// glance is how often a condition is looked at again.
-	glance = 5 * time.Millisecond
+	// waitTimeout bounds every wait for something that takes milliseconds. Only a broken package reaches it.
+	waitTimeout = 20 * time.Second
+	// pollInterval is the time between checks of a condition.
+	pollInterval = 5 * time.Millisecond
 )
 
-// bootstrap is the built testdata/bootstrap. The folder goes away with the last test.
+// bootstrap is the built testdata/bootstrap. Its folder is removed after the last test.
 var bootstrap string
 
 func TestMain(m *testing.M) {
@@ -64,7 +64,7 @@ func invoke(t *testing.T, f *runtimeapi.Function, event string) runtimeapi.Resul
 	return r
 }
 
-// answer is what the bootstrap tells of itself.
+// answer is what the bootstrap reports about itself.
 type answer struct {
 	Text     string
 	PID      int
@@ -82,7 +82,7 @@ func answered(t *testing.T, r runtimeapi.Result) answer {
 
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return syscall.Kill(pid, 0) != nil }, patience, glance)
+	require.Eventually(t, func() bool { return syscall.Kill(pid, 0) != nil }, waitTimeout, pollInterval)
 }
 
 func TestAnInvocationIsAnswered(t *testing.T) {
@@ -171,7 +171,7 @@ func TestAKillEndsTheInvocationAsACrash(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	results := make(chan runtimeapi.Result, 1)
 	go func() { results <- invoke(t, f, `{"Do":"hang"}`) }()
-	require.Eventually(t, func() bool { return strings.Contains(f.Output(), "handling hang") }, patience, glance)
+	require.Eventually(t, func() bool { return strings.Contains(f.Output(), "handling hang") }, waitTimeout, pollInterval)
 	f.Kill()
 	r := <-results
 	require.Equal(t, runtimeapi.ExitError, r.ErrorType)

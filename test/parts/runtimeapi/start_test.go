@@ -15,7 +15,7 @@ import (
 	"quiesce/test/parts/runtimeapi"
 )
 
-// failedStart starts a function that cannot begin.
+// failedStart starts a function that cannot start, and returns the error.
 func failedStart(ctx context.Context, t *testing.T, how string) *runtimeapi.InitError {
 	t.Helper()
 	_, err := runtimeapi.Start(ctx, runtimeapi.Options{Bootstrap: bootstrap, Env: []string{"INIT=" + how}})
@@ -65,7 +65,7 @@ func TestLogs_Output_WrittenImmediately(t *testing.T) {
 	require.Equal(t, logs.String(), f.Output())
 }
 
-// orphan is what a test process does that is to be killed: it starts a function, tells its id, and waits.
+// orphan is the main function of a test process that will be killed: it starts a function, prints its process ID, and waits.
 func orphan(path string) int {
 	f, err := runtimeapi.Start(context.Background(), runtimeapi.Options{Bootstrap: path})
 	if err != nil {

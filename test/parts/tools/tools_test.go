@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The cache is keyed by these versions: one that lagged behind its go.mod would test against yesterday's programs.
+// The versions are the cache's keys. A version older than that of go.mod would test old programs.
 func TestTools_Versions_MatchModules(t *testing.T) {
 	for _, tool := range All() {
 		pinned, err := os.ReadFile(filepath.Join(tool.Module, "go.mod"))

@@ -41,7 +41,7 @@ func TestArchive_Owners_Numeric(t *testing.T) {
 	path := filepath.Join(rootfs, "file")
 	write(t, path, "", 0o600)
 	uid, gid := os.Getuid(), os.Getgid()
-	if uid == 0 { // nobody else may give files away
+	if uid == 0 { // only root can give files to other users
 		uid, gid = 12345, 54321
 		require.NoError(t, os.Lchown(path, uid, gid))
 	}
@@ -125,7 +125,7 @@ type packed struct {
 	content string
 }
 
-// pack returns what an image of rootfs has in its layer.
+// pack returns the layer of an image of rootfs.
 func pack(t *testing.T, rootfs string) map[string]packed {
 	t.Helper()
 	dest := filepath.Join(t.TempDir(), "image.tar")
@@ -156,7 +156,7 @@ func entries(t *testing.T, from io.Reader) map[string]packed {
 	}
 }
 
-// write makes a file of exactly this mode, whatever the umask.
+// write makes a file with exactly this mode, whatever the umask.
 func write(t *testing.T, path, content string, mode fs.FileMode) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))

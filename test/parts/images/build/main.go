@@ -1,6 +1,6 @@
-// Command build makes the lab's Debian images that are not in the cache yet, and says how far it is.
+// Command build makes the lab's Debian images that are not in the cache yet, and reports its progress.
 //
-// It needs root, as debootstrap does; afterwards everyone with the same cache can use what it made.
+// It needs root, as debootstrap does; afterwards all users of the same cache can use the images.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 	"quiesce/test/parts/tools/flock"
 )
 
-// progressInterval paces the lines about an image in the making: often enough to see life, seldom enough for a CI log.
+// progressInterval is the time between progress lines: short enough to show life, long enough for a CI log.
 const progressInterval = 15 * time.Second
 
 func main() { flock.Main("images", images.Dir, fill) }
@@ -33,8 +33,8 @@ func fill(ctx context.Context, lock *os.File) error {
 	return nil
 }
 
-// maker makes images while it holds the cache's lock. What it starts to fill a folder holds the lock as well: if the
-// maker is killed, the next one waits for what it left running.
+// maker makes images while it holds the cache's lock. Its child processes also hold the lock: if the maker is killed, the next
+// one waits until they end.
 type maker struct{ lock *os.File }
 
 func (m maker) image(ctx context.Context, i images.Image) error {
@@ -53,7 +53,7 @@ func (m maker) image(ctx context.Context, i images.Image) error {
 	return nil
 }
 
-// able says everything at once that keeps this process from making a root filesystem.
+// able returns all reasons at once why this process cannot make a root filesystem.
 func able() error {
 	var errs []error
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
@@ -68,7 +68,7 @@ func able() error {
 	return errors.Join(errs...)
 }
 
-// report says that what is still in the making, until it is stopped.
+// report prints that the image is still being made, until it is stopped.
 func report(what string, began time.Time) (stop func()) {
 	stopped := make(chan struct{})
 	go func() {

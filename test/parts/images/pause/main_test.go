@@ -18,9 +18,9 @@ import (
 const (
 	// waitTimeout is far longer than a process takes to start and to reap, even on a busy machine.
 	waitTimeout = 10 * time.Second
-	// pollInterval is how often the kernel is asked for the children: reading one small file.
+	// pollInterval is the time between checks of the process's children, a read of one small file.
 	pollInterval = 10 * time.Millisecond
-	// asPause makes the test's own program be the one that is tested.
+	// asPause in the environment makes the test binary run as pause.
 	asPause = "QUIESCE_TEST_PAUSE"
 )
 
@@ -40,7 +40,7 @@ func TestPause_Children_ReapedUntilSignaled(t *testing.T) {
 	require.NoError(t, err)
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(signal.String(), func(t *testing.T) {
-			// The shell becomes pause, which so inherits a child that ended before it began, and one that ends after.
+			// The shell becomes pause, which inherits a child that ended before pause started, and one that ends later.
 			pause := exec.Command("sh", "-c", `true & sleep 0.2 & exec "$0"`, self)
 			pause.Env = append(os.Environ(), asPause+"=1")
 			require.NoError(t, pause.Start())
@@ -52,8 +52,8 @@ func TestPause_Children_ReapedUntilSignaled(t *testing.T) {
 	}
 }
 
-// hasReaped is true once the process is pause, no longer the shell, and has no children, dead ones included. By then it
-// listens to signals, as it reaps the second child when told of its end.
+// hasReaped reports whether the process is pause, no longer the shell, and has no children, not even dead ones. It then handles
+// signals, since it reaped the second child after a signal.
 func hasReaped(pid int, pause string) bool {
 	program, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))

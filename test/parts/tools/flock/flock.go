@@ -1,4 +1,4 @@
-// Package flock keeps two commands that fill the same cache on one machine from doing the same work twice.
+// Package flock prevents two commands that fill the same cache from doing the same work twice.
 package flock
 
 import (
@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// Main is a command that fills the cache in dir while it holds the lock, until it is interrupted. It ends with the process.
+// Main runs a command that fills the cache in dir while it holds the lock, until it is interrupted. It exits on an error.
 func Main(name string, dir func() (string, error), fill func(context.Context, *os.File) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -33,8 +33,8 @@ func run(ctx context.Context, dir func() (string, error), fill func(context.Cont
 	return fill(ctx, lock)
 }
 
-// Lock waits until nobody else holds the lock of dir, which it makes if need be. The lock is held until the file is
-// closed, also by every program that was given it, or until all of them have died.
+// Lock waits for the lock of dir, which it makes if necessary. The lock is held until the file is closed in this process and in
+// all programs that inherited it.
 func Lock(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err

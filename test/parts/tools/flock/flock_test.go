@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// moment is how long the second may have to show that it does not wait; it costs a passing test that long.
+// moment is how long the second process may take to show that it does not wait. A passing test takes that long.
 const moment = 50 * time.Millisecond
 
 func TestLock_Held_SecondWaits(t *testing.T) {
