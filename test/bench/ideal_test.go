@@ -30,23 +30,23 @@ func (a *fixture) ideal() time.Duration {
 	require.NoError(a, err)
 	defer watching.Stop()
 	go evictAll(a.ctx, a, client, pods.Items, evictors)
-	for left := len(pods.Items); left > 0; {
+	for remaining := len(pods.Items); remaining > 0; {
 		event, open := <-watching.ResultChan()
 		require.True(a, open, "the watch was closed")
 		if event.Type == watch.Deleted {
-			left--
+			remaining--
 		}
 	}
 	return time.Since(began)
 }
 
 // evictAll requests the eviction of each pod once, with this many requests in flight.
-func evictAll(ctx context.Context, tb testing.TB, client kubernetes.Interface, pods []corev1.Pod, abreast int) {
-	turns := make(chan struct{}, abreast)
+func evictAll(ctx context.Context, tb testing.TB, client kubernetes.Interface, pods []corev1.Pod, parallel int) {
+	slots := make(chan struct{}, parallel)
 	for _, pod := range pods {
-		turns <- struct{}{}
+		slots <- struct{}{}
 		go func() {
-			defer func() { <-turns }()
+			defer func() { <-slots }()
 			err := client.PolicyV1().Evictions(pod.Namespace).Evict(ctx, &policyv1.Eviction{
 				ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
 			})

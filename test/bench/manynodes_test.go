@@ -40,10 +40,10 @@ func BenchmarkManyNodes(b *testing.B) {
 	round := 0
 	for b.Loop() {
 		round++
-		i := newManyNodesFixture(b, s, fmt.Sprintf("ideal-wave-%d", round))
+		i := newManyNodesFixture(b, s, fmt.Sprintf("ideal-many-%d", round))
 		ideal = append(ideal, i.ideal())
 		i.clear()
-		q := newManyNodesFixture(b, s, fmt.Sprintf("quiesce-wave-%d", round))
+		q := newManyNodesFixture(b, s, fmt.Sprintf("quiesce-many-%d", round))
 		ours = append(ours, q.quiesce())
 		q.clear()
 	}
@@ -74,11 +74,11 @@ func newManyNodesFixture(b *testing.B, s *env.Env, name string) *manyNodesFixtur
 
 // each calls do for each of the nodes, several at once.
 func (w *manyNodesFixture) each(do func(n int, i env.Instance)) {
-	turns := make(chan struct{}, evictors)
+	slots := make(chan struct{}, evictors)
 	var group sync.WaitGroup
 	for n, i := range w.targets {
-		turns <- struct{}{}
-		group.Go(func() { defer func() { <-turns }(); do(n, i) })
+		slots <- struct{}{}
+		group.Go(func() { defer func() { <-slots }(); do(n, i) })
 	}
 	group.Wait()
 }
@@ -91,12 +91,12 @@ func (w *manyNodesFixture) ideal() time.Duration {
 	all, err := pods.List(w.ctx, metav1.ListOptions{})
 	require.NoError(w, err)
 	go evictAll(w.ctx, w, w.Lab.Client(), all.Items, manyNodesEvictors)
-	left := uidsOf(all.Items)
-	for !w.awaitDeletions(left, all.ResourceVersion) { // a loaded server may end a watch at any time
+	remaining := uidsOf(all.Items)
+	for !w.awaitDeletions(remaining, all.ResourceVersion) { // a loaded server may end a watch at any time
 		all, err = pods.List(w.ctx, metav1.ListOptions{})
 		require.NoError(w, err)
 		here := uidsOf(all.Items)
-		maps.DeleteFunc(left, func(uid types.UID, _ bool) bool { return !here[uid] })
+		maps.DeleteFunc(remaining, func(uid types.UID, _ bool) bool { return !here[uid] })
 	}
 	return time.Since(began)
 }
@@ -110,17 +110,17 @@ func uidsOf(pods []corev1.Pod) map[types.UID]bool {
 }
 
 // awaitDeletions removes deleted pods from remaining. It reports whether none remains; false means that the watch ended before.
-func (w *manyNodesFixture) awaitDeletions(left map[types.UID]bool, since string) (all bool) {
+func (w *manyNodesFixture) awaitDeletions(remaining map[types.UID]bool, since string) (all bool) {
 	watching, err := w.Lab.Client().CoreV1().Pods(w.name).Watch(w.ctx, metav1.ListOptions{ResourceVersion: since})
 	require.NoError(w, err)
 	defer watching.Stop()
-	for len(left) > 0 {
+	for len(remaining) > 0 {
 		event, open := <-watching.ResultChan()
 		if !open {
 			return false
 		}
 		if pod, is := event.Object.(*corev1.Pod); is && event.Type == watch.Deleted {
-			delete(left, pod.UID)
+			delete(remaining, pod.UID)
 		}
 	}
 	return true

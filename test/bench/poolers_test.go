@@ -45,7 +45,7 @@ func BenchmarkPoolers(b *testing.B) {
 	s, err := env.Start(b.Context(), env.Options{Root: root, Machines: true})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, s.Stop()) }()
-	ground, serial := poolers.NewNodePool(s), 0
+	pool, serial := poolers.NewNodePool(s), 0
 	for _, version := range []string{"1.18", "1.24"} {
 		for _, c := range poolerCases {
 			o := poolers.Options{ExtraWorker: c.workers, Poolers: database.Options{Version: version}}
@@ -61,7 +61,7 @@ func BenchmarkPoolers(b *testing.B) {
 				for range b.N {
 					serial++
 					o.Name = fmt.Sprintf("bench-%d", serial)
-					sums.add(drainOnce(b, ground, c.strategy, o))
+					sums.add(drainOnce(b, pool, c.strategy, o))
 				}
 				sums.report(b)
 			})
@@ -75,19 +75,19 @@ type totals struct {
 	stall, usual                                               time.Duration
 }
 
-func (s *totals) add(b poolers.Results, usual time.Duration) {
-	s.aborted += b.Comparison.Aborted + b.Comparison.InFlight
-	s.ambiguous += b.Comparison.Ambiguous
-	s.inconsistent += b.Inconsistent()
-	s.hanging += len(b.Hanging)
-	s.refused += b.Refused()
-	s.closed += b.Closed()
-	s.stall, s.usual = max(s.stall, b.LongestStall()), max(s.usual, usual)
+func (s *totals) add(r poolers.Results, usual time.Duration) {
+	s.aborted += r.Comparison.Aborted + r.Comparison.InFlight
+	s.ambiguous += r.Comparison.Ambiguous
+	s.inconsistent += r.Inconsistent()
+	s.hanging += len(r.Hanging)
+	s.refused += r.Refused()
+	s.closed += r.Closed()
+	s.stall, s.usual = max(s.stall, r.LongestStall()), max(s.usual, usual)
 }
 
 func (s *totals) report(b *testing.B) {
 	for unit, value := range map[string]int{
-		"aborted": s.aborted, "ambiguous": s.ambiguous, "amiss": s.inconsistent, "hanging": s.hanging, "refused": s.refused, "closed-between": s.closed,
+		"aborted": s.aborted, "ambiguous": s.ambiguous, "inconsistent": s.inconsistent, "hanging": s.hanging, "refused": s.refused, "closed-between": s.closed,
 	} {
 		b.ReportMetric(float64(value), unit)
 	}
@@ -96,10 +96,10 @@ func (s *totals) report(b *testing.B) {
 }
 
 // drainOnce drains one node. Only the drain counts as the benchmark's time.
-func drainOnce(b *testing.B, g *poolers.NodePool, strategy string, o poolers.Options) (books poolers.Results, usual time.Duration) {
+func drainOnce(b *testing.B, pool *poolers.NodePool, strategy string, o poolers.Options) (results poolers.Results, usual time.Duration) {
 	b.Helper()
 	b.StopTimer()
-	t, err := poolers.SetUp(b.Context(), g, o)
+	t, err := poolers.SetUp(b.Context(), pool, o)
 	require.NoError(b, err)
 	function, err := t.Function(b.Context(), t.Configuration(t.Credentials(), "strategy: "+strategy))
 	require.NoError(b, err)
@@ -114,18 +114,18 @@ func drainOnce(b *testing.B, g *poolers.NodePool, strategy string, o poolers.Opt
 	}
 	require.NoError(b, t.AwaitTermination(b.Context(), t.Target))
 	require.NoError(b, poolers.Wait(b.Context(), hangsAfter+time.Second))
-	books, err = t.Finish(b.Context(), hangsAfter)
+	results, err = t.Finish(b.Context(), hangsAfter)
 	require.NoError(b, err)
 	require.NoError(b, t.TearDown(b.Context()))
-	fmt.Fprintf(os.Stderr, "poolers: %s %s: %d of %d cut, %d ambiguous, %d hang, %d refused, %d closed between, longest stall %s (%s without a drain), held back for %s, drained in %s\n",
-		o.Poolers.Version, strategy, books.Interrupted(), books.Comparison.Committed, books.Comparison.Ambiguous, len(books.Hanging), books.Refused(),
-		books.Closed(), books.LongestStall().Round(time.Millisecond), usual.Round(time.Millisecond), heldBack(report), report.FinishedAt.Sub(report.StartedAt).Round(time.Millisecond))
-	for _, w := range books.Workers {
+	fmt.Fprintf(os.Stderr, "poolers: %s %s: %d of %d interrupted, %d ambiguous, %d hang, %d refused, %d closed between transactions, longest stall %s (%s without a drain), held back for %s, drained in %s\n",
+		o.Poolers.Version, strategy, results.Interrupted(), results.Comparison.Committed, results.Comparison.Ambiguous, len(results.Hanging), results.Refused(),
+		results.Closed(), results.LongestStall().Round(time.Millisecond), usual.Round(time.Millisecond), heldBack(report), report.FinishedAt.Sub(report.StartedAt).Round(time.Millisecond))
+	for _, w := range results.Workers {
 		if len(w.Aborted)+len(w.Ambiguous) > 0 {
 			fmt.Fprintf(os.Stderr, "poolers: worker %d, whose round takes %s: %s\n%s\n", w.Worker, w.Pace, w.LastError, function.Output())
 		}
 	}
-	return books, usual
+	return results, usual
 }
 
 // usualStall returns the longest stall in a time like a drain's in which nothing happens: the effect of the machine alone.

@@ -19,7 +19,7 @@ import (
 var apps = []struct {
 	name     string
 	replicas int32
-	guarded  bool
+	withPDB  bool
 }{
 	{"web", 12, false},
 	{"worker", 9, false},
@@ -43,13 +43,13 @@ func createCluster(ctx context.Context, s *env.Env, n int, more ...env.Instance)
 		if err := deploy(ctx, client, app.name, app.replicas); err != nil {
 			return nil, fmt.Errorf("deploy %s: %w", app.name, err)
 		}
-		if app.guarded {
+		if app.withPDB {
 			if err := addPDB(ctx, client, app.name); err != nil {
-				return nil, fmt.Errorf("guard %s: %w", app.name, err)
+				return nil, fmt.Errorf("create the PodDisruptionBudget of %s: %w", app.name, err)
 			}
 		}
 	}
-	logf("%d nodes in two zones run %d Deployments; checkout is under a budget of one pod at a time", nodes, len(apps))
+	logf("%d nodes in two zones run %d Deployments; checkout has a PodDisruptionBudget of one pod at a time", nodes, len(apps))
 	return instances, ready(ctx, client)
 }
 
@@ -106,11 +106,11 @@ func isReady(ctx context.Context, client kubernetes.Interface) (bool, error) {
 			return false, nil
 		}
 	}
-	budgets, err := client.PolicyV1().PodDisruptionBudgets(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
+	pdbs, err := client.PolicyV1().PodDisruptionBudgets(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return false, err
 	}
-	for _, b := range budgets.Items {
+	for _, b := range pdbs.Items {
 		if b.Status.DisruptionsAllowed == 0 {
 			return false, nil
 		}

@@ -51,14 +51,14 @@ func run(ctx context.Context, args []string) error {
 }
 
 // withEnv starts the environment, runs do in it, and stops it.
-func withEnv(ctx context.Context, root, dist string, play func(context.Context, *env.Env, string) error) (err error) {
+func withEnv(ctx context.Context, root, dist string, do func(context.Context, *env.Env, string) error) (err error) {
 	logf("starting a control plane, an IAM authenticator and Auto Scaling on this machine")
 	s, err := env.Start(ctx, env.Options{Root: root, Bootstrap: filepath.Join(dist, "bootstrap")})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
-	return play(ctx, s, dist)
+	return do(ctx, s, dist)
 }
 
 // runDemo makes Auto Scaling terminate one of three instances.
@@ -70,7 +70,7 @@ func runDemo(ctx context.Context, s *env.Env, dist string) error {
 		return err
 	}
 	target := instances[0]
-	logf("Auto Scaling terminates %s, which is node %s in %s", target.ID, target.Node, target.Zone)
+	logf("Auto Scaling terminates instance %s, node %s in %s", target.ID, target.Node, target.Zone)
 	report, err := drain(ctx, s, target)
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func show(payload json.RawMessage, s *env.Env, target env.Instance, path string)
 	}
 	table(os.Stdout, report)
 	for _, c := range s.AWS.Completions(target.ID) {
-		logf("Auto Scaling was told %s; %s", c.Result, describeState(s.AWS.State(target.ID)))
+		logf("lifecycle action completed with %s; %s", c.Result, describeState(s.AWS.State(target.ID)))
 	}
 	logf("the report as JSON: %s", path)
 	return nil
@@ -115,7 +115,7 @@ func show(payload json.RawMessage, s *env.Env, target env.Instance, path string)
 
 func describeState(state string) string {
 	if state == "" {
-		return "the instance is gone"
+		return "the instance is terminated"
 	}
 	return "the instance is " + state
 }

@@ -61,7 +61,7 @@ func (s *fixture) requireForced(r report, pod corev1.Pod, moment time.Time) {
 	require.NotEmpty(s, asked)
 	for n, d := range asked {
 		require.Equal(s, pod.UID, *d.Preconditions.UID, "another pod may have the name by then")
-		require.True(s, n == 0 || asked[n-1].Done.Sub(asked[n-1].Time) > promptAnswer, "asked again after an answer")
+		require.True(s, n == 0 || asked[n-1].Done.Sub(asked[n-1].Time) > promptAnswer, "deleted again after an answer")
 	}
 	require.False(s, asked[0].Time.Before(moment), "%s before its moment", moment.Sub(asked[0].Time))
 	require.NotEmpty(s, s.evictions(pod.Name))
@@ -71,7 +71,7 @@ func (s *fixture) requireForced(r report, pod corev1.Pod, moment time.Time) {
 	given := *asked[0].GracePeriodSeconds
 	require.Positive(s, given)
 	require.LessOrEqual(s, given, own)
-	require.LessOrEqual(s, given, int64(r.Deadline.Sub(asked[0].Time)/time.Second)+1, "no more than there is")
+	require.LessOrEqual(s, given, int64(r.Deadline.Sub(asked[0].Time)/time.Second)+1, "no more than the time left")
 	require.Equal(s, drain.Forced, line.Outcome)
 	if len(asked) == 1 {
 		require.Contains(s, line.Reason, fmt.Sprintf("deadline: deleted with %s of its %s grace; ", inSeconds(given), inSeconds(own)))
@@ -104,10 +104,10 @@ func TestForce_PDBNeverAllows_DeletedWithGraceBeforeDeadline(t *testing.T) {
 	require.Contains(t, s.function.Output(), "pod forced")
 	s.requireCompletedOnce(target)
 
-	told := s.nodeEvents(target)
-	require.Len(t, told, 2)
-	require.Contains(t, told[1], "Warning PodsForced forced in ")
-	require.Contains(t, told[1], s.group+"/"+pod.Name+" forced: deadline: deleted with ")
+	events := s.nodeEvents(target)
+	require.Len(t, events, 2)
+	require.Contains(t, events[1], "Warning PodsForced forced in ")
+	require.Contains(t, events[1], s.group+"/"+pod.Name+" forced: deadline: deleted with ")
 	require.Equal(t, []string{s.group + "/" + pod.Name}, s.relatedPods(target))
 	require.Equal(t, []float64{1}, s.metric("PodsForced"))
 	require.Equal(t, []float64{1}, s.metric("Drains", "Status", "forced"))

@@ -34,11 +34,11 @@ func TestAnOrdinaryDrain(t *testing.T) {
 	require.Equal(t, "CONTINUE", completions[0].Result)
 
 	// Kubernetes events, the archive and the metrics show the drain to people who were not there.
-	told := s.nodeEvents(target)
-	require.Len(t, told, 2)
-	require.Contains(t, told[0], "Normal Draining Draining "+target.ID+" of group "+s.group)
-	require.Contains(t, told[1], "Normal Drained drained in ")
-	require.Contains(t, told[1], fmt.Sprintf("%d pods evicted, 0 forced, 0 left; completed with CONTINUE", before))
+	events := s.nodeEvents(target)
+	require.Len(t, events, 2)
+	require.Contains(t, events[0], "Normal Draining Draining "+target.ID+" of group "+s.group)
+	require.Contains(t, events[1], "Normal Drained drained in ")
+	require.Contains(t, events[1], fmt.Sprintf("%d pods evicted, 0 forced, 0 left; completed with CONTINUE", before))
 	kept := s.archived(s.group)
 	require.Len(t, kept, 1)
 	for key, r := range kept {

@@ -176,8 +176,8 @@ func TestEvent_OtherGroupOrHook_Untouched(t *testing.T) {
 	s := newFixture(t, 1)
 	foreign, other := s.group+"-other", awstest.Hook{Name: "other"}
 	s.AWS.AddGroup(foreign, awstest.Hook{Name: env.Hook})
-	neighbour := s.instanceWithoutNode(foreign, "neighbour")
-	ofGroup := s.terminate(neighbour)
+	neighbor := s.instanceWithoutNode(foreign, "neighbor")
+	ofGroup := s.terminate(neighbor)
 	s.AWS.AddGroup(s.group, awstest.Hook{Name: env.Hook}, other)
 	ours := s.AWS.Terminate(s.instances[0].ID)
 	require.Equal(t, "other", ours[1].Hook)
@@ -192,7 +192,7 @@ func TestEvent_OtherGroupOrHook_Untouched(t *testing.T) {
 	require.Equal(t, termination.StatusDrained, s.invoke(ours[0].Body).Status)
 	s.requireCompletedOnce(s.instances[0])
 	require.Equal(t, "Terminating:Wait", s.AWS.State(s.instances[0].ID), "the other hook is not ours to complete")
-	require.Equal(t, "Terminating:Wait", s.AWS.State(neighbour.ID))
+	require.Equal(t, "Terminating:Wait", s.AWS.State(neighbor.ID))
 }
 
 // EventBridge delivers at least once. Two drains of one node would signal pods twice, and the second signal kills a pgbouncer at
@@ -256,9 +256,9 @@ func TestStart_InvalidConfiguration_EveryErrorNamed(t *testing.T) {
 	var said struct{ Faults []config.Error }
 	require.NoError(t, json.Unmarshal([]byte(line), &said), line)
 	found := map[string]int{}
-	for _, fault := range said.Faults {
-		require.NotEmpty(t, fault.Reason)
-		found[fault.Key] = fault.Line
+	for _, e := range said.Faults {
+		require.NotEmpty(t, e.Reason)
+		found[e.Key] = e.Line
 	}
 	require.Equal(t, map[string]int{
 		"autoScalingGroups": 1, "mode": 2, "drain.maxDuration": 4, "drain.concurency": 5, "drain.onDeadline": 6,

@@ -41,15 +41,15 @@ func TestFailure_AutoScalingThrottles_DrainFinishes(t *testing.T) {
 	p.AWS.AddGroup(p.group, awstest.Hook{Name: env.Hook, HeartbeatTimeout: throttledHook + 2*throttled})
 	target := p.instances[0]
 	pods := p.beginBlockedDrain(target)
-	heal := p.AWS.Fail("autoscaling", "", awstest.Fault{
+	restore := p.AWS.Fail("autoscaling", "", awstest.Fault{
 		Session: p.function.Session.Name, Code: http.StatusBadRequest, ErrorCode: "Throttling", Message: "Rate exceeded",
 	})
-	t.Cleanup(heal)
+	t.Cleanup(restore)
 	p.awaitLog("heartbeat failed")
 	p.removePDB("web")
 	p.awaitRefusal("CompleteLifecycleAction")
 	p.awaitElapsed(time.Now(), throttled)
-	heal()
+	restore()
 
 	p.awaitEmptyQueue()
 	p.logProblems()

@@ -178,11 +178,11 @@ func (s *fixture) within(limit time.Duration, what string, holds func() (bool, e
 		}
 		last = err
 		if time.Now().After(deadline) {
-			require.Failf(s, "never", "%s (%v)", what, last)
+			require.Failf(s, "condition never met", "%s (%v)", what, last)
 		}
 		select {
 		case <-s.ctx.Done():
-			require.Failf(s, "cut short", "%s (%v)", what, last)
+			require.Failf(s, "test ended while waiting", "%s (%v)", what, last)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -230,7 +230,7 @@ func answered(all []lab.Request, code int) (found []lab.Request) {
 // awaitLogs waits until the fixture's function has logged all these texts.
 func (s *fixture) awaitLogs(texts ...string) {
 	s.Helper()
-	s.until("the log says "+strings.Join(texts, " and "), func() (bool, error) {
+	s.until("the log has "+strings.Join(texts, " and "), func() (bool, error) {
 		output := s.function.Output()
 		for _, text := range texts {
 			if !strings.Contains(output, text) {

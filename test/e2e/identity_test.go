@@ -79,10 +79,10 @@ func TestIdentity_EachPermission_Needed(t *testing.T) {
 	own := ownEnv(t)
 	for _, p := range permissionsOf(t, own) {
 		if !slices.Contains(fallbacks, p) {
-			t.Run("needs to "+p.String(), func(t *testing.T) { requireNeeded(t, own, p) })
+			t.Run("need to "+p.String(), func(t *testing.T) { requireNeeded(t, own, p) })
 		}
 	}
-	t.Run("is proven anew when its token is refused", func(t *testing.T) { drainWithExpiredToken(t, own) })
+	t.Run("an expired token is replaced", func(t *testing.T) { drainWithExpiredToken(t, own) })
 }
 
 func requireNeeded(t *testing.T, own *env.Env, p permission) {
@@ -124,10 +124,10 @@ func drainWithExpiredToken(t *testing.T, own *env.Env) {
 	end := s.begin(node)
 	s.awaitLogs("eviction blocked") // the drain has started and waits for this PDB
 	asked := s.identityCalls()
-	heal := s.AWS.Fail("sts", "GetCallerIdentity", awstest.Fault{
+	restore := s.AWS.Fail("sts", "GetCallerIdentity", awstest.Fault{
 		Times: 1, Code: http.StatusForbidden, ErrorCode: "ExpiredToken", Message: "The security token included in the request is expired",
 	})
-	t.Cleanup(heal)
+	t.Cleanup(restore)
 	s.until("the API server has forgotten the token", func() (bool, error) {
 		return time.Since(asked[len(asked)-1].At) > tokenCacheTTL, nil
 	})
@@ -141,7 +141,7 @@ func drainWithExpiredToken(t *testing.T, own *env.Env) {
 	calls := s.identityCalls()[len(asked):]
 	require.GreaterOrEqual(t, len(calls), 2)
 	require.Equal(t, []int{http.StatusForbidden, http.StatusOK}, []int{calls[0].Code, calls[1].Code})
-	require.NotEqual(t, calls[0].Params.Get("X-Amz-Signature"), calls[1].Params.Get("X-Amz-Signature"), "signed anew")
+	require.NotEqual(t, calls[0].Params.Get("X-Amz-Signature"), calls[1].Params.Get("X-Amz-Signature"), "signed again")
 	require.NotEqual(t, calls[0].Params.Get("X-Amz-Date"), calls[1].Params.Get("X-Amz-Date"))
 }
 
@@ -167,7 +167,7 @@ func (s *fixture) requireRefused(words, environment string) {
 	report := s.invokeOn(function, s.terminate(node).Body)
 	require.Equal(s, "Failed", report.ErrorType)
 	require.Contains(s, report.ErrorMessage, words)
-	require.Empty(s, s.requests(function), "Kubernetes knows it as nobody")
+	require.Empty(s, s.requests(function), "Kubernetes does not know the user")
 	require.Empty(s, s.AWS.Completions(node.ID))
 	require.False(s, s.node(node).Spec.Unschedulable)
 	require.Nil(s, s.podsOn(node)[0].DeletionTimestamp)

@@ -64,17 +64,17 @@ func randomMoment(random *rand.Rand, longest time.Duration) moment {
 func TestKill_AnyPoint_NextInvocationFinishes(t *testing.T) {
 	on := sharedEnv(t)
 	seeds, kills := killSeedsFor(t), 0
-	for some := range slices.Chunk(seeds, parallelKills) {
-		drains := make([]*killedDrain, len(some))
-		for n, seed := range some {
+	for chunk := range slices.Chunk(seeds, parallelKills) {
+		drains := make([]*killedDrain, len(chunk))
+		for n, seed := range chunk {
 			drains[n] = newKilledDrain(t, on, seed)
 		}
-		var killers sync.WaitGroup
+		var group sync.WaitGroup
 		for _, k := range drains {
 			k.deliver(1)
-			killers.Go(k.kill)
+			group.Go(k.kill)
 		}
-		killers.Wait()
+		group.Wait()
 		for _, k := range drains {
 			k.requireDrained()
 			kills += len(k.done)
@@ -199,7 +199,7 @@ func (k *killedDrain) recordKill(m moment) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.done = append(k.done, fmt.Sprintf("%v, when it had said %q last", m, last))
+	k.done = append(k.done, fmt.Sprintf("%v, last log message %q", m, last))
 }
 
 // requireDrained checks the promise: killed at any point, a later invocation finishes the drain.
@@ -230,7 +230,7 @@ func (p *queueFixture) requireDrainedOnce(target env.Instance, pods []corev1.Pod
 		require.Zero(p, acceptedEvictions(requests[:closed])[pod.Name], "before the node was cordoned")
 	}
 	p.requireCordoned(target, true)
-	p.until("nobody owns the instance", func() (bool, error) { return p.isLeaseFree(target) })
+	p.until("the Lease is free", func() (bool, error) { return p.isLeaseFree(target) })
 }
 
 // allRequests returns the requests of all functions to the API server, in order of arrival.

@@ -72,7 +72,7 @@ func TestLoad_ManyNodesAtOnce_EachDrainedOnce(t *testing.T) {
 			began := time.Now()
 			p.send(events...)
 			p.deliver(1)
-			p.within(loadWait, "every message is done with", func() (bool, error) { return len(p.messages()) == 0, nil })
+			p.within(loadWait, "every message is deleted", func() (bool, error) { return len(p.messages()) == 0, nil })
 			took := time.Since(began)
 			sweeps := swept()
 
@@ -212,13 +212,13 @@ func (p *queueFixture) logLoad(l load, began time.Time, took time.Duration, requ
 			}
 		}
 	})
-	beats, swept, faults := 0, 0, 0
+	heartbeats, swept, sweepErrors := 0, 0, 0
 	for _, i := range p.instances {
-		beats += len(p.AWS.Heartbeats(i.ID))
+		heartbeats += len(p.AWS.Heartbeats(i.ID))
 	}
 	for _, r := range sweeps {
 		swept += r.Heartbeats
-		faults += len(r.Errors)
+		sweepErrors += len(r.Errors)
 	}
 	var peak int64
 	throttled := 0
@@ -228,11 +228,11 @@ func (p *queueFixture) logLoad(l load, began time.Time, took time.Duration, requ
 	}
 	require.Zero(p, throttled, "no client paces itself")
 	p.Logf("%d nodes x %d pods, %d at once: %.1f s; %d requests, %.1f a node beside evictions; %d evictions accepted of %d pods; "+
-		"%d answered 429, %d 409; throttled by the client: %d; completed once: %d; handed over: %d; heartbeats: %d, %d of them by %d sweeps, which had %d faults; "+
+		"%d answered 429, %d 409; throttled by the client: %d; completed once: %d; handed off: %d; heartbeats: %d, %d of them by %d sweeps, which had %d errors; "+
 		"first and last node closed or tainted after %.2f and %.2f s; most resident %d MiB; %v",
 		l.nodes, l.pods, l.concurrency, took.Seconds(), len(requests),
 		float64(len(requests)-kinds["create pods/eviction"])/float64(l.nodes), evictions, l.nodes*l.pods,
-		refused, conflicts, throttled, len(p.instances), len(p.logLines("handed over")), beats, swept, len(sweeps), faults,
+		refused, conflicts, throttled, len(p.instances), len(p.logLines("handed over")), heartbeats, swept, len(sweeps), sweepErrors,
 		closed[0].Seconds(), closed[len(closed)-1].Seconds(), peak>>20, kinds)
 }
 
@@ -270,16 +270,16 @@ func TestLoad_BurstWithDuplicatesAndJunk_NothingLost(t *testing.T) {
 	began := time.Now()
 	p.send(messages...)
 	p.deliver(1)
-	p.within(loadWait, "every message is done with", func() (bool, error) { return len(p.messages()) == 0, nil })
+	p.within(loadWait, "every message is deleted", func() (bool, error) { return len(p.messages()) == 0, nil })
 	took := time.Since(began)
 
 	p.requireAllDrainedOnce()
-	letters := p.AWS.Messages(p.queue.DLQ)
-	require.Len(t, letters, len(bad))
-	for _, letter := range letters {
-		require.NotEmpty(t, letter.Attributes["reason"])
-		at := slices.Index(bad, letter.Body)
-		require.GreaterOrEqual(t, at, 0, "%s", letter.Body)
+	deadLetters := p.AWS.Messages(p.queue.DLQ)
+	require.Len(t, deadLetters, len(bad))
+	for _, deadLetter := range deadLetters {
+		require.NotEmpty(t, deadLetter.Attributes["reason"])
+		at := slices.Index(bad, deadLetter.Body)
+		require.GreaterOrEqual(t, at, 0, "%s", deadLetter.Body)
 		bad = slices.Delete(bad, at, at+1)
 	}
 	require.Empty(t, bad, "each is there as often as it came")
@@ -287,7 +287,7 @@ func TestLoad_BurstWithDuplicatesAndJunk_NothingLost(t *testing.T) {
 	accepted := acceptedEvictions(p.allRequests())
 	require.Len(t, accepted, b.instances)
 	for pod, times := range accepted {
-		require.Equal(t, 1, times, "%s is signalled once", pod)
+		require.Equal(t, 1, times, "%s is evicted once", pod)
 	}
 	waited, most := 0, 0
 	for _, l := range p.logLines("done") {
@@ -296,12 +296,12 @@ func TestLoad_BurstWithDuplicatesAndJunk_NothingLost(t *testing.T) {
 			waited++
 		}
 	}
-	t.Logf("%d messages, %d at once: %.1f s; %d instances completed once; %d dead letters; %d deliveries found their instance owned; "+
+	t.Logf("%d messages, %d at once: %.1f s; %d instances completed once; %d messages in the DLQ; %d deliveries found another invocation draining; "+
 		"most deliveries of one message: %d; requests of Kubernetes: %d",
-		b.messages, b.concurrency, took.Seconds(), b.instances, len(letters), waited, most, len(p.allRequests()))
+		b.messages, b.concurrency, took.Seconds(), b.instances, len(deadLetters), waited, most, len(p.allRequests()))
 }
 
-// mix returns the burst in a fixed random order, and the messages that must end in the dead-letter queue.
+// mix returns the burst in a fixed random order, and the messages that must end in the dead-deadLetter queue.
 func (p *queueFixture) mix(b burst) (messages [][]byte, bad []string) {
 	p.Helper()
 	genuine := p.terminateAll()

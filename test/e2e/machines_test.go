@@ -54,17 +54,17 @@ var machineSlots = make(chan struct{}, 1)
 // machines is the shared environment with machines, or the error that prevented it.
 var machines = struct {
 	sync.Once
-	stage *env.Env
-	err   error
+	env *env.Env
+	err error
 }{}
 
 func sharedMachines(t *testing.T) *env.Env {
 	t.Helper()
 	lab.RequireMachines(t)
 	t.Parallel()
-	machines.Do(func() { machines.stage, machines.err = startEnv(t.Context(), true) })
+	machines.Do(func() { machines.env, machines.err = startEnv(t.Context(), true) })
 	require.NoError(t, machines.err)
-	return machines.stage
+	return machines.env
 }
 
 // removeInstance ends an instance as EC2 does, then removes its node as the cloud controller does.
@@ -137,7 +137,7 @@ func TestEvict_PreStopHook_EndsBeforeSIGTERM(t *testing.T) {
 	pod := r.pod(t, "stateful")
 	require.Equal(t, drain.Evicted, pod.Outcome)
 	require.GreaterOrEqual(t, times[1].Sub(times[0]), 4*time.Second-clockTolerance)
-	require.False(t, pod.GoneAt.Before(times[2].Truncate(time.Second)), "gone %s, signalled %s", pod.GoneAt, times[2])
+	require.False(t, pod.GoneAt.Before(times[2].Truncate(time.Second)), "gone %s, signaled %s", pod.GoneAt, times[2])
 	require.Len(t, s.AWS.Completions(s.instances[0].ID), 1)
 }
 
@@ -151,8 +151,8 @@ func TestEvict_IgnoresSIGTERM_KilledAfterGrace(t *testing.T) {
 	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
 	words, times := s.recorded("log")
 	require.Contains(t, words, "term")
-	signalled := times[slices.Index(words, "term")]
-	lived := times[len(times)-1].Sub(signalled)
+	signaled := times[slices.Index(words, "term")]
+	lived := times[len(times)-1].Sub(signaled)
 	require.GreaterOrEqual(t, lived, grace*time.Second-time.Second) // less the time from eviction to signal
 	require.Less(t, lived, 2*grace*time.Second)
 }
@@ -339,7 +339,7 @@ func TestForce_Container_HookAndSIGTERMBeforeDeadline(t *testing.T) {
 	s.requireForced(r, pod, r.Deadline.Add(-15*time.Second))
 	words, times := s.recorded("log")
 	require.Equal(t, []string{"hook", "hooked", "term"}, words)
-	require.True(t, times[2].Before(r.Deadline), "signalled at %v, deadline %v", times[2], r.Deadline)
+	require.True(t, times[2].Before(r.Deadline), "signaled at %v, deadline %v", times[2], r.Deadline)
 	require.NotZero(t, r.pod(t, pod.Name).GoneAt)
 	require.NotContains(t, r.pod(t, pod.Name).Reason, "still stopping")
 }

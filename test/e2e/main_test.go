@@ -27,12 +27,12 @@ func TestMain(m *testing.M) {
 	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' reapers clean up afterwards
 	shared, sharedErr = startEnv(ctx, false)
 	code := m.Run()
-	stages := slices.DeleteFunc([]*env.Env{shared, machines.stage}, func(s *env.Env) bool { return s == nil })
-	if err := audit(stages...); err != nil && code == 0 && len(stages) > 0 {
+	envs := slices.DeleteFunc([]*env.Env{shared, machines.env}, func(s *env.Env) bool { return s == nil })
+	if err := audit(envs...); err != nil && code == 0 && len(envs) > 0 {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		code = 1
 	}
-	for _, s := range stages {
+	for _, s := range envs {
 		if err := s.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
 			code = 1

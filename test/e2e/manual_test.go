@@ -50,7 +50,7 @@ func (s *fixture) createPodsOfEachKind(i env.Instance) {
 	s.Helper()
 	s.deploy("web", 1)
 	s.deploy("single", 1, func(d *appsv1.Deployment) { d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(90)) })
-	s.runPodOn(i, "pooler", labelled("app.kubernetes.io/name", "pgbouncer"))
+	s.runPodOn(i, "pooler", labeled("app.kubernetes.io/name", "pgbouncer"))
 	s.runPodOn(i, "system", func(p *corev1.Pod) { p.Spec.PriorityClassName = "system-cluster-critical" })
 	s.runPodOn(i, "careful", annotated("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"))
 	s.runPodOn(i, "stays", annotated("quiesce/drain", "false"))

@@ -42,7 +42,7 @@ var hiddenNodes = []struct {
 	{node: "zz-unrelated", name: "ip-10-9-9-9.ec2.internal", lists: 4},
 	{node: "zz-refused", name: "zz-refused", refused: true, lists: 4},
 	{node: "zz-of-another", name: manyNodeName(0), lists: 4},
-	{node: "zz-mislabelled", name: "ip-10-9-9-8.ec2.internal", zone: "elsewhere", lists: 4 + 7},
+	{node: "zz-mislabeled", name: "ip-10-9-9-8.ec2.internal", zone: "elsewhere", lists: 4 + 7},
 }
 
 // A name is a guess: with custom node names it finds no node or another instance's node. A list of all nodes in one response can
@@ -70,7 +70,7 @@ func TestFindNode_ThousandsOfNodes_FoundPageByPage(t *testing.T) {
 			pagesOnly(t, s.requests(s.function)[before:], target.Zone, h.lists)
 		})
 	}
-	s.requireOnlyCordoned("zz-unrelated", "zz-refused", "zz-of-another", "zz-mislabelled")
+	s.requireOnlyCordoned("zz-unrelated", "zz-refused", "zz-of-another", "zz-mislabeled")
 	require.LessOrEqual(t, s.function.MaxRSS(), int64(peakMemory), "it lists them page by page")
 }
 

@@ -29,8 +29,8 @@ const (
 
 // outage is a failure of the control plane, and what the functions then log.
 type outage struct {
-	strike func(*queueFixture) (heal func())
-	says   string
+	begin func(*queueFixture) (restore func())
+	log   string
 }
 
 // AWS upgrades and moves the control plane of EKS while nodes are drained, and its parts fail. A drain in progress then
@@ -46,14 +46,14 @@ func TestOutage_ControlPlane_DrainFinishes(t *testing.T) {
 			p := newQueueFixtureOn(t, own, 3, 2, env.Settings{})
 			first, second, bystander := p.instances[0], p.instances[1], p.instances[2]
 			pods := p.beginBlockedDrain(first)
-			heal := o.strike(p)
+			restore := o.begin(p)
 			p.send(p.terminate(second).Body)
 			p.awaitLog(`"not done"`)
-			heal()
+			restore()
 			p.removePDB("web")
 			p.awaitEmptyQueue()
 			p.logProblems()
-			p.awaitLog(o.says)
+			p.awaitLog(o.log)
 			p.requireDrainedOnce(first, pods)
 			p.requireDrainedOnce(second, nil)
 			p.requireUntouched(bystander)
@@ -82,7 +82,7 @@ func (p *queueFixture) beginBlockedDrain(i env.Instance) (pods []corev1.Pod) {
 // awaitLog waits until one of the functions has logged this text.
 func (p *queueFixture) awaitLog(text string) {
 	p.Helper()
-	p.until("the log says "+text, func() (bool, error) {
+	p.until("the log has "+text, func() (bool, error) {
 		return slices.ContainsFunc(p.functions, func(f *env.Function) bool { return strings.Contains(f.Output(), text) }), nil
 	})
 }
@@ -90,12 +90,12 @@ func (p *queueFixture) awaitLog(text string) {
 // logProblems logs the functions' warnings and errors, each message once.
 func (p *queueFixture) logProblems() {
 	p.Helper()
-	told := map[string]bool{}
+	seen := map[string]bool{}
 	for _, f := range p.functions {
 		for text := range strings.Lines(f.Output()) {
 			var l struct{ Level, Msg string }
-			if json.Unmarshal([]byte(text), &l) == nil && l.Level != "INFO" && !told[l.Msg] {
-				told[l.Msg] = true
+			if json.Unmarshal([]byte(text), &l) == nil && l.Level != "INFO" && !seen[l.Msg] {
+				seen[l.Msg] = true
 				p.Logf("%s", text)
 			}
 		}
@@ -105,10 +105,10 @@ func (p *queueFixture) logProblems() {
 // awaitElapsed waits until a failure has lasted for d.
 func (p *queueFixture) awaitElapsed(since time.Time, d time.Duration) {
 	p.Helper()
-	p.until("it has lasted for "+d.String(), func() (bool, error) { return time.Since(since) >= d, nil })
+	p.until("the failure has lasted for "+d.String(), func() (bool, error) { return time.Since(since) >= d, nil })
 }
 
-func stopAPIServer(p *queueFixture) (heal func()) {
+func stopAPIServer(p *queueFixture) (restore func()) {
 	require.NoError(p, p.Lab.StopAPIServer(p.ctx))
 	since := time.Now()
 	return func() {
@@ -117,7 +117,7 @@ func stopAPIServer(p *queueFixture) (heal func()) {
 	}
 }
 
-func freezeEtcd(p *queueFixture) (heal func()) {
+func freezeEtcd(p *queueFixture) (restore func()) {
 	thaw, err := p.Lab.FreezeEtcd(p.ctx)
 	require.NoError(p, err)
 	thaw = sync.OnceValue(thaw)
@@ -130,7 +130,7 @@ func freezeEtcd(p *queueFixture) (heal func()) {
 }
 
 // denyTokens makes STS answer that the functions' sessions have expired, even for new tokens.
-func denyTokens(p *queueFixture) (heal func()) {
+func denyTokens(p *queueFixture) (restore func()) {
 	remove := p.AWS.Fail("sts", "GetCallerIdentity", awstest.Fault{
 		Code: http.StatusForbidden, ErrorCode: "ExpiredToken", Message: "The security token included in the request is expired",
 	})

@@ -56,9 +56,9 @@ func compose(first, then func(*testing.T, []byte) []byte) func(*testing.T, []byt
 func notification(t *testing.T, event []byte) []byte {
 	var e object
 	require.NoError(t, json.Unmarshal(event, &e))
-	return sample(t, "hook-notification", func(notice object) {
-		maps.Copy(notice, e["detail"].(object))
-		notice["Time"] = e["time"]
+	return sample(t, "hook-notification", func(notification object) {
+		maps.Copy(notification, e["detail"].(object))
+		notification["Time"] = e["time"]
 	})
 }
 

@@ -53,7 +53,7 @@ func TestPDB_RoomAgain_NextEvictionAtOnce(t *testing.T) {
 	s.pdb("web", "web", 0)
 	target := s.hostOf("web")
 	end := s.begin(target)
-	s.until("the function watches the budgets", func() (bool, error) {
+	s.until("the function watches the PDBs", func() (bool, error) {
 		return slices.Contains(verbsOn(s.requests(s.function), "poddisruptionbudgets"), "watch"), nil
 	})
 	s.awaitLogs("can never allow")
@@ -64,17 +64,17 @@ func TestPDB_RoomAgain_NextEvictionAtOnce(t *testing.T) {
 	accepted := answered(s.evictions(""), http.StatusCreated)
 	require.Len(t, accepted, 1)
 	took := accepted[0].Time.Sub(s.pdbUpdatedAt("web", accepted[0].Time))
-	t.Logf("budget freed -> eviction: %s", took)
+	t.Logf("PDB has room -> eviction: %s", took)
 	require.Less(t, took, time.Second)
 }
 
 // pdbUpdatedAt returns when the PDB's status was last written before the given time.
-func (s *fixture) pdbUpdatedAt(budget string, before time.Time) (last time.Time) {
+func (s *fixture) pdbUpdatedAt(pdb string, before time.Time) (last time.Time) {
 	s.Helper()
 	written, err := s.Lab.Audit().By(lab.Controllers)
 	require.NoError(s, err)
 	for _, r := range written {
-		if r.Namespace == s.group && r.Name == budget && r.Code == http.StatusOK && r.Time.Before(before) {
+		if r.Namespace == s.group && r.Name == pdb && r.Code == http.StatusOK && r.Time.Before(before) {
 			last = r.Time
 		}
 	}
@@ -113,7 +113,7 @@ func TestPDB_NeverAllows_LoggedAtOnce(t *testing.T) {
 	name := s.podsOn(target)[0].Name
 	end := s.begin(target)
 	s.awaitLogs("can never allow a disruption")
-	require.Empty(t, s.AWS.Completions(target.ID), "said while the drain runs")
+	require.Empty(t, s.AWS.Completions(target.ID), "logged while the drain runs")
 
 	report := end()
 	require.Equal(t, termination.StatusPartial, report.Status, report.ErrorMessage)
@@ -142,8 +142,8 @@ func (s *fixture) watchPDB(name string) (seen func() []pdbStatus) {
 	var reading sync.WaitGroup
 	reading.Go(func() {
 		for event := range watch.ResultChan() {
-			if budget, ok := event.Object.(*policyv1.PodDisruptionBudget); ok {
-				all = append(all, pdbStatus{budget.Status, time.Now()})
+			if pdb, ok := event.Object.(*policyv1.PodDisruptionBudget); ok {
+				all = append(all, pdbStatus{pdb.Status, time.Now()})
 			}
 		}
 	})
@@ -155,11 +155,11 @@ func (s *fixture) watchPDB(name string) (seen func() []pdbStatus) {
 }
 
 // setMaxUnavailable changes a PDB.
-func (s *fixture) setMaxUnavailable(budget string, maxUnavailable int) {
+func (s *fixture) setMaxUnavailable(pdb string, maxUnavailable int) {
 	s.Helper()
 	patch := fmt.Appendf(nil, `{"spec":{"maxUnavailable":%d}}`, maxUnavailable)
 	_, err := s.Lab.Client().PolicyV1().PodDisruptionBudgets(s.group).
-		Patch(s.ctx, budget, types.MergePatchType, patch, metav1.PatchOptions{})
+		Patch(s.ctx, pdb, types.MergePatchType, patch, metav1.PatchOptions{})
 	require.NoError(s, err)
 }
 

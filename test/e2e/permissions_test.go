@@ -41,29 +41,29 @@ type auditor struct {
 
 // audit compares what the functions in these environments did with what they are allowed to do. Only a run of all tests can show
 // that every permission is used.
-func audit(stages ...*env.Env) error {
-	l := auditor{used: map[string]bool{}, refused: map[string]bool{}}
-	for _, on := range stages {
-		l.collect(on)
+func audit(envs ...*env.Env) error {
+	a := auditor{used: map[string]bool{}, refused: map[string]bool{}}
+	for _, on := range envs {
+		a.collect(on)
 	}
 	must, err := grantedPermissions()
 	if err != nil {
-		return errors.Join(append(l.errs, err)...)
+		return errors.Join(append(a.errs, err)...)
 	}
-	for _, refused := range slices.Sorted(maps.Keys(l.refused)) {
-		l.fail("Kubernetes refuses the function to %s, which it asks for", refused)
+	for _, refused := range slices.Sorted(maps.Keys(a.refused)) {
+		a.fail("Kubernetes denies the function a request: %s", refused)
 	}
-	for _, used := range slices.Sorted(maps.Keys(l.used)) {
+	for _, used := range slices.Sorted(maps.Keys(a.used)) {
 		if _, granted := must[used]; !granted && used != alwaysAllowed {
-			l.fail("the function uses %s, which it is not granted", used)
+			a.fail("the function uses %s without permission", used)
 		}
 	}
-	for _, right := range slices.Sorted(maps.Keys(must)) {
-		if everyTestRan() && must[right] && !l.used[right] {
-			l.fail("the function is granted %s, which it does not use", right)
+	for _, permission := range slices.Sorted(maps.Keys(must)) {
+		if everyTestRan() && must[permission] && !a.used[permission] {
+			a.fail("the function has the permission %s, but does not use it", permission)
 		}
 	}
-	return errors.Join(l.errs...)
+	return errors.Join(a.errs...)
 }
 
 // everyTestRan reports whether no test was excluded by a flag.
@@ -71,39 +71,39 @@ func everyTestRan() bool {
 	return flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.skip").Value.String() == ""
 }
 
-func (l *auditor) fail(format string, args ...any) {
-	l.errs = append(l.errs, fmt.Errorf(format, args...))
+func (a *auditor) fail(format string, args ...any) {
+	a.errs = append(a.errs, fmt.Errorf(format, args...))
 }
 
-func (l *auditor) collect(on *env.Env) {
+func (a *auditor) collect(on *env.Env) {
 	for _, call := range on.AWS.Calls() {
 		if env.IsFunction(call.Session) {
-			l.used[call.Service+":"+call.Action] = true
+			a.used[call.Service+":"+call.Action] = true
 		}
 	}
 	requests, err := on.Lab.Audit().Of(func(user string) bool { return env.IsFunction(strings.TrimPrefix(user, "quiesce:")) })
 	if err != nil {
-		l.errs = append(l.errs, err)
+		a.errs = append(a.errs, err)
 	}
 	for _, r := range requests {
-		if l.used[permissionOf(r)] = true; r.Denied {
-			l.refused[permissionOf(r)] = true
+		if a.used[permissionOf(r)] = true; r.Denied {
+			a.refused[permissionOf(r)] = true
 		}
 	}
 	for _, function := range on.Functions() {
-		l.checkMetrics(function)
+		a.checkMetrics(function)
 	}
 }
 
 // checkMetrics checks that CloudWatch accepts the metrics that a function writes.
-func (l *auditor) checkMetrics(f *env.Function) {
+func (a *auditor) checkMetrics(f *env.Function) {
 	values, err := metricstest.Of(f.Output())
 	if err != nil {
-		l.fail("%s: %w", f.Session.Name, err)
+		a.fail("%s: %w", f.Session.Name, err)
 	}
 	for _, v := range values {
 		if v.Namespace != metrics.Namespace || v.Dimensions[metrics.Cluster] == "" {
-			l.fail("%s: a metric %+v", f.Session.Name, v)
+			a.fail("%s: unexpected metric %+v", f.Session.Name, v)
 		}
 	}
 }

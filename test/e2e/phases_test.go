@@ -25,7 +25,7 @@ func TestPhases_Several_OneAfterTheOther(t *testing.T) {
 	node := s.instances[0]
 	s.runPodOn(node, "dns", func(p *corev1.Pod) { p.Spec.PriorityClassName = "system-cluster-critical" })
 	s.runPodOn(node, "worker")
-	s.runPodOn(node, "pooler", labelled("app.kubernetes.io/name", "pgbouncer"))
+	s.runPodOn(node, "pooler", labeled("app.kubernetes.io/name", "pgbouncer"))
 
 	report := s.drain(node)
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)

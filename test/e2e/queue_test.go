@@ -45,16 +45,16 @@ func TestQueue_FunctionKilled_RetriedWithinOneMinute(t *testing.T) {
 	p.deliver(1)
 	p.until("both are evicted", func() (bool, error) { return len(answered(p.evictions(""), http.StatusCreated)) == 2, nil })
 	p.function.Kill()
-	left := p.messages()
-	require.Len(t, left, 1)
-	require.WithinRange(t, left[0].Visible, time.Now(), time.Now().Add(maxCrashDelay))
+	messages := p.messages()
+	require.Len(t, messages, 1)
+	require.WithinRange(t, messages[0].Visible, time.Now(), time.Now().Add(maxCrashDelay))
 
 	p.awaitEmptyQueue()
 	p.requireCompletedOnce(target)
 	require.Empty(t, p.podsOn(target))
 	require.False(t, p.AWS.Expired(target.ID))
 	for _, pod := range []string{"first", "second"} {
-		require.Len(t, p.evictions(pod), 1, "nobody is signalled twice")
+		require.Len(t, p.evictions(pod), 1, "no pod is signaled twice")
 	}
 	done := p.logLines("done")
 	require.Len(t, done, 1)
@@ -79,39 +79,39 @@ func TestQueue_ShortInvocations_DrainHandedOff(t *testing.T) {
 		require.NotContains(t, f.Output(), "Task timed out")
 	}
 
-	handed := p.logLines("handed over")
-	require.GreaterOrEqual(t, len(handed), 3)
-	slices.SortFunc(handed, func(a, b line) int { return a.Time.Compare(b.Time) })
-	for n, l := range handed {
+	handoffs := p.logLines("handed over")
+	require.GreaterOrEqual(t, len(handoffs), 3)
+	slices.SortFunc(handoffs, func(a, b line) int { return a.Time.Compare(b.Time) })
+	for n, l := range handoffs {
 		require.Equal(t, termination.StatusIncomplete, l.Report.Status)
-		require.Equal(t, handed[0].Report.Deadline, l.Report.Deadline, "it is one drain with one clock")
+		require.Equal(t, handoffs[0].Report.Deadline, l.Report.Deadline, "it is one drain with one clock")
 		require.Equal(t, n+1, l.Receives)
-		t.Logf("slice %d ended %v before its invocation would have", l.Receives, 20*time.Second-l.Report.FinishedAt.Sub(l.Report.StartedAt))
+		t.Logf("invocation %d ended %v before its timeout", l.Receives, 20*time.Second-l.Report.FinishedAt.Sub(l.Report.StartedAt))
 	}
-	given := slices.DeleteFunc(p.calls("ChangeMessageVisibility"), func(c awstest.Call) bool {
+	handoffHides := slices.DeleteFunc(p.calls("ChangeMessageVisibility"), func(c awstest.Call) bool {
 		return c.Params.Get("VisibilityTimeout") == "60"
 	})
-	require.Len(t, given, len(handed))
-	for _, call := range given {
+	require.Len(t, handoffHides, len(handoffs))
+	for _, call := range handoffHides {
 		require.Equal(t, "1", call.Params.Get("VisibilityTimeout"))
 	}
-	p.logHandoffGaps(handed)
+	p.logHandoffGaps(handoffs)
 
-	told := p.nodeEvents(target)
-	require.Len(t, told, 2, "of the drain, not of its slices")
-	require.Contains(t, told[1], "Normal Drained drained in ")
-	require.EqualValues(t, len(handed), p.metricSum("HandOvers"))
+	events := p.nodeEvents(target)
+	require.Len(t, events, 2, "of the drain, not of each invocation")
+	require.Contains(t, events[1], "Normal Drained drained in ")
+	require.EqualValues(t, len(handoffs), p.metricSum("HandOvers"))
 	require.EqualValues(t, 1, p.metricSum("Drains", "Status", "drained"))
 	require.EqualValues(t, 1, p.metricSum("PodsEvicted"))
 	require.Zero(t, p.metricSum("HooksExpired"))
 }
 
 // logHandoffGaps logs the time between two invocations of a drain.
-func (p *queueFixture) logHandoffGaps(handed []line) {
+func (p *queueFixture) logHandoffGaps(handoffs []line) {
 	done := p.logLines("done")
-	ends := append(slices.Clone(handed), done...)
+	ends := append(slices.Clone(handoffs), done...)
 	for n := 1; n < len(ends); n++ {
-		p.Logf("pause before slice %d: %v", ends[n].Receives, ends[n].Report.StartedAt.Sub(ends[n-1].Time).Round(time.Millisecond))
+		p.Logf("pause before invocation %d: %v", ends[n].Receives, ends[n].Report.StartedAt.Sub(ends[n-1].Time).Round(time.Millisecond))
 	}
 }
 
@@ -126,7 +126,7 @@ func TestQueue_Duplicate_WaitsThenSkipped(t *testing.T) {
 	event := p.terminate(target).Body
 	p.send(event, event)
 	p.deliver(1)
-	p.until("the second message finds the instance owned", func() (bool, error) {
+	p.until("the second message finds the instance being drained", func() (bool, error) {
 		return strings.Contains(p.functions[0].Output()+p.functions[1].Output(), "another invocation is draining"), nil
 	})
 	p.removePDB("slow")
@@ -134,9 +134,9 @@ func TestQueue_Duplicate_WaitsThenSkipped(t *testing.T) {
 	p.requireCompletedOnce(target)
 	accepted := acceptedEvictions(append(p.requests(p.functions[0]), p.requests(p.functions[1])...))
 	require.Equal(t, map[string]int{pod: 1}, accepted)
-	owned := slices.DeleteFunc(p.logLines("done"), func(l line) bool { return l.Report.Status != termination.StatusSkipped })
-	require.NotEmpty(t, owned)
-	require.Contains(t, owned[0].Report.Reason, "another invocation is draining")
+	skipped := slices.DeleteFunc(p.logLines("done"), func(l line) bool { return l.Report.Status != termination.StatusSkipped })
+	require.NotEmpty(t, skipped)
+	require.Contains(t, skipped[0].Report.Reason, "another invocation is draining")
 }
 
 // One malformed message must not keep the nodes of the other messages from being drained, nor bring those messages back; and it
@@ -153,14 +153,14 @@ func TestQueue_MalformedInBatch_SentToDLQOthersDrained(t *testing.T) {
 	for _, target := range p.instances {
 		p.requireCompletedOnce(target)
 	}
-	letters := p.AWS.Messages(p.queue.DLQ)
-	require.Len(t, letters, 1)
-	require.Equal(t, string(bad), letters[0].Body)
-	require.Equal(t, "Records[1].body: detail.EC2InstanceId: missing", letters[0].Attributes["reason"])
+	deadLetters := p.AWS.Messages(p.queue.DLQ)
+	require.Len(t, deadLetters, 1)
+	require.Equal(t, string(bad), deadLetters[0].Body)
+	require.Equal(t, "Records[1].body: detail.EC2InstanceId: missing", deadLetters[0].Attributes["reason"])
 	moved := p.logLines("moved to the dead letters")
 	require.Len(t, moved, 1)
-	require.Equal(t, letters[0].Attributes["messageId"], moved[0].Message)
-	require.Equal(t, letters[0].Attributes["reason"], moved[0].Reason)
+	require.Equal(t, deadLetters[0].Attributes["messageId"], moved[0].Message)
+	require.Equal(t, deadLetters[0].Attributes["reason"], moved[0].Reason)
 	require.EqualValues(t, 1, p.metricSum("Malformed"))
 }
 

@@ -77,7 +77,7 @@ func (p *queueFixture) messages() []awstest.Message { return p.AWS.Messages(p.qu
 // awaitEmptyQueue waits until every message is deleted.
 func (p *queueFixture) awaitEmptyQueue() {
 	p.Helper()
-	p.until("every message is done with", func() (bool, error) { return len(p.messages()) == 0, nil })
+	p.until("every message is deleted", func() (bool, error) { return len(p.messages()) == 0, nil })
 }
 
 // line is one line of a function's log.

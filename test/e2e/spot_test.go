@@ -61,9 +61,9 @@ func TestSpotInterruption_NotConfirmed_NothingDrained(t *testing.T) {
 
 	foreign := s.group + "-other"
 	s.AWS.AddGroup(foreign)
-	neighbour := s.instanceWithoutNode(foreign, "neighbour")
-	require.Equal(t, termination.StatusSkipped, s.invoke(s.interruption("spot-interruption", neighbour, now)).Status)
-	require.Empty(t, s.requests(s.function), "and asks nothing of the cluster")
+	neighbor := s.instanceWithoutNode(foreign, "neighbor")
+	require.Equal(t, termination.StatusSkipped, s.invoke(s.interruption("spot-interruption", neighbor, now)).Status)
+	require.Empty(t, s.requests(s.function), "without a request to the cluster")
 }
 
 // spot adds a Spot instance to the fixture's group, with its node.

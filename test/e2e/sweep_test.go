@@ -66,10 +66,10 @@ func TestSweep_MessagesWaiting_NothingResent(t *testing.T) {
 	p := newQueueFixture(t, 1, 1, 0)
 	p.terminate(p.instances[0])
 	p.AWS.Backdate(p.instances[0].ID, 10*time.Minute)
-	p.send([]byte("anybody's"))
+	p.send([]byte("another message"))
 	r := p.sweep()
 	require.Equal(t, 1, r.Messages)
-	require.Equal(t, 1, r.Heartbeats, "but it is kept alive")
+	require.Equal(t, 1, r.Heartbeats, "the heartbeat is still sent")
 	require.Zero(t, r.EventsResent)
 	require.Len(t, p.messages(), 1)
 }
@@ -82,12 +82,12 @@ func TestSweep_InstanceDraining_Skipped(t *testing.T) {
 	end := p.begin(target)
 	p.awaitLogs("eviction blocked") // the drain has started and waits for this PDB
 	p.AWS.Backdate(target.ID, 10*time.Minute)
-	beats := len(p.AWS.Heartbeats(target.ID))
+	heartbeats := len(p.AWS.Heartbeats(target.ID))
 	r := p.sweepBy(p.functions[1])
 	require.Equal(t, 1, r.Draining)
 	require.Zero(t, r.Heartbeats)
 	require.Zero(t, r.EventsResent)
-	require.Len(t, p.AWS.Heartbeats(target.ID), beats)
+	require.Len(t, p.AWS.Heartbeats(target.ID), heartbeats)
 	p.removePDB("slow")
 	require.Equal(t, termination.StatusDrained, end().Status)
 }
@@ -100,13 +100,13 @@ func TestSweep_InstanceWaitsOnOtherHook_Skipped(t *testing.T) {
 	require.Equal(t, termination.StatusDrained, p.drain(target).Status)
 	require.Equal(t, "Terminating:Wait", p.AWS.State(target.ID))
 	p.AWS.Backdate(target.ID, 10*time.Minute)
-	beats := len(p.AWS.Heartbeats(target.ID))
+	heartbeats := len(p.AWS.Heartbeats(target.ID))
 	r := p.sweep()
 	require.Equal(t, 1, r.Waiting)
 	require.Zero(t, r.Heartbeats)
 	require.Zero(t, r.EventsResent)
 	require.Empty(t, r.Errors)
-	require.Len(t, p.AWS.Heartbeats(target.ID), beats)
+	require.Len(t, p.AWS.Heartbeats(target.ID), heartbeats)
 }
 
 // An instance of a warm pool returns to service without an event. Its node would stay cordoned: capacity that is paid for and not

@@ -25,7 +25,7 @@ func annotated(key, value string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { metav1.SetMetaDataAnnotation(&p.ObjectMeta, key, value) }
 }
 
-func labelled(key, value string) func(*corev1.Pod) {
+func labeled(key, value string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { metav1.SetMetaDataLabel(&p.ObjectMeta, key, value) }
 }
 
@@ -198,7 +198,7 @@ func (s *fixture) pdb(name, app string, maxUnavailable int) {
 		},
 	}, metav1.CreateOptions{})
 	require.NoError(s, err)
-	s.until("budget "+name+" is counted", func() (bool, error) {
+	s.until("PDB "+name+" is counted", func() (bool, error) {
 		b, err := s.Lab.Client().PolicyV1().PodDisruptionBudgets(s.group).Get(s.ctx, name, metav1.GetOptions{})
 		return err == nil && b.Status.ObservedGeneration == b.Generation && b.Status.ExpectedPods > 0, err
 	})

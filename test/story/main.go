@@ -54,15 +54,15 @@ func runAll(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
-	ground := poolers.NewNodePool(s)
+	pool := poolers.NewNodePool(s)
 	var runs []*run
 	for version := range strings.SplitSeq(o.versions, ",") {
 		for _, drained := range []bool{false, true} {
-			t, err := runOnce(ctx, ground, o, version, drained)
+			r, err := runOnce(ctx, pool, o, version, drained)
 			if err != nil {
 				return fmt.Errorf("pgbouncer %s, %s quiesce: %w", version, withOrWithout(drained), err)
 			}
-			runs = append(runs, t)
+			runs = append(runs, r)
 		}
 	}
 	table(os.Stdout, runs)

@@ -44,11 +44,11 @@ type run struct {
 }
 
 // runOnce does one run.
-func runOnce(ctx context.Context, g *poolers.NodePool, o options, version string, drained bool) (*run, error) {
+func runOnce(ctx context.Context, pool *poolers.NodePool, o options, version string, drained bool) (*run, error) {
 	logf("pgbouncer %s, %s quiesce", version, withOrWithout(drained))
 	r := &run{version: version, drained: drained, probesPass: true}
 	var err error
-	r.Fixture, err = poolers.SetUp(ctx, g, poolers.Options{
+	r.Fixture, err = poolers.SetUp(ctx, pool, poolers.Options{
 		Name:    withOrWithout(drained) + "-" + strings.ReplaceAll(version, ".", "-"),
 		NoHook:  !drained,
 		Poolers: database.Options{Version: version},
@@ -61,10 +61,10 @@ func runOnce(ctx context.Context, g *poolers.NodePool, o options, version string
 		return nil, err
 	}
 	if r.results, err = r.Finish(ctx, hangsAfter); err != nil {
-		return nil, fmt.Errorf("compare the books: %w", err)
+		return nil, fmt.Errorf("compare the results: %w", err)
 	}
 	if r.keepalive, err = r.keepaliveTime(ctx); err != nil {
-		return nil, fmt.Errorf("ask the workers' kernel: %w", err)
+		return nil, fmt.Errorf("read the workers' keepalive timers: %w", err)
 	}
 	return r, r.TearDown(ctx)
 }

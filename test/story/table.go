@@ -16,17 +16,17 @@ var rows = []struct {
 	value func(*run) string
 }{
 	{"workers", func(r *run) string { return strconv.Itoa(len(r.results.Workers)) }},
-	{"node's life after Auto Scaling's decision", func(r *run) string { return seconds(r.died.Sub(r.terminated)) }},
-	{"workers that hang, a minute after its death", func(r *run) string { return strconv.Itoa(len(r.results.Hanging)) }},
+	{"time from termination to node loss", func(r *run) string { return seconds(r.died.Sub(r.terminated)) }},
+	{"workers that hang one minute later", func(r *run) string { return strconv.Itoa(len(r.results.Hanging)) }},
 	{"  hanging for", (*run).hangingFor},
-	{"  until their kernel first asks for the pooler", (*run).keepaliveText},
-	{"  probes of workers that failed meanwhile", (*run).failedProbes},
+	{"  until TCP keepalive detects the dead peer", (*run).keepaliveText},
+	{"  failed probes of workers", (*run).failedProbes},
 	{"transactions committed", func(r *run) string { return strconv.Itoa(r.results.Comparison.Committed) }},
-	{"  cut in flight", func(r *run) string { return strconv.Itoa(r.results.Comparison.Aborted + r.results.Comparison.InFlight) }},
-	{"  cut at COMMIT, outcome unknown to the worker", func(r *run) string { return strconv.Itoa(r.results.Comparison.Ambiguous) }},
-	{"  lost, or there twice", func(r *run) string { return strconv.Itoa(r.results.Inconsistent()) }},
+	{"  aborted in flight", func(r *run) string { return strconv.Itoa(r.results.Comparison.Aborted + r.results.Comparison.InFlight) }},
+	{"  aborted at COMMIT, result unknown to the worker", func(r *run) string { return strconv.Itoa(r.results.Comparison.Ambiguous) }},
+	{"  lost or duplicated", func(r *run) string { return strconv.Itoa(r.results.Inconsistent()) }},
 	{"connections closed between transactions", func(r *run) string { return strconv.Itoa(r.results.Closed()) }},
-	{"connects refused", func(r *run) string { return strconv.Itoa(r.results.Refused()) }},
+	{"refused connects", func(r *run) string { return strconv.Itoa(r.results.Refused()) }},
 	{"longest stall of a worker that does not hang", func(r *run) string { return seconds(r.results.LongestStall()) }},
 	{"drain", (*run).drainOutcome},
 }
@@ -87,7 +87,7 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds())
 func (r *run) panel() picture.Panel {
 	return picture.Panel{
 		Title:    fmt.Sprintf("pgbouncer %s, %s quiesce", r.version, withOrWithout(r.drained)),
-		Subtitle: fmt.Sprintf("%d of %d workers hang at the end; %d transactions cut", len(r.results.Hanging), len(r.results.Workers), r.results.Interrupted()),
+		Subtitle: fmt.Sprintf("%d of %d workers hang at the end; %d transactions aborted", len(r.results.Hanging), len(r.results.Workers), r.results.Interrupted()),
 		Workers:  len(r.results.Workers), Samples: r.samples, Marks: r.marks,
 	}
 }

@@ -33,10 +33,10 @@ func TestEscort_EachStrategy_NoTransactionAborted(t *testing.T) {
 				require.True(t, strings.HasPrefix(escort.Version, version), escort.Version)
 				require.Positive(t, escort.Clients)
 				require.Empty(t, escort.AbortedDetail)
-				books := p.finish()
-				requireNoneAborted(t, books)
-				require.LessOrEqual(t, books.ClosedOnCareful(), 1, "errors at BEGIN")
-				require.Zero(t, books.Refused(), "connects refused")
+				results := p.finish()
+				requireNoneAborted(t, results)
+				require.LessOrEqual(t, results.ClosedOnCareful(), 1, "errors at BEGIN")
+				require.Zero(t, results.Refused(), "connects refused")
 			})
 		}
 	}
@@ -53,9 +53,9 @@ func TestEscort_LongTransaction_CommitsWithoutStallingOthers(t *testing.T) {
 			}, "strategy: evict")
 			report := p.drain()
 			require.Empty(t, poolerOf(t, report).Escort.AbortedDetail)
-			books := p.finish()
-			requireNoneAborted(t, books)
-			for _, w := range books.Workers {
+			results := p.finish()
+			requireNoneAborted(t, results)
+			for _, w := range results.Workers {
 				if w.Pace < time.Second {
 					require.Less(t, w.LongestStall-w.Pace, 4*time.Second, "worker %d", w.Worker)
 				}
@@ -75,9 +75,9 @@ func TestEscort_SinglePoolerPDBNeverAllows_Surged(t *testing.T) {
 			report := p.drain()
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
 			require.Equal(t, "surge", poolerOf(t, report).Escort.Strategy)
-			books := p.finish()
-			requireNoneAborted(t, books)
-			require.Zero(t, books.Refused())
+			results := p.finish()
+			requireNoneAborted(t, results)
+			require.Zero(t, results.Refused())
 		})
 	}
 }
@@ -104,9 +104,9 @@ func TestEscort_DaemonSetPooler_StoppedLast(t *testing.T) {
 			require.Equal(t, "shutdown", pooler.Escort.Strategy, "%+v", pooler.Escort)
 			require.Empty(t, pooler.Escort.AbortedDetail)
 			require.Positive(t, pooler.Escort.Transactions)
-			books, err := p.Finish(p.ctx, hangsAfter)
+			results, err := p.Finish(p.ctx, hangsAfter)
 			require.NoError(t, err)
-			require.Zero(t, books.Comparison.Aborted+books.Comparison.Ambiguous, "%+v", books.Comparison)
+			require.Zero(t, results.Comparison.Aborted+results.Comparison.Ambiguous, "%+v", results.Comparison)
 		})
 	}
 }
@@ -162,8 +162,8 @@ func TestEscort_TwoNodes_OnePoolerAtATime(t *testing.T) {
 		a, b = b, a
 	}
 	require.False(t, b.EvictedAt.Before(a.GoneAt), "%s was stopped at %s while %s went until %s", b.Name, b.EvictedAt, a.Name, a.GoneAt)
-	books := p.finish()
-	requireNoneAborted(t, books)
+	results := p.finish()
+	requireNoneAborted(t, results)
 }
 
 // Both poolers are on the node. During the escort of the first, the admin's password changes in the Secret and in the second

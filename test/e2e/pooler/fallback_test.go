@@ -24,7 +24,7 @@ func TestEscort_NoConsole_EvictedPlainlyWithReason(t *testing.T) {
 		"wrong credentials": {settings: func(p *fixture) []string {
 			return []string{p.Credentials()[:len(p.Credentials())-1] + ", passwordKey: username}"}
 		}},
-		"nobody listening":     {settings: func(p *fixture) []string { return []string{p.Credentials(), "port: 6433"} }},
+		"connection refused":   {settings: func(p *fixture) []string { return []string{p.Credentials(), "port: 6433"} }},
 		"a cleartext password": {authType: "plain", settings: func(p *fixture) []string { return []string{p.Credentials()} }},
 		"a black hole":         {settings: func(p *fixture) []string { return []string{p.Credentials()} }, before: (*fixture).blackHole},
 	} {

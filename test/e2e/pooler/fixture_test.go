@@ -95,9 +95,9 @@ func (p *fixture) drain() termination.Report {
 func (p *fixture) finish() poolers.Results {
 	p.Helper()
 	require.NoError(p, poolers.Wait(p.ctx, hangsAfter+time.Second))
-	books, err := p.Finish(p.ctx, hangsAfter)
+	results, err := p.Finish(p.ctx, hangsAfter)
 	require.NoError(p, err)
-	return books
+	return results
 }
 
 // plan returns the plan of the target's drain.
@@ -117,18 +117,18 @@ func poolerOf(t *testing.T, r termination.Report) drain.PodReport {
 			return p
 		}
 	}
-	require.Fail(t, "no pooler was escorted", "%+v", r)
+	require.Fail(t, "no pooler with an escort", "%+v", r)
 	return drain.PodReport{}
 }
 
 // requireNoneAborted requires that no transaction was aborted or lost and that no worker hangs.
-func requireNoneAborted(t *testing.T, b poolers.Results) {
+func requireNoneAborted(t *testing.T, r poolers.Results) {
 	t.Helper()
-	require.Zero(t, b.Comparison.Aborted, "aborted in flight")
-	require.Zero(t, b.Comparison.Ambiguous, "ambiguous commits")
-	require.Zero(t, b.Comparison.InFlight, "in flight for ever")
-	require.Zero(t, b.Inconsistent(), "lost or repeated: %+v", b.Comparison)
-	require.Empty(t, b.Hanging)
+	require.Zero(t, r.Comparison.Aborted, "aborted in flight")
+	require.Zero(t, r.Comparison.Ambiguous, "ambiguous commits")
+	require.Zero(t, r.Comparison.InFlight, "in flight forever")
+	require.Zero(t, r.Inconsistent(), "lost or repeated: %+v", r.Comparison)
+	require.Empty(t, r.Hanging)
 }
 
 // careful are the flags of four worker groups: two do nothing about their connections, one recycles and one validates them.

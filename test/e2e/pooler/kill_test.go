@@ -37,11 +37,11 @@ func TestEscort_FunctionKilled_NextInvocationFinishes(t *testing.T) {
 			require.NoError(t, p.AwaitTermination(p.ctx, p.Target))
 			p.requireNoLabelElsewhere()
 			require.NoError(t, p.AwaitCommits(p.ctx, 20)) // all workers: none is stuck at a paused pooler
-			books := p.finish()
-			require.Empty(t, books.Hanging)
-			require.Zero(t, books.Inconsistent())
-			if books.Interrupted() > 0 {
-				require.NotEmpty(t, escortDetails(report), "transactions were cut, and nobody says so: %+v", books.Comparison)
+			results := p.finish()
+			require.Empty(t, results.Hanging)
+			require.Zero(t, results.Inconsistent())
+			if results.Interrupted() > 0 {
+				require.NotEmpty(t, escortDetails(report), "transactions were interrupted without a reason in the report: %+v", results.Comparison)
 			}
 		})
 	}

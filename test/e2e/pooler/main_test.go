@@ -28,14 +28,14 @@ var (
 )
 
 // acquireSlots waits for this many slots and frees them when the test ends.
-func acquireSlots(t *testing.T, crews int) {
+func acquireSlots(t *testing.T, n int) {
 	slotsMutex.Lock()
 	defer slotsMutex.Unlock()
-	for range crews {
+	for range n {
 		workerSlots <- struct{}{}
 	}
 	t.Cleanup(func() {
-		for range crews {
+		for range n {
 			<-workerSlots
 		}
 	})

@@ -29,11 +29,11 @@ func (d *Database) StartWorkers(ctx context.Context, n int, flags ...string) (*W
 		Flags        []string
 	}{d.Options, first, n, flags})
 	if err != nil {
-		return nil, fmt.Errorf("hire workers: %w", err)
+		return nil, fmt.Errorf("start workers: %w", err)
 	}
 	pods, err := d.awaitReady(ctx, labels.Set{"app": "worker-" + strconv.Itoa(first)}, 1)
 	if err != nil {
-		return nil, fmt.Errorf("hire workers: %w", err)
+		return nil, fmt.Errorf("start workers: %w", err)
 	}
 	return &WorkerGroup{Pod: pods[0].Name, url: "http://" + pods[0].Status.PodIP + ":8080", db: d}, nil
 }
@@ -46,11 +46,11 @@ func (c *WorkerGroup) Snapshot(ctx context.Context) (s journal.Snapshot, err err
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return s, fmt.Errorf("ask the workers: %w", err)
+		return s, fmt.Errorf("read the workers: %w", err)
 	}
 	defer response.Body.Close()
 	if err := json.NewDecoder(response.Body).Decode(&s); err != nil {
-		return s, fmt.Errorf("read what the workers say: %w", err)
+		return s, fmt.Errorf("decode the answer of the workers: %w", err)
 	}
 	return s, nil
 }
@@ -68,7 +68,7 @@ func (c *WorkerGroup) post(ctx context.Context, what string) error {
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return fmt.Errorf("tell the workers to %s: %w", what, err)
+		return fmt.Errorf("send %s to the workers: %w", what, err)
 	}
 	return response.Body.Close()
 }

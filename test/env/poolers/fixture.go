@@ -90,11 +90,11 @@ func (t *Fixture) addNodes(ctx context.Context, o Options) (err error) {
 	if t.Base, err = t.base(ctx); err != nil {
 		return err
 	}
-	form := t.Group
+	makeGroup := t.Group
 	if o.NoHook {
-		form = t.GroupWithoutHook
+		makeGroup = t.GroupWithoutHook
 	}
-	if _, err := form(ctx, t.Name, 0); err != nil {
+	if _, err := makeGroup(ctx, t.Name, 0); err != nil {
 		return err
 	}
 	nodes := max(o.Poolers.Poolers, database.DefaultPoolers)
@@ -115,20 +115,20 @@ func (t *Fixture) startWorkers(ctx context.Context, o Options) error {
 	}
 	t.Workers = make([]*database.WorkerGroup, o.WorkerGroups, o.WorkerGroups+1)
 	errs := make([]error, o.WorkerGroups+1)
-	var hiring sync.WaitGroup
+	var group sync.WaitGroup
 	for i := range t.Workers {
 		flags := pace
 		if len(o.Flags) > 0 {
 			flags = slices.Concat(pace, o.Flags[i%len(o.Flags)])
 		}
-		hiring.Go(func() { t.Workers[i], errs[i] = t.DB.StartWorkers(ctx, workersPerGroup, flags...) })
+		group.Go(func() { t.Workers[i], errs[i] = t.DB.StartWorkers(ctx, workersPerGroup, flags...) })
 	}
 	if o.ExtraWorker != nil {
-		var loner *database.WorkerGroup
-		loner, errs[o.WorkerGroups] = t.DB.StartWorkers(ctx, 1, o.ExtraWorker...)
-		defer func() { t.Workers = append(t.Workers, loner) }()
+		var extra *database.WorkerGroup
+		extra, errs[o.WorkerGroups] = t.DB.StartWorkers(ctx, 1, o.ExtraWorker...)
+		defer func() { t.Workers = append(t.Workers, extra) }()
 	}
-	hiring.Wait()
+	group.Wait()
 	return errors.Join(errs...)
 }
 
@@ -296,7 +296,7 @@ func (t *Fixture) TearDown(ctx context.Context) error {
 	}
 	for _, i := range t.Nodes {
 		if err := t.releaseNode(ctx, i); err != nil {
-			return fmt.Errorf("leave node %s: %w", i.Node, err)
+			return fmt.Errorf("release node %s: %w", i.Node, err)
 		}
 	}
 	return nil

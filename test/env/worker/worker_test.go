@@ -96,7 +96,7 @@ func TestWorker_NoAnswer_HangsWhileProbePasses(t *testing.T) {
 	require.Equal(t, http.StatusAccepted, request(c, http.MethodPost, "/stop"))
 	c.finish(aWhile)
 	w := c.snapshot().Workers[0]
-	require.Equal(t, journal.Committing, w.State, "who hangs cannot stop")
+	require.Equal(t, journal.Committing, w.State, "a hanging worker cannot stop")
 	require.Equal(t, int64(2), w.InFlight)
 	require.Greater(t, w.LongestStall, aWhile)
 }

@@ -33,7 +33,7 @@ func describeActivities(a *account, r request) (any, *apiError) {
 		return nil, failure
 	}
 	if r.params.Has("Filters.member.1.Name") || r.params.Has("ActivityIds.member.1") {
-		return nil, invalid("Filters and ids are not modelled by awstest")
+		return nil, invalid("Filters and ids are not modeled by awstest")
 	}
 	var underWay, ended []activityXML
 	for _, done := range slices.Backward(g.activities) {

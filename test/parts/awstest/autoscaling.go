@@ -20,7 +20,7 @@ func recordHeartbeat(a *account, r request) (any, *apiError) {
 		return nil, failure
 	}
 	now := time.Now()
-	action.beat = now
+	action.lastBeat = now
 	i.heartbeats = append(i.heartbeats, now)
 	return struct{}{}, nil
 }

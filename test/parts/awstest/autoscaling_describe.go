@@ -34,7 +34,7 @@ type instanceXML struct {
 
 func describeGroups(a *account, r request) (any, *apiError) {
 	if r.params.Has("Filters.member.1.Name") {
-		return nil, invalid("Filters are not modelled by awstest")
+		return nil, invalid("Filters are not modeled by awstest")
 	}
 	names := members(r.params, "AutoScalingGroupNames.member")
 	if most := recordsOf(r); len(names) > most {

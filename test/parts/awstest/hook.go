@@ -43,14 +43,14 @@ func (h Hook) withDefaults() Hook {
 
 // lifecycleAction is one hook that holds one instance once. Its token names it.
 type lifecycleAction struct {
-	hook        Hook
-	token       string
-	began, beat time.Time // beat: the last heartbeat, or the start
-	done        bool
+	hook            Hook
+	token           string
+	began, lastBeat time.Time // lastBeat: the last heartbeat, or the start
+	done            bool
 }
 
 func (a *lifecycleAction) expires() time.Time {
-	heartbeat, global := a.beat.Add(a.hook.HeartbeatTimeout), a.began.Add(a.hook.GlobalTimeout)
+	heartbeat, global := a.lastBeat.Add(a.hook.HeartbeatTimeout), a.began.Add(a.hook.GlobalTimeout)
 	if heartbeat.Before(global) {
 		return heartbeat
 	}

@@ -43,7 +43,7 @@ func (i *instance) begin(now time.Time) {
 	i.actions = nil
 	for _, h := range i.group.hooks {
 		if h.Transition == Terminating {
-			i.actions = append(i.actions, &lifecycleAction{hook: h, token: newUUID(), began: now, beat: now})
+			i.actions = append(i.actions, &lifecycleAction{hook: h, token: newUUID(), began: now, lastBeat: now})
 		}
 	}
 }

@@ -17,16 +17,16 @@ import (
 func TestTerminate_WithHook_WaitsAndSendsEvent(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	require.Equal(t, "InService", s.State(id))
-	told := s.Terminate(id)
-	require.Len(t, told, 1)
+	sent := s.Terminate(id)
+	require.Len(t, sent, 1)
 	require.Equal(t, "Terminating:Wait", s.State(id))
 	require.Equal(t, "Terminating:Wait", scalingOf(t, s).described())
 	var e events.AutoScalingEvent
-	require.NoError(t, json.Unmarshal(told[0].Body, &e))
+	require.NoError(t, json.Unmarshal(sent[0].Body, &e))
 	require.Equal(t, "EC2 Instance-terminate Lifecycle Action", e.DetailType)
 	require.WithinDuration(t, time.Now(), e.Time, waitTimeout)
 	require.Equal(t, map[string]any{
-		"LifecycleActionToken": told[0].Token, "AutoScalingGroupName": group, "LifecycleHookName": hook, "EC2InstanceId": id,
+		"LifecycleActionToken": sent[0].Token, "AutoScalingGroupName": group, "LifecycleHookName": hook, "EC2InstanceId": id,
 		"LifecycleTransition": awstest.Terminating, "Origin": "AutoScalingGroup", "Destination": "EC2",
 	}, e.Detail)
 	require.Empty(t, s.Terminate(id), "it is already going")

@@ -91,7 +91,7 @@ type secretJSON struct {
 
 func getSecretValue(a *account, r request) (any, *apiError) {
 	if r.params.Has("VersionId") {
-		return nil, refused(http.StatusBadRequest, "InvalidParameterException", "VersionId is not modelled by awstest")
+		return nil, refused(http.StatusBadRequest, "InvalidParameterException", "VersionId is not modeled by awstest")
 	}
 	found := a.secret(r.params.Get("SecretId"))
 	if found == nil {

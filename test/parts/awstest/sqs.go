@@ -156,14 +156,14 @@ type queueRequest struct {
 
 type attributeJSON struct{ DataType, StringValue string }
 
-func (a *account) queueOf(r request, unmodelled ...string) (*queue, queueRequest, *apiError) {
+func (a *account) queueOf(r request, unmodeled ...string) (*queue, queueRequest, *apiError) {
 	var asked queueRequest
 	if err := json.Unmarshal(r.body, &asked); err != nil {
 		return nil, asked, refused(http.StatusBadRequest, "SerializationException", err.Error())
 	}
-	for _, parameter := range append(unmodelled, "MessageGroupId", "MessageDeduplicationId") {
+	for _, parameter := range append(unmodeled, "MessageGroupId", "MessageDeduplicationId") {
 		if r.params.Has(parameter) {
-			return nil, asked, invalidQueueRequest(parameter + " is not modelled by awstest")
+			return nil, asked, invalidQueueRequest(parameter + " is not modeled by awstest")
 		}
 	}
 	q := a.queue(asked.QueueURL)
@@ -282,7 +282,7 @@ func queueAttributes(a *account, r request) (any, *apiError) {
 	for _, name := range asked.AttributeNames {
 		n, known := all[name]
 		if !known {
-			return nil, invalidQueueRequest("Attribute " + name + " is not modelled by awstest")
+			return nil, invalidQueueRequest("Attribute " + name + " is not modeled by awstest")
 		}
 		attributes[name] = strconv.Itoa(n)
 	}

@@ -28,7 +28,7 @@ func (l *Lab) startGateway(ctx context.Context, node Node) error {
 	}
 	m := &machine{node: node, number: gateway, dir: l.Path("gateway")}
 	if err := l.writeGatewayFiles(m); err != nil {
-		return fmt.Errorf("furnish the gateway: %w", err)
+		return fmt.Errorf("write the gateway's files: %w", err)
 	}
 	m.process, err = l.spawn("gateway", l.program(context.Background(), "unshare", "--net", "sh", "-c", gatewayScript, "gateway",
 		proxy, m.path("kube-proxy.yaml")))

@@ -15,7 +15,7 @@ func (l *Lab) Kill(ctx context.Context, node string) error {
 		return err
 	}
 	if err := l.network.cut(ctx, m.number); err != nil {
-		return fmt.Errorf("cut machine %s off: %w", node, err)
+		return fmt.Errorf("disconnect machine %s: %w", node, err)
 	}
 	if err := l.finish(ctx, m.process, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill machine %s: %w", node, err)

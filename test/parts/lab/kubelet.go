@@ -34,7 +34,7 @@ func (l *Lab) StopKubelet(ctx context.Context, node string) error {
 }
 
 func (l *Lab) takeNodeLease(ctx context.Context, node string) error {
-	holder, seconds, now := "nobody", int32(leaseDuration.Seconds()), metav1.NowMicro()
+	holder, seconds, now := "lab", int32(leaseDuration.Seconds()), metav1.NowMicro()
 	patch, err := json.Marshal(map[string]any{"spec": coordinationv1.LeaseSpec{
 		HolderIdentity: &holder, LeaseDurationSeconds: &seconds, RenewTime: &now,
 	}})

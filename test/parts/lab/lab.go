@@ -111,14 +111,14 @@ func (o Options) withDefaults() Options {
 
 // prepare makes what the processes need: a folder that is removed in any case, certificates and ports.
 func prepare(ctx context.Context, o Options) (*Lab, error) {
-	custody, err := startReaper(ctx)
+	reaper, err := startReaper(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{options: o, reaper: custody, logDir: custody.dir}
+	l := &Lab{options: o, reaper: reaper, logDir: reaper.dir}
 	l.stop = sync.OnceValue(l.end)
 	if err := l.prepareFiles(ctx); err != nil {
-		return nil, errors.Join(err, custody.end())
+		return nil, errors.Join(err, reaper.end())
 	}
 	return l, nil
 }

@@ -164,8 +164,8 @@ func TestPDB_NoDisruptions_EvictionRefused(t *testing.T) {
 	ns := namespace(t, l)
 	deploy(t, l, ns)
 	none := intstr.FromInt32(0)
-	budgets := l.Client().PolicyV1().PodDisruptionBudgets(ns)
-	_, err := budgets.Create(t.Context(), &policyv1.PodDisruptionBudget{
+	pdbs := l.Client().PolicyV1().PodDisruptionBudgets(ns)
+	_, err := pdbs.Create(t.Context(), &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Name: "web"},
 		Spec: policyv1.PodDisruptionBudgetSpec{
 			MaxUnavailable: &none, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
@@ -173,7 +173,7 @@ func TestPDB_NoDisruptions_EvictionRefused(t *testing.T) {
 	}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		b, err := budgets.Get(t.Context(), "web", metav1.GetOptions{})
+		b, err := pdbs.Get(t.Context(), "web", metav1.GetOptions{})
 		return err == nil && b.Status.ObservedGeneration == b.Generation
 	}, waitTimeout, tick)
 

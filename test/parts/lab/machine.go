@@ -216,7 +216,7 @@ func (l *Lab) nodeIsReady(name string) func(context.Context) error {
 		}
 		ready, message := readiness(node)
 		if ready != corev1.ConditionTrue {
-			return fmt.Errorf("the kubelet says %s: %s", ready, message)
+			return fmt.Errorf("the kubelet reports Ready=%s: %s", ready, message)
 		}
 		return nil
 	}

@@ -132,9 +132,9 @@ func requireNoTrace(t *testing.T, dir string) {
 	require.NoError(t, err)
 	require.NotContains(t, string(mounts), dir)
 	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
-		left, err := filepath.Glob(pattern + filepath.Base(dir))
+		remaining, err := filepath.Glob(pattern + filepath.Base(dir))
 		require.NoError(t, err)
-		require.Empty(t, left)
+		require.Empty(t, remaining)
 	}
 	require.NoDirExists(t, dir)
 }

@@ -49,60 +49,60 @@ type reaper struct {
 func startReaper(ctx context.Context) (*reaper, error) {
 	stdin, lifeline, err := os.Pipe()
 	if err != nil {
-		return nil, fmt.Errorf("make the guardian's pipe: %w", err)
+		return nil, fmt.Errorf("make the reaper's pipe: %w", err)
 	}
 	defer stdin.Close()
-	c := &reaper{lifeline: lifeline}
-	c.end = sync.OnceValue(c.close)
-	if err := c.open(ctx, stdin); err != nil {
-		return nil, errors.Join(err, c.end())
+	r := &reaper{lifeline: lifeline}
+	r.end = sync.OnceValue(r.close)
+	if err := r.open(ctx, stdin); err != nil {
+		return nil, errors.Join(err, r.end())
 	}
-	return c, nil
+	return r, nil
 }
 
 // open starts the group's leader and the reaper's process. The leader only gives the group its number before any process of the
 // lab exists. It also ends with the lifeline, in case we die before the reaper's process starts.
-func (c *reaper) open(ctx context.Context, stdin *os.File) error {
+func (r *reaper) open(ctx context.Context, stdin *os.File) error {
 	leader := exec.Command("cat")
 	leader.Stdin = stdin
 	leader.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := leader.Start(); err != nil {
 		return fmt.Errorf("start the leader of the lab's process group: %w", err)
 	}
-	c.leader, c.group = leader, leader.Process.Pid
-	return c.startProcess(ctx, stdin)
+	r.leader, r.group = leader, leader.Process.Pid
+	return r.startProcess(ctx, stdin)
 }
 
-func (c *reaper) startProcess(ctx context.Context, stdin *os.File) error {
-	guardian := exec.Command("sh", "-c", reaperScript, "guardian", strconv.Itoa(c.group))
-	guardian.Stdin = stdin
-	guardian.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	stdout, err := guardian.StdoutPipe()
+func (r *reaper) startProcess(ctx context.Context, stdin *os.File) error {
+	script := exec.Command("sh", "-c", reaperScript, "script", strconv.Itoa(r.group))
+	script.Stdin = stdin
+	script.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stdout, err := script.StdoutPipe()
 	if err != nil {
-		return fmt.Errorf("make the guardian's pipe: %w", err)
+		return fmt.Errorf("make the reaper's pipe: %w", err)
 	}
-	if err := guardian.Start(); err != nil {
-		return fmt.Errorf("start the guardian: %w", err)
+	if err := script.Start(); err != nil {
+		return fmt.Errorf("start the reaper: %w", err)
 	}
-	c.process = guardian
+	r.process = script
 	dir, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
-		return fmt.Errorf("let the guardian make the lab's folder: %w", err)
+		return fmt.Errorf("let the reaper make the lab's folder: %w", err)
 	}
-	c.dir = strings.TrimSuffix(dir, "\n")
+	r.dir = strings.TrimSuffix(dir, "\n")
 	return context.Cause(ctx)
 }
 
 // close closes the lifeline and waits until the reaper's process has finished.
-func (c *reaper) close() error {
-	err := c.lifeline.Close()
-	if c.process != nil {
-		if waited := c.process.Wait(); waited != nil {
+func (r *reaper) close() error {
+	err := r.lifeline.Close()
+	if r.process != nil {
+		if waited := r.process.Wait(); waited != nil {
 			err = errors.Join(err, fmt.Errorf("clean up after the lab: %w", waited))
 		}
 	}
-	if c.leader != nil {
-		_ = c.leader.Wait() // killed by the reaper's process or ended with the lifeline, whichever came first
+	if r.leader != nil {
+		_ = r.leader.Wait() // killed by the reaper's process or ended with the lifeline, whichever came first
 	}
 	return err
 }

@@ -65,12 +65,12 @@ func startChild(t *testing.T, what string) (child *exec.Cmd, group int, dir stri
 }
 
 func TestReaper_Stop_NothingRemains(t *testing.T) {
-	c, err := startReaper(t.Context())
+	r, err := startReaper(t.Context())
 	require.NoError(t, err)
-	require.DirExists(t, c.dir)
-	require.NoError(t, c.end())
-	require.NoError(t, c.end())
-	requireCleanedUp(t, c.group, c.dir)
+	require.DirExists(t, r.dir)
+	require.NoError(t, r.end())
+	require.NoError(t, r.end())
+	requireCleanedUp(t, r.group, r.dir)
 }
 
 func requireCleanedUp(t *testing.T, group int, dir string) {

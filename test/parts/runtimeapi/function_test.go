@@ -106,9 +106,9 @@ func TestOnlyTheFirstInvocationOfAProcessIsCold(t *testing.T) {
 
 func TestTheEnvironmentIsTheGivenOneAndLambdas(t *testing.T) {
 	t.Setenv("HOME", "/home/tester")
-	f := start(t, runtimeapi.Options{Env: []string{"COLOUR=red", "AWS_LAMBDA_FUNCTION_NAME=other"}})
+	f := start(t, runtimeapi.Options{Env: []string{"COLOR=red", "AWS_LAMBDA_FUNCTION_NAME=other"}})
 	env := answered(t, invoke(t, f, `{}`)).Env
-	require.Equal(t, "red", env["COLOUR"])
+	require.Equal(t, "red", env["COLOR"])
 	require.Equal(t, "other", env["AWS_LAMBDA_FUNCTION_NAME"])
 	require.Empty(t, env["HOME"])
 	require.Equal(t, filepath.Dir(bootstrap), env["LAMBDA_TASK_ROOT"])

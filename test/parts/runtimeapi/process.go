@@ -25,7 +25,7 @@ type InitError struct {
 }
 
 // Error returns the cause and what the process wrote to stderr.
-func (e *InitError) Error() string { return fmt.Sprintf("initialise: %v\n%s", e.Cause, e.Stderr) }
+func (e *InitError) Error() string { return fmt.Sprintf("initialize: %v\n%s", e.Cause, e.Stderr) }
 
 // Unwrap returns the cause.
 func (e *InitError) Unwrap() error { return e.Cause }

@@ -15,7 +15,7 @@ text{font:12px ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,"Helvetic
 .head{font-size:21px;font-weight:600}.title{font-size:16px;font-weight:600}.soft{fill:#656d76}.small{font-size:11.5px}
 .number{font-size:11px;fill:#656d76}.label{font-size:11px;paint-order:stroke;stroke:#fdfdfb;stroke-width:3px}
 .middle{text-anchor:middle}.end{text-anchor:end}.bad,.label.fatal{fill:#b3161f;font-weight:600}.good{fill:#1a7f37;font-weight:600}
-.ground{fill:#fdfdfb;stroke:#dfddd5}.grid{stroke:#e9e7e0}.tick{stroke:#9a9a94}.area{fill:#d6e4f5}.curve{fill:none;stroke:#2f6db5;stroke-width:1.6;stroke-linejoin:round}
+.background{fill:#fdfdfb;stroke:#dfddd5}.grid{stroke:#e9e7e0}.tick{stroke:#9a9a94}.area{fill:#d6e4f5}.curve{fill:none;stroke:#2f6db5;stroke-width:1.6;stroke-linejoin:round}
 .works{fill:#9fd4b0}.hangs{fill:#c4222b}.mark{stroke:#57606a;stroke-opacity:.75;stroke-dasharray:3 2.5}.mark.fatal{stroke:#b3161f;stroke-opacity:1;stroke-width:2.5;stroke-dasharray:none}
 `
 
@@ -27,7 +27,7 @@ func (c *canvas) open(f frame, title string, panels int) {
 	height := f.height(panels)
 	c.raw(`<svg xmlns="http://www.w3.org/2000/svg" width="%s" height="%s" viewBox="0 0 %[1]s %[2]s" role="img">`, num(width), num(height))
 	c.raw("\n<title>%s</title>\n<style>%s</style>\n", html.EscapeString(title), style)
-	c.raw(`<rect class="ground" x=".5" y=".5" width="%s" height="%s" rx="10"/>`+"\n", num(width-1), num(height-1))
+	c.raw(`<rect class="background" x=".5" y=".5" width="%s" height="%s" rx="10"/>`+"\n", num(width-1), num(height-1))
 	c.text(margin, 38, "head", title)
 	c.legend(margin, 62)
 }

@@ -14,7 +14,7 @@ import (
 
 func TestAPictureIsWellFormed(t *testing.T) {
 	for _, panels := range [][]Panel{{killed()}, {killed(), drained()}, {killed(), drained(), drained(), killed()}} {
-		svg := draw(t, `A node dies & "nobody" <notices>`, panels...)
+		svg := draw(t, `A node dies & "somebody" <sees>`, panels...)
 		decoder := xml.NewDecoder(strings.NewReader(svg))
 		for {
 			_, err := decoder.Token()

@@ -15,15 +15,15 @@ func TestHanging_NoRecentCommit_Listed(t *testing.T) {
 		worker Worker
 		hangs  bool
 	}{
-		"a success just now":                 {Worker{State: Committing, Started: ago(time.Hour), LastCommit: ago(time.Second)}, false},
-		"none for long":                      {Worker{State: Working, Started: ago(time.Hour), LastCommit: ago(6 * time.Second)}, true},
-		"none yet, and just started":         {Worker{State: Connecting, Started: ago(time.Second)}, false},
-		"none since its start long ago":      {Worker{State: Connecting, Started: ago(6 * time.Second)}, true},
-		"it fails again and again":           {Worker{State: Connecting, Since: now, Started: ago(time.Hour), LastCommit: ago(6 * time.Second)}, true},
-		"it was told to stop":                {Worker{State: Stopped, Started: ago(time.Hour), LastCommit: ago(6 * time.Second)}, false},
-		"its transactions last as long":      {Worker{State: Working, Pace: 8 * time.Second, Started: ago(time.Hour), LastCommit: ago(6 * time.Second)}, false},
-		"longer than its transactions last":  {Worker{State: Working, Pace: 8 * time.Second, Started: ago(time.Hour), LastCommit: ago(14 * time.Second)}, true},
-		"no longer than is called a hanging": {Worker{State: Working, Started: ago(time.Hour), LastCommit: ago(5 * time.Second)}, false},
+		"a commit just now":                 {Worker{State: Committing, Started: ago(time.Hour), LastCommit: ago(time.Second)}, false},
+		"none for long":                     {Worker{State: Working, Started: ago(time.Hour), LastCommit: ago(6 * time.Second)}, true},
+		"none yet, and just started":        {Worker{State: Connecting, Started: ago(time.Second)}, false},
+		"none since its start long ago":     {Worker{State: Connecting, Started: ago(6 * time.Second)}, true},
+		"it keeps failing":                  {Worker{State: Connecting, Since: now, Started: ago(time.Hour), LastCommit: ago(6 * time.Second)}, true},
+		"it has stopped":                    {Worker{State: Stopped, Started: ago(time.Hour), LastCommit: ago(6 * time.Second)}, false},
+		"its transactions last as long":     {Worker{State: Working, Pace: 8 * time.Second, Started: ago(time.Hour), LastCommit: ago(6 * time.Second)}, false},
+		"longer than its transactions last": {Worker{State: Working, Pace: 8 * time.Second, Started: ago(time.Hour), LastCommit: ago(14 * time.Second)}, true},
+		"exactly at the limit":              {Worker{State: Working, Started: ago(time.Hour), LastCommit: ago(5 * time.Second)}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.worker.Worker = 7

@@ -115,9 +115,9 @@ func TestArchive_WriteFails_NoFileLeft(t *testing.T) {
 	dir := t.TempDir()
 	err := Write(filepath.Join(dir, "image.tar"), filepath.Join(dir, "missing"), Config{})
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	left, err := os.ReadDir(dir)
+	remaining, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	require.Empty(t, left)
+	require.Empty(t, remaining)
 }
 
 type packed struct {

@@ -63,8 +63,8 @@ func TestVerify_OtherVersion_Refused(t *testing.T) {
 	programs := t.TempDir()
 	t.Setenv("PATH", programs)
 	pooler := images.Image{Name: "pooler", Tag: "1.2", Suite: "sid", Package: "pooler", Program: "/pooler"}
-	chroot := func(says string) {
-		script := "#!/bin/sh\necho '" + says + "'\n"
+	chroot := func(output string) {
+		script := "#!/bin/sh\necho '" + output + "'\n"
 		require.NoError(t, os.WriteFile(filepath.Join(programs, "chroot"), []byte(script), 0o755))
 	}
 	chroot("pooler 1.2.3")

@@ -19,5 +19,5 @@ func TestRemove_MountInside_MountedFilesKept(t *testing.T) {
 	require.NoError(t, remove(dir))
 	require.NoDirExists(t, dir)
 	require.FileExists(t, filepath.Join(precious, "file"))
-	require.NoError(t, remove(dir), "to remove nothing is no fault")
+	require.NoError(t, remove(dir), "removing nothing is not an error")
 }
