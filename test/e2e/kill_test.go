@@ -274,7 +274,7 @@ func (s *fixture) requireUntouched(i env.Instance) {
 	require.Equal(s, "InService", s.AWS.State(i.ID))
 }
 
-// isLeaseFree reports whether the instance's Lease has no holder or has expired.
+// isLeaseFree reports whether the instance's Lease does not exist, has no holder or has expired.
 func (s *fixture) isLeaseFree(i env.Instance) (bool, error) {
 	lease, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -283,5 +283,5 @@ func (s *fixture) isLeaseFree(i env.Instance) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return time.Since(lease.Spec.RenewTime.Time) > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second, nil
+	return lease.Spec.HolderIdentity == nil || time.Since(lease.Spec.RenewTime.Time) > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second, nil
 }

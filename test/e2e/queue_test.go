@@ -60,7 +60,7 @@ func TestQueue_FunctionKilled_RetriedWithinOneMinute(t *testing.T) {
 	require.Len(t, done, 1)
 	require.Equal(t, 2, done[0].Receives)
 	require.Equal(t, termination.StatusDrained, done[0].Report.Status)
-	p.until("the lease is free", func() (bool, error) { return p.isLeaseDeleted(target) })
+	p.until("the lease is free", func() (bool, error) { return p.isLeaseReleased(target) })
 }
 
 // A drain outlives its invocation several times. Each invocation continues where the previous one ended.

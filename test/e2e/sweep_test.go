@@ -129,7 +129,7 @@ func TestSweep_NodeBackInService_Uncordoned(t *testing.T) {
 	require.True(t, s.node(held).Spec.Unschedulable, "an admin had closed it")
 	for _, i := range s.instances {
 		require.NotContains(t, s.node(i).Annotations, terminationKey)
-		free, err := s.isLeaseDeleted(i)
+		free, err := s.isLeaseReleased(i)
 		require.NoError(t, err)
 		require.True(t, free)
 	}
