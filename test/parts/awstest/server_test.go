@@ -121,7 +121,7 @@ func TestTheCallerIsTheAssumedRole(t *testing.T) {
 	require.Equal(t, "arn:aws:iam::111122223333:role/quiesce", s.RoleARN())
 }
 
-func TestAnUnmodelledActionIsRefused(t *testing.T) {
+func TestAction_NotModeled_Refused(t *testing.T) {
 	s := start(t)
 	_, err := autoscaling.NewFromConfig(config(s)).DescribePolicies(t.Context(), &autoscaling.DescribePoliciesInput{})
 	requireCode(t, err, "InvalidAction")
