@@ -20,6 +20,9 @@ type Tool struct {
 	LDFlags string // linker flags the program needs to work
 }
 
+// Folder is where the modules are, from the root of the repository.
+const Folder = "test/parts/tools"
+
 const (
 	kubernetesVersion = "v1.36.3"
 	// kubernetesStamp sets the programs' version: without it kubectl cannot parse its own version.

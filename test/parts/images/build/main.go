@@ -1,6 +1,7 @@
-// Command build makes the lab's Debian images that are not in the cache yet, and reports its progress.
+// Command build makes the lab's Debian images that are not in the cache yet, and prints its progress.
 //
-// It needs root, as debootstrap does; afterwards all users of the same cache can use the images.
+// It needs root, because debootstrap does. Afterwards every user of the same cache can use the images. If another process is filling the
+// cache, the command prints that at once and waits.
 package main
 
 import (
@@ -33,8 +34,8 @@ func fill(ctx context.Context, lock *os.File) error {
 	return nil
 }
 
-// maker makes images while it holds the cache's lock. Its child processes also hold the lock: if the maker is killed, the next
-// one waits until they end.
+// maker makes images while it holds the cache's lock. Its child processes also hold the lock: if the maker is killed, the next one
+// waits until they end.
 type maker struct{ lock *os.File }
 
 func (m maker) image(ctx context.Context, i images.Image) error {
