@@ -44,7 +44,7 @@ func (n *logPrinter) printLine(line []byte) {
 		return
 	}
 	isMetric := entry.Msg == "" // metrics are log lines without a message
-	if isMetric || entry.Msg == "done" {
+	if isMetric || entry.Msg == "event handled" {
 		return
 	}
 	fmt.Fprintf(n.out, "  %s  %-26s %s%s%s  %s\n", entry.Time.Format("15:04:05.000"), entry.Msg, entry.Pod, entry.Phase, entry.Result, entry.Reason)

@@ -11,9 +11,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// Permission to patch pods is permission to run anything in them. A stolen role of the function gets only the pods' labels and
-// the escort's annotation.
-func TestTheFunctionCannotChangeWhatPodsRun(t *testing.T) {
+// Permission to patch pods is permission to run anything in them. A stolen role of the function gets only the pods' labels.
+func TestAdmission_FunctionsRole_MayOnlyLabelPods(t *testing.T) {
 	s := newFixture(t, 1)
 	s.runPodOn(s.instances[0], "web", func(p *corev1.Pod) { p.Annotations = map[string]string{"team": "a"} })
 	thief := s.clientAs("thief", "quiesce")
@@ -31,15 +30,15 @@ func TestTheFunctionCannotChangeWhatPodsRun(t *testing.T) {
 		`{"metadata": {"annotations": {"team": "b"}}}`,
 		`{"metadata": {"annotations": {"team": null}}}`,
 		`{"metadata": {"annotations": null}}`,
+		`{"metadata": {"annotations": {"quiesce/escort-state": "surge"}}}`,
 	} {
 		err := s.patchWeb(thief, patch)
 		require.True(t, isRefusedByPolicy(err), "%s: %v", patch, err)
 		require.NoError(t, s.patchWeb(s.Lab.Client(), patch, metav1.DryRunAll), "others may: %s", patch)
 	}
 	for _, patch := range []string{
-		`{"metadata": {"labels": {"quiesce/escorted": "surge", "app": null}, "annotations": {"quiesce/escorted": "{}"}}}`,
-		`{"metadata": {"annotations": {"quiesce/escorted": "{\"paused\": true}"}}}`,
-		`{"metadata": {"labels": {"quiesce/escorted": null, "app": "web"}, "annotations": {"quiesce/escorted": null}}}`,
+		`{"metadata": {"labels": {"quiesce/escort-state": "surge", "app": null}}}`,
+		`{"metadata": {"labels": {"quiesce/escort-state": null, "app": "web"}}}`,
 	} {
 		require.NoError(t, s.patchWeb(thief, patch), patch)
 	}

@@ -111,7 +111,7 @@ func TestForce_PDBNeverAllows_DeletedWithGraceBeforeDeadline(t *testing.T) {
 	require.Equal(t, []string{s.group + "/" + pod.Name}, s.relatedPods(target))
 	require.Equal(t, []float64{1}, s.metric("PodsForced"))
 	require.Equal(t, []float64{1}, s.metric("Drains", "Status", "forced"))
-	require.Positive(t, s.metric("BlockedSeconds")[0])
+	require.Positive(t, s.metric("PDBBlockedSeconds")[0])
 }
 
 // PDBs decide alone for half of the drain's time, whatever a pod's grace period. A grace of an hour must not make a PDB
@@ -164,7 +164,7 @@ func TestDeadline_PolicyKeep_NothingDeleted(t *testing.T) {
 	for name, reason := range map[string]string{pod.Name: "blocked by " + s.group + "/web", "batch": "annotated karpenter.sh/do-not-disrupt"} {
 		require.Equal(t, drain.Remained, r.pod(t, name).Outcome)
 		require.Contains(t, r.pod(t, name).Reason, reason)
-		require.Contains(t, r.pod(t, name).Reason, "the deadline came")
+		require.Contains(t, r.pod(t, name).Reason, "deadline reached")
 	}
 	require.Empty(t, s.deletions(""))
 	require.Len(t, s.podsOn(target), 2)
@@ -269,7 +269,7 @@ func TestDrain_NodeLost_NotWaitedFor(t *testing.T) {
 			require.Less(t, r.FinishedAt, r.Deadline.Add(-time.Minute))
 			line := r.pod(t, "slow")
 			require.Equal(t, drain.Remained, line.Outcome)
-			require.Contains(t, line.Reason, "kubelet is unreachable")
+			require.Contains(t, line.Reason, "kubelet unreachable")
 			require.Contains(t, s.function.Output(), "kubelet unreachable")
 			require.NotZero(t, line.EvictedAt)
 			s.requireCompletedOnce(target)

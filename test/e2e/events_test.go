@@ -73,8 +73,8 @@ func TestBatch_OneMalformedRecord_OthersDrained(t *testing.T) {
 
 // skippedSamples are the samples that are not ours, and the reason that is reported.
 var skippedSamples = map[string]string{
-	"terminate-other-group":         "group builders is not one of ours",
-	"terminate-other-hook":          "hook Terminate-LC-Hook is not ours",
+	"terminate-other-group":         "group builders is not managed by quiesce",
+	"terminate-other-hook":          "hook Terminate-LC-Hook is not managed by quiesce",
 	"terminate-successful":          "EC2 Instance Terminate Successful",
 	"launch":                        "EC2 Instance-launch Lifecycle Action",
 	"rebalance-recommendation":      "EC2 Instance Rebalance Recommendation: drain.onRebalanceRecommendation is off",
@@ -253,10 +253,10 @@ func TestStart_InvalidConfiguration_EveryErrorNamed(t *testing.T) {
 	require.ErrorAs(t, err, &start)
 	line := strings.TrimSuffix(start.Stderr, "\n")
 	require.NotContains(t, line, "\n")
-	var said struct{ Faults []config.Error }
+	var said struct{ Errors []config.Error }
 	require.NoError(t, json.Unmarshal([]byte(line), &said), line)
 	found := map[string]int{}
-	for _, e := range said.Faults {
+	for _, e := range said.Errors {
 		require.NotEmpty(t, e.Reason)
 		found[e.Key] = e.Line
 	}

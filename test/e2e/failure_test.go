@@ -191,7 +191,7 @@ func TestFailure_OutOfMemory_NextInvocationFinishes(t *testing.T) {
 
 	p.awaitEmptyQueue()
 	p.logProblems()
-	done := p.logLines("done")
+	done := p.logLines("event handled")
 	require.Len(t, done, 1)
 	require.Equal(t, 2, done[0].Receives)
 	p.requireDrainedOnce(target, pods)

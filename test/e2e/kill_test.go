@@ -39,7 +39,7 @@ const (
 
 // logMessages are the messages that a drain logs; the empty one stands for its start. Most of its actions are close to one of
 // them.
-var logMessages = []string{"", "node cordoned", "phase began", "pod evicted", "pod gone", "phase emptied", "lifecycle action completed"}
+var logMessages = []string{"", "node cordoned", "phase started", "pod evicted", "pod gone", "phase complete", "lifecycle action completed"}
 
 // moment is when a function is killed: delay after it logged the message, or after it received its event.
 type moment struct {

@@ -154,7 +154,7 @@ func (p *queueFixture) requireAllDrainedOnce() {
 		require.Empty(p, p.podsOn(i))
 	}
 	drained := map[string]int{}
-	for _, l := range p.logLines("done") {
+	for _, l := range p.logLines("event handled") {
 		if l.Report.Status == termination.StatusDrained {
 			drained[l.Report.InstanceID]++
 		}
@@ -232,7 +232,7 @@ func (p *queueFixture) logLoad(l load, began time.Time, took time.Duration, requ
 		"first and last node closed or tainted after %.2f and %.2f s; most resident %d MiB; %v",
 		l.nodes, l.pods, l.concurrency, took.Seconds(), len(requests),
 		float64(len(requests)-kinds["create pods/eviction"])/float64(l.nodes), evictions, l.nodes*l.pods,
-		refused, conflicts, throttled, len(p.instances), len(p.logLines("handed over")), heartbeats, swept, len(sweeps), sweepErrors,
+		refused, conflicts, throttled, len(p.instances), len(p.logLines(handedOff)), heartbeats, swept, len(sweeps), sweepErrors,
 		closed[0].Seconds(), closed[len(closed)-1].Seconds(), peak>>20, kinds)
 }
 
@@ -283,14 +283,14 @@ func TestLoad_BurstWithDuplicatesAndJunk_NothingLost(t *testing.T) {
 		bad = slices.Delete(bad, at, at+1)
 	}
 	require.Empty(t, bad, "each is there as often as it came")
-	require.Empty(t, p.logLines("not done"))
+	require.Empty(t, p.logLines(failedEvent))
 	accepted := acceptedEvictions(p.allRequests())
 	require.Len(t, accepted, b.instances)
 	for pod, times := range accepted {
 		require.Equal(t, 1, times, "%s is evicted once", pod)
 	}
 	waited, most := 0, 0
-	for _, l := range p.logLines("done") {
+	for _, l := range p.logLines("event handled") {
 		most = max(most, l.Receives)
 		if strings.Contains(l.Report.Reason, "another invocation") {
 			waited++

@@ -201,7 +201,7 @@ func TestDrain_NodeUnreachable_NotWaitedFor(t *testing.T) {
 	for _, name := range pods {
 		line := r.pod(t, name)
 		require.Equal(t, drain.Remained, line.Outcome)
-		require.Contains(t, line.Reason, "kubelet is unreachable")
+		require.Contains(t, line.Reason, "kubelet unreachable")
 		require.False(t, line.EvictedAt.IsZero())
 		require.Len(t, s.evictions(name), 1)
 	}

@@ -39,7 +39,7 @@ func TestOutage_ControlPlane_DrainFinishes(t *testing.T) {
 	own := ownEnv(t)
 	for name, o := range map[string]outage{
 		"the API server is stopped and started again": {stopAPIServer, "connection refused"},
-		"etcd does not answer":                        {freezeEtcd, "take the lease of"},
+		"etcd does not answer":                        {freezeEtcd, "acquire lease"},
 		"no token is believed":                        {denyTokens, "Unauthorized"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -48,7 +48,7 @@ func TestOutage_ControlPlane_DrainFinishes(t *testing.T) {
 			pods := p.beginBlockedDrain(first)
 			restore := o.begin(p)
 			p.send(p.terminate(second).Body)
-			p.awaitLog(`"not done"`)
+			p.awaitLog(failedEvent)
 			restore()
 			p.removePDB("web")
 			p.awaitEmptyQueue()

@@ -92,7 +92,7 @@ func TestPDB_TwoOnOnePod_BothReportedFewRequests(t *testing.T) {
 	name := s.podsOn(target)[0].Name
 	s.runPodOn(target, "other")
 	end := s.begin(target)
-	s.awaitLogs(s.group+"/one, "+s.group+"/two", "more than one disruption budget")
+	s.awaitLogs(s.group+"/one, "+s.group+"/two", "more than one PodDisruptionBudget")
 	s.awaitGone("other") // meanwhile the drain looked at the node several times
 
 	require.Len(t, s.evictions(name), 1)

@@ -31,7 +31,7 @@ func TestQueue_Event_DrainedAndMessageDeleted(t *testing.T) {
 		require.Equal(t, http.StatusOK, call.Code)
 		require.Equal(t, "60", call.Params.Get("VisibilityTimeout"))
 	}
-	require.Equal(t, 1, p.logLines("done")[0].Receives)
+	require.Equal(t, 1, p.logLines("event handled")[0].Receives)
 }
 
 // A killed function sends nothing. Its message must be delivered again while the evicted pods still stop, not after the
@@ -56,7 +56,7 @@ func TestQueue_FunctionKilled_RetriedWithinOneMinute(t *testing.T) {
 	for _, pod := range []string{"first", "second"} {
 		require.Len(t, p.evictions(pod), 1, "no pod is signaled twice")
 	}
-	done := p.logLines("done")
+	done := p.logLines("event handled")
 	require.Len(t, done, 1)
 	require.Equal(t, 2, done[0].Receives)
 	require.Equal(t, termination.StatusDrained, done[0].Report.Status)
@@ -79,7 +79,7 @@ func TestQueue_ShortInvocations_DrainHandedOff(t *testing.T) {
 		require.NotContains(t, f.Output(), "Task timed out")
 	}
 
-	handoffs := p.logLines("handed over")
+	handoffs := p.logLines(handedOff)
 	require.GreaterOrEqual(t, len(handoffs), 3)
 	slices.SortFunc(handoffs, func(a, b line) int { return a.Time.Compare(b.Time) })
 	for n, l := range handoffs {
@@ -100,7 +100,7 @@ func TestQueue_ShortInvocations_DrainHandedOff(t *testing.T) {
 	events := p.nodeEvents(target)
 	require.Len(t, events, 2, "of the drain, not of each invocation")
 	require.Contains(t, events[1], "Normal Drained drained in ")
-	require.EqualValues(t, len(handoffs), p.metricSum("HandOvers"))
+	require.EqualValues(t, len(handoffs), p.metricSum("Handoffs"))
 	require.EqualValues(t, 1, p.metricSum("Drains", "Status", "drained"))
 	require.EqualValues(t, 1, p.metricSum("PodsEvicted"))
 	require.Zero(t, p.metricSum("HooksExpired"))
@@ -108,7 +108,7 @@ func TestQueue_ShortInvocations_DrainHandedOff(t *testing.T) {
 
 // logHandoffGaps logs the time between two invocations of a drain.
 func (p *queueFixture) logHandoffGaps(handoffs []line) {
-	done := p.logLines("done")
+	done := p.logLines("event handled")
 	ends := append(slices.Clone(handoffs), done...)
 	for n := 1; n < len(ends); n++ {
 		p.Logf("pause before invocation %d: %v", ends[n].Receives, ends[n].Report.StartedAt.Sub(ends[n-1].Time).Round(time.Millisecond))
@@ -134,7 +134,7 @@ func TestQueue_Duplicate_WaitsThenSkipped(t *testing.T) {
 	p.requireCompletedOnce(target)
 	accepted := acceptedEvictions(append(p.requests(p.functions[0]), p.requests(p.functions[1])...))
 	require.Equal(t, map[string]int{pod: 1}, accepted)
-	skipped := slices.DeleteFunc(p.logLines("done"), func(l line) bool { return l.Report.Status != termination.StatusSkipped })
+	skipped := slices.DeleteFunc(p.logLines("event handled"), func(l line) bool { return l.Report.Status != termination.StatusSkipped })
 	require.NotEmpty(t, skipped)
 	require.Contains(t, skipped[0].Report.Reason, "another invocation is draining")
 }
@@ -157,11 +157,11 @@ func TestQueue_MalformedInBatch_SentToDLQOthersDrained(t *testing.T) {
 	require.Len(t, deadLetters, 1)
 	require.Equal(t, string(bad), deadLetters[0].Body)
 	require.Equal(t, "Records[1].body: detail.EC2InstanceId: missing", deadLetters[0].Attributes["reason"])
-	moved := p.logLines("moved to the dead letters")
+	moved := p.logLines("message moved to dead-letter queue")
 	require.Len(t, moved, 1)
-	require.Equal(t, deadLetters[0].Attributes["messageId"], moved[0].Message)
+	require.Equal(t, deadLetters[0].Attributes["messageId"], moved[0].MessageID)
 	require.Equal(t, deadLetters[0].Attributes["reason"], moved[0].Reason)
-	require.EqualValues(t, 1, p.metricSum("Malformed"))
+	require.EqualValues(t, 1, p.metricSum("MalformedEvents"))
 }
 
 func TestQueue_DLQUnavailable_MalformedMessageKept(t *testing.T) {
@@ -174,8 +174,8 @@ func TestQueue_DLQUnavailable_MalformedMessageKept(t *testing.T) {
 	p.deliver(1)
 	p.awaitEmptyQueue()
 	require.Len(t, p.AWS.Messages(p.queue.DLQ), 1)
-	require.Len(t, p.logLines("not done"), 1)
-	require.EqualValues(t, 1, p.metricSum("Malformed"), "one event, though it came twice")
+	require.Len(t, p.logLines(failedEvent), 1)
+	require.EqualValues(t, 1, p.metricSum("MalformedEvents"), "one event, though it came twice")
 	require.Contains(t, p.function.Output(), "not authorized")
 }
 
@@ -191,5 +191,5 @@ func TestQueue_CompletionThrottled_Retried(t *testing.T) {
 	p.deliver(1)
 	p.awaitEmptyQueue()
 	p.requireCompletedOnce(target)
-	require.Equal(t, 1, p.logLines("done")[0].Receives)
+	require.Equal(t, 1, p.logLines("event handled")[0].Receives)
 }

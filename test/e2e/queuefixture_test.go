@@ -80,14 +80,20 @@ func (p *queueFixture) awaitEmptyQueue() {
 	p.until("every message is deleted", func() (bool, error) { return len(p.messages()) == 0, nil })
 }
 
+const (
+	// failedEvent is logged when an event is delivered again, and handedOff when a later invocation continues its drain.
+	failedEvent = "event failedEvent, will retry"
+	handedOff   = "drain incomplete, handed off to next invocation"
+)
+
 // line is one line of a function's log.
 type line struct {
-	Time     time.Time
-	Msg      string
-	Message  string
-	Receives int
-	Reason   string
-	Report   termination.Report
+	Time      time.Time
+	Msg       string
+	MessageID string
+	Receives  int
+	Reason    string
+	Report    termination.Report
 }
 
 // logLines returns the lines with this message, in the order of the functions.

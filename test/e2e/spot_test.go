@@ -24,7 +24,7 @@ func TestSpotInterruption_Queued_DrainedNotCompleted(t *testing.T) {
 	require.Equal(t, "InService", p.AWS.State(target.ID))
 	require.Empty(t, p.AWS.Completions(target.ID))
 	require.Empty(t, p.AWS.Heartbeats(target.ID))
-	done := p.logLines("done")
+	done := p.logLines("event handled")
 	require.Len(t, done, 2)
 	require.Equal(t, termination.StatusDrained, done[0].Report.Status)
 	require.Equal(t, termination.SpotInterruption, done[0].Report.Trigger)
@@ -41,7 +41,7 @@ func TestRebalanceRecommendation_Enabled_Drained(t *testing.T) {
 	p.deliver(1)
 	p.awaitEmptyQueue()
 	require.Empty(t, p.podsOn(target))
-	require.Equal(t, termination.StatusDrained, p.logLines("done")[0].Report.Status)
+	require.Equal(t, termination.StatusDrained, p.logLines("event handled")[0].Report.Status)
 	require.Empty(t, p.AWS.Completions(target.ID))
 }
 
@@ -53,7 +53,7 @@ func TestSpotInterruption_NotConfirmed_NothingDrained(t *testing.T) {
 	now := time.Now()
 	onDemand := s.invoke(s.interruption("spot-interruption", s.instances[0], now))
 	require.Equal(t, termination.StatusRejected, onDemand.Status)
-	require.Contains(t, onDemand.Reason, "no Spot instance")
+	require.Contains(t, onDemand.Reason, "is not a Spot instance")
 
 	late := s.invoke(s.interruption("spot-interruption", s.spot(), now.Add(-5*time.Minute)))
 	require.Equal(t, termination.StatusRejected, late.Status)

@@ -48,14 +48,14 @@ func TestSweep_EventLost_ResentAndDrained(t *testing.T) {
 	require.Empty(t, writes(p.requests(p.function)))
 	require.Zero(t, p.sweep().EventsResent, "while it waits in the queue")
 	require.EqualValues(t, 3, p.metricSum("Sweeps"))
-	require.EqualValues(t, 3, p.metricSum("Waiting"))
-	require.EqualValues(t, 1, p.metricSum("Enqueued"))
+	require.EqualValues(t, 3, p.metricSum("InstancesWaiting"))
+	require.EqualValues(t, 1, p.metricSum("EventsResent"))
 
 	p.deliver(1)
 	p.awaitEmptyQueue()
 	p.requireCompletedOnce(target)
 	require.Empty(t, p.podsOn(target))
-	done := p.logLines("done")[0].Report
+	done := p.logLines("event handled")[0].Report
 	require.Equal(t, termination.StatusDrained, done.Status)
 	require.Less(t, time.Until(done.Deadline), 27*time.Minute, "its clock has run since it began to wait")
 	require.Zero(t, p.sweep().Waiting)

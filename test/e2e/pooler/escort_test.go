@@ -180,7 +180,7 @@ func TestEscort_PasswordRotated_DrainContinues(t *testing.T) {
 		}
 		ended <- report
 	}()
-	p.awaitLog("pooler evicted")
+	p.awaitLog("pgbouncer evicted")
 	p.rotate("a new console password")
 	report := <-ended
 	require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)

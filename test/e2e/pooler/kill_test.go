@@ -16,17 +16,17 @@ import (
 func TestEscort_FunctionKilled_NextInvocationFinishes(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ version, strategy, step string }{
-		{"1.18", "evict", "escort began"},
-		{"1.18", "evict", "pooler paused"},
-		{"1.18", "evict", "pooler evicted"},
-		{"1.18", "surge", "surge begun"},
+		{"1.18", "evict", "escort started"},
+		{"1.18", "evict", "pgbouncer paused"},
+		{"1.18", "evict", "pgbouncer evicted"},
+		{"1.18", "surge", "surge started"},
 		{"1.18", "surge", "replacement is ready"},
-		{"1.18", "surge", "pooler paused"},
-		{"1.24", "evict", "pooler evicted"},
-		{"1.24", "evict", "pooler shuts down"},
-		{"1.24", "surge", "surge begun"},
+		{"1.18", "surge", "pgbouncer paused"},
+		{"1.24", "evict", "pgbouncer evicted"},
+		{"1.24", "evict", "pgbouncer shutdown started"},
+		{"1.24", "surge", "surge started"},
 		{"1.24", "surge", "replacement is ready"},
-		{"1.24", "surge", "pooler shuts down"},
+		{"1.24", "surge", "pgbouncer shutdown started"},
 	} {
 		t.Run(fmt.Sprint(c.version, " ", c.strategy, ", ", c.step), func(t *testing.T) {
 			p := newFixture(t, poolers.Options{WorkerGroups: 1, Poolers: database.Options{Version: c.version}}, "strategy: "+c.strategy)
