@@ -42,7 +42,7 @@ func TestShutDown_TransactionOutlastsTimeout_IsCounted(t *testing.T) {
 
 func TestShutDown_DrainAborted_Resumes(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
+	p := parts.Start(t, parts.Older, parts.Options{})
 	w, app := newCluster(p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	aborted := errors.New("the instance came back")
@@ -59,7 +59,7 @@ func TestShutDown_DrainAborted_Resumes(t *testing.T) {
 
 func TestShutDown_NoConsole_Fails(t *testing.T) {
 	t.Parallel()
-	w := newCluster(parts.Shared(t).Pooler(t, parts.Newer, parts.Options{}))
+	w := newCluster(parts.Start(t, parts.Newer, parts.Options{}))
 	w.logins = nil
 	_, err := w.escort(minute).ShutDown(t.Context(), w.request(t))
 	require.ErrorIs(t, err, escort.ErrNoLogin)

@@ -139,9 +139,8 @@ func TestEvict_RecommendedHook_AbortsNothing(t *testing.T) {
 	for version, hook := range map[string]string{"1.18": hookBefore1_23, "1.24": hookFrom1_23} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			d := parts.Shared(t)
-			p := d.Pooler(t, version, parts.Options{})
-			w, busy := newCluster(p), work(t, p, d.Pooler(t, version, parts.Options{}))
+			p := parts.Start(t, version, parts.Options{})
+			w, busy := newCluster(p), work(t, p, parts.Start(t, version, parts.Options{}))
 			w.pod.Grace = 90 * time.Second
 			w.pod.Containers = []escort.Container{{Name: "pgbouncer", PreStop: []string{"sh", "-c", hook}}}
 			w.hookTime, w.signal = readPreStop(w.pod.Containers[0].PreStop).delay, syscall.SIGINT

@@ -109,7 +109,7 @@ func (w *surgeCluster) interrupt(t *testing.T, command string) {
 
 func TestSurge_LivenessProbe_LimitsTheShutdown(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	w := newSurgeCluster(p)
 	openTransaction(t, p)
 	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 2 * minShutdownTime}}}
@@ -122,7 +122,7 @@ func TestSurge_LivenessProbe_LimitsTheShutdown(t *testing.T) {
 
 func TestSurge_DrainEndsDuringShutdown_RecordStays(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	w, app := newSurgeCluster(p), openTransaction(t, p)
 	w.interrupt(t, "SHUTDOWN WAIT_FOR_SERVERS")
 	note := w.saved()
@@ -136,7 +136,7 @@ func TestSurge_DrainEndsDuringShutdown_RecordStays(t *testing.T) {
 
 func TestSurge_DrainEndsDuringPause_RollsBack(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
+	p := parts.Start(t, parts.Older, parts.Options{})
 	w, app := newSurgeCluster(p), openTransaction(t, p)
 	w.interrupt(t, "PAUSE command issued")
 	parts.Exec(t, app, "COMMIT")
@@ -147,7 +147,7 @@ func TestSurge_DrainEndsDuringPause_RollsBack(t *testing.T) {
 
 func TestSurge_EvictionRefused_RollsBack(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
+	p := parts.Start(t, parts.Older, parts.Options{})
 	w := newSurgeCluster(p)
 	w.refuse = &drain.Blocked{PDBs: []string{"db/another"}}
 	_, err := w.escort(minute).Run(t.Context(), w.request(t))
