@@ -53,5 +53,5 @@ func (r *run) shutDownNow(ctx context.Context) error {
 	if r.console.HasEnded() {
 		return nil
 	}
-	return r.console.Shutdown(uncancelled(ctx), pgbouncer.Immediate)
+	return r.console.Shutdown(withoutCancel(ctx), pgbouncer.Immediate)
 }

@@ -209,8 +209,8 @@ func (r *run) handleErrorAfterEviction(ctx context.Context, err error) error {
 		return nil
 	}
 	if ctx.Err() == nil {
-		r.addReason(err.Error() + "; pgbouncer has its grace period to stop")
-		r.log.Warn("escort failed after the eviction, pgbouncer has its grace period to stop", "error", err.Error())
+		r.addReason(err.Error() + "; the grace period decides")
+		r.log.Warn("escort ended early, the grace period decides", "error", err.Error())
 		return nil
 	}
 	r.finalShutdown(ctx)

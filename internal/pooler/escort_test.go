@@ -212,7 +212,7 @@ func TestRun_TerminatingNoConsole_GracePeriodDecides(t *testing.T) {
 	result, err := w.escort(minute).Run(t.Context(), w.request(t))
 	require.NoError(t, err)
 	require.Equal(t, "plain", result.Strategy)
-	require.Contains(t, result.Reason, "pgbouncer has its grace period to stop")
+	require.Contains(t, result.Reason, "the grace period decides")
 	require.Empty(t, w.callList())
 }
 

@@ -133,7 +133,7 @@ func (p byPause) pauseBefore(ctx context.Context, signal time.Time) error {
 	} else if err != nil {
 		return err
 	}
-	return p.console.Shutdown(uncancelled(ctx), pgbouncer.Immediate)
+	return p.console.Shutdown(withoutCancel(ctx), pgbouncer.Immediate)
 }
 
 // prepare opens the second console, and records what is going to change.
@@ -143,7 +143,7 @@ func (p byPause) prepare(ctx context.Context) error {
 		return err
 	}
 	p.stop.second = second
-	former, err := currentSettings(uncancelled(ctx), p.console, p.changes())
+	former, err := currentSettings(withoutCancel(ctx), p.console, p.changes())
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (p byPause) changes() map[string]string {
 
 // dropIdleClients disconnects idle clients. Clients of session pools never count as idle.
 func (p byPause) dropIdleClients(ctx context.Context) error {
-	if err := p.console.Set(uncancelled(ctx), clientIdleTimeout, idleWait); err != nil {
+	if err := p.console.Set(withoutCancel(ctx), clientIdleTimeout, idleWait); err != nil {
 		return err
 	}
 	return escort.Sleep(ctx, dropIdleTime)
@@ -177,11 +177,11 @@ func (p byPause) dropIdleClients(ctx context.Context) error {
 func (p byPause) pauseUntilIdle(ctx context.Context, deadline time.Time) error {
 	changes := p.changes()
 	delete(changes, clientIdleTimeout)
-	if err := applySettings(uncancelled(ctx), p.console, changes); err != nil {
+	if err := applySettings(withoutCancel(ctx), p.console, changes); err != nil {
 		return err
 	}
 	p.stop.heldSince = time.Now()
-	pause, err := p.stop.second.Pause(uncancelled(ctx))
+	pause, err := p.stop.second.Pause(withoutCancel(ctx))
 	if err != nil {
 		return err
 	}

@@ -98,7 +98,7 @@ func (s byShutdown) livenessLimit() (limit time.Duration, limited bool) {
 // finalShutdown sends the shutdown if SIGTERM has arrived, or does so within finalSignalTimeout. The shutdown outlives the invocation,
 // and could not be sent later: pgbouncer accepts no new consoles then. While the pod's hook runs, it does.
 func (s byShutdown) finalShutdown(ctx context.Context) {
-	ctx = uncancelled(ctx)
+	ctx = withoutCancel(ctx)
 	if !s.stop.heldSince.IsZero() {
 		return
 	}
@@ -128,12 +128,12 @@ func (s byShutdown) shutDownUntil(ctx context.Context, deadline time.Time) error
 
 func (s byShutdown) beginShutdown(ctx context.Context) error {
 	if s.load.sessions {
-		if err := s.console.Set(uncancelled(ctx), serverFastClose, "1"); err != nil {
+		if err := s.console.Set(withoutCancel(ctx), serverFastClose, "1"); err != nil {
 			return err
 		}
 	}
 	s.stop.heldSince = time.Now()
-	if err := s.console.Shutdown(uncancelled(ctx), pgbouncer.WaitForServers); err != nil {
+	if err := s.console.Shutdown(withoutCancel(ctx), pgbouncer.WaitForServers); err != nil {
 		return err
 	}
 	s.log.Info("pgbouncer shutdown started")
@@ -142,7 +142,7 @@ func (s byShutdown) beginShutdown(ctx context.Context) error {
 
 // awaitSignal waits until the kubelet has sent SIGTERM.
 func (s byShutdown) awaitSignal(ctx context.Context, deadline time.Time) error {
-	err := escort.Poll(ctx, deadline, signalInterval, func() (bool, error) { return s.console.ShuttingDown(uncancelled(ctx)) })
+	err := escort.Poll(ctx, deadline, signalInterval, func() (bool, error) { return s.console.ShuttingDown(withoutCancel(ctx)) })
 	if err != nil {
 		return fmt.Errorf("wait for SIGTERM: %w", err)
 	}

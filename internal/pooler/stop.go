@@ -73,19 +73,19 @@ func (r *run) finalShutdown(ctx context.Context) {
 	}
 }
 
-// uncancelled is for commands on the console that is kept to the end. A cancelled command costs the console, and a pooler that is
+// withoutCancel is for commands on the console that is kept to the end. A canceled command costs the console, and a pooler that is
 // paused or shuts down may accept no other. Each command has its own timeout.
-func uncancelled(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
+func withoutCancel(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
 
 // recycleServers tells sessions to end, each at the end of its transaction, and counts what is open. Telling them once is not enough:
 // a pause on another console may be read later, and a session may begin before it.
 func (r *run) recycleServers(ctx context.Context) error {
 	if r.load.sessions {
-		if err := r.console.Reconnect(uncancelled(ctx)); err != nil {
+		if err := r.console.Reconnect(withoutCancel(ctx)); err != nil {
 			return err
 		}
 	}
-	pools, err := r.console.Pools(uncancelled(ctx))
+	pools, err := r.console.Pools(withoutCancel(ctx))
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (r *run) recycleServers(ctx context.Context) error {
 func (r *run) awaitClientsLeaving(ctx context.Context, deadline time.Time) error {
 	fewest, last := math.MaxInt, time.Now()
 	err := escort.Poll(ctx, deadline, clientsInterval, func() (bool, error) {
-		pools, err := r.console.Pools(uncancelled(ctx))
+		pools, err := r.console.Pools(withoutCancel(ctx))
 		if clients := pools.Clients(); err == nil && clients < fewest {
 			fewest, last = clients, time.Now()
 		}
@@ -118,7 +118,7 @@ func (r *run) awaitServicesRemoved(ctx context.Context, deadline time.Time) erro
 	}
 	known, last := map[string]bool{}, time.Now()
 	err = escort.Poll(ctx, deadline, clientsInterval, func() (bool, error) {
-		clients, err := r.console.Clients(uncancelled(ctx))
+		clients, err := r.console.Clients(withoutCancel(ctx))
 		if addClients(known, clients) {
 			last = time.Now()
 		}

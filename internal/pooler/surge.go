@@ -37,11 +37,11 @@ func (r *run) surge(ctx context.Context) (fallback string, err error) {
 		return "surge not possible: " + reason, nil
 	}
 	if err := r.saveRecord(ctx, record{Strategy: config.StrategySurge, Labels: map[string]string{key: r.pod.Labels[key]}}); err != nil {
-		return r.abortSurge(ctx, err)
+		return r.abandonSurge(ctx, err)
 	}
 	r.log.Info("surge started", "label", key, "replicas", selectors.Replicas)
 	if err := r.awaitReplacement(ctx, selectors.Replicas); err != nil {
-		return r.abortSurge(ctx, err)
+		return r.abandonSurge(ctx, err)
 	}
 	return r.finishSurge(ctx)
 }
@@ -57,11 +57,11 @@ func (r *run) livenessTooShort() (reason string) {
 // resumeSurge continues a surge whose escort crashed, if the replacement is ready. Otherwise it rolls back.
 func (r *run) resumeSurge(ctx context.Context) (done bool, err error) {
 	// Clients that wait because of the crash wait no longer. A shutdown continues.
-	if err := r.console.Resume(uncancelled(ctx)); err != nil && !errors.Is(err, pgbouncer.ErrShuttingDown) {
+	if err := r.console.Resume(withoutCancel(ctx)); err != nil && !errors.Is(err, pgbouncer.ErrShuttingDown) {
 		return false, fmt.Errorf("continue an interrupted surge: %w", err)
 	}
 	if err := r.checkReplaced(ctx); err != nil {
-		_, err := r.abortSurge(ctx, err)
+		_, err := r.abandonSurge(ctx, err)
 		return false, err
 	}
 	r.result.Strategy = string(config.StrategySurge)
@@ -69,12 +69,12 @@ func (r *run) resumeSurge(ctx context.Context) (done bool, err error) {
 	return fallback == "" && err == nil, err
 }
 
-// abortSurge rolls the surge back and returns the reason, unless ctx has ended.
-func (r *run) abortSurge(ctx context.Context, reason error) (fallback string, err error) {
+// abandonSurge rolls the surge back and returns the reason, unless ctx has ended.
+func (r *run) abandonSurge(ctx context.Context, reason error) (fallback string, err error) {
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
-	r.log.Info("surge aborted, rolling back", "reason", reason.Error())
+	r.log.Info("surge abandoned", "reason", reason.Error())
 	if err := r.rollBack(ctx); err != nil {
 		return "", err
 	}
@@ -97,7 +97,7 @@ func (r *run) awaitReplacement(ctx context.Context, replicas int) error {
 	if err != nil {
 		return timeoutError(err, fmt.Sprintf("no replacement was Ready in %v", timeout.Round(time.Second)), failure)
 	}
-	r.log.Info("replacement is ready")
+	r.log.Info("replacement ready")
 	return nil
 }
 
@@ -133,7 +133,7 @@ func replaced(peers []escort.Peer, own string, replicas int) bool {
 // finishSurge stops a pooler that is not needed any more, and evicts its pod. No PDB protects it now.
 func (r *run) finishSurge(ctx context.Context) (fallback string, err error) {
 	if err := r.awaitNotServing(ctx); err != nil {
-		return r.abortSurge(ctx, err)
+		return r.abandonSurge(ctx, err)
 	}
 	if err := r.awaitServicesRemoved(ctx, time.Now().Add(servicesTimeout)); err != nil {
 		return "", err

@@ -20,12 +20,12 @@ func TestEscort_FunctionKilled_NextInvocationFinishes(t *testing.T) {
 		{"1.18", "evict", "pgbouncer paused"},
 		{"1.18", "evict", "pgbouncer evicted"},
 		{"1.18", "surge", "surge started"},
-		{"1.18", "surge", "replacement is ready"},
+		{"1.18", "surge", "replacement ready"},
 		{"1.18", "surge", "pgbouncer paused"},
 		{"1.24", "evict", "pgbouncer evicted"},
 		{"1.24", "evict", "pgbouncer shutdown started"},
 		{"1.24", "surge", "surge started"},
-		{"1.24", "surge", "replacement is ready"},
+		{"1.24", "surge", "replacement ready"},
 		{"1.24", "surge", "pgbouncer shutdown started"},
 	} {
 		t.Run(fmt.Sprint(c.version, " ", c.strategy, ", ", c.step), func(t *testing.T) {
