@@ -88,8 +88,8 @@ func TestTheMomentsOfPods(t *testing.T) {
 			got := map[string]time.Duration{}
 			for _, p := range plan.Pods {
 				require.False(t, p.Due)
-				if !p.Moment.IsZero() {
-					got[p.Name] = limits.Deadline.Sub(p.Moment)
+				if !p.ForceAt.IsZero() {
+					got[p.Name] = limits.Deadline.Sub(p.ForceAt)
 				}
 			}
 			if c.want == nil {
@@ -147,7 +147,7 @@ func TestWithoutForceNoPodHasAMoment(t *testing.T) {
 	lenient := limits
 	lenient.Force = false
 	for _, p := range planned(time.Second, lenient, gracious("web", 30*time.Second), held(gracious("batch", 30*time.Second))).Pods {
-		require.Zero(t, p.Moment)
+		require.Zero(t, p.ForceAt)
 		require.False(t, p.Due)
 		require.Equal(t, p.Verdict == drain.Evict, p.Open, "a held pod stays")
 	}
@@ -206,23 +206,23 @@ func requireMoments(t *testing.T, seed uint64, plan drain.Plan, l drain.Limits) 
 	}
 	for _, p := range plan.Pods {
 		if p.Verdict != drain.Evict && p.Verdict != drain.Hold {
-			require.Zero(t, p.Moment, "seed %d: %s", seed, p.Name)
+			require.Zero(t, p.ForceAt, "seed %d: %s", seed, p.Name)
 			continue
 		}
-		require.False(t, p.Moment.Before(half), "seed %d: %s in the first half", seed, p.Name)
+		require.False(t, p.ForceAt.Before(half), "seed %d: %s in the first half", seed, p.Name)
 		own := l.Deadline.Add(-max(p.Grace, 2*time.Second))
 		if own.Before(half) {
 			own = half
 		}
-		require.False(t, p.Moment.After(own), "seed %d: %s too late", seed, p.Name)
+		require.False(t, p.ForceAt.After(own), "seed %d: %s too late", seed, p.Name)
 		for _, budget := range p.PDBs {
-			if p.Moment.Before(own) {
+			if p.ForceAt.Before(own) {
 				early[budget]++
 				require.False(t, leaving[budget], "seed %d: %s before another is gone", seed, p.Name)
 			}
 		}
 		if len(p.PDBs) == 0 {
-			require.Equal(t, own, p.Moment, "seed %d: %s", seed, p.Name)
+			require.Equal(t, own, p.ForceAt, "seed %d: %s", seed, p.Name)
 		}
 	}
 	for budget, n := range early {

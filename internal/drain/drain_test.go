@@ -55,7 +55,7 @@ func TestPhasesLeaveInOrderAndSettle(t *testing.T) {
 			{Name: "critical", Match: labelled("critical")},
 		}
 		began := time.Now()
-		report := drainer(phases...).Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer(phases...).Drain(within(t, time.Minute), node, drain.Node{})
 		require.Equal(t, []string{
 			"evict app/pooler", "gone app/pooler", "evict app/web", "gone app/web", "evict app/dns", "gone app/dns",
 		}, node.Log())
@@ -71,7 +71,7 @@ func TestAPhaseThatOutlastsItsTimeoutNoLongerHoldsBackTheNext(t *testing.T) {
 		node.Allow("b", 0)
 		phases := []drain.Phase{{Name: "poolers", Match: labelled("poolers"), Timeout: 5 * time.Minute}, {Name: "workloads"}}
 		began := time.Now()
-		report := drainer(phases...).Drain(within(t, 10*time.Minute), node, drain.Node{})
+		report, _ := drainer(phases...).Drain(within(t, 10*time.Minute), node, drain.Node{})
 		require.Len(t, report.Remaining(), 1)
 		require.Equal(t, drain.StillBlocked, report.Pods[0].Outcome)
 		require.Equal(t, []string{"app/b"}, report.Pods[0].BlockedBy)
@@ -89,7 +89,7 @@ func TestAFreedBudgetWakesTheDrainAtOnceAndForAsManyPodsAsItAllows(t *testing.T)
 		node.Allow("b", 0)
 		freed := time.Now().Add(3 * time.Second)
 		time.AfterFunc(3*time.Second, func() { node.Allow("b", 4) })
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		for _, p := range report.Pods {
 			require.Equal(t, freed, p.EvictedAt, "%s", p.Name)
 			require.Equal(t, []string{"app/b"}, p.BlockedBy)
@@ -103,7 +103,7 @@ func TestABlockedPodIsAskedForAgainThoughNoChangeWasSeen(t *testing.T) {
 		node.Fail("app/web", &drain.Blocked{PDBs: []string{"app/b"}, Reason: "no"})
 		<-node.Changed() // of the pod that was added
 		began := time.Now()
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Equal(t, 10*time.Second, report.Pods[0].EvictedAt.Sub(began))
 	})
 }
@@ -113,7 +113,7 @@ func TestAnyOtherErrorIsTriedAgainWithBackoffAndNeverFatal(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Fail("app/web", slices.Repeat([]error{errors.New("admission webhook denied the request")}, 6)...)
 		began := time.Now()
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
 		took := report.Pods[0].EvictedAt.Sub(began)
 		require.Greater(t, took, 12*time.Second, "six doublings from 0.2 s")
@@ -126,7 +126,7 @@ func TestAThrottlingServerGetsTheTimeItAsksFor(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Fail("app/web", &drain.Throttled{After: 7 * time.Second})
 		began := time.Now()
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Equal(t, 7*time.Second, report.Pods[0].EvictedAt.Sub(began))
 	})
 }
@@ -138,7 +138,7 @@ func TestNoMoreEvictionsThanTheConcurrencyAreUnderWay(t *testing.T) {
 			node.Add(pod(fmt.Sprint("web-", i)), 0)
 		}
 		began := time.Now()
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Empty(t, report.Remaining())
 		require.Equal(t, 3*time.Second, time.Since(began), "40 pods, 16 at once, 1 s each")
 	})
@@ -153,7 +153,7 @@ func TestAThrottlingServerIsAskedForLessAtOnce(t *testing.T) {
 			node.Add(pod(fmt.Sprint("web-", i)), 0)
 		}
 		time.AfterFunc(10*time.Second, node.widen)
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Empty(t, report.Remaining())
 		require.Less(t, node.refused, 40, "of 60 pods, in ten seconds")
 		require.Greater(t, node.most, 2*3, "when there was room again")
@@ -218,7 +218,7 @@ func TestADrainThatCannotFinishEndsWithItsContextAndNamesWhatRemains(t *testing.
 		held.Annotations = map[string]string{"karpenter.sh/do-not-disrupt": "true"}
 		node := draintest.New().Add(held, 0).Add(pod("web"), time.Hour)
 		began := time.Now()
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Equal(t, time.Minute, time.Since(began))
 		require.Equal(t, []string{"evict app/web"}, node.Log())
 		require.Len(t, report.Remaining(), 2)
@@ -232,7 +232,7 @@ func TestAPodThatArrivesLateIsEvictedToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 5*time.Second)
 		time.AfterFunc(time.Second, func() { node.Add(pod("late"), 0) })
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Len(t, report.Pods, 2)
 		require.Contains(t, node.Log(), "evict app/late")
 	})
@@ -244,7 +244,7 @@ func TestASuccessorOfTheSameNameIsAnotherPod(t *testing.T) {
 		reborn := pod("db-0")
 		reborn.UID = "second"
 		time.AfterFunc(0, func() { node.Add(reborn, 0) })
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Empty(t, report.Remaining())
 		require.NotEmpty(t, report.Pods)
 	})
@@ -254,7 +254,7 @@ func TestAPodThatIsLeftKeepsItsReasonThoughItsEvictionIsAnsweredLater(t *testing
 	synctest.Test(t, func(t *testing.T) {
 		node := &belated{Cluster: draintest.New().Add(pod("web"), time.Hour), by: time.Second}
 		node.Lose(true)
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{Unreachable: true})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{Unreachable: true})
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Contains(t, report.Pods[0].Reason, "unreachable")
 		require.False(t, report.Pods[0].EvictedAt.IsZero())

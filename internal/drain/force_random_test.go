@@ -121,9 +121,9 @@ func (r *trial) run(t *testing.T) {
 	by.Limits = r.limits
 	ctx, cancel := context.WithDeadline(t.Context(), r.limits.Deadline)
 	defer cancel()
-	report := by.Drain(ctx, r, drain.Node{})
+	report, state := by.Drain(ctx, r, drain.Node{})
 	require.Empty(t, r.faults)
-	report.CloseRemaining("the deadline came")
+	report.CloseRemaining(state, "deadline reached")
 	for _, p := range report.Pods {
 		require.Equal(t, 1, r.told[p.Name], "%s was told to stop %d times: %s, %s", p.Name, r.told[p.Name], p.Outcome, p.Reason)
 		require.Equal(t, r.forced[p.Name], p.Outcome == drain.Forced, "%s: %s", p.Name, p.Outcome)

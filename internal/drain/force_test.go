@@ -108,7 +108,8 @@ func drainBy(t *testing.T, by drain.Drainer, d time.Duration, node *draintest.Cl
 	began := time.Now()
 	by.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(d), Force: true}
 	n := &timed{Cluster: node, deadline: by.Limits.Deadline}
-	return by.Drain(within(t, d), n, drain.Node{}), n
+	report, _ := by.Drain(within(t, d), n, drain.Node{})
+	return report, n
 }
 
 func requireDeletions(t *testing.T, n *timed, want map[string]request) {
@@ -275,14 +276,14 @@ func TestWhereThePolicyIsToLeaveNothingIsDeletedAndHeldPodsAreNotAsked(t *testin
 		by := drainer(drain.Phase{Name: "poolers", Match: labelled("poolers")}, drain.Phase{Name: "workloads"})
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute)}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
-		report := by.Drain(within(t, 10*time.Minute), n, drain.Node{})
+		report, state := by.Drain(within(t, 10*time.Minute), n, drain.Node{})
 		require.Empty(t, n.deletions())
 		require.Empty(t, n.evictions("batch"))
 		require.Equal(t, []time.Duration{60 * s}, n.evictions("web"), "a phase that is stuck holds back nothing for ever")
-		report.CloseRemaining("the deadline came")
+		report.CloseRemaining(state, "deadline reached")
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
-		require.Equal(t, "blocked by app/b: no disruption allowed; the deadline came", report.Pods[0].Reason)
-		require.Equal(t, "annotated karpenter.sh/do-not-disrupt; the deadline came", report.Pods[1].Reason)
+		require.Equal(t, "blocked by app/b: no disruption allowed; deadline reached", report.Pods[0].Reason)
+		require.Equal(t, "annotated karpenter.sh/do-not-disrupt; deadline reached", report.Pods[1].Reason)
 		require.Equal(t, drain.Evicted, report.Pods[2].Outcome)
 	})
 }
@@ -309,7 +310,7 @@ func TestADeletionThatIsHeardButNotAnsweredIsSaidToHaveBeen(t *testing.T) {
 		node.Allow("other", 0)
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
-		report := by.Drain(within(t, 10*time.Minute), mute{&timed{Cluster: node, deadline: by.Limits.Deadline}}, drain.Node{})
+		report, _ := by.Drain(within(t, 10*time.Minute), mute{&timed{Cluster: node, deadline: by.Limits.Deadline}}, drain.Node{})
 		for _, p := range report.Pods {
 			require.Equal(t, drain.Forced, p.Outcome, p.Name)
 			require.Equal(t, by.Limits.Deadline.Add(-30*s), p.ForcedAt)
@@ -335,7 +336,7 @@ func TestAServerThatComesBackAtTheLastMomentIsAskedOnceMore(t *testing.T) {
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
 		away := &away{timed: n, until: n.deadline.Add(-time.Second)}
-		report := by.Drain(within(t, 10*time.Minute), away, drain.Node{})
+		report, _ := by.Drain(within(t, 10*time.Minute), away, drain.Node{})
 		require.Equal(t, s, n.deletions()["web"].grace)
 		require.Contains(t, report.Pods[0].Reason, "deleted with 1s of its 2m0s grace; throttled")
 		require.Less(t, away.tries, 60)
@@ -363,13 +364,13 @@ func TestAPodThatStillStopsAtTheDeadlineIsForcedAndSaidToStop(t *testing.T) {
 		node.Allow("b", 0)
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
-		report := by.Drain(within(t, 10*time.Minute), deaf{&timed{Cluster: node, deadline: by.Limits.Deadline}}, drain.Node{})
+		report, state := by.Drain(within(t, 10*time.Minute), deaf{&timed{Cluster: node, deadline: by.Limits.Deadline}}, drain.Node{})
 		require.Len(t, report.Remaining(), 2, "a later slice would go on")
-		report.CloseRemaining("the deadline came")
+		report.CloseRemaining(state, "deadline reached")
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
-		require.Equal(t, "still stopping when the deadline came", report.Pods[0].Reason)
+		require.Equal(t, "deadline reached while still stopping", report.Pods[0].Reason)
 		require.Equal(t, drain.Forced, report.Pods[1].Outcome)
-		require.True(t, strings.HasSuffix(report.Pods[1].Reason, "no disruption allowed; still stopping when the deadline came"), report.Pods[1].Reason)
+		require.True(t, strings.HasSuffix(report.Pods[1].Reason, "no disruption allowed; deadline reached while still stopping"), report.Pods[1].Reason)
 		require.Empty(t, report.Remaining())
 	})
 }
@@ -380,7 +381,7 @@ func TestAnEvictionWithoutAnAnswerDoesNotCostThePodItsGrace(t *testing.T) {
 		node := &slow{Cluster: draintest.New().Add(graced("web", 30*s), s), takes: time.Hour}
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
-		report := by.Drain(within(t, 10*time.Minute), node, drain.Node{})
+		report, _ := by.Drain(within(t, 10*time.Minute), node, drain.Node{})
 		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
 		require.Equal(t, 27*s, by.Limits.Deadline.Sub(report.Pods[0].ForcedAt), "3 s for a last try")
 	})
@@ -393,7 +394,7 @@ func TestADrainThatIsCutShortForcesNothing(t *testing.T) {
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(time.Hour), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
-		report := by.Drain(within(t, 15*time.Minute), n, drain.Node{})
+		report, _ := by.Drain(within(t, 15*time.Minute), n, drain.Node{})
 		require.Empty(t, n.deletions())
 		require.Len(t, report.Remaining(), 2)
 	})
@@ -407,7 +408,7 @@ func TestALateSliceTriesOnceAndForcesAtOnce(t *testing.T) {
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now().Add(-10 * time.Minute), Deadline: time.Now().Add(20 * s), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
-		report := by.Drain(within(t, 20*s), n, drain.Node{})
+		report, _ := by.Drain(within(t, 20*s), n, drain.Node{})
 		require.Equal(t, []string{"evict web", "delete web"}, n.order())
 		require.Equal(t, 20*s, n.asked[0].grace, "no more than there is")
 		require.Contains(t, report.Pods[0].Reason, "deleted with 20s of its 30s grace")
@@ -429,10 +430,10 @@ func TestThePodInPlaceOfAForcedOneIsNotForcedToo(t *testing.T) {
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
-		report := by.Drain(within(t, 10*time.Minute), n, drain.Node{Cordoned: cordoned})
+		report, _ := by.Drain(within(t, 10*time.Minute), n, drain.Node{Cordoned: cordoned})
 		require.Len(t, n.deletions(), 1)
 		require.Empty(t, report.Remaining())
-		require.Equal(t, drain.Remained, report.Pods[1].Outcome)
+		require.Equal(t, drain.Skipped, report.Pods[1].Outcome)
 		require.Contains(t, report.Pods[1].Reason, "came back")
 	})
 }

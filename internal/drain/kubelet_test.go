@@ -21,7 +21,7 @@ func TestAPodIsNotWaitedForOnceItsKubeletIsLost(t *testing.T) {
 		require.Equal(t, 20*s, time.Since(began), "15 s of patience")
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Equal(t, drain.Evict, report.Pods[0].Verdict)
-		require.Contains(t, report.Pods[0].Reason, "kubelet is unreachable")
+		require.Contains(t, report.Pods[0].Reason, "kubelet unreachable, cannot stop")
 		require.NotZero(t, report.Pods[0].EvictedAt)
 	})
 }
@@ -65,7 +65,7 @@ func TestAPodThatIsGoneWhileItsKubeletWasLostWasNotStopped(t *testing.T) {
 		report, _ := drainWithin(t, 10*time.Minute, node)
 		require.NotZero(t, report.Pods[1].GoneAt)
 		require.Equal(t, drain.Remained, report.Pods[1].Outcome)
-		require.Contains(t, report.Pods[1].Reason, "kubelet is unreachable")
+		require.Contains(t, report.Pods[1].Reason, "kubelet unreachable, cannot stop")
 	})
 }
 
@@ -77,7 +77,7 @@ func TestAPodThatWasForcedOnANodeThatIsLostIsLeft(t *testing.T) {
 		report, n := drainWithin(t, 2*time.Minute, node)
 		requireDeletions(t, n, map[string]request{"web": at(30*s, 30*s)})
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
-		require.Contains(t, report.Pods[0].Reason, "deleted with 30s of its 30s grace; terminating, but its kubelet is unreachable")
+		require.Contains(t, report.Pods[0].Reason, "deleted with 30s of its 30s grace; kubelet unreachable, cannot stop")
 		require.Empty(t, report.Remaining())
 	})
 }
@@ -86,10 +86,10 @@ func TestNobodyIsWaitedForOnAnInstanceThatIsGoneThoughItsKubeletIsNotMissedYet(t
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), time.Hour)
 		began := time.Now()
-		report := drainer().Drain(within(t, 10*time.Minute), node, drain.Node{Gone: true})
+		report, _ := drainer().Drain(within(t, 10*time.Minute), node, drain.Node{Gone: true})
 		require.Zero(t, time.Since(began))
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
-		require.Contains(t, report.Pods[0].Reason, "instance is gone")
+		require.Contains(t, report.Pods[0].Reason, "instance gone, cannot stop")
 	})
 }
 
