@@ -43,7 +43,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-func TestPhasesLeaveInOrderAndSettle(t *testing.T) {
+func TestPhases_InOrder_AndSettle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().
 			Add(pod("dns", "phase", "critical"), time.Second).
@@ -65,7 +65,7 @@ func TestPhasesLeaveInOrderAndSettle(t *testing.T) {
 	})
 }
 
-func TestAPhaseThatOutlastsItsTimeoutNoLongerHoldsBackTheNext(t *testing.T) {
+func TestPhase_TimeoutOver_NextPhaseStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("stuck", "phase", "poolers", "budget", "b"), 0).Add(pod("web"), 0)
 		node.Allow("b", 0)
@@ -80,7 +80,7 @@ func TestAPhaseThatOutlastsItsTimeoutNoLongerHoldsBackTheNext(t *testing.T) {
 	})
 }
 
-func TestAFreedBudgetWakesTheDrainAtOnceAndForAsManyPodsAsItAllows(t *testing.T) {
+func TestBlocked_PDBHasRoomAgain_AllPodsEvictedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		for i := range 4 {
@@ -97,7 +97,7 @@ func TestAFreedBudgetWakesTheDrainAtOnceAndForAsManyPodsAsItAllows(t *testing.T)
 	})
 }
 
-func TestABlockedPodIsAskedForAgainThoughNoChangeWasSeen(t *testing.T) {
+func TestBlocked_NoChangeSeen_EvictionRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Fail("app/web", &drain.Blocked{PDBs: []string{"app/b"}, Reason: "no"})
@@ -108,7 +108,7 @@ func TestABlockedPodIsAskedForAgainThoughNoChangeWasSeen(t *testing.T) {
 	})
 }
 
-func TestAnyOtherErrorIsTriedAgainWithBackoffAndNeverFatal(t *testing.T) {
+func TestEvict_AnyOtherError_RetriedWithBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Fail("app/web", slices.Repeat([]error{errors.New("admission webhook denied the request")}, 6)...)
@@ -121,7 +121,7 @@ func TestAnyOtherErrorIsTriedAgainWithBackoffAndNeverFatal(t *testing.T) {
 	})
 }
 
-func TestAThrottlingServerGetsTheTimeItAsksFor(t *testing.T) {
+func TestThrottled_RetryAfter_IsRespected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Fail("app/web", &drain.Throttled{After: 7 * time.Second})
@@ -131,7 +131,7 @@ func TestAThrottlingServerGetsTheTimeItAsksFor(t *testing.T) {
 	})
 }
 
-func TestNoMoreEvictionsThanTheConcurrencyAreUnderWay(t *testing.T) {
+func TestEvict_ManyPods_NoMoreInFlightThanConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := &slow{Cluster: draintest.New(), takes: time.Second}
 		for i := range 40 {
@@ -144,9 +144,9 @@ func TestNoMoreEvictionsThanTheConcurrencyAreUnderWay(t *testing.T) {
 	})
 }
 
-// Many drains at once are more than a server answers. One that refuses is asked for less by each of them, or it is kept busy with
-// refusing; and for more again when it has room.
-func TestAThrottlingServerIsAskedForLessAtOnce(t *testing.T) {
+// Many drains at once overload a server. Each of them must send less, or the server is busy with refusals; and more again when it has
+// room.
+func TestThrottled_ManyPods_FewerInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := &crowded{Cluster: draintest.New(), room: 3}
 		for i := range 60 {
@@ -160,14 +160,14 @@ func TestAThrottlingServerIsAskedForLessAtOnce(t *testing.T) {
 	})
 }
 
-// crowded is a node whose API server takes a second over each eviction, and has room for few at once.
+// crowded is a node whose API server needs a second for each eviction, and allows few at once.
 type crowded struct {
 	*draintest.Cluster
 	mu                            sync.Mutex
 	room, underWay, refused, most int
 }
 
-// widen gives it more room, and counts anew how much of it is used.
+// widen gives it more room, and starts to count anew how much of it is used.
 func (c *crowded) widen() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -197,7 +197,7 @@ func (c *crowded) enter() bool {
 	return true
 }
 
-// slow is a node whose API server takes its time over each eviction.
+// slow is a node whose API server answers each eviction after some time.
 type slow struct {
 	*draintest.Cluster
 	takes time.Duration
@@ -212,7 +212,7 @@ func (s *slow) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) e
 	}
 }
 
-func TestADrainThatCannotFinishEndsWithItsContextAndNamesWhatRemains(t *testing.T) {
+func TestDrain_ContextEnds_ReportsWhatRemains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		held := pod("batch")
 		held.Annotations = map[string]string{"karpenter.sh/do-not-disrupt": "true"}
@@ -228,7 +228,7 @@ func TestADrainThatCannotFinishEndsWithItsContextAndNamesWhatRemains(t *testing.
 	})
 }
 
-func TestAPodThatArrivesLateIsEvictedToo(t *testing.T) {
+func TestDrain_PodArrivesLate_IsEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 5*time.Second)
 		time.AfterFunc(time.Second, func() { node.Add(pod("late"), 0) })
@@ -238,7 +238,7 @@ func TestAPodThatArrivesLateIsEvictedToo(t *testing.T) {
 	})
 }
 
-func TestASuccessorOfTheSameNameIsAnotherPod(t *testing.T) {
+func TestDrain_SuccessorOfTheSameName_IsAnotherPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("db-0"), 0)
 		reborn := pod("db-0")
@@ -250,10 +250,10 @@ func TestASuccessorOfTheSameNameIsAnotherPod(t *testing.T) {
 	})
 }
 
-func TestAPodThatIsLeftKeepsItsReasonThoughItsEvictionIsAnsweredLater(t *testing.T) {
+func TestReason_EvictionAnsweredLate_StaysTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := &belated{Cluster: draintest.New().Add(pod("web"), time.Hour), by: time.Second}
-		node.Lose(true)
+		node.SetUnreachable(true)
 		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{Unreachable: true})
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Contains(t, report.Pods[0].Reason, "unreachable")

@@ -16,7 +16,7 @@ import (
 	"quiesce/internal/drain/draintest"
 )
 
-// timed is a node that keeps when what was asked of it, beside what.
+// timed is a node that notes each request, with its time.
 type timed struct {
 	*draintest.Cluster
 	deadline time.Time
@@ -53,7 +53,7 @@ func (n *timed) note(r request) {
 	n.asked = append(n.asked, r)
 }
 
-// deletions are those that were accepted, by pod.
+// deletions returns the deletions that were accepted, by pod.
 func (n *timed) deletions() map[string]request {
 	found := map[string]request{}
 	for _, r := range n.asked {
@@ -64,7 +64,7 @@ func (n *timed) deletions() map[string]request {
 	return found
 }
 
-// evictions are those that were asked of a pod, as long before the deadline.
+// evictions returns how long before the deadline each eviction of the pod was requested.
 func (n *timed) evictions(pod string) (before []time.Duration) {
 	for _, r := range n.asked {
 		if r.pod == pod && !r.delete {
@@ -85,12 +85,12 @@ func (n *timed) order() (what []string) {
 	return what
 }
 
-// at is a deletion or eviction that long before the deadline, with this grace.
+// at returns a deletion this long before the deadline, with this grace.
 func at(before, grace time.Duration) request {
 	return request{delete: true, before: before, grace: grace}
 }
 
-// graced is a pod with a grace, under a budget if one is named.
+// graced returns a pod with a grace period, and a PDB if the label budget names one.
 func graced(name string, grace time.Duration, labels ...string) drain.Pod {
 	p := pod(name, labels...)
 	p.Grace = grace
@@ -124,13 +124,13 @@ func requireDeletions(t *testing.T, n *timed, want map[string]request) {
 
 const s = time.Second
 
-func TestAPodThatItsBudgetNeverLetsGoIsDeletedAtTheLastMomentThatLeavesItItsGrace(t *testing.T) {
+func TestForce_PDBNeverAllows_DeletedWithFullGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 10*s)
 		node.Allow("b", 0)
 		report, n := drainWithin(t, 10*time.Minute, node)
 		requireDeletions(t, n, map[string]request{"web": at(30*s, 30*s)})
-		require.Equal(t, 30*s, slices.Min(n.evictions("web")), "its eviction was asked for once more")
+		require.Equal(t, 30*s, slices.Min(n.evictions("web")), "its eviction was requested once more")
 		web := report.Pods[0]
 		require.Equal(t, drain.Forced, web.Outcome)
 		require.Equal(t, "deadline: deleted with 30s of its 30s grace; blocked by app/b: no disruption allowed", web.Reason)
@@ -141,7 +141,7 @@ func TestAPodThatItsBudgetNeverLetsGoIsDeletedAtTheLastMomentThatLeavesItItsGrac
 	})
 }
 
-func TestNothingIsForcedInTheFirstHalf(t *testing.T) {
+func TestForce_LongGrace_NotInTheFirstHalf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
@@ -151,10 +151,10 @@ func TestNothingIsForcedInTheFirstHalf(t *testing.T) {
 	})
 }
 
-func TestAPodThatABudgetLetsGoAtItsLastMomentIsEvicted(t *testing.T) {
+func TestForce_PDBAllowsAtTheLastMoment_PodIsEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s), 10*s)
-		node.Fail("app/web", &drain.Blocked{PDBs: []string{"app/b"}}) // and then it would be, but nobody is told
+		node.Fail("app/web", &drain.Blocked{PDBs: []string{"app/b"}}) // then its PDB has room, but no change is seen
 		<-node.Changed()
 		report, n := drainWithin(t, 70*s, node)
 		require.Empty(t, n.deletions())
@@ -162,8 +162,8 @@ func TestAPodThatABudgetLetsGoAtItsLastMomentIsEvicted(t *testing.T) {
 	})
 }
 
-// Time is short where nobody has tried: behind a phase that is stuck for good.
-func TestNoPodIsForcedUntried(t *testing.T) {
+// Behind a stuck phase, time is short before any eviction was tried.
+func TestForce_PodBehindAStuckPhase_TriedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("stuck", 30*s, "phase", "poolers", "budget", "a"), 0).
 			Add(graced("free", 30*s), 0).Add(graced("kept", 30*s, "budget", "b"), 0)
@@ -179,15 +179,15 @@ func TestNoPodIsForcedUntried(t *testing.T) {
 	})
 }
 
-func TestPodsUnderOneBudgetAreForcedOneAfterTheOther(t *testing.T) {
+func TestForce_PodsOfOnePDB_OneAfterTheOther(t *testing.T) {
 	for name, c := range map[string]struct {
 		stop time.Duration
 		want map[string]request
 	}{
-		"that take all their grace": {
+		"pods that need all their grace": {
 			stop: time.Hour, want: map[string]request{"a": at(90*s, 30*s), "b": at(60*s, 30*s), "c": at(30*s, 30*s), "alone": at(30*s, 30*s)},
 		},
-		"that are quick, so that their budget has as long as it can": {
+		"pods that stop at once do not start earlier or later": {
 			stop: s, want: map[string]request{"a": at(90*s, 30*s), "b": at(60*s, 30*s), "c": at(30*s, 30*s), "alone": at(30*s, 30*s)},
 		},
 	} {
@@ -206,7 +206,7 @@ func TestPodsUnderOneBudgetAreForcedOneAfterTheOther(t *testing.T) {
 	}
 }
 
-func TestABudgetThatHasRoomAgainSparesTheNextPod(t *testing.T) {
+func TestForce_PDBHasRoomAgain_NextPodIsEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("a", 30*s, "budget", "b"), s).Add(graced("b", 30*s, "budget", "b"), s)
 		node.Allow("b", 0)
@@ -218,8 +218,8 @@ func TestABudgetThatHasRoomAgainSparesTheNextPod(t *testing.T) {
 	})
 }
 
-// A pod that outlasts its grace would cost the next one its own.
-func TestTheNextIsNotHeldUpBeyondItsOwnLastMoment(t *testing.T) {
+// A pod that outlasts its grace must not take the grace of the next.
+func TestForce_PodOutlastsItsGrace_NextIsNotDelayed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("a", 30*s, "budget", "b"), time.Hour).Add(graced("b", 30*s, "budget", "b"), s)
 		node.Allow("b", 0)
@@ -231,14 +231,14 @@ func TestTheNextIsNotHeldUpBeyondItsOwnLastMoment(t *testing.T) {
 	})
 }
 
-// deaf is a node whose pods take no notice of their grace.
+// deaf is a node whose pods ignore their grace.
 type deaf struct{ *timed }
 
 func (d deaf) Delete(ctx context.Context, ref drain.Ref, _ time.Duration) error {
 	return d.timed.Delete(ctx, ref, time.Hour)
 }
 
-func TestPodsWithoutABudgetDoNotWaitForEachOther(t *testing.T) {
+func TestForce_PodsWithoutPDB_Together(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		denied := errors.New("admission webhook denied the request")
 		node := draintest.New().Add(graced("a", 30*s), 0).Add(graced("b", 30*s), 0)
@@ -250,7 +250,7 @@ func TestPodsWithoutABudgetDoNotWaitForEachOther(t *testing.T) {
 	})
 }
 
-func TestAHeldPodIsAskedToLeaveWhenTimeRunsOutAndDeletedIfThatIsRefused(t *testing.T) {
+func TestForce_HeldPod_EvictedThenDeletedWhenDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		batch, free := held(graced("batch", 30*s, "budget", "b")), held(graced("free", 60*s))
 		node := draintest.New().Add(batch, s).Add(free, s)
@@ -268,7 +268,7 @@ func TestAHeldPodIsAskedToLeaveWhenTimeRunsOutAndDeletedIfThatIsRefused(t *testi
 	})
 }
 
-func TestWhereThePolicyIsToLeaveNothingIsDeletedAndHeldPodsAreNotAsked(t *testing.T) {
+func TestKeep_Deadline_NothingDeletedHeldPodsStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("stuck", 30*s, "phase", "poolers", "budget", "b"), 0).Add(held(graced("batch", 30*s)), 0).
 			Add(graced("web", 30*s), s)
@@ -279,7 +279,7 @@ func TestWhereThePolicyIsToLeaveNothingIsDeletedAndHeldPodsAreNotAsked(t *testin
 		report, state := by.Drain(within(t, 10*time.Minute), n, drain.Node{})
 		require.Empty(t, n.deletions())
 		require.Empty(t, n.evictions("batch"))
-		require.Equal(t, []time.Duration{60 * s}, n.evictions("web"), "a phase that is stuck holds back nothing for ever")
+		require.Equal(t, []time.Duration{60 * s}, n.evictions("web"), "a stuck phase does not hold back the next for ever")
 		report.CloseRemaining(state, "deadline reached")
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Equal(t, "blocked by app/b: no disruption allowed; deadline reached", report.Pods[0].Reason)
@@ -288,7 +288,7 @@ func TestWhereThePolicyIsToLeaveNothingIsDeletedAndHeldPodsAreNotAsked(t *testin
 	})
 }
 
-func TestADeletionThatFailsIsTriedAgainWithWhatGraceIsLeft(t *testing.T) {
+func TestForce_DeletionFails_RetriedWithTheGraceLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 5*s, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
@@ -303,7 +303,7 @@ func TestADeletionThatFailsIsTriedAgainWithWhatGraceIsLeft(t *testing.T) {
 	})
 }
 
-func TestADeletionThatIsHeardButNotAnsweredIsSaidToHaveBeen(t *testing.T) {
+func TestForce_DeletionExecutedNotAnswered_IsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 10*s).Add(graced("quick", 30*s, "budget", "other"), 0)
 		node.Allow("b", 0)
@@ -319,7 +319,7 @@ func TestADeletionThatIsHeardButNotAnsweredIsSaidToHaveBeen(t *testing.T) {
 	})
 }
 
-// mute is a node whose API server does what it is asked for, and does not say so.
+// mute is a node whose API server executes deletions, and does not answer.
 type mute struct{ *timed }
 
 func (m mute) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
@@ -327,8 +327,8 @@ func (m mute) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) er
 	return errors.New("connection reset by peer")
 }
 
-// An API server that is away for the whole of the pod's grace but its end is back in time to have the pod told.
-func TestAServerThatComesBackAtTheLastMomentIsAskedOnceMore(t *testing.T) {
+// An API server that recovers near the end of the pod's grace is in time to have the pod signalled.
+func TestForce_ServerRecoversAtTheLastMoment_AskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 2*time.Minute, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
@@ -343,7 +343,7 @@ func TestAServerThatComesBackAtTheLastMomentIsAskedOnceMore(t *testing.T) {
 	})
 }
 
-// away is a node whose API server has too much to do for deletions until then.
+// away is a node whose API server throttles deletions until then.
 type away struct {
 	*timed
 	until time.Time
@@ -358,14 +358,14 @@ func (a *away) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) e
 	return a.timed.Delete(ctx, ref, grace)
 }
 
-func TestAPodThatStillStopsAtTheDeadlineIsForcedAndSaidToStop(t *testing.T) {
+func TestCloseRemaining_PodStillStopping_ReasonSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 2*time.Hour).Add(graced("slow", 2*time.Hour), 2*time.Hour)
 		node.Allow("b", 0)
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
 		report, state := by.Drain(within(t, 10*time.Minute), deaf{&timed{Cluster: node, deadline: by.Limits.Deadline}}, drain.Node{})
-		require.Len(t, report.Remaining(), 2, "a later slice would go on")
+		require.Len(t, report.Remaining(), 2, "a later invocation would continue")
 		report.CloseRemaining(state, "deadline reached")
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Equal(t, "deadline reached while still stopping", report.Pods[0].Reason)
@@ -375,19 +375,19 @@ func TestAPodThatStillStopsAtTheDeadlineIsForcedAndSaidToStop(t *testing.T) {
 	})
 }
 
-// A webhook that hangs answers when it is too late.
-func TestAnEvictionWithoutAnAnswerDoesNotCostThePodItsGrace(t *testing.T) {
+// A webhook that hangs answers too late.
+func TestForce_EvictionNotAnswered_PodKeepsItsGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := &slow{Cluster: draintest.New().Add(graced("web", 30*s), s), takes: time.Hour}
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
 		report, _ := by.Drain(within(t, 10*time.Minute), node, drain.Node{})
 		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
-		require.Equal(t, 27*s, by.Limits.Deadline.Sub(report.Pods[0].ForcedAt), "3 s for a last try")
+		require.Equal(t, 27*s, by.Limits.Deadline.Sub(report.Pods[0].ForcedAt), "3 s for the last eviction")
 	})
 }
 
-func TestADrainThatIsCutShortForcesNothing(t *testing.T) {
+func TestForce_ContextEndsEarly_NothingDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), s).Add(held(graced("batch", 30*s)), s)
 		node.Allow("b", 0)
@@ -400,8 +400,8 @@ func TestADrainThatIsCutShortForcesNothing(t *testing.T) {
 	})
 }
 
-// A slice that begins when the moment has passed knows nothing of what an earlier one tried.
-func TestALateSliceTriesOnceAndForcesAtOnce(t *testing.T) {
+// An invocation that starts after ForceAt does not know what an earlier one tried.
+func TestForce_StartsLate_TriedOnceThenDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
@@ -415,7 +415,7 @@ func TestALateSliceTriesOnceAndForcesAtOnce(t *testing.T) {
 	})
 }
 
-func TestThePodInPlaceOfAForcedOneIsNotForcedToo(t *testing.T) {
+func TestForce_SuccessorCameBack_NotForced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stubborn := graced("stubborn-1", 30*s, "budget", "b")
 		stubborn.ToleratesCordon = true
