@@ -7,7 +7,7 @@ import (
 )
 
 // State is what Resume needs of the drain before it: the times of the phases, and the progress of each pod. The zero State is that of
-// a drain that has not started.
+// a drain that never ran.
 type State struct {
 	clocks []Clock
 	pods   map[Ref]*progress
