@@ -43,11 +43,11 @@ func (l Limits) bound(own time.Duration) time.Duration {
 // Grace returns how much of its own grace a pod gets if it is told to stop now: the time until the deadline, in whole seconds as in
 // the API.
 func (l Limits) Grace(own time.Duration, now time.Time) time.Duration {
-	left := l.Deadline.Sub(now)
-	if rest := left % time.Second; rest > 0 {
-		left += time.Second - rest
+	remaining := l.Deadline.Sub(now)
+	if rest := remaining % time.Second; rest > 0 {
+		remaining += time.Second - rest
 	}
-	return max(minGrace, min(own, left))
+	return max(minGrace, min(own, remaining))
 }
 
 // latest returns the last moment that is this long before the deadline. It is never in the first half of the drain's time, in which

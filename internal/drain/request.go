@@ -35,7 +35,7 @@ func (r response) failed() string {
 	return "eviction failed"
 }
 
-// retryAfter returns the server's own wish; zero: it has none.
+// retryAfter returns how long the server asks to wait; zero: it does not.
 func (r response) retryAfter() time.Duration {
 	if throttled, is := errors.AsType[*Throttled](r.err); is {
 		return throttled.After
@@ -70,12 +70,12 @@ func (r *run) withAnswerTimeout(ctx context.Context, forceAt, now time.Time) (co
 }
 
 // retryDelay returns how long to wait after a failure. Once the pod is due, it is the shorter the nearer the deadline is, whatever the
-// server wishes.
-func (r *run) retryDelay(p *progress, wish time.Duration, now time.Time) time.Duration {
+// server asks for.
+func (r *run) retryDelay(p *progress, usual time.Duration, now time.Time) time.Duration {
 	if !p.due.Load() {
-		return wish
+		return usual
 	}
-	return min(wish, max(minBackoff, r.Limits.Deadline.Sub(now)/retryShare))
+	return min(usual, max(minBackoff, r.Limits.Deadline.Sub(now)/retryShare))
 }
 
 // escort runs the pod's escort. The eviction that the escort requests is noted when it is accepted, as the escort may have much to do
