@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -26,8 +25,7 @@ import (
 func main() {
 	handler, err := newHandler(context.Background(), os.Getenv)
 	if err != nil {
-		line, _ := json.Marshal(map[string]any{"level": "FATAL", "message": "not started", "error": err.Error(), "faults": err})
-		fmt.Fprintln(os.Stderr, string(line))
+		logFatal(os.Stderr, err)
 		os.Exit(1)
 	}
 	lambda.Start(handler.Invoke)

@@ -167,7 +167,7 @@ func (a *arena) until(holds func() bool) {
 
 // quiesce is the whole path, event in to completion out, of a function that is warm.
 func (a *arena) quiesce() time.Duration {
-	function, err := a.Function(a.ctx, "autoScalingGroups: ["+a.name+"]\n")
+	function, err := a.Function(a.ctx, "autoScalingGroups: ["+a.name+"]\nmode: drain\n")
 	require.NoError(a, err)
 	defer function.Close()
 	plan, err := json.Marshal(termination.Request{Action: termination.ActionPlan, InstanceID: a.victim.ID})

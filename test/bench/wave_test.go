@@ -156,7 +156,7 @@ func (w *waveArena) quiesce() time.Duration {
 
 // warm is a function that has spoken with AWS and Kubernetes.
 func (w *waveArena) warm(queue env.Queue, i env.Instance) *env.Function {
-	f, err := w.Function(w.ctx, "autoScalingGroups: ["+w.name+"]\n", queue.Environment()...)
+	f, err := w.Function(w.ctx, "autoScalingGroups: ["+w.name+"]\nmode: drain\n", queue.Environment()...)
 	require.NoError(w, err)
 	plan, err := json.Marshal(termination.Request{Action: termination.ActionPlan, InstanceID: i.ID})
 	require.NoError(w, err)

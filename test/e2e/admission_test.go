@@ -11,9 +11,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// The right to patch pods is the right to run anything in them. Whoever steals the function's role gets their labels, and the
-// escorts' annotation.
-func TestTheFunctionCannotChangeWhatPodsRun(t *testing.T) {
+// Permission to patch pods is permission to run anything in them. The policy leaves a thief of the function's role their labels.
+func TestAdmission_FunctionPatchesPod_OnlyLabels(t *testing.T) {
 	s := setScene(t, 1)
 	s.podOn(s.instances[0], "web", func(p *corev1.Pod) { p.Annotations = map[string]string{"team": "a"} })
 	thief := s.as("thief", "quiesce")
@@ -31,15 +30,16 @@ func TestTheFunctionCannotChangeWhatPodsRun(t *testing.T) {
 		`{"metadata": {"annotations": {"team": "b"}}}`,
 		`{"metadata": {"annotations": {"team": null}}}`,
 		`{"metadata": {"annotations": null}}`,
+		`{"metadata": {"annotations": {"quiesce/escort-state": "{}"}}}`,
+		`{"metadata": {"labels": {"quiesce/escort-state": "surge"}, "annotations": {"quiesce/escort-state": "{}"}}}`,
 	} {
 		err := s.patchWeb(thief, patch)
 		require.True(t, isRefusedByPolicy(err), "%s: %v", patch, err)
 		require.NoError(t, s.patchWeb(s.Lab.Client(), patch, metav1.DryRunAll), "others may: %s", patch)
 	}
 	for _, patch := range []string{
-		`{"metadata": {"labels": {"quiesce/escorted": "surge", "app": null}, "annotations": {"quiesce/escorted": "{}"}}}`,
-		`{"metadata": {"annotations": {"quiesce/escorted": "{\"paused\": true}"}}}`,
-		`{"metadata": {"labels": {"quiesce/escorted": null, "app": "web"}, "annotations": {"quiesce/escorted": null}}}`,
+		`{"metadata": {"labels": {"quiesce/escort-state": "surge", "app": null}}}`,
+		`{"metadata": {"labels": {"quiesce/escort-state": null, "app": "web"}}}`,
 	} {
 		require.NoError(t, s.patchWeb(thief, patch), patch)
 	}

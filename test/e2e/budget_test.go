@@ -21,7 +21,7 @@ import (
 )
 
 // shortAndLenient is for drains that are to meet their deadline: soon, and without force.
-const shortAndLenient = "drain: {maxDuration: 8s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}"
+const shortAndLenient = "drain: {maxDuration: 8s, completionReserve: 1s, onDeadline: keep, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}"
 
 // A budget that is overrun is an outage that its owner had asked to be spared; one that is asked in a loop is load on the API
 // server just when it has most to do.

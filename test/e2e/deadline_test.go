@@ -19,7 +19,7 @@ import (
 )
 
 // short is for drains that are to meet their deadline soon, with force.
-const short = "drain: {maxDuration: 20s, reserve: 2s, joinGrace: 1s, volumeDetach: 1s}"
+const short = "drain: {maxDuration: 20s, completionReserve: 2s, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}"
 
 // deletion is a pod's, as the API server was asked for it.
 type deletion struct {
@@ -111,7 +111,7 @@ func TestAPodThatItsBudgetNeverLetsGoIsToldToStopBeforeTheDeadline(t *testing.T)
 	require.Equal(t, []string{s.group + "/" + pod.Name}, s.relatedTo(victim))
 	require.Equal(t, []float64{1}, s.measured("PodsForced"))
 	require.Equal(t, []float64{1}, s.measured("Drains", "Status", "forced"))
-	require.Positive(t, s.measured("BlockedSeconds")[0])
+	require.Positive(t, s.measured("PDBBlockedSeconds")[0])
 }
 
 // Half of a drain's time belongs to the budgets, whatever a pod's grace: an hour of it must not make a budget worth nothing.
@@ -130,7 +130,7 @@ func TestAPodWhoseGraceIsLongerThanTheDrainIsNotForcedInItsFirstHalf(t *testing.
 
 // Two replicas at once are what the budget was made against.
 func TestPodsUnderOneBudgetAreForcedOneAfterTheOther(t *testing.T) {
-	s := setScene(t, 1, "drain: {maxDuration: 30s, reserve: 2s, joinGrace: 1s, volumeDetach: 1s}")
+	s := setScene(t, 1, "drain: {maxDuration: 30s, completionReserve: 2s, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}")
 	s.deploy("web", 2, grace(5), stopping("2s"))
 	s.budget("web", "web", 0)
 	victim := s.instances[0]

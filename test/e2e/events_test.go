@@ -247,21 +247,26 @@ phases:
     match: {labelSelector: "app in ("}
 `
 
-// A function that starts with half a configuration fails at the worst moment: when an instance is about to go. And one that
-// names its faults one by one costs a deployment each.
-func TestABadConfigurationDoesNotStartAndNamesEveryFault(t *testing.T) {
+// A function with half a configuration would fail when an instance terminates. Errors that come one by one cost a deployment
+// each.
+func TestStart_InvalidConfiguration_LogsEveryError(t *testing.T) {
 	s := play(t)
 	_, err := s.Function(t.Context(), faulty)
 	var start *runtimeapi.InitError
 	require.ErrorAs(t, err, &start)
 	line := strings.TrimSuffix(start.Stderr, "\n")
 	require.NotContains(t, line, "\n")
-	var said struct{ Faults []config.Error }
+	var said struct {
+		Level, Msg string
+		Errors     []config.Error
+	}
 	require.NoError(t, json.Unmarshal([]byte(line), &said), line)
+	require.Equal(t, "FATAL", said.Level)
+	require.Equal(t, "invalid configuration", said.Msg)
 	found := map[string]int{}
-	for _, fault := range said.Faults {
-		require.NotEmpty(t, fault.Reason)
-		found[fault.Key] = fault.Line
+	for _, e := range said.Errors {
+		require.NotEmpty(t, e.Reason)
+		found[e.Key] = e.Line
 	}
 	require.Equal(t, map[string]int{
 		"autoScalingGroups": 1, "mode": 2, "drain.maxDuration": 4, "drain.concurency": 5, "drain.onDeadline": 6,

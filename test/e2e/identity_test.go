@@ -88,7 +88,7 @@ func TestTheFunctionsIdentity(t *testing.T) {
 func provesNeed(t *testing.T, own *env.Env, p permission) {
 	run, known := needs[p]
 	require.True(t, known, "nothing shows that the function needs it")
-	s := setSceneOn(t, own, 2, "drain: {maxDuration: 12s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}")
+	s := setSceneOn(t, own, 2, "drain: {maxDuration: 12s, completionReserve: 1s, onDeadline: keep, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}")
 	s.deploy("web", 1)
 	s.instances = []env.Instance{s.hostOf("web")}
 	if run.prepare != nil {
@@ -164,7 +164,7 @@ func (s *scene) isRefused(words, environment string) {
 	s.Helper()
 	node := s.instances[0]
 	s.podOn(node, "web")
-	function := s.start("autoScalingGroups: [\""+s.group+"\"]", environment)
+	function := s.start("autoScalingGroups: [\""+s.group+"\"]\nmode: drain", environment)
 	report := s.invokeOn(function, s.terminate(node).Body)
 	require.Equal(s, "Failed", report.ErrorType)
 	require.Contains(s, report.ErrorMessage, words)
@@ -295,7 +295,7 @@ func (s *scene) blockAll() {
 func (s *scene) forceAll() {
 	s.Helper()
 	s.blockAll()
-	s.function = s.newFunction("drain: {maxDuration: 12s, reserve: 1s, joinGrace: 1s, volumeDetach: 1s}")
+	s.function = s.newFunction("drain: {maxDuration: 12s, completionReserve: 1s, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}")
 }
 
 // giveDisk puts a pod with a disk on the node.

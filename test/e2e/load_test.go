@@ -112,7 +112,7 @@ func (p *post) terminateAll() (events [][]byte) {
 // sweepAllAlong sweeps until the returned function is called, which tells what the sweeps saw.
 func (p *post) sweepAllAlong() (end func() []termination.SweepReport) {
 	p.Helper()
-	f := p.start("autoScalingGroups: [\""+p.group+"\"]\n", p.queue.Environment()...)
+	f := p.start("autoScalingGroups: [\""+p.group+"\"]\nmode: drain\n", p.queue.Environment()...)
 	event := read(p.T, "sweep")
 	var reports []termination.SweepReport
 	var failed error

@@ -327,7 +327,7 @@ func namesOf(pods []corev1.Pod) []string {
 
 // To be forced is to be told: by the pod's own hook and SIGTERM, while there is time to heed them.
 func TestAForcedContainerGetsItsHookAndItsSignalBeforeTheDeadline(t *testing.T) {
-	s := setMachines(t, 1, "drain: {maxDuration: 40s, reserve: 5s, joinGrace: 1s, volumeDetach: 1s}")
+	s := setMachines(t, 1, "drain: {maxDuration: 40s, completionReserve: 5s, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}")
 	s.deploy("stateful", 1, func(d *appsv1.Deployment) {
 		s.runs("trap '"+note("term", "log")+"; exit 0' TERM; "+sleeping, 15,
 			preStop(note("hook", "log")+"; sleep 2; "+note("hooked", "log")))(&d.Spec.Template.Spec)

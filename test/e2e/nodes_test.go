@@ -154,7 +154,7 @@ func (s *scene) noneMarkedBut(names ...string) {
 
 // An instance that failed to boot never becomes a node. To wait for one would hold up the group's replacement of it.
 func TestAnInstanceThatNeverJoinedIsLetGoAfterAWhile(t *testing.T) {
-	s := setScene(t, 0, "drain: {joinGrace: 2s}")
+	s := setScene(t, 0, "drain: {nodeJoinTimeout: 2s}")
 	victim := s.unjoined(s.group, "nowhere.ec2.internal")
 	r := s.drain(victim)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
@@ -168,7 +168,7 @@ func TestAnInstanceThatNeverJoinedIsLetGoAfterAWhile(t *testing.T) {
 // A kubelet that registers while its instance is being taken away brings pods with it a moment later; an instance that is let
 // go for want of a node kills them unsignalled.
 func TestANodeThatJoinsLateIsDrained(t *testing.T) {
-	s := setScene(t, 0, "drain: {joinGrace: 2m}")
+	s := setScene(t, 0, "drain: {nodeJoinTimeout: 2m}")
 	victim := s.unjoined(s.group, s.group+".ec2.internal")
 	s.bare("pod", pinned(victim))
 	answer := s.begin(victim)

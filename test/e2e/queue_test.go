@@ -44,7 +44,7 @@ func setPostOn(t *testing.T, on *env.Env, nodes, functions int, settings env.Set
 	t.Helper()
 	s := setSceneOn(t, on, nodes)
 	p := &post{scene: s, queue: s.QueueFor(s.group, cmp.Or(settings.Timeout, lambdaTimeout))}
-	settings.Configuration = "autoScalingGroups: [\"" + s.group + "\"]\n" + settings.Configuration
+	settings.Configuration = "autoScalingGroups: [\"" + s.group + "\"]\nmode: drain\n" + settings.Configuration
 	settings.Environment = append(slices.Clone(settings.Environment), p.queue.Environment()...)
 	for range functions {
 		f, err := s.FunctionWith(t.Context(), settings)
@@ -204,7 +204,7 @@ func TestALongDrainGoesOnInSlicesOfTwentySeconds(t *testing.T) {
 	told := p.told(victim)
 	require.Len(t, told, 2, "of the drain, not of its slices")
 	require.Contains(t, told[1], "Normal Drained drained in ")
-	require.EqualValues(t, len(handed), p.measured("HandOvers"))
+	require.EqualValues(t, len(handed), p.measured("Handoffs"))
 	require.EqualValues(t, 1, p.measured("Drains", "Status", "drained"))
 	require.EqualValues(t, 1, p.measured("PodsEvicted"))
 	require.Zero(t, p.measured("HooksExpired"))
@@ -264,7 +264,7 @@ func TestPoisonInABatchGoesToTheDeadLettersAndTheRestIsDrained(t *testing.T) {
 	require.Len(t, moved, 1)
 	require.Equal(t, letters[0].Attributes["messageId"], moved[0].Message)
 	require.Equal(t, letters[0].Attributes["reason"], moved[0].Reason)
-	require.EqualValues(t, 1, p.measured("Malformed"))
+	require.EqualValues(t, 1, p.measured("MalformedEvents"))
 }
 
 func TestPoisonThatCannotBeMovedIsKeptUntilItCan(t *testing.T) {
@@ -278,7 +278,7 @@ func TestPoisonThatCannotBeMovedIsKeptUntilItCan(t *testing.T) {
 	p.handled()
 	require.Len(t, p.AWS.Messages(p.queue.DLQ), 1)
 	require.Len(t, p.said("not done"), 1)
-	require.EqualValues(t, 1, p.measured("Malformed"), "one event, though it came twice")
+	require.EqualValues(t, 1, p.measured("MalformedEvents"), "one event, though it came twice")
 	require.Contains(t, p.function.Output(), "not authorized")
 }
 
@@ -325,7 +325,7 @@ func TestAnInstanceThatIsRetainedIsDrainedWhenItIsTerminatedAgain(t *testing.T) 
 	victim := s.instances[0]
 	s.AWS.RetainAbandoned(s.group)
 	s.podOn(victim, "pod", stopsAfter("100ms"))
-	lost := s.start("autoScalingGroups: ["+s.group+"]\nlifecycle: {onFailure: ABANDON}\ndrain: {maxDuration: 2s, reserve: 0s}",
+	lost := s.start("autoScalingGroups: ["+s.group+"]\nmode: drain\nlifecycle: {onFailure: ABANDON}\ndrain: {maxDuration: 2s, completionReserve: 0s}",
 		"QUIESCE_CLUSTER_ENDPOINT=https://127.0.0.1:1", "QUIESCE_CLUSTER_CA="+base64.StdEncoding.EncodeToString(s.Lab.CA()))
 	first := s.terminate(victim)
 	s.until("the instance is retained", func() (bool, error) {

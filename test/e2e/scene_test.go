@@ -83,7 +83,11 @@ func (s *scene) newFunction(more ...string) *env.Function {
 // newFunctionFor is a function that another group than the scene's is configured for.
 func (s *scene) newFunctionFor(group string, more ...string) *env.Function {
 	s.Helper()
-	return s.start("autoScalingGroups: [\"" + group + "\"]\n" + strings.Join(more, "\n"))
+	settings := strings.Join(more, "\n")
+	if !strings.Contains(settings, "mode: ") {
+		settings = "mode: drain\n" + settings
+	}
+	return s.start("autoScalingGroups: [\"" + group + "\"]\n" + settings)
 }
 
 func (s *scene) start(configuration string, environment ...string) *env.Function {

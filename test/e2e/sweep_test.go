@@ -48,8 +48,8 @@ func TestAnInstanceWhoseEventWasLostIsFoundAndDrained(t *testing.T) {
 	require.Empty(t, writes(p.requests(p.function)))
 	require.Zero(t, p.sweep().EventsResent, "while it waits in the queue")
 	require.EqualValues(t, 3, p.measured("Sweeps"))
-	require.EqualValues(t, 3, p.measured("Waiting"))
-	require.EqualValues(t, 1, p.measured("Enqueued"))
+	require.EqualValues(t, 3, p.measured("InstancesWaiting"))
+	require.EqualValues(t, 1, p.measured("EventsResent"))
 
 	p.deliver(1)
 	p.handled()
@@ -155,7 +155,7 @@ const (
 func TestASweepOfFiveHundredGroupsCostsLittle(t *testing.T) {
 	s := setScene(t, 0)
 	queue := s.Queue(s.group)
-	configuration := "autoScalingGroups:\n"
+	configuration := "mode: drain\nautoScalingGroups:\n"
 	for n := range manyGroups {
 		name := fmt.Sprintf("%s-%d", s.group, n)
 		configuration += "  - " + name + "\n"

@@ -47,7 +47,7 @@ func TestAnInstanceIsLetGoOnlyWhenItsDisksAreDetached(t *testing.T) {
 // A driver that is broken must not keep the instance for ever; but who looks for the disk has to find a line about it.
 func TestADiskThatStaysAttachedIsNotWaitedForWithoutEnd(t *testing.T) {
 	const patience = 2 * time.Second
-	s := setScene(t, 1, "drain: {volumeDetach: 2s}")
+	s := setScene(t, 1, "drain: {volumeDetachTimeout: 2s}")
 	victim := s.instances[0]
 	disk := s.disk("data", victim)
 	s.podOn(victim, "database", claiming("data"), stopsAfter("100ms"))

@@ -190,6 +190,7 @@ func (t *Trial) Configuration(settings ...string) string {
 		settings = []string{t.Credentials()}
 	}
 	return fmt.Sprintf(`autoScalingGroups: [%[1]s]
+mode: drain
 phases:
   - name: poolers
     match: {namespaces: [%[1]s]}
