@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"iter"
-	"log/slog"
 	"net"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -21,7 +20,6 @@ import (
 type escorts struct {
 	connect func(context.Context) (*kube.Client, error)
 	sdk     aws.Config
-	log     *slog.Logger
 }
 
 func (e escorts) of(phase config.Phase) drain.Escort {
@@ -35,7 +33,6 @@ func (e escorts) of(phase config.Phase) drain.Escort {
 		Logins: func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error] {
 			return source(namespace)(ctx)
 		},
-		Log: e.log,
 	}
 }
 
@@ -60,17 +57,4 @@ func (e escorts) secret(ctx context.Context, namespace, name string) (map[string
 		return nil, err
 	}
 	return client.Secret(ctx, namespace, name)
-}
-
-// isPooler: an annotation decides; else the phase's own match; and where that has no labels, what is known of charts and
-// operators. A pod that an escort took labels off is matched by those it had.
-func isPooler(phase config.Phase) func(drain.Pod) bool {
-	return func(p drain.Pod) bool {
-		was, annotated := pooler.Labels(p), p.Annotations[escort.Annotation]
-		known := phase.Match.Selector != nil && annotated == "" || pooler.Recognise(was, p.Annotations)
-		if annotated == pooler.Kind {
-			return len(phase.Match.Namespaces) == 0 || phase.Match.Namespaces.Match(p.Namespace)
-		}
-		return known && (phase.Match.Empty() || phase.Match.Matches(p.Namespace, p.PriorityClass, was))
-	}
 }

@@ -45,7 +45,7 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 	}
 	access := eks.Cluster{Name: settings.Cluster, Endpoint: settings.Endpoint, CA: settings.CA}
 	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return access.Access(ctx, sdk) })
-	groups, all := asg.NewGroups(sdk), phases(settings, escorts{connect: connect, sdk: sdk, log: log})
+	groups, all := asg.NewGroups(sdk), phases(settings, escorts{connect: connect, sdk: sdk})
 	handler := &termination.Handler{
 		Parse:       asg.Parse,
 		EncodeEvent: asg.EncodeEvent,
@@ -54,7 +54,6 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 		Hooks:       asg.NewHooks(sdk),
 		Connect:     func(ctx context.Context) (termination.Kubernetes, error) { return connect(ctx) },
 		Drainer:     drain.Drainer{Phases: all, Concurrency: settings.Drain.MaxConcurrentEvictions, Log: log},
-		Hurried:     drain.Drainer{Phases: hurried(all), Concurrency: settings.Drain.MaxConcurrentEvictions, Log: log},
 		Policy:      policy(settings),
 		Log:         log,
 		Metrics:     metrics.New(os.Stdout, settings.Cluster),

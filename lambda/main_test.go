@@ -10,7 +10,6 @@ import (
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
-	"quiesce/internal/pooler"
 )
 
 // environment is what Lambda gives the function, with this configuration beside it.
@@ -72,29 +71,6 @@ func TestNewHandler_InvalidConfiguration_HasEveryError(t *testing.T) {
 	var errs config.Errors
 	require.ErrorAs(t, err, &errs)
 	require.Len(t, errs, 2)
-}
-
-// A surge waits for a replacement, and a phase for the one before it, minutes long: on a machine that is gone in two, that is
-// time taken from the pods.
-func TestOnAMachineThatGoesInTwoMinutesNothingWaitsForLong(t *testing.T) {
-	t.Setenv("AWS_REGION", "eu-west-1")
-	handler, err := newHandler(t.Context(), environment(t, `autoScalingGroups: [workers-a]
-mode: drain
-phases:
-  - {name: poolers, escort: {pgbouncer: {strategy: surge, timeout: 1m}}, timeout: 5m}
-  - {name: workloads, timeout: 10s}
-`))
-	require.NoError(t, err)
-	quick := handler.Hurried.Phases
-	require.Equal(t, hurriedPhase, quick[0].Timeout)
-	require.Equal(t, 10*time.Second, quick[1].Timeout)
-	escort := quick[0].Escort.(*pooler.Escort)
-	require.Equal(t, config.StrategyEvict, escort.Strategy)
-	require.Equal(t, hurriedPhase, escort.Timeout)
-
-	usual := handler.Drainer.Phases[0]
-	require.Equal(t, config.StrategySurge, usual.Escort.(*pooler.Escort).Strategy, "others wait as they are told")
-	require.Equal(t, 5*time.Minute, usual.Timeout)
 }
 
 func TestQueuesAreUsedWhereTheyAreNamed(t *testing.T) {

@@ -29,6 +29,16 @@ const (
 type Limits struct {
 	StartedAt, Deadline time.Time
 	Force               bool // they are deleted, in time to stop; otherwise they are left
+	// MaxWait bounds how long a phase holds back the next and how long an escort takes; zero: each its own time.
+	MaxWait time.Duration
+}
+
+// bound returns the time of a phase or an escort as MaxWait bounds it.
+func (l Limits) bound(own time.Duration) time.Duration {
+	if l.MaxWait > 0 {
+		return min(own, l.MaxWait)
+	}
+	return own
 }
 
 // Grace is what a pod gets of its own grace if it is told to stop now: what there is until the deadline, in whole seconds, as

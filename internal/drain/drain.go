@@ -21,8 +21,9 @@ const (
 // Drainer empties nodes.
 type Drainer struct {
 	Phases      []Phase
-	Limits      Limits // of the drain that is to be done
-	Concurrency int    // evictions under way at once, one node
+	Limits      Limits  // of the drain that is to be done
+	Records     Records // of that drain; nil: none can be kept, and escorts that must keep some evict plainly
+	Concurrency int     // evictions under way at once, one node
 	Log         *slog.Logger
 }
 
@@ -67,7 +68,9 @@ func (d Drainer) Evictable(pods []Pod, node Node) []Pod {
 }
 
 func (d Drainer) first(pods []Pod, node Node) Plan {
-	return Make(View{Now: time.Now(), Node: node, Pods: pods, Phases: d.Phases, Clocks: make([]Clock, len(d.Phases))})
+	return Make(View{
+		Now: time.Now(), Node: node, Pods: pods, Phases: d.Phases, Clocks: make([]Clock, len(d.Phases)), RecordedPhases: d.recordedPhases(pods),
+	})
 }
 
 // run is one drain. Its loop alone touches its fields; evictions under way send their answers to it.
@@ -124,7 +127,10 @@ func (r *run) join() {
 func (r *run) pass(ctx context.Context) (wake time.Time, done bool) {
 	now := time.Now()
 	wake = earliest(r.look(now), now.Add(blockedRecheck))
-	plan := Make(View{Now: now, Node: r.node, Pods: r.cluster.Pods(), Phases: r.Phases, Clocks: r.clocks, Limits: r.Limits})
+	pods := r.cluster.Pods()
+	plan := Make(View{
+		Now: now, Node: r.node, Pods: pods, Phases: r.Phases, Clocks: r.clocks, Limits: r.Limits, RecordedPhases: r.recordedPhases(pods),
+	})
 	r.logPhases(plan)
 	r.clocks = plan.Clocks
 	for _, ref := range r.ledger.see(plan, now) {
@@ -146,7 +152,7 @@ func (r *run) act(ctx context.Context, pod Planned, now time.Time) (again time.T
 	switch {
 	case a.underWay:
 		return time.Time{}
-	case pod.Verdict == Wait && escort != nil && pod.escorted() && !a.escorted: // its escort crashed
+	case pod.Verdict == Wait && escort != nil && !a.escorted && r.isRecorded(pod.Ref): // its escort crashed
 	case !pod.wanted():
 		return time.Time{}
 	case escort == nil && !pod.Due && now.Before(r.pace.resting):
@@ -182,7 +188,7 @@ func (r *run) start(ctx context.Context, pod Planned, now time.Time) {
 	if escort := r.Phases[pod.Phase].Escort; escort != nil && r.hasTime(a, pod, now) {
 		a.escorted = true
 		r.Log.Info("escort began", "pod", pod.String())
-		go r.escort(ctx, escort, pod.Pod, a)
+		go r.escort(ctx, escort, pod, a)
 		return
 	}
 	r.evicting++

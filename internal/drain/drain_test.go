@@ -26,7 +26,7 @@ func drainer(phases ...drain.Phase) drain.Drainer {
 }
 
 func pod(name string, labels ...string) drain.Pod {
-	p := drain.Pod{Ref: drain.Ref{Name: name}, Labels: map[string]string{}}
+	p := drain.Pod{Ref: drain.Ref{Namespace: "app", Name: name, UID: "uid-" + name}, Labels: map[string]string{}}
 	for i := 0; i < len(labels); i += 2 {
 		p.Labels[labels[i]] = labels[i+1]
 	}

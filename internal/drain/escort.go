@@ -2,56 +2,84 @@ package drain
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
 )
 
-// EscortLabel is on a pod to which an escort has done something that outlives the escort: the strategy is its value. An
-// annotation of the same key says what was changed. A later slice finishes or undoes it.
-const EscortLabel = "quiesce/escorted"
+// EscortLabel is on a pod on which an escort changed something that outlives the escort. Its value is the strategy. It only informs
+// people: what was changed is in Records.
+const EscortLabel = "quiesce/escort-state"
 
-// Escort sees pods out.
+// Escort gets one kind of pod off a node without loss.
 type Escort interface {
-	// Run readies the pod, calls evict at the moment that cuts nothing, and returns when the pod can be left to stop by
-	// itself; what evict answers, it returns. If it cannot finish, it undoes what it did, on a fresh context, before it returns.
-	// A pod that is terminating already is one whose escort crashed: what can still be done for it is done.
-	Run(ctx context.Context, p Pod, evict func(context.Context, EvictOptions) error) (EscortResult, error)
-	// ShutDown has a pod that is not evicted, a DaemonSet's, stop what it does, by its LeaveBy. It is the last that happens to the
-	// node's pods.
-	ShutDown(ctx context.Context, p Pod) (EscortResult, error)
-	// Undo undoes what an escort left on a pod that stays after all.
-	Undo(ctx context.Context, p Pod) error
-	// Advise says what about the pod would make its leaving worse than need be. It changes nothing.
+	// Run readies the pod, evicts it at a moment that aborts nothing, and returns when the pod can stop by itself. It returns the
+	// eviction's error as it is. If it cannot finish, it undoes what it changed, on a fresh context. The escort of a terminating pod
+	// crashed: Run does what can still be done.
+	Run(ctx context.Context, r EscortRequest) (EscortResult, error)
+	// ShutDown stops, by EvictBy, a pod that is not evicted: a DaemonSet's. It is the last that is done to the node's pods.
+	ShutDown(ctx context.Context, r EscortRequest) (EscortResult, error)
+	// Undo undoes what an escort changed on a pod that stays after all.
+	Undo(ctx context.Context, r EscortRequest) error
+	// Advise returns warnings: what about the pod would make its eviction worse than need be. It changes nothing.
 	Advise(ctx context.Context, p Pod) []string
+}
+
+// EscortRequest is one pod to escort, the time for it, and what the drain does on behalf of the escort.
+type EscortRequest struct {
+	Pod
+	EvictBy time.Time       // when Run must have evicted the pod; zero: no limit
+	MaxWait time.Duration   // Run takes no longer, and waits for no replacement; zero: as long as the escort is configured to
+	Record  json.RawMessage // what an earlier escort recorded of the pod
+	// Recorded reports whether there is a record, though Record may be empty: one that could not be read.
+	Recorded bool
+	// Save replaces the record; nil removes it. The escort saves before it changes anything that outlives it.
+	Save func(ctx context.Context, record json.RawMessage) error
+	// Log has the drain's keys: instance, group, node and pod.
+	Log *slog.Logger
+	// Evict evicts the pod.
+	Evict func(ctx context.Context, o EvictOptions) error
 }
 
 // EscortResult is what a report says of an escort.
 type EscortResult struct {
-	Strategy            string  `json:"strategy"`               // what was done; plain: no more than an eviction
-	Version             string  `json:"version,omitempty"`      // of what was escorted
-	Reason              string  `json:"reason,omitempty"`       // why this strategy, or why no better one
-	Clients             int     `json:"clients,omitempty"`      // connected when it began
-	Transactions        int     `json:"transactions,omitempty"` // in flight when it began
-	HeldBackSeconds     float64 `json:"heldBack,omitempty"`     // for how long new transactions had to wait, in seconds
-	AbortedDetail       string  `json:"cut,omitempty"`          // what was cut, in words; empty: nothing
-	AbortedTransactions int     `json:"lost,omitempty"`         // how much that was: transactions, or sessions that may have been in one
+	Kind                string  `json:"kind,omitempty"`                // of the escort: pgbouncer
+	Strategy            string  `json:"strategy"`                      // what was done; plain: no more than an eviction
+	Version             string  `json:"version,omitempty"`             // of what runs in the pod
+	Reason              string  `json:"reason,omitempty"`              // why this strategy, or why no better one
+	Clients             int     `json:"clients,omitempty"`             // connected when it began
+	Transactions        int     `json:"transactions,omitempty"`        // in flight when it began
+	HeldBackSeconds     float64 `json:"heldBackSeconds,omitempty"`     // how long new transactions had to wait
+	AbortedDetail       string  `json:"abortedDetail,omitempty"`       // what was aborted, in words; empty: nothing
+	AbortedTransactions int     `json:"abortedTransactions,omitempty"` // how many: transactions, or sessions that may have been in one
 }
 
-// escort starts seeing the pod out. The eviction that the escort asks for goes into the books when it is accepted: the escort
-// may have much to do after it. Once the pod's moment has come, that eviction is not refused any more.
-func (r *run) escort(ctx context.Context, escort Escort, pod Pod, a *ask) {
+// request returns what the pod's escort is asked to do. Evict is left to the caller.
+func (d Drainer) request(p Planned) EscortRequest {
+	r, recorded := d.recordOf(p.Ref)
+	return EscortRequest{
+		Pod: p.Pod, MaxWait: d.Limits.MaxWait, Record: r.Escort, Recorded: recorded, Save: d.save(p.Ref, d.Phases[p.Phase].Name),
+		Log: d.Log.With("pod", p.String()),
+	}
+}
+
+// escort runs the pod's escort. The eviction that it asks for is recorded when it is accepted: the escort may have much to do after
+// it. Once the pod's moment has come, that eviction is not refused any more.
+func (r *run) escort(ctx context.Context, escort Escort, pod Planned, a *ask) {
 	ctx, asked, end := r.hurry(ctx, a.leaveBy)
 	defer end()
-	pod.EvictBy = a.leaveBy
-	evict := func(ctx context.Context, o EvictOptions) error {
+	request := r.request(pod)
+	request.EvictBy = a.leaveBy
+	request.Evict = func(ctx context.Context, o EvictOptions) error {
 		if pod.Terminating() {
-			return nil // nobody is signalled twice
+			return nil // no pod is signalled twice
 		}
 		got := answer{pod: pod.Ref, underWay: true}
 		if a.due.Load() {
-			got = r.insist(ctx, pod, o)
+			got = r.insist(ctx, pod.Pod, o)
 		} else {
 			got.err = r.cluster.Evict(ctx, pod.Ref, o)
 		}
@@ -61,7 +89,7 @@ func (r *run) escort(ctx context.Context, escort Escort, pod Pod, a *ask) {
 		}
 		return got.err
 	}
-	escorted, err := escort.Run(ctx, pod, evict)
+	escorted, err := escort.Run(ctx, request)
 	r.answers <- answer{pod: pod.Ref, err: err, escorted: &escorted}
 }
 
@@ -89,10 +117,11 @@ func (d Drainer) ShutDownDaemons(ctx context.Context, pods []Pod, node Node, rep
 }
 
 func (d Drainer) farewell(ctx context.Context, pod Planned) EscortResult {
+	request := d.request(pod)
 	if end, limited := ctx.Deadline(); limited {
-		pod.EvictBy = end.Add(-min(farewellReserve, time.Until(end)/2))
+		request.EvictBy = end.Add(-min(farewellReserve, time.Until(end)/2))
 	}
-	escorted, err := d.Phases[pod.Phase].Escort.ShutDown(ctx, pod.Pod)
+	escorted, err := d.Phases[pod.Phase].Escort.ShutDown(ctx, request)
 	if err != nil {
 		d.Log.Warn("a DaemonSet's pod was not stopped", "pod", pod.String(), "error", err.Error())
 		return escorted
@@ -110,8 +139,8 @@ func (d Drainer) HasEscorts() bool {
 func (d Drainer) UndoEscorts(ctx context.Context, pods []Pod, node Node) error {
 	var faults []error
 	for _, pod := range d.first(pods, node).Pods {
-		if escort := d.Phases[pod.Phase].Escort; escort != nil && pod.escorted() {
-			faults = append(faults, escort.Undo(ctx, pod.Pod))
+		if request := d.request(pod); d.Phases[pod.Phase].Escort != nil && request.Recorded {
+			faults = append(faults, d.Phases[pod.Phase].Escort.Undo(ctx, request))
 		}
 	}
 	return errors.Join(faults...)

@@ -20,7 +20,7 @@ type escort struct {
 	options       []drain.EvictOptions // asked for one after the other
 
 	mutex    sync.Mutex
-	seen     []drain.Pod
+	seen     []drain.EscortRequest
 	began    []time.Time
 	ended    error // of its context, when the last one was done
 	released []string
@@ -33,7 +33,7 @@ func (e *escort) note(what func()) {
 }
 
 // since are the pods whose escort began then or later.
-func (e *escort) since(at time.Time) (seen []drain.Pod) {
+func (e *escort) since(at time.Time) (seen []drain.EscortRequest) {
 	for i, began := range e.began {
 		if !began.Before(at) {
 			seen = append(seen, e.seen[i])
@@ -42,7 +42,7 @@ func (e *escort) since(at time.Time) (seen []drain.Pod) {
 	return seen
 }
 
-func (e *escort) Run(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) (drain.EscortResult, error) {
+func (e *escort) Run(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
 	e.note(func() { e.seen, e.began = append(e.seen, p), append(e.began, time.Now()) })
 	defer func() { e.note(func() { e.ended = ctx.Err() }) }()
 	done := drain.EscortResult{Strategy: "careful", Version: "1.0"}
@@ -52,7 +52,7 @@ func (e *escort) Run(ctx context.Context, p drain.Pod, evict func(context.Contex
 		return done, context.Cause(ctx)
 	}
 	for _, o := range e.options {
-		if err := evict(ctx, o); err != nil {
+		if err := p.Evict(ctx, o); err != nil {
 			return done, err
 		}
 	}
@@ -60,12 +60,12 @@ func (e *escort) Run(ctx context.Context, p drain.Pod, evict func(context.Contex
 	return done, nil
 }
 
-func (e *escort) ShutDown(_ context.Context, p drain.Pod) (drain.EscortResult, error) {
+func (e *escort) ShutDown(_ context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
 	e.note(func() { e.seen, e.began = append(e.seen, p), append(e.began, time.Now()) })
 	return drain.EscortResult{Strategy: "farewell"}, nil
 }
 
-func (e *escort) Undo(_ context.Context, p drain.Pod) error {
+func (e *escort) Undo(_ context.Context, p drain.EscortRequest) error {
 	e.released = append(e.released, p.String())
 	return errors.New("still marked")
 }
@@ -142,18 +142,92 @@ func TestAnEscortIsWaitedForWhenTheDrainIsCancelled(t *testing.T) {
 	})
 }
 
+// recorded returns records in which the pods were changed by an escort of phase poolers.
+func recorded(t *testing.T, pods ...drain.Pod) *draintest.Records {
+	t.Helper()
+	records := &draintest.Records{}
+	for _, p := range pods {
+		require.NoError(t, records.SetRecord(t.Context(), p.UID, `{"phase":"poolers","escort":{"paused":true}}`))
+	}
+	return records
+}
+
+// An escort may remove the label by which its phase matches.
+func TestRecord_LabelsChange_PodStaysInItsPhase(t *testing.T) {
+	p := pod("pooler")
+	by := escorted(&escort{})
+	require.Equal(t, "workloads", by.Plan([]drain.Pod{p}, drain.Node{}).Pods[0].Phase)
+	by.Records = recorded(t, p)
+	require.Equal(t, "poolers", by.Plan([]drain.Pod{p}, drain.Node{}).Pods[0].Phase)
+}
+
+func TestRecord_PhaseIsGone_PodIsMatchedAgain(t *testing.T) {
+	p := pod("pooler")
+	by := escorted(&escort{})
+	by.Records = &draintest.Records{}
+	for _, text := range []string{`{"phase":"of an older configuration"}`, `{"phase":""}`, `garbled`} {
+		require.NoError(t, by.Records.SetRecord(t.Context(), p.UID, text))
+		require.Equal(t, "workloads", by.Plan([]drain.Pod{p}, drain.Node{}).Pods[0].Phase, text)
+	}
+}
+
+// saver is an escort that records a change, and is told what an earlier one recorded.
+type saver struct {
+	drain.Escort
+	err    error
+	before []drain.EscortRequest
+}
+
+func (s *saver) Run(ctx context.Context, r drain.EscortRequest) (drain.EscortResult, error) {
+	s.before = append(s.before, r)
+	if s.err = r.Save(ctx, []byte(`{"paused":true}`)); s.err != nil {
+		return drain.EscortResult{}, r.Evict(ctx, drain.EvictOptions{})
+	}
+	return drain.EscortResult{}, errors.New("crashed")
+}
+
+func TestRecord_SavedByAnEscort_ReachesTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &saver{}
+		records := &draintest.Records{}
+		by := drainer(drain.Phase{Name: "poolers", Match: labelled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
+		by.Records = records
+		pooler := pod("pooler", "phase", "poolers")
+		node := draintest.New().Add(pooler, time.Second)
+		by.Drain(within(t, 3*time.Second), node, drain.Node{})
+		require.Equal(t, map[string]string{pooler.UID: `{"phase":"poolers","escort":{"paused":true}}`}, records.All())
+		require.False(t, e.before[0].Recorded)
+		require.True(t, e.before[1].Recorded)
+		require.JSONEq(t, `{"paused":true}`, string(e.before[1].Record))
+	})
+}
+
+func TestRecord_NoneCanBeKept_EscortIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &saver{}
+		by := drainer(drain.Phase{Name: "poolers", Match: labelled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
+		node := draintest.New().Add(pod("pooler", "phase", "poolers"), time.Second)
+		by.Drain(within(t, time.Minute), node, drain.Node{})
+		require.ErrorContains(t, e.err, "there is no Lease")
+		require.Equal(t, []string{"evict app/pooler", "gone app/pooler"}, node.Log())
+	})
+}
+
 // A pod that an earlier slice's escort marked and evicted may still need its escort; one that nobody marked stops by itself.
 func TestATerminatingPodSeesItsEscortOnceMoreIfAnEarlierOneCrashed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{}
-		marked := pod("marked", "phase", "poolers", drain.EscortLabel, "careful")
+		marked := pod("marked", "phase", "poolers")
 		other := pod("other", "phase", "poolers")
 		marked.Deleted, other.Deleted = time.Now(), time.Now()
 		node := draintest.New().Add(marked, 0).Add(other, 0)
 		time.AfterFunc(time.Minute, func() { node.Remove("app/marked"); node.Remove("app/other") })
-		report := escorted(e).Drain(within(t, time.Hour), node, drain.Node{})
+		by := escorted(e)
+		by.Records = recorded(t, marked)
+		report := by.Drain(within(t, time.Hour), node, drain.Node{})
 		require.Empty(t, report.Remaining())
 		require.Len(t, e.seen, 1)
+		require.JSONEq(t, `{"paused":true}`, string(e.seen[0].Record))
 		require.Equal(t, "marked", e.seen[0].Name)
 		require.Equal(t, []string{"gone app/marked", "gone app/other"}, node.Log(), "nobody is signalled twice")
 		require.Zero(t, report.Pods[0].EvictedAt)
@@ -199,12 +273,14 @@ func TestADrainThatGoesOnKeepsItsBooksAndItsClocks(t *testing.T) {
 	})
 }
 
-func TestReleaseIsForMarkedPodsOfEscortedPhases(t *testing.T) {
+func TestUndoEscorts_RecordedPods_Only(t *testing.T) {
 	e := &escort{}
-	marked, unescorted := pod("marked", "phase", "poolers", drain.EscortLabel, "careful"), pod("elsewhere", drain.EscortLabel, "careful")
-	err := escorted(e).UndoEscorts(t.Context(), []drain.Pod{marked, unescorted, pod("pooler", "phase", "poolers")}, drain.Node{})
+	marked, labelled := pod("marked"), pod("labelled", "phase", "poolers", drain.EscortLabel, "careful")
+	by := escorted(e)
+	by.Records = recorded(t, marked)
+	err := by.UndoEscorts(t.Context(), []drain.Pod{marked, labelled, pod("pooler", "phase", "poolers")}, drain.Node{})
 	require.ErrorContains(t, err, "still marked")
-	require.Len(t, e.released, 1)
+	require.Equal(t, []string{"app/marked"}, e.released, "a label is the word of the pod's owner")
 }
 
 func TestAPlanCarriesTheEscortsAdvice(t *testing.T) {
@@ -235,7 +311,7 @@ func TestAnEscortWhosePodsMomentHasComeIsNotRefusedAnyMore(t *testing.T) {
 		require.Equal(t, "careful", pooler.Escort.Strategy)
 		require.Contains(t, pooler.Reason, "deadline: deleted with 30s of its 30s grace; blocked by app/b")
 		require.Equal(t, n.deadline.Add(-30*s), e.seen[0].EvictBy)
-		require.Equal(t, []drain.Pod{e.seen[len(e.seen)-1]}, e.since(n.deadline.Add(-60*s)), "one escort did it")
+		require.Len(t, e.since(n.deadline.Add(-60*s)), 1, "one escort did it")
 	})
 }
 

@@ -57,7 +57,7 @@ func (r *run) patience(a *ask, wish time.Duration, now time.Time) time.Duration 
 // terminating pod has nothing to ask for.
 func (r *run) hasTime(a *ask, pod Planned, now time.Time) bool {
 	if a.leaveBy.IsZero() && r.Limits.Force && !pod.Terminating() {
-		a.leaveBy = r.Limits.askBy(pod.Grace, r.Phases[pod.Phase].Lead, now)
+		a.leaveBy = r.Limits.askBy(pod.Grace, r.Limits.bound(r.Phases[pod.Phase].Lead), now)
 	}
 	return a.leaveBy.IsZero() || now.Before(a.leaveBy)
 }

@@ -30,6 +30,8 @@ type View struct {
 	Phases []Phase
 	Clocks []Clock // one a phase
 	Limits Limits
+	// RecordedPhases are the names of the phases in which records keep their pods, by pod UID.
+	RecordedPhases map[string]string
 }
 
 // Plan is what a pass does about it.
@@ -67,7 +69,7 @@ func Make(v View) Plan {
 			plan.open(i)
 		}
 		plan.Clocks[i] = plan.Clocks[i].tick(v.Now, counts[i] > 0, plan.isOpen(i))
-		passed, wake := plan.Clocks[i].passed(phase, v.Now)
+		passed, wake := plan.Clocks[i].passed(phase, v.Limits, v.Now)
 		plan.Wake = earliest(plan.Wake, wake)
 		open = open && passed
 	}
@@ -79,7 +81,7 @@ func (v View) planned() []Planned {
 	for i, pod := range v.Pods {
 		phase := v.phaseOf(pod)
 		planned[i] = Planned{
-			Pod: pod, Decision: v.judge(pod), Phase: phase, needs: v.Limits.needs(pod.Grace, v.Phases[phase].Lead),
+			Pod: pod, Decision: v.judge(pod), Phase: phase, needs: v.Limits.needs(pod.Grace, v.Limits.bound(v.Phases[phase].Lead)),
 		}
 	}
 	slices.SortFunc(planned, func(a, b Planned) int {
@@ -88,8 +90,13 @@ func (v View) planned() []Planned {
 	return planned
 }
 
-// phaseOf is the first phase that matches; if none does, the one that takes the unmatched.
+// phaseOf returns the phase that the record names; else the first that matches; else the one that takes the unmatched.
 func (v View) phaseOf(p Pod) int {
+	if name, recorded := v.RecordedPhases[p.UID]; recorded {
+		if i := slices.IndexFunc(v.Phases, func(phase Phase) bool { return phase.Name == name }); i >= 0 {
+			return i
+		}
+	}
 	if i := slices.IndexFunc(v.Phases, func(phase Phase) bool { return phase.Match != nil && phase.Match(p) }); i >= 0 {
 		return i
 	}
@@ -133,14 +140,14 @@ func (c Clock) tick(now time.Time, hasPods, open bool) Clock {
 }
 
 // passed tells whether the phase lets the next one begin, and if not, when its clock alone would.
-func (c Clock) passed(p Phase, now time.Time) (passed bool, wake time.Time) {
+func (c Clock) passed(p Phase, limits Limits, now time.Time) (passed bool, wake time.Time) {
 	switch {
 	case c.Began.IsZero():
 		return true, time.Time{}
 	case !c.Emptied.IsZero():
 		return at(c.Emptied.Add(p.Settle), now)
-	case p.Timeout > 0:
-		return at(c.Began.Add(p.Timeout), now)
+	case limits.bound(p.Timeout) > 0:
+		return at(c.Began.Add(limits.bound(p.Timeout)), now)
 	}
 	return false, time.Time{}
 }

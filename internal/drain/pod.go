@@ -20,7 +20,6 @@ type Pod struct {
 	PDBs               []string  // disruption budgets that are known to select it, as namespace/name
 	ContainersEndedAt  time.Time // when it was seen that nothing runs in it any more, and only finalizers keep it; zero: not so
 	Finalizers         []string
-	EvictBy            time.Time // when its escort must have asked for its eviction; zero: there is no hurry
 }
 
 // Ref names one pod, and not its successor of the same name.
@@ -33,6 +32,3 @@ func (r Ref) String() string { return r.Namespace + "/" + r.Name }
 
 // Terminating tells whether the pod has been asked to leave, by whomever.
 func (p Pod) Terminating() bool { return !p.Deleted.IsZero() }
-
-// escorted tells whether an escort has done something to the pod that may have to be finished or undone.
-func (p Pod) escorted() bool { return p.Labels[EscortLabel] != "" }

@@ -34,15 +34,12 @@ func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*escort.Pod, error
 	return inspected(found), nil
 }
 
-// Amend changes labels and annotations of exactly this pod; a nil value takes one away. Another pod of its name is not changed: its
-// UID is not that of the patch, which is invalid by that.
-func (c *Client) PatchMetadata(ctx context.Context, ref drain.Ref, labels, annotations map[string]*string) error {
+// PatchLabels changes labels of exactly this pod; a nil value removes one. Another pod of its name is not changed: its UID differs
+// from the patch's, which makes the patch invalid.
+func (c *Client) PatchLabels(ctx context.Context, ref drain.Ref, labels map[string]*string) error {
 	metadata := map[string]any{"uid": ref.UID}
-	if len(labels) > 0 { // null would take all of them away
+	if len(labels) > 0 { // null would remove all of them
 		metadata["labels"] = labels
-	}
-	if len(annotations) > 0 {
-		metadata["annotations"] = annotations
 	}
 	body, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {

@@ -115,31 +115,29 @@ func TestTheOwnerOfAPodIsNamedWithTheGroupOfItsKindWhereThatIsForeign(t *testing
 	require.Zero(t, ownerOf(found("bare", "1")))
 }
 
-func TestLabelsAndAnnotationsAreAmendedAndTakenAway(t *testing.T) {
+func TestPatchLabels_SetAndRemoved_OthersStay(t *testing.T) {
 	s := setScene(t)
 	s.apply(poolerManifest)
-	value, note := "surge", "{}"
-	require.NoError(t, s.client.PatchMetadata(t.Context(), refOf(s.pod("pooler")),
-		map[string]*string{drain.EscortLabel: &value, "app": nil}, map[string]*string{drain.EscortLabel: &note}))
+	value, app := "surge", "pgbouncer"
+	require.NoError(t, s.client.PatchLabels(t.Context(), refOf(s.pod("pooler")), map[string]*string{drain.EscortLabel: &value, "app": nil}))
 	pod := s.pod("pooler")
 	require.Equal(t, "surge", pod.Labels[drain.EscortLabel])
 	require.NotContains(t, pod.Labels, "app")
-	require.Equal(t, "{}", pod.Annotations[drain.EscortLabel])
-	require.Contains(t, pod.Annotations, "lab/stop-after", "what is not named stays")
+	require.Contains(t, pod.Annotations, "lab/stop-after")
 
-	require.NoError(t, s.client.PatchMetadata(t.Context(), refOf(pod), nil, map[string]*string{drain.EscortLabel: nil}))
-	require.NotContains(t, s.pod("pooler").Annotations, drain.EscortLabel)
-	require.Equal(t, "surge", s.pod("pooler").Labels[drain.EscortLabel])
-	require.NoError(t, s.client.PatchMetadata(t.Context(), refOf(pod), map[string]*string{drain.EscortLabel: nil}, nil))
-	require.Contains(t, s.pod("pooler").Annotations, "lab/stop-after")
+	require.NoError(t, s.client.PatchLabels(t.Context(), refOf(pod), map[string]*string{drain.EscortLabel: nil, "app": &app}))
+	require.NotContains(t, s.pod("pooler").Labels, drain.EscortLabel)
+	require.Equal(t, app, s.pod("pooler").Labels["app"])
+	require.NoError(t, s.client.PatchLabels(t.Context(), refOf(pod), nil))
+	require.Equal(t, app, s.pod("pooler").Labels["app"])
 }
 
-func TestAnotherPodOfTheNameIsNotAmended(t *testing.T) {
+func TestPatchLabels_AnotherPodOfTheName_IsRefused(t *testing.T) {
 	s := setScene(t)
 	s.apply(poolerManifest)
 	another := drain.Ref{Namespace: s.namespace, Name: "pooler", UID: "another"}
 	value := "surge"
-	err := s.client.PatchMetadata(t.Context(), another, map[string]*string{drain.EscortLabel: &value}, nil)
+	err := s.client.PatchLabels(t.Context(), another, map[string]*string{drain.EscortLabel: &value})
 	require.ErrorContains(t, err, "patch pod "+another.String())
 	require.NotContains(t, s.pod("pooler").Labels, drain.EscortLabel)
 }

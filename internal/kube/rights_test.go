@@ -53,7 +53,7 @@ func (s *scene) everything(client *Client, pods ...escort.Pod) (faults []error) 
 		_, around := client.Selectors(s.Context(), p)
 		_, peers := client.Peers(s.Context(), p)
 		_, serving := client.Serving(s.Context(), p.Ref)
-		faults = append(faults, inspect, around, peers, serving, client.PatchMetadata(s.Context(), p.Ref, nil, nil))
+		faults = append(faults, inspect, around, peers, serving, client.PatchLabels(s.Context(), p.Ref, nil))
 	}
 	return slices.DeleteFunc(faults, func(err error) bool { return err == nil })
 }

@@ -49,7 +49,7 @@ type glimpsed struct {
 }
 
 func (e *Escort) glimpse(ctx context.Context, k Kubernetes, pod escort.Pod) glimpsed {
-	s := &run{Escort: e, k: k, pod: pod}
+	s := &run{Escort: e, Settings: e.Settings, k: k, pod: pod}
 	defer s.close()
 	console, err := s.reach(ctx)
 	if err != nil {

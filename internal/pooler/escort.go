@@ -32,62 +32,63 @@ type Escort struct {
 	Connect func(ctx context.Context) (Kubernetes, error)
 	Dial    func(ctx context.Context, address string) (net.Conn, error)                // to a pod's address
 	Logins  func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error] // that this namespace's poolers may be shown
-	Log     *slog.Logger
 }
 
 // run is one pod's escort under way.
 type run struct {
 	*Escort
+	Settings // within the request's limits
+	request  drain.EscortRequest
+	log      *slog.Logger
+
 	k       Kubernetes
 	pod     escort.Pod
-	evict   func(context.Context, drain.EvictOptions) error
 	version pgbouncer.Version  // of the pooler, once its console is open
 	console *pgbouncer.Console // logged in once, before the first act, and held to the end
 	result  drain.EscortResult
 
-	log      *slog.Logger
-	leaveBy  time.Time // when the eviction must have been asked for; zero: there is no hurry
 	until    time.Time // when the escort's time is over
-	note     *Note     // on the pod; nil: it has no mark
+	note     *Note     // what is recorded of the pod; nil: nothing
 	load     load      // of the pooler
 	stopping stopping  // how far it is with that
 	accepted bool      // the eviction was: nothing is to be undone any more
 }
 
 // Run implements drain.Escort.
-func (e *Escort) Run(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) (drain.EscortResult, error) {
-	s := e.begin(p)
-	s.evict = evict
+func (e *Escort) Run(ctx context.Context, r drain.EscortRequest) (drain.EscortResult, error) {
+	s := e.begin(r)
 	defer s.close()
-	err := s.seeOut(ctx, p)
+	err := s.seeOut(ctx)
 	s.holdBack()
 	return s.result, err
 }
 
 // Undo implements drain.Escort.
-func (e *Escort) Undo(ctx context.Context, p drain.Pod) error {
-	if _, marked := noteOn(p); !marked {
+func (e *Escort) Undo(ctx context.Context, r drain.EscortRequest) error {
+	s := e.begin(r)
+	if s.note == nil {
 		return nil
 	}
-	s := e.begin(p)
 	defer s.close()
-	here, err := s.look(ctx, p.Ref)
+	here, err := s.look(ctx, r.Ref)
 	if err != nil || !here || s.terminating() {
 		return err
-	}
-	if note, marked := noteOn(s.pod.Pod); marked {
-		s.note = &note
 	}
 	return s.undo(ctx)
 }
 
-func (e *Escort) begin(p drain.Pod) *run {
-	return &run{Escort: e, log: e.Log.With("pod", p.String()), leaveBy: p.EvictBy}
+// begin bounds the settings by the request: an escort with little time has no time for a replacement.
+func (e *Escort) begin(r drain.EscortRequest) *run {
+	s := &run{Escort: e, Settings: e.Settings, request: r, log: r.Log, result: drain.EscortResult{Kind: Kind}, note: noteOf(r)}
+	if r.MaxWait > 0 {
+		s.Strategy, s.Timeout = config.StrategyEvict, min(s.Timeout, r.MaxWait)
+	}
+	return s
 }
 
 // seeOut sees one pod out. A pod that is terminating already keeps nobody waiting, and waits for nobody.
-func (e *run) seeOut(ctx context.Context, p drain.Pod) error {
-	here, err := e.look(ctx, p.Ref)
+func (e *run) seeOut(ctx context.Context) error {
+	here, err := e.look(ctx, e.request.Ref)
 	switch {
 	case err != nil:
 		return e.conclude(ctx, err)
@@ -164,7 +165,7 @@ func (r refusal) Error() string { return r.answer.Error() }
 
 // ask asks for the eviction. One that was not answered may have been accepted.
 func (e *run) ask(ctx context.Context, o drain.EvictOptions) error {
-	err := e.evict(ctx, o)
+	err := e.request.Evict(ctx, o)
 	if err != nil && (o.DryRun || isAnswer(err) || !e.leaving(ctx)) {
 		return refusal{err}
 	}

@@ -2,6 +2,7 @@ package pooler
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"iter"
@@ -28,7 +29,8 @@ type world struct {
 	mutex   sync.Mutex
 	effects []string
 
-	pod     *escort.Pod // nil: gone
+	pod     *escort.Pod     // nil: gone
+	record  json.RawMessage // what an escort recorded of it, in the Lease; nil: nothing
 	around  escort.Selectors
 	peers   []escort.Peer
 	serving bool
@@ -71,7 +73,6 @@ func (w *world) escort(timeout time.Duration) *Escort {
 		Connect:  func(context.Context) (Kubernetes, error) { return w, w.broken },
 		Dial:     func(ctx context.Context, _ string) (net.Conn, error) { return w.dial(ctx) },
 		Logins:   func(context.Context, string) iter.Seq2[escort.Login, error] { return these(w.logins...) },
-		Log:      slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 }
 
@@ -94,6 +95,35 @@ func (w *world) asDrained() drain.Pod {
 		return drain.Pod{}
 	}
 	return drain.Pod{Ref: w.pod.Ref, Labels: maps.Clone(w.pod.Labels), Annotations: maps.Clone(w.pod.Annotations), Deleted: w.pod.Deleted}
+}
+
+// request is what a drain asks an escort to do about the pod.
+func (w *world) request(t *testing.T) drain.EscortRequest {
+	p := w.asDrained()
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return drain.EscortRequest{
+		Pod: p, Record: w.record, Recorded: w.record != nil, Evict: w.evict(t), Save: w.save,
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+}
+
+// evictedBy is the same, with another eviction.
+func (w *world) evictedBy(t *testing.T, evict func(context.Context, drain.EvictOptions) error) drain.EscortRequest {
+	r := w.request(t)
+	r.Evict = evict
+	return r
+}
+
+// save is the Lease.
+func (w *world) save(_ context.Context, record json.RawMessage) error {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	if w.broken != nil {
+		return w.broken
+	}
+	w.record = record
+	return nil
 }
 
 func (w *world) did(effect string) {
@@ -153,14 +183,13 @@ func (w *world) Inspect(_ context.Context, ref drain.Ref) (*escort.Pod, error) {
 	return &pod, nil
 }
 
-func (w *world) PatchMetadata(_ context.Context, _ drain.Ref, labels, annotations map[string]*string) error {
+func (w *world) PatchLabels(_ context.Context, _ drain.Ref, labels map[string]*string) error {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
 	if w.broken != nil {
 		return w.broken
 	}
 	amend(w.pod.Labels, labels)
-	amend(w.pod.Annotations, annotations)
 	effect := "marked"
 	if labels[drain.EscortLabel] == nil {
 		effect = "unmarked"
@@ -211,22 +240,18 @@ func (w *world) AcquireGroupLease(_ context.Context, name string) (func() error,
 	return func() error { w.did("lets go"); return nil }, true, nil
 }
 
-// note is the pod's, if it has one.
-func (w *world) note(t *testing.T) (Note, bool) {
-	t.Helper()
-	pod, err := w.Inspect(t.Context(), w.pod.Ref)
-	require.NoError(t, err)
-	if pod == nil {
-		return Note{}, false
-	}
-	return noteOn(pod.Pod)
+// note returns what is recorded of the pod; nil: nothing.
+func (w *world) note() *Note {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return noteOf(drain.EscortRequest{Record: w.record, Recorded: w.record != nil})
 }
 
 // requireAsBefore makes sure that nothing is left of an escort.
 func (w *world) requireAsBefore(t *testing.T) {
 	t.Helper()
-	_, marked := w.note(t)
-	require.False(t, marked)
+	require.Nil(t, w.note())
+	require.NotContains(t, w.pod.Labels, drain.EscortLabel)
 	c := open(t, w.running)
 	for name, value := range map[string]string{queryWaitTimeout: "120", clientIdleTimeout: "0", serverFastClose: "0"} {
 		got, err := c.Setting(t.Context(), name)

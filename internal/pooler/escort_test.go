@@ -78,13 +78,13 @@ func TestAPoolerWithoutAConsoleIsEvictedPlainlyWithinBounds(t *testing.T) {
 			c.prepare(t, w)
 			var evictedAfter time.Duration
 			began := time.Now()
-			escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), func(ctx context.Context, o drain.EvictOptions) error {
+			escorted, err := w.escort(minute).Run(t.Context(), w.evictedBy(t, func(_ context.Context, o drain.EvictOptions) error {
 				evictedAfter = time.Since(began)
 				require.Zero(t, o)
 				w.did("evicted")
 				w.pod = nil
 				return nil
-			})
+			}))
 			require.NoError(t, err)
 			require.Equal(t, "plain", escorted.Strategy)
 			require.Contains(t, escorted.Reason, c.reason)
@@ -99,7 +99,7 @@ func TestAPoolerThatStopsAnsweringIsEvictedPlainlyWithinBounds(t *testing.T) {
 	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
 	w := lonely(p)
 	began := time.Now()
-	escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
+	escorted, err := w.escort(minute).Run(t.Context(), w.evictedBy(t, func(_ context.Context, o drain.EvictOptions) error {
 		if o.DryRun {
 			p.Signal(t, syscall.SIGSTOP)
 			return nil
@@ -107,7 +107,7 @@ func TestAPoolerThatStopsAnsweringIsEvictedPlainlyWithinBounds(t *testing.T) {
 		w.did("evicted")
 		w.pod = nil
 		return nil
-	})
+	}))
 	require.NoError(t, err)
 	require.Equal(t, "plain", escorted.Strategy)
 	require.Contains(t, w.happened(), "evicted")
@@ -116,11 +116,11 @@ func TestAPoolerThatStopsAnsweringIsEvictedPlainlyWithinBounds(t *testing.T) {
 
 func TestAPodThatIsGoneIsSeenOut(t *testing.T) {
 	w := lonely(nil)
-	p := w.asDrained()
+	r := w.request(t)
 	w.pod = nil
-	escorted, err := w.escort(minute).Run(t.Context(), p, w.evict(t))
+	escorted, err := w.escort(minute).Run(t.Context(), r)
 	require.NoError(t, err)
-	require.Zero(t, escorted)
+	require.Equal(t, drain.EscortResult{Kind: Kind}, escorted)
 	require.Empty(t, w.happened())
 }
 
@@ -130,16 +130,15 @@ func crash(t *testing.T, w *world) {
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		_, _ = w.escort(minute).Run(context.Background(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
+		_, _ = w.escort(minute).Run(context.Background(), w.evictedBy(t, func(_ context.Context, o drain.EvictOptions) error {
 			if !o.DryRun {
 				runtime.Goexit()
 			}
 			return nil
-		})
+		}))
 	}()
 	within(t, gone)
-	_, marked := w.note(t)
-	require.True(t, marked)
+	require.NotNil(t, w.note())
 }
 
 func TestWhatAnEscortThatCrashedLeftIsUndoneAndBegunAnew(t *testing.T) {
@@ -147,7 +146,7 @@ func TestWhatAnEscortThatCrashedLeftIsUndoneAndBegunAnew(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		w := lonely(p)
 		crash(t, w)
-		escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
 		within(t, p.Ended())
 		require.Equal(t, "evict", escorted.Strategy)
@@ -160,13 +159,11 @@ func TestAPodThatStaysIsReleasedOnceAndForAll(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		w := lonely(p)
 		crash(t, w)
-		marked := w.asDrained()
-		require.NoError(t, w.escort(minute).Undo(t.Context(), marked))
+		require.NoError(t, w.escort(minute).Undo(t.Context(), w.request(t)))
 		require.NoError(t, workOnce(p))
 		w.requireAsBefore(t)
 		before := w.happened()
-		require.NoError(t, w.escort(minute).Undo(t.Context(), marked), "the drain's view may be old")
-		require.NoError(t, w.escort(minute).Undo(t.Context(), w.asDrained()))
+		require.NoError(t, w.escort(minute).Undo(t.Context(), w.request(t)))
 		require.Equal(t, before, w.happened())
 	})
 }
@@ -174,7 +171,7 @@ func TestAPodThatStaysIsReleasedOnceAndForAll(t *testing.T) {
 func TestAPodThatNobodyMarkedIsReleasedWithoutARequest(t *testing.T) {
 	w := lonely(nil)
 	w.broken = errors.New("nobody may ask")
-	require.NoError(t, w.escort(minute).Undo(t.Context(), w.asDrained()))
+	require.NoError(t, w.escort(minute).Undo(t.Context(), w.request(t)))
 }
 
 func TestATerminatingPodWhoseHookRunsIsFollowed(t *testing.T) {
@@ -191,7 +188,7 @@ func TestATerminatingPodWhoseHookRunsIsFollowed(t *testing.T) {
 			w.hook = time.Duration(seconds) * time.Second
 			w.pod.Containers = []escort.Container{{Name: "pgbouncer", PreStop: []string{"sleep", strconv.Itoa(seconds)}}}
 			w.terminate(t)
-			escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+			escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
 			require.NoError(t, err)
 			within(t, p.Ended())
 			busy.requireNothingCut(t)
@@ -212,7 +209,7 @@ func TestATerminatingPodWithoutAConsoleIsLeftToItsGrace(t *testing.T) {
 		_, err := p.Dial(t.Context())
 		return err != nil
 	}, patience, glance)
-	escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+	escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
 	require.NoError(t, err)
 	require.Equal(t, "plain", escorted.Strategy)
 	require.Contains(t, escorted.Reason, "its grace period decides")
@@ -222,10 +219,11 @@ func TestATerminatingPodWithoutAConsoleIsLeftToItsGrace(t *testing.T) {
 func TestAClusterThatDoesNotLetUsLookGetsAPlainEviction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := lonely(nil)
-		p := w.asDrained()
 		w.broken = errors.New("forbidden")
-		evict := func(context.Context, drain.EvictOptions) error { w.did("evicted"); return nil }
-		escorted, err := w.escort(minute).Run(t.Context(), p, evict)
+		escorted, err := w.escort(minute).Run(t.Context(), w.evictedBy(t, func(context.Context, drain.EvictOptions) error {
+			w.did("evicted")
+			return nil
+		}))
 		require.NoError(t, err)
 		require.Equal(t, "plain", escorted.Strategy)
 		require.Contains(t, escorted.Reason, "forbidden")
@@ -240,7 +238,7 @@ func TestAConsoleIsReachedOverTheAPIServerIfAskedFor(t *testing.T) {
 	e := w.escort(minute)
 	e.ConnectVia = config.ViaPortForward
 	e.Dial = func(context.Context, string) (net.Conn, error) { return nil, errors.New("there is no way") }
-	escorted, err := e.Run(t.Context(), w.asDrained(), w.evict(t))
+	escorted, err := e.Run(t.Context(), w.request(t))
 	require.NoError(t, err)
 	require.Equal(t, "evict", escorted.Strategy)
 	require.Contains(t, w.happened(), "forwarded")
@@ -256,7 +254,7 @@ func TestAConsoleThatAsksForThePasswordGetsItOnceItHasProvedItsName(t *testing.T
 			w.refuse = &drain.Blocked{Reason: "not now"} // so that one pooler is enough for both
 			escort := w.escort(minute)
 			escort.TLS, escort.ServerName, escort.RootCAs = config.TLSVerifyFull, name, p.CertPool(t)
-			escorted, err := escort.Run(t.Context(), w.asDrained(), w.evict(t))
+			escorted, err := escort.Run(t.Context(), w.request(t))
 			require.ErrorIs(t, err, w.refuse, name)
 			require.Equal(t, string(want), escorted.Strategy, name)
 		}

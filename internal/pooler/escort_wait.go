@@ -24,12 +24,12 @@ func (e *run) allowBeyond(ctx context.Context, own time.Duration) {
 func (e *run) limit(ctx context.Context) (limit time.Time, has bool) {
 	limit, has = ctx.Deadline()
 	switch {
-	case e.leaveBy.IsZero():
+	case e.request.EvictBy.IsZero():
 		return limit, has
 	case !has:
-		return e.leaveBy, true
+		return e.request.EvictBy, true
 	}
-	return earlier(limit, e.leaveBy), true
+	return earlier(limit, e.request.EvictBy), true
 }
 
 // await waits for done, if there is such a thing, and has something done at once and again and again while it waits.

@@ -32,7 +32,7 @@ func TestABusyPoolerLeavesAndNothingIsCut(t *testing.T) {
 	t.Parallel()
 	pair(t, parts.Options{}, func(t *testing.T, leaving, staying *parts.Pooler) {
 		w, busy := lonely(leaving), work(t, leaving, staying)
-		escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
 		within(t, leaving.Ended())
 		busy.requireNothingCut(t)
@@ -57,7 +57,7 @@ func TestAStragglerCommitsAndTheOthersHardlyWait(t *testing.T) {
 			_, err := straggler.Exec(context.Background(), "SELECT pg_sleep(5); COMMIT").ReadAll()
 			committed <- err
 		}()
-		_, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+		_, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
 		require.NoError(t, <-committed)
 		busy.requireNothingCut(t)
@@ -75,14 +75,14 @@ func TestAPausedPoolerWhoseEvictionFailsIsResumedAtOnce(t *testing.T) {
 			t.Parallel()
 			p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
 			w, waiting := lonely(p), make(chan error, 1)
-			_, err := w.escort(minute).Run(t.Context(), w.asDrained(), func(_ context.Context, o drain.EvictOptions) error {
+			_, err := w.escort(minute).Run(t.Context(), w.evictedBy(t, func(_ context.Context, o drain.EvictOptions) error {
 				if o.DryRun {
 					return nil
 				}
 				requirePaused(t, open(t, p))
 				go func() { waiting <- workOnce(p) }()
 				return fault
-			})
+			}))
 			require.Equal(t, fault, err)
 			require.NoError(t, <-waiting, "who waits for longer than a second is turned away")
 			w.requireAsBefore(t)
@@ -96,7 +96,7 @@ func TestWhatABudgetForbidsIsNotBegun(t *testing.T) {
 		w := lonely(p)
 		blocked := &drain.Blocked{PDBs: []string{"db/pgbouncer"}}
 		w.refuse = blocked
-		escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.Equal(t, error(blocked), err)
 		require.NotContains(t, p.Log(t), "PAUSE")
 		require.NotContains(t, p.Log(t), "SHUTDOWN")
@@ -111,7 +111,7 @@ func TestAnEvictionThatWasAcceptedThoughNotAnsweredIsNotUndone(t *testing.T) {
 	p := d.Pooler(t, "1.18", parts.Options{})
 	w, busy := lonely(p), work(t, p, d.Pooler(t, "1.18", parts.Options{}))
 	w.lost = true
-	_, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+	_, err := w.escort(minute).Run(t.Context(), w.request(t))
 	require.NoError(t, err)
 	within(t, p.Ended())
 	busy.requireNothingCut(t)
@@ -124,7 +124,7 @@ func TestADrainThatIsAbortedWhileThePauseWaitsLeavesNothingPaused(t *testing.T) 
 	parts.Exec(t, app, "BEGIN")
 	aborted := errors.New("the instance came back")
 	cancel, returned := aside(t, func(ctx context.Context) (drain.EscortResult, error) {
-		return w.escort(minute).Run(ctx, w.asDrained(), w.evict(t))
+		return w.escort(minute).Run(ctx, w.request(t))
 	})
 	require.Eventually(t, func() bool { return strings.Contains(p.Log(t), "PAUSE command issued") }, patience, glance)
 	cancel(aborted)
@@ -140,7 +140,7 @@ func TestATransactionThatOutlastsTheEscortIsCutAndCounted(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		w, app := lonely(p), p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
-		escorted, err := w.escort(3*time.Second).Run(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(3*time.Second).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
 		require.Contains(t, w.happened(), "evicted")
 		require.True(t, strings.HasPrefix(escorted.AbortedDetail, "1 transaction in flight"), escorted.AbortedDetail)
@@ -154,9 +154,9 @@ func TestAPoolerThatMustLeaveIsEvictedByThenThoughATransactionIsInFlight(t *test
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		w, app := lonely(p), p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
-		hurried := w.asDrained()
-		hurried.EvictBy = time.Now().Add(4 * time.Second)
-		escorted, err := w.escort(time.Hour).Run(t.Context(), hurried, w.evict(t))
+		r := w.request(t)
+		r.EvictBy = time.Now().Add(4 * time.Second)
+		escorted, err := w.escort(time.Hour).Run(t.Context(), r)
 		require.NoError(t, err)
 		require.Contains(t, w.happened(), "evicted")
 		require.True(t, strings.HasPrefix(escorted.AbortedDetail, "1 transaction in flight"), escorted.AbortedDetail)
@@ -169,7 +169,7 @@ func TestSessionsEndBetweenTheirTransactions(t *testing.T) {
 		idle := leaving.Connect(t)
 		parts.Exec(t, idle, "SELECT")
 		w, busy := lonely(leaving), work(t, leaving, staying)
-		escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
 		within(t, leaving.Ended())
 		busy.requireNothingCut(t)
@@ -187,7 +187,7 @@ func TestAHookIsTheTimeInWhichAPoolerOfTheOlderGenerationIsEmptied(t *testing.T)
 	w.pod.Containers = []escort.Container{{Name: "pgbouncer", PreStop: []string{"sleep", "30"}}}
 	w.hook = 30 * time.Second
 	began := time.Now()
-	_, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+	_, err := w.escort(minute).Run(t.Context(), w.request(t))
 	require.NoError(t, err)
 	within(t, p.Ended())
 	require.Less(t, time.Since(began), w.hook, "it does not wait for the hook")
@@ -202,7 +202,7 @@ func TestAPoolerOfTheNewerGenerationThatWasSignalledEndsThoughTheDrainIsOver(t *
 	parts.Exec(t, app, "BEGIN")
 	over := errors.New("the slice is over")
 	cancel, returned := aside(t, func(ctx context.Context) (drain.EscortResult, error) {
-		return w.escort(minute).Run(ctx, w.asDrained(), w.evict(t))
+		return w.escort(minute).Run(ctx, w.request(t))
 	})
 	c := open(t, p)
 	require.Eventually(t, func() bool {

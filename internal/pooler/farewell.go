@@ -10,10 +10,10 @@ import (
 
 // ShutDown implements drain.Escort, for a pooler that a DaemonSet runs: it ends when no transaction is in flight any more, or
 // its time is over. Its container is started again, and what connects to that then is nobody's any more.
-func (e *Escort) ShutDown(ctx context.Context, p drain.Pod) (drain.EscortResult, error) {
-	s := e.begin(p)
+func (e *Escort) ShutDown(ctx context.Context, r drain.EscortRequest) (drain.EscortResult, error) {
+	s := e.begin(r)
 	defer s.close()
-	here, err := s.look(ctx, p.Ref)
+	here, err := s.look(ctx, r.Ref)
 	if err != nil || !here || s.terminating() {
 		return s.result, err
 	}

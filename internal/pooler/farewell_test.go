@@ -18,14 +18,13 @@ func TestAFarewellEndsAPoolerWhenNothingIsInFlight(t *testing.T) {
 	t.Parallel()
 	pair(t, parts.Options{}, func(t *testing.T, leaving, staying *parts.Pooler) {
 		w, busy := lonely(leaving), work(t, leaving, staying)
-		escorted, err := w.escort(minute).ShutDown(t.Context(), w.asDrained())
+		escorted, err := w.escort(minute).ShutDown(t.Context(), w.request(t))
 		require.NoError(t, err)
 		within(t, leaving.Ended())
 		busy.requireNothingCut(t)
 		require.Equal(t, "shutdown", escorted.Strategy)
 		require.Empty(t, escorted.AbortedDetail)
-		_, marked := noteOn(w.pod.Pod)
-		require.False(t, marked)
+		require.Nil(t, w.note())
 	})
 }
 
@@ -34,7 +33,7 @@ func TestAFarewellCutsWhatOutlastsItAndSaysSo(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		w, app := lonely(p), p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
-		escorted, err := w.escort(time.Second).ShutDown(t.Context(), w.asDrained())
+		escorted, err := w.escort(time.Second).ShutDown(t.Context(), w.request(t))
 		require.NoError(t, err)
 		within(t, p.Ended())
 		require.True(t, strings.HasPrefix(escorted.AbortedDetail, "1 transaction in flight"), escorted.AbortedDetail)
@@ -48,7 +47,7 @@ func TestAFarewellThatIsAbortedLeavesNothingPaused(t *testing.T) {
 	parts.Exec(t, app, "BEGIN")
 	aborted := errors.New("the instance came back")
 	cancel, returned := aside(t, func(ctx context.Context) (drain.EscortResult, error) {
-		return w.escort(minute).ShutDown(ctx, w.asDrained())
+		return w.escort(minute).ShutDown(ctx, w.request(t))
 	})
 	require.Eventually(t, func() bool { return strings.Contains(p.Log(t), "PAUSE command issued") }, patience, glance)
 	cancel(aborted)
@@ -62,6 +61,6 @@ func TestAFarewellToAPoolerWithoutAConsoleFails(t *testing.T) {
 	t.Parallel()
 	w := lonely(parts.Shared(t).Pooler(t, parts.Newer, parts.Options{}))
 	w.logins = nil
-	_, err := w.escort(minute).ShutDown(t.Context(), w.asDrained())
+	_, err := w.escort(minute).ShutDown(t.Context(), w.request(t))
 	require.ErrorIs(t, err, escort.ErrNoLogin)
 }

@@ -58,7 +58,7 @@ func TestAPoolerWaitsForAPeerOnlyIfOneIsToCome(t *testing.T) {
 
 // takeTurn waits for the turn in a bubble, and says how long that took.
 func takeTurn(t *testing.T, w *world, ctx context.Context) (e *run, waited time.Duration, err error) {
-	e = w.escort(minute).begin(w.asDrained())
+	e = w.escort(minute).begin(w.request(t))
 	e.k, e.pod = w, *w.pod
 	began := time.Now()
 	leave, err := e.turn(ctx)
@@ -128,7 +128,7 @@ func TestAPoolerThatMustLeaveWaitsForItsTurnNoLongerThanHalfOfItsTime(t *testing
 		for _, deadline := range []time.Duration{time.Hour, 20 * time.Second} {
 			ctx, cancel := context.WithTimeout(t.Context(), deadline)
 			defer cancel()
-			hurried := w.asDrained()
+			hurried := w.request(t)
 			hurried.EvictBy = time.Now().Add(30 * time.Second)
 			e := w.escort(minute).begin(hurried)
 			require.Equal(t, min(15*time.Second, deadline/2), e.turnPatience(ctx))
@@ -173,7 +173,7 @@ func TestAGroupIsTheOwnersOrThePodAlone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := lonely(nil)
-			e := w.escort(minute).begin(w.asDrained())
+			e := w.escort(minute).begin(w.request(t))
 			e.k, e.pod = w, *w.pod
 			c.change(e)
 			leave, err := e.turn(t.Context())

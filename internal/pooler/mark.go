@@ -14,47 +14,45 @@ import (
 	"quiesce/internal/pgbouncer"
 )
 
-// Note is what a pod's annotation says of what an escort did to it that outlives the escort. It is written before the act.
+// Note is what a run records about its pod before it changes anything that outlives the run. It is kept in the instance's Lease.
 type Note struct {
 	Strategy config.Strategy   `json:"strategy"`
-	Owner    escort.Owner      `json:"owner,omitzero"`     // that lets go of a pod without its labels
-	Paused   bool              `json:"paused,omitempty"`   // it may be
-	Labels   map[string]string `json:"labels,omitempty"`   // taken off, as they were
-	Settings map[string]string `json:"settings,omitempty"` // changed, as they were
+	Owner    escort.Owner      `json:"owner,omitzero"`     // lets go of a pod without its labels
+	Paused   bool              `json:"paused,omitempty"`   // the pooler may be
+	Labels   map[string]string `json:"labels,omitempty"`   // removed ones, as they were
+	Settings map[string]string `json:"settings,omitempty"` // changed ones, as they were
 	At       time.Time         `json:"at"`
 }
 
 // touched tells whether there is anything in the pooler itself to be put back.
 func (n Note) touched() bool { return n.Paused || len(n.Settings) > 0 }
 
-// noteOn reads the pod's mark. One that cannot be read stands for everything that can be undone without knowing it.
-func noteOn(p drain.Pod) (note Note, marked bool) {
-	text, annotated := p.Annotations[drain.EscortLabel]
-	label, labelled := p.Labels[drain.EscortLabel]
-	if !annotated && !labelled {
-		return Note{}, false
+// noteOf returns what an earlier run recorded; nil: nothing. A note that cannot be read stands for everything that can be undone
+// without knowing it.
+func noteOf(r drain.EscortRequest) *Note {
+	if !r.Recorded {
+		return nil
 	}
-	if err := json.Unmarshal([]byte(text), &note); err != nil {
-		return Note{Strategy: config.Strategy(label), Paused: true}, true
+	note := &Note{}
+	if err := json.Unmarshal(r.Record, note); err != nil {
+		return &Note{Paused: true}
 	}
-	return note, true
+	return note
 }
 
 // recover undoes what an escort that crashed has left. A surge is gone on with when it is the pod's turn, but its clients
 // wait no longer.
 func (e *run) recover(ctx context.Context) {
-	note, marked := noteOn(e.pod.Pod)
-	if !marked {
+	if e.note == nil {
 		return
 	}
-	e.note = &note
-	e.log.Info("an escort before this one crashed", "strategy", string(note.Strategy), "at", note.At)
+	e.log.Info("found interrupted escort", "strategy", string(e.note.Strategy), "at", e.note.At)
 	undo := e.undo
-	if note.Strategy == config.StrategySurge {
+	if e.note.Strategy == config.StrategySurge {
 		undo = e.resumeOnly
 	}
 	if err := undo(ctx); err != nil {
-		e.log.Warn("what it left is not undone", "error", err.Error())
+		e.log.Warn("failed to roll back interrupted escort", "error", err.Error())
 	}
 }
 
@@ -91,34 +89,40 @@ func (e *run) owner() escort.Owner {
 	return e.pod.Owner
 }
 
-// mark leaves the note on the pod, and takes off the labels it names, in one change.
+// mark records the note, labels the pod, and removes the labels that the note names.
 func (e *run) mark(ctx context.Context, note Note) error {
 	note.Owner, note.At = e.owner(), time.Now().UTC()
 	text, err := json.Marshal(note)
 	if err != nil {
-		return fmt.Errorf("mark the pod: %w", err)
+		return fmt.Errorf("record the escort: %w", err)
 	}
-	strategy, annotation := string(note.Strategy), string(text)
+	e.note = &note // before the requests: one that was not answered may have been heard
+	if err := e.request.Save(ctx, text); err != nil {
+		return fmt.Errorf("record the escort: %w", err)
+	}
+	strategy := string(note.Strategy)
 	labels := map[string]*string{drain.EscortLabel: &strategy}
 	for key := range note.Labels {
 		labels[key] = nil
 	}
-	e.note = &note // before the call: unanswered, it may have been heard
-	if err := e.k.PatchMetadata(ctx, e.pod.Ref, labels, map[string]*string{drain.EscortLabel: &annotation}); err != nil {
-		return fmt.Errorf("mark the pod: %w", err)
+	if err := e.k.PatchLabels(ctx, e.pod.Ref, labels); err != nil {
+		return fmt.Errorf("label the pod: %w", err)
 	}
 	return nil
 }
 
-// unmark puts back the labels that the note names, and takes the mark off, in one change.
+// unmark puts back the labels that the note names, removes ours, and then the record.
 func (e *run) unmark(ctx context.Context) error {
 	labels := map[string]*string{}
 	for key, value := range e.note.Labels {
 		labels[key] = &value
 	}
 	labels[drain.EscortLabel] = nil
-	if err := e.k.PatchMetadata(ctx, e.pod.Ref, labels, map[string]*string{drain.EscortLabel: nil}); err != nil {
-		return fmt.Errorf("take the mark off the pod: %w", err)
+	if err := e.k.PatchLabels(ctx, e.pod.Ref, labels); err != nil {
+		return fmt.Errorf("restore the pod's labels: %w", err)
+	}
+	if err := e.request.Save(ctx, nil); err != nil {
+		return fmt.Errorf("remove the escort's record: %w", err)
 	}
 	e.note = nil
 	return nil

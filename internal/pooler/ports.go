@@ -12,8 +12,8 @@ import (
 type Kubernetes interface {
 	// Inspect returns the pod as it is now; nil: it is gone, or another pod has its name.
 	Inspect(ctx context.Context, ref drain.Ref) (*escort.Pod, error)
-	// PatchMetadata changes labels and annotations of exactly this pod; a nil value removes one.
-	PatchMetadata(ctx context.Context, ref drain.Ref, labels, annotations map[string]*string) error
+	// PatchLabels changes labels of exactly this pod; a nil value removes one.
+	PatchLabels(ctx context.Context, ref drain.Ref, labels map[string]*string) error
 	// Forward connects to a port of the pod over the API server.
 	Forward(ctx context.Context, namespace, name string, port int) (net.Conn, error)
 	// Selectors returns what selects the pod.

@@ -1,9 +1,7 @@
 package pooler
 
 import (
-	"encoding/json"
-	"maps"
-
+	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 )
@@ -78,14 +76,15 @@ func (p *preset) knows(labels map[string]string) bool {
 	return true
 }
 
-// Labels are the pod's as they were before an escort took some off, so that a marked pod still belongs to its phase. Those
-// that are on it now count over those that are noted.
-func Labels(p drain.Pod) map[string]string {
-	var note Note
-	if json.Unmarshal([]byte(p.Annotations[drain.EscortLabel]), &note) != nil || len(note.Labels) == 0 {
-		return p.Labels
+// Match returns what the phase matches: an annotation decides; else the phase's own match; and where that has no label selector,
+// what is known of charts and operators.
+func Match(phase config.Phase) func(drain.Pod) bool {
+	return func(p drain.Pod) bool {
+		annotated := p.Annotations[escort.Annotation]
+		if annotated == Kind {
+			return len(phase.Match.Namespaces) == 0 || phase.Match.Namespaces.Match(p.Namespace)
+		}
+		known := phase.Match.Selector != nil && annotated == "" || Recognise(p.Labels, p.Annotations)
+		return known && (phase.Match.Empty() || phase.Match.Matches(p.Namespace, p.PriorityClass, p.Labels))
 	}
-	labels := maps.Clone(note.Labels)
-	maps.Copy(labels, p.Labels)
-	return labels
 }

@@ -1,13 +1,10 @@
 package pooler
 
 import (
-	"encoding/json"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"quiesce/internal/config"
-	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 )
 
@@ -67,25 +64,5 @@ func TestThoseWithoutAConsoleSaySo(t *testing.T) {
 	without := map[string]bool{"CloudNativePG": true, "Crunchy's operator": true}
 	for _, p := range presets {
 		require.Equal(t, without[p.name], p.none != "", p.name)
-	}
-}
-
-func TestAMarkedPodHasItsLabelsBack(t *testing.T) {
-	note, err := json.Marshal(Note{Strategy: config.StrategySurge, Labels: labels{"app": "pgbouncer", "kept": "as it was"}})
-	require.NoError(t, err)
-	for name, c := range map[string]struct {
-		annotation string
-		on, want   labels
-	}{
-		"not marked":              {"", labels{"tier": "db"}, labels{"tier": "db"}},
-		"marked":                  {string(note), labels{"tier": "db"}, labels{"tier": "db", "app": "pgbouncer", "kept": "as it was"}},
-		"marked and since put on": {string(note), labels{"kept": "changed"}, labels{"app": "pgbouncer", "kept": "changed"}},
-		"marked, no label left":   {string(note), nil, labels{"app": "pgbouncer", "kept": "as it was"}},
-		"marked, none taken off":  {`{"strategy":"evict"}`, labels{"tier": "db"}, labels{"tier": "db"}},
-		"marked illegibly":        {`{`, labels{"tier": "db"}, labels{"tier": "db"}},
-	} {
-		pod := drain.Pod{Labels: c.on, Annotations: labels{drain.EscortLabel: c.annotation}}
-		require.Equal(t, c.want, Labels(pod), name)
-		require.Equal(t, c.on, pod.Labels, name)
 	}
 }

@@ -86,8 +86,8 @@ func (e *run) giveUp(ctx context.Context, why error) (fallback string, err error
 // of its time is kept for leaving without a replacement.
 func (e *run) awaitReplacement(ctx context.Context, replicas int) error {
 	patience := e.Patience
-	if !e.leaveBy.IsZero() {
-		patience = min(patience, time.Until(e.leaveBy)/turnShare)
+	if !e.request.EvictBy.IsZero() {
+		patience = min(patience, time.Until(e.request.EvictBy)/turnShare)
 	}
 	var fault error
 	err := poll(ctx, time.Now().Add(patience), replacementInterval, func() (bool, error) {

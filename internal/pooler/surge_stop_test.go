@@ -29,7 +29,7 @@ func (w *web) crash(t *testing.T) {
 	require.NoError(t, err)
 	w.pod.Owner = escort.Owner{}
 	w.pod.Labels = labels{"tier": "db", drain.EscortLabel: "surge"}
-	w.pod.Annotations = labels{drain.EscortLabel: string(text)}
+	w.record = text
 	w.without = time.Now()
 	c := open(t, w.running)
 	require.NoError(t, c.Set(t.Context(), queryWaitTimeout, "1"))
@@ -55,14 +55,14 @@ func TestASurgeThatCrashedIsGoneOnWithIfTheReplacementIsThere(t *testing.T) {
 		w, app := webOf(p), p.Connect(t)
 		w.crash(t)
 		waits := transacts(t, app)
-		escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
 		within(t, waits)
 		within(t, p.Ended())
 		require.Equal(t, "surge", escorted.Strategy)
 		require.NotContains(t, w.happened(), "unmarked")
 		require.Contains(t, w.happened(), "evicted")
-		if note, marked := w.note(t); marked { // by the older generation's: what it says of the past has not been forgotten
+		if note := w.note(); note != nil { // by the older generation's: what it says of the past has not been forgotten
 			require.Equal(t, "120", note.Settings[queryWaitTimeout])
 			require.Equal(t, labels{"app": "pgbouncer"}, note.Labels)
 		}
@@ -79,11 +79,10 @@ func TestASurgeThatCrashedIsUndoneIfTheReplacementIsNotThere(t *testing.T) {
 		escort := w.escort(minute)
 		escort.Strategy, escort.Patience = config.StrategyEvict, time.Second
 		w.refuse = &drain.Blocked{}
-		_, err := escort.Run(t.Context(), w.asDrained(), w.evict(t))
+		_, err := escort.Run(t.Context(), w.request(t))
 		require.Equal(t, w.refuse, err)
 		within(t, waits)
 		require.Equal(t, labels{"app": "pgbouncer", "tier": "db"}, w.pod.Labels)
-		require.Empty(t, w.pod.Annotations)
 		w.requireAsBefore(t)
 	})
 }
@@ -100,7 +99,7 @@ func straggle(t *testing.T, p *parts.Pooler) *pgconn.PgConn {
 func (w *web) interrupt(t *testing.T, command string) {
 	t.Helper()
 	cancel, ended := aside(t, func(ctx context.Context) (drain.EscortResult, error) {
-		return w.escort(minute).Run(ctx, w.asDrained(), w.evict(t))
+		return w.escort(minute).Run(ctx, w.request(t))
 	})
 	require.Eventually(t, func() bool { return strings.Contains(w.running.Log(t), command) }, patience, glance)
 	over := errors.New("the slice is over")
@@ -114,7 +113,7 @@ func TestAShutdownTakesNoLongerThanALivenessProbeAllows(t *testing.T) {
 	w := webOf(p)
 	straggle(t, p)
 	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 2 * leastShutdown}}}
-	escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+	escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
 	require.NoError(t, err)
 	within(t, p.Ended())
 	require.Equal(t, "1 transaction in flight when its liveness probe was about to end it", escorted.AbortedDetail)
@@ -126,8 +125,8 @@ func TestAPoolerThatShutsDownStaysMarkedWhenTheDrainEnds(t *testing.T) {
 	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
 	w, app := webOf(p), straggle(t, p)
 	w.interrupt(t, "SHUTDOWN WAIT_FOR_SERVERS")
-	note, marked := w.note(t)
-	require.True(t, marked)
+	note := w.note()
+	require.NotNil(t, note)
 	require.Equal(t, config.StrategySurge, note.Strategy)
 	require.NotContains(t, w.pod.Labels, "app")
 	require.NotContains(t, w.happened(), "evicted")
@@ -151,7 +150,7 @@ func TestAPauseIsUndoneWhenTheEvictionIsRefusedAllTheSame(t *testing.T) {
 	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
 	w := webOf(p)
 	w.refuse = &drain.Blocked{PDBs: []string{"db/another"}}
-	_, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+	_, err := w.escort(minute).Run(t.Context(), w.request(t))
 	require.Equal(t, w.refuse, err)
 	require.Equal(t, labels{"app": "pgbouncer", "tier": "db"}, w.pod.Labels)
 	parts.Exec(t, p.Connect(t), "SELECT")
@@ -162,7 +161,7 @@ func TestTheEvictionOfAPoolerThatHasShutDownIsInsistedOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := webOf(nil)
 		e, asked := w.waiting(t), 0
-		e.evict = func(context.Context, drain.EvictOptions) error {
+		e.request.Evict = func(context.Context, drain.EvictOptions) error {
 			if asked++; asked < 3 {
 				return &drain.Throttled{}
 			}

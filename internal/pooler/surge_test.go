@@ -45,8 +45,8 @@ func (w *web) escort(timeout time.Duration) *Escort {
 	return e
 }
 
-func (w *web) PatchMetadata(ctx context.Context, ref drain.Ref, labels, annotations map[string]*string) error {
-	err := w.world.PatchMetadata(ctx, ref, labels, annotations)
+func (w *web) PatchLabels(ctx context.Context, ref drain.Ref, labels map[string]*string) error {
+	err := w.world.PatchLabels(ctx, ref, labels)
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
 	if _, labelled := w.pod.Labels["app"]; labelled {
@@ -135,7 +135,7 @@ func TestASingleReplicaIsReplacedWithoutATransactionCutOrAConnectionRefused(t *t
 		w.takes = time.Second
 		service := w.service(t, leaving, staying)
 		busy := work(t, service.Pooler)
-		escorted, err := w.escort(minute).Run(t.Context(), w.asDrained(), w.evict(t))
+		escorted, err := w.escort(minute).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
 		within(t, leaving.Ended())
 		before := busy.commits()
@@ -153,8 +153,8 @@ func TestASingleReplicaIsReplacedWithoutATransactionCutOrAConnectionRefused(t *t
 
 // waiting is an escort that has got as far as a surge, with a console that is there but not used.
 func (w *web) waiting(t *testing.T) *run {
-	e := w.escort(minute).begin(w.asDrained())
-	e.k, e.pod, e.evict = w, *w.pod, w.evict(t)
+	e := w.escort(minute).begin(w.request(t))
+	e.k, e.pod = w, *w.pod
 	e.version = pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}
 	return e
 }
@@ -199,7 +199,7 @@ func TestAPoolerThatMustLeaveWaitsForItsReplacementNoLongerThanHalfOfItsTime(t *
 		w := webOf(nil)
 		w.takes = time.Hour
 		e, begun := w.waiting(t), time.Now()
-		e.leaveBy = begun.Add(20 * time.Second)
+		e.request.EvictBy = begun.Add(20 * time.Second)
 		fallback, err := e.surge(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, "no replacement was Ready in 10s", fallback)
@@ -238,8 +238,8 @@ func TestTheLabelIsPutBackWhenTheDrainEndsMeanwhile(t *testing.T) {
 // deaf hears an Amend and does not answer.
 type deaf struct{ *web }
 
-func (d deaf) PatchMetadata(ctx context.Context, ref drain.Ref, labels, annotations map[string]*string) error {
-	err := d.web.PatchMetadata(ctx, ref, labels, annotations)
+func (d deaf) PatchLabels(ctx context.Context, ref drain.Ref, labels map[string]*string) error {
+	err := d.web.PatchLabels(ctx, ref, labels)
 	if labels[drain.EscortLabel] != nil {
 		return errors.New("no answer")
 	}

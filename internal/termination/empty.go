@@ -140,7 +140,7 @@ func (w *job) farewell(ctx context.Context, cluster drain.Cluster, node drain.No
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), end)
 	defer cancel()
 	drainer := w.drainer
-	drainer.Log = w.log
+	drainer.Log, drainer.Limits.MaxWait = w.log, w.maxWait
 	drainer.ShutDownDaemons(ctx, cluster.Pods(), node, &w.report.Report)
 }
 

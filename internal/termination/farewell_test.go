@@ -22,7 +22,7 @@ type usher struct {
 	leaveBy time.Time
 }
 
-func (u *usher) ShutDown(ctx context.Context, p drain.Pod) (drain.EscortResult, error) {
+func (u *usher) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
 	u.leaveBy = p.EvictBy
 	err := pause(ctx, u.takes)
 	_ = u.world.do("farewell " + p.Name)

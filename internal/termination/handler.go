@@ -25,7 +25,6 @@ type Handler struct {
 	Archive     Archive                                   // nil: reports are not kept
 	Connect     func(context.Context) (Kubernetes, error) // called once a termination has been verified
 	Drainer     drain.Drainer
-	Hurried     drain.Drainer // for an instance that goes in two minutes
 	Policy      Policy
 	Log         *slog.Logger
 }

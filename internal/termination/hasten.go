@@ -35,7 +35,7 @@ func (w *job) drainOn(ctx context.Context, cluster drain.Cluster, node drain.Nod
 	for {
 		drainer := w.drainer
 		drainer.Log = w.log
-		drainer.Limits = drain.Limits{StartedAt: w.Began, Deadline: w.report.Deadline, Force: w.Policy.Force}
+		drainer.Limits = drain.Limits{StartedAt: w.Began, Deadline: w.report.Deadline, Force: w.Policy.Force, MaxWait: w.maxWait}
 		by, end := w.until(ctx)
 		w.report.Report = drainer.Resume(by, cluster, node, w.report.Report)
 		cause = context.Cause(by)
@@ -68,7 +68,7 @@ func (w *job) hears(ctx context.Context) bool {
 		case deadline := <-w.sooner:
 			if deadline = lastChance(deadline, time.Now()); deadline.Before(w.report.Deadline) && time.Now().Before(deadline) {
 				w.log.Warn("a notice says that the instance goes sooner", "deadline", deadline, "was", w.report.Deadline)
-				w.drainer, w.report.Deadline, w.report.Trigger = w.Hurried, deadline, SpotInterruption
+				w.maxWait, w.report.Deadline, w.report.Trigger = spotMaxWait, deadline, SpotInterruption
 				return true
 			}
 		}

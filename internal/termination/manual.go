@@ -74,16 +74,17 @@ func (w *job) drainUnbidden(slice context.Context, all []Instance) error {
 	if err != nil {
 		return w.failed(err)
 	}
-	release, owned, err := k.AcquireLease(slice, w.InstanceID, w.hasten)
+	lease, err := k.AcquireLease(slice, w.InstanceID, w.hasten)
 	if err != nil {
 		return w.failed(err)
 	}
-	if !owned {
+	if lease == nil {
 		w.tellOwner(slice, k)
 		w.endOwned()
 		return nil
 	}
-	defer w.giveBack(release)
+	w.drainer.Records = lease
+	defer w.giveBack(lease)
 	defer w.keepUnbidden(slice)()
 	_, err = w.emptyInTime(slice, k, all)
 	return err

@@ -10,6 +10,9 @@ const (
 	// spotTime is what a drain has from a Spot interruption notice. EC2 gives two minutes
 	// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html).
 	spotTime = 100 * time.Second
+	// spotMaxWait is how long a phase holds back the next then, and how long an escort takes: a phase that is stuck leaves the others
+	// most of spotTime, and a replacement would hardly come in it.
+	spotMaxWait = 25 * time.Second
 	// spotRest is for kubelets to end what was told last, and for a machine that goes a little early.
 	spotRest = 20 * time.Second
 )
@@ -49,7 +52,7 @@ func (w *job) heed(ctx context.Context) error {
 // deadline, or soon after it, has a last look, or who was to be told to stop when the one before it ended would die untold.
 func (w *job) setClock() {
 	if w.Trigger == SpotInterruption {
-		w.drainer, w.report.Deadline = w.Hurried, lastChance(w.Began.Add(spotTime), time.Now())
+		w.maxWait, w.report.Deadline = spotMaxWait, lastChance(w.Began.Add(spotTime), time.Now())
 		return
 	}
 	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, w.Began, Hook{})

@@ -1,6 +1,7 @@
 package termination
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -36,7 +37,34 @@ func TestASpotInterruptionDrainsAndCompletesNothing(t *testing.T) {
 		require.Empty(t, report.Hook)
 		require.Empty(t, report.LifecycleResult)
 		require.Empty(t, w.beats, "no hook waits")
-		require.Equal(t, "in a hurry", report.Phases[0].Name)
+	})
+}
+
+// bounded is an escort that keeps what it was asked.
+type bounded struct {
+	drain.Escort
+	requests []drain.EscortRequest
+}
+
+func (b *bounded) Run(ctx context.Context, r drain.EscortRequest) (drain.EscortResult, error) {
+	b.requests = append(b.requests, r)
+	return drain.EscortResult{}, r.Evict(ctx, drain.EvictOptions{})
+}
+
+// An instance that EC2 takes in two minutes has no time for a phase that is stuck, nor for a replacement.
+func TestSpotInterruption_PhasesAndEscorts_AreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, b := aSpotInstance(), &bounded{}
+		slow, next := web("slow"), web("next")
+		slow.Labels = map[string]string{"phase": "poolers"}
+		w.node.Add(slow, 50*time.Second).Add(next, time.Second)
+		h := w.handler()
+		isPooler := func(p drain.Pod) bool { return p.Labels["phase"] == "poolers" }
+		h.Drainer.Phases = []drain.Phase{{Name: "poolers", Match: isPooler, Escort: b, Timeout: 5 * time.Minute}, {Name: "workloads"}}
+		report, err := deliver(t, h, noticed(SpotInterruption))
+		require.NoError(t, err)
+		require.Equal(t, spotMaxWait, b.requests[0].MaxWait)
+		require.Equal(t, spotMaxWait, report.Pods[1].EvictedAt.Sub(report.Pods[0].EvictedAt))
 	})
 }
 

@@ -120,15 +120,39 @@ type Surroundings interface {
 
 // Leases keep two invocations from draining one instance at once.
 type Leases interface {
-	// AcquireLease takes the instance's lease and keeps it until ctx ends or release is called; owned is false if another has it. A
-	// deadline that is or comes to be on the lease is told to hasten, maybe again and again, at each renewal at the latest; it is
-	// kept for the next owner if release is told that the drain goes on.
-	AcquireLease(ctx context.Context, instanceID string, hasten func(deadline time.Time)) (release func(goesOn bool) error, owned bool, err error)
+	// AcquireLease takes the instance's Lease, and renews it until ctx ends or it is released; nil: another invocation holds it. A
+	// deadline that is on the Lease, or comes to be, is reported to shorten: again at each renewal.
+	AcquireLease(ctx context.Context, instanceID string, shorten func(deadline time.Time)) (Lease, error)
 	// ShortenDeadline leaves a deadline on the instance's lease for whoever has that.
 	ShortenDeadline(ctx context.Context, instanceID string, deadline time.Time) error
-	// HeldLeases are the names of the leases that somebody has, which of an instance's lease is the instance's id.
-	HeldLeases(ctx context.Context) ([]string, error)
+	// Leases returns all Leases: those of instances, which have the instance's ID for their name, and those of escorts.
+	Leases(ctx context.Context) ([]LeaseInfo, error)
+	// DeleteFreeLease deletes the Lease of an instance that is gone, unless an invocation holds it.
+	DeleteFreeLease(ctx context.Context, instanceID string) error
 }
+
+// Lease is an instance's Lease, held by this invocation. It keeps the records of the drain.
+type Lease interface {
+	drain.Records
+	// Release gives the Lease up. What is on it stays for the next holder as far as keep says.
+	Release(keep Keep) error
+}
+
+// LeaseInfo is a Lease as a sweep sees it.
+type LeaseInfo struct {
+	Name string
+	Held bool // by an invocation that renews it
+}
+
+// Keep is what of a Lease outlives its release.
+type Keep int
+
+// What can be kept. A Lease on which nothing is kept is deleted.
+const (
+	KeepNothing Keep = iota // the instance is about to be terminated
+	KeepRecords             // what escorts changed, and did not undo
+	KeepAll                 // the same and the deadline: a later invocation continues the drain
+)
 
 // Group is an Auto Scaling group as last described.
 type Group struct {

@@ -83,7 +83,7 @@ type releasing struct {
 	world *world
 }
 
-func (r releasing) Undo(_ context.Context, p drain.Pod) error {
+func (r releasing) Undo(_ context.Context, p drain.EscortRequest) error {
 	return r.world.do("give back " + p.Name)
 }
 
@@ -94,7 +94,7 @@ func TestPodsOfARetainedInstanceGetBackWhatEscortsTookAndItsNodeStaysClosed(t *t
 		w := back()
 		w.state = "Terminating:Retained"
 		paused := web("paused")
-		paused.Labels = map[string]string{drain.EscortLabel: "evict"}
+		require.NoError(t, w.records.SetRecord(t.Context(), "uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
 		w.node.Add(paused, 0).Add(web("web"), 0)
 		h, _ := w.inQueue()
 		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: releasing{world: w}}}

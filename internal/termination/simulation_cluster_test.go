@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -42,6 +43,7 @@ type lease struct {
 
 	deadline time.Time // that was left on it; zero: none
 	hasten   func(time.Time)
+	records  map[string]string // of pods, by UID
 }
 
 // pod is one pod, and what became of it.
@@ -228,43 +230,84 @@ func (k cluster) AwaitDetached(ctx context.Context, of drain.Node, _ []string) e
 
 func (k cluster) PDBs(context.Context, []drain.Pod) ([]drain.PDB, error) { return nil, nil }
 
-func (k cluster) HeldLeases(ctx context.Context) (names []string, err error) {
+func (k cluster) Leases(ctx context.Context) (all []LeaseInfo, err error) {
 	err = k.ask(ctx, api, func() error {
 		for _, c := range k.s.computers {
-			if l := c.node.lease; l != nil && time.Now().Before(l.until) {
-				names = append(names, c.id)
+			if l := c.node.lease; l != nil {
+				all = append(all, LeaseInfo{Name: c.id, Held: time.Now().Before(l.until)})
 			}
 		}
 		return nil
 	})
-	return names, err
+	return all, err
+}
+
+func (k cluster) DeleteFreeLease(ctx context.Context, id string) error {
+	return k.effect(ctx, api, "delete lease", id, func() error {
+		n := k.s.computer(id).node
+		if n.lease == nil || time.Now().Before(n.lease.until) {
+			return nil
+		}
+		k.s.counts["lease deleted"]++
+		k.deletesLease(id)
+		n.lease = nil
+		return nil
+	})
 }
 
 // AcquireLease takes the lease, and renews it until ctx ends or it is released.
-func (k cluster) AcquireLease(ctx context.Context, id string, hasten func(time.Time)) (release func(bool) error, owned bool, err error) {
-	mine := &lease{owner: k.incarnation, hasten: hasten}
-	err = k.effect(ctx, api, "own", id, func() error {
+func (k cluster) AcquireLease(ctx context.Context, id string, shorten func(time.Time)) (Lease, error) {
+	mine, acquired := &lease{owner: k.incarnation, hasten: shorten, records: map[string]string{}}, false
+	err := k.effect(ctx, api, "own", id, func() error {
 		n := k.s.computer(id).node
 		if n.lease != nil && time.Now().Before(n.lease.until) {
 			return nil
 		}
 		k.owns(n.lease, id)
-		mine.until, owned = time.Now().Add(leaseTime), true
-		if n.lease != nil { // of one that crashed, or handed over
-			mine.deadline = n.lease.deadline
+		mine.until, acquired = time.Now().Add(leaseTime), true
+		if n.lease != nil { // of one that crashed, or handed off
+			mine.deadline, mine.records = n.lease.deadline, maps.Clone(n.lease.records)
 			mine.listen()
 		}
 		n.lease = mine
 		return nil
 	})
-	if !owned || err != nil {
-		return nil, false, err
+	if !acquired || err != nil {
+		return nil, err
 	}
 	k.has(id, true)
 	renewing, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() { defer close(done); k.renew(renewing, mine) }()
-	return func(goesOn bool) error { stop(); <-done; return k.release(ctx, id, mine, goesOn) }, true, nil
+	return heldLease{k, mine, id, ctx, func() { stop(); <-done }}, nil
+}
+
+// heldLease is a lease in the hands of an incarnation.
+type heldLease struct {
+	cluster
+	lease *lease
+	id    string
+	ctx   context.Context
+	stop  func()
+}
+
+// Record reads what the holder last saw of its lease.
+func (h heldLease) Record(uid string) (text string) {
+	h.s.locked(func() { text = h.lease.records[uid] })()
+	return text
+}
+
+func (h heldLease) SetRecord(ctx context.Context, uid, text string) error {
+	return h.effect(ctx, api, "record", uid, func() error {
+		if h.s.computer(h.id).node.lease != h.lease {
+			return errors.New("the lease is another's")
+		}
+		h.lease.records[uid] = text
+		if text == "" {
+			delete(h.lease.records, uid)
+		}
+		return nil
+	})
 }
 
 // ShortenDeadline leaves a deadline on the lease.
@@ -307,14 +350,21 @@ func (k cluster) renew(ctx context.Context, l *lease) {
 	}
 }
 
-func (k cluster) release(ctx context.Context, id string, l *lease, goesOn bool) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+func (h heldLease) Release(keep Keep) error {
+	h.stop()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(h.ctx), 2*time.Second)
 	defer cancel()
-	k.has(id, false)
-	return k.effect(ctx, api, "release", id, func() error {
-		c := k.s.computer(id)
+	h.has(h.id, false)
+	return h.effect(ctx, api, "release", h.id, func() error {
+		c, l := h.s.computer(h.id), h.lease
 		l.until = time.Time{}
-		if c.node.lease == l && !goesOn {
+		if keep != KeepAll {
+			l.deadline = time.Time{}
+		}
+		if keep == KeepNothing {
+			l.records = nil
+		}
+		if c.node.lease == l && l.deadline.IsZero() && len(l.records) == 0 {
 			c.node.lease = nil
 		}
 		if c.waits() {

@@ -24,22 +24,22 @@ type escort struct{ *incarnation }
 var errTurn = errors.New("its turn has not come in time")
 
 // Escort implements drain.Escort.
-func (e escort) Run(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) (drain.EscortResult, error) {
+func (e escort) Run(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
 	done := drain.EscortResult{Strategy: "pause"}
 	if p.Terminating() {
 		return done, nil
 	}
 	e.s.locked(func() { e.seeing[p.Name] = true })()
 	defer e.s.locked(func() { delete(e.seeing, p.Name) })()
-	if p.Labels[drain.EscortLabel] != "" {
+	if p.Recorded {
 		e.s.locked(func() { e.s.counts["escort after a crashed one"]++ })()
 		_ = e.undo(ctx, p)
 	}
-	err := e.stop(ctx, p, evict)
+	err := e.stop(ctx, p)
 	if err == nil || isRefusal(err) || ctx.Err() != nil {
 		return done, err
 	}
-	return done, evict(ctx, drain.EvictOptions{}) // plainly
+	return done, p.Evict(ctx, drain.EvictOptions{}) // plainly
 }
 
 // refusal is the eviction's answer.
@@ -49,7 +49,7 @@ func (r refusal) Unwrap() error { return r.error }
 
 func isRefusal(err error) bool { _, is := errors.AsType[refusal](err); return is }
 
-func (e escort) stop(ctx context.Context, p drain.Pod, evict func(context.Context, drain.EvictOptions) error) error {
+func (e escort) stop(ctx context.Context, p drain.EscortRequest) error {
 	until := time.Now().Add(escortTime)
 	if !p.EvictBy.IsZero() && p.EvictBy.Before(until) {
 		until = p.EvictBy
@@ -62,12 +62,12 @@ func (e escort) stop(ctx context.Context, p drain.Pod, evict func(context.Contex
 	if !time.Now().Before(until) {
 		return errTurn
 	}
-	if err := evict(ctx, drain.EvictOptions{DryRun: true}); err != nil {
+	if err := p.Evict(ctx, drain.EvictOptions{DryRun: true}); err != nil {
 		return refusal{err}
 	}
 	err = e.pause(ctx, p, until)
 	if err == nil {
-		if err = evict(ctx, drain.EvictOptions{}); err != nil {
+		if err = p.Evict(ctx, drain.EvictOptions{}); err != nil {
 			err = refusal{err}
 		}
 	}
@@ -78,8 +78,8 @@ func (e escort) stop(ctx context.Context, p drain.Pod, evict func(context.Contex
 }
 
 // turn waits until nobody else stops a pooler of the group.
-func (e escort) turn(ctx context.Context, p drain.Pod, until time.Time) (leave func(), err error) {
-	for group := e.s.groupOf(p); ; {
+func (e escort) turn(ctx context.Context, p drain.EscortRequest, until time.Time) (leave func(), err error) {
+	for group := e.s.groupOf(p.Pod); ; {
 		mine := false
 		err := e.ask(ctx, api, func() error {
 			holder := e.s.turns[group]
@@ -106,8 +106,8 @@ func (e escort) turn(ctx context.Context, p drain.Pod, until time.Time) (leave f
 }
 
 // pause leaves a mark, lets no more transactions begin, and waits for those in flight.
-func (e escort) pause(ctx context.Context, p drain.Pod, until time.Time) error {
-	if err := e.mark(ctx, p, "mark", "pause"); err != nil {
+func (e escort) pause(ctx context.Context, p drain.EscortRequest, until time.Time) error {
+	if err := e.mark(ctx, p); err != nil {
 		return err
 	}
 	err := e.effect(ctx, console, "pause", p.Name, func() error {
@@ -127,7 +127,22 @@ func (e escort) pause(ctx context.Context, p drain.Pod, until time.Time) error {
 	return pause(ctx, time.Until(quiet))
 }
 
-func (e escort) mark(ctx context.Context, p drain.Pod, what, value string) error {
+// mark records the pause in the lease, and labels the pod.
+func (e escort) mark(ctx context.Context, p drain.EscortRequest) error {
+	if err := p.Save(ctx, []byte(`{"paused":true}`)); err != nil {
+		return err
+	}
+	return e.label(ctx, p, "mark", "pause")
+}
+
+func (e escort) unmark(ctx context.Context, p drain.EscortRequest) error {
+	if err := e.label(ctx, p, "unmark", ""); err != nil {
+		return err
+	}
+	return p.Save(ctx, nil)
+}
+
+func (e escort) label(ctx context.Context, p drain.EscortRequest, what, value string) error {
 	return e.effect(ctx, api, what, p.Name, func() error {
 		pod := e.s.pod(p.Ref)
 		if pod == nil {
@@ -143,7 +158,7 @@ func (e escort) mark(ctx context.Context, p drain.Pod, what, value string) error
 }
 
 // undo gives back: first of all, transactions may begin again.
-func (e escort) undo(ctx context.Context, p drain.Pod) error {
+func (e escort) undo(ctx context.Context, p drain.EscortRequest) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
 	err := e.effect(ctx, console, "resume", p.Name, func() error {
@@ -154,7 +169,7 @@ func (e escort) undo(ctx context.Context, p drain.Pod) error {
 		return nil
 	})
 	if err == nil {
-		err = e.mark(ctx, p, "unmark", "")
+		err = e.unmark(ctx, p)
 	}
 	e.s.locked(func() {
 		if e.s.counts["escort undone"]++; err != nil {
@@ -165,7 +180,7 @@ func (e escort) undo(ctx context.Context, p drain.Pod) error {
 }
 
 // Farewell implements drain.Escort.
-func (e escort) ShutDown(ctx context.Context, p drain.Pod) (drain.EscortResult, error) {
+func (e escort) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
 	err := e.effect(ctx, console, "farewell", p.Name, func() error {
 		if pod := e.s.pod(p.Ref); pod != nil {
 			e.farewells(pod)
@@ -177,7 +192,7 @@ func (e escort) ShutDown(ctx context.Context, p drain.Pod) (drain.EscortResult, 
 }
 
 // Release implements drain.Escort.
-func (e escort) Undo(ctx context.Context, p drain.Pod) error {
+func (e escort) Undo(ctx context.Context, p drain.EscortRequest) error {
 	e.s.locked(func() { e.s.counts["pod released"]++ })()
 	return e.undo(ctx, p)
 }
@@ -214,8 +229,8 @@ func (s *simulation) quiet(ref drain.Ref) (d time.Duration) {
 
 // pauses: the mark comes before the act, and nobody else of the group is stopped meanwhile, unless by one that crashed.
 func (i *incarnation) pauses(p *pod) {
-	if p.Labels[drain.EscortLabel] == "" {
-		i.s.broken("%s: paused %s without a mark", i.name, p.Name)
+	if c := i.s.computerOf(p); c.node.lease == nil || c.node.lease.records[p.UID] == "" {
+		i.s.broken("%s: paused %s without a record", i.name, p.Name)
 	}
 	i.s.counts["pooler paused"]++
 	for _, c := range i.s.computers {

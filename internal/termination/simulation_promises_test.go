@@ -72,6 +72,13 @@ func (i *incarnation) owns(before *lease, id string) {
 	}
 }
 
+// deletesLease: only the Lease of an instance that is gone may be deleted with what it says.
+func (i *incarnation) deletesLease(id string) {
+	if c := i.s.computer(id); !c.dead {
+		i.s.broken("%s: deleted the lease of %s, which runs", i.name, id)
+	}
+}
+
 func (i *incarnation) cordons(c *computer) {
 	i.writes(c, "cordoned")
 	i.done(c, stageCordon)

@@ -309,7 +309,7 @@ func (i *incarnation) handler(records []Record) *Handler {
 		Connect: func(ctx context.Context) (Kubernetes, error) {
 			return cluster{i}, i.ask(ctx, api, func() error { return nil })
 		},
-		Drainer: drainer, Hurried: drainer, Log: slog.New(listener{i}),
+		Drainer: drainer, Log: slog.New(listener{i}),
 		Policy: Policy{
 			OwnsGroup: func(name string) bool { return name == theGroup }, Hook: theHook, OnFailure: s.onFailure, Force: s.force,
 			Bounds: s.bounds, OnRebalanceRecommendation: s.onRebalance,

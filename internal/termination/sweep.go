@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -39,8 +40,10 @@ type SweepReport struct {
 // sweep is one look at all our groups.
 type sweep struct {
 	*Handler
-	kubernetes Kubernetes // nil: out of reach
-	owned      []string   // leases
+	kubernetes Kubernetes      // nil: out of reach
+	owned      []string        // Leases that an invocation holds
+	free       []string        // Leases of instances that none holds
+	seen       map[string]bool // instances, by ID
 	marks      []CordonedNode
 	returned   map[string]Termination // of the marks' instances that are in service, or retained, by id
 	waiting    []waiter
@@ -63,7 +66,7 @@ type waiter struct {
 func (h *Handler) sweep(ctx context.Context) (SweepReport, error) {
 	ctx, cancel := sliceOf(ctx)
 	defer cancel()
-	s := &sweep{Handler: h, returned: map[string]Termination{}}
+	s := &sweep{Handler: h, returned: map[string]Termination{}, seen: map[string]bool{}}
 	s.report = SweepReport{Status: StatusSwept, Errors: []string{}, StartedAt: time.Now()}
 	s.lookAtCluster(ctx)
 	err := s.lookAtGroups(ctx)
@@ -71,6 +74,7 @@ func (h *Handler) sweep(ctx context.Context) (SweepReport, error) {
 		s.keepAlive(ctx)
 		s.enqueue(ctx)
 		s.restore(ctx)
+		s.deleteLeases(ctx)
 	}
 	return s.conclude(err)
 }
@@ -107,7 +111,7 @@ func (s *sweep) level() slog.Level {
 func (s *sweep) lookAtCluster(ctx context.Context) {
 	k, err := s.Connect(ctx)
 	if err == nil {
-		s.owned, err = k.HeldLeases(ctx)
+		err = s.readLeases(ctx, k)
 	}
 	if err == nil {
 		s.kubernetes = k
@@ -115,6 +119,23 @@ func (s *sweep) lookAtCluster(ctx context.Context) {
 	}
 	s.fault(err)
 }
+
+// readLeases sorts the Leases into those that an invocation holds, and those of instances that none does.
+func (s *sweep) readLeases(ctx context.Context, k Kubernetes) error {
+	leases, err := k.Leases(ctx)
+	for _, l := range leases {
+		switch {
+		case l.Held:
+			s.owned = append(s.owned, l.Name)
+		case isInstance(l.Name):
+			s.free = append(s.free, l.Name)
+		}
+	}
+	return err
+}
+
+// isInstance reports whether a Lease is an instance's, by its name.
+func isInstance(lease string) bool { return strings.HasPrefix(lease, "i-") }
 
 // lookAtGroups finds the instances that wait. It fails if there is nothing it could look at.
 func (s *sweep) lookAtGroups(ctx context.Context) error {
@@ -137,6 +158,7 @@ func (s *sweep) lookAtGroups(ctx context.Context) error {
 
 func (s *sweep) see(group Group) {
 	for _, i := range group.Instances {
+		s.seen[i.ID] = true
 		t := Termination{Group: group.Name, Hook: s.Policy.Hook, InstanceID: i.ID}
 		switch {
 		case s.stays(i) && slices.ContainsFunc(s.marks, func(m CordonedNode) bool { return m.Node.InstanceID == i.ID }):
@@ -210,6 +232,24 @@ func (s *sweep) fault(err error) {
 	defer s.mu.Unlock()
 	if s.faults++; s.faults <= mostFaults {
 		s.report.Errors = append(s.report.Errors, err.Error())
+	}
+}
+
+// deleteLeases deletes the Leases that were kept for instances that are gone since.
+func (s *sweep) deleteLeases(ctx context.Context) {
+	gone := slices.DeleteFunc(s.free, func(id string) bool { return s.seen[id] })
+	if len(gone) == 0 || s.kubernetes == nil || s.Policy.Shadow {
+		return
+	}
+	instances, err := s.Groups.EC2Instances(ctx, gone...)
+	s.fault(err)
+	if err != nil {
+		return
+	}
+	for _, id := range gone {
+		if i, known := instances[id]; !known || i.Terminated {
+			s.fault(s.kubernetes.DeleteFreeLease(ctx, id))
+		}
 	}
 }
 

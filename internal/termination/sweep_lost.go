@@ -3,7 +3,6 @@ package termination
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -29,7 +28,7 @@ func (s *sweep) enqueue(ctx context.Context) {
 // leases, of escorts', have other names.
 func (s *sweep) drains() (n int) {
 	for _, lease := range s.owned {
-		if strings.HasPrefix(lease, "i-") {
+		if isInstance(lease) {
 			n++
 		}
 	}

@@ -35,11 +35,12 @@ func (s *sweep) restore(ctx context.Context) {
 
 // reopen restores a node as the only one who is at it: a termination that begins now has to close it again.
 func (w *job) reopen(ctx context.Context, k Kubernetes, m CordonedNode) (restored bool, err error) {
-	release, owned, err := k.AcquireLease(ctx, w.InstanceID, w.hasten)
-	if err != nil || !owned {
+	lease, err := k.AcquireLease(ctx, w.InstanceID, w.hasten)
+	if err != nil || lease == nil {
 		return false, err
 	}
-	defer w.giveBack(release)
+	w.drainer.Records = lease
+	defer w.giveBack(lease)
 	instances, err := w.Groups.Instances(ctx, w.Group)
 	if err != nil {
 		return false, err

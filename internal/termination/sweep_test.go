@@ -323,9 +323,9 @@ type turning struct {
 	world *world
 }
 
-func (t turning) AcquireLease(ctx context.Context, id string, hasten func(time.Time)) (func(bool) error, bool, error) {
+func (t turning) AcquireLease(ctx context.Context, id string, shorten func(time.Time)) (Lease, error) {
 	t.world.enter("Terminating:Wait")
-	return t.Kubernetes.AcquireLease(ctx, id, hasten)
+	return t.Kubernetes.AcquireLease(ctx, id, shorten)
 }
 
 func TestANodeThatCannotBeRestoredIsAFaultOfTheSweep(t *testing.T) {

@@ -29,6 +29,7 @@ type job struct {
 	seen    time.Time // when its event first was; zero: nobody knows
 	first   bool      // this is the first slice of its event
 	drainer drain.Drainer
+	maxWait time.Duration  // of phases and escorts; zero: each its own
 	due     time.Time      // the deadline as it was before a last look moved it; zero: nobody knows yet
 	ends    time.Time      // the slice; zero: never
 	sooner  chan time.Time // a deadline that a notice sets, which another invocation was given
@@ -132,15 +133,16 @@ func sliceOf(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // own does the rest as the only one who does it.
 func (w *job) own(ctx, slice context.Context, k Kubernetes, all []Instance) error {
-	release, owned, err := k.AcquireLease(slice, w.InstanceID, w.hasten)
+	lease, err := k.AcquireLease(slice, w.InstanceID, w.hasten)
 	if err != nil {
 		return w.strand(ctx, slice, err)
 	}
-	if !owned {
+	if lease == nil {
 		w.endOwned()
 		return nil
 	}
-	defer w.giveBack(release)
+	w.drainer.Records = lease
+	defer w.giveBack(lease)
 	result, err := w.drainInTime(slice, k, all)
 	if err != nil {
 		return err
@@ -155,10 +157,16 @@ func (w *job) endOwned() {
 }
 
 // giveBack releases the Lease. One that stays keeps the next owner out until it expires, and nothing worse.
-func (w *job) giveBack(release func(bool) error) {
-	goesOn := w.report.Status == StatusIncomplete || w.report.Status == StatusFailed
-	if err := release(goesOn); err != nil {
-		w.log.Warn("the lease was not given back", "error", err.Error())
+func (w *job) giveBack(lease Lease) {
+	keep := KeepRecords
+	switch {
+	case w.report.LifecycleResult != "":
+		keep = KeepNothing
+	case w.report.Status == StatusIncomplete, w.report.Status == StatusFailed:
+		keep = KeepAll
+	}
+	if err := lease.Release(keep); err != nil {
+		w.log.Warn("failed to release lease", "error", err.Error())
 	}
 }
 

@@ -89,15 +89,30 @@ func (w *job) restore(ctx context.Context, all []Instance) error {
 // restoreNode: what was closed for a notice, or for a person, is not this event's to open.
 func (w *job) restoreNode(ctx context.Context, k Kubernetes, node drain.Node) error {
 	ours, err := k.Restore(ctx, node, w.Hook)
-	if err != nil || !ours {
+	if err != nil || !ours || !w.drainer.HasEscorts() {
 		return err
 	}
+	return w.undoRecorded(ctx, k, node)
+}
+
+// undoRecorded undoes what escorts recorded on a Lease that is free. Where there is none, nothing is written: the event may be forged.
+func (w *job) undoRecorded(ctx context.Context, k Kubernetes, node drain.Node) error {
+	leases, err := k.Leases(ctx)
+	if err != nil || !slices.Contains(leases, LeaseInfo{Name: w.InstanceID}) {
+		return err
+	}
+	lease, err := k.AcquireLease(ctx, w.InstanceID, w.hasten)
+	if err != nil || lease == nil {
+		return err
+	}
+	w.drainer.Records = lease
+	defer w.giveBack(lease)
 	return w.release(ctx, k, node)
 }
 
 // release undoes what escorts left on the pods of a node that stays.
 func (w *job) release(ctx context.Context, k Kubernetes, node drain.Node) error {
-	if !w.Drainer.HasEscorts() {
+	if !w.drainer.HasEscorts() {
 		return nil
 	}
 	watch, stop := context.WithCancel(ctx)
@@ -106,7 +121,9 @@ func (w *job) release(ctx context.Context, k Kubernetes, node drain.Node) error 
 	if err != nil {
 		return err
 	}
-	return w.Drainer.UndoEscorts(ctx, cluster.Pods(), node)
+	drainer := w.drainer
+	drainer.Log = w.log
+	return drainer.UndoEscorts(ctx, cluster.Pods(), node)
 }
 
 // instanceOf is the zero Instance if the group does not have it.

@@ -24,9 +24,9 @@ type watcher struct {
 	slow      time.Duration // likewise
 }
 
-func (w *watcher) Invocation(s Invocation)  { w.slices = append(w.slices, s) }
-func (w *watcher) Sweep(r SweepReport) { w.sweeps = append(w.sweeps, r) }
-func (w *watcher) MalformedEvent()          { w.malformed++ }
+func (w *watcher) Invocation(s Invocation) { w.slices = append(w.slices, s) }
+func (w *watcher) Sweep(r SweepReport)     { w.sweeps = append(w.sweeps, r) }
+func (w *watcher) MalformedEvent()         { w.malformed++ }
 
 func (w *watcher) Store(ctx context.Context, r Report) error {
 	w.mu.Lock()

@@ -22,22 +22,25 @@ import (
 type world struct {
 	node *draintest.Cluster // the node's pods; nil: there is no node
 
-	mu     sync.Mutex
-	state  string               // of our instance
-	token  string               // of the action that it is in, if events can be of another one; empty: any is
-	others []Instance           // of the group
-	groups []Group              // others
-	hook   Hook                 // our hook's settings
-	joins  time.Time            // when the node appears
-	gone   bool                 // the instance, as EC2 sees it
-	spot   bool                 // likewise
-	leased bool                 // by another invocation
-	hasty  []time.Time          // deadlines that were left for that one
-	hears  func(time.Time)      // our drain, of one
-	leases []string             // all, as a sweep sees them
-	marks  []CordonedNode       // likewise
-	began  map[string]time.Time // activities
-	claims []string             // waited for
+	mu         sync.Mutex
+	state      string               // of our instance
+	token      string               // of the action that it is in, if events can be of another one; empty: any is
+	others     []Instance           // of the group
+	groups     []Group              // others
+	hook       Hook                 // our hook's settings
+	joins      time.Time            // when the node appears
+	gone       bool                 // the instance, as EC2 sees it
+	spot       bool                 // likewise
+	leased     bool                 // by another invocation
+	hasty      []time.Time          // deadlines that were left for that one
+	hears      func(time.Time)      // our drain, of one
+	leases     []string             // all, as a sweep sees them
+	freeLeases []string             // of instances, held by none
+	records    draintest.Records    // on our Lease
+	kept       []Keep               // at each release
+	marks      []CordonedNode       // likewise
+	began      map[string]time.Time // activities
+	claims     []string             // waited for
 
 	cordonedFor string        // the hook
 	cordoned    time.Time     // by an earlier slice
@@ -75,7 +78,6 @@ func (w *world) handler() *Handler {
 			return Delivery{Records: []Record{{Termination: &t}}}
 		},
 		Drainer: drain.Drainer{Phases: []drain.Phase{{Name: "workloads"}}, Concurrency: 16},
-		Hurried: drain.Drainer{Phases: []drain.Phase{{Name: "in a hurry"}}, Concurrency: 16},
 		Policy: Policy{
 			OwnsGroup: func(name string) bool { return name == "workers-a" }, Hook: "quiesce", OnFailure: Abandon,
 			Bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second, NodeJoinTimeout: 15 * time.Second, VolumeDetachTimeout: time.Minute},
@@ -279,14 +281,30 @@ func (w *world) PDBs(context.Context, []drain.Pod) ([]drain.PDB, error) {
 	return []drain.PDB{}, nil
 }
 
-func (w *world) AcquireLease(_ context.Context, _ string, hasten func(time.Time)) (func(bool) error, bool, error) {
+func (w *world) AcquireLease(_ context.Context, _ string, shorten func(time.Time)) (Lease, error) {
 	if w.leased {
-		return nil, false, nil
+		return nil, nil
 	}
 	w.mu.Lock()
-	w.hears = hasten
+	w.hears = shorten
 	w.mu.Unlock()
-	return func(bool) error { return w.do("release") }, true, w.do("own")
+	if err := w.do("own"); err != nil {
+		return nil, err
+	}
+	return leaseOf{&w.records, w}, nil
+}
+
+// leaseOf is our Lease.
+type leaseOf struct {
+	*draintest.Records
+	world *world
+}
+
+func (l leaseOf) Release(keep Keep) error {
+	l.world.mu.Lock()
+	l.world.kept = append(l.world.kept, keep)
+	l.world.mu.Unlock()
+	return l.world.do("release")
 }
 
 func (w *world) ShortenDeadline(_ context.Context, id string, deadline time.Time) error {
@@ -301,7 +319,20 @@ func (w *world) hasten(deadline time.Time) {
 	w.hears(deadline)
 }
 
-func (w *world) HeldLeases(context.Context) ([]string, error) { return w.leases, w.fault("owned") }
+func (w *world) Leases(context.Context) ([]LeaseInfo, error) {
+	var all []LeaseInfo
+	for _, name := range w.leases {
+		all = append(all, LeaseInfo{Name: name, Held: true})
+	}
+	for _, name := range w.freeLeases {
+		all = append(all, LeaseInfo{Name: name})
+	}
+	return all, w.fault("owned")
+}
+
+func (w *world) DeleteFreeLease(_ context.Context, id string) error {
+	return w.do("delete lease " + id)
+}
 
 func (w *world) CordonedNodes(context.Context) ([]CordonedNode, error) {
 	return w.marks, w.fault("marked")

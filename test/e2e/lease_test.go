@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/kube"
+	"quiesce/internal/termination"
 	"quiesce/test/env"
 )
 
@@ -21,9 +22,9 @@ func TestALeaseIsRenewedThoughItChangedUnseen(t *testing.T) {
 	client, err := kube.New(s.Lab.Admin())
 	require.NoError(t, err)
 	const name = "i-0000000000000ea5e"
-	release, owned, err := client.AcquireLease(s.ctx, name, func(time.Time) {})
+	lease, err := client.AcquireLease(s.ctx, name, func(time.Time) {})
 	require.NoError(t, err)
-	require.True(t, owned)
+	require.NotNil(t, lease)
 	leases := s.Lab.Client().CoordinationV1().Leases("quiesce")
 	changed, err := leases.Patch(s.ctx, name, types.MergePatchType, []byte(`{"metadata":{"annotations":{"unseen":"true"}}}`), metav1.PatchOptions{})
 	require.NoError(t, err)
@@ -34,16 +35,16 @@ func TestALeaseIsRenewedThoughItChangedUnseen(t *testing.T) {
 		return err == nil && renewed.Spec.RenewTime.After(changed.Spec.RenewTime.Time), err
 	})
 	require.Equal(t, changed.Spec.HolderIdentity, renewed.Spec.HolderIdentity)
-	require.NoError(t, release(false))
+	require.NoError(t, lease.Release(termination.KeepNothing))
 	_, err = leases.Get(s.ctx, name, metav1.GetOptions{})
 	require.Error(t, err, "it was given back")
 }
 
-// leaseFree tells whether nobody has the instance's Lease.
+// leaseFree reports whether no invocation holds the instance's Lease.
 func (s *scene) leaseFree(i env.Instance) (bool, error) {
-	_, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
+	lease, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return true, nil
 	}
-	return false, err
+	return err == nil && lease.Spec.HolderIdentity == nil, err
 }

@@ -1,0 +1,52 @@
+package draintest
+
+import (
+	"context"
+	"maps"
+	"sync"
+)
+
+// Records is a Lease in memory. The zero value is ready to use.
+type Records struct {
+	mutex sync.Mutex
+	texts map[string]string
+	err   error
+}
+
+// Record implements drain.Records.
+func (r *Records) Record(podUID string) string {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	return r.texts[podUID]
+}
+
+// SetRecord implements drain.Records.
+func (r *Records) SetRecord(_ context.Context, podUID, text string) error {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	switch {
+	case r.err != nil:
+		return r.err
+	case text == "":
+		delete(r.texts, podUID)
+		return nil
+	case r.texts == nil:
+		r.texts = map[string]string{}
+	}
+	r.texts[podUID] = text
+	return nil
+}
+
+// Fail makes every SetRecord from now on return this error.
+func (r *Records) Fail(err error) {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	r.err = err
+}
+
+// All returns a copy of the records, by pod UID.
+func (r *Records) All() map[string]string {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	return maps.Clone(r.texts)
+}

@@ -1,0 +1,74 @@
+package drain
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+)
+
+// Records keeps what must outlive an invocation: one text per pod, by the pod's UID. It is the instance's Lease, where the owners of
+// pods cannot write.
+type Records interface {
+	// Record returns the pod's record; empty: none.
+	Record(podUID string) string
+	// SetRecord replaces the pod's record; an empty text removes it. What a record describes is done after SetRecord returned nil.
+	SetRecord(ctx context.Context, podUID, text string) error
+}
+
+// record is what a drain keeps about a pod whose escort changed something that outlives the escort.
+type record struct {
+	Phase  string          `json:"phase"`            // the pod stays in it, whatever becomes of its labels
+	Escort json.RawMessage `json:"escort,omitempty"` // what the escort changed, in its own terms
+}
+
+// recordOf returns the pod's record. A record that cannot be read counts as one whose escort knows what can be undone without it.
+func (d Drainer) recordOf(p Ref) (r record, recorded bool) {
+	if d.Records == nil {
+		return record{}, false
+	}
+	text := d.Records.Record(p.UID)
+	if text == "" {
+		return record{}, false
+	}
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		return record{}, true
+	}
+	return r, true
+}
+
+// isRecorded reports whether the pod has a record.
+func (d Drainer) isRecorded(p Ref) bool {
+	_, recorded := d.recordOf(p)
+	return recorded
+}
+
+// recordedPhases returns the phases in which records keep their pods, by UID.
+func (d Drainer) recordedPhases(pods []Pod) map[string]string {
+	var phases map[string]string
+	for _, p := range pods {
+		if r, recorded := d.recordOf(p.Ref); recorded && r.Phase != "" {
+			if phases == nil {
+				phases = map[string]string{}
+			}
+			phases[p.UID] = r.Phase
+		}
+	}
+	return phases
+}
+
+// save returns what an escort of this phase replaces the pod's record with; nil removes it.
+func (d Drainer) save(p Ref, phase string) func(context.Context, json.RawMessage) error {
+	return func(ctx context.Context, escort json.RawMessage) error {
+		if d.Records == nil {
+			return fmt.Errorf("record what is changed on pod %s: there is no Lease to record it in", p)
+		}
+		var text []byte
+		if escort != nil {
+			var err error
+			if text, err = json.Marshal(record{phase, escort}); err != nil {
+				return fmt.Errorf("record what is changed on pod %s: %w", p, err)
+			}
+		}
+		return d.Records.SetRecord(ctx, p.UID, string(text))
+	}
+}
