@@ -4,12 +4,10 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 
 	"github.com/aws/aws-lambda-go/lambda"
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
@@ -39,9 +37,9 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 	if err != nil {
 		return nil, err
 	}
-	sdk, err := awsconfig.LoadDefaultConfig(ctx)
+	sdk, err := loadSDK(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("load the AWS settings: %w", err)
+		return nil, err
 	}
 	access := eks.Cluster{Name: settings.Cluster, Endpoint: settings.Endpoint, CA: settings.CA}
 	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return access.Access(ctx, sdk) })
