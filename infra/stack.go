@@ -13,7 +13,7 @@ import (
 func newStack(app constructs.Construct, d deployment) awscdk.Stack {
 	stack := awscdk.NewStack(app, jsii.String(d.StackName()), &awscdk.StackProps{
 		Description: jsii.String(description(d)),
-		Env:         &awscdk.Environment{Account: given(d.Stack.Account), Region: given(d.Stack.Region)},
+		Env:         &awscdk.Environment{Account: orNil(d.Stack.Account), Region: orNil(d.Stack.Region)},
 	})
 	p := parts{queues: newQueues(stack, d), reports: newReports(stack, d), network: newNetwork(stack, d)}
 	p.role = newRole(stack, d, p)
@@ -43,8 +43,8 @@ type parts struct {
 	function function
 }
 
-// given returns the text, or nil if it is empty: then CDK uses its default.
-func given(text string) *string {
+// orNil returns the text, or nil if it is empty: then CDK uses its default.
+func orNil(text string) *string {
 	if text == "" {
 		return nil
 	}

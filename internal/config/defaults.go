@@ -45,7 +45,7 @@ func defaults() Config {
 	}
 }
 
-// defaultPhases puts poolers first, because other pods need them: those that the escort recognizes. System pods go last, for
+// defaultPhases puts poolers first, because other pods need them. The escort recognizes them. System pods go last, for
 // the same reason.
 func defaultPhases() []Phase {
 	// Every cluster has these two: https://kubernetes.io/docs/tasks/administer-cluster/guaranteed-scheduling-critical-addon-pods/.

@@ -27,7 +27,7 @@ func (c *Config) read(m *mapping) {
 	c.readMode(m.get("mode"))
 	m.get("lifecycle").section(c.Lifecycle.read)
 	m.get("drain").section(c.Drain.read)
-	if phases := m.get("phases"); phases.given() {
+	if phases := m.get("phases"); phases.isSet() {
 		c.Phases = readPhases(phases)
 	}
 	m.get("allowManualDrain").flag(&c.AllowManualDrain)
@@ -37,7 +37,7 @@ func (c *Config) read(m *mapping) {
 // readMode requires a mode, and says which ones there are.
 func (c *Config) readMode(v value) {
 	modes := []Mode{ModeShadow, ModeDrain}
-	if !v.given() {
+	if !v.isSet() {
 		v.errorf("required: %s", oneOf(modes))
 	}
 	choose(v, &c.Mode, modes...)
@@ -50,7 +50,7 @@ func (c *Config) readCluster(v value) {
 	if c.Cluster == "" {
 		c.Cluster = inFile.Cluster
 	}
-	if c.Cluster == "" && !v.given() {
+	if c.Cluster == "" && !v.isSet() {
 		v.errorf("required, because CLUSTER_NAME is not set")
 	}
 }
@@ -83,10 +83,10 @@ func (d *Drain) read(m *mapping) {
 // cuts the defaults short anyway.
 func (d *Drain) compare(m *mapping) {
 	m.get("completionReserve").shorterThan("drain.maxDuration", d.MaxDuration, d.CompletionReserve)
-	if v := m.get("nodeJoinTimeout"); v.given() {
+	if v := m.get("nodeJoinTimeout"); v.isSet() {
 		v.shorterThan("drain.maxDuration", d.MaxDuration, d.NodeJoinTimeout)
 	}
-	if v := m.get("volumeDetachTimeout"); v.given() {
+	if v := m.get("volumeDetachTimeout"); v.isSet() {
 		v.shorterThan("drain.maxDuration", d.MaxDuration, d.VolumeDetachTimeout)
 	}
 }
@@ -128,9 +128,9 @@ func (p *Phase) read(m *mapping) {
 	m.get("settle").duration(&p.Settle)
 	m.get("timeout").positiveDuration(&p.Timeout)
 	switch {
-	case p.Name == Workloads && match.given():
+	case p.Name == Workloads && match.isSet():
 		match.errorf("not allowed in phase %s, which takes the pods that no other phase matches", Workloads)
-	case p.Name != Workloads && !match.given() && p.PGBouncer == nil:
+	case p.Name != Workloads && !match.isSet() && p.PGBouncer == nil:
 		match.errorf("required, except in phase %s and in a phase with an escort", Workloads)
 	case p.PGBouncer != nil && p.PGBouncer.Secret == nil && p.PGBouncer.SecretARN != "" && len(p.Match.Namespaces) == 0:
 		match.errorf("namespaces: required with secretArn: only poolers in these namespaces get the credentials")
@@ -142,7 +142,7 @@ func (match *Match) read(m *mapping) {
 	selector.checked(match.setSelector)
 	namespaces.globs(&match.Namespaces)
 	classes.names(&match.PriorityClasses, anyName)
-	if !selector.given() && !namespaces.given() && !classes.given() {
+	if !selector.isSet() && !namespaces.isSet() && !classes.isSet() {
 		m.errorf("must have a condition: labelSelector, namespaces or priorityClassNames")
 	}
 }
@@ -181,7 +181,7 @@ func (b *PGBouncer) read(m *mapping) {
 	m.get("port").number(&b.Port, 1, 65535)
 	b.readTLS(m)
 	ref, arn := m.get("secretRef"), m.get("secretArn")
-	if ref.section(b.readSecretRef); ref.given() && arn.given() {
+	if ref.section(b.readSecretRef); ref.isSet() && arn.isSet() {
 		arn.errorf("not allowed with secretRef: the credentials are in one place")
 	}
 	arn.checked(func(text string) error {
@@ -200,7 +200,7 @@ func (b *PGBouncer) readTLS(m *mapping) {
 	name, bundle := m.get("serverName"), m.get("caBundle")
 	if b.TLS == TLSVerifyFull {
 		name, bundle = name.required(), bundle.required()
-	} else if name.given() || bundle.given() {
+	} else if name.isSet() || bundle.isSet() {
 		tls.errorf("must be verify-full with serverName or caBundle: %s verifies nothing", b.TLS)
 	}
 	name.text(&b.ServerName)

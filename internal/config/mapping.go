@@ -20,8 +20,8 @@ type mapping struct {
 
 // get returns the value of a key. A missing one has the line of the mapping.
 func (m *mapping) get(key string) value {
-	v, given := m.values[key]
-	if !given {
+	v, present := m.values[key]
+	if !present {
 		return value{path: m.pathOf(key), line: m.line, errs: m.errs}
 	}
 	m.unread = slices.DeleteFunc(m.unread, func(u value) bool { return u.path == v.path })
@@ -30,8 +30,8 @@ func (m *mapping) get(key string) value {
 
 // has reports whether the key is present, with or without a value.
 func (m *mapping) has(key string) bool {
-	_, given := m.values[key]
-	return given
+	_, present := m.values[key]
+	return present
 }
 
 func (m *mapping) pathOf(key string) string {

@@ -85,9 +85,9 @@ func (s *Stack) readCluster(endpoint, ca value) {
 		return new(Config).setCA(text)
 	})
 	switch {
-	case endpoint.given() && !ca.given():
+	case endpoint.isSet() && !ca.isSet():
 		ca.errorf("required with clusterEndpoint")
-	case ca.given() && !endpoint.given():
+	case ca.isSet() && !endpoint.isSet():
 		endpoint.errorf("required with clusterCA")
 	}
 }

@@ -21,12 +21,12 @@ type value struct {
 	errs *Errors
 }
 
-// given reports whether the value is set.
-func (v value) given() bool { return v.node != nil }
+// isSet reports whether the value is set.
+func (v value) isSet() bool { return v.node != nil }
 
 // required reports a missing value.
 func (v value) required() value {
-	if !v.given() {
+	if !v.isSet() {
 		v.errorf("required")
 	}
 	return v
@@ -40,7 +40,7 @@ func (v value) errorf(format string, args ...any) {
 // scalar returns the text of a value that has one of the tags. It reports any other value that is set.
 func (v value) scalar(wanted string, tags ...string) (text string, ok bool) {
 	switch {
-	case !v.given():
+	case !v.isSet():
 		return "", false
 	case v.node.Kind != yaml.ScalarNode:
 		v.errorf("must be %s", wanted)
@@ -153,7 +153,7 @@ func (v value) shorterThan(key string, limit, d time.Duration) {
 func (v value) mapping(read func(*mapping)) {
 	m := &mapping{value: v, values: map[string]value{}}
 	switch {
-	case !v.given():
+	case !v.isSet():
 	case v.node.Kind != yaml.MappingNode:
 		v.errorf("must be a mapping")
 		return
@@ -168,7 +168,7 @@ func (v value) mapping(read func(*mapping)) {
 
 // section calls read with a mapping if the value is set.
 func (v value) section(read func(*mapping)) {
-	if v.given() {
+	if v.isSet() {
 		v.mapping(read)
 	}
 }
@@ -176,7 +176,7 @@ func (v value) section(read func(*mapping)) {
 // items returns the values of a list. It reports an empty one.
 func (v value) items() []value {
 	switch {
-	case !v.given():
+	case !v.isSet():
 		return nil
 	case v.node.Kind != yaml.SequenceNode:
 		v.errorf("must be a list")
@@ -203,7 +203,7 @@ func (v value) names(into *[]string, check func(string) error) {
 			return check(name)
 		})
 	}
-	if v.given() {
+	if v.isSet() {
 		*into = names
 	}
 }
