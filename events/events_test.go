@@ -25,7 +25,7 @@ func TestCases_EachHasAFile(t *testing.T) {
 	require.Equal(t, files, named)
 }
 
-func TestREADME_HasEveryCase(t *testing.T) {
+func TestReadme_EveryCase_IsExplained(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	for _, c := range events.Cases {
