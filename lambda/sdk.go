@@ -23,10 +23,11 @@ func loadSDK(ctx context.Context) (aws.Config, error) {
 	return sdk, nil
 }
 
-// plainBody hides the WriteTo method of a request body, which makes the SDK repeat requests for nothing. The SDK closes the body
-// as soon as the headers of the response are there. net/http may still look for the end of the body: the closed body's WriteTo
-// returns io.EOF as an error, where Read ends the copy. net/http then closes the connection, and the rest of a response of
-// more than 4 KB is lost (https://github.com/aws/aws-sdk-go-v2/issues/2737). A function with a part of a CPU meets that often.
+// plainBody hides the WriteTo method of a request body. Otherwise the SDK sends some requests twice: it closes the body as soon as
+// the headers of the response are there, while net/http may still look for the end of the body. The Read of a closed body ends
+// that, but its WriteTo returns io.EOF as an error. net/http then closes the connection. The rest of a response of more than 4 KB
+// is lost, and the SDK retries (https://github.com/aws/aws-sdk-go-v2/issues/2737). It happens when the response is faster than
+// the goroutine that writes the request.
 func plainBody(
 	ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler,
 ) (middleware.FinalizeOutput, middleware.Metadata, error) {

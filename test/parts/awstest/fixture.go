@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Serve starts a server for one test, and returns it with the settings that a function in its account has.
+// Serve starts a server for one test, and returns it with the AWS configuration of a function in its account.
 func Serve(t *testing.T) (*Server, aws.Config) {
 	t.Helper()
 	server, err := Start()
@@ -28,11 +28,8 @@ func Serve(t *testing.T) (*Server, aws.Config) {
 	return server, settings
 }
 
-// plainBodies hides the WriteTo method of request bodies, so that tests can count requests. The SDK closes the body as soon as
-// the headers of the response are there. net/http may still copy the rest of the body, of which nothing is left. The WriteTo
-// of the SDK's closed body returns io.EOF, where Read would end the copy. net/http then closes the connection while the
-// response is read, and the SDK sends the request again. Over loopback this happens to every tenth large response
-// (https://github.com/aws/aws-sdk-go-v2/issues/2737).
+// plainBodies hides the WriteTo method of request bodies, so that tests can count requests. Otherwise the SDK sends every tenth
+// request with a large response twice over loopback. lambda/sdk.go, which does the same for the function, has the reason.
 type plainBodies struct{ aws.HTTPClient }
 
 // Do sends the request.

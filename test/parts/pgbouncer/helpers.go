@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The versions whose shutdowns differ: from 1.23 on, SIGTERM waits for clients.
+// Older and Newer are versions whose shutdowns differ: from 1.23 on, SIGTERM waits for clients.
 const (
 	Older = "1.18"
 	Newer = "1.24"
@@ -19,7 +19,7 @@ const (
 // Each runs a test against a pooler of each version.
 func Each(t *testing.T, o Options, test func(t *testing.T, p *Pooler)) {
 	for _, version := range []string{Older, Newer} {
-		t.Run(version, func(t *testing.T) { test(t, Shared(t).Pooler(t, version, o)) })
+		t.Run(version, func(t *testing.T) { test(t, Start(t, version, o)) })
 	}
 }
 
@@ -43,7 +43,7 @@ const (
 	logInterval = 10 * time.Millisecond
 )
 
-// CertPool returns the certificate that signed the pooler's own.
+// CertPool returns a pool with the pooler's certificate.
 func (p *Pooler) CertPool(t *testing.T) *x509.CertPool {
 	t.Helper()
 	pool := x509.NewCertPool()

@@ -10,20 +10,20 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"quiesce/test/env/worker/ledger"
+	"quiesce/test/env/worker/journal"
 )
 
-// crew is the workers of one process.
-type crew struct {
+// group is the workers of one process.
+type group struct {
 	workers []*worker
 	stop    context.CancelFunc
 	done    chan struct{} // closed when all have stopped
 }
 
-// start puts a crew to work.
-func start(config *pgconn.Config, o options) *crew {
+// start starts the workers.
+func start(config *pgconn.Config, o options) *group {
 	ctx, stop := context.WithCancel(context.Background())
-	c := &crew{stop: stop, done: make(chan struct{})}
+	c := &group{stop: stop, done: make(chan struct{})}
 	var working sync.WaitGroup
 	for i := range o.workers {
 		w := o.worker(i)
@@ -38,8 +38,8 @@ func start(config *pgconn.Config, o options) *crew {
 	return c
 }
 
-// finish has the workers finish their present transactions, and waits for that as long as it may take.
-func (c *crew) finish(limit time.Duration) {
+// finish makes the workers finish their present transactions, and waits for that until limit.
+func (c *group) finish(limit time.Duration) {
 	c.stop()
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
@@ -49,28 +49,28 @@ func (c *crew) finish(limit time.Duration) {
 	}
 }
 
-func (c *crew) snapshot() ledger.Snapshot {
-	s := ledger.Snapshot{Now: time.Now(), Workers: []ledger.Worker{}}
+func (c *group) snapshot() journal.Snapshot {
+	s := journal.Snapshot{Now: time.Now(), Workers: []journal.Worker{}}
 	for _, w := range c.workers {
-		s.Workers = append(s.Workers, w.book.read(s.Now))
+		s.Workers = append(s.Workers, w.recorder.snapshot(s.Now))
 	}
 	return s
 }
 
-// handler serves the probe and the ledgers. The probe asks whether the process lives, as most probes do: that it stays green
-// while every worker hangs is the point.
-func (c *crew) handler() http.Handler {
+// handler serves the probe and the journals. Like most probes, this one checks only that the process lives: it passes while every
+// worker hangs.
+func (c *group) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, "ok") // the prober's loss
+		_, _ = io.WriteString(w, "ok") // an error concerns only the prober
 	})
 	mux.HandleFunc("GET /workers", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(c.snapshot()) // the reader has gone
+		_ = json.NewEncoder(w).Encode(c.snapshot()) // an error concerns only the reader
 	})
 	mux.HandleFunc("POST /forget", func(w http.ResponseWriter, _ *http.Request) {
 		for _, worker := range c.workers {
-			worker.book.write(func(w *ledger.Worker) { w.LongestStall = 0 })
+			worker.recorder.update(func(w *journal.Worker) { w.LongestStall = 0 })
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})

@@ -13,8 +13,8 @@ import (
 	"quiesce/test/env"
 )
 
-// told are the lines of `kubectl describe node` that the function is behind, in order.
-func (s *scene) told(i env.Instance) (lines []string) {
+// nodeEvents returns the function's Kubernetes events of a node, in order, as lines of `kubectl describe node`.
+func (s *fixture) nodeEvents(i env.Instance) (lines []string) {
 	s.Helper()
 	text, err := s.Lab.Kubectl(s.ctx, "describe", "node", i.Node)
 	require.NoError(s, err)
@@ -28,13 +28,13 @@ func (s *scene) told(i env.Instance) (lines []string) {
 	return lines
 }
 
-// measured are the values of a metric that the scene's function has written, those of its further dimension only if one is given.
-func (s *scene) measured(metric string, dimension ...string) []float64 {
+// metric returns the values of a metric that the fixture's function has written; with a dimension and its value, only those.
+func (s *fixture) metric(metric string, dimension ...string) []float64 {
 	s.Helper()
-	return s.measuredBy(s.function, metric, dimension...)
+	return s.metricOf(s.function, metric, dimension...)
 }
 
-func (s *scene) measuredBy(f *env.Function, metric string, dimension ...string) (values []float64) {
+func (s *fixture) metricOf(f *env.Function, metric string, dimension ...string) (values []float64) {
 	s.Helper()
 	all, err := metricstest.Of(f.Output())
 	require.NoError(s, err)
@@ -46,19 +46,19 @@ func (s *scene) measuredBy(f *env.Function, metric string, dimension ...string) 
 	return values
 }
 
-// measured is the sum of a metric over the functions, as its graph shows it.
-func (p *post) measured(metric string, dimension ...string) (sum float64) {
+// metricSum returns the sum of a metric over all functions, as its graph shows it.
+func (p *queueFixture) metricSum(metric string, dimension ...string) (sum float64) {
 	p.Helper()
 	for _, f := range p.functions {
-		for _, value := range p.measuredBy(f, metric, dimension...) {
+		for _, value := range p.metricOf(f, metric, dimension...) {
 			sum += value
 		}
 	}
 	return sum
 }
 
-// kept are the reports in a bucket, by key.
-func (s *scene) kept(bucket string) map[string]termination.Report {
+// archived returns the reports in a bucket, by key.
+func (s *fixture) archived(bucket string) map[string]termination.Report {
 	s.Helper()
 	reports := map[string]termination.Report{}
 	for key, body := range s.AWS.Objects(bucket) {
@@ -69,8 +69,8 @@ func (s *scene) kept(bucket string) map[string]termination.Report {
 	return reports
 }
 
-// relatedTo are the pods that events of a node are about as well.
-func (s *scene) relatedTo(i env.Instance) (pods []string) {
+// relatedPods returns the pods that the Kubernetes events of a node name as related.
+func (s *fixture) relatedPods(i env.Instance) (pods []string) {
 	s.Helper()
 	events, err := s.Lab.Client().CoreV1().Events(metav1.NamespaceDefault).List(s.ctx, metav1.ListOptions{
 		FieldSelector: "involvedObject.kind=Node,involvedObject.name=" + i.Node,

@@ -15,22 +15,22 @@ import (
 )
 
 const (
-	// overhead is how many requests a drain may make beside one eviction for each pod.
-	overhead = 15
-	// renewal is how often a drain may make one more: its Lease is renewed.
-	renewal = 10 * time.Second
-	// peakMemory is what a drain may use of it, at the most: a function of 128 MB has to do with half of that.
+	// extraRequests is how many requests a drain may make beside one eviction per pod.
+	extraRequests = 15
+	// renewalInterval is how often a drain may make one more request, to renew its Lease.
+	renewalInterval = 10 * time.Second
+	// peakMemory is the most resident memory of a drain: half of a function of 128 MB.
 	peakMemory = 64 << 20
-	// completionDelay is far above the 100 ms that benchmarks hold the completion to, since these tests share the machine.
+	// completionDelay is far above the 100 ms that the benchmarks allow, since these tests share the machine.
 	completionDelay = time.Second
 )
 
-// What a drain asks of the API server is multiplied by every node of a group that is refreshed. One request too many a pod
-// and a few hundred nodes at once are throttled, which costs all of them their time.
-func TestADrainAsksOnceForEachPodAndLittleElse(t *testing.T) {
+// Every node of a refreshed group multiplies what one drain asks of the API server. With one request too many per pod, a few
+// hundred nodes at once are throttled, and all of them lose time.
+func TestDrain_ManyPods_OneRequestPerPodAndFewMore(t *testing.T) {
 	for _, pods := range []int{30, 134, 500} {
 		t.Run(fmt.Sprint(pods), func(t *testing.T) {
-			s := setScene(t, 1)
+			s := newFixture(t, 1)
 			s.fill(s.instances[0], pods)
 			r := s.drain(s.instances[0])
 			require.Empty(t, r.ErrorType, r.ErrorMessage)
@@ -38,7 +38,7 @@ func TestADrainAsksOnceForEachPodAndLittleElse(t *testing.T) {
 			require.Len(t, r.Pods, pods)
 
 			took, requests := r.FinishedAt.Sub(r.StartedAt), s.requests(s.function)
-			require.LessOrEqual(t, len(requests), pods+overhead+int(took/renewal), "%v", byKind(s))
+			require.LessOrEqual(t, len(requests), pods+extraRequests+int(took/renewalInterval), "%v", byKind(s))
 			delay := s.AWS.Completions(s.instances[0].ID)[0].At.Sub(lastGone(r))
 			t.Logf("%d pods: %d requests in %v; last pod gone to completion %v; evictions apart: %v", pods, len(requests), took, delay, byKind(s))
 			require.Less(t, delay, completionDelay)
@@ -48,10 +48,10 @@ func TestADrainAsksOnceForEachPodAndLittleElse(t *testing.T) {
 	}
 }
 
-// Auto Scaling throttles an account as a whole, deployments and all: what a drain asks of AWS is a fixed handful, however
-// many pods there are, and each action it calls has to be in the function's policy.
-func TestADrainCallsAHandfulOfActionsOfAWS(t *testing.T) {
-	s := setScene(t, 2)
+// Auto Scaling throttles the whole account, deployments included. A drain makes a fixed number of AWS calls, however many pods
+// there are, and the function's policy must allow each action.
+func TestDrain_ManyPods_FixedNumberOfAWSCalls(t *testing.T) {
+	s := newFixture(t, 2)
 	s.deploy("web", 12)
 	require.Equal(t, termination.StatusDrained, s.drain(s.instances[0]).Status)
 	calls := map[string]int{}
@@ -59,19 +59,19 @@ func TestADrainCallsAHandfulOfActionsOfAWS(t *testing.T) {
 		calls[call.Service+":"+call.Action]++
 	}
 	t.Logf("calls: %v", calls)
-	delete(calls, "sts:GetCallerIdentity") // which the cluster sends, to learn who asks
+	delete(calls, "sts:GetCallerIdentity") // the cluster sends it, to authenticate the caller
 	require.Equal(t, map[string]int{
 		"autoscaling:DescribeAutoScalingGroups":      1,
 		"autoscaling:DescribeLifecycleHooks":         1,
 		"autoscaling:RecordLifecycleActionHeartbeat": 1,
 		"autoscaling:CompleteLifecycleAction":        1,
 		"ec2:DescribeInstances":                      1,
-		"eks:DescribeCluster":                        1, // of the function's first drain only
+		"eks:DescribeCluster":                        1, // only in the function's first drain
 	}, calls)
 }
 
-// fill puts pods on the node that nobody replaces: they would have nowhere to go.
-func (s *scene) fill(i env.Instance, pods int) {
+// fill puts bare pods on the node. No controller replaces them.
+func (s *fixture) fill(i env.Instance, pods int) {
 	s.Helper()
 	template := s.template("web")
 	onNode(i)(&template.Spec)
@@ -87,8 +87,8 @@ func (s *scene) fill(i env.Instance, pods int) {
 	})
 }
 
-// byKind counts the requests of the scene's function that are no evictions.
-func byKind(s *scene) map[string]int {
+// byKind counts the function's requests that are not evictions.
+func byKind(s *fixture) map[string]int {
 	kinds := map[string]int{}
 	for _, r := range s.requests(s.function) {
 		if r.Subresource != "eviction" {

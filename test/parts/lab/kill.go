@@ -7,15 +7,15 @@ import (
 	"syscall"
 )
 
-// Kill makes a machine vanish as a terminated instance does: from one moment to the next nothing is sent and nothing answered,
-// no FIN and no RST, and nothing runs any more. Its Node object stays, as it does in a cluster until a controller notices.
+// Kill makes a machine vanish like a terminated instance: at once nothing runs, sends or answers any more, without FIN or RST.
+// Its Node object stays, as in a cluster until a controller notices.
 func (l *Lab) Kill(ctx context.Context, node string) error {
 	m, err := l.machine(node)
 	if err != nil {
 		return err
 	}
 	if err := l.network.cut(ctx, m.number); err != nil {
-		return fmt.Errorf("cut machine %s off: %w", node, err)
+		return fmt.Errorf("disconnect machine %s: %w", node, err)
 	}
 	if err := l.finish(ctx, m.process, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill machine %s: %w", node, err)
@@ -23,7 +23,7 @@ func (l *Lab) Kill(ctx context.Context, node string) error {
 	return nil
 }
 
-// HostIP is the address by which machines know the host, and everything that comes from it.
+// HostIP returns the address that machines see of the host and of all traffic from it.
 func (l *Lab) HostIP() string { return l.host() }
 
 func (l *Lab) machine(node string) (*machine, error) {
@@ -37,7 +37,7 @@ func (l *Lab) machine(node string) (*machine, error) {
 	return nil, fmt.Errorf("no machine is node %s", node)
 }
 
-// Inside prepares a command in the machine's namespaces, as if it were started on the machine.
+// Inside returns a command that runs in the machine's namespaces, as if started on the machine.
 func (l *Lab) Inside(ctx context.Context, node string, args ...string) (*exec.Cmd, error) {
 	m, err := l.machine(node)
 	if err != nil {
@@ -46,7 +46,7 @@ func (l *Lab) Inside(ctx context.Context, node string, args ...string) (*exec.Cm
 	return m.command(ctx, args...), nil
 }
 
-// command enters the namespaces of the machine's first process, which is the child of the process that made them.
+// command enters the namespaces of the machine's first process, the child of the process that made them.
 func (m *machine) command(ctx context.Context, args ...string) *exec.Cmd {
 	target := fmt.Sprintf("--target=%d", m.process.pid)
 	enter := []string{target, "--net", "--mount", "--ipc", "--uts", fmt.Sprintf("--pid=/proc/%d/ns/pid_for_children", m.process.pid), "--"}

@@ -1,4 +1,5 @@
-package pgbouncer
+// Package postgres runs a real PostgreSQL on the loopback interface, for tests without Kubernetes and without containers.
+package postgres
 
 import (
 	"context"
@@ -14,30 +15,26 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"quiesce/test/parts/debian"
 	"quiesce/test/parts/need"
 )
 
-// User is an account of the database or of a pooler.
+// User is an account.
 type User struct{ Name, Password string }
 
-// The accounts there are. Those of the poolers are in their userlist; the app has a database of its name as well.
-var (
-	App   = User{"app", "the app's password"}
-	Admin = User{"quiesce", "the admin's password"} // may do everything on a pooler's console
-	Stats = User{"stats", "the watcher's password"} // may only look
-)
+// App is the account of the application, which owns the database of the same name.
+var App = User{"app", "the app's password"}
 
-// Database is a running PostgreSQL 15. Its superuser postgres needs no password; everyone else has to give theirs.
+// Database is a running PostgreSQL 15. Its superuser postgres needs no password; all other users do.
 type Database struct {
 	Addr string
+	Port int
 
-	port    int
 	dir     string
-	process *process
+	process *debian.Process
 }
 
-// Start runs a database until the test ends. A test is skipped where the images are not made, and fails if CI=true: there
-// nobody would notice.
+// Start runs a database until the test ends. Without the image the test is skipped, or fails if CI=true.
 func Start(t testing.TB) *Database {
 	t.Helper()
 	Require(t)
@@ -47,7 +44,7 @@ func Start(t testing.TB) *Database {
 	return d
 }
 
-// shared is the database of a test binary, started by the first test that needs it.
+// shared is the database of a test binary. The first test that needs it starts it.
 var shared = sync.OnceValues(func() (*Database, error) {
 	d, err := startDatabase()
 	if err == nil {
@@ -58,7 +55,7 @@ var shared = sync.OnceValues(func() (*Database, error) {
 
 var stopShared = func() error { return nil }
 
-// Shared is one database for all tests of a package, whose TestMain calls Run.
+// Shared returns the one database of all tests of a package, whose TestMain calls Run.
 func Shared(t testing.TB) *Database {
 	t.Helper()
 	Require(t)
@@ -67,7 +64,7 @@ func Shared(t testing.TB) *Database {
 	return d
 }
 
-// Run runs a package's tests, then stops the database they shared. It returns the exit status.
+// Run runs a package's tests, then stops their shared database. It returns the exit status.
 func Run(m *testing.M) int {
 	status := m.Run()
 	if err := stopShared(); err != nil {
@@ -77,17 +74,17 @@ func Run(m *testing.M) int {
 	return status
 }
 
-// Require says that a test needs the images that poolers and databases run from.
+// Require skips or fails a test without the image that databases run from.
 func Require(t testing.TB) {
 	t.Helper()
-	_, postgres := unpacked("postgres", "15")
-	_, older := unpacked("pgbouncer", "1.18")
-	_, newer := unpacked("pgbouncer", "1.24")
-	need.Part(t, errors.Join(postgres, older, newer))
+	_, err := debian.Unpacked("postgres", version)
+	need.Part(t, err)
 }
 
+const version = "15"
+
 func startDatabase() (_ *Database, err error) {
-	dir, err := makeFolder("quiesce-database")
+	dir, err := debian.MakeFolder("quiesce-database")
 	if err != nil {
 		return nil, fmt.Errorf("make the database's folder: %w", err)
 	}
@@ -113,24 +110,24 @@ func startDatabase() (_ *Database, err error) {
 	return d, nil
 }
 
-// install lays out an installation as the programs expect it around themselves, and returns the folder of the programs.
+// install lays out an installation as the programs expect it, and returns the folder of the programs.
 func (d *Database) install() (string, error) {
-	image, err := unpacked("postgres", "15")
+	image, err := debian.Unpacked("postgres", version)
 	if err != nil {
 		return "", err
 	}
-	const home = "usr/lib/postgresql/15"
+	const home = "usr/lib/postgresql/" + version
 	programs := filepath.Join(d.dir, home, "bin")
 	if err := os.MkdirAll(programs, 0o755); err != nil {
 		return "", err
 	}
 	for _, folder := range []string{"usr/share", home + "/lib"} {
-		if err := os.Symlink(filepath.Join(image.root, folder), filepath.Join(d.dir, folder)); err != nil {
+		if err := os.Symlink(filepath.Join(image.Root, folder), filepath.Join(d.dir, folder)); err != nil {
 			return "", err
 		}
 	}
 	for _, program := range []string{"initdb", "postgres"} {
-		if _, err := image.wrap(programs, filepath.Join(home, "bin", program)); err != nil {
+		if _, err := image.Wrap(programs, filepath.Join(home, "bin", program)); err != nil {
 			return "", err
 		}
 	}
@@ -144,28 +141,28 @@ host all all 127.0.0.1/32 scram-sha-256
 `
 
 func (d *Database) initialize(programs string) error {
-	cmd := command(context.Background(), d.dir, filepath.Join(programs, "initdb"), "-D", d.data(), "-U", "postgres",
+	cmd := debian.Command(context.Background(), d.dir, filepath.Join(programs, "initdb"), "-D", d.data(), "-U", "postgres",
 		"--auth", "trust", "--no-sync", "--no-instructions", "--encoding", "UTF8", "--locale", "C")
 	if output, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("initialize it: %w\n%s", err, output)
+		return fmt.Errorf("initialize the data folder: %w\n%s", err, output)
 	}
 	return os.WriteFile(filepath.Join(d.data(), "pg_hba.conf"), []byte(access), 0o644)
 }
 
 func (d *Database) serve(programs string) (err error) {
-	if d.port, err = freePort(); err != nil {
+	if d.Port, err = debian.FreePort(); err != nil {
 		return err
 	}
-	d.Addr = address(d.port)
-	cmd := command(context.Background(), d.dir, filepath.Join(programs, "postgres"), "-D", d.data(),
-		"-h", "127.0.0.1", "-p", fmt.Sprint(d.port), "-c", "unix_socket_directories=", "-c", "max_connections=200",
+	d.Addr = debian.Address(d.Port)
+	cmd := debian.Command(context.Background(), d.dir, filepath.Join(programs, "postgres"), "-D", d.data(),
+		"-h", "127.0.0.1", "-p", fmt.Sprint(d.Port), "-c", "unix_socket_directories=", "-c", "max_connections=200",
 		"-c", "fsync=off", "-c", "jit=off", "-c", "log_timezone=UTC", "-c", "timezone=UTC")
-	d.process, err = start(cmd, func(ctx context.Context) error { return d.query(ctx, "SELECT") })
+	d.process, err = debian.Start(cmd, func(ctx context.Context) error { return d.query(ctx, "SELECT") })
 	return err
 }
 
 func (d *Database) populate() error {
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), debian.StartTimeout)
 	defer cancel()
 	password := strings.ReplaceAll(App.Password, "'", "''")
 	return errors.Join(
@@ -181,7 +178,7 @@ func (d *Database) Query(t testing.TB, sql string) {
 }
 
 func (d *Database) query(ctx context.Context, sql string) error {
-	connection, err := connect(ctx, d.Addr, User{Name: "postgres"}, "postgres")
+	connection, err := Connect(ctx, d.Addr, User{Name: "postgres"}, "postgres")
 	if err != nil {
 		return err
 	}
@@ -192,14 +189,14 @@ func (d *Database) query(ctx context.Context, sql string) error {
 	return nil
 }
 
-// stop is PostgreSQL's fast shutdown, which does not wait for clients.
+// stop stops PostgreSQL with a fast shutdown, which does not wait for clients.
 func (d *Database) stop() error {
-	d.process.stop(syscall.SIGINT)
+	d.process.Stop(syscall.SIGINT)
 	return os.RemoveAll(d.dir)
 }
 
-// connect logs in without TLS.
-func connect(ctx context.Context, addr string, user User, database string) (*pgconn.PgConn, error) {
+// Connect logs in without TLS.
+func Connect(ctx context.Context, addr string, user User, database string) (*pgconn.PgConn, error) {
 	config, err := pgconn.ParseConfig("postgres://" + addr + "/" + database + "?sslmode=disable&user=" + user.Name)
 	if err != nil {
 		return nil, err
