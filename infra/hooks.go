@@ -41,7 +41,7 @@ func newHooks(stack awscdk.Stack, d deployment, handlers []constructs.IDependabl
 			LifecycleHookName:    jsii.String(d.Lifecycle.Hook),
 			LifecycleTransition:  jsii.String(terminating),
 			HeartbeatTimeout:     jsii.Number(heartbeatTimeout(d.Drain.MaxDuration).Seconds()),
-			DefaultResult:        jsii.String(string(d.Lifecycle.OnFailure)), // without a heartbeat, the drain counts as failed
+			DefaultResult:        jsii.String(d.Lifecycle.OnFailure), // without a heartbeat, the drain counts as failed
 		})
 		hook.Node().AddDependency(handlers...)
 	}

@@ -1,5 +1,5 @@
-// Command lambda is the function: an Auto Scaling lifecycle event in, a drained node and a completed lifecycle action out. It
-// only wires: one edge a technology, the domain in the middle.
+// Command lambda is the Lambda function: it takes an Auto Scaling lifecycle event, drains the node and completes the lifecycle action. The
+// package only connects adapters, one for each technology, with the use case.
 package main
 
 import (
@@ -8,15 +8,18 @@ import (
 	"os"
 
 	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
+	"quiesce/internal/archive"
 	"quiesce/internal/asg"
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/eks"
 	"quiesce/internal/kube"
 	"quiesce/internal/metrics"
+	"quiesce/internal/queue"
 	"quiesce/internal/termination"
 )
 
@@ -29,7 +32,7 @@ func main() {
 	lambda.Start(handler.Invoke)
 }
 
-// newHandler sends nothing: what has to be asked of AWS or Kubernetes is asked by the first invocation.
+// newHandler returns the function's handler. It sends no request: the first invocation connects to AWS and Kubernetes.
 func newHandler(ctx context.Context, getenv func(string) string) (*termination.Handler, error) {
 	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
 	klog.SetSlogLogger(log)
@@ -43,7 +46,7 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 	}
 	access := eks.Cluster{Name: settings.Cluster, Endpoint: settings.Endpoint, CA: settings.CA}
 	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return access.Access(ctx, sdk) })
-	groups, all := asg.NewGroups(sdk), phases(settings, escorts{connect: connect, sdk: sdk})
+	groups := asg.NewGroups(sdk)
 	handler := &termination.Handler{
 		Parse:       asg.Parse,
 		EncodeEvent: asg.EncodeEvent,
@@ -51,19 +54,32 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 		Fleet:       groups,
 		Hooks:       asg.NewHooks(sdk),
 		Connect:     func(ctx context.Context) (termination.Kubernetes, error) { return connect(ctx) },
-		Drainer:     drain.Drainer{Phases: all, Concurrency: settings.Drain.MaxConcurrentEvictions, Log: log},
+		Drainer:     drain.Drainer{Phases: phases(settings, connect, sdk), Concurrency: settings.Drain.MaxConcurrentEvictions, Log: log},
 		Policy:      policy(settings),
 		Log:         log,
 		Metrics:     metrics.New(os.Stdout, settings.Cluster),
 	}
-	join(handler, settings, sdk)
+	addQueuesAndArchive(handler, settings, sdk)
 	return handler, nil
+}
+
+// addQueuesAndArchive adds the queues and the archive that are configured.
+func addQueuesAndArchive(handler *termination.Handler, settings config.Config, sdk aws.Config) {
+	if settings.QueueURL != "" {
+		handler.Queue = queue.New(sdk, settings.QueueURL)
+	}
+	if settings.DeadLetterURL != "" {
+		handler.DLQ = queue.NewDeadLetterQueue(sdk, settings.DeadLetterURL)
+	}
+	if settings.ReportBucket != "" {
+		handler.Archive = archive.New(sdk, settings.ReportBucket, settings.Cluster)
+	}
 }
 
 func policy(settings config.Config) termination.Policy {
 	return termination.Policy{
 		OwnsGroup:                 settings.OwnsGroup,
-		GroupNames:                names(settings.Groups),
+		GroupNames:                groupNames(settings.Groups),
 		Hook:                      settings.Lifecycle.Hook,
 		OnFailure:                 termination.Result(settings.Lifecycle.OnFailure),
 		OnRebalanceRecommendation: settings.Drain.OnRebalanceRecommendation,
@@ -75,4 +91,12 @@ func policy(settings config.Config) termination.Policy {
 			NodeJoinTimeout: settings.Drain.NodeJoinTimeout, VolumeDetachTimeout: settings.Drain.VolumeDetachTimeout,
 		},
 	}
+}
+
+// groupNames returns the names of the groups if none of them is a glob: then a sweep looks at no other group. Otherwise it returns nil.
+func groupNames(groups config.Globs) []string {
+	if exact := groups.Exact(); len(exact) == len(groups) {
+		return exact
+	}
+	return nil
 }

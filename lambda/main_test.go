@@ -1,18 +1,22 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
+	"quiesce/internal/kube"
 )
 
-// environment is what Lambda gives the function, with this configuration beside it.
+// environment returns the environment of a function with this configuration.
 func environment(t *testing.T, configuration string) func(string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -27,7 +31,7 @@ func phaseOf(t *testing.T, phases []drain.Phase, p drain.Pod) string {
 	return phases[plan.Pods[0].Phase].Name
 }
 
-func TestTheConfiguredPhasesTakeTheirPodsAndWorkloadsTheRest(t *testing.T) {
+func TestPhases_Default_WorkloadsTakeTheRest(t *testing.T) {
 	t.Setenv("AWS_REGION", "eu-west-1")
 	handler, err := newHandler(t.Context(), environment(t, "autoScalingGroups: [workers-a]\nmode: drain\n"))
 	require.NoError(t, err)
@@ -38,9 +42,9 @@ func TestTheConfiguredPhasesTakeTheirPodsAndWorkloadsTheRest(t *testing.T) {
 	require.Equal(t, "workloads", phaseOf(t, phases, drain.Pod{}))
 }
 
-// A phase that is recognised by its escort has no match of its own: taking that for "everything" would empty the whole node
-// before its poolers.
-func TestAPhaseThatOnlyAnEscortRecognisesTakesNoOtherPods(t *testing.T) {
+// A phase whose pods only the escort recognizes has no match of its own. If that matched everything, the node would be empty before its
+// poolers.
+func TestPhases_EscortWithoutMatch_TakesOnlyPoolers(t *testing.T) {
 	t.Setenv("AWS_REGION", "eu-west-1")
 	handler, err := newHandler(t.Context(), environment(t, `autoScalingGroups: [workers-a]
 mode: drain
@@ -52,7 +56,7 @@ phases:
 	require.Equal(t, "workloads", phaseOf(t, handler.Drainer.Phases, drain.Pod{}))
 }
 
-func TestWhatBecomesOfPodsAtTheDeadlineIsConfigured(t *testing.T) {
+func TestNewHandler_OnDeadline_IsConfigured(t *testing.T) {
 	t.Setenv("AWS_REGION", "eu-west-1")
 	for configuration, force := range map[string]bool{
 		"autoScalingGroups: [workers-a]\nmode: drain\n":                            true,
@@ -61,7 +65,7 @@ func TestWhatBecomesOfPodsAtTheDeadlineIsConfigured(t *testing.T) {
 		handler, err := newHandler(t.Context(), environment(t, configuration))
 		require.NoError(t, err)
 		require.Equal(t, force, handler.Policy.Force)
-		require.Equal(t, time.Minute, handler.Drainer.Phases[0].Lead, "what an escort of poolers may take")
+		require.Equal(t, time.Minute, handler.Drainer.Phases[0].Lead, "the escort's timeout")
 		require.Zero(t, handler.Drainer.Phases[1].Lead)
 	}
 }
@@ -73,7 +77,7 @@ func TestNewHandler_InvalidConfiguration_HasEveryError(t *testing.T) {
 	require.Len(t, errs, 2)
 }
 
-func TestQueuesAreUsedWhereTheyAreNamed(t *testing.T) {
+func TestNewHandler_QueueURLs_AddQueues(t *testing.T) {
 	t.Setenv("AWS_REGION", "eu-west-1")
 	settings := environment(t, "autoScalingGroups: [workers-a]\nmode: drain\n")
 	handler, err := newHandler(t.Context(), settings)
@@ -92,13 +96,13 @@ func TestQueuesAreUsedWhereTheyAreNamed(t *testing.T) {
 	require.NotNil(t, handler.DLQ)
 }
 
-func TestReportsAreKeptWhereABucketIsNamed(t *testing.T) {
+func TestNewHandler_ReportBucket_AddsTheArchive(t *testing.T) {
 	t.Setenv("AWS_REGION", "eu-west-1")
 	settings := environment(t, "autoScalingGroups: [workers-a]\nmode: drain\n")
 	handler, err := newHandler(t.Context(), settings)
 	require.NoError(t, err)
 	require.Nil(t, handler.Archive)
-	require.NotNil(t, handler.Metrics, "they are part of the log")
+	require.NotNil(t, handler.Metrics, "metrics are part of the log")
 	handler, err = newHandler(t.Context(), func(key string) string {
 		if key == "QUIESCE_REPORT_BUCKET" {
 			return "reports"
@@ -109,8 +113,34 @@ func TestReportsAreKeptWhereABucketIsNamed(t *testing.T) {
 	require.NotNil(t, handler.Archive)
 }
 
-// Where every group is named, a sweep asks for these and not for all that the account has.
-func TestGroupsAreKnownByNameUnlessOneIsAGlob(t *testing.T) {
-	require.Equal(t, []string{"workers-a", "workers-b"}, names(config.Globs{"workers-a", "workers-b"}))
-	require.Empty(t, names(config.Globs{"workers-a", "batch-*"}))
+// If every group has an exact name, a sweep describes only these groups.
+func TestGroupNames_AnyGlob_None(t *testing.T) {
+	require.Equal(t, []string{"workers-a", "workers-b"}, groupNames(config.Globs{"workers-a", "workers-b"}))
+	require.Empty(t, groupNames(config.Globs{"workers-a", "batch-*"}))
+}
+
+// A pod of another namespace must not get the password, whatever its labels are.
+func TestConsoleLogins_OtherNamespace_IsAnError(t *testing.T) {
+	connect := func(context.Context) (*kube.Client, error) { return nil, errors.New("no connection") }
+	for name, c := range map[string]struct {
+		settings config.PGBouncer
+		errs     map[string]string // by namespace; empty: no login and no error
+	}{
+		"a Secret": {
+			config.PGBouncer{Secret: &config.SecretRef{Namespace: "db", Name: "pgbouncer-admin"}},
+			map[string]string{"db": "no connection", "web": "credentials are for namespace db, not web"},
+		},
+		"Secrets Manager": {config.PGBouncer{SecretARN: "arn"}, map[string]string{"web": "credentials are for namespace pool-*, not web"}},
+		"none":            {config.PGBouncer{}, map[string]string{"db": "", "web": ""}},
+	} {
+		phase := config.Phase{PGBouncer: &c.settings, Match: config.Match{Namespaces: config.Globs{"pool-*"}}}
+		for namespace, want := range c.errs {
+			var got string
+			for _, err := range consoleLogins(phase, connect, aws.Config{})(t.Context(), namespace) {
+				require.Error(t, err, name)
+				got = err.Error()
+			}
+			require.Equal(t, want, got, name)
+		}
+	}
 }

@@ -54,17 +54,14 @@ const (
 // Lifecycle identifies our lifecycle actions, and says how a failed one ends.
 type Lifecycle struct {
 	Hook      string // name of our hook; no other is ever completed
-	OnFailure Result // of the action when the drain itself failed
+	OnFailure string // result of the action when the drain itself failed: Continue or Abandon
 }
 
-// Result is the result of a lifecycle action, in Auto Scaling's words:
+// The results of a lifecycle action, in Auto Scaling's words:
 // https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_CompleteLifecycleAction.html.
-type Result string
-
-// The results.
 const (
-	Continue Result = "CONTINUE"
-	Abandon  Result = "ABANDON"
+	Continue = "CONTINUE"
+	Abandon  = "ABANDON"
 )
 
 // Drain limits a drain, and says what starts one.

@@ -7,22 +7,19 @@ import (
 	"quiesce/internal/escort"
 )
 
-// Ref names a Kubernetes Secret and two of its keys.
-type Ref struct {
-	Namespace, Name      string
-	UserKey, PasswordKey string
-}
+// Getter returns the data of a Kubernetes Secret.
+type Getter func(ctx context.Context, namespace, name string) (map[string][]byte, error)
 
 // FromKubernetes yields the login in a Secret. After a rejection it reads the Secret again, because it may just have changed.
-func FromKubernetes(get func(ctx context.Context, namespace, name string) (map[string][]byte, error), ref Ref) Source {
+func FromKubernetes(get Getter, namespace, name string, keys Keys) Source {
 	read := func(ctx context.Context) (escort.Login, bool, error) {
-		data, err := get(ctx, ref.Namespace, ref.Name)
+		data, err := get(ctx, namespace, name)
 		if err != nil {
 			return escort.Login{}, false, err
 		}
-		login, err := Keys{ref.UserKey, ref.PasswordKey}.login(func(key string) string { return string(data[key]) })
+		login, err := keys.login(func(key string) string { return string(data[key]) })
 		if err != nil {
-			return escort.Login{}, false, fmt.Errorf("secret %s/%s: %w", ref.Namespace, ref.Name, err)
+			return escort.Login{}, false, fmt.Errorf("secret %s/%s: %w", namespace, name, err)
 		}
 		return login, true, nil
 	}

@@ -20,17 +20,25 @@ import (
 // for concurrent use.
 type Source func(ctx context.Context) iter.Seq2[escort.Login, error]
 
-// Bound limits a source to pods in some namespaces, by name or by glob of path.Match. For other namespaces it returns a source
-// that yields an error: a pod that merely has a pooler's label must not get the password.
-func Bound(source Source, namespaces ...string) func(namespace string) Source {
-	return func(namespace string) Source {
+// Logins yields the logins that may be sent to pods of a namespace.
+type Logins func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error]
+
+// Bound limits a source to pods in some namespaces, by name or by glob of path.Match. For other namespaces it yields an error:
+// a pod that merely has a pooler's label must not get the password.
+func Bound(source Source, namespaces ...string) Logins {
+	return func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error] {
 		for _, allowed := range namespaces {
 			if matched, _ := path.Match(allowed, namespace); matched { // a bad glob matches nothing
-				return source
+				return source(ctx)
 			}
 		}
 		return failing(fmt.Errorf("credentials are for %s, not %s", list(namespaces), namespace))
 	}
+}
+
+// None yields no login, for a phase without credentials.
+func None(context.Context, string) iter.Seq2[escort.Login, error] {
+	return func(func(escort.Login, error) bool) {}
 }
 
 func list(namespaces []string) string {
@@ -44,10 +52,8 @@ func list(namespaces []string) string {
 	}
 }
 
-func failing(err error) Source {
-	return func(context.Context) iter.Seq2[escort.Login, error] {
-		return func(yield func(escort.Login, error) bool) { yield(escort.Login{}, err) }
-	}
+func failing(err error) iter.Seq2[escort.Login, error] {
+	return func(yield func(escort.Login, error) bool) { yield(escort.Login{}, err) }
 }
 
 // read reads one login. found is false if its absence is normal.

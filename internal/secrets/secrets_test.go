@@ -45,9 +45,13 @@ func TestBound_OtherNamespace_IsAnError(t *testing.T) {
 		asked++
 		return escort.Login{User: "drainer", Password: password}, true, nil
 	})
-	bound := Bound(source, "db", "pool-*")
+	in := func(namespace string, allowed ...string) Source {
+		return func(ctx context.Context) iter.Seq2[escort.Login, error] {
+			return Bound(source, allowed...)(ctx, namespace)
+		}
+	}
 	for _, namespace := range []string{"db", "pool-a"} {
-		require.Equal(t, "drainer", first(t, bound(namespace)).User)
+		require.Equal(t, "drainer", first(t, in(namespace, "db", "pool-*")).User)
 	}
 	require.Equal(t, 2, asked)
 	for namespaces, reason := range map[string]string{
@@ -56,7 +60,7 @@ func TestBound_OtherNamespace_IsAnError(t *testing.T) {
 		"":          "credentials are for no namespace, not web",
 		"[":         "credentials are for namespace [, not web",
 	} {
-		logins, err := all(t, Bound(source, strings.Fields(namespaces)...)("web"))
+		logins, err := all(t, in("web", strings.Fields(namespaces)...))
 		require.EqualError(t, err, reason)
 		require.Empty(t, logins)
 	}
@@ -73,7 +77,7 @@ func kubernetes(values ...map[string][]byte) Source {
 		reads = min(reads+1, len(values)-1)
 		return values[reads], nil
 	}
-	return FromKubernetes(get, Ref{"db", "pgbouncer-admin", "user", "pass"})
+	return FromKubernetes(get, "db", "pgbouncer-admin", Keys{User: "user", Password: "pass"})
 }
 
 func basic(user, password string) map[string][]byte {
@@ -107,6 +111,6 @@ func TestKubernetesSecret_Missing_ReturnsReadError(t *testing.T) {
 	get := func(context.Context, string, string) (map[string][]byte, error) {
 		return nil, errors.New("get secret db/gone: not found")
 	}
-	_, err := all(t, FromKubernetes(get, Ref{Namespace: "db", Name: "gone"}))
+	_, err := all(t, FromKubernetes(get, "db", "gone", RDSKeys))
 	require.EqualError(t, err, "get secret db/gone: not found")
 }
