@@ -118,7 +118,7 @@ func (w *job) drain(ctx context.Context, k Kubernetes, node drain.Node) (Result,
 	}
 	w.farewell(ctx, cluster, node)
 	if remain {
-		w.report.CloseRemaining(cause.Error())
+		w.report.CloseRemaining(w.state, cause.Error())
 		w.end(w.report.sum(), cause.Error())
 		return Continue, nil
 	}
@@ -147,7 +147,7 @@ func (w *job) farewell(ctx context.Context, cluster drain.Cluster, node drain.No
 // detach waits for the disks of evicted pods. A disk that is still attached when its instance goes costs the pod's successor
 // six minutes (the attach-detach controller's own wait); it is no reason to keep the instance for ever.
 func (w *job) detach(ctx context.Context, k Kubernetes, node drain.Node) {
-	claims := w.report.Claims()
+	claims := w.state.Claims()
 	if len(claims) == 0 {
 		return
 	}

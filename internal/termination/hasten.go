@@ -37,7 +37,7 @@ func (w *job) drainOn(ctx context.Context, cluster drain.Cluster, node drain.Nod
 		drainer.Log = w.log
 		drainer.Limits = drain.Limits{StartedAt: w.Began, Deadline: w.report.Deadline, Force: w.Policy.Force, MaxWait: w.maxWait}
 		by, end := w.until(ctx)
-		w.report.Report = drainer.Resume(by, cluster, node, w.report.Report)
+		w.report.Report, w.state = drainer.Resume(by, cluster, node, w.state)
 		cause = context.Cause(by)
 		if end(); !errors.Is(cause, errSooner) {
 			return cause

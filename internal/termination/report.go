@@ -64,8 +64,7 @@ func (r Report) complete() Report {
 	return r
 }
 
-// sum is the status of a drain that is over. Pods that a verdict left alone from the first were never to go; one that was asked
-// to go and stayed, or that time left behind, makes a difference.
+// sum returns the status of a drain that is over. Pods that were skipped do not count.
 func (r Report) sum() Status {
 	switch {
 	case len(r.RemainedPods()) > 0:
@@ -76,10 +75,10 @@ func (r Report) sum() Status {
 	return StatusDrained
 }
 
-// RemainedPods are the pods that were to go, and stay all the same.
+// RemainedPods returns the pods that should have gone, and did not.
 func (r Report) RemainedPods() []drain.PodReport {
 	return r.those(func(p drain.PodReport) bool {
-		return p.Outcome == drain.Remained && (p.Verdict != drain.Skip || !p.EvictedAt.IsZero())
+		return p.Outcome == drain.Remained
 	})
 }
 

@@ -328,13 +328,18 @@ func (s *simulation) leftToEC2(c *computer, p *pod) {
 }
 
 func (i *incarnation) names(id string, p *pod) bool {
-	return slices.ContainsFunc(i.reports[id].Pods, func(r drain.PodReport) bool { return r.Name == p.Name && r.Outcome == drain.Remained })
+	return slices.ContainsFunc(i.reports[id].Pods, func(r drain.PodReport) bool { return r.Name == p.Name && staysWithNode(r) })
+}
+
+// staysWithNode reports whether a report says that the pod is on the node until that goes.
+func staysWithNode(p drain.PodReport) bool {
+	return p.Outcome == drain.Remained || p.Outcome == drain.Skipped
 }
 
 // tells notes who is named as left by any report.
 func (s *simulation) tells(report Report) {
 	for _, p := range report.Pods {
-		if p.Outcome == drain.Remained {
+		if staysWithNode(p) {
 			s.named[p.Name] = true
 		}
 	}

@@ -29,6 +29,7 @@ type job struct {
 	seen    time.Time // when its event first was; zero: nobody knows
 	first   bool      // this is the first slice of its event
 	drainer drain.Drainer
+	state   drain.State    // of the drain, until it resumes under a shorter deadline
 	maxWait time.Duration  // of phases and escorts; zero: each its own
 	due     time.Time      // the deadline as it was before a last look moved it; zero: nobody knows yet
 	ends    time.Time      // the slice; zero: never

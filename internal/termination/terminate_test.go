@@ -246,7 +246,7 @@ func TestAForcedPodThatStillStopsAtTheDeadlineIsNoPodThatWasLeft(t *testing.T) {
 		require.Equal(t, StatusForced, report.Status)
 		require.Equal(t, "the deadline came", report.Reason)
 		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
-		require.Contains(t, report.Pods[0].Reason, "still stopping when the deadline came")
+		require.Contains(t, report.Pods[0].Reason, errDeadline.Error()+" while still stopping")
 		require.Equal(t, []Result{Continue}, w.completed)
 	})
 }

@@ -237,8 +237,8 @@ func TestAnEventNamesThosePodsFirstThatHadItWorst(t *testing.T) {
 	forced := drain.PodReport{
 		Namespace: "db", Name: "forced", UID: "forced", Outcome: drain.Forced, ForcedAt: time.Now(), Reason: "deadline",
 	}
-	left := drain.PodReport{Namespace: "db", Name: "left", UID: "left", Outcome: drain.Remained, Verdict: drain.Evict, Reason: "finalizers"}
-	agent := drain.PodReport{Namespace: "db", Name: "agent", Outcome: drain.Remained, Verdict: drain.Skip}
+	left := drain.PodReport{Namespace: "db", Name: "remained", UID: "remained", Outcome: drain.Remained, Verdict: drain.Evict, Reason: "finalizers"}
+	agent := drain.PodReport{Namespace: "db", Name: "agent", Outcome: drain.Skipped, Verdict: drain.Skip}
 	for status, c := range map[Status]struct {
 		pods   []drain.PodReport
 		reason string
@@ -246,7 +246,7 @@ func TestAnEventNamesThosePodsFirstThatHadItWorst(t *testing.T) {
 	}{
 		StatusDrained: {[]drain.PodReport{agent}, "Drained", nil},
 		StatusForced:  {[]drain.PodReport{agent, forced}, "PodsForced", ref("forced")},
-		StatusPartial: {[]drain.PodReport{forced, left, agent}, "PodsLeft", ref("left")},
+		StatusPartial: {[]drain.PodReport{forced, left, agent}, "PodsLeft", ref("remained")},
 		StatusFailed:  {nil, "DrainFailed", nil},
 	} {
 		w := newWorld().handler().newJob(event)

@@ -29,7 +29,7 @@ func TestEvict_PodsToSkip_Remain(t *testing.T) {
 	require.Len(t, report.Pods, 5)
 	reasons := map[string]string{}
 	for _, pod := range report.Pods {
-		require.Equal(t, pod.Verdict == drain.Skip, pod.Outcome == drain.Remained)
+		require.Equal(t, pod.Verdict == drain.Skip, pod.Outcome == drain.Skipped)
 		reasons[s.appOf(pod)] = pod.Reason
 	}
 	require.Contains(t, reasons["agent"], "DaemonSet")
@@ -117,7 +117,7 @@ func TestEvict_PodReturnsToNode_EvictedOnce(t *testing.T) {
 	require.Len(t, report.Pods, 2)
 	require.Equal(t, drain.Evicted, report.pod(t, first.Name).Outcome)
 	successor := s.podsOn(node)[0]
-	require.Equal(t, drain.Remained, report.pod(t, successor.Name).Outcome)
+	require.Equal(t, drain.Skipped, report.pod(t, successor.Name).Outcome)
 	require.Contains(t, report.pod(t, successor.Name).Reason, "came back")
 }
 

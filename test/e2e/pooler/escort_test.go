@@ -100,7 +100,7 @@ func TestEscort_DaemonSetPooler_StoppedLast(t *testing.T) {
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
 			require.False(t, report.FinishedAt.Before(<-committed))
 			pooler := poolerOf(t, report)
-			require.Equal(t, drain.Remained, pooler.Outcome)
+			require.Equal(t, drain.Skipped, pooler.Outcome)
 			require.Equal(t, "shutdown", pooler.Escort.Strategy, "%+v", pooler.Escort)
 			require.Empty(t, pooler.Escort.AbortedDetail)
 			require.Positive(t, pooler.Escort.Transactions)

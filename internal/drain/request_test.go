@@ -16,7 +16,7 @@ import (
 	"quiesce/internal/drain/draintest"
 )
 
-// timed is a node that keeps when what was asked of it, beside what.
+// timed is a node that notes each request, with its time.
 type timed struct {
 	*draintest.Cluster
 	deadline time.Time
@@ -53,7 +53,7 @@ func (n *timed) note(r request) {
 	n.asked = append(n.asked, r)
 }
 
-// deletions are those that were accepted, by pod.
+// deletions returns the deletions that were accepted, by pod.
 func (n *timed) deletions() map[string]request {
 	found := map[string]request{}
 	for _, r := range n.asked {
@@ -64,7 +64,7 @@ func (n *timed) deletions() map[string]request {
 	return found
 }
 
-// evictions are those that were asked of a pod, as long before the deadline.
+// evictions returns how long before the deadline each eviction of the pod was requested.
 func (n *timed) evictions(pod string) (before []time.Duration) {
 	for _, r := range n.asked {
 		if r.pod == pod && !r.delete {
@@ -85,12 +85,12 @@ func (n *timed) order() (what []string) {
 	return what
 }
 
-// at is a deletion or eviction that long before the deadline, with this grace.
+// at returns a deletion this long before the deadline, with this grace.
 func at(before, grace time.Duration) request {
 	return request{delete: true, before: before, grace: grace}
 }
 
-// graced is a pod with a grace, under a budget if one is named.
+// graced returns a pod with a grace period, and a PDB if the label budget names one.
 func graced(name string, grace time.Duration, labels ...string) drain.Pod {
 	p := pod(name, labels...)
 	p.Grace = grace
@@ -108,7 +108,8 @@ func drainBy(t *testing.T, by drain.Drainer, d time.Duration, node *draintest.Cl
 	began := time.Now()
 	by.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(d), Force: true}
 	n := &timed{Cluster: node, deadline: by.Limits.Deadline}
-	return by.Drain(within(t, d), n, drain.Node{}), n
+	report, _ := by.Drain(within(t, d), n, drain.Node{})
+	return report, n
 }
 
 func requireDeletions(t *testing.T, n *timed, want map[string]request) {
@@ -123,13 +124,13 @@ func requireDeletions(t *testing.T, n *timed, want map[string]request) {
 
 const s = time.Second
 
-func TestAPodThatItsBudgetNeverLetsGoIsDeletedAtTheLastMomentThatLeavesItItsGrace(t *testing.T) {
+func TestForce_PDBNeverAllows_DeletedWithFullGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 10*s)
 		node.Allow("b", 0)
 		report, n := drainWithin(t, 10*time.Minute, node)
 		requireDeletions(t, n, map[string]request{"web": at(30*s, 30*s)})
-		require.Equal(t, 30*s, slices.Min(n.evictions("web")), "its eviction was asked for once more")
+		require.Equal(t, 30*s, slices.Min(n.evictions("web")), "its eviction was requested once more")
 		web := report.Pods[0]
 		require.Equal(t, drain.Forced, web.Outcome)
 		require.Equal(t, "deadline: deleted with 30s of its 30s grace; blocked by app/b: no disruption allowed", web.Reason)
@@ -140,7 +141,7 @@ func TestAPodThatItsBudgetNeverLetsGoIsDeletedAtTheLastMomentThatLeavesItItsGrac
 	})
 }
 
-func TestNothingIsForcedInTheFirstHalf(t *testing.T) {
+func TestForce_LongGrace_NotInTheFirstHalf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
@@ -150,10 +151,10 @@ func TestNothingIsForcedInTheFirstHalf(t *testing.T) {
 	})
 }
 
-func TestAPodThatABudgetLetsGoAtItsLastMomentIsEvicted(t *testing.T) {
+func TestForce_PDBAllowsAtTheLastMoment_PodIsEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s), 10*s)
-		node.Fail("app/web", &drain.Blocked{PDBs: []string{"app/b"}}) // and then it would be, but nobody is told
+		node.Fail("app/web", &drain.Blocked{PDBs: []string{"app/b"}}) // then its PDB has room, but no change is seen
 		<-node.Changed()
 		report, n := drainWithin(t, 70*s, node)
 		require.Empty(t, n.deletions())
@@ -161,8 +162,8 @@ func TestAPodThatABudgetLetsGoAtItsLastMomentIsEvicted(t *testing.T) {
 	})
 }
 
-// Time is short where nobody has tried: behind a phase that is stuck for good.
-func TestNoPodIsForcedUntried(t *testing.T) {
+// Behind a stuck phase, time is short before any eviction was tried.
+func TestForce_PodBehindAStuckPhase_TriedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("stuck", 30*s, "phase", "poolers", "budget", "a"), 0).
 			Add(graced("free", 30*s), 0).Add(graced("kept", 30*s, "budget", "b"), 0)
@@ -178,15 +179,15 @@ func TestNoPodIsForcedUntried(t *testing.T) {
 	})
 }
 
-func TestPodsUnderOneBudgetAreForcedOneAfterTheOther(t *testing.T) {
+func TestForce_PodsOfOnePDB_OneAfterTheOther(t *testing.T) {
 	for name, c := range map[string]struct {
 		stop time.Duration
 		want map[string]request
 	}{
-		"that take all their grace": {
+		"pods that need all their grace": {
 			stop: time.Hour, want: map[string]request{"a": at(90*s, 30*s), "b": at(60*s, 30*s), "c": at(30*s, 30*s), "alone": at(30*s, 30*s)},
 		},
-		"that are quick, so that their budget has as long as it can": {
+		"pods that stop at once do not start earlier or later": {
 			stop: s, want: map[string]request{"a": at(90*s, 30*s), "b": at(60*s, 30*s), "c": at(30*s, 30*s), "alone": at(30*s, 30*s)},
 		},
 	} {
@@ -205,7 +206,7 @@ func TestPodsUnderOneBudgetAreForcedOneAfterTheOther(t *testing.T) {
 	}
 }
 
-func TestABudgetThatHasRoomAgainSparesTheNextPod(t *testing.T) {
+func TestForce_PDBHasRoomAgain_NextPodIsEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("a", 30*s, "budget", "b"), s).Add(graced("b", 30*s, "budget", "b"), s)
 		node.Allow("b", 0)
@@ -217,8 +218,8 @@ func TestABudgetThatHasRoomAgainSparesTheNextPod(t *testing.T) {
 	})
 }
 
-// A pod that outlasts its grace would cost the next one its own.
-func TestTheNextIsNotHeldUpBeyondItsOwnLastMoment(t *testing.T) {
+// A pod that outlasts its grace must not take the grace of the next.
+func TestForce_PodOutlastsItsGrace_NextIsNotDelayed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("a", 30*s, "budget", "b"), time.Hour).Add(graced("b", 30*s, "budget", "b"), s)
 		node.Allow("b", 0)
@@ -230,14 +231,14 @@ func TestTheNextIsNotHeldUpBeyondItsOwnLastMoment(t *testing.T) {
 	})
 }
 
-// deaf is a node whose pods take no notice of their grace.
+// deaf is a node whose pods ignore their grace.
 type deaf struct{ *timed }
 
 func (d deaf) Delete(ctx context.Context, ref drain.Ref, _ time.Duration) error {
 	return d.timed.Delete(ctx, ref, time.Hour)
 }
 
-func TestPodsWithoutABudgetDoNotWaitForEachOther(t *testing.T) {
+func TestForce_PodsWithoutPDB_Together(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		denied := errors.New("admission webhook denied the request")
 		node := draintest.New().Add(graced("a", 30*s), 0).Add(graced("b", 30*s), 0)
@@ -249,7 +250,7 @@ func TestPodsWithoutABudgetDoNotWaitForEachOther(t *testing.T) {
 	})
 }
 
-func TestAHeldPodIsAskedToLeaveWhenTimeRunsOutAndDeletedIfThatIsRefused(t *testing.T) {
+func TestForce_HeldPod_EvictedThenDeletedWhenDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		batch, free := held(graced("batch", 30*s, "budget", "b")), held(graced("free", 60*s))
 		node := draintest.New().Add(batch, s).Add(free, s)
@@ -267,7 +268,7 @@ func TestAHeldPodIsAskedToLeaveWhenTimeRunsOutAndDeletedIfThatIsRefused(t *testi
 	})
 }
 
-func TestWhereThePolicyIsToLeaveNothingIsDeletedAndHeldPodsAreNotAsked(t *testing.T) {
+func TestKeep_Deadline_NothingDeletedHeldPodsStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("stuck", 30*s, "phase", "poolers", "budget", "b"), 0).Add(held(graced("batch", 30*s)), 0).
 			Add(graced("web", 30*s), s)
@@ -275,19 +276,19 @@ func TestWhereThePolicyIsToLeaveNothingIsDeletedAndHeldPodsAreNotAsked(t *testin
 		by := drainer(drain.Phase{Name: "poolers", Match: labelled("poolers")}, drain.Phase{Name: "workloads"})
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute)}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
-		report := by.Drain(within(t, 10*time.Minute), n, drain.Node{})
+		report, state := by.Drain(within(t, 10*time.Minute), n, drain.Node{})
 		require.Empty(t, n.deletions())
 		require.Empty(t, n.evictions("batch"))
-		require.Equal(t, []time.Duration{60 * s}, n.evictions("web"), "a phase that is stuck holds back nothing for ever")
-		report.CloseRemaining("the deadline came")
+		require.Equal(t, []time.Duration{60 * s}, n.evictions("web"), "a stuck phase does not hold back the next for ever")
+		report.CloseRemaining(state, "deadline reached")
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
-		require.Equal(t, "blocked by app/b: no disruption allowed; the deadline came", report.Pods[0].Reason)
-		require.Equal(t, "annotated karpenter.sh/do-not-disrupt; the deadline came", report.Pods[1].Reason)
+		require.Equal(t, "blocked by app/b: no disruption allowed; deadline reached", report.Pods[0].Reason)
+		require.Equal(t, "annotated karpenter.sh/do-not-disrupt; deadline reached", report.Pods[1].Reason)
 		require.Equal(t, drain.Evicted, report.Pods[2].Outcome)
 	})
 }
 
-func TestADeletionThatFailsIsTriedAgainWithWhatGraceIsLeft(t *testing.T) {
+func TestForce_DeletionFails_RetriedWithTheGraceLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 5*s, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
@@ -302,14 +303,14 @@ func TestADeletionThatFailsIsTriedAgainWithWhatGraceIsLeft(t *testing.T) {
 	})
 }
 
-func TestADeletionThatIsHeardButNotAnsweredIsSaidToHaveBeen(t *testing.T) {
+func TestForce_DeletionExecutedNotAnswered_IsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 10*s).Add(graced("quick", 30*s, "budget", "other"), 0)
 		node.Allow("b", 0)
 		node.Allow("other", 0)
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
-		report := by.Drain(within(t, 10*time.Minute), mute{&timed{Cluster: node, deadline: by.Limits.Deadline}}, drain.Node{})
+		report, _ := by.Drain(within(t, 10*time.Minute), mute{&timed{Cluster: node, deadline: by.Limits.Deadline}}, drain.Node{})
 		for _, p := range report.Pods {
 			require.Equal(t, drain.Forced, p.Outcome, p.Name)
 			require.Equal(t, by.Limits.Deadline.Add(-30*s), p.ForcedAt)
@@ -318,7 +319,7 @@ func TestADeletionThatIsHeardButNotAnsweredIsSaidToHaveBeen(t *testing.T) {
 	})
 }
 
-// mute is a node whose API server does what it is asked for, and does not say so.
+// mute is a node whose API server executes deletions, and does not answer.
 type mute struct{ *timed }
 
 func (m mute) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
@@ -326,8 +327,8 @@ func (m mute) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) er
 	return errors.New("connection reset by peer")
 }
 
-// An API server that is away for the whole of the pod's grace but its end is back in time to have the pod told.
-func TestAServerThatComesBackAtTheLastMomentIsAskedOnceMore(t *testing.T) {
+// An API server that recovers near the end of the pod's grace is in time to have the pod signalled.
+func TestForce_ServerRecoversAtTheLastMoment_AskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 2*time.Minute, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
@@ -335,14 +336,14 @@ func TestAServerThatComesBackAtTheLastMomentIsAskedOnceMore(t *testing.T) {
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
 		away := &away{timed: n, until: n.deadline.Add(-time.Second)}
-		report := by.Drain(within(t, 10*time.Minute), away, drain.Node{})
+		report, _ := by.Drain(within(t, 10*time.Minute), away, drain.Node{})
 		require.Equal(t, s, n.deletions()["web"].grace)
 		require.Contains(t, report.Pods[0].Reason, "deleted with 1s of its 2m0s grace; throttled")
 		require.Less(t, away.tries, 60)
 	})
 }
 
-// away is a node whose API server has too much to do for deletions until then.
+// away is a node whose API server throttles deletions until then.
 type away struct {
 	*timed
 	until time.Time
@@ -357,64 +358,64 @@ func (a *away) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) e
 	return a.timed.Delete(ctx, ref, grace)
 }
 
-func TestAPodThatStillStopsAtTheDeadlineIsForcedAndSaidToStop(t *testing.T) {
+func TestCloseRemaining_PodStillStopping_ReasonSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 2*time.Hour).Add(graced("slow", 2*time.Hour), 2*time.Hour)
 		node.Allow("b", 0)
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
-		report := by.Drain(within(t, 10*time.Minute), deaf{&timed{Cluster: node, deadline: by.Limits.Deadline}}, drain.Node{})
-		require.Len(t, report.Remaining(), 2, "a later slice would go on")
-		report.CloseRemaining("the deadline came")
+		report, state := by.Drain(within(t, 10*time.Minute), deaf{&timed{Cluster: node, deadline: by.Limits.Deadline}}, drain.Node{})
+		require.Len(t, report.Remaining(), 2, "a later invocation would continue")
+		report.CloseRemaining(state, "deadline reached")
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
-		require.Equal(t, "still stopping when the deadline came", report.Pods[0].Reason)
+		require.Equal(t, "deadline reached while still stopping", report.Pods[0].Reason)
 		require.Equal(t, drain.Forced, report.Pods[1].Outcome)
-		require.True(t, strings.HasSuffix(report.Pods[1].Reason, "no disruption allowed; still stopping when the deadline came"), report.Pods[1].Reason)
+		require.True(t, strings.HasSuffix(report.Pods[1].Reason, "no disruption allowed; deadline reached while still stopping"), report.Pods[1].Reason)
 		require.Empty(t, report.Remaining())
 	})
 }
 
-// A webhook that hangs answers when it is too late.
-func TestAnEvictionWithoutAnAnswerDoesNotCostThePodItsGrace(t *testing.T) {
+// A webhook that hangs answers too late.
+func TestForce_EvictionNotAnswered_PodKeepsItsGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := &slow{Cluster: draintest.New().Add(graced("web", 30*s), s), takes: time.Hour}
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
-		report := by.Drain(within(t, 10*time.Minute), node, drain.Node{})
+		report, _ := by.Drain(within(t, 10*time.Minute), node, drain.Node{})
 		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
-		require.Equal(t, 27*s, by.Limits.Deadline.Sub(report.Pods[0].ForcedAt), "3 s for a last try")
+		require.Equal(t, 27*s, by.Limits.Deadline.Sub(report.Pods[0].ForcedAt), "3 s for the last eviction")
 	})
 }
 
-func TestADrainThatIsCutShortForcesNothing(t *testing.T) {
+func TestForce_ContextEndsEarly_NothingDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), s).Add(held(graced("batch", 30*s)), s)
 		node.Allow("b", 0)
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(time.Hour), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
-		report := by.Drain(within(t, 15*time.Minute), n, drain.Node{})
+		report, _ := by.Drain(within(t, 15*time.Minute), n, drain.Node{})
 		require.Empty(t, n.deletions())
 		require.Len(t, report.Remaining(), 2)
 	})
 }
 
-// A slice that begins when the moment has passed knows nothing of what an earlier one tried.
-func TestALateSliceTriesOnceAndForcesAtOnce(t *testing.T) {
+// An invocation that starts after ForceAt does not know what an earlier one tried.
+func TestForce_StartsLate_TriedOnceThenDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now().Add(-10 * time.Minute), Deadline: time.Now().Add(20 * s), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
-		report := by.Drain(within(t, 20*s), n, drain.Node{})
+		report, _ := by.Drain(within(t, 20*s), n, drain.Node{})
 		require.Equal(t, []string{"evict web", "delete web"}, n.order())
 		require.Equal(t, 20*s, n.asked[0].grace, "no more than there is")
 		require.Contains(t, report.Pods[0].Reason, "deleted with 20s of its 30s grace")
 	})
 }
 
-func TestThePodInPlaceOfAForcedOneIsNotForcedToo(t *testing.T) {
+func TestForce_SuccessorCameBack_NotForced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stubborn := graced("stubborn-1", 30*s, "budget", "b")
 		stubborn.ToleratesCordon = true
@@ -429,10 +430,10 @@ func TestThePodInPlaceOfAForcedOneIsNotForcedToo(t *testing.T) {
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
-		report := by.Drain(within(t, 10*time.Minute), n, drain.Node{Cordoned: cordoned})
+		report, _ := by.Drain(within(t, 10*time.Minute), n, drain.Node{Cordoned: cordoned})
 		require.Len(t, n.deletions(), 1)
 		require.Empty(t, report.Remaining())
-		require.Equal(t, drain.Remained, report.Pods[1].Outcome)
+		require.Equal(t, drain.Skipped, report.Pods[1].Outcome)
 		require.Contains(t, report.Pods[1].Reason, "came back")
 	})
 }

@@ -11,40 +11,40 @@ import (
 	"quiesce/internal/drain/draintest"
 )
 
-// Nobody there stops the pod: to wait for it costs the whole deadline and saves nothing.
-func TestAPodIsNotWaitedForOnceItsKubeletIsLost(t *testing.T) {
+// Nothing stops the pod: a wait for it would last until the deadline and gain nothing.
+func TestKubelet_Unreachable_PodNotAwaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), time.Hour)
-		time.AfterFunc(5*s, func() { node.Lose(true) })
+		time.AfterFunc(5*s, func() { node.SetUnreachable(true) })
 		began := time.Now()
 		report, _ := drainWithin(t, 10*time.Minute, node)
-		require.Equal(t, 20*s, time.Since(began), "15 s of patience")
+		require.Equal(t, 20*s, time.Since(began), "15 s later")
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Equal(t, drain.Evict, report.Pods[0].Verdict)
-		require.Contains(t, report.Pods[0].Reason, "kubelet is unreachable")
+		require.Contains(t, report.Pods[0].Reason, "kubelet unreachable, cannot stop")
 		require.NotZero(t, report.Pods[0].EvictedAt)
 	})
 }
 
-// After an outage of the control plane every kubelet looks lost until it is heard of.
-func TestAKubeletThatIsLostForAMomentIsNotGivenUp(t *testing.T) {
+// After an outage of the control plane every kubelet counts as unreachable until its next heartbeat.
+func TestKubelet_UnreachableForAMoment_PodsAwaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Minute), 39*s)
-		time.AfterFunc(5*s, func() { node.Lose(true) })
-		time.AfterFunc(19*s, func() { node.Lose(false) })
-		time.AfterFunc(25*s, func() { node.Lose(true) })
+		time.AfterFunc(5*s, func() { node.SetUnreachable(true) })
+		time.AfterFunc(19*s, func() { node.SetUnreachable(false) })
+		time.AfterFunc(25*s, func() { node.SetUnreachable(true) })
 		report, _ := drainWithin(t, 10*time.Minute, node)
 		require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
 		require.Empty(t, report.Pods[0].Reason)
 	})
 }
 
-func TestANodeThatComesBackIsWaitedForAgain(t *testing.T) {
+func TestKubelet_ReachableAgain_PodsAwaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), 2*time.Minute).Add(graced("kept", 30*s, "budget", "b"), 0)
 		node.Allow("b", 0)
-		time.AfterFunc(5*s, func() { node.Lose(true) })
-		time.AfterFunc(time.Minute, func() { node.Lose(false) })
+		time.AfterFunc(5*s, func() { node.SetUnreachable(true) })
+		time.AfterFunc(time.Minute, func() { node.SetUnreachable(false) })
 		time.AfterFunc(90*s, func() { node.Allow("b", 1) })
 		began := time.Now()
 		report, _ := drainWithin(t, 10*time.Minute, node)
@@ -55,46 +55,46 @@ func TestANodeThatComesBackIsWaitedForAgain(t *testing.T) {
 	})
 }
 
-// Who looks for a volume has to know that the pod that held it was not stopped, though its object is gone.
-func TestAPodThatIsGoneWhileItsKubeletWasLostWasNotStopped(t *testing.T) {
+// The report must say that the pod was not stopped, though its object is gone: its volume may still be in use.
+func TestKubelet_PodGoneWhileUnreachable_Remained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), time.Minute).Add(graced("kept", 30*s, "budget", "b"), 0)
 		node.Allow("b", 0)
-		time.AfterFunc(5*s, func() { node.Lose(true) })
+		time.AfterFunc(5*s, func() { node.SetUnreachable(true) })
 		time.AfterFunc(90*s, func() { node.Allow("b", 1) })
 		report, _ := drainWithin(t, 10*time.Minute, node)
 		require.NotZero(t, report.Pods[1].GoneAt)
 		require.Equal(t, drain.Remained, report.Pods[1].Outcome)
-		require.Contains(t, report.Pods[1].Reason, "kubelet is unreachable")
+		require.Contains(t, report.Pods[1].Reason, "kubelet unreachable, cannot stop")
 	})
 }
 
-func TestAPodThatWasForcedOnANodeThatIsLostIsLeft(t *testing.T) {
+func TestKubelet_UnreachableForcedPod_Remained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
-		node.Lose(true)
+		node.SetUnreachable(true)
 		report, n := drainWithin(t, 2*time.Minute, node)
 		requireDeletions(t, n, map[string]request{"web": at(30*s, 30*s)})
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
-		require.Contains(t, report.Pods[0].Reason, "deleted with 30s of its 30s grace; terminating, but its kubelet is unreachable")
+		require.Contains(t, report.Pods[0].Reason, "deleted with 30s of its 30s grace; kubelet unreachable, cannot stop")
 		require.Empty(t, report.Remaining())
 	})
 }
 
-func TestNobodyIsWaitedForOnAnInstanceThatIsGoneThoughItsKubeletIsNotMissedYet(t *testing.T) {
+func TestKubelet_InstanceGone_PodsNotAwaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), time.Hour)
 		began := time.Now()
-		report := drainer().Drain(within(t, 10*time.Minute), node, drain.Node{Gone: true})
+		report, _ := drainer().Drain(within(t, 10*time.Minute), node, drain.Node{Gone: true})
 		require.Zero(t, time.Since(began))
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
-		require.Contains(t, report.Pods[0].Reason, "instance is gone")
+		require.Contains(t, report.Pods[0].Reason, "instance gone, cannot stop")
 	})
 }
 
-// What holds the pod is gone or broken, and nothing runs in it: the instance must not be held with it.
-func TestAPodThatAFinalizerKeepsIsLeftLongBeforeTheDeadline(t *testing.T) {
+// The controller of the finalizer is gone or broken, and no container runs: the instance must not wait.
+func TestFinalizer_NeverRemoved_PodRemains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), time.Hour)
 		time.AfterFunc(5*s, func() { node.End("app/web", "example.com/never") })
@@ -106,8 +106,8 @@ func TestAPodThatAFinalizerKeepsIsLeftLongBeforeTheDeadline(t *testing.T) {
 	})
 }
 
-// Every pod of a Job has a finalizer, which goes a moment after the pod has ended.
-func TestAPodWhoseFinalizerGoesInTimeWasEvictedLikeAnyOther(t *testing.T) {
+// Every pod of a Job has a finalizer, which is removed a moment after the pod has ended.
+func TestFinalizer_RemovedInTime_PodIsEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), 8*s).Add(graced("slow", time.Hour), 40*s).Add(graced("late", time.Hour), 30*s)
 		time.AfterFunc(5*s, func() {
@@ -121,7 +121,7 @@ func TestAPodWhoseFinalizerGoesInTimeWasEvictedLikeAnyOther(t *testing.T) {
 	})
 }
 
-func TestAForcedPodThatAFinalizerKeepsIsForced(t *testing.T) {
+func TestFinalizer_KeepsForcedPod_StaysForced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
