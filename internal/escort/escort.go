@@ -1,5 +1,5 @@
 // Package escort has what all escorts share: the pod, the objects that select it, its peers, the credentials of a console, and
-// the annotation with which a pod's owner chooses an escort.
+// the annotation with which a pod's owner chooses an escort. Escorts also share how they wait, take turns and evict.
 //
 // An escort gets one kind of pod off a node without loss. The package knows no database and no API server. Package kube
 // fills its types, and escorts decide with them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,6 +56,7 @@ func TestWorthWaiting_OnlyIfAPeerIsToCome(t *testing.T) {
 
 // group is a group in memory.
 type group struct {
+	mutex    sync.Mutex
 	peers    []Peer
 	held     bool // another holds the Lease
 	failure  error
@@ -62,7 +64,17 @@ type group struct {
 	name     string // of the Lease
 }
 
-func (g *group) Peers(context.Context, Pod) ([]Peer, error) { return g.peers, g.failure }
+func (g *group) Peers(context.Context, Pod) ([]Peer, error) {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	return g.peers, g.failure
+}
+
+func (g *group) setPeers(peers ...Peer) {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	g.peers = peers
+}
 
 func (g *group) AcquireGroupLease(_ context.Context, name string) (func() error, bool, error) {
 	g.name = name
@@ -111,7 +123,7 @@ func TestTurn_ClusterFails_ContinuesWithAReason(t *testing.T) {
 func TestTurn_PeerStarting_WaitsUntilReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, began := &group{peers: []Peer{peer("a"), peer("b", starting)}}, time.Now()
-		time.AfterFunc(1500*time.Millisecond, func() { g.peers = []Peer{peer("a"), peer("b")} })
+		time.AfterFunc(1500*time.Millisecond, func() { g.setPeers(peer("a"), peer("b")) })
 		reason, err := g.turn(time.Minute).AwaitPeer(t.Context(), Pod{Pod: drain.Pod{Ref: own}}, 2)
 		require.NoError(t, err)
 		require.Empty(t, reason)

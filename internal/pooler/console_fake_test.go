@@ -23,7 +23,7 @@ var (
 	wrong = escort.Login{User: parts.Admin.Name, Password: "not the admin's password"}
 )
 
-// these yields the logins in order.
+// loginsOf yields the logins in order.
 func loginsOf(logins ...escort.Login) iter.Seq2[escort.Login, error] {
 	return func(yield func(escort.Login, error) bool) {
 		for _, login := range logins {
