@@ -20,7 +20,6 @@ const (
 var (
 	admin = escort.Login{User: parts.Admin.Name, Password: parts.Admin.Password}
 	stats = escort.Login{User: parts.Stats.Name, Password: parts.Stats.Password}
-	wrong = escort.Login{User: parts.Admin.Name, Password: "not the admin's password"}
 )
 
 // loginsOf yields the logins in order.
