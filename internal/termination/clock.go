@@ -16,9 +16,9 @@ import (
 // Auto Scaling's own bounds of a hook (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_LifecycleHook.html), for
 // where a description does not tell.
 const (
-	globalPerHeartbeat = 100
-	globalLimit        = 48 * time.Hour
-	shortestHeartbeat  = 30 * time.Second
+	maxHeartbeats = 100
+	maxHookTime        = 48 * time.Hour
+	minHeartbeatTimeout  = 30 * time.Second
 )
 
 const (
@@ -29,37 +29,37 @@ const (
 	// heartbeatRetry paces those that failed, and doubles with each failure in a row: a throttled account recovers within
 	// seconds, the shortest timeout that a hook can have is 30 s, and who is throttled should not ask more often for it.
 	heartbeatRetry = 3 * time.Second
-	// lastBeatTimeout bounds the one at the end of a slice, which shares handOverReserve with the Lease and the message.
-	lastBeatTimeout = 1500 * time.Millisecond
+	// lastHeartbeatTimeout bounds the one at the end of a slice, which shares handOverReserve with the Lease and the message.
+	lastHeartbeatTimeout = 1500 * time.Millisecond
 )
 
 const (
-	// lateTime is what a drain gets that begins when its time is nearly over, since its event waited longer than that in a
+	// lateDrainTime is what a drain gets that begins when its time is nearly over, since its event waited longer than that in a
 	// queue: enough for pods with the default grace of 30 s to be asked, refused, and then told. Without it they would die
 	// unsignalled; more would be the operator's bound ignored.
-	lateTime = 2 * time.Minute
-	// lateShare: and never more than this part of what a drain in good time gets.
-	lateShare = 2
-	// lastLook is what a slice gets that begins at the deadline or after it, since the one before it crashed or had no more time:
+	lateDrainTime = 2 * time.Minute
+	// lateDrainShare: and never more than this part of what a drain in good time gets.
+	lateDrainShare = 2
+	// finalPassTime is what a slice gets that begins at the deadline or after it, since the one before it crashed or had no more time:
 	// enough to see who is still there, tell them to stop, and name them. More would be the operator's bound ignored.
-	lastLook = 10 * time.Second
-	// lateTries is for how long after the deadline a slice that failed is tried again: a server that refuses one request answers the
+	finalPassTime = 10 * time.Second
+	// lateRetryTime is for how long after the deadline a slice that failed is tried again: a server that refuses one request answers the
 	// next. One that refuses all of them must not keep the instance.
-	lateTries = time.Minute
-	// oldEvent is the age from which on an event is not taken for one of the present action just because it says so. Younger
+	lateRetryTime = time.Minute
+	// oldEventAge is the age from which on an event is not taken for one of the present action just because it says so. Younger
 	// ones need not be looked into: an instance cannot have come back and be terminated again that fast.
-	oldEvent = 2 * time.Minute
+	oldEventAge = 2 * time.Minute
 )
 
 // limit is after how long Auto Scaling ends the action whatever is done; zero: nobody knows.
 func (h Hook) limit() time.Duration {
-	return cmp.Or(h.GlobalTimeout, min(globalPerHeartbeat*h.HeartbeatTimeout, globalLimit))
+	return cmp.Or(h.GlobalTimeout, min(maxHeartbeats*h.HeartbeatTimeout, maxHookTime))
 }
 
 // interval is the time from one heartbeat for an instance to the next: up to a tenth less than it could be, so that the nodes of one wave
 // do not heartbeat as one.
 func (h Hook) interval(instanceID string) time.Duration {
-	longest := cmp.Or(h.HeartbeatTimeout, shortestHeartbeat) / heartbeatsPerTimeout
+	longest := cmp.Or(h.HeartbeatTimeout, minHeartbeatTimeout) / heartbeatsPerTimeout
 	return longest - drain.Jitter(instanceID, longest/10)
 }
 
@@ -68,21 +68,21 @@ func (h Hook) interval(instanceID string) time.Duration {
 // has a little time from when the event was first seen, if the hook has.
 func (b Bounds) deadline(began, seen time.Time, h Hook) time.Time {
 	inTime := b.MaxDuration - b.CompletionReserve
-	available := max(inTime, seen.Sub(began)+min(lateTime, inTime/lateShare))
+	available := max(inTime, seen.Sub(began)+min(lateDrainTime, inTime/lateDrainShare))
 	if limit := h.limit(); limit > 0 {
 		available = min(available, limit-b.CompletionReserve)
 	}
 	return began.Add(available)
 }
 
-// learn asks how long there is.
-func (w *job) learn(ctx context.Context) (Hook, error) {
+// loadHook asks how long there is.
+func (w *job) loadHook(ctx context.Context) (Hook, error) {
 	hook, err := w.Hooks.Describe(ctx, w.Group, w.Hook)
 	if err != nil {
 		return Hook{}, err
 	}
-	if w.Token != "" && time.Since(w.Began) > oldEvent {
-		if err := w.renew(ctx); err != nil {
+	if w.Token != "" && time.Since(w.Began) > oldEventAge {
+		if err := w.refreshAction(ctx); err != nil {
 			return Hook{}, fmt.Errorf("find out whether the event is of the present action: %w", err)
 		}
 	}
@@ -94,7 +94,7 @@ func (w *job) learn(ctx context.Context) (Hook, error) {
 // to stop when the slice before it ended would die untold otherwise, and unnamed. It is over before the slice is: the next one would
 // only begin it anew.
 func (w *job) overtime(slice context.Context, h Hook) {
-	least := lastLook
+	least := finalPassTime
 	if end, limited := slice.Deadline(); limited {
 		least = min(least, time.Until(end)/2)
 	}
@@ -109,10 +109,10 @@ func (w *job) overtime(slice context.Context, h Hook) {
 	}
 }
 
-// renew finds out whether an old event is of an action that is over, while the instance is in another one: it was retained and is
+// refreshAction finds out whether an old event is of an action that is over, while the instance is in another one: it was retained and is
 // terminated again, say. The drain is the same then, but its clock is not the event's, nor is the token. Without an answer nothing
 // is begun: under a clock that has run out long ago, pods would be forced that have half an hour.
-func (w *job) renew(ctx context.Context) error {
+func (w *job) refreshAction(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()
 	if err := w.Hooks.Heartbeat(ctx, w.Termination); !errors.Is(err, ErrNoActiveAction) {
@@ -126,7 +126,7 @@ func (w *job) renew(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if present.Began, err = w.beganAnew(ctx); err != nil {
+	if present.Began, err = w.presentActionBegan(ctx); err != nil {
 		return err
 	}
 	w.log.Warn("the event is of an action that is over; the instance is in another one", "event", w.Began, "began", present.Began)
@@ -134,8 +134,8 @@ func (w *job) renew(ctx context.Context) error {
 	return nil
 }
 
-// beganAnew is when the present action began, or a guess if Auto Scaling does not tell it of this one: it is the same in each slice.
-func (w *job) beganAnew(ctx context.Context) (time.Time, error) {
+// presentActionBegan is when the present action began, or a guess if Auto Scaling does not tell it of this one: it is the same in each slice.
+func (w *job) presentActionBegan(ctx context.Context) (time.Time, error) {
 	began, err := w.Fleet.ActivityStarts(ctx, w.Group)
 	if at, known := began[w.InstanceID]; known || err != nil {
 		return at, err
@@ -143,22 +143,22 @@ func (w *job) beganAnew(ctx context.Context) (time.Time, error) {
 	return cmp.Or(w.seen, time.Now()), nil
 }
 
-// heart keeps a lifecycle action alive beside whatever else is done for it.
-type heart struct {
+// heartbeater keeps a lifecycle action alive beside whatever else is done for it.
+type heartbeater struct {
 	hooks Hooks
-	of    Termination
+	termination    Termination
 	log   *slog.Logger
-	rests bool // it is no fault that no action is active
-	pulse *pulse
+	optional bool // it is no fault that no action is active
+	stats *heartbeatStats
 }
 
-func (w *job) heart() heart {
-	return heart{hooks: w.Hooks, of: w.Termination, log: w.log, pulse: &w.pulse}
+func (w *job) heartbeater() heartbeater {
+	return heartbeater{hooks: w.Hooks, termination: w.Termination, log: w.log, stats: &w.heartbeats}
 }
 
-// keepUnbidden keeps alive the action that an instance comes to be in while it is drained for a notice, or for a person: whoever is
+// keepPossibleActionAlive keeps alive the action that an instance comes to be in while it is drained for a notice, or for a person: whoever is
 // sent its event finds the lease held. If the hook's settings cannot be had, it may be the shortest.
-func (w *job) keepUnbidden(ctx context.Context) (stop func()) {
+func (w *job) keepPossibleActionAlive(ctx context.Context) (stop func()) {
 	if !w.Policy.OwnsGroup(w.Group) {
 		return func() {}
 	}
@@ -167,19 +167,19 @@ func (w *job) keepUnbidden(ctx context.Context) (stop func()) {
 		return func() {}
 	}
 	of := Termination{Group: w.Group, Hook: w.Policy.Hook, InstanceID: w.InstanceID}
-	return heart{hooks: w.Hooks, of: of, log: w.log, rests: true, pulse: &pulse{}}.keepAlive(ctx, hook)
+	return heartbeater{hooks: w.Hooks, termination: of, log: w.log, optional: true, stats: &heartbeatStats{}}.start(ctx, hook)
 }
 
-// pulse is what came of heartbeats.
-type pulse struct {
+// heartbeatStats is what came of heartbeats.
+type heartbeatStats struct {
 	failed        atomic.Int32
-	alive, denied atomic.Bool // whether any was accepted; refused, as no action was active
+	accepted, denied atomic.Bool // whether any was accepted; refused, as no action was active
 }
 
-func (p *pulse) feel(err error) {
+func (p *heartbeatStats) observe(err error) {
 	switch {
 	case err == nil:
-		p.alive.Store(true)
+		p.accepted.Store(true)
 		return
 	case errors.Is(err, ErrNoActiveAction):
 		p.denied.Store(true)
@@ -187,30 +187,30 @@ func (p *pulse) feel(err error) {
 	p.failed.Add(1)
 }
 
-// wasFelt tells whether there was an action to be kept alive. Of one that was denied from the first, another invocation has seen the
+// sawActiveAction tells whether there was an action to be kept alive. Of one that was denied from the first, another invocation has seen the
 // end: the event came twice.
-func (p *pulse) wasFelt() bool { return p.alive.Load() || p.failed.Load() > 0 && !p.denied.Load() }
+func (p *heartbeatStats) sawActiveAction() bool { return p.accepted.Load() || p.failed.Load() > 0 && !p.denied.Load() }
 
-// keepAlive heartbeats from now until ctx ends, with a last one if that is the slice's end, or until stop is called. When stop
+// start heartbeats from now until ctx ends, with a last one if that is the slice's end, or until stop is called. When stop
 // returns, none is under way.
-func (h heart) keepAlive(ctx context.Context, hook Hook) (stop func()) {
+func (h heartbeater) start(ctx context.Context, hook Hook) (stop func()) {
 	beating, cancel := context.WithCancel(ctx)
 	var ended sync.WaitGroup
 	ended.Go(func() {
-		h.beatOn(beating, hook)
-		if errors.Is(context.Cause(beating), errSliceOver) {
-			h.last(ctx)
+		h.loop(beating, hook)
+		if errors.Is(context.Cause(beating), errInvocationEnding) {
+			h.sendLast(ctx)
 		}
 	})
 	return func() { cancel(); ended.Wait() }
 }
 
-// beatOn heartbeats until ctx ends. A failed heartbeat is repeated and never stops the next.
-func (h heart) beatOn(ctx context.Context, hook Hook) {
+// loop heartbeats until ctx ends. A failed heartbeat is repeated and never stops the next.
+func (h heartbeater) loop(ctx context.Context, hook Hook) {
 	retry := heartbeatRetry
 	for wait := time.Duration(0); pause(ctx, wait) == nil; {
-		err := h.beat(ctx, heartbeatTimeout)
-		if wait = hook.interval(h.of.InstanceID); err == nil {
+		err := h.send(ctx, heartbeatTimeout)
+		if wait = hook.interval(h.termination.InstanceID); err == nil {
 			retry = heartbeatRetry
 			continue
 		}
@@ -222,28 +222,28 @@ func (h heart) beatOn(ctx context.Context, hook Hook) {
 	}
 }
 
-// last lets the next slice find the hook with all of its time.
-func (h heart) last(ctx context.Context) {
-	if err := h.beat(context.WithoutCancel(ctx), lastBeatTimeout); err != nil {
+// sendLast lets the next slice find the hook with all of its time.
+func (h heartbeater) sendLast(ctx context.Context) {
+	if err := h.send(context.WithoutCancel(ctx), lastHeartbeatTimeout); err != nil {
 		h.log.Warn("heartbeat failed", "error", err.Error())
 	}
 }
 
-// beat keeps the action of our token alive or, if none is active under it, the one that the instance is in.
-func (h heart) beat(ctx context.Context, timeout time.Duration) error {
+// send keeps the action of our token alive or, if none is active under it, the one that the instance is in.
+func (h heartbeater) send(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err := h.hooks.Heartbeat(ctx, h.of)
-	if h.rests && errors.Is(err, ErrNoActiveAction) {
+	err := h.hooks.Heartbeat(ctx, h.termination)
+	if h.optional && errors.Is(err, ErrNoActiveAction) {
 		return nil
 	}
-	if h.of.Token != "" && errors.Is(err, ErrNoActiveAction) {
-		present := h.of
+	if h.termination.Token != "" && errors.Is(err, ErrNoActiveAction) {
+		present := h.termination
 		present.Token = ""
 		err = h.hooks.Heartbeat(ctx, present)
 	}
 	if !errors.Is(err, context.Canceled) { // by the drain's end
-		h.pulse.feel(err)
+		h.stats.observe(err)
 	}
 	return err
 }

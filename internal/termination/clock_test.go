@@ -98,8 +98,8 @@ func TestTheDeadlineIsTheEarlierOfOursAndTheHooks(t *testing.T) {
 		{"the hook's", usual, Hook{GlobalTimeout: 10 * time.Minute}, 0, 9*time.Minute + 30*time.Second},
 		{"the hook's, by its heartbeats", usual, Hook{HeartbeatTimeout: 5 * time.Second}, 0, 7*time.Minute + 50*time.Second},
 		{"an event that waited", usual, Hook{}, 20 * time.Minute, 29*time.Minute + 30*time.Second},
-		{"an event that waited too long", usual, Hook{}, time.Hour, time.Hour + lateTime},
-		{"one that came just before the end", usual, Hook{}, 29 * time.Minute, 29*time.Minute + lateTime},
+		{"an event that waited too long", usual, Hook{}, time.Hour, time.Hour + lateDrainTime},
+		{"one that came just before the end", usual, Hook{}, 29 * time.Minute, 29*time.Minute + lateDrainTime},
 		{"one that the hook does not wait for", usual, Hook{GlobalTimeout: time.Hour}, time.Hour, 59*time.Minute + 30*time.Second},
 		{"a short drain that comes late", Bounds{MaxDuration: 20 * time.Second}, Hook{}, time.Minute, time.Minute + 10*time.Second},
 		{"a short drain", Bounds{MaxDuration: 20 * time.Second}, Hook{}, time.Second, 20 * time.Second},
@@ -134,7 +134,7 @@ func TestADrainThatBeginsAfterItsTimeStillHasALittle(t *testing.T) {
 		report, err = deliver(t, w.handler(), Record{Termination: &late, FirstReceived: seen})
 		require.NoError(t, err)
 		require.Equal(t, StatusPartial, report.Status)
-		require.Equal(t, seen.Add(lateTime), time.Now(), "and no more with each slice")
+		require.Equal(t, seen.Add(lateDrainTime), time.Now(), "and no more with each slice")
 	})
 }
 
@@ -237,7 +237,7 @@ func TestAHeartbeatWithoutAnAnswerDoesNotStandInForTheNext(t *testing.T) {
 		w := newWorld().handler().newJob(event)
 		silent := &silence{hooks: w.Hooks}
 		w.Handler.Hooks = silent
-		stop := w.heart().keepAlive(ctx, Hook{HeartbeatTimeout: time.Minute})
+		stop := w.heartbeater().start(ctx, Hook{HeartbeatTimeout: time.Minute})
 		time.Sleep(time.Minute)
 		cancel()
 		stop()

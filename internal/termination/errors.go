@@ -21,13 +21,13 @@ func (e *Malformed) Unwrap() error { return e.Reason }
 // the next invocation goes on.
 type Incomplete struct{ Report Report }
 
-// namedPods bounds how many pods an error's text names; the log has them all.
-const namedPods = 5
+// maxNamedPods bounds how many pods an error's text names; the log has them all.
+const maxNamedPods = 5
 
 func (e *Incomplete) Error() string {
 	remaining := e.Report.Remaining()
-	names := make([]string, 0, namedPods)
-	for _, pod := range remaining[:min(namedPods, len(remaining))] {
+	names := make([]string, 0, maxNamedPods)
+	for _, pod := range remaining[:min(maxNamedPods, len(remaining))] {
 		names = append(names, describe(pod))
 	}
 	text := fmt.Sprintf("drain of %s (%s) is incomplete: ", e.Report.Node, e.Report.InstanceID)

@@ -14,9 +14,9 @@ import (
 const (
 	// eventTimeout bounds telling that a drain began, which goes on beside it.
 	eventTimeout = 5 * time.Second
-	// longestMessage is what an event takes
+	// maxMessageBytes is what an event takes
 	// (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/).
-	longestMessage = 1024
+	maxMessageBytes = 1024
 )
 
 // NodeEvent is what people read who ask Kubernetes about a node. A drain tells of its beginning and of its end: both on the node, since
@@ -30,23 +30,23 @@ type NodeEvent struct {
 
 // The reasons of events.
 const (
-	reasonBegan  = "Draining"
-	reasonEnded  = "Drained"
-	reasonForced = "PodsForced"
-	reasonLeft   = "PodsLeft"
-	reasonFailed = "DrainFailed"
+	eventDraining  = "Draining"
+	eventDrained  = "Drained"
+	eventPodsForced = "PodsForced"
+	eventPodsRemained   = "PodsLeft"
+	eventDrainFailed = "DrainFailed"
 )
 
-// tellBeginning tells, beside the drain, that it began. Later slices find the node closed, and say nothing.
-func (w *job) tellBeginning(ctx context.Context, k Kubernetes, node drain.Node) {
-	w.tell = func(ctx context.Context, e NodeEvent) error { return k.RecordEvent(ctx, node, e) }
+// recordStart tells, beside the drain, that it began. Later slices find the node closed, and say nothing.
+func (w *job) recordStart(ctx context.Context, k Kubernetes, node drain.Node) {
+	w.record = func(ctx context.Context, e NodeEvent) error { return k.RecordEvent(ctx, node, e) }
 	if w.resumed = node.Cordoned.Before(w.report.StartedAt); w.resumed {
 		return
 	}
-	event := NodeEvent{Reason: reasonBegan, Message: w.began()}
+	event := NodeEvent{Reason: eventDraining, Message: w.startMessage()}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), eventTimeout)
-	log, tell := w.log, w.tell
-	w.beginning.Go(func() {
+	log, tell := w.log, w.record
+	w.recording.Go(func() {
 		defer cancel()
 		if err := tell(ctx, event); err != nil {
 			log.Warn("no event was made", "error", err.Error())
@@ -54,17 +54,17 @@ func (w *job) tellBeginning(ctx context.Context, k Kubernetes, node drain.Node) 
 	})
 }
 
-// tellEnd tells how the drain ended, if it ever began.
-func (w *job) tellEnd(ctx context.Context) {
-	if w.tell == nil {
+// recordEnd tells how the drain ended, if it ever began.
+func (w *job) recordEnd(ctx context.Context) {
+	if w.record == nil {
 		return
 	}
-	if err := w.tell(ctx, w.ended()); err != nil {
+	if err := w.record(ctx, w.endEvent()); err != nil {
 		w.log.Warn("no event was made", "error", err.Error())
 	}
 }
 
-func (w *job) began() string {
+func (w *job) startMessage() string {
 	why := "by hand"
 	switch {
 	case w.Trigger != "":
@@ -79,8 +79,8 @@ func (w *job) began() string {
 	return fmt.Sprintf("Draining %s: %s. It ends by %s", instance, why, w.report.Deadline.UTC().Format(time.RFC3339))
 }
 
-// ended names the pods that were forced or left behind, those first that had it worse. As many are named as there is room for.
-func (w *job) ended() NodeEvent {
+// endEvent names the pods that were forced or left behind, those first that had it worse. As many are named as there is room for.
+func (w *job) endEvent() NodeEvent {
 	forced, left := w.report.ForcedPods(), w.report.RemainedPods()
 	gone := len(slices.DeleteFunc(slices.Clone(w.report.Pods), func(p drain.PodReport) bool { return p.Outcome != drain.Evicted }))
 	took := w.report.FinishedAt.Sub(w.Began).Round(time.Second / 10)
@@ -99,24 +99,24 @@ func (w *job) ended() NodeEvent {
 		said = append(said, describe(p))
 		event.Pod = cmp.Or(event.Pod, &drain.Ref{Namespace: p.Namespace, Name: p.Name, UID: p.UID})
 	}
-	event.Message = atMost(longestMessage, strings.Join(said, "; "))
+	event.Message = truncate(maxMessageBytes, strings.Join(said, "; "))
 	return event
 }
 
 func reasonOf(s Status) string {
 	switch s {
 	case StatusDrained:
-		return reasonEnded
+		return eventDrained
 	case StatusForced:
-		return reasonForced
+		return eventPodsForced
 	case StatusPartial:
-		return reasonLeft
+		return eventPodsRemained
 	}
-	return reasonFailed
+	return eventDrainFailed
 }
 
-// atMost cuts a text to so many bytes, and says so.
-func atMost(bytes int, text string) string {
+// truncate cuts a text to so many bytes, and says so.
+func truncate(bytes int, text string) string {
 	const more = " ..."
 	if len(text) <= bytes {
 		return text

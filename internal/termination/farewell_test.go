@@ -61,7 +61,7 @@ func TestAFarewellDoesNotHoldUpTheCompletion(t *testing.T) {
 		report, err := invoke(t, h)
 		require.NoError(t, err)
 		require.Equal(t, []Result{Continue}, w.completed)
-		require.Equal(t, report.Deadline.Add(farewellTime), report.FinishedAt)
+		require.Equal(t, report.Deadline.Add(daemonShutdownTime), report.FinishedAt)
 	})
 }
 

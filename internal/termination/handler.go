@@ -80,9 +80,9 @@ func (h *Handler) handleAll(ctx context.Context, records []Record) []outcome {
 	var group sync.WaitGroup
 	for i, record := range records {
 		group.Go(func() {
-			messages[i] = h.hold(ctx, record)
+			messages[i] = h.keepHidden(ctx, record)
 			done[i] = h.handle(ctx, record)
-			messages[i].settle(ctx, done[i])
+			messages[i].returnToQueue(ctx, done[i])
 		})
 	}
 	group.Wait()
@@ -95,7 +95,7 @@ func (h *Handler) handleAll(ctx context.Context, records []Record) []outcome {
 // handle does what one record asks for, and logs its outcome: the only place where an error is logged.
 func (h *Handler) handle(ctx context.Context, record Record) outcome {
 	report, err := h.dispatch(ctx, record)
-	report = report.complete()
+	report = report.withLists()
 	log := h.Log.With("instance", report.InstanceID, "group", report.Group, "node", report.Node)
 	if record.MessageID != "" {
 		log = log.With("message", record.MessageID, "receives", record.Receives)
@@ -106,7 +106,7 @@ func (h *Handler) handle(ctx context.Context, record Record) outcome {
 		log.Info("handed over", "report", report)
 	case err != nil:
 		log.Error("not done", "error", err.Error(), "report", report)
-	case report.buried:
+	case report.deadLettered:
 		log.Error("moved to the dead letters", "reason", report.Reason)
 	default:
 		log.Info("done", "report", report)
@@ -117,18 +117,18 @@ func (h *Handler) handle(ctx context.Context, record Record) outcome {
 func (h *Handler) dispatch(ctx context.Context, record Record) (Report, error) {
 	switch {
 	case record.Malformed != nil:
-		return h.bury(ctx, record)
+		return h.sendToDLQ(ctx, record)
 	case record.NotOurs != "":
 		return Report{Status: StatusSkipped, Reason: record.NotOurs}, nil
 	case record.Request != nil:
-		return h.answer(ctx, *record.Request)
+		return h.handleRequest(ctx, *record.Request)
 	}
 	return h.terminate(ctx, record)
 }
 
-// bury moves a record of a batch that no retry can mend to the dead letters: it would come again for days, and each time hold
+// sendToDLQ moves a record of a batch that no retry can mend to the dead letters: it would come again for days, and each time hold
 // up its batch. Where there are none, and for one that came alone, the error goes to whoever delivers.
-func (h *Handler) bury(ctx context.Context, record Record) (Report, error) {
+func (h *Handler) sendToDLQ(ctx context.Context, record Record) (Report, error) {
 	report := Report{Status: StatusRejected, Reason: record.Malformed.Error()}
 	if h.Metrics != nil && record.isFirst() {
 		h.Metrics.MalformedEvent()
@@ -136,12 +136,12 @@ func (h *Handler) bury(ctx context.Context, record Record) (Report, error) {
 	if h.DLQ == nil || record.MessageID == "" {
 		return report, &Malformed{record.Malformed}
 	}
-	ctx, cancel := sliceOf(ctx)
+	ctx, cancel := boundInvocation(ctx)
 	defer cancel()
 	if err := h.DLQ.SendToDLQ(ctx, record); err != nil {
 		return report, &Malformed{fmt.Errorf("%w; %w", record.Malformed, err)}
 	}
-	report.buried = true
+	report.deadLettered = true
 	return report, nil
 }
 
@@ -175,7 +175,7 @@ type failedItem struct {
 func failedItems(records []Record, done []outcome) batchResponse {
 	response := batchResponse{Failures: []failedItem{}}
 	for i, o := range done {
-		if o.again() {
+		if o.isRetried() {
 			response.Failures = append(response.Failures, failedItem{records[i].MessageID})
 		}
 	}

@@ -8,12 +8,12 @@ import (
 	"quiesce/internal/drain"
 )
 
-// errSooner ends a drain that goes on under a shorter clock.
-var errSooner = errors.New("a notice says that the instance goes sooner")
+// errDeadlineShortened ends a drain that goes on under a shorter clock.
+var errDeadlineShortened = errors.New("a notice says that the instance goes sooner")
 
-// tellOwner has whoever drains the instance learn of a Spot interruption: what drains for a lifecycle action takes half an hour for
+// notifyHolder has whoever drains the instance learn of a Spot interruption: what drains for a lifecycle action takes half an hour for
 // an instance that goes in two minutes. Should that one's lease be given back before it is heard, the notice comes again.
-func (w *job) tellOwner(ctx context.Context, k Kubernetes) {
+func (w *job) notifyHolder(ctx context.Context, k Kubernetes) {
 	if w.Trigger != SpotInterruption {
 		return
 	}
@@ -30,8 +30,8 @@ func (w *job) hasten(deadline time.Time) {
 	}
 }
 
-// drainOn drains the node, and goes on in a hurry when it hears of a notice. It returns why the drain's time is over, if it is.
-func (w *job) drainOn(ctx context.Context, cluster drain.Cluster, node drain.Node) (cause error) {
+// evict drains the node, and goes on in a hurry when it hears of a notice. It returns why the drain's time is over, if it is.
+func (w *job) evict(ctx context.Context, cluster drain.Cluster, node drain.Node) (cause error) {
 	for {
 		drainer := w.drainer
 		drainer.Log = w.log
@@ -39,7 +39,7 @@ func (w *job) drainOn(ctx context.Context, cluster drain.Cluster, node drain.Nod
 		by, end := w.until(ctx)
 		w.report.Report = drainer.Resume(by, cluster, node, w.report.Report)
 		cause = context.Cause(by)
-		if end(); !errors.Is(cause, errSooner) {
+		if end(); !errors.Is(cause, errDeadlineShortened) {
 			return cause
 		}
 	}
@@ -47,13 +47,13 @@ func (w *job) drainOn(ctx context.Context, cluster drain.Cluster, node drain.Nod
 
 // until bounds ctx by the deadline, and ends it with errSooner when an earlier one is heard of, which is the deadline then.
 func (w *job) until(ctx context.Context) (by context.Context, end func()) {
-	ctx, stop := context.WithDeadlineCause(ctx, w.report.Deadline, errDeadline)
+	ctx, stop := context.WithDeadlineCause(ctx, w.report.Deadline, errDeadlineReached)
 	by, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		if w.hears(by) {
-			cancel(errSooner)
+			cancel(errDeadlineShortened)
 		}
 	}()
 	return by, func() { stop(); cancel(nil); <-done }
@@ -66,7 +66,7 @@ func (w *job) hears(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		case deadline := <-w.sooner:
-			if deadline = lastChance(deadline, time.Now()); deadline.Before(w.report.Deadline) && time.Now().Before(deadline) {
+			if deadline = withFinalPass(deadline, time.Now()); deadline.Before(w.report.Deadline) && time.Now().Before(deadline) {
 				w.log.Warn("a notice says that the instance goes sooner", "deadline", deadline, "was", w.report.Deadline)
 				w.maxWait, w.report.Deadline, w.report.Trigger = spotMaxWait, deadline, SpotInterruption
 				return true
@@ -75,11 +75,11 @@ func (w *job) hears(ctx context.Context) bool {
 	}
 }
 
-// lastChance gives a notice that is heard at its deadline, or a little after it, time for a last look: a slice that ended kept it
+// withFinalPass gives a notice that is heard at its deadline, or a little after it, time for a last look: a slice that ended kept it
 // from being heard sooner. One that is long over is of no instance that is still there.
-func lastChance(deadline, now time.Time) time.Time {
-	look := now.Add(lastLook / 2)
-	if deadline.Before(look) && now.Before(deadline.Add(spotRest)) {
+func withFinalPass(deadline, now time.Time) time.Time {
+	look := now.Add(finalPassTime / 2)
+	if deadline.Before(look) && now.Before(deadline.Add(spotReserve)) {
 		return look
 	}
 	return deadline

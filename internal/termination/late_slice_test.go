@@ -63,7 +63,7 @@ func TestASliceThatBeginsAfterTheDeadlineNamesWhoIsLeft(t *testing.T) {
 
 // Found by the simulation, seed 300.
 func TestARequestThatFailsAfterTheDeadlineIsTriedAgainButNotForEver(t *testing.T) {
-	for late, completed := range map[time.Duration][]Result{lateTries / 2: nil, 2 * lateTries: {Abandon}} {
+	for late, completed := range map[time.Duration][]Result{lateRetryTime / 2: nil, 2 * lateRetryTime: {Abandon}} {
 		synctest.Test(t, func(t *testing.T) {
 			w, h := blocked(2 * time.Second)
 			w.faults["cordon"] = []error{errors.New("throttled")}
@@ -79,7 +79,7 @@ func TestALastLookEndsBeforeItsSliceDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, h := blocked(2 * time.Second)
 		h.Policy.Force = false
-		report, err := lateSliceOf(t, h, 10*time.Second, handOverReserve+lastLook/2)
+		report, err := lateSliceOf(t, h, 10*time.Second, handOffReserve+finalPassTime/2)
 		require.NoError(t, err)
 		require.Equal(t, StatusPartial, report.Status)
 		require.Equal(t, []Result{Continue}, w.completed)

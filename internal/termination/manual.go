@@ -10,8 +10,8 @@ import (
 	"quiesce/internal/drain"
 )
 
-// answer does what a person asks for.
-func (h *Handler) answer(ctx context.Context, r Request) (Report, error) {
+// handleRequest does what a person asks for.
+func (h *Handler) handleRequest(ctx context.Context, r Request) (Report, error) {
 	t := Termination{InstanceID: r.InstanceID, Hook: h.Policy.Hook, Began: time.Now()}
 	w := h.newJob(t)
 	var err error
@@ -19,7 +19,7 @@ func (h *Handler) answer(ctx context.Context, r Request) (Report, error) {
 	case ActionPlan:
 		err = w.planFor(ctx, r)
 	case ActionDrain:
-		err = w.drainByHand(ctx)
+		err = w.drainManually(ctx)
 	default:
 		err = fmt.Errorf("action %q is not known", r.Action)
 		w.end(StatusRejected, err.Error())
@@ -27,14 +27,14 @@ func (h *Handler) answer(ctx context.Context, r Request) (Report, error) {
 	}
 	w.report.FinishedAt = time.Now()
 	if r.Action == ActionDrain {
-		w.conclude(ctx, err)
+		w.publish(ctx, err)
 	}
 	return w.report, err
 }
 
-// drainByHand drains an instance that waits on our hook as its event would have; any other only if the operator allows it,
+// drainManually drains an instance that waits on our hook as its event would have; any other only if the operator allows it,
 // and then without completing anything.
-func (w *job) drainByHand(ctx context.Context) error {
+func (w *job) drainManually(ctx context.Context) error {
 	if err := w.findGroup(ctx); err != nil {
 		return w.failed(err)
 	}
@@ -50,10 +50,10 @@ func (w *job) drainByHand(ctx context.Context) error {
 		w.end(StatusRejected, fmt.Sprintf("%s does not wait on hook %s, and allowManualDrain is off", w.InstanceID, w.Hook))
 		return nil
 	}
-	slice, cancel := sliceOf(ctx)
+	slice, cancel := boundInvocation(ctx)
 	defer cancel()
 	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, w.Began, Hook{})
-	return w.drainUnbidden(slice, all)
+	return w.drainWithoutHook(slice, all)
 }
 
 // findGroup finds out which group the instance is in, if any.
@@ -66,9 +66,9 @@ func (w *job) findGroup(ctx context.Context) (err error) {
 	return nil
 }
 
-// drainUnbidden drains an instance that waits on no hook, until the report's deadline. There is nothing to complete: should it come
+// drainWithoutHook drains an instance that waits on no hook, until the report's deadline. There is nothing to complete: should it come
 // to wait on our hook meanwhile, that has an event of its own.
-func (w *job) drainUnbidden(slice context.Context, all []Instance) error {
+func (w *job) drainWithoutHook(slice context.Context, all []Instance) error {
 	w.Hook, w.report.Hook = "", ""
 	k, err := w.Connect(slice)
 	if err != nil {
@@ -79,13 +79,13 @@ func (w *job) drainUnbidden(slice context.Context, all []Instance) error {
 		return w.failed(err)
 	}
 	if lease == nil {
-		w.tellOwner(slice, k)
-		w.endOwned()
+		w.notifyHolder(slice, k)
+		w.skipHeld()
 		return nil
 	}
 	w.drainer.Records = lease
-	defer w.giveBack(lease)
-	defer w.keepUnbidden(slice)()
+	defer w.releaseLease(lease)
+	defer w.keepPossibleActionAlive(slice)()
 	_, err = w.emptyInTime(slice, k, all)
 	return err
 }
@@ -108,13 +108,13 @@ type DeadlineReport struct {
 }
 
 func (w *job) planFor(ctx context.Context, r Request) error {
-	slice, cancel := sliceOf(ctx)
+	slice, cancel := boundInvocation(ctx)
 	defer cancel()
 	k, err := w.Connect(slice)
 	if err != nil {
 		return w.failed(err)
 	}
-	node, err := w.locate(slice, k, r)
+	node, err := w.findPlannedNode(slice, k, r)
 	if err != nil {
 		return w.failed(err)
 	}
@@ -125,8 +125,8 @@ func (w *job) planFor(ctx context.Context, r Request) error {
 	return w.plan(slice, k, *node)
 }
 
-// locate finds the node that a person means, and which instance and group it is.
-func (w *job) locate(ctx context.Context, k Kubernetes, r Request) (node *drain.Node, err error) {
+// findPlannedNode finds the node that a person means, and which instance and group it is.
+func (w *job) findPlannedNode(ctx context.Context, k Kubernetes, r Request) (node *drain.Node, err error) {
 	if r.Node != "" {
 		if node, err = k.NodeByName(ctx, r.Node); node == nil || err != nil {
 			return nil, err
@@ -150,15 +150,15 @@ func (w *job) locate(ctx context.Context, k Kubernetes, r Request) (node *drain.
 
 // shadow plans what would be done about a real event, changes nothing, and lets the instance go at once.
 func (w *job) shadow(ctx, slice context.Context, all []Instance) error {
-	w.planned(slice, all)
+	w.planDryRun(slice, all)
 	return w.complete(ctx, Continue)
 }
 
-// planned reports a plan, if one is to be had, where nothing may be changed.
-func (w *job) planned(slice context.Context, all []Instance) {
+// planDryRun reports a plan, if one is to be had, where nothing may be changed.
+func (w *job) planDryRun(slice context.Context, all []Instance) {
 	k, err := w.Connect(slice)
 	if err == nil {
-		err = w.planOf(slice, k, all)
+		err = w.planInstance(slice, k, all)
 	}
 	if err != nil {
 		w.log.Warn("no plan", "error", err.Error())
@@ -166,8 +166,8 @@ func (w *job) planned(slice context.Context, all []Instance) {
 	w.end(StatusPlanned, "shadow mode: nothing was changed")
 }
 
-func (w *job) planOf(slice context.Context, k Kubernetes, all []Instance) error {
-	machines := w.machines(slice, all)
+func (w *job) planInstance(slice context.Context, k Kubernetes, all []Instance) error {
+	machines := w.describeInstances(slice, all)
 	node, err := k.FindNode(slice, w.InstanceID, machines[w.InstanceID].PrivateDNS, instanceOf(all, w.InstanceID).Zone)
 	if node == nil || err != nil {
 		return err
@@ -192,12 +192,12 @@ func (w *job) plan(ctx context.Context, k Kubernetes, node drain.Node) error {
 		return w.failed(err)
 	}
 	w.report.AddBlockers(budgets)
-	w.report.Plan = &PlanReport{PDBs: budgets, Deadline: w.arithmetic(ctx, w.Drainer.Evictable(pods, node))}
+	w.report.Plan = &PlanReport{PDBs: budgets, Deadline: w.planDeadline(ctx, w.Drainer.Evictable(pods, node))}
 	w.end(StatusPlanned, "")
 	return nil
 }
 
-func (w *job) arithmetic(ctx context.Context, wanted []drain.Pod) DeadlineReport {
+func (w *job) planDeadline(ctx context.Context, wanted []drain.Pod) DeadlineReport {
 	hook, err := w.Hooks.Describe(ctx, w.Group, w.Hook)
 	if err != nil {
 		w.log.Warn("the hook is not known", "error", err.Error())

@@ -67,7 +67,7 @@ func TestAHandOverReleasesTheLeaseAndThenTheMessage(t *testing.T) {
 		w.node.Add(web("slow"), 20*time.Minute)
 		began := time.Now()
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
-		require.Equal(t, 15*time.Minute-handOverReserve, time.Since(began))
+		require.Equal(t, 15*time.Minute-handOffReserve, time.Since(began))
 		require.Equal(t, time.Now(), w.beats[len(w.beats)-1].at)
 		effects := w.effects()
 		require.Equal(t, []string{"release", "give back m-1"}, effects[len(effects)-2:])
@@ -115,9 +115,9 @@ func TestARecordWhoseInstanceIsOwnedComesAgainLater(t *testing.T) {
 const maxReceiveCount = 1000
 
 func TestADuplicateOutlivesTheLongestDrain(t *testing.T) {
-	owned, total := outcome{report: Report{owned: true}}, time.Duration(0)
+	owned, total := outcome{report: Report{held: true}}, time.Duration(0)
 	for receives := range maxReceiveCount {
-		total += owned.backIn(receives)
+		total += owned.retryDelay(receives)
 	}
 	require.Greater(t, total, 48*time.Hour)
 }
@@ -126,11 +126,11 @@ func TestADuplicateOutlivesTheLongestDrain(t *testing.T) {
 func TestFailuresComeAgainMoreAndMoreSlowlyButNeverTooSlowlyForTheHook(t *testing.T) {
 	failed, last := outcome{err: &Failed{errors.New("no")}}, time.Duration(0)
 	for _, receives := range []int{0, 1, 2, 3, 4, 5, 6, 63, 64, 1000} {
-		wait := failed.backIn(receives)
+		wait := failed.retryDelay(receives)
 		require.GreaterOrEqual(t, wait, last*4/5, receives)
 		require.GreaterOrEqual(t, wait, 800*time.Millisecond, receives)
-		require.LessOrEqual(t, wait, failedWaitMost, receives)
-		require.Less(t, failedWaitMost, shortestHeartbeat)
+		require.LessOrEqual(t, wait, maxFailedDelay, receives)
+		require.Less(t, maxFailedDelay, minHeartbeatTimeout)
 		last = wait
 	}
 }
@@ -227,7 +227,7 @@ func TestPoisonThatCannotBeMovedComesAgain(t *testing.T) {
 		h, m := w.inQueue()
 		w.failing("bury", errors.New("AccessDenied"))
 		require.Equal(t, []string{"bad"}, deliverBatch(t, h, poison, messageOf(event, "good")))
-		require.LessOrEqual(t, m.of("bad")[0].d, failedWaitMost)
+		require.LessOrEqual(t, m.of("bad")[0].d, maxFailedDelay)
 		require.Equal(t, []Result{Continue}, w.completed)
 	})
 }

@@ -13,13 +13,13 @@ const (
 	// spotMaxWait is how long a phase holds back the next then, and how long an escort takes: a phase that is stuck leaves the others
 	// most of spotTime, and a replacement would hardly come in it.
 	spotMaxWait = 25 * time.Second
-	// spotRest is for kubelets to end what was told last, and for a machine that goes a little early.
-	spotRest = 20 * time.Second
+	// spotReserve is for kubelets to end what was told last, and for a machine that goes a little early.
+	spotReserve = 20 * time.Second
 )
 
-// heed drains for a notice: the same drain with another clock. Nobody waits for it, and there is nothing to complete.
-func (w *job) heed(ctx context.Context) error {
-	slice, cancel := sliceOf(ctx)
+// runInterruption drains for a notice: the same drain with another clock. Nobody waits for it, and there is nothing to complete.
+func (w *job) runInterruption(ctx context.Context) error {
+	slice, cancel := boundInvocation(ctx)
 	defer cancel()
 	if err := w.findGroup(slice); err != nil {
 		return w.failed(err)
@@ -33,7 +33,7 @@ func (w *job) heed(ctx context.Context) error {
 		return w.failed(err)
 	}
 	w.setClock()
-	rejection, err := w.verifyNotice(slice, all)
+	rejection, err := w.verifyInterruption(slice, all)
 	if err != nil {
 		return w.failed(err)
 	}
@@ -42,25 +42,25 @@ func (w *job) heed(ctx context.Context) error {
 		return nil
 	}
 	if w.Policy.Shadow {
-		w.planned(slice, all)
+		w.planDryRun(slice, all)
 		return nil
 	}
-	return w.drainUnbidden(slice, all)
+	return w.drainWithoutHook(slice, all)
 }
 
 // setClock: a Spot instance goes when EC2 said so, ready or not. Nothing is begun for it that takes longer. A slice that begins at its
 // deadline, or soon after it, has a last look, or who was to be told to stop when the one before it ended would die untold.
 func (w *job) setClock() {
 	if w.Trigger == SpotInterruption {
-		w.maxWait, w.report.Deadline = spotMaxWait, lastChance(w.Began.Add(spotTime), time.Now())
+		w.maxWait, w.report.Deadline = spotMaxWait, withFinalPass(w.Began.Add(spotTime), time.Now())
 		return
 	}
 	w.report.Deadline = w.Policy.Bounds.deadline(w.Began, w.Began, Hook{})
 }
 
-// verifyNotice asks whether a notice can be true: of a Spot instance that is still there, and in time. That EC2 really takes it
+// verifyInterruption asks whether a notice can be true: of a Spot instance that is still there, and in time. That EC2 really takes it
 // back can only be seen when it is too late.
-func (w *job) verifyNotice(ctx context.Context, all []Instance) (rejection string, err error) {
+func (w *job) verifyInterruption(ctx context.Context, all []Instance) (rejection string, err error) {
 	machines, err := w.Groups.EC2Instances(ctx, w.InstanceID)
 	machine, state := machines[w.InstanceID], instanceOf(all, w.InstanceID).State
 	switch {

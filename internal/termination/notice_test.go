@@ -118,7 +118,7 @@ func TestANoticeThatCannotBeTrueDrainsNothing(t *testing.T) {
 		{"of a machine that is not Spot", func(w *world, _ *Handler) { w.spot = false }, 0, StatusRejected, "is no Spot instance"},
 		{"of one that is gone", func(w *world, _ *Handler) { w.state = "" }, 0, StatusRejected, "nothing can be done"},
 		{"of one that is past waiting", func(w *world, _ *Handler) { w.state = "Terminating:Proceed" }, 0, StatusRejected, "nothing can be done"},
-		{"too late", func(*world, *Handler) {}, spotTime + spotRest, StatusRejected, "too late"},
+		{"too late", func(*world, *Handler) {}, spotTime + spotReserve, StatusRejected, "too late"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := aSpotInstance()
@@ -194,7 +194,7 @@ func TestANoticeTellsWhoeverDrainsTheInstanceHowLittleTimeThereIs(t *testing.T) 
 			require.Equal(t, told, left)
 			if notice == SpotInterruption {
 				hides := m.of("m-1")
-				require.Equal(t, noticeWait, hides[len(hides)-1].d)
+				require.Equal(t, spotDelay, hides[len(hides)-1].d)
 			}
 		})
 	}
@@ -242,7 +242,7 @@ func TestANoticeThatIsHeardALittleTooLateLeavesTimeForALastLook(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, StatusPartial, answer.(Report).Status)
 		require.Len(t, answer.(Report).Pods, 1)
-		require.WithinDuration(t, heard, time.Now(), lastLook)
+		require.WithinDuration(t, heard, time.Now(), finalPassTime)
 	})
 }
 
@@ -252,7 +252,7 @@ func TestADeadlineThatIsNoEarlierOrIsOverChangesNothing(t *testing.T) {
 		w, h := blocked(2 * time.Second)
 		usual := time.Now().Add(h.Policy.Bounds.MaxDuration - h.Policy.Bounds.CompletionReserve)
 		time.AfterFunc(time.Minute, func() { w.hasten(usual.Add(time.Second)) })
-		time.AfterFunc(2*time.Minute, func() { w.hasten(time.Now().Add(-spotRest)) })
+		time.AfterFunc(2*time.Minute, func() { w.hasten(time.Now().Add(-spotReserve)) })
 		answer, err := h.Invoke(t.Context(), nil)
 		require.NoError(t, err)
 		require.Equal(t, usual, answer.(Report).Deadline)

@@ -23,8 +23,8 @@ type Report struct {
 	drain.Report
 	Plan *PlanReport `json:"plan,omitempty"` // of a plan only
 
-	owned  bool // by another invocation
-	buried bool // the record is among the dead letters
+	held  bool // by another invocation
+	deadLettered bool // the record is among the dead letters
 }
 
 // Status sums a report up.
@@ -53,8 +53,8 @@ const (
 	Abandon  Result = "ABANDON"
 )
 
-// complete makes every list one, so that readers need not tell none from missing.
-func (r Report) complete() Report {
+// withLists makes every list one, so that readers need not tell none from missing.
+func (r Report) withLists() Report {
 	if r.Phases == nil {
 		r.Phases = []drain.PhaseReport{}
 	}
@@ -64,9 +64,9 @@ func (r Report) complete() Report {
 	return r
 }
 
-// sum is the status of a drain that is over. Pods that a verdict left alone from the first were never to go; one that was asked
+// status is the status of a drain that is over. Pods that a verdict left alone from the first were never to go; one that was asked
 // to go and stayed, or that time left behind, makes a difference.
-func (r Report) sum() Status {
+func (r Report) status() Status {
 	switch {
 	case len(r.RemainedPods()) > 0:
 		return StatusPartial
@@ -78,16 +78,16 @@ func (r Report) sum() Status {
 
 // RemainedPods are the pods that were to go, and stay all the same.
 func (r Report) RemainedPods() []drain.PodReport {
-	return r.those(func(p drain.PodReport) bool {
+	return r.filterPods(func(p drain.PodReport) bool {
 		return p.Outcome == drain.Remained && (p.Verdict != drain.Skip || !p.EvictedAt.IsZero())
 	})
 }
 
 // ForcedPods are the pods that were deleted because time ran out, whatever became of them then.
 func (r Report) ForcedPods() []drain.PodReport {
-	return r.those(func(p drain.PodReport) bool { return !p.ForcedAt.IsZero() })
+	return r.filterPods(func(p drain.PodReport) bool { return !p.ForcedAt.IsZero() })
 }
 
-func (r Report) those(are func(drain.PodReport) bool) []drain.PodReport {
+func (r Report) filterPods(are func(drain.PodReport) bool) []drain.PodReport {
 	return slices.DeleteFunc(slices.Clone(r.Pods), func(p drain.PodReport) bool { return !are(p) })
 }

@@ -116,6 +116,6 @@ func TestASliceThatBeginsAfterANoticesDeadlineNamesWhoIsLeft(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, StatusPartial, report.Status)
 		require.Len(t, report.Pods, 1)
-		require.True(t, time.Now().Before(record.Termination.Began.Add(spotTime+spotRest)))
+		require.True(t, time.Now().Before(record.Termination.Began.Add(spotTime+spotReserve)))
 	})
 }

@@ -209,7 +209,7 @@ func (s *simulation) hasTime(c *computer) bool {
 func (s *simulation) deadline(a *action) time.Time {
 	began := a.began
 	for _, stray := range s.strays {
-		if at := s.began.Add(stray.at); stray.kind == "in service" && at.Before(began) && a.began.Sub(at) <= oldEvent {
+		if at := s.began.Add(stray.at); stray.kind == "in service" && at.Before(began) && a.began.Sub(at) <= oldEventAge {
 			began = at
 		}
 	}
@@ -307,7 +307,7 @@ func (s *simulation) unreachable(c *computer, p *pod) bool {
 		from = by
 	}
 	if r := c.node.letGoBy.reports[c.id]; r.Trigger != "" && r.Deadline.After(c.interrupted.Add(spotTime)) { // heard late: a last look
-		from = r.Deadline.Add(-lastLook / 2)
+		from = r.Deadline.Add(-finalPassTime / 2)
 	}
 	first, last := from.Sub(s.began)+lostRequests, c.node.letGoAt.Sub(s.began)-lostRequests
 	return slices.ContainsFunc(s.outages, func(o outage) bool { return o.of == api && o.from <= first && last <= o.to })
@@ -380,7 +380,7 @@ func (s *simulation) farewellSaid(c *computer) {
 	if !s.escorts || by == nil || by.dead || c.reclaimed || by.reports[c.id].Status == StatusFailed {
 		return
 	}
-	if !c.node.letGoAt.Before(by.began.Add(s.slice - handOverReserve)) {
+	if !c.node.letGoAt.Before(by.began.Add(s.slice - handOffReserve)) {
 		return
 	}
 	for _, p := range c.node.pods {

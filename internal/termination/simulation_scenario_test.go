@@ -179,7 +179,7 @@ func (s *scenario) faults(r dice) {
 func (s *scenario) drawHook(r dice) Hook {
 	timeout := s.patience() + r.between(0, 5*time.Minute)
 	if r.one(8) {
-		timeout = r.between(shortestHeartbeat, time.Minute)
+		timeout = r.between(minHeartbeatTimeout, time.Minute)
 	}
 	return Hook{HeartbeatTimeout: timeout, DefaultResult: Abandon}
 }
@@ -190,7 +190,7 @@ func (s *scenario) patience() time.Duration {
 	total := 2 * time.Minute
 	for _, after := range s.crashes {
 		if after > 0 {
-			total += 2 * (hiddenTime + ownedWait)
+			total += 2 * (hiddenTime + heldDelay)
 		}
 	}
 	for _, o := range s.outages {

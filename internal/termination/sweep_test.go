@@ -121,7 +121,7 @@ func TestWhetherAnyEventWasLostFollowsFromTheQueue(t *testing.T) {
 		{2, 0, 5, 3, false},
 		{0, 0, 0, 0, false},
 	} {
-		require.Equal(t, c.want, anyLost(c.instances, c.waiting, c.underWay, c.drains), "%+v", c)
+		require.Equal(t, c.want, hasLostEvents(c.instances, c.waiting, c.underWay, c.drains), "%+v", c)
 	}
 }
 
@@ -141,8 +141,8 @@ func TestAnInstanceThatFailsIsNotEnqueuedAgainAndAgain(t *testing.T) {
 }
 
 func TestAnEscortsLeaseIsNoDrain(t *testing.T) {
-	s := &sweep{owned: []string{"i-0abc1234", "quiesce-pooler-7"}}
-	require.Equal(t, 1, s.drains())
+	s := &sweep{held: []string{"i-0abc1234", "quiesce-pooler-7"}}
+	require.Equal(t, 1, s.countDrains())
 }
 
 func TestWithoutAQueueASweepOnlyKeepsAlive(t *testing.T) {
@@ -256,8 +256,8 @@ func TestFaultsAreNamedUpToAPointAndThenCounted(t *testing.T) {
 		h, _ := w.inQueue()
 		h.Policy.OwnsGroup = func(string) bool { return true }
 		report := swept(t, h)
-		require.Len(t, report.Errors, mostFaults+1)
-		require.Equal(t, "and 80 more", report.Errors[mostFaults])
+		require.Len(t, report.Errors, maxErrors+1)
+		require.Equal(t, "and 80 more", report.Errors[maxErrors])
 	})
 }
 
@@ -284,7 +284,7 @@ func TestANodeThatCameBackIsRestored(t *testing.T) {
 
 func TestANodeThatMayNotHaveComeBackStaysClosed(t *testing.T) {
 	for name, change := range map[string]func(*world, *Handler){
-		"closed just now":         func(w *world, _ *Handler) { w.marks[0].CordonedAt = time.Now().Add(-returnedAge + time.Second) },
+		"closed just now":         func(w *world, _ *Handler) { w.marks[0].CordonedAt = time.Now().Add(-minCordonAge + time.Second) },
 		"closed for a person":     func(w *world, _ *Handler) { w.marks[0].Hook = "" },
 		"of another installation": func(w *world, _ *Handler) { w.marks[0].Hook = "theirs" },
 		"owned":                   func(w *world, _ *Handler) { w.leases = []string{event.InstanceID} },

@@ -12,14 +12,14 @@ import (
 	"quiesce/internal/drain"
 )
 
-// handOverReserve is kept free at the end of an invocation for what must still be said when a slice ends. AWS's own calls
+// handOffReserve is kept free at the end of an invocation for what must still be said when a slice ends. AWS's own calls
 // answer in well under a second; the rest is for the one that does not.
-const handOverReserve = 5 * time.Second
+const handOffReserve = 5 * time.Second
 
 // Ends of a drain's context, told apart by cause.
 var (
-	errSliceOver = errors.New("the invocation's time is over; a later one goes on")
-	errDeadline  = errors.New("the deadline came")
+	errInvocationEnding = errors.New("the invocation's time is over; a later one goes on")
+	errDeadlineReached  = errors.New("the deadline came")
 )
 
 // job is one termination being done in one slice.
@@ -36,11 +36,11 @@ type job struct {
 	log     *slog.Logger
 	report  Report
 
-	pulse     pulse
-	expired   bool                                   // the action was over too early
+	heartbeats     heartbeatStats
+	hookExpired   bool                                   // the action was over too early
 	resumed   bool                                   // an earlier slice closed the node
-	tell      func(context.Context, NodeEvent) error // on the node; nil: it was not found, or not closed
-	beginning sync.WaitGroup                         // of telling that the drain began
+	record      func(context.Context, NodeEvent) error // on the node; nil: it was not found, or not closed
+	recording sync.WaitGroup                         // of telling that the drain began
 }
 
 func (h *Handler) newJob(t Termination) *job {
@@ -55,22 +55,22 @@ func (h *Handler) newJob(t Termination) *job {
 func (h *Handler) terminate(ctx context.Context, record Record) (Report, error) {
 	w := h.newJob(*record.Termination)
 	w.seen, w.first = record.FirstReceived, record.isFirst()
-	if reason := h.Policy.foreign(w.Termination); reason != "" {
+	if reason := h.Policy.notOurs(w.Termination); reason != "" {
 		w.end(StatusSkipped, reason)
 		return w.report, nil
 	}
 	do := w.run
 	if w.Trigger != "" {
-		do = w.heed
+		do = w.runInterruption
 	}
 	err := do(ctx)
 	w.report.FinishedAt = time.Now()
-	w.conclude(ctx, err)
+	w.publish(ctx, err)
 	return w.report, err
 }
 
-// foreign is why a termination is not ours, as far as the event itself tells.
-func (p Policy) foreign(t Termination) string {
+// notOurs is why a termination is not ours, as far as the event itself tells.
+func (p Policy) notOurs(t Termination) string {
 	switch {
 	case t.Trigger == RebalanceRecommendation && !p.OnRebalanceRecommendation:
 		return string(t.Trigger) + ": drain.onRebalanceRecommendation is off"
@@ -86,7 +86,7 @@ func (p Policy) foreign(t Termination) string {
 
 // run is the promised order: verify, own, cordon, evict, volumes, complete.
 func (w *job) run(ctx context.Context) error {
-	slice, cancel := sliceOf(ctx)
+	slice, cancel := boundInvocation(ctx)
 	defer cancel()
 	instances, rejection, err := w.verify(slice)
 	if err != nil {
@@ -101,48 +101,48 @@ func (w *job) run(ctx context.Context) error {
 	}
 	kubernetes, err := w.Connect(slice)
 	if err != nil {
-		return w.strand(ctx, slice, err)
+		return w.withoutCluster(ctx, slice, err)
 	}
 	return w.own(ctx, slice, kubernetes, instances)
 }
 
-// strand is for a cluster that is out of reach, or refuses us: until the deadline the instance is kept for another try, and
+// withoutCluster is for a cluster that is out of reach, or refuses us: until the deadline the instance is kept for another try, and
 // then it is the operator's to say what it is worth. Tries of an event that nobody knows the first sight of must not move
 // its deadline.
-func (w *job) strand(ctx, slice context.Context, cause error) error {
+func (w *job) withoutCluster(ctx, slice context.Context, cause error) error {
 	w.seen = cmp.Or(w.seen, w.Began)
-	if _, err := w.learn(slice); err != nil {
+	if _, err := w.loadHook(slice); err != nil {
 		return w.failed(fmt.Errorf("%w; %w", cause, err))
 	}
 	if time.Now().Before(w.report.Deadline) {
-		w.heart().last(slice)
+		w.heartbeater().sendLast(slice)
 		return w.failed(cause)
 	}
-	w.end(StatusFailed, fmt.Sprintf("%v: %v", errDeadline, cause))
+	w.end(StatusFailed, fmt.Sprintf("%v: %v", errDeadlineReached, cause))
 	return w.complete(ctx, w.Policy.OnFailure)
 }
 
-// sliceOf bounds ctx so that the function ends in order before Lambda ends it.
-func sliceOf(ctx context.Context) (context.Context, context.CancelFunc) {
+// boundInvocation bounds ctx so that the function ends in order before Lambda ends it.
+func boundInvocation(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, limited := ctx.Deadline()
 	if !limited {
 		return context.WithCancel(ctx)
 	}
-	return context.WithDeadlineCause(ctx, deadline.Add(-handOverReserve), errSliceOver)
+	return context.WithDeadlineCause(ctx, deadline.Add(-handOffReserve), errInvocationEnding)
 }
 
 // own does the rest as the only one who does it.
 func (w *job) own(ctx, slice context.Context, k Kubernetes, all []Instance) error {
 	lease, err := k.AcquireLease(slice, w.InstanceID, w.hasten)
 	if err != nil {
-		return w.strand(ctx, slice, err)
+		return w.withoutCluster(ctx, slice, err)
 	}
 	if lease == nil {
-		w.endOwned()
+		w.skipHeld()
 		return nil
 	}
 	w.drainer.Records = lease
-	defer w.giveBack(lease)
+	defer w.releaseLease(lease)
 	result, err := w.drainInTime(slice, k, all)
 	if err != nil {
 		return err
@@ -150,14 +150,14 @@ func (w *job) own(ctx, slice context.Context, k Kubernetes, all []Instance) erro
 	return w.complete(ctx, result)
 }
 
-// endOwned: the instance is another invocation's. The record comes again, in case that one does not finish.
-func (w *job) endOwned() {
-	w.report.owned = true
+// skipHeld: the instance is another invocation's. The record comes again, in case that one does not finish.
+func (w *job) skipHeld() {
+	w.report.held = true
 	w.end(StatusSkipped, "another invocation is draining the instance")
 }
 
-// giveBack releases the Lease. One that stays keeps the next owner out until it expires, and nothing worse.
-func (w *job) giveBack(lease Lease) {
+// releaseLease releases the Lease. One that stays keeps the next owner out until it expires, and nothing worse.
+func (w *job) releaseLease(lease Lease) {
 	keep := KeepRecords
 	switch {
 	case w.report.LifecycleResult != "":
@@ -172,21 +172,21 @@ func (w *job) giveBack(lease Lease) {
 
 // drainInTime drains under the hook's clock, with the hook kept alive.
 func (w *job) drainInTime(slice context.Context, k Kubernetes, all []Instance) (Result, error) {
-	hook, err := w.learn(slice)
+	hook, err := w.loadHook(slice)
 	if err != nil {
 		return "", w.failed(err)
 	}
 	w.overtime(slice, hook)
-	defer w.heart().keepAlive(slice, hook)()
+	defer w.heartbeater().start(slice, hook)()
 	return w.emptyInTime(slice, k, all)
 }
 
 // emptyInTime empties the node by the report's deadline.
 func (w *job) emptyInTime(slice context.Context, k Kubernetes, all []Instance) (Result, error) {
 	w.ends, _ = slice.Deadline()
-	ctx, cancel := context.WithDeadlineCause(slice, w.report.Deadline, errDeadline)
+	ctx, cancel := context.WithDeadlineCause(slice, w.report.Deadline, errDeadlineReached)
 	defer cancel()
-	return w.empty(ctx, k, all)
+	return w.drainNode(ctx, k, all)
 }
 
 // end sets what the report gives as the result.

@@ -52,7 +52,7 @@ func TestNothingIsWrittenForAnInstanceThatStaysInService(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, StatusRejected, report.Status)
 		require.Contains(t, report.Reason, "InService")
-		require.GreaterOrEqual(t, time.Since(began), descriptionLag, "descriptions can lag")
+		require.GreaterOrEqual(t, time.Since(began), maxDescriptionLag, "descriptions can lag")
 		require.Equal(t, []string{"restore node-i-0abc1234"}, w.effects(), "which writes nothing to a node without our mark")
 	})
 }
@@ -147,7 +147,7 @@ func TestASliceThatEndsBeforeTheNodeIsEmptyCompletesNothing(t *testing.T) {
 		require.ErrorAs(t, err, &incomplete)
 		require.ErrorContains(t, err, "app/slow")
 		require.Equal(t, StatusIncomplete, report.Status)
-		require.Equal(t, 15*time.Minute-handOverReserve, time.Since(began))
+		require.Equal(t, 15*time.Minute-handOffReserve, time.Since(began))
 		require.Empty(t, w.completed)
 		require.Contains(t, w.effects(), "release", "the next slice need not wait for the lease to expire")
 	})

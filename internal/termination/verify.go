@@ -11,12 +11,12 @@ import (
 )
 
 const (
-	// descriptionLag is how long a description may trail behind an event before the event is held to be wrong. Auto Scaling
+	// maxDescriptionLag is how long a description may trail behind an event before the event is held to be wrong. Auto Scaling
 	// publishes no figure; 15 s is far beyond what was seen, and short against any hook's timeout.
-	descriptionLag = 15 * time.Second
-	// lagRecheck paces the questions in that time: a description costs one request from a bucket that the whole account
+	maxDescriptionLag = 15 * time.Second
+	// verifyPace paces the questions in that time: a description costs one request from a bucket that the whole account
 	// shares.
-	lagRecheck = 2 * time.Second
+	verifyPace = 2 * time.Second
 )
 
 // Lifecycle states, as in https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-lifecycle.html.
@@ -35,7 +35,7 @@ func (i Instance) isWaiting() bool { return slices.Contains(waitingStates, i.Sta
 // verify asks whether the instance is what the event claims: in the group, and on its way out. An event is a claim; until it
 // is verified nothing is written anywhere. It returns the group's instances; a rejection says why the event is not believed.
 func (w *job) verify(ctx context.Context) (all []Instance, rejection string, err error) {
-	patience := time.Now().Add(descriptionLag)
+	patience := time.Now().Add(maxDescriptionLag)
 	for {
 		all, err = w.Groups.Instances(ctx, w.Group)
 		if err != nil {
@@ -48,7 +48,7 @@ func (w *job) verify(ctx context.Context) (all []Instance, rejection string, err
 		if instance.State != inService || time.Now().After(patience) {
 			return all, rejectionOf(instance, w.Termination), nil
 		}
-		if err := pause(ctx, lagRecheck); err != nil {
+		if err := pause(ctx, verifyPace); err != nil {
 			return nil, "", fmt.Errorf("verify %s: %w", w.InstanceID, err)
 		}
 	}
@@ -106,12 +106,12 @@ func (w *job) undoRecorded(ctx context.Context, k Kubernetes, node drain.Node) e
 		return err
 	}
 	w.drainer.Records = lease
-	defer w.giveBack(lease)
-	return w.release(ctx, k, node)
+	defer w.releaseLease(lease)
+	return w.undoEscorts(ctx, k, node)
 }
 
-// release undoes what escorts left on the pods of a node that stays.
-func (w *job) release(ctx context.Context, k Kubernetes, node drain.Node) error {
+// undoEscorts undoes what escorts left on the pods of a node that stays.
+func (w *job) undoEscorts(ctx context.Context, k Kubernetes, node drain.Node) error {
 	if !w.drainer.HasEscorts() {
 		return nil
 	}
@@ -134,8 +134,8 @@ func instanceOf(all []Instance, id string) Instance {
 	return Instance{ID: id}
 }
 
-// wave are the other instances that are on their way out.
-func wave(all []Instance, but string) []Instance {
+// terminatingPeers are the other instances that are on their way out.
+func terminatingPeers(all []Instance, but string) []Instance {
 	return slices.DeleteFunc(slices.Clone(all), func(i Instance) bool { return i.ID == but || !i.isWaiting() })
 }
 

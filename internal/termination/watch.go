@@ -7,11 +7,11 @@ import (
 )
 
 const (
-	// toldTimeout bounds what is told at the end of a slice, all of it at once: to the cluster and to the archive. Either answers
+	// publishTimeout bounds what is told at the end of a slice, all of it at once: to the cluster and to the archive. Either answers
 	// in a tenth of that; who does not is not worth the time of a function that is paid by it.
-	toldTimeout = 3 * time.Second
-	// toldReserve is kept of the invocation's time for what comes after: the message, and the answer.
-	toldReserve = hideTimeout + completeReserve
+	publishTimeout = 3 * time.Second
+	// publishReserve is kept of the invocation's time for what comes after: the message, and the answer.
+	publishReserve = hideTimeout + completeReserve
 )
 
 // Invocation is what one invocation did about one event, as those want to know who watch.
@@ -27,42 +27,42 @@ type Invocation struct {
 // HandedOff tells whether the slice ended in good order before the drain did.
 func (s Invocation) HandedOff() bool { return s.Report.Status == StatusIncomplete }
 
-// conclude tells those who watch what the slice did, and with what error it ended. By now the action is completed and the Lease given
+// publish tells those who watch what the slice did, and with what error it ended. By now the action is completed and the Lease given
 // back: nobody waits for this, and nothing that goes wrong here matters to the instance. Of an event that was skipped there is
 // nothing to tell.
-func (w *job) conclude(ctx context.Context, err error) {
-	w.report = w.report.complete()
+func (w *job) publish(ctx context.Context, err error) {
+	w.report = w.report.withLists()
 	if w.report.Status == StatusSkipped {
 		return
 	}
 	if w.Metrics != nil {
 		w.Metrics.Invocation(Invocation{
 			Report: w.report, Began: w.Began, First: w.first, Ended: err == nil,
-			HeartbeatsFailed: int(w.pulse.failed.Load()), HookExpired: w.expired,
+			HeartbeatsFailed: int(w.heartbeats.failed.Load()), HookExpired: w.hookExpired,
 		})
 	}
-	ctx, cancel := w.telling(ctx)
+	ctx, cancel := w.publishContext(ctx)
 	defer cancel()
 	var group sync.WaitGroup
-	group.Go(func() { w.keep(ctx) })
-	w.beginning.Wait()
+	group.Go(func() { w.archive(ctx) })
+	w.recording.Wait()
 	if err == nil {
-		w.tellEnd(ctx)
+		w.recordEnd(ctx)
 	}
 	group.Wait()
 }
 
-// telling is a context for that, whatever became of the drain's.
-func (w *job) telling(ctx context.Context) (context.Context, context.CancelFunc) {
-	timeout := toldTimeout
+// publishContext is a context for that, whatever became of the drain's.
+func (w *job) publishContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	timeout := publishTimeout
 	if deadline, limited := ctx.Deadline(); limited {
-		timeout = min(timeout, time.Until(deadline)-toldReserve)
+		timeout = min(timeout, time.Until(deadline)-publishReserve)
 	}
 	return context.WithTimeout(context.WithoutCancel(ctx), timeout)
 }
 
-// keep puts the report into the archive, if there is one.
-func (w *job) keep(ctx context.Context) {
+// archive puts the report into the archive, if there is one.
+func (w *job) archive(ctx context.Context) {
 	if w.Archive == nil {
 		return
 	}

@@ -121,7 +121,7 @@ func TestNothingWaitsForThoseWhoWatch(t *testing.T) {
 		require.Equal(t, StatusDrained, report.Status)
 		require.Equal(t, []string{"own", "cordon node-i-0abc1234", "evict app/web-0", "complete t-1 CONTINUE", "release"}, w.effects())
 		require.Equal(t, time.Second, report.FinishedAt.Sub(began), "when the action was completed, and the Lease given back")
-		require.Equal(t, time.Second+toldTimeout, time.Since(began))
+		require.Equal(t, time.Second+publishTimeout, time.Since(began))
 	})
 }
 
@@ -137,7 +137,7 @@ func TestASliceWithoutTimeTellsNobody(t *testing.T) {
 		_, err := h.Invoke(ctx, nil)
 		require.ErrorAs(t, err, new(*Incomplete))
 		end, _ := ctx.Deadline()
-		require.GreaterOrEqual(t, time.Until(end), toldReserve)
+		require.GreaterOrEqual(t, time.Until(end), publishReserve)
 	})
 }
 
@@ -251,7 +251,7 @@ func TestAnEventNamesThosePodsFirstThatHadItWorst(t *testing.T) {
 	} {
 		w := newWorld().handler().newJob(event)
 		w.report.Status, w.report.Pods, w.report.Reason = status, c.pods, "the deadline came"
-		e := w.ended()
+		e := w.endEvent()
 		require.Equal(t, c.reason, e.Reason)
 		require.Equal(t, c.pod, e.Pod)
 		require.Equal(t, status != StatusDrained, e.Warning)
@@ -268,9 +268,9 @@ func TestAnEventIsNoLongerThanKubernetesTakes(t *testing.T) {
 	for range 100 {
 		w.report.Pods = append(w.report.Pods, drain.PodReport{Namespace: "äöü", Name: "pod", Outcome: drain.Remained, Verdict: drain.Evict})
 	}
-	message := w.ended().Message
-	require.LessOrEqual(t, len(message), longestMessage)
-	require.Greater(t, len(message), longestMessage-10)
+	message := w.endEvent().Message
+	require.LessOrEqual(t, len(message), maxMessageBytes)
+	require.Greater(t, len(message), maxMessageBytes-10)
 	require.Regexp(t, ` \.\.\.$`, message)
 	require.Contains(t, message, "100 left")
 }
