@@ -52,7 +52,6 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 		Parse:       asg.Parse,
 		EncodeEvent: asg.EncodeEvent,
 		Groups:      groups,
-		Fleet:       groups,
 		Hooks:       asg.NewHooks(sdk),
 		Connect:     func(ctx context.Context) (termination.Kubernetes, error) { return connect(ctx) },
 		Drainer:     drain.Drainer{Phases: all, Concurrency: settings.Drain.MaxConcurrentEvictions, Log: log},

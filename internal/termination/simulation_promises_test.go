@@ -168,40 +168,40 @@ func (s *simulation) needs(p *pod) time.Duration {
 	return needs
 }
 
-// clock is one that a drain may go by.
-type clock struct{ began, deadline time.Time }
+// timeSpan is the time of a drain.
+type timeSpan struct{ began, deadline time.Time }
 
-// clocks are those of the instance, one for each thing that says that it goes, and those of drains that a notice has hastened.
-func (s *simulation) clocks(c *computer) (all []clock) {
+// timeSpans are those of the instance, one for each thing that says that it goes, and those of drains that a notice has hastened.
+func (s *simulation) timeSpans(c *computer) (all []timeSpan) {
 	whole := s.bounds.MaxDuration - s.bounds.CompletionReserve
 	if c.action != nil {
 		deadline := s.deadline(c.action)
-		all = append(all, clock{deadline.Add(-whole), deadline})
+		all = append(all, timeSpan{deadline.Add(-whole), deadline})
 	}
 	if !c.recommended.IsZero() && s.onRebalance {
-		all = append(all, clock{c.recommended, c.recommended.Add(whole)})
+		all = append(all, timeSpan{c.recommended, c.recommended.Add(whole)})
 	}
 	if c.interrupted.IsZero() {
 		return all
 	}
 	goes := c.interrupted.Add(spotTime)
 	for _, other := range slices.Clone(all) {
-		all = append(all, clock{other.began, goes})
+		all = append(all, timeSpan{other.began, goes})
 	}
-	return append(all, clock{c.interrupted, goes})
+	return append(all, timeSpan{c.interrupted, goes})
 }
 
 // isTime tells whether by any of the clocks it is the moment of who needs so much time, and not in the first half.
 func (s *simulation) isTime(c *computer, needs time.Duration) bool {
 	now := time.Now()
-	return slices.ContainsFunc(s.clocks(c), func(k clock) bool {
+	return slices.ContainsFunc(s.timeSpans(c), func(k timeSpan) bool {
 		return !now.Before(k.began.Add(k.deadline.Sub(k.began)/2)) && !now.Before(k.deadline.Add(-needs))
 	})
 }
 
 // hasTime tells whether no clock has run out.
 func (s *simulation) hasTime(c *computer) bool {
-	return !slices.ContainsFunc(s.clocks(c), func(k clock) bool { return !time.Now().Before(k.deadline) })
+	return !slices.ContainsFunc(s.timeSpans(c), func(k timeSpan) bool { return !time.Now().Before(k.deadline) })
 }
 
 // deadline is the earliest that the action's can be. A forged event of an instance that has just begun to terminate is true but for

@@ -181,7 +181,7 @@ func (s *scenario) drawHook(r dice) Hook {
 	if r.one(8) {
 		timeout = r.between(minHeartbeatTimeout, time.Minute)
 	}
-	return Hook{HeartbeatTimeout: timeout, DefaultResult: Abandon}
+	return Hook{HeartbeatTimeout: timeout}
 }
 
 // patience is how long faults can keep an instance without a heartbeat: each crash costs a message's hidden time and a turn of who

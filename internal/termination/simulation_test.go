@@ -305,7 +305,7 @@ func (i *incarnation) handler(records []Record) *Handler {
 	drainer := drain.Drainer{Phases: i.phases(), Concurrency: 4, Log: slog.New(slog.DiscardHandler)}
 	return &Handler{
 		Parse: func([]byte) Delivery { return Delivery{SQS, records} }, EncodeEvent: spell,
-		Groups: fleet{i}, Fleet: fleet{i}, Hooks: fleet{i}, Queue: mail{i}, DLQ: mail{i},
+		Groups: fleet{i}, Hooks: fleet{i}, Queue: mail{i}, DLQ: mail{i},
 		Connect: func(ctx context.Context) (Kubernetes, error) {
 			return cluster{i}, i.ask(ctx, api, func() error { return nil })
 		},

@@ -61,7 +61,7 @@ type beat struct {
 func newWorld() *world {
 	return &world{
 		node: draintest.New(), state: "Terminating:Wait", faults: map[string][]error{},
-		hook: Hook{HeartbeatTimeout: time.Minute, GlobalTimeout: 100 * time.Minute, DefaultResult: Abandon},
+		hook: Hook{HeartbeatTimeout: time.Minute, GlobalTimeout: 100 * time.Minute},
 	}
 }
 
@@ -70,7 +70,7 @@ var event = Termination{Group: "workers-a", Hook: "quiesce", Token: "t-1", Insta
 func (w *world) handler() *Handler {
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	return &Handler{
-		Groups: w, Fleet: w, Hooks: hooks{w}, Log: quiet,
+		Groups: w, Hooks: hooks{w}, Log: quiet,
 		Connect: func(context.Context) (Kubernetes, error) { return w, w.fault("connect") },
 		Parse: func([]byte) Delivery {
 			t := event
