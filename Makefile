@@ -1,22 +1,22 @@
-# quiesce: every command that README names. `make` alone lists them.
+# The commands of quiesce. `make` alone lists them.
 
 GOARCH  ?= arm64
 EVENT   ?= events/plan.json
-# One file for each cluster: CONFIG="a.yaml b.yaml" makes dist/a.zip and dist/b.zip, and a stack of each.
+# One configuration file per cluster. CONFIG="a.yaml b.yaml" makes dist/a.zip and dist/b.zip, and one stack from each.
 CONFIG  ?= infra/quiesce.yaml
 zip      = dist/$(if $(word 2,$(CONFIG)),$(basename $(notdir $(1))),function).zip
 ZIPS     = $(foreach file,$(CONFIG),$(call zip,$(file)))
-# What reads the synthesized stacks: older versions do not understand them. The tag "latest" at npm is a far older one.
+# The CDK command. Older versions cannot read the synthesized stacks, and the tag "latest" at npm is an older version.
 CDK     := npx --yes aws-cdk@2.1148.1
-# What makes the same commit give the same bytes: no paths, no time, no build ID. lambda.norpc leaves out the old runtime's server.
+# Flags for reproducible builds: no paths, no time, no build ID. lambda.norpc leaves out the server of the old Lambda runtime.
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -buildid='
-# Most of a test's time is waiting, so that more of them than cores run side by side. Each is really run: the function that tests build
-# and start is none of the dependencies by which go test tells what may have changed.
+# Tests mostly wait, so more of them than cores run in parallel. They always run (-count 1): go test does not know that they depend on the
+# function that they build and start, so its cached results could be stale.
 TESTTIMEOUT ?= 40m
-# Of `make soak`: a million take about a quarter of an hour on 2 cores that do nothing else. The rest of it takes another half.
+# Simulated scenarios of `make soak`. A million take about 15 minutes on two idle cores; the rest of `make soak` takes about 30 minutes.
 SEEDS   ?= 1000000
-# Of `make soak`, too: how many drains are killed at random moments, and for how many seconds the API server is away (beyond the 30 of a
-# Lease) and Auto Scaling throttles (beyond the minute of a completion).
+# Fault injection of `make soak`: the number of drains killed at random moments, and the seconds for which the API server is down (longer
+# than the 30 of a Lease) and Auto Scaling throttles (longer than the 60 for which a completion is retried).
 KILLS     ?= 100
 OUTAGE    ?= 40
 THROTTLED ?= 75
@@ -26,32 +26,34 @@ LINT    := go tool -modfile=test/parts/tools/lint/go.mod
 .DEFAULT_GOAL := help
 .PHONY: help build synth deploy test soak lint bench bench-pgbouncer demo story lab invoke tools images clean setup node
 
-help: ## list the targets
+help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: setup tools ## drain a node of a real control plane on this machine with the built function
+demo: setup tools ## drain a node of a real control plane on this machine
 	@mkdir -p dist
 	@$(BUILD) -o dist/demo/bootstrap ./lambda
 	@go run ./test/demo
 
-story: setup tools images ## kill a node with a pgbouncer on it, without and with quiesce; prints both and draws dist/story.svg
+story: setup tools images ## terminate the node of a pgbouncer without and with quiesce; prints both results, draws dist/story.svg (8 min)
 	@mkdir -p dist
 	@go run ./test/story
 
-lab: setup tools ## keep a lab up: a real control plane, Auto Scaling and the built function; prints its KUBECONFIG
+lab: setup tools ## run a control plane, simulated AWS APIs and the function until Ctrl-C; prints its KUBECONFIG
 	@mkdir -p dist
 	@$(BUILD) -o dist/demo/bootstrap ./lambda
 	@go run ./test/demo lab
 
-invoke: ## invoke the function of the lab that is up: make invoke EVENT=events/plan.json
+invoke: ## invoke the function of the running lab: make invoke EVENT=events/plan.json
 	@go run ./test/demo invoke $(EVENT)
 
-test: setup tools ## run every test; the first time builds the real components (15 min on 2 cores)
-	@$(MAKE) --no-print-directory images || { test "$$CI" != true && echo 'test: without images the tests of real nodes are skipped'; }
-	@echo 'test: compiling the function and the tests takes minutes where the build cache is empty'
+test: setup tools ## run all tests; the first run builds the lab (15 min on 2 cores)
+	@$(MAKE) --no-print-directory images || { test "$$CI" != true && echo 'test: no container images: tests that need real nodes are skipped'; }
+	@echo 'test: compiling takes minutes if the build cache is empty'
 	go test -race -count 1 -parallel 8 -timeout $(TESTTIMEOUT) ./...
 
-soak: setup tools ## the long forms: the simulation over many more seeds (SEEDS=1000000), real faults for longer, load of 100 nodes
+soak: setup tools ## run the long tests: a million simulated scenarios, fault injection, 100 nodes at once (45 min)
+	@for test in $(subst |, ,$(FAULTS)); do \
+		grep -qs "^func $$test" test/e2e/*_test.go || { echo "soak: FAULTS names $$test, and test/e2e has no such test"; exit 1; }; done
 	SEEDS=$(SEEDS) go test -run TestTheUseCaseKeepsItsPromises -v -timeout 0 ./internal/termination
 	KILLS=$(KILLS) OUTAGE=$(OUTAGE) THROTTLED=$(THROTTLED) go test -race -run '$(FAULTS)' -parallel 16 -v -timeout 0 ./test/e2e
 	LOAD=long go test -run TestLoad -parallel 1 -v -timeout 0 ./test/e2e
@@ -63,46 +65,47 @@ lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck
 	$(LINT) staticcheck ./...
 	@echo 'govulncheck ./...'; $(LINT) govulncheck ./... || test $$? -ne 3
 
-bench: setup tools ## drains side by side with kubectl drain and an ideal client, as ratios in one run
+bench: setup tools ## compare drains with kubectl drain and with an ideal client, in one run
 	go test -run '^$$' -bench 'Drain|ColdStart' -benchtime 3x -timeout 60m ./test/bench
 	go test -run '^$$' -bench Wave -benchtime 1x -timeout 60m ./test/bench
 
-bench-pgbouncer: setup tools images ## what becomes of 20 busy workers when a pooler's node goes, ten times each way
+bench-pgbouncer: setup tools images ## benchmark pgbouncer drains under 20 busy workers: 10 runs per case (1 h)
 	go test -run '^$$' -bench Poolers -benchtime 10x -timeout 90m ./test/bench
 
-build: ## dist/bootstrap (linux, GOARCH, default arm64) and dist/function.zip, the same bytes for the same commit
+build: ## build dist/bootstrap (linux, GOARCH=arm64) and dist/function.zip, reproducibly
 	@mkdir -p dist
 	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -o dist/bootstrap ./lambda
 	$(foreach file,$(CONFIG),go run ./infra/bundle dist/bootstrap $(file) $(call zip,$(file)) &&) sha256sum dist/bootstrap $(ZIPS)
 
 synth: override GOARCH := arm64
-synth: node build ## the CloudFormation template of each CONFIG into infra/cdk.out; needs node, and no network
+synth: node build ## write the CloudFormation template of each CONFIG to infra/cdk.out; needs node, no network
 	@rm -f infra/cdk.out/*.template.json
 	cd infra && CDK_OUTDIR=cdk.out go run . $(addprefix ../,$(ZIPS))
 
-deploy: node ## deploy each CONFIG to AWS; asks before it changes who may do what
+deploy: node ## deploy each CONFIG to AWS; asks before it widens permissions
 	cd infra && $(CDK) deploy --all
 
-images: setup ## make the container images of the lab's real nodes from Debian packages, once a version
+images: setup ## make the container images of the lab's nodes, once per version (root, Debian)
 	@go run ./test/parts/images/build
 
-tools: ## build the lab's real components into the user's cache directory, once a version
+tools: ## build the lab's programs into the user's cache directory, once per version
 	@go run ./test/parts/tools/build
 
-# What real nodes are made of. Where it cannot be installed, the tests that need it say so.
+# Debian packages of the lab's real nodes. Without them, tests that need real nodes are skipped and say so.
 NODES := containerd runc containernetworking-plugins debootstrap iproute2 nftables util-linux procps
 
+# setup and node install what other targets need. They are not commands, so `make` does not list them.
 setup: node
-	@command -v go >/dev/null || { echo 'Go 1.26 is needed: https://go.dev/doc/install'; exit 1; }
+	@command -v go >/dev/null || { echo 'install Go 1.26: https://go.dev/doc/install'; exit 1; }
 	@command -v gcc >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } \
-		|| { echo 'gcc is needed by the race detector: install it'; exit 1; }
+		|| { echo 'the race detector needs gcc: install it'; exit 1; }
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || dpkg -s $(NODES) >/dev/null 2>&1 || { \
 		echo 'setup: installing $(NODES)'; apt-get update -qq && apt-get install -y -qq --no-install-recommends $(NODES) >/dev/null; }
 
 node:
 	@command -v node >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; } \
-		|| echo 'node is needed to synthesize the stack, whose tests are skipped without: https://nodejs.org'
+		|| echo 'node is not installed: no stack can be synthesized, and tests of it are skipped: https://nodejs.org'
 
 clean: ## remove dist and infra/cdk.out
 	rm -rf dist infra/cdk.out

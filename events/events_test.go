@@ -25,8 +25,8 @@ func TestEveryFileIsACaseAndEveryCaseAFile(t *testing.T) {
 	require.Equal(t, files, named)
 }
 
-func TestReadmeExplainsEveryCase(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
+func TestReadme_EveryCase_IsExplained(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	for _, c := range events.Cases {
 		require.Contains(t, string(readme), "`"+c.Name+"`")

@@ -32,37 +32,37 @@ type alarm struct {
 	silence     awscloudwatch.TreatMissingData
 }
 
-// alarms are one for each thing that a person must know. Their names are those of README's runbook.
+// alarms returns one alarm for each thing that a person must know. RUNBOOK.md has a heading for each name.
 func alarms(d deployment, p parts) []alarm {
 	const quiet, alarming = awscloudwatch.TreatMissingData_NOT_BREACHING, awscloudwatch.TreatMissingData_BREACHING
 	longest := (d.Drain.MaxDuration + lateness).Seconds()
 	return []alarm{
 		{
-			name: "dead letters", means: "Something could not be processed: each message says why in its attributes.",
+			name: "dlq-not-empty", means: "Messages are in the dead-letter queue. Their attributes say why.",
 			metric: p.queues.dead.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), minutes: 1, silence: quiet,
 		}, {
-			name: "pods forced", means: "A pod was deleted against its budget or its owner's wish, because time ran out.",
+			name: "pods-forced", means: "A pod was deleted at the deadline despite its PDB or annotation.",
 			metric: measure(d, metrics.PodsForced, "Sum"), minutes: 1, silence: quiet,
 		}, {
-			name: "hook expired", means: "An instance went before its drain was complete: nobody kept its lifecycle action alive.",
+			name: "hook-expired", means: "A lifecycle action ended before its drain was complete: heartbeats stopped.",
 			metric: measure(d, metrics.HooksExpired, "Sum"), minutes: 1, silence: quiet,
 		}, {
-			name: "drain failed", means: "A drain went wrong; its instance was dealt with as lifecycle.onFailure says.",
+			name: "drain-failed", means: "A drain failed. Its lifecycle action was completed as lifecycle.onFailure says.",
 			metric: measure(d, metrics.Drains, "Sum", metrics.Status, "failed"), minutes: 1, silence: quiet,
 		}, {
-			name: "drains go wrong", means: "Drains go wrong again and again, and are tried until their deadlines: the log says why.",
+			name: "drain-retries", means: "Drains keep failing, and are retried until their deadlines. The log says why.",
 			metric: measure(d, metrics.InvocationsFailed, "Sum"), minutes: patience, silence: quiet,
 		}, {
-			name: "errors", means: "Invocations go on failing: the log has one line for each.",
+			name: "lambda-errors", means: "Sweeps or manual invocations keep failing, or the function does not start. The log says why.",
 			metric: p.function.program.MetricErrors(eachMinute("Sum")), minutes: patience, silence: quiet,
 		}, {
-			name: "events wait", means: "Nobody takes events out of the queue: the function is stopped, or all of its executions are taken.",
+			name: "queue-backlog", means: "Events are not taken from the queue: the function is stopped, or all of its executions are in use.",
 			metric: p.queues.work.MetricApproximateNumberOfMessagesVisible(eachMinute("Minimum")), minutes: patience, silence: quiet,
 		}, {
-			name: "oldest event", means: "An event is older than the longest drain and still not dealt with.",
+			name: "queue-age", means: "An event is older than the longest drain and still not handled.",
 			metric: p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")), limit: longest, minutes: 1, silence: quiet,
 		}, {
-			name: "no sweep", means: "Nobody looks for lost events, nor keeps alive what waits: the function is stopped or broken.",
+			name: "sweep-missing", means: "No sweep succeeded: lost events are not resent, and waiting instances are not kept alive.",
 			metric: measure(d, metrics.Sweeps, "Sum"), limit: 1, under: true, minutes: patience, silence: alarming,
 		},
 	}

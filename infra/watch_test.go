@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,17 +20,17 @@ import (
 	"quiesce/internal/termination"
 )
 
-// Each alarm is an entry of README's runbook.
-func TestWhatAPersonMustKnowRaisesAnAlarm(t *testing.T) {
+// Each alarm has a heading in the runbook.
+func TestAlarms_Public_AllInRunbook(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	const over, under = "GreaterThanThreshold", "LessThanThreshold"
 	cluster, queue := "Cluster=prod", "QueueName={SQS::Queue quiesce-prod}.QueueName"
 	dead := "QueueName={SQS::Queue quiesce-prod-dead}.QueueName"
-	readme, err := os.ReadFile(filepath.Join("..", "README.md"))
+	runbook, err := os.ReadFile("RUNBOOK.md")
 	require.NoError(t, err)
 	got := map[string][]any{}
 	for _, a := range s.all("AWS::CloudWatch::Alarm") {
-		require.Contains(t, string(readme), "\n| `"+strings.TrimPrefix(fmt.Sprint(a["AlarmName"]), "quiesce-prod ")+"` |", "its entry")
+		require.Contains(t, string(runbook), "\n### "+strings.TrimPrefix(fmt.Sprint(a["AlarmName"]), "quiesce-prod ")+"\n")
 		got[fmt.Sprint(a["AlarmName"])] = []any{
 			fmt.Sprint(a["Namespace"], " ", a["MetricName"], " ", a["Statistic"]), dimensions(a), a["ComparisonOperator"], a["Threshold"],
 			a["EvaluationPeriods"], a["TreatMissingData"],
@@ -39,17 +38,17 @@ func TestWhatAPersonMustKnowRaisesAnAlarm(t *testing.T) {
 		require.EqualValues(t, 60, a["Period"])
 	}
 	require.Equal(t, map[string][]any{
-		"quiesce-prod dead letters":    {"AWS/SQS ApproximateNumberOfMessagesVisible Maximum", dead, over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod pods forced":     {"quiesce PodsForced Sum", cluster, over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod hook expired":    {"quiesce HooksExpired Sum", cluster, over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod drain failed":    {"quiesce Drains Sum", cluster + " Status=failed", over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod drains go wrong": {"quiesce SlicesFailed Sum", cluster, over, 0.0, 5.0, "notBreaching"},
-		"quiesce-prod errors": {
+		"quiesce-prod dlq-not-empty": {"AWS/SQS ApproximateNumberOfMessagesVisible Maximum", dead, over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod pods-forced":   {"quiesce PodsForced Sum", cluster, over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod hook-expired":  {"quiesce HooksExpired Sum", cluster, over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod drain-failed":  {"quiesce Drains Sum", cluster + " Status=failed", over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod drain-retries": {"quiesce SlicesFailed Sum", cluster, over, 0.0, 5.0, "notBreaching"},
+		"quiesce-prod lambda-errors": {
 			"AWS/Lambda Errors Sum", "FunctionName={Lambda::Function quiesce-prod}", over, 0.0, 5.0, "notBreaching",
 		},
-		"quiesce-prod events wait":  {"AWS/SQS ApproximateNumberOfMessagesVisible Minimum", queue, over, 0.0, 5.0, "notBreaching"},
-		"quiesce-prod oldest event": {"AWS/SQS ApproximateAgeOfOldestMessage Maximum", queue, over, 2100.0, 1.0, "notBreaching"},
-		"quiesce-prod no sweep":     {"quiesce Sweeps Sum", cluster, under, 1.0, 5.0, "breaching"},
+		"quiesce-prod queue-backlog": {"AWS/SQS ApproximateNumberOfMessagesVisible Minimum", queue, over, 0.0, 5.0, "notBreaching"},
+		"quiesce-prod queue-age":     {"AWS/SQS ApproximateAgeOfOldestMessage Maximum", queue, over, 2100.0, 1.0, "notBreaching"},
+		"quiesce-prod sweep-missing": {"quiesce Sweeps Sum", cluster, under, 1.0, 5.0, "breaching"},
 	}, got)
 }
 
@@ -63,7 +62,7 @@ func dimensions(a object) string {
 
 // A drain that takes as long as it may is no alarm.
 func TestAnEventIsOldWhenTheLongestDrainWouldBeOver(t *testing.T) {
-	alarm := of(t, privateStack, "drains").only(t, "AWS::CloudWatch::Alarm", "AlarmName", "drains oldest event")
+	alarm := of(t, privateStack, "drains").only(t, "AWS::CloudWatch::Alarm", "AlarmName", "drains queue-age")
 	require.EqualValues(t, (40*time.Hour + lateness).Seconds(), alarm["Threshold"])
 }
 

@@ -1,8 +1,8 @@
-// Package escort holds what all escorts see and share: the pod and its surroundings, the credentials of a console, and the
-// annotation by which the owner of a pod chooses its escort.
+// Package escort has what all escorts share: the pod, the objects that select it, its peers, the credentials of a console, and
+// the annotation with which a pod's owner chooses an escort.
 //
-// An escort gets one kind of pod off a node without loss. The package knows no database and no API server: kube fills its
-// types, and escorts decide by them.
+// An escort gets one kind of pod off a node without loss. The package knows no database and no API server. Package kube
+// fills its types, and escorts decide with them.
 package escort
 
 import (
@@ -12,13 +12,13 @@ import (
 	"quiesce/internal/drain"
 )
 
-// Annotation is on a pod whose owner chooses its escort: the value is the escort's kind, or None.
+// Annotation chooses the escort of a pod. Its value is the kind of the escort, or None.
 const Annotation = "quiesce/escort"
 
-// None is the value of Annotation on a pod that is evicted without an escort, whatever its labels.
+// None is the value of Annotation for an eviction without an escort, whatever the pod's labels are.
 const None = "none"
 
-// Pod is a pod as an escort sees it: what a drain knows of it, and where it runs, what runs in it, and whose it is.
+// Pod is a pod as an escort sees it: the drain's fields, the node, the containers and the owner.
 type Pod struct {
 	drain.Pod
 	Node       string
@@ -28,10 +28,10 @@ type Pod struct {
 	Containers []Container
 }
 
-// Owner is the controller of pods. Its kind bears the API group where that is not apps: StatefulSet.apps.kruise.io.
+// Owner is the controller of a pod. Its kind has the API group unless that is apps or core: StatefulSet.apps.kruise.io.
 type Owner struct{ Kind, Name, UID string }
 
-// Container is a container that runs as long as its pod: regular ones and sidecars.
+// Container is a container that runs as long as its pod: a regular one or a sidecar.
 type Container struct {
 	Name, Image string
 	Ports       []Port
@@ -45,36 +45,36 @@ type Port struct {
 	Number int
 }
 
-// LivenessProbe is the part of a probe that matters to a process that stops listening.
+// LivenessProbe is the part of a liveness probe that matters if the process stops listening.
 type LivenessProbe struct {
-	Port   int           // the port it connects to; zero: none
-	Window time.Duration // how long it may fail before the container is killed: period times threshold
+	Port   int           // the port that the probe connects to; zero: none
+	Window time.Duration // how long the probe may fail until the kubelet kills the container: period times threshold
 }
 
 // Selectors are the objects of a pod's namespace that select the pod.
 type Selectors struct {
-	Owner    *Selector // nil: the owner has none
+	Owner    *Selector // nil: no owner, or none with a selector
 	Replicas int       // the owner's desired pods
 	Services []Selector
 	PDBs     []PDB
-	Policies []Selector // of network policies: one for each of a policy's selectors that has to do with the pod
+	Policies []Selector // of network policies: each selector of a policy that concerns the pod
 }
 
 // Selector selects pods of its namespace by labels.
 type Selector struct {
 	Name   string
 	Labels map[string]string // exact
-	Keys   []string          // label keys of expressions, whatever they require of them
+	Keys   []string          // label keys of expressions, whatever the operator is
 }
 
-// SelectsExactly reports whether the selector requires this label, and nothing else of its key: an expression's effect on a
-// missing key depends on its operator.
+// SelectsExactly reports whether the selector requires this label and has no expression for its key. The effect of an
+// expression on a missing key depends on its operator.
 func (s Selector) SelectsExactly(key, value string) bool {
 	selected, has := s.Labels[key]
 	return has && selected == value && !slices.Contains(s.Keys, key)
 }
 
-// Mentions reports whether the selector requires anything of the key.
+// Mentions reports whether the selector has any requirement for the key.
 func (s Selector) Mentions(key string) bool {
 	_, has := s.Labels[key]
 	return has || slices.Contains(s.Keys, key)
@@ -84,7 +84,7 @@ func (s Selector) Mentions(key string) bool {
 type PDB struct {
 	Selector
 	DisruptionsAllowed int
-	NeverReason        string // why it can never allow a disruption; empty: it can
+	NeverReason        string // why the PDB can never allow a disruption; empty: it can
 }
 
 // Peer is a pod of the same owner.

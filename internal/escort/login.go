@@ -8,7 +8,7 @@ import (
 	"log/slog"
 )
 
-// Login is one user and password. The password does not show when the login is printed, logged or marshaled.
+// Login is a user and a password. A printed, logged or marshaled Login does not show the password.
 type Login struct {
 	User     string
 	Password string `json:"-"`
@@ -20,17 +20,18 @@ func (l Login) String() string { return l.User }
 // GoString returns the user's name.
 func (l Login) GoString() string { return l.User }
 
-// Format prints the user's name for every verb: %x would go past String to the fields.
+// Format prints the user's name for every verb: %x would print the fields in spite of String.
 func (l Login) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, l.User) }
 
 // LogValue implements slog.LogValuer.
 func (l Login) LogValue() slog.Value { return slog.StringValue(l.User) }
 
-// ErrNoLogin: no credentials are configured for the namespace.
-var ErrNoLogin = errors.New("there is no credential to log in with")
+// ErrNoLogin is the error if no credentials are configured for the namespace.
+var ErrNoLogin = errors.New("no credentials configured for the namespace")
 
-// LogIn tries logins in order until one opens a console. Only a refused login is followed by the next: any other failure says
-// nothing about credentials. Of a login that cannot be had, the error is kept and the next is tried. Each login is tried once.
+// LogIn tries logins in order until one opens a console, each login once. The next login follows only if the server refused
+// the one before: any other failure says nothing about credentials. If a login cannot be read, its error is kept and the
+// next is tried.
 func LogIn[Console any](
 	logins iter.Seq2[Login, error], open func(Login) (Console, error), refused func(error) bool,
 ) (Console, error) {

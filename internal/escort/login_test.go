@@ -13,12 +13,12 @@ import (
 )
 
 var (
-	admin = Login{"admin", "the admin's password"}
-	wrong = Login{"admin", "an old password"}
-	other = Login{"other", "the other's password"}
+	admin = Login{User: "admin", Password: "the admin's password"}
+	wrong = Login{User: "admin", Password: "an old password"}
+	other = Login{User: "other", Password: "the other's password"}
 
 	errRefused = errors.New("refused")
-	errMissing = errors.New("there is no such secret")
+	errMissing = errors.New("no such secret")
 )
 
 func isRefused(err error) bool { return errors.Is(err, errRefused) }
@@ -29,7 +29,7 @@ type attempt struct {
 	err   error
 }
 
-// source yields these attempts, and counts them.
+// source yields these attempts and counts them.
 func source(asked *int, attempts ...attempt) iter.Seq2[Login, error] {
 	return func(yield func(Login, error) bool) {
 		for _, a := range attempts {
@@ -41,7 +41,7 @@ func source(asked *int, attempts ...attempt) iter.Seq2[Login, error] {
 	}
 }
 
-// server opens a console for admin, named by its user, and records the logins that it saw.
+// server opens a console for admin, named after the user, and records all logins.
 func server(seen *[]Login) func(Login) (string, error) {
 	return func(l Login) (string, error) {
 		*seen = append(*seen, l)
@@ -60,7 +60,7 @@ func TestLogIn_Refused_TriesTheNextLoginOnce(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "admin", console)
 	require.Equal(t, []Login{wrong, admin}, seen)
-	require.Equal(t, 3, asked, "a login after the accepted one is not looked up")
+	require.Equal(t, 3, asked, "a login after the accepted one is not read")
 }
 
 func TestLogIn_OtherFailure_TriesNoFurtherLogin(t *testing.T) {
@@ -72,7 +72,7 @@ func TestLogIn_OtherFailure_TriesNoFurtherLogin(t *testing.T) {
 	require.Equal(t, 1, asked)
 }
 
-func TestLogIn_LoginCannotBeHad_TriesTheNext(t *testing.T) {
+func TestLogIn_LoginCannotBeRead_TriesTheNext(t *testing.T) {
 	var asked int
 	var seen []Login
 	_, err := LogIn(source(&asked, attempt{err: errMissing}, attempt{login: admin}), server(&seen), isRefused)
@@ -92,16 +92,24 @@ func TestLogIn_NoLogins_SaysSo(t *testing.T) {
 }
 
 func TestLogin_Printed_HidesPassword(t *testing.T) {
+	var printed bytes.Buffer
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 		require.Equal(t, admin.User, fmt.Sprintf(verb, admin))
-		require.NotContains(t, fmt.Sprintf(verb, []Login{admin}), admin.Password)
-		require.NotContains(t, fmt.Sprintf(verb, &admin), admin.Password)
+		fmt.Fprintf(&printed, verb+"\n", &admin)
+		fmt.Fprintf(&printed, verb+"\n", []Login{admin})
+		fmt.Fprintf(&printed, verb+"\n", struct{ Logins []Login }{[]Login{admin}})
 	}
+	fmt.Fprintf(&printed, "%T\n", admin)
 	require.Equal(t, admin.User, admin.String())
-	encoded, err := json.Marshal(admin)
-	require.NoError(t, err)
-	require.NotContains(t, string(encoded), admin.Password)
-	var logged bytes.Buffer
-	slog.New(slog.NewJSONHandler(&logged, nil)).Info("login", "login", admin, "logins", []Login{admin})
-	require.NotContains(t, logged.String(), admin.Password)
+	require.Equal(t, admin.User, admin.GoString())
+	fmt.Fprintln(&printed, fmt.Errorf("refused: %v", admin))
+	log := slog.New(slog.NewJSONHandler(&printed, nil))
+	log.Info("login", "login", admin, "pointer", &admin, "logins", []Login{admin}, "byNamespace", map[string]Login{"db": admin})
+	slog.New(slog.NewTextHandler(&printed, nil)).Info("login", "login", admin, "logins", []Login{admin})
+	require.NoError(t, json.NewEncoder(&printed).Encode(map[string]any{"login": admin, "logins": []*Login{&admin}}))
+
+	require.Contains(t, printed.String(), admin.User)
+	require.NotContains(t, printed.String(), admin.Password)
+	require.NotContains(t, printed.String(), fmt.Sprintf("%x", admin.Password))
+	require.NotContains(t, printed.String(), fmt.Sprintf("%d", []byte(admin.Password)))
 }

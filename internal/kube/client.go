@@ -1,7 +1,8 @@
-// Package kube is the edge to the Kubernetes API: nodes, pods, evictions and budgets, in the domain's terms.
+// Package kube is the adapter to the Kubernetes API: nodes, pods, evictions, PodDisruptionBudgets and Leases, in the
+// domain's terms.
 //
-// It speaks to the API server through bare REST clients with a scheme of just the types it needs. The generated clientset
-// would register every API group at each start, which is most of a cold function's time to its first request.
+// It uses bare REST clients and a scheme with only the types it needs. The generated clientset would register every API group
+// at each start. That is most of a cold function's time to its first request.
 package kube
 
 import (
@@ -18,13 +19,15 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
+
+	"quiesce/internal/termination"
 )
 
-// protobuf is smaller and an order of magnitude cheaper to decode than JSON, which is what a node full of pods costs.
+// protobuf is smaller than JSON and ten times cheaper to decode, which counts for a node full of pods.
 const protobuf = "application/vnd.kubernetes.protobuf"
 
-// callTimeout bounds one request. The API server itself may spend 10 s on an eviction whose budget is contended; past 15 s
-// no answer is worth waiting for, and the request's outcome is unknown.
+// callTimeout bounds one request. The API server itself may spend 10 s on an eviction whose PDB is contended. After 15 s an
+// answer is not worth the wait, and the outcome of the request is unknown.
 const callTimeout = 15 * time.Second
 
 var (
@@ -33,7 +36,7 @@ var (
 	params = runtime.NewParameterCodec(scheme)
 )
 
-// groups are the API groups that a drain speaks to, each with where it is and what it adds to the scheme.
+// groups lists the API groups that a drain uses: the path, the version, and the function that adds the types to the scheme.
 var groups = []struct {
 	path    string
 	version schema.GroupVersion
@@ -54,28 +57,30 @@ func newScheme() *runtime.Scheme {
 	return s
 }
 
+var _ termination.Kubernetes = (*Client)(nil)
+
 // Client is a connection to one cluster's API server.
 type Client struct {
 	config                              *rest.Config
 	core, policy, coordination, storage rest.Interface
 }
 
-// New makes a client. config brings the endpoint, its CA and a transport that authenticates.
+// New returns a client. config has the endpoint, its CA and a transport that authenticates.
 func New(config *rest.Config) (*Client, error) {
 	config = rest.CopyConfig(config)
 	config.ContentType = protobuf
 	config.AcceptContentTypes = protobuf + ",application/json"
 	config.NegotiatedSerializer = codecs.WithoutConversion()
-	config.QPS = -1 // how much is asked is bounded by the drain's concurrency; pacing by a clock would only add waiting
+	config.QPS = -1 // the drain's concurrency bounds the requests; client-side rate limiting would only add delay
 	transport, err := rest.HTTPClientFor(config)
 	if err != nil {
-		return nil, fmt.Errorf("make an HTTP client for %s: %w", config.Host, err)
+		return nil, fmt.Errorf("create an HTTP client for %s: %w", config.Host, err)
 	}
 	clients := make([]rest.Interface, len(groups))
 	for i, group := range groups {
 		config.APIPath, config.GroupVersion = group.path, &group.version
 		if clients[i], err = rest.RESTClientForConfigAndClient(config, transport); err != nil {
-			return nil, fmt.Errorf("make a client for %s: %w", group.version, err)
+			return nil, fmt.Errorf("create a client for %s: %w", group.version, err)
 		}
 	}
 	return &Client{config: config, core: clients[0], policy: clients[1], coordination: clients[2], storage: clients[3]}, nil

@@ -7,8 +7,9 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Connector makes a client when one is first asked for, and keeps it from then on: a function is started without the network,
-// and its connection outlives its invocations. A failure is not kept.
+// Connector returns a function that creates a client at its first call and returns the same client from then on. So the
+// Lambda function starts without the network, and the connection outlives an invocation. An error is not kept: the next call
+// tries again.
 func Connector(access func(context.Context) (*rest.Config, error)) func(context.Context) (*Client, error) {
 	var mu sync.Mutex
 	var connected *Client

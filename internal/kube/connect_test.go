@@ -9,7 +9,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-func TestAConnectionIsMadeOnceAndAFailureIsNotKept(t *testing.T) {
+func TestConnector_FirstAttemptFails_RetriesThenReuses(t *testing.T) {
 	asked := 0
 	connect := Connector(func(context.Context) (*rest.Config, error) {
 		if asked++; asked == 1 {

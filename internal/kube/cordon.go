@@ -2,52 +2,31 @@ package kube
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/termination"
 )
 
-const (
-	// markAnnotation notes on a node which termination it is drained for, and what was changed for it.
-	markAnnotation = "quiesce/termination"
-	// excludeLabel takes a node out of external load balancers
-	// (https://kubernetes.io/docs/reference/labels-annotations-taints/#node-kubernetes-io-exclude-from-external-load-balancers).
-	excludeLabel = corev1.LabelNodeExcludeBalancers
-	// excludeValue tells our label from anybody else's: its mere presence is what excludes.
-	excludeValue = "quiesce"
-	// conflictRetries bounds how often a change is made anew because the node changed meanwhile: kubelets write every few
-	// seconds, so that even the second collision is unlikely.
-	conflictRetries = 5
-)
+// unschedulableOnly selects cordoned nodes. Annotations cannot be selected, and few nodes of a cluster are cordoned.
+const unschedulableOnly = "spec.unschedulable=true"
 
-// mark is the annotation's content: enough to know later whose cordon this is, and to undo just what was changed.
-type mark struct {
-	Hook          string    `json:"hook"`
-	Began         time.Time `json:"began"`
-	Cordoned      time.Time `json:"cordoned"`
-	Unschedulable bool      `json:"unschedulable,omitempty"` // it was we who set it
-	Excluded      bool      `json:"excluded,omitempty"`      // the label: likewise
-}
-
-// Cordon closes the node to new pods and to load balancers, in one patch, and notes on it what was changed. A node that was
-// closed for this termination before is left as it is: the time of then is returned.
+// Cordon closes the node to new pods and to external load balancers, and writes the termination note, all in one patch. It
+// returns when the node was cordoned. A node that is already cordoned for this termination is not changed.
 func (c *Client) Cordon(ctx context.Context, node drain.Node, hook string, began time.Time) (cordoned time.Time, err error) {
-	err = c.change(ctx, node.Name, func(current *corev1.Node) map[string]any {
-		earlier, marked := markOf(current)
-		if marked && earlier.Began.Equal(began) && current.Spec.Unschedulable {
+	err = c.changeNode(ctx, node.Name, func(current *corev1.Node) map[string]any {
+		earlier, exists := terminationNoteOf(current)
+		if exists && earlier.Began.Equal(began) && current.Spec.Unschedulable {
 			cordoned = earlier.Cordoned
 			return nil
 		}
-		m := newMark(current, earlier, hook, began)
-		cordoned = m.Cordoned
-		return m.patch()
+		note := newTerminationNote(current, earlier, hook, began)
+		cordoned = note.Cordoned
+		return note.cordonPatch()
 	})
 	if err != nil {
 		return time.Time{}, fmt.Errorf("cordon node %s: %w", node.Name, err)
@@ -55,103 +34,34 @@ func (c *Client) Cordon(ctx context.Context, node drain.Node, hook string, began
 	return cordoned, nil
 }
 
-// Restore implements termination.Surroundings.
+// CordonedNodes returns the cordoned nodes that have a termination note.
+func (c *Client) CordonedNodes(ctx context.Context) ([]termination.CordonedNode, error) {
+	var cordoned []termination.CordonedNode
+	err := c.eachNode(ctx, metav1.ListOptions{FieldSelector: unschedulableOnly}, func(n *corev1.Node) (done bool) {
+		if note, exists := terminationNoteOf(n); exists {
+			cordoned = append(cordoned, termination.CordonedNode{Node: *toNode(n), Hook: note.Hook, CordonedAt: note.Cordoned})
+		}
+		return false
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list cordoned nodes: %w", err)
+	}
+	return cordoned, nil
+}
+
+// Restore undoes what Cordon and TaintTerminating changed on the node, and only that. If another hook cordoned the node,
+// Restore changes nothing and returns false.
 func (c *Client) Restore(ctx context.Context, node drain.Node, hook string) (ours bool, err error) {
-	err = c.change(ctx, node.Name, func(current *corev1.Node) map[string]any {
-		m, marked := markOf(current)
-		ours = !marked || m.Hook == hook
-		if !ours || !marked && !hasWaveTaint(current) {
+	err = c.changeNode(ctx, node.Name, func(current *corev1.Node) map[string]any {
+		note, exists := terminationNoteOf(current)
+		ours = !exists || note.Hook == hook
+		if !ours || !exists && !hasTerminatingTaint(current) {
 			return nil
 		}
-		return m.undo(current)
+		return note.restorePatch(current)
 	})
 	if err != nil {
 		return false, fmt.Errorf("restore node %s: %w", node.Name, err)
 	}
 	return ours, nil
-}
-
-// change makes a merge patch out of what the node is now, and applies it to that and nothing later; no patch, no request.
-func (c *Client) change(ctx context.Context, name string, patch func(*corev1.Node) map[string]any) error {
-	current, err := c.node(ctx, name)
-	if err != nil {
-		return err
-	}
-	return c.changeFrom(ctx, current, patch)
-}
-
-// changeFrom does so with a node as it was last seen.
-func (c *Client) changeFrom(ctx context.Context, current *corev1.Node, patch func(*corev1.Node) map[string]any) error {
-	for attempt := 0; ; attempt++ {
-		wanted := patch(current)
-		if wanted == nil {
-			return nil
-		}
-		err := c.patch(ctx, current, wanted)
-		if !apierrors.IsConflict(err) || attempt == conflictRetries {
-			return err
-		}
-		if current, err = c.node(ctx, current.Name); err != nil {
-			return err
-		}
-	}
-}
-
-func (c *Client) patch(ctx context.Context, node *corev1.Node, wanted map[string]any) error {
-	metadata, _ := wanted["metadata"].(map[string]any)
-	if metadata == nil {
-		metadata = map[string]any{}
-		wanted["metadata"] = metadata
-	}
-	metadata["resourceVersion"] = node.ResourceVersion
-	body, err := json.Marshal(wanted)
-	if err != nil {
-		return fmt.Errorf("encode a patch: %w", err)
-	}
-	return c.core.Patch(types.MergePatchType).Resource("nodes").Name(node.Name).Body(body).Timeout(callTimeout).Do(ctx).Error()
-}
-
-func markOf(node *corev1.Node) (mark, bool) {
-	var m mark
-	text, marked := node.Annotations[markAnnotation]
-	if !marked || json.Unmarshal([]byte(text), &m) != nil {
-		return mark{}, false
-	}
-	return m, true
-}
-
-// newMark keeps what an earlier mark says that we changed: seen from now, it looks as if it had been so before.
-func newMark(node *corev1.Node, earlier mark, hook string, began time.Time) mark {
-	_, excluded := node.Labels[excludeLabel]
-	return mark{
-		Hook: hook, Began: began, Cordoned: time.Now().UTC(),
-		Unschedulable: earlier.Unschedulable || !node.Spec.Unschedulable,
-		Excluded:      earlier.Excluded || !excluded,
-	}
-}
-
-func (m mark) patch() map[string]any {
-	note, _ := json.Marshal(m) // of strings, times and booleans: it cannot fail
-	metadata := map[string]any{"annotations": map[string]any{markAnnotation: string(note)}}
-	if m.Excluded {
-		metadata["labels"] = map[string]any{excludeLabel: excludeValue}
-	}
-	return map[string]any{"metadata": metadata, "spec": map[string]any{"unschedulable": true}}
-}
-
-// undo takes back what the mark says, and the mark itself. A null deletes a key
-// (https://www.rfc-editor.org/rfc/rfc7386).
-func (m mark) undo(node *corev1.Node) map[string]any {
-	metadata := map[string]any{"annotations": map[string]any{markAnnotation: nil}}
-	if m.Excluded && node.Labels[excludeLabel] == excludeValue {
-		metadata["labels"] = map[string]any{excludeLabel: nil}
-	}
-	spec := map[string]any{}
-	if m.Unschedulable {
-		spec["unschedulable"] = nil
-	}
-	if hasWaveTaint(node) {
-		spec["taints"] = slices.DeleteFunc(slices.Clone(node.Spec.Taints), isWaveTaint)
-	}
-	return map[string]any{"metadata": metadata, "spec": spec}
 }

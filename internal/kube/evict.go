@@ -18,40 +18,40 @@ import (
 )
 
 // Evict implements drain.Cluster.
-func (c *cluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
-	pod, here := c.pod(ref)
+func (w *watchedNode) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
+	pod, here := w.pod(ref)
 	if !here {
 		return nil
 	}
-	if blocked := c.budgets.refuse(pod, o.DryRun); blocked != nil {
+	if blocked := w.pdbs.reserve(pod, o.DryRun); blocked != nil {
 		return blocked
 	}
-	err := c.judge(ref, c.evict(ctx, ref, o))
+	err := w.mapEvictError(ref, w.evict(ctx, ref, o))
 	var blocked *drain.Blocked
 	if !errors.As(err, &blocked) {
 		return err
 	}
-	c.budgets.learn(ctx, ref.Namespace)
-	return c.budgets.explain(pod, blocked)
+	w.pdbs.awaitNamespace(ctx, ref.Namespace)
+	return w.pdbs.explain(pod, blocked)
 }
 
-// evict posts the eviction. client-go's own retries are off: it would sleep through a Retry-After of the server's ten times
-// over, deaf to the budget's change that we wait for.
-func (c *cluster) evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
+// evict posts the eviction. client-go's own retries are off: it would sleep up to ten times for a Retry-After, and miss the
+// change of the PDB that the drain waits for.
+func (w *watchedNode) evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
 	eviction := &policyv1.Eviction{
 		ObjectMeta:    metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name},
 		DeleteOptions: deleteOptions(ref, o),
 	}
-	return c.core.Post().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).SubResource("eviction").
+	return w.core.Post().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).SubResource("eviction").
 		Body(eviction).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
 }
 
-// Delete implements drain.Cluster. A deletion asks no budget.
-func (c *cluster) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
-	err := c.core.Delete().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).
+// Delete implements drain.Cluster. PDBs do not apply to a deletion.
+func (w *watchedNode) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
+	err := w.core.Delete().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).
 		Body(deleteOptions(ref, drain.EvictOptions{Grace: grace})).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
 	switch {
-	case err == nil, apierrors.IsNotFound(err), apierrors.IsConflict(err) && c.left(ref):
+	case err == nil, apierrors.IsNotFound(err), apierrors.IsConflict(err) && w.isGone(ref):
 		return nil
 	case apierrors.IsTooManyRequests(err):
 		return throttled(err)
@@ -59,9 +59,9 @@ func (c *cluster) Delete(ctx context.Context, ref drain.Ref, grace time.Duration
 	return fmt.Errorf("delete %s: %w", ref, err)
 }
 
-// deleteOptions: a dry run is checked like any other eviction, and takes nothing from the budget
-// (https://kubernetes.io/docs/reference/using-api/api-concepts/#dry-run). A grace period is in whole seconds; zero would be none
-// at all.
+// deleteOptions returns options with the UID as a precondition. The server checks a dry run like any other eviction, and
+// takes nothing from the PDB for it (https://kubernetes.io/docs/reference/using-api/api-concepts/#dry-run). A grace period
+// is in whole seconds, rounded up: zero seconds would mean SIGKILL at once.
 func deleteOptions(ref drain.Ref, o drain.EvictOptions) *metav1.DeleteOptions {
 	uid := types.UID(ref.UID)
 	options := &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}
@@ -75,34 +75,37 @@ func deleteOptions(ref drain.Ref, o drain.EvictOptions) *metav1.DeleteOptions {
 	return options
 }
 
-// judge puts the server's answer to an eviction in the domain's terms
+// mapEvictError returns the server's answer to an eviction in the domain's terms
 // (https://kubernetes.io/docs/concepts/scheduling-eviction/api-eviction/).
-func (c *cluster) judge(ref drain.Ref, err error) error {
+func (w *watchedNode) mapEvictError(ref drain.Ref, err error) error {
 	switch {
 	case err == nil, apierrors.IsNotFound(err):
 		return nil
-	case apierrors.IsConflict(err) && c.left(ref):
-		return nil // another pod has the name by now
+	case apierrors.IsConflict(err) && w.isGone(ref):
+		return nil // another pod has the name now
 	case apierrors.IsTooManyRequests(err):
-		return refusal(ref, err)
+		return mapTooManyRequests(ref, err)
 	case apierrors.IsInternalError(err) && strings.Contains(err.Error(), "more than one PodDisruptionBudget"):
-		return &drain.Blocked{Reason: severalBudgets}
+		return &drain.Blocked{Reason: multiplePDBs}
 	}
 	return fmt.Errorf("evict %s: %w", ref, err)
 }
 
-// severalBudgets: the eviction API refuses such pods outright, with an internal error that only its text tells from others.
-const severalBudgets = "more than one disruption budget: the eviction API refuses such pods until all but one are changed"
+// multiplePDBs is the reason for a pod that more than one PDB selects. The eviction API answers an internal error, which
+// only its text tells from others.
+const multiplePDBs = "more than one PodDisruptionBudget selects the pod: the eviction API refuses it until only one does"
 
-func (c *cluster) left(ref drain.Ref) bool {
-	_, here := c.pod(ref)
+// isGone reports whether the pod with the UID of ref is no longer on the node.
+func (w *watchedNode) isGone(ref drain.Ref) bool {
+	_, here := w.pod(ref)
 	return !here
 }
 
-// refusal tells a budget's 429 from an overloaded server's: the budget's names itself as the cause.
-func refusal(ref drain.Ref, err error) error {
+// mapTooManyRequests returns *drain.Blocked for a PDB's 429, which has a cause of its own, and *drain.Throttled for an
+// overloaded server's.
+func mapTooManyRequests(ref drain.Ref, err error) error {
 	if cause, ok := apierrors.StatusCause(err, policyv1.DisruptionBudgetCause); ok {
-		return &drain.Blocked{PDBs: budgetNamed(ref.Namespace, cause.Message), Reason: cause.Message}
+		return &drain.Blocked{PDBs: pdbNamesIn(ref.Namespace, cause.Message), Reason: cause.Message}
 	}
 	return throttled(err)
 }
@@ -112,11 +115,11 @@ func throttled(err error) error {
 	return &drain.Throttled{After: time.Duration(seconds) * time.Second}
 }
 
-// budgetName: the server names the budget nowhere but in the cause's text.
-var budgetName = regexp.MustCompile(`^The disruption budget (\S+) `)
+// pdbNamePattern finds the PDB's name, which the server gives only in the text of the cause.
+var pdbNamePattern = regexp.MustCompile(`^The disruption budget (\S+) `)
 
-func budgetNamed(namespace, message string) []string {
-	if found := budgetName.FindStringSubmatch(message); found != nil {
+func pdbNamesIn(namespace, message string) []string {
+	if found := pdbNamePattern.FindStringSubmatch(message); found != nil {
 		return []string{namespace + "/" + found[1]}
 	}
 	return nil

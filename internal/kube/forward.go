@@ -22,28 +22,29 @@ import (
 )
 
 const (
-	// lastWord is how long the reason for the end of a tunnel may come after the end itself. They are sent together, on
-	// two streams; whoever reads to the end waits this long if there is no reason and the kubelet never says so.
-	lastWord = time.Second
-	// reasonSize is more of a reason than anybody reads.
-	reasonSize = 1 << 10
+	// reasonTimeout bounds the wait for the reason after the end of a tunnel. The kubelet sends both at once, on two streams. A
+	// reader waits this long at the end if the kubelet sends no reason and does not close the stream.
+	reasonTimeout = time.Second
+	// maxReasonBytes bounds the reason: more text is of no use in an error.
+	maxReasonBytes = 1 << 10
 )
 
-// Forward connects to a port of a pod by way of the API server and the pod's kubelet, as kubectl port-forward does, but
-// without a port of our own. Deadlines of the connection are kept. What the kubelet says of the connection's end, such as
-// that nothing listens on the port, is the error of the read or write that meets the end.
+// Forward connects to a port of a pod through the API server and the pod's kubelet, as `kubectl port-forward` does, but
+// without a local port. Deadlines of the connection work. If the kubelet gives a reason for the end of the connection, such
+// as that nothing listens on the port, the next Read or Write returns it as its error.
 func (c *Client) Forward(ctx context.Context, namespace, pod string, port int) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	conn, err := heeding(ctx, func() (net.Conn, error) { return c.open(ctx, namespace, pod, port) })
+	conn, err := withContext(ctx, func() (net.Conn, error) { return c.dialPod(ctx, namespace, pod, port) })
 	if err != nil {
 		return nil, fmt.Errorf("forward port %d of pod %s/%s: %w", port, namespace, pod, err)
 	}
 	return conn, nil
 }
 
-// heeding gives up with the context, which not all of client-go's dialing does. What is opened after that is closed.
-func heeding(ctx context.Context, open func() (net.Conn, error)) (net.Conn, error) {
+// withContext returns when open does or when ctx ends; not all dialing in client-go respects a context. A connection that is
+// opened too late is closed.
+func withContext(ctx context.Context, open func() (net.Conn, error)) (net.Conn, error) {
 	type outcome struct {
 		conn net.Conn
 		err  error
@@ -67,8 +68,8 @@ func heeding(ctx context.Context, open func() (net.Conn, error)) (net.Conn, erro
 	}
 }
 
-func (c *Client) open(ctx context.Context, namespace, pod string, port int) (net.Conn, error) {
-	dialer, err := c.dialer(ctx, c.core.Post().Namespace(namespace).Resource("pods").Name(pod).SubResource("portforward").URL())
+func (c *Client) dialPod(ctx context.Context, namespace, pod string, port int) (net.Conn, error) {
+	dialer, err := c.newDialer(ctx, c.core.Post().Namespace(namespace).Resource("pods").Name(pod).SubResource("portforward").URL())
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +79,7 @@ func (c *Client) open(ctx context.Context, namespace, pod string, port int) (net
 	}
 	if protocol != portforward.PortForwardProtocolV1Name {
 		_ = connection.Close()
-		return nil, fmt.Errorf("the server speaks %q", protocol)
+		return nil, fmt.Errorf("server uses protocol %q, not %q", protocol, portforward.PortForwardProtocolV1Name)
 	}
 	conn, err := newTunnel(connection, port)
 	if err != nil {
@@ -88,18 +89,18 @@ func (c *Client) open(ctx context.Context, namespace, pod string, port int) (net
 	return conn, nil
 }
 
-// dialer tries a websocket first and falls back to SPDY, for servers and proxies that know only one of them
-// (https://github.com/kubernetes/enhancements/tree/master/keps/sig-api-machinery/4006-transition-spdy-to-websockets).
-func (c *Client) dialer(ctx context.Context, target *url.URL) (httpstream.Dialer, error) {
+// newDialer returns a dialer that tries a websocket first and then SPDY, since some servers and proxies support only one of
+// them (https://github.com/kubernetes/enhancements/tree/master/keps/sig-api-machinery/4006-transition-spdy-to-websockets).
+func (c *Client) newDialer(ctx context.Context, target *url.URL) (httpstream.Dialer, error) {
 	config := rest.CopyConfig(c.config)
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return bounded{ctx, next} })
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return contextTransport{ctx, next} })
 	websocket, err := portforward.NewSPDYOverWebsocketDialerForStreaming(target, config)
 	if err != nil {
-		return nil, fmt.Errorf("make a websocket dialer: %w", err)
+		return nil, fmt.Errorf("create a websocket dialer: %w", err)
 	}
 	transport, upgrader, err := spdy.RoundTripperFor(config)
 	if err != nil {
-		return nil, fmt.Errorf("make a SPDY dialer: %w", err)
+		return nil, fmt.Errorf("create a SPDY dialer: %w", err)
 	}
 	fallback := spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, target)
 	return portforward.NewFallbackDialerForStreaming(websocket, fallback, func(err error) bool {
@@ -107,96 +108,96 @@ func (c *Client) dialer(ctx context.Context, target *url.URL) (httpstream.Dialer
 	}), nil
 }
 
-// bounded gives requests a context, which client-go's dialers don't take.
-type bounded struct {
+// contextTransport adds a context to requests, because client-go's dialers take none.
+type contextTransport struct {
 	ctx  context.Context
 	next http.RoundTripper
 }
 
-func (b bounded) RoundTrip(request *http.Request) (*http.Response, error) {
+func (b contextTransport) RoundTrip(request *http.Request) (*http.Response, error) {
 	return b.next.RoundTrip(request.WithContext(b.ctx))
 }
 
-// tunnel is the near end of a pipe, for its deadlines, which streams lack. Two goroutines carry what goes through the pipe
-// to and from the pod; each ends the other.
+// tunnel is the near end of a pipe, because a pipe has deadlines and streams have none. Two goroutines copy between the pipe
+// and the pod. When one ends, the other ends too.
 type tunnel struct {
 	net.Conn
-	connection   httpstream.Connection
-	data, reason httpstream.Stream
-	ended        chan struct{}
-	why          error // nil until ended, and after that where no reason was given
+	connection              httpstream.Connection
+	dataStream, errorStream httpstream.Stream
+	ended                   chan struct{}
+	reason                  error // the kubelet's reason; read it only after ended is closed
 }
 
-// newTunnel makes the two streams of a forwarded connection. The one for errors comes first, and is not written to:
-// https://github.com/kubernetes/client-go/blob/master/tools/portforward/portforward.go.
+// newTunnel creates the two streams of a forwarded connection. The stream for errors comes first, and the client does not write
+// to it: https://github.com/kubernetes/client-go/blob/master/tools/portforward/portforward.go.
 func newTunnel(connection httpstream.Connection, port int) (*tunnel, error) {
 	headers := http.Header{}
 	headers.Set(corev1.PortHeader, strconv.Itoa(port))
 	headers.Set(corev1.PortForwardRequestIDHeader, "0")
 	headers.Set(corev1.StreamType, corev1.StreamTypeError)
-	reason, err := connection.CreateStream(headers)
+	errorStream, err := connection.CreateStream(headers)
 	if err != nil {
-		return nil, fmt.Errorf("open the stream of errors: %w", err)
+		return nil, fmt.Errorf("open the error stream: %w", err)
 	}
-	_ = reason.Close()
+	_ = errorStream.Close()
 	headers.Set(corev1.StreamType, corev1.StreamTypeData)
-	data, err := connection.CreateStream(headers)
+	dataStream, err := connection.CreateStream(headers)
 	if err != nil {
-		return nil, fmt.Errorf("open the stream of data: %w", err)
+		return nil, fmt.Errorf("open the data stream: %w", err)
 	}
 	near, far := net.Pipe()
-	t := &tunnel{Conn: near, connection: connection, data: data, reason: reason, ended: make(chan struct{})}
+	t := &tunnel{Conn: near, connection: connection, dataStream: dataStream, errorStream: errorStream, ended: make(chan struct{})}
 	go t.send(far)
 	go t.receive(far)
 	return t, nil
 }
 
-// Read tells why the tunnel ended, where that is known.
+// Read returns the kubelet's reason as its error if the tunnel has ended and a reason is known.
 func (t *tunnel) Read(p []byte) (int, error) {
 	n, err := t.Conn.Read(p)
-	return n, t.explain(err)
+	return n, t.withReason(err)
 }
 
-// Write tells it too: a client that speaks first may meet the end here.
+// Write does the same as Read: a client that sends first sees the end here.
 func (t *tunnel) Write(p []byte) (int, error) {
 	n, err := t.Conn.Write(p)
-	return n, t.explain(err)
+	return n, t.withReason(err)
 }
 
-func (t *tunnel) explain(err error) error {
+func (t *tunnel) withReason(err error) error {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrClosedPipe) {
 		return err
 	}
 	select {
 	case <-t.ended:
-		return cmp.Or(t.why, err)
+		return cmp.Or(t.reason, err)
 	default:
-		return err // it was closed on our side
+		return err // closed on this side
 	}
 }
 
-// send ends when either end of the pipe is closed, and takes the connection with it.
+// send copies to the pod until either end of the pipe is closed, then closes the connection.
 func (t *tunnel) send(far net.Conn) {
-	_, _ = io.Copy(t.data, far)
-	_ = t.data.Close()
+	_, _ = io.Copy(t.dataStream, far)
+	_ = t.dataStream.Close()
 	_ = t.connection.Close()
 }
 
-// receive ends with the stream of data, and closes the pipe for the reason that the kubelet gives.
+// receive copies from the pod until the data stream ends, then stores the kubelet's reason and closes the pipe.
 func (t *tunnel) receive(far net.Conn) {
 	reason := make(chan string, 1)
 	go func() {
-		text, _ := io.ReadAll(io.LimitReader(t.reason, reasonSize))
+		text, _ := io.ReadAll(io.LimitReader(t.errorStream, maxReasonBytes))
 		reason <- string(text)
 	}()
-	_, _ = io.Copy(far, t.data)
-	_ = t.data.Reset() // what is left of it must not hold up the other stream
+	_, _ = io.Copy(far, t.dataStream)
+	_ = t.dataStream.Reset() // unread data must not delay the error stream
 	select {
 	case text := <-reason:
 		if text != "" {
-			t.why = errors.New(text)
+			t.reason = errors.New(text)
 		}
-	case <-time.After(lastWord):
+	case <-time.After(reasonTimeout):
 	}
 	close(t.ended)
 	_ = far.Close()

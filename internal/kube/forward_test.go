@@ -25,22 +25,22 @@ import (
 )
 
 const (
-	// patience bounds waits for what takes milliseconds; only broken code reaches it.
-	patience = 20 * time.Second
-	// glance is how often a condition is looked at again.
-	glance = 5 * time.Millisecond
+	// waitTimeout bounds waits that take milliseconds; only broken code reaches it.
+	waitTimeout = 20 * time.Second
+	// pollInterval is the time between two checks of a condition.
+	pollInterval = 5 * time.Millisecond
 
 	forwardPath = "/api/v1/namespaces/db/pods/pgbouncer-0/portforward"
 )
 
-// forwarder is an API server and a kubelet as far as port-forwarding goes. The pod's ports are those of the loopback interface.
+// forwarder fakes port-forwarding of an API server and a kubelet. The pod's ports are ports of the loopback interface.
 type forwarder struct {
 	*httptest.Server
-	upgrade func(http.ResponseWriter, *http.Request) httpstream.Connection // nil: both ways are known
+	upgrade func(http.ResponseWriter, *http.Request) httpstream.Connection // nil: supports websockets and SPDY
 
-	mu       sync.Mutex
-	asked    []string // requests' methods
-	upgraded []httpstream.Connection
+	mu          sync.Mutex
+	methodsSeen []string // of the requests
+	upgraded    []httpstream.Connection
 }
 
 func newForwarder(t *testing.T) (*forwarder, *Client) {
@@ -64,7 +64,7 @@ func newForwarder(t *testing.T) (*forwarder, *Client) {
 	return f, client
 }
 
-// authenticated is how the function authenticates: with a wrapped transport, since its tokens are renewed.
+// authenticated adds a token in a wrapped transport, as the function does, whose tokens are renewed.
 type authenticated struct{ next http.RoundTripper }
 
 func (a authenticated) RoundTrip(request *http.Request) (*http.Response, error) {
@@ -75,7 +75,7 @@ func (a authenticated) RoundTrip(request *http.Request) (*http.Response, error) 
 
 func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
-	f.asked = append(f.asked, r.Method)
+	f.methodsSeen = append(f.methodsSeen, r.Method)
 	f.mu.Unlock()
 	if r.URL.Path != forwardPath || r.Header.Get("Authorization") != "Bearer token" {
 		http.Error(w, "no such pod, or no such user", http.StatusForbidden)
@@ -101,7 +101,7 @@ func (f *forwarder) connections() []httpstream.Connection {
 func (f *forwarder) methods() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Clone(f.asked)
+	return slices.Clone(f.methodsSeen)
 }
 
 func upgradeEither(w http.ResponseWriter, r *http.Request) httpstream.Connection {
@@ -133,13 +133,13 @@ func upgradeSPDY(w http.ResponseWriter, r *http.Request) httpstream.Connection {
 
 func onlySPDY(w http.ResponseWriter, r *http.Request) httpstream.Connection {
 	if websocket.IsWebSocketUpgrade(r) {
-		http.Error(w, "what is a websocket?", http.StatusBadRequest)
+		http.Error(w, "websockets are not supported", http.StatusBadRequest)
 		return nil
 	}
 	return upgradeSPDY(w, r)
 }
 
-// newKubelet forwards as the kubelet does: an error is written to the first stream, then both are closed.
+// newKubelet forwards as a kubelet does: it writes an error to the first stream, then closes both.
 func newKubelet() httpstream.NewStreamHandler {
 	var reason httpstream.Stream
 	return func(stream httpstream.Stream, replied <-chan struct{}) error {
@@ -173,8 +173,8 @@ func serveStream(stream httpstream.Stream) error {
 	return nil
 }
 
-// listening makes a pod's process: what serve does with each connection.
-func listening(t *testing.T, serve func(net.Conn)) (port int) {
+// listen starts a pod's process, which calls serve for each connection, and returns its port.
+func listen(t *testing.T, serve func(net.Conn)) (port int) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -201,7 +201,7 @@ func forward(t *testing.T, client *Client, port int) net.Conn {
 	conn, err := client.Forward(t.Context(), "db", "pgbouncer-0", port)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience)) // refused where the connection has ended by now
+	_ = conn.SetDeadline(time.Now().Add(waitTimeout)) // fails if the connection has ended already
 	return conn
 }
 
@@ -215,22 +215,22 @@ func requireEcho(t *testing.T, conn net.Conn, text string) {
 	require.Equal(t, text, string(answer))
 }
 
-func TestAForwardedPortIsAConnectionToThePodsProcess(t *testing.T) {
+func TestForward_PodListens_CarriesData(t *testing.T) {
 	server, client := newForwarder(t)
-	conn := forward(t, client, listening(t, echo))
+	conn := forward(t, client, listen(t, echo))
 	requireEcho(t, conn, "SHOW VERSION")
 	requireEcho(t, conn, strings.Repeat("row ", 1<<16))
 	require.Equal(t, []string{http.MethodGet}, server.methods())
 }
 
-func TestAServerThatKnowsNoWebsocketsIsSpokenToInSPDY(t *testing.T) {
+func TestForward_NoWebsockets_UsesSPDY(t *testing.T) {
 	server, client := newForwarder(t)
 	server.upgrade = onlySPDY
-	requireEcho(t, forward(t, client, listening(t, echo)), "SHOW VERSION")
+	requireEcho(t, forward(t, client, listen(t, echo)), "SHOW VERSION")
 	require.Equal(t, []string{http.MethodGet, http.MethodPost}, server.methods())
 }
 
-func TestWhyAForwardedConnectionEndedIsTheReadsError(t *testing.T) {
+func TestForward_PortClosed_ReadReturnsKubeletReason(t *testing.T) {
 	server, client := newForwarder(t)
 	for name, upgrade := range map[string]func(http.ResponseWriter, *http.Request) httpstream.Connection{
 		"websocket": upgradeEither, "SPDY": onlySPDY,
@@ -244,45 +244,45 @@ func TestWhyAForwardedConnectionEndedIsTheReadsError(t *testing.T) {
 	}
 }
 
-func TestTheEndOfThePodsConnectionIsReadAfterAllThatItSent(t *testing.T) {
+func TestForward_PodCloses_ReadsAllDataThenEOF(t *testing.T) {
 	_, client := newForwarder(t)
 	sent := strings.Repeat("row ", 1<<16)
-	conn := forward(t, client, listening(t, func(conn net.Conn) { _, _ = io.WriteString(conn, sent) }))
+	conn := forward(t, client, listen(t, func(conn net.Conn) { _, _ = io.WriteString(conn, sent) }))
 	got, err := io.ReadAll(conn)
 	require.NoError(t, err)
 	require.Equal(t, len(sent), len(got))
 }
 
-func TestADeadlineEndsAReadAndNotTheForwardedConnection(t *testing.T) {
+func TestForward_ReadDeadline_ConnectionStaysUsable(t *testing.T) {
 	_, client := newForwarder(t)
-	conn := forward(t, client, listening(t, echo))
-	require.NoError(t, conn.SetReadDeadline(time.Now().Add(glance)))
+	conn := forward(t, client, listen(t, echo))
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(pollInterval)))
 	_, err := conn.Read(make([]byte, 1))
 	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+	require.NoError(t, conn.SetDeadline(time.Now().Add(waitTimeout)))
 	requireEcho(t, conn, "SHOW VERSION")
 }
 
-func TestClosingAForwardedConnectionEndsThePodsAndTheServersOwn(t *testing.T) {
+func TestForward_Closed_ClosesPodAndServerConnections(t *testing.T) {
 	server, client := newForwarder(t)
-	met := make(chan string, 1)
-	conn := forward(t, client, listening(t, func(conn net.Conn) {
+	received := make(chan string, 1)
+	conn := forward(t, client, listen(t, func(conn net.Conn) {
 		all, _ := io.ReadAll(conn)
-		met <- string(all)
+		received <- string(all)
 	}))
 	_, err := io.WriteString(conn, "X")
 	require.NoError(t, err)
 	require.NoError(t, conn.Close())
 	select {
-	case all := <-met:
+	case all := <-received:
 		require.Equal(t, "X", all)
-	case <-time.After(patience):
-		t.Fatal("the pod still has its connection")
+	case <-time.After(waitTimeout):
+		t.Fatal("the pod's connection is still open")
 	}
 	require.Eventually(t, func() bool {
 		connections := server.connections()
 		return len(connections) == 1 && closed(connections[0])
-	}, patience, glance)
+	}, waitTimeout, pollInterval)
 }
 
 func closed(connection httpstream.Connection) bool {
@@ -294,17 +294,17 @@ func closed(connection httpstream.Connection) bool {
 	}
 }
 
-func TestForwardingGivesUpWithItsContextAndLeavesNoConnection(t *testing.T) {
+func TestForward_ContextEnds_LeavesNoConnection(t *testing.T) {
 	server, client := newForwarder(t)
-	asked, release := make(chan struct{}), make(chan struct{})
+	requested, release := make(chan struct{}), make(chan struct{})
 	server.upgrade = func(w http.ResponseWriter, r *http.Request) httpstream.Connection {
-		close(asked)
+		close(requested)
 		<-release
 		return upgradeEither(w, r)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
-		<-asked
+		<-requested
 		cancel()
 	}()
 	_, err := client.Forward(ctx, "db", "pgbouncer-0", 6432)
@@ -314,10 +314,10 @@ func TestForwardingGivesUpWithItsContextAndLeavesNoConnection(t *testing.T) {
 	require.Eventually(t, func() bool {
 		connections := server.connections()
 		return len(connections) == 1 && closed(connections[0])
-	}, patience, glance)
+	}, waitTimeout, pollInterval)
 }
 
-func TestARefusedForwardSaysWhy(t *testing.T) {
+func TestForward_Forbidden_ErrorSaysWhy(t *testing.T) {
 	_, client := newForwarder(t)
 	_, err := client.Forward(t.Context(), "db", "another", 6432)
 	require.ErrorContains(t, err, "forward port 6432 of pod db/another: ")

@@ -18,7 +18,7 @@ import (
 	"quiesce/internal/escort"
 )
 
-// Inspect looks at the pod as it is now; nil: it is gone, or another one has its name.
+// Inspect returns the pod as it is now; nil if it is gone or another pod has its name.
 func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*escort.Pod, error) {
 	found := &corev1.Pod{}
 	err := c.core.Get().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).Timeout(callTimeout).Do(ctx).Into(found)
@@ -31,14 +31,14 @@ func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*escort.Pod, error
 	if string(found.UID) != ref.UID {
 		return nil, nil
 	}
-	return inspected(found), nil
+	return toEscortPod(found), nil
 }
 
-// PatchLabels changes labels of exactly this pod; a nil value removes one. Another pod of its name is not changed: its UID differs
-// from the patch's, which makes the patch invalid.
+// PatchLabels changes labels of exactly this pod; a nil value removes one. It does not change another pod of the same name:
+// the patch has the UID, and the server rejects it as invalid if the UID differs.
 func (c *Client) PatchLabels(ctx context.Context, ref drain.Ref, labels map[string]*string) error {
 	metadata := map[string]any{"uid": ref.UID}
-	if len(labels) > 0 { // null would remove all of them
+	if len(labels) > 0 { // null would remove all labels
 		metadata["labels"] = labels
 	}
 	body, err := json.Marshal(map[string]any{"metadata": metadata})
@@ -53,7 +53,7 @@ func (c *Client) PatchLabels(ctx context.Context, ref drain.Ref, labels map[stri
 	return nil
 }
 
-func inspected(p *corev1.Pod) *escort.Pod {
+func toEscortPod(p *corev1.Pod) *escort.Pod {
 	return &escort.Pod{
 		Pod: toPod(p), Node: p.Spec.NodeName, IP: p.Status.PodIP, Ready: isReady(p), Owner: ownerOf(p), Containers: containersOf(p),
 	}
@@ -68,8 +68,8 @@ func isReady(p *corev1.Pod) bool {
 	return false
 }
 
-// ownerOf names the kind as people do, with its group only where that is not Kubernetes' own: OpenKruise's StatefulSet, say, is
-// another than ours.
+// ownerOf returns the pod's controller. Its kind has the API group unless that is apps or core: OpenKruise's StatefulSet, for
+// example, is another kind than that of apps.
 func ownerOf(p *corev1.Pod) escort.Owner {
 	owner := metav1.GetControllerOf(p)
 	if owner == nil {
@@ -82,7 +82,7 @@ func ownerOf(p *corev1.Pod) escort.Owner {
 	return escort.Owner{Kind: kind.String(), Name: owner.Name, UID: string(owner.UID)}
 }
 
-// containersOf has those init containers as well that go on running: sidecars
+// containersOf returns the containers and the sidecars, which are init containers that keep running
 // (https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/).
 func containersOf(p *corev1.Pod) []escort.Container {
 	var all []escort.Container
@@ -122,22 +122,22 @@ func preStop(l *corev1.Lifecycle) []string {
 	return nil
 }
 
-// toProbe: the API server has put in its defaults where the manifest says nothing.
+// toProbe returns the part of a liveness probe that an escort needs. The API server has filled in the defaults.
 func toProbe(p *corev1.Probe, ports []escort.Port) escort.LivenessProbe {
 	probe := escort.LivenessProbe{Window: time.Duration(p.PeriodSeconds) * time.Duration(p.FailureThreshold) * time.Second}
 	switch {
 	case p.TCPSocket != nil:
-		probe.Port = resolve(p.TCPSocket.Port, ports)
+		probe.Port = portNumber(p.TCPSocket.Port, ports)
 	case p.HTTPGet != nil:
-		probe.Port = resolve(p.HTTPGet.Port, ports)
+		probe.Port = portNumber(p.HTTPGet.Port, ports)
 	case p.GRPC != nil:
 		probe.Port = int(p.GRPC.Port)
 	}
 	return probe
 }
 
-// resolve finds the number of a port that may be named; zero: no port of the container has that name.
-func resolve(port intstr.IntOrString, ports []escort.Port) int {
+// portNumber returns the number of a port that may have a name; zero if no port of the container has that name.
+func portNumber(port intstr.IntOrString, ports []escort.Port) int {
 	if port.Type == intstr.Int {
 		return port.IntValue()
 	}

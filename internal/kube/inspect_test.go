@@ -45,15 +45,15 @@ spec:
       livenessProbe: {grpc: {port: 8082}, periodSeconds: 1, failureThreshold: 1}
 `
 
-func TestAPodIsInspectedAsItIs(t *testing.T) {
-	s := setScene(t)
-	s.apply(poolerManifest)
-	ref := refOf(&s.ready("app=pgbouncer", 1)[0])
-	pod := s.inspect(s.pod("pooler"))
+func TestInspect_Pod_HasAllFields(t *testing.T) {
+	e := newLabEnv(t)
+	e.apply(poolerManifest)
+	ref := refOf(&e.awaitReady("app=pgbouncer", 1)[0])
+	pod := e.inspect(e.pod("pooler"))
 	require.NotEmpty(t, pod.IP)
 	pod.IP = ""
 	delete(pod.Annotations, "kubectl.kubernetes.io/last-applied-configuration")
-	maps.DeleteFunc(pod.Labels, func(key, _ string) bool { return strings.HasPrefix(key, "topology.kubernetes.io/") }) // its node's
+	maps.DeleteFunc(pod.Labels, func(key, _ string) bool { return strings.HasPrefix(key, "topology.kubernetes.io/") }) // copied from the node
 	require.Equal(t, escort.Pod{
 		Pod: drain.Pod{
 			Ref: ref, Grace: 45 * time.Second, Created: pod.Created,
@@ -66,7 +66,7 @@ func TestAPodIsInspectedAsItIs(t *testing.T) {
 			{
 				Name: "pgbouncer", Image: "pgbouncer:1.24", Ports: []escort.Port{{Name: "psql", Number: 6432}, {Name: "", Number: 9127}},
 				PreStop:  []string{"sh", "-c", "sleep 5"},
-				Liveness: escort.LivenessProbe{Port: 6432, Window: 30 * time.Second}, // by default 3 times, 10 s apart
+				Liveness: escort.LivenessProbe{Port: 6432, Window: 30 * time.Second}, // the default: 3 times 10 s
 			},
 			{
 				Name: "tls", Image: "stunnel", PreStop: []string{"sleep", "5"},
@@ -80,64 +80,64 @@ func TestAPodIsInspectedAsItIs(t *testing.T) {
 	}, pod)
 }
 
-// A terminating pod's own time stamp is when its grace ends.
-func TestAPodWasDeletedWhenThatWasAskedFor(t *testing.T) {
-	s := setScene(t)
-	s.apply(poolerManifest)
-	s.ready("app=pgbouncer", 1)
+// The deletion timestamp of a terminating pod is the end of its grace period.
+func TestInspect_TerminatingPod_DeletedIsRequestTime(t *testing.T) {
+	e := newLabEnv(t)
+	e.apply(poolerManifest)
+	e.awaitReady("app=pgbouncer", 1)
 	before := time.Now().Truncate(time.Second)
-	require.NoError(t, s.Client().CoreV1().Pods(s.namespace).Delete(t.Context(), "pooler", metav1.DeleteOptions{}))
-	pod := s.inspect(s.pod("pooler"))
+	require.NoError(t, e.Client().CoreV1().Pods(e.namespace).Delete(t.Context(), "pooler", metav1.DeleteOptions{}))
+	pod := e.inspect(e.pod("pooler"))
 	require.False(t, pod.Deleted.Before(before), "%v", pod.Deleted)
 	require.False(t, pod.Deleted.After(time.Now()), "%v", pod.Deleted)
 }
 
-func TestAPodThatIsGoneOrAnotherIsNotInspected(t *testing.T) {
-	s := setScene(t)
-	s.apply(poolerManifest)
-	another := drain.Ref{Namespace: s.namespace, Name: "pooler", UID: "another"}
-	gone := drain.Ref{Namespace: s.namespace, Name: "gone", UID: "1"}
+func TestInspect_PodGoneOrOtherUID_ReturnsNil(t *testing.T) {
+	e := newLabEnv(t)
+	e.apply(poolerManifest)
+	another := drain.Ref{Namespace: e.namespace, Name: "pooler", UID: "another"}
+	gone := drain.Ref{Namespace: e.namespace, Name: "gone", UID: "1"}
 	for _, ref := range []drain.Ref{another, gone} {
-		pod, err := s.client.Inspect(t.Context(), ref)
+		pod, err := e.client.Inspect(t.Context(), ref)
 		require.NoError(t, err)
 		require.Nil(t, pod)
 	}
 }
 
-func TestTheOwnerOfAPodIsNamedWithTheGroupOfItsKindWhereThatIsForeign(t *testing.T) {
+func TestOwnerOf_ForeignKind_HasAPIGroup(t *testing.T) {
 	for apiVersion, kind := range map[string]string{
 		"apps/v1": "StatefulSet", "v1": "StatefulSet", "apps.kruise.io/v1beta1": "StatefulSet.apps.kruise.io",
 	} {
-		pod, controls := found("db-0", "1"), true
+		pod, controls := podNamed("db-0", "1"), true
 		pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: apiVersion, Kind: "StatefulSet", Name: "db", UID: "2", Controller: &controls}}
 		require.Equal(t, escort.Owner{Kind: kind, Name: "db", UID: "2"}, ownerOf(pod))
 	}
-	require.Zero(t, ownerOf(found("bare", "1")))
+	require.Zero(t, ownerOf(podNamed("bare", "1")))
 }
 
 func TestPatchLabels_SetAndRemoved_OthersStay(t *testing.T) {
-	s := setScene(t)
-	s.apply(poolerManifest)
+	e := newLabEnv(t)
+	e.apply(poolerManifest)
 	value, app := "surge", "pgbouncer"
-	require.NoError(t, s.client.PatchLabels(t.Context(), refOf(s.pod("pooler")), map[string]*string{drain.EscortLabel: &value, "app": nil}))
-	pod := s.pod("pooler")
+	require.NoError(t, e.client.PatchLabels(t.Context(), refOf(e.pod("pooler")), map[string]*string{drain.EscortLabel: &value, "app": nil}))
+	pod := e.pod("pooler")
 	require.Equal(t, "surge", pod.Labels[drain.EscortLabel])
 	require.NotContains(t, pod.Labels, "app")
 	require.Contains(t, pod.Annotations, "lab/stop-after")
 
-	require.NoError(t, s.client.PatchLabels(t.Context(), refOf(pod), map[string]*string{drain.EscortLabel: nil, "app": &app}))
-	require.NotContains(t, s.pod("pooler").Labels, drain.EscortLabel)
-	require.Equal(t, app, s.pod("pooler").Labels["app"])
-	require.NoError(t, s.client.PatchLabels(t.Context(), refOf(pod), nil))
-	require.Equal(t, app, s.pod("pooler").Labels["app"])
+	require.NoError(t, e.client.PatchLabels(t.Context(), refOf(pod), map[string]*string{drain.EscortLabel: nil, "app": &app}))
+	require.NotContains(t, e.pod("pooler").Labels, drain.EscortLabel)
+	require.Equal(t, app, e.pod("pooler").Labels["app"])
+	require.NoError(t, e.client.PatchLabels(t.Context(), refOf(pod), nil))
+	require.Equal(t, app, e.pod("pooler").Labels["app"])
 }
 
-func TestPatchLabels_AnotherPodOfTheName_IsRefused(t *testing.T) {
-	s := setScene(t)
-	s.apply(poolerManifest)
-	another := drain.Ref{Namespace: s.namespace, Name: "pooler", UID: "another"}
+func TestPatchLabels_OtherUID_ChangesNothing(t *testing.T) {
+	e := newLabEnv(t)
+	e.apply(poolerManifest)
+	another := drain.Ref{Namespace: e.namespace, Name: "pooler", UID: "another"}
 	value := "surge"
-	err := s.client.PatchLabels(t.Context(), another, map[string]*string{drain.EscortLabel: &value})
+	err := e.client.PatchLabels(t.Context(), another, map[string]*string{drain.EscortLabel: &value})
 	require.ErrorContains(t, err, "patch pod "+another.String())
-	require.NotContains(t, s.pod("pooler").Labels, drain.EscortLabel)
+	require.NotContains(t, e.pod("pooler").Labels, drain.EscortLabel)
 }

@@ -19,27 +19,27 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// shared is the lab that the tests of this package share, each in a namespace of its own. Nothing is done there but with the
-// rights that infra/rbac.yaml gives.
-var shared = sync.OnceValues(func() (*lab.Lab, error) {
+// sharedLab is the lab of all tests in this package; each test has its own namespace. Its clients have only the permissions of
+// infra/rbac.yaml.
+var sharedLab = sync.OnceValues(func() (*lab.Lab, error) {
 	ctx := context.Background()
 	l, err := lab.Start(ctx, lab.Options{})
 	if err != nil {
 		return nil, err
 	}
-	stopShared = l.Stop
+	stopSharedLab = l.Stop
 	if err := l.Apply(ctx, filepath.Join("..", "..", "infra", "rbac.yaml")); err != nil {
 		return nil, err
 	}
 	return l, l.AddNodes(ctx, nodeNamed("a"), nodeNamed("b"), nodeNamed("c"))
 })
 
-// stopShared stops the shared lab, if a test has started it.
-var stopShared = func() error { return nil }
+// stopSharedLab stops the shared lab, if a test has started it.
+var stopSharedLab = func() error { return nil }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if err := stopShared(); err != nil {
+	if err := stopSharedLab(); err != nil {
 		fmt.Println(err)
 		code = 1
 	}
@@ -50,29 +50,29 @@ func nodeNamed(name string) lab.Node {
 	return lab.Node{Name: "node-" + name, InstanceID: "i-" + name, Zone: "us-east-1a"}
 }
 
-// scene is a namespace of the shared lab, and a client with the function's rights.
-type scene struct {
+// labEnv is a namespace of the shared lab, and a client with the function's permissions.
+type labEnv struct {
 	*testing.T
 	*lab.Lab
 	client    *Client
 	namespace string
 }
 
-func setScene(t *testing.T) *scene {
+func newLabEnv(t *testing.T) *labEnv {
 	t.Helper()
 	lab.Require(t)
-	l, err := shared()
+	l, err := sharedLab()
 	require.NoError(t, err)
-	s := &scene{T: t, Lab: l, client: clientOf(t, l, "quiesce")}
+	e := &labEnv{T: t, Lab: l, client: clientInGroup(t, l, "quiesce")}
 	created, err := l.Client().CoreV1().Namespaces().Create(t.Context(),
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}, metav1.CreateOptions{})
 	require.NoError(t, err)
-	s.namespace = created.Name
-	return s
+	e.namespace = created.Name
+	return e
 }
 
-// clientOf is a client that has a group's rights.
-func clientOf(t *testing.T, l *lab.Lab, group string) *Client {
+// clientInGroup returns a client with the permissions of a group.
+func clientInGroup(t *testing.T, l *lab.Lab, group string) *Client {
 	t.Helper()
 	config := l.Admin()
 	config.Impersonate = rest.ImpersonationConfig{UserName: "function", Groups: []string{group}}
@@ -81,28 +81,28 @@ func clientOf(t *testing.T, l *lab.Lab, group string) *Client {
 	return client
 }
 
-// apply applies manifests in the scene's namespace.
-func (s *scene) apply(manifests string) {
-	s.Helper()
-	file := filepath.Join(s.TempDir(), "manifests.yaml")
-	require.NoError(s, os.WriteFile(file, []byte(manifests), 0o600))
-	_, err := s.Kubectl(s.Context(), "apply", "--namespace="+s.namespace, "--filename="+file)
-	require.NoError(s, err)
+// apply applies manifests in the namespace.
+func (e *labEnv) apply(manifests string) {
+	e.Helper()
+	file := filepath.Join(e.TempDir(), "manifests.yaml")
+	require.NoError(e, os.WriteFile(file, []byte(manifests), 0o600))
+	_, err := e.Kubectl(e.Context(), "apply", "--namespace="+e.namespace, "--filename="+file)
+	require.NoError(e, err)
 }
 
-func (s *scene) pod(name string) *corev1.Pod {
-	s.Helper()
-	pod, err := s.Client().CoreV1().Pods(s.namespace).Get(s.Context(), name, metav1.GetOptions{})
-	require.NoError(s, err)
+func (e *labEnv) pod(name string) *corev1.Pod {
+	e.Helper()
+	pod, err := e.Client().CoreV1().Pods(e.namespace).Get(e.Context(), name, metav1.GetOptions{})
+	require.NoError(e, err)
 	return pod
 }
 
-// ready are the Ready pods with these labels, when there are n.
-func (s *scene) ready(selector string, n int) (pods []corev1.Pod) {
-	s.Helper()
-	s.until(func() bool {
-		found, err := s.Client().CoreV1().Pods(s.namespace).List(s.Context(), metav1.ListOptions{LabelSelector: selector})
-		require.NoError(s, err)
+// awaitReady waits for n Ready pods with these labels and returns them.
+func (e *labEnv) awaitReady(selector string, n int) (pods []corev1.Pod) {
+	e.Helper()
+	e.eventually(func() bool {
+		found, err := e.Client().CoreV1().Pods(e.namespace).List(e.Context(), metav1.ListOptions{LabelSelector: selector})
+		require.NoError(e, err)
 		pods = nil
 		for _, p := range found.Items {
 			if isReady(&p) {
@@ -114,25 +114,25 @@ func (s *scene) ready(selector string, n int) (pods []corev1.Pod) {
 	return pods
 }
 
-// inspect looks at a pod that is there.
-func (s *scene) inspect(p *corev1.Pod) escort.Pod {
-	s.Helper()
-	found, err := s.client.Inspect(s.Context(), refOf(p))
-	require.NoError(s, err)
-	require.NotNil(s, found)
+// inspect returns a pod that exists.
+func (e *labEnv) inspect(p *corev1.Pod) escort.Pod {
+	e.Helper()
+	found, err := e.client.Inspect(e.Context(), refOf(p))
+	require.NoError(e, err)
+	require.NotNil(e, found)
 	return *found
 }
 
-func (s *scene) patch(name, patch string) {
-	s.Helper()
-	_, err := s.Client().CoreV1().Pods(s.namespace).Patch(
-		s.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
-	require.NoError(s, err)
+func (e *labEnv) patch(name, patch string) {
+	e.Helper()
+	_, err := e.Client().CoreV1().Pods(e.namespace).Patch(
+		e.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	require.NoError(e, err)
 }
 
-func (s *scene) until(condition func() bool) {
-	s.Helper()
-	require.Eventually(s, condition, patience, glance)
+func (e *labEnv) eventually(condition func() bool) {
+	e.Helper()
+	require.Eventually(e, condition, waitTimeout, pollInterval)
 }
 
 func refOf(p *corev1.Pod) drain.Ref {

@@ -15,7 +15,7 @@ import (
 )
 
 func TestALeaseIsHeldByOneUntilItIsReleasedAndThenGone(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	release, held, err := s.client.AcquireGroupLease(t.Context(), s.namespace)
 	require.NoError(t, err)
 	require.True(t, held)
@@ -29,7 +29,7 @@ func TestALeaseIsHeldByOneUntilItIsReleasedAndThenGone(t *testing.T) {
 }
 
 func TestALeaseIsReleasedThoughItsContextHasEnded(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	release, held, err := s.client.AcquireGroupLease(ctx, s.namespace)
 	require.NoError(t, err)
@@ -45,7 +45,7 @@ func TestALeaseIsReleasedThoughItsContextHasEnded(t *testing.T) {
 // A sweep that does not see who owns what calls for drains that are under way; one that takes an expired lease for an owner leaves
 // a crashed drain to nobody.
 func TestTheLeasesThatAreHeldAreListed(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	release, held, err := s.client.AcquireGroupLease(t.Context(), s.namespace)
 	require.NoError(t, err)
 	require.True(t, held)
@@ -71,12 +71,12 @@ func TestTheLeasesThatAreHeldAreListed(t *testing.T) {
 	require.NotContains(t, leases, termination.LeaseInfo{Name: crashed})
 }
 
-func (s *scene) lease(name string) (*coordinationv1.Lease, error) {
+func (s *labEnv) lease(name string) (*coordinationv1.Lease, error) {
 	return s.Client().CoordinationV1().Leases(leaseNamespace).Get(s.Context(), name, metav1.GetOptions{})
 }
 
 // acquired is a Lease that this test holds, without renewals beside those that it makes itself.
-func (s *scene) acquired(name string, shorten func(time.Time)) *lease {
+func (s *labEnv) acquired(name string, shorten func(time.Time)) *lease {
 	s.Helper()
 	l, err := s.client.hold(s.Context(), name, shorten)
 	require.NoError(s, err)
@@ -85,7 +85,7 @@ func (s *scene) acquired(name string, shorten func(time.Time)) *lease {
 }
 
 // expire ages the Lease, as if its holder had crashed.
-func (s *scene) expire(l *lease) {
+func (s *labEnv) expire(l *lease) {
 	s.Helper()
 	l.stop()
 	require.NoError(s, l.write(s.Context(), func(next *coordinationv1.Lease) {
@@ -97,7 +97,7 @@ func (s *scene) expire(l *lease) {
 func ignore(time.Time) {}
 
 func TestShortenDeadline_LeaseHeld_HolderReadsItAtItsNextRenewal(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	deadline, heard := time.Now().Add(time.Minute), make(chan time.Time, 10)
 	l := s.acquired(s.namespace, func(deadline time.Time) { heard <- deadline })
 
@@ -118,7 +118,7 @@ func TestShortenDeadline_LeaseHeld_HolderReadsItAtItsNextRenewal(t *testing.T) {
 }
 
 func TestShortenDeadline_HolderCrashes_NextHolderReadsIt(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	crashed := s.acquired(s.namespace, ignore)
 	deadline := time.Now().Add(time.Minute)
 	require.NoError(t, s.client.ShortenDeadline(t.Context(), s.namespace, deadline))
@@ -141,7 +141,7 @@ func TestShortenDeadline_HolderCrashes_NextHolderReadsIt(t *testing.T) {
 }
 
 func TestLease_HeldByAnother_IsNil(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	held := s.acquired(s.namespace, ignore)
 	lease, err := s.client.AcquireLease(t.Context(), s.namespace, ignore)
 	require.NoError(t, err)
@@ -150,7 +150,7 @@ func TestLease_HeldByAnother_IsNil(t *testing.T) {
 }
 
 func TestLease_Records_OutliveCrashAndHandOff(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	crashed := s.acquired(s.namespace, ignore)
 	require.NoError(t, crashed.SetRecord(t.Context(), "uid-a", "paused"))
 	require.NoError(t, crashed.SetRecord(t.Context(), "uid-b", "paused"))
@@ -178,7 +178,7 @@ func TestLease_Records_OutliveCrashAndHandOff(t *testing.T) {
 
 // A record is written while a renewal, or somebody's deadline, changes the Lease.
 func TestLease_SetRecordDuringOtherWrites_NothingIsLost(t *testing.T) {
-	s := setScene(t)
+	s := newLabEnv(t)
 	l := s.acquired(s.namespace, ignore)
 	deadline := time.Now().Add(time.Minute)
 	var group sync.WaitGroup

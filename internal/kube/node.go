@@ -13,18 +13,18 @@ import (
 	"quiesce/internal/drain"
 )
 
-// nodePage bounds how many nodes are fetched at once where one has to be searched for.
+// nodePage bounds the nodes of one page of a search.
 const nodePage = 500
 
-// FindNode looks up the node of an instance: by name where one is known, else among the nodes of its zone, else among all, page
-// by page. It is nil if no node has the instance.
+// FindNode returns the node of an instance; nil if no node has the instance. It looks by name if a name is known, then among
+// the nodes of the zone, then among all nodes, page by page.
 func (c *Client) FindNode(ctx context.Context, instanceID, name, zone string) (*drain.Node, error) {
-	node, err := c.byName(ctx, instanceID, name)
+	node, err := c.findNodeByName(ctx, instanceID, name)
 	if node != nil || err != nil {
 		return node, err
 	}
-	for _, selector := range selectors(zone) {
-		node, err := c.search(ctx, instanceID, selector)
+	for _, selector := range zoneSelectors(zone) {
+		node, err := c.searchNodes(ctx, instanceID, selector)
 		if node != nil || err != nil {
 			return node, err
 		}
@@ -32,14 +32,14 @@ func (c *Client) FindNode(ctx context.Context, instanceID, name, zone string) (*
 	return nil, nil
 }
 
-func selectors(zone string) []string {
+func zoneSelectors(zone string) []string {
 	if zone == "" {
 		return []string{""}
 	}
 	return []string{corev1.LabelTopologyZone + "=" + zone, ""}
 }
 
-func (c *Client) byName(ctx context.Context, instanceID, name string) (*drain.Node, error) {
+func (c *Client) findNodeByName(ctx context.Context, instanceID, name string) (*drain.Node, error) {
 	if name == "" {
 		return nil, nil
 	}
@@ -50,9 +50,9 @@ func (c *Client) byName(ctx context.Context, instanceID, name string) (*drain.No
 	return node, nil
 }
 
-// NodeByName looks up the node of that name; nil: there is none.
+// NodeByName returns the node of this name; nil if there is none.
 func (c *Client) NodeByName(ctx context.Context, name string) (*drain.Node, error) {
-	node, err := c.node(ctx, name)
+	node, err := c.getNode(ctx, name)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
@@ -62,8 +62,8 @@ func (c *Client) NodeByName(ctx context.Context, name string) (*drain.Node, erro
 	return toNode(node), nil
 }
 
-// toNode tells the domain what it needs of a node. A kubelet that has not been heard of for the node controller's grace period
-// is Ready=Unknown (https://kubernetes.io/docs/reference/node/node-status/#condition).
+// toNode returns what the domain needs of a node. The node controller sets Ready=Unknown if it has not heard from the
+// kubelet for its grace period (https://kubernetes.io/docs/reference/node/node-status/#condition).
 func toNode(n *corev1.Node) *drain.Node {
 	node := &drain.Node{Name: n.Name, UID: string(n.UID), InstanceID: path.Base(n.Spec.ProviderID)}
 	for _, condition := range n.Status.Conditions {
@@ -74,14 +74,14 @@ func toNode(n *corev1.Node) *drain.Node {
 	return node
 }
 
-func (c *Client) node(ctx context.Context, name string) (*corev1.Node, error) {
+func (c *Client) getNode(ctx context.Context, name string) (*corev1.Node, error) {
 	node := &corev1.Node{}
 	return node, c.core.Get().Resource("nodes").Name(name).Timeout(callTimeout).Do(ctx).Into(node)
 }
 
-func (c *Client) search(ctx context.Context, instanceID, selector string) (found *drain.Node, err error) {
+func (c *Client) searchNodes(ctx context.Context, instanceID, selector string) (found *drain.Node, err error) {
 	err = c.eachNode(ctx, metav1.ListOptions{LabelSelector: selector}, func(n *corev1.Node) bool {
-		if isOf(n, instanceID) {
+		if hasInstance(n, instanceID) {
 			found = toNode(n)
 		}
 		return found != nil
@@ -92,8 +92,8 @@ func (c *Client) search(ctx context.Context, instanceID, selector string) (found
 	return found, nil
 }
 
-// eachNode looks at nodes page by page, until one is found.
-func (c *Client) eachNode(ctx context.Context, options metav1.ListOptions, look func(*corev1.Node) (found bool)) error {
+// eachNode calls visit for each node, page by page, until visit returns true.
+func (c *Client) eachNode(ctx context.Context, options metav1.ListOptions, visit func(*corev1.Node) (done bool)) error {
 	options.Limit = nodePage
 	for {
 		page := &corev1.NodeList{}
@@ -102,19 +102,19 @@ func (c *Client) eachNode(ctx context.Context, options metav1.ListOptions, look 
 			return err
 		}
 		for i := range page.Items {
-			if look(&page.Items[i]) {
+			if visit(&page.Items[i]) {
 				return nil
 			}
 		}
 		if page.Continue == "" {
 			return nil
 		}
-		options.Continue, options.ResourceVersion = page.Continue, "" // the rest is of the same version
+		options.Continue, options.ResourceVersion = page.Continue, "" // the token carries the version
 	}
 }
 
-// isOf: the provider ID ends in the instance's ID, whatever the node is called
+// hasInstance reports whether the node is the instance's: the provider ID ends in the instance ID
 // (aws:///<zone>/<instance>, https://cloud-provider-aws.sigs.k8s.io/prerequisites/).
-func isOf(node *corev1.Node, instanceID string) bool {
+func hasInstance(node *corev1.Node, instanceID string) bool {
 	return instanceID != "" && strings.HasSuffix(node.Spec.ProviderID, "/"+instanceID)
 }

@@ -12,8 +12,8 @@ import (
 	"quiesce/internal/escort"
 )
 
-// Peers are the pods of the pod's owner, itself among them, as the owner counts them: those that have ended are none. None for an
-// owner that has no selector.
+// Peers returns the pods that the pod's owner counts as its own, including the pod itself. Pods that have succeeded or
+// failed do not count. It returns none if the owner has no selector.
 func (c *Client) Peers(ctx context.Context, p escort.Pod) ([]escort.Peer, error) {
 	owner, err := c.controllerOf(ctx, p)
 	if owner == nil || err != nil {
@@ -24,13 +24,13 @@ func (c *Client) Peers(ctx context.Context, p escort.Pod) ([]escort.Peer, error)
 		return nil, err
 	}
 	var peers []escort.Peer
-	nodes := leavers{Client: c, known: map[string]bool{}}
+	nodes := nodeLookup{Client: c, known: map[string]bool{}}
 	for i := range pods {
 		if !isCounted(&pods[i], owner) {
 			continue
 		}
 		peer := toPeer(&pods[i])
-		if peer.NodeLeaving, err = nodes.leaves(ctx, peer.Node); err != nil {
+		if peer.NodeLeaving, err = nodes.isLeaving(ctx, peer.Node); err != nil {
 			return nil, err
 		}
 		peers = append(peers, peer)
@@ -39,8 +39,8 @@ func (c *Client) Peers(ctx context.Context, p escort.Pod) ([]escort.Peer, error)
 }
 
 func isCounted(p *corev1.Pod, owner *controller) bool {
-	by := metav1.GetControllerOf(p)
-	return by != nil && string(by.UID) == owner.Metadata.UID &&
+	controller := metav1.GetControllerOf(p)
+	return controller != nil && string(controller.UID) == owner.Metadata.UID &&
 		p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
 }
 
@@ -51,22 +51,23 @@ func toPeer(p *corev1.Pod) escort.Peer {
 	}
 }
 
-// leavers looks each node up once.
-type leavers struct {
+// nodeLookup reads each node at most once.
+type nodeLookup struct {
 	*Client
-	known map[string]bool
+	known map[string]bool // by node name: whether the node is going away
 }
 
-// leaves: a node that is gone takes its pods along; a pod without one has yet to come.
-func (l leavers) leaves(ctx context.Context, name string) (bool, error) {
+// isLeaving reports whether the node is cordoned, terminating or gone. An empty name is a pod without a node, which no node
+// takes away.
+func (l nodeLookup) isLeaving(ctx context.Context, name string) (bool, error) {
 	leaving, known := l.known[name]
 	if known || name == "" {
 		return leaving, nil
 	}
-	node, err := l.node(ctx, name)
+	node, err := l.getNode(ctx, name)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return false, fmt.Errorf("get node %s: %w", name, err)
 	}
-	l.known[name] = err != nil || node.Spec.Unschedulable || hasWaveTaint(node)
+	l.known[name] = err != nil || node.Spec.Unschedulable || hasTerminatingTaint(node)
 	return l.known[name], nil
 }

@@ -20,7 +20,7 @@ func refsOf(peers []escort.Peer) (refs []drain.Ref) {
 	return refs
 }
 
-const setManifest = `
+const statefulSetManifest = `
 apiVersion: apps/v1
 kind: StatefulSet
 metadata: {name: pooler}
@@ -45,34 +45,34 @@ metadata: {name: stray, labels: {app: pgbouncer}}
 spec: {nodeName: node-a, containers: [{name: pgbouncer, image: pgbouncer}]}
 `
 
-// poolNodes adds nodes for this scene's pods only.
-func (s *scene) poolNodes(n int) {
-	s.Helper()
+// poolNodes adds n nodes for the pods of this namespace only.
+func (e *labEnv) poolNodes(n int) {
+	e.Helper()
 	for i := range n {
-		node := nodeNamed(s.namespace + "-" + string(rune('a'+i)))
-		node.Labels = map[string]string{"pool": s.namespace}
-		require.NoError(s, s.AddNodes(s.Context(), node))
-		s.Cleanup(func() { _ = s.RemoveNode(s.Context(), node.Name) })
+		node := nodeNamed(e.namespace + "-" + string(rune('a'+i)))
+		node.Labels = map[string]string{"pool": e.namespace}
+		require.NoError(e, e.AddNodes(e.Context(), node))
+		e.Cleanup(func() { _ = e.RemoveNode(e.Context(), node.Name) })
 	}
 }
 
-func TestPeersAreThePodsThatTheOwnerCountsAndWhetherTheyWillStay(t *testing.T) {
-	s := setScene(t)
-	s.poolNodes(4)
-	s.apply(strings.ReplaceAll(setManifest, "NAMESPACE", s.namespace))
-	s.ready("app=pgbouncer", 5)
-	pod := s.inspect(s.pod("pooler-0"))
-	nodeOf := func(name string) drain.Node { return drain.Node{Name: s.pod(name).Spec.NodeName} }
-	_, err := s.client.Cordon(t.Context(), nodeOf("pooler-1"), "quiesce", time.Now())
+func TestPeers_StatefulSet_HasStateOfPodAndNode(t *testing.T) {
+	e := newLabEnv(t)
+	e.poolNodes(4)
+	e.apply(strings.ReplaceAll(statefulSetManifest, "NAMESPACE", e.namespace))
+	e.awaitReady("app=pgbouncer", 5)
+	pod := e.inspect(e.pod("pooler-0"))
+	nodeOf := func(name string) drain.Node { return drain.Node{Name: e.pod(name).Spec.NodeName} }
+	_, err := e.client.Cordon(t.Context(), nodeOf("pooler-1"), "quiesce", time.Now())
 	require.NoError(t, err)
-	require.NoError(t, s.client.TaintTerminating(t.Context(), []drain.Node{named(s.pod("pooler-2").Spec.NodeName)}))
-	require.NoError(t, s.Client().CoreV1().Pods(s.namespace).Delete(t.Context(), "pooler-3", metav1.DeleteOptions{}))
+	require.NoError(t, e.client.TaintTerminating(t.Context(), []drain.Node{nodeRef(e.pod("pooler-2").Spec.NodeName)}))
+	require.NoError(t, e.Client().CoreV1().Pods(e.namespace).Delete(t.Context(), "pooler-3", metav1.DeleteOptions{}))
 
-	peers, err := s.client.Peers(t.Context(), pod)
+	peers, err := e.client.Peers(t.Context(), pod)
 	require.NoError(t, err)
 	require.Len(t, peers, 4)
 	for i, name := range []string{"pooler-0", "pooler-1", "pooler-2", "pooler-3"} {
-		seen := s.pod(name)
+		seen := e.pod(name)
 		require.Equal(t, escort.Peer{
 			Ref: refOf(seen), Node: seen.Spec.NodeName, Ready: true, Terminating: i == 3, NodeLeaving: i == 1 || i == 2,
 			Created: seen.CreationTimestamp.Time,
@@ -80,34 +80,34 @@ func TestPeersAreThePodsThatTheOwnerCountsAndWhetherTheyWillStay(t *testing.T) {
 	}
 }
 
-// named is the node that nodeNamed has made.
-func named(node string) drain.Node {
+// nodeRef returns the node that nodeNamed describes.
+func nodeRef(node string) drain.Node {
 	return drain.Node{Name: node, InstanceID: "i-" + strings.TrimPrefix(node, "node-")}
 }
 
-func TestAPodThatHasEndedIsNoPeer(t *testing.T) {
-	s := setScene(t)
-	s.apply(groupManifest)
-	before := s.ready("app=pgbouncer", 2)
+func TestPeers_PodFailed_IsNotCounted(t *testing.T) {
+	e := newLabEnv(t)
+	e.apply(deploymentManifest)
+	before := e.awaitReady("app=pgbouncer", 2)
 	ended := before[0]
 	ended.Status.Phase, ended.Status.Conditions = corev1.PodFailed, nil
-	_, err := s.Client().CoreV1().Pods(s.namespace).UpdateStatus(t.Context(), &ended, metav1.UpdateOptions{})
+	_, err := e.Client().CoreV1().Pods(e.namespace).UpdateStatus(t.Context(), &ended, metav1.UpdateOptions{})
 	require.NoError(t, err)
-	s.ready("app=pgbouncer", 2) // its owner has made another, and keeps it
+	e.awaitReady("app=pgbouncer", 2) // the owner has created a replacement
 
-	peers, err := s.client.Peers(t.Context(), s.inspect(&before[1]))
+	peers, err := e.client.Peers(t.Context(), e.inspect(&before[1]))
 	require.NoError(t, err)
 	require.Len(t, peers, 2)
 	require.NotContains(t, refsOf(peers), refOf(&ended))
-	require.Equal(t, corev1.PodFailed, s.pod(ended.Name).Status.Phase)
+	require.Equal(t, corev1.PodFailed, e.pod(ended.Name).Status.Phase)
 }
 
-func TestAPeerWithoutANodeIsNotReadyAndDoesNotLeave(t *testing.T) {
-	s := setScene(t)
-	s.poolNodes(2)
-	s.apply(strings.ReplaceAll(setManifest, "NAMESPACE", s.namespace))
-	s.ready("app=pgbouncer", 3) // two of four have a node each
-	all, err := s.client.Peers(t.Context(), s.inspect(s.pod("pooler-0")))
+func TestPeers_PodWithoutNode_NotReadyNotLeaving(t *testing.T) {
+	e := newLabEnv(t)
+	e.poolNodes(2)
+	e.apply(strings.ReplaceAll(statefulSetManifest, "NAMESPACE", e.namespace))
+	e.awaitReady("app=pgbouncer", 3) // two of four have a node each
+	all, err := e.client.Peers(t.Context(), e.inspect(e.pod("pooler-0")))
 	require.NoError(t, err)
 	require.Len(t, all, 4)
 	for _, p := range all {
@@ -116,9 +116,9 @@ func TestAPeerWithoutANodeIsNotReadyAndDoesNotLeave(t *testing.T) {
 	}
 }
 
-func TestANodeThatIsGoneTakesItsPodsAlong(t *testing.T) {
-	s := setScene(t)
-	leaving, err := leavers{Client: s.client, known: map[string]bool{}}.leaves(t.Context(), "gone")
+func TestIsLeaving_NodeGone_True(t *testing.T) {
+	e := newLabEnv(t)
+	leaving, err := nodeLookup{Client: e.client, known: map[string]bool{}}.isLeaving(t.Context(), "gone")
 	require.NoError(t, err)
 	require.True(t, leaving)
 }

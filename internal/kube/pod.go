@@ -10,11 +10,11 @@ import (
 	"quiesce/internal/drain"
 )
 
-// cordonTaint is what a cordoned node keeps pods away with
+// cordonTaint is the taint of a cordoned node
 // (https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/).
 var cordonTaint = corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
 
-// toPod tells the domain what it needs of a pod, and lets go of the rest.
+// toPod returns what the domain needs of a pod. The rest of the object can then be freed.
 func toPod(p *corev1.Pod) drain.Pod {
 	_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
 	return drain.Pod{
@@ -25,7 +25,7 @@ func toPod(p *corev1.Pod) drain.Pod {
 		Controller:      controllerKind(p),
 		Grace:           grace(p),
 		Created:         p.CreationTimestamp.Time,
-		Deleted:         deleted(p),
+		Deleted:         deletionRequestedAt(p),
 		Mirror:          mirror,
 		Finished:        finished(p),
 		ToleratesCordon: toleratesCordon(p),
@@ -34,24 +34,25 @@ func toPod(p *corev1.Pod) drain.Pod {
 	}
 }
 
-// finished: nothing runs in the pod and nothing more will be done about it. Of a terminating pod the kubelet says first that
-// its containers have ended and only then lets go of it; a node that goes in between leaves the object behind, and a
-// StatefulSet without its successor.
+// finished reports whether nothing runs in the pod and no more work remains for it. A terminating pod is not finished: its
+// kubelet reports the end of the containers first and deletes the object after that. If the node ends in between, the object
+// stays, and a StatefulSet creates no successor.
 func finished(p *corev1.Pod) bool { return succeededOrFailed(p) && p.DeletionTimestamp == nil }
 
-// kept: the kubelet has stopped the pod and let go of it, which is to delete it with a grace period of zero, and finalizers
-// keep it.
-func kept(p *corev1.Pod) bool {
-	letGo := p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds == 0
-	return letGo && len(p.Finalizers) > 0 && (succeededOrFailed(p) || allEnded(p))
+// keptByFinalizers reports whether only finalizers keep the pod. Its containers have ended, and the kubelet has released it: it
+// deletes the object with a grace period of zero.
+func keptByFinalizers(p *corev1.Pod) bool {
+	released := p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds == 0
+	return released && len(p.Finalizers) > 0 && (succeededOrFailed(p) || allContainersEnded(p))
 }
 
 func succeededOrFailed(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-// allEnded: kubelets before 1.27 leave the phase of a pod that they stop as it was.
-func allEnded(p *corev1.Pod) bool {
+// allContainersEnded reports whether every container has ended. Kubelets before 1.27 do not change the phase of a pod that
+// they stop.
+func allContainersEnded(p *corev1.Pod) bool {
 	runs := func(c corev1.ContainerStatus) bool { return c.State.Terminated == nil }
 	return len(p.Status.ContainerStatuses) > 0 && !slices.ContainsFunc(p.Status.ContainerStatuses, runs)
 }
@@ -70,17 +71,17 @@ func grace(p *corev1.Pod) time.Duration {
 	return time.Duration(*p.Spec.TerminationGracePeriodSeconds) * time.Second
 }
 
-// deleted is when the pod's termination was asked for: its deletion timestamp is when its grace ends
-// (https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/object-meta/#System).
-func deleted(p *corev1.Pod) time.Time {
+// deletionRequestedAt returns when the pod's deletion was requested; zero if it was not. The deletion timestamp is the end
+// of the grace period (https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/object-meta/#System).
+func deletionRequestedAt(p *corev1.Pod) time.Time {
 	if p.DeletionTimestamp == nil {
 		return time.Time{}
 	}
-	asked := p.DeletionTimestamp.Time
+	requested := p.DeletionTimestamp.Time
 	if p.DeletionGracePeriodSeconds != nil {
-		asked = asked.Add(-time.Duration(*p.DeletionGracePeriodSeconds) * time.Second)
+		requested = requested.Add(-time.Duration(*p.DeletionGracePeriodSeconds) * time.Second)
 	}
-	return asked
+	return requested
 }
 
 func toleratesCordon(p *corev1.Pod) bool {
@@ -92,7 +93,8 @@ func toleratesCordon(p *corev1.Pod) bool {
 	return false
 }
 
-// tolerates: an empty key with Exists tolerates every taint, an empty effect tolerates every effect
+// tolerates reports whether a pod with this toleration tolerates the taint. An empty key with Exists tolerates every taint.
+// An empty effect tolerates every effect
 // (https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#Toleration).
 func tolerates(t corev1.Toleration, taint corev1.Taint) bool {
 	if t.Effect != "" && t.Effect != taint.Effect {
@@ -104,8 +106,8 @@ func tolerates(t corev1.Toleration, taint corev1.Taint) bool {
 	return t.Key == taint.Key && (t.Operator == corev1.TolerationOpExists || t.Value == taint.Value)
 }
 
-// claims are the names of the pod's PersistentVolumeClaims; a generic ephemeral volume's claim is called after pod and volume
-// (https://kubernetes.io/docs/concepts/storage/ephemeral-volumes/#persistentvolumeclaim-naming).
+// claims returns the names of the pod's PersistentVolumeClaims. The claim of a generic ephemeral volume is named after pod
+// and volume (https://kubernetes.io/docs/concepts/storage/ephemeral-volumes/#persistentvolumeclaim-naming).
 func claims(p *corev1.Pod) []string {
 	var names []string
 	for _, v := range p.Spec.Volumes {

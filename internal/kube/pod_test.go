@@ -11,14 +11,14 @@ import (
 	"quiesce/internal/drain"
 )
 
-// asked is a pod that was told to stop, and that its kubelet has let go of if it gives it no grace any more.
-func asked(grace int64, finalizers ...string) *corev1.Pod {
-	pod := found("web", "1")
+// terminatingPod returns a pod whose deletion was requested. A grace of zero means that its kubelet has released it.
+func terminatingPod(grace int64, finalizers ...string) *corev1.Pod {
+	pod := podNamed("web", "1")
 	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds, pod.Finalizers = &metav1.Time{Time: time.Now()}, &grace, finalizers
 	return pod
 }
 
-func in(phase corev1.PodPhase, pod *corev1.Pod, containers ...corev1.ContainerState) *corev1.Pod {
+func withPhase(phase corev1.PodPhase, pod *corev1.Pod, containers ...corev1.ContainerState) *corev1.Pod {
 	pod.Status.Phase = phase
 	for _, state := range containers {
 		pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, corev1.ContainerStatus{State: state})
@@ -26,100 +26,100 @@ func in(phase corev1.PodPhase, pod *corev1.Pod, containers ...corev1.ContainerSt
 	return pod
 }
 
-// A pod that a kubelet has stopped is not gone for another second. Taken for one that stays, it would be reported to somebody who
-// looks for what went wrong.
-func TestAPodIsFinishedOrKeptByFinalizersOnlyWhenNothingMoreIsDoneAboutIt(t *testing.T) {
+// A pod that a kubelet has stopped still exists for about a second. If it counted as finished, the report would say that it
+// remained.
+func TestFinished_KubeletStillWorks_False(t *testing.T) {
 	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
 	ended := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}
 	for name, c := range map[string]struct {
 		pod            *corev1.Pod
 		finished, kept bool
 	}{
-		"runs":                                   {pod: in(corev1.PodRunning, found("web", "1"), running)},
-		"has succeeded":                          {pod: in(corev1.PodSucceeded, found("web", "1")), finished: true},
-		"has failed":                             {pod: in(corev1.PodFailed, found("web", "1")), finished: true},
-		"is between two tries of its container":  {pod: in(corev1.PodRunning, found("web", "1"), ended)},
-		"is told to stop":                        {pod: in(corev1.PodRunning, asked(30), running)},
-		"has stopped":                            {pod: in(corev1.PodFailed, asked(30), ended)},
-		"has stopped, and is about to be gone":   {pod: in(corev1.PodFailed, asked(0), ended)},
-		"has stopped, and has a finalizer":       {pod: in(corev1.PodFailed, asked(30, "a/b"), ended)},
-		"is kept by it":                          {pod: in(corev1.PodSucceeded, asked(0, "a/b"), ended), kept: true},
-		"is kept by it, by an older kubelet":     {pod: in(corev1.PodRunning, asked(0, "a/b"), ended, ended), kept: true},
-		"is forced by hand, and has a finalizer": {pod: in(corev1.PodRunning, asked(0, "a/b"), ended, running)},
-		"never began":                            {pod: in(corev1.PodPending, asked(0, "a/b"))},
+		"runs":                                 {pod: withPhase(corev1.PodRunning, podNamed("web", "1"), running)},
+		"has succeeded":                        {pod: withPhase(corev1.PodSucceeded, podNamed("web", "1")), finished: true},
+		"has failed":                           {pod: withPhase(corev1.PodFailed, podNamed("web", "1")), finished: true},
+		"restarts its container":               {pod: withPhase(corev1.PodRunning, podNamed("web", "1"), ended)},
+		"terminates":                           {pod: withPhase(corev1.PodRunning, terminatingPod(30), running)},
+		"has stopped":                          {pod: withPhase(corev1.PodFailed, terminatingPod(30), ended)},
+		"has stopped, and is about to be gone": {pod: withPhase(corev1.PodFailed, terminatingPod(0), ended)},
+		"has stopped, and has a finalizer":     {pod: withPhase(corev1.PodFailed, terminatingPod(30, "a/b"), ended)},
+		"only the finalizer keeps it":          {pod: withPhase(corev1.PodSucceeded, terminatingPod(0, "a/b"), ended), kept: true},
+		"only the finalizer keeps it, older kubelet": {pod: withPhase(corev1.PodRunning, terminatingPod(0, "a/b"), ended, ended), kept: true},
+		"is force-deleted, and has a finalizer":      {pod: withPhase(corev1.PodRunning, terminatingPod(0, "a/b"), ended, running)},
+		"never started":                              {pod: withPhase(corev1.PodPending, terminatingPod(0, "a/b"))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, c.finished, finished(c.pod))
-			require.Equal(t, c.kept, kept(c.pod))
+			require.Equal(t, c.kept, keptByFinalizers(c.pod))
 		})
 	}
 }
 
-func TestSinceWhenFinalizersKeepAPodIsWhenThatWasSeen(t *testing.T) {
-	c := &cluster{changed: make(chan struct{}, 1), budgets: watched()}
-	early := in(corev1.PodFailed, asked(0, "a/b"))
+func TestContainersEndedAt_FinalizersKeepPod_FirstSeen(t *testing.T) {
+	c := &watchedNode{changed: make(chan struct{}, 1), pdbs: pdbsWith()}
+	early := withPhase(corev1.PodFailed, terminatingPod(0, "a/b"))
 	early.Name, early.DeletionTimestamp = "early", &metav1.Time{Time: time.Now().Add(-time.Hour)}
-	web := found("web", "1")
+	web := podNamed("web", "1")
 	c.replace([]*corev1.Pod{early, web})
 	began := time.Now()
-	c.put(in(corev1.PodFailed, asked(30, "a/b")))
-	c.put(in(corev1.PodFailed, asked(0, "a/b")))
-	since := endOf(c, "web")
+	c.put(withPhase(corev1.PodFailed, terminatingPod(30, "a/b")))
+	c.put(withPhase(corev1.PodFailed, terminatingPod(0, "a/b")))
+	since := containersEndedAt(c, "web")
 	require.WithinRange(t, since, began, time.Now())
-	require.WithinDuration(t, began.Add(-time.Hour), endOf(c, "early"), time.Minute, "for all we know")
-	c.put(in(corev1.PodFailed, asked(0, "a/b")))
-	require.Equal(t, since, endOf(c, "web"), "not when it was seen again")
+	require.WithinDuration(t, began.Add(-time.Hour), containersEndedAt(c, "early"), time.Minute, "it may be as old as the deletion")
+	c.put(withPhase(corev1.PodFailed, terminatingPod(0, "a/b")))
+	require.Equal(t, since, containersEndedAt(c, "web"), "not the time of a later change")
 
-	reborn := found("web", "2")
-	c.put(reborn)
-	require.Zero(t, endOf(c, "web"))
+	successor := podNamed("web", "2")
+	c.put(successor)
+	require.Zero(t, containersEndedAt(c, "web"))
 }
 
-func endOf(c *cluster, name string) time.Time {
-	pod := c.pods[key(found(name, ""))]
+func containersEndedAt(c *watchedNode, name string) time.Time {
+	pod := c.pods[key(podNamed(name, ""))]
 	return pod.ContainersEndedAt
 }
 
-func TestPodsAreToldWhichBudgetsAreKnownToSelectThem(t *testing.T) {
-	c := &cluster{changed: make(chan struct{}, 1), budgets: watched()}
-	pod := found("web", "1")
+func TestPods_KnownPDBsSelectPod_SetsPDBs(t *testing.T) {
+	c := &watchedNode{changed: make(chan struct{}, 1), pdbs: pdbsWith()}
+	pod := podNamed("web", "1")
 	pod.Labels = map[string]string{"app": "web"}
 	c.replace([]*corev1.Pod{pod})
-	require.Empty(t, c.Pods()[0].PDBs, "none was asked")
-	inNamespace{c.budgets, "app"}.put(pdb("b", 0, 1, 1))
-	inNamespace{c.budgets, "app"}.put(pdb("a", 0, 1, 1))
+	require.Empty(t, c.Pods()[0].PDBs, "no PDB is known")
+	namespaceSink{c.pdbs, "app"}.put(newPDB("b", 0, 1, 1))
+	namespaceSink{c.pdbs, "app"}.put(newPDB("a", 0, 1, 1))
 	require.Equal(t, []string{"app/a", "app/b"}, c.Pods()[0].PDBs)
 }
 
-func node(ready corev1.ConditionStatus) *corev1.Node {
+func nodeWithReady(ready corev1.ConditionStatus) *corev1.Node {
 	return &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}}}
 }
 
-func TestANodeIsUnreachableWhenItsStateIsUnknownOrItIsGone(t *testing.T) {
-	c := &cluster{changed: make(chan struct{}, 1)}
+func TestUnreachable_NodeReadyUnknownOrGone_True(t *testing.T) {
+	c := &watchedNode{changed: make(chan struct{}, 1)}
 	var _ drain.Cluster = c
-	u := underfoot{c}
+	u := nodeSink{c}
 	for _, step := range []struct {
 		what        string
 		do          func()
 		unreachable bool
-		said        bool
+		notifies    bool
 	}{
-		{"is ready", func() { u.replace([]*corev1.Node{node(corev1.ConditionTrue)}) }, false, false},
-		{"is lost", func() { u.put(node(corev1.ConditionUnknown)) }, true, true},
-		{"is still lost", func() { u.put(node(corev1.ConditionUnknown)) }, true, false},
-		{"is back, and not well", func() { u.put(node(corev1.ConditionFalse)) }, false, true},
-		{"is deleted", func() { u.drop(node(corev1.ConditionTrue)) }, true, true},
-		{"is registered anew", func() { u.put(node(corev1.ConditionTrue)) }, false, true},
+		{"is ready", func() { u.replace([]*corev1.Node{nodeWithReady(corev1.ConditionTrue)}) }, false, false},
+		{"is lost", func() { u.put(nodeWithReady(corev1.ConditionUnknown)) }, true, true},
+		{"is still lost", func() { u.put(nodeWithReady(corev1.ConditionUnknown)) }, true, false},
+		{"is back, and not ready", func() { u.put(nodeWithReady(corev1.ConditionFalse)) }, false, true},
+		{"is deleted", func() { u.drop(nodeWithReady(corev1.ConditionTrue)) }, true, true},
+		{"is registered again", func() { u.put(nodeWithReady(corev1.ConditionTrue)) }, false, true},
 		{"is found missing", func() { u.replace(nil) }, true, true},
 	} {
 		step.do()
 		require.Equal(t, step.unreachable, c.Unreachable(), step.what)
 		select {
 		case <-c.changed:
-			require.True(t, step.said, step.what)
+			require.True(t, step.notifies, step.what)
 		default:
-			require.False(t, step.said, step.what)
+			require.False(t, step.notifies, step.what)
 		}
 	}
 }

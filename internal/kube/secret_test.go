@@ -14,12 +14,12 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// authorityOf is the certificate that a test server's clients must believe in.
+// authorityOf returns the certificate that clients of a test server must trust.
 func authorityOf(server *httptest.Server) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 }
 
-func TestASecretIsReadByNameAndAMissingOneIsNamed(t *testing.T) {
+func TestSecret_Missing_ErrorNamesIt(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		var answer any = &corev1.Secret{

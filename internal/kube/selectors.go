@@ -11,22 +11,22 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// controller is what of a ReplicaSet or StatefulSet matters.
+// controller is the part of a ReplicaSet or StatefulSet that an escort needs.
 type controller struct {
-	Metadata identity
+	Metadata objectMeta
 	Spec     struct {
-		Replicas int // the API server has put in the default
+		Replicas int // the API server has filled in the default
 		Selector *metav1.LabelSelector
 	}
 }
 
 type service struct {
-	Metadata identity
+	Metadata objectMeta
 	Spec     struct{ Selector map[string]string }
 }
 
 type networkPolicy struct {
-	Metadata identity
+	Metadata objectMeta
 	Spec     struct {
 		PodSelector *metav1.LabelSelector
 		Ingress     []struct{ From []policyPeer }
@@ -36,33 +36,35 @@ type networkPolicy struct {
 
 type policyPeer struct{ PodSelector *metav1.LabelSelector }
 
-// Around finds what selects a pod with this namespace, these labels and this owner; nothing else of it matters. Network policies
-// of other namespaces that name its labels are not looked for: that would take all of the cluster's.
-func (c *Client) Selectors(ctx context.Context, p escort.Pod) (around escort.Selectors, err error) {
-	if err := c.aroundOwner(ctx, p, &around); err != nil {
+// Selectors returns the objects that select a pod with this namespace, these labels and this owner; other fields of the pod
+// do not count. It does not search other namespaces for network policies that name the labels: that would list the whole
+// cluster's.
+func (c *Client) Selectors(ctx context.Context, p escort.Pod) (found escort.Selectors, err error) {
+	if err := c.addOwner(ctx, p, &found); err != nil {
 		return escort.Selectors{}, err
 	}
-	if around.Services, err = c.servicesOf(ctx, p); err != nil {
+	if found.Services, err = c.servicesOf(ctx, p); err != nil {
 		return escort.Selectors{}, err
 	}
-	if around.PDBs, err = c.budgetsOf(ctx, p); err != nil {
+	if found.PDBs, err = c.pdbsOf(ctx, p); err != nil {
 		return escort.Selectors{}, err
 	}
-	around.Policies, err = c.policiesOf(ctx, p)
-	return around, err
+	found.Policies, err = c.policiesOf(ctx, p)
+	return found, err
 }
 
-func (c *Client) aroundOwner(ctx context.Context, p escort.Pod, around *escort.Selectors) error {
+// addOwner sets the owner's selector and replicas, if the owner has them.
+func (c *Client) addOwner(ctx context.Context, p escort.Pod, found *escort.Selectors) error {
 	owner, err := c.controllerOf(ctx, p)
 	if owner == nil || err != nil {
 		return err
 	}
-	selecting := toSelecting(owner.Metadata.Name, owner.Spec.Selector)
-	around.Owner, around.Replicas = &selecting, owner.Spec.Replicas
+	selector := toSelector(owner.Metadata.Name, owner.Spec.Selector)
+	found.Owner, found.Replicas = &selector, owner.Spec.Replicas
 	return nil
 }
 
-// controllerOf reads the pod's owner; nil: nobody owns it, or something of another kind, or what did is gone.
+// controllerOf returns the pod's owner; nil if the pod has none, if the owner has another kind, or if it is gone.
 func (c *Client) controllerOf(ctx context.Context, p escort.Pod) (*controller, error) {
 	kind, known := map[string]resource{"ReplicaSet": replicaSetResource, "StatefulSet": statefulSetResource}[p.Owner.Kind]
 	if !known {
@@ -82,71 +84,74 @@ func (c *Client) controllerOf(ctx context.Context, p escort.Pod) (*controller, e
 	return found, nil
 }
 
-// servicesOf: a Service without a selector selects nothing
+// servicesOf returns the Services that select the pod. A Service without a selector selects nothing
 // (https://kubernetes.io/docs/concepts/services-networking/service/#services-without-selectors).
-func (c *Client) servicesOf(ctx context.Context, p escort.Pod) (selecting []escort.Selector, err error) {
+func (c *Client) servicesOf(ctx context.Context, p escort.Pod) (found []escort.Selector, err error) {
 	all, err := list[service](ctx, c, serviceResource, p.Namespace, "")
 	for _, s := range all {
 		if exact := s.Spec.Selector; len(exact) > 0 && labels.SelectorFromSet(exact).Matches(labels.Set(p.Labels)) {
-			selecting = append(selecting, escort.Selector{Name: s.Metadata.Name, Labels: exact})
+			found = append(found, escort.Selector{Name: s.Metadata.Name, Labels: exact})
 		}
 	}
-	return selecting, err
+	return found, err
 }
 
-func (c *Client) budgetsOf(ctx context.Context, p escort.Pod) (selecting []escort.PDB, err error) {
-	all, err := list[policyv1.PodDisruptionBudget](ctx, c, budgetResource, p.Namespace, "")
+func (c *Client) pdbsOf(ctx context.Context, p escort.Pod) (found []escort.PDB, err error) {
+	all, err := list[policyv1.PodDisruptionBudget](ctx, c, pdbResource, p.Namespace, "")
 	for i := range all {
-		b := &all[i]
-		if selects(b.Spec.Selector, p) {
-			selecting = append(selecting, escort.PDB{
-				Selector: toSelecting(b.Name, b.Spec.Selector), DisruptionsAllowed: int(b.Status.DisruptionsAllowed), NeverReason: whyNever(b),
+		pdb := &all[i]
+		if selects(pdb.Spec.Selector, p) {
+			found = append(found, escort.PDB{
+				Selector:           toSelector(pdb.Name, pdb.Spec.Selector),
+				DisruptionsAllowed: int(pdb.Status.DisruptionsAllowed), NeverReason: neverReason(pdb),
 			})
 		}
 	}
-	return selecting, err
+	return found, err
 }
 
-func (c *Client) policiesOf(ctx context.Context, p escort.Pod) (selecting []escort.Selector, err error) {
+func (c *Client) policiesOf(ctx context.Context, p escort.Pod) (found []escort.Selector, err error) {
 	all, err := list[networkPolicy](ctx, c, networkPolicyResource, p.Namespace, "")
 	for _, policy := range all {
-		for _, selector := range policy.selectors() {
-			if selects(selector, p) || excludes(selector) {
-				selecting = append(selecting, toSelecting(policy.Metadata.Name, selector))
+		for _, selector := range policy.podSelectors() {
+			if selects(selector, p) || matchesMissingLabel(selector) {
+				found = append(found, toSelector(policy.Metadata.Name, selector))
 			}
 		}
 	}
-	return selecting, err
+	return found, err
 }
 
-// selectors are those of the pods that the policy applies to, and of those that it lets in or out. A peer that is selected by
-// its namespace too counts as one of this namespace: that may be one selector too many, and never one too few.
-func (n networkPolicy) selectors() []*metav1.LabelSelector {
+// podSelectors returns the selectors of the pods that the policy applies to, and of the peers that it allows. A peer with a
+// namespace selector counts as one of this namespace: that may be one selector too many, and never one too few.
+func (n networkPolicy) podSelectors() []*metav1.LabelSelector {
 	all := []*metav1.LabelSelector{n.Spec.PodSelector}
 	for _, rule := range n.Spec.Ingress {
-		all = append(all, selectorsOf(rule.From)...)
+		all = append(all, peerSelectors(rule.From)...)
 	}
 	for _, rule := range n.Spec.Egress {
-		all = append(all, selectorsOf(rule.To)...)
+		all = append(all, peerSelectors(rule.To)...)
 	}
 	return all
 }
 
-func selectorsOf(peers []policyPeer) (selectors []*metav1.LabelSelector) {
+func peerSelectors(peers []policyPeer) (selectors []*metav1.LabelSelector) {
 	for _, peer := range peers {
 		selectors = append(selectors, peer.PodSelector)
 	}
 	return selectors
 }
 
-// selects: a selector that is nil selects nothing, an empty one everything; one that cannot be read is ignored by the server too.
+// selects reports whether the selector selects the pod. A nil selector selects nothing, an empty one everything. The server
+// ignores an invalid one too.
 func selects(s *metav1.LabelSelector, p escort.Pod) bool {
 	selector, err := metav1.LabelSelectorAsSelector(s)
 	return err == nil && selector.Matches(labels.Set(p.Labels))
 }
 
-// excludes: such a selector may come to select a pod that loses a label.
-func excludes(s *metav1.LabelSelector) bool {
+// matchesMissingLabel reports whether the selector may select a pod because a label is missing: a pod that loses a label may
+// match it.
+func matchesMissingLabel(s *metav1.LabelSelector) bool {
 	if s == nil {
 		return false
 	}
@@ -158,10 +163,10 @@ func excludes(s *metav1.LabelSelector) bool {
 	return false
 }
 
-func toSelecting(name string, s *metav1.LabelSelector) escort.Selector {
-	selecting := escort.Selector{Name: name, Labels: s.MatchLabels}
+func toSelector(name string, s *metav1.LabelSelector) escort.Selector {
+	selector := escort.Selector{Name: name, Labels: s.MatchLabels}
 	for _, e := range s.MatchExpressions {
-		selecting.Keys = append(selecting.Keys, e.Key)
+		selector.Keys = append(selector.Keys, e.Key)
 	}
-	return selecting
+	return selector
 }

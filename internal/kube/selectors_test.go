@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const groupManifest = `
+const deploymentManifest = `
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: pgbouncer}
@@ -75,77 +75,82 @@ metadata: {name: all}
 spec: {maxUnavailable: 0, selector: {}}
 `
 
-func TestWhatSelectsAPodIsFound(t *testing.T) {
-	s := setScene(t)
-	s.apply(groupManifest)
-	pod := s.inspect(&s.ready("app=pgbouncer", 2)[0])
+func TestSelectors_Deployment_FindsAllSelectors(t *testing.T) {
+	e := newLabEnv(t)
+	e.apply(deploymentManifest)
+	pod := e.inspect(&e.awaitReady("app=pgbouncer", 2)[0])
 	app := map[string]string{"app": "pgbouncer"}
 	hash := "pod-template-hash"
-	var around escort.Selectors
-	look := func() {
+	var selectors escort.Selectors
+	read := func() {
 		var err error
-		around, err = s.client.Selectors(t.Context(), pod)
+		selectors, err = e.client.Selectors(t.Context(), pod)
 		require.NoError(t, err)
 	}
-	s.until(func() bool { look(); return around.PDBs[0].DisruptionsAllowed == 1 })
-	s.apply(strictManifest) // not before: of several budgets Kubernetes tells but one that a pod has become Ready
-	s.until(func() bool { look(); return around.PDBs[0].NeverReason != "" })
+	e.eventually(func() bool { read(); return selectors.PDBs[0].DisruptionsAllowed == 1 })
+	e.apply(strictManifest) // not earlier: if several PDBs select a pod, Kubernetes updates only one of them when it is Ready
+	e.eventually(func() bool { read(); return selectors.PDBs[0].NeverReason != "" })
 
 	require.Equal(t, "ReplicaSet", pod.Owner.Kind)
 	require.Equal(t, &escort.Selector{
 		Name: pod.Owner.Name, Labels: map[string]string{"app": "pgbouncer", hash: pod.Labels[hash]}, Keys: []string{"track"},
-	}, around.Owner)
-	require.Equal(t, 2, around.Replicas)
-	require.Equal(t, []escort.Selector{{Name: "pgbouncer", Labels: app}}, around.Services)
-	require.Equal(t, escort.Selector{Name: "all"}, around.PDBs[0].Selector)
-	require.Contains(t, around.PDBs[0].NeverReason, "wants 2 healthy pods of 2")
-	require.Equal(t, escort.Selector{Name: "pgbouncer", Labels: app, Keys: []string{"track"}}, around.PDBs[1].Selector)
-	require.Empty(t, around.PDBs[1].NeverReason)
+	}, selectors.Owner)
+	require.Equal(t, 2, selectors.Replicas)
+	require.Equal(t, []escort.Selector{{Name: "pgbouncer", Labels: app}}, selectors.Services)
+	require.Equal(t, escort.Selector{Name: "all"}, selectors.PDBs[0].Selector)
+	require.Contains(t, selectors.PDBs[0].NeverReason, "wants 2 healthy pods of 2")
+	require.Equal(t, escort.Selector{Name: "pgbouncer", Labels: app, Keys: []string{"track"}}, selectors.PDBs[1].Selector)
+	require.Empty(t, selectors.PDBs[1].NeverReason)
 	require.Equal(t, []escort.Selector{
 		{Name: "applies", Labels: map[string]string{"tier": "pool"}},
 		{Name: "lets-in", Labels: app},
 		{Name: "lets-out", Keys: []string{"app"}},
 		{Name: "would-apply", Keys: []string{"tier"}},
-	}, around.Policies)
+	}, selectors.Policies)
 }
 
-// An escort that crashed left a pod without the label by which its owner knew it. What it was before is looked at.
-func TestAPodIsLookedAtWithTheLabelsAndTheOwnerThatAreGiven(t *testing.T) {
-	s := setScene(t)
-	s.apply(groupManifest)
-	before := s.inspect(&s.ready("app=pgbouncer", 2)[0])
-	s.patch(before.Name, `{"metadata":{"labels":{"app":null}}}`)
-	s.ready("app=pgbouncer", 2)
-	s.until(func() bool { return s.inspect(s.pod(before.Name)).Owner == escort.Owner{} })
+// An interrupted escort may have removed the label by which the owner selects the pod. Then Selectors gets the pod as it was
+// before.
+func TestSelectors_GivenLabelsAndOwner_AreUsed(t *testing.T) {
+	e := newLabEnv(t)
+	e.apply(deploymentManifest)
+	before := e.inspect(&e.awaitReady("app=pgbouncer", 2)[0])
+	e.patch(before.Name, `{"metadata":{"labels":{"app":null}}}`)
+	e.awaitReady("app=pgbouncer", 2)
+	e.eventually(func() bool { return e.inspect(e.pod(before.Name)).Owner == escort.Owner{} })
 
-	around, err := s.client.Selectors(t.Context(), s.inspect(s.pod(before.Name)))
+	selectors, err := e.client.Selectors(t.Context(), e.inspect(e.pod(before.Name)))
 	require.NoError(t, err)
-	require.Nil(t, around.Owner)
-	require.Empty(t, around.Services)
-	around, err = s.client.Selectors(t.Context(), before)
+	require.Nil(t, selectors.Owner)
+	require.Empty(t, selectors.Services)
+	selectors, err = e.client.Selectors(t.Context(), before)
 	require.NoError(t, err)
-	require.Equal(t, before.Owner.Name, around.Owner.Name)
-	require.Len(t, around.Services, 1)
-	peers, err := s.client.Peers(t.Context(), before)
+	require.Equal(t, before.Owner.Name, selectors.Owner.Name)
+	require.Len(t, selectors.Services, 1)
+	peers, err := e.client.Peers(t.Context(), before)
 	require.NoError(t, err)
 	require.Len(t, peers, 2)
 	require.NotContains(t, refsOf(peers), before.Ref)
 }
 
-func TestAnOwnerThatIsGoneOrAnotherOrOfAnotherKindSelectsNothing(t *testing.T) {
-	s := setScene(t)
-	s.apply(groupManifest)
-	pod := s.inspect(&s.ready("app=pgbouncer", 2)[0])
+func TestSelectors_OwnerGoneOrOtherKind_FindsNone(t *testing.T) {
+	e := newLabEnv(t)
+	e.apply(deploymentManifest)
+	pod := e.inspect(&e.awaitReady("app=pgbouncer", 2)[0])
 	for _, owner := range []escort.Owner{
-		{}, {"ReplicaSet", pod.Owner.Name, "another"}, {"ReplicaSet", "gone", "1"}, {"StatefulSet", "gone", "1"},
-		{"DaemonSet", pod.Owner.Name, pod.Owner.UID}, {"StatefulSet.apps.kruise.io", "db", "1"},
+		{},
+		{Kind: "ReplicaSet", Name: pod.Owner.Name, UID: "another"},
+		{Kind: "ReplicaSet", Name: "gone", UID: "1"},
+		{Kind: "StatefulSet", Name: "gone", UID: "1"},
+		{Kind: "DaemonSet", Name: pod.Owner.Name, UID: pod.Owner.UID},
+		{Kind: "StatefulSet.apps.kruise.io", Name: "db", UID: "1"},
 	} {
 		pod.Owner = owner
-		around, err := s.client.Selectors(t.Context(), pod)
+		selectors, err := e.client.Selectors(t.Context(), pod)
 		require.NoError(t, err)
-		require.Nil(t, around.Owner, "%v", owner)
-		require.Zero(t, around.Replicas)
-		peers, err := s.client.Peers(t.Context(), pod)
+		require.Nil(t, selectors.Owner, "%v", owner)
+		require.Zero(t, selectors.Replicas)
+		peers, err := e.client.Peers(t.Context(), pod)
 		require.NoError(t, err)
 		require.Empty(t, peers)
 	}

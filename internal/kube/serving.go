@@ -6,62 +6,64 @@ import (
 	"quiesce/internal/drain"
 )
 
-// serviceLabel names an EndpointSlice's Service
+// serviceLabel is on an EndpointSlice; its value is the name of the Service
 // (https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetesioservice-name).
 const serviceLabel = "kubernetes.io/service-name"
 
 type endpointSlice struct {
-	Metadata  identity
+	Metadata  objectMeta
 	Endpoints []endpoint
 }
 
-// endpoint has conditions that may be unknown
+// endpoint is one endpoint; nil conditions are unknown
 // (https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/#conditions).
 type endpoint struct {
 	Conditions struct{ Ready, Serving, Terminating *bool }
-	TargetRef  identity
+	TargetRef  objectMeta
 }
 
-// Serving tells whether any Service still sends new connections to the pod: where it is a ready endpoint, or one that stops and
-// no other is left that does not (https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-to-terminating-endpoints).
+// Serving reports whether any Service still sends new connections to the pod. That is so if the pod is a ready endpoint, or
+// if it is a serving and terminating one and the Service has no ready endpoint
+// (https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-to-terminating-endpoints).
 func (c *Client) Serving(ctx context.Context, ref drain.Ref) (bool, error) {
 	all, err := list[endpointSlice](ctx, c, endpointSliceResource, ref.Namespace, "")
 	if err != nil {
 		return false, err
 	}
-	services := map[string]*backing{}
+	services := map[string]*endpointState{}
 	for _, slice := range all {
 		name := slice.Metadata.Labels[serviceLabel]
 		if services[name] == nil {
-			services[name] = &backing{}
+			services[name] = &endpointState{}
 		}
-		services[name].enter(slice.Endpoints, ref.UID)
+		services[name].add(slice.Endpoints, ref.UID)
 	}
 	for _, s := range services {
-		if s.sendsToIt() {
+		if s.receivesTraffic() {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// backing is what of a Service's endpoints decides whether it sends to a pod.
-type backing struct{ ready, itsReady, itsLastResort bool }
+// endpointState is the part of a Service's endpoints that decides whether the Service sends connections to one pod.
+type endpointState struct{ anyReady, podReady, podLastResort bool }
 
-func (b *backing) enter(endpoints []endpoint, uid string) {
+func (b *endpointState) add(endpoints []endpoint, uid string) {
 	for _, e := range endpoints {
-		its := e.TargetRef.UID == uid
-		b.ready = b.ready || e.isReady()
-		b.itsReady = b.itsReady || its && e.isReady()
-		b.itsLastResort = b.itsLastResort || its && e.isLastResort()
+		ofPod := e.TargetRef.UID == uid
+		b.anyReady = b.anyReady || e.isReady()
+		b.podReady = b.podReady || ofPod && e.isReady()
+		b.podLastResort = b.podLastResort || ofPod && e.isLastResort()
 	}
 }
 
-func (b *backing) sendsToIt() bool { return b.itsReady || !b.ready && b.itsLastResort }
+func (b *endpointState) receivesTraffic() bool { return b.podReady || !b.anyReady && b.podLastResort }
 
-// isReady: a condition that is not known is to be taken for true.
+// isReady reports whether the endpoint is ready. An unknown condition counts as true.
 func (e endpoint) isReady() bool { return e.Conditions.Ready == nil || *e.Conditions.Ready }
 
+// isLastResort reports whether the endpoint gets connections if the Service has no ready one.
 func (e endpoint) isLastResort() bool {
 	return isTrue(e.Conditions.Serving) && isTrue(e.Conditions.Terminating)
 }

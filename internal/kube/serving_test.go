@@ -25,40 +25,40 @@ metadata: {name: other, labels: {app: pgbouncer}, annotations: {lab/stop-after: 
 spec: {terminationGracePeriodSeconds: 60, containers: [{name: pgbouncer, image: pgbouncer}]}
 `
 
-func (s *scene) becomes(serving bool, p *corev1.Pod) {
-	s.Helper()
-	s.until(func() bool {
-		now, err := s.client.Serving(s.Context(), refOf(p))
-		require.NoError(s, err)
+func (e *labEnv) awaitServing(serving bool, p *corev1.Pod) {
+	e.Helper()
+	e.eventually(func() bool {
+		now, err := e.client.Serving(e.Context(), refOf(p))
+		require.NoError(e, err)
 		return now == serving
 	})
 }
 
-func TestAPodServesUntilNoServiceSelectsIt(t *testing.T) {
-	s := setScene(t)
-	s.apply(servedManifest)
-	s.ready("app=pgbouncer", 2)
-	one := s.pod("one")
-	s.becomes(true, one)
-	s.patch("one", `{"metadata":{"labels":{"app":null}}}`)
-	s.becomes(false, one)
-	s.becomes(true, s.pod("other"))
+func TestServing_LabelRemoved_False(t *testing.T) {
+	e := newLabEnv(t)
+	e.apply(servedManifest)
+	e.awaitReady("app=pgbouncer", 2)
+	one := e.pod("one")
+	e.awaitServing(true, one)
+	e.patch("one", `{"metadata":{"labels":{"app":null}}}`)
+	e.awaitServing(false, one)
+	e.awaitServing(true, e.pod("other"))
 }
 
-// Where all endpoints stop, those that still can are sent to.
-func TestAPodThatStopsServesOnlyAsALastResort(t *testing.T) {
-	s := setScene(t)
-	s.apply(servedManifest)
-	s.ready("app=pgbouncer", 2)
-	one, other := s.pod("one"), s.pod("other")
-	s.becomes(true, one)
-	s.becomes(true, other)
+// If all endpoints of a Service are terminating, those that still serve get the connections.
+func TestServing_Terminating_OnlyWithoutReadyPod(t *testing.T) {
+	e := newLabEnv(t)
+	e.apply(servedManifest)
+	e.awaitReady("app=pgbouncer", 2)
+	one, other := e.pod("one"), e.pod("other")
+	e.awaitServing(true, one)
+	e.awaitServing(true, other)
 	stop := func(name string) {
-		require.NoError(t, s.Client().CoreV1().Pods(s.namespace).Delete(t.Context(), name, metav1.DeleteOptions{}))
+		require.NoError(t, e.Client().CoreV1().Pods(e.namespace).Delete(t.Context(), name, metav1.DeleteOptions{}))
 	}
 	stop("one")
-	s.becomes(false, one)
+	e.awaitServing(false, one)
 	stop("other")
-	s.becomes(true, one)
-	s.becomes(true, other)
+	e.awaitServing(true, one)
+	e.awaitServing(true, other)
 }

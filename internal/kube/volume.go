@@ -16,29 +16,29 @@ import (
 	"quiesce/internal/drain"
 )
 
-// AwaitDetached implements termination.Surroundings: it watches the cluster's VolumeAttachments until none is left on the node for
-// a volume of these claims, or ctx ends. They cannot be selected by node, so that all are listed; claims without volumes
-// cost nothing (https://kubernetes.io/docs/reference/kubernetes-api/config-and-storage-resources/volume-attachment-v1/).
+// AwaitDetached watches the cluster's VolumeAttachments until the node has none for a volume of these claims
+// (namespace/name), or until ctx ends. The API cannot select them by node, so all are listed. Claims without volumes cost
+// nothing (https://kubernetes.io/docs/reference/kubernetes-api/config-and-storage-resources/volume-attachment-v1/).
 func (c *Client) AwaitDetached(ctx context.Context, node drain.Node, claims []string) error {
-	volumes, err := c.volumes(ctx, claims)
+	volumes, err := c.boundVolumes(ctx, claims)
 	if err != nil || len(volumes) == 0 {
 		return err
 	}
-	watching, stop := context.WithCancel(ctx)
+	watchCtx, stop := context.WithCancel(ctx)
 	defer stop()
-	attached := &attachments{node: node.Name, volumes: volumes, on: map[string]string{}, changed: make(chan struct{}, 1)}
+	watched := &attachments{node: node.Name, volumes: volumes, attached: map[string]string{}, changed: make(chan struct{}, 1)}
 	err = source[*storagev1.VolumeAttachment]{
-		client: c.storage, resource: "volumeattachments", sink: attached,
+		client: c.storage, resource: "volumeattachments", sink: watched,
 		list: func() runtime.Object { return &storagev1.VolumeAttachmentList{} },
-	}.start(watching).wait(ctx)
+	}.start(watchCtx).wait(ctx)
 	if err != nil {
 		return fmt.Errorf("list volume attachments: %w", err)
 	}
-	return attached.gone(ctx)
+	return watched.awaitDetached(ctx)
 }
 
-// volumes are the names of the PersistentVolumes bound to the claims. A claim that is gone took its pod's volume along.
-func (c *Client) volumes(ctx context.Context, claims []string) (map[string]bool, error) {
+// boundVolumes returns the names of the PersistentVolumes that are bound to the claims. A claim that is gone is skipped.
+func (c *Client) boundVolumes(ctx context.Context, claims []string) (map[string]bool, error) {
 	volumes := map[string]bool{}
 	for _, claim := range claims {
 		namespace, name, _ := strings.Cut(claim, "/")
@@ -55,66 +55,67 @@ func (c *Client) volumes(ctx context.Context, claims []string) (map[string]bool,
 	return volumes, nil
 }
 
-// attachments are those of some volumes on one node, under watch.
+// attachments watches the VolumeAttachments of some volumes on one node.
 type attachments struct {
 	node    string
 	volumes map[string]bool
 	changed chan struct{}
 
-	mu sync.Mutex
-	on map[string]string // attachment to volume
+	mu       sync.Mutex
+	attached map[string]string // attachment to volume
 }
 
-func (a *attachments) gone(ctx context.Context) error {
+// awaitDetached returns when no volume is attached. When ctx ends first, the error names the volumes that are.
+func (a *attachments) awaitDetached(ctx context.Context) error {
 	for {
-		left := a.left()
-		if len(left) == 0 {
+		volumes := a.stillAttached()
+		if len(volumes) == 0 {
 			return nil
 		}
 		select {
 		case <-a.changed:
 		case <-ctx.Done():
-			return fmt.Errorf("volumes %s: %w", strings.Join(left, ", "), context.Cause(ctx))
+			return fmt.Errorf("volumes still attached: %s: %w", strings.Join(volumes, ", "), context.Cause(ctx))
 		}
 	}
 }
 
-func (a *attachments) left() []string {
+func (a *attachments) stillAttached() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return slices.Sorted(maps.Values(a.on))
+	return slices.Sorted(maps.Values(a.attached))
 }
 
 func (a *attachments) put(v *storagev1.VolumeAttachment) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.enter(v)
+	a.add(v)
 }
 
 func (a *attachments) drop(v *storagev1.VolumeAttachment) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.on, v.Name)
-	a.announce()
+	delete(a.attached, v.Name)
+	a.notify()
 }
 
 func (a *attachments) replace(all []*storagev1.VolumeAttachment) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	clear(a.on)
+	clear(a.attached)
 	for _, v := range all {
-		a.enter(v)
+		a.add(v)
 	}
-	a.announce()
+	a.notify()
 }
 
-func (a *attachments) enter(v *storagev1.VolumeAttachment) {
+func (a *attachments) add(v *storagev1.VolumeAttachment) {
 	if volume := v.Spec.Source.PersistentVolumeName; v.Spec.NodeName == a.node && volume != nil && a.volumes[*volume] {
-		a.on[v.Name] = *volume
+		a.attached[v.Name] = *volume
 	}
 }
 
-func (a *attachments) announce() {
+func (a *attachments) notify() {
 	select {
 	case a.changed <- struct{}{}:
 	default:

@@ -15,8 +15,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// A broken watch is taken up again after firstRewatch, then ever later up to lastRewatch. A drain waits on it, so that both
-// are far below what an informer of a controller uses; a node's pods are a small list to ask for.
+// A broken watch starts again after firstRewatch, then with growing delays up to lastRewatch. A drain waits for it, so both
+// delays are far below those of a controller's informer. A node's pods are a small list, so a new one is cheap.
 const (
 	firstRewatch  = 100 * time.Millisecond
 	lastRewatch   = 3 * time.Second
@@ -25,7 +25,7 @@ const (
 	rewatchSteps  = 8
 )
 
-// sink takes what a watch sees.
+// sink receives the objects of a watch.
 type sink[T any] interface {
 	put(T)
 	drop(T)
@@ -42,15 +42,15 @@ type source[T runtime.Object] struct {
 	sink      sink[T]
 }
 
-// watching is a watch that has been started.
-type watching struct {
-	synced chan struct{}
-	denied chan error
+// activeWatch is a watch that has started.
+type activeWatch struct {
+	synced chan struct{} // closed when the first list is complete
+	denied chan error    // receives the error of a denied request
 }
 
-// start lists and watches until ctx ends, through every error but the lasting ones before the first list.
-func (s source[T]) start(ctx context.Context) *watching {
-	w := &watching{synced: make(chan struct{}), denied: make(chan error, 1)}
+// start lists and watches until ctx ends. It retries after every error; a denied request also goes to the channel denied.
+func (s source[T]) start(ctx context.Context) *activeWatch {
+	w := &activeWatch{synced: make(chan struct{}), denied: make(chan error, 1)}
 	var object T
 	reflector := cache.NewReflectorWithOptions(s.listWatch(w), object, &store[T]{sink: s.sink, synced: w.synced},
 		cache.ReflectorOptions{Name: s.resource, Backoff: &wait.Backoff{
@@ -60,8 +60,8 @@ func (s source[T]) start(ctx context.Context) *watching {
 	return w
 }
 
-// wait returns when the first list is complete, or cannot be had.
-func (w *watching) wait(ctx context.Context) error {
+// wait returns when the first list is complete, with an error if it is denied or ctx ends.
+func (w *activeWatch) wait(ctx context.Context) error {
 	select {
 	case <-w.synced:
 		return nil
@@ -72,16 +72,16 @@ func (w *watching) wait(ctx context.Context) error {
 	}
 }
 
-func (s source[T]) listWatch(w *watching) *cache.ListWatch {
+func (s source[T]) listWatch(w *activeWatch) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			list := s.list()
-			return list, w.judge(s.request(options).Do(ctx).Into(list))
+			return list, w.failFast(s.request(options).Do(ctx).Into(list))
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			options.Watch = true
 			stream, err := s.request(options).Watch(ctx)
-			return stream, w.judge(err)
+			return stream, w.failFast(err)
 		},
 	}
 }
@@ -93,8 +93,8 @@ func (s source[T]) request(options metav1.ListOptions) *rest.Request {
 	return s.client.Get().NamespaceIfScoped(s.namespace, s.namespace != "").Resource(s.resource).VersionedParams(&options, params)
 }
 
-// judge lets those know who wait for the first list that it will not come: a denied request is not cured by repeating it.
-func (w *watching) judge(err error) error {
+// failFast ends the wait for the first list if the request is denied: a retry does not help then. It returns err.
+func (w *activeWatch) failFast(err error) error {
 	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
 		select {
 		case w.denied <- err:
@@ -104,7 +104,7 @@ func (w *watching) judge(err error) error {
 	return err
 }
 
-// store hands a reflector's findings to a sink.
+// store passes the objects of a reflector to a sink.
 type store[T any] struct {
 	sink   sink[T]
 	synced chan struct{}

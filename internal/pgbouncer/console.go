@@ -1,20 +1,20 @@
 // Package pgbouncer is a client of pgbouncer's admin console (https://www.pgbouncer.org/usage.html#admin-console).
 // It knows nothing of Kubernetes.
 //
-// What the console is like decides how it is used here:
+// The console has its own rules, and the package follows them:
 //
-//   - It speaks the simple query protocol only, one command a message, and knows no pings: so there is one connection, held
-//     from before the first act to the end, and no pool. Once logged in, it outlives a change of password, a PAUSE and a
-//     shutdown, during all of which no new login may be possible.
-//   - A CancelRequest for any command of a console resumes all that is paused, and a PAUSE so cancelled is never answered.
-//     Such requests cannot leave this package. A context bounds how long we wait for an answer, and a console that did not
-//     give one in time is closed; PAUSE and WAIT_CLOSE take as long as the clients' transactions do, and are watched from
-//     a second console.
-//   - PAUSE stays in force when the connection ends that asked for it. Of what is sent over two connections the later is often
-//     read first: a RESUME can come too early.
-//   - The columns of SHOW moved from version to version (https://www.pgbouncer.org/changelog.html): they go by name.
-//   - Since 1.23, SIGTERM waits for the clients to leave, and a second signal ends the pooler at once; a shutdown that was
-//     begun on the console counts as the first (https://www.pgbouncer.org/usage.html#signals).
+//   - The console understands only the simple query protocol, one command per message, and no pings. So a Console is one
+//     connection and not a pool, held from before the first change to the end. Once logged in, it survives a change of
+//     password, a PAUSE and a shutdown. A new login may be impossible during each of them.
+//   - A CancelRequest for any command of a console resumes everything that is paused, and the canceled PAUSE gets no answer.
+//     This package never sends one. A context bounds the wait for an answer, and a console that does not answer in time is
+//     closed. A PAUSE takes as long as the clients' transactions, so a second console watches it.
+//   - A PAUSE stays in force when its connection ends. pgbouncer often reads the later of two commands first if they come
+//     over two connections, so a RESUME can come too early.
+//   - The columns of SHOW differ between versions (https://www.pgbouncer.org/changelog.html), so they are read by name.
+//     SHOW STATE, which says whether a pooler is paused, exists since 1.19.
+//   - Since 1.23, SIGTERM waits for the clients to disconnect, and a second signal ends pgbouncer at once. A shutdown that a
+//     console started counts as the first signal (https://www.pgbouncer.org/usage.html#signals).
 package pgbouncer
 
 import (
@@ -27,97 +27,97 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// commandTimeout bounds the wait for an answer that needs no waiting: a pooler has one thread, which may be busy for a
-// moment, but one that is silent for this long is stuck or gone, and its console of no more use.
+// commandTimeout bounds the wait for an answer that pgbouncer can give at once. pgbouncer has one thread, which may be busy
+// for a moment. After 5 s without an answer it is stuck or gone, and the console is useless.
 const commandTimeout = 5 * time.Second
 
-// Console is a connection to an admin console, logged in. Its methods may be used concurrently; commands then take turns.
+// Console is a logged-in connection to an admin console. Its methods are safe for concurrent use; commands then run one by one.
 type Console struct {
 	target  Target
 	version Version
-	raw     *metered // below session and its TLS: closing it ends whatever goes on there, and never blocks
+	conn    *limitedConn // below session and its TLS: closing it ends every read and write, and never blocks
 
-	turn    chan struct{} // held by whoever uses session
-	session *pgconn.PgConn
-	unwatch func() // stops looking for the connection's end; valid while nobody has the turn
+	lock      chan struct{} // full while a command uses session
+	session   *pgconn.PgConn
+	stopWatch func() // stops the read between commands; valid while lock is free
 
-	close sync.Once
-	over  chan struct{} // closed when the connection is of no more use, for whatever reason
-	ended chan struct{} // closed when it was the server, or the network, that ended it
+	close  sync.Once
+	closed chan struct{} // closed when the connection is no longer usable, for any reason
+	ended  chan struct{} // closed when the server or the network ended the connection
 }
 
-// Open logs in to a console, within loginTimeout. ErrRefused is the answer to wrong credentials.
+// Open logs in to a console, within loginTimeout. The error is ErrRefused if the credentials are wrong.
 func Open(ctx context.Context, t Target) (*Console, error) {
-	if err := t.check(); err != nil {
-		return nil, fmt.Errorf("open the console: %w", err)
+	if err := t.validate(); err != nil {
+		return nil, fmt.Errorf("open console: %w", err)
 	}
 	c, err := t.open(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("open the console: %w", err)
+		return nil, fmt.Errorf("open console: %w", err)
 	}
 	return c, nil
 }
 
-func newConsole(t Target, version Version, session *pgconn.PgConn, raw *metered) *Console {
+func newConsole(t Target, version Version, session *pgconn.PgConn, raw *limitedConn) *Console {
 	c := &Console{
-		target: t, version: version, session: session, raw: raw,
-		turn: make(chan struct{}, 1), over: make(chan struct{}), ended: make(chan struct{}),
+		target: t, version: version, session: session, conn: raw,
+		lock: make(chan struct{}, 1), closed: make(chan struct{}), ended: make(chan struct{}),
 	}
 	c.watch()
 	return c
 }
 
-// Again opens a second console with the login that worked. It is the same pooler's unless several processes share the port
-// (https://www.pgbouncer.org/config.html#so_reuseport).
-func (c *Console) Again(ctx context.Context) (*Console, error) {
-	again, err := c.target.open(ctx)
+// OpenAnother opens a second console with the same login. It is one of the same pgbouncer unless several processes share the
+// port (https://www.pgbouncer.org/config.html#so_reuseport).
+func (c *Console) OpenAnother(ctx context.Context) (*Console, error) {
+	another, err := c.target.open(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("open a second console: %w", err)
+		return nil, fmt.Errorf("open another console: %w", err)
 	}
-	return again, nil
+	return another, nil
 }
 
-// Version is what the pooler said of itself at the login.
+// Version returns the version that pgbouncer reported at the login.
 func (c *Console) Version() Version { return c.version }
 
-// Ended is closed when the pooler has ended the connection, or the network has; not by Close, nor when a command had no answer
-// in time. It is noticed at once, as somebody reads at all times.
+// Ended returns a channel that is closed when pgbouncer or the network has ended the connection. Close does not close it, and a
+// command without an answer in time does not either. The end is noticed at once, because a read is always pending.
 func (c *Console) Ended() <-chan struct{} { return c.ended }
 
 // Usable reports whether commands may still be sent.
 func (c *Console) Usable() bool {
 	select {
-	case <-c.over:
+	case <-c.closed:
 		return false
 	default:
 		return true
 	}
 }
 
-// Close ends the connection, and with it every wait for an answer. It never blocks. What was commanded stays in force.
+// Close ends the connection, and with it every wait for an answer. It never blocks. Commands that were sent stay in force.
 func (c *Console) Close() { c.end(false) }
 
-// end lets go of the connection. The first reason counts.
+// end closes the connection. Only the first call counts.
 func (c *Console) end(byServer bool) {
 	c.close.Do(func() {
 		if byServer {
 			close(c.ended)
 		}
-		close(c.over)
-		c.raw.Close()
+		close(c.closed)
+		c.conn.Close()
 	})
 }
 
-// watch reads between commands, when the server has nothing to say but that it leaves.
+// watch reads between commands. All that the server sends then is the end of the connection.
 func (c *Console) watch() {
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan struct{})
-	c.unwatch = func() { cancel(); <-stopped }
+	c.stopWatch = func() { cancel(); <-stopped }
 	go func() {
 		defer close(stopped)
 		defer cancel()
 		for ctx.Err() == nil && !c.session.IsClosed() {
-			_ = c.session.WaitForNotification(ctx) // there are none: an error, which we look for in other ways
+			_ = c.session.WaitForNotification(ctx) // there are no notifications: it returns when the connection or ctx ends
 		}
 		if c.session.IsClosed() {
 			c.end(true)
@@ -125,63 +125,63 @@ func (c *Console) watch() {
 	}()
 }
 
-// take waits for the turn to use the session; give passes it on.
-func (c *Console) take(ctx context.Context) error {
+// acquire waits for the lock on the session and stops the read between commands. release undoes both.
+func (c *Console) acquire(ctx context.Context) error {
 	select {
-	case c.turn <- struct{}{}:
-	case <-c.over:
+	case c.lock <- struct{}{}:
+	case <-c.closed:
 		return ErrClosed
 	case <-ctx.Done():
-		return fmt.Errorf("another command is under way: %w", context.Cause(ctx))
+		return fmt.Errorf("another command is running: %w", context.Cause(ctx))
 	}
-	c.unwatch()
-	c.raw.left.Store(maxAnswer)
+	c.stopWatch()
+	c.conn.remaining.Store(maxAnswer)
 	select {
-	case <-c.over:
-		c.give()
+	case <-c.closed:
+		c.release()
 		return ErrClosed
 	default:
 		return nil
 	}
 }
 
-func (c *Console) give() {
+func (c *Console) release() {
 	c.watch()
-	<-c.turn
+	<-c.lock
 }
 
-// exec sends a command and waits for its answer.
+// exec sends a command and returns its answer.
 func (c *Console) exec(ctx context.Context, command string) ([]*pgconn.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	if err := c.take(ctx); err != nil {
+	if err := c.acquire(ctx); err != nil {
 		return nil, err
 	}
-	defer c.give()
-	return c.answer(ctx, c.session.Exec(ctx, command))
+	defer c.release()
+	return c.readAnswer(ctx, c.session.Exec(ctx, command))
 }
 
-// answer reads the answer to a command. A connection that breaks, or on which there was none in time, is of no more use.
-func (c *Console) answer(ctx context.Context, results *pgconn.MultiResultReader) ([]*pgconn.Result, error) {
+// readAnswer returns the answer to a command. It closes a connection that breaks, or on which no answer comes in time.
+func (c *Console) readAnswer(ctx context.Context, results *pgconn.MultiResultReader) ([]*pgconn.Result, error) {
 	answer, err := results.ReadAll()
 	switch {
 	case err == nil:
 		return answer, nil
 	case !c.session.IsClosed():
-		return nil, explain(err, commandMeanings)
+		return nil, explain(err, commandErrors)
 	case ctx.Err() != nil:
 		c.end(false)
 		return nil, fmt.Errorf("no answer in time: %w", context.Cause(ctx))
 	default:
 		c.end(true)
-		return nil, closed(err)
+		return nil, closedError(err)
 	}
 }
 
-// closed says with what last words the connection ended, if there were any.
-func closed(err error) error {
-	if words, is := errors.AsType[*pgconn.PgError](err); is {
-		return fmt.Errorf("%w: %w", ErrClosed, words)
+// closedError returns ErrClosed, with the server's last message if it sent one.
+func closedError(err error) error {
+	if message, is := errors.AsType[*pgconn.PgError](err); is {
+		return fmt.Errorf("%w: %w", ErrClosed, message)
 	}
 	return ErrClosed
 }

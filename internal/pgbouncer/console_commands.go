@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// Set changes a setting until the pooler reads its file again.
+// Set changes a setting until pgbouncer reads its configuration file again.
 func (c *Console) Set(ctx context.Context, name, value string) error {
 	if !settingName().MatchString(name) {
-		return fmt.Errorf("set: %q is no name of a setting", name)
+		return fmt.Errorf("set: %q is not a valid setting name", name)
 	}
 	if _, err := c.exec(ctx, "SET "+name+" = '"+strings.ReplaceAll(value, "'", "''")+"'"); err != nil {
 		return fmt.Errorf("set %s: %w", name, err)
@@ -23,18 +23,18 @@ func (c *Console) Set(ctx context.Context, name, value string) error {
 
 var settingName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9_]+$`) })
 
-// Pending is a command that the pooler answers when it is done, however long that takes. No context ends it, and Close of
-// the console does so on our side only: the pooler goes on. A PAUSE that somebody resumes while it waits is never answered:
-// that console is of no more use.
+// Pending is a PAUSE that pgbouncer answers when it is complete, however long that takes. No context ends it. Close of the
+// console ends only the wait: pgbouncer continues. A PAUSE that is resumed while it waits is never answered, and its console
+// stays unusable.
 type Pending struct {
 	done chan struct{}
 	err  error
 }
 
-// Done is closed when the pooler has answered, or the connection has ended.
+// Done returns a channel that is closed when pgbouncer has answered, or the connection has ended.
 func (p *Pending) Done() <-chan struct{} { return p.done }
 
-// Err is the pooler's answer. It is nil before Done is closed.
+// Err returns the error in pgbouncer's answer. It is nil before Done is closed.
 func (p *Pending) Err() error {
 	select {
 	case <-p.done:
@@ -44,32 +44,26 @@ func (p *Pending) Err() error {
 	}
 }
 
-// Pause lets no transaction begin and waits for those in flight; where sessions are pooled, for the clients to leave. It is
-// in force from when the pooler reads it, soon after we have returned, and whether answered or not stays in force until
-// somebody resumes. ErrAlreadyPaused is an answer.
-func (c *Console) Pause(ctx context.Context) (*Pending, error) { return c.send(ctx, "PAUSE") }
-
-// WaitClose waits until every connection to the database that was to be closed by Reconnect is closed.
-func (c *Console) WaitClose(ctx context.Context) (*Pending, error) { return c.send(ctx, "WAIT_CLOSE") }
-
-// send sends a command and leaves the wait for its answer to the caller, who keeps others waiting for their turn.
-func (c *Console) send(ctx context.Context, command string) (*Pending, error) {
-	if err := c.take(ctx); err != nil {
-		return nil, fmt.Errorf("%s: %w", strings.ToLower(command), err)
+// Pause lets no transaction start and waits for those in flight; in session mode it waits for the clients to disconnect. It
+// is in force when pgbouncer has read it, soon after Pause returns. It stays in force until a RESUME, whether it was
+// answered or not. ErrAlreadyPaused is a possible answer. Until the answer comes, other commands on this console wait.
+func (c *Console) Pause(ctx context.Context) (*Pending, error) {
+	if err := c.acquire(ctx); err != nil {
+		return nil, fmt.Errorf("pause: %w", err)
 	}
 	p := &Pending{done: make(chan struct{})}
-	results := c.session.Exec(context.Background(), command)
+	results := c.session.Exec(context.Background(), "PAUSE")
 	go func() {
 		defer close(p.done)
-		defer c.give()
-		if _, err := c.answer(context.Background(), results); err != nil {
-			p.err = fmt.Errorf("%s: %w", strings.ToLower(command), err)
+		defer c.release()
+		if _, err := c.readAnswer(context.Background(), results); err != nil {
+			p.err = fmt.Errorf("pause: %w", err)
 		}
 	}()
 	return p, nil
 }
 
-// Resume ends a pause, if there is one. To end one's own that was not seen to be in force, there is Undo.
+// Resume ends a pause, if there is one. For a pause that may not be in force yet, use UndoPause.
 func (c *Console) Resume(ctx context.Context) error {
 	if _, err := c.exec(ctx, "RESUME"); err != nil && !errors.Is(err, errNotPaused) {
 		return fmt.Errorf("resume: %w", err)
@@ -78,16 +72,17 @@ func (c *Console) Resume(ctx context.Context) error {
 }
 
 const (
-	// undoTimeout is how long Undo waits for the pooler to read the PAUSE: thousands of times what it takes where nothing is
-	// lost on the way. After that somebody else must have resumed.
+	// undoTimeout bounds how long UndoPause waits until pgbouncer has read the PAUSE. That is thousands of times what it takes
+	// without packet loss. After that, another client must have resumed pgbouncer.
 	undoTimeout = 2 * time.Second
-	// undoInterval is a few rounds of the pooler's loop.
+	// undoInterval is a few rounds of pgbouncer's event loop.
 	undoInterval = 10 * time.Millisecond
 )
 
-// Undo ends the pause that was asked for on another console, even if the pooler has not come to read that yet: of what is
-// sent over two connections, the later is often read first, and a RESUME that was too early leaves the pooler paused.
-func (c *Console) Undo(ctx context.Context, pause *Pending) error {
+// UndoPause ends a pause that another console requested, even if pgbouncer has not read that PAUSE yet. pgbouncer often
+// reads the later of two commands first if they come over two connections, and a RESUME that comes too early leaves it
+// paused.
+func (c *Console) UndoPause(ctx context.Context, pause *Pending) error {
 	ticker := time.NewTicker(undoInterval)
 	defer ticker.Stop()
 	for timeout := time.After(undoTimeout); ; {
@@ -99,7 +94,7 @@ func (c *Console) Undo(ctx context.Context, pause *Pending) error {
 			return fmt.Errorf("undo a pause: %w", err)
 		}
 		select {
-		case <-pause.Done(): // it may have begun and been complete since
+		case <-pause.Done(): // it may have completed after the last RESUME
 			return c.Resume(ctx)
 		case <-timeout:
 			return nil
@@ -110,7 +105,7 @@ func (c *Console) Undo(ctx context.Context, pause *Pending) error {
 	}
 }
 
-// Reconnect has every connection to the database closed as soon as a client lets go of it.
+// Reconnect closes every connection to the database as soon as a client releases it.
 func (c *Console) Reconnect(ctx context.Context) error {
 	if _, err := c.exec(ctx, "RECONNECT"); err != nil {
 		return fmt.Errorf("reconnect: %w", err)
@@ -118,18 +113,18 @@ func (c *Console) Reconnect(ctx context.Context) error {
 	return nil
 }
 
-// ShutdownMode says what a shutdown waits for. Those that wait exist since 1.23, refuse new connections at once, and cannot
-// be undone; a signal to the pooler cuts them short.
+// ShutdownMode says what a shutdown waits for. The modes that wait exist since 1.23. They refuse new connections at once and
+// cannot be undone; a signal to pgbouncer ends the wait.
 type ShutdownMode string
 
 // The modes (https://www.pgbouncer.org/usage.html#shutdown).
 const (
 	Immediate      ShutdownMode = "SHUTDOWN"
-	WaitForServers ShutdownMode = "SHUTDOWN WAIT_FOR_SERVERS" // for the transactions in flight; idle clients are cut off
-	WaitForClients ShutdownMode = "SHUTDOWN WAIT_FOR_CLIENTS" // for every client to leave, consoles included
+	WaitForServers ShutdownMode = "SHUTDOWN WAIT_FOR_SERVERS" // waits for open transactions; disconnects idle clients
+	WaitForClients ShutdownMode = "SHUTDOWN WAIT_FOR_CLIENTS" // waits until every client, consoles included, has disconnected
 )
 
-// Shutdown begins to end the pooler, which Ended tells of. The end of the connection instead of an answer is what was asked for.
+// Shutdown starts the shutdown; Ended reports its end. The end of the connection in place of an answer is a success.
 func (c *Console) Shutdown(ctx context.Context, mode ShutdownMode) error {
 	if mode != Immediate && !c.version.WaitsOnShutdown() {
 		return fmt.Errorf("%s: %w", strings.ToLower(string(mode)), ErrUnsupported)
@@ -152,18 +147,18 @@ func (c *Console) HasEnded() bool {
 	}
 }
 
-// ShuttingDown tells, since 1.23, whether a shutdown is under way: from then on a RESUME is refused, whatever else there is.
-// It must not be asked while the pooler is paused, which it would resume.
+// ShuttingDown reports whether pgbouncer, 1.23 or later, is shutting down: it then refuses every RESUME. Do not call it while
+// pgbouncer is paused: that would resume it.
 func (c *Console) ShuttingDown(ctx context.Context) (bool, error) {
 	if !c.version.WaitsOnShutdown() {
-		return false, fmt.Errorf("look for a shutdown: %w", ErrUnsupported)
+		return false, fmt.Errorf("check for a shutdown: %w", ErrUnsupported)
 	}
 	err := c.Resume(ctx)
 	if errors.Is(err, ErrShuttingDown) {
 		return true, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look for a shutdown: %w", err)
+		return false, fmt.Errorf("check for a shutdown: %w", err)
 	}
 	return false, nil
 }

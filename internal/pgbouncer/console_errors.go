@@ -8,36 +8,36 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// What can go wrong on the way to a console. None of these errors, and none that wraps them, has a password in its text.
+// Errors of a login. None of them, and none that wraps them, has a password in its text.
 var (
-	ErrUnreachable  = errors.New("the console cannot be reached")
-	ErrTLS          = errors.New("TLS could not be agreed on")
-	ErrNotPgbouncer = errors.New("what answers is not a pgbouncer")
-	ErrCleartext    = errors.New("the password was asked for in cleartext, by a server that has not proved who it is")
-	ErrRefused      = errors.New("the login was refused")
+	ErrUnreachable  = errors.New("console unreachable")
+	ErrTLS          = errors.New("TLS failed")
+	ErrNotPgbouncer = errors.New("the server is not pgbouncer")
+	ErrCleartext    = errors.New("the server asks for a cleartext password without verified TLS; use TLS mode verify-full")
+	ErrRefused      = errors.New("login refused")
 )
 
-// What a console can answer to a command.
+// Errors in a console's answer to a command.
 var (
-	ErrNotAdmin      = errors.New("the user may look, but not command")
-	ErrShuttingDown  = errors.New("the pooler is shutting down")
-	ErrAlreadyPaused = errors.New("the pooler is paused already")
-	ErrUnsupported   = errors.New("this version cannot do that")
-	ErrClosed        = errors.New("the connection to the console has ended")
+	ErrNotAdmin      = errors.New("user is not in admin_users")
+	ErrShuttingDown  = errors.New("pgbouncer is shutting down")
+	ErrAlreadyPaused = errors.New("pgbouncer is already paused")
+	ErrUnsupported   = errors.New("this pgbouncer version does not support the command")
+	ErrClosed        = errors.New("console connection closed")
 
-	errNotPaused = errors.New("the pooler is not paused")
+	errNotPaused = errors.New("pgbouncer is not paused")
 )
 
-// meaning is what a text of pgbouncer's stands for. Every error of pgbouncer's own, a wrong password included, has the
-// SQLSTATE 08P01 (https://github.com/pgbouncer/pgbouncer/blob/pgbouncer_1_24_1/src/proto.c, send_pooler_error): only its
-// text tells which.
-type meaning struct {
-	text  string
-	error error
+// knownError maps a part of pgbouncer's message to an error. Every error of pgbouncer itself, a wrong password included, has
+// the SQLSTATE 08P01 (https://github.com/pgbouncer/pgbouncer/blob/pgbouncer_1_24_1/src/proto.c, send_pooler_error). Only the
+// text differs.
+type knownError struct {
+	text string
+	err  error
 }
 
-// loginMeanings are those of the errors at a login.
-var loginMeanings = []meaning{
+// loginErrors are the errors of a login.
+var loginErrors = []knownError{
 	{"SASL authentication failed", ErrRefused},
 	{"password authentication failed", ErrRefused},
 	{"trust authentication failed", ErrRefused},
@@ -49,8 +49,8 @@ var loginMeanings = []meaning{
 	{"pooler is shutting down", ErrShuttingDown},
 }
 
-// commandMeanings are those of the errors that answer a command.
-var commandMeanings = []meaning{
+// commandErrors are the errors in an answer to a command.
+var commandErrors = []knownError{
 	{"admin access needed", ErrNotAdmin},
 	{"pooler is shutting down", ErrShuttingDown},
 	{"already suspended/paused", ErrAlreadyPaused},
@@ -59,15 +59,15 @@ var commandMeanings = []meaning{
 	{"unsupported command", ErrUnsupported},
 }
 
-// explain puts the server's answer in our terms.
-func explain(err error, meanings []meaning) error {
+// explain returns the known error for the server's answer, with the answer's text. An unknown answer is returned as it is.
+func explain(err error, known []knownError) error {
 	answer, is := errors.AsType[*pgconn.PgError](err)
 	if !is {
 		return err
 	}
-	for _, m := range meanings {
-		if strings.Contains(answer.Message, m.text) {
-			return fmt.Errorf("%w: %s", m.error, answer.Message)
+	for _, k := range known {
+		if strings.Contains(answer.Message, k.text) {
+			return fmt.Errorf("%w: %s", k.err, answer.Message)
 		}
 	}
 	return answer

@@ -6,35 +6,31 @@ import (
 	"iter"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Pool is a pair of a database and a user. Mode is what the pool goes by: session, transaction or statement.
+// Pool is the pool of one database and one user. Mode is session, transaction or statement.
 type Pool struct {
 	Database, User, Mode string
 
-	Clients        int // logged in and not waiting, whether or not they do anything
-	ClientsWaiting int // for a connection to the database
-	Servers        int // connections to the database that a transaction is on, or in session mode a client
+	Clients        int // logged in and not waiting, idle ones included
+	ClientsWaiting int // waiting for a connection to the database
+	Servers        int // connections to the database that a transaction uses, or in session mode a client
 }
 
-// Pools are those of a pooler, without its own for consoles.
+// Pools are the pools of a pgbouncer, except its own for consoles.
 type Pools []Pool
 
-// InFlight is how many transactions are under way; of pools in session mode, how many sessions.
+// InFlight returns the number of open transactions; for pools in session mode, the number of sessions.
 func (p Pools) InFlight() int { return p.sum(func(pool Pool) int { return pool.Servers }) }
 
-// Waiting is how many clients wait for their transaction to begin.
-func (p Pools) Waiting() int { return p.sum(func(pool Pool) int { return pool.ClientsWaiting }) }
-
-// Clients is how many clients are connected.
+// Clients returns the number of connected clients.
 func (p Pools) Clients() int {
 	return p.sum(func(pool Pool) int { return pool.Clients + pool.ClientsWaiting })
 }
 
-// Modes are the modes in use, each once.
+// Modes returns the modes in use, sorted, each once.
 func (p Pools) Modes() []string {
 	var modes []string
 	for _, pool := range p {
@@ -44,7 +40,7 @@ func (p Pools) Modes() []string {
 	return slices.Compact(modes)
 }
 
-// HasSessions reports whether any pool with clients gives each of them a connection of its own.
+// HasSessions reports whether a pool in session mode is in use: there each client has its own connection to the database.
 func (p Pools) HasSessions() bool {
 	return slices.ContainsFunc(p, func(pool Pool) bool {
 		return pool.Mode == "session" && pool.Clients+pool.ClientsWaiting+pool.Servers > 0
@@ -58,7 +54,7 @@ func (p Pools) sum(of func(Pool) int) (total int) {
 	return total
 }
 
-// Pools asks for the pools.
+// Pools returns the pools.
 func (c *Console) Pools(ctx context.Context) (Pools, error) {
 	var pools Pools
 	err := c.show(ctx, "pools", func(r *row) {
@@ -69,25 +65,22 @@ func (c *Console) Pools(ctx context.Context) (Pools, error) {
 	return pools, err
 }
 
-// pool: sv_active_cancel and sv_being_canceled are there since 1.18.
+// pool returns the row as a Pool. The columns sv_active_cancel and sv_being_canceled exist since 1.18.
 func (r *row) pool() Pool {
 	return Pool{
 		Database: r.text("database"), User: r.text("user"), Mode: r.text("pool_mode"),
 		Clients: r.number("cl_active"), ClientsWaiting: r.number("cl_waiting"),
 		Servers: r.number("sv_active") + r.number("sv_tested") +
-			r.numberIfAny("sv_active_cancel") + r.numberIfAny("sv_being_canceled"),
+			r.optionalNumber("sv_active_cancel") + r.optionalNumber("sv_being_canceled"),
 	}
 }
 
-// Client is a client's connection to the pooler.
+// Client is a client's connection to pgbouncer.
 type Client struct {
 	Database, User, Addr string
-
-	Since  time.Time // to the second, by the pooler's clock: to be compared with other clients' only
-	Linked bool      // it has a connection to the database: it is in a transaction, or in session mode simply there
 }
 
-// Clients asks for the clients that are logged in, consoles left out.
+// Clients returns the clients that are logged in, except consoles.
 func (c *Console) Clients(ctx context.Context) ([]Client, error) {
 	var clients []Client
 	err := c.show(ctx, "clients", func(r *row) {
@@ -101,24 +94,10 @@ func (c *Console) Clients(ctx context.Context) ([]Client, error) {
 func (r *row) client() Client {
 	return Client{
 		Database: r.text("database"), User: r.text("user"), Addr: r.text("addr") + ":" + r.text("port"),
-		Since: r.time("connect_time"), Linked: r.text("link") != "",
 	}
 }
 
-// State tells whether the pooler as a whole is paused, be the pause complete or under way. Before 1.19 that is not known.
-func (c *Console) State(ctx context.Context) (paused, known bool, err error) {
-	if !c.version.AtLeast(1, 19) {
-		return false, false, nil
-	}
-	err = c.show(ctx, "state", func(r *row) {
-		if r.text("key") == "paused" {
-			paused, known = r.text("value") == "yes", true
-		}
-	})
-	return paused, known, err
-}
-
-// Setting asks for a setting's value.
+// Setting returns the value of a setting.
 func (c *Console) Setting(ctx context.Context, name string) (string, error) {
 	value, known := "", false
 	err := c.show(ctx, "config", func(r *row) {
@@ -127,12 +106,12 @@ func (c *Console) Setting(ctx context.Context, name string) (string, error) {
 		}
 	})
 	if err == nil && !known {
-		return "", fmt.Errorf("show config: there is no setting %q", name)
+		return "", fmt.Errorf("show config: no setting %q", name)
 	}
 	return value, err
 }
 
-// show asks for a table and has every row of it read.
+// show calls read for each row of a SHOW table.
 func (c *Console) show(ctx context.Context, what string, read func(*row)) error {
 	results, err := c.exec(ctx, "SHOW "+what)
 	if err != nil {
@@ -146,7 +125,7 @@ func (c *Console) show(ctx context.Context, what string, read func(*row)) error 
 	return nil
 }
 
-// row is a row of a table, whose columns go by name. err is the first thing that was wrong with it.
+// row is a row of a table, read by column name. err is the first error of such a read.
 type row struct {
 	columns map[string]int
 	values  [][]byte
@@ -172,7 +151,7 @@ func rows(results []*pgconn.Result) iter.Seq[*row] {
 func (r *row) text(column string) string {
 	i, has := r.columns[column]
 	if !has || i >= len(r.values) {
-		r.fail(fmt.Errorf("there is no column %s", column))
+		r.fail(fmt.Errorf("no column %s", column))
 		return ""
 	}
 	return string(r.values[i])
@@ -186,20 +165,12 @@ func (r *row) number(column string) int {
 	return n
 }
 
-// numberIfAny is 0 where there is no such column.
-func (r *row) numberIfAny(column string) int {
+// optionalNumber returns 0 if there is no such column.
+func (r *row) optionalNumber(column string) int {
 	if _, has := r.columns[column]; !has {
 		return 0
 	}
 	return r.number(column)
-}
-
-func (r *row) time(column string) time.Time {
-	t, err := time.Parse("2006-01-02 15:04:05 MST", r.text(column))
-	if err != nil {
-		r.fail(fmt.Errorf("column %s: %w", column, err))
-	}
-	return t
 }
 
 func (r *row) fail(err error) {

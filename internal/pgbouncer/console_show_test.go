@@ -3,7 +3,6 @@ package pgbouncer
 import (
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
@@ -11,7 +10,7 @@ import (
 	parts "quiesce/test/parts/pgbouncer"
 )
 
-// table is an answer with one row.
+// table returns an answer with one row, from pairs of column and value.
 func table(pairs ...string) []*pgconn.Result {
 	result := &pgconn.Result{Rows: [][][]byte{{}}}
 	for pair := range slices.Chunk(pairs, 2) {
@@ -21,7 +20,7 @@ func table(pairs ...string) []*pgconn.Result {
 	return []*pgconn.Result{result}
 }
 
-func TestColumnsGoByNameWhereverTheyAre(t *testing.T) {
+func TestPool_ColumnsInAnyOrder_ReadByName(t *testing.T) {
 	for r := range rows(table("pool_mode", "transaction", "sv_tested", "1", "sv_active", "2", "user", "u", "new", "7",
 		"cl_waiting", "3", "database", "d", "cl_active", "5")) {
 		pool := r.pool()
@@ -30,7 +29,7 @@ func TestColumnsGoByNameWhereverTheyAre(t *testing.T) {
 	}
 }
 
-func TestServersBusyWithACancelRequestCountWhereThereAreSuchColumns(t *testing.T) {
+func TestPool_CancelColumns_CountAsServers(t *testing.T) {
 	for r := range rows(table("database", "d", "user", "u", "cl_active", "0", "cl_waiting", "0", "sv_active", "1",
 		"sv_active_cancel", "2", "sv_being_canceled", "4", "sv_tested", "8", "pool_mode", "session")) {
 		require.Equal(t, 15, r.pool().Servers)
@@ -38,10 +37,10 @@ func TestServersBusyWithACancelRequestCountWhereThereAreSuchColumns(t *testing.T
 	}
 }
 
-func TestAMissingOrSenselessColumnIsNamed(t *testing.T) {
+func TestRow_MissingOrInvalidColumn_ErrorNamesIt(t *testing.T) {
 	for r := range rows(table("database", "d", "user", "u")) {
 		r.pool()
-		require.EqualError(t, r.err, "there is no column pool_mode")
+		require.EqualError(t, r.err, "no column pool_mode")
 	}
 	for r := range rows(table("sv_active", "many")) {
 		r.number("sv_active")
@@ -49,7 +48,7 @@ func TestAMissingOrSenselessColumnIsNamed(t *testing.T) {
 	}
 }
 
-func TestARowShorterThanItsHeadIsNoPanic(t *testing.T) {
+func TestRow_FewerValuesThanColumns_Error(t *testing.T) {
 	short := table("database", "d", "user", "u")
 	short[0].Rows[0] = short[0].Rows[0][:1]
 	for r := range rows(short) {
@@ -58,16 +57,15 @@ func TestARowShorterThanItsHeadIsNoPanic(t *testing.T) {
 	}
 }
 
-func TestPoolsAddUp(t *testing.T) {
+func TestPools_Several_AddUp(t *testing.T) {
 	pools := Pools{{"a", "u", "transaction", 1, 2, 4}, {"b", "u", "session", 8, 16, 32}, {"c", "u", "session", 0, 0, 0}}
 	require.Equal(t, 36, pools.InFlight())
-	require.Equal(t, 18, pools.Waiting())
 	require.Equal(t, 27, pools.Clients())
 	require.Equal(t, []string{"session", "transaction"}, pools.Modes())
 	require.Empty(t, Pools{}.Modes())
 }
 
-func TestATransactionInFlightIsCountedAndAConsoleIsNot(t *testing.T) {
+func TestPools_OpenTransaction_Counted_ConsolesNot(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
 		pools, err := c.Pools(t.Context())
@@ -81,8 +79,8 @@ func TestATransactionInFlightIsCountedAndAConsoleIsNot(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, pools.InFlight())
 		require.Equal(t, 2, pools.Clients())
-		require.Zero(t, pools.Waiting())
 		require.Equal(t, []string{"transaction"}, pools.Modes())
+		require.Zero(t, pools[0].ClientsWaiting)
 		require.Equal(t, "app", pools[0].Database)
 		require.Equal(t, "app", pools[0].User)
 
@@ -90,17 +88,17 @@ func TestATransactionInFlightIsCountedAndAConsoleIsNot(t *testing.T) {
 		require.Eventually(t, func() bool {
 			pools, err = c.Pools(t.Context())
 			return err == nil && pools.InFlight() == 0
-		}, patience, glance)
+		}, waitTimeout, pollInterval)
 		require.Equal(t, 2, pools.Clients())
 	})
 }
 
-func TestQueuedClientsAreCounted(t *testing.T) {
+func TestPools_PausedClient_CountsAsWaiting(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c, app := open(t, p), p.Connect(t)
 		pending, err := c.Pause(t.Context())
 		require.NoError(t, err)
-		within(t, pending.Done())
+		awaitClosed(t, pending.Done())
 		done := make(chan error, 1)
 		go func() {
 			_, err := app.Exec(t.Context(), "SELECT").ReadAll()
@@ -108,33 +106,30 @@ func TestQueuedClientsAreCounted(t *testing.T) {
 		}()
 		require.Eventually(t, func() bool {
 			pools, err := c.Pools(t.Context())
-			return err == nil && pools.Waiting() == 1
-		}, patience, glance)
+			return err == nil && len(pools) == 1 && pools[0].ClientsWaiting == 1
+		}, waitTimeout, pollInterval)
 		require.NoError(t, c.Resume(t.Context()))
 		require.NoError(t, <-done)
 	})
 }
 
-func TestClientsSayWhoTheyAreAndSinceWhen(t *testing.T) {
+func TestClients_Connected_HaveNameAndAddress(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
 		clients, err := c.Clients(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, clients)
 		app := p.Connect(t)
-		parts.Exec(t, app, "BEGIN")
 		clients, err = c.Clients(t.Context())
 		require.NoError(t, err)
 		require.Len(t, clients, 1)
 		require.Equal(t, "app", clients[0].Database)
 		require.Equal(t, "app", clients[0].User)
 		require.Equal(t, app.Conn().LocalAddr().String(), clients[0].Addr)
-		require.True(t, clients[0].Linked)
-		require.WithinDuration(t, time.Now(), clients[0].Since, patience)
 	})
 }
 
-func TestSettingsAreReadAndChanged(t *testing.T) {
+func TestSet_AnyValue_IsReadBack(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
 		require.NoError(t, c.Set(t.Context(), "query_wait_timeout", "7"))
@@ -153,15 +148,4 @@ func TestSettingsAreReadAndChanged(t *testing.T) {
 		_, err = c.Setting(t.Context(), "no_such_setting")
 		require.ErrorContains(t, err, "no_such_setting")
 	})
-}
-
-func TestTheStateIsKnownSinceTheNewerGeneration(t *testing.T) {
-	paused, known, err := open(t, parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})).State(t.Context())
-	require.NoError(t, err)
-	require.True(t, known)
-	require.False(t, paused)
-
-	_, known, err = open(t, parts.Shared(t).Pooler(t, parts.Older, parts.Options{})).State(t.Context())
-	require.NoError(t, err)
-	require.False(t, known)
 }

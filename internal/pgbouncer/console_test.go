@@ -19,10 +19,10 @@ import (
 func TestMain(m *testing.M) { os.Exit(parts.Run(m)) }
 
 const (
-	// patience is how long a condition may take on a busy machine. No test waits this long unless it fails.
-	patience = 2 * time.Minute
-	// glance is how often a condition is looked at.
-	glance = 5 * time.Millisecond
+	// waitTimeout bounds waits on a busy computer. Only a test that fails waits this long.
+	waitTimeout = 2 * time.Minute
+	// pollInterval is the time between two checks of a condition.
+	pollInterval = 5 * time.Millisecond
 )
 
 var (
@@ -30,27 +30,27 @@ var (
 	stats = parts.Stats
 )
 
-func plain(p *parts.Pooler, as parts.User) Target {
+func targetOf(p *parts.Pooler, as parts.User) Target {
 	return Target{Dial: p.Dial, User: as.Name, Password: as.Password, TLS: TLSDisable}
 }
 
 func open(t *testing.T, p *parts.Pooler) *Console {
 	t.Helper()
-	c, err := Open(t.Context(), plain(p, admin))
+	c, err := Open(t.Context(), targetOf(p, admin))
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c
 }
 
-func again(t *testing.T, c *Console) *Console {
+func openAnother(t *testing.T, c *Console) *Console {
 	t.Helper()
-	second, err := c.Again(t.Context())
+	second, err := c.OpenAnother(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(second.Close)
 	return second
 }
 
-// pause pauses and returns when that is in force.
+// pause sends PAUSE and returns when it is in force.
 func pause(t *testing.T, p *parts.Pooler, c *Console) *Pending {
 	t.Helper()
 	var pending *Pending
@@ -62,53 +62,47 @@ func pause(t *testing.T, p *parts.Pooler, c *Console) *Pending {
 	return pending
 }
 
-// requirePaused makes sure that the pooler is still paused: the older generation does not tell, but refuses to be paused again.
+// requirePaused fails unless pgbouncer is still paused: then it refuses another PAUSE.
 func requirePaused(t *testing.T, c *Console) {
 	t.Helper()
-	paused, known, err := c.State(t.Context())
-	require.NoError(t, err)
-	if known {
-		require.True(t, paused)
-		return
-	}
-	_, err = c.exec(t.Context(), "PAUSE")
+	_, err := c.exec(t.Context(), "PAUSE")
 	require.ErrorIs(t, err, ErrAlreadyPaused)
 }
 
-func within(t *testing.T, done <-chan struct{}) {
+func awaitClosed(t *testing.T, done <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-done:
-	case <-time.After(patience):
-		require.FailNow(t, "it takes too long")
+	case <-time.After(waitTimeout):
+		require.FailNow(t, "it is not closed in time")
 	}
 }
 
-func still(t *testing.T, waiting <-chan struct{}) {
+func requireOpen(t *testing.T, waiting <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-waiting:
-		require.FailNow(t, "it is over already")
+		require.FailNow(t, "it is closed already")
 	default:
 	}
 }
 
-func TestAPauseWaitsForTheOpenTransactionWhateverBecomesOfTheContext(t *testing.T) {
+func TestPause_ContextCanceled_StillWaitsForTransaction(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c, app := open(t, p), p.Connect(t)
-		other := again(t, c)
+		other := openAnother(t, c)
 		parts.Exec(t, app, "BEGIN")
 		ctx, cancel := context.WithCancel(t.Context())
 		pending, err := c.Pause(ctx)
 		require.NoError(t, err)
 		cancel()
-		require.Eventually(t, func() bool { return strings.Contains(p.Log(t), "PAUSE command issued") }, patience, glance)
+		require.Eventually(t, func() bool { return strings.Contains(p.Log(t), "PAUSE command issued") }, waitTimeout, pollInterval)
 		requirePaused(t, other)
-		still(t, pending.Done())
+		requireOpen(t, pending.Done())
 		require.NoError(t, pending.Err())
 
 		parts.Exec(t, app, "COMMIT")
-		within(t, pending.Done())
+		awaitClosed(t, pending.Done())
 		require.NoError(t, pending.Err())
 		requirePaused(t, other)
 		require.NoError(t, other.Resume(t.Context()))
@@ -116,21 +110,21 @@ func TestAPauseWaitsForTheOpenTransactionWhateverBecomesOfTheContext(t *testing.
 	})
 }
 
-func TestASecondConsoleUndoesAPauseThatWaitsWhichIsNeverAnswered(t *testing.T) {
+func TestResume_OtherConsolePauseWaits_PauseUnanswered(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c, app := open(t, p), p.Connect(t)
-		other := again(t, c)
+		other := openAnother(t, c)
 		parts.Exec(t, app, "BEGIN")
 		pending := pause(t, p, c)
 		require.NoError(t, other.Resume(t.Context()))
 		parts.Exec(t, p.Connect(t), "SELECT")
 		parts.Exec(t, app, "COMMIT")
 		parts.Exec(t, app, "SELECT")
-		still(t, pending.Done())
+		requireOpen(t, pending.Done())
 	})
 }
 
-func TestAPauseIsUndoneEvenBeforeItIsRead(t *testing.T) {
+func TestUndoPause_PauseNotReadYet_Resumes(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		app, another := p.Connect(t), p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
@@ -138,7 +132,7 @@ func TestAPauseIsUndoneEvenBeforeItIsRead(t *testing.T) {
 			c, other := open(t, p), open(t, p)
 			pending, err := c.Pause(t.Context())
 			require.NoError(t, err)
-			require.NoError(t, other.Undo(t.Context(), pending))
+			require.NoError(t, other.UndoPause(t.Context(), pending))
 			parts.Exec(t, another, "SELECT")
 			c.Close()
 		}
@@ -146,52 +140,52 @@ func TestAPauseIsUndoneEvenBeforeItIsRead(t *testing.T) {
 	})
 }
 
-func TestUndoingACompletePauseIsResuming(t *testing.T) {
+func TestUndoPause_PauseComplete_Resumes(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c, app := open(t, p), p.Connect(t)
 		pending, err := c.Pause(t.Context())
 		require.NoError(t, err)
-		within(t, pending.Done())
-		require.NoError(t, c.Undo(t.Context(), pending))
-		require.NoError(t, c.Undo(t.Context(), pending), "there is nothing left to undo")
+		awaitClosed(t, pending.Done())
+		require.NoError(t, c.UndoPause(t.Context(), pending))
+		require.NoError(t, c.UndoPause(t.Context(), pending), "a second undo changes nothing")
 		parts.Exec(t, app, "SELECT")
 	})
 }
 
-func TestAPauseStaysInForceWhenItsConsoleIsClosed(t *testing.T) {
+func TestPause_ConsoleClosed_StaysInForce(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c, app := open(t, p), p.Connect(t)
-		other := again(t, c)
+		other := openAnother(t, c)
 		parts.Exec(t, app, "BEGIN")
 		pending := pause(t, p, c)
 		c.Close()
-		within(t, pending.Done())
+		awaitClosed(t, pending.Done())
 		require.ErrorIs(t, pending.Err(), ErrClosed)
 		requirePaused(t, other)
 	})
 }
 
-func TestASecondPauseIsToldFromTheFirst(t *testing.T) {
+func TestPause_AlreadyPaused_Error(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
 		first, err := c.Pause(t.Context())
 		require.NoError(t, err)
-		within(t, first.Done())
+		awaitClosed(t, first.Done())
 		require.NoError(t, first.Err())
 		second, err := c.Pause(t.Context())
 		require.NoError(t, err)
-		within(t, second.Done())
+		awaitClosed(t, second.Done())
 		require.ErrorIs(t, second.Err(), ErrAlreadyPaused)
 	})
 }
 
-func TestResumingWhatIsNotPausedIsNoError(t *testing.T) {
+func TestResume_NotPaused_NoError(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		require.NoError(t, open(t, p).Resume(t.Context()))
 	})
 }
 
-func TestOthersWaitForTheirTurnWhileAPauseWaits(t *testing.T) {
+func TestPause_Waiting_BlocksOtherCommands(t *testing.T) {
 	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
 	c, app := open(t, p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
@@ -202,17 +196,17 @@ func TestOthersWaitForTheirTurnWhileAPauseWaits(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	parts.Exec(t, app, "COMMIT")
 	_, err = c.Pools(t.Context())
-	require.NoError(t, err, "the console is as good as before")
+	require.NoError(t, err, "the console is still usable")
 }
 
-// goroutines is how many were started by this package or by pgconn.
+// goroutines returns the number of goroutines that this package or pgconn started.
 func goroutines() int {
 	stacks := make([]byte, 1<<20)
 	text := string(stacks[:runtime.Stack(stacks, true)])
 	return strings.Count(text, "created by quiesce/internal/pgbouncer.(") + strings.Count(text, "created by github.com/jackc/pgx")
 }
 
-func TestClosingDuringAPauseLeavesNothingRunning(t *testing.T) {
+func TestClose_DuringPause_EndsAllGoroutines(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		app := p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
@@ -221,16 +215,16 @@ func TestClosingDuringAPauseLeavesNothingRunning(t *testing.T) {
 		pending := pause(t, p, c)
 		c.Close()
 		c.Close()
-		within(t, pending.Done())
-		require.Eventually(t, func() bool { return goroutines() == before }, patience, glance)
+		awaitClosed(t, pending.Done())
+		require.Eventually(t, func() bool { return goroutines() == before }, waitTimeout, pollInterval)
 	})
 }
 
-// A cancel request would resume the pooler.
-func TestACommandWithoutAnAnswerIsGivenUpAndNothingElseSent(t *testing.T) {
+// A CancelRequest would resume pgbouncer.
+func TestExec_NoAnswer_ClosesWithoutCancelRequest(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		var dials atomic.Int32
-		target := plain(p, admin)
+		target := targetOf(p, admin)
 		target.Dial = func(ctx context.Context) (net.Conn, error) { dials.Add(1); return p.Dial(ctx) }
 		c, err := Open(t.Context(), target)
 		require.NoError(t, err)
@@ -242,13 +236,13 @@ func TestACommandWithoutAnAnswerIsGivenUpAndNothingElseSent(t *testing.T) {
 
 		p.Signal(t, syscall.SIGSTOP)
 		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(glance, cancel)
+		time.AfterFunc(pollInterval, cancel)
 		_, err = c.Pools(ctx)
 		require.ErrorIs(t, err, context.Canceled)
-		within(t, c.session.CleanupDone())
+		awaitClosed(t, c.session.CleanupDone())
 		p.Signal(t, syscall.SIGCONT)
 		require.EqualValues(t, 1, dials.Load())
-		still(t, c.Ended())
+		requireOpen(t, c.Ended())
 
 		_, err = c.Pools(t.Context())
 		require.ErrorIs(t, err, ErrClosed)
@@ -256,7 +250,7 @@ func TestACommandWithoutAnAnswerIsGivenUpAndNothingElseSent(t *testing.T) {
 	})
 }
 
-func TestAGracefulShutdownLetsTheTransactionCommit(t *testing.T) {
+func TestShutdown_Graceful_LetsTransactionCommit(t *testing.T) {
 	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
 	c, app := open(t, p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
@@ -269,27 +263,27 @@ func TestAGracefulShutdownLetsTheTransactionCommit(t *testing.T) {
 	pools, err := c.Pools(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 1, pools.InFlight())
-	still(t, c.Ended())
+	requireOpen(t, c.Ended())
 
 	parts.Exec(t, app, "COMMIT")
-	within(t, c.Ended())
-	within(t, p.Ended())
+	awaitClosed(t, c.Ended())
+	awaitClosed(t, p.Ended())
 	require.True(t, p.State().Success(), p.Log(t))
 	require.ErrorIs(t, c.Shutdown(t.Context(), WaitForServers), ErrClosed)
-	_, err = c.Again(t.Context())
+	_, err = c.OpenAnother(t.Context())
 	require.ErrorIs(t, err, ErrUnreachable)
 }
 
-func TestAnImmediateShutdownIsAnsweredByTheEnd(t *testing.T) {
+func TestShutdown_Immediate_EndIsSuccess(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
 		require.NoError(t, c.Shutdown(t.Context(), Immediate))
-		within(t, c.Ended())
-		within(t, p.Ended())
+		awaitClosed(t, c.Ended())
+		awaitClosed(t, p.Ended())
 	})
 }
 
-func TestTheOlderGenerationCannotShutDownGracefullyNorSaySo(t *testing.T) {
+func TestShutdown_OlderGeneration_Unsupported(t *testing.T) {
 	c := open(t, parts.Shared(t).Pooler(t, parts.Older, parts.Options{}))
 	require.ErrorIs(t, c.Shutdown(t.Context(), WaitForServers), ErrUnsupported)
 	require.ErrorIs(t, c.Shutdown(t.Context(), WaitForClients), ErrUnsupported)
@@ -297,7 +291,7 @@ func TestTheOlderGenerationCannotShutDownGracefullyNorSaySo(t *testing.T) {
 	require.ErrorIs(t, err, ErrUnsupported)
 }
 
-func TestTheNewerGenerationIsSeenToHaveBeenSignalled(t *testing.T) {
+func TestShuttingDown_AfterSIGTERM_True(t *testing.T) {
 	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
 	c, app := open(t, p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
@@ -308,15 +302,15 @@ func TestTheNewerGenerationIsSeenToHaveBeenSignalled(t *testing.T) {
 	require.Eventually(t, func() bool {
 		shutting, err := c.ShuttingDown(t.Context())
 		return err == nil && shutting
-	}, patience, glance)
+	}, waitTimeout, pollInterval)
 }
 
-func TestTheEndOfAPoolerIsNoticedWithoutAsking(t *testing.T) {
+func TestEnded_PgbouncerKilled_ClosesWithoutCommand(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
-		still(t, c.Ended())
+		requireOpen(t, c.Ended())
 		p.Signal(t, syscall.SIGKILL)
-		within(t, c.Ended())
+		awaitClosed(t, c.Ended())
 		_, err := c.Pools(t.Context())
 		require.ErrorIs(t, err, ErrClosed)
 		_, err = c.Pause(t.Context())
@@ -324,39 +318,41 @@ func TestTheEndOfAPoolerIsNoticedWithoutAsking(t *testing.T) {
 	})
 }
 
-func TestOurOwnClosingIsNotThePoolersEnd(t *testing.T) {
+func TestEnded_ClosedByUs_StaysOpen(t *testing.T) {
 	c := open(t, parts.Shared(t).Pooler(t, parts.Newer, parts.Options{}))
 	c.Close()
 	_, err := c.Pools(t.Context())
 	require.ErrorIs(t, err, ErrClosed)
-	still(t, c.Ended())
+	requireOpen(t, c.Ended())
 }
 
-func TestSessionsAreShedByReconnectAndWaitClose(t *testing.T) {
+func TestReconnect_FastClose_EndsSessionAfterCommit(t *testing.T) {
 	parts.Each(t, parts.Options{PoolMode: "session"}, func(t *testing.T, p *parts.Pooler) {
 		c, app := open(t, p), p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
 		require.NoError(t, c.Set(t.Context(), "server_fast_close", "1"))
 		require.NoError(t, c.Reconnect(t.Context()))
-		pending, err := c.WaitClose(t.Context())
+		pools, err := c.Pools(t.Context())
 		require.NoError(t, err)
-		still(t, pending.Done())
+		require.Equal(t, 1, pools.InFlight())
 		parts.Exec(t, app, "COMMIT")
-		within(t, pending.Done())
-		require.NoError(t, pending.Err())
+		require.Eventually(t, func() bool {
+			pools, err := c.Pools(t.Context())
+			return err == nil && pools.InFlight() == 0
+		}, waitTimeout, pollInterval)
 	})
 }
 
-func TestAWatcherMayLookButNotCommand(t *testing.T) {
+func TestConsole_StatsUser_ReadsButCannotCommand(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
-		c, err := Open(t.Context(), plain(p, stats))
+		c, err := Open(t.Context(), targetOf(p, stats))
 		require.NoError(t, err)
 		defer c.Close()
 		_, err = c.Pools(t.Context())
 		require.NoError(t, err)
 		pending, err := c.Pause(t.Context())
 		require.NoError(t, err)
-		within(t, pending.Done())
+		awaitClosed(t, pending.Done())
 		require.ErrorIs(t, pending.Err(), ErrNotAdmin)
 		require.ErrorIs(t, c.Resume(t.Context()), ErrNotAdmin)
 		require.ErrorIs(t, c.Set(t.Context(), "query_wait_timeout", "1"), ErrNotAdmin)

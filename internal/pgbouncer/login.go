@@ -17,39 +17,39 @@ import (
 )
 
 const (
-	// loginTimeout bounds one attempt: far longer than a pooler takes that answers at all, the round trips of a
-	// port-forward included, and short enough to leave most of an escort's minute to a plain eviction. A login that needs
-	// a look-up in the database hangs while the pooler is paused, without end.
+	// loginTimeout bounds one login. It is far longer than a working pgbouncer needs, round trips of a port-forward
+	// included. It is short enough to leave most of an escort's minute for a plain eviction. A login that needs a lookup in
+	// the database hangs forever while pgbouncer is paused.
 	loginTimeout = 5 * time.Second
-	// maxAnswer is how much a server may send at a login or in answer to one command, and maxMessage how much of it in one
-	// message. The first has room for the 300 bytes of each of 50,000 clients, the second for any row; and who only
-	// poses as a pooler must not fill our memory.
+	// maxAnswer bounds what a server may send at a login or as the answer to one command, and maxMessage bounds one message.
+	// maxAnswer has room for 300 bytes for each of 50,000 clients, maxMessage for any row. A server that only claims to be
+	// pgbouncer must not fill our memory.
 	maxAnswer, maxMessage = 16 << 20, 1 << 20
 	// database is the console's reserved name (https://www.pgbouncer.org/usage.html#admin-console).
 	database = "pgbouncer"
 )
 
-// Target says how to reach a console and how to log in to it. The password does not show when the target is printed.
+// Target says how to reach a console and how to log in. A printed Target does not show the password.
 type Target struct {
-	// Dial opens a fresh connection to the pooler's port. Deadlines must work on it.
+	// Dial opens a new connection to pgbouncer's port. Its deadlines must work.
 	Dial           func(ctx context.Context) (net.Conn, error)
 	User, Password string
 
 	TLS        TLSMode
-	ServerName string         // in the server's certificate, for TLSVerifyFull
-	RootCAs    *x509.CertPool // that may have signed it, for TLSVerifyFull
+	ServerName string         // the name in the server's certificate, for TLSVerifyFull
+	RootCAs    *x509.CertPool // the authorities that may have signed it, for TLSVerifyFull
 }
 
 // String returns the user's name.
 func (t Target) String() string { return t.User }
 
-// Format prints the user's name for every verb: %x would go past String to the fields.
+// Format prints the user's name for every verb: %x would print the fields in spite of String.
 func (t Target) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.User) }
 
 // LogValue implements slog.LogValuer.
 func (t Target) LogValue() slog.Value { return slog.StringValue(t.User) }
 
-// open makes one attempt.
+// open tries one login.
 func (t Target) open(ctx context.Context) (*Console, error) {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
@@ -57,8 +57,8 @@ func (t Target) open(ctx context.Context) (*Console, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
-	raw := &metered{Conn: conn}
-	raw.left.Store(maxAnswer)
+	raw := &limitedConn{Conn: conn}
+	raw.remaining.Store(maxAnswer)
 	session, err := t.handshake(ctx, raw)
 	if err == nil {
 		var version Version
@@ -74,7 +74,7 @@ func (t Target) open(ctx context.Context) (*Console, error) {
 }
 
 func (t Target) handshake(ctx context.Context, raw net.Conn) (*pgconn.PgConn, error) {
-	conn, err := t.secure(ctx, raw)
+	conn, err := t.negotiateTLS(ctx, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -89,50 +89,50 @@ func (t Target) handshake(ctx context.Context, raw net.Conn) (*pgconn.PgConn, er
 	return session, nil
 }
 
-// settings override everything that pgconn would take from the environment or from files in the home directory. Only a service
-// that PGSERVICE names is still looked up: what it says is overridden as well, but that there is no such service is an error.
-const settings = "host=console port=6432 dbname=" + database + " user=unknown password=unknown passfile='' " +
+// connectionSettings override everything that pgconn would read from the environment or from files in the home directory.
+// pgconn still looks up the service that PGSERVICE names. The settings override what it says, but a missing service is an
+// error.
+const connectionSettings = "host=console port=6432 dbname=" + database + " user=unknown password=unknown passfile='' " +
 	"connect_timeout=0 sslmode=disable sslrootcert='' sslcert='' sslkey='' sslcertmode=disable sslpassword='' sslsni=0 " +
 	"sslnegotiation=postgres target_session_attrs=any channel_binding=prefer require_auth='' " +
 	"min_protocol_version=3.0 max_protocol_version=3.0"
 
-// config prepares a login over conn and over no other connection.
+// config returns the settings of a login over conn, and over no other connection.
 func (t Target) config(conn net.Conn) (*pgconn.Config, error) {
-	config, err := pgconn.ParseConfig(settings)
+	config, err := pgconn.ParseConfig(connectionSettings)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the login: %w", err)
 	}
 	config.User, config.Password = t.User, t.Password
-	// Every other parameter may be refused (https://www.pgbouncer.org/config.html#ignore_startup_parameters).
+	// pgbouncer may refuse every other parameter (https://www.pgbouncer.org/config.html#ignore_startup_parameters).
 	config.RuntimeParams = map[string]string{"application_name": "quiesce"}
-	config.RequireAuth = t.acceptable()
+	config.RequireAuth = t.authMethods()
 	config.MaxProtocolMessageBodyLen = maxMessage
 	config.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
-	config.DialFunc = only(conn)
+	config.DialFunc = dialOnce(conn)
 	config.BuildContextWatcherHandler = func(session *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.DeadlineContextWatcherHandler{Conn: session.Conn()}
 	}
 	return config, nil
 }
 
-// only hands out one connection, once. When a command fails, pgconn dials another by itself to send a CancelRequest; and
-// whatever command of a console is cancelled, pgbouncer resumes all that is paused
+// dialOnce returns a dial function that returns conn once and fails after that. When a command fails, pgconn dials again to
+// send a CancelRequest. For a CancelRequest to any command of a console, pgbouncer resumes everything that is paused
 // (https://github.com/pgbouncer/pgbouncer/blob/pgbouncer_1_24_1/src/admin.c, admin_handle_cancel).
-func only(conn net.Conn) pgconn.DialFunc {
+func dialOnce(conn net.Conn) pgconn.DialFunc {
 	var taken atomic.Bool
 	return func(context.Context, string, string) (net.Conn, error) {
 		if taken.Swap(true) {
-			return nil, errors.New("a console has one connection")
+			return nil, errors.New("a console uses only one connection")
 		}
 		return conn, nil
 	}
 }
 
-// acceptable are the ways of proving a password that we go along with. In cleartext, it is told to a server that has proved
-// who it is, and to nobody else: anybody's pod can wear the label of a pooler. The answers to the others can be attacked by
-// guessing, MD5's faster than SCRAM's, which the random passwords of machines withstand; MD5 is what poolers ask that
-// have auth_type=md5, the default.
-func (t Target) acceptable() string {
+// authMethods returns the accepted authentication methods. A cleartext password goes only to a server that verified TLS has
+// identified: any pod can have the label of a pooler. The other answers can be attacked by guessing, those of MD5 faster than
+// those of SCRAM. Random passwords withstand that. A pgbouncer with auth_type=md5, the default, asks for MD5.
+func (t Target) authMethods() string {
 	const hashed = "none,md5,scram-sha-256"
 	if t.TLS == TLSVerifyFull {
 		return hashed + ",password"
@@ -140,7 +140,7 @@ func (t Target) acceptable() string {
 	return hashed
 }
 
-// explainLogin says why a login failed, without pgconn's own error, which holds the password (though not in its text).
+// explainLogin returns why a login failed, without pgconn's own error, which holds the password (though not in its text).
 func explainLogin(err error) error {
 	if failed, is := errors.AsType[*pgconn.ConnectError](err); is {
 		err = errors.Unwrap(failed)
@@ -151,43 +151,43 @@ func explainLogin(err error) error {
 	switch text := err.Error(); {
 	case strings.Contains(text, "server requested password authentication"):
 		return ErrCleartext
-	case isNetwork(err):
+	case isNetworkError(err):
 		return fmt.Errorf("%w: %s", ErrUnreachable, text)
 	default:
-		return fmt.Errorf("%w: %s", ErrNotPgbouncer, text) // it spoke, but not the protocol
+		return fmt.Errorf("%w: %s", ErrNotPgbouncer, text) // it answered, but not in the protocol
 	}
 }
 
-// explainRefusal: other SQLSTATEs than pgbouncer's one are those of a PostgreSQL, which has no such database either
-// (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+// explainRefusal returns why the server refused the login. Other SQLSTATEs than pgbouncer's come from PostgreSQL, which has
+// no database of that name (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 func explainRefusal(answer *pgconn.PgError) error {
 	const protocolViolation, invalidPassword = "08P01", "28P01"
 	switch answer.Code {
 	case protocolViolation, invalidPassword:
-		return explain(answer, loginMeanings)
+		return explain(answer, loginErrors)
 	default:
 		return fmt.Errorf("%w: %w", ErrNotPgbouncer, answer)
 	}
 }
 
-// metered is a connection over which only so much may still come.
-type metered struct {
+// limitedConn is a connection from which only a limited number of bytes can be read.
+type limitedConn struct {
 	net.Conn
-	left atomic.Int64
+	remaining atomic.Int64
 }
 
-var errTooMuch = errors.New("the server sends more than any console has to say")
+var errAnswerTooLarge = errors.New("response exceeds 16 MiB")
 
-func (m *metered) Read(p []byte) (int, error) {
-	if m.left.Load() <= 0 {
-		return 0, errTooMuch
+func (m *limitedConn) Read(p []byte) (int, error) {
+	if m.remaining.Load() <= 0 {
+		return 0, errAnswerTooLarge
 	}
 	n, err := m.Conn.Read(p)
-	m.left.Add(-int64(n))
+	m.remaining.Add(-int64(n))
 	return n, err
 }
 
-func isNetwork(err error) bool {
+func isNetworkError(err error) bool {
 	_, is := errors.AsType[net.Error](err)
 	return is || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }

@@ -18,13 +18,13 @@ import (
 )
 
 var (
-	// app has no business on the console.
+	// app is neither in admin_users nor in stats_users.
 	app   = parts.App
 	wrong = parts.User{Name: parts.Admin.Name, Password: "not the admin's password"}
 )
 
-// fails opens a console, which must fail without telling a password.
-func fails(t *testing.T, target Target) error {
+// requireOpenFails requires that Open fails with an error that has no password in its text, and returns the error.
+func requireOpenFails(t *testing.T, target Target) error {
 	t.Helper()
 	c, err := Open(t.Context(), target)
 	if err == nil {
@@ -52,13 +52,13 @@ func TestTarget_Printed_HidesPassword(t *testing.T) {
 	require.NotContains(t, logged.String(), admin.Password)
 }
 
-func TestBothGenerationsLetUsInHoweverTheyAskForThePassword(t *testing.T) {
+func TestOpen_AnyAuthType_LogsIn(t *testing.T) {
 	for _, how := range []string{"scram-sha-256", "md5", "trust"} {
 		t.Run(how, func(t *testing.T) {
 			parts.Each(t, parts.Options{AuthType: how}, func(t *testing.T, p *parts.Pooler) {
 				c := open(t, p)
 				require.Equal(t, filepath.Base(t.Name()), fmt.Sprintf("%d.%d", c.Version().Major, c.Version().Minor))
-				_, err := again(t, c).Pools(t.Context())
+				_, err := openAnother(t, c).Pools(t.Context())
 				require.NoError(t, err)
 			})
 		})
@@ -68,39 +68,39 @@ func TestBothGenerationsLetUsInHoweverTheyAskForThePassword(t *testing.T) {
 func TestOpen_WrongLogin_IsRefused(t *testing.T) {
 	for _, how := range []string{"scram-sha-256", "md5"} {
 		parts.Each(t, parts.Options{AuthType: how}, func(t *testing.T, p *parts.Pooler) {
-			for _, user := range []parts.User{{Name: "nobody", Password: "x"}, app, wrong} {
-				require.ErrorIs(t, fails(t, plain(p, user)), ErrRefused)
+			for _, user := range []parts.User{{Name: "unknown", Password: "x"}, app, wrong} {
+				require.ErrorIs(t, requireOpenFails(t, targetOf(p, user)), ErrRefused)
 			}
-			c, err := Open(t.Context(), plain(p, stats))
+			c, err := Open(t.Context(), targetOf(p, stats))
 			require.NoError(t, err)
 			c.Close()
 		})
 	}
 }
 
-func TestAPasswordChangedOnThePoolerCountsForTheNextLoginOnly(t *testing.T) {
+func TestOpen_PasswordChanged_CountsForNextLogin(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		held := open(t, p)
 		p.SetPassword(t, admin.Name, "rotated")
 		_, err := held.Pools(t.Context())
-		require.NoError(t, err, "who is in stays in")
-		require.ErrorIs(t, fails(t, plain(p, admin)), ErrRefused)
-		c, err := Open(t.Context(), plain(p, parts.User{Name: admin.Name, Password: "rotated"}))
+		require.NoError(t, err, "an open console stays usable")
+		require.ErrorIs(t, requireOpenFails(t, targetOf(p, admin)), ErrRefused)
+		c, err := Open(t.Context(), targetOf(p, parts.User{Name: admin.Name, Password: "rotated"}))
 		require.NoError(t, err)
 		c.Close()
 	})
 }
 
-func TestPostgreSQLItselfIsNotAPgbouncer(t *testing.T) {
+func TestOpen_PostgreSQL_NotPgbouncer(t *testing.T) {
 	database := parts.Shared(t)
 	target := Target{Dial: dialer(database.Addr), TLS: TLSDisable, User: "postgres"}
-	err := fails(t, target)
+	err := requireOpenFails(t, target)
 	require.ErrorIs(t, err, ErrNotPgbouncer)
 	require.ErrorContains(t, err, `database "pgbouncer" does not exist`)
 
 	database.Query(t, "CREATE DATABASE pgbouncer")
 	defer database.Query(t, "DROP DATABASE pgbouncer WITH (FORCE)")
-	err = fails(t, target)
+	err = requireOpenFails(t, target)
 	require.ErrorIs(t, err, ErrNotPgbouncer)
 	require.ErrorContains(t, err, "15.")
 }
@@ -112,7 +112,7 @@ func dialer(addr string) func(context.Context) (net.Conn, error) {
 	}
 }
 
-func TestNothingOfTheEnvironmentLeaksIn(t *testing.T) {
+func TestConfig_Environment_IsIgnored(t *testing.T) {
 	poolers := []*parts.Pooler{parts.Shared(t).Pooler(t, parts.Older, parts.Options{}), parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})}
 	home := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(home, ".pgpass"), []byte("*:*:*:*:leaked\n"), 0o600))
@@ -140,7 +140,7 @@ func TestNothingOfTheEnvironmentLeaksIn(t *testing.T) {
 	}
 }
 
-func TestAServiceFileIsNotFollowed(t *testing.T) {
+func TestConfig_ServiceFile_IsIgnored(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "services")
 	require.NoError(t, os.WriteFile(file, []byte("[leaked]\nhost=192.0.2.1\n"), 0o600))
 	t.Setenv("PGSERVICE", "leaked")
@@ -151,7 +151,7 @@ func TestAServiceFileIsNotFollowed(t *testing.T) {
 	require.ErrorContains(t, err, "service")
 }
 
-// encrypted tells whether the pooler sees the console's connection as such.
+// encrypted reports whether pgbouncer sees the console's connection as encrypted.
 func encrypted(t *testing.T, c *Console) bool {
 	t.Helper()
 	is := false
@@ -159,12 +159,12 @@ func encrypted(t *testing.T, c *Console) bool {
 	return is
 }
 
-func TestTLSIsUsedAsTheModeSays(t *testing.T) {
+func TestOpen_TLSModes_EncryptAsConfigured(t *testing.T) {
 	parts.Each(t, parts.Options{TLS: "allow"}, func(t *testing.T, p *parts.Pooler) {
 		for mode, want := range map[TLSMode]bool{
 			TLSDisable: false, TLSPrefer: true, TLSRequire: true, TLSVerifyFull: true,
 		} {
-			target := plain(p, admin)
+			target := targetOf(p, admin)
 			target.TLS, target.ServerName, target.RootCAs = mode, parts.ServerName, p.CertPool(t)
 			c, err := Open(t.Context(), target)
 			require.NoError(t, err, mode)
@@ -173,64 +173,65 @@ func TestTLSIsUsedAsTheModeSays(t *testing.T) {
 			parts.Exec(t, app, "BEGIN")
 			pending := pause(t, p, c)
 			c.Close()
-			within(t, pending.Done())
-			require.NoError(t, again(t, c).Resume(t.Context()))
+			awaitClosed(t, pending.Done())
+			require.NoError(t, openAnother(t, c).Resume(t.Context()))
 			parts.Exec(t, app, "COMMIT")
 		}
 	})
 }
 
-func TestOnAPoolerWithoutTLSOnlyThoseWhoDoNotInsistGetIn(t *testing.T) {
+func TestOpen_ServerWithoutTLS_RequireFails(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
-		target := plain(p, admin)
+		target := targetOf(p, admin)
 		target.TLS = TLSPrefer
 		c, err := Open(t.Context(), target)
 		require.NoError(t, err)
 		c.Close()
 		target.TLS = TLSRequire
-		require.ErrorIs(t, fails(t, target), ErrTLS)
+		require.ErrorIs(t, requireOpenFails(t, target), ErrTLS)
 	})
 }
 
-func TestAPoolerThatInsistsOnTLSIsToldFromARefusal(t *testing.T) {
+func TestOpen_ServerRequiresTLS_IsTLSError(t *testing.T) {
 	parts.Each(t, parts.Options{TLS: "require"}, func(t *testing.T, p *parts.Pooler) {
-		require.ErrorIs(t, fails(t, plain(p, admin)), ErrTLS)
+		require.ErrorIs(t, requireOpenFails(t, targetOf(p, admin)), ErrTLS)
 	})
 }
 
-func TestARefusedLoginIsNotRepeatedWithoutTLS(t *testing.T) {
+func TestOpen_RefusedWithTLS_NoRetryWithoutTLS(t *testing.T) {
 	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{TLS: "allow"})
 	dials := 0
-	target := plain(p, wrong)
+	target := targetOf(p, wrong)
 	target.TLS = TLSPrefer
 	target.Dial = func(ctx context.Context) (net.Conn, error) { dials++; return p.Dial(ctx) }
-	require.ErrorIs(t, fails(t, target), ErrRefused)
+	require.ErrorIs(t, requireOpenFails(t, target), ErrRefused)
 	require.Equal(t, 1, dials)
 }
 
-func TestAServerThatCannotProveItsNameIsNotTalkedTo(t *testing.T) {
-	p, another := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{TLS: "allow"}), parts.Shared(t).Pooler(t, parts.Newer, parts.Options{TLS: "allow"})
-	target := plain(p, admin)
+func TestOpen_WrongCertificate_TLSError(t *testing.T) {
+	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{TLS: "allow"})
+	another := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{TLS: "allow"})
+	target := targetOf(p, admin)
 	target.TLS, target.ServerName, target.RootCAs = TLSVerifyFull, "another.test", p.CertPool(t)
-	require.ErrorIs(t, fails(t, target), ErrTLS)
+	require.ErrorIs(t, requireOpenFails(t, target), ErrTLS)
 	target.ServerName, target.RootCAs = parts.ServerName, another.CertPool(t)
-	require.ErrorIs(t, fails(t, target), ErrTLS)
+	require.ErrorIs(t, requireOpenFails(t, target), ErrTLS)
 }
 
-func TestSenselessTLSSettingsAreRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestOpen_InvalidTLSSettings_SendsNothing(t *testing.T) {
 	for _, target := range []Target{
 		{}, {TLS: "verify-ca"}, {TLS: TLSVerifyFull, ServerName: "x"}, {TLS: TLSVerifyFull, RootCAs: x509.NewCertPool()},
 	} {
 		target.User, target.Password = admin.Name, admin.Password
-		require.ErrorIs(t, fails(t, target), ErrTLS)
+		require.ErrorIs(t, requireOpenFails(t, target), ErrTLS)
 	}
 }
 
-func TestAPasswordIsToldInCleartextOnlyToWhoHasProvedItsName(t *testing.T) {
+func TestOpen_CleartextPassword_OnlyWithVerifiedTLS(t *testing.T) {
 	parts.Each(t, parts.Options{AuthType: "plain", TLS: "allow"}, func(t *testing.T, p *parts.Pooler) {
-		target := plain(p, admin)
+		target := targetOf(p, admin)
 		for _, target.TLS = range []TLSMode{TLSDisable, TLSPrefer, TLSRequire} {
-			require.ErrorIs(t, fails(t, target), ErrCleartext)
+			require.ErrorIs(t, requireOpenFails(t, target), ErrCleartext)
 		}
 		target.TLS, target.ServerName, target.RootCAs = TLSVerifyFull, parts.ServerName, p.CertPool(t)
 		c, err := Open(t.Context(), target)
@@ -239,7 +240,7 @@ func TestAPasswordIsToldInCleartextOnlyToWhoHasProvedItsName(t *testing.T) {
 	})
 }
 
-func TestErrorsAreKnownByTheirText(t *testing.T) {
+func TestExplain_KnownTexts_KnownErrors(t *testing.T) {
 	for text, want := range map[string]error{
 		"SASL authentication failed":                  ErrRefused,
 		"password authentication failed":              ErrRefused,
@@ -261,7 +262,7 @@ func TestErrorsAreKnownByTheirText(t *testing.T) {
 		"pooler is not paused/suspended":               errNotPaused,
 		"invalid command 'SHOW STATE', use SHOW HELP;": ErrUnsupported,
 	} {
-		require.ErrorIs(t, explain(&pgconn.PgError{Code: "08P01", Message: text}, commandMeanings), want, text)
+		require.ErrorIs(t, explain(&pgconn.PgError{Code: "08P01", Message: text}, commandErrors), want, text)
 	}
 	unknown := &pgconn.PgError{Code: "08P01", Message: "no more connections allowed (max_client_conn)"}
 	require.Equal(t, error(unknown), explainRefusal(unknown))

@@ -9,11 +9,11 @@ import (
 	"net"
 )
 
-// TLSMode says how a connection is protected, in libpq's words
+// TLSMode is the protection of a connection, with libpq's names
 // (https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-PROTECTION).
 type TLSMode string
 
-// The modes. Only TLSVerifyFull proves who the server is; TLSRequire is libpq's without a root certificate.
+// The modes. Only TLSVerifyFull verifies the server. TLSRequire is libpq's require without a root certificate.
 const (
 	TLSDisable    TLSMode = "disable"
 	TLSPrefer     TLSMode = "prefer"
@@ -21,7 +21,7 @@ const (
 	TLSVerifyFull TLSMode = "verify-full"
 )
 
-func (t Target) check() error {
+func (t Target) validate() error {
 	switch t.TLS {
 	case TLSDisable, TLSPrefer, TLSRequire:
 		return nil
@@ -31,26 +31,26 @@ func (t Target) check() error {
 		}
 		return nil
 	default:
-		return fmt.Errorf("%w: there is no mode %q", ErrTLS, t.TLS)
+		return fmt.Errorf("%w: unknown mode %q; use disable, prefer, require or verify-full", ErrTLS, t.TLS)
 	}
 }
 
-// secure wraps the connection as the mode says. pgconn could do that, but where TLS is preferred it would log in again
-// without TLS after any failure, a refused login included.
-func (t Target) secure(ctx context.Context, raw net.Conn) (net.Conn, error) {
+// negotiateTLS returns the connection with TLS if the mode says so. pgconn could do that too, but with prefer it would log
+// in again without TLS after any failure, a refused login included.
+func (t Target) negotiateTLS(ctx context.Context, raw net.Conn) (net.Conn, error) {
 	if t.TLS == TLSDisable {
 		return raw, nil
 	}
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	defer stop()
-	offered, err := askForTLS(raw)
+	offered, err := requestTLS(raw)
 	switch {
 	case err != nil:
 		return nil, err
 	case !offered && t.TLS == TLSPrefer:
 		return raw, nil
 	case !offered:
-		return nil, fmt.Errorf("%w: the server has none", ErrTLS)
+		return nil, fmt.Errorf("%w: the server does not offer it", ErrTLS)
 	}
 	conn := tls.Client(raw, t.tlsConfig())
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -63,14 +63,14 @@ func (t Target) tlsConfig() *tls.Config {
 	if t.TLS == TLSVerifyFull {
 		return &tls.Config{ServerName: t.ServerName, RootCAs: t.RootCAs}
 	}
-	// The other modes are for certificates that nobody can verify, as poolers have that signed their own.
+	// The other modes are for certificates that cannot be verified, such as self-signed ones.
 	return &tls.Config{InsecureSkipVerify: true}
 }
 
-// askForTLS sends an SSLRequest
-// (https://www.postgresql.org/docs/current/protocol-message-formats.html#PROTOCOL-MESSAGE-FORMATS-SSLREQUEST). Only the one
-// byte of the answer is read: what follows in cleartext does not count.
-func askForTLS(conn net.Conn) (bool, error) {
+// requestTLS sends an SSLRequest and reports whether the server offers TLS
+// (https://www.postgresql.org/docs/current/protocol-message-formats.html#PROTOCOL-MESSAGE-FORMATS-SSLREQUEST). It reads
+// only the one byte of the answer: cleartext that follows does not count.
+func requestTLS(conn net.Conn) (bool, error) {
 	request := []byte{0, 0, 0, 8, 4, 210, 22, 47}
 	answer := make([]byte, 1)
 	_, err := conn.Write(request)
@@ -79,12 +79,12 @@ func askForTLS(conn net.Conn) (bool, error) {
 	}
 	switch {
 	case err != nil:
-		return false, fmt.Errorf("%w: ask for TLS: %w", ErrUnreachable, err)
+		return false, fmt.Errorf("%w: request TLS: %w", ErrUnreachable, err)
 	case answer[0] == 'S':
 		return true, nil
 	case answer[0] == 'N':
 		return false, nil
 	default:
-		return false, errors.Join(ErrNotPgbouncer, fmt.Errorf("asked for TLS, it answers %q", answer))
+		return false, errors.Join(ErrNotPgbouncer, fmt.Errorf("its answer to an SSLRequest is %q", answer))
 	}
 }

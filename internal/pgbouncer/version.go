@@ -8,20 +8,20 @@ import (
 	"sync"
 )
 
-// Version is a pgbouncer's version. What SIGTERM means changed in 1.23
+// Version is the version of a pgbouncer. The meaning of SIGTERM changed in 1.23
 // (https://www.pgbouncer.org/changelog.html#pgbouncer-123x).
 type Version struct{ Major, Minor, Patch int }
 
-// reported is what pgbouncer gives as server_version at every login to its console, and nothing else does: its version, on
-// branches with a suffix (1.25.0dev), then "/bouncer".
-var reported = sync.OnceValue(func() *regexp.Regexp {
+// serverVersionPattern matches the server_version that pgbouncer, and no other server, reports at a console login: its
+// version, with a suffix on branches (1.25.0dev), then "/bouncer".
+var serverVersionPattern = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?[^/]*/bouncer$`)
 })
 
 func parseVersion(serverVersion string) (Version, error) {
-	found := reported().FindStringSubmatch(serverVersion)
+	found := serverVersionPattern().FindStringSubmatch(serverVersion)
 	if found == nil {
-		return Version{}, fmt.Errorf("%w: it calls itself %q", ErrNotPgbouncer, serverVersion)
+		return Version{}, fmt.Errorf("%w: its server_version is %q", ErrNotPgbouncer, serverVersion)
 	}
 	number := func(digits string) int {
 		n, _ := strconv.Atoi(digits) // six digits at most; none are 0
@@ -30,7 +30,7 @@ func parseVersion(serverVersion string) (Version, error) {
 	return Version{number(found[1]), number(found[2]), number(found[3])}, nil
 }
 
-// AtLeast tells whether the version is this one or a later one.
+// AtLeast reports whether the version is this one or a later one.
 func (v Version) AtLeast(major, minor int) bool {
 	return cmp.Or(cmp.Compare(v.Major, major), cmp.Compare(v.Minor, minor)) >= 0
 }

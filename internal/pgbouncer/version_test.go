@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestTheVersionIsWhatServerVersionSaysBeforeTheSlash(t *testing.T) {
+func TestParseVersion_ServerVersion_IsBeforeSlash(t *testing.T) {
 	for text, want := range map[string]Version{
 		"1.18.0/bouncer":    {1, 18, 0},
 		"1.24.1/bouncer":    {1, 24, 1},
@@ -20,7 +20,7 @@ func TestTheVersionIsWhatServerVersionSaysBeforeTheSlash(t *testing.T) {
 	}
 }
 
-func TestWhateverElseIsNotAPgbouncer(t *testing.T) {
+func TestParseVersion_OtherText_NotPgbouncer(t *testing.T) {
 	for _, text := range []string{
 		"", "15.18", "15.18 (Debian 15.18-0+deb12u1)", "bouncer", "/bouncer", "1.24.1", "1.24.1/odyssey", "1/bouncer",
 		"1.24.1/bouncer/2", "99999999999999999999.1.1/bouncer",
@@ -30,7 +30,7 @@ func TestWhateverElseIsNotAPgbouncer(t *testing.T) {
 	}
 }
 
-func TestVersionsCompareByNumber(t *testing.T) {
+func TestAtLeast_Versions_CompareByNumber(t *testing.T) {
 	v := Version{1, 23, 0}
 	require.True(t, v.AtLeast(1, 23))
 	require.True(t, v.AtLeast(1, 9))

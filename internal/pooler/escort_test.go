@@ -52,7 +52,7 @@ func blackHole(t *testing.T) func(context.Context) (net.Conn, error) {
 
 func TestAPoolerWithoutAConsoleIsEvictedPlainlyWithinBounds(t *testing.T) {
 	t.Parallel()
-	wrong := escort.Login{admin.User, "wrong"}
+	wrong := escort.Login{User: admin.User, Password: "wrong"}
 	for name, c := range map[string]struct {
 		prepare func(t *testing.T, w *world)
 		reason  string

@@ -163,7 +163,7 @@ func (e *run) follow(ctx context.Context) error {
 	if e.version.WaitsOnShutdown() {
 		return e.shutDown(ctx)
 	}
-	second, err := e.console.Again(ctx)
+	second, err := e.console.OpenAnother(ctx)
 	if err != nil {
 		return err
 	}

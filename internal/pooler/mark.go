@@ -170,7 +170,7 @@ func (e *run) resume(ctx context.Context, console *pgbouncer.Console) error {
 		return nil
 	}
 	if e.stopping.pause != nil {
-		return console.Undo(ctx, e.stopping.pause)
+		return console.UndoPause(ctx, e.stopping.pause)
 	}
 	return console.Resume(ctx)
 }

@@ -55,7 +55,7 @@ func steady(ctx context.Context) context.Context { return context.WithoutCancel(
 
 // ready gets the second console, and marks the pod with what is going to be changed.
 func (e *run) ready(ctx context.Context) error {
-	second, err := e.console.Again(ctx)
+	second, err := e.console.OpenAnother(ctx)
 	if err != nil {
 		return err
 	}

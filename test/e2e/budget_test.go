@@ -92,7 +92,7 @@ func TestAPodUnderTwoBudgetsIsReportedWithBothAndRarelyAskedFor(t *testing.T) {
 	name := s.podsOn(victim)[0].Name
 	s.podOn(victim, "other")
 	end := s.begin(victim)
-	s.logs(s.group+"/one, "+s.group+"/two", "more than one disruption budget")
+	s.logs(s.group+"/one, "+s.group+"/two", "more than one PodDisruptionBudget")
 	s.gone("other") // and meanwhile the drain looked at the node several times
 
 	require.Len(t, s.evictions(name), 1)

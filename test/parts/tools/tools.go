@@ -21,6 +21,9 @@ type Tool struct {
 	LDFlags string // linker flags the program needs to work
 }
 
+// Folder is where the modules are, from the root of the repository.
+const Folder = "test/parts/tools"
+
 const (
 	kubernetesVersion = "v1.36.3"
 	// kubernetesStamp gives the programs their version: without it kubectl cannot parse what it reads from itself.

@@ -9,12 +9,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The cache is keyed by these versions: one that lagged behind its go.mod would test against yesterday's programs.
-func TestTheVersionsAreThoseThatTheModulesPin(t *testing.T) {
+func TestFolder_FromRoot_IsThisOne(t *testing.T) {
+	here, err := os.Stat(".")
+	require.NoError(t, err)
+	named, err := os.Stat(filepath.Join("..", "..", "..", Folder))
+	require.NoError(t, err)
+	require.True(t, os.SameFile(here, named), "%s is another folder", Folder)
+}
+
+// The cache is keyed by these versions: a version that lags behind its go.mod would test old programs.
+func TestAll_Versions_MatchModules(t *testing.T) {
 	for _, tool := range All() {
 		pinned, err := os.ReadFile(filepath.Join(tool.Module, "go.mod"))
 		require.NoError(t, err)
-		require.True(t, strings.Contains(string(pinned), tool.Package+"\n"), "%s is no tool of its module", tool.Package)
+		require.True(t, strings.Contains(string(pinned), tool.Package+"\n"), "%s is not a tool of its module", tool.Package)
 		require.True(t, strings.Contains(string(pinned), moduleOf(tool.Package)+" "+tool.Version+" "), "%s is not at %s", tool.Name, tool.Version)
 	}
 }
@@ -24,7 +32,7 @@ func moduleOf(pkg string) string {
 	return module
 }
 
-func TestAFolderOfAssetsIsUsedWhereItHasTheProgram(t *testing.T) {
+func TestPath_ProgramInAssets_UsesIt(t *testing.T) {
 	assets := t.TempDir()
 	t.Setenv("KUBEBUILDER_ASSETS", assets)
 	etcd := filepath.Join(assets, "etcd")
@@ -34,7 +42,7 @@ func TestAFolderOfAssetsIsUsedWhereItHasTheProgram(t *testing.T) {
 	require.Equal(t, etcd, path)
 }
 
-func TestAProgramThatIsNotBuiltIsNamedWithTheRemedy(t *testing.T) {
+func TestPath_NotBuilt_ErrorSaysHowToBuild(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	t.Setenv("KUBEBUILDER_ASSETS", "")
 	_, err := Path("kube-apiserver")

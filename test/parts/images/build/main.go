@@ -1,6 +1,7 @@
-// Command build makes the lab's Debian images that are not in the cache yet, and says how far it is.
+// Command build makes the lab's Debian images that are not in the cache yet, and prints its progress.
 //
-// It needs root, as debootstrap does; afterwards everyone with the same cache can use what it made.
+// It needs root, because debootstrap does. Afterwards every user of the same cache can use the images. If another process is filling the
+// cache, the command prints that at once and waits.
 package main
 
 import (

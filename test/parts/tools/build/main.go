@@ -1,6 +1,7 @@
-// Command build builds the lab's programs that are not in the cache yet, and says how far it is.
+// Command build builds the lab's programs that are not in the cache yet, and prints its progress.
 //
-// The first build on a machine compiles Kubernetes and takes minutes; afterwards it is a look into the cache.
+// The first build on a machine compiles Kubernetes and takes about 15 minutes on two cores. Later runs only look into the cache. If another
+// process is filling the cache, the command prints that at once and waits.
 package main
 
 import (
@@ -19,7 +20,7 @@ import (
 	"quiesce/test/parts/tools/flock"
 )
 
-// progressInterval paces the lines about a running build: often enough to see life, seldom enough for a CI log.
+// progressInterval paces the lines about a running build: often enough to show life, rarely enough for a CI log.
 const progressInterval = 15 * time.Second
 
 func main() { flock.Main("tools", tools.Dir, fill) }
@@ -47,7 +48,7 @@ func build(ctx context.Context, t tools.Tool) error {
 	unfinished := path + ".unfinished"
 	cmd := exec.CommandContext(ctx, "go", "build", "-v", "-trimpath", "-o", unfinished,
 		"-ldflags", strings.TrimSpace("-s -w "+t.LDFlags), t.Package)
-	cmd.Dir = filepath.Join("test", "tools", t.Module)
+	cmd.Dir = filepath.Join(tools.Folder, t.Module)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if err := runWithProgress(cmd, t.Name+" "+t.Version); err != nil {
 		return err

@@ -1,31 +1,43 @@
-// Package flock keeps two commands that fill the same cache on one machine from doing the same work twice.
+// Package flock keeps two commands on one machine from filling the same cache at the same time.
 package flock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
-// Main is a command that fills the cache in dir while it holds the lock, until it is interrupted. It ends with the process.
+const (
+	// retryInterval paces the attempts to get a lock that another process holds: short beside a build, and cheap. A blocking flock(2)
+	// would neither be interrupted by Ctrl-C nor leave time to report.
+	retryInterval = 100 * time.Millisecond
+	// reportInterval paces the lines about the wait: often enough to show life, rarely enough for a CI log.
+	reportInterval = 15 * time.Second
+)
+
+// Main runs a command that fills the cache in dir. It holds the lock until fill returns, and ends the process on an error.
 func Main(name string, dir func() (string, error), fill func(context.Context, *os.File) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, dir, fill); err != nil {
+	if err := run(ctx, name, dir, fill); err != nil {
 		fmt.Fprintln(os.Stderr, name+":", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, dir func() (string, error), fill func(context.Context, *os.File) error) error {
+func run(ctx context.Context, name string, dir func() (string, error), fill func(context.Context, *os.File) error) error {
 	path, err := dir()
 	if err != nil {
 		return err
 	}
-	lock, err := Lock(path)
+	lock, err := Lock(ctx, path, func(file string, waited time.Duration) {
+		fmt.Printf("%s: another process is filling this cache (it holds %s): waiting, %s so far\n", name, file, waited.Round(time.Second))
+	})
 	if err != nil {
 		return err
 	}
@@ -33,9 +45,9 @@ func run(ctx context.Context, dir func() (string, error), fill func(context.Cont
 	return fill(ctx, lock)
 }
 
-// Lock waits until nobody else holds the lock of dir, which it makes if need be. The lock is held until the file is
-// closed, also by every program that was given it, or until all of them have died.
-func Lock(dir string) (*os.File, error) {
+// Lock returns the locked file of dir, which it creates if necessary. While another process holds the lock, Lock calls waiting at once
+// and then every reportInterval. The lock is held until the file is closed in this process and in every program that inherited it.
+func Lock(ctx context.Context, dir string, waiting func(file string, waited time.Duration)) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -43,9 +55,30 @@ func Lock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
+	if err := acquire(ctx, file, waiting); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
 	}
 	return file, nil
+}
+
+func acquire(ctx context.Context, file *os.File, waiting func(string, time.Duration)) error {
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
+	began, nextReport := time.Now(), time.Now()
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		if now := time.Now(); !now.Before(nextReport) {
+			waiting(file.Name(), now.Sub(began))
+			nextReport = now.Add(reportInterval)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
 }

@@ -3,10 +3,12 @@ package kube
 import (
 	"net"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,11 +21,6 @@ const consoleManifest = `
 apiVersion: v1
 kind: Namespace
 metadata: {name: db}
----
-apiVersion: v1
-kind: Secret
-metadata: {name: pgbouncer-console, namespace: db}
-stringData: {username: drainer}
 ---
 apiVersion: v1
 kind: Secret
@@ -56,8 +53,9 @@ spec:
   volumes: [{name: config, configMap: {name: pgbouncer}}]
 `
 
-// onMachine is a scene of its own lab, with a pooler that runs for real and the rights that both manifests of infra give.
-func onMachine(t *testing.T) *scene {
+// newKubeletEnv returns an environment in a lab of its own, with a real pgbouncer and the permissions of both manifests in
+// infra.
+func newKubeletEnv(t *testing.T) *labEnv {
 	t.Helper()
 	lab.RequireMachines(t)
 	image, err := images.Path("pgbouncer", "1.24")
@@ -66,43 +64,43 @@ func onMachine(t *testing.T) *scene {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.Stop()) })
 	require.NoError(t, l.AddNodes(t.Context(), nodeNamed("a")))
-	s := &scene{T: t, Lab: l, client: clientOf(t, l, "quiesce"), namespace: "db"}
-	s.apply(consoleManifest)
+	e := &labEnv{T: t, Lab: l, client: clientInGroup(t, l, "quiesce"), namespace: "db"}
+	e.apply(consoleManifest)
 	for _, file := range []string{"rbac.yaml", "rbac-console.yaml"} {
 		require.NoError(t, l.Apply(t.Context(), filepath.Join("..", "..", "infra", file)))
 	}
-	s.ready("app=pgbouncer", 1)
-	return s
+	e.awaitReady("app=pgbouncer", 1)
+	return e
 }
 
-func TestOnARealKubelet(t *testing.T) {
-	s := onMachine(t)
-	t.Run("a pooler is spoken to over the API server", func(t *testing.T) { requirePooler(t, s.client) })
-	t.Run("a closed port is told from the end of a connection", s.tellsAClosedPort)
+func TestForward_RealKubelet(t *testing.T) {
+	e := newKubeletEnv(t)
+	t.Run("a pooler is reached through the API server", func(t *testing.T) { requirePgbouncer(t, e.client) })
+	t.Run("a closed port has an error of its own", e.requireClosedPort)
 	t.Run("a pod that is gone cannot be forwarded to", func(t *testing.T) {
-		_, err := s.client.Forward(t.Context(), "db", "gone", 6432)
+		_, err := e.client.Forward(t.Context(), "db", "gone", 6432)
 		require.ErrorContains(t, err, `pods "gone" not found`)
 	})
-	t.Run("consoles are reached in their own namespace only, and no Secret but theirs is read", s.keepsToTheConsole)
-	t.Run("with the right to create alone, SPDY is spoken", func(t *testing.T) { requirePooler(t, s.allowedTo(t, "create")) })
-	t.Run("without the right to create, nothing is forwarded", func(t *testing.T) {
-		_, err := s.allowedTo(t, "get").Forward(t.Context(), "db", "pgbouncer", 6432)
+	t.Run("only the console and its Secret are reachable", e.requireOnlyConsole)
+	t.Run("with the verb create alone, SPDY is used", func(t *testing.T) { requirePgbouncer(t, e.clientWithVerb(t, "create")) })
+	t.Run("without the verb create, nothing is forwarded", func(t *testing.T) {
+		_, err := e.clientWithVerb(t, "get").Forward(t.Context(), "db", "pgbouncer", 6432)
 		require.ErrorContains(t, err, `cannot create resource "pods/portforward"`)
 	})
 }
 
-// requirePooler asks whether TLS is spoken, which a pooler without a certificate answers with N
+// requirePgbouncer asks for TLS. A pooler without a certificate answers N
 // (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL).
-func requirePooler(t *testing.T, client *Client) {
+func requirePgbouncer(t *testing.T, client *Client) {
 	t.Helper()
 	var conn net.Conn
 	require.Eventually(t, func() (opened bool) {
 		var err error
 		conn, err = client.Forward(t.Context(), "db", "pgbouncer", 6432)
 		return err == nil
-	}, patience, glance, "rights take a moment to be in force")
+	}, waitTimeout, pollInterval, "permissions take a moment to be in force")
 	defer conn.Close()
-	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+	require.NoError(t, conn.SetDeadline(time.Now().Add(waitTimeout)))
 	_, err := conn.Write([]byte{0, 0, 0, 8, 4, 210, 22, 47})
 	require.NoError(t, err)
 	answer := make([]byte, 1)
@@ -111,29 +109,51 @@ func requirePooler(t *testing.T, client *Client) {
 	require.Equal(t, "N", string(answer))
 }
 
-func (s *scene) tellsAClosedPort(t *testing.T) {
-	conn, err := s.client.Forward(t.Context(), "db", "pgbouncer", 6433)
-	require.NoError(t, err, "the API server knows nothing of ports")
+func (e *labEnv) requireClosedPort(t *testing.T) {
+	conn, err := e.client.Forward(t.Context(), "db", "pgbouncer", 6433)
+	require.NoError(t, err, "the API server does not check ports")
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience)) // refused where the connection has ended by now
+	_ = conn.SetDeadline(time.Now().Add(waitTimeout)) // fails if the connection has ended already
 	_, err = conn.Read(make([]byte, 1))
 	require.ErrorContains(t, err, "connection refused")
 }
 
-func (s *scene) keepsToTheConsole(t *testing.T) {
-	data, err := s.client.Secret(t.Context(), "db", "pgbouncer-console")
+func (e *labEnv) requireOnlyConsole(t *testing.T) {
+	name := e.consoleSecret()
+	_, err := e.Client().CoreV1().Secrets("db").Create(t.Context(), &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: map[string]string{"username": "drainer"},
+	}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	data, err := e.client.Secret(t.Context(), "db", name)
 	require.NoError(t, err)
 	require.Equal(t, map[string][]byte{"username": []byte("drainer")}, data)
-	_, err = s.client.Secret(t.Context(), "db", "other")
+	_, err = e.client.Secret(t.Context(), "db", "other")
 	require.True(t, apierrors.IsForbidden(err), "%v", err)
-	_, err = s.client.Forward(t.Context(), "kube-system", "pgbouncer", 6432)
+	_, err = e.client.Forward(t.Context(), "kube-system", "pgbouncer", 6432)
 	require.ErrorContains(t, err, "forbidden")
 }
 
-// allowedTo is a client with just one right.
-func (s *scene) allowedTo(t *testing.T, verb string) *Client {
+// consoleSecret returns the name of the one Secret that infra/rbac-console.yaml allows to read.
+func (e *labEnv) consoleSecret() string {
+	e.Helper()
+	roles, err := e.Client().RbacV1().Roles("db").List(e.Context(), metav1.ListOptions{})
+	require.NoError(e, err)
+	var names []string
+	for _, role := range roles.Items {
+		for _, rule := range role.Rules {
+			if slices.Contains(rule.Resources, "secrets") {
+				names = append(names, rule.ResourceNames...)
+			}
+		}
+	}
+	require.Len(e, names, 1)
+	return names[0]
+}
+
+// clientWithVerb returns a client that may do only this with pods/portforward.
+func (e *labEnv) clientWithVerb(t *testing.T, verb string) *Client {
 	t.Helper()
-	group, rbac := "only-"+verb, s.Client().RbacV1()
+	group, rbac := "only-"+verb, e.Client().RbacV1()
 	_, err := rbac.Roles("db").Create(t.Context(), &rbacv1.Role{
 		ObjectMeta: metav1.ObjectMeta{Name: group},
 		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods/portforward"}, Verbs: []string{verb}}},
@@ -145,5 +165,5 @@ func (s *scene) allowedTo(t *testing.T, verb string) *Client {
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: group}},
 	}, metav1.CreateOptions{})
 	require.NoError(t, err)
-	return clientOf(t, s.Lab, group)
+	return clientInGroup(t, e.Lab, group)
 }

@@ -13,29 +13,29 @@ import (
 	"quiesce/internal/termination"
 )
 
-// eventSource is who tells, in `kubectl describe node`'s column From.
+// eventSource is the value in the column From of `kubectl describe node`.
 const eventSource = "quiesce"
 
-// RecordEvent puts an event on the node: one request, and no more if that fails. Events of nodes, which have no namespace, are in the one
-// called default, and describe looks there for the node's UID (k8s.io/kubectl/pkg/describe). One of core/v1 is the same object as one
-// of events.k8s.io/v1
-// (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/), and asks for no client of its own.
+// RecordEvent creates a Kubernetes event for the node, with one request and no retry. Nodes have no namespace. Their events
+// are in the namespace default, where `kubectl describe` looks for the node's UID (k8s.io/kubectl/pkg/describe). An event of
+// core/v1 is the same object as one of events.k8s.io/v1
+// (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/), and needs no additional client.
 func (c *Client) RecordEvent(ctx context.Context, node drain.Node, e termination.NodeEvent) error {
 	err := c.core.Post().Namespace(metav1.NamespaceDefault).Resource("events").
-		Body(nodeEvent(e, node, time.Now())).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
+		Body(toEvent(e, node, time.Now())).MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
 	if err != nil {
-		return fmt.Errorf("tell of %s on node %s: %w", e.Reason, node.Name, err)
+		return fmt.Errorf("create event %s for node %s: %w", e.Reason, node.Name, err)
 	}
 	return nil
 }
 
-func nodeEvent(e termination.NodeEvent, node drain.Node, now time.Time) *corev1.Event {
+func toEvent(e termination.NodeEvent, node drain.Node, now time.Time) *corev1.Event {
 	kind, at := corev1.EventTypeNormal, metav1.NewTime(now)
 	if e.Warning {
 		kind = corev1.EventTypeWarning
 	}
 	return &corev1.Event{
-		// Events are named so by everybody: by what they are of, and when.
+		// client-go's recorder uses the same form of name: the object and the time.
 		ObjectMeta:     metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", node.Name, now.UnixNano()), Namespace: metav1.NamespaceDefault},
 		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: types.UID(node.UID)},
 		Related:        referenceTo(e.Pod),

@@ -13,78 +13,78 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// impostor answers one connection in a way of its own; no real pooler is that hostile.
-func impostor(t *testing.T, play func(net.Conn)) Target {
+// fakeServer serves each connection with serve, for answers that no real pgbouncer gives.
+func fakeServer(t *testing.T, serve func(net.Conn)) Target {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	over := make(chan struct{})
+	stopped := make(chan struct{})
 	go func() {
-		defer close(over)
+		defer close(stopped)
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			play(conn)
+			serve(conn)
 			conn.Close()
 		}
 	}()
-	t.Cleanup(func() { listener.Close(); <-over })
+	t.Cleanup(func() { listener.Close(); <-stopped })
 	return Target{Dial: dialer(listener.Addr().String()), TLS: TLSDisable, User: admin.Name, Password: admin.Password}
 }
 
-// startup reads what a client says first.
+// startup reads the startup message of a client.
 func startup(conn net.Conn) (*pgproto3.Backend, *pgproto3.StartupMessage) {
 	backend := pgproto3.NewBackend(conn, conn)
 	message, _ := backend.ReceiveStartupMessage()
-	said, _ := message.(*pgproto3.StartupMessage)
-	return backend, said
+	startup, _ := message.(*pgproto3.StartupMessage)
+	return backend, startup
 }
 
-func TestNobodyGetsThePasswordByAskingForIt(t *testing.T) {
-	told := make(chan []byte, 1)
-	target := impostor(t, func(conn net.Conn) {
+func TestOpen_CleartextRequested_SendsNoPassword(t *testing.T) {
+	received := make(chan []byte, 1)
+	target := fakeServer(t, func(conn net.Conn) {
 		backend, _ := startup(conn)
 		backend.Send(&pgproto3.AuthenticationCleartextPassword{})
 		_ = backend.Flush()
 		rest, _ := io.ReadAll(conn)
-		told <- rest
+		received <- rest
 	})
-	require.ErrorIs(t, fails(t, target), ErrCleartext)
-	require.Empty(t, <-told)
+	require.ErrorIs(t, requireOpenFails(t, target), ErrCleartext)
+	require.Empty(t, <-received)
 }
 
-func TestOnlyTheNecessaryIsSaidAtALogin(t *testing.T) {
-	said := make(chan map[string]string, 1)
-	target := impostor(t, func(conn net.Conn) {
+func TestOpen_StartupMessage_HasOnlyRequiredParameters(t *testing.T) {
+	received := make(chan map[string]string, 1)
+	target := fakeServer(t, func(conn net.Conn) {
 		_, message := startup(conn)
-		said <- message.Parameters
+		received <- message.Parameters
 	})
-	require.ErrorIs(t, fails(t, target), ErrUnreachable)
+	require.ErrorIs(t, requireOpenFails(t, target), ErrUnreachable)
 	require.Equal(t, map[string]string{
 		"user": admin.Name, "database": "pgbouncer", "application_name": "quiesce",
-	}, <-said)
+	}, <-received)
 }
 
-func TestWhoSpeaksAnotherProtocolIsNotAPgbouncer(t *testing.T) {
+func TestOpen_OtherProtocol_NotPgbouncer(t *testing.T) {
 	for _, greeting := range []string{
 		"HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-2.0-OpenSSH_9.2p1\r\n", "-ERR unknown command\r\n",
 		"R\x7f\xff\xff\xff" + strings.Repeat("x", 100),
 	} {
-		target := impostor(t, func(conn net.Conn) {
+		target := fakeServer(t, func(conn net.Conn) {
 			_, _ = io.WriteString(conn, greeting)
 			_, _ = io.ReadAll(conn)
 		})
-		require.ErrorIs(t, fails(t, target), ErrNotPgbouncer, greeting)
+		require.ErrorIs(t, requireOpenFails(t, target), ErrNotPgbouncer, greeting)
 		target.TLS = TLSPrefer
-		if !strings.HasPrefix(greeting, "S") { // that is a yes to TLS
-			require.ErrorIs(t, fails(t, target), ErrNotPgbouncer, greeting)
+		if !strings.HasPrefix(greeting, "S") { // S accepts TLS
+			require.ErrorIs(t, requireOpenFails(t, target), ErrNotPgbouncer, greeting)
 		}
 	}
 }
 
-func TestAnHTTPServerIsLeftAlone(t *testing.T) {
+func TestOpen_HTTPServer_Unreachable(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -94,13 +94,13 @@ func TestAnHTTPServerIsLeftAlone(t *testing.T) {
 		return &whenRead{Conn: conn, then: cancel}, err
 	}}
 	_, err := Open(ctx, target)
-	require.ErrorIs(t, err, ErrUnreachable, "it waits for the rest of a request")
+	require.ErrorIs(t, err, ErrUnreachable, "the server waits for the rest of a request")
 }
 
-func TestASilentPortIsGivenUpWithTheContext(t *testing.T) {
+func TestOpen_SilentPort_EndsWithContext(t *testing.T) {
 	for _, mode := range []TLSMode{TLSDisable, TLSRequire} {
 		ctx, cancel := context.WithCancel(t.Context())
-		target := impostor(t, func(conn net.Conn) {
+		target := fakeServer(t, func(conn net.Conn) {
 			_, _ = conn.Read(make([]byte, 1))
 			cancel()
 			_, _ = io.ReadAll(conn)
@@ -112,7 +112,7 @@ func TestASilentPortIsGivenUpWithTheContext(t *testing.T) {
 	}
 }
 
-// whenRead does something when the connection is read from.
+// whenRead calls then before each read.
 type whenRead struct {
 	net.Conn
 	then func()
@@ -123,15 +123,15 @@ func (w *whenRead) Read(p []byte) (int, error) {
 	return w.Conn.Read(p)
 }
 
-func TestAPortWhereNobodyListensIsUnreachable(t *testing.T) {
+func TestOpen_ClosedPort_Unreachable(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, listener.Close())
 	target := Target{TLS: TLSDisable, Dial: dialer(listener.Addr().String()), User: admin.Name, Password: admin.Password}
-	require.ErrorIs(t, fails(t, target), ErrUnreachable)
+	require.ErrorIs(t, requireOpenFails(t, target), ErrUnreachable)
 }
 
-// accept lets a client in, as a pooler of this version.
+// accept accepts a login, as a server of this version.
 func accept(conn net.Conn, version string) *pgproto3.Backend {
 	backend, _ := startup(conn)
 	backend.Send(&pgproto3.AuthenticationOk{})
@@ -141,19 +141,19 @@ func accept(conn net.Conn, version string) *pgproto3.Backend {
 	return backend
 }
 
-func TestWhoLetsUsInButIsNoPgbouncerIsLeft(t *testing.T) {
-	left := make(chan struct{})
-	target := impostor(t, func(conn net.Conn) {
+func TestOpen_LoginAcceptedByOtherServer_Disconnects(t *testing.T) {
+	disconnected := make(chan struct{})
+	target := fakeServer(t, func(conn net.Conn) {
 		accept(conn, "16.3")
 		_, _ = io.ReadAll(conn)
-		close(left)
+		close(disconnected)
 	})
-	require.ErrorIs(t, fails(t, target), ErrNotPgbouncer)
-	within(t, left)
+	require.ErrorIs(t, requireOpenFails(t, target), ErrNotPgbouncer)
+	awaitClosed(t, disconnected)
 }
 
-func TestLastWordsAreHeardWhileNobodyAsks(t *testing.T) {
-	target := impostor(t, func(conn net.Conn) {
+func TestEnded_ServerErrorBetweenCommands_Closes(t *testing.T) {
+	target := fakeServer(t, func(conn net.Conn) {
 		backend := accept(conn, "1.25.0/bouncer")
 		backend.Send(&pgproto3.NoticeResponse{Severity: "NOTICE", Message: "soon"})
 		backend.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: "08P01", Message: "server shutting down"})
@@ -162,11 +162,11 @@ func TestLastWordsAreHeardWhileNobodyAsks(t *testing.T) {
 	})
 	c, err := Open(t.Context(), target)
 	require.NoError(t, err)
-	within(t, c.Ended())
+	awaitClosed(t, c.Ended())
 }
 
-func TestTheLastWordsAreInTheError(t *testing.T) {
-	target := impostor(t, func(conn net.Conn) {
+func TestExec_ServerErrorThenEnd_ErrorHasMessage(t *testing.T) {
+	target := fakeServer(t, func(conn net.Conn) {
 		backend := accept(conn, "1.25.0/bouncer")
 		_, _ = backend.Receive()
 		backend.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: "08P01", Message: "server shutting down"})
@@ -177,22 +177,22 @@ func TestTheLastWordsAreInTheError(t *testing.T) {
 	_, err = c.Pools(t.Context())
 	require.ErrorIs(t, err, ErrClosed)
 	require.ErrorContains(t, err, "server shutting down")
-	within(t, c.Ended())
+	awaitClosed(t, c.Ended())
 }
 
-func TestAFloodIsNotTakenIn(t *testing.T) {
+func TestRead_TooMuchData_Fails(t *testing.T) {
 	flood := func(backend *pgproto3.Backend, message pgproto3.BackendMessage) {
 		for backend.Flush() == nil {
 			backend.Send(message)
 		}
 	}
-	atLogin := impostor(t, func(conn net.Conn) {
+	atLogin := fakeServer(t, func(conn net.Conn) {
 		backend, _ := startup(conn)
 		flood(backend, &pgproto3.ParameterStatus{Name: "name", Value: strings.Repeat("x", maxMessage/2)})
 	})
-	require.ErrorIs(t, fails(t, atLogin), ErrNotPgbouncer)
+	require.ErrorIs(t, requireOpenFails(t, atLogin), ErrNotPgbouncer)
 
-	target := impostor(t, func(conn net.Conn) {
+	target := fakeServer(t, func(conn net.Conn) {
 		backend := accept(conn, "1.25.0/bouncer")
 		_, _ = backend.Receive()
 		backend.Send(&pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("database")}}})

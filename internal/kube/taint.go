@@ -1,0 +1,184 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"quiesce/internal/drain"
+)
+
+const (
+	// namesPerList is how many nodes one list request names. That makes a URL of 5 KB; some proxies allow only 8 KB.
+	namesPerList = 100
+	// taintParallel bounds how many nodes are tainted at once. The number starts at one and doubles: if many drains do the
+	// same, others have tainted most nodes before the second batch.
+	taintParallel = 16
+	// taintTimeout bounds TaintTerminating. A hundred nodes take a second. If the API server does not answer, evictions matter
+	// more than taints.
+	taintTimeout = 30 * time.Second
+	// fromWatchCache is the resource version that lets the server answer a list from memory, however old. That is cheap for the
+	// server. It is safe here: a patch that is based on an old version is refused.
+	fromWatchCache = "0"
+)
+
+// terminatingTaint keeps evicted pods off a node that is terminating too. It is a taint and not a cordon, because Zalando's and
+// CloudNativePG's operators answer a cordon with a switchover.
+var terminatingTaint = corev1.Taint{Key: "quiesce/terminating", Effect: corev1.TaintEffectNoSchedule}
+
+// TaintTerminating taints the nodes of these instances, except those that take no pods already. If a hundred nodes terminate
+// at once, each of a hundred drains must taint the other 99. So each drain lists them together, taints them in random order
+// and in growing batches, and lists the rest again between two batches. Then it does not repeat what other drains have done.
+func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) error {
+	ctx, cancel := context.WithTimeout(ctx, taintTimeout)
+	defer cancel()
+	pending, err := c.schedulableNodes(ctx, others)
+	if err != nil {
+		return fmt.Errorf("find %d terminating nodes: %w", len(others), withoutURL(err))
+	}
+	rand.Shuffle(len(pending), func(a, b int) { pending[a], pending[b] = pending[b], pending[a] })
+	var failures []error
+	for n := 1; len(pending) > 0 && ctx.Err() == nil; n = min(2*n, taintParallel) {
+		batch := min(n, len(pending))
+		failures = append(failures, c.taintNodes(ctx, pending[:batch]))
+		pending = c.stillSchedulable(ctx, pending[batch:])
+	}
+	if len(pending) > 0 {
+		failures = append(failures, fmt.Errorf("%d nodes not tainted: %w", len(pending), context.Cause(ctx)))
+	}
+	return errors.Join(failures...)
+}
+
+// withoutURL returns the cause of a request's error. The URL in its text has the names of all nodes.
+func withoutURL(err error) error {
+	if failed, is := errors.AsType[*url.Error](err); is {
+		return failed.Err
+	}
+	return err
+}
+
+// taintNodes taints nodes, all in parallel. A node that is gone is no error: it takes no pods either.
+func (c *Client) taintNodes(ctx context.Context, nodes []*corev1.Node) error {
+	failures := make([]error, len(nodes))
+	var group sync.WaitGroup
+	for i, node := range nodes {
+		group.Go(func() {
+			if err := c.changeNodeFrom(ctx, node, taintPatch); err != nil && !apierrors.IsNotFound(err) {
+				failures[i] = fmt.Errorf("taint node %s: %w", node.Name, err)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(failures...)
+}
+
+// taintPatch returns the patch that taints a node; nil if the node takes no pods anyway.
+func taintPatch(node *corev1.Node) map[string]any {
+	if !isSchedulable(node) {
+		return nil
+	}
+	return map[string]any{"spec": map[string]any{"taints": append(slices.Clone(node.Spec.Taints), terminatingTaint)}}
+}
+
+// isSchedulable reports whether the node has neither a cordon nor the taint.
+func isSchedulable(node *corev1.Node) bool {
+	return !node.Spec.Unschedulable && !hasTerminatingTaint(node)
+}
+
+// schedulableNodes returns the nodes of these instances that still take pods. It looks for a node by the label that has its
+// name, and checks the instance. One search finds all nodes that have no such label.
+func (c *Client) schedulableNodes(ctx context.Context, others []drain.Node) (found []*corev1.Node, err error) {
+	missing := map[string]bool{}
+	for _, other := range others {
+		missing[other.InstanceID] = true
+	}
+	visit := func(n *corev1.Node) (done bool) {
+		id := path.Base(n.Spec.ProviderID)
+		if missing[id] && isSchedulable(n) {
+			found = append(found, withoutStatus(n))
+		}
+		delete(missing, id)
+		return len(missing) == 0
+	}
+	if err := c.eachNodeNamed(ctx, labelNames(others), visit); err != nil {
+		return nil, err
+	}
+	if len(missing) > 0 {
+		err = c.eachNode(ctx, metav1.ListOptions{}, visit)
+	}
+	return found, err
+}
+
+// stillSchedulable lists nodes again by their label and returns those that still take pods. It only saves requests: a node
+// that it does not find, or cannot list, counts as unchanged.
+func (c *Client) stillSchedulable(ctx context.Context, nodes []*corev1.Node) (found []*corev1.Node) {
+	latest := map[string]*corev1.Node{}
+	_ = c.eachNodeNamed(ctx, hostnamesOf(nodes), func(n *corev1.Node) (done bool) {
+		latest[n.Name] = withoutStatus(n)
+		return false
+	})
+	for _, n := range nodes {
+		if n = cmp.Or(latest[n.Name], n); isSchedulable(n) {
+			found = append(found, n)
+		}
+	}
+	return found
+}
+
+// eachNodeNamed calls visit for each node whose hostname label is one of these names. A true from visit ends only one list.
+func (c *Client) eachNodeNamed(ctx context.Context, names []string, visit func(*corev1.Node) (done bool)) error {
+	for chunk := range slices.Chunk(names, namesPerList) {
+		selector := corev1.LabelHostname + " in (" + strings.Join(chunk, ",") + ")"
+		if err := c.eachNode(ctx, metav1.ListOptions{LabelSelector: selector, ResourceVersion: fromWatchCache}, visit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// labelNames returns the names that are valid values of a label.
+func labelNames(nodes []drain.Node) (names []string) {
+	for _, n := range nodes {
+		if n.Name != "" && len(validation.IsValidLabelValue(n.Name)) == 0 {
+			names = append(names, n.Name)
+		}
+	}
+	return names
+}
+
+// hostnamesOf returns the values of the nodes' hostname labels.
+func hostnamesOf(nodes []*corev1.Node) (names []string) {
+	for _, n := range nodes {
+		if name := n.Labels[corev1.LabelHostname]; name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// withoutStatus returns a copy with the fields that a taint needs. Status names all images of the node and is most of the
+// object.
+func withoutStatus(n *corev1.Node) *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: n.Name, ResourceVersion: n.ResourceVersion, Labels: n.Labels}, Spec: n.Spec,
+	}
+}
+
+func hasTerminatingTaint(node *corev1.Node) bool {
+	return slices.ContainsFunc(node.Spec.Taints, isTerminatingTaint)
+}
+
+func isTerminatingTaint(t corev1.Taint) bool { return t.Key == terminatingTaint.Key }

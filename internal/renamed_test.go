@@ -1,0 +1,73 @@
+package internal
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// renamed are the public strings that were replaced before the first release: configuration keys, report fields and values, metrics,
+// alarms, IAM Sids, annotations, log messages, Kubernetes event reasons. Each is a whole token. A word that is an ordinary word as
+// well stands here in the form that only the public string had.
+var renamed = []string{
+	// Configuration keys, and values.
+	`joinGrace`, `volumeDetach`, `logDays`, `spotNotices`, `spotInterruptions`, `drain\.reserve`, `drain\.concurrency`, `stack\.concurrency`,
+	`stack\.reserved`, `stack\.reports`, `pgbouncer\.via`, `via: (?:podIP|portForward)`, `onDeadline: leave`, `reserved: (?:true|false)`,
+	`reports: (?:true|false)`,
+	// Fields and values of reports.
+	`"heldBack"`, `json:"(?:lifecycle|heldBack|cut|lost|owned|enqueued|faults|never|notice|budgets|allowed|healthy|desired|expected)[",]`,
+	`"status": ?"left"`, `"outcome": ?"left"`, `"verdict": ?"leave"`,
+	`json:"(?:maxDuration|reserve|hookHeartbeatTimeout|hookGlobalTimeout|available|longestGrace)[",]`,
+	// Metrics.
+	`SlicesFailed`, `HandOvers`, `PodsLeft`, `QueueSeconds`, `BlockedSeconds`, `TransactionsCut`, `"Malformed"(?:,|:)`, `"Enqueued"`, `"Owned"`,
+	`"Waiting"(?:,|:)`,
+	// Alarms.
+	`"dead letters"`, `"pods forced"`, `"hook expired"`, `"drain failed"`, `"drains go wrong"`, `"events wait"`, `"oldest event"`, `"no sweep"`,
+	// Sids of IAM statements.
+	`LookAtGroups`, `HoldAndLetGo`, `FindNodes`, `FindCluster`, `LookAtNetwork`, `NetworkIsNotForTheCode`,
+	// Labels and annotations.
+	`quiesce/escorted`,
+	// Log messages.
+	`not done`, `handed over`, `moved to the dead letters`, `not started`, `EC2 was of no help`, `no event was made`, `the report was not kept`,
+	`the lease was not given back`, `the message's visibility was not changed`, `a notice says that the instance goes sooner`,
+	`the drain under way was not told of the notice`, `the event is of an action that is over`, `completion failed, and is repeated`,
+	`the hook is not known`, `kubelet heard of again`, `phase began`, `phase emptied`, `escort began`, `escort ended`, `pooler shuts down`,
+	`pooler was not quiet in time`, `pooler cannot be escorted`, `what surrounds the pooler is not known`, `an escort before this one crashed`,
+	`what it left is not undone`, `the group's lease ends by itself`, `sessions may go on`, `event lost: enqueued`, `not swept`,
+	// Names of the Secret in samples.
+	`pgbouncer-console`,
+}
+
+// pointsToNewNames are the files that must name old strings: the error for an old configuration key, its tests, and this list.
+var pointsToNewNames = map[string]bool{
+	"internal/renamed_test.go":        true,
+	"internal/config/renamed.go":      true,
+	"internal/config/renamed_test.go": true,
+}
+
+func TestRenamedStrings_WholeTree_AreGone(t *testing.T) {
+	listed, err := exec.CommandContext(t.Context(), "git", "-C", "..", "ls-files", "-z").Output()
+	require.NoError(t, err)
+	old := regexp.MustCompile(`(^|[^\w])(` + strings.Join(renamed, "|") + `)($|[^\w])`)
+	for name := range strings.SplitSeq(strings.Trim(string(listed), "\x00"), "\x00") {
+		if pointsToNewNames[name] {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join("..", name))
+		if os.IsNotExist(err) {
+			continue // deleted in the working tree
+		}
+		require.NoError(t, err)
+		for n, line := range bytes.Split(text, []byte("\n")) {
+			if found := old.FindSubmatch(line); found != nil {
+				t.Errorf("%s:%d: %s", name, n+1, found[2])
+			}
+		}
+	}
+}
