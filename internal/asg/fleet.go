@@ -16,13 +16,11 @@ import (
 	"quiesce/internal/termination"
 )
 
-var _ termination.Fleet = (*Groups)(nil)
-
 // groupPage is the most groups that one request describes, named or not
 // (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeAutoScalingGroups.html).
 const groupPage = 100
 
-// List implements termination.Fleet. Named groups are asked for as many at once as the API takes, so that a fault of one request
+// List implements termination.Groups. Named groups are asked for as many at once as the API takes, so that a fault of one request
 // leaves the others.
 func (g *Groups) List(ctx context.Context, names ...string) iter.Seq2[termination.Group, error] {
 	return func(yield func(termination.Group, error) bool) {
@@ -71,7 +69,7 @@ func toGroup(g types.AutoScalingGroup) termination.Group {
 // field has it. Most starts never need it.
 var described = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\bi-[0-9a-f]{8,17}\b`) })
 
-// ActivityStarts implements termination.Fleet. Activities that are under way are described first, so that what follows one that has ended
+// ActivityStarts implements termination.Groups. Activities that are under way are described first, so that what follows one that has ended
 // is of no interest (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeScalingActivities.html).
 func (g *Groups) ActivityStarts(ctx context.Context, group string) (map[string]time.Time, error) {
 	began := map[string]time.Time{}

@@ -75,7 +75,7 @@ func (j *job) taintTerminatingPeers(ctx context.Context, cluster Kubernetes, ins
 		return
 	}
 	if err := cluster.TaintTerminating(ctx, others); err != nil {
-		j.log.Warn("failed to taint other terminating nodes", "error", err.Error())
+		j.log.Warn("failed to taint terminating peers", "error", err.Error())
 	}
 }
 
@@ -119,7 +119,7 @@ func (j *job) awaitVolumes(ctx context.Context, cluster Kubernetes, node drain.N
 	ctx, cancel := context.WithTimeout(ctx, j.clock.left(j.Policy.Bounds.VolumeDetachTimeout))
 	defer cancel()
 	if err := cluster.AwaitDetached(ctx, node, claims); err != nil {
-		j.log.Warn("volumes are still attached", "error", err.Error())
+		j.log.Warn("volumes still attached", "error", err.Error())
 		return
 	}
 	j.log.Info("volumes detached", "claims", len(claims))

@@ -114,10 +114,10 @@ func TestANoticeThatCannotBeTrueDrainsNothing(t *testing.T) {
 		says   string
 	}{
 		{"of another group", func(_ *world, h *Handler) { h.Policy.OwnsGroup = func(string) bool { return false } }, 0,
-			StatusSkipped, "is in no group of ours"},
-		{"of a machine that is not Spot", func(w *world, _ *Handler) { w.spot = false }, 0, StatusRejected, "is no Spot instance"},
-		{"of one that is gone", func(w *world, _ *Handler) { w.state = "" }, 0, StatusRejected, "nothing can be done"},
-		{"of one that is past waiting", func(w *world, _ *Handler) { w.state = "Terminating:Proceed" }, 0, StatusRejected, "nothing can be done"},
+			StatusSkipped, "is not managed by quiesce"},
+		{"of a machine that is not Spot", func(w *world, _ *Handler) { w.spot = false }, 0, StatusRejected, "is not a Spot instance"},
+		{"of one that is gone", func(w *world, _ *Handler) { w.state = "" }, 0, StatusRejected, "already past draining"},
+		{"of one that is past waiting", func(w *world, _ *Handler) { w.state = "Terminating:Proceed" }, 0, StatusRejected, "already past draining"},
 		{"too late", func(*world, *Handler) {}, spotTime + spotReserve, StatusRejected, "too late"},
 	} {
 		synctest.Test(t, func(t *testing.T) {

@@ -60,10 +60,10 @@ func TestADrainTellsOfItsBeginningAndItsEndOnce(t *testing.T) {
 
 		require.Len(t, w.told, 2)
 		require.Equal(t, "Draining", w.told[0].Reason)
-		require.Equal(t, "Draining i-0abc1234 of group workers-a: it is to be terminated, and waits on hook quiesce. It ends by "+
+		require.Equal(t, "Draining i-0abc1234 of group workers-a: the instance is terminating and waits on hook quiesce. Deadline: "+
 			report.Deadline.UTC().Format(time.RFC3339), w.told[0].Message)
 		require.Equal(t, NodeEvent{
-			Reason: "Drained", Message: "drained in 2s: 1 pods evicted, 0 forced, 0 left; completed with CONTINUE",
+			Reason: "Drained", Message: "drained in 2s: 1 pods evicted, 0 forced, 0 remain; completed with CONTINUE",
 		}, w.told[1])
 		require.Len(t, seen.slices, 1)
 		require.True(t, seen.slices[0].Ended)
@@ -246,16 +246,16 @@ func TestAnEventNamesThosePodsFirstThatHadItWorst(t *testing.T) {
 	}{
 		StatusDrained: {[]drain.PodReport{agent}, "Drained", nil},
 		StatusForced:  {[]drain.PodReport{agent, forced}, "PodsForced", ref("forced")},
-		StatusPartial: {[]drain.PodReport{forced, left, agent}, "PodsLeft", ref("left")},
+		StatusPartial: {[]drain.PodReport{forced, left, agent}, "PodsRemained", ref("left")},
 		StatusFailed:  {nil, "DrainFailed", nil},
 	} {
 		w := newWorld().handler().newJob(event)
-		w.report.Status, w.report.Pods, w.report.Reason = status, c.pods, "the deadline came"
+		w.report.Status, w.report.Pods, w.report.Reason = status, c.pods, "deadline reached"
 		e := w.endEvent()
 		require.Equal(t, c.reason, e.Reason)
 		require.Equal(t, c.pod, e.Pod)
 		require.Equal(t, status != StatusDrained, e.Warning)
-		require.Contains(t, e.Message, "; the deadline came")
+		require.Contains(t, e.Message, "; deadline reached")
 		if c.pod != nil {
 			require.Contains(t, e.Message, "; db/"+c.pod.Name+" "+c.pod.Name+": ")
 		}
@@ -272,5 +272,5 @@ func TestAnEventIsNoLongerThanKubernetesTakes(t *testing.T) {
 	require.LessOrEqual(t, len(message), maxMessageBytes)
 	require.Greater(t, len(message), maxMessageBytes-10)
 	require.Regexp(t, ` \.\.\.$`, message)
-	require.Contains(t, message, "100 left")
+	require.Contains(t, message, "100 remain")
 }

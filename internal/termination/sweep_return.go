@@ -26,7 +26,7 @@ func (s *sweep) restore(ctx context.Context) {
 		s.addError(err)
 		if restored {
 			s.report.Restored++
-			j.log.Info("node restored: its instance returned to service", "node", n.Node.Name)
+			j.log.Info("node restored, its instance returned to service", "node", n.Node.Name)
 		}
 	}
 }

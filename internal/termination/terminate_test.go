@@ -93,7 +93,7 @@ func TestADescriptionThatLagsIsAskedForAgain(t *testing.T) {
 func TestEveryStateButWaitingIsRejected(t *testing.T) {
 	for state, says := range map[string]string{
 		"":                        "not in group",
-		"Terminating:Proceed":     "past waiting",
+		"Terminating:Proceed":     "already past the wait state",
 		"Terminated":              "not waiting",
 		"Pending:Wait":            "not waiting",
 		"Warmed:Stopped":          "not waiting",
@@ -244,9 +244,9 @@ func TestAForcedPodThatStillStopsAtTheDeadlineIsNoPodThatWasLeft(t *testing.T) {
 		report, err := invoke(t, h)
 		require.NoError(t, err)
 		require.Equal(t, StatusForced, report.Status)
-		require.Equal(t, "the deadline came", report.Reason)
+		require.Equal(t, "deadline reached", report.Reason)
 		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
-		require.Contains(t, report.Pods[0].Reason, "still stopping when the deadline came")
+		require.Contains(t, report.Pods[0].Reason, "still stopping when deadline reached")
 		require.Equal(t, []Result{Continue}, w.completed)
 	})
 }
