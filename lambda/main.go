@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"os"
 
 	"github.com/aws/aws-lambda-go/lambda"
@@ -30,12 +29,12 @@ func main() {
 		fmt.Fprintln(os.Stderr, string(line))
 		os.Exit(1)
 	}
-	lambda.Start(handler.Invoke)
+	lambda.Start(withRequestID(handler.Invoke))
 }
 
 // newHandler sends nothing: what has to be asked of AWS or Kubernetes is asked by the first invocation.
 func newHandler(ctx context.Context, getenv func(string) string) (*termination.Handler, error) {
-	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
+	log := newLog(os.Stdout)
 	klog.SetSlogLogger(log)
 	settings, err := config.Load(getenv)
 	if err != nil {
