@@ -11,68 +11,68 @@ import (
 	"quiesce/internal/drain"
 )
 
-// unasked is what is not asked of an escort.
-type unasked = drain.Escort
+// otherMethods is what is not asked of an escort.
+type otherMethods = drain.Escort
 
-// usher is an escort that takes its time to say farewell.
-type usher struct {
-	unasked
+// slowShutdown is an escort that takes its time to say farewell.
+type slowShutdown struct {
+	otherMethods
 	takes   time.Duration
-	world   *world
-	leaveBy time.Time
+	env     *testEnv
+	evictBy time.Time
 }
 
-func (u *usher) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
-	u.leaveBy = p.EvictBy
+func (u *slowShutdown) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
+	u.evictBy = p.EvictBy
 	err := pause(ctx, u.takes)
-	_ = u.world.do("farewell " + p.Name)
+	_ = u.env.do("farewell " + p.Name)
 	return drain.EscortResult{Strategy: "shutdown"}, err
 }
 
-// withDaemon is a node with a DaemonSet's pooler and a pod that its budget keeps.
-func withDaemon(takes time.Duration) (*world, *Handler, *usher) {
-	w, h := blocked(2 * time.Second)
-	u := &usher{takes: takes, world: w}
+// daemonEnv is a node with a DaemonSet's pooler and a pod that its budget keeps.
+func daemonEnv(takes time.Duration) (*testEnv, *Handler, *slowShutdown) {
+	env, h := blockedEnv(2 * time.Second)
+	u := &slowShutdown{takes: takes, env: env}
 	daemon := web("daemon")
 	daemon.Controller, daemon.Labels = "DaemonSet", map[string]string{"pooler": "yes"}
-	w.node.Add(daemon, time.Second)
+	env.node.Add(daemon, time.Second)
 	isPooler := func(p drain.Pod) bool { return p.Labels["pooler"] != "" }
 	h.Drainer.Phases = []drain.Phase{{Name: "poolers", Match: isPooler, Escort: u}, {Name: "workloads"}}
 	h.Policy.Force = false
-	return w, h, u
+	return env, h, u
 }
 
-func TestPoolersOfDaemonSetsAreSeenOutWhenTheDeadlineEndsTheDrain(t *testing.T) {
+func TestDaemonSets_DeadlineReached_PoolersShutDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, h, u := withDaemon(3 * time.Second)
+		env, h, u := daemonEnv(3 * time.Second)
 		report, err := invoke(t, h)
 		require.NoError(t, err)
 		require.Equal(t, StatusPartial, report.Status)
-		require.Equal(t, []string{"farewell daemon", "complete t-1 CONTINUE", "release"}, lastOf(w.effects(), 3))
+		require.Equal(t, []string{"farewell daemon", "complete t-1 CONTINUE", "release"}, lastOf(env.effects(), 3))
 		require.Equal(t, "shutdown", report.Pods[0].Escort.Strategy)
-		require.Equal(t, report.Deadline.Add(8*time.Second), u.leaveBy, "time to end what is not done by then")
+		require.Equal(t, report.Deadline.Add(8*time.Second), u.evictBy, "time to end what is not done by then")
 		require.Equal(t, report.Deadline.Add(3*time.Second), report.FinishedAt)
 	})
 }
 
-func TestAFarewellDoesNotHoldUpTheCompletion(t *testing.T) {
+func TestDaemonSets_SlowShutdown_DoesNotDelayCompletion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, h, _ := withDaemon(time.Hour)
+		env, h, _ := daemonEnv(time.Hour)
 		report, err := invoke(t, h)
 		require.NoError(t, err)
-		require.Equal(t, []Result{Continue}, w.completed)
+		require.Equal(t, []Result{Continue}, env.completed)
 		require.Equal(t, report.Deadline.Add(daemonShutdownTime), report.FinishedAt)
 	})
 }
 
-func TestPoolersOfDaemonSetsAreNotSeenOutWhileTheDrainGoesOnInAnotherSlice(t *testing.T) {
+func TestDaemonSets_DrainHandedOff_PoolersKeepRunning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, h, _ := withDaemon(time.Second)
+		env, h, _ := daemonEnv(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, err := h.Invoke(ctx, nil)
 		require.ErrorAs(t, err, new(*Incomplete))
-		require.NotContains(t, w.effects(), "farewell daemon")
+		require.NotContains(t, env.effects(), "farewell daemon")
 	})
 }
 

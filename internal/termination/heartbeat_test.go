@@ -10,65 +10,65 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestHeartbeatsBeginAtOnceSurviveFailuresAndEndWithTheWork(t *testing.T) {
+func TestHeartbeats_Drain_StartAtOnceAndStopWithIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.node.Add(web("slow"), 5*time.Minute)
-		w.faults["heartbeat"] = []error{errors.New("Rate exceeded"), errors.New("Rate exceeded")}
+		env := newTestEnv()
+		env.node.Add(web("slow"), 5*time.Minute)
+		env.errors["heartbeat"] = []error{errors.New("Rate exceeded"), errors.New("Rate exceeded")}
 		began := time.Now()
-		_, err := invoke(t, w.handler())
+		_, err := invoke(t, env.handler())
 		require.NoError(t, err)
-		require.Equal(t, began, w.beats[0].at, "the first second counts: the event may have waited long")
-		require.Equal(t, heartbeatRetry, w.beats[1].at.Sub(w.beats[0].at))
-		require.Equal(t, 2*heartbeatRetry, w.beats[2].at.Sub(w.beats[1].at), "who is throttled does not ask more often for it")
-		for i := 3; i < len(w.beats); i++ {
-			gap := w.beats[i].at.Sub(w.beats[i-1].at)
+		require.Equal(t, began, env.heartbeats[0].at, "the first second counts: the event may have waited long")
+		require.Equal(t, heartbeatRetry, env.heartbeats[1].at.Sub(env.heartbeats[0].at))
+		require.Equal(t, 2*heartbeatRetry, env.heartbeats[2].at.Sub(env.heartbeats[1].at), "who is throttled does not ask more often for it")
+		for i := 3; i < len(env.heartbeats); i++ {
+			gap := env.heartbeats[i].at.Sub(env.heartbeats[i-1].at)
 			require.LessOrEqual(t, gap, 20*time.Second)
 			require.GreaterOrEqual(t, gap, 18*time.Second)
 		}
-		beats := len(w.beats)
+		beats := len(env.heartbeats)
 		time.Sleep(time.Hour)
-		require.Len(t, w.beats, beats, "none is leaked")
+		require.Len(t, env.heartbeats, beats, "none is leaked")
 	})
 }
 
 // A throttled account must not cost an instance its hook: each minute of it, the hook is asked for again in time.
-func TestHeartbeatsThatFailForLongAreRepeatedWithinTheHooksTimeout(t *testing.T) {
+func TestHeartbeats_FailForLong_RetriedWithinTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.node.Add(web("slow"), 10*time.Minute)
-		w.failing("heartbeat", errors.New("Rate exceeded"))
-		_, err := invoke(t, w.handler())
+		env := newTestEnv()
+		env.node.Add(web("slow"), 10*time.Minute)
+		env.failAlways("heartbeat", errors.New("Rate exceeded"))
+		_, err := invoke(t, env.handler())
 		require.NoError(t, err)
-		for i := 1; i < len(w.beats); i++ {
-			gap := w.beats[i].at.Sub(w.beats[i-1].at)
-			require.LessOrEqual(t, gap, w.hook.HeartbeatTimeout/heartbeatsPerTimeout)
+		for i := 1; i < len(env.heartbeats); i++ {
+			gap := env.heartbeats[i].at.Sub(env.heartbeats[i-1].at)
+			require.LessOrEqual(t, gap, env.hook.HeartbeatTimeout/heartbeatsPerTimeout)
 			require.GreaterOrEqual(t, gap, heartbeatRetry)
 		}
 	})
 }
 
 // The next slice begins seconds later, or a minute where Lambda itself tries again: the hook must have all of its time then.
-func TestASlicesEndIsTheLastHeartbeat(t *testing.T) {
+func TestHeartbeats_InvocationEnds_LastOneSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.node.Add(web("slow"), time.Hour)
-		_, err := invoke(t, w.handler())
+		env := newTestEnv()
+		env.node.Add(web("slow"), time.Hour)
+		_, err := invoke(t, env.handler())
 		require.ErrorContains(t, err, "incomplete")
-		last := w.beats[len(w.beats)-1].at
+		last := env.heartbeats[len(env.heartbeats)-1].at
 		require.Equal(t, time.Now(), last)
-		beats := len(w.beats)
+		beats := len(env.heartbeats)
 		time.Sleep(time.Hour)
-		require.Len(t, w.beats, beats, "none is leaked")
+		require.Len(t, env.heartbeats, beats, "none is leaked")
 	})
 }
 
-func TestHeartbeatsNeedNoDescriptionOfTheHooksTimeout(t *testing.T) {
+func TestHookInterval_TimeoutUnknown_AssumesShortest(t *testing.T) {
 	require.InDelta(t, 10*time.Second, Hook{}.interval("i-0"), float64(time.Second), "as of the shortest there is")
 	require.InDelta(t, 100*time.Second, Hook{HeartbeatTimeout: 5 * time.Minute}.interval("i-0"), float64(10*time.Second))
 }
 
-func TestTheHooksLimitIsAsAutoScalingHasIt(t *testing.T) {
+func TestHookLimit_ByTimeouts_MatchesAutoScaling(t *testing.T) {
 	for _, c := range []struct {
 		hook Hook
 		want time.Duration
@@ -83,7 +83,7 @@ func TestTheHooksLimitIsAsAutoScalingHasIt(t *testing.T) {
 	}
 }
 
-func TestTheDeadlineIsTheEarlierOfOursAndTheHooks(t *testing.T) {
+func TestDeadline_OursAndHooks_EarlierWins(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	usual := Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second}
 	for _, c := range []struct {
@@ -117,21 +117,21 @@ func deliver(t *testing.T, h *Handler, record Record) (Report, error) {
 
 // Where a thousand instances go at once, the last events wait longer than a drain may take. Their pods must not die unsignalled
 // for that.
-func TestADrainThatBeginsAfterItsTimeStillHasALittle(t *testing.T) {
+func TestDeadline_LateEvent_GetsTwoMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.node.Add(web("slow"), time.Minute)
+		env := newTestEnv()
+		env.node.Add(web("slow"), time.Minute)
 		late := event
 		late.Began = time.Now().Add(-time.Hour)
-		report, err := deliver(t, w.handler(), Record{Termination: &late})
+		report, err := deliver(t, env.handler(), Record{Termination: &late})
 		require.NoError(t, err)
 		require.Equal(t, StatusDrained, report.Status)
 
-		w = newWorld()
-		w.node.Add(web("stuck"), time.Hour)
+		env = newTestEnv()
+		env.node.Add(web("stuck"), time.Hour)
 		seen := time.Now().Add(-time.Minute) // by an earlier slice
 		late.Began = time.Now().Add(-time.Hour)
-		report, err = deliver(t, w.handler(), Record{Termination: &late, FirstReceived: seen})
+		report, err = deliver(t, env.handler(), Record{Termination: &late, FirstReceived: seen})
 		require.NoError(t, err)
 		require.Equal(t, StatusPartial, report.Status)
 		require.Equal(t, seen.Add(lateDrainTime), time.Now(), "and no more with each slice")
@@ -141,46 +141,46 @@ func TestADrainThatBeginsAfterItsTimeStillHasALittle(t *testing.T) {
 // A retained instance that is terminated again fires its hook anew. The first event, delivered once more, has a token that is
 // good for nothing and a clock that ran out long ago: drained by that, its pods would have no time at all, and the hook
 // would run out.
-func TestAnEventOfAnEarlierActionIsHeldAgainstThePresentOne(t *testing.T) {
+func TestStaleEvent_NewerActionActive_UsesItsClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.node.Add(web("slow"), 5*time.Minute)
-		w.token = "t-2"
-		w.began = map[string]time.Time{event.InstanceID: time.Now().Add(-time.Minute)}
+		env := newTestEnv()
+		env.node.Add(web("slow"), 5*time.Minute)
+		env.token = "t-2"
+		env.activities = map[string]time.Time{event.InstanceID: time.Now().Add(-time.Minute)}
 		stale := event
 		stale.Began = time.Now().Add(-3 * time.Hour)
-		want := w.began[event.InstanceID].Add(29*time.Minute + 30*time.Second)
-		report, err := deliver(t, w.handler(), Record{Termination: &stale})
+		want := env.activities[event.InstanceID].Add(29*time.Minute + 30*time.Second)
+		report, err := deliver(t, env.handler(), Record{Termination: &stale})
 		require.NoError(t, err)
 		require.Equal(t, StatusDrained, report.Status)
 		require.Equal(t, want, report.Deadline)
-		require.Equal(t, []Result{Continue}, w.completed)
-		require.Greater(t, len(w.beats), 10)
-		for _, b := range w.beats[1:] {
-			require.Empty(t, b.of.Token)
+		require.Equal(t, []Result{Continue}, env.completed)
+		require.Greater(t, len(env.heartbeats), 10)
+		for _, b := range env.heartbeats[1:] {
+			require.Empty(t, b.termination.Token)
 		}
 	})
 }
 
-func TestAStaleTokenIsFoundOutLaterToo(t *testing.T) {
+func TestStaleEvent_YoungEvent_KeepsCurrentActionAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.node.Add(web("slow"), 5*time.Minute)
-		w.token = "t-2"
-		_, err := invoke(t, w.handler())
+		env := newTestEnv()
+		env.node.Add(web("slow"), 5*time.Minute)
+		env.token = "t-2"
+		_, err := invoke(t, env.handler())
 		require.NoError(t, err)
-		require.Equal(t, []Result{Continue}, w.completed)
-		require.Empty(t, w.beats[len(w.beats)-1].of.Token, "the instance's present action is kept alive")
+		require.Equal(t, []Result{Continue}, env.completed)
+		require.Empty(t, env.heartbeats[len(env.heartbeats)-1].termination.Token, "the instance's present action is kept alive")
 	})
 }
 
-func TestWhereNobodyTellsWhenAnActionBeganItIsWhenItsEventWasSeen(t *testing.T) {
+func TestStaleEvent_StartUnknown_FirstReceiptCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.token = "t-2"
+		env := newTestEnv()
+		env.token = "t-2"
 		stale, seen := event, time.Now().Add(-10*time.Minute)
 		stale.Began = time.Now().Add(-3 * time.Hour)
-		report, err := deliver(t, w.handler(), Record{Termination: &stale, FirstReceived: seen})
+		report, err := deliver(t, env.handler(), Record{Termination: &stale, FirstReceived: seen})
 		require.NoError(t, err)
 		require.Equal(t, seen.Add(29*time.Minute+30*time.Second), report.Deadline)
 	})
@@ -188,56 +188,56 @@ func TestWhereNobodyTellsWhenAnActionBeganItIsWhenItsEventWasSeen(t *testing.T) 
 
 // Found by the simulation, seed 9182: an account that is throttled has more to say in a moment. By a guess of an hour ago the instance
 // would go with its pods.
-func TestNothingIsBegunBeforeItIsKnownWhenTheActionBegan(t *testing.T) {
+func TestStaleEvent_StartNotReadable_FailsBeforeDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.token = "t-2"
-		w.faults["began"] = []error{errors.New("Throttling")}
+		env := newTestEnv()
+		env.token = "t-2"
+		env.errors["began"] = []error{errors.New("Throttling")}
 		stale := event
 		stale.Began = time.Now().Add(-3 * time.Hour)
-		report, err := deliver(t, w.handler(), Record{Termination: &stale, FirstReceived: time.Now().Add(-time.Hour)})
+		report, err := deliver(t, env.handler(), Record{Termination: &stale, FirstReceived: time.Now().Add(-time.Hour)})
 		require.ErrorContains(t, err, "Throttling")
 		require.Equal(t, StatusFailed, report.Status)
-		require.Empty(t, w.completed)
+		require.Empty(t, env.completed)
 	})
 }
 
 // A cluster out of reach must not cost the instance its hook, nor hold it for ever.
-func TestAClusterOutOfReachKeepsTheInstanceUntilTheDeadlineAndThenPolicyDecides(t *testing.T) {
+func TestUnreachableCluster_UntilDeadline_KeptAliveThenOnFailure(t *testing.T) {
 	for _, step := range []string{"connect", "own"} {
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld()
-			w.failing(step, errors.New("no route to host"))
-			h := w.handler()
+			env := newTestEnv()
+			env.failAlways(step, errors.New("no route to host"))
+			h := env.handler()
 			report, err := invoke(t, h)
 			require.ErrorContains(t, err, "no route to host")
 			require.Equal(t, StatusFailed, report.Status)
-			require.Len(t, w.beats, 1, "the next try has the hook's whole timeout to come")
-			require.Empty(t, w.completed)
+			require.Len(t, env.heartbeats, 1, "the next try has the hook's whole timeout to come")
+			require.Empty(t, env.completed)
 
 			late, now := event, time.Now()
 			late.Began = now.Add(-time.Hour)
 			_, err = deliver(t, h, Record{Termination: &late, FirstReceived: now})
 			require.ErrorContains(t, err, "no route to host", "it has just come, and has a little time")
 			for _, seen := range []time.Time{now.Add(-time.Hour), {}} {
-				w.completed = nil
+				env.completed = nil
 				report, err = deliver(t, h, Record{Termination: &late, FirstReceived: seen})
 				require.NoError(t, err)
 				require.Equal(t, StatusFailed, report.Status)
 				require.Contains(t, report.Reason, "no route to host")
-				require.Equal(t, []Result{Abandon}, w.completed)
+				require.Equal(t, []Result{Abandon}, env.completed)
 			}
 		})
 	}
 }
 
-func TestAHeartbeatWithoutAnAnswerDoesNotStandInForTheNext(t *testing.T) {
+func TestHeartbeats_NoAnswer_NextOneIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		w := newWorld().handler().newJob(event)
-		silent := &silence{hooks: w.Hooks}
-		w.Handler.Hooks = silent
-		stop := w.heartbeater().start(ctx, Hook{HeartbeatTimeout: time.Minute})
+		env := newTestEnv().handler().newJob(event)
+		silent := &silentHooks{hooks: env.Hooks}
+		env.Handler.Hooks = silent
+		stop := env.heartbeater().start(ctx, Hook{HeartbeatTimeout: time.Minute})
 		time.Sleep(time.Minute)
 		cancel()
 		stop()
@@ -245,22 +245,22 @@ func TestAHeartbeatWithoutAnAnswerDoesNotStandInForTheNext(t *testing.T) {
 	})
 }
 
-// silence answers no heartbeat.
-type silence struct {
+// silentHooks answers no heartbeat.
+type silentHooks struct {
 	hooks Hooks
 	asked int
 }
 
-func (s *silence) Describe(ctx context.Context, group, hook string) (Hook, error) {
+func (s *silentHooks) Describe(ctx context.Context, group, hook string) (Hook, error) {
 	return s.hooks.Describe(ctx, group, hook)
 }
 
-func (s *silence) Heartbeat(ctx context.Context, _ Termination) error {
+func (s *silentHooks) Heartbeat(ctx context.Context, _ Termination) error {
 	s.asked++
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-func (s *silence) Complete(ctx context.Context, t Termination, result Result) error {
+func (s *silentHooks) Complete(ctx context.Context, t Termination, result Result) error {
 	return s.hooks.Complete(ctx, t, result)
 }

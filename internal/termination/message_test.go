@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// inQueue is a handler whose events come by a queue.
-func (w *world) inQueue() (*Handler, *mailbox) {
-	m, h := &mailbox{world: w}, w.handler()
+// withQueue is a handler whose events come by a queue.
+func (env *testEnv) withQueue() (*Handler, *fakeQueue) {
+	m, h := &fakeQueue{testEnv: env}, env.handler()
 	h.Queue, h.DLQ = m, m
 	return h, m
 }
@@ -40,14 +40,14 @@ func deliverBatch(t *testing.T, h *Handler, records ...Record) (again []string) 
 }
 
 // The visibility is what finds a crash: too long, and a drain stands still for as long; too short, and two are at it.
-func TestAMessageIsHiddenWhileItsDrainLastsAndNeverForLong(t *testing.T) {
+func TestMessage_DuringDrain_HiddenAgainAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.node.Add(web("slow"), 5*time.Minute)
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.node.Add(web("slow"), 5*time.Minute)
 		began := time.Now()
 		require.Empty(t, deliverBatch(t, h, messageOf(event, "m-1")))
-		hides := m.of("m-1")
+		hides := m.hidesOf("m-1")
 		require.Equal(t, began, hides[0].at, "a crash in the first second is one too")
 		for i, hide := range hides {
 			require.Equal(t, time.Minute, hide.d)
@@ -56,65 +56,65 @@ func TestAMessageIsHiddenWhileItsDrainLastsAndNeverForLong(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Hour)
-		require.Len(t, m.of("m-1"), len(hides), "it is Lambda's to delete it now")
+		require.Len(t, m.hidesOf("m-1"), len(hides), "it is Lambda's to delete it now")
 	})
 }
 
-func TestAHandOverReleasesTheLeaseAndThenTheMessage(t *testing.T) {
+func TestHandOff_InvocationEnds_ReleasesLeaseThenMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.node.Add(web("slow"), 20*time.Minute)
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.node.Add(web("slow"), 20*time.Minute)
 		began := time.Now()
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
 		require.Equal(t, 15*time.Minute-handOffReserve, time.Since(began))
-		require.Equal(t, time.Now(), w.beats[len(w.beats)-1].at)
-		effects := w.effects()
+		require.Equal(t, time.Now(), env.heartbeats[len(env.heartbeats)-1].at)
+		effects := env.effects()
 		require.Equal(t, []string{"release", "give back m-1"}, effects[len(effects)-2:])
-		last := m.of("m-1")[len(m.of("m-1"))-1]
+		last := m.hidesOf("m-1")[len(m.hidesOf("m-1"))-1]
 		require.LessOrEqual(t, last.d, time.Second, "the next slice begins at once")
 	})
 }
 
 // A drain of hours is many slices, of which none knows of the others but by what the cluster and the message say.
-func TestSlicesGoOnUntilTheNodeIsEmpty(t *testing.T) {
+func TestHandOff_LongDrain_InvocationsContinueIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
+		env := newTestEnv()
+		h, m := env.withQueue()
 		h.Policy.Bounds.MaxDuration = 3 * time.Hour
-		w.hook.GlobalTimeout = 48 * time.Hour
-		w.node.Add(web("slow"), 100*time.Minute)
+		env.hook.GlobalTimeout = 48 * time.Hour
+		env.node.Add(web("slow"), 100*time.Minute)
 		record, slices := messageOf(event, "m-1"), 0
 		for again := []string{"m-1"}; len(again) > 0; slices++ {
 			again = deliverBatch(t, h, record)
-			hides := m.of("m-1")
+			hides := m.hidesOf("m-1")
 			time.Sleep(hides[len(hides)-1].d)
 			record.Receives++
 		}
 		require.Equal(t, 7, slices)
-		require.Equal(t, []Result{Continue}, w.completed)
-		for i := 1; i < len(w.beats); i++ {
-			require.LessOrEqual(t, w.beats[i].at.Sub(w.beats[i-1].at), w.hook.HeartbeatTimeout/2, "the hook never ran out")
+		require.Equal(t, []Result{Continue}, env.completed)
+		for i := 1; i < len(env.heartbeats); i++ {
+			require.LessOrEqual(t, env.heartbeats[i].at.Sub(env.heartbeats[i-1].at), env.hook.HeartbeatTimeout/2, "the hook never ran out")
 		}
 	})
 }
 
-func TestARecordWhoseInstanceIsOwnedComesAgainLater(t *testing.T) {
+func TestMessage_LeaseHeldElsewhere_ComesAgainLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.leased = true
-		h, m := w.inQueue()
+		env := newTestEnv()
+		env.heldElsewhere = true
+		h, m := env.withQueue()
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
-		hides := m.of("m-1")
+		hides := m.hidesOf("m-1")
 		require.InDelta(t, 15, hides[len(hides)-1].d.Seconds(), 2)
-		require.Equal(t, []string{"give back m-1"}, w.effects())
+		require.Equal(t, []string{"give back m-1"}, env.effects())
 	})
 }
 
 // maxReceiveCount is the queue's: how often a message is delivered before it is moved to the dead letters.
 const maxReceiveCount = 1000
 
-func TestADuplicateOutlivesTheLongestDrain(t *testing.T) {
+func TestRetryDelay_LeaseHeldElsewhere_OutlastsAnyHook(t *testing.T) {
 	owned, total := outcome{report: Report{held: true}}, time.Duration(0)
 	for receives := range maxReceiveCount {
 		total += owned.retryDelay(receives)
@@ -123,7 +123,7 @@ func TestADuplicateOutlivesTheLongestDrain(t *testing.T) {
 }
 
 // Each try keeps the instance alive for the next: the pause in between must be less than any hook's timeout.
-func TestFailuresComeAgainMoreAndMoreSlowlyButNeverTooSlowlyForTheHook(t *testing.T) {
+func TestRetryDelay_Failures_GrowButStayBelowHookTimeout(t *testing.T) {
 	failed, last := outcome{err: &Failed{errors.New("no")}}, time.Duration(0)
 	for _, receives := range []int{0, 1, 2, 3, 4, 5, 6, 63, 64, 1000} {
 		wait := failed.retryDelay(receives)
@@ -135,26 +135,26 @@ func TestFailuresComeAgainMoreAndMoreSlowlyButNeverTooSlowlyForTheHook(t *testin
 	}
 }
 
-func TestAFailedDrainComesAgainInTime(t *testing.T) {
+func TestMessage_DrainFails_ComesAgainInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.failing("own", errors.New("connection refused"))
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.failAlways("own", errors.New("connection refused"))
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
-		hides := m.of("m-1")
+		hides := m.hidesOf("m-1")
 		require.LessOrEqual(t, hides[len(hides)-1].d, 2*time.Second)
 	})
 }
 
 // Lambda deletes the messages of a batch when all of it is answered. One that becomes visible before is drained twice.
-func TestAMessageThatIsDoneStaysHiddenUntilItsBatchIsAnswered(t *testing.T) {
+func TestMessage_HandledEarly_HiddenUntilBatchIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.node.Add(web("slow"), 3*time.Minute)
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.node.Add(web("slow"), 3*time.Minute)
 		notice := Termination{Group: "workers-a", Hook: "quiesce", InstanceID: "i-0fed", Token: "t-9"} // no longer in the group
 		require.Empty(t, deliverBatch(t, h, messageOf(event, "slow"), messageOf(notice, "quick")))
-		hides := m.of("quick")
+		hides := m.hidesOf("quick")
 		last := hides[len(hides)-1]
 		require.True(t, last.at.Add(last.d).After(time.Now()))
 		require.Greater(t, len(hides), 8)
@@ -162,35 +162,35 @@ func TestAMessageThatIsDoneStaysHiddenUntilItsBatchIsAnswered(t *testing.T) {
 }
 
 // Two requests under way at once take effect in any order: a renewal that comes last would hide the message for a minute.
-func TestARenewalUnderWayEndsBeforeTheMessageIsGivenBack(t *testing.T) {
+func TestMessage_RequestInFlight_EndsBeforeReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.leased = true // found out while the first request is under way
-		h, m := w.inQueue()
-		m.takes = 700 * time.Millisecond
+		env := newTestEnv()
+		env.heldElsewhere = true // found out while the first request is under way
+		h, m := env.withQueue()
+		m.latency = 700 * time.Millisecond
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
-		hides := m.of("m-1")
+		hides := m.hidesOf("m-1")
 		require.Len(t, hides, 2)
 		require.Equal(t, hiddenTime, hides[0].d)
 		require.Less(t, hides[1].d, hiddenTime)
 	})
 }
 
-func TestAQueueThatRefusesIsNoReasonNotToDrain(t *testing.T) {
+func TestMessage_QueueRefuses_DrainContinues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.failing("hide", errors.New("AccessDenied"))
-		w.node.Add(web("web"), time.Minute)
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.failAlways("hide", errors.New("AccessDenied"))
+		env.node.Add(web("web"), time.Minute)
 		require.Empty(t, deliverBatch(t, h, messageOf(event, "m-1")))
-		require.Equal(t, []Result{Continue}, w.completed)
-		require.Greater(t, len(m.of("m-1")), 1, "and it is asked again")
+		require.Equal(t, []Result{Continue}, env.completed)
+		require.Greater(t, len(m.hidesOf("m-1")), 1, "and it is asked again")
 	})
 }
 
 func TestWhatIsNotOursIsNotHidden(t *testing.T) {
-	w := newWorld()
-	h, m := w.inQueue()
+	env := newTestEnv()
+	h, m := env.withQueue()
 	foreign := event
 	foreign.Group = "theirs"
 	require.Empty(t, deliverBatch(t, h, messageOf(foreign, "m-1"), Record{MessageID: "m-2", ReceiptHandle: "m-2", NotOurs: "a launch"}))
@@ -199,60 +199,60 @@ func TestWhatIsNotOursIsNotHidden(t *testing.T) {
 
 func TestWithoutAQueueNothingIsHidden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.leased = true
-		require.Equal(t, []string{"m-1"}, deliverBatch(t, w.handler(), messageOf(event, "m-1")))
-		require.Empty(t, w.effects())
+		env := newTestEnv()
+		env.heldElsewhere = true
+		require.Equal(t, []string{"m-1"}, deliverBatch(t, env.handler(), messageOf(event, "m-1")))
+		require.Empty(t, env.effects())
 	})
 }
 
-var poison = Record{MessageID: "bad", ReceiptHandle: "bad", Receives: 1, Body: "{", Malformed: errors.New("body: not JSON")}
+var malformed = Record{MessageID: "bad", ReceiptHandle: "bad", Receives: 1, Body: "{", Malformed: errors.New("body: not JSON")}
 
 // Poison that comes again and again holds up whatever is in its batch each time, and costs money for as long as the queue keeps
 // it.
-func TestPoisonIsMovedWithItsReasonAndTheBatchGoesOn(t *testing.T) {
+func TestMalformed_InBatch_MovedToDLQAndOthersHandled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.node.Add(web("web"), time.Second)
-		require.Empty(t, deliverBatch(t, h, poison, messageOf(event, "good"), Record{MessageID: "launch", NotOurs: "a launch"}))
-		require.Equal(t, []Record{poison}, m.buried)
-		require.Equal(t, []Result{Continue}, w.completed)
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.node.Add(web("web"), time.Second)
+		require.Empty(t, deliverBatch(t, h, malformed, messageOf(event, "good"), Record{MessageID: "launch", NotOurs: "a launch"}))
+		require.Equal(t, []Record{malformed}, m.deadLetters)
+		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }
 
-func TestPoisonThatCannotBeMovedComesAgain(t *testing.T) {
+func TestMalformed_DLQRefuses_ComesAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.failing("bury", errors.New("AccessDenied"))
-		require.Equal(t, []string{"bad"}, deliverBatch(t, h, poison, messageOf(event, "good")))
-		require.LessOrEqual(t, m.of("bad")[0].d, maxFailedDelay)
-		require.Equal(t, []Result{Continue}, w.completed)
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.failAlways("bury", errors.New("AccessDenied"))
+		require.Equal(t, []string{"bad"}, deliverBatch(t, h, malformed, messageOf(event, "good")))
+		require.LessOrEqual(t, m.hidesOf("bad")[0].d, maxFailedDelay)
+		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }
 
-func TestPoisonFailsWhereThereAreNoDeadLetters(t *testing.T) {
+func TestMalformed_NoDLQ_Fails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h := w.handler()
-		require.Equal(t, []string{"bad"}, deliverBatch(t, h, messageOf(event, "good"), Record{MessageID: "launch", NotOurs: "a launch"}, poison))
-		require.Equal(t, []Result{Continue}, w.completed)
+		env := newTestEnv()
+		h := env.handler()
+		require.Equal(t, []string{"bad"}, deliverBatch(t, h, messageOf(event, "good"), Record{MessageID: "launch", NotOurs: "a launch"}, malformed))
+		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }
 
-func TestPoisonOfATopicIsMovedToo(t *testing.T) {
+func TestMalformed_FromSNS_MovedToDLQ(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		record := poison
+		env := newTestEnv()
+		h, m := env.withQueue()
+		record := malformed
 		record.ReceiptHandle = ""
 		h.Parse = func([]byte) Delivery {
 			return Delivery{Source: SNS, Records: []Record{record, messageOf(event, "good")}}
 		}
 		answer, err := h.Invoke(t.Context(), nil)
 		require.NoError(t, err, "or Lambda would deliver the good one again")
-		require.Len(t, m.buried, 1)
+		require.Len(t, m.deadLetters, 1)
 		statuses := []Status{}
 		for _, report := range answer.([]Report) {
 			statuses = append(statuses, report.Status)
@@ -261,12 +261,12 @@ func TestPoisonOfATopicIsMovedToo(t *testing.T) {
 	})
 }
 
-func TestAMalformedEventThatComesAloneIsAnErrorOfThatName(t *testing.T) {
-	w := newWorld()
-	h, m := w.inQueue()
+func TestMalformed_Direct_ReturnsMalformedError(t *testing.T) {
+	env := newTestEnv()
+	h, m := env.withQueue()
 	report, err := deliver(t, h, Record{Malformed: errors.New("time: missing")})
 	var malformed *Malformed
 	require.ErrorAs(t, err, &malformed)
 	require.Equal(t, StatusRejected, report.Status)
-	require.Empty(t, m.buried, "whoever sent it is told")
+	require.Empty(t, m.deadLetters, "whoever sent it is told")
 }

@@ -19,30 +19,30 @@ import (
 )
 
 const (
-	// seedsByDefault is what a plain test runs; SEEDS says otherwise, and SEED=n runs one and tells all of it.
-	seedsByDefault = 10_000
+	// defaultSeeds is what a plain test runs; SEEDS says otherwise, and SEED=n runs one and tells all of it.
+	defaultSeeds = 10_000
 	// shards run side by side.
 	shards = 8
-	// eventful is how long a simulation is at least.
-	eventful = 3 * time.Minute
-	// longestSimulation is when what has not ended never will.
-	longestSimulation = 2 * time.Hour
+	// minSimulation is how long a simulation is at least.
+	minSimulation = 3 * time.Minute
+	// maxSimulation is when what has not ended never will.
+	maxSimulation = 2 * time.Hour
 )
 
-// TestTheUseCaseKeepsItsPromises runs the whole use case against a cluster and an AWS in memory, once for each seed, which decides
+// TestSimulation_EverySeed_KeepsPromises runs the whole use case against a cluster and an AWS in memory, once for each seed, which decides
 // what there is to be drained and what goes wrong. DESIGN.md section 10 is looked at after every effect, and at the end.
-func TestTheUseCaseKeepsItsPromises(t *testing.T) {
+func TestSimulation_EverySeed_KeepsPromises(t *testing.T) {
 	if seed := number(t, "SEED", 0); seed > 0 {
-		simulate(t, uint64(seed), true)
+		runSeed(t, uint64(seed), true)
 		return
 	}
-	seeds, totals := number(t, "SEEDS", seedsByDefault), &tally{counts: map[string]int{}}
+	seeds, totals := number(t, "SEEDS", defaultSeeds), &totals{counts: map[string]int{}}
 	t.Run("seeds", func(t *testing.T) {
 		for shard := range shards {
 			t.Run(fmt.Sprintf("shard %d", shard), func(t *testing.T) {
 				t.Parallel()
 				for seed := shard + 1; seed <= seeds; seed += shards {
-					totals.add(simulate(t, uint64(seed), false))
+					totals.add(runSeed(t, uint64(seed), false))
 				}
 			})
 		}
@@ -63,13 +63,13 @@ func number(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// tally counts what was met.
-type tally struct {
+// totals counts what was met.
+type totals struct {
 	mu     sync.Mutex
 	counts map[string]int
 }
 
-func (t *tally) add(counts map[string]int) {
+func (t *totals) add(counts map[string]int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for what, n := range counts {
@@ -77,7 +77,7 @@ func (t *tally) add(counts map[string]int) {
 	}
 }
 
-func (t *tally) String() string {
+func (t *totals) String() string {
 	var parts []string
 	for _, what := range slices.Sorted(maps.Keys(t.counts)) {
 		parts = append(parts, fmt.Sprintf("%s %d", what, t.counts[what]))
@@ -89,26 +89,26 @@ func (t *tally) String() string {
 type simulation struct {
 	scenario
 
-	mu         sync.Mutex
-	computers  []*computer
-	budgetsNow []*budget
-	left       []*pod // that nobody told to stop
-	letters    []*letter
-	sent       int
-	arrived    chan struct{} // a message may have become visible
-	malformed  map[string]bool
-	buried     map[string]bool
-	unknown    map[string]bool         // effects whose answer nobody heard
-	named      map[string]bool         // pods that any report says are left
-	turns      map[string]*incarnation // whose turn it is to stop a pooler, by group
-	deliveries int
-	began      time.Time
-	running    sync.WaitGroup
-	lines      []line
-	over       bool // nothing more is sent
-	drawn      map[string]uint64
-	counts     map[string]int
-	wrong      string // the first promise that was broken
+	mu                sync.Mutex
+	instances         []*simInstance
+	pdbs              []*simPDB
+	unsignalled       []*simPod // that nobody told to stop
+	messages          []*simMessage
+	sent              int
+	arrived           chan struct{} // a message may have become visible
+	malformed         map[string]bool
+	deadLettered      map[string]bool
+	unheardEffects    map[string]bool           // effects whose answer nobody heard
+	reportedRemaining map[string]bool           // pods that any report says are left
+	groupHolders      map[string]*simInvocation // whose turn it is to stop a pooler, by group
+	deliveries        int
+	began             time.Time
+	running           sync.WaitGroup
+	lines             []line
+	over              bool // nothing more is sent
+	drawn             map[string]uint64
+	counts            map[string]int
+	violation         string // the first promise that was broken
 }
 
 // line is one line of the log, put into words only when it is wanted.
@@ -119,65 +119,65 @@ type line struct {
 	err       error
 }
 
-func simulate(t *testing.T, seed uint64, tell bool) map[string]int {
+func runSeed(t *testing.T, seed uint64, tell bool) map[string]int {
 	t.Helper()
 	var s *simulation
 	ended := false
 	defer func() {
 		if !ended {
-			fmt.Fprintf(os.Stderr, "replay with: %s\n", replay(seed))
+			fmt.Fprintf(os.Stderr, "replay with: %s\n", replayCommand(seed))
 		}
 	}()
 	synctest.Test(t, func(t *testing.T) {
 		s = newSimulation(seed)
 		s.run(t.Context())
-		if s.wrong != "" || tell {
-			t.Logf("%s\n%s\n%s", s.scenario, s.story(), tallyOf(s.counts))
+		if s.violation != "" || tell {
+			t.Logf("%s\n%s\n%s", s.scenario, s.history(), describeCounts(s.counts))
 		}
-		if s.wrong != "" {
-			t.Fatalf("%s\nreplay with: %s", s.wrong, replay(seed))
+		if s.violation != "" {
+			t.Fatalf("%s\nreplay with: %s", s.violation, replayCommand(seed))
 		}
 	})
 	ended = true
 	return s.counts
 }
 
-func tallyOf(counts map[string]int) string { return (&tally{counts: counts}).String() }
+func describeCounts(counts map[string]int) string { return (&totals{counts: counts}).String() }
 
-func replay(seed uint64) string {
-	return fmt.Sprintf("SEED=%d go test -race -v -run TestTheUseCaseKeepsItsPromises ./internal/termination", seed)
+func replayCommand(seed uint64) string {
+	return fmt.Sprintf("SEED=%d go test -race -v -run TestSimulation_EverySeed_KeepsPromises ./internal/termination", seed)
 }
 
 func newSimulation(seed uint64) *simulation {
 	s := &simulation{
-		scenario: newScenario(seed), arrived: make(chan struct{}, 1), malformed: map[string]bool{}, buried: map[string]bool{},
-		unknown: map[string]bool{}, named: map[string]bool{}, turns: map[string]*incarnation{},
+		scenario: newScenario(seed), arrived: make(chan struct{}, 1), malformed: map[string]bool{}, deadLettered: map[string]bool{},
+		unheardEffects: map[string]bool{}, reportedRemaining: map[string]bool{}, groupHolders: map[string]*simInvocation{},
 		began: time.Now(), drawn: map[string]uint64{}, counts: map[string]int{},
 	}
 	for i, plan := range s.budgets {
-		s.budgetsNow = append(s.budgetsNow, &budget{plan: plan, name: fmt.Sprintf("app/budget-%d", i), healthy: plan.spare})
+		s.pdbs = append(s.pdbs, &simPDB{plan: plan, name: fmt.Sprintf("app/budget-%d", i), healthy: plan.spare})
 	}
-	for i, plan := range s.machines {
-		c := &computer{plan: plan, id: fmt.Sprintf("i-%d", i), states: []state{{s.began.Add(-time.Hour), inService}}}
-		s.computers = append(s.computers, c)
+	for i, plan := range s.instancePlans {
+		c := &simInstance{plan: plan, id: fmt.Sprintf("i-%d", i), states: []stateChange{{s.began.Add(-time.Hour), inService}}}
+		s.instances = append(s.instances, c)
 		c.node = s.newNode(c)
 	}
 	return s
 }
 
 func (s *simulation) run(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, longestSimulation)
+	ctx, cancel := context.WithTimeout(ctx, maxSimulation)
 	defer cancel()
-	for _, c := range s.computers {
+	for _, c := range s.instances {
 		s.later(c.plan.begins, func() { s.terminate(c) })
-		s.notices(c)
+		s.scheduleTriggers(c)
 	}
-	for _, stray := range s.strays {
-		s.later(stray.at, func() { s.stray(stray.kind) })
+	for _, stray := range s.falseEvents {
+		s.later(stray.at, func() { s.sendFalseEvent(stray.kind) })
 	}
 	var around sync.WaitGroup
 	around.Go(func() { s.deliver(ctx) })
-	around.Go(func() { s.sweepOn(ctx) })
+	around.Go(func() { s.runSweeps(ctx) })
 	for pause(ctx, 5*time.Second) == nil && !s.isOver() {
 	}
 	cancel()
@@ -185,20 +185,20 @@ func (s *simulation) run(ctx context.Context) {
 	s.running.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conclude()
+	s.checkEnd()
 }
 
 func (s *simulation) isOver() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.over = s.wrong != "" || time.Since(s.began) > eventful && s.settled()
+	s.over = s.violation != "" || time.Since(s.began) > minSimulation && s.isFinished()
 	return s.over
 }
 
-// stray sends an event that is not what it says.
-func (s *simulation) stray(kind string) {
+// sendFalseEvent sends an event that is not what it says.
+func (s *simulation) sendFalseEvent(kind string) {
 	s.counts["event "+kind]++
-	c := s.computers[0]
+	c := s.instances[0]
 	t := Termination{Group: theGroup, Hook: theHook, Token: "forged", InstanceID: c.id, Began: time.Now()}
 	switch kind {
 	case "unknown instance":
@@ -218,18 +218,18 @@ func (s *simulation) stray(kind string) {
 		s.send(body)
 		return
 	}
-	s.send(spell(t))
+	s.send(encode(t))
 }
 
-// sweepOn is the schedule of sweeps.
-func (s *simulation) sweepOn(ctx context.Context) {
+// runSweeps is the schedule of sweeps.
+func (s *simulation) runSweeps(ctx context.Context) {
 	for pause(ctx, time.Minute) == nil {
 		s.running.Go(func() { s.invoke(ctx, nil) })
 	}
 }
 
-// incarnation is one invocation: its calls are its own, and have no effect once it has crashed.
-type incarnation struct {
+// simInvocation is one invocation: its calls are its own, and have no effect once it has crashed.
+type simInvocation struct {
 	s      *simulation
 	name   string
 	sweeps bool
@@ -238,23 +238,23 @@ type incarnation struct {
 	crashAfter int // effects; zero: never
 	effects    int
 	dead       bool
-	died       time.Time
+	diedAt     time.Time
 	over       bool
 	verified   bool
 	began      time.Time
-	seeing     map[string]bool // out: the pods whose escort is under way
+	escorting  map[string]bool // out: the pods whose escort is under way
 	stuck      map[string]bool // pods that it could not give back
-	owned      map[string]bool
+	holds      map[string]bool
 	completed  map[string]bool // and heard so
-	stages     map[string]stage
+	steps      map[string]step
 	reports    map[string]Report
 }
 
 // invoke is one invocation for these messages, or a sweep where there are none.
-func (s *simulation) invoke(ctx context.Context, batch []*letter) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.slice)
+func (s *simulation) invoke(ctx context.Context, batch []*simMessage) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.invocationTime)
 	defer cancel()
-	i, records := s.incarnate(cancel, batch)
+	i, records := s.newInvocation(cancel, batch)
 	answer, err := i.handler(records).Invoke(ctx, nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -262,7 +262,7 @@ func (s *simulation) invoke(ctx context.Context, batch []*letter) {
 	if i.dead {
 		return
 	}
-	i.leavesNothingPaused()
+	i.checkNothingPaused()
 	if err != nil {
 		return
 	}
@@ -271,13 +271,13 @@ func (s *simulation) invoke(ctx context.Context, batch []*letter) {
 	}
 }
 
-func (s *simulation) incarnate(cancel context.CancelFunc, batch []*letter) (*incarnation, []Record) {
+func (s *simulation) newInvocation(cancel context.CancelFunc, batch []*simMessage) (*simInvocation, []Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := &incarnation{
+	i := &simInvocation{
 		s: s, sweeps: len(batch) == 0, name: "sweep", cancel: cancel, began: time.Now(),
-		seeing: map[string]bool{}, stuck: map[string]bool{},
-		owned: map[string]bool{}, completed: map[string]bool{}, stages: map[string]stage{}, reports: map[string]Report{},
+		escorting: map[string]bool{}, stuck: map[string]bool{},
+		holds: map[string]bool{}, completed: map[string]bool{}, steps: map[string]step{}, reports: map[string]Report{},
 	}
 	if i.sweeps {
 		return i, []Record{{Request: &Request{Action: ActionSweep}}}
@@ -291,7 +291,7 @@ func (s *simulation) incarnate(cancel context.CancelFunc, batch []*letter) (*inc
 	for n, l := range batch {
 		records[n] = l.record()
 	}
-	s.later(s.slice, func() { // what Lambda does
+	s.later(s.invocationTime, func() { // what Lambda does
 		if !i.over && !i.dead {
 			s.counts["killed by its time"]++
 			i.die("ran out of time")
@@ -300,16 +300,16 @@ func (s *simulation) incarnate(cancel context.CancelFunc, batch []*letter) (*inc
 	return i, records
 }
 
-func (i *incarnation) handler(records []Record) *Handler {
+func (i *simInvocation) handler(records []Record) *Handler {
 	s := i.s
 	drainer := drain.Drainer{Phases: i.phases(), Concurrency: 4, Log: slog.New(slog.DiscardHandler)}
 	return &Handler{
-		Parse: func([]byte) Delivery { return Delivery{SQS, records} }, EncodeEvent: spell,
-		Groups: fleet{i}, Hooks: fleet{i}, Queue: mail{i}, DLQ: mail{i},
+		Parse: func([]byte) Delivery { return Delivery{SQS, records} }, EncodeEvent: encode,
+		Groups: simAWS{i}, Hooks: simAWS{i}, Queue: simQueue{i}, DLQ: simQueue{i},
 		Connect: func(ctx context.Context) (Kubernetes, error) {
-			return cluster{i}, i.ask(ctx, api, func() error { return nil })
+			return simCluster{i}, i.ask(ctx, api, func() error { return nil })
 		},
-		Drainer: drainer, Log: slog.New(listener{i}),
+		Drainer: drainer, Log: slog.New(reportReader{i}),
 		Policy: Policy{
 			OwnsGroup: func(name string) bool { return name == theGroup }, Hook: theHook, OnFailure: s.onFailure, Force: s.force,
 			Bounds: s.bounds, OnRebalanceRecommendation: s.onRebalance,
@@ -325,26 +325,26 @@ var (
 )
 
 // ask is one request: it takes its time, and may not be heard.
-func (i *incarnation) ask(ctx context.Context, to service, do func() error) error {
-	if err := i.travel(ctx); err != nil {
+func (i *simInvocation) ask(ctx context.Context, to service, do func() error) error {
+	if err := i.wait(ctx); err != nil {
 		return err
 	}
 	i.s.mu.Lock()
 	defer i.s.mu.Unlock()
-	if err := i.heard(ctx, to); err != nil {
+	if err := i.refuses(ctx, to); err != nil {
 		return err
 	}
 	return do()
 }
 
 // effect is a request that changes something.
-func (i *incarnation) effect(ctx context.Context, to service, what, who string, do func() error) error {
-	if err := i.travel(ctx); err != nil {
+func (i *simInvocation) effect(ctx context.Context, to service, what, who string, do func() error) error {
+	if err := i.wait(ctx); err != nil {
 		return err
 	}
 	i.s.mu.Lock()
 	defer i.s.mu.Unlock()
-	if err := i.heard(ctx, to); err != nil {
+	if err := i.refuses(ctx, to); err != nil {
 		return err
 	}
 	err := do()
@@ -352,25 +352,25 @@ func (i *incarnation) effect(ctx context.Context, to service, what, who string, 
 	if i.effects++; i.effects == i.crashAfter {
 		i.s.counts["crash"]++
 		i.die("crashed")
-		i.s.unknown[what+" "+who] = true
+		i.s.unheardEffects[what+" "+who] = true
 		return errCrashed
 	}
-	if err == nil && i.s.happens("unheard "+what, i.s.unheard) {
+	if err == nil && i.s.happens("unheard "+what, i.s.answersLost) {
 		i.s.counts["answer lost"]++
-		i.s.unknown[what+" "+who] = true
+		i.s.unheardEffects[what+" "+who] = true
 		return errUnheard
 	}
 	return err
 }
 
-func (i *incarnation) travel(ctx context.Context) error {
+func (i *simInvocation) wait(ctx context.Context) error {
 	if i.s.latency == 0 {
 		return ctx.Err()
 	}
 	return pause(ctx, i.s.latency)
 }
 
-func (i *incarnation) heard(ctx context.Context, to service) error {
+func (i *simInvocation) refuses(ctx context.Context, to service) error {
 	switch since := time.Since(i.s.began); {
 	case i.dead:
 		return errCrashed
@@ -387,8 +387,8 @@ func (i *incarnation) heard(ctx context.Context, to service) error {
 }
 
 // die: nothing that it does has an effect any more.
-func (i *incarnation) die(why string) {
-	i.dead, i.died = true, time.Now()
+func (i *simInvocation) die(why string) {
+	i.dead, i.diedAt = true, time.Now()
 	i.s.note(i, why, "")
 	i.cancel()
 }
@@ -417,9 +417,9 @@ func (s *simulation) locked(do func()) func() {
 	}
 }
 
-func (s *simulation) note(by *incarnation, what, who string) { s.noteOf(by, what, who, nil) }
+func (s *simulation) note(by *simInvocation, what, who string) { s.noteOf(by, what, who, nil) }
 
-func (s *simulation) noteOf(by *incarnation, what, who string, err error) {
+func (s *simulation) noteOf(by *simInvocation, what, who string, err error) {
 	l := line{at: time.Since(s.began), what: what, who: who, err: err}
 	if by != nil {
 		l.by = by.name
@@ -427,7 +427,7 @@ func (s *simulation) noteOf(by *incarnation, what, who string, err error) {
 	s.lines = append(s.lines, l)
 }
 
-func (s *simulation) story() string {
+func (s *simulation) history() string {
 	var text strings.Builder
 	for _, l := range s.lines {
 		fmt.Fprintf(&text, "%9.3fs %-14s %s %s", l.at.Seconds(), l.by, l.what, l.who)
@@ -439,28 +439,28 @@ func (s *simulation) story() string {
 	return text.String()
 }
 
-func (s *simulation) broken(format string, args ...any) {
-	if s.wrong == "" {
-		s.wrong = fmt.Sprintf(format, args...)
-		s.note(nil, "BROKEN", s.wrong)
+func (s *simulation) violate(format string, args ...any) {
+	if s.violation == "" {
+		s.violation = fmt.Sprintf(format, args...)
+		s.note(nil, "BROKEN", s.violation)
 	}
 }
 
-// listener takes the reports that are logged: of an event that came by a queue, the log is where its report goes.
-type listener struct{ *incarnation }
+// reportReader takes the reports that are logged: of an event that came by a queue, the log is where its report goes.
+type reportReader struct{ *simInvocation }
 
-func (listener) Enabled(context.Context, slog.Level) bool { return true }
-func (l listener) WithAttrs([]slog.Attr) slog.Handler     { return l }
-func (l listener) WithGroup(string) slog.Handler          { return l }
+func (reportReader) Enabled(context.Context, slog.Level) bool { return true }
+func (l reportReader) WithAttrs([]slog.Attr) slog.Handler     { return l }
+func (l reportReader) WithGroup(string) slog.Handler          { return l }
 
-func (l listener) Handle(_ context.Context, r slog.Record) error {
+func (l reportReader) Handle(_ context.Context, r slog.Record) error {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	r.Attrs(func(a slog.Attr) bool {
 		if report, isReport := a.Value.Any().(Report); isReport && !l.dead {
 			l.reports[report.InstanceID] = report
-			l.s.tells(report)
-			l.s.note(l.incarnation, r.Message, fmt.Sprintf("%s %s: %s", report.InstanceID, report.Status, report.Reason))
+			l.s.noteRemaining(report)
+			l.s.note(l.simInvocation, r.Message, fmt.Sprintf("%s %s: %s", report.InstanceID, report.Status, report.Reason))
 		}
 		return true
 	})

@@ -1,0 +1,413 @@
+package termination
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/drain/draintest"
+)
+
+// testEnv is all that a termination meets, in memory: one group, one hook, one node, and an ordered log of what was done to
+// them. What a test does not set behaves well.
+type testEnv struct {
+	node *draintest.Cluster // the node's pods; nil: there is no node
+
+	mu            sync.Mutex
+	state         string               // of our instance
+	token         string               // of the action that it is in, if events can be of another one; empty: any is
+	peers         []Instance           // of the group
+	otherGroups   []Group              // others
+	hook          Hook                 // our hook's settings
+	joinsAt       time.Time            // when the node appears
+	terminated    bool                 // the instance, as EC2 sees it
+	spot          bool                 // likewise
+	heldElsewhere bool                 // by another invocation
+	shortenedTo   []time.Time          // deadlines that were left for that one
+	shorten       func(time.Time)      // our drain, of one
+	heldLeases    []string             // all, as a sweep sees them
+	freeLeases    []string             // of instances, held by none
+	records       draintest.Records    // on our Lease
+	kept          []Keep               // at each release
+	cordonedNodes []CordonedNode       // likewise
+	activities    map[string]time.Time // activities
+	claims        []string             // waited for
+
+	cordonedFor string        // the hook
+	cordonedAt  time.Time     // by an earlier slice
+	detachTime  time.Duration // how long volumes take
+	heartbeats  []heartbeat
+	events      []NodeEvent
+	completed   []Result
+	errors      map[string][]error // by operation: one each, in order
+	log         []string
+}
+
+// heartbeat is a heartbeat.
+type heartbeat struct {
+	at          time.Time
+	termination Termination
+}
+
+func newTestEnv() *testEnv {
+	return &testEnv{
+		node: draintest.New(), state: "Terminating:Wait", errors: map[string][]error{},
+		hook: Hook{HeartbeatTimeout: time.Minute, GlobalTimeout: 100 * time.Minute},
+	}
+}
+
+var event = Termination{Group: "workers-a", Hook: "quiesce", Token: "t-1", InstanceID: "i-0abc1234"}
+
+func (env *testEnv) handler() *Handler {
+	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	return &Handler{
+		Groups: env, Hooks: fakeHooks{env}, Log: quiet,
+		Connect: func(context.Context) (Kubernetes, error) { return env, env.nextError("connect") },
+		Parse: func([]byte) Delivery {
+			t := event
+			t.Began = time.Now()
+			return Delivery{Records: []Record{{Termination: &t}}}
+		},
+		Drainer: drain.Drainer{Phases: []drain.Phase{{Name: "workloads"}}, Concurrency: 16},
+		Policy: Policy{
+			OwnsGroup: func(name string) bool { return name == "workers-a" }, Hook: "quiesce", OnFailure: Abandon,
+			Bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second, NodeJoinTimeout: 15 * time.Second, VolumeDetachTimeout: time.Minute},
+		},
+	}
+}
+
+// do writes an effect to the log, and returns the fault that was set for the operation.
+func (env *testEnv) do(operation string) error {
+	env.mu.Lock()
+	env.log = append(env.log, operation)
+	env.mu.Unlock()
+	return env.nextError(strings.Fields(operation)[0])
+}
+
+func (env *testEnv) nextError(operation string) error {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	errs := env.errors[operation]
+	if len(errs) == 0 {
+		return nil
+	}
+	env.errors[operation] = errs[1:]
+	return errs[0]
+}
+
+// failAlways has an operation fail until it is told otherwise.
+func (env *testEnv) failAlways(operation string, err error) (heal func()) {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	env.errors[operation] = slices.Repeat([]error{err}, 10_000)
+	return func() {
+		env.mu.Lock()
+		defer env.mu.Unlock()
+		delete(env.errors, operation)
+	}
+}
+
+// setState changes the instance's state.
+func (env *testEnv) setState(state string) {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	env.state = state
+}
+
+// effects is the log with the evictions among it.
+func (env *testEnv) effects() []string {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	return slices.Clone(env.log)
+}
+
+func (env *testEnv) Instances(context.Context, string) ([]Instance, error) {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	all := slices.Clone(env.peers)
+	if env.state != "" {
+		all = append(all, Instance{ID: event.InstanceID, Zone: "eu-west-1a", State: env.state})
+	}
+	return all, nil
+}
+
+func (env *testEnv) GroupOf(context.Context, string) (string, error) {
+	return "workers-a", env.nextError("group")
+}
+
+func (env *testEnv) List(ctx context.Context, names ...string) iter.Seq2[Group, error] {
+	own, _ := env.Instances(ctx, "workers-a")
+	return func(yield func(Group, error) bool) {
+		for _, group := range append([]Group{{"workers-a", own}}, env.otherGroups...) {
+			if err := env.nextError("every"); err != nil && !yield(Group{}, err) {
+				return
+			}
+			if (len(names) == 0 || slices.Contains(names, group.Name)) && !yield(group, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (env *testEnv) ActivityStarts(context.Context, string) (map[string]time.Time, error) {
+	return env.activities, env.nextError("began")
+}
+
+func (env *testEnv) EC2Instances(_ context.Context, ids ...string) (map[string]EC2Instance, error) {
+	machines := map[string]EC2Instance{}
+	for _, id := range ids {
+		machines[id] = EC2Instance{PrivateDNS: "node-" + id, Terminated: env.terminated, Spot: env.spot}
+	}
+	return machines, env.nextError("machines")
+}
+
+// fakeHooks is a type of its own because its Describe says nothing of what is described.
+type fakeHooks struct{ *testEnv }
+
+func (h fakeHooks) Describe(_ context.Context, group, _ string) (Hook, error) {
+	if err := h.nextError("hook-" + group); err != nil {
+		return Hook{}, err
+	}
+	return h.hook, h.nextError("hook")
+}
+
+func (h fakeHooks) Heartbeat(ctx context.Context, t Termination) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	if h.state == inService {
+		h.mu.Unlock()
+		return ErrNoActiveAction
+	}
+	h.heartbeats = append(h.heartbeats, heartbeat{time.Now(), t})
+	h.mu.Unlock()
+	if h.isStale(t) {
+		return ErrNoActiveAction
+	}
+	return cmp.Or(h.nextError("heartbeat-"+t.InstanceID), h.nextError("heartbeat"))
+}
+
+func (h fakeHooks) isStale(t Termination) bool {
+	return h.token != "" && t.Token != "" && t.Token != h.token
+}
+
+func (h fakeHooks) Complete(ctx context.Context, t Termination, result Result) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := h.do(fmt.Sprintf("complete %s %s", t.Token, result)); err != nil {
+		return err
+	}
+	if h.isStale(t) {
+		return ErrNoActiveAction
+	}
+	h.completed = append(h.completed, result)
+	return nil
+}
+
+func (env *testEnv) FindNode(_ context.Context, id, name, _ string) (*drain.Node, error) {
+	if env.node == nil || time.Now().Before(env.joinsAt) {
+		return nil, env.nextError("find")
+	}
+	return &drain.Node{Name: name, InstanceID: id}, env.nextError("find")
+}
+
+func (env *testEnv) NodeByName(_ context.Context, name string) (*drain.Node, error) {
+	return &drain.Node{Name: name, InstanceID: event.InstanceID}, nil
+}
+
+func (env *testEnv) Cordon(_ context.Context, node drain.Node, hook string, _ time.Time) (time.Time, error) {
+	env.cordonedFor = hook
+	at := env.cordonedAt
+	if at.IsZero() {
+		at = time.Now()
+	}
+	return at, env.do("cordon " + node.Name)
+}
+
+func (env *testEnv) WatchPods(_ context.Context, node drain.Node) (drain.Cluster, error) {
+	return loggedCluster{env.node, env}, env.nextError("watch")
+}
+
+// loggedCluster writes evictions to the world's log.
+type loggedCluster struct {
+	*draintest.Cluster
+	env *testEnv
+}
+
+func (l loggedCluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
+	_ = l.env.do("evict " + ref.String())
+	return l.Cluster.Evict(ctx, ref, o)
+}
+
+func (env *testEnv) TaintTerminating(_ context.Context, others []drain.Node) (err error) {
+	for _, other := range others {
+		err = errors.Join(err, env.do("repel node-"+other.InstanceID))
+	}
+	return err
+}
+
+func (env *testEnv) RecordEvent(_ context.Context, _ drain.Node, e NodeEvent) error {
+	env.mu.Lock()
+	env.events = append(env.events, e)
+	env.mu.Unlock()
+	return env.nextError("tell")
+}
+
+func (env *testEnv) Restore(_ context.Context, node drain.Node, hook string) (bool, error) {
+	if len(env.cordonedNodes) > 0 && env.cordonedNodes[0].Hook != hook {
+		return false, nil
+	}
+	return true, env.do("restore " + node.Name)
+}
+
+func (env *testEnv) AwaitDetached(ctx context.Context, _ drain.Node, claims []string) error {
+	env.claims = claims
+	_ = env.do("volumes")
+	return pause(ctx, env.detachTime)
+}
+
+func (env *testEnv) PDBs(context.Context, []drain.Pod) ([]drain.PDB, error) {
+	return []drain.PDB{}, nil
+}
+
+func (env *testEnv) AcquireLease(_ context.Context, _ string, shorten func(time.Time)) (Lease, error) {
+	if env.heldElsewhere {
+		return nil, nil
+	}
+	env.mu.Lock()
+	env.shorten = shorten
+	env.mu.Unlock()
+	if err := env.do("own"); err != nil {
+		return nil, err
+	}
+	return fakeLease{&env.records, env}, nil
+}
+
+// fakeLease is our Lease.
+type fakeLease struct {
+	*draintest.Records
+	env *testEnv
+}
+
+func (l fakeLease) Release(keep Keep) error {
+	l.env.mu.Lock()
+	l.env.kept = append(l.env.kept, keep)
+	l.env.mu.Unlock()
+	return l.env.do("release")
+}
+
+func (env *testEnv) ShortenDeadline(_ context.Context, id string, deadline time.Time) error {
+	env.shortenedTo = append(env.shortenedTo, deadline)
+	return env.nextError("hasten")
+}
+
+// shortenDeadline tells our drain of a deadline.
+func (env *testEnv) shortenDeadline(deadline time.Time) {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	env.shorten(deadline)
+}
+
+func (env *testEnv) Leases(context.Context) ([]LeaseInfo, error) {
+	var all []LeaseInfo
+	for _, name := range env.heldLeases {
+		all = append(all, LeaseInfo{Name: name, Held: true})
+	}
+	for _, name := range env.freeLeases {
+		all = append(all, LeaseInfo{Name: name})
+	}
+	return all, env.nextError("owned")
+}
+
+func (env *testEnv) DeleteFreeLease(_ context.Context, id string) error {
+	return env.do("delete lease " + id)
+}
+
+func (env *testEnv) CordonedNodes(context.Context) ([]CordonedNode, error) {
+	return env.cordonedNodes, env.nextError("marked")
+}
+
+// fakeQueue is a queue and its dead letters, in memory.
+type fakeQueue struct {
+	*testEnv
+	latency           time.Duration // each call
+	waiting, inFlight int
+	hides             []hide
+	sent              []string
+	deadLetters       []Record
+}
+
+// hide is one change of a message's visibility.
+type hide struct {
+	at      time.Time
+	message string // its receipt handle
+	d       time.Duration
+}
+
+// Hide takes effect though nobody waits for its answer any more.
+func (m *fakeQueue) Hide(ctx context.Context, receiptHandle string, d time.Duration) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		time.Sleep(m.latency)
+		if d != hiddenTime {
+			_ = m.do(fmt.Sprintf("give back %s", receiptHandle))
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.hides = append(m.hides, hide{time.Now(), receiptHandle, d})
+	}()
+	select {
+	case <-done:
+		return m.nextError("hide")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// hidesOf are the changes of one message's visibility.
+func (m *fakeQueue) hidesOf(receiptHandle string) (hides []hide) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, h := range m.hides {
+		if h.message == receiptHandle {
+			hides = append(hides, h)
+		}
+	}
+	return hides
+}
+
+func (m *fakeQueue) Send(_ context.Context, body string) error {
+	if err := m.nextError("send"); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sent = append(m.sent, body)
+	return nil
+}
+
+func (m *fakeQueue) Backlog(context.Context) (int, int, error) {
+	return m.waiting, m.inFlight, m.nextError("backlog")
+}
+
+func (m *fakeQueue) SendToDLQ(_ context.Context, record Record) error {
+	if err := m.nextError("bury"); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.deadLetters = append(m.deadLetters, record)
+	return nil
+}
