@@ -25,7 +25,7 @@ type slowShutdown struct {
 func (u *slowShutdown) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
 	u.evictBy = p.EvictBy
 	err := pause(ctx, u.takes)
-	_ = u.env.do("farewell " + p.Name)
+	_ = u.env.do("shutdown " + p.Name)
 	return drain.EscortResult{Strategy: "shutdown"}, err
 }
 
@@ -48,7 +48,7 @@ func TestDaemonSets_DeadlineReached_PoolersShutDown(t *testing.T) {
 		report, err := invoke(t, h)
 		require.NoError(t, err)
 		require.Equal(t, StatusPartial, report.Status)
-		require.Equal(t, []string{"farewell daemon", "complete t-1 CONTINUE", "release"}, lastOf(env.effects(), 3))
+		require.Equal(t, []string{"shutdown daemon", "complete t-1 CONTINUE", "release"}, lastOf(env.effects(), 3))
 		require.Equal(t, "shutdown", report.Pods[0].Escort.Strategy)
 		require.Equal(t, report.Deadline.Add(8*time.Second), u.evictBy, "time to end what is not done by then")
 		require.Equal(t, report.Deadline.Add(3*time.Second), report.FinishedAt)
@@ -72,7 +72,7 @@ func TestDaemonSets_DrainHandedOff_PoolersKeepRunning(t *testing.T) {
 		defer cancel()
 		_, err := h.Invoke(ctx, nil)
 		require.ErrorAs(t, err, new(*Incomplete))
-		require.NotContains(t, env.effects(), "farewell daemon")
+		require.NotContains(t, env.effects(), "shutdown daemon")
 	})
 }
 

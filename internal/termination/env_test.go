@@ -148,7 +148,7 @@ func (env *testEnv) List(ctx context.Context, names ...string) iter.Seq2[Group, 
 	own, _ := env.Instances(ctx, "workers-a")
 	return func(yield func(Group, error) bool) {
 		for _, group := range append([]Group{{"workers-a", own}}, env.otherGroups...) {
-			if err := env.nextError("every"); err != nil && !yield(Group{}, err) {
+			if err := env.nextError("groups"); err != nil && !yield(Group{}, err) {
 				return
 			}
 			if (len(names) == 0 || slices.Contains(names, group.Name)) && !yield(group, nil) {
@@ -159,7 +159,7 @@ func (env *testEnv) List(ctx context.Context, names ...string) iter.Seq2[Group, 
 }
 
 func (env *testEnv) ActivityStarts(context.Context, string) (map[string]time.Time, error) {
-	return env.activities, env.nextError("began")
+	return env.activities, env.nextError("activities")
 }
 
 func (env *testEnv) EC2Instances(_ context.Context, ids ...string) (map[string]EC2Instance, error) {
@@ -167,7 +167,7 @@ func (env *testEnv) EC2Instances(_ context.Context, ids ...string) (map[string]E
 	for _, id := range ids {
 		machines[id] = EC2Instance{PrivateDNS: "node-" + id, Terminated: env.terminated, Spot: env.spot}
 	}
-	return machines, env.nextError("machines")
+	return machines, env.nextError("ec2")
 }
 
 // fakeHooks is a type of its own because its Describe says nothing of what is described.
@@ -252,7 +252,7 @@ func (l loggedCluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOp
 
 func (env *testEnv) TaintTerminating(_ context.Context, others []drain.Node) (err error) {
 	for _, other := range others {
-		err = errors.Join(err, env.do("repel node-"+other.InstanceID))
+		err = errors.Join(err, env.do("taint node-"+other.InstanceID))
 	}
 	return err
 }
@@ -261,7 +261,7 @@ func (env *testEnv) RecordEvent(_ context.Context, _ drain.Node, e NodeEvent) er
 	env.mu.Lock()
 	env.events = append(env.events, e)
 	env.mu.Unlock()
-	return env.nextError("tell")
+	return env.nextError("event")
 }
 
 func (env *testEnv) Restore(_ context.Context, node drain.Node, hook string) (bool, error) {
@@ -288,7 +288,7 @@ func (env *testEnv) AcquireLease(_ context.Context, _ string, shorten func(time.
 	env.mu.Lock()
 	env.shorten = shorten
 	env.mu.Unlock()
-	if err := env.do("own"); err != nil {
+	if err := env.do("acquire"); err != nil {
 		return nil, err
 	}
 	return fakeLease{&env.records, env}, nil
@@ -309,7 +309,7 @@ func (l fakeLease) Release(keep Keep) error {
 
 func (env *testEnv) ShortenDeadline(_ context.Context, id string, deadline time.Time) error {
 	env.shortenedTo = append(env.shortenedTo, deadline)
-	return env.nextError("hasten")
+	return env.nextError("shorten")
 }
 
 // shortenDeadline tells our drain of a deadline.
@@ -327,7 +327,7 @@ func (env *testEnv) Leases(context.Context) ([]LeaseInfo, error) {
 	for _, name := range env.freeLeases {
 		all = append(all, LeaseInfo{Name: name})
 	}
-	return all, env.nextError("owned")
+	return all, env.nextError("leases")
 }
 
 func (env *testEnv) DeleteFreeLease(_ context.Context, id string) error {
@@ -335,7 +335,7 @@ func (env *testEnv) DeleteFreeLease(_ context.Context, id string) error {
 }
 
 func (env *testEnv) CordonedNodes(context.Context) ([]CordonedNode, error) {
-	return env.cordonedNodes, env.nextError("marked")
+	return env.cordonedNodes, env.nextError("cordoned")
 }
 
 // fakeQueue is a queue and its dead letters, in memory.
@@ -362,7 +362,7 @@ func (m *fakeQueue) Hide(ctx context.Context, receiptHandle string, d time.Durat
 		defer close(done)
 		time.Sleep(m.latency)
 		if d != hiddenTime {
-			_ = m.do(fmt.Sprintf("give back %s", receiptHandle))
+			_ = m.do(fmt.Sprintf("return %s", receiptHandle))
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -403,7 +403,7 @@ func (m *fakeQueue) Backlog(context.Context) (int, int, error) {
 }
 
 func (m *fakeQueue) SendToDLQ(_ context.Context, record Record) error {
-	if err := m.nextError("bury"); err != nil {
+	if err := m.nextError("dlq"); err != nil {
 		return err
 	}
 	m.mu.Lock()

@@ -192,7 +192,7 @@ func TestStaleEvent_StartNotReadable_FailsBeforeDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.token = "t-2"
-		env.errors["began"] = []error{errors.New("Throttling")}
+		env.errors["activities"] = []error{errors.New("Throttling")}
 		stale := event
 		stale.Began = time.Now().Add(-3 * time.Hour)
 		report, err := deliver(t, env.handler(), Record{Termination: &stale, FirstReceived: time.Now().Add(-time.Hour)})
@@ -204,7 +204,7 @@ func TestStaleEvent_StartNotReadable_FailsBeforeDrain(t *testing.T) {
 
 // A cluster out of reach must not cost the instance its hook, nor hold it for ever.
 func TestUnreachableCluster_UntilDeadline_KeptAliveThenOnFailure(t *testing.T) {
-	for _, step := range []string{"connect", "own"} {
+	for _, step := range []string{"connect", "acquire"} {
 		synctest.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.failAlways(step, errors.New("no route to host"))

@@ -30,7 +30,7 @@ func TestASpotInterruptionDrainsAndCompletesNothing(t *testing.T) {
 		env.node.Add(web("web"), 5*time.Second)
 		report, err := deliver(t, env.handler(), triggered(SpotInterruption))
 		require.NoError(t, err)
-		require.Equal(t, []string{"own", "cordon node-i-0abc1234", "evict app/web", "release"}, env.effects())
+		require.Equal(t, []string{"acquire", "cordon node-i-0abc1234", "evict app/web", "release"}, env.effects())
 		require.Equal(t, StatusDrained, report.Status)
 		require.Equal(t, SpotInterruption, report.Trigger)
 		require.Equal(t, "workers-a", report.Group)
@@ -136,7 +136,7 @@ func TestInterruption_CannotBeTrue_DrainsNothing(t *testing.T) {
 }
 
 func TestInterruption_StepFails_Retried(t *testing.T) {
-	for _, step := range []string{"group", "machines", "connect", "own"} {
+	for _, step := range []string{"group", "ec2", "connect", "acquire"} {
 		synctest.Test(t, func(t *testing.T) {
 			env := spotEnv()
 			env.errors[step] = []error{errors.New("no: " + step)}

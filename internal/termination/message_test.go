@@ -70,7 +70,7 @@ func TestHandOff_InvocationEnds_ReleasesLeaseThenMessage(t *testing.T) {
 		require.Equal(t, 15*time.Minute-handOffReserve, time.Since(began))
 		require.Equal(t, time.Now(), env.heartbeats[len(env.heartbeats)-1].at)
 		effects := env.effects()
-		require.Equal(t, []string{"release", "give back m-1"}, effects[len(effects)-2:])
+		require.Equal(t, []string{"release", "return m-1"}, effects[len(effects)-2:])
 		last := m.hidesOf("m-1")[len(m.hidesOf("m-1"))-1]
 		require.LessOrEqual(t, last.d, time.Second, "the next slice begins at once")
 	})
@@ -107,7 +107,7 @@ func TestMessage_LeaseHeldElsewhere_ComesAgainLater(t *testing.T) {
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
 		hides := m.hidesOf("m-1")
 		require.InDelta(t, 15, hides[len(hides)-1].d.Seconds(), 2)
-		require.Equal(t, []string{"give back m-1"}, env.effects())
+		require.Equal(t, []string{"return m-1"}, env.effects())
 	})
 }
 
@@ -139,7 +139,7 @@ func TestMessage_DrainFails_ComesAgainInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
-		env.failAlways("own", errors.New("connection refused"))
+		env.failAlways("acquire", errors.New("connection refused"))
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
 		hides := m.hidesOf("m-1")
 		require.LessOrEqual(t, hides[len(hides)-1].d, 2*time.Second)
@@ -225,7 +225,7 @@ func TestMalformed_DLQRefuses_ComesAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
-		env.failAlways("bury", errors.New("AccessDenied"))
+		env.failAlways("dlq", errors.New("AccessDenied"))
 		require.Equal(t, []string{"bad"}, deliverBatch(t, h, malformed, messageOf(event, "good")))
 		require.LessOrEqual(t, m.hidesOf("bad")[0].d, maxFailedDelay)
 		require.Equal(t, []Result{Continue}, env.completed)

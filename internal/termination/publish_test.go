@@ -39,8 +39,8 @@ func (m *fakeMetrics) Store(ctx context.Context, r Report) error {
 }
 
 // withMetrics is the world's handler with somebody who watches it.
-func withMetrics(m *testEnv) (*Handler, *fakeMetrics) {
-	h, all := m.handler(), &fakeMetrics{}
+func withMetrics(env *testEnv) (*Handler, *fakeMetrics) {
+	h, all := env.handler(), &fakeMetrics{}
 	h.Metrics, h.Archive = all, all
 	return h, all
 }
@@ -112,14 +112,14 @@ func TestPublish_SlowArchive_DelaysNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web-0"), time.Second)
-		env.errors["tell"] = []error{errors.New("events is forbidden"), errors.New("events is forbidden")}
+		env.errors["event"] = []error{errors.New("events is forbidden"), errors.New("events is forbidden")}
 		h, seen := withMetrics(env)
 		seen.archiveDelay, seen.archiveError = time.Hour, errors.New("NoSuchBucket")
 		began := time.Now()
 		report, err := invoke(t, h)
 		require.NoError(t, err)
 		require.Equal(t, StatusDrained, report.Status)
-		require.Equal(t, []string{"own", "cordon node-i-0abc1234", "evict app/web-0", "complete t-1 CONTINUE", "release"}, env.effects())
+		require.Equal(t, []string{"acquire", "cordon node-i-0abc1234", "evict app/web-0", "complete t-1 CONTINUE", "release"}, env.effects())
 		require.Equal(t, time.Second, report.FinishedAt.Sub(began), "when the action was completed, and the Lease given back")
 		require.Equal(t, time.Second+publishTimeout, time.Since(began))
 	})

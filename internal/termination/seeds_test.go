@@ -84,7 +84,7 @@ type undoRecorder struct {
 }
 
 func (r undoRecorder) Undo(_ context.Context, p drain.EscortRequest) error {
-	return r.env.do("give back " + p.Name)
+	return r.env.do("undo " + p.Name)
 }
 
 // Found by the simulation, seed 2403: a slice crashed while a pooler was paused, the next could not cordon, and the group retained the
@@ -99,7 +99,7 @@ func TestSweep_RetainedInstance_UndoesEscortsKeepsCordon(t *testing.T) {
 		h, _ := env.withQueue()
 		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: undoRecorder{env: env}}}
 		require.Zero(t, sweepOnce(t, h).Restored)
-		require.Equal(t, []string{"own", "give back paused", "release"}, env.effects())
+		require.Equal(t, []string{"acquire", "undo paused", "release"}, env.effects())
 	})
 }
 

@@ -494,7 +494,7 @@ func (m simQueue) Backlog(ctx context.Context) (waiting, underWay int, err error
 }
 
 func (m simQueue) SendToDLQ(ctx context.Context, record Record) error {
-	return m.effect(ctx, aws, "bury", record.MessageID, func() error {
+	return m.effect(ctx, aws, "to DLQ", record.MessageID, func() error {
 		m.s.deadLettered[record.Body] = true
 		if record.Malformed == nil {
 			m.s.violate("%s was buried, and was an event", record.MessageID)

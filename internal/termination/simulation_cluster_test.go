@@ -184,7 +184,7 @@ func (k simCluster) Cordon(ctx context.Context, of drain.Node, hook string, bega
 
 func (k simCluster) TaintTerminating(ctx context.Context, others []drain.Node) (err error) {
 	for _, other := range others {
-		err = errors.Join(err, k.effect(ctx, api, "repel", other.InstanceID, func() error {
+		err = errors.Join(err, k.effect(ctx, api, "taint", other.InstanceID, func() error {
 			if c := k.s.instance(other.InstanceID); c != nil && !c.dead {
 				k.checkWrite(c, "tainted")
 				c.node.tainted = true
@@ -258,7 +258,7 @@ func (k simCluster) DeleteFreeLease(ctx context.Context, id string) error {
 // AcquireLease takes the lease, and renews it until ctx ends or it is released.
 func (k simCluster) AcquireLease(ctx context.Context, id string, shorten func(time.Time)) (Lease, error) {
 	mine, acquired := &simLease{holder: k.simInvocation, shorten: shorten, records: map[string]string{}}, false
-	err := k.effect(ctx, api, "own", id, func() error {
+	err := k.effect(ctx, api, "acquire", id, func() error {
 		n := k.s.instance(id).node
 		if n.lease != nil && time.Now().Before(n.lease.until) {
 			return nil
@@ -312,7 +312,7 @@ func (h heldLease) SetRecord(ctx context.Context, uid, text string) error {
 
 // ShortenDeadline leaves a deadline on the lease.
 func (k simCluster) ShortenDeadline(ctx context.Context, id string, deadline time.Time) error {
-	return k.effect(ctx, api, "hasten", id, func() error {
+	return k.effect(ctx, api, "shorten", id, func() error {
 		k.s.counts["drain hastened"]++
 		if l := k.s.instance(id).node.lease; l != nil {
 			l.deadline = deadline

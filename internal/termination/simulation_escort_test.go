@@ -181,7 +181,7 @@ func (e simEscort) undo(ctx context.Context, p drain.EscortRequest) error {
 
 // Farewell implements drain.Escort.
 func (e simEscort) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
-	err := e.effect(ctx, console, "farewell", p.Name, func() error {
+	err := e.effect(ctx, console, "shutdown", p.Name, func() error {
 		if pod := e.s.pod(p.Ref); pod != nil {
 			e.checkShutDown(pod)
 			pod.shutDown = true

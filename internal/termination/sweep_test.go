@@ -67,7 +67,7 @@ func TestSweep_NothingWaits_DoesNothing(t *testing.T) {
 		env.state = "InService"
 		h, m := env.withQueue()
 		env.failAlways("backlog", errors.New("not to be asked"))
-		env.failAlways("began", errors.New("not to be asked"))
+		env.failAlways("activities", errors.New("not to be asked"))
 		env.failAlways("hook", errors.New("not to be asked"))
 		report := sweepOnce(t, h)
 		require.Empty(t, report.Errors)
@@ -157,7 +157,7 @@ func TestSweep_NoQueue_OnlyHeartbeats(t *testing.T) {
 
 // While the cluster is out of reach nobody drains. The instances must outlive that.
 func TestSweep_ClusterUnreachable_StillHeartbeats(t *testing.T) {
-	for _, step := range []string{"connect", "owned"} {
+	for _, step := range []string{"connect", "leases"} {
 		synctest.Test(t, func(t *testing.T) {
 			env := lostEventEnv()
 			env.failAlways(step, errors.New("no route to host"))
@@ -190,14 +190,14 @@ func TestSweep_OneGroupFails_OthersAreSwept(t *testing.T) {
 func TestSweep_GroupPageFails_FailsOnlyIfAllDo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
-		env.errors["every"] = []error{errors.New("Rate exceeded")}
+		env.errors["groups"] = []error{errors.New("Rate exceeded")}
 		env.otherGroups = []Group{{Name: "workers-b"}}
 		h, m := env.withQueue()
 		report := sweepOnce(t, h)
 		require.Len(t, m.sent, 1)
 		require.Equal(t, []string{"Rate exceeded"}, report.Errors)
 
-		env.failAlways("every", errors.New("AccessDenied"))
+		env.failAlways("groups", errors.New("AccessDenied"))
 		h.Policy.GroupNames = []string{"none"}
 		report, err := trySweep(t, h)
 		var failed *Failed
@@ -225,7 +225,7 @@ func TestSweep_AgeUnknown_Resent(t *testing.T) {
 		sweepOnce(t, h)
 		require.Len(t, m.sent, 1, "better twice than never")
 
-		env.failAlways("began", errors.New("AccessDenied"))
+		env.failAlways("activities", errors.New("AccessDenied"))
 		report := sweepOnce(t, h)
 		require.Len(t, m.sent, 1)
 		require.Equal(t, []string{"AccessDenied"}, report.Errors)
@@ -278,7 +278,7 @@ func TestSweep_InstanceReturned_NodeRestored(t *testing.T) {
 		h, _ := env.withQueue()
 		report := sweepOnce(t, h)
 		require.Equal(t, 1, report.Restored)
-		require.Equal(t, []string{"own", "restore node-1", "release"}, env.effects())
+		require.Equal(t, []string{"acquire", "restore node-1", "release"}, env.effects())
 	})
 }
 
@@ -289,7 +289,7 @@ func TestSweep_NotSurelyReturned_NodeStaysCordoned(t *testing.T) {
 		},
 		"closed for a person":     func(env *testEnv, _ *Handler) { env.cordonedNodes[0].Hook = "" },
 		"of another installation": func(env *testEnv, _ *Handler) { env.cordonedNodes[0].Hook = "theirs" },
-		"owned":                   func(env *testEnv, _ *Handler) { env.heldLeases = []string{event.InstanceID} },
+		"leases":                   func(env *testEnv, _ *Handler) { env.heldLeases = []string{event.InstanceID} },
 		"stopped":                 func(env *testEnv, _ *Handler) { env.state = "Warmed:Stopped" },
 		"retained":                func(env *testEnv, _ *Handler) { env.state = "Terminating:Retained" },
 		"in shadow mode":          func(_ *testEnv, h *Handler) { h.Policy.Shadow = true },
@@ -315,7 +315,7 @@ func TestSweep_TerminatedDuringRestore_StaysCordoned(t *testing.T) {
 			return terminatesOnAcquire{k, env}, err
 		}
 		require.Zero(t, sweepOnce(t, h).Restored)
-		require.Equal(t, []string{"own", "release"}, env.effects())
+		require.Equal(t, []string{"acquire", "release"}, env.effects())
 	})
 }
 

@@ -35,7 +35,7 @@ func TestDrain_Effects_ComeInPromisedOrder(t *testing.T) {
 		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Equal(t, []string{
-			"own", "cordon node-i-0abc1234", "repel node-i-0def", "evict app/db-0", "volumes", "complete t-1 CONTINUE", "release",
+			"acquire", "cordon node-i-0abc1234", "taint node-i-0def", "evict app/db-0", "volumes", "complete t-1 CONTINUE", "release",
 		}, env.effects())
 		require.Equal(t, StatusDrained, report.Status)
 		require.Equal(t, Continue, report.LifecycleResult)
@@ -267,7 +267,7 @@ func TestVolumes_NeverDetach_WaitIsBounded(t *testing.T) {
 }
 
 func TestAFailedStepIsAFunctionErrorThatNamesIt(t *testing.T) {
-	for _, step := range []string{"connect", "own", "hook", "find", "cordon", "watch"} {
+	for _, step := range []string{"connect", "acquire", "hook", "find", "cordon", "watch"} {
 		synctest.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.errors[step] = []error{errors.New("no: " + step)}
@@ -284,7 +284,7 @@ func TestAFailedStepIsAFunctionErrorThatNamesIt(t *testing.T) {
 func TestDescribeInstances_Fails_NodeIsSearched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
-		env.errors["machines"] = []error{errors.New("UnauthorizedOperation")}
+		env.errors["ec2"] = []error{errors.New("UnauthorizedOperation")}
 		env.node.Add(web("web"), 0)
 		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
