@@ -10,8 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An instance that is held though its node is empty, because the context that drained it had ended, waits for the whole
-// timeout of its hook.
+// A completion on the drain's own context would fail when that has ended, and the instance would wait for the whole timeout of its hook.
 func TestComplete_ContextEnded_StillCompletes(t *testing.T) {
 	env := newTestEnv()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -21,17 +20,17 @@ func TestComplete_ContextEnded_StillCompletes(t *testing.T) {
 
 	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 	defer cancel()
-	require.NoError(t, env.handler().newJob(event).complete(late, Continue), "an answer that comes too late costs less")
+	require.NoError(t, env.handler().newJob(event).complete(late, Continue), "a late answer costs less than an instance that waits")
 }
 
-// The same words are said of an action that has ended and of one that has just begun.
+// Auto Scaling gives the same answer for an action that has ended and for one that has just begun.
 func TestComplete_NoActiveAction_BelievedOnlyIfNotWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.errors["complete"] = []error{ErrNoActiveAction, ErrNoActiveAction}
 		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
-		require.Equal(t, Continue, report.LifecycleResult, "it was tried again, since the instance still waited")
+		require.Equal(t, Continue, report.LifecycleResult, "it is retried because the instance still waits")
 
 		env = newTestEnv()
 		env.errors["complete"] = []error{ErrNoActiveAction}
@@ -55,8 +54,8 @@ func TestComplete_StaleToken_CompletesCurrentAction(t *testing.T) {
 	})
 }
 
-// A group can have a second hook, such as the one that EKS gives its node groups. An event that comes again when ours is
-// completed finds the instance waiting, and no action of ours: to retry until the other hook ends would take hours.
+// A group can have a second hook, such as the one of EKS for its node groups. After our completion, a duplicate event finds the instance
+// waiting without an action of ours. Retrying until the other hook ends would take hours.
 func TestComplete_DuplicateAndOtherHook_EndsWithoutError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -72,7 +71,7 @@ func TestComplete_DuplicateAndOtherHook_EndsWithoutError(t *testing.T) {
 	})
 }
 
-// Of an action that has just begun it would be fatal to believe that it has ended: nobody would ever complete it.
+// If a new action were taken for one that has ended, it would never be completed.
 func TestComplete_NewActionDenied_Retries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -98,14 +97,14 @@ func TestComplete_Throttled_RetriesWhileTimeRemains(t *testing.T) {
 		began := time.Now()
 		report, err = invoke(t, env.handler())
 		var failed *Failed
-		require.ErrorAs(t, err, &failed, "and then the next delivery goes on")
+		require.ErrorAs(t, err, &failed, "the next delivery continues")
 		require.ErrorContains(t, err, "Rate exceeded")
 		require.Equal(t, StatusFailed, report.Status)
 		require.Equal(t, completeTimeout, time.Since(began))
 	})
 }
 
-// What is left of the invocation bounds the completion: a function that is killed in it answers nothing.
+// The rest of the invocation bounds the completion: a function that is killed during it answers nothing.
 func TestComplete_KeepsFailing_EndsBeforeInvocation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -118,7 +117,7 @@ func TestComplete_KeepsFailing_EndsBeforeInvocation(t *testing.T) {
 	})
 }
 
-// Where the group retains what is abandoned, that keeps a machine for somebody to look at; elsewhere it only ends other hooks.
+// Where the group retains abandoned instances, ABANDON keeps one for inspection. Elsewhere it only ends the other hooks.
 func TestDrain_FailedUntilDeadline_OnFailureDecides(t *testing.T) {
 	for _, policy := range []Result{Continue, Abandon} {
 		synctest.Test(t, func(t *testing.T) {
@@ -133,7 +132,7 @@ func TestDrain_FailedUntilDeadline_OnFailureDecides(t *testing.T) {
 			h.Policy.Bounds.MaxDuration, h.Policy.Bounds.CompletionReserve = 10*time.Second, 0
 			h.Policy.Bounds.NodeJoinTimeout = time.Hour
 			env.errors["find"] = nil
-			env.node = nil // it never appears
+			env.node = nil // it never joins
 			report, err := invoke(t, h)
 			require.NoError(t, err)
 			require.Equal(t, StatusFailed, report.Status)
@@ -142,7 +141,7 @@ func TestDrain_FailedUntilDeadline_OnFailureDecides(t *testing.T) {
 	}
 }
 
-// A node that comes back from a warm pool, or one that was retained, is drained again for the action of then.
+// A node that returns from a warm pool, or was retained, is drained again for its next action.
 func TestDrain_InstanceMovesToWarmPool_DrainedAndCompleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()

@@ -11,10 +11,10 @@ import (
 	"quiesce/internal/drain"
 )
 
-// otherMethods is what is not asked of an escort.
+// otherMethods are the methods of an escort that a test does not call.
 type otherMethods = drain.Escort
 
-// slowShutdown is an escort that takes its time to say farewell.
+// slowShutdown is an escort whose ShutDown takes its time.
 type slowShutdown struct {
 	otherMethods
 	takes   time.Duration
@@ -29,7 +29,7 @@ func (u *slowShutdown) ShutDown(ctx context.Context, p drain.EscortRequest) (dra
 	return drain.EscortResult{Strategy: "shutdown"}, err
 }
 
-// daemonEnv is a node with a DaemonSet's pooler and a pod that its budget keeps.
+// daemonEnv returns an environment with a DaemonSet's pooler and a pod that its PDB blocks.
 func daemonEnv(takes time.Duration) (*testEnv, *Handler, *slowShutdown) {
 	env, h := blockedEnv(2 * time.Second)
 	u := &slowShutdown{takes: takes, env: env}
@@ -50,7 +50,7 @@ func TestDaemonSets_DeadlineReached_PoolersShutDown(t *testing.T) {
 		require.Equal(t, StatusPartial, report.Status)
 		require.Equal(t, []string{"shutdown daemon", "complete t-1 CONTINUE", "release"}, lastOf(env.effects(), 3))
 		require.Equal(t, "shutdown", report.Pods[0].Escort.Strategy)
-		require.Equal(t, report.Deadline.Add(8*time.Second), u.evictBy, "time to end what is not done by then")
+		require.Equal(t, report.Deadline.Add(8*time.Second), u.evictBy, "the end of their time")
 		require.Equal(t, report.Deadline.Add(3*time.Second), report.FinishedAt)
 	})
 }

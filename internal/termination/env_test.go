@@ -17,42 +17,42 @@ import (
 	"quiesce/internal/drain/draintest"
 )
 
-// testEnv is all that a termination meets, in memory: one group, one hook, one node, and an ordered log of what was done to
-// them. What a test does not set behaves well.
+// testEnv is AWS and Kubernetes in memory: one group, one hook, one node, and an ordered log of effects. What a test does not set
+// succeeds.
 type testEnv struct {
 	node *draintest.Cluster // the node's pods; nil: there is no node
 
 	mu            sync.Mutex
 	state         string               // of our instance
-	token         string               // of the action that it is in, if events can be of another one; empty: any is
-	peers         []Instance           // of the group
-	otherGroups   []Group              // others
+	token         string               // of the present action; empty: any token is accepted
+	peers         []Instance           // other instances of our group
+	otherGroups   []Group              // groups beside ours
 	hook          Hook                 // our hook's settings
 	joinsAt       time.Time            // when the node appears
-	terminated    bool                 // the instance, as EC2 sees it
-	spot          bool                 // likewise
-	heldElsewhere bool                 // by another invocation
-	shortenedTo   []time.Time          // deadlines that were left for that one
-	shorten       func(time.Time)      // our drain, of one
-	heldLeases    []string             // all, as a sweep sees them
-	freeLeases    []string             // of instances, held by none
+	terminated    bool                 // as EC2 says
+	spot          bool                 // as EC2 says
+	heldElsewhere bool                 // another invocation holds our Lease
+	shortenedTo   []time.Time          // deadlines that were left on that Lease
+	shorten       func(time.Time)      // passes a deadline to our drain
+	heldLeases    []string             // Leases that are held
+	freeLeases    []string             // Leases of instances that are free
 	records       draintest.Records    // on our Lease
-	kept          []Keep               // at each release
-	cordonedNodes []CordonedNode       // likewise
-	activities    map[string]time.Time // activities
-	claims        []string             // waited for
+	kept          []Keep               // what each release kept
+	cordonedNodes []CordonedNode       // as a sweep finds them
+	activities    map[string]time.Time // the starts of activities, by instance ID
+	claims        []string             // whose volumes were awaited
 
-	cordonedFor string        // the hook
-	cordonedAt  time.Time     // by an earlier slice
+	cordonedFor string        // the hook that the node was cordoned for
+	cordonedAt  time.Time     // by an earlier invocation
 	detachTime  time.Duration // how long volumes take
 	heartbeats  []heartbeat
 	events      []NodeEvent
 	completed   []Result
-	errors      map[string][]error // by operation: one each, in order
+	errors      map[string][]error // by operation: one for each call, in order
 	log         []string
 }
 
-// heartbeat is a heartbeat.
+// heartbeat is one accepted or denied heartbeat.
 type heartbeat struct {
 	at          time.Time
 	termination Termination
@@ -85,7 +85,7 @@ func (env *testEnv) handler() *Handler {
 	}
 }
 
-// do writes an effect to the log, and returns the fault that was set for the operation.
+// do logs an effect, and returns the next error of its operation.
 func (env *testEnv) do(operation string) error {
 	env.mu.Lock()
 	env.log = append(env.log, operation)
@@ -104,7 +104,7 @@ func (env *testEnv) nextError(operation string) error {
 	return errs[0]
 }
 
-// failAlways has an operation fail until it is told otherwise.
+// failAlways makes an operation fail until it is healed.
 func (env *testEnv) failAlways(operation string, err error) (heal func()) {
 	env.mu.Lock()
 	defer env.mu.Unlock()
@@ -116,14 +116,14 @@ func (env *testEnv) failAlways(operation string, err error) (heal func()) {
 	}
 }
 
-// setState changes the instance's state.
+// setState changes the instance's lifecycle state.
 func (env *testEnv) setState(state string) {
 	env.mu.Lock()
 	defer env.mu.Unlock()
 	env.state = state
 }
 
-// effects is the log with the evictions among it.
+// effects returns the log of effects, evictions included.
 func (env *testEnv) effects() []string {
 	env.mu.Lock()
 	defer env.mu.Unlock()
@@ -170,7 +170,7 @@ func (env *testEnv) EC2Instances(_ context.Context, ids ...string) (map[string]E
 	return machines, env.nextError("ec2")
 }
 
-// fakeHooks is a type of its own because its Describe says nothing of what is described.
+// fakeHooks implements Hooks. It is a type of its own because Describe would be ambiguous on testEnv.
 type fakeHooks struct{ *testEnv }
 
 func (h fakeHooks) Describe(_ context.Context, group, _ string) (Hook, error) {
@@ -239,7 +239,7 @@ func (env *testEnv) WatchPods(_ context.Context, node drain.Node) (drain.Cluster
 	return loggedCluster{env.node, env}, env.nextError("watch")
 }
 
-// loggedCluster writes evictions to the world's log.
+// loggedCluster logs evictions among the other effects.
 type loggedCluster struct {
 	*draintest.Cluster
 	env *testEnv
@@ -294,7 +294,7 @@ func (env *testEnv) AcquireLease(_ context.Context, _ string, shorten func(time.
 	return fakeLease{&env.records, env}, nil
 }
 
-// fakeLease is our Lease.
+// fakeLease is the instance's Lease in our hands.
 type fakeLease struct {
 	*draintest.Records
 	env *testEnv
@@ -312,7 +312,7 @@ func (env *testEnv) ShortenDeadline(_ context.Context, id string, deadline time.
 	return env.nextError("shorten")
 }
 
-// shortenDeadline tells our drain of a deadline.
+// shortenDeadline passes a deadline to our drain, as a renewal of the Lease would.
 func (env *testEnv) shortenDeadline(deadline time.Time) {
 	env.mu.Lock()
 	defer env.mu.Unlock()
@@ -338,10 +338,10 @@ func (env *testEnv) CordonedNodes(context.Context) ([]CordonedNode, error) {
 	return env.cordonedNodes, env.nextError("cordoned")
 }
 
-// fakeQueue is a queue and its dead letters, in memory.
+// fakeQueue is a queue and its dead-letter queue in memory.
 type fakeQueue struct {
 	*testEnv
-	latency           time.Duration // each call
+	latency           time.Duration // of each Hide
 	waiting, inFlight int
 	hides             []hide
 	sent              []string
@@ -355,7 +355,7 @@ type hide struct {
 	d       time.Duration
 }
 
-// Hide takes effect though nobody waits for its answer any more.
+// Hide takes effect even if its caller does not await the answer.
 func (m *fakeQueue) Hide(ctx context.Context, receiptHandle string, d time.Duration) error {
 	done := make(chan struct{})
 	go func() {
@@ -376,7 +376,7 @@ func (m *fakeQueue) Hide(ctx context.Context, receiptHandle string, d time.Durat
 	}
 }
 
-// hidesOf are the changes of one message's visibility.
+// hidesOf returns the changes of one message's visibility.
 func (m *fakeQueue) hidesOf(receiptHandle string) (hides []hide) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"quiesce/internal/drain"
 )
 
-// invokeLate is an invocation of 20 s that goes on, so long after its deadline, with what one that crashed left behind.
+// invokeLate runs an invocation of 20 s, so long after its deadline, that continues the drain of one that crashed.
 func invokeLate(t *testing.T, h *Handler, late time.Duration) (Report, error) {
 	t.Helper()
 	return invokeLateFor(t, h, late, 20*time.Second)
@@ -74,7 +74,7 @@ func TestFinalPass_StepFails_RetriedForAMinute(t *testing.T) {
 	}
 }
 
-// Found by the simulation, seed 640: slices shorter than a last look began it anew for ever.
+// Found by the simulation, seed 640: invocations shorter than a final pass started it again for ever.
 func TestFinalPass_ShortInvocation_EndsBeforeIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(2 * time.Second)

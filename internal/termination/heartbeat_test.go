@@ -18,21 +18,21 @@ func TestHeartbeats_Drain_StartAtOnceAndStopWithIt(t *testing.T) {
 		began := time.Now()
 		_, err := invoke(t, env.handler())
 		require.NoError(t, err)
-		require.Equal(t, began, env.heartbeats[0].at, "the first second counts: the event may have waited long")
+		require.Equal(t, began, env.heartbeats[0].at, "the event may have waited long")
 		require.Equal(t, heartbeatRetry, env.heartbeats[1].at.Sub(env.heartbeats[0].at))
-		require.Equal(t, 2*heartbeatRetry, env.heartbeats[2].at.Sub(env.heartbeats[1].at), "who is throttled does not ask more often for it")
+		require.Equal(t, 2*heartbeatRetry, env.heartbeats[2].at.Sub(env.heartbeats[1].at), "throttling does not add requests")
 		for i := 3; i < len(env.heartbeats); i++ {
 			gap := env.heartbeats[i].at.Sub(env.heartbeats[i-1].at)
 			require.LessOrEqual(t, gap, 20*time.Second)
 			require.GreaterOrEqual(t, gap, 18*time.Second)
 		}
-		beats := len(env.heartbeats)
+		sent := len(env.heartbeats)
 		time.Sleep(time.Hour)
-		require.Len(t, env.heartbeats, beats, "none is leaked")
+		require.Len(t, env.heartbeats, sent, "no goroutine is leaked")
 	})
 }
 
-// A throttled account must not cost an instance its hook: each minute of it, the hook is asked for again in time.
+// A throttled account must not let the hook run out: heartbeats are retried in time.
 func TestHeartbeats_FailForLong_RetriedWithinTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -48,7 +48,7 @@ func TestHeartbeats_FailForLong_RetriedWithinTimeout(t *testing.T) {
 	})
 }
 
-// The next slice begins seconds later, or a minute where Lambda itself tries again: the hook must have all of its time then.
+// The next invocation begins seconds later, or a minute later if Lambda itself retries. The hook must have its whole timeout then.
 func TestHeartbeats_InvocationEnds_LastOneSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -57,14 +57,14 @@ func TestHeartbeats_InvocationEnds_LastOneSent(t *testing.T) {
 		require.ErrorContains(t, err, "incomplete")
 		last := env.heartbeats[len(env.heartbeats)-1].at
 		require.Equal(t, time.Now(), last)
-		beats := len(env.heartbeats)
+		sent := len(env.heartbeats)
 		time.Sleep(time.Hour)
-		require.Len(t, env.heartbeats, beats, "none is leaked")
+		require.Len(t, env.heartbeats, sent, "no goroutine is leaked")
 	})
 }
 
 func TestHookInterval_TimeoutUnknown_AssumesShortest(t *testing.T) {
-	require.InDelta(t, 10*time.Second, Hook{}.interval("i-0"), float64(time.Second), "as of the shortest there is")
+	require.InDelta(t, 10*time.Second, Hook{}.interval("i-0"), float64(time.Second), "a third of the shortest timeout")
 	require.InDelta(t, 100*time.Second, Hook{HeartbeatTimeout: 5 * time.Minute}.interval("i-0"), float64(10*time.Second))
 }
 
@@ -91,32 +91,32 @@ func TestDeadline_OursAndHooks_EarlierWins(t *testing.T) {
 		bounds Bounds
 		hook   Hook
 		seen   time.Duration // after it began
-		want   time.Duration // likewise
+		want   time.Duration // the same
 	}{
 		{"no hook", usual, Hook{}, 0, 29*time.Minute + 30*time.Second},
 		{"ours", usual, Hook{GlobalTimeout: 48 * time.Hour}, 0, 29*time.Minute + 30*time.Second},
 		{"the hook's", usual, Hook{GlobalTimeout: 10 * time.Minute}, 0, 9*time.Minute + 30*time.Second},
-		{"the hook's, by its heartbeats", usual, Hook{HeartbeatTimeout: 5 * time.Second}, 0, 7*time.Minute + 50*time.Second},
+		{"the hook's, from its heartbeat timeout", usual, Hook{HeartbeatTimeout: 5 * time.Second}, 0, 7*time.Minute + 50*time.Second},
 		{"an event that waited", usual, Hook{}, 20 * time.Minute, 29*time.Minute + 30*time.Second},
 		{"an event that waited too long", usual, Hook{}, time.Hour, time.Hour + lateDrainTime},
-		{"one that came just before the end", usual, Hook{}, 29 * time.Minute, 29*time.Minute + lateDrainTime},
-		{"one that the hook does not wait for", usual, Hook{GlobalTimeout: time.Hour}, time.Hour, 59*time.Minute + 30*time.Second},
-		{"a short drain that comes late", Bounds{MaxDuration: 20 * time.Second}, Hook{}, time.Minute, time.Minute + 10*time.Second},
+		{"an event just before the end", usual, Hook{}, 29 * time.Minute, 29*time.Minute + lateDrainTime},
+		{"an event too late for the hook", usual, Hook{GlobalTimeout: time.Hour}, time.Hour, 59*time.Minute + 30*time.Second},
+		{"a short drain, late", Bounds{MaxDuration: 20 * time.Second}, Hook{}, time.Minute, time.Minute + 10*time.Second},
 		{"a short drain", Bounds{MaxDuration: 20 * time.Second}, Hook{}, time.Second, 20 * time.Second},
 	} {
 		require.Equal(t, c.want, c.bounds.deadline(began, began.Add(c.seen), c.hook).Sub(began), c.name)
 	}
 }
 
-// deliver has the event come by a record, with Lambda's full fifteen minutes.
+// deliver runs one invocation for the record, with Lambda's full fifteen minutes.
 func deliver(t *testing.T, h *Handler, record Record) (Report, error) {
 	t.Helper()
 	h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{record}} }
 	return invoke(t, h)
 }
 
-// Where a thousand instances go at once, the last events wait longer than a drain may take. Their pods must not die unsignalled
-// for that.
+// When a thousand instances terminate together, the last events wait longer than a drain may take. Their pods must not be killed without
+// a signal for that.
 func TestDeadline_LateEvent_GetsTwoMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -129,18 +129,17 @@ func TestDeadline_LateEvent_GetsTwoMinutes(t *testing.T) {
 
 		env = newTestEnv()
 		env.node.Add(web("stuck"), time.Hour)
-		seen := time.Now().Add(-time.Minute) // by an earlier slice
+		seen := time.Now().Add(-time.Minute) // by an earlier invocation
 		late.Began = time.Now().Add(-time.Hour)
 		report, err = deliver(t, env.handler(), Record{Termination: &late, FirstReceived: seen})
 		require.NoError(t, err)
 		require.Equal(t, StatusPartial, report.Status)
-		require.Equal(t, seen.Add(lateDrainTime), time.Now(), "and no more with each slice")
+		require.Equal(t, seen.Add(lateDrainTime), time.Now(), "and no more with each invocation")
 	})
 }
 
-// A retained instance that is terminated again fires its hook anew. The first event, delivered once more, has a token that is
-// good for nothing and a clock that ran out long ago: drained by that, its pods would have no time at all, and the hook
-// would run out.
+// A retained instance that is terminated again starts a new action. If its first event is delivered again, its token is invalid and its
+// clock ran out long ago. Under that clock, its pods would have no time at all, and the hook would run out.
 func TestStaleEvent_NewerActionActive_UsesItsClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -186,8 +185,8 @@ func TestStaleEvent_StartUnknown_FirstReceiptCounts(t *testing.T) {
 	})
 }
 
-// Found by the simulation, seed 9182: an account that is throttled has more to say in a moment. By a guess of an hour ago the instance
-// would go with its pods.
+// Found by the simulation, seed 9182: a throttled account answers in a moment. Under a guess of an hour ago, the instance would be
+// terminated with its pods.
 func TestStaleEvent_StartNotReadable_FailsBeforeDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -202,7 +201,7 @@ func TestStaleEvent_StartNotReadable_FailsBeforeDrain(t *testing.T) {
 	})
 }
 
-// A cluster out of reach must not cost the instance its hook, nor hold it for ever.
+// An unreachable cluster must not let the hook run out, nor keep the instance for ever.
 func TestUnreachableCluster_UntilDeadline_KeptAliveThenOnFailure(t *testing.T) {
 	for _, step := range []string{"connect", "acquire"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -218,7 +217,7 @@ func TestUnreachableCluster_UntilDeadline_KeptAliveThenOnFailure(t *testing.T) {
 			late, now := event, time.Now()
 			late.Began = now.Add(-time.Hour)
 			_, err = deliver(t, h, Record{Termination: &late, FirstReceived: now})
-			require.ErrorContains(t, err, "no route to host", "it has just come, and has a little time")
+			require.ErrorContains(t, err, "no route to host", "it has just come, and has two minutes")
 			for _, seen := range []time.Time{now.Add(-time.Hour), {}} {
 				env.completed = nil
 				report, err = deliver(t, h, Record{Termination: &late, FirstReceived: seen})
@@ -245,7 +244,7 @@ func TestHeartbeats_NoAnswer_NextOneIsSent(t *testing.T) {
 	})
 }
 
-// silentHooks answers no heartbeat.
+// silentHooks never answers a heartbeat.
 type silentHooks struct {
 	hooks Hooks
 	asked int

@@ -12,12 +12,12 @@ import (
 	"quiesce/internal/drain"
 )
 
-// triggered is a notice of just now.
+// triggered returns the record of a trigger that was sent just now.
 func triggered(n Trigger) Record {
 	return Record{Termination: &Termination{InstanceID: event.InstanceID, Began: time.Now(), Trigger: n}}
 }
 
-// spotEnv is in service.
+// spotEnv returns an environment whose instance is a Spot instance in service.
 func spotEnv() *testEnv {
 	env := newTestEnv()
 	env.state, env.spot = "InService", true
@@ -40,7 +40,7 @@ func TestASpotInterruptionDrainsAndCompletesNothing(t *testing.T) {
 	})
 }
 
-// requestRecorder is an escort that keeps what it was asked.
+// requestRecorder is an escort that records its requests.
 type requestRecorder struct {
 	drain.Escort
 	requests []drain.EscortRequest
@@ -51,7 +51,7 @@ func (b *requestRecorder) Run(ctx context.Context, r drain.EscortRequest) (drain
 	return drain.EscortResult{}, r.Evict(ctx, drain.EvictOptions{})
 }
 
-// An instance that EC2 takes in two minutes has no time for a phase that is stuck, nor for a replacement.
+// An instance that EC2 reclaims in two minutes has no time for a phase that is stuck, nor for a replacement.
 func TestSpotInterruption_PhasesAndEscorts_AreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env, b := spotEnv(), &requestRecorder{}
@@ -97,14 +97,14 @@ func TestRebalanceRecommendation_Drained_OnlyIfConfigured(t *testing.T) {
 		report, err = deliver(t, h, triggered(RebalanceRecommendation))
 		require.NoError(t, err)
 		require.Equal(t, StatusDrained, report.Status)
-		require.Equal(t, began.Add(29*time.Minute+30*time.Second), report.Deadline, "there is time")
+		require.Equal(t, began.Add(29*time.Minute+30*time.Second), report.Deadline, "the usual time")
 		require.Equal(t, "workloads", report.Phases[0].Name)
 		require.Empty(t, env.completed)
 		require.Empty(t, env.heartbeats)
 	})
 }
 
-// A notice is a claim. One that is forged must not drain a healthy node, and one that is stale cannot help any more.
+// A trigger is a claim. A forged one must not drain a healthy node, and a stale one comes too late.
 func TestInterruption_CannotBeTrue_DrainsNothing(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -113,11 +113,11 @@ func TestInterruption_CannotBeTrue_DrainsNothing(t *testing.T) {
 		status Status
 		says   string
 	}{
-		{"of another group", func(_ *testEnv, h *Handler) { h.Policy.OwnsGroup = func(string) bool { return false } }, 0,
+		{"another group", func(_ *testEnv, h *Handler) { h.Policy.OwnsGroup = func(string) bool { return false } }, 0,
 			StatusSkipped, "is not managed by quiesce"},
-		{"of a machine that is not Spot", func(env *testEnv, _ *Handler) { env.spot = false }, 0, StatusRejected, "is not a Spot instance"},
-		{"of one that is gone", func(env *testEnv, _ *Handler) { env.state = "" }, 0, StatusRejected, "already past draining"},
-		{"of one that is past waiting", func(env *testEnv, _ *Handler) { env.state = "Terminating:Proceed" }, 0, StatusRejected, "already past draining"},
+		{"not a Spot instance", func(env *testEnv, _ *Handler) { env.spot = false }, 0, StatusRejected, "is not a Spot instance"},
+		{"an instance that is gone", func(env *testEnv, _ *Handler) { env.state = "" }, 0, StatusRejected, "already past draining"},
+		{"an instance past the wait state", func(env *testEnv, _ *Handler) { env.state = "Terminating:Proceed" }, 0, StatusRejected, "already past draining"},
 		{"too late", func(*testEnv, *Handler) {}, spotTime + spotReserve, StatusRejected, "too late"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -148,7 +148,7 @@ func TestInterruption_StepFails_Retried(t *testing.T) {
 	}
 }
 
-// Auto Scaling may have noticed as well, and its event be drained already.
+// Auto Scaling may have sent its own event, whose drain is running.
 func TestInterruption_InstanceAlreadyDrained_Retried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := spotEnv()
@@ -175,24 +175,24 @@ func TestInterruption_ShadowMode_OnlyPlanned(t *testing.T) {
 	})
 }
 
-// A drain for a lifecycle action has half an hour. A notice that comes for its instance finds the lease held.
+// A drain for a lifecycle action has half an hour. The Spot interruption of its instance finds the lease held.
 func TestSpotInterruption_DrainRunning_PassesItsDeadline(t *testing.T) {
-	for notice, told := range map[Trigger][]time.Duration{SpotInterruption: {spotTime, spotTime}, RebalanceRecommendation: nil} {
+	for trigger, want := range map[Trigger][]time.Duration{SpotInterruption: {spotTime, spotTime}, RebalanceRecommendation: nil} {
 		synctest.Test(t, func(t *testing.T) {
 			env := spotEnv()
 			env.state, env.heldElsewhere = "Terminating:Wait", true
 			h, m := env.withQueue()
 			h.Policy.OnRebalanceRecommendation = true
-			record, began := triggered(notice), time.Now()
+			record, began := triggered(trigger), time.Now()
 			record.MessageID, record.ReceiptHandle = "m-1", "m-1"
 			require.Equal(t, []string{"m-1"}, deliverBatch(t, h, record))
-			require.Equal(t, []string{"m-1"}, deliverBatch(t, h, record), "that one may have ended without hearing it")
-			var left []time.Duration
+			require.Equal(t, []string{"m-1"}, deliverBatch(t, h, record), "the holder may have ended without reading the deadline")
+			var got []time.Duration
 			for _, deadline := range env.shortenedTo {
-				left = append(left, deadline.Sub(began))
+				got = append(left, deadline.Sub(began))
 			}
-			require.Equal(t, told, left)
-			if notice == SpotInterruption {
+			require.Equal(t, want, got)
+			if trigger == SpotInterruption {
 				hides := m.hidesOf("m-1")
 				require.Equal(t, spotDelay, hides[len(hides)-1].d)
 			}
@@ -205,10 +205,10 @@ func TestShortenedDeadline_DrainRunning_ContinuesUnderIt(t *testing.T) {
 		env, h := blockedEnv(2 * time.Second)
 		env.node.Add(web("quick"), time.Second)
 		began := time.Now()
-		heard := began.Add(2 * time.Minute)
-		deadline := heard.Add(90 * time.Second)
-		for _, at := range []time.Duration{0, 10 * time.Second, 20 * time.Second} { // each renewal
-			time.AfterFunc(time.Until(heard)+at, func() { env.shortenDeadline(deadline) })
+		shortened := began.Add(2 * time.Minute)
+		deadline := shortened.Add(90 * time.Second)
+		for _, at := range []time.Duration{0, 10 * time.Second, 20 * time.Second} { // at each renewal of the Lease
+			time.AfterFunc(time.Until(shortened)+at, func() { env.shortenDeadline(deadline) })
 		}
 		answer, err := h.Invoke(t.Context(), nil)
 		report := answer.(Report)
@@ -218,35 +218,35 @@ func TestShortenedDeadline_DrainRunning_ContinuesUnderIt(t *testing.T) {
 		require.Equal(t, deadline, report.Deadline)
 		require.False(t, time.Now().After(deadline))
 		require.Equal(t, []Result{Continue}, env.completed)
-		require.Len(t, report.Pods, 2, "who left before is not forgotten")
+		require.Len(t, report.Pods, 2, "pods that went before are still in the report")
 		for _, pod := range report.Pods {
 			if pod.Name == "quick" {
 				require.Equal(t, drain.Evicted, pod.Outcome)
 				continue
 			}
 			require.Equal(t, drain.Forced, pod.Outcome)
-			require.True(t, pod.ForcedAt.After(heard), "and not before time was short")
+			require.True(t, pod.ForcedAt.After(shortened), "not before the deadline was shortened")
 		}
-		require.True(t, env.heartbeats[len(env.heartbeats)-1].at.After(heard), "the hook is kept alive all the while")
+		require.True(t, env.heartbeats[len(env.heartbeats)-1].at.After(shortened), "the hook is kept alive meanwhile")
 	})
 }
 
-// Found by the simulation, seed 4906: a slice that ended kept the next one from hearing in time.
+// Found by the simulation, seed 4906: an invocation that ended kept the next one from reading the deadline in time.
 func TestShortenedDeadline_JustOver_LeavesAFinalPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(2 * time.Second)
 		h.Policy.Force = false
-		var heard time.Time
-		time.AfterFunc(time.Minute, func() { heard = time.Now(); env.shortenDeadline(heard.Add(-5 * time.Second)) })
+		var shortened time.Time
+		time.AfterFunc(time.Minute, func() { shortened = time.Now(); env.shortenDeadline(shortened.Add(-5 * time.Second)) })
 		answer, err := h.Invoke(t.Context(), nil)
 		require.NoError(t, err)
 		require.Equal(t, StatusPartial, answer.(Report).Status)
 		require.Len(t, answer.(Report).Pods, 1)
-		require.WithinDuration(t, heard, time.Now(), finalPassTime)
+		require.WithinDuration(t, shortened, time.Now(), finalPassTime)
 	})
 }
 
-// A lease can outlive whom it was for: what is late or over does not shorten a drain.
+// A Lease can outlive the drain that it was meant for. A deadline on it that is late or over shortens nothing.
 func TestShortenedDeadline_LaterOrLongOver_ChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(2 * time.Second)

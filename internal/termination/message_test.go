@@ -11,35 +11,36 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// withQueue is a handler whose events come by a queue.
+// withQueue returns a handler whose events come through a queue.
 func (env *testEnv) withQueue() (*Handler, *fakeQueue) {
 	m, h := &fakeQueue{testEnv: env}, env.handler()
 	h.Queue, h.DLQ = m, m
 	return h, m
 }
 
-// message is the record of an event that began just now.
+// messageOf returns the record of an event that began just now.
 func messageOf(t Termination, id string) Record {
 	t.Began = time.Now()
 	return Record{MessageID: id, ReceiptHandle: id, Receives: 1, FirstReceived: time.Now(), Termination: &t}
 }
 
-// deliverBatch has Lambda deliver these records, with its full fifteen minutes. It returns which are to come again.
-func deliverBatch(t *testing.T, h *Handler, records ...Record) (again []string) {
+// deliverBatch runs one invocation for these records, with Lambda's full fifteen minutes. It returns the messages that are to come again.
+func deliverBatch(t *testing.T, h *Handler, records ...Record) (retried []string) {
 	t.Helper()
 	h.Parse = func([]byte) Delivery { return Delivery{Source: SQS, Records: records} }
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
-	t.Cleanup(cancel) // not before: what outlives its invocation is to be seen
+	t.Cleanup(cancel) // not before: the test must see what outlives the invocation
 	answer, err := h.Invoke(ctx, nil)
 	require.NoError(t, err)
-	again = []string{}
+	retried = []string{}
 	for _, failed := range answer.(batchResponse).Failures {
-		again = append(again, failed.ID)
+		retried = append(retried, failed.ID)
 	}
-	return again
+	return retried
 }
 
-// The visibility is what finds a crash: too long, and a drain stands still for as long; too short, and two are at it.
+// The visibility timeout decides how a crash is recovered. Too long, and a drain stands still for as long. Too short, and two invocations
+// drain.
 func TestMessage_DuringDrain_HiddenAgainAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -48,7 +49,7 @@ func TestMessage_DuringDrain_HiddenAgainAndAgain(t *testing.T) {
 		began := time.Now()
 		require.Empty(t, deliverBatch(t, h, messageOf(event, "m-1")))
 		hides := m.hidesOf("m-1")
-		require.Equal(t, began, hides[0].at, "a crash in the first second is one too")
+		require.Equal(t, began, hides[0].at, "it may crash in its first second")
 		for i, hide := range hides {
 			require.Equal(t, time.Minute, hide.d)
 			if i > 0 {
@@ -56,7 +57,7 @@ func TestMessage_DuringDrain_HiddenAgainAndAgain(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Hour)
-		require.Len(t, m.hidesOf("m-1"), len(hides), "it is Lambda's to delete it now")
+		require.Len(t, m.hidesOf("m-1"), len(hides), "Lambda deletes the message")
 	})
 }
 
@@ -72,11 +73,11 @@ func TestHandOff_InvocationEnds_ReleasesLeaseThenMessage(t *testing.T) {
 		effects := env.effects()
 		require.Equal(t, []string{"release", "return m-1"}, effects[len(effects)-2:])
 		last := m.hidesOf("m-1")[len(m.hidesOf("m-1"))-1]
-		require.LessOrEqual(t, last.d, time.Second, "the next slice begins at once")
+		require.LessOrEqual(t, last.d, time.Second, "the next invocation begins at once")
 	})
 }
 
-// A drain of hours is many slices, of which none knows of the others but by what the cluster and the message say.
+// A drain of hours takes many invocations. Only the cluster and the message keep state between them.
 func TestHandOff_LongDrain_InvocationsContinueIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -84,17 +85,17 @@ func TestHandOff_LongDrain_InvocationsContinueIt(t *testing.T) {
 		h.Policy.Bounds.MaxDuration = 3 * time.Hour
 		env.hook.GlobalTimeout = 48 * time.Hour
 		env.node.Add(web("slow"), 100*time.Minute)
-		record, slices := messageOf(event, "m-1"), 0
-		for again := []string{"m-1"}; len(again) > 0; slices++ {
-			again = deliverBatch(t, h, record)
+		record, invocations := messageOf(event, "m-1"), 0
+		for retried := []string{"m-1"}; len(retried) > 0; invocations++ {
+			retried = deliverBatch(t, h, record)
 			hides := m.hidesOf("m-1")
 			time.Sleep(hides[len(hides)-1].d)
 			record.Receives++
 		}
-		require.Equal(t, 7, slices)
+		require.Equal(t, 7, invocations)
 		require.Equal(t, []Result{Continue}, env.completed)
 		for i := 1; i < len(env.heartbeats); i++ {
-			require.LessOrEqual(t, env.heartbeats[i].at.Sub(env.heartbeats[i-1].at), env.hook.HeartbeatTimeout/2, "the hook never ran out")
+			require.LessOrEqual(t, env.heartbeats[i].at.Sub(env.heartbeats[i-1].at), env.hook.HeartbeatTimeout/2, "the hook never runs out")
 		}
 	})
 }
@@ -111,7 +112,7 @@ func TestMessage_LeaseHeldElsewhere_ComesAgainLater(t *testing.T) {
 	})
 }
 
-// maxReceiveCount is the queue's: how often a message is delivered before it is moved to the dead letters.
+// maxReceiveCount is how often the queue delivers a message before it moves it to the dead-letter queue.
 const maxReceiveCount = 1000
 
 func TestRetryDelay_LeaseHeldElsewhere_OutlastsAnyHook(t *testing.T) {
@@ -122,7 +123,7 @@ func TestRetryDelay_LeaseHeldElsewhere_OutlastsAnyHook(t *testing.T) {
 	require.Greater(t, total, 48*time.Hour)
 }
 
-// Each try keeps the instance alive for the next: the pause in between must be less than any hook's timeout.
+// Each try keeps the instance alive for the next, so the delay must be less than any hook's timeout.
 func TestRetryDelay_Failures_GrowButStayBelowHookTimeout(t *testing.T) {
 	failed, last := outcome{err: &Failed{errors.New("no")}}, time.Duration(0)
 	for _, receives := range []int{0, 1, 2, 3, 4, 5, 6, 63, 64, 1000} {
@@ -146,14 +147,14 @@ func TestMessage_DrainFails_ComesAgainInTime(t *testing.T) {
 	})
 }
 
-// Lambda deletes the messages of a batch when all of it is answered. One that becomes visible before is drained twice.
+// Lambda deletes a batch's messages when all of it is answered. A message that becomes visible before is drained twice.
 func TestMessage_HandledEarly_HiddenUntilBatchIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
 		env.node.Add(web("slow"), 3*time.Minute)
-		notice := Termination{Group: "workers-a", Hook: "quiesce", InstanceID: "i-0fed", Token: "t-9"} // no longer in the group
-		require.Empty(t, deliverBatch(t, h, messageOf(event, "slow"), messageOf(notice, "quick")))
+		early := Termination{Group: "workers-a", Hook: "quiesce", InstanceID: "i-0fed", Token: "t-9"} // no longer in the group
+		require.Empty(t, deliverBatch(t, h, messageOf(event, "slow"), messageOf(early, "quick")))
 		hides := m.hidesOf("quick")
 		last := hides[len(hides)-1]
 		require.True(t, last.at.Add(last.d).After(time.Now()))
@@ -161,11 +162,11 @@ func TestMessage_HandledEarly_HiddenUntilBatchIsAnswered(t *testing.T) {
 	})
 }
 
-// Two requests under way at once take effect in any order: a renewal that comes last would hide the message for a minute.
+// Two requests in flight take effect in any order. If the hiding one comes last, the message is hidden for a minute.
 func TestMessage_RequestInFlight_EndsBeforeReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
-		env.heldElsewhere = true // found out while the first request is under way
+		env.heldElsewhere = true // the job ends while the first request is in flight
 		h, m := env.withQueue()
 		m.latency = 700 * time.Millisecond
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
@@ -184,16 +185,16 @@ func TestMessage_QueueRefuses_DrainContinues(t *testing.T) {
 		env.node.Add(web("web"), time.Minute)
 		require.Empty(t, deliverBatch(t, h, messageOf(event, "m-1")))
 		require.Equal(t, []Result{Continue}, env.completed)
-		require.Greater(t, len(m.hidesOf("m-1")), 1, "and it is asked again")
+		require.Greater(t, len(m.hidesOf("m-1")), 1, "the request is repeated")
 	})
 }
 
 func TestWhatIsNotOursIsNotHidden(t *testing.T) {
 	env := newTestEnv()
 	h, m := env.withQueue()
-	foreign := event
-	foreign.Group = "theirs"
-	require.Empty(t, deliverBatch(t, h, messageOf(foreign, "m-1"), Record{MessageID: "m-2", ReceiptHandle: "m-2", NotOurs: "a launch"}))
+	other := event
+	other.Group = "theirs"
+	require.Empty(t, deliverBatch(t, h, messageOf(other, "m-1"), Record{MessageID: "m-2", ReceiptHandle: "m-2", NotOurs: "a launch"}))
 	require.Empty(t, m.hides)
 }
 
@@ -208,8 +209,7 @@ func TestWithoutAQueueNothingIsHidden(t *testing.T) {
 
 var malformed = Record{MessageID: "bad", ReceiptHandle: "bad", Receives: 1, Body: "{", Malformed: errors.New("body: not JSON")}
 
-// Poison that comes again and again holds up whatever is in its batch each time, and costs money for as long as the queue keeps
-// it.
+// A malformed message that comes again and again delays its batch each time, and costs money while the queue keeps it.
 func TestMalformed_InBatch_MovedToDLQAndOthersHandled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -251,7 +251,7 @@ func TestMalformed_FromSNS_MovedToDLQ(t *testing.T) {
 			return Delivery{Source: SNS, Records: []Record{record, messageOf(event, "good")}}
 		}
 		answer, err := h.Invoke(t.Context(), nil)
-		require.NoError(t, err, "or Lambda would deliver the good one again")
+		require.NoError(t, err, "otherwise SNS would deliver the other event again")
 		require.Len(t, m.deadLetters, 1)
 		statuses := []Status{}
 		for _, report := range answer.([]Report) {
@@ -268,5 +268,5 @@ func TestMalformed_Direct_ReturnsMalformedError(t *testing.T) {
 	var malformed *Malformed
 	require.ErrorAs(t, err, &malformed)
 	require.Equal(t, StatusRejected, report.Status)
-	require.Empty(t, m.deadLetters, "whoever sent it is told")
+	require.Empty(t, m.deadLetters, "the sender gets the error")
 }

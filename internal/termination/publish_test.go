@@ -13,15 +13,15 @@ import (
 	"quiesce/internal/drain"
 )
 
-// fakeMetrics is who watches: it notes what it is told, in words and in full.
+// fakeMetrics implements Metrics and Archive in memory.
 type fakeMetrics struct {
 	mu           sync.Mutex
 	invocations  []Invocation
 	sweeps       []SweepReport
 	malformed    int
 	archived     []Report
-	archiveError error         // of the archive
-	archiveDelay time.Duration // likewise
+	archiveError error         // of Store
+	archiveDelay time.Duration // the same
 }
 
 func (m *fakeMetrics) Invocation(s Invocation) { m.invocations = append(m.invocations, s) }
@@ -38,14 +38,14 @@ func (m *fakeMetrics) Store(ctx context.Context, r Report) error {
 	return m.archiveError
 }
 
-// withMetrics is the world's handler with somebody who watches it.
+// withMetrics returns a handler with metrics and an archive.
 func withMetrics(env *testEnv) (*Handler, *fakeMetrics) {
 	h, all := env.handler(), &fakeMetrics{}
 	h.Metrics, h.Archive = all, all
 	return h, all
 }
 
-// parseAs has the handler be given this record.
+// parseAs makes the handler parse every payload as this record.
 func parseAs(h *Handler, r Record) {
 	h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{r}} }
 }
@@ -54,7 +54,7 @@ func TestPublish_Drain_RecordsStartAndEndOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web-0"), 2*time.Second)
-		h, seen := withMetrics(env)
+		h, metrics := withMetrics(env)
 		report, err := invoke(t, h)
 		require.NoError(t, err)
 
@@ -65,20 +65,20 @@ func TestPublish_Drain_RecordsStartAndEndOnce(t *testing.T) {
 		require.Equal(t, NodeEvent{
 			Reason: "Drained", Message: "drained in 2s: 1 pods evicted, 0 forced, 0 remain; completed with CONTINUE",
 		}, env.events[1])
-		require.Len(t, seen.invocations, 1)
-		require.True(t, seen.invocations[0].Ended)
-		require.True(t, seen.invocations[0].First)
-		require.Equal(t, report, seen.invocations[0].Report)
-		require.Equal(t, []Report{report}, seen.archived)
+		require.Len(t, metrics.invocations, 1)
+		require.True(t, metrics.invocations[0].Ended)
+		require.True(t, metrics.invocations[0].First)
+		require.Equal(t, report, metrics.invocations[0].Report)
+		require.Equal(t, []Report{report}, metrics.archived)
 	})
 }
 
-// Of two hours there are eight slices. Each tells what it did; of the drain only the last one does.
+// A drain of two hours takes eight invocations. Each is counted; only the last records the end of the drain.
 func TestPublish_HandOff_RecordsNoEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("slow"), 20*time.Minute)
-		h, seen := withMetrics(env)
+		h, metrics := withMetrics(env)
 		began := time.Now()
 		again := func(receives int) {
 			t.Helper()
@@ -90,37 +90,37 @@ func TestPublish_HandOff_RecordsNoEnd(t *testing.T) {
 		_, err := invoke(t, h)
 		require.ErrorAs(t, err, new(*Incomplete))
 		require.Len(t, env.events, 1)
-		require.False(t, seen.invocations[0].Ended)
-		require.True(t, seen.invocations[0].HandedOff())
-		require.Len(t, seen.archived, 1)
+		require.False(t, metrics.invocations[0].Ended)
+		require.True(t, metrics.invocations[0].HandedOff())
+		require.Len(t, metrics.archived, 1)
 
 		again(2)
 		env.cordonedAt = began
 		_, err = invoke(t, h)
 		require.NoError(t, err)
-		require.Len(t, env.events, 2, "the beginning is told once")
+		require.Len(t, env.events, 2, "the start is recorded once")
 		require.Contains(t, env.events[1].Message, "since ")
-		require.True(t, seen.invocations[1].Ended)
-		require.False(t, seen.invocations[1].First)
-		require.False(t, seen.invocations[1].HandedOff())
-		require.Len(t, seen.archived, 2)
+		require.True(t, metrics.invocations[1].Ended)
+		require.False(t, metrics.invocations[1].First)
+		require.False(t, metrics.invocations[1].HandedOff())
+		require.Len(t, metrics.archived, 2)
 	})
 }
 
-// What is told is told when nobody waits for it any more, and who does not listen costs no more than three seconds.
+// Metrics, archive and event come after the completion and the release, and cost no more than three seconds.
 func TestPublish_SlowArchive_DelaysNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web-0"), time.Second)
 		env.errors["event"] = []error{errors.New("events is forbidden"), errors.New("events is forbidden")}
-		h, seen := withMetrics(env)
-		seen.archiveDelay, seen.archiveError = time.Hour, errors.New("NoSuchBucket")
+		h, metrics := withMetrics(env)
+		metrics.archiveDelay, metrics.archiveError = time.Hour, errors.New("NoSuchBucket")
 		began := time.Now()
 		report, err := invoke(t, h)
 		require.NoError(t, err)
 		require.Equal(t, StatusDrained, report.Status)
 		require.Equal(t, []string{"acquire", "cordon node-i-0abc1234", "evict app/web-0", "complete t-1 CONTINUE", "release"}, env.effects())
-		require.Equal(t, time.Second, report.FinishedAt.Sub(began), "when the action was completed, and the Lease given back")
+		require.Equal(t, time.Second, report.FinishedAt.Sub(began), "when the action is completed and the Lease released")
 		require.Equal(t, time.Second+publishTimeout, time.Since(began))
 	})
 }
@@ -130,8 +130,8 @@ func TestPublish_NoTimeLeft_IsSkipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("slow"), time.Hour)
-		h, seen := withMetrics(env)
-		seen.archiveDelay = time.Hour
+		h, metrics := withMetrics(env)
+		metrics.archiveDelay = time.Hour
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, err := h.Invoke(ctx, nil)
@@ -144,29 +144,29 @@ func TestPublish_NoTimeLeft_IsSkipped(t *testing.T) {
 func TestPublish_SkippedOrPlanned_RecordsNoEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
-		h, seen := withMetrics(env)
+		h, metrics := withMetrics(env)
 		env.heldElsewhere = true
 		_, err := invoke(t, h)
 		require.NoError(t, err)
-		require.Empty(t, seen.invocations, "another invocation tells of it")
-		require.Empty(t, seen.archived)
+		require.Empty(t, metrics.invocations, "the other invocation counts it")
+		require.Empty(t, metrics.archived)
 
 		env.heldElsewhere, h.Policy.Shadow = false, true
 		_, err = invoke(t, h)
 		require.NoError(t, err)
 		require.Empty(t, env.events, "shadow mode changes nothing")
-		require.Equal(t, StatusPlanned, seen.invocations[0].Report.Status)
-		require.True(t, seen.invocations[0].Ended)
-		require.Len(t, seen.archived, 1, "a plan is read at leisure")
+		require.Equal(t, StatusPlanned, metrics.invocations[0].Report.Status)
+		require.True(t, metrics.invocations[0].Ended)
+		require.Len(t, metrics.archived, 1, "plans are archived")
 
 		parseAs(h, Record{Request: &Request{Action: ActionPlan, InstanceID: event.InstanceID}})
 		_, err = invoke(t, h)
 		require.NoError(t, err)
-		require.Len(t, seen.invocations, 1, "who asks has the answer")
+		require.Len(t, metrics.invocations, 1, "a plan by hand is only answered")
 	})
 }
 
-// An alarm that goes off for an event that came twice is soon not looked at any more.
+// An alarm for an event that came twice would soon be ignored.
 func TestHookExpired_ActionOver_OnlyIfItWasAlive(t *testing.T) {
 	noAction, throttled := ErrNoActiveAction, errors.New("throttled")
 	for name, c := range map[string]struct {
@@ -174,11 +174,11 @@ func TestHookExpired_ActionOver_OnlyIfItWasAlive(t *testing.T) {
 		completion              []error // one each, in order
 		expired                 bool
 	}{
-		"all is well":                      {},
-		"it expires":                       {completions: noAction, expired: true},
-		"no heartbeat came through":        {heartbeats: throttled, completions: noAction, expired: true},
-		"it was over before we came":       {heartbeats: noAction, completions: noAction},
-		"its completion's answer was lost": {completion: []error{throttled, noAction}},
+		"nothing fails":                        {},
+		"it expires":                           {completions: noAction, expired: true},
+		"every heartbeat fails":                {heartbeats: throttled, completions: noAction, expired: true},
+		"it was over before":                   {heartbeats: noAction, completions: noAction},
+		"the answer to its completion is lost": {completion: []error{throttled, noAction}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -191,11 +191,11 @@ func TestHookExpired_ActionOver_OnlyIfItWasAlive(t *testing.T) {
 				if c.completions != nil {
 					env.failAlways("complete", c.completions)
 				}
-				h, seen := withMetrics(env)
+				h, metrics := withMetrics(env)
 				time.AfterFunc(30*time.Second, func() { env.setState("Terminating:Proceed") })
 				_, err := invoke(t, h)
 				require.NoError(t, err)
-				require.Equal(t, c.expired, seen.invocations[0].HookExpired)
+				require.Equal(t, c.expired, metrics.invocations[0].HookExpired)
 			})
 		})
 	}
@@ -206,29 +206,29 @@ func TestFailedHeartbeatsAreCounted(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web-0"), 10*time.Minute)
 		env.errors["heartbeat"] = []error{errors.New("throttled"), errors.New("throttled")}
-		h, seen := withMetrics(env)
+		h, metrics := withMetrics(env)
 		_, err := invoke(t, h)
 		require.NoError(t, err)
-		require.Equal(t, 2, seen.invocations[0].HeartbeatsFailed)
+		require.Equal(t, 2, metrics.invocations[0].HeartbeatsFailed)
 	})
 }
 
 func TestMetrics_SweepsAndMalformedEvents_AreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, seen := withMetrics(newTestEnv())
+		h, metrics := withMetrics(newTestEnv())
 		for _, receives := range []int{1, 2} {
 			parseAs(h, Record{Malformed: errors.New("no JSON"), Receives: receives})
 			_, err := h.Invoke(t.Context(), nil)
 			require.ErrorAs(t, err, new(*Malformed))
 		}
-		require.Equal(t, 1, seen.malformed, "one event, however often it comes")
-		require.Empty(t, seen.archived)
+		require.Equal(t, 1, metrics.malformed, "one event, however often it is delivered")
+		require.Empty(t, metrics.archived)
 
 		parseAs(h, Record{Request: &Request{Action: ActionSweep}})
 		_, err := h.Invoke(t.Context(), nil)
 		require.NoError(t, err)
-		require.Len(t, seen.sweeps, 1)
-		require.Equal(t, 1, seen.sweeps[0].Waiting)
+		require.Len(t, metrics.sweeps, 1)
+		require.Equal(t, 1, metrics.sweeps[0].Waiting)
 	})
 }
 
@@ -237,7 +237,7 @@ func TestEndEvent_Pods_RemainedBeforeForced(t *testing.T) {
 	forced := drain.PodReport{
 		Namespace: "db", Name: "forced", UID: "forced", Outcome: drain.Forced, ForcedAt: time.Now(), Reason: "deadline",
 	}
-	left := drain.PodReport{Namespace: "db", Name: "left", UID: "left", Outcome: drain.Remained, Verdict: drain.Evict, Reason: "finalizers"}
+	left := drain.PodReport{Namespace: "db", Name: "remained", UID: "remained", Outcome: drain.Remained, Verdict: drain.Evict, Reason: "finalizers"}
 	agent := drain.PodReport{Namespace: "db", Name: "agent", Outcome: drain.Remained, Verdict: drain.Skip}
 	for status, c := range map[Status]struct {
 		pods   []drain.PodReport
@@ -246,7 +246,7 @@ func TestEndEvent_Pods_RemainedBeforeForced(t *testing.T) {
 	}{
 		StatusDrained: {[]drain.PodReport{agent}, "Drained", nil},
 		StatusForced:  {[]drain.PodReport{agent, forced}, "PodsForced", ref("forced")},
-		StatusPartial: {[]drain.PodReport{forced, left, agent}, "PodsRemained", ref("left")},
+		StatusPartial: {[]drain.PodReport{forced, left, agent}, "PodsRemained", ref("remained")},
 		StatusFailed:  {nil, "DrainFailed", nil},
 	} {
 		env := newTestEnv().handler().newJob(event)

@@ -12,8 +12,8 @@ import (
 	"quiesce/internal/drain"
 )
 
-// Found by the simulation, seed 676. An old event under its old clock is at its deadline from the first: its pods would be forced, or
-// left, in the first seconds of a drain that has half an hour.
+// Found by the simulation, seed 676. An old event under its old clock is at its deadline from the start: its pods would be forced, or
+// remain, in the first seconds of a drain that has half an hour.
 func TestStaleEvent_ActionUnknown_StartsNothing(t *testing.T) {
 	for name, token := range map[string]string{"asked of the event's own": event.Token, "asked of another": "t-2"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -28,8 +28,8 @@ func TestStaleEvent_ActionUnknown_StartsNothing(t *testing.T) {
 	}
 }
 
-// Found by the simulation, seeds 912 and 1821: whoever was sent the event of the lifecycle action found the lease held, and nobody kept
-// the action alive.
+// Found by the simulation, seeds 912 and 1821: the invocation for the lifecycle action found the lease held, and no other kept the action
+// alive.
 func TestInterruption_ActionStartsMeanwhile_IsKeptAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := spotEnv()
@@ -47,7 +47,7 @@ func TestInterruption_ActionStartsMeanwhile_IsKeptAlive(t *testing.T) {
 			last = beat.at
 		}
 		require.Less(t, time.Since(last), env.hook.HeartbeatTimeout)
-		require.Empty(t, env.completed, "that is for who is sent the event")
+		require.Empty(t, env.completed, "the action's own event completes it")
 	})
 }
 
@@ -63,7 +63,7 @@ func TestInterruption_NoHookOfOurs_SendsNoHeartbeat(t *testing.T) {
 	})
 }
 
-// Found by the simulation, seeds 537, 2706 and 25888: a forged event of an instance in service opened the node in mid-drain.
+// Found by the simulation, seeds 537, 2706 and 25888: a forged event of an instance in service uncordoned the node during a drain.
 func TestRejectedEvent_CordonedForTrigger_StaysCordoned(t *testing.T) {
 	for hook, effects := range map[string][]string{"": nil, "quiesce": {"restore node-i-0abc1234"}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -77,7 +77,7 @@ func TestRejectedEvent_CordonedForTrigger_StaysCordoned(t *testing.T) {
 	}
 }
 
-// undoRecorder is an escort that is asked to give back what one before it took.
+// undoRecorder is an escort that records what it undoes.
 type undoRecorder struct {
 	otherMethods
 	env *testEnv
@@ -87,8 +87,8 @@ func (r undoRecorder) Undo(_ context.Context, p drain.EscortRequest) error {
 	return r.env.do("undo " + p.Name)
 }
 
-// Found by the simulation, seed 2403: a slice crashed while a pooler was paused, the next could not cordon, and the group retained the
-// instance, pooler and all.
+// Found by the simulation, seed 2403: an invocation crashed while a pooler was paused, the next could not cordon, and the group retained
+// the instance with the paused pooler.
 func TestSweep_RetainedInstance_UndoesEscortsKeepsCordon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := returnedEnv()
@@ -103,7 +103,7 @@ func TestSweep_RetainedInstance_UndoesEscortsKeepsCordon(t *testing.T) {
 	})
 }
 
-// Found by the simulation, seeds 21667 and 44534: a slice that ended just before the notice's deadline was followed by none.
+// Found by the simulation, seeds 21667 and 44534: no invocation followed one that ended just before the Spot interruption's deadline.
 func TestSpotInterruption_AfterDeadline_NamesRemainingPods(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := spotEnv()

@@ -13,14 +13,14 @@ import (
 	"quiesce/internal/drain"
 )
 
-// lostEventEnv is a world whose instance has been waiting for ten minutes for an event that was lost.
+// lostEventEnv returns an environment whose instance has waited for ten minutes, because its event was lost.
 func lostEventEnv() *testEnv {
 	env := newTestEnv()
 	env.activities = map[string]time.Time{event.InstanceID: time.Now().Add(-10 * time.Minute)}
 	return env
 }
 
-// trySweep sweeps once.
+// trySweep runs one sweep.
 func trySweep(t *testing.T, h *Handler) (SweepReport, error) {
 	t.Helper()
 	h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{{Request: &Request{Action: ActionSweep}}}} }
@@ -41,14 +41,14 @@ func sweepOnce(t *testing.T, h *Handler) SweepReport {
 	return report
 }
 
-// Auto Scaling's events are best effort. An instance whose event is lost would wait for its hook to run out, and then die with
-// its pods undrained.
+// Auto Scaling's events are best effort. Without a sweep, an instance whose event is lost would wait until its hook runs out, and be
+// terminated undrained.
 func TestSweep_LostEvent_ResentAndInstanceKeptAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		h, m := env.withQueue()
 		report := sweepOnce(t, h)
-		require.Equal(t, []string{"workers-a quiesce i-0abc1234 10m0s"}, m.sent, "with when it began, and without a token")
+		require.Equal(t, []string{"workers-a quiesce i-0abc1234 10m0s"}, m.sent, "with its start, and without a token")
 		require.Len(t, env.heartbeats, 1)
 		require.Empty(t, env.heartbeats[0].termination.Token)
 		require.Equal(t, 1, report.Groups)
@@ -82,18 +82,18 @@ func TestSweep_OtherInstances_NotResent(t *testing.T) {
 		change     func(*testEnv, *fakeQueue)
 		heartbeats int
 	}{
-		{"an instance that is drained", func(env *testEnv, _ *fakeQueue) { env.heldLeases = []string{event.InstanceID} }, 0},
-		{"one that came just now", func(env *testEnv, _ *fakeQueue) {
+		{"an instance that is being drained", func(env *testEnv, _ *fakeQueue) { env.heldLeases = []string{event.InstanceID} }, 0},
+		{"one whose event may yet come", func(env *testEnv, _ *fakeQueue) {
 			env.activities[event.InstanceID] = time.Now().Add(-lostAge + time.Second)
 		}, 1},
-		{"one that its hook will not wait for", func(env *testEnv, _ *fakeQueue) {
+		{"one whose hook runs out", func(env *testEnv, _ *fakeQueue) {
 			env.activities[event.InstanceID] = time.Now().Add(-env.hook.GlobalTimeout)
 		}, 1},
 		{"one that waits on another hook", func(env *testEnv, _ *fakeQueue) { env.failAlways("heartbeat", ErrNoActiveAction) }, 0},
 		{"one of a group without our hook", func(env *testEnv, _ *fakeQueue) { env.failAlways("hook", ErrNoHook) }, 0},
-		{"one that is past waiting", func(env *testEnv, _ *fakeQueue) { env.state = "Terminating:Proceed" }, 0},
-		{"while messages wait, any", func(_ *testEnv, m *fakeQueue) { m.waiting = 1 }, 1},
-		{"one that may be tried again soon", func(_ *testEnv, m *fakeQueue) { m.inFlight = 1 }, 1},
+		{"one past the wait state", func(env *testEnv, _ *fakeQueue) { env.state = "Terminating:Proceed" }, 0},
+		{"any, while messages wait", func(_ *testEnv, m *fakeQueue) { m.waiting = 1 }, 1},
+		{"one whose message may be in flight", func(_ *testEnv, m *fakeQueue) { m.inFlight = 1 }, 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			env := lostEventEnv()
@@ -113,11 +113,11 @@ func TestHasLostEvents_QueueBacklog_Decides(t *testing.T) {
 		want                                 bool
 	}{
 		{1, 0, 0, 0, true},
-		{1, 1, 0, 0, false}, // it may be the message that waits
-		{1, 0, 1, 0, false}, // or the one that failed and is to be tried again
-		{1, 0, 1, 1, true},  // which is that of a drain
-		{1, 0, 0, 3, true},  // drains that came otherwise have no message
-		{2, 0, 1, 0, true},  // one of them at least
+		{1, 1, 0, 0, false}, // the waiting message may be of the instance
+		{1, 0, 1, 0, false}, // or the one in flight, which failed and is retried
+		{1, 0, 1, 1, true},  // the one in flight belongs to a running drain
+		{1, 0, 0, 3, true},  // drains whose events came directly have no message
+		{2, 0, 1, 0, true},  // one of them, at least
 		{2, 0, 5, 3, false},
 		{0, 0, 0, 0, false},
 	} {
@@ -125,8 +125,8 @@ func TestHasLostEvents_QueueBacklog_Decides(t *testing.T) {
 	}
 }
 
-// An instance that fails again and again is not owned in between. Were it enqueued each minute, it would soon have as many
-// messages, each of which fails as often.
+// An instance whose drain fails again and again is not held in between. If its event were sent again each minute, there would soon be as
+// many messages, each of which fails as often.
 func TestSweep_FailingInstance_NotResentEachMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
@@ -155,7 +155,7 @@ func TestSweep_NoQueue_OnlyHeartbeats(t *testing.T) {
 	})
 }
 
-// While the cluster is out of reach nobody drains. The instances must outlive that.
+// While the cluster is unreachable, no invocation drains. The instances must be kept alive meanwhile.
 func TestSweep_ClusterUnreachable_StillHeartbeats(t *testing.T) {
 	for _, step := range []string{"connect", "leases"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -164,7 +164,7 @@ func TestSweep_ClusterUnreachable_StillHeartbeats(t *testing.T) {
 			h, m := env.withQueue()
 			report := sweepOnce(t, h)
 			require.Equal(t, 1, report.Heartbeats)
-			require.Empty(t, m.sent, "somebody may own it")
+			require.Empty(t, m.sent, "another invocation may drain it")
 			require.Equal(t, []string{"no route to host"}, report.Errors)
 		})
 	}
@@ -223,7 +223,7 @@ func TestSweep_AgeUnknown_Resent(t *testing.T) {
 		env.activities = nil
 		h, m := env.withQueue()
 		sweepOnce(t, h)
-		require.Len(t, m.sent, 1, "better twice than never")
+		require.Len(t, m.sent, 1, "a duplicate does no harm")
 
 		env.failAlways("activities", errors.New("AccessDenied"))
 		report := sweepOnce(t, h)
@@ -261,7 +261,7 @@ func TestSweep_ManyErrors_NamedThenCounted(t *testing.T) {
 	})
 }
 
-// returnedEnv is a world whose instance was drained on its way to the warm pool an hour ago, and is in service again.
+// returnedEnv returns an environment whose instance was drained on its way to the warm pool an hour ago, and is in service again.
 func returnedEnv() *testEnv {
 	env := newTestEnv()
 	env.state = "InService"
@@ -271,7 +271,7 @@ func returnedEnv() *testEnv {
 	return env
 }
 
-// No event tells that an instance has come back. Its node would stay closed: capacity that is paid for and not used.
+// No event says that an instance has returned. Its node would stay cordoned: capacity that is paid for and not used.
 func TestSweep_InstanceReturned_NodeRestored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := returnedEnv()
@@ -284,16 +284,16 @@ func TestSweep_InstanceReturned_NodeRestored(t *testing.T) {
 
 func TestSweep_NotSurelyReturned_NodeStaysCordoned(t *testing.T) {
 	for name, change := range map[string]func(*testEnv, *Handler){
-		"closed just now": func(env *testEnv, _ *Handler) {
+		"cordoned just now": func(env *testEnv, _ *Handler) {
 			env.cordonedNodes[0].CordonedAt = time.Now().Add(-minCordonAge + time.Second)
 		},
-		"closed for a person":     func(env *testEnv, _ *Handler) { env.cordonedNodes[0].Hook = "" },
-		"of another installation": func(env *testEnv, _ *Handler) { env.cordonedNodes[0].Hook = "theirs" },
-		"leases":                   func(env *testEnv, _ *Handler) { env.heldLeases = []string{event.InstanceID} },
-		"stopped":                 func(env *testEnv, _ *Handler) { env.state = "Warmed:Stopped" },
-		"retained":                func(env *testEnv, _ *Handler) { env.state = "Terminating:Retained" },
-		"in shadow mode":          func(_ *testEnv, h *Handler) { h.Policy.Shadow = true },
-		"leased meanwhile":        func(env *testEnv, _ *Handler) { env.heldElsewhere = true },
+		"cordoned by hand":                func(env *testEnv, _ *Handler) { env.cordonedNodes[0].Hook = "" },
+		"of another installation":         func(env *testEnv, _ *Handler) { env.cordonedNodes[0].Hook = "theirs" },
+		"leases":                          func(env *testEnv, _ *Handler) { env.heldLeases = []string{event.InstanceID} },
+		"stopped":                         func(env *testEnv, _ *Handler) { env.state = "Warmed:Stopped" },
+		"retained":                        func(env *testEnv, _ *Handler) { env.state = "Terminating:Retained" },
+		"in shadow mode":                  func(_ *testEnv, h *Handler) { h.Policy.Shadow = true },
+		"its Lease is acquired meanwhile": func(env *testEnv, _ *Handler) { env.heldElsewhere = true },
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			env := returnedEnv()
@@ -319,7 +319,7 @@ func TestSweep_TerminatedDuringRestore_StaysCordoned(t *testing.T) {
 	})
 }
 
-// terminatesOnAcquire has the instance terminated at the moment when its lease is taken.
+// terminatesOnAcquire terminates the instance while its Lease is acquired.
 type terminatesOnAcquire struct {
 	Kubernetes
 	env *testEnv

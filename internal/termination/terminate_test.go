@@ -14,7 +14,7 @@ import (
 
 func web(name string) drain.Pod { return drain.Pod{Ref: drain.Ref{Name: name}} }
 
-// invoke runs one invocation with Lambda's full fifteen minutes.
+// invoke runs one invocation, with Lambda's full fifteen minutes.
 func invoke(t *testing.T, h *Handler) (Report, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
@@ -23,8 +23,8 @@ func invoke(t *testing.T, h *Handler) (Report, error) {
 	return answer.(Report), err
 }
 
-// A drain that does things in another order loses pods (evicting before the cordon), evicts what it must not (before
-// verifying), or leaves the instance waiting.
+// In another order a drain loses pods (evicting before the cordon), evicts what it must not (before verifying), or leaves the instance
+// waiting.
 func TestDrain_Effects_ComeInPromisedOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -53,11 +53,11 @@ func TestVerify_StaysInService_NothingWritten(t *testing.T) {
 		require.Equal(t, StatusRejected, report.Status)
 		require.Contains(t, report.Reason, "InService")
 		require.GreaterOrEqual(t, time.Since(began), maxDescriptionLag, "descriptions can lag")
-		require.Equal(t, []string{"restore node-i-0abc1234"}, env.effects(), "which writes nothing to a node without our mark")
+		require.Equal(t, []string{"restore node-i-0abc1234"}, env.effects(), "which changes no node without our note")
 	})
 }
 
-// A rejection that fails silently on its way leaves a node cordoned that is paid for and not used.
+// If a rejection failed silently, a node would stay cordoned that is paid for and not used.
 func TestRejectedEvent_RestoreFails_IsAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -149,7 +149,7 @@ func TestHandOff_NodeNotEmpty_CompletesNothing(t *testing.T) {
 		require.Equal(t, StatusIncomplete, report.Status)
 		require.Equal(t, 15*time.Minute-handOffReserve, time.Since(began))
 		require.Empty(t, env.completed)
-		require.Contains(t, env.effects(), "release", "the next slice need not wait for the lease to expire")
+		require.Contains(t, env.effects(), "release", "the next invocation need not wait for the Lease to expire")
 	})
 }
 
@@ -202,14 +202,14 @@ func TestDrain_InstanceTerminated_WaitsForNothing(t *testing.T) {
 		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Zero(t, time.Since(began))
-		require.Contains(t, env.effects(), "evict app/web", "its successor is wanted elsewhere")
+		require.Contains(t, env.effects(), "evict app/web", "its replacement is needed elsewhere")
 		require.Equal(t, StatusPartial, report.Status)
 		require.Equal(t, Continue, report.LifecycleResult)
 	})
 }
 
-// blockedEnv is a world with a pod that its budget never lets go, and a handler with five minutes for it, of which half a minute is
-// kept back.
+// blockedEnv returns an environment with a pod that its PDB blocks, and a handler with five minutes for it, of which half a minute is the
+// reserve.
 func blockedEnv(stop time.Duration) (*testEnv, *Handler) {
 	env := newTestEnv()
 	pod := web("web")
@@ -230,7 +230,7 @@ func TestForce_PolicyOn_PodForcedInTime(t *testing.T) {
 		require.Equal(t, StatusForced, report.Status)
 		require.Empty(t, report.Reason)
 		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
-		require.Equal(t, 4*time.Minute, report.Pods[0].ForcedAt.Sub(began), "of the action's own clock")
+		require.Equal(t, 4*time.Minute, report.Pods[0].ForcedAt.Sub(began), "by the action's own clock")
 		require.Equal(t, 4*time.Minute+10*time.Second, time.Since(began))
 		require.Equal(t, []Result{Continue}, env.completed)
 	})
@@ -239,7 +239,7 @@ func TestForce_PolicyOn_PodForcedInTime(t *testing.T) {
 func TestForce_StillStoppingAtDeadline_StatusForced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(30 * time.Second)
-		env.node.Fail("delete app/web", errors.New("no")) // which leaves it less than it takes
+		env.node.Fail("delete app/web", errors.New("no")) // so that it has less time than it needs
 		h.Policy.Bounds.MaxDuration += 100 * time.Millisecond
 		report, err := invoke(t, h)
 		require.NoError(t, err)
@@ -347,8 +347,8 @@ func TestManualDrain_InstanceInService_NeedsPermission(t *testing.T) {
 		allowed.state = "InService"
 		require.Equal(t, StatusDrained, byHand(allowed, true).Status)
 		require.Contains(t, allowed.effects(), "evict app/web")
-		require.Empty(t, allowed.completed, "nobody terminates it")
-		require.Empty(t, allowed.cordonedFor, "and its node stays closed, whatever a sweep finds")
+		require.Empty(t, allowed.completed, "no action waits")
+		require.Empty(t, allowed.cordonedFor, "a sweep leaves its node cordoned")
 		require.Equal(t, "quiesce", waiting.cordonedFor)
 	})
 }
