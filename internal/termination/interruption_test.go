@@ -189,7 +189,7 @@ func TestSpotInterruption_DrainRunning_PassesItsDeadline(t *testing.T) {
 			require.Equal(t, []string{"m-1"}, deliverBatch(t, h, record), "the holder may have ended without reading the deadline")
 			var got []time.Duration
 			for _, deadline := range env.shortenedTo {
-				got = append(left, deadline.Sub(began))
+				got = append(got, deadline.Sub(began))
 			}
 			require.Equal(t, want, got)
 			if trigger == SpotInterruption {
