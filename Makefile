@@ -20,7 +20,7 @@ SEEDS   ?= 1000000
 KILLS     ?= 100
 OUTAGE    ?= 40
 THROTTLED ?= 75
-FAULTS    := TestADrainIsFinishedWherever|TestADrainOutlives|TestADrainGoesOnThough|TestAFunctionThatRunsOutOfMemory
+FAULTS    := TestKill_|TestOutage_|TestFailure_
 LINT    := go tool -modfile=test/parts/tools/lint/go.mod
 
 .DEFAULT_GOAL := help
@@ -67,7 +67,7 @@ lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck
 
 bench: setup tools ## compare drains with kubectl drain and with an ideal client, in one run
 	go test -run '^$$' -bench 'Drain|ColdStart' -benchtime 3x -timeout 60m ./test/bench
-	go test -run '^$$' -bench Wave -benchtime 1x -timeout 60m ./test/bench
+	go test -run '^$$' -bench ManyNodes -benchtime 1x -timeout 60m ./test/bench
 
 bench-pgbouncer: setup tools images ## benchmark pgbouncer drains under 20 busy workers: 10 runs per case (1 h)
 	go test -run '^$$' -bench Poolers -benchtime 10x -timeout 90m ./test/bench

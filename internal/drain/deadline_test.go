@@ -10,11 +10,11 @@ import (
 	"quiesce/internal/drain"
 )
 
-// limits are those of a drain of twenty minutes that has all its time before it.
+// limits are those of a drain of twenty minutes that starts now.
 var limits = drain.Limits{StartedAt: now, Deadline: now.Add(20 * time.Minute), Force: true}
 
-func gracious(name string, grace time.Duration, budgets ...string) drain.Pod {
-	return drain.Pod{Ref: drain.Ref{Namespace: "app", Name: name}, Grace: grace, PDBs: budgets}
+func gracious(name string, grace time.Duration, pdbs ...string) drain.Pod {
+	return drain.Pod{Ref: drain.Ref{Namespace: "app", Name: name}, Grace: grace, PDBs: pdbs}
 }
 
 func held(p drain.Pod) drain.Pod {
@@ -27,12 +27,12 @@ func terminating(p drain.Pod) drain.Pod {
 	return p
 }
 
-func TestTheMomentsOfPods(t *testing.T) {
+func TestForceAt(t *testing.T) {
 	const s = time.Second
 	for name, c := range map[string]struct {
 		pods []drain.Pod
 		lead time.Duration
-		want map[string]time.Duration // before the deadline; those that are not in it have none
+		want map[string]time.Duration // before the deadline; the other pods have none
 	}{
 		"a pod's grace before the deadline": {
 			pods: []drain.Pod{gracious("a", 30*s), gracious("b", 90*s)}, want: map[string]time.Duration{"a": 30 * s, "b": 90 * s},
@@ -45,39 +45,39 @@ func TestTheMomentsOfPods(t *testing.T) {
 			pods: []drain.Pod{gracious("a", 1<<62, "x"), gracious("b", 1<<62, "x")},
 			want: map[string]time.Duration{"a": 10 * time.Minute, "b": 10 * time.Minute},
 		},
-		"time for two answers where there is no grace": {
+		"without grace there is time for two answers": {
 			pods: []drain.Pod{gracious("a", 0), gracious("b", s)}, want: map[string]time.Duration{"a": 2 * s, "b": 2 * s},
 		},
-		"under one budget the first early enough for all, the others when it is gone or they must": {
+		"the first pod of a PDB early enough for all, the others at their last moment": {
 			pods: []drain.Pod{gracious("a", 30*s, "x"), gracious("b", 60*s, "x"), gracious("c", 5*s, "x")},
 			want: map[string]time.Duration{"a": 30 * s, "b": 95 * s, "c": 5 * s},
 		},
-		"the next when the one before is gone": {
+		"the pod that needs more is the first": {
 			pods: []drain.Pod{gracious("a", 30*s, "x"), gracious("c", 5*s, "x")}, want: map[string]time.Duration{"a": 35 * s, "c": 5 * s},
 		},
-		"and not while it terminates": {
+		"no pod is early while another of its PDB terminates": {
 			pods: []drain.Pod{terminating(gracious("a", 30*s, "x")), gracious("b", 60*s, "x"), gracious("c", 5*s, "x")},
 			want: map[string]time.Duration{"b": 60 * s, "c": 5 * s},
 		},
-		"budgets do not wait for each other": {
+		"PDBs do not wait for each other": {
 			pods: []drain.Pod{gracious("a", 30*s, "x"), gracious("b", 30*s, "y"), gracious("c", 30*s, "x"), gracious("d", 30*s)},
 			want: map[string]time.Duration{"a": 60 * s, "b": 30 * s, "c": 30 * s, "d": 30 * s},
 		},
-		"a pod under two budgets waits for both": {
+		"a pod of two PDBs waits for both": {
 			pods: []drain.Pod{gracious("a", 30*s, "x"), gracious("b", 40*s, "x", "y"), gracious("c", 50*s, "y")},
 			want: map[string]time.Duration{"a": 30 * s, "b": 40 * s, "c": 90 * s},
 		},
-		"a sum that does not fit begins in the middle": {
+		"a sum that does not fit starts in the middle": {
 			pods: []drain.Pod{gracious("a", 400*s, "x"), gracious("b", 400*s, "x")}, want: map[string]time.Duration{"a": 600 * s, "b": 400 * s},
 		},
 		"held pods take part": {
 			pods: []drain.Pod{held(gracious("a", 30*s, "x")), gracious("b", 20*s, "x")}, want: map[string]time.Duration{"a": 50 * s, "b": 20 * s},
 		},
-		"what an escort takes comes before the grace": {
+		"the escort's time comes before the grace": {
 			pods: []drain.Pod{gracious("a", 30*s, "x"), gracious("b", 30*s, "x")}, lead: 60 * s,
 			want: map[string]time.Duration{"a": 180 * s, "b": 90 * s},
 		},
-		"what is left alone or leaves already has none": {
+		"skipped and terminating pods have none": {
 			pods: []drain.Pod{{Ref: drain.Ref{Name: "daemon"}, Controller: "DaemonSet", PDBs: []string{"x"}}, terminating(gracious("a", 30*s))},
 		},
 	} {
@@ -88,8 +88,8 @@ func TestTheMomentsOfPods(t *testing.T) {
 			got := map[string]time.Duration{}
 			for _, p := range plan.Pods {
 				require.False(t, p.Due)
-				if !p.Moment.IsZero() {
-					got[p.Name] = limits.Deadline.Sub(p.Moment)
+				if !p.ForceAt.IsZero() {
+					got[p.Name] = limits.Deadline.Sub(p.ForceAt)
 				}
 			}
 			if c.want == nil {
@@ -100,7 +100,7 @@ func TestTheMomentsOfPods(t *testing.T) {
 	}
 }
 
-func TestWhatThereIsOfAGraceIsInWholeSecondsAndNeverNone(t *testing.T) {
+func TestGrace_TimeLeft_WholeSecondsAndNeverZero(t *testing.T) {
 	for left, want := range map[time.Duration]time.Duration{
 		time.Hour:                30 * time.Second,
 		30 * time.Second:         30 * time.Second,
@@ -112,10 +112,10 @@ func TestWhatThereIsOfAGraceIsInWholeSecondsAndNeverNone(t *testing.T) {
 	} {
 		require.Equal(t, want, limits.Grace(30*time.Second, limits.Deadline.Add(-left)), left)
 	}
-	require.Equal(t, time.Second, limits.Grace(0, now), "its kubelet is to stop it, not to find it gone")
+	require.Equal(t, time.Second, limits.Grace(0, now), "the kubelet must stop it, not find it gone")
 }
 
-// planned is the plan of that long before the deadline, of a node that has a pooler beside these pods.
+// planned returns the plan this long before the deadline, of a node with these pods and a pooler.
 func planned(before time.Duration, l drain.Limits, pods ...drain.Pod) drain.Plan {
 	stuck := in("poolers")
 	stuck.PDBs = []string{"stuck"}
@@ -125,10 +125,10 @@ func planned(before time.Duration, l drain.Limits, pods ...drain.Pod) drain.Plan
 	})
 }
 
-func TestNoPhaseHoldsBackAPodWhoseTimeIsShort(t *testing.T) {
+func TestPlan_TimeIsShort_PodOpensBeforeItsPhase(t *testing.T) {
 	lenient := limits
 	lenient.Force = false
-	for name, l := range map[string]drain.Limits{"force": limits, "leave": lenient} {
+	for name, l := range map[string]drain.Limits{"force": limits, "keep": lenient} {
 		t.Run(name, func(t *testing.T) {
 			pods := []drain.Pod{gracious("short", 30*time.Second), gracious("long", 90*time.Second)}
 			plan := planned(181*time.Second, l, pods...)
@@ -143,17 +143,17 @@ func TestNoPhaseHoldsBackAPodWhoseTimeIsShort(t *testing.T) {
 	}
 }
 
-func TestWithoutForceNoPodHasAMoment(t *testing.T) {
+func TestPlan_WithoutForce_NoPodIsDue(t *testing.T) {
 	lenient := limits
 	lenient.Force = false
 	for _, p := range planned(time.Second, lenient, gracious("web", 30*time.Second), held(gracious("batch", 30*time.Second))).Pods {
-		require.Zero(t, p.Moment)
+		require.Zero(t, p.ForceAt)
 		require.False(t, p.Due)
 		require.Equal(t, p.Verdict == drain.Evict, p.Open, "a held pod stays")
 	}
 }
 
-func TestAPlanWakesForTheNextMoment(t *testing.T) {
+func TestPlan_NextPodDue_Wakes(t *testing.T) {
 	batch := held(gracious("batch", 30*time.Second))
 	plan := planned(45*time.Second, limits, batch)
 	require.Equal(t, limits.Deadline.Add(-30*time.Second), plan.Wake)
@@ -163,7 +163,7 @@ func TestAPlanWakesForTheNextMoment(t *testing.T) {
 	require.Equal(t, limits.Deadline.Add(-4*time.Second), plan.Wake, "the pooler's, which has no grace")
 }
 
-func TestAPodThatOnlyFinalizersKeepIsWaitedForForAWhile(t *testing.T) {
+func TestPlan_OnlyFinalizersKeepPod_AwaitedForAWhile(t *testing.T) {
 	kept := terminating(gracious("kept", 30*time.Second))
 	kept.ContainersEndedAt, kept.Finalizers = ago(9*time.Second), []string{"example.com/a", "example.com/b"}
 	view := drain.View{Now: now, Pods: []drain.Pod{kept}, Phases: order(), Clocks: make([]drain.Clock, 3)}
@@ -177,9 +177,9 @@ func TestAPodThatOnlyFinalizersKeepIsWaitedForForAWhile(t *testing.T) {
 	require.True(t, plan.Done())
 }
 
-// Whatever the node is like: no moment is in the first half, or leaves a pod less than its own grace where there is so much time;
-// and of the pods under one budget, as many as one come before they must.
-func TestMomentsKeepTheirPromises(t *testing.T) {
+// On any node: ForceAt is never in the first half, and leaves a pod its own grace where there is that much time. Of the pods of one PDB,
+// no more than one is deleted before its own last moment.
+func TestForceAt_RandomNodes_PromisesHold(t *testing.T) {
 	for seed := range uint64(plans) {
 		view := randomNode(seed)
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -187,45 +187,45 @@ func TestMomentsKeepTheirPromises(t *testing.T) {
 		view.Limits = drain.Limits{StartedAt: ago(before), Deadline: now.Add(left), Force: true}
 		for i := range view.Pods {
 			view.Pods[i].Grace = time.Duration(r.IntN(300)) * time.Second
-			for _, budget := range []string{"x", "y", "z"} {
+			for _, pdb := range []string{"x", "y", "z"} {
 				if r.IntN(3) == 0 {
-					view.Pods[i].PDBs = append(view.Pods[i].PDBs, budget)
+					view.Pods[i].PDBs = append(view.Pods[i].PDBs, pdb)
 				}
 			}
 		}
-		requireMoments(t, seed, drain.Make(view), view.Limits)
+		requireForceAt(t, seed, drain.Make(view), view.Limits)
 	}
 }
 
-func requireMoments(t *testing.T, seed uint64, plan drain.Plan, l drain.Limits) {
-	half, early, leaving := l.StartedAt.Add(l.Deadline.Sub(l.StartedAt)/2), map[string]int{}, map[string]bool{}
+func requireForceAt(t *testing.T, seed uint64, plan drain.Plan, l drain.Limits) {
+	half, early, busy := l.StartedAt.Add(l.Deadline.Sub(l.StartedAt)/2), map[string]int{}, map[string]bool{}
 	for _, p := range plan.Pods {
-		for _, budget := range p.PDBs {
-			leaving[budget] = leaving[budget] || p.Verdict == drain.Wait
+		for _, pdb := range p.PDBs {
+			busy[pdb] = busy[pdb] || p.Verdict == drain.Wait
 		}
 	}
 	for _, p := range plan.Pods {
 		if p.Verdict != drain.Evict && p.Verdict != drain.Hold {
-			require.Zero(t, p.Moment, "seed %d: %s", seed, p.Name)
+			require.Zero(t, p.ForceAt, "seed %d: %s", seed, p.Name)
 			continue
 		}
-		require.False(t, p.Moment.Before(half), "seed %d: %s in the first half", seed, p.Name)
+		require.False(t, p.ForceAt.Before(half), "seed %d: %s in the first half", seed, p.Name)
 		own := l.Deadline.Add(-max(p.Grace, 2*time.Second))
 		if own.Before(half) {
 			own = half
 		}
-		require.False(t, p.Moment.After(own), "seed %d: %s too late", seed, p.Name)
-		for _, budget := range p.PDBs {
-			if p.Moment.Before(own) {
-				early[budget]++
-				require.False(t, leaving[budget], "seed %d: %s before another is gone", seed, p.Name)
+		require.False(t, p.ForceAt.After(own), "seed %d: %s too late", seed, p.Name)
+		for _, pdb := range p.PDBs {
+			if p.ForceAt.Before(own) {
+				early[pdb]++
+				require.False(t, busy[pdb], "seed %d: %s before another is gone", seed, p.Name)
 			}
 		}
 		if len(p.PDBs) == 0 {
-			require.Equal(t, own, p.Moment, "seed %d: %s", seed, p.Name)
+			require.Equal(t, own, p.ForceAt, "seed %d: %s", seed, p.Name)
 		}
 	}
-	for budget, n := range early {
-		require.Equal(t, 1, n, "seed %d: budget %s", seed, budget)
+	for pdb, n := range early {
+		require.Equal(t, 1, n, "seed %d: PDB %s", seed, pdb)
 	}
 }

@@ -8,58 +8,55 @@ import (
 )
 
 const (
-	// blockedRecheck is the safety net under the budget watch: a blocked pod is asked again after this long though no
-	// change was seen. Shorter would hammer a budget that everybody waits for, longer would make a lost change expensive.
+	// blockedRecheck is the safety net under the watch of PDBs: a blocked eviction is repeated after this long though no change was
+	// seen. Shorter would load the server where many pods are blocked, longer would make a lost change expensive.
 	blockedRecheck = 10 * time.Second
-	// acceptedRecheck is how long an accepted eviction may show no effect in the watched store before it is asked for again.
+	// acceptedRecheck is how long an accepted eviction may show no effect in the watched pods before it is repeated.
 	acceptedRecheck = 30 * time.Second
-	// escortPace keeps a blocked escort from being tried at every change of every pod, which its own marks are as well. An
-	// eviction costs one request, an escort a dozen; a second later than its budget's room is soon enough for it.
-	escortPace = time.Second
+	// escortInterval keeps a blocked escort from running again at every change of a pod; its own label is such a change. An eviction
+	// costs one request, an escort a dozen. A second after the PDB has room is soon enough for it.
+	escortInterval = time.Second
 )
 
-// Drainer empties nodes.
+// Drainer drains nodes.
 type Drainer struct {
 	Phases      []Phase
-	Limits      Limits  // of the drain that is to be done
-	Records     Records // of that drain; nil: none can be kept, and escorts that must keep some evict plainly
-	Concurrency int     // evictions under way at once, one node
+	Limits      Limits  // of the next drain
+	Records     Records // of that drain; nil: none can be kept, and an escort that needs one only evicts
+	Concurrency int     // evictions in flight at once, per node
 	Log         *slog.Logger
 }
 
-// Drain evicts the node's pods, phase by phase, until none is left that must go, or until ctx ends: the report's Remaining
-// tells which.
-func (d Drainer) Drain(ctx context.Context, cluster Cluster, node Node) Report {
-	return d.Resume(ctx, cluster, node, Report{})
+// Drain evicts the node's pods, phase by phase, until no pod remains that must go, or until ctx ends. The report's Remaining says which.
+func (d Drainer) Drain(ctx context.Context, cluster Cluster, node Node) (Report, State) {
+	return d.Resume(ctx, cluster, node, State{})
 }
 
-// Resume drains on where another drain of the node has ended, with other limits say: with its clocks, and in its books.
-func (d Drainer) Resume(ctx context.Context, cluster Cluster, node Node, before Report) Report {
+// Resume continues a drain of the node that has ended: with the times of its phases and its report, and perhaps with other limits.
+func (d Drainer) Resume(ctx context.Context, cluster Cluster, node Node, before State) (Report, State) {
 	r := &run{
-		Drainer: d, cluster: cluster, node: node, clocks: before.clocks(d.Phases),
-		asked: map[Ref]*ask{}, answers: make(chan answer), ledger: newLedger(d.Phases), pace: pace{most: d.Concurrency, now: d.Concurrency},
+		Drainer: d, cluster: cluster, node: node, state: before.resume(d.Phases), responses: make(chan response),
+		pace: pace{limit: d.Concurrency, now: d.Concurrency},
 	}
-	r.ledger.goOn(before)
 	r.loop(ctx)
-	return r.ledger.report(r.clocks)
+	return r.state.report(d.Phases), r.state
 }
 
-// Plan reports what a drain of these pods would begin with: verdicts and phases, and no outcomes.
+// Plan reports what a drain of these pods would start with: verdicts and phases, without outcomes.
 func (d Drainer) Plan(pods []Pod, node Node) Report {
-	plan := d.first(pods, node)
-	ledger := newLedger(d.Phases)
-	ledger.see(plan, time.Now())
-	report := ledger.report(make([]Clock, len(d.Phases)))
+	state := State{}.resume(d.Phases)
+	state.observe(d.firstPlan(pods, node), d.Phases, time.Now())
+	report := state.report(d.Phases)
 	for i := range report.Pods {
 		report.Pods[i].Outcome = ""
 	}
 	return report
 }
 
-// Evictable are the pods that a drain would evict.
+// Evictable returns the pods that a drain would evict, held ones included.
 func (d Drainer) Evictable(pods []Pod, node Node) []Pod {
 	var wanted []Pod
-	for _, p := range d.first(pods, node).Pods {
+	for _, p := range d.firstPlan(pods, node).Pods {
 		if p.Verdict == Evict || p.Verdict == Hold {
 			wanted = append(wanted, p.Pod)
 		}
@@ -67,40 +64,38 @@ func (d Drainer) Evictable(pods []Pod, node Node) []Pod {
 	return wanted
 }
 
-func (d Drainer) first(pods []Pod, node Node) Plan {
+func (d Drainer) firstPlan(pods []Pod, node Node) Plan {
 	return Make(View{
 		Now: time.Now(), Node: node, Pods: pods, Phases: d.Phases, Clocks: make([]Clock, len(d.Phases)), RecordedPhases: d.recordedPhases(pods),
 	})
 }
 
-// run is one drain. Its loop alone touches its fields; evictions under way send their answers to it.
+// run is one drain. Only its loop uses its fields; the goroutines of requests send it their responses.
 type run struct {
 	Drainer
-	cluster  Cluster
-	node     Node
-	lost     time.Time // when its kubelet was first not heard of; zero: it is
-	clocks   []Clock
-	asked    map[Ref]*ask
-	evicting int // evictions under way
-	underWay int // the same, and escorts
-	changes  int // of the cluster, as counted by the loop
-	answers  chan answer
-	ledger   *ledger
-	pace     pace
+	cluster          Cluster
+	node             Node
+	unreachableSince time.Time // zero: the kubelet is reachable
+	state            State
+	evicting         int // evictions and deletions in flight
+	inFlight         int // the same, and escorts
+	changes          int // of the cluster, so far
+	responses        chan response
+	pace             pace
 }
 
-// loop returns when nothing is left to do, or when there is no more time to do it.
+// loop returns when nothing is left to do, or when ctx ends.
 func (r *run) loop(ctx context.Context) {
 	defer r.join()
 	for {
-		wake, done := r.pass(ctx)
+		wake, done := r.reconcile(ctx)
 		if done || !r.await(ctx, wake) {
 			return
 		}
 	}
 }
 
-// await returns when there may be something new to do, and false when there is no more time to do it.
+// await returns when something has changed or it is time to wake, and false when ctx ends.
 func (r *run) await(ctx context.Context, wake time.Time) bool {
 	timer := time.NewTimer(time.Until(wake))
 	defer timer.Stop()
@@ -109,171 +104,154 @@ func (r *run) await(ctx context.Context, wake time.Time) bool {
 		return false
 	case <-r.cluster.Changed():
 		r.changes++
-	case a := <-r.answers:
-		r.take(a)
+	case got := <-r.responses:
+		r.record(got)
 	case <-timer.C:
 	}
 	return true
 }
 
-// join waits for evictions under way; their context has ended, so that it is not long.
+// join waits for the requests in flight. Their context has ended, so it is not long.
 func (r *run) join() {
-	for r.underWay > 0 {
-		r.take(<-r.answers)
+	for r.inFlight > 0 {
+		r.record(<-r.responses)
 	}
 }
 
-// pass looks at the node once, and starts what there is to do.
-func (r *run) pass(ctx context.Context) (wake time.Time, done bool) {
+// reconcile looks at the node once, and starts what there is to do.
+func (r *run) reconcile(ctx context.Context) (wake time.Time, done bool) {
 	now := time.Now()
-	wake = earliest(r.look(now), now.Add(blockedRecheck))
+	wake = earliest(r.checkKubelet(now), now.Add(blockedRecheck))
 	pods := r.cluster.Pods()
 	plan := Make(View{
-		Now: now, Node: r.node, Pods: pods, Phases: r.Phases, Clocks: r.clocks, Limits: r.Limits, RecordedPhases: r.recordedPhases(pods),
+		Now: now, Node: r.node, Pods: pods, Phases: r.Phases, Clocks: r.state.clocks, Limits: r.Limits, RecordedPhases: r.recordedPhases(pods),
 	})
 	r.logPhases(plan)
-	r.clocks = plan.Clocks
-	for _, ref := range r.ledger.see(plan, now) {
+	r.state.clocks = plan.Clocks
+	for _, ref := range r.state.observe(plan, r.Phases, now) {
 		r.Log.Info("pod gone", "pod", ref.String())
 	}
 	wake = earliest(wake, plan.Wake)
 	for _, pod := range plan.Pods {
-		r.ask(pod.Ref).come(pod.Due)
-		if pod.Open {
-			wake = earliest(wake, r.act(ctx, pod, now))
+		p := r.state.pods[pod.Ref]
+		p.setDue(pod.Due)
+		if !pod.Open {
+			continue
 		}
+		c := r.conditions(pod, now)
+		do, again := next(*p, pod, c)
+		r.start(ctx, do, pod, c)
+		wake = earliest(wake, again)
 	}
-	return wake, plan.Done() && r.underWay == 0
+	return wake, plan.Done() && r.inFlight == 0
 }
 
-// act starts what there is to do about a pod if it is its turn, and says when else to look again; zero: something will tell.
-func (r *run) act(ctx context.Context, pod Planned, now time.Time) (again time.Time) {
-	escort, a := r.Phases[pod.Phase].Escort, r.asked[pod.Ref]
-	switch {
-	case a.underWay:
-		return time.Time{}
-	case pod.Verdict == Wait && escort != nil && !a.escorted && r.isRecorded(pod.Ref): // its escort crashed
-	case !pod.wanted():
-		return time.Time{}
-	case escort == nil && !pod.Due && now.Before(r.pace.resting):
-		return r.pace.resting
-	case escort == nil && r.evicting >= r.pace.room(pod.Due):
-		return time.Time{}
-	case pod.Due && !a.tried && !a.accepted: // its moment has come: there is nothing more to be waited for
-	case now.Before(a.earliest):
-		return a.earliest
-	case now.Before(a.again) && !(a.blocked && r.changes > a.changes):
-		return a.again
+func (r *run) conditions(pod Planned, now time.Time) conditions {
+	phase := r.Phases[pod.Phase]
+	return conditions{
+		now: now, limits: r.Limits, phase: phase, recorded: phase.Escort != nil && r.isRecorded(pod.Ref),
+		changes: r.changes, evicting: r.evicting, pace: r.pace,
 	}
-	r.start(ctx, pod, now)
-	return time.Time{}
 }
 
-// wanted tells whether the pod is to be asked to leave. A held one is when its moment has come.
-func (p Planned) wanted() bool { return p.Verdict == Evict || p.Verdict == Hold && p.Due }
-
-func (r *run) ask(pod Ref) *ask {
-	if r.asked[pod] == nil {
-		r.asked[pod] = &ask{}
+// start sends the request that next has decided on.
+func (r *run) start(ctx context.Context, do action, pod Planned, c conditions) {
+	if do == doNothing {
+		return
 	}
-	return r.asked[pod]
-}
-
-// start asks for a pod's eviction: its escort does that, while there is time for one. If the pod's moment has come and it has
-// been refused, its deletion.
-func (r *run) start(ctx context.Context, pod Planned, now time.Time) {
-	a := r.asked[pod.Ref]
-	a.underWay, a.accepted, a.tried, a.changes, a.at = true, false, pod.Due, r.changes, now
-	r.underWay++
-	if escort := r.Phases[pod.Phase].Escort; escort != nil && r.hasTime(a, pod, now) {
-		a.escorted = true
-		r.Log.Info("escort began", "pod", pod.String())
-		go r.escort(ctx, escort, pod, a)
+	p := r.state.pods[pod.Ref]
+	p.evictBy = c.evictBy(*p, pod)
+	p.requests.start(do, pod, c)
+	r.inFlight++
+	if do == doEscort {
+		r.Log.Info("escort started", "pod", pod.String())
+		go r.escort(ctx, c.phase.Escort, pod, p.requests)
 		return
 	}
 	r.evicting++
-	if a.refused {
-		go r.force(ctx, pod, now)
+	if do == doDelete {
+		go r.delete(ctx, pod, c.now)
 		return
 	}
-	go r.evict(ctx, pod, now)
+	go r.evict(ctx, pod, c.now)
 }
 
-// take enters an answer into the books, and decides when the pod may be asked again.
-func (r *run) take(got answer) {
-	a, entry, now := r.asked[got.pod], r.ledger.pods[got.pod], time.Now()
-	r.finish(a, entry, got)
+// record notes a response, and when the pod's next request may be sent.
+func (r *run) record(got response) {
+	p, now := r.state.pods[got.pod], time.Now()
+	r.finish(p, got)
 	if got.err == nil {
-		r.accepted(a, entry, got, now)
+		r.recordAccepted(p, got, now)
 		return
 	}
-	var blocked *Blocked
-	if errors.As(got.err, &blocked) {
-		a.failures, a.blocked, a.again = 0, true, now.Add(blockedRecheck)
-		entry.block(blocked, now)
-		r.say(a, "eviction blocked", got)
+	if block, is := errors.AsType[*Blocked](got.err); is {
+		p.fail(blocked)
+		p.failures, p.retryAt = 0, now.Add(blockedRecheck)
+		p.blocked(block, now)
+		r.logOnce(p, "eviction blocked", got)
 	} else {
-		a.again = now.Add(r.patience(a, max(backoff(got.pod, a.failures), serverWish(got.err)), now))
-		a.failures++
-		r.pace.heed(got.err, a.at, a.again)
-		entry.fail(got, now)
-		r.say(a, got.failed(), got)
+		p.fail(failed)
+		p.retryAt = now.Add(r.retryDelay(p, max(backoff(got.pod, p.failures), got.retryAfter()), now))
+		p.failures++
+		r.pace.throttled(got.err, p.sentAt, p.retryAt)
+		p.failed(got, now)
+		r.logOnce(p, got.failed(), got)
 	}
 	switch {
-	case got.escorted != nil: // which does not wait where there is no time for another escort
-		a.again = earliest(a.again, a.leaveBy)
-	case a.tried && got.forced == 0: // its deletion follows at once
-		a.refused, a.again, a.failures = true, a.earliest, 0
+	case got.escort != nil: // without time for another escort, there is nothing to wait for
+		p.retryAt = earliest(p.retryAt, p.evictBy)
+	case p.attempt != untried && got.deletedWith == 0: // the deletion follows at once
+		p.attempt, p.retryAt, p.failures = refused, p.notBefore, 0
 	}
 }
 
-func (r *run) accepted(a *ask, entry *PodReport, got answer, now time.Time) {
-	a.accepted, a.failures, a.again = true, 0, now.Add(acceptedRecheck)
-	r.pace.accepted()
+func (r *run) recordAccepted(p *progress, got response, now time.Time) {
+	p.latest, p.failures, p.retryAt = accepted, 0, now.Add(acceptedRecheck)
+	r.pace.accept()
 	switch {
-	case got.escorted != nil: // what was accepted was entered then
-	case got.forced > 0:
-		if entry.force(got, now) {
-			r.Log.Warn("pod forced", "pod", got.pod.String(), "grace", got.forced.String(), "reason", entry.reason())
+	case got.escort != nil: // the eviction was noted when it was accepted
+	case got.deletedWith > 0:
+		if p.deleted(got, now) {
+			r.Log.Warn("pod forced", "pod", got.pod.String(), "grace", got.deletedWith.String(), "reason", p.reason())
 		}
-	case entry.accept(now):
+	case p.evicted(now):
 		r.Log.Info("pod evicted", "pod", got.pod.String())
 	}
 }
 
-// finish takes what has answered for the last time off what is under way.
-func (r *run) finish(a *ask, entry *PodReport, got answer) {
-	if got.underWay {
+// finish notes that a request is no longer in flight, if the response is its last.
+func (r *run) finish(p *progress, got response) {
+	if got.inFlight {
 		return
 	}
-	a.underWay, a.blocked = false, false
-	r.underWay--
-	if got.escorted == nil {
+	p.inFlight = false
+	r.inFlight--
+	if got.escort == nil {
 		r.evicting--
-		a.earliest = time.Time{}
+		p.notBefore = time.Time{}
 		return
 	}
-	a.earliest = earliest(time.Now().Add(escortPace), a.leaveBy)
-	entry.Escort = got.escorted
-	r.Log.Info("escort ended", "pod", got.pod.String(), "escort", got.escorted)
+	p.notBefore = earliest(time.Now().Add(escortInterval), p.evictBy)
+	p.line.Escort = got.escort
+	r.Log.Info("escort finished", "pod", got.pod.String(), "escort", got.escort)
 }
 
-// say logs a trouble once, and again only when it changed.
-func (r *run) say(a *ask, what string, got answer) {
-	if said := got.err.Error(); said != a.said {
-		a.said = said
-		r.Log.Warn(what, "pod", got.pod.String(), "reason", said)
+// logOnce logs a problem, and not again until it changes.
+func (r *run) logOnce(p *progress, message string, got response) {
+	if problem := got.err.Error(); problem != p.logged {
+		p.logged = problem
+		r.Log.Warn(message, "pod", got.pod.String(), "reason", problem)
 	}
 }
 
 func (r *run) logPhases(next Plan) {
 	for i, phase := range r.Phases {
-		before, after := r.clocks[i], next.Clocks[i]
+		before, after := r.state.clocks[i], next.Clocks[i]
 		if before.Began.IsZero() && !after.Began.IsZero() {
-			r.Log.Info("phase began", "phase", phase.Name)
+			r.Log.Info("phase started", "phase", phase.Name)
 		}
 		if before.Emptied.IsZero() && !after.Emptied.IsZero() {
-			r.Log.Info("phase emptied", "phase", phase.Name)
+			r.Log.Info("phase complete", "phase", phase.Name)
 		}
 	}
 }

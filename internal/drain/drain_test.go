@@ -43,7 +43,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-func TestPhasesLeaveInOrderAndSettle(t *testing.T) {
+func TestPhases_InOrder_AndSettle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().
 			Add(pod("dns", "phase", "critical"), time.Second).
@@ -55,7 +55,7 @@ func TestPhasesLeaveInOrderAndSettle(t *testing.T) {
 			{Name: "critical", Match: labelled("critical")},
 		}
 		began := time.Now()
-		report := drainer(phases...).Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer(phases...).Drain(within(t, time.Minute), node, drain.Node{})
 		require.Equal(t, []string{
 			"evict app/pooler", "gone app/pooler", "evict app/web", "gone app/web", "evict app/dns", "gone app/dns",
 		}, node.Log())
@@ -65,13 +65,13 @@ func TestPhasesLeaveInOrderAndSettle(t *testing.T) {
 	})
 }
 
-func TestAPhaseThatOutlastsItsTimeoutNoLongerHoldsBackTheNext(t *testing.T) {
+func TestPhase_TimeoutOver_NextPhaseStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("stuck", "phase", "poolers", "budget", "b"), 0).Add(pod("web"), 0)
 		node.Allow("b", 0)
 		phases := []drain.Phase{{Name: "poolers", Match: labelled("poolers"), Timeout: 5 * time.Minute}, {Name: "workloads"}}
 		began := time.Now()
-		report := drainer(phases...).Drain(within(t, 10*time.Minute), node, drain.Node{})
+		report, _ := drainer(phases...).Drain(within(t, 10*time.Minute), node, drain.Node{})
 		require.Len(t, report.Remaining(), 1)
 		require.Equal(t, drain.StillBlocked, report.Pods[0].Outcome)
 		require.Equal(t, []string{"app/b"}, report.Pods[0].BlockedBy)
@@ -80,7 +80,7 @@ func TestAPhaseThatOutlastsItsTimeoutNoLongerHoldsBackTheNext(t *testing.T) {
 	})
 }
 
-func TestAFreedBudgetWakesTheDrainAtOnceAndForAsManyPodsAsItAllows(t *testing.T) {
+func TestBlocked_PDBHasRoomAgain_AllPodsEvictedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		for i := range 4 {
@@ -89,7 +89,7 @@ func TestAFreedBudgetWakesTheDrainAtOnceAndForAsManyPodsAsItAllows(t *testing.T)
 		node.Allow("b", 0)
 		freed := time.Now().Add(3 * time.Second)
 		time.AfterFunc(3*time.Second, func() { node.Allow("b", 4) })
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		for _, p := range report.Pods {
 			require.Equal(t, freed, p.EvictedAt, "%s", p.Name)
 			require.Equal(t, []string{"app/b"}, p.BlockedBy)
@@ -97,23 +97,23 @@ func TestAFreedBudgetWakesTheDrainAtOnceAndForAsManyPodsAsItAllows(t *testing.T)
 	})
 }
 
-func TestABlockedPodIsAskedForAgainThoughNoChangeWasSeen(t *testing.T) {
+func TestBlocked_NoChangeSeen_EvictionRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Fail("app/web", &drain.Blocked{PDBs: []string{"app/b"}, Reason: "no"})
 		<-node.Changed() // of the pod that was added
 		began := time.Now()
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Equal(t, 10*time.Second, report.Pods[0].EvictedAt.Sub(began))
 	})
 }
 
-func TestAnyOtherErrorIsTriedAgainWithBackoffAndNeverFatal(t *testing.T) {
+func TestEvict_AnyOtherError_RetriedWithBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Fail("app/web", slices.Repeat([]error{errors.New("admission webhook denied the request")}, 6)...)
 		began := time.Now()
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
 		took := report.Pods[0].EvictedAt.Sub(began)
 		require.Greater(t, took, 12*time.Second, "six doublings from 0.2 s")
@@ -121,53 +121,53 @@ func TestAnyOtherErrorIsTriedAgainWithBackoffAndNeverFatal(t *testing.T) {
 	})
 }
 
-func TestAThrottlingServerGetsTheTimeItAsksFor(t *testing.T) {
+func TestThrottled_RetryAfter_IsRespected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Fail("app/web", &drain.Throttled{After: 7 * time.Second})
 		began := time.Now()
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Equal(t, 7*time.Second, report.Pods[0].EvictedAt.Sub(began))
 	})
 }
 
-func TestNoMoreEvictionsThanTheConcurrencyAreUnderWay(t *testing.T) {
+func TestEvict_ManyPods_NoMoreInFlightThanConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := &slow{Cluster: draintest.New(), takes: time.Second}
 		for i := range 40 {
 			node.Add(pod(fmt.Sprint("web-", i)), 0)
 		}
 		began := time.Now()
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Empty(t, report.Remaining())
 		require.Equal(t, 3*time.Second, time.Since(began), "40 pods, 16 at once, 1 s each")
 	})
 }
 
-// Many drains at once are more than a server answers. One that refuses is asked for less by each of them, or it is kept busy with
-// refusing; and for more again when it has room.
-func TestAThrottlingServerIsAskedForLessAtOnce(t *testing.T) {
+// Many drains at once overload a server. Each of them must send less, or the server is busy with refusals; and more again when it has
+// room.
+func TestThrottled_ManyPods_FewerInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := &crowded{Cluster: draintest.New(), room: 3}
 		for i := range 60 {
 			node.Add(pod(fmt.Sprint("web-", i)), 0)
 		}
 		time.AfterFunc(10*time.Second, node.widen)
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Empty(t, report.Remaining())
 		require.Less(t, node.refused, 40, "of 60 pods, in ten seconds")
 		require.Greater(t, node.most, 2*3, "when there was room again")
 	})
 }
 
-// crowded is a node whose API server takes a second over each eviction, and has room for few at once.
+// crowded is a node whose API server needs a second for each eviction, and allows few at once.
 type crowded struct {
 	*draintest.Cluster
 	mu                            sync.Mutex
 	room, underWay, refused, most int
 }
 
-// widen gives it more room, and counts anew how much of it is used.
+// widen gives it more room, and starts to count anew how much of it is used.
 func (c *crowded) widen() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -197,7 +197,7 @@ func (c *crowded) enter() bool {
 	return true
 }
 
-// slow is a node whose API server takes its time over each eviction.
+// slow is a node whose API server answers each eviction after some time.
 type slow struct {
 	*draintest.Cluster
 	takes time.Duration
@@ -212,13 +212,13 @@ func (s *slow) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) e
 	}
 }
 
-func TestADrainThatCannotFinishEndsWithItsContextAndNamesWhatRemains(t *testing.T) {
+func TestDrain_ContextEnds_ReportsWhatRemains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		held := pod("batch")
 		held.Annotations = map[string]string{"karpenter.sh/do-not-disrupt": "true"}
 		node := draintest.New().Add(held, 0).Add(pod("web"), time.Hour)
 		began := time.Now()
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Equal(t, time.Minute, time.Since(began))
 		require.Equal(t, []string{"evict app/web"}, node.Log())
 		require.Len(t, report.Remaining(), 2)
@@ -228,33 +228,33 @@ func TestADrainThatCannotFinishEndsWithItsContextAndNamesWhatRemains(t *testing.
 	})
 }
 
-func TestAPodThatArrivesLateIsEvictedToo(t *testing.T) {
+func TestDrain_PodArrivesLate_IsEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 5*time.Second)
 		time.AfterFunc(time.Second, func() { node.Add(pod("late"), 0) })
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Len(t, report.Pods, 2)
 		require.Contains(t, node.Log(), "evict app/late")
 	})
 }
 
-func TestASuccessorOfTheSameNameIsAnotherPod(t *testing.T) {
+func TestDrain_SuccessorOfTheSameName_IsAnotherPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("db-0"), 0)
 		reborn := pod("db-0")
 		reborn.UID = "second"
 		time.AfterFunc(0, func() { node.Add(reborn, 0) })
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
 		require.Empty(t, report.Remaining())
 		require.NotEmpty(t, report.Pods)
 	})
 }
 
-func TestAPodThatIsLeftKeepsItsReasonThoughItsEvictionIsAnsweredLater(t *testing.T) {
+func TestReason_EvictionAnsweredLate_StaysTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := &belated{Cluster: draintest.New().Add(pod("web"), time.Hour), by: time.Second}
-		node.Lose(true)
-		report := drainer().Drain(within(t, time.Minute), node, drain.Node{Unreachable: true})
+		node.SetUnreachable(true)
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{Unreachable: true})
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Contains(t, report.Pods[0].Reason, "unreachable")
 		require.False(t, report.Pods[0].EvictedAt.IsZero())

@@ -14,16 +14,16 @@ import (
 	"quiesce/internal/drain/draintest"
 )
 
-// escort is one whose pods take a while to be readied and a while to be left alone.
+// escort takes a while before its eviction and a while after it.
 type escort struct {
 	ready, linger time.Duration
-	options       []drain.EvictOptions // asked for one after the other
+	options       []drain.EvictOptions // of its evictions, one after the other
 
-	mutex    sync.Mutex
-	seen     []drain.EscortRequest
-	began    []time.Time
-	ended    error // of its context, when the last one was done
-	released []string
+	mutex  sync.Mutex
+	seen   []drain.EscortRequest
+	began  []time.Time
+	ended  error // of its context, when the last one returned
+	undone []string
 }
 
 func (e *escort) note(what func()) {
@@ -32,7 +32,7 @@ func (e *escort) note(what func()) {
 	what()
 }
 
-// since are the pods whose escort began then or later.
+// since returns the pods whose escort started then or later.
 func (e *escort) since(at time.Time) (seen []drain.EscortRequest) {
 	for i, began := range e.began {
 		if !began.Before(at) {
@@ -62,12 +62,12 @@ func (e *escort) Run(ctx context.Context, p drain.EscortRequest) (drain.EscortRe
 
 func (e *escort) ShutDown(_ context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
 	e.note(func() { e.seen, e.began = append(e.seen, p), append(e.began, time.Now()) })
-	return drain.EscortResult{Strategy: "farewell"}, nil
+	return drain.EscortResult{Strategy: "shutdown"}, nil
 }
 
 func (e *escort) Undo(_ context.Context, p drain.EscortRequest) error {
-	e.released = append(e.released, p.String())
-	return errors.New("still marked")
+	e.undone = append(e.undone, p.String())
+	return errors.New("still recorded")
 }
 
 func (e *escort) Advise(_ context.Context, p drain.Pod) []string {
@@ -81,12 +81,12 @@ func escorted(e *escort) drain.Drainer {
 	return drainer(drain.Phase{Name: "poolers", Match: labelled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
 }
 
-func TestAnEscortedPodIsEvictedWhenItsEscortSaysSo(t *testing.T) {
+func TestEscort_Evicts_WhenItIsReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{ready: 3 * time.Second, linger: 10 * time.Second, options: []drain.EvictOptions{{DryRun: true}, {Grace: time.Minute}}}
 		node := draintest.New().Add(pod("pooler", "phase", "poolers"), 4*time.Second).Add(pod("web"), time.Second)
 		began := time.Now()
-		report := escorted(e).Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := escorted(e).Drain(within(t, time.Minute), node, drain.Node{})
 		require.Equal(t, []string{"evict app/pooler", "gone app/pooler", "evict app/web", "gone app/web"}, node.Log())
 		pooler := report.Pods[0]
 		require.Equal(t, drain.Evicted, pooler.Outcome)
@@ -97,22 +97,22 @@ func TestAnEscortedPodIsEvictedWhenItsEscortSaysSo(t *testing.T) {
 	})
 }
 
-func TestAnEscortThatABudgetBlocksIsTriedAgainWhenTheBudgetHasRoom(t *testing.T) {
+func TestEscort_PDBHasRoomAgain_RunsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{}
 		node := draintest.New().Add(pod("pooler", "phase", "poolers", "budget", "b"), 0)
 		node.Allow("b", 0)
 		time.AfterFunc(5*time.Second, func() { node.Allow("b", 1) })
 		began := time.Now()
-		report := escorted(e).Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := escorted(e).Drain(within(t, time.Minute), node, drain.Node{})
 		require.WithinDuration(t, began.Add(5*time.Second), report.Pods[0].EvictedAt, time.Second)
 		require.Equal(t, []string{"app/b"}, report.Pods[0].BlockedBy)
 		require.GreaterOrEqual(t, len(e.seen), 2)
 	})
 }
 
-// An escort leaves marks, which are changes of the pod: with every change as a reason to try again, it would never rest.
-func TestAnEscortThatABudgetBlocksIsNotTriedAtEveryChange(t *testing.T) {
+// An escort labels its pod. If every change of a pod were a reason to try again, the escort would run without a pause.
+func TestEscort_PDBBlocks_NotRunAtEveryChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{}
 		node := draintest.New().Add(pod("pooler", "phase", "poolers", "budget", "b"), 0)
@@ -132,11 +132,11 @@ func TestAnEscortThatABudgetBlocksIsNotTriedAtEveryChange(t *testing.T) {
 	})
 }
 
-func TestAnEscortIsWaitedForWhenTheDrainIsCancelled(t *testing.T) {
+func TestEscort_DrainCancelled_IsAwaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{ready: time.Hour}
 		node := draintest.New().Add(pod("pooler", "phase", "poolers"), 0)
-		report := escorted(e).Drain(within(t, time.Minute), node, drain.Node{})
+		report, _ := escorted(e).Drain(within(t, time.Minute), node, drain.Node{})
 		require.Equal(t, drain.Waiting, report.Pods[0].Outcome)
 		require.Empty(t, node.Log())
 	})
@@ -171,7 +171,7 @@ func TestRecord_PhaseIsGone_PodIsMatchedAgain(t *testing.T) {
 	}
 }
 
-// saver is an escort that records a change, and is told what an earlier one recorded.
+// saver is an escort that records a change, and gets what an earlier one recorded.
 type saver struct {
 	drain.Escort
 	err    error
@@ -202,7 +202,7 @@ func TestRecord_SavedByAnEscort_ReachesTheNext(t *testing.T) {
 	})
 }
 
-func TestRecord_NoneCanBeKept_EscortIsTold(t *testing.T) {
+func TestRecord_NoLease_SaveFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &saver{}
 		by := drainer(drain.Phase{Name: "poolers", Match: labelled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
@@ -213,28 +213,28 @@ func TestRecord_NoneCanBeKept_EscortIsTold(t *testing.T) {
 	})
 }
 
-// A pod that an earlier slice's escort marked and evicted may still need its escort; one that nobody marked stops by itself.
-func TestATerminatingPodSeesItsEscortOnceMoreIfAnEarlierOneCrashed(t *testing.T) {
+// A pod that an earlier escort changed and evicted may still need its escort. A pod without a record stops by itself.
+func TestEscort_EarlierOneCrashed_RunsForTerminatingPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{}
-		marked := pod("marked", "phase", "poolers")
+		changed := pod("recorded", "phase", "poolers")
 		other := pod("other", "phase", "poolers")
-		marked.Deleted, other.Deleted = time.Now(), time.Now()
-		node := draintest.New().Add(marked, 0).Add(other, 0)
-		time.AfterFunc(time.Minute, func() { node.Remove("app/marked"); node.Remove("app/other") })
+		changed.Deleted, other.Deleted = time.Now(), time.Now()
+		node := draintest.New().Add(changed, 0).Add(other, 0)
+		time.AfterFunc(time.Minute, func() { node.Remove("app/recorded"); node.Remove("app/other") })
 		by := escorted(e)
-		by.Records = recorded(t, marked)
-		report := by.Drain(within(t, time.Hour), node, drain.Node{})
+		by.Records = recorded(t, changed)
+		report, _ := by.Drain(within(t, time.Hour), node, drain.Node{})
 		require.Empty(t, report.Remaining())
 		require.Len(t, e.seen, 1)
 		require.JSONEq(t, `{"paused":true}`, string(e.seen[0].Record))
-		require.Equal(t, "marked", e.seen[0].Name)
-		require.Equal(t, []string{"gone app/marked", "gone app/other"}, node.Log(), "nobody is signalled twice")
+		require.Equal(t, "recorded", e.seen[0].Name)
+		require.Equal(t, []string{"gone app/recorded", "gone app/other"}, node.Log(), "no pod is signalled twice")
 		require.Zero(t, report.Pods[0].EvictedAt)
 	})
 }
 
-func TestDaemonSetsOfAnEscortedPhaseAreSeenOutByTheirEscortInTime(t *testing.T) {
+func TestShutDownDaemons_EscortedPhase_PodsStoppedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		daemon, excused := pod("daemon", "phase", "poolers"), pod("excused", "phase", "poolers")
 		daemon.Controller, excused.Controller = "DaemonSet", "DaemonSet"
@@ -242,20 +242,20 @@ func TestDaemonSetsOfAnEscortedPhaseAreSeenOutByTheirEscortInTime(t *testing.T) 
 		node := draintest.New().Add(daemon, 0).Add(excused, 0).Add(pod("web"), time.Second)
 		e := &escort{}
 		by := escorted(e)
-		report := by.Drain(within(t, time.Minute), node, drain.Node{})
-		require.Nil(t, report.Pods[0].Escort, "not while others may need it")
+		report, _ := by.Drain(within(t, time.Minute), node, drain.Node{})
+		require.Nil(t, report.Pods[0].Escort, "not while other pods may need it")
 		end := time.Now().Add(10 * time.Second)
 		by.ShutDownDaemons(within(t, 10*time.Second), node.Pods(), drain.Node{}, &report)
-		require.Equal(t, "farewell", report.Pods[0].Escort.Strategy)
-		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
+		require.Equal(t, "shutdown", report.Pods[0].Escort.Strategy)
+		require.Equal(t, drain.Skipped, report.Pods[0].Outcome)
 		require.Nil(t, report.Pods[1].Escort)
 		require.Len(t, e.seen, 1)
 		require.Equal(t, end.Add(-2*time.Second), e.seen[0].EvictBy)
 	})
 }
 
-// A drain whose clock turns out to be shorter is not a new one: what was done is in the report, and a phase has the time it has had.
-func TestADrainThatGoesOnKeepsItsBooksAndItsClocks(t *testing.T) {
+// A drain under a shorter deadline is not a new one: the report keeps what was done, and a phase's time continues.
+func TestResume_EarlierDrain_KeepsReportAndClocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		by := drainer(drain.Phase{Name: "first", Match: labelled("first"), Timeout: time.Minute}, drain.Phase{Name: "workloads"})
 		node := draintest.New().Add(pod("quick", "phase", "first"), time.Second).
@@ -263,27 +263,27 @@ func TestADrainThatGoesOnKeepsItsBooksAndItsClocks(t *testing.T) {
 			Add(pod("stuck", "phase", "first", "budget", "b"), time.Second).Add(pod("web"), time.Second)
 		node.Allow("b", 0)
 		began := time.Now()
-		report := by.Drain(within(t, 40*time.Second), node, drain.Node{})
-		report = by.Resume(within(t, time.Minute), node, drain.Node{}, report)
+		_, state := by.Drain(within(t, 40*time.Second), node, drain.Node{})
+		report, _ := by.Resume(within(t, time.Minute), node, drain.Node{}, state)
 		require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
 		require.Equal(t, drain.StillBlocked, report.Pods[2].Outcome)
 		require.Equal(t, began, report.Phases[0].StartedAt)
-		require.Equal(t, began, report.Pods[1].EvictedAt, "in the earlier one")
-		require.Equal(t, began.Add(time.Minute), report.Pods[3].EvictedAt, "the phase before it has had its time")
+		require.Equal(t, began, report.Pods[1].EvictedAt, "in the earlier drain")
+		require.Equal(t, began.Add(time.Minute), report.Pods[3].EvictedAt, "the timeout of the phase before it is over")
 	})
 }
 
 func TestUndoEscorts_RecordedPods_Only(t *testing.T) {
 	e := &escort{}
-	marked, labelled := pod("marked"), pod("labelled", "phase", "poolers", drain.EscortLabel, "careful")
+	changed, labelled := pod("recorded"), pod("labelled", "phase", "poolers", drain.EscortLabel, "careful")
 	by := escorted(e)
-	by.Records = recorded(t, marked)
-	err := by.UndoEscorts(t.Context(), []drain.Pod{marked, labelled, pod("pooler", "phase", "poolers")}, drain.Node{})
-	require.ErrorContains(t, err, "still marked")
-	require.Equal(t, []string{"app/marked"}, e.released, "a label is the word of the pod's owner")
+	by.Records = recorded(t, changed)
+	err := by.UndoEscorts(t.Context(), []drain.Pod{changed, labelled, pod("pooler", "phase", "poolers")}, drain.Node{})
+	require.ErrorContains(t, err, "still recorded")
+	require.Equal(t, []string{"app/recorded"}, e.undone, "a label may be the pod owner's")
 }
 
-func TestAPlanCarriesTheEscortsAdvice(t *testing.T) {
+func TestPlan_Escorts_AddWarnings(t *testing.T) {
 	d := escorted(&escort{})
 	pods := []drain.Pod{pod("pooler", "phase", "poolers"), pod("web")}
 	report := d.Plan(pods, drain.Node{})
@@ -292,19 +292,19 @@ func TestAPlanCarriesTheEscortsAdvice(t *testing.T) {
 	require.Empty(t, report.Pods[1].Warnings)
 }
 
-// hurried is an escorted phase whose escort has half a minute.
-func hurried(e *escort) drain.Drainer {
+// withLead returns a drainer whose escort has half a minute.
+func withLead(e *escort) drain.Drainer {
 	by := escorted(e)
 	by.Phases[0].Lead = 30 * s
 	return by
 }
 
-func TestAnEscortWhosePodsMomentHasComeIsNotRefusedAnyMore(t *testing.T) {
+func TestEscort_PodIsDue_EvictionBecomesDeletion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{ready: 2 * s, linger: 5 * s, options: []drain.EvictOptions{{DryRun: true}, {}}}
 		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), 20*s)
 		node.Allow("b", 0)
-		report, n := drainBy(t, hurried(e), 10*time.Minute, node)
+		report, n := drainBy(t, withLead(e), 10*time.Minute, node)
 		requireDeletions(t, n, map[string]request{"pooler": at(58*s, 30*s)})
 		pooler := report.Pods[0]
 		require.Equal(t, drain.Forced, pooler.Outcome)
@@ -315,76 +315,76 @@ func TestAnEscortWhosePodsMomentHasComeIsNotRefusedAnyMore(t *testing.T) {
 	})
 }
 
-func TestAnEscortsWishForMoreGraceIsGrantedAsFarAsTimeAllows(t *testing.T) {
+func TestEscort_AsksForMoreGrace_GetsWhatTimeAllows(t *testing.T) {
 	for wish, want := range map[time.Duration]time.Duration{45 * s: 45 * s, time.Hour: 58 * s} {
 		synctest.Test(t, func(t *testing.T) {
 			e := &escort{ready: 2 * s, options: []drain.EvictOptions{{Grace: wish}}}
 			node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), 20*s)
 			node.Allow("b", 0)
-			report, n := drainBy(t, hurried(e), 10*time.Minute, node)
+			report, n := drainBy(t, withLead(e), 10*time.Minute, node)
 			requireDeletions(t, n, map[string]request{"pooler": at(58*s, want)})
 			require.Contains(t, report.Pods[0].Reason, "deleted with "+want.String()+" grace")
 		})
 	}
 }
 
-func TestAnEscortUnderWayWhenItsPodsMomentComesIsNotDoubled(t *testing.T) {
+func TestEscort_PodBecomesDueMeanwhile_NotRunTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{ready: 20 * s}
 		node := draintest.New()
 		time.AfterFunc(8*time.Minute+50*s, func() { node.Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), s) })
 		node.Add(graced("slow", time.Hour), 590*s)
 		node.Allow("b", 0)
-		report, n := drainBy(t, hurried(e), 10*time.Minute, node)
+		report, n := drainBy(t, withLead(e), 10*time.Minute, node)
 		require.Len(t, e.seen, 1)
 		requireDeletions(t, n, map[string]request{"pooler": at(50*s, 30*s)})
 		require.Equal(t, []string{"app/b"}, report.Pods[0].BlockedBy)
 	})
 }
 
-// A pod that is not told to stop because its escort has no end dies unsignalled.
-func TestAnEscortThatTakesTooLongIsEndedAndThePodDeleted(t *testing.T) {
+// Without an end of its escort, the pod would be killed with the instance, without a signal.
+func TestEscort_TakesTooLong_EndedAndPodDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{ready: time.Hour}
 		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), s)
 		node.Allow("b", 0)
-		report, n := drainBy(t, hurried(e), 10*time.Minute, node)
+		report, n := drainBy(t, withLead(e), 10*time.Minute, node)
 		requireDeletions(t, n, map[string]request{"pooler": at(24*s, 24*s)})
 		require.Len(t, e.seen, 1)
 		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
 	})
 }
 
-func TestAnEscortHasHalfOfTheTimeWhereThereIsNotEnoughForGraceAndEscort(t *testing.T) {
+func TestEscort_TimeTooShort_HasHalfOfIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{ready: 10 * s}
 		node := draintest.New().Add(graced("pooler", time.Hour, "phase", "poolers", "budget", "b"), s)
 		node.Allow("b", 0)
-		_, n := drainBy(t, hurried(e), 2*time.Minute, node)
+		_, n := drainBy(t, withLead(e), 2*time.Minute, node)
 		require.Equal(t, n.deadline.Add(-30*s), e.seen[0].EvictBy)
 		require.Greater(t, n.deletions()["pooler"].before, 30*s)
 	})
 }
 
-// The eviction that was accepted is not to be followed by anything.
-func TestAnEscortIsNotEndedOnceItsEvictionWasAccepted(t *testing.T) {
+// No request may follow an accepted eviction.
+func TestEscort_EvictionAccepted_NotEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{ready: 3 * s, linger: 50 * s}
 		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), 20*s)
 		node.Allow("b", 0)
-		_, n := drainBy(t, hurried(e), 10*time.Minute, node)
+		_, n := drainBy(t, withLead(e), 10*time.Minute, node)
 		require.NoError(t, e.ended)
 		require.Len(t, n.deletions(), 1)
 	})
 }
 
-func TestWithoutForceAnEscortIsInNoHurry(t *testing.T) {
+func TestEscort_WithoutForce_HasNoLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &escort{ready: 9*time.Minute + 55*s}
 		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers"), s)
-		by := hurried(e)
+		by := withLead(e)
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute)}
-		report := by.Drain(within(t, 10*time.Minute), node, drain.Node{})
+		report, _ := by.Drain(within(t, 10*time.Minute), node, drain.Node{})
 		require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
 		require.Zero(t, e.seen[0].EvictBy)
 	})

@@ -19,22 +19,22 @@ import (
 	"quiesce/internal/drain/draintest"
 )
 
-// drains is how many random drains are done in memory; QUIESCE_SEED names the one to be repeated. What runs at the same moment
-// runs in any order, and backoffs have jitter: it may take some repetitions.
+// drains is how many random drains are run in memory; QUIESCE_SEED selects one. Goroutines that wake at the same moment run in any order,
+// so a failure may need some repetitions.
 const drains = 300
 
-// Whatever the pods, their budgets, their graces and the troubles on the way: what is promised about force holds.
-func TestForceKeepsItsPromisesWhateverTheNodeIsLike(t *testing.T) {
+// The promises about force hold whatever the pods, their PDBs, their grace periods and the errors.
+func TestForce_RandomNodes_PromisesHold(t *testing.T) {
 	from, to := uint64(0), uint64(drains)
 	if seed, err := strconv.ParseUint(os.Getenv("QUIESCE_SEED"), 10, 64); err == nil {
 		from, to = seed, seed+1
 	}
 	for seed := from; seed < to && !t.Failed(); seed++ {
 		synctest.Test(t, func(t *testing.T) {
-			r := newTrial(seed)
+			r := newRandomDrain(seed)
 			defer func() {
 				if t.Failed() {
-					t.Log(strings.Join(r.story, "\n"))
+					t.Log(strings.Join(r.events, "\n"))
 					t.Logf("again: QUIESCE_SEED=%d go test -count=300 -failfast -run %s ./internal/drain", seed, t.Name())
 				}
 			}()
@@ -43,30 +43,30 @@ func TestForceKeepsItsPromisesWhateverTheNodeIsLike(t *testing.T) {
 	}
 }
 
-// trial is one random drain, and what was asked of its node.
-type trial struct {
+// randomDrain is one random drain, and the requests it sent.
+type randomDrain struct {
 	*draintest.Cluster
 	*rand.Rand
 	limits drain.Limits
 	pods   map[string]drain.Pod
 	leads  map[string]time.Duration // of its phase
 
-	mutex  sync.Mutex
-	asked  map[string][]time.Time // evictions
-	told   map[string]int         // to stop: evictions and deletions that had an effect
-	forced map[string]bool
-	faults []string
-	story  []string
+	mutex   sync.Mutex
+	asked   map[string][]time.Time // evictions
+	stopped map[string]int         // requests that told the pod to stop
+	forced  map[string]bool
+	broken  []string
+	events  []string
 }
 
-func (r *trial) tell(what, pod string, err error) {
-	r.story = append(r.story, fmt.Sprintf("%7.1f s: %s %s: %v", time.Until(r.limits.Deadline).Seconds(), what, pod, err))
+func (r *randomDrain) log(what, pod string, err error) {
+	r.events = append(r.events, fmt.Sprintf("%7.1f s: %s %s: %v", time.Until(r.limits.Deadline).Seconds(), what, pod, err))
 }
 
-func newTrial(seed uint64) *trial {
-	r := &trial{
+func newRandomDrain(seed uint64) *randomDrain {
+	r := &randomDrain{
 		Cluster: draintest.New(), Rand: rand.New(rand.NewPCG(seed, 2)), pods: map[string]drain.Pod{}, leads: map[string]time.Duration{},
-		asked: map[string][]time.Time{}, told: map[string]int{}, forced: map[string]bool{},
+		asked: map[string][]time.Time{}, stopped: map[string]int{}, forced: map[string]bool{},
 	}
 	whole := time.Duration(10+r.IntN(1200)) * time.Second
 	r.limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(whole), Force: true}
@@ -81,7 +81,7 @@ func newTrial(seed uint64) *trial {
 	return r
 }
 
-func (r *trial) add(i int) {
+func (r *randomDrain) add(i int) {
 	phase := []string{"poolers", "", "", "critical"}[r.IntN(4)]
 	p := graced(fmt.Sprint("pod-", i), []time.Duration{0, s, 5 * s, 30 * s, time.Minute, 20 * time.Minute}[r.IntN(6)],
 		"phase", phase, "budget", []string{"x", "y", "none"}[r.IntN(3)])
@@ -92,18 +92,18 @@ func (r *trial) add(i int) {
 		r.leads[p.Name] = 20 * s
 	}
 	r.pods[p.Name] = p
-	r.story = append(r.story, fmt.Sprintf("%s: grace %s, %v %v", p.Name, p.Grace, p.Labels, p.Annotations))
+	r.events = append(r.events, fmt.Sprintf("%s: grace %s, %v %v", p.Name, p.Grace, p.Labels, p.Annotations))
 	r.Add(p, time.Duration(r.IntN(90))*s)
 	for range r.IntN(4) {
-		r.Fail("app/"+p.Name, errors.New("trouble"))
+		r.Fail("app/"+p.Name, errors.New("internal error"))
 	}
 	if r.IntN(8) == 0 {
-		r.Fail("delete app/"+p.Name, errors.New("trouble"))
+		r.Fail("delete app/"+p.Name, errors.New("internal error"))
 	}
 }
 
-// phases have every kind of bound, and an escort that takes its time.
-func (r *trial) phases() []drain.Phase {
+// phases returns phases with every kind of bound, one of them with an escort.
+func (r *randomDrain) phases() []drain.Phase {
 	timeout := func() time.Duration { return []time.Duration{0, s, 5 * time.Minute}[r.IntN(3)] }
 	e := &escort{ready: time.Duration(r.IntN(30)) * s, linger: time.Duration(r.IntN(10)) * s, options: []drain.EvictOptions{{DryRun: true}, {}}}
 	return []drain.Phase{
@@ -113,26 +113,26 @@ func (r *trial) phases() []drain.Phase {
 	}
 }
 
-func (r *trial) run(t *testing.T) {
-	if r.IntN(2) == 0 { // somebody makes room in a budget, once
+func (r *randomDrain) run(t *testing.T) {
+	if r.IntN(2) == 0 { // a PDB gets room, once
 		time.AfterFunc(time.Duration(r.IntN(600))*s, func() { r.Allow("x", 1) })
 	}
 	by := drainer(r.phases()...)
 	by.Limits = r.limits
 	ctx, cancel := context.WithDeadline(t.Context(), r.limits.Deadline)
 	defer cancel()
-	report := by.Drain(ctx, r, drain.Node{})
-	require.Empty(t, r.faults)
-	report.CloseRemaining("the deadline came")
+	report, state := by.Drain(ctx, r, drain.Node{})
+	require.Empty(t, r.broken)
+	report.CloseRemaining(state, "deadline reached")
 	for _, p := range report.Pods {
-		require.Equal(t, 1, r.told[p.Name], "%s was told to stop %d times: %s, %s", p.Name, r.told[p.Name], p.Outcome, p.Reason)
+		require.Equal(t, 1, r.stopped[p.Name], "%s was told to stop %d times: %s, %s", p.Name, r.stopped[p.Name], p.Outcome, p.Reason)
 		require.Equal(t, r.forced[p.Name], p.Outcome == drain.Forced, "%s: %s", p.Name, p.Outcome)
 		require.Equal(t, r.forced[p.Name], !p.ForcedAt.IsZero())
 	}
 	time.Sleep(time.Hour) // until all that stops has stopped
 }
 
-func (r *trial) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
+func (r *randomDrain) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
 	running := r.running(ref.Name)
 	err := r.Cluster.Evict(ctx, ref, o)
 	r.mutex.Lock()
@@ -141,66 +141,66 @@ func (r *trial) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) 
 		return err
 	}
 	if held := r.pods[ref.Name].Annotations != nil; held && time.Now().Before(r.half()) {
-		r.fault("%s is held, and asked to leave in the first half", ref)
+		r.breaks("%s is held, and evicted in the first half", ref)
 	}
-	r.tell("evict", ref.Name, err)
+	r.log("evict", ref.Name, err)
 	r.asked[ref.Name] = append(r.asked[ref.Name], time.Now())
 	if running && err == nil {
-		r.told[ref.Name]++
+		r.stopped[ref.Name]++
 	}
 	return err
 }
 
-func (r *trial) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
+func (r *randomDrain) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
 	running, others := r.running(ref.Name), r.stopping(ref.Name)
 	err := r.Cluster.Delete(ctx, ref, grace)
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
-	r.tell("delete", ref.Name, err)
+	r.log("delete", ref.Name, err)
 	r.check(ref.Name, grace, others)
 	if running && err == nil {
-		r.told[ref.Name]++
+		r.stopped[ref.Name]++
 		r.forced[ref.Name] = true
 	}
 	return err
 }
 
-// check is what must be true of a pod that is deleted now, while others under its budget stop because they were.
-func (r *trial) check(name string, grace time.Duration, others []string) {
+// check notes which promises this deletion breaks. others are the deleted pods of its PDB that still stop.
+func (r *randomDrain) check(name string, grace time.Duration, others []string) {
 	now, p := time.Now(), r.pods[name]
 	if now.Before(r.half()) {
-		r.fault("%s is deleted in the first half", name)
+		r.breaks("%s is deleted in the first half", name)
 	}
 	if len(r.asked[name]) == 0 {
-		r.fault("%s is deleted untried", name)
+		r.breaks("%s is deleted untried", name)
 	}
 	if grace < s || grace > max(p.Grace, s) || grace > max(s, r.limits.Deadline.Sub(now)+s) {
-		r.fault("%s gets %s of its %s, %s before the deadline", name, grace, p.Grace, r.limits.Deadline.Sub(now))
+		r.breaks("%s gets %s of its %s, %s before the deadline", name, grace, p.Grace, r.limits.Deadline.Sub(now))
 	}
 	own := r.limits.Deadline.Add(-r.needs(p))
 	if own.Before(r.half()) {
 		own = r.half()
 	}
 	if now.Before(own) && len(others) > 0 {
-		r.fault("%s is deleted while %v stop, though it has time", name, others)
+		r.breaks("%s is deleted while %v stop, though it has time", name, others)
 	}
 	if earliest := r.limits.Deadline.Add(-r.sum(p)); now.Before(earliest) {
-		r.fault("%s is deleted %s before it is its turn", name, earliest.Sub(now))
+		r.breaks("%s is deleted %s too early", name, earliest.Sub(now))
 	}
 }
 
-func (r *trial) fault(format string, a ...any) {
-	r.faults = append(r.faults, fmt.Sprintf(format, a...))
+func (r *randomDrain) breaks(format string, a ...any) {
+	r.broken = append(r.broken, fmt.Sprintf(format, a...))
 }
 
-func (r *trial) half() time.Time {
+func (r *randomDrain) half() time.Time {
 	return r.limits.StartedAt.Add(r.limits.Deadline.Sub(r.limits.StartedAt) / 2)
 }
 
-func (r *trial) needs(p drain.Pod) time.Duration { return max(p.Grace, 2*s) + r.leads[p.Name] }
+func (r *randomDrain) needs(p drain.Pod) time.Duration { return max(p.Grace, 2*s) + r.leads[p.Name] }
 
-// sum is what all the pods under its budget need.
-func (r *trial) sum(p drain.Pod) (sum time.Duration) {
+// sum returns what all pods of its PDB need.
+func (r *randomDrain) sum(p drain.Pod) (sum time.Duration) {
 	if p.Labels["budget"] == "none" {
 		return r.needs(p)
 	}
@@ -212,7 +212,7 @@ func (r *trial) sum(p drain.Pod) (sum time.Duration) {
 	return sum
 }
 
-func (r *trial) running(name string) bool {
+func (r *randomDrain) running(name string) bool {
 	for _, p := range r.Pods() {
 		if p.Name == name {
 			return !p.Terminating()
@@ -221,8 +221,8 @@ func (r *trial) running(name string) bool {
 	return false
 }
 
-// stopping are the pods under the same budget that were forced and are not gone.
-func (r *trial) stopping(name string) (others []string) {
+// stopping returns the pods of the same PDB that were deleted and are not gone.
+func (r *randomDrain) stopping(name string) (others []string) {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	budget := r.pods[name].Labels["budget"]

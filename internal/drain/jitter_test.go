@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestJitterSpreadsNamesOverAllOfItsTimeAndIsTheSameAgain(t *testing.T) {
+func TestJitter_ManyNames_SpreadAndRepeatable(t *testing.T) {
 	const names, most = 1000, time.Second
 	synctest.Test(t, func(t *testing.T) {
 		tenths := make([]int, 10)

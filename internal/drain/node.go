@@ -2,12 +2,12 @@ package drain
 
 import "time"
 
-// Node is the node to be drained.
+// Node is the node to drain.
 type Node struct {
 	Name        string
 	UID         string // of this object, which a later node of the same name does not have
 	InstanceID  string
-	Unreachable bool      // nobody hears from its kubelet: pods can be asked to leave, but nobody there stops them
-	Gone        bool      // its instance is, or is about to be: likewise
-	Cordoned    time.Time // when it was closed to new pods; zero: it is not
+	Unreachable bool      // its kubelet does not report: pods can be evicted, but nothing stops them
+	Gone        bool      // its instance is terminated, or about to be: the same applies
+	Cordoned    time.Time // zero: it is not cordoned
 }

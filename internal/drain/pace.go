@@ -5,34 +5,35 @@ import (
 	"time"
 )
 
-// pace is how many evictions a drain has under way at once: up to its concurrency, half as many each time the server says that it
-// has too much to do, and one more for each round that it accepts. A hundred drains that begin at once would else keep it
-// busy with refusing them, and everybody else waiting.
+// pace limits how many evictions a drain has in flight. It starts at the drain's concurrency, is halved each time the server
+// throttles, and rises by one after each round of accepted requests. Without it, a hundred drains that start together would keep the
+// server busy with refusals, and delay its other clients.
 type pace struct {
-	most, now int
-	rising    int       // evictions accepted since it last changed
-	slowed    time.Time // when it was last halved
-	resting   time.Time // until when the server is not asked for more
+	limit, now int
+	accepted   int       // requests since it last changed
+	halvedAt   time.Time // the last time
+	restUntil  time.Time // no request that can wait before
 }
 
-// heed takes the error of an eviction, and until when that one is not repeated. Of one that was asked before the pace was last
-// halved it is no news.
-func (p *pace) heed(err error, asked, again time.Time) {
-	if _, throttled := errors.AsType[*Throttled](err); throttled && asked.After(p.slowed) {
-		p.now, p.rising, p.slowed, p.resting = max(1, p.now/2), 0, time.Now(), again
+// throttled slows down if the error of an eviction says that the server is overloaded. retryAt is when that eviction is repeated.
+// An eviction sent before the pace was last halved is no new information.
+func (p *pace) throttled(err error, sentAt, retryAt time.Time) {
+	if _, throttled := errors.AsType[*Throttled](err); throttled && sentAt.After(p.halvedAt) {
+		p.now, p.accepted, p.halvedAt, p.restUntil = max(1, p.now/2), 0, time.Now(), retryAt
 	}
 }
 
-func (p *pace) accepted() {
-	if p.rising++; p.rising >= p.now {
-		p.now, p.rising = min(p.most, p.now+1), 0
+// accept counts a request that the server accepted.
+func (p *pace) accept() {
+	if p.accepted++; p.accepted >= p.now {
+		p.now, p.accepted = min(p.limit, p.now+1), 0
 	}
 }
 
-// room is how many may be under way. For a pod whose moment has come nothing is put off.
+// room returns how many evictions may be in flight. A due pod is not delayed by throttling.
 func (p *pace) room(due bool) int {
 	if due {
-		return p.most
+		return p.limit
 	}
 	return p.now
 }

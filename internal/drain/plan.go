@@ -6,59 +6,59 @@ import (
 	"time"
 )
 
-// Phase is one step of the order of leaving.
+// Phase is one step of the drain order.
 type Phase struct {
 	Name    string
-	Match   func(Pod) bool // the first phase that matches a pod has it; nil: this one takes the unmatched
-	Escort  Escort         // sees its pods out; nil: they are evicted as they are
-	Lead    time.Duration  // what its escort takes at most before it asks for an eviction
-	Settle  time.Duration  // how long to let things be after a phase that had pods
-	Timeout time.Duration  // after which it no longer holds back the next phase; zero: it always does
+	Match   func(Pod) bool // a pod belongs to the first phase that matches it; nil: to this one if none matches
+	Escort  Escort         // gets the phase's pods off the node; nil: they are evicted without one
+	Lead    time.Duration  // the longest time from the escort's start to its eviction
+	Settle  time.Duration  // pause after the phase, if it had pods
+	Timeout time.Duration  // after it the phase no longer holds back the next; zero: it always does
 }
 
-// Clock is all that is remembered of a phase from pass to pass.
+// Clock holds the times of a phase. The drain carries it from plan to plan.
 type Clock struct {
-	Began   time.Time // when it was first acted on
-	Emptied time.Time // when the last of its pods was seen to be gone; zero while it has any
+	Began   time.Time // when the phase first had pods and was open
+	Emptied time.Time // when its last pod was seen to be gone; zero while it has any
 }
 
-// View is what a pass sees.
+// View is what a plan is made of.
 type View struct {
 	Now    time.Time
 	Node   Node
 	Pods   []Pod
 	Phases []Phase
-	Clocks []Clock // one a phase
+	Clocks []Clock // one per phase
 	Limits Limits
 	// RecordedPhases are the names of the phases in which records keep their pods, by pod UID.
 	RecordedPhases map[string]string
 }
 
-// Plan is what a pass does about it.
+// Plan says which pods may be acted on now.
 type Plan struct {
-	Pods   []Planned // every pod, in the order of leaving
-	Clocks []Clock   // to be given to the next pass
-	Wake   time.Time // when a clock changes the plan though nothing else does; zero: never
+	Pods   []Planned // every pod, in the drain order
+	Clocks []Clock   // for the next plan
+	Wake   time.Time // when time alone changes the plan; zero: never
 }
 
-// Planned is one pod's part in a plan.
+// Planned is one pod of a plan.
 type Planned struct {
 	Pod
 	Decision
-	Phase  int       // index of its phase
-	Open   bool      // it may be acted on now: its phase is, or its time is short
-	Moment time.Time // when it is deleted if it has not begun to leave; zero: never
-	Due    bool      // that moment has come
+	Phase   int       // index of its phase
+	Open    bool      // it may be acted on now: its phase is open, or its time is short
+	ForceAt time.Time // when it is deleted unless it is terminating; zero: never
+	Due     bool      // ForceAt has come
 
-	needs time.Duration // before the deadline
+	need time.Duration // how long before the deadline it must be told to stop
 }
 
-// Done tells whether nothing is left that a drain acts on or waits for.
+// Done reports whether nothing is left to evict or to wait for.
 func (p Plan) Done() bool {
 	return !slices.ContainsFunc(p.Pods, func(pod Planned) bool { return pod.Verdict != Skip })
 }
 
-// Make plans one pass. It is pure: all it knows is in the view, all it decides is in the plan.
+// Make makes a plan. It is pure: it knows only the view, and decides only what is in the plan.
 func Make(v View) Plan {
 	plan := Plan{Pods: v.planned(), Clocks: slices.Clone(v.Clocks)}
 	plan.Wake = earliest(v.Limits.apply(plan.Pods, v.Now), v.keptUntil())
@@ -81,7 +81,7 @@ func (v View) planned() []Planned {
 	for i, pod := range v.Pods {
 		phase := v.phaseOf(pod)
 		planned[i] = Planned{
-			Pod: pod, Decision: v.judge(pod), Phase: phase, needs: v.Limits.needs(pod.Grace, v.Limits.bound(v.Phases[phase].Lead)),
+			Pod: pod, Decision: v.decide(pod), Phase: phase, need: v.Limits.need(pod.Grace, v.Limits.bound(v.Phases[phase].Lead)),
 		}
 	}
 	slices.SortFunc(planned, func(a, b Planned) int {
@@ -90,7 +90,7 @@ func (v View) planned() []Planned {
 	return planned
 }
 
-// phaseOf returns the phase that the record names; else the first that matches; else the one that takes the unmatched.
+// phaseOf returns the phase that the record names; else the first that matches; else the one without a match.
 func (v View) phaseOf(p Pod) int {
 	if name, recorded := v.RecordedPhases[p.UID]; recorded {
 		if i := slices.IndexFunc(v.Phases, func(phase Phase) bool { return phase.Name == name }); i >= 0 {
@@ -103,8 +103,7 @@ func (v View) phaseOf(p Pod) int {
 	return max(0, slices.IndexFunc(v.Phases, func(phase Phase) bool { return phase.Match == nil }))
 }
 
-// wanted counts, by phase, the pods that must be gone before the next phase may begin. Held ones are not among them: they
-// stay to the end.
+// wanted counts, by phase, the pods that must be gone before the next phase may start. Held pods do not count: they stay to the end.
 func (p Plan) wanted(phases int) []int {
 	counts := make([]int, phases)
 	for _, pod := range p.Pods {
@@ -121,12 +120,12 @@ func (p Plan) open(phase int) {
 	}
 }
 
-// isOpen tells whether any pod of the phase may be acted on.
+// isOpen reports whether any pod of the phase may be acted on.
 func (p Plan) isOpen(phase int) bool {
 	return slices.ContainsFunc(p.Pods, func(pod Planned) bool { return pod.Phase == phase && pod.Open })
 }
 
-// tick moves a phase's clock: it begins when it is open and has pods, and is emptied when, having had some, it has none.
+// tick moves a phase's clock. The phase starts when it is open and has pods, and is complete when it then has none.
 func (c Clock) tick(now time.Time, hasPods, open bool) Clock {
 	switch {
 	case hasPods && open && c.Began.IsZero():
@@ -139,30 +138,15 @@ func (c Clock) tick(now time.Time, hasPods, open bool) Clock {
 	return c
 }
 
-// passed tells whether the phase lets the next one begin, and if not, when its clock alone would.
+// passed reports whether the next phase may start, and if not, when time alone lets it.
 func (c Clock) passed(p Phase, limits Limits, now time.Time) (passed bool, wake time.Time) {
 	switch {
 	case c.Began.IsZero():
 		return true, time.Time{}
 	case !c.Emptied.IsZero():
-		return at(c.Emptied.Add(p.Settle), now)
+		return reached(c.Emptied.Add(p.Settle), now)
 	case limits.bound(p.Timeout) > 0:
-		return at(c.Began.Add(limits.bound(p.Timeout)), now)
+		return reached(c.Began.Add(limits.bound(p.Timeout)), now)
 	}
 	return false, time.Time{}
-}
-
-func at(when, now time.Time) (bool, time.Time) {
-	if when.After(now) {
-		return false, when
-	}
-	return true, time.Time{}
-}
-
-// earliest ignores zero times, which stand for never.
-func earliest(a, b time.Time) time.Time {
-	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
-		return b
-	}
-	return a
 }

@@ -16,7 +16,7 @@ var now = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
 func ago(d time.Duration) time.Time { return now.Add(-d) }
 
-// order is three phases as they are by default.
+// order returns three phases like the default ones.
 func order() []drain.Phase {
 	return []drain.Phase{
 		{Name: "poolers", Match: labelled("poolers"), Settle: 5 * time.Second, Timeout: 5 * time.Minute},
@@ -51,10 +51,10 @@ func TestPlans(t *testing.T) {
 		done   bool
 	}{
 		"an empty node is done": {done: true},
-		"the lowest phase present is acted on": {
+		"the first phase with pods is open": {
 			pods: []drain.Pod{in("critical"), in("poolers"), in("web")}, open: []string{"poolers"}, wake: now.Add(5 * time.Minute),
 		},
-		"a phase without pods is no phase": {
+		"a phase without pods does not count": {
 			pods: []drain.Pod{in("critical")}, open: []string{"critical"}, wake: now.Add(5 * time.Minute),
 		},
 		"a phase whose pods are terminating is waited for": {
@@ -63,21 +63,21 @@ func TestPlans(t *testing.T) {
 		"a held pod does not hold back the next phase": {
 			pods: []drain.Pod{held, in("web")}, open: []string{"web"}, wake: now.Add(5 * time.Minute),
 		},
-		"things settle after a phase that had pods": {
+		"a phase that had pods settles": {
 			pods:   []drain.Pod{in("web")},
 			clocks: [3]drain.Clock{{Began: ago(10 * time.Second), Emptied: ago(2 * time.Second)}}, wake: now.Add(3 * time.Second),
 		},
-		"and then go on": {
+		"and then the next starts": {
 			pods:   []drain.Pod{in("web")},
 			clocks: [3]drain.Clock{{Began: ago(10 * time.Second), Emptied: ago(5 * time.Second)}},
 			open:   []string{"web"}, wake: now.Add(5 * time.Minute),
 		},
-		"a phase past its timeout holds nothing back, and its pods stay wanted": {
+		"a phase past its timeout holds nothing back, and its pods are still evicted": {
 			pods:   []drain.Pod{in("poolers"), in("web")},
 			clocks: [3]drain.Clock{{Began: ago(5 * time.Minute)}},
 			open:   []string{"poolers", "web"}, wake: now.Add(5 * time.Minute),
 		},
-		"a pod that comes late to an emptied phase comes first all the same": {
+		"a pod that comes late to a complete phase still comes first": {
 			pods:   []drain.Pod{in("poolers"), in("web")},
 			clocks: [3]drain.Clock{{Began: ago(time.Minute), Emptied: ago(30 * time.Second)}, {Began: ago(25 * time.Second)}},
 			open:   []string{"poolers"}, wake: now.Add(4 * time.Minute),
@@ -92,16 +92,16 @@ func TestPlans(t *testing.T) {
 	}
 }
 
-func TestUnmatchedPodsBelongToThePhaseWithoutAMatchWhereverItStands(t *testing.T) {
+func TestPlan_UnmatchedPods_InThePhaseWithoutAMatch(t *testing.T) {
 	plan := drain.Make(drain.View{Now: now, Pods: []drain.Pod{in("other"), in("critical")}, Phases: order(), Clocks: make([]drain.Clock, 3)})
 	require.Equal(t, 1, plan.Pods[0].Phase)
 	require.Equal(t, 2, plan.Pods[1].Phase)
 }
 
-// plans is how many random nodes each property is tried on.
+// plans is how many random nodes each property is tested on.
 const plans = 2000
 
-// randomNode is any mixture of pods, phases and clocks that can come about.
+// randomNode returns a random mixture of pods, phases and clocks.
 func randomNode(seed uint64) drain.View {
 	r := rand.New(rand.NewPCG(seed, 0))
 	view := drain.View{Now: now, Node: drain.Node{Cordoned: ago(time.Minute), Unreachable: r.IntN(5) == 0}, Phases: order()}
@@ -129,7 +129,7 @@ func randomNode(seed uint64) drain.View {
 	return view
 }
 
-func TestAPlanDependsOnWhatIsSeenAndNotOnItsOrder(t *testing.T) {
+func TestPlan_PodsInAnyOrder_SamePlan(t *testing.T) {
 	for seed := range uint64(plans) {
 		view := randomNode(seed)
 		want := drain.Make(view)
@@ -139,7 +139,7 @@ func TestAPlanDependsOnWhatIsSeenAndNotOnItsOrder(t *testing.T) {
 	}
 }
 
-func TestNoPodIsActedOnBeforeThoseOfAnEarlierPhaseThatStillHasTime(t *testing.T) {
+func TestPlan_EarlierPhaseHasTime_NoLaterPodIsOpen(t *testing.T) {
 	for seed := range uint64(plans) {
 		view := randomNode(seed)
 		plan := drain.Make(view)
@@ -156,25 +156,24 @@ func TestNoPodIsActedOnBeforeThoseOfAnEarlierPhaseThatStillHasTime(t *testing.T)
 	}
 }
 
-// What a plan says, done again and again, empties the node of everything that is to go and of nothing else.
-func TestFollowingThePlanEndsAndTakesOnlyWhatIsToGo(t *testing.T) {
+// A plan that is followed again and again gets every wanted pod off the node, and no other.
+func TestPlan_FollowedToTheEnd_OnlyWantedPodsGo(t *testing.T) {
 	for seed := range uint64(plans) {
 		view := randomNode(seed)
-		left := 0
+		stay := 0
 		for _, p := range drain.Make(view).Pods {
 			if p.Verdict == drain.Skip || p.Verdict == drain.Hold {
-				left++
+				stay++
 			}
 		}
 		for step := 0; follow(&view); step++ {
 			require.Less(t, step, 100, "seed %d does not end", seed)
 		}
-		require.Len(t, view.Pods, left, "seed %d", seed)
+		require.Len(t, view.Pods, stay, "seed %d", seed)
 	}
 }
 
-// follow does what the plan says: what is evicted is gone by the next pass, and what terminates too. It tells whether there was
-// anything to do.
+// follow does what the plan says: what is evicted or terminating is gone in the next view. It reports whether there was anything to do.
 func follow(view *drain.View) bool {
 	plan := drain.Make(*view)
 	view.Clocks, view.Now = plan.Clocks, view.Now.Add(time.Minute)

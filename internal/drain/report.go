@@ -12,14 +12,14 @@ type Report struct {
 	Pods   []PodReport   `json:"pods"`
 }
 
-// PhaseReport says when a phase that had pods was acted on, and when the last of them was gone.
+// PhaseReport is one phase that had pods: when it started, and when the last of them was gone.
 type PhaseReport struct {
 	Name       string    `json:"name"`
 	StartedAt  time.Time `json:"startedAt,omitzero"`
 	FinishedAt time.Time `json:"finishedAt,omitzero"`
 }
 
-// PodReport is one pod's line.
+// PodReport is the result for one pod.
 type PodReport struct {
 	Namespace string        `json:"namespace"`
 	Name      string        `json:"name"`
@@ -28,27 +28,13 @@ type PodReport struct {
 	Verdict   Verdict       `json:"verdict"`
 	Outcome   Outcome       `json:"outcome,omitempty"`
 	Reason    string        `json:"reason,omitempty"`
-	BlockedBy []string      `json:"blockedBy,omitempty"` // every budget that ever refused it, as namespace/name
+	BlockedBy []string      `json:"blockedBy,omitempty"` // every PDB that ever refused it, as namespace/name
 	Escort    *EscortResult `json:"escort,omitempty"`
-	Warnings  []string      `json:"warnings,omitempty"` // of a plan: what would make its leaving worse than need be
-	BlockedAt time.Time     `json:"blockedAt,omitzero"` // when a budget first refused it
+	Warnings  []string      `json:"warnings,omitempty"` // of a plan: what would make its eviction worse than need be
+	BlockedAt time.Time     `json:"blockedAt,omitzero"` // when a PDB first refused it
 	EvictedAt time.Time     `json:"evictedAt,omitzero"` // when the API server accepted the eviction
-	ForcedAt  time.Time     `json:"forcedAt,omitzero"`  // when it accepted the deletion
+	ForcedAt  time.Time     `json:"forcedAt,omitzero"`  // when the API server accepted the deletion
 	GoneAt    time.Time     `json:"goneAt,omitzero"`
-
-	claims []string
-	grace  time.Duration // its own
-
-	// Of what the reason is made.
-	judged  string // the verdict's
-	forced  string // that it was deleted, and with how much grace
-	staying string // why nobody waits for it, or not for long, though it is terminating
-	trouble string // what came of the latest request
-	doubted string // as forced, of a deletion that failed: it may have been heard all the same
-
-	stopping bool // it is terminating, and something may still run in it
-	ended    bool // it is terminating, and nothing does
-	waived   bool // it is terminating, and nobody waits for it
 }
 
 // Outcome is what became of a pod.
@@ -56,53 +42,28 @@ type Outcome string
 
 // The outcomes.
 const (
-	Evicted      Outcome = "evicted" // it left the node after being signalled
-	Forced       Outcome = "forced"  // it was deleted because time ran out
-	Remained     Outcome = "left"    // it stays until the node goes, or until what keeps it in the API lets go
-	Waiting      Outcome = "waiting" // it was still there when the report was made
-	StillBlocked Outcome = "blocked" // a budget kept it
+	Evicted      Outcome = "evicted"  // it was told to stop, and is gone
+	Forced       Outcome = "forced"   // it was deleted to meet the deadline
+	Skipped      Outcome = "skipped"  // by its verdict
+	Remained     Outcome = "remained" // it should have gone and did not, or was not stopped
+	Waiting      Outcome = "waiting"  // it was still there when the report was made
+	StillBlocked Outcome = "blocked"  // the same, because of a PDB
 )
 
-// clocks are those of the phases when the report was made.
-func (r Report) clocks(phases []Phase) []Clock {
-	clocks := make([]Clock, len(phases))
-	for i, phase := range phases {
-		for _, before := range r.Phases {
-			if before.Name == phase.Name {
-				clocks[i] = Clock{Began: before.StartedAt, Emptied: before.FinishedAt}
-			}
-		}
-	}
-	return clocks
-}
-
-// Remaining are the pods that the drain still wants to be gone.
+// Remaining returns the pods that the drain still has to get off the node.
 func (r Report) Remaining() []PodReport {
-	return slices.DeleteFunc(slices.Clone(r.Pods), func(p PodReport) bool {
-		return p.Outcome != Waiting && p.Outcome != StillBlocked
-	})
+	return slices.DeleteFunc(slices.Clone(r.Pods), func(p PodReport) bool { return !p.remains() })
 }
 
-// Claims are the PersistentVolumeClaims, as namespace/name, of the pods that left.
-func (r Report) Claims() []string {
-	var claims []string
-	for _, p := range r.Pods {
-		for _, claim := range p.claims {
-			if !p.GoneAt.IsZero() {
-				claims = append(claims, p.Namespace+"/"+claim)
-			}
-		}
-	}
-	return claims
-}
+func (p PodReport) remains() bool { return p.Outcome == Waiting || p.Outcome == StillBlocked }
 
-// AddBlockers notes on a plan's pods the budgets that would refuse their eviction now.
-func (r *Report) AddBlockers(budgets []PDB) {
+// AddBlockers notes on a plan's pods the PDBs that would refuse their eviction now.
+func (r *Report) AddBlockers(pdbs []PDB) {
 	for i := range r.Pods {
 		p := &r.Pods[i]
-		for _, b := range budgets {
-			if b.DisruptionsAllowed <= 0 && slices.Contains(b.Pods, p.Namespace+"/"+p.Name) {
-				p.BlockedBy = append(p.BlockedBy, b.Name)
+		for _, pdb := range pdbs {
+			if pdb.DisruptionsAllowed <= 0 && slices.Contains(pdb.Pods, p.Namespace+"/"+p.Name) {
+				p.BlockedBy = append(p.BlockedBy, pdb.Name)
 			}
 		}
 	}
@@ -111,34 +72,34 @@ func (r *Report) AddBlockers(budgets []PDB) {
 // amend changes the pod's line, if there is one.
 func (r *Report) amend(pod Ref, change func(*PodReport)) {
 	for i := range r.Pods {
-		if p := &r.Pods[i]; p.UID == pod.UID && p.Namespace == pod.Namespace && p.Name == pod.Name {
+		if p := &r.Pods[i]; p.ref() == pod {
 			change(p)
 		}
 	}
 }
 
-// CloseRemaining gives up on the pods that remain: time is up, and they stay until the node goes. Those that were told to stop
-// are still at it.
-func (r *Report) CloseRemaining(reason string) {
+func (p PodReport) ref() Ref { return Ref{p.Namespace, p.Name, p.UID} }
+
+// CloseRemaining gives up on the pods that remain, for this reason: they stay until the node goes. The state is that of the same drain.
+func (r *Report) CloseRemaining(s State, reason string) {
 	for i := range r.Pods {
-		if p := &r.Pods[i]; p.Outcome == Waiting || p.Outcome == StillBlocked {
-			p.Outcome = Remained
-			if !p.ForcedAt.IsZero() {
-				p.Outcome = Forced
-			}
-			p.Reason = sentence(p.Reason, p.stillStopping()+reason)
+		p := &r.Pods[i]
+		if !p.remains() {
+			continue
 		}
+		p.Outcome = Remained
+		if !p.ForcedAt.IsZero() {
+			p.Outcome = Forced
+		}
+		why := reason
+		if known := s.pods[p.ref()]; known != nil && known.isStopping() {
+			why += " while still stopping"
+		}
+		p.Reason = sentence(p.Reason, why)
 	}
 }
 
-func (p PodReport) stillStopping() string {
-	if p.ended || (!p.stopping && p.EvictedAt.IsZero() && p.ForcedAt.IsZero()) {
-		return ""
-	}
-	return "still stopping when "
-}
-
-// sentence joins what there is to say.
+// sentence joins the parts that are not empty.
 func sentence(parts ...string) string {
 	return strings.Join(slices.DeleteFunc(parts, func(part string) bool { return part == "" }), "; ")
 }

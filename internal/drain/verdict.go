@@ -10,14 +10,14 @@ type Verdict string
 
 // The verdicts.
 const (
-	Evict Verdict = "evict" // ask it to leave
-	Wait  Verdict = "wait"  // it is leaving already
-	Hold  Verdict = "hold"  // its owner asked that it stays: evicted only when time runs out
-	Skip  Verdict = "leave" // it stays until the node goes
+	Evict Verdict = "evict"
+	Wait  Verdict = "wait" // it is already terminating
+	Hold  Verdict = "hold" // its owner asked to keep it: it is evicted only when time runs out
+	Skip  Verdict = "skip" // it stays until the node goes
 )
 
-// Annotations by which a pod's owner speaks to a drain. The second and third are those of the Cluster Autoscaler and of
-// Karpenter, so that what was said to them is heard here too:
+// Annotations by which a pod's owner controls its drain. The second and third are those of the Cluster Autoscaler and of Karpenter, and
+// mean the same here:
 // https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md and
 // https://karpenter.sh/docs/concepts/disruption/#pod-level-controls.
 const (
@@ -32,25 +32,25 @@ type Decision struct {
 	Reason  string
 }
 
-// rules judge a pod on a node. The first that applies wins, so that their order is part of what
-// they say: what must stay comes before what is leaving already.
+// rules decide about a pod on a node. The first that applies wins. So their order matters: pods that stay come before pods that are
+// already terminating.
 var rules = []struct {
 	applies func(Pod, Node) bool
 	then    Decision
 }{
-	{isMirror, Decision{Skip, "static pod: its kubelet owns it"}},
+	{isMirror, Decision{Skip, "static pod: managed by its kubelet"}},
 	{isFinished, Decision{Skip, "finished: nothing runs in it"}},
 	{isDaemon, Decision{Skip, "DaemonSet: would return to this node at once"}},
 	{optedOut, Decision{Skip, "annotated " + OptOutAnnotation + "=false"}},
-	{isOrphaned, Decision{Skip, "terminating, but its instance is gone: nobody there stops it"}},
-	{isStranded, Decision{Skip, "terminating, but its kubelet is unreachable: nobody there stops it"}},
-	{isLeaving, Decision{Wait, "terminating already"}},
+	{isOrphaned, Decision{Skip, "instance gone, cannot stop"}},
+	{isUnstoppable, Decision{Skip, "kubelet unreachable, cannot stop"}},
+	{isTerminating, Decision{Wait, "already terminating"}},
 	{cameBack, Decision{Skip, "tolerates the cordon and came back after it: eviction would not end"}},
 	{unsafeToEvict, Decision{Hold, "annotated " + safeToEvictAnnotation + "=false"}},
 	{mustNotBeDisrupted, Decision{Hold, "annotated " + doNotDisruptAnnotation}},
 }
 
-// Decide gives the pod's verdict.
+// Decide returns the pod's verdict.
 func Decide(p Pod, n Node) Decision {
 	for _, rule := range rules {
 		if rule.applies(p, n) {
@@ -64,49 +64,49 @@ func isMirror(p Pod, _ Node) bool      { return p.Mirror }
 func isFinished(p Pod, _ Node) bool    { return p.Finished }
 func isDaemon(p Pod, _ Node) bool      { return p.Controller == "DaemonSet" }
 func optedOut(p Pod, _ Node) bool      { return p.Annotations[OptOutAnnotation] == "false" }
-func isLeaving(p Pod, _ Node) bool     { return p.Terminating() }
+func isTerminating(p Pod, _ Node) bool { return p.Terminating() }
 func unsafeToEvict(p Pod, _ Node) bool { return p.Annotations[safeToEvictAnnotation] == "false" }
 
-func isOrphaned(p Pod, n Node) bool { return n.Gone && p.Terminating() }
-func isStranded(p Pod, n Node) bool { return n.Unreachable && p.Terminating() }
+func isOrphaned(p Pod, n Node) bool    { return n.Gone && p.Terminating() }
+func isUnstoppable(p Pod, n Node) bool { return n.Unreachable && p.Terminating() }
 
-// cameBack: the first of such pods is evicted like any other, since its successor may well go elsewhere; one that
-// came here after the cordon shows that it does not. Creation times are whole seconds, too coarse for a successor that is
-// there at once; but it was seen to come, unless an earlier invocation saw it.
+// cameBack reports whether the pod is the successor of one that tolerates the cordon. The first such pod is evicted like any other:
+// its successor may land on another node. A pod that came to this node after the cordon shows that it does not. Creation times are
+// whole seconds, too coarse for a successor that comes at once. But then the drain saw it arrive, unless an earlier invocation did.
 func cameBack(p Pod, n Node) bool {
 	return p.ToleratesCordon && !n.Cordoned.IsZero() && (p.CreatedAfterCordon || p.Created.After(n.Cordoned))
 }
 
-// mustNotBeDisrupted: the annotation holds "true" or, since Karpenter 1.9, a duration from the pod's creation; both ask for the
-// same care.
+// mustNotBeDisrupted reports whether Karpenter's annotation holds the pod. Its value is "true" or, since Karpenter 1.9, a duration from
+// the pod's creation. Both are respected alike.
 func mustNotBeDisrupted(p Pod, _ Node) bool {
 	value, annotated := p.Annotations[doNotDisruptAnnotation]
 	return annotated && value != "false"
 }
 
-// keptPatience is for how long a pod whose containers have ended is waited for: controllers take their finalizers off within a
-// second or two of that (the Job controller has one on each of its pods). Longer would wait for one that is broken, with nothing
-// left to be signalled.
-const keptPatience = 10 * time.Second
+// finalizerGrace is how long a pod whose containers have ended is waited for. Controllers remove their finalizers within a second or
+// two (the Job controller has one on each of its pods). A longer wait would be for a broken controller, with no container left to
+// signal.
+const finalizerGrace = 10 * time.Second
 
-// judge is the verdict now, which of a pod that only finalizers keep depends on the time.
-func (v View) judge(p Pod) Decision {
-	judgement := Decide(p, v.Node)
-	if judgement.Verdict != Wait || p.ContainersEndedAt.IsZero() {
-		return judgement
+// decide returns the verdict now. Of a pod that only finalizers keep, it depends on the time.
+func (v View) decide(p Pod) Decision {
+	decision := Decide(p, v.Node)
+	if decision.Verdict != Wait || p.ContainersEndedAt.IsZero() {
+		return decision
 	}
-	judgement.Reason = "its containers have ended; kept by " + strings.Join(p.Finalizers, ", ")
-	if !v.Now.Before(p.ContainersEndedAt.Add(keptPatience)) {
-		judgement.Verdict = Skip
+	decision.Reason = "its containers have ended; kept by " + strings.Join(p.Finalizers, ", ")
+	if !v.Now.Before(p.ContainersEndedAt.Add(finalizerGrace)) {
+		decision.Verdict = Skip
 	}
-	return judgement
+	return decision
 }
 
-// keptUntil is when the next pod that finalizers keep is waited for no longer.
+// keptUntil returns when the next pod that only finalizers keep is not waited for any more.
 func (v View) keptUntil() (wake time.Time) {
 	for _, p := range v.Pods {
 		if !p.ContainersEndedAt.IsZero() {
-			_, next := at(p.ContainersEndedAt.Add(keptPatience), v.Now)
+			_, next := reached(p.ContainersEndedAt.Add(finalizerGrace), v.Now)
 			wake = earliest(wake, next)
 		}
 	}

@@ -47,9 +47,9 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-func TestNobodyWaitsForAPodThatNobodyCanStop(t *testing.T) {
+func TestVerdict_KubeletUnreachable_TerminatingSkipped(t *testing.T) {
 	unreachable := drain.Node{Unreachable: true}
-	require.Equal(t, drain.Evict, drain.Decide(drain.Pod{}, unreachable).Verdict, "its successor is wanted elsewhere")
+	require.Equal(t, drain.Evict, drain.Decide(drain.Pod{}, unreachable).Verdict, "its successor is wanted on another node")
 	require.Equal(t, drain.Skip, drain.Decide(drain.Pod{Deleted: time.Unix(1, 0)}, unreachable).Verdict)
 }
 

@@ -53,7 +53,7 @@ func last() termination.Invocation {
 				{Name: "web-0", Outcome: drain.Evicted, EvictedAt: after(4), GoneAt: after(5)},
 				{Name: "web-1", Outcome: drain.Forced, BlockedAt: after(4), ForcedAt: after(40), GoneAt: after(45)},
 				{Name: "web-2", Outcome: drain.Remained, BlockedAt: after(10), ForcedAt: after(20)},
-				{Name: "agent", Outcome: drain.Remained, Verdict: drain.Skip, Escort: &drain.EscortResult{Strategy: "shutdown"}},
+				{Name: "agent", Outcome: drain.Skipped, Verdict: drain.Skip, Escort: &drain.EscortResult{Strategy: "shutdown"}},
 				{
 					Name: "pooler-0", Outcome: drain.Evicted, EvictedAt: after(6), GoneAt: after(7),
 					Escort: &drain.EscortResult{Strategy: "evict", AbortedDetail: "3 transactions in flight", AbortedTransactions: 3},

@@ -186,7 +186,7 @@ func TestResume_NotPaused_NoError(t *testing.T) {
 }
 
 func TestPause_Waiting_BlocksOtherCommands(t *testing.T) {
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	c, app := open(t, p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	pause(t, p, c)
@@ -251,7 +251,7 @@ func TestExec_NoAnswer_ClosesWithoutCancelRequest(t *testing.T) {
 }
 
 func TestShutdown_Graceful_LetsTransactionCommit(t *testing.T) {
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	c, app := open(t, p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	require.NoError(t, c.Shutdown(t.Context(), WaitForClients))
@@ -284,7 +284,7 @@ func TestShutdown_Immediate_EndIsSuccess(t *testing.T) {
 }
 
 func TestShutdown_OlderGeneration_Unsupported(t *testing.T) {
-	c := open(t, parts.Shared(t).Pooler(t, parts.Older, parts.Options{}))
+	c := open(t, parts.Start(t, parts.Older, parts.Options{}))
 	require.ErrorIs(t, c.Shutdown(t.Context(), WaitForServers), ErrUnsupported)
 	require.ErrorIs(t, c.Shutdown(t.Context(), WaitForClients), ErrUnsupported)
 	_, err := c.ShuttingDown(t.Context())
@@ -292,7 +292,7 @@ func TestShutdown_OlderGeneration_Unsupported(t *testing.T) {
 }
 
 func TestShuttingDown_AfterSIGTERM_True(t *testing.T) {
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	c, app := open(t, p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	shutting, err := c.ShuttingDown(t.Context())
@@ -319,7 +319,7 @@ func TestEnded_PgbouncerKilled_ClosesWithoutCommand(t *testing.T) {
 }
 
 func TestEnded_ClosedByUs_StaysOpen(t *testing.T) {
-	c := open(t, parts.Shared(t).Pooler(t, parts.Newer, parts.Options{}))
+	c := open(t, parts.Start(t, parts.Newer, parts.Options{}))
 	c.Close()
 	_, err := c.Pools(t.Context())
 	require.ErrorIs(t, err, ErrClosed)

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	parts "quiesce/test/parts/pgbouncer"
+	"quiesce/test/parts/postgres"
 )
 
 var (
@@ -92,7 +93,7 @@ func TestOpen_PasswordChanged_CountsForNextLogin(t *testing.T) {
 }
 
 func TestOpen_PostgreSQL_NotPgbouncer(t *testing.T) {
-	database := parts.Shared(t)
+	database := postgres.Shared(t)
 	target := Target{Dial: dialer(database.Addr), TLS: TLSDisable, User: "postgres"}
 	err := requireOpenFails(t, target)
 	require.ErrorIs(t, err, ErrNotPgbouncer)
@@ -113,7 +114,7 @@ func dialer(addr string) func(context.Context) (net.Conn, error) {
 }
 
 func TestConfig_Environment_IsIgnored(t *testing.T) {
-	poolers := []*parts.Pooler{parts.Shared(t).Pooler(t, parts.Older, parts.Options{}), parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})}
+	poolers := []*parts.Pooler{parts.Start(t, parts.Older, parts.Options{}), parts.Start(t, parts.Newer, parts.Options{})}
 	home := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(home, ".pgpass"), []byte("*:*:*:*:leaked\n"), 0o600))
 	for name, value := range map[string]string{
@@ -145,7 +146,7 @@ func TestConfig_ServiceFile_IsIgnored(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("[leaked]\nhost=192.0.2.1\n"), 0o600))
 	t.Setenv("PGSERVICE", "leaked")
 	t.Setenv("PGSERVICEFILE", file)
-	open(t, parts.Shared(t).Pooler(t, parts.Newer, parts.Options{}))
+	open(t, parts.Start(t, parts.Newer, parts.Options{}))
 	t.Setenv("PGSERVICE", "another")
 	_, err := Target{TLS: TLSDisable}.config(nil)
 	require.ErrorContains(t, err, "service")
@@ -199,7 +200,7 @@ func TestOpen_ServerRequiresTLS_IsTLSError(t *testing.T) {
 }
 
 func TestOpen_RefusedWithTLS_NoRetryWithoutTLS(t *testing.T) {
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{TLS: "allow"})
+	p := parts.Start(t, parts.Newer, parts.Options{TLS: "allow"})
 	dials := 0
 	target := targetOf(p, wrong)
 	target.TLS = TLSPrefer
@@ -209,8 +210,8 @@ func TestOpen_RefusedWithTLS_NoRetryWithoutTLS(t *testing.T) {
 }
 
 func TestOpen_WrongCertificate_TLSError(t *testing.T) {
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{TLS: "allow"})
-	another := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{TLS: "allow"})
+	p := parts.Start(t, parts.Newer, parts.Options{TLS: "allow"})
+	another := parts.Start(t, parts.Newer, parts.Options{TLS: "allow"})
 	target := targetOf(p, admin)
 	target.TLS, target.ServerName, target.RootCAs = TLSVerifyFull, "another.test", p.CertPool(t)
 	require.ErrorIs(t, requireOpenFails(t, target), ErrTLS)

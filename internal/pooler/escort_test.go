@@ -18,6 +18,7 @@ import (
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
 	parts "quiesce/test/parts/pgbouncer"
+	"quiesce/test/parts/postgres"
 )
 
 func TestTheStrategyIsTheOneAskedForOrOneThatCanSucceed(t *testing.T) {
@@ -65,7 +66,7 @@ func TestAPoolerWithoutAConsoleIsEvictedPlainlyWithinBounds(t *testing.T) {
 		"a PostgreSQL": {func(t *testing.T, w *world) {
 			w.logins = []escort.Login{{User: "postgres"}}
 			w.dial = func(ctx context.Context) (net.Conn, error) {
-				return (&net.Dialer{}).DialContext(ctx, "tcp", parts.Shared(t).Addr)
+				return (&net.Dialer{}).DialContext(ctx, "tcp", postgres.Shared(t).Addr)
 			}
 		}, pgbouncer.ErrNotPgbouncer.Error()},
 		"refused": {func(t *testing.T, w *world) {
@@ -74,7 +75,7 @@ func TestAPoolerWithoutAConsoleIsEvictedPlainlyWithinBounds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := lonely(parts.Shared(t).Pooler(t, parts.Newer, parts.Options{}))
+			w := lonely(parts.Start(t, parts.Newer, parts.Options{}))
 			c.prepare(t, w)
 			var evictedAfter time.Duration
 			began := time.Now()
@@ -96,7 +97,7 @@ func TestAPoolerWithoutAConsoleIsEvictedPlainlyWithinBounds(t *testing.T) {
 
 func TestAPoolerThatStopsAnsweringIsEvictedPlainlyWithinBounds(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
+	p := parts.Start(t, parts.Older, parts.Options{})
 	w := lonely(p)
 	began := time.Now()
 	escorted, err := w.escort(minute).Run(t.Context(), w.evictedBy(t, func(_ context.Context, o drain.EvictOptions) error {
@@ -182,9 +183,8 @@ func TestATerminatingPodWhoseHookRunsIsFollowed(t *testing.T) {
 	} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			d := parts.Shared(t)
-			p := d.Pooler(t, version, parts.Options{})
-			w, busy := lonely(p), work(t, p, d.Pooler(t, version, parts.Options{}))
+			p := parts.Start(t, version, parts.Options{})
+			w, busy := lonely(p), work(t, p, parts.Start(t, version, parts.Options{}))
 			w.hook = time.Duration(seconds) * time.Second
 			w.pod.Containers = []escort.Container{{Name: "pgbouncer", PreStop: []string{"sleep", strconv.Itoa(seconds)}}}
 			w.terminate(t)
@@ -200,7 +200,7 @@ func TestATerminatingPodWhoseHookRunsIsFollowed(t *testing.T) {
 
 func TestATerminatingPodWithoutAConsoleIsLeftToItsGrace(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	app := p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	w := lonely(p)
@@ -233,7 +233,7 @@ func TestAClusterThatDoesNotLetUsLookGetsAPlainEviction(t *testing.T) {
 
 func TestAConsoleIsReachedOverTheAPIServerIfAskedFor(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	w := lonely(p)
 	e := w.escort(minute)
 	e.ConnectVia = config.ViaPortForward

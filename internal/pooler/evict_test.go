@@ -22,8 +22,7 @@ func pair(t *testing.T, o parts.Options, test func(t *testing.T, leaving, stayin
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			d := parts.Shared(t)
-			test(t, d.Pooler(t, version, o), d.Pooler(t, version, o))
+			test(t, parts.Start(t, version, o), parts.Start(t, version, o))
 		})
 	}
 }
@@ -73,7 +72,7 @@ func TestAPausedPoolerWhoseEvictionFailsIsResumedAtOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
+			p := parts.Start(t, parts.Older, parts.Options{})
 			w, waiting := lonely(p), make(chan error, 1)
 			_, err := w.escort(minute).Run(t.Context(), w.evictedBy(t, func(_ context.Context, o drain.EvictOptions) error {
 				if o.DryRun {
@@ -107,9 +106,8 @@ func TestWhatABudgetForbidsIsNotBegun(t *testing.T) {
 
 func TestAnEvictionThatWasAcceptedThoughNotAnsweredIsNotUndone(t *testing.T) {
 	t.Parallel()
-	d := parts.Shared(t)
-	p := d.Pooler(t, "1.18", parts.Options{})
-	w, busy := lonely(p), work(t, p, d.Pooler(t, "1.18", parts.Options{}))
+	p := parts.Start(t, "1.18", parts.Options{})
+	w, busy := lonely(p), work(t, p, parts.Start(t, "1.18", parts.Options{}))
 	w.lost = true
 	_, err := w.escort(minute).Run(t.Context(), w.request(t))
 	require.NoError(t, err)
@@ -119,7 +117,7 @@ func TestAnEvictionThatWasAcceptedThoughNotAnsweredIsNotUndone(t *testing.T) {
 
 func TestADrainThatIsAbortedWhileThePauseWaitsLeavesNothingPaused(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
+	p := parts.Start(t, parts.Older, parts.Options{})
 	w, app := lonely(p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	aborted := errors.New("the instance came back")
@@ -181,9 +179,8 @@ func TestSessionsEndBetweenTheirTransactions(t *testing.T) {
 
 func TestAHookIsTheTimeInWhichAPoolerOfTheOlderGenerationIsEmptied(t *testing.T) {
 	t.Parallel()
-	d := parts.Shared(t)
-	p := d.Pooler(t, "1.18", parts.Options{})
-	w, busy := lonely(p), work(t, p, d.Pooler(t, "1.18", parts.Options{}))
+	p := parts.Start(t, "1.18", parts.Options{})
+	w, busy := lonely(p), work(t, p, parts.Start(t, "1.18", parts.Options{}))
 	w.pod.Containers = []escort.Container{{Name: "pgbouncer", PreStop: []string{"sleep", "30"}}}
 	w.hook = 30 * time.Second
 	began := time.Now()
@@ -197,7 +194,7 @@ func TestAHookIsTheTimeInWhichAPoolerOfTheOlderGenerationIsEmptied(t *testing.T)
 
 func TestAPoolerOfTheNewerGenerationThatWasSignalledEndsThoughTheDrainIsOver(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	w, app := lonely(p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	over := errors.New("the slice is over")

@@ -42,7 +42,7 @@ func TestAFarewellCutsWhatOutlastsItAndSaysSo(t *testing.T) {
 
 func TestAFarewellThatIsAbortedLeavesNothingPaused(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
+	p := parts.Start(t, parts.Older, parts.Options{})
 	w, app := lonely(p), p.Connect(t)
 	parts.Exec(t, app, "BEGIN")
 	aborted := errors.New("the instance came back")
@@ -59,7 +59,7 @@ func TestAFarewellThatIsAbortedLeavesNothingPaused(t *testing.T) {
 
 func TestAFarewellToAPoolerWithoutAConsoleFails(t *testing.T) {
 	t.Parallel()
-	w := lonely(parts.Shared(t).Pooler(t, parts.Newer, parts.Options{}))
+	w := lonely(parts.Start(t, parts.Newer, parts.Options{}))
 	w.logins = nil
 	_, err := w.escort(minute).ShutDown(t.Context(), w.request(t))
 	require.ErrorIs(t, err, escort.ErrNoLogin)

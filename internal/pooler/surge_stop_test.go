@@ -109,7 +109,7 @@ func (w *web) interrupt(t *testing.T, command string) {
 
 func TestAShutdownTakesNoLongerThanALivenessProbeAllows(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	w := webOf(p)
 	straggle(t, p)
 	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 2 * leastShutdown}}}
@@ -122,7 +122,7 @@ func TestAShutdownTakesNoLongerThanALivenessProbeAllows(t *testing.T) {
 
 func TestAPoolerThatShutsDownStaysMarkedWhenTheDrainEnds(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Newer, parts.Options{})
+	p := parts.Start(t, parts.Newer, parts.Options{})
 	w, app := webOf(p), straggle(t, p)
 	w.interrupt(t, "SHUTDOWN WAIT_FOR_SERVERS")
 	note := w.note()
@@ -136,7 +136,7 @@ func TestAPoolerThatShutsDownStaysMarkedWhenTheDrainEnds(t *testing.T) {
 
 func TestAPauseIsUndoneWhenTheDrainEnds(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
+	p := parts.Start(t, parts.Older, parts.Options{})
 	w, app := webOf(p), straggle(t, p)
 	w.interrupt(t, "PAUSE command issued")
 	parts.Exec(t, app, "COMMIT")
@@ -147,7 +147,7 @@ func TestAPauseIsUndoneWhenTheDrainEnds(t *testing.T) {
 
 func TestAPauseIsUndoneWhenTheEvictionIsRefusedAllTheSame(t *testing.T) {
 	t.Parallel()
-	p := parts.Shared(t).Pooler(t, parts.Older, parts.Options{})
+	p := parts.Start(t, parts.Older, parts.Options{})
 	w := webOf(p)
 	w.refuse = &drain.Blocked{PDBs: []string{"db/another"}}
 	_, err := w.escort(minute).Run(t.Context(), w.request(t))

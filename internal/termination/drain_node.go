@@ -92,7 +92,7 @@ func (j *job) evict(ctx context.Context, pods drain.Cluster, node drain.Node) (c
 		limits.Force = j.Policy.Force
 		drainer := j.drainer
 		drainer.Log, drainer.Limits = j.log, limits
-		j.report.Report = drainer.Resume(bounded, pods, node, j.report.Report)
+		j.report.Report, j.state = drainer.Resume(bounded, pods, node, j.state)
 		cause = context.Cause(bounded)
 		if stop(); !errors.Is(cause, errDeadlineShortened) {
 			return cause
@@ -112,7 +112,7 @@ func (j *job) shutDownDaemons(invocation context.Context, pods drain.Cluster, no
 // awaitVolumes waits for the volumes of evicted pods. A volume that is still attached when its instance is terminated delays the pod's
 // successor by six minutes (the attach-detach controller's own wait). It does not keep the instance any longer.
 func (j *job) awaitVolumes(ctx context.Context, cluster Kubernetes, node drain.Node) {
-	claims := j.report.Claims()
+	claims := j.state.Claims()
 	if len(claims) == 0 {
 		return
 	}

@@ -238,7 +238,7 @@ func TestEndEvent_Pods_RemainedBeforeForced(t *testing.T) {
 		Namespace: "db", Name: "forced", UID: "forced", Outcome: drain.Forced, ForcedAt: time.Now(), Reason: "deadline",
 	}
 	left := drain.PodReport{Namespace: "db", Name: "remained", UID: "remained", Outcome: drain.Remained, Verdict: drain.Evict, Reason: "finalizers"}
-	agent := drain.PodReport{Namespace: "db", Name: "agent", Outcome: drain.Remained, Verdict: drain.Skip}
+	agent := drain.PodReport{Namespace: "db", Name: "agent", Outcome: drain.Skipped, Verdict: drain.Skip}
 	for status, c := range map[Status]struct {
 		pods   []drain.PodReport
 		reason string

@@ -64,7 +64,7 @@ func (r Report) withLists() Report {
 	return r
 }
 
-// status returns the status of a drain that is over. Pods that a verdict skips do not count.
+// status returns the status of a drain that is over. Pods that were skipped do not count.
 func (r Report) status() Status {
 	switch {
 	case len(r.RemainedPods()) > 0:
@@ -77,9 +77,7 @@ func (r Report) status() Status {
 
 // RemainedPods returns the pods that should have gone, and did not.
 func (r Report) RemainedPods() []drain.PodReport {
-	return r.filterPods(func(p drain.PodReport) bool {
-		return p.Outcome == drain.Remained && (p.Verdict != drain.Skip || !p.EvictedAt.IsZero())
-	})
+	return r.filterPods(func(p drain.PodReport) bool { return p.Outcome == drain.Remained })
 }
 
 // ForcedPods returns the pods that were deleted to meet the deadline, whether or not they have gone.

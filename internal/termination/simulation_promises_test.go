@@ -330,13 +330,18 @@ func (s *simulation) checkReclaimed(c *simInstance, p *simPod) {
 }
 
 func (i *simInvocation) reportsRemaining(id string, p *simPod) bool {
-	return slices.ContainsFunc(i.reports[id].Pods, func(r drain.PodReport) bool { return r.Name == p.Name && r.Outcome == drain.Remained })
+	return slices.ContainsFunc(i.reports[id].Pods, func(r drain.PodReport) bool { return r.Name == p.Name && staysWithNode(r) })
+}
+
+// staysWithNode reports whether a report says that the pod is killed with the node.
+func staysWithNode(p drain.PodReport) bool {
+	return p.Outcome == drain.Remained || p.Outcome == drain.Skipped
 }
 
 // noteRemaining notes who is named as left by any report.
 func (s *simulation) noteRemaining(report Report) {
 	for _, p := range report.Pods {
-		if p.Outcome == drain.Remained {
+		if staysWithNode(p) {
 			s.reportedRemaining[p.Name] = true
 		}
 	}

@@ -28,6 +28,7 @@ type job struct {
 	first   bool      // no invocation was given its event before
 	clock   clock
 	drainer drain.Drainer
+	state   drain.State // of the eviction, which may resume under a shorter deadline
 	log     *slog.Logger
 	report  Report
 
@@ -135,7 +136,7 @@ func (j *job) drainNode(invocation context.Context, cluster Kubernetes, instance
 	}
 	j.shutDownDaemons(invocation, pods, *node)
 	if remaining {
-		j.report.CloseRemaining(cause.Error())
+		j.report.CloseRemaining(j.state, cause.Error())
 		j.end(j.report.status(), cause.Error())
 		return Continue, nil
 	}

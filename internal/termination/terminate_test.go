@@ -246,7 +246,7 @@ func TestForce_StillStoppingAtDeadline_StatusForced(t *testing.T) {
 		require.Equal(t, StatusForced, report.Status)
 		require.Equal(t, "deadline reached", report.Reason)
 		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
-		require.Contains(t, report.Pods[0].Reason, "still stopping when deadline reached")
+		require.Contains(t, report.Pods[0].Reason, "deadline reached while still stopping")
 		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }

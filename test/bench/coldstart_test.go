@@ -14,7 +14,7 @@ import (
 	"quiesce/test/parts/runtimeapi"
 )
 
-// BenchmarkColdStart measures from exec to the first request for an invocation, beside a function that does nothing.
+// BenchmarkColdStart measures the time from exec to the first request for an invocation, beside a function that does nothing.
 func BenchmarkColdStart(b *testing.B) {
 	root, err := env.Root()
 	require.NoError(b, err)

@@ -1,3 +1,3 @@
-// Package bench measures drains side by side in one run on the same lab: the built function, kubectl drain, and an ideal
-// client that does nothing but evict and watch. Figures are ratios; seconds are this machine's. `make bench` runs it.
+// Package bench measures drains side by side in one run on the same lab: by the built function, by kubectl drain, and by an ideal
+// client that only evicts and watches. Compare ratios; seconds depend on the machine. `make bench` runs it.
 package bench

@@ -22,28 +22,28 @@ import (
 const (
 	// stopping is how long each pod takes to stop.
 	stopping = "2s"
-	// patience bounds one contestant's preparation and drain.
-	patience = 5 * time.Minute
+	// fixtureTimeout bounds the preparation and the drain of one fixture.
+	fixtureTimeout = 5 * time.Minute
 )
 
-// contestant drains a node full of pods and says how long that took.
-type contestant struct {
+// drainer drains a node full of pods and returns the time it took.
+type drainer struct {
 	name  string
-	drain func(*arena) time.Duration
+	drain func(*fixture) time.Duration
 }
 
-var contestants = []contestant{
-	{"ideal", (*arena).ideal},
-	{"quiesce", (*arena).quiesce},
-	{"kubectl", (*arena).kubectl},
+var drainers = []drainer{
+	{"ideal", (*fixture).ideal},
+	{"quiesce", (*fixture).quiesce},
+	{"kubectl", (*fixture).kubectl},
 }
 
-func BenchmarkDrainOf30Pods(b *testing.B)  { race(b, 30) }
-func BenchmarkDrainOf134Pods(b *testing.B) { race(b, 134) }
-func BenchmarkDrainOf500Pods(b *testing.B) { race(b, 500) }
+func BenchmarkDrainOf30Pods(b *testing.B)  { compareDrains(b, 30) }
+func BenchmarkDrainOf134Pods(b *testing.B) { compareDrains(b, 134) }
+func BenchmarkDrainOf500Pods(b *testing.B) { compareDrains(b, 500) }
 
-// race lets the contestants drain nodes of n pods in turn, and reports the medians and their ratios to the ideal client's.
-func race(b *testing.B, n int32) {
+// compareDrains lets the drainers drain nodes of n pods in turn. It reports the medians and their ratios to the ideal client's.
+func compareDrains(b *testing.B, n int32) {
 	lab.Require(b)
 	s := start(b)
 	took := map[string][]time.Duration{}
@@ -51,21 +51,21 @@ func race(b *testing.B, n int32) {
 	round := 0
 	for b.Loop() {
 		round++
-		for _, c := range contestants {
-			a := newArena(b, s, fmt.Sprintf("%s-%d-%d", c.name, n, round), n)
+		for _, c := range drainers {
+			a := newFixture(b, s, fmt.Sprintf("%s-%d-%d", c.name, n, round), n)
 			took[c.name] = append(took[c.name], c.drain(a))
 			requests = max(requests, a.requests)
 			a.clear()
 		}
 	}
 	ideal := median(took["ideal"])
-	for _, c := range contestants {
+	for _, c := range drainers {
 		b.ReportMetric(median(took[c.name]).Seconds(), c.name+"-s")
 	}
 	b.ReportMetric(median(took["quiesce"]).Seconds()/ideal.Seconds(), "quiesce/ideal")
 	b.ReportMetric(median(took["kubectl"]).Seconds()/ideal.Seconds(), "kubectl/ideal")
 	b.ReportMetric(float64(requests), "requests")
-	b.ReportMetric(0, "ns/op") // the sum of three contestants says nothing
+	b.ReportMetric(0, "ns/op") // the sum over three drainers means nothing
 }
 
 func median(all []time.Duration) time.Duration {
@@ -83,39 +83,39 @@ func start(b *testing.B) *env.Env {
 	return s
 }
 
-// arena is one node full of pods, and another for them to go to.
-type arena struct {
+// fixture is one node full of pods, and a node to which they can move.
+type fixture struct {
 	*testing.B
 	*env.Env
 	ctx      context.Context
-	name     string // of the group and the namespace
-	victim   env.Instance
-	requests int // that the function made
+	name     string // of the group and of the namespace
+	target   env.Instance
+	requests int // requests to the API server by the function
 }
 
-func newArena(b *testing.B, s *env.Env, name string, n int32) *arena {
-	ctx, cancel := context.WithTimeout(b.Context(), patience)
+func newFixture(b *testing.B, s *env.Env, name string, n int32) *fixture {
+	ctx, cancel := context.WithTimeout(b.Context(), fixtureTimeout)
 	b.Cleanup(cancel)
-	a := &arena{B: b, Env: s, ctx: ctx, name: name}
+	a := &fixture{B: b, Env: s, ctx: ctx, name: name}
 	instances, err := s.Group(ctx, name, 2)
 	require.NoError(b, err)
-	a.victim = instances[0]
+	a.target = instances[0]
 	refuge := instances[1]
-	a.close(refuge, true)
+	a.setUnschedulable(refuge, true)
 	a.fill(n)
-	a.close(refuge, false)
+	a.setUnschedulable(refuge, false)
 	return a
 }
 
-// close keeps pods off a node, or lets them in again.
-func (a *arena) close(node env.Instance, closed bool) {
+// setUnschedulable cordons or uncordons a node.
+func (a *fixture) setUnschedulable(node env.Instance, closed bool) {
 	patch := fmt.Sprintf(`{"spec":{"unschedulable":%v}}`, closed)
 	_, err := a.Lab.Client().CoreV1().Nodes().Patch(a.ctx, node.Node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 	require.NoError(a, err)
 }
 
-// fill runs n pods, all on the victim.
-func (a *arena) fill(n int32) {
+// fill runs n pods, all on the target node.
+func (a *fixture) fill(n int32) {
 	_, err := a.Lab.Client().CoreV1().Namespaces().Create(a.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a.name}}, metav1.CreateOptions{})
 	require.NoError(a, err)
 	labels := map[string]string{"app": "web"}
@@ -141,8 +141,8 @@ func (a *arena) fill(n int32) {
 	})
 }
 
-// clear ends what the next contestant would share the machine with.
-func (a *arena) clear() {
+// clear removes the pods, so that they do not load the machine during the next measurement.
+func (a *fixture) clear() {
 	propagation := metav1.DeletePropagationBackground
 	err := a.Lab.Client().AppsV1().Deployments(a.name).Delete(a.ctx, "web", metav1.DeleteOptions{PropagationPolicy: &propagation})
 	require.NoError(a, err)
@@ -153,7 +153,7 @@ func (a *arena) clear() {
 	})
 }
 
-func (a *arena) until(holds func() bool) {
+func (a *fixture) until(holds func() bool) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for !holds() {
@@ -165,19 +165,19 @@ func (a *arena) until(holds func() bool) {
 	}
 }
 
-// quiesce is the whole path, event in to completion out, of a function that is warm.
-func (a *arena) quiesce() time.Duration {
+// quiesce returns the time from the event to the completion, by a warm function.
+func (a *fixture) quiesce() time.Duration {
 	function, err := a.Function(a.ctx, "autoScalingGroups: ["+a.name+"]\n")
 	require.NoError(a, err)
 	defer function.Close()
-	plan, err := json.Marshal(termination.Request{Action: termination.ActionPlan, InstanceID: a.victim.ID})
+	plan, err := json.Marshal(termination.Request{Action: termination.ActionPlan, InstanceID: a.target.ID})
 	require.NoError(a, err)
 	_, err = function.Invoke(a.ctx, plan)
 	require.NoError(a, err)
 	before, err := a.Lab.Audit().By(function.User)
 	require.NoError(a, err)
 	began := time.Now()
-	result, err := function.Invoke(a.ctx, a.AWS.Terminate(a.victim.ID)[0].Body)
+	result, err := function.Invoke(a.ctx, a.AWS.Terminate(a.target.ID)[0].Body)
 	took := time.Since(began)
 	require.NoError(a, err)
 	require.Empty(a, result.ErrorType, result.ErrorMessage)
@@ -187,9 +187,9 @@ func (a *arena) quiesce() time.Duration {
 	return took
 }
 
-func (a *arena) kubectl() time.Duration {
+func (a *fixture) kubectl() time.Duration {
 	began := time.Now()
-	output, err := a.Lab.Kubectl(a.ctx, "drain", a.victim.Node, "--ignore-daemonsets", "--delete-emptydir-data")
+	output, err := a.Lab.Kubectl(a.ctx, "drain", a.target.Node, "--ignore-daemonsets", "--delete-emptydir-data")
 	require.NoError(a, err, output)
 	return time.Since(began)
 }

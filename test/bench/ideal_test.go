@@ -13,16 +13,16 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// evictors is how many evictions the ideal client keeps under way: as many as the function's default.
+// evictors is how many eviction requests the ideal client has in flight: as many as the function by default.
 const evictors = 16
 
-// ideal does nothing that a drain could do without: one list, one watch, one eviction a pod. It knows no budgets, no order, no
-// faults, and whom to evict beforehand.
-func (a *arena) ideal() time.Duration {
+// ideal does only what every drain must do: one list, one watch, one eviction per pod. It ignores PDBs, order and errors, and
+// knows beforehand which pods to evict.
+func (a *fixture) ideal() time.Duration {
 	client := a.Lab.Client()
 	began := time.Now()
-	a.close(a.victim, true)
-	onNode := metav1.ListOptions{FieldSelector: "spec.nodeName=" + a.victim.Node}
+	a.setUnschedulable(a.target, true)
+	onNode := metav1.ListOptions{FieldSelector: "spec.nodeName=" + a.target.Node}
 	pods, err := client.CoreV1().Pods("").List(a.ctx, onNode)
 	require.NoError(a, err)
 	onNode.ResourceVersion = pods.ResourceVersion
@@ -30,23 +30,23 @@ func (a *arena) ideal() time.Duration {
 	require.NoError(a, err)
 	defer watching.Stop()
 	go evictAll(a.ctx, a, client, pods.Items, evictors)
-	for left := len(pods.Items); left > 0; {
+	for remaining := len(pods.Items); remaining > 0; {
 		event, open := <-watching.ResultChan()
 		require.True(a, open, "the watch was closed")
 		if event.Type == watch.Deleted {
-			left--
+			remaining--
 		}
 	}
 	return time.Since(began)
 }
 
-// evictAll asks for the eviction of all the pods, so many at once, and does not ask again.
-func evictAll(ctx context.Context, tb testing.TB, client kubernetes.Interface, pods []corev1.Pod, abreast int) {
-	turns := make(chan struct{}, abreast)
+// evictAll requests the eviction of each pod once, with this many requests in flight.
+func evictAll(ctx context.Context, tb testing.TB, client kubernetes.Interface, pods []corev1.Pod, parallel int) {
+	slots := make(chan struct{}, parallel)
 	for _, pod := range pods {
-		turns <- struct{}{}
+		slots <- struct{}{}
 		go func() {
-			defer func() { <-turns }()
+			defer func() { <-slots }()
 			err := client.PolicyV1().Evictions(pod.Namespace).Evict(ctx, &policyv1.Eviction{
 				ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
 			})

@@ -11,22 +11,22 @@ import (
 	"quiesce/internal/termination"
 	"quiesce/test/env"
 	"quiesce/test/env/database"
-	"quiesce/test/env/pooltest"
+	"quiesce/test/env/poolers"
 	"quiesce/test/parts/lab"
 )
 
-// hangsAfter is when a worker whose transaction takes 30 ms is said to hang.
+// hangsAfter is the time without a commit after which a worker with transactions of 30 ms counts as hanging.
 const hangsAfter = 5 * time.Second
 
-// quiet is how long workers are watched before anything happens to them: about what a drain takes.
-const quiet = 4 * time.Second
+// baselineTime is how long workers are watched before the drain: about as long as a drain takes.
+const baselineTime = 4 * time.Second
 
-// poolerCases are what can be in a pooler's node's way.
+// poolerCases are the situations of a pooler whose node is drained.
 var poolerCases = []struct {
 	name, strategy string
-	workers        []string // flags of one more, which is hired first
-	careful        bool     // workers recycle or validate their connections, and the poolers have the preStop hook that README recommends
-	single         bool     // one pooler, under a budget that never allows an eviction
+	workers        []string // flags of an extra worker
+	careful        bool     // workers recycle or validate their connections, and the poolers have the recommended preStop hook
+	single         bool     // one pooler, under a PDB that never allows an eviction
 }{
 	{name: "evict", strategy: "evict"},
 	{name: "surge", strategy: "surge"},
@@ -36,8 +36,8 @@ var poolerCases = []struct {
 	{name: "single", strategy: "surge", single: true},
 }
 
-// BenchmarkPoolers drains the node of a pooler with 20 busy workers, and counts what became of their transactions: sums over all
-// iterations, and of stalls the longest of any but the straggler's.
+// BenchmarkPoolers drains the node of a pooler with 20 busy workers and counts the results of their transactions: sums over all
+// iterations, and the longest stall of any worker but the straggler.
 func BenchmarkPoolers(b *testing.B) {
 	lab.RequireMachines(b)
 	root, err := env.Root()
@@ -45,10 +45,10 @@ func BenchmarkPoolers(b *testing.B) {
 	s, err := env.Start(b.Context(), env.Options{Root: root, Machines: true})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, s.Stop()) }()
-	ground, serial := pooltest.NewGround(s), 0
+	pool, serial := poolers.NewNodePool(s), 0
 	for _, version := range []string{"1.18", "1.24"} {
 		for _, c := range poolerCases {
-			o := pooltest.Options{First: c.workers, Poolers: database.Options{Version: version}}
+			o := poolers.Options{ExtraWorker: c.workers, Poolers: database.Options{Version: version}}
 			if c.careful {
 				o.Flags = [][]string{{"-recycle=1s"}, {"-validate"}}
 				o.Poolers.PreStop, o.Poolers.Grace = database.Recommended[version], 60
@@ -57,11 +57,11 @@ func BenchmarkPoolers(b *testing.B) {
 				o.Poolers.Poolers, o.Poolers.MaxUnavailable = 1, "0"
 			}
 			b.Run(version+"/"+c.name, func(b *testing.B) {
-				var sums sums
+				var sums totals
 				for range b.N {
 					serial++
 					o.Name = fmt.Sprintf("bench-%d", serial)
-					sums.add(escortOnce(b, ground, c.strategy, o))
+					sums.add(drainOnce(b, pool, c.strategy, o))
 				}
 				sums.report(b)
 			})
@@ -69,25 +69,25 @@ func BenchmarkPoolers(b *testing.B) {
 	}
 }
 
-// sums are what the iterations of one case come to.
-type sums struct {
-	cut, ambiguous, amiss, hanging, refused, closed int
-	stall, usual                                    time.Duration
+// totals sums up the iterations of one case.
+type totals struct {
+	aborted, ambiguous, inconsistent, hanging, refused, closed int
+	stall, usual                                               time.Duration
 }
 
-func (s *sums) add(b pooltest.Books, usual time.Duration) {
-	s.cut += b.Balance.Aborted + b.Balance.InFlight
-	s.ambiguous += b.Balance.Ambiguous
-	s.amiss += b.Amiss()
-	s.hanging += len(b.Hanging)
-	s.refused += b.Refused()
-	s.closed += b.Closed()
-	s.stall, s.usual = max(s.stall, b.LongestStall()), max(s.usual, usual)
+func (s *totals) add(r poolers.Results, usual time.Duration) {
+	s.aborted += r.Comparison.Aborted + r.Comparison.InFlight
+	s.ambiguous += r.Comparison.Ambiguous
+	s.inconsistent += r.Inconsistent()
+	s.hanging += len(r.Hanging)
+	s.refused += r.Refused()
+	s.closed += r.Closed()
+	s.stall, s.usual = max(s.stall, r.LongestStall()), max(s.usual, usual)
 }
 
-func (s *sums) report(b *testing.B) {
+func (s *totals) report(b *testing.B) {
 	for unit, value := range map[string]int{
-		"aborted": s.cut, "ambiguous": s.ambiguous, "amiss": s.amiss, "hanging": s.hanging, "refused": s.refused, "closed-between": s.closed,
+		"aborted": s.aborted, "ambiguous": s.ambiguous, "inconsistent": s.inconsistent, "hanging": s.hanging, "refused": s.refused, "closed-between": s.closed,
 	} {
 		b.ReportMetric(float64(value), unit)
 	}
@@ -95,51 +95,51 @@ func (s *sums) report(b *testing.B) {
 	b.ReportMetric(s.usual.Seconds(), "usual-stall-s")
 }
 
-// escortOnce plays one drain; the benchmark's time is the drain's.
-func escortOnce(b *testing.B, g *pooltest.Ground, strategy string, o pooltest.Options) (books pooltest.Books, usual time.Duration) {
+// drainOnce drains one node. Only the drain counts as the benchmark's time.
+func drainOnce(b *testing.B, pool *poolers.NodePool, strategy string, o poolers.Options) (results poolers.Results, usual time.Duration) {
 	b.Helper()
 	b.StopTimer()
-	t, err := pooltest.SetUp(b.Context(), g, o)
+	t, err := poolers.SetUp(b.Context(), pool, o)
 	require.NoError(b, err)
 	function, err := t.Function(b.Context(), t.Configuration(t.Credentials(), "strategy: "+strategy))
 	require.NoError(b, err)
 	usual = usualStall(b, t)
 	b.StartTimer()
-	report, err := t.Drain(b.Context(), function, t.Victim)
+	report, err := t.Drain(b.Context(), function, t.Target)
 	b.StopTimer()
 	require.NoError(b, err)
 	require.NoError(b, function.Close())
 	for _, p := range report.Pods {
 		require.True(b, p.Escort == nil || p.Escort.Strategy == strategy, "%+v", p.Escort)
 	}
-	require.NoError(b, t.Die(b.Context(), t.Victim))
-	require.NoError(b, pooltest.Wait(b.Context(), hangsAfter+time.Second))
-	books, err = t.Settle(b.Context(), hangsAfter)
+	require.NoError(b, t.AwaitTermination(b.Context(), t.Target))
+	require.NoError(b, poolers.Wait(b.Context(), hangsAfter+time.Second))
+	results, err = t.Finish(b.Context(), hangsAfter)
 	require.NoError(b, err)
 	require.NoError(b, t.TearDown(b.Context()))
-	fmt.Fprintf(os.Stderr, "poolers: %s %s: %d of %d cut, %d ambiguous, %d hang, %d refused, %d closed between, longest stall %s (%s without a drain), held back for %s, drained in %s\n",
-		o.Poolers.Version, strategy, books.Cut(), books.Balance.Committed, books.Balance.Ambiguous, len(books.Hanging), books.Refused(),
-		books.Closed(), books.LongestStall().Round(time.Millisecond), usual.Round(time.Millisecond), heldBack(report), report.FinishedAt.Sub(report.StartedAt).Round(time.Millisecond))
-	for _, w := range books.Workers {
+	fmt.Fprintf(os.Stderr, "poolers: %s %s: %d of %d interrupted, %d ambiguous, %d hang, %d refused, %d closed between transactions, longest stall %s (%s without a drain), held back for %s, drained in %s\n",
+		o.Poolers.Version, strategy, results.Interrupted(), results.Comparison.Committed, results.Comparison.Ambiguous, len(results.Hanging), results.Refused(),
+		results.Closed(), results.LongestStall().Round(time.Millisecond), usual.Round(time.Millisecond), heldBack(report), report.FinishedAt.Sub(report.StartedAt).Round(time.Millisecond))
+	for _, w := range results.Workers {
 		if len(w.Aborted)+len(w.Ambiguous) > 0 {
 			fmt.Fprintf(os.Stderr, "poolers: worker %d, whose round takes %s: %s\n%s\n", w.Worker, w.Pace, w.LastError, function.Output())
 		}
 	}
-	return books, usual
+	return results, usual
 }
 
-// usualStall is the longest in a time like a drain's in which nothing happens: what the machine does to the workers by itself.
-func usualStall(b *testing.B, t *pooltest.Trial) time.Duration {
+// usualStall returns the longest stall in a time like a drain's in which nothing happens: the effect of the machine alone.
+func usualStall(b *testing.B, t *poolers.Fixture) time.Duration {
 	b.Helper()
-	require.NoError(b, t.Forget(b.Context()))
-	require.NoError(b, pooltest.Wait(b.Context(), quiet))
+	require.NoError(b, t.ResetStalls(b.Context()))
+	require.NoError(b, poolers.Wait(b.Context(), baselineTime))
 	now, err := t.Snapshot(b.Context())
 	require.NoError(b, err)
-	require.NoError(b, t.Forget(b.Context()))
-	return pooltest.LongestStall(now.Workers)
+	require.NoError(b, t.ResetStalls(b.Context()))
+	return poolers.LongestStall(now.Workers)
 }
 
-// heldBack is for how long the report says that new transactions had to wait.
+// heldBack returns how long new transactions had to wait, as reported.
 func heldBack(r termination.Report) (d time.Duration) {
 	for _, p := range r.Pods {
 		if p.Escort != nil {

@@ -15,22 +15,22 @@ import (
 	"quiesce/test/env"
 )
 
-// apps are what runs in the demo's cluster. The last one is under a budget of one pod at a time.
+// apps run in the demo's cluster. The last one has a PDB that allows one disruption at a time.
 var apps = []struct {
 	name     string
 	replicas int32
-	guarded  bool
+	withPDB  bool
 }{
 	{"web", 12, false},
 	{"worker", 9, false},
 	{"checkout", 6, true},
 }
 
-// readyPoll paces the look at the Deployments: the wait is a second or two.
+// readyPoll is the time between checks of the Deployments, which take a second or two.
 const readyPoll = 50 * time.Millisecond
 
-// furnish makes the group, its nodes (these and n more) and what runs on them.
-func furnish(ctx context.Context, s *env.Env, n int, more ...env.Instance) ([]env.Instance, error) {
+// createCluster makes the group, its nodes (n new ones, and those of more) and the apps.
+func createCluster(ctx context.Context, s *env.Env, n int, more ...env.Instance) ([]env.Instance, error) {
 	instances, err := s.Group(ctx, group, n)
 	if err != nil {
 		return nil, err
@@ -43,13 +43,13 @@ func furnish(ctx context.Context, s *env.Env, n int, more ...env.Instance) ([]en
 		if err := deploy(ctx, client, app.name, app.replicas); err != nil {
 			return nil, fmt.Errorf("deploy %s: %w", app.name, err)
 		}
-		if app.guarded {
-			if err := guard(ctx, client, app.name); err != nil {
-				return nil, fmt.Errorf("guard %s: %w", app.name, err)
+		if app.withPDB {
+			if err := addPDB(ctx, client, app.name); err != nil {
+				return nil, fmt.Errorf("create the PodDisruptionBudget of %s: %w", app.name, err)
 			}
 		}
 	}
-	say("%d nodes in two zones run %d Deployments; checkout is under a budget of one pod at a time", nodes, len(apps))
+	logf("%d nodes in two zones run %d Deployments; checkout has a PodDisruptionBudget of one pod at a time", nodes, len(apps))
 	return instances, ready(ctx, client)
 }
 
@@ -69,7 +69,7 @@ func deploy(ctx context.Context, client kubernetes.Interface, app string, replic
 	return err
 }
 
-func guard(ctx context.Context, client kubernetes.Interface, app string) error {
+func addPDB(ctx context.Context, client kubernetes.Interface, app string) error {
 	one := intstr.FromInt32(1)
 	_, err := client.PolicyV1().PodDisruptionBudgets(metav1.NamespaceDefault).Create(ctx, &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Name: app},
@@ -80,7 +80,7 @@ func guard(ctx context.Context, client kubernetes.Interface, app string) error {
 	return err
 }
 
-// ready waits until every pod runs and every budget has been counted.
+// ready waits until all pods are Ready and all PDBs allow a disruption.
 func ready(ctx context.Context, client kubernetes.Interface) error {
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
@@ -106,11 +106,11 @@ func isReady(ctx context.Context, client kubernetes.Interface) (bool, error) {
 			return false, nil
 		}
 	}
-	budgets, err := client.PolicyV1().PodDisruptionBudgets(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
+	pdbs, err := client.PolicyV1().PodDisruptionBudgets(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return false, err
 	}
-	for _, b := range budgets.Items {
+	for _, b := range pdbs.Items {
 		if b.Status.DisruptionsAllowed == 0 {
 			return false, nil
 		}

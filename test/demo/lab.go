@@ -17,20 +17,20 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// sample is the instance that the payloads of events/ speak of.
+// sample is the instance in the payloads of events/.
 var sample = env.Instance{
 	ID: "i-0123456789abcdef0", Node: "ip-10-0-1-2.eu-west-1.compute.internal", Zone: awstest.Region + "a",
 }
 
-// headerTimeout bounds how long a client of the lab may take to say what it wants.
+// headerTimeout bounds how long a client of the lab may take to send a request header.
 const headerTimeout = 5 * time.Second
 
-// address is the file in which a running lab says where it listens.
+// address returns the path of the file that has the address of the running lab.
 func address(dist string) string { return filepath.Join(dist, "lab-address") }
 
-// keepLab keeps a stage up until ctx ends, and invokes the function with whatever `make invoke` sends.
+// keepLab keeps the environment up until ctx ends, and passes what `make invoke` sends to the function.
 func keepLab(ctx context.Context, s *env.Env, dist string) error {
-	if _, err := furnish(ctx, s, nodes-1, sample); err != nil {
+	if _, err := createCluster(ctx, s, nodes-1, sample); err != nil {
 		return err
 	}
 	s.Logs = os.Stdout
@@ -47,7 +47,7 @@ func keepLab(ctx context.Context, s *env.Env, dist string) error {
 		return err
 	}
 	defer os.Remove(address(dist))
-	say("the lab is up until Ctrl-C; in another terminal:")
+	logf("the lab is up until Ctrl-C; in another terminal:")
 	fmt.Printf("\n  export KUBECONFIG=%s\n  make invoke EVENT=events/plan.json\n  make invoke EVENT=events/terminate.json\n\n", s.Lab.Kubeconfig())
 	server := &http.Server{Handler: invocations(s, function), ReadHeaderTimeout: headerTimeout}
 	context.AfterFunc(ctx, func() { server.Close() })
@@ -57,7 +57,7 @@ func keepLab(ctx context.Context, s *env.Env, dist string) error {
 	return nil
 }
 
-// invocations answers each POST with what the function answers.
+// invocations answers each POST with the function's answer.
 func invocations(s *env.Env, function *env.Function) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		payload, err := io.ReadAll(r.Body)
@@ -65,7 +65,7 @@ func invocations(s *env.Env, function *env.Function) http.HandlerFunc {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		result, err := function.Invoke(r.Context(), happening(s, payload))
+		result, err := function.Invoke(r.Context(), replaceSample(s, payload))
 		switch {
 		case err != nil:
 			http.Error(w, err.Error(), http.StatusBadGateway)
@@ -77,9 +77,9 @@ func invocations(s *env.Env, function *env.Function) http.HandlerFunc {
 	}
 }
 
-// happening makes a sample event true: if it says that the sample instance is being terminated, Auto Scaling terminates it,
-// and the event that then goes out is sent in the sample's place.
-func happening(s *env.Env, payload []byte) []byte {
+// replaceSample makes a sample event true. If it says that the sample instance terminates, Auto Scaling terminates the instance,
+// and the real event replaces the sample.
+func replaceSample(s *env.Env, payload []byte) []byte {
 	var event struct {
 		DetailType string `json:"detail-type"`
 		Detail     struct{ AutoScalingGroupName, LifecycleHookName, EC2InstanceID string }

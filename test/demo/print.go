@@ -12,16 +12,16 @@ import (
 	"quiesce/internal/termination"
 )
 
-// narrator turns the function's log, one JSON object a line, into lines to watch a drain by.
-type narrator struct {
+// logPrinter prints the function's log, one JSON object per line, in a form that people can follow.
+type logPrinter struct {
 	out io.Writer
 
 	mu   sync.Mutex
-	rest []byte // of a line that has not ended yet
+	rest []byte // an incomplete line
 }
 
 // Write implements io.Writer.
-func (n *narrator) Write(b []byte) (int, error) {
+func (n *logPrinter) Write(b []byte) (int, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.rest = append(n.rest, b...)
@@ -31,11 +31,11 @@ func (n *narrator) Write(b []byte) (int, error) {
 			return len(b), nil
 		}
 		n.rest = rest
-		n.tell(line)
+		n.printLine(line)
 	}
 }
 
-func (n *narrator) tell(line []byte) {
+func (n *logPrinter) printLine(line []byte) {
 	var entry struct {
 		Time                            time.Time
 		Msg, Pod, Reason, Phase, Result string
@@ -43,14 +43,14 @@ func (n *narrator) tell(line []byte) {
 	if json.Unmarshal(line, &entry) != nil {
 		return
 	}
-	isMetric := entry.Msg == "" // metrics are lines of the log, too
-	if isMetric || entry.Msg == "done" {
+	isMetric := entry.Msg == "" // metrics are log lines without a message
+	if isMetric || entry.Msg == "event handled" {
 		return
 	}
 	fmt.Fprintf(n.out, "  %s  %-26s %s%s%s  %s\n", entry.Time.Format("15:04:05.000"), entry.Msg, entry.Pod, entry.Phase, entry.Result, entry.Reason)
 }
 
-// table prints a report for people. Times are seconds since the drain began.
+// table prints a report. Times are seconds since the drain started.
 func table(out io.Writer, r termination.Report) {
 	fmt.Fprintf(out, "\n%s: node %s of %s, %s after %.2f s\n\n", r.Status, r.Node, r.Group, r.LifecycleResult, r.FinishedAt.Sub(r.StartedAt).Seconds())
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)

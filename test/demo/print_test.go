@@ -7,12 +7,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestTheStoryIsOfChangesNotOfMetrics(t *testing.T) {
+func TestLogPrinter_MetricLine_Skipped(t *testing.T) {
 	var out bytes.Buffer
-	n := &narrator{out: &out}
+	n := &logPrinter{out: &out}
 	_, err := n.Write([]byte(`{"time":"2026-11-21T08:15:30.214Z","msg":"pod gone","pod":"app/web"}
 {"Cluster":"lab","PodsEvicted":9,"_aws":{"Timestamp":1795249530214}}
-{"time":"2026-11-21T08:15:30.3Z","msg":"done"}
+{"time":"2026-11-21T08:15:30.3Z","msg":"event handled"}
 START RequestId
 `))
 	require.NoError(t, err)

@@ -18,21 +18,21 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// short is for drains that are to meet their deadline soon, with force.
-const short = "drain: {maxDuration: 20s, reserve: 2s, joinGrace: 1s, volumeDetach: 1s}"
+// shortDeadline lets a drain reach its deadline soon, with force.
+const shortDeadline = "drain: {maxDuration: 20s, reserve: 2s, joinGrace: 1s, volumeDetach: 1s}"
 
-// deletion is a pod's, as the API server was asked for it.
-type deletion struct {
+// podDeletion is a request to delete a pod, with its options.
+type podDeletion struct {
 	lab.Request
 	metav1.DeleteOptions
 }
 
-// deletions are those that the scene's function asked for, in order: of the pod of this name, or empty, of any.
-func (s *scene) deletions(pod string) (asked []deletion) {
+// deletions returns the function's requests to delete the named pod, in order; for an empty name, to delete any pod.
+func (s *fixture) deletions(pod string) (asked []podDeletion) {
 	s.Helper()
 	for _, r := range s.requests(s.function) {
 		if r.Verb == "delete" && r.Resource == "pods" && (pod == "" || r.Name == pod) {
-			d := deletion{Request: r}
+			d := podDeletion{Request: r}
 			require.NoError(s, json.Unmarshal(r.Body, &d.DeleteOptions), "%s", r.Body)
 			asked = append(asked, d)
 		}
@@ -50,28 +50,28 @@ func stopping(after string) func(*appsv1.Deployment) {
 	}
 }
 
-// prompt is an answer that a function waits for in any case. What takes longer may be asked once more: there is no time left.
-const prompt = 300 * time.Millisecond
+// promptAnswer is how long the function always waits for an answer. A slower request may be repeated: no time is left.
+const promptAnswer = 300 * time.Millisecond
 
-// isForced: the pod was deleted, and once if that was answered, after its eviction was refused and not before its moment, and its line
-// in the report says so.
-func (s *scene) isForced(r report, pod corev1.Pod, moment time.Time) {
+// requireForced requires that the pod was deleted after its eviction was refused, not before the given moment, and only once if
+// the request was answered. The pod's line in the report must say so.
+func (s *fixture) requireForced(r report, pod corev1.Pod, moment time.Time) {
 	s.Helper()
 	asked := s.deletions(pod.Name)
 	require.NotEmpty(s, asked)
 	for n, d := range asked {
 		require.Equal(s, pod.UID, *d.Preconditions.UID, "another pod may have the name by then")
-		require.True(s, n == 0 || asked[n-1].Done.Sub(asked[n-1].Time) > prompt, "asked again after an answer")
+		require.True(s, n == 0 || asked[n-1].Done.Sub(asked[n-1].Time) > promptAnswer, "deleted again after an answer")
 	}
 	require.False(s, asked[0].Time.Before(moment), "%s before its moment", moment.Sub(asked[0].Time))
 	require.NotEmpty(s, s.evictions(pod.Name))
 	require.True(s, s.evictions(pod.Name)[0].Done.Before(asked[0].Time))
 
-	line, own := r.of(s, pod.Name), *pod.Spec.TerminationGracePeriodSeconds
+	line, own := r.pod(s, pod.Name), *pod.Spec.TerminationGracePeriodSeconds
 	given := *asked[0].GracePeriodSeconds
 	require.Positive(s, given)
 	require.LessOrEqual(s, given, own)
-	require.LessOrEqual(s, given, int64(r.Deadline.Sub(asked[0].Time)/time.Second)+1, "no more than there is")
+	require.LessOrEqual(s, given, int64(r.Deadline.Sub(asked[0].Time)/time.Second)+1, "no more than the time left")
 	require.Equal(s, drain.Forced, line.Outcome)
 	if len(asked) == 1 {
 		require.Contains(s, line.Reason, fmt.Sprintf("deadline: deleted with %s of its %s grace; ", inSeconds(given), inSeconds(own)))
@@ -82,122 +82,124 @@ func (s *scene) isForced(r report, pod corev1.Pod, moment time.Time) {
 
 func inSeconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
-// half is the moment before which nothing is forced.
-func (r report) half(began time.Time) time.Time { return began.Add(r.Deadline.Sub(began) / 2) }
+// halfTime returns the moment before which no pod is forced.
+func (r report) halfTime(began time.Time) time.Time { return began.Add(r.Deadline.Sub(began) / 2) }
 
-// A budget that never allows a disruption protects its pod to death: the instance goes, and nobody has told the pod. Told in
-// time, it stops as it was written to.
-func TestAPodThatItsBudgetNeverLetsGoIsToldToStopBeforeTheDeadline(t *testing.T) {
-	s := setScene(t, 1, short)
+// A PDB that never allows a disruption would let its pod be killed with the instance, without SIGTERM. Deleted in time, the pod
+// stops gracefully.
+func TestForce_PDBNeverAllows_DeletedWithGraceBeforeDeadline(t *testing.T) {
+	s := newFixture(t, 1, shortDeadline)
 	s.deploy("web", 1, grace(5), stopping("1s"))
-	s.budget("web", "web", 0)
-	victim := s.instances[0]
-	pod := s.podsOn(victim)[0]
+	s.pdb("web", "web", 0)
+	target := s.instances[0]
+	pod := s.podsOn(target)[0]
 
-	r := s.drain(victim)
+	r := s.drain(target)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusForced, r.Status)
 	require.Equal(t, termination.Continue, r.LifecycleResult)
-	s.isForced(r, pod, r.Deadline.Add(-5*time.Second))
-	require.Contains(t, r.of(t, pod.Name).Reason, "blocked by "+s.group+"/web: can never allow")
-	require.Equal(t, []string{s.group + "/web"}, r.of(t, pod.Name).BlockedBy)
+	s.requireForced(r, pod, r.Deadline.Add(-5*time.Second))
+	require.Contains(t, r.pod(t, pod.Name).Reason, "blocked by "+s.group+"/web: can never allow")
+	require.Equal(t, []string{s.group + "/web"}, r.pod(t, pod.Name).BlockedBy)
 	require.Contains(t, s.function.Output(), "pod forced")
-	s.completedOnce(victim)
+	s.requireCompletedOnce(target)
 
-	told := s.told(victim)
-	require.Len(t, told, 2)
-	require.Contains(t, told[1], "Warning PodsForced forced in ")
-	require.Contains(t, told[1], s.group+"/"+pod.Name+" forced: deadline: deleted with ")
-	require.Equal(t, []string{s.group + "/" + pod.Name}, s.relatedTo(victim))
-	require.Equal(t, []float64{1}, s.measured("PodsForced"))
-	require.Equal(t, []float64{1}, s.measured("Drains", "Status", "forced"))
-	require.Positive(t, s.measured("BlockedSeconds")[0])
+	events := s.nodeEvents(target)
+	require.Len(t, events, 2)
+	require.Contains(t, events[1], "Warning PodsForced forced in ")
+	require.Contains(t, events[1], s.group+"/"+pod.Name+" forced: deadline: deleted with ")
+	require.Equal(t, []string{s.group + "/" + pod.Name}, s.relatedPods(target))
+	require.Equal(t, []float64{1}, s.metric("PodsForced"))
+	require.Equal(t, []float64{1}, s.metric("Drains", "Status", "forced"))
+	require.Positive(t, s.metric("PDBBlockedSeconds")[0])
 }
 
-// Half of a drain's time belongs to the budgets, whatever a pod's grace: an hour of it must not make a budget worth nothing.
-func TestAPodWhoseGraceIsLongerThanTheDrainIsNotForcedInItsFirstHalf(t *testing.T) {
-	s := setScene(t, 1, short)
+// PDBs decide alone for half of the drain's time, whatever a pod's grace period. A grace of an hour must not make a PDB
+// worthless.
+func TestForce_GraceLongerThanDrain_NotInFirstHalf(t *testing.T) {
+	s := newFixture(t, 1, shortDeadline)
 	s.deploy("web", 1, grace(3600), stopping("1s"))
-	s.budget("web", "web", 0)
-	victim := s.instances[0]
-	pod := s.podsOn(victim)[0]
-	began := time.Now().Truncate(time.Second) // as events have it
+	s.pdb("web", "web", 0)
+	target := s.instances[0]
+	pod := s.podsOn(target)[0]
+	began := time.Now().Truncate(time.Second) // events have whole seconds
 
-	r := s.drain(victim)
+	r := s.drain(target)
 	require.Equal(t, termination.StatusForced, r.Status, r.ErrorMessage)
-	s.isForced(r, pod, r.half(began))
+	s.requireForced(r, pod, r.halfTime(began))
 }
 
-// Two replicas at once are what the budget was made against.
-func TestPodsUnderOneBudgetAreForcedOneAfterTheOther(t *testing.T) {
-	s := setScene(t, 1, "drain: {maxDuration: 30s, reserve: 2s, joinGrace: 1s, volumeDetach: 1s}")
+// The PDB exists to prevent the loss of two replicas at once.
+func TestForce_TwoPodsOfOnePDB_OneAfterTheOther(t *testing.T) {
+	s := newFixture(t, 1, "drain: {maxDuration: 30s, reserve: 2s, joinGrace: 1s, volumeDetach: 1s}")
 	s.deploy("web", 2, grace(5), stopping("2s"))
-	s.budget("web", "web", 0)
-	victim := s.instances[0]
-	pods := s.podsOn(victim)
+	s.pdb("web", "web", 0)
+	target := s.instances[0]
+	pods := s.podsOn(target)
 
-	r := s.drain(victim)
+	r := s.drain(target)
 	require.Equal(t, termination.StatusForced, r.Status, r.ErrorMessage)
 	for _, pod := range pods {
-		s.isForced(r, pod, r.Deadline.Add(-10*time.Second))
+		s.requireForced(r, pod, r.Deadline.Add(-10*time.Second))
 	}
 	asked := s.deletions("")
-	first := r.of(t, asked[0].Name)
-	next := slices.IndexFunc(asked, func(d deletion) bool { return d.Name != first.Name })
+	first := r.pod(t, asked[0].Name)
+	next := slices.IndexFunc(asked, func(d podDeletion) bool { return d.Name != first.Name })
 	require.True(t, !first.GoneAt.IsZero() && !first.GoneAt.After(asked[next].Time) || !asked[next].Time.Before(r.Deadline.Add(-5*time.Second)),
 		"gone at %v, the next deleted at %v, deadline %v", first.GoneAt, asked[next].Time, r.Deadline)
 }
 
-// Some would rather lose a pod than overrun a budget. They have to be told which one it was.
-func TestWhereThePolicyIsToLeaveNothingIsDeleted(t *testing.T) {
-	s := setScene(t, 1, shortAndLenient)
+// Some operators prefer to lose a pod rather than to break a PDB. The report must name the pod.
+func TestDeadline_PolicyKeep_NothingDeleted(t *testing.T) {
+	s := newFixture(t, 1, shortDeadlineKeep)
 	s.deploy("web", 1, grace(2))
-	s.budget("web", "web", 0)
-	victim := s.instances[0]
-	pod := s.podsOn(victim)[0]
-	s.podOn(victim, "batch", annotated("karpenter.sh/do-not-disrupt", "true"))
+	s.pdb("web", "web", 0)
+	target := s.instances[0]
+	pod := s.podsOn(target)[0]
+	s.runPodOn(target, "batch", annotated("karpenter.sh/do-not-disrupt", "true"))
 
-	r := s.drain(victim)
+	r := s.drain(target)
 	require.Equal(t, termination.StatusPartial, r.Status, r.ErrorMessage)
 	require.Equal(t, termination.Continue, r.LifecycleResult)
 	for name, reason := range map[string]string{pod.Name: "blocked by " + s.group + "/web", "batch": "annotated karpenter.sh/do-not-disrupt"} {
-		require.Equal(t, drain.Remained, r.of(t, name).Outcome)
-		require.Contains(t, r.of(t, name).Reason, reason)
-		require.Contains(t, r.of(t, name).Reason, "the deadline came")
+		require.Equal(t, drain.Remained, r.pod(t, name).Outcome)
+		require.Contains(t, r.pod(t, name).Reason, reason)
+		require.Contains(t, r.pod(t, name).Reason, "deadline reached")
 	}
 	require.Empty(t, s.deletions(""))
-	require.Len(t, s.podsOn(victim), 2)
-	s.completedOnce(victim)
+	require.Len(t, s.podsOn(target), 2)
+	s.requireCompletedOnce(target)
 }
 
-// Who asks that a job is not disturbed does not ask that it dies without a word.
-func TestHeldPodsAreToldToStopWhenTimeRunsOut(t *testing.T) {
-	s := setScene(t, 1, short)
-	victim := s.instances[0]
+// The owner of a held job asks that it is not disturbed. Without a signal before the instance goes, the job would still be
+// killed.
+func TestForce_HeldPods_EvictedOrDeletedBeforeDeadline(t *testing.T) {
+	s := newFixture(t, 1, shortDeadline)
+	target := s.instances[0]
 	undisturbed := func(p *corev1.Pod) {
 		annotated("karpenter.sh/do-not-disrupt", "true")(p)
 		p.Spec.TerminationGracePeriodSeconds = new(int64(8))
 	}
-	s.podOn(victim, "free", undisturbed, stopsAfter("1s"))
-	s.podOn(victim, "kept", undisturbed, stopsAfter("1s"))
-	kept := s.podsOn(victim)[1]
+	s.runPodOn(target, "free", undisturbed, stopsAfter("1s"))
+	s.runPodOn(target, "kept", undisturbed, stopsAfter("1s"))
+	kept := s.podsOn(target)[1]
 	s.denyEvictions("kept", 1000, "it has not made its checkpoint")
 
-	r := s.drain(victim)
+	r := s.drain(target)
 	require.Equal(t, termination.StatusForced, r.Status, r.ErrorMessage)
 	moment := r.Deadline.Add(-8 * time.Second)
 	for _, name := range []string{"free", "kept"} {
-		require.Equal(t, drain.Hold, r.of(t, name).Verdict)
-		require.Contains(t, r.of(t, name).Reason, "annotated karpenter.sh/do-not-disrupt")
+		require.Equal(t, drain.Hold, r.pod(t, name).Verdict)
+		require.Contains(t, r.pod(t, name).Reason, "annotated karpenter.sh/do-not-disrupt")
 		require.False(t, s.evictions(name)[0].Time.Before(moment))
 	}
-	s.isForced(r, kept, moment)
-	require.Contains(t, r.of(t, "kept").Reason, "it has not made its checkpoint")
+	s.requireForced(r, kept, moment)
+	require.Contains(t, r.pod(t, "kept").Reason, "it has not made its checkpoint")
 }
 
-// An order of leaving is worth something while there is time. Pods that nobody has tried to evict would be left for it.
-func TestAPhaseThatIsStuckKeepsNoPodFromLeavingInTime(t *testing.T) {
-	s := setScene(t, 1, short, `
+// The order of phases matters only while there is time. Pods of later phases must still be evicted before the deadline.
+func TestForce_PhaseBlocked_LaterPhasesEvictedInTime(t *testing.T) {
+	s := newFixture(t, 1, shortDeadline, `
 phases:
   - {name: poolers, match: {labelSelector: app.kubernetes.io/name=pooler}, timeout: 1h}
   - {name: workloads}
@@ -205,72 +207,72 @@ phases:
 	s.deploy("pooler", 1, grace(4), stopping("1s"), func(d *appsv1.Deployment) {
 		d.Spec.Template.Labels["app.kubernetes.io/name"] = "pooler"
 	})
-	s.budget("pooler", "pooler", 0)
-	victim := s.instances[0]
-	pooler := s.podsOn(victim)[0]
-	s.podOn(victim, "worker", stopsAfter("1s"), func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(4)) })
+	s.pdb("pooler", "pooler", 0)
+	target := s.instances[0]
+	pooler := s.podsOn(target)[0]
+	s.runPodOn(target, "worker", stopsAfter("1s"), func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(4)) })
 
-	r := s.drain(victim)
+	r := s.drain(target)
 	require.Equal(t, termination.StatusForced, r.Status, r.ErrorMessage)
-	s.isForced(r, pooler, r.Deadline.Add(-4*time.Second))
-	require.Equal(t, drain.Evicted, r.of(t, "worker").Outcome)
-	require.False(t, r.of(t, "worker").EvictedAt.Before(r.Deadline.Add(-9*time.Second)))
+	s.requireForced(r, pooler, r.Deadline.Add(-4*time.Second))
+	require.Equal(t, drain.Evicted, r.pod(t, "worker").Outcome)
+	require.False(t, r.pod(t, "worker").EvictedAt.Before(r.Deadline.Add(-9*time.Second)))
 	require.Len(t, r.Phases, 2)
 }
 
-// What holds the pod's object is gone or broken, and nothing runs in it any more: nobody is served by half an hour of waiting.
-func TestAPodThatHasEndedAndIsKeptByAFinalizerIsNotWaitedFor(t *testing.T) {
-	s := setScene(t, 1)
-	victim := s.instances[0]
-	s.podOn(victim, "kept", func(p *corev1.Pod) { p.Finalizers = []string{"quiesce.test/never"} })
+// The owner of the finalizer is gone or broken, and no container runs any more. Waiting for half an hour helps no one.
+func TestDrain_EndedPodKeptByFinalizer_NotWaitedFor(t *testing.T) {
+	s := newFixture(t, 1)
+	target := s.instances[0]
+	s.runPodOn(target, "kept", func(p *corev1.Pod) { p.Finalizers = []string{"quiesce.test/never"} })
 	t.Cleanup(func() { s.removeFinalizers("kept") })
-	end := s.begin(victim)
+	end := s.begin(target)
 	s.until("it is evicted", func() (bool, error) { return len(s.evictions("kept")) > 0, nil })
-	s.hasEnded("kept")
+	s.markSucceeded("kept")
 
 	r := end()
 	require.Equal(t, termination.StatusPartial, r.Status, r.ErrorMessage)
 	require.Equal(t, termination.Continue, r.LifecycleResult)
 	require.Less(t, r.FinishedAt, r.Deadline.Add(-time.Minute))
-	line := r.of(t, "kept")
+	line := r.pod(t, "kept")
 	require.Equal(t, drain.Remained, line.Outcome)
 	require.Equal(t, "its containers have ended; kept by quiesce.test/never", line.Reason)
 	require.NotZero(t, line.EvictedAt)
 	require.Len(t, s.evictions("kept"), 1)
 }
 
-// hasEnded has the API say of a pod what its kubelet would.
-func (s *scene) hasEnded(pod string) {
+// markSucceeded sets the status that the pod's kubelet would set.
+func (s *fixture) markSucceeded(pod string) {
 	s.Helper()
 	status := []byte(`{"status":{"phase":"Succeeded"}}`)
 	_, err := s.Lab.Client().CoreV1().Pods(s.group).Patch(s.ctx, pod, "application/merge-patch+json", status, metav1.PatchOptions{}, "status")
 	require.NoError(s, err)
 }
 
-// A machine may die while it is drained. Nobody stops its pods any more; who waits for them waits for the whole deadline.
-func TestANodeThatIsLostWhileItIsDrainedIsNotWaitedFor(t *testing.T) {
-	for name, lose := range map[string]func(*scene, env.Instance) error{
-		"kubelet": func(s *scene, i env.Instance) error { return s.Lab.StopKubelet(s.ctx, i.Node) },
-		"node":    func(s *scene, i env.Instance) error { return s.Lab.RemoveNode(s.ctx, i.Node) },
+// An instance may fail while its node is drained. Nothing stops its pods any more, so waiting would last until the deadline.
+func TestDrain_NodeLost_NotWaitedFor(t *testing.T) {
+	for name, lose := range map[string]func(*fixture, env.Instance) error{
+		"kubelet": func(s *fixture, i env.Instance) error { return s.Lab.StopKubelet(s.ctx, i.Node) },
+		"node":    func(s *fixture, i env.Instance) error { return s.Lab.RemoveNode(s.ctx, i.Node) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := setScene(t, 1)
-			victim := s.instances[0]
-			s.podOn(victim, "slow", stopsAfter("3600s"), func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(3600)) })
-			end := s.begin(victim)
+			s := newFixture(t, 1)
+			target := s.instances[0]
+			s.runPodOn(target, "slow", stopsAfter("3600s"), func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(3600)) })
+			end := s.begin(target)
 			s.until("it is evicted", func() (bool, error) { return len(s.evictions("slow")) > 0, nil })
-			require.NoError(t, lose(s, victim))
+			require.NoError(t, lose(s, target))
 
 			r := end()
 			require.Equal(t, termination.StatusPartial, r.Status, r.ErrorMessage)
 			require.Equal(t, termination.Continue, r.LifecycleResult)
 			require.Less(t, r.FinishedAt, r.Deadline.Add(-time.Minute))
-			line := r.of(t, "slow")
+			line := r.pod(t, "slow")
 			require.Equal(t, drain.Remained, line.Outcome)
-			require.Contains(t, line.Reason, "kubelet is unreachable")
+			require.Contains(t, line.Reason, "kubelet unreachable")
 			require.Contains(t, s.function.Output(), "kubelet unreachable")
 			require.NotZero(t, line.EvictedAt)
-			s.completedOnce(victim)
+			s.requireCompletedOnce(target)
 		})
 	}
 }

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -11,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
 
 	"quiesce/events"
 	"quiesce/internal/config"
@@ -22,42 +20,43 @@ import (
 	"quiesce/test/parts/runtimeapi"
 )
 
-// ways are those in which Auto Scaling's word reaches the function: how an event is wrapped, and what is answered to it.
-var ways = []struct {
+// deliveries are the ways in which Auto Scaling's event reaches the function: how it is wrapped, and what the answer must be.
+var deliveries = []struct {
 	name    string
 	wrap    func(*testing.T, []byte) []byte
 	answers func(*testing.T, []byte)
 }{
-	{"EventBridge", unwrapped, theReport},
-	{"EventBridge in SQS", inSQS, nothingFailed},
-	{"EventBridge in SNS", inSNS, listOfReports},
-	{"EventBridge in SNS in SQS", inSNSInSQS, nothingFailed},
-	{"a hook's notification", notification, theReport},
-	{"a hook's notification in SQS", after(notification, inSQS), nothingFailed},
-	{"a hook's notification in SNS", after(notification, inSNS), listOfReports},
-	{"a hook's notification in SNS in SQS", after(notification, inSNSInSQS), nothingFailed},
+
+	{"EventBridge", unwrapped, requireReport},
+	{"EventBridge in SQS", inSQS, requireNoFailures},
+	{"EventBridge in SNS", inSNS, requireReportList},
+	{"EventBridge in SNS in SQS", inSNSInSQS, requireNoFailures},
+	{"a hook's notification", notification, requireReport},
+	{"a hook's notification in SQS", compose(notification, inSQS), requireNoFailures},
+	{"a hook's notification in SNS", compose(notification, inSNS), requireReportList},
+	{"a hook's notification in SNS in SQS", compose(notification, inSNSInSQS), requireNoFailures},
 }
 
-// A way that is not understood is a fleet of nodes that nobody drains; an answer of the wrong shape is a batch that SQS
-// delivers again for days, or one that it deletes though it failed.
-func TestEachWayThatAnEventComesDrainsTheNode(t *testing.T) {
-	s := setScene(t, len(ways))
-	for i, way := range ways {
-		victim := s.instances[i]
-		s.podOn(victim, fmt.Sprint("pod-", i), stopsAfter("100ms"))
-		result := s.send(way.wrap(t, s.terminate(victim).Body))
+// If a delivery is not understood, nodes are not drained. After an answer of the wrong shape, SQS delivers the batch again for
+// days, or deletes a failed one.
+func TestEvent_EachDelivery_NodeDrained(t *testing.T) {
+	s := newFixture(t, len(deliveries))
+	for i, way := range deliveries {
+		target := s.instances[i]
+		s.runPodOn(target, fmt.Sprint("pod-", i), stopsAfter("100ms"))
+		result := s.send(way.wrap(t, s.terminate(target).Body))
 		require.Empty(t, result.ErrorType, "%s: %s", way.name, result.ErrorMessage)
 		way.answers(t, result.Payload)
-		require.Empty(t, s.podsOn(victim), way.name)
-		s.completedOnce(victim)
+		require.Empty(t, s.podsOn(target), way.name)
+		s.requireCompletedOnce(target)
 	}
 }
 
-// One poisoned record must not keep its neighbours' nodes from being drained, nor bring those back again and again.
-func TestABadRecordOfABatchHarmsNoOther(t *testing.T) {
-	s := setScene(t, 3)
-	s.podOn(s.instances[0], "first")
-	s.podOn(s.instances[1], "second")
+// One malformed record must not keep the nodes of the other records from being drained, nor bring those records back.
+func TestBatch_OneMalformedRecord_OthersDrained(t *testing.T) {
+	s := newFixture(t, 3)
+	s.runPodOn(s.instances[0], "first")
+	s.runPodOn(s.instances[1], "second")
 	batch := sample(t, "sqs-batch-one-bad", func(batch object) {
 		records(batch)[0]["body"] = string(s.terminate(s.instances[0]).Body)
 		records(batch)[2]["body"] = string(s.terminate(s.instances[1]).Body)
@@ -65,17 +64,17 @@ func TestABadRecordOfABatchHarmsNoOther(t *testing.T) {
 	result := s.send(batch)
 	require.Empty(t, result.ErrorType, result.ErrorMessage)
 	require.JSONEq(t, `{"batchItemFailures":[{"itemIdentifier":"2e1424d4-f796-459a-8184-9c92662be6da"}]}`, string(result.Payload))
-	for _, victim := range s.instances[:2] {
-		require.Empty(t, s.podsOn(victim))
-		s.completedOnce(victim)
+	for _, target := range s.instances[:2] {
+		require.Empty(t, s.podsOn(target))
+		s.requireCompletedOnce(target)
 	}
 	require.Contains(t, s.function.Output(), "Records[1].body: detail.EC2InstanceId: missing")
 }
 
-// notOurs are the samples that speak of something else, and why they are nobody's business here.
-var notOurs = map[string]string{
-	"terminate-other-group":         "group builders is not one of ours",
-	"terminate-other-hook":          "hook Terminate-LC-Hook is not ours",
+// skippedSamples are the samples that are not ours, and the reason that is reported.
+var skippedSamples = map[string]string{
+	"terminate-other-group":         "group builders is not managed by quiesce",
+	"terminate-other-hook":          "hook Terminate-LC-Hook is not managed by quiesce",
 	"terminate-successful":          "EC2 Instance Terminate Successful",
 	"launch":                        "EC2 Instance-launch Lifecycle Action",
 	"rebalance-recommendation":      "EC2 Instance Rebalance Recommendation: drain.onRebalanceRecommendation is off",
@@ -86,8 +85,8 @@ var notOurs = map[string]string{
 	"sns-group-notification":        "autoscaling:EC2_INSTANCE_TERMINATE",
 }
 
-// malformed are the samples that no retry can mend, and what is said of them.
-var malformed = map[string]string{
+// malformedReasons are the samples that no retry can fix, and the reason that is reported.
+var malformedReasons = map[string]string{
 	"malformed-instance-id":    "detail.EC2InstanceId: not an instance id",
 	"malformed-no-instance-id": "detail.EC2InstanceId: missing",
 	"malformed-no-token":       "detail.LifecycleActionToken: missing",
@@ -106,80 +105,79 @@ var malformed = map[string]string{
 	"malformed-unknown-key":    `"force": unknown key`,
 }
 
-// Whoever can send an event may send anything: what does not concern us must cost nothing, and nothing may be guessed.
-func TestWhatIsNotOursOrMalformedIsAnsweredAndNothingIsDone(t *testing.T) {
-	s := setScene(t, 0)
-	f := s.newFunctionFor("workers-a") // the samples' own group, so that nothing is refused for its group alone
-	for _, name := range slices.Sorted(maps.Keys(notOurs)) {
-		s.isSkipped(f, name, notOurs[name])
+// Anyone who can send an event may send anything. What is not ours must cost nothing, and nothing may be guessed.
+func TestEvent_NotOursOrMalformed_AnsweredWithoutCalls(t *testing.T) {
+	s := newFixture(t, 0)
+	f := s.newFunctionFor("workers-a") // the samples' own group, so that no sample is refused for its group alone
+	for _, name := range slices.Sorted(maps.Keys(skippedSamples)) {
+		s.requireSkipped(f, name, skippedSamples[name])
 	}
 	for _, c := range events.Cases {
 		if strings.HasPrefix(c.Name, "malformed-") {
-			require.Contains(t, malformed, c.Name)
-			s.isMalformed(f, c.Name, malformed[c.Name])
+			require.Contains(t, malformedReasons, c.Name)
+			s.requireMalformed(f, c.Name, malformedReasons[c.Name])
 		}
 	}
-	s.untouched(f)
+	s.requireNoCalls(f)
 }
 
-func (s *scene) isSkipped(f *env.Function, name, why string) {
+func (s *fixture) requireSkipped(f *env.Function, name, why string) {
 	s.Helper()
 	payload := read(s.T, name)
 	result := s.sendTo(f, payload)
 	require.Empty(s, result.ErrorType, "%s: %s", name, result.ErrorMessage)
-	switch kindOf(payload) {
+	switch sourceOf(payload) {
 	case "sqs":
-		nothingFailed(s.T, result.Payload)
+		requireNoFailures(s.T, result.Payload)
 	case "sns":
-		require.JSONEq(s, `["skipped"]`, pluck(s.T, result.Payload, "status"), name)
-		require.Contains(s, pluck(s.T, result.Payload, "reason"), why, name)
+		require.JSONEq(s, `["skipped"]`, pluckKey(s.T, result.Payload, "status"), name)
+		require.Contains(s, pluckKey(s.T, result.Payload, "reason"), why, name)
 	default:
-		r := reportOf(s.T, result.Payload)
+		r := decodeReport(s.T, result.Payload)
 		require.Equal(s, termination.StatusSkipped, r.Status, name)
 		require.Contains(s, r.Reason, why, name)
 	}
 	require.Contains(s, f.Output(), why, name)
 }
 
-func (s *scene) isMalformed(f *env.Function, name, what string) {
+func (s *fixture) requireMalformed(f *env.Function, name, what string) {
 	s.Helper()
 	payload := read(s.T, name)
 	result := s.sendTo(f, payload)
-	if kindOf(payload) == "sqs" {
+	if sourceOf(payload) == "sqs" {
 		require.Empty(s, result.ErrorType, "%s: %s", name, result.ErrorMessage)
 		require.Contains(s, string(result.Payload), `{"itemIdentifier":"059f36b4-87a3-44ab-83d2-661975830a7d"}`, name)
 	} else {
 		require.Equal(s, "Malformed", result.ErrorType, "%s: %s", name, result.Payload)
 		require.Contains(s, result.ErrorMessage, what, name)
 	}
-	// The log spells it as JSON.
+	// The log has the text as JSON.
 	quoted, err := json.Marshal(what)
 	require.NoError(s, err)
 	require.Contains(s, f.Output(), strings.Trim(string(quoted), `"`), name)
 }
 
-// An event is a claim. One that is forged, or about an instance that Auto Scaling never meant to take, must not drain a
-// healthy node.
+// An event is a claim. A forged event must not drain a healthy node.
 func TestAnInstanceInServiceIsNotDrained(t *testing.T) {
-	s := setScene(t, 1)
-	s.podOn(s.instances[0], "pod")
-	r := s.invoke(forged(t, s.group, s.instances[0]))
+	s := newFixture(t, 1)
+	s.runPodOn(s.instances[0], "pod")
+	r := s.invoke(forgedEvent(t, s.group, s.instances[0]))
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusRejected, r.Status)
 	require.Contains(t, r.Reason, "InService, not waiting to terminate")
 	require.Empty(t, writes(s.requests(s.function)))
 	require.Len(t, s.podsOn(s.instances[0]), 1)
-	s.sentOnly("DescribeAutoScalingGroups", "DescribeInstances", "DescribeCluster", "GetCallerIdentity")
+	s.requireOnlyCalls("DescribeAutoScalingGroups", "DescribeInstances", "DescribeCluster", "GetCallerIdentity")
 }
 
-// The rule that sends us events may match more than our groups, and other tools have hooks of their own on ours: to end an
-// action of theirs would take an instance from under their hands.
-func TestForeignGroupsAndForeignHooksAreLeftAlone(t *testing.T) {
-	s := setScene(t, 1)
+// The rule may match more groups than ours, and other tools have their own hooks on our groups. Completing another tool's action
+// would terminate an instance that the tool still needs.
+func TestEvent_OtherGroupOrHook_Untouched(t *testing.T) {
+	s := newFixture(t, 1)
 	foreign, other := s.group+"-other", awstest.Hook{Name: "other"}
 	s.AWS.AddGroup(foreign, awstest.Hook{Name: env.Hook})
-	neighbour := s.unjoined(foreign, "neighbour")
-	ofGroup := s.terminate(neighbour)
+	neighbor := s.instanceWithoutNode(foreign, "neighbor")
+	ofGroup := s.terminate(neighbor)
 	s.AWS.AddGroup(s.group, awstest.Hook{Name: env.Hook}, other)
 	ours := s.AWS.Terminate(s.instances[0].ID)
 	require.Equal(t, "other", ours[1].Hook)
@@ -189,22 +187,22 @@ func TestForeignGroupsAndForeignHooksAreLeftAlone(t *testing.T) {
 		require.Empty(t, r.ErrorType, r.ErrorMessage)
 		require.Equal(t, termination.StatusSkipped, r.Status)
 	}
-	s.untouched(s.function)
+	s.requireNoCalls(s.function)
 
 	require.Equal(t, termination.StatusDrained, s.invoke(ours[0].Body).Status)
-	s.completedOnce(s.instances[0])
+	s.requireCompletedOnce(s.instances[0])
 	require.Equal(t, "Terminating:Wait", s.AWS.State(s.instances[0].ID), "the other hook is not ours to complete")
-	require.Equal(t, "Terminating:Wait", s.AWS.State(neighbour.ID))
+	require.Equal(t, "Terminating:Wait", s.AWS.State(neighbor.ID))
 }
 
-// EventBridge delivers at least once. Two drains of one node would signal pods twice, and the second signal kills a
-// pgbouncer at once.
-func TestTheSameEventTwiceAtOnceIsOneDrain(t *testing.T) {
-	s := setScene(t, 2)
+// EventBridge delivers at least once. Two drains of one node would signal pods twice, and the second signal kills a pgbouncer at
+// once.
+func TestEvent_TwiceAtOnce_OneDrain(t *testing.T) {
+	s := newFixture(t, 2)
 	s.deploy("web", 8)
-	victim, second := s.instances[0], s.newFunction()
-	pods := s.podsOn(victim)
-	event := s.terminate(victim).Body
+	target, second := s.instances[0], s.newFunction()
+	pods := s.podsOn(target)
+	event := s.terminate(target).Body
 	one, two := s.beginOn(s.function, event), s.beginOn(second, event)
 	answers := []report{one(), two()}
 	slices.SortFunc(answers, func(a, b report) int { return strings.Compare(string(a.Status), string(b.Status)) })
@@ -212,7 +210,7 @@ func TestTheSameEventTwiceAtOnceIsOneDrain(t *testing.T) {
 	require.Equal(t, termination.StatusDrained, answers[0].Status)
 	require.Contains(t, []termination.Status{termination.StatusSkipped, termination.StatusRejected}, answers[1].Status)
 	require.Empty(t, answers[1].ErrorType)
-	s.completedOnce(victim)
+	s.requireCompletedOnce(target)
 	accepted := acceptedEvictions(append(s.requests(s.function), s.requests(second)...))
 	require.Len(t, accepted, len(pods))
 	for _, pod := range pods {
@@ -220,11 +218,10 @@ func TestTheSameEventTwiceAtOnceIsOneDrain(t *testing.T) {
 	}
 }
 
-// A message that comes late, after its work was done, must neither fail, which would bring it back for ever, nor be done
-// again.
-func TestAnEventThatComesAfterTheEndDoesNothing(t *testing.T) {
-	s := setScene(t, 1)
-	s.podOn(s.instances[0], "pod")
+// A message that arrives after its drain must not fail, which would bring it back for days, and must not be handled again.
+func TestEvent_AfterCompletion_DoesNothing(t *testing.T) {
+	s := newFixture(t, 1)
+	s.runPodOn(s.instances[0], "pod")
 	event := s.terminate(s.instances[0]).Body
 	require.Equal(t, termination.StatusDrained, s.invoke(event).Status)
 	before := writes(s.requests(s.function))
@@ -233,10 +230,10 @@ func TestAnEventThatComesAfterTheEndDoesNothing(t *testing.T) {
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Contains(t, []termination.Status{termination.StatusSkipped, termination.StatusRejected}, r.Status)
 	require.Equal(t, before, writes(s.requests(s.function)))
-	s.completedOnce(s.instances[0])
+	s.requireCompletedOnce(s.instances[0])
 }
 
-const faulty = `autoScalingGroups: []
+const invalidConfiguration = `autoScalingGroups: []
 mode: sideways
 drain:
   maxDuration: -1m
@@ -247,21 +244,21 @@ phases:
     match: {labelSelector: "app in ("}
 `
 
-// A function that starts with half a configuration fails at the worst moment: when an instance is about to go. And one that
-// names its faults one by one costs a deployment each.
-func TestABadConfigurationDoesNotStartAndNamesEveryFault(t *testing.T) {
-	s := play(t)
-	_, err := s.Function(t.Context(), faulty)
+// A function that starts with half of its configuration fails when an instance terminates. If it named one error at a time, each
+// would cost a deployment.
+func TestStart_InvalidConfiguration_EveryErrorNamed(t *testing.T) {
+	s := sharedEnv(t)
+	_, err := s.Function(t.Context(), invalidConfiguration)
 	var start *runtimeapi.InitError
 	require.ErrorAs(t, err, &start)
 	line := strings.TrimSuffix(start.Stderr, "\n")
 	require.NotContains(t, line, "\n")
-	var said struct{ Faults []config.Error }
+	var said struct{ Errors []config.Error }
 	require.NoError(t, json.Unmarshal([]byte(line), &said), line)
 	found := map[string]int{}
-	for _, fault := range said.Faults {
-		require.NotEmpty(t, fault.Reason)
-		found[fault.Key] = fault.Line
+	for _, e := range said.Errors {
+		require.NotEmpty(t, e.Reason)
+		found[e.Key] = e.Line
 	}
 	require.Equal(t, map[string]int{
 		"autoScalingGroups": 1, "mode": 2, "drain.maxDuration": 4, "drain.concurency": 5, "drain.onDeadline": 6,
@@ -269,21 +266,21 @@ func TestABadConfigurationDoesNotStartAndNamesEveryFault(t *testing.T) {
 	}, found)
 }
 
-// send invokes the scene's function, and returns the answer as it came.
-func (s *scene) send(payload []byte) runtimeapi.Result {
+// send invokes the fixture's function and returns the raw result.
+func (s *fixture) send(payload []byte) runtimeapi.Result {
 	s.Helper()
 	return s.sendTo(s.function, payload)
 }
 
-func (s *scene) sendTo(f *env.Function, payload []byte) runtimeapi.Result {
+func (s *fixture) sendTo(f *env.Function, payload []byte) runtimeapi.Result {
 	s.Helper()
 	result, err := f.Invoke(s.ctx, payload)
 	require.NoError(s, err)
 	return result
 }
 
-// completedOnce: the instance's lifecycle action was completed exactly once, so that it may go.
-func (s *scene) completedOnce(i env.Instance) {
+// requireCompletedOnce requires that the instance's lifecycle action was completed exactly once, with CONTINUE.
+func (s *fixture) requireCompletedOnce(i env.Instance) {
 	s.Helper()
 	completions := s.AWS.Completions(i.ID)
 	require.Len(s, completions, 1)
@@ -291,22 +288,22 @@ func (s *scene) completedOnce(i env.Instance) {
 	require.Equal(s, awstest.Continue, completions[0].Result)
 }
 
-// untouched: the function has asked nothing of anybody.
-func (s *scene) untouched(f *env.Function) {
+// requireNoCalls requires that the function has called neither Kubernetes nor AWS.
+func (s *fixture) requireNoCalls(f *env.Function) {
 	s.Helper()
 	require.Empty(s, s.requests(f))
 	require.Empty(s, s.AWS.CallsOf(f.Session))
 }
 
-// sentOnly: the scene's function has called no other action of AWS.
-func (s *scene) sentOnly(actions ...string) {
+// requireOnlyCalls requires that the fixture's function has called no other AWS action.
+func (s *fixture) requireOnlyCalls(actions ...string) {
 	s.Helper()
 	for _, call := range s.AWS.CallsOf(s.function.Session) {
 		require.Contains(s, actions, call.Action)
 	}
 }
 
-// acceptedEvictions counts them by pod.
+// acceptedEvictions counts the accepted evictions of each pod.
 func acceptedEvictions(all []lab.Request) map[string]int {
 	accepted := map[string]int{}
 	for _, r := range all {
@@ -315,128 +312,4 @@ func acceptedEvictions(all []lab.Request) map[string]int {
 		}
 	}
 	return accepted
-}
-
-// podOn creates a pod on an instance's node.
-func (s *scene) podOn(i env.Instance, name string, change ...func(*corev1.Pod)) *corev1.Pod {
-	s.Helper()
-	return s.pod(name, append(change, pinned(i))...)
-}
-
-func stopsAfter(d string) func(*corev1.Pod) { return annotated(lab.StopAfter, d) }
-
-// object is a JSON object.
-type object = map[string]any
-
-func read(t *testing.T, name string) []byte {
-	t.Helper()
-	payload, err := events.Read(name)
-	require.NoError(t, err)
-	return payload
-}
-
-// sample is a payload of events/, made to speak of what is there: the shape stays that which is documented.
-func sample(t *testing.T, name string, change func(object)) []byte {
-	t.Helper()
-	return changed(t, read(t, name), change)
-}
-
-func changed(t *testing.T, payload []byte, change func(object)) []byte {
-	t.Helper()
-	var o object
-	require.NoError(t, json.Unmarshal(payload, &o))
-	change(o)
-	payload, err := json.Marshal(o)
-	require.NoError(t, err)
-	return payload
-}
-
-func records(batch object) (all []object) {
-	for _, record := range batch["Records"].([]any) {
-		all = append(all, record.(object))
-	}
-	return all
-}
-
-func unwrapped(_ *testing.T, event []byte) []byte { return event }
-
-func after(first, then func(*testing.T, []byte) []byte) func(*testing.T, []byte) []byte {
-	return func(t *testing.T, event []byte) []byte { return then(t, first(t, event)) }
-}
-
-// notification is what the hook itself would have sent of the event.
-func notification(t *testing.T, event []byte) []byte {
-	var e object
-	require.NoError(t, json.Unmarshal(event, &e))
-	return sample(t, "hook-notification", func(notice object) {
-		maps.Copy(notice, e["detail"].(object))
-		notice["Time"] = e["time"]
-	})
-}
-
-func inSQS(t *testing.T, event []byte) []byte {
-	return sample(t, "sqs", func(batch object) { records(batch)[0]["body"] = string(event) })
-}
-
-func inSNS(t *testing.T, event []byte) []byte {
-	return sample(t, "sns", func(batch object) { records(batch)[0]["Sns"].(object)["Message"] = string(event) })
-}
-
-func inSNSInSQS(t *testing.T, event []byte) []byte {
-	return sample(t, "sns-in-sqs", func(batch object) {
-		record := records(batch)[0]
-		envelope := []byte(record["body"].(string))
-		record["body"] = string(changed(t, envelope, func(o object) { o["Message"] = string(event) }))
-	})
-}
-
-// forged is the event of a termination that never was.
-func forged(t *testing.T, group string, i env.Instance) []byte {
-	return sample(t, "terminate", func(event object) {
-		detail := event["detail"].(object)
-		detail["AutoScalingGroupName"], detail["EC2InstanceId"] = group, i.ID
-	})
-}
-
-func theReport(t *testing.T, answer []byte) {
-	require.Equal(t, termination.StatusDrained, reportOf(t, answer).Status)
-}
-
-func listOfReports(t *testing.T, answer []byte) {
-	require.JSONEq(t, `["drained"]`, pluck(t, answer, "status"))
-}
-
-func nothingFailed(t *testing.T, answer []byte) {
-	require.JSONEq(t, `{"batchItemFailures":[]}`, string(answer))
-}
-
-func reportOf(t *testing.T, answer []byte) (r termination.Report) {
-	t.Helper()
-	require.NoError(t, json.Unmarshal(answer, &r), "%s", answer)
-	return r
-}
-
-// pluck is one key of each object in a list, as JSON.
-func pluck(t *testing.T, list []byte, key string) string {
-	t.Helper()
-	var all []object
-	require.NoError(t, json.Unmarshal(list, &all), "%s", list)
-	values := make([]any, len(all))
-	for i, o := range all {
-		values[i] = o[key]
-	}
-	plucked, err := json.Marshal(values)
-	require.NoError(t, err)
-	return string(plucked)
-}
-
-// kindOf tells which service a batch says it is from; empty: it is none.
-func kindOf(payload []byte) string {
-	switch {
-	case bytes.Contains(payload, []byte(`"aws:sqs"`)):
-		return "sqs"
-	case bytes.Contains(payload, []byte(`"aws:sns"`)):
-		return "sns"
-	}
-	return ""
 }

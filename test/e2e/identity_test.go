@@ -21,11 +21,11 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// ownStage is a stage for a test whose changes would reach the other scenes.
-func ownStage(t *testing.T) *env.Env {
+// ownEnv starts an environment for one test whose changes would affect other tests.
+func ownEnv(t *testing.T) *env.Env {
 	t.Helper()
-	play(t)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	sharedEnv(t)
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
 	root, err := env.Root()
 	require.NoError(t, err)
@@ -40,55 +40,55 @@ type permission struct{ group, resource, verb string }
 
 func (p permission) String() string { return p.verb + " " + p.resource }
 
-// fallbacks are permissions that no run here needs: this server offers the list as the beginning of the watch, and older ones
-// do not (https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists).
+// fallbacks are permissions that no test here needs: this server sends the list at the start of the watch, and older servers do
+// not (https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists).
 var fallbacks = []permission{
 	{"", "pods", "list"}, {"policy", "poddisruptionbudgets", "list"}, {"storage.k8s.io", "volumeattachments", "list"},
 }
 
-// need is a run that needs a permission, and what it ends in when that is taken away: a function error that names it or, where
-// it can do without, its status.
-type need struct {
-	prepare func(*scene)
-	status  termination.Status    // empty: a function error
-	run     func(s *scene) report // nil: a drain
+// permissionNeed is a run that needs a permission, and its result without it: a function error that names the permission or,
+// where the run can continue without it, a status.
+type permissionNeed struct {
+	prepare func(*fixture)
+	status  termination.Status      // empty: a function error
+	run     func(s *fixture) report // nil: a drain
 }
 
-var needs = map[permission]need{
+var needs = map[permission]permissionNeed{
 	{"", "nodes", "get"}:                             {},
-	{"", "nodes", "list"}:                            {prepare: (*scene).renameInstance},
+	{"", "nodes", "list"}:                            {prepare: (*fixture).renameInstance},
 	{"", "nodes", "patch"}:                           {},
 	{"", "nodes", "watch"}:                           {status: termination.StatusDrained},
 	{"", "pods", "watch"}:                            {},
-	{"", "pods", "delete"}:                           {prepare: (*scene).forceAll, status: termination.StatusPartial},
+	{"", "pods", "delete"}:                           {prepare: (*fixture).forceDeletions, status: termination.StatusPartial},
 	{"", "pods/eviction", "create"}:                  {status: termination.StatusPartial},
-	{"policy", "poddisruptionbudgets", "watch"}:      {prepare: (*scene).blockAll, status: termination.StatusPartial},
-	{"", "persistentvolumeclaims", "get"}:            {prepare: (*scene).giveDisk, status: termination.StatusDrained},
-	{"storage.k8s.io", "volumeattachments", "watch"}: {prepare: (*scene).giveDisk, status: termination.StatusDrained},
+	{"policy", "poddisruptionbudgets", "watch"}:      {prepare: (*fixture).blockEvictions, status: termination.StatusPartial},
+	{"", "persistentvolumeclaims", "get"}:            {prepare: (*fixture).addDisk, status: termination.StatusDrained},
+	{"storage.k8s.io", "volumeattachments", "watch"}: {prepare: (*fixture).addDisk, status: termination.StatusDrained},
 	{"coordination.k8s.io", "leases", "create"}:      {},
-	{"coordination.k8s.io", "leases", "get"}:         {prepare: (*scene).leaveLease},
-	{"coordination.k8s.io", "leases", "list"}:        {status: termination.StatusSwept, run: (*scene).sweepLost},
-	{"coordination.k8s.io", "leases", "update"}:      {prepare: (*scene).leaveLease},
+	{"coordination.k8s.io", "leases", "get"}:         {prepare: (*fixture).createExpiredLease},
+	{"coordination.k8s.io", "leases", "list"}:        {status: termination.StatusSwept, run: (*fixture).sweepWithLostEvent},
+	{"coordination.k8s.io", "leases", "update"}:      {prepare: (*fixture).createExpiredLease},
 	{"coordination.k8s.io", "leases", "delete"}:      {status: termination.StatusDrained},
 	{"", "events", "create"}:                         {status: termination.StatusDrained},
 }
 
-// What the function may do is what somebody who steals its role may do: every permission is one that a run is seen to need,
-// and one that is missing is named, so that it can be granted.
-func TestTheFunctionsIdentity(t *testing.T) {
-	own := ownStage(t)
+// A stolen role can do all that the function can do. So every permission must be needed by some run, and a missing one must be
+// named, so that an operator can grant it.
+func TestIdentity_EachPermission_Needed(t *testing.T) {
+	own := ownEnv(t)
 	for _, p := range permissionsOf(t, own) {
 		if !slices.Contains(fallbacks, p) {
-			t.Run("needs to "+p.String(), func(t *testing.T) { provesNeed(t, own, p) })
+			t.Run("need to "+p.String(), func(t *testing.T) { requireNeeded(t, own, p) })
 		}
 	}
-	t.Run("is proven anew when its token is refused", func(t *testing.T) { outlivesItsToken(t, own) })
+	t.Run("an expired token is replaced", func(t *testing.T) { drainWithExpiredToken(t, own) })
 }
 
-func provesNeed(t *testing.T, own *env.Env, p permission) {
+func requireNeeded(t *testing.T, own *env.Env, p permission) {
 	run, known := needs[p]
 	require.True(t, known, "nothing shows that the function needs it")
-	s := setSceneOn(t, own, 2, "drain: {maxDuration: 12s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}")
+	s := newFixtureOn(t, own, 2, "drain: {maxDuration: 12s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}")
 	s.deploy("web", 1)
 	s.instances = []env.Instance{s.hostOf("web")}
 	if run.prepare != nil {
@@ -96,7 +96,7 @@ func provesNeed(t *testing.T, own *env.Env, p permission) {
 	}
 	s.without(p)
 	if run.run == nil {
-		run.run = func(s *scene) report { return s.drain(s.instances[0]) }
+		run.run = func(s *fixture) report { return s.drain(s.instances[0]) }
 	}
 	report := run.run(s)
 
@@ -111,30 +111,29 @@ func provesNeed(t *testing.T, own *env.Env, p permission) {
 	require.True(t, slices.ContainsFunc(s.requests(s.function), func(r lab.Request) bool { return r.Denied }))
 }
 
-// tokenMemory is for how long the API server believes in a token that it has seen: 10 s, whatever the webhook's own cache is set to
-// (TokenSuccessCacheTTL of k8s.io/kubernetes/pkg/kubeapiserver/options), and a little more.
-const tokenMemory = 11 * time.Second
+// tokenCacheTTL is how long the API server accepts a token that it has verified: 10 s, whatever the TTL of the webhook's own
+// cache (TokenSuccessCacheTTL of k8s.io/kubernetes/pkg/kubeapiserver/options), plus a margin.
+const tokenCacheTTL = 11 * time.Second
 
-// A session can end, or a key be rotated, in the middle of a drain of half an hour. The pods that are left must not be left
-// for that.
-func outlivesItsToken(t *testing.T, own *env.Env) {
-	s := setSceneOn(t, own, 1)
+// A session can end, or a key be rotated, in the middle of a drain of half an hour. The remaining pods must still be evicted.
+func drainWithExpiredToken(t *testing.T, own *env.Env) {
+	s := newFixtureOn(t, own, 1)
 	node := s.instances[0]
 	s.deploy("slow", 1)
-	s.budget("slow", "slow", 0)
+	s.pdb("slow", "slow", 0)
 	end := s.begin(node)
-	s.logs("eviction blocked") // the drain is under way, and goes on until somebody lets it end
+	s.awaitLogs("eviction blocked") // the drain has started and waits for this PDB
 	asked := s.identityCalls()
-	heal := s.AWS.Fail("sts", "GetCallerIdentity", awstest.Fault{
+	restore := s.AWS.Fail("sts", "GetCallerIdentity", awstest.Fault{
 		Times: 1, Code: http.StatusForbidden, ErrorCode: "ExpiredToken", Message: "The security token included in the request is expired",
 	})
-	t.Cleanup(heal)
+	t.Cleanup(restore)
 	s.until("the API server has forgotten the token", func() (bool, error) {
-		return time.Since(asked[len(asked)-1].At) > tokenMemory, nil
+		return time.Since(asked[len(asked)-1].At) > tokenCacheTTL, nil
 	})
-	s.bare("late", pinned(node))
-	s.gone("late")
-	s.removeBudget("slow")
+	s.createPod("late", pinned(node))
+	s.awaitGone("late")
+	s.removePDB("slow")
 
 	report := end()
 	require.Equal(t, termination.StatusDrained, report.Status, report.ErrorMessage)
@@ -142,45 +141,45 @@ func outlivesItsToken(t *testing.T, own *env.Env) {
 	calls := s.identityCalls()[len(asked):]
 	require.GreaterOrEqual(t, len(calls), 2)
 	require.Equal(t, []int{http.StatusForbidden, http.StatusOK}, []int{calls[0].Code, calls[1].Code})
-	require.NotEqual(t, calls[0].Params.Get("X-Amz-Signature"), calls[1].Params.Get("X-Amz-Signature"), "signed anew")
+	require.NotEqual(t, calls[0].Params.Get("X-Amz-Signature"), calls[1].Params.Get("X-Amz-Signature"), "signed again")
 	require.NotEqual(t, calls[0].Params.Get("X-Amz-Date"), calls[1].Params.Get("X-Amz-Date"))
 }
 
-// A token is made for one cluster. Were one for a test cluster good for production, so would be whoever runs the tests.
-func TestATokenForAnotherClusterIsRefused(t *testing.T) {
-	s := setScene(t, 1)
+// A token is made for one cluster. Otherwise a token for a test cluster would also open the production cluster.
+func TestToken_OtherCluster_Refused(t *testing.T) {
+	s := newFixture(t, 1)
 	s.AWS.AddCluster(s.group, s.Lab.Endpoint(), s.Lab.CA())
-	s.isRefused("Unauthorized", "CLUSTER_NAME="+s.group)
+	s.requireRefused("Unauthorized", "CLUSTER_NAME="+s.group)
 }
 
-// A key that was taken away must end what it could do, before Kubernetes is asked for anything.
+// A revoked key must stop the function before it sends any request to Kubernetes.
 func TestAnUnknownAccessKeyIsRefused(t *testing.T) {
-	s := setScene(t, 1)
-	s.isRefused("InvalidClientTokenId", "AWS_ACCESS_KEY_ID=ASIAUNKNOWNUNKNOWN00")
+	s := newFixture(t, 1)
+	s.requireRefused("InvalidClientTokenId", "AWS_ACCESS_KEY_ID=ASIAUNKNOWNUNKNOWN00")
 }
 
-// isRefused drains with a function in this environment, which must fail with these words and touch nothing.
-func (s *scene) isRefused(words, environment string) {
+// requireRefused drains with a function in this environment, which must fail with this error and change nothing.
+func (s *fixture) requireRefused(words, environment string) {
 	s.Helper()
 	node := s.instances[0]
-	s.podOn(node, "web")
+	s.runPodOn(node, "web")
 	function := s.start("autoScalingGroups: [\""+s.group+"\"]", environment)
 	report := s.invokeOn(function, s.terminate(node).Body)
 	require.Equal(s, "Failed", report.ErrorType)
 	require.Contains(s, report.ErrorMessage, words)
-	require.Empty(s, s.requests(function), "Kubernetes knows it as nobody")
+	require.Empty(s, s.requests(function), "Kubernetes does not know the user")
 	require.Empty(s, s.AWS.Completions(node.ID))
 	require.False(s, s.node(node).Spec.Unschedulable)
 	require.Nil(s, s.podsOn(node)[0].DeletionTimestamp)
 }
 
-// identityCalls are the questions who the scene's function is that STS was asked.
-func (s *scene) identityCalls() []awstest.Call {
+// identityCalls returns the GetCallerIdentity calls that STS received for the fixture's function.
+func (s *fixture) identityCalls() []awstest.Call {
 	s.Helper()
 	return slices.DeleteFunc(s.AWS.CallsOf(s.function.Session), func(c awstest.Call) bool { return c.Service != "sts" })
 }
 
-// permissionsOf are all that the group quiesce has, but those for escorts, whose need internal/kube's own tests show.
+// permissionsOf returns the permissions of the group quiesce. Tests of internal/kube show the need of those for escorts.
 func permissionsOf(t *testing.T, on *env.Env) (all []permission) {
 	t.Helper()
 	for _, rule := range rolesOf(t, on).rules() {
@@ -193,7 +192,7 @@ func permissionsOf(t *testing.T, on *env.Env) (all []permission) {
 	return all
 }
 
-// roles are those that are called quiesce: the rules of each by its namespace, which is empty for the cluster's.
+// roles are the roles named quiesce: the rules of each by namespace, which is empty for the ClusterRole.
 type roles map[string][]rbacv1.PolicyRule
 
 func rolesOf(t *testing.T, on *env.Env) roles {
@@ -212,8 +211,8 @@ func rolesOf(t *testing.T, on *env.Env) roles {
 
 func (r roles) rules() []rbacv1.PolicyRule { return slices.Concat(slices.Collect(maps.Values(r))...) }
 
-// without takes a permission away for the rest of the test.
-func (s *scene) without(p permission) {
+// without takes a permission away until the test ends.
+func (s *fixture) without(p permission) {
 	s.Helper()
 	all, fewer := rolesOf(s.T, s.Env), roles{}
 	for namespace, rules := range all {
@@ -223,8 +222,8 @@ func (s *scene) without(p permission) {
 	s.Cleanup(func() { s.grant(p, all, true) })
 }
 
-// grant gives the roles their rules, and waits until they are in force.
-func (s *scene) grant(p permission, r roles, allowed bool) {
+// grant sets the rules of the roles and waits until they are effective.
+func (s *fixture) grant(p permission, r roles, allowed bool) {
 	s.Helper()
 	rbac := s.Lab.Client().RbacV1()
 	for namespace, rules := range r {
@@ -242,7 +241,7 @@ func (s *scene) grant(p permission, r roles, allowed bool) {
 	})
 }
 
-func (s *scene) isAllowed(p permission) (bool, error) {
+func (s *fixture) isAllowed(p permission) (bool, error) {
 	review, err := s.Lab.Client().AuthorizationV1().SubjectAccessReviews().Create(s.ctx, &authorizationv1.SubjectAccessReview{
 		Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: s.function.User, Groups: []string{"quiesce"}, ResourceAttributes: p.attributes(),
@@ -279,42 +278,42 @@ func rulesWithout(rules []rbacv1.PolicyRule, p permission) []rbacv1.PolicyRule {
 	return kept
 }
 
-// renameInstance has EC2 call the instance otherwise than its node, which must then be searched for.
-func (s *scene) renameInstance() {
+// renameInstance gives the instance another name in EC2 than its node has, so that the function must search for the node.
+func (s *fixture) renameInstance() {
 	s.Helper()
-	s.instances = []env.Instance{s.unjoined(s.group, "custom")}
-	s.join(s.instances[0], lab.Node{Name: "custom-" + s.group})
+	s.instances = []env.Instance{s.instanceWithoutNode(s.group, "custom")}
+	s.joinNode(s.instances[0], lab.Node{Name: "custom-" + s.group})
 }
 
-func (s *scene) blockAll() {
+func (s *fixture) blockEvictions() {
 	s.Helper()
-	s.budget("web", "web", 0)
+	s.pdb("web", "web", 0)
 }
 
-// forceAll has the function delete what its budget does not let go.
-func (s *scene) forceAll() {
+// forceDeletions makes the function delete pods that their PDB blocks.
+func (s *fixture) forceDeletions() {
 	s.Helper()
-	s.blockAll()
+	s.blockEvictions()
 	s.function = s.newFunction("drain: {maxDuration: 12s, reserve: 1s, joinGrace: 1s, volumeDetach: 1s}")
 }
 
-// giveDisk puts a pod with a disk on the node.
-func (s *scene) giveDisk() {
+// addDisk puts a pod with a disk on the node.
+func (s *fixture) addDisk() {
 	s.Helper()
 	attachment := s.disk("data", s.instances[0])
-	s.Cleanup(func() { s.finalize(attachment) })
-	s.podOn(s.instances[0], "db", claiming("data"))
+	s.Cleanup(func() { s.removeAttachmentFinalizer(attachment) })
+	s.runPodOn(s.instances[0], "db", claiming("data"))
 }
 
-// sweepLost sweeps, while an instance waits whose event was lost.
-func (s *scene) sweepLost() report {
+// sweepWithLostEvent sweeps while an instance waits whose event was lost.
+func (s *fixture) sweepWithLostEvent() report {
 	s.Helper()
 	s.terminate(s.instances[0])
 	return s.invoke(read(s.T, "sweep"))
 }
 
-// leaveLease leaves the Lease of an owner that crashed.
-func (s *scene) leaveLease() {
+// createExpiredLease creates the expired Lease of a function that crashed.
+func (s *fixture) createExpiredLease() {
 	s.Helper()
 	holder, long := "crashed", metav1.NewMicroTime(time.Now().Add(-time.Hour))
 	_, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Create(s.ctx, &coordinationv1.Lease{

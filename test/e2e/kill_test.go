@@ -22,59 +22,61 @@ import (
 )
 
 const (
-	// killSeeds is how many drains are killed in a plain test; KILLS says otherwise, and KILL_SEED=n repeats the one of that seed.
+	// killSeeds is how many drains are killed in a plain test. KILLS overrides it; KILL_SEED=n repeats the drain of seed n.
 	killSeeds = 3
-	// killStream is one of many, of which the first few seeds differ in what they do.
+	// killStream selects a random stream whose first seeds differ in what they do.
 	killStream = 2
-	// killsAbreast is how many of them go on at once: they are mostly waiting, for a message that was hidden a minute.
-	killsAbreast = 10
-	// killedTimeout is of the function: its queue hides a message for as long when it died before it could say otherwise.
+	// parallelKills is how many drains run at once. They mostly wait for a message that is hidden for a minute.
+	parallelKills = 10
+	// killedTimeout is the function's timeout. If the function dies before it shortens the visibility timeout, the queue hides
+	// the message for this long.
 	killedTimeout = time.Minute
-	// longestStop is how long a pod of theirs takes to stop, at the most.
+	// longestStop is the longest time that a pod takes to stop.
 	longestStop = 4 * time.Second
-	// narrow is how long after a word of the function's it is killed, at the most: some requests later.
-	narrow = 30 * time.Millisecond
+	// killWindow is how long after a log message the function is killed, at most: some requests later.
+	killWindow = 30 * time.Millisecond
 )
 
-// words are what a function says on its way, beside the nothing that it begins with. Most of what it does, it does close to one.
-var words = []string{"", "node cordoned", "phase began", "pod evicted", "pod gone", "phase emptied", "lifecycle action completed"}
+// logMessages are the messages that a drain logs; the empty one stands for its start. Most of its actions are close to one of
+// them.
+var logMessages = []string{"", "node cordoned", "phase started", "pod evicted", "pod gone", "phase complete", "lifecycle action completed"}
 
-// moment is when a function is killed: that long after it has said this, or after it was given its message.
+// moment is when a function is killed: delay after it logged the message, or after it received its event.
 type moment struct {
-	word  string
-	delay time.Duration
+	message string
+	delay   time.Duration
 }
 
 func (m moment) String() string {
-	return fmt.Sprintf("%v after %q", m.delay.Round(time.Millisecond), m.word)
+	return fmt.Sprintf("%v after %q", m.delay.Round(time.Millisecond), m.message)
 }
 
-// someMoment is any, from the beginning of a drain whose longest pod takes that long to stop to its end.
-func someMoment(random *rand.Rand, longest time.Duration) moment {
-	if word := words[random.IntN(len(words))]; word != "" {
-		return moment{word, time.Duration(random.Int64N(int64(narrow)))}
+// randomMoment returns a moment between the start and the end of a drain whose slowest pod takes longest to stop.
+func randomMoment(random *rand.Rand, longest time.Duration) moment {
+	if word := logMessages[random.IntN(len(logMessages))]; word != "" {
+		return moment{word, time.Duration(random.Int64N(int64(killWindow)))}
 	}
 	return moment{"", time.Duration(random.Int64N(int64(longest + time.Second/4)))}
 }
 
-// A function can die at any moment: its host fails, its memory is used up, its time is over. Wherever that is, another one finishes
-// what it began, and neither does anything twice.
-func TestADrainIsFinishedWhereverItsFunctionIsKilled(t *testing.T) {
-	on := play(t)
-	seeds, kills := seedsOfKills(t), 0
-	for some := range slices.Chunk(seeds, killsAbreast) {
-		drains := make([]*killed, len(some))
-		for n, seed := range some {
-			drains[n] = setKilled(t, on, seed)
+// A function can die at any moment: its host fails, or it runs out of memory or time. Another invocation then finishes the drain,
+// and nothing is done twice.
+func TestKill_AnyPoint_NextInvocationFinishes(t *testing.T) {
+	on := sharedEnv(t)
+	seeds, kills := killSeedsFor(t), 0
+	for chunk := range slices.Chunk(seeds, parallelKills) {
+		drains := make([]*killedDrain, len(chunk))
+		for n, seed := range chunk {
+			drains[n] = newKilledDrain(t, on, seed)
 		}
-		var killers sync.WaitGroup
+		var group sync.WaitGroup
 		for _, k := range drains {
 			k.deliver(1)
-			killers.Go(k.kill)
+			group.Go(k.kill)
 		}
-		killers.Wait()
+		group.Wait()
 		for _, k := range drains {
-			k.endsWell()
+			k.requireDrained()
 			kills += len(k.done)
 		}
 	}
@@ -82,19 +84,19 @@ func TestADrainIsFinishedWhereverItsFunctionIsKilled(t *testing.T) {
 	require.True(t, kills > 0 || len(seeds) == 1, "every drain ended before its kill")
 }
 
-func seedsOfKills(t *testing.T) []uint64 {
-	if seed := numberOf(t, "KILL_SEED", 0); seed > 0 {
+func killSeedsFor(t *testing.T) []uint64 {
+	if seed := envInt(t, "KILL_SEED", 0); seed > 0 {
 		return []uint64{uint64(seed)}
 	}
-	seeds := make([]uint64, numberOf(t, "KILLS", killSeeds))
+	seeds := make([]uint64, envInt(t, "KILLS", killSeeds))
 	for n := range seeds {
 		seeds[n] = uint64(n + 1)
 	}
 	return seeds
 }
 
-// numberOf is what the environment says, or else the default.
-func numberOf(t *testing.T, variable string, otherwise int) int {
+// envInt returns the value of an environment variable, or the default.
+func envInt(t *testing.T, variable string, otherwise int) int {
 	t.Helper()
 	text := os.Getenv(variable)
 	if text == "" {
@@ -105,75 +107,75 @@ func numberOf(t *testing.T, variable string, otherwise int) int {
 	return n
 }
 
-// killed is a drain whose function is killed at moments that follow from a seed, as do its pods.
-type killed struct {
-	*post
-	seed   uint64
-	victim env.Instance
-	pods   []corev1.Pod
-	kills  []moment // one for each delivery, from the first on
+// killedDrain is a drain whose function is killed. The seed decides the moments and the pods.
+type killedDrain struct {
+	*queueFixture
+	seed    uint64
+	target  env.Instance
+	pods    []corev1.Pod
+	moments []moment // one per delivery
 
 	mu   sync.Mutex
-	done []string // the kills that came in time, and what the function had said last
+	done []string // the kills that came before the end, each with the function's last log message
 }
 
-func setKilled(t *testing.T, on *env.Env, seed uint64) *killed {
+func newKilledDrain(t *testing.T, on *env.Env, seed uint64) *killedDrain {
 	t.Helper()
 	random := rand.New(rand.NewPCG(seed, killStream))
-	k := &killed{post: setPostOn(t, on, 2, 1, env.Settings{Timeout: killedTimeout}), seed: seed}
+	k := &killedDrain{queueFixture: newQueueFixtureOn(t, on, 2, 1, env.Settings{Timeout: killedTimeout}), seed: seed}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("seed %d, killed %v; again: KILL_SEED=%d go test -race -run %s ./test/e2e", seed, k.done, seed, t.Name())
 		}
 	})
-	k.victim = k.instances[0]
+	k.target = k.instances[0]
 	longest := time.Duration(0)
 	for n := range 2 + random.IntN(4) {
 		stops := time.Duration(random.Int64N(int64(longestStop))).Truncate(time.Millisecond)
-		k.podOn(k.victim, fmt.Sprint("pod-", n), stopsAfter(fmt.Sprintf("%dms", stops.Milliseconds())))
+		k.runPodOn(k.target, fmt.Sprint("pod-", n), stopsAfter(fmt.Sprintf("%dms", stops.Milliseconds())))
 		longest = max(longest, stops)
 	}
-	k.podOn(k.instances[1], "bystander")
-	k.pods = k.podsOn(k.victim)
-	for range 1 + random.IntN(4)/3 { // a quarter of them are killed twice
-		k.kills = append(k.kills, someMoment(random, longest))
+	k.runPodOn(k.instances[1], "bystander")
+	k.pods = k.podsOn(k.target)
+	for range 1 + random.IntN(4)/3 { // a quarter of the drains are killed twice
+		k.moments = append(k.moments, randomMoment(random, longest))
 	}
-	k.send(k.terminate(k.victim).Body)
+	k.send(k.terminate(k.target).Body)
 	return k
 }
 
-// kill kills the function at its moments, but for those that come after the end.
-func (k *killed) kill() {
-	for n, m := range k.kills {
+// kill kills the function at its moments, except those after the end of the drain.
+func (k *killedDrain) kill() {
+	for n, m := range k.moments {
 		said := len(k.function.Output())
-		here := k.comes(func() bool { return k.receives() > n }) && k.comes(func() bool {
-			return strings.Contains(k.function.Output()[said:], fmt.Sprintf("%q", m.word)) || m.word == ""
+		here := k.waitUntil(func() bool { return k.receives() > n }) && k.waitUntil(func() bool {
+			return strings.Contains(k.function.Output()[said:], fmt.Sprintf("%q", m.message)) || m.message == ""
 		})
 		if !here {
 			return
 		}
 		select {
-		case <-time.After(m.delay): // the seed's choice, whatever the function does
+		case <-time.After(m.delay): // the seed decides, whatever the function does
 		case <-k.ctx.Done():
 		}
 		if k.receives() == 0 {
 			return
 		}
 		k.function.Kill()
-		k.note(m)
+		k.recordKill(m)
 	}
 }
 
-// receives is how often the message was delivered; 0: it is done with, or was not yet.
-func (k *killed) receives() int {
+// receives returns how often the message was delivered; 0: not yet, or the message is deleted.
+func (k *killedDrain) receives() int {
 	for _, m := range k.messages() {
 		return m.Receives
 	}
 	return 0
 }
 
-// comes waits for a condition; false: the message is done with before that.
-func (k *killed) comes(holds func() bool) bool {
+// waitUntil waits for a condition and reports whether it became true before the message was deleted.
+func (k *killedDrain) waitUntil(holds func() bool) bool {
 	for !holds() {
 		if len(k.messages()) == 0 {
 			return false
@@ -187,8 +189,8 @@ func (k *killed) comes(holds func() bool) bool {
 	return true
 }
 
-// note keeps what the function had said last.
-func (k *killed) note(m moment) {
+// recordKill records the kill and the function's last log message.
+func (k *killedDrain) recordKill(m moment) {
 	last := "nothing"
 	for text := range strings.Lines(k.function.Output()) {
 		if _, after, found := strings.Cut(text, `"msg":"`); found {
@@ -197,42 +199,42 @@ func (k *killed) note(m moment) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.done = append(k.done, fmt.Sprintf("%v, when it had said %q last", m, last))
+	k.done = append(k.done, fmt.Sprintf("%v, last log message %q", m, last))
 }
 
-// endsWell checks what DESIGN.md, section 10, promises.
-func (k *killed) endsWell() {
+// requireDrained checks the promise: killed at any point, a later invocation finishes the drain.
+func (k *killedDrain) requireDrained() {
 	k.Helper()
-	k.handled()
+	k.awaitEmptyQueue()
 	k.Logf("seed %d: %d pods, killed %v", k.seed, len(k.pods), k.done)
 	require.Empty(k, k.AWS.Messages(k.queue.DLQ))
-	k.endedWell(k.victim, k.pods)
+	k.requireDrainedOnce(k.target, k.pods)
 	require.Len(k, k.podsOn(k.instances[1]), 1)
-	k.isUntouched(k.instances[1])
+	k.requireUntouched(k.instances[1])
 }
 
-// endedWell: the instance's action was completed once and in time, each of these pods was evicted once and is gone, the node was
-// closed before that and stays so, and nobody owns the instance any more.
-func (p *post) endedWell(victim env.Instance, pods []corev1.Pod) {
+// requireDrainedOnce requires that the action was completed once and in time, that each of these pods was evicted once and is
+// gone, that the node was cordoned before and stays so, and that the instance's Lease is free.
+func (p *queueFixture) requireDrainedOnce(target env.Instance, pods []corev1.Pod) {
 	p.Helper()
-	p.completedOnce(victim)
-	require.False(p, p.AWS.Expired(victim.ID))
-	require.Empty(p, p.podsOn(victim))
+	p.requireCompletedOnce(target)
+	require.False(p, p.AWS.Expired(target.ID))
+	require.Empty(p, p.podsOn(target))
 	requests := p.allRequests()
 	closed := slices.IndexFunc(requests, func(r lab.Request) bool {
-		return r.Verb == "patch" && r.Resource == "nodes" && r.Name == victim.Node && r.Code == http.StatusOK
+		return r.Verb == "patch" && r.Resource == "nodes" && r.Name == target.Node && r.Code == http.StatusOK
 	})
 	require.GreaterOrEqual(p, closed, 0, "the node was not cordoned")
 	for _, pod := range pods {
-		evictedOnce(p, requests[closed:], pod.Name)
+		requireEvictedOnce(p, requests[closed:], pod.Name)
 		require.Zero(p, acceptedEvictions(requests[:closed])[pod.Name], "before the node was cordoned")
 	}
-	p.isMarked(victim, true)
-	p.until("nobody owns the instance", func() (bool, error) { return p.isFree(victim) })
+	p.requireCordoned(target, true)
+	p.until("the Lease is free", func() (bool, error) { return p.isLeaseFree(target) })
 }
 
-// allRequests are those that all the functions made of Kubernetes, in order of arrival.
-func (p *post) allRequests() []lab.Request {
+// allRequests returns the requests of all functions to the API server, in order of arrival.
+func (p *queueFixture) allRequests() []lab.Request {
 	p.Helper()
 	users := make([]string, len(p.functions))
 	for n, f := range p.functions {
@@ -243,9 +245,9 @@ func (p *post) allRequests() []lab.Request {
 	return requests
 }
 
-// evictedOnce: one eviction of the pod was accepted, and it was not deleted. Where whoever asked was gone before the answer, the
-// server may have carried out what it then calls a failure.
-func evictedOnce(t require.TestingT, requests []lab.Request, pod string) {
+// requireEvictedOnce requires that one eviction of the pod was accepted and that the pod was not deleted otherwise. If the client
+// was gone before the answer, the server may have done what it then logs as a failure.
+func requireEvictedOnce(t require.TestingT, requests []lab.Request, pod string) {
 	accepted, unanswered := 0, 0
 	for _, r := range requests {
 		switch {
@@ -262,18 +264,18 @@ func evictedOnce(t require.TestingT, requests []lab.Request, pod string) {
 	require.Positive(t, accepted+unanswered, "%s was not evicted", pod)
 }
 
-// isUntouched: the node is open, and nobody has marked it.
-func (s *scene) isUntouched(i env.Instance) {
+// requireUntouched requires that the node is schedulable and has neither our annotation nor our taint.
+func (s *fixture) requireUntouched(i env.Instance) {
 	s.Helper()
 	node := s.node(i)
 	require.False(s, node.Spec.Unschedulable)
-	require.NotContains(s, node.Annotations, markKey)
-	require.False(s, hasTaint(node, waveKey))
+	require.NotContains(s, node.Annotations, terminationKey)
+	require.False(s, hasTaint(node, taintKey))
 	require.Equal(s, "InService", s.AWS.State(i.ID))
 }
 
-// isFree tells whether nobody holds the instance's Lease. One that its owner could not give back ends by itself.
-func (s *scene) isFree(i env.Instance) (bool, error) {
+// isLeaseFree reports whether the instance's Lease does not exist, has no holder or has expired.
+func (s *fixture) isLeaseFree(i env.Instance) (bool, error) {
 	lease, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return true, nil
@@ -281,5 +283,5 @@ func (s *scene) isFree(i env.Instance) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return time.Since(lease.Spec.RenewTime.Time) > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second, nil
+	return lease.Spec.HolderIdentity == nil || time.Since(lease.Spec.RenewTime.Time) > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second, nil
 }

@@ -15,10 +15,10 @@ import (
 	"quiesce/test/env"
 )
 
-// A renewal whose answer is lost has changed the Lease all the same. An owner that never renews again after that loses it in
-// the middle of its drain, and a second one begins beside it.
-func TestALeaseIsRenewedThoughItChangedUnseen(t *testing.T) {
-	s := &scene{T: t, Env: play(t), ctx: t.Context()}
+// A renewal whose answer is lost has still changed the Lease. A holder that never renewed again would lose the Lease in the
+// middle of its drain, and a second drain would start beside it.
+func TestLease_ChangedByAnother_Renewed(t *testing.T) {
+	s := &fixture{T: t, Env: sharedEnv(t), ctx: t.Context()}
 	client, err := kube.New(s.Lab.Admin())
 	require.NoError(t, err)
 	const name = "i-0000000000000ea5e"
@@ -37,11 +37,11 @@ func TestALeaseIsRenewedThoughItChangedUnseen(t *testing.T) {
 	require.Equal(t, changed.Spec.HolderIdentity, renewed.Spec.HolderIdentity)
 	require.NoError(t, lease.Release(termination.KeepNothing))
 	_, err = leases.Get(s.ctx, name, metav1.GetOptions{})
-	require.Error(t, err, "it was given back")
+	require.Error(t, err, "the Lease was released and deleted")
 }
 
-// leaseFree reports whether no invocation holds the instance's Lease.
-func (s *scene) leaseFree(i env.Instance) (bool, error) {
+// isLeaseReleased reports whether no invocation holds the instance's Lease.
+func (s *fixture) isLeaseReleased(i env.Instance) (bool, error) {
 	lease, err := s.Lab.Client().CoordinationV1().Leases("quiesce").Get(s.ctx, i.ID, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return true, nil

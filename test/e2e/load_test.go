@@ -20,88 +20,88 @@ import (
 )
 
 const (
-	// loadTimeout is the heartbeat timeout of a group under load: short, so that in the long form those that wait for their turn
-	// outlast it, and long enough that no busy machine stalls for as long.
+	// loadTimeout is the heartbeat timeout of a group under load: short, so that in the long form instances wait longer than that
+	// for their turn, and longer than any stall of a busy machine.
 	loadTimeout = time.Minute
-	// sweepEvery is how often such a group is swept: six times in loadTimeout, where the stack sweeps five times in the usual one.
+	// sweepEvery is how often the group is swept: six times per loadTimeout, where the stack sweeps five times per usual timeout.
 	sweepEvery = 10 * time.Second
-	// loadPatience bounds what takes 100 nodes' time.
-	loadPatience = 10 * time.Minute
-	// refuges are the nodes that stay.
-	refuges = 2
+	// loadWait bounds waits for 100 nodes.
+	loadWait = 10 * time.Minute
+	// remainingNodes is how many nodes are not terminated.
+	remainingNodes = 2
 )
 
-// load is how many nodes of how many pods go at once, and how many of them are drained at once.
+// load is how many nodes terminate at once, how many pods each has, and how many are drained at once.
 type load struct {
 	nodes, pods, concurrency int
 	stop                     string // how long a pod takes to stop
 }
 
-// long tells whether the long forms are asked for: LOAD=long, as `make soak` sets.
-func long() bool { return os.Getenv("LOAD") == "long" }
+// isLong reports whether the long forms are requested: LOAD=long, as `make soak` sets it.
+func isLong() bool { return os.Getenv("LOAD") == "long" }
 
-func loads() []load {
-	if long() {
+func loadSizes() []load {
+	if isLong() {
 		return []load{{100, 30, 100, "5s"}, {100, 30, 10, "5s"}}
 	}
 	return []load{{12, 8, 12, "1s"}, {12, 8, 3, "1s"}}
 }
 
-// setLoad makes a post with nodes and as many functions as work at once: in the long form on a stage of its own, where nothing
-// else is measured.
-func setLoad(t *testing.T, nodes, functions int) *post {
+// newLoadFixture makes a fixture with this many nodes and functions. The long form has an environment of its own, so that other
+// tests do not disturb the measurement.
+func newLoadFixture(t *testing.T, nodes, functions int) *queueFixture {
 	t.Helper()
-	set := play
-	if long() {
-		set = ownStage
+	set := sharedEnv
+	if isLong() {
+		set = ownEnv
 	}
-	p := setPostOn(t, set(t), nodes, functions, env.Settings{})
+	p := newQueueFixtureOn(t, set(t), nodes, functions, env.Settings{})
 	p.AWS.AddGroup(p.group, awstest.Hook{Name: env.Hook, HeartbeatTimeout: loadTimeout})
 	return p
 }
 
-// An instance refresh, a zone that rebalances, a group that is scaled to nothing: the events come all at once, and each of the
-// instances has a hook whose time runs from that moment on, whenever its turn comes.
-func TestLoadOfManyNodesAtOnceIsDrainedEachOnce(t *testing.T) {
-	for _, l := range loads() {
+// In an instance refresh, a zone rebalance or a scale-in to zero, all events come at once, and every hook's clock starts at that
+// moment.
+func TestLoad_ManyNodesAtOnce_EachDrainedOnce(t *testing.T) {
+	for _, l := range loadSizes() {
 		t.Run(fmt.Sprintf("%d-nodes-%d-at-once", l.nodes, l.concurrency), func(t *testing.T) {
-			p := setLoad(t, l.nodes, l.concurrency)
+			p := newLoadFixture(t, l.nodes, l.concurrency)
 			p.populate(l)
-			swept := p.sweepAllAlong()
+			swept := p.sweepRepeatedly()
 			events := p.terminateAll()
 			began := time.Now()
 			p.send(events...)
 			p.deliver(1)
-			p.within(loadPatience, "every message is done with", func() (bool, error) { return len(p.messages()) == 0, nil })
+			p.within(loadWait, "every message is deleted", func() (bool, error) { return len(p.messages()) == 0, nil })
 			took := time.Since(began)
 			sweeps := swept()
 
-			p.eachDrainedOnce()
+			p.requireAllDrainedOnce()
 			require.Empty(t, p.AWS.Messages(p.queue.DLQ))
 			for _, r := range sweeps {
 				require.Zero(t, r.EventsResent, "no event was lost")
 			}
 			requests := p.allRequests()
-			p.repelledBeforeTheFirstEviction(requests)
-			p.tellLoad(l, began, took, requests, sweeps)
+			p.requireTaintedBeforeFirstEviction(requests)
+			p.logLoad(l, began, took, requests, sweeps)
 		})
 	}
 }
 
-// populate has pods of one app run on the nodes, all of which are to go, and then adds those that stay.
-func (p *post) populate(l load) {
+// populate runs the pods of one app on the nodes to terminate, and then adds the remaining nodes.
+func (p *queueFixture) populate(l load) {
 	p.Helper()
 	replicas := int32(l.nodes * l.pods)
 	p.create("web", replicas, func(d *appsv1.Deployment) {
 		d.Spec.Template.Annotations = map[string]string{lab.StopAfter: l.stop}
 	})
-	p.within(loadPatience, "web is ready", func() (bool, error) { return p.isReady("web", replicas) })
-	_, err := p.Launch(p.ctx, p.group, refuges)
+	p.within(loadWait, "web is ready", func() (bool, error) { return p.isReady("web", replicas) })
+	_, err := p.Launch(p.ctx, p.group, remainingNodes)
 	require.NoError(p, err)
 }
 
-// terminateAll has Auto Scaling take all instances of the scene at once, and returns the events.
-func (p *post) terminateAll() (events [][]byte) {
+// terminateAll makes Auto Scaling terminate all instances of the fixture and returns the events.
+func (p *queueFixture) terminateAll() (events [][]byte) {
 	p.Helper()
 	for _, i := range p.instances {
 		events = append(events, p.terminate(i).Body)
@@ -109,8 +109,8 @@ func (p *post) terminateAll() (events [][]byte) {
 	return events
 }
 
-// sweepAllAlong sweeps until the returned function is called, which tells what the sweeps saw.
-func (p *post) sweepAllAlong() (end func() []termination.SweepReport) {
+// sweepRepeatedly sweeps until the returned function is called, which returns the reports.
+func (p *queueFixture) sweepRepeatedly() (end func() []termination.SweepReport) {
 	p.Helper()
 	f := p.start("autoScalingGroups: [\""+p.group+"\"]\n", p.queue.Environment()...)
 	event := read(p.T, "sweep")
@@ -145,16 +145,16 @@ func (p *post) sweepAllAlong() (end func() []termination.SweepReport) {
 	}
 }
 
-// eachDrainedOnce: nobody's action was completed twice or not at all, no hook ran out, no pod is left.
-func (p *post) eachDrainedOnce() {
+// requireAllDrainedOnce requires that every action was completed exactly once, that no hook expired, and that no pod remains.
+func (p *queueFixture) requireAllDrainedOnce() {
 	p.Helper()
 	for _, i := range p.instances {
-		p.completedOnce(i)
+		p.requireCompletedOnce(i)
 		require.False(p, p.AWS.Expired(i.ID))
 		require.Empty(p, p.podsOn(i))
 	}
 	drained := map[string]int{}
-	for _, l := range p.said("done") {
+	for _, l := range p.logLines("event handled") {
 		if l.Report.Status == termination.StatusDrained {
 			drained[l.Report.InstanceID]++
 		}
@@ -162,9 +162,9 @@ func (p *post) eachDrainedOnce() {
 	require.Len(p, drained, len(p.instances), "each is reported as drained")
 }
 
-// repelledBeforeTheFirstEviction: no pod left its node before all nodes that are to go were closed or tainted, so that none could
-// come to the next of them.
-func (p *post) repelledBeforeTheFirstEviction(requests []lab.Request) {
+// requireTaintedBeforeFirstEviction requires that all terminating nodes were cordoned or tainted before the first eviction, so
+// that no pod moved to one of them.
+func (p *queueFixture) requireTaintedBeforeFirstEviction(requests []lab.Request) {
 	p.Helper()
 	first := slices.IndexFunc(requests, func(r lab.Request) bool { return r.Subresource == "eviction" })
 	require.GreaterOrEqual(p, first, 0)
@@ -179,13 +179,13 @@ func (p *post) repelledBeforeTheFirstEviction(requests []lab.Request) {
 	}
 }
 
-// isNodePatch: a node was cordoned or tainted; nothing else is ever written to one that is to go.
+// isNodePatch reports whether a node was cordoned or tainted, the only patches of a terminating node.
 func isNodePatch(r lab.Request) bool {
 	return r.Verb == "patch" && r.Resource == "nodes" && r.Code == 200
 }
 
-// tellLoad prints the figures.
-func (p *post) tellLoad(l load, began time.Time, took time.Duration, requests []lab.Request, sweeps []termination.SweepReport) {
+// logLoad logs the measurements.
+func (p *queueFixture) logLoad(l load, began time.Time, took time.Duration, requests []lab.Request, sweeps []termination.SweepReport) {
 	p.Helper()
 	kinds, refused, conflicts := map[string]int{}, 0, 0
 	nodes, evictions := map[string]time.Duration{}, 0
@@ -212,13 +212,13 @@ func (p *post) tellLoad(l load, began time.Time, took time.Duration, requests []
 			}
 		}
 	})
-	beats, swept, faults := 0, 0, 0
+	heartbeats, swept, sweepErrors := 0, 0, 0
 	for _, i := range p.instances {
-		beats += len(p.AWS.Heartbeats(i.ID))
+		heartbeats += len(p.AWS.Heartbeats(i.ID))
 	}
 	for _, r := range sweeps {
 		swept += r.Heartbeats
-		faults += len(r.Errors)
+		sweepErrors += len(r.Errors)
 	}
 	var peak int64
 	throttled := 0
@@ -228,94 +228,94 @@ func (p *post) tellLoad(l load, began time.Time, took time.Duration, requests []
 	}
 	require.Zero(p, throttled, "no client paces itself")
 	p.Logf("%d nodes x %d pods, %d at once: %.1f s; %d requests, %.1f a node beside evictions; %d evictions accepted of %d pods; "+
-		"%d answered 429, %d 409; throttled by the client: %d; completed once: %d; handed over: %d; heartbeats: %d, %d of them by %d sweeps, which had %d faults; "+
+		"%d answered 429, %d 409; throttled by the client: %d; completed once: %d; handed off: %d; heartbeats: %d, %d of them by %d sweeps, which had %d errors; "+
 		"first and last node closed or tainted after %.2f and %.2f s; most resident %d MiB; %v",
 		l.nodes, l.pods, l.concurrency, took.Seconds(), len(requests),
 		float64(len(requests)-kinds["create pods/eviction"])/float64(l.nodes), evictions, l.nodes*l.pods,
-		refused, conflicts, throttled, len(p.instances), len(p.said("handed over")), beats, swept, len(sweeps), faults,
+		refused, conflicts, throttled, len(p.instances), len(p.logLines(handedOff)), heartbeats, swept, len(sweeps), sweepErrors,
 		closed[0].Seconds(), closed[len(closed)-1].Seconds(), peak>>20, kinds)
 }
 
-// burst is how many messages come at once, about how many instances, and how many invocations there are at once.
+// burst is how many messages come at once, about how many instances, and how many invocations run at once.
 type burst struct{ messages, instances, concurrency int }
 
 func burstSize() burst {
-	if long() {
+	if isLong() {
 		return burst{1000, 50, 100}
 	}
 	return burst{150, 4, 6}
 }
 
-// junk are messages that can never be processed.
-var junk = []string{
+// malformedSamples are messages that can never be processed.
+var malformedSamples = []string{
 	"malformed-no-instance-id", "malformed-instance-id", "malformed-no-token", "malformed-time", "malformed-detail", "malformed-shape",
 	"malformed-action", "malformed-drain", "malformed-plan", "malformed-unknown-key",
 }
 
-// foreign are messages that are none of ours.
-var foreign = []string{
+// foreignSamples are messages that are not ours.
+var foreignSamples = []string{
 	"terminate-other-group", "terminate-other-hook", "terminate-successful", "launch", "hook-test-notification", "hook-launch-notification",
 	"spot-interruption",
 }
 
-// Deliveries are repeated, a rule that is too wide brings what is not ours, and somebody's script brings what is nothing at all:
-// none of it may cost an instance its drain, or hide what was wrong.
-func TestLoadOfABurstWithDuplicatesAndJunkLosesNothing(t *testing.T) {
+// Deliveries are repeated, a broad rule sends foreign events, and a broken script sends junk. No instance may miss its drain for
+// that, and nothing malformed may get lost.
+func TestLoad_BurstWithDuplicatesAndJunk_NothingLost(t *testing.T) {
 	b := burstSize()
-	p := setLoad(t, b.instances, b.concurrency)
+	p := newLoadFixture(t, b.instances, b.concurrency)
 	for n, i := range p.instances {
-		p.podOn(i, fmt.Sprint("pod-", n), stopsAfter("1s"))
+		p.runPodOn(i, fmt.Sprint("pod-", n), stopsAfter("1s"))
 	}
 	messages, bad := p.mix(b)
 	began := time.Now()
 	p.send(messages...)
 	p.deliver(1)
-	p.within(loadPatience, "every message is done with", func() (bool, error) { return len(p.messages()) == 0, nil })
+	p.within(loadWait, "every message is deleted", func() (bool, error) { return len(p.messages()) == 0, nil })
 	took := time.Since(began)
 
-	p.eachDrainedOnce()
-	letters := p.AWS.Messages(p.queue.DLQ)
-	require.Len(t, letters, len(bad))
-	for _, letter := range letters {
-		require.NotEmpty(t, letter.Attributes["reason"])
-		at := slices.Index(bad, letter.Body)
-		require.GreaterOrEqual(t, at, 0, "%s", letter.Body)
+	p.requireAllDrainedOnce()
+	deadLetters := p.AWS.Messages(p.queue.DLQ)
+	require.Len(t, deadLetters, len(bad))
+	for _, deadLetter := range deadLetters {
+		require.NotEmpty(t, deadLetter.Attributes["reason"])
+		at := slices.Index(bad, deadLetter.Body)
+		require.GreaterOrEqual(t, at, 0, "%s", deadLetter.Body)
 		bad = slices.Delete(bad, at, at+1)
 	}
 	require.Empty(t, bad, "each is there as often as it came")
-	require.Empty(t, p.said("not done"))
+	require.Empty(t, p.logLines(failedEvent))
 	accepted := acceptedEvictions(p.allRequests())
 	require.Len(t, accepted, b.instances)
 	for pod, times := range accepted {
-		require.Equal(t, 1, times, "%s is signalled once", pod)
+		require.Equal(t, 1, times, "%s is evicted once", pod)
 	}
 	waited, most := 0, 0
-	for _, l := range p.said("done") {
+	for _, l := range p.logLines("event handled") {
 		most = max(most, l.Receives)
 		if strings.Contains(l.Report.Reason, "another invocation") {
 			waited++
 		}
 	}
-	t.Logf("%d messages, %d at once: %.1f s; %d instances completed once; %d dead letters; %d deliveries found their instance owned; "+
+	t.Logf("%d messages, %d at once: %.1f s; %d instances completed once; %d messages in the DLQ; %d deliveries found another invocation draining; "+
 		"most deliveries of one message: %d; requests of Kubernetes: %d",
-		b.messages, b.concurrency, took.Seconds(), b.instances, len(letters), waited, most, len(p.allRequests()))
+		b.messages, b.concurrency, took.Seconds(), b.instances, len(deadLetters), waited, most, len(p.allRequests()))
 }
 
-// mix is the burst in an order that is the same each time; bad are those of its messages that are to end as dead letters.
-func (p *post) mix(b burst) (messages [][]byte, bad []string) {
+// mix returns the burst in a fixed random order, and the messages that must end in the dead-deadLetter queue.
+func (p *queueFixture) mix(b burst) (messages [][]byte, bad []string) {
 	p.Helper()
 	genuine := p.terminateAll()
 	messages = slices.Clone(genuine) // each at least once
 	for n := range b.messages - len(messages) {
 		switch n % 10 {
 		case 0:
-			messages = append(messages, read(p.T, junk[n/10%len(junk)]))
+			messages = append(messages, read(p.T, malformedSamples[n/10%len(malformedSamples)]))
 			bad = append(bad, string(messages[len(messages)-1]))
 		case 1:
 			messages = append(messages, fmt.Appendf(nil, "junk %d", n))
 			bad = append(bad, string(messages[len(messages)-1]))
 		case 2, 3:
-			messages = append(messages, read(p.T, foreign[n/10%len(foreign)]))
+			messages = append(messages, read(p.T, foreignSamples[n/10%len(foreignSamples)]))
 		default:
 			messages = append(messages, genuine[n%len(genuine)])
 		}

@@ -25,68 +25,68 @@ import (
 )
 
 const (
-	shell = "localhost/pgbouncer:1.24" // an image that has one
-	// witnesses is where containers write down what happens to them.
-	witnesses = "/witness"
-	// scheduling is how much earlier than it should a container may seem to have ended: kubelets count whole seconds.
-	scheduling = 300 * time.Millisecond
+	shellImage = "localhost/pgbouncer:1.24" // an image with a shell
+	// recordDir is the folder in which containers record what happens to them.
+	recordDir = "/witness"
+	// clockTolerance is how early a container may seem to have ended: kubelets count whole seconds.
+	clockTolerance = 300 * time.Millisecond
 )
 
-// setMachines makes a scene whose n nodes run containers. Such nodes are heavy: one scene has them at a time, and they are
-// gone with the scene.
-func setMachines(t *testing.T, n int, more ...string) *scene {
+// newMachineFixture makes a fixture whose n nodes run containers. Such nodes need much memory and CPU: one fixture at a time has
+// them, and they are removed with it.
+func newMachineFixture(t *testing.T, n int, more ...string) *fixture {
 	t.Helper()
-	on := playMachines(t)
-	turns <- struct{}{}
-	t.Cleanup(func() { <-turns })
-	s := setSceneOn(t, on, n, more...)
+	on := sharedMachines(t)
+	machineSlots <- struct{}{}
+	t.Cleanup(func() { <-machineSlots })
+	s := newFixtureOn(t, on, n, more...)
 	t.Cleanup(func() {
 		for len(s.instances) > 0 {
-			s.vanish(s.instances[0])
+			s.removeInstance(s.instances[0])
 		}
 	})
 	return s
 }
 
-// turns are the scenes with machines that may go on at once: as many as its capacity.
-var turns = make(chan struct{}, 1)
+// machineSlots limits how many fixtures with machines run at once.
+var machineSlots = make(chan struct{}, 1)
 
-// machines is the shared stage with machines, or why there is none.
+// machines is the shared environment with machines, or the error that prevented it.
 var machines = struct {
 	sync.Once
-	stage *env.Env
-	err   error
+	env *env.Env
+	err error
 }{}
 
-func playMachines(t *testing.T) *env.Env {
+func sharedMachines(t *testing.T) *env.Env {
 	t.Helper()
 	lab.RequireMachines(t)
 	t.Parallel()
-	machines.Do(func() { machines.stage, machines.err = raise(t.Context(), true) })
+	machines.Do(func() { machines.env, machines.err = startEnv(t.Context(), true) })
 	require.NoError(t, machines.err)
-	return machines.stage
+	return machines.env
 }
 
-// vanish ends an instance as EC2 does, and then removes its node as the cloud's controller does.
-func (s *scene) vanish(i env.Instance) {
+// removeInstance ends an instance as EC2 does, then removes its node as the cloud controller does.
+func (s *fixture) removeInstance(i env.Instance) {
 	s.instances = slices.DeleteFunc(s.instances, func(other env.Instance) bool { return other == i })
 	require.NoError(s, s.Lab.Kill(s.ctx, i.Node))
 	require.NoError(s, s.Lab.RemoveNode(s.ctx, i.Node))
 }
 
-// runs makes a pod run a shell script, with a folder of the test's in place of its own eyes.
-func (s *scene) runs(script string, grace int64, change ...func(*corev1.PodSpec)) func(*corev1.PodSpec) {
+// runs makes a pod run a shell script and mounts the folder in which it records what happens.
+func (s *fixture) runs(script string, grace int64, change ...func(*corev1.PodSpec)) func(*corev1.PodSpec) {
 	folder := s.Lab.Path("witness-" + s.group)
 	require.NoError(s, os.MkdirAll(folder, 0o777))
-	require.NoError(s, os.Chmod(folder, 0o777)) // containers are not root
+	require.NoError(s, os.Chmod(folder, 0o777)) // containers do not run as root
 	return func(p *corev1.PodSpec) {
 		p.TerminationGracePeriodSeconds = &grace
 		p.Volumes = append(p.Volumes, corev1.Volume{
 			Name: "witness", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: folder}},
 		})
-		p.Containers[0].Image, p.Containers[0].ImagePullPolicy = shell, corev1.PullNever
+		p.Containers[0].Image, p.Containers[0].ImagePullPolicy = shellImage, corev1.PullNever
 		p.Containers[0].Command = []string{"sh", "-c", script}
-		p.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "witness", MountPath: witnesses}}
+		p.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "witness", MountPath: recordDir}}
 		for _, c := range change {
 			c(p)
 		}
@@ -101,8 +101,8 @@ func preStop(script string) func(*corev1.PodSpec) {
 	}
 }
 
-// witnessed is what containers wrote down, line by line: a word, and the time at which it happened.
-func (s *scene) witnessed(file string) (words []string, times []time.Time) {
+// recorded returns what containers recorded, line by line: a word, and when it happened.
+func (s *fixture) recorded(file string) (words []string, times []time.Time) {
 	s.Helper()
 	content, err := os.ReadFile(filepath.Join(s.Lab.Path("witness-"+s.group), file))
 	require.NoError(s, err)
@@ -116,52 +116,52 @@ func (s *scene) witnessed(file string) (words []string, times []time.Time) {
 	return words, times
 }
 
-// note is a shell command that writes a word and the time down.
-func note(word, file string) string {
-	return fmt.Sprintf("echo %s $(date +%%s.%%N) >>%s/%s", word, witnesses, file)
+// recordCommand returns a shell command that records a word and the time.
+func recordCommand(word, file string) string {
+	return fmt.Sprintf("echo %s $(date +%%s.%%N) >>%s/%s", word, recordDir, file)
 }
 
-// sleeping is a shell command that waits and can be interrupted by a trap.
-const sleeping = "while :; do sleep 1000 & wait $!; done"
+// sleepForever is a shell command that a trap can interrupt.
+const sleepForever = "while :; do sleep 1000 & wait $!; done"
 
-func TestAPreStopHookRunsToItsEndBeforeTheContainerIsSignalled(t *testing.T) {
-	s := setMachines(t, 1)
-	s.podOn(s.instances[0], "stateful", func(p *corev1.Pod) {
-		s.runs("trap '"+note("term", "log")+"; exit 0' TERM; "+sleeping, 30,
-			preStop(note("hook", "log")+"; sleep 4; "+note("hooked", "log")))(&p.Spec)
+func TestEvict_PreStopHook_EndsBeforeSIGTERM(t *testing.T) {
+	s := newMachineFixture(t, 1)
+	s.runPodOn(s.instances[0], "stateful", func(p *corev1.Pod) {
+		s.runs("trap '"+recordCommand("term", "log")+"; exit 0' TERM; "+sleepForever, 30,
+			preStop(recordCommand("hook", "log")+"; sleep 4; "+recordCommand("hooked", "log")))(&p.Spec)
 	})
 	r := s.drain(s.instances[0])
 	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
-	words, times := s.witnessed("log")
+	words, times := s.recorded("log")
 	require.Equal(t, []string{"hook", "hooked", "term"}, words)
-	pod := r.of(t, "stateful")
+	pod := r.pod(t, "stateful")
 	require.Equal(t, drain.Evicted, pod.Outcome)
-	require.GreaterOrEqual(t, times[1].Sub(times[0]), 4*time.Second-scheduling)
-	require.False(t, pod.GoneAt.Before(times[2].Truncate(time.Second)), "gone %s, signalled %s", pod.GoneAt, times[2])
+	require.GreaterOrEqual(t, times[1].Sub(times[0]), 4*time.Second-clockTolerance)
+	require.False(t, pod.GoneAt.Before(times[2].Truncate(time.Second)), "gone %s, signaled %s", pod.GoneAt, times[2])
 	require.Len(t, s.AWS.Completions(s.instances[0].ID), 1)
 }
 
-func TestAPodThatIgnoresSIGTERMIsKilledAtItsGraceAndNotBefore(t *testing.T) {
+func TestEvict_IgnoresSIGTERM_KilledAfterGrace(t *testing.T) {
 	const grace = 5
-	s := setMachines(t, 1)
-	s.podOn(s.instances[0], "deaf", func(p *corev1.Pod) {
-		s.runs("trap '"+note("term", "log")+"' TERM; while :; do "+note("alive", "log")+"; sleep 0.2; done", grace)(&p.Spec)
+	s := newMachineFixture(t, 1)
+	s.runPodOn(s.instances[0], "deaf", func(p *corev1.Pod) {
+		s.runs("trap '"+recordCommand("term", "log")+"' TERM; while :; do "+recordCommand("alive", "log")+"; sleep 0.2; done", grace)(&p.Spec)
 	})
 	r := s.drain(s.instances[0])
 	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
-	words, times := s.witnessed("log")
+	words, times := s.recorded("log")
 	require.Contains(t, words, "term")
-	signalled := times[slices.Index(words, "term")]
-	lived := times[len(times)-1].Sub(signalled)
-	require.GreaterOrEqual(t, lived, grace*time.Second-time.Second) // less what it took from eviction to signal
+	signaled := times[slices.Index(words, "term")]
+	lived := times[len(times)-1].Sub(signaled)
+	require.GreaterOrEqual(t, lived, grace*time.Second-time.Second) // less the time from eviction to signal
 	require.Less(t, lived, 2*grace*time.Second)
 }
 
 func TestAPodOfAStatefulSetMovesWithItsName(t *testing.T) {
-	s := setMachines(t, 2)
+	s := newMachineFixture(t, 2)
 	one, grace := int32(1), int64(2)
 	template := s.template("db")
-	s.runs("trap 'exit 0' TERM; "+sleeping, grace)(&template.Spec)
+	s.runs("trap 'exit 0' TERM; "+sleepForever, grace)(&template.Spec)
 	_, err := s.Lab.Client().AppsV1().StatefulSets(s.group).Create(s.ctx, &appsv1.StatefulSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "db", Namespace: s.group},
 		Spec: appsv1.StatefulSetSpec{
@@ -173,12 +173,12 @@ func TestAPodOfAStatefulSetMovesWithItsName(t *testing.T) {
 	from := s.hostOf("db")
 	r := s.drain(from)
 	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
-	s.vanish(from)
+	s.removeInstance(from)
 	s.awaitReady("db-0", from.Node)
 }
 
-// awaitReady waits until the pod is ready, on another node than this one.
-func (s *scene) awaitReady(name, notOn string) {
+// awaitReady waits until the pod is ready on a node other than notOn.
+func (s *fixture) awaitReady(name, notOn string) {
 	s.Helper()
 	s.until(name+" is ready", func() (bool, error) {
 		p, err := s.Lab.Client().CoreV1().Pods(s.group).Get(s.ctx, name, metav1.GetOptions{})
@@ -195,10 +195,10 @@ func isReady(p *corev1.Pod) bool {
 	return false
 }
 
-// With a preStop hook that outlasts the way from endpoints to node proxies, as is good practice, nobody who connects to the
-// Service meets a pod that is gone, from before the drain until after the node's death.
-func TestEndpointsLoseThePodBeforeTheNodeDies(t *testing.T) {
-	s := setMachines(t, 2)
+// The preStop hook outlasts the update of endpoints and node proxies, as is good practice. Then no connection to the Service
+// fails, from before the drain until after the node is gone.
+func TestEvict_PodOfService_EndpointRemovedBeforeNodeDies(t *testing.T) {
+	s := newMachineFixture(t, 2)
 	address := s.serve("echo", 2)
 	var failed []error
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -218,19 +218,19 @@ func TestEndpointsLoseThePodBeforeTheNodeDies(t *testing.T) {
 			}
 		}
 	}()
-	victim := s.instances[0]
-	r := s.drain(victim)
+	target := s.instances[0]
+	r := s.drain(target)
 	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
-	require.Empty(t, s.endpointsOn(victim))
-	s.vanish(victim)
+	require.Empty(t, s.endpointsOn(target))
+	s.removeInstance(target)
 	s.awaitEndpoints("echo", 1)
 	close(stop)
 	<-stopped
 	require.Empty(t, failed)
 }
 
-// serve runs pods that listen behind a Service, one a node, and returns the Service's address.
-func (s *scene) serve(app string, replicas int32) string {
+// serve runs pods behind a Service, one per node, and returns the Service's address.
+func (s *fixture) serve(app string, replicas int32) string {
 	s.Helper()
 	s.deploy(app, replicas, func(d *appsv1.Deployment) {
 		p := &d.Spec.Template.Spec
@@ -261,8 +261,8 @@ func (s *scene) serve(app string, replicas int32) string {
 	return address
 }
 
-// endpointsOn are the addresses on a node that a Service of the scene's sends anybody to.
-func (s *scene) endpointsOn(i env.Instance) (addresses []string) {
+// endpointsOn returns the ready addresses of the fixture's Services on a node.
+func (s *fixture) endpointsOn(i env.Instance) (addresses []string) {
 	s.Helper()
 	for _, e := range s.endpoints() {
 		if e.NodeName != nil && *e.NodeName == i.Node && e.Conditions.Ready != nil && *e.Conditions.Ready {
@@ -272,7 +272,7 @@ func (s *scene) endpointsOn(i env.Instance) (addresses []string) {
 	return addresses
 }
 
-func (s *scene) endpoints() (all []discoveryv1.Endpoint) {
+func (s *fixture) endpoints() (all []discoveryv1.Endpoint) {
 	s.Helper()
 	list, err := s.Lab.Client().DiscoveryV1().EndpointSlices(s.group).List(s.ctx, metav1.ListOptions{})
 	require.NoError(s, err)
@@ -282,8 +282,8 @@ func (s *scene) endpoints() (all []discoveryv1.Endpoint) {
 	return all
 }
 
-// awaitEndpoints waits until n addresses, and no others, are in the Service's endpoints and ready.
-func (s *scene) awaitEndpoints(service string, n int) {
+// awaitEndpoints waits until the Service has n ready endpoints.
+func (s *fixture) awaitEndpoints(service string, n int) {
 	s.Helper()
 	s.until(fmt.Sprintf("%s has %d endpoints", service, n), func() (bool, error) {
 		ready := 0
@@ -296,10 +296,10 @@ func (s *scene) awaitEndpoints(service string, n int) {
 	})
 }
 
-func TestEvictedContainersDoNotLandOnAnotherTerminatingNode(t *testing.T) {
-	s := setMachines(t, 3)
+func TestEvict_TerminatingPeer_ReceivesNoContainers(t *testing.T) {
+	s := newMachineFixture(t, 3)
 	s.deploy("web", 6, func(d *appsv1.Deployment) {
-		s.runs("trap 'exit 0' TERM; "+sleeping, 5)(&d.Spec.Template.Spec)
+		s.runs("trap 'exit 0' TERM; "+sleepForever, 5)(&d.Spec.Template.Spec)
 	})
 	first := s.hostOf("web")
 	second := s.instances[0]
@@ -307,7 +307,7 @@ func TestEvictedContainersDoNotLandOnAnotherTerminatingNode(t *testing.T) {
 		second = s.instances[1]
 	}
 	before := namesOf(s.podsOn(second))
-	s.terminate(second) // is going too, and nobody has begun to drain it
+	s.terminate(second) // terminates too, but its drain has not started
 	r := s.drain(first)
 	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
 	s.until("the pods run elsewhere", func() (bool, error) {
@@ -325,38 +325,38 @@ func namesOf(pods []corev1.Pod) []string {
 	return names
 }
 
-// To be forced is to be told: by the pod's own hook and SIGTERM, while there is time to heed them.
-func TestAForcedContainerGetsItsHookAndItsSignalBeforeTheDeadline(t *testing.T) {
-	s := setMachines(t, 1, "drain: {maxDuration: 40s, reserve: 5s, joinGrace: 1s, volumeDetach: 1s}")
+// A forced pod still gets its preStop hook and SIGTERM, with time to react.
+func TestForce_Container_HookAndSIGTERMBeforeDeadline(t *testing.T) {
+	s := newMachineFixture(t, 1, "drain: {maxDuration: 40s, reserve: 5s, joinGrace: 1s, volumeDetach: 1s}")
 	s.deploy("stateful", 1, func(d *appsv1.Deployment) {
-		s.runs("trap '"+note("term", "log")+"; exit 0' TERM; "+sleeping, 15,
-			preStop(note("hook", "log")+"; sleep 2; "+note("hooked", "log")))(&d.Spec.Template.Spec)
+		s.runs("trap '"+recordCommand("term", "log")+"; exit 0' TERM; "+sleepForever, 15,
+			preStop(recordCommand("hook", "log")+"; sleep 2; "+recordCommand("hooked", "log")))(&d.Spec.Template.Spec)
 	})
-	s.budget("stateful", "stateful", 0)
+	s.pdb("stateful", "stateful", 0)
 	pod := s.podsOn(s.instances[0])[0]
 	r := s.drain(s.instances[0])
 	require.Equal(t, termination.StatusForced, r.Status, "%+v", r)
-	s.isForced(r, pod, r.Deadline.Add(-15*time.Second))
-	words, times := s.witnessed("log")
+	s.requireForced(r, pod, r.Deadline.Add(-15*time.Second))
+	words, times := s.recorded("log")
 	require.Equal(t, []string{"hook", "hooked", "term"}, words)
-	require.True(t, times[2].Before(r.Deadline), "signalled at %v, deadline %v", times[2], r.Deadline)
-	require.NotZero(t, r.of(t, pod.Name).GoneAt)
-	require.NotContains(t, r.of(t, pod.Name).Reason, "still stopping")
+	require.True(t, times[2].Before(r.Deadline), "signaled at %v, deadline %v", times[2], r.Deadline)
+	require.NotZero(t, r.pod(t, pod.Name).GoneAt)
+	require.NotContains(t, r.pod(t, pod.Name).Reason, "still stopping")
 }
 
-func TestAContainerThatHasEndedIsNotWaitedForThoughAFinalizerKeepsItsPod(t *testing.T) {
-	s := setMachines(t, 1)
-	s.podOn(s.instances[0], "kept", func(p *corev1.Pod) {
+func TestDrain_EndedContainerWithFinalizer_NotWaitedFor(t *testing.T) {
+	s := newMachineFixture(t, 1)
+	s.runPodOn(s.instances[0], "kept", func(p *corev1.Pod) {
 		p.Finalizers = []string{"quiesce.test/never"}
-		s.runs("trap 'sleep 2; "+note("ended", "log")+"; exit 0' TERM; "+sleeping, 30)(&p.Spec)
+		s.runs("trap 'sleep 2; "+recordCommand("ended", "log")+"; exit 0' TERM; "+sleepForever, 30)(&p.Spec)
 	})
 	t.Cleanup(func() { s.removeFinalizers("kept") })
 	r := s.drain(s.instances[0])
 	require.Equal(t, termination.StatusPartial, r.Status, "%+v", r)
-	require.Equal(t, drain.Remained, r.of(t, "kept").Outcome)
-	require.Equal(t, "its containers have ended; kept by quiesce.test/never", r.of(t, "kept").Reason)
+	require.Equal(t, drain.Remained, r.pod(t, "kept").Outcome)
+	require.Equal(t, "its containers have ended; kept by quiesce.test/never", r.pod(t, "kept").Reason)
 	require.Less(t, r.FinishedAt, r.Deadline.Add(-time.Minute))
-	words, times := s.witnessed("log")
+	words, times := s.recorded("log")
 	require.Equal(t, []string{"ended"}, words)
 	require.True(t, times[0].Before(r.FinishedAt))
 }

@@ -15,7 +15,7 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// shared is the stage, or why there is none.
+// shared is the shared environment, or the error that prevented it.
 var (
 	shared    *env.Env
 	sharedErr error
@@ -24,15 +24,15 @@ var (
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' guardians clean up behind it
-	shared, sharedErr = raise(ctx, false)
+	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' reapers clean up afterwards
+	shared, sharedErr = startEnv(ctx, false)
 	code := m.Run()
-	stages := slices.DeleteFunc([]*env.Env{shared, machines.stage}, func(s *env.Env) bool { return s == nil })
-	if err := audit(stages...); err != nil && code == 0 && len(stages) > 0 {
+	envs := slices.DeleteFunc([]*env.Env{shared, machines.env}, func(s *env.Env) bool { return s == nil })
+	if err := audit(envs...); err != nil && code == 0 && len(envs) > 0 {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		code = 1
 	}
-	for _, s := range stages {
+	for _, s := range envs {
 		if err := s.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
 			code = 1
@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func raise(ctx context.Context, machines bool) (*env.Env, error) {
+func startEnv(ctx context.Context, machines bool) (*env.Env, error) {
 	root, err := env.Root()
 	if err != nil {
 		return nil, err
@@ -49,8 +49,8 @@ func raise(ctx context.Context, machines bool) (*env.Env, error) {
 	return env.Start(ctx, env.Options{Root: root, Machines: machines})
 }
 
-// play is the shared stage; a machine that lacks a part skips the test, CI fails it.
-func play(t *testing.T) *env.Env {
+// sharedEnv returns the shared environment. On a machine that lacks a part, the test is skipped, or fails in CI.
+func sharedEnv(t *testing.T) *env.Env {
 	t.Helper()
 	lab.Require(t)
 	require.NoError(t, sharedErr)

@@ -14,53 +14,53 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// reads are the calls to AWS that change nothing there.
-var reads = []string{
+// readOnlyCalls are the AWS calls that change nothing.
+var readOnlyCalls = []string{
 	"DescribeAutoScalingGroups", "DescribeAutoScalingInstances", "DescribeLifecycleHooks", "DescribeInstances",
 	"DescribeCluster", "GetCallerIdentity",
 }
 
-// A plan is what somebody reads before they trust a drain with production: it must tell the whole truth, and cost nothing.
-func TestAPlanTellsEverythingAndChangesNothing(t *testing.T) {
-	s := setScene(t, 1)
-	victim := s.instances[0]
-	s.furnish(victim)
+// Operators read a plan before they trust a drain in production. It must be complete and must change nothing.
+func TestPlan_PodsOfEachKind_CompleteAndReadOnly(t *testing.T) {
+	s := newFixture(t, 1)
+	target := s.instances[0]
+	s.createPodsOfEachKind(target)
 	for _, request := range []object{
-		{"action": "plan", "instanceId": victim.ID},
-		{"action": "plan", "node": victim.Node},
+		{"action": "plan", "instanceId": target.ID},
+		{"action": "plan", "node": target.Node},
 	} {
 		r := s.invoke(request)
 		require.Empty(t, r.ErrorType, r.ErrorMessage)
 		require.Equal(t, termination.StatusPlanned, r.Status)
-		require.Equal(t, victim.ID, r.InstanceID)
-		require.Equal(t, victim.Node, r.Node)
+		require.Equal(t, target.ID, r.InstanceID)
+		require.Equal(t, target.Node, r.Node)
 		require.Equal(t, s.group, r.Group)
 		require.Empty(t, r.LifecycleResult)
-		s.plansEach(r)
-		s.plansBudgets(r)
-		s.plansTime(r)
+		s.requirePlannedPods(r)
+		s.requirePlannedPDBs(r)
+		s.requirePlannedDeadline(r)
 	}
 	require.Empty(t, writes(s.requests(s.function)))
-	s.sentOnly(reads...)
-	require.Equal(t, "InService", s.AWS.State(victim.ID))
+	s.requireOnlyCalls(readOnlyCalls...)
+	require.Equal(t, "InService", s.AWS.State(target.ID))
 }
 
-// furnish puts a pod of each kind on the node, and budgets over two of them.
-func (s *scene) furnish(i env.Instance) {
+// createPodsOfEachKind puts a pod of each kind on the node, and a PDB on two of them.
+func (s *fixture) createPodsOfEachKind(i env.Instance) {
 	s.Helper()
 	s.deploy("web", 1)
 	s.deploy("single", 1, func(d *appsv1.Deployment) { d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(90)) })
-	s.podOn(i, "pooler", labelled("app.kubernetes.io/name", "pgbouncer"))
-	s.podOn(i, "system", func(p *corev1.Pod) { p.Spec.PriorityClassName = "system-cluster-critical" })
-	s.podOn(i, "careful", annotated("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"))
-	s.podOn(i, "stays", annotated("quiesce/drain", "false"))
+	s.runPodOn(i, "pooler", labeled("app.kubernetes.io/name", "pgbouncer"))
+	s.runPodOn(i, "system", func(p *corev1.Pod) { p.Spec.PriorityClassName = "system-cluster-critical" })
+	s.runPodOn(i, "careful", annotated("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"))
+	s.runPodOn(i, "stays", annotated("quiesce/drain", "false"))
 	s.finishedJob("finished")
 	s.daemonSet("agent")
-	s.budget("web", "web", 1)
-	s.budget("single", "single", 0)
+	s.pdb("web", "web", 1)
+	s.pdb("single", "single", 0)
 }
 
-func (s *scene) plansEach(r report) {
+func (s *fixture) requirePlannedPods(r report) {
 	s.Helper()
 	type line struct {
 		phase   string
@@ -84,7 +84,7 @@ func (s *scene) plansEach(r report) {
 	}, planned)
 }
 
-func (s *scene) plansBudgets(r report) {
+func (s *fixture) requirePlannedPDBs(r report) {
 	s.Helper()
 	pods := map[string]string{}
 	for _, p := range r.Pods {
@@ -104,8 +104,9 @@ func (s *scene) plansBudgets(r report) {
 	}, r.Plan.PDBs)
 }
 
-// plansTime: the defaults, the stage's hook, and the longest grace of those that are to be evicted.
-func (s *scene) plansTime(r report) {
+// requirePlannedDeadline requires the default durations, the timeouts of the environment's hook, and the longest grace of the
+// pods to evict.
+func (s *fixture) requirePlannedDeadline(r report) {
 	s.Helper()
 	d := r.Plan.Deadline
 	require.Equal(s, 1800.0, d.MaxDurationSeconds)
@@ -116,53 +117,52 @@ func (s *scene) plansTime(r report) {
 	require.Equal(s, 90.0, d.LongestGraceSeconds)
 }
 
-// By hand, a drain of the wrong instance is one mistyped digit away.
-func TestADrainByHandIsRefusedUnlessTheInstanceWaits(t *testing.T) {
-	s := setScene(t, 1)
-	victim := s.instances[0]
-	s.podOn(victim, "pod", stopsAfter("100ms"))
-	byHand := object{"action": "drain", "instanceId": victim.ID}
+// One mistyped digit would drain the wrong instance.
+func TestManualDrain_InstanceNotWaiting_Rejected(t *testing.T) {
+	s := newFixture(t, 1)
+	target := s.instances[0]
+	s.runPodOn(target, "pod", stopsAfter("100ms"))
+	byHand := object{"action": "drain", "instanceId": target.ID}
 	r := s.invoke(byHand)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusRejected, r.Status)
 	require.Contains(t, r.Reason, "allowManualDrain is off")
 	require.Empty(t, writes(s.requests(s.function)))
-	s.sentOnly(reads...)
+	s.requireOnlyCalls(readOnlyCalls...)
 
-	s.terminate(victim) // and its event is lost
+	s.terminate(target) // its event is lost
 	r = s.invoke(byHand)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusDrained, r.Status)
 	require.Equal(t, termination.Continue, r.LifecycleResult)
-	require.Empty(t, s.podsOn(victim))
-	s.completedOnce(victim)
+	require.Empty(t, s.podsOn(target))
+	s.requireCompletedOnce(target)
 }
 
-// A drill must drain as a real event would, and must not claim to have ended what never began.
-func TestADrillDrainsAndCompletesNothing(t *testing.T) {
-	s := setScene(t, 1, "allowManualDrain: true")
-	victim := s.instances[0]
-	s.podOn(victim, "pod", stopsAfter("100ms"))
-	r := s.invoke(object{"action": "drain", "instanceId": victim.ID})
+// A drill drains as a real event would, and must not complete an action that never began.
+func TestManualDrain_AllowedInService_CompletesNothing(t *testing.T) {
+	s := newFixture(t, 1, "allowManualDrain: true")
+	target := s.instances[0]
+	s.runPodOn(target, "pod", stopsAfter("100ms"))
+	r := s.invoke(object{"action": "drain", "instanceId": target.ID})
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusDrained, r.Status)
 	require.Empty(t, r.LifecycleResult)
-	require.Empty(t, s.podsOn(victim))
-	require.True(t, s.node(victim).Spec.Unschedulable)
-	require.Equal(t, "InService", s.AWS.State(victim.ID))
-	// Should Auto Scaling want the instance meanwhile, nobody else would keep its action alive.
-	s.sentOnly(append(slices.Clone(reads), "RecordLifecycleActionHeartbeat")...)
+	require.Empty(t, s.podsOn(target))
+	require.True(t, s.node(target).Spec.Unschedulable)
+	require.Equal(t, "InService", s.AWS.State(target.ID))
+	// If Auto Scaling terminates the instance meanwhile, only this drain keeps its action alive.
+	s.requireOnlyCalls(append(slices.Clone(readOnlyCalls), "RecordLifecycleActionHeartbeat")...)
 }
 
-// Shadow mode is how a team tries this out in production: whatever it is told, it must leave the cluster as it is, and not
-// hold up Auto Scaling by one moment.
-func TestInShadowModeAnEventIsPlannedAndTheInstanceLetGo(t *testing.T) {
-	s := setScene(t, 2, "mode: shadow")
-	victim := s.instances[0]
+// Shadow mode lets a team try quiesce in production. It must change nothing in the cluster and must not delay Auto Scaling.
+func TestShadowMode_Event_PlannedAndCompleted(t *testing.T) {
+	s := newFixture(t, 2, "mode: shadow")
+	target := s.instances[0]
 	s.deploy("web", 6)
-	pods := s.podsOn(victim)
+	pods := s.podsOn(target)
 	require.NotEmpty(t, pods)
-	r := s.drain(victim)
+	r := s.drain(target)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusPlanned, r.Status)
 	require.Equal(t, termination.Continue, r.LifecycleResult)
@@ -172,9 +172,9 @@ func TestInShadowModeAnEventIsPlannedAndTheInstanceLetGo(t *testing.T) {
 		require.Empty(t, p.Outcome)
 	}
 	require.Empty(t, writes(s.requests(s.function)))
-	require.Equal(t, uids(pods), uids(s.podsOn(victim)))
-	s.completedOnce(victim)
-	s.sentOnly(append(slices.Clone(reads), "CompleteLifecycleAction")...)
-	require.Empty(t, s.AWS.Heartbeats(victim.ID))
-	require.Equal(t, awstest.Continue, s.AWS.Completions(victim.ID)[0].Result)
+	require.Equal(t, uids(pods), uids(s.podsOn(target)))
+	s.requireCompletedOnce(target)
+	s.requireOnlyCalls(append(slices.Clone(readOnlyCalls), "CompleteLifecycleAction")...)
+	require.Empty(t, s.AWS.Heartbeats(target.ID))
+	require.Equal(t, awstest.Continue, s.AWS.Completions(target.ID)[0].Result)
 }

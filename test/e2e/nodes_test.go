@@ -24,54 +24,53 @@ import (
 )
 
 const (
-	excludeLabel = corev1.LabelNodeExcludeBalancers
-	markKey      = "quiesce/termination"
-	waveKey      = "quiesce/terminating"
+	excludeLabel   = corev1.LabelNodeExcludeBalancers
+	terminationKey = "quiesce/termination"
+	taintKey       = "quiesce/terminating"
 )
 
-// crowd is how many other nodes there are in a cluster where a name does not help.
-const crowd = 3000
+// manyNodes is the size of a cluster in which a node's name does not help to find it.
+const manyNodes = 3000
 
-// hidden are the ways in which a node cannot be found by the name that EC2 gives its instance. Nodes are called so that a
-// list has them last.
-var hidden = []struct {
-	node, name string // its own name, and its instance's
-	zone       string // as its label has it; empty: the right one
-	refused    bool   // EC2 does not answer
-	lists      int    // pages until it is found: half of the crowd is in its zone
+// hiddenNodes are nodes that cannot be found by the name that EC2 gives the instance. A list has their names last.
+var hiddenNodes = []struct {
+	node, name string // the node's own name, and its instance's
+	zone       string // the value of its label; empty: the right zone
+	refused    bool   // EC2 refuses the call
+	lists      int    // pages until it is found: half of the other nodes are in its zone
 }{
 	{node: "zz-unrelated", name: "ip-10-9-9-9.ec2.internal", lists: 4},
 	{node: "zz-refused", name: "zz-refused", refused: true, lists: 4},
-	{node: "zz-of-another", name: crowdName(0), lists: 4},
-	{node: "zz-mislabelled", name: "ip-10-9-9-8.ec2.internal", zone: "elsewhere", lists: 4 + 7},
+	{node: "zz-of-another", name: manyNodeName(0), lists: 4},
+	{node: "zz-mislabeled", name: "ip-10-9-9-8.ec2.internal", zone: "elsewhere", lists: 4 + 7},
 }
 
-// A name is a guess: with custom node names it finds nothing or, worse, another machine's node. And a list of all nodes at
-// once is what brings the API server of a large cluster down, at the moment when hundreds of instances go.
-func TestANodeIsFoundByItsInstanceAmongThousandsPageByPage(t *testing.T) {
-	s := setSceneOn(t, ownStage(t), 0) // thousands of nodes would slow the others' down
-	s.gather()
-	for i, h := range hidden {
+// A name is a guess: with custom node names it finds no node or another instance's node. A list of all nodes in one response can
+// overload the API server of a large cluster, just when hundreds of instances terminate.
+func TestFindNode_ThousandsOfNodes_FoundPageByPage(t *testing.T) {
+	s := newFixtureOn(t, ownEnv(t), 0) // thousands of nodes would slow other tests down
+	s.createManyNodes()
+	for i, h := range hiddenNodes {
 		s.Run(h.node, func(t *testing.T) {
-			s := &scene{T: t, Env: s.Env, ctx: s.ctx, group: s.group, function: s.function}
-			victim := s.unjoined(s.group, h.name)
-			s.join(victim, lab.Node{Name: h.node, Labels: zoneLabel(h.zone)})
-			victim.Node = h.node
-			s.podOn(victim, fmt.Sprint("pod-", i), stopsAfter("100ms"))
+			s := &fixture{T: t, Env: s.Env, ctx: s.ctx, group: s.group, function: s.function}
+			target := s.instanceWithoutNode(s.group, h.name)
+			s.joinNode(target, lab.Node{Name: h.node, Labels: zoneLabel(h.zone)})
+			target.Node = h.node
+			s.runPodOn(target, fmt.Sprint("pod-", i), stopsAfter("100ms"))
 			if h.refused {
 				refusal := awstest.Fault{Code: http.StatusForbidden, ErrorCode: "UnauthorizedOperation", Message: "You are not authorized"}
 				t.Cleanup(s.AWS.Fail("ec2", "DescribeInstances", refusal))
 			}
 			before := len(s.requests(s.function))
-			r := s.drain(victim)
+			r := s.drain(target)
 			require.Empty(t, r.ErrorType, r.ErrorMessage)
 			require.Equal(t, h.node, r.Node)
-			require.Empty(t, s.podsOn(victim))
-			s.completedOnce(victim)
-			pagesOnly(t, s.requests(s.function)[before:], victim.Zone, h.lists)
+			require.Empty(t, s.podsOn(target))
+			s.requireCompletedOnce(target)
+			pagesOnly(t, s.requests(s.function)[before:], target.Zone, h.lists)
 		})
 	}
-	s.noneMarkedBut("zz-unrelated", "zz-refused", "zz-of-another", "zz-mislabelled")
+	s.requireOnlyCordoned("zz-unrelated", "zz-refused", "zz-of-another", "zz-mislabeled")
 	require.LessOrEqual(t, s.function.MaxRSS(), int64(peakMemory), "it lists them page by page")
 }
 
@@ -82,17 +81,17 @@ func zoneLabel(zone string) map[string]string {
 	return map[string]string{corev1.LabelTopologyZone: zone}
 }
 
-// gather adds the crowd, spread over two zones. Nobody plays their kubelets: no pod ever comes there.
-func (s *scene) gather() {
+// createManyNodes adds the other nodes, in two zones. They have no simulated kubelets: no pod ever runs there.
+func (s *fixture) createManyNodes() {
 	s.Helper()
-	s.each(crowd, func(i int) error {
-		_, err := s.Lab.Client().CoreV1().Nodes().Create(s.ctx, crowdNode(i), metav1.CreateOptions{})
+	s.each(manyNodes, func(i int) error {
+		_, err := s.Lab.Client().CoreV1().Nodes().Create(s.ctx, manyNode(i), metav1.CreateOptions{})
 		return err
 	})
 }
 
-// each does something n times, several at once.
-func (s *scene) each(n int, do func(i int) error) {
+// each calls do n times, several at once.
+func (s *fixture) each(n int, do func(i int) error) {
 	s.Helper()
 	queue, failed := make(chan int), make([]error, 16)
 	var group sync.WaitGroup
@@ -111,18 +110,18 @@ func (s *scene) each(n int, do func(i int) error) {
 	require.NoError(s, errors.Join(failed...))
 }
 
-func crowdName(i int) string { return fmt.Sprintf("ip-10-1-%d-%d.ec2.internal", i/250, i%250) }
+func manyNodeName(i int) string { return fmt.Sprintf("ip-10-1-%d-%d.ec2.internal", i/250, i%250) }
 
-func crowdNode(i int) *corev1.Node {
+func manyNode(i int) *corev1.Node {
 	zone := awstest.Region + string("ab"[i%2])
 	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: crowdName(i), Labels: map[string]string{corev1.LabelTopologyZone: zone}},
+		ObjectMeta: metav1.ObjectMeta{Name: manyNodeName(i), Labels: map[string]string{corev1.LabelTopologyZone: zone}},
 		Spec:       corev1.NodeSpec{ProviderID: fmt.Sprintf("aws:///%s/i-%017x", zone, 1<<40+i)},
 		Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
 	}
 }
 
-// pagesOnly: of all the lists of nodes, none is of more than a page, and those of the zone come first.
+// pagesOnly requires that every list of nodes asks for one page, and that lists of the zone come first.
 func pagesOnly(t *testing.T, requests []lab.Request, zone string, lists int) {
 	t.Helper()
 	var selectors []string
@@ -140,83 +139,83 @@ func pagesOnly(t *testing.T, requests []lab.Request, zone string, lists int) {
 	require.True(t, slices.IsSortedFunc(selectors, func(a, b string) int { return len(b) - len(a) }), "%q", selectors)
 }
 
-func (s *scene) noneMarkedBut(names ...string) {
+func (s *fixture) requireOnlyCordoned(names ...string) {
 	s.Helper()
 	nodes, err := s.Lab.Client().CoreV1().Nodes().List(s.ctx, metav1.ListOptions{})
 	require.NoError(s, err)
 	for _, node := range nodes.Items {
 		if !slices.Contains(names, node.Name) {
 			require.False(s, node.Spec.Unschedulable, node.Name)
-			require.NotContains(s, node.Annotations, markKey)
+			require.NotContains(s, node.Annotations, terminationKey)
 		}
 	}
 }
 
-// An instance that failed to boot never becomes a node. To wait for one would hold up the group's replacement of it.
-func TestAnInstanceThatNeverJoinedIsLetGoAfterAWhile(t *testing.T) {
-	s := setScene(t, 0, "drain: {joinGrace: 2s}")
-	victim := s.unjoined(s.group, "nowhere.ec2.internal")
-	r := s.drain(victim)
+// An instance that fails to boot never becomes a node. Waiting for it would delay its replacement.
+func TestFindNode_NeverJoined_CompletedAfterTimeout(t *testing.T) {
+	s := newFixture(t, 0, "drain: {joinGrace: 2s}")
+	target := s.instanceWithoutNode(s.group, "nowhere.ec2.internal")
+	r := s.drain(target)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusDrained, r.Status)
 	require.Equal(t, termination.Continue, r.LifecycleResult)
 	require.Contains(t, r.Reason, "no node")
 	require.GreaterOrEqual(t, r.FinishedAt.Sub(r.StartedAt), 2*time.Second)
-	s.completedOnce(victim)
+	s.requireCompletedOnce(target)
 }
 
-// A kubelet that registers while its instance is being taken away brings pods with it a moment later; an instance that is let
-// go for want of a node kills them unsignalled.
-func TestANodeThatJoinsLateIsDrained(t *testing.T) {
-	s := setScene(t, 0, "drain: {joinGrace: 2m}")
-	victim := s.unjoined(s.group, s.group+".ec2.internal")
-	s.bare("pod", pinned(victim))
-	answer := s.begin(victim)
+// A kubelet that registers while its instance terminates soon has pods. If the instance were completed without waiting for the
+// node, these pods would be killed without SIGTERM.
+func TestFindNode_JoinsLate_Drained(t *testing.T) {
+	s := newFixture(t, 0, "drain: {joinGrace: 2m}")
+	target := s.instanceWithoutNode(s.group, s.group+".ec2.internal")
+	s.createPod("pod", pinned(target))
+	answer := s.begin(target)
 	s.until("the node was looked for", func() (bool, error) {
 		missed := func(r lab.Request) bool { return r.Resource == "nodes" && r.Code == http.StatusNotFound }
 		return slices.ContainsFunc(s.requests(s.function), missed), nil
 	})
-	s.join(victim, lab.Node{Name: victim.Node})
+	s.joinNode(target, lab.Node{Name: target.Node})
 	r := answer()
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
-	require.Equal(t, victim.Node, r.Node)
-	require.Equal(t, drain.Evicted, r.of(t, "pod").Outcome)
-	s.completedOnce(victim)
+	require.Equal(t, target.Node, r.Node)
+	require.Equal(t, drain.Evicted, r.pod(t, "pod").Outcome)
+	s.requireCompletedOnce(target)
 }
 
-// Nobody stops the pods of a kubelet that is out of reach: to wait for them costs the whole deadline and saves nothing. That
-// they were left must be said, since somebody has to look after what they held.
-func TestNobodyWaitsForPodsOnAnUnreachableNode(t *testing.T) {
-	s := setScene(t, 2)
-	victim := s.instances[0]
+// Nothing stops the pods of an unreachable kubelet: waiting would last until the deadline and save nothing. The report must name
+// the pods, since somebody must check what they held.
+func TestDrain_NodeUnreachable_NotWaitedFor(t *testing.T) {
+	s := newFixture(t, 2)
+	target := s.instances[0]
 	pods := []string{"first", "second", "third"}
 	for _, name := range pods {
-		s.podOn(victim, name)
+		s.runPodOn(target, name)
 	}
-	require.NoError(t, s.Lab.StopKubelet(s.ctx, victim.Node))
-	r := s.drain(victim)
+	require.NoError(t, s.Lab.StopKubelet(s.ctx, target.Node))
+	r := s.drain(target)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusPartial, r.Status)
 	require.Equal(t, termination.Continue, r.LifecycleResult)
 	require.Less(t, r.FinishedAt, r.Deadline.Add(-time.Minute))
 	for _, name := range pods {
-		line := r.of(t, name)
+		line := r.pod(t, name)
 		require.Equal(t, drain.Remained, line.Outcome)
-		require.Contains(t, line.Reason, "kubelet is unreachable")
+		require.Contains(t, line.Reason, "kubelet unreachable")
 		require.False(t, line.EvictedAt.IsZero())
 		require.Len(t, s.evictions(name), 1)
 	}
-	require.Len(t, s.podsOn(victim), len(pods))
-	s.completedOnce(victim)
+	require.Len(t, s.podsOn(target), len(pods))
+	s.requireCompletedOnce(target)
 }
 
-// A node that keeps our cordon after its instance came back is capacity that is paid for and not used; one that loses an
-// admin's cordon runs pods on a machine that somebody is repairing.
-func TestANodeThatComesBackLosesWhatWeChangedAndNothingElse(t *testing.T) {
-	s := setScene(t, 3)
+// A node that stays cordoned after its instance returned to service wastes capacity. A node that loses an admin's cordon runs
+// pods on an instance under repair.
+func TestUncordon_NodeBackInService_OnlyOurChangesUndone(t *testing.T) {
+	s := newFixture(t, 3)
 	clean, held := s.instances[1], s.instances[2]
-	s.change(clean, `{"metadata":{"labels":{"team":"db"},"annotations":{"team/note":"ours"}}}`)
-	s.change(held, `{"metadata":{"labels":{"`+excludeLabel+`":"admin"}},"spec":{"unschedulable":true}}`)
+	s.patchNode(clean, `{"metadata":{"labels":{"team":"db"},"annotations":{"team/note":"ours"}}}`)
+	s.patchNode(held, `{"metadata":{"labels":{"`+excludeLabel+`":"admin"}},"spec":{"unschedulable":true}}`)
 	stale := make([][]byte, len(s.instances))
 	for n, i := range s.instances {
 		stale[n] = s.terminate(i).Body
@@ -224,9 +223,9 @@ func TestANodeThatComesBackLosesWhatWeChangedAndNothingElse(t *testing.T) {
 	for n := range s.instances {
 		require.Equal(t, termination.StatusDrained, s.invoke(stale[n]).Status)
 	}
-	s.isMarked(clean, true)
-	s.isMarked(held, false)
-	require.True(t, hasTaint(s.node(clean), waveKey), "the first drain was to keep its pods off this node")
+	s.requireCordoned(clean, true)
+	s.requireCordoned(held, false)
+	require.True(t, hasTaint(s.node(clean), taintKey), "the first drain was to keep its pods off this node")
 	require.Equal(t, "quiesce", s.node(clean).Labels[excludeLabel])
 	require.Equal(t, "admin", s.node(held).Labels[excludeLabel])
 
@@ -235,22 +234,22 @@ func TestANodeThatComesBackLosesWhatWeChangedAndNothingElse(t *testing.T) {
 	result := s.send(sample(t, "sqs-batch", func(batch object) {
 		records(batch)[0]["body"], records(batch)[1]["body"] = string(stale[1]), string(stale[2])
 	}))
-	nothingFailed(t, result.Payload)
+	requireNoFailures(t, result.Payload)
 	node := s.node(clean)
 	require.False(t, node.Spec.Unschedulable)
-	require.False(t, hasTaint(node, waveKey))
+	require.False(t, hasTaint(node, taintKey))
 	require.NotContains(t, node.Labels, excludeLabel)
-	require.NotContains(t, node.Annotations, markKey)
+	require.NotContains(t, node.Annotations, terminationKey)
 	require.Equal(t, "db", node.Labels["team"])
 	require.Equal(t, "ours", node.Annotations["team/note"])
 	node = s.node(held)
 	require.True(t, node.Spec.Unschedulable)
 	require.Equal(t, "admin", node.Labels[excludeLabel])
-	require.NotContains(t, node.Annotations, markKey)
+	require.NotContains(t, node.Annotations, terminationKey)
 }
 
-// isMarked: the node is cordoned for its termination, and says whether it was we who closed it.
-func (s *scene) isMarked(i env.Instance, byUs bool) {
+// requireCordoned requires that the node is cordoned for its termination, and that its annotation says whether we cordoned it.
+func (s *fixture) requireCordoned(i env.Instance, byUs bool) {
 	s.Helper()
 	node := s.node(i)
 	require.True(s, node.Spec.Unschedulable)
@@ -259,17 +258,17 @@ func (s *scene) isMarked(i env.Instance, byUs bool) {
 		Began, Cordoned         time.Time
 		Unschedulable, Excluded bool
 	}
-	require.NoError(s, json.Unmarshal([]byte(node.Annotations[markKey]), &mark))
+	require.NoError(s, json.Unmarshal([]byte(node.Annotations[terminationKey]), &mark))
 	require.Equal(s, env.Hook, mark.Hook)
 	require.WithinRange(s, mark.Cordoned, mark.Began, time.Now())
 	require.Equal(s, byUs, mark.Unschedulable)
 	require.Equal(s, byUs, mark.Excluded)
 }
 
-// When a group loses several instances at once, a pod that is evicted onto the next of them is interrupted twice, and a
-// database fails over twice.
-func TestEvictedPodsDoNotLandOnTheNextVictim(t *testing.T) {
-	s := setScene(t, 3)
+// When a group loses several instances at once, a pod evicted onto a terminating peer is interrupted twice, and a database fails
+// over twice.
+func TestEvict_TerminatingPeer_ReceivesNoPods(t *testing.T) {
+	s := newFixture(t, 3)
 	s.deploy("web", 12)
 	first, next := s.instances[0], s.instances[1]
 	before := uids(s.podsOn(next))
@@ -284,7 +283,7 @@ func TestEvictedPodsDoNotLandOnTheNextVictim(t *testing.T) {
 	evicted := slices.IndexFunc(requests, func(r lab.Request) bool { return r.Subresource == "eviction" })
 	require.GreaterOrEqual(t, tainted, 0)
 	require.True(t, requests[tainted].Done.Before(requests[evicted].Time))
-	require.True(t, hasTaint(s.node(next), waveKey))
+	require.True(t, hasTaint(s.node(next), taintKey))
 	require.False(t, s.node(next).Spec.Unschedulable)
 	s.until("web is ready again", func() (bool, error) {
 		d, err := s.Lab.Client().AppsV1().Deployments(s.group).Get(s.ctx, "web", metav1.GetOptions{})
@@ -301,29 +300,29 @@ func uids(pods []corev1.Pod) (all []types.UID) {
 	return all
 }
 
-// unjoined is an instance of a group that has no node; name is its private DNS name.
-func (s *scene) unjoined(group, name string) env.Instance {
-	i := env.Instance{ID: fmt.Sprintf("i-%017x", 1<<32+int(scenes.Add(1))), Node: name, Zone: awstest.Region + "a"}
+// instanceWithoutNode adds an instance to a group, without a node; name is its private DNS name.
+func (s *fixture) instanceWithoutNode(group, name string) env.Instance {
+	i := env.Instance{ID: fmt.Sprintf("i-%017x", 1<<32+int(fixtures.Add(1))), Node: name, Zone: awstest.Region + "a"}
 	s.AWS.AddInstance(group, awstest.Instance{ID: i.ID, Zone: i.Zone, PrivateDNS: name})
 	return i
 }
 
-// join adds the instance's node.
-func (s *scene) join(i env.Instance, n lab.Node) {
+// joinNode adds the instance's node to the cluster.
+func (s *fixture) joinNode(i env.Instance, n lab.Node) {
 	s.Helper()
 	n.InstanceID, n.Zone = i.ID, i.Zone
 	require.NoError(s, s.Lab.AddNodes(s.ctx, n))
 }
 
-func (s *scene) node(i env.Instance) *corev1.Node {
+func (s *fixture) node(i env.Instance) *corev1.Node {
 	s.Helper()
 	node, err := s.Lab.Client().CoreV1().Nodes().Get(s.ctx, i.Node, metav1.GetOptions{})
 	require.NoError(s, err)
 	return node
 }
 
-// change patches the instance's node, as an admin would.
-func (s *scene) change(i env.Instance, patch string) {
+// patchNode patches the instance's node as an admin.
+func (s *fixture) patchNode(i env.Instance, patch string) {
 	s.Helper()
 	_, err := s.Lab.Client().CoreV1().Nodes().Patch(s.ctx, i.Node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 	require.NoError(s, err)

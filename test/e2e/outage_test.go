@@ -18,126 +18,126 @@ import (
 )
 
 const (
-	// outageSeconds is how long the API server stays away in a plain test, beside the time that it takes to start; OUTAGE says otherwise.
-	// In more than half a minute, the Leases expire.
+	// outageSeconds is how long the API server is away in a plain test, beside its start time; OUTAGE overrides it. With more
+	// than 30 s the Leases expire.
 	outageSeconds = 2
-	// etcdStandstill is how long etcd does not answer: as long as a request of the function's waits for an answer.
-	etcdStandstill = 15 * time.Second
-	// identityOutage is longer than the API server believes in a token that it has seen.
-	identityOutage = tokenMemory + 4*time.Second
+	// etcdOutage is how long etcd does not answer: as long as a request of the function waits for an answer.
+	etcdOutage = 15 * time.Second
+	// identityOutage is longer than the API server caches a token.
+	identityOutage = tokenCacheTTL + 4*time.Second
 )
 
-// outage is a fault of the control plane: what strikes, and what the functions then say of it.
+// outage is a failure of the control plane, and what the functions then log.
 type outage struct {
-	strike func(*post) (heal func())
-	says   string
+	begin func(*queueFixture) (restore func())
+	log   string
 }
 
-// The control plane of EKS is upgraded and moved while nodes are drained, and its parts fail. A drain that is under way goes on
-// when it is back, and one that begins meanwhile begins later; nothing is done twice.
-func TestADrainOutlivesAnOutageOfTheControlPlane(t *testing.T) {
-	own := ownStage(t)
+// AWS upgrades and moves the control plane of EKS while nodes are drained, and its parts fail. A drain in progress then
+// continues, a new drain starts later, and nothing is done twice.
+func TestOutage_ControlPlane_DrainFinishes(t *testing.T) {
+	own := ownEnv(t)
 	for name, o := range map[string]outage{
 		"the API server is stopped and started again": {stopAPIServer, "connection refused"},
-		"etcd does not answer":                        {freezeEtcd, "take the lease of"},
+		"etcd does not answer":                        {freezeEtcd, "acquire lease"},
 		"no token is believed":                        {denyTokens, "Unauthorized"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := setPostOn(t, own, 3, 2, env.Settings{})
+			p := newQueueFixtureOn(t, own, 3, 2, env.Settings{})
 			first, second, bystander := p.instances[0], p.instances[1], p.instances[2]
-			pods := p.beginHalf(first)
-			heal := o.strike(p)
+			pods := p.beginBlockedDrain(first)
+			restore := o.begin(p)
 			p.send(p.terminate(second).Body)
-			p.says(`"not done"`)
-			heal()
-			p.removeBudget("web")
-			p.handled()
-			p.tell()
-			p.says(o.says)
-			p.endedWell(first, pods)
-			p.endedWell(second, nil)
-			p.isUntouched(bystander)
+			p.awaitLog(failedEvent)
+			restore()
+			p.removePDB("web")
+			p.awaitEmptyQueue()
+			p.logProblems()
+			p.awaitLog(o.log)
+			p.requireDrainedOnce(first, pods)
+			p.requireDrainedOnce(second, nil)
+			p.requireUntouched(bystander)
 		})
 	}
 }
 
-// beginHalf has an instance terminated whose node has several pods, and returns when the drain is under way and held up by a budget,
-// which lets it go on when it is removed.
-func (p *post) beginHalf(i env.Instance) (pods []corev1.Pod) {
+// beginBlockedDrain terminates an instance whose node has several pods. It returns when the drain has started and is blocked by a
+// PDB; removing the PDB lets the drain continue.
+func (p *queueFixture) beginBlockedDrain(i env.Instance) (pods []corev1.Pod) {
 	p.Helper()
-	p.podOn(i, "quick", stopsAfter("100ms"))
-	p.podOn(i, "slow", stopsAfter("8s"))
-	p.deploy("web", 1, func(d *appsv1.Deployment) { // its successor stays pending
+	p.runPodOn(i, "quick", stopsAfter("100ms"))
+	p.runPodOn(i, "slow", stopsAfter("8s"))
+	p.deploy("web", 1, func(d *appsv1.Deployment) { // its replacement stays pending
 		d.Spec.Template.Spec.NodeSelector = map[string]string{corev1.LabelHostname: i.Node}
 	})
-	p.budget("web", "web", 0)
+	p.pdb("web", "web", 0)
 	pods = p.podsOn(i)
 	p.send(p.terminate(i).Body)
 	p.deliver(1)
-	p.says("eviction blocked")
-	p.gone("quick")
+	p.awaitLog("eviction blocked")
+	p.awaitGone("quick")
 	return pods
 }
 
-// says waits until one of the functions has logged this.
-func (p *post) says(text string) {
+// awaitLog waits until one of the functions has logged this text.
+func (p *queueFixture) awaitLog(text string) {
 	p.Helper()
-	p.until("the log says "+text, func() (bool, error) {
+	p.until("the log has "+text, func() (bool, error) {
 		return slices.ContainsFunc(p.functions, func(f *env.Function) bool { return strings.Contains(f.Output(), text) }), nil
 	})
 }
 
-// tell logs what the functions said that was no good news, each message once.
-func (p *post) tell() {
+// logProblems logs the functions' warnings and errors, each message once.
+func (p *queueFixture) logProblems() {
 	p.Helper()
-	told := map[string]bool{}
+	seen := map[string]bool{}
 	for _, f := range p.functions {
 		for text := range strings.Lines(f.Output()) {
 			var l struct{ Level, Msg string }
-			if json.Unmarshal([]byte(text), &l) == nil && l.Level != "INFO" && !told[l.Msg] {
-				told[l.Msg] = true
+			if json.Unmarshal([]byte(text), &l) == nil && l.Level != "INFO" && !seen[l.Msg] {
+				seen[l.Msg] = true
 				p.Logf("%s", text)
 			}
 		}
 	}
 }
 
-// passed waits until a fault has lasted that long: a fault is nothing but time.
-func (p *post) passed(since time.Time, d time.Duration) {
+// awaitElapsed waits until a failure has lasted for d.
+func (p *queueFixture) awaitElapsed(since time.Time, d time.Duration) {
 	p.Helper()
-	p.until("it has lasted for "+d.String(), func() (bool, error) { return time.Since(since) >= d, nil })
+	p.until("the failure has lasted for "+d.String(), func() (bool, error) { return time.Since(since) >= d, nil })
 }
 
-func stopAPIServer(p *post) (heal func()) {
+func stopAPIServer(p *queueFixture) (restore func()) {
 	require.NoError(p, p.Lab.StopAPIServer(p.ctx))
 	since := time.Now()
 	return func() {
-		p.passed(since, time.Duration(numberOf(p.T, "OUTAGE", outageSeconds))*time.Second)
+		p.awaitElapsed(since, time.Duration(envInt(p.T, "OUTAGE", outageSeconds))*time.Second)
 		require.NoError(p, p.Lab.StartAPIServer(p.ctx))
 	}
 }
 
-func freezeEtcd(p *post) (heal func()) {
+func freezeEtcd(p *queueFixture) (restore func()) {
 	thaw, err := p.Lab.FreezeEtcd(p.ctx)
 	require.NoError(p, err)
 	thaw = sync.OnceValue(thaw)
 	p.Cleanup(func() { require.NoError(p, thaw()) })
 	since := time.Now()
 	return func() {
-		p.passed(since, etcdStandstill)
+		p.awaitElapsed(since, etcdOutage)
 		require.NoError(p, thaw())
 	}
 }
 
-// denyTokens has STS say that the functions' sessions have ended, whatever they sign anew.
-func denyTokens(p *post) (heal func()) {
+// denyTokens makes STS answer that the functions' sessions have expired, even for new tokens.
+func denyTokens(p *queueFixture) (restore func()) {
 	remove := p.AWS.Fail("sts", "GetCallerIdentity", awstest.Fault{
 		Code: http.StatusForbidden, ErrorCode: "ExpiredToken", Message: "The security token included in the request is expired",
 	})
 	p.Cleanup(remove)
 	since := time.Now()
 	return func() {
-		p.passed(since, identityOutage)
+		p.awaitElapsed(since, identityOutage)
 		remove()
 	}
 }

@@ -18,70 +18,68 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// An instance that goes while a disk is attached to it keeps the disk for six minutes, and the database that needs it waits
-// as long.
-func TestAnInstanceIsLetGoOnlyWhenItsDisksAreDetached(t *testing.T) {
-	s := setScene(t, 1)
-	victim := s.instances[0]
-	disk := s.disk("data", victim)
-	s.podOn(victim, "database", claiming("data"))
-	answer := s.begin(victim)
+// An instance that terminates with an attached disk keeps the disk for six minutes, and the database that needs it waits as long.
+func TestVolumes_Attached_CompletedAfterDetach(t *testing.T) {
+	s := newFixture(t, 1)
+	target := s.instances[0]
+	disk := s.disk("data", target)
+	s.runPodOn(target, "database", claiming("data"))
+	answer := s.begin(target)
 	s.until("the attachments are watched", func() (bool, error) {
-		return s.hasAsked("volumeattachments") || len(s.AWS.Completions(victim.ID)) > 0, nil
+		return s.hasAsked("volumeattachments") || len(s.AWS.Completions(target.ID)) > 0, nil
 	})
-	require.Empty(t, s.podsOn(victim), "disks are looked at once their pods are gone")
+	require.Empty(t, s.podsOn(target), "disks are looked at once their pods are gone")
 
-	// Until its finalizer is gone, an attachment that is deleted is still one: the driver is at work.
+	// A deleted attachment still exists until its finalizer is gone: the driver is detaching.
 	require.NoError(t, s.Lab.Client().StorageV1().VolumeAttachments().Delete(s.ctx, disk, metav1.DeleteOptions{}))
-	require.Empty(t, s.AWS.Completions(victim.ID))
+	require.Empty(t, s.AWS.Completions(target.ID))
 	detached := time.Now()
-	s.finalize(disk)
+	s.removeAttachmentFinalizer(disk)
 	r := answer()
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.StatusDrained, r.Status)
-	s.completedOnce(victim)
-	require.True(t, s.AWS.Completions(victim.ID)[0].At.After(detached))
+	s.requireCompletedOnce(target)
+	require.True(t, s.AWS.Completions(target.ID)[0].At.After(detached))
 	require.Contains(t, s.function.Output(), "volumes detached")
 }
 
-// A driver that is broken must not keep the instance for ever; but who looks for the disk has to find a line about it.
-func TestADiskThatStaysAttachedIsNotWaitedForWithoutEnd(t *testing.T) {
+// A broken driver must not hold the instance forever, but a log line must name the disk.
+func TestVolumes_NeverDetached_CompletedAfterTimeout(t *testing.T) {
 	const patience = 2 * time.Second
-	s := setScene(t, 1, "drain: {volumeDetach: 2s}")
-	victim := s.instances[0]
-	disk := s.disk("data", victim)
-	s.podOn(victim, "database", claiming("data"), stopsAfter("100ms"))
-	r := s.drain(victim)
+	s := newFixture(t, 1, "drain: {volumeDetach: 2s}")
+	target := s.instances[0]
+	disk := s.disk("data", target)
+	s.runPodOn(target, "database", claiming("data"), stopsAfter("100ms"))
+	r := s.drain(target)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.Continue, r.LifecycleResult)
-	require.GreaterOrEqual(t, r.FinishedAt.Sub(r.of(t, "database").GoneAt), patience)
+	require.GreaterOrEqual(t, r.FinishedAt.Sub(r.pod(t, "database").GoneAt), patience)
 	require.Contains(t, s.function.Output(), "volumes are still attached")
 	require.Contains(t, s.function.Output(), volumeOf(s, "data"))
-	s.completedOnce(victim)
-	s.finalize(disk)
+	s.requireCompletedOnce(target)
+	s.removeAttachmentFinalizer(disk)
 }
 
-// Attachments cannot be selected by node: to list those of a large cluster for a node without disks is a waste, a thousand
-// times over.
-func TestADrainWithoutDisksAsksForNone(t *testing.T) {
-	s := setScene(t, 2)
-	s.disk("data", s.instances[1]) // which another node has
-	s.podOn(s.instances[0], "web", stopsAfter("100ms"))
+// Attachments cannot be selected by node. In a large cluster, listing them all for each node without disks is wasteful.
+func TestVolumes_None_NotListed(t *testing.T) {
+	s := newFixture(t, 2)
+	s.disk("data", s.instances[1]) // another node has the disk
+	s.runPodOn(s.instances[0], "web", stopsAfter("100ms"))
 	require.Equal(t, termination.StatusDrained, s.drain(s.instances[0]).Status)
 	require.False(t, s.hasAsked("persistentvolumeclaims"))
 	require.False(t, s.hasAsked("volumeattachments"))
 }
 
-func (s *scene) hasAsked(resource string) bool {
+func (s *fixture) hasAsked(resource string) bool {
 	s.Helper()
 	return slices.ContainsFunc(s.requests(s.function), func(r lab.Request) bool { return r.Resource == resource && r.Code == http.StatusOK })
 }
 
-func volumeOf(s *scene, claim string) string { return s.group + "-" + claim }
+func volumeOf(s *fixture, claim string) string { return s.group + "-" + claim }
 
-// disk makes a claim, the volume bound to it, and that volume's attachment to the instance's node, which its driver's
-// finalizer keeps. It returns the attachment's name.
-func (s *scene) disk(claim string, i env.Instance) (attachment string) {
+// disk makes a claim, its bound volume, and that volume's attachment to the instance's node, kept by the driver's finalizer. It
+// returns the attachment's name.
+func (s *fixture) disk(claim string, i env.Instance) (attachment string) {
 	s.Helper()
 	client, volume, none := s.Lab.Client(), volumeOf(s, claim), ""
 	size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
@@ -119,8 +117,8 @@ func (s *scene) disk(claim string, i env.Instance) (attachment string) {
 	return "csi-" + volume
 }
 
-// finalize does what the driver does once it has detached the disk.
-func (s *scene) finalize(attachment string) {
+// removeAttachmentFinalizer does what the driver does after it has detached the disk.
+func (s *fixture) removeAttachmentFinalizer(attachment string) {
 	s.Helper()
 	_, err := s.Lab.Client().StorageV1().VolumeAttachments().Patch(s.ctx, attachment, types.MergePatchType,
 		[]byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})

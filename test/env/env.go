@@ -1,5 +1,5 @@
 // Package env joins the real parts on one machine: a control plane with its IAM authenticator, the AWS APIs, and the built
-// function under the Lambda runtime API. Tests, the demo and the benchmarks play on it.
+// function under the Lambda runtime API. Tests, the demo and the benchmarks run in it.
 package env
 
 import (
@@ -25,19 +25,19 @@ import (
 )
 
 const (
-	// Cluster is what EKS calls the lab.
+	// Cluster is the name of the lab's cluster in EKS.
 	Cluster = "lab"
-	// Hook is our lifecycle hook.
+	// Hook is the name of our lifecycle hook.
 	Hook = "quiesce"
-	// hookTimeout is a heartbeat timeout as people set it.
+	// hookTimeout is a common heartbeat timeout.
 	hookTimeout = 5 * time.Minute
 )
 
-// Env is the real parts, up and joined.
+// Env is the running parts, joined.
 type Env struct {
 	Lab  *lab.Lab
 	AWS  *awstest.Server
-	Logs io.Writer // gets what functions log, as they log it; may be nil
+	Logs io.Writer // receives the functions' logs as they are written; may be nil
 
 	folder    string
 	bootstrap string
@@ -47,39 +47,38 @@ type Env struct {
 	functions []*Function
 }
 
-// Options says what a stage should be like. Only Root must be given.
+// Options configures an environment. Only Root is required.
 type Options struct {
-	Root      string // of the repository
-	Bootstrap string // the built function; it is built if this is empty
+	Root      string // root of the repository
+	Bootstrap string // path of the built function; built if empty
 	Machines  bool   // nodes run containers, with images for a database, poolers and workers (images.go)
 }
 
-// Start brings everything up. RBAC is what infra/rbac.yaml says, and nothing else. All files are in the lab's folder, and go
-// with it.
+// Start starts all parts. The only RBAC is that of infra/rbac.yaml. All files are in the lab's folder and are removed with it.
 func Start(ctx context.Context, o Options) (_ *Env, err error) {
-	s := &Env{}
+	e := &Env{}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.Stop())
+			err = errors.Join(err, e.Stop())
 		}
 	}()
-	if s.AWS, err = awstest.Start(); err != nil {
+	if e.AWS, err = awstest.Start(); err != nil {
 		return nil, fmt.Errorf("start the AWS APIs: %w", err)
 	}
-	if s.Lab, err = s.startLab(ctx, o.Machines); err != nil {
+	if e.Lab, err = e.startLab(ctx, o.Machines); err != nil {
 		return nil, fmt.Errorf("start the lab: %w", err)
 	}
-	s.AWS.AddCluster(Cluster, s.Lab.Endpoint(), s.Lab.CA())
-	if err := s.Lab.Apply(ctx, filepath.Join(o.Root, "infra", "rbac.yaml")); err != nil {
+	e.AWS.AddCluster(Cluster, e.Lab.Endpoint(), e.Lab.CA())
+	if err := e.Lab.Apply(ctx, filepath.Join(o.Root, "infra", "rbac.yaml")); err != nil {
 		return nil, err
 	}
-	return s, s.furnish(ctx, o.Root, o.Bootstrap)
+	return e, e.prepareFunction(ctx, o.Root, o.Bootstrap)
 }
 
-func (s *Env) startLab(ctx context.Context, machines bool) (*lab.Lab, error) {
+func (e *Env) startLab(ctx context.Context, machines bool) (*lab.Lab, error) {
 	o := lab.Options{
-		ClusterName: Cluster, STSProxy: s.AWS.STSProxy(), STSCAFile: s.AWS.STSCAFile(), Region: awstest.Region,
-		Roles:    []lab.Role{{ARN: s.AWS.RoleARN(), Username: "quiesce:{{SessionName}}", Groups: []string{"quiesce"}}},
+		ClusterName: Cluster, STSProxy: e.AWS.STSProxy(), STSCAFile: e.AWS.STSCAFile(), Region: awstest.Region,
+		Roles:    []lab.Role{{ARN: e.AWS.RoleARN(), Username: "quiesce:{{SessionName}}", Groups: []string{"quiesce"}}},
 		Machines: machines,
 	}
 	if machines {
@@ -92,27 +91,27 @@ func (s *Env) startLab(ctx context.Context, machines bool) (*lab.Lab, error) {
 	return lab.Start(ctx, o)
 }
 
-// furnish makes the place for functions, and the function.
-func (s *Env) furnish(ctx context.Context, root, bootstrap string) error {
-	s.folder, s.bootstrap = s.Lab.Path("functions"), bootstrap
-	if err := os.Mkdir(s.folder, 0o755); err != nil {
+// prepareFunction makes the folder for functions, and builds the function if necessary.
+func (e *Env) prepareFunction(ctx context.Context, root, bootstrap string) error {
+	e.folder, e.bootstrap = e.Lab.Path("functions"), bootstrap
+	if err := os.Mkdir(e.folder, 0o755); err != nil {
 		return err
 	}
 	if bootstrap != "" {
 		return nil
 	}
-	s.bootstrap = filepath.Join(s.folder, "bootstrap")
-	return Build(ctx, root, s.bootstrap)
+	e.bootstrap = filepath.Join(e.folder, "bootstrap")
+	return Build(ctx, root, e.bootstrap)
 }
 
-// Stop takes everything down.
-func (s *Env) Stop() error {
+// Stop stops all parts.
+func (e *Env) Stop() error {
 	var err error
-	if s.Lab != nil {
-		err = s.Lab.Stop()
+	if e.Lab != nil {
+		err = e.Lab.Stop()
 	}
-	if s.AWS != nil {
-		s.AWS.Close()
+	if e.AWS != nil {
+		e.AWS.Close()
 	}
 	return err
 }
@@ -129,31 +128,32 @@ func Build(ctx context.Context, root, path string) error {
 	return nil
 }
 
-// Function is one function process with an identity of its own, so that its requests can be told from any other's.
+// Function is one function process with its own identity, so that its requests can be told from others.
 type Function struct {
 	*runtimeapi.Function
 	Session awstest.Session
-	User    string           // what Kubernetes knows it as
-	Memory  *lab.MemoryGroup // nil: it has no limit
+	User    string           // its Kubernetes user name
+	Memory  *lab.MemoryGroup // nil: no limit
 }
 
-// Settings are what a function is started with.
+// Settings configures a function.
 type Settings struct {
-	Configuration string        // quiesce.yaml's text
-	Environment   []string      // further variables
-	Timeout       time.Duration // of an invocation; 15 minutes unless given
-	Memory        int64         // the most it may use, in bytes; 0: no limit. Needs lab.RequireMemoryGroups
+	Configuration string        // text of quiesce.yaml
+	Environment   []string      // additional variables
+	Timeout       time.Duration // of an invocation; default 15 minutes
+	Memory        int64         // memory limit in bytes; 0: none. Needs lab.RequireMemoryGroups
 }
 
-// Function starts the built function with this configuration (quiesce.yaml's text) and these further environment variables.
-func (s *Env) Function(ctx context.Context, configuration string, environment ...string) (*Function, error) {
-	return s.FunctionWith(ctx, Settings{Configuration: configuration, Environment: environment})
+// Function starts the built function with this configuration (the text of quiesce.yaml) and these additional environment
+// variables.
+func (e *Env) Function(ctx context.Context, configuration string, environment ...string) (*Function, error) {
+	return e.FunctionWith(ctx, Settings{Configuration: configuration, Environment: environment})
 }
 
 // FunctionWith starts the built function.
-func (s *Env) FunctionWith(ctx context.Context, settings Settings) (*Function, error) {
-	session := s.AWS.Session(fmt.Sprintf(functionName+"%d", s.count.Add(1)))
-	root := filepath.Join(s.folder, session.Name)
+func (e *Env) FunctionWith(ctx context.Context, settings Settings) (*Function, error) {
+	session := e.AWS.Session(fmt.Sprintf(functionName+"%d", e.count.Add(1)))
+	root := filepath.Join(e.folder, session.Name)
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return nil, err
 	}
@@ -161,10 +161,10 @@ func (s *Env) FunctionWith(ctx context.Context, settings Settings) (*Function, e
 		return nil, err
 	}
 	options := runtimeapi.Options{
-		Bootstrap: s.bootstrap, TaskRoot: root, Logs: s.Logs, Timeout: settings.Timeout,
-		Env: append(append(s.AWS.Environment(session), "CLUSTER_NAME="+Cluster), settings.Environment...),
+		Bootstrap: e.bootstrap, TaskRoot: root, Logs: e.Logs, Timeout: settings.Timeout,
+		Env: append(append(e.AWS.Environment(session), "CLUSTER_NAME="+Cluster), settings.Environment...),
 	}
-	memory, err := s.confine(&options, session.Name, settings.Memory)
+	memory, err := e.limitMemory(&options, session.Name, settings.Memory)
 	if err != nil {
 		return nil, err
 	}
@@ -173,31 +173,31 @@ func (s *Env) FunctionWith(ctx context.Context, settings Settings) (*Function, e
 		return nil, fmt.Errorf("start the function: %w", err)
 	}
 	added := &Function{Function: function, Session: session, User: "quiesce:" + session.Name, Memory: memory}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.functions = append(s.functions, added)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.functions = append(e.functions, added)
 	return added, nil
 }
 
-// functionName is how the names of functions' sessions begin.
+// functionName is the prefix of the functions' session names.
 const functionName = "function-"
 
-// IsFunction tells whether a session of this name is a function's.
+// IsFunction reports whether a session of this name belongs to a function.
 func IsFunction(session string) bool { return strings.HasPrefix(session, functionName) }
 
-// Functions are all that were started, those included that are closed by now.
-func (s *Env) Functions() []*Function {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.functions)
+// Functions returns all functions that were started, closed ones included.
+func (e *Env) Functions() []*Function {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.functions)
 }
 
-// confine has a function's processes use no more memory than that.
-func (s *Env) confine(o *runtimeapi.Options, name string, limit int64) (*lab.MemoryGroup, error) {
+// limitMemory limits the memory of a function's processes, in bytes.
+func (e *Env) limitMemory(o *runtimeapi.Options, name string, limit int64) (*lab.MemoryGroup, error) {
 	if limit == 0 {
 		return nil, nil
 	}
-	group, err := s.Lab.MemoryGroup(name, limit)
+	group, err := e.Lab.MemoryGroup(name, limit)
 	if err != nil {
 		return nil, fmt.Errorf("bound the function's memory: %w", err)
 	}
@@ -210,37 +210,37 @@ type Instance struct {
 	ID, Node, Zone string
 }
 
-// Group makes an Auto Scaling group with our hook, and nodes for n instances spread over two zones. Names derive from the
-// group's, so that tests side by side do not meet.
-func (s *Env) Group(ctx context.Context, group string, n int) ([]Instance, error) {
-	return s.group(ctx, group, n, awstest.Hook{Name: Hook, HeartbeatTimeout: hookTimeout})
+// Group makes an Auto Scaling group with our hook, and nodes for n instances in two zones. Names derive from the group's, so that
+// parallel tests have different ones.
+func (e *Env) Group(ctx context.Context, group string, n int) ([]Instance, error) {
+	return e.group(ctx, group, n, awstest.Hook{Name: Hook, HeartbeatTimeout: hookTimeout})
 }
 
-// GroupWithoutHook is one whose instances go as soon as Auto Scaling says so.
-func (s *Env) GroupWithoutHook(ctx context.Context, group string, n int) ([]Instance, error) {
-	return s.group(ctx, group, n)
+// GroupWithoutHook makes a group whose instances terminate without waiting.
+func (e *Env) GroupWithoutHook(ctx context.Context, group string, n int) ([]Instance, error) {
+	return e.group(ctx, group, n)
 }
 
-func (s *Env) group(ctx context.Context, group string, n int, hooks ...awstest.Hook) ([]Instance, error) {
-	s.AWS.AddGroup(group, hooks...)
-	return s.Launch(ctx, group, n)
+func (e *Env) group(ctx context.Context, group string, n int, hooks ...awstest.Hook) ([]Instance, error) {
+	e.AWS.AddGroup(group, hooks...)
+	return e.Launch(ctx, group, n)
 }
 
-// Launch puts n new instances into a group that is there.
-func (s *Env) Launch(ctx context.Context, group string, n int) ([]Instance, error) {
+// Launch adds n new instances to an existing group.
+func (e *Env) Launch(ctx context.Context, group string, n int) ([]Instance, error) {
 	instances := make([]Instance, n)
 	for i := range instances {
-		instances[i] = s.newInstance(i)
+		instances[i] = e.newInstance(i)
 	}
-	return instances, s.Join(ctx, group, instances...)
+	return instances, e.Join(ctx, group, instances...)
 }
 
-// Move puts instances into another group, as by DetachInstances and AttachInstances, and their nodes with them.
-func (s *Env) Move(ctx context.Context, group string, instances ...Instance) error {
+// Move moves instances and their nodes to another group, like DetachInstances and AttachInstances.
+func (e *Env) Move(ctx context.Context, group string, instances ...Instance) error {
 	for _, i := range instances {
-		s.AWS.MoveInstance(group, i.ID)
+		e.AWS.MoveInstance(group, i.ID)
 		patch := fmt.Appendf(nil, `{"metadata":{"labels":{"group":%q}}}`, group)
-		_, err := s.Lab.Client().CoreV1().Nodes().Patch(ctx, i.Node, types.MergePatchType, patch, metav1.PatchOptions{})
+		_, err := e.Lab.Client().CoreV1().Nodes().Patch(ctx, i.Node, types.MergePatchType, patch, metav1.PatchOptions{})
 		if err != nil {
 			return fmt.Errorf("move node %s to %s: %w", i.Node, group, err)
 		}
@@ -248,33 +248,33 @@ func (s *Env) Move(ctx context.Context, group string, instances ...Instance) err
 	return nil
 }
 
-// SpotInstance is a further instance of a group, with its node, that EC2 may take back.
-func (s *Env) SpotInstance(ctx context.Context, group string) (Instance, error) {
-	i := s.newInstance(0)
-	return i, s.join(ctx, group, true, i)
+// SpotInstance adds a Spot instance and its node to a group.
+func (e *Env) SpotInstance(ctx context.Context, group string) (Instance, error) {
+	i := e.newInstance(0)
+	return i, e.join(ctx, group, true, i)
 }
 
-// Join puts instances into a group, and their nodes into the cluster.
-func (s *Env) Join(ctx context.Context, group string, instances ...Instance) error {
-	return s.join(ctx, group, false, instances...)
+// Join adds instances to a group and their nodes to the cluster.
+func (e *Env) Join(ctx context.Context, group string, instances ...Instance) error {
+	return e.join(ctx, group, false, instances...)
 }
 
-func (s *Env) join(ctx context.Context, group string, spot bool, instances ...Instance) error {
+func (e *Env) join(ctx context.Context, group string, spot bool, instances ...Instance) error {
 	nodes := make([]lab.Node, len(instances))
 	for i, instance := range instances {
-		s.AWS.AddInstance(group, awstest.Instance{ID: instance.ID, Zone: instance.Zone, PrivateDNS: instance.Node, Spot: spot})
+		e.AWS.AddInstance(group, awstest.Instance{ID: instance.ID, Zone: instance.Zone, PrivateDNS: instance.Node, Spot: spot})
 		nodes[i] = lab.Node{
 			Name: instance.Node, InstanceID: instance.ID, Zone: instance.Zone, Labels: map[string]string{"group": group},
 		}
 	}
-	if err := s.Lab.AddNodes(ctx, nodes...); err != nil {
+	if err := e.Lab.AddNodes(ctx, nodes...); err != nil {
 		return fmt.Errorf("add the nodes of %s: %w", group, err)
 	}
 	return nil
 }
 
-func (s *Env) newInstance(i int) Instance {
-	serial := int(s.count.Add(1))
+func (e *Env) newInstance(i int) Instance {
+	serial := int(e.count.Add(1))
 	zone := awstest.Region + string("ab"[i%2])
 	return Instance{
 		ID: fmt.Sprintf("i-%017x", serial), Zone: zone,
@@ -282,7 +282,7 @@ func (s *Env) newInstance(i int) Instance {
 	}
 }
 
-// Root is the repository's root, from wherever inside it this process was started.
+// Root returns the repository's root, from any folder inside it.
 func Root() (string, error) {
 	output, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {

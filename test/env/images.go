@@ -6,13 +6,13 @@ import (
 	"quiesce/test/parts/images"
 )
 
-// archives are the images that pods of a stage's machines may use.
+// archives returns the images that pods on real nodes may use.
 func archives() ([]string, error) {
 	var paths []string
-	var faults []error
+	var errs []error
 	for _, i := range images.All() {
 		path, err := images.Path(i.Name, i.Tag)
-		paths, faults = append(paths, path), append(faults, err)
+		paths, errs = append(paths, path), append(errs, err)
 	}
-	return paths, errors.Join(faults...)
+	return paths, errors.Join(errs...)
 }

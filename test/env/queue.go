@@ -9,39 +9,39 @@ import (
 )
 
 const (
-	// visibility is what the queue has of its own: Lambda takes none that is shorter than the function's timeout.
+	// visibility is the queue's default visibility timeout: Lambda rejects one that is shorter than the function's timeout.
 	visibility = 15 * time.Minute
-	// maxReceives is after how many deliveries the queue gives a message up.
+	// maxReceives is how often a message is delivered before it moves to the dead-letter queue.
 	maxReceives = 1000
 )
 
-// Queue is a queue for events, and its dead letters.
+// Queue is a queue for events and its dead-letter queue.
 type Queue struct{ URL, DLQ string }
 
-// Queue makes the two.
-func (s *Env) Queue(name string) Queue { return s.QueueFor(name, visibility) }
+// Queue makes a queue and its dead-letter queue.
+func (e *Env) Queue(name string) Queue { return e.QueueFor(name, visibility) }
 
-// QueueFor makes the two for functions whose invocations take no longer than that.
-func (s *Env) QueueFor(name string, timeout time.Duration) Queue {
-	dead := s.AWS.AddQueue(awstest.Queue{Name: name + "-dead"})
-	return Queue{DLQ: dead, URL: s.AWS.AddQueue(awstest.Queue{
+// QueueFor makes a queue for functions with this timeout, and its dead-letter queue.
+func (e *Env) QueueFor(name string, timeout time.Duration) Queue {
+	dead := e.AWS.AddQueue(awstest.Queue{Name: name + "-dead"})
+	return Queue{DLQ: dead, URL: e.AWS.AddQueue(awstest.Queue{
 		Name: name, Visibility: timeout, MaxReceives: maxReceives, DeadLetters: dead,
 	})}
 }
 
-// Environment tells a function of the queue.
+// Environment returns the environment variables that name the queues to a function.
 func (q Queue) Environment() []string {
 	return []string{"QUIESCE_QUEUE_URL=" + q.URL, "QUIESCE_DLQ_URL=" + q.DLQ}
 }
 
-// Map has the queue's messages delivered to these functions, in batches of up to that many, until stop is called. They are one
-// function with as many execution environments, of which each takes one invocation at a time.
-func (s *Env) Map(q Queue, batch int, functions ...*Function) (stop func()) {
+// Map delivers the queue's messages to these functions, in batches of this size at most, until stop is called. The functions
+// stand for execution environments of one function: each takes one invocation at a time.
+func (e *Env) Map(q Queue, batch int, functions ...*Function) (stop func()) {
 	idle := make(chan *Function, len(functions))
 	for _, f := range functions {
 		idle <- f
 	}
-	return s.AWS.Map(q.URL, awstest.Mapping{
+	return e.AWS.Map(q.URL, awstest.Mapping{
 		BatchSize: batch, Concurrency: len(functions),
 		Invoke: func(ctx context.Context, payload []byte) ([]byte, error) {
 			f := <-idle

@@ -1,6 +1,5 @@
-// Command story shows the failure that this project exists for, on this machine and with real parts, and the same with the
-// project in place: Auto Scaling terminates an instance on which a pgbouncer runs, and its node vanishes. It prints what became of
-// the workers as a table, and draws it.
+// Command story shows, on this machine and with real parts, the failure that quiesce prevents, without and with quiesce. Auto
+// Scaling terminates an instance with a pgbouncer, and its node vanishes. It prints and draws what happens to the workers.
 package main
 
 import (
@@ -15,11 +14,11 @@ import (
 	"time"
 
 	"quiesce/test/env"
-	"quiesce/test/env/pooltest"
+	"quiesce/test/env/poolers"
 	"quiesce/test/story/picture"
 )
 
-// options are the command's own.
+// options are the flags of the command.
 type options struct {
 	bootstrap string
 	picture   string
@@ -38,49 +37,49 @@ func main() {
 	flag.DurationVar(&o.warmUp, "warm-up", 10*time.Second, "how long workers work before the instance is terminated")
 	flag.DurationVar(&o.observe, "observe", time.Minute, "how long to look after the node's death")
 	flag.Parse()
-	if err := run(ctx, o); err != nil {
+	if err := runAll(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "story:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, o options) (err error) {
+func runAll(ctx context.Context, o options) (err error) {
 	root, err := env.Root()
 	if err != nil {
 		return err
 	}
-	say("starting a control plane, an IAM authenticator and Auto Scaling on this machine")
+	logf("starting a control plane, an IAM authenticator and Auto Scaling on this machine")
 	s, err := env.Start(ctx, env.Options{Root: root, Bootstrap: o.bootstrap, Machines: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
-	ground := pooltest.NewGround(s)
-	var tales []*tale
+	pool := poolers.NewNodePool(s)
+	var runs []*run
 	for version := range strings.SplitSeq(o.versions, ",") {
 		for _, drained := range []bool{false, true} {
-			t, err := tell(ctx, ground, o, version, drained)
+			r, err := runOnce(ctx, pool, o, version, drained)
 			if err != nil {
-				return fmt.Errorf("pgbouncer %s, %s quiesce: %w", version, with(drained), err)
+				return fmt.Errorf("pgbouncer %s, %s quiesce: %w", version, withOrWithout(drained), err)
 			}
-			tales = append(tales, t)
+			runs = append(runs, r)
 		}
 	}
-	table(os.Stdout, tales)
-	return draw(o.picture, tales)
+	table(os.Stdout, runs)
+	return draw(o.picture, runs)
 }
 
-func with(drained bool) string {
+func withOrWithout(drained bool) string {
 	if drained {
 		return "with"
 	}
 	return "without"
 }
 
-func draw(path string, tales []*tale) error {
-	halves := make([]picture.Half, len(tales))
-	for i, t := range tales {
-		halves[i] = t.half()
+func draw(path string, runs []*run) error {
+	panels := make([]picture.Panel, len(runs))
+	for i, r := range runs {
+		panels[i] = r.panel()
 	}
 	file, err := os.Create(path)
 	if err != nil {
@@ -88,11 +87,11 @@ func draw(path string, tales []*tale) error {
 	}
 	defer file.Close()
 	const title = "An instance with a pgbouncer on it is terminated, and its node vanishes"
-	if err := picture.Draw(file, title, halves...); err != nil {
+	if err := picture.Draw(file, title, panels...); err != nil {
 		return fmt.Errorf("draw the picture: %w", err)
 	}
-	say("the picture: %s", path)
+	logf("the picture: %s", path)
 	return file.Close()
 }
 
-func say(format string, args ...any) { fmt.Printf("story: "+format+"\n", args...) }
+func logf(format string, args ...any) { fmt.Printf("story: "+format+"\n", args...) }

@@ -10,84 +10,84 @@ import (
 	"quiesce/test/story/picture"
 )
 
-// rows are what is counted, the same of each half.
+// rows are the lines of the table.
 var rows = []struct {
 	name  string
-	value func(*tale) string
+	value func(*run) string
 }{
-	{"workers", func(t *tale) string { return strconv.Itoa(len(t.books.Workers)) }},
-	{"node's life after Auto Scaling's decision", func(t *tale) string { return seconds(t.died.Sub(t.terminated)) }},
-	{"workers that hang, a minute after its death", func(t *tale) string { return strconv.Itoa(len(t.books.Hanging)) }},
-	{"  hanging for", (*tale).hangingFor},
-	{"  until their kernel first asks for the pooler", (*tale).kernelAsks},
-	{"  probes of workers that failed meanwhile", (*tale).failedProbes},
-	{"transactions committed", func(t *tale) string { return strconv.Itoa(t.books.Balance.Committed) }},
-	{"  cut in flight", func(t *tale) string { return strconv.Itoa(t.books.Balance.Aborted + t.books.Balance.InFlight) }},
-	{"  cut at COMMIT, outcome unknown to the worker", func(t *tale) string { return strconv.Itoa(t.books.Balance.Ambiguous) }},
-	{"  lost, or there twice", func(t *tale) string { return strconv.Itoa(t.books.Amiss()) }},
-	{"connections closed between transactions", func(t *tale) string { return strconv.Itoa(t.books.Closed()) }},
-	{"connects refused", func(t *tale) string { return strconv.Itoa(t.books.Refused()) }},
-	{"longest stall of a worker that does not hang", func(t *tale) string { return seconds(t.books.LongestStall()) }},
-	{"drain", (*tale).drainOutcome},
+	{"workers", func(r *run) string { return strconv.Itoa(len(r.results.Workers)) }},
+	{"time from termination to node loss", func(r *run) string { return seconds(r.died.Sub(r.terminated)) }},
+	{"workers that hang one minute later", func(r *run) string { return strconv.Itoa(len(r.results.Hanging)) }},
+	{"  hanging for", (*run).hangingFor},
+	{"  until TCP keepalive detects the dead peer", (*run).keepaliveText},
+	{"  failed probes of workers", (*run).failedProbes},
+	{"transactions committed", func(r *run) string { return strconv.Itoa(r.results.Comparison.Committed) }},
+	{"  aborted in flight", func(r *run) string { return strconv.Itoa(r.results.Comparison.Aborted + r.results.Comparison.InFlight) }},
+	{"  aborted at COMMIT, result unknown to the worker", func(r *run) string { return strconv.Itoa(r.results.Comparison.Ambiguous) }},
+	{"  lost or duplicated", func(r *run) string { return strconv.Itoa(r.results.Inconsistent()) }},
+	{"connections closed between transactions", func(r *run) string { return strconv.Itoa(r.results.Closed()) }},
+	{"refused connects", func(r *run) string { return strconv.Itoa(r.results.Refused()) }},
+	{"longest stall of a worker that does not hang", func(r *run) string { return seconds(r.results.LongestStall()) }},
+	{"drain", (*run).drainOutcome},
 }
 
-func table(w io.Writer, tales []*tale) {
+func table(w io.Writer, runs []*run) {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(out, "\n\t")
-	for _, t := range tales {
-		fmt.Fprintf(out, "%s, %s quiesce\t", t.version, with(t.drained))
+	for _, run := range runs {
+		fmt.Fprintf(out, "%s, %s quiesce\t", run.version, withOrWithout(run.drained))
 	}
-	for _, r := range rows {
-		fmt.Fprintf(out, "\n%-48s\t", r.name)
-		for _, t := range tales {
-			fmt.Fprintf(out, "%s\t", r.value(t))
+	for _, row := range rows {
+		fmt.Fprintf(out, "\n%-48s\t", row.name)
+		for _, run := range runs {
+			fmt.Fprintf(out, "%s\t", row.value(run))
 		}
 	}
 	fmt.Fprint(out, "\n\n")
 	out.Flush()
 }
 
-func (t *tale) hangingFor() string {
-	if len(t.books.Hanging) == 0 {
+func (r *run) hangingFor() string {
+	if len(r.results.Hanging) == 0 {
 		return "-"
 	}
-	return seconds(t.books.At.Sub(t.died)) + " so far"
+	return seconds(r.results.At.Sub(r.died)) + " so far"
 }
 
-func (t *tale) kernelAsks() string {
-	if t.patience == 0 {
+func (r *run) keepaliveText() string {
+	if r.keepalive == 0 {
 		return "-"
 	}
-	return t.patience.String()
+	return r.keepalive.String()
 }
 
-func (t *tale) failedProbes() string {
-	if t.green {
+func (r *run) failedProbes() string {
+	if r.probesPass {
 		return "0"
 	}
 	return "some"
 }
 
-// drainOutcome is what the function reported.
-func (t *tale) drainOutcome() string {
-	if !t.drained {
+// drainOutcome returns the reported result of the drain.
+func (r *run) drainOutcome() string {
+	if !r.drained {
 		return "none"
 	}
-	for _, p := range t.report.Pods {
+	for _, p := range r.report.Pods {
 		if p.Escort != nil {
-			return fmt.Sprintf("%s, %s", t.report.Status, p.Escort.Strategy)
+			return fmt.Sprintf("%s, %s", r.report.Status, p.Escort.Strategy)
 		}
 	}
-	return string(t.report.Status)
+	return string(r.report.Status)
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
 
-// half is the tale as the picture tells it.
-func (t *tale) half() picture.Half {
-	return picture.Half{
-		Title:    fmt.Sprintf("pgbouncer %s, %s quiesce", t.version, with(t.drained)),
-		Subtitle: fmt.Sprintf("%d of %d workers hang at the end; %d transactions cut", len(t.books.Hanging), len(t.books.Workers), t.books.Cut()),
-		Workers:  len(t.books.Workers), Samples: t.samples, Marks: t.marks,
+// panel returns the run as a panel of the picture.
+func (r *run) panel() picture.Panel {
+	return picture.Panel{
+		Title:    fmt.Sprintf("pgbouncer %s, %s quiesce", r.version, withOrWithout(r.drained)),
+		Subtitle: fmt.Sprintf("%d of %d workers hang at the end; %d transactions aborted", len(r.results.Hanging), len(r.results.Workers), r.results.Interrupted()),
+		Workers:  len(r.results.Workers), Samples: r.samples, Marks: r.marks,
 	}
 }

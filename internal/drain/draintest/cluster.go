@@ -1,5 +1,5 @@
-// Package draintest is an in-memory node for tests of drains: pods that take their time to stop, budgets, faults, and an
-// ordered log of effects. It runs under testing/synctest, where its delays cost nothing.
+// Package draintest is an in-memory node for tests of drains: pods that take time to stop, PDBs, errors, and an ordered log of effects. It
+// runs under testing/synctest, where its delays cost nothing.
 package draintest
 
 import (
@@ -18,31 +18,31 @@ import (
 type Cluster struct {
 	changed chan struct{}
 
-	mu      sync.Mutex
-	pods    map[string]drain.Pod
-	stops   map[string]time.Duration
-	budgets map[string]*Budget
-	learnt  bool // which pods they are over, by a refusal
-	lost    bool // the kubelet
-	faults  map[string][]error
-	log     []string
+	mu          sync.Mutex
+	pods        map[string]drain.Pod
+	stops       map[string]time.Duration
+	pdbs        map[string]*pdb
+	blocked     bool // a PDB refused an eviction; since then Pods names the PDBs
+	unreachable bool
+	errs        map[string][]error
+	log         []string
 }
 
 var _ drain.Cluster = (*Cluster)(nil)
 
-// Budget is a disruption budget over the pods that carry its name as the value of their label "budget".
-type Budget struct{ Allowed int }
+// pdb is a PodDisruptionBudget of the pods whose label "budget" is its name.
+type pdb struct{ allowed int }
 
-// New makes an empty node.
+// New returns an empty node.
 func New() *Cluster {
 	return &Cluster{
 		changed: make(chan struct{}, 1), pods: map[string]drain.Pod{}, stops: map[string]time.Duration{},
-		budgets: map[string]*Budget{}, faults: map[string][]error{},
+		pdbs: map[string]*pdb{}, errs: map[string][]error{},
 	}
 }
 
-// Add puts a pod on the node that takes stop to terminate, but no longer than the grace it is given. What it leaves out is filled
-// in: an evictable pod of a ReplicaSet; its grace, if it has none, is whatever it takes.
+// Add puts a pod on the node that takes stop to terminate, but no longer than the grace of its eviction. Missing fields make it an
+// evictable pod of a ReplicaSet. Without a grace period it has all the time it takes.
 func (c *Cluster) Add(p drain.Pod, stop time.Duration) *Cluster {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -60,23 +60,23 @@ func (c *Cluster) Add(p drain.Pod, stop time.Duration) *Cluster {
 	return c
 }
 
-// Allow sets how many disruptions the budget allows; a budget that was never set allows all.
-func (c *Cluster) Allow(budget string, n int) {
+// Allow sets how many disruptions the PDB allows. A PDB that was never set allows all.
+func (c *Cluster) Allow(name string, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.budgets[budget] = &Budget{Allowed: n}
+	c.pdbs[name] = &pdb{allowed: n}
 	c.announce()
 }
 
-// Lose makes the kubelet unreachable, or heard of again. Pods that are told to stop do so all the same.
-func (c *Cluster) Lose(lost bool) {
+// SetUnreachable makes the kubelet unreachable, or reachable again. Pods that are told to stop do so all the same.
+func (c *Cluster) SetUnreachable(unreachable bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lost = lost
+	c.unreachable = unreachable
 	c.announce()
 }
 
-// End has a terminating pod be kept by nothing but a finalizer from now on.
+// End ends the containers of a terminating pod: from now on only the finalizer keeps it.
 func (c *Cluster) End(pod, finalizer string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,24 +86,24 @@ func (c *Cluster) End(pod, finalizer string) {
 	c.announce()
 }
 
-// Fail makes the next evictions of the pod (namespace/name) end in these errors, one each; after the word delete and a space, its
-// deletions.
+// Fail makes the next evictions of the pod (namespace/name) return these errors, one each. With the prefix "delete ", it makes the
+// pod's deletions return them.
 func (c *Cluster) Fail(pod string, errs ...error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.faults[pod] = append(c.faults[pod], errs...)
+	c.errs[pod] = append(c.errs[pod], errs...)
 }
 
-// Remove takes the pod off the node at once.
+// Remove removes the pod from the node at once.
 func (c *Cluster) Remove(pod string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.pods, pod)
-	c.say("gone " + pod)
+	c.note("gone " + pod)
 	c.announce()
 }
 
-// Log is every effect so far, in order.
+// Log returns every effect so far, in order.
 func (c *Cluster) Log() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -116,7 +116,7 @@ func (c *Cluster) Pods() []drain.Pod {
 	defer c.mu.Unlock()
 	pods := slices.Collect(maps.Values(c.pods))
 	for i, p := range pods {
-		if name := p.Labels["budget"]; c.learnt && c.budgets[name] != nil {
+		if name := p.Labels["budget"]; c.blocked && c.pdbs[name] != nil {
 			pods[i].PDBs = []string{p.Namespace + "/" + name}
 		}
 	}
@@ -127,7 +127,7 @@ func (c *Cluster) Pods() []drain.Pod {
 func (c *Cluster) Unreachable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lost
+	return c.unreachable
 }
 
 // Changed implements drain.Cluster.
@@ -141,32 +141,32 @@ func (c *Cluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	name := ref.String()
-	if err := c.fault(name); err != nil {
+	if err := c.nextError(name); err != nil {
 		return err
 	}
 	pod, here := c.pods[name]
 	if !here || pod.UID != ref.UID || pod.Terminating() {
 		return nil
 	}
-	if budget := c.budgets[pod.Labels["budget"]]; budget != nil {
-		if budget.Allowed <= 0 {
-			c.learnt = true
-			c.say("block " + name)
+	if pdb := c.pdbs[pod.Labels["budget"]]; pdb != nil {
+		if pdb.allowed <= 0 {
+			c.blocked = true
+			c.note("block " + name)
 			return &drain.Blocked{PDBs: []string{pod.Namespace + "/" + pod.Labels["budget"]}, Reason: "no disruption allowed"}
 		}
 		if !o.DryRun {
-			budget.Allowed--
+			pdb.allowed--
 		}
 	}
 	if o.DryRun {
 		return nil
 	}
-	c.say("evict " + name)
+	c.note("evict " + name)
 	c.stop(name, pod, cmp.Or(o.Grace, pod.Grace))
 	return nil
 }
 
-// Delete implements drain.Cluster. A pod that is terminating already goes on as it does.
+// Delete implements drain.Cluster. It changes nothing about a pod that is already terminating.
 func (c *Cluster) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -174,23 +174,23 @@ func (c *Cluster) Delete(ctx context.Context, ref drain.Ref, grace time.Duration
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	name := ref.String()
-	if err := c.fault("delete " + name); err != nil {
+	if err := c.nextError("delete " + name); err != nil {
 		return err
 	}
 	if pod, here := c.pods[name]; here && pod.UID == ref.UID && !pod.Terminating() {
-		c.say(fmt.Sprintf("delete %s %s", name, grace))
+		c.note(fmt.Sprintf("delete %s %s", name, grace))
 		c.stop(name, pod, grace)
 	}
 	return nil
 }
 
-func (c *Cluster) fault(what string) error {
-	errs := c.faults[what]
+func (c *Cluster) nextError(request string) error {
+	errs := c.errs[request]
 	if len(errs) == 0 {
 		return nil
 	}
-	c.faults[what] = errs[1:]
-	c.say(fmt.Sprintf("fail %s: %v", what, errs[0]))
+	c.errs[request] = errs[1:]
+	c.note(fmt.Sprintf("fail %s: %v", request, errs[0]))
 	return errs[0]
 }
 
@@ -205,7 +205,7 @@ func (c *Cluster) stop(name string, pod drain.Pod, grace time.Duration) {
 	c.announce()
 }
 
-func (c *Cluster) say(line string) { c.log = append(c.log, line) }
+func (c *Cluster) note(line string) { c.log = append(c.log, line) }
 
 func (c *Cluster) announce() {
 	select {

@@ -1,3 +1,3 @@
-// Package pooler holds what must be true of pgbouncers on nodes that go: real ones of both generations, on real nodes, before a
-// real PostgreSQL and under workers that never rest. Each test is a trial of its own.
+// Package pooler tests the drain of nodes with pgbouncers: real ones of both generations on real nodes, in front of a real
+// PostgreSQL, with workers that never pause. Each test has a fixture of its own.
 package pooler

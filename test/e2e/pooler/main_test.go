@@ -11,32 +11,32 @@ import (
 	"testing"
 
 	"quiesce/test/env"
-	"quiesce/test/env/pooltest"
+	"quiesce/test/env/poolers"
 	"quiesce/test/parts/lab"
 )
 
 var (
-	// shared is the ground of all trials, or why there is none.
-	shared    *pooltest.Ground
+	// shared is the node pool of all tests, or the error that prevented it.
+	shared    *poolers.NodePool
 	sharedErr error
 
-	trials atomic.Int32 // so far
-	// room is for the trials that may go on at once, in crews of five busy workers. Most of what a trial takes is waiting.
-	room = make(chan struct{}, 6)
-	// entering is held by who takes room: two that have half of what they need would wait for ever.
-	entering sync.Mutex
+	testCount atomic.Int32 // so far, for names
+	// workerSlots limits how many groups of five busy workers run at once. A test mostly waits.
+	workerSlots = make(chan struct{}, 6)
+	// slotsMutex lets one test at a time take its slots: two tests with half of their slots would wait forever.
+	slotsMutex sync.Mutex
 )
 
-// enter waits for room for the crews, and leaves it when the test ends.
-func enter(t *testing.T, crews int) {
-	entering.Lock()
-	defer entering.Unlock()
-	for range crews {
-		room <- struct{}{}
+// acquireSlots waits for this many slots and frees them when the test ends.
+func acquireSlots(t *testing.T, n int) {
+	slotsMutex.Lock()
+	defer slotsMutex.Unlock()
+	for range n {
+		workerSlots <- struct{}{}
 	}
 	t.Cleanup(func() {
-		for range crews {
-			<-room
+		for range n {
+			<-workerSlots
 		}
 	})
 }
@@ -44,8 +44,8 @@ func enter(t *testing.T, crews int) {
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' guardians clean up behind it
-	shared, sharedErr = raise(ctx)
+	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' reapers clean up afterwards
+	shared, sharedErr = startEnv(ctx)
 	code := m.Run()
 	if shared != nil {
 		if err := shared.Stop(); err != nil {
@@ -56,8 +56,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// raise brings the stage up where it can be.
-func raise(ctx context.Context) (*pooltest.Ground, error) {
+// startEnv starts the environment where it can run.
+func startEnv(ctx context.Context) (*poolers.NodePool, error) {
 	if err := lab.MissingForMachines(); err != nil {
 		return nil, err
 	}
@@ -69,5 +69,5 @@ func raise(ctx context.Context) (*pooltest.Ground, error) {
 	if err != nil {
 		return nil, err
 	}
-	return pooltest.NewGround(s), nil
+	return poolers.NewNodePool(s), nil
 }

@@ -1,5 +1,5 @@
-// Package database sets up, on a lab's machines, what the project is about: PostgreSQL, pgbouncers behind a Service, and workers
-// that run transactions through them for ever. What the workers believe can be held against what the database has.
+// Package database deploys PostgreSQL, pgbouncers behind a Service, and workers that run transactions through them, on a lab's
+// real nodes. It compares the transactions that the workers recorded with those that the database has.
 package database
 
 import (
@@ -29,39 +29,39 @@ var manifests embed.FS
 var templates = template.Must(template.ParseFS(manifests, "manifests/*.yaml"))
 
 const (
-	// AdminUser and AdminPassword open the poolers' console. The Secret pgbouncer-admin has them too.
+	// AdminUser and AdminPassword log in to the poolers' console. The Secret pgbouncer-admin has them too.
 	AdminUser     = "admin"
 	AdminPassword = "lab-console-password"
-	// Port is the poolers'.
+	// Port is the port of the poolers.
 	Port = 6432
 
-	poll = 50 * time.Millisecond // between looks at what takes seconds to come up
-	// DefaultPoolers is how many there are, each on a node of its own.
+	pollInterval = 50 * time.Millisecond // between checks of pods that take seconds to start
+	// DefaultPoolers is the default number of poolers, each on a node of its own.
 	DefaultPoolers = 2
-	// cannotConnectNow is PostgreSQL's answer while it starts (https://www.postgresql.org/docs/15/errcodes-appendix.html).
+	// cannotConnectNow is PostgreSQL's error code while it starts (https://www.postgresql.org/docs/15/errcodes-appendix.html).
 	cannotConnectNow = "57P03"
-	// defaultGrace is a pooler's grace period as Kubernetes sets it where nobody else does.
+	// defaultGrace is the grace period that Kubernetes sets by default, in seconds.
 	defaultGrace = 30
 )
 
-// Recommended are the preStop hooks that README recommends, by version of pgbouncer.
+// Recommended are the recommended preStop hooks, by version of pgbouncer.
 var Recommended = map[string]string{"1.18": "sleep 15", "1.24": "sleep 5"}
 
-// Options says what the poolers should be like.
+// Options configures the poolers.
 type Options struct {
-	Namespace string // is made
-	Base      string // the label `group` of the nodes of database and workers, which stay
-	Group     string // the same of the nodes of the poolers
+	Namespace string // will be created
+	Base      string // label `group` of the nodes of PostgreSQL and the workers, which are never terminated
+	Group     string // label `group` of the nodes of the poolers
 	Version   string // of pgbouncer: 1.18 or 1.24
 
 	Poolers        int    // default DefaultPoolers, each on a node of its own
-	Daemon         bool   // of a DaemonSet: one on each node of their group, of which there are as many
-	Together       bool   // on one node, if they can
+	Daemon         bool   // run as a DaemonSet: one pooler on each node of Group
+	Together       bool   // on one node if possible
 	PoolMode       string // default transaction
 	AuthType       string // default scram-sha-256
 	Grace          int    // seconds; default 30
 	PreStop        string // a shell command; default none
-	MaxUnavailable string // of their budget; default 1
+	MaxUnavailable string // of their PDB; default 1
 }
 
 func (o Options) withDefaults() Options {
@@ -86,13 +86,13 @@ func (o Options) withDefaults() Options {
 // Database is a running database with its poolers and workers.
 type Database struct {
 	Options
-	lab     *lab.Lab
-	address string       // PostgreSQL's own
-	workers atomic.Int32 // hired so far
-	files   atomic.Int32 // written so far
+	lab           *lab.Lab
+	address       string       // of PostgreSQL
+	workerCount   atomic.Int32 // started so far
+	manifestCount atomic.Int32 // written so far
 }
 
-// Deploy sets a database and its poolers up, all ready on return.
+// Deploy deploys a database and its poolers and waits until all are ready.
 func Deploy(ctx context.Context, l *lab.Lab, o Options) (*Database, error) {
 	d := &Database{Options: o.withDefaults(), lab: l}
 	if err := d.deployPostgres(ctx); err != nil {
@@ -108,17 +108,17 @@ func (d *Database) deployPostgres(ctx context.Context) error {
 	if err := d.apply(ctx, "database.yaml", d.Options); err != nil {
 		return err
 	}
-	pods, err := d.ready(ctx, labels.Set{"app": "postgres"}, 1)
+	pods, err := d.awaitReady(ctx, labels.Set{"app": "postgres"}, 1)
 	if err != nil {
 		return err
 	}
 	d.address = pods[0].Status.PodIP
-	// No constraint keeps a transaction from being there twice: that is to be seen.
-	return d.tried(ctx, "CREATE TABLE commits (worker int NOT NULL, n bigint NOT NULL)")
+	// No constraint forbids two rows of one transaction: the comparison must be able to see them.
+	return d.execWhenReady(ctx, "CREATE TABLE commits (worker int NOT NULL, n bigint NOT NULL)")
 }
 
-// tried runs SQL as soon as PostgreSQL takes any: it listens before it does.
-func (d *Database) tried(ctx context.Context, sql string) error {
+// execWhenReady runs SQL as soon as PostgreSQL accepts it. PostgreSQL listens earlier than that.
+func (d *Database) execWhenReady(ctx context.Context, sql string) error {
 	for {
 		_, err := d.query(ctx, sql)
 		if refused, ok := errors.AsType[*pgconn.PgError](err); !ok || refused.Code != cannotConnectNow {
@@ -127,7 +127,7 @@ func (d *Database) tried(ctx context.Context, sql string) error {
 		select {
 		case <-ctx.Done():
 			return errors.Join(err, context.Cause(ctx))
-		case <-time.After(poll):
+		case <-time.After(pollInterval):
 		}
 	}
 }
@@ -144,11 +144,11 @@ func (d *Database) deployPoolers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = d.ready(ctx, PoolerLabels, d.Options.Poolers)
+	_, err = d.awaitReady(ctx, PoolerLabels, d.Options.Poolers)
 	return err
 }
 
-// PoolerLabels are those of the poolers' pods.
+// PoolerLabels are the labels of the poolers' pods.
 var PoolerLabels = labels.Set{"app.kubernetes.io/name": "pgbouncer"}
 
 func (d *Database) apply(ctx context.Context, name string, values any) error {
@@ -156,16 +156,16 @@ func (d *Database) apply(ctx context.Context, name string, values any) error {
 	if err := templates.ExecuteTemplate(&manifest, name, values); err != nil {
 		return err
 	}
-	path := d.lab.Path(fmt.Sprintf("%s-%d-%s", d.Namespace, d.files.Add(1), name))
+	path := d.lab.Path(fmt.Sprintf("%s-%d-%s", d.Namespace, d.manifestCount.Add(1), name))
 	if err := os.WriteFile(path, manifest.Bytes(), 0o600); err != nil {
 		return err
 	}
 	return d.lab.Apply(ctx, path)
 }
 
-// ready waits until n pods with these labels, and no fewer, are ready.
-func (d *Database) ready(ctx context.Context, of labels.Set, n int) (pods []corev1.Pod, err error) {
-	tick := time.NewTicker(poll)
+// awaitReady waits until exactly n pods with these labels are ready.
+func (d *Database) awaitReady(ctx context.Context, of labels.Set, n int) (pods []corev1.Pod, err error) {
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
 		if pods, err = d.pods(ctx, of); err == nil && len(readyOf(pods)) == n {
@@ -180,13 +180,13 @@ func (d *Database) ready(ctx context.Context, of labels.Set, n int) (pods []core
 	}
 }
 
-// Remove has everything taken away, without the graces that pods would get from others.
+// Remove deletes the namespace, with grace periods of one second.
 func (d *Database) Remove(ctx context.Context) error {
 	core := d.lab.Client().CoreV1()
 	if err := core.Namespaces().Delete(ctx, d.Namespace, metav1.DeleteOptions{}); err != nil {
 		return fmt.Errorf("remove the database: %w", err)
 	}
-	// The namespace's own controller would give each pod its whole grace. From now on none can be made.
+	// The namespace controller would give each pod its whole grace period. No new pod can be created from now on.
 	soon := int64(1)
 	err := core.Pods(d.Namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &soon}, metav1.ListOptions{})
 	if err != nil {
@@ -195,7 +195,7 @@ func (d *Database) Remove(ctx context.Context) error {
 	return nil
 }
 
-// PoolerPods are the poolers' pods, whatever their state.
+// PoolerPods returns the poolers' pods, in any state.
 func (d *Database) PoolerPods(ctx context.Context) ([]corev1.Pod, error) {
 	return d.pods(ctx, PoolerLabels)
 }
@@ -217,7 +217,7 @@ func readyOf(pods []corev1.Pod) (ready []corev1.Pod) {
 	return ready
 }
 
-// Describe says how pods are, and what keeps them from being ready, as far as their kubelets say it.
+// Describe returns the pods' states and, as far as their kubelets report it, why they are not ready.
 func Describe(pods []corev1.Pod) string {
 	var text strings.Builder
 	for _, p := range pods {
@@ -228,14 +228,14 @@ func Describe(pods []corev1.Pod) string {
 			}
 		}
 		for _, c := range p.Status.ContainerStatuses {
-			fmt.Fprintf(&text, ", restarted %d times, %s, before that %s", c.RestartCount, state(c.State), state(c.LastTerminationState))
+			fmt.Fprintf(&text, ", restarted %d times, %s, before that %s", c.RestartCount, describeState(c.State), describeState(c.LastTerminationState))
 		}
 		text.WriteString("; ")
 	}
 	return strings.TrimSuffix(text.String(), "; ")
 }
 
-func state(s corev1.ContainerState) string {
+func describeState(s corev1.ContainerState) string {
 	switch {
 	case s.Waiting != nil:
 		return fmt.Sprintf("waiting: %s %s", s.Waiting.Reason, s.Waiting.Message)
@@ -247,7 +247,7 @@ func state(s corev1.ContainerState) string {
 	return "nothing"
 }
 
-// IsReady tells what Kubernetes thinks of a pod.
+// IsReady reports whether a pod has the condition Ready.
 func IsReady(p corev1.Pod) bool {
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodReady {
@@ -257,7 +257,7 @@ func IsReady(p corev1.Pod) bool {
 	return false
 }
 
-// Rows are the transactions that the database has, of each worker.
+// Rows returns the committed transactions of each worker.
 func (d *Database) Rows(ctx context.Context) (map[int][]int64, error) {
 	rows, err := d.query(ctx, "SELECT worker, n FROM commits")
 	if err != nil {
@@ -278,7 +278,7 @@ func (d *Database) Rows(ctx context.Context) (map[int][]int64, error) {
 	return committed, nil
 }
 
-// query asks PostgreSQL itself, not through a pooler.
+// query runs SQL in PostgreSQL directly, not through a pooler.
 func (d *Database) query(ctx context.Context, sql string) ([][][]byte, error) {
 	connection, err := pgconn.Connect(ctx, fmt.Sprintf("postgres://postgres@%s:5432/postgres?sslmode=disable", d.address))
 	if err != nil {

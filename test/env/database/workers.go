@@ -10,72 +10,71 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
-	"quiesce/test/env/worker/ledger"
+	"quiesce/test/env/worker/journal"
 )
 
-// Crew is a pod of workers.
-type Crew struct {
+// WorkerGroup is a pod of workers.
+type WorkerGroup struct {
 	Pod string
 	url string
 	db  *Database
 }
 
-// Hire starts a pod with n workers and waits until it is ready. flags are the worker program's.
-func (d *Database) Hire(ctx context.Context, n int, flags ...string) (*Crew, error) {
-	first := int(d.workers.Add(int32(n))) - n + 1
+// StartWorkers starts a pod with n workers and waits until it is ready. flags are flags of the worker program.
+func (d *Database) StartWorkers(ctx context.Context, n int, flags ...string) (*WorkerGroup, error) {
+	first := int(d.workerCount.Add(int32(n))) - n + 1
 	err := d.apply(ctx, "workers.yaml", struct {
 		Options
 		First, Count int
 		Flags        []string
 	}{d.Options, first, n, flags})
 	if err != nil {
-		return nil, fmt.Errorf("hire workers: %w", err)
+		return nil, fmt.Errorf("start workers: %w", err)
 	}
-	pods, err := d.ready(ctx, labels.Set{"app": "worker-" + strconv.Itoa(first)}, 1)
+	pods, err := d.awaitReady(ctx, labels.Set{"app": "worker-" + strconv.Itoa(first)}, 1)
 	if err != nil {
-		return nil, fmt.Errorf("hire workers: %w", err)
+		return nil, fmt.Errorf("start workers: %w", err)
 	}
-	return &Crew{Pod: pods[0].Name, url: "http://" + pods[0].Status.PodIP + ":8080", db: d}, nil
+	return &WorkerGroup{Pod: pods[0].Name, url: "http://" + pods[0].Status.PodIP + ":8080", db: d}, nil
 }
 
-// Snapshot asks the workers what they do and what they believe they did.
-func (c *Crew) Snapshot(ctx context.Context) (s ledger.Snapshot, err error) {
+// Snapshot returns the workers' states and journals.
+func (c *WorkerGroup) Snapshot(ctx context.Context) (s journal.Snapshot, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+"/workers", nil)
 	if err != nil {
 		return s, err
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return s, fmt.Errorf("ask the workers: %w", err)
+		return s, fmt.Errorf("read the workers: %w", err)
 	}
 	defer response.Body.Close()
 	if err := json.NewDecoder(response.Body).Decode(&s); err != nil {
-		return s, fmt.Errorf("read what the workers say: %w", err)
+		return s, fmt.Errorf("decode the answer of the workers: %w", err)
 	}
 	return s, nil
 }
 
-// Dismiss tells the workers to end their transactions and begin no other. Workers that hang stay where they are.
-func (c *Crew) Dismiss(ctx context.Context) error { return c.tell(ctx, "stop") }
+// Stop makes the workers finish their transactions and start no others. Hanging workers keep hanging.
+func (c *WorkerGroup) Stop(ctx context.Context) error { return c.post(ctx, "stop") }
 
-// Forget tells the workers to forget their stalls so far.
-func (c *Crew) Forget(ctx context.Context) error { return c.tell(ctx, "forget") }
+// ResetStalls makes the workers forget their stalls so far.
+func (c *WorkerGroup) ResetStalls(ctx context.Context) error { return c.post(ctx, "forget") }
 
-func (c *Crew) tell(ctx context.Context, what string) error {
+func (c *WorkerGroup) post(ctx context.Context, what string) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+"/"+what, nil)
 	if err != nil {
 		return err
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return fmt.Errorf("tell the workers to %s: %w", what, err)
+		return fmt.Errorf("send %s to the workers: %w", what, err)
 	}
 	return response.Body.Close()
 }
 
-// WorkersAreGreen tells whether every probe of the workers is: each of their pods is Ready, and no container of theirs was ever
-// restarted.
-func (d *Database) WorkersAreGreen(ctx context.Context) (bool, error) {
+// WorkersPassProbes reports whether all pods of workers are Ready and none of their containers was ever restarted.
+func (d *Database) WorkersPassProbes(ctx context.Context) (bool, error) {
 	pods, err := d.pods(ctx, labels.Set{"role": "worker"})
 	if err != nil {
 		return false, err

@@ -9,14 +9,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// dialer dials as libpq does by default: it waits for as long as the kernel tries, and leaves the times of keepalive to the
-// kernel (two hours and eleven minutes on Linux), where Go's default would find a dead peer in two and a half minutes.
+// dialer dials as libpq does by default. It waits as long as the kernel tries, and it leaves keepalive times to the kernel (two
+// hours and eleven minutes on Linux). Go's default would find a dead peer in two and a half minutes.
 var dialer = net.Dialer{
 	KeepAlive:       -1,
 	KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: -1, Interval: -1, Count: -1},
 }
 
-// connection is a worker's connection. Nothing on it has a time limit: what workers wait for without end is the story.
+// connection is a worker's connection. It has no time limits: that workers wait forever is what the tests must show.
 type connection struct {
 	pg     *pgconn.PgConn
 	retire time.Time // zero: never
@@ -35,12 +35,12 @@ func settings(url string) (*pgconn.Config, error) {
 func connect(config *pgconn.Config) (*connection, error) {
 	pg, err := pgconn.ConnectConfig(context.Background(), config)
 	if err != nil {
-		return nil, err // pgconn says what it connected to
+		return nil, err // pgconn names the address
 	}
 	return &connection{pg: pg}, nil
 }
 
-// exec sends one statement in the simple protocol, as a pooler that pools transactions wants it.
+// exec sends one statement in the simple protocol, as transaction pooling requires.
 func (c *connection) exec(sql string) error {
 	if _, err := c.pg.Exec(context.Background(), sql).ReadAll(); err != nil {
 		return fmt.Errorf("%s: %w", sql, err)
@@ -48,16 +48,16 @@ func (c *connection) exec(sql string) error {
 	return nil
 }
 
-func (c *connection) old() bool {
+func (c *connection) isExpired() bool {
 	return !c.retire.IsZero() && time.Now().After(c.retire)
 }
 
-// leave says goodbye, and waits for no answer to it.
-func (c *connection) leave() {
-	_ = c.pg.Close(context.Background()) // what is closed cannot fail any more
+// close sends Terminate and does not wait for an answer.
+func (c *connection) close() {
+	_ = c.pg.Close(context.Background()) // an error changes nothing: the connection is no longer used
 }
 
-// drop closes the socket and says nothing: the other side is broken or gone, and a goodbye to it might block.
+// drop closes the socket without Terminate: the peer is broken or gone, and a write might block.
 func (c *connection) drop() {
 	_ = c.pg.Conn().Close()
 }

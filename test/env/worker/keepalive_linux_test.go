@@ -14,7 +14,7 @@ import (
 // tcpUserTimeout is TCP_USER_TIMEOUT, which package syscall does not name.
 const tcpUserTimeout = 18
 
-func TestADeadPeerIsFoundOnlyWhenTheKernelLooks(t *testing.T) {
+func TestKeepalive_Defaults_FromKernel(t *testing.T) {
 	options := socketOptions(t)
 	require.Equal(t, 1, options(syscall.SOL_SOCKET, syscall.SO_KEEPALIVE))
 	require.Equal(t, kernel(t, "tcp_keepalive_time"), options(syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE))
@@ -23,7 +23,7 @@ func TestADeadPeerIsFoundOnlyWhenTheKernelLooks(t *testing.T) {
 	require.Zero(t, options(syscall.IPPROTO_TCP, tcpUserTimeout))
 }
 
-// socketOptions connects as a worker does.
+// socketOptions connects as a worker does, and returns a reader of its socket options.
 func socketOptions(t *testing.T) func(level, option int) int {
 	config, err := settings(serve(t, always).url)
 	require.NoError(t, err)

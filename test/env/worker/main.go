@@ -1,7 +1,8 @@
-// Command worker plays the async workers of a job process: each owns one connection to PostgreSQL through a pooler, runs
-// transactions for ever, has default settings and no timeouts, and writes down what became of every transaction.
+// Command worker simulates the async workers of a job process. Each owns one connection to PostgreSQL through a pooler, runs
+// transactions forever with default settings and no timeouts, and records the result of every transaction.
 //
-// GET /healthz is always green, GET /workers answers with the ledgers, POST /stop ends the work and keeps the ledgers.
+// GET /healthz always passes, GET /workers returns the journals, POST /forget resets the stalls, POST /stop stops the workers and
+// keeps the journals.
 package main
 
 import (
@@ -18,15 +19,15 @@ import (
 )
 
 const (
-	// farewell is what SIGTERM leaves to the present transactions: many of the usual ones, and well within a pod's grace
-	// even where workers hang.
-	farewell = 2 * time.Second
-	// headerTimeout bounds a request's header: a prober or a reader on the same network needs milliseconds.
+	// shutdownTimeout is how long transactions may continue after SIGTERM: long enough for many usual ones, and well within a
+	// pod's grace period if workers hang.
+	shutdownTimeout = 2 * time.Second
+	// headerTimeout bounds a request's header: a client on the same network needs milliseconds.
 	headerTimeout = 5 * time.Second
 )
 
 type options struct {
-	habits
+	behavior
 	url       string
 	workers   int
 	first     int
@@ -59,7 +60,7 @@ func run(ctx context.Context, args []string) error {
 	c := start(config, o)
 	server := &http.Server{Handler: c.handler(), ReadHeaderTimeout: headerTimeout}
 	context.AfterFunc(ctx, func() {
-		c.finish(farewell)
+		c.finish(shutdownTimeout)
 		_ = server.Close() // ends Serve below
 	})
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -89,12 +90,12 @@ func parse(args []string) (options, error) {
 	return o, nil
 }
 
-// worker is the i-th of the process.
+// worker returns the i-th worker of the process.
 func (o options) worker(i int) *worker {
-	habits := o.habits
+	habits := o.behavior
 	if i == 0 && o.straggler > 0 {
 		habits.hold, habits.think = o.straggler, o.straggler
 	}
 	number := o.first + i
-	return &worker{habits: habits, book: newBook(number, habits), number: number}
+	return &worker{behavior: habits, recorder: newRecorder(number, habits), number: number}
 }

@@ -10,32 +10,32 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/env/worker/ledger"
+	"quiesce/test/env/worker/journal"
 )
 
-// server speaks as much of PostgreSQL's protocol as a worker needs, and keeps the rows that were committed.
+// server speaks enough of PostgreSQL's protocol for a worker, and keeps the committed rows.
 type server struct {
 	url string
-	// answer says what to do with a statement, the count-th of its first word.
-	answer func(verb string, count int) act
+	// answer returns what to do with a statement, the count-th with this first word.
+	answer func(verb string, count int) response
 
-	mu       sync.Mutex
-	asked    map[string]int
-	rows     map[int][]int64
-	logins   int
-	goodbyes int // connections that said goodbye
+	mu           sync.Mutex
+	asked        map[string]int
+	rows         map[int][]int64
+	logins       int
+	terminations int // connections that sent Terminate
 }
 
-type act int
+type response int
 
 const (
-	reply        act = iota
-	hangUp           // instead of doing it
-	doThenHangUp     // so that nobody knows it was done
-	sayNothing
+	reply        response = iota
+	hangUp                // without executing the statement
+	doThenHangUp          // after executing it, so that the client does not know
+	noAnswer
 )
 
-func serve(t *testing.T, answer func(verb string, count int) act) *server {
+func serve(t *testing.T, answer func(verb string, count int) response) *server {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = listener.Close() })
@@ -49,14 +49,14 @@ func serve(t *testing.T, answer func(verb string, count int) act) *server {
 			if err != nil {
 				return
 			}
-			go s.talk(conn)
+			go s.serveConn(conn)
 		}
 	}()
 	return s
 }
 
-// talk serves one connection until it ends.
-func (s *server) talk(conn net.Conn) {
+// serveConn serves one connection until it ends.
+func (s *server) serveConn(conn net.Conn) {
 	defer conn.Close()
 	backend := pgproto3.NewBackend(conn, conn)
 	if _, err := backend.ReceiveStartupMessage(); err != nil {
@@ -73,10 +73,10 @@ func (s *server) talk(conn net.Conn) {
 		}
 		query, ok := message.(*pgproto3.Query)
 		if !ok {
-			s.count(&s.goodbyes)
+			s.count(&s.terminations)
 			return
 		}
-		switch s.do(query.String, &row) {
+		switch s.execute(query.String, &row) {
 		case hangUp, doThenHangUp:
 			return
 		case reply:
@@ -92,19 +92,19 @@ func (s *server) count(what *int) {
 	*what++
 }
 
-// row is what a transaction under way inserts.
+// row is what the present transaction inserts.
 type row struct {
 	worker int
 	n      int64
 }
 
-func (s *server) do(sql string, row *row) act {
+func (s *server) execute(sql string, row *row) response {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	verb, _, _ := strings.Cut(sql, " ")
 	s.asked[verb]++
 	act := s.answer(verb, s.asked[verb])
-	if act == hangUp || act == sayNothing {
+	if act == hangUp || act == noAnswer {
 		return act
 	}
 	switch verb {
@@ -116,9 +116,9 @@ func (s *server) do(sql string, row *row) act {
 	return act
 }
 
-// settle holds the workers against the rows.
-func (s *server) settle(workers []ledger.Worker) ledger.Balance {
+// compare compares the workers with the rows.
+func (s *server) compare(workers []journal.Worker) journal.Comparison {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return ledger.Settle(workers, s.rows)
+	return journal.Compare(workers, s.rows)
 }

@@ -8,37 +8,37 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"quiesce/test/env/worker/ledger"
+	"quiesce/test/env/worker/journal"
 )
 
 const (
-	// connectPause lies between a connection that failed and the next: short, so that no stall is longer than its cause;
-	// not zero, so that a refused connection does not make a busy loop.
+	// connectPause is the time between a failed connection and the next: short, so that no stall is much longer than its cause,
+	// and not zero, so that refused connections make no busy loop.
 	connectPause = 100 * time.Millisecond
-	// recycleJitter is the part of a connection's age that is left to chance: enough that connections made at once do not
-	// leave at once, little enough that they are all gone soon after the first.
+	// recycleJitter is the random part of a connection's age: large enough that connections made at once do not close at once,
+	// small enough that all close soon after the first.
 	recycleJitter = 0.25
 )
 
-// worker does one job after another on a connection of its own.
+// worker runs one transaction after another on its own connection.
 type worker struct {
-	habits
-	book   *book
-	number int
-	config *pgconn.Config
+	behavior
+	recorder *recorder
+	number   int
+	config   *pgconn.Config
 }
 
-// habits are how workers work.
-type habits struct {
+// behavior is how a worker works.
+type behavior struct {
 	hold     time.Duration // how long a transaction lasts
 	think    time.Duration // between transactions
-	recycle  time.Duration // a connection's age; zero: as old as it gets
+	recycle  time.Duration // a connection's maximum age; 0: none
 	validate bool
 }
 
-// run works until ctx ends, and then finishes the transaction that it is in.
+// run works until ctx ends, then finishes the present transaction.
 func (w *worker) run(ctx context.Context) {
-	defer w.book.enter(ledger.Stopped)
+	defer w.recorder.enter(journal.Stopped)
 	for ctx.Err() == nil {
 		c, err := w.connect()
 		if err != nil {
@@ -50,64 +50,64 @@ func (w *worker) run(ctx context.Context) {
 }
 
 func (w *worker) connect() (*connection, error) {
-	w.book.enter(ledger.Connecting)
+	w.recorder.enter(journal.Connecting)
 	c, err := connect(w.config)
 	if err != nil {
-		w.book.unconnected(err)
+		w.recorder.connectFailed(err)
 		return nil, err
 	}
-	w.book.connected()
+	w.recorder.connected()
 	if w.recycle > 0 {
 		c.retire = time.Now().Add(time.Duration(float64(w.recycle) * (1 - recycleJitter*rand.Float64())))
 	}
 	return c, nil
 }
 
-// serve works on one connection until it breaks or is old enough, or ctx ends.
+// serve works on one connection until the connection breaks or expires, or ctx ends.
 func (w *worker) serve(ctx context.Context, c *connection) {
-	for ctx.Err() == nil && !c.old() {
+	for ctx.Err() == nil && !c.isExpired() {
 		if !w.round(c) {
 			c.drop()
 			return
 		}
-		w.book.enter(ledger.Thinking)
+		w.recorder.enter(journal.Thinking)
 		pause(ctx, w.think)
 	}
-	c.leave()
+	c.close()
 }
 
-// round does one transaction. It reports whether the connection is still good.
+// round runs one transaction. It reports whether the connection is still good.
 func (w *worker) round(c *connection) bool {
-	w.book.enter(ledger.Beginning)
+	w.recorder.enter(journal.Beginning)
 	if w.validate {
 		if err := c.exec("SELECT 1"); err != nil {
-			w.book.invalid(err)
+			w.recorder.validationFailed(err)
 			return false
 		}
 	}
-	for _, s := range w.statements(w.book.next()) {
-		w.book.enter(s.state)
+	for _, s := range w.statements(w.recorder.begin()) {
+		w.recorder.enter(s.state)
 		if err := c.exec(s.sql); err != nil {
-			w.book.fail(err)
+			w.recorder.fail(err)
 			return false
 		}
 	}
-	w.book.commit()
+	w.recorder.commit()
 	return true
 }
 
 type statement struct {
-	state ledger.State
+	state journal.State
 	sql   string
 }
 
-// statements are a transaction, each a round trip of its own.
+// statements returns a transaction, one statement per round trip.
 func (w *worker) statements(n int64) []statement {
 	return []statement{
-		{ledger.Beginning, "BEGIN"},
-		{ledger.Working, fmt.Sprintf("INSERT INTO commits(worker, n) VALUES (%d, %d)", w.number, n)},
-		{ledger.Working, fmt.Sprintf("SELECT pg_sleep(%g)", w.hold.Seconds())},
-		{ledger.Committing, "COMMIT"},
+		{journal.Beginning, "BEGIN"},
+		{journal.Working, fmt.Sprintf("INSERT INTO commits(worker, n) VALUES (%d, %d)", w.number, n)},
+		{journal.Working, fmt.Sprintf("SELECT pg_sleep(%g)", w.hold.Seconds())},
+		{journal.Committing, "COMMIT"},
 	}
 }
 

@@ -9,17 +9,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"quiesce/test/env/worker/ledger"
+	"quiesce/test/env/worker/journal"
 )
 
 const (
-	// patience bounds what takes milliseconds on a machine that is not busy.
-	patience = 20 * time.Second
-	// glance is how often a test looks: seldom enough to let workers work.
-	glance = 5 * time.Millisecond
+	// waitTimeout bounds what takes milliseconds on an idle machine.
+	waitTimeout = 20 * time.Second
+	// pollInterval is the time between checks: long enough to let workers work.
+	pollInterval = 5 * time.Millisecond
 	// quick is a hold and think time that lets a test see many transactions.
 	quick = time.Millisecond
-	// aWhile shows that something does not happen: long for a worker, short for a test.
+	// aWhile is how long a test waits to show that something does not happen: long for a worker, short for a test.
 	aWhile = 100 * time.Millisecond
 )
 
@@ -29,7 +29,7 @@ func TestAFailureAtBeginIsSkipped(t *testing.T) {
 	require.Equal(t, 1, w.BeginErrors)
 	require.Equal(t, 2, w.Connects)
 	require.Contains(t, w.LastError, "BEGIN")
-	require.Equal(t, ledger.Balance{Committed: w.Committed}, balance)
+	require.Equal(t, journal.Comparison{Committed: w.Committed}, balance)
 }
 
 func TestAFailureInATransactionIsAborted(t *testing.T) {
@@ -37,7 +37,7 @@ func TestAFailureInATransactionIsAborted(t *testing.T) {
 		t.Run(verb, func(t *testing.T) {
 			w, balance := work(t, failing(verb, doThenHangUp))
 			require.Equal(t, []int64{2}, w.Aborted)
-			require.Equal(t, ledger.Balance{Committed: w.Committed, Aborted: 1}, balance)
+			require.Equal(t, journal.Comparison{Committed: w.Committed, Aborted: 1}, balance)
 		})
 	}
 }
@@ -45,17 +45,17 @@ func TestAFailureInATransactionIsAborted(t *testing.T) {
 func TestAFailureAtCommitIsAmbiguous(t *testing.T) {
 	w, balance := work(t, failing("COMMIT", hangUp))
 	require.Equal(t, []int64{2}, w.Ambiguous)
-	require.Equal(t, ledger.Balance{Committed: w.Committed, Ambiguous: 1}, balance)
+	require.Equal(t, journal.Comparison{Committed: w.Committed, Ambiguous: 1}, balance)
 }
 
-func TestACommitWhoseAnswerIsLostIsAmbiguousAndCommitted(t *testing.T) {
+func TestCommit_AnswerLost_AmbiguousAndCommitted(t *testing.T) {
 	w, balance := work(t, failing("COMMIT", doThenHangUp))
-	require.Equal(t, ledger.Balance{Committed: w.Committed, Ambiguous: 1, AmbiguousCommitted: 1}, balance)
+	require.Equal(t, journal.Comparison{Committed: w.Committed, Ambiguous: 1, AmbiguousCommitted: 1}, balance)
 }
 
 func TestAValidatedConnectionFailsSilently(t *testing.T) {
-	// With validation every second SELECT is one.
-	failThird := func(verb string, count int) act {
+	// With validation every second SELECT validates.
+	failThird := func(verb string, count int) response {
 		if verb == "SELECT" && count == 3 {
 			return hangUp
 		}
@@ -64,47 +64,47 @@ func TestAValidatedConnectionFailsSilently(t *testing.T) {
 	w, balance := work(t, failThird, func(o *options) { o.validate = true })
 	require.Equal(t, 1, w.Silent)
 	require.Equal(t, int64(w.Committed), w.Last, "no attempt was spent")
-	require.Equal(t, ledger.Balance{Committed: w.Committed}, balance)
+	require.Equal(t, journal.Comparison{Committed: w.Committed}, balance)
 }
 
-func TestAConnectionIsRecycledBetweenTransactionsWithAGoodbye(t *testing.T) {
+func TestRecycle_BetweenTransactions_Terminates(t *testing.T) {
 	s := serve(t, always)
 	c := begin(t, s, func(o *options) { o.recycle = 10 * quick })
-	require.Eventually(t, func() bool { return c.snapshot().Workers[0].Connects > 2 }, patience, glance)
+	require.Eventually(t, func() bool { return c.snapshot().Workers[0].Connects > 2 }, waitTimeout, pollInterval)
 	w := end(t, c)
 	require.Equal(t, int64(w.Committed), w.Last)
 	require.Eventually(t, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.goodbyes == s.logins
-	}, patience, glance)
+		return s.terminations == s.logins
+	}, waitTimeout, pollInterval)
 }
 
-func TestAWorkerThatCannotConnectTriesAgain(t *testing.T) {
+func TestWorker_CannotConnect_Retries(t *testing.T) {
 	config, err := settings("postgres://worker@127.0.0.1:1/app?sslmode=disable")
 	require.NoError(t, err)
 	c := start(config, options{workers: 1})
-	require.Eventually(t, func() bool { return c.snapshot().Workers[0].ConnectErrors > 1 }, patience, glance)
+	require.Eventually(t, func() bool { return c.snapshot().Workers[0].ConnectErrors > 1 }, waitTimeout, pollInterval)
 	require.Zero(t, end(t, c).Last)
 }
 
-func TestAWorkerWithoutAnAnswerHangsAndTheProbeStaysGreen(t *testing.T) {
-	c := begin(t, serve(t, failing("COMMIT", sayNothing)))
-	require.Eventually(t, func() bool { return len(ledger.Hanging(c.snapshot(), aWhile)) == 1 }, patience, glance)
+func TestWorker_NoAnswer_HangsWhileProbePasses(t *testing.T) {
+	c := begin(t, serve(t, failing("COMMIT", noAnswer)))
+	require.Eventually(t, func() bool { return len(journal.Hanging(c.snapshot(), aWhile)) == 1 }, waitTimeout, pollInterval)
 	require.Equal(t, http.StatusOK, request(c, http.MethodGet, "/healthz"))
 
 	require.Equal(t, http.StatusAccepted, request(c, http.MethodPost, "/stop"))
 	c.finish(aWhile)
 	w := c.snapshot().Workers[0]
-	require.Equal(t, ledger.Committing, w.State, "who hangs cannot stop")
+	require.Equal(t, journal.Committing, w.State, "a hanging worker cannot stop")
 	require.Equal(t, int64(2), w.InFlight)
 	require.Greater(t, w.LongestStall, aWhile)
 }
 
-// Before workers are watched, they all connect at once: a stall of another kind.
-func TestAStallThatIsForgottenDoesNotCount(t *testing.T) {
+// When workers start, they all connect at once: stalls of another kind.
+func TestResetStalls_LongStall_NotCounted(t *testing.T) {
 	c := begin(t, serve(t, always))
-	c.workers[0].book.write(func(w *ledger.Worker) { w.LongestStall = time.Hour })
+	c.workers[0].recorder.update(func(w *journal.Worker) { w.LongestStall = time.Hour })
 	require.Equal(t, http.StatusNoContent, request(c, http.MethodPost, "/forget"))
 	require.Less(t, c.snapshot().Workers[0].LongestStall, time.Hour)
 	end(t, c)
@@ -120,7 +120,7 @@ func TestTheFirstWorkerIsTheStraggler(t *testing.T) {
 	end(t, c)
 }
 
-func TestAProgramThatIsToldToEndEnds(t *testing.T) {
+func TestRun_ContextCanceled_Ends(t *testing.T) {
 	s := serve(t, always)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -129,22 +129,22 @@ func TestAProgramThatIsToldToEndEnds(t *testing.T) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return len(s.rows[1]) > 0
-	}, patience, glance)
+	}, waitTimeout, pollInterval)
 	cancel()
 	require.NoError(t, <-ended)
 }
 
-// work has one worker work against a server until its trouble is over, and settles its ledger.
-func work(t *testing.T, answer func(string, int) act, with ...func(*options)) (ledger.Worker, ledger.Balance) {
+// work lets one worker run against a server until it has committed again after a failure, and compares its journal.
+func work(t *testing.T, answer func(string, int) response, with ...func(*options)) (journal.Worker, journal.Comparison) {
 	s := serve(t, answer)
 	c := begin(t, s, with...)
-	require.Eventually(t, func() bool { return c.snapshot().Workers[0].Committed > 3 }, patience, glance)
+	require.Eventually(t, func() bool { return c.snapshot().Workers[0].Committed > 3 }, waitTimeout, pollInterval)
 	w := end(t, c)
-	return w, s.settle([]ledger.Worker{w})
+	return w, s.compare([]journal.Worker{w})
 }
 
-func begin(t *testing.T, s *server, with ...func(*options)) *crew {
-	o := options{workers: 1, first: 1, habits: habits{hold: quick, think: quick}}
+func begin(t *testing.T, s *server, with ...func(*options)) *group {
+	o := options{workers: 1, first: 1, behavior: behavior{hold: quick, think: quick}}
 	for _, w := range with {
 		w(&o)
 	}
@@ -155,19 +155,19 @@ func begin(t *testing.T, s *server, with ...func(*options)) *crew {
 	return c
 }
 
-// end stops the crew, and returns its first ledger.
-func end(t *testing.T, c *crew) ledger.Worker {
-	c.finish(patience)
+// end stops the workers and returns the first one's journal.
+func end(t *testing.T, c *group) journal.Worker {
+	c.finish(waitTimeout)
 	w := c.snapshot().Workers[0]
-	require.Equal(t, ledger.Stopped, w.State)
+	require.Equal(t, journal.Stopped, w.State)
 	return w
 }
 
-func always(string, int) act { return reply }
+func always(string, int) response { return reply }
 
-// failing fails the second statement of a kind.
-func failing(verb string, how act) func(string, int) act {
-	return func(v string, count int) act {
+// failing returns an answer that fails the second statement of a kind.
+func failing(verb string, how response) func(string, int) response {
+	return func(v string, count int) response {
 		if v == verb && count == 2 {
 			return how
 		}
@@ -175,7 +175,7 @@ func failing(verb string, how act) func(string, int) act {
 	}
 }
 
-func request(c *crew, method, path string) int {
+func request(c *group, method, path string) int {
 	w := httptest.NewRecorder()
 	c.handler().ServeHTTP(w, httptest.NewRequest(method, path, nil))
 	return w.Code

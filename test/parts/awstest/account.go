@@ -6,18 +6,19 @@ import (
 	"time"
 )
 
-// defaultProceed is how long an instance takes to go once its hooks are done: long enough to be seen, short enough to wait for.
+// defaultProceed is how long an instance takes to terminate once its hooks are done: long enough to be seen, short enough to wait
+// for.
 const defaultProceed = 100 * time.Millisecond
 
-// account is everything that exists in AWS, without the wire. Its caller holds the server's lock.
+// account is everything that exists in AWS, without the network. The caller holds the server's lock.
 type account struct {
-	groups    []*group // in the order they were added, which is that of their pages
+	groups    []*group // in the order of creation, which is the order of pages
 	instances map[string]*instance
 	clusters  map[string]cluster
 	secrets   []*secret
 	queues    []*queue
 	buckets   map[string]map[string][]byte // objects by key
-	lag       time.Duration                // how old descriptions are
+	lag       time.Duration                // age of descriptions
 	proceed   time.Duration
 }
 
@@ -26,7 +27,7 @@ type group struct {
 	hooks      []Hook
 	instances  []*instance
 	activities []activity // in order
-	retains    bool       // instances whose termination was abandoned
+	retains    bool       // keeps instances whose termination was abandoned
 }
 
 func newAccount() *account {
@@ -58,7 +59,7 @@ func (s *Server) RetainAbandoned(name string) {
 	s.account.group(name).retains = true
 }
 
-// AddInstance puts an instance in service in a group, which must be there.
+// AddInstance adds an instance in service to an existing group.
 func (s *Server) AddInstance(group string, i Instance) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,8 +72,7 @@ func (s *Server) AddInstance(group string, i Instance) {
 	s.account.instances[i.ID] = added
 }
 
-// MoveInstance takes an instance that is in service out of its group and puts it into another, which must be there. It is a new
-// member: nothing is remembered of it.
+// MoveInstance moves an instance in service from its group to another existing group. It is a new member there, without history.
 func (s *Server) MoveInstance(group, instanceID string) {
 	s.with(instanceID, func(i *instance) {
 		i.group.instances = slices.DeleteFunc(i.group.instances, func(other *instance) bool { return other == i })
@@ -83,15 +83,15 @@ func (s *Server) MoveInstance(group, instanceID string) {
 	s.AddInstance(group, moved)
 }
 
-// LagDescriptions makes Auto Scaling describe its instances as they were that long ago. Actions see the present.
-func (s *Server) LagDescriptions(d time.Duration) {
+// SetDescriptionLag makes Auto Scaling describe instances as they were that long ago. Actions see the present.
+func (s *Server) SetDescriptionLag(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.account.lag = d
 }
 
-// TerminationTakes is how long an instance stays on after its hooks are done; 100 ms unless told.
-func (s *Server) TerminationTakes(d time.Duration) {
+// SetTerminationDelay sets how long an instance remains after its hooks are done; the default is 100 ms.
+func (s *Server) SetTerminationDelay(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.account.proceed = d
@@ -104,7 +104,7 @@ func (a *account) group(name string) *group {
 	return nil
 }
 
-// instance is the instance as it is now, with every timer that ran out by now applied; nil if there never was one.
+// instance returns the instance as it is now, with all expired timers applied; nil if it never existed.
 func (a *account) instance(id string) *instance {
 	i := a.instances[id]
 	if i != nil {

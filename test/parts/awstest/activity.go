@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// maxActivities is the most that one request describes, and what it does unless it says otherwise.
+// maxActivities is how many activities one request describes, at most and by default.
 const maxActivities = 100
 
-// activity is the termination of an instance, as Auto Scaling tells of it.
+// activity is the scaling activity that terminates an instance.
 type activity struct {
 	id       string
 	instance *instance
@@ -25,14 +25,15 @@ type activityXML struct {
 	StatusCode           string
 }
 
-// describeActivities shows those that are under way first, then the latest (DescribeScalingActivities, Auto Scaling API reference).
+// describeActivities returns activities in progress first, then the latest (DescribeScalingActivities, Auto Scaling API
+// reference).
 func describeActivities(a *account, r request) (any, *apiError) {
 	g, failure := a.groupOf(r)
 	if failure != nil {
 		return nil, failure
 	}
 	if r.params.Has("Filters.member.1.Name") || r.params.Has("ActivityIds.member.1") {
-		return nil, invalid("Filters and ids are not modelled by awstest")
+		return nil, invalid("Filters and ids are not modeled by awstest")
 	}
 	var underWay, ended []activityXML
 	for _, done := range slices.Backward(g.activities) {
@@ -64,7 +65,8 @@ func (a *account) describeActivity(done activity) activityXML {
 	return x
 }
 
-// ended is when and how the termination that began then was over: the instance went, or was retained, or came back.
+// ended returns when and how the termination that began then ended: the instance terminated, was retained, or returned to
+// service.
 func (i *instance) ended(began time.Time) (end time.Time, code string, over bool) {
 	now := time.Now()
 	for _, c := range i.history {

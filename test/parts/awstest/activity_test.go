@@ -28,7 +28,7 @@ func (c scaling) activities(pageSize int32) (all []asgtypes.Activity, pages int)
 	return all, pages
 }
 
-func TestActivitiesThatAreUnderWayAreDescribedFirst(t *testing.T) {
+func TestDescribeActivities_InProgress_First(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	s.AddInstance(group, awstest.Instance{ID: "i-0f"})
 	c := scalingOf(t, s)
@@ -50,7 +50,7 @@ func TestActivitiesThatAreUnderWayAreDescribedFirst(t *testing.T) {
 	require.NotNil(t, all[1].EndTime)
 }
 
-func TestAGroupMayRetainWhatIsAbandonedAndFireItsHooksAnew(t *testing.T) {
+func TestRetainAbandoned_TerminatedAgain_HookFiresAgain(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	s.RetainAbandoned(group)
 	first := s.Terminate(id)[0]
@@ -68,7 +68,7 @@ func TestAGroupMayRetainWhatIsAbandonedAndFireItsHooksAnew(t *testing.T) {
 	require.Equal(t, "Terminating:Proceed", s.State(id))
 }
 
-func TestNoMoreGroupsMayBeNamedThanArePaged(t *testing.T) {
+func TestDescribeGroups_TooManyNames_Refused(t *testing.T) {
 	s := startWithInstance(t)
 	names := make([]string, 101)
 	for i := range names {
@@ -87,7 +87,7 @@ func TestNoMoreGroupsMayBeNamedThanArePaged(t *testing.T) {
 	requireCode(t, named(101, aws.Int32(100)), "ValidationError")
 }
 
-func TestEC2TellsWhichInstancesAreSpot(t *testing.T) {
+func TestDescribeInstances_Spot_Reported(t *testing.T) {
 	s := startWithInstance(t)
 	s.AddInstance(group, awstest.Instance{ID: "i-0f", Spot: true})
 	for instance, want := range map[string]string{id: "", "i-0f": "spot"} {

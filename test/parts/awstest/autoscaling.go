@@ -11,7 +11,7 @@ var autoScalingActions = map[string]action{
 	"CompleteLifecycleAction":        completeAction,
 }
 
-// tokenLength is that of a UUID; AWS refuses other tokens before it looks for them.
+// tokenLength is the length of a UUID. AWS rejects other tokens before it looks for them.
 const tokenLength = 36
 
 func recordHeartbeat(a *account, r request) (any, *apiError) {
@@ -20,7 +20,7 @@ func recordHeartbeat(a *account, r request) (any, *apiError) {
 		return nil, failure
 	}
 	now := time.Now()
-	action.beat = now
+	action.lastBeat = now
 	i.heartbeats = append(i.heartbeats, now)
 	return struct{}{}, nil
 }
@@ -40,7 +40,7 @@ func completeAction(a *account, r request) (any, *apiError) {
 	return struct{}{}, nil
 }
 
-// addressed finds the active lifecycle action that a call names by its token, its instance, or both.
+// addressed returns the active lifecycle action that a call names by token, instance ID, or both.
 func (a *account) addressed(r request) (*instance, *lifecycleAction, *apiError) {
 	g, failure := a.groupOf(r)
 	if failure != nil {
@@ -61,7 +61,7 @@ func (a *account) addressed(r request) (*instance, *lifecycleAction, *apiError) 
 	return nil, nil, noActiveAction(token, id)
 }
 
-// checkAddress refuses what can name no action. AWS documents that it does, but not in which words.
+// checkAddress rejects requests that cannot name an action. AWS documents the rejection, but not its text.
 func checkAddress(g *group, hook, token, id string) *apiError {
 	switch {
 	case g.hook(hook) == nil:

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Page sizes (Auto Scaling API reference): without MaxRecords, and the most that MaxRecords may ask for.
+// Page sizes (Auto Scaling API reference): the default, and the limits of MaxRecords.
 const (
 	defaultRecords   = 50
 	maxGroupRecords  = 100
@@ -34,7 +34,7 @@ type instanceXML struct {
 
 func describeGroups(a *account, r request) (any, *apiError) {
 	if r.params.Has("Filters.member.1.Name") {
-		return nil, invalid("Filters are not modelled by awstest")
+		return nil, invalid("Filters are not modeled by awstest")
 	}
 	names := members(r.params, "AutoScalingGroupNames.member")
 	if most := recordsOf(r); len(names) > most {
@@ -57,7 +57,7 @@ func describeGroups(a *account, r request) (any, *apiError) {
 	return out, nil
 }
 
-// recordsOf is how many groups may be named: as many as may be described.
+// recordsOf returns how many groups may be named: as many as one response describes.
 func recordsOf(r request) int {
 	if most, err := strconv.Atoi(r.params.Get("MaxRecords")); err == nil {
 		return min(most, maxGroupRecords)
@@ -98,7 +98,7 @@ func describeInstancesOfGroups(a *account, r request) (any, *apiError) {
 	}{page, next}, nil
 }
 
-// describeAll describes the instances of these ids, or all of them where none are given.
+// describeAll describes the instances with these IDs, or all instances if none are given.
 func (a *account) describeAll(ids []string) []instanceXML {
 	var all []instanceXML
 	for _, g := range a.groups {
@@ -113,7 +113,7 @@ func (a *account) describeAll(ids []string) []instanceXML {
 	return all
 }
 
-// describe shows an instance as descriptions do: late by the account's lag.
+// describe describes an instance, late by the account's lag.
 func (a *account) describe(i *instance) (seen instanceXML, there bool) {
 	state := a.instance(i.ID).stateAt(time.Now().Add(-a.lag))
 	return instanceXML{
@@ -154,7 +154,7 @@ func describeHooks(a *account, r request) (any, *apiError) {
 
 func seconds(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }
 
-// paged cuts a page out of a list; the token of the next page is its offset.
+// paged returns one page of a list. The token of the next page is its offset.
 func paged[T any](all []T, r request, most int) (page []T, next string, failure *apiError) {
 	return pagedBy(all, r, defaultRecords, most)
 }

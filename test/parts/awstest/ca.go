@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// certificateLife outlasts any test, and is no use to anybody later.
+	// certificateLife is longer than any test, and short enough to be useless later.
 	certificateLife = 24 * time.Hour
-	// certificateBackdate lets machines whose clock is a little behind believe in the certificate.
+	// certificateBackdate allows for machines whose clock is a little behind.
 	certificateBackdate = time.Hour
 )
 
-// issue makes a certificate for one host and the authority that vouches for it. The authority's key is forgotten.
+// issue makes a certificate for one host, and the authority that signed it. The authority's key is discarded.
 func issue(host string) (leaf tls.Certificate, authorityPEM []byte, err error) {
 	authorityKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -6,25 +6,25 @@ import (
 	"time"
 )
 
-// Call is one signed request to a service, refused ones included, and those that came through the STS proxy.
+// Call is one signed request to a service, rejected requests and those through the STS proxy included.
 type Call struct {
 	Service string // as in the signature: autoscaling, ec2, eks, s3, secretsmanager, sqs, sts
 	Action  string
-	Session string // name of the session; empty when its signature was refused
+	Session string // name of the session; empty if the signature was rejected
 	At      time.Time
 	Params  url.Values
 	Body    []byte
-	Code    int // HTTP status of the answer; 0 while it is unanswered
+	Code    int // HTTP status of the answer; 0 until it is sent
 }
 
-// Calls are all calls so far, in the order of their arrival.
+// Calls returns all calls so far, in order of arrival.
 func (s *Server) Calls() []Call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.calls)
 }
 
-// CallsOf are the calls of sessions with this one's name.
+// CallsOf returns the calls of the sessions with this one's name.
 func (s *Server) CallsOf(sess Session) []Call {
 	return slices.DeleteFunc(s.Calls(), func(c Call) bool { return c.Session != sess.Name })
 }

@@ -9,14 +9,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The clock is tested without the wire, so that hours pass in no time.
+// These tests use the clock without the network, so that hours pass at once.
 
 const (
 	clockGroup    = "workers-a"
 	clockInstance = "i-0123456789abcdef0"
 )
 
-// terminating is a server without a network, with one instance held by these hooks.
+// terminating returns a server without a network, with one terminating instance held by these hooks.
 func terminating(hooks ...Hook) *Server {
 	s := &Server{account: newAccount()}
 	s.AddGroup(clockGroup, hooks...)
@@ -62,7 +62,7 @@ func TestAHeartbeatRestartsTheTimer(t *testing.T) {
 	})
 }
 
-func TestNoHeartbeatHelpsPastTheGlobalLimit(t *testing.T) {
+func TestHeartbeat_PastGlobalTimeout_Expires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := terminating(Hook{Name: "quiesce", HeartbeatTimeout: time.Minute})
 		for range 199 {
@@ -76,7 +76,7 @@ func TestNoHeartbeatHelpsPastTheGlobalLimit(t *testing.T) {
 	})
 }
 
-func TestAnExpiredHookThatContinuesLeavesTheOthersWaiting(t *testing.T) {
+func TestExpiredHook_Continue_OthersStillWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := terminating(
 			Hook{Name: "short", HeartbeatTimeout: time.Minute, DefaultResult: Continue},
@@ -90,7 +90,7 @@ func TestAnExpiredHookThatContinuesLeavesTheOthersWaiting(t *testing.T) {
 	})
 }
 
-func TestAnExpiredHookThatAbandonsEndsTheOthers(t *testing.T) {
+func TestExpiredHook_Abandon_OthersEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := terminating(Hook{Name: "short", HeartbeatTimeout: time.Minute}, Hook{Name: "quiesce"})
 		time.Sleep(time.Minute)
@@ -99,12 +99,12 @@ func TestAnExpiredHookThatAbandonsEndsTheOthers(t *testing.T) {
 	})
 }
 
-func TestWhatHappenedUnseenHappenedInItsTime(t *testing.T) {
+func TestExpiredHook_ReadLater_TimedAtExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := terminating(Hook{Name: "quiesce", HeartbeatTimeout: time.Minute})
 		time.Sleep(time.Hour)
 		require.Equal(t, stateGone, s.State(clockInstance))
-		s.LagDescriptions(time.Hour - 30*time.Second)
+		s.SetDescriptionLag(time.Hour - 30*time.Second)
 		seen, there := s.account.describe(s.account.instances[clockInstance])
 		require.True(t, there)
 		require.Equal(t, stateWait, seen.LifecycleState)

@@ -10,7 +10,7 @@ import (
 
 var ec2Actions = map[string]action{"DescribeInstances": describeInstances}
 
-// ec2State is a state of an instance in EC2's own words, with the code it goes by.
+// ec2State is an instance state of EC2, with its code.
 type ec2State struct {
 	Code int    `xml:"code"`
 	Name string `xml:"name"`
@@ -57,7 +57,7 @@ func describeInstances(a *account, r request) (any, *apiError) {
 	return out, nil
 }
 
-// instanceIDs reads the instances that are named (which must exist) and those in the only filter there is (which need not).
+// instanceIDs returns the named instances (which must exist) and those of the only supported filter (which need not exist).
 func instanceIDs(r request) (named, filtered []string, failure *apiError) {
 	named = members(r.params, "InstanceId")
 	for n := 1; r.params.Has(fmt.Sprintf("Filter.%d.Name", n)); n++ {
@@ -71,7 +71,7 @@ func instanceIDs(r request) (named, filtered []string, failure *apiError) {
 
 func fits(ids []string, id string) bool { return len(ids) == 0 || slices.Contains(ids, id) }
 
-// describeEC2 shows an instance as EC2 does: one that was terminated stays for a while, without its name.
+// describeEC2 describes an instance as EC2 does: a terminated one remains for a while, without its name.
 func (a *account) describeEC2(i *instance) ec2InstanceXML {
 	x := ec2InstanceXML{InstanceID: i.ID, PrivateDNSName: i.PrivateDNS, Zone: i.Zone, State: ec2Running}
 	if i.Spot {

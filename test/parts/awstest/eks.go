@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// eksVersion is what DescribeCluster says; nothing depends on it.
+// eksVersion is the version in DescribeCluster. Nothing depends on it.
 const eksVersion = "1.36"
 
 type cluster struct {
@@ -14,7 +14,7 @@ type cluster struct {
 	ca       []byte
 }
 
-// AddCluster makes a cluster known to DescribeCluster; ca is its authority's certificate in PEM.
+// AddCluster adds a cluster for DescribeCluster; ca is the certificate of its authority, as PEM.
 func (s *Server) AddCluster(name, endpoint string, ca []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,7 +52,7 @@ func describeCluster(a *account, r request) (any, *apiError) {
 	}}, nil
 }
 
-// restJSON is the protocol of EKS: the action is in the method and the path (smithy.io, "AWS restJson1 protocol").
+// restJSON is the protocol of EKS: method and path select the action (smithy.io, "AWS restJson1 protocol").
 type restJSON struct{}
 
 func (restJSON) read(r *http.Request, _ []byte) (string, url.Values) {

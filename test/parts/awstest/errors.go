@@ -5,7 +5,7 @@ import (
 	"net/http"
 )
 
-// apiError is a refusal: each protocol spells it in its own way.
+// apiError is an error response. Each protocol encodes it in its own way.
 type apiError struct {
 	status        int
 	code, message string
@@ -15,12 +15,12 @@ var errUnknownToken = refused(http.StatusForbidden, "InvalidClientTokenId", "The
 
 func refused(status int, code, message string) *apiError { return &apiError{status, code, message} }
 
-// invalid is the error that Auto Scaling gives for nearly everything; only its words tell the cases apart.
+// invalid returns the error code that Auto Scaling uses for nearly everything. Only the message tells the cases apart.
 func invalid(format string, args ...any) *apiError {
 	return refused(http.StatusBadRequest, "ValidationError", fmt.Sprintf(format, args...))
 }
 
-// fault tells whose mistake the error is, as the Query protocol wants to know.
+// fault returns who caused the error, for the Query protocol.
 func (e *apiError) fault() string {
 	if e.status >= http.StatusInternalServerError {
 		return "Receiver"

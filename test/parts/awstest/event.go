@@ -4,10 +4,10 @@ import (
 	"encoding/json"
 )
 
-// eventTime is the precision at which Auto Scaling tells when an action began.
+// eventTime is the precision of an action's start time in Auto Scaling's events.
 const eventTime = "2006-01-02T15:04:05.000Z"
 
-// Event tells of one lifecycle action: the EventBridge event that Auto Scaling sends when a hook begins to hold an instance.
+// Event is the EventBridge event that Auto Scaling sends when a hook starts a lifecycle action.
 type Event struct {
 	Hook, Token string
 	Body        []byte // JSON

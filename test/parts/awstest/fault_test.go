@@ -11,7 +11,7 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-func TestAFaultSpoilsAsManyCallsAsItSays(t *testing.T) {
+func TestFault_Times_AffectsThatManyCalls(t *testing.T) {
 	s := startWithInstance(t)
 	cfg := config(s)
 	s.Fail("autoscaling", "DescribeLifecycleHooks", awstest.Fault{
@@ -34,7 +34,7 @@ func TestAFaultOfAServiceLastsUntilItIsRemoved(t *testing.T) {
 	require.NoError(t, describeHooks(t.Context(), cfg))
 }
 
-func TestAFaultOfASessionIsNobodyElses(t *testing.T) {
+func TestFault_Session_AffectsNoOther(t *testing.T) {
 	s := startWithInstance(t)
 	ours, theirs := s.Session("ours"), s.Session("theirs")
 	s.Fail("autoscaling", "", awstest.Fault{Session: "ours", Code: http.StatusServiceUnavailable, ErrorCode: "ServiceUnavailable"})
@@ -42,7 +42,7 @@ func TestAFaultOfASessionIsNobodyElses(t *testing.T) {
 	require.NoError(t, describeHooks(t.Context(), configOf(s, theirs)))
 }
 
-func TestAFaultAfterTheEffectLosesOnlyTheAnswer(t *testing.T) {
+func TestFault_AfterEffect_OnlyAnswerLost(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	token := s.Terminate(id)[0].Token
 	s.Fail("autoscaling", "CompleteLifecycleAction", awstest.Fault{
@@ -54,7 +54,7 @@ func TestAFaultAfterTheEffectLosesOnlyTheAnswer(t *testing.T) {
 	require.ErrorContains(t, c.complete(token, awstest.Continue), "No active Lifecycle Action found")
 }
 
-func TestACallIsSeenWhileItIsDelayedAndHasNoEffectIfItsClientLeaves(t *testing.T) {
+func TestFault_ClientGoneDuringDelay_NoEffect(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	s.Terminate(id)
 	s.Fail("autoscaling", "CompleteLifecycleAction", awstest.Fault{Delay: time.Hour})
@@ -62,10 +62,10 @@ func TestACallIsSeenWhileItIsDelayedAndHasNoEffectIfItsClientLeaves(t *testing.T
 	client := scalingOf(t, s).client
 	failed := make(chan error)
 	go func() { failed <- completeByInstance(ctx, client, hook, awstest.Continue) }()
-	require.Eventually(t, func() bool { return len(s.Calls()) == 1 }, patience, glance)
+	require.Eventually(t, func() bool { return len(s.Calls()) == 1 }, waitTimeout, pollInterval)
 	require.Zero(t, s.Calls()[0].Code)
 	cancel()
 	require.ErrorIs(t, <-failed, context.Canceled)
-	require.Eventually(t, func() bool { return s.Calls()[0].Code != 0 }, patience, glance)
+	require.Eventually(t, func() bool { return s.Calls()[0].Code != 0 }, waitTimeout, pollInterval)
 	require.Empty(t, s.Completions(id))
 }

@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// Fault is what goes wrong with an action.
+// Fault is an injected failure of an action.
 type Fault struct {
-	Times       int           // how many calls it spoils; 0: all, until it is removed
-	Session     string        // whose calls, by name; empty: anybody's
+	Times       int           // how many calls it affects; 0: all, until it is removed
+	Session     string        // name of the session it affects; empty: every session
 	Code        int           // HTTP status; 0: only the delay
 	ErrorCode   string        // such as Throttling
 	Message     string        // such as Rate exceeded
-	Delay       time.Duration // the answer waits this long
-	AfterEffect bool          // the action takes place, and only its answer is spoiled
+	Delay       time.Duration // delay of the answer
+	AfterEffect bool          // the action takes effect, and only its answer fails
 }
 
 type fault struct {
@@ -24,8 +24,8 @@ type fault struct {
 	struck          int
 }
 
-// Fail puts a fault in the way of an action of a service (its name in the signature, as in Call); an empty action means every
-// one. The oldest fault that fits a call spoils it.
+// Fail injects a fault into an action of a service (its name as in the signature and in Call). An empty action means every
+// action. The oldest matching fault affects a call. The returned function removes the fault.
 func (s *Server) Fail(service, action string, f Fault) (remove func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -38,7 +38,7 @@ func (s *Server) Fail(service, action string, f Fault) (remove func()) {
 	}
 }
 
-// nextFault is the fault of one call, counted; the zero Fault lets it pass.
+// nextFault returns the fault that affects a call and counts it; the zero Fault if there is none.
 func (s *Server) nextFault(service, action, session string) Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,12 +52,12 @@ func (s *Server) nextFault(service, action, session string) Fault {
 	return Fault{}
 }
 
-// strike waits out the delay and says what to answer: nil for the truth.
+// strike waits for the delay and returns the error to answer with, or nil.
 func (f Fault) strike(ctx context.Context) *apiError {
 	if f.Delay > 0 {
 		select {
 		case <-time.After(f.Delay):
-		case <-ctx.Done(): // the client gave up: what it asked for does not happen
+		case <-ctx.Done(): // the client is gone: the action has no effect
 			return refused(http.StatusRequestTimeout, "RequestTimeout", "The client has gone")
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Serve starts a server for one test, and returns it with the settings that a function in its account has.
+// Serve starts a server for one test, and returns it with the AWS configuration of a function in its account.
 func Serve(t *testing.T) (*Server, aws.Config) {
 	t.Helper()
 	server, err := Start()

@@ -6,14 +6,14 @@ import (
 )
 
 const (
-	// Terminating is the transition of hooks that hold an instance on its way out; a Hook without a transition has it.
+	// Terminating is the transition of hooks that hold a terminating instance. It is the default of a Hook.
 	Terminating = "autoscaling:EC2_INSTANCE_TERMINATING"
-	// Launching is the transition of hooks that hold an instance on its way in.
+	// Launching is the transition of hooks that hold a launching instance.
 	Launching = "autoscaling:EC2_INSTANCE_LAUNCHING"
 
 	// Continue and Abandon are the results of a lifecycle action.
 	Continue = "CONTINUE"
-	// Abandon ends the other hooks of the instance too.
+	// Abandon also ends the other hooks of the instance.
 	Abandon = "ABANDON"
 
 	// The limits of a hook (PutLifecycleHook, Auto Scaling API reference).
@@ -22,9 +22,9 @@ const (
 	globalPerHeartbeat = 100
 )
 
-// Hook is a lifecycle hook. What is left zero gets AWS' default: the terminating transition, an hour between heartbeats,
-// 100 times that but at most 48 hours in all, ABANDON. Times shorter than AWS allows are good here, but descriptions
-// round them up to whole seconds.
+// Hook is a lifecycle hook. Zero fields get the defaults of AWS: the terminating transition, an hour between heartbeats, 100
+// times that but at most 48 hours in all, ABANDON. Timeouts may be shorter than AWS allows; descriptions round them up to whole
+// seconds.
 type Hook struct {
 	Name             string
 	Transition       string
@@ -41,16 +41,16 @@ func (h Hook) withDefaults() Hook {
 	return h
 }
 
-// lifecycleAction is one hook holding one instance once; its token names it.
+// lifecycleAction is one hook that holds one instance once. Its token names it.
 type lifecycleAction struct {
-	hook        Hook
-	token       string
-	began, beat time.Time // beat: the last heartbeat, or the beginning
-	done        bool
+	hook            Hook
+	token           string
+	began, lastBeat time.Time // lastBeat: the last heartbeat, or the start
+	done            bool
 }
 
 func (a *lifecycleAction) expires() time.Time {
-	heartbeat, global := a.beat.Add(a.hook.HeartbeatTimeout), a.began.Add(a.hook.GlobalTimeout)
+	heartbeat, global := a.lastBeat.Add(a.hook.HeartbeatTimeout), a.began.Add(a.hook.GlobalTimeout)
 	if heartbeat.Before(global) {
 		return heartbeat
 	}

@@ -7,41 +7,41 @@ import (
 	"net/url"
 )
 
-// maxBody is far more than any request the function makes; AWS itself allows no more.
+// maxBody is far more than any request of the function; AWS accepts no more.
 const maxBody = 1 << 20
 
-// service is one AWS API: how it speaks, and what it can do.
+// service is one AWS API: its protocol and its actions.
 type service struct {
 	protocol protocol
 	actions  map[string]action
-	boundTo  string // a header that the signature must cover; empty for none
+	boundTo  string // a header that the signature must cover; empty: none
 }
 
-// protocol is the way a service spells requests and answers.
+// protocol is how a service encodes requests and answers.
 type protocol interface {
 	read(r *http.Request, body []byte) (action string, params url.Values)
 	answer(action string, result any) reply
 	refuse(e *apiError) reply
 }
 
-// action does what a request asks for. The account is locked while it runs.
+// action carries out a request. The account is locked while it runs.
 type action func(a *account, r request) (any, *apiError)
 
-// request is what an action gets to see.
+// request is what an action sees of a request.
 type request struct {
 	params url.Values
 	body   []byte
 	sess   Session
 }
 
-// reply is an answer in a service's own spelling.
+// reply is an answer in a service's own encoding.
 type reply struct {
 	status int
 	header http.Header
 	body   []byte
 }
 
-// endpointServices are told apart by the service name in the signature, as they share one address.
+// endpointServices share one address. The service name in the signature selects one.
 var endpointServices = map[string]service{
 	"autoscaling":    {queryXML{namespace: "http://autoscaling.amazonaws.com/doc/2011-01-01/"}, autoScalingActions, ""},
 	"ec2":            {ec2XML{namespace: "http://ec2.amazonaws.com/doc/2016-11-15/"}, ec2Actions, ""},
@@ -84,7 +84,7 @@ func (s *Server) serve(r *http.Request, body []byte, services map[string]service
 	return out
 }
 
-// authenticate finds the session that a request claims to be of, and checks the claim.
+// authenticate returns the session that a request claims, after it has verified the claim.
 func (s *Server) authenticate(r *http.Request, body []byte, sig signature, boundTo string) (Session, *apiError) {
 	s.mu.Lock()
 	sess, ok := s.sessions[sig.keyID]
@@ -101,7 +101,7 @@ func (s *Server) authenticate(r *http.Request, body []byte, sig signature, bound
 	return sess, nil
 }
 
-// perform does the action, unless a fault is in its way.
+// perform carries out the action, unless a fault affects it.
 func (s *Server) perform(ctx context.Context, service string, actions map[string]action, name string, r request) (any, *apiError) {
 	do, ok := actions[name]
 	if !ok {
@@ -131,5 +131,5 @@ func (out reply) write(w http.ResponseWriter) {
 		w.Header()[name] = values
 	}
 	w.WriteHeader(out.status)
-	_, _ = w.Write(out.body) // the client is gone: nobody to tell
+	_, _ = w.Write(out.body) // the client is gone
 }

@@ -24,14 +24,14 @@ type Instance struct {
 type instance struct {
 	Instance
 	group       *group
-	history     []change // oldest first; the last may lie in the future
+	history     []change // oldest first; the last may be in the future
 	actions     []*lifecycleAction
 	completions []Completion
 	heartbeats  []time.Time
 	expired     bool
 }
 
-// change is the moment an instance entered a state.
+// change is when an instance entered a state.
 type change struct {
 	at    time.Time
 	state string
@@ -48,7 +48,7 @@ func (i *instance) stateAt(t time.Time) string {
 	return state
 }
 
-// enter puts the instance in a state at a time, and forgets what was to come after it.
+// enter sets the instance's state at a time, and drops later changes.
 func (i *instance) enter(state string, at time.Time) {
 	for n := len(i.history); n > 0 && i.history[n-1].at.After(at); n = len(i.history) {
 		i.history = i.history[:n-1]
@@ -56,7 +56,7 @@ func (i *instance) enter(state string, at time.Time) {
 	i.history = append(i.history, change{at, state})
 }
 
-// advance gives each action its default result that ran out of time by now, in the order in which they did.
+// advance gives each action that has expired by now its default result, in order of expiry.
 func (i *instance) advance(now time.Time, proceed time.Duration) {
 	for {
 		next := i.nextToExpire()
@@ -78,8 +78,8 @@ func (i *instance) nextToExpire() *lifecycleAction {
 	return first
 }
 
-// finish gives an action its result. Once no hook holds it, the instance goes: at termination CONTINUE and ABANDON differ
-// only in that ABANDON does not wait for the other hooks, and where the group retains what is abandoned.
+// finish gives an action its result. Once no hook holds the instance, it terminates. For terminations, CONTINUE and ABANDON
+// differ only in two ways: ABANDON does not wait for the other hooks, and a group may retain abandoned instances.
 func (i *instance) finish(a *lifecycleAction, result string, at time.Time, proceed time.Duration) {
 	a.done = true
 	if result == Abandon {
@@ -95,14 +95,14 @@ func (i *instance) finish(a *lifecycleAction, result string, at time.Time, proce
 	}
 }
 
-// release ends every action without a result.
+// release ends all actions without a result.
 func (i *instance) release() {
 	for _, a := range i.actions {
 		a.done = true
 	}
 }
 
-// active is the action that a call addresses: by token, or by hook where no token is given.
+// active returns the action that a call addresses: by token, or by hook if no token is given.
 func (i *instance) active(hook, token string) *lifecycleAction {
 	for _, a := range i.actions {
 		if !a.done && a.hook.Name == hook && (token == "" || a.token == token) {
@@ -112,7 +112,7 @@ func (i *instance) active(hook, token string) *lifecycleAction {
 	return nil
 }
 
-// waits tells whether hooks can hold an instance in this state.
+// waits reports whether hooks can hold an instance in this state.
 func waits(state string) bool {
 	return state == stateTerminating || strings.HasSuffix(state, ":Wait")
 }

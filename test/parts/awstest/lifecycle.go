@@ -5,16 +5,16 @@ import (
 	"time"
 )
 
-// Completion is a lifecycle action that somebody completed, as opposed to one that ran out of time.
+// Completion is a lifecycle action that was completed by a call, not by expiry.
 type Completion struct {
 	Hook, Token, Result string
 	At                  time.Time
 	By                  string // name of the session
 }
 
-// Terminate does what Auto Scaling does to an instance it takes away: the termination hooks of its group hold it in
-// Terminating:Wait, each with a fresh token and an event, which is returned and not sent. Where there is no such hook
-// the instance goes. An instance that is already going is left as it is: no events.
+// Terminate terminates an instance as Auto Scaling does. The group's termination hooks hold it in Terminating:Wait, each with a
+// new token and an event, which is returned and not sent. Without such a hook the instance terminates. For an instance that is
+// already terminating, nothing changes and no events are returned.
 func (s *Server) Terminate(instanceID string) []Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -38,18 +38,18 @@ func (s *Server) Terminate(instanceID string) []Event {
 	return events
 }
 
-// begin starts an action for each termination hook. What earlier actions left behind is no longer active.
+// begin starts an action for each termination hook. Earlier actions are no longer active.
 func (i *instance) begin(now time.Time) {
 	i.actions = nil
 	for _, h := range i.group.hooks {
 		if h.Transition == Terminating {
-			i.actions = append(i.actions, &lifecycleAction{hook: h, token: newUUID(), began: now, beat: now})
+			i.actions = append(i.actions, &lifecycleAction{hook: h, token: newUUID(), began: now, lastBeat: now})
 		}
 	}
 }
 
-// Backdate makes the instance's present termination that much older than it is, so that a test need not wait. Its hooks have had
-// their heartbeats meanwhile.
+// Backdate makes the instance's present termination older by d, so that a test need not wait. Its hooks get their heartbeats
+// meanwhile.
 func (s *Server) Backdate(instanceID string, d time.Duration) {
 	s.with(instanceID, func(i *instance) {
 		for _, a := range i.actions {
@@ -63,8 +63,8 @@ func (s *Server) Backdate(instanceID string, d time.Duration) {
 	})
 }
 
-// SetState forces a lifecycle state; "" takes the instance away. Its lifecycle actions end unless instances wait in that
-// state, and none begin.
+// SetState forces a lifecycle state; "" removes the instance. Its lifecycle actions end unless instances wait in that state, and
+// none start.
 func (s *Server) SetState(instanceID, state string) {
 	s.with(instanceID, func(i *instance) {
 		if !waits(state) {
@@ -74,31 +74,31 @@ func (s *Server) SetState(instanceID, state string) {
 	})
 }
 
-// State is the instance's present lifecycle state; "" when it is gone, or never was.
+// State returns the instance's present lifecycle state; "" if it does not exist (any more).
 func (s *Server) State(instanceID string) (state string) {
 	s.with(instanceID, func(i *instance) { state = i.stateAt(time.Now()) })
 	return state
 }
 
-// Completions are the lifecycle actions of the instance that were completed by a call.
+// Completions returns the lifecycle actions of the instance that were completed by a call.
 func (s *Server) Completions(instanceID string) (all []Completion) {
 	s.with(instanceID, func(i *instance) { all = slices.Clone(i.completions) })
 	return all
 }
 
-// Heartbeats are the times at which heartbeats of any of the instance's actions were accepted.
+// Heartbeats returns when heartbeats of the instance's actions were accepted.
 func (s *Server) Heartbeats(instanceID string) (all []time.Time) {
 	s.with(instanceID, func(i *instance) { all = slices.Clone(i.heartbeats) })
 	return all
 }
 
-// Expired tells whether a lifecycle action of the instance ever ran out of time.
+// Expired reports whether a lifecycle action of the instance ever expired.
 func (s *Server) Expired(instanceID string) (expired bool) {
 	s.with(instanceID, func(i *instance) { expired = i.expired })
 	return expired
 }
 
-// with shows an instance as it is now, if there is one.
+// with passes the instance as it is now to use, if it exists.
 func (s *Server) with(instanceID string, look func(*instance)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,48 +14,48 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-func TestATerminationIsHeldByItsHookAndToldByAnEvent(t *testing.T) {
+func TestTerminate_WithHook_WaitsAndSendsEvent(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	require.Equal(t, "InService", s.State(id))
-	told := s.Terminate(id)
-	require.Len(t, told, 1)
+	sent := s.Terminate(id)
+	require.Len(t, sent, 1)
 	require.Equal(t, "Terminating:Wait", s.State(id))
 	require.Equal(t, "Terminating:Wait", scalingOf(t, s).described())
 	var e events.AutoScalingEvent
-	require.NoError(t, json.Unmarshal(told[0].Body, &e))
+	require.NoError(t, json.Unmarshal(sent[0].Body, &e))
 	require.Equal(t, "EC2 Instance-terminate Lifecycle Action", e.DetailType)
-	require.WithinDuration(t, time.Now(), e.Time, patience)
+	require.WithinDuration(t, time.Now(), e.Time, waitTimeout)
 	require.Equal(t, map[string]any{
-		"LifecycleActionToken": told[0].Token, "AutoScalingGroupName": group, "LifecycleHookName": hook, "EC2InstanceId": id,
+		"LifecycleActionToken": sent[0].Token, "AutoScalingGroupName": group, "LifecycleHookName": hook, "EC2InstanceId": id,
 		"LifecycleTransition": awstest.Terminating, "Origin": "AutoScalingGroup", "Destination": "EC2",
 	}, e.Detail)
 	require.Empty(t, s.Terminate(id), "it is already going")
 }
 
-func TestWithoutATerminationHookTheInstanceGoesUnannounced(t *testing.T) {
+func TestTerminate_WithoutHook_NoEvent(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: "launch", Transition: awstest.Launching})
-	s.TerminationTakes(50 * time.Millisecond)
+	s.SetTerminationDelay(50 * time.Millisecond)
 	require.Empty(t, s.Terminate(id))
 	require.Equal(t, "Terminating", s.State(id))
-	require.Eventually(t, func() bool { return s.State(id) == "" }, patience, glance)
+	require.Eventually(t, func() bool { return s.State(id) == "" }, waitTimeout, pollInterval)
 	require.Empty(t, scalingOf(t, s).described())
 }
 
-func TestACompletionLetsTheInstanceGo(t *testing.T) {
+func TestComplete_Continue_InstanceTerminates(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	token := s.Terminate(id)[0].Token
 	require.NoError(t, scalingOf(t, s).complete(token, awstest.Continue))
 	require.Equal(t, "Terminating:Proceed", s.State(id))
 	done := s.Completions(id)
 	require.Len(t, done, 1)
-	require.WithinDuration(t, time.Now(), done[0].At, patience)
+	require.WithinDuration(t, time.Now(), done[0].At, waitTimeout)
 	done[0].At = time.Time{}
 	require.Equal(t, awstest.Completion{Hook: hook, Token: token, Result: awstest.Continue, By: "fn"}, done[0])
-	require.Eventually(t, func() bool { return s.State(id) == "" }, patience, glance)
+	require.Eventually(t, func() bool { return s.State(id) == "" }, waitTimeout, pollInterval)
 	require.False(t, s.Expired(id))
 }
 
-func TestASecondCompletionIsToldThatNoActionIsActive(t *testing.T) {
+func TestComplete_Twice_SecondFindsNoAction(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	token := s.Terminate(id)[0].Token
 	c := scalingOf(t, s)
@@ -66,7 +66,7 @@ func TestASecondCompletionIsToldThatNoActionIsActive(t *testing.T) {
 	require.Len(t, s.Completions(id), 1)
 }
 
-func TestATokenOfAnEarlierTerminationIsStaleButTheInstanceIsAddressed(t *testing.T) {
+func TestComplete_StaleToken_RefusedInstanceIDAccepted(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	stale := s.Terminate(id)[0].Token
 	s.SetState(id, "InService")
@@ -90,7 +90,7 @@ func TestContinueWaitsForTheOtherHooks(t *testing.T) {
 	require.Equal(t, "Terminating:Proceed", s.State(id))
 }
 
-func TestAbandonCutsTheOtherHooksShort(t *testing.T) {
+func TestComplete_Abandon_OtherHooksEnd(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook}, awstest.Hook{Name: "other"})
 	s.Terminate(id)
 	c := scalingOf(t, s)
@@ -106,7 +106,7 @@ func TestAHeartbeatIsRecorded(t *testing.T) {
 	require.Len(t, s.Heartbeats(id), 1)
 }
 
-func TestCallsThatNameNothingThereAreInvalid(t *testing.T) {
+func TestCalls_UnknownNames_Invalid(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	token := s.Terminate(id)[0].Token
 	c := scalingOf(t, s)
@@ -127,12 +127,12 @@ func TestAForcedStateIsShown(t *testing.T) {
 
 func TestDescriptionsCanLag(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
-	s.LagDescriptions(300 * time.Millisecond)
+	s.SetDescriptionLag(300 * time.Millisecond)
 	s.Terminate(id)
 	c := scalingOf(t, s)
 	require.Equal(t, "InService", c.described())
 	require.Equal(t, "Terminating:Wait", s.State(id))
-	require.Eventually(t, func() bool { return c.described() == "Terminating:Wait" }, patience, glance)
+	require.Eventually(t, func() bool { return c.described() == "Terminating:Wait" }, waitTimeout, pollInterval)
 }
 
 func TestHooksAreDescribedWithTheirClock(t *testing.T) {

@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// emptyWait is how long a poller waits when it found no message; Lambda's own long polls answer at once when there is one.
+// emptyWait is how long a poller waits after it found no message. Lambda's long polls return as soon as there is one.
 const emptyWait = 20 * time.Millisecond
 
-// Mapping is an event source mapping of Lambda's: a queue whose messages invoke a function, which may say which of them have failed
+// Mapping is an event source mapping of Lambda: a queue whose messages invoke a function, which may report which of them failed
 // (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html).
 type Mapping struct {
-	BatchSize   int // the most messages that an invocation gets; 1 unless given
-	Concurrency int // the most invocations at once; 1 unless given
-	// Invoke has the function take a payload. Its error is a function error or a crash: nothing of the batch is done.
+	BatchSize   int // the most messages per invocation; default 1
+	Concurrency int // the most invocations at once; default 1
+	// Invoke invokes the function. An error is a function error or a crash: the whole batch has failed.
 	Invoke func(ctx context.Context, payload []byte) (answer []byte, err error)
 }
 
-// Map has a queue's messages delivered until stop is called, which ends invocations under way, too.
+// Map delivers a queue's messages until stop is called, which also ends running invocations.
 func (s *Server) Map(url string, m Mapping) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var pollers sync.WaitGroup
@@ -47,7 +47,7 @@ func (s *Server) poll(ctx context.Context, url string, m Mapping) {
 	}
 }
 
-// record is a message as the function gets it.
+// record is a message in the form that the function gets.
 type record struct {
 	MessageID         string            `json:"messageId"`
 	ReceiptHandle     string            `json:"receiptHandle"`
@@ -79,8 +79,8 @@ func payloadOf(batch []record) []byte {
 	return payload
 }
 
-// settle deletes the messages of a batch that have not failed. An answer that names a message that is not in the batch, or
-// that is no such answer at all, counts as a failure of all.
+// settle deletes the messages of a batch that have not failed. If the answer is malformed or names a message that is not in the
+// batch, all have failed.
 func (s *Server) settle(url string, batch []record, answer []byte) {
 	var response struct {
 		Failures []struct {

@@ -15,11 +15,11 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// invoked collects what a mapped function was given, and answers as it is told.
+// invoked records the batches that a mapped function gets, and returns the given answers.
 type invoked struct {
 	mu      sync.Mutex
 	batches []events.SQSEvent
-	answers []string // one each; then: nothing failed
+	answers []string // one per invocation; afterwards: nothing failed
 }
 
 func (f *invoked) take(_ context.Context, payload []byte) ([]byte, error) {
@@ -47,14 +47,14 @@ func (f *invoked) all() []events.SQSEvent {
 	return append([]events.SQSEvent{}, f.batches...)
 }
 
-func TestAMappedFunctionGetsBatchesAndWhatItIsDoneWithIsDeleted(t *testing.T) {
+func TestMapping_BatchDone_MessagesDeleted(t *testing.T) {
 	s, f := start(t), &invoked{}
 	url := s.AddQueue(awstest.Queue{Name: "events"})
 	for _, body := range []string{"a", "b", "c"} {
 		s.SendMessage(url, body)
 	}
 	t.Cleanup(s.Map(url, awstest.Mapping{BatchSize: 2, Invoke: f.take}))
-	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, patience, glance)
+	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, waitTimeout, pollInterval)
 	batches := f.all()
 	require.Len(t, batches, 2)
 	require.Len(t, batches[0].Records, 2)
@@ -66,7 +66,7 @@ func TestAMappedFunctionGetsBatchesAndWhatItIsDoneWithIsDeleted(t *testing.T) {
 	require.NotEmpty(t, first.MessageId)
 }
 
-func TestWhatHasFailedComesAgainWhenItIsVisible(t *testing.T) {
+func TestMapping_BatchFailed_DeliveredAgain(t *testing.T) {
 	s := start(t)
 	url := s.AddQueue(awstest.Queue{Name: "events", Visibility: 50 * time.Millisecond})
 	id := s.SendMessage(url, "a")
@@ -77,7 +77,7 @@ func TestWhatHasFailedComesAgainWhenItIsVisible(t *testing.T) {
 		`{"batchItemFailures":[{"itemIdentifier":"unknown"}]}`,
 	}}
 	t.Cleanup(s.Map(url, awstest.Mapping{Invoke: f.take}))
-	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, patience, glance)
+	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, waitTimeout, pollInterval)
 	batches := f.all()
 	require.Len(t, batches, 5)
 	require.Equal(t, "5", batches[4].Records[0].Attributes["ApproximateReceiveCount"])
@@ -85,14 +85,14 @@ func TestWhatHasFailedComesAgainWhenItIsVisible(t *testing.T) {
 		batches[4].Records[0].Attributes["ApproximateFirstReceiveTimestamp"])
 }
 
-func TestNoMoreInvocationsRunAtOnceThanTheMappingAllows(t *testing.T) {
+func TestMapping_Concurrency_Limited(t *testing.T) {
 	s := start(t)
 	url := s.AddQueue(awstest.Queue{Name: "events"})
 	for range 30 {
 		s.SendMessage(url, "x")
 	}
 	var running, most atomic.Int32
-	full := make(chan struct{}) // closed when as many run as may
+	full := make(chan struct{}) // closed when the maximum runs
 	t.Cleanup(s.Map(url, awstest.Mapping{Concurrency: 3, Invoke: func(ctx context.Context, _ []byte) ([]byte, error) {
 		now := running.Add(1)
 		defer running.Add(-1)
@@ -105,11 +105,11 @@ func TestNoMoreInvocationsRunAtOnceThanTheMappingAllows(t *testing.T) {
 		}
 		return []byte(`{}`), nil
 	}}))
-	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, patience, glance)
+	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, waitTimeout, pollInterval)
 	require.EqualValues(t, 3, most.Load())
 }
 
-func TestAMappingThatIsStoppedEndsWhatIsUnderWay(t *testing.T) {
+func TestMapping_Stopped_InvocationsEnd(t *testing.T) {
 	s := start(t)
 	url := s.AddQueue(awstest.Queue{Name: "events"})
 	s.SendMessage(url, "x")

@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// jsonRPC is the protocol of services that take JSON at one address, with the action in a header (smithy.io, "AWS JSON 1.0
+// jsonRPC is the protocol of services that take JSON at one address and name the action in a header (smithy.io, "AWS JSON 1.0
 // protocol" and "1.1").
 type jsonRPC struct{ version string }
 
-// read makes parameters of the top-level members; what is not text is in its JSON.
+// read returns the top-level members as parameters. Members other than strings stay JSON.
 func (jsonRPC) read(r *http.Request, body []byte) (string, url.Values) {
 	_, action, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
 	members, params := map[string]json.RawMessage{}, url.Values{}
-	_ = json.Unmarshal(body, &members) // what cannot be parsed has no parameters, and is refused for that
+	_ = json.Unmarshal(body, &members) // an invalid body has no parameters, and is rejected for that
 	for name, value := range members {
 		var text string
 		if json.Unmarshal(value, &text) != nil {

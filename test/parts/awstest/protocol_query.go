@@ -9,7 +9,7 @@ import (
 	"net/url"
 )
 
-// queryXML is the AWS Query protocol: a form in, XML out (smithy.io, "AWS Query protocol").
+// queryXML is the AWS Query protocol: form in, XML out (smithy.io, "AWS Query protocol").
 type queryXML struct{ namespace string }
 
 func (queryXML) read(r *http.Request, body []byte) (string, url.Values) { return readForm(r, body) }
@@ -25,13 +25,13 @@ func (p queryXML) refuse(e *apiError) reply {
 	}{e.body(), newUUID()})
 }
 
-// queryResult wraps a result in the elements that bear its action's name.
+// queryResult wraps a result in elements named after its action.
 type queryResult struct {
 	action string
 	result any
 }
 
-// MarshalXML writes the result and the metadata that every answer ends with.
+// MarshalXML writes the result, followed by the metadata.
 func (q queryResult) MarshalXML(e *xml.Encoder, root xml.StartElement) error {
 	if err := e.EncodeToken(root); err != nil {
 		return err
@@ -45,7 +45,7 @@ func (q queryResult) MarshalXML(e *xml.Encoder, root xml.StartElement) error {
 	return e.EncodeToken(root.End())
 }
 
-// ec2XML is EC2's own dialect of the Query protocol: no result element, another envelope for errors.
+// ec2XML is EC2's variant of the Query protocol: without a result element, and with another envelope for errors.
 type ec2XML struct{ namespace string }
 
 func (ec2XML) read(r *http.Request, body []byte) (string, url.Values) { return readForm(r, body) }
@@ -61,7 +61,7 @@ func (ec2XML) refuse(e *apiError) reply {
 	}{e.body(), newUUID()})
 }
 
-// queryJSON is the Query protocol answered in JSON, which a client of STS gets that accepts only that.
+// queryJSON is the Query protocol with answers in JSON, for clients of STS that accept only JSON.
 type queryJSON struct{}
 
 func (queryJSON) read(r *http.Request, body []byte) (string, url.Values) { return readForm(r, body) }
@@ -84,22 +84,22 @@ type requestID struct {
 	RequestID string `xml:"RequestId" json:"RequestId"`
 }
 
-// errorBody is an error as every dialect of the Query protocol writes it.
+// errorBody is an error in all variants of the Query protocol.
 type errorBody struct{ Type, Code, Message string }
 
 func (e *apiError) body() errorBody { return errorBody{e.fault(), e.code, e.message} }
 
-// readForm reads parameters from wherever the Query protocol allows them.
+// readForm reads parameters from the URL and the body.
 func readForm(r *http.Request, body []byte) (string, url.Values) {
 	params := r.URL.Query()
-	form, _ := url.ParseQuery(string(body)) // what cannot be parsed has no action, and is refused for that
+	form, _ := url.ParseQuery(string(body)) // an invalid body has no action, and is rejected for that
 	for name, values := range form {
 		params[name] = append(params[name], values...)
 	}
 	return params.Get("Action"), params
 }
 
-// members reads a list in the Query protocol's spelling: Names.member.1, Names.member.2.
+// members reads a list of the Query protocol: Names.member.1, Names.member.2.
 func members(params url.Values, list string) []string {
 	var values []string
 	for i := 1; params.Has(fmt.Sprintf("%s.%d", list, i)); i++ {
@@ -112,7 +112,7 @@ func element(name, namespace string) xml.StartElement {
 	return xml.StartElement{Name: xml.Name{Space: namespace, Local: name}}
 }
 
-// xmlReply panics where a result cannot be encoded: the result types are this package's own.
+// xmlReply panics if a result cannot be encoded: all result types belong to this package.
 func xmlReply(status int, root xml.StartElement, v any) reply {
 	var out bytes.Buffer
 	must(xml.NewEncoder(&out).EncodeElement(v, root))

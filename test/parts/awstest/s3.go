@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// contentHash is the header in which S3 is told the hash of the body that was signed
+// contentHash is the header with the hash of the signed body
 // (https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html).
 const contentHash = "X-Amz-Content-Sha256"
 
@@ -21,7 +21,7 @@ func (s *Server) AddBucket(name string) {
 	s.account.buckets[name] = map[string][]byte{}
 }
 
-// Objects are what is in a bucket, by key.
+// Objects returns the contents of a bucket, by key.
 func (s *Server) Objects(bucket string) map[string][]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -44,8 +44,8 @@ func putObject(a *account, r request) (any, *apiError) {
 	return nil, nil
 }
 
-// restXML is the protocol of S3: the action is in the method, the object in the path (smithy.io, "AWS restXml protocol"). Buckets are
-// in the path as well, as every test has but one host name.
+// restXML is the protocol of S3: the method selects the action, and the path names the object (smithy.io, "AWS restXml
+// protocol"). The path also names the bucket, since every test has only one host name.
 type restXML struct{}
 
 func (restXML) read(r *http.Request, _ []byte) (string, url.Values) {

@@ -15,7 +15,7 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// put sends a body for an object after another was signed, and tells what came back.
+// put signs one body for an object, sends another, and returns the HTTP status.
 func put(t *testing.T, s *awstest.Server, path, signed, sent string) int {
 	t.Helper()
 	sess := s.Session("fn")
@@ -33,7 +33,7 @@ func put(t *testing.T, s *awstest.Server, path, signed, sent string) int {
 	return resp.StatusCode
 }
 
-func TestABucketKeepsWhatWasSigned(t *testing.T) {
+func TestBucket_SignedPut_Stored(t *testing.T) {
 	s := start(t)
 	s.AddBucket("reports")
 	require.Equal(t, http.StatusOK, put(t, s, "/reports/prod/a%20b.json", "{}", "{}"))

@@ -25,7 +25,7 @@ func loadConfig(t *testing.T) aws.Config {
 	return cfg
 }
 
-// scaling is Auto Scaling as a test speaks to it.
+// scaling is a client of Auto Scaling for tests.
 type scaling struct {
 	*testing.T
 	client *autoscaling.Client
@@ -62,7 +62,7 @@ func (c scaling) heartbeat(group, hook, token string) error {
 	return err
 }
 
-// described is the state that Auto Scaling shows the instance in; empty when it is not shown.
+// described returns the described state of the instance; empty if it is not described.
 func (c scaling) described() string {
 	c.Helper()
 	out, err := c.client.DescribeAutoScalingGroups(c.Context(), &autoscaling.DescribeAutoScalingGroupsInput{

@@ -15,7 +15,7 @@ const (
 	StagePrevious = "AWSPREVIOUS"
 )
 
-// secretSuffix follows a secret's name in its ARN; AWS makes it at random.
+// secretSuffix follows a secret's name in its ARN. In AWS it is random.
 const secretSuffix = "-a1b2c3"
 
 type secret struct {
@@ -28,8 +28,8 @@ type secretVersion struct {
 	created  time.Time
 }
 
-// AddSecret makes a secret, whose versions are given by stage, or replaces it. It can be asked for by its name or the ARN
-// that is returned; where the name is an ARN, it is that.
+// AddSecret adds or replaces a secret, with its versions by staging label. It can be read by its name or by the returned ARN. If
+// the name is an ARN, that is the secret's ARN.
 func (s *Server) AddSecret(nameOrARN string, texts map[string]string) (arn string) {
 	added := &secret{arn: secretARN(nameOrARN), name: secretName(nameOrARN), versions: map[string]secretVersion{}}
 	for stage, text := range texts {
@@ -42,7 +42,7 @@ func (s *Server) AddSecret(nameOrARN string, texts map[string]string) (arn strin
 	return added.arn
 }
 
-// RotateSecret ends a rotation: the pending version becomes the current one, and that the previous one.
+// RotateSecret completes a rotation: the pending version becomes current, and the current one previous.
 func (s *Server) RotateSecret(nameOrARN string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,7 +91,7 @@ type secretJSON struct {
 
 func getSecretValue(a *account, r request) (any, *apiError) {
 	if r.params.Has("VersionId") {
-		return nil, refused(http.StatusBadRequest, "InvalidParameterException", "VersionId is not modelled by awstest")
+		return nil, refused(http.StatusBadRequest, "InvalidParameterException", "VersionId is not modeled by awstest")
 	}
 	found := a.secret(r.params.Get("SecretId"))
 	if found == nil {

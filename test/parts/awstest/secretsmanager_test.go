@@ -68,7 +68,7 @@ func TestAnUnknownSecretOrAWrongSignatureIsRefused(t *testing.T) {
 	requireCode(t, err, "SignatureDoesNotMatch")
 }
 
-func TestCallsForSecretsAreKeptAndCanBeSpoiled(t *testing.T) {
+func TestSecret_Calls_RecordedAndFailedOnDemand(t *testing.T) {
 	s := start(t)
 	s.AddSecret("console", map[string]string{awstest.StageCurrent: "blue"})
 	sess := s.Session("fn")

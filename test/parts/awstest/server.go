@@ -9,12 +9,12 @@ import (
 )
 
 const (
-	// Region is the only region there is.
+	// Region is the only region.
 	Region = "eu-west-1"
-	// Account is the number of the only account there is.
+	// Account is the number of the only account.
 	Account = "111122223333"
 
-	// headerTimeout ends a connection that sends no request; generous, since tests share slow machines.
+	// headerTimeout closes a connection that sends no request. It is generous, since tests share slow machines.
 	headerTimeout = 30 * time.Second
 )
 
@@ -25,7 +25,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	account  *account
-	sessions map[string]Session // by access key id
+	sessions map[string]Session // by access key ID
 	faults   []*fault
 	calls    []Call
 }
@@ -45,13 +45,13 @@ func Start() (*Server, error) {
 	return s, nil
 }
 
-// Close ends every connection and removes the file of the test CA.
+// Close closes all connections and removes the file of the test CA.
 func (s *Server) Close() {
 	s.proxy.close()
 	s.api.close()
 }
 
-// URL is the endpoint of every service, without a slash at its end.
+// URL returns the endpoint of all services, without a slash at the end.
 func (s *Server) URL() string { return s.api.url() }
 
 // endpoint is an HTTP server on a free port of the loopback interface.
@@ -66,7 +66,7 @@ func listen(h http.Handler) (endpoint, error) {
 		return endpoint{}, fmt.Errorf("listen on loopback: %w", err)
 	}
 	e := endpoint{server: &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout}, listener: l}
-	go func() { _ = e.server.Serve(l) }() // ends with close, which is the only error to come
+	go func() { _ = e.server.Serve(l) }() // ends with close, which causes the only error
 	return e, nil
 }
 

@@ -25,10 +25,10 @@ const (
 	hook  = "quiesce"
 	id    = "i-0123456789abcdef0"
 
-	// patience bounds every wait for something that takes milliseconds; only a broken package reaches it.
-	patience = 20 * time.Second
-	// glance is how often a condition is looked at again.
-	glance = 5 * time.Millisecond
+	// waitTimeout bounds every wait for something that takes milliseconds. Only a broken package reaches it.
+	waitTimeout = 20 * time.Second
+	// pollInterval is the time between checks of a condition.
+	pollInterval = 5 * time.Millisecond
 )
 
 func start(t *testing.T) *awstest.Server {
@@ -39,7 +39,7 @@ func start(t *testing.T) *awstest.Server {
 	return s
 }
 
-// startWithInstance has one instance in a group with these hooks.
+// startWithInstance starts a server with one instance, in a group with these hooks.
 func startWithInstance(t *testing.T, hooks ...awstest.Hook) *awstest.Server {
 	t.Helper()
 	s := start(t)
@@ -121,13 +121,13 @@ func TestTheCallerIsTheAssumedRole(t *testing.T) {
 	require.Equal(t, "arn:aws:iam::111122223333:role/quiesce", s.RoleARN())
 }
 
-func TestAnUnmodelledActionIsRefused(t *testing.T) {
+func TestAction_NotModeled_Refused(t *testing.T) {
 	s := start(t)
 	_, err := autoscaling.NewFromConfig(config(s)).DescribePolicies(t.Context(), &autoscaling.DescribePoliciesInput{})
 	requireCode(t, err, "InvalidAction")
 }
 
-func TestEC2TellsThePrivateNameUntilTheInstanceIsGone(t *testing.T) {
+func TestDescribeInstances_PrivateDNS_UntilTerminated(t *testing.T) {
 	s := startWithInstance(t)
 	client := ec2.NewFromConfig(config(s))
 	named := &ec2.DescribeInstancesInput{InstanceIds: []string{id}}
@@ -141,7 +141,7 @@ func TestEC2TellsThePrivateNameUntilTheInstanceIsGone(t *testing.T) {
 	require.EqualValues(t, "terminated", out.Reservations[0].Instances[0].State.Name)
 }
 
-func TestAnInstanceThatIsUnknownToEC2IsAnErrorByNameAndNothingByFilter(t *testing.T) {
+func TestDescribeInstances_Unknown_ErrorByIDEmptyByFilter(t *testing.T) {
 	s := startWithInstance(t)
 	client := ec2.NewFromConfig(config(s))
 	_, err := client.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{"i-0"}})
@@ -165,7 +165,7 @@ func TestAClusterIsDescribed(t *testing.T) {
 	requireCode(t, err, "ResourceNotFoundException")
 }
 
-func TestTheEnvironmentLeadsTheSDKHere(t *testing.T) {
+func TestEnvironment_SDK_CallsThisServer(t *testing.T) {
 	s := startWithInstance(t)
 	sess := s.Session("fn")
 	for _, entry := range s.Environment(sess) {

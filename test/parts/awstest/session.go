@@ -9,22 +9,22 @@ import (
 
 const (
 	roleName   = "quiesce"
-	roleUserID = "AROAEXAMPLEQUIESCE000" // what STS calls the role itself; the session's name follows a colon
+	roleUserID = "AROAEXAMPLEQUIESCE000" // the role's name in STS; the session's name follows a colon
 
 	// sessionTokenBytes makes tokens as long as those of a Lambda function, since an EKS token must hold one.
 	sessionTokenBytes = 660
 )
 
-// Session is an assumed role session with credentials of its own, as each function process has.
+// Session is an assumed role session with its own credentials, as each function process has.
 type Session struct {
 	RoleARN, Name                       string
 	AccessKeyID, SecretAccessKey, Token string
 }
 
-// RoleARN is the role that every session has assumed.
+// RoleARN returns the role that all sessions have assumed.
 func (s *Server) RoleARN() string { return "arn:aws:iam::" + Account + ":role/" + roleName }
 
-// Session mints the credentials of a session. Two sessions may have one name; their credentials differ.
+// Session creates a session. Two sessions may have the same name; their credentials differ.
 func (s *Server) Session(name string) Session {
 	sess := Session{
 		RoleARN:         s.RoleARN(),
@@ -39,8 +39,8 @@ func (s *Server) Session(name string) Session {
 	return sess
 }
 
-// Environment is what an AWS SDK reads to act as the session, on this server only. STS has no endpoint in it: an EKS token
-// must name the real one, and the proxy answers for it.
+// Environment returns the variables that make an AWS SDK act as the session, with this server only. It has no endpoint for STS:
+// an EKS token must name the real one, for which the proxy answers.
 func (s *Server) Environment(sess Session) []string {
 	env := []string{
 		"AWS_REGION=" + Region,
@@ -48,7 +48,7 @@ func (s *Server) Environment(sess Session) []string {
 		"AWS_SECRET_ACCESS_KEY=" + sess.SecretAccessKey,
 		"AWS_SESSION_TOKEN=" + sess.Token,
 		"AWS_EC2_METADATA_DISABLED=true",
-		// The settings of whoever runs the tests must not reach the function.
+		// The settings of the person who runs the tests must not reach the function.
 		"AWS_CONFIG_FILE=" + os.DevNull,
 		"AWS_SHARED_CREDENTIALS_FILE=" + os.DevNull,
 	}
@@ -58,18 +58,18 @@ func (s *Server) Environment(sess Session) []string {
 	return env
 }
 
-// assumedRoleARN is how STS names the caller: the session, not the role.
+// assumedRoleARN returns the caller's ARN in STS: the session, not the role.
 func (sess Session) assumedRoleARN() string {
 	return fmt.Sprintf("arn:aws:sts::%s:assumed-role/%s/%s", Account, roleName, sess.Name)
 }
 
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
-	_, _ = rand.Read(b) // never fails; it ends the program instead
+	_, _ = rand.Read(b) // never fails: it ends the program instead
 	return b
 }
 
-// newUUID makes a version 4 UUID, the form of lifecycle action tokens and event ids.
+// newUUID makes a version 4 UUID, the form of lifecycle action tokens and event IDs.
 func newUUID() string {
 	b := randomBytes(16)
 	b[6] = b[6]&0x0f | 0x40

@@ -17,15 +17,15 @@ import (
 const (
 	signatureDate = "20060102T150405Z"
 
-	// signedFor is how long a signature is good. AWS grants 5 minutes to signed requests and 15 to the presigned
+	// signedFor is how long a signature is valid. AWS allows 5 minutes for signed requests and 15 for the presigned
 	// GetCallerIdentity of an EKS token, whatever its X-Amz-Expires says.
 	signedFor    = 5 * time.Minute
 	presignedFor = 15 * time.Minute
-	// clockSkew is how far ahead of ours the signer's clock may be.
+	// clockSkew is how far the signer's clock may be ahead of ours.
 	clockSkew = 5 * time.Minute
 )
 
-// signature is what a request says of its own signing, in a header or in the query (Signature Version 4, IAM user guide).
+// signature is the signature of a request, in a header or in the query (Signature Version 4, IAM user guide).
 type signature struct {
 	presigned          bool
 	keyID, day, region string
@@ -35,7 +35,7 @@ type signature struct {
 	value              string
 }
 
-// readSignature finds the signature of a request. The last result is false when there is none, or no complete one.
+// readSignature returns the signature of a request, and whether there is a complete one.
 func readSignature(r *http.Request) (signature, bool) {
 	fields, presigned := headerFields(r), false
 	if fields["Credential"] == "" {
@@ -77,7 +77,7 @@ func queryFields(q url.Values) map[string]string {
 	}
 }
 
-// check tells whether the session signed this request, and not long ago.
+// check verifies that the session signed this request, and not too long ago.
 func (g signature) check(r *http.Request, body []byte, sess Session) *apiError {
 	if g.token != sess.Token {
 		return errUnknownToken
@@ -106,7 +106,7 @@ func (g signature) fresh(at time.Time) bool {
 	return age < good && age > -clockSkew
 }
 
-// recompute signs the request again, with the headers that its signer names and no others.
+// recompute signs the request again, with exactly the headers that the signer names.
 func (g signature) recompute(r *http.Request, body []byte, sess Session, at time.Time) (signature, error) {
 	again := g.unsigned(r)
 	sum := sha256.Sum256(body)
@@ -126,10 +126,10 @@ func (g signature) recompute(r *http.Request, body []byte, sess Session, at time
 	return want, err
 }
 
-// asWritten: S3 alone signs paths as they are written, and does not escape them once more.
+// asWritten makes the signer not escape the path again, which only S3 requires.
 func (g signature) asWritten(o *v4.SignerOptions) { o.DisableURIPathEscaping = g.service == "s3" }
 
-// unsigned copies the parts of the request that its signature covers.
+// unsigned copies the parts of the request that the signature covers.
 func (g signature) unsigned(r *http.Request) *http.Request {
 	u := *r.URL
 	u.Host = r.Host
@@ -149,7 +149,7 @@ func (g signature) unsigned(r *http.Request) *http.Request {
 	return again
 }
 
-// covers tells whether the signature protects a header.
+// covers reports whether the signature covers a header.
 func (g signature) covers(header string) bool {
 	for _, name := range g.signedHeaders {
 		if strings.EqualFold(name, header) {

@@ -18,7 +18,7 @@ import (
 
 const form = "Action=GetCallerIdentity&Version=2011-06-15"
 
-// post signs one body at a time of the signer's clock, sends another, and tells what came back.
+// post signs one body at the given time, sends another, and returns the answer.
 func post(t *testing.T, s *awstest.Server, at time.Time, signed, sent string) (status int, answer string) {
 	t.Helper()
 	sess := s.Session("fn")
@@ -44,7 +44,7 @@ func TestASignatureCoversTheBody(t *testing.T) {
 	require.Contains(t, answer, "SignatureDoesNotMatch")
 }
 
-func TestAnOldSignatureOrOneOfTheFutureIsRefused(t *testing.T) {
+func TestSignature_OldOrFuture_Refused(t *testing.T) {
 	s := start(t)
 	for _, off := range []time.Duration{-6 * time.Minute, 6 * time.Minute} {
 		status, answer := post(t, s, time.Now().Add(off), form, form)

@@ -12,27 +12,27 @@ import (
 )
 
 const (
-	// defaultVisibility and longestVisibility are AWS' (SQS developer guide, "Amazon SQS visibility timeout").
+	// defaultVisibility and longestVisibility are those of AWS (SQS developer guide, "Amazon SQS visibility timeout").
 	defaultVisibility = 30 * time.Second
 	longestVisibility = 12 * time.Hour
-	// mostReceived is how many messages one request may ask for.
+	// mostReceived is how many messages one request may receive.
 	mostReceived = 10
 )
 
 // Queue is a standard queue of SQS.
 type Queue struct {
 	Name        string
-	Visibility  time.Duration // for how long a message that was received is hidden; 30 s unless given
-	MaxReceives int           // after which a message goes to DeadLetters, instead of being received again; 0: never
-	DeadLetters string        // URL of a queue
+	Visibility  time.Duration // visibility timeout of received messages; default 30 s
+	MaxReceives int           // deliveries before a message moves to DeadLetters; 0: no limit
+	DeadLetters string        // URL of the dead-letter queue
 }
 
-// Message is a message that is in a queue.
+// Message is a message in a queue.
 type Message struct {
 	ID, Body   string
-	Attributes map[string]string // its own
+	Attributes map[string]string // message attributes
 	Receives   int
-	Visible    time.Time // from when on it can be received
+	Visible    time.Time // when it can be received
 }
 
 type queue struct {
@@ -43,8 +43,8 @@ type queue struct {
 
 type message struct {
 	Message
-	sent, first time.Time // first: received
-	handle      string    // of the latest receipt, which is the only one that is good
+	sent, first time.Time // when it was first received
+	handle      string    // of the latest receipt, the only valid one
 }
 
 // AddQueue makes a queue.
@@ -59,14 +59,14 @@ func (s *Server) AddQueue(q Queue) (url string) {
 	return url
 }
 
-// SendMessage puts a message into a queue, as EventBridge does, and returns its id.
+// SendMessage puts a message into a queue, as EventBridge does, and returns its ID.
 func (s *Server) SendMessage(url, body string) (id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.account.mustQueue(url).put(body, nil).ID
 }
 
-// Messages are those in a queue, the hidden ones included.
+// Messages returns the messages in a queue, hidden ones included.
 func (s *Server) Messages(url string) (all []Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,8 +102,8 @@ func (q *queue) drop(m *message) {
 	q.messages = slices.DeleteFunc(q.messages, func(other *message) bool { return other == m })
 }
 
-// receive takes up to n messages that can be seen, oldest first, and hides them. One that was received too often is moved to the
-// dead letters.
+// receive returns up to n visible messages, oldest first, and hides them. A message that was received too often moves to the
+// dead-letter queue.
 func (a *account) receive(q *queue, n int) (received []*message) {
 	now := time.Now()
 	for _, m := range slices.Clone(q.messages) {
@@ -127,7 +127,7 @@ func (a *account) receive(q *queue, n int) (received []*message) {
 	return received
 }
 
-// held is the message of the latest receipt with this handle; nil: there is none.
+// held returns the message whose latest receipt has this handle; nil if there is none.
 func (q *queue) held(handle string) *message {
 	if i := slices.IndexFunc(q.messages, func(m *message) bool { return m.handle == handle }); i >= 0 && handle != "" {
 		return q.messages[i]
@@ -143,7 +143,7 @@ var queueActions = map[string]action{
 	"GetQueueAttributes":      queueAttributes,
 }
 
-// queueRequest is what the actions take. What is not modelled is refused.
+// queueRequest is the supported part of a request. Other fields are rejected.
 type queueRequest struct {
 	QueueURL            string `json:"QueueUrl"`
 	MessageBody         string
@@ -156,14 +156,14 @@ type queueRequest struct {
 
 type attributeJSON struct{ DataType, StringValue string }
 
-func (a *account) queueOf(r request, unmodelled ...string) (*queue, queueRequest, *apiError) {
+func (a *account) queueOf(r request, unmodeled ...string) (*queue, queueRequest, *apiError) {
 	var asked queueRequest
 	if err := json.Unmarshal(r.body, &asked); err != nil {
 		return nil, asked, refused(http.StatusBadRequest, "SerializationException", err.Error())
 	}
-	for _, parameter := range append(unmodelled, "MessageGroupId", "MessageDeduplicationId") {
+	for _, parameter := range append(unmodeled, "MessageGroupId", "MessageDeduplicationId") {
 		if r.params.Has(parameter) {
-			return nil, asked, invalidQueueRequest(parameter + " is not modelled by awstest")
+			return nil, asked, invalidQueueRequest(parameter + " is not modeled by awstest")
 		}
 	}
 	q := a.queue(asked.QueueURL)
@@ -221,7 +221,7 @@ func receiveMessage(a *account, r request) (any, *apiError) {
 	return map[string]any{"Messages": messages}, nil
 }
 
-// systemAttributes are those that tell of a message's way. Times are in milliseconds since 1970.
+// systemAttributes returns a message's system attributes. Times are in milliseconds since 1970.
 func (m *message) systemAttributes() map[string]string {
 	return map[string]string{
 		"ApproximateReceiveCount":          strconv.Itoa(m.Receives),
@@ -231,7 +231,7 @@ func (m *message) systemAttributes() map[string]string {
 	}
 }
 
-// deleteMessage: that an old receipt deletes nothing is not told.
+// deleteMessage succeeds even if an old receipt deletes nothing, as in AWS.
 func deleteMessage(a *account, r request) (any, *apiError) {
 	q, asked, failure := a.queueOf(r)
 	if failure != nil {
@@ -282,7 +282,7 @@ func queueAttributes(a *account, r request) (any, *apiError) {
 	for _, name := range asked.AttributeNames {
 		n, known := all[name]
 		if !known {
-			return nil, invalidQueueRequest("Attribute " + name + " is not modelled by awstest")
+			return nil, invalidQueueRequest("Attribute " + name + " is not modeled by awstest")
 		}
 		attributes[name] = strconv.Itoa(n)
 	}

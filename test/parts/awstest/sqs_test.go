@@ -13,7 +13,7 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// mail is SQS as a test speaks to it.
+// mail is a client of SQS for tests.
 type mail struct {
 	*testing.T
 	client *sqs.Client
@@ -72,7 +72,7 @@ func TestAMessageIsSentReceivedAndDeleted(t *testing.T) {
 	require.Empty(t, s.Messages(m.url))
 }
 
-func TestAMessageMadeVisibleComesAgainAndItsOldReceiptIsGoodForNothing(t *testing.T) {
+func TestMessage_MadeVisible_OldReceiptInvalid(t *testing.T) {
 	s := start(t)
 	m := mailOf(t, s, awstest.Queue{Name: "events"})
 	s.SendMessage(m.url, "hello")
@@ -89,7 +89,7 @@ func TestAMessageMadeVisibleComesAgainAndItsOldReceiptIsGoodForNothing(t *testin
 	require.Len(t, s.Messages(m.url), 1)
 }
 
-func TestAMessageReceivedTooOftenIsMovedToTheDeadLetters(t *testing.T) {
+func TestMessage_ReceivedTooOften_MovedToDLQ(t *testing.T) {
 	s := start(t)
 	dead := mailOf(t, s, awstest.Queue{Name: "dead"})
 	m := mailOf(t, s, awstest.Queue{Name: "events", MaxReceives: 2, DeadLetters: dead.url})
@@ -102,7 +102,7 @@ func TestAMessageReceivedTooOftenIsMovedToTheDeadLetters(t *testing.T) {
 	require.Equal(t, "hello", s.Messages(dead.url)[0].Body)
 }
 
-func TestWhatAQueueDoesNotTakeIsRefused(t *testing.T) {
+func TestQueue_UnsupportedRequest_Refused(t *testing.T) {
 	s := start(t)
 	m := mailOf(t, s, awstest.Queue{Name: "events"})
 	send := func(in sqs.SendMessageInput) error {
@@ -136,10 +136,10 @@ func TestAQueuesRequestsMustBeSigned(t *testing.T) {
 	requireCode(t, err, "SignatureDoesNotMatch")
 }
 
-func TestAQueueHidesForItsOwnTimeUnlessTold(t *testing.T) {
+func TestQueue_NoTimeoutGiven_DefaultVisibility(t *testing.T) {
 	s := start(t)
 	m := mailOf(t, s, awstest.Queue{Name: "events", Visibility: time.Hour})
 	s.SendMessage(m.url, strings.Repeat("x", 1000))
 	m.receive(1)
-	require.WithinDuration(t, time.Now().Add(time.Hour), s.Messages(m.url)[0].Visible, patience)
+	require.WithinDuration(t, time.Now().Add(time.Hour), s.Messages(m.url)[0].Visible, waitTimeout)
 }

@@ -1,7 +1,8 @@
 package awstest
 
-// stsServices is what the proxy leads to: STS as EKS asks it, in JSON. The signature must bind the request to a cluster, or
-// a token for one would be good for all (EKS user guide; aws-iam-authenticator, "API Authorization from Outside a Cluster").
+// stsServices are behind the proxy: STS in JSON, as EKS uses it. The signature must bind the request to a cluster; otherwise a
+// token for one cluster would be valid for all (EKS user guide; aws-iam-authenticator, "API Authorization from Outside a
+// Cluster").
 var stsServices = map[string]service{"sts": {queryJSON{}, stsActions, "x-k8s-aws-id"}}
 
 var stsActions = map[string]action{"GetCallerIdentity": getCallerIdentity}

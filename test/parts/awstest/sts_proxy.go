@@ -14,8 +14,8 @@ import (
 // stsHost is the host that every EKS token of the region names.
 const stsHost = "sts." + Region + ".amazonaws.com"
 
-// stsProxy is an HTTP CONNECT proxy that leads to one host only, and is that host. Whoever verifies EKS tokens asks STS by
-// its real name, so this is how to answer without touching the token.
+// stsProxy is an HTTP CONNECT proxy to one host only, for which it answers itself. Verifiers of EKS tokens call STS by its real
+// name, so only a proxy can answer without a change of the token.
 type stsProxy struct {
 	front   endpoint // takes CONNECT
 	sts     *http.Server
@@ -23,10 +23,10 @@ type stsProxy struct {
 	folder  string
 }
 
-// STSProxy is the URL of a proxy (HTTPS_PROXY) that answers for STS; it refuses to connect to anything else.
+// STSProxy returns the URL of a proxy (HTTPS_PROXY) that answers for STS and rejects all other hosts.
 func (s *Server) STSProxy() string { return s.proxy.front.url() }
 
-// STSCAFile is a PEM file with the authority (SSL_CERT_FILE) that vouches for the proxy's STS.
+// STSCAFile returns the PEM file of the authority (SSL_CERT_FILE) that signed the certificate of the proxy's STS.
 func (s *Server) STSCAFile() string { return filepath.Join(s.proxy.folder, "ca.pem") }
 
 func startSTSProxy(sts http.Handler) (*stsProxy, error) {
@@ -47,7 +47,7 @@ func startSTSProxy(sts http.Handler) (*stsProxy, error) {
 		_ = os.RemoveAll(p.folder)
 		return nil, err
 	}
-	go func() { _ = p.sts.ServeTLS(p.tunnels, "", "") }() // ends with close, which is the only error to come
+	go func() { _ = p.sts.ServeTLS(p.tunnels, "", "") }() // ends with close, which causes the only error
 	return p, nil
 }
 
@@ -69,7 +69,7 @@ func (p *stsProxy) close() {
 	_ = os.RemoveAll(p.folder)
 }
 
-// connect turns a CONNECT request into a connection of the STS server's.
+// connect turns a CONNECT request into a connection to the STS server.
 func (p *stsProxy) connect(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodConnect || r.Host != stsHost+":443" {
 		http.Error(w, "this proxy leads only to "+stsHost, http.StatusForbidden)
@@ -124,5 +124,5 @@ func (t *tunnels) Close() error {
 	return nil
 }
 
-// Addr is that of no network: the proxy has the address.
+// Addr returns a placeholder: the proxy has the address.
 func (t *tunnels) Addr() net.Addr { return &net.UnixAddr{Name: "tunnels", Net: "proxy"} }

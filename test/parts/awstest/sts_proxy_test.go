@@ -15,7 +15,7 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// throughProxy is a transport that reaches STS as a verifier of tokens would: HTTPS_PROXY and SSL_CERT_FILE.
+// throughProxy returns a transport that reaches STS as a verifier of tokens does: with HTTPS_PROXY and SSL_CERT_FILE.
 func throughProxy(t *testing.T, s *awstest.Server) *http.Transport {
 	t.Helper()
 	authority, err := os.ReadFile(s.STSCAFile())
@@ -32,7 +32,7 @@ func throughProxy(t *testing.T, s *awstest.Server) *http.Transport {
 	return transport
 }
 
-// verify runs the verifier of aws-iam-authenticator, which speaks to STS through the default transport.
+// verify runs the verifier of aws-iam-authenticator, which reaches STS through the default transport.
 func verify(t *testing.T, s *awstest.Server, cluster string, tok token.Token) (*token.Identity, error) {
 	t.Helper()
 	usual := http.DefaultTransport
@@ -67,13 +67,13 @@ func TestATokenIsVerifiedThroughTheProxy(t *testing.T) {
 	require.Equal(t, "sts GetCallerIdentity", calls[0].Service+" "+calls[0].Action)
 }
 
-func TestATokenForAnotherClusterIsRefused(t *testing.T) {
+func TestToken_OtherCluster_Refused(t *testing.T) {
 	s := start(t)
 	_, err := verify(t, s, "prod", tokenFor(t, s, s.Session("fn"), "test"))
 	require.ErrorContains(t, err, "SignatureDoesNotMatch")
 }
 
-func TestATokenSignedWithAWrongSecretOrAnUnknownKeyIsRefused(t *testing.T) {
+func TestToken_WrongSecretOrUnknownKey_Refused(t *testing.T) {
 	s := start(t)
 	sess := s.Session("fn")
 	sess.SecretAccessKey += "x"
@@ -85,7 +85,7 @@ func TestATokenSignedWithAWrongSecretOrAnUnknownKeyIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, "got 403")
 }
 
-func TestAThrottledSTSIsToldToTheVerifier(t *testing.T) {
+func TestToken_STSThrottled_VerifierToldSo(t *testing.T) {
 	s := start(t)
 	s.Fail("sts", "GetCallerIdentity", awstest.Fault{Times: 1, Code: http.StatusBadRequest, ErrorCode: "Throttling", Message: "Rate exceeded"})
 	_, err := verify(t, s, "prod", tokenFor(t, s, s.Session("fn"), "prod"))
@@ -107,7 +107,7 @@ func TestAPresignedRequestBoundToNoClusterIsRefused(t *testing.T) {
 	require.Equal(t, http.StatusForbidden, resp.StatusCode)
 }
 
-func TestTheProxyLeadsNowhereElse(t *testing.T) {
+func TestProxy_OtherHost_Refused(t *testing.T) {
 	s := start(t)
 	for _, elsewhere := range []string{"https://sts.us-east-1.amazonaws.com/", "https://example.com/", "http://example.com/"} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, elsewhere, nil)
@@ -122,7 +122,7 @@ func TestTheProxyLeadsNowhereElse(t *testing.T) {
 	}
 }
 
-func TestTheAuthoritysFileGoesWithTheServer(t *testing.T) {
+func TestCAFile_ServerClosed_Removed(t *testing.T) {
 	s, err := awstest.Start()
 	require.NoError(t, err)
 	require.FileExists(t, s.STSCAFile())

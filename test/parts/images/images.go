@@ -1,8 +1,8 @@
-// Package images has the container images that the lab's real nodes run, made on this machine without any registry:
-// poolers and a database of two Debian generations, and Go programs of this repository.
+// Package images makes the container images that the lab's real nodes run, on this machine and without a registry: poolers of two
+// Debian releases, a database, and Go programs of this repository.
 //
-// The Debian ones live in the user's cache directory, each as an archive that `ctr -n k8s.io images import` takes and,
-// beside it, as the unpacked root filesystem, whose programs also run on the host through its own dynamic loader.
+// The Debian images are in the user's cache directory, each as an archive for `ctr -n k8s.io images import` and as an unpacked
+// root filesystem, whose programs also run on the host through its own dynamic loader.
 package images
 
 import (
@@ -14,35 +14,35 @@ import (
 // Image is one image made from a Debian package.
 type Image struct {
 	Name    string
-	Tag     string   // what the program's own version begins with
+	Tag     string   // prefix of the program's version
 	Suite   string   // of Debian
 	Package string   // of Debian
-	Program string   // its path in the image
-	Path    string   // where the image's processes look for programs
-	Trim    []string // what this image can do without, beside what no image needs: patterns under its root
+	Program string   // path in the image
+	Path    string   // PATH of the image's processes
+	Trim    []string // patterns of files that this image does not need, beside those that no image needs
 }
 
 const (
-	// host is the registry that the images pretend to come from; nobody is ever asked there.
+	// host is the registry in the images' names. It is never contacted.
 	host = "localhost/"
-	// User is who the processes of a Debian image are: both packages make this account.
+	// User is the user of the processes in a Debian image: both packages create this account.
 	User = "postgres"
 
 	searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	// postgres15 comes first in its image's path: the programs of the same names in /usr/bin are wrappers in Perl.
+	// postgres15 is first in its image's path: the programs with the same names in /usr/bin are wrappers in Perl.
 	postgres15 = "/usr/lib/postgresql/15/bin"
 )
 
-// All lists the Debian images, in the order in which they are made.
+// All returns the Debian images, in the order in which they are made.
 func All() []Image {
 	return []Image{
-		pgbouncer("1.18", "bookworm"), // the generation that exits at SIGTERM
-		pgbouncer("1.24", "trixie"),   // the generation that waits for its clients
+		pgbouncer("1.18", "bookworm"), // exits at SIGTERM
+		pgbouncer("1.24", "trixie"),   // waits for its clients after SIGTERM
 		{
 			Name: "postgres", Tag: "15", Suite: "bookworm", Package: "postgresql-15",
 			Program: postgres15 + "/postgres", Path: postgres15 + ":" + searchPath,
-			// The compiler of queries is more than half of the whole; who runs the database sets jit = off. The cluster
-			// that the package makes is of no use, as everyone makes their own.
+			// The query compiler is more than half of the package; databases must set jit = off. The package's own database
+			// cluster is not used.
 			Trim: []string{
 				"usr/lib/*/libLLVM*", "usr/lib/*/libz3*",
 				"usr/lib/postgresql/15/lib/llvmjit*", "usr/lib/postgresql/15/lib/bitcode",
@@ -60,13 +60,13 @@ func pgbouncer(version, suite string) Image {
 	}
 }
 
-// String is the image's short name, without the registry.
+// String returns the image's short name, without the registry.
 func (i Image) String() string { return i.Name + ":" + i.Tag }
 
-// Ref is how a pod names the image, with imagePullPolicy Never.
+// Ref returns the name by which a pod refers to the image, with imagePullPolicy Never.
 func (i Image) Ref() string { return host + i.String() }
 
-// Cached is where the image's archive is, or would be.
+// Cached returns where the image's archive is, or would be.
 func (i Image) Cached() (string, error) {
 	dir, err := Dir()
 	if err != nil {
@@ -75,7 +75,7 @@ func (i Image) Cached() (string, error) {
 	return filepath.Join(dir, i.Name+"-"+i.Tag+".tar"), nil
 }
 
-// Unpacked is where the image's root filesystem is, or would be.
+// Unpacked returns where the image's root filesystem is, or would be.
 func (i Image) Unpacked() (string, error) {
 	dir, err := Dir()
 	if err != nil {
@@ -84,7 +84,7 @@ func (i Image) Unpacked() (string, error) {
 	return filepath.Join(dir, i.Name+"-"+i.Tag), nil
 }
 
-// Dir is the cache of all images.
+// Dir returns the cache folder of all images.
 func Dir() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -93,12 +93,12 @@ func Dir() (string, error) {
 	return filepath.Join(cache, "quiesce", "images"), nil
 }
 
-// Path finds the archive of a Debian image.
+// Path returns the archive of a Debian image, or an error if it is not built.
 func Path(name, tag string) (string, error) {
 	return find(name, tag, Image.Cached, os.FileMode.IsRegular)
 }
 
-// Rootfs finds the unpacked root filesystem of a Debian image.
+// Rootfs returns the unpacked root filesystem of a Debian image, or an error if it is not built.
 func Rootfs(name, tag string) (string, error) {
 	return find(name, tag, Image.Unpacked, os.FileMode.IsDir)
 }

@@ -24,11 +24,11 @@ func TestEveryImageIsNamedOnce(t *testing.T) {
 	}
 }
 
-func TestAPodNamesAnImageByARegistryThatDoesNotExist(t *testing.T) {
+func TestImageRef_Registry_DoesNotExist(t *testing.T) {
 	require.Equal(t, "localhost/pgbouncer:1.18", All()[0].Ref())
 }
 
-func TestAnImageThatIsNotMadeIsNamedWithTheRemedy(t *testing.T) {
+func TestPath_NotBuilt_ErrorNamesRemedy(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	for _, find := range []func(name, tag string) (string, error){Path, Rootfs} {
 		_, err := find("pgbouncer", "1.24")
@@ -39,7 +39,7 @@ func TestAnImageThatIsNotMadeIsNamedWithTheRemedy(t *testing.T) {
 	}
 }
 
-func TestAMadeImageIsFoundInTheCache(t *testing.T) {
+func TestPath_Built_FoundInCache(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	dir, err := Dir()
 	require.NoError(t, err)
@@ -63,7 +63,7 @@ func TestEveryArchiveHasTheImageOfItsName(t *testing.T) {
 	}
 }
 
-// Tests run poolers on the host this way: without a chroot, which would need root, and whatever the host's C library is.
+// Tests run poolers on the host in this way: without a chroot, which needs root, and with any C library of the host.
 func TestAProgramRunsOnTheHostThroughItsOwnLoader(t *testing.T) {
 	for _, i := range All() {
 		t.Run(i.String(), func(t *testing.T) {
@@ -91,7 +91,7 @@ func only(t *testing.T, pattern string) string {
 
 type description struct{ RepoTags, Layers []string }
 
-// manifest reads what an archive says of itself, which comes first.
+// manifest returns the manifest of an archive, which comes first.
 func manifest(t *testing.T, path string) description {
 	t.Helper()
 	file, err := os.Open(path)

@@ -10,14 +10,14 @@ import (
 	"quiesce/test/parts/images/archive"
 )
 
-// lab is the tag of every program's image: it is made anew from the working tree whenever it is asked for.
+// lab is the tag of all program images. They are rebuilt from the working tree on every request.
 const lab = "lab"
 
-// ProgramRef is how a pod names the image that Program makes.
+// ProgramRef returns the name by which a pod refers to the image that Program makes.
 func ProgramRef(name string) string { return host + name + ":" + lab }
 
-// Program builds the main package pkg of the repository at root, without cgo, and writes the image that has nothing but
-// it, as /name, to the archive dest.
+// Program builds the main package pkg of the repository at root, without cgo, and writes an image that has only it, as /name, to
+// the archive dest.
 func Program(ctx context.Context, root, pkg, name, dest string) error {
 	rootfs, err := os.MkdirTemp("", "quiesce-image.")
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 
 const repository = "../../.."
 
-func TestAProgramsImageHasTheStaticProgramAndNothingElse(t *testing.T) {
+func TestProgramImage_Content_OneStaticBinary(t *testing.T) {
 	dest := filepath.Join(t.TempDir(), "pause.tar")
 	require.NoError(t, Program(t.Context(), repository, "./test/parts/images/pause", "pause", dest))
 	require.Equal(t, description{[]string{"localhost/pause:lab"}, []string{"layer.tar"}}, manifest(t, dest))
@@ -29,7 +29,7 @@ func TestAProgramsImageHasTheStaticProgramAndNothingElse(t *testing.T) {
 	require.Empty(t, libraries)
 }
 
-func TestAProgramThatDoesNotCompileSaysWhy(t *testing.T) {
+func TestProgramImage_CompileError_Reported(t *testing.T) {
 	dest := filepath.Join(t.TempDir(), "none.tar")
 	err := Program(t.Context(), repository, "./test/parts/images/none", "none", dest)
 	require.ErrorContains(t, err, "build ./test/parts/images/none")

@@ -14,37 +14,36 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Controllers is the user that kube-controller-manager is. Of its requests, the log has those that write the status of
-// disruption budgets.
+// Controllers is the user of kube-controller-manager. The log has only those of its requests that write the status of
+// PodDisruptionBudgets.
 const Controllers = "system:kube-controller-manager"
 
-// Audit reads the API server's audit log: who asked for what, and what the answer was. Requests of the lab's own
-// components are not in it, but for those of Controllers.
+// Audit reads the API server's audit log: each request, its user and its answer. Requests of the lab's own components are not
+// logged, except those of Controllers.
 type Audit struct {
 	path string
 }
 
-// Request is one request that the API server answered or, if it is a watch, began to answer.
+// Request is one request that the API server answered or, for a watch, started to answer.
 type Request struct {
 	Time        time.Time // when it arrived
-	Done        time.Time // when it was answered; of a watch when it ended, zero while it runs
+	Done        time.Time // when it was answered; for a watch, when it ended, or zero while it runs
 	User        string
 	UserAgent   string
-	Verb        string // as RBAC knows it: get, list, watch, create, update, patch, delete, deletecollection
-	Group       string // of the API; empty for the core's
-	Resource    string // plural; empty for a URI that is no resource's
+	Verb        string // as in RBAC: get, list, watch, create, update, patch, delete, deletecollection
+	Group       string // API group; empty for the core group
+	Resource    string // plural; empty for a URI without a resource
 	Subresource string
 	Namespace   string
 	Name        string
 	URI         string
 	Watch       bool
 	Code        int             // HTTP status
-	Denied      bool            // by RBAC, and not by whoever else may refuse
-	Body        json.RawMessage // of a pod's deletion: its options
+	Denied      bool            // by RBAC, not by admission
+	Body        json.RawMessage // the options, for the deletion of a pod
 }
 
-// entry is the part of an audit event that is of use here
-// (https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/).
+// entry is the part of an audit event that is used here (https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/).
 type entry struct {
 	AuditID    string
 	Stage      string
@@ -61,16 +60,16 @@ type entry struct {
 	StageTimestamp           metav1.MicroTime
 }
 
-// decision is the annotation that says whether the user had the right
+// decision is the annotation that says whether the user had permission
 // (https://kubernetes.io/docs/reference/labels-annotations-taints/audit-annotations/#authorization-k8s-io-decision).
 const decision = "authorization.k8s.io/decision"
 
-// Audit is the lab's audit log.
+// Audit returns the lab's audit log.
 func (l *Lab) Audit() *Audit {
 	return &Audit{path: l.auditLog()}
 }
 
-// By is every request of the users of exactly these names, each once, in order of arrival.
+// By returns the requests of the users with exactly these names, each once, in order of arrival.
 func (a *Audit) By(users ...string) ([]Request, error) {
 	wanted := map[string]bool{}
 	for _, user := range users {
@@ -79,7 +78,7 @@ func (a *Audit) By(users ...string) ([]Request, error) {
 	return a.Of(func(user string) bool { return wanted[user] })
 }
 
-// Of is every request of these users, each once, in order of arrival.
+// Of returns the requests of the selected users, each once, in order of arrival.
 func (a *Audit) Of(users func(name string) bool) ([]Request, error) {
 	log, err := os.Open(a.path)
 	if err != nil {
@@ -93,14 +92,14 @@ func (a *Audit) Of(users func(name string) bool) ([]Request, error) {
 	return requests, nil
 }
 
-// requestsBy keeps the last entry of each request: a watch is logged when it begins and again when it ends.
+// requestsBy keeps the last entry of each request: a watch is logged when it starts and when it ends.
 func requestsBy(users func(string) bool, log io.Reader) ([]Request, error) {
 	byID := map[string]Request{}
 	lines := bufio.NewReader(log)
 	for {
 		line, err := lines.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
-			break // what is left is an entry being written
+			break // the rest is an entry being written
 		}
 		if err != nil {
 			return nil, err

@@ -9,7 +9,7 @@ import (
 	"strconv"
 )
 
-// authenticatorConfig is what aws-iam-authenticator's server reads
+// authenticatorConfig is the configuration of aws-iam-authenticator's server
 // (https://github.com/kubernetes-sigs/aws-iam-authenticator#full-configuration-format), as JSON.
 type authenticatorConfig struct {
 	ClusterID string              `json:"clusterID"`
@@ -27,8 +27,8 @@ type roleMapping struct {
 	Groups   []string `json:"groups"`
 }
 
-// startAuthenticator starts the IAM authenticator, if there is an STS for it to ask. It takes its certificate from its
-// state folder, and it writes the API server's webhook configuration before it listens.
+// startAuthenticator starts the IAM authenticator if there is an STS for it. It reads its certificate from its state folder, and
+// writes the API server's webhook configuration before it listens.
 func (l *Lab) startAuthenticator(ctx context.Context) error {
 	if l.options.STSProxy == "" {
 		return nil
@@ -74,7 +74,7 @@ func (l *Lab) writeAuthenticatorState() error {
 	)
 }
 
-// tokenWebhook are the API server's flags that make it ask the authenticator about bearer tokens.
+// tokenWebhook returns the flags that make the API server ask the authenticator about bearer tokens.
 func (l *Lab) tokenWebhook() []string {
 	if l.options.STSProxy == "" {
 		return nil

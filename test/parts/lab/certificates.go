@@ -18,31 +18,31 @@ import (
 )
 
 const (
-	// validity outlasts any lab. It begins in the past because virtual machines' clocks are set back at times.
+	// validity is longer than any lab runs. It starts in the past because clocks of virtual machines are sometimes set back.
 	validity  = 7 * 24 * time.Hour
 	clockSkew = time.Hour
-	// serialBits is what RFC 5280, section 4.1.2.2, leaves room for.
+	// serialBits is the size that RFC 5280, section 4.1.2.2, allows.
 	serialBits = 128
 )
 
-// user is whom a client certificate names.
+// user is the subject of a client certificate.
 type user struct {
 	Name   string
 	Groups []string
 }
 
-// The lab's own users. Those of the group system:masters need no RBAC rule and no share of the API server's fair
-// queues (https://kubernetes.io/docs/concepts/cluster-administration/flow-control/): what a test does is not slowed
-// down by the parts that play the cluster.
+// The lab's own users. Those in the group system:masters need no RBAC rule and bypass the API server's flow control
+// (https://kubernetes.io/docs/concepts/cluster-administration/flow-control/), so that the simulated parts do not slow a test
+// down.
 var (
 	adminUser       = user{Name: "admin", Groups: []string{"system:masters"}}
 	controllersUser = user{Name: "system:kube-controller-manager", Groups: []string{"system:masters"}}
 	schedulerUser   = user{Name: "system:kube-scheduler"}
 	kwokUser        = user{Name: "kwok", Groups: []string{"system:masters"}}
-	apiServerUser   = user{Name: "kube-apiserver"} // to kubelets
+	apiServerUser   = user{Name: "kube-apiserver"} // in requests to kubelets
 )
 
-// identity is a certificate with its key.
+// identity is a certificate and its key.
 type identity struct {
 	certificate    *x509.Certificate
 	key            *ecdsa.PrivateKey
@@ -50,13 +50,13 @@ type identity struct {
 	keyPEM         []byte
 }
 
-// pki is the lab's certificate authority, and the certificate of every server of the lab.
+// pki is the lab's certificate authority and the certificate of all servers of the lab.
 type pki struct {
 	authority *identity
 	server    *identity
 }
 
-// newPKI makes them for servers on loopback and on this address.
+// newPKI makes a pki for servers on loopback and on this address.
 func newPKI(host string) (*pki, error) {
 	authority, err := newIdentity(&x509.Certificate{
 		Subject:               pkix.Name{CommonName: "quiesce lab"},
@@ -80,8 +80,8 @@ func newPKI(host string) (*pki, error) {
 	return &pki{authority: authority, server: server}, nil
 }
 
-// client makes a client certificate as Kubernetes reads it: the common name is the user, the organizations are the
-// groups (https://kubernetes.io/docs/reference/access-authn-authz/authentication/#x509-client-certificates).
+// client makes a client certificate for Kubernetes: the common name is the user, the organizations are the groups
+// (https://kubernetes.io/docs/reference/access-authn-authz/authentication/#x509-client-certificates).
 func (p *pki) client(u user) (*identity, error) {
 	id, err := newIdentity(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: u.Name, Organization: u.Groups},
@@ -94,7 +94,7 @@ func (p *pki) client(u user) (*identity, error) {
 	return id, nil
 }
 
-// newIdentity makes a key and has its certificate signed by authority, or by itself if that is nil.
+// newIdentity makes a key and a certificate signed by authority, or self-signed if authority is nil.
 func newIdentity(template *x509.Certificate, authority *identity) (*identity, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -132,7 +132,7 @@ func encode(der []byte, key *ecdsa.PrivateKey) (*identity, error) {
 	}, nil
 }
 
-// httpClient trusts the lab's servers, and no proxy.
+// httpClient returns a client that trusts the lab's servers and uses no proxy.
 func (p *pki) httpClient() *http.Client {
 	roots := x509.NewCertPool()
 	roots.AddCert(p.authority.certificate)
@@ -141,9 +141,9 @@ func (p *pki) httpClient() *http.Client {
 	}}
 }
 
-// writeCertificates writes what the components read from files. The servers' key signs service account tokens too.
+// writeCertificates writes the files that the components read. The servers' key also signs service account tokens.
 func (l *Lab) writeCertificates() error {
-	var faults []error
+	var errs []error
 	toKubelets, err := l.pki.client(apiServerUser)
 	if err != nil {
 		return err
@@ -156,12 +156,12 @@ func (l *Lab) writeCertificates() error {
 		"kubelet-client.crt": toKubelets.certificatePEM,
 		"kubelet-client.key": toKubelets.keyPEM,
 	} {
-		faults = append(faults, os.WriteFile(l.Path(name), content, 0o600))
+		errs = append(errs, os.WriteFile(l.Path(name), content, 0o600))
 	}
 	for _, u := range []user{adminUser, controllersUser, schedulerUser, kwokUser} {
-		faults = append(faults, l.writeKubeconfig(u))
+		errs = append(errs, l.writeKubeconfig(u))
 	}
-	if err := errors.Join(faults...); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write certificates: %w", err)
 	}
 	return nil

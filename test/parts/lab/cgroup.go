@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// cgroupRoot is where control groups are mounted, of either version (https://docs.kernel.org/admin-guide/cgroup-v2.html).
+// cgroupRoot is where control groups of both versions are mounted (https://docs.kernel.org/admin-guide/cgroup-v2.html).
 const cgroupRoot = "/sys/fs/cgroup"
 
-// makeCgroup makes a control group with everything a kubelet needs to manage pods below it. The guardian removes it.
+// makeCgroup makes a control group in which a kubelet can manage pods. The reaper removes it.
 func makeCgroup(path string) error {
 	if _, err := os.Stat(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
 		return makeUnified(path)
@@ -21,7 +21,7 @@ func makeCgroup(path string) error {
 		return err
 	}
 	for _, h := range hierarchies {
-		if !h.IsDir() { // a link: of a hierarchy that has two controllers and so two names
+		if !h.IsDir() { // a link: the second name of a hierarchy with two controllers
 			continue
 		}
 		if err := makeInHierarchy(filepath.Join(cgroupRoot, h.Name()), path); err != nil {
@@ -31,7 +31,7 @@ func makeCgroup(path string) error {
 	return nil
 }
 
-// makeInHierarchy works level by level: no process may enter a cpuset that has no CPUs and no memory.
+// makeInHierarchy makes the levels one by one: no process can enter a cpuset without CPUs and memory nodes.
 func makeInHierarchy(hierarchy, path string) error {
 	parent := hierarchy
 	for level := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
@@ -60,11 +60,11 @@ func inherit(parent, child, file string) error {
 	return os.WriteFile(filepath.Join(child, file), value, 0o644)
 }
 
-// makeUnified makes a group of version 2, and hands every controller there is down to it.
+// makeUnified makes a group of version 2 and delegates all controllers to it.
 func makeUnified(path string) error {
 	parent := cgroupRoot
 	for level := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
-		if err := handDown(parent); err != nil {
+		if err := delegateControllers(parent); err != nil {
 			return err
 		}
 		parent = filepath.Join(parent, level)
@@ -72,11 +72,11 @@ func makeUnified(path string) error {
 			return err
 		}
 	}
-	return handDown(parent)
+	return delegateControllers(parent)
 }
 
-// handDown lets the groups below have the group's controllers.
-func handDown(group string) error {
+// delegateControllers enables the group's controllers for its child groups.
+func delegateControllers(group string) error {
 	controllers, err := os.ReadFile(filepath.Join(group, "cgroup.controllers"))
 	if err != nil {
 		return err

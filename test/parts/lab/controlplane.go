@@ -17,11 +17,11 @@ import (
 //go:embed config/audit-policy.yaml
 var auditPolicy []byte
 
-// disabledAdmission only costs time here: the first pod of a new namespace would have to wait for its service account,
-// and every new node, though Ready, for the removal of the taint it was given.
+// disabledAdmission are plugins that only cost time here: the first pod of a new namespace would wait for its service account,
+// and every new node, though Ready, for the removal of its taint.
 var disabledAdmission = []string{"ServiceAccount", "TaintNodesByCondition"}
 
-// disabledControllers write an annotation to every node that only kubelets read.
+// disabledControllers write an annotation that only kubelets read to every node.
 var disabledControllers = []string{"-ttl-controller"}
 
 func (l *Lab) startEtcd(ctx context.Context) error {
@@ -29,7 +29,7 @@ func (l *Lab) startEtcd(ctx context.Context) error {
 	args := []string{
 		"--name=lab",
 		"--data-dir=" + l.Path("etcd"),
-		"--unsafe-no-fsync", // nothing here is worth a wait for the disk
+		"--unsafe-no-fsync", // nothing here needs to survive a crash of the machine
 		"--listen-client-urls=" + client,
 		"--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + peer,
@@ -47,7 +47,7 @@ func (l *Lab) startAPIServer(ctx context.Context) error {
 	args := []string{
 		"--etcd-servers=" + url("http", l.ports.etcd),
 		"--advertise-address=" + l.host(),
-		"--endpoint-reconciler-type=none", // a loopback address is no valid endpoint of the Service "kubernetes"
+		"--endpoint-reconciler-type=none", // a loopback address is not a valid endpoint of the Service "kubernetes"
 		"--service-cluster-ip-range=" + l.services(),
 		"--client-ca-file=" + l.Path("ca.crt"),
 		"--authorization-mode=Node,RBAC",
@@ -61,15 +61,15 @@ func (l *Lab) startAPIServer(ctx context.Context) error {
 		"--service-account-key-file=" + l.Path("server.key"),
 		"--audit-policy-file=" + l.Path("audit-policy.yaml"),
 		"--audit-log-path=" + l.auditLog(),
-		"--audit-log-mode=blocking", // who has had an answer finds its request in the log
-		"--audit-log-maxsize=0",     // one file, however long
+		"--audit-log-mode=blocking", // a request is in the log before its answer is sent
+		"--audit-log-maxsize=0",     // one file of any size
 	}
 	args = append(args, l.serving(l.host(), l.ports.apiServer)...)
 	args = append(args, l.tokenWebhook()...)
 	return l.run(ctx, "kube-apiserver", args, nil, l.answers(l.Endpoint()+"/readyz"))
 }
 
-// services is the network of the Services' addresses. Without machines nobody listens on any.
+// services returns the network of the Services' addresses. Without machines nothing listens on them.
 func (l *Lab) services() string {
 	if l.network != nil {
 		return l.network.services()
@@ -81,8 +81,7 @@ func (l *Lab) auditLog() string {
 	return filepath.Join(l.logDir, "audit.log")
 }
 
-// startControllers waits for the first thing that controllers make and every pod needs: the namespace's default
-// service account.
+// startControllers waits for what every pod needs first: the default service account of the namespace.
 func (l *Lab) startControllers(ctx context.Context) error {
 	args := []string{
 		"--kubeconfig=" + l.kubeconfig(controllersUser),
@@ -93,7 +92,7 @@ func (l *Lab) startControllers(ctx context.Context) error {
 		"--concurrent-statefulset-syncs=16",
 		"--concurrent-job-syncs=16",
 	}
-	if !l.options.Machines { // whose kubelets report as often as the default asks
+	if !l.options.Machines { // their kubelets report as often as by default
 		args = append(args, "--node-monitor-grace-period="+nodeGrace.String())
 	}
 	args = append(args, l.serving(loopback, l.ports.controllers)...)
@@ -119,10 +118,10 @@ func (l *Lab) startScheduler(ctx context.Context) error {
 	return l.run(ctx, "kube-scheduler", args, nil, l.answers(url("https", l.ports.scheduler)+"/healthz"))
 }
 
-// unthrottled lifts the components' limits on their own requests: with the defaults a benchmark measures those.
+// unthrottled raises the components' limits on their own requests. With the defaults a benchmark would measure those limits.
 var unthrottled = []string{"--kube-api-qps=1000", "--kube-api-burst=2000"}
 
-// serving are the flags that every Kubernetes server has.
+// serving returns the flags that all Kubernetes servers have.
 func (l *Lab) serving(host string, port int) []string {
 	return []string{
 		"--bind-address=" + host,

@@ -9,26 +9,26 @@ import (
 	"quiesce/test/parts/tools"
 )
 
-// gateway is the number of the host's way to the Services: a network namespace with a kube-proxy and nothing else, so that the
-// host's own packet filter stays as it is, and the way stays open whichever machine dies.
+// gateway is the number of the host's gateway to the Services: a network namespace with only a kube-proxy. The host's own packet
+// filter stays unchanged, and Services stay reachable whichever machine dies.
 const gateway = maxMachines + 1
 
-// gatewayScript becomes kube-proxy ($1, with the configuration $2) once the host has laid the cable.
+// gatewayScript becomes kube-proxy ($1, with the configuration $2) once the host has connected it.
 const gatewayScript = `
 echo 1 >/proc/sys/net/ipv4/ip_forward
 until ip route show default | grep -q .; do sleep 0.05; done
 exec "$1" --config "$2"`
 
-// startGateway gives it the first machine's node for its own: a kube-proxy without one waits for half a minute. It does not
-// mind when that node goes.
+// startGateway runs the gateway's kube-proxy as that of the first machine's node. Without a node kube-proxy waits for half a
+// minute; it can lose the node later.
 func (l *Lab) startGateway(ctx context.Context, node Node) error {
 	proxy, err := tools.Path("kube-proxy")
 	if err != nil {
 		return err
 	}
 	m := &machine{node: node, number: gateway, dir: l.Path("gateway")}
-	if err := l.furnishGateway(m); err != nil {
-		return fmt.Errorf("furnish the gateway: %w", err)
+	if err := l.writeGatewayFiles(m); err != nil {
+		return fmt.Errorf("write the gateway's files: %w", err)
 	}
 	m.process, err = l.spawn("gateway", l.program(context.Background(), "unshare", "--net", "sh", "-c", gatewayScript, "gateway",
 		proxy, m.path("kube-proxy.yaml")))
@@ -44,7 +44,7 @@ func (l *Lab) startGateway(ctx context.Context, node Node) error {
 	return nil
 }
 
-func (l *Lab) furnishGateway(m *machine) error {
+func (l *Lab) writeGatewayFiles(m *machine) error {
 	if err := os.Mkdir(m.dir, 0o755); err != nil {
 		return err
 	}

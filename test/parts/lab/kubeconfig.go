@@ -16,7 +16,7 @@ var kubeconfigYAML string
 
 var kubeconfigTemplate = template.Must(template.New("kubeconfig").Parse(kubeconfigYAML))
 
-// kubeconfig is the path of a user's kubeconfig file.
+// kubeconfig returns the path of a user's kubeconfig file.
 func (l *Lab) kubeconfig(u user) string {
 	return l.Path(strings.ReplaceAll(u.Name, ":", "-") + ".kubeconfig")
 }
@@ -48,7 +48,7 @@ func (l *Lab) writeKubeconfigTo(path string, u user) error {
 	return nil
 }
 
-// restConfig is the configuration of a client that is not throttled on its own side.
+// restConfig returns the configuration of a client without client-side throttling.
 func (l *Lab) restConfig(u user) (*rest.Config, error) {
 	id, err := l.pki.client(u)
 	if err != nil {

@@ -7,8 +7,7 @@ import (
 	"path/filepath"
 )
 
-// Kubectl runs the built kubectl as a cluster admin and returns what it printed. An error carries what it complained
-// about.
+// Kubectl runs the built kubectl as a cluster admin and returns its output. An error has kubectl's error text.
 func (l *Lab) Kubectl(ctx context.Context, args ...string) (string, error) {
 	cmd, err := l.command(ctx, "kubectl", append([]string{"--kubeconfig=" + l.Kubeconfig()}, args...)...)
 	if err != nil {

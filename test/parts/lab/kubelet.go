@@ -13,12 +13,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// takenFor is for how long kwok must not take a node's lease back: longer than any lab runs.
-const takenFor = 24 * time.Hour
+// leaseDuration is how long kwok must not take a node's Lease back: longer than any lab runs.
+const leaseDuration = 24 * time.Hour
 
-// StopKubelet makes a node one whose kubelet is out of reach: Ready is Unknown, and no pod on it starts or stops any
-// more. It takes the node's lease from kwok, which then leaves the node and its pods alone, once it has seen that; the pods
-// that are there are marked, so that none of them is stopped before.
+// StopKubelet makes a node's kubelet unreachable: Ready is Unknown, and no pod on the node starts or stops any more. It takes the
+// node's Lease from kwok, which ignores the node and its pods once it has seen that. Existing pods are annotated, so that kwok
+// stops none of them before.
 func (l *Lab) StopKubelet(ctx context.Context, node string) error {
 	err := l.takeNodeLease(ctx, node)
 	if err == nil {
@@ -34,7 +34,7 @@ func (l *Lab) StopKubelet(ctx context.Context, node string) error {
 }
 
 func (l *Lab) takeNodeLease(ctx context.Context, node string) error {
-	holder, seconds, now := "nobody", int32(takenFor.Seconds()), metav1.NowMicro()
+	holder, seconds, now := "lab", int32(leaseDuration.Seconds()), metav1.NowMicro()
 	patch, err := json.Marshal(map[string]any{"spec": coordinationv1.LeaseSpec{
 		HolderIdentity: &holder, LeaseDurationSeconds: &seconds, RenewTime: &now,
 	}})
@@ -48,7 +48,7 @@ func (l *Lab) takeNodeLease(ctx context.Context, node string) error {
 	return nil
 }
 
-// disownNode marks the node, so that kwok does not make it Ready before it has seen that the lease is taken.
+// disownNode annotates the node, so that kwok does not make it Ready before it has seen that the Lease is taken.
 func (l *Lab) disownNode(ctx context.Context, node string) error {
 	nodes := l.client.CoreV1().Nodes()
 	mark := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:"stopped"}}}`, kubeletAnnotation)
@@ -60,7 +60,7 @@ func (l *Lab) disownNode(ctx context.Context, node string) error {
 	if err != nil {
 		return fmt.Errorf("encode the condition: %w", err)
 	}
-	if _, err := nodes.PatchStatus(ctx, node, status); err != nil { // strategic: the other conditions stay
+	if _, err := nodes.PatchStatus(ctx, node, status); err != nil { // strategic merge: the other conditions stay
 		return fmt.Errorf("make the node's state unknown: %w", err)
 	}
 	return nil

@@ -10,24 +10,24 @@ import (
 	"time"
 )
 
-// Annotations of a pod say how kwok plays it. Durations are seconds or milliseconds, such as 3s, 0.5s or 250ms;
-// ReadyAfter and CompleteAfter take every Go duration.
+// Annotations of a pod that tell kwok how to simulate it. Durations are seconds or milliseconds, such as 3s, 0.5s or 250ms;
+// ReadyAfter and CompleteAfter accept all Go durations.
 const (
-	StopAfter     = "lab/stop-after"     // it takes this long to stop, not Options.StopDelay; its grace still bounds it
-	ReadyAfter    = "lab/ready-after"    // it becomes Ready this long after it was bound; default at once
-	CompleteAfter = "lab/complete-after" // as a pod of a Job it succeeds after this time; default at once
-	PodIP         = "lab/pod-ip"         // its address, where something real may listen; default a made-up one
+	StopAfter     = "lab/stop-after"     // time to stop, instead of Options.StopDelay; limited by the grace period
+	ReadyAfter    = "lab/ready-after"    // time from binding to Ready; default 0
+	CompleteAfter = "lab/complete-after" // time until a pod of a Job succeeds; default 0
+	PodIP         = "lab/pod-ip"         // address of the pod, where a real server may listen; default a made-up one
 )
 
-// kubeletAnnotation is set on a node whose kubelet was stopped, and on its pods, to keep kwok's hands off them.
+// kubeletAnnotation on a node whose kubelet was stopped, and on its pods, makes kwok ignore them.
 const kubeletAnnotation = "lab/kubelet"
 
 const (
-	// nodeLease is how long a node's heartbeat is good for. kwok renews it after a quarter of that: long, because the
-	// renewals of 3,000 nodes would otherwise take the CPU that is to be measured.
+	// nodeLease is the duration of a node's Lease. kwok renews it after a quarter of that. It is long, because renewals for 3,000
+	// nodes would otherwise use the CPU that is to be measured.
 	nodeLease = 10 * time.Minute
-	// nodeGrace is after which time without a heartbeat the node controller calls a node's state Unknown. See
-	// StopKubelet for how to have that at once.
+	// nodeGrace is the time without a heartbeat after which the node controller sets a node's state to Unknown. StopKubelet does
+	// so at once.
 	nodeGrace = nodeLease + 5*time.Minute
 )
 

@@ -1,15 +1,14 @@
-// Package lab runs a real Kubernetes control plane on this machine, for tests, the demo and benchmarks: etcd,
-// kube-apiserver, kube-controller-manager and kube-scheduler, the real aws-iam-authenticator as the API server's token
-// webhook, and kwok (https://kwok.sigs.k8s.io) in place of the kubelets.
+// Package lab runs a real Kubernetes control plane on this machine, for tests, the demo and benchmarks: etcd, kube-apiserver,
+// kube-controller-manager and kube-scheduler, the real aws-iam-authenticator as the API server's token webhook, and kwok
+// (https://kwok.sigs.k8s.io) in place of the kubelets.
 //
-// What depends on Kubernetes' behaviour, such as eviction, budgets, graceful deletion, RBAC and tokens, is therefore
-// tested against the real thing. Pods run nothing: kwok makes them Ready at once and takes [Options].StopDelay to stop
-// them. See the annotations in kwok.go for pods that behave otherwise.
+// So the behavior of Kubernetes, such as eviction, PDBs, graceful deletion, RBAC and tokens, is real. Pods run nothing: kwok
+// makes them Ready at once and takes [Options].StopDelay to stop them. Annotations change that for a pod (kwok.go).
 //
-// Where pods are to run for real, [Options].Machines has nodes with a kubelet, containerd and kube-proxy each (machine.go).
+// With [Options].Machines, nodes run real pods, each with a kubelet, containerd and kube-proxy (machine.go).
 //
-// Everything listens on 127.0.0.1 or in network namespaces of the lab, and lives in one temporary folder. Several labs can run at
-// once, and nothing outlives the process that started them, however that process ends (custody.go).
+// Everything listens on 127.0.0.1 or in network namespaces of the lab, and its files are in one temporary folder. Several labs
+// can run at once, and nothing outlives the process that started them, however that process ends (reaper.go).
 package lab
 
 import (
@@ -27,48 +26,48 @@ import (
 )
 
 const (
-	// startTimeout bounds the start. A lab is up in seconds; a minute more allows for several of them starting at once
-	// on two cores, and still ends a start that hangs before the test's own timeout hides why.
+	// startTimeout bounds the start. A lab starts in seconds; a minute more allows for several labs that start at once on two
+	// cores. A start that hangs still ends before the test's own timeout hides the cause.
 	startTimeout = 90 * time.Second
 
 	defaultStopDelay = time.Second
 
 	loopback = "127.0.0.1"
-	// tokenCacheTTL is how long the API server believes the authenticator. It remembers a good token for 10 s by itself,
-	// whatever this says: with it, a test that takes a role away waits no longer than that.
+	// tokenCacheTTL is how long the API server caches answers of the authenticator. It caches accepted tokens for 10 s in any
+	// case. With this value a test that takes a role away waits no longer than that.
 	tokenCacheTTL = 2 * time.Second
 )
 
-// Options says what a lab should be like. The zero value is a lab without IAM.
+// Options configures a lab. The zero value is a lab without IAM.
 type Options struct {
-	ClusterName string // that tokens must be made for; default "lab"
+	ClusterName string // the cluster that tokens must name; default "lab"
 
 	STSProxy  string // URL of an HTTP CONNECT proxy that answers for sts.<region>.amazonaws.com; empty: no IAM authenticator
 	STSCAFile string // PEM file of the CA that signed the proxy's certificate
 	Region    string // AWS region of the authenticator; default us-east-1
 	Roles     []Role // IAM roles that the authenticator maps
 
-	// Machines gives nodes that run containers: AddNodes starts a machine each, with a kubelet, containerd and kube-proxy of its
-	// own. Needs Linux and root; see MissingForMachines.
+	// Machines makes nodes run containers: AddNodes starts a machine for each, with its own kubelet, containerd and kube-proxy.
+	// It needs Linux and root; see MissingForMachines.
 	Machines bool
-	Images   []string          // archives of the images that pods of machines may use (test/parts/images); nothing is ever pulled
-	Programs map[string]string // Go programs to make such images of, localhost/<name>:lab: name to package
+	Images   []string          // archives of the images that pods on machines may use (test/parts/images); nothing is ever pulled
+	Programs map[string]string // Go programs to make into images, localhost/<name>:lab: package by name
 
 	StopDelay time.Duration // how long a pod of a simulated node takes to stop; default 1s
-	LogDir    string        // where the components' logs and the audit log go, and stay; empty: they go with the lab
+	LogDir    string        // folder that keeps the logs of the components and the audit log; empty: the logs are removed with the lab
 }
 
 // Role maps an IAM role to a Kubernetes user, as aws-iam-authenticator's mapRoles does.
 type Role struct {
 	ARN      string
-	Username string // may contain {{SessionName}}, {{AccountID}} and the like
+	Username string // may contain {{SessionName}}, {{AccountID}} and similar placeholders
 	Groups   []string
 }
 
 // Lab is a running control plane.
 type Lab struct {
 	options   Options
-	custody   *custody
+	reaper    *reaper
 	logDir    string
 	ports     ports
 	network   *network // of the machines
@@ -82,8 +81,8 @@ type Lab struct {
 	stop      func() error
 }
 
-// Start starts a lab and returns when every part of it is ready and the first pod could be made. ctx bounds the start
-// only: a lab runs until Stop, or until this process ends.
+// Start starts a lab and returns when all parts are ready and the first pod can be created. ctx bounds only the start: a lab runs
+// until Stop, or until this process ends.
 func Start(ctx context.Context, o Options) (*Lab, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -92,7 +91,7 @@ func Start(ctx context.Context, o Options) (*Lab, error) {
 		return nil, fmt.Errorf("prepare the lab: %w", err)
 	}
 	if err := l.start(ctx); err != nil {
-		return nil, fmt.Errorf("start the lab: %w", errors.Join(err, l.custody.end()))
+		return nil, fmt.Errorf("start the lab: %w", errors.Join(err, l.reaper.end()))
 	}
 	return l, nil
 }
@@ -110,21 +109,21 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// prepare makes what the processes need: a folder that is taken away whatever happens, certificates and ports.
+// prepare makes what the processes need: a folder that is removed in any case, certificates and ports.
 func prepare(ctx context.Context, o Options) (*Lab, error) {
-	custody, err := takeCustody(ctx)
+	reaper, err := startReaper(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{options: o, custody: custody, logDir: custody.dir}
+	l := &Lab{options: o, reaper: reaper, logDir: reaper.dir}
 	l.stop = sync.OnceValue(l.end)
-	if err := l.furnish(ctx); err != nil {
-		return nil, errors.Join(err, custody.end())
+	if err := l.prepareFiles(ctx); err != nil {
+		return nil, errors.Join(err, reaper.end())
 	}
 	return l, nil
 }
 
-func (l *Lab) furnish(ctx context.Context) (err error) {
+func (l *Lab) prepareFiles(ctx context.Context) (err error) {
 	if l.options.LogDir != "" {
 		l.logDir = l.options.LogDir
 		if err := os.MkdirAll(l.logDir, 0o755); err != nil {
@@ -146,7 +145,7 @@ func (l *Lab) furnish(ctx context.Context) (err error) {
 	return l.connect()
 }
 
-// connect makes the clients of the API server. They work once it does.
+// connect makes the clients of the API server, before it runs.
 func (l *Lab) connect() (err error) {
 	l.probes = l.pki.httpClient()
 	if l.admin, err = l.restConfig(adminUser); err != nil {
@@ -158,7 +157,7 @@ func (l *Lab) connect() (err error) {
 	return nil
 }
 
-// start brings the components up in the order in which they need each other.
+// start starts the components in the order of their dependencies.
 func (l *Lab) start(ctx context.Context) error {
 	if err := inParallel(ctx, l.startEtcd, l.startAuthenticator); err != nil {
 		return err
@@ -169,23 +168,23 @@ func (l *Lab) start(ctx context.Context) error {
 	return inParallel(ctx, l.startControllers, l.startScheduler, l.startKwok)
 }
 
-// Stop kills every process of the lab and removes its folder. It may be called more than once. It fails when a
-// component had died before, with the end of that component's log.
+// Stop kills all processes of the lab and removes its folder. It may be called more than once. It fails if a component died
+// before, with the end of that component's log.
 func (l *Lab) Stop() error {
 	return l.stop()
 }
 
 func (l *Lab) end() error {
-	died := l.died() // before all of them do
-	return errors.Join(died, l.custody.end())
+	died := l.died() // before all of them are killed
+	return errors.Join(died, l.reaper.end())
 }
 
-// Endpoint is the API server's URL.
+// Endpoint returns the API server's URL.
 func (l *Lab) Endpoint() string {
 	return fmt.Sprintf("https://%s:%d", l.host(), l.ports.apiServer)
 }
 
-// host is the address of the API server, and of nothing else: one that the machines reach, if there are any.
+// host returns the address of the API server only: one that the machines can reach, if there are any.
 func (l *Lab) host() string {
 	if l.network != nil {
 		return l.network.host()
@@ -193,28 +192,27 @@ func (l *Lab) host() string {
 	return loopback
 }
 
-// CA is the PEM certificate of the authority that signed the API server's certificate.
+// CA returns the certificate of the authority that signed the API server's certificate, as PEM.
 func (l *Lab) CA() []byte {
 	return l.pki.authority.certificatePEM
 }
 
-// Kubeconfig is the path of a kubeconfig file for a cluster admin.
+// Kubeconfig returns the path of a cluster admin's kubeconfig file.
 func (l *Lab) Kubeconfig() string {
 	return l.kubeconfig(adminUser)
 }
 
-// Admin is the configuration of a cluster admin's client, without throttling in the client. It is the caller's own
-// to change.
+// Admin returns the configuration of a cluster admin's client, without client-side throttling. The caller may change it.
 func (l *Lab) Admin() *rest.Config {
 	return rest.CopyConfig(l.admin)
 }
 
-// Client is a cluster admin's client.
+// Client returns a cluster admin's client.
 func (l *Lab) Client() kubernetes.Interface {
 	return l.client
 }
 
-// Path is the path of a file in the lab's folder, which goes with the lab.
+// Path returns the path of a file in the lab's folder, which is removed with the lab.
 func (l *Lab) Path(name string) string {
-	return filepath.Join(l.custody.dir, name)
+	return filepath.Join(l.reaper.dir, name)
 }

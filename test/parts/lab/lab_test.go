@@ -21,15 +21,15 @@ import (
 )
 
 const (
-	// patience is how long a test waits for what should take a second, on a machine that is busy with other packages.
-	patience = 20 * time.Second
-	tick     = 20 * time.Millisecond
-	// stopDelay of the shared lab, and what a stop may take beyond it on a busy machine.
+	// waitTimeout is how long a test waits for what should take a second, on a machine that is busy with other packages.
+	waitTimeout = 20 * time.Second
+	tick        = 20 * time.Millisecond
+	// stopDelay is that of the shared lab, and stopSlack what a stop may take beyond it on a busy machine.
 	stopDelay = 500 * time.Millisecond
 	stopSlack = 3 * time.Second
 )
 
-// shared is the lab that the tests of this file share, each in a namespace of its own.
+// shared is the lab of all tests in this file. Each test has its own namespace.
 var shared = sync.OnceValues(func() (*Lab, error) {
 	l, err := Start(context.Background(), Options{StopDelay: stopDelay})
 	if err != nil {
@@ -46,8 +46,8 @@ var shared = sync.OnceValues(func() (*Lab, error) {
 var stopShared = func() error { return nil }
 
 func TestMain(m *testing.M) {
-	if os.Getenv(victimVariable) != "" {
-		beVictim()
+	if os.Getenv(childVariable) != "" {
+		runChild()
 	}
 	code := m.Run()
 	if err := stopShared(); err != nil {
@@ -80,7 +80,7 @@ func podSpec(annotations map[string]string) corev1.PodTemplateSpec {
 	}
 }
 
-// deploy makes a Deployment of two and waits until it is Ready.
+// deploy makes a Deployment with two replicas and waits until it is Ready.
 func deploy(t *testing.T, l *Lab, namespace string) {
 	t.Helper()
 	replicas := int32(2)
@@ -94,7 +94,7 @@ func deploy(t *testing.T, l *Lab, namespace string) {
 	require.Eventually(t, func() bool {
 		d, err := deployments.Get(t.Context(), "web", metav1.GetOptions{})
 		return err == nil && d.Status.ReadyReplicas == replicas
-	}, patience, tick)
+	}, waitTimeout, tick)
 }
 
 // runningPod makes a bare pod and waits until it is Ready.
@@ -109,11 +109,11 @@ func runningPod(t *testing.T, l *Lab, name string, annotations map[string]string
 	require.Eventually(t, func() bool {
 		p, err := pods.Get(t.Context(), name, metav1.GetOptions{})
 		return err == nil && p.Status.Phase == corev1.PodRunning
-	}, patience, tick)
+	}, waitTimeout, tick)
 	return ns
 }
 
-// timeToStop deletes a pod with its own grace and measures until it is gone.
+// timeToStop deletes a pod with these options and returns the time until it is gone.
 func timeToStop(t *testing.T, l *Lab, namespace, name string, o metav1.DeleteOptions) time.Duration {
 	t.Helper()
 	pods := l.Client().CoreV1().Pods(namespace)
@@ -122,7 +122,7 @@ func timeToStop(t *testing.T, l *Lab, namespace, name string, o metav1.DeleteOpt
 	require.Eventually(t, func() bool {
 		_, err := pods.Get(t.Context(), name, metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
-	}, patience, tick)
+	}, waitTimeout, tick)
 	return time.Since(began)
 }
 
@@ -140,7 +140,7 @@ func TestANodeLooksLikeOneOfEKS(t *testing.T) {
 	require.Equal(t, "us-east-1", node.Labels[corev1.LabelTopologyRegion])
 }
 
-func TestAPodTakesItsTimeToStop(t *testing.T) {
+func TestPod_Deleted_StopsAfterItsDelay(t *testing.T) {
 	l := startedLab(t)
 	for name, c := range map[string]struct {
 		annotations map[string]string
@@ -159,13 +159,13 @@ func TestAPodTakesItsTimeToStop(t *testing.T) {
 	}
 }
 
-func TestABudgetBlocksAnEviction(t *testing.T) {
+func TestPDB_NoDisruptions_EvictionRefused(t *testing.T) {
 	l := startedLab(t)
 	ns := namespace(t, l)
 	deploy(t, l, ns)
 	none := intstr.FromInt32(0)
-	budgets := l.Client().PolicyV1().PodDisruptionBudgets(ns)
-	_, err := budgets.Create(t.Context(), &policyv1.PodDisruptionBudget{
+	pdbs := l.Client().PolicyV1().PodDisruptionBudgets(ns)
+	_, err := pdbs.Create(t.Context(), &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Name: "web"},
 		Spec: policyv1.PodDisruptionBudgetSpec{
 			MaxUnavailable: &none, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
@@ -173,9 +173,9 @@ func TestABudgetBlocksAnEviction(t *testing.T) {
 	}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		b, err := budgets.Get(t.Context(), "web", metav1.GetOptions{})
+		b, err := pdbs.Get(t.Context(), "web", metav1.GetOptions{})
 		return err == nil && b.Status.ObservedGeneration == b.Generation
-	}, patience, tick)
+	}, waitTimeout, tick)
 
 	pods, err := l.Client().CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)
@@ -188,7 +188,7 @@ func TestABudgetBlocksAnEviction(t *testing.T) {
 func TestTheAuditLogCountsEveryRequestOnce(t *testing.T) {
 	l := startedLab(t)
 	as := l.Admin()
-	as.UserAgent = rand.Text() // other tests are the admin too
+	as.UserAgent = rand.Text() // other tests use the admin too
 	client, err := kubernetes.NewForConfig(as)
 	require.NoError(t, err)
 	ctx := t.Context()
@@ -203,7 +203,7 @@ func TestTheAuditLogCountsEveryRequestOnce(t *testing.T) {
 	require.Zero(t, before[0].Done, "the watch still runs")
 
 	watch.Stop()
-	require.Eventually(t, func() bool { return !requestsOf(t, l, as.UserAgent)[0].Done.IsZero() }, patience, tick)
+	require.Eventually(t, func() bool { return !requestsOf(t, l, as.UserAgent)[0].Done.IsZero() }, waitTimeout, tick)
 	after := requestsOf(t, l, as.UserAgent)
 	for _, requests := range [][]Request{before, after} {
 		require.Len(t, requests, 3)
@@ -225,7 +225,7 @@ func requestsOf(t *testing.T, l *Lab, agent string) (requests []Request) {
 	return requests
 }
 
-func TestAPodOfAStoppedKubeletStays(t *testing.T) {
+func TestStopKubelet_PodDeleted_Stays(t *testing.T) {
 	l := startedLab(t)
 	node := Node{Name: "unreachable", InstanceID: "i-0c3", Zone: "us-east-1a"}
 	require.NoError(t, l.AddNodes(t.Context(), node))

@@ -9,13 +9,13 @@ import (
 
 const (
 	inotifyLimit = "/proc/sys/fs/inotify/max_user_instances"
-	// inotifyInstances is what a computer full of machines needs: a kubelet has six, containerd and kube-proxy one each. The
-	// kernel's own limit of 128 is reached with sixteen of them.
+	// inotifyInstances is enough for a host full of machines: a kubelet has six, containerd and kube-proxy one each. Sixteen
+	// machines reach the kernel's default limit of 128.
 	inotifyInstances = 1024
 )
 
-// raiseLimits raises, and never lowers, what the kernel allows all machines of this computer together. It stays raised: another
-// lab may have come to need it.
+// raiseLimits raises, and never lowers, the kernel's limit for all machines of this host together. It stays raised: another lab
+// may need it by now.
 func raiseLimits() error {
 	text, err := os.ReadFile(inotifyLimit)
 	if err != nil {

@@ -28,20 +28,19 @@ var machineFiles embed.FS
 var machineTemplates = template.Must(template.ParseFS(machineFiles, "config/*"))
 
 const (
-	// kubeProxyUser is whom Kubernetes' own RBAC allows what kube-proxy needs.
+	// kubeProxyUser is the user to which Kubernetes' default RBAC grants what kube-proxy needs.
 	kubeProxyUser = "system:kube-proxy"
-	// kubeletUserPrefix and kubeletGroup are what the node authorizer knows a kubelet by
+	// kubeletUserPrefix and kubeletGroup identify a kubelet to the node authorizer
 	// (https://kubernetes.io/docs/reference/access-authn-authz/node/).
 	kubeletUserPrefix = "system:node:"
 	kubeletGroup      = "system:nodes"
 
-	// pluginFolder is where Debian's containernetworking-plugins has them.
+	// pluginFolder is the folder of Debian's containernetworking-plugins.
 	pluginFolder = "/usr/lib/cni"
 )
 
-// machine is a node that runs containers: a network namespace, a mount namespace and a process namespace with containerd,
-// kubelet and kube-proxy in them. When the first process of its process namespace ends, the kernel ends all others, and with
-// them go the mounts and the network.
+// machine is a node that runs containers: containerd, kubelet and kube-proxy in their own network, mount and process namespaces.
+// When the first process of the process namespace ends, the kernel ends all others, and mounts and network vanish with them.
 type machine struct {
 	node    Node
 	number  int
@@ -50,21 +49,21 @@ type machine struct {
 	process *process
 }
 
-// MissingForMachines says what this computer lacks to run machines, and nil if nothing.
+// MissingForMachines returns what this host lacks to run machines; nil if nothing.
 func MissingForMachines() error {
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		return errors.New("nodes that run containers need Linux and root")
 	}
-	var faults []error
+	var errs []error
 	for _, program := range []string{"containerd", "runc", "ctr", "ip", "nft", "nsenter", "unshare", pluginFolder + "/ptp"} {
 		if _, err := exec.LookPath(program); err != nil {
-			faults = append(faults, fmt.Errorf("%w: `make setup` installs it", err))
+			errs = append(errs, fmt.Errorf("%w: `make setup` installs it", err))
 		}
 	}
-	return errors.Join(faults...)
+	return errors.Join(errs...)
 }
 
-// prepareMachines makes what machines share: the network and the images.
+// prepareMachines prepares what machines share: the network and the images.
 func (l *Lab) prepareMachines(ctx context.Context) error {
 	if !l.options.Machines {
 		return nil
@@ -103,7 +102,7 @@ func (l *Lab) newMachine(node Node) (*machine, error) {
 	m := &machine{
 		node: node, number: number,
 		dir:    l.Path(fmt.Sprintf("machine%d", number)),
-		cgroup: filepath.Join("/", filepath.Base(l.custody.dir), fmt.Sprintf("machine%d", number)),
+		cgroup: filepath.Join("/", filepath.Base(l.reaper.dir), fmt.Sprintf("machine%d", number)),
 	}
 	l.machines = append(l.machines, m)
 	return m, nil
@@ -115,7 +114,7 @@ func (l *Lab) startMachine(ctx context.Context, m *machine) (err error) {
 			err = fmt.Errorf("start machine %s: %w", m.node.Name, err)
 		}
 	}()
-	if err := l.furnishMachine(ctx, m); err != nil {
+	if err := l.writeMachineFiles(ctx, m); err != nil {
 		return err
 	}
 	if err := makeCgroup(m.cgroup); err != nil {
@@ -130,8 +129,8 @@ func (l *Lab) startMachine(ctx context.Context, m *machine) (err error) {
 	return nil
 }
 
-// furnishMachine writes everything that the machine's programs read.
-func (l *Lab) furnishMachine(ctx context.Context, m *machine) error {
+// writeMachineFiles writes all files that the machine's programs read.
+func (l *Lab) writeMachineFiles(ctx context.Context, m *machine) error {
 	for _, folder := range []string{"lib", "log", "cni", "volume-plugins"} {
 		if err := os.MkdirAll(m.path(folder), 0o755); err != nil {
 			return err
@@ -164,7 +163,7 @@ func (l *Lab) writeMachineFile(m *machine, name string) error {
 	return os.WriteFile(m.path(name), content.Bytes(), 0o600)
 }
 
-// settings are what the templates of config/ ask for.
+// settings returns the values of the templates in config/.
 func (l *Lab) settings(m *machine) map[string]string {
 	return map[string]string{
 		"Name": m.node.Name, "ProviderID": m.node.providerID(), "Dir": m.dir, "Cgroup": m.cgroup,
@@ -173,7 +172,7 @@ func (l *Lab) settings(m *machine) map[string]string {
 	}
 }
 
-// path is that of a file in the machine's folder.
+// path returns the path of a file in the machine's folder.
 func (m *machine) path(name string) string { return filepath.Join(m.dir, name) }
 
 // boot starts the machine's first process and connects it.
@@ -208,7 +207,7 @@ func (m *machine) kubeletFlags(n *network) string {
 	return "--node-ip=" + n.machine(m.number) + " --node-labels=" + strings.Join(labels, ",")
 }
 
-// nodeIsReady is a readiness condition.
+// nodeIsReady returns a readiness check of a node.
 func (l *Lab) nodeIsReady(name string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		node, err := l.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
@@ -217,7 +216,7 @@ func (l *Lab) nodeIsReady(name string) func(context.Context) error {
 		}
 		ready, message := readiness(node)
 		if ready != corev1.ConditionTrue {
-			return fmt.Errorf("the kubelet says %s: %s", ready, message)
+			return fmt.Errorf("the kubelet reports Ready=%s: %s", ready, message)
 		}
 		return nil
 	}

@@ -15,14 +15,14 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// three nodes in two zones.
+// three is three nodes in two zones.
 var three = []Node{
 	{Name: "ip-10-0-0-1.us-east-1.compute.internal", InstanceID: "i-01", Zone: "us-east-1a", Labels: map[string]string{"group": "a"}},
 	{Name: "ip-10-0-0-2.us-east-1.compute.internal", InstanceID: "i-02", Zone: "us-east-1b"},
 	{Name: "ip-10-0-0-3.us-east-1.compute.internal", InstanceID: "i-03", Zone: "us-east-1a"},
 }
 
-func TestMachinesAreNodesLikeThoseOfEKS(t *testing.T) {
+func TestMachine_Node_LooksLikeEKS(t *testing.T) {
 	RequireMachines(t)
 	l := startMachines(t)
 	node, err := l.Client().CoreV1().Nodes().Get(t.Context(), three[0].Name, metav1.GetOptions{})
@@ -42,17 +42,17 @@ func TestServicesWorkFromPodsAndFromTheHost(t *testing.T) {
 		connection, err := net.DialTimeout("tcp", service, time.Second)
 		return err == nil && connection.Close() == nil
 	}
-	require.Eventually(t, dials, patience, tick)
-	for _, node := range three { // and from each machine, its own pods' way
+	require.Eventually(t, dials, waitTimeout, tick)
+	for _, node := range three { // and from each machine, as its pods do
 		host, port, _ := net.SplitHostPort(service)
 		require.Eventually(t, func() bool {
 			cmd, err := l.Inside(t.Context(), node.Name, "bash", "-c", "exec 3<>/dev/tcp/"+host+"/"+port)
 			return err == nil && cmd.Run() == nil
-		}, patience, tick, "from %s", node.Name)
+		}, waitTimeout, tick, "from %s", node.Name)
 	}
 }
 
-func TestAKilledMachineVanishesWithoutAWord(t *testing.T) {
+func TestKill_Machine_VanishesSilently(t *testing.T) {
 	RequireMachines(t)
 	l := startMachines(t)
 	serveOn(t, l, three[0])
@@ -73,31 +73,31 @@ func TestAKilledMachineVanishesWithoutAWord(t *testing.T) {
 	require.Error(t, l.Kill(t.Context(), "no-such-node"))
 }
 
-func TestNothingIsLeftOfMachinesWhenTheProcessIsKilled(t *testing.T) {
+func TestReaper_MachinesAndProcessKilled_NothingRemains(t *testing.T) {
 	RequireMachines(t)
-	victim, group, dir := startVictim(t, "machines")
+	child, group, dir := startChild(t, "machines")
 	require.NotEmpty(t, membersOf(t, dir), "no process is in the lab's control groups")
-	require.NoError(t, victim.Process.Kill())
-	_ = victim.Wait() // says that it was killed
-	requireNothingLeft(t, group, dir)
+	require.NoError(t, child.Process.Kill())
+	_ = child.Wait() // returns that it was killed
+	requireCleanedUp(t, group, dir)
 	requireNoTrace(t, dir)
 }
 
-// startMachines starts a lab with three machines, and looks for traces when it has ended.
+// startMachines starts a lab with three machines, and checks after its end that nothing remains.
 func startMachines(t *testing.T) *Lab {
 	t.Helper()
 	l, err := Start(t.Context(), Options{Machines: true})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, l.Stop())
-		requireNoTrace(t, l.custody.dir)
+		requireNoTrace(t, l.reaper.dir)
 	})
 	require.NoError(t, l.AddNodes(t.Context(), three...))
 	return l
 }
 
-// serveOn runs a pod on a node, and returns the address of a Service of something that listens there: the kubelet, which the pod
-// shares the network with.
+// serveOn runs a pod on a node, and returns the address of a Service to something that listens there: the kubelet, whose network
+// the pod shares.
 func serveOn(t *testing.T, l *Lab, node Node) (service string) {
 	t.Helper()
 	core := l.Client().CoreV1()
@@ -120,26 +120,26 @@ func serveOn(t *testing.T, l *Lab, node Node) (service string) {
 	require.Eventually(t, func() bool {
 		p, err := core.Pods(metav1.NamespaceDefault).Get(t.Context(), "server", metav1.GetOptions{})
 		return err == nil && p.Status.Phase == corev1.PodRunning
-	}, patience, tick)
+	}, waitTimeout, tick)
 	return net.JoinHostPort(s.Spec.ClusterIP, "80")
 }
 
-// requireNoTrace: no process, mount, control group or cable of the lab's is left.
+// requireNoTrace requires that no process, mount, control group or network link of the lab remains.
 func requireNoTrace(t *testing.T, dir string) {
 	t.Helper()
-	require.Eventually(t, func() bool { return len(membersOf(t, dir)) == 0 }, patience, tick)
+	require.Eventually(t, func() bool { return len(membersOf(t, dir)) == 0 }, waitTimeout, tick)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
 	require.NotContains(t, string(mounts), dir)
 	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
-		left, err := filepath.Glob(pattern + filepath.Base(dir))
+		remaining, err := filepath.Glob(pattern + filepath.Base(dir))
 		require.NoError(t, err)
-		require.Empty(t, left)
+		require.Empty(t, remaining)
 	}
 	require.NoDirExists(t, dir)
 }
 
-// membersOf are the processes in the lab's control groups, wherever they are.
+// membersOf returns all processes in the lab's control groups.
 func membersOf(t *testing.T, dir string) (members []string) {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*/cgroup")

@@ -13,14 +13,14 @@ import (
 	"quiesce/test/parts/need"
 )
 
-// MemoryGroup is a control group that bounds what its processes use: the kernel kills one that needs more, as Lambda's does. It goes
-// with the lab.
+// MemoryGroup is a control group that limits the memory of its processes: the kernel kills a process that needs more, as Lambda's
+// does. It is removed with the lab.
 type MemoryGroup struct {
 	path    string
 	unified bool // of version 2
 }
 
-// RequireMemoryGroups says that a test needs them.
+// RequireMemoryGroups skips or fails a test on a host without them.
 func RequireMemoryGroups(t testing.TB) {
 	t.Helper()
 	var missing error
@@ -30,9 +30,9 @@ func RequireMemoryGroups(t testing.TB) {
 	need.Part(t, missing)
 }
 
-// MemoryGroup makes a control group of this name that may use that many bytes.
+// MemoryGroup makes a control group with this name and memory limit, in bytes.
 func (l *Lab) MemoryGroup(name string, limit int64) (*MemoryGroup, error) {
-	parent := filepath.Base(l.custody.dir) // which the guardian removes with all that is in it
+	parent := filepath.Base(l.reaper.dir) // the reaper removes it with its content
 	g := &MemoryGroup{path: filepath.Join(cgroupRoot, "memory", parent, name)}
 	if _, err := os.Stat(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
 		g = &MemoryGroup{path: filepath.Join(cgroupRoot, parent, name), unified: true}
@@ -46,10 +46,10 @@ func (l *Lab) MemoryGroup(name string, limit int64) (*MemoryGroup, error) {
 	return g, g.Limit(limit)
 }
 
-// Entry is the file that takes the id of a process which is to be in the group.
+// Entry returns the file to which the ID of a process is written to put it into the group.
 func (g *MemoryGroup) Entry() string { return filepath.Join(g.path, "cgroup.procs") }
 
-// Limit says what the group may use, in bytes.
+// Limit sets the group's memory limit, in bytes.
 func (g *MemoryGroup) Limit(bytes int64) error {
 	if err := os.WriteFile(g.file("memory.limit_in_bytes", "memory.max"), []byte(strconv.FormatInt(bytes, 10)), 0o644); err != nil {
 		return fmt.Errorf("limit the memory of a control group: %w", err)
@@ -57,7 +57,7 @@ func (g *MemoryGroup) Limit(bytes int64) error {
 	return nil
 }
 
-// Used is how many bytes the group uses now.
+// Used returns how many bytes the group uses now.
 func (g *MemoryGroup) Used() (int64, error) {
 	text, err := os.ReadFile(g.file("memory.usage_in_bytes", "memory.current"))
 	if err != nil {
@@ -66,7 +66,7 @@ func (g *MemoryGroup) Used() (int64, error) {
 	return strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 }
 
-// Killed is how many processes the kernel has killed for want of memory.
+// Killed returns how many processes the kernel has killed for lack of memory.
 func (g *MemoryGroup) Killed() (int, error) {
 	text, err := os.ReadFile(g.file("memory.oom_control", "memory.events"))
 	if err != nil {

@@ -12,19 +12,20 @@ import (
 	"strconv"
 )
 
-// The addresses of a lab whose nodes are machines: 10.x.0.0/16, where x is free on this host. Pods have the first half, 64
-// addresses a machine; 10.x.128.0/24 is the network between the machines, whose first address is the host's; Services have the
-// last quarter. No address is ever used again: somebody may still remember who had it.
+// The addresses of a lab with machines: 10.x.0.0/16, where x is free on this host. Pods have the first half, 64 addresses per
+// machine; 10.x.128.0/24 is the network between the machines, whose first address is the host's; Services have the last quarter.
+// No address is used twice: others may still know its previous user.
 const (
 	firstNetwork = 200
 	lastNetwork  = 249
-	// maxMachines is what the network between them has room for. A machine knows the way to the pods of all from the beginning.
+	// maxMachines is the capacity of the network between the machines. Each machine has routes to the pods of all others from the
+	// start.
 	maxMachines  = 250
 	podsAMachine = 64
 )
 
-// network joins the machines of a lab: a bridge in a network namespace of its own, to which the host and every machine have a
-// cable. No packet filter of the host's sees what goes over it, and it ends with the process that holds the namespace.
+// network connects the machines of a lab: a bridge in its own network namespace, with a veth pair to the host and to each
+// machine. The host's packet filters do not see its traffic, and it ends with the process that holds the namespace.
 type network struct {
 	number int
 	pid    int // of the process that holds the namespace
@@ -35,7 +36,7 @@ func (n *network) pods() string     { return fmt.Sprintf("10.%d.0.0/17", n.numbe
 func (n *network) services() string { return fmt.Sprintf("10.%d.192.0/18", n.number) }
 func (n *network) cable() string    { return fmt.Sprintf("quiesce%d", n.number) }
 
-// machine is the address of the machine of this number, the first of which is 1.
+// machine returns the address of the machine with this number; the first is 1.
 func (n *network) machine(number int) string { return fmt.Sprintf("10.%d.128.%d", n.number, number+1) }
 
 func (n *network) podsOf(number int) string {
@@ -43,7 +44,7 @@ func (n *network) podsOf(number int) string {
 	return fmt.Sprintf("10.%d.%d.%d/26", n.number, first/256, first%256)
 }
 
-// prepareNetwork finds free addresses and lays the host's cable.
+// prepareNetwork finds free addresses and connects the host.
 func (l *Lab) prepareNetwork(ctx context.Context) error {
 	holder, err := l.spawn("switch", l.program(context.Background(), "unshare", "--net", "sleep", "infinity"))
 	if err != nil {
@@ -59,7 +60,7 @@ func (l *Lab) prepareNetwork(ctx context.Context) error {
 	return nil
 }
 
-// isolated is a readiness condition: the process has entered a network namespace of its own.
+// isolated returns a readiness check: the process has entered its own network namespace.
 func isolated(pid int) func(context.Context) error {
 	return func(context.Context) error {
 		ours, err := os.Readlink("/proc/self/ns/net")
@@ -74,7 +75,7 @@ func isolated(pid int) func(context.Context) error {
 	}
 }
 
-// connectHost takes the first network whose cable has no namesake: making the cable is what claims the number.
+// connectHost takes the first network whose link name is free: creating the link reserves the number.
 func (n *network) connectHost(ctx context.Context) error {
 	if err := n.inside(ctx, "ip", "link", "add", "bridge0", "type", "bridge"); err != nil {
 		return err
@@ -102,14 +103,14 @@ func (n *network) layHostCable(ctx context.Context) error {
 	return n.inside(ctx, "ip", "link", "set", "host", "master", "bridge0", "up")
 }
 
-// routeHost gives the host its address and the way to the pods, and to the Services over the gateway.
+// routeHost gives the host its address and its routes to the pods, and to the Services over the gateway.
 func (n *network) routeHost(ctx context.Context) error {
 	batch := fmt.Sprintf("address add %s/24 dev %[2]s\nlink set %[2]s up\n", n.host(), n.cable())
 	batch += n.routes(0) + fmt.Sprintf("route add %s via %s\n", n.services(), n.machine(gateway))
 	return input(exec.CommandContext(ctx, "ip", "-batch", "-"), batch)
 }
 
-// routes are the ways to the pods of every other machine there may be, as lines for ip -batch.
+// routes returns the routes to the pods of all other possible machines, as lines for ip -batch.
 func (n *network) routes(own int) string {
 	var lines bytes.Buffer
 	for number := 1; number <= maxMachines; number++ {
@@ -120,7 +121,7 @@ func (n *network) routes(own int) string {
 	return lines.String()
 }
 
-// connect lays a machine's cable and configures the machine's end.
+// connect adds a machine's link and configures the machine's end.
 func (n *network) connect(ctx context.Context, number, pid int) error {
 	port := port(number)
 	err := n.inside(ctx, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(pid))
@@ -135,7 +136,7 @@ func (n *network) connect(ctx context.Context, number, pid int) error {
 	return input(enter(ctx, pid, "ip", "-batch", "-"), batch)
 }
 
-// cut makes everything that the machine sends or is sent vanish without a trace.
+// cut silently drops all traffic to and from the machine.
 func (n *network) cut(ctx context.Context, number int) error {
 	return n.inside(ctx, "ip", "link", "set", port(number), "down")
 }
@@ -146,7 +147,7 @@ func (n *network) inside(ctx context.Context, args ...string) error {
 	return input(enter(ctx, n.pid, args...), "")
 }
 
-// enter prepares a command in the network namespace of a process. It leaves the mounts alone, as `ip netns exec` does not.
+// enter returns a command in the network namespace of a process. Unlike `ip netns exec` it keeps the mounts.
 func enter(ctx context.Context, pid int, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", pid)}, args...)...)
 }
@@ -155,7 +156,7 @@ func run(ctx context.Context, name string, args ...string) error {
 	return input(exec.CommandContext(ctx, name, args...), "")
 }
 
-// input runs a command that reads text. An error says what the command complained about.
+// input runs a command with the text as its input. An error has the command's error text.
 func input(cmd *exec.Cmd, text string) error {
 	cmd.Stdin = bytes.NewBufferString(text)
 	output, err := cmd.CombinedOutput()
@@ -165,7 +166,7 @@ func input(cmd *exec.Cmd, text string) error {
 	return nil
 }
 
-// taken tells whether the host has an address in a network. One that cannot be asked has none.
+// taken reports whether the host has an address in a network. An interface whose addresses cannot be read has none.
 func taken(prefix netip.Prefix) bool {
 	addresses, _ := net.InterfaceAddrs()
 	for _, a := range addresses {

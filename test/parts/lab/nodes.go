@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// nodeCreations is how many nodes are made at once: what keeps two cores busy.
+// nodeCreations is how many nodes are created at once: enough to keep two cores busy.
 const nodeCreations = 32
 
 // Node describes a node to add.
@@ -20,11 +20,11 @@ type Node struct {
 	Name       string // on EKS the private DNS name: ip-10-0-1-2.ec2.internal
 	InstanceID string
 	Zone       string            // such as us-east-1a; the region is the zone without its letter
-	Labels     map[string]string // beyond those that every EKS node has
+	Labels     map[string]string // in addition to those of every EKS node
 }
 
-// AddNodes registers nodes as EKS does, Ready, and waits until pods can run on all of them. 3,000 take some ten seconds
-// on two cores.
+// AddNodes registers nodes as EKS does, Ready, and waits until pods can run on all of them. 3,000 nodes take some ten seconds on
+// two cores.
 func (l *Lab) AddNodes(ctx context.Context, nodes ...Node) error {
 	if l.options.Machines {
 		return l.addMachines(ctx, nodes)
@@ -47,7 +47,7 @@ func (l *Lab) createNodes(ctx context.Context, nodes []Node) error {
 		group.Go(func() {
 			for n := range queue {
 				if _, err := l.client.CoreV1().Nodes().Create(ctx, n.object(), metav1.CreateOptions{}); err != nil {
-					cancel(err) // the creations left fail at once
+					cancel(err) // the remaining creations fail at once
 				}
 			}
 		})
@@ -60,8 +60,8 @@ func (l *Lab) createNodes(ctx context.Context, nodes []Node) error {
 	return context.Cause(ctx)
 }
 
-// awaitKubelets waits until kwok has the lease of each of the nodes: until then no pod starts on it. A loaded API server may
-// end a watch at any time.
+// awaitKubelets waits until kwok holds the Lease of each node: no pod starts on the node before. A loaded API server may end a
+// watch at any time.
 func (l *Lab) awaitKubelets(ctx context.Context, nodes []Node) error {
 	waiting := map[string]bool{}
 	for _, n := range nodes {
@@ -75,8 +75,8 @@ func (l *Lab) awaitKubelets(ctx context.Context, nodes []Node) error {
 	return nil
 }
 
-// watchLeases takes the nodes whose leases it sees off the list, until the list is empty or the watch ends. A watch begins
-// with the leases that are there.
+// watchLeases removes nodes whose Leases it sees from waiting, until none remains or the watch ends. A watch starts with the
+// existing Leases.
 func (l *Lab) watchLeases(ctx context.Context, waiting map[string]bool) error {
 	leases, err := l.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Watch(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -120,20 +120,20 @@ func (n Node) object() *corev1.Node {
 
 func (n Node) providerID() string { return "aws:///" + n.Zone + "/" + n.InstanceID }
 
-// labels are those of an EKS node (https://kubernetes.io/docs/reference/labels-annotations-taints/), and its own.
+// labels returns the labels of an EKS node (https://kubernetes.io/docs/reference/labels-annotations-taints/) and its own.
 func (n Node) labels() map[string]string {
 	labels := map[string]string{
 		corev1.LabelHostname:      n.Name,
 		corev1.LabelOSStable:      "linux",
 		corev1.LabelArchStable:    "amd64",
-		"beta.kubernetes.io/os":   "linux", // kubelets set these two still; else the node controller does
+		"beta.kubernetes.io/os":   "linux", // kubelets still set these two; otherwise the node controller does
 		"beta.kubernetes.io/arch": "amd64",
 	}
 	maps.Copy(labels, n.machineLabels())
 	return labels
 }
 
-// machineLabels are those that a kubelet does not find out by itself.
+// machineLabels returns the labels that a kubelet does not set by itself.
 func (n Node) machineLabels() map[string]string {
 	labels := map[string]string{
 		corev1.LabelTopologyZone:       n.Zone,
@@ -151,7 +151,7 @@ func readyCondition(status corev1.ConditionStatus, reason string) corev1.NodeCon
 	}
 }
 
-// RemoveNode deletes a node, as the cloud's node controller does once the instance is gone.
+// RemoveNode deletes a node, as the cloud's node controller does after the instance is gone.
 func (l *Lab) RemoveNode(ctx context.Context, name string) error {
 	if err := l.client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
 		return fmt.Errorf("remove node %s: %w", name, err)

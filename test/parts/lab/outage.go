@@ -11,8 +11,8 @@ import (
 	"syscall"
 )
 
-// StopAPIServer kills the API server. Whoever is at work in the cluster finds nobody there; what is in etcd stays. (One that is to end
-// in order serves whoever is connected for up to a minute.)
+// StopAPIServer kills the API server. Its clients lose it at once; what is in etcd stays. (A graceful stop would serve connected
+// clients for up to a minute.)
 func (l *Lab) StopAPIServer(ctx context.Context) error {
 	server := l.component("kube-apiserver")
 	if server == nil {
@@ -24,11 +24,11 @@ func (l *Lab) StopAPIServer(ctx context.Context) error {
 	return nil
 }
 
-// StartAPIServer starts it again, where it was, and returns when it is ready.
+// StartAPIServer starts the API server again at the same address, and returns when it is ready.
 func (l *Lab) StartAPIServer(ctx context.Context) error { return l.startAPIServer(ctx) }
 
-// FreezeEtcd has etcd stand still, as on a machine whose disk does not answer: connections stay, and no answer comes. It returns
-// when that is so.
+// FreezeEtcd stops etcd's process, like a disk that does not answer: connections stay, and no answers come. It returns when no
+// thread runs any more.
 func (l *Lab) FreezeEtcd(ctx context.Context) (thaw func() error, err error) {
 	etcd := l.component("etcd")
 	if etcd == nil {
@@ -44,7 +44,7 @@ func (l *Lab) FreezeEtcd(ctx context.Context) (thaw func() error, err error) {
 	return thaw, nil
 }
 
-// stopped is an error while any thread of the process may still run: a signal reaches each in its own time.
+// stopped returns an error while a thread of the process may still run: a signal reaches the threads at different times.
 func (p *process) stopped(context.Context) error {
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.pid))
 	if err != nil {
@@ -55,7 +55,7 @@ func (p *process) stopped(context.Context) error {
 		if err != nil {
 			return err
 		}
-		// The state follows the program's name, which is in brackets (man 5 proc).
+		// The state follows the program's name, which is in parentheses (man 5 proc).
 		if state := text[bytes.LastIndexByte(text, ')')+1:]; !bytes.HasPrefix(state, []byte(" T")) {
 			return fmt.Errorf("%s runs: %s", thread, state)
 		}
@@ -63,7 +63,7 @@ func (p *process) stopped(context.Context) error {
 	return nil
 }
 
-// component is the process of this name; nil if none runs.
+// component returns the process with this name; nil if none runs.
 func (l *Lab) component(name string) *process {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()

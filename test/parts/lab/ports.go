@@ -7,19 +7,19 @@ import (
 	"strconv"
 )
 
-// Ports are chosen below 32768, where the kernel's range for outgoing connections begins
-// (net.ipv4.ip_local_port_range): a port from within that range may be taken by any client before its server starts.
+// Ports are below 32768, where the kernel's range for outgoing connections begins (net.ipv4.ip_local_port_range): any client
+// could take a port of that range before its server starts.
 const (
 	lowestPort   = 10000
 	highestPort  = 32767
-	portAttempts = 1000 // taken ports are few; that many in a row mean that none can be had
+	portAttempts = 1000 // few ports are taken: that many failures in a row mean that none is free
 )
 
 type ports struct {
 	etcd, etcdPeer, apiServer, controllers, scheduler, kwok, authenticator int
 }
 
-// choosePorts finds a free port on 127.0.0.1 for each component. All are held until the last is found, so that they
+// choosePorts finds a free port on 127.0.0.1 for each component. It holds each port until it has found the last, so that all
 // differ.
 func choosePorts() (p ports, err error) {
 	for _, port := range []*int{

@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	// probeInterval is how often a starting component is asked whether it is ready: a fraction of what the fastest
-	// takes, without stealing the CPU it starts with.
+	// probeInterval is the time between readiness checks of a starting component: a fraction of the fastest start, without taking
+	// the CPU that the start needs.
 	probeInterval = 25 * time.Millisecond
-	// probeTimeout bounds one question, so that a component which accepts connections too early is asked again.
+	// probeTimeout bounds one check, so that a component that accepts connections too early is checked again.
 	probeTimeout = 2 * time.Second
 	// logTail is how many bytes of a component's log an error carries: enough for its last lines.
 	logTail = 3000
@@ -36,7 +36,7 @@ type process struct {
 	err   error         // how it ended, never nil; valid once ended is closed
 }
 
-// command prepares a built tool to run in the lab's process group, knowing nothing of the environment we run in.
+// command returns a command for a built tool in the lab's process group, without our environment variables.
 func (l *Lab) command(ctx context.Context, tool string, args ...string) (*exec.Cmd, error) {
 	path, err := tools.Path(tool)
 	if err != nil {
@@ -45,18 +45,18 @@ func (l *Lab) command(ctx context.Context, tool string, args ...string) (*exec.C
 	return l.program(ctx, path, args...), nil
 }
 
-// program prepares any program likewise.
+// program returns such a command for any program.
 func (l *Lab) program(ctx context.Context, path string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Dir = l.custody.dir
-	cmd.Env = []string{"HOME=" + l.custody.dir, "TMPDIR=" + l.custody.dir, "PATH=" + os.Getenv("PATH")}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: l.custody.group}
+	cmd.Dir = l.reaper.dir
+	cmd.Env = []string{"HOME=" + l.reaper.dir, "TMPDIR=" + l.reaper.dir, "PATH=" + os.Getenv("PATH")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: l.reaper.group}
 	return cmd
 }
 
-// run starts a component and waits until ready says so. environment is added to the component's own.
+// run starts a component and waits until ready returns nil. environment is added to the component's own.
 func (l *Lab) run(ctx context.Context, tool string, args, environment []string, ready func(context.Context) error) error {
-	cmd, err := l.command(context.Background(), tool, args...) // lives until the lab is stopped
+	cmd, err := l.command(context.Background(), tool, args...) // runs until the lab is stopped
 	if err != nil {
 		return fmt.Errorf("start %s: %w", tool, err)
 	}
@@ -71,7 +71,7 @@ func (l *Lab) run(ctx context.Context, tool string, args, environment []string, 
 	return nil
 }
 
-// spawn starts a process of the lab, whose log has its name.
+// spawn starts a process of the lab. Its log has its name.
 func (l *Lab) spawn(name string, cmd *exec.Cmd) (*process, error) {
 	p := &process{name: name, log: filepath.Join(l.logDir, name+".log"), ended: make(chan struct{})}
 	log, err := os.Create(p.log)
@@ -96,7 +96,7 @@ func (l *Lab) spawn(name string, cmd *exec.Cmd) (*process, error) {
 	return p, nil
 }
 
-// await asks until the component is ready, it or another has died, or ctx has ended.
+// await waits until the component is ready, until it or another one has died, or until ctx has ended.
 func (l *Lab) await(ctx context.Context, p *process, ready func(context.Context) error) error {
 	ticker := time.NewTicker(probeInterval)
 	defer ticker.Stop()
@@ -116,7 +116,7 @@ func (l *Lab) await(ctx context.Context, p *process, ready func(context.Context)
 	}
 }
 
-// finish ends a process whose end is then no fault.
+// finish ends a process, whose end then is not an error.
 func (l *Lab) finish(ctx context.Context, p *process, signal syscall.Signal) error {
 	l.mutex.Lock()
 	l.processes = slices.DeleteFunc(l.processes, func(other *process) bool { return other == p })
@@ -132,8 +132,7 @@ func (l *Lab) finish(ctx context.Context, p *process, signal syscall.Signal) err
 	}
 }
 
-// died tells which components ended by themselves, in the order in which they were started: a later one may have died
-// of the death of an earlier one.
+// died returns which components died, in the order of their start: a later one may have died because an earlier one did.
 func (l *Lab) died() error {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
@@ -161,7 +160,7 @@ func tail(path string) string {
 	return string(log[max(0, len(log)-logTail):])
 }
 
-// answers is a readiness condition: the URL is answered with 200.
+// answers returns a readiness check: the URL is answered with 200.
 func (l *Lab) answers(url string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -183,8 +182,8 @@ func (l *Lab) answers(url string) func(context.Context) error {
 	}
 }
 
-// inParallel does every step at once. The first failure cancels the others and is the one that is told: the rest only
-// say that they were cancelled.
+// inParallel runs all steps at once. The first failure cancels the others and is returned: the others only report their
+// cancellation.
 func inParallel(ctx context.Context, steps ...func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -8,23 +8,23 @@ import (
 	"quiesce/test/parts/tools"
 )
 
-// Require says that a test needs the lab's programs.
+// Require skips or fails a test without the lab's programs.
 func Require(t testing.TB) {
 	t.Helper()
 	need.Part(t, missing())
 }
 
-// RequireMachines says that a test needs a lab whose nodes are machines.
+// RequireMachines skips or fails a test on a host that cannot run machines.
 func RequireMachines(t testing.TB) {
 	t.Helper()
 	need.Part(t, errors.Join(missing(), MissingForMachines()))
 }
 
 func missing() error {
-	var faults []error
+	var errs []error
 	for _, tool := range tools.All() {
 		_, err := tools.Path(tool.Name)
-		faults = append(faults, err)
+		errs = append(errs, err)
 	}
-	return errors.Join(faults...)
+	return errors.Join(errs...)
 }

@@ -18,7 +18,7 @@ import (
 
 func TestTheAuthenticatorIsAskedAboutTokens(t *testing.T) {
 	Require(t)
-	sts := httptest.NewTLSServer(http.NotFoundHandler()) // no token of this test is worth asking STS
+	sts := httptest.NewTLSServer(http.NotFoundHandler()) // this test's tokens fail before STS is asked
 	defer sts.Close()
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: sts.Certificate().Raw})
@@ -41,11 +41,11 @@ func TestTheAuthenticatorIsAskedAboutTokens(t *testing.T) {
 	require.Contains(t, string(log), "access denied")
 }
 
-func TestAComponentThatCannotStartSaysWhy(t *testing.T) {
+func TestStart_ComponentFails_ErrorHasLog(t *testing.T) {
 	Require(t)
 	l, err := prepare(t.Context(), Options{}.withDefaults())
 	require.NoError(t, err)
-	defer func() { require.NoError(t, l.custody.end()) }()
+	defer func() { require.NoError(t, l.reaper.end()) }()
 	err = l.run(t.Context(), "etcd", []string{"--no-such-flag"}, nil, func(context.Context) error { return os.ErrNotExist })
 	require.ErrorContains(t, err, "etcd ended by itself")
 	require.ErrorContains(t, err, "no-such-flag")

@@ -14,9 +14,9 @@ import (
 	"quiesce/test/parts/images"
 )
 
-// A store is a containerd's root folder with images in it. To import an image takes seconds, most of them spent waiting for the
-// disk; to copy a store takes a fraction of one, since its files are linked. So the Debian images are imported once into a store
-// in the user's cache, the lab's own programs once into the lab's copy of that, and every machine has a copy of the lab's.
+// A store is the root folder of a containerd with images in it. Importing an image takes seconds, most of them for the disk.
+// Copying a store takes a fraction of one, since its files are linked. So the Debian images are imported once into a store in the
+// user's cache, the lab's own programs once into the lab's copy of it, and every machine gets a copy of that.
 
 // sandbox is the program of the container that holds a pod's namespaces.
 const sandbox = "pause"
@@ -44,7 +44,7 @@ func (l *Lab) prepareStore(ctx context.Context) error {
 
 func (l *Lab) store() string { return l.Path("store") }
 
-// packPrograms makes images of the Go programs, and of the one that every pod's sandbox runs.
+// packPrograms makes images of the Go programs and of the sandbox program.
 func (l *Lab) packPrograms(ctx context.Context) (archives []string, err error) {
 	pack := func(name, path string) {
 		archive := l.Path(name + ".tar")
@@ -58,7 +58,7 @@ func (l *Lab) packPrograms(ctx context.Context) (archives []string, err error) {
 	return archives, err
 }
 
-// cachedStore is the store of Options.Images, which is made where it is not in the cache; empty if there are none.
+// cachedStore returns the store of Options.Images, and makes it if it is not in the cache; empty if there are no images.
 func (l *Lab) cachedStore(ctx context.Context) (string, error) {
 	if len(l.options.Images) == 0 {
 		return "", nil
@@ -86,7 +86,7 @@ func (l *Lab) cachedStore(ctx context.Context) (string, error) {
 	return store, l.makeStore(ctx, store)
 }
 
-// makeStore makes it whole or not at all.
+// makeStore makes the store completely or not at all.
 func (l *Lab) makeStore(ctx context.Context, store string) error {
 	unfinished := store + ".unfinished"
 	if err := os.RemoveAll(unfinished); err != nil {
@@ -98,7 +98,7 @@ func (l *Lab) makeStore(ctx context.Context, store string) error {
 	return os.Rename(unfinished, store)
 }
 
-// storeKey changes with any of the archives.
+// storeKey returns a key that changes with any of the archives.
 func storeKey(archives []string) (string, error) {
 	hash := sha256.New()
 	for _, archive := range archives {
@@ -111,7 +111,7 @@ func storeKey(archives []string) (string, error) {
 	return fmt.Sprintf("%x", hash.Sum(nil)[:8]), nil
 }
 
-// importInto has a containerd of its own import archives into a store.
+// importInto runs a containerd that imports archives into a store.
 func (l *Lab) importInto(ctx context.Context, store string, archives []string) error {
 	socket := l.Path("store.sock")
 	containerd, err := l.spawn("containerd-store", l.program(context.Background(), "containerd",
@@ -135,7 +135,7 @@ func (l *Lab) importInto(ctx context.Context, store string, archives []string) e
 // copyStore links the files of a store, whose images never change, and copies its databases, which do.
 func copyStore(ctx context.Context, from, to string) error {
 	if err := run(ctx, "cp", "--archive", "--link", from, to); err != nil {
-		_ = os.RemoveAll(to) // another file system cannot link
+		_ = os.RemoveAll(to) // a link to another file system is impossible
 		if err := run(ctx, "cp", "--archive", from, to); err != nil {
 			return err
 		}

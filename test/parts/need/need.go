@@ -1,4 +1,4 @@
-// Package need decides what becomes of a test that needs a part which this machine lacks.
+// Package need skips or fails tests that need a part which this machine lacks.
 package need
 
 import (
@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Part skips the test, saying why, unless the error that kept the part away is nil. Where the environment has CI=true it fails
-// the test instead: there nobody would notice.
+// Part skips the test with the error as its reason, unless the error is nil. With CI=true it fails the test instead: in CI a
+// skipped test would go unnoticed.
 func Part(t testing.TB, err error) {
 	t.Helper()
 	switch {

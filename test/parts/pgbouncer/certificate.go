@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"quiesce/test/parts/debian"
 	"time"
 )
 
@@ -18,11 +19,11 @@ const ServerName = "pooler.test"
 const (
 	certificateFile = "pooler.crt"
 	keyFile         = "pooler.key"
-	// certificateLife covers clocks that differ a little and the longest test.
+	// certificateLife covers small differences between clocks and the longest test.
 	certificateLife = 24 * time.Hour
 )
 
-// certify makes a certificate that is its own CA.
+// certify makes a self-signed certificate, which is its own CA.
 func (p *Pooler) certify(dir string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -51,5 +52,5 @@ func (p *Pooler) certify(dir string) error {
 	if err := os.WriteFile(file, encoded, 0o600); err != nil {
 		return err
 	}
-	return giveToPrograms(file)
+	return debian.Chown(file)
 }

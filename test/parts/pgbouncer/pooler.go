@@ -8,6 +8,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"quiesce/test/parts/debian"
+	"quiesce/test/parts/need"
+	"quiesce/test/parts/postgres"
 	"slices"
 	"strings"
 	"sync"
@@ -18,32 +21,56 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Options says what a pooler should be like.
+// User is an account.
+type User = postgres.User
+
+// The accounts of the poolers' userlists.
+var (
+	App   = postgres.App
+	Admin = User{Name: "quiesce", Password: "the admin's password"} // in admin_users: may run all console commands
+	Stats = User{Name: "stats", Password: "the watcher's password"} // in stats_users: may only read
+)
+
+// Run runs a package's tests, then stops their shared database. It returns the exit status.
+func Run(m *testing.M) int { return postgres.Run(m) }
+
+// Require skips or fails a test without the images that poolers and databases run from.
+func Require(t testing.TB) {
+	t.Helper()
+	postgres.Require(t)
+	_, older := debian.Unpacked("pgbouncer", Older)
+	_, newer := debian.Unpacked("pgbouncer", Newer)
+	need.Part(t, errors.Join(older, newer))
+}
+
+// Options configures a pooler.
 type Options struct {
-	PoolMode string            // transaction, if empty
-	AuthType string            // scram-sha-256, if empty
-	Settings map[string]string // of the section [pgbouncer], over all others
-	Users    []User            // in the userlist, beside App, Admin and Stats
+	PoolMode string            // default transaction
+	AuthType string            // default scram-sha-256
+	Settings map[string]string // of the section [pgbouncer]; they override the others
+	Users    []User            // in the userlist, in addition to App, Admin and Stats
 	TLS      string            // client_tls_sslmode; if set, there is a certificate for ServerName
 }
 
-// Pooler is a running pgbouncer, with one database: the app's.
+// Pooler is a running pgbouncer with one database, that of App.
 type Pooler struct {
 	Addr string
-	CA   []byte // PEM, of the certificate for TLS
+	CA   []byte // certificate for TLS, as PEM
 
-	process   *process
+	process   *debian.Process
 	userlist  string
 	mutex     sync.Mutex
 	passwords map[string]string
 }
 
-// Pooler runs a pgbouncer of a generation, "1.18" or "1.24", in front of the database until the test ends.
-func (d *Database) Pooler(t testing.TB, version string, o Options) *Pooler {
+// Start runs a pgbouncer, version "1.18" or "1.24", in front of the package's shared database until the test ends.
+func Start(t testing.TB, version string, o Options) *Pooler {
 	t.Helper()
-	image, err := unpacked("pgbouncer", version)
+	Require(t)
+	database := postgres.Shared(t)
+	image, err := debian.Unpacked("pgbouncer", version)
 	require.NoError(t, err)
-	dir, err := makeFolder("quiesce-pooler")
+	dir, err := debian.MakeFolder("quiesce-pooler")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	p := &Pooler{userlist: filepath.Join(dir, "userlist.txt"), passwords: map[string]string{}}
@@ -51,21 +78,21 @@ func (d *Database) Pooler(t testing.TB, version string, o Options) *Pooler {
 		p.passwords[user.Name] = user.Password
 	}
 	require.NoError(t, p.writeUserlist())
-	require.NoError(t, p.start(image, dir, d, o))
-	t.Cleanup(func() { p.process.stop(syscall.SIGKILL) })
+	require.NoError(t, p.start(image, dir, database, o))
+	t.Cleanup(func() { p.process.Stop(syscall.SIGKILL) })
 	return p
 }
 
-// starts is how often a pooler is started: the port that was free may be another's by the time that it listens.
+// starts is how often a start is tried: another process may take the free port before the pooler listens.
 const starts = 5
 
-func (p *Pooler) start(image debian, dir string, d *Database, o Options) (err error) {
+func (p *Pooler) start(image debian.Image, dir string, database *postgres.Database, o Options) (err error) {
 	for range starts {
-		settings, fault := p.configure(dir, o)
-		if fault != nil {
-			return fault
+		settings, configErr := p.configure(dir, o)
+		if configErr != nil {
+			return configErr
 		}
-		err = p.run(image, dir, d.databases()+settings)
+		err = p.run(image, dir, databases(database)+settings)
 		if err == nil || !strings.Contains(err.Error(), "Address already in use") {
 			return err
 		}
@@ -73,17 +100,17 @@ func (p *Pooler) start(image debian, dir string, d *Database, o Options) (err er
 	return err
 }
 
-func (d *Database) databases() string {
-	return fmt.Sprintf("[databases]\n%s = host=127.0.0.1 port=%d\n", App.Name, d.port)
+func databases(d *postgres.Database) string {
+	return fmt.Sprintf("[databases]\n%s = host=127.0.0.1 port=%d\n", App.Name, d.Port)
 }
 
-// configure chooses the port and makes the section [pgbouncer].
+// configure chooses the port and returns the section [pgbouncer].
 func (p *Pooler) configure(dir string, o Options) (string, error) {
-	port, err := freePort()
+	port, err := debian.FreePort()
 	if err != nil {
 		return "", err
 	}
-	p.Addr = address(port)
+	p.Addr = debian.Address(port)
 	settings := map[string]string{
 		"listen_addr": "127.0.0.1", "listen_port": fmt.Sprint(port), "unix_socket_dir": "",
 		"auth_type": either(o.AuthType, "scram-sha-256"), "auth_file": p.userlist,
@@ -113,8 +140,8 @@ func either(given, usual string) string {
 	return given
 }
 
-func (p *Pooler) run(image debian, dir, configuration string) error {
-	program, err := image.wrap(dir, "usr/sbin/pgbouncer")
+func (p *Pooler) run(image debian.Image, dir, configuration string) error {
+	program, err := image.Wrap(dir, "usr/sbin/pgbouncer")
 	if err != nil {
 		return err
 	}
@@ -122,7 +149,7 @@ func (p *Pooler) run(image debian, dir, configuration string) error {
 	if err := os.WriteFile(file, []byte(configuration), 0o644); err != nil {
 		return err
 	}
-	p.process, err = start(command(context.Background(), dir, program, file), p.accepts)
+	p.process, err = debian.Start(debian.Command(context.Background(), dir, program, file), p.accepts)
 	return err
 }
 
@@ -134,17 +161,17 @@ func (p *Pooler) accepts(ctx context.Context) error {
 	return connection.Close()
 }
 
-// Dial opens a fresh connection to the pooler's port.
+// Dial opens a new connection to the pooler's port.
 func (p *Pooler) Dial(ctx context.Context) (net.Conn, error) {
 	var dialer net.Dialer
 	return dialer.DialContext(ctx, "tcp", p.Addr)
 }
 
-// Connect logs the app in to its database through the pooler, until the test ends.
+// Connect logs App in to its database through the pooler, until the test ends.
 func (p *Pooler) Connect(t testing.TB) *pgconn.PgConn {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
-	connection, err := connect(t.Context(), p.Addr, App, App.Name)
+	connection, err := postgres.Connect(t.Context(), p.Addr, App, App.Name)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = connection.Close(ctx) })
 	return connection
@@ -158,23 +185,23 @@ func (p *Pooler) Signal(t testing.TB, signal os.Signal) {
 	}
 }
 
-// Ended is closed when the pooler has exited.
-func (p *Pooler) Ended() <-chan struct{} { return p.process.ended }
+// Ended returns a channel that is closed when the pooler has exited.
+func (p *Pooler) Ended() <-chan struct{} { return p.process.Ended }
 
-// State is how the pooler exited: nil before Ended is closed.
+// State returns how the pooler exited; nil before Ended is closed.
 func (p *Pooler) State() *os.ProcessState {
 	select {
-	case <-p.process.ended:
-		return p.process.state
+	case <-p.process.Ended:
+		return p.process.State
 	default:
 		return nil
 	}
 }
 
-// Log is all that the pooler has said.
+// Log returns everything that the pooler has logged.
 func (p *Pooler) Log(t testing.TB) string {
 	t.Helper()
-	log, err := os.ReadFile(p.process.log)
+	log, err := os.ReadFile(p.process.Log)
 	require.NoError(t, err)
 	return string(log)
 }
@@ -189,11 +216,12 @@ func (p *Pooler) SetPassword(t testing.TB, user, password string) {
 	const reading = "got SIGHUP"
 	before := strings.Count(p.Log(t), reading)
 	p.Signal(t, syscall.SIGHUP)
-	// What is logged is said before the file is read, but by the one thread that also answers logins.
-	require.Eventually(t, func() bool { return strings.Count(p.Log(t), reading) > before }, startTimeout, probeInterval)
+	// pgbouncer logs this before it reads the file, but its only thread also answers logins.
+	require.Eventually(t, func() bool { return strings.Count(p.Log(t), reading) > before }, debian.StartTimeout, debian.PollInterval)
 }
 
-// writeUserlist replaces the file by another: one of the same size changed within a second would not be read again.
+// writeUserlist replaces the file by a new one: pgbouncer would not reread a file of the same size that was changed within a
+// second.
 func (p *Pooler) writeUserlist() error {
 	var text strings.Builder
 	for _, user := range slices.Sorted(maps.Keys(p.passwords)) {

@@ -3,6 +3,7 @@ package pgbouncer
 import (
 	"context"
 	"os"
+	"quiesce/test/parts/postgres"
 	"syscall"
 	"testing"
 
@@ -11,12 +12,10 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(Run(m)) }
 
-var generations = []string{"1.18", "1.24"}
-
-func TestAnAppReachesTheDatabaseThroughPoolersOfBothGenerations(t *testing.T) {
-	for _, version := range generations {
+func TestPooler_EachVersion_AppReachesDatabase(t *testing.T) {
+	for _, version := range []string{Older, Newer} {
 		t.Run(version, func(t *testing.T) {
-			p := Shared(t).Pooler(t, version, Options{})
+			p := Start(t, version, Options{})
 			answers, err := p.Connect(t).Exec(t.Context(), "SELECT 'here'").ReadAll()
 			require.NoError(t, err)
 			require.Equal(t, "here", string(answers[0].Rows[0][0]))
@@ -24,22 +23,22 @@ func TestAnAppReachesTheDatabaseThroughPoolersOfBothGenerations(t *testing.T) {
 	}
 }
 
-func TestAChangedPasswordCountsAtOnce(t *testing.T) {
-	for _, version := range generations {
+func TestSetPassword_Changed_EffectiveAtOnce(t *testing.T) {
+	for _, version := range []string{Older, Newer} {
 		t.Run(version, func(t *testing.T) {
-			p := Shared(t).Pooler(t, version, Options{})
+			p := Start(t, version, Options{})
 			p.SetPassword(t, Admin.Name, "changed")
-			_, err := connect(t.Context(), p.Addr, Admin, "pgbouncer")
+			_, err := postgres.Connect(t.Context(), p.Addr, Admin, "pgbouncer")
 			require.ErrorContains(t, err, "failed")
-			console, err := connect(t.Context(), p.Addr, User{Admin.Name, "changed"}, "pgbouncer")
+			console, err := postgres.Connect(t.Context(), p.Addr, User{Name: Admin.Name, Password: "changed"}, "pgbouncer")
 			require.NoError(t, err)
 			require.NoError(t, console.Close(context.WithoutCancel(t.Context())))
 		})
 	}
 }
 
-func TestASignalledPoolerIsSeenToEnd(t *testing.T) {
-	p := Shared(t).Pooler(t, "1.24", Options{})
+func TestPooler_Signaled_EndReported(t *testing.T) {
+	p := Start(t, "1.24", Options{})
 	require.Nil(t, p.State())
 	p.Signal(t, syscall.SIGTERM)
 	<-p.Ended()

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// version is part of every path of the runtime API.
+// version is part of all paths of the runtime API.
 const version = "/2018-06-01"
 
-// headerTimeout ends a connection that sends no request; the process is on this machine, so this is generous.
+// headerTimeout closes a connection that sends no request. It is generous: the process is on this machine.
 const headerTimeout = 10 * time.Second
 
 // api is the runtime API of one process (Lambda developer guide, "Using the Lambda runtime API for custom runtimes").
@@ -21,15 +21,15 @@ type api struct {
 	server   *http.Server
 	listener net.Listener
 
-	asks chan ask         // the process is idle, or will never be
-	work chan *invocation // what it is given
+	asks chan nextRequest // from a process that is idle, or will never be
+	work chan *invocation // to the process
 
 	mu      sync.Mutex
-	present *invocation // the only one that may be answered; nil for none
+	present *invocation // the only invocation that may be answered; nil: none
 }
 
-// ask is a request for an invocation, or the report of a process that cannot take any.
-type ask struct {
+// nextRequest is a request for the next invocation, or an init error of a process that cannot take any.
+type nextRequest struct {
 	at      time.Time
 	failure string // JSON; empty for a request
 }
@@ -39,14 +39,14 @@ func listen() (*api, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the runtime API: %w", err)
 	}
-	a := &api{listener: l, asks: make(chan ask), work: make(chan *invocation)}
+	a := &api{listener: l, asks: make(chan nextRequest), work: make(chan *invocation)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+version+"/runtime/invocation/next", a.next)
 	mux.HandleFunc("POST "+version+"/runtime/invocation/{id}/response", a.answer(false))
 	mux.HandleFunc("POST "+version+"/runtime/invocation/{id}/error", a.answer(true))
 	mux.HandleFunc("POST "+version+"/runtime/init/error", a.initError)
 	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
-	go func() { _ = a.server.Serve(l) }() // ends with close, which is the only error to come
+	go func() { _ = a.server.Serve(l) }() // ends with close, which causes the only error
 	return a, nil
 }
 
@@ -54,16 +54,16 @@ func (a *api) address() string { return a.listener.Addr().String() }
 
 func (a *api) close() { _ = a.server.Close() }
 
-// begin makes an invocation the one to be answered.
+// begin makes an invocation the one that may be answered.
 func (a *api) begin(inv *invocation) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.present = inv
 }
 
-// next tells that the process is idle, then keeps it waiting until there is work.
+// next reports that the process is idle, then blocks until there is an invocation.
 func (a *api) next(w http.ResponseWriter, r *http.Request) {
-	if !a.tell(r, ask{at: time.Now()}) {
+	if !a.notify(r, nextRequest{at: time.Now()}) {
 		return
 	}
 	select {
@@ -73,8 +73,8 @@ func (a *api) next(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// tell passes an ask on, unless the process that made it is gone.
-func (a *api) tell(r *http.Request, made ask) bool {
+// notify passes a request on, unless its process is gone.
+func (a *api) notify(r *http.Request, made nextRequest) bool {
 	select {
 	case a.asks <- made:
 		return true
@@ -90,10 +90,10 @@ func (inv *invocation) write(w http.ResponseWriter) {
 	h.Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(inv.deadline().UnixMilli(), 10))
 	h.Set("Lambda-Runtime-Invoked-Function-Arn", functionARN)
 	h.Set("Lambda-Runtime-Trace-Id", inv.traceID())
-	_, _ = w.Write(inv.payload) // a process that is gone is noticed elsewhere
+	_, _ = w.Write(inv.payload) // the end of a process is noticed elsewhere
 }
 
-// traceID has the form of X-Ray's, which the AWS SDK passes on from call to call.
+// traceID has the form of an X-Ray trace ID, which the AWS SDK passes on from call to call.
 func (inv *invocation) traceID() string {
 	return fmt.Sprintf("Root=1-%08x-%024x;Parent=%016x;Sampled=0", inv.began.Unix(), inv.began.UnixNano(), inv.began.UnixNano())
 }
@@ -102,7 +102,7 @@ func (a *api) answer(failed bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
-			return // the process died while it spoke
+			return // the process died while it sent its answer
 		}
 		if !a.take(r.PathValue("id"), answer{body, failed}) {
 			w.WriteHeader(http.StatusBadRequest)
@@ -113,7 +113,7 @@ func (a *api) answer(failed bool) http.HandlerFunc {
 	}
 }
 
-// take accepts the one answer to the present invocation.
+// take accepts the answer to the present invocation, once.
 func (a *api) take(id string, given answer) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -126,7 +126,7 @@ func (a *api) take(id string, given answer) bool {
 }
 
 func (a *api) initError(w http.ResponseWriter, r *http.Request) {
-	body, _ := io.ReadAll(r.Body) // half a report is better than none
-	a.tell(r, ask{at: time.Now(), failure: string(body)})
+	body, _ := io.ReadAll(r.Body) // part of a report is better than none
+	a.notify(r, nextRequest{at: time.Now(), failure: string(body)})
 	w.WriteHeader(http.StatusAccepted)
 }

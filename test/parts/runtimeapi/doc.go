@@ -1,6 +1,6 @@
-// Package runtimeapi runs a built bootstrap as AWS Lambda does: behind the runtime API, one invocation at a time, killed
-// when it outlives its deadline, started anew when it has died.
+// Package runtimeapi runs a built bootstrap as AWS Lambda does: behind the runtime API, one invocation at a time, killed at its
+// deadline, restarted after its death.
 //
-// It follows the AWS Lambda developer guide, "Using the Lambda runtime API for custom runtimes" and "Understanding the
-// Lambda execution environment lifecycle". What Lambda does between invocations (freezing, spinning down) is left out.
+// It follows the AWS Lambda developer guide, "Using the Lambda runtime API for custom runtimes" and "Understanding the Lambda
+// execution environment lifecycle". It leaves out what Lambda does between invocations (freezing, removal of idle environments).
 package runtimeapi

@@ -5,8 +5,8 @@ const (
 	functionARN  = "arn:aws:lambda:eu-west-1:111122223333:function:" + functionName
 )
 
-// environment is what Lambda sets (developer guide, "Defined runtime environment variables"), then what the options say,
-// which wins but for the address of the runtime API.
+// environment returns the variables that Lambda sets (developer guide, "Defined runtime environment variables"), overridden by
+// those of the options, except the address of the runtime API.
 func (o Options) environment(address string) []string {
 	env := []string{
 		"AWS_LAMBDA_FUNCTION_NAME=" + functionName,

@@ -10,20 +10,20 @@ import (
 	"time"
 )
 
-// defaultTimeout is the most that Lambda grants an invocation.
+// defaultTimeout is the longest timeout that Lambda allows.
 const defaultTimeout = 15 * time.Minute
 
-// ErrClosed is the error of a function whose time is over: it was closed, or the context of its start has ended.
+// ErrClosed is the error of a function that was closed, or whose start context has ended.
 var ErrClosed = errors.New("the function is closed")
 
-// Options say what to run, and how.
+// Options configures a function.
 type Options struct {
 	Bootstrap string        // the program
-	Env       []string      // its whole environment, but for what Lambda itself sets; an entry here wins over Lambda's
-	TaskRoot  string        // its working directory and LAMBDA_TASK_ROOT; the bootstrap's own folder unless given
-	Timeout   time.Duration // how long an invocation may take; 15 minutes unless given
-	Logs      io.Writer     // gets what it writes to stdout and stderr, as it is written; may be nil
-	Entry     string        // file that takes its process id before it begins, such as a control group's cgroup.procs; may be empty
+	Env       []string      // all its variables beside those that Lambda sets; an entry here overrides Lambda's
+	TaskRoot  string        // working directory and LAMBDA_TASK_ROOT; default the bootstrap's folder
+	Timeout   time.Duration // of an invocation; default 15 minutes
+	Logs      io.Writer     // receives stdout and stderr as they are written; may be nil
+	Entry     string        // file that gets the process ID before the program starts, such as a control group's cgroup.procs; may be empty
 }
 
 // Function is a Lambda function with one execution environment. It is safe for concurrent use; invocations queue.
@@ -31,18 +31,18 @@ type Function struct {
 	options Options
 	output  *output
 
-	invoking sync.Mutex // held by the one invocation there is
+	invoking sync.Mutex // held during an invocation
 
 	mu      sync.Mutex
-	process *process // the latest; it may be dead
+	process *process // the latest; may be dead
 	cold    time.Duration
 	peak    int64
 	closed  bool
-	detach  func() bool // lets go of the context of Start
+	detach  func() bool // releases the context of Start
 }
 
-// Start starts the process and returns when it first asks for an invocation. If it dies before that, or reports that it
-// cannot begin, the error is an *InitError. The function lives until ctx ends or it is closed.
+// Start starts the process and returns when it first requests an invocation. If the process dies before that or reports an init
+// error, the error is an *InitError. The function runs until ctx ends or it is closed.
 func Start(ctx context.Context, o Options) (*Function, error) {
 	f := &Function{options: o.withDefaults(), output: &output{copy: o.Logs}, detach: func() bool { return true }}
 	if _, err := f.restart(ctx); err != nil {
@@ -64,7 +64,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// restart puts a new process in the place of a dead one.
+// restart replaces a dead process by a new one.
 func (f *Function) restart(ctx context.Context) (*process, error) {
 	p, err := launch(f.options, f.output)
 	if err != nil {
@@ -84,7 +84,7 @@ func (f *Function) restart(ctx context.Context) (*process, error) {
 	return p, nil
 }
 
-// adopt makes the process the one that Kill and Close mean, even before it is ready.
+// adopt makes the process the target of Kill and Close, even before it is ready.
 func (f *Function) adopt(p *process) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -95,21 +95,21 @@ func (f *Function) adopt(p *process) error {
 	return nil
 }
 
-// present is the latest process, which may be dead.
+// present returns the latest process, which may be dead.
 func (f *Function) present() (p *process, closed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.process, f.closed
 }
 
-// Kill ends the process with SIGKILL, as a crash would, and returns when it is gone.
+// Kill ends the process with SIGKILL, like a crash, and returns when it is gone.
 func (f *Function) Kill() {
 	f.measure()
 	p, _ := f.present()
 	p.kill()
 }
 
-// Close ends the process, and with it the function.
+// Close ends the process and the function.
 func (f *Function) Close() error {
 	f.mu.Lock()
 	f.closed = true
@@ -119,20 +119,19 @@ func (f *Function) Close() error {
 	return nil
 }
 
-// ColdStart is how long the latest process took from its exec to its first request for an invocation.
+// ColdStart returns the time from the latest process's exec to its first request for an invocation.
 func (f *Function) ColdStart() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.cold
 }
 
-// Output is what the function has written to stdout and stderr, over all its processes: all of it as of the last
-// invocation's end or the last process' death, and what has come in since.
+// Output returns what all processes of the function have written to stdout and stderr. It is complete up to the end of the last
+// invocation or process.
 func (f *Function) Output() string { return f.output.String() }
 
-// MaxRSS is the most resident memory in bytes that any of its processes was seen to have had: looked up now, before each
-// kill and after each invocation, so that a process which dies by itself is counted up to its last invocation. 0 where
-// the system has no /proc.
+// MaxRSS returns the highest resident memory of its processes that was observed, in bytes: now, before each kill and after each
+// invocation. A process that dies by itself counts up to its last invocation. 0 on systems without /proc.
 func (f *Function) MaxRSS() int64 {
 	f.measure()
 	f.mu.Lock()

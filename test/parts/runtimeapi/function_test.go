@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	// patience bounds every wait for something that takes milliseconds; only a broken package reaches it.
-	patience = 20 * time.Second
-	// glance is how often a condition is looked at again.
-	glance = 5 * time.Millisecond
+	// waitTimeout bounds every wait for something that takes milliseconds. Only a broken package reaches it.
+	waitTimeout = 20 * time.Second
+	// pollInterval is the time between checks of a condition.
+	pollInterval = 5 * time.Millisecond
 )
 
-// bootstrap is the built testdata/bootstrap. The folder goes away with the last test.
+// bootstrap is the built testdata/bootstrap. Its folder is removed after the last test.
 var bootstrap string
 
 func TestMain(m *testing.M) {
@@ -64,7 +64,7 @@ func invoke(t *testing.T, f *runtimeapi.Function, event string) runtimeapi.Resul
 	return r
 }
 
-// answer is what the bootstrap tells of itself.
+// answer is what the bootstrap reports about itself.
 type answer struct {
 	Text     string
 	PID      int
@@ -82,7 +82,7 @@ func answered(t *testing.T, r runtimeapi.Result) answer {
 
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return syscall.Kill(pid, 0) != nil }, patience, glance)
+	require.Eventually(t, func() bool { return syscall.Kill(pid, 0) != nil }, waitTimeout, pollInterval)
 }
 
 func TestAnInvocationIsAnswered(t *testing.T) {
@@ -106,9 +106,9 @@ func TestOnlyTheFirstInvocationOfAProcessIsCold(t *testing.T) {
 
 func TestTheEnvironmentIsTheGivenOneAndLambdas(t *testing.T) {
 	t.Setenv("HOME", "/home/tester")
-	f := start(t, runtimeapi.Options{Env: []string{"COLOUR=red", "AWS_LAMBDA_FUNCTION_NAME=other"}})
+	f := start(t, runtimeapi.Options{Env: []string{"COLOR=red", "AWS_LAMBDA_FUNCTION_NAME=other"}})
 	env := answered(t, invoke(t, f, `{}`)).Env
-	require.Equal(t, "red", env["COLOUR"])
+	require.Equal(t, "red", env["COLOR"])
 	require.Equal(t, "other", env["AWS_LAMBDA_FUNCTION_NAME"])
 	require.Empty(t, env["HOME"])
 	require.Equal(t, filepath.Dir(bootstrap), env["LAMBDA_TASK_ROOT"])
@@ -128,7 +128,7 @@ func TestInvocationsQueue(t *testing.T) {
 	}
 }
 
-func TestAnErrorHasTheTypeAndTheMessageOfTheHandlers(t *testing.T) {
+func TestInvoke_HandlerError_TypeAndMessage(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	refused := invoke(t, f, `{"Do":"refuse","Text":"not mine"}`)
 	require.Equal(t, "Refusal", refused.ErrorType)
@@ -171,7 +171,7 @@ func TestAKillEndsTheInvocationAsACrash(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	results := make(chan runtimeapi.Result, 1)
 	go func() { results <- invoke(t, f, `{"Do":"hang"}`) }()
-	require.Eventually(t, func() bool { return strings.Contains(f.Output(), "handling hang") }, patience, glance)
+	require.Eventually(t, func() bool { return strings.Contains(f.Output(), "handling hang") }, waitTimeout, pollInterval)
 	f.Kill()
 	r := <-results
 	require.Equal(t, runtimeapi.ExitError, r.ErrorType)
@@ -187,7 +187,7 @@ func TestAKillBetweenInvocationsMakesTheNextOneCold(t *testing.T) {
 	}
 }
 
-func TestACallerThatGivesUpKillsTheProcess(t *testing.T) {
+func TestInvoke_CallerGivesUp_ProcessKilled(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	pid := answered(t, invoke(t, f, `{}`)).PID
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -198,7 +198,7 @@ func TestACallerThatGivesUpKillsTheProcess(t *testing.T) {
 	require.True(t, invoke(t, f, `{}`).Cold)
 }
 
-func TestAClosedFunctionIsGoneAndTakesNoMore(t *testing.T) {
+func TestClose_Function_RefusesInvocations(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	pid := answered(t, invoke(t, f, `{}`)).PID
 	require.NoError(t, f.Close())
@@ -207,7 +207,7 @@ func TestAClosedFunctionIsGoneAndTakesNoMore(t *testing.T) {
 	require.ErrorIs(t, err, runtimeapi.ErrClosed)
 }
 
-func TestAFunctionEndsWithTheContextOfItsStart(t *testing.T) {
+func TestStart_ContextEnds_FunctionEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	f, err := runtimeapi.Start(ctx, runtimeapi.Options{Bootstrap: bootstrap})
 	require.NoError(t, err)
@@ -216,7 +216,7 @@ func TestAFunctionEndsWithTheContextOfItsStart(t *testing.T) {
 	gone(t, pid)
 }
 
-func TestMemoryIsThatOfTheProcessAndNotOfTheTest(t *testing.T) {
+func TestMaxRSS_Process_NotOfTheTest(t *testing.T) {
 	ballast := make([]byte, 256<<20)
 	for i := 0; i < len(ballast); i += os.Getpagesize() {
 		ballast[i] = 1

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// What Lambda calls the ways in which an invocation ends without an answer of the function's.
+// Lambda's error types for invocations that end without an answer of the function.
 const (
 	TimedOut  = "Sandbox.Timedout"
 	ExitError = "Runtime.ExitError"
@@ -22,17 +22,17 @@ var (
 
 // Result is the outcome of an invocation.
 type Result struct {
-	Payload      []byte        // JSON: the answer, or the error as Lambda's callers get it
-	ErrorType    string        // empty when the function succeeded
-	ErrorMessage string        // of the function, or of Lambda in its place
+	Payload      []byte        // JSON: the answer, or the error in the form that Lambda's callers get
+	ErrorType    string        // empty if the function succeeded
+	ErrorMessage string        // from the function, or from Lambda
 	Duration     time.Duration // until the process was ready for the next invocation, or was gone
-	Cold         bool          // this was the first invocation of its process
+	Cold         bool          // the first invocation of its process
 }
 
-// Invoke hands the payload to the process and waits until it is done with it, as it tells by asking for the next one. A
-// process past the deadline is killed (TimedOut); one that dies is reported (ExitError); either way the next Invoke starts
-// a new one. The error is for what Lambda's callers never see: a process that cannot start, a ctx that ends, which kills
-// the process too, and ErrClosed.
+// Invoke passes the payload to the process and waits until the process requests the next invocation. A process that reaches the
+// deadline is killed (TimedOut); one that dies is reported (ExitError); in both cases the next Invoke starts a new one. The error
+// is for what Lambda's callers never see: a process that cannot start, a ctx that ends (which also kills the process), and
+// ErrClosed.
 func (f *Function) Invoke(ctx context.Context, payload []byte) (Result, error) {
 	f.invoking.Lock()
 	defer f.invoking.Unlock()
@@ -50,7 +50,7 @@ func (f *Function) Invoke(ctx context.Context, payload []byte) (Result, error) {
 	return result, nil
 }
 
-// ready is a process that waits for an invocation: the one at hand, or a new one.
+// ready returns an idle process: the present one, or a new one.
 func (f *Function) ready(ctx context.Context) (*process, error) {
 	p, closed := f.present()
 	if closed {
@@ -62,16 +62,16 @@ func (f *Function) ready(ctx context.Context) (*process, error) {
 	return f.restart(ctx)
 }
 
-// invocation is one event on its way through the process.
+// invocation is one event that the process handles.
 type invocation struct {
 	id       string
 	payload  []byte
 	began    time.Time
 	timeout  time.Duration
-	answered chan answer // takes the one answer
+	answered chan answer // receives the only answer
 }
 
-// answer is what the process posted: an error if failed.
+// answer is what the process posted; failed means an error.
 type answer struct {
 	body   []byte
 	failed bool
@@ -87,7 +87,7 @@ func newInvocation(payload []byte, timeout time.Duration) *invocation {
 
 func (inv *invocation) deadline() time.Time { return inv.began.Add(inv.timeout) }
 
-// invoke sees an invocation through. Its error is that of ctx.
+// invoke runs an invocation to its end. Its error is that of ctx.
 func (p *process) invoke(ctx context.Context, inv *invocation) (Result, error) {
 	ctx, cancel := context.WithDeadlineCause(ctx, inv.deadline(), errTimedOut)
 	defer cancel()
@@ -100,14 +100,14 @@ func (p *process) invoke(ctx context.Context, inv *invocation) (Result, error) {
 
 func (p *process) outcome(ctx context.Context, inv *invocation) (Result, error) {
 	p.api.begin(inv)
-	if err := p.handOver(ctx, inv); err != nil {
-		return p.lost(inv, err)
+	if err := p.send(ctx, inv); err != nil {
+		return p.failure(inv, err)
 	}
 	a, err := await(ctx, p, inv.answered)
 	if err != nil {
-		return p.lost(inv, err)
+		return p.failure(inv, err)
 	}
-	// The invocation is over when the process asks again, or dies, as it does after a panic.
+	// The invocation is over when the process requests the next one, or dies, as it does after a panic.
 	if _, err := await(ctx, p, p.api.asks); errors.Is(err, errTimedOut) {
 		p.kill()
 	} else if err != nil && !errors.Is(err, errExited) {
@@ -116,7 +116,7 @@ func (p *process) outcome(ctx context.Context, inv *invocation) (Result, error) 
 	return a.result(), nil
 }
 
-func (p *process) handOver(ctx context.Context, inv *invocation) error {
+func (p *process) send(ctx context.Context, inv *invocation) error {
 	select {
 	case p.api.work <- inv:
 		return nil
@@ -127,8 +127,8 @@ func (p *process) handOver(ctx context.Context, inv *invocation) error {
 	}
 }
 
-// lost is the outcome of an invocation that has no answer, in the words of Lambda.
-func (p *process) lost(inv *invocation, why error) (Result, error) {
+// failure returns Lambda's result of an invocation without an answer.
+func (p *process) failure(inv *invocation, why error) (Result, error) {
 	switch {
 	case errors.Is(why, errTimedOut):
 		p.kill()
@@ -140,7 +140,7 @@ func (p *process) lost(inv *invocation, why error) (Result, error) {
 	}
 }
 
-// errorBody is how both the function and Lambda spell an error.
+// errorBody is the form of an error of the function or of Lambda.
 type errorBody struct {
 	Type    string `json:"errorType"`
 	Message string `json:"errorMessage"`
@@ -148,7 +148,7 @@ type errorBody struct {
 
 func platformError(kind string, inv *invocation, text string) Result {
 	e := errorBody{kind, fmt.Sprintf("RequestId: %s Error: %s", inv.id, text)}
-	payload, _ := json.Marshal(e) // two strings: nothing to go wrong
+	payload, _ := json.Marshal(e) // two strings: encoding cannot fail
 	return Result{Payload: payload, ErrorType: e.Type, ErrorMessage: e.Message}
 }
 
@@ -156,7 +156,7 @@ func (a answer) result() Result {
 	r := Result{Payload: a.body}
 	if a.failed {
 		var e errorBody
-		_ = json.Unmarshal(a.body, &e) // an error in another spelling has no type; Lambda calls it this
+		_ = json.Unmarshal(a.body, &e) // an error in another form has no type; Lambda calls it this
 		if r.ErrorType, r.ErrorMessage = e.Type, e.Message; e.Type == "" {
 			r.ErrorType = "Runtime.UnknownReason"
 		}

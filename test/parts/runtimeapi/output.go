@@ -10,14 +10,14 @@ import (
 	"syscall"
 )
 
-// output keeps what is written to it and passes it on, from several writers at once.
+// output keeps what is written to it and passes it on. Several writers may use it at once.
 type output struct {
 	mu   sync.Mutex
 	all  bytes.Buffer
 	copy io.Writer // may be nil
 }
 
-// Write never fails: a process must not be disturbed by whoever reads along.
+// Write never fails: errors of the copy must not disturb the process.
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -27,23 +27,23 @@ func (o *output) Write(b []byte) (int, error) {
 	return o.all.Write(b)
 }
 
-// String is all that was written so far.
+// String returns what was written so far.
 func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.all.String()
 }
 
-// pipeChunk is what one read takes out of a pipe; half of what a pipe holds.
+// pipeChunk is the size of one read: half of a pipe's capacity.
 const pipeChunk = 32 << 10
 
-// pipe carries what a process writes to an output. Unlike a plain copy it can be emptied on demand, so that whoever has
-// seen the process answer has also seen what it wrote before that.
+// pipe passes what a process writes to an output. Unlike a plain copy it can be emptied on demand: after the process has
+// answered, its earlier output is complete.
 type pipe struct {
 	read, write *os.File
 	conn        syscall.RawConn // of read
 	to          io.Writer
-	mu          sync.Mutex // keeps what is read in order
+	mu          sync.Mutex // keeps the order of reads
 }
 
 func newPipe(to io.Writer) (*pipe, error) {
@@ -58,7 +58,7 @@ func newPipe(to io.Writer) (*pipe, error) {
 	return &pipe{read: read, write: write, conn: conn, to: to}, nil
 }
 
-// pump passes on what comes, until the pipe is closed at either end.
+// pump passes data on until the pipe is closed at either end.
 func (p *pipe) pump() {
 	_ = p.conn.Read(func(fd uintptr) (ended bool) { return !p.drain(fd) })
 }
@@ -68,13 +68,13 @@ func (p *pipe) empty() {
 	_ = p.conn.Control(func(fd uintptr) { p.drain(fd) })
 }
 
-// close gives up the pipe and what is still in it.
+// close closes the pipe and discards its content.
 func (p *pipe) close() {
-	_ = p.write.Close() // closed already where the process was started
+	_ = p.write.Close() // already closed if the process was started
 	_ = p.read.Close()
 }
 
-// drain reads without waiting; more is false once nobody can write any more.
+// drain reads without waiting. more is false after the last writer has closed the pipe.
 func (p *pipe) drain(fd uintptr) (more bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

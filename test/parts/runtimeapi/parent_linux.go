@@ -2,5 +2,5 @@ package runtimeapi
 
 import "syscall"
 
-// diesWithParent has the kernel kill the process when the thread that started it ends, however that comes about.
+// diesWithParent makes the kernel kill the process when the thread that started it ends in any way.
 func diesWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

@@ -4,5 +4,5 @@ package runtimeapi
 
 import "syscall"
 
-// diesWithParent is Linux' alone: elsewhere a process outlives a test that is killed.
+// diesWithParent exists only on Linux: elsewhere a process outlives a killed test.
 func diesWithParent() *syscall.SysProcAttr { return nil }

@@ -13,21 +13,21 @@ import (
 	"time"
 )
 
-// initTimeout is what Lambda grants a process before its first request for an invocation.
+// initTimeout is how long Lambda lets a process run before its first request for an invocation.
 const initTimeout = 10 * time.Second
 
 var errInitTimeout = errors.New("no request for an invocation within " + initTimeout.String())
 
-// InitError is a process that never asked for an invocation.
+// InitError is the error of a process that never requested an invocation.
 type InitError struct {
 	Cause  error
-	Stderr string // all that it wrote there
+	Stderr string // everything it wrote to stderr
 }
 
-// Error tells the cause and what the process said of it.
-func (e *InitError) Error() string { return fmt.Sprintf("initialise: %v\n%s", e.Cause, e.Stderr) }
+// Error returns the cause and what the process wrote to stderr.
+func (e *InitError) Error() string { return fmt.Sprintf("initialize: %v\n%s", e.Cause, e.Stderr) }
 
-// Unwrap is the cause.
+// Unwrap returns the cause.
 func (e *InitError) Unwrap() error { return e.Cause }
 
 // process is one run of the bootstrap, with a runtime API of its own.
@@ -35,15 +35,15 @@ type process struct {
 	cmd            *exec.Cmd
 	api            *api
 	stdout, stderr *pipe
-	complaint      *output // what it wrote to stderr
+	stderrText     *output // what it wrote to stderr
 	began          time.Time
-	used           bool          // it has been given an invocation; guarded by Function.invoking
-	exited         chan struct{} // closed when it is gone and its output is complete
+	used           bool          // it has received an invocation; guarded by Function.invoking
+	exited         chan struct{} // closed when it has ended and its output is complete
 }
 
 // launch executes the bootstrap.
 func launch(o Options, out *output) (*process, error) {
-	p := &process{complaint: &output{}, exited: make(chan struct{})}
+	p := &process{stderrText: &output{}, exited: make(chan struct{})}
 	var err error
 	if p.api, err = listen(); err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func launch(o Options, out *output) (*process, error) {
 		p.release()
 		return nil, err
 	}
-	if p.stderr, err = newPipe(io.MultiWriter(out, p.complaint)); err != nil {
+	if p.stderr, err = newPipe(io.MultiWriter(out, p.stderrText)); err != nil {
 		p.release()
 		return nil, err
 	}
@@ -71,8 +71,8 @@ func launch(o Options, out *output) (*process, error) {
 	return p, nil
 }
 
-// run is the life of the process. It keeps its thread to itself, since the kernel takes the end of the thread that
-// started a process for the end of its parent.
+// run runs the process to its end. It locks its thread, since the kernel takes the end of the thread that started a process for
+// the end of its parent.
 func (p *process) run(started chan<- error) {
 	runtime.LockOSThread()
 	defer p.release()
@@ -83,21 +83,21 @@ func (p *process) run(started chan<- error) {
 		return
 	}
 	for _, out := range []*pipe{p.stdout, p.stderr} {
-		_ = out.write.Close() // now the process' alone
+		_ = out.write.Close() // now only the process holds it
 		go out.pump()
 	}
-	_ = p.cmd.Wait() // how it ended is in its state
+	_ = p.cmd.Wait() // the process state has the result
 	p.catchUp()
 	close(p.exited)
 }
 
-// catchUp passes on what the process has written by now.
+// catchUp passes on what the process has written so far.
 func (p *process) catchUp() {
 	p.stdout.empty()
 	p.stderr.empty()
 }
 
-// release gives back whatever was made for the process.
+// release releases the resources of the process.
 func (p *process) release() {
 	p.api.close()
 	for _, out := range []*pipe{p.stdout, p.stderr} {
@@ -107,7 +107,7 @@ func (p *process) release() {
 	}
 }
 
-// begin waits for the first request for an invocation and tells how long it took from exec.
+// begin waits for the first request for an invocation and returns the time since exec.
 func (p *process) begin(ctx context.Context) (cold time.Duration, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, initTimeout, errInitTimeout)
 	defer cancel()
@@ -122,7 +122,7 @@ func (p *process) begin(ctx context.Context) (cold time.Duration, err error) {
 	case errors.Is(err, errExited):
 		err = fmt.Errorf("%w: %s", err, p.ending())
 	}
-	return 0, &InitError{err, p.complaint.String()}
+	return 0, &InitError{err, p.stderrText.String()}
 }
 
 func (p *process) alive() bool {
@@ -136,15 +136,15 @@ func (p *process) alive() bool {
 
 // kill returns when the process is gone.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // fails only where there is nothing left to kill
+	_ = p.cmd.Process.Kill() // fails only if the process has ended
 	<-p.exited
 }
 
-// ending tells how the process ended, as in "exit status 1" or "signal: killed".
+// ending returns how the process ended, such as "exit status 1" or "signal: killed".
 func (p *process) ending() string { return p.cmd.ProcessState.String() }
 
-// peakRSS is the most memory the process has had resident, in bytes; 0 when that cannot be told, because it is gone. The
-// kernel's accounting of dead children (getrusage) will not do: it counts the memory of whoever forked them.
+// peakRSS returns the highest resident memory of the process, in bytes; 0 if the process is gone. The kernel's statistics of
+// ended children (getrusage) do not help: they include the memory of the parent that forked them.
 func (p *process) peakRSS() int64 {
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/status")
 	if err != nil || !p.alive() {
@@ -159,7 +159,7 @@ func (p *process) peakRSS() int64 {
 	return 0
 }
 
-// await waits for something the process is to do. What it did before it died counts.
+// await waits for something from the process. What the process did before its death counts.
 func await[T any](ctx context.Context, p *process, done <-chan T) (T, error) {
 	var none T
 	select {

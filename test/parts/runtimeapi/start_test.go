@@ -15,7 +15,7 @@ import (
 	"quiesce/test/parts/runtimeapi"
 )
 
-// failedStart starts a function that cannot begin.
+// failedStart starts a function that cannot start, and returns the error.
 func failedStart(ctx context.Context, t *testing.T, how string) *runtimeapi.InitError {
 	t.Helper()
 	_, err := runtimeapi.Start(ctx, runtimeapi.Options{Bootstrap: bootstrap, Env: []string{"INIT=" + how}})
@@ -24,18 +24,18 @@ func failedStart(ctx context.Context, t *testing.T, how string) *runtimeapi.Init
 	return failure
 }
 
-func TestAProcessThatExitsAtOnceIsAnErrorWithItsStderr(t *testing.T) {
+func TestStart_ProcessExits_ErrorHasStderr(t *testing.T) {
 	failure := failedStart(t.Context(), t, "exit")
 	require.ErrorContains(t, failure.Cause, "exit status 1")
 	require.JSONEq(t, `{"level":"ERROR","message":"no configuration"}`, failure.Stderr)
 }
 
-func TestAProcessThatReportsAnInitErrorIsKilled(t *testing.T) {
+func TestStart_InitErrorReported_ProcessKilled(t *testing.T) {
 	failure := failedStart(t.Context(), t, "report")
 	require.ErrorContains(t, failure.Cause, "no cluster")
 }
 
-func TestAStartThatIsGivenUpKillsTheProcess(t *testing.T) {
+func TestStart_Canceled_ProcessKilled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, failedStart(ctx, t, "hang").Cause, context.Canceled)
@@ -55,7 +55,7 @@ func TestOutputIsCompleteWhenAnInvocationEnds(t *testing.T) {
 	}
 }
 
-func TestLogsAreWrittenAsTheyCome(t *testing.T) {
+func TestLogs_Output_WrittenImmediately(t *testing.T) {
 	var logs bytes.Buffer
 	f := start(t, runtimeapi.Options{Logs: &logs})
 	invoke(t, f, `{"Do":"fail","Text":"written to stderr"}`)
@@ -65,7 +65,7 @@ func TestLogsAreWrittenAsTheyCome(t *testing.T) {
 	require.Equal(t, logs.String(), f.Output())
 }
 
-// orphan is what a test process does that is to be killed: it starts a function, tells its id, and waits.
+// orphan is the main function of a test process that will be killed: it starts a function, prints its process ID, and waits.
 func orphan(path string) int {
 	f, err := runtimeapi.Start(context.Background(), runtimeapi.Options{Bootstrap: path})
 	if err != nil {
@@ -79,7 +79,7 @@ func orphan(path string) int {
 	select {}
 }
 
-func TestAFunctionDiesWithTheTestThatRunsIt(t *testing.T) {
+func TestFunction_TestKilled_Dies(t *testing.T) {
 	child := exec.CommandContext(t.Context(), os.Args[0])
 	child.Env = append(os.Environ(), "ORPHAN_BOOTSTRAP="+bootstrap)
 	out, err := child.StdoutPipe()

@@ -1,9 +1,8 @@
-// Package tools knows the real components that the lab runs: which versions, how they are built from their pinned
-// modules (the nested go.mod files beside this file), and where the built programs are kept.
+// Package tools lists the real components that the lab runs: their versions, how they are built from pinned modules (the nested
+// go.mod files beside this file), and where the built programs are.
 //
-// Programs live in the user's cache directory, one folder a version, so that every clone on a machine shares them. Where
-// KUBEBUILDER_ASSETS names a folder that has a program, that one is used instead
-// (https://book.kubebuilder.io/reference/envtest).
+// Programs are in the user's cache directory, one folder per version, so that all clones on a machine share them. If
+// KUBEBUILDER_ASSETS names a folder that has a program, that one is used instead (https://book.kubebuilder.io/reference/envtest).
 package tools
 
 import (
@@ -26,11 +25,11 @@ const Folder = "test/parts/tools"
 
 const (
 	kubernetesVersion = "v1.36.3"
-	// kubernetesStamp gives the programs their version: without it kubectl cannot parse what it reads from itself.
+	// kubernetesStamp sets the programs' version: without it kubectl cannot parse its own version.
 	kubernetesStamp = "-X k8s.io/component-base/version.gitVersion=" + kubernetesVersion
 )
 
-// All lists every program, in the order in which they are built: the longest first, as the others share its packages.
+// All returns all programs in build order: the longest build first, since the others share its packages.
 func All() []Tool {
 	return []Tool{
 		kubernetes("kube-apiserver"),
@@ -55,7 +54,7 @@ func kubernetes(name string) Tool {
 	}
 }
 
-// Path finds the built program called name.
+// Path returns the path of a built program, or an error if it is not built.
 func Path(name string) (string, error) {
 	for _, t := range All() {
 		if t.Name == name {
@@ -81,7 +80,7 @@ func (t Tool) find() (string, error) {
 	return path, nil
 }
 
-// Cached is where the built program is, or would be.
+// Cached returns where the built program is, or would be.
 func (t Tool) Cached() (string, error) {
 	dir, err := Dir()
 	if err != nil {
@@ -90,7 +89,7 @@ func (t Tool) Cached() (string, error) {
 	return filepath.Join(dir, t.Module+"-"+t.Version, t.Name), nil
 }
 
-// Dir is the cache of all built programs.
+// Dir returns the cache folder of all built programs.
 func Dir() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {

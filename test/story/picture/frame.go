@@ -5,27 +5,27 @@ import (
 	"time"
 )
 
-// What all pictures have in common, in pixels.
+// The layout of all pictures, in pixels.
 const (
 	width        = 1200.0
 	margin       = 28.0
 	gutter       = 36.0 // between two panels
 	headHeight   = 84.0 // the picture's title and legend
 	titleHeight  = 52.0 // a panel's title and subtitle
-	labelHeight  = 15.0 // of one row of marks' labels
+	labelHeight  = 15.0 // of one row of labels
 	axisWidth    = 38.0 // left of the plots, for the numbers
 	rateHeight   = 130.0
-	betweenPlots = 36.0 // with what is said of the lanes in it
+	betweenPlots = 36.0 // with the text about the lanes
 	footHeight   = 44.0 // below the lanes: the time axis
 	lanesHeight  = 150.0
 	maxPitch     = 13.0 // from lane to lane: few lanes need not fill the height
-	minPitch     = 4.0  // many lanes must stay lanes, and make the picture higher
+	minPitch     = 4.0  // many lanes must stay visible, and make the picture higher
 
 	rateTicks = 4
 	timeTicks = 8
 )
 
-// frame is what all panels of one picture have in common: their scales and the heights that follow.
+// frame is what all panels of one picture share: their scales and the resulting heights.
 type frame struct {
 	span  time.Duration // of the time axis
 	rate  float64       // top of the commits' axis
@@ -35,14 +35,14 @@ type frame struct {
 	pitch float64
 }
 
-func frameFor(halves []Half) frame {
+func frameFor(panels []Panel) frame {
 	var f frame
 	peak := 1.0
-	for _, h := range halves {
+	for _, h := range panels {
 		f.span = max(f.span, h.end())
 		f.lanes = max(f.lanes, h.Workers)
 	}
-	for _, h := range halves {
+	for _, h := range panels {
 		for _, p := range h.rates(binFor(f.span)) {
 			peak = max(peak, p.perSecond)
 		}
@@ -56,7 +56,7 @@ func frameFor(halves []Half) frame {
 	return f
 }
 
-// nice is the least of 1, 2, 5, 10, 20, 50 and so on that is no less than step.
+// nice returns the smallest of 1, 2, 5, 10, 20, 50 and so on that is not less than step.
 func nice(step float64) float64 {
 	magnitude := math.Pow(10, math.Floor(math.Log10(step)))
 	for _, m := range []float64{1, 2, 5} {
@@ -77,14 +77,14 @@ func (f frame) lanesBottom() float64 {
 }
 func (f frame) panelHeight() float64 { return f.lanesBottom() + footHeight }
 
-// left and top are where the i-th panel is.
+// left and top return the position of the i-th panel.
 func (f frame) left(i int) float64 { return margin + float64(i%2)*(f.panelWidth()+gutter) }
 func (f frame) top(i int) float64  { return headHeight + float64(i/2)*f.panelHeight() }
 
-// height is the picture's, with that many panels.
+// height returns the picture's height with this many panels.
 func (f frame) height(panels int) float64 { return f.top(panels-1) + f.panelHeight() }
 
-// x is a moment's place in a plot.
+// x returns the position of a time in a plot.
 func (f frame) x(at time.Duration) float64 {
 	return f.plotWidth() * at.Seconds() / f.span.Seconds()
 }

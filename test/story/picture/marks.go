@@ -8,22 +8,22 @@ import (
 )
 
 const (
-	// letterWidth is generous for the labels' font: what draws them has its own fonts, and a gap is better than an overlap.
+	// letterWidth is generous for the labels' font: viewers use different fonts, and a gap is better than an overlap.
 	letterWidth = 6.2
 	labelGap    = 4.0 // between a mark's line and its label
 )
 
-// label is a mark and the place of its words: rows count upwards from the plot.
+// label is a mark and the place of its text. Rows count upwards from the plot.
 type label struct {
 	Mark
 	x           float64
 	left, right float64
-	flipped     bool // words left of the line
+	flipped     bool // the text is left of the line
 	row         int
 }
 
-// place finds each mark a row in which its words are clear of all others, and lines do not cross words. Words are to the
-// right of their line, so those on the right are placed first, and lines of those on the left rise behind them.
+// place finds a row for each label, so that texts do not overlap and lines do not cross texts. Text is to the right of its line,
+// so labels on the right are placed first, and lines of labels on the left rise behind them.
 func (f frame) place(marks []Mark) []label {
 	var placed []label
 	for _, m := range byTime(marks) {
@@ -32,8 +32,8 @@ func (f frame) place(marks []Mark) []label {
 	return placed
 }
 
-// clearOf gives a label the lowest row that is clear. Near the right edge, where words are left of their line, there may be
-// none: then words are clear of words at least.
+// clearOf gives a label the lowest free row. Near the right edge, where text is left of its line, there may be none; then at
+// least the texts do not overlap.
 func (l label) clearOf(placed []label) label {
 	for _, clash := range []func(label, label) bool{label.collides, label.covers} {
 		for l.row = 0; l.row <= len(placed); l.row++ {
@@ -45,7 +45,7 @@ func (l label) clearOf(placed []label) label {
 	return l
 }
 
-// byTime sorts the latest first.
+// byTime sorts marks, the latest first.
 func byTime(marks []Mark) []Mark {
 	return slices.SortedStableFunc(slices.Values(marks), func(a, b Mark) int { return cmp.Compare(b.At, a.At) })
 }
@@ -60,12 +60,12 @@ func (f frame) label(m Mark) label {
 	return l
 }
 
-// covers reports whether words meet words.
+// covers reports whether the texts overlap.
 func (l label) covers(other label) bool {
 	return l.row == other.row && l.left < other.right && other.left < l.right
 }
 
-// collides reports whether words meet words, or the line of the upper one goes through the words of the lower.
+// collides reports whether the texts overlap, or the line of the upper label crosses the text of the lower.
 func (l label) collides(other label) bool {
 	upper, lower := l, other
 	if upper.row < lower.row {

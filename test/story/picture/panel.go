@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// lanePart is how much of its pitch a lane fills.
+// lanePart is the part of its pitch that a lane fills.
 const lanePart = 0.8
 
-// panel draws one half.
-type panel struct {
+// plot draws one panel.
+type plot struct {
 	*canvas
 	frame
-	Half
+	Panel
 	left, top float64
 }
 
-func (p panel) draw() {
+func (p plot) draw() {
 	p.group(p.left, p.top, func() {
 		p.text(0, 18, "title", p.Title)
 		p.text(0, 38, "soft", p.Subtitle)
@@ -31,7 +31,7 @@ func (p panel) draw() {
 }
 
 // times draws the axis that both plots share.
-func (p panel) times() {
+func (p plot) times() {
 	step := time.Duration(nice(p.span.Seconds()/timeTicks) * float64(time.Second))
 	for at := time.Duration(0); at <= p.span; at += step {
 		p.line(p.x(at), p.rateTop(), p.x(at), p.rateBottom(), "grid")
@@ -41,7 +41,7 @@ func (p panel) times() {
 }
 
 // commits draws the upper plot.
-func (p panel) commits() {
+func (p plot) commits() {
 	for v := 0.0; v <= p.rate; v += p.step {
 		p.line(0, p.y(v), p.plotWidth(), p.y(v), "grid")
 		p.text(-6, p.y(v)+4, "number end", fmt.Sprintf("%g", v))
@@ -51,13 +51,13 @@ func (p panel) commits() {
 	p.path(curve, "curve")
 }
 
-// y is a rate's place in the upper plot.
-func (p panel) y(perSecond float64) float64 {
+// y returns the position of a rate in the upper plot.
+func (p plot) y(perSecond float64) float64 {
 	return p.rateBottom() - rateHeight*perSecond/p.rate
 }
 
-// curve goes through the middle of each bin, from the first moment to the last.
-func (p panel) curve() string {
+// curve returns a path through the middle of each bin, from the first moment to the last.
+func (p plot) curve() string {
 	rates := p.rates(binFor(p.span))
 	first, last := rates[0], rates[len(rates)-1]
 	first.at, last.at = 0, p.end()
@@ -70,8 +70,8 @@ func (p panel) curve() string {
 	return d.String()
 }
 
-// workers draws a lane each.
-func (p panel) workers() {
+// workers draws one lane per worker.
+func (p plot) workers() {
 	p.text(0, p.lanesTop()-8, "small", fmt.Sprintf("%d workers", p.Workers))
 	class, words := p.verdict()
 	p.text(p.plotWidth(), p.lanesTop()-8, "small end "+class, words)
@@ -84,7 +84,7 @@ func (p panel) workers() {
 	}
 }
 
-func (p panel) verdict() (class, words string) {
+func (p plot) verdict() (class, words string) {
 	switch atEnd, ever := p.outcome(); {
 	case atEnd == 1:
 		return "bad", "1 still hangs at the end"
@@ -96,8 +96,8 @@ func (p panel) verdict() (class, words string) {
 	return "good", "none ever hung"
 }
 
-// marks draws lines through both plots, and over them what happened.
-func (p panel) marks() {
+// marks draws lines through both plots, with labels above them.
+func (p plot) marks() {
 	for _, l := range p.place(p.Marks) {
 		class, anchor, x := "", "", l.x+labelGap
 		if l.Fatal {

@@ -1,5 +1,5 @@
-// Package picture draws what workers did while a node was taken from under them: an SVG with the commits per second of each
-// way to take the node, and under it a lane per worker, red for as long as the worker hangs.
+// Package picture draws, as an SVG, what workers did while a node was terminated: per panel the commits per second and one lane
+// per worker, red while the worker hangs.
 package picture
 
 import (
@@ -9,39 +9,38 @@ import (
 	"time"
 )
 
-// Sample is what was seen at one moment. It stands for the time since the sample before it.
+// Sample is one observation. It stands for the time since the previous sample.
 type Sample struct {
 	At      time.Duration
 	Commits int   // by all workers since the previous sample
-	Hanging []int // workers, numbered from 1
+	Hanging []int // worker numbers, from 1
 }
 
-// Mark is something that happened.
+// Mark is an event.
 type Mark struct {
 	At    time.Duration
 	What  string
-	Fatal bool // the node's death: drawn red and heavy
+	Fatal bool // the node dies: drawn red and thick
 }
 
-// Half is one telling of the story.
-type Half struct {
+// Panel is one run.
+type Panel struct {
 	Title, Subtitle string
 	Workers         int
 	Samples         []Sample
 	Marks           []Mark
 }
 
-// Draw writes the halves side by side, two in a row and all in the same scales, as one SVG. The same input gives the same
-// bytes.
-func Draw(w io.Writer, title string, halves ...Half) error {
-	if err := check(halves); err != nil {
+// Draw writes the panels as one SVG, two in a row, all in the same scales. The same input gives the same bytes.
+func Draw(w io.Writer, title string, panels ...Panel) error {
+	if err := check(panels); err != nil {
 		return fmt.Errorf("draw %q: %w", title, err)
 	}
-	f := frameFor(halves)
+	f := frameFor(panels)
 	var c canvas
-	c.open(f, title, len(halves))
-	for i, h := range halves {
-		panel{canvas: &c, frame: f, Half: h, left: f.left(i), top: f.top(i)}.draw()
+	c.open(f, title, len(panels))
+	for i, h := range panels {
+		plot{canvas: &c, frame: f, Panel: h, left: f.left(i), top: f.top(i)}.draw()
 	}
 	c.raw("</svg>\n")
 	if _, err := w.Write(c.Bytes()); err != nil {
@@ -50,11 +49,11 @@ func Draw(w io.Writer, title string, halves ...Half) error {
 	return nil
 }
 
-func check(halves []Half) error {
-	if len(halves) == 0 {
+func check(panels []Panel) error {
+	if len(panels) == 0 {
 		return errors.New("nothing to draw")
 	}
-	for _, h := range halves {
+	for _, h := range panels {
 		if h.Workers < 1 || h.end() <= 0 {
 			return fmt.Errorf("%q has no workers or no samples", h.Title)
 		}
@@ -69,7 +68,7 @@ func check(halves []Half) error {
 	return nil
 }
 
-func (h Half) end() time.Duration {
+func (h Panel) end() time.Duration {
 	if len(h.Samples) == 0 {
 		return 0
 	}

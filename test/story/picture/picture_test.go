@@ -13,8 +13,8 @@ import (
 )
 
 func TestAPictureIsWellFormed(t *testing.T) {
-	for _, halves := range [][]Half{{killed()}, {killed(), drained()}, {killed(), drained(), drained(), killed()}} {
-		svg := draw(t, `A node dies & "nobody" <notices>`, halves...)
+	for _, panels := range [][]Panel{{killed()}, {killed(), drained()}, {killed(), drained(), drained(), killed()}} {
+		svg := draw(t, `A node dies & "somebody" <sees>`, panels...)
 		decoder := xml.NewDecoder(strings.NewReader(svg))
 		for {
 			_, err := decoder.Token()
@@ -28,9 +28,9 @@ func TestAPictureIsWellFormed(t *testing.T) {
 	}
 }
 
-func TestHangingWorkersHaveRedInTheirLanes(t *testing.T) {
+func TestDraw_HangingWorkers_RedLanes(t *testing.T) {
 	lanes := func(svg string) (works, hangs int) {
-		return strings.Count(svg, `class="works"`) - 1, strings.Count(svg, `class="hangs"`) - 1 // less the legend's
+		return strings.Count(svg, `class="works"`) - 1, strings.Count(svg, `class="hangs"`) - 1 // except those of the legend
 	}
 	works, hangs := lanes(draw(t, "killed", killed()))
 	require.Equal(t, 20, works)
@@ -44,15 +44,15 @@ func TestTheSameInputGivesTheSameBytes(t *testing.T) {
 	require.Equal(t, draw(t, "x", killed(), drained()), draw(t, "x", killed(), drained()))
 }
 
-func TestAWorkerThatIsNotThereIsAnError(t *testing.T) {
-	h := Half{Title: "x", Workers: 2, Samples: []Sample{{At: time.Second, Hanging: []int{0}}}}
+func TestDraw_UnknownWorker_Error(t *testing.T) {
+	h := Panel{Title: "x", Workers: 2, Samples: []Sample{{At: time.Second, Hanging: []int{0}}}}
 	require.ErrorContains(t, Draw(io.Discard, "x", h), "no worker 0")
 	require.Error(t, Draw(io.Discard, "x"))
-	require.Error(t, Draw(io.Discard, "x", Half{Workers: 2}))
+	require.Error(t, Draw(io.Discard, "x", Panel{Workers: 2}))
 }
 
-func TestAWorkerThatHangsTwiceHasTwoPeriods(t *testing.T) {
-	h := Half{Workers: 1, Samples: []Sample{
+func TestHangs_Twice_TwoPeriods(t *testing.T) {
+	h := Panel{Workers: 1, Samples: []Sample{
 		{At: 1 * time.Second}, {At: 2 * time.Second, Hanging: []int{1}}, {At: 3 * time.Second, Hanging: []int{1}},
 		{At: 4 * time.Second}, {At: 5 * time.Second, Hanging: []int{1}},
 	}}
@@ -60,13 +60,13 @@ func TestAWorkerThatHangsTwiceHasTwoPeriods(t *testing.T) {
 }
 
 func TestCommitsAreCountedByTheSecond(t *testing.T) {
-	h := Half{Samples: []Sample{{At: 500 * time.Millisecond, Commits: 10}, {At: 2 * time.Second, Commits: 30}, {At: 2500 * time.Millisecond, Commits: 5}}}
+	h := Panel{Samples: []Sample{{At: 500 * time.Millisecond, Commits: 10}, {At: 2 * time.Second, Commits: 30}, {At: 2500 * time.Millisecond, Commits: 5}}}
 	require.Equal(t, []rate{
 		{500 * time.Millisecond, 20}, {1500 * time.Millisecond, 20}, {2250 * time.Millisecond, 10},
 	}, h.rates(time.Second))
 }
 
-func TestLabelsKeepClearOfLabelsAndLines(t *testing.T) {
+func TestLabels_Crowded_NoOverlap(t *testing.T) {
 	f := frame{span: 60 * time.Second}
 	marks := []Mark{}
 	for i := range 12 {
@@ -80,7 +80,7 @@ func TestLabelsKeepClearOfLabelsAndLines(t *testing.T) {
 	}
 }
 
-func TestLabelsAtTheEdgeKeepClearOfOneAnother(t *testing.T) {
+func TestLabels_AtEdge_NoOverlap(t *testing.T) {
 	f := frame{span: 60 * time.Second}
 	var marks []Mark
 	for i := range 12 {
@@ -94,15 +94,15 @@ func TestLabelsAtTheEdgeKeepClearOfOneAnother(t *testing.T) {
 	}
 }
 
-func draw(t *testing.T, title string, halves ...Half) string {
+func draw(t *testing.T, title string, panels ...Panel) string {
 	var b bytes.Buffer
-	require.NoError(t, Draw(&b, title, halves...))
+	require.NoError(t, Draw(&b, title, panels...))
 	return b.String()
 }
 
-// killed is a node that dies under 8 of 20 workers.
-func killed() Half {
-	h := Half{
+// killed returns a node that dies with 8 of 20 workers.
+func killed() Panel {
+	h := Panel{
 		Title: "Without quiesce", Subtitle: "the instance is terminated: no cordon, no eviction, no SIGTERM", Workers: 20,
 		Marks: []Mark{{At: 20 * time.Second, What: "the node dies", Fatal: true}, {At: 58 * time.Second, What: "node NotReady"}},
 	}
@@ -120,9 +120,9 @@ func killed() Half {
 	return h
 }
 
-// drained is the same node, drained before it dies.
-func drained() Half {
-	h := Half{
+// drained returns the same node, drained before it dies.
+func drained() Panel {
+	h := Panel{
 		Title: "With quiesce", Subtitle: "a lifecycle hook holds the instance until its poolers have finished", Workers: 20,
 		Marks: []Mark{
 			{At: 20 * time.Second, What: "Terminating:Wait"}, {At: 20800 * time.Millisecond, What: "cordoned"},

@@ -6,10 +6,10 @@ import (
 )
 
 const (
-	// leastBin smooths the commits: short enough that a stall of two seconds is a hole, long enough that the luck of single
-	// transactions is not a curve.
+	// leastBin smooths the commits: short enough to show a stall of two seconds, long enough to hide the noise of single
+	// transactions.
 	leastBin = time.Second
-	// mostBins keeps the curve of a long story as small as its pixels.
+	// mostBins keeps the curve of a long run as small as its pixels.
 	mostBins = 250
 )
 
@@ -23,9 +23,8 @@ func binFor(span time.Duration) time.Duration {
 	return max(leastBin, span/mostBins)
 }
 
-// rates spreads each sample's commits evenly over the time that it stands for, and counts them by bins. The last bin may be
-// short.
-func (h Half) rates(bin time.Duration) []rate {
+// rates spreads each sample's commits evenly over its time and counts them in bins. The last bin may be short.
+func (h Panel) rates(bin time.Duration) []rate {
 	commits := make([]float64, (h.end()+bin-1)/bin)
 	from := time.Duration(0)
 	for _, s := range h.Samples {
@@ -47,8 +46,8 @@ func (h Half) rates(bin time.Duration) []rate {
 // period is a time in which a worker hung.
 type period struct{ from, to time.Duration }
 
-// hangs are the periods in which a worker hung, neighbouring samples joined.
-func (h Half) hangs(worker int) []period {
+// hangs returns the periods in which a worker hung, with adjacent samples joined.
+func (h Panel) hangs(worker int) []period {
 	var periods []period
 	from, before := time.Duration(0), false
 	for _, s := range h.Samples {
@@ -64,8 +63,8 @@ func (h Half) hangs(worker int) []period {
 	return periods
 }
 
-// outcome counts the workers that hang at the end, and those that ever did.
-func (h Half) outcome() (atEnd, ever int) {
+// outcome counts the workers that hang at the end, and those that ever hung.
+func (h Panel) outcome() (atEnd, ever int) {
 	seen := map[int]bool{}
 	for _, s := range h.Samples {
 		for _, worker := range s.Hanging {

@@ -1,4 +1,4 @@
-// Command hello is the least that a Go function can be: what a cold start is measured against.
+// Command hello is the smallest Go function, for comparison with our cold start.
 package main
 
 import (

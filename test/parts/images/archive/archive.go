@@ -1,5 +1,5 @@
-// Package archive packs a folder as a container image of one layer, in the form that `docker save` writes and every
-// container runtime imports: https://github.com/moby/docker-image-spec, "Combined Image JSON + Filesystem Changeset".
+// Package archive packs a folder as a container image with one layer, in the form that `docker save` writes and all container
+// runtimes import: https://github.com/moby/docker-image-spec, "Combined Image JSON + Filesystem Changeset".
 package archive
 
 import (
@@ -15,18 +15,18 @@ import (
 	"runtime"
 )
 
-// Config is what a runtime has to know of an image beside its files.
+// Config is what a runtime needs to know about an image beside its files.
 type Config struct {
 	Ref        string   // its name, host/name:tag
 	User       string   // root if empty
 	Env        []string // NAME=value
-	Entrypoint []string // none: whoever runs the image says what
+	Entrypoint []string // nil: the pod must give the command
 }
 
 const layerName = "layer.tar"
 
-// Write packs the folder rootfs into the file dest, which appears only when it is whole. Nothing is held in memory: the
-// layer, whose size and digest must be known before it, waits in a file beside dest.
+// Write packs the folder rootfs into the file dest, which appears only when it is complete. It keeps nothing in memory: the
+// layer, whose size and digest come first in the archive, waits in a file beside dest.
 func Write(dest, rootfs string, config Config) error {
 	unfinished, layer := dest+".unfinished", dest+".layer"
 	defer os.Remove(layer)
@@ -65,7 +65,7 @@ func writeImage(path, layer, digest string, config Config) error {
 	})
 }
 
-// describe is the image's configuration: https://github.com/opencontainers/image-spec/blob/main/config.md.
+// describe returns the image's configuration: https://github.com/opencontainers/image-spec/blob/main/config.md.
 func describe(digest string, config Config) ([]byte, error) {
 	type process struct {
 		User       string   `json:",omitempty"`
@@ -88,7 +88,7 @@ func writeBytes(archive *tar.Writer, name string, content []byte) error {
 	return err
 }
 
-// copyFile adds the file at path under header, which gets its size.
+// copyFile adds the file at path with this header, whose size it sets.
 func copyFile(archive *tar.Writer, header *tar.Header, path string) error {
 	file, err := os.Open(filepath.Clean(path))
 	if err != nil {

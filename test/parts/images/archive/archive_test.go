@@ -36,12 +36,12 @@ func TestFilesKeepTheirModesContentsAndLinks(t *testing.T) {
 	require.Equal(t, "/nowhere", files["dangling"].Linkname)
 }
 
-func TestOwnersAreNumbersAndNotThisMachinesNames(t *testing.T) {
+func TestArchive_Owners_Numeric(t *testing.T) {
 	rootfs := t.TempDir()
 	path := filepath.Join(rootfs, "file")
 	write(t, path, "", 0o600)
 	uid, gid := os.Getuid(), os.Getgid()
-	if uid == 0 { // nobody else may give files away
+	if uid == 0 { // only root can give files to other users
 		uid, gid = 12345, 54321
 		require.NoError(t, os.Lchown(path, uid, gid))
 	}
@@ -64,7 +64,7 @@ func TestAFileOfManyNamesIsPackedOnce(t *testing.T) {
 	}
 }
 
-func TestSocketsAreLeftOut(t *testing.T) {
+func TestArchive_Sockets_Omitted(t *testing.T) {
 	rootfs := t.TempDir()
 	t.Chdir(rootfs) // a socket's path must be short
 	socket, err := net.Listen("unix", "socket")
@@ -76,7 +76,7 @@ func TestSocketsAreLeftOut(t *testing.T) {
 	require.NotContains(t, files, "socket")
 }
 
-func TestTheDescriptionsAgreeWithTheLayer(t *testing.T) {
+func TestArchive_Descriptions_MatchLayer(t *testing.T) {
 	rootfs, dest := t.TempDir(), filepath.Join(t.TempDir(), "image.tar")
 	write(t, filepath.Join(rootfs, "file"), "content", 0o644)
 	config := Config{Ref: "localhost/thing:1", User: "someone", Env: []string{"PATH=/bin"}, Entrypoint: []string{"/file"}}
@@ -111,13 +111,13 @@ func TestTheDescriptionsAgreeWithTheLayer(t *testing.T) {
 	require.Equal(t, []string{fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(layer)))}, image.RootFS.DiffIDs)
 }
 
-func TestAFailureLeavesNothingBehind(t *testing.T) {
+func TestArchive_WriteFails_NoFileLeft(t *testing.T) {
 	dir := t.TempDir()
 	err := Write(filepath.Join(dir, "image.tar"), filepath.Join(dir, "missing"), Config{})
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	left, err := os.ReadDir(dir)
+	remaining, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	require.Empty(t, left)
+	require.Empty(t, remaining)
 }
 
 type packed struct {
@@ -125,7 +125,7 @@ type packed struct {
 	content string
 }
 
-// pack returns what an image of rootfs has in its layer.
+// pack returns the layer of an image of rootfs.
 func pack(t *testing.T, rootfs string) map[string]packed {
 	t.Helper()
 	dest := filepath.Join(t.TempDir(), "image.tar")
@@ -156,7 +156,7 @@ func entries(t *testing.T, from io.Reader) map[string]packed {
 	}
 }
 
-// write makes a file of exactly this mode, whatever the umask.
+// write makes a file with exactly this mode, whatever the umask.
 func write(t *testing.T, path, content string, mode fs.FileMode) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))

@@ -13,11 +13,11 @@ import (
 	"syscall"
 )
 
-// layer is the changeset being written: every file below root, as it is on disk.
+// layer is the changeset being written: all files below root, as they are on disk.
 type layer struct {
 	root  string
 	tar   *tar.Writer
-	first map[inode]string // the name under which a file with several went in
+	first map[inode]string // name of the first entry of a file with several names
 }
 
 type inode struct{ device, number uint64 }
@@ -33,7 +33,7 @@ func writeLayer(path, root string) (digest string, err error) {
 }
 
 func (l *layer) add(path string, entry fs.DirEntry, err error) error {
-	// The root itself is the runtime's. Devices, pipes and sockets are made by whoever runs the image.
+	// The runtime makes the root itself, as well as devices, pipes and sockets.
 	if err != nil || path == l.root || entry.Type()&^(fs.ModeDir|fs.ModeSymlink) != 0 {
 		return err
 	}
@@ -65,7 +65,7 @@ func (l *layer) header(path string, entry fs.DirEntry) (*tar.Header, error) {
 	if header.Name, err = filepath.Rel(l.root, path); err != nil {
 		return nil, err
 	}
-	header.Uname, header.Gname = "", "" // this machine's names for the image's numbers
+	header.Uname, header.Gname = "", "" // without this machine's user names
 	l.link(header, info)
 	if info.IsDir() {
 		header.Name += "/"
@@ -73,7 +73,7 @@ func (l *layer) header(path string, entry fs.DirEntry) (*tar.Header, error) {
 	return header, nil
 }
 
-// link turns the second and later names of a file into links to its first.
+// link turns the second and later names of a file into links to the first.
 func (l *layer) link(header *tar.Header, info fs.FileInfo) {
 	stat, is := info.Sys().(*syscall.Stat_t)
 	if !is || header.Typeflag != tar.TypeReg || stat.Nlink == 1 {

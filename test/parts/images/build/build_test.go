@@ -24,7 +24,7 @@ func TestMountsInsideAFolderAreUnmountedLatestFirst(t *testing.T) {
 	require.Equal(t, []string{"/cache/an image/sys/fs/cgroup", "/cache/an image/sys", "/cache/an image/proc"}, mounts)
 }
 
-func TestTrimmingTakesWhatMatchesAndNothingElse(t *testing.T) {
+func TestTrim_Patterns_OnlyMatchesRemoved(t *testing.T) {
 	rootfs := t.TempDir()
 	for _, path := range []string{
 		"usr/share/doc/tool/README", "usr/lib/x-linux-gnu/perl/5/Big.pm", "usr/lib/x-linux-gnu/libc.so.6", "usr/lib/x-linux-gnu/libLLVM-14.so",
@@ -52,19 +52,19 @@ func TestAbsoluteLinksStayInsideTheRootFilesystem(t *testing.T) {
 	}
 }
 
-func TestWhatIsMissingIsSaidInOneLine(t *testing.T) {
+func TestBuild_ToolsMissing_OneLineError(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	err := able()
 	require.ErrorContains(t, err, "debootstrap is not installed")
 	require.NotContains(t, err.Error(), "\n")
 }
 
-func TestAnotherVersionThanTheTagSaysIsRefused(t *testing.T) {
+func TestVerify_OtherVersion_Refused(t *testing.T) {
 	programs := t.TempDir()
 	t.Setenv("PATH", programs)
 	pooler := images.Image{Name: "pooler", Tag: "1.2", Suite: "sid", Package: "pooler", Program: "/pooler"}
-	chroot := func(says string) {
-		script := "#!/bin/sh\necho '" + says + "'\n"
+	chroot := func(output string) {
+		script := "#!/bin/sh\necho '" + output + "'\n"
 		require.NoError(t, os.WriteFile(filepath.Join(programs, "chroot"), []byte(script), 0o755))
 	}
 	chroot("pooler 1.2.3")

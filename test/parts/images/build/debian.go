@@ -18,14 +18,14 @@ import (
 
 const (
 	debootstrap = "debootstrap"
-	// stopGrace is how long an interrupted debootstrap may take to leave its chroot and unmount what it mounted. What it
-	// has not done by then is done for it.
+	// stopGrace is how long an interrupted debootstrap may take to leave its chroot and unmount its mounts. The caller unmounts
+	// the rest.
 	stopGrace = 10 * time.Second
-	// saidTail is how many bytes of a failed debootstrap's words an error carries: enough for its last lines.
+	// saidTail is how many bytes of a failed debootstrap's output an error has: enough for the last lines.
 	saidTail = 2000
 )
 
-// finish makes what is missing of an image, the archive last: where there is one, the image is whole.
+// finish makes the missing parts of an image, the archive last: an image with an archive is complete.
 func (m maker) finish(ctx context.Context, i images.Image) (size int64, err error) {
 	rootfs, err := i.Unpacked()
 	if err != nil {
@@ -51,10 +51,10 @@ func (m maker) finish(ctx context.Context, i images.Image) (size int64, err erro
 	return info.Size(), nil
 }
 
-// unpack makes the image's root filesystem at rootfs, which appears only when it is whole and shown to work.
+// unpack makes the image's root filesystem at rootfs, which appears only when it is complete and verified.
 func (m maker) unpack(ctx context.Context, i images.Image, rootfs string) error {
 	unfinished := rootfs + ".unfinished"
-	if err := remove(unfinished); err != nil { // of a build that was killed
+	if err := remove(unfinished); err != nil { // from a build that was killed
 		return err
 	}
 	defer remove(unfinished)
@@ -76,12 +76,11 @@ func (m maker) unpack(ctx context.Context, i images.Image, rootfs string) error 
 	return os.Rename(unfinished, rootfs)
 }
 
-// bootstrap unpacks and configures the Debian packages. It ends with nothing of it left running, and says at failure
-// what the packages said.
+// bootstrap unpacks and configures the Debian packages. It leaves no process running, and an error has the packages' output.
 func (m maker) bootstrap(ctx context.Context, i images.Image, dir string) error {
 	cmd := exec.CommandContext(ctx, debootstrap, "--variant=minbase", "--include="+i.Package, i.Suite, dir)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
-	// Its own group, as what runs inside its chroots must end with it.
+	// A process group of its own, since the processes inside its chroots must end with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = stopGrace
@@ -104,7 +103,7 @@ func tail(said []byte) []byte { return said[max(0, len(said)-saidTail):] }
 
 var versionNumber = regexp.MustCompile(`\d+(\.\d+)+`)
 
-// verify runs the image's program: the tag promises a generation, and trimming must not have taken what it needs.
+// verify runs the image's program: its version must match the tag, and trimming must not have removed what it needs.
 func verify(ctx context.Context, i images.Image, rootfs string) error {
 	said, err := exec.CommandContext(ctx, "chroot", rootfs, i.Program, "--version").CombinedOutput()
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"quiesce/test/parts/tools/flock"
 )
 
-// progressInterval paces the lines about an image in the making: often enough to see life, seldom enough for a CI log.
+// progressInterval is the time between progress lines: short enough to show life, long enough for a CI log.
 const progressInterval = 15 * time.Second
 
 func main() { flock.Main("images", images.Dir, fill) }
@@ -34,8 +34,8 @@ func fill(ctx context.Context, lock *os.File) error {
 	return nil
 }
 
-// maker makes images while it holds the cache's lock. What it starts to fill a folder holds the lock as well: if the
-// maker is killed, the next one waits for what it left running.
+// maker makes images while it holds the cache's lock. Its child processes also hold the lock: if the maker is killed, the next one
+// waits until they end.
 type maker struct{ lock *os.File }
 
 func (m maker) image(ctx context.Context, i images.Image) error {
@@ -54,22 +54,22 @@ func (m maker) image(ctx context.Context, i images.Image) error {
 	return nil
 }
 
-// able says everything at once that keeps this process from making a root filesystem.
+// able returns all reasons at once why this process cannot make a root filesystem.
 func able() error {
-	var faults []error
+	var errs []error
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
-		faults = append(faults, errors.New("root on Linux is needed"))
+		errs = append(errs, errors.New("root on Linux is needed"))
 	}
 	if _, err := exec.LookPath(debootstrap); err != nil {
-		faults = append(faults, errors.New("debootstrap is not installed"))
+		errs = append(errs, errors.New("debootstrap is not installed"))
 	}
-	if len(faults) == 2 {
-		return fmt.Errorf("%w, and %w", faults[0], faults[1])
+	if len(errs) == 2 {
+		return fmt.Errorf("%w, and %w", errs[0], errs[1])
 	}
-	return errors.Join(faults...)
+	return errors.Join(errs...)
 }
 
-// report says that what is still in the making, until it is stopped.
+// report prints that the image is still being made, until it is stopped.
 func report(what string, began time.Time) (stop func()) {
 	stopped := make(chan struct{})
 	go func() {

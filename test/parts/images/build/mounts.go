@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// remove removes the folder dir, but never what is mounted inside it: an interrupted debootstrap leaves the host's /proc
-// and /sys there.
+// remove removes the folder dir, but never what is mounted inside it: an interrupted debootstrap leaves the host's /proc and /sys
+// mounted there.
 func remove(dir string) error {
 	if err := unmountBelow(dir); err != nil {
 		return err
@@ -45,10 +45,10 @@ func unmountBelow(dir string) error {
 	return nil
 }
 
-// unescape undoes what the kernel does to the blanks of a path.
+// unescape decodes the kernel's escapes of blanks in a path.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// below lists the mount points inside dir, the latest first: the order in which they can be unmounted.
+// below returns the mount points inside dir, the latest first: the order in which they can be unmounted.
 func below(dir string, mountinfo io.Reader) (mounts []string, err error) {
 	lines := bufio.NewScanner(mountinfo)
 	for lines.Scan() {

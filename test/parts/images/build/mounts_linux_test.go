@@ -11,7 +11,7 @@ import (
 	"quiesce/test/parts/need"
 )
 
-func TestAnUnfinishedFolderGoesButNotWhatIsMountedInIt(t *testing.T) {
+func TestRemove_MountInside_MountedFilesKept(t *testing.T) {
 	precious, dir := t.TempDir(), filepath.Join(t.TempDir(), "image")
 	require.NoError(t, os.WriteFile(filepath.Join(precious, "file"), nil, 0o644))
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "sys"), 0o755))
@@ -19,5 +19,5 @@ func TestAnUnfinishedFolderGoesButNotWhatIsMountedInIt(t *testing.T) {
 	require.NoError(t, remove(dir))
 	require.NoDirExists(t, dir)
 	require.FileExists(t, filepath.Join(precious, "file"))
-	require.NoError(t, remove(dir), "to remove nothing is no fault")
+	require.NoError(t, remove(dir), "removing nothing is not an error")
 }

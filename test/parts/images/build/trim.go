@@ -7,19 +7,19 @@ import (
 	"slices"
 )
 
-// dispensable is what no image needs to run its program, and most of a fresh Debian: every node writes an image to disk
+// dispensable are the files that no image needs to run its program, most of a fresh Debian: every node writes an image to disk
 // twice before its first pod starts.
 var dispensable = []string{
-	// What people read.
+	// Documentation.
 	"usr/share/doc/*", "usr/share/man/*", "usr/share/info/*", "usr/share/locale/*", "usr/share/i18n", "usr/share/lintian",
 	"usr/share/bash-completion", "usr/lib/*/gconv", "var/log/*.log",
-	// What installs packages.
+	// Package management.
 	"var/cache/apt/*", "var/cache/debconf/*", "var/lib/apt/*", "var/lib/dpkg/*", "usr/lib/apt", "usr/lib/*/libapt*",
 	"usr/bin/apt*", "usr/bin/dpkg*", "usr/bin/sqv", "usr/share/keyrings",
-	// Perl, in which the packages' scripts and wrappers are written.
+	// Perl, the language of the packages' scripts and wrappers.
 	"usr/bin/perl*", "usr/share/perl", "usr/share/perl5", "usr/lib/*/perl", "usr/lib/*/perl5", "usr/lib/*/perl-base",
 	"usr/lib/*/libperl.so*",
-	// What debootstrap copied of this machine, and the devices that every runtime makes itself.
+	// Files that debootstrap copied from this machine, and devices, which all runtimes make themselves.
 	"etc/resolv.conf", "etc/hostname", "dev/*",
 }
 
@@ -39,8 +39,8 @@ func trim(rootfs string, more []string) error {
 	return nil
 }
 
-// relink makes the absolute links under rootfs relative, so that they stay inside it when its programs run on the host:
-// Debian's dynamic loader is such a link, and the host's own loader does not fit the image's C library.
+// relink makes the absolute links under rootfs relative, so that they stay inside it when its programs run on the host. Debian's
+// dynamic loader is such a link, and the host's loader does not fit the image's C library.
 func relink(rootfs string) error {
 	return filepath.WalkDir(rootfs, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.Type() != fs.ModeSymlink {

@@ -1,5 +1,5 @@
-// Command pause is the sandbox of the lab's pods: it keeps a pod's namespaces alive until it is told to stop and, as
-// process 1 where a pod shares its process namespace, reaps whatever others leave behind.
+// Command pause is the sandbox of the lab's pods: it keeps a pod's namespaces alive until it is signaled and, as process 1 of a
+// shared process namespace, reaps orphans.
 package main
 
 import (
@@ -14,7 +14,7 @@ func main() {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
 	for {
-		reap() // before the first wait too: some may have ended while nobody was listening
+		reap() // also before the first wait: some children may have ended already
 		select {
 		case <-signals:
 			return
@@ -23,7 +23,7 @@ func main() {
 	}
 }
 
-// reap takes the status of every child that has ended; signals of several come as one.
+// reap takes the status of all ended children: several signals may arrive as one.
 func reap() {
 	for {
 		if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); pid <= 0 && err != syscall.EINTR {

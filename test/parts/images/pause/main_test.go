@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	// patience is far longer than a process takes to start and to reap, even on a busy machine.
-	patience = 10 * time.Second
-	// glance is how often the kernel is asked for the children: reading one small file.
-	glance = 10 * time.Millisecond
-	// asPause makes the test's own program be the one that is tested.
+	// waitTimeout is far longer than a process takes to start and to reap, even on a busy machine.
+	waitTimeout = 10 * time.Second
+	// pollInterval is the time between checks of the process's children, a read of one small file.
+	pollInterval = 10 * time.Millisecond
+	// asPause in the environment makes the test binary run as pause.
 	asPause = "QUIESCE_TEST_PAUSE"
 )
 
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func TestItReapsItsChildrenAndEndsWhenTold(t *testing.T) {
+func TestPause_Children_ReapedUntilSignaled(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		need.Part(t, errors.New("it is a program for Linux"))
 	}
@@ -40,20 +40,20 @@ func TestItReapsItsChildrenAndEndsWhenTold(t *testing.T) {
 	require.NoError(t, err)
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(signal.String(), func(t *testing.T) {
-			// The shell becomes pause, which so inherits a child that ended before it began, and one that ends after.
+			// The shell becomes pause, which inherits a child that ended before pause started, and one that ends later.
 			pause := exec.Command("sh", "-c", `true & sleep 0.2 & exec "$0"`, self)
 			pause.Env = append(os.Environ(), asPause+"=1")
 			require.NoError(t, pause.Start())
 			defer pause.Process.Kill()
-			require.Eventually(t, func() bool { return hasReaped(pause.Process.Pid, self) }, patience, glance)
+			require.Eventually(t, func() bool { return hasReaped(pause.Process.Pid, self) }, waitTimeout, pollInterval)
 			require.NoError(t, pause.Process.Signal(signal))
 			require.NoError(t, pause.Wait())
 		})
 	}
 }
 
-// hasReaped is true once the process is pause, no longer the shell, and has no children, dead ones included. By then it
-// listens to signals, as it reaps the second child when told of its end.
+// hasReaped reports whether the process is pause, no longer the shell, and has no children, not even dead ones. It then handles
+// signals, since it reaped the second child after a signal.
 func hasReaped(pid int, pause string) bool {
 	program, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))

@@ -1,5 +1,5 @@
-# The first process of a machine, and so the one whose end is the end of all its processes and mounts. It has namespaces of its
-# own: mounts, processes, network. $1: the machine's folder; $2: kubelet; $3: kube-proxy; $4: its node's name.
+# The first process of a machine: when it ends, all processes and mounts of the machine end. It has its own namespaces for
+# mounts, processes and network. $1: the machine's folder; $2: kubelet; $3: kube-proxy; $4: name of the node.
 set -e
 mount -t proc proc /proc
 mount --make-rshared /
@@ -8,7 +8,7 @@ mount --bind "$1/log" /var/log
 mount -t tmpfs tmpfs /run
 echo 1 >/proc/sys/net/ipv4/ip_forward
 
-# A daemon that ends, ends the machine.
+# When a daemon ends, the machine ends.
 trap 'exit 1' TERM
 daemon() {
 	name=$1
@@ -18,9 +18,9 @@ daemon() {
 	kill -s TERM 1
 }
 
-until ip route show default | grep -q .; do sleep 0.05; done # the host lays the cable
+until ip route show default | grep -q .; do sleep 0.05; done # until the host has connected the machine
 daemon containerd containerd --config "$1/containerd.toml" &
 until [ -S /run/containerd/containerd.sock ]; do sleep 0.05; done
 daemon kubelet "$2" --config "$1/kubelet.yaml" --kubeconfig "$1/kubelet.kubeconfig" --hostname-override "$4" $5 &
 daemon kube-proxy "$3" --config "$1/kube-proxy.yaml" &
-while :; do wait; sleep 1; done # and reap what is orphaned
+while :; do wait; sleep 1; done # reaps orphans

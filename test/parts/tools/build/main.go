@@ -53,11 +53,11 @@ func build(ctx context.Context, t tools.Tool) error {
 	if err := runWithProgress(cmd, t.Name+" "+t.Version); err != nil {
 		return err
 	}
-	// The last step is a rename, so that an interrupted build leaves nothing that looks like a program.
+	// The rename comes last, so that an interrupted build leaves nothing that looks like a program.
 	return os.Rename(unfinished, path)
 }
 
-// runWithProgress runs a `go build -v`, whose standard error names each package it compiles, and reports the count.
+// runWithProgress runs a `go build -v`, which names each compiled package on its standard error, and prints the count.
 func runWithProgress(cmd *exec.Cmd, what string) error {
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
@@ -85,7 +85,7 @@ func scan(r io.Reader, lines chan<- string) {
 	}
 }
 
-// count returns how many packages were compiled, and every line that was not a package's name: the compiler's complaints.
+// count returns how many packages were compiled, and all lines that are not package names: the compiler's errors.
 func count(lines <-chan string, what string, began time.Time) (compiled int, said string) {
 	tick := time.NewTicker(progressInterval)
 	defer tick.Stop()

@@ -47,7 +47,7 @@ func handle(ctx context.Context, e event) (answer, error) {
 
 func environment() map[string]string {
 	env := map[string]string{}
-	for _, name := range []string{"AWS_LAMBDA_FUNCTION_NAME", "LAMBDA_TASK_ROOT", "COLOUR", "HOME"} {
+	for _, name := range []string{"AWS_LAMBDA_FUNCTION_NAME", "LAMBDA_TASK_ROOT", "COLOR", "HOME"} {
 		env[name] = os.Getenv(name)
 	}
 	env["PWD"], _ = os.Getwd()

@@ -1,0 +1,108 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/termination"
+	"quiesce/test/env"
+)
+
+const (
+	// extraRequests is how many requests a drain may make beside one eviction per pod.
+	extraRequests = 15
+	// renewalInterval is how often a drain may make one more request, to renew its Lease.
+	renewalInterval = 10 * time.Second
+	// peakMemory is the most resident memory of a drain: half of a function of 128 MB.
+	peakMemory = 64 << 20
+	// completionDelay is far above the 100 ms that the benchmarks allow, since these tests share the machine.
+	completionDelay = time.Second
+)
+
+// Every node of a refreshed group multiplies what one drain asks of the API server. With one request too many per pod, a few
+// hundred nodes at once are throttled, and all of them lose time.
+func TestDrain_ManyPods_OneRequestPerPodAndFewMore(t *testing.T) {
+	for _, pods := range []int{30, 134, 500} {
+		t.Run(fmt.Sprint(pods), func(t *testing.T) {
+			s := newFixture(t, 1)
+			s.fill(s.instances[0], pods)
+			r := s.drain(s.instances[0])
+			require.Empty(t, r.ErrorType, r.ErrorMessage)
+			require.Equal(t, termination.StatusDrained, r.Status)
+			require.Len(t, r.Pods, pods)
+
+			took, requests := r.FinishedAt.Sub(r.StartedAt), s.requests(s.function)
+			require.LessOrEqual(t, len(requests), pods+extraRequests+int(took/renewalInterval), "%v", byKind(s))
+			delay := s.AWS.Completions(s.instances[0].ID)[0].At.Sub(lastGone(r))
+			t.Logf("%d pods: %d requests in %v; last pod gone to completion %v; evictions apart: %v", pods, len(requests), took, delay, byKind(s))
+			require.Less(t, delay, completionDelay)
+			t.Logf("%d pods: %d MB resident at the most", pods, s.function.MaxRSS()>>20)
+			require.LessOrEqual(t, s.function.MaxRSS(), int64(peakMemory))
+		})
+	}
+}
+
+// Auto Scaling throttles the whole account, deployments included. A drain makes a fixed number of AWS calls, however many pods
+// there are, and the function's policy must allow each action.
+func TestDrain_ManyPods_FixedNumberOfAWSCalls(t *testing.T) {
+	s := newFixture(t, 2)
+	s.deploy("web", 12)
+	require.Equal(t, termination.StatusDrained, s.drain(s.instances[0]).Status)
+	calls := map[string]int{}
+	for _, call := range s.AWS.CallsOf(s.function.Session) {
+		calls[call.Service+":"+call.Action]++
+	}
+	t.Logf("calls: %v", calls)
+	delete(calls, "sts:GetCallerIdentity") // the cluster sends it, to authenticate the caller
+	require.Equal(t, map[string]int{
+		"autoscaling:DescribeAutoScalingGroups":      1,
+		"autoscaling:DescribeLifecycleHooks":         1,
+		"autoscaling:RecordLifecycleActionHeartbeat": 1,
+		"autoscaling:CompleteLifecycleAction":        1,
+		"ec2:DescribeInstances":                      1,
+		"eks:DescribeCluster":                        1, // only in the function's first drain
+	}, calls)
+}
+
+// fill puts bare pods on the node. No controller replaces them.
+func (s *fixture) fill(i env.Instance, pods int) {
+	s.Helper()
+	template := s.template("web")
+	onNode(i)(&template.Spec)
+	s.each(pods, func(n int) error {
+		pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
+		pod.Name = fmt.Sprint("web-", n)
+		_, err := s.Lab.Client().CoreV1().Pods(s.group).Create(s.ctx, pod, metav1.CreateOptions{})
+		return err
+	})
+	s.until("they run", func() (bool, error) {
+		waits := func(p corev1.Pod) bool { return p.Status.Phase != corev1.PodRunning }
+		return !slices.ContainsFunc(s.podsOn(i), waits), nil
+	})
+}
+
+// byKind counts the function's requests that are not evictions.
+func byKind(s *fixture) map[string]int {
+	kinds := map[string]int{}
+	for _, r := range s.requests(s.function) {
+		if r.Subresource != "eviction" {
+			kinds[r.Verb+" "+r.Resource]++
+		}
+	}
+	return kinds
+}
+
+func lastGone(r report) (last time.Time) {
+	for _, p := range r.Pods {
+		if p.GoneAt.After(last) {
+			last = p.GoneAt
+		}
+	}
+	return last
+}

@@ -1,0 +1,88 @@
+package e2e
+
+import (
+	"encoding/json"
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+
+	"github.com/stretchr/testify/require"
+	admissionv1 "k8s.io/api/admission/v1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// addEvictionWebhook adds a webhook for evictions in the fixture's namespace. It denies an eviction when guard returns a reason.
+func (s *fixture) addEvictionWebhook(guard func(user string) (denied string)) {
+	s.Helper()
+	server := httptest.NewTLSServer(webhook(guard))
+	s.Cleanup(server.Close)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	webhooks := s.Lab.Client().AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	_, err := webhooks.Create(s.ctx, &admissionregistrationv1.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: s.group},
+		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
+			Name:                    "guard.quiesce.test",
+			ClientConfig:            admissionregistrationv1.WebhookClientConfig{URL: &server.URL, CABundle: ca},
+			SideEffects:             new(admissionregistrationv1.SideEffectClassNone),
+			TimeoutSeconds:          new(int32(30)),
+			AdmissionReviewVersions: []string{"v1"},
+			NamespaceSelector:       &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: s.group}},
+			Rules: []admissionregistrationv1.RuleWithOperations{{
+				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+				Rule: admissionregistrationv1.Rule{
+					APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods/eviction"},
+				},
+			}},
+		}},
+	}, metav1.CreateOptions{})
+	require.NoError(s, err)
+	s.Cleanup(func() { require.NoError(s, webhooks.Delete(s.ctx, s.group, metav1.DeleteOptions{})) })
+}
+
+// webhook answers as validating webhooks do
+// (https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/#response).
+func webhook(guard func(user string) (denied string)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var review admissionv1.AdmissionReview
+		if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		denied := guard(review.Request.UserInfo.Username)
+		review.Response = &admissionv1.AdmissionResponse{
+			UID: review.Request.UID, Allowed: denied == "", Result: &metav1.Status{Message: denied},
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(review)
+	})
+}
+
+// denyEvictions denies the function's first evictions, this many times, and all evictions by others.
+func (s *fixture) denyEvictions(pod string, times int32, why string) {
+	s.Helper()
+	var denials atomic.Int32
+	s.addEvictionWebhook(func(user string) string {
+		if user == s.function.User && denials.Add(1) > times {
+			return ""
+		}
+		return why
+	})
+	s.until("the webhook denies", func() (bool, error) {
+		err := s.tryEviction(s.Lab.Client(), pod)
+		return err != nil && strings.Contains(err.Error(), why), err
+	})
+}
+
+// tryEviction sends an eviction as a dry run.
+func (s *fixture) tryEviction(client kubernetes.Interface, pod string) error {
+	return client.CoreV1().Pods(s.group).EvictV1(s.ctx, &policyv1.Eviction{
+		ObjectMeta:    metav1.ObjectMeta{Name: pod, Namespace: s.group},
+		DeleteOptions: &metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}},
+	})
+}

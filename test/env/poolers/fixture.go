@@ -1,0 +1,378 @@
+// Package poolers makes a test setup: a database, its poolers on instances of an Auto Scaling group, workers that run
+// transactions through them, and a target, an instance with a pooler, to terminate. The story, the end-to-end tests and the
+// benchmark use it.
+package poolers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"quiesce/internal/termination"
+	"quiesce/test/env"
+	"quiesce/test/env/database"
+	"quiesce/test/env/worker/journal"
+)
+
+const (
+	// stopTimeout is how long workers may take, beyond their own pace, to finish their last transactions before results are
+	// compared. Hanging workers would take hours.
+	stopTimeout = 3 * time.Second
+	// pollInterval is the time between checks of Auto Scaling, and the most by which a node is killed too late.
+	pollInterval = 20 * time.Millisecond
+	// inService is the lifecycle state of an instance that is not terminating.
+	inService = "InService"
+	// warmUpCommits is how many transactions every worker commits before the setup is complete.
+	warmUpCommits = 20
+)
+
+// Fixture is one setup with a group and a namespace of its own, so that fixtures do not affect each other.
+type Fixture struct {
+	Name    string         // of the group and of the namespace
+	Base    env.Instance   // has the database and the workers
+	Nodes   []env.Instance // for poolers: one more than needed, since Auto Scaling launches an instance before it terminates one
+	Target  env.Instance   // the instance to terminate; has a pooler
+	DB      *database.Database
+	Workers []*database.WorkerGroup
+
+	*NodePool
+	terminated map[string]bool // IDs of instances whose nodes are killed
+}
+
+// Options configures a fixture.
+type Options struct {
+	Name         string
+	NoHook       bool // the group has no hook: Auto Scaling terminates instances without waiting
+	Poolers      database.Options
+	WorkerGroups int        // of five workers each; default DefaultWorkerGroups
+	Flags        [][]string // additional flags of the worker groups, in turn
+	ExtraWorker  []string   // flags of an additional group of one worker; nil: none
+}
+
+const (
+	// DefaultWorkerGroups is the default number of worker groups.
+	DefaultWorkerGroups = 4
+	workersPerGroup     = 5
+)
+
+// SetUp makes the database, the poolers and the workers, and waits until all work. If it fails, it removes what it made.
+func SetUp(ctx context.Context, g *NodePool, o Options) (*Fixture, error) {
+	t := &Fixture{Name: o.Name, NodePool: g, terminated: map[string]bool{}}
+	if err := t.setUp(ctx, o); err != nil {
+		return nil, errors.Join(err, t.TearDown(context.WithoutCancel(ctx)))
+	}
+	return t, nil
+}
+
+func (t *Fixture) setUp(ctx context.Context, o Options) (err error) {
+	if err := t.addNodes(ctx, o); err != nil {
+		return fmt.Errorf("add machines: %w", err)
+	}
+	o.Poolers.Namespace, o.Poolers.Base, o.Poolers.Group = o.Name, baseGroup, o.Name
+	if t.DB, err = database.Deploy(ctx, t.Lab, o.Poolers); err != nil {
+		return err
+	}
+	if err := t.startWorkers(ctx, o); err != nil {
+		return err
+	}
+	if err := t.chooseTarget(ctx); err != nil {
+		return err
+	}
+	return t.AwaitCommits(ctx, warmUpCommits)
+}
+
+func (t *Fixture) addNodes(ctx context.Context, o Options) (err error) {
+	if t.Base, err = t.base(ctx); err != nil {
+		return err
+	}
+	makeGroup := t.Group
+	if o.NoHook {
+		makeGroup = t.GroupWithoutHook
+	}
+	if _, err := makeGroup(ctx, t.Name, 0); err != nil {
+		return err
+	}
+	nodes := max(o.Poolers.Poolers, database.DefaultPoolers)
+	if !o.Poolers.Daemon {
+		nodes++
+	}
+	t.Nodes, err = t.acquire(ctx, t.Name, nodes)
+	return err
+}
+
+// pace makes 20 workers commit 250 transactions a second. This leaves two cores, which also run a whole cluster, enough time.
+var pace = []string{"-hold=60ms", "-think=20ms"}
+
+// startWorkers starts all worker groups at once.
+func (t *Fixture) startWorkers(ctx context.Context, o Options) error {
+	if o.WorkerGroups == 0 {
+		o.WorkerGroups = DefaultWorkerGroups
+	}
+	t.Workers = make([]*database.WorkerGroup, o.WorkerGroups, o.WorkerGroups+1)
+	errs := make([]error, o.WorkerGroups+1)
+	var group sync.WaitGroup
+	for i := range t.Workers {
+		flags := pace
+		if len(o.Flags) > 0 {
+			flags = slices.Concat(pace, o.Flags[i%len(o.Flags)])
+		}
+		group.Go(func() { t.Workers[i], errs[i] = t.DB.StartWorkers(ctx, workersPerGroup, flags...) })
+	}
+	if o.ExtraWorker != nil {
+		var extra *database.WorkerGroup
+		extra, errs[o.WorkerGroups] = t.DB.StartWorkers(ctx, 1, o.ExtraWorker...)
+		defer func() { t.Workers = append(t.Workers, extra) }()
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// chooseTarget chooses an instance that has a pooler.
+func (t *Fixture) chooseTarget(ctx context.Context) error {
+	pods, err := t.DB.PoolerPods(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(t.Nodes, func(i env.Instance) bool { return i.Node == pods[0].Spec.NodeName })
+	if i < 0 {
+		return fmt.Errorf("pooler %s is on %s, which is none of ours", pods[0].Name, pods[0].Spec.NodeName)
+	}
+	t.Target = t.Nodes[i]
+	return nil
+}
+
+// AwaitCommits waits until every worker has committed n more transactions.
+func (t *Fixture) AwaitCommits(ctx context.Context, n int) error {
+	first, err := t.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		now, err := t.Snapshot(ctx)
+		if err != nil {
+			return err
+		}
+		behind := slices.ContainsFunc(now.Workers, func(w journal.Worker) bool {
+			i := slices.IndexFunc(first.Workers, func(before journal.Worker) bool { return before.Worker == w.Worker })
+			return w.Pace < minStragglerPace && w.Committed < first.Workers[i].Committed+n
+		})
+		if !behind {
+			return nil
+		}
+		if err := Wait(ctx, pollInterval); err != nil {
+			return fmt.Errorf("wait for the workers to work: %w", err)
+		}
+	}
+}
+
+// Snapshot returns the workers of all groups in one snapshot.
+func (t *Fixture) Snapshot(ctx context.Context) (all journal.Snapshot, err error) {
+	for _, c := range t.Workers {
+		s, err := c.Snapshot(ctx)
+		if err != nil {
+			return all, err
+		}
+		all.Now, all.Workers = s.Now, append(all.Workers, s.Workers...)
+	}
+	return all, nil
+}
+
+// Configuration returns the function's configuration, with these settings of the poolers' escort; by default, with the
+// credentials of their console.
+func (t *Fixture) Configuration(settings ...string) string {
+	if len(settings) == 0 {
+		settings = []string{t.Credentials()}
+	}
+	return fmt.Sprintf(`autoScalingGroups: [%[1]s]
+phases:
+  - name: poolers
+    match: {namespaces: [%[1]s]}
+    escort: {pgbouncer: {%[2]s}}
+  - name: workloads
+`, t.Name, strings.Join(settings, ", "))
+}
+
+// Credentials returns the setting that names the console's credentials.
+func (t *Fixture) Credentials() string {
+	return fmt.Sprintf("secretRef: {namespace: %s, name: pgbouncer-admin}", t.Name)
+}
+
+// ResetStalls makes the workers forget their stalls so far. The longest ones come from their start, when they all connect at
+// once.
+func (t *Fixture) ResetStalls(ctx context.Context) error {
+	for _, c := range t.Workers {
+		if err := c.ResetStalls(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Drain makes Auto Scaling terminate the instance and gives the event to the function, as Lambda would.
+func (t *Fixture) Drain(ctx context.Context, function *env.Function, i env.Instance) (report termination.Report, err error) {
+	result, err := function.Invoke(ctx, t.AWS.Terminate(i.ID)[0].Body)
+	if err != nil {
+		return report, err
+	}
+	if result.ErrorType != "" {
+		return report, fmt.Errorf("the function ended in error %s: %s", result.ErrorType, result.ErrorMessage)
+	}
+	if err := json.Unmarshal(result.Payload, &report); err != nil {
+		return report, fmt.Errorf("read the report: %w", err)
+	}
+	return report, nil
+}
+
+// AwaitTermination waits until Auto Scaling has terminated the instance, then kills its node.
+func (t *Fixture) AwaitTermination(ctx context.Context, i env.Instance) error {
+	for t.AWS.State(i.ID) != "" {
+		if err := Wait(ctx, pollInterval); err != nil {
+			return err
+		}
+	}
+	t.terminated[i.ID] = true
+	return t.Lab.Kill(ctx, i.Node)
+}
+
+// Results are the workers' journals, compared with the database.
+type Results struct {
+	At         time.Time
+	Workers    []journal.Worker
+	Hanging    []int // numbers of hanging workers, before they were stopped
+	Comparison journal.Comparison
+}
+
+// Finish stops the workers and compares their journals with the database. A worker hangs if it had no commit for hangsAfter.
+func (t *Fixture) Finish(ctx context.Context, hangsAfter time.Duration) (b Results, err error) {
+	s, err := t.Snapshot(ctx)
+	if err != nil {
+		return b, err
+	}
+	b.Hanging = journal.Hanging(s, hangsAfter)
+	for _, c := range t.Workers {
+		if err := c.Stop(ctx); err != nil {
+			return b, err
+		}
+	}
+	last, err := t.awaitStopped(ctx)
+	if err != nil {
+		return b, err
+	}
+	rows, err := t.DB.Rows(ctx)
+	if err != nil {
+		return b, err
+	}
+	b.At, b.Workers, b.Comparison = last.Now, last.Workers, journal.Compare(last.Workers, rows)
+	return b, nil
+}
+
+// awaitStopped returns the first snapshot in which all workers have stopped, or the last one before stopTimeout.
+func (t *Fixture) awaitStopped(ctx context.Context) (journal.Snapshot, error) {
+	began := time.Now()
+	for {
+		s, err := t.Snapshot(ctx)
+		late := time.Since(began) - stopTimeout
+		busy := slices.ContainsFunc(s.Workers, func(w journal.Worker) bool { return w.State != journal.Stopped && w.Pace > late })
+		if err != nil || !busy {
+			return s, err
+		}
+		if err := Wait(ctx, pollInterval); err != nil {
+			return s, err
+		}
+	}
+}
+
+// TearDown removes what the fixture ran and releases its living nodes.
+func (t *Fixture) TearDown(ctx context.Context) error {
+	if t.DB != nil {
+		if err := t.DB.Remove(ctx); err != nil {
+			return err
+		}
+	}
+	for _, i := range t.Nodes {
+		if err := t.releaseNode(ctx, i); err != nil {
+			return fmt.Errorf("release node %s: %w", i.Node, err)
+		}
+	}
+	return nil
+}
+
+// releaseNode releases a living node to the pool, or removes one that is dead or terminating.
+func (t *Fixture) releaseNode(ctx context.Context, i env.Instance) error {
+	switch {
+	case t.AWS.State(i.ID) == inService:
+		return t.release(ctx, i)
+	case !t.terminated[i.ID]:
+		if err := t.Lab.Kill(ctx, i.Node); err != nil {
+			return err
+		}
+	}
+	return t.Lab.RemoveNode(ctx, i.Node)
+}
+
+// Sum sums up a count over the workers.
+func (b Results) Sum(of func(journal.Worker) int) (sum int) {
+	for _, w := range b.Workers {
+		sum += of(w)
+	}
+	return sum
+}
+
+// Refused returns how many connects failed.
+func (b Results) Refused() int { return b.Sum(func(w journal.Worker) int { return w.ConnectErrors }) }
+
+// Closed returns how many connections were closed between transactions and failed at BEGIN.
+func (b Results) Closed() int { return b.Sum(func(w journal.Worker) int { return w.BeginErrors }) }
+
+// ClosedOnCareful returns how many of these were of workers that recycle or validate their connections.
+func (b Results) ClosedOnCareful() int {
+	return b.Sum(func(w journal.Worker) int {
+		if !w.Careful {
+			return 0
+		}
+		return w.BeginErrors
+	})
+}
+
+// Interrupted returns how many transactions were interrupted, including those of hanging workers.
+func (b Results) Interrupted() int {
+	return b.Comparison.Aborted + b.Comparison.Ambiguous + b.Comparison.InFlight
+}
+
+// Inconsistent returns how many transactions the database and the workers disagree about.
+func (b Results) Inconsistent() int {
+	return b.Comparison.Lost + b.Comparison.Repeated + b.Comparison.Unexpected
+}
+
+// minStragglerPace is longer than a round of any worker but a straggler.
+const minStragglerPace = time.Second
+
+// LongestStall returns the longest stall of the workers that neither hang nor are stragglers, less their own pace.
+func (b Results) LongestStall() time.Duration { return LongestStall(b.Workers) }
+
+// LongestStall returns the longest stall of the workers that neither hang nor are stragglers, less their own pace.
+func LongestStall(workers []journal.Worker) (longest time.Duration) {
+	for _, w := range workers {
+		if w.InFlight == 0 && w.Pace < minStragglerPace {
+			longest = max(longest, w.LongestStall-w.Pace)
+		}
+	}
+	return longest
+}
+
+// Wait waits for d, or returns the error of ctx.
+func Wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
