@@ -14,37 +14,37 @@ import (
 const (
 	theGroup = "workers-a"
 	theHook  = "quiesce"
-	// terminationTime is how long an instance whose action is over still runs.
+	// terminationTime is how long an instance runs after its action has ended.
 	terminationTime = 3 * time.Second
-	// warmTime is how long one lies in its warm pool.
+	// warmTime is how long an instance stays in its warm pool.
 	warmTime = time.Minute
-	// maxRetained is how often an instance is retained before its group gives it up.
+	// maxRetained is how often the group retains an instance.
 	maxRetained = 2
-	// kubeletSilence is what the node controller bears.
+	// kubeletSilence is after how long the node controller taints a node as unreachable.
 	kubeletSilence = 40 * time.Second
-	// spotNotice is what EC2 gives, and noticeDelay what of it goes by until the notice is in the queue.
-	spotNotice  = 2 * time.Minute
-	noticeDelay = 8 * time.Second
-	// maxReceives is the queue's own patience.
+	// spotWarning is how long before the reclaim EC2 warns, and warningDelay bounds how long the event takes to the queue.
+	spotWarning  = 2 * time.Minute
+	warningDelay = 8 * time.Second
+	// maxReceives is after how many deliveries the queue moves a message to the dead-letter queue.
 	maxReceives = 1000
 )
 
 var falseEventKinds = []string{"unknown instance", "in service", "another group", "another hook", "malformed"}
 
-// simInstance is an instance: its states, its lifecycle actions, and its node.
+// simInstance is an instance with its states, its lifecycle actions, and its node.
 type simInstance struct {
 	plan         instancePlan
 	id           string
 	states       []stateChange
-	action       *simAction // the one it is in, or was in last; nil: none yet
+	action       *simAction // the present one, or the last; nil: none yet
 	past         []*simAction
 	node         *simNode
-	leaseHolders []*simInvocation // that believe to have its lease
+	leaseHolders []*simInvocation // that believe they hold its lease
 	dead         bool
 	reclaimed    bool // by EC2
-	broken       bool // the machine is gone; Auto Scaling has not noticed
+	failed       bool // the instance has failed; Auto Scaling does not know yet
 
-	interrupted time.Time // EC2 said so then; zero: it has not
+	interrupted time.Time // when EC2 sent a Spot interruption; zero: never
 	recommended time.Time // likewise
 }
 
@@ -57,18 +57,18 @@ type stateChange struct {
 type simAction struct {
 	token     string
 	began     time.Time
-	timer     *time.Timer // runs the hook out
-	heldSince time.Time   // first, by who drains
+	timer     *time.Timer // ends the hook's timeout
+	heldSince time.Time   // since when an invocation holds the lease; zero: none does
 	over      bool
-	result    Result // empty: it ran out
+	result    Result // empty: the hook's timeout ended
 	endedAt   time.Time
 }
 
-// state is the state as Auto Scaling has it; as described, it is older.
-func (c *simInstance) state() string { return c.states[len(c.states)-1].name }
+// state returns the present state. A description can be older.
+func (inst *simInstance) state() string { return inst.states[len(inst.states)-1].name }
 
-func (c *simInstance) described(at time.Time) string {
-	for _, s := range slices.Backward(c.states) {
+func (inst *simInstance) described(at time.Time) string {
+	for _, s := range slices.Backward(inst.states) {
 		if !s.since.After(at) {
 			return s.name
 		}
@@ -76,41 +76,41 @@ func (c *simInstance) described(at time.Time) string {
 	return inService
 }
 
-func (c *simInstance) isWaiting() bool { return c.action != nil && !c.action.over }
+func (inst *simInstance) isWaiting() bool { return inst.action != nil && !inst.action.over }
 
-func (s *simulation) enter(c *simInstance, name string) {
-	c.states = append(c.states, stateChange{time.Now(), name})
-	s.note(nil, "state", c.id+" "+name)
+func (s *simulation) enter(inst *simInstance, name string) {
+	inst.states = append(inst.states, stateChange{time.Now(), name})
+	s.note(nil, "state", inst.id+" "+name)
 }
 
-// terminate begins a lifecycle action, and sends its events.
-func (s *simulation) terminate(c *simInstance) {
-	if c.dead {
+// terminate starts a lifecycle action, and sends its events.
+func (s *simulation) terminate(inst *simInstance) {
+	if inst.dead {
 		return
 	}
-	if c.action == nil {
-		s.scheduleFailures(c)
+	if inst.action == nil {
+		s.scheduleFailures(inst)
 	}
-	if c.action != nil {
-		c.past = append(c.past, c.action)
+	if inst.action != nil {
+		inst.past = append(inst.past, inst.action)
 	}
-	a := &simAction{token: fmt.Sprintf("%s-%d", c.id, len(c.past)), began: time.Now()}
-	c.action = a
-	s.enter(c, "Terminating:Wait")
-	a.timer = time.AfterFunc(s.hook.HeartbeatTimeout, s.locked(func() { s.end(c, a, "") }))
-	if len(c.plan.events) == 0 {
+	a := &simAction{token: fmt.Sprintf("%s-%d", inst.id, len(inst.past)), began: time.Now()}
+	inst.action = a
+	s.enter(inst, "Terminating:Wait")
+	a.timer = time.AfterFunc(s.hook.HeartbeatTimeout, s.locked(func() { s.end(inst, a, "") }))
+	if len(inst.plan.events) == 0 {
 		s.counts["event lost"]++
 	}
-	for n, delay := range c.plan.events {
+	for n, delay := range inst.plan.events {
 		if n > 0 {
 			s.counts["event duplicated"]++
 		}
-		s.later(delay, func() { s.send(s.eventOf(c, a)) })
+		s.later(delay, func() { s.send(s.eventOf(inst, a)) })
 	}
 }
 
-func (s *simulation) eventOf(c *simInstance, a *simAction) string {
-	return encode(Termination{Group: theGroup, Hook: theHook, Token: a.token, InstanceID: c.id, Began: a.began})
+func (s *simulation) eventOf(inst *simInstance, a *simAction) string {
+	return encode(Termination{Group: theGroup, Hook: theHook, Token: a.token, InstanceID: inst.id, Began: a.began})
 }
 
 func encode(t Termination) string {
@@ -118,150 +118,150 @@ func encode(t Termination) string {
 	return string(text)
 }
 
-// end is what comes after an action, whether it was completed or ran out.
-func (s *simulation) end(c *simInstance, a *simAction, result Result) {
+// end ends an action that was completed, or whose hook timed out, and starts what follows.
+func (s *simulation) end(inst *simInstance, a *simAction, result Result) {
 	if a.over {
 		return
 	}
 	a.timer.Stop()
 	a.over, a.result, a.endedAt = true, result, time.Now()
 	if result == "" {
-		s.note(nil, "ran out", c.id)
+		s.note(nil, "timed out", inst.id)
 	}
-	s.checkActionEnd(c, a)
-	left := time.Until(a.began.Add(c.plan.otherHook))
+	s.checkActionEnd(inst, a)
+	remaining := time.Until(a.began.Add(inst.plan.otherHook))
 	switch abandoned := result != Continue; {
-	case c.dead:
-	case c.plan.returns && len(c.past) == 0:
-		s.returnToService(c)
-	case abandoned && s.retains && len(c.past) < maxRetained:
-		s.retain(c)
-	case !abandoned && left > 0:
+	case inst.dead:
+	case inst.plan.returns && len(inst.past) == 0:
+		s.returnToService(inst)
+	case abandoned && s.retains && len(inst.past) < maxRetained:
+		s.retain(inst)
+	case !abandoned && remaining > 0:
 		s.counts["second hook"]++
-		s.later(left, func() { s.proceed(c) })
+		s.later(remaining, func() { s.proceed(inst) })
 	default:
-		s.proceed(c)
+		s.proceed(inst)
 	}
 }
 
-func (s *simulation) proceed(c *simInstance) {
-	if c.dead {
+func (s *simulation) proceed(inst *simInstance) {
+	if inst.dead {
 		return
 	}
-	s.enter(c, "Terminating:Proceed")
-	s.later(terminationTime, func() { s.die(c) })
+	s.enter(inst, "Terminating:Proceed")
+	s.later(terminationTime, func() { s.die(inst) })
 }
 
-// retain keeps an instance, as the group's policy wants it, until somebody terminates it anew.
-func (s *simulation) retain(c *simInstance) {
+// retain keeps an instance, as the group's policy says, until it is terminated again.
+func (s *simulation) retain(inst *simInstance) {
 	s.counts["instance retained"]++
-	s.enter(c, "Terminating:Retained")
-	old := c.action
-	s.later(c.plan.again, func() {
-		s.checkNotPaused(c)
-		s.terminate(c)
-		if c.plan.replayed > 0 {
+	s.enter(inst, "Terminating:Retained")
+	old := inst.action
+	s.later(inst.plan.terminatedAgain, func() {
+		s.checkNotPaused(inst)
+		s.terminate(inst)
+		if inst.plan.replayed > 0 {
 			s.counts["event stale"]++
-			s.send(s.eventOf(c, old))
+			s.send(s.eventOf(inst, old))
 		}
 	})
 }
 
-// scheduleFailures begin with the first termination.
-func (s *simulation) scheduleFailures(c *simInstance) {
-	if c.plan.kubeletLost > 0 {
-		s.later(c.plan.kubeletLost, func() { s.counts["kubelet lost"]++; s.disconnect(c) })
+// scheduleFailures starts the instance's failures with its first termination.
+func (s *simulation) scheduleFailures(inst *simInstance) {
+	if inst.plan.kubeletLost > 0 {
+		s.later(inst.plan.kubeletLost, func() { s.counts["kubelet lost"]++; s.disconnect(inst) })
 	}
-	if c.plan.machineBreaks > 0 {
-		s.later(c.plan.machineBreaks, func() { s.counts["machine died"]++; s.breakMachine(c) })
-	}
-}
-
-func (s *simulation) disconnect(c *simInstance) {
-	c.node.lostAt = time.Now()
-	s.note(nil, "kubelet lost", c.id)
-	c.node.notifyWatchers()
-	if c.plan.kubeletBack > 0 {
-		s.later(c.plan.kubeletBack, func() { s.reconnect(c) })
+	if inst.plan.fails > 0 {
+		s.later(inst.plan.fails, func() { s.counts["instance failed"]++; s.failInstance(inst) })
 	}
 }
 
-func (s *simulation) reconnect(c *simInstance) {
-	if c.broken {
+func (s *simulation) disconnect(inst *simInstance) {
+	inst.node.lostAt = time.Now()
+	s.note(nil, "kubelet lost", inst.id)
+	inst.node.notifyWatchers()
+	if inst.plan.kubeletBack > 0 {
+		s.later(inst.plan.kubeletBack, func() { s.reconnect(inst) })
+	}
+}
+
+func (s *simulation) reconnect(inst *simInstance) {
+	if inst.failed {
 		return
 	}
-	s.note(nil, "kubelet heard", c.id)
-	c.node.lostAt, c.node.reconnectedAt = time.Time{}, time.Now()
-	for _, p := range c.node.pods {
+	s.note(nil, "kubelet reachable", inst.id)
+	inst.node.lostAt, inst.node.reconnectedAt = time.Time{}, time.Now()
+	for _, p := range inst.node.pods {
 		if p.overdue {
-			s.stopped(c.node, p)
+			s.stopped(inst.node, p)
 		}
 	}
-	c.node.notifyWatchers()
+	inst.node.notifyWatchers()
 }
 
-// breakMachine has the machine be gone, of which its kubelet's silence tells a while later.
-func (s *simulation) breakMachine(c *simInstance) {
-	if c.dead || c.plan.returns {
+// failInstance makes the instance fail. Its kubelet's silence shows it a while later.
+func (s *simulation) failInstance(inst *simInstance) {
+	if inst.dead || inst.plan.returns {
 		return
 	}
-	c.broken = true
-	s.note(nil, "machine died", c.id)
+	inst.failed = true
+	s.note(nil, "instance failed", inst.id)
 	s.later(kubeletSilence, func() {
-		if c.node.lostAt.IsZero() {
-			s.disconnect(c)
+		if inst.node.lostAt.IsZero() {
+			s.disconnect(inst)
 		}
 	})
 }
 
-// scheduleTriggers are what EC2 says of a Spot instance.
-func (s *simulation) scheduleTriggers(c *simInstance) {
-	if c.plan.recommended > 0 {
-		s.later(c.plan.recommended, func() { c.recommended = time.Now(); s.sendTrigger(c, RebalanceRecommendation) })
+// scheduleTriggers schedules what EC2 sends about a Spot instance.
+func (s *simulation) scheduleTriggers(inst *simInstance) {
+	if inst.plan.recommended > 0 {
+		s.later(inst.plan.recommended, func() { inst.recommended = time.Now(); s.sendTrigger(inst, RebalanceRecommendation) })
 	}
-	if c.plan.interrupted > 0 {
-		s.later(c.plan.interrupted, func() { c.interrupted = time.Now(); s.sendTrigger(c, SpotInterruption) })
-		s.later(c.plan.interrupted+spotNotice, func() { s.reclaim(c) })
+	if inst.plan.interrupted > 0 {
+		s.later(inst.plan.interrupted, func() { inst.interrupted = time.Now(); s.sendTrigger(inst, SpotInterruption) })
+		s.later(inst.plan.interrupted+spotWarning, func() { s.reclaim(inst) })
 	}
 }
 
-func (s *simulation) sendTrigger(c *simInstance, n Trigger) {
-	if c.dead {
+func (s *simulation) sendTrigger(inst *simInstance, n Trigger) {
+	if inst.dead {
 		return
 	}
 	s.counts[string(n)]++
-	t := Termination{InstanceID: c.id, Began: time.Now(), Trigger: n}
-	s.later(c.plan.begins%noticeDelay, func() { s.send(encode(t)) })
+	t := Termination{InstanceID: inst.id, Began: time.Now(), Trigger: n}
+	s.later(inst.plan.terminatedAt%warningDelay, func() { s.send(encode(t)) })
 }
 
-// reclaim is EC2 taking its machine back, whatever waits for what.
-func (s *simulation) reclaim(c *simInstance) {
-	if c.dead || c.state() == "Terminating:Proceed" {
+// reclaim takes the instance away, even if hooks wait.
+func (s *simulation) reclaim(inst *simInstance) {
+	if inst.dead || inst.state() == "Terminating:Proceed" {
 		return
 	}
-	s.counts["machine reclaimed"]++
-	c.reclaimed = true
-	if a := c.action; c.isWaiting() {
+	s.counts["instance reclaimed"]++
+	inst.reclaimed = true
+	if a := inst.action; inst.isWaiting() {
 		a.timer.Stop()
 		a.over, a.endedAt = true, time.Now()
 	}
-	s.die(c)
+	s.die(inst)
 }
 
-func (s *simulation) returnToService(c *simInstance) {
-	s.enter(c, "Warmed:Stopped")
-	first := c.action
+func (s *simulation) returnToService(inst *simInstance) {
+	s.enter(inst, "Warmed:Stopped")
+	first := inst.action
 	s.later(warmTime, func() {
-		c.node.restart(c.plan.hibernates)
-		s.enter(c, inService)
-		if c.plan.replayed > 0 {
-			s.later(c.plan.replayed, func() { s.counts["event stale"]++; s.send(s.eventOf(c, first)) })
+		inst.node.restart(inst.plan.hibernates)
+		s.enter(inst, inService)
+		if inst.plan.replayed > 0 {
+			s.later(inst.plan.replayed, func() { s.counts["event stale"]++; s.send(s.eventOf(inst, first)) })
 		}
-		s.later(c.plan.again, func() { s.checkRestored(c); s.terminate(c) })
+		s.later(inst.plan.terminatedAgain, func() { s.checkRestored(inst); s.terminate(inst) })
 	})
 }
 
-// simAWS implements Groups, Fleet and Hooks for one incarnation.
+// simAWS implements Groups and Hooks for one invocation.
 type simAWS struct{ *simInvocation }
 
 func (f simAWS) Instances(ctx context.Context, group string) (all []Instance, err error) {
@@ -276,9 +276,9 @@ func (f simAWS) Instances(ctx context.Context, group string) (all []Instance, er
 }
 
 func (s *simulation) describe() (all []Instance) {
-	for _, c := range s.instances {
-		if !c.dead {
-			all = append(all, Instance{ID: c.id, Zone: "a", State: c.described(time.Now().Add(-s.lag))})
+	for _, inst := range s.instances {
+		if !inst.dead {
+			all = append(all, Instance{ID: inst.id, Zone: "a", State: inst.described(time.Now().Add(-s.lag))})
 		}
 	}
 	return all
@@ -287,7 +287,7 @@ func (s *simulation) describe() (all []Instance) {
 func (f simAWS) GroupOf(ctx context.Context, id string) (group string, err error) {
 	err = f.ask(ctx, aws, func() error {
 		f.verified = true
-		if c := f.s.instance(id); c != nil && !c.dead {
+		if inst := f.s.instance(id); inst != nil && !inst.dead {
 			group = theGroup
 		}
 		return nil
@@ -299,8 +299,8 @@ func (f simAWS) EC2Instances(ctx context.Context, ids ...string) (map[string]EC2
 	machines := map[string]EC2Instance{}
 	return machines, f.ask(ctx, aws, func() error {
 		for _, id := range ids {
-			if c := f.s.instance(id); c != nil {
-				machines[id] = EC2Instance{PrivateDNS: c.node.name, Terminated: c.dead || c.broken, Spot: c.plan.spot}
+			if inst := f.s.instance(id); inst != nil {
+				machines[id] = EC2Instance{PrivateDNS: inst.node.name, Terminated: inst.dead || inst.failed, Spot: inst.plan.spot}
 			}
 		}
 		return nil
@@ -319,9 +319,9 @@ func (f simAWS) List(ctx context.Context, _ ...string) iter.Seq2[Group, error] {
 func (f simAWS) ActivityStarts(ctx context.Context, _ string) (map[string]time.Time, error) {
 	began := map[string]time.Time{}
 	return began, f.ask(ctx, aws, func() error {
-		for _, c := range f.s.instances {
-			if c.isWaiting() {
-				began[c.id] = c.action.began
+		for _, inst := range f.s.instances {
+			if inst.isWaiting() {
+				began[inst.id] = inst.action.began
 			}
 		}
 		return nil
@@ -334,9 +334,9 @@ func (f simAWS) Describe(ctx context.Context, _, _ string) (hook Hook, err error
 
 func (f simAWS) Heartbeat(ctx context.Context, t Termination) error {
 	return f.effect(ctx, aws, "heartbeat", t.InstanceID, func() error {
-		c, err := f.s.active(t)
+		inst, err := f.s.active(t)
 		if err == nil {
-			c.action.timer.Reset(f.s.hook.HeartbeatTimeout)
+			inst.action.timer.Reset(f.s.hook.HeartbeatTimeout)
 		}
 		return err
 	})
@@ -345,10 +345,10 @@ func (f simAWS) Heartbeat(ctx context.Context, t Termination) error {
 func (f simAWS) Complete(ctx context.Context, t Termination, result Result) error {
 	err := f.effect(ctx, aws, "complete", t.InstanceID, func() error {
 		f.checkCompleteOnce(t.InstanceID)
-		c, err := f.s.active(t)
+		inst, err := f.s.active(t)
 		if err == nil {
-			f.checkComplete(c, result)
-			f.s.end(c, c.action, result)
+			f.checkComplete(inst, result)
+			f.s.end(inst, inst.action, result)
 		}
 		return err
 	})
@@ -358,17 +358,17 @@ func (f simAWS) Complete(ctx context.Context, t Termination, result Result) erro
 	return err
 }
 
-// active is the instance whose action is under way; a token must be that action's own.
+// active returns the instance whose action is active. A token must be that action's own.
 func (s *simulation) active(t Termination) (*simInstance, error) {
-	c := s.instance(t.InstanceID)
-	if c == nil || !c.isWaiting() || (t.Token != "" && t.Token != c.action.token) {
+	inst := s.instance(t.InstanceID)
+	if inst == nil || !inst.isWaiting() || (t.Token != "" && t.Token != inst.action.token) {
 		return nil, ErrNoActiveAction
 	}
-	return c, nil
+	return inst, nil
 }
 
 func (s *simulation) instance(id string) *simInstance {
-	if i := slices.IndexFunc(s.instances, func(c *simInstance) bool { return c.id == id }); i >= 0 {
+	if i := slices.IndexFunc(s.instances, func(inst *simInstance) bool { return inst.id == id }); i >= 0 {
 		return s.instances[i]
 	}
 	return nil
@@ -398,36 +398,36 @@ func (s *simulation) poke() {
 	}
 }
 
-// receive takes what is visible, one batch; and if there is nothing, tells when there will be.
+// receive takes one batch of visible messages. If there is none, it returns when there will be.
 func (s *simulation) receive() (batch []*simMessage, next time.Duration) {
 	next = time.Hour
-	for _, l := range s.messages {
-		if wait := time.Until(l.visibleAt); wait > 0 {
+	for _, msg := range s.messages {
+		if wait := time.Until(msg.visibleAt); wait > 0 {
 			next = min(next, wait)
 		} else if len(batch) < s.batch {
-			l.receives++
-			l.visibleAt = time.Now().Add(s.invocationTime + hiddenTime)
-			if l.first.IsZero() {
-				l.first = time.Now()
+			msg.receives++
+			msg.visibleAt = time.Now().Add(s.invocationTime + hiddenTime)
+			if msg.first.IsZero() {
+				msg.first = time.Now()
 			}
-			if l.receives > maxReceives {
-				s.violate("%s was delivered too often", l.id)
+			if msg.receives > maxReceives {
+				s.violate("%s was delivered too often", msg.id)
 			}
-			batch = append(batch, l)
+			batch = append(batch, msg)
 		}
 	}
 	return batch, next
 }
 
 func (s *simulation) acknowledge(batch []*simMessage, failures []failedItem) {
-	for _, l := range batch {
-		if !slices.Contains(failures, failedItem{l.id}) {
-			s.messages = slices.DeleteFunc(s.messages, func(other *simMessage) bool { return other == l })
+	for _, msg := range batch {
+		if !slices.Contains(failures, failedItem{msg.id}) {
+			s.messages = slices.DeleteFunc(s.messages, func(other *simMessage) bool { return other == msg })
 		}
 	}
 }
 
-// deliver is the event source mapping.
+// deliver invokes the function for messages, as Lambda's event source mapping does.
 func (s *simulation) deliver(ctx context.Context) {
 	for ctx.Err() == nil {
 		s.mu.Lock()
@@ -447,14 +447,14 @@ func (s *simulation) deliver(ctx context.Context) {
 	}
 }
 
-func (l *simMessage) record() Record {
-	record := Record{MessageID: l.id, ReceiptHandle: l.id, Receives: l.receives, FirstReceived: l.first, Body: l.body}
-	if strings.HasPrefix(l.body, "malformed") {
-		record.Malformed = errors.New(l.body)
+func (msg *simMessage) record() Record {
+	record := Record{MessageID: msg.id, ReceiptHandle: msg.id, Receives: msg.receives, FirstReceived: msg.first, Body: msg.body}
+	if strings.HasPrefix(msg.body, "malformed") {
+		record.Malformed = errors.New(msg.body)
 		return record
 	}
 	t := Termination{}
-	if err := json.Unmarshal([]byte(l.body), &t); err != nil {
+	if err := json.Unmarshal([]byte(msg.body), &t); err != nil {
 		record.Malformed = err
 		return record
 	}
@@ -462,12 +462,12 @@ func (l *simMessage) record() Record {
 	return record
 }
 
-// simQueue implements Queue and DeadLetters for one incarnation.
+// simQueue implements Queue and DeadLetterQueue for one invocation.
 type simQueue struct{ *simInvocation }
 
 func (m simQueue) Hide(ctx context.Context, handle string, d time.Duration) error {
 	return m.effect(ctx, aws, "hide", handle, func() error {
-		if i := slices.IndexFunc(m.s.messages, func(l *simMessage) bool { return l.id == handle }); i >= 0 {
+		if i := slices.IndexFunc(m.s.messages, func(msg *simMessage) bool { return msg.id == handle }); i >= 0 {
 			m.s.messages[i].visibleAt = time.Now().Add(d)
 			m.s.poke()
 		}
@@ -481,8 +481,8 @@ func (m simQueue) Send(ctx context.Context, body string) error {
 
 func (m simQueue) Backlog(ctx context.Context) (waiting, underWay int, err error) {
 	err = m.ask(ctx, aws, func() error {
-		for _, l := range m.s.messages {
-			if time.Now().Before(l.visibleAt) {
+		for _, msg := range m.s.messages {
+			if time.Now().Before(msg.visibleAt) {
 				underWay++
 			} else {
 				waiting++
@@ -497,7 +497,7 @@ func (m simQueue) SendToDLQ(ctx context.Context, record Record) error {
 	return m.effect(ctx, aws, "to DLQ", record.MessageID, func() error {
 		m.s.deadLettered[record.Body] = true
 		if record.Malformed == nil {
-			m.s.violate("%s was buried, and was an event", record.MessageID)
+			m.s.violate("%s is an event, and was sent to the DLQ", record.MessageID)
 		}
 		return nil
 	})

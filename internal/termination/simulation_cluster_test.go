@@ -12,7 +12,7 @@ import (
 	"quiesce/internal/drain"
 )
 
-// leaseTime and leasePace are those of the leases that the function takes (internal/kube).
+// leaseTime and leasePace are the times of the function's Leases (internal/kube).
 const (
 	leaseTime = 30 * time.Second
 	leasePace = 10 * time.Second
@@ -25,54 +25,54 @@ type simNode struct {
 	watchers       map[*simPods]bool
 	closed         bool
 	cordonedAt     time.Time
-	hook           string    // of the mark; empty: it waits on none
+	hook           string    // that it was cordoned for; empty: none
 	began          time.Time // likewise
-	lostAt         time.Time // since when nobody hears from the kubelet; zero: it is heard
+	lostAt         time.Time // since when the kubelet is unreachable; zero: it is reachable
 	tainted        bool
 	lease          *simLease
-	reconnectedAt  time.Time      // when it was heard again; zero: it was not lost
-	completedBy    *simInvocation // who completed its action
+	reconnectedAt  time.Time      // since when the kubelet is reachable again; zero: it was not unreachable
+	completedBy    *simInvocation // the invocation that completed its action
 	completedAt    time.Time
 }
 
-// simLease is whose the instance is.
+// simLease is the instance's Lease.
 type simLease struct {
 	holder        *simInvocation
 	until         time.Time
-	renewalFailed bool // a renewal failed
+	renewalFailed bool // at least once
 
-	deadline time.Time // that was left on it; zero: none
+	deadline time.Time // on the Lease; zero: none
 	shorten  func(time.Time)
 	records  map[string]string // of pods, by UID
 }
 
-// simPod is one pod, and what became of it.
+// simPod is one pod and its history.
 type simPod struct {
 	drain.Pod
 	plan      podPlan
 	pdb       *simPDB
-	mustGo    bool         // no verdict keeps it
-	evictions int          // tried
-	diedOn    *simInstance // that died with it
-	overdue   bool         // it would have stopped, if its kubelet were heard
+	mustGo    bool         // no verdict skips it
+	evictions int          // requests
+	diedOn    *simInstance // the instance on which it was killed
+	overdue   bool         // it stops when its kubelet is reachable again
 	paused    *simInvocation
 	pausedAt  time.Time
 	shutDown  bool
 }
 
-// simPDB is a disruption budget over an application with pods here and elsewhere.
+// simPDB is a PDB over an application with pods here and elsewhere.
 type simPDB struct {
 	plan            pdbPlan
 	name            string
 	healthy, needed int
 }
 
-func (s *simulation) newNode(c *simInstance) *simNode {
-	n := &simNode{name: "node-" + c.id, instance: c.id, pods: map[string]*simPod{}, watchers: map[*simPods]bool{}}
-	for i, plan := range c.plan.pods {
+func (s *simulation) newNode(inst *simInstance) *simNode {
+	n := &simNode{name: "node-" + inst.id, instance: inst.id, pods: map[string]*simPod{}, watchers: map[*simPods]bool{}}
+	for i, plan := range inst.plan.pods {
 		p := &simPod{plan: plan, mustGo: !plan.daemon}
 		p.Pod = drain.Pod{
-			Ref:    drain.Ref{Namespace: "app", Name: fmt.Sprintf("%s-%d", c.id, i), UID: fmt.Sprintf("%s-%d", c.id, i)},
+			Ref:    drain.Ref{Namespace: "app", Name: fmt.Sprintf("%s-%d", inst.id, i), UID: fmt.Sprintf("%s-%d", inst.id, i)},
 			Labels: map[string]string{"phase": plan.phase}, Grace: plan.grace, Controller: "ReplicaSet",
 		}
 		if plan.daemon {
@@ -92,7 +92,7 @@ func (s *simulation) newNode(c *simInstance) *simNode {
 	return n
 }
 
-// restart is what a node looks like after its warm pool: the marks are still there, its pods only if they slept with it.
+// restart makes the node what it is after its warm pool: still annotated, with its pods only if it hibernated.
 func (n *simNode) restart(slept bool) {
 	for name, p := range n.pods {
 		if !slept || p.Terminating() {
@@ -110,7 +110,7 @@ func (n *simNode) notifyWatchers() {
 	}
 }
 
-// stop has a pod stop: it is gone in its own time, or when its grace is over.
+// stop signals a pod. It is gone in its own time, or when its grace period is over.
 func (s *simulation) stop(n *simNode, p *simPod, grace time.Duration) {
 	p.Deleted = time.Now()
 	n.notifyWatchers()
@@ -123,13 +123,13 @@ func (s *simulation) stop(n *simNode, p *simPod, grace time.Duration) {
 	s.later(min(p.plan.stop, grace), func() { s.stopped(n, p) })
 }
 
-// stopped is the end of a pod, unless its kubelet is not heard of it or a finalizer keeps it.
+// stopped removes a pod, unless its kubelet is unreachable or a finalizer keeps it.
 func (s *simulation) stopped(n *simNode, p *simPod) {
-	c := s.instance(n.instance)
+	inst := s.instance(n.instance)
 	switch {
 	case n.pods[p.Name] != p:
 		return
-	case c.broken || !n.lostAt.IsZero():
+	case inst.failed || !n.lostAt.IsZero():
 		p.overdue = true
 		return
 	case p.plan.finalizer != 0 && p.ContainersEndedAt.IsZero():
@@ -145,20 +145,20 @@ func (s *simulation) stopped(n *simNode, p *simPod) {
 	n.notifyWatchers()
 }
 
-// changedAll: a budget's change is seen on every node.
+// changedAll notifies every node: each sees a PDB's change.
 func (s *simulation) changedAll() {
-	for _, c := range s.instances {
-		c.node.notifyWatchers()
+	for _, inst := range s.instances {
+		inst.node.notifyWatchers()
 	}
 }
 
-// simCluster implements Kubernetes for one incarnation.
+// simCluster implements Kubernetes for one invocation.
 type simCluster struct{ *simInvocation }
 
 func (k simCluster) FindNode(ctx context.Context, id, _, _ string) (found *drain.Node, err error) {
 	err = k.ask(ctx, api, func() error {
-		if c := k.s.instance(id); c != nil && !c.dead {
-			found = &drain.Node{Name: c.node.name, InstanceID: id}
+		if inst := k.s.instance(id); inst != nil && !inst.dead {
+			found = &drain.Node{Name: inst.node.name, InstanceID: id}
 		}
 		return nil
 	})
@@ -166,17 +166,17 @@ func (k simCluster) FindNode(ctx context.Context, id, _, _ string) (found *drain
 }
 
 func (k simCluster) NodeByName(context.Context, string) (*drain.Node, error) {
-	return nil, errors.New("nobody asks")
+	return nil, errors.New("not called")
 }
 
 func (k simCluster) Cordon(ctx context.Context, of drain.Node, hook string, began time.Time) (at time.Time, err error) {
 	err = k.effect(ctx, api, "cordon", of.InstanceID, func() error {
-		c := k.s.instance(of.InstanceID)
-		k.checkCordon(c)
-		if n := c.node; !n.closed || !n.began.Equal(began) {
+		inst := k.s.instance(of.InstanceID)
+		k.checkCordon(inst)
+		if n := inst.node; !n.closed || !n.began.Equal(began) {
 			n.closed, n.hook, n.began, n.cordonedAt = true, hook, began, time.Now()
 		}
-		at = c.node.cordonedAt
+		at = inst.node.cordonedAt
 		return nil
 	})
 	return at, err
@@ -185,9 +185,9 @@ func (k simCluster) Cordon(ctx context.Context, of drain.Node, hook string, bega
 func (k simCluster) TaintTerminating(ctx context.Context, others []drain.Node) (err error) {
 	for _, other := range others {
 		err = errors.Join(err, k.effect(ctx, api, "taint", other.InstanceID, func() error {
-			if c := k.s.instance(other.InstanceID); c != nil && !c.dead {
-				k.checkWrite(c, "tainted")
-				c.node.tainted = true
+			if inst := k.s.instance(other.InstanceID); inst != nil && !inst.dead {
+				k.checkWrite(inst, "tainted")
+				inst.node.tainted = true
 			}
 			return nil
 		}))
@@ -197,26 +197,26 @@ func (k simCluster) TaintTerminating(ctx context.Context, others []drain.Node) (
 
 func (k simCluster) Restore(ctx context.Context, of drain.Node, hook string) (ours bool, err error) {
 	err = k.effect(ctx, api, "restore", of.InstanceID, func() error {
-		c := k.s.instance(of.InstanceID)
-		if ours = !c.node.closed || c.node.hook == hook; ours {
-			k.checkRestore(c)
-			c.node.closed, c.node.tainted, c.node.hook = false, false, ""
+		inst := k.s.instance(of.InstanceID)
+		if ours = !inst.node.closed || inst.node.hook == hook; ours {
+			k.checkRestore(inst)
+			inst.node.closed, inst.node.tainted, inst.node.hook = false, false, ""
 		}
 		return nil
 	})
 	return ours, err
 }
 
-// RecordEvent takes its time and may fail, as every request.
+// RecordEvent takes time and may fail, as every request.
 func (k simCluster) RecordEvent(ctx context.Context, _ drain.Node, _ NodeEvent) error {
 	return k.ask(ctx, api, func() error { return nil })
 }
 
 func (k simCluster) CordonedNodes(ctx context.Context) (marks []CordonedNode, err error) {
 	err = k.ask(ctx, api, func() error {
-		for _, c := range k.s.instances {
-			if n := c.node; n.closed && !c.dead {
-				marks = append(marks, CordonedNode{drain.Node{Name: n.name, InstanceID: c.id}, n.hook, n.cordonedAt})
+		for _, inst := range k.s.instances {
+			if n := inst.node; n.closed && !inst.dead {
+				marks = append(marks, CordonedNode{drain.Node{Name: n.name, InstanceID: inst.id}, n.hook, n.cordonedAt})
 			}
 		}
 		return nil
@@ -232,9 +232,9 @@ func (k simCluster) PDBs(context.Context, []drain.Pod) ([]drain.PDB, error) { re
 
 func (k simCluster) Leases(ctx context.Context) (all []LeaseInfo, err error) {
 	err = k.ask(ctx, api, func() error {
-		for _, c := range k.s.instances {
-			if l := c.node.lease; l != nil {
-				all = append(all, LeaseInfo{Name: c.id, Held: time.Now().Before(l.until)})
+		for _, inst := range k.s.instances {
+			if l := inst.node.lease; l != nil {
+				all = append(all, LeaseInfo{Name: inst.id, Held: time.Now().Before(l.until)})
 			}
 		}
 		return nil
@@ -255,7 +255,7 @@ func (k simCluster) DeleteFreeLease(ctx context.Context, id string) error {
 	})
 }
 
-// AcquireLease takes the lease, and renews it until ctx ends or it is released.
+// AcquireLease acquires the Lease, and renews it until ctx ends or it is released.
 func (k simCluster) AcquireLease(ctx context.Context, id string, shorten func(time.Time)) (Lease, error) {
 	mine, acquired := &simLease{holder: k.simInvocation, shorten: shorten, records: map[string]string{}}, false
 	err := k.effect(ctx, api, "acquire", id, func() error {
@@ -265,7 +265,7 @@ func (k simCluster) AcquireLease(ctx context.Context, id string, shorten func(ti
 		}
 		k.checkAcquire(n.lease, id)
 		mine.until, acquired = time.Now().Add(leaseTime), true
-		if n.lease != nil { // of one that crashed, or handed off
+		if n.lease != nil { // the last holder crashed, or handed off
 			mine.deadline, mine.records = n.lease.deadline, maps.Clone(n.lease.records)
 			mine.readDeadline()
 		}
@@ -282,7 +282,7 @@ func (k simCluster) AcquireLease(ctx context.Context, id string, shorten func(ti
 	return heldLease{k, mine, id, ctx, func() { stop(); <-done }}, nil
 }
 
-// heldLease is a lease in the hands of an incarnation.
+// heldLease is a Lease that an invocation holds.
 type heldLease struct {
 	simCluster
 	lease *simLease
@@ -291,7 +291,7 @@ type heldLease struct {
 	stop  func()
 }
 
-// Record reads what the holder last saw of its lease.
+// Record returns what the holder last read from its Lease.
 func (h heldLease) Record(uid string) (text string) {
 	h.s.locked(func() { text = h.lease.records[uid] })()
 	return text
@@ -300,7 +300,7 @@ func (h heldLease) Record(uid string) (text string) {
 func (h heldLease) SetRecord(ctx context.Context, uid, text string) error {
 	return h.effect(ctx, api, "record", uid, func() error {
 		if h.s.instance(h.id).node.lease != h.lease {
-			return errors.New("the lease is another's")
+			return errors.New("another invocation holds the lease")
 		}
 		h.lease.records[uid] = text
 		if text == "" {
@@ -310,10 +310,10 @@ func (h heldLease) SetRecord(ctx context.Context, uid, text string) error {
 	})
 }
 
-// ShortenDeadline leaves a deadline on the lease.
+// ShortenDeadline leaves a deadline on the Lease.
 func (k simCluster) ShortenDeadline(ctx context.Context, id string, deadline time.Time) error {
 	return k.effect(ctx, api, "shorten", id, func() error {
-		k.s.counts["drain hastened"]++
+		k.s.counts["deadline shortened"]++
 		if l := k.s.instance(id).node.lease; l != nil {
 			l.deadline = deadline
 		}
@@ -327,15 +327,15 @@ func (l *simLease) readDeadline() {
 	}
 }
 
-// setHeld notes what the incarnation itself believes.
+// setHeld notes whether the invocation believes that it holds the Lease.
 func (k simCluster) setHeld(id string, owned bool) {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
 	k.holds[id] = owned
-	if c := k.s.instance(id); owned {
-		c.leaseHolders = append(c.leaseHolders, k.simInvocation)
+	if inst := k.s.instance(id); owned {
+		inst.leaseHolders = append(inst.leaseHolders, k.simInvocation)
 	} else {
-		c.leaseHolders = slices.DeleteFunc(c.leaseHolders, func(i *simInvocation) bool { return i == k.simInvocation })
+		inst.leaseHolders = slices.DeleteFunc(inst.leaseHolders, func(i *simInvocation) bool { return i == k.simInvocation })
 	}
 }
 
@@ -356,7 +356,7 @@ func (h heldLease) Release(keep Keep) error {
 	defer cancel()
 	h.setHeld(h.id, false)
 	return h.effect(ctx, api, "release", h.id, func() error {
-		c, l := h.s.instance(h.id), h.lease
+		inst, l := h.s.instance(h.id), h.lease
 		l.until = time.Time{}
 		if keep != KeepAll {
 			l.deadline = time.Time{}
@@ -364,17 +364,17 @@ func (h heldLease) Release(keep Keep) error {
 		if keep == KeepNothing {
 			l.records = nil
 		}
-		if c.node.lease == l && l.deadline.IsZero() && len(l.records) == 0 {
-			c.node.lease = nil
+		if inst.node.lease == l && l.deadline.IsZero() && len(l.records) == 0 {
+			inst.node.lease = nil
 		}
-		if c.isWaiting() {
-			c.action.heldSince = time.Time{}
+		if inst.isWaiting() {
+			inst.action.heldSince = time.Time{}
 		}
 		return nil
 	})
 }
 
-// simPods is the watched node, as drain.Cluster.
+// simPods implements drain.Cluster for the watched node.
 type simPods struct {
 	simCluster
 	instance *simInstance
@@ -432,7 +432,7 @@ func (v *simPods) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions
 	})
 }
 
-// refusal is the answer of the pod's budget; nil: it has room.
+// refusal returns the answer of the pod's PDB; nil: it allows a disruption.
 func (v *simPods) refusal(p *simPod) error {
 	if p == nil || p.Terminating() || p.pdb == nil || p.pdb.healthy > p.pdb.needed {
 		return nil

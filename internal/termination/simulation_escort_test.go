@@ -10,20 +10,20 @@ import (
 )
 
 const (
-	// escortTime is what an escort takes at most before it asks for the eviction.
+	// escortTime bounds an escort before it asks for the eviction.
 	escortTime = 15 * time.Second
-	// undoTime bounds giving back.
+	// undoTime bounds undoing.
 	undoTime = 3 * time.Second
-	// turnPace is how often it is asked whether it is a pooler's turn.
+	// turnPace is how often an escort asks whether it is its pooler's turn.
 	turnPace = 500 * time.Millisecond
 )
 
-// simEscort sees poolers out as the real one does: its turn, a mark, a pause, and the eviction when nothing is in flight.
+// simEscort drains poolers as the real one does: it waits for its turn, records, pauses, and evicts when no transaction is open.
 type simEscort struct{ *simInvocation }
 
-var errTurnTimeout = errors.New("its turn has not come in time")
+var errTurnTimeout = errors.New("the turn did not come in time")
 
-// Escort implements drain.Escort.
+// Run implements drain.Escort.
 func (e simEscort) Run(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
 	done := drain.EscortResult{Strategy: "pause"}
 	if p.Terminating() {
@@ -39,10 +39,10 @@ func (e simEscort) Run(ctx context.Context, p drain.EscortRequest) (drain.Escort
 	if err == nil || isEvictionError(err) || ctx.Err() != nil {
 		return done, err
 	}
-	return done, p.Evict(ctx, drain.EvictOptions{}) // plainly
+	return done, p.Evict(ctx, drain.EvictOptions{}) // without draining
 }
 
-// evictionError is the eviction's answer.
+// evictionError is the error of the eviction itself.
 type evictionError struct{ error }
 
 func (r evictionError) Unwrap() error { return r.error }
@@ -54,11 +54,11 @@ func (e simEscort) stop(ctx context.Context, p drain.EscortRequest) error {
 	if !p.EvictBy.IsZero() && p.EvictBy.Before(until) {
 		until = p.EvictBy
 	}
-	leave, err := e.awaitTurn(ctx, p, until)
+	endTurn, err := e.awaitTurn(ctx, p, until)
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer endTurn()
 	if !time.Now().Before(until) {
 		return errTurnTimeout
 	}
@@ -77,8 +77,8 @@ func (e simEscort) stop(ctx context.Context, p drain.EscortRequest) error {
 	return err
 }
 
-// awaitTurn waits until nobody else stops a pooler of the group.
-func (e simEscort) awaitTurn(ctx context.Context, p drain.EscortRequest, until time.Time) (leave func(), err error) {
+// awaitTurn waits until no other invocation stops a pooler of the group.
+func (e simEscort) awaitTurn(ctx context.Context, p drain.EscortRequest, until time.Time) (endTurn func(), err error) {
 	for group := e.s.groupOf(p.Pod); ; {
 		mine := false
 		err := e.ask(ctx, api, func() error {
@@ -105,7 +105,7 @@ func (e simEscort) awaitTurn(ctx context.Context, p drain.EscortRequest, until t
 	}
 }
 
-// pause leaves a mark, lets no more transactions begin, and waits for those in flight.
+// pause saves a record, lets no transaction begin, and waits for open ones.
 func (e simEscort) pause(ctx context.Context, p drain.EscortRequest, until time.Time) error {
 	if err := e.saveRecord(ctx, p); err != nil {
 		return err
@@ -120,14 +120,14 @@ func (e simEscort) pause(ctx context.Context, p drain.EscortRequest, until time.
 	if err != nil {
 		return err
 	}
-	quiet := time.Now().Add(e.s.quiet(p.Ref))
-	if until.Before(quiet) { // what is left is cut
+	quiet := time.Now().Add(e.s.transactionTime(p.Ref))
+	if until.Before(quiet) { // the rest is aborted
 		quiet = until
 	}
 	return pause(ctx, time.Until(quiet))
 }
 
-// saveRecord records the pause in the lease, and labels the pod.
+// saveRecord records the pause in the Lease, and labels the pod.
 func (e simEscort) saveRecord(ctx context.Context, p drain.EscortRequest) error {
 	if err := p.Save(ctx, []byte(`{"paused":true}`)); err != nil {
 		return err
@@ -148,7 +148,7 @@ func (e simEscort) label(ctx context.Context, p drain.EscortRequest, what, value
 		if pod == nil {
 			return nil
 		}
-		pod.Labels = maps.Clone(pod.Labels) // others look at it
+		pod.Labels = maps.Clone(pod.Labels) // other goroutines read it
 		if pod.Labels[drain.EscortLabel] = value; value == "" {
 			delete(pod.Labels, drain.EscortLabel)
 		}
@@ -157,7 +157,7 @@ func (e simEscort) label(ctx context.Context, p drain.EscortRequest, what, value
 	})
 }
 
-// undo gives back: first of all, transactions may begin again.
+// undo resumes the pooler first, and then removes label and record.
 func (e simEscort) undo(ctx context.Context, p drain.EscortRequest) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
@@ -179,7 +179,7 @@ func (e simEscort) undo(ctx context.Context, p drain.EscortRequest) error {
 	return err
 }
 
-// Farewell implements drain.Escort.
+// ShutDown implements drain.Escort.
 func (e simEscort) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
 	err := e.effect(ctx, console, "shutdown", p.Name, func() error {
 		if pod := e.s.pod(p.Ref); pod != nil {
@@ -191,16 +191,16 @@ func (e simEscort) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.E
 	return drain.EscortResult{Strategy: "shutdown"}, err
 }
 
-// Release implements drain.Escort.
+// Undo implements drain.Escort.
 func (e simEscort) Undo(ctx context.Context, p drain.EscortRequest) error {
-	e.s.locked(func() { e.s.counts["pod released"]++ })()
+	e.s.locked(func() { e.s.counts["escort undone for a pod that stays"]++ })()
 	return e.undo(ctx, p)
 }
 
 // Advise implements drain.Escort.
 func (e simEscort) Advise(context.Context, drain.Pod) []string { return nil }
 
-// groupOf: those under one budget are one group, which one of them leaves at a time.
+// groupOf returns the pod's group. Poolers under one PDB are one group, which one of them leaves at a time.
 func (s *simulation) groupOf(p drain.Pod) string {
 	if len(p.PDBs) > 0 {
 		return p.PDBs[0]
@@ -208,17 +208,17 @@ func (s *simulation) groupOf(p drain.Pod) string {
 	return "alone " + p.Name
 }
 
-// pod is nil if it is gone.
+// pod returns the pod; nil: it is gone.
 func (s *simulation) pod(ref drain.Ref) *simPod {
-	for _, c := range s.instances {
-		if p := c.node.pods[ref.Name]; p != nil && !c.dead {
+	for _, inst := range s.instances {
+		if p := inst.node.pods[ref.Name]; p != nil && !inst.dead {
 			return p
 		}
 	}
 	return nil
 }
 
-func (s *simulation) quiet(ref drain.Ref) (d time.Duration) {
+func (s *simulation) transactionTime(ref drain.Ref) (d time.Duration) {
 	s.locked(func() {
 		if p := s.pod(ref); p != nil {
 			d = p.plan.transactions
@@ -227,14 +227,14 @@ func (s *simulation) quiet(ref drain.Ref) (d time.Duration) {
 	return d
 }
 
-// checkPause: the mark comes before the act, and nobody else of the group is stopped meanwhile, unless by one that crashed.
+// checkPause checks that a record precedes the pause, and that no other pooler of the group is paused by a live invocation.
 func (i *simInvocation) checkPause(p *simPod) {
-	if c := i.s.instanceOfPod(p); c.node.lease == nil || c.node.lease.records[p.UID] == "" {
+	if inst := i.s.instanceOfPod(p); inst.node.lease == nil || inst.node.lease.records[p.UID] == "" {
 		i.s.violate("%s: paused %s without a record", i.name, p.Name)
 	}
 	i.s.counts["pooler paused"]++
-	for _, c := range i.s.instances {
-		for _, other := range c.node.pods {
+	for _, inst := range i.s.instances {
+		for _, other := range inst.node.pods {
 			together := other != p && p.pdb != nil && other.pdb == p.pdb
 			if together && other.paused != nil && !other.paused.dead && !other.Terminating() {
 				i.s.violate("%s: paused %s while %s was", i.name, p.Name, other.Name)
@@ -243,7 +243,7 @@ func (i *simInvocation) checkPause(p *simPod) {
 	}
 }
 
-// checkResume: a pooler is not paused for longer than faults in a row can keep others from it.
+// checkResume checks that no pooler is paused for longer than failures in a row can prevent its resume.
 func (s *simulation) checkResume(p *simPod) {
 	if p.paused == nil {
 		return
@@ -255,43 +255,43 @@ func (s *simulation) checkResume(p *simPod) {
 
 func (s *simulation) maxPause() time.Duration {
 	switch {
-	case s.hasFaults() && s.retains: // and then sweeps give back
+	case s.hasFailures() && s.retains: // then sweeps undo it
 		return s.maxSilence() + sweepTime
-	case s.hasFaults():
+	case s.hasFailures():
 		return s.maxSilence()
 	}
 	return escortTime + undoTime
 }
 
-// checkNothingPaused: who ends in order has given back what it took, or could not.
+// checkNothingPaused checks that an invocation that ends in order has undone its pauses, or could not.
 func (i *simInvocation) checkNothingPaused() {
-	for _, c := range i.s.instances {
-		for _, p := range c.node.pods {
-			if p.paused == i && !p.Terminating() && !i.stuck[p.Name] && !c.dead {
-				i.s.violate("%s: ended, and left %s paused", i.name, p.Name)
+	for _, inst := range i.s.instances {
+		for _, p := range inst.node.pods {
+			if p.paused == i && !p.Terminating() && !i.stuck[p.Name] && !inst.dead {
+				i.s.violate("%s: ended while its pod %s is paused", i.name, p.Name)
 			}
 		}
 	}
 }
 
-// checkShutDown: they are the last that is done to the pods.
+// checkShutDown checks that shutting down DaemonSet pods is the last step.
 func (i *simInvocation) checkShutDown(daemon *simPod) {
-	c := i.s.instanceOfPod(daemon)
-	i.s.counts["farewell"]++
+	inst := i.s.instanceOfPod(daemon)
+	i.s.counts["DaemonSet pod shut down"]++
 	if !daemon.plan.daemon {
-		i.s.violate("%s: farewell to %s", i.name, daemon.Name)
+		i.s.violate("%s: shut down %s", i.name, daemon.Name)
 	}
-	for _, p := range c.node.pods {
-		if p.isWaitedFor(c) && i.s.hasTime(c) {
-			i.s.violate("%s: farewell to %s while %s was there and there was time", i.name, daemon.Name, p.Name)
+	for _, p := range inst.node.pods {
+		if p.isWaitedFor(inst) && i.s.hasTime(inst) {
+			i.s.violate("%s: shut down %s while %s was there and there was time", i.name, daemon.Name, p.Name)
 		}
 	}
 }
 
 func (s *simulation) instanceOfPod(p *simPod) *simInstance {
-	for _, c := range s.instances {
-		if c.node.pods[p.Name] == p {
-			return c
+	for _, inst := range s.instances {
+		if inst.node.pods[p.Name] == p {
+			return inst
 		}
 	}
 	return nil

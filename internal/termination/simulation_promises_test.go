@@ -7,7 +7,7 @@ import (
 	"quiesce/internal/drain"
 )
 
-// step is how far an incarnation is with an instance, in the promised order.
+// step is how far an invocation is with an instance, in the promised order.
 type step int
 
 const (
@@ -18,38 +18,38 @@ const (
 	stepComplete
 )
 
-// checked is how the tally calls a look at a promise.
+// checked is the name under which checks are counted.
 const checked = "promise checked"
 
-// checkOrder notes a stage, and that none before it comes after it. One of those that drain needs the lease.
-func (i *simInvocation) checkOrder(c *simInstance, now step) {
+// checkOrder notes a step, and checks that no earlier one follows it, and that a step of the drain has the lease.
+func (i *simInvocation) checkOrder(inst *simInstance, now step) {
 	i.s.counts[checked]++
-	if before := i.steps[c.id]; before > now {
-		i.s.violate("%s: stage %d of %s after stage %d", i.name, now, c.id, before)
+	if before := i.steps[inst.id]; before > now {
+		i.s.violate("%s: step %d of %s after step %d", i.name, now, inst.id, before)
 	}
-	if i.steps[c.id] = now; now > stepLease && now < stepComplete && !i.holds[c.id] {
-		i.s.violate("%s: stage %d of %s without its lease", i.name, now, c.id)
+	if i.steps[inst.id] = now; now > stepLease && now < stepComplete && !i.holds[inst.id] {
+		i.s.violate("%s: step %d of %s without its lease", i.name, now, inst.id)
 	}
 }
 
-// checkWrite: nothing is written for an instance that does not terminate.
-func (i *simInvocation) checkWrite(c *simInstance, what string) {
+// checkWrite checks that nothing is written for an instance that does not terminate.
+func (i *simInvocation) checkWrite(inst *simInstance, what string) {
 	i.s.counts[checked]++
-	if now := c.state(); now != "Terminating:Wait" && now != "Terminating:Proceed" && !i.wasWaiting(c) && !i.s.wasTriggered(c) {
-		i.s.violate("%s: %s %s, which is %s", i.name, what, c.id, now)
+	if now := inst.state(); now != "Terminating:Wait" && now != "Terminating:Proceed" && !i.wasWaiting(inst) && !i.s.wasTriggered(inst) {
+		i.s.violate("%s: %s %s, which is %s", i.name, what, inst.id, now)
 	}
 }
 
-// wasTriggered tells whether EC2 has said what a drain may begin for.
-func (s *simulation) wasTriggered(c *simInstance) bool {
-	return !c.interrupted.IsZero() || s.onRebalance && !c.recommended.IsZero()
+// wasTriggered reports whether EC2 has sent a trigger for which a drain may begin.
+func (s *simulation) wasTriggered(inst *simInstance) bool {
+	return !inst.interrupted.IsZero() || s.onRebalance && !inst.recommended.IsZero()
 }
 
-// wasWaiting: an answer cannot be newer than its question. What changed since the incarnation could last see it is forgiven.
-func (i *simInvocation) wasWaiting(c *simInstance) bool {
+// wasWaiting reports whether the instance waited when the invocation could last see it. An answer cannot be newer than its question.
+func (i *simInvocation) wasWaiting(inst *simInstance) bool {
 	since := time.Now().Add(-i.s.lag - i.s.invocationTime)
-	for n, next := range c.states[1:] {
-		if (Instance{State: c.states[n].name}).isWaiting() && next.since.After(since) {
+	for n, next := range inst.states[1:] {
+		if (Instance{State: inst.states[n].name}).isWaiting() && next.since.After(since) {
 			return true
 		}
 	}
@@ -58,74 +58,74 @@ func (i *simInvocation) wasWaiting(c *simInstance) bool {
 
 func (i *simInvocation) checkAcquire(before *simLease, id string) {
 	if !i.verified {
-		i.s.violate("%s: owns %s before it verified anything", i.name, id)
+		i.s.violate("%s: acquired the lease of %s before it verified anything", i.name, id)
 	}
 	if before != nil && !before.holder.dead && before.holder.holds[id] && !before.renewalFailed {
-		i.s.violate("%s: took the lease of %s from %s, which lives", i.name, id, before.holder.name)
+		i.s.violate("%s: took the lease of %s from %s, which is alive", i.name, id, before.holder.name)
 	}
 	if !i.sweeps {
-		c := i.s.instance(id)
-		i.steps[id], i.completed[id] = stepLease, false // it begins anew, for another record
-		if c.isWaiting() && c.action.heldSince.IsZero() {
-			c.action.heldSince = time.Now()
+		inst := i.s.instance(id)
+		i.steps[id], i.completed[id] = stepLease, false // it starts again, for another record
+		if inst.isWaiting() && inst.action.heldSince.IsZero() {
+			inst.action.heldSince = time.Now()
 		}
 	}
 }
 
-// checkDeleteLease: only the Lease of an instance that is gone may be deleted with what it says.
+// checkDeleteLease checks that only the Lease of an instance that is gone is deleted.
 func (i *simInvocation) checkDeleteLease(id string) {
-	if c := i.s.instance(id); !c.dead {
+	if inst := i.s.instance(id); !inst.dead {
 		i.s.violate("%s: deleted the lease of %s, which runs", i.name, id)
 	}
 }
 
-func (i *simInvocation) checkCordon(c *simInstance) {
-	i.checkWrite(c, "cordoned")
-	i.checkOrder(c, stepCordon)
+func (i *simInvocation) checkCordon(inst *simInstance) {
+	i.checkWrite(inst, "cordoned")
+	i.checkOrder(inst, stepCordon)
 }
 
-// checkRestore: what an earlier termination took is given back, and never what the present one did, nor what a notice did.
-func (i *simInvocation) checkRestore(c *simInstance) {
+// checkRestore checks that only an earlier termination's changes are undone, and no trigger's.
+func (i *simInvocation) checkRestore(inst *simInstance) {
 	i.s.counts[checked]++
-	if c.isWaiting() && c.node.closed && !c.node.cordonedAt.Before(c.action.began) {
-		i.s.violate("%s: restored %s, which is terminating", i.name, c.id)
+	if inst.isWaiting() && inst.node.closed && !inst.node.cordonedAt.Before(inst.action.began) {
+		i.s.violate("%s: restored %s, which is terminating", i.name, inst.id)
 	}
-	if c.node.closed && c.node.hook == "" && i.s.wasTriggered(c) {
-		i.s.violate("%s: restored %s, which is closed for a notice", i.name, c.id)
+	if inst.node.closed && inst.node.hook == "" && i.s.wasTriggered(inst) {
+		i.s.violate("%s: restored %s, which is cordoned for a trigger", i.name, inst.id)
 	}
 }
 
-func (i *simInvocation) checkEvict(c *simInstance, p *simPod) {
-	i.checkWrite(c, "evicted from")
-	if i.steps[c.id] < stepCordon {
-		i.s.violate("%s: evicted from %s before it was cordoned", i.name, c.id)
+func (i *simInvocation) checkEvict(inst *simInstance, p *simPod) {
+	i.checkWrite(inst, "evicted from")
+	if i.steps[inst.id] < stepCordon {
+		i.s.violate("%s: evicted from %s before it was cordoned", i.name, inst.id)
 	}
-	i.checkOrder(c, stepEvict)
+	i.checkOrder(inst, stepEvict)
 	if p == nil {
 		return
 	}
-	i.checkSignal(c, p)
+	i.checkSignal(inst, p)
 	switch {
 	case !p.mustGo:
 		i.s.violate("%s: evicted %s, which is to stay", i.name, p.Name)
 	case !i.s.escorts || p.plan.phase != "poolers" || i.escorting[p.Name]:
-	case !i.s.force || !i.s.isTime(c, p.Grace+escortTime):
-		i.s.violate("%s: evicted %s behind its escort's back", i.name, p.Name)
+	case !i.s.force || !i.s.isTime(inst, p.Grace+escortTime):
+		i.s.violate("%s: evicted %s without its escort", i.name, p.Name)
 	}
 }
 
-// checkSignal: a pod is asked again only if nobody heard what it was answered, or by two owners at once, one of whom could not renew
-// its lease. (The API server signals it once all the same.)
-func (i *simInvocation) checkSignal(c *simInstance, p *simPod) {
+// checkSignal checks that a pod is signalled once. A second request is fine if the answer to the first was lost, or if two invocations
+// hold the lease because one could not renew it. (The API server signals the pod once all the same.)
+func (i *simInvocation) checkSignal(inst *simInstance, p *simPod) {
 	unknown := i.s.unheardEffects["evict "+p.Name] || i.s.unheardEffects["delete "+p.Name]
-	if p.Terminating() && !unknown && !c.hasTwoOwners() {
-		i.s.violate("%s: told %s twice", i.name, p.Name)
+	if p.Terminating() && !unknown && !inst.hasTwoOwners() {
+		i.s.violate("%s: signalled %s twice", i.name, p.Name)
 	}
 }
 
-func (c *simInstance) hasTwoOwners() bool {
+func (inst *simInstance) hasTwoOwners() bool {
 	alive := 0
-	for _, i := range c.leaseHolders {
+	for _, i := range inst.leaseHolders {
 		if !i.dead && !i.over {
 			alive++
 		}
@@ -133,16 +133,16 @@ func (c *simInstance) hasTwoOwners() bool {
 	return alive > 1
 }
 
-// checkDelete: by policy, never in the first half, never untried, and not before what all under one budget need.
-func (i *simInvocation) checkDelete(c *simInstance, p *simPod, grace time.Duration) {
-	i.checkWrite(c, "deleted from")
-	i.checkOrder(c, stepEvict)
+// checkDelete checks that a deletion is by policy, not in the first half, not untried, and not before all pods under one PDB need it.
+func (i *simInvocation) checkDelete(inst *simInstance, p *simPod, grace time.Duration) {
+	i.checkWrite(inst, "deleted from")
+	i.checkOrder(inst, stepEvict)
 	if p == nil {
 		return
 	}
-	i.checkSignal(c, p)
+	i.checkSignal(inst, p)
 	needs := i.s.timeNeeded(p)
-	for _, other := range c.node.pods {
+	for _, other := range inst.node.pods {
 		if other != p && other.pdb != nil && other.pdb == p.pdb {
 			needs += i.s.timeNeeded(other)
 		}
@@ -150,16 +150,16 @@ func (i *simInvocation) checkDelete(c *simInstance, p *simPod, grace time.Durati
 	switch {
 	case !i.s.force:
 		i.s.violate("%s: deleted %s, against policy", i.name, p.Name)
-	case !i.s.isTime(c, needs):
+	case !i.s.isTime(inst, needs):
 		i.s.violate("%s: deleted %s before its moment", i.name, p.Name)
-	case p.evictions == 0 && !i.s.hasFaults():
+	case p.evictions == 0 && !i.s.hasFailures():
 		i.s.violate("%s: deleted %s untried", i.name, p.Name)
 	case grace < time.Second || grace > max(p.Grace, time.Second):
 		i.s.violate("%s: deleted %s with %s of %s", i.name, p.Name, grace, p.Grace)
 	}
 }
 
-// timeNeeded is what a pod takes to leave.
+// timeNeeded returns how long a pod takes to be evicted and stop.
 func (s *simulation) timeNeeded(p *simPod) time.Duration {
 	needs := max(p.Grace, 2*time.Second)
 	if s.escorts && p.plan.phase == "poolers" {
@@ -171,41 +171,41 @@ func (s *simulation) timeNeeded(p *simPod) time.Duration {
 // timeSpan is the time of a drain.
 type timeSpan struct{ began, deadline time.Time }
 
-// timeSpans are those of the instance, one for each thing that says that it goes, and those of drains that a notice has hastened.
-func (s *simulation) timeSpans(c *simInstance) (all []timeSpan) {
+// timeSpans returns the times of the instance: one for each cause of its end, and one for each drain that a Spot interruption shortened.
+func (s *simulation) timeSpans(inst *simInstance) (all []timeSpan) {
 	whole := s.bounds.MaxDuration - s.bounds.CompletionReserve
-	if c.action != nil {
-		deadline := s.deadline(c.action)
+	if inst.action != nil {
+		deadline := s.deadline(inst.action)
 		all = append(all, timeSpan{deadline.Add(-whole), deadline})
 	}
-	if !c.recommended.IsZero() && s.onRebalance {
-		all = append(all, timeSpan{c.recommended, c.recommended.Add(whole)})
+	if !inst.recommended.IsZero() && s.onRebalance {
+		all = append(all, timeSpan{inst.recommended, inst.recommended.Add(whole)})
 	}
-	if c.interrupted.IsZero() {
+	if inst.interrupted.IsZero() {
 		return all
 	}
-	goes := c.interrupted.Add(spotTime)
+	goes := inst.interrupted.Add(spotTime)
 	for _, other := range slices.Clone(all) {
 		all = append(all, timeSpan{other.began, goes})
 	}
-	return append(all, timeSpan{c.interrupted, goes})
+	return append(all, timeSpan{inst.interrupted, goes})
 }
 
-// isTime tells whether by any of the clocks it is the moment of who needs so much time, and not in the first half.
-func (s *simulation) isTime(c *simInstance, needs time.Duration) bool {
+// isTime reports whether, by any of the time spans, a pod that needs so much time may be deleted, and it is not the first half.
+func (s *simulation) isTime(inst *simInstance, needs time.Duration) bool {
 	now := time.Now()
-	return slices.ContainsFunc(s.timeSpans(c), func(k timeSpan) bool {
+	return slices.ContainsFunc(s.timeSpans(inst), func(k timeSpan) bool {
 		return !now.Before(k.began.Add(k.deadline.Sub(k.began)/2)) && !now.Before(k.deadline.Add(-needs))
 	})
 }
 
-// hasTime tells whether no clock has run out.
-func (s *simulation) hasTime(c *simInstance) bool {
-	return !slices.ContainsFunc(s.timeSpans(c), func(k timeSpan) bool { return !time.Now().Before(k.deadline) })
+// hasTime reports whether no deadline is reached.
+func (s *simulation) hasTime(inst *simInstance) bool {
+	return !slices.ContainsFunc(s.timeSpans(inst), func(k timeSpan) bool { return !time.Now().Before(k.deadline) })
 }
 
-// deadline is the earliest that the action's can be. A forged event of an instance that has just begun to terminate is true but for
-// its clock, and believed if it is young.
+// deadline returns the earliest deadline that the action can have. A forged event of an instance that has just begun to terminate is true
+// except for its time, and believed if it is young.
 func (s *simulation) deadline(a *simAction) time.Time {
 	began := a.began
 	for _, stray := range s.falseEvents {
@@ -216,116 +216,116 @@ func (s *simulation) deadline(a *simAction) time.Time {
 	return began.Add(min(s.bounds.MaxDuration, s.hook.limit()) - s.bounds.CompletionReserve)
 }
 
-// checkComplete: a node is let go when it is empty, or when its time is over.
-func (i *simInvocation) checkComplete(c *simInstance, result Result) {
-	i.checkOrder(c, stepComplete)
-	c.node.completedBy, c.node.completedAt = i, time.Now()
-	over := i.s.deadline(c.action)
-	if goes := c.interrupted.Add(spotTime); !c.interrupted.IsZero() && goes.Before(over) {
+// checkComplete checks that an action is completed when the node is empty, or its time is over.
+func (i *simInvocation) checkComplete(inst *simInstance, result Result) {
+	i.checkOrder(inst, stepComplete)
+	inst.node.completedBy, inst.node.completedAt = i, time.Now()
+	over := i.s.deadline(inst.action)
+	if goes := inst.interrupted.Add(spotTime); !inst.interrupted.IsZero() && goes.Before(over) {
 		over = goes
 	}
-	for _, p := range c.node.pods {
-		if time.Now().Before(over) && p.isWaitedFor(c) {
-			i.s.violate("%s: completed %s with %s while %s was there and there was time", i.name, c.id, result, p.Name)
+	for _, p := range inst.node.pods {
+		if time.Now().Before(over) && p.isWaitedFor(inst) {
+			i.s.violate("%s: completed %s with %s while %s was there and there was time", i.name, inst.id, result, p.Name)
 		}
 	}
 }
 
-// What is waited for in vain: for so long nobody waits for an unreachable kubelet, and for who takes a finalizer off.
+// For so long a drain waits for an unreachable kubelet, and for a finalizer to be removed.
 const (
-	lostWait = 15 * time.Second
-	keptWait = 10 * time.Second
-	// reconnectLag is how long a kubelet that is heard again may still be taken for lost: what comes after its drain.
+	unreachableWait = 15 * time.Second
+	finalizerWait   = 10 * time.Second
+	// reconnectLag is how long a kubelet that is reachable again may still count as unreachable: what follows its drain.
 	reconnectLag = 5 * time.Second
 )
 
-// isWaitedFor tells whether the pod is to go and somebody can see to that, if it has not been told yet.
-func (p *simPod) isWaitedFor(c *simInstance) bool {
-	lost := !c.node.lostAt.IsZero() && time.Since(c.node.lostAt) >= lostWait
-	stays := c.broken || lost || time.Since(c.node.reconnectedAt) < reconnectLag || !p.ContainersEndedAt.IsZero() && time.Since(p.ContainersEndedAt) >= keptWait
+// isWaitedFor reports whether the drain must wait for the pod: it must go, and it is not signalled yet or can still stop.
+func (p *simPod) isWaitedFor(inst *simInstance) bool {
+	lost := !inst.node.lostAt.IsZero() && time.Since(inst.node.lostAt) >= unreachableWait
+	stays := inst.failed || lost || time.Since(inst.node.reconnectedAt) < reconnectLag || !p.ContainersEndedAt.IsZero() && time.Since(p.ContainersEndedAt) >= finalizerWait
 	return p.mustGo && !(p.Terminating() && stays)
 }
 
-// checkCompleteOnce: whoever has heard that an action is completed does not ask again.
+// checkCompleteOnce checks that an invocation does not complete an action again after its success.
 func (i *simInvocation) checkCompleteOnce(id string) {
 	if i.completed[id] {
 		i.s.violate("%s: completed %s twice", i.name, id)
 	}
 }
 
-// firstHeartbeat is what an owner may take to keep an action alive.
+// firstHeartbeat is how long a lease's holder may take to keep an action alive.
 const firstHeartbeat = 5 * time.Second
 
 func (a *simAction) wasHeldFor(d time.Duration) bool {
 	return !a.heldSince.IsZero() && time.Since(a.heldSince) > d
 }
 
-// checkActionEnd: an action runs out only where the seed forces it to.
-func (s *simulation) checkActionEnd(c *simInstance, a *simAction) {
+// checkActionEnd checks that a hook times out only where the seed forces it.
+func (s *simulation) checkActionEnd(inst *simInstance, a *simAction) {
 	if a.result == "" {
-		if s.counts["hook ran out"]++; !s.mayExpire() || (!s.hasFaults() && a.wasHeldFor(firstHeartbeat)) {
-			s.violate("the hook of %s ran out", c.id)
+		if s.counts["hook timed out"]++; !s.mayExpire() || (!s.hasFailures() && a.wasHeldFor(firstHeartbeat)) {
+			s.violate("the hook of %s timed out", inst.id)
 		}
 	}
 }
 
-// die: what still runs on the node then was told to stop, or is named as left.
-func (s *simulation) die(c *simInstance) {
-	s.enter(c, "Terminated")
-	c.dead = true
-	for _, p := range c.node.pods {
+// die terminates the instance. Each pod that still runs must have been signalled, or be named in a report.
+func (s *simulation) die(inst *simInstance) {
+	s.enter(inst, "Terminated")
+	inst.dead = true
+	for _, p := range inst.node.pods {
 		if p.mustGo && !p.Terminating() {
-			s.counts["pod left"]++
+			s.counts["pod killed unsignalled"]++
 			s.unsignalled = append(s.unsignalled, p)
-			p.diedOn = c
+			p.diedOn = inst
 		}
 	}
 }
 
-func (s *simulation) checkUnsignalled(c *simInstance, p *simPod) {
-	by := c.node.completedBy
+func (s *simulation) checkUnsignalled(inst *simInstance, p *simPod) {
+	by := inst.node.completedBy
 	switch {
-	case c.reclaimed:
-		s.checkReclaimed(c, p)
-	case c.action.result == "": // ran out
-	case by.dead: // before it could say so
-	case by.reports[c.id].Status == StatusFailed: // out of reach until the deadline
-		if !s.hasFaults() {
-			s.violate("%s: the drain of %s failed, and nothing was wrong", by.name, c.id)
+	case inst.reclaimed:
+		s.checkReclaimed(inst, p)
+	case inst.action.result == "": // the hook timed out
+	case by.dead: // before it could report
+	case by.reports[inst.id].Status == StatusFailed: // the cluster was unreachable until the deadline
+		if !s.hasFailures() {
+			s.violate("%s: the drain of %s failed, and nothing was wrong", by.name, inst.id)
 		}
-	case !s.force && by.reportsRemaining(c.id, p):
-	case s.force && s.unreachable(c, p) && by.reportsRemaining(c.id, p):
-		s.counts["pod left by force, in an outage"]++
+	case !s.force && by.reportsRemaining(inst.id, p):
+	case s.force && s.unreachable(inst, p) && by.reportsRemaining(inst.id, p):
+		s.counts["pod remained despite force, in an outage"]++
 	default:
-		s.violate("%s died unsignalled with %s; report of %s: %v", p.Name, c.id, by.name, by.reports[c.id])
+		s.violate("%s was killed unsignalled with %s; report of %s: %v", p.Name, inst.id, by.name, by.reports[inst.id])
 	}
 }
 
-// unreachable tells whether nobody could have told the pod: from its moment on (which is not in the first half), or from when the
-// slice began that let its node go, if that was later, the API server did not answer. A request or two are lost at either end.
-func (s *simulation) unreachable(c *simInstance, p *simPod) bool {
-	from := c.node.completedAt.Add(-min(max(p.Grace, 2*time.Second), c.node.completedAt.Sub(c.action.began)/2))
-	if by := c.node.completedBy.began; from.Before(by) {
+// unreachable reports whether the API server did not answer from when the pod was due (never in the first half), or from the start of the
+// invocation that completed the action, if that was later. A request or two may be lost at either end.
+func (s *simulation) unreachable(inst *simInstance, p *simPod) bool {
+	from := inst.node.completedAt.Add(-min(max(p.Grace, 2*time.Second), inst.node.completedAt.Sub(inst.action.began)/2))
+	if by := inst.node.completedBy.began; from.Before(by) {
 		from = by
 	}
-	if r := c.node.completedBy.reports[c.id]; r.Trigger != "" && r.Deadline.After(c.interrupted.Add(spotTime)) { // heard late: a last look
+	if r := inst.node.completedBy.reports[inst.id]; r.Trigger != "" && r.Deadline.After(inst.interrupted.Add(spotTime)) { // the deadline was read late: a final pass
 		from = r.Deadline.Add(-finalPassTime / 2)
 	}
-	first, last := from.Sub(s.began)+requestLag, c.node.completedAt.Sub(s.began)-requestLag
+	first, last := from.Sub(s.began)+requestLag, inst.node.completedAt.Sub(s.began)-requestLag
 	return slices.ContainsFunc(s.outages, func(o outage) bool { return o.of == api && o.from <= first && last <= o.to })
 }
 
-// requestLag is what a request takes until it is repeated, near the deadline.
+// requestLag is how long a request takes until it is repeated, near the deadline.
 const requestLag = 3 * time.Second
 
-// checkReclaimed is for what ran on a machine that EC2 took: a notice leaves time enough to tell it, or to name it, where nothing is
-// wrong and the instance was not beyond that.
-func (s *simulation) checkReclaimed(c *simInstance, p *simPod) {
-	beyond := slices.ContainsFunc(c.states, func(at stateChange) bool {
+// checkReclaimed checks a pod that ran on an instance that EC2 reclaimed. A Spot interruption leaves time to signal it, or to name it, if
+// nothing fails and the instance could still be drained.
+func (s *simulation) checkReclaimed(inst *simInstance, p *simPod) {
+	beyond := slices.ContainsFunc(inst.states, func(at stateChange) bool {
 		return at.name != inService && at.name != "Terminated" && !(Instance{State: at.name}).isWaiting()
 	})
-	if !s.hasFaults() && !beyond && (s.force || !s.reportedRemaining[p.Name]) {
-		s.violate("%s died untold on %s, which EC2 took after its notice", p.Name, c.id)
+	if !s.hasFailures() && !beyond && (s.force || !s.reportedRemaining[p.Name]) {
+		s.violate("%s was killed unsignalled on %s, which EC2 reclaimed after its warning", p.Name, inst.id)
 	}
 }
 
@@ -338,7 +338,7 @@ func staysWithNode(p drain.PodReport) bool {
 	return p.Outcome == drain.Remained || p.Outcome == drain.Skipped
 }
 
-// noteRemaining notes who is named as left by any report.
+// noteRemaining notes the pods that any report names as remaining.
 func (s *simulation) noteRemaining(report Report) {
 	for _, p := range report.Pods {
 		if staysWithNode(p) {
@@ -347,85 +347,86 @@ func (s *simulation) noteRemaining(report Report) {
 	}
 }
 
-// checkRestored: an instance that came back has its node as it was, and so have its pods. Sweeps had minutes for it.
-func (s *simulation) checkRestored(c *simInstance) {
+// checkRestored checks that the node of a returned instance is as it was, and its pods. Sweeps had minutes for it.
+func (s *simulation) checkRestored(inst *simInstance) {
 	if !s.hadQuietMinutes() {
 		return
 	}
-	s.counts["given back"]++
-	if c.node.closed {
-		s.violate("%s came back, and its node is still closed", c.id)
+	s.counts["node restored"]++
+	if inst.node.closed {
+		s.violate("%s returned, and its node is still cordoned", inst.id)
 	}
-	s.checkNotPaused(c)
+	s.checkNotPaused(inst)
 }
 
-// checkNotPaused: of an instance that is to stay for a while, no pod is held up.
-func (s *simulation) checkNotPaused(c *simInstance) {
-	if c.dead || c.broken || !s.hadQuietMinutes() {
+// checkNotPaused checks that no pod of an instance that stays is paused.
+func (s *simulation) checkNotPaused(inst *simInstance) {
+	if inst.dead || inst.failed || !s.hadQuietMinutes() {
 		return
 	}
-	for _, p := range c.node.pods {
+	for _, p := range inst.node.pods {
 		if (p.paused != nil || p.Labels[drain.EscortLabel] != "") && !p.Terminating() {
-			s.violate("%s stays, and its pod %s is still paused or marked", c.id, p.Name)
+			s.violate("%s stays, and its pod %s is still paused or labeled", inst.id, p.Name)
 		}
 	}
 }
 
-// hadQuietMinutes tells whether sweeps had minutes without faults for what they give back.
+// hadQuietMinutes reports whether sweeps had minutes without failures for restoring.
 func (s *simulation) hadQuietMinutes() bool {
 	since := time.Since(s.began)
 	outage := slices.ContainsFunc(s.outages, func(o outage) bool { return since < o.to+sweepTime })
 	return !outage && s.throttled+s.answersLost == 0
 }
 
-// sweepTime is for so many sweeps: one that meets a crash's lease, a node that was closed too lately, and one more.
+// sweepTime is long enough for three sweeps: one that finds a crashed holder's lease, one that finds a node cordoned too recently, and
+// one more.
 const sweepTime = 4 * time.Minute
 
-// checkDaemonsShutDown: poolers of DaemonSets are seen out before their node is let go, if the slice had time for it.
-func (s *simulation) checkDaemonsShutDown(c *simInstance) {
-	by := c.node.completedBy
-	if !s.escorts || by == nil || by.dead || c.reclaimed || by.reports[c.id].Status == StatusFailed {
+// checkDaemonsShutDown checks that poolers of DaemonSets are shut down before the completion, if the invocation had time for it.
+func (s *simulation) checkDaemonsShutDown(inst *simInstance) {
+	by := inst.node.completedBy
+	if !s.escorts || by == nil || by.dead || inst.reclaimed || by.reports[inst.id].Status == StatusFailed {
 		return
 	}
-	if !c.node.completedAt.Before(by.began.Add(s.invocationTime - handOffReserve)) {
+	if !inst.node.completedAt.Before(by.began.Add(s.invocationTime - handOffReserve)) {
 		return
 	}
-	for _, p := range c.node.pods {
+	for _, p := range inst.node.pods {
 		if p.plan.daemon && p.plan.phase == "poolers" && !p.shutDown {
-			s.violate("%s let %s go without a farewell to %s", by.name, c.id, p.Name)
+			s.violate("%s completed %s without shutting down %s", by.name, inst.id, p.Name)
 		}
 	}
 }
 
-// isFinished is when nothing is left to be done.
+// isFinished reports whether nothing remains to be done.
 func (s *simulation) isFinished() bool {
-	for _, c := range s.instances {
-		if !c.dead {
+	for _, inst := range s.instances {
+		if !inst.dead {
 			return false
 		}
 	}
 	return len(s.messages) == 0
 }
 
-// checkEnd looks at the end of it all.
+// checkEnd checks what must be true at the end.
 func (s *simulation) checkEnd() {
 	if !s.isFinished() {
-		s.violate("it did not end: %d messages are left", len(s.messages))
+		s.violate("it did not end: %d messages remain", len(s.messages))
 	}
-	for _, p := range s.unsignalled { // the reports are there by now
+	for _, p := range s.unsignalled { // the reports exist by now
 		s.checkUnsignalled(p.diedOn, p)
 	}
-	for _, c := range s.instances {
-		s.checkDaemonsShutDown(c)
+	for _, inst := range s.instances {
+		s.checkDaemonsShutDown(inst)
 	}
 	for body, sent := range s.malformed {
 		if sent && !s.deadLettered[body] {
-			s.violate("%q is not among the dead letters", body)
+			s.violate("%q is not in the dead-letter queue", body)
 		}
 	}
 }
 
-// hasFaults tells whether anything but the plain course of things can happen.
-func (s *simulation) hasFaults() bool {
+// hasFailures reports whether the seed makes anything fail.
+func (s *simulation) hasFailures() bool {
 	return len(s.outages)+s.throttled+s.answersLost > 0 || slices.Max(append(s.crashes, 0)) > 0
 }

@@ -8,42 +8,42 @@ import (
 	"quiesce/internal/drain"
 )
 
-// scenario is what a seed decides before anything happens.
+// scenario is what a seed decides before the simulation starts.
 type scenario struct {
 	seed           uint64
 	force          bool
 	onFailure      Result
 	bounds         Bounds
 	hook           Hook
-	invocationTime time.Duration // an invocation's time
-	batch          int           // records that an invocation is given at most
+	invocationTime time.Duration // of an invocation
+	batch          int           // the most records of an invocation
 	lag            time.Duration // of descriptions
 	latency        time.Duration // of every request
 	throttled      int           // requests of a thousand that are refused
 	answersLost    int           // effects of a thousand whose answer is lost
-	crashes        []int         // the n-th invocation of an event crashes after so many effects; zero: it does not
+	crashes        []int         // the n-th invocation for events crashes after so many effects; zero: it does not
 	outages        []outage
 	instancePlans  []instancePlan
 	budgets        []pdbPlan
 	falseEvents    []falseEvent
 
-	escorts     bool // poolers have one
-	onRebalance bool // recommendations are heeded
+	escorts     bool // poolers have an escort
+	onRebalance bool // the policy drains for rebalance recommendations
 	retains     bool // the group keeps instances whose termination was abandoned
 }
 
-// service is what requests go to. The first two can fail.
+// service receives requests. The first two can fail.
 type service int
 
 const (
 	aws service = iota
 	api
-	console // a pooler's
+	console // of a pooler
 )
 
 func (to service) String() string { return [...]string{"AWS", "the API server", "a console"}[to] }
 
-// outage is a time in which a service answers nothing but errors.
+// outage is a time in which a service answers only errors.
 type outage struct {
 	of       service
 	from, to time.Duration // since the simulation began
@@ -51,40 +51,40 @@ type outage struct {
 
 // instancePlan is one instance and its node.
 type instancePlan struct {
-	begins   time.Duration   // its termination
-	events   []time.Duration // when its event comes, after that; none: it is lost
-	returns  bool            // its first termination ends in a warm pool, from which it comes back and is terminated again
-	again    time.Duration   // after it came back
-	replayed time.Duration   // after it came back, the event of the action that is over comes once more; zero: it does not
-	pods     []podPlan
+	terminatedAt    time.Duration   // when its termination begins
+	events          []time.Duration // when its events are sent, after that; none: the event is lost
+	returns         bool            // its first termination ends in a warm pool, from which it returns and is terminated again
+	terminatedAgain time.Duration   // after its return, it is terminated again
+	replayed        time.Duration   // after its return, the first action's event is sent again; zero: never
+	pods            []podPlan
 
-	hibernates               bool          // it comes back with the pods that were running
-	otherHook                time.Duration // for which a second hook keeps it, from the beginning; zero: there is none
-	kubeletLost, kubeletBack time.Duration // after its termination began nobody hears from its kubelet, for so long; zero: never, for ever
-	machineBreaks            time.Duration // after its termination began, the machine is gone; zero: it does not
+	hibernates               bool          // it returns with the pods that were running
+	otherHook                time.Duration // for how long a second hook keeps it, from the start; zero: there is none
+	kubeletLost, kubeletBack time.Duration // when its kubelet becomes unreachable, after its termination began, and for how long; zero: never, for ever
+	fails                    time.Duration // when it fails, after its termination began; zero: never
 	spot                     bool
-	interrupted              time.Duration // since the simulation began, EC2 says that it takes the machine in two minutes; zero: it does not
-	recommended              time.Duration // likewise, that it may; zero: it does not
+	interrupted              time.Duration // when EC2 sends a Spot interruption, since the simulation began; zero: never
+	recommended              time.Duration // when EC2 recommends a rebalance; zero: never
 }
 
 // podPlan is one pod.
 type podPlan struct {
 	grace, stop  time.Duration
 	phase        string
-	pdb          int // an index, or none below zero
+	pdb          int // an index; below zero: none
 	daemon       bool
 	held         bool
-	finalizer    time.Duration // by a finalizer, when it has stopped; zero: not; below zero: for ever
-	transactions time.Duration // what its transactions take
+	finalizer    time.Duration // how long a finalizer keeps it after it has stopped; zero: not; below zero: for ever
+	transactions time.Duration // how long its open transactions take
 }
 
-// pdbPlan is a budget over pods of any node.
+// pdbPlan is a PDB over pods of any node.
 type pdbPlan struct {
 	spare int           // pods above those that must be healthy
-	ready time.Duration // what a replacement takes; zero: none ever is
+	ready time.Duration // how long a replacement takes; zero: there is none
 }
 
-// falseEvent is an event that is not what it says.
+// falseEvent is an event whose claim is not true.
 type falseEvent struct {
 	at   time.Duration
 	kind string
@@ -92,13 +92,13 @@ type falseEvent struct {
 
 const mille = 1000
 
-// Throttling comes and goes: of so much time, this much.
+// Throttling comes and goes: it lasts so long, of every so long.
 const (
 	throttledFor   = time.Minute
 	throttledEvery = 3 * time.Minute
 )
 
-// newScenario draws one. Most seeds have few faults, so that each meets the plain course of things often enough.
+// newScenario draws a scenario. Most seeds have few failures, so that each meets the plain course often enough.
 func newScenario(seed uint64) scenario {
 	r := dice{rand.New(rand.NewPCG(seed, 6))}
 	s := scenario{
@@ -134,11 +134,11 @@ func newScenario(seed uint64) scenario {
 	return s
 }
 
-// drawMore draws what makes the plain course of things less plain. Its dice are its own, so that a seed is still the same drain.
+// drawMore draws further variations. Its dice are its own, so that a seed stays the same drain.
 func (s *scenario) drawMore(r dice) {
 	s.escorts, s.onRebalance, s.retains = r.one(2), r.one(2), r.one(2)
 	if r.one(6) {
-		s.falseEvents = append(s.falseEvents, falseEvent{r.between(0, 3*time.Minute), "notice forged"})
+		s.falseEvents = append(s.falseEvents, falseEvent{r.between(0, 3*time.Minute), "trigger forged"})
 	}
 	for i := range s.instancePlans {
 		s.instancePlans[i].drawMore(r)
@@ -154,7 +154,7 @@ func (s *scenario) drawMore(r dice) {
 
 func (m *instancePlan) drawMore(r dice) {
 	m.hibernates, m.spot = r.one(2), !m.returns && r.one(3)
-	m.otherHook, m.machineBreaks = r.sometimes(6, 10*time.Second, 5*time.Minute), r.sometimes(15, 0, 3*time.Minute)
+	m.otherHook, m.fails = r.sometimes(6, 10*time.Second, 5*time.Minute), r.sometimes(15, 0, 3*time.Minute)
 	if m.kubeletLost = r.sometimes(12, time.Second, 2*time.Minute); r.one(2) {
 		m.kubeletBack = r.between(5*time.Second, 2*time.Minute)
 	}
@@ -175,7 +175,7 @@ func (s *scenario) drawFailures(r dice) {
 	}
 }
 
-// drawHook: one in eight hooks is so short that faults in a row outlast it.
+// drawHook draws the hook. One in eight has a timeout so short that failures in a row outlast it.
 func (s *scenario) drawHook(r dice) Hook {
 	timeout := s.maxSilence() + r.between(0, 5*time.Minute)
 	if r.one(8) {
@@ -184,8 +184,8 @@ func (s *scenario) drawHook(r dice) Hook {
 	return Hook{HeartbeatTimeout: timeout}
 }
 
-// maxSilence is how long faults can keep an instance without a heartbeat: each crash costs a message's hidden time and a turn of who
-// waits for its lease; an outage, itself; a failure, a pause; and then a sweep comes within the minute.
+// maxSilence returns how long failures can keep an instance without a heartbeat. Each crash costs a message's hidden time and a retry of
+// the invocation that waits for its lease. An outage costs its length, a failure a delay, and then a sweep follows within the minute.
 func (s *scenario) maxSilence() time.Duration {
 	total := 2 * time.Minute
 	for _, after := range s.crashes {
@@ -206,7 +206,7 @@ func (s *scenario) maxSilence() time.Duration {
 }
 
 func (s *scenario) drawInstance(r dice) instancePlan {
-	m := instancePlan{begins: r.between(0, 90*time.Second), returns: r.one(6), again: r.between(5*time.Minute, 8*time.Minute)}
+	m := instancePlan{terminatedAt: r.between(0, 90*time.Second), returns: r.one(6), terminatedAgain: r.between(5*time.Minute, 8*time.Minute)}
 	if !r.one(10) {
 		for range 1 + r.IntN(3)/2 {
 			m.events = append(m.events, r.between(0, 40*time.Second))
@@ -231,10 +231,10 @@ func (s *scenario) drawPod(r dice) podPlan {
 	return p
 }
 
-// mayExpire tells whether the seed made a hook run out, whoever is at work: its timeout is shorter than faults in a row can last.
+// mayExpire reports whether the hook may time out whatever the function does: its timeout is shorter than failures in a row can last.
 func (s *scenario) mayExpire() bool { return s.hook.HeartbeatTimeout < s.maxSilence() }
 
-// dice is a source of what a seed decides.
+// dice draws what a seed decides.
 type dice struct{ *rand.Rand }
 
 func (d dice) one(of int) bool { return d.IntN(of) == 0 }
@@ -246,7 +246,7 @@ func (d dice) between(from, to time.Duration) time.Duration {
 	return from + time.Duration(d.Int64N(int64(to-from)))
 }
 
-// sometimes is zero but once in so many times.
+// sometimes returns a time once in so many calls, and otherwise zero.
 func (d dice) sometimes(of int, from, to time.Duration) time.Duration {
 	if !d.one(of) {
 		return 0
@@ -270,8 +270,8 @@ func (i *simInvocation) phases() []drain.Phase {
 }
 
 func (s scenario) String() string {
-	return fmt.Sprintf("seed %d: force %t, slices of %s, hook %s, at most %s less %s, lag %s, "+
-		"crashes %v, outages %v, throttled %d, unheard %d, escorts %t, latency %s, on failure %s, retains %t\n%+v\nbudgets %+v strays %v",
+	return fmt.Sprintf("seed %d: force %t, invocations of %s, hook %s, at most %s less %s, lag %s, "+
+		"crashes %v, outages %v, throttled %d, answers lost %d, escorts %t, latency %s, on failure %s, retains %t\n%+v\nPDBs %+v false events %v",
 		s.seed, s.force, s.invocationTime, s.hook.HeartbeatTimeout, s.bounds.MaxDuration, s.bounds.CompletionReserve, s.lag,
 		s.crashes, s.outages, s.throttled, s.answersLost, s.escorts, s.latency, s.onFailure, s.retains, s.instancePlans, s.budgets, s.falseEvents)
 }

@@ -19,18 +19,18 @@ import (
 )
 
 const (
-	// defaultSeeds is what a plain test runs; SEEDS says otherwise, and SEED=n runs one and tells all of it.
+	// defaultSeeds is how many seeds run by default. SEEDS overrides it. SEED=n runs one seed and prints its history.
 	defaultSeeds = 10_000
-	// shards run side by side.
+	// shards run in parallel.
 	shards = 8
-	// minSimulation is how long a simulation is at least.
+	// minSimulation is the shortest duration of a simulation.
 	minSimulation = 3 * time.Minute
-	// maxSimulation is when what has not ended never will.
+	// maxSimulation is after how long a simulation counts as stuck.
 	maxSimulation = 2 * time.Hour
 )
 
-// TestSimulation_EverySeed_KeepsPromises runs the whole use case against a cluster and an AWS in memory, once for each seed, which decides
-// what there is to be drained and what goes wrong. DESIGN.md section 10 is looked at after every effect, and at the end.
+// TestSimulation_EverySeed_KeepsPromises runs the whole use case against a cluster and an AWS in memory, once for each seed. The seed
+// decides what is to be drained and what fails. The promises (internal/README.md) are checked after every effect, and at the end.
 func TestSimulation_EverySeed_KeepsPromises(t *testing.T) {
 	if seed := number(t, "SEED", 0); seed > 0 {
 		runSeed(t, uint64(seed), true)
@@ -63,7 +63,7 @@ func number(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// totals counts what was met.
+// totals counts what the simulations met.
 type totals struct {
 	mu     sync.Mutex
 	counts map[string]int
@@ -85,33 +85,33 @@ func (t *totals) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// simulation is one seed's world.
+// simulation is the AWS and the cluster of one seed.
 type simulation struct {
 	scenario
 
 	mu                sync.Mutex
 	instances         []*simInstance
 	pdbs              []*simPDB
-	unsignalled       []*simPod // that nobody told to stop
+	unsignalled       []*simPod // that were never signalled
 	messages          []*simMessage
 	sent              int
 	arrived           chan struct{} // a message may have become visible
 	malformed         map[string]bool
 	deadLettered      map[string]bool
-	unheardEffects    map[string]bool           // effects whose answer nobody heard
-	reportedRemaining map[string]bool           // pods that any report says are left
-	groupHolders      map[string]*simInvocation // whose turn it is to stop a pooler, by group
+	unheardEffects    map[string]bool           // effects whose answer was lost
+	reportedRemaining map[string]bool           // pods that any report names as remaining
+	groupHolders      map[string]*simInvocation // the invocation that may stop a pooler, by group
 	deliveries        int
 	began             time.Time
 	running           sync.WaitGroup
 	lines             []line
-	over              bool // nothing more is sent
+	over              bool // no more messages are sent
 	drawn             map[string]uint64
 	counts            map[string]int
-	violation         string // the first promise that was broken
+	violation         string // the first broken promise
 }
 
-// line is one line of the log, put into words only when it is wanted.
+// line is one line of the history. It is formatted only when it is printed.
 type line struct {
 	at        time.Duration
 	by        string
@@ -119,7 +119,7 @@ type line struct {
 	err       error
 }
 
-func runSeed(t *testing.T, seed uint64, tell bool) map[string]int {
+func runSeed(t *testing.T, seed uint64, verbose bool) map[string]int {
 	t.Helper()
 	var s *simulation
 	ended := false
@@ -131,7 +131,7 @@ func runSeed(t *testing.T, seed uint64, tell bool) map[string]int {
 	synctest.Test(t, func(t *testing.T) {
 		s = newSimulation(seed)
 		s.run(t.Context())
-		if s.violation != "" || tell {
+		if s.violation != "" || verbose {
 			t.Logf("%s\n%s\n%s", s.scenario, s.history(), describeCounts(s.counts))
 		}
 		if s.violation != "" {
@@ -158,9 +158,9 @@ func newSimulation(seed uint64) *simulation {
 		s.pdbs = append(s.pdbs, &simPDB{plan: plan, name: fmt.Sprintf("app/budget-%d", i), healthy: plan.spare})
 	}
 	for i, plan := range s.instancePlans {
-		c := &simInstance{plan: plan, id: fmt.Sprintf("i-%d", i), states: []stateChange{{s.began.Add(-time.Hour), inService}}}
-		s.instances = append(s.instances, c)
-		c.node = s.newNode(c)
+		inst := &simInstance{plan: plan, id: fmt.Sprintf("i-%d", i), states: []stateChange{{s.began.Add(-time.Hour), inService}}}
+		s.instances = append(s.instances, inst)
+		inst.node = s.newNode(inst)
 	}
 	return s
 }
@@ -168,20 +168,20 @@ func newSimulation(seed uint64) *simulation {
 func (s *simulation) run(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, maxSimulation)
 	defer cancel()
-	for _, c := range s.instances {
-		s.later(c.plan.begins, func() { s.terminate(c) })
-		s.scheduleTriggers(c)
+	for _, inst := range s.instances {
+		s.later(inst.plan.terminatedAt, func() { s.terminate(inst) })
+		s.scheduleTriggers(inst)
 	}
 	for _, stray := range s.falseEvents {
 		s.later(stray.at, func() { s.sendFalseEvent(stray.kind) })
 	}
-	var around sync.WaitGroup
-	around.Go(func() { s.deliver(ctx) })
-	around.Go(func() { s.runSweeps(ctx) })
+	var loops sync.WaitGroup
+	loops.Go(func() { s.deliver(ctx) })
+	loops.Go(func() { s.runSweeps(ctx) })
 	for pause(ctx, 5*time.Second) == nil && !s.isOver() {
 	}
 	cancel()
-	around.Wait()
+	loops.Wait()
 	s.running.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,19 +195,19 @@ func (s *simulation) isOver() bool {
 	return s.over
 }
 
-// sendFalseEvent sends an event that is not what it says.
+// sendFalseEvent sends an event whose claim is not true.
 func (s *simulation) sendFalseEvent(kind string) {
 	s.counts["event "+kind]++
-	c := s.instances[0]
-	t := Termination{Group: theGroup, Hook: theHook, Token: "forged", InstanceID: c.id, Began: time.Now()}
+	inst := s.instances[0]
+	t := Termination{Group: theGroup, Hook: theHook, Token: "forged", InstanceID: inst.id, Began: time.Now()}
 	switch kind {
 	case "unknown instance":
 		t.InstanceID = "i-unknown"
-	case "notice forged":
-		if c.plan.spot { // it would be as good as a true one
+	case "trigger forged":
+		if inst.plan.spot { // it could not be distinguished from a true one
 			return
 		}
-		t = Termination{InstanceID: c.id, Began: time.Now(), Trigger: SpotInterruption}
+		t = Termination{InstanceID: inst.id, Began: time.Now(), Trigger: SpotInterruption}
 	case "another group":
 		t.Group = "another"
 	case "another hook":
@@ -221,36 +221,36 @@ func (s *simulation) sendFalseEvent(kind string) {
 	s.send(encode(t))
 }
 
-// runSweeps is the schedule of sweeps.
+// runSweeps starts a sweep each minute.
 func (s *simulation) runSweeps(ctx context.Context) {
 	for pause(ctx, time.Minute) == nil {
 		s.running.Go(func() { s.invoke(ctx, nil) })
 	}
 }
 
-// simInvocation is one invocation: its calls are its own, and have no effect once it has crashed.
+// simInvocation is one invocation. After a crash, its requests have no effect.
 type simInvocation struct {
 	s      *simulation
 	name   string
 	sweeps bool
 	cancel context.CancelFunc
 
-	crashAfter int // effects; zero: never
+	crashAfter int // so many effects; zero: never
 	effects    int
 	dead       bool
 	diedAt     time.Time
 	over       bool
 	verified   bool
 	began      time.Time
-	escorting  map[string]bool // out: the pods whose escort is under way
-	stuck      map[string]bool // pods that it could not give back
+	escorting  map[string]bool // pods whose escort is running
+	stuck      map[string]bool // pods whose escort it could not undo
 	holds      map[string]bool
-	completed  map[string]bool // and heard so
+	completed  map[string]bool // with a known answer
 	steps      map[string]step
 	reports    map[string]Report
 }
 
-// invoke is one invocation for these messages, or a sweep where there are none.
+// invoke runs one invocation for these messages, or a sweep if there are none.
 func (s *simulation) invoke(ctx context.Context, batch []*simMessage) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.invocationTime)
 	defer cancel()
@@ -291,10 +291,10 @@ func (s *simulation) newInvocation(cancel context.CancelFunc, batch []*simMessag
 	for n, l := range batch {
 		records[n] = l.record()
 	}
-	s.later(s.invocationTime, func() { // what Lambda does
+	s.later(s.invocationTime, func() { // as Lambda does
 		if !i.over && !i.dead {
-			s.counts["killed by its time"]++
-			i.die("ran out of time")
+			s.counts["killed by its timeout"]++
+			i.die("timed out")
 		}
 	})
 	return i, records
@@ -324,7 +324,7 @@ var (
 	errUnheard = errors.New("the answer was lost")
 )
 
-// ask is one request: it takes its time, and may not be heard.
+// ask is one request. It takes time, and may be refused.
 func (i *simInvocation) ask(ctx context.Context, to service, do func() error) error {
 	if err := i.wait(ctx); err != nil {
 		return err
@@ -386,14 +386,14 @@ func (i *simInvocation) refuses(ctx context.Context, to service) error {
 	return nil
 }
 
-// die: nothing that it does has an effect any more.
+// die ends the invocation: none of its requests has an effect any more.
 func (i *simInvocation) die(why string) {
 	i.dead, i.diedAt = true, time.Now()
 	i.s.note(i, why, "")
 	i.cancel()
 }
 
-// happens decides by the seed whether the next of its kind does.
+// happens decides by the seed whether the next event of its kind happens.
 func (s *simulation) happens(what string, ofThousand int) bool {
 	if ofThousand == 0 {
 		return false
@@ -406,7 +406,7 @@ func (s *simulation) happens(what string, ofThousand int) bool {
 	return x%mille < uint64(ofThousand)
 }
 
-// later does something under the lock after a while, unless it is over by then.
+// later runs do with the mutex locked, after a while.
 func (s *simulation) later(d time.Duration, do func()) { time.AfterFunc(d, s.locked(do)) }
 
 func (s *simulation) locked(do func()) func() {
@@ -446,7 +446,7 @@ func (s *simulation) violate(format string, args ...any) {
 	}
 }
 
-// reportReader takes the reports that are logged: of an event that came by a queue, the log is where its report goes.
+// reportReader reads the reports from the log: an event from a queue has its report only there.
 type reportReader struct{ *simInvocation }
 
 func (reportReader) Enabled(context.Context, slog.Level) bool { return true }
