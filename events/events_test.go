@@ -12,7 +12,7 @@ import (
 	"quiesce/events"
 )
 
-func TestEveryFileIsACaseAndEveryCaseAFile(t *testing.T) {
+func TestCases_EachHasAFile(t *testing.T) {
 	files, err := fs.Glob(events.FS, "*.json")
 	require.NoError(t, err)
 
@@ -41,7 +41,7 @@ func TestEveryPayloadIsJSONAsLambdaWouldPassIt(t *testing.T) {
 	}
 }
 
-func TestACaseIsReadByItsNameOrItsFilesName(t *testing.T) {
+func TestRead_NameOfCaseOrFile_ReturnsPayload(t *testing.T) {
 	byName, err := events.Read("terminate")
 	require.NoError(t, err)
 	byFile, err := events.Read("terminate.json")

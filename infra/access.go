@@ -11,11 +11,11 @@ import (
 	"github.com/aws/jsii-runtime-go"
 )
 
-// kubernetesGroup is who the function is in the cluster; rbac.yaml says what that group may do.
+// kubernetesGroup is the function's group in the cluster. rbac.yaml has the permissions of that group.
 const kubernetesGroup = "quiesce"
 
-// newClusterAccess makes the function's role a member of the group. Where aws-auth still lists who may enter, that is done there by
-// hand, and this is the role itself.
+// newClusterAccess creates the EKS access entry that makes the function's role a member of the group. Without an access entry,
+// people add the role to aws-auth, and this returns the role itself.
 func newClusterAccess(stack awscdk.Stack, d deployment, p parts) constructs.IDependable {
 	if !d.Stack.AccessEntry {
 		return p.role
@@ -28,78 +28,82 @@ func newClusterAccess(stack awscdk.Stack, d deployment, p parts) constructs.IDep
 	})
 }
 
-// newRole is who the function is to AWS: it may do what rights lists, and nothing is ever added to that elsewhere.
+// newRole creates the execution role of the function. permissions has all its permissions: nothing else adds any.
 func newRole(stack awscdk.Stack, d deployment, p parts) awsiam.Role {
 	role := awsiam.NewRole(stack, jsii.String("Role"), &awsiam.RoleProps{
-		Description: jsii.String("What " + d.StackName() + " may do"),
+		Description: jsii.String("Execution role of " + d.StackName()),
 		AssumedBy:   awsiam.NewServicePrincipal(jsii.String("lambda.amazonaws.com"), nil),
 		InlinePolicies: &map[string]awsiam.PolicyDocument{
-			"quiesce": awsiam.NewPolicyDocument(&awsiam.PolicyDocumentProps{Statements: rights(stack, d, p)}),
+			"quiesce": awsiam.NewPolicyDocument(&awsiam.PolicyDocumentProps{Statements: permissions(stack, d, p)}),
 		},
 	})
-	excuse(role, "AwsSolutions-IAM5", "Each asterisk is one that AWS forces, or the part of a group's ARN that AWS makes up; "+
-		"access.go says which is which, and a test knows them all.")
+	suppress(role, "AwsSolutions-IAM5", "AWS requires each wildcard, or it stands for the UUID in the ARN of a group. "+
+		"access.go gives the reason of each, and a test lists them all.")
 	return role
 }
 
-// rights are the function's, each statement with its reason.
-func rights(stack awscdk.Stack, d deployment, p parts) *[]awsiam.PolicyStatement {
+// permissions returns the permissions of the function, each statement with its reason. policy.json is the result for a stack
+// without options, and policy-options.json for one with all of them.
+func permissions(stack awscdk.Stack, d deployment, p parts) *[]awsiam.PolicyStatement {
 	all := slices.Concat(
-		logRights(stack, d), scalingRights(stack, d), queueRights(p.queues), clusterRights(stack, d), secretRights(d),
-		reportRights(d, p), networkRights(stack, d),
+		logStatements(stack, d), scalingStatements(stack, d), queueStatements(p.queues), clusterStatements(stack, d),
+		secretStatements(d), reportStatements(d, p), networkStatements(stack, d),
 	)
 	return &all
 }
 
-// logRights: to write to its own log group, which it need not be able to make. Streams are named by Lambda.
-func logRights(stack awscdk.Stack, d deployment) []awsiam.PolicyStatement {
+// logStatements allows writing to the function's own log group. The stack creates the group, and Lambda names the streams.
+func logStatements(stack awscdk.Stack, d deployment) []awsiam.PolicyStatement {
 	return []awsiam.PolicyStatement{
 		allow("Log", on(arn(stack, "logs", "log-group:"+logGroupName(d)+":log-stream:*")), "logs:CreateLogStream", "logs:PutLogEvents"),
 	}
 }
 
-func scalingRights(stack awscdk.Stack, d deployment) []awsiam.PolicyStatement {
+// scalingStatements allows what a drain and a sweep need of Auto Scaling and EC2.
+func scalingStatements(stack awscdk.Stack, d deployment) []awsiam.PolicyStatement {
 	var groups []*string
 	for _, glob := range d.Groups {
 		groups = append(groups, arn(stack, "autoscaling", "autoScalingGroup:*:autoScalingGroupName/"+iamPattern(glob)))
 	}
 	return []awsiam.PolicyStatement{
-		// To verify what an event claims, to know the hook's clock, and to find instances whose event was lost, and since when they
-		// wait. Auto Scaling has no resources for what only describes:
+		// Verify what an event claims, learn the timeouts of the hook, and find instances whose event was lost, with the start of
+		// their wait. The Describe actions of Auto Scaling support no resources:
 		// https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2autoscaling.html.
-		allow("LookAtGroups", everything,
+		allow("DescribeAutoScaling", everything,
 			"autoscaling:DescribeAutoScalingGroups", "autoscaling:DescribeAutoScalingInstances", "autoscaling:DescribeLifecycleHooks",
 			"autoscaling:DescribeScalingActivities"),
-		// To keep an instance of our groups waiting, and to let it go. The asterisk is the group's UUID, which nobody knows beforehand.
-		allow("HoldAndLetGo", groups, "autoscaling:RecordLifecycleActionHeartbeat", "autoscaling:CompleteLifecycleAction"),
-		// To know what a node is called. EC2 has no resources for what only describes:
+		// Keep an instance of our groups waiting, and complete its lifecycle action. The wildcard stands for the UUID of the group,
+		// which AWS assigns when it is created.
+		allow("LifecycleActions", groups, "autoscaling:RecordLifecycleActionHeartbeat", "autoscaling:CompleteLifecycleAction"),
+		// Learn the name of a node. The Describe actions of EC2 support no resources:
 		// https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html.
-		allow("FindNodes", everything, "ec2:DescribeInstances"),
+		allow("DescribeInstances", everything, "ec2:DescribeInstances"),
 	}
 }
 
-func queueRights(q queues) []awsiam.PolicyStatement {
+// queueStatements allows what the function and its event source mapping do with the queues.
+func queueStatements(q queues) []awsiam.PolicyStatement {
 	return []awsiam.PolicyStatement{
-		// To be given messages: the event source mapping acts as this role. To see whether any wait, to hide those of a drain under way,
-		// and to make up for an event that was lost.
-		allow("Events", on(q.work.QueueArn()), "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes",
+		// Receive and delete messages: the event source mapping uses this role. Count them, hide those of running drains, and send
+		// lost events again.
+		allow("Events", on(q.events.QueueArn()), "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes",
 			"sqs:ChangeMessageVisibility", "sqs:SendMessage"),
-		// To put aside what can never be processed.
-		allow("DeadLetters", on(q.dead.QueueArn()), "sqs:SendMessage"),
+		// Send malformed events to the dead-letter queue.
+		allow("DeadLetterQueue", on(q.dlq.QueueArn()), "sqs:SendMessage"),
 	}
 }
 
-// clusterRights: to learn the API server's address, unless quiesce.yaml tells it. What the function may do there is for Kubernetes to
-// say.
-func clusterRights(stack awscdk.Stack, d deployment) []awsiam.PolicyStatement {
+// clusterStatements allows asking for the API server's address, unless quiesce.yaml has it. RBAC decides what the function may
+// do there.
+func clusterStatements(stack awscdk.Stack, d deployment) []awsiam.PolicyStatement {
 	if d.Stack.ClusterEndpoint != "" {
 		return nil
 	}
-	return []awsiam.PolicyStatement{allow("FindCluster", on(arn(stack, "eks", "cluster/"+d.Cluster)), "eks:DescribeCluster")}
+	return []awsiam.PolicyStatement{allow("DescribeCluster", on(arn(stack, "eks", "cluster/"+d.Cluster)), "eks:DescribeCluster")}
 }
 
-// secretRights: to log in to poolers' consoles with the secrets that quiesce.yaml names, and no others.
-func secretRights(d deployment) []awsiam.PolicyStatement {
+// secretStatements allows reading the secrets that quiesce.yaml names, and no others: the credentials of poolers' consoles.
+func secretStatements(d deployment) []awsiam.PolicyStatement {
 	secrets := secretARNs(d)
 	if len(secrets) == 0 {
 		return nil
@@ -107,6 +111,7 @@ func secretRights(d deployment) []awsiam.PolicyStatement {
 	return []awsiam.PolicyStatement{allow("ConsoleLogins", *jsii.Strings(secrets...), "secretsmanager:GetSecretValue")}
 }
 
+// secretARNs returns the secrets that quiesce.yaml names, sorted, each once.
 func secretARNs(d deployment) []string {
 	var all []string
 	for _, phase := range d.Phases {
@@ -118,35 +123,36 @@ func secretARNs(d deployment) []string {
 	return slices.Compact(all)
 }
 
-// reportRights: to add reports, and neither to read nor to delete them.
-func reportRights(d deployment, p parts) []awsiam.PolicyStatement {
+// reportStatements allows adding reports to the bucket, but neither reading nor deleting them.
+func reportStatements(d deployment, p parts) []awsiam.PolicyStatement {
 	if p.reports == nil {
 		return nil
 	}
 	return []awsiam.PolicyStatement{allow("Reports", on(p.reports.ArnForObjects(jsii.String("*"))), "s3:PutObject")}
 }
 
-// networkRights are Lambda's, which attaches the function to the VPC as this role. The function's own code is denied them, as AWS
-// advises: https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html, which also says where it takes an asterisk.
-func networkRights(stack awscdk.Stack, d deployment) []awsiam.PolicyStatement {
+// networkStatements allows Lambda to attach the function to the VPC with this role, and denies the same to the function's own
+// code. AWS recommends that: https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html. The page also says which
+// actions need a wildcard.
+func networkStatements(stack awscdk.Stack, d deployment) []awsiam.PolicyStatement {
 	if d.Stack.VPC == nil {
 		return nil
 	}
-	look := []string{"ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"}
-	change := []string{
+	describe := []string{"ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"}
+	attach := []string{
 		"ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses",
 	}
-	deny := allow("NetworkIsNotForTheCode", everything, slices.Concat(look, change)...)
+	deny := allow("DenyNetworkToFunctionCode", everything, slices.Concat(describe, attach)...)
 	deny.SetEffect(awsiam.Effect_DENY)
 	deny.AddCondition(jsii.String("ArnEquals"), map[string]any{
 		"lambda:SourceFunctionArn": arn(stack, "lambda", "function:"+d.StackName()),
 	})
 	return []awsiam.PolicyStatement{
-		allow("LookAtNetwork", everything, look...), allow("AttachToNetwork", on(arn(stack, "ec2", "*/*")), change...), deny,
+		allow("DescribeNetwork", everything, describe...), allow("AttachToNetwork", on(arn(stack, "ec2", "*/*")), attach...), deny,
 	}
 }
 
-// everything is for actions that know no resources.
+// everything is the resource of actions that support no other.
 var everything = on(jsii.String("*"))
 
 func on(resources ...*string) []*string { return resources }
@@ -157,14 +163,14 @@ func allow(sid string, resources []*string, actions ...string) awsiam.PolicyStat
 	})
 }
 
-// arn is that of a resource of this account, in whatever partition and region that is.
+// arn returns the ARN of a resource in the partition, region and account of the stack.
 func arn(stack awscdk.Stack, service, resource string) *string {
 	return stack.FormatArn(&awscdk.ArnComponents{
 		Service: jsii.String(service), Resource: jsii.String(resource), ArnFormat: awscdk.ArnFormat_NO_RESOURCE_NAME,
 	})
 }
 
-// iamPattern is a glob as IAM understands it, which knows an asterisk and a question mark: a set of characters becomes any one.
+// iamPattern returns a glob in the syntax of IAM, which has only * and ?. A set of characters becomes a question mark.
 func iamPattern(glob string) string {
 	var pattern strings.Builder
 	for i := 0; i < len(glob); i++ {

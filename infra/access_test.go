@@ -13,62 +13,67 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// right is one statement of the function's policy.
-type right struct {
+// statement is one statement of the function's policy.
+type statement struct {
 	sid, effect string
 	actions     []any
 	resources   []any
 }
 
-// What the function may do is what somebody who steals its role may do. policy.json is what public gets, with a placeholder for
-// what only AWS knows.
-func TestTheFunctionMayDoWhatPolicyJSONSaysAndNothingElse(t *testing.T) {
-	want, err := os.ReadFile("policy.json")
-	require.NoError(t, err)
-	got, err := json.Marshal(policyOf(t, of(t, publicStack, "quiesce-prod")))
-	require.NoError(t, err)
-	require.JSONEq(t, string(want), string(got))
-}
-
-func TestTheFunctionMayReadTheSecretsThatAreConfiguredAndAddReports(t *testing.T) {
-	rights := rightsOf(t, of(t, privateStack, "drains"))
-	require.Contains(t, rights, right{"ConsoleLogins", "Allow", list("secretsmanager:GetSecretValue"),
-		list("arn:aws-us-gov:secretsmanager:us-gov-west-1:111122223333:secret:pgbouncer-a1b2c3")})
-	require.Contains(t, rights, right{"Reports", "Allow", list("s3:PutObject"), list("{S3::Bucket}.Arn/*")})
-	for _, r := range rights {
-		require.NotEqual(t, "FindCluster", r.sid, "the file says where the cluster is")
+// A stolen role has exactly these permissions. policy.json is for a stack without options. policy-options.json is for one with
+// vpc, secretArn, archiveReports and clusterEndpoint, where DescribeCluster is not needed. Both have placeholders for what only
+// AWS knows: neither is a policy to attach.
+func TestPolicy_EqualsPolicyJSON(t *testing.T) {
+	for file, got := range map[string]template{
+		"policy.json": of(t, publicStack, "quiesce-prod"), "policy-options.json": of(t, privateStack, "drains"),
+	} {
+		want, err := os.ReadFile(file)
+		require.NoError(t, err)
+		policy, err := json.Marshal(policyOf(t, got))
+		require.NoError(t, err)
+		require.JSONEq(t, string(want), string(policy), file)
 	}
 }
 
-// Lambda attaches the function to the VPC in the name of its role. The function's own code has no business with network interfaces.
-func TestOnlyLambdaItselfMayAttachToTheVPC(t *testing.T) {
-	s := of(t, privateStack, "drains")
-	look := list("ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets")
-	change := list(
-		"ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses",
-	)
-	rights := rightsOf(t, s)
-	require.Equal(t, []right{
-		{"LookAtNetwork", "Allow", look, list("*")},
-		{"AttachToNetwork", "Allow", change, list("arn:<Partition>:ec2:us-gov-west-1:111122223333:*/*")},
-		{"NetworkIsNotForTheCode", "Deny", append(look, change...), list("*")},
-	}, rights[len(rights)-3:])
-	statements := statementsOf(policyOf(t, s))
-	require.Equal(t, object{"ArnEquals": object{
-		"lambda:SourceFunctionArn": "arn:<Partition>:lambda:us-gov-west-1:111122223333:function:drains",
-	}}, statements[len(statements)-1]["Condition"])
+func TestPolicy_SecretsAndReportsConfigured_AllowsThem(t *testing.T) {
+	statements := statementsIn(t, of(t, privateStack, "drains"))
+	require.Contains(t, statements, statement{"ConsoleLogins", "Allow", list("secretsmanager:GetSecretValue"),
+		list("arn:aws-us-gov:secretsmanager:us-gov-west-1:111122223333:secret:pgbouncer-admin-a1b2c3")})
+	require.Contains(t, statements, statement{"Reports", "Allow", list("s3:PutObject"), list("{S3::Bucket}.Arn/*")})
+	for _, s := range statements {
+		require.NotEqual(t, "DescribeCluster", s.sid, "the file has the endpoint of the cluster")
+	}
 }
 
-func TestOnlyLambdaMayBeTheFunction(t *testing.T) {
+// Lambda attaches the function to the VPC with its role. The function's own code needs no network interfaces.
+func TestPolicy_VPC_DeniesNetworkToFunctionCode(t *testing.T) {
+	s := of(t, privateStack, "drains")
+	describe := list("ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets")
+	attach := list(
+		"ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses",
+	)
+	statements := statementsIn(t, s)
+	require.Equal(t, []statement{
+		{"DescribeNetwork", "Allow", describe, list("*")},
+		{"AttachToNetwork", "Allow", attach, list("arn:<Partition>:ec2:us-gov-west-1:111122223333:*/*")},
+		{"DenyNetworkToFunctionCode", "Deny", append(describe, attach...), list("*")},
+	}, statements[len(statements)-3:])
+	raw := statementsOf(policyOf(t, s))
+	require.Equal(t, object{"ArnEquals": object{
+		"lambda:SourceFunctionArn": "arn:<Partition>:lambda:us-gov-west-1:111122223333:function:drains",
+	}}, raw[len(raw)-1]["Condition"])
+}
+
+func TestRole_OnlyLambdaCanAssumeIt(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	require.Equal(t, []object{{"Action": "sts:AssumeRole", "Effect": "Allow", "Principal": object{"Service": "lambda.amazonaws.com"}}},
 		statementsOf(s.only(t, "AWS::IAM::Role")["AssumeRolePolicyDocument"]))
 	require.NotContains(t, s.only(t, "AWS::IAM::Role"), "ManagedPolicyArns")
-	require.Empty(t, s.all("AWS::IAM::Policy"), "what it may do stands in one place")
+	require.Empty(t, s.all("AWS::IAM::Policy"), "all permissions are in one policy")
 }
 
-// What a glob means to the function, IAM must allow.
-func TestIAMAllowsEveryGroupThatAGlobMeans(t *testing.T) {
+// IAM must allow every group that the function matches.
+func TestIAMPattern_MatchesEveryGroupOfTheGlob(t *testing.T) {
 	for glob, want := range map[string]string{
 		"workers-a": "workers-a", "batch-*": "batch-*", "gpu-?": "gpu-?", "gpu-[ab]-*": "gpu-?-*", "gpu-[^a-c]": "gpu-?",
 		`[\]a]x`: "?x", `odd\*`: "odd?",
@@ -79,21 +84,21 @@ func TestIAMAllowsEveryGroupThatAGlobMeans(t *testing.T) {
 	}
 }
 
-// unwritten are the actions that no line of the function's code asks for.
-var unwritten = []string{
-	// Lambda logs, takes messages out of the queue and attaches to the VPC, all in the name of the role.
+// usedByLambda are the actions that the function's code does not call.
+var usedByLambda = []string{
+	// Lambda writes logs, receives messages and attaches the function to the VPC, all with the role of the function.
 	"logs:CreateLogStream", "logs:PutLogEvents", "sqs:ReceiveMessage", "sqs:DeleteMessage",
 	"ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets",
 	"ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses",
 }
 
-// call is how the SDK's requests are called.
+// call matches the name of a request of the SDK.
 var call = regexp.MustCompile(`\b(autoscaling|ec2|eks|s3|sqs|secretsmanager)\.([A-Z][A-Za-z]+)Input\b`)
 
-// A right that is missing is noticed when a node is to be drained; one too many, when the role is stolen.
-func TestTheFunctionMayDoWhatItsCodeAsksForAndNothingElse(t *testing.T) {
+// A missing permission breaks a drain. An unused one helps a thief of the role.
+func TestPolicy_AllowsExactlyWhatTheCodeCalls(t *testing.T) {
 	wanted := map[string]bool{}
-	for _, action := range unwritten {
+	for _, action := range usedByLambda {
 		wanted[action] = true
 	}
 	sources, err := filepath.Glob("../internal/*/*.go")
@@ -110,8 +115,8 @@ func TestTheFunctionMayDoWhatItsCodeAsksForAndNothingElse(t *testing.T) {
 	}
 
 	granted := map[string]bool{}
-	for _, r := range append(rightsOf(t, of(t, publicStack, "quiesce-prod")), rightsOf(t, of(t, privateStack, "drains"))...) {
-		for _, action := range r.actions {
+	for _, s := range append(statementsIn(t, of(t, publicStack, "quiesce-prod")), statementsIn(t, of(t, privateStack, "drains"))...) {
+		for _, action := range s.actions {
 			granted[action.(string)] = true
 		}
 	}
@@ -120,14 +125,14 @@ func TestTheFunctionMayDoWhatItsCodeAsksForAndNothingElse(t *testing.T) {
 
 func list(items ...any) []any { return items }
 
-func rightsOf(t *testing.T, s template) (rights []right) {
+func statementsIn(t *testing.T, s template) (statements []statement) {
 	t.Helper()
-	for _, statement := range statementsOf(policyOf(t, s)) {
-		rights = append(rights, right{
-			fmt.Sprint(statement["Sid"]), fmt.Sprint(statement["Effect"]), several(statement["Action"]), several(statement["Resource"]),
+	for _, raw := range statementsOf(policyOf(t, s)) {
+		statements = append(statements, statement{
+			fmt.Sprint(raw["Sid"]), fmt.Sprint(raw["Effect"]), toList(raw["Action"]), toList(raw["Resource"]),
 		})
 	}
-	return rights
+	return statements
 }
 
 func policyOf(t *testing.T, s template) any {
@@ -137,8 +142,8 @@ func policyOf(t *testing.T, s template) any {
 	return policies[0].(object)["PolicyDocument"]
 }
 
-// several is a list that is written as its one item where it has no more.
-func several(value any) []any {
+// toList returns a list, which IAM may write as its only item.
+func toList(value any) []any {
 	if items, is := value.([]any); is {
 		return items
 	}

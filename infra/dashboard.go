@@ -12,11 +12,11 @@ import (
 	"quiesce/internal/metrics"
 )
 
-// width is a dashboard's, in its own units.
+// width is the width of a dashboard, in grid units.
 const width = 24
 
-// newDashboard answers three questions, one a row: what is draining now, what got stuck, what was forced. Under them it says how it goes
-// in general.
+// newDashboard creates the dashboard. Three rows answer one question each: what is draining now, what got stuck, what was
+// forced. The last row is an overview.
 func newDashboard(stack awscdk.Stack, d deployment, p parts, alarms []interfacesawscloudwatch.IAlarmRef) awscloudwatch.Dashboard {
 	return awscloudwatch.NewDashboard(stack, jsii.String("Dashboard"), &awscloudwatch.DashboardProps{
 		DashboardName: jsii.String(d.StackName()),
@@ -27,58 +27,58 @@ func newDashboard(stack awscdk.Stack, d deployment, p parts, alarms []interfaces
 			heading("What is draining now"), drainingNow(d, p),
 			heading("What got stuck"), stuck(d, p),
 			heading("What was forced"), forced(d),
-			heading("How it goes"), inGeneral(d),
+			heading("Overview"), overview(d),
 		},
 	})
 }
 
 func drainingNow(d deployment, p parts) *[]awscloudwatch.IWidget {
 	return row(
-		graph("Instances on their way out, and of these drained now",
+		graph("Instances waiting / draining",
 			measure(d, metrics.InstancesWaiting, "Maximum"), measure(d, metrics.InstancesDraining, "Maximum")),
-		graph("Invocations, events taken, events that wait",
-			p.function.program.Metric(jsii.String("ConcurrentExecutions"), eachMinute("Maximum")),
-			p.queues.work.MetricApproximateNumberOfMessagesNotVisible(eachMinute("Maximum")),
-			p.queues.work.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum"))),
-		lines(d, "Drains that are not done, and the last that was heard of each",
+		graph("Concurrency, messages in flight, messages visible",
+			p.function.lambda.Metric(jsii.String("ConcurrentExecutions"), eachMinute("Maximum")),
+			p.queues.events.MetricApproximateNumberOfMessagesNotVisible(eachMinute("Maximum")),
+			p.queues.events.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum"))),
+		lines(d, "Active drains (last log line)",
 			`filter ispresent(instance)`,
 			`stats latest(msg) as last, latest(node) as host, max(@timestamp) as at by instance, group`,
-			`filter last != "done"`, `sort at desc`),
+			`filter last != "event handled"`, `sort at desc`),
 	)
 }
 
 func stuck(d deployment, p parts) *[]awscloudwatch.IWidget {
 	return row(
-		graph("Held up: by budgets (s), by heartbeats, into the next slice, by lost events",
+		graph("Delays",
 			measure(d, metrics.PDBBlockedSeconds, "Maximum"), measure(d, metrics.HeartbeatsFailed, "Sum"),
 			measure(d, metrics.Handoffs, "Sum"), measure(d, metrics.EventsResent, "Sum")),
-		graph("Age of events (s), slices that failed, events put aside",
-			measure(d, metrics.EventAgeSeconds, "Maximum"), p.queues.work.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
+		graph("Age of events (s), failed invocations, malformed events",
+			measure(d, metrics.EventAgeSeconds, "Maximum"), p.queues.events.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
 			measure(d, metrics.InvocationsFailed, "Sum"),
-			p.queues.dead.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metrics.MalformedEvents, "Sum")),
-		reports(d, "Drains that did not get their way", "left", "incomplete", "failed", "rejected"),
+			p.queues.dlq.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metrics.MalformedEvents, "Sum")),
+		reports(d, "Incomplete, failed and rejected drains", "partial", "incomplete", "failed", "rejected"),
 	)
 }
 
 func forced(d deployment) *[]awscloudwatch.IWidget {
 	return row(
 		graph("Pods", measure(d, metrics.PodsForced, "Sum"), measure(d, metrics.PodsRemaining, "Sum")),
-		graph("Transactions cut, instances gone too soon",
+		graph("Aborted transactions, expired hooks",
 			measure(d, metrics.TransactionsAborted, "Sum"), measure(d, metrics.HooksExpired, "Sum")),
 		reports(d, "Drains that forced a pod", "forced"),
 	)
 }
 
-func inGeneral(d deployment) *[]awscloudwatch.IWidget {
+func overview(d deployment) *[]awscloudwatch.IWidget {
 	return row(
 		graph("Drains by status", each(d, metrics.Drains, metrics.Status)),
-		graph("Seconds a drain took", measure(d, metrics.DrainSeconds, "p50"), measure(d, metrics.DrainSeconds, "Maximum")),
+		graph("Drain duration (s)", measure(d, metrics.DrainSeconds, "p50"), measure(d, metrics.DrainSeconds, "Maximum")),
 		graph("Pods evicted, escorts by strategy, sweeps",
 			measure(d, metrics.PodsEvicted, "Sum"), each(d, metrics.Escorts, metrics.Strategy), measure(d, metrics.Sweeps, "Sum")),
 	)
 }
 
-// each is a metric once for each value that a dimension ever had.
+// each returns a metric for each value that a dimension ever had.
 func each(d deployment, metric, dimension string) awscloudwatch.IMetric {
 	return awscloudwatch.NewMathExpression(&awscloudwatch.MathExpressionProps{
 		Expression: jsii.String(fmt.Sprintf(`SEARCH('{%s,%s,%s} MetricName="%s" Cluster="%s"', 'Sum')`,
@@ -100,7 +100,7 @@ func graph(title string, metrics ...awscloudwatch.IMetric) awscloudwatch.IWidget
 	})
 }
 
-// reports are the last lines of drains that ended in one of these ways.
+// reports lists the reports with one of the statuses.
 func reports(d deployment, title string, statuses ...string) awscloudwatch.IWidget {
 	return lines(d, title,
 		`fields @timestamp, report.status, report.instanceId, report.node, report.reason, error`,

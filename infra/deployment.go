@@ -8,13 +8,13 @@ import (
 	"quiesce/internal/config"
 )
 
-// deployment is one function for one cluster: its zip, and the configuration that lies in it.
+// deployment is the function of one cluster: its zip, and the configuration in that zip.
 type deployment struct {
 	config.Config
 	zip string
 }
 
-// readDeployment reads the configuration as the function will at its start. What it would refuse is refused here.
+// readDeployment reads the configuration as the function does at startup, and rejects what the function would reject.
 func readDeployment(path string) (deployment, error) {
 	text, err := readConfiguration(path)
 	if err != nil {
@@ -27,13 +27,14 @@ func readDeployment(path string) (deployment, error) {
 	return deployment{Config: settings, zip: path}, nil
 }
 
-// noEnvironment: of the variables that config knows, the stack sets only those that it makes itself.
+// noEnvironment is an empty environment. The stack itself sets the variables that the function reads.
 func noEnvironment(string) string { return "" }
 
+// readConfiguration returns the text of the configuration in a zip.
 func readConfiguration(path string) ([]byte, error) {
 	archive, err := zip.OpenReader(path)
 	if err != nil {
-		return nil, fmt.Errorf("%w (make build makes it)", err)
+		return nil, fmt.Errorf("%w (make build creates it)", err)
 	}
 	defer archive.Close()
 	file, err := archive.Open(config.FileName)

@@ -10,31 +10,31 @@ import (
 )
 
 const (
-	// functionTimeout is Lambda's maximum. A drain that takes longer is handed over to the next invocation.
+	// functionTimeout is Lambda's maximum. A longer drain continues in the next invocation.
 	functionTimeout = 15 * time.Minute
-	// functionMemory buys processor time rather than memory, of which 30 MB were enough: Lambda gives a whole processor for 1,769 MB
-	// (https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html). A node of 134 pods was drained within such a share of one,
-	// twice each: in 4.4 and 6.4 s at 128 MB, 2.9 and 3.3 s at 256 MB, 2.5 and 3.1 s at 512 MB, 2.4 and 2.8 s at 1,024 MB, and 2.5 and
-	// 2.6 s at 1,769 MB. More than this buys nothing; it costs half a cent for fifteen minutes.
+	// functionMemory, in MB, sets the share of a CPU. The function itself needs 30 MB. Lambda gives one CPU for 1,769 MB
+	// (https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html). Two drains each of a node with 134 pods took 4.4
+	// and 6.4 s at 128 MB, 2.9 and 3.3 s at 256 MB, 2.5 and 3.1 s at 512 MB, 2.4 and 2.8 s at 1,024 MB, and 2.5 and 2.6 s at
+	// 1,769 MB. More is not faster. Fifteen minutes cost half a cent.
 	functionMemory = 512
-	// spareExecutions are set aside beside those for drains: for two sweeps, should one take its time, and people who look at plans.
+	// spareExecutions are reserved beside those for drains: for two overlapping sweeps, and for people who ask for plans.
 	spareExecutions = 5
-	// asyncAge bounds how long an asynchronous invocation waits that was throttled: the next sweep is due by then.
+	// asyncAge limits how long a throttled asynchronous invocation waits. After that time the next sweep is due.
 	asyncAge = time.Minute
-	// liveAlias is what everything invokes. What it points to can be changed without a deployment.
+	// liveAlias is the alias that everything invokes. It can point to another version without a deployment.
 	liveAlias = "live"
 )
 
-// function is the program, and the alias by which it is invoked.
+// function is the Lambda function, and the alias that everything invokes.
 type function struct {
-	program awslambda.Function
-	live    awslambda.Alias
+	lambda awslambda.Function
+	live   awslambda.Alias
 }
 
-// newFunction publishes a version for each deployment that changes anything, and points the alias to it. Earlier versions stay, so
-// that the alias can be pointed back.
+// newFunction publishes a version for each deployment with a change, and points the alias to it. Earlier versions stay, so that
+// the alias can point back.
 func newFunction(stack awscdk.Stack, d deployment, p parts) function {
-	made := awslambda.NewFunction(stack, jsii.String("Function"), &awslambda.FunctionProps{
+	lambda := awslambda.NewFunction(stack, jsii.String("Function"), &awslambda.FunctionProps{
 		FunctionName:                 jsii.String(d.StackName()),
 		Description:                  jsii.String(description(d)),
 		Runtime:                      awslambda.Runtime_PROVIDED_AL2023(),
@@ -42,31 +42,31 @@ func newFunction(stack awscdk.Stack, d deployment, p parts) function {
 		Handler:                      jsii.String("bootstrap"),
 		Code:                         awslambda.Code_FromAsset(jsii.String(d.zip), nil),
 		MemorySize:                   jsii.Number(functionMemory),
-		Timeout:                      lasting(functionTimeout),
-		Role:                         p.role.WithoutPolicyUpdates(nil), // what it may do stands in one place: access.go
+		Timeout:                      duration(functionTimeout),
+		Role:                         p.role.WithoutPolicyUpdates(nil), // access.go has all permissions
 		Environment:                  environment(d, p),
 		LogGroup:                     newLogGroup(stack, d),
 		LoggingFormat:                awslambda.LoggingFormat_JSON,
 		ReservedConcurrentExecutions: reserved(d),
 		CurrentVersionOptions:        &awslambda.VersionOptions{RemovalPolicy: awscdk.RemovalPolicy_RETAIN},
 	})
-	p.network.attach(made)
+	p.network.attach(lambda)
 	live := awslambda.NewAlias(stack, jsii.String("Live"), &awslambda.AliasProps{
 		AliasName: jsii.String(liveAlias),
-		Version:   made.CurrentVersion(),
+		Version:   lambda.CurrentVersion(),
 	})
 	live.ConfigureAsyncInvoke(&awslambda.EventInvokeConfigOptions{
-		RetryAttempts: jsii.Number(0), // a sweep comes each minute, and whatever else failed it will find
-		MaxEventAge:   lasting(asyncAge),
+		RetryAttempts: jsii.Number(0), // the next sweep comes within a minute, and finds what another failed to do
+		MaxEventAge:   duration(asyncAge),
 	})
-	return function{program: made, live: live}
+	return function{lambda: lambda, live: live}
 }
 
 func newLogGroup(stack awscdk.Stack, d deployment) awslogs.LogGroup {
 	group := awslogs.NewLogGroup(stack, jsii.String("Logs"), &awslogs.LogGroupProps{
 		LogGroupName:  jsii.String(logGroupName(d)),
-		Retention:     awslogs.RetentionDays_INFINITE, // its enumeration knows months, quiesce.yaml days
-		RemovalPolicy: awscdk.RemovalPolicy_DESTROY,   // one that stayed would be in the way of the next deployment
+		Retention:     awslogs.RetentionDays_INFINITE, // CDK counts months, quiesce.yaml days: set below
+		RemovalPolicy: awscdk.RemovalPolicy_DESTROY,   // a retained group would block the next deployment
 	})
 	group.Node().DefaultChild().(awslogs.CfnLogGroup).SetRetentionInDays(jsii.Number(d.Stack.LogRetentionDays))
 	return group
@@ -74,11 +74,11 @@ func newLogGroup(stack awscdk.Stack, d deployment) awslogs.LogGroup {
 
 func logGroupName(d deployment) string { return "/aws/lambda/" + d.StackName() }
 
-// environment is what internal/config reads beside the file.
+// environment returns the variables that internal/config reads.
 func environment(d deployment, p parts) *map[string]*string {
 	variables := map[string]*string{
-		"QUIESCE_QUEUE_URL": p.queues.work.QueueUrl(),
-		"QUIESCE_DLQ_URL":   p.queues.dead.QueueUrl(),
+		"QUIESCE_QUEUE_URL": p.queues.events.QueueUrl(),
+		"QUIESCE_DLQ_URL":   p.queues.dlq.QueueUrl(),
 	}
 	if d.Stack.ClusterEndpoint != "" {
 		variables["QUIESCE_CLUSTER_ENDPOINT"] = jsii.String(d.Stack.ClusterEndpoint)
@@ -90,8 +90,8 @@ func environment(d deployment, p parts) *map[string]*string {
 	return &variables
 }
 
-// reserved sets executions aside, so that another function's rush never leaves nodes undrained. None are where the account has
-// none to spare.
+// reserved returns the reserved executions: with them, no other function can take the executions that drains need. It returns
+// nil if quiesce.yaml reserves none, as for an account without executions to spare.
 func reserved(d deployment) *float64 {
 	if !d.Stack.ReservedConcurrency {
 		return nil

@@ -11,38 +11,38 @@ import (
 
 const (
 	day = 24 * time.Hour
-	// leastHeartbeat is for how long an instance waits that nobody keeps alive: by so much are terminations late when the function is
-	// stopped or broken, for nothing. It must be longer than visibility, so that a message whose invocation died before its first act
-	// comes back while its instance still waits, even if no sweep runs; the rest is for cold starts and AWS's own bad minutes. The
-	// function heartbeats every third of it.
-	leastHeartbeat = visibility + 5*time.Minute
-	// Auto Scaling lets an instance wait for a hundred heartbeats, and no longer than two days:
+	// minHeartbeatTimeout is how long an instance waits without a heartbeat. It delays terminations, to no use, while the function
+	// is stopped or broken. It must exceed visibility: if an invocation dies before its first action, its message must return
+	// while the instance still waits, even without a sweep. The rest covers cold starts and slow minutes of AWS. The function
+	// sends a heartbeat every third of it.
+	minHeartbeatTimeout = visibility + 5*time.Minute
+	// An instance can wait for 100 heartbeat timeouts, and for at most two days:
 	// https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_PutLifecycleHook.html.
-	longestWait    = 2 * day
-	mostHeartbeats = 100
-	// terminating is Auto Scaling's word for the transition that hooks of ours hold up.
+	maxWait       = 2 * day
+	maxHeartbeats = 100
+	// terminating is the lifecycle transition of our hooks.
 	terminating = "autoscaling:EC2_INSTANCE_TERMINATING"
 )
 
-// heartbeat is the hook's timeout: such that a hundred of them are enough for the longest drain.
-func heartbeat(longestDrain time.Duration) time.Duration {
-	needed := min(longestDrain, longestWait) / mostHeartbeats
-	return max(leastHeartbeat, needed.Truncate(time.Second)+time.Second)
+// heartbeatTimeout returns the heartbeat timeout of the hook: 100 of them cover the longest drain.
+func heartbeatTimeout(maxDuration time.Duration) time.Duration {
+	needed := min(maxDuration, maxWait) / maxHeartbeats
+	return max(minHeartbeatTimeout, needed.Truncate(time.Second)+time.Second)
 }
 
-// newHooks puts the hook on each existing group that is named exactly; the groups themselves are somebody else's. The hooks are made
-// when everything is there that answers them, and are gone before anything of that goes: Auto Scaling lets waiting instances go then
+// newHooks adds the hook to each group that quiesce.yaml names without a glob. The groups exist already. The hooks are created
+// after all that handles their events, and deleted before it. Deleting a hook completes the actions that wait on it
 // (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DeleteLifecycleHook.html).
-func newHooks(stack awscdk.Stack, d deployment, answering []constructs.IDependable) {
+func newHooks(stack awscdk.Stack, d deployment, handlers []constructs.IDependable) {
 	all := constructs.NewConstruct(stack, jsii.String("Hooks"))
 	for _, group := range d.Groups.Exact() {
 		hook := awsautoscaling.NewCfnLifecycleHook(all, jsii.String(group), &awsautoscaling.CfnLifecycleHookProps{
 			AutoScalingGroupName: jsii.String(group),
 			LifecycleHookName:    jsii.String(d.Lifecycle.Hook),
 			LifecycleTransition:  jsii.String(terminating),
-			HeartbeatTimeout:     jsii.Number(heartbeat(d.Drain.MaxDuration).Seconds()),
-			DefaultResult:        jsii.String(string(d.Lifecycle.OnFailure)), // no answer is a drain that failed
+			HeartbeatTimeout:     jsii.Number(heartbeatTimeout(d.Drain.MaxDuration).Seconds()),
+			DefaultResult:        jsii.String(string(d.Lifecycle.OnFailure)), // without a heartbeat, the drain counts as failed
 		})
-		hook.Node().AddDependency(answering...)
+		hook.Node().AddDependency(handlers...)
 	}
 }

@@ -1,10 +1,10 @@
-// Command infra is the CDK app: it makes a CloudFormation stack of each function's zip that it is given. What the stack is to be
-// stands in the zip's own quiesce.yaml, so that the stack and the function in it can never have read different ones.
+// Command infra is the CDK app. It creates a CloudFormation stack for each zip of a function. It reads the quiesce.yaml in the
+// zip, so that the stack and its function always have the same configuration.
 //
 //	go run ./infra dist/function.zip
 //
-// It writes the cloud assembly to CDK_OUTDIR, where the cdk command looks for it. It needs node, and neither the network nor an
-// AWS account.
+// It writes the cloud assembly to CDK_OUTDIR, where the cdk command reads it. It needs node, but neither the network nor an AWS
+// account.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/aws/jsii-runtime-go"
 )
 
-func main() { os.Exit(inOwnFolder(run)) }
+func main() { os.Exit(withTempFolder(run)) }
 
 func run() int {
 	if len(os.Args) < 2 {
@@ -32,10 +32,10 @@ func run() int {
 	return 0
 }
 
-// inOwnFolder has jsii put its files where they are taken away again. Its Close would do that at the end as well, but waits for its
-// process a second time while it still waits the first time: a data race, which ends in a complaint (internal/kernel/process of
-// jsii-runtime-go v1.139.0). So it is closed at the beginning, when it has a folder and no process yet. The process ends with ours.
-func inOwnFolder(run func() int) int {
+// withTempFolder calls run with a temporary folder for the files of jsii, and removes it afterwards. jsii.Close would remove them
+// too, but it waits for its process twice at once: a data race, which ends in an error message (internal/kernel/process of
+// jsii-runtime-go v1.139.0). So Close is called first, while jsii has a folder but no process. The process ends with this one.
+func withTempFolder(run func() int) int {
 	jsii.Close()
 	folder, err := os.MkdirTemp("", "quiesce-infra-")
 	if err == nil {
@@ -43,26 +43,26 @@ func inOwnFolder(run func() int) int {
 		err = os.Setenv("TMPDIR", folder)
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "make a folder for CDK:", err)
+		fmt.Fprintln(os.Stderr, "create a folder for CDK:", err)
 		return 1
 	}
 	return run()
 }
 
-// readAll reads every zip, so that all faults are told at once.
+// readAll reads every zip, and reports all errors together.
 func readAll(zips []string) (deployments []deployment, err error) {
 	for _, zip := range zips {
-		d, fault := readDeployment(zip)
-		deployments, err = append(deployments, d), errors.Join(err, fault)
+		d, failed := readDeployment(zip)
+		deployments, err = append(deployments, d), errors.Join(err, failed)
 	}
 	return deployments, err
 }
 
-// newApp is all stacks, and the checks that they must pass. The path of the output is CDK_OUTDIR unless it is given.
+// newApp creates all stacks, and the rules that they must pass. Without an output path, CDK writes to CDK_OUTDIR.
 func newApp(output *string, deployments ...deployment) awscdk.App {
 	app := awscdk.NewApp(&awscdk.AppProps{
 		Outdir:             output,
-		AnalyticsReporting: jsii.Bool(false), // would add a resource that differs from region to region
+		AnalyticsReporting: jsii.Bool(false), // would add a resource that differs between regions
 		TreeMetadata:       jsii.Bool(false),
 	})
 	for _, d := range deployments {

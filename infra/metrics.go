@@ -10,7 +10,7 @@ import (
 	"quiesce/internal/metrics"
 )
 
-// measure is one of the function's own metrics. further are names and values of dimensions beside the cluster's.
+// measure returns one of the function's own metrics. further has the names and values of dimensions beside Cluster.
 func measure(d deployment, name, statistic string, further ...string) awscloudwatch.Metric {
 	dimensions := map[string]*string{metrics.Cluster: jsii.String(d.Cluster)}
 	for i := 0; i+1 < len(further); i += 2 {
@@ -18,11 +18,11 @@ func measure(d deployment, name, statistic string, further ...string) awscloudwa
 	}
 	return awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
 		Namespace: jsii.String(metrics.Namespace), MetricName: jsii.String(name), DimensionsMap: &dimensions,
-		Statistic: jsii.String(statistic), Period: lasting(time.Minute),
+		Statistic: jsii.String(statistic), Period: duration(time.Minute),
 	})
 }
 
-// lasting is a duration as CDK wants it.
-func lasting(d time.Duration) awscdk.Duration {
+// duration converts a duration for CDK.
+func duration(d time.Duration) awscdk.Duration {
 	return awscdk.Duration_Seconds(jsii.Number(d.Seconds()))
 }

@@ -7,15 +7,15 @@ import (
 	"github.com/cdklabs/cdk-nag-go/cdknag/v2"
 )
 
-// checkRules has every stack checked against AWS's own list of good habits, at each synth:
+// checkRules checks every stack against the AWS Solutions rules, at each synth:
 // https://github.com/cdklabs/cdk-nag/blob/main/RULES.md#awssolutions.
 func checkRules(app awscdk.App) {
 	awscdk.Aspects_Of(app).Add(cdknag.NewAwsSolutionsChecks(&cdknag.NagPackProps{Verbose: jsii.Bool(true)}), nil)
 }
 
-// excuse says why a rule does not hold for something, beside it.
-func excuse(something constructs.IConstruct, rule, reason string) {
-	cdknag.NagSuppressions_AddResourceSuppressions(something, &[]*cdknag.NagPackSuppression{
+// suppress suppresses a rule for one construct, and gives the reason.
+func suppress(construct constructs.IConstruct, rule, reason string) {
+	cdknag.NagSuppressions_AddResourceSuppressions(construct, &[]*cdknag.NagPackSuppression{
 		{Id: jsii.String(rule), Reason: jsii.String(reason)},
 	}, jsii.Bool(true))
 }

@@ -12,65 +12,66 @@ import (
 
 const https = 443
 
-// network is how the function reaches a cluster from inside its VPC; nil: it reaches it from outside.
+// network attaches the function to the VPC of its cluster. nil: the function stays outside.
 type network struct {
 	*config.VPC
 	all   constructs.Construct
 	group awsec2.CfnSecurityGroup
 }
 
-// newNetwork makes the function's security group, and lets it in where the cluster's own lets nobody in: to the API server and,
-// where escorts speak to pods directly, to the poolers' consoles. Pods with security groups of their own must let it in themselves.
+// newNetwork creates the security group of the function, and rules in the cluster's security group that admit it: to the API
+// server and, where escorts connect to pods directly, to the poolers' consoles. Pods with security groups of their own need
+// such a rule there.
 func newNetwork(stack awscdk.Stack, d deployment) *network {
 	if d.Stack.VPC == nil {
 		return nil
 	}
 	n := &network{VPC: d.Stack.VPC, all: constructs.NewConstruct(stack, jsii.String("Network"))}
 	n.group = awsec2.NewCfnSecurityGroup(n.all, jsii.String("Function"), &awsec2.CfnSecurityGroupProps{
-		GroupDescription:    jsii.String("What " + d.StackName() + " may reach"),
+		GroupDescription:    jsii.String("Outbound access of " + d.StackName()),
 		VpcId:               jsii.String(n.ID),
-		SecurityGroupEgress: n.ways(d),
+		SecurityGroupEgress: n.egress(d),
 	})
 	for _, p := range clusterPorts(d) {
-		awsec2.NewCfnSecurityGroupIngress(n.all, jsii.String(p.what), &awsec2.CfnSecurityGroupIngressProps{
+		awsec2.NewCfnSecurityGroupIngress(n.all, jsii.String(p.name), &awsec2.CfnSecurityGroupIngressProps{
 			GroupId: jsii.String(n.ClusterSecurityGroup), SourceSecurityGroupId: n.group.AttrGroupId(),
 			IpProtocol: jsii.String("tcp"), FromPort: jsii.Number(p.from), ToPort: jsii.Number(p.to),
-			Description: jsii.String(d.StackName() + " to " + p.what),
+			Description: jsii.String(d.StackName() + " to " + p.name),
 		})
 	}
 	return n
 }
 
-// ways are what the function may reach: AWS's own APIs, wherever their addresses are, and the cluster.
-func (n *network) ways(d deployment) []any {
-	ways := []any{&awsec2.CfnSecurityGroup_EgressProperty{
+// egress returns the outbound rules: HTTPS to any address, for the AWS APIs, and the ports of the cluster.
+func (n *network) egress(d deployment) []any {
+	rules := []any{&awsec2.CfnSecurityGroup_EgressProperty{
 		CidrIp: jsii.String("0.0.0.0/0"), IpProtocol: jsii.String("tcp"), FromPort: jsii.Number(https), ToPort: jsii.Number(https),
 		Description: jsii.String("AWS APIs"),
 	}}
 	if n.DualStack {
-		ways = append(ways, &awsec2.CfnSecurityGroup_EgressProperty{
+		rules = append(rules, &awsec2.CfnSecurityGroup_EgressProperty{
 			CidrIpv6: jsii.String("::/0"), IpProtocol: jsii.String("tcp"), FromPort: jsii.Number(https), ToPort: jsii.Number(https),
 			Description: jsii.String("AWS APIs"),
 		})
 	}
 	for _, p := range clusterPorts(d) {
-		ways = append(ways, &awsec2.CfnSecurityGroup_EgressProperty{
+		rules = append(rules, &awsec2.CfnSecurityGroup_EgressProperty{
 			DestinationSecurityGroupId: jsii.String(n.ClusterSecurityGroup),
 			IpProtocol:                 jsii.String("tcp"), FromPort: jsii.Number(p.from), ToPort: jsii.Number(p.to),
-			Description: jsii.String(p.what),
+			Description: jsii.String(p.name),
 		})
 	}
-	return ways
+	return rules
 }
 
-// ports are some that the function must reach behind the cluster's security group.
+// ports is a range of ports that the function connects to behind the cluster's security group.
 type ports struct {
-	what     string
+	name     string
 	from, to int
 }
 
-// clusterPorts are the API server's, and those of consoles that are spoken to without the API server between. One that
-// quiesce.yaml does not tell is the pod's own, which can be any.
+// clusterPorts returns the ports of the API server and of consoles that the function connects to directly. Without a port in
+// quiesce.yaml, a console has the container port of its pod, which can be any.
 func clusterPorts(d deployment) []ports {
 	all := []ports{{"the API server", https, https}}
 	for _, phase := range d.Phases {
@@ -87,7 +88,7 @@ func clusterPorts(d deployment) []ports {
 	return all
 }
 
-// attach attaches the function to the VPC. CDK's own way would look the VPC up, which needs the account at synth.
+// attach attaches the function to the VPC. CDK's own construct would look the VPC up, which needs the account at synth.
 func (n *network) attach(f awslambda.Function) {
 	if n == nil {
 		return
@@ -99,8 +100,8 @@ func (n *network) attach(f awslambda.Function) {
 	})
 }
 
-// endpoints are the AWS services that the code itself calls, as VPC endpoints are named. A VPC without a way out needs one for each.
-// Logs, and messages on their way to the function, are Lambda's own business.
+// endpoints returns the AWS services that the code calls, as the names of VPC endpoints. Subnets without a route to the internet
+// need one for each. Lambda itself sends logs and receives messages.
 func endpoints(d deployment) []string {
 	all := []string{"autoscaling", "ec2", "sqs"}
 	if d.Stack.ClusterEndpoint == "" {

@@ -9,41 +9,52 @@ import (
 	"github.com/aws/jsii-runtime-go"
 )
 
-// output is something that is told when the stack is there, because somebody must do it or look for it.
+// output is an output of the stack: a command to run, or a resource to look for. Without a value it is left out.
 type output struct {
-	name, means string
-	value       *string
+	name, description string
+	value             *string
 }
 
-func tell(stack awscdk.Stack, d deployment, p parts, w watch) {
+func addOutputs(stack awscdk.Stack, d deployment, p parts, m monitoring) {
 	all := constructs.NewConstruct(stack, jsii.String("Outputs"))
-	for _, o := range outputs(d, p, w) {
+	for _, o := range outputs(d, p, m) {
 		if o.value == nil {
 			continue
 		}
-		told := awscdk.NewCfnOutput(all, jsii.String(o.name), &awscdk.CfnOutputProps{Value: o.value, Description: jsii.String(o.means)})
-		told.OverrideLogicalId(jsii.String(o.name))
+		created := awscdk.NewCfnOutput(all, jsii.String(o.name), &awscdk.CfnOutputProps{
+			Value: o.value, Description: jsii.String(o.description),
+		})
+		created.OverrideLogicalId(jsii.String(o.name))
 	}
 }
 
-func outputs(d deployment, p parts, w watch) []output {
+func outputs(d deployment, p parts, m monitoring) []output {
 	return []output{
-		{"Function", "What to invoke by hand", jsii.String(d.StackName() + ":" + liveAlias)},
-		{"Role", "Who the function is", p.role.RoleArn()},
-		{"Rbac", "Once for each cluster: what the function may do there", jsii.String("kubectl apply -f infra/rbac.yaml")},
-		{"AwsAuth", "To be added to mapRoles in the ConfigMap aws-auth of kube-system, which still lists who may enter", awsAuth(d, p)},
-		{"HooksByHand", "Groups that are named by a glob have no hook yet: run this for each", hooksByHand(d)},
-		{"Endpoints", "VPC endpoints that are needed where the subnets have no other way out", endpointList(d)},
-		{"Stop", "Stops the function without a deployment; README says what becomes of instances that wait", stop(d)},
-		{"Resume", "Takes it back", resume(d)},
-		{"Rollback", "Points the alias to an earlier version (aws lambda list-versions-by-function tells them)", rollback(d)},
-		{"DeadLetters", "Where events are that could not be processed", p.queues.dead.QueueUrl()},
-		{"Alarms", "The topic that alarms go to", w.topic.TopicArn()},
-		{"Reports", "The bucket that reports are kept in", p.reportBucket()},
+		{"Function", "Function and alias for manual invocations", jsii.String(d.StackName() + ":" + liveAlias)},
+		{"Role", "Execution role ARN", p.role.RoleArn()},
+		{"Rbac", "Run once per cluster: grants the function its permissions in Kubernetes", jsii.String("kubectl apply -f infra/rbac.yaml")},
+		{"AwsAuth", "Add this to mapRoles in the ConfigMap aws-auth of namespace kube-system", awsAuth(d, p)},
+		{"HooksByHand", "Run this for each group that a glob matches: the stack adds no hook to those", hooksByHand(d)},
+		{"Endpoints", "VPC endpoints that subnets without a route to the internet need", endpointList(d)},
+		{"Stop", "Stops the function without a deployment. Meanwhile the alarms queue-backlog and sweep-missing go off. " +
+			"infra/README.md says what happens to waiting instances", stop(d)},
+		{"Resume", "Restores the concurrency after Stop", resume(d)},
+		{"Rollback", "Points the alias to an earlier version (aws lambda list-versions-by-function lists them)", rollback(d)},
+		{"DeadLetterQueue", "Dead-letter queue URL", p.queues.dlq.QueueUrl()},
+		{"Alarms", alarmsDescription(d), m.topic.TopicArn()},
+		{"Reports", "Bucket of archived reports", p.reportBucket()},
 	}
 }
 
-// awsAuth is what `kubectl edit` is to add where there is no access entry.
+// alarmsDescription says whether people still have to subscribe to the topic.
+func alarmsDescription(d deployment) string {
+	if d.Stack.AlarmTopic != "" {
+		return "SNS topic of the alarms, from stack.alarmTopic"
+	}
+	return "SNS topic of the alarms. It has no subscriber: subscribe to it, or no alarm reaches anyone"
+}
+
+// awsAuth returns the entry that lets the role in without an access entry.
 func awsAuth(d deployment, p parts) *string {
 	if d.Stack.AccessEntry {
 		return nil
@@ -54,13 +65,14 @@ func awsAuth(d deployment, p parts) *string {
 	})
 }
 
+// hooksByHand returns the command that adds the hook to one group.
 func hooksByHand(d deployment) *string {
 	if len(d.Groups.Exact()) == len(d.Groups) {
 		return nil
 	}
 	return jsii.String(fmt.Sprintf("aws autoscaling put-lifecycle-hook --auto-scaling-group-name GROUP --lifecycle-hook-name %s "+
 		"--lifecycle-transition %s --heartbeat-timeout %.0f --default-result %s",
-		d.Lifecycle.Hook, terminating, heartbeat(d.Drain.MaxDuration).Seconds(), d.Lifecycle.OnFailure))
+		d.Lifecycle.Hook, terminating, heartbeatTimeout(d.Drain.MaxDuration).Seconds(), d.Lifecycle.OnFailure))
 }
 
 func endpointList(d deployment) *string {

@@ -6,7 +6,7 @@ import (
 	"github.com/aws/jsii-runtime-go"
 )
 
-// newReports is the bucket that reports are kept in, or nil. It stays when the stack goes: it is what one wants to look at then.
+// newReports creates the bucket of the reports, or returns nil. The bucket stays when the stack is deleted: its reports may still be needed.
 func newReports(stack awscdk.Stack, d deployment) awss3.Bucket {
 	if !d.Stack.ArchiveReports {
 		return nil
@@ -17,11 +17,11 @@ func newReports(stack awscdk.Stack, d deployment) awss3.Bucket {
 		EnforceSSL:        jsii.Bool(true),
 		RemovalPolicy:     awscdk.RemovalPolicy_RETAIN,
 	})
-	excuse(bucket, "AwsSolutions-S1", "A log of who read the reports would need a bucket of its own; CloudTrail can keep it.")
+	suppress(bucket, "AwsSolutions-S1", "Access logs would need a bucket of their own. CloudTrail can record access.")
 	return bucket
 }
 
-// reportBucket is its name, or nil.
+// reportBucket returns the name of the bucket, or nil.
 func (p parts) reportBucket() *string {
 	if p.reports == nil {
 		return nil

@@ -14,11 +14,11 @@ import (
 	"quiesce/internal/config"
 )
 
-// object is one of JSON.
+// object is a JSON object.
 type object = map[string]any
 
-// A version that was published stays, and what invokes the function does it by an alias: to go back is to point the alias back.
-func TestTheFunctionIsInvokedByAnAliasOfAVersionThatStays(t *testing.T) {
+// Published versions stay, and everything invokes the function by its alias. A rollback points the alias back.
+func TestFunction_IsInvokedByAnAlias_VersionsStay(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	alias := s.only(t, "AWS::Lambda::Alias")
 	require.Equal(t, object{
@@ -41,24 +41,24 @@ func TestTheFunctionIsTheProgramInTheZip(t *testing.T) {
 	require.Equal(t, "bootstrap", f["Handler"])
 	require.EqualValues(t, 900, f["Timeout"])
 	require.Equal(t, "quiesce-prod", f["FunctionName"])
-	require.Regexp(t, `^[0-9a-f]{64}\.zip$`, f["Code"].(object)["S3Key"], "named by what is in it")
+	require.Regexp(t, `^[0-9a-f]{64}\.zip$`, f["Code"].(object)["S3Key"], "named after its content")
 }
 
-func TestTheFunctionIsToldItsQueues(t *testing.T) {
+func TestEnvironment_NoOptions_HasBothQueues(t *testing.T) {
 	require.Equal(t, object{"Variables": object{
-		"QUIESCE_QUEUE_URL": "{SQS::Queue quiesce-prod}", "QUIESCE_DLQ_URL": "{SQS::Queue quiesce-prod-dead}",
+		"QUIESCE_QUEUE_URL": "{SQS::Queue quiesce-prod}", "QUIESCE_DLQ_URL": "{SQS::Queue quiesce-prod-dlq}",
 	}}, of(t, publicStack, "quiesce-prod").only(t, "AWS::Lambda::Function")["Environment"])
 }
 
-func TestTheFunctionIsToldItsClusterWhereTheFileTells(t *testing.T) {
+func TestEnvironment_EndpointConfigured_HasIt(t *testing.T) {
 	require.Equal(t, object{"Variables": object{
-		"QUIESCE_QUEUE_URL": "{SQS::Queue drains}", "QUIESCE_DLQ_URL": "{SQS::Queue drains-dead}",
+		"QUIESCE_QUEUE_URL": "{SQS::Queue drains}", "QUIESCE_DLQ_URL": "{SQS::Queue drains-dlq}",
 		"QUIESCE_CLUSTER_ENDPOINT": "https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com", "QUIESCE_CLUSTER_CA": someCA,
 		"QUIESCE_REPORT_BUCKET": "{S3::Bucket}",
 	}}, of(t, privateStack, "drains").only(t, "AWS::Lambda::Function")["Environment"])
 }
 
-func TestLogsAreJSONAndEnd(t *testing.T) {
+func TestLogs_AreJSONAndExpire(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	require.Equal(t, object{"LogFormat": "JSON", "LogGroup": "{Logs::LogGroup /aws/lambda/quiesce-prod}"},
 		s.only(t, "AWS::Lambda::Function")["LoggingConfig"])
@@ -66,8 +66,8 @@ func TestLogsAreJSONAndEnd(t *testing.T) {
 	require.EqualValues(t, 365, of(t, privateStack, "drains").only(t, "AWS::Logs::LogGroup")["RetentionInDays"])
 }
 
-// Drains of the whole queue at once must leave room for the sweep that keeps the waiting ones alive.
-func TestMoreExecutionsAreReservedThanTheQueueCanTake(t *testing.T) {
+// Drains must leave an execution for the sweep, which sends heartbeats for waiting instances.
+func TestConcurrency_ReservedExceedsQueueMaximum(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	most := s.only(t, "AWS::Lambda::EventSourceMapping")["ScalingConfig"].(object)["MaximumConcurrency"]
 	require.EqualValues(t, 100, most)
@@ -78,8 +78,8 @@ func TestMoreExecutionsAreReservedThanTheQueueCanTake(t *testing.T) {
 	require.NotContains(t, s.only(t, "AWS::Lambda::Function"), "ReservedConcurrentExecutions")
 }
 
-// A batch of two would hold the second message up for the whole of the first one's drain.
-func TestMessagesComeOneByOneAndGoBackOneByOne(t *testing.T) {
+// In a batch of two, the second message would wait for the drain of the first.
+func TestMapping_OneMessage_ReportsItsFailure(t *testing.T) {
 	mapping := of(t, publicStack, "quiesce-prod").only(t, "AWS::Lambda::EventSourceMapping")
 	require.Equal(t, "{SQS::Queue quiesce-prod}.Arn", mapping["EventSourceArn"])
 	require.EqualValues(t, 1, mapping["BatchSize"])
@@ -94,7 +94,7 @@ func TestQueuesAreEncrypted(t *testing.T) {
 	}
 }
 
-func TestQueuesTopicAndBucketRefuseWhatIsNotTLS(t *testing.T) {
+func TestQueuesTopicAndBucket_WithoutTLS_Deny(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	policies := append(s.all("AWS::SQS::QueuePolicy"), s.all("AWS::SNS::TopicPolicy")...)
 	policies = append(policies, of(t, privateStack, "drains").all("AWS::S3::BucketPolicy")...)
@@ -106,21 +106,21 @@ func TestQueuesTopicAndBucketRefuseWhatIsNotTLS(t *testing.T) {
 	}
 }
 
-// A drain of 48 hours is two hundred slices, and each is a receive.
-func TestAMessageIsGivenUpOnlyAfterAThousandReceives(t *testing.T) {
+// A drain of 48 hours is two hundred invocations, and each is a receive.
+func TestQueue_ThousandReceives_ThenDLQ(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
-	work, dead := s.work(t), s.only(t, "AWS::SQS::Queue", "QueueName", "quiesce-prod-dead")
-	require.Equal(t, object{"deadLetterTargetArn": "{SQS::Queue quiesce-prod-dead}.Arn", "maxReceiveCount": float64(1000)},
-		work["RedrivePolicy"])
-	require.EqualValues(t, (14 * day).Seconds(), dead["MessageRetentionPeriod"])
-	require.GreaterOrEqual(t, work["MessageRetentionPeriod"], longestWait.Seconds(), "no message is lost while its instance can wait")
-	require.Less(t, work["MessageRetentionPeriod"], dead["MessageRetentionPeriod"], "its age goes with it")
+	events, dlq := s.events(t), s.only(t, "AWS::SQS::Queue", "QueueName", "quiesce-prod-dlq")
+	require.Equal(t, object{"deadLetterTargetArn": "{SQS::Queue quiesce-prod-dlq}.Arn", "maxReceiveCount": float64(1000)},
+		events["RedrivePolicy"])
+	require.EqualValues(t, (14 * day).Seconds(), dlq["MessageRetentionPeriod"])
+	require.GreaterOrEqual(t, events["MessageRetentionPeriod"], maxWait.Seconds(), "no message expires while its instance can wait")
+	require.Less(t, events["MessageRetentionPeriod"], dlq["MessageRetentionPeriod"], "a moved message keeps its age")
 }
 
-// Lambda refuses a queue whose messages come back while they are worked on; and an instance must still wait when they do.
-func TestAMessageComesBackWhileItsInstanceStillWaits(t *testing.T) {
+// Lambda requires a visibility timeout of at least its own. The instance must still wait when the message returns.
+func TestQueue_VisibilityTimeout_IsBelowHeartbeatTimeout(t *testing.T) {
 	for _, s := range []template{of(t, publicStack, "quiesce-prod"), of(t, privateStack, "drains")} {
-		hidden := s.work(t)["VisibilityTimeout"]
+		hidden := s.events(t)["VisibilityTimeout"]
 		require.GreaterOrEqual(t, hidden, s.only(t, "AWS::Lambda::Function")["Timeout"])
 		for _, hook := range s.all("AWS::AutoScaling::LifecycleHook") {
 			require.Greater(t, hook["HeartbeatTimeout"], hidden)
@@ -128,12 +128,12 @@ func TestAMessageComesBackWhileItsInstanceStillWaits(t *testing.T) {
 	}
 }
 
-func (t template) work(tt *testing.T) object {
+func (t template) events(tt *testing.T) object {
 	tt.Helper()
 	return t.only(tt, "AWS::SQS::Queue", "QueueName", t.only(tt, "AWS::Lambda::Function")["FunctionName"])
 }
 
-func TestTerminationsOfOurGroupsOnOurHookGoToTheQueue(t *testing.T) {
+func TestRule_TerminationOnOurHook_GoesToTheQueue(t *testing.T) {
 	pattern := func(hook string, groups ...any) object {
 		return object{
 			"source": []any{"aws.autoscaling"}, "detail-type": []any{"EC2 Instance-terminate Lifecycle Action"},
@@ -157,8 +157,8 @@ func (t template) terminations(tt *testing.T) object {
 	return rules[0]
 }
 
-// Whatever the pattern lets through, the function decides; what it keeps back is lost.
-func TestAPatternLetsThroughEveryGroupThatAGlobMeans(t *testing.T) {
+// The function checks every event again. An event that the pattern rejects is lost.
+func TestEventPattern_MatchesEveryGroupOfTheGlob(t *testing.T) {
 	for glob, want := range map[string]any{
 		"workers-a":  "workers-a",
 		"batch-*":    object{"prefix": "batch-"},
@@ -175,13 +175,13 @@ func TestAPatternLetsThroughEveryGroupThatAGlobMeans(t *testing.T) {
 	}
 }
 
-func TestAnEventThatCannotBeDeliveredIsRetriedAndThenPutAside(t *testing.T) {
+func TestRule_DeliveryFails_RetriesThenDLQ(t *testing.T) {
 	target := targetOf(t, of(t, publicStack, "quiesce-prod").terminations(t))
-	require.Equal(t, object{"Arn": "{SQS::Queue quiesce-prod-dead}.Arn"}, target["DeadLetterConfig"])
+	require.Equal(t, object{"Arn": "{SQS::Queue quiesce-prod-dlq}.Arn"}, target["DeadLetterConfig"])
 	require.Equal(t, object{"MaximumEventAgeInSeconds": 3600.0, "MaximumRetryAttempts": 185.0}, target["RetryPolicy"])
 }
 
-func TestOnlyOurRulesMaySendToTheQueues(t *testing.T) {
+func TestQueuePolicy_AllowsOnlyOurRules(t *testing.T) {
 	for _, s := range []template{of(t, publicStack, "quiesce-prod"), of(t, privateStack, "drains")} {
 		for _, policy := range s.all("AWS::SQS::QueuePolicy") {
 			senders := slices.DeleteFunc(statementsOf(policy["PolicyDocument"]), func(s object) bool { return s["Effect"] == "Deny" })
@@ -195,7 +195,7 @@ func TestOnlyOurRulesMaySendToTheQueues(t *testing.T) {
 	}
 }
 
-func TestNoticesComeThroughTheQueueIfAsked(t *testing.T) {
+func TestRule_InterruptionsConfigured_GoToTheQueue(t *testing.T) {
 	require.Len(t, of(t, publicStack, "quiesce-prod").all("AWS::Events::Rule"), 2, "terminations and the sweep")
 
 	rule := of(t, privateStack, "drains").only(t, "AWS::Events::Rule", "EventPattern", object{
@@ -205,7 +205,7 @@ func TestNoticesComeThroughTheQueueIfAsked(t *testing.T) {
 	require.Equal(t, "{SQS::Queue drains}.Arn", targetOf(t, rule)["Arn"])
 }
 
-func TestTheSweepRunsEachMinuteAndIsNotRepeated(t *testing.T) {
+func TestSweep_RunsEachMinute_WithoutRetry(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	target := targetOf(t, s.only(t, "AWS::Events::Rule", "ScheduleExpression", "rate(1 minute)"))
 	require.JSONEq(t, `{"action": "sweep"}`, target["Input"].(string))
@@ -216,7 +216,7 @@ func TestTheSweepRunsEachMinuteAndIsNotRepeated(t *testing.T) {
 	require.Equal(t, "{Events::Rule}.Arn", permission["SourceArn"])
 }
 
-func TestEachGroupThatIsNamedExactlyGetsTheHook(t *testing.T) {
+func TestHooks_GroupNamedExactly_GetsTheHook(t *testing.T) {
 	hook := func(group, name, result string, heartbeat float64) object {
 		return object{
 			"AutoScalingGroupName": group, "LifecycleHookName": name, "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
@@ -229,15 +229,15 @@ func TestEachGroupThatIsNamedExactlyGetsTheHook(t *testing.T) {
 		of(t, privateStack, "drains").only(t, "AWS::AutoScaling::LifecycleHook"))
 }
 
-func TestForGroupsOfAGlobItIsSaidHowToMakeTheHook(t *testing.T) {
+func TestHooks_GroupsByGlob_OutputHasTheCommand(t *testing.T) {
 	require.Equal(t, "aws autoscaling put-lifecycle-hook --auto-scaling-group-name GROUP --lifecycle-hook-name quiesce "+
 		"--lifecycle-transition autoscaling:EC2_INSTANCE_TERMINATING --heartbeat-timeout 1200 --default-result CONTINUE",
 		of(t, publicStack, "quiesce-prod").Outputs["HooksByHand"].Value)
 	require.NotContains(t, of(t, publicStack, "quiesce-test-eu").Outputs, "HooksByHand")
 }
 
-// Auto Scaling ends an action after a hundred heartbeats, whoever still drains.
-func TestTheHookWaitsLongEnoughForTheLongestDrain(t *testing.T) {
+// Auto Scaling ends an action after 100 heartbeat timeouts, even during a drain.
+func TestHeartbeatTimeout_CoversTheLongestDrain(t *testing.T) {
 	for longest, want := range map[time.Duration]time.Duration{
 		30 * time.Minute: 20 * time.Minute,
 		33 * time.Hour:   20 * time.Minute,
@@ -245,17 +245,16 @@ func TestTheHookWaitsLongEnoughForTheLongestDrain(t *testing.T) {
 		48 * time.Hour:   1729 * time.Second,
 		96 * time.Hour:   1729 * time.Second,
 	} {
-		require.Equal(t, want, heartbeat(longest), longest)
-		require.GreaterOrEqual(t, mostHeartbeats*heartbeat(longest), min(longest, longestWait))
+		require.Equal(t, want, heartbeatTimeout(longest), longest)
+		require.GreaterOrEqual(t, maxHeartbeats*heartbeatTimeout(longest), min(longest, maxWait))
 	}
 }
 
-// An instance that waits on a hook which nobody answers is late by a heartbeat timeout, for nothing. CloudFormation removes in the
-// opposite order.
-func TestTheHookIsMadeAfterEverythingThatAnswersItAndGoesBeforeIt(t *testing.T) {
+// On a hook without a handler, an instance waits for the heartbeat timeout, to no use. CloudFormation deletes in reverse order.
+func TestHooks_AreCreatedAfterTheirHandlers(t *testing.T) {
 	for name, stacks := range map[string]func() (map[string]template, error){"quiesce-prod": publicStack, "drains": privateStack} {
 		s := of(t, stacks, name)
-		unneeded := []string{ // by an answer
+		unrelated := []string{ // to handling an event
 			"AWS::AutoScaling::LifecycleHook", "AWS::CloudWatch::Alarm", "AWS::CloudWatch::Dashboard", "AWS::SNS::Topic",
 			"AWS::SNS::TopicPolicy", "AWS::S3::BucketPolicy",
 		}
@@ -263,14 +262,14 @@ func TestTheHookIsMadeAfterEverythingThatAnswersItAndGoesBeforeIt(t *testing.T) 
 			if r.Type == "AWS::AutoScaling::LifecycleHook" {
 				for other, needed := range s.Resources {
 					before := slices.Contains(s.before(id), other)
-					require.Equal(t, !slices.Contains(unneeded, needed.Type), before, "%s %s", name, s.name(other))
+					require.Equal(t, !slices.Contains(unrelated, needed.Type), before, "%s %s", name, s.name(other))
 				}
 			}
 		}
 	}
 }
 
-// before are all resources that one comes after.
+// before returns all resources that are created before one.
 func (t template) before(id string) (ids []string) {
 	for _, need := range t.Resources[id].needs {
 		if _, is := t.Resources[need]; is && !slices.Contains(ids, need) {
@@ -280,7 +279,7 @@ func (t template) before(id string) (ids []string) {
 	return ids
 }
 
-func TestTheFunctionIsOfTheGroupThatTheRulesAreFor(t *testing.T) {
+func TestClusterAccess_EntryHasTheRBACGroup(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	require.Equal(t, object{
 		"ClusterName": "prod", "PrincipalArn": "{IAM::Role}.Arn", "KubernetesGroups": []any{"quiesce"}, "Type": "STANDARD",
@@ -289,58 +288,13 @@ func TestTheFunctionIsOfTheGroupThatTheRulesAreFor(t *testing.T) {
 	require.NotContains(t, s.Outputs, "AwsAuth")
 }
 
-func TestWhereAwsAuthLetsInItIsSaidWhom(t *testing.T) {
+func TestClusterAccess_NoEntry_OutputHasAwsAuth(t *testing.T) {
 	s := of(t, privateStack, "drains")
 	require.Empty(t, s.all("AWS::EKS::AccessEntry"))
 	require.Equal(t, "- {rolearn: {IAM::Role}.Arn, username: 'quiesce:{{SessionName}}', groups: [quiesce]}", s.Outputs["AwsAuth"].Value)
 }
 
-func TestAFunctionInAVPCReachesTheClusterAndItsConsolesAndHTTPS(t *testing.T) {
-	require.NotContains(t, of(t, publicStack, "quiesce-prod").only(t, "AWS::Lambda::Function"), "VpcConfig")
-
-	s := of(t, privateStack, "drains")
-	require.Equal(t, object{
-		"SubnetIds": []any{"subnet-0123abcd", "subnet-0123abce"}, "SecurityGroupIds": []any{"{EC2::SecurityGroup}.GroupId"},
-		"Ipv6AllowedForDualStack": true,
-	}, s.only(t, "AWS::Lambda::Function")["VpcConfig"])
-	group := s.only(t, "AWS::EC2::SecurityGroup")
-	require.Equal(t, "vpc-0123abcd", group["VpcId"])
-	require.NotContains(t, group, "SecurityGroupIngress", "nobody calls the function")
-	require.Equal(t, []string{
-		"0.0.0.0/0 443-443", "::/0 443-443", "sg-0123abcd 443-443", "sg-0123abcd 6432-6432", "sg-0123abcd 1-65535",
-	}, ways(group["SecurityGroupEgress"].([]any)...))
-}
-
-// Without this, the cluster's own security group refuses the function.
-func TestTheClusterLetsTheFunctionIn(t *testing.T) {
-	var admitted []any
-	for _, ingress := range of(t, privateStack, "drains").all("AWS::EC2::SecurityGroupIngress") {
-		require.Equal(t, "{EC2::SecurityGroup}.GroupId", ingress["SourceSecurityGroupId"])
-		admitted = append(admitted, ingress)
-	}
-	require.ElementsMatch(t, []string{"sg-0123abcd 443-443", "sg-0123abcd 6432-6432", "sg-0123abcd 1-65535"}, ways(admitted...))
-}
-
-func ways(rules ...any) (all []string) {
-	for _, rule := range rules {
-		rule := rule.(object)
-		to := ""
-		for _, key := range []string{"CidrIp", "CidrIpv6", "DestinationSecurityGroupId", "GroupId"} {
-			if there, is := rule[key].(string); is {
-				to = there
-			}
-		}
-		all = append(all, fmt.Sprintf("%s %v-%v", to, rule["FromPort"], rule["ToPort"]))
-	}
-	return all
-}
-
-func TestItIsSaidWhichEndpointsAVPCNeeds(t *testing.T) {
-	require.NotContains(t, of(t, publicStack, "quiesce-prod").Outputs, "Endpoints")
-	require.Equal(t, "autoscaling ec2 sqs secretsmanager s3", of(t, privateStack, "drains").Outputs["Endpoints"].Value)
-}
-
-func TestReportsAreKeptIfAskedAndStayWhenTheStackGoes(t *testing.T) {
+func TestReports_Configured_BucketIsRetained(t *testing.T) {
 	require.Empty(t, of(t, publicStack, "quiesce-prod").all("AWS::S3::Bucket"))
 	for _, r := range of(t, privateStack, "drains").Resources {
 		if r.Type == "AWS::S3::Bucket" {
@@ -352,7 +306,7 @@ func TestReportsAreKeptIfAskedAndStayWhenTheStackGoes(t *testing.T) {
 	}
 }
 
-func TestTheFunctionCanBeStoppedAndResumedAndRolledBackWithoutADeployment(t *testing.T) {
+func TestOutputs_HaveStopResumeAndRollback(t *testing.T) {
 	outputs := of(t, publicStack, "quiesce-prod").Outputs
 	const concurrency = "aws lambda put-function-concurrency --function-name quiesce-prod --reserved-concurrent-executions "
 	require.Equal(t, concurrency+"0", outputs["Stop"].Value)
@@ -363,7 +317,7 @@ func TestTheFunctionCanBeStoppedAndResumedAndRolledBackWithoutADeployment(t *tes
 		of(t, privateStack, "drains").Outputs["Resume"].Value)
 }
 
-// A literal "arn:aws:" deploys everywhere but in China and in GovCloud.
+// A literal "arn:aws:" fails in China and in GovCloud.
 func TestTheStackFitsAnyPartition(t *testing.T) {
 	s := of(t, privateStack, "drains")
 	for _, r := range s.Resources {
@@ -383,7 +337,7 @@ func TestEachClusterHasAStackAndSharesNoNameWithAnother(t *testing.T) {
 	require.Equal(t, "test_eu", other.only(t, "AWS::EKS::AccessEntry")["ClusterName"])
 }
 
-// names are those that only one resource of an account can have.
+// names returns the names that must be unique in an account.
 func names(s template) map[string]bool {
 	all := map[string]bool{}
 	for _, r := range s.Resources {
@@ -396,7 +350,7 @@ func names(s template) map[string]bool {
 	return all
 }
 
-// What differs from run to run, or by what else is synthesized, is deployed each time, and read by somebody each time.
+// A template that differs from run to run is deployed and reviewed each time.
 func TestTheSameZipGivesTheSameTemplate(t *testing.T) {
 	requireNode(t)
 	again, err := synthesize(public)
@@ -404,33 +358,34 @@ func TestTheSameZipGivesTheSameTemplate(t *testing.T) {
 	require.Equal(t, of(t, publicStack, "quiesce-prod").text, again["quiesce-prod"].text)
 }
 
-// cdk-nag's rules are AWS's own list of good habits. Those that do not hold are excused where they do not, with a reason.
-func TestTheStacksPassTheRulesOfAWSSolutions(t *testing.T) {
+// cdk-nag checks the AWS Solutions rules. Each suppression has a reason.
+func TestStacks_PassAWSSolutionsRules(t *testing.T) {
 	require.Empty(t, of(t, publicStack, "quiesce-prod").complaints)
 	require.Empty(t, of(t, privateStack, "drains").complaints)
 }
 
-func TestWhatTheFunctionWouldRefuseIsRefusedAtSynth(t *testing.T) {
+func TestReadAll_InvalidConfiguration_IsRejected(t *testing.T) {
 	folder := t.TempDir()
 	bad, worse := filepath.Join(folder, "a.zip"), filepath.Join(folder, "b.zip")
-	require.NoError(t, writeZip(bad, "cluster: prod\nmodus: shadow"))
-	require.NoError(t, writeZip(worse, "autoScalingGroups: [a]\nstack: {vpc: {}}"))
+	require.NoError(t, writeZip(bad, "cluster: prod\nmode: shadow\nmodus: shadow"))
+	require.NoError(t, writeZip(worse, "{autoScalingGroups: [a], mode: drain,\nstack: {vpc: {}}}"))
 	missing := filepath.Join(folder, "c.zip")
 	_, err := readAll([]string{bad, worse, missing})
 	require.EqualError(t, err, bad+":\n"+
-		"quiesce.yaml:1: autoScalingGroups: missing\n"+
-		"quiesce.yaml:2: modus: unknown key\n"+
+		"quiesce.yaml:1: autoScalingGroups: required\n"+
+		"quiesce.yaml:3: modus: unknown key\n"+
 		worse+":\n"+
-		"quiesce.yaml:1: cluster: missing, and CLUSTER_NAME is not set\n"+
-		"quiesce.yaml:2: stack.vpc.id: missing\n"+
-		"quiesce.yaml:2: stack.vpc.subnets: missing\n"+
-		"quiesce.yaml:2: stack.vpc.clusterSecurityGroup: missing\n"+
-		missing+": open "+missing+": no such file or directory (make build makes it)")
+		"quiesce.yaml:1: cluster: required, because CLUSTER_NAME is not set\n"+
+		"quiesce.yaml:2: stack.vpc.id: required\n"+
+		"quiesce.yaml:2: stack.vpc.subnets: required\n"+
+		"quiesce.yaml:2: stack.vpc.clusterSecurityGroup: required\n"+
+		missing+": open "+missing+": no such file or directory (make build creates it)")
 }
 
-func TestTheConfigurationThatIsShippedIsSound(t *testing.T) {
+func TestShippedConfiguration_IsValidAndInShadowMode(t *testing.T) {
 	text, err := os.ReadFile(config.FileName)
 	require.NoError(t, err)
-	_, err = config.Parse(text, noEnvironment)
+	shipped, err := config.Parse(text, noEnvironment)
 	require.NoError(t, err)
+	require.Equal(t, config.ModeShadow, shipped.Mode)
 }

@@ -18,41 +18,42 @@ import (
 	"quiesce/test/parts/need"
 )
 
-// The configurations that are synthesized, each once for all tests.
+// The configurations to synthesize, each once for all tests.
 const (
-	// public is the least that one writes: a cluster that is reached from outside, and everything as it is by default.
+	// public is the shortest configuration: a cluster with a public endpoint, and defaults for the rest.
 	public = `
 cluster: prod
 autoScalingGroups: [workers-a, workers-b, "batch-*"]
+mode: drain
 `
-	// private has every setting another than the default, in a partition that is not called aws.
+	// private has no default in the section stack, and is for another partition than aws.
 	private = `
 cluster: vault
 autoScalingGroups: [workers-a, "batch-*-eu", "gpu-[ab]?"]
 lifecycle: {hook: drain-me, onFailure: ABANDON}
-drain: {maxDuration: 40h, onRebalanceRecommendation: true}
+mode: drain
+drain: {maxDuration: 40h, onRebalanceRecommendation: true, onSpotInterruption: true}
 phases:
   - name: poolers
     match: {namespaces: [db]}
-    escort: {pgbouncer: {port: 6432, secretArn: "arn:aws-us-gov:secretsmanager:us-gov-west-1:111122223333:secret:pgbouncer-a1b2c3"}}
-  - {name: caches, match: {namespaces: [cache]}, escort: {pgbouncer: {secretRef: {namespace: cache, name: console}}}}
-  - {name: remote, match: {namespaces: [far]}, escort: {pgbouncer: {via: portForward, secretRef: {namespace: far, name: console}}}}
+    escort: {pgbouncer: {port: 6432, secretArn: "arn:aws-us-gov:secretsmanager:us-gov-west-1:111122223333:secret:pgbouncer-admin-a1b2c3"}}
+  - {name: caches, match: {namespaces: [cache]}, escort: {pgbouncer: {secretRef: {namespace: cache, name: pgbouncer-admin}}}}
+  - {name: remote, match: {namespaces: [far]}, escort: {pgbouncer: {connectVia: portForward, secretRef: {namespace: far, name: pgbouncer-admin}}}}
 stack:
   name: drains
   account: "111122223333"
   region: us-gov-west-1
-  concurrency: 10
-  reserved: false
-  logDays: 365
+  maxConcurrency: 10
+  reservedConcurrency: false
+  logRetentionDays: 365
   accessEntry: false
   clusterEndpoint: https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com
   clusterCA: ` + someCA + `
   vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd, subnet-0123abce], clusterSecurityGroup: sg-0123abcd, dualStack: true}
-  spotNotices: true
   alarmTopic: arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call
-  reports: true
+  archiveReports: true
 `
-	// someCA is what EKS would give as the certificate of a cluster's authority.
+	// someCA is a CA certificate, in the form that EKS returns.
 	someCA = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUJjVENDQVJlZ0F3SUJBZ0lVUHpHbHBVVDNWdVBhQ1dHMW1qUHRXTGVLN1FZd0NnWUlLb1pJemowRUF3SXcK" +
 		"RFRFTE1Ba0dBMVVFQXd3Q1kyRXdJQmNOTWpZeE1USXhNVFExT0RVeVdoZ1BNakV5TmpFd01qZ3hORFU0TlRKYQpNQTB4Q3pBSkJnTlZCQU1NQW1OaE1Ga3dFd1lI" +
 		"S29aSXpqMENBUVlJS29aSXpqMERBUWNEUWdBRWlLNVdQVkI5Clc4NDUvdDF3U1FZNU9LQkg5UENRKzBPcnNDMGFGcldURUgyVnhlL1NXREJCckNKL3FmNmdOMHEw" +
@@ -60,8 +61,8 @@ stack:
 		"aXZBTENlSXR3RURha0FCS0FWOERxTUE4R0ExVWRFd0VCL3dRRk1BTUJBZjh3CkNnWUlLb1pJemowRUF3SURTQUF3UlFJZ1NSdTB5dmxQR29CcFhqM2pMQkJqZU1h" +
 		"bThSZUZGNUZRSXJxYUdlZzkKNFdZQ0lRRC84bmVVa3FLcnVLV0hQNnRMSklRNjFmVzA2QnZDZHkrSngreGgzTjhQdXc9PQotLS0tLUVORCBDRVJUSUZJQ0FURS0t" +
 		"LS0tCg=="
-	// second is another cluster of the same app as public.
-	second = "{cluster: test_eu, autoScalingGroups: [workers-a]}"
+	// second is another cluster in the same app as public.
+	second = "{cluster: test_eu, autoScalingGroups: [workers-a], mode: drain}"
 )
 
 var (
@@ -69,9 +70,9 @@ var (
 	privateStack = sync.OnceValues(func() (map[string]template, error) { return synthesize(private) })
 )
 
-func TestMain(m *testing.M) { os.Exit(inOwnFolder(m.Run)) }
+func TestMain(m *testing.M) { os.Exit(withTempFolder(m.Run)) }
 
-// of is a configuration's stack. Where there is no node, whose absence CI does not excuse, the test is skipped.
+// of returns the stack of a configuration. Without node, the test is skipped, or fails in CI.
 func of(t *testing.T, synthesized func() (map[string]template, error), name string) template {
 	t.Helper()
 	requireNode(t)
@@ -81,14 +82,14 @@ func of(t *testing.T, synthesized func() (map[string]template, error), name stri
 	return stacks[name]
 }
 
-// requireNode says that a test needs node, which CDK runs in: make setup installs it.
+// requireNode skips a test without node, which CDK needs. make setup installs it.
 func requireNode(t *testing.T) {
 	t.Helper()
 	_, err := exec.LookPath("node")
 	need.Part(t, err)
 }
 
-// synthesize makes the stacks of configurations, by name.
+// synthesize returns the stacks of configurations, by name.
 func synthesize(configurations ...string) (map[string]template, error) {
 	folder, err := os.MkdirTemp("", "quiesce-synth-")
 	if err != nil {
@@ -118,7 +119,7 @@ func synthesizeInto(folder string, configurations ...string) error {
 	return nil
 }
 
-// writeZip packs a function as infra/bundle does, in so far as the stack looks at it.
+// writeZip writes the zip of a function, with the parts that a stack reads.
 func writeZip(path, configuration string) error {
 	file, err := os.Create(path)
 	if err != nil {
@@ -161,7 +162,7 @@ func templatesIn(folder string) (map[string]template, error) {
 	return stacks, err
 }
 
-// template is a stack's, in which what is put together when it is deployed is already text: <Region>, say, or
+// template is the template of a stack. Values that CloudFormation computes at deployment are text: <Region>, or
 // {SQS::Queue quiesce-prod}.Arn.
 type template struct {
 	Resources map[string]resource
@@ -178,21 +179,21 @@ type resource struct {
 	Properties     map[string]any
 	DependsOn      []string
 	DeletionPolicy string
-	needs          []string // ids of resources that this one must come after
+	needs          []string // IDs of resources that are created before this one
 }
 
 func (t template) resolved() template {
-	done := template{Resources: map[string]resource{}, Outputs: t.Outputs, complaints: t.complaints, text: t.text}
+	plain := template{Resources: map[string]resource{}, Outputs: t.Outputs, complaints: t.complaints, text: t.text}
 	for id, r := range t.Resources {
 		r.needs = append(t.references(r.Properties), r.DependsOn...)
 		r.Properties, _ = t.resolve(r.Properties).(map[string]any)
-		done.Resources[id] = r
+		plain.Resources[id] = r
 	}
-	for name, o := range done.Outputs {
+	for name, o := range plain.Outputs {
 		o.Value = t.resolve(o.Value)
-		done.Outputs[name] = o
+		plain.Outputs[name] = o
 	}
-	return done
+	return plain
 }
 
 func (t template) resolve(value any) any {
@@ -216,7 +217,7 @@ func (t template) resolve(value any) any {
 	return value
 }
 
-// intrinsic is the text of a CloudFormation function.
+// intrinsic returns the text of a CloudFormation function.
 func (t template) intrinsic(value map[string]any) (text string, is bool) {
 	if len(value) != 1 {
 		return "", false
@@ -240,7 +241,7 @@ func (t template) intrinsic(value map[string]any) (text string, is bool) {
 	return "", false
 }
 
-// name is a resource by its type and, if it has one, its name: ids are CDK's business.
+// name returns a resource's type and, if it has one, its name. CDK chooses the IDs.
 func (t template) name(id string) string {
 	r := t.Resources[id]
 	words := []string{strings.TrimPrefix(r.Type, "AWS::")}
@@ -272,7 +273,7 @@ func (t template) references(value any) (ids []string) {
 	return ids
 }
 
-// all are the properties of every resource of a type.
+// all returns the properties of every resource of a type.
 func (t template) all(kind string) (found []map[string]any) {
 	for _, r := range t.Resources {
 		if r.Type == kind {
@@ -282,7 +283,7 @@ func (t template) all(kind string) (found []map[string]any) {
 	return found
 }
 
-// only is the one resource of a type that has these properties.
+// only returns the one resource of a type with these properties.
 func (t template) only(tt *testing.T, kind string, properties ...any) map[string]any {
 	tt.Helper()
 	found := slices.DeleteFunc(t.all(kind), func(has map[string]any) bool {
@@ -297,7 +298,7 @@ func (t template) only(tt *testing.T, kind string, properties ...any) map[string
 	return found[0]
 }
 
-// complaintsIn are the errors and warnings of a synth, those of cdk-nag among them.
+// complaintsIn returns the errors and warnings of a synth, including those of cdk-nag.
 func complaintsIn(folder string) (complaints []string, err error) {
 	paths, err := filepath.Glob(filepath.Join(folder, "*.json"))
 	for _, path := range paths {
@@ -331,7 +332,7 @@ func complaintsOf(value any) (complaints []string) {
 	return complaints
 }
 
-// statementsOf are those of a policy document.
+// statementsOf returns the statements of a policy document.
 func statementsOf(document any) (statements []object) {
 	for _, statement := range document.(object)["Statement"].([]any) {
 		statements = append(statements, statement.(object))

@@ -14,59 +14,59 @@ import (
 )
 
 const (
-	// deliverFor is how long EventBridge tries to put an event into the queue. The sweep makes up for a lost one after two minutes;
-	// after an hour a person should know.
-	deliverFor = time.Hour
-	// deliveries is EventBridge's maximum, so that deliverFor decides.
-	deliveries = 185
-	// sweepEvery is as often as a rule can: an instance whose event was lost waits for two of them.
-	sweepEvery = time.Minute
+	// deliveryTimeout is how long EventBridge tries to send an event to the queue. The sweep replaces a lost one after two minutes.
+	// After an hour, a person should know.
+	deliveryTimeout = time.Hour
+	// deliveryAttempts is the maximum of EventBridge, so that deliveryTimeout decides.
+	deliveryAttempts = 185
+	// sweepInterval is the shortest interval of a rule. An instance whose event was lost waits for two sweeps.
+	sweepInterval = time.Minute
 )
 
-// newMapping gives the function one message at a time: a drain may take all of an invocation's time, and one that fails must not
-// take others back into the queue with it.
+// newMapping invokes the function with one message at a time. A drain may take a whole invocation, and a failed one must not
+// return other messages to the queue.
 func newMapping(d deployment, p parts) constructs.IDependable {
 	return p.function.live.AddEventSourceMapping(jsii.String("Events"), &awslambda.EventSourceMappingOptions{
-		EventSourceArn:          p.queues.work.QueueArn(),
+		EventSourceArn:          p.queues.events.QueueArn(),
 		BatchSize:               jsii.Number(1),
 		ReportBatchItemFailures: jsii.Bool(true),
 		MaxConcurrency:          jsii.Number(d.Stack.MaxConcurrency),
 	})
 }
 
-// newEvents brings what Auto Scaling and EC2 say into the queue.
-func newEvents(stack awscdk.Stack, d deployment, p parts) constructs.IDependable {
-	all := constructs.NewConstruct(stack, jsii.String("Notice"))
+// newRules sends the events of Auto Scaling and EC2 to the queue.
+func newRules(stack awscdk.Stack, d deployment, p parts) constructs.IDependable {
+	all := constructs.NewConstruct(stack, jsii.String("Rules"))
 	rules := []awsevents.CfnRule{
-		newRule(all, "Terminations", "Instances that wait on the hook "+d.Lifecycle.Hook, terminations(d), p.queues),
+		newRule(all, "Terminations", "Instances that wait on the lifecycle hook "+d.Lifecycle.Hook, terminations(d), p.queues),
 	}
-	if len(noticeTypes(d)) > 0 {
-		rules = append(rules, newRule(all, "Notices",
-			"What EC2 says will become of instances, ours or not: their group it does not tell", notices(d), p.queues))
+	if len(interruptionTypes(d)) > 0 {
+		rules = append(rules, newRule(all, "Interruptions",
+			"Spot interruptions and rebalance recommendations of all instances: they do not name the group", interruptions(d), p.queues))
 	}
 	for _, rule := range rules {
-		admit(rule, p.queues.work, p.queues.dead)
+		allowRule(rule, p.queues.events, p.queues.dlq)
 	}
 	return all
 }
 
-// newRule puts what matches a pattern into the queue, and what cannot be put there among the dead letters.
+// newRule sends events that match a pattern to the queue, and events that cannot be delivered to the dead-letter queue.
 func newRule(scope constructs.Construct, id, description string, pattern map[string]any, q queues) awsevents.CfnRule {
 	return awsevents.NewCfnRule(scope, jsii.String(id), &awsevents.CfnRuleProps{
 		Description:  jsii.String(description),
 		EventPattern: pattern,
 		Targets: []any{&awsevents.CfnRule_TargetProperty{
-			Id: jsii.String("Queue"), Arn: q.work.QueueArn(),
-			DeadLetterConfig: &awsevents.CfnRule_DeadLetterConfigProperty{Arn: q.dead.QueueArn()},
+			Id: jsii.String("Queue"), Arn: q.events.QueueArn(),
+			DeadLetterConfig: &awsevents.CfnRule_DeadLetterConfigProperty{Arn: q.dlq.QueueArn()},
 			RetryPolicy: &awsevents.CfnRule_RetryPolicyProperty{
-				MaximumEventAgeInSeconds: jsii.Number(deliverFor.Seconds()), MaximumRetryAttempts: jsii.Number(deliveries),
+				MaximumEventAgeInSeconds: jsii.Number(deliveryTimeout.Seconds()), MaximumRetryAttempts: jsii.Number(deliveryAttempts),
 			},
 		}},
 	})
 }
 
-// admit lets a rule, and no other, send to queues.
-func admit(rule awsevents.CfnRule, queues ...awssqs.Queue) {
+// allowRule allows one rule to send to queues.
+func allowRule(rule awsevents.CfnRule, queues ...awssqs.Queue) {
 	for _, queue := range queues {
 		queue.AddToResourcePolicy(awsiam.NewPolicyStatement(&awsiam.PolicyStatementProps{
 			Actions: jsii.Strings("sqs:SendMessage"), Resources: &[]*string{queue.QueueArn()},
@@ -92,9 +92,9 @@ func terminations(d deployment) map[string]any {
 	}
 }
 
-// eventPattern is a name or a glob as EventBridge understands it
-// (https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-create-pattern-operators.html). It knows asterisks, but
-// neither question marks nor sets; of such a glob the beginning must do. The function has the last word.
+// eventPattern returns a name or a glob in the syntax of EventBridge
+// (https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-create-pattern-operators.html). EventBridge has asterisks, but
+// neither question marks nor sets. Of such a glob it matches the prefix. The function then matches the whole glob.
 func eventPattern(glob string) any {
 	special := strings.IndexAny(glob, `*?[\`)
 	switch {
@@ -108,13 +108,13 @@ func eventPattern(glob string) any {
 	return map[string]any{"wildcard": glob}
 }
 
-func notices(d deployment) map[string]any {
-	return map[string]any{"source": []any{"aws.ec2"}, "detail-type": noticeTypes(d)}
+func interruptions(d deployment) map[string]any {
+	return map[string]any{"source": []any{"aws.ec2"}, "detail-type": interruptionTypes(d)}
 }
 
-// noticeTypes are those of EC2's notices that are drained for.
-func noticeTypes(d deployment) (types []any) {
-	if d.Stack.SpotInterruptions {
+// interruptionTypes returns the EC2 events that start a drain.
+func interruptionTypes(d deployment) (types []any) {
+	if d.Drain.OnSpotInterruption {
 		types = append(types, "EC2 Spot Instance Interruption Warning")
 	}
 	if d.Drain.OnRebalanceRecommendation {
@@ -123,11 +123,11 @@ func noticeTypes(d deployment) (types []any) {
 	return types
 }
 
-// newSweep has the function look for instances that nobody drains. One that fails is not repeated: the next is as good.
+// newSweep runs the sweep each minute. A failed one is not retried, because the next one does the same.
 func newSweep(stack awscdk.Stack, p parts) constructs.IDependable {
 	rule := awsevents.NewCfnRule(stack, jsii.String("Sweep"), &awsevents.CfnRuleProps{
-		Description:        jsii.String("Keeps instances alive that wait for their drain, and finds those whose event was lost"),
-		ScheduleExpression: awsevents.Schedule_Rate(lasting(sweepEvery)).ExpressionString(),
+		Description:        jsii.String("Sends heartbeats for instances that wait for a drain, and resends lost events"),
+		ScheduleExpression: awsevents.Schedule_Rate(duration(sweepInterval)).ExpressionString(),
 		Targets: []any{&awsevents.CfnRule_TargetProperty{
 			Id: jsii.String("Function"), Arn: p.function.live.FunctionArn(), Input: jsii.String(`{"action":"sweep"}`),
 			RetryPolicy: &awsevents.CfnRule_RetryPolicyProperty{

@@ -25,7 +25,7 @@ var renamed = []string{
 	`"status": ?"left"`, `"outcome": ?"left"`, `"verdict": ?"leave"`,
 	`json:"(?:maxDuration|reserve|hookHeartbeatTimeout|hookGlobalTimeout|available|longestGrace)[",]`,
 	// Metrics.
-	`SlicesFailed`, `HandOvers`, `PodsLeft`, `QueueSeconds`, `BlockedSeconds`, `TransactionsCut`, `"Malformed"(?:,|:)`, `"Enqueued"`, `"Owned"`,
+	`SlicesFailed`, `HandOvers`, `PodsLeft`, `QueueSeconds`, `BlockedSeconds`, `TransactionsCut`, `count\(Malformed`, `"Enqueued"`, `"Owned"`,
 	`"Waiting"(?:,|:)`,
 	// Alarms.
 	`"dead letters"`, `"pods forced"`, `"hook expired"`, `"drain failed"`, `"drains go wrong"`, `"events wait"`, `"oldest event"`, `"no sweep"`,
@@ -34,10 +34,10 @@ var renamed = []string{
 	// Labels and annotations.
 	`quiesce/escorted`,
 	// Log messages.
-	`not done`, `handed over`, `moved to the dead letters`, `not started`, `EC2 was of no help`, `no event was made`, `the report was not kept`,
+	`"not done"`, `handed over`, `moved to the dead letters`, `"not started"`, `EC2 was of no help`, `no event was made`, `the report was not kept`,
 	`the lease was not given back`, `the message's visibility was not changed`, `a notice says that the instance goes sooner`,
 	`the drain under way was not told of the notice`, `the event is of an action that is over`, `completion failed, and is repeated`,
-	`the hook is not known`, `kubelet heard of again`, `phase began`, `phase emptied`, `escort began`, `escort ended`, `pooler shuts down`,
+	`the hook is not known`, `kubelet heard of again`, `phase began`, `phase emptied`, `escort began`, `"escort ended"`, `pooler shuts down`,
 	`pooler was not quiet in time`, `pooler cannot be escorted`, `what surrounds the pooler is not known`, `an escort before this one crashed`,
 	`what it left is not undone`, `the group's lease ends by itself`, `sessions may go on`, `event lost: enqueued`, `not swept`,
 	// Names of the Secret in samples.

@@ -4,12 +4,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"os"
 
 	"github.com/aws/aws-lambda-go/lambda"
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
@@ -25,8 +22,7 @@ import (
 func main() {
 	handler, err := newHandler(context.Background(), os.Getenv)
 	if err != nil {
-		line, _ := json.Marshal(map[string]any{"level": "FATAL", "message": "not started", "error": err.Error(), "faults": err})
-		fmt.Fprintln(os.Stderr, string(line))
+		logFatal(os.Stderr, err)
 		os.Exit(1)
 	}
 	lambda.Start(withRequestID(handler.Invoke))
@@ -40,9 +36,9 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 	if err != nil {
 		return nil, err
 	}
-	sdk, err := awsconfig.LoadDefaultConfig(ctx)
+	sdk, err := loadSDK(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("load the AWS settings: %w", err)
+		return nil, err
 	}
 	access := eks.Cluster{Name: settings.Cluster, Endpoint: settings.Endpoint, CA: settings.CA}
 	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return access.Access(ctx, sdk) })

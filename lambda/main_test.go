@@ -29,7 +29,7 @@ func phaseOf(t *testing.T, phases []drain.Phase, p drain.Pod) string {
 
 func TestTheConfiguredPhasesTakeTheirPodsAndWorkloadsTheRest(t *testing.T) {
 	t.Setenv("AWS_REGION", "eu-west-1")
-	handler, err := newHandler(t.Context(), environment(t, "autoScalingGroups: [workers-a]\n"))
+	handler, err := newHandler(t.Context(), environment(t, "autoScalingGroups: [workers-a]\nmode: drain\n"))
 	require.NoError(t, err)
 	phases := handler.Drainer.Phases
 	pooler := drain.Pod{Labels: map[string]string{"app.kubernetes.io/name": "pgbouncer"}}
@@ -43,6 +43,7 @@ func TestTheConfiguredPhasesTakeTheirPodsAndWorkloadsTheRest(t *testing.T) {
 func TestAPhaseThatOnlyAnEscortRecognisesTakesNoOtherPods(t *testing.T) {
 	t.Setenv("AWS_REGION", "eu-west-1")
 	handler, err := newHandler(t.Context(), environment(t, `autoScalingGroups: [workers-a]
+mode: drain
 phases:
   - {name: poolers, escort: {pgbouncer: {}}}
   - {name: workloads}
@@ -54,8 +55,8 @@ phases:
 func TestWhatBecomesOfPodsAtTheDeadlineIsConfigured(t *testing.T) {
 	t.Setenv("AWS_REGION", "eu-west-1")
 	for configuration, force := range map[string]bool{
-		"autoScalingGroups: [workers-a]\n":                             true,
-		"autoScalingGroups: [workers-a]\ndrain: {onDeadline: leave}\n": false,
+		"autoScalingGroups: [workers-a]\nmode: drain\n":                            true,
+		"autoScalingGroups: [workers-a]\nmode: drain\ndrain: {onDeadline: keep}\n": false,
 	} {
 		handler, err := newHandler(t.Context(), environment(t, configuration))
 		require.NoError(t, err)
@@ -65,16 +66,16 @@ func TestWhatBecomesOfPodsAtTheDeadlineIsConfigured(t *testing.T) {
 	}
 }
 
-func TestABadConfigurationIsAnErrorThatHasEveryFault(t *testing.T) {
-	_, err := newHandler(t.Context(), environment(t, "autoScalingGroups: []\nmodus: shadow\n"))
-	var faults config.Errors
-	require.ErrorAs(t, err, &faults)
-	require.Len(t, faults, 2)
+func TestNewHandler_InvalidConfiguration_HasEveryError(t *testing.T) {
+	_, err := newHandler(t.Context(), environment(t, "autoScalingGroups: []\nmode: drain\nmodus: shadow\n"))
+	var errs config.Errors
+	require.ErrorAs(t, err, &errs)
+	require.Len(t, errs, 2)
 }
 
 func TestQueuesAreUsedWhereTheyAreNamed(t *testing.T) {
 	t.Setenv("AWS_REGION", "eu-west-1")
-	settings := environment(t, "autoScalingGroups: [workers-a]\n")
+	settings := environment(t, "autoScalingGroups: [workers-a]\nmode: drain\n")
 	handler, err := newHandler(t.Context(), settings)
 	require.NoError(t, err)
 	require.Nil(t, handler.Queue)
@@ -93,7 +94,7 @@ func TestQueuesAreUsedWhereTheyAreNamed(t *testing.T) {
 
 func TestReportsAreKeptWhereABucketIsNamed(t *testing.T) {
 	t.Setenv("AWS_REGION", "eu-west-1")
-	settings := environment(t, "autoScalingGroups: [workers-a]\n")
+	settings := environment(t, "autoScalingGroups: [workers-a]\nmode: drain\n")
 	handler, err := newHandler(t.Context(), settings)
 	require.NoError(t, err)
 	require.Nil(t, handler.Archive)

@@ -1,5 +1,5 @@
-// Command bundle packs the function's zip: the program and its configuration. The same files give the same bytes, so that a
-// deployment is one only if something changed: times are fixed, the order and the modes likewise.
+// Command bundle creates the function's zip from the program and its configuration. Times, modes and order are fixed, so the
+// same files give the same bytes, and only a change causes a deployment.
 package main
 
 import (
@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// epoch is the earliest time that a zip can hold.
+// epoch is the earliest time that a zip can store.
 var epoch = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func main() {

@@ -17,7 +17,7 @@ func write(t *testing.T, path, text string, modified time.Time) string {
 	return path
 }
 
-// A zip that differs from build to build deploys the function anew each time.
+// A zip that differs from build to build would deploy the function each time.
 func TestTheSameFilesGiveTheSameBytes(t *testing.T) {
 	var bundles [][]byte
 	for _, modified := range []time.Time{time.Unix(1e9, 0), time.Unix(2e9, 0)} {
@@ -33,7 +33,7 @@ func TestTheSameFilesGiveTheSameBytes(t *testing.T) {
 	require.Equal(t, bundles[0], bundles[1])
 }
 
-func TestTheZipHasWhatLambdaLooksFor(t *testing.T) {
+func TestBundle_HasBootstrapAndConfiguration(t *testing.T) {
 	folder := t.TempDir()
 	program := write(t, filepath.Join(folder, "program"), "the program", time.Now())
 	configuration := write(t, filepath.Join(folder, "mine.yaml"), "cluster: prod", time.Now())

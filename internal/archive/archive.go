@@ -1,4 +1,4 @@
-// Package archive is the edge to S3: where reports are kept for longer than the log is.
+// Package archive is the adapter for S3: it stores reports for longer than the log exists.
 package archive
 
 import (
@@ -14,7 +14,7 @@ import (
 	"quiesce/internal/termination"
 )
 
-// Archive keeps reports in a bucket, which says how they are encrypted and for how long they stay.
+// Archive stores reports in a bucket. The bucket decides how they are encrypted and how long they stay.
 type Archive struct {
 	client          *s3.Client
 	bucket, cluster string
@@ -22,7 +22,7 @@ type Archive struct {
 
 var _ termination.Archive = (*Archive)(nil)
 
-// New makes the client. It sends nothing.
+// New creates the client. It sends no request.
 func New(config aws.Config, bucket, cluster string) *Archive {
 	return &Archive{client: s3.NewFromConfig(config), bucket: bucket, cluster: cluster}
 }
@@ -37,16 +37,17 @@ func (a *Archive) Store(ctx context.Context, r termination.Report) error {
 		Bucket: &a.bucket, Key: aws.String(a.key(r)), Body: bytes.NewReader(body), ContentType: aws.String("application/json"),
 	})
 	if err != nil {
-		return fmt.Errorf("keep the report of %s: %w", r.InstanceID, err)
+		return fmt.Errorf("archive the report of %s: %w", r.InstanceID, err)
 	}
 	return nil
 }
 
-// stamp tells the slices of one drain apart, and sorts them.
-const stamp = "20060102T150405.000Z"
+// timeFormat distinguishes the invocations of one drain, and sorts them.
+const timeFormat = "20060102T150405.000Z"
 
-// key is by cluster and day, as one looks for a report, and for tools that read such folders as partitions.
+// key returns <cluster>/<yyyy>/<mm>/<dd>/<instance>-<time>.json: the order in which people look for a report. Some tools read
+// such folders as partitions.
 func (a *Archive) key(r termination.Report) string {
 	at := r.StartedAt.UTC()
-	return path.Join(a.cluster, at.Format("2006/01/02"), r.InstanceID+"-"+at.Format(stamp)+".json")
+	return path.Join(a.cluster, at.Format("2006/01/02"), r.InstanceID+"-"+at.Format(timeFormat)+".json")
 }

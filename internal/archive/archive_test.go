@@ -18,8 +18,8 @@ import (
 
 const bucket = "reports"
 
-// setScene is AWS with a bucket, and an archive in it.
-func setScene(t *testing.T) (*awstest.Server, *archive.Archive) {
+// setup returns AWS with a bucket, and an archive in that bucket.
+func setup(t *testing.T) (*awstest.Server, *archive.Archive) {
 	t.Helper()
 	server, err := awstest.Start()
 	require.NoError(t, err)
@@ -39,8 +39,8 @@ func configOf(t *testing.T, server *awstest.Server) aws.Config {
 	return config
 }
 
-func TestAReportIsKeptUnderItsClusterDayInstanceAndTime(t *testing.T) {
-	server, kept := setScene(t)
+func TestStore_KeyHasClusterDayInstanceAndTime(t *testing.T) {
+	server, kept := setup(t)
 	east := time.FixedZone("east", 3600)
 	report := termination.Report{
 		Status: termination.StatusDrained, InstanceID: "i-0abc", StartedAt: time.Date(2026, 3, 1, 0, 30, 5, 7e6, east), Reason: "deadline",
@@ -48,7 +48,7 @@ func TestAReportIsKeptUnderItsClusterDayInstanceAndTime(t *testing.T) {
 	require.NoError(t, kept.Store(t.Context(), report))
 	later := report
 	later.StartedAt = report.StartedAt.Add(15 * time.Minute)
-	require.NoError(t, kept.Store(t.Context(), later), "the next slice of the same drain")
+	require.NoError(t, kept.Store(t.Context(), later), "the next invocation of the same drain")
 
 	objects := server.Objects(bucket)
 	require.Len(t, objects, 2)
@@ -59,9 +59,9 @@ func TestAReportIsKeptUnderItsClusterDayInstanceAndTime(t *testing.T) {
 	require.Equal(t, termination.StatusDrained, found.Status)
 }
 
-// One right is granted to the function: to add objects. How they are encrypted, the bucket says.
-func TestNothingButOneObjectIsAskedFor(t *testing.T) {
-	server, kept := setScene(t)
+// The function has one permission: to add objects. The bucket decides how they are encrypted.
+func TestStore_OneReport_SendsOnePutObject(t *testing.T) {
+	server, kept := setup(t)
 	require.NoError(t, kept.Store(t.Context(), termination.Report{InstanceID: "i-0abc"}))
 	calls := server.Calls()
 	require.Len(t, calls, 1)
@@ -70,9 +70,9 @@ func TestNothingButOneObjectIsAskedFor(t *testing.T) {
 	require.Equal(t, "application/json", calls[0].Params.Get("ContentType"))
 }
 
-func TestAReportThatIsNotKeptIsAnErrorThatSaysWhy(t *testing.T) {
-	server, _ := setScene(t)
+func TestStore_NoBucket_ErrorSaysWhy(t *testing.T) {
+	server, _ := setup(t)
 	err := archive.New(configOf(t, server), "another", "prod").Store(t.Context(), termination.Report{InstanceID: "i-0abc"})
-	require.ErrorContains(t, err, "keep the report of i-0abc")
+	require.ErrorContains(t, err, "archive the report of i-0abc")
 	require.ErrorContains(t, err, "NoSuchBucket")
 }

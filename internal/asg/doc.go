@@ -1,3 +1,3 @@
-// Package asg is the edge to Auto Scaling: what its events say, what its groups are, and its lifecycle hooks. The one question
-// that EC2 is asked is here too.
+// Package asg is the adapter for Auto Scaling: its events, its groups and their lifecycle hooks. It also makes the one request
+// to EC2.
 package asg

@@ -13,7 +13,7 @@ import (
 	"quiesce/internal/termination"
 )
 
-// Groups are the account's Auto Scaling groups and their machines.
+// Groups are the Auto Scaling groups of the account, and their EC2 instances.
 type Groups struct {
 	scaling *autoscaling.Client
 	compute *ec2.Client
@@ -21,7 +21,7 @@ type Groups struct {
 
 var _ termination.Groups = (*Groups)(nil)
 
-// NewGroups makes the clients. It sends nothing.
+// NewGroups creates the clients. It sends no request.
 func NewGroups(config aws.Config) *Groups {
 	return &Groups{scaling: autoscaling.NewFromConfig(config), compute: ec2.NewFromConfig(config)}
 }
@@ -29,7 +29,7 @@ func NewGroups(config aws.Config) *Groups {
 // Instances implements termination.Groups. A group that does not exist has none.
 func (g *Groups) Instances(ctx context.Context, group string) ([]termination.Instance, error) {
 	if group == "" {
-		return nil, nil // without a name, the API would describe every group of the account
+		return nil, nil // without a name, the API describes every group of the account
 	}
 	output, err := g.scaling.DescribeAutoScalingGroups(ctx, &autoscaling.DescribeAutoScalingGroupsInput{
 		AutoScalingGroupNames: []string{group},
@@ -57,10 +57,10 @@ func (g *Groups) GroupOf(ctx context.Context, instanceID string) (string, error)
 	return "", nil
 }
 
-// EC2Instances implements termination.Groups. Instances are filtered for, not named: a name that EC2 no longer knows would fail
-// the request for all of them.
+// EC2Instances implements termination.Groups. It filters by ID, because an unknown ID in the request itself would fail it for
+// all instances.
 func (g *Groups) EC2Instances(ctx context.Context, instanceIDs ...string) (map[string]termination.EC2Instance, error) {
-	machines := map[string]termination.EC2Instance{}
+	found := map[string]termination.EC2Instance{}
 	pages := ec2.NewDescribeInstancesPaginator(g.compute, &ec2.DescribeInstancesInput{
 		Filters: []types.Filter{{Name: aws.String("instance-id"), Values: instanceIDs}},
 	})
@@ -71,18 +71,18 @@ func (g *Groups) EC2Instances(ctx context.Context, instanceIDs ...string) (map[s
 		}
 		for _, reservation := range page.Reservations {
 			for _, i := range reservation.Instances {
-				machines[aws.ToString(i.InstanceId)] = toMachine(i)
+				found[aws.ToString(i.InstanceId)] = toEC2Instance(i)
 			}
 		}
 	}
-	return machines, nil
+	return found, nil
 }
 
-// goneStates are those from which no instance comes back
+// goneStates are the states that an instance never leaves
 // (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html).
 var goneStates = []types.InstanceStateName{types.InstanceStateNameShuttingDown, types.InstanceStateNameTerminated}
 
-func toMachine(i types.Instance) termination.EC2Instance {
+func toEC2Instance(i types.Instance) termination.EC2Instance {
 	return termination.EC2Instance{
 		PrivateDNS: aws.ToString(i.PrivateDnsName),
 		Terminated: i.State != nil && slices.Contains(goneStates, i.State.Name),

@@ -12,7 +12,7 @@ import (
 
 const group, hookName, instance = "workers-a", "quiesce", "i-0123456789abcdef0"
 
-// account is an account with one group, our hook, and one instance in service.
+// account returns an account with one group, its hook, and one instance in service.
 func account(t *testing.T) (*awstest.Server, *Groups, *Hooks) {
 	t.Helper()
 	server, config := awstest.Serve(t)
@@ -26,7 +26,7 @@ func terminated(t *testing.T, server *awstest.Server) termination.Termination {
 	return *Parse(server.Terminate(instance)[0].Body).Records[0].Termination
 }
 
-func TestWhatIsKnownOfAnInstance(t *testing.T) {
+func TestGroups_Instance_IsDescribed(t *testing.T) {
 	server, groups, _ := account(t)
 	instances, err := groups.Instances(t.Context(), group)
 	require.NoError(t, err)
@@ -39,9 +39,9 @@ func TestWhatIsKnownOfAnInstance(t *testing.T) {
 	found, err := groups.GroupOf(t.Context(), instance)
 	require.NoError(t, err)
 	require.Equal(t, group, found)
-	machines, err := groups.EC2Instances(t.Context(), instance, "i-0000000000000000f")
+	inEC2, err := groups.EC2Instances(t.Context(), instance, "i-0000000000000000f")
 	require.NoError(t, err)
-	require.Equal(t, map[string]termination.EC2Instance{instance: {PrivateDNS: "ip-10-0-0-1.eu-west-1.compute.internal"}}, machines)
+	require.Equal(t, map[string]termination.EC2Instance{instance: {PrivateDNS: "ip-10-0-0-1.eu-west-1.compute.internal"}}, inEC2)
 }
 
 func TestAnUnknownGroupHasNoInstances(t *testing.T) {
@@ -56,7 +56,7 @@ func TestAnUnknownGroupHasNoInstances(t *testing.T) {
 	require.Empty(t, found)
 }
 
-func TestTheHooksOwnTimesAreRead(t *testing.T) {
+func TestDescribe_Hook_HasItsTimeouts(t *testing.T) {
 	_, _, hooks := account(t)
 	hook, err := hooks.Describe(t.Context(), group, hookName)
 	require.NoError(t, err)
@@ -68,7 +68,7 @@ func TestTheHooksOwnTimesAreRead(t *testing.T) {
 	require.ErrorIs(t, err, termination.ErrNoHook)
 	_, err = hooks.Describe(t.Context(), "theirs", hookName)
 	require.Error(t, err)
-	require.NotErrorIs(t, err, termination.ErrNoHook, "that there is no such group is something else")
+	require.NotErrorIs(t, err, termination.ErrNoHook, "a missing group is another error")
 }
 
 func TestAnActionIsKeptAliveAndCompletedOnce(t *testing.T) {
@@ -82,7 +82,7 @@ func TestAnActionIsKeptAliveAndCompletedOnce(t *testing.T) {
 	require.ErrorIs(t, hooks.Heartbeat(t.Context(), event), termination.ErrNoActiveAction)
 }
 
-func TestAnActionIsFoundByItsInstanceWhereThereIsNoToken(t *testing.T) {
+func TestComplete_NoToken_FindsActionByInstance(t *testing.T) {
 	server, _, hooks := account(t)
 	event := terminated(t, server)
 	event.Token = ""
@@ -90,7 +90,7 @@ func TestAnActionIsFoundByItsInstanceWhereThereIsNoToken(t *testing.T) {
 	require.Equal(t, "ABANDON", server.Completions(instance)[0].Result)
 }
 
-func TestOtherValidationErrorsAreNotTakenForAnActionThatEnded(t *testing.T) {
+func TestComplete_OtherValidationError_IsNotNoAction(t *testing.T) {
 	server, _, hooks := account(t)
 	event := terminated(t, server)
 	event.Group = "theirs"

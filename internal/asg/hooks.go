@@ -14,13 +14,13 @@ import (
 	"quiesce/internal/termination"
 )
 
-// Hooks are the groups' lifecycle hooks
+// Hooks are the lifecycle hooks of the groups
 // (https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks.html).
 type Hooks struct{ scaling *autoscaling.Client }
 
 var _ termination.Hooks = (*Hooks)(nil)
 
-// NewHooks makes the client. It sends nothing.
+// NewHooks creates the client. It sends no request.
 func NewHooks(config aws.Config) *Hooks {
 	return &Hooks{scaling: autoscaling.NewFromConfig(config)}
 }
@@ -69,7 +69,7 @@ func (h *Hooks) Complete(ctx context.Context, t termination.Termination, result 
 	return nil
 }
 
-// token says which action is meant; without one, it is the action that the instance is in.
+// token returns the token of the action. Without one, Auto Scaling uses the present action of the instance.
 func token(t termination.Termination) *string {
 	if t.Token == "" {
 		return nil
@@ -77,8 +77,8 @@ func token(t termination.Termination) *string {
 	return &t.Token
 }
 
-// classify: that no action is active has no code of its own; it is a validation error like many others, and only its text
-// tells which.
+// classify returns ErrNoActiveAction for the validation error that means so. Its code is that of many errors, so the text
+// decides.
 func classify(err error) error {
 	var api smithy.APIError
 	if errors.As(err, &api) && api.ErrorCode() == "ValidationError" &&

@@ -10,12 +10,12 @@ import (
 	"quiesce/internal/termination"
 )
 
-// Parse reads what an invocation was given: an event alone, a batch of SQS or SNS that carries events, or a person's
-// request. It believes nothing but the form: whether a record concerns us is for the configuration to say, and whether it
-// is true for Auto Scaling. What cannot be read becomes a record with Malformed set, which says what is wrong and where;
-// the other records of its batch are none the worse for it. There is always at least one record.
+// Parse reads the payload of an invocation: one event, a batch of SQS or SNS records, or a manual request. It checks only the
+// form. The configuration decides whether a record is ours, and Auto Scaling whether it is true. An unreadable record has
+// Malformed set, which says what is wrong and where. It does not affect the other records of its batch. A delivery has at
+// least one record.
 //
-// The forms of the batches: https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html and
+// The forms of batches: https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html and
 // https://docs.aws.amazon.com/lambda/latest/dg/with-sns.html.
 func Parse(payload []byte) termination.Delivery {
 	object, err := objectOf(payload)
@@ -36,7 +36,7 @@ func direct(payload []byte, record termination.Record) termination.Delivery {
 	return termination.Delivery{Source: termination.Direct, Records: []termination.Record{record}}
 }
 
-// sources are the services whose batches are understood, by what they call themselves.
+// sources are the services whose batches Parse reads, by the name in their records.
 var sources = map[string]termination.Source{"aws:sqs": termination.SQS, "aws:sns": termination.SNS}
 
 func parseBatch(payload []byte, records json.RawMessage) termination.Delivery {
@@ -59,7 +59,7 @@ func parseBatch(payload []byte, records json.RawMessage) termination.Delivery {
 	return delivery
 }
 
-// sourceOf finds the service that a batch came from. The first record that names one decides: Lambda never mixes them.
+// sourceOf returns the service that sent a batch. The first record with a known name decides: Lambda never mixes services.
 func sourceOf(elements []json.RawMessage) (termination.Source, error) {
 	if len(elements) == 0 {
 		return 0, errors.New("empty")
@@ -69,7 +69,7 @@ func sourceOf(elements []json.RawMessage) (termination.Source, error) {
 		var record struct {
 			EventSource string `json:"eventSource"` // SNS writes EventSource; encoding/json takes either
 		}
-		// A record that cannot be read names no service; its own fault is reported once the service is known.
+		// An unreadable record names no service. Its own error is reported once the service is known.
 		_ = decode(element, &record)
 		if source, known := sources[record.EventSource]; known {
 			return source, nil
@@ -92,7 +92,7 @@ func parseSQS(path string, element json.RawMessage) termination.Record {
 	err := decode(element, &message)
 	record := unwrap(path, "body", message.Body, err, parseBody)
 	record.MessageID, record.ReceiptHandle = message.MessageID, message.ReceiptHandle
-	// Both are approximate, and good to have: nothing depends on their being there.
+	// Both are approximate and optional.
 	record.Receives, _ = strconv.Atoi(message.Attributes.Receives)
 	if first, err := strconv.ParseInt(message.Attributes.First, 10, 64); err == nil {
 		record.FirstReceived = time.UnixMilli(first)
@@ -113,8 +113,8 @@ func parseSNS(path string, element json.RawMessage) termination.Record {
 	return keepBody(parsed, record.SNS.Message, element)
 }
 
-// unwrap parses the text that a record carries under key, and says where in the batch it found fault. err is that of
-// decoding the record itself.
+// unwrap parses the text under key in a record. Its error says where in the batch the record is. err is the error from decoding
+// the record itself.
 func unwrap(path, key, text string, err error, parse func(string) termination.Record) termination.Record {
 	switch {
 	case err != nil:
@@ -125,8 +125,7 @@ func unwrap(path, key, text string, err error, parse func(string) termination.Re
 	return located(path+"."+key, parse(text))
 }
 
-// keepBody notes the record as it came. SQS takes no empty message, so that where the text is missing, the whole record
-// goes to the dead-letter queue.
+// keepBody sets the body for the dead-letter queue. SQS accepts no empty message, so a record without text goes there whole.
 func keepBody(record termination.Record, text string, element json.RawMessage) termination.Record {
 	record.Body = text
 	if text == "" {
@@ -135,7 +134,7 @@ func keepBody(record termination.Record, text string, element json.RawMessage) t
 	return record
 }
 
-// parseBody reads an SQS message: an event, or the envelope that SNS puts around one
+// parseBody reads an SQS message: an event, or the SNS envelope of one
 // (https://docs.aws.amazon.com/sns/latest/dg/sns-sqs-as-subscriber.html).
 func parseBody(body string) termination.Record {
 	object, err := objectOf([]byte(body))
@@ -164,7 +163,7 @@ func malformed(err error) termination.Record {
 	return termination.Record{Malformed: err}
 }
 
-// located says where a record was, if there is fault to be found with it.
+// located adds the place of a malformed record to its error.
 func located(path string, record termination.Record) termination.Record {
 	if record.Malformed != nil {
 		record.Malformed = fmt.Errorf("%s: %w", path, record.Malformed)

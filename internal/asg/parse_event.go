@@ -11,7 +11,7 @@ import (
 	"quiesce/internal/termination"
 )
 
-// Auto Scaling's words for a termination that waits on a hook, as an EventBridge event and as a hook's own notification:
+// The names of a termination that waits on a hook, in EventBridge events and in the hook's own notifications:
 // https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-event-reference.html and
 // https://docs.aws.amazon.com/autoscaling/ec2/userguide/prepare-for-lifecycle-notifications.html.
 const (
@@ -19,16 +19,16 @@ const (
 	terminatingTransition = "autoscaling:EC2_INSTANCE_TERMINATING"
 )
 
-// sweepService is what the sweep writes as the Service of a notification, where Auto Scaling writes "AWS Auto Scaling". It
-// learnt of the action from the instance's state, which does not tell the token.
+// sweepService is the Service in a notification that the sweep writes. Auto Scaling writes "AWS Auto Scaling". The sweep knows
+// the action from the instance's state, and therefore has no token.
 const sweepService = "quiesce"
 
-// instanceID is the form of an EC2 instance id, old (8 digits) or new (17):
-// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html. Nothing else is let through: ids become parts of
-// URLs and of log lines.
+// instanceID is the form of an EC2 instance ID, old (8 digits) or new (17):
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html. Nothing else is accepted: IDs become parts of URLs
+// and of log lines.
 var instanceID = regexp.MustCompile(`^i-[0-9a-f]{8,17}$`)
 
-// parseEvent reads one event that nothing is wrapped around.
+// parseEvent reads one event without an envelope.
 func parseEvent(data []byte, object object) termination.Record {
 	switch {
 	case object.has("detail-type"):
@@ -41,7 +41,7 @@ func parseEvent(data []byte, object object) termination.Record {
 	return malformed(errors.New("neither an EventBridge event, nor a hook's notification, nor a batch of SQS or SNS, nor an action"))
 }
 
-// parseEventBridge goes by the detail type alone: of other types nothing more is known, and nothing more is asked.
+// parseEventBridge selects events by their detail type. It does not read events of other types.
 func parseEventBridge(data []byte, object object) termination.Record {
 	var detailType string
 	if err := decode(object["detail-type"], &detailType); err != nil {
@@ -53,7 +53,7 @@ func parseEventBridge(data []byte, object object) termination.Record {
 	case terminateDetailType:
 		return parseTermination(data)
 	case string(termination.SpotInterruption), string(termination.RebalanceRecommendation):
-		return parseNotice(data, termination.Trigger(detailType))
+		return parseTrigger(data, termination.Trigger(detailType))
 	}
 	return termination.Record{NotOurs: "event " + quoted(detailType)}
 }
@@ -69,12 +69,12 @@ func parseTermination(data []byte) termination.Record {
 	if err := event.Detail.check(); err != nil {
 		return malformed(fmt.Errorf("detail.%w", err))
 	}
-	return event.Detail.begun("time", event.Time)
+	return event.Detail.record("time", event.Time)
 }
 
-// parseNotice reads a warning of EC2's. Its resource's ARN has a zone where others have a region, so that the detail tells the
-// instance.
-func parseNotice(data []byte, notice termination.Trigger) termination.Record {
+// parseTrigger reads a Spot interruption or a rebalance recommendation. Its ARN has a zone where others have a region, so the
+// instance is read from the detail.
+func parseTrigger(data []byte, trigger termination.Trigger) termination.Record {
 	var event struct {
 		Time   string `json:"time"`
 		Detail struct {
@@ -91,41 +91,41 @@ func parseNotice(data []byte, notice termination.Trigger) termination.Record {
 	if err != nil {
 		return malformed(err)
 	}
-	return termination.Record{Termination: &termination.Termination{InstanceID: event.Detail.Instance, Began: at, Trigger: notice}}
+	return termination.Record{Termination: &termination.Termination{InstanceID: event.Detail.Instance, Began: at, Trigger: trigger}}
 }
 
-// parseNotification reads what a hook, or its group, sends to a target of its own.
+// parseNotification reads a notification that a hook, or its group, sends to its own target.
 func parseNotification(data []byte) termination.Record {
-	var notice struct {
+	var notification struct {
 		Event      string `json:"Event"`
 		Transition string `json:"LifecycleTransition"`
 		Time       string `json:"Time"`
 	}
 	var action action
-	if err := cmp.Or(decode(data, &notice), decode(data, &action)); err != nil {
+	if err := cmp.Or(decode(data, &notification), decode(data, &action)); err != nil {
 		return malformed(err)
 	}
 	switch {
-	case notice.Event != "":
-		return termination.Record{NotOurs: "notification " + quoted(notice.Event)}
-	case notice.Transition == "":
+	case notification.Event != "":
+		return termination.Record{NotOurs: "notification " + quoted(notification.Event)}
+	case notification.Transition == "":
 		return malformed(errors.New("LifecycleTransition: missing"))
-	case notice.Transition != terminatingTransition:
-		return termination.Record{NotOurs: "notification " + quoted(notice.Transition)}
+	case notification.Transition != terminatingTransition:
+		return termination.Record{NotOurs: "notification " + quoted(notification.Transition)}
 	}
 	if err := action.check(); err != nil {
 		return malformed(err)
 	}
-	return action.begun("Time", notice.Time)
+	return action.record("Time", notification.Time)
 }
 
-// action is what either form says of a lifecycle action, under the same names.
+// action has the fields of a lifecycle action. Both forms have the same names.
 type action struct {
 	Instance string `json:"EC2InstanceId"`
 	Group    string `json:"AutoScalingGroupName"`
 	Hook     string `json:"LifecycleHookName"`
 	Token    string `json:"LifecycleActionToken"`
-	Service  string `json:"Service"` // who says so, in a notification
+	Service  string `json:"Service"` // the sender, in a notification
 }
 
 func (a action) check() error {
@@ -153,8 +153,8 @@ func checkInstance(key, id string) error {
 	return nil
 }
 
-// begun makes a termination of a checked action; key is where the event has its time.
-func (a action) begun(key, at string) termination.Record {
+// record returns the termination of a checked action. key is the key of the event's time.
+func (a action) record(key, at string) termination.Record {
 	began, err := parseTime(key, at)
 	if err != nil {
 		return malformed(err)
@@ -168,19 +168,19 @@ func parseTime(key, text string) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, fmt.Errorf("%s: missing", key)
 	}
-	at, err := time.Parse(time.RFC3339, text) // which takes fractions of a second too
+	at, err := time.Parse(time.RFC3339, text) // accepts fractions of a second
 	if err != nil {
 		return time.Time{}, fmt.Errorf("%s: not a time in RFC 3339: %s", key, quoted(text))
 	}
 	return at, nil
 }
 
-// notificationTime is the precision of Auto Scaling's own.
+// notificationTime is the time format of Auto Scaling's notifications.
 const notificationTime = "2006-01-02T15:04:05.000Z"
 
-// EncodeEvent writes a termination as a notification that Parse reads: the sweep's, of an event that was lost. It has no token.
+// EncodeEvent returns a notification that Parse reads as this termination, without its token. The sweep sends it for a lost event.
 func EncodeEvent(t termination.Termination) string {
-	text, _ := json.Marshal(struct { // of strings: it cannot fail
+	text, _ := json.Marshal(struct { // cannot fail: strings only
 		Service              string
 		Time                 string
 		AutoScalingGroupName string

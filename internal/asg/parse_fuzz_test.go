@@ -48,7 +48,7 @@ func requireOneMeaning(t *testing.T, r termination.Record) {
 func requireSafeNames(t *testing.T, r termination.Record) {
 	if r.Termination != nil {
 		require.Regexp(t, instanceID, r.Termination.InstanceID)
-		action := r.Termination.Trigger == "" // a notice names neither
+		action := r.Termination.Trigger == "" // a trigger of EC2 names neither
 		require.Equal(t, action, r.Termination.Group != "")
 		require.Equal(t, action, r.Termination.Hook != "")
 	}

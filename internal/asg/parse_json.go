@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// object is a JSON object whose values are not looked at yet; its keys tell what it is.
+// object is a JSON object whose values are not decoded yet. Its keys show what it is.
 type object map[string]json.RawMessage
 
 func objectOf(data []byte) (object, error) {
@@ -24,7 +24,7 @@ func (o object) has(key string) bool {
 	return ok
 }
 
-// decode is json.Unmarshal with errors for people who see the JSON and not the Go types.
+// decode is json.Unmarshal with errors about the JSON instead of the Go types.
 func decode(data []byte, into any) error {
 	err := json.Unmarshal(data, into)
 	var wrong *json.UnmarshalTypeError
@@ -49,10 +49,10 @@ func kind(t reflect.Type) string {
 	return "a string"
 }
 
-// longestQuote bounds what a hostile value can put into a log line, in bytes.
-const longestQuote = 100
+// quoteMax limits how much of a hostile value gets into a log line, in bytes.
+const quoteMax = 100
 
-// quoted makes a value that somebody else wrote fit for a log line.
+// quoted makes a value from outside safe for a log line.
 func quoted(value string) string {
-	return strconv.Quote(value[:min(longestQuote, len(value))])
+	return strconv.Quote(value[:min(quoteMax, len(value))])
 }

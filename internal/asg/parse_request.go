@@ -12,15 +12,14 @@ import (
 	"quiesce/internal/termination"
 )
 
-// nodeName is the form of a node's name, an RFC 1123 subdomain:
-// https://kubernetes.io/docs/concepts/overview/working-with-objects/names/. It becomes part of a URL. It is
-// compiled when it is first needed: the counted repetition makes that dear, and most starts never need it.
+// nodeName is the form of a node name, an RFC 1123 subdomain:
+// https://kubernetes.io/docs/concepts/overview/working-with-objects/names/. The name becomes part of a URL. The pattern is
+// compiled on first use: the counted repetition makes it expensive, and most processes never need it.
 var nodeName = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
 })
 
-// parseRequest reads a manual invocation. It is strict: somebody who mistypes a key must not get something else than what
-// they asked for.
+// parseRequest reads a manual request. It rejects unknown keys: a mistyped key must not change what a request does.
 func parseRequest(data []byte, object object) termination.Record {
 	for _, key := range slices.Sorted(maps.Keys(object)) {
 		if !slices.Contains([]string{"action", "instanceId", "node"}, key) {
@@ -37,7 +36,7 @@ func parseRequest(data []byte, object object) termination.Record {
 	return termination.Record{Request: &request}
 }
 
-// checkSubject sees that the action is known and says what it is to be done to.
+// checkSubject checks that the action is known, and that it names its instance or node.
 func checkSubject(r termination.Request) error {
 	instance, node := r.InstanceID != "", r.Node != ""
 	switch r.Action {

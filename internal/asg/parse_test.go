@@ -30,25 +30,25 @@ func otherInstance(t *termination.Termination) {
 	t.InstanceID, t.Token = "i-0fedcba9876543210", "12121212-3434-5656-7878-909090909090"
 }
 
-func asking(r termination.Request) termination.Record { return termination.Record{Request: &r} }
-func passing(why string) termination.Record           { return termination.Record{NotOurs: why} }
+func requested(r termination.Request) termination.Record { return termination.Record{Request: &r} }
+func notOurs(why string) termination.Record              { return termination.Record{NotOurs: why} }
 
-func noticing(n termination.Trigger) termination.Record {
+func triggered(by termination.Trigger) termination.Record {
 	return termination.Record{Termination: &termination.Termination{
-		InstanceID: "i-0123456789abcdef0", Began: began.Truncate(time.Second), Trigger: n,
+		InstanceID: "i-0123456789abcdef0", Began: began.Truncate(time.Second), Trigger: by,
 	}}
 }
 
-// wrong is a malformed record; tests compare what its error says.
-type wrong string
+// reason is the error of a malformed record. Tests compare its text.
+type reason string
 
-func (w wrong) Error() string { return string(w) }
+func (r reason) Error() string { return string(r) }
 
-func faulty(why string) termination.Record { return termination.Record{Malformed: wrong(why)} }
+func malformed(why string) termination.Record { return termination.Record{Malformed: reason(why)} }
 
 const noShape = "neither an EventBridge event, nor a hook's notification, nor a batch of SQS or SNS, nor an action"
 
-// deliveries says what each of the sample payloads is.
+// deliveries has the expected delivery of each sample payload.
 var deliveries = map[string]struct {
 	source  termination.Source
 	records []termination.Record
@@ -59,21 +59,21 @@ var deliveries = map[string]struct {
 		terminating(func(t *termination.Termination) { t.Hook = "Terminate-LC-Hook" })}},
 	"terminate-other-group": {termination.Direct, []termination.Record{
 		terminating(func(t *termination.Termination) { t.Group = "builders" })}},
-	"terminate-successful":     {termination.Direct, []termination.Record{passing(`event "EC2 Instance Terminate Successful"`)}},
-	"launch":                   {termination.Direct, []termination.Record{passing(`event "EC2 Instance-launch Lifecycle Action"`)}},
-	"spot-interruption":        {termination.Direct, []termination.Record{noticing("EC2 Spot Instance Interruption Warning")}},
-	"rebalance-recommendation": {termination.Direct, []termination.Record{noticing("EC2 Instance Rebalance Recommendation")}},
+	"terminate-successful":     {termination.Direct, []termination.Record{notOurs(`event "EC2 Instance Terminate Successful"`)}},
+	"launch":                   {termination.Direct, []termination.Record{notOurs(`event "EC2 Instance-launch Lifecycle Action"`)}},
+	"spot-interruption":        {termination.Direct, []termination.Record{triggered("EC2 Spot Instance Interruption Warning")}},
+	"rebalance-recommendation": {termination.Direct, []termination.Record{triggered("EC2 Instance Rebalance Recommendation")}},
 
 	"hook-notification":        {termination.Direct, []termination.Record{terminating()}},
-	"hook-launch-notification": {termination.Direct, []termination.Record{passing(`notification "autoscaling:EC2_INSTANCE_LAUNCHING"`)}},
-	"hook-test-notification":   {termination.Direct, []termination.Record{passing(`notification "autoscaling:TEST_NOTIFICATION"`)}},
+	"hook-launch-notification": {termination.Direct, []termination.Record{notOurs(`notification "autoscaling:EC2_INSTANCE_LAUNCHING"`)}},
+	"hook-test-notification":   {termination.Direct, []termination.Record{notOurs(`notification "autoscaling:TEST_NOTIFICATION"`)}},
 
 	"sqs":       {termination.SQS, []termination.Record{terminating()}},
 	"sqs-batch": {termination.SQS, []termination.Record{terminating(), terminating(otherInstance)}},
 	"sqs-batch-one-bad": {termination.SQS, []termination.Record{
-		terminating(), faulty("Records[1].body: detail.EC2InstanceId: missing"), terminating(otherInstance)}},
+		terminating(), malformed("Records[1].body: detail.EC2InstanceId: missing"), terminating(otherInstance)}},
 	"hook-notification-in-sqs":      {termination.SQS, []termination.Record{terminating()}},
-	"hook-test-notification-in-sqs": {termination.SQS, []termination.Record{passing(`notification "autoscaling:TEST_NOTIFICATION"`)}},
+	"hook-test-notification-in-sqs": {termination.SQS, []termination.Record{notOurs(`notification "autoscaling:TEST_NOTIFICATION"`)}},
 	"swept-in-sqs": {termination.SQS, []termination.Record{
 		terminating(func(t *termination.Termination) { t.Token = "" })}},
 	"sns-in-sqs":                   {termination.SQS, []termination.Record{terminating()}},
@@ -82,43 +82,43 @@ var deliveries = map[string]struct {
 	"sns":                        {termination.SNS, []termination.Record{terminating()}},
 	"sns-batch":                  {termination.SNS, []termination.Record{terminating(), terminating(otherInstance)}},
 	"sns-hook-notification":      {termination.SNS, []termination.Record{terminating()}},
-	"sns-hook-test-notification": {termination.SNS, []termination.Record{passing(`notification "autoscaling:TEST_NOTIFICATION"`)}},
-	"sns-group-notification":     {termination.SNS, []termination.Record{passing(`notification "autoscaling:EC2_INSTANCE_TERMINATE"`)}},
+	"sns-hook-test-notification": {termination.SNS, []termination.Record{notOurs(`notification "autoscaling:TEST_NOTIFICATION"`)}},
+	"sns-group-notification":     {termination.SNS, []termination.Record{notOurs(`notification "autoscaling:EC2_INSTANCE_TERMINATE"`)}},
 
 	"plan": {termination.Direct, []termination.Record{
-		asking(termination.Request{Action: termination.ActionPlan, InstanceID: "i-0123456789abcdef0"})}},
+		requested(termination.Request{Action: termination.ActionPlan, InstanceID: "i-0123456789abcdef0"})}},
 	"plan-node": {termination.Direct, []termination.Record{
-		asking(termination.Request{Action: termination.ActionPlan, Node: "ip-10-0-1-2.eu-west-1.compute.internal"})}},
+		requested(termination.Request{Action: termination.ActionPlan, Node: "ip-10-0-1-2.eu-west-1.compute.internal"})}},
 	"drain": {termination.Direct, []termination.Record{
-		asking(termination.Request{Action: termination.ActionDrain, InstanceID: "i-0123456789abcdef0"})}},
-	"sweep": {termination.Direct, []termination.Record{asking(termination.Request{Action: termination.ActionSweep})}},
+		requested(termination.Request{Action: termination.ActionDrain, InstanceID: "i-0123456789abcdef0"})}},
+	"sweep": {termination.Direct, []termination.Record{requested(termination.Request{Action: termination.ActionSweep})}},
 
 	"malformed-instance-id": {termination.Direct, []termination.Record{
-		faulty(`detail.EC2InstanceId: not an instance id: "i-0123456789abcdef0/../../nodes?x=\n"`)}},
-	"malformed-no-instance-id": {termination.Direct, []termination.Record{faulty("detail.EC2InstanceId: missing")}},
-	"malformed-no-token":       {termination.Direct, []termination.Record{faulty("detail.LifecycleActionToken: missing")}},
-	"malformed-time":           {termination.Direct, []termination.Record{faulty(`time: not a time in RFC 3339: "yesterday"`)}},
-	"malformed-detail":         {termination.Direct, []termination.Record{faulty("detail: must be an object, not string")}},
-	"malformed-shape":          {termination.Direct, []termination.Record{faulty(noShape)}},
-	"malformed-empty-batch":    {termination.Direct, []termination.Record{faulty("Records: empty")}},
+		malformed(`detail.EC2InstanceId: not an instance id: "i-0123456789abcdef0/../../nodes?x=\n"`)}},
+	"malformed-no-instance-id": {termination.Direct, []termination.Record{malformed("detail.EC2InstanceId: missing")}},
+	"malformed-no-token":       {termination.Direct, []termination.Record{malformed("detail.LifecycleActionToken: missing")}},
+	"malformed-time":           {termination.Direct, []termination.Record{malformed(`time: not a time in RFC 3339: "yesterday"`)}},
+	"malformed-detail":         {termination.Direct, []termination.Record{malformed("detail: must be an object, not string")}},
+	"malformed-shape":          {termination.Direct, []termination.Record{malformed(noShape)}},
+	"malformed-empty-batch":    {termination.Direct, []termination.Record{malformed("Records: empty")}},
 	"malformed-other-source": {termination.Direct, []termination.Record{
-		faulty(`Records: eventSource must be aws:sqs or aws:sns, not "aws:s3"`)}},
+		malformed(`Records: eventSource must be aws:sqs or aws:sns, not "aws:s3"`)}},
 	"malformed-sqs": {termination.SQS, []termination.Record{
-		faulty("Records[0].body: not JSON: unexpected end of JSON input")}},
+		malformed("Records[0].body: not JSON: unexpected end of JSON input")}},
 	"malformed-sns": {termination.SNS, []termination.Record{
-		faulty("Records[0].Sns.Message: detail.AutoScalingGroupName: missing")}},
+		malformed("Records[0].Sns.Message: detail.AutoScalingGroupName: missing")}},
 	"malformed-sns-in-sqs": {termination.SQS, []termination.Record{
-		faulty("Records[0].body: Message: LifecycleHookName: missing")}},
+		malformed("Records[0].body: Message: LifecycleHookName: missing")}},
 	"malformed-action": {termination.Direct, []termination.Record{
-		faulty(`action: must be plan, drain or sweep, not "reboot"`)}},
+		malformed(`action: must be plan, drain or sweep, not "reboot"`)}},
 	"malformed-action-in-sqs": {termination.SQS, []termination.Record{
-		faulty("Records[0].body: action: only a direct invocation may ask for one")}},
-	"malformed-plan":        {termination.Direct, []termination.Record{faulty("action plan: needs either instanceId or node")}},
-	"malformed-drain":       {termination.Direct, []termination.Record{faulty("action drain: needs instanceId, and nothing else")}},
-	"malformed-unknown-key": {termination.Direct, []termination.Record{faulty(`"force": unknown key`)}},
+		malformed("Records[0].body: action: only a direct invocation may ask for one")}},
+	"malformed-plan":        {termination.Direct, []termination.Record{malformed("action plan: needs either instanceId or node")}},
+	"malformed-drain":       {termination.Direct, []termination.Record{malformed("action drain: needs instanceId, and nothing else")}},
+	"malformed-unknown-key": {termination.Direct, []termination.Record{malformed(`"force": unknown key`)}},
 }
 
-func TestEverySamplePayloadIsWhatItsNameSays(t *testing.T) {
+func TestParse_SamplePayload_IsAsNamed(t *testing.T) {
 	for _, c := range events.Cases {
 		t.Run(c.Name, func(t *testing.T) {
 			want, known := deliveries[c.Name]
@@ -127,7 +127,7 @@ func TestEverySamplePayloadIsWhatItsNameSays(t *testing.T) {
 			got := asg.Parse(payload(t, c.Name))
 
 			require.Equal(t, want.source, got.Source)
-			require.Equal(t, want.records, essence(got.Records))
+			require.Equal(t, want.records, contents(got.Records))
 		})
 	}
 }
@@ -138,20 +138,20 @@ func payload(t *testing.T, name string) []byte {
 	return payload
 }
 
-// essence leaves of each record what it says, without how it came.
-func essence(records []termination.Record) []termination.Record {
-	var said []termination.Record
+// contents returns the records without the details of their delivery.
+func contents(records []termination.Record) []termination.Record {
+	var all []termination.Record
 	for _, r := range records {
 		r.MessageID, r.ReceiptHandle, r.Receives, r.FirstReceived, r.Body = "", "", 0, time.Time{}, ""
 		if r.Malformed != nil {
-			r.Malformed = wrong(r.Malformed.Error())
+			r.Malformed = reason(r.Malformed.Error())
 		}
-		said = append(said, r)
+		all = append(all, r)
 	}
-	return said
+	return all
 }
 
-func TestABadRecordAmongGoodOnesIsTheOnlyOneMalformed(t *testing.T) {
+func TestParse_OneBadRecord_OthersAreRead(t *testing.T) {
 	records := asg.Parse(payload(t, "sqs-batch-one-bad")).Records
 
 	require.Len(t, records, 3)
@@ -160,7 +160,7 @@ func TestABadRecordAmongGoodOnesIsTheOnlyOneMalformed(t *testing.T) {
 	require.NoError(t, records[2].Malformed)
 }
 
-func TestARecordKeepsWhatItsAnswerAndTheDeadLetterQueueNeed(t *testing.T) {
+func TestParse_Record_KeepsMessageIDAndBody(t *testing.T) {
 	sqs := asg.Parse(payload(t, "sqs-batch-one-bad")).Records[1]
 	require.Equal(t, "2e1424d4-f796-459a-8184-9c92662be6da", sqs.MessageID)
 	require.Equal(t, "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a-example-2", sqs.ReceiptHandle)
@@ -181,7 +181,7 @@ func TestARecordKeepsWhatItsAnswerAndTheDeadLetterQueueNeed(t *testing.T) {
 	require.Equal(t, string(terminate), direct.Body)
 }
 
-func TestARecordWithoutABodyGoesToTheDeadLetterQueueWhole(t *testing.T) {
+func TestParse_NoBody_KeepsWholeRecord(t *testing.T) {
 	record := asg.Parse([]byte(`{"Records":[{"eventSource":"aws:sqs","messageId":"m-1"}]}`)).Records[0]
 
 	require.EqualError(t, record.Malformed, "Records[0].body: missing")
@@ -201,7 +201,7 @@ func TestTheTimeMayHaveFractionsAndAnOffset(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeReadIsOneMalformedRecord(t *testing.T) {
+func TestParse_Unreadable_IsOneMalformedRecord(t *testing.T) {
 	notification := func(key string, value any) string {
 		var fields map[string]any
 		require.NoError(t, json.Unmarshal(payload(t, "hook-notification"), &fields))
@@ -254,7 +254,7 @@ func TestWhatCannotBeReadIsOneMalformedRecord(t *testing.T) {
 	}
 }
 
-func TestABrokenRecordDoesNotHideTheServiceOfItsBatch(t *testing.T) {
+func TestParse_BrokenRecord_KeepsServiceOfBatch(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"Records":[7,{"eventSource":"aws:sqs","body":"{}"}]}`:            "Records[0]: must be an object, not number",
 		`{"Records":[{"eventSource":"aws:sqs","body":7}]}`:                 "Records[0]: body: must be a string, not number",
@@ -266,7 +266,7 @@ func TestABrokenRecordDoesNotHideTheServiceOfItsBatch(t *testing.T) {
 	}
 }
 
-func TestAHostileValueIsQuotedAndCutShortInTheReason(t *testing.T) {
+func TestParse_HostileValue_IsQuotedAndTruncated(t *testing.T) {
 	event, err := json.Marshal(map[string]string{"detail-type": "x\n\x1b[2J" + strings.Repeat("y", 1000)})
 	require.NoError(t, err)
 
@@ -277,13 +277,13 @@ func TestAHostileValueIsQuotedAndCutShortInTheReason(t *testing.T) {
 	require.NotContains(t, why, "\x1b")
 }
 
-// What the sweep writes is read by the next invocation: were it written otherwise, lost events would end as dead letters.
-func TestASpeltTerminationIsReadAsItWasAndLooksLikeItsSample(t *testing.T) {
+// The next invocation reads what the sweep writes. An unreadable event would end in the dead-letter queue.
+func TestEncodeEvent_Termination_ParsesBack(t *testing.T) {
 	want := *terminating(func(t *termination.Termination) { t.Token = "" }).Termination
-	spelt := asg.EncodeEvent(want)
-	require.Equal(t, want, *asg.Parse([]byte(spelt)).Records[0].Termination)
+	encoded := asg.EncodeEvent(want)
+	require.Equal(t, want, *asg.Parse([]byte(encoded)).Records[0].Termination)
 
 	var sample struct{ Records []struct{ Body string } }
 	require.NoError(t, json.Unmarshal(payload(t, "swept-in-sqs"), &sample))
-	require.Equal(t, sample.Records[0].Body, spelt)
+	require.Equal(t, sample.Records[0].Body, encoded)
 }

@@ -17,17 +17,18 @@ import (
 	"quiesce/internal/config"
 )
 
-// sample is the file as the documentation shows it.
+// sample is the documented file. It sets every default.
 const sample = `
 cluster: prod                           # CLUSTER_NAME wins
 autoScalingGroups: ["workers-a", "batch-*"] # names or globs; the stack makes hooks for exact names only
-mode: drain                             # drain | shadow: plan and report on real events, change nothing, CONTINUE at once
+mode: drain                             # shadow: plan and report on real events, change nothing, CONTINUE at once
 lifecycle: {hook: quiesce, onFailure: CONTINUE}
-drain: {maxDuration: 30m, reserve: 30s, concurrency: 16, joinGrace: 15s, volumeDetach: 60s, onDeadline: force}
+drain: {maxDuration: 30m, completionReserve: 30s, maxConcurrentEvictions: 16, nodeJoinTimeout: 15s, volumeDetachTimeout: 60s,
+        onDeadline: force, onRebalanceRecommendation: false, onSpotInterruption: false}
 phases:
   - name: poolers
     match: {labelSelector: "app.kubernetes.io/name=pgbouncer", namespaces: [db]}
-    escort: {pgbouncer: {}}             # section 8
+    escort: {pgbouncer: {}}
     settle: 5s
     timeout: 5m
   - name: workloads
@@ -36,9 +37,10 @@ phases:
 allowManualDrain: false
 `
 
-const least = "{cluster: prod, autoScalingGroups: [workers-a]}"
+// least is the shortest file that is complete.
+const least = "{cluster: prod, autoScalingGroups: [workers-a], mode: drain}"
 
-// environment is a getenv of these variables and no others.
+// environment returns a getenv that has only these variables.
 func environment(variables map[string]string) func(string) string {
 	return func(key string) string { return variables[key] }
 }
@@ -57,7 +59,7 @@ func selector(t *testing.T, text string) labels.Selector {
 	return s
 }
 
-func TestTheSampleSaysWhatTheDefaultsSay(t *testing.T) {
+func TestParse_DocumentedFile_EqualsDefaults(t *testing.T) {
 	got, defaults := parse(t, sample), parse(t, least)
 
 	require.Equal(t, config.Config{
@@ -81,7 +83,7 @@ func TestTheSampleSaysWhatTheDefaultsSay(t *testing.T) {
 	require.Equal(t, got.Phases[1:], defaults.Phases[1:])
 	require.Equal(t, got.Phases[0].PGBouncer, defaults.Phases[0].PGBouncer)
 	require.Equal(t, "app.kubernetes.io/name=pgbouncer", got.Phases[0].Match.Selector.String())
-	require.True(t, defaults.Phases[0].Match.Empty(), "by default poolers are those that the escort recognises")
+	require.True(t, defaults.Phases[0].Match.Empty(), "by default, the escort recognizes its poolers")
 }
 
 func names(c config.Config) []string {
@@ -92,13 +94,21 @@ func names(c config.Config) []string {
 	return names
 }
 
-func TestEveryKeyIsTaken(t *testing.T) {
+func TestParse_EveryKey_IsRead(t *testing.T) {
 	got := parse(t, `
 cluster: staging
 autoScalingGroups: ["workers-?"]
 mode: shadow
 lifecycle: {hook: drain/me, onFailure: ABANDON}
-drain: {maxDuration: 2h, reserve: 0s, concurrency: 1, joinGrace: 0s, volumeDetach: 0s, onDeadline: leave, onRebalanceRecommendation: true}
+drain:
+  maxDuration: 2h
+  completionReserve: 0s
+  maxConcurrentEvictions: 1
+  nodeJoinTimeout: 0s
+  volumeDetachTimeout: 0s
+  onDeadline: keep
+  onRebalanceRecommendation: true
+  onSpotInterruption: true
 phases:
   - name: poolers
     match: {labelSelector: "app in (a, b),!c", namespaces: [db, "team-*"], priorityClassNames: [high]}
@@ -108,9 +118,9 @@ phases:
       pgbouncer:
         strategy: surge
         timeout: 20s
-        via: portForward
+        connectVia: portForward
         port: 6432
-        secretRef: {namespace: db, name: console, userKey: u, passwordKey: p}
+        secretRef: {namespace: db, name: pgbouncer-admin, userKey: u, passwordKey: p}
         tls: require
 allowManualDrain: true
 `)
@@ -121,7 +131,10 @@ allowManualDrain: true
 		Groups:    config.Globs{"workers-?"},
 		Mode:      config.ModeShadow,
 		Lifecycle: config.Lifecycle{Hook: "drain/me", OnFailure: config.Abandon},
-		Drain:     config.Drain{MaxDuration: 2 * time.Hour, MaxConcurrentEvictions: 1, OnDeadline: config.Keep, OnRebalanceRecommendation: true},
+		Drain: config.Drain{
+			MaxDuration: 2 * time.Hour, MaxConcurrentEvictions: 1, OnDeadline: config.Keep, OnRebalanceRecommendation: true,
+			OnSpotInterruption: true,
+		},
 		Phases: []config.Phase{{
 			Name: "poolers",
 			Match: config.Match{
@@ -130,7 +143,7 @@ allowManualDrain: true
 			},
 			PGBouncer: &config.PGBouncer{
 				Strategy: config.StrategySurge, Timeout: 20 * time.Second, ConnectVia: config.ViaPortForward, Port: 6432,
-				Secret: &config.SecretRef{Namespace: "db", Name: "console", UserKey: "u", PasswordKey: "p"},
+				Secret: &config.SecretRef{Namespace: "db", Name: "pgbouncer-admin", UserKey: "u", PasswordKey: "p"},
 				TLS:    config.TLSRequire,
 			},
 			Settle: time.Second, Timeout: 90 * time.Second,
@@ -150,14 +163,14 @@ func TestAnEscortWithoutSettingsHasItsDefaults(t *testing.T) {
 	}
 }
 
-func TestASecretsKeysAreByDefaultThoseOfBasicAuth(t *testing.T) {
+func TestSecretRef_KeysNotSet_UsesBasicAuthKeys(t *testing.T) {
 	c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, escort: {pgbouncer: {secretRef: {namespace: db, name: s}}}}]}")
 	require.Equal(t, &config.SecretRef{Namespace: "db", Name: "s", UserKey: "username", PasswordKey: "password"},
 		c.Phases[0].PGBouncer.Secret)
 }
 
 func TestASecretMayBeInSecretsManager(t *testing.T) {
-	const arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:pgbouncer/console-a1b2c3"
+	const arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:pgbouncer-admin-a1b2c3"
 	c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, match: {namespaces: [db]}, escort: {pgbouncer: {secretArn: '"+arn+"'}}}]}")
 	require.Equal(t, arn, c.Phases[0].PGBouncer.SecretARN)
 	require.Nil(t, c.Phases[0].PGBouncer.Secret)
@@ -169,7 +182,7 @@ func TestThePhaseOfUnmatchedPodsIsPutBeforeCriticalOrLast(t *testing.T) {
 		"a, critical, b":         {"a", "workloads", "critical", "b"},
 		"workloads, a, critical": {"workloads", "a", "critical"},
 	} {
-		text := "cluster: prod\nautoScalingGroups: [workers-a]\nphases:\n"
+		text := "cluster: prod\nautoScalingGroups: [workers-a]\nmode: drain\nphases:\n"
 		for _, name := range splitList(given) {
 			text += "- name: " + name + "\n"
 			if name != "workloads" {
@@ -181,15 +194,16 @@ func TestThePhaseOfUnmatchedPodsIsPutBeforeCriticalOrLast(t *testing.T) {
 }
 
 func TestAKeyWithoutAValueHasItsDefault(t *testing.T) {
-	got := parse(t, least[:len(least)-1]+", mode: , drain: , lifecycle: {hook: ~}, phases: null}")
+	got := parse(t, least[:len(least)-1]+", drain: , lifecycle: {hook: ~}, phases: null}")
 	require.Equal(t, parse(t, least), got)
 }
 
-func TestAnAliasIsWhatItStandsFor(t *testing.T) {
+func TestParse_YAMLAlias_IsResolved(t *testing.T) {
 	got := parse(t, `
 cluster: &name prod
 autoScalingGroups: [*name]
-drain: {maxDuration: &time 40s, joinGrace: 5s, volumeDetach: 5s}
+mode: drain
+drain: {maxDuration: &time 40s, nodeJoinTimeout: 5s, volumeDetachTimeout: 5s}
 phases: [{name: a, match: &match {namespaces: [a]}, timeout: *time}, {name: b, match: *match}]
 `)
 	require.True(t, got.OwnsGroup("prod"))
@@ -197,8 +211,8 @@ phases: [{name: a, match: &match {namespaces: [a]}, timeout: *time}, {name: b, m
 	require.Equal(t, got.Phases[0].Match, got.Phases[1].Match)
 }
 
-// What a verified connection is verified by is in the file: a certificate is no secret.
-func TestAVerifiedConnectionKnowsWhoMaySignAndForWhom(t *testing.T) {
+// The CAs are in the file: a certificate is no secret.
+func TestTLS_VerifyFull_HasServerNameAndCAs(t *testing.T) {
 	server := httptest.NewTLSServer(nil)
 	defer server.Close()
 	bundle, err := json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
@@ -206,6 +220,7 @@ func TestAVerifiedConnectionKnowsWhoMaySignAndForWhom(t *testing.T) {
 	got := parse(t, fmt.Sprintf(`
 cluster: prod
 autoScalingGroups: [a]
+mode: drain
 phases: [{name: poolers, escort: {pgbouncer: {tls: verify-full, serverName: example.com, caBundle: %s}}}]
 `, bundle)).Phases[0].PGBouncer
 	require.Equal(t, config.TLSVerifyFull, got.TLS)
@@ -213,7 +228,7 @@ phases: [{name: poolers, escort: {pgbouncer: {tls: verify-full, serverName: exam
 	require.NoError(t, err)
 }
 
-func TestAGroupIsOwnedByItsNameOrAGlob(t *testing.T) {
+func TestOwnsGroup_NameOrGlob_Matches(t *testing.T) {
 	c := parse(t, sample)
 	for name, owned := range map[string]bool{
 		"workers-a": true, "batch-": true, "batch-7": true,
@@ -224,7 +239,7 @@ func TestAGroupIsOwnedByItsNameOrAGlob(t *testing.T) {
 	require.Equal(t, []string{"workers-a"}, c.Groups.Exact())
 }
 
-func TestAMatchTakesPodsThatMeetAllItsConditions(t *testing.T) {
+func TestMatch_AllConditionsMet_Matches(t *testing.T) {
 	match := config.Match{
 		Selector: selector(t, "app=x"), Namespaces: config.Globs{"db", "team-*"}, PriorityClasses: []string{"high"},
 	}
@@ -235,7 +250,7 @@ func TestAMatchTakesPodsThatMeetAllItsConditions(t *testing.T) {
 	require.False(t, match.Matches("db", "low", app))
 	require.False(t, match.Matches("db", "high", map[string]string{"app": "z"}))
 	require.True(t, config.Match{Namespaces: config.Globs{"db"}}.Matches("db", "", nil))
-	require.False(t, config.Match{}.Matches("db", "high", app), "a match without conditions takes no pod")
+	require.False(t, config.Match{}.Matches("db", "high", app), "a match without conditions matches no pod")
 }
 
 func TestTheFileIsFoundWhereTheEnvironmentSays(t *testing.T) {
@@ -253,4 +268,14 @@ func TestTheFileIsFoundWhereTheEnvironmentSays(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, c.OwnsGroup("batch-1"))
 	require.Equal(t, "staging", c.Cluster)
+}
+
+// No mode is a safe default: shadow would drain nothing, and drain would surprise its operator.
+func TestMode_Missing_IsRequired(t *testing.T) {
+	const file = "cluster: prod\nautoScalingGroups: [workers-a]\n"
+	require.Equal(t, []string{"quiesce.yaml:1: mode: required: shadow or drain"}, errorsOf(t, file))
+	require.Equal(t, []string{"quiesce.yaml:3: mode: required: shadow or drain"}, errorsOf(t, file+"mode:\n"))
+	for text, mode := range map[string]config.Mode{"shadow": config.ModeShadow, "drain": config.ModeDrain} {
+		require.Equal(t, mode, parse(t, file+"mode: "+text).Mode)
+	}
 }

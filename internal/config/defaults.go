@@ -4,47 +4,49 @@ import (
 	"time"
 )
 
-// The defaults, each a trade-off that a user may see differently.
+// The defaults. Each is a trade-off that users may decide differently.
 const (
-	// defaultHook is the name that the stack gives to the hooks it makes.
+	// defaultHook is the name of the hooks that the stack creates.
 	defaultHook = "quiesce"
-	// defaultMaxDuration lets long transactions and slow budgets end, and still ends before people look into it.
+	// defaultMaxDuration is long enough for long transactions and slow PDBs. It still ends before people investigate.
 	defaultMaxDuration = 30 * time.Minute
-	// defaultReserve is enough to complete the lifecycle action through minutes of throttling's first retries. More would
-	// be taken from the pods.
-	defaultReserve = 30 * time.Second
-	// defaultConcurrency keeps a full node's drain as quick as its slowest pod without crowding others out of the API server.
-	defaultConcurrency = 16
-	// defaultJoinGrace covers a kubelet that is just registering. An instance that never joined is held up by no more.
-	defaultJoinGrace = 15 * time.Second
-	// defaultVolumeDetach covers a slow detachment. Without it a pod's successor waits six minutes for its disk; more would
-	// wait for a driver that is broken.
-	defaultVolumeDetach = 60 * time.Second
-	// defaultPhaseTimeout is how long one phase may hold back the next: longer than most grace periods, and short enough
-	// that a phase that is stuck leaves the others most of defaultMaxDuration.
+	// defaultCompletionReserve is enough to complete the lifecycle action despite the first retries of a throttled API. A
+	// longer one would take time from the pods.
+	defaultCompletionReserve = 30 * time.Second
+	// defaultMaxConcurrentEvictions drains a full node as fast as its slowest pod, and does not crowd other clients out of the
+	// API server.
+	defaultMaxConcurrentEvictions = 16
+	// defaultNodeJoinTimeout covers a kubelet that is just registering. It delays an instance that never joined no longer.
+	defaultNodeJoinTimeout = 15 * time.Second
+	// defaultVolumeDetachTimeout covers a slow detachment. Without the wait, a pod's successor waits six minutes for its
+	// disk. A longer one would wait for a broken driver.
+	defaultVolumeDetachTimeout = 60 * time.Second
+	// defaultPhaseTimeout limits how long one phase holds up the next. It is longer than most grace periods, and leaves the
+	// phases after a stuck one most of defaultMaxDuration.
 	defaultPhaseTimeout = 5 * time.Minute
-	// defaultEscortTimeout is how long one pod's escort may take before the pod is evicted plainly: time for a transaction
-	// to end, not for one that was forgotten.
+	// defaultEscortTimeout limits the escort of one pod before a plain eviction. It is time for a transaction to end, not for
+	// a forgotten one.
 	defaultEscortTimeout = 60 * time.Second
-	// poolerSettle lets clients find another pooler before their own pods are told to stop.
+	// poolerSettle lets clients find another pooler before their own pods get SIGTERM.
 	poolerSettle = 5 * time.Second
 )
 
+// defaults has every default. The mode has none.
 func defaults() Config {
 	return Config{
-		Mode:      ModeDrain,
 		Lifecycle: Lifecycle{Hook: defaultHook, OnFailure: Continue},
 		Drain: Drain{
-			MaxDuration: defaultMaxDuration, CompletionReserve: defaultReserve, MaxConcurrentEvictions: defaultConcurrency,
-			NodeJoinTimeout: defaultJoinGrace, VolumeDetachTimeout: defaultVolumeDetach, OnDeadline: Force,
+			MaxDuration: defaultMaxDuration, CompletionReserve: defaultCompletionReserve,
+			MaxConcurrentEvictions: defaultMaxConcurrentEvictions, NodeJoinTimeout: defaultNodeJoinTimeout,
+			VolumeDetachTimeout: defaultVolumeDetachTimeout, OnDeadline: Force,
 		},
 		Phases: defaultPhases(),
 		Stack:  defaultStack(),
 	}
 }
 
-// defaultPhases let poolers go first, those that the escort recognises, because the others need them, and the system's own pods
-// last, for the same reason.
+// defaultPhases puts poolers first, because other pods need them. The escort recognizes them. System pods go last, for
+// the same reason.
 func defaultPhases() []Phase {
 	// Every cluster has these two: https://kubernetes.io/docs/tasks/administer-cluster/guaranteed-scheduling-critical-addon-pods/.
 	system := []string{"system-cluster-critical", "system-node-critical"}

@@ -10,21 +10,21 @@ import (
 	"strings"
 )
 
-// longestName is how long a cluster's name may be, and furtherInName what it may have beside letters and digits, though not in front:
+// clusterNameMax is the longest name of a cluster. clusterNameSigns are the signs that may follow its first letter or digit:
 // https://docs.aws.amazon.com/eks/latest/APIReference/API_CreateCluster.html.
 const (
-	longestName   = 100
-	furtherInName = "_-"
+	clusterNameMax   = 100
+	clusterNameSigns = "_-"
 )
 
-func (c *Config) readEnvironment(getenv func(string) string, faults *Errors) {
-	read := func(key string, take func(string) error) {
+func (c *Config) readEnvironment(getenv func(string) string, errs *Errors) {
+	read := func(key string, set func(string) error) {
 		value := getenv(key)
 		if value == "" {
 			return
 		}
-		if err := take(value); err != nil {
-			*faults = append(*faults, Error{Key: key, Reason: err.Error()})
+		if err := set(value); err != nil {
+			*errs = append(*errs, Error{Key: key, Reason: err.Error()})
 		}
 	}
 	read("CLUSTER_NAME", c.setCluster)
@@ -33,43 +33,43 @@ func (c *Config) readEnvironment(getenv func(string) string, faults *Errors) {
 	read("QUIESCE_REPORT_BUCKET", c.setReportBucket)
 	read("QUIESCE_CLUSTER_ENDPOINT", setURL(&c.Endpoint, "https")) // the IAM token goes there
 	read("QUIESCE_CLUSTER_CA", c.setCA)
-	c.checkCluster(getenv, faults)
+	requireEndpointAndCA(getenv, errs)
 }
 
-// checkCluster sees that the cluster's address is given whole: of half of it, nobody could say which cluster it is.
-func (c *Config) checkCluster(getenv func(string) string, faults *Errors) {
+// requireEndpointAndCA reports an endpoint without its CA, and a CA without its endpoint. One alone identifies no cluster.
+func requireEndpointAndCA(getenv func(string) string, errs *Errors) {
 	endpoint, ca := getenv("QUIESCE_CLUSTER_ENDPOINT") != "", getenv("QUIESCE_CLUSTER_CA") != ""
 	switch {
 	case endpoint && !ca:
-		*faults = append(*faults, Error{Key: "QUIESCE_CLUSTER_CA", Reason: "missing beside QUIESCE_CLUSTER_ENDPOINT"})
+		*errs = append(*errs, Error{Key: "QUIESCE_CLUSTER_CA", Reason: "required with QUIESCE_CLUSTER_ENDPOINT"})
 	case ca && !endpoint:
-		*faults = append(*faults, Error{Key: "QUIESCE_CLUSTER_ENDPOINT", Reason: "missing beside QUIESCE_CLUSTER_CA"})
+		*errs = append(*errs, Error{Key: "QUIESCE_CLUSTER_ENDPOINT", Reason: "required with QUIESCE_CLUSTER_CA"})
 	}
 }
 
 func (c *Config) setCluster(name string) error {
-	if !namesCluster(name) {
-		return fmt.Errorf("not a cluster's name: %q", name)
+	if !isClusterName(name) {
+		return fmt.Errorf("not a cluster name: %q", name)
 	}
 	c.Cluster = name
 	return nil
 }
 
-func namesCluster(name string) bool {
-	foreign := strings.ContainsFunc(name, func(r rune) bool {
+func isClusterName(name string) bool {
+	invalid := strings.ContainsFunc(name, func(r rune) bool {
 		letter := '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z'
-		return !letter && !strings.ContainsRune(furtherInName, r)
+		return !letter && !strings.ContainsRune(clusterNameSigns, r)
 	})
-	return name != "" && len(name) <= longestName && !foreign && !strings.ContainsAny(name[:1], furtherInName)
+	return name != "" && len(name) <= clusterNameMax && !invalid && !strings.ContainsAny(name[:1], clusterNameSigns)
 }
 
-// bucketName is what S3 lets a bucket be called: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html. An
-// ARN, of an access point say, would ask for other rights than the stack grants.
+// bucketName is the form of an S3 bucket name: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html.
+// An ARN, of an access point say, would need other permissions than the stack grants.
 const bucketName = `^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`
 
 func (c *Config) setReportBucket(name string) error {
 	c.ReportBucket = name
-	return matching("a bucket's name", bucketName)(name)
+	return matching("a bucket name", bucketName)(name)
 }
 
 func (c *Config) setCA(encoded string) error {
@@ -78,7 +78,7 @@ func (c *Config) setCA(encoded string) error {
 		return fmt.Errorf("not base64: %w", err)
 	}
 	if !x509.NewCertPool().AppendCertsFromPEM(pem) {
-		return errors.New("no certificate in PEM")
+		return errors.New("no PEM certificate")
 	}
 	c.CA = pem
 	return nil
@@ -88,7 +88,7 @@ func setURL(into *string, schemes ...string) func(string) error {
 	return func(text string) error {
 		parsed, err := url.Parse(text)
 		if err != nil || !slices.Contains(schemes, parsed.Scheme) || parsed.Host == "" {
-			return fmt.Errorf("not a URL with %s: %q", strings.Join(schemes, " or "), text)
+			return fmt.Errorf("not a URL with scheme %s: %q", strings.Join(schemes, " or "), text)
 		}
 		*into = text
 		return nil

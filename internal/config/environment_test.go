@@ -31,7 +31,7 @@ func TestTheEnvironmentAddsToTheFileAndWins(t *testing.T) {
 	c, err := config.Parse([]byte(least), environment(map[string]string{
 		"CLUSTER_NAME":             "staging",
 		"QUIESCE_QUEUE_URL":        "https://sqs.eu-west-1.amazonaws.com/111122223333/quiesce",
-		"QUIESCE_DLQ_URL":          "http://127.0.0.1:9324/quiesce-dead",
+		"QUIESCE_DLQ_URL":          "http://127.0.0.1:9324/quiesce-dlq",
 		"QUIESCE_REPORT_BUCKET":    "reports-of.prod",
 		"QUIESCE_CLUSTER_ENDPOINT": "https://0123456789ABCDEF.gr7.eu-west-1.eks.amazonaws.com",
 		"QUIESCE_CLUSTER_CA":       base64.StdEncoding.EncodeToString(ca),
@@ -40,14 +40,14 @@ func TestTheEnvironmentAddsToTheFileAndWins(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "staging", c.Cluster)
 	require.Equal(t, "https://sqs.eu-west-1.amazonaws.com/111122223333/quiesce", c.QueueURL)
-	require.Equal(t, "http://127.0.0.1:9324/quiesce-dead", c.DeadLetterURL)
+	require.Equal(t, "http://127.0.0.1:9324/quiesce-dlq", c.DeadLetterURL)
 	require.Equal(t, "reports-of.prod", c.ReportBucket)
 	require.Equal(t, "https://0123456789ABCDEF.gr7.eu-west-1.eks.amazonaws.com", c.Endpoint)
 	require.Equal(t, ca, c.CA)
 }
 
 func TestTheClusterMayBeNamedInTheEnvironmentAlone(t *testing.T) {
-	c, err := config.Parse([]byte("autoScalingGroups: [a]"), environment(map[string]string{"CLUSTER_NAME": "prod"}))
+	c, err := config.Parse([]byte("{autoScalingGroups: [a], mode: drain}"), environment(map[string]string{"CLUSTER_NAME": "prod"}))
 	require.NoError(t, err)
 	require.Equal(t, "prod", c.Cluster)
 }
@@ -59,16 +59,16 @@ func TestABadEnvironmentIsRefused(t *testing.T) {
 		variables map[string]string
 		want      string
 	}{
-		{map[string]string{"CLUSTER_NAME": "-prod"}, `CLUSTER_NAME: not a cluster's name: "-prod"`},
+		{map[string]string{"CLUSTER_NAME": "-prod"}, `CLUSTER_NAME: not a cluster name: "-prod"`},
 		{
 			map[string]string{"QUIESCE_REPORT_BUCKET": "arn:aws:s3:::b"},
-			`QUIESCE_REPORT_BUCKET: not a bucket's name: arn:aws:s3:::b`,
+			`QUIESCE_REPORT_BUCKET: not a bucket name: arn:aws:s3:::b`,
 		},
-		{map[string]string{"QUIESCE_QUEUE_URL": "sqs://q"}, `QUIESCE_QUEUE_URL: not a URL with https or http: "sqs://q"`},
-		{map[string]string{"QUIESCE_DLQ_URL": "https://"}, `QUIESCE_DLQ_URL: not a URL with https or http: "https://"`},
+		{map[string]string{"QUIESCE_QUEUE_URL": "sqs://q"}, `QUIESCE_QUEUE_URL: not a URL with scheme https or http: "sqs://q"`},
+		{map[string]string{"QUIESCE_DLQ_URL": "https://"}, `QUIESCE_DLQ_URL: not a URL with scheme https or http: "https://"`},
 		{
 			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": "http://example", "QUIESCE_CLUSTER_CA": ca},
-			`QUIESCE_CLUSTER_ENDPOINT: not a URL with https: "http://example"`,
+			`QUIESCE_CLUSTER_ENDPOINT: not a URL with scheme https: "http://example"`,
 		},
 		{
 			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": endpoint, "QUIESCE_CLUSTER_CA": "%"},
@@ -76,17 +76,17 @@ func TestABadEnvironmentIsRefused(t *testing.T) {
 		},
 		{
 			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": endpoint, "QUIESCE_CLUSTER_CA": "aGVsbG8="},
-			"QUIESCE_CLUSTER_CA: no certificate in PEM",
+			"QUIESCE_CLUSTER_CA: no PEM certificate",
 		},
-		{map[string]string{"QUIESCE_CLUSTER_ENDPOINT": endpoint}, "QUIESCE_CLUSTER_CA: missing beside QUIESCE_CLUSTER_ENDPOINT"},
-		{map[string]string{"QUIESCE_CLUSTER_CA": ca}, "QUIESCE_CLUSTER_ENDPOINT: missing beside QUIESCE_CLUSTER_CA"},
+		{map[string]string{"QUIESCE_CLUSTER_ENDPOINT": endpoint}, "QUIESCE_CLUSTER_CA: required with QUIESCE_CLUSTER_ENDPOINT"},
+		{map[string]string{"QUIESCE_CLUSTER_CA": ca}, "QUIESCE_CLUSTER_ENDPOINT: required with QUIESCE_CLUSTER_CA"},
 	} {
 		_, err := config.Parse([]byte(least), environment(c.variables))
 		require.Equal(t, []string{c.want}, lines(t, err))
 	}
 }
 
-func TestAClustersNameIsWhatEKSTakes(t *testing.T) {
+func TestClusterName_EKSForm_IsAccepted(t *testing.T) {
 	for name, taken := range map[string]bool{
 		"a": true, "9-a_B": true, strings.Repeat("a", 100): true, strings.Repeat("a", 101): false, "_a": false, "a.b": false, "prüf": false,
 	} {

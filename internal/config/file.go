@@ -12,11 +12,11 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-func (c *Config) readFile(data []byte, faults *Errors) {
-	known := len(*faults)
-	file := document(bytes.NewReader(data), faults)
-	if len(*faults) > known {
-		return // what cannot be parsed has no keys to be missing
+func (c *Config) readFile(data []byte, errs *Errors) {
+	before := len(*errs)
+	file := document(bytes.NewReader(data), errs)
+	if len(*errs) > before {
+		return // an unreadable file has no missing keys
 	}
 	file.mapping(c.read)
 }
@@ -24,59 +24,69 @@ func (c *Config) readFile(data []byte, faults *Errors) {
 func (c *Config) read(m *mapping) {
 	c.readCluster(m.get("cluster"))
 	m.get("autoScalingGroups").required().globs(&c.Groups)
-	choose(m.get("mode"), &c.Mode, ModeDrain, ModeShadow)
+	c.readMode(m.get("mode"))
 	m.get("lifecycle").section(c.Lifecycle.read)
 	m.get("drain").section(c.Drain.read)
-	if phases := m.get("phases"); phases.given() {
+	if phases := m.get("phases"); phases.isSet() {
 		c.Phases = readPhases(phases)
 	}
 	m.get("allowManualDrain").flag(&c.AllowManualDrain)
 	m.get("stack").section(c.Stack.read)
 }
 
-// readCluster takes the cluster's name, unless the environment has told it.
+// readMode requires a mode, and says which ones there are.
+func (c *Config) readMode(v value) {
+	modes := []Mode{ModeShadow, ModeDrain}
+	if !v.isSet() {
+		v.errorf("required: %s", oneOf(modes))
+	}
+	choose(v, &c.Mode, modes...)
+}
+
+// readCluster sets the cluster's name, unless the environment has set it.
 func (c *Config) readCluster(v value) {
 	inFile := Config{}
 	v.checked(inFile.setCluster)
 	if c.Cluster == "" {
 		c.Cluster = inFile.Cluster
 	}
-	if c.Cluster == "" && !v.given() {
-		v.fault("missing, and CLUSTER_NAME is not set")
+	if c.Cluster == "" && !v.isSet() {
+		v.errorf("required, because CLUSTER_NAME is not set")
 	}
 }
 
 func (l *Lifecycle) read(m *mapping) {
-	// The form is Auto Scaling's: https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_LifecycleHook.html.
-	m.get("hook").form(&l.Hook, "the name of a hook", `^[A-Za-z0-9_/-]+$`)
+	// Auto Scaling defines the form: https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_LifecycleHook.html.
+	m.get("hook").form(&l.Hook, "a hook name", `^[A-Za-z0-9_/-]+$`)
 	choose(m.get("onFailure"), &l.OnFailure, Continue, Abandon)
 }
 
-// mostConcurrent is more evictions at once than a node has room for pods.
-const mostConcurrent = 1000
+// maxConcurrentEvictions exceeds the number of pods that fit on a node.
+const maxConcurrentEvictions = 1000
 
 func (d *Drain) read(m *mapping) {
-	before := len(*m.faults)
-	m.get("maxDuration").span(&d.MaxDuration)
-	m.get("reserve").duration(&d.CompletionReserve)
-	m.get("concurrency").number(&d.MaxConcurrentEvictions, 1, mostConcurrent)
-	m.get("joinGrace").duration(&d.NodeJoinTimeout)
-	m.get("volumeDetach").duration(&d.VolumeDetachTimeout)
+	before := len(*m.errs)
+	m.get("maxDuration").positiveDuration(&d.MaxDuration)
+	m.get("completionReserve").duration(&d.CompletionReserve)
+	m.get("maxConcurrentEvictions").number(&d.MaxConcurrentEvictions, 1, maxConcurrentEvictions)
+	m.get("nodeJoinTimeout").duration(&d.NodeJoinTimeout)
+	m.get("volumeDetachTimeout").duration(&d.VolumeDetachTimeout)
 	choose(m.get("onDeadline"), &d.OnDeadline, Force, Keep)
 	m.get("onRebalanceRecommendation").flag(&d.OnRebalanceRecommendation)
-	if len(*m.faults) == before {
-		d.check(m)
+	m.get("onSpotInterruption").flag(&d.OnSpotInterruption)
+	if len(*m.errs) == before {
+		d.compare(m)
 	}
 }
 
-// check compares the times. Waits that are longer than the whole drain are a fault only if somebody asked for them: the
-// defaults are cut short by the deadline as well as anything.
-func (d *Drain) check(m *mapping) {
-	m.get("reserve").shorterThan("drain.maxDuration", d.MaxDuration, d.CompletionReserve)
-	if v := m.get("joinGrace"); v.given() {
+// compare compares the durations. A timeout that exceeds the whole drain is an error only if the file sets it. The deadline
+// cuts the defaults short anyway.
+func (d *Drain) compare(m *mapping) {
+	m.get("completionReserve").shorterThan("drain.maxDuration", d.MaxDuration, d.CompletionReserve)
+	if v := m.get("nodeJoinTimeout"); v.isSet() {
 		v.shorterThan("drain.maxDuration", d.MaxDuration, d.NodeJoinTimeout)
 	}
-	if v := m.get("volumeDetach"); v.given() {
+	if v := m.get("volumeDetachTimeout"); v.isSet() {
 		v.shorterThan("drain.maxDuration", d.MaxDuration, d.VolumeDetachTimeout)
 	}
 }
@@ -88,7 +98,7 @@ func readPhases(v value) []Phase {
 			phase := Phase{Timeout: defaultPhaseTimeout}
 			phase.read(m)
 			if slices.ContainsFunc(phases, phase.sameName) {
-				m.get("name").fault("given to two phases: %s", phase.Name)
+				m.get("name").errorf("two phases have this name: %s", phase.Name)
 			}
 			phases = append(phases, phase)
 		})
@@ -96,7 +106,7 @@ func readPhases(v value) []Phase {
 	return withWorkloads(phases)
 }
 
-// withWorkloads sees that there is a phase for the pods that no phase matches.
+// withWorkloads adds the phase for pods that no phase matches, unless the file has it.
 func withWorkloads(phases []Phase) []Phase {
 	if slices.ContainsFunc(phases, workloads().sameName) {
 		return phases
@@ -116,14 +126,14 @@ func (p *Phase) read(m *mapping) {
 	match.section(p.Match.read)
 	m.get("escort").section(p.readEscort)
 	m.get("settle").duration(&p.Settle)
-	m.get("timeout").span(&p.Timeout)
+	m.get("timeout").positiveDuration(&p.Timeout)
 	switch {
-	case p.Name == Workloads && match.given():
-		match.fault("not for the phase %s, which takes the pods that no other phase matches", Workloads)
-	case p.Name != Workloads && !match.given() && p.PGBouncer == nil:
-		match.fault("missing: only the phase %s and a phase with an escort can do without", Workloads)
+	case p.Name == Workloads && match.isSet():
+		match.errorf("not allowed in phase %s, which takes the pods that no other phase matches", Workloads)
+	case p.Name != Workloads && !match.isSet() && p.PGBouncer == nil:
+		match.errorf("required, except in phase %s and in a phase with an escort", Workloads)
 	case p.PGBouncer != nil && p.PGBouncer.Secret == nil && p.PGBouncer.SecretARN != "" && len(p.Match.Namespaces) == 0:
-		match.fault("namespaces: missing: credentials of Secrets Manager are for the poolers of these namespaces, and no others")
+		match.errorf("namespaces: required with secretArn: only poolers in these namespaces get the credentials")
 	}
 }
 
@@ -132,8 +142,8 @@ func (match *Match) read(m *mapping) {
 	selector.checked(match.setSelector)
 	namespaces.globs(&match.Namespaces)
 	classes.names(&match.PriorityClasses, anyName)
-	if !selector.given() && !namespaces.given() && !classes.given() {
-		m.fault("must have a condition: labelSelector, namespaces or priorityClassNames")
+	if !selector.isSet() && !namespaces.isSet() && !classes.isSet() {
+		m.errorf("must have a condition: labelSelector, namespaces or priorityClassNames")
 	}
 }
 
@@ -152,7 +162,7 @@ func (match *Match) setSelector(text string) (err error) {
 func (p *Phase) readEscort(m *mapping) {
 	pgbouncer := m.get("pgbouncer")
 	if !m.has("pgbouncer") {
-		m.fault("must be {pgbouncer: ...}: there is no other escort")
+		m.errorf("must be {pgbouncer: ...}: there is no other escort")
 		return
 	}
 	p.PGBouncer = defaultPGBouncer()
@@ -166,43 +176,43 @@ var secretARN = sync.OnceValue(func() *regexp.Regexp {
 
 func (b *PGBouncer) read(m *mapping) {
 	choose(m.get("strategy"), &b.Strategy, StrategyAuto, StrategyEvict, StrategySurge)
-	m.get("timeout").span(&b.Timeout)
-	choose(m.get("via"), &b.ConnectVia, ViaPodIP, ViaPortForward)
+	m.get("timeout").positiveDuration(&b.Timeout)
+	choose(m.get("connectVia"), &b.ConnectVia, ViaPodIP, ViaPortForward)
 	m.get("port").number(&b.Port, 1, 65535)
 	b.readTLS(m)
 	ref, arn := m.get("secretRef"), m.get("secretArn")
-	if ref.section(b.readSecretRef); ref.given() && arn.given() {
-		arn.fault("given beside secretRef: the credentials are in one place or the other")
+	if ref.section(b.readSecretRef); ref.isSet() && arn.isSet() {
+		arn.errorf("not allowed with secretRef: the credentials are in one place")
 	}
 	arn.checked(func(text string) error {
 		if !secretARN().MatchString(text) {
-			return errors.New("not the ARN of a secret: " + text)
+			return errors.New("not a secret ARN: " + text)
 		}
 		b.SecretARN = text
 		return nil
 	})
 }
 
-// readTLS takes what a verified connection is verified by, and refuses it where nothing would be.
+// readTLS reads how TLS is verified. It rejects those settings where nothing would be verified.
 func (b *PGBouncer) readTLS(m *mapping) {
 	tls := m.get("tls")
 	choose(tls, &b.TLS, TLSDisable, TLSPrefer, TLSRequire, TLSVerifyFull)
 	name, bundle := m.get("serverName"), m.get("caBundle")
 	if b.TLS == TLSVerifyFull {
 		name, bundle = name.required(), bundle.required()
-	} else if name.given() || bundle.given() {
-		tls.fault("serverName and caBundle are for verify-full, and nothing is verified by %s", b.TLS)
+	} else if name.isSet() || bundle.isSet() {
+		tls.errorf("must be verify-full with serverName or caBundle: %s verifies nothing", b.TLS)
 	}
 	name.text(&b.ServerName)
 	bundle.checked(func(pem string) error {
 		if b.RootCAs = x509.NewCertPool(); !b.RootCAs.AppendCertsFromPEM([]byte(pem)) {
-			return errors.New("has no certificate in PEM")
+			return errors.New("no PEM certificate")
 		}
 		return nil
 	})
 }
 
-// readSecretRef takes the names of a Secret and its keys, which by default are those of the type kubernetes.io/basic-auth:
+// readSecretRef reads the names of a Secret and its keys. The default keys are those of the type kubernetes.io/basic-auth:
 // https://kubernetes.io/docs/concepts/configuration/secret/#basic-authentication-secret.
 func (b *PGBouncer) readSecretRef(m *mapping) {
 	b.Secret = &SecretRef{UserKey: "username", PasswordKey: "password"}

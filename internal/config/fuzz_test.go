@@ -12,7 +12,7 @@ import (
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(sample))
 	f.Add([]byte(least))
-	f.Add([]byte("drain: &d {reserve: *d}\nphases: &p [*p, {match: *p}]"))
+	f.Add([]byte("drain: &d {completionReserve: *d}\nphases: &p [*p, {match: *p}]"))
 	f.Add([]byte("cluster: !!int x\n? [a]\n: b\n<<: *c\n---\n"))
 	f.Add([]byte("phases: [{name: a, escort: {pgbouncer: {secretRef: {}, secretArn: a, port: 0x10}}}]"))
 
@@ -22,19 +22,20 @@ func FuzzParse(f *testing.F) {
 			requireSound(t, c)
 			return
 		}
-		var faults config.Errors
-		require.True(t, errors.As(err, &faults))
-		for _, fault := range faults {
-			require.Positive(t, fault.Line, fault)
-			require.NotEmpty(t, fault.Reason)
+		var errs config.Errors
+		require.True(t, errors.As(err, &errs))
+		for _, e := range errs {
+			require.Positive(t, e.Line, e)
+			require.NotEmpty(t, e.Reason)
 		}
 	})
 }
 
-// requireSound states what the rest of the function relies on.
+// requireSound checks what the rest of the function relies on.
 func requireSound(t *testing.T, c config.Config) {
 	require.NotEmpty(t, c.Cluster)
 	require.NotEmpty(t, c.Groups)
+	require.Contains(t, []config.Mode{config.ModeShadow, config.ModeDrain}, c.Mode)
 	require.Positive(t, c.Drain.MaxDuration)
 	require.Positive(t, c.Drain.MaxConcurrentEvictions)
 	require.Less(t, c.Drain.CompletionReserve, c.Drain.MaxDuration)

@@ -11,27 +11,27 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// mapping is one YAML mapping, read strictly: the keys that nobody got by the time it is closed were not known.
+// mapping is one YAML mapping, read strictly: close reports the keys that get was never called for.
 type mapping struct {
 	value  // the mapping itself
 	values map[string]value
 	unread []value
 }
 
-// get returns the value of a key; one that is not given stands at the mapping's own line.
+// get returns the value of a key. A missing one has the line of the mapping.
 func (m *mapping) get(key string) value {
-	v, given := m.values[key]
-	if !given {
-		return value{path: m.pathOf(key), line: m.line, faults: m.faults}
+	v, present := m.values[key]
+	if !present {
+		return value{path: m.pathOf(key), line: m.line, errs: m.errs}
 	}
 	m.unread = slices.DeleteFunc(m.unread, func(u value) bool { return u.path == v.path })
 	return v
 }
 
-// has tells whether the key is there, be it with no value.
+// has reports whether the key is present, with or without a value.
 func (m *mapping) has(key string) bool {
-	_, given := m.values[key]
-	return given
+	_, present := m.values[key]
+	return present
 }
 
 func (m *mapping) pathOf(key string) string {
@@ -41,24 +41,26 @@ func (m *mapping) pathOf(key string) string {
 	return m.path + "." + key
 }
 
-func (m *mapping) enter(key, node *yaml.Node) {
+// add adds a key and its value.
+func (m *mapping) add(key, node *yaml.Node) {
 	key = resolve(key)
-	v := value{path: m.pathOf(key.Value), line: key.Line, node: unlessNull(resolve(node)), faults: m.faults}
+	v := value{path: m.pathOf(key.Value), line: key.Line, node: nonNull(resolve(node)), errs: m.errs}
 	if m.has(key.Value) {
-		v.fault("given twice")
+		v.errorf("duplicate key")
 		return
 	}
 	m.values[key.Value] = v
 	m.unread = append(m.unread, v)
 }
 
+// close reports unknown keys, a former one together with its present name.
 func (m *mapping) close() {
 	for _, v := range m.unread {
-		v.fault("unknown key")
+		v.errorf("unknown key%s", nowCalled(v.path))
 	}
 }
 
-// resolve follows an alias to what it stands for.
+// resolve returns the node that an alias refers to.
 func resolve(node *yaml.Node) *yaml.Node {
 	if node.Kind == yaml.AliasNode {
 		return node.Alias
@@ -66,44 +68,43 @@ func resolve(node *yaml.Node) *yaml.Node {
 	return node
 }
 
-// unlessNull makes a null what it stands for: a value that is not given.
-func unlessNull(node *yaml.Node) *yaml.Node {
+// nonNull returns nil for a null: the value counts as not set.
+func nonNull(node *yaml.Node) *yaml.Node {
 	if node.ShortTag() == "!!null" {
 		return nil
 	}
 	return node
 }
 
-// document is the file's one YAML document; what is wrong with its syntax becomes a fault, and the value one that is not
-// given.
-func document(data io.Reader, faults *Errors) value {
-	v := value{line: 1, faults: faults}
+// document returns the one YAML document of the file. It reports a syntax error, and then returns a value that is not set.
+func document(data io.Reader, errs *Errors) value {
+	v := value{line: 1, errs: errs}
 	decoder := yaml.NewDecoder(data)
 	var first, second yaml.Node
 	err := decoder.Decode(&first)
 	if err == nil {
-		v.node = unlessNull(first.Content[0])
+		v.node = nonNull(first.Content[0])
 		err = decoder.Decode(&second)
 	}
 	switch {
 	case err == nil:
-		value{line: second.Line, faults: faults}.fault("a second document")
+		value{line: second.Line, errs: errs}.errorf("a second YAML document")
 	case !errors.Is(err, io.EOF):
-		*faults = append(*faults, syntaxFault(err))
+		*errs = append(*errs, toSyntaxError(err))
 	}
 	return v
 }
 
-// syntaxError is how the YAML package words its errors; the line is not to be had otherwise.
+// syntaxError is the form of the YAML package's errors. Only the text has the line.
 var syntaxError = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^yaml: (?:line (\d+): )?((?s:.*))$`)
 })
 
-func syntaxFault(err error) Error {
+func toSyntaxError(err error) Error {
 	parts := syntaxError().FindStringSubmatch(err.Error())
 	if parts == nil {
 		return Error{Line: 1, Reason: err.Error()}
 	}
-	line, _ := strconv.Atoi(parts[1]) // no number: no line was told
+	line, _ := strconv.Atoi(parts[1]) // the text has no line: 0
 	return Error{Line: max(1, line), Reason: "not YAML: " + parts[2]}
 }

@@ -10,36 +10,36 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// The names of phases that mean something. Workloads takes the pods that no phase matches, and therefore has no match of
-// its own. If the file's phases lack it, it is put before Critical, or else last: pods that nobody named go after those
-// that somebody did, and before the system's own.
+// The phase names with a meaning. Workloads takes the pods that no phase matches, and therefore has no match of its own. If
+// the file's phases lack it, it goes before Critical, or else last: unmatched pods leave after matched ones, and before
+// system pods.
 const (
 	Workloads = "workloads"
 	Critical  = "critical"
 )
 
-// Phase is one step of the order of leaving.
+// Phase is one step of the drain order.
 type Phase struct {
 	Name      string
-	Match     Match         // empty for Workloads, and for a phase whose escort recognises its pods
-	PGBouncer *PGBouncer    // how its poolers are escorted; nil: they are not
-	Settle    time.Duration // how long to let things be after a phase that had pods
-	Timeout   time.Duration // after which it no longer holds back the next phase
+	Match     Match         // empty for Workloads, and for a phase whose escort recognizes its pods
+	PGBouncer *PGBouncer    // the settings of its escort; nil: no escort
+	Settle    time.Duration // pause after a phase that had pods
+	Timeout   time.Duration // after which the next phase starts anyway
 }
 
-// Match says which pods belong to a phase: those that meet every condition that is set.
+// Match selects the pods of a phase. A pod must meet every condition that is set.
 type Match struct {
 	Selector        labels.Selector // nil: not a condition
 	Namespaces      Globs
 	PriorityClasses []string
 }
 
-// Empty tells whether no condition is set.
+// Empty reports whether no condition is set.
 func (m Match) Empty() bool {
 	return m.Selector == nil && len(m.Namespaces) == 0 && len(m.PriorityClasses) == 0
 }
 
-// Matches tells whether a pod meets every condition that is set. An empty Match takes no pod.
+// Matches reports whether a pod meets every condition that is set. An empty Match matches no pod.
 func (m Match) Matches(namespace, priorityClass string, podLabels map[string]string) bool {
 	return !m.Empty() &&
 		(m.Selector == nil || m.Selector.Matches(labels.Set(podLabels))) &&
@@ -47,56 +47,56 @@ func (m Match) Matches(namespace, priorityClass string, podLabels map[string]str
 		(len(m.PriorityClasses) == 0 || slices.Contains(m.PriorityClasses, priorityClass))
 }
 
-// Globs are names, or globs as of path.Match: an asterisk stops at a slash.
+// Globs are names, or globs of path.Match: an asterisk does not match a slash.
 type Globs []string
 
-// Match tells whether one of them is or matches the name.
+// Match reports whether one of them equals or matches the name.
 func (g Globs) Match(name string) bool {
 	return slices.ContainsFunc(g, func(glob string) bool {
-		matched, _ := path.Match(glob, name) // a bad glob was a fault
+		matched, _ := path.Match(glob, name) // reading rejected bad globs
 		return matched
 	})
 }
 
-// Exact are those that are names and no globs.
+// Exact returns the names, without the globs.
 func (g Globs) Exact() []string {
 	return slices.DeleteFunc(slices.Clone(g), func(glob string) bool { return strings.ContainsAny(glob, `*?[\`) })
 }
 
-// PGBouncer is how poolers are escorted, and how their admin console is reached.
+// PGBouncer has the settings of the escort of poolers, and of the connection to their admin console.
 type PGBouncer struct {
 	Strategy   Strategy
-	Timeout    time.Duration // of one pod's escort
+	Timeout    time.Duration // of the escort of one pod
 	ConnectVia ConnectVia
-	Port       int        // of the console; zero: the pod's own container port
-	Secret     *SecretRef // the console's credentials in Kubernetes; nil: none there
-	SecretARN  string     // or in Secrets Manager; empty: none there
+	Port       int        // of the console; zero: the container port of the pod
+	Secret     *SecretRef // console credentials in Kubernetes; nil: none
+	SecretARN  string     // console credentials in Secrets Manager; empty: none
 	TLS        string     // see TLSDisable
 
 	ServerName string         // in the console's certificate, for TLSVerifyFull
-	RootCAs    *x509.CertPool // that may have signed it, for TLSVerifyFull
+	RootCAs    *x509.CertPool // CAs of that certificate, for TLSVerifyFull
 }
 
-// Strategy is how a pooler is made to leave.
+// Strategy is how a pooler is drained.
 type Strategy string
 
 // The strategies.
 const (
-	StrategyAuto  Strategy = "auto"  // evict, or surge where a budget can never allow an eviction
-	StrategyEvict Strategy = "evict" // empty it, then evict it
-	StrategySurge Strategy = "surge" // have it replaced elsewhere first
+	StrategyAuto  Strategy = "auto"  // evict, or surge where a PDB can never allow an eviction
+	StrategyEvict Strategy = "evict" // let its transactions finish, then evict it
+	StrategySurge Strategy = "surge" // start a replacement on another node first
 )
 
-// ConnectVia is the way to a pod's port.
+// ConnectVia is how the function connects to a pod.
 type ConnectVia string
 
-// The ways.
+// The ways to connect.
 const (
 	ViaPodIP       ConnectVia = "podIP"
 	ViaPortForward ConnectVia = "portForward"
 )
 
-// The values of tls, in libpq's words: https://www.postgresql.org/docs/current/libpq-ssl.html.
+// The values of tls, named as in libpq: https://www.postgresql.org/docs/current/libpq-ssl.html.
 const (
 	TLSDisable    = "disable"
 	TLSPrefer     = "prefer"
@@ -104,7 +104,7 @@ const (
 	TLSVerifyFull = "verify-full"
 )
 
-// SecretRef names two keys of a Kubernetes Secret.
+// SecretRef names a Kubernetes Secret and two of its keys.
 type SecretRef struct {
 	Namespace, Name      string
 	UserKey, PasswordKey string

@@ -8,76 +8,76 @@ import (
 	"strings"
 )
 
-// Stack is how the function is deployed. It is read by the CDK app; the function reads it as strictly as the rest and does nothing
-// with it, so that what would stop the one stops the other.
+// Stack says how the function is deployed. Only the CDK app uses it. The function checks it as strictly as the rest, so that
+// both reject the same files.
 type Stack struct {
-	Name                string // of the stack and what is in it; empty: see Config.StackName
-	Account, Region     string // where it belongs; empty: wherever it is deployed
-	MaxConcurrency      int    // nodes that are drained at once
-	ReservedConcurrency bool   // whether that many of the account's concurrent executions are set aside
+	Name                string // of the stack and its resources; empty: see Config.StackName
+	Account, Region     string // of the deployment; empty: those of the caller of CDK
+	MaxConcurrency      int    // most drains at once
+	ReservedConcurrency bool   // whether to reserve that many of the account's concurrent executions
 	LogRetentionDays    int
-	AccessEntry         bool   // whether EKS lets the function in by an access entry; else aws-auth must
-	ClusterEndpoint     string // for the environment; empty, as ClusterCA is then: the function asks EKS
+	AccessEntry         bool   // whether the stack creates an EKS access entry; if not, aws-auth must map the role
+	ClusterEndpoint     string // for the environment; empty together with ClusterCA: the function asks EKS
 	ClusterCA           string // base64 of PEM
-	VPC                 *VPC   // that the function is attached to; nil: none
-	SpotInterruptions   bool   // whether Spot interruption notices come through the queue too
-	AlarmTopic          string // ARN of the SNS topic that alarms go to; empty: the stack makes one
-	ArchiveReports      bool   // whether reports are kept in a bucket
+	VPC                 *VPC   // of the function; nil: none
+	AlarmTopic          string // ARN of the SNS topic of the alarms; empty: the stack creates one
+	ArchiveReports      bool   // whether the stack has a bucket for reports
 }
 
-// VPC is the network of a cluster that the function must reach from inside.
+// VPC is the network of a cluster with a private API server endpoint, or with poolers that the function connects to.
 type VPC struct {
 	ID                   string
 	Subnets              []string
-	ClusterSecurityGroup string // of the API server; the function is let in there
+	ClusterSecurityGroup string // of the cluster; the stack adds rules that admit the function
 	DualStack            bool
 }
 
 const (
-	// defaultStackConcurrency drains a large rebalance at once, and leaves nine tenths of an account's usual thousand executions to
-	// others. Nodes beyond it wait their turn, kept alive by the sweep, while their drain.maxDuration runs.
-	defaultStackConcurrency = 100
-	// defaultLogDays is a quarter: what was done to a node is asked about when the incident is reviewed, not later.
-	defaultLogDays = 90
-	// longestStackName is Lambda's limit for a function's name:
+	// defaultMaxConcurrency drains a large rebalance at once, and leaves nine tenths of an account's usual 1,000 executions to
+	// other functions. Further nodes wait. The sweep sends their heartbeats, while their drain.maxDuration runs.
+	defaultMaxConcurrency = 100
+	// defaultLogRetentionDays is a quarter: incident reviews ask about a node within that time, not later.
+	defaultLogRetentionDays = 90
+	// stackNameMax is Lambda's limit for the name of a function:
 	// https://docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html.
-	longestStackName = 64
+	stackNameMax = 64
 )
 
 func defaultStack() Stack {
-	return Stack{MaxConcurrency: defaultStackConcurrency, ReservedConcurrency: true, LogRetentionDays: defaultLogDays, AccessEntry: true}
+	return Stack{
+		MaxConcurrency: defaultMaxConcurrency, ReservedConcurrency: true, LogRetentionDays: defaultLogRetentionDays, AccessEntry: true,
+	}
 }
 
-// StackName is what the stack is called, and the function, the queue and the dashboard in it.
+// StackName returns the name of the stack, and of its function, queue and dashboard.
 func (c Config) StackName() string {
-	name := cmp.Or(c.Stack.Name, "quiesce-"+strings.ReplaceAll(c.Cluster, "_", "-")) // which CloudFormation does not know
-	return name[:min(len(name), longestStackName)]
+	name := cmp.Or(c.Stack.Name, "quiesce-"+strings.ReplaceAll(c.Cluster, "_", "-")) // CloudFormation allows no underscore
+	return name[:min(len(name), stackNameMax)]
 }
 
 func (s *Stack) read(m *mapping) {
-	m.get("name").form(&s.Name, "the name of a stack", `^[A-Za-z][-A-Za-z0-9]{0,63}$`)
-	m.get("account").form(&s.Account, "an account's number in quotes", `^\d{12}$`)
+	m.get("name").form(&s.Name, "a stack name", `^[A-Za-z][-A-Za-z0-9]{0,63}$`)
+	m.get("account").form(&s.Account, "an account ID in quotes", `^\d{12}$`)
 	m.get("region").form(&s.Region, "a region", `^[a-z]+(-[a-z]+)+-\d+$`)
-	// What an event source mapping can be limited to:
+	// The limits of an event source mapping:
 	// https://docs.aws.amazon.com/lambda/latest/api/API_ScalingConfig.html.
-	m.get("concurrency").number(&s.MaxConcurrency, 2, 1000)
-	m.get("reserved").flag(&s.ReservedConcurrency)
-	m.get("logDays").oneOf(&s.LogRetentionDays, logDays)
+	m.get("maxConcurrency").number(&s.MaxConcurrency, 2, 1000)
+	m.get("reservedConcurrency").flag(&s.ReservedConcurrency)
+	m.get("logRetentionDays").oneOf(&s.LogRetentionDays, logRetentionDays)
 	m.get("accessEntry").flag(&s.AccessEntry)
 	s.readCluster(m.get("clusterEndpoint"), m.get("clusterCA"))
 	m.get("vpc").section(s.readVPC)
-	m.get("spotNotices").flag(&s.SpotInterruptions)
-	m.get("alarmTopic").form(&s.AlarmTopic, "the ARN of a topic", `^arn:[^:]+:sns:[^:]+:\d{12}:[^:]+$`)
-	m.get("reports").flag(&s.ArchiveReports)
+	m.get("alarmTopic").form(&s.AlarmTopic, "a topic ARN", `^arn:[^:]+:sns:[^:]+:\d{12}:[^:]+$`)
+	m.get("archiveReports").flag(&s.ArchiveReports)
 }
 
-// logDays are what CloudWatch can keep logs for:
+// logRetentionDays are the retentions that CloudWatch Logs allows:
 // https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html.
-var logDays = []int{
+var logRetentionDays = []int{
 	1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653,
 }
 
-// readCluster takes what the environment's QUIESCE_CLUSTER_ENDPOINT and QUIESCE_CLUSTER_CA will be, by the rules for those.
+// readCluster reads the future QUIESCE_CLUSTER_ENDPOINT and QUIESCE_CLUSTER_CA by the rules of those variables.
 func (s *Stack) readCluster(endpoint, ca value) {
 	endpoint.checked(setURL(&s.ClusterEndpoint, "https"))
 	ca.checked(func(text string) error {
@@ -85,23 +85,23 @@ func (s *Stack) readCluster(endpoint, ca value) {
 		return new(Config).setCA(text)
 	})
 	switch {
-	case endpoint.given() && !ca.given():
-		ca.fault("missing beside clusterEndpoint")
-	case ca.given() && !endpoint.given():
-		endpoint.fault("missing beside clusterCA")
+	case endpoint.isSet() && !ca.isSet():
+		ca.errorf("required with clusterEndpoint")
+	case ca.isSet() && !endpoint.isSet():
+		endpoint.errorf("required with clusterCA")
 	}
 }
 
 func (s *Stack) readVPC(m *mapping) {
 	s.VPC = &VPC{}
-	m.get("id").required().form(&s.VPC.ID, "a VPC's id", `^vpc-[0-9a-f]{8,17}$`)
-	m.get("subnets").required().names(&s.VPC.Subnets, matching("a subnet's id", `^subnet-[0-9a-f]{8,17}$`))
+	m.get("id").required().form(&s.VPC.ID, "a VPC ID", `^vpc-[0-9a-f]{8,17}$`)
+	m.get("subnets").required().names(&s.VPC.Subnets, matching("a subnet ID", `^subnet-[0-9a-f]{8,17}$`))
 	m.get("clusterSecurityGroup").required().
-		form(&s.VPC.ClusterSecurityGroup, "a security group's id", `^sg-[0-9a-f]{8,17}$`)
+		form(&s.VPC.ClusterSecurityGroup, "a security group ID", `^sg-[0-9a-f]{8,17}$`)
 	m.get("dualStack").flag(&s.VPC.DualStack)
 }
 
-// form takes a text of this form. Few of them are given, so that none is compiled before it is.
+// form reads a text that matches a pattern. Most files set few of them, so a pattern is compiled only when it is needed.
 func (v value) form(into *string, what, pattern string) {
 	v.checked(func(text string) error {
 		*into = text
@@ -118,11 +118,11 @@ func matching(what, pattern string) func(string) error {
 	}
 }
 
-// oneOf takes one of the numbers that are allowed.
+// oneOf reads one of the allowed numbers.
 func (v value) oneOf(into *int, allowed []int) {
 	n := *into
 	if v.number(&n, allowed[0], allowed[len(allowed)-1]); !slices.Contains(allowed, n) {
-		v.fault("must be one of %v: %d", allowed, n)
+		v.errorf("must be one of %v: %d", allowed, n)
 		return
 	}
 	*into = n

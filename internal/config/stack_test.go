@@ -22,20 +22,20 @@ func TestEveryKeyOfTheStackIsTaken(t *testing.T) {
 	c := parse(t, `
 cluster: staging
 autoScalingGroups: [workers-a]
+mode: drain
 stack:
   name: drains
   account: "111122223333"
   region: us-gov-west-1
-  concurrency: 2
-  reserved: false
-  logDays: 3653
+  maxConcurrency: 2
+  reservedConcurrency: false
+  logRetentionDays: 3653
   accessEntry: false
   clusterEndpoint: https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com
   clusterCA: `+ca+`
   vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd, subnet-0123abce], clusterSecurityGroup: sg-0123abcd, dualStack: true}
-  spotNotices: true
   alarmTopic: arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call
-  reports: true
+  archiveReports: true
 `)
 	require.Equal(t, config.Stack{
 		Name: "drains", Account: "111122223333", Region: "us-gov-west-1", MaxConcurrency: 2, LogRetentionDays: 3653,
@@ -44,49 +44,48 @@ stack:
 			ID: "vpc-0123abcd", Subnets: []string{"subnet-0123abcd", "subnet-0123abce"}, ClusterSecurityGroup: "sg-0123abcd",
 			DualStack: true,
 		},
-		SpotInterruptions: true,
-		AlarmTopic:        "arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call", ArchiveReports: true,
+		AlarmTopic: "arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call", ArchiveReports: true,
 	}, c.Stack)
 	require.Equal(t, "drains", c.StackName())
 }
 
-// CloudFormation and Lambda know fewer names than EKS does.
+// CloudFormation and Lambda allow fewer names than EKS.
 func TestAStackIsCalledAfterItsCluster(t *testing.T) {
 	for cluster, want := range map[string]string{
 		"prod_eu":                "quiesce-prod-eu",
 		strings.Repeat("a", 100): "quiesce-" + strings.Repeat("a", 56),
 	} {
-		require.Equal(t, want, parse(t, "{cluster: "+cluster+", autoScalingGroups: [a]}").StackName())
+		require.Equal(t, want, parse(t, "{cluster: "+cluster+", autoScalingGroups: [a], mode: drain}").StackName())
 	}
 }
 
 func TestABadStackIsRefused(t *testing.T) {
 	const vpc = "id: vpc-0123abcd, subnets: [subnet-0123abcd], clusterSecurityGroup: sg-0123abcd"
-	const missing = "clusterCA: missing beside clusterEndpoint"
+	const missing = "clusterCA: required with clusterEndpoint"
 	const days = "[1 3 5 7 14 30 60 90 120 150 180 365 400 545 731 1096 1827 2192 2557 2922 3288 3653]"
 	for stack, want := range map[string]string{
 		"memory: 512":                      "memory: unknown key",
-		"name: prod_eu":                    "name: not the name of a stack: prod_eu",
-		"name: " + strings.Repeat("a", 65): "name: not the name of a stack: " + strings.Repeat("a", 65),
+		"name: prod_eu":                    "name: not a stack name: prod_eu",
+		"name: " + strings.Repeat("a", 65): "name: not a stack name: " + strings.Repeat("a", 65),
 		"account: 111122223333":            "account: must be a string: 111122223333",
-		"account: '12'":                    "account: not an account's number in quotes: 12",
+		"account: '12'":                    "account: not an account ID in quotes: 12",
 		"region: eu":                       "region: not a region: eu",
-		"concurrency: 1":                   "concurrency: must be from 2 to 1000: 1",
-		"logDays: 91":                      "logDays: must be one of " + days + ": 91",
-		"logDays: 0":                       "logDays: must be from 1 to 3653: 0",
+		"maxConcurrency: 1":                "maxConcurrency: must be from 2 to 1000: 1",
+		"logRetentionDays: 91":             "logRetentionDays: must be one of " + days + ": 91",
+		"logRetentionDays: 0":              "logRetentionDays: must be from 1 to 3653: 0",
 		"clusterEndpoint: 'https://a'":     missing,
-		"clusterEndpoint: 'http://a'":      "clusterEndpoint: not a URL with https: \"http://a\"\n" + missing,
-		"clusterCA: aGVsbG8=":              "clusterCA: no certificate in PEM\nclusterEndpoint: missing beside clusterCA",
-		"vpc: {}":                          "vpc.id: missing\nvpc.subnets: missing\nvpc.clusterSecurityGroup: missing",
+		"clusterEndpoint: 'http://a'":      "clusterEndpoint: not a URL with scheme https: \"http://a\"\n" + missing,
+		"clusterCA: aGVsbG8=":              "clusterCA: no PEM certificate\nclusterEndpoint: required with clusterCA",
+		"vpc: {}":                          "vpc.id: required\nvpc.subnets: required\nvpc.clusterSecurityGroup: required",
 		"vpc: {" + vpc + ", subnet: a}":    "vpc.subnet: unknown key",
-		"vpc: {id: a, " + vpc[18:] + "}":   "vpc.id: not a VPC's id: a",
-		"alarmTopic: on-call":              "alarmTopic: not the ARN of a topic: on-call",
-		"reports: bucket":                  "reports: must be true or false: bucket",
+		"vpc: {id: a, " + vpc[18:] + "}":   "vpc.id: not a VPC ID: a",
+		"alarmTopic: on-call":              "alarmTopic: not a topic ARN: on-call",
+		"archiveReports: bucket":           "archiveReports: must be true or false: bucket",
 	} {
 		var lines []string
 		for line := range strings.SplitSeq(want, "\n") {
 			lines = append(lines, "quiesce.yaml:1: stack."+line)
 		}
-		require.Equal(t, lines, faultsOf(t, least[:len(least)-1]+", stack: {"+stack+"}}"), stack)
+		require.Equal(t, lines, errorsOf(t, least[:len(least)-1]+", stack: {"+stack+"}}"), stack)
 	}
 }

@@ -12,39 +12,41 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// value is what a key, or an item of a list, was given. Its methods put it where it belongs; if something is wrong with
-// it, they report a fault instead, and what was there before, the default, stays. A value that is not given changes nothing.
+// value is the value of a key, or an item of a list. Its methods check it and store it. They report an invalid one, and keep
+// the default in its place. A value that is not set changes nothing.
 type value struct {
-	path   string
-	line   int
-	node   *yaml.Node // nil: not given
-	faults *Errors
+	path string
+	line int
+	node *yaml.Node // nil: not set
+	errs *Errors
 }
 
-func (v value) given() bool { return v.node != nil }
+// isSet reports whether the value is set.
+func (v value) isSet() bool { return v.node != nil }
 
-// required reports a value that is not given.
+// required reports a missing value.
 func (v value) required() value {
-	if !v.given() {
-		v.fault("missing")
+	if !v.isSet() {
+		v.errorf("required")
 	}
 	return v
 }
 
-func (v value) fault(format string, args ...any) {
-	*v.faults = append(*v.faults, Error{Line: v.line, Key: v.path, Reason: fmt.Sprintf(format, args...)})
+// errorf reports an error in the value.
+func (v value) errorf(format string, args ...any) {
+	*v.errs = append(*v.errs, Error{Line: v.line, Key: v.path, Reason: fmt.Sprintf(format, args...)})
 }
 
-// scalar returns the value's text if it is of one of the tags; else it is reported not to be what was wanted.
+// scalar returns the text of a value that has one of the tags. It reports any other value that is set.
 func (v value) scalar(wanted string, tags ...string) (text string, ok bool) {
 	switch {
-	case !v.given():
+	case !v.isSet():
 		return "", false
 	case v.node.Kind != yaml.ScalarNode:
-		v.fault("must be %s", wanted)
+		v.errorf("must be %s", wanted)
 		return "", false
 	case !slices.Contains(tags, v.node.ShortTag()):
-		v.fault("must be %s: %s", wanted, v.node.Value)
+		v.errorf("must be %s: %s", wanted, v.node.Value)
 		return "", false
 	}
 	return v.node.Value, true
@@ -57,32 +59,33 @@ func (v value) text(into *string) {
 	})
 }
 
-// checked gives a text that is not empty to take, which can refuse it.
-func (v value) checked(take func(string) error) {
+// checked passes a text that is not empty to set, and reports its error.
+func (v value) checked(set func(string) error) {
 	text, ok := v.scalar("a string", "!!str")
 	if !ok {
 		return
 	}
 	if text == "" {
-		v.fault("must not be empty")
+		v.errorf("must not be empty")
 		return
 	}
-	if err := take(text); err != nil {
-		v.fault("%v", err)
+	if err := set(text); err != nil {
+		v.errorf("%v", err)
 	}
 }
 
-// choose takes one of the words that are allowed.
+// choose reads one of the allowed words.
 func choose[T ~string](v value, into *T, allowed ...T) {
 	v.checked(func(text string) error {
 		if !slices.Contains(allowed, T(text)) {
-			return fmt.Errorf("must be %s: %s", oneOf(allowed), text)
+			return fmt.Errorf("must be %s: %s%s", oneOf(allowed), text, nowCalled(v.path+"="+text))
 		}
 		*into = T(text)
 		return nil
 	})
 }
 
+// oneOf returns the words as an English list: a, b or c.
 func oneOf[T ~string](words []T) string {
 	texts := make([]string, len(words))
 	for i, word := range words {
@@ -105,13 +108,13 @@ func (v value) number(into *int, least, most int) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < least || n > most {
-		v.fault("must be from %d to %d: %s", least, most, text)
+		v.errorf("must be from %d to %d: %s", least, most, text)
 		return
 	}
 	*into = n
 }
 
-// duration takes a duration that is not negative.
+// duration reads a duration that is not negative.
 func (v value) duration(into *time.Duration) {
 	const wanted = "a duration such as 30s"
 	text, ok := v.scalar(wanted, "!!str", "!!int", "!!float")
@@ -121,91 +124,91 @@ func (v value) duration(into *time.Duration) {
 	d, err := time.ParseDuration(text)
 	switch {
 	case err != nil:
-		v.fault("must be %s: %s", wanted, text)
+		v.errorf("must be %s: %s", wanted, text)
 	case d < 0:
-		v.fault("must not be negative: %s", text)
+		v.errorf("must not be negative: %s", text)
 	default:
 		*into = d
 	}
 }
 
-// span takes a duration that is longer than zero.
-func (v value) span(into *time.Duration) {
+// positiveDuration reads a duration that is longer than zero.
+func (v value) positiveDuration(into *time.Duration) {
 	d := *into
 	if v.duration(&d); d == 0 {
-		v.fault("must be longer than zero")
+		v.errorf("must be longer than zero")
 		return
 	}
 	*into = d
 }
 
-// shorterThan reports a duration, given as this value, that is not shorter than another key's.
+// shorterThan reports this value, the duration d, if it is not shorter than the limit that key sets.
 func (v value) shorterThan(key string, limit, d time.Duration) {
 	if d >= limit {
-		v.fault("must be shorter than %s: %v is not shorter than %v", key, d, limit)
+		v.errorf("must be shorter than %s: %v is not shorter than %v", key, d, limit)
 	}
 }
 
-// mapping has a mapping read; one that is not given reads as empty.
+// mapping calls read with a mapping. A value that is not set counts as an empty one.
 func (v value) mapping(read func(*mapping)) {
 	m := &mapping{value: v, values: map[string]value{}}
 	switch {
-	case !v.given():
+	case !v.isSet():
 	case v.node.Kind != yaml.MappingNode:
-		v.fault("must be a mapping")
+		v.errorf("must be a mapping")
 		return
 	default:
 		for pair := range slices.Chunk(v.node.Content, 2) {
-			m.enter(pair[0], pair[1])
+			m.add(pair[0], pair[1])
 		}
 	}
 	read(m)
 	m.close()
 }
 
-// section has a mapping read if it is given.
+// section calls read with a mapping if the value is set.
 func (v value) section(read func(*mapping)) {
-	if v.given() {
+	if v.isSet() {
 		v.mapping(read)
 	}
 }
 
-// items are the values of a list, which must not be empty if it is given.
+// items returns the values of a list. It reports an empty one.
 func (v value) items() []value {
 	switch {
-	case !v.given():
+	case !v.isSet():
 		return nil
 	case v.node.Kind != yaml.SequenceNode:
-		v.fault("must be a list")
+		v.errorf("must be a list")
 		return nil
 	case len(v.node.Content) == 0:
-		v.fault("must not be empty")
+		v.errorf("must not be empty")
 	}
 	items := make([]value, len(v.node.Content))
 	for i, node := range v.node.Content {
-		items[i] = value{path: fmt.Sprintf("%s[%d]", v.path, i), line: node.Line, node: resolve(node), faults: v.faults}
+		items[i] = value{path: fmt.Sprintf("%s[%d]", v.path, i), line: node.Line, node: resolve(node), errs: v.errs}
 	}
 	return items
 }
 
-// names takes a list of texts of which none is there twice.
+// names reads a list of distinct texts.
 func (v value) names(into *[]string, check func(string) error) {
 	var names []string
 	for _, item := range v.items() {
 		item.checked(func(name string) error {
 			if slices.Contains(names, name) {
-				return errors.New("given twice: " + name)
+				return errors.New("duplicate: " + name)
 			}
 			names = append(names, name)
 			return check(name)
 		})
 	}
-	if v.given() {
+	if v.isSet() {
 		*into = names
 	}
 }
 
-// globs takes a list of names or globs.
+// globs reads a list of names or globs.
 func (v value) globs(into *Globs) {
 	v.names((*[]string)(into), func(glob string) error {
 		if _, err := path.Match(glob, ""); err != nil {

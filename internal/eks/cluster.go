@@ -1,4 +1,4 @@
-// Package eks is the edge to Amazon EKS: where a cluster's API server is, and how the function proves who it is there.
+// Package eks is the adapter for Amazon EKS: it finds a cluster's API server, and authenticates the function to it.
 package eks
 
 import (
@@ -12,14 +12,14 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Cluster is an EKS cluster. Endpoint and CA are asked of EKS where they are not given.
+// Cluster is an EKS cluster. Without Endpoint or CA, Access asks EKS for both.
 type Cluster struct {
 	Name     string
 	Endpoint string
 	CA       []byte // PEM
 }
 
-// Access returns what a client needs to reach the cluster's API server as the function's own identity.
+// Access returns the configuration of a client of the cluster's API server, with the identity of the function.
 func (c Cluster) Access(ctx context.Context, config aws.Config) (*rest.Config, error) {
 	if c.Endpoint == "" || len(c.CA) == 0 {
 		described, err := describe(ctx, config, c.Name)

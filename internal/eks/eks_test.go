@@ -17,7 +17,7 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-func TestEndpointAndCAAreAskedOfEKSOnlyWhereTheyAreNotGiven(t *testing.T) {
+func TestAccess_EndpointAndCASet_DoesNotAskEKS(t *testing.T) {
 	server, config := awstest.Serve(t)
 	server.AddCluster("prod", "https://127.0.0.1:6443", []byte("a CA"))
 	access, err := Cluster{Name: "prod"}.Access(t.Context(), config)
@@ -38,8 +38,8 @@ func TestAnUnknownClusterIsNamed(t *testing.T) {
 	require.ErrorContains(t, err, "describe cluster nowhere")
 }
 
-// A token that names another host than AWS's own is refused by every authenticator.
-func TestTheTokenAlwaysNamesTheRegionsOwnSTS(t *testing.T) {
+// Every authenticator rejects a token that names another host than AWS's own.
+func TestToken_OtherSTSEndpointSet_NamesRegionalSTS(t *testing.T) {
 	t.Setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
 	t.Setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9")
 	_, config := awstest.Serve(t)
@@ -56,7 +56,7 @@ func TestTheTokenAlwaysNamesTheRegionsOwnSTS(t *testing.T) {
 	require.Contains(t, parsed.Query().Get("X-Amz-SignedHeaders"), "x-k8s-aws-id")
 }
 
-// apiServer answers with 401 to every token that it was told to refuse, and records what it was sent.
+// apiServer answers 401 to the tokens in refuse, and records all tokens and bodies.
 type apiServer struct {
 	*httptest.Server
 	refuse map[string]bool
@@ -88,7 +88,7 @@ func (s *apiServer) post(t *testing.T, through *transport, body string) int {
 	return response.StatusCode
 }
 
-func TestARefusedTokenIsSignedAnewAndTheRequestRepeatedOnce(t *testing.T) {
+func TestTransport_TokenRefused_RetriesOnceWithNewToken(t *testing.T) {
 	_, config := awstest.Serve(t)
 	signer, err := newSigner("prod", config)
 	require.NoError(t, err)
@@ -104,7 +104,7 @@ func TestARefusedTokenIsSignedAnewAndTheRequestRepeatedOnce(t *testing.T) {
 	server.refuse["old"] = true
 	before := len(server.tokens)
 	server.post(t, &transport{signer, http.DefaultTransport}, "evict")
-	require.LessOrEqual(t, len(server.tokens)-before, 2, "an identity that is not known stays unknown")
+	require.LessOrEqual(t, len(server.tokens)-before, 2, "a new token does not help an unknown identity")
 }
 
 func TestATokenIsRenewedInTime(t *testing.T) {
@@ -115,7 +115,7 @@ func TestATokenIsRenewedInTime(t *testing.T) {
 	through := &transport{signer, http.DefaultTransport}
 	server.post(t, through, "")
 	server.post(t, through, "")
-	require.Equal(t, server.tokens[0], server.tokens[1], "signing anew for each request would defeat the server's cache")
+	require.Equal(t, server.tokens[0], server.tokens[1], "a new token for each request would defeat the server's cache")
 
 	signer.current.Expiration = time.Now().Add(renewBefore - time.Second)
 	signer.current.Token = "about to end"

@@ -11,12 +11,12 @@ import (
 	"sigs.k8s.io/aws-iam-authenticator/pkg/token"
 )
 
-// renewBefore is how long before its end a token is no longer used for new requests: longer than any request takes to reach
-// the server, short against the 14 minutes that a token is good for.
+// renewBefore is the remaining validity below which a token is replaced. It is longer than any request takes to reach the
+// server, and short compared with a token's validity of 14 minutes.
 const renewBefore = 4 * time.Minute
 
-// signer makes tokens: a token is a presigned request for the caller's identity, which the server sends to STS
-// (https://github.com/kubernetes-sigs/aws-iam-authenticator#how-does-it-work). Nothing is sent to make one.
+// signer creates tokens. A token is a presigned request for the caller's identity, which the server sends to STS
+// (https://github.com/kubernetes-sigs/aws-iam-authenticator#how-does-it-work). Creating one needs no request.
 type signer struct {
 	cluster   string
 	generator token.Generator
@@ -26,18 +26,18 @@ type signer struct {
 	current token.Token
 }
 
-// newSigner takes region and credentials from the configuration, and nothing else. A configured endpoint above all must not
-// come in: the token names the host that the server is to ask, and it asks AWS's own only.
+// newSigner uses only the region and the credentials of the configuration. A configured endpoint must not have an effect: the
+// token names the host that the server will ask, and the server asks only AWS's own.
 func newSigner(cluster string, from aws.Config) (*signer, error) {
 	generator, err := token.NewGenerator(false, false)
 	if err != nil {
-		return nil, fmt.Errorf("make a token generator: %w", err)
+		return nil, fmt.Errorf("create a token generator: %w", err)
 	}
 	client := sts.NewFromConfig(aws.Config{Region: from.Region, Credentials: from.Credentials})
 	return &signer{cluster: cluster, generator: generator, client: client}, nil
 }
 
-// token is the current one, renewed in time.
+// token returns the current token. It creates a new one shortly before the current one expires.
 func (s *signer) token() (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,8 +52,8 @@ func (s *signer) token() (string, error) {
 	return fresh.Token, nil
 }
 
-// refused forgets a token that the server did not take, unless another has replaced it already.
-func (s *signer) refused(text string) {
+// forget drops a token that the server refused, unless another has already replaced it.
+func (s *signer) forget(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.current.Token == text {
@@ -61,20 +61,20 @@ func (s *signer) refused(text string) {
 	}
 }
 
-// transport authenticates each request with the current token, so that a drain may outlive any of them.
+// transport authenticates each request with the current token, so that a drain can outlive a token.
 type transport struct {
 	signer *signer
 	next   http.RoundTripper
 }
 
-// RoundTrip repeats a refused request once, with a fresh token: the old one may have ended early with the session that
-// signed it.
+// RoundTrip retries a refused request once, with a new token: the old one may have expired early, together with the session
+// that signed it.
 func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, used, err := t.send(request)
 	if err != nil || response.StatusCode != http.StatusUnauthorized {
 		return response, err
 	}
-	t.signer.refused(used)
+	t.signer.forget(used)
 	again, ok := rewind(request)
 	if !ok {
 		return response, nil
@@ -95,7 +95,7 @@ func (t *transport) send(request *http.Request) (response *http.Response, used s
 	return response, used, err
 }
 
-// rewind makes a request that can be sent once more; it cannot if its body is gone.
+// rewind returns a copy of the request to send again, and reports whether its body can be read again.
 func rewind(request *http.Request) (*http.Request, bool) {
 	again := request.Clone(request.Context())
 	if request.Body == nil || request.Body == http.NoBody {

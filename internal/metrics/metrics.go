@@ -1,6 +1,6 @@
-// Package metrics is the edge to CloudWatch metrics: their names, and the lines of the log from which CloudWatch takes them by
-// itself (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html).
-// Nothing is sent for them, and nothing has to be allowed.
+// Package metrics is the adapter for CloudWatch metrics: their names, and the log lines that CloudWatch extracts them from
+// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html).
+// They need no API call and no permission.
 package metrics
 
 import (
@@ -23,10 +23,10 @@ type Log struct {
 
 var _ termination.Metrics = (*Log)(nil)
 
-// New makes one for a cluster. Each line is one write.
+// New returns a Log for a cluster. It writes each line with one call.
 func New(out io.Writer, cluster string) *Log { return &Log{out, cluster} }
 
-// measure is one value of a metric.
+// measure is one value of one metric.
 type measure struct {
 	name, unit string
 	value      float64
@@ -37,12 +37,12 @@ func count(name string, n int) measure             { return measure{name, "Count
 func seconds(name string, d time.Duration) measure { return measure{name, "Seconds", d.Seconds()} }
 
 // Invocation implements termination.Metrics.
-func (l *Log) Invocation(s termination.Invocation) {
-	l.write(nil, ofSlice(s)...)
-	if s.Ended {
-		l.write(map[string]string{Status: string(s.Report.Status)}, count(Drains, 1))
+func (l *Log) Invocation(i termination.Invocation) {
+	l.write(nil, invocationMeasures(i)...)
+	if i.Ended {
+		l.write(map[string]string{Status: string(i.Report.Status)}, count(Drains, 1))
 	}
-	escorts := escortsOf(s.Report.Pods)
+	escorts := countEscorts(i.Report.Pods)
 	for _, strategy := range slices.Sorted(maps.Keys(escorts)) {
 		l.write(map[string]string{Strategy: strategy}, count(Escorts, escorts[strategy]))
 	}
@@ -56,60 +56,63 @@ func (l *Log) Sweep(r termination.SweepReport) {
 // MalformedEvent implements termination.Metrics.
 func (l *Log) MalformedEvent() { l.write(nil, count(MalformedEvents, 1)) }
 
-func ofSlice(s termination.Invocation) []measure {
-	pods := s.Report.Pods
+func invocationMeasures(i termination.Invocation) []measure {
+	pods := i.Report.Pods
 	all := []measure{
-		count(PodsEvicted, number(pods, func(p drain.PodReport) int { return truth(p.Outcome == drain.Evicted) })),
-		count(PodsForced, len(s.Report.ForcedPods())),
-		seconds(PDBBlockedSeconds, blocked(s.Report)),
-		count(TransactionsAborted, number(pods, lost)),
-		count(HeartbeatsFailed, s.HeartbeatsFailed),
-		count(InvocationsFailed, truth(!s.Ended && !s.HandedOff())),
-		count(Handoffs, truth(s.HandedOff())),
-		count(HooksExpired, truth(s.HookExpired)),
+		count(PodsEvicted, sum(pods, func(p drain.PodReport) int { return oneIf(p.Outcome == drain.Evicted) })),
+		count(PodsForced, len(i.Report.ForcedPods())),
+		seconds(PDBBlockedSeconds, pdbBlocked(i.Report)),
+		count(TransactionsAborted, sum(pods, abortedTransactions)),
+		count(HeartbeatsFailed, i.HeartbeatsFailed),
+		count(InvocationsFailed, oneIf(!i.Ended && !i.HandedOff())),
+		count(Handoffs, oneIf(i.HandedOff())),
+		count(HooksExpired, oneIf(i.HookExpired)),
 	}
-	if s.First {
-		all = append(all, seconds(EventAgeSeconds, max(0, s.Report.StartedAt.Sub(s.Began)))) // events have whole seconds
+	if i.First && i.Report.Status != termination.StatusRejected {
+		// Events have whole seconds, so that a new one may be from the future. A rejected one may have any time.
+		all = append(all, seconds(EventAgeSeconds, max(0, i.Report.StartedAt.Sub(i.Began))))
 	}
-	if s.Ended {
-		all = append(all, count(PodsRemaining, len(s.Report.RemainedPods())))
+	if i.Ended {
+		all = append(all, count(PodsRemaining, len(i.Report.RemainedPods())))
 	}
-	if s.Ended && wasDrain(s.Report.Status) {
-		all = append(all, seconds(DrainSeconds, s.Report.FinishedAt.Sub(s.Began)))
+	if i.Ended && wasDrain(i.Report.Status) {
+		all = append(all, seconds(DrainSeconds, i.Report.FinishedAt.Sub(i.Began)))
 	}
 	return all
 }
 
-// wasDrain tells whether anything was drained, or was to be: neither a plan takes time, nor an event that is not believed.
+// wasDrain reports whether the invocation was part of a drain. A plan and a rejected event take no time worth measuring.
 func wasDrain(s termination.Status) bool {
 	return s != termination.StatusPlanned && s != termination.StatusRejected
 }
 
-// escortsOf are the escorts that ended, by strategy: of pods that were let go, or stopped where they are.
-func escortsOf(pods []drain.PodReport) map[string]int {
+// countEscorts returns the number of escorts that ended, by strategy: those of pods that were signaled or are gone, and of
+// pods that stay.
+func countEscorts(pods []drain.PodReport) map[string]int {
 	ended := map[string]int{}
 	for _, p := range pods {
-		left := !p.EvictedAt.IsZero() || !p.ForcedAt.IsZero() || !p.GoneAt.IsZero()
-		if p.Escort != nil && (left || p.Verdict == drain.Skip) {
+		signaled := !p.EvictedAt.IsZero() || !p.ForcedAt.IsZero() || !p.GoneAt.IsZero()
+		if p.Escort != nil && (signaled || p.Verdict == drain.Skip) {
 			ended[cmp.Or(p.Escort.Strategy, "none")]++
 		}
 	}
 	return ended
 }
 
-func lost(p drain.PodReport) int {
+func abortedTransactions(p drain.PodReport) int {
 	if p.Escort == nil {
 		return 0
 	}
 	return p.Escort.AbortedTransactions
 }
 
-// blocked is for how long budgets held back one pod at least: each from when it was first refused until it was told to stop.
-func blocked(r termination.Report) (sum time.Duration) {
-	held := slices.DeleteFunc(slices.Clone(r.Pods), func(p drain.PodReport) bool { return p.BlockedAt.IsZero() })
-	slices.SortFunc(held, func(a, b drain.PodReport) int { return a.BlockedAt.Compare(b.BlockedAt) })
+// pdbBlocked returns the time in which PDBs blocked at least one pod. A pod is blocked from the first refusal of its eviction
+// until it is signaled.
+func pdbBlocked(r termination.Report) (total time.Duration) {
+	blocked := slices.DeleteFunc(slices.Clone(r.Pods), func(p drain.PodReport) bool { return p.BlockedAt.IsZero() })
+	slices.SortFunc(blocked, func(a, b drain.PodReport) int { return a.BlockedAt.Compare(b.BlockedAt) })
 	var counted time.Time
-	for _, p := range held {
+	for _, p := range blocked {
 		from, until := later(p.BlockedAt, counted), r.FinishedAt
 		for _, end := range []time.Time{p.EvictedAt, p.ForcedAt, p.GoneAt} {
 			if !end.IsZero() && end.Before(until) {
@@ -117,10 +120,10 @@ func blocked(r termination.Report) (sum time.Duration) {
 			}
 		}
 		if from.Before(until) {
-			sum, counted = sum+until.Sub(from), until
+			total, counted = total+until.Sub(from), until
 		}
 	}
-	return sum
+	return total
 }
 
 func later(a, b time.Time) time.Time {
@@ -130,21 +133,21 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-func number(pods []drain.PodReport, of func(drain.PodReport) int) (sum int) {
+func sum(pods []drain.PodReport, of func(drain.PodReport) int) (total int) {
 	for _, p := range pods {
-		sum += of(p)
+		total += of(p)
 	}
-	return sum
+	return total
 }
 
-func truth(is bool) int {
-	if is {
+func oneIf(condition bool) int {
+	if condition {
 		return 1
 	}
 	return 0
 }
 
-// metadata tells CloudWatch what to take out of a line.
+// metadata tells CloudWatch which metrics a line has.
 type metadata struct {
 	Timestamp         int64 // in milliseconds since 1970
 	CloudWatchMetrics []directive
@@ -158,8 +161,8 @@ type directive struct {
 
 type definition struct{ Name, Unit string }
 
-// write writes a line with these measures, of the cluster and of these further dimensions. A function that cannot write its log has
-// nobody to tell.
+// write writes a line with measures. Their dimensions are the cluster and the further ones. It ignores errors: a function that
+// cannot write its log cannot report anything.
 func (l *Log) write(further map[string]string, measures ...measure) {
 	wanted := directive{Namespace: Namespace, Dimensions: [][]string{append([]string{Cluster}, slices.Sorted(maps.Keys(further))...)}}
 	line := map[string]any{Cluster: l.cluster}
@@ -171,6 +174,6 @@ func (l *Log) write(further map[string]string, measures ...measure) {
 		wanted.Metrics = append(wanted.Metrics, definition{m.name, m.unit})
 	}
 	line["_aws"] = metadata{time.Now().UnixMilli(), []directive{wanted}}
-	text, _ := json.Marshal(line) // of texts and finite numbers: it cannot fail
+	text, _ := json.Marshal(line) // cannot fail: texts and finite numbers only
 	_, _ = l.out.Write(append(text, '\n'))
 }

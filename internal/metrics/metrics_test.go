@@ -19,14 +19,14 @@ var began = time.Now().Add(-time.Minute)
 
 func after(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
 
-// written are the values that CloudWatch takes out of what is written, each under its name and, if it has one, its further dimension.
+// written returns the values that CloudWatch extracts, by name and, if there is one, the further dimension.
 func written(t *testing.T, write func(*metrics.Log)) map[string]float64 {
 	t.Helper()
 	var out bytes.Buffer
 	write(metrics.New(&out, "prod"))
 	all, err := metricstest.Of(out.String())
 	require.NoError(t, err)
-	require.Equal(t, strings.Count(out.String(), "\n"), strings.Count(out.String(), `"_aws"`), "each line is of this format")
+	require.Equal(t, strings.Count(out.String(), "\n"), strings.Count(out.String(), `"_aws"`), "each line has this format")
 	values := map[string]float64{}
 	for _, v := range all {
 		require.Equal(t, "quiesce", v.Namespace)
@@ -37,14 +37,14 @@ func written(t *testing.T, write func(*metrics.Log)) map[string]float64 {
 				key += fmt.Sprintf(" %s=%s", name, value)
 			}
 		}
-		require.NotContains(t, values, key, "twice in one slice")
+		require.NotContains(t, values, key, "twice in one invocation")
 		values[key] = v.Value
 	}
 	return values
 }
 
-// last is a drain's last slice, in which a bit of everything happened.
-func last() termination.Invocation {
+// lastInvocation is the last invocation of a drain in which everything happened that is measured.
+func lastInvocation() termination.Invocation {
 	return termination.Invocation{
 		Began: began, First: true, Ended: true, HeartbeatsFailed: 2, HookExpired: true,
 		Report: termination.Report{
@@ -63,67 +63,77 @@ func last() termination.Invocation {
 	}
 }
 
-func TestASliceTellsWhatItDidAndADrainsLastOneHowItEnded(t *testing.T) {
-	s := last()
+func TestInvocation_LastOfADrain_WritesEverything(t *testing.T) {
+	i := lastInvocation()
 	require.Equal(t, map[string]float64{
-		"PodsEvicted": 2, "PodsForced": 2, "PodsLeft": 1, "BlockedSeconds": 36, "TransactionsCut": 3, "HeartbeatsFailed": 2,
-		"HandOvers": 0, "SlicesFailed": 0, "HooksExpired": 1, "QueueSeconds": 3, "DrainSeconds": 50, "Drains Status=left": 1, "Escorts Strategy=evict": 1,
-		"Escorts Strategy=shutdown": 1,
-	}, written(t, func(l *metrics.Log) { l.Invocation(s) }))
+		"PodsEvicted": 2, "PodsForced": 2, "PodsRemaining": 1, "PDBBlockedSeconds": 36, "TransactionsAborted": 3, "HeartbeatsFailed": 2,
+		"Handoffs": 0, "InvocationsFailed": 0, "HooksExpired": 1, "EventAgeSeconds": 3, "DrainSeconds": 50,
+		"Drains Status=" + string(termination.StatusPartial): 1, "Escorts Strategy=evict": 1, "Escorts Strategy=shutdown": 1,
+	}, written(t, func(l *metrics.Log) { l.Invocation(i) }))
 }
 
-// A drain of two hours has eight slices, and is one drain.
-func TestASliceThatHandsOverCountsNoDrain(t *testing.T) {
-	s := last()
-	s.Ended, s.Report.Status = false, termination.StatusIncomplete
-	values := written(t, func(l *metrics.Log) { l.Invocation(s) })
-	require.Equal(t, 1.0, values["HandOvers"])
-	require.Equal(t, 0.0, values["SlicesFailed"])
-	require.Equal(t, 2.0, values["PodsForced"], "which the next slice does not know of")
-	for _, ended := range []string{"Drains Status=incomplete", "DrainSeconds", "PodsLeft"} {
+// A drain of two hours has eight invocations, and is one drain.
+func TestInvocation_HandsOff_CountsNoDrain(t *testing.T) {
+	i := lastInvocation()
+	i.Ended, i.Report.Status = false, termination.StatusIncomplete
+	values := written(t, func(l *metrics.Log) { l.Invocation(i) })
+	require.Equal(t, 1.0, values["Handoffs"])
+	require.Equal(t, 0.0, values["InvocationsFailed"])
+	require.Equal(t, 2.0, values["PodsForced"], "the next invocation does not count them")
+	for _, ended := range []string{"Drains Status=incomplete", "DrainSeconds", "PodsRemaining"} {
 		require.NotContains(t, values, ended)
 	}
 }
 
-// Silence could mean that nobody looked.
-func TestASliceInWhichNothingHappenedButItsFailureSaysSo(t *testing.T) {
+// Missing data could mean that nothing was measured.
+func TestInvocation_FailedEarly_WritesZeros(t *testing.T) {
 	require.Equal(t, map[string]float64{
-		"PodsEvicted": 0, "PodsForced": 0, "BlockedSeconds": 0, "TransactionsCut": 0, "HeartbeatsFailed": 0,
-		"HandOvers": 0, "HooksExpired": 0, "SlicesFailed": 1,
+		"PodsEvicted": 0, "PodsForced": 0, "PDBBlockedSeconds": 0, "TransactionsAborted": 0, "HeartbeatsFailed": 0,
+		"Handoffs": 0, "HooksExpired": 0, "InvocationsFailed": 1,
 	}, written(t, func(l *metrics.Log) {
 		l.Invocation(termination.Invocation{Report: termination.Report{Status: termination.StatusFailed}})
 	}))
 }
 
+// A rejected event may be days old: its age would hide the age of every real one.
+func TestInvocation_Rejected_HasNoEventAge(t *testing.T) {
+	i := lastInvocation()
+	i.Began, i.Report.Status = began.Add(-72*time.Hour), termination.StatusRejected
+	values := written(t, func(l *metrics.Log) { l.Invocation(i) })
+	require.Equal(t, 1.0, values["Drains Status=rejected"])
+	require.NotContains(t, values, "EventAgeSeconds")
+	require.NotContains(t, values, "DrainSeconds")
+}
+
 // A plan in shadow mode takes no time, and would make drains look quick.
 func TestAPlanHasNoDuration(t *testing.T) {
-	s := last()
-	s.Report.Status = termination.StatusPlanned
-	values := written(t, func(l *metrics.Log) { l.Invocation(s) })
+	i := lastInvocation()
+	i.Report.Status = termination.StatusPlanned
+	values := written(t, func(l *metrics.Log) { l.Invocation(i) })
 	require.Equal(t, 1.0, values["Drains Status=planned"])
 	require.NotContains(t, values, "DrainSeconds")
 }
 
-func TestTimesThatBudgetsHeldBackPodsAreNotCountedTwice(t *testing.T) {
+func TestPDBBlockedSeconds_Overlapping_CountedOnce(t *testing.T) {
 	for want, pods := range map[float64][]drain.PodReport{
 		0:  {{Name: "never blocked", EvictedAt: after(9)}},
 		20: {{BlockedAt: after(10), EvictedAt: after(20)}, {BlockedAt: after(30), GoneAt: after(40)}},
 		30: {{BlockedAt: after(10), EvictedAt: after(40)}, {BlockedAt: after(20), EvictedAt: after(30)}},
 		40: {{BlockedAt: after(10), EvictedAt: after(30)}, {BlockedAt: after(20)}},
 	} {
-		s := termination.Invocation{Report: termination.Report{FinishedAt: after(50), Report: drain.Report{Pods: pods}}}
-		require.Equal(t, want, written(t, func(l *metrics.Log) { l.Invocation(s) })["BlockedSeconds"], "%+v", pods)
+		i := termination.Invocation{Report: termination.Report{FinishedAt: after(50), Report: drain.Report{Pods: pods}}}
+		require.Equal(t, want, written(t, func(l *metrics.Log) { l.Invocation(i) })["PDBBlockedSeconds"], "%+v", pods)
 	}
 }
 
 func TestSweepsAndMalformedEventsAreCounted(t *testing.T) {
-	require.Equal(t, map[string]float64{"Sweeps": 1, "Waiting": 3, "Owned": 2, "Enqueued": 1}, written(t, func(l *metrics.Log) {
+	require.Equal(t, map[string]float64{"Sweeps": 1, "InstancesWaiting": 3, "InstancesDraining": 2, "EventsResent": 1}, written(t, func(l *metrics.Log) {
 		l.Sweep(termination.SweepReport{Waiting: 3, Draining: 2, EventsResent: 1})
 	}))
-	require.Equal(t, map[string]float64{"Malformed": 1}, written(t, (*metrics.Log).MalformedEvent))
+	require.Equal(t, map[string]float64{"MalformedEvents": 1}, written(t, (*metrics.Log).MalformedEvent))
 }
 
-func TestWhatCloudWatchWouldDropIsNoticed(t *testing.T) {
+func TestRead_LineThatCloudWatchDrops_IsAnError(t *testing.T) {
 	now := fmt.Sprint(time.Now().UnixMilli())
 	line := func(timestamp, metric, value string) string {
 		return `{"_aws":{"Timestamp":` + timestamp + `,"CloudWatchMetrics":[{"Namespace":"n","Dimensions":[["Cluster"]],"Metrics":[` + metric +
@@ -145,7 +155,7 @@ func TestWhatCloudWatchWouldDropIsNoticed(t *testing.T) {
 		_, err := metricstest.Read(wrong)
 		require.Error(t, err, wrong)
 	}
-	all, err = metricstest.Of(`{"msg":"done"}` + "\nno JSON\n")
+	all, err = metricstest.Of(`{"msg":"event handled"}` + "\nno JSON\n")
 	require.NoError(t, err)
 	require.Empty(t, all)
 }

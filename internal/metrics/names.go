@@ -1,33 +1,34 @@
 package metrics
 
-// Namespace is that of the function's own metrics, each with the dimension Cluster.
+// Namespace is the namespace of the function's own metrics. Each metric has the dimension Cluster.
 const Namespace = "quiesce"
 
-// The metrics. Each slice of a drain tells of all that it can tell of, zeros included: a zero says that somebody looked. What a
-// drain's end decides comes once, with its last slice; what only some have (a status, a strategy, a malformed event) comes when there
-// is one, since each name and dimension is paid for by the hour. No alarm needs zeros: it takes silence for what it means.
+// The metrics. Each invocation of a drain writes all that it can measure, zeros included: a zero shows that it measured. What
+// only the end of a drain decides comes once, from its last invocation. What only some invocations have (a status, a strategy,
+// a malformed event) comes when there is one, because CloudWatch bills each name and dimension by the hour. No alarm needs
+// zeros: each defines what missing data means.
 const (
-	Drains              = "Drains"           // ended, by the further dimension Status
-	DrainSeconds        = "DrainSeconds"     // from the beginning of the lifecycle action to its completion
-	PodsEvicted         = "PodsEvicted"      // that left after being signalled
-	PodsForced          = "PodsForced"       // deleted because time ran out
-	PodsRemaining       = "PodsLeft"         // left to die with the instance though they were wanted gone; told at a drain's end
-	PDBBlockedSeconds   = "BlockedSeconds"   // of a slice, in which budgets held back a pod
-	Escorts             = "Escorts"          // ended, by the further dimension Strategy
-	TransactionsAborted = "TransactionsCut"  // that outlasted their escort
-	HeartbeatsFailed    = "HeartbeatsFailed" // which are made again
-	InvocationsFailed   = "SlicesFailed"     // that went wrong, and are tried again; to Lambda a message that goes back is no error
-	Handoffs            = "HandOvers"        // slices that ended before their drain did
-	EventAgeSeconds     = "QueueSeconds"     // an event's age when its first slice began
-	HooksExpired        = "HooksExpired"     // lifecycle actions that were over before their drain was
-	MalformedEvents     = "Malformed"        // events put aside
-	Sweeps              = "Sweeps"           // that ran to their end
-	InstancesWaiting    = "Waiting"          // instances on their way out that a sweep saw
-	InstancesDraining   = "Owned"            // of these, by an invocation that drains them
-	EventsResent        = "Enqueued"         // terminations whose event was lost
+	Drains              = "Drains"              // drains that ended, by the further dimension Status
+	DrainSeconds        = "DrainSeconds"        // from the start of the lifecycle action to its completion
+	PodsEvicted         = "PodsEvicted"         // pods that are gone after an eviction
+	PodsForced          = "PodsForced"          // pods deleted to meet the deadline
+	PodsRemaining       = "PodsRemaining"       // pods that should have gone and did not; written at the end of a drain
+	PDBBlockedSeconds   = "PDBBlockedSeconds"   // time of an invocation in which PDBs blocked at least one pod
+	Escorts             = "Escorts"             // escorts that ended, by the further dimension Strategy
+	TransactionsAborted = "TransactionsAborted" // transactions that outlasted their escort
+	HeartbeatsFailed    = "HeartbeatsFailed"    // heartbeats that failed; each is repeated
+	InvocationsFailed   = "InvocationsFailed"   // invocations that failed and will be retried; Lambda counts a returned message as no error
+	Handoffs            = "Handoffs"            // invocations that ended before their drain did
+	EventAgeSeconds     = "EventAgeSeconds"     // the age of a processed event at its first invocation
+	HooksExpired        = "HooksExpired"        // lifecycle actions that ended before their drain did
+	MalformedEvents     = "MalformedEvents"     // events sent to the dead-letter queue
+	Sweeps              = "Sweeps"              // sweeps that completed
+	InstancesWaiting    = "InstancesWaiting"    // terminating instances that a sweep found
+	InstancesDraining   = "InstancesDraining"   // those of them that an invocation drains
+	EventsResent        = "EventsResent"        // lost termination events that a sweep sent again
 )
 
-// Dimensions. Cluster is that of all; the others some metrics have beside it.
+// The dimensions. Every metric has Cluster. Some have one more.
 const (
 	Cluster  = "Cluster"
 	Status   = "Status"

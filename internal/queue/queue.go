@@ -1,5 +1,5 @@
-// Package queue is the edge to SQS: when a message of the queue that events come through is delivered again, how many there
-// are, what the sweep puts in, and where messages end that can never be processed.
+// Package queue is the adapter for SQS. It hides and counts the messages of the event queue, sends the sweep's messages to it,
+// and sends malformed messages to the dead-letter queue.
 package queue
 
 import (
@@ -15,7 +15,7 @@ import (
 	"quiesce/internal/termination"
 )
 
-// Queue is the queue that events come through. Lambda itself receives from it, and deletes.
+// Queue is the event queue. Lambda itself receives and deletes its messages.
 type Queue struct {
 	client *sqs.Client
 	url    string
@@ -23,12 +23,12 @@ type Queue struct {
 
 var _ termination.Queue = (*Queue)(nil)
 
-// New makes the client. It sends nothing.
+// New creates the client. It sends no request.
 func New(config aws.Config, url string) *Queue {
 	return &Queue{client: sqs.NewFromConfig(config), url: url}
 }
 
-// Hide implements termination.Queue. SQS counts in whole seconds, and takes no more than twelve hours
+// Hide implements termination.Queue. SQS counts whole seconds, up to twelve hours
 // (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html).
 func (q *Queue) Hide(ctx context.Context, receiptHandle string, d time.Duration) error {
 	_, err := q.client.ChangeMessageVisibility(ctx, &sqs.ChangeMessageVisibilityInput{
@@ -48,7 +48,7 @@ func (q *Queue) Send(ctx context.Context, body string) error {
 	return nil
 }
 
-// What a queue says of its messages. The figures are approximate, and right within a minute after nothing changes any more
+// The counts of a queue's messages. They are approximate, and exact about a minute after the last change
 // (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueAttributes.html).
 const (
 	visible   = types.QueueAttributeNameApproximateNumberOfMessages
@@ -57,7 +57,7 @@ const (
 )
 
 // Backlog implements termination.Queue.
-func (q *Queue) Backlog(ctx context.Context) (waiting, underWay int, err error) {
+func (q *Queue) Backlog(ctx context.Context) (waiting, inFlight int, err error) {
 	output, err := q.client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
 		QueueUrl: &q.url, AttributeNames: []types.QueueAttributeName{visible, delayed, invisible},
 	})

@@ -14,38 +14,38 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// mail is an account with the two queues, and the edge to them.
-type mail struct {
+// queues is an account with both queues, and their adapters.
+type queues struct {
 	*testing.T
 	*awstest.Server
-	url, deadURL string
-	queue        *Queue
-	dead         *DeadLetterQueue
+	url, dlqURL string
+	queue       *Queue
+	dlq         *DeadLetterQueue
 }
 
-func mailOf(t *testing.T) mail {
+func setup(t *testing.T) queues {
 	t.Helper()
 	server, config := awstest.Serve(t)
-	m := mail{T: t, Server: server}
-	m.deadURL = server.AddQueue(awstest.Queue{Name: "dead"})
-	m.url = server.AddQueue(awstest.Queue{Name: "events", Visibility: time.Hour, MaxReceives: 1000, DeadLetters: m.deadURL})
-	m.queue, m.dead = New(config, m.url), NewDeadLetterQueue(config, m.deadURL)
-	return m
+	q := queues{T: t, Server: server}
+	q.dlqURL = server.AddQueue(awstest.Queue{Name: "dlq"})
+	q.url = server.AddQueue(awstest.Queue{Name: "events", Visibility: time.Hour, MaxReceives: 1000, DeadLetters: q.dlqURL})
+	q.queue, q.dlq = New(config, q.url), NewDeadLetterQueue(config, q.dlqURL)
+	return q
 }
 
-// delivered is the receipt handle of the one message that is in the queue, as an invocation gets it.
-func (m mail) delivered() string {
-	m.Helper()
+// deliver delivers the one message in the queue, and returns its receipt handle.
+func (q queues) deliver() string {
+	q.Helper()
 	payloads := make(chan []byte, 1)
-	stop := m.Map(m.url, awstest.Mapping{Invoke: capture(payloads)})
+	stop := q.Map(q.url, awstest.Mapping{Invoke: capture(payloads)})
 	defer stop()
 	_, after, found := strings.Cut(string(<-payloads), `"receiptHandle":"`)
-	require.True(m, found)
+	require.True(q, found)
 	handle, _, _ := strings.Cut(after, `"`)
 	return handle
 }
 
-// capture keeps the payload, and fails, so that the message is under way for as long as its queue says.
+// capture keeps the payload and fails, so that the message stays in flight for its visibility timeout.
 func capture(payloads chan<- []byte) func(context.Context, []byte) ([]byte, error) {
 	return func(_ context.Context, payload []byte) ([]byte, error) {
 		payloads <- payload
@@ -53,85 +53,85 @@ func capture(payloads chan<- []byte) func(context.Context, []byte) ([]byte, erro
 	}
 }
 
-func (m mail) visible() time.Time {
-	m.Helper()
-	messages := m.Messages(m.url)
-	require.Len(m, messages, 1)
+func (q queues) visible() time.Time {
+	q.Helper()
+	messages := q.Messages(q.url)
+	require.Len(q, messages, 1)
 	return messages[0].Visible
 }
 
-func TestAMessageIsHiddenForAsLongAsIsSaidFromNow(t *testing.T) {
-	m := mailOf(t)
-	m.SendMessage(m.url, "event")
-	handle := m.delivered()
+func TestHide_Duration_StartsNow(t *testing.T) {
+	q := setup(t)
+	q.SendMessage(q.url, "event")
+	handle := q.deliver()
 	for _, d := range []time.Duration{time.Minute, 15 * time.Second, time.Second} {
 		before := time.Now()
-		require.NoError(t, m.queue.Hide(t.Context(), handle, d))
-		require.WithinRange(t, m.visible(), before.Add(d), time.Now().Add(d))
+		require.NoError(t, q.queue.Hide(t.Context(), handle, d))
+		require.WithinRange(t, q.visible(), before.Add(d), time.Now().Add(d))
 	}
 }
 
-// A second is the least that SQS knows: what is less must not become none, or the message is there before its answer is.
+// SQS counts whole seconds. A part of one must not become zero: the message would return before its answer.
 func TestPartsOfASecondAreRoundedUp(t *testing.T) {
-	m := mailOf(t)
-	m.SendMessage(m.url, "event")
-	handle := m.delivered()
+	q := setup(t)
+	q.SendMessage(q.url, "event")
+	handle := q.deliver()
 	before := time.Now()
-	require.NoError(t, m.queue.Hide(t.Context(), handle, 1100*time.Millisecond))
-	require.False(t, m.visible().Before(before.Add(2*time.Second)))
+	require.NoError(t, q.queue.Hide(t.Context(), handle, 1100*time.Millisecond))
+	require.False(t, q.visible().Before(before.Add(2*time.Second)))
 }
 
-func TestAReceiptThatIsNoLongerGoodIsAnError(t *testing.T) {
-	m := mailOf(t)
-	require.ErrorContains(t, m.queue.Hide(t.Context(), "old", time.Minute), "change the visibility of a message")
+func TestHide_ExpiredReceipt_IsAnError(t *testing.T) {
+	q := setup(t)
+	require.ErrorContains(t, q.queue.Hide(t.Context(), "old", time.Minute), "change the visibility of a message")
 }
 
-func TestWhatIsSentCanBeDelivered(t *testing.T) {
-	m := mailOf(t)
-	require.NoError(t, m.queue.Send(t.Context(), `{"Service":"quiesce"}`))
-	messages := m.Messages(m.url)
+func TestSend_Message_IsVisible(t *testing.T) {
+	q := setup(t)
+	require.NoError(t, q.queue.Send(t.Context(), `{"Service":"quiesce"}`))
+	messages := q.Messages(q.url)
 	require.Len(t, messages, 1)
 	require.JSONEq(t, `{"Service":"quiesce"}`, messages[0].Body)
 	require.False(t, messages[0].Visible.After(time.Now()))
 }
 
-func TestMessagesAreCountedThatWaitAndThatAreUnderWay(t *testing.T) {
-	m := mailOf(t)
-	m.SendMessage(m.url, "under way")
-	m.delivered()
-	m.SendMessage(m.url, "waits")
-	m.SendMessage(m.url, "waits")
-	waiting, underWay, err := m.queue.Backlog(t.Context())
+func TestBacklog_CountsWaitingAndInFlight(t *testing.T) {
+	q := setup(t)
+	q.SendMessage(q.url, "in flight")
+	q.deliver()
+	q.SendMessage(q.url, "waits")
+	q.SendMessage(q.url, "waits")
+	waiting, inFlight, err := q.queue.Backlog(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 2, waiting)
-	require.Equal(t, 1, underWay)
+	require.Equal(t, 1, inFlight)
 }
 
-func TestADeadLetterSaysWhyItIsOneAndIsOtherwiseAsItCame(t *testing.T) {
-	m := mailOf(t)
+func TestSendToDLQ_KeepsBodyAndAddsReason(t *testing.T) {
+	q := setup(t)
 	record := termination.Record{
 		MessageID: "059f36b4-87a3-44ab-83d2-661975830a7d", Receives: 3, Body: `{"detail-type":`,
 		Malformed: errors.New("Records[1].body: not JSON"),
 	}
-	require.NoError(t, m.dead.SendToDLQ(t.Context(), record))
-	letters := m.Messages(m.deadURL)
-	require.Len(t, letters, 1)
-	require.Equal(t, `{"detail-type":`, letters[0].Body)
+	require.NoError(t, q.dlq.SendToDLQ(t.Context(), record))
+	messages := q.Messages(q.dlqURL)
+	require.Len(t, messages, 1)
+	require.Equal(t, `{"detail-type":`, messages[0].Body)
 	require.Equal(t, map[string]string{
 		"reason": "Records[1].body: not JSON", "messageId": "059f36b4-87a3-44ab-83d2-661975830a7d", "receiveCount": "3",
-	}, letters[0].Attributes)
+	}, messages[0].Attributes)
 }
 
-func TestARefusalNamesTheOperation(t *testing.T) {
-	m := mailOf(t)
-	t.Cleanup(m.Fail("sqs", "", awstest.Fault{
+func TestQueue_AccessDenied_ErrorNamesOperation(t *testing.T) {
+	q := setup(t)
+	t.Cleanup(q.Fail("sqs", "", awstest.Fault{
 		Code: http.StatusForbidden, ErrorCode: "com.amazonaws.sqs#AccessDeniedException", Message: "no",
 	}))
-	require.ErrorContains(t, m.queue.Hide(t.Context(), "x", time.Second), "change the visibility of a message")
-	require.ErrorContains(t, m.queue.Send(t.Context(), "x"), "send a message")
-	_, _, err := m.queue.Backlog(t.Context())
+	require.ErrorContains(t, q.queue.Hide(t.Context(), "x", time.Second), "change the visibility of a message")
+	require.ErrorContains(t, q.queue.Send(t.Context(), "x"), "send a message")
+	_, _, err := q.queue.Backlog(t.Context())
 	require.ErrorContains(t, err, "count the messages")
 	record := termination.Record{MessageID: "m-1", Body: "x", Malformed: errors.New("y")}
-	require.ErrorContains(t, m.dead.SendToDLQ(t.Context(), record), "move message m-1 to the dead letters")
-	require.Empty(t, m.Messages(m.url))
+	require.ErrorContains(t, q.dlq.SendToDLQ(t.Context(), record), "send message m-1 to the dead-letter queue")
+	require.Empty(t, q.Messages(q.url))
 }

@@ -3,18 +3,19 @@ package secrets
 import (
 	"context"
 	"fmt"
+
 	"quiesce/internal/escort"
 )
 
-// Ref names two keys of a Kubernetes Secret.
+// Ref names a Kubernetes Secret and two of its keys.
 type Ref struct {
 	Namespace, Name      string
 	UserKey, PasswordKey string
 }
 
-// FromKubernetes yields what a Secret holds; after a refusal, the Secret is read again, as it may just have changed.
+// FromKubernetes yields the login in a Secret. After a rejection it reads the Secret again, because it may just have changed.
 func FromKubernetes(get func(ctx context.Context, namespace, name string) (map[string][]byte, error), ref Ref) Source {
-	now := func(ctx context.Context) (escort.Login, bool, error) {
+	read := func(ctx context.Context) (escort.Login, bool, error) {
 		data, err := get(ctx, ref.Namespace, ref.Name)
 		if err != nil {
 			return escort.Login{}, false, err
@@ -25,5 +26,5 @@ func FromKubernetes(get func(ctx context.Context, namespace, name string) (map[s
 		}
 		return login, true, nil
 	}
-	return inOrder(now, now)
+	return inOrder(read, read)
 }

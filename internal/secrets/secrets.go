@@ -1,8 +1,7 @@
-// Package secrets is where the credentials of poolers' consoles come from: a Kubernetes Secret, or AWS Secrets Manager.
+// Package secrets reads the credentials of poolers' consoles from a Kubernetes Secret or from AWS Secrets Manager.
 //
-// While credentials are rotated, each pooler changes over at a time of its own: when the new file has reached its pod and
-// somebody told it to reload (https://www.pgbouncer.org/usage.html#reload). So a source yields not one login but all that
-// may be right at present, the likeliest first.
+// During a rotation, each pooler switches at its own time: when the new file has reached its pod and it was told to reload
+// (https://www.pgbouncer.org/usage.html#reload). So a source yields every login that may be valid now, the likeliest first.
 package secrets
 
 import (
@@ -10,22 +9,23 @@ import (
 	"fmt"
 	"iter"
 	"path"
-	"quiesce/internal/escort"
 	"slices"
 	"strings"
+
+	"quiesce/internal/escort"
 )
 
-// Source yields logins in the order in which they are to be tried: the next one is looked up only after the console refused
-// the former. An error ends them. A source is asked anew for each pooler, so that a rotation in the middle of a drain breaks
-// nothing. It is safe for concurrent use.
+// Source yields logins in the order to try them. It reads the next one only after the console rejected the last. An error ends
+// the sequence. Each pooler starts a new sequence, so that a rotation in the middle of a drain breaks nothing. A Source is safe
+// for concurrent use.
 type Source func(ctx context.Context) iter.Seq2[escort.Login, error]
 
-// Bound hands a source out to the pods of these namespaces only, which are given by name or by glob (as of path.Match). The
-// pods of any other get an error in its place: a pod that merely wears a pooler's label must not be sent the password.
+// Bound limits a source to pods in some namespaces, by name or by glob of path.Match. For other namespaces it returns a source
+// that yields an error: a pod that merely has a pooler's label must not get the password.
 func Bound(source Source, namespaces ...string) func(namespace string) Source {
 	return func(namespace string) Source {
 		for _, allowed := range namespaces {
-			if matched, _ := path.Match(allowed, namespace); matched { // a bad glob allows nothing
+			if matched, _ := path.Match(allowed, namespace); matched { // a bad glob matches nothing
 				return source
 			}
 		}
@@ -50,16 +50,16 @@ func failing(err error) Source {
 	}
 }
 
-// read looks one login up; found is false where it is normal that there is none.
+// read reads one login. found is false if its absence is normal.
 type read func(ctx context.Context) (login escort.Login, found bool, err error)
 
-// inOrder is the source that takes one look after the other, and leaves out what it has yielded before.
+// inOrder returns a source that makes one read after the other, and yields no login twice.
 func inOrder(reads ...read) Source {
 	return func(ctx context.Context) iter.Seq2[escort.Login, error] {
 		return func(yield func(escort.Login, error) bool) {
 			var tried []escort.Login
-			for _, look := range reads {
-				login, found, err := look(ctx)
+			for _, next := range reads {
+				login, found, err := next(ctx)
 				if err == nil && (!found || slices.Contains(tried, login)) {
 					continue
 				}
@@ -72,21 +72,21 @@ func inOrder(reads ...read) Source {
 	}
 }
 
-// Keys are where the user and the password are in a secret.
+// Keys are the keys of the user and the password in a secret.
 type Keys struct{ User, Password string }
 
-// RDSKeys are those of the secrets that Amazon RDS and the stock rotation functions make:
+// RDSKeys are the keys in secrets of Amazon RDS and of the AWS rotation functions:
 // https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_secret_json_structure.html.
 var RDSKeys = Keys{User: "username", Password: "password"}
 
-// login takes both values out of a secret. The error names the key that is missing, and no value.
+// login returns the login in a secret. Its error names the missing key, but no value.
 func (k Keys) login(value func(key string) string) (escort.Login, error) {
 	login := escort.Login{User: value(k.User), Password: value(k.Password)}
 	switch {
 	case login.User == "":
-		return escort.Login{}, fmt.Errorf("it has no text under the key %s", k.User)
+		return escort.Login{}, fmt.Errorf("no text under key %s", k.User)
 	case login.Password == "":
-		return escort.Login{}, fmt.Errorf("it has no text under the key %s", k.Password)
+		return escort.Login{}, fmt.Errorf("no text under key %s", k.Password)
 	}
 	return login, nil
 }

@@ -4,21 +4,22 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"quiesce/internal/escort"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/escort"
 )
 
 const password = "hunter2-never-shown"
 
-// all tries every login, as if the console refused each.
+// all tries every login, as if the console rejected each.
 func all(t *testing.T, source Source) (logins []escort.Login, failure error) {
 	t.Helper()
 	for login, err := range source(t.Context()) {
 		if err != nil {
-			require.NoError(t, failure, "an error is the last that there is")
+			require.NoError(t, failure, "an error ends the sequence")
 			failure = err
 			continue
 		}
@@ -27,7 +28,7 @@ func all(t *testing.T, source Source) (logins []escort.Login, failure error) {
 	return logins, failure
 }
 
-// first tries one login, which the console takes.
+// first tries one login, as if the console accepted it.
 func first(t *testing.T, source Source) escort.Login {
 	t.Helper()
 	next, stop := iter.Pull2(source(t.Context()))
@@ -38,7 +39,7 @@ func first(t *testing.T, source Source) escort.Login {
 	return login
 }
 
-func TestCredentialsAreHandedToPodsOfTheirNamespacesOnly(t *testing.T) {
+func TestBound_OtherNamespace_IsAnError(t *testing.T) {
 	asked := 0
 	source := inOrder(func(context.Context) (escort.Login, bool, error) {
 		asked++
@@ -59,50 +60,50 @@ func TestCredentialsAreHandedToPodsOfTheirNamespacesOnly(t *testing.T) {
 		require.EqualError(t, err, reason)
 		require.Empty(t, logins)
 	}
-	require.Equal(t, 2, asked, "a secret that is for others is not even read")
+	require.Equal(t, 2, asked, "the secret is not even read for other namespaces")
 }
 
-// kubernetes is a Secret whose value changes with each reading; the last one stays.
+// kubernetes returns the source of a Secret whose value changes with each read. The last value stays.
 func kubernetes(values ...map[string][]byte) Source {
-	reading := -1
+	reads := -1
 	get := func(_ context.Context, namespace, name string) (map[string][]byte, error) {
-		if namespace+"/"+name != "db/console" {
+		if namespace+"/"+name != "db/pgbouncer-admin" {
 			return nil, errors.New("get secret " + namespace + "/" + name + ": not found")
 		}
-		reading = min(reading+1, len(values)-1)
-		return values[reading], nil
+		reads = min(reads+1, len(values)-1)
+		return values[reads], nil
 	}
-	return FromKubernetes(get, Ref{"db", "console", "user", "pass"})
+	return FromKubernetes(get, Ref{"db", "pgbouncer-admin", "user", "pass"})
 }
 
 func basic(user, password string) map[string][]byte {
 	return map[string][]byte{"user": []byte(user), "pass": []byte(password), "more": []byte("x")}
 }
 
-func TestAKubernetesSecretIsReadAgainAfterARefusal(t *testing.T) {
+func TestKubernetesSecret_LoginRejected_ReadAgain(t *testing.T) {
 	logins, err := all(t, kubernetes(basic("drainer", "old"), basic("drainer", "new")))
 	require.NoError(t, err)
 	require.Equal(t, []escort.Login{{User: "drainer", Password: "old"}, {User: "drainer", Password: "new"}}, logins)
 
 	logins, err = all(t, kubernetes(basic("drainer", "old")))
 	require.NoError(t, err)
-	require.Equal(t, []escort.Login{{User: "drainer", Password: "old"}}, logins, "what did not change is not tried again")
+	require.Equal(t, []escort.Login{{User: "drainer", Password: "old"}}, logins, "an unchanged login is not tried again")
 }
 
-func TestAKubernetesSecretIsReadAnewForEachPooler(t *testing.T) {
+func TestKubernetesSecret_EachPooler_ReadAgain(t *testing.T) {
 	source := kubernetes(basic("drainer", "old"), basic("drainer", "new"))
 	require.Equal(t, escort.Login{User: "drainer", Password: "old"}, first(t, source))
 	require.Equal(t, escort.Login{User: "drainer", Password: "new"}, first(t, source))
 }
 
-func TestAKubernetesSecretThatLacksAKeyIsNamedWithoutItsContent(t *testing.T) {
+func TestKubernetesSecret_KeyMissing_ErrorHasNoContent(t *testing.T) {
 	_, err := all(t, kubernetes(map[string][]byte{"user": []byte("drainer"), "password": []byte(password)}))
-	require.EqualError(t, err, "secret db/console: it has no text under the key pass")
+	require.EqualError(t, err, "secret db/pgbouncer-admin: no text under key pass")
 	_, err = all(t, kubernetes(map[string][]byte{"pass": []byte(password)}))
-	require.EqualError(t, err, "secret db/console: it has no text under the key user")
+	require.EqualError(t, err, "secret db/pgbouncer-admin: no text under key user")
 }
 
-func TestAMissingKubernetesSecretIsTheReadersError(t *testing.T) {
+func TestKubernetesSecret_Missing_ReturnsReadError(t *testing.T) {
 	get := func(context.Context, string, string) (map[string][]byte, error) {
 		return nil, errors.New("get secret db/gone: not found")
 	}

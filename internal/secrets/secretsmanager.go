@@ -5,54 +5,55 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"quiesce/internal/escort"
 	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/smithy-go"
+
+	"quiesce/internal/escort"
 )
 
-// cacheFor is how long a process uses a login without asking again: long enough for the poolers of a node to be seen out on
-// one request, short enough that after a rotation few are asked with a login that they refuse, which costs one more request.
-const cacheFor = time.Minute
+// cacheDuration is how long a process reuses a login. It is long enough that one request serves all poolers of a node. It is
+// short enough that few poolers reject an outdated login after a rotation, which costs one more request.
+const cacheDuration = time.Minute
 
-// askTimeout bounds one look, the SDK's repetitions included. Secrets Manager answers within tens of milliseconds; a function
-// without a way to it, such as a VPC without its endpoint, is to leave time for seeing the pooler out without a console.
-const askTimeout = 10 * time.Second
+// readTimeout limits one read, with the SDK's retries. Secrets Manager answers within tens of milliseconds. Where the function
+// cannot reach it, as in a VPC without its endpoint, there must be time left to drain the pooler without a console.
+const readTimeout = 10 * time.Second
 
 // The staging labels of a secret's versions:
 // https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html#term_version.
 const (
 	current  = "AWSCURRENT"
-	pending  = "AWSPENDING"  // there during a rotation only, when poolers may have it already
-	previous = "AWSPREVIOUS" // there once a rotation has ended, which some poolers may not have heard of
+	pending  = "AWSPENDING"  // exists during a rotation; some poolers may already use it
+	previous = "AWSPREVIOUS" // exists after a rotation; some poolers may still use it
 )
 
-// notFound is the error code for a secret, or a version of it, that does not exist.
+// notFound is the error code for a missing secret, and for a missing version of one.
 const notFound = "ResourceNotFoundException"
 
-// causes explain error codes where AWS's own words do not say what to do:
+// causes explains the error codes whose message does not say what to do:
 // https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html#API_GetSecretValue_Errors.
 var causes = map[string]string{
-	"AccessDeniedException": "the function's role lacks secretsmanager:GetSecretValue on it, or kms:Decrypt on its key",
-	"DecryptionFailure":     "its KMS key cannot be used",
+	"AccessDeniedException": "the function's role lacks secretsmanager:GetSecretValue on the secret, or kms:Decrypt on its key",
+	"DecryptionFailure":     "the secret's KMS key cannot be used",
 	"ThrottlingException":   "Secrets Manager throttles the account",
-	notFound:                "there is no such secret in the region",
+	notFound:                "no such secret in the region",
 }
 
-// API is what is needed of Secrets Manager.
+// API is the part of the Secrets Manager client that is used.
 type API interface {
 	GetSecretValue(
 		context.Context, *secretsmanager.GetSecretValueInput, ...func(*secretsmanager.Options),
 	) (*secretsmanager.GetSecretValueOutput, error)
 }
 
-// FromSecretsManager yields the current version of a secret as last seen, then as it is now, then the version that a rotation
-// is about to make current, then the one that it replaced.
+// FromSecretsManager yields the current version of a secret: first as last read, then read again. Then it yields the pending
+// version of a rotation, and then the previous version.
 func FromSecretsManager(client API, arn string, keys Keys) Source {
 	m := &manager{client: client, arn: arn, keys: keys}
-	return inOrder(m.remembered, m.current, m.optional(pending), m.optional(previous))
+	return inOrder(m.cached, m.current, m.optional(pending), m.optional(previous))
 }
 
 type manager struct {
@@ -62,12 +63,13 @@ type manager struct {
 
 	mu   sync.Mutex
 	last escort.Login
-	at   time.Time // when it was read; zero: never
+	at   time.Time // of the read; zero: none yet
 }
 
-func (m *manager) remembered(ctx context.Context) (escort.Login, bool, error) {
+// cached returns the current version, from the cache if that is fresh.
+func (m *manager) cached(ctx context.Context) (escort.Login, bool, error) {
 	m.mu.Lock()
-	login, fresh := m.last, !m.at.IsZero() && time.Since(m.at) < cacheFor
+	login, fresh := m.last, !m.at.IsZero() && time.Since(m.at) < cacheDuration
 	m.mu.Unlock()
 	if fresh {
 		return login, true, nil
@@ -75,6 +77,7 @@ func (m *manager) remembered(ctx context.Context) (escort.Login, bool, error) {
 	return m.current(ctx)
 }
 
+// current reads the current version into the cache.
 func (m *manager) current(ctx context.Context) (escort.Login, bool, error) {
 	login, err := m.version(ctx, current)
 	if err != nil {
@@ -86,7 +89,7 @@ func (m *manager) current(ctx context.Context) (escort.Login, bool, error) {
 	return login, true, nil
 }
 
-// optional reads a version that a secret need not have.
+// optional returns the read of a version that may not exist.
 func (m *manager) optional(stage string) read {
 	return func(ctx context.Context) (escort.Login, bool, error) {
 		login, err := m.version(ctx, stage)
@@ -98,14 +101,14 @@ func (m *manager) optional(stage string) read {
 }
 
 func (m *manager) version(ctx context.Context, stage string) (escort.Login, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	output, err := m.client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &m.arn, VersionStage: &stage})
 	if err != nil {
-		return escort.Login{}, fmt.Errorf("get %s of secret %s: %w", stage, m.arn, explained(err))
+		return escort.Login{}, fmt.Errorf("get %s of secret %s: %w", stage, m.arn, withCause(err))
 	}
 	if output.SecretString == nil {
-		return escort.Login{}, fmt.Errorf("%s of secret %s: it is binary, not JSON", stage, m.arn)
+		return escort.Login{}, fmt.Errorf("%s of secret %s: binary, not JSON", stage, m.arn)
 	}
 	login, err := m.parse(*output.SecretString)
 	if err != nil {
@@ -114,11 +117,11 @@ func (m *manager) version(ctx context.Context, stage string) (escort.Login, erro
 	return login, nil
 }
 
-// parse keeps the JSON decoder's errors to itself: they quote what they failed on.
+// parse drops the errors of the JSON decoder: they quote the text.
 func (m *manager) parse(text string) (escort.Login, error) {
-	var members map[string]any // of any type: RDS's secrets have a number for a port
+	var members map[string]any // of any type: secrets of RDS have a number for a port
 	if json.Unmarshal([]byte(text), &members) != nil {
-		return escort.Login{}, errors.New("it is not a JSON object")
+		return escort.Login{}, errors.New("not a JSON object")
 	}
 	return m.keys.login(func(key string) string {
 		value, _ := members[key].(string)
@@ -126,7 +129,8 @@ func (m *manager) parse(text string) (escort.Login, error) {
 	})
 }
 
-func explained(err error) error {
+// withCause adds the cause of the error, if its message does not say it.
+func withCause(err error) error {
 	if cause := causes[codeOf(err)]; cause != "" {
 		return fmt.Errorf("%s: %w", cause, err)
 	}
@@ -134,9 +138,9 @@ func explained(err error) error {
 }
 
 func codeOf(err error) string {
-	var failure smithy.APIError
-	if !errors.As(err, &failure) {
+	var failed smithy.APIError
+	if !errors.As(err, &failed) {
 		return ""
 	}
-	return failure.ErrorCode()
+	return failed.ErrorCode()
 }

@@ -17,9 +17,9 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-const name = "console"
+const name = "pgbouncer-admin"
 
-// account is the AWS APIs, and a client with the settings that a function in that account has.
+// account returns the AWS APIs, and a client with the settings of a function in that account.
 func account(t *testing.T) (*awstest.Server, *secretsmanager.Client) {
 	t.Helper()
 	server, config := awstest.Serve(t)
@@ -44,7 +44,7 @@ func passwords(logins []escort.Login) (all []string) {
 	return all
 }
 
-func TestAfterEachRefusalTheNextVersionIsTried(t *testing.T) {
+func TestSecretsManager_LoginRejected_TriesNextVersion(t *testing.T) {
 	server, client := account(t)
 	arn := server.AddSecret(name, map[string]string{
 		awstest.StageCurrent: rds("b"), awstest.StagePending: rds("c"), awstest.StagePrevious: rds("a"),
@@ -57,7 +57,7 @@ func TestAfterEachRefusalTheNextVersionIsTried(t *testing.T) {
 	require.Equal(t, arn, server.Calls()[0].Params.Get("SecretId"))
 }
 
-func TestOnlyARefusalLooksFurther(t *testing.T) {
+func TestSecretsManager_LoginAccepted_ReadsOnce(t *testing.T) {
 	server, client := account(t)
 	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("b"), awstest.StagePrevious: rds("a")})
 	source := FromSecretsManager(client, arn, RDSKeys)
@@ -67,7 +67,7 @@ func TestOnlyARefusalLooksFurther(t *testing.T) {
 	require.Equal(t, []string{current}, stages(server))
 }
 
-func TestVersionsThatASecretNeedNotHaveAreLeftOut(t *testing.T) {
+func TestSecretsManager_VersionsMissing_AreSkipped(t *testing.T) {
 	server, client := account(t)
 	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("b")})
 	logins, err := all(t, FromSecretsManager(client, arn, RDSKeys))
@@ -76,7 +76,7 @@ func TestVersionsThatASecretNeedNotHaveAreLeftOut(t *testing.T) {
 	require.Len(t, server.Calls(), 4)
 }
 
-func TestALoginThatIsInTwoVersionsIsTriedOnce(t *testing.T) {
+func TestSecretsManager_SameLoginTwice_TriedOnce(t *testing.T) {
 	server, client := account(t)
 	arn := server.AddSecret(name, map[string]string{
 		awstest.StageCurrent: rds("b"), awstest.StagePending: rds("b"), awstest.StagePrevious: rds("a"),
@@ -86,7 +86,7 @@ func TestALoginThatIsInTwoVersionsIsTriedOnce(t *testing.T) {
 	require.Equal(t, []string{"b", "a"}, passwords(logins))
 }
 
-func TestARefusedCurrentIsFetchedAgain(t *testing.T) {
+func TestSecretsManager_CachedLoginRejected_ReadAgain(t *testing.T) {
 	server, client := account(t)
 	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("a"), awstest.StagePending: rds("b")})
 	source := FromSecretsManager(client, arn, RDSKeys)
@@ -96,16 +96,16 @@ func TestARefusedCurrentIsFetchedAgain(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "a", login.Password)
 
-	server.RotateSecret(name) // while the console refuses
+	server.RotateSecret(name) // while the console rejects the login
 	login, err, _ = next()
 	require.NoError(t, err)
 	require.Equal(t, "b", login.Password)
 	_, _, ok := next()
-	require.False(t, ok, "the previous version is the one that was refused")
-	require.Equal(t, "b", first(t, source).Password, "the next pooler profits")
+	require.False(t, ok, "the previous version is the login that was rejected")
+	require.Equal(t, "b", first(t, source).Password, "the next pooler gets the new login")
 }
 
-func TestAPoolerThatMissedTheRotationGetsThePreviousLogin(t *testing.T) {
+func TestSecretsManager_AfterRotation_YieldsPreviousLogin(t *testing.T) {
 	server, client := account(t)
 	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("a"), awstest.StagePending: rds("b")})
 	source := FromSecretsManager(client, arn, RDSKeys)
@@ -118,22 +118,22 @@ func TestAPoolerThatMissedTheRotationGetsThePreviousLogin(t *testing.T) {
 	}
 }
 
-func TestTheKeysOfASecretMayBeOthers(t *testing.T) {
+func TestSecretsManager_OtherKeys_AreRead(t *testing.T) {
 	server, client := account(t)
 	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: `{"u":"drainer","p":"a"}`})
 	require.Equal(t, escort.Login{User: "drainer", Password: "a"}, first(t, FromSecretsManager(client, arn, Keys{User: "u", Password: "p"})))
 }
 
-func TestASecretInTheWrongFormIsNamedWithoutItsContent(t *testing.T) {
+func TestSecretsManager_BadForm_ErrorHasNoContent(t *testing.T) {
 	server, client := account(t)
 	for text, reason := range map[string]string{
-		password:             "it is not a JSON object",
-		`"` + password + `"`: "it is not a JSON object",
-		`{"username":"drainer","password":"` + password: "it is not a JSON object",
-		`null`: "it has no text under the key username",
-		`{"username":"drainer","pass":"` + password + `"}`: "it has no text under the key password",
-		`{"username":"drainer","password":42}`:             "it has no text under the key password",
-		`{"username":"","password":"` + password + `"}`:    "it has no text under the key username",
+		password:             "not a JSON object",
+		`"` + password + `"`: "not a JSON object",
+		`{"username":"drainer","password":"` + password: "not a JSON object",
+		`null`: "no text under key username",
+		`{"username":"drainer","pass":"` + password + `"}`: "no text under key password",
+		`{"username":"drainer","password":42}`:             "no text under key password",
+		`{"username":"","password":"` + password + `"}`:    "no text under key username",
 	} {
 		arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: text})
 		_, err := all(t, FromSecretsManager(client, arn, RDSKeys))
@@ -141,12 +141,12 @@ func TestASecretInTheWrongFormIsNamedWithoutItsContent(t *testing.T) {
 	}
 }
 
-func TestWhatAWSRefusesIsExplained(t *testing.T) {
+func TestSecretsManager_APIError_HasCause(t *testing.T) {
 	server, client := account(t)
 	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds(password)})
 	for code, reason := range map[string]string{
-		"AccessDeniedException":   "the function's role lacks secretsmanager:GetSecretValue on it, or kms:Decrypt on its key",
-		"DecryptionFailure":       "its KMS key cannot be used",
+		"AccessDeniedException":   "the function's role lacks secretsmanager:GetSecretValue on the secret, or kms:Decrypt on its key",
+		"DecryptionFailure":       "the secret's KMS key cannot be used",
 		"InvalidRequestException": "marked for deletion",
 	} {
 		remove := server.Fail("secretsmanager", "", awstest.Fault{
@@ -158,10 +158,10 @@ func TestWhatAWSRefusesIsExplained(t *testing.T) {
 		remove()
 	}
 	_, err := all(t, FromSecretsManager(client, arn+"-gone", RDSKeys))
-	require.ErrorContains(t, err, "there is no such secret")
+	require.ErrorContains(t, err, "no such secret")
 }
 
-func TestAThrottledRequestIsRepeated(t *testing.T) {
+func TestSecretsManager_Throttled_Retries(t *testing.T) {
 	server, client := account(t)
 	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("a")})
 	server.Fail("secretsmanager", "", awstest.Fault{
@@ -171,15 +171,15 @@ func TestAThrottledRequestIsRepeated(t *testing.T) {
 	require.Len(t, server.Calls(), 2)
 }
 
-func TestAnErrorAfterARefusalEndsTheLogins(t *testing.T) {
+func TestSecretsManager_ErrorAfterRejection_EndsSequence(t *testing.T) {
 	server, client := account(t)
 	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("b"), awstest.StagePending: "not yet written"})
 	logins, err := all(t, FromSecretsManager(client, arn, RDSKeys))
-	require.EqualError(t, err, "AWSPENDING of secret "+arn+": it is not a JSON object")
+	require.EqualError(t, err, "AWSPENDING of secret "+arn+": not a JSON object")
 	require.Equal(t, []string{"b"}, passwords(logins))
 }
 
-// answers is Secrets Manager without a network, for tests whose time is not the machine's.
+// answers is Secrets Manager without a network, for tests with a simulated clock. Without an answer it times out.
 type answers func() (*secretsmanager.GetSecretValueOutput, error)
 
 func (a answers) GetSecretValue(
@@ -192,7 +192,7 @@ func (a answers) GetSecretValue(
 	return a()
 }
 
-func TestALoginIsRememberedForAMinute(t *testing.T) {
+func TestSecretsManager_Login_CachedForAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
 		source := FromSecretsManager(answers(func() (*secretsmanager.GetSecretValueOutput, error) {
@@ -200,7 +200,7 @@ func TestALoginIsRememberedForAMinute(t *testing.T) {
 			return &secretsmanager.GetSecretValueOutput{SecretString: aws.String(rds("a"))}, nil
 		}), "arn", RDSKeys)
 		first(t, source)
-		time.Sleep(cacheFor - time.Nanosecond)
+		time.Sleep(cacheDuration - time.Nanosecond)
 		first(t, source)
 		require.Equal(t, 1, asked)
 		time.Sleep(time.Nanosecond)
@@ -209,7 +209,7 @@ func TestALoginIsRememberedForAMinute(t *testing.T) {
 	})
 }
 
-func TestAFailureIsNotRemembered(t *testing.T) {
+func TestSecretsManager_Error_NotCached(t *testing.T) {
 	fail := true
 	source := FromSecretsManager(answers(func() (*secretsmanager.GetSecretValueOutput, error) {
 		if fail {
@@ -223,18 +223,18 @@ func TestAFailureIsNotRemembered(t *testing.T) {
 	require.Equal(t, "a", first(t, source).Password)
 }
 
-func TestABinarySecretIsNotRead(t *testing.T) {
+func TestSecretsManager_BinarySecret_IsAnError(t *testing.T) {
 	_, err := all(t, FromSecretsManager(answers(func() (*secretsmanager.GetSecretValueOutput, error) {
 		return &secretsmanager.GetSecretValueOutput{SecretBinary: []byte(password)}, nil
 	}), "arn", RDSKeys))
-	require.EqualError(t, err, "AWSCURRENT of secret arn: it is binary, not JSON")
+	require.EqualError(t, err, "AWSCURRENT of secret arn: binary, not JSON")
 }
 
-func TestSecretsManagerOutOfReachIsGivenUpInTime(t *testing.T) {
+func TestSecretsManager_Unreachable_TimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		_, err := all(t, FromSecretsManager(answers(nil), "arn", RDSKeys))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Equal(t, askTimeout, time.Since(began))
+		require.Equal(t, readTimeout, time.Since(began))
 	})
 }

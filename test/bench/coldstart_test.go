@@ -25,7 +25,7 @@ func BenchmarkColdStart(b *testing.B) {
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	output, err := build.CombinedOutput()
 	require.NoError(b, err, "%s", output)
-	require.NoError(b, os.WriteFile(filepath.Join(folder, "quiesce.yaml"), []byte("cluster: lab\nautoScalingGroups: [workers-a]\n"), 0o644))
+	require.NoError(b, os.WriteFile(filepath.Join(folder, "quiesce.yaml"), []byte("cluster: lab\nautoScalingGroups: [workers-a]\nmode: drain\n"), 0o644))
 	account, err := awstest.Start()
 	require.NoError(b, err)
 	b.Cleanup(account.Close)

@@ -167,7 +167,7 @@ func (a *fixture) until(holds func() bool) {
 
 // quiesce returns the time from the event to the completion, by a warm function.
 func (a *fixture) quiesce() time.Duration {
-	function, err := a.Function(a.ctx, "autoScalingGroups: ["+a.name+"]\n")
+	function, err := a.Function(a.ctx, "autoScalingGroups: ["+a.name+"]\nmode: drain\n")
 	require.NoError(a, err)
 	defer function.Close()
 	plan, err := json.Marshal(termination.Request{Action: termination.ActionPlan, InstanceID: a.target.ID})

@@ -157,7 +157,7 @@ func (w *manyNodesFixture) quiesce() time.Duration {
 
 // warm starts a function and lets it connect to AWS and Kubernetes.
 func (w *manyNodesFixture) warm(queue env.Queue, i env.Instance) *env.Function {
-	f, err := w.Function(w.ctx, "autoScalingGroups: ["+w.name+"]\n", queue.Environment()...)
+	f, err := w.Function(w.ctx, "autoScalingGroups: ["+w.name+"]\nmode: drain\n", queue.Environment()...)
 	require.NoError(w, err)
 	plan, err := json.Marshal(termination.Request{Action: termination.ActionPlan, InstanceID: i.ID})
 	require.NoError(w, err)

@@ -34,7 +34,7 @@ func keepLab(ctx context.Context, s *env.Env, dist string) error {
 		return err
 	}
 	s.Logs = os.Stdout
-	function, err := s.Function(ctx, "autoScalingGroups: ["+group+"]\n")
+	function, err := s.Function(ctx, "autoScalingGroups: ["+group+"]\nmode: drain\n")
 	if err != nil {
 		return err
 	}

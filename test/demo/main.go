@@ -81,7 +81,7 @@ func runDemo(ctx context.Context, s *env.Env, dist string) error {
 // drain sends the termination's event to the function, as Lambda would.
 func drain(ctx context.Context, s *env.Env, target env.Instance) (json.RawMessage, error) {
 	s.Logs = &logPrinter{out: os.Stdout}
-	function, err := s.Function(context.WithoutCancel(ctx), "autoScalingGroups: ["+group+"]\n")
+	function, err := s.Function(context.WithoutCancel(ctx), "autoScalingGroups: ["+group+"]\nmode: drain\n")
 	if err != nil {
 		return nil, err
 	}

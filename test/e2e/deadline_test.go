@@ -19,7 +19,7 @@ import (
 )
 
 // shortDeadline lets a drain reach its deadline soon, with force.
-const shortDeadline = "drain: {maxDuration: 20s, reserve: 2s, joinGrace: 1s, volumeDetach: 1s}"
+const shortDeadline = "drain: {maxDuration: 20s, completionReserve: 2s, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}"
 
 // podDeletion is a request to delete a pod, with its options.
 type podDeletion struct {
@@ -131,7 +131,7 @@ func TestForce_GraceLongerThanDrain_NotInFirstHalf(t *testing.T) {
 
 // The PDB exists to prevent the loss of two replicas at once.
 func TestForce_TwoPodsOfOnePDB_OneAfterTheOther(t *testing.T) {
-	s := newFixture(t, 1, "drain: {maxDuration: 30s, reserve: 2s, joinGrace: 1s, volumeDetach: 1s}")
+	s := newFixture(t, 1, "drain: {maxDuration: 30s, completionReserve: 2s, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}")
 	s.deploy("web", 2, grace(5), stopping("2s"))
 	s.pdb("web", "web", 0)
 	target := s.instances[0]

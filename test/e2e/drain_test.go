@@ -13,7 +13,7 @@ import (
 func TestAnOrdinaryDrain(t *testing.T) {
 	s := newFixture(t, 3)
 	s.AWS.AddBucket(s.group)
-	s.function = s.start("autoScalingGroups: [\""+s.group+"\"]", "QUIESCE_REPORT_BUCKET="+s.group)
+	s.function = s.start("autoScalingGroups: [\""+s.group+"\"]\nmode: drain", "QUIESCE_REPORT_BUCKET="+s.group)
 	s.deploy("web", 9)
 	target := s.instances[0]
 	before := len(s.podsOn(target))

@@ -253,8 +253,13 @@ func TestStart_InvalidConfiguration_EveryErrorNamed(t *testing.T) {
 	require.ErrorAs(t, err, &start)
 	line := strings.TrimSuffix(start.Stderr, "\n")
 	require.NotContains(t, line, "\n")
-	var said struct{ Errors []config.Error }
+	var said struct {
+		Level, Msg string
+		Errors     []config.Error
+	}
 	require.NoError(t, json.Unmarshal([]byte(line), &said), line)
+	require.Equal(t, "FATAL", said.Level)
+	require.Equal(t, "invalid configuration", said.Msg)
 	found := map[string]int{}
 	for _, e := range said.Errors {
 		require.NotEmpty(t, e.Reason)

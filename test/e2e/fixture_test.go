@@ -82,7 +82,11 @@ func (s *fixture) newFunction(more ...string) *env.Function {
 // newFunctionFor starts a function that is configured for this group.
 func (s *fixture) newFunctionFor(group string, more ...string) *env.Function {
 	s.Helper()
-	return s.start("autoScalingGroups: [\"" + group + "\"]\n" + strings.Join(more, "\n"))
+	settings := strings.Join(more, "\n")
+	if !strings.Contains(settings, "mode: ") {
+		settings = "mode: drain\n" + settings
+	}
+	return s.start("autoScalingGroups: [\"" + group + "\"]\n" + settings)
 }
 
 func (s *fixture) start(configuration string, environment ...string) *env.Function {

@@ -40,7 +40,7 @@ func TestEvent_RetainedInstance_DrainedWhenTerminatedAgain(t *testing.T) {
 	target := s.instances[0]
 	s.AWS.RetainAbandoned(s.group)
 	s.runPodOn(target, "pod", stopsAfter("100ms"))
-	lost := s.start("autoScalingGroups: ["+s.group+"]\nlifecycle: {onFailure: ABANDON}\ndrain: {maxDuration: 2s, reserve: 0s}",
+	lost := s.start("autoScalingGroups: ["+s.group+"]\nmode: drain\nlifecycle: {onFailure: ABANDON}\ndrain: {maxDuration: 2s, completionReserve: 0s}",
 		"QUIESCE_CLUSTER_ENDPOINT=https://127.0.0.1:1", "QUIESCE_CLUSTER_CA="+base64.StdEncoding.EncodeToString(s.Lab.CA()))
 	first := s.terminate(target)
 	s.until("the instance is retained", func() (bool, error) {

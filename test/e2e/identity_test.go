@@ -88,7 +88,7 @@ func TestIdentity_EachPermission_Needed(t *testing.T) {
 func requireNeeded(t *testing.T, own *env.Env, p permission) {
 	run, known := needs[p]
 	require.True(t, known, "nothing shows that the function needs it")
-	s := newFixtureOn(t, own, 2, "drain: {maxDuration: 12s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}")
+	s := newFixtureOn(t, own, 2, "drain: {maxDuration: 12s, completionReserve: 1s, onDeadline: keep, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}")
 	s.deploy("web", 1)
 	s.instances = []env.Instance{s.hostOf("web")}
 	if run.prepare != nil {
@@ -163,7 +163,7 @@ func (s *fixture) requireRefused(words, environment string) {
 	s.Helper()
 	node := s.instances[0]
 	s.runPodOn(node, "web")
-	function := s.start("autoScalingGroups: [\""+s.group+"\"]", environment)
+	function := s.start("autoScalingGroups: [\""+s.group+"\"]\nmode: drain", environment)
 	report := s.invokeOn(function, s.terminate(node).Body)
 	require.Equal(s, "Failed", report.ErrorType)
 	require.Contains(s, report.ErrorMessage, words)
@@ -294,7 +294,7 @@ func (s *fixture) blockEvictions() {
 func (s *fixture) forceDeletions() {
 	s.Helper()
 	s.blockEvictions()
-	s.function = s.newFunction("drain: {maxDuration: 12s, reserve: 1s, joinGrace: 1s, volumeDetach: 1s}")
+	s.function = s.newFunction("drain: {maxDuration: 12s, completionReserve: 1s, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}")
 }
 
 // addDisk puts a pod with a disk on the node.

@@ -112,7 +112,7 @@ func (p *queueFixture) terminateAll() (events [][]byte) {
 // sweepRepeatedly sweeps until the returned function is called, which returns the reports.
 func (p *queueFixture) sweepRepeatedly() (end func() []termination.SweepReport) {
 	p.Helper()
-	f := p.start("autoScalingGroups: [\""+p.group+"\"]\n", p.queue.Environment()...)
+	f := p.start("autoScalingGroups: [\""+p.group+"\"]\nmode: drain\n", p.queue.Environment()...)
 	event := read(p.T, "sweep")
 	var reports []termination.SweepReport
 	var failed error

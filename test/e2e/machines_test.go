@@ -327,7 +327,7 @@ func namesOf(pods []corev1.Pod) []string {
 
 // A forced pod still gets its preStop hook and SIGTERM, with time to react.
 func TestForce_Container_HookAndSIGTERMBeforeDeadline(t *testing.T) {
-	s := newMachineFixture(t, 1, "drain: {maxDuration: 40s, reserve: 5s, joinGrace: 1s, volumeDetach: 1s}")
+	s := newMachineFixture(t, 1, "drain: {maxDuration: 40s, completionReserve: 5s, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}")
 	s.deploy("stateful", 1, func(d *appsv1.Deployment) {
 		s.runs("trap '"+recordCommand("term", "log")+"; exit 0' TERM; "+sleepForever, 15,
 			preStop(recordCommand("hook", "log")+"; sleep 2; "+recordCommand("hooked", "log")))(&d.Spec.Template.Spec)

@@ -153,7 +153,7 @@ func (s *fixture) requireOnlyCordoned(names ...string) {
 
 // An instance that fails to boot never becomes a node. Waiting for it would delay its replacement.
 func TestFindNode_NeverJoined_CompletedAfterTimeout(t *testing.T) {
-	s := newFixture(t, 0, "drain: {joinGrace: 2s}")
+	s := newFixture(t, 0, "drain: {nodeJoinTimeout: 2s}")
 	target := s.instanceWithoutNode(s.group, "nowhere.ec2.internal")
 	r := s.drain(target)
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
@@ -167,7 +167,7 @@ func TestFindNode_NeverJoined_CompletedAfterTimeout(t *testing.T) {
 // A kubelet that registers while its instance terminates soon has pods. If the instance were completed without waiting for the
 // node, these pods would be killed without SIGTERM.
 func TestFindNode_JoinsLate_Drained(t *testing.T) {
-	s := newFixture(t, 0, "drain: {joinGrace: 2m}")
+	s := newFixture(t, 0, "drain: {nodeJoinTimeout: 2m}")
 	target := s.instanceWithoutNode(s.group, s.group+".ec2.internal")
 	s.createPod("pod", pinned(target))
 	answer := s.begin(target)

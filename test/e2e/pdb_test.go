@@ -21,7 +21,7 @@ import (
 )
 
 // shortDeadlineKeep lets a drain reach its deadline soon, without force.
-const shortDeadlineKeep = "drain: {maxDuration: 8s, reserve: 1s, onDeadline: leave, joinGrace: 1s, volumeDetach: 1s}"
+const shortDeadlineKeep = "drain: {maxDuration: 8s, completionReserve: 1s, onDeadline: keep, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}"
 
 // Too many evictions break the PDB that the pod's owner relies on. Requests in a loop load the API server when it has most to do.
 func TestPDB_OneAllowed_KeptWithFewRequests(t *testing.T) {

@@ -41,7 +41,7 @@ func newQueueFixtureOn(t *testing.T, on *env.Env, nodes, functions int, settings
 	t.Helper()
 	s := newFixtureOn(t, on, nodes)
 	p := &queueFixture{fixture: s, queue: s.QueueFor(s.group, cmp.Or(settings.Timeout, lambdaTimeout))}
-	settings.Configuration = "autoScalingGroups: [\"" + s.group + "\"]\n" + settings.Configuration
+	settings.Configuration = "autoScalingGroups: [\"" + s.group + "\"]\nmode: drain\n" + settings.Configuration
 	settings.Environment = append(slices.Clone(settings.Environment), p.queue.Environment()...)
 	for range functions {
 		f, err := s.FunctionWith(t.Context(), settings)

@@ -156,7 +156,7 @@ const (
 func TestSweep_FiveHundredGroups_FewCalls(t *testing.T) {
 	s := newFixture(t, 0)
 	queue := s.Queue(s.group)
-	configuration := "autoScalingGroups:\n"
+	configuration := "mode: drain\nautoScalingGroups:\n"
 	for n := range manyGroups {
 		name := fmt.Sprintf("%s-%d", s.group, n)
 		configuration += "  - " + name + "\n"

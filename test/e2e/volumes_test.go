@@ -46,7 +46,7 @@ func TestVolumes_Attached_CompletedAfterDetach(t *testing.T) {
 // A broken driver must not hold the instance forever, but a log line must name the disk.
 func TestVolumes_NeverDetached_CompletedAfterTimeout(t *testing.T) {
 	const patience = 2 * time.Second
-	s := newFixture(t, 1, "drain: {volumeDetach: 2s}")
+	s := newFixture(t, 1, "drain: {volumeDetachTimeout: 2s}")
 	target := s.instances[0]
 	disk := s.disk("data", target)
 	s.runPodOn(target, "database", claiming("data"), stopsAfter("100ms"))

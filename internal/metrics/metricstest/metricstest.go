@@ -1,5 +1,5 @@
-// Package metricstest reads lines of the embedded metric format as CloudWatch does, and is stricter about it: what CloudWatch would
-// drop without a word is an error here
+// Package metricstest reads lines of the embedded metric format as CloudWatch does, but reports as an error what CloudWatch
+// drops silently
 // (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html).
 package metricstest
 
@@ -16,11 +16,11 @@ const (
 	mostMetrics    = 100
 	mostDimensions = 30
 	longestName    = 1024
-	oldest         = 14 * 24 * time.Hour // a value's timestamp; and none is of a time more than
-	newest         = 2 * time.Hour       // from now
+	oldest         = 14 * 24 * time.Hour // most age of a timestamp
+	newest         = 2 * time.Hour       // most time from now to a timestamp in the future
 )
 
-// units are those that the function uses, of the many that there are.
+// units are the CloudWatch units that the function uses.
 var units = []string{"Count", "Seconds"}
 
 // Value is one value of one metric.
@@ -30,7 +30,7 @@ type Value struct {
 	Value                 float64
 }
 
-// Series is what CloudWatch bills as one metric, without the values of its dimensions: namespace, name and names of dimensions.
+// Series returns what CloudWatch bills as one metric: namespace, name and names of dimensions, without their values.
 func (v Value) Series() string {
 	var names []string
 	for name := range v.Dimensions {
@@ -52,7 +52,7 @@ type metadata struct {
 	}
 }
 
-// Of returns all values that CloudWatch takes out of a log.
+// Of returns all values that CloudWatch extracts from a log.
 func Of(log string) (all []Value, err error) {
 	for line := range strings.Lines(log) {
 		values, err := Read(line)
@@ -64,7 +64,7 @@ func Of(log string) (all []Value, err error) {
 	return all, nil
 }
 
-// Read returns the values of a line of the log; none: it is not of this format.
+// Read returns the values of one line of a log. A line of another format has none.
 func Read(line string) ([]Value, error) {
 	root := map[string]json.RawMessage{}
 	if json.Unmarshal([]byte(line), &root) != nil || root["_aws"] == nil {
@@ -98,7 +98,7 @@ func read(root map[string]json.RawMessage) (all []Value, err error) {
 			}
 			for _, metric := range directive.Metrics {
 				value := Value{Namespace: directive.Namespace, Name: metric.Name, Unit: metric.Unit, Dimensions: dimensions}
-				if err := value.take(root[metric.Name]); err != nil {
+				if err := value.set(root[metric.Name]); err != nil {
 					return nil, err
 				}
 				all = append(all, value)
@@ -140,7 +140,7 @@ func dimensionsOf(root map[string]json.RawMessage, set []string) (map[string]str
 	return dimensions, nil
 }
 
-func (v *Value) take(raw json.RawMessage) error {
+func (v *Value) set(raw json.RawMessage) error {
 	switch {
 	case v.Namespace == "" || v.Name == "" || len(v.Name) > longestName:
 		return fmt.Errorf("a metric called %q in %q", v.Name, v.Namespace)

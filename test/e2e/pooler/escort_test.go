@@ -70,7 +70,7 @@ func TestEscort_SinglePoolerPDBNeverAllows_Surged(t *testing.T) {
 	t.Parallel()
 	for version, via := range map[string]string{"1.18": "podIP", "1.24": "portForward"} {
 		t.Run(version, func(t *testing.T) {
-			p := newFixture(t, poolers.Options{WorkerGroups: 2, Poolers: database.Options{Version: version, Poolers: 1, MaxUnavailable: "0"}}, "via: "+via)
+			p := newFixture(t, poolers.Options{WorkerGroups: 2, Poolers: database.Options{Version: version, Poolers: 1, MaxUnavailable: "0"}}, "connectVia: "+via)
 			require.NotEmpty(t, poolerOf(t, p.plan()).Warnings)
 			report := p.drain()
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
@@ -118,7 +118,7 @@ func TestEscort_PDBNeverAllows_DrainedThenForced(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			p := newFixture(t, poolers.Options{WorkerGroups: 2, Poolers: database.Options{Version: version, MaxUnavailable: "0"}})
 			p.function = p.startWith(p.Configuration(p.Credentials(), "strategy: evict", "timeout: 20s") +
-				"drain: {maxDuration: 80s, reserve: 5s, joinGrace: 1s, volumeDetach: 1s}\n")
+				"drain: {maxDuration: 80s, completionReserve: 5s, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}\n")
 			report := p.drain()
 			require.Equal(t, termination.StatusForced, report.Status, "%+v", report)
 			pooler := poolerOf(t, report)

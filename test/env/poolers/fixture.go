@@ -189,6 +189,7 @@ func (t *Fixture) Configuration(settings ...string) string {
 		settings = []string{t.Credentials()}
 	}
 	return fmt.Sprintf(`autoScalingGroups: [%[1]s]
+mode: drain
 phases:
   - name: poolers
     match: {namespaces: [%[1]s]}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,17 +19,13 @@ import (
 	"quiesce/internal/termination"
 )
 
-// Each alarm has a heading in the runbook.
-func TestAlarms_Public_AllInRunbook(t *testing.T) {
+func TestAlarms_HaveMetricsAndThresholds(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	const over, under = "GreaterThanThreshold", "LessThanThreshold"
 	cluster, queue := "Cluster=prod", "QueueName={SQS::Queue quiesce-prod}.QueueName"
-	dead := "QueueName={SQS::Queue quiesce-prod-dead}.QueueName"
-	runbook, err := os.ReadFile("RUNBOOK.md")
-	require.NoError(t, err)
+	dlq := "QueueName={SQS::Queue quiesce-prod-dlq}.QueueName"
 	got := map[string][]any{}
 	for _, a := range s.all("AWS::CloudWatch::Alarm") {
-		require.Contains(t, string(runbook), "\n### "+strings.TrimPrefix(fmt.Sprint(a["AlarmName"]), "quiesce-prod ")+"\n")
 		got[fmt.Sprint(a["AlarmName"])] = []any{
 			fmt.Sprint(a["Namespace"], " ", a["MetricName"], " ", a["Statistic"]), dimensions(a), a["ComparisonOperator"], a["Threshold"],
 			a["EvaluationPeriods"], a["TreatMissingData"],
@@ -38,17 +33,17 @@ func TestAlarms_Public_AllInRunbook(t *testing.T) {
 		require.EqualValues(t, 60, a["Period"])
 	}
 	require.Equal(t, map[string][]any{
-		"quiesce-prod dlq-not-empty": {"AWS/SQS ApproximateNumberOfMessagesVisible Maximum", dead, over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod pods-forced":   {"quiesce PodsForced Sum", cluster, over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod hook-expired":  {"quiesce HooksExpired Sum", cluster, over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod drain-failed":  {"quiesce Drains Sum", cluster + " Status=failed", over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod drain-retries": {"quiesce SlicesFailed Sum", cluster, over, 0.0, 5.0, "notBreaching"},
-		"quiesce-prod lambda-errors": {
+		"quiesce-prod-dlq-not-empty": {"AWS/SQS ApproximateNumberOfMessagesVisible Maximum", dlq, over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod-pods-forced":   {"quiesce PodsForced Sum", cluster, over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod-hook-expired":  {"quiesce HooksExpired Sum", cluster, over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod-drain-failed":  {"quiesce Drains Sum", cluster + " Status=failed", over, 0.0, 1.0, "notBreaching"},
+		"quiesce-prod-drain-retries": {"quiesce InvocationsFailed Sum", cluster, over, 0.0, 5.0, "notBreaching"},
+		"quiesce-prod-lambda-errors": {
 			"AWS/Lambda Errors Sum", "FunctionName={Lambda::Function quiesce-prod}", over, 0.0, 5.0, "notBreaching",
 		},
-		"quiesce-prod queue-backlog": {"AWS/SQS ApproximateNumberOfMessagesVisible Minimum", queue, over, 0.0, 5.0, "notBreaching"},
-		"quiesce-prod queue-age":     {"AWS/SQS ApproximateAgeOfOldestMessage Maximum", queue, over, 2100.0, 1.0, "notBreaching"},
-		"quiesce-prod sweep-missing": {"quiesce Sweeps Sum", cluster, under, 1.0, 5.0, "breaching"},
+		"quiesce-prod-queue-backlog": {"AWS/SQS ApproximateNumberOfMessagesVisible Minimum", queue, over, 0.0, 5.0, "notBreaching"},
+		"quiesce-prod-queue-age":     {"AWS/SQS ApproximateAgeOfOldestMessage Maximum", queue, over, 2100.0, 1.0, "notBreaching"},
+		"quiesce-prod-sweep-missing": {"quiesce Sweeps Sum", cluster, under, 1.0, 5.0, "breaching"},
 	}, got)
 }
 
@@ -60,13 +55,13 @@ func dimensions(a object) string {
 	return strings.Join(all, " ")
 }
 
-// A drain that takes as long as it may is no alarm.
-func TestAnEventIsOldWhenTheLongestDrainWouldBeOver(t *testing.T) {
-	alarm := of(t, privateStack, "drains").only(t, "AWS::CloudWatch::Alarm", "AlarmName", "drains queue-age")
-	require.EqualValues(t, (40*time.Hour + lateness).Seconds(), alarm["Threshold"])
+// A drain that takes its full time is no alarm.
+func TestQueueAgeAlarm_Threshold_IsAboveLongestDrain(t *testing.T) {
+	alarm := of(t, privateStack, "drains").only(t, "AWS::CloudWatch::Alarm", "AlarmName", "drains-queue-age")
+	require.EqualValues(t, (40*time.Hour + queueLatency).Seconds(), alarm["Threshold"])
 }
 
-func TestAlarmsGoToATopicThatTheyMayPublishTo(t *testing.T) {
+func TestAlarms_NoTopicConfigured_PublishToOwnTopic(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	for _, a := range s.all("AWS::CloudWatch::Alarm") {
 		require.Equal(t, []any{"{SNS::Topic}"}, a["AlarmActions"])
@@ -77,30 +72,32 @@ func TestAlarmsGoToATopicThatTheyMayPublishTo(t *testing.T) {
 		"Condition": object{"StringEquals": object{"aws:SourceAccount": "<AccountId>"}},
 	})
 	require.Equal(t, "{SNS::Topic}", s.Outputs["Alarms"].Value)
+	require.Contains(t, s.Outputs["Alarms"].Description, "no subscriber")
 }
 
-func TestAlarmsGoToTheTopicOfTheFile(t *testing.T) {
+func TestAlarms_TopicConfigured_PublishToIt(t *testing.T) {
 	s := of(t, privateStack, "drains")
 	require.Empty(t, s.all("AWS::SNS::Topic"))
+	require.NotContains(t, s.Outputs["Alarms"].Description, "no subscriber")
 	require.NotEmpty(t, s.all("AWS::CloudWatch::Alarm"))
 	for _, a := range s.all("AWS::CloudWatch::Alarm") {
 		require.Equal(t, []any{"arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call"}, a["AlarmActions"])
 	}
 }
 
-func TestTheDashboardAnswersWhatDrainsWhatIsStuckAndWhatWasForced(t *testing.T) {
+func TestDashboard_HasARowPerQuestion(t *testing.T) {
 	dashboard := of(t, publicStack, "quiesce-prod").only(t, "AWS::CloudWatch::Dashboard")
 	require.Equal(t, "quiesce-prod", dashboard["DashboardName"])
 	body := dashboard["DashboardBody"].(string)
-	for _, question := range []string{"What is draining now", "What got stuck", "What was forced"} {
-		require.Contains(t, body, "## "+question)
+	for _, heading := range []string{"What is draining now", "What got stuck", "What was forced", "Overview"} {
+		require.Contains(t, body, "## "+heading)
 	}
 	require.Contains(t, body, `SOURCE '/aws/lambda/quiesce-prod' | filter ispresent(instance)`)
 	require.Contains(t, body, `report.status in [\"forced\"]`)
 }
 
-// A metric that is nowhere to be seen costs the same as one that is; an alarm on one that nobody writes never goes off, or always.
-func TestWhatTheFunctionMeasuresIsWhatIsShownAndAlarmedOn(t *testing.T) {
+// A metric that no graph shows costs as much as one that does. An alarm on a metric that is never written goes off never, or always.
+func TestDashboard_ShowsEveryMetricThatIsWritten(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	shown := shownOn(t, s.only(t, "AWS::CloudWatch::Dashboard")["DashboardBody"].(string))
 	require.Equal(t, written(t), shown)
@@ -111,14 +108,14 @@ func TestWhatTheFunctionMeasuresIsWhatIsShownAndAlarmedOn(t *testing.T) {
 	}
 }
 
-// written are the metrics of a function to which everything has happened that is measured, each with its dimensions.
+// written returns all metrics that the function can write, each with its dimensions.
 func written(t *testing.T) map[string]bool {
 	t.Helper()
 	var log bytes.Buffer
-	function := metrics.New(&log, "prod")
-	function.MalformedEvent()
-	function.Sweep(termination.SweepReport{})
-	function.Invocation(termination.Invocation{First: true, Ended: true, Report: termination.Report{
+	writer := metrics.New(&log, "prod")
+	writer.MalformedEvent()
+	writer.Sweep(termination.SweepReport{})
+	writer.Invocation(termination.Invocation{First: true, Ended: true, Report: termination.Report{
 		Status: termination.StatusDrained,
 		Report: drain.Report{Pods: []drain.PodReport{{GoneAt: time.Now(), Escort: &drain.EscortResult{Strategy: "evict"}}}},
 	}})
@@ -132,10 +129,10 @@ func written(t *testing.T) map[string]bool {
 	return all
 }
 
-// searched is how the dashboard asks for a metric once for each value of a dimension.
+// searched is the form of the query for a metric with each value of a dimension.
 var searched = regexp.MustCompile(`SEARCH\('\{([^}]+)\} MetricName="([A-Za-z]+)" Cluster="prod"'`)
 
-// shownOn are the function's metrics on the dashboard, each with its dimensions.
+// shownOn returns the function's metrics on a dashboard, each with its dimensions.
 func shownOn(t *testing.T, body string) map[string]bool {
 	t.Helper()
 	var dashboard struct {

@@ -12,14 +12,14 @@ import (
 	"quiesce/internal/termination"
 )
 
-// The attributes that a dead letter has beside its body, which is as it came.
+// The attributes of a message in the dead-letter queue. Its body is that of the original message.
 const (
 	attributeReason    = "reason"       // what is wrong with it, and where
-	attributeMessageID = "messageId"    // what the log calls it
-	attributeReceives  = "receiveCount" // how often it was delivered
+	attributeMessageID = "messageId"    // ID of the original message, as in the log
+	attributeReceives  = "receiveCount" // number of deliveries so far
 )
 
-// DeadLetterQueue is the queue for what can never be processed.
+// DeadLetterQueue is the queue for malformed messages.
 type DeadLetterQueue struct {
 	client *sqs.Client
 	url    string
@@ -27,12 +27,12 @@ type DeadLetterQueue struct {
 
 var _ termination.DeadLetterQueue = (*DeadLetterQueue)(nil)
 
-// NewDeadLetterQueue makes the client. It sends nothing.
+// NewDeadLetterQueue creates the client. It sends no request.
 func NewDeadLetterQueue(config aws.Config, url string) *DeadLetterQueue {
 	return &DeadLetterQueue{client: sqs.NewFromConfig(config), url: url}
 }
 
-// Send implements termination.DeadLetters.
+// SendToDLQ implements termination.DeadLetterQueue.
 func (d *DeadLetterQueue) SendToDLQ(ctx context.Context, record termination.Record) error {
 	attributes := map[string]types.MessageAttributeValue{
 		attributeReason:    text("String", record.Malformed.Error()),
@@ -43,7 +43,7 @@ func (d *DeadLetterQueue) SendToDLQ(ctx context.Context, record termination.Reco
 		QueueUrl: &d.url, MessageBody: &record.Body, MessageAttributes: attributes,
 	})
 	if err != nil {
-		return fmt.Errorf("move message %s to the dead letters: %w", record.MessageID, err)
+		return fmt.Errorf("send message %s to the dead-letter queue: %w", record.MessageID, err)
 	}
 	return nil
 }

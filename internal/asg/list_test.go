@@ -13,19 +13,19 @@ import (
 	"quiesce/test/parts/awstest"
 )
 
-// every collects the groups of these names, and how often there was none to be had.
-func every(ctx context.Context, groups *Groups, names ...string) (found []string, faults int) {
+// listed returns the names of the listed groups, and the number of errors.
+func listed(ctx context.Context, groups *Groups, names ...string) (found []string, errs int) {
 	for g, err := range groups.List(ctx, names...) {
 		if err != nil {
-			faults++
+			errs++
 			continue
 		}
 		found = append(found, g.Name)
 	}
-	return found, faults
+	return found, errs
 }
 
-// describes are the requests for groups so far.
+// describes returns the number of requests for groups so far.
 func describes(server *awstest.Server) (n int) {
 	for _, call := range server.Calls() {
 		if call.Action == "DescribeAutoScalingGroups" {
@@ -35,22 +35,22 @@ func describes(server *awstest.Server) (n int) {
 	return n
 }
 
-// A sweep comes each minute, and Auto Scaling counts the account's requests: 500 groups are as many as an account may have.
-func TestAFleetIsDescribedInAsFewRequestsAsPossible(t *testing.T) {
+// A sweep runs each minute, and Auto Scaling limits the requests of an account. An account has at most 500 groups.
+func TestList_500Groups_NeedsFiveRequests(t *testing.T) {
 	server, groups, _ := account(t)
 	var names []string
 	for n := range 499 {
 		names = append(names, fmt.Sprint("batch-", n))
 		server.AddGroup(names[n])
 	}
-	found, faults := every(t.Context(), groups)
+	found, errs := listed(t.Context(), groups)
 	require.Len(t, found, 500)
-	require.Zero(t, faults)
+	require.Zero(t, errs)
 	require.Equal(t, 5, describes(server))
 
-	found, faults = every(t.Context(), groups, names...)
+	found, errs = listed(t.Context(), groups, names...)
 	require.Len(t, found, 499)
-	require.Zero(t, faults)
+	require.Zero(t, errs)
 	require.Equal(t, 10, describes(server))
 }
 
@@ -65,7 +65,7 @@ func TestAGroupIsDescribedWithItsInstances(t *testing.T) {
 	}
 }
 
-func TestGroupsThatCannotBeDescribedDoNotHideTheOthers(t *testing.T) {
+func TestList_OneRequestFails_YieldsOtherGroups(t *testing.T) {
 	server, groups, _ := account(t)
 	names := []string{group}
 	for n := range 100 {
@@ -75,12 +75,12 @@ func TestGroupsThatCannotBeDescribedDoNotHideTheOthers(t *testing.T) {
 	server.Fail("autoscaling", "DescribeAutoScalingGroups", awstest.Fault{
 		Times: 1, Code: http.StatusBadRequest, ErrorCode: "AccessDenied", Message: "not authorized",
 	})
-	found, faults := every(t.Context(), groups, names...)
+	found, errs := listed(t.Context(), groups, names...)
 	require.Equal(t, []string{"batch-99"}, found)
-	require.Equal(t, 1, faults)
+	require.Equal(t, 1, errs)
 }
 
-func TestWhoeverHasSeenEnoughGroupsAsksForNoMore(t *testing.T) {
+func TestList_CallerStops_RequestsNoMorePages(t *testing.T) {
 	server, groups, _ := account(t)
 	for n := range 300 {
 		server.AddGroup(fmt.Sprint("batch-", n))
@@ -91,7 +91,7 @@ func TestWhoeverHasSeenEnoughGroupsAsksForNoMore(t *testing.T) {
 	require.Equal(t, 1, describes(server))
 }
 
-func TestItIsKnownWhenTheActivitiesUnderWayBegan(t *testing.T) {
+func TestActivityStarts_InProgress_AreReturned(t *testing.T) {
 	server, groups, _ := account(t)
 	server.AddInstance(group, awstest.Instance{ID: "i-0fed"})
 	server.AddInstance(group, awstest.Instance{ID: "i-0123456789abcdef1"})
@@ -101,16 +101,16 @@ func TestItIsKnownWhenTheActivitiesUnderWayBegan(t *testing.T) {
 	event := terminated(t, server)
 	began, err := groups.ActivityStarts(t.Context(), group)
 	require.NoError(t, err)
-	require.Len(t, began, 1, "that of the instance which is gone is over")
+	require.Len(t, began, 1, "the activity of the other instance is over")
 	require.WithinRange(t, began[instance], before.Add(-time.Second), time.Now())
-	require.WithinDuration(t, event.Began, began[instance], time.Second, "which is what the event says")
+	require.WithinDuration(t, event.Began, began[instance], time.Second, "as the event says")
 
 	_, err = groups.ActivityStarts(t.Context(), "theirs")
 	require.ErrorContains(t, err, "describe the activities of theirs")
 }
 
-// A group's activities of six weeks are kept. Those that are over are not read.
-func TestOnlyActivitiesUnderWayAreRead(t *testing.T) {
+// Auto Scaling keeps the activities of six weeks.
+func TestActivityStarts_ManyOver_ReadsOnePage(t *testing.T) {
 	server, groups, _ := account(t)
 	for n := range 150 {
 		id := fmt.Sprintf("i-%017x", n)
@@ -132,11 +132,11 @@ func TestOnlyActivitiesUnderWayAreRead(t *testing.T) {
 	require.Equal(t, 1, pages)
 }
 
-func TestASpotInstanceIsKnownAsOne(t *testing.T) {
+func TestEC2Instances_SpotInstance_IsSpot(t *testing.T) {
 	server, groups, _ := account(t)
 	server.AddInstance(group, awstest.Instance{ID: "i-0fedcba9876543210", Spot: true})
-	machines, err := groups.EC2Instances(t.Context(), instance, "i-0fedcba9876543210")
+	found, err := groups.EC2Instances(t.Context(), instance, "i-0fedcba9876543210")
 	require.NoError(t, err)
-	require.False(t, machines[instance].Spot)
-	require.True(t, machines["i-0fedcba9876543210"].Spot)
+	require.False(t, found[instance].Spot)
+	require.True(t, found["i-0fedcba9876543210"].Spot)
 }
