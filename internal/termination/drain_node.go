@@ -116,7 +116,7 @@ func (j *job) awaitVolumes(ctx context.Context, cluster Kubernetes, node drain.N
 	if len(claims) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, j.clock.left(j.Policy.Bounds.VolumeDetachTimeout))
+	ctx, cancel := context.WithTimeout(ctx, j.clock.timeLeft(j.Policy.Bounds.VolumeDetachTimeout))
 	defer cancel()
 	if err := cluster.AwaitDetached(ctx, node, claims); err != nil {
 		j.log.Warn("volumes still attached", "error", err.Error())

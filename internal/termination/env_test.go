@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"quiesce/internal/drain"
@@ -145,9 +146,9 @@ func (env *testEnv) GroupOf(context.Context, string) (string, error) {
 }
 
 func (env *testEnv) List(ctx context.Context, names ...string) iter.Seq2[Group, error] {
-	own, _ := env.Instances(ctx, "workers-a")
+	ours, _ := env.Instances(ctx, "workers-a")
 	return func(yield func(Group, error) bool) {
-		for _, group := range append([]Group{{"workers-a", own}}, env.otherGroups...) {
+		for _, group := range append([]Group{{"workers-a", ours}}, env.otherGroups...) {
 			if err := env.nextError("groups"); err != nil && !yield(Group{}, err) {
 				return
 			}
@@ -163,11 +164,11 @@ func (env *testEnv) ActivityStarts(context.Context, string) (map[string]time.Tim
 }
 
 func (env *testEnv) EC2Instances(_ context.Context, ids ...string) (map[string]EC2Instance, error) {
-	machines := map[string]EC2Instance{}
+	known := map[string]EC2Instance{}
 	for _, id := range ids {
-		machines[id] = EC2Instance{PrivateDNS: "node-" + id, Terminated: env.terminated, Spot: env.spot}
+		known[id] = EC2Instance{PrivateDNS: "node-" + id, Terminated: env.terminated, Spot: env.spot}
 	}
-	return machines, env.nextError("ec2")
+	return known, env.nextError("ec2")
 }
 
 // fakeHooks implements Hooks. It is a type of its own because Describe would be ambiguous on testEnv.
@@ -338,76 +339,9 @@ func (env *testEnv) CordonedNodes(context.Context) ([]CordonedNode, error) {
 	return env.cordonedNodes, env.nextError("cordoned")
 }
 
-// fakeQueue is a queue and its dead-letter queue in memory.
-type fakeQueue struct {
-	*testEnv
-	latency           time.Duration // of each Hide
-	waiting, inFlight int
-	hides             []hide
-	sent              []string
-	deadLetters       []Record
-}
-
-// hide is one change of a message's visibility.
-type hide struct {
-	at      time.Time
-	message string // its receipt handle
-	d       time.Duration
-}
-
-// Hide takes effect even if its caller does not await the answer.
-func (m *fakeQueue) Hide(ctx context.Context, receiptHandle string, d time.Duration) error {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		time.Sleep(m.latency)
-		if d != hiddenTime {
-			_ = m.do(fmt.Sprintf("return %s", receiptHandle))
-		}
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.hides = append(m.hides, hide{time.Now(), receiptHandle, d})
-	}()
-	select {
-	case <-done:
-		return m.nextError("hide")
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// hidesOf returns the changes of one message's visibility.
-func (m *fakeQueue) hidesOf(receiptHandle string) (hides []hide) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, h := range m.hides {
-		if h.message == receiptHandle {
-			hides = append(hides, h)
-		}
-	}
-	return hides
-}
-
-func (m *fakeQueue) Send(_ context.Context, body string) error {
-	if err := m.nextError("send"); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.sent = append(m.sent, body)
-	return nil
-}
-
-func (m *fakeQueue) Backlog(context.Context) (int, int, error) {
-	return m.waiting, m.inFlight, m.nextError("backlog")
-}
-
-func (m *fakeQueue) SendToDLQ(_ context.Context, record Record) error {
-	if err := m.nextError("dlq"); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.deadLetters = append(m.deadLetters, record)
-	return nil
+// deliver runs one invocation for the record, with Lambda's full fifteen minutes.
+func deliver(t *testing.T, h *Handler, record Record) (Report, error) {
+	t.Helper()
+	h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{record}} }
+	return invoke(t, h)
 }

@@ -116,9 +116,9 @@ func TestMessage_LeaseHeldElsewhere_ComesAgainLater(t *testing.T) {
 const maxReceiveCount = 1000
 
 func TestRetryDelay_LeaseHeldElsewhere_OutlastsAnyHook(t *testing.T) {
-	owned, total := outcome{report: Report{held: true}}, time.Duration(0)
+	held, total := outcome{report: Report{held: true}}, time.Duration(0)
 	for receives := range maxReceiveCount {
-		total += owned.retryDelay(receives)
+		total += held.retryDelay(receives)
 	}
 	require.Greater(t, total, 48*time.Hour)
 }

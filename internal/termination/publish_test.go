@@ -237,7 +237,7 @@ func TestEndEvent_Pods_RemainedBeforeForced(t *testing.T) {
 	forced := drain.PodReport{
 		Namespace: "db", Name: "forced", UID: "forced", Outcome: drain.Forced, ForcedAt: time.Now(), Reason: "deadline",
 	}
-	left := drain.PodReport{Namespace: "db", Name: "remained", UID: "remained", Outcome: drain.Remained, Verdict: drain.Evict, Reason: "finalizers"}
+	remained := drain.PodReport{Namespace: "db", Name: "remained", UID: "remained", Outcome: drain.Remained, Verdict: drain.Evict, Reason: "finalizers"}
 	agent := drain.PodReport{Namespace: "db", Name: "agent", Outcome: drain.Skipped, Verdict: drain.Skip}
 	for status, c := range map[Status]struct {
 		pods   []drain.PodReport
@@ -246,7 +246,7 @@ func TestEndEvent_Pods_RemainedBeforeForced(t *testing.T) {
 	}{
 		StatusDrained: {[]drain.PodReport{agent}, "Drained", nil},
 		StatusForced:  {[]drain.PodReport{agent, forced}, "PodsForced", ref("forced")},
-		StatusPartial: {[]drain.PodReport{forced, left, agent}, "PodsRemained", ref("remained")},
+		StatusPartial: {[]drain.PodReport{forced, remained, agent}, "PodsRemained", ref("remained")},
 		StatusFailed:  {nil, "DrainFailed", nil},
 	} {
 		env := newTestEnv().handler().newJob(event)

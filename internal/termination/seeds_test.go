@@ -41,10 +41,10 @@ func TestInterruption_ActionStartsMeanwhile_IsKeptAlive(t *testing.T) {
 		_, err := deliver(t, h, triggered(RebalanceRecommendation))
 		require.NoError(t, err)
 		last := began.Add(2 * time.Minute)
-		for _, beat := range env.heartbeats {
-			require.Less(t, beat.at.Sub(last), env.hook.HeartbeatTimeout)
-			require.Empty(t, beat.termination.Token)
-			last = beat.at
+		for _, heartbeat := range env.heartbeats {
+			require.Less(t, heartbeat.at.Sub(last), env.hook.HeartbeatTimeout)
+			require.Empty(t, heartbeat.termination.Token)
+			last = heartbeat.at
 		}
 		require.Less(t, time.Since(last), env.hook.HeartbeatTimeout)
 		require.Empty(t, env.completed, "the action's own event completes it")

@@ -24,7 +24,7 @@ type scenario struct {
 	crashes        []int         // the n-th invocation for events crashes after so many effects; zero: it does not
 	outages        []outage
 	instancePlans  []instancePlan
-	budgets        []pdbPlan
+	pdbPlans        []pdbPlan
 	falseEvents    []falseEvent
 
 	escorts     bool // poolers have an escort
@@ -122,7 +122,7 @@ func newScenario(seed uint64) scenario {
 	s.drawFailures(r)
 	s.hook = s.drawHook(r)
 	for range 1 + r.IntN(2) {
-		s.budgets = append(s.budgets, pdbPlan{spare: r.IntN(3), ready: r.sometimes(1, time.Second, 40*time.Second)})
+		s.pdbPlans = append(s.pdbPlans, pdbPlan{spare: r.IntN(3), ready: r.sometimes(1, time.Second, 40*time.Second)})
 	}
 	for range 1 + r.IntN(3) {
 		s.instancePlans = append(s.instancePlans, s.drawInstance(r))
@@ -225,7 +225,7 @@ func (s *scenario) drawPod(r dice) podPlan {
 	p := podPlan{grace: r.between(time.Second, 50*time.Second), phase: []string{"poolers", "workloads", "critical"}[r.IntN(3)], pdb: -1}
 	p.stop = r.between(0, p.grace*5/4)
 	if r.one(2) {
-		p.pdb = r.IntN(len(s.budgets))
+		p.pdb = r.IntN(len(s.pdbPlans))
 	}
 	p.daemon, p.held = r.one(10), r.one(10)
 	return p
@@ -273,5 +273,5 @@ func (s scenario) String() string {
 	return fmt.Sprintf("seed %d: force %t, invocations of %s, hook %s, at most %s less %s, lag %s, "+
 		"crashes %v, outages %v, throttled %d, answers lost %d, escorts %t, latency %s, on failure %s, retains %t\n%+v\nPDBs %+v false events %v",
 		s.seed, s.force, s.invocationTime, s.hook.HeartbeatTimeout, s.bounds.MaxDuration, s.bounds.CompletionReserve, s.lag,
-		s.crashes, s.outages, s.throttled, s.answersLost, s.escorts, s.latency, s.onFailure, s.retains, s.instancePlans, s.budgets, s.falseEvents)
+		s.crashes, s.outages, s.throttled, s.answersLost, s.escorts, s.latency, s.onFailure, s.retains, s.instancePlans, s.pdbPlans, s.falseEvents)
 }
