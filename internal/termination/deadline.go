@@ -194,7 +194,9 @@ func (c *clock) applyRequested() bool {
 }
 
 // timeLeft returns how long there is until the deadline, and no more than most.
-func (c *clock) timeLeft(most time.Duration) time.Duration { return min(most, time.Until(c.deadline())) }
+func (c *clock) timeLeft(most time.Duration) time.Duration {
+	return min(most, time.Until(c.deadline()))
+}
 
 // withDaemonTime returns a context for shutting down what DaemonSets run. It ends a share of the reserve after the deadline, or after
 // now if the deadline is over, and before the invocation does.

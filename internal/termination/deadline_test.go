@@ -1,6 +1,7 @@
 package termination
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,5 +54,33 @@ func TestDeadline_LateEvent_GetsTwoMinutes(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, StatusPartial, report.Status)
 		require.Equal(t, seen.Add(lateDrainTime), time.Now(), "and no more with each invocation")
+	})
+}
+
+// A Lease can bring a shorter deadline before anything is evicted, or while pods are.
+func TestClock_Shortened_LimitsFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &clock{bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second}}
+		began := time.Now()
+		c.shorten(began.Add(5 * time.Minute))
+		c.setForHook(began, began, Hook{})
+		require.Equal(t, began.Add(29*time.Minute+30*time.Second), c.deadline())
+
+		limits, ctx, stop := c.startEvicting(t.Context(), began)
+		require.Equal(t, began.Add(5*time.Minute), limits.Deadline, "from the start")
+		require.Equal(t, spotMaxWait, limits.MaxWait)
+		c.shorten(began.Add(6 * time.Minute))
+		require.NoError(t, ctx.Err(), "a later deadline changes nothing")
+		c.shorten(began.Add(time.Minute))
+		require.ErrorIs(t, context.Cause(ctx), errDeadlineShortened)
+		stop()
+
+		limits, ctx, stop = c.startEvicting(t.Context(), began)
+		defer stop()
+		require.Equal(t, began.Add(time.Minute), limits.Deadline)
+		require.True(t, c.wasShortened())
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.ErrorIs(t, context.Cause(ctx), errDeadlineReached)
 	})
 }

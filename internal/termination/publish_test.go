@@ -73,6 +73,20 @@ func TestPublish_Drain_RecordsStartAndEndOnce(t *testing.T) {
 	})
 }
 
+// A rejected event can be of any age. As the age of an event it would hide what the queue's delay is.
+func TestPublish_RejectedEvent_AgeNotCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.state = ""
+		h, metrics := withMetrics(env)
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusRejected, report.Status)
+		require.Len(t, metrics.invocations, 1)
+		require.False(t, metrics.invocations[0].First)
+	})
+}
+
 // A drain of two hours takes eight invocations. Each is counted; only the last records the end of the drain.
 func TestPublish_HandOff_RecordsNoEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

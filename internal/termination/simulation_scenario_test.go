@@ -24,7 +24,7 @@ type scenario struct {
 	crashes        []int         // the n-th invocation for events crashes after so many effects; zero: it does not
 	outages        []outage
 	instancePlans  []instancePlan
-	pdbPlans        []pdbPlan
+	pdbPlans       []pdbPlan
 	falseEvents    []falseEvent
 
 	escorts     bool // poolers have an escort
