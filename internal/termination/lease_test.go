@@ -10,7 +10,7 @@ import (
 )
 
 // An unreachable cluster must not let the hook run out, nor keep the instance for ever.
-func TestUnreachableCluster_UntilDeadline_KeptAliveThenOnFailure(t *testing.T) {
+func TestUnreachableCluster_AtDeadline_OnFailureDecides(t *testing.T) {
 	for _, step := range []string{"connect", "acquire"} {
 		synctest.Test(t, func(t *testing.T) {
 			env := newTestEnv()
