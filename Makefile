@@ -54,7 +54,7 @@ test: setup tools ## run all tests; the first run builds the lab (15 min on 2 co
 soak: setup tools ## run the long tests: a million simulated scenarios, fault injection, 100 nodes at once (45 min)
 	@for test in $(subst |, ,$(FAULTS)); do \
 		grep -qs "^func $$test" test/e2e/*_test.go || { echo "soak: FAULTS names $$test, and test/e2e has no such test"; exit 1; }; done
-	SEEDS=$(SEEDS) go test -run TestTheUseCaseKeepsItsPromises -v -timeout 0 ./internal/termination
+	SEEDS=$(SEEDS) go test -run TestSimulation_EverySeed_KeepsPromises -v -timeout 0 ./internal/termination
 	KILLS=$(KILLS) OUTAGE=$(OUTAGE) THROTTLED=$(THROTTLED) go test -race -run '$(FAULTS)' -parallel 16 -v -timeout 0 ./test/e2e
 	LOAD=long go test -run TestLoad -parallel 1 -v -timeout 0 ./test/e2e
 

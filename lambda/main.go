@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"log/slog"
 	"os"
 
 	"github.com/aws/aws-lambda-go/lambda"
@@ -29,12 +28,12 @@ func main() {
 		logFatal(os.Stderr, err)
 		os.Exit(1)
 	}
-	lambda.Start(handler.Invoke)
+	lambda.Start(withRequestID(handler.Invoke))
 }
 
 // newHandler returns the function's handler. It sends no request: the first invocation connects to AWS and Kubernetes.
 func newHandler(ctx context.Context, getenv func(string) string) (*termination.Handler, error) {
-	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
+	log := newLog(os.Stdout)
 	klog.SetSlogLogger(log)
 	settings, err := config.Load(getenv)
 	if err != nil {
@@ -51,7 +50,6 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 		Parse:       asg.Parse,
 		EncodeEvent: asg.EncodeEvent,
 		Groups:      groups,
-		Fleet:       groups,
 		Hooks:       asg.NewHooks(sdk),
 		Connect:     func(ctx context.Context) (termination.Kubernetes, error) { return connect(ctx) },
 		Drainer:     drain.Drainer{Phases: phases(settings, connect, sdk), Concurrency: settings.Drain.MaxConcurrentEvictions, Log: log},

@@ -16,7 +16,7 @@ import (
 // i-0123456789abcdef0". No other field has it. It is compiled on first use, because most processes never need it.
 var describedInstance = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\bi-[0-9a-f]{8,17}\b`) })
 
-// ActivityStarts implements termination.Fleet. Auto Scaling lists activities in progress first, so the first one that has ended
+// ActivityStarts implements termination.Groups. Auto Scaling lists activities in progress first, so the first one that has ended
 // ends the search (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeScalingActivities.html).
 func (g *Groups) ActivityStarts(ctx context.Context, group string) (map[string]time.Time, error) {
 	began := map[string]time.Time{}

@@ -61,7 +61,7 @@ func TestDescribe_Hook_HasItsTimeouts(t *testing.T) {
 	hook, err := hooks.Describe(t.Context(), group, hookName)
 	require.NoError(t, err)
 	require.Equal(t, termination.Hook{
-		HeartbeatTimeout: 5 * time.Minute, GlobalTimeout: 500 * time.Minute, DefaultResult: termination.Continue,
+		HeartbeatTimeout: 5 * time.Minute, GlobalTimeout: 500 * time.Minute,
 	}, hook)
 	_, err = hooks.Describe(t.Context(), group, "other")
 	require.ErrorContains(t, err, "other")

@@ -40,7 +40,6 @@ func (h *Hooks) Describe(ctx context.Context, group, hook string) (termination.H
 	return termination.Hook{
 		HeartbeatTimeout: seconds(found.HeartbeatTimeout),
 		GlobalTimeout:    seconds(found.GlobalTimeout),
-		DefaultResult:    termination.Result(aws.ToString(found.DefaultResult)),
 	}, nil
 }
 

@@ -13,13 +13,11 @@ import (
 	"quiesce/internal/termination"
 )
 
-var _ termination.Fleet = (*Groups)(nil)
-
 // groupPage is the maximum number of groups per request, with or without names
 // (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeAutoScalingGroups.html).
 const groupPage = 100
 
-// List implements termination.Fleet. It requests named groups in full pages. An error in one request does not affect the groups
+// List implements termination.Groups. It requests named groups in full pages. An error in one request does not affect the groups
 // of the others.
 func (g *Groups) List(ctx context.Context, names ...string) iter.Seq2[termination.Group, error] {
 	return func(yield func(termination.Group, error) bool) {

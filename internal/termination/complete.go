@@ -7,85 +7,85 @@ import (
 )
 
 const (
-	// completeTimeout bounds the completion, which runs on a context of its own: whatever ended the drain must not also
-	// keep the instance waiting for the whole timeout of its hook. A throttled account has mostly recovered by then; if not,
-	// the next delivery goes on.
+	// completeTimeout bounds the completion, which has a context of its own: the end of the drain's context must not also keep the
+	// instance waiting for the whole timeout of its hook. A throttled account has mostly recovered by then; if not, the next delivery
+	// continues.
 	completeTimeout = time.Minute
-	// completeReserve is kept of the invocation's time for what comes after the completion.
+	// completeReserve is kept of the invocation's time for what follows the completion.
 	completeReserve = 500 * time.Millisecond
-	// completeLeast is what it gets though the invocation's time is over: an instance that waits costs more than an answer.
-	completeLeast = time.Second
-	// completeRetry paces it: Auto Scaling's answers settle within a second or two.
+	// minCompleteTimeout is granted even if the invocation's time is over: an instance that waits costs more than a late answer.
+	minCompleteTimeout = time.Second
+	// completeRetry paces retries: Auto Scaling's answers are consistent within a second or two.
 	completeRetry = 500 * time.Millisecond
-	// deniedOften is how many times in a row Auto Scaling must say that no action is active before it is believed of an
-	// instance that still waits, on another hook than ours then. It takes three seconds.
-	deniedOften = 6
-	// beginningLag is how long Auto Scaling may take to know an action that it has sent an event of. A second or two were seen.
-	beginningLag = time.Minute
+	// maxDenials is how many times in a row Auto Scaling must deny an active action before it is believed of an instance that still
+	// waits, then on another hook. It takes three seconds.
+	maxDenials = 6
+	// newActionLag is how long Auto Scaling may take to know an action whose event it has sent. A second or two were seen.
+	newActionLag = time.Minute
 )
 
-// Why an action that is not active is as good as completed.
+// Why an action that is not active counts as completed.
 const (
-	hadEnded   = "the lifecycle action had ended already"
-	othersWait = "the lifecycle action had ended already; the instance waits on another hook"
+	reasonActionOver = "the lifecycle action had ended already"
+	reasonOtherHook  = "the lifecycle action had ended already; the instance waits on another hook"
 )
 
-// complete ends the lifecycle action. That none is active is said of one that has ended, for a moment of one that has just
-// begun, and of a token that is of an earlier action: the instance's state and a request without the token tell which.
-func (w *job) complete(ctx context.Context, result Result) error {
-	ctx, cancel := completing(ctx)
+// complete ends the lifecycle action. Auto Scaling denies an active action if it has ended, for a moment if it has just begun, and if
+// the token is of an earlier action. The instance's state, and a request without the token, tell which.
+func (j *job) complete(ctx context.Context, result Result) error {
+	ctx, cancel := completionContext(ctx)
 	defer cancel()
-	t, denied, doubted := w.Termination, 0, false
+	t, denials, doubted := j.Termination, 0, false
 	var last error
 	for {
-		err := w.Hooks.Complete(ctx, t, result)
+		err := j.Hooks.Complete(ctx, t, result)
 		switch {
 		case err == nil:
-			w.report.LifecycleResult = result
-			w.log.Info("lifecycle action completed", "result", result)
+			j.report.LifecycleResult = result
+			j.log.Info("lifecycle action completed", "result", result)
 			return nil
 		case errors.Is(err, ErrNoActiveAction):
-			denied++
-			if reason := w.endedBefore(ctx, denied); reason != "" {
-				w.report.Reason = reason
-				w.expired = !doubted && w.pulse.wasFelt()
+			denials++
+			if reason := j.whyOver(ctx, denials); reason != "" {
+				j.report.Reason = reason
+				j.hookExpired = !doubted && j.heartbeats.sawActiveAction()
 				return nil
 			}
-			t.Token = "" // the instance names the action that it is in
+			t.Token = "" // the instance names its present action
 		default:
 			if !doubted {
-				w.log.Warn("completion failed, and is repeated", "error", err.Error())
+				j.log.Warn("CompleteLifecycleAction failed, retrying", "error", err.Error())
 			}
-			doubted = true // whether it was only the answer that was lost
+			doubted = true // perhaps only the answer was lost
 		}
-		if ctx.Err() == nil || last == nil { // that time is over is not why
+		if ctx.Err() == nil || last == nil { // the end of ctx is not the reason
 			last = err
 		}
 		if pause(ctx, completeRetry) != nil || ctx.Err() != nil {
-			return w.failed(last)
+			return j.failed(last)
 		}
 	}
 }
 
-// completing is a context for the completion, whatever became of the drain's.
-func completing(ctx context.Context) (context.Context, context.CancelFunc) {
+// completionContext returns a context for the completion, independent of the drain's.
+func completionContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	timeout := completeTimeout
 	if deadline, limited := ctx.Deadline(); limited {
-		timeout = max(completeLeast, min(timeout, time.Until(deadline)-completeReserve))
+		timeout = max(minCompleteTimeout, min(timeout, time.Until(deadline)-completeReserve))
 	}
 	return context.WithTimeout(context.WithoutCancel(ctx), timeout)
 }
 
-// endedBefore is why the action is over, if that can be believed after so many denials.
-func (w *job) endedBefore(ctx context.Context, denied int) string {
-	instances, err := w.Groups.Instances(ctx, w.Group)
+// whyOver returns why the action is over; empty: after so many denials that cannot be believed yet.
+func (j *job) whyOver(ctx context.Context, denials int) string {
+	instances, err := j.Groups.Instances(ctx, j.Group)
 	switch {
 	case err != nil:
 		return ""
-	case !instanceOf(instances, w.InstanceID).isWaiting():
-		return hadEnded
-	case denied >= deniedOften && time.Since(w.Began) > beginningLag:
-		return othersWait
+	case !instanceOf(instances, j.InstanceID).isWaiting():
+		return reasonActionOver
+	case denials >= maxDenials && time.Since(j.Began) > newActionLag:
+		return reasonOtherHook
 	}
 	return ""
 }

@@ -10,61 +10,60 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An instance that is held though its node is empty, because the context that drained it had ended, waits for the whole
-// timeout of its hook.
-func TestTheActionIsCompletedOnAContextOfItsOwn(t *testing.T) {
-	w := newWorld()
+// A completion on the drain's own context would fail when that has ended, and the instance would wait for the whole timeout of its hook.
+func TestComplete_ContextEnded_StillCompletes(t *testing.T) {
+	env := newTestEnv()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.NoError(t, w.handler().newJob(event).complete(ctx, Continue))
-	require.Equal(t, []Result{Continue}, w.completed)
+	require.NoError(t, env.handler().newJob(event).complete(ctx, Continue))
+	require.Equal(t, []Result{Continue}, env.completed)
 
 	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 	defer cancel()
-	require.NoError(t, w.handler().newJob(event).complete(late, Continue), "an answer that comes too late costs less")
+	require.NoError(t, env.handler().newJob(event).complete(late, Continue), "a late answer costs less than an instance that waits")
 }
 
-// The same words are said of an action that has ended and of one that has just begun.
-func TestNoActiveActionIsBelievedOnlyOfAnInstanceThatNoLongerWaits(t *testing.T) {
+// Auto Scaling gives the same answer for an action that has ended and for one that has just begun.
+func TestComplete_NoActiveAction_BelievedOnlyIfNotWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.faults["complete"] = []error{ErrNoActiveAction, ErrNoActiveAction}
-		report, err := invoke(t, w.handler())
+		env := newTestEnv()
+		env.errors["complete"] = []error{ErrNoActiveAction, ErrNoActiveAction}
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
-		require.Equal(t, Continue, report.LifecycleResult, "it was tried again, since the instance still waited")
+		require.Equal(t, Continue, report.LifecycleResult, "it is retried because the instance still waits")
 
-		w = newWorld()
-		w.faults["complete"] = []error{ErrNoActiveAction}
-		w.node.Add(web("web"), time.Second)
-		time.AfterFunc(500*time.Millisecond, func() { w.enter("Terminating:Proceed") })
-		report, err = invoke(t, w.handler())
+		env = newTestEnv()
+		env.errors["complete"] = []error{ErrNoActiveAction}
+		env.node.Add(web("web"), time.Second)
+		time.AfterFunc(500*time.Millisecond, func() { env.setState("Terminating:Proceed") })
+		report, err = invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Empty(t, report.LifecycleResult)
 		require.Contains(t, report.Reason, "ended already")
 	})
 }
 
-func TestAStaleTokenGivesWayToTheActionThatTheInstanceIsIn(t *testing.T) {
+func TestComplete_StaleToken_CompletesCurrentAction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.token = "t-2"
-		report, err := invoke(t, w.handler())
+		env := newTestEnv()
+		env.token = "t-2"
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Equal(t, Continue, report.LifecycleResult)
-		require.Subset(t, w.effects(), []string{"complete t-1 CONTINUE", "complete  CONTINUE"})
+		require.Subset(t, env.effects(), []string{"complete t-1 CONTINUE", "complete  CONTINUE"})
 	})
 }
 
-// A group can have a second hook, such as the one that EKS gives its node groups. An event that comes again when ours is
-// completed finds the instance waiting, and no action of ours: to retry until the other hook ends would take hours.
-func TestADuplicateEndsWellWhileAnotherHookHoldsTheInstance(t *testing.T) {
+// A group can have a second hook, such as the one of EKS for its node groups. After our completion, a duplicate event finds the instance
+// waiting without an action of ours. Retrying until the other hook ends would take hours.
+func TestComplete_DuplicateAndOtherHook_EndsWithoutError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.failing("complete", ErrNoActiveAction)
+		env := newTestEnv()
+		env.failAlways("complete", ErrNoActiveAction)
 		again := event
 		again.Began = time.Now().Add(-10 * time.Minute)
 		began := time.Now()
-		report, err := deliver(t, w.handler(), Record{Termination: &again})
+		report, err := deliver(t, env.handler(), Record{Termination: &again})
 		require.NoError(t, err)
 		require.Empty(t, report.LifecycleResult)
 		require.Contains(t, report.Reason, "waits on another hook")
@@ -72,85 +71,85 @@ func TestADuplicateEndsWellWhileAnotherHookHoldsTheInstance(t *testing.T) {
 	})
 }
 
-// Of an action that has just begun it would be fatal to believe that it has ended: nobody would ever complete it.
-func TestThatAYoungActionHasEndedIsNotBelieved(t *testing.T) {
+// If a new action were taken for one that has ended, it would never be completed.
+func TestComplete_NewActionDenied_Retries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		heal := w.failing("complete", ErrNoActiveAction)
+		env := newTestEnv()
+		heal := env.failAlways("complete", ErrNoActiveAction)
 		time.AfterFunc(20*time.Second, heal)
-		report, err := invoke(t, w.handler())
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Equal(t, Continue, report.LifecycleResult)
 	})
 }
 
-func TestAThrottledCompletionIsRepeatedWhileThereIsTime(t *testing.T) {
+func TestComplete_Throttled_RetriesWhileTimeRemains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		heal := w.failing("complete", errors.New("Throttling: Rate exceeded"))
+		env := newTestEnv()
+		heal := env.failAlways("complete", errors.New("Throttling: Rate exceeded"))
 		time.AfterFunc(45*time.Second, heal)
-		report, err := invoke(t, w.handler())
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Equal(t, Continue, report.LifecycleResult)
 
-		w = newWorld()
-		w.failing("complete", errors.New("Throttling: Rate exceeded"))
+		env = newTestEnv()
+		env.failAlways("complete", errors.New("Throttling: Rate exceeded"))
 		began := time.Now()
-		report, err = invoke(t, w.handler())
+		report, err = invoke(t, env.handler())
 		var failed *Failed
-		require.ErrorAs(t, err, &failed, "and then the next delivery goes on")
+		require.ErrorAs(t, err, &failed, "the next delivery continues")
 		require.ErrorContains(t, err, "Rate exceeded")
 		require.Equal(t, StatusFailed, report.Status)
 		require.Equal(t, completeTimeout, time.Since(began))
 	})
 }
 
-// What is left of the invocation bounds the completion: a function that is killed in it answers nothing.
-func TestACompletionEndsBeforeTheInvocation(t *testing.T) {
+// The rest of the invocation bounds the completion: a function that is killed during it answers nothing.
+func TestComplete_KeepsFailing_EndsBeforeInvocation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.failing("complete", errors.New("Throttling: Rate exceeded"))
+		env := newTestEnv()
+		env.failAlways("complete", errors.New("Throttling: Rate exceeded"))
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		_, err := w.handler().Invoke(ctx, nil)
+		_, err := env.handler().Invoke(ctx, nil)
 		require.ErrorContains(t, err, "Rate exceeded")
 		require.NoError(t, ctx.Err())
 	})
 }
 
-// Where the group retains what is abandoned, that keeps a machine for somebody to look at; elsewhere it only ends other hooks.
-func TestWhatADrainThatFailedIsWorthIsTheOperatorsToSay(t *testing.T) {
+// Where the group retains abandoned instances, ABANDON keeps one for inspection. Elsewhere it only ends the other hooks.
+func TestDrain_FailedUntilDeadline_OnFailureDecides(t *testing.T) {
 	for _, policy := range []Result{Continue, Abandon} {
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld()
-			w.failing("find", errors.New("forbidden"))
-			h := w.handler()
+			env := newTestEnv()
+			env.failAlways("find", errors.New("forbidden"))
+			h := env.handler()
 			h.Policy.OnFailure = policy
 			_, err := invoke(t, h)
 			require.ErrorContains(t, err, "forbidden", "there is time for another try")
-			require.Empty(t, w.completed)
+			require.Empty(t, env.completed)
 
 			h.Policy.Bounds.MaxDuration, h.Policy.Bounds.CompletionReserve = 10*time.Second, 0
 			h.Policy.Bounds.NodeJoinTimeout = time.Hour
-			w.faults["find"] = nil
-			w.node = nil // it never appears
+			env.errors["find"] = nil
+			env.node = nil // it never joins
 			report, err := invoke(t, h)
 			require.NoError(t, err)
 			require.Equal(t, StatusFailed, report.Status)
-			require.Equal(t, []Result{policy}, w.completed)
+			require.Equal(t, []Result{policy}, env.completed)
 		})
 	}
 }
 
-// A node that comes back from a warm pool, or one that was retained, is drained again for the action of then.
-func TestAnInstanceOnItsWayToTheWarmPoolIsDrainedAndCompletedLikeAnyOther(t *testing.T) {
+// A node that returns from a warm pool, or was retained, is drained again for its next action.
+func TestDrain_InstanceMovesToWarmPool_DrainedAndCompleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.state = "Warmed:Pending:Wait"
-		w.node.Add(web("web"), time.Second)
-		report, err := invoke(t, w.handler())
+		env := newTestEnv()
+		env.state = "Warmed:Pending:Wait"
+		env.node.Add(web("web"), time.Second)
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Equal(t, StatusDrained, report.Status)
-		require.Equal(t, []Result{Continue}, w.completed)
+		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }

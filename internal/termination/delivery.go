@@ -4,39 +4,37 @@ import (
 	"time"
 )
 
-// Termination is one lifecycle action on one instance, as an event claims it: nothing in it is believed before it is
-// verified.
+// Termination is one lifecycle action on one instance, as an event claims it. Nothing in it is believed before it is verified.
 type Termination struct {
 	Group      string
 	Hook       string
-	Token      string // of the lifecycle action; empty where nobody knows it: a manual drain, or an event that was lost
+	Token      string // of the lifecycle action; empty if unknown: a manual drain, or an event that was lost
 	InstanceID string
-	Began      time.Time // when the event says the action began
-	Trigger    Trigger   // what says that the instance is to go, where no lifecycle action does
+	Began      time.Time // when the action began, as the event says
+	Trigger    Trigger   // what announces the end of the instance, if no lifecycle action does
 }
 
-// Trigger is a warning that EC2 gives before it takes an instance. Nothing waits for whoever heeds it. The zero Notice is none:
-// a lifecycle action.
+// Trigger is a warning that EC2 gives before it reclaims an instance. EC2 does not wait for an answer. The zero Trigger stands for a
+// lifecycle action.
 type Trigger string
 
-// The notices, in EC2's words: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html and
+// The triggers, in EC2's words: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html and
 // https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/rebalance-recommendations.html.
 const (
 	SpotInterruption        Trigger = "EC2 Spot Instance Interruption Warning"
 	RebalanceRecommendation Trigger = "EC2 Instance Rebalance Recommendation"
 )
 
-// Delivery is what one invocation was given: one or several records, and the way they came, which decides the answer's
-// shape.
+// Delivery is the input of one invocation: one or several records, and their source, which decides the shape of the answer.
 type Delivery struct {
 	Source  Source
 	Records []Record
 }
 
-// Source is the way a delivery came.
+// Source is the service that delivers.
 type Source int
 
-// The sources differ in what they are answered with: a report, a list of reports, the failed items of a batch.
+// The sources differ in the answer that they expect: a report, a list of reports, or the failed items of a batch.
 const (
 	Direct Source = iota // EventBridge, a hook's own notification, or a person
 	SNS
@@ -48,19 +46,19 @@ type Record struct {
 	MessageID     string    // of an SQS or SNS record
 	ReceiptHandle string    // of an SQS record, as are the next two
 	Receives      int       // how often it was delivered, this time included
-	FirstReceived time.Time // when it first was; zero: not known
+	FirstReceived time.Time // when it was delivered first; zero: unknown
 	Body          string    // the record as it came, for the dead-letter queue
 
-	Termination *Termination // a lifecycle action at its beginning, or a notice
+	Termination *Termination // the beginning of a lifecycle action, or a trigger
 	Request     *Request     // a manual invocation
-	NotOurs     string       // why it is nobody's business here: a launch, a test notification
+	NotOurs     string       // why the event is not for quiesce: a launch, a test notification
 	Malformed   error        // what is wrong and where; no retry can mend it
 }
 
-// isFirst tells whether the record was never delivered before, as far as its source counts.
+// isFirst reports whether the record was never delivered before, as far as its source counts.
 func (r Record) isFirst() bool { return r.Receives <= 1 }
 
-// Request is a manual invocation (README, "Invoke by hand").
+// Request is a manual invocation (events/README.md).
 type Request struct {
 	Action     Action `json:"action"`
 	InstanceID string `json:"instanceId,omitempty"`

@@ -15,15 +15,14 @@ import (
 // Handler answers the function's invocations.
 type Handler struct {
 	Parse       func(payload []byte) Delivery
-	EncodeEvent func(Termination) string // as an event that Parse reads
+	EncodeEvent func(Termination) string // returns an event that Parse can read
 	Groups      Groups
-	Fleet       Fleet
 	Hooks       Hooks
-	Queue       Queue                                     // nil: messages are left as they are
+	Queue       Queue                                     // nil: the visibility of messages is not changed
 	DLQ         DeadLetterQueue                           // nil: malformed records fail
-	Metrics     Metrics                                   // nil: nobody watches
-	Archive     Archive                                   // nil: reports are not kept
-	Connect     func(context.Context) (Kubernetes, error) // called once a termination has been verified
+	Metrics     Metrics                                   // nil: none
+	Archive     Archive                                   // nil: reports are not stored
+	Connect     func(context.Context) (Kubernetes, error) // called after a termination has been verified
 	Drainer     drain.Drainer
 	Policy      Policy
 	Log         *slog.Logger
@@ -32,22 +31,37 @@ type Handler struct {
 // Policy is what an operator decides.
 type Policy struct {
 	OwnsGroup                 func(name string) bool
-	GroupNames                []string // of all that are ours; empty: only OwnsGroup tells
-	Hook                      string   // the only hook that is ever completed or kept alive
-	OnFailure                 Result   // of the action, when the drain itself failed
-	OnRebalanceRecommendation bool     // drain instances that EC2 may soon take back
-	Shadow                    bool     // plan and report, change nothing, let the instance go at once
-	Force                     bool     // delete, in time to stop, the pods that do not leave before the deadline; else they are left
+	GroupNames                []string // of all our groups; empty: only OwnsGroup knows
+	Hook                      string   // the only hook whose actions are completed or kept alive
+	OnFailure                 Result   // completes the action when the drain itself failed
+	OnRebalanceRecommendation bool     // drain instances that EC2 may soon reclaim
+	Shadow                    bool     // plan and report, change nothing, complete at once
+	Force                     bool     // delete remaining pods in time to stop before the deadline; otherwise they are kept
 	AllowManualDrain          bool     // of instances that do not wait on our hook
 	Bounds                    Bounds
 }
 
 // Bounds are a drain's times.
 type Bounds struct {
-	MaxDuration         time.Duration // from the beginning of the lifecycle action
+	MaxDuration         time.Duration // from the start of the lifecycle action
 	CompletionReserve   time.Duration // of MaxDuration, for completing the action
 	NodeJoinTimeout     time.Duration // for a node that is still joining
 	VolumeDetachTimeout time.Duration // for the volumes of evicted pods
+}
+
+// notOurs returns why a termination is not for quiesce, as far as the event itself says; empty: it is.
+func (p Policy) notOurs(t Termination) string {
+	switch {
+	case t.Trigger == RebalanceRecommendation && !p.OnRebalanceRecommendation:
+		return string(t.Trigger) + ": drain.onRebalanceRecommendation is off"
+	case t.Trigger != "": // it names no group
+		return ""
+	case !p.OwnsGroup(t.Group):
+		return fmt.Sprintf("group %s is not managed by quiesce", t.Group)
+	case t.Hook != p.Hook:
+		return fmt.Sprintf("hook %s is not managed by quiesce", t.Hook)
+	}
+	return ""
 }
 
 // Invoke handles one delivery and answers in the shape that its source expects: a report, a list of reports, or the failed
@@ -57,59 +71,59 @@ func (h *Handler) Invoke(ctx context.Context, payload json.RawMessage) (any, err
 	if r := delivery.Records[0].Request; r != nil && r.Action == ActionSweep {
 		return h.sweep(ctx)
 	}
-	done := h.handleAll(ctx, delivery.Records)
+	outcomes := h.handleAll(ctx, delivery.Records)
 	switch delivery.Source {
 	case SQS:
-		return failedItems(delivery.Records, done), nil
+		return failedItems(delivery.Records, outcomes), nil
 	case SNS:
-		return reports(done), firstError(done)
+		return reports(outcomes), firstError(outcomes)
 	default:
-		return done[0].report, done[0].err
+		return outcomes[0].report, outcomes[0].err
 	}
 }
 
-// outcome is what came of one record.
+// outcome is the result of one record.
 type outcome struct {
 	report Report
 	err    error
 }
 
-// handleAll handles a batch's records side by side: one that has to wait must not use up the others' time.
+// handleAll handles a batch's records in parallel: a record that waits must not use up the time of the others.
 func (h *Handler) handleAll(ctx context.Context, records []Record) []outcome {
-	done, messages := make([]outcome, len(records)), make([]*message, len(records))
+	outcomes, messages := make([]outcome, len(records)), make([]*message, len(records))
 	var group sync.WaitGroup
 	for i, record := range records {
 		group.Go(func() {
-			messages[i] = h.hold(ctx, record)
-			done[i] = h.handle(ctx, record)
-			messages[i].settle(ctx, done[i])
+			messages[i] = h.keepHidden(ctx, record)
+			outcomes[i] = h.handle(ctx, record)
+			messages[i].returnToQueue(ctx, outcomes[i])
 		})
 	}
 	group.Wait()
 	for _, m := range messages {
-		m.release()
+		m.stop()
 	}
-	return done
+	return outcomes
 }
 
-// handle does what one record asks for, and logs its outcome: the only place where an error is logged.
+// handle handles one record, and logs its outcome. No other function logs an error.
 func (h *Handler) handle(ctx context.Context, record Record) outcome {
 	report, err := h.dispatch(ctx, record)
-	report = report.complete()
+	report = report.withLists()
 	log := h.Log.With("instance", report.InstanceID, "group", report.Group, "node", report.Node)
 	if record.MessageID != "" {
-		log = log.With("message", record.MessageID, "receives", record.Receives)
+		log = log.With("messageId", record.MessageID, "receives", record.Receives)
 	}
 	_, incomplete := errors.AsType[*Incomplete](err)
 	switch {
 	case incomplete:
-		log.Info("handed over", "report", report)
+		log.Info("drain incomplete, handed off to next invocation", "report", report)
 	case err != nil:
-		log.Error("not done", "error", err.Error(), "report", report)
-	case report.buried:
-		log.Error("moved to the dead letters", "reason", report.Reason)
+		log.Error("event failed, will retry", "error", err.Error(), "report", report)
+	case report.deadLettered:
+		log.Error("message moved to dead-letter queue", "reason", report.Reason)
 	default:
-		log.Info("done", "report", report)
+		log.Info("event handled", "report", report)
 	}
 	return outcome{report, err}
 }
@@ -117,18 +131,18 @@ func (h *Handler) handle(ctx context.Context, record Record) outcome {
 func (h *Handler) dispatch(ctx context.Context, record Record) (Report, error) {
 	switch {
 	case record.Malformed != nil:
-		return h.bury(ctx, record)
+		return h.sendToDLQ(ctx, record)
 	case record.NotOurs != "":
 		return Report{Status: StatusSkipped, Reason: record.NotOurs}, nil
 	case record.Request != nil:
-		return h.answer(ctx, *record.Request)
+		return h.handleRequest(ctx, *record.Request)
 	}
 	return h.terminate(ctx, record)
 }
 
-// bury moves a record of a batch that no retry can mend to the dead letters: it would come again for days, and each time hold
-// up its batch. Where there are none, and for one that came alone, the error goes to whoever delivers.
-func (h *Handler) bury(ctx context.Context, record Record) (Report, error) {
+// sendToDLQ moves a malformed record of a batch to the dead-letter queue. Otherwise it would come again for days, and delay its batch
+// each time. Without a dead-letter queue, and for a record that came alone, the error goes to the sender.
+func (h *Handler) sendToDLQ(ctx context.Context, record Record) (Report, error) {
 	report := Report{Status: StatusRejected, Reason: record.Malformed.Error()}
 	if h.Metrics != nil && record.isFirst() {
 		h.Metrics.MalformedEvent()
@@ -136,26 +150,26 @@ func (h *Handler) bury(ctx context.Context, record Record) (Report, error) {
 	if h.DLQ == nil || record.MessageID == "" {
 		return report, &Malformed{record.Malformed}
 	}
-	ctx, cancel := sliceOf(ctx)
+	ctx, cancel := boundInvocation(ctx)
 	defer cancel()
 	if err := h.DLQ.SendToDLQ(ctx, record); err != nil {
 		return report, &Malformed{fmt.Errorf("%w; %w", record.Malformed, err)}
 	}
-	report.buried = true
+	report.deadLettered = true
 	return report, nil
 }
 
-func reports(done []outcome) []Report {
-	all := make([]Report, len(done))
-	for i, o := range done {
+func reports(outcomes []outcome) []Report {
+	all := make([]Report, len(outcomes))
+	for i, o := range outcomes {
 		all[i] = o.report
 	}
 	return all
 }
 
-// firstError is that of a delivery which is retried as a whole.
-func firstError(done []outcome) error {
-	for _, o := range done {
+// firstError returns the error of a delivery that is retried as a whole.
+func firstError(outcomes []outcome) error {
+	for _, o := range outcomes {
 		if o.err != nil {
 			return o.err
 		}
@@ -172,10 +186,10 @@ type failedItem struct {
 	ID string `json:"itemIdentifier"`
 }
 
-func failedItems(records []Record, done []outcome) batchResponse {
+func failedItems(records []Record, outcomes []outcome) batchResponse {
 	response := batchResponse{Failures: []failedItem{}}
-	for i, o := range done {
-		if o.again() {
+	for i, o := range outcomes {
+		if o.isRetried() {
 			response.Failures = append(response.Failures, failedItem{records[i].MessageID})
 		}
 	}

@@ -11,113 +11,108 @@ import (
 )
 
 const (
-	// hiddenTime is how long a message stays hidden after its invocation last said that it is at work: a crashed one is followed
-	// by another within a minute. Less would not outlast a few lost renewals.
+	// hiddenTime is how long a message stays hidden after its invocation last hid it: another invocation follows a crash within a
+	// minute. Less would not outlast a few failed requests.
 	hiddenTime = 60 * time.Second
-	// hiddenRenewal: two renewals may be lost in a row.
-	hiddenRenewal = 20 * time.Second
-	// hideTimeout bounds one such request. It is long enough for the first, which has to connect, and short enough for the last,
-	// which shares handOverReserve: one that is lost there means that the message comes in a minute and not in a second.
+	// hidePace lets two requests in a row fail.
+	hidePace = 20 * time.Second
+	// hideTimeout bounds one request. The first has to connect. The last shares handOffReserve: if it fails, the message comes back in
+	// a minute and not in a second.
 	hideTimeout = 2 * time.Second
 )
 
-// When a message that is not done with comes again.
+// When a message that is retried becomes visible.
 const (
-	// handOverWait lets the invocation that hands over answer first. The instance's Lease is free by then.
-	handOverWait = time.Second
-	// ownedWait is for an instance that another invocation drains: should that one crash, its own message is back within a
-	// minute, so that this one only has to be there some time. It grows with each delivery, as it may be hours, and the queue
-	// moves what it has delivered too often to the dead letters: 1,000 deliveries last longer than any hook.
-	ownedWait     = 15 * time.Second
-	ownedWaitMore = time.Second
-	ownedWaitMost = 5 * time.Minute
-	// noticeWait is for a notice instead: who drains is told of it each time, and one of a hundred seconds must not be lost to a
-	// slice that ended in between.
-	noticeWait = 5 * time.Second
-	// failedWait doubles with each delivery up to failedWaitMost, which is less than the shortest heartbeat timeout that a hook can
-	// have: each try keeps the instance alive for the next.
-	failedWait     = time.Second
-	failedWaitMost = 20 * time.Second
+	// handOffDelay lets the invocation that hands off answer first. The instance's Lease is free by then.
+	handOffDelay = time.Second
+	// heldDelay is for an instance that another invocation drains. If that one crashes, its own message is back within a minute, so
+	// this message only has to stay in the queue. The delay grows with each delivery because a drain can take hours, and the queue
+	// moves a message to the dead-letter queue after 1,000 deliveries. With this delay those outlast any hook.
+	heldDelay     = 15 * time.Second
+	heldDelayStep = time.Second
+	maxHeldDelay  = 5 * time.Minute
+	// spotDelay replaces heldDelay for a Spot interruption. Each delivery shortens the deadline of the holder, and one of a hundred
+	// seconds must not be lost because an invocation ended in between.
+	spotDelay = 5 * time.Second
+	// failedDelay doubles with each delivery up to maxFailedDelay. That is less than the shortest heartbeat timeout of a hook: each try
+	// keeps the instance alive for the next.
+	failedDelay    = time.Second
+	maxFailedDelay = 20 * time.Second
 )
 
-// message is an SQS message whose record is being handled. While that lasts it is kept hidden for a short time only, again and
-// again: when the invocation crashes, or is killed, it comes back by itself.
+// message is an SQS message whose record is being handled. Meanwhile it is hidden for a short time only, again and again. If the
+// invocation crashes or is killed, the message becomes visible by itself.
 type message struct {
 	queue  Queue
 	record Record
 	log    *slog.Logger
-	stop   func() // ends the renewals, and waits for one that is under way
+	cancel context.CancelFunc // ends the requests
+	ended  sync.WaitGroup     // a request that is under way
 }
 
-// hold hides the record's message for as long as ctx lasts, if it has one and work is to be done for it; a message that is
-// not held is as the queue has it, and can be given back all the same. It is nil where there is none.
-func (h *Handler) hold(ctx context.Context, record Record) *message {
+// keepHidden hides the record's message while ctx lasts, until stop. It does not hide the message of a record that is not ours, but
+// that message can be returned to the queue all the same. It returns nil if there is no message.
+func (h *Handler) keepHidden(ctx context.Context, record Record) *message {
 	if h.Queue == nil || record.ReceiptHandle == "" {
 		return nil
 	}
-	m := &message{queue: h.Queue, record: record, log: h.Log.With("message", record.MessageID), stop: func() {}}
-	if t := record.Termination; t != nil && h.Policy.foreign(*t) == "" {
-		holding, cancel := context.WithCancel(ctx)
-		var ended sync.WaitGroup
-		ended.Go(func() { m.renew(holding) })
-		m.stop = func() { cancel(); ended.Wait() }
+	m := &message{queue: h.Queue, record: record, log: h.Log.With("messageId", record.MessageID), cancel: func() {}}
+	if t := record.Termination; t != nil && h.Policy.notOurs(*t) == "" {
+		ctx, m.cancel = context.WithCancel(ctx)
+		m.ended.Go(func() {
+			for m.hide(ctx, hiddenTime); pause(ctx, hidePace) == nil; {
+				m.hide(ctx, hiddenTime)
+			}
+		})
 	}
 	return m
 }
 
-func (m *message) renew(ctx context.Context) {
-	for {
-		m.hide(ctx, hiddenTime)
-		if pause(ctx, hiddenRenewal) != nil {
-			return
-		}
-	}
-}
-
-// hide sets when the message comes again. It is not cut short by ctx: of a request whose answer was not awaited, nobody knows
-// whether it takes effect after the next one.
+// hide sets when the message becomes visible. The end of ctx does not cut it short: if nobody awaits a request's answer, it may take
+// effect after the next request.
 func (m *message) hide(ctx context.Context, d time.Duration) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hideTimeout)
 	defer cancel()
 	if err := m.queue.Hide(ctx, m.record.ReceiptHandle, d); err != nil {
-		m.log.Warn("the message's visibility was not changed", "error", err.Error())
+		m.log.Warn("failed to change message visibility", "error", err.Error())
 	}
 }
 
-// settle has a message that is not done with come again in time. One that is stays hidden until its batch is answered.
-func (m *message) settle(ctx context.Context, o outcome) {
-	if m == nil || !o.again() {
+// returnToQueue makes a message that is retried visible in time. Any other message stays hidden until its batch is answered.
+func (m *message) returnToQueue(ctx context.Context, o outcome) {
+	if m == nil || !o.isRetried() {
 		return
 	}
 	m.stop()
-	m.hide(ctx, o.backIn(m.record.Receives))
+	m.hide(ctx, o.retryDelay(m.record.Receives))
 }
 
-// release ends the renewals.
-func (m *message) release() {
+// stop ends the hiding, and waits for a request that is under way.
+func (m *message) stop() {
 	if m != nil {
-		m.stop()
+		m.cancel()
+		m.ended.Wait()
 	}
 }
 
-// again tells whether the record is to be delivered again. One that another invocation is busy with is, in case that one does
-// not finish.
-func (o outcome) again() bool { return o.err != nil || o.report.owned }
+// isRetried reports whether the record is to be delivered again. A record whose instance another invocation drains is retried in case
+// that one does not finish.
+func (o outcome) isRetried() bool { return o.err != nil || o.report.held }
 
-// backIn is when.
-func (o outcome) backIn(receives int) time.Duration {
+// retryDelay returns after how long a record that was delivered so many times is to be delivered again.
+func (o outcome) retryDelay(receives int) time.Duration {
 	_, incomplete := errors.AsType[*Incomplete](o.err)
 	switch {
 	case incomplete:
-		return handOverWait
+		return handOffDelay
 	case o.err == nil && o.report.Trigger == SpotInterruption:
-		return noticeWait
+		return spotDelay
 	case o.err == nil:
-		return min(ownedWait+time.Duration(receives)*ownedWaitMore, ownedWaitMost)
+		return min(heldDelay+time.Duration(receives)*heldDelayStep, maxHeldDelay)
 	}
-	wait := failedWaitMost
+	delay := maxFailedDelay
 	if receives < 5 { // doublings
-		wait = min(failedWait<<receives, failedWaitMost)
+		delay = min(failedDelay<<receives, maxFailedDelay)
 	}
-	return wait - drain.Jitter(o.report.InstanceID, wait/5) // so that those that failed together do not come together
+	return delay - drain.Jitter(o.report.InstanceID, delay/5) // events that failed together do not come back together
 }

@@ -11,44 +11,45 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// inQueue is a handler whose events come by a queue.
-func (w *world) inQueue() (*Handler, *mailbox) {
-	m, h := &mailbox{world: w}, w.handler()
+// withQueue returns a handler whose events come through a queue.
+func (env *testEnv) withQueue() (*Handler, *fakeQueue) {
+	m, h := &fakeQueue{testEnv: env}, env.handler()
 	h.Queue, h.DLQ = m, m
 	return h, m
 }
 
-// message is the record of an event that began just now.
+// messageOf returns the record of an event that began just now.
 func messageOf(t Termination, id string) Record {
 	t.Began = time.Now()
 	return Record{MessageID: id, ReceiptHandle: id, Receives: 1, FirstReceived: time.Now(), Termination: &t}
 }
 
-// deliverBatch has Lambda deliver these records, with its full fifteen minutes. It returns which are to come again.
-func deliverBatch(t *testing.T, h *Handler, records ...Record) (again []string) {
+// deliverBatch runs one invocation for these records, with Lambda's full fifteen minutes. It returns the messages that are to come again.
+func deliverBatch(t *testing.T, h *Handler, records ...Record) (retried []string) {
 	t.Helper()
 	h.Parse = func([]byte) Delivery { return Delivery{Source: SQS, Records: records} }
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
-	t.Cleanup(cancel) // not before: what outlives its invocation is to be seen
+	t.Cleanup(cancel) // not before: the test must see what outlives the invocation
 	answer, err := h.Invoke(ctx, nil)
 	require.NoError(t, err)
-	again = []string{}
+	retried = []string{}
 	for _, failed := range answer.(batchResponse).Failures {
-		again = append(again, failed.ID)
+		retried = append(retried, failed.ID)
 	}
-	return again
+	return retried
 }
 
-// The visibility is what finds a crash: too long, and a drain stands still for as long; too short, and two are at it.
-func TestAMessageIsHiddenWhileItsDrainLastsAndNeverForLong(t *testing.T) {
+// The visibility timeout decides how a crash is recovered. Too long, and a drain stands still for as long. Too short, and two invocations
+// drain.
+func TestMessage_DuringDrain_HiddenAgainAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.node.Add(web("slow"), 5*time.Minute)
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.node.Add(web("slow"), 5*time.Minute)
 		began := time.Now()
 		require.Empty(t, deliverBatch(t, h, messageOf(event, "m-1")))
-		hides := m.of("m-1")
-		require.Equal(t, began, hides[0].at, "a crash in the first second is one too")
+		hides := m.hidesOf("m-1")
+		require.Equal(t, began, hides[0].at, "it may crash in its first second")
 		for i, hide := range hides {
 			require.Equal(t, time.Minute, hide.d)
 			if i > 0 {
@@ -56,203 +57,202 @@ func TestAMessageIsHiddenWhileItsDrainLastsAndNeverForLong(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Hour)
-		require.Len(t, m.of("m-1"), len(hides), "it is Lambda's to delete it now")
+		require.Len(t, m.hidesOf("m-1"), len(hides), "Lambda deletes the message")
 	})
 }
 
-func TestAHandOverReleasesTheLeaseAndThenTheMessage(t *testing.T) {
+func TestHandOff_InvocationEnds_ReleasesLeaseThenMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.node.Add(web("slow"), 20*time.Minute)
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.node.Add(web("slow"), 20*time.Minute)
 		began := time.Now()
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
-		require.Equal(t, 15*time.Minute-handOverReserve, time.Since(began))
-		require.Equal(t, time.Now(), w.beats[len(w.beats)-1].at)
-		effects := w.effects()
-		require.Equal(t, []string{"release", "give back m-1"}, effects[len(effects)-2:])
-		last := m.of("m-1")[len(m.of("m-1"))-1]
-		require.LessOrEqual(t, last.d, time.Second, "the next slice begins at once")
+		require.Equal(t, 15*time.Minute-handOffReserve, time.Since(began))
+		require.Equal(t, time.Now(), env.heartbeats[len(env.heartbeats)-1].at)
+		effects := env.effects()
+		require.Equal(t, []string{"release", "return m-1"}, effects[len(effects)-2:])
+		last := m.hidesOf("m-1")[len(m.hidesOf("m-1"))-1]
+		require.LessOrEqual(t, last.d, time.Second, "the next invocation begins at once")
 	})
 }
 
-// A drain of hours is many slices, of which none knows of the others but by what the cluster and the message say.
-func TestSlicesGoOnUntilTheNodeIsEmpty(t *testing.T) {
+// A drain of hours takes many invocations. Only the cluster and the message keep state between them.
+func TestHandOff_LongDrain_InvocationsContinueIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
+		env := newTestEnv()
+		h, m := env.withQueue()
 		h.Policy.Bounds.MaxDuration = 3 * time.Hour
-		w.hook.GlobalTimeout = 48 * time.Hour
-		w.node.Add(web("slow"), 100*time.Minute)
-		record, slices := messageOf(event, "m-1"), 0
-		for again := []string{"m-1"}; len(again) > 0; slices++ {
-			again = deliverBatch(t, h, record)
-			hides := m.of("m-1")
+		env.hook.GlobalTimeout = 48 * time.Hour
+		env.node.Add(web("slow"), 100*time.Minute)
+		record, invocations := messageOf(event, "m-1"), 0
+		for retried := []string{"m-1"}; len(retried) > 0; invocations++ {
+			retried = deliverBatch(t, h, record)
+			hides := m.hidesOf("m-1")
 			time.Sleep(hides[len(hides)-1].d)
 			record.Receives++
 		}
-		require.Equal(t, 7, slices)
-		require.Equal(t, []Result{Continue}, w.completed)
-		for i := 1; i < len(w.beats); i++ {
-			require.LessOrEqual(t, w.beats[i].at.Sub(w.beats[i-1].at), w.hook.HeartbeatTimeout/2, "the hook never ran out")
+		require.Equal(t, 7, invocations)
+		require.Equal(t, []Result{Continue}, env.completed)
+		for i := 1; i < len(env.heartbeats); i++ {
+			require.LessOrEqual(t, env.heartbeats[i].at.Sub(env.heartbeats[i-1].at), env.hook.HeartbeatTimeout/2, "the hook never runs out")
 		}
 	})
 }
 
-func TestARecordWhoseInstanceIsOwnedComesAgainLater(t *testing.T) {
+func TestMessage_LeaseHeldElsewhere_ComesAgainLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.leased = true
-		h, m := w.inQueue()
+		env := newTestEnv()
+		env.heldElsewhere = true
+		h, m := env.withQueue()
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
-		hides := m.of("m-1")
+		hides := m.hidesOf("m-1")
 		require.InDelta(t, 15, hides[len(hides)-1].d.Seconds(), 2)
-		require.Equal(t, []string{"give back m-1"}, w.effects())
+		require.Equal(t, []string{"return m-1"}, env.effects())
 	})
 }
 
-// maxReceiveCount is the queue's: how often a message is delivered before it is moved to the dead letters.
+// maxReceiveCount is how often the queue delivers a message before it moves it to the dead-letter queue.
 const maxReceiveCount = 1000
 
-func TestADuplicateOutlivesTheLongestDrain(t *testing.T) {
-	owned, total := outcome{report: Report{owned: true}}, time.Duration(0)
+func TestRetryDelay_LeaseHeldElsewhere_OutlastsAnyHook(t *testing.T) {
+	held, total := outcome{report: Report{held: true}}, time.Duration(0)
 	for receives := range maxReceiveCount {
-		total += owned.backIn(receives)
+		total += held.retryDelay(receives)
 	}
 	require.Greater(t, total, 48*time.Hour)
 }
 
-// Each try keeps the instance alive for the next: the pause in between must be less than any hook's timeout.
-func TestFailuresComeAgainMoreAndMoreSlowlyButNeverTooSlowlyForTheHook(t *testing.T) {
+// Each try keeps the instance alive for the next, so the delay must be less than any hook's timeout.
+func TestRetryDelay_Failures_GrowButStayBelowHookTimeout(t *testing.T) {
 	failed, last := outcome{err: &Failed{errors.New("no")}}, time.Duration(0)
 	for _, receives := range []int{0, 1, 2, 3, 4, 5, 6, 63, 64, 1000} {
-		wait := failed.backIn(receives)
+		wait := failed.retryDelay(receives)
 		require.GreaterOrEqual(t, wait, last*4/5, receives)
 		require.GreaterOrEqual(t, wait, 800*time.Millisecond, receives)
-		require.LessOrEqual(t, wait, failedWaitMost, receives)
-		require.Less(t, failedWaitMost, shortestHeartbeat)
+		require.LessOrEqual(t, wait, maxFailedDelay, receives)
+		require.Less(t, maxFailedDelay, minHeartbeatTimeout)
 		last = wait
 	}
 }
 
-func TestAFailedDrainComesAgainInTime(t *testing.T) {
+func TestMessage_DrainFails_ComesAgainInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.failing("own", errors.New("connection refused"))
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.failAlways("acquire", errors.New("connection refused"))
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
-		hides := m.of("m-1")
+		hides := m.hidesOf("m-1")
 		require.LessOrEqual(t, hides[len(hides)-1].d, 2*time.Second)
 	})
 }
 
-// Lambda deletes the messages of a batch when all of it is answered. One that becomes visible before is drained twice.
-func TestAMessageThatIsDoneStaysHiddenUntilItsBatchIsAnswered(t *testing.T) {
+// Lambda deletes a batch's messages when all of it is answered. A message that becomes visible before is drained twice.
+func TestMessage_HandledEarly_HiddenUntilBatchIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.node.Add(web("slow"), 3*time.Minute)
-		notice := Termination{Group: "workers-a", Hook: "quiesce", InstanceID: "i-0fed", Token: "t-9"} // no longer in the group
-		require.Empty(t, deliverBatch(t, h, messageOf(event, "slow"), messageOf(notice, "quick")))
-		hides := m.of("quick")
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.node.Add(web("slow"), 3*time.Minute)
+		early := Termination{Group: "workers-a", Hook: "quiesce", InstanceID: "i-0fed", Token: "t-9"} // no longer in the group
+		require.Empty(t, deliverBatch(t, h, messageOf(event, "slow"), messageOf(early, "quick")))
+		hides := m.hidesOf("quick")
 		last := hides[len(hides)-1]
 		require.True(t, last.at.Add(last.d).After(time.Now()))
 		require.Greater(t, len(hides), 8)
 	})
 }
 
-// Two requests under way at once take effect in any order: a renewal that comes last would hide the message for a minute.
-func TestARenewalUnderWayEndsBeforeTheMessageIsGivenBack(t *testing.T) {
+// Two requests in flight take effect in any order. If the hiding one comes last, the message is hidden for a minute.
+func TestMessage_RequestInFlight_EndsBeforeReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.leased = true // found out while the first request is under way
-		h, m := w.inQueue()
-		m.takes = 700 * time.Millisecond
+		env := newTestEnv()
+		env.heldElsewhere = true // the job ends while the first request is in flight
+		h, m := env.withQueue()
+		m.latency = 700 * time.Millisecond
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
-		hides := m.of("m-1")
+		hides := m.hidesOf("m-1")
 		require.Len(t, hides, 2)
 		require.Equal(t, hiddenTime, hides[0].d)
 		require.Less(t, hides[1].d, hiddenTime)
 	})
 }
 
-func TestAQueueThatRefusesIsNoReasonNotToDrain(t *testing.T) {
+func TestMessage_QueueRefuses_DrainContinues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.failing("hide", errors.New("AccessDenied"))
-		w.node.Add(web("web"), time.Minute)
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.failAlways("hide", errors.New("AccessDenied"))
+		env.node.Add(web("web"), time.Minute)
 		require.Empty(t, deliverBatch(t, h, messageOf(event, "m-1")))
-		require.Equal(t, []Result{Continue}, w.completed)
-		require.Greater(t, len(m.of("m-1")), 1, "and it is asked again")
+		require.Equal(t, []Result{Continue}, env.completed)
+		require.Greater(t, len(m.hidesOf("m-1")), 1, "the request is repeated")
 	})
 }
 
 func TestWhatIsNotOursIsNotHidden(t *testing.T) {
-	w := newWorld()
-	h, m := w.inQueue()
-	foreign := event
-	foreign.Group = "theirs"
-	require.Empty(t, deliverBatch(t, h, messageOf(foreign, "m-1"), Record{MessageID: "m-2", ReceiptHandle: "m-2", NotOurs: "a launch"}))
+	env := newTestEnv()
+	h, m := env.withQueue()
+	other := event
+	other.Group = "theirs"
+	require.Empty(t, deliverBatch(t, h, messageOf(other, "m-1"), Record{MessageID: "m-2", ReceiptHandle: "m-2", NotOurs: "a launch"}))
 	require.Empty(t, m.hides)
 }
 
 func TestWithoutAQueueNothingIsHidden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.leased = true
-		require.Equal(t, []string{"m-1"}, deliverBatch(t, w.handler(), messageOf(event, "m-1")))
-		require.Empty(t, w.effects())
+		env := newTestEnv()
+		env.heldElsewhere = true
+		require.Equal(t, []string{"m-1"}, deliverBatch(t, env.handler(), messageOf(event, "m-1")))
+		require.Empty(t, env.effects())
 	})
 }
 
-var poison = Record{MessageID: "bad", ReceiptHandle: "bad", Receives: 1, Body: "{", Malformed: errors.New("body: not JSON")}
+var malformed = Record{MessageID: "bad", ReceiptHandle: "bad", Receives: 1, Body: "{", Malformed: errors.New("body: not JSON")}
 
-// Poison that comes again and again holds up whatever is in its batch each time, and costs money for as long as the queue keeps
-// it.
-func TestPoisonIsMovedWithItsReasonAndTheBatchGoesOn(t *testing.T) {
+// A malformed message that comes again and again delays its batch each time, and costs money while the queue keeps it.
+func TestMalformed_InBatch_MovedToDLQAndOthersHandled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.node.Add(web("web"), time.Second)
-		require.Empty(t, deliverBatch(t, h, poison, messageOf(event, "good"), Record{MessageID: "launch", NotOurs: "a launch"}))
-		require.Equal(t, []Record{poison}, m.buried)
-		require.Equal(t, []Result{Continue}, w.completed)
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.node.Add(web("web"), time.Second)
+		require.Empty(t, deliverBatch(t, h, malformed, messageOf(event, "good"), Record{MessageID: "launch", NotOurs: "a launch"}))
+		require.Equal(t, []Record{malformed}, m.deadLetters)
+		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }
 
-func TestPoisonThatCannotBeMovedComesAgain(t *testing.T) {
+func TestMalformed_DLQRefuses_ComesAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		w.failing("bury", errors.New("AccessDenied"))
-		require.Equal(t, []string{"bad"}, deliverBatch(t, h, poison, messageOf(event, "good")))
-		require.LessOrEqual(t, m.of("bad")[0].d, failedWaitMost)
-		require.Equal(t, []Result{Continue}, w.completed)
+		env := newTestEnv()
+		h, m := env.withQueue()
+		env.failAlways("dlq", errors.New("AccessDenied"))
+		require.Equal(t, []string{"bad"}, deliverBatch(t, h, malformed, messageOf(event, "good")))
+		require.LessOrEqual(t, m.hidesOf("bad")[0].d, maxFailedDelay)
+		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }
 
-func TestPoisonFailsWhereThereAreNoDeadLetters(t *testing.T) {
+func TestMalformed_NoDLQ_Fails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h := w.handler()
-		require.Equal(t, []string{"bad"}, deliverBatch(t, h, messageOf(event, "good"), Record{MessageID: "launch", NotOurs: "a launch"}, poison))
-		require.Equal(t, []Result{Continue}, w.completed)
+		env := newTestEnv()
+		h := env.handler()
+		require.Equal(t, []string{"bad"}, deliverBatch(t, h, messageOf(event, "good"), Record{MessageID: "launch", NotOurs: "a launch"}, malformed))
+		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }
 
-func TestPoisonOfATopicIsMovedToo(t *testing.T) {
+func TestMalformed_FromSNS_MovedToDLQ(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		h, m := w.inQueue()
-		record := poison
+		env := newTestEnv()
+		h, m := env.withQueue()
+		record := malformed
 		record.ReceiptHandle = ""
 		h.Parse = func([]byte) Delivery {
 			return Delivery{Source: SNS, Records: []Record{record, messageOf(event, "good")}}
 		}
 		answer, err := h.Invoke(t.Context(), nil)
-		require.NoError(t, err, "or Lambda would deliver the good one again")
-		require.Len(t, m.buried, 1)
+		require.NoError(t, err, "otherwise SNS would deliver the other event again")
+		require.Len(t, m.deadLetters, 1)
 		statuses := []Status{}
 		for _, report := range answer.([]Report) {
 			statuses = append(statuses, report.Status)
@@ -261,12 +261,12 @@ func TestPoisonOfATopicIsMovedToo(t *testing.T) {
 	})
 }
 
-func TestAMalformedEventThatComesAloneIsAnErrorOfThatName(t *testing.T) {
-	w := newWorld()
-	h, m := w.inQueue()
+func TestMalformed_Direct_ReturnsMalformedError(t *testing.T) {
+	env := newTestEnv()
+	h, m := env.withQueue()
 	report, err := deliver(t, h, Record{Malformed: errors.New("time: missing")})
 	var malformed *Malformed
 	require.ErrorAs(t, err, &malformed)
 	require.Equal(t, StatusRejected, report.Status)
-	require.Empty(t, m.buried, "whoever sent it is told")
+	require.Empty(t, m.deadLetters, "the sender gets the error")
 }

@@ -14,8 +14,8 @@ type Report struct {
 	Node            string    `json:"node,omitempty"`
 	Group           string    `json:"group,omitempty"`
 	Hook            string    `json:"hook,omitempty"`
-	Trigger         Trigger   `json:"notice,omitempty"`    // of EC2's, that was heeded
-	LifecycleResult Result    `json:"lifecycle,omitempty"` // what the lifecycle action was completed with; empty: it was not
+	Trigger         Trigger   `json:"trigger,omitempty"`         // why EC2 reclaims the instance; empty: a lifecycle action
+	LifecycleResult Result    `json:"lifecycleResult,omitempty"` // that completed the lifecycle action; empty: it was not completed
 	Reason          string    `json:"reason"`
 	StartedAt       time.Time `json:"startedAt,omitzero"`
 	Deadline        time.Time `json:"deadline,omitzero"`
@@ -23,38 +23,38 @@ type Report struct {
 	drain.Report
 	Plan *PlanReport `json:"plan,omitempty"` // of a plan only
 
-	owned  bool // by another invocation
-	buried bool // the record is among the dead letters
+	held         bool // another invocation holds the instance's Lease
+	deadLettered bool // the record is in the dead-letter queue
 }
 
-// Status sums a report up.
+// Status is the result of an invocation in one word.
 type Status string
 
 // The statuses.
 const (
 	StatusPlanned    Status = "planned"    // a plan; nothing was changed
 	StatusDrained    Status = "drained"    // the node is empty
-	StatusForced     Status = "forced"     // some pod was deleted because time ran out, and none was left
-	StatusPartial    Status = "left"       // some pod was left to die with the node
-	StatusIncomplete Status = "incomplete" // a later invocation goes on
-	StatusSkipped    Status = "skipped"    // not ours, owned by another invocation, or nothing to do
-	StatusRejected   Status = "rejected"   // not what the event claimed
-	StatusFailed     Status = "failed"     // something went wrong
+	StatusForced     Status = "forced"     // a pod was deleted to meet the deadline, and none remained
+	StatusPartial    Status = "partial"    // a pod remained, and is killed with the node
+	StatusIncomplete Status = "incomplete" // a later invocation continues
+	StatusSkipped    Status = "skipped"    // not ours, or another invocation drains the instance
+	StatusRejected   Status = "rejected"   // the event's claim is not true
+	StatusFailed     Status = "failed"     // a step went wrong
 	StatusSwept      Status = "swept"      // of a sweep
 )
 
-// Result is what a lifecycle action is completed with.
+// Result completes a lifecycle action.
 type Result string
 
-// The results. Both let the instance go, except where the group retains instances whose termination is abandoned
+// The results. After both, the instance is terminated, except where the group retains instances whose termination is abandoned
 // (https://docs.aws.amazon.com/autoscaling/ec2/userguide/configure-instance-retention.html).
 const (
 	Continue Result = "CONTINUE"
 	Abandon  Result = "ABANDON"
 )
 
-// complete makes every list one, so that readers need not tell none from missing.
-func (r Report) complete() Report {
+// withLists returns the report with empty lists instead of missing ones, so that readers need not distinguish them.
+func (r Report) withLists() Report {
 	if r.Phases == nil {
 		r.Phases = []drain.PhaseReport{}
 	}
@@ -64,8 +64,8 @@ func (r Report) complete() Report {
 	return r
 }
 
-// sum returns the status of a drain that is over. Pods that were skipped do not count.
-func (r Report) sum() Status {
+// status returns the status of a drain that is over. Pods that were skipped do not count.
+func (r Report) status() Status {
 	switch {
 	case len(r.RemainedPods()) > 0:
 		return StatusPartial
@@ -77,16 +77,14 @@ func (r Report) sum() Status {
 
 // RemainedPods returns the pods that should have gone, and did not.
 func (r Report) RemainedPods() []drain.PodReport {
-	return r.those(func(p drain.PodReport) bool {
-		return p.Outcome == drain.Remained
-	})
+	return r.filterPods(func(p drain.PodReport) bool { return p.Outcome == drain.Remained })
 }
 
-// ForcedPods are the pods that were deleted because time ran out, whatever became of them then.
+// ForcedPods returns the pods that were deleted to meet the deadline, whether or not they have gone.
 func (r Report) ForcedPods() []drain.PodReport {
-	return r.those(func(p drain.PodReport) bool { return !p.ForcedAt.IsZero() })
+	return r.filterPods(func(p drain.PodReport) bool { return !p.ForcedAt.IsZero() })
 }
 
-func (r Report) those(are func(drain.PodReport) bool) []drain.PodReport {
-	return slices.DeleteFunc(slices.Clone(r.Pods), func(p drain.PodReport) bool { return !are(p) })
+func (r Report) filterPods(keep func(drain.PodReport) bool) []drain.PodReport {
+	return slices.DeleteFunc(slices.Clone(r.Pods), func(p drain.PodReport) bool { return !keep(p) })
 }

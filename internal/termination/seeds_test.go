@@ -12,110 +12,110 @@ import (
 	"quiesce/internal/drain"
 )
 
-// Found by the simulation, seed 676. An old event under its old clock is at its deadline from the first: its pods would be forced, or
-// left, in the first seconds of a drain that has half an hour.
-func TestAnOldEventWhoseActionIsNotKnownBeginsNothing(t *testing.T) {
+// Found by the simulation, seed 676. An old event under its old clock is at its deadline from the start: its pods would be forced, or
+// remain, in the first seconds of a drain that has half an hour.
+func TestStaleEvent_ActionUnknown_StartsNothing(t *testing.T) {
 	for name, token := range map[string]string{"asked of the event's own": event.Token, "asked of another": "t-2"} {
 		synctest.Test(t, func(t *testing.T) {
-			w, h := blocked(2 * time.Second)
-			w.token = token
-			w.failing("heartbeat", errors.New("throttled"))
-			_, err := lateSlice(t, h, time.Hour)
+			env, h := blockedEnv(2 * time.Second)
+			env.token = token
+			env.failAlways("heartbeat", errors.New("throttled"))
+			_, err := invokeLate(t, h, time.Hour)
 			require.ErrorContains(t, err, "throttled", name)
-			require.NotContains(t, w.effects(), "cordon node-i-0abc1234", name)
-			require.Empty(t, w.completed, name)
+			require.NotContains(t, env.effects(), "cordon node-i-0abc1234", name)
+			require.Empty(t, env.completed, name)
 		})
 	}
 }
 
-// Found by the simulation, seeds 912 and 1821: whoever was sent the event of the lifecycle action found the lease held, and nobody kept
-// the action alive.
-func TestAnInstanceThatComesToWaitWhileItIsDrainedForANoticeIsKeptAlive(t *testing.T) {
+// Found by the simulation, seeds 912 and 1821: the invocation for the lifecycle action found the lease held, and no other kept the action
+// alive.
+func TestInterruption_ActionStartsMeanwhile_IsKeptAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := aSpotInstance()
-		w.node.Add(web("slow"), 10*time.Minute)
-		h := w.handler()
+		env := spotEnv()
+		env.node.Add(web("slow"), 10*time.Minute)
+		h := env.handler()
 		h.Policy.OnRebalanceRecommendation = true
 		began := time.Now()
-		time.AfterFunc(2*time.Minute, func() { w.enter("Terminating:Wait") })
-		_, err := deliver(t, h, noticed(RebalanceRecommendation))
+		time.AfterFunc(2*time.Minute, func() { env.setState("Terminating:Wait") })
+		_, err := deliver(t, h, triggered(RebalanceRecommendation))
 		require.NoError(t, err)
 		last := began.Add(2 * time.Minute)
-		for _, beat := range w.beats {
-			require.Less(t, beat.at.Sub(last), w.hook.HeartbeatTimeout)
-			require.Empty(t, beat.of.Token)
-			last = beat.at
+		for _, heartbeat := range env.heartbeats {
+			require.Less(t, heartbeat.at.Sub(last), env.hook.HeartbeatTimeout)
+			require.Empty(t, heartbeat.termination.Token)
+			last = heartbeat.at
 		}
-		require.Less(t, time.Since(last), w.hook.HeartbeatTimeout)
-		require.Empty(t, w.completed, "that is for who is sent the event")
+		require.Less(t, time.Since(last), env.hook.HeartbeatTimeout)
+		require.Empty(t, env.completed, "the action's own event completes it")
 	})
 }
 
-func TestANoticesDrainWithoutAHookOfOursKeepsNothingAlive(t *testing.T) {
+func TestInterruption_NoHookOfOurs_SendsNoHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := aSpotInstance()
-		w.state = "Terminating:Wait"
-		w.faults["hook"] = []error{ErrNoHook}
-		w.node.Add(web("web"), time.Minute)
-		_, err := deliver(t, w.handler(), noticed(SpotInterruption))
+		env := spotEnv()
+		env.state = "Terminating:Wait"
+		env.errors["hook"] = []error{ErrNoHook}
+		env.node.Add(web("web"), time.Minute)
+		_, err := deliver(t, env.handler(), triggered(SpotInterruption))
 		require.NoError(t, err)
-		require.Empty(t, w.beats)
+		require.Empty(t, env.heartbeats)
 	})
 }
 
-// Found by the simulation, seeds 537, 2706 and 25888: a forged event of an instance in service opened the node in mid-drain.
-func TestAnEventThatIsRejectedDoesNotOpenANodeThatIsClosedForANotice(t *testing.T) {
+// Found by the simulation, seeds 537, 2706 and 25888: a forged event of an instance in service uncordoned the node during a drain.
+func TestRejectedEvent_CordonedForTrigger_StaysCordoned(t *testing.T) {
 	for hook, effects := range map[string][]string{"": nil, "quiesce": {"restore node-i-0abc1234"}} {
 		synctest.Test(t, func(t *testing.T) {
-			w := back()
-			w.marks[0].Hook = hook
-			report, err := invoke(t, w.handler())
+			env := returnedEnv()
+			env.cordonedNodes[0].Hook = hook
+			report, err := invoke(t, env.handler())
 			require.NoError(t, err)
 			require.Equal(t, StatusRejected, report.Status)
-			require.Equal(t, effects, w.effects())
+			require.Equal(t, effects, env.effects())
 		})
 	}
 }
 
-// releasing is an escort that is asked to give back what one before it took.
-type releasing struct {
-	unasked
-	world *world
+// undoRecorder is an escort that records what it undoes.
+type undoRecorder struct {
+	otherMethods
+	env *testEnv
 }
 
-func (r releasing) Undo(_ context.Context, p drain.EscortRequest) error {
-	return r.world.do("give back " + p.Name)
+func (r undoRecorder) Undo(_ context.Context, p drain.EscortRequest) error {
+	return r.env.do("undo " + p.Name)
 }
 
-// Found by the simulation, seed 2403: a slice crashed while a pooler was paused, the next could not cordon, and the group retained the
-// instance, pooler and all.
-func TestPodsOfARetainedInstanceGetBackWhatEscortsTookAndItsNodeStaysClosed(t *testing.T) {
+// Found by the simulation, seed 2403: an invocation crashed while a pooler was paused, the next could not cordon, and the group retained
+// the instance with the paused pooler.
+func TestSweep_RetainedInstance_UndoesEscortsKeepsCordon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := back()
-		w.state = "Terminating:Retained"
+		env := returnedEnv()
+		env.state = "Terminating:Retained"
 		paused := web("paused")
-		require.NoError(t, w.records.SetRecord(t.Context(), "uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
-		w.node.Add(paused, 0).Add(web("web"), 0)
-		h, _ := w.inQueue()
-		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: releasing{world: w}}}
-		require.Zero(t, swept(t, h).Restored)
-		require.Equal(t, []string{"own", "give back paused", "release"}, w.effects())
+		require.NoError(t, env.records.SetRecord(t.Context(), "uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
+		env.node.Add(paused, 0).Add(web("web"), 0)
+		h, _ := env.withQueue()
+		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: undoRecorder{env: env}}}
+		require.Zero(t, sweepOnce(t, h).Restored)
+		require.Equal(t, []string{"acquire", "undo paused", "release"}, env.effects())
 	})
 }
 
-// Found by the simulation, seeds 21667 and 44534: a slice that ended just before the notice's deadline was followed by none.
-func TestASliceThatBeginsAfterANoticesDeadlineNamesWhoIsLeft(t *testing.T) {
+// Found by the simulation, seeds 21667 and 44534: no invocation followed one that ended just before the Spot interruption's deadline.
+func TestSpotInterruption_AfterDeadline_NamesRemainingPods(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := aSpotInstance()
+		env := spotEnv()
 		stuck := web("stuck")
 		stuck.Labels = map[string]string{"budget": "b"}
-		w.node.Add(stuck, time.Second).Allow("b", 0)
-		record := noticed(SpotInterruption)
+		env.node.Add(stuck, time.Second).Allow("b", 0)
+		record := triggered(SpotInterruption)
 		time.Sleep(spotTime + time.Second)
-		report, err := deliver(t, w.handler(), record)
+		report, err := deliver(t, env.handler(), record)
 		require.NoError(t, err)
 		require.Equal(t, StatusPartial, report.Status)
 		require.Len(t, report.Pods, 1)
-		require.True(t, time.Now().Before(record.Termination.Began.Add(spotTime+spotRest)))
+		require.True(t, time.Now().Before(record.Termination.Began.Add(spotTime+spotReserve)))
 	})
 }

@@ -3,72 +3,70 @@ package termination
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
 	"slices"
-	"strings"
 	"time"
 )
 
 const (
 	theGroup = "workers-a"
 	theHook  = "quiesce"
-	// letGo is how long an instance whose action is over still runs.
-	letGo = 3 * time.Second
-	// warmTime is how long one lies in its warm pool.
+	// terminationTime is how long an instance runs after its action has ended.
+	terminationTime = 3 * time.Second
+	// warmTime is how long an instance stays in its warm pool.
 	warmTime = time.Minute
-	// mostRetained is how often an instance is retained before its group gives it up.
-	mostRetained = 2
-	// kubeletSilence is what the node controller bears.
+	// maxRetained is how often the group retains an instance.
+	maxRetained = 2
+	// kubeletSilence is after how long the node controller taints a node as unreachable.
 	kubeletSilence = 40 * time.Second
-	// spotNotice is what EC2 gives, and noticeDelay what of it goes by until the notice is in the queue.
-	spotNotice  = 2 * time.Minute
-	noticeDelay = 8 * time.Second
-	// mostReceives is the queue's own patience.
-	mostReceives = 1000
+	// spotWarning is how long before the reclaim EC2 warns, and warningDelay bounds how long the event takes to the queue.
+	spotWarning  = 2 * time.Minute
+	warningDelay = 8 * time.Second
+	// maxReceives is after how many deliveries the queue moves a message to the dead-letter queue.
+	maxReceives = 1000
 )
 
-var strays = []string{"unknown instance", "in service", "another group", "another hook", "malformed"}
+var falseEventKinds = []string{"unknown instance", "in service", "another group", "another hook", "malformed"}
 
-// computer is an instance: its states, its lifecycle actions, and its node.
-type computer struct {
-	plan      machinePlan
-	id        string
-	states    []state
-	action    *action // the one it is in, or was in last; nil: none yet
-	past      []*action
-	node      *node
-	owners    []*incarnation // that believe to have its lease
-	dead      bool
-	reclaimed bool // by EC2
-	broken    bool // the machine is gone; Auto Scaling has not noticed
+// simInstance is an instance with its states, its lifecycle actions, and its node.
+type simInstance struct {
+	plan         instancePlan
+	id           string
+	states       []stateChange
+	action       *simAction // the present one, or the last; nil: none yet
+	past         []*simAction
+	node         *simNode
+	leaseHolders []*simInvocation // that believe they hold its lease
+	dead         bool
+	reclaimed    bool // by EC2
+	failed       bool // the instance has failed; Auto Scaling does not know yet
 
-	interrupted time.Time // EC2 said so then; zero: it has not
+	interrupted time.Time // when EC2 sent a Spot interruption; zero: never
 	recommended time.Time // likewise
 }
 
-type state struct {
+type stateChange struct {
 	since time.Time
 	name  string
 }
 
-// action is one lifecycle action.
-type action struct {
-	token   string
-	began   time.Time
-	timer   *time.Timer // runs the hook out
-	owned   time.Time   // first, by who drains
-	over    bool
-	result  Result // empty: it ran out
-	endedAt time.Time
+// simAction is one lifecycle action.
+type simAction struct {
+	token     string
+	began     time.Time
+	timer     *time.Timer // ends the hook's timeout
+	heldSince time.Time   // since when an invocation holds the lease; zero: none does
+	over      bool
+	result    Result // empty: the hook's timeout ended
+	endedAt   time.Time
 }
 
-// now is the state as Auto Scaling has it; as described, it is older.
-func (c *computer) now() string { return c.states[len(c.states)-1].name }
+// state returns the present state. A description can be older.
+func (inst *simInstance) state() string { return inst.states[len(inst.states)-1].name }
 
-func (c *computer) described(at time.Time) string {
-	for _, s := range slices.Backward(c.states) {
+func (inst *simInstance) described(at time.Time) string {
+	for _, s := range slices.Backward(inst.states) {
 		if !s.since.After(at) {
 			return s.name
 		}
@@ -76,195 +74,186 @@ func (c *computer) described(at time.Time) string {
 	return inService
 }
 
-func (c *computer) waits() bool { return c.action != nil && !c.action.over }
+func (inst *simInstance) isWaiting() bool { return inst.action != nil && !inst.action.over }
 
-func (s *simulation) enter(c *computer, name string) {
-	c.states = append(c.states, state{time.Now(), name})
-	s.note(nil, "state", c.id+" "+name)
+func (s *simulation) enter(inst *simInstance, name string) {
+	inst.states = append(inst.states, stateChange{time.Now(), name})
+	s.note(nil, "state", inst.id+" "+name)
 }
 
-// terminate begins a lifecycle action, and sends its events.
-func (s *simulation) terminate(c *computer) {
-	if c.dead {
+// terminate starts a lifecycle action, and sends its events.
+func (s *simulation) terminate(inst *simInstance) {
+	if inst.dead {
 		return
 	}
-	if c.action == nil {
-		s.mishaps(c)
+	if inst.action == nil {
+		s.scheduleFailures(inst)
 	}
-	if c.action != nil {
-		c.past = append(c.past, c.action)
+	if inst.action != nil {
+		inst.past = append(inst.past, inst.action)
 	}
-	a := &action{token: fmt.Sprintf("%s-%d", c.id, len(c.past)), began: time.Now()}
-	c.action = a
-	s.enter(c, "Terminating:Wait")
-	a.timer = time.AfterFunc(s.hook.HeartbeatTimeout, s.locked(func() { s.end(c, a, "") }))
-	if len(c.plan.events) == 0 {
+	a := &simAction{token: fmt.Sprintf("%s-%d", inst.id, len(inst.past)), began: time.Now()}
+	inst.action = a
+	s.enter(inst, "Terminating:Wait")
+	a.timer = time.AfterFunc(s.hook.HeartbeatTimeout, s.locked(func() { s.end(inst, a, "") }))
+	if len(inst.plan.events) == 0 {
 		s.counts["event lost"]++
 	}
-	for n, delay := range c.plan.events {
+	for n, delay := range inst.plan.events {
 		if n > 0 {
 			s.counts["event duplicated"]++
 		}
-		s.later(delay, func() { s.send(s.eventOf(c, a)) })
+		s.later(delay, func() { s.send(s.eventOf(inst, a)) })
 	}
 }
 
-func (s *simulation) eventOf(c *computer, a *action) string {
-	return spell(Termination{Group: theGroup, Hook: theHook, Token: a.token, InstanceID: c.id, Began: a.began})
+func (s *simulation) eventOf(inst *simInstance, a *simAction) string {
+	return encode(Termination{Group: theGroup, Hook: theHook, Token: a.token, InstanceID: inst.id, Began: a.began})
 }
 
-func spell(t Termination) string {
+func encode(t Termination) string {
 	text, _ := json.Marshal(t)
 	return string(text)
 }
 
-// end is what comes after an action, whether it was completed or ran out.
-func (s *simulation) end(c *computer, a *action, result Result) {
+// end ends an action that was completed, or whose hook timed out, and starts what follows.
+func (s *simulation) end(inst *simInstance, a *simAction, result Result) {
 	if a.over {
 		return
 	}
 	a.timer.Stop()
 	a.over, a.result, a.endedAt = true, result, time.Now()
 	if result == "" {
-		s.note(nil, "ran out", c.id)
+		s.note(nil, "timed out", inst.id)
 	}
-	s.ended(c, a)
-	left := time.Until(a.began.Add(c.plan.other))
+	s.checkActionEnd(inst, a)
+	remaining := time.Until(a.began.Add(inst.plan.otherHook))
 	switch abandoned := result != Continue; {
-	case c.dead:
-	case c.plan.returns && len(c.past) == 0:
-		s.comeBack(c)
-	case abandoned && s.retains && len(c.past) < mostRetained:
-		s.retain(c)
-	case !abandoned && left > 0:
+	case inst.dead:
+	case inst.plan.returns && len(inst.past) == 0:
+		s.returnToService(inst)
+	case abandoned && s.retains && len(inst.past) < maxRetained:
+		s.retain(inst)
+	case !abandoned && remaining > 0:
 		s.counts["second hook"]++
-		s.later(left, func() { s.proceed(c) })
+		s.later(remaining, func() { s.proceed(inst) })
 	default:
-		s.proceed(c)
+		s.proceed(inst)
 	}
 }
 
-func (s *simulation) proceed(c *computer) {
-	if c.dead {
+func (s *simulation) proceed(inst *simInstance) {
+	if inst.dead {
 		return
 	}
-	s.enter(c, "Terminating:Proceed")
-	s.later(letGo, func() { s.die(c) })
+	s.enter(inst, "Terminating:Proceed")
+	s.later(terminationTime, func() { s.die(inst) })
 }
 
-// retain keeps an instance, as the group's policy wants it, until somebody terminates it anew.
-func (s *simulation) retain(c *computer) {
+// retain keeps an instance, as the group's policy says, until it is terminated again.
+func (s *simulation) retain(inst *simInstance) {
 	s.counts["instance retained"]++
-	s.enter(c, "Terminating:Retained")
-	old := c.action
-	s.later(c.plan.again, func() {
-		s.unpaused(c)
-		s.terminate(c)
-		if c.plan.replayed > 0 {
+	s.enter(inst, "Terminating:Retained")
+	old := inst.action
+	s.later(inst.plan.terminatedAgain, func() {
+		s.checkNotPaused(inst)
+		s.terminate(inst)
+		if inst.plan.replayed > 0 {
 			s.counts["event stale"]++
-			s.send(s.eventOf(c, old))
+			s.send(s.eventOf(inst, old))
 		}
 	})
 }
 
-// mishaps begin with the first termination.
-func (s *simulation) mishaps(c *computer) {
-	if c.plan.lost > 0 {
-		s.later(c.plan.lost, func() { s.counts["kubelet lost"]++; s.lose(c) })
+// scheduleFailures starts the instance's failures with its first termination.
+func (s *simulation) scheduleFailures(inst *simInstance) {
+	if inst.plan.kubeletLost > 0 {
+		s.later(inst.plan.kubeletLost, func() { s.counts["kubelet lost"]++; s.disconnect(inst) })
 	}
-	if c.plan.breaks > 0 {
-		s.later(c.plan.breaks, func() { s.counts["machine died"]++; s.breaks(c) })
-	}
-}
-
-func (s *simulation) lose(c *computer) {
-	c.node.lostAt = time.Now()
-	s.note(nil, "kubelet lost", c.id)
-	c.node.changed()
-	if c.plan.heard > 0 {
-		s.later(c.plan.heard, func() { s.hear(c) })
+	if inst.plan.fails > 0 {
+		s.later(inst.plan.fails, func() { s.counts["instance failed"]++; s.failInstance(inst) })
 	}
 }
 
-func (s *simulation) hear(c *computer) {
-	if c.broken {
+func (s *simulation) disconnect(inst *simInstance) {
+	inst.node.lostAt = time.Now()
+	s.note(nil, "kubelet lost", inst.id)
+	inst.node.notifyWatchers()
+	if inst.plan.kubeletBack > 0 {
+		s.later(inst.plan.kubeletBack, func() { s.reconnect(inst) })
+	}
+}
+
+func (s *simulation) reconnect(inst *simInstance) {
+	if inst.failed {
 		return
 	}
-	s.note(nil, "kubelet heard", c.id)
-	c.node.lostAt, c.node.heardAt = time.Time{}, time.Now()
-	for _, p := range c.node.pods {
+	s.note(nil, "kubelet reachable", inst.id)
+	inst.node.lostAt, inst.node.reconnectedAt = time.Time{}, time.Now()
+	for _, p := range inst.node.pods {
 		if p.overdue {
-			s.stopped(c.node, p)
+			s.stopped(inst.node, p)
 		}
 	}
-	c.node.changed()
+	inst.node.notifyWatchers()
 }
 
-// breaks has the machine be gone, of which its kubelet's silence tells a while later.
-func (s *simulation) breaks(c *computer) {
-	if c.dead || c.plan.returns {
+// failInstance makes the instance fail. Its kubelet's silence shows it a while later.
+func (s *simulation) failInstance(inst *simInstance) {
+	if inst.dead || inst.plan.returns {
 		return
 	}
-	c.broken = true
-	s.note(nil, "machine died", c.id)
+	inst.failed = true
+	s.note(nil, "instance failed", inst.id)
 	s.later(kubeletSilence, func() {
-		if c.node.lostAt.IsZero() {
-			s.lose(c)
+		if inst.node.lostAt.IsZero() {
+			s.disconnect(inst)
 		}
 	})
 }
 
-// notices are what EC2 says of a Spot instance.
-func (s *simulation) notices(c *computer) {
-	if c.plan.recommended > 0 {
-		s.later(c.plan.recommended, func() { c.recommended = time.Now(); s.notify(c, RebalanceRecommendation) })
+// scheduleTriggers schedules what EC2 sends about a Spot instance.
+func (s *simulation) scheduleTriggers(inst *simInstance) {
+	if inst.plan.recommended > 0 {
+		s.later(inst.plan.recommended, func() { inst.recommended = time.Now(); s.sendTrigger(inst, RebalanceRecommendation) })
 	}
-	if c.plan.interrupted > 0 {
-		s.later(c.plan.interrupted, func() { c.interrupted = time.Now(); s.notify(c, SpotInterruption) })
-		s.later(c.plan.interrupted+spotNotice, func() { s.reclaim(c) })
+	if inst.plan.interrupted > 0 {
+		s.later(inst.plan.interrupted, func() { inst.interrupted = time.Now(); s.sendTrigger(inst, SpotInterruption) })
+		s.later(inst.plan.interrupted+spotWarning, func() { s.reclaim(inst) })
 	}
 }
 
-func (s *simulation) notify(c *computer, n Trigger) {
-	if c.dead {
+// reclaim takes the instance away, even if hooks wait.
+func (s *simulation) reclaim(inst *simInstance) {
+	if inst.dead || inst.state() == "Terminating:Proceed" {
 		return
 	}
-	s.counts[string(n)]++
-	t := Termination{InstanceID: c.id, Began: time.Now(), Trigger: n}
-	s.later(c.plan.begins%noticeDelay, func() { s.send(spell(t)) })
-}
-
-// reclaim is EC2 taking its machine back, whatever waits for what.
-func (s *simulation) reclaim(c *computer) {
-	if c.dead || c.now() == "Terminating:Proceed" {
-		return
-	}
-	s.counts["machine reclaimed"]++
-	c.reclaimed = true
-	if a := c.action; c.waits() {
+	s.counts["instance reclaimed"]++
+	inst.reclaimed = true
+	if a := inst.action; inst.isWaiting() {
 		a.timer.Stop()
 		a.over, a.endedAt = true, time.Now()
 	}
-	s.die(c)
+	s.die(inst)
 }
 
-func (s *simulation) comeBack(c *computer) {
-	s.enter(c, "Warmed:Stopped")
-	first := c.action
+func (s *simulation) returnToService(inst *simInstance) {
+	s.enter(inst, "Warmed:Stopped")
+	first := inst.action
 	s.later(warmTime, func() {
-		c.node.revive(c.plan.hibernates)
-		s.enter(c, inService)
-		if c.plan.replayed > 0 {
-			s.later(c.plan.replayed, func() { s.counts["event stale"]++; s.send(s.eventOf(c, first)) })
+		inst.node.restart(inst.plan.hibernates)
+		s.enter(inst, inService)
+		if inst.plan.replayed > 0 {
+			s.later(inst.plan.replayed, func() { s.counts["event stale"]++; s.send(s.eventOf(inst, first)) })
 		}
-		s.later(c.plan.again, func() { s.givenBack(c); s.terminate(c) })
+		s.later(inst.plan.terminatedAgain, func() { s.checkRestored(inst); s.terminate(inst) })
 	})
 }
 
-// fleet implements Groups, Fleet and Hooks for one incarnation.
-type fleet struct{ *incarnation }
+// simAWS implements Groups and Hooks for one invocation.
+type simAWS struct{ *simInvocation }
 
-func (f fleet) Instances(ctx context.Context, group string) (all []Instance, err error) {
+func (f simAWS) Instances(ctx context.Context, group string) (all []Instance, err error) {
 	err = f.ask(ctx, aws, func() error {
 		f.verified = true
 		if group == theGroup {
@@ -276,18 +265,18 @@ func (f fleet) Instances(ctx context.Context, group string) (all []Instance, err
 }
 
 func (s *simulation) describe() (all []Instance) {
-	for _, c := range s.computers {
-		if !c.dead {
-			all = append(all, Instance{ID: c.id, Zone: "a", State: c.described(time.Now().Add(-s.lag))})
+	for _, inst := range s.instances {
+		if !inst.dead {
+			all = append(all, Instance{ID: inst.id, Zone: "a", State: inst.described(time.Now().Add(-s.lag))})
 		}
 	}
 	return all
 }
 
-func (f fleet) GroupOf(ctx context.Context, id string) (group string, err error) {
+func (f simAWS) GroupOf(ctx context.Context, id string) (group string, err error) {
 	err = f.ask(ctx, aws, func() error {
 		f.verified = true
-		if c := f.s.computer(id); c != nil && !c.dead {
+		if inst := f.s.instance(id); inst != nil && !inst.dead {
 			group = theGroup
 		}
 		return nil
@@ -295,19 +284,19 @@ func (f fleet) GroupOf(ctx context.Context, id string) (group string, err error)
 	return group, err
 }
 
-func (f fleet) EC2Instances(ctx context.Context, ids ...string) (map[string]EC2Instance, error) {
-	machines := map[string]EC2Instance{}
-	return machines, f.ask(ctx, aws, func() error {
+func (f simAWS) EC2Instances(ctx context.Context, ids ...string) (map[string]EC2Instance, error) {
+	known := map[string]EC2Instance{}
+	return known, f.ask(ctx, aws, func() error {
 		for _, id := range ids {
-			if c := f.s.computer(id); c != nil {
-				machines[id] = EC2Instance{PrivateDNS: c.node.name, Terminated: c.dead || c.broken, Spot: c.plan.spot}
+			if inst := f.s.instance(id); inst != nil {
+				known[id] = EC2Instance{PrivateDNS: inst.node.name, Terminated: inst.dead || inst.failed, Spot: inst.plan.spot}
 			}
 		}
 		return nil
 	})
 }
 
-func (f fleet) List(ctx context.Context, _ ...string) iter.Seq2[Group, error] {
+func (f simAWS) List(ctx context.Context, _ ...string) iter.Seq2[Group, error] {
 	return func(yield func(Group, error) bool) {
 		all, err := f.Instances(ctx, theGroup)
 		if yield(Group{theGroup, all}, err) {
@@ -316,39 +305,39 @@ func (f fleet) List(ctx context.Context, _ ...string) iter.Seq2[Group, error] {
 	}
 }
 
-func (f fleet) ActivityStarts(ctx context.Context, _ string) (map[string]time.Time, error) {
+func (f simAWS) ActivityStarts(ctx context.Context, _ string) (map[string]time.Time, error) {
 	began := map[string]time.Time{}
 	return began, f.ask(ctx, aws, func() error {
-		for _, c := range f.s.computers {
-			if c.waits() {
-				began[c.id] = c.action.began
+		for _, inst := range f.s.instances {
+			if inst.isWaiting() {
+				began[inst.id] = inst.action.began
 			}
 		}
 		return nil
 	})
 }
 
-func (f fleet) Describe(ctx context.Context, _, _ string) (hook Hook, err error) {
+func (f simAWS) Describe(ctx context.Context, _, _ string) (hook Hook, err error) {
 	return f.s.hook, f.ask(ctx, aws, func() error { return nil })
 }
 
-func (f fleet) Heartbeat(ctx context.Context, t Termination) error {
+func (f simAWS) Heartbeat(ctx context.Context, t Termination) error {
 	return f.effect(ctx, aws, "heartbeat", t.InstanceID, func() error {
-		c, err := f.s.active(t)
+		inst, err := f.s.active(t)
 		if err == nil {
-			c.action.timer.Reset(f.s.hook.HeartbeatTimeout)
+			inst.action.timer.Reset(f.s.hook.HeartbeatTimeout)
 		}
 		return err
 	})
 }
 
-func (f fleet) Complete(ctx context.Context, t Termination, result Result) error {
+func (f simAWS) Complete(ctx context.Context, t Termination, result Result) error {
 	err := f.effect(ctx, aws, "complete", t.InstanceID, func() error {
-		f.completesOnce(t.InstanceID)
-		c, err := f.s.active(t)
+		f.checkCompleteOnce(t.InstanceID)
+		inst, err := f.s.active(t)
 		if err == nil {
-			f.completes(c, result)
-			f.s.end(c, c.action, result)
+			f.checkComplete(inst, result)
+			f.s.end(inst, inst.action, result)
 		}
 		return err
 	})
@@ -358,147 +347,26 @@ func (f fleet) Complete(ctx context.Context, t Termination, result Result) error
 	return err
 }
 
-// active is the instance whose action is under way; a token must be that action's own.
-func (s *simulation) active(t Termination) (*computer, error) {
-	c := s.computer(t.InstanceID)
-	if c == nil || !c.waits() || (t.Token != "" && t.Token != c.action.token) {
+// active returns the instance whose action is active. A token must be that action's own.
+func (s *simulation) active(t Termination) (*simInstance, error) {
+	inst := s.instance(t.InstanceID)
+	if inst == nil || !inst.isWaiting() || (t.Token != "" && t.Token != inst.action.token) {
 		return nil, ErrNoActiveAction
 	}
-	return c, nil
+	return inst, nil
 }
 
-func (s *simulation) computer(id string) *computer {
-	if i := slices.IndexFunc(s.computers, func(c *computer) bool { return c.id == id }); i >= 0 {
-		return s.computers[i]
+func (s *simulation) instance(id string) *simInstance {
+	if i := slices.IndexFunc(s.instances, func(inst *simInstance) bool { return inst.id == id }); i >= 0 {
+		return s.instances[i]
 	}
 	return nil
 }
-
-// letter is a message in the queue.
-type letter struct {
-	id, body  string
-	receives  int
-	first     time.Time
-	visibleAt time.Time
-}
-
-func (s *simulation) send(body string) {
-	if s.over {
+func (s *simulation) sendTrigger(inst *simInstance, n Trigger) {
+	if inst.dead {
 		return
 	}
-	s.sent++
-	s.letters = append(s.letters, &letter{id: fmt.Sprintf("m-%d", s.sent), body: body, visibleAt: time.Now()})
-	s.poke()
-}
-
-func (s *simulation) poke() {
-	select {
-	case s.arrived <- struct{}{}:
-	default:
-	}
-}
-
-// receive takes what is visible, one batch; and if there is nothing, tells when there will be.
-func (s *simulation) receive() (batch []*letter, next time.Duration) {
-	next = time.Hour
-	for _, l := range s.letters {
-		if wait := time.Until(l.visibleAt); wait > 0 {
-			next = min(next, wait)
-		} else if len(batch) < s.batch {
-			l.receives++
-			l.visibleAt = time.Now().Add(s.slice + hiddenTime)
-			if l.first.IsZero() {
-				l.first = time.Now()
-			}
-			if l.receives > mostReceives {
-				s.broken("%s was delivered too often", l.id)
-			}
-			batch = append(batch, l)
-		}
-	}
-	return batch, next
-}
-
-func (s *simulation) acknowledge(batch []*letter, failures []failedItem) {
-	for _, l := range batch {
-		if !slices.Contains(failures, failedItem{l.id}) {
-			s.letters = slices.DeleteFunc(s.letters, func(other *letter) bool { return other == l })
-		}
-	}
-}
-
-// deliver is the event source mapping.
-func (s *simulation) deliver(ctx context.Context) {
-	for ctx.Err() == nil {
-		s.mu.Lock()
-		batch, next := s.receive()
-		s.mu.Unlock()
-		if len(batch) > 0 {
-			s.running.Go(func() { s.invoke(ctx, batch) })
-			continue
-		}
-		timer := time.NewTimer(next)
-		select {
-		case <-ctx.Done():
-		case <-s.arrived:
-		case <-timer.C:
-		}
-		timer.Stop()
-	}
-}
-
-func (l *letter) record() Record {
-	record := Record{MessageID: l.id, ReceiptHandle: l.id, Receives: l.receives, FirstReceived: l.first, Body: l.body}
-	if strings.HasPrefix(l.body, "malformed") {
-		record.Malformed = errors.New(l.body)
-		return record
-	}
-	t := Termination{}
-	if err := json.Unmarshal([]byte(l.body), &t); err != nil {
-		record.Malformed = err
-		return record
-	}
-	record.Termination = &t
-	return record
-}
-
-// mail implements Queue and DeadLetters for one incarnation.
-type mail struct{ *incarnation }
-
-func (m mail) Hide(ctx context.Context, handle string, d time.Duration) error {
-	return m.effect(ctx, aws, "hide", handle, func() error {
-		if i := slices.IndexFunc(m.s.letters, func(l *letter) bool { return l.id == handle }); i >= 0 {
-			m.s.letters[i].visibleAt = time.Now().Add(d)
-			m.s.poke()
-		}
-		return nil
-	})
-}
-
-func (m mail) Send(ctx context.Context, body string) error {
-	return m.effect(ctx, aws, "send", body, func() error { m.s.send(body); return nil })
-}
-
-func (m mail) Backlog(ctx context.Context) (waiting, underWay int, err error) {
-	err = m.ask(ctx, aws, func() error {
-		for _, l := range m.s.letters {
-			if time.Now().Before(l.visibleAt) {
-				underWay++
-			} else {
-				waiting++
-			}
-		}
-		return nil
-	})
-	return waiting, underWay, err
-}
-
-func (m mail) SendToDLQ(ctx context.Context, record Record) error {
-	return m.effect(ctx, aws, "bury", record.MessageID, func() error {
-		m.s.buried[record.Body] = true
-		if record.Malformed == nil {
-			m.s.broken("%s was buried, and was an event", record.MessageID)
-		}
-		return nil
-	})
+	s.counts[string(n)]++
+	t := Termination{InstanceID: inst.id, Began: time.Now(), Trigger: n}
+	s.later(inst.plan.terminatedAt%warningDelay, func() { s.send(encode(t)) })
 }

@@ -10,65 +10,65 @@ import (
 )
 
 const (
-	// escortTime is what an escort takes at most before it asks for the eviction.
+	// escortTime bounds an escort before it asks for the eviction.
 	escortTime = 15 * time.Second
-	// undoTime bounds giving back.
+	// undoTime bounds undoing.
 	undoTime = 3 * time.Second
-	// turnPace is how often it is asked whether it is a pooler's turn.
+	// turnPace is how often an escort asks whether it is its pooler's turn.
 	turnPace = 500 * time.Millisecond
 )
 
-// escort sees poolers out as the real one does: its turn, a mark, a pause, and the eviction when nothing is in flight.
-type escort struct{ *incarnation }
+// simEscort drains poolers as the real one does: it waits for its turn, records, pauses, and evicts when no transaction is open.
+type simEscort struct{ *simInvocation }
 
-var errTurn = errors.New("its turn has not come in time")
+var errTurnTimeout = errors.New("the turn did not come in time")
 
-// Escort implements drain.Escort.
-func (e escort) Run(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
+// Run implements drain.Escort.
+func (e simEscort) Run(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
 	done := drain.EscortResult{Strategy: "pause"}
 	if p.Terminating() {
 		return done, nil
 	}
-	e.s.locked(func() { e.seeing[p.Name] = true })()
-	defer e.s.locked(func() { delete(e.seeing, p.Name) })()
+	e.s.locked(func() { e.escorting[p.Name] = true })()
+	defer e.s.locked(func() { delete(e.escorting, p.Name) })()
 	if p.Recorded {
 		e.s.locked(func() { e.s.counts["escort after a crashed one"]++ })()
 		_ = e.undo(ctx, p)
 	}
 	err := e.stop(ctx, p)
-	if err == nil || isRefusal(err) || ctx.Err() != nil {
+	if err == nil || isEvictionError(err) || ctx.Err() != nil {
 		return done, err
 	}
-	return done, p.Evict(ctx, drain.EvictOptions{}) // plainly
+	return done, p.Evict(ctx, drain.EvictOptions{}) // without draining
 }
 
-// refusal is the eviction's answer.
-type refusal struct{ error }
+// evictionError is the error of the eviction itself.
+type evictionError struct{ error }
 
-func (r refusal) Unwrap() error { return r.error }
+func (r evictionError) Unwrap() error { return r.error }
 
-func isRefusal(err error) bool { _, is := errors.AsType[refusal](err); return is }
+func isEvictionError(err error) bool { _, is := errors.AsType[evictionError](err); return is }
 
-func (e escort) stop(ctx context.Context, p drain.EscortRequest) error {
+func (e simEscort) stop(ctx context.Context, p drain.EscortRequest) error {
 	until := time.Now().Add(escortTime)
 	if !p.EvictBy.IsZero() && p.EvictBy.Before(until) {
 		until = p.EvictBy
 	}
-	leave, err := e.turn(ctx, p, until)
+	endTurn, err := e.awaitTurn(ctx, p, until)
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer endTurn()
 	if !time.Now().Before(until) {
-		return errTurn
+		return errTurnTimeout
 	}
 	if err := p.Evict(ctx, drain.EvictOptions{DryRun: true}); err != nil {
-		return refusal{err}
+		return evictionError{err}
 	}
 	err = e.pause(ctx, p, until)
 	if err == nil {
 		if err = p.Evict(ctx, drain.EvictOptions{}); err != nil {
-			err = refusal{err}
+			err = evictionError{err}
 		}
 	}
 	if err != nil {
@@ -77,14 +77,14 @@ func (e escort) stop(ctx context.Context, p drain.EscortRequest) error {
 	return err
 }
 
-// turn waits until nobody else stops a pooler of the group.
-func (e escort) turn(ctx context.Context, p drain.EscortRequest, until time.Time) (leave func(), err error) {
+// awaitTurn waits until no other invocation stops a pooler of the group.
+func (e simEscort) awaitTurn(ctx context.Context, p drain.EscortRequest, until time.Time) (endTurn func(), err error) {
 	for group := e.s.groupOf(p.Pod); ; {
 		mine := false
 		err := e.ask(ctx, api, func() error {
-			holder := e.s.turns[group]
-			if mine = holder == nil || holder.dead && time.Since(holder.died) > leaseTime; mine {
-				e.s.turns[group] = e.incarnation
+			holder := e.s.groupHolders[group]
+			if mine = holder == nil || holder.dead && time.Since(holder.diedAt) > leaseTime; mine {
+				e.s.groupHolders[group] = e.simInvocation
 			}
 			return nil
 		})
@@ -94,61 +94,61 @@ func (e escort) turn(ctx context.Context, p drain.EscortRequest, until time.Time
 		case mine:
 			return e.s.locked(func() {
 				if !e.dead {
-					e.s.turns[group] = nil
+					e.s.groupHolders[group] = nil
 				}
 			}), nil
 		case !time.Now().Before(until):
-			return nil, errTurn
+			return nil, errTurnTimeout
 		case pause(ctx, turnPace) != nil:
 			return nil, context.Cause(ctx)
 		}
 	}
 }
 
-// pause leaves a mark, lets no more transactions begin, and waits for those in flight.
-func (e escort) pause(ctx context.Context, p drain.EscortRequest, until time.Time) error {
-	if err := e.mark(ctx, p); err != nil {
+// pause saves a record, lets no transaction begin, and waits for open ones.
+func (e simEscort) pause(ctx context.Context, p drain.EscortRequest, until time.Time) error {
+	if err := e.saveRecord(ctx, p); err != nil {
 		return err
 	}
 	err := e.effect(ctx, console, "pause", p.Name, func() error {
 		if pod := e.s.pod(p.Ref); pod != nil {
-			e.pauses(pod)
-			pod.paused, pod.pausedAt = e.incarnation, time.Now()
+			e.checkPause(pod)
+			pod.paused, pod.pausedAt = e.simInvocation, time.Now()
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	quiet := time.Now().Add(e.s.quiet(p.Ref))
-	if until.Before(quiet) { // what is left is cut
+	quiet := time.Now().Add(e.s.transactionTime(p.Ref))
+	if until.Before(quiet) { // the rest is aborted
 		quiet = until
 	}
 	return pause(ctx, time.Until(quiet))
 }
 
-// mark records the pause in the lease, and labels the pod.
-func (e escort) mark(ctx context.Context, p drain.EscortRequest) error {
+// saveRecord records the pause in the Lease, and labels the pod.
+func (e simEscort) saveRecord(ctx context.Context, p drain.EscortRequest) error {
 	if err := p.Save(ctx, []byte(`{"paused":true}`)); err != nil {
 		return err
 	}
 	return e.label(ctx, p, "mark", "pause")
 }
 
-func (e escort) unmark(ctx context.Context, p drain.EscortRequest) error {
+func (e simEscort) removeRecord(ctx context.Context, p drain.EscortRequest) error {
 	if err := e.label(ctx, p, "unmark", ""); err != nil {
 		return err
 	}
 	return p.Save(ctx, nil)
 }
 
-func (e escort) label(ctx context.Context, p drain.EscortRequest, what, value string) error {
+func (e simEscort) label(ctx context.Context, p drain.EscortRequest, what, value string) error {
 	return e.effect(ctx, api, what, p.Name, func() error {
 		pod := e.s.pod(p.Ref)
 		if pod == nil {
 			return nil
 		}
-		pod.Labels = maps.Clone(pod.Labels) // others look at it
+		pod.Labels = maps.Clone(pod.Labels) // other goroutines read it
 		if pod.Labels[drain.EscortLabel] = value; value == "" {
 			delete(pod.Labels, drain.EscortLabel)
 		}
@@ -157,19 +157,19 @@ func (e escort) label(ctx context.Context, p drain.EscortRequest, what, value st
 	})
 }
 
-// undo gives back: first of all, transactions may begin again.
-func (e escort) undo(ctx context.Context, p drain.EscortRequest) error {
+// undo resumes the pooler first, and then removes label and record.
+func (e simEscort) undo(ctx context.Context, p drain.EscortRequest) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
 	err := e.effect(ctx, console, "resume", p.Name, func() error {
 		if pod := e.s.pod(p.Ref); pod != nil {
-			e.s.resumes(pod)
+			e.s.checkResume(pod)
 			pod.paused = nil
 		}
 		return nil
 	})
 	if err == nil {
-		err = e.unmark(ctx, p)
+		err = e.removeRecord(ctx, p)
 	}
 	e.s.locked(func() {
 		if e.s.counts["escort undone"]++; err != nil {
@@ -179,28 +179,28 @@ func (e escort) undo(ctx context.Context, p drain.EscortRequest) error {
 	return err
 }
 
-// Farewell implements drain.Escort.
-func (e escort) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
-	err := e.effect(ctx, console, "farewell", p.Name, func() error {
+// ShutDown implements drain.Escort.
+func (e simEscort) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
+	err := e.effect(ctx, console, "shutdown", p.Name, func() error {
 		if pod := e.s.pod(p.Ref); pod != nil {
-			e.farewells(pod)
-			pod.farewell = true
+			e.checkShutDown(pod)
+			pod.shutDown = true
 		}
 		return nil
 	})
 	return drain.EscortResult{Strategy: "shutdown"}, err
 }
 
-// Release implements drain.Escort.
-func (e escort) Undo(ctx context.Context, p drain.EscortRequest) error {
-	e.s.locked(func() { e.s.counts["pod released"]++ })()
+// Undo implements drain.Escort.
+func (e simEscort) Undo(ctx context.Context, p drain.EscortRequest) error {
+	e.s.locked(func() { e.s.counts["escort undone for a pod that stays"]++ })()
 	return e.undo(ctx, p)
 }
 
 // Advise implements drain.Escort.
-func (e escort) Advise(context.Context, drain.Pod) []string { return nil }
+func (e simEscort) Advise(context.Context, drain.Pod) []string { return nil }
 
-// groupOf: those under one budget are one group, which one of them leaves at a time.
+// groupOf returns the pod's group. Poolers under one PDB are one group, which one of them leaves at a time.
 func (s *simulation) groupOf(p drain.Pod) string {
 	if len(p.PDBs) > 0 {
 		return p.PDBs[0]
@@ -208,90 +208,90 @@ func (s *simulation) groupOf(p drain.Pod) string {
 	return "alone " + p.Name
 }
 
-// pod is nil if it is gone.
-func (s *simulation) pod(ref drain.Ref) *pod {
-	for _, c := range s.computers {
-		if p := c.node.pods[ref.Name]; p != nil && !c.dead {
+// pod returns the pod; nil: it is gone.
+func (s *simulation) pod(ref drain.Ref) *simPod {
+	for _, inst := range s.instances {
+		if p := inst.node.pods[ref.Name]; p != nil && !inst.dead {
 			return p
 		}
 	}
 	return nil
 }
 
-func (s *simulation) quiet(ref drain.Ref) (d time.Duration) {
+func (s *simulation) transactionTime(ref drain.Ref) (d time.Duration) {
 	s.locked(func() {
 		if p := s.pod(ref); p != nil {
-			d = p.plan.quiet
+			d = p.plan.transactions
 		}
 	})()
 	return d
 }
 
-// pauses: the mark comes before the act, and nobody else of the group is stopped meanwhile, unless by one that crashed.
-func (i *incarnation) pauses(p *pod) {
-	if c := i.s.computerOf(p); c.node.lease == nil || c.node.lease.records[p.UID] == "" {
-		i.s.broken("%s: paused %s without a record", i.name, p.Name)
+// checkPause checks that a record precedes the pause, and that no other pooler of the group is paused by a live invocation.
+func (i *simInvocation) checkPause(p *simPod) {
+	if inst := i.s.instanceOfPod(p); inst.node.lease == nil || inst.node.lease.records[p.UID] == "" {
+		i.s.violate("%s: paused %s without a record", i.name, p.Name)
 	}
 	i.s.counts["pooler paused"]++
-	for _, c := range i.s.computers {
-		for _, other := range c.node.pods {
-			together := other != p && p.budget != nil && other.budget == p.budget
+	for _, inst := range i.s.instances {
+		for _, other := range inst.node.pods {
+			together := other != p && p.pdb != nil && other.pdb == p.pdb
 			if together && other.paused != nil && !other.paused.dead && !other.Terminating() {
-				i.s.broken("%s: paused %s while %s was", i.name, p.Name, other.Name)
+				i.s.violate("%s: paused %s while %s was", i.name, p.Name, other.Name)
 			}
 		}
 	}
 }
 
-// resumes: a pooler is not paused for longer than faults in a row can keep others from it.
-func (s *simulation) resumes(p *pod) {
+// checkResume checks that no pooler is paused for longer than failures in a row can prevent its resume.
+func (s *simulation) checkResume(p *simPod) {
 	if p.paused == nil {
 		return
 	}
-	if d := time.Since(p.pausedAt); d > s.pausedMost() {
-		s.broken("%s was paused for %s", p.Name, d)
+	if d := time.Since(p.pausedAt); d > s.maxPause() {
+		s.violate("%s was paused for %s", p.Name, d)
 	}
 }
 
-func (s *simulation) pausedMost() time.Duration {
+func (s *simulation) maxPause() time.Duration {
 	switch {
-	case s.hasFaults() && s.retains: // and then sweeps give back
-		return s.patience() + calm
-	case s.hasFaults():
-		return s.patience()
+	case s.hasFailures() && s.retains: // then sweeps undo it
+		return s.maxSilence() + sweepTime
+	case s.hasFailures():
+		return s.maxSilence()
 	}
 	return escortTime + undoTime
 }
 
-// leavesNothingPaused: who ends in order has given back what it took, or could not.
-func (i *incarnation) leavesNothingPaused() {
-	for _, c := range i.s.computers {
-		for _, p := range c.node.pods {
-			if p.paused == i && !p.Terminating() && !i.stuck[p.Name] && !c.dead {
-				i.s.broken("%s: ended, and left %s paused", i.name, p.Name)
+// checkNothingPaused checks that an invocation that ends in order has undone its pauses, or could not.
+func (i *simInvocation) checkNothingPaused() {
+	for _, inst := range i.s.instances {
+		for _, p := range inst.node.pods {
+			if p.paused == i && !p.Terminating() && !i.stuck[p.Name] && !inst.dead {
+				i.s.violate("%s: ended while its pod %s is paused", i.name, p.Name)
 			}
 		}
 	}
 }
 
-// farewells: they are the last that is done to the pods.
-func (i *incarnation) farewells(daemon *pod) {
-	c := i.s.computerOf(daemon)
-	i.s.counts["farewell"]++
+// checkShutDown checks that shutting down DaemonSet pods is the last step.
+func (i *simInvocation) checkShutDown(daemon *simPod) {
+	inst := i.s.instanceOfPod(daemon)
+	i.s.counts["DaemonSet pod shut down"]++
 	if !daemon.plan.daemon {
-		i.s.broken("%s: farewell to %s", i.name, daemon.Name)
+		i.s.violate("%s: shut down %s", i.name, daemon.Name)
 	}
-	for _, p := range c.node.pods {
-		if p.isWaitedFor(c) && i.s.hasTime(c) {
-			i.s.broken("%s: farewell to %s while %s was there and there was time", i.name, daemon.Name, p.Name)
+	for _, p := range inst.node.pods {
+		if p.isWaitedFor(inst) && i.s.hasTime(inst) {
+			i.s.violate("%s: shut down %s while %s was there and there was time", i.name, daemon.Name, p.Name)
 		}
 	}
 }
 
-func (s *simulation) computerOf(p *pod) *computer {
-	for _, c := range s.computers {
-		if c.node.pods[p.Name] == p {
-			return c
+func (s *simulation) instanceOfPod(p *simPod) *simInstance {
+	for _, inst := range s.instances {
+		if inst.node.pods[p.Name] == p {
+			return inst
 		}
 	}
 	return nil

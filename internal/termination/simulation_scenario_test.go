@@ -8,102 +8,102 @@ import (
 	"quiesce/internal/drain"
 )
 
-// scenario is what a seed decides before anything happens.
+// scenario is what a seed decides before the simulation starts.
 type scenario struct {
-	seed      uint64
-	force     bool
-	onFailure Result
-	bounds    Bounds
-	hook      Hook
-	slice     time.Duration // an invocation's time
-	batch     int           // records that an invocation is given at most
-	lag       time.Duration // of descriptions
-	latency   time.Duration // of every request
-	throttled int           // requests of a thousand that are refused
-	unheard   int           // effects of a thousand whose answer is lost
-	crashes   []int         // the n-th invocation of an event crashes after so many effects; zero: it does not
-	outages   []outage
-	machines  []machinePlan
-	budgets   []budgetPlan
-	strays    []stray
+	seed           uint64
+	force          bool
+	onFailure      Result
+	bounds         Bounds
+	hook           Hook
+	invocationTime time.Duration // of an invocation
+	batch          int           // the most records of an invocation
+	lag            time.Duration // of descriptions
+	latency        time.Duration // of every request
+	throttled      int           // requests of a thousand that are refused
+	answersLost    int           // effects of a thousand whose answer is lost
+	crashes        []int         // the n-th invocation for events crashes after so many effects; zero: it does not
+	outages        []outage
+	instancePlans  []instancePlan
+	pdbPlans       []pdbPlan
+	falseEvents    []falseEvent
 
-	escorts     bool // poolers have one
-	onRebalance bool // recommendations are heeded
+	escorts     bool // poolers have an escort
+	onRebalance bool // the policy drains for rebalance recommendations
 	retains     bool // the group keeps instances whose termination was abandoned
 }
 
-// service is what requests go to. The first two can fail.
+// service receives requests. The first two can fail.
 type service int
 
 const (
 	aws service = iota
 	api
-	console // a pooler's
+	console // of a pooler
 )
 
 func (to service) String() string { return [...]string{"AWS", "the API server", "a console"}[to] }
 
-// outage is a time in which a service answers nothing but errors.
+// outage is a time in which a service answers only errors.
 type outage struct {
 	of       service
 	from, to time.Duration // since the simulation began
 }
 
-// machinePlan is one instance and its node.
-type machinePlan struct {
-	begins   time.Duration   // its termination
-	events   []time.Duration // when its event comes, after that; none: it is lost
-	returns  bool            // its first termination ends in a warm pool, from which it comes back and is terminated again
-	again    time.Duration   // after it came back
-	replayed time.Duration   // after it came back, the event of the action that is over comes once more; zero: it does not
-	pods     []podPlan
+// instancePlan is one instance and its node.
+type instancePlan struct {
+	terminatedAt    time.Duration   // when its termination begins
+	events          []time.Duration // when its events are sent, after that; none: the event is lost
+	returns         bool            // its first termination ends in a warm pool, from which it returns and is terminated again
+	terminatedAgain time.Duration   // after its return, it is terminated again
+	replayed        time.Duration   // after its return, the first action's event is sent again; zero: never
+	pods            []podPlan
 
-	hibernates  bool          // it comes back with the pods that were running
-	other       time.Duration // for which a second hook keeps it, from the beginning; zero: there is none
-	lost, heard time.Duration // after its termination began nobody hears from its kubelet, for so long; zero: never, for ever
-	breaks      time.Duration // after its termination began, the machine is gone; zero: it does not
-	spot        bool
-	interrupted time.Duration // since the simulation began, EC2 says that it takes the machine in two minutes; zero: it does not
-	recommended time.Duration // likewise, that it may; zero: it does not
+	hibernates               bool          // it returns with the pods that were running
+	otherHook                time.Duration // for how long a second hook keeps it, from the start; zero: there is none
+	kubeletLost, kubeletBack time.Duration // when its kubelet becomes unreachable, after its termination began, and for how long; zero: never, for ever
+	fails                    time.Duration // when it fails, after its termination began; zero: never
+	spot                     bool
+	interrupted              time.Duration // when EC2 sends a Spot interruption, since the simulation began; zero: never
+	recommended              time.Duration // when EC2 recommends a rebalance; zero: never
 }
 
 // podPlan is one pod.
 type podPlan struct {
-	grace, stop time.Duration
-	phase       string
-	budget      int // an index, or none below zero
-	daemon      bool
-	held        bool
-	kept        time.Duration // by a finalizer, when it has stopped; zero: not; below zero: for ever
-	quiet       time.Duration // what its transactions take
+	grace, stop  time.Duration
+	phase        string
+	pdb          int // an index; below zero: none
+	daemon       bool
+	held         bool
+	finalizer    time.Duration // how long a finalizer keeps it after it has stopped; zero: not; below zero: for ever
+	transactions time.Duration // how long its open transactions take
 }
 
-// budgetPlan is a budget over pods of any node.
-type budgetPlan struct {
+// pdbPlan is a PDB over pods of any node.
+type pdbPlan struct {
 	spare int           // pods above those that must be healthy
-	ready time.Duration // what a replacement takes; zero: none ever is
+	ready time.Duration // how long a replacement takes; zero: there is none
 }
 
-// stray is an event that is not what it says.
-type stray struct {
+// falseEvent is an event whose claim is not true.
+type falseEvent struct {
 	at   time.Duration
 	kind string
 }
 
 const mille = 1000
 
-// Throttling comes and goes: of so much time, this much.
+// Throttling comes and goes: it lasts so long, of every so long.
 const (
 	throttledFor   = time.Minute
 	throttledEvery = 3 * time.Minute
 )
 
-// newScenario draws one. Most seeds have few faults, so that each meets the plain course of things often enough.
+// newScenario draws a scenario. Most seeds have few failures, so that each meets the plain course often enough.
 func newScenario(seed uint64) scenario {
 	r := dice{rand.New(rand.NewPCG(seed, 6))}
 	s := scenario{
 		seed: seed, force: r.one(2), onFailure: Continue, batch: 1 + r.IntN(2),
-		slice: r.between(15*time.Second, 2*time.Minute), lag: r.sometimes(3, 0, 20*time.Second),
+		invocationTime: r.between(15*time.Second, 2*time.Minute), lag: r.sometimes(3, 0, 20*time.Second),
 		latency: r.sometimes(2, time.Millisecond, 400*time.Millisecond),
 	}
 	if r.one(2) {
@@ -113,57 +113,57 @@ func newScenario(seed uint64) scenario {
 		s.throttled = r.IntN(200)
 	}
 	if r.one(4) {
-		s.unheard = r.IntN(200)
+		s.answersLost = r.IntN(200)
 	}
 	s.bounds = Bounds{
 		MaxDuration: r.between(time.Minute, 4*time.Minute), CompletionReserve: r.between(10*time.Second, 30*time.Second),
 		NodeJoinTimeout: 5 * time.Second, VolumeDetachTimeout: 10 * time.Second,
 	}
-	s.faults(r)
+	s.drawFailures(r)
 	s.hook = s.drawHook(r)
 	for range 1 + r.IntN(2) {
-		s.budgets = append(s.budgets, budgetPlan{spare: r.IntN(3), ready: r.sometimes(1, time.Second, 40*time.Second)})
+		s.pdbPlans = append(s.pdbPlans, pdbPlan{spare: r.IntN(3), ready: r.sometimes(1, time.Second, 40*time.Second)})
 	}
 	for range 1 + r.IntN(3) {
-		s.machines = append(s.machines, s.drawMachine(r))
+		s.instancePlans = append(s.instancePlans, s.drawInstance(r))
 	}
 	for range r.IntN(3) {
-		s.strays = append(s.strays, stray{r.between(0, 3*time.Minute), strays[r.IntN(len(strays))]})
+		s.falseEvents = append(s.falseEvents, falseEvent{r.between(0, 3*time.Minute), falseEventKinds[r.IntN(len(falseEventKinds))]})
 	}
 	s.drawMore(dice{rand.New(rand.NewPCG(seed, 7))})
 	return s
 }
 
-// drawMore draws what makes the plain course of things less plain. Its dice are its own, so that a seed is still the same drain.
+// drawMore draws further variations. Its dice are its own, so that a seed stays the same drain.
 func (s *scenario) drawMore(r dice) {
 	s.escorts, s.onRebalance, s.retains = r.one(2), r.one(2), r.one(2)
 	if r.one(6) {
-		s.strays = append(s.strays, stray{r.between(0, 3*time.Minute), "notice forged"})
+		s.falseEvents = append(s.falseEvents, falseEvent{r.between(0, 3*time.Minute), "trigger forged"})
 	}
-	for i := range s.machines {
-		s.machines[i].drawMore(r)
-		for n := range s.machines[i].pods {
-			p := &s.machines[i].pods[n]
-			p.quiet, p.kept = r.between(0, 6*time.Second), r.sometimes(15, time.Second, 40*time.Second)
+	for i := range s.instancePlans {
+		s.instancePlans[i].drawMore(r)
+		for n := range s.instancePlans[i].pods {
+			p := &s.instancePlans[i].pods[n]
+			p.transactions, p.finalizer = r.between(0, 6*time.Second), r.sometimes(15, time.Second, 40*time.Second)
 			if r.one(30) {
-				p.kept = -1
+				p.finalizer = -1
 			}
 		}
 	}
 }
 
-func (m *machinePlan) drawMore(r dice) {
+func (m *instancePlan) drawMore(r dice) {
 	m.hibernates, m.spot = r.one(2), !m.returns && r.one(3)
-	m.other, m.breaks = r.sometimes(6, 10*time.Second, 5*time.Minute), r.sometimes(15, 0, 3*time.Minute)
-	if m.lost = r.sometimes(12, time.Second, 2*time.Minute); r.one(2) {
-		m.heard = r.between(5*time.Second, 2*time.Minute)
+	m.otherHook, m.fails = r.sometimes(6, 10*time.Second, 5*time.Minute), r.sometimes(15, 0, 3*time.Minute)
+	if m.kubeletLost = r.sometimes(12, time.Second, 2*time.Minute); r.one(2) {
+		m.kubeletBack = r.between(5*time.Second, 2*time.Minute)
 	}
 	if m.spot {
 		m.interrupted, m.recommended = r.sometimes(2, time.Second, 4*time.Minute), r.sometimes(3, time.Second, 2*time.Minute)
 	}
 }
 
-func (s *scenario) faults(r dice) {
+func (s *scenario) drawFailures(r dice) {
 	if r.one(2) {
 		for range 1 + r.IntN(3) {
 			s.crashes = append(s.crashes, r.IntN(16))
@@ -175,22 +175,22 @@ func (s *scenario) faults(r dice) {
 	}
 }
 
-// drawHook: one in eight hooks is so short that faults in a row outlast it.
+// drawHook draws the hook. One in eight has a timeout so short that failures in a row outlast it.
 func (s *scenario) drawHook(r dice) Hook {
-	timeout := s.patience() + r.between(0, 5*time.Minute)
+	timeout := s.maxSilence() + r.between(0, 5*time.Minute)
 	if r.one(8) {
-		timeout = r.between(shortestHeartbeat, time.Minute)
+		timeout = r.between(minHeartbeatTimeout, time.Minute)
 	}
-	return Hook{HeartbeatTimeout: timeout, DefaultResult: Abandon}
+	return Hook{HeartbeatTimeout: timeout}
 }
 
-// patience is how long faults can keep an instance without a heartbeat: each crash costs a message's hidden time and a turn of who
-// waits for its lease; an outage, itself; a failure, a pause; and then a sweep comes within the minute.
-func (s *scenario) patience() time.Duration {
+// maxSilence returns how long failures can keep an instance without a heartbeat. Each crash costs a message's hidden time and a retry of
+// the invocation that waits for its lease. An outage costs its length, a failure a delay, and then a sweep follows within the minute.
+func (s *scenario) maxSilence() time.Duration {
 	total := 2 * time.Minute
 	for _, after := range s.crashes {
 		if after > 0 {
-			total += 2 * (hiddenTime + ownedWait)
+			total += 2 * (hiddenTime + heldDelay)
 		}
 	}
 	for _, o := range s.outages {
@@ -199,14 +199,14 @@ func (s *scenario) patience() time.Duration {
 	if s.throttled > 0 {
 		total += 2 * throttledFor
 	}
-	if s.unheard > 0 {
+	if s.answersLost > 0 {
 		total += 2 * time.Minute
 	}
 	return total
 }
 
-func (s *scenario) drawMachine(r dice) machinePlan {
-	m := machinePlan{begins: r.between(0, 90*time.Second), returns: r.one(6), again: r.between(5*time.Minute, 8*time.Minute)}
+func (s *scenario) drawInstance(r dice) instancePlan {
+	m := instancePlan{terminatedAt: r.between(0, 90*time.Second), returns: r.one(6), terminatedAgain: r.between(5*time.Minute, 8*time.Minute)}
 	if !r.one(10) {
 		for range 1 + r.IntN(3)/2 {
 			m.events = append(m.events, r.between(0, 40*time.Second))
@@ -222,19 +222,19 @@ func (s *scenario) drawMachine(r dice) machinePlan {
 }
 
 func (s *scenario) drawPod(r dice) podPlan {
-	p := podPlan{grace: r.between(time.Second, 50*time.Second), phase: []string{"poolers", "workloads", "critical"}[r.IntN(3)], budget: -1}
+	p := podPlan{grace: r.between(time.Second, 50*time.Second), phase: []string{"poolers", "workloads", "critical"}[r.IntN(3)], pdb: -1}
 	p.stop = r.between(0, p.grace*5/4)
 	if r.one(2) {
-		p.budget = r.IntN(len(s.budgets))
+		p.pdb = r.IntN(len(s.pdbPlans))
 	}
 	p.daemon, p.held = r.one(10), r.one(10)
 	return p
 }
 
-// forgives tells whether the seed made a hook run out, whoever is at work: its timeout is shorter than faults in a row can last.
-func (s *scenario) forgives() bool { return s.hook.HeartbeatTimeout < s.patience() }
+// mayExpire reports whether the hook may time out whatever the function does: its timeout is shorter than failures in a row can last.
+func (s *scenario) mayExpire() bool { return s.hook.HeartbeatTimeout < s.maxSilence() }
 
-// dice is a source of what a seed decides.
+// dice draws what a seed decides.
 type dice struct{ *rand.Rand }
 
 func (d dice) one(of int) bool { return d.IntN(of) == 0 }
@@ -246,7 +246,7 @@ func (d dice) between(from, to time.Duration) time.Duration {
 	return from + time.Duration(d.Int64N(int64(to-from)))
 }
 
-// sometimes is zero but once in so many times.
+// sometimes returns a time once in so many calls, and otherwise zero.
 func (d dice) sometimes(of int, from, to time.Duration) time.Duration {
 	if !d.one(of) {
 		return 0
@@ -254,13 +254,13 @@ func (d dice) sometimes(of int, from, to time.Duration) time.Duration {
 	return d.between(from, to)
 }
 
-func (i *incarnation) phases() []drain.Phase {
+func (i *simInvocation) phases() []drain.Phase {
 	labelled := func(phase string) func(drain.Pod) bool {
 		return func(p drain.Pod) bool { return p.Labels["phase"] == phase }
 	}
 	poolers := drain.Phase{Name: "poolers", Match: labelled("poolers"), Settle: 2 * time.Second, Timeout: time.Minute}
 	if i.s.escorts {
-		poolers.Escort, poolers.Lead = escort{i}, escortTime
+		poolers.Escort, poolers.Lead = simEscort{i}, escortTime
 	}
 	return []drain.Phase{
 		poolers,
@@ -270,8 +270,8 @@ func (i *incarnation) phases() []drain.Phase {
 }
 
 func (s scenario) String() string {
-	return fmt.Sprintf("seed %d: force %t, slices of %s, hook %s, at most %s less %s, lag %s, "+
-		"crashes %v, outages %v, throttled %d, unheard %d, escorts %t, latency %s, on failure %s, retains %t\n%+v\nbudgets %+v strays %v",
-		s.seed, s.force, s.slice, s.hook.HeartbeatTimeout, s.bounds.MaxDuration, s.bounds.CompletionReserve, s.lag,
-		s.crashes, s.outages, s.throttled, s.unheard, s.escorts, s.latency, s.onFailure, s.retains, s.machines, s.budgets, s.strays)
+	return fmt.Sprintf("seed %d: force %t, invocations of %s, hook %s, at most %s less %s, lag %s, "+
+		"crashes %v, outages %v, throttled %d, answers lost %d, escorts %t, latency %s, on failure %s, retains %t\n%+v\nPDBs %+v false events %v",
+		s.seed, s.force, s.invocationTime, s.hook.HeartbeatTimeout, s.bounds.MaxDuration, s.bounds.CompletionReserve, s.lag,
+		s.crashes, s.outages, s.throttled, s.answersLost, s.escorts, s.latency, s.onFailure, s.retains, s.instancePlans, s.pdbPlans, s.falseEvents)
 }

@@ -14,35 +14,33 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"quiesce/internal/drain"
 )
 
 const (
-	// seedsByDefault is what a plain test runs; SEEDS says otherwise, and SEED=n runs one and tells all of it.
-	seedsByDefault = 10_000
-	// shards run side by side.
+	// defaultSeeds is how many seeds run by default. SEEDS overrides it. SEED=n runs one seed and prints its history.
+	defaultSeeds = 10_000
+	// shards run in parallel.
 	shards = 8
-	// eventful is how long a simulation is at least.
-	eventful = 3 * time.Minute
-	// longestSimulation is when what has not ended never will.
-	longestSimulation = 2 * time.Hour
+	// minSimulation is the shortest duration of a simulation.
+	minSimulation = 3 * time.Minute
+	// maxSimulation is after how long a simulation counts as stuck.
+	maxSimulation = 2 * time.Hour
 )
 
-// TestTheUseCaseKeepsItsPromises runs the whole use case against a cluster and an AWS in memory, once for each seed, which decides
-// what there is to be drained and what goes wrong. DESIGN.md section 10 is looked at after every effect, and at the end.
-func TestTheUseCaseKeepsItsPromises(t *testing.T) {
+// TestSimulation_EverySeed_KeepsPromises runs the whole use case against a cluster and an AWS in memory, once for each seed. The seed
+// decides what is to be drained and what fails. The promises (internal/README.md) are checked after every effect, and at the end.
+func TestSimulation_EverySeed_KeepsPromises(t *testing.T) {
 	if seed := number(t, "SEED", 0); seed > 0 {
-		simulate(t, uint64(seed), true)
+		runSeed(t, uint64(seed), true)
 		return
 	}
-	seeds, totals := number(t, "SEEDS", seedsByDefault), &tally{counts: map[string]int{}}
+	seeds, totals := number(t, "SEEDS", defaultSeeds), &totals{counts: map[string]int{}}
 	t.Run("seeds", func(t *testing.T) {
 		for shard := range shards {
 			t.Run(fmt.Sprintf("shard %d", shard), func(t *testing.T) {
 				t.Parallel()
 				for seed := shard + 1; seed <= seeds; seed += shards {
-					totals.add(simulate(t, uint64(seed), false))
+					totals.add(runSeed(t, uint64(seed), false))
 				}
 			})
 		}
@@ -63,13 +61,13 @@ func number(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// tally counts what was met.
-type tally struct {
+// totals counts what the simulations met.
+type totals struct {
 	mu     sync.Mutex
 	counts map[string]int
 }
 
-func (t *tally) add(counts map[string]int) {
+func (t *totals) add(counts map[string]int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for what, n := range counts {
@@ -77,7 +75,7 @@ func (t *tally) add(counts map[string]int) {
 	}
 }
 
-func (t *tally) String() string {
+func (t *totals) String() string {
 	var parts []string
 	for _, what := range slices.Sorted(maps.Keys(t.counts)) {
 		parts = append(parts, fmt.Sprintf("%s %d", what, t.counts[what]))
@@ -85,33 +83,33 @@ func (t *tally) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// simulation is one seed's world.
+// simulation is the AWS and the cluster of one seed.
 type simulation struct {
 	scenario
 
-	mu         sync.Mutex
-	computers  []*computer
-	budgetsNow []*budget
-	left       []*pod // that nobody told to stop
-	letters    []*letter
-	sent       int
-	arrived    chan struct{} // a message may have become visible
-	malformed  map[string]bool
-	buried     map[string]bool
-	unknown    map[string]bool         // effects whose answer nobody heard
-	named      map[string]bool         // pods that any report says are left
-	turns      map[string]*incarnation // whose turn it is to stop a pooler, by group
-	deliveries int
-	began      time.Time
-	running    sync.WaitGroup
-	lines      []line
-	over       bool // nothing more is sent
-	drawn      map[string]uint64
-	counts     map[string]int
-	wrong      string // the first promise that was broken
+	mu                sync.Mutex
+	instances         []*simInstance
+	pdbs              []*simPDB
+	unsignalled       []*simPod // that were never signalled
+	messages          []*simMessage
+	sent              int
+	arrived           chan struct{} // a message may have become visible
+	malformed         map[string]bool
+	deadLettered      map[string]bool
+	unheardEffects    map[string]bool           // effects whose answer was lost
+	reportedRemaining map[string]bool           // pods that any report names as remaining
+	groupHolders      map[string]*simInvocation // the invocation that may stop a pooler, by group
+	deliveries        int
+	began             time.Time
+	running           sync.WaitGroup
+	lines             []line
+	over              bool // no more messages are sent
+	drawn             map[string]uint64
+	counts            map[string]int
+	violation         string // the first broken promise
 }
 
-// line is one line of the log, put into words only when it is wanted.
+// line is one line of the history. It is formatted only when it is printed.
 type line struct {
 	at        time.Duration
 	by        string
@@ -119,95 +117,95 @@ type line struct {
 	err       error
 }
 
-func simulate(t *testing.T, seed uint64, tell bool) map[string]int {
+func runSeed(t *testing.T, seed uint64, verbose bool) map[string]int {
 	t.Helper()
 	var s *simulation
 	ended := false
 	defer func() {
 		if !ended {
-			fmt.Fprintf(os.Stderr, "replay with: %s\n", replay(seed))
+			fmt.Fprintf(os.Stderr, "replay with: %s\n", replayCommand(seed))
 		}
 	}()
 	synctest.Test(t, func(t *testing.T) {
 		s = newSimulation(seed)
 		s.run(t.Context())
-		if s.wrong != "" || tell {
-			t.Logf("%s\n%s\n%s", s.scenario, s.story(), tallyOf(s.counts))
+		if s.violation != "" || verbose {
+			t.Logf("%s\n%s\n%s", s.scenario, s.history(), describeCounts(s.counts))
 		}
-		if s.wrong != "" {
-			t.Fatalf("%s\nreplay with: %s", s.wrong, replay(seed))
+		if s.violation != "" {
+			t.Fatalf("%s\nreplay with: %s", s.violation, replayCommand(seed))
 		}
 	})
 	ended = true
 	return s.counts
 }
 
-func tallyOf(counts map[string]int) string { return (&tally{counts: counts}).String() }
+func describeCounts(counts map[string]int) string { return (&totals{counts: counts}).String() }
 
-func replay(seed uint64) string {
-	return fmt.Sprintf("SEED=%d go test -race -v -run TestTheUseCaseKeepsItsPromises ./internal/termination", seed)
+func replayCommand(seed uint64) string {
+	return fmt.Sprintf("SEED=%d go test -race -v -run TestSimulation_EverySeed_KeepsPromises ./internal/termination", seed)
 }
 
 func newSimulation(seed uint64) *simulation {
 	s := &simulation{
-		scenario: newScenario(seed), arrived: make(chan struct{}, 1), malformed: map[string]bool{}, buried: map[string]bool{},
-		unknown: map[string]bool{}, named: map[string]bool{}, turns: map[string]*incarnation{},
+		scenario: newScenario(seed), arrived: make(chan struct{}, 1), malformed: map[string]bool{}, deadLettered: map[string]bool{},
+		unheardEffects: map[string]bool{}, reportedRemaining: map[string]bool{}, groupHolders: map[string]*simInvocation{},
 		began: time.Now(), drawn: map[string]uint64{}, counts: map[string]int{},
 	}
-	for i, plan := range s.budgets {
-		s.budgetsNow = append(s.budgetsNow, &budget{plan: plan, name: fmt.Sprintf("app/budget-%d", i), healthy: plan.spare})
+	for i, plan := range s.pdbPlans {
+		s.pdbs = append(s.pdbs, &simPDB{plan: plan, name: fmt.Sprintf("app/budget-%d", i), healthy: plan.spare})
 	}
-	for i, plan := range s.machines {
-		c := &computer{plan: plan, id: fmt.Sprintf("i-%d", i), states: []state{{s.began.Add(-time.Hour), inService}}}
-		s.computers = append(s.computers, c)
-		c.node = s.newNode(c)
+	for i, plan := range s.instancePlans {
+		inst := &simInstance{plan: plan, id: fmt.Sprintf("i-%d", i), states: []stateChange{{s.began.Add(-time.Hour), inService}}}
+		s.instances = append(s.instances, inst)
+		inst.node = s.newNode(inst)
 	}
 	return s
 }
 
 func (s *simulation) run(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, longestSimulation)
+	ctx, cancel := context.WithTimeout(ctx, maxSimulation)
 	defer cancel()
-	for _, c := range s.computers {
-		s.later(c.plan.begins, func() { s.terminate(c) })
-		s.notices(c)
+	for _, inst := range s.instances {
+		s.later(inst.plan.terminatedAt, func() { s.terminate(inst) })
+		s.scheduleTriggers(inst)
 	}
-	for _, stray := range s.strays {
-		s.later(stray.at, func() { s.stray(stray.kind) })
+	for _, stray := range s.falseEvents {
+		s.later(stray.at, func() { s.sendFalseEvent(stray.kind) })
 	}
-	var around sync.WaitGroup
-	around.Go(func() { s.deliver(ctx) })
-	around.Go(func() { s.sweepOn(ctx) })
+	var loops sync.WaitGroup
+	loops.Go(func() { s.deliver(ctx) })
+	loops.Go(func() { s.runSweeps(ctx) })
 	for pause(ctx, 5*time.Second) == nil && !s.isOver() {
 	}
 	cancel()
-	around.Wait()
+	loops.Wait()
 	s.running.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conclude()
+	s.checkEnd()
 }
 
 func (s *simulation) isOver() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.over = s.wrong != "" || time.Since(s.began) > eventful && s.settled()
+	s.over = s.violation != "" || time.Since(s.began) > minSimulation && s.isFinished()
 	return s.over
 }
 
-// stray sends an event that is not what it says.
-func (s *simulation) stray(kind string) {
+// sendFalseEvent sends an event whose claim is not true.
+func (s *simulation) sendFalseEvent(kind string) {
 	s.counts["event "+kind]++
-	c := s.computers[0]
-	t := Termination{Group: theGroup, Hook: theHook, Token: "forged", InstanceID: c.id, Began: time.Now()}
+	inst := s.instances[0]
+	t := Termination{Group: theGroup, Hook: theHook, Token: "forged", InstanceID: inst.id, Began: time.Now()}
 	switch kind {
 	case "unknown instance":
 		t.InstanceID = "i-unknown"
-	case "notice forged":
-		if c.plan.spot { // it would be as good as a true one
+	case "trigger forged":
+		if inst.plan.spot { // it could not be distinguished from a true one
 			return
 		}
-		t = Termination{InstanceID: c.id, Began: time.Now(), Trigger: SpotInterruption}
+		t = Termination{InstanceID: inst.id, Began: time.Now(), Trigger: SpotInterruption}
 	case "another group":
 		t.Group = "another"
 	case "another hook":
@@ -218,102 +216,13 @@ func (s *simulation) stray(kind string) {
 		s.send(body)
 		return
 	}
-	s.send(spell(t))
+	s.send(encode(t))
 }
 
-// sweepOn is the schedule of sweeps.
-func (s *simulation) sweepOn(ctx context.Context) {
+// runSweeps starts a sweep each minute.
+func (s *simulation) runSweeps(ctx context.Context) {
 	for pause(ctx, time.Minute) == nil {
 		s.running.Go(func() { s.invoke(ctx, nil) })
-	}
-}
-
-// incarnation is one invocation: its calls are its own, and have no effect once it has crashed.
-type incarnation struct {
-	s      *simulation
-	name   string
-	sweeps bool
-	cancel context.CancelFunc
-
-	crashAfter int // effects; zero: never
-	effects    int
-	dead       bool
-	died       time.Time
-	over       bool
-	verified   bool
-	began      time.Time
-	seeing     map[string]bool // out: the pods whose escort is under way
-	stuck      map[string]bool // pods that it could not give back
-	owned      map[string]bool
-	completed  map[string]bool // and heard so
-	stages     map[string]stage
-	reports    map[string]Report
-}
-
-// invoke is one invocation for these messages, or a sweep where there are none.
-func (s *simulation) invoke(ctx context.Context, batch []*letter) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.slice)
-	defer cancel()
-	i, records := s.incarnate(cancel, batch)
-	answer, err := i.handler(records).Invoke(ctx, nil)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	i.over = true
-	if i.dead {
-		return
-	}
-	i.leavesNothingPaused()
-	if err != nil {
-		return
-	}
-	if response, isBatch := answer.(batchResponse); isBatch {
-		s.acknowledge(batch, response.Failures)
-	}
-}
-
-func (s *simulation) incarnate(cancel context.CancelFunc, batch []*letter) (*incarnation, []Record) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	i := &incarnation{
-		s: s, sweeps: len(batch) == 0, name: "sweep", cancel: cancel, began: time.Now(),
-		seeing: map[string]bool{}, stuck: map[string]bool{},
-		owned: map[string]bool{}, completed: map[string]bool{}, stages: map[string]stage{}, reports: map[string]Report{},
-	}
-	if i.sweeps {
-		return i, []Record{{Request: &Request{Action: ActionSweep}}}
-	}
-	if s.deliveries < len(s.crashes) {
-		i.crashAfter = s.crashes[s.deliveries]
-	}
-	s.deliveries++
-	i.name = fmt.Sprintf("invocation %d", s.deliveries)
-	records := make([]Record, len(batch))
-	for n, l := range batch {
-		records[n] = l.record()
-	}
-	s.later(s.slice, func() { // what Lambda does
-		if !i.over && !i.dead {
-			s.counts["killed by its time"]++
-			i.die("ran out of time")
-		}
-	})
-	return i, records
-}
-
-func (i *incarnation) handler(records []Record) *Handler {
-	s := i.s
-	drainer := drain.Drainer{Phases: i.phases(), Concurrency: 4, Log: slog.New(slog.DiscardHandler)}
-	return &Handler{
-		Parse: func([]byte) Delivery { return Delivery{SQS, records} }, EncodeEvent: spell,
-		Groups: fleet{i}, Fleet: fleet{i}, Hooks: fleet{i}, Queue: mail{i}, DLQ: mail{i},
-		Connect: func(ctx context.Context) (Kubernetes, error) {
-			return cluster{i}, i.ask(ctx, api, func() error { return nil })
-		},
-		Drainer: drainer, Log: slog.New(listener{i}),
-		Policy: Policy{
-			OwnsGroup: func(name string) bool { return name == theGroup }, Hook: theHook, OnFailure: s.onFailure, Force: s.force,
-			Bounds: s.bounds, OnRebalanceRecommendation: s.onRebalance,
-		},
 	}
 }
 
@@ -324,76 +233,7 @@ var (
 	errUnheard = errors.New("the answer was lost")
 )
 
-// ask is one request: it takes its time, and may not be heard.
-func (i *incarnation) ask(ctx context.Context, to service, do func() error) error {
-	if err := i.travel(ctx); err != nil {
-		return err
-	}
-	i.s.mu.Lock()
-	defer i.s.mu.Unlock()
-	if err := i.heard(ctx, to); err != nil {
-		return err
-	}
-	return do()
-}
-
-// effect is a request that changes something.
-func (i *incarnation) effect(ctx context.Context, to service, what, who string, do func() error) error {
-	if err := i.travel(ctx); err != nil {
-		return err
-	}
-	i.s.mu.Lock()
-	defer i.s.mu.Unlock()
-	if err := i.heard(ctx, to); err != nil {
-		return err
-	}
-	err := do()
-	i.s.noteOf(i, what, who, err)
-	if i.effects++; i.effects == i.crashAfter {
-		i.s.counts["crash"]++
-		i.die("crashed")
-		i.s.unknown[what+" "+who] = true
-		return errCrashed
-	}
-	if err == nil && i.s.happens("unheard "+what, i.s.unheard) {
-		i.s.counts["answer lost"]++
-		i.s.unknown[what+" "+who] = true
-		return errUnheard
-	}
-	return err
-}
-
-func (i *incarnation) travel(ctx context.Context) error {
-	if i.s.latency == 0 {
-		return ctx.Err()
-	}
-	return pause(ctx, i.s.latency)
-}
-
-func (i *incarnation) heard(ctx context.Context, to service) error {
-	switch since := time.Since(i.s.began); {
-	case i.dead:
-		return errCrashed
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case slices.ContainsFunc(i.s.outages, func(o outage) bool { return o.of == to && o.from <= since && since < o.to }):
-		i.s.counts["refused by an outage of "+to.String()]++
-		return errDown
-	case to != console && since%throttledEvery < throttledFor && i.s.happens("throttled", i.s.throttled):
-		i.s.counts["throttled"]++
-		return errRefused
-	}
-	return nil
-}
-
-// die: nothing that it does has an effect any more.
-func (i *incarnation) die(why string) {
-	i.dead, i.died = true, time.Now()
-	i.s.note(i, why, "")
-	i.cancel()
-}
-
-// happens decides by the seed whether the next of its kind does.
+// happens decides by the seed whether the next event of its kind happens.
 func (s *simulation) happens(what string, ofThousand int) bool {
 	if ofThousand == 0 {
 		return false
@@ -406,7 +246,7 @@ func (s *simulation) happens(what string, ofThousand int) bool {
 	return x%mille < uint64(ofThousand)
 }
 
-// later does something under the lock after a while, unless it is over by then.
+// later runs do with the mutex locked, after a while.
 func (s *simulation) later(d time.Duration, do func()) { time.AfterFunc(d, s.locked(do)) }
 
 func (s *simulation) locked(do func()) func() {
@@ -417,9 +257,9 @@ func (s *simulation) locked(do func()) func() {
 	}
 }
 
-func (s *simulation) note(by *incarnation, what, who string) { s.noteOf(by, what, who, nil) }
+func (s *simulation) note(by *simInvocation, what, who string) { s.noteOf(by, what, who, nil) }
 
-func (s *simulation) noteOf(by *incarnation, what, who string, err error) {
+func (s *simulation) noteOf(by *simInvocation, what, who string, err error) {
 	l := line{at: time.Since(s.began), what: what, who: who, err: err}
 	if by != nil {
 		l.by = by.name
@@ -427,7 +267,7 @@ func (s *simulation) noteOf(by *incarnation, what, who string, err error) {
 	s.lines = append(s.lines, l)
 }
 
-func (s *simulation) story() string {
+func (s *simulation) history() string {
 	var text strings.Builder
 	for _, l := range s.lines {
 		fmt.Fprintf(&text, "%9.3fs %-14s %s %s", l.at.Seconds(), l.by, l.what, l.who)
@@ -439,30 +279,11 @@ func (s *simulation) story() string {
 	return text.String()
 }
 
-func (s *simulation) broken(format string, args ...any) {
-	if s.wrong == "" {
-		s.wrong = fmt.Sprintf(format, args...)
-		s.note(nil, "BROKEN", s.wrong)
+func (s *simulation) violate(format string, args ...any) {
+	if s.violation == "" {
+		s.violation = fmt.Sprintf(format, args...)
+		s.note(nil, "BROKEN", s.violation)
 	}
 }
 
-// listener takes the reports that are logged: of an event that came by a queue, the log is where its report goes.
-type listener struct{ *incarnation }
-
-func (listener) Enabled(context.Context, slog.Level) bool { return true }
-func (l listener) WithAttrs([]slog.Attr) slog.Handler     { return l }
-func (l listener) WithGroup(string) slog.Handler          { return l }
-
-func (l listener) Handle(_ context.Context, r slog.Record) error {
-	l.s.mu.Lock()
-	defer l.s.mu.Unlock()
-	r.Attrs(func(a slog.Attr) bool {
-		if report, isReport := a.Value.Any().(Report); isReport && !l.dead {
-			l.reports[report.InstanceID] = report
-			l.s.tells(report)
-			l.s.note(l.incarnation, r.Message, fmt.Sprintf("%s %s: %s", report.InstanceID, report.Status, report.Reason))
-		}
-		return true
-	})
-	return nil
-}
+func (reportReader) Enabled(context.Context, slog.Level) bool { return true }

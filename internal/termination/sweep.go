@@ -12,27 +12,24 @@ import (
 )
 
 const (
-	// lostAge is how long an instance must have waited before its event is taken for lost: EventBridge and SQS deliver within
-	// seconds, and an event that comes after all is a duplicate, which does no harm.
-	lostAge = 2 * time.Minute
-	// sweepConcurrency is how many requests a sweep has under way at once. Auto Scaling has one bucket of requests for the whole
-	// account: eight at once are done with 200 instances in a few seconds, and leave room for others.
+	// sweepConcurrency is how many requests a sweep has in flight. The whole account shares one bucket of Auto Scaling requests: with
+	// eight, 200 instances take a few seconds, and others get requests too.
 	sweepConcurrency = 8
-	// mostFaults bounds how many faults a report names; the rest are counted.
-	mostFaults = 20
+	// maxErrors bounds how many errors a report names. The rest are counted.
+	maxErrors = 20
 )
 
 // SweepReport is the answer to a sweep: what it saw and what it did.
 type SweepReport struct {
-	Status       Status    `json:"status"`     // swept; failed: not a single group was seen
-	Groups       int       `json:"groups"`     // of ours
-	Waiting      int       `json:"waiting"`    // instances on their way out, and not past their hooks
-	Draining     int       `json:"owned"`      // of these, by an invocation that drains them
-	Heartbeats   int       `json:"heartbeats"` // one for each of the others that waits on our hook
-	Messages     int       `json:"messages"`   // in the queue; while there are any, nothing is enqueued
-	EventsResent int       `json:"enqueued"`   // terminations whose event was lost
-	Restored     int       `json:"restored"`   // nodes that came back
-	Errors       []string  `json:"faults"`     // what could not be seen or done; it did not stop the rest
+	Status       Status    `json:"status"`       // swept; failed: no group could be described
+	Groups       int       `json:"groups"`       // of ours
+	Waiting      int       `json:"waiting"`      // instances that are terminating, and not past their hooks
+	Draining     int       `json:"draining"`     // of these, the ones that an invocation drains
+	Heartbeats   int       `json:"heartbeats"`   // one for each other instance that waits on our hook
+	Messages     int       `json:"messages"`     // in the queue; while there are any, no event is sent again
+	EventsResent int       `json:"eventsResent"` // terminations whose event was lost
+	Restored     int       `json:"restored"`     // nodes whose instances returned to service
+	Errors       []string  `json:"errors"`       // what could not be read or done; it did not stop the rest
 	StartedAt    time.Time `json:"startedAt"`
 	FinishedAt   time.Time `json:"finishedAt"`
 }
@@ -40,53 +37,52 @@ type SweepReport struct {
 // sweep is one look at all our groups.
 type sweep struct {
 	*Handler
-	kubernetes Kubernetes      // nil: out of reach
-	owned      []string        // Leases that an invocation holds
-	free       []string        // Leases of instances that none holds
+	kubernetes Kubernetes      // nil: unreachable
+	held       []string        // Leases that an invocation holds
+	free       []string        // Leases of instances that no invocation holds
 	seen       map[string]bool // instances, by ID
-	marks      []CordonedNode
-	returned   map[string]Termination // of the marks' instances that are in service, or retained, by id
-	waiting    []waiter
+	cordoned   []CordonedNode
+	returned   map[string]Termination // instances of cordoned nodes that are in service or retained, by ID
+	waiting    []waitingInstance
 
-	mu     sync.Mutex
+	mutex  sync.Mutex
 	report SweepReport
-	faults int
+	errors int
 }
 
-// waiter is an instance that waits, and nobody owns.
-type waiter struct {
+// waitingInstance is an instance that waits, and that no invocation drains.
+type waitingInstance struct {
 	Termination
-	hook  *Hook // nil: it could not be had
-	alive bool  // a heartbeat was accepted: it waits on our hook
+	hook     *Hook // nil: it could not be described
+	accepted bool  // the heartbeat was: the instance waits on our hook
 }
 
-// sweep keeps alive who waits for somebody to come, calls for those whose event was lost, and gives back what was taken from nodes
-// that came back. It never drains. It remembers nothing: what it does follows from what Auto Scaling, the cluster and the
-// queue say now.
+// sweep sends heartbeats for instances that wait for an invocation, sends lost events again, and restores nodes whose instances
+// returned to service. It never drains, and keeps no state: what it does follows from Auto Scaling, the cluster and the queue.
 func (h *Handler) sweep(ctx context.Context) (SweepReport, error) {
-	ctx, cancel := sliceOf(ctx)
+	ctx, cancel := boundInvocation(ctx)
 	defer cancel()
 	s := &sweep{Handler: h, returned: map[string]Termination{}, seen: map[string]bool{}}
 	s.report = SweepReport{Status: StatusSwept, Errors: []string{}, StartedAt: time.Now()}
-	s.lookAtCluster(ctx)
-	err := s.lookAtGroups(ctx)
+	s.readCluster(ctx)
+	err := s.readGroups(ctx)
 	if err == nil {
 		s.keepAlive(ctx)
-		s.enqueue(ctx)
+		s.resendLost(ctx)
 		s.restore(ctx)
 		s.deleteLeases(ctx)
 	}
-	return s.conclude(err)
+	return s.finish(err)
 }
 
-func (s *sweep) conclude(err error) (SweepReport, error) {
+func (s *sweep) finish(err error) (SweepReport, error) {
 	s.report.FinishedAt = time.Now()
-	if more := s.faults - mostFaults; more > 0 {
+	if more := s.errors - maxErrors; more > 0 {
 		s.report.Errors = append(s.report.Errors, fmt.Sprintf("and %d more", more))
 	}
 	if err != nil {
 		s.report.Status = StatusFailed
-		s.Log.Error("not swept", "error", err.Error(), "report", s.report)
+		s.Log.Error("sweep failed", "error", err.Error(), "report", s.report)
 		return s.report, &Failed{err}
 	}
 	s.Log.Log(context.Background(), s.level(), "swept", "report", s.report)
@@ -96,10 +92,10 @@ func (s *sweep) conclude(err error) (SweepReport, error) {
 	return s.report, nil
 }
 
-// level: that a sweep found nothing is no news, each minute.
+// level is Debug for a sweep that found nothing, since there is one each minute.
 func (s *sweep) level() slog.Level {
 	switch {
-	case s.faults > 0:
+	case s.errors > 0:
 		return slog.LevelWarn
 	case s.report.Waiting+s.report.Restored > 0:
 		return slog.LevelInfo
@@ -107,26 +103,26 @@ func (s *sweep) level() slog.Level {
 	return slog.LevelDebug
 }
 
-// lookAtCluster sees who owns what, and which nodes bear our mark. Without it, instances are kept alive all the same.
-func (s *sweep) lookAtCluster(ctx context.Context) {
-	k, err := s.Connect(ctx)
+// readCluster reads the Leases and the cordoned nodes. If that fails, instances are kept alive all the same.
+func (s *sweep) readCluster(ctx context.Context) {
+	cluster, err := s.Connect(ctx)
 	if err == nil {
-		err = s.readLeases(ctx, k)
+		err = s.readLeases(ctx, cluster)
 	}
 	if err == nil {
-		s.kubernetes = k
-		s.marks, err = k.CordonedNodes(ctx)
+		s.kubernetes = cluster
+		s.cordoned, err = cluster.CordonedNodes(ctx)
 	}
-	s.fault(err)
+	s.addError(err)
 }
 
-// readLeases sorts the Leases into those that an invocation holds, and those of instances that none does.
-func (s *sweep) readLeases(ctx context.Context, k Kubernetes) error {
-	leases, err := k.Leases(ctx)
+// readLeases separates the Leases that an invocation holds from the free Leases of instances.
+func (s *sweep) readLeases(ctx context.Context, cluster Kubernetes) error {
+	leases, err := cluster.Leases(ctx)
 	for _, l := range leases {
 		switch {
 		case l.Held:
-			s.owned = append(s.owned, l.Name)
+			s.held = append(s.held, l.Name)
 		case isInstance(l.Name):
 			s.free = append(s.free, l.Name)
 		}
@@ -137,17 +133,17 @@ func (s *sweep) readLeases(ctx context.Context, k Kubernetes) error {
 // isInstance reports whether a Lease is an instance's, by its name.
 func isInstance(lease string) bool { return strings.HasPrefix(lease, "i-") }
 
-// lookAtGroups finds the instances that wait. It fails if there is nothing it could look at.
-func (s *sweep) lookAtGroups(ctx context.Context) error {
+// readGroups finds the instances that wait. It fails if no group can be described.
+func (s *sweep) readGroups(ctx context.Context) error {
 	var last error
-	for group, err := range s.Fleet.List(ctx, s.Policy.GroupNames...) {
+	for group, err := range s.Groups.List(ctx, s.Policy.GroupNames...) {
 		switch {
 		case err != nil:
 			last = err
-			s.fault(err)
+			s.addError(err)
 		case s.Policy.OwnsGroup(group.Name):
 			s.report.Groups++
-			s.see(group)
+			s.addGroup(group)
 		}
 	}
 	if s.report.Groups > 0 {
@@ -156,57 +152,57 @@ func (s *sweep) lookAtGroups(ctx context.Context) error {
 	return last
 }
 
-func (s *sweep) see(group Group) {
+func (s *sweep) addGroup(group Group) {
 	for _, i := range group.Instances {
 		s.seen[i.ID] = true
 		t := Termination{Group: group.Name, Hook: s.Policy.Hook, InstanceID: i.ID}
 		switch {
-		case s.stays(i) && slices.ContainsFunc(s.marks, func(m CordonedNode) bool { return m.Node.InstanceID == i.ID }):
+		case s.isRestorable(i) && slices.ContainsFunc(s.cordoned, func(n CordonedNode) bool { return n.Node.InstanceID == i.ID }):
 			s.returned[i.ID] = t
 		case !i.isWaiting():
-		case slices.Contains(s.owned, i.ID):
+		case slices.Contains(s.held, i.ID):
 			s.report.Waiting++
 			s.report.Draining++
 		default:
 			s.report.Waiting++
-			s.waiting = append(s.waiting, waiter{Termination: t})
+			s.waiting = append(s.waiting, waitingInstance{Termination: t})
 		}
 	}
 }
 
-// stays tells whether what a termination took is to be given back: it is over, and pods run on. Of an instance that is retained
-// that is what escorts took.
-func (s *sweep) stays(i Instance) bool {
+// isRestorable reports whether the instance's termination is over and its pods keep running. Of a retained instance, only what escorts
+// changed is restored.
+func (s *sweep) isRestorable(i Instance) bool {
 	return i.State == inService || i.State == retained && s.Drainer.HasEscorts()
 }
 
-// keepAlive heartbeats. Where that is refused for want of an active action, an instance waits on another hook, or no longer.
+// keepAlive sends heartbeats. If no action is active, the instance waits on another hook, or no longer.
 func (s *sweep) keepAlive(ctx context.Context) {
-	hooks := s.hooks(ctx)
-	s.waiting = slices.DeleteFunc(s.waiting, func(w waiter) bool { _, known := hooks[w.Group]; return !known })
-	abreast(len(s.waiting), func(n int) {
+	hooks := s.describeHooks(ctx)
+	s.waiting = slices.DeleteFunc(s.waiting, func(w waitingInstance) bool { _, known := hooks[w.Group]; return !known })
+	forEach(len(s.waiting), func(n int) {
 		w := &s.waiting[n]
-		err := heart{hooks: s.Hooks, of: w.Termination, log: s.Log, pulse: &pulse{}}.beat(ctx, heartbeatTimeout)
-		if w.hook, w.alive = hooks[w.Group], err == nil; !errors.Is(err, ErrNoActiveAction) {
-			s.fault(err)
+		err := heartbeater{hooks: s.Hooks, termination: w.Termination, log: s.Log, stats: &heartbeatStats{}}.send(ctx, heartbeatTimeout)
+		if w.hook, w.accepted = hooks[w.Group], err == nil; !errors.Is(err, ErrNoActiveAction) {
+			s.addError(err)
 		}
 	})
-	s.waiting = slices.DeleteFunc(s.waiting, func(w waiter) bool { return !w.alive })
+	s.waiting = slices.DeleteFunc(s.waiting, func(w waitingInstance) bool { return !w.accepted })
 	s.report.Heartbeats = len(s.waiting)
 }
 
-// hooks are those of the groups in which somebody waits; nil: it could not be had. Groups that have none of ours are missing:
-// who waits there is nobody's business here.
-func (s *sweep) hooks(ctx context.Context) map[string]*Hook {
+// describeHooks returns our hooks of the groups in which instances wait; nil: a hook could not be described. Groups without our hook
+// are missing: instances that wait there wait on hooks of others.
+func (s *sweep) describeHooks(ctx context.Context) map[string]*Hook {
 	groups, hooks := groupsOf(s.waiting), map[string]*Hook{}
-	abreast(len(groups), func(n int) {
+	forEach(len(groups), func(n int) {
 		hook, err := s.Hooks.Describe(ctx, groups[n], s.Policy.Hook)
 		if errors.Is(err, ErrNoHook) {
 			return
 		}
-		s.fault(err)
-		s.mu.Lock()
-		defer s.mu.Unlock()
+		s.addError(err)
+		s.mutex.Lock()
+		defer s.mutex.Unlock()
 		if hooks[groups[n]] = &hook; err != nil {
 			hooks[groups[n]] = nil
 		}
@@ -214,7 +210,7 @@ func (s *sweep) hooks(ctx context.Context) map[string]*Hook {
 	return hooks
 }
 
-func groupsOf(waiting []waiter) []string {
+func groupsOf(waiting []waitingInstance) []string {
 	groups := make([]string, len(waiting))
 	for n, w := range waiting {
 		groups[n] = w.Group
@@ -223,14 +219,14 @@ func groupsOf(waiting []waiter) []string {
 	return slices.Compact(groups)
 }
 
-// fault notes what went wrong, if anything did.
-func (s *sweep) fault(err error) {
+// addError adds an error to the report, if there is one.
+func (s *sweep) addError(err error) {
 	if err == nil {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.faults++; s.faults <= mostFaults {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if s.errors++; s.errors <= maxErrors {
 		s.report.Errors = append(s.report.Errors, err.Error())
 	}
 }
@@ -242,19 +238,19 @@ func (s *sweep) deleteLeases(ctx context.Context) {
 		return
 	}
 	instances, err := s.Groups.EC2Instances(ctx, gone...)
-	s.fault(err)
+	s.addError(err)
 	if err != nil {
 		return
 	}
 	for _, id := range gone {
 		if i, known := instances[id]; !known || i.Terminated {
-			s.fault(s.kubernetes.DeleteFreeLease(ctx, id))
+			s.addError(s.kubernetes.DeleteFreeLease(ctx, id))
 		}
 	}
 }
 
-// abreast does n things, a few at once.
-func abreast(n int, do func(int)) {
+// forEach calls do for 0 to n-1, a few at a time.
+func forEach(n int, do func(int)) {
 	slots := make(chan struct{}, sweepConcurrency)
 	var group sync.WaitGroup
 	for i := range n {

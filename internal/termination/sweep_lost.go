@@ -6,28 +6,33 @@ import (
 	"time"
 )
 
-// enqueue sends an event for each instance that waits in vain. Who owns what must be known for that.
-func (s *sweep) enqueue(ctx context.Context) {
+// lostAge is how long an instance must have waited before its event counts as lost. EventBridge and SQS deliver within seconds. An
+// event that comes after all is a duplicate, and does no harm.
+const lostAge = 2 * time.Minute
+
+// resendLost sends an event again for each instance whose event was lost. It needs to know which instances are drained, and does
+// nothing if the cluster is unreachable.
+func (s *sweep) resendLost(ctx context.Context) {
 	if len(s.waiting) == 0 || s.Queue == nil || s.kubernetes == nil {
 		return
 	}
-	waiting, underWay, err := s.Queue.Backlog(ctx)
+	waiting, inFlight, err := s.Queue.Backlog(ctx)
 	if err != nil {
-		s.fault(err)
+		s.addError(err)
 		return
 	}
 	s.report.Messages = waiting
-	if !anyLost(len(s.waiting), waiting, underWay, s.drains()) {
+	if !hasLostEvents(len(s.waiting), waiting, inFlight, s.countDrains()) {
 		return
 	}
 	groups := groupsOf(s.waiting)
-	abreast(len(groups), func(n int) { s.call(ctx, groups[n]) })
+	forEach(len(groups), func(n int) { s.resendGroup(ctx, groups[n]) })
 }
 
-// drains is how many instances are owned. Each has a message under way, unless its event did not come by the queue. Other
-// leases, of escorts', have other names.
-func (s *sweep) drains() (n int) {
-	for _, lease := range s.owned {
+// countDrains returns how many instances are drained now. Each has a message in flight, unless its event did not come through the
+// queue. Leases of escorts have other names.
+func (s *sweep) countDrains() (n int) {
+	for _, lease := range s.held {
 		if isInstance(lease) {
 			n++
 		}
@@ -35,19 +40,20 @@ func (s *sweep) drains() (n int) {
 	return n
 }
 
-// anyLost: while a message waits, it may be of any of the instances. So may be one that was delivered and is not that of an
-// instance which is owned: it is to be tried again. Where there are more instances than such messages, the event of one
-// at least was lost, and a second one for the others does no harm.
-func anyLost(instances, waiting, underWay, drains int) bool {
-	return waiting == 0 && instances > underWay-drains
+// hasLostEvents reports whether the event of at least one instance was lost. A message that waits may be of any of the instances. A
+// message in flight that belongs to no running drain may be too: it is to be tried again. If there are more instances than such
+// messages, one event at least was lost, and second events for the others do no harm.
+func hasLostEvents(instances, waiting, inFlight, drains int) bool {
+	return waiting == 0 && instances > inFlight-drains
 }
 
-// call enqueues the terminations of a group that are neither so young that their event may yet come, nor so old that Auto Scaling
-// ends them anyway. Their age is that of the group's activity: nothing else tells when the instance began to wait.
-func (s *sweep) call(ctx context.Context, group string) {
-	began, err := s.Fleet.ActivityStarts(ctx, group)
+// resendGroup sends the events of a group's instances. It skips instances so young that their event may yet come, and instances so old
+// that Auto Scaling ends their actions anyway. Their age is that of the group's activity: nothing else says when an instance began to
+// wait.
+func (s *sweep) resendGroup(ctx context.Context, group string) {
+	began, err := s.Groups.ActivityStarts(ctx, group)
 	if err != nil {
-		s.fault(err)
+		s.addError(err)
 		return
 	}
 	for _, w := range s.waiting {
@@ -56,22 +62,22 @@ func (s *sweep) call(ctx context.Context, group string) {
 		}
 		at, known := began[w.InstanceID]
 		if !known {
-			at = time.Now().Add(-lostAge) // better one event too many than an instance that waits in vain
+			at = time.Now().Add(-lostAge) // a duplicate event does less harm than a lost one
 		}
 		if age := time.Since(at); lostAge <= age && age < w.hook.limit() {
 			w.Began = at
-			s.send(ctx, w.Termination)
+			s.resend(ctx, w.Termination)
 		}
 	}
 }
 
-func (s *sweep) send(ctx context.Context, t Termination) {
+func (s *sweep) resend(ctx context.Context, t Termination) {
 	if err := s.Queue.Send(ctx, s.EncodeEvent(t)); err != nil {
-		s.fault(fmt.Errorf("enqueue the termination of %s: %w", t.InstanceID, err))
+		s.addError(fmt.Errorf("send the event of %s again: %w", t.InstanceID, err))
 		return
 	}
-	s.Log.Warn("event lost: enqueued", "instance", t.InstanceID, "group", t.Group, "began", t.Began)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Log.Warn("lost event re-sent", "instance", t.InstanceID, "group", t.Group, "began", t.Began)
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
 	s.report.EventsResent++
 }

@@ -2,56 +2,31 @@ package termination
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 )
 
-// returnedAge is how long ago a node must have been closed before an instance in service is taken for one that came back: no
-// description lags that much.
-const returnedAge = 2 * time.Minute
+// minCordonAge is how long ago a node must have been cordoned before an instance in service counts as returned: no description lags
+// that much.
+const minCordonAge = 2 * time.Minute
 
-// restore gives back what was taken from nodes whose instances are in service again: those of a warm pool that is reused, say.
-// No event tells of that. Nodes that were closed for a person or a notice wait on no hook, and stay closed; so do those of
-// instances that their group retains, whose pods run on.
+// restore restores nodes whose instances returned to service, from a warm pool for example. No event says so. Nodes that were cordoned
+// by hand or for a trigger wait on no hook, and stay cordoned. So do nodes of retained instances, whose pods keep running.
 func (s *sweep) restore(ctx context.Context) {
 	if s.kubernetes == nil || s.Policy.Shadow {
 		return
 	}
-	for _, m := range s.marks {
-		t, stays := s.returned[m.Node.InstanceID]
-		if !stays || m.Hook != t.Hook || time.Since(m.CordonedAt) < returnedAge || slices.Contains(s.owned, t.InstanceID) {
+	for _, n := range s.cordoned {
+		t, returned := s.returned[n.Node.InstanceID]
+		if !returned || n.Hook != t.Hook || time.Since(n.CordonedAt) < minCordonAge || slices.Contains(s.held, t.InstanceID) {
 			continue
 		}
-		w := s.newJob(t)
-		restored, err := w.reopen(ctx, s.kubernetes, m)
-		s.fault(err)
+		j := s.newJob(t)
+		restored, err := j.restoreReturned(ctx, s.kubernetes, n)
+		s.addError(err)
 		if restored {
 			s.report.Restored++
-			w.log.Info("node restored: its instance came back", "node", m.Node.Name)
+			j.log.Info("node restored, its instance returned to service", "node", n.Node.Name)
 		}
 	}
-}
-
-// reopen restores a node as the only one who is at it: a termination that begins now has to close it again.
-func (w *job) reopen(ctx context.Context, k Kubernetes, m CordonedNode) (restored bool, err error) {
-	lease, err := k.AcquireLease(ctx, w.InstanceID, w.hasten)
-	if err != nil || lease == nil {
-		return false, err
-	}
-	w.drainer.Records = lease
-	defer w.giveBack(lease)
-	instances, err := w.Groups.Instances(ctx, w.Group)
-	if err != nil {
-		return false, err
-	}
-	switch instanceOf(instances, w.InstanceID).State {
-	case inService:
-		restored, err = k.Restore(ctx, m.Node, m.Hook)
-		err = errors.Join(err, w.release(ctx, k, m.Node))
-		return restored && err == nil, err
-	case retained: // closed it stays, but no pooler paused
-		return false, w.release(ctx, k, m.Node)
-	}
-	return false, nil
 }

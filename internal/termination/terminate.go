@@ -1,10 +1,8 @@
 package termination
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -12,191 +10,166 @@ import (
 	"quiesce/internal/drain"
 )
 
-// handOverReserve is kept free at the end of an invocation for what must still be said when a slice ends. AWS's own calls
-// answer in well under a second; the rest is for the one that does not.
-const handOverReserve = 5 * time.Second
+// handOffReserve is kept free at the end of an invocation for the last heartbeat, the Lease and the message. AWS usually answers in
+// well under a second; the rest is for a call that does not.
+const handOffReserve = 5 * time.Second
 
-// Ends of a drain's context, told apart by cause.
+// Causes of the end of a drain's context.
 var (
-	errSliceOver = errors.New("the invocation's time is over; a later one goes on")
-	errDeadline  = errors.New("the deadline came")
+	errInvocationEnding = errors.New("invocation timeout near, next invocation continues")
+	errDeadlineReached  = errors.New("deadline reached")
 )
 
-// job is one termination being done in one slice.
+// job is one termination in one invocation.
 type job struct {
 	*Handler
 	Termination
-	seen    time.Time // when its event first was; zero: nobody knows
-	first   bool      // this is the first slice of its event
+	seen    time.Time // when its event was received first; zero: unknown
+	first   bool      // no invocation was given its event before
+	clock   clock
 	drainer drain.Drainer
-	state   drain.State    // of the drain, until it resumes under a shorter deadline
-	maxWait time.Duration  // of phases and escorts; zero: each its own
-	due     time.Time      // the deadline as it was before a last look moved it; zero: nobody knows yet
-	ends    time.Time      // the slice; zero: never
-	sooner  chan time.Time // a deadline that a notice sets, which another invocation was given
+	state   drain.State // of the eviction, which may resume under a shorter deadline
 	log     *slog.Logger
 	report  Report
 
-	pulse     pulse
-	expired   bool                                   // the action was over too early
-	resumed   bool                                   // an earlier slice closed the node
-	tell      func(context.Context, NodeEvent) error // on the node; nil: it was not found, or not closed
-	beginning sync.WaitGroup                         // of telling that the drain began
+	heartbeats  heartbeatStats
+	hookExpired bool                                   // the action was over too early
+	resumed     bool                                   // an earlier invocation cordoned the node
+	record      func(context.Context, NodeEvent) error // on the node; nil: it was not found, or not cordoned
+	recording   sync.WaitGroup                         // of the event that the drain began
 }
 
 func (h *Handler) newJob(t Termination) *job {
 	return &job{
-		Handler: h, Termination: t, first: true, drainer: h.Drainer, log: h.Log.With("instance", t.InstanceID, "group", t.Group),
-		sooner: make(chan time.Time, 1),
+		Handler: h, Termination: t, first: true, clock: clock{bounds: h.Policy.Bounds}, drainer: h.Drainer,
+		log:    h.Log.With("instance", t.InstanceID, "group", t.Group),
 		report: Report{InstanceID: t.InstanceID, Group: t.Group, Hook: t.Hook, Trigger: t.Trigger, StartedAt: time.Now()},
 	}
 }
 
-// terminate takes one termination from its event to its completed lifecycle action, or to the end of the slice.
+// terminate takes one termination from its event to its completed lifecycle action, or to the end of the invocation.
 func (h *Handler) terminate(ctx context.Context, record Record) (Report, error) {
-	w := h.newJob(*record.Termination)
-	w.seen, w.first = record.FirstReceived, record.isFirst()
-	if reason := h.Policy.foreign(w.Termination); reason != "" {
-		w.end(StatusSkipped, reason)
-		return w.report, nil
+	j := h.newJob(*record.Termination)
+	j.seen, j.first = record.FirstReceived, record.isFirst()
+	if reason := h.Policy.notOurs(j.Termination); reason != "" {
+		j.end(StatusSkipped, reason)
+		return j.report, nil
 	}
-	do := w.run
-	if w.Trigger != "" {
-		do = w.heed
+	var err error
+	if j.Trigger != "" {
+		err = j.runInterruption(ctx)
+	} else {
+		err = j.run(ctx)
 	}
-	err := do(ctx)
-	w.report.FinishedAt = time.Now()
-	w.conclude(ctx, err)
-	return w.report, err
+	j.finish()
+	j.publish(ctx, err)
+	return j.report, err
 }
 
-// foreign is why a termination is not ours, as far as the event itself tells.
-func (p Policy) foreign(t Termination) string {
-	switch {
-	case t.Trigger == RebalanceRecommendation && !p.OnRebalanceRecommendation:
-		return string(t.Trigger) + ": drain.onRebalanceRecommendation is off"
-	case t.Trigger != "": // it names no group
-		return ""
-	case !p.OwnsGroup(t.Group):
-		return fmt.Sprintf("group %s is not one of ours", t.Group)
-	case t.Hook != p.Hook:
-		return fmt.Sprintf("hook %s is not ours", t.Hook)
-	}
-	return ""
-}
-
-// run is the promised order: verify, own, cordon, evict, volumes, complete.
-func (w *job) run(ctx context.Context) error {
-	slice, cancel := sliceOf(ctx)
+// run is the promised order: verify, acquire the lease, learn the clock, then drainNode (cordon, evict, volumes), complete.
+func (j *job) run(ctx context.Context) error {
+	invocation, cancel := boundInvocation(ctx)
 	defer cancel()
-	instances, rejection, err := w.verify(slice)
+	instances, rejection, err := j.verify(invocation)
+	switch {
+	case err != nil:
+		return j.failed(err)
+	case rejection != "":
+		j.end(StatusRejected, rejection)
+		return j.restore(invocation, instances)
+	case j.Policy.Shadow:
+		j.planDryRun(invocation, instances)
+		return j.complete(ctx, Continue)
+	}
+	cluster, lease, err := j.acquireLease(invocation)
+	switch {
+	case err != nil:
+		return j.withoutCluster(ctx, invocation, err)
+	case lease == nil:
+		j.skipHeld()
+		return nil
+	}
+	defer j.releaseLease(lease)
+	hook, err := j.loadHook(invocation)
 	if err != nil {
-		return w.failed(err)
+		return j.failed(err)
 	}
-	if rejection != "" {
-		w.end(StatusRejected, rejection)
-		return w.restore(slice, instances)
-	}
-	if w.Policy.Shadow {
-		return w.shadow(ctx, slice, instances)
-	}
-	kubernetes, err := w.Connect(slice)
+	j.clock.setForHook(j.Began, j.seen, hook)
+	j.clock.extendPastDeadline(invocation, j.Began, hook)
+	stopHeartbeats := j.heartbeater().start(invocation, hook)
+	result, err := j.drainNode(invocation, cluster, instances)
+	stopHeartbeats()
 	if err != nil {
-		return w.strand(ctx, slice, err)
+		return err
 	}
-	return w.own(ctx, slice, kubernetes, instances)
+	return j.complete(ctx, result)
 }
 
-// strand is for a cluster that is out of reach, or refuses us: until the deadline the instance is kept for another try, and
-// then it is the operator's to say what it is worth. Tries of an event that nobody knows the first sight of must not move
-// its deadline.
-func (w *job) strand(ctx, slice context.Context, cause error) error {
-	w.seen = cmp.Or(w.seen, w.Began)
-	if _, err := w.learn(slice); err != nil {
-		return w.failed(fmt.Errorf("%w; %w", cause, err))
+// drainNode is the middle of the promised order: cordon the instance's node, evict its pods, wait for their volumes. It returns what
+// the lifecycle action is to be completed with.
+func (j *job) drainNode(invocation context.Context, cluster Kubernetes, instances []Instance) (Result, error) {
+	ctx, cancel := j.clock.withDeadline(invocation)
+	defer cancel()
+	known := j.describeInstances(ctx, instances)
+	node, err := j.awaitNode(ctx, cluster, instanceOf(instances, j.InstanceID), known[j.InstanceID])
+	switch {
+	case err != nil:
+		return j.outOfTime(ctx, err)
+	case node == nil:
+		j.end(StatusDrained, "the instance has no node in the cluster")
+		return Continue, nil
 	}
-	if time.Now().Before(w.report.Deadline) {
-		w.heart().last(slice)
-		return w.failed(cause)
+	if err := j.cordon(ctx, cluster, node); err != nil {
+		return j.outOfTime(ctx, err)
 	}
-	w.end(StatusFailed, fmt.Sprintf("%v: %v", errDeadline, cause))
-	return w.complete(ctx, w.Policy.OnFailure)
+	j.recordStart(ctx, cluster, *node)
+	j.taintTerminatingPeers(ctx, cluster, instances, known)
+	pods, err := cluster.WatchPods(ctx, *node)
+	if err != nil {
+		return j.outOfTime(ctx, err)
+	}
+	cause := j.evict(ctx, pods, *node)
+	remaining := len(j.report.Remaining()) > 0
+	if remaining && !errors.Is(cause, errDeadlineReached) {
+		j.end(StatusIncomplete, cause.Error())
+		return "", &Incomplete{j.report}
+	}
+	j.shutDownDaemons(invocation, pods, *node)
+	if remaining {
+		j.report.CloseRemaining(j.state, cause.Error())
+		j.end(j.report.status(), cause.Error())
+		return Continue, nil
+	}
+	j.awaitVolumes(ctx, cluster, *node)
+	j.end(j.report.status(), "")
+	return Continue, nil
 }
 
-// sliceOf bounds ctx so that the function ends in order before Lambda ends it.
-func sliceOf(ctx context.Context) (context.Context, context.CancelFunc) {
+// boundInvocation returns a context that ends handOffReserve before Lambda ends the invocation.
+func boundInvocation(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, limited := ctx.Deadline()
 	if !limited {
 		return context.WithCancel(ctx)
 	}
-	return context.WithDeadlineCause(ctx, deadline.Add(-handOverReserve), errSliceOver)
+	return context.WithDeadlineCause(ctx, deadline.Add(-handOffReserve), errInvocationEnding)
 }
 
-// own does the rest as the only one who does it.
-func (w *job) own(ctx, slice context.Context, k Kubernetes, all []Instance) error {
-	lease, err := k.AcquireLease(slice, w.InstanceID, w.hasten)
-	if err != nil {
-		return w.strand(ctx, slice, err)
-	}
-	if lease == nil {
-		w.endOwned()
-		return nil
-	}
-	w.drainer.Records = lease
-	defer w.giveBack(lease)
-	result, err := w.drainInTime(slice, k, all)
-	if err != nil {
-		return err
-	}
-	return w.complete(ctx, result)
+// end sets the result in the report.
+func (j *job) end(status Status, reason string) {
+	j.report.Status, j.report.Reason = status, reason
 }
 
-// endOwned: the instance is another invocation's. The record comes again, in case that one does not finish.
-func (w *job) endOwned() {
-	w.report.owned = true
-	w.end(StatusSkipped, "another invocation is draining the instance")
-}
-
-// giveBack releases the Lease. One that stays keeps the next owner out until it expires, and nothing worse.
-func (w *job) giveBack(lease Lease) {
-	keep := KeepRecords
-	switch {
-	case w.report.LifecycleResult != "":
-		keep = KeepNothing
-	case w.report.Status == StatusIncomplete, w.report.Status == StatusFailed:
-		keep = KeepAll
-	}
-	if err := lease.Release(keep); err != nil {
-		w.log.Warn("failed to release lease", "error", err.Error())
-	}
-}
-
-// drainInTime drains under the hook's clock, with the hook kept alive.
-func (w *job) drainInTime(slice context.Context, k Kubernetes, all []Instance) (Result, error) {
-	hook, err := w.learn(slice)
-	if err != nil {
-		return "", w.failed(err)
-	}
-	w.overtime(slice, hook)
-	defer w.heart().keepAlive(slice, hook)()
-	return w.emptyInTime(slice, k, all)
-}
-
-// emptyInTime empties the node by the report's deadline.
-func (w *job) emptyInTime(slice context.Context, k Kubernetes, all []Instance) (Result, error) {
-	w.ends, _ = slice.Deadline()
-	ctx, cancel := context.WithDeadlineCause(slice, w.report.Deadline, errDeadline)
-	defer cancel()
-	return w.empty(ctx, k, all)
-}
-
-// end sets what the report gives as the result.
-func (w *job) end(status Status, reason string) {
-	w.report.Status, w.report.Reason = status, reason
-}
-
-// failed is the end of a step that went wrong for another reason than that time ran out.
-func (w *job) failed(err error) error {
-	w.end(StatusFailed, err.Error())
+// failed ends a step that went wrong, unless time ran out.
+func (j *job) failed(err error) error {
+	j.end(StatusFailed, err.Error())
 	return &Failed{err}
+}
+
+// finish completes the report with what the clock decided.
+func (j *job) finish() {
+	j.report.FinishedAt = time.Now()
+	j.report.Deadline = j.clock.deadline()
+	if j.clock.wasShortened() {
+		j.report.Trigger = SpotInterruption
+	}
 }

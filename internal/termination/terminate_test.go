@@ -14,7 +14,7 @@ import (
 
 func web(name string) drain.Pod { return drain.Pod{Ref: drain.Ref{Name: name}} }
 
-// invoke runs one invocation with Lambda's full fifteen minutes.
+// invoke runs one invocation, with Lambda's full fifteen minutes.
 func invoke(t *testing.T, h *Handler) (Report, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
@@ -23,68 +23,68 @@ func invoke(t *testing.T, h *Handler) (Report, error) {
 	return answer.(Report), err
 }
 
-// A drain that does things in another order loses pods (evicting before the cordon), evicts what it must not (before
-// verifying), or leaves the instance waiting.
-func TestEffectsComeInThePromisedOrder(t *testing.T) {
+// In another order a drain loses pods (evicting before the cordon), evicts what it must not (before verifying), or leaves the instance
+// waiting.
+func TestDrain_Effects_ComeInPromisedOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
+		env := newTestEnv()
 		pod := web("db-0")
 		pod.Claims = []string{"data-db-0"}
-		w.node.Add(pod, time.Second)
-		w.others = []Instance{{ID: "i-0def", State: "Terminating:Wait"}, {ID: "i-0fed", State: "InService"}}
-		report, err := invoke(t, w.handler())
+		env.node.Add(pod, time.Second)
+		env.peers = []Instance{{ID: "i-0def", State: "Terminating:Wait"}, {ID: "i-0fed", State: "InService"}}
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Equal(t, []string{
-			"own", "cordon node-i-0abc1234", "repel node-i-0def", "evict app/db-0", "volumes", "complete t-1 CONTINUE", "release",
-		}, w.effects())
+			"acquire", "cordon node-i-0abc1234", "taint node-i-0def", "evict app/db-0", "volumes", "complete t-1 CONTINUE", "release",
+		}, env.effects())
 		require.Equal(t, StatusDrained, report.Status)
 		require.Equal(t, Continue, report.LifecycleResult)
-		require.Equal(t, []string{"app/data-db-0"}, w.claims)
+		require.Equal(t, []string{"app/data-db-0"}, env.claims)
 	})
 }
 
-func TestNothingIsWrittenForAnInstanceThatStaysInService(t *testing.T) {
+func TestVerify_StaysInService_NothingWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.state = "InService"
+		env := newTestEnv()
+		env.state = "InService"
 		began := time.Now()
-		report, err := invoke(t, w.handler())
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Equal(t, StatusRejected, report.Status)
 		require.Contains(t, report.Reason, "InService")
-		require.GreaterOrEqual(t, time.Since(began), descriptionLag, "descriptions can lag")
-		require.Equal(t, []string{"restore node-i-0abc1234"}, w.effects(), "which writes nothing to a node without our mark")
+		require.GreaterOrEqual(t, time.Since(began), maxDescriptionLag, "descriptions can lag")
+		require.Equal(t, []string{"restore node-i-0abc1234"}, env.effects(), "which changes no node without our note")
 	})
 }
 
-// A rejection that fails silently on its way leaves a node cordoned that is paid for and not used.
-func TestANodeThatCannotBeRestoredIsAFailureAndOneThatNeedNotBeIsNotAsked(t *testing.T) {
+// If a rejection failed silently, a node would stay cordoned that is paid for and not used.
+func TestRejectedEvent_RestoreFails_IsAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.state = "InService"
-		w.faults["find"] = []error{errors.New("the API server is down")}
-		_, err := invoke(t, w.handler())
+		env := newTestEnv()
+		env.state = "InService"
+		env.errors["find"] = []error{errors.New("the API server is down")}
+		_, err := invoke(t, env.handler())
 		require.ErrorContains(t, err, "the API server is down")
 
-		w = newWorld()
-		w.state = "Terminating:Proceed"
-		w.faults["connect"] = []error{errors.New("the API server is down")}
-		report, err := invoke(t, w.handler())
+		env = newTestEnv()
+		env.state = "Terminating:Proceed"
+		env.errors["connect"] = []error{errors.New("the API server is down")}
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Equal(t, StatusRejected, report.Status)
 	})
 }
 
-func TestADescriptionThatLagsIsAskedForAgain(t *testing.T) {
+func TestVerify_DescriptionLags_AskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.state = "InService"
+		env := newTestEnv()
+		env.state = "InService"
 		time.AfterFunc(10*time.Second, func() {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.state = "Terminating:Wait"
+			env.mu.Lock()
+			defer env.mu.Unlock()
+			env.state = "Terminating:Wait"
 		})
-		report, err := invoke(t, w.handler())
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Equal(t, StatusDrained, report.Status)
 	})
@@ -93,7 +93,7 @@ func TestADescriptionThatLagsIsAskedForAgain(t *testing.T) {
 func TestEveryStateButWaitingIsRejected(t *testing.T) {
 	for state, says := range map[string]string{
 		"":                        "not in group",
-		"Terminating:Proceed":     "past waiting",
+		"Terminating:Proceed":     "already past the wait state",
 		"Terminated":              "not waiting",
 		"Pending:Wait":            "not waiting",
 		"Warmed:Stopped":          "not waiting",
@@ -101,63 +101,63 @@ func TestEveryStateButWaitingIsRejected(t *testing.T) {
 		"Warmed:Terminating:Wait": "not waiting",
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld()
-			w.state = state
-			report, err := invoke(t, w.handler())
+			env := newTestEnv()
+			env.state = state
+			report, err := invoke(t, env.handler())
 			require.NoError(t, err)
 			require.Equal(t, StatusRejected, report.Status, state)
 			require.Contains(t, report.Reason, says)
-			require.Empty(t, w.effects())
+			require.Empty(t, env.effects())
 		})
 	}
 }
 
-func TestForeignGroupsAndHooksAreLeftAlone(t *testing.T) {
+func TestDelivery_OtherGroupOrHook_Skipped(t *testing.T) {
 	for _, foreign := range []Termination{
 		{Group: "theirs", Hook: "quiesce", InstanceID: "i-0abc1234"},
 		{Group: "workers-a", Hook: "Terminate-LC-Hook", InstanceID: "i-0abc1234"},
 	} {
-		w := newWorld()
-		h := w.handler()
+		env := newTestEnv()
+		h := env.handler()
 		h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{{Termination: &foreign}}} }
 		report, err := invoke(t, h)
 		require.NoError(t, err)
 		require.Equal(t, StatusSkipped, report.Status)
-		require.Empty(t, w.effects())
+		require.Empty(t, env.effects())
 	}
 }
 
 func TestOnlyOneInvocationDrainsAnInstance(t *testing.T) {
-	w := newWorld()
-	w.leased = true
-	report, err := invoke(t, w.handler())
+	env := newTestEnv()
+	env.heldElsewhere = true
+	report, err := invoke(t, env.handler())
 	require.NoError(t, err)
 	require.Equal(t, StatusSkipped, report.Status)
-	require.Empty(t, w.effects())
+	require.Empty(t, env.effects())
 	require.Len(t, failedItems([]Record{{MessageID: "m-1"}}, []outcome{{report: report}}).Failures, 1, "the record comes again")
 }
 
-func TestASliceThatEndsBeforeTheNodeIsEmptyCompletesNothing(t *testing.T) {
+func TestHandOff_NodeNotEmpty_CompletesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.node.Add(web("slow"), 20*time.Minute)
+		env := newTestEnv()
+		env.node.Add(web("slow"), 20*time.Minute)
 		began := time.Now()
-		report, err := invoke(t, w.handler())
+		report, err := invoke(t, env.handler())
 		var incomplete *Incomplete
 		require.ErrorAs(t, err, &incomplete)
 		require.ErrorContains(t, err, "app/slow")
 		require.Equal(t, StatusIncomplete, report.Status)
-		require.Equal(t, 15*time.Minute-handOverReserve, time.Since(began))
-		require.Empty(t, w.completed)
-		require.Contains(t, w.effects(), "release", "the next slice need not wait for the lease to expire")
+		require.Equal(t, 15*time.Minute-handOffReserve, time.Since(began))
+		require.Empty(t, env.completed)
+		require.Contains(t, env.effects(), "release", "the next invocation need not wait for the Lease to expire")
 	})
 }
 
-func TestTheDeadlineLetsTheInstanceGo(t *testing.T) {
+func TestDeadline_Reached_CompletesAction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.node.Add(web("stuck"), time.Hour)
-		h := w.handler()
+		env := newTestEnv()
+		env.node.Add(web("stuck"), time.Hour)
+		h := env.handler()
 		h.Policy.Bounds.MaxDuration = 5 * time.Minute
 		began := time.Now()
 		report, err := invoke(t, h)
@@ -165,27 +165,27 @@ func TestTheDeadlineLetsTheInstanceGo(t *testing.T) {
 		require.Equal(t, StatusPartial, report.Status)
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Equal(t, 4*time.Minute+30*time.Second, time.Since(began))
-		require.Equal(t, []Result{Continue}, w.completed)
+		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }
 
-func TestANodeThatIsStillJoiningIsWaitedFor(t *testing.T) {
+func TestFindNode_StillJoining_WaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.joins = time.Now().Add(9 * time.Second)
-		w.node.Add(web("web"), 0)
-		report, err := invoke(t, w.handler())
+		env := newTestEnv()
+		env.joinsAt = time.Now().Add(9 * time.Second)
+		env.node.Add(web("web"), 0)
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Len(t, report.Pods, 1)
 	})
 }
 
-func TestAnInstanceWithoutANodeGoesAfterTheJoinGrace(t *testing.T) {
+func TestFindNode_NoNode_CompletesAfterJoinTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.node = nil
+		env := newTestEnv()
+		env.node = nil
 		began := time.Now()
-		report, err := invoke(t, w.handler())
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Equal(t, Continue, report.LifecycleResult)
 		require.Contains(t, report.Reason, "no node")
@@ -193,73 +193,73 @@ func TestAnInstanceWithoutANodeGoesAfterTheJoinGrace(t *testing.T) {
 	})
 }
 
-func TestAnInstanceThatIsGoneIsWaitedForNeitherToJoinNorToStopItsPods(t *testing.T) {
+func TestDrain_InstanceTerminated_WaitsForNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.gone = true
-		w.node.Add(web("web"), time.Hour)
+		env := newTestEnv()
+		env.terminated = true
+		env.node.Add(web("web"), time.Hour)
 		began := time.Now()
-		report, err := invoke(t, w.handler())
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Zero(t, time.Since(began))
-		require.Contains(t, w.effects(), "evict app/web", "its successor is wanted elsewhere")
+		require.Contains(t, env.effects(), "evict app/web", "its replacement is needed elsewhere")
 		require.Equal(t, StatusPartial, report.Status)
 		require.Equal(t, Continue, report.LifecycleResult)
 	})
 }
 
-// blocked is a world with a pod that its budget never lets go, and a handler with five minutes for it, of which half a minute is
-// kept back.
-func blocked(stop time.Duration) (*world, *Handler) {
-	w := newWorld()
+// blockedEnv returns an environment with a pod that its PDB blocks, and a handler with five minutes for it, of which half a minute is the
+// reserve.
+func blockedEnv(stop time.Duration) (*testEnv, *Handler) {
+	env := newTestEnv()
 	pod := web("web")
 	pod.Grace, pod.Labels = 30*time.Second, map[string]string{"budget": "b"}
-	w.node.Add(pod, stop)
-	w.node.Allow("b", 0)
-	h := w.handler()
+	env.node.Add(pod, stop)
+	env.node.Allow("b", 0)
+	h := env.handler()
 	h.Policy.Force, h.Policy.Bounds.MaxDuration = true, 5*time.Minute
-	return w, h
+	return env, h
 }
 
-func TestAPodThatWouldBeLeftIsForcedInTimeIfThePolicySaysSo(t *testing.T) {
+func TestForce_PolicyOn_PodForcedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, h := blocked(10 * time.Second)
+		env, h := blockedEnv(10 * time.Second)
 		began := time.Now()
 		report, err := invoke(t, h)
 		require.NoError(t, err)
 		require.Equal(t, StatusForced, report.Status)
 		require.Empty(t, report.Reason)
 		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
-		require.Equal(t, 4*time.Minute, report.Pods[0].ForcedAt.Sub(began), "of the action's own clock")
+		require.Equal(t, 4*time.Minute, report.Pods[0].ForcedAt.Sub(began), "by the action's own clock")
 		require.Equal(t, 4*time.Minute+10*time.Second, time.Since(began))
-		require.Equal(t, []Result{Continue}, w.completed)
+		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }
 
-func TestAForcedPodThatStillStopsAtTheDeadlineIsNoPodThatWasLeft(t *testing.T) {
+func TestForce_StillStoppingAtDeadline_StatusForced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, h := blocked(30 * time.Second)
-		w.node.Fail("delete app/web", errors.New("no")) // which leaves it less than it takes
+		env, h := blockedEnv(30 * time.Second)
+		env.node.Fail("delete app/web", errors.New("no")) // so that it has less time than it needs
 		h.Policy.Bounds.MaxDuration += 100 * time.Millisecond
 		report, err := invoke(t, h)
 		require.NoError(t, err)
 		require.Equal(t, StatusForced, report.Status)
-		require.Equal(t, "the deadline came", report.Reason)
+		require.Equal(t, "deadline reached", report.Reason)
 		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
-		require.Contains(t, report.Pods[0].Reason, errDeadline.Error()+" while still stopping")
-		require.Equal(t, []Result{Continue}, w.completed)
+		require.Contains(t, report.Pods[0].Reason, "deadline reached while still stopping")
+		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }
 
-func TestVolumesAreWaitedForButNotForEver(t *testing.T) {
+func TestVolumes_NeverDetach_WaitIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
+		env := newTestEnv()
 		pod := web("db-0")
 		pod.Claims = []string{"data"}
-		w.node.Add(pod, 0)
-		w.detach = time.Hour
+		env.node.Add(pod, 0)
+		env.detachTime = time.Hour
 		began := time.Now()
-		report, err := invoke(t, w.handler())
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Equal(t, StatusDrained, report.Status)
 		require.Equal(t, time.Minute, time.Since(began))
@@ -267,48 +267,48 @@ func TestVolumesAreWaitedForButNotForEver(t *testing.T) {
 }
 
 func TestAFailedStepIsAFunctionErrorThatNamesIt(t *testing.T) {
-	for _, step := range []string{"connect", "own", "hook", "find", "cordon", "watch"} {
+	for _, step := range []string{"connect", "acquire", "hook", "find", "cordon", "watch"} {
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld()
-			w.faults[step] = []error{errors.New("no: " + step)}
-			report, err := invoke(t, w.handler())
+			env := newTestEnv()
+			env.errors[step] = []error{errors.New("no: " + step)}
+			report, err := invoke(t, env.handler())
 			var failed *Failed
 			require.ErrorAs(t, err, &failed)
 			require.ErrorContains(t, err, "no: "+step)
 			require.Equal(t, StatusFailed, report.Status)
-			require.Empty(t, w.completed)
+			require.Empty(t, env.completed)
 		})
 	}
 }
 
-func TestEC2IsOnlyAShortCut(t *testing.T) {
+func TestDescribeInstances_Fails_NodeIsSearched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.faults["machines"] = []error{errors.New("UnauthorizedOperation")}
-		w.node.Add(web("web"), 0)
-		report, err := invoke(t, w.handler())
+		env := newTestEnv()
+		env.errors["ec2"] = []error{errors.New("UnauthorizedOperation")}
+		env.node.Add(web("web"), 0)
+		report, err := invoke(t, env.handler())
 		require.NoError(t, err)
 		require.Equal(t, StatusDrained, report.Status)
 	})
 }
 
-func TestShadowChangesNothingAndLetsTheInstanceGo(t *testing.T) {
-	w := newWorld()
-	w.node.Add(web("web"), 0)
-	h := w.handler()
+func TestShadow_RealEvent_ChangesNothingAndCompletes(t *testing.T) {
+	env := newTestEnv()
+	env.node.Add(web("web"), 0)
+	h := env.handler()
 	h.Policy.Shadow = true
 	report, err := invoke(t, h)
 	require.NoError(t, err)
-	require.Equal(t, []string{"complete t-1 CONTINUE"}, w.effects())
+	require.Equal(t, []string{"complete t-1 CONTINUE"}, env.effects())
 	require.Equal(t, StatusPlanned, report.Status)
 	require.Equal(t, drain.Evict, report.Pods[0].Verdict)
 	require.Empty(t, report.Pods[0].Outcome)
 }
 
 func TestAPlanChangesNothing(t *testing.T) {
-	w := newWorld()
-	w.node.Add(web("web"), 0)
-	h := w.handler()
+	env := newTestEnv()
+	env.node.Add(web("web"), 0)
+	h := env.handler()
 	for _, request := range []Request{
 		{Action: ActionPlan, InstanceID: event.InstanceID}, {Action: ActionPlan, Node: "node-1"},
 	} {
@@ -319,14 +319,14 @@ func TestAPlanChangesNothing(t *testing.T) {
 		require.Len(t, report.Pods, 1)
 		require.InDelta(t, 29*60+30, report.Plan.Deadline.AvailableSeconds, 1)
 	}
-	require.Empty(t, w.effects())
+	require.Empty(t, env.effects())
 }
 
-func TestAManualDrainIsRefusedUnlessTheInstanceWaitsOrTheOperatorAllowsIt(t *testing.T) {
+func TestManualDrain_InstanceInService_NeedsPermission(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		byHand := func(w *world, allow bool) Report {
-			w.node.Add(web("web"), 0)
-			h := w.handler()
+		byHand := func(env *testEnv, allow bool) Report {
+			env.node.Add(web("web"), 0)
+			h := env.handler()
 			h.Policy.AllowManualDrain = allow
 			request := Request{Action: ActionDrain, InstanceID: event.InstanceID}
 			h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{{Request: &request}}} }
@@ -334,21 +334,21 @@ func TestAManualDrainIsRefusedUnlessTheInstanceWaitsOrTheOperatorAllowsIt(t *tes
 			require.NoError(t, err)
 			return report
 		}
-		waiting := newWorld()
+		waiting := newTestEnv()
 		require.Equal(t, StatusDrained, byHand(waiting, false).Status)
 		require.Equal(t, []Result{Continue}, waiting.completed)
 
-		inService := newWorld()
+		inService := newTestEnv()
 		inService.state = "InService"
 		require.Equal(t, StatusRejected, byHand(inService, false).Status)
 		require.Empty(t, inService.effects())
 
-		allowed := newWorld()
+		allowed := newTestEnv()
 		allowed.state = "InService"
 		require.Equal(t, StatusDrained, byHand(allowed, true).Status)
 		require.Contains(t, allowed.effects(), "evict app/web")
-		require.Empty(t, allowed.completed, "nobody terminates it")
-		require.Empty(t, allowed.cordonedFor, "and its node stays closed, whatever a sweep finds")
+		require.Empty(t, allowed.completed, "no action waits")
+		require.Empty(t, allowed.cordonedFor, "a sweep leaves its node cordoned")
 		require.Equal(t, "quiesce", waiting.cordonedFor)
 	})
 }

@@ -82,7 +82,7 @@ func (p *queueFixture) awaitEmptyQueue() {
 
 const (
 	// failedEvent is logged when an event is delivered again, and handedOff when a later invocation continues its drain.
-	failedEvent = "event failedEvent, will retry"
+	failedEvent = "event failed, will retry"
 	handedOff   = "drain incomplete, handed off to next invocation"
 )
 

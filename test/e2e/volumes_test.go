@@ -54,7 +54,7 @@ func TestVolumes_NeverDetached_CompletedAfterTimeout(t *testing.T) {
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
 	require.Equal(t, termination.Continue, r.LifecycleResult)
 	require.GreaterOrEqual(t, r.FinishedAt.Sub(r.pod(t, "database").GoneAt), patience)
-	require.Contains(t, s.function.Output(), "volumes are still attached")
+	require.Contains(t, s.function.Output(), "volumes still attached")
 	require.Contains(t, s.function.Output(), volumeOf(s, "data"))
 	s.requireCompletedOnce(target)
 	s.removeAttachmentFinalizer(disk)

@@ -1,0 +1,79 @@
+package termination
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+)
+
+// otherMethods are the methods of an escort that a test does not call.
+type otherMethods = drain.Escort
+
+// slowShutdown is an escort whose ShutDown takes its time.
+type slowShutdown struct {
+	otherMethods
+	takes   time.Duration
+	env     *testEnv
+	evictBy time.Time
+}
+
+func (u *slowShutdown) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
+	u.evictBy = p.EvictBy
+	err := pause(ctx, u.takes)
+	_ = u.env.do("shutdown " + p.Name)
+	return drain.EscortResult{Strategy: "shutdown"}, err
+}
+
+// daemonEnv returns an environment with a DaemonSet's pooler and a pod that its PDB blocks.
+func daemonEnv(takes time.Duration) (*testEnv, *Handler, *slowShutdown) {
+	env, h := blockedEnv(2 * time.Second)
+	u := &slowShutdown{takes: takes, env: env}
+	daemon := web("daemon")
+	daemon.Controller, daemon.Labels = "DaemonSet", map[string]string{"pooler": "yes"}
+	env.node.Add(daemon, time.Second)
+	isPooler := func(p drain.Pod) bool { return p.Labels["pooler"] != "" }
+	h.Drainer.Phases = []drain.Phase{{Name: "poolers", Match: isPooler, Escort: u}, {Name: "workloads"}}
+	h.Policy.Force = false
+	return env, h, u
+}
+
+func TestDaemonSets_DeadlineReached_PoolersShutDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, h, u := daemonEnv(3 * time.Second)
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusPartial, report.Status)
+		require.Equal(t, []string{"shutdown daemon", "complete t-1 CONTINUE", "release"}, lastOf(env.effects(), 3))
+		require.Equal(t, "shutdown", report.Pods[0].Escort.Strategy)
+		require.Equal(t, report.Deadline.Add(8*time.Second), u.evictBy, "the end of their time")
+		require.Equal(t, report.Deadline.Add(3*time.Second), report.FinishedAt)
+	})
+}
+
+func TestDaemonSets_SlowShutdown_DoesNotDelayCompletion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, h, _ := daemonEnv(time.Hour)
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, []Result{Continue}, env.completed)
+		require.Equal(t, report.Deadline.Add(daemonShutdownTime), report.FinishedAt)
+	})
+}
+
+func TestDaemonSets_DrainHandedOff_PoolersKeepRunning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, h, _ := daemonEnv(time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := h.Invoke(ctx, nil)
+		require.ErrorAs(t, err, new(*Incomplete))
+		require.NotContains(t, env.effects(), "shutdown daemon")
+	})
+}
+
+func lastOf(all []string, n int) []string { return all[max(0, len(all)-n):] }

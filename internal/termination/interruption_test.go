@@ -1,0 +1,261 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+)
+
+// triggered returns the record of a trigger that was sent just now.
+func triggered(n Trigger) Record {
+	return Record{Termination: &Termination{InstanceID: event.InstanceID, Began: time.Now(), Trigger: n}}
+}
+
+// spotEnv returns an environment whose instance is a Spot instance in service.
+func spotEnv() *testEnv {
+	env := newTestEnv()
+	env.state, env.spot = "InService", true
+	return env
+}
+
+func TestASpotInterruptionDrainsAndCompletesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := spotEnv()
+		env.node.Add(web("web"), 5*time.Second)
+		report, err := deliver(t, env.handler(), triggered(SpotInterruption))
+		require.NoError(t, err)
+		require.Equal(t, []string{"acquire", "cordon node-i-0abc1234", "evict app/web", "release"}, env.effects())
+		require.Equal(t, StatusDrained, report.Status)
+		require.Equal(t, SpotInterruption, report.Trigger)
+		require.Equal(t, "workers-a", report.Group)
+		require.Empty(t, report.Hook)
+		require.Empty(t, report.LifecycleResult)
+		require.Empty(t, env.heartbeats, "no hook waits")
+	})
+}
+
+// requestRecorder is an escort that records its requests.
+type requestRecorder struct {
+	drain.Escort
+	requests []drain.EscortRequest
+}
+
+func (b *requestRecorder) Run(ctx context.Context, r drain.EscortRequest) (drain.EscortResult, error) {
+	b.requests = append(b.requests, r)
+	return drain.EscortResult{}, r.Evict(ctx, drain.EvictOptions{})
+}
+
+// An instance that EC2 reclaims in two minutes has no time for a phase that is stuck, nor for a replacement.
+func TestSpotInterruption_PhasesAndEscorts_AreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, b := spotEnv(), &requestRecorder{}
+		slow, next := web("slow"), web("next")
+		slow.Labels = map[string]string{"phase": "poolers"}
+		env.node.Add(slow, 50*time.Second).Add(next, time.Second)
+		h := env.handler()
+		isPooler := func(p drain.Pod) bool { return p.Labels["phase"] == "poolers" }
+		h.Drainer.Phases = []drain.Phase{{Name: "poolers", Match: isPooler, Escort: b, Timeout: 5 * time.Minute}, {Name: "workloads"}}
+		report, err := deliver(t, h, triggered(SpotInterruption))
+		require.NoError(t, err)
+		require.Equal(t, spotMaxWait, b.requests[0].MaxWait)
+		require.Equal(t, spotMaxWait, report.Pods[1].EvictedAt.Sub(report.Pods[0].EvictedAt))
+	})
+}
+
+func TestSpotInterruption_StuckPod_EndsBeforeEC2Reclaims(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := spotEnv()
+		env.node.Add(web("stuck"), time.Hour)
+		began := time.Now()
+		report, err := deliver(t, env.handler(), triggered(SpotInterruption))
+		require.NoError(t, err)
+		require.Equal(t, StatusPartial, report.Status)
+		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
+		require.Equal(t, 100*time.Second, time.Since(began))
+	})
+}
+
+func TestRebalanceRecommendation_Drained_OnlyIfConfigured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := spotEnv()
+		env.node.Add(web("slow"), 5*time.Minute)
+		h := env.handler()
+		report, err := deliver(t, h, triggered(RebalanceRecommendation))
+		require.NoError(t, err)
+		require.Equal(t, StatusSkipped, report.Status)
+		require.Contains(t, report.Reason, "drain.onRebalanceRecommendation is off")
+		require.Empty(t, env.effects())
+
+		h.Policy.OnRebalanceRecommendation = true
+		began := time.Now()
+		report, err = deliver(t, h, triggered(RebalanceRecommendation))
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+		require.Equal(t, began.Add(29*time.Minute+30*time.Second), report.Deadline, "the usual time")
+		require.Equal(t, "workloads", report.Phases[0].Name)
+		require.Empty(t, env.completed)
+		require.Empty(t, env.heartbeats)
+	})
+}
+
+// A trigger is a claim. A forged one must not drain a healthy node, and a stale one comes too late.
+func TestInterruption_CannotBeTrue_DrainsNothing(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*testEnv, *Handler)
+		after  time.Duration
+		status Status
+		says   string
+	}{
+		{"another group", func(_ *testEnv, h *Handler) { h.Policy.OwnsGroup = func(string) bool { return false } }, 0,
+			StatusSkipped, "is not managed by quiesce"},
+		{"not a Spot instance", func(env *testEnv, _ *Handler) { env.spot = false }, 0, StatusRejected, "is not a Spot instance"},
+		{"an instance that is gone", func(env *testEnv, _ *Handler) { env.state = "" }, 0, StatusRejected, "already past draining"},
+		{"an instance past the wait state", func(env *testEnv, _ *Handler) { env.state = "Terminating:Proceed" }, 0, StatusRejected, "already past draining"},
+		{"too late", func(*testEnv, *Handler) {}, spotTime + spotReserve, StatusRejected, "too late"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			env := spotEnv()
+			h := env.handler()
+			c.change(env, h)
+			record := triggered(SpotInterruption)
+			time.Sleep(c.after)
+			report, err := deliver(t, h, record)
+			require.NoError(t, err, c.name)
+			require.Equal(t, c.status, report.Status, c.name)
+			require.Contains(t, report.Reason, c.says, c.name)
+			require.Empty(t, env.effects(), c.name)
+		})
+	}
+}
+
+func TestInterruption_StepFails_Retried(t *testing.T) {
+	for _, step := range []string{"group", "ec2", "connect", "acquire"} {
+		synctest.Test(t, func(t *testing.T) {
+			env := spotEnv()
+			env.errors[step] = []error{errors.New("no: " + step)}
+			report, err := deliver(t, env.handler(), triggered(SpotInterruption))
+			require.ErrorContains(t, err, "no: "+step)
+			require.Equal(t, StatusFailed, report.Status)
+			require.NotContains(t, env.effects(), "cordon node-i-0abc1234")
+		})
+	}
+}
+
+// Auto Scaling may have sent its own event, whose drain is running.
+func TestInterruption_InstanceAlreadyDrained_Retried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := spotEnv()
+		env.state, env.heldElsewhere = "Terminating:Wait", true
+		h, m := env.withQueue()
+		record := triggered(SpotInterruption)
+		record.MessageID, record.ReceiptHandle = "m-1", "m-1"
+		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, record))
+		require.Len(t, m.hidesOf("m-1"), 2)
+	})
+}
+
+func TestInterruption_ShadowMode_OnlyPlanned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := spotEnv()
+		env.node.Add(web("web"), 0)
+		h := env.handler()
+		h.Policy.Shadow = true
+		report, err := deliver(t, h, triggered(SpotInterruption))
+		require.NoError(t, err)
+		require.Equal(t, StatusPlanned, report.Status)
+		require.Len(t, report.Pods, 1)
+		require.Empty(t, env.effects())
+	})
+}
+
+// A drain for a lifecycle action has half an hour. The Spot interruption of its instance finds the lease held.
+func TestSpotInterruption_DrainRunning_PassesItsDeadline(t *testing.T) {
+	for trigger, want := range map[Trigger][]time.Duration{SpotInterruption: {spotTime, spotTime}, RebalanceRecommendation: nil} {
+		synctest.Test(t, func(t *testing.T) {
+			env := spotEnv()
+			env.state, env.heldElsewhere = "Terminating:Wait", true
+			h, m := env.withQueue()
+			h.Policy.OnRebalanceRecommendation = true
+			record, began := triggered(trigger), time.Now()
+			record.MessageID, record.ReceiptHandle = "m-1", "m-1"
+			require.Equal(t, []string{"m-1"}, deliverBatch(t, h, record))
+			require.Equal(t, []string{"m-1"}, deliverBatch(t, h, record), "the holder may have ended without reading the deadline")
+			var got []time.Duration
+			for _, deadline := range env.shortenedTo {
+				got = append(got, deadline.Sub(began))
+			}
+			require.Equal(t, want, got)
+			if trigger == SpotInterruption {
+				hides := m.hidesOf("m-1")
+				require.Equal(t, spotDelay, hides[len(hides)-1].d)
+			}
+		})
+	}
+}
+
+func TestShortenedDeadline_DrainRunning_ContinuesUnderIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, h := blockedEnv(2 * time.Second)
+		env.node.Add(web("quick"), time.Second)
+		began := time.Now()
+		shortened := began.Add(2 * time.Minute)
+		deadline := shortened.Add(90 * time.Second)
+		for _, at := range []time.Duration{0, 10 * time.Second, 20 * time.Second} { // at each renewal of the Lease
+			time.AfterFunc(time.Until(shortened)+at, func() { env.shortenDeadline(deadline) })
+		}
+		answer, err := h.Invoke(t.Context(), nil)
+		report := answer.(Report)
+		require.NoError(t, err)
+		require.Equal(t, StatusForced, report.Status)
+		require.Equal(t, SpotInterruption, report.Trigger)
+		require.Equal(t, deadline, report.Deadline)
+		require.False(t, time.Now().After(deadline))
+		require.Equal(t, []Result{Continue}, env.completed)
+		require.Len(t, report.Pods, 2, "pods that went before are still in the report")
+		for _, pod := range report.Pods {
+			if pod.Name == "quick" {
+				require.Equal(t, drain.Evicted, pod.Outcome)
+				continue
+			}
+			require.Equal(t, drain.Forced, pod.Outcome)
+			require.True(t, pod.ForcedAt.After(shortened), "not before the deadline was shortened")
+		}
+		require.True(t, env.heartbeats[len(env.heartbeats)-1].at.After(shortened), "the hook is kept alive meanwhile")
+	})
+}
+
+// Found by the simulation, seed 4906: an invocation that ended kept the next one from reading the deadline in time.
+func TestShortenedDeadline_JustOver_LeavesAFinalPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, h := blockedEnv(2 * time.Second)
+		h.Policy.Force = false
+		var shortened time.Time
+		time.AfterFunc(time.Minute, func() { shortened = time.Now(); env.shortenDeadline(shortened.Add(-5 * time.Second)) })
+		answer, err := h.Invoke(t.Context(), nil)
+		require.NoError(t, err)
+		require.Equal(t, StatusPartial, answer.(Report).Status)
+		require.Len(t, answer.(Report).Pods, 1)
+		require.WithinDuration(t, shortened, time.Now(), finalPassTime)
+	})
+}
+
+// A Lease can outlive the drain that it was meant for. A deadline on it that is late or over shortens nothing.
+func TestShortenedDeadline_LaterOrLongOver_ChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, h := blockedEnv(2 * time.Second)
+		usual := time.Now().Add(h.Policy.Bounds.MaxDuration - h.Policy.Bounds.CompletionReserve)
+		time.AfterFunc(time.Minute, func() { env.shortenDeadline(usual.Add(time.Second)) })
+		time.AfterFunc(2*time.Minute, func() { env.shortenDeadline(time.Now().Add(-spotReserve)) })
+		answer, err := h.Invoke(t.Context(), nil)
+		require.NoError(t, err)
+		require.Equal(t, usual, answer.(Report).Deadline)
+		require.Empty(t, answer.(Report).Trigger)
+	})
+}
