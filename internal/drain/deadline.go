@@ -18,6 +18,9 @@ const (
 	// dueTimeout is how long a request about a due pod may go unanswered: long enough for a slow webhook, short enough that most of
 	// the pod's grace remains after it.
 	dueTimeout = 3 * time.Second
+	// minDueTimeout is what such a request gets near the deadline, where dueTimeout would be more than half of the time that is left. A
+	// loaded API server answers within it. Less would give up the last request for a pod while its answer is under way.
+	minDueTimeout = 500 * time.Millisecond
 	// openFactor times what a pod needs before the deadline, its phase no longer holds it back. Its eviction is tried in the time
 	// gained, its PDBs become known, and another of their pods may go first. More would spoil the order for pods that still have
 	// time.
@@ -71,7 +74,7 @@ func (l Limits) evictBy(grace, lead time.Duration, now time.Time) time.Time {
 
 // answerBy returns when a request about a pod times out: when the pod is due, and from then on soon.
 func (l Limits) answerBy(forceAt, now time.Time) time.Time {
-	return later(forceAt, now.Add(min(dueTimeout, l.Deadline.Sub(now)/2)))
+	return later(forceAt, now.Add(min(dueTimeout, max(minDueTimeout, l.Deadline.Sub(now)/2))))
 }
 
 // apply sets ForceAt of the pods, and opens those whose time is short. wake is when the next pod is due or opened.

@@ -13,8 +13,9 @@ const retryShare = 8
 var (
 	// errNoAnswer ends a request that is not answered while a due pod's time runs out.
 	errNoAnswer = errors.New("no answer in time")
-	// errEscortLate ends an escort that has not evicted its pod in time.
-	errEscortLate = errors.New("the escort took too long: the pod must be told to stop now")
+	// ErrEscortLate is the cause that ends the context of an escort that has not evicted its pod in time. The drain evicts the pod as
+	// soon as Run returns: an escort must not spend that time on what ends with the pod.
+	ErrEscortLate = errors.New("the escort took too long: the pod must be told to stop now")
 )
 
 // response is what came of one request.
@@ -114,7 +115,7 @@ func (r *run) withEvictTimeout(ctx context.Context, evictBy time.Time) (_ contex
 		return ctx, func() {}, end
 	}
 	late := evictBy.Add(min(2*dueTimeout, r.Limits.Deadline.Sub(evictBy)/2))
-	timer := time.AfterFunc(time.Until(late), func() { cancel(errEscortLate) })
+	timer := time.AfterFunc(time.Until(late), func() { cancel(ErrEscortLate) })
 	return ctx, func() { timer.Stop() }, func() { timer.Stop(); cancel(nil) }
 }
 

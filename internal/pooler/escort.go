@@ -48,11 +48,12 @@ type run struct {
 	console  *pgbouncer.Console // logged in once, before the first change, and kept to the end
 	result   drain.EscortResult
 
-	deadline time.Time // when the escort's time is over
-	record   *record   // what is recorded of the pod; nil: nothing
-	load     load
-	stop     stop
-	evicted  bool // the eviction was accepted: nothing is rolled back any more
+	deadline  time.Time // when the escort's time is over
+	record    *record   // what is recorded of the pod; nil: nothing
+	recovered bool      // pgbouncer is as it was before what is recorded
+	load      load
+	stop      stop
+	evicted   bool // the eviction was accepted: nothing is rolled back any more
 }
 
 // Run implements drain.Escort.
@@ -170,7 +171,8 @@ func (r *run) evict(ctx context.Context, o drain.EvictOptions) error {
 }
 
 // handleError turns what interrupted the escort into what Run returns. If the eviction is not accepted yet, it rolls back. Then it
-// evicts the pod without draining, unless the eviction was refused or ctx has ended.
+// evicts the pod without draining, unless the eviction was refused or ctx has ended. What ends with the pod is rolled back only if
+// that eviction fails too: the time for its requests may be the pod's last.
 func (r *run) handleError(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
@@ -178,10 +180,19 @@ func (r *run) handleError(ctx context.Context, err error) error {
 	if r.evicted {
 		return r.handleErrorAfterEviction(ctx, err)
 	}
-	if failure := r.rollBack(ctx); failure != nil {
-		r.log.Error("failed to roll back escort", "error", failure.Error())
-	}
 	refusal, refused := errors.AsType[escort.Refusal](err)
+	if r.record.endsWithPod() && errors.Is(context.Cause(ctx), drain.ErrEscortLate) {
+		r.recoverPooler(ctx)
+		return context.Cause(ctx)
+	}
+	if r.record.endsWithPod() && !refused && ctx.Err() == nil {
+		r.recoverPooler(ctx)
+		if err = r.evictWithoutDrain(ctx, err.Error()); err != nil {
+			r.logRollBack(ctx)
+		}
+		return err
+	}
+	r.logRollBack(ctx)
 	switch {
 	case refused:
 		return refusal.Answer
@@ -189,6 +200,13 @@ func (r *run) handleError(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	default:
 		return r.evictWithoutDrain(ctx, err.Error())
+	}
+}
+
+// logRollBack rolls back, and logs if that fails.
+func (r *run) logRollBack(ctx context.Context) {
+	if err := r.rollBack(ctx); err != nil {
+		r.log.Error("failed to roll back escort", "error", err.Error())
 	}
 }
 

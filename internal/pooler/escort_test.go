@@ -142,7 +142,7 @@ func crash(t *testing.T, w *fakeCluster) {
 	require.NotNil(t, w.saved())
 }
 
-func TestRun_AfterACrash_RollsBackAndStartsAgain(t *testing.T) {
+func TestRun_AfterACrash_ResumesAndStartsAgain(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		w := newCluster(p)

@@ -27,6 +27,9 @@ type record struct {
 // changesPooler reports whether there is anything in pgbouncer itself to restore.
 func (rec record) changesPooler() bool { return rec.Paused || len(rec.Settings) > 0 }
 
+// endsWithPod reports whether nothing of the change outlives the pod. A pod without its labels is not protected by its PDBs.
+func (rec *record) endsWithPod() bool { return rec == nil || len(rec.Labels) == 0 }
+
 // recordOf returns what an earlier run recorded; nil: nothing. A record that cannot be read stands for everything that can be rolled
 // back without it.
 func recordOf(request drain.EscortRequest) *record {
@@ -40,20 +43,33 @@ func recordOf(request drain.EscortRequest) *record {
 	return rec
 }
 
-// recoverInterrupted rolls back what a crashed escort changed. A surge continues when it is the pod's turn, but its clients do not
-// wait for that.
+// recoverInterrupted restores pgbouncer as it was before an escort that crashed, so that its clients do not wait for the pod's turn.
+// The record stays: this run changes the same again, and two requests fewer matter where little time is left. A surge keeps its
+// labels too, and continues when it is the pod's turn.
 func (r *run) recoverInterrupted(ctx context.Context) {
 	if r.record == nil {
 		return
 	}
 	r.log.Info("found interrupted escort", "strategy", string(r.record.Strategy), "at", r.record.At)
-	rollBack := r.rollBack
+	r.recoverPooler(ctx)
+}
+
+// recoverPooler restores pgbouncer, so that its clients wait no longer, and keeps the record. A surge's settings stay.
+func (r *run) recoverPooler(ctx context.Context) {
+	if r.record == nil || r.recovered {
+		return
+	}
+	restore := r.restorePooler
 	if r.record.Strategy == config.StrategySurge {
-		rollBack = r.resumePooler
+		restore = r.resumePooler
 	}
-	if err := rollBack(ctx); err != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollBackTimeout)
+	defer cancel()
+	if err := restore(ctx); err != nil {
 		r.log.Warn("failed to roll back interrupted escort", "error", err.Error())
+		return
 	}
+	r.recovered = true
 }
 
 // resumePooler ends a recorded pause, and rolls back nothing else.
@@ -61,8 +77,6 @@ func (r *run) resumePooler(ctx context.Context) error {
 	if !r.record.Paused {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, rollBackTimeout)
-	defer cancel()
 	console, err := r.ensureConsole(ctx)
 	if err != nil {
 		return err
@@ -105,11 +119,14 @@ func (r *run) saveRecord(ctx context.Context, rec record) error {
 	if err != nil {
 		return fmt.Errorf("record the escort: %w", err)
 	}
-	r.record = &rec // before the requests: one without an answer may have succeeded
+	r.record, r.recovered = &rec, false // before the requests: one without an answer may have succeeded
 	if err := r.request.Save(ctx, text); err != nil {
 		return fmt.Errorf("record the escort: %w", err)
 	}
 	strategy := string(rec.Strategy)
+	if len(rec.Labels) == 0 && r.pod.Labels[drain.EscortLabel] == strategy {
+		return nil // an escort that crashed left the label
+	}
 	labels := map[string]*string{drain.EscortLabel: &strategy}
 	for key := range rec.Labels {
 		labels[key] = nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,7 +60,7 @@ func TestRecord_Unreadable_StandsForAPause(t *testing.T) {
 // The pod's owner can write annotations, so they are not believed.
 func TestRecord_AnnotationOnThePod_IsIgnored(t *testing.T) {
 	w := newCluster(nil)
-	w.pod.Annotations["quiesce/result"] = `{"strategy":"evict","settings":{"auth_type":"trust"}}`
+	w.pod.Annotations["quiesce/escort."+w.pod.UID] = `{"strategy":"evict","settings":{"auth_type":"trust"}}`
 	w.pod.Labels[drain.EscortLabel] = "evict"
 	require.Nil(t, w.escort(minute).begin(w.request(t)).record)
 }
@@ -100,4 +102,57 @@ func TestRecord_ClusterFails_SaysSo(t *testing.T) {
 	r.cluster, r.pod = w, *w.pod
 	w.failure = errors.New("forbidden")
 	require.ErrorContains(t, r.saveRecord(t.Context(), record{Strategy: config.StrategyEvict}), "record the escort: forbidden")
+}
+
+// begun is a run whose escort changed the pod: without a console, as of a pooler that does not answer any more.
+func begun(t *testing.T, w *fakeCluster, rec record) *run {
+	t.Helper()
+	w.dial = func(context.Context) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
+	r := w.escort(minute).begin(w.request(t))
+	r.cluster, r.pod = w, *w.pod
+	require.NoError(t, r.saveRecord(t.Context(), rec))
+	return r
+}
+
+// The time of these requests may be the pod's last.
+func TestHandleError_EvictsWithoutDrain_RollsBackOnlyIfRefused(t *testing.T) {
+	w := newCluster(nil)
+	r := begun(t, w, record{Strategy: config.StrategyEvict})
+	require.NoError(t, r.handleError(t.Context(), errors.New("console unreachable")))
+	require.Equal(t, []string{"labeled", "evicted"}, w.callList())
+	require.NotNil(t, w.saved(), "the next invocation finds it if the pod is still there")
+
+	w = newCluster(nil)
+	r = begun(t, w, record{Strategy: config.StrategyEvict})
+	w.refuse = &drain.Blocked{Reason: "not now"}
+	require.ErrorIs(t, r.handleError(t.Context(), errors.New("console unreachable")), w.refuse)
+	require.Equal(t, []string{"labeled", "eviction refused", "unlabeled"}, w.callList())
+	require.Nil(t, w.saved())
+}
+
+// No PDB protects a pod whose labels are removed.
+func TestHandleError_LabelsRemoved_RestoredBeforeEviction(t *testing.T) {
+	w := newCluster(nil)
+	w.pod.Labels["app"] = "pgbouncer"
+	r := begun(t, w, record{Strategy: config.StrategySurge, Labels: map[string]string{"app": "pgbouncer"}})
+	require.NoError(t, r.handleError(t.Context(), errors.New("console unreachable")))
+	require.Equal(t, []string{"labeled", "unlabeled", "evicted"}, w.callList())
+}
+
+func TestHandleError_EscortIsLate_LeavesTheRestToThePodsEnd(t *testing.T) {
+	w := newCluster(nil)
+	r := begun(t, w, record{Strategy: config.StrategyEvict})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(drain.ErrEscortLate)
+	require.ErrorIs(t, r.handleError(ctx, context.Cause(ctx)), drain.ErrEscortLate)
+	require.Equal(t, []string{"labeled"}, w.callList())
+	require.NotNil(t, w.saved())
+}
+
+func TestSaveRecord_LabelLeftByACrash_NotWrittenAgain(t *testing.T) {
+	w := newCluster(nil)
+	w.pod.Labels[drain.EscortLabel] = "evict"
+	begun(t, w, record{Strategy: config.StrategyEvict, Paused: true})
+	require.Empty(t, w.callList())
+	require.True(t, w.saved().Paused)
 }

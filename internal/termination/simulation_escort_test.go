@@ -33,13 +33,25 @@ func (e simEscort) Run(ctx context.Context, p drain.EscortRequest) (drain.Escort
 	defer e.s.locked(func() { delete(e.escorting, p.Name) })()
 	if p.Recorded {
 		e.s.locked(func() { e.s.counts["escort after a crashed one"]++ })()
+		_ = e.resume(ctx, p) // the record stays: the same is recorded again
+	}
+	changed, err := e.stop(ctx, p)
+	if err != nil && !isEvictionError(err) && ctx.Err() == nil {
+		if changed {
+			_ = e.resume(ctx, p)
+		}
+		err = p.Evict(ctx, drain.EvictOptions{}) // without draining
+	}
+	switch {
+	case err == nil || !changed && !p.Recorded:
+	case errors.Is(context.Cause(ctx), drain.ErrEscortLate): // the rest ends with the pod
+		if changed && e.resume(ctx, p) != nil {
+			e.s.locked(func() { e.stuck[p.Name] = true })()
+		}
+	default:
 		_ = e.undo(ctx, p)
 	}
-	err := e.stop(ctx, p)
-	if err == nil || isEvictionError(err) || ctx.Err() != nil {
-		return done, err
-	}
-	return done, p.Evict(ctx, drain.EvictOptions{}) // without draining
+	return done, err
 }
 
 // evictionError is the error of the eviction itself.
@@ -49,32 +61,30 @@ func (r evictionError) Unwrap() error { return r.error }
 
 func isEvictionError(err error) bool { _, is := errors.AsType[evictionError](err); return is }
 
-func (e simEscort) stop(ctx context.Context, p drain.EscortRequest) error {
+// stop pauses the pooler and evicts it. It reports whether it may have changed anything.
+func (e simEscort) stop(ctx context.Context, p drain.EscortRequest) (changed bool, err error) {
 	until := time.Now().Add(escortTime)
 	if !p.EvictBy.IsZero() && p.EvictBy.Before(until) {
 		until = p.EvictBy
 	}
 	endTurn, err := e.awaitTurn(ctx, p, until)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer endTurn()
 	if !time.Now().Before(until) {
-		return errTurnTimeout
+		return false, errTurnTimeout
 	}
 	if err := p.Evict(ctx, drain.EvictOptions{DryRun: true}); err != nil {
-		return evictionError{err}
+		return false, evictionError{err}
 	}
-	err = e.pause(ctx, p, until)
-	if err == nil {
-		if err = p.Evict(ctx, drain.EvictOptions{}); err != nil {
-			err = evictionError{err}
-		}
+	if err := e.pause(ctx, p, until); err != nil {
+		return true, err
 	}
-	if err != nil {
-		_ = e.undo(ctx, p)
+	if err := p.Evict(ctx, drain.EvictOptions{}); err != nil {
+		return true, evictionError{err}
 	}
-	return err
+	return true, nil
 }
 
 // awaitTurn waits until no other invocation stops a pooler of the group.
@@ -132,6 +142,9 @@ func (e simEscort) saveRecord(ctx context.Context, p drain.EscortRequest) error 
 	if err := p.Save(ctx, []byte(`{"paused":true}`)); err != nil {
 		return err
 	}
+	if p.Labels[drain.EscortLabel] == "pause" {
+		return nil // an escort that crashed left the label
+	}
 	return e.label(ctx, p, "mark", "pause")
 }
 
@@ -161,13 +174,7 @@ func (e simEscort) label(ctx context.Context, p drain.EscortRequest, what, value
 func (e simEscort) undo(ctx context.Context, p drain.EscortRequest) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
-	err := e.effect(ctx, console, "resume", p.Name, func() error {
-		if pod := e.s.pod(p.Ref); pod != nil {
-			e.s.checkResume(pod)
-			pod.paused = nil
-		}
-		return nil
-	})
+	err := e.resume(ctx, p)
 	if err == nil {
 		err = e.removeRecord(ctx, p)
 	}
@@ -177,6 +184,18 @@ func (e simEscort) undo(ctx context.Context, p drain.EscortRequest) error {
 		}
 	})()
 	return err
+}
+
+func (e simEscort) resume(ctx context.Context, p drain.EscortRequest) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	return e.effect(ctx, console, "resume", p.Name, func() error {
+		if pod := e.s.pod(p.Ref); pod != nil {
+			e.s.checkResume(pod)
+			pod.paused = nil
+		}
+		return nil
+	})
 }
 
 // ShutDown implements drain.Escort.
