@@ -14,14 +14,14 @@ import (
 
 const module = "quiesce/"
 
-// arrows are the imports among our own packages, and no others: the domain in the middle, one edge a technology around it,
-// and only the function's main joins them.
-var arrows = map[string][]string{
+// allowedImports are the imports among our own packages: the domain in the middle, one adapter per technology around it, and only the
+// function's main joins them. internal/README.md has the same table.
+var allowedImports = map[string][]string{
 	"lambda": {
 		"internal/archive", "internal/asg", "internal/config", "internal/drain", "internal/eks", "internal/kube", "internal/metrics",
 		"internal/escort", "internal/pooler", "internal/queue", "internal/secrets", "internal/termination",
 	},
-	"infra":                {"internal/config", "internal/metrics"}, // of which it takes the names
+	"infra":                {"internal/config", "internal/metrics"}, // the names of metrics
 	"infra/bundle":         {},
 	"events":               {},
 	"internal/archive":     {"internal/termination"},
@@ -46,12 +46,12 @@ type listed struct {
 	Imports    []string
 }
 
-func TestPackagesImportOnlyWhatTheArrowsAllow(t *testing.T) {
+func TestPackages_Imports_AreAllowed(t *testing.T) {
 	for _, pkg := range list(t, module+"lambda", module+"infra/...", module+"events", module+"internal/...") {
 		name := strings.TrimPrefix(pkg.ImportPath, module)
-		allowed, known := arrows[name]
+		allowed, known := allowedImports[name]
 		if !known && pkg.ImportPath != module+"internal" && !strings.HasSuffix(name, "test") {
-			t.Errorf("%s has no place in the architecture: give it one in arrows, or put it elsewhere", name)
+			t.Errorf("%s has no allowed imports: add it to allowedImports, or move it", name)
 		}
 		for _, imported := range pkg.Imports {
 			if ours, is := strings.CutPrefix(imported, module); is && known {
@@ -61,7 +61,7 @@ func TestPackagesImportOnlyWhatTheArrowsAllow(t *testing.T) {
 	}
 }
 
-func TestTheDomainImportsTheStandardLibraryOnly(t *testing.T) {
+func TestDrain_Imports_StandardLibraryOnly(t *testing.T) {
 	for _, pkg := range list(t, "-deps", module+"internal/drain") {
 		require.True(t, pkg.Standard || pkg.ImportPath == module+"internal/drain", "internal/drain imports %s", pkg.ImportPath)
 	}
@@ -75,7 +75,7 @@ func TestOnlyInfraKnowsCDK(t *testing.T) {
 	}
 }
 
-func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
+func TestPackages_Comment_IsThere(t *testing.T) {
 	for _, pkg := range list(t, module+"...") {
 		if pkg.ImportPath != module+"internal" {
 			require.NotEmpty(t, pkg.Doc, "%s has no package comment", pkg.ImportPath)
