@@ -36,7 +36,7 @@ func outputs(d deployment, p parts, m monitoring) []output {
 		{"AwsAuth", "Add this to mapRoles in the ConfigMap aws-auth of namespace kube-system", awsAuth(d, p)},
 		{"HooksByHand", "Run this for each group that a glob matches: the stack adds no hook to those", hooksByHand(d)},
 		{"Endpoints", "VPC endpoints that subnets without a route to the internet need", endpointList(d)},
-		{"Stop", "Stops the function without a deployment. Meanwhile the alarms queue-backlog and sweep-missing go off. " +
+		{"Stop", "Stops the function without a deployment. Meanwhile the alarm sweep-missing fires, and queue-backlog may fire. " +
 			"infra/README.md says what happens to waiting instances", stop(d)},
 		{"Resume", "Restores the concurrency after Stop", resume(d)},
 		{"Rollback", "Points the alias to an earlier version (aws lambda list-versions-by-function lists them)", rollback(d)},
