@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -21,4 +22,33 @@ func TestAnswerBy_NearTheDeadline_LastRequestHasTime(t *testing.T) {
 	}
 	limits := Limits{StartedAt: now.Add(-time.Hour), Deadline: now.Add(time.Hour)}
 	require.Equal(t, time.Minute, limits.answerBy(now.Add(time.Minute), now).Sub(now), "a pod that is not due yet")
+}
+
+// refusing is a cluster in which the escort becomes late while its eviction is refused.
+type refusing struct {
+	Cluster
+	late    func()
+	deleted int
+}
+
+func (c *refusing) Evict(context.Context, Ref, EvictOptions) error {
+	c.late()
+	return &Blocked{Reason: "no disruption allowed"}
+}
+
+func (c *refusing) Delete(ctx context.Context, _ Ref, _ time.Duration) error {
+	c.deleted++
+	return ctx.Err()
+}
+
+// Found by the simulation, seed 192999: the deletion was given up with its escort, and the pod was never told to stop.
+func TestEvictOrDelete_EscortEndsMeanwhile_StillDeletes(t *testing.T) {
+	escort, end := context.WithCancelCause(t.Context())
+	cluster := &refusing{late: func() { end(ErrEscortLate) }}
+	now := time.Now()
+	r := &run{cluster: cluster, Drainer: Drainer{Limits: Limits{StartedAt: now.Add(-time.Hour), Deadline: now.Add(time.Minute), Force: true}}}
+	got := r.evictOrDelete(escort, t.Context(), Pod{Grace: time.Second}, EvictOptions{})
+	require.NoError(t, got.err)
+	require.Equal(t, 1, cluster.deleted)
+	require.Equal(t, time.Second, got.deletedWith)
 }

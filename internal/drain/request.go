@@ -81,8 +81,8 @@ func (r *run) retryDelay(p *progress, usual time.Duration, now time.Time) time.D
 
 // escort runs the pod's escort. The eviction that the escort requests is noted when it is accepted, as the escort may have much to do
 // after it. Of a due pod, it is followed by a deletion if it fails.
-func (r *run) escort(ctx context.Context, escort Escort, pod Planned, p requests) {
-	ctx, evicted, end := r.withEvictTimeout(ctx, p.evictBy)
+func (r *run) escort(drain context.Context, escort Escort, pod Planned, p requests) {
+	ctx, evicted, end := r.withEvictTimeout(drain, p.evictBy)
 	defer end()
 	request := r.request(pod)
 	request.EvictBy = p.evictBy
@@ -92,7 +92,7 @@ func (r *run) escort(ctx context.Context, escort Escort, pod Planned, p requests
 		}
 		got := response{pod: pod.Ref, inFlight: true}
 		if p.due.Load() {
-			got = r.evictOrDelete(ctx, pod.Pod, o)
+			got = r.evictOrDelete(ctx, drain, pod.Pod, o)
 		} else {
 			got.err = r.cluster.Evict(ctx, pod.Ref, o)
 		}
@@ -119,9 +119,9 @@ func (r *run) withEvictTimeout(ctx context.Context, evictBy time.Time) (_ contex
 	return ctx, func() { timer.Stop() }, func() { timer.Stop(); cancel(nil) }
 }
 
-// evictOrDelete requests the eviction of a due pod for its escort, and its deletion if that fails. A dry run needs no answer: what a PDB
-// says does not matter any more.
-func (r *run) evictOrDelete(ctx context.Context, pod Pod, o EvictOptions) response {
+// evictOrDelete requests the eviction of a due pod for its escort, and its deletion if that fails. The deletion is sent though ctx, the
+// escort's, ends meanwhile: that an escort is late is a reason for it. A dry run needs no answer: what a PDB says does not matter any more.
+func (r *run) evictOrDelete(ctx, drain context.Context, pod Pod, o EvictOptions) response {
 	got := response{pod: pod.Ref, inFlight: true}
 	if o.DryRun {
 		return got
@@ -133,10 +133,12 @@ func (r *run) evictOrDelete(ctx context.Context, pod Pod, o EvictOptions) respon
 	try, cancel := context.WithTimeoutCause(ctx, dueTimeout, errNoAnswer)
 	got.err = r.cluster.Evict(try, pod.Ref, o)
 	cancel()
-	if got.err == nil || ctx.Err() != nil {
+	if got.err == nil || drain.Err() != nil {
 		return got
 	}
 	got.evictError, got.deletedWith = got.err, r.Limits.Grace(grace, time.Now())
-	got.err = r.cluster.Delete(ctx, pod.Ref, got.deletedWith)
+	try, cancel = context.WithTimeoutCause(drain, dueTimeout, errNoAnswer)
+	defer cancel()
+	got.err = r.cluster.Delete(try, pod.Ref, got.deletedWith)
 	return got
 }
