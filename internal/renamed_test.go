@@ -21,9 +21,9 @@ var renamed = []string{
 	`stack\.reserved`, `stack\.reports`, `pgbouncer\.via`, `via: (?:podIP|portForward)`, `onDeadline: leave`, `reserved: (?:true|false)`,
 	`reports: (?:true|false)`,
 	// Fields and values of reports.
-	`"heldBack"`, `json:"(?:lifecycle|heldBack|cut|lost|owned|enqueued|faults|never|notice|budgets|allowed|healthy|desired|expected)[",]`,
+	`"heldBack"`, `json:"(?:lifecycle|heldBack|cut|lost|owned|enqueued|faults|never|notice|budgets|allowed|healthy|desired|expected)(?:,omitempty)?"`,
 	`"status": ?"left"`, `"outcome": ?"left"`, `"verdict": ?"leave"`,
-	`json:"(?:maxDuration|reserve|hookHeartbeatTimeout|hookGlobalTimeout|available|longestGrace)[",]`,
+	`json:"(?:maxDuration|reserve|hookHeartbeatTimeout|hookGlobalTimeout|available|longestGrace)(?:,omitempty)?"`, `= "left"`, `= "leave"`,
 	// Metrics.
 	`SlicesFailed`, `HandOvers`, `PodsLeft`, `QueueSeconds`, `BlockedSeconds`, `TransactionsCut`, `count\(Malformed`, `"Enqueued"`, `"Owned"`,
 	`"Waiting"(?:,|:)`,
@@ -40,6 +40,14 @@ var renamed = []string{
 	`the hook is not known`, `kubelet heard of again`, `phase began`, `phase emptied`, `escort began`, `"escort ended"`, `pooler shuts down`,
 	`pooler was not quiet in time`, `pooler cannot be escorted`, `what surrounds the pooler is not known`, `an escort before this one crashed`,
 	`what it left is not undone`, `the group's lease ends by itself`, `sessions may go on`, `event lost: enqueued`, `not swept`,
+	`"no plan"`, `"escort not undone"`, `"surge begun"`, `"surge given up"`, `"pooler evicted"`, `"pooler paused"`, `"pooler shut down"`,
+	`"pooler not shut down"`, `pooler left to its grace period`, `"replacement is ready"`, `volumes are still attached`,
+	`node restored: its instance came back`, `other terminating nodes were not tainted`, `a DaemonSet's pod was`,
+	// Reasons.
+	`the deadline came`, `nobody there stops it`, `is not one of ours`, `past waiting, nothing can be done`,
+	// Titles of the dashboard.
+	`Instances on their way out`, `Invocations, events taken, events that wait`, `Drains that are not done`, `Held up: by budgets`,
+	`Drains that did not get their way`, `instances gone too soon`, `How it goes`,
 	// Names of the Secret in samples.
 	`pgbouncer-console`,
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Cluster is what a drain needs of one node: what it sees of the node, and what it requests.
+// Cluster is one node as a drain uses it: it watches the node and requests evictions.
 type Cluster interface {
 	// Pods returns the node's pods as last seen by the watch.
 	Pods() []Pod

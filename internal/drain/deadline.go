@@ -8,7 +8,7 @@ import (
 
 const (
 	// minNeed is the least time before the deadline at which a pod is told to stop, however short its own grace: it covers an
-	// eviction and a deletion that are both answered slowly. Less would leave pods unsignalled when a request is lost. More would
+	// eviction and a deletion that are both answered slowly. Less would leave pods unsignaled when a request is lost. More would
 	// be taken from the time for which PDBs are respected.
 	minNeed = 2 * time.Second
 	// minGrace is what a deleted pod gets where no time is left, or where its own grace is zero. With zero, the API server removes

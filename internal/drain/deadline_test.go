@@ -119,7 +119,7 @@ func TestGrace_TimeLeft_WholeSecondsAndNeverZero(t *testing.T) {
 func planned(before time.Duration, l drain.Limits, pods ...drain.Pod) drain.Plan {
 	stuck := in("poolers")
 	stuck.PDBs = []string{"stuck"}
-	phases := []drain.Phase{{Name: "poolers", Match: labelled("poolers")}, {Name: "workloads"}}
+	phases := []drain.Phase{{Name: "poolers", Match: labeled("poolers")}, {Name: "workloads"}}
 	return drain.Make(drain.View{
 		Now: l.Deadline.Add(-before), Pods: append(pods, stuck), Phases: phases, Clocks: make([]drain.Clock, 2), Limits: l,
 	})

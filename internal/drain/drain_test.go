@@ -33,7 +33,7 @@ func pod(name string, labels ...string) drain.Pod {
 	return p
 }
 
-func labelled(value string) func(drain.Pod) bool {
+func labeled(value string) func(drain.Pod) bool {
 	return func(p drain.Pod) bool { return p.Labels["phase"] == value }
 }
 
@@ -50,9 +50,9 @@ func TestPhases_InOrder_AndSettle(t *testing.T) {
 			Add(pod("web"), time.Second).
 			Add(pod("pooler", "phase", "poolers"), 2*time.Second)
 		phases := []drain.Phase{
-			{Name: "poolers", Match: labelled("poolers"), Settle: 5 * time.Second},
+			{Name: "poolers", Match: labeled("poolers"), Settle: 5 * time.Second},
 			{Name: "workloads"},
-			{Name: "critical", Match: labelled("critical")},
+			{Name: "critical", Match: labeled("critical")},
 		}
 		began := time.Now()
 		report, _ := drainer(phases...).Drain(within(t, time.Minute), node, drain.Node{})
@@ -69,7 +69,7 @@ func TestPhase_TimeoutOver_NextPhaseStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("stuck", "phase", "poolers", "budget", "b"), 0).Add(pod("web"), 0)
 		node.Allow("b", 0)
-		phases := []drain.Phase{{Name: "poolers", Match: labelled("poolers"), Timeout: 5 * time.Minute}, {Name: "workloads"}}
+		phases := []drain.Phase{{Name: "poolers", Match: labeled("poolers"), Timeout: 5 * time.Minute}, {Name: "workloads"}}
 		began := time.Now()
 		report, _ := drainer(phases...).Drain(within(t, 10*time.Minute), node, drain.Node{})
 		require.Len(t, report.Remaining(), 1)

@@ -41,7 +41,7 @@ type EscortRequest struct {
 	Evict func(ctx context.Context, o EvictOptions) error
 }
 
-// EscortResult is what a report says of an escort.
+// EscortResult is an escort's part of a report.
 type EscortResult struct {
 	Kind                string  `json:"kind,omitempty"`                // of the escort: pgbouncer
 	Strategy            string  `json:"strategy"`                      // what was done; plain: no more than an eviction

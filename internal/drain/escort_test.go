@@ -78,7 +78,7 @@ func escorted(e *escort) drain.Drainer {
 	if e.options == nil {
 		e.options = []drain.EvictOptions{{}}
 	}
-	return drainer(drain.Phase{Name: "poolers", Match: labelled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
+	return drainer(drain.Phase{Name: "poolers", Match: labeled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
 }
 
 func TestEscort_Evicts_WhenItIsReady(t *testing.T) {
@@ -190,7 +190,7 @@ func TestRecord_SavedByAnEscort_ReachesTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &saver{}
 		records := &draintest.Records{}
-		by := drainer(drain.Phase{Name: "poolers", Match: labelled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
+		by := drainer(drain.Phase{Name: "poolers", Match: labeled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
 		by.Records = records
 		pooler := pod("pooler", "phase", "poolers")
 		node := draintest.New().Add(pooler, time.Second)
@@ -205,7 +205,7 @@ func TestRecord_SavedByAnEscort_ReachesTheNext(t *testing.T) {
 func TestRecord_NoLease_SaveFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &saver{}
-		by := drainer(drain.Phase{Name: "poolers", Match: labelled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
+		by := drainer(drain.Phase{Name: "poolers", Match: labeled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
 		node := draintest.New().Add(pod("pooler", "phase", "poolers"), time.Second)
 		by.Drain(within(t, time.Minute), node, drain.Node{})
 		require.ErrorContains(t, e.err, "there is no Lease")
@@ -229,7 +229,7 @@ func TestEscort_EarlierOneCrashed_RunsForTerminatingPod(t *testing.T) {
 		require.Len(t, e.seen, 1)
 		require.JSONEq(t, `{"paused":true}`, string(e.seen[0].Record))
 		require.Equal(t, "recorded", e.seen[0].Name)
-		require.Equal(t, []string{"gone app/recorded", "gone app/other"}, node.Log(), "no pod is signalled twice")
+		require.Equal(t, []string{"gone app/recorded", "gone app/other"}, node.Log(), "no pod is signaled twice")
 		require.Zero(t, report.Pods[0].EvictedAt)
 	})
 }
@@ -257,7 +257,7 @@ func TestShutDownDaemons_EscortedPhase_PodsStoppedInTime(t *testing.T) {
 // A drain under a shorter deadline is not a new one: the report keeps what was done, and a phase's time continues.
 func TestResume_EarlierDrain_KeepsReportAndClocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		by := drainer(drain.Phase{Name: "first", Match: labelled("first"), Timeout: time.Minute}, drain.Phase{Name: "workloads"})
+		by := drainer(drain.Phase{Name: "first", Match: labeled("first"), Timeout: time.Minute}, drain.Phase{Name: "workloads"})
 		node := draintest.New().Add(pod("quick", "phase", "first"), time.Second).
 			Add(pod("slow", "phase", "first"), 50*time.Second).
 			Add(pod("stuck", "phase", "first", "budget", "b"), time.Second).Add(pod("web"), time.Second)
@@ -275,10 +275,10 @@ func TestResume_EarlierDrain_KeepsReportAndClocks(t *testing.T) {
 
 func TestUndoEscorts_RecordedPods_Only(t *testing.T) {
 	e := &escort{}
-	changed, labelled := pod("recorded"), pod("labelled", "phase", "poolers", drain.EscortLabel, "careful")
+	changed, labeled := pod("recorded"), pod("labeled", "phase", "poolers", drain.EscortLabel, "careful")
 	by := escorted(e)
 	by.Records = recorded(t, changed)
-	err := by.UndoEscorts(t.Context(), []drain.Pod{changed, labelled, pod("pooler", "phase", "poolers")}, drain.Node{})
+	err := by.UndoEscorts(t.Context(), []drain.Pod{changed, labeled, pod("pooler", "phase", "poolers")}, drain.Node{})
 	require.ErrorContains(t, err, "still recorded")
 	require.Equal(t, []string{"app/recorded"}, e.undone, "a label may be the pod owner's")
 }

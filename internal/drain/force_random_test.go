@@ -107,9 +107,9 @@ func (r *randomDrain) phases() []drain.Phase {
 	timeout := func() time.Duration { return []time.Duration{0, s, 5 * time.Minute}[r.IntN(3)] }
 	e := &escort{ready: time.Duration(r.IntN(30)) * s, linger: time.Duration(r.IntN(10)) * s, options: []drain.EvictOptions{{DryRun: true}, {}}}
 	return []drain.Phase{
-		{Name: "poolers", Match: labelled("poolers"), Escort: e, Lead: 20 * s, Timeout: timeout(), Settle: 3 * s},
+		{Name: "poolers", Match: labeled("poolers"), Escort: e, Lead: 20 * s, Timeout: timeout(), Settle: 3 * s},
 		{Name: "workloads", Timeout: timeout()},
-		{Name: "critical", Match: labelled("critical"), Timeout: timeout()},
+		{Name: "critical", Match: labeled("critical"), Timeout: timeout()},
 	}
 }
 

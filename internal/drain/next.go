@@ -12,7 +12,7 @@ const (
 	maxBackoff = 10 * time.Second
 )
 
-// action is what a drain does about a pod.
+// action is a drain's next step for a pod.
 type action int
 
 const (
@@ -38,7 +38,7 @@ type requests struct {
 	due       *atomic.Bool
 }
 
-// answer is what the latest request came to.
+// answer is the result of the latest request.
 type answer int
 
 const (

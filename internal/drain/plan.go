@@ -22,7 +22,7 @@ type Clock struct {
 	Emptied time.Time // when its last pod was seen to be gone; zero while it has any
 }
 
-// View is what a plan is made of.
+// View is the input of a plan.
 type View struct {
 	Now    time.Time
 	Node   Node

@@ -19,9 +19,9 @@ func ago(d time.Duration) time.Time { return now.Add(-d) }
 // order returns three phases like the default ones.
 func order() []drain.Phase {
 	return []drain.Phase{
-		{Name: "poolers", Match: labelled("poolers"), Settle: 5 * time.Second, Timeout: 5 * time.Minute},
+		{Name: "poolers", Match: labeled("poolers"), Settle: 5 * time.Second, Timeout: 5 * time.Minute},
 		{Name: "workloads", Timeout: 5 * time.Minute},
-		{Name: "critical", Match: labelled("critical"), Timeout: 5 * time.Minute},
+		{Name: "critical", Match: labeled("critical"), Timeout: 5 * time.Minute},
 	}
 }
 

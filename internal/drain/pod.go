@@ -2,7 +2,7 @@ package drain
 
 import "time"
 
-// Pod is what a drain needs to know about one pod on the node.
+// Pod has the fields of a pod on the node that a drain needs.
 type Pod struct {
 	Ref
 	Labels             map[string]string

@@ -37,7 +37,7 @@ type PodReport struct {
 	GoneAt    time.Time     `json:"goneAt,omitzero"`
 }
 
-// Outcome is what became of a pod.
+// Outcome is the result of a drain for one pod.
 type Outcome string
 
 // The outcomes.

@@ -18,7 +18,7 @@ var (
 	ErrEscortLate = errors.New("the escort took too long: the pod must be told to stop now")
 )
 
-// response is what came of one request.
+// response is the result of one request.
 type response struct {
 	pod         Ref
 	err         error
@@ -88,7 +88,7 @@ func (r *run) escort(drain context.Context, escort Escort, pod Planned, p reques
 	request.EvictBy = p.evictBy
 	request.Evict = func(ctx context.Context, o EvictOptions) error {
 		if pod.Terminating() {
-			return nil // no pod is signalled twice
+			return nil // no pod is signaled twice
 		}
 		got := response{pod: pod.Ref, inFlight: true}
 		if p.due.Load() {

@@ -169,7 +169,7 @@ func TestForce_PodBehindAStuckPhase_TriedFirst(t *testing.T) {
 			Add(graced("free", 30*s), 0).Add(graced("kept", 30*s, "budget", "b"), 0)
 		node.Allow("a", 0)
 		node.Allow("b", 0)
-		phases := []drain.Phase{{Name: "poolers", Match: labelled("poolers")}, {Name: "workloads"}}
+		phases := []drain.Phase{{Name: "poolers", Match: labeled("poolers")}, {Name: "workloads"}}
 		report, n := drainWithin(t, 10*time.Minute, node, phases...)
 		requireDeletions(t, n, map[string]request{"stuck": at(30*s, 30*s), "kept": at(30*s, 30*s)})
 		require.Equal(t, []time.Duration{60 * s}, n.evictions("free"))
@@ -273,7 +273,7 @@ func TestKeep_Deadline_NothingDeletedHeldPodsStay(t *testing.T) {
 		node := draintest.New().Add(graced("stuck", 30*s, "phase", "poolers", "budget", "b"), 0).Add(held(graced("batch", 30*s)), 0).
 			Add(graced("web", 30*s), s)
 		node.Allow("b", 0)
-		by := drainer(drain.Phase{Name: "poolers", Match: labelled("poolers")}, drain.Phase{Name: "workloads"})
+		by := drainer(drain.Phase{Name: "poolers", Match: labeled("poolers")}, drain.Phase{Name: "workloads"})
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute)}
 		n := &timed{Cluster: node, deadline: by.Limits.Deadline}
 		report, state := by.Drain(within(t, 10*time.Minute), n, drain.Node{})
@@ -327,7 +327,7 @@ func (m mute) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) er
 	return errors.New("connection reset by peer")
 }
 
-// An API server that recovers near the end of the pod's grace is in time to have the pod signalled.
+// An API server that recovers near the end of the pod's grace is in time to have the pod signaled.
 func TestForce_ServerRecoversAtTheLastMoment_AskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 2*time.Minute, "budget", "b"), time.Hour)

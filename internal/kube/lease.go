@@ -41,7 +41,7 @@ type lease struct {
 	stop    func()                   // ends the renewals, and waits for one that is under way
 	parent  context.Context          // of the release
 
-	writing sync.Mutex // held during a request, so that Record never waits for one
+	writing chan struct{} // full during a request, so that one writes at a time and Record never waits
 	mutex   sync.Mutex
 	object  *coordinationv1.Lease // as last written or read; it is replaced, never changed
 }
@@ -98,7 +98,7 @@ func (c *Client) hold(ctx context.Context, name string, shorten func(time.Time))
 // acquire creates the Lease, or takes over one that was released or has expired; nil: another holds it. What a Lease says that is
 // taken over stays.
 func (c *Client) acquire(ctx context.Context, name, holder string) (*lease, error) {
-	l := &lease{Client: c, object: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: leaseNamespace}}}
+	l := &lease{Client: c, writing: make(chan struct{}, 1), object: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: leaseNamespace}}}
 	setHolder(l.object, holder)
 	err := l.create(ctx)
 	if !apierrors.IsAlreadyExists(err) {
@@ -283,8 +283,12 @@ func (l *lease) write(ctx context.Context, change func(next *coordinationv1.Leas
 // asHolder runs a request about the Lease as it is now. A conflict may be our own doing, by a request whose answer was lost, or a
 // deadline that someone wrote: then the request is repeated once, unless another invocation holds the Lease.
 func (l *lease) asHolder(ctx context.Context, request func(now *coordinationv1.Lease) error) error {
-	l.writing.Lock()
-	defer l.writing.Unlock()
+	select {
+	case l.writing <- struct{}{}:
+		defer func() { <-l.writing }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	now := l.current()
 	err := request(now)
 	if !apierrors.IsConflict(err) {

@@ -14,7 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-func TestALeaseIsHeldByOneUntilItIsReleasedAndThenGone(t *testing.T) {
+func TestGroupLease_Released_IsDeleted(t *testing.T) {
 	s := newLabEnv(t)
 	release, held, err := s.client.AcquireGroupLease(t.Context(), s.namespace)
 	require.NoError(t, err)
@@ -28,7 +28,7 @@ func TestALeaseIsHeldByOneUntilItIsReleasedAndThenGone(t *testing.T) {
 	require.True(t, apierrors.IsNotFound(err))
 }
 
-func TestALeaseIsReleasedThoughItsContextHasEnded(t *testing.T) {
+func TestGroupLease_ContextEnded_StillReleased(t *testing.T) {
 	s := newLabEnv(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	release, held, err := s.client.AcquireGroupLease(ctx, s.namespace)
@@ -42,9 +42,9 @@ func TestALeaseIsReleasedThoughItsContextHasEnded(t *testing.T) {
 	require.NoError(t, release())
 }
 
-// A sweep that does not see who owns what calls for drains that are under way; one that takes an expired lease for an owner leaves
-// a crashed drain to nobody.
-func TestTheLeasesThatAreHeldAreListed(t *testing.T) {
+// If a sweep does not see a held Lease, it resends events of running drains. If it counts an expired Lease as held, a crashed drain is
+// not resumed.
+func TestLeases_HeldAndExpired_AreListed(t *testing.T) {
 	s := newLabEnv(t)
 	release, held, err := s.client.AcquireGroupLease(t.Context(), s.namespace)
 	require.NoError(t, err)
@@ -176,7 +176,7 @@ func TestLease_Records_OutliveCrashAndHandOff(t *testing.T) {
 	require.True(t, apierrors.IsNotFound(err))
 }
 
-// A record is written while a renewal, or somebody's deadline, changes the Lease.
+// A record is written while a renewal, or a shorter deadline, changes the Lease.
 func TestLease_SetRecordDuringOtherWrites_NothingIsLost(t *testing.T) {
 	s := newLabEnv(t)
 	l := s.acquired(s.namespace, ignore)
@@ -193,4 +193,14 @@ func TestLease_SetRecordDuringOtherWrites_NothingIsLost(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, left.Annotations, 10)
 	require.NoError(t, l.Release(termination.KeepNothing))
+}
+
+// An escort has seconds. It does not wait for a renewal that hangs.
+func TestSetRecord_AnotherRequestHangs_EndsWithItsContext(t *testing.T) {
+	l := &lease{writing: make(chan struct{}, 1), object: &coordinationv1.Lease{}}
+	l.writing <- struct{}{}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, l.SetRecord(ctx, "uid-a", "paused"), context.Canceled)
+	require.Empty(t, l.Record("uid-a"))
 }

@@ -44,7 +44,7 @@ func (e *Escort) Advise(ctx context.Context, p drain.Pod) []string {
 
 func inspectFailed(err error) string { return "Failed to inspect the pod: " + err.Error() + "." }
 
-// probe is what one look at the console shows.
+// probe is the result of one look at the console.
 type probe struct {
 	version *pgbouncer.Version // nil: the console could not be used
 	modes   []string           // pool modes

@@ -27,13 +27,13 @@ const (
 	selectorsMaxAge = time.Second
 )
 
-// load is what a pooler is doing.
+// load counts a pooler's work.
 type load struct {
 	sessions bool // some client may hold its server connection for as long as it likes
 	inFlight int  // open transactions, or sessions, when last counted
 }
 
-// selection is what selects the pod, and when it was read.
+// selection holds the selectors of the pod, and when they were read.
 type selection struct {
 	escort.Selectors
 	readAt time.Time // zero: never

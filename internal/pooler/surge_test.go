@@ -49,7 +49,7 @@ func (w *surgeCluster) PatchLabels(ctx context.Context, ref drain.Ref, labels ma
 	err := w.fakeCluster.PatchLabels(ctx, ref, labels)
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
-	if _, labelled := w.pod.Labels["app"]; labelled {
+	if _, labeled := w.pod.Labels["app"]; labeled {
 		w.unlabeledAt = time.Time{}
 	} else if w.unlabeledAt.IsZero() {
 		w.unlabeledAt = time.Now()

@@ -32,7 +32,7 @@ const (
 	// spotMaxWait bounds how long a phase holds back the next then, and how long an escort takes. A phase that is stuck leaves the
 	// others most of spotTime, and a replacement would hardly come in it.
 	spotMaxWait = 25 * time.Second
-	// spotReserve lets kubelets stop the pods that were signalled last, and lets EC2 be a little early.
+	// spotReserve lets kubelets stop the pods that were signaled last, and lets EC2 be a little early.
 	spotReserve = 20 * time.Second
 )
 
@@ -110,7 +110,7 @@ func (c *clock) setForSpot(began time.Time) {
 }
 
 // extendPastDeadline gives an invocation that begins at the deadline or after it finalPassTime, if the hook still has that. Otherwise
-// pods that were to be signalled when the invocation before it ended would be killed without a signal, and unnamed. The pass ends
+// pods that were to be signaled when the invocation before it ended would be killed without a signal, and unnamed. The pass ends
 // before the invocation does, because the next invocation would only start it again.
 func (c *clock) extendPastDeadline(invocation context.Context, began time.Time, h Hook) {
 	c.mutex.Lock()

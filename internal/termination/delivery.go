@@ -65,7 +65,7 @@ type Request struct {
 	Node       string `json:"node,omitempty"`
 }
 
-// Action is what a manual invocation asks for.
+// Action is the kind of a manual invocation.
 type Action string
 
 // The actions of a manual invocation.

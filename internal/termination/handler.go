@@ -28,7 +28,7 @@ type Handler struct {
 	Log         *slog.Logger
 }
 
-// Policy is what an operator decides.
+// Policy has the operator's decisions.
 type Policy struct {
 	OwnsGroup                 func(name string) bool
 	GroupNames                []string // of all our groups; empty: only OwnsGroup knows

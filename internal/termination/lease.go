@@ -31,10 +31,10 @@ func (j *job) skipHeld() {
 func (j *job) releaseLease(lease Lease) {
 	keep := KeepRecords
 	switch {
-	case j.report.LifecycleResult != "":
-		keep = KeepNothing
-	case j.report.Status == StatusIncomplete, j.report.Status == StatusFailed:
+	case j.report.LifecycleResult == "" && (j.report.Status == StatusIncomplete || j.report.Status == StatusFailed):
 		keep = KeepAll
+	case j.report.allGone():
+		keep = KeepNothing
 	}
 	if err := lease.Release(keep); err != nil {
 		j.log.Warn("failed to release lease", "error", err.Error())

@@ -1,7 +1,9 @@
 package termination
 
 import (
+	"context"
 	"errors"
+	"quiesce/internal/drain"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,4 +38,55 @@ func TestUnreachableCluster_AtDeadline_OnFailureDecides(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A Lease outlives the drain as far as pods do on which something may have to be undone.
+func TestReleaseLease_PodsLeft_DecideWhatIsKept(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*testEnv)
+		wait   time.Duration // before the event is handled
+		want   Keep
+	}{
+		"every pod is gone":               {func(*testEnv) {}, 0, KeepNothing},
+		"a pod remains at the deadline":   {func(e *testEnv) { e.node.Add(web("stuck"), 2*time.Hour) }, 0, KeepRecords},
+		"no pod was seen until the end":   {func(e *testEnv) { e.failAlways("cordon", errors.New("forbidden")) }, time.Hour, KeepRecords},
+		"the next invocation is to drain": {func(e *testEnv) { e.failAlways("cordon", errors.New("forbidden")) }, 0, KeepAll},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			env := newTestEnv()
+			env.node.Add(web("web"), time.Second)
+			c.change(env)
+			late := event
+			late.Began = time.Now()
+			time.Sleep(c.wait)
+			h := env.handler()
+			h.Policy.Force = false
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
+			defer cancel()
+			h.Parse = func([]byte) Delivery {
+				return Delivery{Records: []Record{{Termination: &late, FirstReceived: late.Began}}}
+			}
+			_, _ = h.Invoke(ctx, nil)
+			require.Equal(t, []Keep{c.want}, env.kept, name)
+		})
+	}
+}
+
+// Retained, the instance runs on with its pods. Only the record says what is paused.
+func TestSweep_ActionAbandonedAfterACrash_UndoesTheEscort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		require.NoError(t, env.records.SetRecord(t.Context(), "uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
+		env.node.Add(web("paused"), 0)
+		env.failAlways("cordon", errors.New("forbidden"))
+		h, _ := env.withQueue()
+		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: undoRecorder{env: env}}}
+		late := event
+		late.Began = time.Now()
+		time.Sleep(time.Hour)
+		_, err := deliver(t, h, Record{Termination: &late, FirstReceived: late.Began})
+		require.NoError(t, err)
+		require.Equal(t, []Result{Abandon}, env.completed)
+		require.Equal(t, []Keep{KeepRecords}, env.kept)
+	})
 }

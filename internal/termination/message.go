@@ -68,7 +68,7 @@ func (h *Handler) keepHidden(ctx context.Context, record Record) *message {
 	return m
 }
 
-// hide sets when the message becomes visible. The end of ctx does not cut it short: if nobody awaits a request's answer, it may take
+// hide sets when the message becomes visible. The end of ctx does not cut it short: a request whose answer is not awaited may take
 // effect after the next request.
 func (m *message) hide(ctx context.Context, d time.Duration) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hideTimeout)

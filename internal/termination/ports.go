@@ -66,7 +66,7 @@ type Archive interface {
 	Store(ctx context.Context, r Report) error
 }
 
-// Kubernetes is what a termination needs of the cluster.
+// Kubernetes is the cluster as a termination uses it.
 type Kubernetes interface {
 	// FindNode looks up the node of an instance, by name if EC2 has told one; nil: there is none.
 	FindNode(ctx context.Context, instanceID, name, zone string) (*drain.Node, error)
@@ -115,12 +115,12 @@ type LeaseInfo struct {
 	Held bool // by an invocation that renews it
 }
 
-// Keep is what of a Lease outlives its release.
+// Keep says which part of a Lease outlives its release.
 type Keep int
 
 // What can be kept. A Lease on which nothing is kept is deleted.
 const (
-	KeepNothing Keep = iota // the instance is about to be terminated
+	KeepNothing Keep = iota // no pod is left on which anything could be undone
 	KeepRecords             // what escorts changed, and did not undo
 	KeepAll                 // the same and the deadline: a later invocation continues the drain
 )
@@ -138,10 +138,10 @@ type Instance struct {
 	State string // Auto Scaling's lifecycle state
 }
 
-// EC2Instance is what EC2 knows of an instance.
+// EC2Instance is an instance as EC2 describes it.
 type EC2Instance struct {
 	PrivateDNS string // the name of most nodes; empty if the instance has none
-	Terminated bool   // terminated or shutting down: nothing runs there that could be signalled
+	Terminated bool   // terminated or shutting down: nothing runs there that could be signaled
 	Spot       bool   // EC2 may reclaim it
 }
 

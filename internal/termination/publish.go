@@ -14,7 +14,7 @@ const (
 	publishReserve = hideTimeout + completeReserve
 )
 
-// Invocation is what one invocation did about one event.
+// Invocation is one invocation's result for one event.
 type Invocation struct {
 	Report           Report
 	Began            time.Time // when the lifecycle action did

@@ -80,6 +80,15 @@ func (r Report) RemainedPods() []drain.PodReport {
 	return r.filterPods(func(p drain.PodReport) bool { return p.Outcome == drain.Remained })
 }
 
+// allGone reports whether pods were seen, and none is left. A completed action says nothing about that: an instance may be retained, or
+// return from a warm pool with its pods.
+func (r Report) allGone() bool {
+	left := func(p drain.PodReport) bool {
+		return p.GoneAt.IsZero() && (p.Outcome != drain.Skipped || p.Escort != nil) // a DaemonSet's may have an escort
+	}
+	return len(r.Pods) > 0 && !slices.ContainsFunc(r.Pods, left)
+}
+
 // ForcedPods returns the pods that were deleted to meet the deadline, whether or not they have gone.
 func (r Report) ForcedPods() []drain.PodReport {
 	return r.filterPods(func(p drain.PodReport) bool { return !p.ForcedAt.IsZero() })

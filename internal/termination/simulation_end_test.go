@@ -7,14 +7,14 @@ import (
 	"quiesce/internal/drain"
 )
 
-// die terminates the instance. Each pod that still runs must have been signalled, or be named in a report.
+// die terminates the instance. Each pod that still runs must have been signaled, or be named in a report.
 func (s *simulation) die(inst *simInstance) {
 	s.enter(inst, "Terminated")
 	inst.dead = true
 	for _, p := range inst.node.pods {
 		if p.mustGo && !p.Terminating() {
-			s.counts["pod killed unsignalled"]++
-			s.unsignalled = append(s.unsignalled, p)
+			s.counts["pod killed unsignaled"]++
+			s.unsignaled = append(s.unsignaled, p)
 			p.diedOn = inst
 		}
 	}
@@ -35,7 +35,7 @@ func (s *simulation) checkUnsignalled(inst *simInstance, p *simPod) {
 	case s.force && s.unreachable(inst, p) && by.reportsRemaining(inst.id, p):
 		s.counts["pod remained despite force, in an outage"]++
 	default:
-		s.violate("%s was killed unsignalled with %s; report of %s: %v", p.Name, inst.id, by.name, by.reports[inst.id])
+		s.violate("%s was killed unsignaled with %s; report of %s: %v", p.Name, inst.id, by.name, by.reports[inst.id])
 	}
 }
 
@@ -63,7 +63,7 @@ func (s *simulation) checkReclaimed(inst *simInstance, p *simPod) {
 		return at.name != inService && at.name != "Terminated" && !(Instance{State: at.name}).isWaiting()
 	})
 	if !s.hasFailures() && !beyond && (s.force || !s.reportedRemaining[p.Name]) {
-		s.violate("%s was killed unsignalled on %s, which EC2 reclaimed after its warning", p.Name, inst.id)
+		s.violate("%s was killed unsignaled on %s, which EC2 reclaimed after its warning", p.Name, inst.id)
 	}
 }
 
@@ -151,7 +151,7 @@ func (s *simulation) checkEnd() {
 	if !s.isFinished() {
 		s.violate("it did not end: %d messages remain", len(s.messages))
 	}
-	for _, p := range s.unsignalled { // the reports exist by now
+	for _, p := range s.unsignaled { // the reports exist by now
 		s.checkUnsignalled(p.diedOn, p)
 	}
 	for _, inst := range s.instances {

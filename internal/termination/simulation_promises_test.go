@@ -112,12 +112,12 @@ func (i *simInvocation) checkEvict(inst *simInstance, p *simPod) {
 	}
 }
 
-// checkSignal checks that a pod is signalled once. A second request is fine if the answer to the first was lost, or if two invocations
+// checkSignal checks that a pod is signaled once. A second request is fine if the answer to the first was lost, or if two invocations
 // hold the lease because one could not renew it. (The API server signals the pod once all the same.)
 func (i *simInvocation) checkSignal(inst *simInstance, p *simPod) {
 	unknown := i.s.unheardEffects["evict "+p.Name] || i.s.unheardEffects["delete "+p.Name]
 	if p.Terminating() && !unknown && !inst.hasTwoOwners() {
-		i.s.violate("%s: signalled %s twice", i.name, p.Name)
+		i.s.violate("%s: signaled %s twice", i.name, p.Name)
 	}
 }
 
@@ -237,7 +237,7 @@ const (
 	reconnectLag = 5 * time.Second
 )
 
-// isWaitedFor reports whether the drain must wait for the pod: it must go, and it is not signalled yet or can still stop.
+// isWaitedFor reports whether the drain must wait for the pod: it must go, and it is not signaled yet or can still stop.
 func (p *simPod) isWaitedFor(inst *simInstance) bool {
 	lost := !inst.node.lostAt.IsZero() && time.Since(inst.node.lostAt) >= unreachableWait
 	stays := inst.failed || lost || time.Since(inst.node.reconnectedAt) < reconnectLag || !p.ContainersEndedAt.IsZero() && time.Since(p.ContainersEndedAt) >= finalizerWait

@@ -255,17 +255,17 @@ func (d dice) sometimes(of int, from, to time.Duration) time.Duration {
 }
 
 func (i *simInvocation) phases() []drain.Phase {
-	labelled := func(phase string) func(drain.Pod) bool {
+	labeled := func(phase string) func(drain.Pod) bool {
 		return func(p drain.Pod) bool { return p.Labels["phase"] == phase }
 	}
-	poolers := drain.Phase{Name: "poolers", Match: labelled("poolers"), Settle: 2 * time.Second, Timeout: time.Minute}
+	poolers := drain.Phase{Name: "poolers", Match: labeled("poolers"), Settle: 2 * time.Second, Timeout: time.Minute}
 	if i.s.escorts {
 		poolers.Escort, poolers.Lead = simEscort{i}, escortTime
 	}
 	return []drain.Phase{
 		poolers,
 		{Name: "workloads", Timeout: time.Minute},
-		{Name: "critical", Match: labelled("critical"), Timeout: time.Minute},
+		{Name: "critical", Match: labeled("critical"), Timeout: time.Minute},
 	}
 }
 

@@ -90,7 +90,7 @@ type simulation struct {
 	mu                sync.Mutex
 	instances         []*simInstance
 	pdbs              []*simPDB
-	unsignalled       []*simPod // that were never signalled
+	unsignaled        []*simPod // that were never signaled
 	messages          []*simMessage
 	sent              int
 	arrived           chan struct{} // a message may have become visible

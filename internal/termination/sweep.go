@@ -15,6 +15,9 @@ const (
 	// sweepConcurrency is how many requests a sweep has in flight. The whole account shares one bucket of Auto Scaling requests: with
 	// eight, 200 instances take a few seconds, and others get requests too.
 	sweepConcurrency = 8
+	// filterValues is how many instances one DescribeInstances filters by
+	// (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html).
+	filterValues = 200
 	// maxErrors bounds how many errors a report names. The rest are counted.
 	maxErrors = 20
 )
@@ -237,14 +240,16 @@ func (s *sweep) deleteLeases(ctx context.Context) {
 	if len(gone) == 0 || s.kubernetes == nil || s.Policy.Shadow {
 		return
 	}
-	instances, err := s.Groups.EC2Instances(ctx, gone...)
-	s.addError(err)
-	if err != nil {
-		return
-	}
-	for _, id := range gone {
-		if i, known := instances[id]; !known || i.Terminated {
-			s.addError(s.kubernetes.DeleteFreeLease(ctx, id))
+	for ids := range slices.Chunk(gone, filterValues) {
+		instances, err := s.Groups.EC2Instances(ctx, ids...)
+		s.addError(err)
+		if err != nil {
+			return
+		}
+		for _, id := range ids {
+			if i, known := instances[id]; !known || i.Terminated {
+				s.addError(s.kubernetes.DeleteFreeLease(ctx, id))
+			}
 		}
 	}
 }

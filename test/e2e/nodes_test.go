@@ -184,7 +184,7 @@ func TestFindNode_JoinsLate_Drained(t *testing.T) {
 }
 
 // Nothing stops the pods of an unreachable kubelet: waiting would last until the deadline and save nothing. The report must name
-// the pods, since somebody must check what they held.
+// the pods, since a person must check what they held.
 func TestDrain_NodeUnreachable_NotWaitedFor(t *testing.T) {
 	s := newFixture(t, 2)
 	target := s.instances[0]
