@@ -22,7 +22,7 @@ const (
 	queueLatency = 5 * time.Minute
 )
 
-// alarm goes off when its metric is above a threshold (or below it) in each of some consecutive minutes.
+// alarm fires when its metric is above a threshold (or below it) in each of some consecutive minutes.
 type alarm struct {
 	name, description string
 	metric            awscloudwatch.IMetric
@@ -64,7 +64,7 @@ func alarms(d deployment, p parts) []alarm {
 			metric: p.function.lambda.MetricErrors(eachMinute("Sum")), minutes: sustained, missing: fine,
 		}, {
 			name:        "queue-backlog",
-			description: "Events wait and none is received: the function is stopped, or all its executions are in use.",
+			description: "Events wait and none is received: all executions are in use, or the function may be stopped.",
 			metric:      p.queues.events.MetricApproximateNumberOfMessagesVisible(eachMinute("Minimum")), minutes: sustained, missing: fine,
 		}, {
 			name:        "queue-age",

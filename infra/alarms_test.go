@@ -96,7 +96,7 @@ func TestDashboard_HasARowPerQuestion(t *testing.T) {
 	require.Contains(t, body, `report.status in [\"forced\"]`)
 }
 
-// A metric that no graph shows costs as much as one that does. An alarm on a metric that is never written goes off never, or always.
+// A metric that no graph shows costs as much as one that does. An alarm on a metric that is never written never fires, or always.
 func TestDashboard_ShowsEveryMetricThatIsWritten(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	shown := shownOn(t, s.only(t, "AWS::CloudWatch::Dashboard")["DashboardBody"].(string))

@@ -56,7 +56,7 @@ func stuck(d deployment, p parts) *[]awscloudwatch.IWidget {
 			measure(d, metrics.EventAgeSeconds, "Maximum"), p.queues.events.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
 			measure(d, metrics.InvocationsFailed, "Sum"),
 			p.queues.dlq.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metrics.MalformedEvents, "Sum")),
-		reports(d, "Incomplete, failed and rejected drains", "partial", "incomplete", "failed", "rejected"),
+		reports(d, "Incomplete, partial, failed and rejected drains", "partial", "incomplete", "failed", "rejected"),
 	)
 }
 

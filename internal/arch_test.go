@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os/exec"
 	"slices"
 	"strings"
@@ -15,7 +16,7 @@ import (
 const module = "quiesce/"
 
 // allowedImports are the imports among our own packages: the domain in the middle, one adapter per technology around it, and only the
-// function's main joins them. internal/README.md has the same table.
+// function's main joins them. internal/README.md has the same table (TestReadme_ImportTable_IsTheEnforcedOne).
 var allowedImports = map[string][]string{
 	"lambda": {
 		"internal/archive", "internal/asg", "internal/config", "internal/drain", "internal/eks", "internal/kube", "internal/metrics",
@@ -59,6 +60,39 @@ func TestPackages_Imports_AreAllowed(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestReadme_ImportTable_IsTheEnforcedOne(t *testing.T) {
+	full := func(name string) string {
+		if _, known := allowedImports[name]; known {
+			return name
+		}
+		return "internal/" + name
+	}
+	inPage := map[string][]string{}
+	for line := range strings.Lines(sectionOf(t, "README.md", "## Import rules")) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 3 {
+			continue
+		}
+		imports := []string{}
+		for _, name := range backquoted.FindAllStringSubmatch(cells[2], -1) {
+			imports = append(imports, full(name[1]))
+		}
+		if strings.Contains(cells[2], "all of `internal` except") {
+			except := append(imports, "internal")
+			imports = slices.DeleteFunc(slices.Sorted(maps.Keys(allowedImports)), func(name string) bool {
+				return !strings.HasPrefix(name, "internal/") || slices.Contains(except, name)
+			})
+		}
+		for _, name := range backquoted.FindAllStringSubmatch(cells[1], -1) {
+			inPage[full(name[1])] = slices.Sorted(slices.Values(imports))
+		}
+	}
+	for name, imports := range allowedImports {
+		require.ElementsMatch(t, imports, inPage[name], "internal/README.md: what %s may import", name)
+	}
+	require.Len(t, inPage, len(allowedImports))
 }
 
 func TestDrain_Imports_StandardLibraryOnly(t *testing.T) {

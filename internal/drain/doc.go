@@ -4,7 +4,7 @@
 // A drain is a loop. Each turn of it, run.reconcile, looks at the node's pods and gives each one a verdict (evict, wait, hold,
 // skip). Make plans from what is seen, and next decides for each pod what to request now; both are pure. A change wakes the loop, not
 // a timer. Between two turns the drain remembers only clocks and what it requested. So a crash, a duplicate or a later invocation
-// needs no memory: the next drain sees the same node and makes the same plan.
+// needs no memory but what escorts recorded in the Lease (Records): the next drain sees the same node and makes the same plan.
 //
 // Pods are evicted in phases. The first phase that still has pods on the node is open. A phase that outlasts its timeout no longer
 // holds back the next.
