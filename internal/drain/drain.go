@@ -105,7 +105,7 @@ func (r *run) await(ctx context.Context, wake time.Time) bool {
 	case <-r.cluster.Changed():
 		r.changes++
 	case got := <-r.responses:
-		r.record(got)
+		r.handle(got)
 	case <-timer.C:
 	}
 	return true
@@ -114,7 +114,7 @@ func (r *run) await(ctx context.Context, wake time.Time) bool {
 // join waits for the requests in flight. Their context has ended, so it is not long.
 func (r *run) join() {
 	for r.inFlight > 0 {
-		r.record(<-r.responses)
+		r.handle(<-r.responses)
 	}
 }
 
@@ -176,26 +176,26 @@ func (r *run) start(ctx context.Context, do action, pod Planned, c conditions) {
 	go r.evict(ctx, pod, c.now)
 }
 
-// record notes a response, and when the pod's next request may be sent.
-func (r *run) record(got response) {
+// handle notes a response, and when the pod's next request may be sent.
+func (r *run) handle(got response) {
 	p, now := r.state.pods[got.pod], time.Now()
 	r.finish(p, got)
 	if got.err == nil {
-		r.recordAccepted(p, got, now)
+		r.handleAccepted(p, got, now)
 		return
 	}
 	if block, is := errors.AsType[*Blocked](got.err); is {
-		p.fail(blocked)
+		p.setAnswer(blocked)
 		p.failures, p.retryAt = 0, now.Add(blockedRecheck)
-		p.blocked(block, now)
+		p.noteBlocked(block, now)
 		r.logOnce(p, "eviction blocked", got)
 	} else {
-		p.fail(failed)
+		p.setAnswer(failed)
 		p.retryAt = now.Add(r.retryDelay(p, max(backoff(got.pod, p.failures), got.retryAfter()), now))
 		p.failures++
 		r.pace.throttled(got.err, p.sentAt, p.retryAt)
-		p.failed(got, now)
-		r.logOnce(p, got.failed(), got)
+		p.noteFailure(got, now)
+		r.logOnce(p, got.failureMessage(), got)
 	}
 	switch {
 	case got.escort != nil: // without time for another escort, there is nothing to wait for
@@ -205,16 +205,16 @@ func (r *run) record(got response) {
 	}
 }
 
-func (r *run) recordAccepted(p *progress, got response, now time.Time) {
+func (r *run) handleAccepted(p *progress, got response, now time.Time) {
 	p.latest, p.failures, p.retryAt = accepted, 0, now.Add(acceptedRecheck)
 	r.pace.accept()
 	switch {
 	case got.escort != nil: // the eviction was noted when it was accepted
 	case got.deletedWith > 0:
-		if p.deleted(got, now) {
+		if p.noteDeleted(got, now) {
 			r.Log.Warn("pod forced", "pod", got.pod.String(), "grace", got.deletedWith.String(), "reason", p.reason())
 		}
-	case p.evicted(now):
+	case p.noteEvicted(now):
 		r.Log.Info("pod evicted", "pod", got.pod.String())
 	}
 }

@@ -130,8 +130,8 @@ func (r *requests) start(do action, pod Planned, c conditions) {
 	}
 }
 
-// fail notes that the latest request failed, as this answer says. What was accepted stays so, whatever its escort does then.
-func (r *requests) fail(as answer) {
+// setAnswer notes that the latest request failed, as this answer says. What was accepted stays so, whatever its escort does then.
+func (r *requests) setAnswer(as answer) {
 	if r.latest != accepted {
 		r.latest = as
 	}

@@ -112,8 +112,8 @@ func (p *progress) isStopping() bool {
 	return toldToStop && p.ending != ended && p.ending != stuck
 }
 
-// evicted notes that the pod's eviction was accepted, and reports whether that is new.
-func (p *progress) evicted(now time.Time) bool {
+// noteEvicted notes that the pod's eviction was accepted, and reports whether that is new.
+func (p *progress) noteEvicted(now time.Time) bool {
 	p.reasons.problem = ""
 	if !p.line.EvictedAt.IsZero() {
 		return false
@@ -122,14 +122,14 @@ func (p *progress) evicted(now time.Time) bool {
 	return true
 }
 
-// deleted notes that the pod's deletion was accepted, and reports whether that is new. Why it had to be deleted stays in the reason.
-func (p *progress) deleted(r response, now time.Time) bool {
+// noteDeleted notes that the pod's deletion was accepted, and reports whether that is new. Why it had to be deleted stays in the reason.
+func (p *progress) noteDeleted(r response, now time.Time) bool {
 	if !p.line.ForcedAt.IsZero() && p.reasons.unconfirmed == "" {
 		return false
 	}
 	p.reasons.unconfirmed = ""
 	if blocked, is := errors.AsType[*Blocked](r.evictError); is {
-		p.blocked(blocked, now)
+		p.noteBlocked(blocked, now)
 	} else if r.evictError != nil {
 		p.reasons.problem = r.evictError.Error()
 	}
@@ -137,8 +137,8 @@ func (p *progress) deleted(r response, now time.Time) bool {
 	return true
 }
 
-// blocked notes the PDBs that refused the pod's eviction.
-func (p *progress) blocked(b *Blocked, now time.Time) {
+// noteBlocked notes the PDBs that refused the pod's eviction.
+func (p *progress) noteBlocked(b *Blocked, now time.Time) {
 	p.reasons.problem = b.Error()
 	if p.line.BlockedAt.IsZero() {
 		p.line.BlockedAt = now
@@ -150,8 +150,8 @@ func (p *progress) blocked(b *Blocked, now time.Time) {
 	}
 }
 
-// failed notes a request that failed for another reason than a PDB.
-func (p *progress) failed(r response, now time.Time) {
+// noteFailure notes a request that failed for another reason than a PDB.
+func (p *progress) noteFailure(r response, now time.Time) {
 	p.reasons.problem = r.err.Error()
 	if r.deletedWith > 0 {
 		p.reasons.unconfirmed = p.deletedWith(r.deletedWith)

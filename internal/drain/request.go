@@ -28,8 +28,8 @@ type response struct {
 	inFlight    bool          // the pod's escort is not finished
 }
 
-// failed returns what is logged of an error.
-func (r response) failed() string {
+// failureMessage returns what is logged of an error.
+func (r response) failureMessage() string {
 	if r.deletedWith > 0 {
 		return "deletion failed"
 	}

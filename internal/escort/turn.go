@@ -16,8 +16,8 @@ const (
 	turnErrors = 5
 )
 
-// Groups is the cluster as pods that take turns see it.
-type Groups interface {
+// TurnTaker is the cluster as pods that take turns see it.
+type TurnTaker interface {
 	// Peers returns the pods of the same owner, this one included. It returns none for a pod without an owner that has a selector.
 	Peers(ctx context.Context, p Pod) ([]Peer, error)
 	// AcquireGroupLease takes the Lease of this name, in the function's own namespace, and renews it until ctx ends or release is
@@ -27,7 +27,7 @@ type Groups interface {
 
 // Turn makes the pods of a group stop one at a time, across all drains.
 type Turn struct {
-	Cluster  Groups
+	Cluster  TurnTaker
 	Lease    string    // name of the group's Lease
 	Deadline time.Time // when the pod stops without its turn
 	Log      *slog.Logger

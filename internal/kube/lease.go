@@ -104,7 +104,7 @@ func (c *Client) acquire(ctx context.Context, name, holder string) (*lease, erro
 	if !apierrors.IsAlreadyExists(err) {
 		return l, err
 	}
-	found, err := c.lease(ctx, name)
+	found, err := c.getLease(ctx, name)
 	if apierrors.IsNotFound(err) {
 		return c.acquire(ctx, name, holder) // deleted between the two requests
 	}
@@ -145,7 +145,7 @@ func (c *Client) ShortenDeadline(ctx context.Context, instanceID string, deadlin
 }
 
 func (c *Client) annotateLease(ctx context.Context, name, deadline string) error {
-	found, err := c.lease(ctx, name)
+	found, err := c.getLease(ctx, name)
 	if err != nil || found.Annotations[deadlineAnnotation] == deadline {
 		return err
 	}
@@ -294,7 +294,7 @@ func (l *lease) asHolder(ctx context.Context, request func(now *coordinationv1.L
 	if !apierrors.IsConflict(err) {
 		return err
 	}
-	found, err := l.lease(ctx, now.Name)
+	found, err := l.getLease(ctx, now.Name)
 	if err != nil {
 		return err
 	}
@@ -310,7 +310,7 @@ func (l *lease) create(ctx context.Context) error {
 		Body(l.object).Timeout(callTimeout).Do(ctx).Into(l.object)
 }
 
-func (c *Client) lease(ctx context.Context, name string) (*coordinationv1.Lease, error) {
+func (c *Client) getLease(ctx context.Context, name string) (*coordinationv1.Lease, error) {
 	found := &coordinationv1.Lease{}
 	return found, c.coordination.Get().Namespace(leaseNamespace).Resource("leases").Name(name).Timeout(callTimeout).Do(ctx).Into(found)
 }
@@ -328,7 +328,7 @@ func (c *Client) deleteLease(ctx context.Context, name string, conditions *metav
 
 // DeleteFreeLease deletes the Lease of an instance that is gone, unless an invocation holds it.
 func (c *Client) DeleteFreeLease(ctx context.Context, instanceID string) error {
-	found, err := c.lease(ctx, instanceID)
+	found, err := c.getLease(ctx, instanceID)
 	if err == nil && isFree(found) {
 		err = c.deleteLease(ctx, instanceID, &metav1.Preconditions{ResourceVersion: &found.ResourceVersion})
 	}

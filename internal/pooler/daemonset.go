@@ -31,7 +31,7 @@ func (r *run) shutDownInPlace(ctx context.Context) error {
 	r.setDeadline(ctx, 0)
 	err := r.method().stopTransactions(ctx)
 	if errors.Is(err, escort.ErrTimeout) && ctx.Err() == nil {
-		r.recordAborted("at the escort's timeout")
+		r.reportAborted("at the escort's timeout")
 		err = nil
 	}
 	if err != nil {
@@ -41,7 +41,7 @@ func (r *run) shutDownInPlace(ctx context.Context) error {
 	if err := r.shutDownNow(ctx); err != nil {
 		return err
 	}
-	r.recordHeldBack()
+	r.reportHeldBack()
 	r.log.Info("pgbouncer shutdown complete")
 	if r.record == nil {
 		return nil

@@ -61,7 +61,7 @@ func (e *Escort) Run(ctx context.Context, request drain.EscortRequest) (drain.Es
 	r := e.begin(request)
 	defer r.close()
 	err := r.drainPod(ctx)
-	r.recordHeldBack()
+	r.reportHeldBack()
 	return r.result, err
 }
 

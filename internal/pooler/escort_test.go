@@ -6,6 +6,7 @@ import (
 	"net"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -151,7 +152,10 @@ func TestRun_AfterACrash_ResumesAndStartsAgain(t *testing.T) {
 		require.NoError(t, err)
 		within(t, p.Ended())
 		require.Equal(t, "evict", result.Strategy)
-		require.Contains(t, w.callList(), "unlabeled")
+		require.NotContains(t, w.callList(), "unlabeled", "the record stays until the pod is gone")
+		if former, changed := w.saved().Settings[queryWaitTimeout]; changed {
+			require.Equal(t, "120", strings.TrimSuffix(former, ".0"), "as it was before the crash")
+		}
 	})
 }
 

@@ -50,7 +50,7 @@ func (r *run) awaitStopped(ctx context.Context) {
 	}
 	stopped := func() (bool, error) { return r.stopped(ctx), nil }
 	_ = escort.PollOr(ctx, exited, r.deadline, stoppedInterval, stopped)
-	r.recordHeldBack()
+	r.reportHeldBack()
 	_ = escort.Poll(ctx, r.deadline, stoppedInterval, stopped)
 }
 

@@ -85,7 +85,7 @@ func (p byPause) pauseThenEvict(ctx context.Context) error {
 		return err
 	}
 	if paused != nil {
-		p.recordAborted("when it was evicted")
+		p.reportAborted("when it was evicted")
 	}
 	return nil
 }
@@ -128,7 +128,7 @@ func (p byPause) pauseBefore(ctx context.Context, signal time.Time) error {
 		}
 	}
 	if err := p.pauseUntilIdle(ctx, end); errors.Is(err, escort.ErrTimeout) {
-		p.recordAborted("when the delay of the pod's preStop hook ended")
+		p.reportAborted("when the delay of the pod's preStop hook ended")
 		return nil
 	} else if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 // Kubernetes is the cluster as an escort sees it.
 type Kubernetes interface {
 	escort.Inspector
-	escort.Groups
+	escort.TurnTaker
 	// PatchLabels changes labels of exactly this pod. A nil value removes a label.
 	PatchLabels(ctx context.Context, ref drain.Ref, labels map[string]*string) error
 	// Forward connects to a port of the pod through the API server.

@@ -167,7 +167,7 @@ func (r *run) rollBack(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollBackTimeout)
 	defer cancel()
 	err := r.restorePooler(ctx)
-	r.recordHeldBack()
+	r.reportHeldBack()
 	if err == nil {
 		err = r.clearRecord(ctx)
 	}

@@ -54,7 +54,7 @@ func (s byShutdown) stopTerminating(ctx context.Context) error {
 	}
 	err := s.stopTransactions(ctx)
 	if errors.Is(err, escort.ErrTimeout) {
-		s.recordAborted("at the escort's timeout; the pod's grace period decides")
+		s.reportAborted("at the escort's timeout; the pod's grace period decides")
 		return nil
 	}
 	return err
@@ -69,12 +69,12 @@ func (s byShutdown) stopThenEvict(ctx context.Context) error {
 	err := s.shutDownUntil(ctx, deadline)
 	switch {
 	case err == nil:
-		s.recordHeldBack()
+		s.reportHeldBack()
 	case ctx.Err() != nil:
 		s.record = nil // the saved record stays: a shutdown cannot be rolled back, and the next escort continues
 		return context.Cause(ctx)
 	case errors.Is(err, escort.ErrTimeout):
-		s.recordAborted(when)
+		s.reportAborted(when)
 	default:
 		s.addReason(err.Error())
 	}

@@ -136,8 +136,8 @@ func addClients(known map[string]bool, clients []pgbouncer.Client) (added bool) 
 	return len(known) > before
 }
 
-// recordAborted records the transactions that were aborted, or may yet be.
-func (r *run) recordAborted(when string) {
+// reportAborted records the transactions that were aborted, or may yet be.
+func (r *run) reportAborted(when string) {
 	kind := "transaction"
 	if r.load.sessions {
 		kind = "session or transaction"
@@ -150,8 +150,8 @@ func (r *run) recordAborted(when string) {
 	r.log.Warn("transactions still open at timeout", "aborted", r.result.AbortedDetail)
 }
 
-// recordHeldBack records how long new transactions had to wait.
-func (r *run) recordHeldBack() {
+// reportHeldBack records how long new transactions had to wait.
+func (r *run) reportHeldBack() {
 	if since := r.stop.heldSince; !since.IsZero() && r.result.HeldBackSeconds == 0 {
 		r.result.HeldBackSeconds = math.Round(time.Since(since).Seconds()*1000) / 1000
 	}

@@ -37,16 +37,16 @@ const (
 	eventDrainFailed  = "DrainFailed"
 )
 
-// recordStart records, beside the drain, that it began. Later invocations find the node cordoned, and record nothing.
-func (j *job) recordStart(ctx context.Context, cluster Kubernetes, node drain.Node) {
-	j.record = func(ctx context.Context, e NodeEvent) error { return cluster.RecordEvent(ctx, node, e) }
+// announceStart records, beside the drain, that it began. Later invocations find the node cordoned, and record nothing.
+func (j *job) announceStart(ctx context.Context, cluster Kubernetes, node drain.Node) {
+	j.sendEvent = func(ctx context.Context, e NodeEvent) error { return cluster.RecordEvent(ctx, node, e) }
 	if j.resumed = node.Cordoned.Before(j.report.StartedAt); j.resumed {
 		return
 	}
 	event := NodeEvent{Reason: eventDraining, Message: j.startMessage()}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), eventTimeout)
-	log, record := j.log, j.record
-	j.recording.Go(func() {
+	log, record := j.log, j.sendEvent
+	j.sending.Go(func() {
 		defer cancel()
 		if err := record(ctx, event); err != nil {
 			log.Warn("failed to create Kubernetes event", "error", err.Error())
@@ -54,12 +54,12 @@ func (j *job) recordStart(ctx context.Context, cluster Kubernetes, node drain.No
 	})
 }
 
-// recordEnd records how the drain ended, if it ever began.
-func (j *job) recordEnd(ctx context.Context) {
-	if j.record == nil {
+// announceEnd records how the drain ended, if it ever began.
+func (j *job) announceEnd(ctx context.Context) {
+	if j.sendEvent == nil {
 		return
 	}
-	if err := j.record(ctx, j.endEvent()); err != nil {
+	if err := j.sendEvent(ctx, j.endEvent()); err != nil {
 		j.log.Warn("failed to create Kubernetes event", "error", err.Error())
 	}
 }

@@ -44,9 +44,9 @@ func (j *job) publish(ctx context.Context, err error) {
 	defer cancel()
 	var group sync.WaitGroup
 	group.Go(func() { j.archive(ctx) })
-	j.recording.Wait()
+	j.sending.Wait()
 	if err == nil {
-		j.recordEnd(ctx)
+		j.announceEnd(ctx)
 	}
 	group.Wait()
 }

@@ -251,7 +251,7 @@ func (i *simInvocation) checkPause(p *simPod) {
 	if inst := i.s.instanceOfPod(p); inst.node.lease == nil || inst.node.lease.records[p.UID] == "" {
 		i.s.violate("%s: paused %s without a record", i.name, p.Name)
 	}
-	i.s.counts["pooler paused"]++
+	i.s.counts["pause of a pooler"]++
 	for _, inst := range i.s.instances {
 		for _, other := range inst.node.pods {
 			together := other != p && p.pdb != nil && other.pdb == p.pdb

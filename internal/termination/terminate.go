@@ -35,8 +35,8 @@ type job struct {
 	heartbeats  heartbeatStats
 	hookExpired bool                                   // the action was over too early
 	resumed     bool                                   // an earlier invocation cordoned the node
-	record      func(context.Context, NodeEvent) error // on the node; nil: it was not found, or not cordoned
-	recording   sync.WaitGroup                         // of the event that the drain began
+	sendEvent   func(context.Context, NodeEvent) error // on the node; nil: it was not found, or not cordoned
+	sending     sync.WaitGroup                         // of the event that the drain began
 }
 
 func (h *Handler) newJob(t Termination) *job {
@@ -122,7 +122,7 @@ func (j *job) drainNode(invocation context.Context, cluster Kubernetes, instance
 	if err := j.cordon(ctx, cluster, node); err != nil {
 		return j.outOfTime(ctx, err)
 	}
-	j.recordStart(ctx, cluster, *node)
+	j.announceStart(ctx, cluster, *node)
 	j.taintTerminatingPeers(ctx, cluster, instances, known)
 	pods, err := cluster.WatchPods(ctx, *node)
 	if err != nil {
