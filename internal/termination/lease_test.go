@@ -72,10 +72,12 @@ func TestReleaseLease_PodsLeft_DecideWhatIsKept(t *testing.T) {
 	}
 }
 
-// Retained, the instance runs on with its pods. Only the record says what is paused.
-func TestSweep_ActionAbandonedAfterACrash_UndoesTheEscort(t *testing.T) {
+// A crashed escort left a pause, and the node could not be cordoned again until the deadline. Retained, the instance runs on with its
+// pods, and only the record says what is paused.
+func TestSweep_RetainedAfterACrash_UndoesTheEscort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		env := newTestEnv()
+		env := returnedEnv()
+		env.state = "Terminating:Wait"
 		require.NoError(t, env.records.SetRecord(t.Context(), "uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
 		env.node.Add(web("paused"), 0)
 		env.failAlways("cordon", errors.New("forbidden"))
@@ -88,5 +90,9 @@ func TestSweep_ActionAbandonedAfterACrash_UndoesTheEscort(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []Result{Abandon}, env.completed)
 		require.Equal(t, []Keep{KeepRecords}, env.kept)
+
+		env.state = "Terminating:Retained"
+		sweepOnce(t, h)
+		require.Contains(t, env.effects(), "undo paused")
 	})
 }

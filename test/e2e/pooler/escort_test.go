@@ -14,8 +14,7 @@ import (
 )
 
 // maxClosedAtBegin is how many of the ten workers that recycle or validate their connections may see an error at BEGIN. A validated
-// connection can close during one round trip in forty, and in one in ten on a busy machine: more than one such error is then seen in
-// every fourth run, and more than three in one of eighty.
+// connection can close during one round trip in forty, and more often on a busy machine. A bound of one fails by chance.
 const maxClosedAtBegin = 3
 
 // With surge, or with the recommended preStop hook, new connections have time to go to another pooler. Then workers that recycle
