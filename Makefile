@@ -8,11 +8,21 @@ zip      = dist/$(if $(word 2,$(CONFIG)),$(basename $(notdir $(1))),function).zi
 ZIPS     = $(foreach file,$(CONFIG),$(call zip,$(file)))
 # The CDK command. Older versions cannot read the synthesized stacks, and the tag "latest" at npm is an older version.
 CDK     := npx --yes aws-cdk@2.1148.1
+# What the function reports of itself. The commit has 12 digits, because git chooses the number by what else a clone has. Without
+# git, both are unknown. With changes that are not committed, untracked files included, both say dirty.
+git      = $(or $(shell git $(1) 2>/dev/null | tr -cd 'A-Za-z0-9._-'),unknown)
+DIRTY   := $(if $(shell git status --porcelain 2>/dev/null),-dirty)
+VERSION := $(call git,describe --tags --always --abbrev=12)$(DIRTY)
+COMMIT  := $(call git,rev-parse --short=12 HEAD)$(DIRTY)
 # Flags for reproducible builds: no paths, no time, no build ID. lambda.norpc leaves out the server of the old Lambda runtime.
-BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -buildid='
+BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc \
+	-ldflags '-s -w -buildid= -X main.version=$(VERSION) -X main.commit=$(COMMIT)'
 # Tests mostly wait, so more of them than cores run in parallel. They always run (-count 1): go test does not know that they depend on the
 # function that they build and start, so its cached results could be stale.
+# The end-to-end packages run last, one after the other: each has a lab of its own, and two labs on two cores are so slow that timeouts of
+# the product expire.
 TESTTIMEOUT ?= 40m
+TEST    := go test -race -count 1 -parallel 8 -timeout $(TESTTIMEOUT)
 # Simulated scenarios of `make soak`. A million take about 15 minutes on two idle cores; the rest of `make soak` takes about 30 minutes.
 SEEDS   ?= 1000000
 # Fault injection of `make soak`: the number of drains killed at random moments, and the seconds for which the API server is down (longer
@@ -22,9 +32,16 @@ OUTAGE    ?= 40
 THROTTLED ?= 75
 FAULTS    := TestKill_|TestOutage_|TestFailure_
 LINT    := go tool -modfile=test/parts/tools/lint/go.mod
+# The smoke test in AWS: a scratch group and its cluster. test/README.md has all variables. DEPLOY and DESTROY get the path of the
+# configuration in CONFIG. KEEP_RBAC says whether infra/rbac.yaml was in the cluster before.
+GROUP   ?=
+CLUSTER ?=
+DEPLOY  ?= kubectl apply -f infra/rbac.yaml && CDK_REQUIRE_APPROVAL=never $(MAKE) --no-print-directory deploy CONFIG="$$CONFIG"
+DESTROY ?= (cd infra && $(CDK) destroy --all --force); status=$$?; \
+	test "$$KEEP_RBAC" = true || kubectl delete --ignore-not-found -f infra/rbac.yaml || status=$$?; exit $$status
 
 .DEFAULT_GOAL := help
-.PHONY: help build synth deploy test soak lint bench bench-pgbouncer demo story lab invoke tools images clean setup node
+.PHONY: help build release synth deploy smoke test soak lint bench bench-pgbouncer demo story lab invoke tools operators images clean setup node schemas
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,22 +65,27 @@ invoke: ## invoke the function of the running lab: make invoke EVENT=events/plan
 
 test: setup tools ## run all tests; the first run builds the lab (15 min on 2 cores)
 	@$(MAKE) --no-print-directory images || { test "$$CI" != true && echo 'test: no container images: tests that need real nodes are skipped'; }
+	@$(MAKE) --no-print-directory schemas || { test "$$CI" != true && echo 'test: no AWS schemas: tests that need them are skipped'; }
 	@echo 'test: compiling takes minutes if the build cache is empty'
-	go test -race -count 1 -parallel 8 -timeout $(TESTTIMEOUT) ./...
+	@failed=0; \
+		$(TEST) $$(go list ./... | grep -v /test/e2e) || failed=1; \
+		$(TEST) -p 1 ./test/e2e/... || failed=1; \
+		exit $$failed
 
-soak: setup tools ## run the long tests: a million simulated scenarios, fault injection, 100 nodes at once (45 min)
+soak: setup tools ## run the long tests: a million simulated scenarios, fault injection, 100 nodes at once (an hour)
 	@for test in $(subst |, ,$(FAULTS)); do \
 		grep -qs "^func $$test" test/e2e/*_test.go || { echo "soak: FAULTS names $$test, and test/e2e has no such test"; exit 1; }; done
-	SEEDS=$(SEEDS) go test -run TestSimulation_EverySeed_KeepsPromises -v -timeout 0 ./internal/termination
+	SEEDS=$(SEEDS) go test -run TestSimulation_EverySeed_KeepsPromises -v -timeout 0 ./internal/termination ./internal/postgres
 	KILLS=$(KILLS) OUTAGE=$(OUTAGE) THROTTLED=$(THROTTLED) go test -race -run '$(FAULTS)' -parallel 16 -v -timeout 0 ./test/e2e
-	LOAD=long go test -run TestLoad -parallel 1 -v -timeout 0 ./test/e2e
+	LOAD=long go test -run 'TestLoad|TestMemory' -parallel 1 -v -timeout 0 ./test/e2e
 
-lint: setup ## gofmt, go mod tidy, go vet, staticcheck, govulncheck
+lint: setup schemas ## gofmt, go mod tidy, go vet, staticcheck, govulncheck; the templates against AWS's schemas
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
 	go mod tidy -diff
 	go vet ./...
 	$(LINT) staticcheck ./...
 	@echo 'govulncheck ./...'; $(LINT) govulncheck ./... || test $$? -ne 3
+	CI=true go test -count 1 -run '^TestTemplate_' ./infra
 
 bench: setup tools ## compare drains with kubectl drain and with an ideal client, in one run
 	go test -run '^$$' -bench 'Drain|ColdStart' -benchtime 3x -timeout 60m ./test/bench
@@ -77,24 +99,49 @@ build: ## build dist/bootstrap (linux, GOARCH=arm64) and dist/function.zip, repr
 	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -o dist/bootstrap ./lambda
 	$(foreach file,$(CONFIG),go run ./infra/bundle dist/bootstrap $(file) $(call zip,$(file)) &&) sha256sum dist/bootstrap $(ZIPS)
 
+# A release is for all clusters: the configuration of its stacks comes from parameters. Its names and bytes depend on the commit alone.
+RELEASE := dist/release
+
+release: override GOARCH := arm64
+release: node ## write dist/release: zip, template, manifests, Terraform module, checksums; deploying it needs neither Go nor Node
+	@rm -rf $(RELEASE) && mkdir -p $(RELEASE)
+	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -o dist/release-bootstrap ./lambda
+	go run ./infra/bundle dist/release-bootstrap $(RELEASE)/quiesce-$(VERSION).zip && rm dist/release-bootstrap
+	go run ./infra release $(VERSION) $(RELEASE)
+	cp infra/rbac.yaml infra/rbac-console.yaml infra/rbac-postgres-*.yaml $(RELEASE) && cp -R infra/terraform $(RELEASE)/terraform
+	cd $(RELEASE) && find . -type f ! -name SHA256SUMS | LC_ALL=C sort | xargs sha256sum >SHA256SUMS && cat SHA256SUMS
+
 synth: override GOARCH := arm64
 synth: node build ## write the CloudFormation template of each CONFIG to infra/cdk.out; needs node, no network
 	@rm -f infra/cdk.out/*.template.json
 	cd infra && CDK_OUTDIR=cdk.out go run . $(addprefix ../,$(ZIPS))
 
-deploy: node ## deploy each CONFIG to AWS; asks before it widens permissions
-	cd infra && $(CDK) deploy --all
+deploy: node ## deploy each CONFIG to AWS; asks before it widens permissions, and ends with a check of each function
+	@mkdir -p dist && rm -f dist/outputs.json
+	cd infra && $(CDK) deploy --all --outputs-file ../dist/outputs.json
+	@go run ./infra/afterdeploy dist/outputs.json
 
-images: setup ## make the container images of the lab's nodes, once per version (root, Debian)
+smoke: export GROUP := $(GROUP)
+smoke: export CLUSTER := $(CLUSTER)
+smoke: export DEPLOY := $(DEPLOY)
+smoke: export DESTROY := $(DESTROY)
+smoke: export VERSION := $(VERSION)
+smoke: node ## deploy to a scratch group in AWS, terminate one instance, compare, clean up: make smoke GROUP=... CLUSTER=... (20 min)
+	@go run ./test/smoke
+
+images: setup operators ## make the container images of the lab's nodes, once per version (root, Debian)
 	@go run ./test/parts/images/build
 
 tools: ## build the lab's programs into the user's cache directory, once per version
 	@go run ./test/parts/tools/build
 
+operators: ## build the lab's programs and the operators that its real nodes run, once per version
+	@go run ./test/parts/tools/build all
+
 # Debian packages of the lab's real nodes. Without them, tests that need real nodes are skipped and say so.
 NODES := containerd runc containernetworking-plugins debootstrap iproute2 nftables util-linux procps
 
-# setup and node install what other targets need. They are not commands, so `make` does not list them.
+# setup, node and schemas install what other targets need. They are not commands, so `make` does not list them.
 setup: node
 	@command -v go >/dev/null || { echo 'install Go 1.26: https://go.dev/doc/install'; exit 1; }
 	@command -v gcc >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } \
@@ -106,6 +153,9 @@ node:
 	@command -v node >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; } \
 		|| echo 'node is not installed: no stack can be synthesized, and tests of it are skipped: https://nodejs.org'
+
+schemas: node
+	@go run ./test/parts/awsdata/install
 
 clean: ## remove dist and infra/cdk.out
 	rm -rf dist infra/cdk.out

@@ -4,6 +4,7 @@
 //
 // The shapes are those of https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-event-reference.html,
 // https://docs.aws.amazon.com/autoscaling/ec2/userguide/prepare-for-lifecycle-notifications.html,
+// https://docs.aws.amazon.com/health/latest/ug/aws-health-events-eventbridge-schema.html,
 // https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html and https://docs.aws.amazon.com/lambda/latest/dg/with-sns.html.
 package events
 
@@ -34,6 +35,8 @@ var Cases = []Case{
 	{"launch", "EventBridge: an instance launches"},
 	{"spot-interruption", "EventBridge: EC2 interrupts a Spot instance in two minutes"},
 	{"rebalance-recommendation", "EventBridge: EC2 may soon interrupt a Spot instance"},
+	{"health-scheduled-change", "EventBridge: EC2 has scheduled the retirement of this instance and of another one"},
+	{"state-change", "EventBridge: the instance shuts down"},
 
 	{"hook-notification", "the hook's own notification of a termination"},
 	{"hook-launch-notification", "the hook's own notification of a launch"},
@@ -45,6 +48,7 @@ var Cases = []Case{
 	{"hook-notification-in-sqs", "SQS: hook-notification"},
 	{"hook-test-notification-in-sqs", "SQS: hook-test-notification"},
 	{"swept-in-sqs", "SQS: a termination whose event was lost, sent by the sweep without a token"},
+	{"resume-in-sqs", "SQS: resume, which a move sends before it pauses poolers"},
 	{"sns-in-sqs", "SQS: terminate in an SNS envelope"},
 	{"sns-hook-notification-in-sqs", "SQS: hook-notification in an SNS envelope"},
 
@@ -58,6 +62,11 @@ var Cases = []Case{
 	{"plan-node", "manual: plan a drain of this node"},
 	{"drain", "manual: drain this instance's node"},
 	{"sweep", "manual or scheduled: sweep all groups"},
+	{"check", "manual or scheduled: check the path of a drain, short of an eviction"},
+
+	{"switchover", "manual: make orders-1 the primary of cluster orders in namespace databases"},
+	{"rehearse", "manual: everything of that switchover but the request, with the best candidate"},
+	{"resume", "manual: resume the poolers that interrupted moves left paused"},
 
 	{"malformed-instance-id", "EventBridge: the instance ID is a path"},
 	{"malformed-no-instance-id", "EventBridge: no instance ID"},

@@ -21,15 +21,17 @@ type statement struct {
 }
 
 // A stolen role has exactly these permissions. policy.json is for a stack without options. policy-options.json is for one with
-// vpc, secretArn, archiveReports and clusterEndpoint, where DescribeCluster is not needed. Both have placeholders for what only
-// AWS knows: neither is a policy to attach.
+// vpc, secretArn, archiveReports and clusterEndpoint, where DescribeCluster is not needed. policy-hooks.json is for the function that
+// manages hooks. All have placeholders for what only AWS knows: none is a policy to attach.
 func TestPolicy_EqualsPolicyJSON(t *testing.T) {
-	for file, got := range map[string]template{
-		"policy.json": of(t, publicStack, "quiesce-prod"), "policy-options.json": of(t, privateStack, "drains"),
+	for file, got := range map[string]any{
+		"policy.json":         policyOf(t, of(t, publicStack, "quiesce-prod")),
+		"policy-options.json": policyOf(t, of(t, privateStack, "drains")),
+		"policy-hooks.json":   hooksPolicy(t),
 	} {
 		want, err := os.ReadFile(file)
 		require.NoError(t, err)
-		policy, err := json.Marshal(policyOf(t, got))
+		policy, err := json.Marshal(got)
 		require.NoError(t, err)
 		require.JSONEq(t, string(want), string(policy), file)
 	}
@@ -39,10 +41,47 @@ func TestPolicy_SecretsAndReportsConfigured_AllowsThem(t *testing.T) {
 	statements := statementsIn(t, of(t, privateStack, "drains"))
 	require.Contains(t, statements, statement{"ConsoleLogins", "Allow", list("secretsmanager:GetSecretValue"),
 		list("arn:aws-us-gov:secretsmanager:us-gov-west-1:111122223333:secret:pgbouncer-admin-a1b2c3")})
+	require.Contains(t, statements, statement{"DecryptSecrets", "Allow", list("kms:Decrypt"),
+		list("arn:aws-us-gov:kms:us-gov-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab")})
 	require.Contains(t, statements, statement{"Reports", "Allow", list("s3:PutObject"), list("{S3::Bucket}.Arn/*")})
 	for _, s := range statements {
 		require.NotEqual(t, "DescribeCluster", s.sid, "the file has the endpoint of the cluster")
 	}
+}
+
+// The key may encrypt more than secrets.
+func TestPolicy_KMSKey_DecryptsForSecretsManagerOnly(t *testing.T) {
+	require.Equal(t, object{"StringEquals": object{"kms:ViaService": "secretsmanager.us-gov-west-1.<URLSuffix>"}},
+		of(t, privateStack, "drains").statement(t, "DecryptSecrets")["Condition"])
+}
+
+// A thief of the role must not change what was reported.
+func TestPolicy_Reports_CannotBeOverwritten(t *testing.T) {
+	require.Equal(t, object{"Null": object{"s3:if-none-match": "false"}}, of(t, privateStack, "drains").statement(t, "Reports")["Condition"])
+}
+
+// Only a function that gets Spot interruptions confirms them.
+func TestPolicy_SpotInterruptions_ReadsSpotRequests(t *testing.T) {
+	require.Equal(t, list("ec2:DescribeSpotInstanceRequests"),
+		toList(of(t, privateStack, "drains").statement(t, "DescribeSpotRequests")["Action"]))
+	require.NotContains(t, of(t, publicStack, "quiesce-prod").text, "ec2:DescribeSpotInstanceRequests")
+}
+
+// Only a function that replaces instances can terminate any, and only of the groups that the file names.
+func TestPolicy_ScheduledChanges_TerminatesInOurGroupsOnly(t *testing.T) {
+	private, public := of(t, privateStack, "drains"), of(t, publicStack, "quiesce-prod")
+	require.Equal(t, list("autoscaling:TerminateInstanceInAutoScalingGroup"), toList(private.statement(t, "ReplaceInstances")["Action"]))
+	require.Equal(t, private.statement(t, "LifecycleActions")["Resource"], private.statement(t, "ReplaceInstances")["Resource"])
+	require.NotContains(t, public.text, "autoscaling:TerminateInstanceInAutoScalingGroup")
+	require.NotContains(t, public.text, "ec2:DescribeInstanceStatus")
+}
+
+// The ARN of a shared subnet has the account that owns it, not the one that uses it.
+func TestPolicy_SharedSubnet_AllowsNetworkInterface(t *testing.T) {
+	s := of(t, privateStack, "drains").statement(t, "UseSubnets")
+	require.Equal(t, list("ec2:CreateNetworkInterface"), toList(s["Action"]))
+	require.Equal(t, list("arn:<Partition>:ec2:us-gov-west-1:*:subnet/subnet-0123abcd",
+		"arn:<Partition>:ec2:us-gov-west-1:*:subnet/subnet-0123abce"), toList(s["Resource"]))
 }
 
 // Lambda attaches the function to the VPC with its role. The function's own code needs no network interfaces.
@@ -56,8 +95,10 @@ func TestPolicy_VPC_DeniesNetworkToFunctionCode(t *testing.T) {
 	require.Equal(t, []statement{
 		{"DescribeNetwork", "Allow", describe, list("*")},
 		{"AttachToNetwork", "Allow", attach, list("arn:<Partition>:ec2:us-gov-west-1:111122223333:*/*")},
+		{"UseSubnets", "Allow", list("ec2:CreateNetworkInterface"), list("arn:<Partition>:ec2:us-gov-west-1:*:subnet/subnet-0123abcd",
+			"arn:<Partition>:ec2:us-gov-west-1:*:subnet/subnet-0123abce")},
 		{"DenyNetworkToFunctionCode", "Deny", append(describe, attach...), list("*")},
-	}, statements[len(statements)-3:])
+	}, statements[len(statements)-4:])
 	raw := statementsOf(policyOf(t, s))
 	require.Equal(t, object{"ArnEquals": object{
 		"lambda:SourceFunctionArn": "arn:<Partition>:lambda:us-gov-west-1:111122223333:function:drains",
@@ -76,7 +117,7 @@ func TestRole_OnlyLambdaCanAssumeIt(t *testing.T) {
 func TestIAMPattern_MatchesEveryGroupOfTheGlob(t *testing.T) {
 	for glob, want := range map[string]string{
 		"workers-a": "workers-a", "batch-*": "batch-*", "gpu-?": "gpu-?", "gpu-[ab]-*": "gpu-?-*", "gpu-[^a-c]": "gpu-?",
-		`[\]a]x`: "?x", `odd\*`: "odd?",
+		`[\]a]x`: "?x", `odd\*`: "odd?", "a${aws:username}": "a${$}{aws:username}",
 	} {
 		_, err := path.Match(glob, "")
 		require.NoError(t, err, glob)
@@ -90,6 +131,8 @@ var usedByLambda = []string{
 	"logs:CreateLogStream", "logs:PutLogEvents", "sqs:ReceiveMessage", "sqs:DeleteMessage",
 	"ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets",
 	"ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses",
+	// Secrets Manager decrypts with the role of its caller.
+	"kms:Decrypt",
 }
 
 // call matches the name of a request of the SDK.
@@ -115,7 +158,7 @@ func TestPolicy_AllowsExactlyWhatTheCodeCalls(t *testing.T) {
 	}
 
 	granted := map[string]bool{}
-	for _, s := range append(statementsIn(t, of(t, publicStack, "quiesce-prod")), statementsIn(t, of(t, privateStack, "drains"))...) {
+	for _, s := range everyStatement(t) {
 		for _, action := range s.actions {
 			granted[action.(string)] = true
 		}
@@ -125,9 +168,25 @@ func TestPolicy_AllowsExactlyWhatTheCodeCalls(t *testing.T) {
 
 func list(items ...any) []any { return items }
 
-func statementsIn(t *testing.T, s template) (statements []statement) {
+// everyStatement returns the statements of all roles that a configuration can have.
+func everyStatement(t *testing.T) (all []statement) {
 	t.Helper()
-	for _, raw := range statementsOf(policyOf(t, s)) {
+	for _, policy := range []any{
+		policyOf(t, of(t, publicStack, "quiesce-prod")), policyOf(t, of(t, privateStack, "drains")),
+		mainPolicy(t), putPolicy(t), hooksPolicy(t),
+	} {
+		all = append(all, statementsInPolicy(policy)...)
+	}
+	return all
+}
+
+func statementsIn(t *testing.T, s template) []statement {
+	t.Helper()
+	return statementsInPolicy(policyOf(t, s))
+}
+
+func statementsInPolicy(policy any) (statements []statement) {
+	for _, raw := range statementsOf(policy) {
 		statements = append(statements, statement{
 			fmt.Sprint(raw["Sid"]), fmt.Sprint(raw["Effect"]), toList(raw["Action"]), toList(raw["Resource"]),
 		})
@@ -135,9 +194,21 @@ func statementsIn(t *testing.T, s template) (statements []statement) {
 	return statements
 }
 
-func policyOf(t *testing.T, s template) any {
+// statement returns the statement of the function's policy that has an ID.
+func (t template) statement(tt *testing.T, sid string) object {
+	tt.Helper()
+	for _, s := range statementsOf(policyOf(tt, t)) {
+		if s["Sid"] == sid {
+			return s
+		}
+	}
+	require.Fail(tt, "no statement "+sid)
+	return nil
+}
+
+func policyOf(t *testing.T, s template, role ...any) any {
 	t.Helper()
-	policies := s.only(t, "AWS::IAM::Role")["Policies"].([]any)
+	policies := s.only(t, "AWS::IAM::Role", role...)["Policies"].([]any)
 	require.Len(t, policies, 1)
 	return policies[0].(object)["PolicyDocument"]
 }

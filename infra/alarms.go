@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
@@ -12,36 +14,54 @@ import (
 	"github.com/aws/constructs-go/constructs/v10"
 	"github.com/aws/jsii-runtime-go"
 
+	"quiesce/internal/config"
 	"quiesce/internal/metrics"
 )
 
 const (
 	// sustained is for how many minutes a problem must last that the next delivery or the next sweep may solve.
 	sustained = 5
-	// queueLatency is how much older than the longest drain a message may be: the time to reach the function, and to be deleted.
+	// retryMinutes is in how many minutes that many failures of deliveries must fall. A delivery may take minutes to fail, so that
+	// most minutes have none.
+	retryMinutes = 3 * sustained
+	// repeated is how many minutes with a crash are no accident. A single one is a bad minute of AWS: the next delivery or sweep
+	// repairs it.
+	repeated = 3
+	// crashMinutes is in how many minutes they must fall. The slowest series of crashes is that of an invocation that dies before
+	// its first action: its message returns after the visibility timeout. Longer would add up failed sweeps of unrelated causes.
+	crashMinutes = repeated * int(visibility/time.Minute)
+	// hookMinutes is for how many minutes a group without our hook counts. Sweeps look at it once an hour, or up to two minutes later.
+	// A longer time delays the end of the alarm after the hook is there.
+	hookMinutes = 65
+	// queueLatency is how much longer than the longest drain an instance may wait: until its event reaches the function, until its
+	// lifecycle action is completed, and until Auto Scaling shows that.
 	queueLatency = 5 * time.Minute
 )
 
-// alarm fires when its metric is above a threshold (or below it) in each of some consecutive minutes.
+// alarm fires when its metric is above a threshold (or below it) in enough of the last minutes.
 type alarm struct {
 	name, description string
 	metric            awscloudwatch.IMetric
 	threshold         float64
 	below             bool
-	minutes           float64
+	minutes           int
+	enough            int // of the minutes; 0: all
 	missing           awscloudwatch.TreatMissingData
 }
 
-// alarms returns one alarm for each problem that a person must know of. RUNBOOK.md has a heading for each name.
+// fine is how alarms on counts of problems see a minute without data: there was no problem, or nothing that could have one.
+const fine = awscloudwatch.TreatMissingData_NOT_BREACHING
+
+// alarms returns one alarm for each problem that a person must know of, except the one of newSweepAlarm. RUNBOOK.md has a
+// heading for each name.
 func alarms(d deployment, p parts) []alarm {
-	const fine, breaching = awscloudwatch.TreatMissingData_NOT_BREACHING, awscloudwatch.TreatMissingData_BREACHING
-	maxAge := (d.Drain.MaxDuration + queueLatency).Seconds()
+	return slices.Concat(drainAlarms(d), deliveryAlarms(d, p), standingAlarms(d))
+}
+
+// drainAlarms returns the alarms about what drains did, and about the cluster.
+func drainAlarms(d deployment) []alarm {
 	return []alarm{
 		{
-			name:        "dlq-not-empty",
-			description: "The dead-letter queue has messages: malformed or undeliverable events. Their attributes have the reason.",
-			metric:      p.queues.dlq.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), minutes: 1, missing: fine,
-		}, {
 			name:        "pods-forced",
 			description: "A pod was deleted at the deadline despite its PDB or annotation.",
 			metric:      measure(d, metrics.PodsForced, "Sum"), minutes: 1, missing: fine,
@@ -54,29 +74,124 @@ func alarms(d deployment, p parts) []alarm {
 			description: "A drain failed for good. Its lifecycle action was completed as lifecycle.onFailure says.",
 			metric:      measure(d, metrics.Drains, "Sum", metrics.Status, "failed"), minutes: 1, missing: fine,
 		}, {
+			name: "node-not-found",
+			description: "An instance that had been in service is no node of the cluster, so nothing was drained. " +
+				"The group may belong to another cluster.",
+			metric: measure(d, metrics.NodesNotFound, "Sum"), minutes: 1, missing: fine,
+		}, {
+			name: "unhooked-stop",
+			description: "An instance of a configured group stopped or terminated without waiting on the hook. " +
+				"Nothing was drained, and it is too late.",
+			metric: measure(d, metrics.UnhookedStops, "Sum"), minutes: 1, missing: fine,
+		}, {
+			name: "scheduled-change",
+			description: "EC2 changes an instance within hours, and it cannot be replaced before: the group has no hook, or a request failed. " +
+				"Only with drain.onScheduledChange.",
+			metric: measure(d, metrics.InstancesAtRisk, "Maximum"), minutes: 1, missing: fine,
+		}, {
+			name:        "cluster-unreachable",
+			description: "Sweeps cannot read the cluster: drains would fail too. The log has the reason.",
+			metric:      measure(d, metrics.ClusterUnreachable, "Maximum"), minutes: sustained, missing: fine,
+		}, {
 			name:        "drain-retries",
 			description: "Drains keep failing. They retry until their deadlines. The log has the reason.",
-			metric:      measure(d, metrics.InvocationsFailed, "Sum"), minutes: sustained, missing: fine,
+			metric:      measure(d, metrics.InvocationsFailed, "Sum"), minutes: retryMinutes, enough: sustained, missing: fine,
+		}, {
+			name:        "longest-wait",
+			description: "An instance has waited on the hook for longer than a drain may take.",
+			metric:      measure(d, metrics.LongestWaitSeconds, "Maximum"), minutes: 1, missing: fine,
+			threshold: longestWait(d.Config).Seconds(),
+		}, {
+			name:        "groups-without-hook",
+			description: "A configured group has no hook: its instances are terminated undrained. The log names it.",
+			metric:      measure(d, metrics.GroupsWithoutHook, "Sum"), minutes: hookMinutes, enough: 1, missing: fine,
+		},
+	}
+}
+
+// longestWait is how long an instance may wait on the hook before the alarm longest-wait fires.
+func longestWait(c config.Config) time.Duration {
+	return min(c.Drain.MaxDuration, config.MaxWait) + queueLatency
+}
+
+// deliveryAlarms returns the alarms about what reaches the function, and whether it runs. There is none on the age of the oldest
+// message: SQS leaves out messages that were received more than three times
+// (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-available-cloudwatch-metrics.html).
+// queue-backlog sees messages that were not received, and longest-wait the instances of the others.
+func deliveryAlarms(d deployment, p parts) []alarm {
+	return []alarm{
+		{
+			name:        "dlq-not-empty",
+			description: "The dead-letter queue has messages: malformed or undeliverable events. Their attributes have the reason.",
+			metric:      p.queues.dlq.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), minutes: 1, missing: fine,
 		}, {
 			name: "lambda-errors",
 			description: "Invocations keep failing. It covers startup failures (invalid configuration), crashes, timeouts, " +
 				"failed sweeps and failed manual invocations. The log has the reason.",
-			metric: p.function.lambda.MetricErrors(eachMinute("Sum")), minutes: sustained, missing: fine,
+			metric: p.function.lambda.MetricErrors(eachMinute("Sum")), minutes: crashMinutes, enough: repeated, missing: fine,
 		}, {
 			name:        "queue-backlog",
-			description: "Events wait and none is received: all executions are in use, or the function may be stopped.",
+			description: "Events wait and none is received: all of stack.maxConcurrency are draining, or the function is stopped.",
 			metric:      p.queues.events.MetricApproximateNumberOfMessagesVisible(eachMinute("Minimum")), minutes: sustained, missing: fine,
 		}, {
-			name:        "queue-age",
-			description: "An event is older than the longest drain and still not handled.",
-			metric:      p.queues.events.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")), threshold: maxAge, minutes: 1, missing: fine,
-		}, {
-			name: "sweep-missing",
-			description: "No sweep completed: the function is stopped or fails, or the sweep's rule is disabled. " +
-				"Waiting instances get no heartbeat, and lost events are not resent.",
-			metric: measure(d, metrics.Sweeps, "Sum"), threshold: 1, below: true, minutes: sustained, missing: breaching,
+			name: "throttled",
+			description: "Lambda has no execution for the function. Events that it could not deliver are hidden for 15 minutes, " +
+				"so queue-backlog does not see them.",
+			metric: p.function.lambda.MetricThrottles(eachMinute("Sum")), minutes: retryMinutes, enough: sustained, missing: fine,
 		},
 	}
+}
+
+// standingAlarms returns the alarms about what stays as it is until a person acts.
+func standingAlarms(d deployment) []alarm {
+	return []alarm{
+		{
+			// A backlog after an outage is rejected within minutes. What goes on for longer has a cause that stays: another program
+			// completes our lifecycle actions first, or someone replays or forges events.
+			name: "events-rejected",
+			description: "Events keep being rejected: their instances do not wait on the hook. Another program may complete its " +
+				"lifecycle actions, or someone replays or forges events.",
+			metric: measure(d, metrics.EventsRejected, "Sum"), minutes: retryMinutes, enough: sustained, missing: fine,
+		}, {
+			name: "instances-retained",
+			description: "A group keeps instances whose termination was abandoned. They run and cost until someone terminates them. " +
+				"A sweep's report lists them.",
+			metric: measure(d, metrics.InstancesRetained, "Maximum"), minutes: sustained, missing: fine,
+		}, {
+			// Between two checks the alarm keeps its state. So the next good check, also a manual one, ends it.
+			name:        "check-failed",
+			description: "The last check failed: the next drain may too. The check's report names the step, and what to do.",
+			metric:      measure(d, metrics.ChecksFailed, "Maximum"), minutes: 1, missing: awscloudwatch.TreatMissingData_IGNORE,
+		},
+	}
+}
+
+// newSweepAlarm creates the alarm sweep-stopped: there was no sweep in the last minutes, but there was one before them. A new stack
+// has no data, which means nothing: its first sweep is minutes away. So two alarms without actions stand behind this one. The
+// first takes missing data for a missing sweep. The second is in state OK from the first sweep on, because it keeps its state
+// while data is missing (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarms-and-missing-data.html).
+func newSweepAlarm(stack constructs.Construct, d deployment) awscloudwatch.CompositeAlarm {
+	absent := alarm{
+		name:        "sweep-absent",
+		description: "Part of sweep-stopped: no sweep completed. Also in alarm before the first sweep of a new stack.",
+		metric:      measure(d, metrics.Sweeps, "Sum"), threshold: 1, below: true, minutes: sustained,
+		missing: awscloudwatch.TreatMissingData_BREACHING,
+	}.create(stack, d)
+	seen := alarm{
+		name:        "sweep-seen",
+		description: "Part of sweep-stopped: OK from the first sweep on.",
+		metric:      measure(d, metrics.Sweeps, "Sum"), threshold: 1, below: true, minutes: 1,
+		missing: awscloudwatch.TreatMissingData_IGNORE,
+	}.create(stack, d)
+	return awscloudwatch.NewCompositeAlarm(stack, jsii.String("Alarm sweep-stopped"), &awscloudwatch.CompositeAlarmProps{
+		CompositeAlarmName: jsii.String(d.StackName() + "-sweep-stopped"),
+		AlarmDescription: jsii.String("No sweep completed: the function is stopped or fails, or the sweep's rule is disabled. " +
+			"Waiting instances get no heartbeat, and lost events are not resent."),
+		AlarmRule: awscloudwatch.AlarmRule_AllOf(
+			awscloudwatch.AlarmRule_FromAlarm(absent, awscloudwatch.AlarmState_ALARM),
+			awscloudwatch.AlarmRule_FromAlarm(seen, awscloudwatch.AlarmState_OK),
+		),
+	})
 }
 
 func eachMinute(statistic string) *awscloudwatch.MetricOptions {
@@ -92,11 +207,14 @@ type monitoring struct {
 // newMonitoring creates the alarms, their topic and the dashboard.
 func newMonitoring(stack awscdk.Stack, d deployment, p parts) monitoring {
 	topic := newTopic(stack, d)
-	var all []interfacesawscloudwatch.IAlarmRef
+	rings := []awscloudwatch.AlarmBase{newSweepAlarm(stack, d)}
 	for _, a := range alarms(d, p) {
-		created := a.create(stack, d)
-		created.AddAlarmAction(awscloudwatchactions.NewSnsAction(topic))
-		all = append(all, created)
+		rings = append(rings, a.create(stack, d))
+	}
+	var all []interfacesawscloudwatch.IAlarmRef
+	for _, a := range rings {
+		a.AddAlarmAction(awscloudwatchactions.NewSnsAction(topic))
+		all = append(all, a)
 	}
 	return monitoring{topic: topic, dashboard: newDashboard(stack, d, p, all)}
 }
@@ -106,10 +224,11 @@ func (a alarm) create(stack constructs.Construct, d deployment) awscloudwatch.Al
 	if a.below {
 		comparison = awscloudwatch.ComparisonOperator_LESS_THAN_THRESHOLD
 	}
+	enough := cmp.Or(a.enough, a.minutes)
 	return awscloudwatch.NewAlarm(stack, jsii.String("Alarm "+a.name), &awscloudwatch.AlarmProps{
 		AlarmName: jsii.String(d.StackName() + "-" + a.name), AlarmDescription: jsii.String(a.description),
 		Metric: a.metric, Threshold: jsii.Number(a.threshold), ComparisonOperator: comparison,
-		EvaluationPeriods: jsii.Number(a.minutes), TreatMissingData: a.missing,
+		EvaluationPeriods: jsii.Number(a.minutes), DatapointsToAlarm: jsii.Number(enough), TreatMissingData: a.missing,
 	})
 }
 

@@ -22,29 +22,57 @@ import (
 func TestAlarms_HaveMetricsAndThresholds(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	const over, under = "GreaterThanThreshold", "LessThanThreshold"
-	cluster, queue := "Cluster=prod", "QueueName={SQS::Queue quiesce-prod}.QueueName"
-	dlq := "QueueName={SQS::Queue quiesce-prod-dlq}.QueueName"
+	const fine, breaching = "notBreaching", "breaching"
+	cluster, function := "Cluster=prod", "FunctionName={Lambda::Function quiesce-prod}"
+	queue, dlq := "QueueName={SQS::Queue quiesce-prod}.QueueName", "QueueName={SQS::Queue quiesce-prod-dlq}.QueueName"
 	got := map[string][]any{}
 	for _, a := range s.all("AWS::CloudWatch::Alarm") {
-		got[fmt.Sprint(a["AlarmName"])] = []any{
+		name := strings.TrimPrefix(fmt.Sprint(a["AlarmName"]), "quiesce-prod-")
+		got[name] = []any{
 			fmt.Sprint(a["Namespace"], " ", a["MetricName"], " ", a["Statistic"]), dimensions(a), a["ComparisonOperator"], a["Threshold"],
-			a["EvaluationPeriods"], a["TreatMissingData"],
+			fmt.Sprint(a["DatapointsToAlarm"], " of ", a["EvaluationPeriods"]), a["TreatMissingData"],
 		}
 		require.EqualValues(t, 60, a["Period"])
 	}
 	require.Equal(t, map[string][]any{
-		"quiesce-prod-dlq-not-empty": {"AWS/SQS ApproximateNumberOfMessagesVisible Maximum", dlq, over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod-pods-forced":   {"quiesce PodsForced Sum", cluster, over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod-hook-expired":  {"quiesce HooksExpired Sum", cluster, over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod-drain-failed":  {"quiesce Drains Sum", cluster + " Status=failed", over, 0.0, 1.0, "notBreaching"},
-		"quiesce-prod-drain-retries": {"quiesce InvocationsFailed Sum", cluster, over, 0.0, 5.0, "notBreaching"},
-		"quiesce-prod-lambda-errors": {
-			"AWS/Lambda Errors Sum", "FunctionName={Lambda::Function quiesce-prod}", over, 0.0, 5.0, "notBreaching",
-		},
-		"quiesce-prod-queue-backlog": {"AWS/SQS ApproximateNumberOfMessagesVisible Minimum", queue, over, 0.0, 5.0, "notBreaching"},
-		"quiesce-prod-queue-age":     {"AWS/SQS ApproximateAgeOfOldestMessage Maximum", queue, over, 2100.0, 1.0, "notBreaching"},
-		"quiesce-prod-sweep-missing": {"quiesce Sweeps Sum", cluster, under, 1.0, 5.0, "breaching"},
+		"dlq-not-empty":       {"AWS/SQS ApproximateNumberOfMessagesVisible Maximum", dlq, over, 0.0, "1 of 1", fine},
+		"pods-forced":         {"quiesce PodsForced Sum", cluster, over, 0.0, "1 of 1", fine},
+		"hook-expired":        {"quiesce HooksExpired Sum", cluster, over, 0.0, "1 of 1", fine},
+		"drain-failed":        {"quiesce Drains Sum", cluster + " Status=failed", over, 0.0, "1 of 1", fine},
+		"node-not-found":      {"quiesce NodesNotFound Sum", cluster, over, 0.0, "1 of 1", fine},
+		"unhooked-stop":       {"quiesce UnhookedStops Sum", cluster, over, 0.0, "1 of 1", fine},
+		"scheduled-change":    {"quiesce InstancesAtRisk Maximum", cluster, over, 0.0, "1 of 1", fine},
+		"cluster-unreachable": {"quiesce ClusterUnreachable Maximum", cluster, over, 0.0, "5 of 5", fine},
+		"drain-retries":       {"quiesce InvocationsFailed Sum", cluster, over, 0.0, "5 of 15", fine},
+		"longest-wait":        {"quiesce LongestWaitSeconds Maximum", cluster, over, 2100.0, "1 of 1", fine},
+		"groups-without-hook": {"quiesce GroupsWithoutHook Sum", cluster, over, 0.0, "1 of 65", fine},
+		"lambda-errors":       {"AWS/Lambda Errors Sum", function, over, 0.0, "3 of 45", fine},
+		"throttled":           {"AWS/Lambda Throttles Sum", function, over, 0.0, "5 of 15", fine},
+		"queue-backlog":       {"AWS/SQS ApproximateNumberOfMessagesVisible Minimum", queue, over, 0.0, "5 of 5", fine},
+		"events-rejected":     {"quiesce EventsRejected Sum", cluster, over, 0.0, "5 of 15", fine},
+		"instances-retained":  {"quiesce InstancesRetained Maximum", cluster, over, 0.0, "5 of 5", fine},
+		"check-failed":        {"quiesce ChecksFailed Maximum", cluster, over, 0.0, "1 of 1", "ignore"},
+		"sweep-absent":        {"quiesce Sweeps Sum", cluster, under, 1.0, "5 of 5", breaching},
+		"sweep-seen":          {"quiesce Sweeps Sum", cluster, under, 1.0, "1 of 1", "ignore"},
 	}, got)
+	both := s.only(t, "AWS::CloudWatch::CompositeAlarm")
+	require.Equal(t, "quiesce-prod-sweep-stopped", both["AlarmName"])
+	require.Equal(t, `(ALARM("{CloudWatch::Alarm quiesce-prod-sweep-absent}.Arn") AND OK("{CloudWatch::Alarm quiesce-prod-sweep-seen}.Arn"))`,
+		both["AlarmRule"])
+}
+
+// CloudWatch evaluates at most a day (https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html), and
+// a name has at most 255 characters.
+func TestAlarms_LongestStackName_AreWithinLimits(t *testing.T) {
+	for _, s := range []template{of(t, publicStack, "quiesce-prod"), of(t, privateStack, "drains")} {
+		for _, a := range append(s.all("AWS::CloudWatch::Alarm"), s.all("AWS::CloudWatch::CompositeAlarm")...) {
+			if periods, is := a["EvaluationPeriods"].(float64); is {
+				require.LessOrEqual(t, periods*a["Period"].(float64), day.Seconds())
+			}
+			require.Regexp(t, `^[A-Za-z0-9-]{1,191}$`, a["AlarmName"], "64 characters are of the stack's name")
+			require.LessOrEqual(t, len(a["AlarmDescription"].(string)), 1024)
+		}
+	}
 }
 
 func dimensions(a object) string {
@@ -56,16 +84,21 @@ func dimensions(a object) string {
 }
 
 // A drain that takes its full time is no alarm.
-func TestQueueAgeAlarm_Threshold_IsAboveLongestDrain(t *testing.T) {
-	alarm := of(t, privateStack, "drains").only(t, "AWS::CloudWatch::Alarm", "AlarmName", "drains-queue-age")
+func TestLongestWaitAlarm_Threshold_IsAboveLongestDrain(t *testing.T) {
+	alarm := of(t, privateStack, "drains").only(t, "AWS::CloudWatch::Alarm", "AlarmName", "drains-longest-wait")
 	require.EqualValues(t, (40*time.Hour + queueLatency).Seconds(), alarm["Threshold"])
 }
 
 func TestAlarms_NoTopicConfigured_PublishToOwnTopic(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	for _, a := range s.all("AWS::CloudWatch::Alarm") {
+		if silent := strings.Contains(fmt.Sprint(a["AlarmName"]), "-sweep-"); silent {
+			require.NotContains(t, a, "AlarmActions", "a part of sweep-stopped")
+			continue
+		}
 		require.Equal(t, []any{"{SNS::Topic}"}, a["AlarmActions"])
 	}
+	require.Equal(t, []any{"{SNS::Topic}"}, s.only(t, "AWS::CloudWatch::CompositeAlarm")["AlarmActions"])
 	require.Contains(t, statementsOf(s.only(t, "AWS::SNS::TopicPolicy")["PolicyDocument"]), object{
 		"Sid": "Alarms", "Effect": "Allow", "Action": "sns:Publish", "Resource": "{SNS::Topic}",
 		"Principal": object{"Service": "cloudwatch.amazonaws.com"},
@@ -79,10 +112,17 @@ func TestAlarms_TopicConfigured_PublishToIt(t *testing.T) {
 	s := of(t, privateStack, "drains")
 	require.Empty(t, s.all("AWS::SNS::Topic"))
 	require.NotContains(t, s.Outputs["Alarms"].Description, "no subscriber")
-	require.NotEmpty(t, s.all("AWS::CloudWatch::Alarm"))
-	for _, a := range s.all("AWS::CloudWatch::Alarm") {
+	rings := ringing(s)
+	require.Len(t, rings, 18)
+	for _, a := range rings {
 		require.Equal(t, []any{"arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call"}, a["AlarmActions"])
 	}
+}
+
+// ringing returns the alarms that reach a person.
+func ringing(s template) []object {
+	all := append(s.all("AWS::CloudWatch::Alarm"), s.all("AWS::CloudWatch::CompositeAlarm")...)
+	return slices.DeleteFunc(all, func(a object) bool { return a["AlarmActions"] == nil })
 }
 
 func TestDashboard_HasARowPerQuestion(t *testing.T) {
@@ -114,7 +154,10 @@ func written(t *testing.T) map[string]bool {
 	var log bytes.Buffer
 	writer := metrics.New(&log, "prod")
 	writer.MalformedEvent()
-	writer.Sweep(termination.SweepReport{})
+	writer.UnhookedStop()
+	writer.ScheduledChanges(termination.ScheduledCounts{})
+	writer.Sweep(termination.SweepReport{Retained: []termination.RetainedInstance{{AgeSeconds: new(1.0)}}})
+	writer.Check(termination.CheckReport{})
 	writer.Invocation(termination.Invocation{First: true, Ended: true, Report: termination.Report{
 		Status: termination.StatusDrained,
 		Report: drain.Report{Pods: []drain.PodReport{{GoneAt: time.Now(), Escort: &drain.EscortResult{Strategy: "evict"}}}},

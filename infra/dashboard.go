@@ -34,8 +34,9 @@ func newDashboard(stack awscdk.Stack, d deployment, p parts, alarms []interfaces
 
 func drainingNow(d deployment, p parts) *[]awscloudwatch.IWidget {
 	return row(
-		graph("Instances waiting / draining",
-			measure(d, metrics.InstancesWaiting, "Maximum"), measure(d, metrics.InstancesDraining, "Maximum")),
+		graph("Instances waiting, draining, retained",
+			measure(d, metrics.InstancesWaiting, "Maximum"), measure(d, metrics.InstancesDraining, "Maximum"),
+			measure(d, metrics.InstancesRetained, "Maximum")),
 		graph("Concurrency, messages in flight, messages visible",
 			p.function.lambda.Metric(jsii.String("ConcurrentExecutions"), eachMinute("Maximum")),
 			p.queues.events.MetricApproximateNumberOfMessagesNotVisible(eachMinute("Maximum")),
@@ -51,20 +52,23 @@ func stuck(d deployment, p parts) *[]awscloudwatch.IWidget {
 	return row(
 		graph("Delays",
 			measure(d, metrics.PDBBlockedSeconds, "Maximum"), measure(d, metrics.HeartbeatsFailed, "Sum"),
+			measure(d, metrics.LongestWaitSeconds, "Maximum"), measure(d, metrics.OldestRetainedSeconds, "Maximum"),
 			measure(d, metrics.Handoffs, "Sum"), measure(d, metrics.EventsResent, "Sum")),
-		graph("Age of events (s), failed invocations, malformed events",
+		graph("Age of events (s), failed invocations, bad events, lost cluster and nodes",
 			measure(d, metrics.EventAgeSeconds, "Maximum"), p.queues.events.MetricApproximateAgeOfOldestMessage(eachMinute("Maximum")),
-			measure(d, metrics.InvocationsFailed, "Sum"),
-			p.queues.dlq.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metrics.MalformedEvents, "Sum")),
-		reports(d, "Incomplete, partial, failed and rejected drains", "partial", "incomplete", "failed", "rejected"),
+			measure(d, metrics.InvocationsFailed, "Sum"), measure(d, metrics.ClusterUnreachable, "Sum"), measure(d, metrics.NodesNotFound, "Sum"),
+			p.queues.dlq.MetricApproximateNumberOfMessagesVisible(eachMinute("Maximum")), measure(d, metrics.MalformedEvents, "Sum"),
+			measure(d, metrics.EventsRejected, "Sum"), measure(d, metrics.ChecksFailed, "Maximum")),
+		reports(d, "Incomplete, partial, failed and rejected drains", "partial", "incomplete", "failed", "rejected", "node-not-found"),
 	)
 }
 
 func forced(d deployment) *[]awscloudwatch.IWidget {
 	return row(
-		graph("Pods", measure(d, metrics.PodsForced, "Sum"), measure(d, metrics.PodsRemaining, "Sum")),
-		graph("Aborted transactions, expired hooks",
-			measure(d, metrics.TransactionsAborted, "Sum"), measure(d, metrics.HooksExpired, "Sum")),
+		graph("Pods", measure(d, metrics.PodsForced, "Sum"), measure(d, metrics.PodsRemaining, "Sum"), measure(d, metrics.PodsRefused, "Sum")),
+		graph("Aborted transactions, expired hooks, groups and stops without hook, hooks put",
+			measure(d, metrics.TransactionsAborted, "Sum"), measure(d, metrics.HooksExpired, "Sum"),
+			measure(d, metrics.GroupsWithoutHook, "Sum"), measure(d, metrics.UnhookedStops, "Sum"), measure(d, metrics.HooksPut, "Sum")),
 		reports(d, "Drains that forced a pod", "forced"),
 	)
 }
@@ -73,8 +77,11 @@ func overview(d deployment) *[]awscloudwatch.IWidget {
 	return row(
 		graph("Drains by status", each(d, metrics.Drains, metrics.Status)),
 		graph("Drain duration (s)", measure(d, metrics.DrainSeconds, "p50"), measure(d, metrics.DrainSeconds, "Maximum")),
-		graph("Pods evicted, escorts by strategy, sweeps",
-			measure(d, metrics.PodsEvicted, "Sum"), each(d, metrics.Escorts, metrics.Strategy), measure(d, metrics.Sweeps, "Sum")),
+		graph("Pods evicted, escorts by strategy, sweeps, checks",
+			measure(d, metrics.PodsEvicted, "Sum"), each(d, metrics.Escorts, metrics.Strategy), measure(d, metrics.Sweeps, "Sum"),
+			measure(d, metrics.Checks, "Sum")),
+		graph("Scheduled changes, instances replaced and at risk",
+			measure(d, metrics.ScheduledChanges, "Maximum"), measure(d, metrics.InstancesReplaced, "Sum"), measure(d, metrics.InstancesAtRisk, "Maximum")),
 	)
 }
 

@@ -11,7 +11,8 @@ import (
 // deployment is the function of one cluster: its zip, and the configuration in that zip.
 type deployment struct {
 	config.Config
-	zip string
+	zip  string
+	text string // the configuration, for the function's environment; empty: the zip has it
 }
 
 // readDeployment reads the configuration as the function does at startup, and rejects what the function would reject.

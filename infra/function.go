@@ -1,12 +1,16 @@
 package main
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslogs"
+	"github.com/aws/constructs-go/constructs/v10"
 	"github.com/aws/jsii-runtime-go"
+
+	"quiesce/internal/config"
 )
 
 const (
@@ -17,7 +21,12 @@ const (
 	// and 6.4 s at 128 MB, 2.9 and 3.3 s at 256 MB, 2.5 and 3.1 s at 512 MB, 2.4 and 2.8 s at 1,024 MB, and 2.5 and 2.6 s at
 	// 1,769 MB. More is not faster. Fifteen minutes cost half a cent.
 	functionMemory = 512
-	// spareExecutions are reserved beside those for drains: for two overlapping sweeps, and for people who ask for plans.
+	// heapShare, in percent of functionMemory, is Go's soft limit for memory (https://pkg.go.dev/runtime#hdr-Environment_Variables).
+	// Near it, the collector runs more often. Without it, the heap may grow to twice of what is in use, and Lambda kills a process
+	// that exceeds functionMemory: everything that it drains starts anew. The rest is for what Go does not count: the program
+	// itself (30 MB), and Lambda's runtime.
+	heapShare = 85
+	// spareExecutions are reserved beside those for drains: for two overlapping sweeps, a check, and for people who ask for plans.
 	spareExecutions = 5
 	// asyncAge limits how long a throttled asynchronous invocation waits. After that time the next sweep is due.
 	asyncAge = time.Minute
@@ -45,7 +54,7 @@ func newFunction(stack awscdk.Stack, d deployment, p parts) function {
 		Timeout:                      duration(functionTimeout),
 		Role:                         p.role.WithoutPolicyUpdates(nil), // access.go has all permissions
 		Environment:                  environment(d, p),
-		LogGroup:                     newLogGroup(stack, d),
+		LogGroup:                     newLogGroup(stack, d, logGroupName(d)),
 		LoggingFormat:                awslambda.LoggingFormat_JSON,
 		ReservedConcurrentExecutions: reserved(d),
 		CurrentVersionOptions:        &awslambda.VersionOptions{RemovalPolicy: awscdk.RemovalPolicy_RETAIN},
@@ -62,9 +71,9 @@ func newFunction(stack awscdk.Stack, d deployment, p parts) function {
 	return function{lambda: lambda, live: live}
 }
 
-func newLogGroup(stack awscdk.Stack, d deployment) awslogs.LogGroup {
-	group := awslogs.NewLogGroup(stack, jsii.String("Logs"), &awslogs.LogGroupProps{
-		LogGroupName:  jsii.String(logGroupName(d)),
+func newLogGroup(scope constructs.Construct, d deployment, name string) awslogs.LogGroup {
+	group := awslogs.NewLogGroup(scope, jsii.String("Logs"), &awslogs.LogGroupProps{
+		LogGroupName:  jsii.String(name),
 		Retention:     awslogs.RetentionDays_INFINITE, // CDK counts months, quiesce.yaml days: set below
 		RemovalPolicy: awscdk.RemovalPolicy_DESTROY,   // a retained group would block the next deployment
 	})
@@ -74,12 +83,21 @@ func newLogGroup(stack awscdk.Stack, d deployment) awslogs.LogGroup {
 
 func logGroupName(d deployment) string { return "/aws/lambda/" + d.StackName() }
 
-// environment returns the variables that internal/config reads.
-func environment(d deployment, p parts) *map[string]*string {
-	variables := map[string]*string{
-		"QUIESCE_QUEUE_URL": p.queues.events.QueueUrl(),
-		"QUIESCE_DLQ_URL":   p.queues.dlq.QueueUrl(),
+// configText returns the variable with the configuration, if the zip does not have it.
+func configText(d deployment) *map[string]*string {
+	variables := map[string]*string{}
+	if d.text != "" {
+		variables["QUIESCE_CONFIG_TEXT"] = jsii.String(d.text)
 	}
+	return &variables
+}
+
+// environment returns the variables that internal/config and Go's runtime read.
+func environment(d deployment, p parts) *map[string]*string {
+	variables := *configText(d)
+	variables["QUIESCE_QUEUE_URL"] = p.queues.events.QueueUrl()
+	variables["QUIESCE_DLQ_URL"] = p.queues.dlq.QueueUrl()
+	variables["GOMEMLIMIT"] = jsii.String(fmt.Sprintf("%dMiB", functionMemory*heapShare/100))
 	if d.Stack.ClusterEndpoint != "" {
 		variables["QUIESCE_CLUSTER_ENDPOINT"] = jsii.String(d.Stack.ClusterEndpoint)
 		variables["QUIESCE_CLUSTER_CA"] = jsii.String(d.Stack.ClusterCA)
@@ -96,5 +114,7 @@ func reserved(d deployment) *float64 {
 	if !d.Stack.ReservedConcurrency {
 		return nil
 	}
-	return jsii.Number(d.Stack.MaxConcurrency + spareExecutions)
+	return jsii.Number(reservedExecutions(d.Config))
 }
+
+func reservedExecutions(c config.Config) int { return c.Stack.MaxConcurrency + spareExecutions }

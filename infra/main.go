@@ -3,6 +3,10 @@
 //
 //	go run ./infra dist/function.zip
 //
+// Or it writes the template of a release, with parameters, beside the zip of that release:
+//
+//	go run ./infra release VERSION dist/release
+//
 // It writes the cloud assembly to CDK_OUTDIR, where the cdk command reads it. It needs node, but neither the network nor an AWS
 // account.
 package main
@@ -19,16 +23,27 @@ import (
 func main() { os.Exit(withTempFolder(run)) }
 
 func run() int {
-	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: infra ZIP...")
+	switch {
+	case len(os.Args) == 4 && os.Args[1] == "release":
+		return exit(newRelease(os.Args[2], os.Args[3]).write())
+	case len(os.Args) < 2 || os.Args[1] == "release":
+		fmt.Fprintln(os.Stderr, "usage: infra ZIP...\n       infra release VERSION FOLDER")
 		return 2
 	}
 	deployments, err := readAll(os.Args[1:])
 	if err != nil {
+		return exit(err)
+	}
+	newApp(nil, deployments...).Synth(nil)
+	return 0
+}
+
+// exit prints an error, and returns the exit status.
+func exit(err error) int {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	newApp(nil, deployments...).Synth(nil)
 	return 0
 }
 
@@ -60,10 +75,16 @@ func readAll(zips []string) (deployments []deployment, err error) {
 
 // newApp creates all stacks, and the rules that they must pass. Without an output path, CDK writes to CDK_OUTDIR.
 func newApp(output *string, deployments ...deployment) awscdk.App {
+	return newAppWith(nil, output, deployments...)
+}
+
+// newAppWith is newApp with a way to find assets. nil: as CDK's bootstrap left them.
+func newAppWith(synthesizer awscdk.IReusableStackSynthesizer, output *string, deployments ...deployment) awscdk.App {
 	app := awscdk.NewApp(&awscdk.AppProps{
-		Outdir:             output,
-		AnalyticsReporting: jsii.Bool(false), // would add a resource that differs between regions
-		TreeMetadata:       jsii.Bool(false),
+		Outdir:                  output,
+		AnalyticsReporting:      jsii.Bool(false), // would add a resource that differs between regions
+		TreeMetadata:            jsii.Bool(false),
+		DefaultStackSynthesizer: synthesizer,
 	})
 	for _, d := range deployments {
 		newStack(app, d)

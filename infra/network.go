@@ -1,6 +1,9 @@
 package main
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsec2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
@@ -19,24 +22,23 @@ type network struct {
 	group awsec2.CfnSecurityGroup
 }
 
-// newNetwork creates the security group of the function, and rules in the cluster's security group that admit it: to the API
-// server and, where escorts connect to pods directly, to the poolers' consoles. Pods with security groups of their own need
-// such a rule there.
+// newNetwork creates the security group of the function, and rules in other security groups that admit it: in the cluster's to
+// the API server, and, where escorts connect to pods directly, in the cluster's and in those of the pods to the consoles.
 func newNetwork(stack awscdk.Stack, d deployment) *network {
 	if d.Stack.VPC == nil {
 		return nil
 	}
 	n := &network{VPC: d.Stack.VPC, all: constructs.NewConstruct(stack, jsii.String("Network"))}
 	n.group = awsec2.NewCfnSecurityGroup(n.all, jsii.String("Function"), &awsec2.CfnSecurityGroupProps{
-		GroupDescription:    jsii.String("Outbound access of " + d.StackName()),
+		GroupDescription:    ruleText("Outbound access of " + d.StackName()),
 		VpcId:               jsii.String(n.ID),
 		SecurityGroupEgress: n.egress(d),
 	})
-	for _, p := range clusterPorts(d) {
+	for _, p := range n.clusterPorts(d) {
 		awsec2.NewCfnSecurityGroupIngress(n.all, jsii.String(p.name), &awsec2.CfnSecurityGroupIngressProps{
-			GroupId: jsii.String(n.ClusterSecurityGroup), SourceSecurityGroupId: n.group.AttrGroupId(),
+			GroupId: jsii.String(p.group), SourceSecurityGroupId: n.group.AttrGroupId(),
 			IpProtocol: jsii.String("tcp"), FromPort: jsii.Number(p.from), ToPort: jsii.Number(p.to),
-			Description: jsii.String(d.StackName() + " to " + p.name),
+			Description: ruleText(d.StackName() + " to " + p.name),
 		})
 	}
 	return n
@@ -54,38 +56,82 @@ func (n *network) egress(d deployment) []any {
 			Description: jsii.String("AWS APIs"),
 		})
 	}
-	for _, p := range clusterPorts(d) {
+	for _, p := range n.clusterPorts(d) {
 		rules = append(rules, &awsec2.CfnSecurityGroup_EgressProperty{
-			DestinationSecurityGroupId: jsii.String(n.ClusterSecurityGroup),
+			DestinationSecurityGroupId: jsii.String(p.group),
 			IpProtocol:                 jsii.String("tcp"), FromPort: jsii.Number(p.from), ToPort: jsii.Number(p.to),
-			Description: jsii.String(p.name),
+			Description: ruleText(p.name),
 		})
 	}
 	return rules
 }
 
-// ports is a range of ports that the function connects to behind the cluster's security group.
+// ports is a range of ports that the function connects to behind a security group.
 type ports struct {
-	name     string
-	from, to int
+	name, group string
+	from, to    int
 }
 
 // clusterPorts returns the ports of the API server and of consoles that the function connects to directly. Without a port in
-// quiesce.yaml, a console has the container port of its pod, which can be any.
-func clusterPorts(d deployment) []ports {
-	all := []ports{{"the API server", https, https}}
+// quiesce.yaml, a console has the container port of its pod, which can be any. Its pod has the security group of the cluster,
+// of its node, or one of its own, which only stack.vpc.podSecurityGroups names.
+func (n *network) clusterPorts(d deployment) []ports {
+	all := []ports{{"the API server", n.ClusterSecurityGroup, https, https}}
 	for _, phase := range d.Phases {
-		console := phase.PGBouncer
+		if phase.Postgres != nil && phase.Postgres.ConnectVia == config.ViaPodIP {
+			all = n.withPodPorts(all, "the members of "+phase.Name, cnpgPort, patroniPort)
+		}
+		console := phase.EscortConsole()
 		if console == nil || console.ConnectVia != config.ViaPodIP || console.Secret == nil && console.SecretARN == "" {
 			continue
 		}
-		p := ports{"the consoles of " + phase.Name, 1, 65535}
+		from, to := 1, 65535
 		if console.Port != 0 {
-			p.from, p.to = console.Port, console.Port
+			from, to = console.Port, console.Port
 		}
-		all = append(all, p)
+		all = n.withPodPorts(all, "the consoles of "+phase.Name, from, to)
+	}
+	return withoutRepeats(all)
+}
+
+// withoutRepeats returns the ranges, each once per security group: two phases may have one console, and EC2 refuses a second rule that says
+// the same.
+func withoutRepeats(all []ports) (once []ports) {
+	for _, p := range all {
+		same := func(other ports) bool { return other.group == p.group && other.from == p.from && other.to == p.to }
+		if !slices.ContainsFunc(once, same) {
+			once = append(once, p)
+		}
+	}
+	return once
+}
+
+// cnpgPort and patroniPort are where the members of databases say how they are: CloudNativePG's instances and Patroni, by default.
+const cnpgPort, patroniPort = 8000, 8008
+
+// withPodPorts adds ports of pods.
+func (n *network) withPodPorts(all []ports, name string, from, to int) []ports {
+	all = append(all, ports{name, n.ClusterSecurityGroup, from, to})
+	for _, group := range n.PodSecurityGroups {
+		all = append(all, ports{name + " behind " + group, group, from, to})
 	}
 	return all
+}
+
+// ruleTextMax is the limit of the description of a rule
+// (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_SecurityGroupRule.html).
+const ruleTextMax = 255
+
+// ruleText returns a description of a security group or of a rule. EC2 allows few characters there.
+func ruleText(text string) *string {
+	allowed := func(r rune) rune {
+		if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune(" ._-:/()#,@[]+=&;{}!$*", r) {
+			return r
+		}
+		return '_'
+	}
+	text = strings.Map(allowed, text)
+	return jsii.String(text[:min(len(text), ruleTextMax)])
 }
 
 // attach attaches the function to the VPC. CDK's own construct would look the VPC up, which needs the account at synth.

@@ -34,11 +34,11 @@ func outputs(d deployment, p parts, m monitoring) []output {
 		{"Role", "Execution role ARN", p.role.RoleArn()},
 		{"Rbac", "Run once per cluster: grants the function its permissions in Kubernetes", jsii.String("kubectl apply -f infra/rbac.yaml")},
 		{"AwsAuth", "Add this to mapRoles in the ConfigMap aws-auth of namespace kube-system", awsAuth(d, p)},
-		{"HooksByHand", "Run this for each group that a glob matches: the stack adds no hook to those", hooksByHand(d)},
+		{"HooksByHand", "Run this for each group that a glob or a tag matches: the stack adds no hook to those", hooksByHand(d)},
 		{"Endpoints", "VPC endpoints that subnets without a route to the internet need", endpointList(d)},
-		{"Stop", "Stops the function without a deployment. Meanwhile the alarm sweep-missing fires, and queue-backlog may fire. " +
-			"infra/README.md says what happens to waiting instances", stop(d)},
-		{"Resume", "Restores the concurrency after Stop", resume(d)},
+		{"Stop", "Stops the function without a deployment. Meanwhile the alarm sweep-stopped fires, and queue-backlog when events wait. " +
+			"infra/README.md says what happens to waiting instances", stop(d, p)},
+		{"Resume", "Restores after Stop", resume(d, p)},
 		{"Rollback", "Points the alias to an earlier version (aws lambda list-versions-by-function lists them)", rollback(d)},
 		{"DeadLetterQueue", "Dead-letter queue URL", p.queues.dlq.QueueUrl()},
 		{"Alarms", alarmsDescription(d), m.topic.TopicArn()},
@@ -65,14 +65,14 @@ func awsAuth(d deployment, p parts) *string {
 	})
 }
 
-// hooksByHand returns the command that adds the hook to one group.
+// hooksByHand returns the command that adds the hook to one group, if people have to.
 func hooksByHand(d deployment) *string {
-	if len(d.Groups.Exact()) == len(d.Groups) {
+	if d.Groups.Listed() != nil || d.Lifecycle.ManageHooks {
 		return nil
 	}
 	return jsii.String(fmt.Sprintf("aws autoscaling put-lifecycle-hook --auto-scaling-group-name GROUP --lifecycle-hook-name %s "+
 		"--lifecycle-transition %s --heartbeat-timeout %.0f --default-result %s",
-		d.Lifecycle.Hook, terminating, heartbeatTimeout(d.Drain.MaxDuration).Seconds(), d.Lifecycle.OnFailure))
+		d.Lifecycle.Hook, terminating, d.HeartbeatTimeout().Seconds(), d.Lifecycle.OnFailure))
 }
 
 func endpointList(d deployment) *string {
@@ -82,19 +82,27 @@ func endpointList(d deployment) *string {
 	return jsii.String(strings.Join(endpoints(d), " "))
 }
 
-func stop(d deployment) *string {
-	return concurrency(d, "put-function-concurrency", " --reserved-concurrent-executions 0")
+// stop returns the command that stops the function. Concurrency zero stops sweeps and manual actions too. It is not enough:
+// Lambda's pollers would go on, and hide each message that they cannot deliver for the visibility timeout
+// (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html). Then no alarm sees that events wait.
+func stop(d deployment, p parts) *string {
+	return commands(p, "aws lambda put-function-concurrency --function-name "+d.StackName()+" --reserved-concurrent-executions 0",
+		"--no-enabled")
 }
 
-func resume(d deployment) *string {
+func resume(d deployment, p parts) *string {
 	if n := reserved(d); n != nil {
-		return concurrency(d, "put-function-concurrency", fmt.Sprintf(" --reserved-concurrent-executions %.0f", *n))
+		return commands(p, fmt.Sprintf("aws lambda put-function-concurrency --function-name %s --reserved-concurrent-executions %.0f",
+			d.StackName(), *n), "--enabled")
 	}
-	return concurrency(d, "delete-function-concurrency", "")
+	return commands(p, "aws lambda delete-function-concurrency --function-name "+d.StackName(), "--enabled")
 }
 
-func concurrency(d deployment, command, rest string) *string {
-	return jsii.String("aws lambda " + command + " --function-name " + d.StackName() + rest)
+// commands returns a command and the one that switches the event source mapping.
+func commands(p parts, first, enabled string) *string {
+	return awscdk.Fn_Join(jsii.String(""), &[]*string{
+		jsii.String(first + " && aws lambda update-event-source-mapping " + enabled + " --uuid "), p.mapping.EventSourceMappingId(),
+	})
 }
 
 func rollback(d deployment) *string {

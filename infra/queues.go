@@ -1,12 +1,15 @@
 package main
 
 import (
+	"time"
+
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awssqs"
 	"github.com/aws/jsii-runtime-go"
 )
 
 const (
+	day = 24 * time.Hour
 	// visibility is the visibility timeout of a message whose invocation died before its first action. It is as short as Lambda
 	// allows: the timeout of the function. AWS recommends six times that, so that throttled invocations do not use up the receives
 	// of a message. Here it has a thousand receives, a second delivery is harmless (a Lease), and an instance waits meanwhile. A

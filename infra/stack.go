@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awss3"
 	"github.com/aws/constructs-go/constructs/v10"
 	"github.com/aws/jsii-runtime-go"
@@ -18,15 +19,17 @@ func newStack(app constructs.Construct, d deployment) awscdk.Stack {
 	p := parts{queues: newQueues(stack, d), reports: newReports(stack, d), network: newNetwork(stack, d)}
 	p.role = newRole(stack, d, p)
 	p.function = newFunction(stack, d, p)
+	p.mapping = newMapping(d, p)
 	handlers := []constructs.IDependable{
-		p.queues.events, p.queues.dlq, p.function.lambda, p.function.live, newClusterAccess(stack, d, p), newMapping(d, p),
-		newRules(stack, d, p), newSweep(stack, p),
+		p.queues.events, p.queues.dlq, p.function.lambda, p.function.live, newClusterAccess(stack, d, p), p.mapping,
+		newRules(stack, d, p), newSweep(stack, p), newCheck(stack, p),
 	}
 	if p.network != nil {
 		handlers = append(handlers, p.network.all)
 	}
 	newHooks(stack, d, handlers)
 	addOutputs(stack, d, p, newMonitoring(stack, d, p))
+	newManagedHooks(stack, d, p) // last: it waits for all else
 	return stack
 }
 
@@ -41,6 +44,7 @@ type parts struct {
 	network  *network     // nil: the function is in no VPC
 	role     awsiam.Role
 	function function
+	mapping  awslambda.EventSourceMapping // hands the queue's messages to the function
 }
 
 // orNil returns the text, or nil if it is empty: then CDK uses its default.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,9 +14,6 @@ import (
 
 	"quiesce/internal/config"
 )
-
-// object is a JSON object.
-type object = map[string]any
 
 // Published versions stay, and everything invokes the function by its alias. A rollback points the alias back.
 func TestFunction_IsInvokedByAnAlias_VersionsStay(t *testing.T) {
@@ -31,7 +29,9 @@ func TestFunction_IsInvokedByAnAlias_VersionsStay(t *testing.T) {
 	}
 	require.Contains(t, fmt.Sprint(s.only(t, "AWS::Lambda::EventSourceMapping")["FunctionName"]), ":live")
 	require.Equal(t, "{Lambda::Alias live}", targetOf(t, s.only(t, "AWS::Events::Rule", "ScheduleExpression", "rate(1 minute)"))["Arn"])
-	require.Equal(t, "{Lambda::Alias live}", s.only(t, "AWS::Lambda::Permission")["FunctionName"])
+	for _, permission := range s.all("AWS::Lambda::Permission") {
+		require.Equal(t, "{Lambda::Alias live}", permission["FunctionName"])
+	}
 }
 
 func TestTheFunctionIsTheProgramInTheZip(t *testing.T) {
@@ -46,13 +46,22 @@ func TestTheFunctionIsTheProgramInTheZip(t *testing.T) {
 
 func TestEnvironment_NoOptions_HasBothQueues(t *testing.T) {
 	require.Equal(t, object{"Variables": object{
-		"QUIESCE_QUEUE_URL": "{SQS::Queue quiesce-prod}", "QUIESCE_DLQ_URL": "{SQS::Queue quiesce-prod-dlq}",
+		"QUIESCE_QUEUE_URL": "{SQS::Queue quiesce-prod}", "QUIESCE_DLQ_URL": "{SQS::Queue quiesce-prod-dlq}", "GOMEMLIMIT": "435MiB",
 	}}, of(t, publicStack, "quiesce-prod").only(t, "AWS::Lambda::Function")["Environment"])
+}
+
+// Without a limit, the heap grows to twice of what is in use, and Lambda kills the process.
+func TestEnvironment_GOMEMLIMIT_IsBelowMemorySize(t *testing.T) {
+	f := of(t, publicStack, "quiesce-prod").only(t, "AWS::Lambda::Function")
+	limit := f["Environment"].(object)["Variables"].(object)["GOMEMLIMIT"].(string)
+	mebibytes, err := strconv.Atoi(strings.TrimSuffix(limit, "MiB"))
+	require.NoError(t, err)
+	require.InDelta(t, 0.85, float64(mebibytes)/f["MemorySize"].(float64), 0.01)
 }
 
 func TestEnvironment_EndpointConfigured_HasIt(t *testing.T) {
 	require.Equal(t, object{"Variables": object{
-		"QUIESCE_QUEUE_URL": "{SQS::Queue drains}", "QUIESCE_DLQ_URL": "{SQS::Queue drains-dlq}",
+		"QUIESCE_QUEUE_URL": "{SQS::Queue drains}", "QUIESCE_DLQ_URL": "{SQS::Queue drains-dlq}", "GOMEMLIMIT": "435MiB",
 		"QUIESCE_CLUSTER_ENDPOINT": "https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com", "QUIESCE_CLUSTER_CA": someCA,
 		"QUIESCE_REPORT_BUCKET": "{S3::Bucket}",
 	}}, of(t, privateStack, "drains").only(t, "AWS::Lambda::Function")["Environment"])
@@ -113,7 +122,7 @@ func TestQueue_ThousandReceives_ThenDLQ(t *testing.T) {
 	require.Equal(t, object{"deadLetterTargetArn": "{SQS::Queue quiesce-prod-dlq}.Arn", "maxReceiveCount": float64(1000)},
 		events["RedrivePolicy"])
 	require.EqualValues(t, (14 * day).Seconds(), dlq["MessageRetentionPeriod"])
-	require.GreaterOrEqual(t, events["MessageRetentionPeriod"], maxWait.Seconds(), "no message expires while its instance can wait")
+	require.GreaterOrEqual(t, events["MessageRetentionPeriod"], config.MaxWait.Seconds(), "no message expires while its instance can wait")
 	require.Less(t, events["MessageRetentionPeriod"], dlq["MessageRetentionPeriod"], "a moved message keeps its age")
 }
 
@@ -196,7 +205,7 @@ func TestQueuePolicy_AllowsOnlyOurRules(t *testing.T) {
 }
 
 func TestRule_InterruptionsConfigured_GoToTheQueue(t *testing.T) {
-	require.Len(t, of(t, publicStack, "quiesce-prod").all("AWS::Events::Rule"), 2, "terminations and the sweep")
+	require.Len(t, of(t, publicStack, "quiesce-prod").all("AWS::Events::Rule"), 4, "terminations, stops, the sweep and the check")
 
 	rule := of(t, privateStack, "drains").only(t, "AWS::Events::Rule", "EventPattern", object{
 		"source":      []any{"aws.ec2"},
@@ -205,15 +214,38 @@ func TestRule_InterruptionsConfigured_GoToTheQueue(t *testing.T) {
 	require.Equal(t, "{SQS::Queue drains}.Arn", targetOf(t, rule)["Arn"])
 }
 
-func TestSweep_RunsEachMinute_WithoutRetry(t *testing.T) {
+// An instance that stops without its hook is reported in every stack. Replacing instances is the operator's choice.
+func TestRule_StopsAndScheduledChanges_GoToTheQueue(t *testing.T) {
+	health := object{
+		"source": []any{"aws.health"}, "detail-type": []any{"AWS Health Event"},
+		"detail": object{"service": []any{"EC2"}, "eventTypeCategory": []any{"scheduledChange"}},
+	}
+	stops := object{
+		"source": []any{"aws.ec2"}, "detail-type": []any{"EC2 Instance State-change Notification"},
+		"detail": object{"state": []any{"shutting-down", "stopping"}},
+	}
+	public, private := of(t, publicStack, "quiesce-prod"), of(t, privateStack, "drains")
+	require.Equal(t, "{SQS::Queue quiesce-prod}.Arn", targetOf(t, public.only(t, "AWS::Events::Rule", "EventPattern", stops))["Arn"])
+	require.NotContains(t, public.text, "aws.health")
+	require.Equal(t, "{SQS::Queue drains}.Arn", targetOf(t, private.only(t, "AWS::Events::Rule", "EventPattern", stops))["Arn"])
+	require.Equal(t, "{SQS::Queue drains}.Arn", targetOf(t, private.only(t, "AWS::Events::Rule", "EventPattern", health))["Arn"])
+}
+
+func TestSchedules_SweepAndCheck_RunWithoutRetry(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
-	target := targetOf(t, s.only(t, "AWS::Events::Rule", "ScheduleExpression", "rate(1 minute)"))
-	require.JSONEq(t, `{"action": "sweep"}`, target["Input"].(string))
-	require.EqualValues(t, 0, target["RetryPolicy"].(object)["MaximumRetryAttempts"])
+	for rate, input := range map[string]string{"rate(1 minute)": `{"action": "sweep"}`, "rate(1 hour)": `{"action": "check"}`} {
+		target := targetOf(t, s.only(t, "AWS::Events::Rule", "ScheduleExpression", rate))
+		require.Equal(t, "{Lambda::Alias live}", target["Arn"])
+		require.JSONEq(t, input, target["Input"].(string))
+		require.EqualValues(t, 0, target["RetryPolicy"].(object)["MaximumRetryAttempts"])
+	}
 	require.EqualValues(t, 0, s.only(t, "AWS::Lambda::EventInvokeConfig")["MaximumRetryAttempts"])
-	permission := s.only(t, "AWS::Lambda::Permission")
-	require.Equal(t, "events.amazonaws.com", permission["Principal"])
-	require.Equal(t, "{Events::Rule}.Arn", permission["SourceArn"])
+	permissions := s.all("AWS::Lambda::Permission")
+	require.Len(t, permissions, 2)
+	for _, permission := range permissions {
+		require.Equal(t, "events.amazonaws.com", permission["Principal"])
+		require.Equal(t, "{Events::Rule}.Arn", permission["SourceArn"])
+	}
 }
 
 func TestHooks_GroupNamedExactly_GetsTheHook(t *testing.T) {
@@ -245,8 +277,10 @@ func TestHeartbeatTimeout_CoversTheLongestDrain(t *testing.T) {
 		48 * time.Hour:   1729 * time.Second,
 		96 * time.Hour:   1729 * time.Second,
 	} {
-		require.Equal(t, want, heartbeatTimeout(longest), longest)
-		require.GreaterOrEqual(t, maxHeartbeats*heartbeatTimeout(longest), min(longest, maxWait))
+		timeout := config.Config{Drain: config.Drain{MaxDuration: longest}}.HeartbeatTimeout()
+		require.Equal(t, want, timeout, longest)
+		require.GreaterOrEqual(t, config.MaxHeartbeats*timeout, min(longest, config.MaxWait))
+		require.Greater(t, timeout, visibility, "a message returns while its instance waits")
 	}
 }
 
@@ -255,7 +289,7 @@ func TestHooks_AreCreatedAfterTheirHandlers(t *testing.T) {
 	for name, stacks := range map[string]func() (map[string]template, error){"quiesce-prod": publicStack, "drains": privateStack} {
 		s := of(t, stacks, name)
 		unrelated := []string{ // to handling an event
-			"AWS::AutoScaling::LifecycleHook", "AWS::CloudWatch::Alarm", "AWS::CloudWatch::Dashboard", "AWS::SNS::Topic",
+			"AWS::AutoScaling::LifecycleHook", "AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm", "AWS::CloudWatch::Dashboard", "AWS::SNS::Topic",
 			"AWS::SNS::TopicPolicy", "AWS::S3::BucketPolicy",
 		}
 		for id, r := range s.Resources {
@@ -309,11 +343,12 @@ func TestReports_Configured_BucketIsRetained(t *testing.T) {
 func TestOutputs_HaveStopResumeAndRollback(t *testing.T) {
 	outputs := of(t, publicStack, "quiesce-prod").Outputs
 	const concurrency = "aws lambda put-function-concurrency --function-name quiesce-prod --reserved-concurrent-executions "
-	require.Equal(t, concurrency+"0", outputs["Stop"].Value)
-	require.Equal(t, concurrency+"105", outputs["Resume"].Value)
+	const mapping = " && aws lambda update-event-source-mapping %s --uuid {Lambda::EventSourceMapping}"
+	require.Equal(t, concurrency+"0"+fmt.Sprintf(mapping, "--no-enabled"), outputs["Stop"].Value)
+	require.Equal(t, concurrency+"105"+fmt.Sprintf(mapping, "--enabled"), outputs["Resume"].Value)
 	require.Equal(t, "aws lambda update-alias --function-name quiesce-prod --name live --function-version VERSION",
 		outputs["Rollback"].Value)
-	require.Equal(t, "aws lambda delete-function-concurrency --function-name drains",
+	require.Equal(t, "aws lambda delete-function-concurrency --function-name drains"+fmt.Sprintf(mapping, "--enabled"),
 		of(t, privateStack, "drains").Outputs["Resume"].Value)
 }
 

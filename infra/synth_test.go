@@ -32,12 +32,12 @@ cluster: vault
 autoScalingGroups: [workers-a, "batch-*-eu", "gpu-[ab]?"]
 lifecycle: {hook: drain-me, onFailure: ABANDON}
 mode: drain
-drain: {maxDuration: 40h, onRebalanceRecommendation: true, onSpotInterruption: true}
+drain: {maxDuration: 40h, onRebalanceRecommendation: true, onSpotInterruption: true, onScheduledChange: true}
 phases:
   - name: poolers
     match: {namespaces: [db]}
     escort: {pgbouncer: {port: 6432, secretArn: "arn:aws-us-gov:secretsmanager:us-gov-west-1:111122223333:secret:pgbouncer-admin-a1b2c3"}}
-  - {name: caches, match: {namespaces: [cache]}, escort: {pgbouncer: {secretRef: {namespace: cache, name: pgbouncer-admin}}}}
+  - {name: read-only caches, match: {namespaces: [cache]}, escort: {pgbouncer: {connectVia: podIP, secretRef: {namespace: cache, name: pgbouncer-admin}}}}
   - {name: remote, match: {namespaces: [far]}, escort: {pgbouncer: {connectVia: portForward, secretRef: {namespace: far, name: pgbouncer-admin}}}}
 stack:
   name: drains
@@ -49,7 +49,9 @@ stack:
   accessEntry: false
   clusterEndpoint: https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com
   clusterCA: ` + someCA + `
-  vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd, subnet-0123abce], clusterSecurityGroup: sg-0123abcd, dualStack: true}
+  vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd, subnet-0123abce], clusterSecurityGroup: sg-0123abcd, dualStack: true,
+        podSecurityGroups: [sg-0123abce, sg-0123abcf]}
+  kmsKeys: ["arn:aws-us-gov:kms:us-gov-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"]
   alarmTopic: arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call
   archiveReports: true
 `
@@ -61,6 +63,16 @@ stack:
 		"aXZBTENlSXR3RURha0FCS0FWOERxTUE4R0ExVWRFd0VCL3dRRk1BTUJBZjh3CkNnWUlLb1pJemowRUF3SURTQUF3UlFJZ1NSdTB5dmxQR29CcFhqM2pMQkJqZU1h" +
 		"bThSZUZGNUZRSXJxYUdlZzkKNFdZQ0lRRC84bmVVa3FLcnVLV0hQNnRMSklRNjFmVzA2QnZDZHkrSngreGgzTjhQdXc9PQotLS0tLUVORCBDRVJUSUZJQ0FURS0t" +
 		"LS0tCg=="
+	// managed has groups of each kind, and manages their hooks. Its main function is in a VPC.
+	managed = `
+cluster: prod
+autoScalingGroups: [workers-a, "batch-*", {tag: "k8s.io/cluster/prod=owned"}, {tag: "team=a b"}]
+lifecycle: {manageHooks: true}
+mode: drain
+stack:
+  name: managed
+  vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd], clusterSecurityGroup: sg-0123abcd}
+`
 	// second is another cluster in the same app as public.
 	second = "{cluster: test_eu, autoScalingGroups: [workers-a], mode: drain}"
 )
@@ -68,6 +80,7 @@ stack:
 var (
 	publicStack  = sync.OnceValues(func() (map[string]template, error) { return synthesize(public, second) })
 	privateStack = sync.OnceValues(func() (map[string]template, error) { return synthesize(private) })
+	managedStack = sync.OnceValues(func() (map[string]template, error) { return synthesize(managed) })
 )
 
 func TestMain(m *testing.M) { os.Exit(withTempFolder(m.Run)) }
@@ -245,7 +258,7 @@ func (t template) intrinsic(value map[string]any) (text string, is bool) {
 func (t template) name(id string) string {
 	r := t.Resources[id]
 	words := []string{strings.TrimPrefix(r.Type, "AWS::")}
-	for _, key := range []string{"QueueName", "FunctionName", "LogGroupName", "Name"} {
+	for _, key := range []string{"QueueName", "FunctionName", "LogGroupName", "AlarmName", "Name"} {
 		if name, is := r.Properties[key].(string); is {
 			words = append(words, name)
 		}

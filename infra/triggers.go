@@ -21,11 +21,14 @@ const (
 	deliveryAttempts = 185
 	// sweepInterval is the shortest interval of a rule. An instance whose event was lost waits for two sweeps.
 	sweepInterval = time.Minute
+	// checkInterval is how long lost access or permissions can go unseen while no node is terminated. A check costs one request per
+	// group, and the sweep sees within minutes that the cluster is unreachable. So an hour is often enough.
+	checkInterval = time.Hour
 )
 
 // newMapping invokes the function with one message at a time. A drain may take a whole invocation, and a failed one must not
 // return other messages to the queue.
-func newMapping(d deployment, p parts) constructs.IDependable {
+func newMapping(d deployment, p parts) awslambda.EventSourceMapping {
 	return p.function.live.AddEventSourceMapping(jsii.String("Events"), &awslambda.EventSourceMappingOptions{
 		EventSourceArn:          p.queues.events.QueueArn(),
 		BatchSize:               jsii.Number(1),
@@ -43,6 +46,11 @@ func newRules(stack awscdk.Stack, d deployment, p parts) constructs.IDependable 
 	if len(interruptionTypes(d)) > 0 {
 		rules = append(rules, newRule(all, "Interruptions",
 			"Spot interruptions and rebalance recommendations of all instances: they do not name the group", interruptions(d), p.queues))
+	}
+	rules = append(rules, newRule(all, "Stops", "Instances of the account that stop or terminate: they do not name the group", stops, p.queues))
+	if d.Drain.OnScheduledChange {
+		rules = append(rules, newRule(all, "ScheduledChanges", "Changes that EC2 has scheduled for instances of the account",
+			scheduledChanges, p.queues))
 	}
 	for _, rule := range rules {
 		allowRule(rule, p.queues.events, p.queues.dlq)
@@ -80,15 +88,21 @@ func eventBridge() awsiam.IPrincipal {
 	return awsiam.NewServicePrincipal(jsii.String("events.amazonaws.com"), nil)
 }
 
+// terminations matches the lifecycle actions of our hook. The events name the group but not its tags: with groups by tag, all groups
+// match, and the function asks AWS for the tags.
 func terminations(d deployment) map[string]any {
-	var groups []any
-	for _, glob := range d.Groups {
-		groups = append(groups, eventPattern(glob))
+	detail := map[string]any{"LifecycleHookName": []any{d.Lifecycle.Hook}}
+	if len(d.Groups.Tags) == 0 {
+		var groups []any
+		for _, glob := range d.Groups.Names {
+			groups = append(groups, eventPattern(glob))
+		}
+		detail["AutoScalingGroupName"] = groups
 	}
 	return map[string]any{
 		"source":      []any{"aws.autoscaling"},
 		"detail-type": []any{"EC2 Instance-terminate Lifecycle Action"},
-		"detail":      map[string]any{"AutoScalingGroupName": groups, "LifecycleHookName": []any{d.Lifecycle.Hook}},
+		"detail":      detail,
 	}
 }
 
@@ -123,19 +137,47 @@ func interruptionTypes(d deployment) (types []any) {
 	return types
 }
 
+// stops matches each instance of the account that stops or terminates. The state stopped always follows stopping: it would count a stop
+// twice (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html).
+var stops = map[string]any{
+	"source":      []any{"aws.ec2"},
+	"detail-type": []any{"EC2 Instance State-change Notification"},
+	"detail":      map[string]any{"state": []any{"shutting-down", "stopping"}},
+}
+
+// scheduledChanges matches events of AWS Health about changes of EC2
+// (https://docs.aws.amazon.com/health/latest/ug/aws-health-events-eventbridge-schema.html).
+var scheduledChanges = map[string]any{
+	"source":      []any{"aws.health"},
+	"detail-type": []any{"AWS Health Event"},
+	"detail":      map[string]any{"service": []any{"EC2"}, "eventTypeCategory": []any{"scheduledChange"}},
+}
+
 // newSweep runs the sweep each minute. A failed one is not retried, because the next one does the same.
 func newSweep(stack awscdk.Stack, p parts) constructs.IDependable {
-	rule := awsevents.NewCfnRule(stack, jsii.String("Sweep"), &awsevents.CfnRuleProps{
-		Description:        jsii.String("Sends heartbeats for instances that wait for a drain, and resends lost events"),
-		ScheduleExpression: awsevents.Schedule_Rate(duration(sweepInterval)).ExpressionString(),
+	return newSchedule(stack, p, "Sweep", "Sends heartbeats for instances that wait for a drain, and resends lost events",
+		sweepInterval, `{"action":"sweep"}`)
+}
+
+// newCheck checks the path of a drain each hour, short of an eviction.
+func newCheck(stack awscdk.Stack, p parts) constructs.IDependable {
+	return newSchedule(stack, p, "Check", "Checks groups, hooks, cluster and permissions, with an eviction as a dry run",
+		checkInterval, `{"action":"check"}`)
+}
+
+// newSchedule invokes the function with the input at each interval.
+func newSchedule(stack awscdk.Stack, p parts, id, description string, interval time.Duration, input string) constructs.IDependable {
+	rule := awsevents.NewCfnRule(stack, jsii.String(id), &awsevents.CfnRuleProps{
+		Description:        jsii.String(description),
+		ScheduleExpression: awsevents.Schedule_Rate(duration(interval)).ExpressionString(),
 		Targets: []any{&awsevents.CfnRule_TargetProperty{
-			Id: jsii.String("Function"), Arn: p.function.live.FunctionArn(), Input: jsii.String(`{"action":"sweep"}`),
+			Id: jsii.String("Function"), Arn: p.function.live.FunctionArn(), Input: jsii.String(input),
 			RetryPolicy: &awsevents.CfnRule_RetryPolicyProperty{
 				MaximumEventAgeInSeconds: jsii.Number(asyncAge.Seconds()), MaximumRetryAttempts: jsii.Number(0),
 			},
 		}},
 	})
-	p.function.live.AddPermission(jsii.String("Sweep"), &awslambda.Permission{
+	p.function.live.AddPermission(jsii.String(id), &awslambda.Permission{
 		Principal: eventBridge(), SourceArn: rule.AttrArn(),
 	})
 	return rule

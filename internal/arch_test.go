@@ -19,25 +19,28 @@ const module = "quiesce/"
 // function's main joins them. internal/README.md has the same table (TestReadme_ImportTable_IsTheEnforcedOne).
 var allowedImports = map[string][]string{
 	"lambda": {
-		"internal/archive", "internal/asg", "internal/config", "internal/drain", "internal/eks", "internal/kube", "internal/metrics",
-		"internal/escort", "internal/pooler", "internal/queue", "internal/secrets", "internal/termination",
+		"internal/archive", "internal/asg", "internal/config", "internal/customresource", "internal/drain", "internal/eks", "internal/kube",
+		"internal/metrics", "internal/escort", "internal/pooler", "internal/postgres", "internal/queue", "internal/secrets", "internal/termination",
 	},
-	"infra":                {"internal/config", "internal/metrics"}, // the names of metrics
-	"infra/bundle":         {},
-	"events":               {},
-	"internal/archive":     {"internal/termination"},
-	"internal/asg":         {"internal/termination"},
-	"internal/config":      {},
-	"internal/drain":       {},
-	"internal/eks":         {},
-	"internal/kube":        {"internal/drain", "internal/escort", "internal/termination"},
-	"internal/metrics":     {"internal/drain", "internal/termination"},
-	"internal/escort":      {"internal/drain"},
-	"internal/pgbouncer":   {},
-	"internal/pooler":      {"internal/config", "internal/drain", "internal/escort", "internal/pgbouncer"},
-	"internal/queue":       {"internal/termination"},
-	"internal/secrets":     {"internal/escort"},
-	"internal/termination": {"internal/drain"},
+	"infra":                   {"internal/config", "internal/metrics"}, // the names of metrics
+	"infra/afterdeploy":       {"internal/termination"},                // the answer to a check
+	"infra/bundle":            {},
+	"events":                  {},
+	"internal/archive":        {"internal/termination"},
+	"internal/asg":            {"internal/termination"},
+	"internal/config":         {},
+	"internal/customresource": {"internal/config", "internal/drain"},
+	"internal/drain":          {},
+	"internal/eks":            {},
+	"internal/kube":           {"internal/drain", "internal/escort", "internal/termination"},
+	"internal/metrics":        {"internal/drain", "internal/termination"},
+	"internal/escort":         {"internal/drain", "internal/pgbouncer"},
+	"internal/pgbouncer":      {},
+	"internal/pooler":         {"internal/config", "internal/drain", "internal/escort", "internal/pgbouncer"},
+	"internal/postgres":       {"internal/config", "internal/drain", "internal/escort", "internal/pgbouncer"},
+	"internal/queue":          {"internal/termination"},
+	"internal/secrets":        {"internal/escort"},
+	"internal/termination":    {"internal/drain"},
 }
 
 type listed struct {

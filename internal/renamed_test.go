@@ -30,7 +30,7 @@ var renamed = []string{
 	// Alarms.
 	`"dead letters"`, `"pods forced"`, `"hook expired"`, `"drain failed"`, `"drains go wrong"`, `"events wait"`, `"oldest event"`, `"no sweep"`,
 	// Sids of IAM statements.
-	`LookAtGroups`, `HoldAndLetGo`, `FindNodes`, `FindCluster`, `LookAtNetwork`, `NetworkIsNotForTheCode`,
+	`LookAtGroups`, `HoldAndLetGo`, `"FindNodes"`, `FindCluster`, `LookAtNetwork`, `NetworkIsNotForTheCode`,
 	// Labels and annotations.
 	`quiesce/escorted`,
 	// Log messages.

@@ -56,6 +56,7 @@ func TestRunbook_ReportFields_AllListed(t *testing.T) {
 	}
 	for _, report := range []any{
 		termination.Report{}, termination.PlanReport{}, termination.DeadlineReport{}, termination.SweepReport{},
+		termination.RetainedInstance{}, termination.CheckReport{}, termination.CheckStep{}, termination.ScheduledChange{},
 		drain.Report{}, drain.PhaseReport{}, drain.PodReport{}, drain.EscortResult{}, drain.PDB{},
 	} {
 		for _, field := range jsonFields(reflect.TypeOf(report)) {

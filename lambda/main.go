@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"os"
 
@@ -22,13 +23,37 @@ import (
 	"quiesce/internal/termination"
 )
 
+// version and commit say what was built. The Makefile sets both with -X of the linker
+// (https://pkg.go.dev/cmd/link); other builds have these words.
+var (
+	version = "dev"
+	commit  = "unknown"
+)
+
 func main() {
-	handler, err := newHandler(context.Background(), os.Getenv)
+	handle, err := newInvoke(context.Background(), os.Getenv)
 	if err != nil {
 		logFatal(os.Stderr, err)
 		os.Exit(1)
 	}
-	lambda.Start(withRequestID(handler.Invoke))
+	lambda.Start(withRequestID(handle))
+}
+
+// newInvoke returns what the process does with an event: Lambda says which of the zip's functions this is. Neither accepts the events of
+// the other.
+func newInvoke(ctx context.Context, getenv func(string) string) (invoke, error) {
+	if getenv("_HANDLER") == config.HooksHandler {
+		handler, err := newHooksHandler(ctx, getenv)
+		if err != nil {
+			return nil, err
+		}
+		return handler.Invoke, nil
+	}
+	handler, err := newHandler(ctx, getenv)
+	if err != nil {
+		return nil, err
+	}
+	return handler.Invoke, nil
 }
 
 // newHandler returns the function's handler. It sends no request: the first invocation connects to AWS and Kubernetes.
@@ -52,12 +77,20 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 		Groups:      groups,
 		Hooks:       asg.NewHooks(sdk),
 		Connect:     func(ctx context.Context) (termination.Kubernetes, error) { return connect(ctx) },
+		NextStep:    func(err error) string { return cmp.Or(asg.NextStep(err), kube.NextStep(err)) },
 		Drainer:     drain.Drainer{Phases: phases(settings, connect, sdk), Concurrency: settings.Drain.MaxConcurrentEvictions, Log: log},
 		Policy:      policy(settings),
 		Log:         log,
 		Metrics:     metrics.New(os.Stdout, settings.Cluster),
+		Version:     version,
+		Commit:      commit,
 	}
 	addQueuesAndArchive(handler, settings, sdk)
+	var resumeLater sendLater
+	if settings.QueueURL != "" {
+		resumeLater = queue.New(sdk, settings.QueueURL).SendLater
+	}
+	addPrimaries(handler, resumeLater)
 	return handler, nil
 }
 
@@ -76,11 +109,18 @@ func addQueuesAndArchive(handler *termination.Handler, settings config.Config, s
 
 func policy(settings config.Config) termination.Policy {
 	return termination.Policy{
-		OwnsGroup:                 settings.OwnsGroup,
-		GroupNames:                groupNames(settings.Groups),
+		Owns:                      settings.Groups.Match,
+		GroupsByTag:               len(settings.Groups.Tags) > 0,
+		GroupNames:                settings.Groups.Listed(),
 		Hook:                      settings.Lifecycle.Hook,
+		HeartbeatTimeout:          settings.HeartbeatTimeout(),
+		ManageHooks:               settings.Lifecycle.ManageHooks,
+		ManagedBy:                 settings.StackName(),
 		OnFailure:                 termination.Result(settings.Lifecycle.OnFailure),
 		OnRebalanceRecommendation: settings.Drain.OnRebalanceRecommendation,
+		OnSpotInterruption:        settings.Drain.OnSpotInterruption,
+		OnScheduledChange:         settings.Drain.OnScheduledChange,
+		Cluster:                   settings.Cluster,
 		Shadow:                    settings.Mode == config.ModeShadow,
 		Force:                     settings.Drain.OnDeadline == config.Force,
 		AllowManualDrain:          settings.AllowManualDrain,
@@ -89,12 +129,4 @@ func policy(settings config.Config) termination.Policy {
 			NodeJoinTimeout: settings.Drain.NodeJoinTimeout, VolumeDetachTimeout: settings.Drain.VolumeDetachTimeout,
 		},
 	}
-}
-
-// groupNames returns the names of the groups if none of them is a glob: then a sweep looks at no other group. Otherwise it returns nil.
-func groupNames(groups config.Globs) []string {
-	if exact := groups.Exact(); len(exact) == len(groups) {
-		return exact
-	}
-	return nil
 }

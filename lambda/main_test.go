@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -14,6 +15,8 @@ import (
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/kube"
+	"quiesce/internal/postgres"
+	"quiesce/internal/termination"
 )
 
 // environment returns the environment of a function with this configuration.
@@ -70,6 +73,67 @@ func TestNewHandler_OnDeadline_IsConfigured(t *testing.T) {
 	}
 }
 
+func TestNewHandler_Triggers_AreConfigured(t *testing.T) {
+	t.Setenv("AWS_REGION", "eu-west-1")
+	for settings, want := range map[string][2]bool{
+		"":                                    {},
+		"drain: {onSpotInterruption: true}\n": {true, false},
+		"drain: {onRebalanceRecommendation: true}\n": {false, true},
+	} {
+		handler, err := newHandler(t.Context(), environment(t, "autoScalingGroups: [workers-a]\nmode: drain\n"+settings))
+		require.NoError(t, err)
+		require.Equal(t, want, [2]bool{handler.Policy.OnSpotInterruption, handler.Policy.OnRebalanceRecommendation}, settings)
+	}
+}
+
+func TestNewHandler_Groups_AreOursByNameGlobAndTag(t *testing.T) {
+	t.Setenv("AWS_REGION", "eu-west-1")
+	owned := map[string]string{"k8s.io/cluster/prod": "owned"}
+	for groups, want := range map[string]struct {
+		names      []string
+		byTag      bool
+		tag, named bool // whether they are ours
+	}{
+		"workers-a":                          {[]string{"workers-a"}, false, false, true},
+		"workers-*":                          {nil, false, false, true},
+		`{tag: "k8s.io/cluster/prod=owned"}`: {nil, true, true, false},
+	} {
+		handler, err := newHandler(t.Context(), environment(t, "autoScalingGroups: ["+groups+"]\nmode: drain\n"))
+		require.NoError(t, err)
+		p := handler.Policy
+		require.Equal(t, want.names, p.GroupNames, groups)
+		require.Equal(t, want.byTag, p.GroupsByTag, groups)
+		require.Equal(t, want.tag, p.Owns("eks-1", owned), groups)
+		require.Equal(t, want.named, p.Owns("workers-a", nil), groups)
+	}
+}
+
+func TestNewHandler_ManageHooks_HooksAreThoseOfTheStack(t *testing.T) {
+	t.Setenv("AWS_REGION", "eu-west-1")
+	for settings, want := range map[string]termination.Policy{
+		"": {HeartbeatTimeout: 20 * time.Minute, OnFailure: termination.Continue, ManagedBy: "quiesce-prod"},
+		"lifecycle: {manageHooks: true, onFailure: ABANDON}\nstack: {name: drains}\ndrain: {maxDuration: 40h}\n": {
+			HeartbeatTimeout: 24*time.Minute + time.Second, OnFailure: termination.Abandon, ManagedBy: "drains", ManageHooks: true,
+		},
+	} {
+		handler, err := newHandler(t.Context(), environment(t, "autoScalingGroups: [workers-a]\nmode: drain\n"+settings))
+		require.NoError(t, err)
+		p := handler.Policy
+		require.Equal(t, want, termination.Policy{
+			HeartbeatTimeout: p.HeartbeatTimeout, OnFailure: p.OnFailure, ManagedBy: p.ManagedBy, ManageHooks: p.ManageHooks,
+		})
+	}
+}
+
+func TestNewHandler_Build_IsTold(t *testing.T) {
+	t.Setenv("AWS_REGION", "eu-west-1")
+	version, commit = "1.2.3", "abcdef0"
+	t.Cleanup(func() { version, commit = "dev", "unknown" })
+	handler, err := newHandler(t.Context(), environment(t, "autoScalingGroups: [workers-a]\nmode: drain\n"))
+	require.NoError(t, err)
+	require.Equal(t, "1.2.3 abcdef0", handler.Version+" "+handler.Commit)
+}
+
 func TestNewHandler_InvalidConfiguration_HasEveryError(t *testing.T) {
 	_, err := newHandler(t.Context(), environment(t, "autoScalingGroups: []\nmode: drain\nmodus: shadow\n"))
 	var errs config.Errors
@@ -113,34 +177,88 @@ func TestNewHandler_ReportBucket_AddsTheArchive(t *testing.T) {
 	require.NotNil(t, handler.Archive)
 }
 
-// If every group has an exact name, a sweep describes only these groups.
-func TestGroupNames_AnyGlob_None(t *testing.T) {
-	require.Equal(t, []string{"workers-a", "workers-b"}, groupNames(config.Globs{"workers-a", "workers-b"}))
-	require.Empty(t, groupNames(config.Globs{"workers-a", "batch-*"}))
-}
-
 // A pod of another namespace must not get the password, whatever its labels are.
 func TestConsoleLogins_OtherNamespace_IsAnError(t *testing.T) {
 	connect := func(context.Context) (*kube.Client, error) { return nil, errors.New("no connection") }
 	for name, c := range map[string]struct {
-		settings config.PGBouncer
+		settings config.Console
 		errs     map[string]string // by namespace; empty: no login and no error
 	}{
 		"a Secret": {
-			config.PGBouncer{Secret: &config.SecretRef{Namespace: "db", Name: "pgbouncer-admin"}},
+			config.Console{Secret: &config.SecretRef{Namespace: "db", Name: "pgbouncer-admin"}},
 			map[string]string{"db": "no connection", "web": "credentials are for namespace db, not web"},
 		},
-		"Secrets Manager": {config.PGBouncer{SecretARN: "arn"}, map[string]string{"web": "credentials are for namespace pool-*, not web"}},
-		"none":            {config.PGBouncer{}, map[string]string{"db": "", "web": ""}},
+		"Secrets Manager": {
+			config.Console{SecretARN: "arn", Namespaces: config.Globs{"pool-*"}},
+			map[string]string{"web": "credentials are for namespace pool-*, not web"},
+		},
+		"none": {config.Console{}, map[string]string{"db": "", "web": ""}},
 	} {
-		phase := config.Phase{PGBouncer: &c.settings, Match: config.Match{Namespaces: config.Globs{"pool-*"}}}
 		for namespace, want := range c.errs {
 			var got string
-			for _, err := range consoleLogins(phase, connect, aws.Config{})(t.Context(), namespace) {
+			for _, err := range consoleLogins(c.settings, connect, aws.Config{})(t.Context(), namespace) {
 				require.Error(t, err, name)
 				got = err.Error()
 			}
 			require.Equal(t, want, got, name)
 		}
 	}
+}
+
+// The phase of databases is off unless it is written. What it connects to depends on where the function stands.
+func TestNewHandler_PhaseWithPostgres_HasItsEscort(t *testing.T) {
+	t.Setenv("AWS_REGION", "eu-west-1")
+	handler, err := newHandler(t.Context(), environment(t, "autoScalingGroups: [workers-a]\nmode: drain\n"))
+	require.NoError(t, err)
+	require.Nil(t, handler.Primaries)
+	const phases = "autoScalingGroups: [workers-a]\nmode: drain\nphases: [{name: databases, escort: {postgres: {%s}}}, " +
+		"{name: poolers, match: {namespaces: [db, \"team-*\"]}, escort: {pgbouncer: {secretRef: {namespace: pool, name: s}}}}]\n"
+	for settings, want := range map[string]struct{ direct, keeps bool }{
+		"":                   {false, true},
+		"connectVia: podIP":  {true, true},
+		"strategy: plain":    {false, false},
+		"strategy: operator": {false, true},
+	} {
+		getenv := environment(t, fmt.Sprintf(phases, settings))
+		handler, err := newHandler(t.Context(), getenv)
+		require.NoError(t, err)
+		phase := handler.Drainer.Phases[0]
+		e, is := phase.Escort.(*postgres.Escort)
+		require.True(t, is)
+		require.Equal(t, primaries{e}, handler.Primaries)
+		require.Nil(t, e.Remind, "no queue")
+		require.Equal(t, want.keeps, phase.Keeps)
+		require.Equal(t, want.keeps && settings != "strategy: operator", phase.DelaysCordon != nil, "an operator acts on the cordon")
+		require.Positive(t, phase.Lead)
+		require.Equal(t, []string{"db", "pool"}, e.PoolerNamespaces)
+		require.Equal(t, "pool", e.Secret.Namespace, "the poolers' login")
+		require.Equal(t, want.direct, e.Asker != nil)
+		require.Equal(t, want.direct, e.Clusters(nil).(*postgres.Observer).Get != nil)
+		require.True(t, e.IsPooler(drain.Pod{Labels: map[string]string{"app.kubernetes.io/name": "pgbouncer"}}))
+		require.False(t, e.IsPooler(drain.Pod{Labels: map[string]string{"app": "web"}}))
+		handler, err = newHandler(t.Context(), func(key string) string {
+			if key == "QUIESCE_QUEUE_URL" {
+				return "https://sqs.eu-west-1.amazonaws.com/111122223333/queue"
+			}
+			return getenv(key)
+		})
+		require.NoError(t, err)
+		require.NotNil(t, handler.Drainer.Phases[0].Escort.(*postgres.Escort).Remind)
+	}
+}
+
+// A person's switchover goes to the phase that recognizes the cluster, and each phase resumes with its own login.
+func TestPrimaries_SeveralPhases_EachIsAsked(t *testing.T) {
+	denied := errors.New("no route to the API server")
+	var asked []string
+	phase := func(name string) *postgres.Escort {
+		return &postgres.Escort{Connect: func(context.Context) (postgres.Cluster, error) { asked = append(asked, name); return nil, denied }}
+	}
+	all := primaries{phase("a"), phase("b")}
+	_, err := all.Resume(t.Context())
+	require.ErrorIs(t, err, denied)
+	require.Equal(t, []string{"a", "b"}, asked)
+	_, err = all.Switchover(t.Context(), drain.Switchover{Namespace: "db", Cluster: "demo"})
+	require.ErrorIs(t, err, denied)
+	require.Equal(t, []string{"a", "b", "a"}, asked, "that the cluster cannot be asked does not make it unknown")
 }

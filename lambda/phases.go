@@ -2,16 +2,22 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
+	"slices"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 	"quiesce/internal/kube"
 	"quiesce/internal/pooler"
+	"quiesce/internal/postgres"
 	"quiesce/internal/secrets"
+	"quiesce/internal/termination"
 )
 
 // connector connects to the cluster.
@@ -34,6 +40,12 @@ func phases(settings config.Config, connect connector, sdk aws.Config) []drain.P
 		switch {
 		case phase.PGBouncer != nil:
 			all[i].Match, all[i].Escort, all[i].Lead = pooler.Match(phase), poolerEscort(phase, connect, sdk), phase.PGBouncer.Timeout
+		case phase.Postgres != nil:
+			all[i].Match, all[i].Escort, all[i].Lead = postgres.Match(phase), postgresEscort(settings, phase, connect, sdk), postgres.Lead(*phase.Postgres)
+			all[i].Keeps = phase.Postgres.Strategy != config.StrategyPlain
+			if all[i].Keeps {
+				all[i].DelaysCordon = postgres.DelaysCordon(phase)
+			}
 		case phase.Name != config.Workloads:
 			all[i].Match = func(p drain.Pod) bool { return phase.Match.Matches(p.Namespace, p.PriorityClass, p.Labels) }
 		}
@@ -45,24 +57,141 @@ func poolerEscort(phase config.Phase, connect connector, sdk aws.Config) *pooler
 	return &pooler.Escort{
 		Settings: pooler.Settings{PGBouncer: *phase.PGBouncer, PhaseTimeout: phase.Timeout},
 		Connect:  func(ctx context.Context) (pooler.Kubernetes, error) { return connect(ctx) },
-		Dial: func(ctx context.Context, address string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", address)
-		},
-		Logins: consoleLogins(phase, connect, sdk),
+		Dial:     dial,
+		Logins:   consoleLogins(phase.PGBouncer.Console, connect, sdk),
 	}
 }
 
-// consoleLogins returns the logins for the consoles of a phase. A Secret's login is only for poolers of its own namespace, and one of
-// Secrets Manager only for the namespaces that the phase names.
-func consoleLogins(phase config.Phase, connect connector, sdk aws.Config) secrets.Logins {
-	switch settings := phase.PGBouncer; {
+// dial connects to the address of a pod.
+func dial(ctx context.Context, address string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", address)
+}
+
+// Forward implements escort.Forwarder.
+func (c connector) Forward(ctx context.Context, namespace, name string, port int) (net.Conn, error) {
+	client, err := c(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return client.Forward(ctx, namespace, name, port)
+}
+
+func postgresEscort(all config.Config, phase config.Phase, connect connector, sdk aws.Config) *postgres.Escort {
+	settings := postgres.Settings{Postgres: *phase.Postgres, PhaseTimeout: phase.Timeout}
+	consoles := escort.Consoles{
+		Dial: dial, Logins: consoleLogins(settings.Console, connect, sdk), ServerName: settings.ServerName, RootCAs: settings.RootCAs,
+		Port: func(p escort.Pod) int { return pooler.ConsolePort(settings.Port, p) },
+	}
+	e := &postgres.Escort{
+		Settings: settings,
+		Connect:  func(ctx context.Context) (postgres.Cluster, error) { return connect(ctx) },
+		IsPooler: isPooler(all), PoolerNamespaces: poolerNamespaces(all),
+	}
+	observer := postgres.Observer{Settings: settings}
+	if settings.ConnectVia == config.ViaPortForward {
+		consoles.Forwarder = connect
+	} else {
+		observer.Get, e.Asker = postgres.Direct(dial), postgres.REST{Dial: dial}
+	}
+	e.Consoles = postgres.NewConsoles(consoles, settings.TLS)
+	e.Clusters = func(c postgres.Cluster) postgres.Clusters {
+		observing := observer
+		observing.Cluster = c
+		return &observing
+	}
+	return e
+}
+
+// isPooler returns which pods count as poolers: those of the phases with that escort, and those with known labels.
+func isPooler(settings config.Config) func(drain.Pod) bool {
+	matches := []func(drain.Pod) bool{func(p drain.Pod) bool { return pooler.Recognize(p.Labels, p.Annotations) }}
+	for _, phase := range settings.Phases {
+		if phase.PGBouncer != nil {
+			matches = append(matches, pooler.Match(phase))
+		}
+	}
+	return func(p drain.Pod) bool {
+		return slices.ContainsFunc(matches, func(match func(drain.Pod) bool) bool { return match(p) })
+	}
+}
+
+// poolerNamespaces returns the namespaces that the file names for poolers. A glob names none: not all namespaces are looked through.
+func poolerNamespaces(settings config.Config) (names []string) {
+	for _, phase := range settings.Phases {
+		if phase.PGBouncer == nil {
+			continue
+		}
+		names = append(names, phase.Match.Namespaces.Exact()...)
+		if secret := phase.PGBouncer.Secret; secret != nil {
+			names = append(names, secret.Namespace)
+		}
+	}
+	return names
+}
+
+// addPrimaries has the handler move primaries by hand, and resume what interrupted moves left paused. A message in the queue does so too.
+func addPrimaries(handler *termination.Handler, resumeLater sendLater) {
+	var all primaries
+	for _, phase := range handler.Drainer.Phases {
+		e, is := phase.Escort.(*postgres.Escort)
+		if !is {
+			continue
+		}
+		e.Log = handler.Log
+		if resumeLater != nil {
+			e.Remind = func(ctx context.Context, after time.Duration) error { return resumeLater(ctx, resumeMessage, after) }
+		}
+		all = append(all, e)
+	}
+	if len(all) > 0 {
+		handler.Primaries = all
+	}
+}
+
+// primaries are the escorts of all phases of databases.
+type primaries []*postgres.Escort
+
+// Switchover implements termination.Primaries. The first phase that knows the cluster decides.
+func (p primaries) Switchover(ctx context.Context, s drain.Switchover) (result drain.EscortResult, err error) {
+	for _, e := range p {
+		if result, err = e.Switchover(ctx, s); !errors.Is(err, postgres.ErrUnknown) {
+			break
+		}
+	}
+	return result, err
+}
+
+// Resume implements termination.Primaries. A phase resumes every pooler that it has a login for. When one has no more to do, none has.
+func (p primaries) Resume(ctx context.Context) (clusters []string, err error) {
+	var failures []error
+	for _, e := range p {
+		resumed, err := e.Resume(ctx)
+		clusters = append(clusters, resumed...)
+		if err == nil {
+			return clusters, nil
+		}
+		failures = append(failures, err)
+	}
+	return clusters, errors.Join(failures...)
+}
+
+// sendLater sends a message that is delivered after the delay.
+type sendLater func(ctx context.Context, body string, delay time.Duration) error
+
+// resumeMessage asks the function to resume poolers that an interrupted move left paused.
+const resumeMessage = `{"action":"` + string(termination.ActionResume) + `"}`
+
+// consoleLogins returns the logins for consoles. A Secret's login is only for poolers of its own namespace, and one of Secrets Manager
+// only for the namespaces that the phase names.
+func consoleLogins(settings config.Console, connect connector, sdk aws.Config) secrets.Logins {
+	switch {
 	case settings.Secret != nil:
 		ref := settings.Secret
 		keys := secrets.Keys{User: ref.UserKey, Password: ref.PasswordKey}
 		return secrets.Bound(secrets.FromKubernetes(connect.secret, ref.Namespace, ref.Name, keys), ref.Namespace)
 	case settings.SecretARN != "":
 		client := secretsmanager.NewFromConfig(sdk)
-		return secrets.Bound(secrets.FromSecretsManager(client, settings.SecretARN, secrets.RDSKeys), phase.Match.Namespaces...)
+		return secrets.Bound(secrets.FromSecretsManager(client, settings.SecretARN, secrets.RDSKeys), settings.Namespaces...)
 	default:
 		return secrets.None
 	}

@@ -1,5 +1,5 @@
 // Command bundle creates the function's zip from the program and its configuration. Times, modes and order are fixed, so the
-// same files give the same bytes, and only a change causes a deployment.
+// same files give the same bytes, and only a change causes a deployment. The zip of a release has no configuration.
 package main
 
 import (
@@ -14,16 +14,23 @@ import (
 var epoch = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func main() {
-	if len(os.Args) != 4 {
-		fmt.Fprintln(os.Stderr, "usage: bundle BOOTSTRAP CONFIGURATION ZIP")
+	var err error
+	switch arguments := os.Args[1:]; len(arguments) {
+	case 2:
+		err = bundle(arguments[0], "", arguments[1])
+	case 3:
+		err = bundle(arguments[0], arguments[1], arguments[2])
+	default:
+		fmt.Fprintln(os.Stderr, "usage: bundle BOOTSTRAP [CONFIGURATION] ZIP")
 		os.Exit(2)
 	}
-	if err := bundle(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bundle:", err)
 		os.Exit(1)
 	}
 }
 
+// bundle writes the zip to path. Without a configuration, the function reads it from its environment.
 func bundle(bootstrap, configuration, path string) error {
 	file, err := os.Create(path)
 	if err != nil {
@@ -33,8 +40,10 @@ func bundle(bootstrap, configuration, path string) error {
 	if err := add(archive, "bootstrap", bootstrap, 0o755); err != nil {
 		return err
 	}
-	if err := add(archive, "quiesce.yaml", configuration, 0o644); err != nil {
-		return err
+	if configuration != "" {
+		if err := add(archive, "quiesce.yaml", configuration, 0o644); err != nil {
+			return err
+		}
 	}
 	if err := archive.Close(); err != nil {
 		return err

@@ -48,3 +48,14 @@ func TestBundle_HasBootstrapAndConfiguration(t *testing.T) {
 	require.Equal(t, "quiesce.yaml", archive.File[1].Name)
 	require.ErrorContains(t, bundle(filepath.Join(folder, "missing"), configuration, path), "missing")
 }
+
+func TestBundle_NoConfiguration_HasBootstrapOnly(t *testing.T) {
+	folder := t.TempDir()
+	path := filepath.Join(folder, "function.zip")
+	require.NoError(t, bundle(write(t, filepath.Join(folder, "program"), "the program", time.Now()), "", path))
+	archive, err := zip.OpenReader(path)
+	require.NoError(t, err)
+	defer archive.Close()
+	require.Len(t, archive.File, 1)
+	require.Equal(t, "bootstrap", archive.File[0].Name)
+}

@@ -4,12 +4,15 @@ package archive
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
 
 	"quiesce/internal/termination"
 )
@@ -29,25 +32,40 @@ func New(config aws.Config, bucket, cluster string) *Archive {
 
 // Store implements termination.Archive.
 func (a *Archive) Store(ctx context.Context, r termination.Report) error {
-	body, err := json.Marshal(r)
+	body, err := json.Marshal(r.Within(maxBytes))
 	if err != nil {
 		return fmt.Errorf("encode the report: %w", err)
 	}
 	_, err = a.client.PutObject(ctx, &s3.PutObjectInput{
 		Bucket: &a.bucket, Key: aws.String(a.key(r)), Body: bytes.NewReader(body), ContentType: aws.String("application/json"),
+		IfNoneMatch: aws.String("*"),
 	})
-	if err != nil {
+	if err != nil && !isStored(err) {
 		return fmt.Errorf("archive the report of %s: %w", r.InstanceID, err)
 	}
 	return nil
 }
 
-// timeFormat distinguishes the invocations of one drain, and sorts them.
-const timeFormat = "20060102T150405.000Z"
+// maxBytes bounds a report in the archive: what tenants wrote is in it. Five thousand pods fit.
+const maxBytes = 1 << 20
 
-// key returns <cluster>/<yyyy>/<mm>/<dd>/<instance>-<time>.json: the order in which people look for a report. Some tools read
-// such folders as partitions.
+// isStored reports whether an object has the key already. The key is random, so it is this report: an earlier attempt stored it, and
+// its answer was lost (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html).
+func isStored(err error) bool {
+	var api smithy.APIError
+	return errors.As(err, &api) && api.ErrorCode() == "PreconditionFailed"
+}
+
+const (
+	// timeFormat distinguishes the invocations of one drain, and sorts them.
+	timeFormat = "20060102T150405.000000000Z"
+	// randomLength is the length of the random part of a key: 40 bits, in base 32.
+	randomLength = 8
+)
+
+// key returns <cluster>/<yyyy>/<mm>/<dd>/<instance>-<time>-<random>.json: the order in which people look for a report. Some tools read
+// such folders as partitions. No two reports have the same key.
 func (a *Archive) key(r termination.Report) string {
 	at := r.StartedAt.UTC()
-	return path.Join(a.cluster, at.Format("2006/01/02"), r.InstanceID+"-"+at.Format(timeFormat)+".json")
+	return path.Join(a.cluster, at.Format("2006/01/02"), r.InstanceID+"-"+at.Format(timeFormat)+"-"+rand.Text()[:randomLength]+".json")
 }

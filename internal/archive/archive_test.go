@@ -2,7 +2,9 @@ package archive_test
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/archive"
+	"quiesce/internal/drain"
 	"quiesce/internal/termination"
 	"quiesce/test/parts/awstest"
 )
@@ -50,13 +53,61 @@ func TestStore_KeyHasClusterDayInstanceAndTime(t *testing.T) {
 	later.StartedAt = report.StartedAt.Add(15 * time.Minute)
 	require.NoError(t, kept.Store(t.Context(), later), "the next invocation of the same drain")
 
-	objects := server.Objects(bucket)
-	require.Len(t, objects, 2)
-	require.Contains(t, objects, "prod/2026/02/28/i-0abc-20260228T234505.007Z.json")
-	var found termination.Report
-	require.NoError(t, json.Unmarshal(objects["prod/2026/02/28/i-0abc-20260228T233005.007Z.json"], &found))
+	keys := slices.Sorted(maps.Keys(server.Objects(bucket)))
+	require.Len(t, keys, 2)
+	require.Regexp(t, `^prod/2026/02/28/i-0abc-20260228T233005\.007000000Z-[A-Z2-7]{8}\.json$`, keys[0])
+	require.Regexp(t, `^prod/2026/02/28/i-0abc-20260228T234505\.007000000Z-[A-Z2-7]{8}\.json$`, keys[1])
+	found := stored(t, server)[0]
 	require.Equal(t, "deadline", found.Reason)
 	require.Equal(t, termination.StatusDrained, found.Status)
+}
+
+// stored returns the reports in the bucket, in the order of their keys.
+func stored(t *testing.T, server *awstest.Server) (all []termination.Report) {
+	t.Helper()
+	objects := server.Objects(bucket)
+	for _, key := range slices.Sorted(maps.Keys(objects)) {
+		var report termination.Report
+		require.NoError(t, json.Unmarshal(objects[key], &report))
+		all = append(all, report)
+	}
+	return all
+}
+
+// A second report of the same instance and moment replaced the first.
+func TestStore_SameTime_ReplacesNothing(t *testing.T) {
+	server, kept := setup(t)
+	at := time.Date(2026, 3, 1, 0, 30, 5, 0, time.UTC)
+	for _, reason := range []string{"first", "second"} {
+		require.NoError(t, kept.Store(t.Context(), termination.Report{InstanceID: "i-0abc", StartedAt: at, Reason: reason}))
+	}
+	reports := stored(t, server)
+	require.Len(t, reports, 2)
+	require.ElementsMatch(t, []string{"first", "second"}, []string{reports[0].Reason, reports[1].Reason})
+	for _, call := range server.Calls() {
+		require.Equal(t, "*", call.Params.Get("IfNoneMatch"))
+	}
+}
+
+func TestStore_AnswerLost_StoredOnce(t *testing.T) {
+	server, kept := setup(t)
+	server.Fail("s3", "PutObject", awstest.Fault{Times: 1, Code: http.StatusInternalServerError, ErrorCode: "InternalError", AfterEffect: true})
+	require.NoError(t, kept.Store(t.Context(), termination.Report{InstanceID: "i-0abc"}))
+	require.Len(t, server.Calls(), 2)
+	require.Len(t, server.Objects(bucket), 1)
+}
+
+func TestStore_LongReport_IsCut(t *testing.T) {
+	server, kept := setup(t)
+	report := termination.Report{InstanceID: "i-0abc"}
+	for range 3 {
+		report.Pods = append(report.Pods, drain.PodReport{Name: "web", Reason: strings.Repeat("x", 900_000)})
+	}
+	require.NoError(t, kept.Store(t.Context(), report))
+	for _, body := range server.Objects(bucket) {
+		require.Less(t, len(body), 1<<20)
+	}
+	require.Equal(t, "texts of pods", stored(t, server)[0].Omitted)
 }
 
 // The function has one permission: to add objects. The bucket decides how they are encrypted.

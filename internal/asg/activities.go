@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,4 +45,34 @@ func setLatest(began map[string]time.Time, activity types.Activity) {
 	if id != "" && at.After(began[id]) {
 		began[id] = at
 	}
+}
+
+// maxEndedPages bounds the pages of ended activities that are read for one group: 500 activities. An instance whose termination ended
+// before those has an unknown age. Busy groups have thousands, and a sweep runs every minute.
+const maxEndedPages = 5
+
+// TerminationEnds implements termination.Groups. Ended activities follow those in progress, the latest first. Auto Scaling keeps them for
+// six weeks (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeScalingActivities.html).
+func (g *Groups) TerminationEnds(ctx context.Context, group string, instanceIDs ...string) (map[string]time.Time, error) {
+	ends, seen := map[string]time.Time{}, map[string]bool{}
+	pages := autoscaling.NewDescribeScalingActivitiesPaginator(g.scaling, &autoscaling.DescribeScalingActivitiesInput{
+		AutoScalingGroupName: &group,
+	})
+	for n := 0; n < maxEndedPages && pages.HasMorePages() && len(seen) < len(instanceIDs); n++ {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return ends, fmt.Errorf("describe the activities of %s: %w", group, err)
+		}
+		for _, activity := range page.Activities {
+			// The latest one decides. In progress, it has no end yet.
+			id := describedInstance().FindString(aws.ToString(activity.Description))
+			if !slices.Contains(instanceIDs, id) || seen[id] {
+				continue
+			}
+			if seen[id] = true; activity.EndTime != nil {
+				ends[id] = *activity.EndTime
+			}
+		}
+	}
+	return ends, nil
 }

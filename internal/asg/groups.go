@@ -2,6 +2,7 @@ package asg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -26,48 +27,76 @@ func NewGroups(config aws.Config) *Groups {
 	return &Groups{scaling: autoscaling.NewFromConfig(config), compute: ec2.NewFromConfig(config)}
 }
 
-// Instances implements termination.Groups. A group that does not exist has none.
-func (g *Groups) Instances(ctx context.Context, group string) ([]termination.Instance, error) {
-	if group == "" {
-		return nil, nil // without a name, the API describes every group of the account
+// Group implements termination.Groups.
+func (g *Groups) Group(ctx context.Context, name string) (termination.Group, error) {
+	if name == "" {
+		return termination.Group{}, nil // without a name, the API describes every group of the account
 	}
 	output, err := g.scaling.DescribeAutoScalingGroups(ctx, &autoscaling.DescribeAutoScalingGroupsInput{
-		AutoScalingGroupNames: []string{group},
+		AutoScalingGroupNames: []string{name},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("describe group %s: %w", group, err)
+		return termination.Group{}, fmt.Errorf("describe group %s: %w", name, err)
 	}
 	for _, g := range output.AutoScalingGroups {
-		return toGroup(g).Instances, nil
+		return toGroup(g), nil
 	}
-	return nil, nil
+	return termination.Group{}, nil
 }
 
-// GroupOf implements termination.Groups.
-func (g *Groups) GroupOf(ctx context.Context, instanceID string) (string, error) {
+// Instance implements termination.Groups.
+func (g *Groups) Instance(ctx context.Context, instanceID string) (termination.Instance, error) {
 	output, err := g.scaling.DescribeAutoScalingInstances(ctx, &autoscaling.DescribeAutoScalingInstancesInput{
 		InstanceIds: []string{instanceID},
 	})
 	if err != nil {
-		return "", fmt.Errorf("describe the group of %s: %w", instanceID, err)
+		return termination.Instance{}, fmt.Errorf("describe the group of %s: %w", instanceID, err)
 	}
 	for _, i := range output.AutoScalingInstances {
-		return aws.ToString(i.AutoScalingGroupName), nil
+		return termination.Instance{
+			ID: instanceID, Group: aws.ToString(i.AutoScalingGroupName), Zone: aws.ToString(i.AvailabilityZone), State: aws.ToString(i.LifecycleState),
+		}, nil
 	}
-	return "", nil
+	return termination.Instance{ID: instanceID}, nil
 }
 
-// EC2Instances implements termination.Groups. It filters by ID, because an unknown ID in the request itself would fail it for
-// all instances.
-func (g *Groups) EC2Instances(ctx context.Context, instanceIDs ...string) (map[string]termination.EC2Instance, error) {
-	found := map[string]termination.EC2Instance{}
-	pages := ec2.NewDescribeInstancesPaginator(g.compute, &ec2.DescribeInstancesInput{
-		Filters: []types.Filter{{Name: aws.String("instance-id"), Values: instanceIDs}},
-	})
+// WarmPool implements termination.Groups. DescribeAutoScalingGroups does not list these instances
+// (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeWarmPool.html).
+func (g *Groups) WarmPool(ctx context.Context, group string) (all []termination.Instance, err error) {
+	pages := autoscaling.NewDescribeWarmPoolPaginator(g.scaling, &autoscaling.DescribeWarmPoolInput{AutoScalingGroupName: &group})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("describe instances: %w", err)
+			return nil, fmt.Errorf("describe the warm pool of %s: %w", group, err)
+		}
+		for _, i := range page.Instances {
+			all = append(all, toInstance(group, i))
+		}
+	}
+	return all, nil
+}
+
+// maxFilterValues is how many values the filters of one request to EC2 may have in all. EC2 answers FilterLimitExceeded to more. AWS
+// documents no figure; the error names this one (https://github.com/gjbae1212/gossm/issues/47).
+const maxFilterValues = 200
+
+// EC2Instances implements termination.Groups. An error of one request does not lose what the others have found. It filters by ID,
+// because an unknown ID in the request itself would fail it for all instances.
+func (g *Groups) EC2Instances(ctx context.Context, instanceIDs ...string) (map[string]termination.EC2Instance, error) {
+	found := map[string]termination.EC2Instance{}
+	var failed error
+	for ids := range slices.Chunk(instanceIDs, maxFilterValues) {
+		failed = errors.Join(failed, g.addEC2Instances(ctx, found, ids))
+	}
+	return found, failed
+}
+
+func (g *Groups) addEC2Instances(ctx context.Context, found map[string]termination.EC2Instance, ids []string) error {
+	pages := ec2.NewDescribeInstancesPaginator(g.compute, &ec2.DescribeInstancesInput{Filters: byInstance(ids...)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return fmt.Errorf("describe instances: %w", err)
 		}
 		for _, reservation := range page.Reservations {
 			for _, i := range reservation.Instances {
@@ -75,17 +104,36 @@ func (g *Groups) EC2Instances(ctx context.Context, instanceIDs ...string) (map[s
 			}
 		}
 	}
-	return found, nil
+	return nil
+}
+
+func byInstance(ids ...string) []types.Filter {
+	return []types.Filter{{Name: aws.String("instance-id"), Values: ids}}
 }
 
 // goneStates are the states that an instance never leaves
 // (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html).
 var goneStates = []types.InstanceStateName{types.InstanceStateNameShuttingDown, types.InstanceStateNameTerminated}
 
+// stoppedStates are the states in which nothing runs on an instance, or soon will not, and which it can leave.
+var stoppedStates = []types.InstanceStateName{types.InstanceStateNameStopping, types.InstanceStateNameStopped}
+
+// stopReason returns EC2's code for the last change of state (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html).
+func stopReason(i types.Instance) string {
+	if i.StateReason == nil {
+		return ""
+	}
+	return aws.ToString(i.StateReason.Code)
+}
+
 func toEC2Instance(i types.Instance) termination.EC2Instance {
 	return termination.EC2Instance{
 		PrivateDNS: aws.ToString(i.PrivateDnsName),
+		PrivateIP:  aws.ToString(i.PrivateIpAddress),
+		LaunchedAt: aws.ToTime(i.LaunchTime),
 		Terminated: i.State != nil && slices.Contains(goneStates, i.State.Name),
+		Stopped:    i.State != nil && (slices.Contains(goneStates, i.State.Name) || slices.Contains(stoppedStates, i.State.Name)),
+		StopReason: stopReason(i),
 		Spot:       i.InstanceLifecycle == types.InstanceLifecycleTypeSpot,
 	}
 }

@@ -2,6 +2,7 @@ package asg
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -40,7 +41,58 @@ func (h *Hooks) Describe(ctx context.Context, group, hook string) (termination.H
 	return termination.Hook{
 		HeartbeatTimeout: seconds(found.HeartbeatTimeout),
 		GlobalTimeout:    seconds(found.GlobalTimeout),
+		DefaultResult:    termination.Result(aws.ToString(found.DefaultResult)),
+		Launching:        aws.ToString(found.LifecycleTransition) == launching,
+		ManagedBy:        managedBy(found.NotificationMetadata),
 	}, nil
+}
+
+// The lifecycle transitions of hooks.
+const (
+	launching   = "autoscaling:EC2_INSTANCE_LAUNCHING"
+	terminating = "autoscaling:EC2_INSTANCE_TERMINATING"
+)
+
+// mark is what the NotificationMetadata of a hook says if quiesce put it. Events repeat it, and nothing believes them.
+type mark struct {
+	ManagedBy string `json:"managedBy"`
+}
+
+// managedBy returns the stack that put the hook; empty: the metadata is missing, or somebody else's.
+func managedBy(metadata *string) string {
+	var m mark
+	if json.Unmarshal([]byte(aws.ToString(metadata)), &m) != nil {
+		return ""
+	}
+	return m.ManagedBy
+}
+
+// Put implements termination.Hooks.
+func (h *Hooks) Put(ctx context.Context, group, hook string, settings termination.Hook) error {
+	metadata, err := json.Marshal(mark{settings.ManagedBy})
+	if err != nil {
+		return fmt.Errorf("put hook %s of %s: %w", hook, group, err)
+	}
+	_, err = h.scaling.PutLifecycleHook(ctx, &autoscaling.PutLifecycleHookInput{
+		AutoScalingGroupName: &group, LifecycleHookName: &hook, LifecycleTransition: aws.String(terminating),
+		HeartbeatTimeout: aws.Int32(int32(settings.HeartbeatTimeout / time.Second)), DefaultResult: aws.String(string(settings.DefaultResult)),
+		NotificationMetadata: aws.String(string(metadata)),
+	})
+	if err != nil {
+		return fmt.Errorf("put hook %s of %s: %w", hook, group, err)
+	}
+	return nil
+}
+
+// Delete implements termination.Hooks.
+func (h *Hooks) Delete(ctx context.Context, group, hook string) error {
+	_, err := h.scaling.DeleteLifecycleHook(ctx, &autoscaling.DeleteLifecycleHookInput{
+		AutoScalingGroupName: &group, LifecycleHookName: &hook,
+	})
+	if err != nil {
+		return fmt.Errorf("delete hook %s of %s: %w", hook, group, err)
+	}
+	return nil
 }
 
 func seconds(n *int32) time.Duration { return time.Duration(aws.ToInt32(n)) * time.Second }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strconv"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
@@ -53,11 +54,35 @@ func (g *Groups) describe(ctx context.Context, names []string, yield func(termin
 }
 
 func toGroup(g types.AutoScalingGroup) termination.Group {
-	group := termination.Group{Name: aws.ToString(g.AutoScalingGroupName)}
+	group := termination.Group{
+		Name: aws.ToString(g.AutoScalingGroupName), Tags: map[string]string{}, CreatedAt: aws.ToTime(g.CreatedTime),
+		Deleting: aws.ToString(g.Status) != "", WarmPool: g.WarmPoolConfiguration != nil,
+		Missing: int(aws.ToInt32(g.DesiredCapacity)),
+	}
+	for _, tag := range g.Tags {
+		group.Tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
+	}
 	for _, i := range g.Instances {
-		group.Instances = append(group.Instances, termination.Instance{
-			ID: aws.ToString(i.InstanceId), Zone: aws.ToString(i.AvailabilityZone), State: string(i.LifecycleState),
-		})
+		group.Instances = append(group.Instances, toInstance(group.Name, i))
+		if i.LifecycleState == types.LifecycleStateInService {
+			group.Missing -= weight(i)
+		}
 	}
 	return group
+}
+
+// weight returns how much of the desired capacity an instance is. Without weights each counts as one
+// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-mixed-instances-groups-instance-weighting.html).
+func weight(i types.Instance) int {
+	if weight, err := strconv.Atoi(aws.ToString(i.WeightedCapacity)); err == nil {
+		return weight
+	}
+	return 1
+}
+
+func toInstance(group string, i types.Instance) termination.Instance {
+	return termination.Instance{
+		ID: aws.ToString(i.InstanceId), Group: group, Zone: aws.ToString(i.AvailabilityZone), State: string(i.LifecycleState),
+		Protected: aws.ToBool(i.ProtectedFromScaleIn),
+	}
 }

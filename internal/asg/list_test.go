@@ -59,8 +59,11 @@ func TestAGroupIsDescribedWithItsInstances(t *testing.T) {
 	terminated(t, server)
 	for g, err := range groups.List(t.Context(), group, "unknown") {
 		require.NoError(t, err)
+		g.CreatedAt = time.Time{}
 		require.Equal(t, termination.Group{
-			Name: group, Instances: []termination.Instance{{ID: instance, Zone: "eu-west-1a", State: "Terminating:Wait"}},
+			Name: group, Tags: map[string]string{},
+			Instances: []termination.Instance{{ID: instance, Group: group, Zone: "eu-west-1a", State: "Terminating:Wait"}},
+			Missing:   1,
 		}, g)
 	}
 }

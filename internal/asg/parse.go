@@ -10,6 +10,17 @@ import (
 	"quiesce/internal/termination"
 )
 
+const (
+	// maxReceives is the largest maxReceiveCount of a queue
+	// (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-dead-letter-queues.html).
+	maxReceives = 1000
+	// maxRetention is how long SQS keeps a message at most
+	// (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html).
+	maxRetention = 14 * 24 * time.Hour
+	// maxSkew is how far the clock of SQS may be ahead of ours. AWS synchronizes both to milliseconds.
+	maxSkew = time.Minute
+)
+
 // Parse reads the payload of an invocation: one event, a batch of SQS or SNS records, or a manual request. It checks only the
 // form. The configuration decides whether a record is ours, and Auto Scaling whether it is true. An unreadable record has
 // Malformed set, which says what is wrong and where. It does not affect the other records of its batch. A delivery has at
@@ -92,12 +103,27 @@ func parseSQS(path string, element json.RawMessage) termination.Record {
 	err := decode(element, &message)
 	record := unwrap(path, "body", message.Body, err, parseBody)
 	record.MessageID, record.ReceiptHandle = message.MessageID, message.ReceiptHandle
-	// Both are approximate and optional.
-	record.Receives, _ = strconv.Atoi(message.Attributes.Receives)
-	if first, err := strconv.ParseInt(message.Attributes.First, 10, 64); err == nil {
-		record.FirstReceived = time.UnixMilli(first)
-	}
+	record.Receives = parseReceives(message.Attributes.Receives)
+	record.FirstReceived = parseFirstReceived(message.Attributes.First)
 	return keepBody(record, message.Body, element)
+}
+
+// parseReceives reads how often SQS delivered a message, approximately. A direct invocation can claim anything: the count stays
+// between zero, which stands for unknown, and what a queue allows.
+func parseReceives(text string) int {
+	n, _ := strconv.Atoi(text) // the nearest number, if it is out of range
+	return max(0, min(n, maxReceives))
+}
+
+// parseFirstReceived reads when SQS delivered a message first, in milliseconds since 1970. Zero stands for unknown: SQS did not say, or
+// cannot have meant it.
+func parseFirstReceived(text string) time.Time {
+	millis, err := strconv.ParseInt(text, 10, 64)
+	at, now := time.UnixMilli(millis), time.Now()
+	if err != nil || at.Before(now.Add(-maxRetention)) || at.After(now.Add(maxSkew)) {
+		return time.Time{}
+	}
+	return at
 }
 
 func parseSNS(path string, element json.RawMessage) termination.Record {
@@ -141,7 +167,10 @@ func parseBody(body string) termination.Record {
 	if err != nil {
 		return malformed(err)
 	}
-	if !object.has("Message") {
+	switch {
+	case object.has("action"):
+		return parseQueued([]byte(body), object)
+	case !object.has("Message"):
 		return parseEvent([]byte(body), object)
 	}
 	var message string
@@ -149,6 +178,16 @@ func parseBody(body string) termination.Record {
 		return located("Message", malformed(err))
 	}
 	return located("Message", parseText(message))
+}
+
+// parseQueued reads a request that came through the queue. Only a move that is about to pause poolers sends one, and all it asks for is
+// that nothing stays paused. Who else can write to the queue can ask for no more.
+func parseQueued(body []byte, object object) termination.Record {
+	record := parseRequest(body, object)
+	if record.Request != nil && record.Request.Action != termination.ActionResume {
+		return malformed(fmt.Errorf("action: only resume may come through a queue, not %s", quoted(string(record.Request.Action))))
+	}
+	return record
 }
 
 func parseText(text string) termination.Record {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"quiesce/internal/termination"
@@ -54,6 +55,10 @@ func parseEventBridge(data []byte, object object) termination.Record {
 		return parseTermination(data)
 	case string(termination.SpotInterruption), string(termination.RebalanceRecommendation):
 		return parseTrigger(data, termination.Trigger(detailType))
+	case string(termination.HealthEvent):
+		return parseHealthEvent(data)
+	case string(termination.StateChange):
+		return parseStateChange(data)
 	}
 	return termination.Record{NotOurs: "event " + quoted(detailType)}
 }
@@ -92,6 +97,61 @@ func parseTrigger(data []byte, trigger termination.Trigger) termination.Record {
 		return malformed(err)
 	}
 	return termination.Record{Termination: &termination.Termination{InstanceID: event.Detail.Instance, Began: at, Trigger: trigger}}
+}
+
+// parseHealthEvent reads an event of AWS Health about changes that EC2 has scheduled. It may name hosts and volumes beside instances, and
+// ends of changes as well as new ones (https://docs.aws.amazon.com/health/latest/ug/aws-health-events-eventbridge-schema.html). Its
+// texts and times are not read: EC2 has them.
+func parseHealthEvent(data []byte) termination.Record {
+	var event struct {
+		Detail struct {
+			Service  string `json:"service"`
+			Category string `json:"eventTypeCategory"`
+			Entities []struct {
+				Value string `json:"entityValue"`
+			} `json:"affectedEntities"`
+		} `json:"detail"`
+	}
+	if err := decode(data, &event); err != nil {
+		return malformed(err)
+	}
+	name := string(termination.HealthEvent)
+	if event.Detail.Service != "EC2" || event.Detail.Category != "scheduledChange" {
+		return termination.Record{NotOurs: name + ": not about a scheduled change of EC2"}
+	}
+	var ids []string
+	for _, entity := range event.Detail.Entities {
+		if instanceID.MatchString(entity.Value) {
+			ids = append(ids, entity.Value)
+		}
+	}
+	if len(ids) == 0 {
+		return termination.Record{NotOurs: name + ": names no instance"}
+	}
+	return termination.Record{Claim: &termination.Claim{Trigger: termination.HealthEvent, InstanceIDs: ids}}
+}
+
+// stops are the states of an instance that stops, or has stopped
+// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/monitoring-instance-state-changes.html).
+var stops = []string{"shutting-down", "stopping", "stopped"}
+
+func parseStateChange(data []byte) termination.Record {
+	var event struct {
+		Detail struct {
+			Instance string `json:"instance-id"`
+			State    string `json:"state"`
+		} `json:"detail"`
+	}
+	if err := decode(data, &event); err != nil {
+		return malformed(err)
+	}
+	if err := checkInstance("detail.instance-id", event.Detail.Instance); err != nil {
+		return malformed(err)
+	}
+	if !slices.Contains(stops, event.Detail.State) {
+		return termination.Record{NotOurs: string(termination.StateChange) + ": " + quoted(event.Detail.State)}
+	}
+	return termination.Record{Claim: &termination.Claim{Trigger: termination.StateChange, InstanceIDs: []string{event.Detail.Instance}}}
 }
 
 // parseNotification reads a notification that a hook, or its group, sends to its own target.
@@ -139,6 +199,18 @@ func (a action) check() error {
 		return errors.New("LifecycleHookName: missing")
 	case a.Token == "" && a.Service != sweepService:
 		return errors.New("LifecycleActionToken: missing")
+	}
+	return cmp.Or(
+		checkLength("AutoScalingGroupName", a.Group), checkLength("LifecycleHookName", a.Hook), checkLength("LifecycleActionToken", a.Token))
+}
+
+// maxName is the longest name of a group or hook. Tokens are shorter
+// (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_CompleteLifecycleAction.html).
+const maxName = 255
+
+func checkLength(key, value string) error {
+	if len(value) > maxName {
+		return fmt.Errorf("%s: longer than %d characters: %s", key, maxName, quoted(value))
 	}
 	return nil
 }

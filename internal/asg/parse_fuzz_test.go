@@ -30,14 +30,17 @@ func FuzzParse(f *testing.F) {
 		for _, record := range delivery.Records {
 			requireOneMeaning(t, record)
 			requireSafeNames(t, record)
-			require.False(t, record.Request != nil && delivery.Source != termination.Direct)
+			if record.Request != nil && delivery.Source != termination.Direct {
+				require.Equal(t, termination.Request{Action: termination.ActionResume}, *record.Request, "all that others may ask for")
+				require.Equal(t, termination.SQS, delivery.Source)
+			}
 		}
 	})
 }
 
 func requireOneMeaning(t *testing.T, r termination.Record) {
 	meanings := 0
-	for _, set := range []bool{r.Termination != nil, r.Request != nil, r.NotOurs != "", r.Malformed != nil} {
+	for _, set := range []bool{r.Termination != nil, r.Claim != nil, r.Request != nil, r.NotOurs != "", r.Malformed != nil} {
 		if set {
 			meanings++
 		}
@@ -51,6 +54,12 @@ func requireSafeNames(t *testing.T, r termination.Record) {
 		action := r.Termination.Trigger == "" // a trigger of EC2 names neither
 		require.Equal(t, action, r.Termination.Group != "")
 		require.Equal(t, action, r.Termination.Hook != "")
+	}
+	if r.Claim != nil {
+		require.NotEmpty(t, r.Claim.InstanceIDs)
+		for _, id := range r.Claim.InstanceIDs {
+			require.Regexp(t, instanceID, id)
+		}
 	}
 	if r.Request != nil && r.Request.InstanceID != "" {
 		require.Regexp(t, instanceID, r.Request.InstanceID)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 
 	"quiesce/internal/termination"
@@ -22,7 +23,7 @@ var nodeName = sync.OnceValue(func() *regexp.Regexp {
 // parseRequest reads a manual request. It rejects unknown keys: a mistyped key must not change what a request does.
 func parseRequest(data []byte, object object) termination.Record {
 	for _, key := range slices.Sorted(maps.Keys(object)) {
-		if !slices.Contains([]string{"action", "instanceId", "node"}, key) {
+		if !slices.Contains([]string{"action", "instanceId", "node", "cluster", "candidate", "rehearse"}, key) {
 			return malformed(fmt.Errorf("%s: unknown key", quoted(key)))
 		}
 	}
@@ -48,12 +49,19 @@ func checkSubject(r termination.Request) error {
 		if !instance || node {
 			return errors.New("action drain: needs instanceId, and nothing else")
 		}
-	case termination.ActionSweep:
+	case termination.ActionSweep, termination.ActionCheck, termination.ActionResume:
 		if instance || node {
-			return errors.New("action sweep: takes neither instanceId nor node")
+			return fmt.Errorf("action %s: takes neither instanceId nor node", r.Action)
+		}
+	case termination.ActionSwitchover:
+		if r.Cluster == "" || instance || node {
+			return errors.New("action switchover: needs cluster, and neither instanceId nor node")
 		}
 	default:
-		return fmt.Errorf("action: must be plan, drain or sweep, not %s", quoted(string(r.Action)))
+		return fmt.Errorf("action: must be plan, drain, sweep, check, switchover or resume, not %s", quoted(string(r.Action)))
+	}
+	if r.Action != termination.ActionSwitchover && (r.Cluster != "" || r.Candidate != "" || r.Rehearse) {
+		return fmt.Errorf("action %s: takes neither cluster nor candidate nor rehearse", r.Action)
 	}
 	return nil
 }
@@ -64,6 +72,16 @@ func checkForm(r termination.Request) error {
 		return fmt.Errorf("instanceId: not an instance id: %s", quoted(r.InstanceID))
 	case r.Node != "" && !nodeName().MatchString(r.Node):
 		return fmt.Errorf("node: not the name of a node: %s", quoted(r.Node))
+	case r.Cluster != "" && !isNamespaced(r.Cluster):
+		return fmt.Errorf("cluster: not a namespace and the name of a cluster, as namespace/name: %s", quoted(r.Cluster))
+	case r.Candidate != "" && !nodeName().MatchString(r.Candidate):
+		return fmt.Errorf("candidate: not the name of a member: %s", quoted(r.Candidate))
 	}
 	return nil
+}
+
+// isNamespaced reports whether the text is namespace/name. Namespaces are RFC 1123 labels, and names subdomains.
+func isNamespaced(text string) bool {
+	namespace, name, two := strings.Cut(text, "/")
+	return two && nodeName().MatchString(namespace) && !strings.Contains(namespace, ".") && nodeName().MatchString(name)
 }

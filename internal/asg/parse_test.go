@@ -2,6 +2,8 @@ package asg_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +41,10 @@ func triggered(by termination.Trigger) termination.Record {
 	}}
 }
 
+func claimed(by termination.Trigger, ids ...string) termination.Record {
+	return termination.Record{Claim: &termination.Claim{Trigger: by, InstanceIDs: ids}}
+}
+
 // reason is the error of a malformed record. Tests compare its text.
 type reason string
 
@@ -63,6 +69,10 @@ var deliveries = map[string]struct {
 	"launch":                   {termination.Direct, []termination.Record{notOurs(`event "EC2 Instance-launch Lifecycle Action"`)}},
 	"spot-interruption":        {termination.Direct, []termination.Record{triggered("EC2 Spot Instance Interruption Warning")}},
 	"rebalance-recommendation": {termination.Direct, []termination.Record{triggered("EC2 Instance Rebalance Recommendation")}},
+
+	"health-scheduled-change": {termination.Direct, []termination.Record{
+		claimed(termination.HealthEvent, "i-0123456789abcdef0", "i-0fedcba9876543210")}},
+	"state-change": {termination.Direct, []termination.Record{claimed(termination.StateChange, "i-0123456789abcdef0")}},
 
 	"hook-notification":        {termination.Direct, []termination.Record{terminating()}},
 	"hook-launch-notification": {termination.Direct, []termination.Record{notOurs(`notification "autoscaling:EC2_INSTANCE_LAUNCHING"`)}},
@@ -91,7 +101,14 @@ var deliveries = map[string]struct {
 		requested(termination.Request{Action: termination.ActionPlan, Node: "ip-10-0-1-2.eu-west-1.compute.internal"})}},
 	"drain": {termination.Direct, []termination.Record{
 		requested(termination.Request{Action: termination.ActionDrain, InstanceID: "i-0123456789abcdef0"})}},
-	"sweep": {termination.Direct, []termination.Record{requested(termination.Request{Action: termination.ActionSweep})}},
+	"check": {termination.Direct, []termination.Record{requested(termination.Request{Action: termination.ActionCheck})}},
+	"switchover": {termination.Direct, []termination.Record{requested(termination.Request{
+		Action: termination.ActionSwitchover, Cluster: "databases/orders", Candidate: "orders-1"})}},
+	"rehearse": {termination.Direct, []termination.Record{requested(termination.Request{
+		Action: termination.ActionSwitchover, Cluster: "databases/orders", Rehearse: true})}},
+	"resume":        {termination.Direct, []termination.Record{requested(termination.Request{Action: termination.ActionResume})}},
+	"resume-in-sqs": {termination.SQS, []termination.Record{requested(termination.Request{Action: termination.ActionResume})}},
+	"sweep":         {termination.Direct, []termination.Record{requested(termination.Request{Action: termination.ActionSweep})}},
 
 	"malformed-instance-id": {termination.Direct, []termination.Record{
 		malformed(`detail.EC2InstanceId: not an instance id: "i-0123456789abcdef0/../../nodes?x=\n"`)}},
@@ -110,9 +127,9 @@ var deliveries = map[string]struct {
 	"malformed-sns-in-sqs": {termination.SQS, []termination.Record{
 		malformed("Records[0].body: Message: LifecycleHookName: missing")}},
 	"malformed-action": {termination.Direct, []termination.Record{
-		malformed(`action: must be plan, drain or sweep, not "reboot"`)}},
+		malformed(`action: must be plan, drain, sweep, check, switchover or resume, not "reboot"`)}},
 	"malformed-action-in-sqs": {termination.SQS, []termination.Record{
-		malformed("Records[0].body: action: only a direct invocation may ask for one")}},
+		malformed(`Records[0].body: action: only resume may come through a queue, not "drain"`)}},
 	"malformed-plan":        {termination.Direct, []termination.Record{malformed("action plan: needs either instanceId or node")}},
 	"malformed-drain":       {termination.Direct, []termination.Record{malformed("action drain: needs instanceId, and nothing else")}},
 	"malformed-unknown-key": {termination.Direct, []termination.Record{malformed(`"force": unknown key`)}},
@@ -161,11 +178,13 @@ func TestParse_OneBadRecord_OthersAreRead(t *testing.T) {
 }
 
 func TestParse_Record_KeepsMessageIDAndBody(t *testing.T) {
-	sqs := asg.Parse(payload(t, "sqs-batch-one-bad")).Records[1]
+	now := time.Now().Truncate(time.Millisecond)
+	batch := strings.ReplaceAll(string(payload(t, "sqs-batch-one-bad")), "1795249530322", strconv.FormatInt(now.UnixMilli(), 10))
+	sqs := asg.Parse([]byte(batch)).Records[1]
 	require.Equal(t, "2e1424d4-f796-459a-8184-9c92662be6da", sqs.MessageID)
 	require.Equal(t, "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a-example-2", sqs.ReceiptHandle)
 	require.Equal(t, 1, sqs.Receives)
-	require.Equal(t, time.UnixMilli(1795249530322), sqs.FirstReceived)
+	require.WithinDuration(t, now, sqs.FirstReceived, 0)
 	require.Contains(t, sqs.Body, `{"version":"0"`)
 
 	sns := asg.Parse(payload(t, "malformed-sns")).Records[0]
@@ -179,6 +198,48 @@ func TestParse_Record_KeepsMessageIDAndBody(t *testing.T) {
 	direct := asg.Parse(terminate).Records[0]
 	require.Empty(t, direct.MessageID)
 	require.Equal(t, string(terminate), direct.Body)
+}
+
+// A count of -1 made the function panic: it was shifted by it.
+func TestParse_ReceiveCount_IsBounded(t *testing.T) {
+	for count, want := range map[string]int{
+		"1": 1, "17": 17, "1000": 1000, "-1": 0, "0": 0, "": 0, "x": 0, "1001": 1000, "9223372036854775807": 1000,
+		"99999999999999999999": 1000, "-99999999999999999999": 0,
+	} {
+		require.Equal(t, want, received(count, "").Receives, count)
+	}
+}
+
+// received is a record of SQS with these attributes.
+func received(count, first string) termination.Record {
+	return asg.Parse(fmt.Appendf(nil, `{"Records":[{"eventSource":"aws:sqs","body":"{}","attributes":{
+		"ApproximateReceiveCount":%q,"ApproximateFirstReceiveTimestamp":%q}}]}`, count, first)).Records[0]
+}
+
+func TestParse_FirstReceipt_ImpossibleIsUnknown(t *testing.T) {
+	now := time.Now().Truncate(time.Millisecond)
+	millis := func(at time.Time) string { return strconv.FormatInt(at.UnixMilli(), 10) }
+	for _, at := range []time.Time{now, now.Add(-13 * 24 * time.Hour), now.Add(5 * time.Second)} {
+		require.WithinDuration(t, at, received("1", millis(at)).FirstReceived, 0)
+	}
+	for _, text := range []string{
+		"", "x", "0", "-1", "9223372036854775807", "99999999999999999999", millis(now.Add(time.Hour)), millis(now.Add(-15 * 24 * time.Hour)),
+	} {
+		require.Zero(t, received("1", text).FirstReceived, text)
+	}
+}
+
+func TestParse_LongNames_Malformed(t *testing.T) {
+	for _, key := range []string{"AutoScalingGroupName", "LifecycleHookName", "LifecycleActionToken"} {
+		var event map[string]any
+		require.NoError(t, json.Unmarshal(payload(t, "terminate"), &event))
+		event["detail"].(map[string]any)[key] = strings.Repeat("y", 900_000)
+		text, err := json.Marshal(event)
+		require.NoError(t, err)
+		why := asg.Parse(text).Records[0].Malformed
+		require.ErrorContains(t, why, "detail."+key+": longer than 255 characters")
+		require.Less(t, len(why.Error()), 200)
+	}
 }
 
 func TestParse_NoBody_KeepsWholeRecord(t *testing.T) {
@@ -214,38 +275,46 @@ func TestParse_Unreadable_IsOneMalformedRecord(t *testing.T) {
 		return `{"detail-type":"EC2 Spot Instance Interruption Warning",` + rest + `}`
 	}
 	for text, want := range map[string]string{
-		``:                                       "not JSON: unexpected end of JSON input",
-		`null`:                                   noShape,
-		`{}`:                                     noShape,
-		`{"Action":"plan"}`:                      noShape,
-		`"terminate"`:                            "must be an object, not string",
-		`[1]`:                                    "must be an object, not array",
-		`{"Records":1e9}`:                        "Records: must be an array, not number",
-		`{"Records":null}`:                       "Records: empty",
-		`{"Records":[null]}`:                     `Records: eventSource must be aws:sqs or aws:sns, not ""`,
-		`{"detail-type":1}`:                      "detail-type: must be a string, not number",
-		`{"detail-type":null}`:                   "detail-type: missing",
-		`{"Event":{}}`:                           "Event: must be a string, not object",
-		`{"Event":""}`:                           "LifecycleTransition: missing",
-		`{"action":null}`:                        `action: must be plan, drain or sweep, not ""`,
-		`{"action":["plan"]}`:                    "action: must be a string, not array",
-		`{"action":"plan"}`:                      "action plan: needs either instanceId or node",
-		`{"action":"plan","x":{}}`:               `"x": unknown key`,
-		`{"action":"plan","node":"../x"}`:        `node: not the name of a node: "../x"`,
-		`{"action":"plan","instanceId":"i-0"}`:   `instanceId: not an instance id: "i-0"`,
-		`{"action":"drain","node":"n"}`:          "action drain: needs instanceId, and nothing else",
-		`{"action":"sweep","node":"n"}`:          "action sweep: takes neither instanceId nor node",
-		notification("LifecycleTransition", ""):  "LifecycleTransition: missing",
-		notification("LifecycleHookName", 7):     "LifecycleHookName: must be a string, not number",
-		notification("LifecycleActionToken", ""): "LifecycleActionToken: missing",
-		notification("EC2InstanceId", "i-ABCDEF01"):              `EC2InstanceId: not an instance id: "i-ABCDEF01"`,
-		notification("Time", ""):                                 "Time: missing",
-		spot(`"x":7`):                                            "detail.instance-id: missing",
-		spot(`"detail":{"instance-id":"x"}`):                     `detail.instance-id: not an instance id: "x"`,
-		spot(`"detail":7`):                                       "detail: must be an object, not number",
-		spot(`"detail":{"instance-id":"i-0abc1234"}`):            "time: missing",
-		spot(`"time":"x","detail":{"instance-id":"i-0abc1234"}`): `time: not a time in RFC 3339: "x"`,
-		notification("Time", "2026-11-21"):                       `Time: not a time in RFC 3339: "2026-11-21"`,
+		``:                                     "not JSON: unexpected end of JSON input",
+		`null`:                                 noShape,
+		`{}`:                                   noShape,
+		`{"Action":"plan"}`:                    noShape,
+		`"terminate"`:                          "must be an object, not string",
+		`[1]`:                                  "must be an object, not array",
+		`{"Records":1e9}`:                      "Records: must be an array, not number",
+		`{"Records":null}`:                     "Records: empty",
+		`{"Records":[null]}`:                   `Records: eventSource must be aws:sqs or aws:sns, not ""`,
+		`{"detail-type":1}`:                    "detail-type: must be a string, not number",
+		`{"detail-type":null}`:                 "detail-type: missing",
+		`{"Event":{}}`:                         "Event: must be a string, not object",
+		`{"Event":""}`:                         "LifecycleTransition: missing",
+		`{"action":null}`:                      `action: must be plan, drain, sweep, check, switchover or resume, not ""`,
+		`{"action":["plan"]}`:                  "action: must be a string, not array",
+		`{"action":"plan"}`:                    "action plan: needs either instanceId or node",
+		`{"action":"plan","x":{}}`:             `"x": unknown key`,
+		`{"action":"plan","node":"../x"}`:      `node: not the name of a node: "../x"`,
+		`{"action":"plan","instanceId":"i-0"}`: `instanceId: not an instance id: "i-0"`,
+		`{"action":"drain","node":"n"}`:        "action drain: needs instanceId, and nothing else",
+		`{"action":"sweep","node":"n"}`:        "action sweep: takes neither instanceId nor node",
+		`{"action":"check","node":"n"}`:        "action check: takes neither instanceId nor node",
+		`{"action":"resume","node":"n"}`:       "action resume: takes neither instanceId nor node",
+		`{"action":"resume","cluster":"a/b"}`:  "action resume: takes neither cluster nor candidate nor rehearse",
+		`{"action":"plan","node":"n","rehearse":true}`:            "action plan: takes neither cluster nor candidate nor rehearse",
+		`{"action":"switchover"}`:                                 "action switchover: needs cluster, and neither instanceId nor node",
+		`{"action":"switchover","cluster":"orders"}`:              `cluster: not a namespace and the name of a cluster, as namespace/name: "orders"`,
+		`{"action":"switchover","cluster":"../x/y"}`:              `cluster: not a namespace and the name of a cluster, as namespace/name: "../x/y"`,
+		`{"action":"switchover","cluster":"a/b","candidate":"?"}`: `candidate: not the name of a member: "?"`,
+		notification("LifecycleTransition", ""):                   "LifecycleTransition: missing",
+		notification("LifecycleHookName", 7):                      "LifecycleHookName: must be a string, not number",
+		notification("LifecycleActionToken", ""):                  "LifecycleActionToken: missing",
+		notification("EC2InstanceId", "i-ABCDEF01"):               `EC2InstanceId: not an instance id: "i-ABCDEF01"`,
+		notification("Time", ""):                                  "Time: missing",
+		spot(`"x":7`):                                             "detail.instance-id: missing",
+		spot(`"detail":{"instance-id":"x"}`):                      `detail.instance-id: not an instance id: "x"`,
+		spot(`"detail":7`):                                        "detail: must be an object, not number",
+		spot(`"detail":{"instance-id":"i-0abc1234"}`):             "time: missing",
+		spot(`"time":"x","detail":{"instance-id":"i-0abc1234"}`):  `time: not a time in RFC 3339: "x"`,
+		notification("Time", "2026-11-21"):                        `Time: not a time in RFC 3339: "2026-11-21"`,
 	} {
 		delivery := asg.Parse([]byte(text))
 		require.Len(t, delivery.Records, 1, text)
@@ -286,4 +355,38 @@ func TestEncodeEvent_Termination_ParsesBack(t *testing.T) {
 	var sample struct{ Records []struct{ Body string } }
 	require.NoError(t, json.Unmarshal(payload(t, "swept-in-sqs"), &sample))
 	require.Equal(t, sample.Records[0].Body, encoded)
+}
+
+// AWS Health sends one kind of event about everything.
+func TestParse_HealthEventOfOthers_IsNotOurs(t *testing.T) {
+	payload, err := events.Read("health-scheduled-change")
+	require.NoError(t, err)
+	const notScheduled, noInstance = "AWS Health Event: not about a scheduled change of EC2", "AWS Health Event: names no instance"
+	for name, c := range map[string]struct{ from, to, want string }{
+		"another service":  {`"service": "EC2"`, `"service": "RDS"`, notScheduled},
+		"an issue":         {`"scheduledChange"`, `"issue"`, notScheduled},
+		"a host":           {`"entityValue": "i-`, `"entityValue": "h-`, noInstance},
+		"no entity":        {`"affectedEntities"`, `"others"`, noInstance},
+		"a path":           {`"entityValue": "i-`, `"entityValue": "../i-`, noInstance},
+		"one of them only": {`"entityValue": "i-0123456789abcdef0"`, `"entityValue": "UNKNOWN"`, ""},
+	} {
+		record := asg.Parse([]byte(strings.ReplaceAll(string(payload), c.from, c.to))).Records[0]
+		require.NoError(t, record.Malformed, name)
+		require.Equal(t, c.want, record.NotOurs, name)
+	}
+	malformed := asg.Parse([]byte(`{"detail-type":"AWS Health Event","detail":{"affectedEntities":"all"}}`)).Records[0].Malformed
+	require.EqualError(t, malformed, "detail.affectedEntities: must be an array, not string")
+}
+
+func TestParse_StateChange_OnlyStopsAreRead(t *testing.T) {
+	payload, err := events.Read("state-change")
+	require.NoError(t, err)
+	parse := func(from, to string) termination.Record {
+		return asg.Parse([]byte(strings.ReplaceAll(string(payload), from, to))).Records[0]
+	}
+	for _, state := range []string{"shutting-down", "stopping", "stopped"} {
+		require.NotNil(t, parse("shutting-down", state).Claim, state)
+	}
+	require.Equal(t, `EC2 Instance State-change Notification: "running"`, parse("shutting-down", "running").NotOurs)
+	require.ErrorContains(t, parse(`"i-0123456789abcdef0"`, `"x"`).Malformed, "detail.instance-id: not an instance id")
 }

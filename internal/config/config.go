@@ -6,6 +6,7 @@
 // key with a null value counts as not set. The environment adds what differs between deployments:
 //
 //	QUIESCE_CONFIG            path of the file; default $LAMBDA_TASK_ROOT/quiesce.yaml
+//	QUIESCE_CONFIG_TEXT       the text itself; then no file is read
 //	CLUSTER_NAME              name of the cluster; wins over the file
 //	QUIESCE_CLUSTER_ENDPOINT  URL of its API server, together with
 //	QUIESCE_CLUSTER_CA        the certificates of its CA, base64 of PEM as DescribeCluster returns them
@@ -28,7 +29,7 @@ const FileName = "quiesce.yaml"
 // Config is the whole configuration.
 type Config struct {
 	Cluster          string // name of the EKS cluster
-	Groups           Globs  // the Auto Scaling groups whose terminations quiesce handles
+	Groups           Groups // the Auto Scaling groups whose terminations quiesce handles
 	Mode             Mode
 	Lifecycle        Lifecycle
 	Drain            Drain
@@ -55,6 +56,8 @@ const (
 type Lifecycle struct {
 	Hook      string // name of our hook; no other is ever completed
 	OnFailure string // result of the action when the drain itself failed: Continue or Abandon
+	// ManageHooks: the function puts our hook on each group of ours that has none.
+	ManageHooks bool
 }
 
 // The results of a lifecycle action, in Auto Scaling's words:
@@ -73,7 +76,8 @@ type Drain struct {
 	VolumeDetachTimeout       time.Duration // how long to wait for volumes to detach
 	OnDeadline                OnDeadline
 	OnRebalanceRecommendation bool // drain Spot instances that EC2 recommends to replace
-	OnSpotInterruption        bool // drain Spot instances that EC2 interrupts; only the stack reads it
+	OnSpotInterruption        bool // drain Spot instances that EC2 interrupts
+	OnScheduledChange         bool // replace instances for which EC2 has scheduled a reboot, a stop or a retirement
 }
 
 // OnDeadline says what happens at the deadline to pods that remain.
@@ -85,8 +89,12 @@ const (
 	Keep  OnDeadline = "keep"  // they are killed with the instance
 )
 
-// Load reads the file that QUIESCE_CONFIG names, and the environment. Its error is of type Errors.
+// Load reads the file that QUIESCE_CONFIG names, or the text in QUIESCE_CONFIG_TEXT, and the environment. Its error is of type
+// Errors. A stack made from a release has its configuration in the environment, because its zip is the same for all clusters.
 func Load(getenv func(string) string) (Config, error) {
+	if text := getenv("QUIESCE_CONFIG_TEXT"); text != "" {
+		return Parse([]byte(text), getenv)
+	}
 	path := cmp.Or(getenv("QUIESCE_CONFIG"), filepath.Join(getenv("LAMBDA_TASK_ROOT"), FileName))
 	data, err := os.ReadFile(path)
 	if err == nil {
@@ -108,6 +116,3 @@ func Parse(data []byte, getenv func(string) string) (Config, error) {
 	}
 	return config, nil
 }
-
-// OwnsGroup reports whether quiesce handles the terminations of an Auto Scaling group.
-func (c Config) OwnsGroup(name string) bool { return c.Groups.Match(name) }

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,7 +65,7 @@ func TestParse_DocumentedFile_EqualsDefaults(t *testing.T) {
 
 	require.Equal(t, config.Config{
 		Cluster:   "prod",
-		Groups:    config.Globs{"workers-a", "batch-*"},
+		Groups:    config.Groups{Names: config.Globs{"workers-a", "batch-*"}},
 		Mode:      config.ModeDrain,
 		Lifecycle: config.Lifecycle{Hook: "quiesce", OnFailure: config.Continue},
 		Drain: config.Drain{
@@ -128,7 +129,7 @@ allowManualDrain: true
 	poolers := got.Phases[0]
 	require.Equal(t, config.Config{
 		Cluster:   "staging",
-		Groups:    config.Globs{"workers-?"},
+		Groups:    config.Groups{Names: config.Globs{"workers-?"}},
 		Mode:      config.ModeShadow,
 		Lifecycle: config.Lifecycle{Hook: "drain/me", OnFailure: config.Abandon},
 		Drain: config.Drain{
@@ -142,9 +143,10 @@ allowManualDrain: true
 				Namespaces: config.Globs{"db", "team-*"}, PriorityClasses: []string{"high"},
 			},
 			PGBouncer: &config.PGBouncer{
-				Strategy: config.StrategySurge, Timeout: 20 * time.Second, ConnectVia: config.ViaPortForward, Port: 6432,
-				Secret: &config.SecretRef{Namespace: "db", Name: "pgbouncer-admin", UserKey: "u", PasswordKey: "p"},
-				TLS:    config.TLSRequire,
+				Strategy: config.StrategySurge, Timeout: 20 * time.Second, Console: config.Console{
+					ConnectVia: config.ViaPortForward, Port: 6432, TLS: config.TLSRequire,
+					Secret: &config.SecretRef{Namespace: "db", Name: "pgbouncer-admin", UserKey: "u", PasswordKey: "p"},
+				},
 			},
 			Settle: time.Second, Timeout: 90 * time.Second,
 		}, {Name: config.Workloads, Timeout: 5 * time.Minute}},
@@ -158,8 +160,73 @@ func TestAnEscortWithoutSettingsHasItsDefaults(t *testing.T) {
 	for _, escort := range []string{"{pgbouncer: {}}", "{pgbouncer: }", "{pgbouncer: {strategy: }}"} {
 		c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, escort: "+escort+"}]}")
 		require.Equal(t, &config.PGBouncer{
-			Strategy: config.StrategyAuto, Timeout: time.Minute, ConnectVia: config.ViaPodIP, TLS: config.TLSPrefer,
+			Strategy: config.StrategyAuto, Timeout: time.Minute, Console: config.Console{ConnectVia: config.ViaPortForward, TLS: config.TLSPrefer},
 		}, c.Phases[0].PGBouncer, escort)
+	}
+}
+
+// A function outside a VPC has no route to pods.
+func TestConnectVia_NotSet_DependsOnTheVPC(t *testing.T) {
+	const vpc = ", stack: {vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd], clusterSecurityGroup: sg-0123abcd}}}"
+	const phases = ", phases: [{name: a, escort: {pgbouncer: {}}}, {name: b, escort: {pgbouncer: {connectVia: %s}}}, {name: c, match: {namespaces: [c]}}]"
+	file := least[:len(least)-1]
+	for text, want := range map[string][]config.ConnectVia{
+		file + "}":                   {config.ViaPortForward},
+		file + ", stack: {name: a}}": {config.ViaPortForward},
+		file + vpc:                   {config.ViaPodIP},
+		file + fmt.Sprintf(phases, "podIP") + "}":                         {config.ViaPortForward, config.ViaPodIP},
+		file + fmt.Sprintf(phases, "podIP") + vpc:                         {config.ViaPodIP, config.ViaPodIP},
+		file + fmt.Sprintf(phases, "portForward") + vpc:                   {config.ViaPodIP, config.ViaPortForward},
+		file + fmt.Sprintf(phases, "portForward") + ", stack: {name: a}}": {config.ViaPortForward, config.ViaPortForward},
+	} {
+		var got []config.ConnectVia
+		for _, phase := range parse(t, text).Phases {
+			if phase.PGBouncer != nil {
+				got = append(got, phase.PGBouncer.ConnectVia)
+			}
+		}
+		require.Equal(t, want, got, text)
+	}
+	require.Equal(t, []string{
+		"quiesce.yaml:1: phases[1].escort.pgbouncer.connectVia: podIP needs stack.vpc: without it, the function has no route to pods. " +
+			"Add stack.vpc, or use portForward",
+	}, errorsOf(t, file+fmt.Sprintf(phases, "podIP")+", stack: {name: a}}"))
+}
+
+// Names become parts of paths, metrics, ARNs and descriptions.
+func TestParse_NameThatAWSOrKubernetesRefuses_IsAnError(t *testing.T) {
+	file := least[:len(least)-1]
+	escort := func(settings string) string {
+		return file + ", phases: [{name: p, escort: {pgbouncer: {" + settings + "}}}]}"
+	}
+	long := strings.Repeat("a", 256)
+	for text, want := range map[string]string{
+		file + `, phases: [{name: "a/b", match: {namespaces: [a]}}]}`:         "phases[0].name: not a phase name of at most 63 letters, digits, spaces and _.-: a/b",
+		file + `, phases: [{name: "a'; x", match: {namespaces: [a]}}]}`:       "phases[0].name: not a phase name",
+		file + `, phases: [{name: "größe", match: {namespaces: [a]}}]}`:       "phases[0].name: not a phase name",
+		file + `, phases: [{name: "a\nb", match: {namespaces: [a]}}]}`:        "phases[0].name: not a phase name",
+		file + `, phases: [{name: "a\n", match: {namespaces: [a]}}]}`:         "phases[0].name: not a phase name",
+		file + `, phases: [{name: ` + long + `, match: {namespaces: [a]}}]}`:  "phases[0].name: not a phase name",
+		file + `, phases: [{name: a, match: {namespaces: ["a/b"]}}]}`:         "phases[0].match.namespaces[0]: not a namespace",
+		file + `, phases: [{name: a, match: {priorityClassNames: ["A b"]}}]}`: "phases[0].match.priorityClassNames[0]: not a priority class name: A b",
+		`{cluster: prod, mode: drain, autoScalingGroups: ["a:b"]}`:            `autoScalingGroups[0]: not a group name, nor a glob of group names: "a:b"`,
+		`{cluster: prod, mode: drain, autoScalingGroups: ["a\tb"]}`:           "autoScalingGroups[0]: not a group name",
+		`{cluster: prod, mode: drain, autoScalingGroups: [` + long + `]}`:     "autoScalingGroups[0]: not a group name",
+		file + `, lifecycle: {hook: ` + long + `}}`:                           "lifecycle.hook: not a hook name",
+		file + `, drain: {maxDuration: 49h}}`:                                 "drain.maxDuration: must not be longer than 48h: 49h",
+		file + `, phases: [{name: workloads, settle: 1000000h}]}`:             "phases[0].settle: must not be longer than 48h: 1000000h",
+		escort("timeout: 2562047h"):                                           "escort.pgbouncer.timeout: must not be longer than 48h",
+		escort("secretRef: {namespace: '../kube-system', name: s}"):           "secretRef.namespace: not a namespace: ../kube-system",
+		escort("secretRef: {namespace: db, name: 's/../../x'}"):               "secretRef.name: not a Secret name: s/../../x",
+		escort("secretRef: {namespace: db, name: s, userKey: 'a b'}"):         "secretRef.userKey: not a key of a Secret: a b",
+		escort("secretRef: {namespace: db, name: s, passwordKey: '/'}"):       "secretRef.passwordKey: not a key of a Secret: /",
+	} {
+		got := errorsOf(t, text)
+		require.Len(t, got, 1, text)
+		require.Contains(t, got[0], want)
+	}
+	for _, name := range []string{"a", "Poolers of team-1_b.c", strings.Repeat("a", 63)} {
+		require.Equal(t, name, parse(t, file+", phases: [{name: "+name+", match: {namespaces: ['team-[a-c]?*']}}]}").Phases[0].Name)
 	}
 }
 
@@ -206,7 +273,7 @@ mode: drain
 drain: {maxDuration: &time 40s, nodeJoinTimeout: 5s, volumeDetachTimeout: 5s}
 phases: [{name: a, match: &match {namespaces: [a]}, timeout: *time}, {name: b, match: *match}]
 `)
-	require.True(t, got.OwnsGroup("prod"))
+	require.True(t, got.Groups.Match("prod", nil))
 	require.Equal(t, 40*time.Second, got.Phases[0].Timeout)
 	require.Equal(t, got.Phases[0].Match, got.Phases[1].Match)
 }
@@ -234,9 +301,9 @@ func TestOwnsGroup_NameOrGlob_Matches(t *testing.T) {
 		"workers-a": true, "batch-": true, "batch-7": true,
 		"workers-ab": false, "workers": false, "batch": false, "batch-a/b": false, "": false, "batch-*": true,
 	} {
-		require.Equal(t, owned, c.OwnsGroup(name), name)
+		require.Equal(t, owned, c.Groups.Match(name, nil), name)
 	}
-	require.Equal(t, []string{"workers-a"}, c.Groups.Exact())
+	require.Equal(t, []string{"workers-a"}, c.Groups.Names.Exact())
 }
 
 func TestMatch_AllConditionsMet_Matches(t *testing.T) {
@@ -260,14 +327,31 @@ func TestTheFileIsFoundWhereTheEnvironmentSays(t *testing.T) {
 
 	c, err := config.Load(environment(map[string]string{"LAMBDA_TASK_ROOT": dir}))
 	require.NoError(t, err)
-	require.True(t, c.OwnsGroup("batch-1"))
+	require.True(t, c.Groups.Match("batch-1", nil))
 
 	c, err = config.Load(environment(map[string]string{
 		"LAMBDA_TASK_ROOT": dir, "QUIESCE_CONFIG": filepath.Join(dir, "other.yaml"), "CLUSTER_NAME": "staging",
 	}))
 	require.NoError(t, err)
-	require.False(t, c.OwnsGroup("batch-1"))
+	require.False(t, c.Groups.Match("batch-1", nil))
 	require.Equal(t, "staging", c.Cluster)
+}
+
+// The text in the environment is the configuration of a stack that was made from a release: its zip has no file.
+func TestLoad_ConfigText_ReadsNoFile(t *testing.T) {
+	text := map[string]string{"QUIESCE_CONFIG_TEXT": least, "LAMBDA_TASK_ROOT": t.TempDir()}
+	c, err := config.Load(environment(text))
+	require.NoError(t, err)
+	require.Equal(t, parse(t, least), c)
+
+	text["CLUSTER_NAME"] = "staging"
+	c, err = config.Load(environment(text))
+	require.NoError(t, err)
+	require.Equal(t, "staging", c.Cluster, "the rest of the environment counts too")
+
+	text["QUIESCE_CONFIG_TEXT"] = "cluster: prod\nautoScalingGroups: [workers-a]\nmode: stop"
+	_, err = config.Load(environment(text))
+	require.ErrorContains(t, err, "quiesce.yaml:3: mode: must be shadow or drain: stop")
 }
 
 // No mode is a safe default: shadow would drain nothing, and drain would surprise its operator.

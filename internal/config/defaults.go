@@ -27,6 +27,12 @@ const (
 	// defaultEscortTimeout limits the escort of one pod before a plain eviction. It is time for a transaction to end, not for
 	// a forgotten one.
 	defaultEscortTimeout = 60 * time.Second
+	// defaultMaxLag is one segment of PostgreSQL's log: a replica makes up for it in a second or two, with clients waiting.
+	defaultMaxLag = 16 << 20
+	// defaultPauseTimeout is ten times what a switchover usually takes. Clients give up after query_wait_timeout, 120 s by default.
+	defaultPauseTimeout = 30 * time.Second
+	// defaultScopeLabel is Patroni's (https://patroni.readthedocs.io/en/latest/kubernetes.html).
+	defaultScopeLabel = "cluster-name"
 	// poolerSettle lets clients find another pooler before their own pods get SIGTERM.
 	poolerSettle = 5 * time.Second
 )
@@ -59,6 +65,15 @@ func defaultPhases() []Phase {
 
 func workloads() Phase { return Phase{Name: Workloads, Timeout: defaultPhaseTimeout} }
 
+// defaultPGBouncer has no ConnectVia: that depends on the stack.
 func defaultPGBouncer() *PGBouncer {
-	return &PGBouncer{Strategy: StrategyAuto, Timeout: defaultEscortTimeout, ConnectVia: ViaPodIP, TLS: TLSPrefer}
+	return &PGBouncer{Strategy: StrategyAuto, Timeout: defaultEscortTimeout, Console: Console{TLS: TLSPrefer}}
+}
+
+// defaultPostgres has neither ConnectVia nor credentials: see chooseConnections.
+func defaultPostgres() *Postgres {
+	return &Postgres{
+		Strategy: StrategySwitchover, MaxLag: defaultMaxLag, PauseTimeout: defaultPauseTimeout, Poolers: PoolersAuto,
+		ScopeLabel: defaultScopeLabel, Console: Console{TLS: TLSPrefer},
+	}
 }

@@ -3,10 +3,10 @@ package config
 import (
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 )
 
@@ -28,12 +28,15 @@ func (c *Config) readEnvironment(getenv func(string) string, errs *Errors) {
 		}
 	}
 	read("CLUSTER_NAME", c.setCluster)
-	read("QUIESCE_QUEUE_URL", setURL(&c.QueueURL, "https", "http"))
-	read("QUIESCE_DLQ_URL", setURL(&c.DeadLetterURL, "https", "http"))
+	read("QUIESCE_QUEUE_URL", setURL(&c.QueueURL))
+	read("QUIESCE_DLQ_URL", setURL(&c.DeadLetterURL))
 	read("QUIESCE_REPORT_BUCKET", c.setReportBucket)
-	read("QUIESCE_CLUSTER_ENDPOINT", setURL(&c.Endpoint, "https")) // the IAM token goes there
+	read("QUIESCE_CLUSTER_ENDPOINT", setEndpoint(&c.Endpoint))
 	read("QUIESCE_CLUSTER_CA", c.setCA)
 	requireEndpointAndCA(getenv, errs)
+	if getenv("QUIESCE_CONFIG") != "" && getenv("QUIESCE_CONFIG_TEXT") != "" {
+		*errs = append(*errs, Error{Key: "QUIESCE_CONFIG_TEXT", Reason: "not allowed with QUIESCE_CONFIG: the configuration is in one place"})
+	}
 }
 
 // requireEndpointAndCA reports an endpoint without its CA, and a CA without its endpoint. One alone identifies no cluster.
@@ -77,18 +80,56 @@ func (c *Config) setCA(encoded string) error {
 	if err != nil {
 		return fmt.Errorf("not base64: %w", err)
 	}
-	if !x509.NewCertPool().AppendCertsFromPEM(pem) {
-		return errors.New("no PEM certificate")
+	if _, err := readCertificates(pem); err != nil {
+		return err
 	}
 	c.CA = pem
 	return nil
 }
 
-func setURL(into *string, schemes ...string) func(string) error {
+// readCertificates returns the certificates in a text of PEM blocks. A block that is none is an error, and not skipped: it may be a
+// key, or the one certificate that is needed.
+func readCertificates(text []byte) (*x509.CertPool, error) {
+	pool := x509.NewCertPool()
+	block, rest := pem.Decode(text)
+	if block == nil {
+		return nil, errors.New("no PEM certificate")
+	}
+	for ; block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("a PEM block of type %q, not a certificate", block.Type)
+		}
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("not a certificate: %w", err)
+		}
+		pool.AddCert(certificate)
+	}
+	return pool, nil
+}
+
+// setEndpoint sets the endpoint of an API server. The function's token goes there, so it is an https URL of a host and no more.
+func setEndpoint(into *string) func(string) error {
 	return func(text string) error {
 		parsed, err := url.Parse(text)
-		if err != nil || !slices.Contains(schemes, parsed.Scheme) || parsed.Host == "" {
-			return fmt.Errorf("not a URL with scheme %s: %q", strings.Join(schemes, " or "), text)
+		switch {
+		case err != nil || parsed.Scheme != "https" || parsed.Hostname() == "":
+			return errors.New("not an https URL with a host, such as https://ABC.gr7.eu-west-1.eks.amazonaws.com")
+		case parsed.User != nil:
+			return errors.New("must not have a user or a password")
+		case strings.Trim(parsed.Path, "/") != "" || parsed.RawQuery != "" || parsed.Fragment != "":
+			return errors.New("must have no path, query or fragment")
+		}
+		*into = text
+		return nil
+	}
+}
+
+func setURL(into *string) func(string) error {
+	return func(text string) error {
+		parsed, err := url.Parse(text)
+		if err != nil || parsed.Scheme != "https" && parsed.Scheme != "http" || parsed.Hostname() == "" {
+			return fmt.Errorf("not a URL with scheme https or http: %q", text)
 		}
 		*into = text
 		return nil

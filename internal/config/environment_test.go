@@ -68,7 +68,27 @@ func TestABadEnvironmentIsRefused(t *testing.T) {
 		{map[string]string{"QUIESCE_DLQ_URL": "https://"}, `QUIESCE_DLQ_URL: not a URL with scheme https or http: "https://"`},
 		{
 			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": "http://example", "QUIESCE_CLUSTER_CA": ca},
-			`QUIESCE_CLUSTER_ENDPOINT: not a URL with scheme https: "http://example"`,
+			"QUIESCE_CLUSTER_ENDPOINT: not an https URL with a host, such as https://ABC.gr7.eu-west-1.eks.amazonaws.com",
+		},
+		{
+			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": "https://:443", "QUIESCE_CLUSTER_CA": ca},
+			"QUIESCE_CLUSTER_ENDPOINT: not an https URL with a host, such as https://ABC.gr7.eu-west-1.eks.amazonaws.com",
+		},
+		{
+			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": "https://me:secret@example", "QUIESCE_CLUSTER_CA": ca},
+			"QUIESCE_CLUSTER_ENDPOINT: must not have a user or a password",
+		},
+		{
+			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": "https://example/clusters?x=1", "QUIESCE_CLUSTER_CA": ca},
+			"QUIESCE_CLUSTER_ENDPOINT: must have no path, query or fragment",
+		},
+		{
+			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": endpoint, "QUIESCE_CLUSTER_CA": pemOf("PRIVATE KEY", "x")},
+			`QUIESCE_CLUSTER_CA: a PEM block of type "PRIVATE KEY", not a certificate`,
+		},
+		{
+			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": endpoint, "QUIESCE_CLUSTER_CA": pemOf("CERTIFICATE", "x")},
+			"QUIESCE_CLUSTER_CA: not a certificate: x509: malformed certificate",
 		},
 		{
 			map[string]string{"QUIESCE_CLUSTER_ENDPOINT": endpoint, "QUIESCE_CLUSTER_CA": "%"},
@@ -80,6 +100,10 @@ func TestABadEnvironmentIsRefused(t *testing.T) {
 		},
 		{map[string]string{"QUIESCE_CLUSTER_ENDPOINT": endpoint}, "QUIESCE_CLUSTER_CA: required with QUIESCE_CLUSTER_ENDPOINT"},
 		{map[string]string{"QUIESCE_CLUSTER_CA": ca}, "QUIESCE_CLUSTER_ENDPOINT: required with QUIESCE_CLUSTER_CA"},
+		{
+			map[string]string{"QUIESCE_CONFIG": "mine.yaml", "QUIESCE_CONFIG_TEXT": least},
+			"QUIESCE_CONFIG_TEXT: not allowed with QUIESCE_CONFIG: the configuration is in one place",
+		},
 	} {
 		_, err := config.Parse([]byte(least), environment(c.variables))
 		require.Equal(t, []string{c.want}, lines(t, err))
@@ -93,4 +117,9 @@ func TestClusterName_EKSForm_IsAccepted(t *testing.T) {
 		_, err := config.Parse([]byte(least), environment(map[string]string{"CLUSTER_NAME": name}))
 		require.Equal(t, taken, err == nil, "%s: %v", name, err)
 	}
+}
+
+// pemOf returns a PEM block, in the form of QUIESCE_CLUSTER_CA.
+func pemOf(kind, content string) string {
+	return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: []byte(content)}))
 }

@@ -2,12 +2,10 @@ package config
 
 import (
 	"bytes"
-	"crypto/x509"
+	"cmp"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
-	"sync"
 
 	"k8s.io/apimachinery/pkg/labels"
 )
@@ -23,15 +21,48 @@ func (c *Config) readFile(data []byte, errs *Errors) {
 
 func (c *Config) read(m *mapping) {
 	c.readCluster(m.get("cluster"))
-	m.get("autoScalingGroups").required().globs(&c.Groups)
+	c.Groups.read(m.get("autoScalingGroups").required())
 	c.readMode(m.get("mode"))
 	m.get("lifecycle").section(c.Lifecycle.read)
 	m.get("drain").section(c.Drain.read)
+	stack := m.get("stack")
+	stack.section(c.Stack.read)
 	if phases := m.get("phases"); phases.isSet() {
-		c.Phases = readPhases(phases)
+		c.Phases = readPhases(phases, network{stack: stack.isSet(), vpc: c.Stack.VPC != nil})
 	}
 	m.get("allowManualDrain").flag(&c.AllowManualDrain)
-	m.get("stack").section(c.Stack.read)
+	c.chooseConnections()
+}
+
+// network is what the file says about the function's network.
+type network struct {
+	stack bool // the section stack is written: the stack deploys the function
+	vpc   bool // the function is in a VPC
+}
+
+// chooseConnections sets how the function connects to consoles where the file does not say so. Outside a VPC it has no route to pods.
+// The escort of primaries uses the consoles of poolers. Without credentials of its own, it has those of the escort of poolers.
+func (c *Config) chooseConnections() {
+	usual := ViaPortForward
+	if c.Stack.VPC != nil {
+		usual = ViaPodIP
+	}
+	for i := range c.Phases {
+		if console := c.Phases[i].EscortConsole(); console != nil {
+			console.ConnectVia = cmp.Or(console.ConnectVia, usual)
+			if console.SecretARN != "" {
+				console.Namespaces = c.Phases[i].Match.Namespaces
+			}
+		}
+	}
+	poolers := slices.IndexFunc(c.Phases, func(p Phase) bool { return p.PGBouncer != nil && p.PGBouncer.HasLogin() })
+	for _, phase := range c.Phases {
+		if poolers >= 0 && phase.Postgres != nil && !phase.Postgres.HasLogin() {
+			via := phase.Postgres.ConnectVia
+			phase.Postgres.Console = c.Phases[poolers].PGBouncer.Console
+			phase.Postgres.ConnectVia = via
+		}
+	}
 }
 
 // readMode requires a mode, and says which ones there are.
@@ -57,8 +88,9 @@ func (c *Config) readCluster(v value) {
 
 func (l *Lifecycle) read(m *mapping) {
 	// Auto Scaling defines the form: https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_LifecycleHook.html.
-	m.get("hook").form(&l.Hook, "a hook name", `^[A-Za-z0-9_/-]+$`)
+	m.get("hook").form(&l.Hook, "a hook name", `^[A-Za-z0-9_/-]{1,255}$`)
 	choose(m.get("onFailure"), &l.OnFailure, Continue, Abandon)
+	m.get("manageHooks").flag(&l.ManageHooks)
 }
 
 // maxConcurrentEvictions exceeds the number of pods that fit on a node.
@@ -74,6 +106,7 @@ func (d *Drain) read(m *mapping) {
 	choose(m.get("onDeadline"), &d.OnDeadline, Force, Keep)
 	m.get("onRebalanceRecommendation").flag(&d.OnRebalanceRecommendation)
 	m.get("onSpotInterruption").flag(&d.OnSpotInterruption)
+	m.get("onScheduledChange").flag(&d.OnScheduledChange)
 	if len(*m.errs) == before {
 		d.compare(m)
 	}
@@ -91,12 +124,12 @@ func (d *Drain) compare(m *mapping) {
 	}
 }
 
-func readPhases(v value) []Phase {
+func readPhases(v value, n network) []Phase {
 	var phases []Phase
 	for _, item := range v.items() {
 		item.mapping(func(m *mapping) {
 			phase := Phase{Timeout: defaultPhaseTimeout}
-			phase.read(m)
+			phase.read(m, n)
 			if slices.ContainsFunc(phases, phase.sameName) {
 				m.get("name").errorf("two phases have this name: %s", phase.Name)
 			}
@@ -120,19 +153,23 @@ func withWorkloads(phases []Phase) []Phase {
 
 func (p Phase) sameName(other Phase) bool { return p.Name != "" && p.Name == other.Name }
 
-func (p *Phase) read(m *mapping) {
+// phaseName is what reports, metrics and the descriptions of security group rules can carry. EC2's descriptions allow the fewest signs:
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_IpRange.html.
+const phaseName = `^[A-Za-z0-9][A-Za-z0-9 _.-]{0,62}$`
+
+func (p *Phase) read(m *mapping, n network) {
 	match := m.get("match")
-	m.get("name").required().text(&p.Name)
+	m.get("name").required().form(&p.Name, "a phase name of at most 63 letters, digits, spaces and _.-", phaseName)
 	match.section(p.Match.read)
-	m.get("escort").section(p.readEscort)
+	m.get("escort").section(func(m *mapping) { p.readEscort(m, n) })
 	m.get("settle").duration(&p.Settle)
 	m.get("timeout").positiveDuration(&p.Timeout)
 	switch {
 	case p.Name == Workloads && match.isSet():
 		match.errorf("not allowed in phase %s, which takes the pods that no other phase matches", Workloads)
-	case p.Name != Workloads && !match.isSet() && p.PGBouncer == nil:
+	case p.Name != Workloads && !match.isSet() && !p.HasEscort():
 		match.errorf("required, except in phase %s and in a phase with an escort", Workloads)
-	case p.PGBouncer != nil && p.PGBouncer.Secret == nil && p.PGBouncer.SecretARN != "" && len(p.Match.Namespaces) == 0:
+	case p.HasEscort() && p.EscortConsole().Secret == nil && p.EscortConsole().SecretARN != "" && len(p.Match.Namespaces) == 0:
 		match.errorf("namespaces: required with secretArn: only poolers in these namespaces get the credentials")
 	}
 }
@@ -140,14 +177,21 @@ func (p *Phase) read(m *mapping) {
 func (match *Match) read(m *mapping) {
 	selector, namespaces, classes := m.get("labelSelector"), m.get("namespaces"), m.get("priorityClassNames")
 	selector.checked(match.setSelector)
-	namespaces.globs(&match.Namespaces)
-	classes.names(&match.PriorityClasses, anyName)
+	namespaces.globs(&match.Namespaces, matching("a namespace or a glob of namespaces", `^[a-z0-9*?^\\[\]-]{1,253}$`))
+	classes.names(&match.PriorityClasses, matching("a priority class name", objectName))
 	if !selector.isSet() && !namespaces.isSet() && !classes.isSet() {
 		m.errorf("must have a condition: labelSelector, namespaces or priorityClassNames")
 	}
 }
 
-func anyName(string) error { return nil }
+// The forms of names in Kubernetes: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/. They become parts of paths.
+const (
+	objectName    = `^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`
+	namespaceName = `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`
+	labelKey      = `^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$`
+	secretKey     = `^[A-Za-z0-9._-]{1,253}$`
+	hostName      = `^[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?$`
+)
 
 func (match *Match) setSelector(text string) (err error) {
 	if match.Selector, err = labels.Parse(text); err != nil {
@@ -157,67 +201,4 @@ func (match *Match) setSelector(text string) (err error) {
 		return errors.New("selects every pod: " + text)
 	}
 	return nil
-}
-
-func (p *Phase) readEscort(m *mapping) {
-	pgbouncer := m.get("pgbouncer")
-	if !m.has("pgbouncer") {
-		m.errorf("must be {pgbouncer: ...}: there is no other escort")
-		return
-	}
-	p.PGBouncer = defaultPGBouncer()
-	pgbouncer.section(p.PGBouncer.read)
-}
-
-// secretARN is the form of a secret's ARN: https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html.
-var secretARN = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^arn:[^:]+:secretsmanager:[^:]+:\d{12}:secret:[^:]+$`)
-})
-
-func (b *PGBouncer) read(m *mapping) {
-	choose(m.get("strategy"), &b.Strategy, StrategyAuto, StrategyEvict, StrategySurge)
-	m.get("timeout").positiveDuration(&b.Timeout)
-	choose(m.get("connectVia"), &b.ConnectVia, ViaPodIP, ViaPortForward)
-	m.get("port").number(&b.Port, 1, 65535)
-	b.readTLS(m)
-	ref, arn := m.get("secretRef"), m.get("secretArn")
-	if ref.section(b.readSecretRef); ref.isSet() && arn.isSet() {
-		arn.errorf("not allowed with secretRef: the credentials are in one place")
-	}
-	arn.checked(func(text string) error {
-		if !secretARN().MatchString(text) {
-			return errors.New("not a secret ARN: " + text)
-		}
-		b.SecretARN = text
-		return nil
-	})
-}
-
-// readTLS reads how TLS is verified. It rejects those settings where nothing would be verified.
-func (b *PGBouncer) readTLS(m *mapping) {
-	tls := m.get("tls")
-	choose(tls, &b.TLS, TLSDisable, TLSPrefer, TLSRequire, TLSVerifyFull)
-	name, bundle := m.get("serverName"), m.get("caBundle")
-	if b.TLS == TLSVerifyFull {
-		name, bundle = name.required(), bundle.required()
-	} else if name.isSet() || bundle.isSet() {
-		tls.errorf("must be verify-full with serverName or caBundle: %s verifies nothing", b.TLS)
-	}
-	name.text(&b.ServerName)
-	bundle.checked(func(pem string) error {
-		if b.RootCAs = x509.NewCertPool(); !b.RootCAs.AppendCertsFromPEM([]byte(pem)) {
-			return errors.New("no PEM certificate")
-		}
-		return nil
-	})
-}
-
-// readSecretRef reads the names of a Secret and its keys. The default keys are those of the type kubernetes.io/basic-auth:
-// https://kubernetes.io/docs/concepts/configuration/secret/#basic-authentication-secret.
-func (b *PGBouncer) readSecretRef(m *mapping) {
-	b.Secret = &SecretRef{UserKey: "username", PasswordKey: "password"}
-	m.get("namespace").required().text(&b.Secret.Namespace)
-	m.get("name").required().text(&b.Secret.Name)
-	m.get("userKey").text(&b.Secret.UserKey)
-	m.get("passwordKey").text(&b.Secret.PasswordKey)
 }

@@ -20,8 +20,10 @@ import (
 var sections = map[string]string{
 	"Config.read": "", "Lifecycle.read": "lifecycle.", "Drain.read": "drain.", "Drain.compare": "drain.", "readPhases": "phases[].",
 	"Phase.read": "phases[].", "Match.read": "phases[].match.", "Phase.readEscort": "phases[].escort.",
-	"PGBouncer.read": "phases[].escort.pgbouncer.", "PGBouncer.readTLS": "phases[].escort.pgbouncer.",
-	"PGBouncer.readSecretRef": "phases[].escort.pgbouncer.secretRef.", "Stack.read": "stack.", "Stack.readVPC": "stack.vpc.",
+	"Groups.read": "autoScalingGroups[].", "PGBouncer.read": "phases[].escort.pgbouncer.", "Postgres.read": "phases[].escort.postgres.",
+	// The rows of consoles say that both escorts have these keys.
+	"Console.read": "phases[].escort.pgbouncer.", "Console.readTLS": "phases[].escort.pgbouncer.",
+	"Console.readSecretRef": "phases[].escort.pgbouncer.secretRef.", "Stack.read": "stack.", "Stack.readVPC": "stack.vpc.",
 }
 
 // TestPage_EveryKey_HasARow finds the keys in the source, because the package has no list of them.

@@ -22,10 +22,14 @@ const (
 type Phase struct {
 	Name      string
 	Match     Match         // empty for Workloads, and for a phase whose escort recognizes its pods
-	PGBouncer *PGBouncer    // the settings of its escort; nil: no escort
+	PGBouncer *PGBouncer    // the settings of its escort; nil: another escort, or none
+	Postgres  *Postgres     // the settings of its escort; nil: another escort, or none
 	Settle    time.Duration // pause after a phase that had pods
 	Timeout   time.Duration // after which the next phase starts anyway
 }
+
+// HasEscort reports whether an escort gets the phase's pods off the node.
+func (p Phase) HasEscort() bool { return p.PGBouncer != nil || p.Postgres != nil }
 
 // Match selects the pods of a phase. A pod must meet every condition that is set.
 type Match struct {
@@ -63,19 +67,57 @@ func (g Globs) Exact() []string {
 	return slices.DeleteFunc(slices.Clone(g), func(glob string) bool { return strings.ContainsAny(glob, `*?[\`) })
 }
 
-// PGBouncer has the settings of the escort of poolers, and of the connection to their admin console.
+// PGBouncer has the settings of the escort of poolers.
 type PGBouncer struct {
-	Strategy   Strategy
-	Timeout    time.Duration // of the escort of one pod
+	Strategy Strategy
+	Timeout  time.Duration // of the escort of one pod
+	Console
+}
+
+// Console has the settings of the connection to the admin consoles of poolers.
+type Console struct {
 	ConnectVia ConnectVia
 	Port       int        // of the console; zero: the container port of the pod
 	Secret     *SecretRef // console credentials in Kubernetes; nil: none
 	SecretARN  string     // console credentials in Secrets Manager; empty: none
+	Namespaces Globs      // of the pods that get the credentials of SecretARN
 	TLS        string     // see TLSDisable
 
 	ServerName string         // in the console's certificate, for TLSVerifyFull
 	RootCAs    *x509.CertPool // CAs of that certificate, for TLSVerifyFull
 }
+
+// HasLogin reports whether the file names credentials.
+func (c Console) HasLogin() bool { return c.Secret != nil || c.SecretARN != "" }
+
+// Postgres has the settings of the escort of PostgreSQL primaries. Console is that of the poolers in front of them.
+type Postgres struct {
+	Strategy     PostgresStrategy
+	MaxLag       int64         // how far a replica may lag to become primary, in bytes
+	PauseTimeout time.Duration // how long poolers may hold clients
+	Poolers      Poolers
+	ScopeLabel   string // the label that has the name of a Patroni cluster, where no operator chooses it
+	Console
+}
+
+// PostgresStrategy is how a primary gets off its node.
+type PostgresStrategy string
+
+// The strategies.
+const (
+	StrategySwitchover PostgresStrategy = "switchover" // pause poolers, request a switchover, resume
+	StrategyOperator   PostgresStrategy = "operator"   // wait until the operator has moved it
+	StrategyPlain      PostgresStrategy = "plain"      // evict it like any other pod
+)
+
+// Poolers says which poolers are paused while a primary moves.
+type Poolers string
+
+// Which ones.
+const (
+	PoolersAuto Poolers = "auto" // those that are found in front of the primary
+	PoolersNone Poolers = "none" // none: clients see a switchover
+)
 
 // Strategy is how a pooler is drained.
 type Strategy string
@@ -90,10 +132,10 @@ const (
 // ConnectVia is how the function connects to a pod.
 type ConnectVia string
 
-// The ways to connect.
+// The ways to connect. The default is ViaPodIP where the stack has a VPC, and ViaPortForward elsewhere.
 const (
-	ViaPodIP       ConnectVia = "podIP"
-	ViaPortForward ConnectVia = "portForward"
+	ViaPodIP       ConnectVia = "podIP"       // directly; needs a route to pods
+	ViaPortForward ConnectVia = "portForward" // through the API server
 )
 
 // The values of tls, named as in libpq: https://www.postgresql.org/docs/current/libpq-ssl.html.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -16,19 +17,21 @@ type Stack struct {
 	MaxConcurrency      int    // most drains at once
 	ReservedConcurrency bool   // whether to reserve that many of the account's concurrent executions
 	LogRetentionDays    int
-	AccessEntry         bool   // whether the stack creates an EKS access entry; if not, aws-auth must map the role
-	ClusterEndpoint     string // for the environment; empty together with ClusterCA: the function asks EKS
-	ClusterCA           string // base64 of PEM
-	VPC                 *VPC   // of the function; nil: none
-	AlarmTopic          string // ARN of the SNS topic of the alarms; empty: the stack creates one
-	ArchiveReports      bool   // whether the stack has a bucket for reports
+	AccessEntry         bool     // whether the stack creates an EKS access entry; if not, aws-auth must map the role
+	ClusterEndpoint     string   // for the environment; empty together with ClusterCA: the function asks EKS
+	ClusterCA           string   // base64 of PEM
+	VPC                 *VPC     // of the function; nil: none
+	KMSKeys             []string // ARNs of the keys that encrypt what the function reads from Secrets Manager
+	AlarmTopic          string   // ARN of the SNS topic of the alarms; empty: the stack creates one
+	ArchiveReports      bool     // whether the stack has a bucket for reports
 }
 
 // VPC is the network of a cluster with a private API server endpoint, or with poolers that the function connects to.
 type VPC struct {
 	ID                   string
 	Subnets              []string
-	ClusterSecurityGroup string // of the cluster; the stack adds rules that admit the function
+	ClusterSecurityGroup string   // of the cluster; the stack adds rules that admit the function
+	PodSecurityGroups    []string // of pods and their nodes, if not the cluster's; the stack adds rules for the consoles' ports
 	DualStack            bool
 }
 
@@ -67,7 +70,10 @@ func (s *Stack) read(m *mapping) {
 	m.get("accessEntry").flag(&s.AccessEntry)
 	s.readCluster(m.get("clusterEndpoint"), m.get("clusterCA"))
 	m.get("vpc").section(s.readVPC)
-	m.get("alarmTopic").form(&s.AlarmTopic, "a topic ARN", `^arn:[^:]+:sns:[^:]+:\d{12}:[^:]+$`)
+	// An alias is not enough: a policy that names one allows nothing.
+	// https://docs.aws.amazon.com/kms/latest/developerguide/cmks-in-iam-policies.html.
+	m.get("kmsKeys").optionalNames(&s.KMSKeys, matching("a KMS key ARN", `^arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]{1,256}$`))
+	m.get("alarmTopic").form(&s.AlarmTopic, "a topic ARN", `^arn:[a-z-]+:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}$`)
 	m.get("archiveReports").flag(&s.ArchiveReports)
 }
 
@@ -79,7 +85,7 @@ var logRetentionDays = []int{
 
 // readCluster reads the future QUIESCE_CLUSTER_ENDPOINT and QUIESCE_CLUSTER_CA by the rules of those variables.
 func (s *Stack) readCluster(endpoint, ca value) {
-	endpoint.checked(setURL(&s.ClusterEndpoint, "https"))
+	endpoint.checked(setEndpoint(&s.ClusterEndpoint))
 	ca.checked(func(text string) error {
 		s.ClusterCA = text
 		return new(Config).setCA(text)
@@ -92,12 +98,15 @@ func (s *Stack) readCluster(endpoint, ca value) {
 	}
 }
 
+// securityGroupID is the form of a security group's ID.
+const securityGroupID = `^sg-[0-9a-f]{8,17}$`
+
 func (s *Stack) readVPC(m *mapping) {
 	s.VPC = &VPC{}
 	m.get("id").required().form(&s.VPC.ID, "a VPC ID", `^vpc-[0-9a-f]{8,17}$`)
 	m.get("subnets").required().names(&s.VPC.Subnets, matching("a subnet ID", `^subnet-[0-9a-f]{8,17}$`))
-	m.get("clusterSecurityGroup").required().
-		form(&s.VPC.ClusterSecurityGroup, "a security group ID", `^sg-[0-9a-f]{8,17}$`)
+	m.get("clusterSecurityGroup").required().form(&s.VPC.ClusterSecurityGroup, "a security group ID", securityGroupID)
+	m.get("podSecurityGroups").optionalNames(&s.VPC.PodSecurityGroups, matching("a security group ID", securityGroupID))
 	m.get("dualStack").flag(&s.VPC.DualStack)
 }
 
@@ -112,10 +121,18 @@ func (v value) form(into *string, what, pattern string) {
 func matching(what, pattern string) func(string) error {
 	return func(text string) error {
 		if !regexp.MustCompile(pattern).MatchString(text) {
-			return fmt.Errorf("not %s: %s", what, text)
+			return fmt.Errorf("not %s: %s", what, oneLine(text))
 		}
 		return nil
 	}
+}
+
+// oneLine returns the text, in quotes if it would not print as it is: an error has one line.
+func oneLine(text string) string {
+	if quoted := strconv.Quote(text); quoted[1:len(quoted)-1] != text {
+		return quoted
+	}
+	return text
 }
 
 // oneOf reads one of the allowed numbers.

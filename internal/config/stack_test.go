@@ -14,7 +14,7 @@ func TestAStackHasDefaults(t *testing.T) {
 	c := parse(t, least)
 	require.Equal(t, config.Stack{MaxConcurrency: 100, ReservedConcurrency: true, LogRetentionDays: 90, AccessEntry: true}, c.Stack)
 	require.Equal(t, "quiesce-prod", c.StackName())
-	require.Equal(t, c.Stack, parse(t, least[:len(least)-1]+", stack: {vpc: , name: }}").Stack)
+	require.Equal(t, c.Stack, parse(t, least[:len(least)-1]+", stack: {vpc: , name: , kmsKeys: []}}").Stack)
 }
 
 func TestEveryKeyOfTheStackIsTaken(t *testing.T) {
@@ -33,7 +33,9 @@ stack:
   accessEntry: false
   clusterEndpoint: https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com
   clusterCA: `+ca+`
-  vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd, subnet-0123abce], clusterSecurityGroup: sg-0123abcd, dualStack: true}
+  vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd, subnet-0123abce], clusterSecurityGroup: sg-0123abcd,
+        podSecurityGroups: [sg-0123abce, sg-0123abcf], dualStack: true}
+  kmsKeys: ["arn:aws-us-gov:kms:us-gov-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"]
   alarmTopic: arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call
   archiveReports: true
 `)
@@ -42,8 +44,9 @@ stack:
 		ClusterEndpoint: "https://0123456789ABCDEF.gr7.us-gov-west-1.eks.amazonaws.com", ClusterCA: ca,
 		VPC: &config.VPC{
 			ID: "vpc-0123abcd", Subnets: []string{"subnet-0123abcd", "subnet-0123abce"}, ClusterSecurityGroup: "sg-0123abcd",
-			DualStack: true,
+			PodSecurityGroups: []string{"sg-0123abce", "sg-0123abcf"}, DualStack: true,
 		},
+		KMSKeys:    []string{"arn:aws-us-gov:kms:us-gov-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"},
 		AlarmTopic: "arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call", ArchiveReports: true,
 	}, c.Stack)
 	require.Equal(t, "drains", c.StackName())
@@ -74,13 +77,20 @@ func TestABadStackIsRefused(t *testing.T) {
 		"logRetentionDays: 91":             "logRetentionDays: must be one of " + days + ": 91",
 		"logRetentionDays: 0":              "logRetentionDays: must be from 1 to 3653: 0",
 		"clusterEndpoint: 'https://a'":     missing,
-		"clusterEndpoint: 'http://a'":      "clusterEndpoint: not a URL with scheme https: \"http://a\"\n" + missing,
+		"clusterEndpoint: 'http://a'":      "clusterEndpoint: not an https URL with a host, such as https://ABC.gr7.eu-west-1.eks.amazonaws.com\n" + missing,
 		"clusterCA: aGVsbG8=":              "clusterCA: no PEM certificate\nclusterEndpoint: required with clusterCA",
 		"vpc: {}":                          "vpc.id: required\nvpc.subnets: required\nvpc.clusterSecurityGroup: required",
 		"vpc: {" + vpc + ", subnet: a}":    "vpc.subnet: unknown key",
 		"vpc: {id: a, " + vpc[18:] + "}":   "vpc.id: not a VPC ID: a",
-		"alarmTopic: on-call":              "alarmTopic: not a topic ARN: on-call",
-		"archiveReports: bucket":           "archiveReports: must be true or false: bucket",
+		"vpc: {" + vpc + ", podSecurityGroups: [sg-0123abce, sg-x, sg-0123abce]}": "vpc.podSecurityGroups[1]: not a security group ID: sg-x\n" +
+			"vpc.podSecurityGroups[2]: duplicate: sg-0123abce",
+		"vpc: {" + vpc + ", podSecurityGroups: sg-0123abce}":            "vpc.podSecurityGroups: must be a list",
+		"kmsKeys: ['arn:aws:kms:eu-west-1:111122223333:alias/secrets']": "kmsKeys[0]: not a KMS key ARN: arn:aws:kms:eu-west-1:111122223333:alias/secrets",
+		"kmsKeys: [1234abcd-12ab-34cd-56ef-1234567890ab]":               "kmsKeys[0]: not a KMS key ARN: 1234abcd-12ab-34cd-56ef-1234567890ab",
+		"kmsKeys: ['arn:aws:kms:*:111122223333:key/*']":                 "kmsKeys[0]: not a KMS key ARN: arn:aws:kms:*:111122223333:key/*",
+		"alarmTopic: 'arn:aws:sns:eu-west-1:111122223333:*'":            "alarmTopic: not a topic ARN: arn:aws:sns:eu-west-1:111122223333:*",
+		"alarmTopic: on-call":                                           "alarmTopic: not a topic ARN: on-call",
+		"archiveReports: bucket":                                        "archiveReports: must be true or false: bucket",
 	} {
 		var lines []string
 		for line := range strings.SplitSeq(want, "\n") {

@@ -52,13 +52,6 @@ func (v value) scalar(wanted string, tags ...string) (text string, ok bool) {
 	return v.node.Value, true
 }
 
-func (v value) text(into *string) {
-	v.checked(func(text string) error {
-		*into = text
-		return nil
-	})
-}
-
 // checked passes a text that is not empty to set, and reports its error.
 func (v value) checked(set func(string) error) {
 	text, ok := v.scalar("a string", "!!str")
@@ -114,7 +107,11 @@ func (v value) number(into *int, least, most int) {
 	*into = n
 }
 
-// duration reads a duration that is not negative.
+// maxDuration is how long Auto Scaling keeps an instance waiting at most:
+// https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks.html.
+const maxDuration = MaxWait
+
+// duration reads a duration that is not negative, and no longer than maxDuration.
 func (v value) duration(into *time.Duration) {
 	const wanted = "a duration such as 30s"
 	text, ok := v.scalar(wanted, "!!str", "!!int", "!!float")
@@ -127,6 +124,8 @@ func (v value) duration(into *time.Duration) {
 		v.errorf("must be %s: %s", wanted, text)
 	case d < 0:
 		v.errorf("must not be negative: %s", text)
+	case d > maxDuration:
+		v.errorf("must not be longer than %.0fh: %s", maxDuration.Hours(), text)
 	default:
 		*into = d
 	}
@@ -148,6 +147,9 @@ func (v value) shorterThan(key string, limit, d time.Duration) {
 		v.errorf("must be shorter than %s: %v is not shorter than %v", key, d, limit)
 	}
 }
+
+// isMapping reports whether the value is a mapping.
+func (v value) isMapping() bool { return v.isSet() && v.node.Kind == yaml.MappingNode }
 
 // mapping calls read with a mapping. A value that is not set counts as an empty one.
 func (v value) mapping(read func(*mapping)) {
@@ -208,12 +210,20 @@ func (v value) names(into *[]string, check func(string) error) {
 	}
 }
 
+// optionalNames is names for a list that may be empty: that is the default.
+func (v value) optionalNames(into *[]string, check func(string) error) {
+	if v.isSet() && v.node.Kind == yaml.SequenceNode && len(v.node.Content) == 0 {
+		return
+	}
+	v.names(into, check)
+}
+
 // globs reads a list of names or globs.
-func (v value) globs(into *Globs) {
+func (v value) globs(into *Globs, check func(string) error) {
 	v.names((*[]string)(into), func(glob string) error {
 		if _, err := path.Match(glob, ""); err != nil {
 			return fmt.Errorf("not a name or a glob: %s", glob)
 		}
-		return nil
+		return check(glob)
 	})
 }

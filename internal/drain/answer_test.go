@@ -46,8 +46,8 @@ func TestEvictOrDelete_EscortEndsMeanwhile_StillDeletes(t *testing.T) {
 	escort, end := context.WithCancelCause(t.Context())
 	cluster := &refusing{late: func() { end(ErrEscortLate) }}
 	now := time.Now()
-	r := &run{cluster: cluster, Drainer: Drainer{Limits: Limits{StartedAt: now.Add(-time.Hour), Deadline: now.Add(time.Minute), Force: true}}}
-	got := r.evictOrDelete(escort, t.Context(), Pod{Grace: time.Second}, EvictOptions{})
+	r := &run{cluster: cluster, requests: t.Context(), Drainer: Drainer{Limits: Limits{StartedAt: now.Add(-time.Hour), Deadline: now.Add(time.Minute), Force: true}}}
+	got := r.evictOrDelete(escort, Pod{Grace: time.Second}, EvictOptions{}, r.Limits)
 	require.NoError(t, got.err)
 	require.Equal(t, 1, cluster.deleted)
 	require.Equal(t, time.Second, got.deletedWith)

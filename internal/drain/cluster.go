@@ -8,19 +8,28 @@ import (
 
 // Cluster is one node as a drain uses it: it watches the node and requests evictions.
 type Cluster interface {
-	// Pods returns the node's pods as last seen by the watch.
+	// Pods returns the node's pods as last seen by the watch. Of the finished ones it names a few.
 	Pods() []Pod
-	// Unreachable reports whether the node's kubelet no longer reports, as last seen by the watch, or the node does not exist any
-	// more.
-	Unreachable() bool
-	// Changed receives after a change of pods, of a PDB that blocked one of them, or of whether the node is unreachable. Changes
-	// that were not received yet count as one.
+	// FinishedPods returns how many finished pods are on the node.
+	FinishedPods() int
+	// Node returns the node as last seen by the watch.
+	Node() NodeState
+	// Changed receives after a change of pods, of a PDB that blocked one of them, or of NodeState. Changes that were not received
+	// yet count as one.
 	Changed() <-chan struct{}
-	// Evict requests the pod's eviction. It returns nil if that was accepted or the pod is gone, and *Blocked if a PDB does not
-	// allow it now. After any other error another try may succeed.
+	// Evict requests the pod's eviction. It returns nil if that was accepted or the pod is gone, *Blocked if a PDB does not allow
+	// it now, and *Refused if an admission webhook denies it. After any other error another try may succeed.
 	Evict(ctx context.Context, p Ref, o EvictOptions) error
-	// Delete deletes the pod with this grace period, whatever its PDBs say. It returns nil if that was accepted or the pod is gone.
+	// Delete deletes the pod with this grace period, whatever its PDBs say. Of a terminating pod it shortens the grace period. It
+	// returns nil if that was accepted or the pod is gone.
 	Delete(ctx context.Context, p Ref, grace time.Duration) error
+}
+
+// NodeState is what a watch sees of the node.
+type NodeState struct {
+	Unreachable bool // its kubelet no longer reports, or the node does not exist any more
+	Uncordoned  bool // it is schedulable: someone opened it, or it could not be cordoned
+	Replaced    bool // another object has its name, or its instance is another one: it is not our node any more
 }
 
 // EvictOptions are the options of an eviction.
@@ -33,6 +42,8 @@ type EvictOptions struct {
 type Blocked struct {
 	PDBs   []string // namespace/name
 	Reason string
+	Never  bool // no change of pods makes room: a person must change something
+	First  *PDB // the first of them as last seen; nil: it is not known
 }
 
 func (b *Blocked) Error() string {
@@ -41,6 +52,11 @@ func (b *Blocked) Error() string {
 	}
 	return "blocked by " + strings.Join(b.PDBs, ", ") + ": " + b.Reason
 }
+
+// Refused is the error of a request that an admission webhook or policy denies. It says nothing about other pods.
+type Refused struct{ Reason string }
+
+func (r *Refused) Error() string { return "refused: " + r.Reason }
 
 // Throttled is the error of an overloaded API server. It says nothing about the pod.
 type Throttled struct {

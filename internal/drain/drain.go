@@ -1,9 +1,10 @@
 package drain
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -20,26 +21,51 @@ const (
 
 // Drainer drains nodes.
 type Drainer struct {
-	Phases      []Phase
-	Limits      Limits  // of the next drain
-	Records     Records // of that drain; nil: none can be kept, and an escort that needs one only evicts
-	Concurrency int     // evictions in flight at once, per node
+	Phases  []Phase
+	Limits  Limits  // of the next drain
+	Records Records // of that drain; nil: none can be kept, and an escort that needs one only evicts
+	Effort  Effort  // of that drain
+	Owners  Owners  // of its pods; nil: they are not told
+	// Recordon closes a node that is open, and returns when; nil: it cannot be closed.
+	Recordon    func(context.Context) (time.Time, error)
+	Concurrency int // evictions in flight at once, per node
 	Log         *slog.Logger
 }
 
-// Drain evicts the node's pods, phase by phase, until no pod remains that must go, or until ctx ends. The report's Remaining says which.
+// Effort is how much a drain attempts. Invocations that end without a hand-off lower it, so that no pod can keep the function from
+// finishing.
+type Effort int
+
+// The efforts.
+const (
+	EffortFull      Effort = iota
+	EffortNoEscorts        // every pod is evicted without an escort
+	EffortMetadata         // the same, and the cluster is asked for the metadata of pods only
+)
+
+// Drain evicts the node's pods, phase by phase, until no pod remains that must go, or until ctx ends, which it does at the deadline at
+// the latest. The report's Remaining says which. A request that is in flight at the deadline may end later: see Limits.AnswersBy.
 func (d Drainer) Drain(ctx context.Context, cluster Cluster, node Node) (Report, State) {
 	return d.Resume(ctx, cluster, node, State{})
 }
 
 // Resume continues a drain of the node that has ended: with the times of its phases and its report, and perhaps with other limits.
 func (d Drainer) Resume(ctx context.Context, cluster Cluster, node Node, before State) (Report, State) {
+	d.Phases = d.escortedPhases()
+	node.Cordoned = cmp.Or(before.cordoned, node.Cordoned)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	r := &run{
-		Drainer: d, cluster: cluster, node: node, state: before.resume(d.Phases), responses: make(chan response),
+		Drainer: d, cluster: cluster, node: node, state: before.resume(d.Phases), responses: make(chan response), recordons: make(chan recordonResult),
 		pace: pace{limit: d.Concurrency, now: d.Concurrency},
 	}
-	r.loop(ctx)
-	return r.state.report(d.Phases), r.state
+	var release context.CancelFunc
+	r.requests, release = d.Limits.requestContext(ctx)
+	defer release()
+	r.loop(ctx, cancel)
+	report := r.state.report(d.Phases)
+	report.FinishedPods = cluster.FinishedPods()
+	return report, r.state
 }
 
 // Plan reports what a drain of these pods would start with: verdicts and phases, without outcomes.
@@ -81,13 +107,25 @@ type run struct {
 	inFlight         int // the same, and escorts
 	changes          int // of the cluster, so far
 	responses        chan response
+	requests         context.Context   // of evictions and deletions
+	candidates       map[string]string // by controller, the UID of the pod that came after the cordon and may be asked to leave
+	recordoning      bool
+	recordonAt       time.Time // no next attempt before
+	recordonFailures int       // in a row
+	recordons        chan recordonResult
 	pace             pace
 }
 
 // loop returns when nothing is left to do, or when ctx ends.
-func (r *run) loop(ctx context.Context) {
-	defer r.join()
+func (r *run) loop(ctx context.Context, cancel context.CancelCauseFunc) {
+	defer r.join(ctx)
 	for {
+		if r.cluster.Node().Replaced {
+			r.state.err = ErrNodeReplaced
+			r.Log.Warn("node replaced, drain ended")
+			cancel(ErrNodeReplaced)
+			return
+		}
 		wake, done := r.reconcile(ctx)
 		if done || !r.await(ctx, wake) {
 			return
@@ -106,51 +144,132 @@ func (r *run) await(ctx context.Context, wake time.Time) bool {
 		r.changes++
 	case got := <-r.responses:
 		r.handle(got)
+	case got := <-r.recordons:
+		r.handleRecordon(got)
 	case <-timer.C:
 	}
 	return true
 }
 
-// join waits for the requests in flight. Their context has ended, so it is not long.
-func (r *run) join() {
-	for r.inFlight > 0 {
-		r.handle(<-r.responses)
+// join waits for the requests in flight. At the deadline they are the last ones, and a pod whose eviction fails then is deleted.
+func (r *run) join(ctx context.Context) {
+	for _, p := range r.state.pods {
+		r.deleteUnsignaled(ctx, p)
+	}
+	for !r.isIdle() {
+		var got response
+		select {
+		case again := <-r.recordons:
+			r.handleRecordon(again)
+			continue
+		case got = <-r.responses:
+		}
+		r.handle(got)
+		r.deleteUnsignaled(ctx, r.state.pods[got.pod])
 	}
 }
+
+// deleteUnsignaled deletes a due pod that no request has told to stop, at the deadline.
+func (r *run) deleteUnsignaled(ctx context.Context, p *progress) {
+	now := time.Now()
+	if r.state.err == nil && r.Limits.Force && r.Limits.isOver(now) && p.isUnsignaled() && r.requests.Err() == nil && !r.keeps(p) {
+		p.lastTries++
+		r.start(ctx, doDelete, p.planned, r.conditions(p.planned, now))
+	}
+}
+
+// keeps reports whether only the pod's escort may tell it to stop.
+func (r *run) keeps(p *progress) bool { return r.Phases[p.planned.Phase].Keeps && !p.plain }
 
 // reconcile looks at the node once, and starts what there is to do.
 func (r *run) reconcile(ctx context.Context) (wake time.Time, done bool) {
 	now := time.Now()
-	wake = earliest(r.checkKubelet(now), now.Add(blockedRecheck))
+	wake = earliest(r.checkCordon(ctx, now), earliest(r.checkKubelet(now), now.Add(blockedRecheck)))
 	pods := r.cluster.Pods()
 	plan := Make(View{
 		Now: now, Node: r.node, Pods: pods, Phases: r.Phases, Clocks: r.state.clocks, Limits: r.Limits, RecordedPhases: r.recordedPhases(pods),
+		Ask: r.ask(), exceptions: r.exceptions(pods), held: r.held(pods),
 	})
 	r.logPhases(plan)
 	r.state.clocks = plan.Clocks
 	for _, ref := range r.state.observe(plan, r.Phases, now) {
 		r.Log.Info("pod gone", "pod", ref.String())
 	}
-	wake = earliest(wake, plan.Wake)
-	for _, pod := range plan.Pods {
-		p := r.state.pods[pod.Ref]
-		p.setDue(pod.Due)
-		if !pod.Open {
-			continue
+	if r.state.began.IsZero() {
+		r.state.began = now
+		if r.node.Cordoned.IsZero() {
+			r.noteClosed()
 		}
+	}
+	r.chooseFinal(plan)
+	wake = earliest(wake, earliest(plan.Wake, r.tellOwners(plan.Pods, now)))
+	for _, pod := range r.inTurn(plan.Pods) {
 		c := r.conditions(pod, now)
-		do, again := next(*p, pod, c)
+		do, again := next(*r.state.pods[pod.Ref], pod, c)
 		r.start(ctx, do, pod, c)
 		wake = earliest(wake, again)
 	}
-	return wake, plan.Done() && r.inFlight == 0
+	return wake, plan.Done() && r.isIdle() && !r.needsFinalSignal()
+}
+
+// held returns the pods that their escorts hold, by UID.
+func (r *run) held(pods []Pod) map[string]bool {
+	found := map[string]bool{}
+	for _, p := range pods {
+		if known := r.state.pods[p.Ref]; known != nil && known.holding {
+			found[p.UID] = true
+		}
+	}
+	return found
+}
+
+// isIdle reports whether no request is in flight.
+func (r *run) isIdle() bool { return r.inFlight == 0 && !r.recordoning }
+
+func (r *run) ask() Ask { return Ask{Takes: r.state.times.takes(), AtOnce: r.Concurrency} }
+
+// inTurn returns the pods that may be acted on now, in the order in which they get a request: due pods first, by their time; then the
+// others, those last whose requests fail. So a slow webhook of some pods does not hold back the rest.
+func (r *run) inTurn(pods []Planned) []Planned {
+	open, failing := make([]Planned, 0, len(pods)), []Planned(nil)
+	anyDue := false
+	for _, pod := range pods {
+		p := r.state.pods[pod.Ref]
+		p.setDue(pod.Due)
+		anyDue = anyDue || pod.Due
+		switch {
+		case !pod.Open && !p.needsFinalSignal():
+		case !pod.Due && p.failures > 0:
+			failing = append(failing, pod)
+		default:
+			open = append(open, pod)
+		}
+	}
+	open = append(open, failing...)
+	if anyDue {
+		slices.SortStableFunc(open, func(a, b Planned) int {
+			switch {
+			case a.Due && b.Due:
+				return a.ForceAt.Compare(b.ForceAt)
+			case a.Due:
+				return -1
+			case b.Due:
+				return 1
+			}
+			return 0
+		})
+	}
+	return open
 }
 
 func (r *run) conditions(pod Planned, now time.Time) conditions {
 	phase := r.Phases[pod.Phase]
+	if r.state.pods[pod.Ref].plain {
+		phase.Escort, phase.Lead, phase.Keeps = nil, 0, false
+	}
 	return conditions{
 		now: now, limits: r.Limits, phase: phase, recorded: phase.Escort != nil && r.isRecorded(pod.Ref),
-		changes: r.changes, evicting: r.evicting, pace: r.pace,
+		changes: r.changes, evicting: r.evicting, pace: r.pace, takes: r.state.times.takes(),
 	}
 }
 
@@ -160,88 +279,34 @@ func (r *run) start(ctx context.Context, do action, pod Planned, c conditions) {
 		return
 	}
 	p := r.state.pods[pod.Ref]
-	p.evictBy = c.evictBy(*p, pod)
+	p.evictBy, p.planned = c.evictBy(*p, pod), pod
 	p.requests.start(do, pod, c)
+	if pod.cameBack {
+		p.finalRequests++
+	}
 	r.inFlight++
-	if do == doEscort {
+	var request func()
+	switch do {
+	case doEscort:
 		r.Log.Info("escort started", "pod", pod.String())
-		go r.escort(ctx, c.phase.Escort, pod, p.requests)
-		return
+		requests := p.requests
+		request = func() { r.escort(ctx, c.phase.Escort, pod, requests) }
+	case doEvict:
+		request = func() { r.evict(pod) }
+	default:
+		expected := r.state.times.deletion()
+		request = func() { r.delete(pod, expected) }
 	}
-	r.evicting++
-	if do == doDelete {
-		go r.delete(ctx, pod, c.now)
-		return
+	if do != doEscort {
+		r.evicting++
 	}
-	go r.evict(ctx, pod, c.now)
-}
-
-// handle notes a response, and when the pod's next request may be sent.
-func (r *run) handle(got response) {
-	p, now := r.state.pods[got.pod], time.Now()
-	r.finish(p, got)
-	if got.err == nil {
-		r.handleAccepted(p, got, now)
-		return
-	}
-	if block, is := errors.AsType[*Blocked](got.err); is {
-		p.setAnswer(blocked)
-		p.failures, p.retryAt = 0, now.Add(blockedRecheck)
-		p.noteBlocked(block, now)
-		r.logOnce(p, "eviction blocked", got)
-	} else {
-		p.setAnswer(failed)
-		p.retryAt = now.Add(r.retryDelay(p, max(backoff(got.pod, p.failures), got.retryAfter()), now))
-		p.failures++
-		r.pace.throttled(got.err, p.sentAt, p.retryAt)
-		p.noteFailure(got, now)
-		r.logOnce(p, got.failureMessage(), got)
-	}
-	switch {
-	case got.escort != nil: // without time for another escort, there is nothing to wait for
-		p.retryAt = earliest(p.retryAt, p.evictBy)
-	case p.attempt != untried && got.deletedWith == 0: // the deletion follows at once
-		p.attempt, p.retryAt, p.failures = refused, p.notBefore, 0
-	}
-}
-
-func (r *run) handleAccepted(p *progress, got response, now time.Time) {
-	p.latest, p.failures, p.retryAt = accepted, 0, now.Add(acceptedRecheck)
-	r.pace.accept()
-	switch {
-	case got.escort != nil: // the eviction was noted when it was accepted
-	case got.deletedWith > 0:
-		if p.noteDeleted(got, now) {
-			r.Log.Warn("pod forced", "pod", got.pod.String(), "grace", got.deletedWith.String(), "reason", p.reason())
+	keep := r.noteSuccessor(pod.Pod)
+	go func() {
+		if keep != nil {
+			keep()
 		}
-	case p.noteEvicted(now):
-		r.Log.Info("pod evicted", "pod", got.pod.String())
-	}
-}
-
-// finish notes that a request is no longer in flight, if the response is its last.
-func (r *run) finish(p *progress, got response) {
-	if got.inFlight {
-		return
-	}
-	p.inFlight = false
-	r.inFlight--
-	if got.escort == nil {
-		r.evicting--
-		p.notBefore = time.Time{}
-		return
-	}
-	p.notBefore = earliest(time.Now().Add(escortInterval), p.evictBy)
-	p.line.Escort = got.escort
-	r.Log.Info("escort finished", "pod", got.pod.String(), "escort", got.escort)
-}
-
-// logOnce logs a problem, and not again until it changes.
-func (r *run) logOnce(p *progress, message string, got response) {
-	if problem := got.err.Error(); problem != p.logged {
-		p.logged = problem
-		r.Log.Warn(message, "pod", got.pod.String(), "reason", problem)
-	}
+		request()
+	}()
 }
 
 func (r *run) logPhases(next Plan) {

@@ -25,6 +25,15 @@ type Escort interface {
 	Advise(ctx context.Context, p Pod) []string
 }
 
+// Held is the error of an escort that does not want its pod to be told to stop now. The pod stays; the phases after it do not wait. The
+// escort runs again after a while, or when something changes.
+type Held struct {
+	Reason string
+	After  time.Duration // how long the escort must not run again, whatever changes; zero: a few seconds
+}
+
+func (h *Held) Error() string { return "held: " + h.Reason }
+
 // EscortRequest is one pod to escort, the time for it, and what the drain does on behalf of the escort.
 type EscortRequest struct {
 	Pod
@@ -40,6 +49,16 @@ type EscortRequest struct {
 	// Evict evicts the pod.
 	Evict func(ctx context.Context, o EvictOptions) error
 }
+
+// Switchover is a move of a primary that a person asks for.
+type Switchover struct {
+	Namespace, Cluster string
+	Candidate          string // the member that is to be the primary; empty: the best one
+	Rehearse           bool   // everything is done but the request
+}
+
+// String returns the cluster as namespace/name.
+func (s Switchover) String() string { return s.Namespace + "/" + s.Cluster }
 
 // EscortResult is an escort's part of a report.
 type EscortResult struct {

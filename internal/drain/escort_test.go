@@ -78,7 +78,9 @@ func escorted(e *escort) drain.Drainer {
 	if e.options == nil {
 		e.options = []drain.EvictOptions{{}}
 	}
-	return drainer(drain.Phase{Name: "poolers", Match: labeled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
+	by := drainer(drain.Phase{Name: "poolers", Match: labeled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
+	by.Records = &draintest.Records{}
+	return by
 }
 
 func TestEscort_Evicts_WhenItIsReady(t *testing.T) {
@@ -147,7 +149,7 @@ func recorded(t *testing.T, pods ...drain.Pod) *draintest.Records {
 	t.Helper()
 	records := &draintest.Records{}
 	for _, p := range pods {
-		require.NoError(t, records.SetRecord(t.Context(), p.UID, `{"phase":"poolers","escort":{"paused":true}}`))
+		require.NoError(t, records.SetRecord(t.Context(), drain.EscortRecord+p.UID, `{"phase":"poolers","escort":{"paused":true}}`))
 	}
 	return records
 }
@@ -166,7 +168,7 @@ func TestRecord_PhaseIsGone_PodIsMatchedAgain(t *testing.T) {
 	by := escorted(&escort{})
 	by.Records = &draintest.Records{}
 	for _, text := range []string{`{"phase":"of an older configuration"}`, `{"phase":""}`, `garbled`} {
-		require.NoError(t, by.Records.SetRecord(t.Context(), p.UID, text))
+		require.NoError(t, by.Records.SetRecord(t.Context(), drain.EscortRecord+p.UID, text))
 		require.Equal(t, "workloads", by.Plan([]drain.Pod{p}, drain.Node{}).Pods[0].Phase, text)
 	}
 }
@@ -195,21 +197,10 @@ func TestRecord_SavedByAnEscort_ReachesTheNext(t *testing.T) {
 		pooler := pod("pooler", "phase", "poolers")
 		node := draintest.New().Add(pooler, time.Second)
 		by.Drain(within(t, 3*time.Second), node, drain.Node{})
-		require.Equal(t, map[string]string{pooler.UID: `{"phase":"poolers","escort":{"paused":true}}`}, records.All())
+		require.Equal(t, map[string]string{drain.EscortRecord + pooler.UID: `{"phase":"poolers","escort":{"paused":true}}`}, records.All())
 		require.False(t, e.before[0].Recorded)
 		require.True(t, e.before[1].Recorded)
 		require.JSONEq(t, `{"paused":true}`, string(e.before[1].Record))
-	})
-}
-
-func TestRecord_NoLease_SaveFails(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &saver{}
-		by := drainer(drain.Phase{Name: "poolers", Match: labeled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
-		node := draintest.New().Add(pod("pooler", "phase", "poolers"), time.Second)
-		by.Drain(within(t, time.Minute), node, drain.Node{})
-		require.ErrorContains(t, e.err, "there is no Lease")
-		require.Equal(t, []string{"evict app/pooler", "gone app/pooler"}, node.Log())
 	})
 }
 
@@ -305,24 +296,24 @@ func TestEscort_PodIsDue_EvictionBecomesDeletion(t *testing.T) {
 		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), 20*s)
 		node.Allow("b", 0)
 		report, n := drainBy(t, withLead(e), 10*time.Minute, node)
-		requireDeletions(t, n, map[string]request{"pooler": at(58*s, 30*s)})
+		requireDeletions(t, n, map[string]request{"pooler": at(58*s+asking, 30*s)})
 		pooler := report.Pods[0]
 		require.Equal(t, drain.Forced, pooler.Outcome)
 		require.Equal(t, "careful", pooler.Escort.Strategy)
 		require.Contains(t, pooler.Reason, "deadline: deleted with 30s of its 30s grace; blocked by app/b")
-		require.Equal(t, n.deadline.Add(-30*s), e.seen[0].EvictBy)
-		require.Len(t, e.since(n.deadline.Add(-60*s)), 1, "one escort did it")
+		require.Equal(t, n.deadline.Add(-30*s-asking), e.seen[0].EvictBy)
+		require.Len(t, e.since(n.deadline.Add(-60*s-asking)), 1, "one escort did it")
 	})
 }
 
 func TestEscort_AsksForMoreGrace_GetsWhatTimeAllows(t *testing.T) {
-	for wish, want := range map[time.Duration]time.Duration{45 * s: 45 * s, time.Hour: 58 * s} {
+	for wish, want := range map[time.Duration]time.Duration{45 * s: 45 * s, time.Hour: 58*s + asking} {
 		synctest.Test(t, func(t *testing.T) {
 			e := &escort{ready: 2 * s, options: []drain.EvictOptions{{Grace: wish}}}
 			node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), 20*s)
 			node.Allow("b", 0)
 			report, n := drainBy(t, withLead(e), 10*time.Minute, node)
-			requireDeletions(t, n, map[string]request{"pooler": at(58*s, want)})
+			requireDeletions(t, n, map[string]request{"pooler": at(58*s+asking, want)})
 			require.Contains(t, report.Pods[0].Reason, "deleted with "+want.String()+" grace")
 		})
 	}
@@ -349,7 +340,7 @@ func TestEscort_TakesTooLong_EndedAndPodDeleted(t *testing.T) {
 		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), s)
 		node.Allow("b", 0)
 		report, n := drainBy(t, withLead(e), 10*time.Minute, node)
-		requireDeletions(t, n, map[string]request{"pooler": at(24*s, 24*s)})
+		requireDeletions(t, n, map[string]request{"pooler": at(24*s+asking, 24*s+asking)})
 		require.Len(t, e.seen, 1)
 		require.Equal(t, drain.Forced, report.Pods[0].Outcome)
 	})

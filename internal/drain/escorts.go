@@ -3,6 +3,8 @@ package drain
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -17,13 +19,22 @@ func (d Drainer) HasEscorts() bool {
 	return slices.ContainsFunc(d.Phases, func(p Phase) bool { return p.Escort != nil })
 }
 
+// MayDelayCordon reports whether a pod can keep a node from being cordoned.
+func (d Drainer) MayDelayCordon() bool {
+	return slices.ContainsFunc(d.escortedPhases(), func(p Phase) bool { return p.DelaysCordon != nil })
+}
+
 // Advise adds to the report what the escorts advise about their pods.
 func (d Drainer) Advise(ctx context.Context, report *Report, pods []Pod, node Node) {
 	for _, pod := range d.escorted(pods, node) {
 		if pod.Mirror || pod.Finished {
 			continue
 		}
-		warnings := d.Phases[pod.Phase].Escort.Advise(ctx, pod.Pod)
+		var warnings []string
+		if err := d.guard("Advise", pod.Ref, func() { warnings = d.Phases[pod.Phase].Escort.Advise(ctx, pod.Pod) }); err != nil {
+			warnings = []string{err.Error()}
+		}
+		warnings = shortAll(warnings)
 		report.amend(pod.Ref, func(p *PodReport) { p.Warnings = warnings })
 	}
 }
@@ -33,7 +44,7 @@ func (d Drainer) UndoEscorts(ctx context.Context, pods []Pod, node Node) error {
 	var errs []error
 	for _, pod := range d.escorted(pods, node) {
 		if request := d.request(pod); request.Recorded {
-			errs = append(errs, d.Phases[pod.Phase].Escort.Undo(ctx, request))
+			errs = append(errs, d.undo(ctx, d.Phases[pod.Phase].Escort, request))
 		}
 	}
 	return errors.Join(errs...)
@@ -42,6 +53,9 @@ func (d Drainer) UndoEscorts(ctx context.Context, pods []Pod, node Node) error {
 // ShutDownDaemons stops the escorts' pods that DaemonSets run on the node, in parallel, and notes that in the report. No other work on
 // the node's pods follows it, whether or not the node is empty.
 func (d Drainer) ShutDownDaemons(ctx context.Context, pods []Pod, node Node, report *Report) {
+	if d.Effort >= EffortNoEscorts {
+		return
+	}
 	var group sync.WaitGroup
 	var mutex sync.Mutex
 	for _, pod := range d.escorted(pods, node) {
@@ -63,7 +77,12 @@ func (d Drainer) shutDown(ctx context.Context, pod Planned) EscortResult {
 	if end, limited := ctx.Deadline(); limited {
 		request.EvictBy = end.Add(-min(shutDownReserve, time.Until(end)/2))
 	}
-	result, err := d.Phases[pod.Phase].Escort.ShutDown(ctx, request)
+	var result EscortResult
+	var err error
+	if panicked := d.guard("ShutDown", pod.Ref, func() { result, err = d.Phases[pod.Phase].Escort.ShutDown(ctx, request) }); panicked != nil {
+		result, err = EscortResult{Strategy: "plain", Reason: panicked.Error()}, panicked
+	}
+	result.shorten()
 	if err != nil {
 		d.Log.Warn("failed to stop DaemonSet pod", "pod", pod.String(), "error", err.Error())
 		return result
@@ -84,4 +103,69 @@ func (d Drainer) request(p Planned) EscortRequest {
 		Pod: p.Pod, MaxWait: d.Limits.MaxWait, Record: r.Escort, Recorded: recorded, Save: d.save(p.Ref, d.Phases[p.Phase].Name),
 		Log: d.Log.With("pod", p.String()),
 	}
+}
+
+// undoTimeout bounds undoing what an escort changed before it panicked. A pooler that stays paused stops as well, only later.
+const undoTimeout = 5 * time.Second
+
+// escortedPhases returns the phases as this drain uses them: without escorts, if it must not run them, or could not record what they
+// change.
+func (d Drainer) escortedPhases() []Phase {
+	if d.Effort < EffortNoEscorts && d.Records != nil {
+		return d.Phases
+	}
+	phases := slices.Clone(d.Phases)
+	for i := range phases {
+		phases[i].Escort, phases[i].Lead, phases[i].Keeps, phases[i].DelaysCordon = nil, 0, false, nil
+	}
+	return phases
+}
+
+// guard calls an escort, and returns an error if it panics. The stack is logged, and not reported.
+func (d Drainer) guard(step string, pod Ref, call func()) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("the escort panicked in %s: %s", step, Cut(fmt.Sprint(cause), MaxText/2))
+			d.Log.Error("escort panicked", "pod", pod.String(), "step", step, "error", err.Error(), "stack", Cut(string(debug.Stack()), 4*MaxText))
+		}
+	}()
+	call()
+	return nil
+}
+
+func (d Drainer) undo(ctx context.Context, escort Escort, request EscortRequest) (err error) {
+	panicked := d.guard("Undo", request.Ref, func() { err = escort.Undo(ctx, request) })
+	return errors.Join(panicked, err)
+}
+
+// undoAfterPanic undoes what an escort recorded before it panicked, so that a plain eviction finds the pod as it was.
+func (d Drainer) undoAfterPanic(ctx context.Context, escort Escort, pod Planned) {
+	request := d.request(pod)
+	if !request.Recorded {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if err := d.undo(ctx, escort, request); err != nil {
+		d.Log.Warn("failed to undo what an escort changed", "pod", pod.String(), "error", Short(err.Error()))
+	}
+}
+
+// shorten bounds what an escort says of a pod, which may be the pod's own words.
+func (e *EscortResult) shorten() {
+	for _, text := range []*string{&e.Kind, &e.Strategy, &e.Version, &e.Reason, &e.AbortedDetail} {
+		*text = Short(*text)
+	}
+}
+
+// shortAll bounds texts, and how many there are.
+func shortAll(texts []string) []string {
+	if len(texts) == 0 {
+		return texts
+	}
+	short := make([]string, 0, min(len(texts), maxNames))
+	for _, text := range texts[:min(len(texts), maxNames)] {
+		short = append(short, Short(text))
+	}
+	return short
 }

@@ -1,6 +1,7 @@
 package drain_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,8 @@ type randomDrain struct {
 	limits drain.Limits
 	pods   map[string]drain.Pod
 	leads  map[string]time.Duration // of its phase
+	// evictTakes and deleteTakes are how long the API server takes.
+	evictTakes, deleteTakes time.Duration
 
 	mutex   sync.Mutex
 	asked   map[string][]time.Time // evictions
@@ -75,6 +78,10 @@ func newRandomDrain(seed uint64) *randomDrain {
 			r.Allow(budget, max(0, r.IntN(4)-2))
 		}
 	}
+	times := []time.Duration{0, 0, 20 * time.Millisecond, 300 * time.Millisecond, 1500 * time.Millisecond}
+	r.evictTakes, r.deleteTakes = times[r.IntN(len(times))], times[r.IntN(len(times))]
+	r.Slow(r.evictTakes, r.deleteTakes)
+	r.events = append(r.events, fmt.Sprintf("%s, answers take %s and %s", whole, r.evictTakes, r.deleteTakes))
 	for i := range 1 + r.IntN(10) {
 		r.add(i)
 	}
@@ -98,6 +105,9 @@ func (r *randomDrain) add(i int) {
 		r.Fail("app/"+p.Name, errors.New("internal error"))
 	}
 	if r.IntN(8) == 0 {
+		r.Deny("app/"+p.Name, denial)
+	}
+	if r.IntN(8) == 0 {
 		r.Fail("delete app/"+p.Name, errors.New("internal error"))
 	}
 }
@@ -118,7 +128,7 @@ func (r *randomDrain) run(t *testing.T) {
 		time.AfterFunc(time.Duration(r.IntN(600))*s, func() { r.Allow("x", 1) })
 	}
 	by := drainer(r.phases()...)
-	by.Limits = r.limits
+	by.Limits, by.Records = r.limits, &draintest.Records{}
 	ctx, cancel := context.WithDeadline(t.Context(), r.limits.Deadline)
 	defer cancel()
 	report, state := by.Drain(ctx, r, drain.Node{})
@@ -133,12 +143,15 @@ func (r *randomDrain) run(t *testing.T) {
 }
 
 func (r *randomDrain) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
-	running := r.running(ref.Name)
+	running, sent := r.running(ref.Name), time.Now()
 	err := r.Cluster.Evict(ctx, ref, o)
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	if o.DryRun {
 		return err
+	}
+	if given := cmp.Or(o.Grace, r.pods[ref.Name].Grace); given > max(s, r.limits.Deadline.Sub(sent)+s) {
+		r.breaks("%s is evicted with %s, %s before the deadline", ref, given, r.limits.Deadline.Sub(sent))
 	}
 	if held := r.pods[ref.Name].Annotations != nil; held && time.Now().Before(r.half()) {
 		r.breaks("%s is held, and evicted in the first half", ref)
@@ -152,12 +165,12 @@ func (r *randomDrain) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOpt
 }
 
 func (r *randomDrain) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
-	running, others := r.running(ref.Name), r.stopping(ref.Name)
+	running, others, sent := r.running(ref.Name), r.stopping(ref.Name), time.Now()
 	err := r.Cluster.Delete(ctx, ref, grace)
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	r.log("delete", ref.Name, err)
-	r.check(ref.Name, grace, others)
+	r.check(ref.Name, sent, grace, others)
 	if running && err == nil {
 		r.stopped[ref.Name]++
 		r.forced[ref.Name] = true
@@ -165,9 +178,9 @@ func (r *randomDrain) Delete(ctx context.Context, ref drain.Ref, grace time.Dura
 	return err
 }
 
-// check notes which promises this deletion breaks. others are the deleted pods of its PDB that still stop.
-func (r *randomDrain) check(name string, grace time.Duration, others []string) {
-	now, p := time.Now(), r.pods[name]
+// check notes which promises this deletion, sent now, breaks. others are the deleted pods of its PDB that still stop.
+func (r *randomDrain) check(name string, now time.Time, grace time.Duration, others []string) {
+	p := r.pods[name]
 	if now.Before(r.half()) {
 		r.breaks("%s is deleted in the first half", name)
 	}
@@ -177,14 +190,14 @@ func (r *randomDrain) check(name string, grace time.Duration, others []string) {
 	if grace < s || grace > max(p.Grace, s) || grace > max(s, r.limits.Deadline.Sub(now)+s) {
 		r.breaks("%s gets %s of its %s, %s before the deadline", name, grace, p.Grace, r.limits.Deadline.Sub(now))
 	}
-	own := r.limits.Deadline.Add(-r.needs(p))
+	own := r.limits.Deadline.Add(-r.needs(p) - r.askingAll())
 	if own.Before(r.half()) {
 		own = r.half()
 	}
 	if now.Before(own) && len(others) > 0 {
 		r.breaks("%s is deleted while %v stop, though it has time", name, others)
 	}
-	if earliest := r.limits.Deadline.Add(-r.sum(p)); now.Before(earliest) {
+	if earliest := r.limits.Deadline.Add(-r.sum(p) - r.askingAll()); now.Before(earliest) {
 		r.breaks("%s is deleted %s too early", name, earliest.Sub(now))
 	}
 }
@@ -195,6 +208,11 @@ func (r *randomDrain) breaks(format string, a ...any) {
 
 func (r *randomDrain) half() time.Time {
 	return r.limits.StartedAt.Add(r.limits.Deadline.Sub(r.limits.StartedAt) / 2)
+}
+
+// askingAll returns what it takes at most to ask for all pods one after the other.
+func (r *randomDrain) askingAll() time.Duration {
+	return time.Duration(len(r.pods)) * (max(asking, r.evictTakes, r.deleteTakes) + max(r.evictTakes, s))
 }
 
 func (r *randomDrain) needs(p drain.Pod) time.Duration { return max(p.Grace, 2*s) + r.leads[p.Name] }

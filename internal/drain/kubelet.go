@@ -11,7 +11,7 @@ const unreachableGrace = 15 * time.Second
 // waited for again.
 func (r *run) checkKubelet(now time.Time) (wake time.Time) {
 	before := r.node.Unreachable
-	if !r.cluster.Unreachable() {
+	if !r.cluster.Node().Unreachable {
 		r.unreachableSince, r.node.Unreachable = time.Time{}, false
 	} else {
 		if r.unreachableSince.IsZero() {

@@ -1,6 +1,8 @@
 package drain_test
 
 import (
+	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,11 +43,10 @@ func TestKubelet_UnreachableForAMoment_PodsAwaited(t *testing.T) {
 
 func TestKubelet_ReachableAgain_PodsAwaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		node := draintest.New().Add(graced("web", time.Hour), 2*time.Minute).Add(graced("kept", 30*s, "budget", "b"), 0)
-		node.Allow("b", 0)
+		node := draintest.New().Add(graced("web", time.Hour), 2*time.Minute).Add(graced("kept", 30*s), 0)
+		node.Fail("app/kept", slices.Repeat([]error{errors.New("etcd is away")}, 12)...)
 		time.AfterFunc(5*s, func() { node.SetUnreachable(true) })
 		time.AfterFunc(time.Minute, func() { node.SetUnreachable(false) })
-		time.AfterFunc(90*s, func() { node.Allow("b", 1) })
 		began := time.Now()
 		report, _ := drainWithin(t, 10*time.Minute, node)
 		require.Equal(t, 2*time.Minute, time.Since(began))
@@ -58,10 +59,9 @@ func TestKubelet_ReachableAgain_PodsAwaited(t *testing.T) {
 // The report must say that the pod was not stopped, though its object is gone: its volume may still be in use.
 func TestKubelet_PodGoneWhileUnreachable_Remained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		node := draintest.New().Add(graced("web", time.Hour), time.Minute).Add(graced("kept", 30*s, "budget", "b"), 0)
-		node.Allow("b", 0)
+		node := draintest.New().Add(graced("web", time.Hour), time.Minute).Add(graced("kept", 30*s), 0)
+		node.Fail("app/kept", slices.Repeat([]error{errors.New("etcd is away")}, 12)...)
 		time.AfterFunc(5*s, func() { node.SetUnreachable(true) })
-		time.AfterFunc(90*s, func() { node.Allow("b", 1) })
 		report, _ := drainWithin(t, 10*time.Minute, node)
 		require.NotZero(t, report.Pods[1].GoneAt)
 		require.Equal(t, drain.Remained, report.Pods[1].Outcome)
@@ -71,14 +71,62 @@ func TestKubelet_PodGoneWhileUnreachable_Remained(t *testing.T) {
 
 func TestKubelet_UnreachableForcedPod_Remained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), time.Hour)
-		node.Allow("b", 0)
+		node := draintest.New().Add(graced("web", 30*s), time.Hour)
+		node.Fail("app/web", slices.Repeat([]error{errors.New("etcd is away")}, 1000)...)
 		node.SetUnreachable(true)
 		report, n := drainWithin(t, 2*time.Minute, node)
 		requireDeletions(t, n, map[string]request{"web": at(30*s, 30*s)})
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
 		require.Contains(t, report.Pods[0].Reason, "deleted with 30s of its 30s grace; kubelet unreachable, cannot stop")
 		require.Empty(t, report.Remaining())
+	})
+}
+
+// Its PDB or a webhook does not let it go, and nothing could stop it anyway. The drain does not wait for it.
+func TestUnstoppable_BlockedOrRefused_NotAwaited(t *testing.T) {
+	for name, c := range map[string]struct {
+		node   drain.Node
+		takes  time.Duration
+		reason string
+	}{
+		"kubelet lost":  {takes: 20 * s, reason: "kubelet unreachable, cannot stop"},
+		"instance gone": {node: drain.Node{Gone: true}, reason: "instance gone, cannot stop"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				node := draintest.New().Add(graced("blocked", 30*s, "budget", "b"), 0).Add(graced("denied", 30*s), 0).
+					Add(held(graced("held", 30*s, "budget", "b")), 0)
+				node.Allow("b", 0)
+				node.Deny("app/denied", denial)
+				time.AfterFunc(5*s, func() { node.SetUnreachable(true) })
+				by := drainer()
+				began := time.Now()
+				by.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(10 * time.Minute), Force: true}
+				n := &timed{Cluster: node, deadline: by.Limits.Deadline}
+				report, _ := by.Drain(within(t, 10*time.Minute), n, c.node)
+				require.Equal(t, c.takes, time.Since(began))
+				require.Empty(t, n.deletions(), "what a PDB protects is not deleted for nothing")
+				require.Empty(t, report.Remaining())
+				for _, p := range report.Pods {
+					require.Equal(t, drain.Remained, p.Outcome, p.Name)
+					require.Contains(t, p.Reason, c.reason)
+					require.NotEmpty(t, n.evictions(p.Name), "each was tried")
+				}
+				require.Contains(t, report.Pods[1].Reason, denial)
+			})
+		})
+	}
+}
+
+func TestUnstoppable_KubeletReturns_AskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(graced("blocked", 30*s, "budget", "b"), s).Add(graced("failing", 30*s), 0)
+		node.Allow("b", 0)
+		node.Fail("app/failing", slices.Repeat([]error{errors.New("etcd is away")}, 12)...)
+		node.SetUnreachable(true)
+		time.AfterFunc(40*s, func() { node.SetUnreachable(false); node.Allow("b", 1) })
+		report, _ := drainWithin(t, 10*time.Minute, node)
+		require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
 	})
 }
 

@@ -35,9 +35,13 @@ func TestNext(t *testing.T) {
 		"a skipped pod is skipped":          {pod: planned(Skip)},
 		"a held pod is kept":                {pod: planned(Hold)},
 		"a held pod that is due is evicted": {pod: due(Hold), do: doEvict},
-		"a failed request is repeated":      {progress: requests{latest: failed, retryAt: ago}, pod: planned(Evict), do: doEvict},
-		"but not before its time":           {progress: requests{latest: failed, retryAt: in}, pod: planned(Evict), wake: in},
-		"nor because something changed":     {progress: requests{latest: failed, retryAt: in}, pod: planned(Evict), conditions: changed, wake: in},
+		"a PDB that never has room may be repaired by a change": {
+			progress: requests{latest: never, retryAt: in}, pod: planned(Evict), conditions: changed, do: doEvict,
+		},
+		"and is not asked without one":  {progress: requests{latest: never, retryAt: in}, pod: planned(Evict), wake: in},
+		"a failed request is repeated":  {progress: requests{latest: failed, retryAt: ago}, pod: planned(Evict), do: doEvict},
+		"but not before its time":       {progress: requests{latest: failed, retryAt: in}, pod: planned(Evict), wake: in},
+		"nor because something changed": {progress: requests{latest: failed, retryAt: in}, pod: planned(Evict), conditions: changed, wake: in},
 		"a blocked eviction waits for a change": {
 			progress: requests{latest: blocked, retryAt: in, changes: 1}, pod: planned(Evict), conditions: changed, wake: in,
 		},
@@ -48,8 +52,8 @@ func TestNext(t *testing.T) {
 		"a pod that just became due does not wait": {progress: requests{latest: failed, notBefore: in, retryAt: in}, pod: due(Evict), do: doEvict},
 		"unless its eviction was accepted":         {progress: requests{latest: accepted, retryAt: in}, pod: due(Evict), wake: in},
 		"or was tried since":                       {progress: requests{latest: failed, attempt: tried, retryAt: in}, pod: due(Evict), wake: in},
-		"a due pod that was refused is deleted":    {progress: requests{latest: failed, attempt: refused}, pod: due(Evict), do: doDelete},
-		"a deletion that failed waits too":         {progress: requests{latest: failed, attempt: refused, retryAt: in}, pod: due(Evict), wake: in},
+		"a due pod that was refused is deleted":    {progress: requests{latest: failed, attempt: exhausted}, pod: due(Evict), do: doDelete},
+		"a deletion that failed waits too":         {progress: requests{latest: failed, attempt: exhausted, retryAt: in}, pod: due(Evict), wake: in},
 		"too many are in flight":                   {pod: planned(Evict), conditions: full},
 		"a due pod has all the room":               {pod: due(Evict), conditions: full, do: doEvict},
 		"the server rests":                         {pod: planned(Evict), conditions: resting, wake: in},
@@ -63,7 +67,7 @@ func TestNext(t *testing.T) {
 			progress: requests{evictBy: now}, pod: due(Evict), conditions: escorting, do: doEvict,
 		},
 		"and deleted if that is refused": {
-			progress: requests{evictBy: now, attempt: refused}, pod: due(Evict), conditions: escorting, do: doDelete,
+			progress: requests{evictBy: now, attempt: exhausted}, pod: due(Evict), conditions: escorting, do: doDelete,
 		},
 		"a crashed escort runs once more": {
 			pod: terminating, conditions: recorded, do: doEscort,
@@ -117,7 +121,7 @@ func TestOutcome(t *testing.T) {
 		"skipped, and gone all the same":           {PodReport{Verdict: Skip, GoneAt: at}, stuck, Skipped},
 		"skipped after its eviction was accepted":  {PodReport{Verdict: Skip, EvictedAt: at}, running, Remained},
 		"not asked yet":                            {PodReport{Verdict: Evict}, running, Waiting},
-		"blocked":                                  {PodReport{Verdict: Evict, BlockedBy: []string{"x"}}, running, StillBlocked},
+		"not asked again since":                    {PodReport{Verdict: Evict, BlockedBy: []string{"x"}}, running, Waiting},
 		"blocked once, and evicted":                {PodReport{Verdict: Evict, BlockedBy: []string{"x"}, EvictedAt: at}, stopping, Waiting},
 		"evicted and gone":                         {PodReport{Verdict: Evict, EvictedAt: at, GoneAt: at}, stopping, Evicted},
 		"evicted by someone else and gone":         {PodReport{Verdict: Wait, GoneAt: at}, stopping, Evicted},
@@ -133,5 +137,12 @@ func TestOutcome(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, c.want, (&progress{line: c.line, ending: c.ending}).outcome())
 		})
+	}
+}
+
+func TestOutcome_NotToldToStop_SaysWhy(t *testing.T) {
+	for _, why := range []Outcome{StillBlocked, StillRefused} {
+		require.Equal(t, why, (&progress{line: PodReport{Verdict: Evict}, holdup: why}).outcome())
+		require.Equal(t, Waiting, (&progress{line: PodReport{Verdict: Evict, EvictedAt: time.Unix(1, 0)}, holdup: why, ending: stopping}).outcome())
 	}
 }

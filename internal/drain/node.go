@@ -9,5 +9,6 @@ type Node struct {
 	InstanceID  string
 	Unreachable bool      // its kubelet does not report: pods can be evicted, but nothing stops them
 	Gone        bool      // its instance is terminated, or about to be: the same applies
-	Cordoned    time.Time // zero: it is not cordoned
+	Cordoned    time.Time // when it was closed; zero: it is open
+	TaintedOnly bool      // it is closed by a taint, and the drain cordons it
 }

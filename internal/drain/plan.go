@@ -14,6 +14,12 @@ type Phase struct {
 	Lead    time.Duration  // the longest time from the escort's start to its eviction
 	Settle  time.Duration  // pause after the phase, if it had pods
 	Timeout time.Duration  // after it the phase no longer holds back the next; zero: it always does
+	// Keeps reports that only the escort tells the phase's pods to stop. The drain itself neither evicts nor deletes them, and leaves
+	// them their grace period. It holds as long as the escort may run.
+	Keeps bool
+	// DelaysCordon reports whether the node is not cordoned while it has this pod, because an operator would answer the cordon; nil: none
+	// does.
+	DelaysCordon func(Pod) bool
 }
 
 // Clock holds the times of a phase. The drain carries it from plan to plan.
@@ -30,8 +36,12 @@ type View struct {
 	Phases []Phase
 	Clocks []Clock // one per phase
 	Limits Limits
+	Ask    Ask
 	// RecordedPhases are the names of the phases in which records keep their pods, by pod UID.
 	RecordedPhases map[string]string
+
+	exceptions map[string]exception // by pod UID
+	held       map[string]bool      // by pod UID: its escort holds it
 }
 
 // Plan says which pods may be acted on now.
@@ -50,7 +60,10 @@ type Planned struct {
 	ForceAt time.Time // when it is deleted unless it is terminating; zero: never
 	Due     bool      // ForceAt has come
 
-	need time.Duration // how long before the deadline it must be told to stop
+	need                  time.Duration // how long before the deadline it must be told to stop, or asked for
+	cameBack, unstoppable bool          // why it is skipped
+
+	shorten bool // it is terminating, and its grace period outlasts the deadline
 }
 
 // Done reports whether nothing is left to evict or to wait for.
@@ -61,7 +74,7 @@ func (p Plan) Done() bool {
 // Make makes a plan. It is pure: it knows only the view, and decides only what is in the plan.
 func Make(v View) Plan {
 	plan := Plan{Pods: v.planned(), Clocks: slices.Clone(v.Clocks)}
-	plan.Wake = earliest(v.Limits.apply(plan.Pods, v.Now), v.keptUntil())
+	plan.Wake = earliest(v.Limits.apply(plan.Pods, v.Ask, v.Now), v.keptUntil())
 	counts := plan.wanted(len(v.Phases))
 	open := true
 	for i, phase := range v.Phases {
@@ -71,7 +84,7 @@ func Make(v View) Plan {
 		plan.Clocks[i] = plan.Clocks[i].tick(v.Now, counts[i] > 0, plan.isOpen(i))
 		passed, wake := plan.Clocks[i].passed(phase, v.Limits, v.Now)
 		plan.Wake = earliest(plan.Wake, wake)
-		open = open && passed
+		open = open && (passed || counts[i] > 0 && v.holdsAll(plan, i))
 	}
 	return plan
 }
@@ -82,6 +95,12 @@ func (v View) planned() []Planned {
 		phase := v.phaseOf(pod)
 		planned[i] = Planned{
 			Pod: pod, Decision: v.decide(pod), Phase: phase, need: v.Limits.need(pod.Grace, v.Limits.bound(v.Phases[phase].Lead)),
+		}
+		if why, excepted := v.exceptions[pod.UID]; excepted && planned[i].Verdict == Skip {
+			planned[i].cameBack, planned[i].unstoppable = why.cameBack, !why.cameBack
+		}
+		if planned[i].Verdict == Wait && v.Limits.outlasts(pod) && !v.Phases[phase].Keeps {
+			planned[i].shorten, planned[i].need = true, v.Limits.need(min(pod.Grace, shortenNeed), 0)
 		}
 	}
 	slices.SortFunc(planned, func(a, b Planned) int {
@@ -112,6 +131,13 @@ func (p Plan) wanted(phases int) []int {
 		}
 	}
 	return counts
+}
+
+// holdsAll reports whether escorts hold all of the phase's pods that should go. Then the next phase does not wait for them.
+func (v View) holdsAll(plan Plan, phase int) bool {
+	return !slices.ContainsFunc(plan.Pods, func(p Planned) bool {
+		return p.Phase == phase && (p.Verdict == Evict || p.Verdict == Wait) && !v.held[p.UID]
+	})
 }
 
 func (p Plan) open(phase int) {

@@ -108,7 +108,7 @@ func randomNode(seed uint64) drain.View {
 	for i := range r.IntN(12) {
 		p := in([]string{"poolers", "web", "critical"}[r.IntN(3)])
 		p.Name = fmt.Sprintf("%s-%d", p.Name, i)
-		p.Mirror, p.Finished, p.ToleratesCordon = r.IntN(8) == 0, r.IntN(8) == 0, r.IntN(8) == 0
+		p.Mirror, p.Finished = r.IntN(8) == 0, r.IntN(8) == 0
 		p.Created = ago(time.Duration(r.IntN(120)) * time.Second)
 		if r.IntN(4) == 0 {
 			p.Deleted = ago(time.Duration(r.IntN(60)) * time.Second)

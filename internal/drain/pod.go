@@ -9,12 +9,14 @@ type Pod struct {
 	Annotations        map[string]string
 	PriorityClass      string
 	Controller         string        // kind of the owner that controls it; empty for a bare pod
+	ControllerName     string        // name of that owner
+	ControllerUID      string        // UID of that owner
 	Grace              time.Duration // its own termination grace period
 	Created            time.Time
 	Deleted            time.Time // when its termination was requested; zero while it runs
+	StopsBy            time.Time // when the grace period of its termination ends; zero while it runs
 	Mirror             bool      // a static pod's copy in the API: the kubelet manages the original
 	Finished           bool      // succeeded or failed: no container runs in it any more
-	ToleratesCordon    bool      // its successor may be scheduled to this node again
 	CreatedAfterCordon bool      // first seen while the node was watched, which starts after the cordon
 	Claims             []string  // names of its PersistentVolumeClaims
 	PDBs               []string  // PDBs that are known to select it, as namespace/name

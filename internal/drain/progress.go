@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,9 +12,19 @@ import (
 type progress struct {
 	line    PodReport     // outcome and reason are added by State.report
 	grace   time.Duration // the pod's own
-	claims  []string      // names of its PersistentVolumeClaims
+	holdup  Outcome       // why it was not told to stop: a PDB or a webhook; empty: neither
 	ending  ending
 	reasons reasons
+	// ordinary says that it was there when the node was closed; cameBack that its controller brings pods back, and it is not the one
+	// that is asked; final that it gets a last deletion because the node is terminated; plain that its escort panicked.
+	ordinary, cameBack, final, plain bool
+	holding                          bool             // its escort does not want it to be told to stop now
+	finished                         bool             // no container runs in it
+	block                            *Blocked         // the latest answer of a PDB
+	refusedAt                        time.Time        // when a webhook or policy first refused its eviction
+	refusal                          string           // its latest words
+	told                             []PodEventReason // what its owner was told
+	finalRequests                    int              // deletions for that
 	requests
 }
 
@@ -26,6 +37,7 @@ const (
 	abandoned        // the same, but it is not waited for: nothing can stop it
 	ended            // only finalizers keep it
 	stuck            // the same, for so long that it is not waited for any more
+	pointless        // it runs, and nothing can stop it: it is not waited for
 )
 
 // reasons are the parts of a pod's reason, in words.
@@ -34,20 +46,30 @@ type reasons struct {
 	verdict     string
 	notAwaited  string // why it is not waited for, or not for long, though it is terminating
 	problem     string // with the latest request
+	shortened   string // that its grace period was shortened, and to what
 	unconfirmed string // like deletion, of one that failed: the API server may have executed it all the same
 }
 
 func newProgress(pod Planned) *progress {
 	return &progress{
 		line:  PodReport{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
-		grace: pod.Grace, claims: pod.Claims, requests: newRequests(),
+		grace: pod.Grace, requests: newRequests(),
 	}
 }
 
 // observe notes what a plan shows of the pod. known reports whether an earlier plan had it. The verdict stays as it was before the pod
 // was terminating: that the pod is then waited for says nothing new, and that it is not, the reason says.
 func (p *progress) observe(pod Planned, phase string, known bool) {
-	p.ending, p.reasons.notAwaited = endingOf(pod), ""
+	p.ending, p.reasons.notAwaited, p.finished = endingOf(pod), "", pod.Finished
+	switch {
+	case pod.unstoppable:
+		p.ending, p.reasons.notAwaited = pointless, pod.Reason
+		return
+	case p.cameBack && pod.Terminating():
+		p.observeTermination(pod)
+		return
+	}
+	p.cameBack = pod.cameBack
 	switch {
 	case known && pod.Terminating() && p.line.Verdict != Skip:
 		p.observeTermination(pod)
@@ -86,9 +108,11 @@ func (p *progress) observeTermination(pod Planned) {
 func (p *progress) outcome() Outcome {
 	gone, forced, evicted := !p.line.GoneAt.IsZero(), !p.line.ForcedAt.IsZero(), !p.line.EvictedAt.IsZero()
 	switch {
+	case p.cameBack:
+		return p.outcomeOfReturn()
 	case p.line.Verdict == Skip && !evicted:
 		return Skipped
-	case p.line.Verdict == Skip, p.ending == abandoned:
+	case p.line.Verdict == Skip, p.ending == abandoned, p.ending == pointless && !gone:
 		return Remained
 	case forced && (gone || p.ending == stuck):
 		return Forced
@@ -96,20 +120,32 @@ func (p *progress) outcome() Outcome {
 		return Evicted
 	case p.ending == stuck:
 		return Remained
-	case !evicted && !forced && len(p.line.BlockedBy) > 0:
-		return StillBlocked
+	case !evicted && !forced && p.holdup != "":
+		return p.holdup
 	}
 	return Waiting
 }
 
+// outcomeOfReturn returns the outcome of a pod that came back. That it was told to stop in the end does not get its controller's pods off
+// the node.
+func (p *progress) outcomeOfReturn() Outcome {
+	gone := !p.line.GoneAt.IsZero()
+	switch {
+	case gone && !p.isSignaled():
+		return Evicted // by someone else
+	case !gone && (p.needsFinalSignal() || p.ending == stopping):
+		return Waiting
+	}
+	return Remained
+}
+
 func (p *progress) reason() string {
-	return sentence(p.reasons.deletion, p.reasons.verdict, p.reasons.notAwaited, p.reasons.problem)
+	return Short(Sentence(p.reasons.deletion, p.reasons.verdict, p.reasons.shortened, p.reasons.notAwaited, p.reasons.problem))
 }
 
 // isStopping reports whether the pod was told to stop, and a container may still run.
 func (p *progress) isStopping() bool {
-	toldToStop := p.ending != running || !p.line.EvictedAt.IsZero() || !p.line.ForcedAt.IsZero()
-	return toldToStop && p.ending != ended && p.ending != stuck
+	return (p.ending != running && p.ending != pointless || p.isSignaled()) && p.ending != ended && p.ending != stuck
 }
 
 // noteEvicted notes that the pod's eviction was accepted, and reports whether that is new.
@@ -131,20 +167,26 @@ func (p *progress) noteDeleted(r response, now time.Time) bool {
 	if blocked, is := errors.AsType[*Blocked](r.evictError); is {
 		p.noteBlocked(blocked, now)
 	} else if r.evictError != nil {
-		p.reasons.problem = r.evictError.Error()
+		p.reasons.problem = Short(r.evictError.Error())
 	}
 	p.line.ForcedAt, p.reasons.deletion = now, p.deletedWith(r.deletedWith)
 	return true
 }
 
+// noteShortened notes that the grace period of the terminating pod was shortened.
+func (p *progress) noteShortened(r response) {
+	p.shortened, p.reasons.problem = true, ""
+	p.reasons.shortened = fmt.Sprintf("grace period shortened to %s to meet the deadline", r.deletedWith)
+}
+
 // noteBlocked notes the PDBs that refused the pod's eviction.
 func (p *progress) noteBlocked(b *Blocked, now time.Time) {
-	p.reasons.problem = b.Error()
+	p.reasons.problem, p.holdup, p.block = Short(b.Error()), StillBlocked, b
 	if p.line.BlockedAt.IsZero() {
 		p.line.BlockedAt = now
 	}
 	for _, pdb := range b.PDBs {
-		if !slices.Contains(p.line.BlockedBy, pdb) {
+		if len(p.line.BlockedBy) < maxNames && !slices.Contains(p.line.BlockedBy, pdb) {
 			p.line.BlockedBy = append(p.line.BlockedBy, pdb)
 		}
 	}
@@ -152,8 +194,12 @@ func (p *progress) noteBlocked(b *Blocked, now time.Time) {
 
 // noteFailure notes a request that failed for another reason than a PDB.
 func (p *progress) noteFailure(r response, now time.Time) {
-	p.reasons.problem = r.err.Error()
-	if r.deletedWith > 0 {
+	p.reasons.problem = Short(r.err.Error())
+	_, denied := errors.AsType[*Refused](r.err)
+	if denied {
+		p.holdup, p.refusedAt, p.refusal = StillRefused, cmp.Or(p.refusedAt, now), p.reasons.problem
+	}
+	if r.deletedWith > 0 && !denied && !r.shortens {
 		p.reasons.unconfirmed = p.deletedWith(r.deletedWith)
 	}
 	if p.ending == stopping || p.ending == abandoned || !p.line.GoneAt.IsZero() {
@@ -162,14 +208,17 @@ func (p *progress) noteFailure(r response, now time.Time) {
 }
 
 // confirmDeletion counts a deletion without an answer as accepted, where the pod was told to stop and no other request is known to
-// have done that.
+// have done that, and none may yet be answered.
 func (p *progress) confirmDeletion(at time.Time) {
-	if p.reasons.unconfirmed != "" && p.line.EvictedAt.IsZero() && p.line.ForcedAt.IsZero() {
+	if p.reasons.unconfirmed != "" && !p.inFlight && p.line.EvictedAt.IsZero() && p.line.ForcedAt.IsZero() {
 		p.line.ForcedAt, p.reasons.deletion = at, p.reasons.unconfirmed
 	}
 }
 
 func (p *progress) deletedWith(grace time.Duration) string {
+	if p.final {
+		return fmt.Sprintf("node terminating: deleted with %s of its %s grace", grace, p.grace)
+	}
 	if grace > p.grace {
 		return fmt.Sprintf("deadline: deleted with %s grace", grace)
 	}

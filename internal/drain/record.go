@@ -6,14 +6,20 @@ import (
 	"fmt"
 )
 
-// Records keeps what must outlive an invocation: one text per pod, by the pod's UID. It is the instance's Lease, where the owners of
-// pods cannot write.
+// Records keeps what must outlive an invocation: texts by key. It is the instance's Lease, where the owners of pods cannot write.
 type Records interface {
-	// Record returns the pod's record; empty: none.
-	Record(podUID string) string
-	// SetRecord replaces the pod's record; an empty text removes it. What a record describes is done after SetRecord returned nil.
-	SetRecord(ctx context.Context, podUID, text string) error
+	// Record returns the text under the key; empty: none.
+	Record(key string) string
+	// SetRecord replaces the text under the key; an empty text removes it. What a record describes is done after SetRecord
+	// returned nil.
+	SetRecord(ctx context.Context, key, text string) error
 }
+
+// The kinds of records. A key is a kind and a UID.
+const (
+	EscortRecord    = "escort."    // of a pod: what its escort changed
+	SuccessorRecord = "successor." // of a controller in its namespace: its pod that came back and was asked to leave
+)
 
 // record is what a drain keeps about a pod whose escort changed something that outlives the escort.
 type record struct {
@@ -26,7 +32,7 @@ func (d Drainer) recordOf(p Ref) (r record, recorded bool) {
 	if d.Records == nil {
 		return record{}, false
 	}
-	text := d.Records.Record(p.UID)
+	text := d.Records.Record(EscortRecord + p.UID)
 	if text == "" {
 		return record{}, false
 	}
@@ -69,6 +75,6 @@ func (d Drainer) save(p Ref, phase string) func(context.Context, json.RawMessage
 				return fmt.Errorf("record what is changed on pod %s: %w", p, err)
 			}
 		}
-		return d.Records.SetRecord(ctx, p.UID, string(text))
+		return d.Records.SetRecord(ctx, EscortRecord+p.UID, string(text))
 	}
 }

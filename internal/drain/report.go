@@ -2,7 +2,6 @@ package drain
 
 import (
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -10,6 +9,9 @@ import (
 type Report struct {
 	Phases []PhaseReport `json:"phases"`
 	Pods   []PodReport   `json:"pods"`
+	// FinishedPods is how many finished pods were on the node. Pods names a few of them.
+	FinishedPods int `json:"finishedPods,omitempty"`
+	Recordons    int `json:"recordons,omitempty"` // how often the node was cordoned again, because someone opened it
 }
 
 // PhaseReport is one phase that had pods: when it started, and when the last of them was gone.
@@ -23,6 +25,7 @@ type PhaseReport struct {
 type PodReport struct {
 	Namespace string        `json:"namespace"`
 	Name      string        `json:"name"`
+	Node      string        `json:"node,omitempty"` // on which it ran, if that is not the report's: the instance has several nodes
 	UID       string        `json:"uid"`
 	Phase     string        `json:"phase"`
 	Verdict   Verdict       `json:"verdict"`
@@ -48,6 +51,8 @@ const (
 	Remained     Outcome = "remained" // it should have gone and did not, or was not stopped
 	Waiting      Outcome = "waiting"  // it was still there when the report was made
 	StillBlocked Outcome = "blocked"  // the same, because of a PDB
+	StillRefused Outcome = "refused"  // the same, because of an admission webhook or policy
+	StillHeld    Outcome = "held"     // the same, because its escort held it
 )
 
 // Remaining returns the pods that the drain still has to get off the node.
@@ -55,7 +60,9 @@ func (r Report) Remaining() []PodReport {
 	return slices.DeleteFunc(slices.Clone(r.Pods), func(p PodReport) bool { return !p.remains() })
 }
 
-func (p PodReport) remains() bool { return p.Outcome == Waiting || p.Outcome == StillBlocked }
+func (p PodReport) remains() bool {
+	return p.Outcome == Waiting || p.Outcome == StillBlocked || p.Outcome == StillRefused || p.Outcome == StillHeld
+}
 
 // AddBlockers notes on a plan's pods the PDBs that would refuse their eviction now.
 func (r *Report) AddBlockers(pdbs []PDB) {
@@ -88,18 +95,14 @@ func (r *Report) CloseRemaining(s State, reason string) {
 			continue
 		}
 		p.Outcome = Remained
-		if !p.ForcedAt.IsZero() {
+		known := s.pods[p.ref()]
+		if !p.ForcedAt.IsZero() && !(known != nil && known.cameBack) {
 			p.Outcome = Forced
 		}
 		why := reason
-		if known := s.pods[p.ref()]; known != nil && known.isStopping() {
+		if known != nil && known.isStopping() {
 			why += " while still stopping"
 		}
-		p.Reason = sentence(p.Reason, why)
+		p.Reason = Sentence(Cut(p.Reason, MaxText-len(why)-len("; ")), why)
 	}
-}
-
-// sentence joins the parts that are not empty.
-func sentence(parts ...string) string {
-	return strings.Join(slices.DeleteFunc(parts, func(part string) bool { return part == "" }), "; ")
 }

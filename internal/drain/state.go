@@ -2,6 +2,7 @@ package drain
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 )
@@ -11,31 +12,34 @@ import (
 type State struct {
 	clocks []Clock
 	pods   map[Ref]*progress
+	times  requestTimes
+	began  time.Time // when the first of the drains did
+	// asked is, by controller, the pod that came back and was asked to leave; ended are the controllers whose other pods got a last deletion.
+	asked     map[string]string
+	ended     map[string]bool
+	recordons int
+	told      int       // events about pods; one more than the most: that was logged
+	cordoned  time.Time // when the drains closed the node; zero: they did not
+	err       error
 }
 
 // resume returns the state with which a drain starts that continues this one. What was requested is not kept: the limits may differ.
 func (s State) resume(phases []Phase) State {
-	next := State{clocks: make([]Clock, len(phases)), pods: make(map[Ref]*progress, len(s.pods))}
+	next := State{
+		times: s.times, began: s.began, asked: maps.Clone(s.asked), ended: maps.Clone(s.ended), recordons: s.recordons, cordoned: s.cordoned,
+		told:   s.told,
+		clocks: make([]Clock, len(phases)), pods: make(map[Ref]*progress, len(s.pods)),
+	}
 	copy(next.clocks, s.clocks)
+	if next.asked == nil {
+		next.asked, next.ended = map[string]string{}, map[string]bool{}
+	}
 	for ref, p := range s.pods {
-		next.pods[ref] = &progress{line: p.line, grace: p.grace, claims: p.claims, ending: p.ending, reasons: p.reasons, requests: newRequests()}
+		kept := *p
+		kept.requests = newRequests()
+		next.pods[ref] = &kept
 	}
 	return next
-}
-
-// Claims returns the PersistentVolumeClaims, as namespace/name, of the pods that are gone.
-func (s State) Claims() []string {
-	var claims []string
-	for _, p := range s.pods {
-		if p.line.GoneAt.IsZero() {
-			continue
-		}
-		for _, claim := range p.claims {
-			claims = append(claims, p.line.Namespace+"/"+claim)
-		}
-	}
-	slices.Sort(claims)
-	return claims
 }
 
 // observe notes what a plan shows of each pod, and returns the pods that were there before and are gone.
@@ -60,9 +64,9 @@ func (s State) observe(plan Plan, phases []Phase, now time.Time) (gone []Ref) {
 	return gone
 }
 
-// report returns the report. Its pods are in the drain order.
+// report returns the report. Its pods are in the drain order. Of finished pods it names a few.
 func (s State) report(phases []Phase) Report {
-	report := Report{Phases: []PhaseReport{}, Pods: make([]PodReport, 0, len(s.pods))}
+	report := Report{Recordons: s.recordons, Phases: []PhaseReport{}, Pods: make([]PodReport, 0, len(s.pods))}
 	order := map[string]int{}
 	for i, phase := range phases {
 		order[phase.Name] = i
@@ -70,15 +74,23 @@ func (s State) report(phases []Phase) Report {
 			report.Phases = append(report.Phases, PhaseReport{phase.Name, clock.Began, clock.Emptied})
 		}
 	}
+	var finished []PodReport
 	for _, p := range s.pods {
 		line := p.line
 		line.Outcome, line.Reason = p.outcome(), p.reason()
 		line.BlockedBy = slices.Clone(line.BlockedBy)
+		if p.finished {
+			finished = append(finished, line)
+			continue
+		}
 		report.Pods = append(report.Pods, line)
 	}
-	slices.SortFunc(report.Pods, func(a, b PodReport) int {
+	inOrder := func(a, b PodReport) int {
 		return cmp.Or(cmp.Compare(order[a.Phase], order[b.Phase]), cmp.Compare(a.Namespace, b.Namespace),
 			cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
-	})
+	}
+	slices.SortFunc(finished, inOrder)
+	report.Pods = append(report.Pods, finished[:min(len(finished), maxNames)]...)
+	slices.SortFunc(report.Pods, inOrder)
 	return report
 }

@@ -26,6 +26,12 @@ const (
 	doNotDisruptAnnotation = "karpenter.sh/do-not-disrupt"
 )
 
+// Why a pod cannot be stopped.
+const (
+	instanceGone       = "instance gone, cannot stop"
+	kubeletUnreachable = "kubelet unreachable, cannot stop"
+)
+
 // Decision is a verdict with its reason, in words for a report.
 type Decision struct {
 	Verdict Verdict
@@ -42,10 +48,9 @@ var rules = []struct {
 	{isFinished, Decision{Skip, "finished: nothing runs in it"}},
 	{isDaemon, Decision{Skip, "DaemonSet: would return to this node at once"}},
 	{optedOut, Decision{Skip, "annotated " + OptOutAnnotation + "=false"}},
-	{isOrphaned, Decision{Skip, "instance gone, cannot stop"}},
-	{isUnstoppable, Decision{Skip, "kubelet unreachable, cannot stop"}},
+	{isOrphaned, Decision{Skip, instanceGone}},
+	{isUnstoppable, Decision{Skip, kubeletUnreachable}},
 	{isTerminating, Decision{Wait, "already terminating"}},
-	{cameBack, Decision{Skip, "tolerates the cordon and came back after it: eviction would not end"}},
 	{unsafeToEvict, Decision{Hold, "annotated " + safeToEvictAnnotation + "=false"}},
 	{mustNotBeDisrupted, Decision{Hold, "annotated " + doNotDisruptAnnotation}},
 }
@@ -60,6 +65,16 @@ func Decide(p Pod, n Node) Decision {
 	return Decision{Evict, ""}
 }
 
+// heldBy returns all annotations that hold the pod, in words.
+func heldBy(p Pod, n Node) (reasons []string) {
+	for _, rule := range rules {
+		if rule.then.Verdict == Hold && rule.applies(p, n) {
+			reasons = append(reasons, rule.then.Reason)
+		}
+	}
+	return reasons
+}
+
 func isMirror(p Pod, _ Node) bool      { return p.Mirror }
 func isFinished(p Pod, _ Node) bool    { return p.Finished }
 func isDaemon(p Pod, _ Node) bool      { return p.Controller == "DaemonSet" }
@@ -69,13 +84,6 @@ func unsafeToEvict(p Pod, _ Node) bool { return p.Annotations[safeToEvictAnnotat
 
 func isOrphaned(p Pod, n Node) bool    { return n.Gone && p.Terminating() }
 func isUnstoppable(p Pod, n Node) bool { return n.Unreachable && p.Terminating() }
-
-// cameBack reports whether the pod is the successor of one that tolerates the cordon. The first such pod is evicted like any other:
-// its successor may land on another node. A pod that came to this node after the cordon shows that it does not. Creation times are
-// whole seconds, too coarse for a successor that comes at once. But then the drain saw it arrive, unless an earlier invocation did.
-func cameBack(p Pod, n Node) bool {
-	return p.ToleratesCordon && !n.Cordoned.IsZero() && (p.CreatedAfterCordon || p.Created.After(n.Cordoned))
-}
 
 // mustNotBeDisrupted reports whether Karpenter's annotation holds the pod. Its value is "true" or, since Karpenter 1.9, a duration from
 // the pod's creation. Both are respected alike.
@@ -89,15 +97,21 @@ func mustNotBeDisrupted(p Pod, _ Node) bool {
 // signal.
 const finalizerGrace = 10 * time.Second
 
-// decide returns the verdict now. Of a pod that only finalizers keep, it depends on the time.
+// decide returns the verdict now. Of a pod that only finalizers keep, it depends on the time. To hold a pod that cannot be stopped
+// would keep its instance for nothing.
 func (v View) decide(p Pod) Decision {
 	decision := Decide(p, v.Node)
-	if decision.Verdict != Wait || p.ContainersEndedAt.IsZero() {
-		return decision
-	}
-	decision.Reason = "its containers have ended; kept by " + strings.Join(p.Finalizers, ", ")
-	if !v.Now.Before(p.ContainersEndedAt.Add(finalizerGrace)) {
-		decision.Verdict = Skip
+	exception, excepted := v.exceptions[p.UID]
+	switch {
+	case excepted && (decision.Verdict == Evict || decision.Verdict == Hold):
+		return Decision{Skip, exception.reason}
+	case decision.Verdict == Hold && (v.Node.Unreachable || v.Node.Gone):
+		decision.Verdict = Evict
+	case decision.Verdict == Wait && !p.ContainersEndedAt.IsZero():
+		decision.Reason = "its containers have ended; kept by " + strings.Join(p.Finalizers, ", ")
+		if !v.Now.Before(p.ContainersEndedAt.Add(finalizerGrace)) {
+			decision.Verdict = Skip
+		}
 	}
 	return decision
 }

@@ -11,7 +11,7 @@ import (
 
 func TestVerdicts(t *testing.T) {
 	cordoned := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	before, after := cordoned.Add(-time.Hour), cordoned.Add(time.Second)
+	before := cordoned.Add(-time.Hour)
 	annotated := func(key, value string) drain.Pod { return drain.Pod{Annotations: map[string]string{key: value}} }
 	for name, c := range map[string]struct {
 		pod  drain.Pod
@@ -32,11 +32,6 @@ func TestVerdicts(t *testing.T) {
 		"a pod not to be disrupted":              {annotated("karpenter.sh/do-not-disrupt", "true"), drain.Hold},
 		"a pod not to be disrupted for a while":  {annotated("karpenter.sh/do-not-disrupt", "30m"), drain.Hold},
 		"a pod that may be disrupted":            {annotated("karpenter.sh/do-not-disrupt", "false"), drain.Evict},
-		"a pod that tolerates the cordon":        {drain.Pod{ToleratesCordon: true, Created: before}, drain.Evict},
-		"its successor, back on the node":        {drain.Pod{ToleratesCordon: true, Created: after}, drain.Skip},
-		"its successor, within the second":       {drain.Pod{ToleratesCordon: true, Created: cordoned.Truncate(time.Second), CreatedAfterCordon: true}, drain.Skip},
-		"a late pod that does not tolerate it":   {drain.Pod{Created: after, CreatedAfterCordon: true}, drain.Evict},
-		"the successor, once it is terminating":  {drain.Pod{ToleratesCordon: true, Created: after, Deleted: after}, drain.Wait},
 		"a held pod that is terminating already": {withDeletion(annotated("karpenter.sh/do-not-disrupt", "true"), before), drain.Wait},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package eks
 import (
 	"context"
 	"encoding/base64"
+	"encoding/pem"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -19,17 +20,66 @@ import (
 
 func TestAccess_EndpointAndCASet_DoesNotAskEKS(t *testing.T) {
 	server, config := awstest.Serve(t)
-	server.AddCluster("prod", "https://127.0.0.1:6443", []byte("a CA"))
+	ca := certificate(t)
+	server.AddCluster("prod", "https://127.0.0.1:6443", ca)
 	access, err := Cluster{Name: "prod"}.Access(t.Context(), config)
 	require.NoError(t, err)
 	require.Equal(t, "https://127.0.0.1:6443", access.Host)
-	require.Equal(t, "a CA", string(access.CAData))
+	require.Equal(t, ca, access.CAData)
 	asked := len(server.Calls())
 
-	access, err = Cluster{Name: "prod", Endpoint: "https://10.0.0.1", CA: []byte("given")}.Access(t.Context(), config)
+	access, err = Cluster{Name: "prod", Endpoint: "https://10.0.0.1", CA: ca}.Access(t.Context(), config)
 	require.NoError(t, err)
 	require.Equal(t, "https://10.0.0.1", access.Host)
 	require.Len(t, server.Calls(), asked)
+}
+
+// certificate returns a certificate in PEM.
+func certificate(t *testing.T) []byte {
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+}
+
+// An answer without a CA and with http:// was accepted: the token went over the network in clear text.
+func TestAccess_UnsafeAddress_IsAnError(t *testing.T) {
+	server, config := awstest.Serve(t)
+	ca := certificate(t)
+	for want, c := range map[string]Cluster{
+		`the endpoint must be https:// and a host, not "http://10.0.0.1"`:  {Endpoint: "http://10.0.0.1", CA: ca},
+		`the endpoint must be https:// and a host, not "10.0.0.1:443"`:     {Endpoint: "10.0.0.1:443", CA: ca},
+		`the endpoint must be https:// and a host, not "https://"`:         {Endpoint: "https://", CA: ca},
+		`the endpoint must be https:// and a host, not "https://:443"`:     {Endpoint: "https://:443", CA: ca},
+		`the endpoint must be https:// and a host, not "https://u:p@host"`: {Endpoint: "https://u:p@host", CA: ca},
+		"it has no endpoint yet":              {CA: ca},
+		"it has no certificate authority yet": {Endpoint: "https://10.0.0.1"},
+		"the CA is no certificate in PEM":     {Endpoint: "https://10.0.0.1", CA: []byte("a CA")},
+		"the CA is no certificate: x509":      {Endpoint: "https://10.0.0.1", CA: []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")},
+	} {
+		server.AddCluster("prod", c.Endpoint, c.CA)
+		_, err := Cluster{Name: "prod"}.Access(t.Context(), config)
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "cluster prod")
+		if c.Endpoint != "" && len(c.CA) > 0 {
+			c.Name = "prod"
+			_, err = c.Access(t.Context(), config)
+			require.ErrorContains(t, err, want, "configured")
+		}
+	}
+}
+
+func TestTransport_NoTLS_TokenIsNotSent(t *testing.T) {
+	_, config := awstest.Serve(t)
+	signer, err := newSigner("prod", config)
+	require.NoError(t, err)
+	sent := false
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { sent = true }))
+	t.Cleanup(server.Close)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
+	require.NoError(t, err)
+	_, err = (&transport{signer, http.DefaultTransport}).RoundTrip(request)
+	require.ErrorContains(t, err, "without TLS")
+	require.False(t, sent)
 }
 
 func TestAnUnknownClusterIsNamed(t *testing.T) {
@@ -66,7 +116,7 @@ type apiServer struct {
 
 func newAPIServer(t *testing.T) *apiServer {
 	s := &apiServer{refuse: map[string]bool{}}
-	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		text := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 		s.tokens, s.bodies = append(s.tokens, text), append(s.bodies, string(body))
@@ -95,7 +145,7 @@ func TestTransport_TokenRefused_RetriesOnceWithNewToken(t *testing.T) {
 	signer.current = token.Token{Token: "old", Expiration: time.Now().Add(time.Hour)}
 	server := newAPIServer(t)
 	server.refuse["old"] = true
-	require.Equal(t, http.StatusOK, server.post(t, &transport{signer, http.DefaultTransport}, "evict"))
+	require.Equal(t, http.StatusOK, server.post(t, &transport{signer, server.Client().Transport}, "evict"))
 	require.Len(t, server.tokens, 2)
 	require.Equal(t, []string{"evict", "evict"}, server.bodies)
 
@@ -103,7 +153,7 @@ func TestTransport_TokenRefused_RetriesOnceWithNewToken(t *testing.T) {
 	signer.current = token.Token{Token: "old", Expiration: time.Now().Add(time.Hour)}
 	server.refuse["old"] = true
 	before := len(server.tokens)
-	server.post(t, &transport{signer, http.DefaultTransport}, "evict")
+	server.post(t, &transport{signer, server.Client().Transport}, "evict")
 	require.LessOrEqual(t, len(server.tokens)-before, 2, "a new token does not help an unknown identity")
 }
 
@@ -112,7 +162,7 @@ func TestATokenIsRenewedInTime(t *testing.T) {
 	signer, err := newSigner("prod", config)
 	require.NoError(t, err)
 	server := newAPIServer(t)
-	through := &transport{signer, http.DefaultTransport}
+	through := &transport{signer, server.Client().Transport}
 	server.post(t, through, "")
 	server.post(t, through, "")
 	require.Equal(t, server.tokens[0], server.tokens[1], "a new token for each request would defeat the server's cache")

@@ -85,6 +85,9 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 }
 
 func (t *transport) send(request *http.Request) (response *http.Response, used string, err error) {
+	if request.URL.Scheme != "https" { // after a redirect, for example
+		return nil, "", fmt.Errorf("no token is sent to %s without TLS", request.URL.Host)
+	}
 	used, err = t.signer.token()
 	if err != nil {
 		return nil, "", err

@@ -15,6 +15,9 @@ import (
 // Annotation chooses the escort of a pod. Its value is the kind of the escort, or None.
 const Annotation = "quiesce/escort"
 
+// DatabaseAnnotation is on a pooler, and has the name of the database cluster that it leads to.
+const DatabaseAnnotation = "quiesce/database"
+
 // None is the value of Annotation for an eviction without an escort, whatever the pod's labels are.
 const None = "none"
 

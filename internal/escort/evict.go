@@ -33,11 +33,12 @@ func Evict(ctx context.Context, cluster Inspector, request drain.EscortRequest, 
 	return nil
 }
 
-// isAnswer reports whether the error is the API server's own answer.
+// isAnswer reports whether the error is the API server's own answer, and no eviction was accepted.
 func isAnswer(err error) bool {
 	_, blocked := errors.AsType[*drain.Blocked](err)
+	_, refused := errors.AsType[*drain.Refused](err)
 	_, throttled := errors.AsType[*drain.Throttled](err)
-	return blocked || throttled
+	return blocked || refused || throttled
 }
 
 // isTerminating reports whether the pod is known to be terminating or gone. It asks even if ctx has ended.
@@ -49,12 +50,4 @@ func isTerminating(ctx context.Context, cluster Inspector, ref drain.Ref) bool {
 	defer cancel()
 	pod, err := cluster.Inspect(ctx, ref)
 	return err == nil && (pod == nil || !pod.Deleted.IsZero())
-}
-
-// AddReason appends a reason to the result. An empty reason adds nothing.
-func AddReason(result *drain.EscortResult, reason string) {
-	if result.Reason != "" && reason != "" {
-		result.Reason += "; "
-	}
-	result.Reason += reason
 }

@@ -29,6 +29,7 @@ func TestEvict_Refused_ReturnsTheAnswerAsItIs(t *testing.T) {
 	}{
 		"accepted":                          {inspector{}, nil, false, false},
 		"blocked":                           {inspector{}, &drain.Blocked{}, false, true},
+		"denied, and the pod is gone":       {inspector{}, &drain.Refused{}, false, true},
 		"throttled":                         {inspector{}, &drain.Throttled{}, false, true},
 		"no answer, and the pod is there":   {inspector{pod: &Pod{}}, lost, false, true},
 		"no answer, and the pod terminates": {inspector{pod: &Pod{Pod: drain.Pod{Deleted: time.Now()}}}, lost, false, false},
@@ -49,12 +50,4 @@ func TestEvict_Refused_ReturnsTheAnswerAsItIs(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestAddReason_JoinsReasons(t *testing.T) {
-	var result drain.EscortResult
-	for _, reason := range []string{"", "one", "", "two"} {
-		AddReason(&result, reason)
-	}
-	require.Equal(t, "one; two", result.Reason)
 }

@@ -7,6 +7,8 @@ package kube
 
 import (
 	"fmt"
+	"net/http"
+	"sync/atomic"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -63,6 +65,17 @@ var _ termination.Kubernetes = (*Client)(nil)
 type Client struct {
 	config                              *rest.Config
 	core, policy, coordination, storage rest.Interface
+
+	noStreamingLists atomic.Bool // the server has refused one: it is too old, or the feature is off
+	lastRead         readNodes
+}
+
+// withoutRedirects returns a client that follows no redirect. The API server sends none, but a pod behind its proxy could: a request that
+// follows has the function's token, whatever its host is.
+func withoutRedirects(client *http.Client) *http.Client {
+	copied := *client
+	copied.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &copied
 }
 
 // New returns a client. config has the endpoint, its CA and a transport that authenticates.
@@ -71,11 +84,15 @@ func New(config *rest.Config) (*Client, error) {
 	config.ContentType = protobuf
 	config.AcceptContentTypes = protobuf + ",application/json"
 	config.NegotiatedSerializer = codecs.WithoutConversion()
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return errorLimiter{next} })
+	// The API server warns of Endpoints, a deprecated kind, in each answer about one. Patroni keeps its state there.
+	config.WarningHandler = rest.NoWarnings{}
 	config.QPS = -1 // the drain's concurrency bounds the requests; client-side rate limiting would only add delay
 	transport, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("create an HTTP client for %s: %w", config.Host, err)
 	}
+	transport = withoutRedirects(transport)
 	clients := make([]rest.Interface, len(groups))
 	for i, group := range groups {
 		config.APIPath, config.GroupVersion = group.path, &group.version

@@ -2,66 +2,65 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/termination"
 )
 
-// unschedulableOnly selects cordoned nodes. Annotations cannot be selected, and few nodes of a cluster are cordoned.
-const unschedulableOnly = "spec.unschedulable=true"
-
-// Cordon closes the node to new pods and to external load balancers, and writes the termination note, all in one patch. It
-// returns when the node was cordoned. A node that is already cordoned for this termination is not changed.
-func (c *Client) Cordon(ctx context.Context, node drain.Node, hook string, began time.Time) (cordoned time.Time, err error) {
-	err = c.changeNode(ctx, node.Name, func(current *corev1.Node) map[string]any {
-		earlier, exists := terminationNoteOf(current)
-		if exists && earlier.Began.Equal(began) && current.Spec.Unschedulable {
-			cordoned = earlier.Cordoned
-			return nil
+// Cordon closes the node to new pods and to external load balancers, and annotates it, all in one patch. It saves the changes
+// first. A node that is already closed for this termination is not changed.
+func (c *Client) Cordon(ctx context.Context, node drain.Node, closing termination.Closing) (termination.ClosedNode, error) {
+	closed := newClosing(node, closing)
+	err := c.changeNode(ctx, node, func(current *corev1.Node) (map[string]any, error) {
+		if err := requireSame(current, node); err != nil || closed.isDone(current) {
+			return nil, err
 		}
-		note := newTerminationNote(current, earlier, hook, began)
-		cordoned = note.Cordoned
-		return note.cordonPatch()
+		return closed.patch(current), closed.save(ctx)
 	})
-	if err != nil {
-		return time.Time{}, fmt.Errorf("cordon node %s: %w", node.Name, err)
+	if isUnchanged(err) {
+		err = errors.Join(err, closed.retract(ctx))
 	}
-	return cordoned, nil
+	if err != nil {
+		return termination.ClosedNode{}, cordonError(node.Name, err)
+	}
+	return closed.node, nil
 }
 
-// CordonedNodes returns the cordoned nodes that have a termination note.
-func (c *Client) CordonedNodes(ctx context.Context) ([]termination.CordonedNode, error) {
-	var cordoned []termination.CordonedNode
-	err := c.eachNode(ctx, metav1.ListOptions{FieldSelector: unschedulableOnly}, func(n *corev1.Node) (done bool) {
-		if note, exists := terminationNoteOf(n); exists {
-			cordoned = append(cordoned, termination.CordonedNode{Node: *toNode(n), Hook: note.Hook, CordonedAt: note.Cordoned})
-		}
-		return false
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list cordoned nodes: %w", err)
+// cordonError returns the error in the domain's terms. What a policy, a webhook or RBAC denies is denied again.
+func cordonError(node string, err error) error {
+	if isDenial(err) || apierrors.IsForbidden(err) {
+		err = &drain.Refused{Reason: drain.Short(err.Error())}
 	}
-	return cordoned, nil
+	return fmt.Errorf("cordon node %s: %w", node, bounded(err))
 }
 
-// Restore undoes what Cordon and TaintTerminating changed on the node, and only that. If another hook cordoned the node,
-// Restore changes nothing and returns false.
-func (c *Client) Restore(ctx context.Context, node drain.Node, hook string) (ours bool, err error) {
-	err = c.changeNode(ctx, node.Name, func(current *corev1.Node) map[string]any {
-		note, exists := terminationNoteOf(current)
-		ours = !exists || note.Hook == hook
-		if !ours || !exists && !hasTerminatingTaint(current) {
-			return nil
-		}
-		return note.restorePatch(current)
-	})
-	if err != nil {
-		return false, fmt.Errorf("restore node %s: %w", node.Name, err)
+// requireSame returns drain.ErrNodeReplaced unless the object is still the node that was found. A node without a provider ID may get one.
+func requireSame(current *corev1.Node, node drain.Node) error {
+	switch claimed := claimedInstance(current); {
+	case node.UID != "" && string(current.UID) != node.UID:
+		return fmt.Errorf("%w: its UID was %s and is %s", drain.ErrNodeReplaced, node.UID, current.UID)
+	case node.InstanceID != "" && claimed != node.InstanceID:
+		return fmt.Errorf("%w: its instance was %s and is %.32q", drain.ErrNodeReplaced, node.InstanceID, claimed)
 	}
-	return ours, nil
+	return nil
+}
+
+// Restore undoes what Cordon and TaintTerminating changed on the node, and only that. A node that is gone needs nothing. The UID is
+// enough to know it: the provider ID of an object does not change.
+func (c *Client) Restore(ctx context.Context, node drain.Node, closed *termination.ClosedNode) error {
+	err := c.changeNode(ctx, node, func(current *corev1.Node) (map[string]any, error) {
+		if uid := string(current.UID); node.UID != "" && uid != node.UID || closed != nil && uid != closed.UID {
+			return nil, nil
+		}
+		return restorePatch(current, closed), nil
+	})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("restore node %s: %w", node.Name, bounded(err))
+	}
+	return nil
 }

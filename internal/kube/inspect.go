@@ -4,12 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -68,16 +67,23 @@ func isReady(p *corev1.Pod) bool {
 	return false
 }
 
+// appsKinds are kinds of the API group apps that create pods. In core there are none of these names, whatever an owner reference
+// says.
+var appsKinds = []string{"ReplicaSet", "StatefulSet", "DaemonSet"}
+
 // ownerOf returns the pod's controller. Its kind has the API group unless that is apps or core: OpenKruise's StatefulSet, for
-// example, is another kind than that of apps.
+// example, is another kind than that of apps. An owner whose name or UID no object can have is none.
 func ownerOf(p *corev1.Pod) escort.Owner {
-	owner := metav1.GetControllerOf(p)
-	if owner == nil {
+	owner := controllerRef(p)
+	if owner.Name == "" {
 		return escort.Owner{}
 	}
 	kind := schema.FromAPIVersionAndKind(owner.APIVersion, owner.Kind).GroupKind()
-	if kind.Group == "apps" {
+	switch {
+	case kind.Group == "apps":
 		kind.Group = ""
+	case kind.Group == "" && slices.Contains(appsKinds, kind.Kind):
+		kind.Group = "core"
 	}
 	return escort.Owner{Kind: kind.String(), Name: owner.Name, UID: string(owner.UID)}
 }
@@ -124,7 +130,7 @@ func preStop(l *corev1.Lifecycle) []string {
 
 // toProbe returns the part of a liveness probe that an escort needs. The API server has filled in the defaults.
 func toProbe(p *corev1.Probe, ports []escort.Port) escort.LivenessProbe {
-	probe := escort.LivenessProbe{Window: time.Duration(p.PeriodSeconds) * time.Duration(p.FailureThreshold) * time.Second}
+	probe := escort.LivenessProbe{Window: seconds(int64(p.PeriodSeconds) * int64(p.FailureThreshold))}
 	switch {
 	case p.TCPSocket != nil:
 		probe.Port = portNumber(p.TCPSocket.Port, ports)

@@ -58,7 +58,7 @@ func TestInspect_Pod_HasAllFields(t *testing.T) {
 		Pod: drain.Pod{
 			Ref: ref, Grace: 45 * time.Second, Created: pod.Created,
 			Labels:      map[string]string{"app": "pgbouncer"},
-			Annotations: map[string]string{"quiesce/escort": "pgbouncer", "lab/stop-after": "60s"},
+			Annotations: map[string]string{"quiesce/escort": "pgbouncer"},
 		},
 		Node: "node-a", Ready: true,
 		Containers: []escort.Container{
@@ -106,7 +106,7 @@ func TestInspect_PodGoneOrOtherUID_ReturnsNil(t *testing.T) {
 
 func TestOwnerOf_ForeignKind_HasAPIGroup(t *testing.T) {
 	for apiVersion, kind := range map[string]string{
-		"apps/v1": "StatefulSet", "v1": "StatefulSet", "apps.kruise.io/v1beta1": "StatefulSet.apps.kruise.io",
+		"apps/v1": "StatefulSet", "v1": "StatefulSet.core", "apps.kruise.io/v1beta1": "StatefulSet.apps.kruise.io",
 	} {
 		pod, controls := podNamed("db-0", "1"), true
 		pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: apiVersion, Kind: "StatefulSet", Name: "db", UID: "2", Controller: &controls}}

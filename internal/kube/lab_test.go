@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
@@ -28,8 +30,14 @@ var sharedLab = sync.OnceValues(func() (*lab.Lab, error) {
 		return nil, err
 	}
 	stopSharedLab = l.Stop
-	if err := l.Apply(ctx, filepath.Join("..", "..", "infra", "rbac.yaml")); err != nil {
+	db := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "db"}} // of the templates
+	if _, err := l.Client().CoreV1().Namespaces().Create(ctx, db, metav1.CreateOptions{}); err != nil {
 		return nil, err
+	}
+	for _, file := range []string{"rbac.yaml", "rbac-postgres-patroni.yaml"} {
+		if err := l.Apply(ctx, filepath.Join("..", "..", "infra", file)); err != nil {
+			return nil, err
+		}
 	}
 	return l, l.AddNodes(ctx, nodeNamed("a"), nodeNamed("b"), nodeNamed("c"))
 })
@@ -37,7 +45,11 @@ var sharedLab = sync.OnceValues(func() (*lab.Lab, error) {
 // stopSharedLab stops the shared lab, if a test has started it.
 var stopSharedLab = func() error { return nil }
 
+// clientLog is where client-go logs to. Its logger is set once: watches of a test that is over may still read it.
+var clientLog switchedLog
+
 func TestMain(m *testing.M) {
+	klog.SetSlogLogger(slog.New(slog.NewJSONHandler(&clientLog, nil)))
 	code := m.Run()
 	if err := stopSharedLab(); err != nil {
 		fmt.Println(err)

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -23,12 +24,13 @@ const (
 	leaseDuration = 30 * time.Second
 	// leaseRenewal costs one request per drain and period.
 	leaseRenewal = 10 * time.Second
+	// leaseRetry is how soon a renewal that failed is repeated. After an outage the holder must be faster than another invocation, which
+	// would take an expired Lease. Sooner would load a server that recovers.
+	leaseRetry = time.Second
 	// releaseTimeout bounds the release; a Lease that is not released in that time expires.
 	releaseTimeout = 2 * time.Second
-	// deadlineAnnotation is on a Lease whose holder has less time than it knows of.
-	deadlineAnnotation = "quiesce/deadline"
-	// recordAnnotation begins the annotations that hold records; the pod's UID follows.
-	recordAnnotation = "quiesce/escort."
+	// acquireRetries bounds the tries to acquire a Lease that others release meanwhile.
+	acquireRetries = 3
 )
 
 // errLeaseLost: another invocation took the Lease over.
@@ -38,8 +40,12 @@ var errLeaseLost = errors.New("the lease is held by another invocation")
 type lease struct {
 	*Client
 	shorten func(deadline time.Time) // is told the deadline that is on the Lease
+	lost    func()                   // is told that another invocation holds it; nil: nobody is
 	stop    func()                   // ends the renewals, and waits for one that is under way
 	parent  context.Context          // of the release
+	unclean int                      // invocations in a row before this one that did not release the Lease
+	podGone atomic.Bool              // since the last write
+	losing  sync.Once
 
 	writing chan struct{} // full during a request, so that one writes at a time and Record never waits
 	mutex   sync.Mutex
@@ -59,8 +65,14 @@ func (l *lease) setCurrent(object *coordinationv1.Lease) {
 }
 
 // AcquireLease takes the Lease of an instance, which has the instance's ID for its name; nil: another invocation holds it.
-func (c *Client) AcquireLease(ctx context.Context, instanceID string, shorten func(time.Time)) (termination.Lease, error) {
-	l, err := c.hold(ctx, instanceID, shorten)
+func (c *Client) AcquireLease(ctx context.Context, instanceID string, a termination.Acquisition) (termination.Lease, error) {
+	l, err := c.hold(ctx, instanceID, a, func(l *coordinationv1.Lease) {
+		annotate(l, receivedAnnotation, timeText(earliest(a.Received, firstReceived(l))))
+		if !a.Deadline.IsZero() {
+			annotate(l, deadlineAnnotation, timeText(a.Deadline))
+		}
+		annotate(l, attemptsAnnotation, strconv.Itoa(attempts(l)+1))
+	})
 	if l == nil || err != nil {
 		return nil, err
 	}
@@ -70,23 +82,24 @@ func (c *Client) AcquireLease(ctx context.Context, instanceID string, shorten fu
 // AcquireGroupLease takes the Lease of this name, and renews it until ctx ends or release is called, which deletes it; acquired is
 // false if another holds it (https://kubernetes.io/docs/concepts/architecture/leases/).
 func (c *Client) AcquireGroupLease(ctx context.Context, name string) (release func() error, acquired bool, err error) {
-	l, err := c.hold(ctx, name, func(time.Time) {})
+	l, err := c.hold(ctx, name, termination.Acquisition{}, func(*coordinationv1.Lease) {})
 	if l == nil || err != nil {
 		return nil, false, err
 	}
 	return func() error { return l.Release(termination.KeepNothing) }, true, nil
 }
 
-// hold acquires a Lease and renews it. Each call is a holder of its own: one process may run two invocations.
-func (c *Client) hold(ctx context.Context, name string, shorten func(time.Time)) (*lease, error) {
-	l, err := c.acquire(ctx, name, "quiesce-"+rand.String(10))
+// hold acquires a Lease and renews it. Each call is a holder of its own: one process may run two invocations. Begin changes the
+// Lease in the same request that acquires it.
+func (c *Client) hold(ctx context.Context, name string, a termination.Acquisition, begin func(*coordinationv1.Lease)) (*lease, error) {
+	l := &lease{Client: c, shorten: a.Shorten, lost: a.Lost, parent: ctx, writing: make(chan struct{}, 1)}
+	acquired, err := l.acquire(ctx, name, begin)
 	if err != nil {
-		return nil, fmt.Errorf("acquire lease %s: %w", name, err)
+		return nil, fmt.Errorf("acquire lease %s: %w", name, bounded(err))
 	}
-	if l == nil {
+	if !acquired {
 		return nil, nil
 	}
-	l.shorten, l.parent = shorten, ctx
 	l.readDeadline()
 	renewing, cancel := context.WithCancel(ctx)
 	var renewal sync.WaitGroup
@@ -95,28 +108,40 @@ func (c *Client) hold(ctx context.Context, name string, shorten func(time.Time))
 	return l, nil
 }
 
-// acquire creates the Lease, or takes over one that was released or has expired; nil: another holds it. What a Lease says that is
+// acquire creates the Lease, or takes over one that was released or has expired; false: another holds it. What a Lease says that is
 // taken over stays.
-func (c *Client) acquire(ctx context.Context, name, holder string) (*lease, error) {
-	l := &lease{Client: c, writing: make(chan struct{}, 1), object: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: leaseNamespace}}}
-	setHolder(l.object, holder)
-	err := l.create(ctx)
-	if !apierrors.IsAlreadyExists(err) {
-		return l, err
+func (l *lease) acquire(ctx context.Context, name string, begin func(*coordinationv1.Lease)) (acquired bool, err error) {
+	holder := "quiesce-" + rand.String(10)
+	for range acquireRetries {
+		l.object = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: leaseNamespace}}
+		setHolder(l.object, holder)
+		begin(l.object)
+		if err = l.create(ctx); !apierrors.IsAlreadyExists(err) {
+			return err == nil, err
+		}
+		found, err := l.getLease(ctx, name)
+		if apierrors.IsNotFound(err) {
+			continue // deleted between the two requests
+		}
+		if err != nil || !isFree(found) {
+			return false, err
+		}
+		return l.takeOver(ctx, found, holder, begin)
 	}
-	found, err := c.getLease(ctx, name)
-	if apierrors.IsNotFound(err) {
-		return c.acquire(ctx, name, holder) // deleted between the two requests
-	}
-	if err != nil || !isFree(found) {
-		return nil, err
-	}
+	return false, err
+}
+
+// takeOver acquires a Lease that is free, unless another invocation is faster.
+func (l *lease) takeOver(ctx context.Context, found *coordinationv1.Lease, holder string, begin func(*coordinationv1.Lease)) (bool, error) {
+	l.unclean = attempts(found)
 	setHolder(found, holder)
-	l.object, err = c.updateLease(ctx, found)
+	begin(found)
+	var err error
+	l.object, err = l.updateLease(ctx, found)
 	if apierrors.IsConflict(err) {
-		return nil, nil // another invocation was faster
+		return false, nil
 	}
-	return l, err
+	return err == nil, err
 }
 
 func setHolder(l *coordinationv1.Lease, holder string) {
@@ -124,22 +149,29 @@ func setHolder(l *coordinationv1.Lease, holder string) {
 	l.Spec = coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now}
 }
 
-// isFree reports whether the Lease was released or has expired.
+// isFree reports whether the Lease was released or has expired. A renewal in the future is none of ours: clocks differ by less.
 func isFree(l *coordinationv1.Lease) bool {
-	return l.Spec.HolderIdentity == nil || l.Spec.RenewTime == nil || time.Since(l.Spec.RenewTime.Time) > leaseDuration
+	return holderOf(l) == "" || l.Spec.RenewTime == nil || time.Since(l.Spec.RenewTime.Time).Abs() > leaseDuration
+}
+
+func holderOf(l *coordinationv1.Lease) string {
+	if l.Spec.HolderIdentity == nil {
+		return ""
+	}
+	return *l.Spec.HolderIdentity
 }
 
 // ShortenDeadline writes a deadline on the Lease of an instance, for its holder. A Lease that is gone was released: the next holder
 // is told by the caller's next attempt.
 func (c *Client) ShortenDeadline(ctx context.Context, instanceID string, deadline time.Time) error {
-	text := deadline.UTC().Format(time.RFC3339Nano)
+	text := timeText(deadline)
 	for attempt := 0; ; attempt++ {
 		err := c.annotateLease(ctx, instanceID, text)
 		switch {
 		case err == nil, apierrors.IsNotFound(err):
 			return nil
 		case !apierrors.IsConflict(err) || attempt == conflictRetries:
-			return fmt.Errorf("write a deadline on lease %s: %w", instanceID, err)
+			return fmt.Errorf("write a deadline on lease %s: %w", instanceID, bounded(err))
 		}
 	}
 }
@@ -149,56 +181,66 @@ func (c *Client) annotateLease(ctx context.Context, name, deadline string) error
 	if err != nil || found.Annotations[deadlineAnnotation] == deadline {
 		return err
 	}
-	metav1.SetMetaDataAnnotation(&found.ObjectMeta, deadlineAnnotation, deadline)
+	annotate(found, deadlineAnnotation, deadline)
 	_, err = c.updateLease(ctx, found)
 	return err
 }
 
-// leasePage bounds how many Leases one request lists. There is one for each drain under way.
-const leasePage = 500
+// leasePage bounds how many Leases one request lists. There is one for each drain under way. Its annotations may have 256 KB.
+const leasePage = 100
 
 // Leases returns the Leases in the function's namespace: of instances, and of groups of pods that escorts take turns with.
-func (c *Client) Leases(ctx context.Context) ([]termination.LeaseInfo, error) {
-	var all []termination.LeaseInfo
+func (c *Client) Leases(ctx context.Context) (all []termination.LeaseInfo, err error) {
+	err = c.eachLease(ctx, func(l *coordinationv1.Lease) {
+		all = append(all, termination.LeaseInfo{Name: l.Name, Held: !isFree(l), Closed: closedNodes(l)})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// eachLease calls visit for each Lease in the function's namespace.
+func (c *Client) eachLease(ctx context.Context, visit func(*coordinationv1.Lease)) error {
 	options := metav1.ListOptions{Limit: leasePage}
 	for {
 		page := &coordinationv1.LeaseList{}
 		err := c.coordination.Get().Namespace(leaseNamespace).Resource("leases").
 			VersionedParams(&options, params).Timeout(callTimeout).Do(ctx).Into(page)
 		if err != nil {
-			return nil, fmt.Errorf("list leases: %w", err)
+			return fmt.Errorf("list leases: %w", err)
 		}
 		for i := range page.Items {
-			all = append(all, termination.LeaseInfo{Name: page.Items[i].Name, Held: !isFree(&page.Items[i])})
+			visit(&page.Items[i])
 		}
 		if page.Continue == "" {
-			return all, nil
+			return nil
 		}
 		options.Continue = page.Continue
 	}
 }
 
-// renew renews the Lease until ctx ends. A failed renewal is followed by the next: at worst another invocation takes over, and
-// evictions are safe to repeat.
+// renew renews the Lease until ctx ends. A failed renewal is soon followed by the next: at worst another invocation takes over.
 func (l *lease) renew(ctx context.Context) {
-	ticker := time.NewTicker(leaseRenewal)
-	defer ticker.Stop()
+	timer := time.NewTimer(leaseRenewal)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
-			_ = l.renewOnce(ctx)
+		case <-timer.C:
 		}
+		wait := leaseRenewal
+		if err := l.renewOnce(ctx); err != nil && !errors.Is(err, errLeaseLost) {
+			wait = leaseRetry
+		}
+		timer.Reset(wait)
 	}
 }
 
 // renewOnce renews the Lease, and reads what others wrote on it.
 func (l *lease) renewOnce(ctx context.Context) error {
-	err := l.write(ctx, func(next *coordinationv1.Lease) {
-		now := metav1.NowMicro()
-		next.Spec.RenewTime = &now
-	})
+	err := l.write(ctx, func(*coordinationv1.Lease) error { return nil })
 	if err == nil {
 		l.readDeadline()
 	}
@@ -207,30 +249,9 @@ func (l *lease) renewOnce(ctx context.Context) error {
 
 // readDeadline passes on a deadline that is on the Lease. One that cannot be parsed is ignored.
 func (l *lease) readDeadline() {
-	if deadline, err := time.Parse(time.RFC3339Nano, l.current().Annotations[deadlineAnnotation]); err == nil {
+	if deadline := annotatedTime(l.current(), deadlineAnnotation); !deadline.IsZero() && l.shorten != nil {
 		l.shorten(deadline)
 	}
-}
-
-// Record implements drain.Records.
-func (l *lease) Record(podUID string) string {
-	return l.current().Annotations[recordAnnotation+podUID]
-}
-
-// SetRecord implements drain.Records.
-func (l *lease) SetRecord(ctx context.Context, podUID, text string) error {
-	key := recordAnnotation + podUID
-	err := l.write(ctx, func(next *coordinationv1.Lease) {
-		if text == "" {
-			delete(next.Annotations, key)
-			return
-		}
-		metav1.SetMetaDataAnnotation(&next.ObjectMeta, key, text)
-	})
-	if err != nil {
-		return fmt.Errorf("write a record on lease %s: %w", l.current().Name, err)
-	}
-	return nil
 }
 
 // Release implements termination.Lease, on a context of its own. A Lease that another invocation took over is left to it.
@@ -250,34 +271,35 @@ func (l *lease) Release(keep termination.Keep) error {
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) || errors.Is(err, errLeaseLost) {
 		return nil
 	}
-	return fmt.Errorf("release lease %s: %w", l.current().Name, err)
+	return fmt.Errorf("release lease %s: %w", l.current().Name, bounded(err))
 }
 
-// trim removes our annotations that are not kept, and reports whether any is left.
-func trim(l *coordinationv1.Lease, keep termination.Keep) (any bool) {
-	for key := range l.Annotations {
-		switch isRecord := strings.HasPrefix(key, recordAnnotation); {
-		case !isRecord && key != deadlineAnnotation: // not ours
-		case keep == termination.KeepAll, keep == termination.KeepRecords && isRecord:
-			any = true
-		default:
-			delete(l.Annotations, key)
+// write changes the Lease, if this invocation still holds it, and renews it: otherwise what is written after an outage would be of a
+// holder whose Lease is free to take. A Lease that is gone was taken, released and deleted by another. An invocation whose pods go has
+// not failed, however it ends.
+func (l *lease) write(ctx context.Context, change func(next *coordinationv1.Lease) error) error {
+	err := l.asHolder(ctx, func(now *coordinationv1.Lease) error {
+		next, renewed := now.DeepCopy(), metav1.NowMicro()
+		next.Spec.RenewTime = &renewed
+		if err := change(next); err != nil {
+			return err
 		}
-	}
-	return any
-}
-
-// write changes the Lease, if this invocation still holds it.
-func (l *lease) write(ctx context.Context, change func(next *coordinationv1.Lease)) error {
-	return l.asHolder(ctx, func(now *coordinationv1.Lease) error {
-		next := now.DeepCopy()
-		change(next)
+		podGone := l.podGone.Swap(false)
+		if podGone {
+			annotate(next, attemptsAnnotation, "")
+		}
 		updated, err := l.updateLease(ctx, next)
 		if err == nil {
 			l.setCurrent(updated)
+		} else if podGone {
+			l.podGone.Store(true)
 		}
 		return err
 	})
+	if l.lost != nil && (errors.Is(err, errLeaseLost) || apierrors.IsNotFound(err)) {
+		l.losing.Do(l.lost)
+	}
+	return err
 }
 
 // asHolder runs a request about the Lease as it is now. A conflict may be our own doing, by a request whose answer was lost, or a
@@ -298,7 +320,7 @@ func (l *lease) asHolder(ctx context.Context, request func(now *coordinationv1.L
 	if err != nil {
 		return err
 	}
-	if found.Spec.HolderIdentity == nil || *found.Spec.HolderIdentity != *now.Spec.HolderIdentity {
+	if holderOf(found) != holderOf(now) {
 		return errLeaseLost
 	}
 	l.setCurrent(found)
@@ -323,7 +345,7 @@ func (c *Client) updateLease(ctx context.Context, next *coordinationv1.Lease) (*
 
 func (c *Client) deleteLease(ctx context.Context, name string, conditions *metav1.Preconditions) error {
 	return c.coordination.Delete().Namespace(leaseNamespace).Resource("leases").Name(name).
-		Body(&metav1.DeleteOptions{Preconditions: conditions}).Do(ctx).Error()
+		Body(&metav1.DeleteOptions{Preconditions: conditions}).Timeout(callTimeout).Do(ctx).Error()
 }
 
 // DeleteFreeLease deletes the Lease of an instance that is gone, unless an invocation holds it.

@@ -30,18 +30,21 @@ func (c *Client) RecordEvent(ctx context.Context, node drain.Node, e termination
 }
 
 func toEvent(e termination.NodeEvent, node drain.Node, now time.Time) *corev1.Event {
-	kind, at := corev1.EventTypeNormal, metav1.NewTime(now)
+	// client-go's recorder uses the same form of name: the object and the time.
+	event := newEvent(metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", node.Name, now.UnixNano()), Namespace: metav1.NamespaceDefault}, now)
+	event.InvolvedObject = corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: types.UID(node.UID)}
+	event.Related, event.Type, event.Reason, event.Message = referenceTo(e.Pod), corev1.EventTypeNormal, e.Reason, e.Message
 	if e.Warning {
-		kind = corev1.EventTypeWarning
+		event.Type = corev1.EventTypeWarning
 	}
+	return event
+}
+
+// newEvent returns an event of quiesce that happened once.
+func newEvent(meta metav1.ObjectMeta, now time.Time) *corev1.Event {
+	at := metav1.NewTime(now)
 	return &corev1.Event{
-		// client-go's recorder uses the same form of name: the object and the time.
-		ObjectMeta:     metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", node.Name, now.UnixNano()), Namespace: metav1.NamespaceDefault},
-		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: types.UID(node.UID)},
-		Related:        referenceTo(e.Pod),
-		Type:           kind, Reason: e.Reason, Message: e.Message,
-		Source:         corev1.EventSource{Component: eventSource},
-		FirstTimestamp: at, LastTimestamp: at, Count: 1,
+		ObjectMeta: meta, Source: corev1.EventSource{Component: eventSource}, FirstTimestamp: at, LastTimestamp: at, Count: 1,
 	}
 }
 

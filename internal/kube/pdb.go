@@ -5,14 +5,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/drain"
 )
@@ -25,62 +24,118 @@ const (
 	// pdbLoadTimeout bounds the wait for a namespace's PDBs after a refusal. Without them, the same request would be repeated
 	// in vain. They take milliseconds. A longer wait would delay the drain if the server does not answer.
 	pdbLoadTimeout = time.Second
+	// staleRecheck is how long a status of an earlier generation is believed. The controller needs milliseconds for the latest one;
+	// a second bounds the requests while it is down.
+	staleRecheck = time.Second
+	// unknownRecheck is how long a refusal is believed if the PDB is not known, because it cannot be read, or is too large to keep.
+	// Without it, each change on the node would repeat the request. A second delays the pod by no more than that.
+	unknownRecheck = time.Second
 )
 
 // pdbs watches the PDBs of each namespace in which a PDB blocked an eviction. It spares the server the requests that it would
-// refuse again. A namespace without a refusal costs nothing.
+// refuse again. A namespace without a refusal costs nothing. Where it does not know, it lets the server decide.
 type pdbs struct {
 	watchCtx context.Context // of the watches, which last as long as the drain's own
 	client   *Client
 	notify   func()
 
-	mu          sync.Mutex
-	loaded      map[string]chan struct{} // by namespace; closed when its PDBs are known, or cannot be read
-	known       map[types.NamespacedName]*pdb
-	requestedAt map[drain.Ref]time.Time // of the last eviction request
+	mu         sync.Mutex
+	namespaces map[string]*namespacePDBs
+	asked      map[drain.Ref]asked // of the last eviction request
+}
+
+// namespacePDBs are the PDBs of one namespace.
+type namespacePDBs struct {
+	loaded chan struct{} // closed when they are known, or cannot be read
+	watch  *activeWatch  // nil: of a test
+	known  map[string]*pdb
+	next   map[string]*pdb // a list that is not complete yet; nil: none
+}
+
+// asked is what an eviction request rested on.
+type asked struct {
+	at       time.Time
+	ready    bool
+	versions string // of the PDBs that select the pod
+	// refusal is the server's answer, if a PDB refused that is not known to select the pod.
+	refusal *drain.Blocked
 }
 
 // pdb is the part of a PodDisruptionBudget that decides an eviction.
 type pdb struct {
 	name        string // namespace/name
+	version     string
 	selector    labels.Selector
 	allowed     int    // disruptions allowed, minus evictions requested since that status
+	stale       bool   // the status is of an earlier generation: the server refuses until the controller has seen this one
 	neverReason string // why no change of pods allows a disruption; empty: a change can
+	status      policyv1.PodDisruptionBudgetStatus
 }
 
 func newPDBs(ctx context.Context, c *Client, notify func()) *pdbs {
 	return &pdbs{
-		watchCtx: ctx, client: c, notify: notify, loaded: map[string]chan struct{}{},
-		known: map[types.NamespacedName]*pdb{}, requestedAt: map[drain.Ref]time.Time{},
+		watchCtx: ctx, client: c, notify: notify, namespaces: map[string]*namespacePDBs{}, asked: map[drain.Ref]asked{},
 	}
 }
 
 // reserve returns the reason if the server would refuse to evict the pod now. Otherwise it returns nil and counts the eviction
 // against the pod's PDBs; a dry run is not counted.
 // Each pod is requested once, whatever its PDBs allow: a PDB may let an unhealthy pod go even if it allows no disruption
-// (https://kubernetes.io/docs/tasks/run-application/configure-pdb/#unhealthy-pod-eviction-policy).
-func (d *pdbs) reserve(p drain.Pod, dryRun bool) *drain.Blocked {
+// (https://kubernetes.io/docs/tasks/run-application/configure-pdb/#unhealthy-pod-eviction-policy). So it is requested again
+// when its readiness changes, and a pod that is not ready also when its PDBs do.
+func (d *pdbs) reserve(p seenPod, dryRun bool) *drain.Blocked {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	matching := d.matching(p)
-	blocked, recheck := expectedBlock(matching)
-	if blocked != nil && time.Since(d.requestedAt[p.Ref]) < recheck {
+	now, before := asked{at: time.Now(), ready: p.ready, versions: versionsOf(matching)}, d.asked[p.Ref]
+	blocked, recheck := d.expectedBlock(p, matching)
+	if len(matching) == 0 {
+		blocked, recheck = before.refusal, unknownRecheck
+	}
+	if blocked != nil && !before.isOutdated(now, recheck) {
 		return blocked
 	}
 	if dryRun {
 		return nil
 	}
-	d.requestedAt[p.Ref] = time.Now()
-	for _, pdb := range matching {
-		pdb.allowed--
-	}
+	d.asked[p.Ref] = now
+	d.count(p, matching, -1)
 	return nil
 }
 
-func (d *pdbs) matching(p drain.Pod) []*pdb {
+func (a asked) isOutdated(now asked, recheck time.Duration) bool {
+	return now.at.Sub(a.at) >= recheck || a.ready != now.ready || !now.ready && a.versions != now.versions
+}
+
+// release undoes the count of reserve, for a request that evicted nothing and that no PDB refused.
+func (d *pdbs) release(p seenPod) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	matching := d.matching(p)
+	if versionsOf(matching) == d.asked[p.Ref].versions {
+		d.count(p, matching, 1)
+	}
+}
+
+// count changes what the PDBs allow. The eviction of a pod that is not ready may take nothing from them.
+func (d *pdbs) count(p seenPod, matching []*pdb, change int) {
+	if !p.ready {
+		return
+	}
+	for _, pdb := range matching {
+		pdb.allowed += change
+	}
+}
+
+// matching returns the known PDBs that select the pod. A pod whose labels are not known matches none.
+func (d *pdbs) matching(p seenPod) []*pdb {
+	namespace := d.namespaces[p.Namespace]
+	if namespace == nil || p.labelsUnknown {
+		return nil
+	}
 	var found []*pdb
-	for name, pdb := range d.known {
-		if name.Namespace == p.Namespace && pdb.selector.Matches(labels.Set(p.Labels)) {
+	for _, pdb := range namespace.known {
+		if pdb.selector.Matches(labels.Set(p.Labels)) {
 			found = append(found, pdb)
 		}
 	}
@@ -88,29 +143,38 @@ func (d *pdbs) matching(p drain.Pod) []*pdb {
 	return found
 }
 
-// setPDBs sets the field PDBs of each pod to the known PDBs that select it. Most drains know none.
-func (d *pdbs) setPDBs(pods []drain.Pod) {
+// withPDBs returns the pods with their field PDBs set to the known PDBs that select them. Most drains know none.
+func (d *pdbs) withPDBs(seen []seenPod) []drain.Pod {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.known) == 0 {
-		return
+	pods := make([]drain.Pod, len(seen))
+	for i, p := range seen {
+		pods[i] = p.Pod
+		if matching := d.matching(p); len(matching) > 0 {
+			pods[i].PDBs = pdbNames(matching)
+		}
 	}
-	for i := range pods {
-		pods[i].PDBs = pdbNames(d.matching(pods[i]))
-	}
+	return pods
 }
 
 // expectedBlock returns what the server would answer for a pod with these PDBs, and how long to believe that without a request.
-func expectedBlock(matching []*pdb) (*drain.Blocked, time.Duration) {
+// What a broken watch has shown is believed for the shorter time.
+func (d *pdbs) expectedBlock(p seenPod, matching []*pdb) (*drain.Blocked, time.Duration) {
+	never := neverRecheck
+	if watch := d.namespaces[p.Namespace]; watch != nil && watch.watch != nil && !watch.watch.live.Load() {
+		never = blockedRecheck
+	}
 	if len(matching) > 1 {
-		return &drain.Blocked{PDBs: pdbNames(matching), Reason: multiplePDBs}, neverRecheck
+		return &drain.Blocked{PDBs: pdbNames(matching), Reason: multiplePDBs, Never: true}, never
 	}
 	for _, pdb := range matching {
 		switch {
 		case pdb.neverReason != "":
-			return &drain.Blocked{PDBs: []string{pdb.name}, Reason: pdb.neverReason}, neverRecheck
+			return &drain.Blocked{PDBs: []string{pdb.name}, Reason: pdb.neverReason, Never: true}, never
+		case pdb.stale:
+			return &drain.Blocked{PDBs: []string{pdb.name}, Reason: "its latest change is not processed yet"}, staleRecheck
 		case pdb.allowed <= 0:
-			return &drain.Blocked{PDBs: []string{pdb.name}, Reason: "no disruption allowed"}, blockedRecheck
+			return &drain.Blocked{PDBs: []string{pdb.name}, Reason: "no disruption allowed", First: pdb.described()}, blockedRecheck
 		}
 	}
 	return nil, 0
@@ -124,12 +188,28 @@ func pdbNames(pdbs []*pdb) []string {
 	return all
 }
 
-// explain replaces the server's refusal with a clearer one if only a change of the PDBs can help.
-func (d *pdbs) explain(p drain.Pod, refusal *drain.Blocked) *drain.Blocked {
+func versionsOf(pdbs []*pdb) string {
+	var versions strings.Builder
+	for _, pdb := range pdbs {
+		versions.WriteString(pdb.name + "@" + pdb.version + ",")
+	}
+	return versions.String()
+}
+
+// explain replaces the server's refusal with a clearer one if only a change of the PDBs can help, and adds the PDB's numbers.
+func (d *pdbs) explain(p seenPod, refusal *drain.Blocked) *drain.Blocked {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if blocked, recheck := expectedBlock(d.matching(p)); blocked != nil && recheck == neverRecheck {
+	matching := d.matching(p)
+	if blocked, _ := d.expectedBlock(p, matching); blocked != nil && blocked.Never {
 		return blocked
+	}
+	if len(matching) == 1 && slices.Contains(refusal.PDBs, matching[0].name) && !matching[0].stale {
+		refusal.First = matching[0].described()
+	}
+	if before := d.asked[p.Ref]; len(matching) == 0 && !before.at.IsZero() {
+		before.refusal = refusal
+		d.asked[p.Ref] = before
 	}
 	return refusal
 }
@@ -149,70 +229,65 @@ func (d *pdbs) awaitNamespace(ctx context.Context, namespace string) {
 func (d *pdbs) watchNamespace(namespace string) <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if done, started := d.loaded[namespace]; started {
-		return done
+	if started, is := d.namespaces[namespace]; is {
+		return started.loaded
 	}
-	done := make(chan struct{})
-	d.loaded[namespace] = done
-	watch := source[*policyv1.PodDisruptionBudget]{
-		client: d.client.policy, namespace: namespace, resource: "poddisruptionbudgets",
-		list: func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} }, sink: namespaceSink{d, namespace},
+	n := &namespacePDBs{loaded: make(chan struct{})}
+	d.namespaces[namespace] = n
+	n.watch = source[*pdb]{
+		Client: d.client, api: d.client.policy, namespace: namespace, resource: "poddisruptionbudgets",
+		decode: decodePDB, sink: namespaceSink{d, n},
 	}.start(d.watchCtx)
 	go func() {
-		defer close(done)
-		_ = watch.wait(d.watchCtx) // without PDBs, evictions are requested again as the drain's own retries come
+		defer close(n.loaded)
+		_ = n.watch.wait(d.watchCtx) // without PDBs, evictions are requested again as the drain's own retries come
 	}()
-	return done
+	return n.loaded
 }
 
-// namespaceSink is the sink of one namespace's PDBs.
-type namespaceSink struct {
-	*pdbs
-	namespace string
+// pdbFields are the fields of a PDB that an eviction depends on. status.disruptedPods is not among them
+// (https://github.com/kubernetes/api/blob/master/policy/v1/generated.proto).
+var pdbFields = wireFields{
+	objectMetadata: {1: nil, 3: nil, 6: nil, 7: nil},
+	2:              {2: nil},                                         // spec: selector
+	3:              {1: nil, 3: nil, 4: nil, 5: nil, 6: nil, 7: nil}, // status
 }
 
-func (s namespaceSink) put(p *policyv1.PodDisruptionBudget) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.known[key(p)] = toPDB(p)
-	s.notify()
-}
-
-func (s namespaceSink) drop(p *policyv1.PodDisruptionBudget) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.known, key(p))
-	s.notify()
-}
-
-func (s namespaceSink) replace(all []*policyv1.PodDisruptionBudget) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name := range s.known {
-		if name.Namespace == s.namespace {
-			delete(s.known, name)
-		}
+func decodePDB(object []byte) (*pdb, error) {
+	var p policyv1.PodDisruptionBudget
+	if err := decodeKept(object, pdbFields, &p); err != nil {
+		return nil, err
 	}
-	for _, p := range all {
-		s.known[key(p)] = toPDB(p)
-	}
-	s.notify()
+	return toPDB(&p), nil
 }
 
 func toPDB(p *policyv1.PodDisruptionBudget) *pdb {
-	selector, err := metav1.LabelSelectorAsSelector(p.Spec.Selector)
-	if err != nil {
-		selector = labels.Nothing() // the server cannot parse it either, and ignores the PDB
+	selector := labels.Nothing() // if the server cannot parse it either, it ignores the PDB
+	if p.Spec.Selector.Size() <= maxSelectorBytes {
+		if parsed, err := metav1.LabelSelectorAsSelector(p.Spec.Selector); err == nil {
+			selector = parsed
+		}
 	}
+	status := p.Status
+	reason := neverReason(p)
+	status.DisruptedPods, status.Conditions = nil, nil
 	return &pdb{
-		name: key(p).String(), selector: selector, allowed: int(p.Status.DisruptionsAllowed), neverReason: neverReason(p),
+		name: key(p).String(), version: p.ResourceVersion, selector: selector, allowed: int(p.Status.DisruptionsAllowed),
+		stale: p.Status.ObservedGeneration < p.Generation, neverReason: reason, status: status,
 	}
 }
 
 // neverReason returns why the PDB can never allow a disruption; empty: it can. A PDB never allows one if it requires at
-// least as many healthy pods as are expected. The status must be of the latest generation.
+// least as many healthy pods as are expected. The status must be of the latest generation. Neither does it while its controller
+// cannot sync it
+// (https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/disruption/disruption.go, failSafe).
 func neverReason(p *policyv1.PodDisruptionBudget) string {
 	s := p.Status
+	for _, c := range s.Conditions {
+		if c.Type == policyv1.DisruptionAllowedCondition && c.Status == metav1.ConditionFalse && c.Reason == policyv1.SyncFailedReason {
+			return drain.Short("cannot allow a disruption while it fails to sync: " + c.Message)
+		}
+	}
 	if s.ObservedGeneration < p.Generation || s.ExpectedPods == 0 || s.DesiredHealthy < s.ExpectedPods {
 		return ""
 	}
@@ -223,15 +298,18 @@ func neverReason(p *policyv1.PodDisruptionBudget) string {
 func (c *Client) PDBs(ctx context.Context, pods []drain.Pod) ([]drain.PDB, error) {
 	found := []drain.PDB{}
 	for namespace, members := range podsByNamespace(pods) {
-		list := &policyv1.PodDisruptionBudgetList{}
-		err := c.policy.Get().Namespace(namespace).Resource("poddisruptionbudgets").Timeout(callTimeout).Do(ctx).Into(list)
-		if err != nil {
-			return nil, fmt.Errorf("list PodDisruptionBudgets of namespace %s: %w", namespace, err)
-		}
-		for i := range list.Items {
-			if b := describePDB(&list.Items[i], members); len(b.Pods) > 0 {
+		err := eachObject(ctx, c.policy.Get().Namespace(namespace).Resource("poddisruptionbudgets"), func(object []byte) error {
+			pdb, err := decodePDB(object)
+			if err != nil {
+				return err
+			}
+			if b := describePDB(pdb, members); len(b.Pods) > 0 {
 				found = append(found, b)
 			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list PodDisruptionBudgets of namespace %s: %w", namespace, err)
 		}
 	}
 	slices.SortFunc(found, func(a, b drain.PDB) int { return cmp.Compare(a.Name, b.Name) })
@@ -246,14 +324,18 @@ func podsByNamespace(pods []drain.Pod) map[string][]drain.Pod {
 	return members
 }
 
-func describePDB(p *policyv1.PodDisruptionBudget, pods []drain.Pod) drain.PDB {
-	pdb, status := toPDB(p), p.Status
-	described := drain.PDB{
-		Name: pdb.name, DisruptionsAllowed: int(status.DisruptionsAllowed), CurrentHealthy: int(status.CurrentHealthy),
-		DesiredHealthy: int(status.DesiredHealthy), ExpectedPods: int(status.ExpectedPods), NeverReason: pdb.neverReason,
+// described returns the PDB without its pods.
+func (p *pdb) described() *drain.PDB {
+	return &drain.PDB{
+		Name: p.name, DisruptionsAllowed: int(p.status.DisruptionsAllowed), CurrentHealthy: int(p.status.CurrentHealthy),
+		DesiredHealthy: int(p.status.DesiredHealthy), ExpectedPods: int(p.status.ExpectedPods), NeverReason: p.neverReason,
 	}
+}
+
+func describePDB(p *pdb, pods []drain.Pod) drain.PDB {
+	described := *p.described()
 	for _, pod := range pods {
-		if pdb.selector.Matches(labels.Set(pod.Labels)) {
+		if p.selector.Matches(labels.Set(pod.Labels)) {
 			described.Pods = append(described.Pods, pod.String())
 		}
 	}

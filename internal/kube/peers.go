@@ -19,23 +19,37 @@ func (c *Client) Peers(ctx context.Context, p escort.Pod) ([]escort.Peer, error)
 	if owner == nil || err != nil {
 		return nil, err
 	}
-	pods, err := list[corev1.Pod](ctx, c, podResource, p.Namespace, metav1.FormatLabelSelector(owner.Spec.Selector))
-	if err != nil {
-		return nil, err
+	if owner.Spec.Selector == nil {
+		return nil, nil
 	}
-	var peers []escort.Peer
+	peers, err := c.podsOf(ctx, p.Namespace, owner)
+	if err != nil {
+		return nil, fmt.Errorf("list pods of namespace %s: %w", p.Namespace, err)
+	}
 	nodes := nodeLookup{Client: c, known: map[string]bool{}}
-	for i := range pods {
-		if !isCounted(&pods[i], owner) {
-			continue
-		}
-		peer := toPeer(&pods[i])
-		if peer.NodeLeaving, err = nodes.isLeaving(ctx, peer.Node); err != nil {
+	for i := range peers {
+		if peers[i].NodeLeaving, err = nodes.isLeaving(ctx, peers[i].Node); err != nil {
 			return nil, err
 		}
-		peers = append(peers, peer)
 	}
 	return peers, nil
+}
+
+// podsOf returns the pods that the owner counts.
+func (c *Client) podsOf(ctx context.Context, namespace string, owner *controller) (peers []escort.Peer, err error) {
+	options := metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(owner.Spec.Selector)}
+	request := c.core.Get().Namespace(namespace).Resource("pods").VersionedParams(&options, params)
+	err = eachObject(ctx, request, func(object []byte) error {
+		var pod corev1.Pod
+		if err := decodeKept(object, podFields, &pod); err != nil {
+			return err
+		}
+		if isCounted(&pod, owner) {
+			peers = append(peers, toPeer(&pod))
+		}
+		return nil
+	})
+	return peers, err
 }
 
 func isCounted(p *corev1.Pod, owner *controller) bool {

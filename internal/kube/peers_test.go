@@ -11,6 +11,7 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/internal/termination"
 )
 
 func refsOf(peers []escort.Peer) (refs []drain.Ref) {
@@ -63,7 +64,7 @@ func TestPeers_StatefulSet_HasStateOfPodAndNode(t *testing.T) {
 	e.awaitReady("app=pgbouncer", 5)
 	pod := e.inspect(e.pod("pooler-0"))
 	nodeOf := func(name string) drain.Node { return drain.Node{Name: e.pod(name).Spec.NodeName} }
-	_, err := e.client.Cordon(t.Context(), nodeOf("pooler-1"), "quiesce", time.Now())
+	_, err := e.client.Cordon(t.Context(), nodeOf("pooler-1"), termination.Closing{Hook: "quiesce", Began: time.Now()})
 	require.NoError(t, err)
 	require.NoError(t, e.client.TaintTerminating(t.Context(), []drain.Node{nodeRef(e.pod("pooler-2").Spec.NodeName)}))
 	require.NoError(t, e.Client().CoreV1().Pods(e.namespace).Delete(t.Context(), "pooler-3", metav1.DeleteOptions{}))

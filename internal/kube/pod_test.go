@@ -7,8 +7,6 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"quiesce/internal/drain"
 )
 
 // terminatingPod returns a pod whose deletion was requested. A grace of zero means that its kubelet has released it.
@@ -56,11 +54,10 @@ func TestFinished_KubeletStillWorks_False(t *testing.T) {
 }
 
 func TestContainersEndedAt_FinalizersKeepPod_FirstSeen(t *testing.T) {
-	c := &watchedNode{changed: make(chan struct{}, 1), pdbs: pdbsWith()}
 	early := withPhase(corev1.PodFailed, terminatingPod(0, "a/b"))
 	early.Name, early.DeletionTimestamp = "early", &metav1.Time{Time: time.Now().Add(-time.Hour)}
 	web := podNamed("web", "1")
-	c.replace([]*corev1.Pod{early, web})
+	c := newWatchedNode(early, web)
 	began := time.Now()
 	c.put(withPhase(corev1.PodFailed, terminatingPod(30, "a/b")))
 	c.put(withPhase(corev1.PodFailed, terminatingPod(0, "a/b")))
@@ -76,50 +73,15 @@ func TestContainersEndedAt_FinalizersKeepPod_FirstSeen(t *testing.T) {
 }
 
 func containersEndedAt(c *watchedNode, name string) time.Time {
-	pod := c.pods[key(podNamed(name, ""))]
-	return pod.ContainersEndedAt
+	return c.current.pods[key(podNamed(name, ""))].ContainersEndedAt
 }
 
 func TestPods_KnownPDBsSelectPod_SetsPDBs(t *testing.T) {
-	c := &watchedNode{changed: make(chan struct{}, 1), pdbs: pdbsWith()}
 	pod := podNamed("web", "1")
 	pod.Labels = map[string]string{"app": "web"}
-	c.replace([]*corev1.Pod{pod})
+	c := newWatchedNode(pod)
 	require.Empty(t, c.Pods()[0].PDBs, "no PDB is known")
-	namespaceSink{c.pdbs, "app"}.put(newPDB("b", 0, 1, 1))
-	namespaceSink{c.pdbs, "app"}.put(newPDB("a", 0, 1, 1))
+	c.pdbs.put(newPDB("b", 0, 1, 1))
+	c.pdbs.put(newPDB("a", 0, 1, 1))
 	require.Equal(t, []string{"app/a", "app/b"}, c.Pods()[0].PDBs)
-}
-
-func nodeWithReady(ready corev1.ConditionStatus) *corev1.Node {
-	return &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}}}
-}
-
-func TestUnreachable_NodeReadyUnknownOrGone_True(t *testing.T) {
-	c := &watchedNode{changed: make(chan struct{}, 1)}
-	var _ drain.Cluster = c
-	u := nodeSink{c}
-	for _, step := range []struct {
-		what        string
-		do          func()
-		unreachable bool
-		notifies    bool
-	}{
-		{"is ready", func() { u.replace([]*corev1.Node{nodeWithReady(corev1.ConditionTrue)}) }, false, false},
-		{"is lost", func() { u.put(nodeWithReady(corev1.ConditionUnknown)) }, true, true},
-		{"is still lost", func() { u.put(nodeWithReady(corev1.ConditionUnknown)) }, true, false},
-		{"is back, and not ready", func() { u.put(nodeWithReady(corev1.ConditionFalse)) }, false, true},
-		{"is deleted", func() { u.drop(nodeWithReady(corev1.ConditionTrue)) }, true, true},
-		{"is registered again", func() { u.put(nodeWithReady(corev1.ConditionTrue)) }, false, true},
-		{"is found missing", func() { u.replace(nil) }, true, true},
-	} {
-		step.do()
-		require.Equal(t, step.unreachable, c.Unreachable(), step.what)
-		select {
-		case <-c.changed:
-			require.True(t, step.notifies, step.what)
-		default:
-			require.False(t, step.notifies, step.what)
-		}
-	}
 }

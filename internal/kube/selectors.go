@@ -70,6 +70,9 @@ func (c *Client) controllerOf(ctx context.Context, p escort.Pod) (*controller, e
 	if !known {
 		return nil, nil
 	}
+	if !isUID(p.Owner.UID) {
+		return nil, nil
+	}
 	found := &controller{}
 	err := c.read(ctx, kind, p.Namespace, p.Owner.Name, found)
 	if apierrors.IsNotFound(err) {
@@ -87,7 +90,7 @@ func (c *Client) controllerOf(ctx context.Context, p escort.Pod) (*controller, e
 // servicesOf returns the Services that select the pod. A Service without a selector selects nothing
 // (https://kubernetes.io/docs/concepts/services-networking/service/#services-without-selectors).
 func (c *Client) servicesOf(ctx context.Context, p escort.Pod) (found []escort.Selector, err error) {
-	all, err := list[service](ctx, c, serviceResource, p.Namespace, "")
+	all, err := list[service](ctx, c, serviceResource, p.Namespace)
 	for _, s := range all {
 		if exact := s.Spec.Selector; len(exact) > 0 && labels.SelectorFromSet(exact).Matches(labels.Set(p.Labels)) {
 			found = append(found, escort.Selector{Name: s.Metadata.Name, Labels: exact})
@@ -97,21 +100,28 @@ func (c *Client) servicesOf(ctx context.Context, p escort.Pod) (found []escort.S
 }
 
 func (c *Client) pdbsOf(ctx context.Context, p escort.Pod) (found []escort.PDB, err error) {
-	all, err := list[policyv1.PodDisruptionBudget](ctx, c, pdbResource, p.Namespace, "")
-	for i := range all {
-		pdb := &all[i]
+	request := c.policy.Get().Namespace(p.Namespace).Resource("poddisruptionbudgets")
+	err = eachObject(ctx, request, func(object []byte) error {
+		var pdb policyv1.PodDisruptionBudget
+		if err := decodeKept(object, pdbFields, &pdb); err != nil {
+			return err
+		}
 		if selects(pdb.Spec.Selector, p) {
 			found = append(found, escort.PDB{
 				Selector:           toSelector(pdb.Name, pdb.Spec.Selector),
-				DisruptionsAllowed: int(pdb.Status.DisruptionsAllowed), NeverReason: neverReason(pdb),
+				DisruptionsAllowed: int(pdb.Status.DisruptionsAllowed), NeverReason: neverReason(&pdb),
 			})
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list poddisruptionbudgets of namespace %s: %w", p.Namespace, err)
 	}
-	return found, err
+	return found, nil
 }
 
 func (c *Client) policiesOf(ctx context.Context, p escort.Pod) (found []escort.Selector, err error) {
-	all, err := list[networkPolicy](ctx, c, networkPolicyResource, p.Namespace, "")
+	all, err := list[networkPolicy](ctx, c, networkPolicyResource, p.Namespace)
 	for _, policy := range all {
 		for _, selector := range policy.podSelectors() {
 			if selects(selector, p) || matchesMissingLabel(selector) {
@@ -163,7 +173,11 @@ func matchesMissingLabel(s *metav1.LabelSelector) bool {
 	return false
 }
 
+// toSelector returns the selector as escorts know it. A nil one selects nothing.
 func toSelector(name string, s *metav1.LabelSelector) escort.Selector {
+	if s == nil {
+		return escort.Selector{Name: name}
+	}
 	selector := escort.Selector{Name: name, Labels: s.MatchLabels}
 	for _, e := range s.MatchExpressions {
 		selector.Keys = append(selector.Keys, e.Key)

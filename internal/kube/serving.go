@@ -26,7 +26,7 @@ type endpoint struct {
 // if it is a serving and terminating one and the Service has no ready endpoint
 // (https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-to-terminating-endpoints).
 func (c *Client) Serving(ctx context.Context, ref drain.Ref) (bool, error) {
-	all, err := list[endpointSlice](ctx, c, endpointSliceResource, ref.Namespace, "")
+	all, err := list[endpointSlice](ctx, c, endpointSliceResource, ref.Namespace)
 	if err != nil {
 		return false, err
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -59,7 +58,7 @@ func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) erro
 	if len(pending) > 0 {
 		failures = append(failures, fmt.Errorf("%d nodes not tainted: %w", len(pending), context.Cause(ctx)))
 	}
-	return errors.Join(failures...)
+	return bounded(errors.Join(failures...))
 }
 
 // withoutURL returns the cause of a request's error. The URL in its text has the names of all nodes.
@@ -76,8 +75,8 @@ func (c *Client) taintNodes(ctx context.Context, nodes []*corev1.Node) error {
 	var group sync.WaitGroup
 	for i, node := range nodes {
 		group.Go(func() {
-			if err := c.changeNodeFrom(ctx, node, taintPatch); err != nil && !apierrors.IsNotFound(err) {
-				failures[i] = fmt.Errorf("taint node %s: %w", node.Name, err)
+			if err := c.taintNode(ctx, node); err != nil && !apierrors.IsNotFound(err) {
+				failures[i] = fmt.Errorf("taint node %s: %w", node.Name, bounded(err))
 			}
 		})
 	}
@@ -85,12 +84,14 @@ func (c *Client) taintNodes(ctx context.Context, nodes []*corev1.Node) error {
 	return errors.Join(failures...)
 }
 
-// taintPatch returns the patch that taints a node; nil if the node takes no pods anyway.
-func taintPatch(node *corev1.Node) map[string]any {
-	if !isSchedulable(node) {
-		return nil
-	}
-	return map[string]any{"spec": map[string]any{"taints": append(slices.Clone(node.Spec.Taints), terminatingTaint)}}
+// taintNode taints the node, unless it takes no pods anyway. After a conflict its name may be another node's.
+func (c *Client) taintNode(ctx context.Context, node *corev1.Node) error {
+	return c.changeNodeFrom(ctx, node, func(current *corev1.Node) (map[string]any, error) {
+		if current.UID != node.UID || !isSchedulable(current) {
+			return nil, nil
+		}
+		return map[string]any{"spec": map[string]any{"taints": append(slices.Clone(current.Spec.Taints), terminatingTaint)}}, nil
+	})
 }
 
 // isSchedulable reports whether the node has neither a cordon nor the taint.
@@ -103,10 +104,12 @@ func isSchedulable(node *corev1.Node) bool {
 func (c *Client) schedulableNodes(ctx context.Context, others []drain.Node) (found []*corev1.Node, err error) {
 	missing := map[string]bool{}
 	for _, other := range others {
-		missing[other.InstanceID] = true
+		if other.InstanceID != "" { // as is the instance of a node without a provider ID
+			missing[other.InstanceID] = true
+		}
 	}
 	visit := func(n *corev1.Node) (done bool) {
-		id := path.Base(n.Spec.ProviderID)
+		id := claimedInstance(n)
 		if missing[id] && isSchedulable(n) {
 			found = append(found, withoutStatus(n))
 		}
@@ -131,8 +134,8 @@ func (c *Client) stillSchedulable(ctx context.Context, nodes []*corev1.Node) (fo
 		return false
 	})
 	for _, n := range nodes {
-		if n = cmp.Or(latest[n.Name], n); isSchedulable(n) {
-			found = append(found, n)
+		if now := cmp.Or(latest[n.Name], n); now.UID == n.UID && isSchedulable(now) {
+			found = append(found, now)
 		}
 	}
 	return found
@@ -173,7 +176,7 @@ func hostnamesOf(nodes []*corev1.Node) (names []string) {
 // object.
 func withoutStatus(n *corev1.Node) *corev1.Node {
 	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: n.Name, ResourceVersion: n.ResourceVersion, Labels: n.Labels}, Spec: n.Spec,
+		ObjectMeta: metav1.ObjectMeta{Name: n.Name, UID: n.UID, ResourceVersion: n.ResourceVersion, Labels: n.Labels}, Spec: n.Spec,
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/termination"
 )
 
 // taintEnv is an environment with nodes that have no kubelet, and a client that counts its requests.
@@ -119,7 +120,7 @@ func (e *taintEnv) requireTainted(n drain.Node) {
 func TestTaintTerminating_ManyNodes_FewLists(t *testing.T) {
 	e := newTaintEnv(t, 20)
 	require.NoError(t, e.cordon(e.nodes[0]))
-	_, err := e.client.Cordon(t.Context(), e.nodes[1], "quiesce", time.Now())
+	_, err := e.client.Cordon(t.Context(), e.nodes[1], termination.Closing{Hook: "quiesce", Began: time.Now()})
 	require.NoError(t, err)
 	e.awaitCached(e.nodes, false)
 	e.awaitCached(e.nodes[:2], true)

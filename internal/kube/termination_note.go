@@ -1,15 +1,21 @@
 package kube
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/termination"
 )
 
 const (
-	// terminationAnnotation holds the termination note of a node.
+	// terminationAnnotation tells people for which termination a node was closed. Others can change it, so nothing
+	// reads it.
 	terminationAnnotation = "quiesce/termination"
 	// excludeLabel takes a node out of external load balancers
 	// (https://kubernetes.io/docs/reference/labels-annotations-taints/#node-kubernetes-io-exclude-from-external-load-balancers).
@@ -18,59 +24,116 @@ const (
 	excludeValue = "quiesce"
 )
 
-// terminationNote says for which termination a node was cordoned, and what quiesce changed on it, so that only that is undone.
+// terminationNote is the text of terminationAnnotation.
 type terminationNote struct {
-	Hook          string    `json:"hook"`
-	Began         time.Time `json:"began"`
-	Cordoned      time.Time `json:"cordoned"`
-	Unschedulable bool      `json:"unschedulable,omitempty"` // quiesce set spec.unschedulable
-	Excluded      bool      `json:"excluded,omitempty"`      // quiesce set excludeLabel
+	Hook     string              `json:"hook,omitempty"`
+	Trigger  termination.Trigger `json:"trigger,omitempty"`
+	Began    time.Time           `json:"began"`
+	Cordoned time.Time           `json:"cordoned"`
 }
 
-// terminationNoteOf returns the node's note; false if it has none that can be read.
-func terminationNoteOf(node *corev1.Node) (terminationNote, bool) {
-	var note terminationNote
-	text, exists := node.Annotations[terminationAnnotation]
-	if !exists || json.Unmarshal([]byte(text), &note) != nil {
-		return terminationNote{}, false
+// closingNode computes what a closing changes on a node.
+type closingNode struct {
+	termination.Closing
+	node    termination.ClosedNode
+	earlier termination.ClosedNode // zero: it was not closed before
+	saved   termination.ClosedNode // as last saved
+}
+
+// newClosing returns a closing. A node that is closed again for the same termination was closed when it was closed first: later
+// pods came after the cordon, even if the node was opened meanwhile.
+func newClosing(node drain.Node, c termination.Closing) *closingNode {
+	closing := &closingNode{Closing: c, node: termination.ClosedNode{
+		Name: node.Name, UID: node.UID, Hook: c.Hook, Trigger: c.Trigger, Began: c.Began, CordonedAt: time.Now().UTC(),
+	}}
+	if c.Earlier == nil || c.Earlier.UID != node.UID {
+		return closing
 	}
-	return note, true
-}
-
-// newTerminationNote returns a note that keeps the changes of an earlier one: the node's present state no longer shows that
-// quiesce made them.
-func newTerminationNote(node *corev1.Node, earlier terminationNote, hook string, began time.Time) terminationNote {
-	_, excluded := node.Labels[excludeLabel]
-	return terminationNote{
-		Hook: hook, Began: began, Cordoned: time.Now().UTC(),
-		Unschedulable: earlier.Unschedulable || !node.Spec.Unschedulable,
-		Excluded:      earlier.Excluded || !excluded,
+	closing.earlier, closing.saved = *c.Earlier, *c.Earlier
+	if c.Earlier.Began.Equal(c.Began) {
+		closing.node.CordonedAt = c.Earlier.CordonedAt
 	}
+	return closing
 }
 
-// cordonPatch returns the merge patch that cordons the node and writes the note.
-func (n terminationNote) cordonPatch() map[string]any {
-	text, _ := json.Marshal(n) // strings, times and booleans: this cannot fail
+// isDone reports whether the node is closed for this termination already.
+func (c *closingNode) isDone(current *corev1.Node) bool {
+	done := c.earlier.UID != "" && c.earlier.Began.Equal(c.Began) && current.Spec.Unschedulable
+	if done {
+		c.node = c.earlier
+	}
+	return done
+}
+
+// patch computes what is to be changed on the node as it is, and returns the merge patch for it. What was changed earlier stays
+// ours: the node's present state no longer shows that quiesce made it.
+func (c *closingNode) patch(current *corev1.Node) map[string]any {
+	_, excluded := current.Labels[excludeLabel]
+	c.node.UID = string(current.UID)
+	c.node.Unschedulable = c.earlier.Unschedulable || !current.Spec.Unschedulable
+	c.node.Excluded = c.earlier.Excluded || !excluded
+	text, _ := json.Marshal(terminationNote{c.Hook, c.Trigger, c.Began, c.node.CordonedAt}) // strings and times: this cannot fail
 	metadata := map[string]any{"annotations": map[string]any{terminationAnnotation: string(text)}}
-	if n.Excluded {
+	patch := map[string]any{"metadata": metadata}
+	if !excluded {
 		metadata["labels"] = map[string]any{excludeLabel: excludeValue}
 	}
-	return map[string]any{"metadata": metadata, "spec": map[string]any{"unschedulable": true}}
+	if !current.Spec.Unschedulable {
+		patch["spec"] = map[string]any{"unschedulable": true}
+	}
+	return patch
 }
 
-// restorePatch returns the merge patch that undoes the changes in the note, and removes the note and the taint. A null
-// deletes a key (https://www.rfc-editor.org/rfc/rfc7386).
-func (n terminationNote) restorePatch(node *corev1.Node) map[string]any {
-	metadata := map[string]any{"annotations": map[string]any{terminationAnnotation: nil}}
-	if n.Excluded && node.Labels[excludeLabel] == excludeValue {
+// save keeps the changes before they are made, unless they are kept already.
+func (c *closingNode) save(ctx context.Context) error {
+	if c.Save == nil || c.isSaved() {
+		return nil
+	}
+	if err := c.Save(ctx, c.node); err != nil {
+		return fmt.Errorf("save what is changed: %w", err)
+	}
+	c.saved = c.node
+	return nil
+}
+
+// retract takes back what was saved, and then denied. Else a later cordon, by a person, would count as ours.
+func (c *closingNode) retract(ctx context.Context) error {
+	c.node.Unschedulable, c.node.Excluded = c.earlier.Unschedulable, c.earlier.Excluded
+	return c.save(ctx)
+}
+
+// isSaved reports whether what is kept says the same. Times that were read from a text differ in their form.
+func (c *closingNode) isSaved() bool {
+	kept := c.saved
+	if !kept.Began.Equal(c.node.Began) || !kept.CordonedAt.Equal(c.node.CordonedAt) {
+		return false
+	}
+	kept.Began, kept.CordonedAt = c.node.Began, c.node.CordonedAt
+	return kept == c.node
+}
+
+// restorePatch returns the merge patch that undoes the changes that were saved, and removes our annotation and our taint; nil if
+// there is nothing to undo. A null deletes a key (https://www.rfc-editor.org/rfc/rfc7386).
+func restorePatch(current *corev1.Node, closed *termination.ClosedNode) map[string]any {
+	metadata, spec := map[string]any{}, map[string]any{}
+	if _, annotated := current.Annotations[terminationAnnotation]; annotated {
+		metadata["annotations"] = map[string]any{terminationAnnotation: nil}
+	}
+	if closed != nil && closed.Excluded && current.Labels[excludeLabel] == excludeValue {
 		metadata["labels"] = map[string]any{excludeLabel: nil}
 	}
-	spec := map[string]any{}
-	if n.Unschedulable {
+	if closed != nil && closed.Unschedulable && current.Spec.Unschedulable {
 		spec["unschedulable"] = nil
 	}
-	if hasTerminatingTaint(node) {
-		spec["taints"] = slices.DeleteFunc(slices.Clone(node.Spec.Taints), isTerminatingTaint)
+	if hasTerminatingTaint(current) {
+		spec["taints"] = slices.DeleteFunc(slices.Clone(current.Spec.Taints), isTerminatingTaint)
 	}
-	return map[string]any{"metadata": metadata, "spec": spec}
+	if len(metadata) == 0 && len(spec) == 0 {
+		return nil
+	}
+	patch := map[string]any{"metadata": metadata}
+	if len(spec) > 0 {
+		patch["spec"] = spec
+	}
+	return patch
 }

@@ -50,8 +50,29 @@ func (l *Log) Invocation(i termination.Invocation) {
 
 // Sweep implements termination.Metrics.
 func (l *Log) Sweep(r termination.SweepReport) {
-	l.write(nil, count(Sweeps, 1), count(InstancesWaiting, r.Waiting), count(InstancesDraining, r.Draining), count(EventsResent, r.EventsResent))
+	all := []measure{
+		count(Sweeps, 1), count(InstancesWaiting, r.Waiting), count(InstancesDraining, r.Draining), count(EventsResent, r.EventsResent),
+		count(ClusterUnreachable, oneIf(!r.ClusterReachable)), count(GroupsWithoutHook, r.GroupsWithoutHook), count(HooksPut, r.HooksPut),
+		count(InstancesRetained, r.RetainedCount()), {LongestWaitSeconds, "Seconds", r.LongestWaitSeconds},
+	}
+	if age, known := r.OldestRetained(); known {
+		all = append(all, seconds(OldestRetainedSeconds, age))
+	}
+	l.write(nil, all...)
 }
+
+// Check implements termination.Metrics.
+func (l *Log) Check(r termination.CheckReport) {
+	l.write(nil, count(Checks, 1), count(ChecksFailed, oneIf(len(r.Failed()) > 0)))
+}
+
+// ScheduledChanges implements termination.Metrics.
+func (l *Log) ScheduledChanges(c termination.ScheduledCounts) {
+	l.write(nil, count(ScheduledChanges, c.Found), count(InstancesReplaced, c.Replaced), count(InstancesAtRisk, c.AtRisk))
+}
+
+// UnhookedStop implements termination.Metrics.
+func (l *Log) UnhookedStop() { l.write(nil, count(UnhookedStops, 1)) }
 
 // MalformedEvent implements termination.Metrics.
 func (l *Log) MalformedEvent() { l.write(nil, count(MalformedEvents, 1)) }
@@ -67,6 +88,9 @@ func invocationMeasures(i termination.Invocation) []measure {
 		count(InvocationsFailed, oneIf(!i.Ended && !i.HandedOff())),
 		count(Handoffs, oneIf(i.HandedOff())),
 		count(HooksExpired, oneIf(i.HookExpired)),
+		count(EventsRejected, oneIf(i.Report.Status == termination.StatusRejected)),
+		count(NodesNotFound, oneIf(i.Ended && i.WasInService && i.Report.Status == termination.StatusNodeNotFound)),
+		count(PodsRefused, sum(pods, func(p drain.PodReport) int { return oneIf(p.Outcome == drain.StillRefused) })),
 	}
 	if i.First && i.Report.Status != termination.StatusRejected {
 		// Events have whole seconds, so that a new one may be from the future. A rejected one may have any time.

@@ -53,6 +53,7 @@ func lastInvocation() termination.Invocation {
 				{Name: "web-0", Outcome: drain.Evicted, EvictedAt: after(4), GoneAt: after(5)},
 				{Name: "web-1", Outcome: drain.Forced, BlockedAt: after(4), ForcedAt: after(40), GoneAt: after(45)},
 				{Name: "web-2", Outcome: drain.Remained, BlockedAt: after(10), ForcedAt: after(20)},
+				{Name: "web-3", Outcome: drain.StillRefused},
 				{Name: "agent", Outcome: drain.Skipped, Verdict: drain.Skip, Escort: &drain.EscortResult{Strategy: "shutdown"}},
 				{
 					Name: "pooler-0", Outcome: drain.Evicted, EvictedAt: after(6), GoneAt: after(7),
@@ -67,9 +68,20 @@ func TestInvocation_LastOfADrain_WritesEverything(t *testing.T) {
 	i := lastInvocation()
 	require.Equal(t, map[string]float64{
 		"PodsEvicted": 2, "PodsForced": 2, "PodsRemaining": 1, "PDBBlockedSeconds": 36, "TransactionsAborted": 3, "HeartbeatsFailed": 2,
-		"Handoffs": 0, "InvocationsFailed": 0, "HooksExpired": 1, "EventAgeSeconds": 3, "DrainSeconds": 50,
+		"Handoffs": 0, "InvocationsFailed": 0, "HooksExpired": 1, "NodesNotFound": 0, "PodsRefused": 1, "EventsRejected": 0, "EventAgeSeconds": 3, "DrainSeconds": 50,
 		"Drains Status=" + string(termination.StatusPartial): 1, "Escorts Strategy=evict": 1, "Escorts Strategy=shutdown": 1,
 	}, written(t, func(l *metrics.Log) { l.Invocation(i) }))
+}
+
+// An instance that never was in service may have no node: it failed to join.
+func TestNodesNotFound_WasInService_IsCounted(t *testing.T) {
+	i := termination.Invocation{Ended: true, WasInService: true, Report: termination.Report{Status: termination.StatusNodeNotFound}}
+	found := func() float64 { return written(t, func(l *metrics.Log) { l.Invocation(i) })["NodesNotFound"] }
+	require.Equal(t, 1.0, found())
+	i.WasInService = false
+	require.Zero(t, found())
+	i.WasInService, i.Report.Status = true, termination.StatusDrained
+	require.Zero(t, found())
 }
 
 // A drain of two hours has eight invocations, and is one drain.
@@ -89,7 +101,7 @@ func TestInvocation_HandsOff_CountsNoDrain(t *testing.T) {
 func TestInvocation_FailedEarly_WritesZeros(t *testing.T) {
 	require.Equal(t, map[string]float64{
 		"PodsEvicted": 0, "PodsForced": 0, "PDBBlockedSeconds": 0, "TransactionsAborted": 0, "HeartbeatsFailed": 0,
-		"Handoffs": 0, "HooksExpired": 0, "InvocationsFailed": 1,
+		"Handoffs": 0, "HooksExpired": 0, "InvocationsFailed": 1, "NodesNotFound": 0, "PodsRefused": 0, "EventsRejected": 0,
 	}, written(t, func(l *metrics.Log) {
 		l.Invocation(termination.Invocation{Report: termination.Report{Status: termination.StatusFailed}})
 	}))
@@ -101,6 +113,7 @@ func TestInvocation_Rejected_HasNoEventAge(t *testing.T) {
 	i.Began, i.Report.Status = began.Add(-72*time.Hour), termination.StatusRejected
 	values := written(t, func(l *metrics.Log) { l.Invocation(i) })
 	require.Equal(t, 1.0, values["Drains Status=rejected"])
+	require.Equal(t, 1.0, values["EventsRejected"])
 	require.NotContains(t, values, "EventAgeSeconds")
 	require.NotContains(t, values, "DrainSeconds")
 }
@@ -127,10 +140,36 @@ func TestPDBBlockedSeconds_Overlapping_CountedOnce(t *testing.T) {
 }
 
 func TestSweepsAndMalformedEventsAreCounted(t *testing.T) {
-	require.Equal(t, map[string]float64{"Sweeps": 1, "InstancesWaiting": 3, "InstancesDraining": 2, "EventsResent": 1}, written(t, func(l *metrics.Log) {
-		l.Sweep(termination.SweepReport{Waiting: 3, Draining: 2, EventsResent: 1})
+	require.Equal(t, map[string]float64{
+		"Sweeps": 1, "InstancesWaiting": 3, "InstancesDraining": 2, "EventsResent": 1, "ClusterUnreachable": 0, "LongestWaitSeconds": 90.5,
+		"GroupsWithoutHook": 4, "HooksPut": 5, "InstancesRetained": 0,
+	}, written(t, func(l *metrics.Log) {
+		l.Sweep(termination.SweepReport{
+			Waiting: 3, Draining: 2, EventsResent: 1, ClusterReachable: true, LongestWaitSeconds: 90.5, GroupsWithoutHook: 4, HooksPut: 5,
+		})
 	}))
+	require.Equal(t, 1.0, written(t, func(l *metrics.Log) { l.Sweep(termination.SweepReport{}) })["ClusterUnreachable"])
 	require.Equal(t, map[string]float64{"MalformedEvents": 1}, written(t, (*metrics.Log).MalformedEvent))
+	require.Equal(t, map[string]float64{"UnhookedStops": 1}, written(t, (*metrics.Log).UnhookedStop))
+	require.Equal(t, map[string]float64{"ScheduledChanges": 3, "InstancesReplaced": 2, "InstancesAtRisk": 1}, written(t, func(l *metrics.Log) {
+		l.ScheduledChanges(termination.ScheduledCounts{Found: 3, Replaced: 2, AtRisk: 1})
+	}))
+}
+
+// An instance of unknown age has no age, rather than none.
+func TestSweep_RetainedInstances_AreCountedWithTheOldestAge(t *testing.T) {
+	report := termination.SweepReport{Retained: []termination.RetainedInstance{{AgeSeconds: new(7200.0)}, {}}, RetainedOmitted: 3}
+	values := written(t, func(l *metrics.Log) { l.Sweep(report) })
+	require.Equal(t, 5.0, values["InstancesRetained"])
+	require.Equal(t, 7200.0, values["OldestRetainedSeconds"])
+	report.Retained = report.Retained[1:]
+	require.NotContains(t, written(t, func(l *metrics.Log) { l.Sweep(report) }), "OldestRetainedSeconds")
+}
+
+func TestCheck_Failed_IsCounted(t *testing.T) {
+	good, bad := termination.CheckReport{Steps: []termination.CheckStep{{OK: true}}}, termination.CheckReport{Steps: []termination.CheckStep{{OK: true}, {}}}
+	require.Equal(t, map[string]float64{"Checks": 1, "ChecksFailed": 0}, written(t, func(l *metrics.Log) { l.Check(good) }))
+	require.Equal(t, map[string]float64{"Checks": 1, "ChecksFailed": 1}, written(t, func(l *metrics.Log) { l.Check(bad) }))
 }
 
 func TestRead_LineThatCloudWatchDrops_IsAnError(t *testing.T) {

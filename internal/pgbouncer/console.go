@@ -116,13 +116,22 @@ func (c *Console) watch() {
 	go func() {
 		defer close(stopped)
 		defer cancel()
-		for ctx.Err() == nil && !c.session.IsClosed() {
+		defer c.endOnPanic()
+		for ctx.Err() == nil && c.Usable() && !c.session.IsClosed() {
 			_ = c.session.WaitForNotification(ctx) // there are no notifications: it returns when the connection or ctx ends
 		}
 		if c.session.IsClosed() {
 			c.end(true)
 		}
 	}()
+}
+
+// endOnPanic ends the console if the goroutine that defers it panics over what a server sent. Nothing else could recover from that, and
+// the whole process would end.
+func (c *Console) endOnPanic() {
+	if cause := recover(); cause != nil {
+		c.end(true)
+	}
 }
 
 // acquire waits for the lock on the session and stops the read between commands. release undoes both.
@@ -135,7 +144,7 @@ func (c *Console) acquire(ctx context.Context) error {
 		return fmt.Errorf("another command is running: %w", context.Cause(ctx))
 	}
 	c.stopWatch()
-	c.conn.remaining.Store(maxAnswer)
+	c.conn.renew()
 	select {
 	case <-c.closed:
 		c.release()
@@ -150,38 +159,45 @@ func (c *Console) release() {
 	<-c.lock
 }
 
-// exec sends a command and returns its answer.
-func (c *Console) exec(ctx context.Context, command string) ([]*pgconn.Result, error) {
+// exec sends a command, and calls read for each row of its answer. Read may be nil. A row is valid until read returns.
+func (c *Console) exec(ctx context.Context, command string, read func(*row)) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	if err := c.acquire(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	defer c.release()
-	return c.readAnswer(ctx, c.session.Exec(ctx, command))
+	return c.readAnswer(ctx, c.session.Exec(ctx, command), read)
 }
 
-// readAnswer returns the answer to a command. It closes a connection that breaks, or on which no answer comes in time.
-func (c *Console) readAnswer(ctx context.Context, results *pgconn.MultiResultReader) ([]*pgconn.Result, error) {
-	answer, err := results.ReadAll()
+// readAnswer reads the answer to a command. It closes a connection that breaks, or on which no answer comes in time.
+func (c *Console) readAnswer(ctx context.Context, results *pgconn.MultiResultReader, read func(*row)) error {
+	rowErr := readRows(results, read)
+	err := results.Close()
 	switch {
 	case err == nil:
-		return answer, nil
+		return rowErr
 	case !c.session.IsClosed():
-		return nil, explain(err, commandErrors)
+		return explain(err, commandErrors)
 	case ctx.Err() != nil:
 		c.end(false)
-		return nil, fmt.Errorf("no answer in time: %w", context.Cause(ctx))
+		return fmt.Errorf("no answer in time: %w", context.Cause(ctx))
 	default:
 		c.end(true)
-		return nil, closedError(err)
+		return c.closedError(err)
 	}
 }
 
-// closedError returns ErrClosed, with the server's last message if it sent one.
-func closedError(err error) error {
-	if message, is := errors.AsType[*pgconn.PgError](err); is {
-		return fmt.Errorf("%w: %w", ErrClosed, message)
+// closedError returns ErrClosed, with the server's last message if it sent one, or the limit that it exceeded.
+func (c *Console) closedError(err error) error {
+	limit := c.conn.exceeded.Load()
+	message, is := errors.AsType[*pgconn.PgError](err)
+	switch {
+	case limit != nil:
+		return fmt.Errorf("%w: %w", ErrClosed, limit)
+	case is:
+		return fmt.Errorf("%w: %s", ErrClosed, printable(message.Error()))
+	default:
+		return ErrClosed
 	}
-	return ErrClosed
 }

@@ -4,24 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
-	"sync"
 	"time"
 )
 
-// Set changes a setting until pgbouncer reads its configuration file again.
+// Set changes a setting until pgbouncer reads its configuration file again. CheckSetting says which settings and values it accepts.
 func (c *Console) Set(ctx context.Context, name, value string) error {
-	if !settingName().MatchString(name) {
-		return fmt.Errorf("set: %q is not a valid setting name", name)
+	if err := CheckSetting(name, value); err != nil {
+		return err
 	}
-	if _, err := c.exec(ctx, "SET "+name+" = '"+strings.ReplaceAll(value, "'", "''")+"'"); err != nil {
+	if err := c.exec(ctx, "SET "+name+" = '"+value+"'", nil); err != nil {
 		return fmt.Errorf("set %s: %w", name, err)
 	}
 	return nil
 }
-
-var settingName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9_]+$`) })
 
 // Pending is a PAUSE that pgbouncer answers when it is complete, however long that takes. No context ends it. Close of the
 // console ends only the wait: pgbouncer continues. A PAUSE that is resumed while it waits is never answered, and its console
@@ -47,17 +43,21 @@ func (p *Pending) Err() error {
 // Pause lets no transaction start and waits for those in flight; in session mode it waits for the clients to disconnect. It
 // is in force when pgbouncer has read it, soon after Pause returns. It stays in force until a RESUME, whether it was
 // answered or not. ErrAlreadyPaused is a possible answer. Until the answer comes, other commands on this console wait.
-func (c *Console) Pause(ctx context.Context) (*Pending, error) {
+func (c *Console) Pause(ctx context.Context) (*Pending, error) { return c.pause(ctx, "PAUSE") }
+
+func (c *Console) pause(ctx context.Context, command string) (*Pending, error) {
 	if err := c.acquire(ctx); err != nil {
 		return nil, fmt.Errorf("pause: %w", err)
 	}
 	p := &Pending{done: make(chan struct{})}
-	results := c.session.Exec(context.Background(), "PAUSE")
+	results := c.session.Exec(context.Background(), command)
 	go func() {
 		defer close(p.done)
 		defer c.release()
-		if _, err := c.readAnswer(context.Background(), results); err != nil {
-			p.err = fmt.Errorf("pause: %w", err)
+		defer c.endOnPanic()
+		p.err = ErrClosed // unless the read ends
+		if p.err = c.readAnswer(context.Background(), results, nil); p.err != nil {
+			p.err = fmt.Errorf("pause: %w", p.err)
 		}
 	}()
 	return p, nil
@@ -65,7 +65,7 @@ func (c *Console) Pause(ctx context.Context) (*Pending, error) {
 
 // Resume ends a pause, if there is one. For a pause that may not be in force yet, use UndoPause.
 func (c *Console) Resume(ctx context.Context) error {
-	if _, err := c.exec(ctx, "RESUME"); err != nil && !errors.Is(err, errNotPaused) {
+	if err := c.exec(ctx, "RESUME", nil); err != nil && !errors.Is(err, errNotPaused) {
 		return fmt.Errorf("resume: %w", err)
 	}
 	return nil
@@ -83,19 +83,23 @@ const (
 // reads the later of two commands first if they come over two connections, and a RESUME that comes too early leaves it
 // paused.
 func (c *Console) UndoPause(ctx context.Context, pause *Pending) error {
+	return c.undoPause(ctx, pause, "RESUME")
+}
+
+func (c *Console) undoPause(ctx context.Context, pause *Pending, resume string) error {
 	ticker := time.NewTicker(undoInterval)
 	defer ticker.Stop()
-	for timeout := time.After(undoTimeout); ; {
-		_, err := c.exec(ctx, "RESUME")
-		if err == nil {
+	for timeout, last := time.After(undoTimeout), false; ; {
+		err := c.exec(ctx, resume, nil)
+		switch {
+		case err == nil || last && errors.Is(err, errNotPaused):
 			return nil
-		}
-		if !errors.Is(err, errNotPaused) {
+		case !errors.Is(err, errNotPaused):
 			return fmt.Errorf("undo a pause: %w", err)
 		}
 		select {
-		case <-pause.Done(): // it may have completed after the last RESUME
-			return c.Resume(ctx)
+		case <-pause.Done():
+			last = true // it may have completed after this RESUME
 		case <-timeout:
 			return nil
 		case <-ctx.Done():
@@ -107,7 +111,7 @@ func (c *Console) UndoPause(ctx context.Context, pause *Pending) error {
 
 // Reconnect closes every connection to the database as soon as a client releases it.
 func (c *Console) Reconnect(ctx context.Context) error {
-	if _, err := c.exec(ctx, "RECONNECT"); err != nil {
+	if err := c.exec(ctx, "RECONNECT", nil); err != nil {
 		return fmt.Errorf("reconnect: %w", err)
 	}
 	return nil
@@ -130,7 +134,7 @@ func (c *Console) Shutdown(ctx context.Context, mode ShutdownMode) error {
 		return fmt.Errorf("%s: %w", strings.ToLower(string(mode)), ErrUnsupported)
 	}
 	before := c.HasEnded()
-	_, err := c.exec(ctx, string(mode))
+	err := c.exec(ctx, string(mode), nil)
 	if err != nil && (before || !c.HasEnded()) {
 		return fmt.Errorf("%s: %w", strings.ToLower(string(mode)), err)
 	}

@@ -15,6 +15,7 @@ var (
 	ErrNotPgbouncer = errors.New("the server is not pgbouncer")
 	ErrCleartext    = errors.New("the server asks for a cleartext password without verified TLS; use TLS mode verify-full")
 	ErrRefused      = errors.New("login refused")
+	ErrLimit        = errors.New("the server's answer exceeds a limit")
 )
 
 // Errors in a console's answer to a command.
@@ -24,6 +25,7 @@ var (
 	ErrAlreadyPaused = errors.New("pgbouncer is already paused")
 	ErrUnsupported   = errors.New("this pgbouncer version does not support the command")
 	ErrClosed        = errors.New("console connection closed")
+	ErrNoDatabase    = errors.New("pgbouncer has no such database")
 
 	errNotPaused = errors.New("pgbouncer is not paused")
 )
@@ -55,20 +57,22 @@ var commandErrors = []knownError{
 	{"pooler is shutting down", ErrShuttingDown},
 	{"already suspended/paused", ErrAlreadyPaused},
 	{"not paused/suspended", errNotPaused},
+	{"is not paused", errNotPaused},
+	{"no such database", ErrNoDatabase},
 	{"invalid command", ErrUnsupported},
 	{"unsupported command", ErrUnsupported},
 }
 
-// explain returns the known error for the server's answer, with the answer's text. An unknown answer is returned as it is.
+// explain returns the known error for the server's answer, with the answer's text as far as it is printable.
 func explain(err error, known []knownError) error {
 	answer, is := errors.AsType[*pgconn.PgError](err)
 	if !is {
-		return err
+		return bounded(err)
 	}
 	for _, k := range known {
 		if strings.Contains(answer.Message, k.text) {
-			return fmt.Errorf("%w: %s", k.err, answer.Message)
+			return fmt.Errorf("%w: %s", k.err, printable(answer.Message))
 		}
 	}
-	return answer
+	return errors.New(printable(answer.Error()))
 }

@@ -3,7 +3,6 @@ package pgbouncer
 import (
 	"context"
 	"fmt"
-	"iter"
 	"slices"
 	"strconv"
 
@@ -111,16 +110,10 @@ func (c *Console) Setting(ctx context.Context, name string) (string, error) {
 	return value, err
 }
 
-// show calls read for each row of a SHOW table.
+// show calls read for each row of a SHOW table, until a read fails.
 func (c *Console) show(ctx context.Context, what string, read func(*row)) error {
-	results, err := c.exec(ctx, "SHOW "+what)
-	if err != nil {
+	if err := c.exec(ctx, "SHOW "+what, read); err != nil {
 		return fmt.Errorf("show %s: %w", what, err)
-	}
-	for r := range rows(results) {
-		if read(r); r.err != nil {
-			return fmt.Errorf("show %s: %w", what, r.err)
-		}
 	}
 	return nil
 }
@@ -132,20 +125,25 @@ type row struct {
 	err     error
 }
 
-func rows(results []*pgconn.Result) iter.Seq[*row] {
-	return func(yield func(*row) bool) {
-		for _, result := range results {
-			columns := map[string]int{}
-			for i, field := range result.FieldDescriptions {
-				columns[field.Name] = i
-			}
-			for _, values := range result.Rows {
-				if !yield(&row{columns: columns, values: values}) {
-					return
-				}
+// readRows calls read for each row, until a read fails, and returns that error. It keeps no row, and reads to the end of the answer.
+func readRows(results *pgconn.MultiResultReader, read func(*row)) error {
+	var failure error
+	for results.NextResult() {
+		result := results.ResultReader()
+		columns := map[string]int{}
+		for i, field := range result.FieldDescriptions() {
+			columns[field.Name] = i
+		}
+		r := row{columns: columns}
+		for result.NextRow() {
+			if r.values = result.Values(); read != nil && failure == nil {
+				read(&r)
+				failure = r.err
 			}
 		}
+		_, _ = result.Close() // the error is that of results
 	}
+	return failure
 }
 
 func (r *row) text(column string) string {
@@ -157,10 +155,16 @@ func (r *row) text(column string) string {
 	return string(r.values[i])
 }
 
+// maxCount is more than any table counts: clients, or connections to a database.
+const maxCount = 1_000_000
+
+// number returns a count.
 func (r *row) number(column string) int {
-	n, err := strconv.Atoi(r.text(column))
-	if err != nil {
-		r.fail(fmt.Errorf("column %s: %w", column, err))
+	text := r.text(column)
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > maxCount {
+		r.fail(fmt.Errorf("column %s: %s is not a number from 0 to %d", column, printable(text), maxCount))
+		return 0
 	}
 	return n
 }

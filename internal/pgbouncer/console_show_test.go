@@ -1,60 +1,61 @@
 package pgbouncer
 
 import (
+	"net"
 	"slices"
+	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	parts "quiesce/test/parts/pgbouncer"
 )
 
-// table returns an answer with one row, from pairs of column and value.
-func table(pairs ...string) []*pgconn.Result {
-	result := &pgconn.Result{Rows: [][][]byte{{}}}
+// rowOf returns a row, from pairs of column and value.
+func rowOf(pairs ...string) *row {
+	r := &row{columns: map[string]int{}}
 	for pair := range slices.Chunk(pairs, 2) {
-		result.FieldDescriptions = append(result.FieldDescriptions, pgconn.FieldDescription{Name: pair[0]})
-		result.Rows[0] = append(result.Rows[0], []byte(pair[1]))
+		r.columns[pair[0]] = len(r.values)
+		r.values = append(r.values, []byte(pair[1]))
 	}
-	return []*pgconn.Result{result}
+	return r
 }
 
 func TestPool_ColumnsInAnyOrder_ReadByName(t *testing.T) {
-	for r := range rows(table("pool_mode", "transaction", "sv_tested", "1", "sv_active", "2", "user", "u", "new", "7",
-		"cl_waiting", "3", "database", "d", "cl_active", "5")) {
-		pool := r.pool()
-		require.NoError(t, r.err)
-		require.Equal(t, Pool{"d", "u", "transaction", 5, 3, 3}, pool)
-	}
+	r := rowOf("pool_mode", "transaction", "sv_tested", "1", "sv_active", "2", "user", "u", "new", "7",
+		"cl_waiting", "3", "database", "d", "cl_active", "5")
+	require.Equal(t, Pool{"d", "u", "transaction", 5, 3, 3}, r.pool())
+	require.NoError(t, r.err)
 }
 
 func TestPool_CancelColumns_CountAsServers(t *testing.T) {
-	for r := range rows(table("database", "d", "user", "u", "cl_active", "0", "cl_waiting", "0", "sv_active", "1",
-		"sv_active_cancel", "2", "sv_being_canceled", "4", "sv_tested", "8", "pool_mode", "session")) {
-		require.Equal(t, 15, r.pool().Servers)
-		require.NoError(t, r.err)
-	}
+	r := rowOf("database", "d", "user", "u", "cl_active", "0", "cl_waiting", "0", "sv_active", "1",
+		"sv_active_cancel", "2", "sv_being_canceled", "4", "sv_tested", "8", "pool_mode", "session")
+	require.Equal(t, 15, r.pool().Servers)
+	require.NoError(t, r.err)
 }
 
-func TestRow_MissingOrInvalidColumn_ErrorNamesIt(t *testing.T) {
-	for r := range rows(table("database", "d", "user", "u")) {
-		r.pool()
-		require.EqualError(t, r.err, "no column pool_mode")
-	}
-	for r := range rows(table("sv_active", "many")) {
-		r.number("sv_active")
+func TestRow_MissingColumn_ErrorNamesIt(t *testing.T) {
+	r := rowOf("database", "d", "user", "u")
+	r.pool()
+	require.EqualError(t, r.err, "no column pool_mode")
+}
+
+// Counts are added up and decide when a pooler is idle.
+func TestRow_NoCount_ErrorNamesColumnAndIsShort(t *testing.T) {
+	for _, value := range []string{"many", "", "-1", "9223372036854775807", "99999999999999999999", "1000001", strings.Repeat("1", 1<<20), "\x00\n"} {
+		r := rowOf("sv_active", value)
+		require.Zero(t, r.number("sv_active"))
 		require.ErrorContains(t, r.err, "column sv_active")
+		require.Less(t, len(r.err.Error()), 2*maxText)
 	}
 }
 
 func TestRow_FewerValuesThanColumns_Error(t *testing.T) {
-	short := table("database", "d", "user", "u")
-	short[0].Rows[0] = short[0].Rows[0][:1]
-	for r := range rows(short) {
-		r.text("user")
-		require.Error(t, r.err)
-	}
+	r := rowOf("database", "d", "user", "u")
+	r.values = r.values[:1]
+	r.text("user")
+	require.Error(t, r.err)
 }
 
 func TestPools_Several_AddUp(t *testing.T) {
@@ -129,23 +130,49 @@ func TestClients_Connected_HaveNameAndAddress(t *testing.T) {
 	})
 }
 
-func TestSet_AnyValue_IsReadBack(t *testing.T) {
+func TestSet_Number_IsReadBack(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c := open(t, p)
-		require.NoError(t, c.Set(t.Context(), "query_wait_timeout", "7"))
-		value, err := c.Setting(t.Context(), "query_wait_timeout")
-		require.NoError(t, err)
-		require.Equal(t, "7", value)
-
-		const hostile = `' ; SHUTDOWN; --''`
-		require.NoError(t, c.Set(t.Context(), "server_reset_query", hostile))
-		value, err = c.Setting(t.Context(), "server_reset_query")
-		require.NoError(t, err)
-		require.Equal(t, hostile, value)
-
-		require.Error(t, c.Set(t.Context(), "no_such_setting", "1"))
-		require.Error(t, c.Set(t.Context(), "x = 1; SHUTDOWN", "1"))
-		_, err = c.Setting(t.Context(), "no_such_setting")
+		for name, values := range map[string][]string{
+			QueryWaitTimeout: {"7", "0.5", "120.0", "1000000000", "0"}, ClientIdleTimeout: {"0", "86400"}, ServerFastClose: {"1", "0"},
+		} {
+			for _, value := range values {
+				require.NoError(t, c.Set(t.Context(), name, value))
+				present, err := c.Setting(t.Context(), name)
+				require.NoError(t, err)
+				require.NoError(t, CheckSetting(name, present), "what pgbouncer shows can be written back")
+				require.NoError(t, c.Set(t.Context(), name, present))
+			}
+		}
+		_, err := c.Setting(t.Context(), "no_such_setting")
 		require.ErrorContains(t, err, "no_such_setting")
 	})
+}
+
+// A record, or a console, must not choose what is written with the admin's login.
+func TestSet_OtherSettingOrNoNumber_NothingIsSent(t *testing.T) {
+	sent := make(chan struct{}, 1)
+	target := fakeServer(t, func(conn net.Conn) {
+		backend := accept(conn, "1.25.0/bouncer")
+		if _, err := backend.Receive(); err == nil {
+			sent <- struct{}{}
+		}
+	})
+	c, err := Open(t.Context(), target)
+	require.NoError(t, err)
+	for _, setting := range [][2]string{
+		{"auth_type", "trust"}, {"auth_query", "SELECT 1"}, {"no_such_setting", "1"}, {"x = 1; SHUTDOWN", "1"}, {"", ""},
+		{QueryWaitTimeout, ""}, {QueryWaitTimeout, "-1"}, {QueryWaitTimeout, "1e"}, {QueryWaitTimeout, "1000000001"}, {QueryWaitTimeout, "1e+99"},
+		{QueryWaitTimeout, "NaN"}, {QueryWaitTimeout, "inf"}, {QueryWaitTimeout, "0x1p4"}, {QueryWaitTimeout, " 1"}, {QueryWaitTimeout, "1\n"},
+		{QueryWaitTimeout, "1'; SHUTDOWN; --"}, {ServerFastClose, "2"}, {ServerFastClose, "yes"}, {"QUERY_WAIT_TIMEOUT", "1"},
+	} {
+		require.Error(t, c.Set(t.Context(), setting[0], setting[1]), "%q", setting)
+	}
+	c.Close()
+	require.Empty(t, sent)
+}
+
+func TestCheckSetting_LongName_ErrorIsShort(t *testing.T) {
+	require.Less(t, len(CheckSetting(strings.Repeat("x", 1<<20), "1").Error()), 2*maxText)
+	require.Less(t, len(CheckSetting(QueryWaitTimeout, strings.Repeat("\x00", 1<<20)).Error()), 2*maxText)
 }

@@ -65,8 +65,7 @@ func pause(t *testing.T, p *parts.Pooler, c *Console) *Pending {
 // requirePaused fails unless pgbouncer is still paused: then it refuses another PAUSE.
 func requirePaused(t *testing.T, c *Console) {
 	t.Helper()
-	_, err := c.exec(t.Context(), "PAUSE")
-	require.ErrorIs(t, err, ErrAlreadyPaused)
+	require.ErrorIs(t, c.exec(t.Context(), "PAUSE", nil), ErrAlreadyPaused)
 }
 
 func awaitClosed(t *testing.T, done <-chan struct{}) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 const (
@@ -21,10 +22,6 @@ const (
 	// included. It is short enough to leave most of an escort's minute for a plain eviction. A login that needs a lookup in
 	// the database hangs forever while pgbouncer is paused.
 	loginTimeout = 5 * time.Second
-	// maxAnswer bounds what a server may send at a login or as the answer to one command, and maxMessage bounds one message.
-	// maxAnswer has room for 300 bytes for each of 50,000 clients, maxMessage for any row. A server that only claims to be
-	// pgbouncer must not fill our memory.
-	maxAnswer, maxMessage = 16 << 20, 1 << 20
 	// database is the console's reserved name (https://www.pgbouncer.org/usage.html#admin-console).
 	database = "pgbouncer"
 )
@@ -55,11 +52,10 @@ func (t Target) open(ctx context.Context) (*Console, error) {
 	defer cancel()
 	conn, err := t.Dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, bounded(err))
 	}
-	raw := &limitedConn{Conn: conn}
-	raw.remaining.Store(maxAnswer)
-	session, err := t.handshake(ctx, raw)
+	raw := newLimitedConn(conn)
+	session, err := t.handshake(ctx, raw, database)
 	if err == nil {
 		var version Version
 		if version, err = parseVersion(session.ParameterStatus("server_version")); err == nil {
@@ -73,15 +69,16 @@ func (t Target) open(ctx context.Context) (*Console, error) {
 	return nil, err
 }
 
-func (t Target) handshake(ctx context.Context, raw net.Conn) (*pgconn.PgConn, error) {
+func (t Target) handshake(ctx context.Context, raw *limitedConn, name string) (*pgconn.PgConn, error) {
 	conn, err := t.negotiateTLS(ctx, raw)
 	if err != nil {
 		return nil, err
 	}
-	config, err := t.config(conn)
+	config, err := t.config(conn, &raw.allowance)
 	if err != nil {
 		return nil, err
 	}
+	config.Database = name
 	session, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, explainLogin(err)
@@ -97,8 +94,8 @@ const connectionSettings = "host=console port=6432 dbname=" + database + " user=
 	"sslnegotiation=postgres target_session_attrs=any channel_binding=prefer require_auth='' " +
 	"min_protocol_version=3.0 max_protocol_version=3.0"
 
-// config returns the settings of a login over conn, and over no other connection.
-func (t Target) config(conn net.Conn) (*pgconn.Config, error) {
+// config returns the settings of a login over conn, and over no other connection. The server may send what the allowance says.
+func (t Target) config(conn net.Conn, allowed *allowance) (*pgconn.Config, error) {
 	config, err := pgconn.ParseConfig(connectionSettings)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the login: %w", err)
@@ -107,7 +104,9 @@ func (t Target) config(conn net.Conn) (*pgconn.Config, error) {
 	// pgbouncer may refuse every other parameter (https://www.pgbouncer.org/config.html#ignore_startup_parameters).
 	config.RuntimeParams = map[string]string{"application_name": "quiesce"}
 	config.RequireAuth = t.authMethods()
-	config.MaxProtocolMessageBodyLen = maxMessage
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(newMessageReader(r, allowed), w)
+	}
 	config.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
 	config.DialFunc = dialOnce(conn)
 	config.BuildContextWatcherHandler = func(session *pgconn.PgConn) ctxwatch.Handler {
@@ -140,6 +139,40 @@ func (t Target) authMethods() string {
 	return hashed
 }
 
+// proof is one transaction that needs no table and works only on a primary: it writes a message that nobody reads
+// (https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION). It does not wait for synchronous standbys: those
+// of a new primary may be about to connect.
+const proof = "BEGIN; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, 'quiesce', ''); COMMIT"
+
+// ProveWrite logs in to a database as any client does, and writes. It takes loginTimeout at most. A database that is paused, or that
+// another server than a primary has, is an error.
+func (t Target) ProveWrite(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	conn, err := t.Dial(ctx)
+	if err != nil {
+		return fmt.Errorf("prove a write: %w: %w", ErrUnreachable, bounded(err))
+	}
+	raw := newLimitedConn(conn)
+	defer raw.Close()
+	session, err := t.handshake(ctx, raw, name)
+	if err == nil {
+		err = readProof(session.Exec(ctx, proof))
+	}
+	if err != nil {
+		return fmt.Errorf("prove a write: %w", err)
+	}
+	return nil
+}
+
+func readProof(results *pgconn.MultiResultReader) error {
+	readErr := readRows(results, nil)
+	if err := results.Close(); err != nil {
+		return bounded(err)
+	}
+	return readErr
+}
+
 // explainLogin returns why a login failed, without pgconn's own error, which holds the password (though not in its text).
 func explainLogin(err error) error {
 	if failed, is := errors.AsType[*pgconn.ConnectError](err); is {
@@ -148,13 +181,16 @@ func explainLogin(err error) error {
 	if answer, is := errors.AsType[*pgconn.PgError](err); is {
 		return explainRefusal(answer)
 	}
+	limit, exceeded := errors.AsType[*limitError](err)
 	switch text := err.Error(); {
+	case exceeded && !limit.foreign:
+		return fmt.Errorf("%w: %s", ErrLimit, printable(text))
 	case strings.Contains(text, "server requested password authentication"):
 		return ErrCleartext
 	case isNetworkError(err):
-		return fmt.Errorf("%w: %s", ErrUnreachable, text)
+		return fmt.Errorf("%w: %s", ErrUnreachable, printable(text))
 	default:
-		return fmt.Errorf("%w: %s", ErrNotPgbouncer, text) // it answered, but not in the protocol
+		return fmt.Errorf("%w: %s", ErrNotPgbouncer, printable(text)) // it answered, but not in the protocol
 	}
 }
 
@@ -166,25 +202,8 @@ func explainRefusal(answer *pgconn.PgError) error {
 	case protocolViolation, invalidPassword:
 		return explain(answer, loginErrors)
 	default:
-		return fmt.Errorf("%w: %w", ErrNotPgbouncer, answer)
+		return fmt.Errorf("%w: %s", ErrNotPgbouncer, printable(answer.Error()))
 	}
-}
-
-// limitedConn is a connection from which only a limited number of bytes can be read.
-type limitedConn struct {
-	net.Conn
-	remaining atomic.Int64
-}
-
-var errAnswerTooLarge = errors.New("response exceeds 16 MiB")
-
-func (m *limitedConn) Read(p []byte) (int, error) {
-	if m.remaining.Load() <= 0 {
-		return 0, errAnswerTooLarge
-	}
-	n, err := m.Conn.Read(p)
-	m.remaining.Add(-int64(n))
-	return n, err
 }
 
 func isNetworkError(err error) bool {

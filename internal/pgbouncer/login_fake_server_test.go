@@ -70,7 +70,7 @@ func TestOpen_StartupMessage_HasOnlyRequiredParameters(t *testing.T) {
 func TestOpen_OtherProtocol_NotPgbouncer(t *testing.T) {
 	for _, greeting := range []string{
 		"HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-2.0-OpenSSH_9.2p1\r\n", "-ERR unknown command\r\n",
-		"R\x7f\xff\xff\xff" + strings.Repeat("x", 100),
+		"R\x7f\xff\xff\xff" + strings.Repeat("x", 100), "R\x00\x00\x00\x03" + strings.Repeat("x", 100),
 	} {
 		target := fakeServer(t, func(conn net.Conn) {
 			_, _ = io.WriteString(conn, greeting)
@@ -178,29 +178,4 @@ func TestExec_ServerErrorThenEnd_ErrorHasMessage(t *testing.T) {
 	require.ErrorIs(t, err, ErrClosed)
 	require.ErrorContains(t, err, "server shutting down")
 	awaitClosed(t, c.Ended())
-}
-
-func TestRead_TooMuchData_Fails(t *testing.T) {
-	flood := func(backend *pgproto3.Backend, message pgproto3.BackendMessage) {
-		for backend.Flush() == nil {
-			backend.Send(message)
-		}
-	}
-	atLogin := fakeServer(t, func(conn net.Conn) {
-		backend, _ := startup(conn)
-		flood(backend, &pgproto3.ParameterStatus{Name: "name", Value: strings.Repeat("x", maxMessage/2)})
-	})
-	require.ErrorIs(t, requireOpenFails(t, atLogin), ErrNotPgbouncer)
-
-	target := fakeServer(t, func(conn net.Conn) {
-		backend := accept(conn, "1.25.0/bouncer")
-		_, _ = backend.Receive()
-		backend.Send(&pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("database")}}})
-		flood(backend, &pgproto3.DataRow{Values: [][]byte{make([]byte, maxMessage/2)}})
-	})
-	c, err := Open(t.Context(), target)
-	require.NoError(t, err)
-	defer c.Close()
-	_, err = c.Pools(t.Context())
-	require.ErrorIs(t, err, ErrClosed)
 }

@@ -128,7 +128,7 @@ func TestConfig_Environment_IsIgnored(t *testing.T) {
 	} {
 		t.Setenv(name, value)
 	}
-	config, err := Target{User: "u", TLS: TLSDisable}.config(nil)
+	config, err := Target{User: "u", TLS: TLSDisable}.config(nil, nil)
 	require.NoError(t, err)
 	require.Equal(t, map[string]string{"application_name": "quiesce"}, config.RuntimeParams)
 	require.Empty(t, config.Password)
@@ -148,7 +148,7 @@ func TestConfig_ServiceFile_IsIgnored(t *testing.T) {
 	t.Setenv("PGSERVICEFILE", file)
 	open(t, parts.Start(t, parts.Newer, parts.Options{}))
 	t.Setenv("PGSERVICE", "another")
-	_, err := Target{TLS: TLSDisable}.config(nil)
+	_, err := Target{TLS: TLSDisable}.config(nil, nil)
 	require.ErrorContains(t, err, "service")
 }
 
@@ -266,5 +266,5 @@ func TestExplain_KnownTexts_KnownErrors(t *testing.T) {
 		require.ErrorIs(t, explain(&pgconn.PgError{Code: "08P01", Message: text}, commandErrors), want, text)
 	}
 	unknown := &pgconn.PgError{Code: "08P01", Message: "no more connections allowed (max_client_conn)"}
-	require.Equal(t, error(unknown), explainRefusal(unknown))
+	require.EqualError(t, explainRefusal(unknown), unknown.Error())
 }

@@ -54,7 +54,7 @@ func (t Target) negotiateTLS(ctx context.Context, raw net.Conn) (net.Conn, error
 	}
 	conn := tls.Client(raw, t.tlsConfig())
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrTLS, err)
+		return nil, fmt.Errorf("%w: %w", ErrTLS, bounded(err)) // it may list the names in the certificate
 	}
 	return conn, nil
 }

@@ -21,7 +21,7 @@ var serverVersionPattern = sync.OnceValue(func() *regexp.Regexp {
 func parseVersion(serverVersion string) (Version, error) {
 	found := serverVersionPattern().FindStringSubmatch(serverVersion)
 	if found == nil {
-		return Version{}, fmt.Errorf("%w: its server_version is %q", ErrNotPgbouncer, serverVersion)
+		return Version{}, fmt.Errorf("%w: its server_version is %s", ErrNotPgbouncer, printable(serverVersion))
 	}
 	number := func(digits string) int {
 		n, _ := strconv.Atoi(digits) // six digits at most; none are 0

@@ -27,7 +27,7 @@ func (e *Escort) Advise(ctx context.Context, p drain.Pod) []string {
 	if err != nil {
 		return []string{inspectFailed(err)}
 	}
-	pod, err := cluster.Inspect(ctx, p.Ref)
+	pod, err := inspect(ctx, cluster, p.Ref)
 	if err != nil {
 		return []string{inspectFailed(err)}
 	}
@@ -37,12 +37,14 @@ func (e *Escort) Advise(ctx context.Context, p drain.Pod) []string {
 	selectors, err := cluster.Selectors(ctx, *pod)
 	warnings := advise(adviceInput{e.Settings, *pod, selectors, e.probeConsole(ctx, cluster, *pod)})
 	if err != nil {
-		warnings = append(warnings, "Failed to look up owner, Services and PDBs: "+err.Error()+".")
+		warnings = append(warnings, escort.Printable("Failed to look up owner, Services and PDBs: "+err.Error()+"."))
 	}
 	return warnings
 }
 
-func inspectFailed(err error) string { return "Failed to inspect the pod: " + err.Error() + "." }
+func inspectFailed(err error) string {
+	return escort.Printable("Failed to inspect the pod: " + err.Error() + ".")
+}
 
 // probe is the result of one look at the console.
 type probe struct {
@@ -78,11 +80,11 @@ type adviceInput struct {
 func advise(a adviceInput) []string {
 	var warnings []string
 	for _, rule := range []func(adviceInput) string{
-		adviceInput.console, adviceInput.preStop, adviceInput.grace, adviceInput.severalPDBs, adviceInput.neverAllowed,
+		adviceInput.console, adviceInput.identity, adviceInput.preStop, adviceInput.grace, adviceInput.severalPDBs, adviceInput.neverAllowed,
 		adviceInput.singleReplica, adviceInput.liveness, adviceInput.sessions,
 	} {
 		if warning := rule(a); warning != "" {
-			warnings = append(warnings, warning)
+			warnings = append(warnings, escort.Printable(warning))
 		}
 	}
 	return warnings
@@ -121,6 +123,16 @@ func (a adviceInput) console() string {
 		onTERM = preset.onTERM
 	}
 	return cause + detail + ": pgbouncer will be evicted without draining. " + onTERM + " " + fix
+}
+
+// identity warns of a login whose server is not identified.
+func (a adviceInput) identity() string {
+	sent := a.version != nil || errors.Is(a.failure, pgbouncer.ErrRefused)
+	if !sent || a.TLS == config.TLSVerifyFull {
+		return ""
+	}
+	return fmt.Sprintf("With tls: %s, any pod with the labels of a pooler can relay the login to the real one and act as its administrator. "+
+		"Use tls: verify-full.", a.TLS)
 }
 
 // grace warns of a grace period that is too short. A shutdown by SIGTERM alone, as in a rollout, has what the hook leaves of it.
@@ -190,7 +202,7 @@ func (a adviceInput) singleReplica() string {
 // is not terminating, and so do people.
 func (a adviceInput) liveness() string {
 	probe := poolerOf(a.pod).Liveness
-	if !a.maybeFrom1_23() || a.Strategy == config.StrategyEvict || probe.Port != consolePort(a.Port, a.pod) || probe.Window >= a.Timeout {
+	if !a.maybeFrom1_23() || a.Strategy == config.StrategyEvict || probe.Port != ConsolePort(a.Port, a.pod) || probe.Window >= a.Timeout {
 		return ""
 	}
 	return fmt.Sprintf("The liveness probe connects to port %d, which a graceful shutdown closes: after %v the kubelet restarts the "+

@@ -31,7 +31,7 @@ func good(version pgbouncer.Version, hook []string) *adviceInput {
 	pod.Grace = 5 * time.Minute
 	pod.Containers = []escort.Container{{Name: "pgbouncer", Ports: []escort.Port{{Number: 6432}}, PreStop: hook}}
 	return &adviceInput{
-		Settings: Settings{PGBouncer: config.PGBouncer{Strategy: config.StrategyAuto, Timeout: minute}}, pod: pod, selectors: selectors,
+		Settings: Settings{PGBouncer: config.PGBouncer{Strategy: config.StrategyAuto, Timeout: minute, Console: config.Console{TLS: config.TLSVerifyFull}}}, pod: pod, selectors: selectors,
 		probe: probe{version: &version, modes: []string{"transaction"}},
 	}
 }
@@ -159,7 +159,20 @@ func TestAdvise_EachProblem_HasItsWarning(t *testing.T) {
 		},
 		"a patient liveness probe":         {good(since, sleepHook), liveness(6432, minute), nil},
 		"a liveness probe on another port": {good(since, sleepHook), liveness(9127, time.Second), nil},
-		"session pooling":                  {good(since, sleepHook), func(a *adviceInput) { a.modes = []string{"session", "transaction"} }, []string{"Session pooling"}},
+		"a login without a verified server": {
+			good(since, sleepHook), func(a *adviceInput) { a.TLS = config.TLSRequire },
+			[]string{"With tls: require, any pod with the labels of a pooler can relay the login to the real one and act as its administrator. " +
+				"Use tls: verify-full."},
+		},
+		"a rejected login without a verified server": {
+			good(since, waitHook), func(a *adviceInput) { a.TLS, a.probe = config.TLSPrefer, unusable(pgbouncer.ErrRefused) },
+			[]string{"The console rejects the login", "With tls: prefer, "},
+		},
+		"no login that could be relayed": {
+			good(since, waitHook), func(a *adviceInput) { a.TLS, a.probe = config.TLSPrefer, unusable(escort.ErrNoLogin) },
+			[]string{"No console credentials"},
+		},
+		"session pooling": {good(since, sleepHook), func(a *adviceInput) { a.modes = []string{"session", "transaction"} }, []string{"Session pooling"}},
 		"no credentials": {
 			good(since, waitHook), func(a *adviceInput) { a.probe = unusable(fmt.Errorf("open the console: %w", escort.ErrNoLogin)) },
 			[]string{"No console credentials for namespace db: pgbouncer will be evicted without draining. Without a suitable preStop hook that " +

@@ -1,6 +1,7 @@
 package pooler
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,7 @@ import (
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
 	parts "quiesce/test/parts/pgbouncer"
 )
 
@@ -30,12 +32,13 @@ type fakeCluster struct {
 	calls         []string
 	selectorReads int
 
-	pod       *escort.Pod     // nil: gone
-	record    json.RawMessage // what an escort recorded of the pod, in the Lease; nil: nothing
-	selectors escort.Selectors
-	peers     []escort.Peer
-	serving   bool
-	failure   error // every request fails with it; nil: none does
+	pod          *escort.Pod     // nil: gone
+	record       json.RawMessage // what an escort recorded of the pod, in the Lease; nil: nothing
+	selectors    escort.Selectors
+	peers        []escort.Peer
+	serving      bool
+	failure      error // every request fails with it; nil: none does
+	labelFailure error // every change of labels fails with it; nil: none does
 
 	held       func(name string) bool // reports whether another holds the lease
 	refuse     error                  // the answer to evictions; nil: they are accepted
@@ -71,7 +74,7 @@ func newPod() *escort.Pod {
 // escort returns an escort with this timeout.
 func (w *fakeCluster) escort(timeout time.Duration) *Escort {
 	return &Escort{
-		Settings: Settings{PGBouncer: config.PGBouncer{Strategy: config.StrategyAuto, Timeout: timeout, TLS: config.TLSDisable}, PhaseTimeout: time.Minute},
+		Settings: Settings{PGBouncer: config.PGBouncer{Strategy: config.StrategyAuto, Timeout: timeout, Console: config.Console{TLS: config.TLSDisable}}, PhaseTimeout: time.Minute},
 		Connect:  func(context.Context) (Kubernetes, error) { return w, w.failure },
 		Dial:     func(ctx context.Context, _ string) (net.Conn, error) { return w.dial(ctx) },
 		Logins:   func(context.Context, string) iter.Seq2[escort.Login, error] { return loginsOf(w.logins...) },
@@ -188,8 +191,8 @@ func (w *fakeCluster) Inspect(_ context.Context, ref drain.Ref) (*escort.Pod, er
 func (w *fakeCluster) PatchLabels(_ context.Context, _ drain.Ref, labels map[string]*string) error {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
-	if w.failure != nil {
-		return w.failure
+	if err := cmp.Or(w.failure, w.labelFailure); err != nil {
+		return err
 	}
 	patch(w.pod.Labels, labels)
 	call := "labeled"
@@ -245,11 +248,15 @@ func (w *fakeCluster) AcquireGroupLease(_ context.Context, name string) (func() 
 	return func() error { w.addCall("released"); return nil }, true, nil
 }
 
+// acquired is the call that takes the Lease of an owner's pods.
+func acquired(owner string) string { return "acquired " + escort.GroupLease("pooler", "db", owner) }
+
 // saved returns what is recorded of the pod; nil: nothing.
 func (w *fakeCluster) saved() *record {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
-	return recordOf(drain.EscortRequest{Record: w.record, Recorded: w.record != nil})
+	rec, _ := recordOf(drain.EscortRequest{Record: w.record, Recorded: w.record != nil})
+	return rec
 }
 
 // requireRestored requires that nothing that an escort changed remains.
@@ -258,7 +265,7 @@ func (w *fakeCluster) requireRestored(t *testing.T) {
 	require.Nil(t, w.saved())
 	require.NotContains(t, w.pod.Labels, drain.EscortLabel)
 	c := openConsole(t, w.pooler)
-	for name, value := range map[string]string{queryWaitTimeout: "120", clientIdleTimeout: "0", serverFastClose: "0"} {
+	for name, value := range map[string]string{pgbouncer.QueryWaitTimeout: "120", pgbouncer.ClientIdleTimeout: "0", pgbouncer.ServerFastClose: "0"} {
 		got, err := c.Setting(t.Context(), name)
 		require.NoError(t, err)
 		require.Equal(t, value, strings.TrimSuffix(got, ".0"), name)

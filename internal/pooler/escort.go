@@ -51,6 +51,7 @@ type run struct {
 	deadline  time.Time // when the escort's time is over
 	record    *record   // what is recorded of the pod; nil: nothing
 	recovered bool      // pgbouncer is as it was before what is recorded
+	labeled   bool      // this run labeled the pod
 	load      load
 	stop      stop
 	evicted   bool // the eviction was accepted: nothing is rolled back any more
@@ -81,9 +82,10 @@ func (e *Escort) Undo(ctx context.Context, request drain.EscortRequest) error {
 
 // begin limits the settings to the request's: an escort with little time has no time for a replacement.
 func (e *Escort) begin(request drain.EscortRequest) *run {
-	r := &run{
-		Escort: e, Settings: e.Settings, request: request, log: request.Log,
-		result: drain.EscortResult{Kind: Kind}, record: recordOf(request),
+	r := &run{Escort: e, Settings: e.Settings, request: request, log: request.Log, result: drain.EscortResult{Kind: Kind}}
+	var ignored []string
+	if r.record, ignored = recordOf(request); len(ignored) > 0 {
+		r.log.Warn("ignored parts of an escort's record that no escort writes", "parts", ignored)
 	}
 	if request.MaxWait > 0 {
 		r.Strategy, r.Timeout = config.StrategyEvict, min(r.Timeout, request.MaxWait)
@@ -172,10 +174,13 @@ func (r *run) evict(ctx context.Context, o drain.EvictOptions) error {
 
 // handleError turns what interrupted the escort into what Run returns. If the eviction is not accepted yet, it rolls back. Then it
 // evicts the pod without draining, unless the eviction was refused or ctx has ended. What ends with the pod is rolled back only if
-// that eviction fails too: the time for its requests may be the pod's last.
+// that eviction fails too: the time for its requests may be the pod's last. After drain.ErrTakenOver it does nothing.
 func (r *run) handleError(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
+	}
+	if errors.Is(context.Cause(ctx), drain.ErrTakenOver) {
+		return drain.ErrTakenOver
 	}
 	if r.evicted {
 		return r.handleErrorAfterEviction(ctx, err)

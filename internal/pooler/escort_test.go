@@ -91,7 +91,7 @@ func TestRun_ConsoleUnusable_EvictedWithoutDraining(t *testing.T) {
 			require.Equal(t, "plain", result.Strategy)
 			require.Contains(t, result.Reason, c.reason)
 			require.Less(t, evictedAfter, minute/4)
-			require.Equal(t, []string{"acquired quiesce-pooler-uid-owner", "evicted", "released"}, w.callList())
+			require.Equal(t, []string{acquired("uid-owner"), "evicted", "released"}, w.callList())
 		})
 	}
 }
@@ -153,7 +153,7 @@ func TestRun_AfterACrash_ResumesAndStartsAgain(t *testing.T) {
 		within(t, p.Ended())
 		require.Equal(t, "evict", result.Strategy)
 		require.NotContains(t, w.callList(), "unlabeled", "the record stays until the pod is gone")
-		if former, changed := w.saved().Settings[queryWaitTimeout]; changed {
+		if former, changed := w.saved().Settings[pgbouncer.QueryWaitTimeout]; changed {
 			require.Equal(t, "120", strings.TrimSuffix(former, ".0"), "as it was before the crash")
 		}
 	})

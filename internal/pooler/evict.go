@@ -38,8 +38,11 @@ func (r *run) drainTerminating(ctx context.Context) error {
 	return r.method().stopTerminating(ctx)
 }
 
-// preStopDelay returns how long the pod's own hook is certain to hold back SIGTERM.
-func (r *run) preStopDelay() time.Duration { return readPreStop(poolerOf(r.pod).PreStop).delay }
+// preStopDelay returns how long the pod's own hook is certain to hold back SIGTERM. A hook that sleeps for longer than the pod's grace
+// period, and longer than an escort may take, counts as no longer: the escort extends the grace period by no more.
+func (r *run) preStopDelay() time.Duration {
+	return min(readPreStop(poolerOf(r.pod).PreStop).delay, max(r.pod.Grace, r.Timeout))
+}
 
 // awaitStopped waits until pgbouncer has stopped, so that the next pod of its group does not stop before. It takes no longer than the
 // escort may.

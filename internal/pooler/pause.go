@@ -158,16 +158,16 @@ func (p byPause) prepare(ctx context.Context) error {
 // changes returns the settings with which pgbouncer is paused. In session pooling no client counts as idle, but its server connection
 // can be closed between two transactions.
 func (p byPause) changes() map[string]string {
-	changes := map[string]string{queryWaitTimeout: queryWait, clientIdleTimeout: idleWait}
+	changes := map[string]string{pgbouncer.QueryWaitTimeout: queryWait, pgbouncer.ClientIdleTimeout: idleWait}
 	if p.load.sessions {
-		changes[serverFastClose] = "1"
+		changes[pgbouncer.ServerFastClose] = "1"
 	}
 	return changes
 }
 
 // dropIdleClients disconnects idle clients. Clients of session pools never count as idle.
 func (p byPause) dropIdleClients(ctx context.Context) error {
-	if err := p.console.Set(withoutCancel(ctx), clientIdleTimeout, idleWait); err != nil {
+	if err := p.console.Set(withoutCancel(ctx), pgbouncer.ClientIdleTimeout, idleWait); err != nil {
 		return err
 	}
 	return escort.Sleep(ctx, dropIdleTime)
@@ -176,7 +176,7 @@ func (p byPause) dropIdleClients(ctx context.Context) error {
 // pauseUntilIdle lets no more transactions begin, and waits for the open ones. A pause waits for sessions too, so they are told to end.
 func (p byPause) pauseUntilIdle(ctx context.Context, deadline time.Time) error {
 	changes := p.changes()
-	delete(changes, clientIdleTimeout)
+	delete(changes, pgbouncer.ClientIdleTimeout)
 	if err := applySettings(withoutCancel(ctx), p.console, changes); err != nil {
 		return err
 	}

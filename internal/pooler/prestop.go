@@ -32,8 +32,9 @@ var (
 	sleepUnits = map[string]time.Duration{"": time.Second, "s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour}
 )
 
-// maxSleep, in whatever unit, keeps absurd times from overflowing.
-const maxSleep = 1e5
+// maxSleep is more than any drain has: Auto Scaling waits for 48 hours at most. A longer sleep is taken for an error of its author, and a
+// sum is cut to it. Without a limit it would overflow.
+const maxSleep = 48 * time.Hour
 
 // readPreStop reads the command of a hook.
 func readPreStop(command []string) preStop {
@@ -52,7 +53,7 @@ func readPreStop(command []string) preStop {
 		return hook // how long it sleeps is not certain
 	}
 	for _, sleep := range sleepCall().FindAllStringSubmatch(text, -1) {
-		hook.sleeps += sleepDuration(sleep[1:])
+		hook.sleeps = min(hook.sleeps+sleepDuration(sleep[1:]), maxSleep)
 	}
 	return hook
 }
@@ -82,7 +83,7 @@ func scriptSleep(text string) (total time.Duration) {
 		if slept == 0 {
 			return total
 		}
-		total += slept
+		total = min(total+slept, maxSleep)
 	}
 	return total
 }
@@ -96,10 +97,14 @@ func sleepDuration(arguments []string) (total time.Duration) {
 			return 0
 		}
 		number, err := strconv.ParseFloat(found[1], 64)
-		if err != nil || number > maxSleep {
+		if err != nil {
 			return 0
 		}
-		total += time.Duration(number * float64(sleepUnits[found[2]]))
+		slept := number * float64(sleepUnits[found[2]])
+		if slept > float64(maxSleep) {
+			return 0
+		}
+		total = min(total+time.Duration(slept), maxSleep)
 	}
 	return total
 }

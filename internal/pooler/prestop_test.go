@@ -20,6 +20,8 @@ func TestReadPreStop_Delay_IsTheLeadingSleeps(t *testing.T) {
 		"sleep|-1":                        0,
 		"sleep":                           0,
 		"sleep|999999999999":              0,
+		"sleep|49h":                       0,
+		"sleep|1d|1d|1d|1d":               48 * time.Hour,
 		"httpGet|/stop":                   0,
 		"sh|-c|sleep 15":                  15 * time.Second,
 		"/bin/sh|-c|sleep 15":             15 * time.Second,
@@ -43,5 +45,18 @@ func TestReadPreStop_Delay_IsTheLeadingSleeps(t *testing.T) {
 			preStop = strings.Split(command, "|")
 		}
 		require.Equal(t, want, readPreStop(preStop).delay, "%q", command)
+	}
+}
+
+// The author of a pod writes its hook.
+func TestReadPreStop_ManyLongSleeps_SumStaysInRange(t *testing.T) {
+	arguments := strings.Repeat(" 48h", 1000)
+	for _, command := range [][]string{
+		append([]string{"sleep"}, strings.Fields(arguments)...), {"sh", "-c", "sleep" + arguments}, {"sh", "-c", strings.Repeat("sleep 48h;", 1000)},
+	} {
+		hook := readPreStop(command)
+		require.Equal(t, maxSleep, hook.delay)
+		require.LessOrEqual(t, hook.sleeps, maxSleep)
+		require.GreaterOrEqual(t, hook.sleeps, time.Duration(0))
 	}
 }

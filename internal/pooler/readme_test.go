@@ -56,7 +56,7 @@ func readmeManifests(t *testing.T) map[string]string {
 // adviceOn returns the input of advice on a manifest's pods, with the default settings.
 func adviceOn(t *testing.T, manifest string) adviceInput {
 	t.Helper()
-	a := adviceInput{Settings: Settings{PGBouncer: config.PGBouncer{Strategy: config.StrategyAuto, Timeout: minute}}}
+	a := adviceInput{Settings: Settings{PGBouncer: config.PGBouncer{Strategy: config.StrategyAuto, Timeout: minute, Console: config.Console{TLS: config.TLSVerifyFull}}}}
 	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(manifest), 4096)
 	for {
 		var raw runtime.RawExtension
@@ -122,6 +122,20 @@ func TestReadme_RecommendedManifests_DrawNoWarning(t *testing.T) {
 			require.Empty(t, advise(a), "%s: %v", title, version)
 		}
 	}
+}
+
+// An impostor can relay a login whose server is not identified.
+func TestReadme_SamplesWithALogin_VerifyTheServer(t *testing.T) {
+	page, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	logins := 0
+	for _, block := range fencedBlock.FindAllString(strings.ReplaceAll(string(page), "\n   ", "\n"), -1) {
+		if strings.Contains(block, "secretRef:") || strings.Contains(block, "secretArn:") {
+			require.Contains(t, block, "tls: verify-full\n")
+			logins++
+		}
+	}
+	require.Positive(t, logins)
 }
 
 // A warning that names a hook names the one that README.md recommends.

@@ -30,19 +30,6 @@ func (rec record) changesPooler() bool { return rec.Paused || len(rec.Settings) 
 // endsWithPod reports whether nothing of the change outlives the pod. A pod without its labels is not protected by its PDBs.
 func (rec *record) endsWithPod() bool { return rec == nil || len(rec.Labels) == 0 }
 
-// recordOf returns what an earlier run recorded; nil: nothing. A record that cannot be read stands for everything that can be rolled
-// back without it.
-func recordOf(request drain.EscortRequest) *record {
-	if !request.Recorded {
-		return nil
-	}
-	rec := &record{}
-	if err := json.Unmarshal(request.Record, rec); err != nil {
-		return &record{Paused: true}
-	}
-	return rec
-}
-
 // recoverInterrupted restores pgbouncer as it was before an escort that crashed, so that its clients do not wait for the pod's turn.
 // The record stays: this run changes the same again, and two requests fewer matter where little time is left. A surge keeps its
 // labels too, and continues when it is the pod's turn.
@@ -112,7 +99,8 @@ func (r *run) ownedPod() escort.Pod {
 	return pod
 }
 
-// saveRecord saves the record, labels the pod, and removes the labels that the record names.
+// saveRecord saves the record, labels the pod, and removes the labels that the record names. The escort's label only informs people. So
+// without it the escort goes on, unless there are labels to remove.
 func (r *run) saveRecord(ctx context.Context, rec record) error {
 	rec.Owner, rec.At = r.owner(), time.Now().UTC()
 	text, err := json.Marshal(rec)
@@ -131,20 +119,31 @@ func (r *run) saveRecord(ctx context.Context, rec record) error {
 	for key := range rec.Labels {
 		labels[key] = nil
 	}
-	if err := r.cluster.PatchLabels(ctx, r.pod.Ref, labels); err != nil {
-		return fmt.Errorf("label the pod: %w", err)
+	err = r.cluster.PatchLabels(ctx, r.pod.Ref, labels)
+	if err == nil {
+		r.labeled = true
+		return nil
 	}
+	err = fmt.Errorf("label the pod: %w", err)
+	if len(rec.Labels) > 0 || ctx.Err() != nil {
+		return err
+	}
+	reason := escort.Printable(err.Error()) // a webhook's words are in it
+	r.log.Warn("failed to label the pod of an escort", "error", reason)
+	r.addReason(reason)
 	return nil
 }
 
-// clearRecord restores the labels that the record names, removes the escort's label, and then the record.
+// clearRecord restores the labels that the record names, removes the escort's label, and then the record. A failure to change the labels
+// matters only if any was changed.
 func (r *run) clearRecord(ctx context.Context) error {
 	labels := map[string]*string{}
 	for key, value := range r.record.Labels {
 		labels[key] = &value
 	}
 	labels[drain.EscortLabel] = nil
-	if err := r.cluster.PatchLabels(ctx, r.pod.Ref, labels); err != nil {
+	changed := r.labeled || r.pod.Labels[drain.EscortLabel] != "" || len(r.record.Labels) > 0
+	if err := r.cluster.PatchLabels(ctx, r.pod.Ref, labels); err != nil && changed {
 		return fmt.Errorf("restore the pod's labels: %w", err)
 	}
 	if err := r.request.Save(ctx, nil); err != nil {
@@ -211,11 +210,14 @@ func applySettings(ctx context.Context, console *pgbouncer.Console, settings map
 	return nil
 }
 
-// currentSettings returns the present values of settings that are about to change.
+// currentSettings returns the present values of settings that are about to change. A value that could not be written back is an error.
 func currentSettings(ctx context.Context, console *pgbouncer.Console, changes map[string]string) (map[string]string, error) {
 	current := maps.Clone(changes)
 	for name := range changes {
 		value, err := console.Setting(ctx, name)
+		if err == nil {
+			err = pgbouncer.CheckSetting(name, value)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -15,6 +18,7 @@ import (
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
+	parts "quiesce/test/parts/pgbouncer"
 )
 
 func TestRecord_Saved_ReadBack(t *testing.T) {
@@ -22,7 +26,7 @@ func TestRecord_Saved_ReadBack(t *testing.T) {
 	w.pod.Labels["app"] = "pgbouncer"
 	r := w.escort(minute).begin(w.request(t))
 	r.cluster, r.pod = w, *w.pod
-	rec := record{Strategy: config.StrategySurge, Paused: true, Labels: map[string]string{"app": "pgbouncer"}, Settings: map[string]string{"a": "1"}}
+	rec := record{Strategy: config.StrategySurge, Paused: true, Labels: map[string]string{"app": "pgbouncer"}, Settings: map[string]string{pgbouncer.QueryWaitTimeout: "1"}}
 	before := time.Now().Add(-time.Second)
 	require.NoError(t, r.saveRecord(t.Context(), rec))
 	require.Equal(t, map[string]string{drain.EscortLabel: "surge"}, w.pod.Labels)
@@ -53,8 +57,109 @@ func TestRecord_Unreadable_StandsForAPause(t *testing.T) {
 			drain.EscortRequest{Pod: drain.Pod{Labels: map[string]string{drain.EscortLabel: "evict"}}}, nil,
 		},
 	} {
-		t.Run(name, func(t *testing.T) { require.Equal(t, c.record, recordOf(c.request)) })
+		t.Run(name, func(t *testing.T) {
+			rec, _ := recordOf(c.request)
+			require.Equal(t, c.record, rec)
+		})
 	}
+}
+
+func TestSaveRecord_LabelDenied_EscortGoesOn(t *testing.T) {
+	w := newCluster(nil)
+	w.labelFailure = errors.New("denied by a webhook")
+	r := begun(t, w, record{Strategy: config.StrategyEvict, Paused: true})
+	require.Equal(t, "label the pod: denied by a webhook", r.result.Reason)
+	require.True(t, w.saved().Paused)
+	r.record.Paused = false
+	require.NoError(t, r.rollBack(t.Context()))
+	require.Nil(t, w.saved(), "no label was set, so none remains")
+}
+
+// A surge removes a label of the pod. What it did must be undone.
+func TestSaveRecord_SurgeDenied_Fails(t *testing.T) {
+	w := newCluster(nil)
+	r := w.escort(minute).begin(w.request(t))
+	r.cluster, r.pod = w, *w.pod
+	w.labelFailure = errors.New("denied by a webhook")
+	rec := record{Strategy: config.StrategySurge, Labels: map[string]string{"app": "pgbouncer"}}
+	require.ErrorContains(t, r.saveRecord(t.Context(), rec), "label the pod: denied by a webhook")
+	require.ErrorContains(t, r.rollBack(t.Context()), "denied by a webhook")
+	require.NotNil(t, w.saved())
+}
+
+func TestClearRecord_LabelStays_RecordStays(t *testing.T) {
+	w := newCluster(nil)
+	r := begun(t, w, record{Strategy: config.StrategyEvict})
+	w.labelFailure = errors.New("denied by a webhook")
+	require.ErrorContains(t, r.rollBack(t.Context()), "denied by a webhook")
+	require.NotNil(t, w.saved(), "the next invocation removes the label")
+}
+
+// The API server refuses any other label: infra/rbac.yaml names the states.
+func TestRecord_EachStrategy_IsAStateOfThePolicy(t *testing.T) {
+	policies, err := os.ReadFile(filepath.Join("..", "..", "infra", "rbac.yaml"))
+	require.NoError(t, err)
+	var states []string
+	for _, strategy := range strategies {
+		states = append(states, "'"+string(strategy)+"'")
+	}
+	require.Contains(t, string(policies), "variables.now[?'"+drain.EscortLabel+"'].orValue('evict') in ["+strings.Join(states, ", ")+"]\n")
+}
+
+// Only quiesce writes Leases. Even so, a record decides what is written to pods and consoles.
+func TestRecord_PartsThatNoEscortWrites_AreIgnored(t *testing.T) {
+	for text, want := range map[string]struct {
+		record  record
+		ignored []string
+	}{
+		`{"strategy":"evict","settings":{"auth_type":"trust","query_wait_timeout":"120"}}`: {
+			record{Strategy: config.StrategyEvict, Settings: map[string]string{pgbouncer.QueryWaitTimeout: "120"}}, []string{"settings"},
+		},
+		`{"strategy":"evict","settings":{"query_wait_timeout":"120'; SHUTDOWN; --"}}`: {
+			record{Strategy: config.StrategyEvict, Settings: map[string]string{}}, []string{"settings"},
+		},
+		`{"strategy":"evict","paused":true,"settings":{"server_fast_close":"7","a":"b"}}`: {
+			record{Strategy: config.StrategyEvict, Paused: true, Settings: map[string]string{}}, []string{"settings"},
+		},
+		`{"strategy":"surge","labels":{"app":"pgbouncer"}}`: {
+			record{Strategy: config.StrategySurge, Labels: map[string]string{"app": "pgbouncer"}}, nil,
+		},
+		`{"strategy":"surge","labels":{"app":"a","team":"b"}}`:           {record{Strategy: config.StrategyEvict}, []string{"labels", "strategy"}},
+		`{"strategy":"surge","labels":{"quiesce/escort-state":"evict"}}`: {record{Strategy: config.StrategyEvict}, []string{"labels", "strategy"}},
+		`{"strategy":"evict","labels":{"app":"not a value"}}`:            {record{Strategy: config.StrategyEvict}, []string{"labels"}},
+		`{"strategy":"evict","labels":{"a/b/c":"x"}}`:                    {record{Strategy: config.StrategyEvict}, []string{"labels"}},
+		`{"strategy":"surge"}`:                                           {record{Strategy: config.StrategyEvict}, []string{"strategy"}},
+		`{"strategy":"shutdown","paused":true}`:                          {record{Strategy: shutdown, Paused: true}, nil},
+		`{"strategy":"rm -rf"}`:                                          {record{Strategy: config.StrategyEvict}, []string{"strategy"}},
+		`{"strategy":"evict","owner":{"Kind":"ReplicaSet","Name":"a","UID":"b"}}`: {
+			record{Strategy: config.StrategyEvict, Owner: escort.Owner{Kind: "ReplicaSet", Name: "a", UID: "b"}}, nil,
+		},
+		`{"strategy":"evict","owner":{"Kind":"ReplicaSet","Name":"../../pods/bait","UID":"b"}}`: {
+			record{Strategy: config.StrategyEvict}, []string{"owner"},
+		},
+		`{"strategy":"evict","paused":true,"settings":{"x":"` + strings.Repeat("y", maxRecord) + `"}}`: {record{Paused: true}, []string{"all"}},
+	} {
+		rec, ignored := recordOf(drain.EscortRequest{Recorded: true, Record: []byte(text)})
+		require.Equal(t, want.record, *rec, text)
+		require.Equal(t, want.ignored, ignored, text)
+	}
+}
+
+// The attack that turned authentication off: a wrong password opened the console afterwards.
+func TestUndo_RecordHasForeignSetting_AuthenticationStays(t *testing.T) {
+	t.Parallel()
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
+		w := newCluster(p)
+		w.record = []byte(`{"strategy":"evict","settings":{"auth_type":"trust","query_wait_timeout":"77"}}`)
+		require.NoError(t, w.escort(minute).Undo(t.Context(), w.request(t)))
+		c := openConsole(t, p)
+		authType, err := c.Setting(t.Context(), "auth_type")
+		require.NoError(t, err)
+		require.NotEqual(t, "trust", authType)
+		restored, err := c.Setting(t.Context(), pgbouncer.QueryWaitTimeout)
+		require.NoError(t, err)
+		require.Equal(t, "77", strings.TrimSuffix(restored, ".0"), "the rest of the record is rolled back")
+	})
 }
 
 // The pod's owner can write annotations, so they are not believed.
@@ -147,6 +252,20 @@ func TestHandleError_EscortIsLate_LeavesTheRestToThePodsEnd(t *testing.T) {
 	require.ErrorIs(t, r.handleError(ctx, context.Cause(ctx)), drain.ErrEscortLate)
 	require.Equal(t, []string{"labeled"}, w.callList())
 	require.NotNil(t, w.saved())
+}
+
+// The invocation that has taken over acts on the pod already.
+func TestHandleError_DrainTakenOver_LeavesEverything(t *testing.T) {
+	for name, evicted := range map[string]bool{"before the eviction": false, "after it": true} {
+		w := newCluster(nil)
+		r := begun(t, w, record{Strategy: config.StrategySurge, Labels: map[string]string{"app": "pgbouncer"}})
+		r.evicted = evicted
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(drain.ErrTakenOver)
+		require.ErrorIs(t, r.handleError(ctx, context.Cause(ctx)), drain.ErrTakenOver, name)
+		require.Equal(t, []string{"labeled"}, w.callList(), name)
+		require.NotNil(t, w.saved(), name)
+	}
 }
 
 func TestSaveRecord_LabelLeftByACrash_NotWrittenAgain(t *testing.T) {

@@ -2,10 +2,7 @@ package pooler
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"strconv"
 	"time"
 
 	"quiesce/internal/config"
@@ -15,9 +12,6 @@ import (
 )
 
 const (
-	// openTimeout bounds the login and the first commands. It is many times what a healthy console takes, and a small part of an
-	// escort's minute where nothing answers, as on a black hole or a stopped process.
-	openTimeout = 5 * time.Second
 	// findTimeout bounds the attempts to look at the pod; findInterval is between them. An API server that fails once must not cost
 	// transactions, but one that always fails must not keep the pod.
 	findTimeout  = 5 * time.Second
@@ -60,12 +54,27 @@ func (r *run) inspect(ctx context.Context, ref drain.Ref) (exists bool, err erro
 		}
 		r.cluster = cluster
 	}
-	pod, err := r.cluster.Inspect(ctx, ref)
+	pod, err := inspect(ctx, r.cluster, ref)
 	if err != nil || pod == nil {
 		return false, err
 	}
 	r.pod, r.selected = *pod, selection{}
 	return true, nil
+}
+
+// inspect returns the pod, nil if it is gone. An owner that Kubernetes cannot have counts as none: the pod's author wrote it.
+func inspect(ctx context.Context, cluster Kubernetes, ref drain.Ref) (*escort.Pod, error) {
+	pod, err := cluster.Inspect(ctx, ref)
+	if err != nil || pod == nil {
+		return nil, err
+	}
+	if pod.Ref != ref {
+		return nil, fmt.Errorf("asked for pod %s and found %s", ref, pod.Ref)
+	}
+	if !pod.Owner.Valid() {
+		pod.Owner = escort.Owner{}
+	}
+	return pod, nil
 }
 
 func (r *run) terminating() bool { return !r.pod.Deleted.IsZero() }
@@ -94,7 +103,7 @@ func (r *run) selectorsOrNone(ctx context.Context) escort.Selectors {
 
 // openConsole opens a console that accepts commands, and reads what the pooler is doing.
 func (r *run) openConsole(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, fmt.Errorf("console did not answer in %v", openTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, escort.ConsoleTimeout, fmt.Errorf("console did not answer in %v", escort.ConsoleTimeout))
 	defer cancel()
 	console, err := r.ensureConsole(ctx)
 	if err != nil {
@@ -111,14 +120,7 @@ func (r *run) ensureConsole(ctx context.Context) (*pgbouncer.Console, error) {
 	if r.console != nil && r.console.Usable() {
 		return r.console, nil
 	}
-	open := func(login escort.Login) (*pgbouncer.Console, error) {
-		return pgbouncer.Open(ctx, pgbouncer.Target{
-			Dial: r.dial, User: login.User, Password: login.Password,
-			TLS: pgbouncer.TLSMode(r.TLS), ServerName: r.ServerName, RootCAs: r.RootCAs,
-		})
-	}
-	rejected := func(err error) bool { return errors.Is(err, pgbouncer.ErrRefused) }
-	console, err := escort.LogIn(r.Logins(ctx, r.pod.Namespace), open, rejected)
+	console, err := r.consoles().Open(ctx, r.pod)
 	if err != nil {
 		return nil, err
 	}
@@ -126,21 +128,25 @@ func (r *run) ensureConsole(ctx context.Context) (*pgbouncer.Console, error) {
 	return console, nil
 }
 
-func (r *run) dial(ctx context.Context) (net.Conn, error) {
-	port := consolePort(r.Port, r.pod)
-	if r.ConnectVia == config.ViaPortForward {
-		return r.cluster.Forward(ctx, r.pod.Namespace, r.pod.Name, port)
+// consoles opens consoles as configured.
+func (r *run) consoles() escort.Consoles {
+	consoles := escort.Consoles{
+		Dial: r.Dial, Logins: r.Logins, Port: func(p escort.Pod) int { return ConsolePort(r.Port, p) },
+		TLS: pgbouncer.TLSMode(r.TLS), ServerName: r.ServerName, RootCAs: r.RootCAs,
 	}
-	return r.Dial(ctx, net.JoinHostPort(r.pod.IP, strconv.Itoa(port)))
+	if r.ConnectVia == config.ViaPortForward {
+		consoles.Forwarder = r.cluster
+	}
+	return consoles
 }
 
 // checkCommands sets a setting to its present value. Before the eviction it must be known that the login may change settings.
 func checkCommands(ctx context.Context, console *pgbouncer.Console) error {
-	value, err := console.Setting(ctx, queryWaitTimeout)
+	value, err := console.Setting(ctx, pgbouncer.QueryWaitTimeout)
 	if err != nil {
 		return err
 	}
-	return console.Set(ctx, queryWaitTimeout, value)
+	return console.Set(ctx, pgbouncer.QueryWaitTimeout, value)
 }
 
 // readLoad reads what the pooler is doing, for the escort and for the report.

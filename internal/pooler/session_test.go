@@ -27,7 +27,7 @@ func TestConsolePort_ConfiguredOrDeclaredOrPreset(t *testing.T) {
 		"nothing is known":       {0, escort.Pod{}, defaultPort},
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.Equal(t, c.want, consolePort(c.configured, c.pod))
+			require.Equal(t, c.want, ConsolePort(c.configured, c.pod))
 		})
 	}
 }

@@ -89,7 +89,7 @@ func (s byShutdown) stopTransactions(ctx context.Context) error {
 // ends pgbouncer at once. Only terminating pods are not probed (https://github.com/kubernetes/kubernetes/pull/98571).
 func (s byShutdown) livenessLimit() (limit time.Duration, limited bool) {
 	probe := poolerOf(s.pod).Liveness
-	if probe.Port != consolePort(s.Port, s.pod) {
+	if probe.Port != ConsolePort(s.Port, s.pod) {
 		return 0, false
 	}
 	return probe.Window / livenessShare, true
@@ -128,7 +128,7 @@ func (s byShutdown) shutDownUntil(ctx context.Context, deadline time.Time) error
 
 func (s byShutdown) beginShutdown(ctx context.Context) error {
 	if s.load.sessions {
-		if err := s.console.Set(withoutCancel(ctx), serverFastClose, "1"); err != nil {
+		if err := s.console.Set(withoutCancel(ctx), pgbouncer.ServerFastClose, "1"); err != nil {
 			return err
 		}
 	}

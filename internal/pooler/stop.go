@@ -10,13 +10,6 @@ import (
 	"quiesce/internal/pgbouncer"
 )
 
-// Settings of pgbouncer (https://www.pgbouncer.org/config.html).
-const (
-	queryWaitTimeout  = "query_wait_timeout"
-	clientIdleTimeout = "client_idle_timeout"
-	serverFastClose   = "server_fast_close"
-)
-
 const (
 	// clientsInterval is how often the clients are counted. Each costs 300 bytes, from a process with one thread and real work to do.
 	clientsInterval = 250 * time.Millisecond
@@ -116,10 +109,11 @@ func (r *run) awaitServicesRemoved(ctx context.Context, deadline time.Time) erro
 	if err != nil {
 		return escort.IgnoreTimeout(err)
 	}
-	known, last := map[string]bool{}, time.Now()
+	present, last := map[string]bool{}, time.Now()
 	err = escort.Poll(ctx, deadline, clientsInterval, func() (bool, error) {
 		clients, err := r.console.Clients(withoutCancel(ctx))
-		if addClients(known, clients) {
+		before := present
+		if present = addresses(clients); hasNew(present, before) {
 			last = time.Now()
 		}
 		return time.Since(last) >= quietTime, err
@@ -127,13 +121,24 @@ func (r *run) awaitServicesRemoved(ctx context.Context, deadline time.Time) erro
 	return escort.IgnoreTimeout(err)
 }
 
-// addClients adds clients to the known ones, by the address of their connection. It reports whether any of them is new.
-func addClients(known map[string]bool, clients []pgbouncer.Client) (added bool) {
-	before := len(known)
+// addresses returns the addresses of the clients' connections.
+func addresses(clients []pgbouncer.Client) map[string]bool {
+	present := make(map[string]bool, len(clients))
 	for _, client := range clients {
-		known[client.Addr] = true
+		present[client.Addr] = true
 	}
-	return len(known) > before
+	return present
+}
+
+// hasNew reports whether any client has logged in since the look before. Only one look is kept, so that a console cannot fill the memory
+// with ever new clients.
+func hasNew(present, before map[string]bool) bool {
+	for address := range present {
+		if !before[address] {
+			return true
+		}
+	}
+	return false
 }
 
 // reportAborted records the transactions that were aborted, or may yet be.

@@ -24,7 +24,7 @@ func (w *surgeCluster) crash(t *testing.T) {
 	t.Helper()
 	text, err := json.Marshal(record{
 		Strategy: config.StrategySurge, Owner: w.pod.Owner, Labels: labels{"app": "pgbouncer"}, Paused: true,
-		Settings: map[string]string{queryWaitTimeout: "120", clientIdleTimeout: "0"},
+		Settings: map[string]string{pgbouncer.QueryWaitTimeout: "120", pgbouncer.ClientIdleTimeout: "0"},
 	})
 	require.NoError(t, err)
 	w.pod.Owner = escort.Owner{}
@@ -32,7 +32,7 @@ func (w *surgeCluster) crash(t *testing.T) {
 	w.record = text
 	w.unlabeledAt = time.Now()
 	c := openConsole(t, w.pooler)
-	require.NoError(t, c.Set(t.Context(), queryWaitTimeout, "1"))
+	require.NoError(t, c.Set(t.Context(), pgbouncer.QueryWaitTimeout, "1"))
 	within(t, pause(t, w.pooler, c).Done())
 }
 
@@ -63,7 +63,7 @@ func TestSurge_CrashedReplacementReady_Continues(t *testing.T) {
 		require.NotContains(t, w.callList(), "unlabeled")
 		require.Contains(t, w.callList(), "evicted")
 		if saved := w.saved(); saved != nil { // the pause's record keeps what the first one said
-			require.Equal(t, "120", saved.Settings[queryWaitTimeout])
+			require.Equal(t, "120", saved.Settings[pgbouncer.QueryWaitTimeout])
 			require.Equal(t, labels{"app": "pgbouncer"}, saved.Labels)
 		}
 	})

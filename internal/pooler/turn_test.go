@@ -39,7 +39,7 @@ func TestTurn_LeaseHeldByAnother_Waits(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 10*time.Second, waited)
 		require.Empty(t, r.result.Reason)
-		require.Equal(t, []string{"acquired quiesce-pooler-uid-owner", "released"}, w.callList())
+		require.Equal(t, []string{acquired("uid-owner"), "released"}, w.callList())
 	})
 }
 
@@ -109,7 +109,7 @@ func TestTurn_DrainEnds_ReleasesTheLease(t *testing.T) {
 		_, waited, err := takeTurn(t, w, ctx)
 		require.ErrorIs(t, err, over)
 		require.Equal(t, 3*time.Second, waited)
-		require.Equal(t, []string{"acquired quiesce-pooler-uid-owner", "released"}, w.callList())
+		require.Equal(t, []string{acquired("uid-owner"), "released"}, w.callList())
 	})
 }
 
@@ -129,10 +129,10 @@ func TestTurn_LeaseName_IsTheOwnersOrThePods(t *testing.T) {
 		change func(*run)
 		lease  string
 	}{
-		"owned":                     {func(*run) {}, "acquired quiesce-pooler-uid-owner"},
-		"without an owner":          {func(r *run) { r.pod.Owner = escort.Owner{} }, "acquired quiesce-pooler-uid-a"},
-		"orphaned by a surge":       {func(r *run) { r.pod.Owner, r.record = escort.Owner{}, &record{Owner: escort.Owner{UID: "uid-was"}} }, "acquired quiesce-pooler-uid-was"},
-		"owned again after a crash": {func(r *run) { r.record = &record{Owner: escort.Owner{UID: "uid-was"}} }, "acquired quiesce-pooler-uid-owner"},
+		"owned":                     {func(*run) {}, acquired("uid-owner")},
+		"without an owner":          {func(r *run) { r.pod.Owner = escort.Owner{} }, acquired("uid-a")},
+		"orphaned by a surge":       {func(r *run) { r.pod.Owner, r.record = escort.Owner{}, &record{Owner: escort.Owner{UID: "uid-was"}} }, acquired("uid-was")},
+		"owned again after a crash": {func(r *run) { r.record = &record{Owner: escort.Owner{UID: "uid-was"}} }, acquired("uid-owner")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newCluster(nil)

@@ -48,6 +48,17 @@ func (q *Queue) Send(ctx context.Context, body string) error {
 	return nil
 }
 
+// SendLater puts a message into the queue that is delivered after the delay, of fifteen minutes at most
+// (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-message-timers.html).
+func (q *Queue) SendLater(ctx context.Context, body string, delay time.Duration) error {
+	seconds := int32((delay + time.Second - 1) / time.Second)
+	_, err := q.client.SendMessage(ctx, &sqs.SendMessageInput{QueueUrl: &q.url, MessageBody: &body, DelaySeconds: seconds})
+	if err != nil {
+		return fmt.Errorf("send a message that is delivered later: %w", err)
+	}
+	return nil
+}
+
 // The counts of a queue's messages. They are approximate, and exact about a minute after the last change
 // (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueAttributes.html).
 const (

@@ -95,6 +95,19 @@ func TestSend_Message_IsVisible(t *testing.T) {
 	require.False(t, messages[0].Visible.After(time.Now()))
 }
 
+func TestSendLater_Message_IsDelayedAndCountsAsWaiting(t *testing.T) {
+	q, before := setup(t), time.Now()
+	require.NoError(t, q.queue.SendLater(t.Context(), `{"action":"resume"}`, 59500*time.Millisecond))
+	messages := q.Messages(q.url)
+	require.Len(t, messages, 1)
+	require.Equal(t, `{"action":"resume"}`, messages[0].Body)
+	require.False(t, messages[0].Visible.Before(before.Add(time.Minute)))
+	waiting, inFlight, err := q.queue.Backlog(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 0}, []int{waiting, inFlight})
+	require.ErrorContains(t, q.queue.SendLater(t.Context(), "x", time.Hour), "send a message that is delivered later")
+}
+
 func TestBacklog_CountsWaitingAndInFlight(t *testing.T) {
 	q := setup(t)
 	q.SendMessage(q.url, "in flight")
@@ -120,6 +133,34 @@ func TestSendToDLQ_KeepsBodyAndAddsReason(t *testing.T) {
 	require.Equal(t, map[string]string{
 		"reason": "Records[1].body: not JSON", "messageId": "059f36b4-87a3-44ab-83d2-661975830a7d", "receiveCount": "3",
 	}, messages[0].Attributes)
+}
+
+// A message of the length limit could not be sent with its attributes, and came again for days.
+func TestSendToDLQ_LongMessage_IsCutNotLost(t *testing.T) {
+	for name, maxMessage := range map[string]int{"default": 1 << 20, "older queue": 256 << 10} {
+		server, config := awstest.Serve(t)
+		url := server.AddQueue(awstest.Queue{Name: "dlq", MaxMessage: maxMessage})
+		record := termination.Record{
+			MessageID: strings.Repeat("m", 100_000), Body: strings.Repeat("é", 1<<20), Malformed: errors.New(strings.Repeat("x", 900_000)),
+		}
+		require.NoError(t, NewDeadLetterQueue(config, url).SendToDLQ(t.Context(), record), name)
+		messages := server.Messages(url)
+		require.Len(t, messages, 1)
+		require.Greater(t, len(messages[0].Body), maxMessage-8*1024)
+		require.True(t, strings.HasPrefix(record.Body, messages[0].Body))
+		require.Len(t, messages[0].Attributes["reason"], 1024)
+		require.Contains(t, messages[0].Attributes["reason"], "(cut, 2097152 bytes) xxx")
+		require.Len(t, messages[0].Attributes["messageId"], 1024)
+	}
+}
+
+func TestSendToDLQ_CharactersThatSQSRefuses_AreReplaced(t *testing.T) {
+	q := setup(t)
+	record := termination.Record{MessageID: "m-1", Body: "a\x00b\tc", Malformed: errors.New("d\x1be")}
+	require.NoError(t, q.dlq.SendToDLQ(t.Context(), record))
+	message := q.Messages(q.dlqURL)[0]
+	require.Equal(t, "a\uFFFDb\tc", message.Body)
+	require.Equal(t, "d\uFFFDe", message.Attributes["reason"])
 }
 
 func TestQueue_AccessDenied_ErrorNamesOperation(t *testing.T) {

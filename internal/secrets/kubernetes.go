@@ -3,9 +3,14 @@ package secrets
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"quiesce/internal/escort"
 )
+
+// kubernetesTimeout limits one read of a Secret. The API server answers within tens of milliseconds. One that does not must leave time
+// to evict the pooler without a console.
+const kubernetesTimeout = 5 * time.Second
 
 // Getter returns the data of a Kubernetes Secret.
 type Getter func(ctx context.Context, namespace, name string) (map[string][]byte, error)
@@ -13,6 +18,8 @@ type Getter func(ctx context.Context, namespace, name string) (map[string][]byte
 // FromKubernetes yields the login in a Secret. After a rejection it reads the Secret again, because it may just have changed.
 func FromKubernetes(get Getter, namespace, name string, keys Keys) Source {
 	read := func(ctx context.Context) (escort.Login, bool, error) {
+		ctx, cancel := context.WithTimeout(ctx, kubernetesTimeout)
+		defer cancel()
 		data, err := get(ctx, namespace, name)
 		if err != nil {
 			return escort.Login{}, false, err

@@ -85,14 +85,36 @@ type Keys struct{ User, Password string }
 // https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_secret_json_structure.html.
 var RDSKeys = Keys{User: "username", Password: "password"}
 
-// login returns the login in a secret. Its error names the missing key, but no value.
+// Limits of a login, in bytes. They are twice what pgbouncer takes:
+// https://github.com/pgbouncer/pgbouncer/blob/pgbouncer_1_24_1/include/bouncer.h (MAX_USERNAME, MAX_PASSWORD).
+const (
+	maxUser     = 256
+	maxPassword = 4096
+)
+
+// login returns the login in a secret. Its error names the key, but no value.
 func (k Keys) login(value func(key string) string) (escort.Login, error) {
 	login := escort.Login{User: value(k.User), Password: value(k.Password)}
-	switch {
-	case login.User == "":
-		return escort.Login{}, fmt.Errorf("no text under key %s", k.User)
-	case login.Password == "":
-		return escort.Login{}, fmt.Errorf("no text under key %s", k.Password)
+	if err := check(k.User, login.User, maxUser); err != nil {
+		return escort.Login{}, err
+	}
+	if err := check(k.Password, login.Password, maxPassword); err != nil {
+		return escort.Login{}, err
 	}
 	return login, nil
+}
+
+// check returns an error unless the value of a key can be sent to a console: a text that is not empty, not too long, and without the
+// zero byte that ends a text in PostgreSQL's protocol.
+func check(key, value string, most int) error {
+	switch {
+	case value == "":
+		return fmt.Errorf("no text under key %s", key)
+	case len(value) > most:
+		return fmt.Errorf("text under key %s has more than %d bytes", key, most)
+	case strings.Contains(value, "\x00"):
+		return fmt.Errorf("text under key %s has a zero byte", key)
+	default:
+		return nil
+	}
 }

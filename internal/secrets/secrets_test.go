@@ -6,6 +6,8 @@ import (
 	"iter"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -113,4 +115,38 @@ func TestKubernetesSecret_Missing_ReturnsReadError(t *testing.T) {
 	}
 	_, err := all(t, FromKubernetes(get, "db", "gone", RDSKeys))
 	require.EqualError(t, err, "get secret db/gone: not found")
+}
+
+// A value that no console could take is an error without the value.
+func TestLogin_ValueThatCannotBeSent_ErrorHasNoContent(t *testing.T) {
+	long := strings.Repeat("a", 1<<20)
+	for _, c := range []struct {
+		user, password string
+		want           string
+	}{
+		{"", password, "no text under key user"},
+		{"drainer", "", "no text under key pass"},
+		{long, password, "text under key user has more than 256 bytes"},
+		{"drainer", long + password, "text under key pass has more than 4096 bytes"},
+		{"drainer\x00database\x00postgres", password, "text under key user has a zero byte"},
+		{"drainer", password + "\x00", "text under key pass has a zero byte"},
+	} {
+		_, err := all(t, kubernetes(basic(c.user, c.password)))
+		require.EqualError(t, err, "secret db/pgbouncer-admin: "+c.want)
+	}
+	logins, err := all(t, kubernetes(basic(long[:maxUser], long[:maxPassword])))
+	require.NoError(t, err)
+	require.Len(t, logins, 1)
+}
+
+func TestKubernetesSecret_NoAnswer_TimesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		_, err := all(t, FromKubernetes(func(ctx context.Context, _, _ string) (map[string][]byte, error) {
+			<-ctx.Done()
+			return nil, context.Cause(ctx)
+		}, "db", "s", RDSKeys))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, kubernetesTimeout, time.Since(began))
+	})
 }

@@ -22,6 +22,10 @@ const cacheDuration = time.Minute
 // cannot reach it, as in a VPC without its endpoint, there must be time left to drain the pooler without a console.
 const readTimeout = 10 * time.Second
 
+// maxSecret is the longest text that Secrets Manager keeps, in bytes:
+// https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_limits.html. A longer one is not decoded.
+const maxSecret = 65_536
+
 // The staging labels of a secret's versions:
 // https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html#term_version.
 const (
@@ -119,6 +123,9 @@ func (m *manager) version(ctx context.Context, stage string) (escort.Login, erro
 
 // parse drops the errors of the JSON decoder: they quote the text.
 func (m *manager) parse(text string) (escort.Login, error) {
+	if len(text) > maxSecret {
+		return escort.Login{}, fmt.Errorf("longer than %d bytes", maxSecret)
+	}
 	var members map[string]any // of any type: secrets of RDS have a number for a port
 	if json.Unmarshal([]byte(text), &members) != nil {
 		return escort.Login{}, errors.New("not a JSON object")

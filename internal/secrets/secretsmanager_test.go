@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -237,4 +238,9 @@ func TestSecretsManager_Unreachable_TimesOut(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, readTimeout, time.Since(began))
 	})
+}
+
+func TestSecretsManager_HugeSecret_ErrorHasNoContent(t *testing.T) {
+	_, err := (&manager{keys: RDSKeys}).parse(rds(strings.Repeat(password, 65_536/len(password))))
+	require.EqualError(t, err, "longer than 65536 bytes")
 }

@@ -3,6 +3,7 @@ package termination
 import (
 	"context"
 	"errors"
+	"quiesce/internal/drain"
 	"time"
 )
 
@@ -20,8 +21,9 @@ const (
 	// maxDenials is how many times in a row Auto Scaling must deny an active action before it is believed of an instance that still
 	// waits, then on another hook. It takes three seconds.
 	maxDenials = 6
-	// newActionLag is how long Auto Scaling may take to know an action whose event it has sent. A second or two were seen.
-	newActionLag = time.Minute
+	// newActionLag is how long Auto Scaling may take to know an action whose event it has sent. A second or two were seen. It is less
+	// than completeTimeout, so that a duplicate event of an action that is over ends in its first invocation.
+	newActionLag = 30 * time.Second
 )
 
 // Why an action that is not active counts as completed.
@@ -47,7 +49,7 @@ func (j *job) complete(ctx context.Context, result Result) error {
 		case errors.Is(err, ErrNoActiveAction):
 			denials++
 			if reason := j.whyOver(ctx, denials); reason != "" {
-				j.report.Reason = reason
+				j.report.Reason = drain.Sentence(j.report.Reason, reason)
 				j.hookExpired = !doubted && j.heartbeats.sawActiveAction()
 				return nil
 			}
@@ -78,11 +80,11 @@ func completionContext(ctx context.Context) (context.Context, context.CancelFunc
 
 // whyOver returns why the action is over; empty: after so many denials that cannot be believed yet.
 func (j *job) whyOver(ctx context.Context, denials int) string {
-	instances, err := j.Groups.Instances(ctx, j.Group)
+	instance, err := j.Groups.Instance(ctx, j.InstanceID)
 	switch {
 	case err != nil:
 		return ""
-	case !instanceOf(instances, j.InstanceID).isWaiting():
+	case !instance.isWaiting():
 		return reasonActionOver
 	case denials >= maxDenials && time.Since(j.Began) > newActionLag:
 		return reasonOtherHook

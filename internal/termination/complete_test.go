@@ -63,6 +63,7 @@ func TestComplete_DuplicateAndOtherHook_EndsWithoutError(t *testing.T) {
 		again := event
 		again.Began = time.Now().Add(-10 * time.Minute)
 		began := time.Now()
+		env.activities = map[string]time.Time{event.InstanceID: again.Began}
 		report, err := deliver(t, env.handler(), Record{Termination: &again})
 		require.NoError(t, err)
 		require.Empty(t, report.LifecycleResult)
@@ -129,11 +130,9 @@ func TestDrain_FailedUntilDeadline_OnFailureDecides(t *testing.T) {
 			require.ErrorContains(t, err, "forbidden", "there is time for another try")
 			require.Empty(t, env.completed)
 
-			h.Policy.Bounds.MaxDuration, h.Policy.Bounds.CompletionReserve = 10*time.Second, 0
-			h.Policy.Bounds.NodeJoinTimeout = time.Hour
-			env.errors["find"] = nil
-			env.node = nil // it never joins
-			report, err := invoke(t, h)
+			late := event
+			env.activities = map[string]time.Time{event.InstanceID: time.Now().Add(-time.Hour)}
+			report, err := deliver(t, h, Record{Termination: &late, FirstReceived: time.Now().Add(-time.Hour)})
 			require.NoError(t, err)
 			require.Equal(t, StatusFailed, report.Status)
 			require.Equal(t, []Result{policy}, env.completed)

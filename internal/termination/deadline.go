@@ -17,9 +17,13 @@ const (
 	lateDrainTime = 2 * time.Minute
 	// lateDrainShare bounds lateDrainTime by this part of what a drain in good time gets.
 	lateDrainShare = 2
-	// finalPassTime is what an invocation gets that begins at the deadline or after it, because the one before it crashed or ran out of
-	// time: enough to list the remaining pods, signal them, and name them. More would ignore the operator's bound.
+	// finalPassTime is what an invocation gets that sees its pods at the deadline or after it, because the one before it crashed or ran
+	// out of time, or because its clock is wrong: enough to signal the remaining pods, and name them. More would ignore the operator's
+	// bound.
 	finalPassTime = 10 * time.Second
+	// lookTime is how long an invocation tries to see the pods, whatever the clock says. An API server that is slow answers a few requests
+	// within it. One that never answers must not keep the instance.
+	lookTime = 20 * time.Second
 	// lateRetryTime is for how long after the deadline a failed invocation is tried again. An API server that refuses one request
 	// usually answers the next. One that refuses all must not keep the instance.
 	lateRetryTime = time.Minute
@@ -42,9 +46,9 @@ var errDeadlineShortened = errors.New("deadline shortened")
 // deadline returns when the node must be empty: at the operator's bound or the hook's own, whichever comes first, less the reserve
 // for completing the action. If the event was received when this is over, or nearly, the drain has lateDrainTime from then, within
 // the hook's own bound.
-func (b Bounds) deadline(began, seen time.Time, h Hook) time.Time {
+func (b Bounds) deadline(began, received time.Time, h Hook) time.Time {
 	inTime := b.MaxDuration - b.CompletionReserve
-	available := max(inTime, seen.Sub(began)+min(lateDrainTime, inTime/lateDrainShare))
+	available := max(inTime, received.Sub(began)+min(lateDrainTime, inTime/lateDrainShare))
 	if limit := h.limit(); limit > 0 {
 		available = min(available, limit-b.CompletionReserve)
 	}
@@ -62,7 +66,8 @@ type clock struct {
 	maxWait   time.Duration
 	requested time.Time // a shorter deadline that was set while nothing was evicted; zero: none
 	shortened bool
-	interrupt context.CancelCauseFunc // ends the eviction under way; nil: none is
+	evictions int                             // how many have begun
+	interrupt map[int]context.CancelCauseFunc // ends each eviction under way
 }
 
 // deadline returns the deadline; zero: unknown yet.
@@ -86,11 +91,11 @@ func (c *clock) currentMaxWait() time.Duration {
 	return c.maxWait
 }
 
-// setForHook sets the deadline of a lifecycle action. Seen is when its event was received first; zero: now.
-func (c *clock) setForHook(began, seen time.Time, h Hook) {
+// setForHook sets the deadline of a lifecycle action, whose event was received first at that time.
+func (c *clock) setForHook(began, received time.Time, h Hook) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
-	c.due = c.bounds.deadline(began, cmp.Or(seen, time.Now()), h)
+	c.due = c.bounds.deadline(began, received, h)
 	c.end = c.due
 }
 
@@ -109,25 +114,37 @@ func (c *clock) setForSpot(began time.Time) {
 	c.end, c.maxWait = withFinalPass(began.Add(spotTime), time.Now()), spotMaxWait
 }
 
-// extendPastDeadline gives an invocation that begins at the deadline or after it finalPassTime, if the hook still has that. Otherwise
-// pods that were to be signaled when the invocation before it ended would be killed without a signal, and unnamed. The pass ends
-// before the invocation does, because the next invocation would only start it again.
-func (c *clock) extendPastDeadline(invocation context.Context, began time.Time, h Hook) {
+// extendPastDeadline gives an invocation that is at the deadline or after it finalPassTime, or what withFinalPass gives without a hook.
+// Otherwise pods that were to be signaled when the invocation before it ended would be killed without a signal, and unnamed. A hook that
+// is over by its own clock does not bound that: the clock may be wrong, and if it is right, the look costs nothing. The pass ends before
+// the invocation does, because the next invocation would only start it again.
+func (c *clock) extendPastDeadline(invocation context.Context) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
-	pass := finalPassTime
-	if end, limited := invocation.Deadline(); limited {
-		pass = min(pass, time.Until(end)/2)
+	if c.due.IsZero() {
+		c.end = withFinalPass(c.end, time.Now())
+		return
 	}
-	extended := time.Now().Add(pass)
-	if limit := h.limit(); limit > 0 {
-		if end := began.Add(limit - c.bounds.CompletionReserve); end.Before(extended) {
-			extended = end
-		}
-	}
-	if c.end.Before(extended) {
+	if extended := soon(invocation, finalPassTime); c.end.Before(extended) {
 		c.end = extended
 	}
+}
+
+// soon returns the time that is d from now, or half of what is left of the invocation.
+func soon(invocation context.Context, d time.Duration) time.Time {
+	if end, limited := invocation.Deadline(); limited {
+		d = min(d, time.Until(end)/2)
+	}
+	return time.Now().Add(d)
+}
+
+// withLook returns a context for finding the node and listing its pods. It ends at the deadline, but not before lookTime.
+func (c *clock) withLook(invocation context.Context) (context.Context, context.CancelFunc) {
+	end := c.deadline()
+	if look := soon(invocation, lookTime); end.Before(look) {
+		end = look
+	}
+	return context.WithDeadlineCause(invocation, end, errDeadlineReached)
 }
 
 // isLongOver reports whether the hook's deadline passed so long ago that a step that fails is not tried again.
@@ -148,24 +165,26 @@ func withFinalPass(deadline, now time.Time) time.Time {
 	return deadline
 }
 
-// withDeadline returns a context that ends at the deadline.
-func (c *clock) withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithDeadlineCause(ctx, c.deadline(), errDeadlineReached)
-}
-
 // startEvicting returns the limits of an eviction, and a context that ends at the deadline, or when shorten sets an earlier one. A
 // deadline that was requested before counts from the start.
 func (c *clock) startEvicting(ctx context.Context, began time.Time) (drain.Limits, context.Context, context.CancelFunc) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	c.applyRequested()
+	answersBy, _ := ctx.Deadline()
 	ctx, stop := context.WithDeadlineCause(ctx, c.end, errDeadlineReached)
-	ctx, c.interrupt = context.WithCancelCause(ctx)
-	return drain.Limits{StartedAt: began, Deadline: c.end, MaxWait: c.maxWait}, ctx, func() {
+	ctx, interrupt := context.WithCancelCause(ctx)
+	if c.interrupt == nil {
+		c.interrupt = map[int]context.CancelCauseFunc{}
+	}
+	c.evictions++
+	n := c.evictions
+	c.interrupt[n] = interrupt
+	return drain.Limits{StartedAt: began, Deadline: c.end, MaxWait: c.maxWait, AnswersBy: answersBy}, ctx, func() {
 		c.mutex.Lock()
 		defer c.mutex.Unlock()
-		c.interrupt(nil)
-		c.interrupt = nil
+		interrupt(nil)
+		delete(c.interrupt, n)
 		stop()
 	}
 }
@@ -176,8 +195,11 @@ func (c *clock) shorten(deadline time.Time) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	c.requested = cmp.Or(c.requested, deadline)
-	if c.interrupt != nil && c.applyRequested() {
-		c.interrupt(errDeadlineShortened)
+	if len(c.interrupt) == 0 || !c.applyRequested() {
+		return
+	}
+	for _, interrupt := range c.interrupt {
+		interrupt(errDeadlineShortened)
 	}
 }
 

@@ -2,6 +2,7 @@ package termination
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,6 +43,7 @@ func TestDeadline_LateEvent_GetsTwoMinutes(t *testing.T) {
 		env.node.Add(web("slow"), time.Minute)
 		late := event
 		late.Began = time.Now().Add(-time.Hour)
+		env.activities = map[string]time.Time{event.InstanceID: late.Began}
 		report, err := deliver(t, env.handler(), Record{Termination: &late})
 		require.NoError(t, err)
 		require.Equal(t, StatusDrained, report.Status)
@@ -50,11 +52,95 @@ func TestDeadline_LateEvent_GetsTwoMinutes(t *testing.T) {
 		env.node.Add(web("stuck"), time.Hour)
 		seen := time.Now().Add(-time.Minute) // by an earlier invocation
 		late.Began = time.Now().Add(-time.Hour)
+		env.activities = map[string]time.Time{event.InstanceID: late.Began}
 		report, err = deliver(t, env.handler(), Record{Termination: &late, FirstReceived: seen})
 		require.NoError(t, err)
 		require.Equal(t, StatusPartial, report.Status)
 		require.Equal(t, seen.Add(lateDrainTime), time.Now(), "and no more with each invocation")
 	})
+}
+
+// The time of a message is what its sender says. Three days ago it completed the action before any pod was told to stop, tomorrow it held
+// the node for a day, an hour ago it forced pods past their PDBs.
+func TestClock_ForgedTime_HasNoEffect(t *testing.T) {
+	for name, forged := range map[string]time.Duration{"three days ago": -72 * time.Hour, "an hour ago": -time.Hour, "tomorrow": 24 * time.Hour} {
+		for _, activity := range []time.Duration{0, -time.Minute} { // since the activity began; zero: it is unknown
+			synctest.Test(t, func(t *testing.T) {
+				env := newTestEnv()
+				env.node.Add(web("stuck"), time.Hour)
+				h := env.handler()
+				h.Policy.Bounds.MaxDuration = 10 * time.Minute
+				now := time.Now()
+				if activity != 0 {
+					env.activities = map[string]time.Time{event.InstanceID: now.Add(activity)}
+				}
+				claim := event
+				claim.Token, claim.Began = "", now.Add(forged)
+				report, err := deliver(t, h, Record{Termination: &claim, FirstReceived: now})
+				require.NoError(t, err)
+				earliest, latest := now.Add(activity).Add(9*time.Minute+30*time.Second), now.Add(9*time.Minute+30*time.Second)
+				require.False(t, report.Deadline.Before(earliest), "%s: %s", name, report.Deadline.Sub(now))
+				require.False(t, report.Deadline.After(latest), "%s: %s", name, report.Deadline.Sub(now))
+				require.Contains(t, env.effects(), "evict app/stuck", name)
+			})
+		}
+	}
+}
+
+func TestStartOf_Claims_ClampedBetweenActivityAndReceipt(t *testing.T) {
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	at := func(minutes int) time.Time { return now.Add(time.Duration(minutes) * time.Minute) }
+	for _, c := range []struct {
+		name                        string
+		claimed, activity, received time.Time
+		began, first                time.Time
+	}{
+		{"true", at(-9), at(-10), at(-8), at(-9), at(-8)},
+		{"too early", at(-60), at(-10), at(-8), at(-10), at(-8)},
+		{"too late", at(60), at(-10), at(-8), at(-8), at(-8)},
+		{"not claimed", time.Time{}, at(-10), at(-8), at(-10), at(-8)},
+		{"no activity", at(-60), time.Time{}, at(-8), at(-8), at(-8)},
+		{"received before the activity", at(-60), at(-10), at(-30), at(-10), at(-10)},
+		{"received in the future", at(-9), time.Time{}, at(30), now, now},
+		{"an activity in the future", at(-9), at(30), at(-8), now, now},
+	} {
+		began, first := startOf(c.claimed, c.activity, c.received, now)
+		require.Equal(t, c.began, began, c.name)
+		require.Equal(t, c.first, first, c.name)
+	}
+}
+
+// An earlier invocation may have been given the event long before this one, which does not know it.
+func TestClock_NoActivity_EarliestReceiptOfTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		earliest := time.Now().Add(-5 * time.Minute)
+		env.received = earliest
+		claim := event
+		report, err := deliver(t, env.handler(), Record{Termination: &claim, FirstReceived: time.Now()})
+		require.NoError(t, err)
+		require.Equal(t, earliest.Add(29*time.Minute+30*time.Second), report.Deadline)
+	})
+}
+
+// The activities are optional. Without permission or without an answer, the drain goes on.
+func TestClock_ActivitiesNotReadable_DrainsByReceipt(t *testing.T) {
+	for name, change := range map[string]func(*testEnv){
+		"denied":    func(env *testEnv) { env.failAlways("activities", errors.New("AccessDenied")) },
+		"no answer": func(env *testEnv) { env.hangs = map[string]bool{"activities": true} },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			env := newTestEnv()
+			env.node.Add(web("web"), time.Second)
+			change(env)
+			claim, now := event, time.Now()
+			claim.Began = now.Add(-time.Hour)
+			report, err := deliver(t, env.handler(), Record{Termination: &claim, FirstReceived: now})
+			require.NoError(t, err, name)
+			require.Equal(t, StatusDrained, report.Status, name)
+			require.Equal(t, now.Add(29*time.Minute+30*time.Second), report.Deadline, name)
+		})
+	}
 }
 
 // A Lease can bring a shorter deadline before anything is evicted, or while pods are.

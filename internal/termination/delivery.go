@@ -1,7 +1,10 @@
 package termination
 
 import (
+	"strings"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 // Termination is one lifecycle action on one instance, as an event claims it. Nothing in it is believed before it is verified.
@@ -25,6 +28,19 @@ const (
 	RebalanceRecommendation Trigger = "EC2 Instance Rebalance Recommendation"
 )
 
+// The triggers that begin no drain: https://docs.aws.amazon.com/health/latest/ug/aws-health-events-eventbridge-schema.html and
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/monitoring-instance-state-changes.html.
+const (
+	HealthEvent Trigger = "AWS Health Event"
+	StateChange Trigger = "EC2 Instance State-change Notification"
+)
+
+// Claim is what an event says of instances that wait on no hook: that changes are scheduled, or that they stop.
+type Claim struct {
+	Trigger     Trigger
+	InstanceIDs []string // of a state change: one
+}
+
 // Delivery is the input of one invocation: one or several records, and their source, which decides the shape of the answer.
 type Delivery struct {
 	Source  Source
@@ -41,7 +57,7 @@ const (
 	SQS
 )
 
-// Record is one event of a delivery. Exactly one of Termination, Request, NotOurs and Malformed is set.
+// Record is one event of a delivery. Exactly one of Termination, Claim, Request, NotOurs and Malformed is set.
 type Record struct {
 	MessageID     string    // of an SQS or SNS record
 	ReceiptHandle string    // of an SQS record, as are the next two
@@ -50,6 +66,7 @@ type Record struct {
 	Body          string    // the record as it came, for the dead-letter queue
 
 	Termination *Termination // the beginning of a lifecycle action, or a trigger
+	Claim       *Claim       // a scheduled change, or a state change
 	Request     *Request     // a manual invocation
 	NotOurs     string       // why the event is not for quiesce: a launch, a test notification
 	Malformed   error        // what is wrong and where; no retry can mend it
@@ -63,6 +80,14 @@ type Request struct {
 	Action     Action `json:"action"`
 	InstanceID string `json:"instanceId,omitempty"`
 	Node       string `json:"node,omitempty"`
+	Cluster    string `json:"cluster,omitempty"`   // of databases, as namespace/name
+	Candidate  string `json:"candidate,omitempty"` // the member that is to be the primary; empty: the best one
+	Rehearse   bool   `json:"rehearse,omitempty"`
+}
+
+func (r Request) switchover() drain.Switchover {
+	namespace, cluster, _ := strings.Cut(r.Cluster, "/")
+	return drain.Switchover{Namespace: namespace, Cluster: cluster, Candidate: r.Candidate, Rehearse: r.Rehearse}
 }
 
 // Action is the kind of a manual invocation.
@@ -73,4 +98,8 @@ const (
 	ActionPlan  Action = "plan"
 	ActionDrain Action = "drain"
 	ActionSweep Action = "sweep"
+	ActionCheck Action = "check"
+
+	ActionSwitchover Action = "switchover"
+	ActionResume     Action = "resume"
 )

@@ -4,13 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
 	"time"
 
 	"quiesce/internal/drain"
 )
 
+// askTimeout bounds each question and each step that only helps. The SDK repeats a request that failed within it. Longer would delay the
+// first eviction for the sake of a help.
+const askTimeout = 5 * time.Second
+
 // joinPace paces the search for a node that is still joining. Joining takes seconds, and each search may list all nodes.
 const joinPace = 2 * time.Second
+
+// newInstanceAge is the age up to which an instance may never have had a node: it is terminated while it still starts. Groups give new
+// instances five minutes before they count as unhealthy, and node groups join within two.
+const newInstanceAge = 10 * time.Minute
 
 const (
 	// daemonShutdownTime bounds shutting down a node's DaemonSet pods when the deadline is reached. Transactions are short, and a whole
@@ -20,113 +30,148 @@ const (
 	daemonShutdownShare = 2
 )
 
-// describeInstances asks EC2 about our instance and its terminating peers. Without an answer the nodes are searched instead, so an
-// error is only logged.
-func (j *job) describeInstances(ctx context.Context, instances []Instance) map[string]EC2Instance {
-	ids := []string{j.InstanceID}
-	for _, i := range terminatingPeers(instances, j.InstanceID) {
-		ids = append(ids, i.ID)
-	}
-	known, err := j.Groups.EC2Instances(ctx, ids...)
-	if err != nil {
-		j.log.Warn("DescribeInstances failed, searching nodes instead", "error", err.Error())
-	}
-	return known
+// description is what AWS tells of our instance and its group. Without an answer, peers are not tainted, or nodes are searched.
+type description struct {
+	peers []Instance // that are terminating
+	known map[string]EC2Instance
 }
 
-// awaitNode finds the node, and waits for one that is still joining. It returns nil if there is none.
-func (j *job) awaitNode(ctx context.Context, cluster Kubernetes, instance Instance, known EC2Instance) (*drain.Node, error) {
+// askDescription asks Auto Scaling for our instance's terminating peers, and EC2 about them and our instance, beside what follows. It
+// returns what waits for the answers. It is called before the Lease is acquired: two calls in a row would else delay the first eviction.
+// A second delivery, which finds the Lease held, asks in vain.
+func (j *job) askDescription(ctx context.Context) (await func() description) {
+	var d description
+	var asking sync.WaitGroup
+	log := j.log
+	asking.Go(func() {
+		d = description{peers: j.describePeers(ctx, log)}
+		ids := []string{j.InstanceID}
+		for _, i := range d.peers {
+			ids = append(ids, i.ID)
+		}
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		var err error
+		if d.known, err = j.Groups.EC2Instances(ctx, ids...); err != nil && !isInVain(ctx) {
+			log.Warn("DescribeInstances failed, searching nodes instead", "error", err.Error())
+		}
+	})
+	return func() description { asking.Wait(); return d }
+}
+
+// isInVain reports whether no answer is awaited any more: the job has ended.
+func isInVain(ctx context.Context) bool { return errors.Is(context.Cause(ctx), context.Canceled) }
+
+func (j *job) describePeers(ctx context.Context, log *slog.Logger) []Instance {
+	if j.group != nil {
+		return terminatingPeers(j.group.Instances, j.InstanceID)
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	group, err := j.Groups.Group(ctx, j.Group)
+	if err != nil && !isInVain(ctx) {
+		log.Warn("DescribeAutoScalingGroups failed, terminating peers are not tainted", "error", err.Error())
+	}
+	return terminatingPeers(group.Instances, j.InstanceID)
+}
+
+// awaitNodes finds the nodes that claim the instance, and waits for one that is still joining, but not past the deadline. It returns none
+// if there is none. The one that EC2 confirms is the first.
+func (j *job) awaitNodes(ctx context.Context, cluster Kubernetes, known EC2Instance) ([]drain.Node, error) {
 	until := time.Now().Add(j.Policy.Bounds.NodeJoinTimeout)
 	for {
-		node, err := cluster.FindNode(ctx, instance.ID, known.PrivateDNS, instance.Zone)
+		found, err := cluster.FindNodes(ctx, j.InstanceID, known)
 		switch {
 		case err != nil:
 			return nil, err
-		case node != nil:
-			node.Gone = known.Terminated
-			j.report.Node = node.Name
-			j.log = j.log.With("node", node.Name)
-			return node, nil
+		case len(found.Nodes) > 0:
+			j.noteAmbiguity(found)
+			for i := range found.Nodes {
+				found.Nodes[i].Gone = known.Terminated
+			}
+			j.report.Node = found.Nodes[0].Name
+			j.log = j.nodeLog(j.report.Node)
+			return found.Nodes, nil
 		case known.Terminated || !time.Now().Before(until):
 			return nil, nil
 		}
-		if err := pause(ctx, min(joinPace, time.Until(until))); err != nil {
-			return nil, fmt.Errorf("find the node of %s: %w", instance.ID, err)
+		if err := pause(ctx, min(joinPace, time.Until(until))); errors.Is(err, errDeadlineReached) {
+			return nil, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("find the node of %s: %w", j.InstanceID, err)
 		}
 	}
 }
 
-// cordon closes the node to new pods.
-func (j *job) cordon(ctx context.Context, cluster Kubernetes, node *drain.Node) (err error) {
-	if node.Cordoned, err = cluster.Cordon(ctx, *node, j.Hook, j.Began); err == nil {
-		j.log.Info("node cordoned")
+// noteAmbiguity says that it is not certain which node is the instance's.
+func (j *job) noteAmbiguity(found FoundNodes) {
+	if found.Ambiguity == "" {
+		return
 	}
-	return err
+	j.log.Warn("several nodes may be the instance's", "reason", found.Ambiguity)
+	j.notes = append(j.notes, found.Ambiguity)
+}
+
+// withoutNode ends the drain of an instance that has no node in the cluster. It is remarkable if the instance had been in service: then
+// its node is in another cluster, or names another instance.
+func (j *job) withoutNode(instance Instance, known EC2Instance) Result {
+	isNew := !known.LaunchedAt.IsZero() && time.Since(known.LaunchedAt) < newInstanceAge
+	wasFound := j.lease != nil && len(j.lease.Closed()) > 0 // by an earlier invocation
+	j.wasInService = !instance.isWarm() && !known.Terminated && !isNew && !wasFound
+	j.end(StatusNodeNotFound, "the instance has no node in the cluster")
+	if j.wasInService {
+		j.log.Warn("instance has no node in the cluster")
+	}
+	return Continue
 }
 
 // taintTerminatingPeers keeps evicted pods off the nodes that terminate next. It precedes the first eviction. If it fails, those pods
 // move twice, and nothing worse.
-func (j *job) taintTerminatingPeers(ctx context.Context, cluster Kubernetes, instances []Instance, known map[string]EC2Instance) {
+func (j *job) taintTerminatingPeers(ctx context.Context, cluster Kubernetes, d description) {
 	var others []drain.Node
-	for _, i := range terminatingPeers(instances, j.InstanceID) {
-		others = append(others, drain.Node{Name: known[i.ID].PrivateDNS, InstanceID: i.ID})
+	for _, i := range d.peers {
+		others = append(others, drain.Node{Name: d.known[i.ID].PrivateDNS, InstanceID: i.ID})
 	}
 	if len(others) == 0 {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	if err := cluster.TaintTerminating(ctx, others); err != nil {
 		j.log.Warn("failed to taint terminating peers", "error", err.Error())
 	}
 }
 
-// evict evicts the node's pods phase by phase. If a Spot interruption shortens the deadline meanwhile, it continues under the new one.
-// It returns the cause that ended the drain's time, if it has ended.
-func (j *job) evict(ctx context.Context, pods drain.Cluster, node drain.Node) (cause error) {
-	deadline := j.clock.deadline()
-	for {
-		limits, bounded, stop := j.clock.startEvicting(ctx, j.Began)
-		if limits.Deadline.Before(deadline) {
-			j.log.Warn("Spot interruption: deadline shortened", "deadline", limits.Deadline, "was", deadline)
-			deadline = limits.Deadline
-		}
-		limits.Force = j.Policy.Force
-		drainer := j.drainer
-		drainer.Log, drainer.Limits = j.log, limits
-		j.report.Report, j.state = drainer.Resume(bounded, pods, node, j.state)
-		cause = context.Cause(bounded)
-		if stop(); !errors.Is(cause, errDeadlineShortened) {
-			return cause
-		}
-	}
-}
-
-// shutDownDaemons shuts down what DaemonSets run on the node, before the instance is terminated. It may take a share of the reserve.
-func (j *job) shutDownDaemons(invocation context.Context, pods drain.Cluster, node drain.Node) {
+// shutDownDaemons shuts down what DaemonSets run on the nodes, before the instance is terminated. It may take a share of the reserve.
+func (j *job) shutDownDaemons(invocation context.Context) {
 	ctx, cancel := j.clock.withDaemonTime(invocation)
 	defer cancel()
-	drainer := j.drainer
-	drainer.Log, drainer.Limits.MaxWait = j.log, j.clock.currentMaxWait()
-	drainer.ShutDownDaemons(ctx, pods.Pods(), node, &j.report.Report)
+	for _, d := range j.drains {
+		drainer := d.drainer
+		drainer.Log, drainer.Limits.MaxWait = d.log, j.clock.currentMaxWait()
+		drainer.ShutDownDaemons(ctx, d.pods.Pods(), d.node, &d.report)
+	}
 }
 
-// awaitVolumes waits for the volumes of evicted pods. A volume that is still attached when its instance is terminated delays the pod's
-// successor by six minutes (the attach-detach controller's own wait). It does not keep the instance any longer.
-func (j *job) awaitVolumes(ctx context.Context, cluster Kubernetes, node drain.Node) {
-	claims := j.state.Claims()
-	if len(claims) == 0 {
-		return
-	}
+// awaitVolumes waits for the volumes of pods that are gone. A volume that is still attached when its instance is
+// terminated delays the pod's successor by six minutes (the attach-detach controller's own wait). It does not keep the instance any
+// longer.
+func (j *job) awaitVolumes(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, j.clock.timeLeft(j.Policy.Bounds.VolumeDetachTimeout))
 	defer cancel()
-	if err := cluster.AwaitDetached(ctx, node, claims); err != nil {
-		j.log.Warn("volumes still attached", "error", err.Error())
-		return
+	for _, d := range j.drains {
+		detached, err := d.cluster.AwaitDetached(ctx, d.node, d.pods.Pods())
+		if err != nil {
+			d.log.Warn("volumes still attached", "error", err.Error())
+		} else if detached > 0 {
+			d.log.Info("volumes detached", "volumes", detached)
+		}
 	}
-	j.log.Info("volumes detached", "claims", len(claims))
 }
 
-// outOfTime ends a step that failed, and distinguishes why. If the deadline was reached, the drain has failed, and the operator's
-// onFailure decides. If the invocation ended, the next one continues. Any other error is retried, but not long after the deadline.
+// outOfTime ends a step without which no pod can be reached, and distinguishes why. If the deadline was reached, the drain has failed, and
+// the operator's onFailure decides. If the invocation ended, the next one continues. Any other error is retried, but not long after the
+// deadline.
 func (j *job) outOfTime(ctx context.Context, err error) (Result, error) {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errDeadlineReached):

@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -21,35 +22,58 @@ import (
 // testEnv is AWS and Kubernetes in memory: one group, one hook, one node, and an ordered log of effects. What a test does not set
 // succeeds.
 type testEnv struct {
-	node *draintest.Cluster // the node's pods; nil: there is no node
+	node      *draintest.Cluster            // the node's pods; nil: there is no node
+	claimants map[string]*draintest.Cluster // other nodes that claim the instance, by name
 
 	mu            sync.Mutex
 	state         string               // of our instance
 	token         string               // of the present action; empty: any token is accepted
 	peers         []Instance           // other instances of our group
+	group         string               // of our instance; empty: workers-a
+	tags          map[string]string    // of our group
+	groupsAsked   []string             // that were described by name
 	otherGroups   []Group              // groups beside ours
 	hook          Hook                 // our hook's settings
 	joinsAt       time.Time            // when the node appears
 	terminated    bool                 // as EC2 says
+	stopped       bool                 // likewise
+	stopReason    string               // likewise
+	scheduled     []ScheduledChange    // likewise
+	missing       int                  // capacity of our group
 	spot          bool                 // as EC2 says
+	interrupted   bool                 // as the request of the Spot instance says
+	interruptedAt time.Time            // likewise
+	launched      time.Time            // as EC2 says
 	heldElsewhere bool                 // another invocation holds our Lease
 	shortenedTo   []time.Time          // deadlines that were left on that Lease
 	shorten       func(time.Time)      // passes a deadline to our drain
+	lost          func()               // tells our drain that another invocation has its Lease
+	leaseDeadline time.Time            // that an acquisition wrote
 	heldLeases    []string             // Leases that are held
 	freeLeases    []string             // Leases of instances that are free
 	records       draintest.Records    // on our Lease
+	efforts       []drain.Effort       // that pods were watched with
 	kept          []Keep               // what each release kept
-	cordonedNodes []CordonedNode       // as a sweep finds them
+	closed        []ClosedNode         // on our Lease: what was changed on nodes
+	uncleanEnds   int                  // on our Lease
+	received      time.Time            // on our Lease: the earliest receipt
+	podsGone      int                  // how often our Lease was told of it
 	activities    map[string]time.Time // the starts of activities, by instance ID
-	claims        []string             // whose volumes were awaited
+	ends          map[string]time.Time // the ends of terminations, by instance ID
+	endsAsked     []string             // the groups that these were asked for
+	stay          []drain.Pod          // the pods whose volumes were not awaited
 
+	earlier     *ClosedNode   // that the last cordon was told of
 	cordonedFor string        // the hook that the node was cordoned for
 	cordonedAt  time.Time     // by an earlier invocation
 	detachTime  time.Duration // how long volumes take
 	heartbeats  []heartbeat
 	events      []NodeEvent
+	podEvents   []drain.PodEvent
 	completed   []Result
 	errors      map[string][]error // by operation: one for each call, in order
+	hangs       map[string]bool    // operations that do not answer
+	delay       time.Duration      // of each answer
 	log         []string
 }
 
@@ -72,7 +96,7 @@ func (env *testEnv) handler() *Handler {
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	return &Handler{
 		Groups: env, Hooks: fakeHooks{env}, Log: quiet,
-		Connect: func(context.Context) (Kubernetes, error) { return env, env.nextError("connect") },
+		Connect: func(ctx context.Context) (Kubernetes, error) { return env, env.ask(ctx, "connect") },
 		Parse: func([]byte) Delivery {
 			t := event
 			t.Began = time.Now()
@@ -80,7 +104,7 @@ func (env *testEnv) handler() *Handler {
 		},
 		Drainer: drain.Drainer{Phases: []drain.Phase{{Name: "workloads"}}, Concurrency: 16},
 		Policy: Policy{
-			OwnsGroup: func(name string) bool { return name == "workers-a" }, Hook: "quiesce", OnFailure: Abandon,
+			Owns: func(name string, _ map[string]string) bool { return name == "workers-a" }, Hook: "quiesce", OnFailure: Abandon, OnSpotInterruption: true,
 			Bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second, NodeJoinTimeout: 15 * time.Second, VolumeDetachTimeout: time.Minute},
 		},
 	}
@@ -92,6 +116,29 @@ func (env *testEnv) do(operation string) error {
 	env.log = append(env.log, operation)
 	env.mu.Unlock()
 	return env.nextError(strings.Fields(operation)[0])
+}
+
+// ask returns the next error of an operation that has no effect. An operation that hangs ends with its context.
+func (env *testEnv) ask(ctx context.Context, operation string) error {
+	env.mu.Lock()
+	hangs, delay := env.hangs[operation], env.delay
+	env.mu.Unlock()
+	if delay > 0 {
+		time.Sleep(delay)
+	}
+	if hangs {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	return env.nextError(operation)
+}
+
+// doAsk logs an effect, and then does as ask.
+func (env *testEnv) doAsk(ctx context.Context, operation string) error {
+	env.mu.Lock()
+	env.log = append(env.log, operation)
+	env.mu.Unlock()
+	return env.ask(ctx, strings.Fields(operation)[0])
 }
 
 func (env *testEnv) nextError(operation string) error {
@@ -131,24 +178,83 @@ func (env *testEnv) effects() []string {
 	return slices.Clone(env.log)
 }
 
-func (env *testEnv) Instances(context.Context, string) ([]Instance, error) {
+// ours is our instance; it is in no group if it has no state.
+func (env *testEnv) ours() Instance {
 	env.mu.Lock()
 	defer env.mu.Unlock()
-	all := slices.Clone(env.peers)
-	if env.state != "" {
-		all = append(all, Instance{ID: event.InstanceID, Zone: "eu-west-1a", State: env.state})
+	if env.state == "" {
+		return Instance{ID: event.InstanceID}
 	}
-	return all, nil
+	return Instance{ID: event.InstanceID, Group: cmp.Or(env.group, "workers-a"), Zone: "eu-west-1a", State: env.state}
 }
 
-func (env *testEnv) GroupOf(context.Context, string) (string, error) {
-	return "workers-a", env.nextError("group")
+// Instance returns an instance in any state, as DescribeAutoScalingInstances does
+// (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeAutoScalingInstances.html).
+func (env *testEnv) Instance(ctx context.Context, id string) (Instance, error) {
+	if err := env.ask(ctx, "instance"); err != nil {
+		return Instance{}, err
+	}
+	if id == event.InstanceID {
+		return env.ours(), nil
+	}
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	return instanceOf(env.peers, id), nil
+}
+
+// Group returns no instances of the warm pool, as DescribeAutoScalingGroups does not
+// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/warm-pools-monitor-status.html).
+func (env *testEnv) Group(ctx context.Context, name string) (Group, error) {
+	if err := env.ask(ctx, "group"); err != nil {
+		return Group{}, err
+	}
+	env.mu.Lock()
+	env.groupsAsked = append(env.groupsAsked, name)
+	env.mu.Unlock()
+	return env.ourGroup(name), nil
+}
+
+func (env *testEnv) ourGroup(name string) Group {
+	env.mu.Lock()
+	all := slices.Clone(env.peers)
+	env.mu.Unlock()
+	if ours := env.ours(); ours.State != "" && !ours.isWarm() {
+		all = append(all, ours)
+	}
+	return Group{Name: name, Tags: env.tags, Instances: all, Missing: env.missing}
+}
+
+// instanceOf returns the instance of this ID. If the group does not have it, its state is empty.
+func instanceOf(instances []Instance, id string) Instance {
+	if i := slices.IndexFunc(instances, func(i Instance) bool { return i.ID == id }); i >= 0 {
+		return instances[i]
+	}
+	return Instance{ID: id}
+}
+
+func (env *testEnv) WarmPool(ctx context.Context, _ string) ([]Instance, error) {
+	if err := env.ask(ctx, "warmpool"); err != nil {
+		return nil, err
+	}
+	if ours := env.ours(); ours.isWarm() {
+		return []Instance{ours}, nil
+	}
+	return nil, nil
+}
+
+func (env *testEnv) SpotInterrupted(ctx context.Context, _ string) (time.Time, bool, error) {
+	if err := env.ask(ctx, "spot"); err != nil {
+		return time.Time{}, false, err
+	}
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	return env.interruptedAt, env.interrupted, nil
 }
 
 func (env *testEnv) List(ctx context.Context, names ...string) iter.Seq2[Group, error] {
-	ours, _ := env.Instances(ctx, "workers-a")
+	ours := env.ourGroup("workers-a")
 	return func(yield func(Group, error) bool) {
-		for _, group := range append([]Group{{"workers-a", ours}}, env.otherGroups...) {
+		for _, group := range append([]Group{ours}, env.otherGroups...) {
 			if err := env.nextError("groups"); err != nil && !yield(Group{}, err) {
 				return
 			}
@@ -159,26 +265,71 @@ func (env *testEnv) List(ctx context.Context, names ...string) iter.Seq2[Group, 
 	}
 }
 
-func (env *testEnv) ActivityStarts(context.Context, string) (map[string]time.Time, error) {
-	return env.activities, env.nextError("activities")
+func (env *testEnv) ScheduledChanges(ctx context.Context) ([]ScheduledChange, error) {
+	return env.scheduled, env.ask(ctx, "scheduled")
 }
 
-func (env *testEnv) EC2Instances(_ context.Context, ids ...string) (map[string]EC2Instance, error) {
+// Terminate changes the state of the instance, even if it answers with an error.
+func (env *testEnv) Terminate(ctx context.Context, id string) error {
+	env.mu.Lock()
+	if id == event.InstanceID {
+		env.state = "Terminating:Wait"
+	}
+	for _, group := range append(env.otherGroups, Group{Instances: env.peers}) {
+		for n := range group.Instances {
+			if group.Instances[n].ID == id {
+				group.Instances[n].State = "Terminating:Wait"
+			}
+		}
+	}
+	env.mu.Unlock()
+	return env.doAsk(ctx, "terminate "+id)
+}
+
+func (env *testEnv) ActivityStarts(ctx context.Context, _ string) (map[string]time.Time, error) {
+	return env.activities, env.ask(ctx, "activities")
+}
+
+func (env *testEnv) TerminationEnds(ctx context.Context, group string, ids ...string) (map[string]time.Time, error) {
+	env.mu.Lock()
+	env.endsAsked = append(env.endsAsked, group)
+	env.mu.Unlock()
+	ends := map[string]time.Time{}
+	for _, id := range ids {
+		if at, known := env.ends[id]; known {
+			ends[id] = at
+		}
+	}
+	return ends, env.ask(ctx, "ends")
+}
+
+func (env *testEnv) EC2Instances(ctx context.Context, ids ...string) (map[string]EC2Instance, error) {
+	if err := env.ask(ctx, "ec2"); err != nil {
+		return nil, err
+	}
 	known := map[string]EC2Instance{}
 	for _, id := range ids {
-		known[id] = EC2Instance{PrivateDNS: "node-" + id, Terminated: env.terminated, Spot: env.spot}
+		known[id] = EC2Instance{PrivateDNS: "node-" + id, Terminated: env.terminated, Spot: env.spot, LaunchedAt: env.launched, Stopped: env.stopped, StopReason: env.stopReason}
 	}
-	return known, env.nextError("ec2")
+	return known, nil
 }
 
 // fakeHooks implements Hooks. It is a type of its own because Describe would be ambiguous on testEnv.
 type fakeHooks struct{ *testEnv }
 
-func (h fakeHooks) Describe(_ context.Context, group, _ string) (Hook, error) {
-	if err := h.nextError("hook-" + group); err != nil {
+func (h fakeHooks) Describe(ctx context.Context, group, _ string) (Hook, error) {
+	if err := cmp.Or(h.nextError("hook-"+group), h.ask(ctx, "hook")); err != nil {
 		return Hook{}, err
 	}
-	return h.hook, h.nextError("hook")
+	return h.hook, nil
+}
+
+func (h fakeHooks) Put(ctx context.Context, group, hook string, _ Hook) error {
+	return h.doAsk(ctx, "put "+hook+" "+group)
+}
+
+func (h fakeHooks) Delete(ctx context.Context, group, hook string) error {
+	return h.doAsk(ctx, "delete "+hook+" "+group)
 }
 
 func (h fakeHooks) Heartbeat(ctx context.Context, t Termination) error {
@@ -195,7 +346,7 @@ func (h fakeHooks) Heartbeat(ctx context.Context, t Termination) error {
 	if h.isStale(t) {
 		return ErrNoActiveAction
 	}
-	return cmp.Or(h.nextError("heartbeat-"+t.InstanceID), h.nextError("heartbeat"))
+	return cmp.Or(h.nextError("heartbeat-"+t.InstanceID), h.ask(ctx, "heartbeat"))
 }
 
 func (h fakeHooks) isStale(t Termination) bool {
@@ -216,28 +367,64 @@ func (h fakeHooks) Complete(ctx context.Context, t Termination, result Result) e
 	return nil
 }
 
-func (env *testEnv) FindNode(_ context.Context, id, name, _ string) (*drain.Node, error) {
-	if env.node == nil || time.Now().Before(env.joinsAt) {
-		return nil, env.nextError("find")
+// FindNodes returns the node that EC2 confirms, and then other claimants.
+func (env *testEnv) FindNodes(ctx context.Context, id string, known EC2Instance) (FoundNodes, error) {
+	if err := env.ask(ctx, "find"); err != nil {
+		return FoundNodes{}, err
 	}
-	return &drain.Node{Name: name, InstanceID: id}, env.nextError("find")
+	var found FoundNodes
+	if env.node != nil && !time.Now().Before(env.joinsAt) {
+		name := cmp.Or(known.PrivateDNS, "node-"+id)
+		found.Nodes = append(found.Nodes, drain.Node{Name: name, UID: "uid-" + name, InstanceID: id})
+	}
+	for _, name := range slices.Sorted(maps.Keys(env.claimants)) {
+		found.Nodes = append(found.Nodes, drain.Node{Name: name, UID: "uid-" + name, InstanceID: id})
+	}
+	if len(env.claimants) > 0 {
+		found.Ambiguity = fmt.Sprintf("%d Node objects claim %s", len(found.Nodes), id)
+	}
+	return found, nil
 }
 
 func (env *testEnv) NodeByName(_ context.Context, name string) (*drain.Node, error) {
 	return &drain.Node{Name: name, InstanceID: event.InstanceID}, nil
 }
 
-func (env *testEnv) Cordon(_ context.Context, node drain.Node, hook string, _ time.Time) (time.Time, error) {
-	env.cordonedFor = hook
-	at := env.cordonedAt
-	if at.IsZero() {
-		at = time.Now()
+// Cordon saves what it changes before it changes it.
+func (env *testEnv) Cordon(ctx context.Context, node drain.Node, c Closing) (ClosedNode, error) {
+	env.cordonedFor = c.Hook
+	n := ClosedNode{
+		Name: node.Name, UID: node.UID, Hook: c.Hook, Trigger: c.Trigger, Began: c.Began, CordonedAt: env.cordonedAt, Unschedulable: true,
 	}
-	return at, env.do("cordon " + node.Name)
+	if n.CordonedAt.IsZero() {
+		n.CordonedAt = time.Now()
+	}
+	env.earlier = c.Earlier
+	if c.Save != nil {
+		if err := c.Save(ctx, n); err != nil {
+			return ClosedNode{}, err
+		}
+	}
+	if err := env.doAsk(ctx, "cordon "+node.Name); err != nil {
+		return ClosedNode{}, err
+	}
+	if watched := cmp.Or(env.claimants[node.Name], env.node); watched.Node().Uncordoned {
+		return n, second(watched.Recordon(ctx))
+	}
+	return n, nil
 }
 
-func (env *testEnv) WatchPods(_ context.Context, node drain.Node) (drain.Cluster, error) {
-	return loggedCluster{env.node, env}, env.nextError("watch")
+func second[T any](_ T, err error) error { return err }
+
+func (env *testEnv) WatchPods(ctx context.Context, node drain.Node, effort drain.Effort) (drain.Cluster, error) {
+	if err := env.ask(ctx, "watch"); err != nil {
+		return nil, err
+	}
+	env.efforts = append(env.efforts, effort)
+	if other := env.claimants[node.Name]; other != nil {
+		return loggedCluster{other, env}, nil
+	}
+	return loggedCluster{env.node, env}, nil
 }
 
 // loggedCluster logs evictions among the other effects.
@@ -247,49 +434,65 @@ type loggedCluster struct {
 }
 
 func (l loggedCluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
-	_ = l.env.do("evict " + ref.String())
+	if !o.DryRun {
+		_ = l.env.do("evict " + ref.String())
+	}
 	return l.Cluster.Evict(ctx, ref, o)
 }
 
-func (env *testEnv) TaintTerminating(_ context.Context, others []drain.Node) (err error) {
+func (env *testEnv) TaintTerminating(ctx context.Context, others []drain.Node) (err error) {
 	for _, other := range others {
-		err = errors.Join(err, env.do("taint node-"+other.InstanceID))
+		err = errors.Join(err, env.doAsk(ctx, "taint node-"+other.InstanceID))
 	}
 	return err
 }
 
-func (env *testEnv) RecordEvent(_ context.Context, _ drain.Node, e NodeEvent) error {
+func (env *testEnv) RecordEvent(ctx context.Context, _ drain.Node, e NodeEvent) error {
 	env.mu.Lock()
 	env.events = append(env.events, e)
 	env.mu.Unlock()
-	return env.nextError("event")
+	return env.ask(ctx, "event")
 }
 
-func (env *testEnv) Restore(_ context.Context, node drain.Node, hook string) (bool, error) {
-	if len(env.cordonedNodes) > 0 && env.cordonedNodes[0].Hook != hook {
-		return false, nil
+func (env *testEnv) RecordPodEvent(ctx context.Context, e drain.PodEvent) error {
+	env.mu.Lock()
+	env.podEvents = append(env.podEvents, e)
+	env.mu.Unlock()
+	return env.ask(ctx, "pod event")
+}
+
+// Restore undoes what is recorded, and nothing without a record but the taint.
+func (env *testEnv) Restore(_ context.Context, node drain.Node, closed *ClosedNode) error {
+	if closed == nil {
+		return env.do("untaint " + node.Name)
 	}
-	return true, env.do("restore " + node.Name)
+	return env.do("restore " + node.Name)
 }
 
-func (env *testEnv) AwaitDetached(ctx context.Context, _ drain.Node, claims []string) error {
-	env.claims = claims
+func (env *testEnv) AwaitDetached(ctx context.Context, _ drain.Node, stay []drain.Pod) (int, error) {
+	env.stay = stay
 	_ = env.do("volumes")
-	return pause(ctx, env.detachTime)
+	return 0, pause(ctx, env.detachTime)
 }
 
 func (env *testEnv) PDBs(context.Context, []drain.Pod) ([]drain.PDB, error) {
 	return []drain.PDB{}, nil
 }
 
-func (env *testEnv) AcquireLease(_ context.Context, _ string, shorten func(time.Time)) (Lease, error) {
+func (env *testEnv) AcquireLease(ctx context.Context, _ string, a Acquisition) (Lease, error) {
 	if env.heldElsewhere {
 		return nil, nil
 	}
 	env.mu.Lock()
-	env.shorten = shorten
+	env.shorten, env.lost = a.Shorten, a.Lost
+	if !a.Deadline.IsZero() {
+		env.leaseDeadline = a.Deadline
+	}
+	if env.received.IsZero() || !a.Received.IsZero() && a.Received.Before(env.received) {
+		env.received = a.Received
+	}
 	env.mu.Unlock()
-	if err := env.do("acquire"); err != nil {
+	if err := env.doAsk(ctx, "acquire"); err != nil {
 		return nil, err
 	}
 	return fakeLease{&env.records, env}, nil
@@ -301,9 +504,55 @@ type fakeLease struct {
 	env *testEnv
 }
 
+func (l fakeLease) FirstReceived() time.Time { return l.env.received }
+func (l fakeLease) UncleanEnds() int         { return l.env.uncleanEnds }
+
+func (l fakeLease) PodGone() {
+	l.env.mu.Lock()
+	defer l.env.mu.Unlock()
+	l.env.podsGone++
+}
+
+func (l fakeLease) Closed() []ClosedNode {
+	l.env.mu.Lock()
+	defer l.env.mu.Unlock()
+	return slices.Clone(l.env.closed)
+}
+
+func (l fakeLease) SetClosed(ctx context.Context, n ClosedNode) error {
+	if err := l.env.ask(ctx, "save"); err != nil {
+		return err
+	}
+	l.forget(n.UID)
+	l.env.mu.Lock()
+	defer l.env.mu.Unlock()
+	l.env.closed = append(l.env.closed, n)
+	return nil
+}
+
+func (l fakeLease) ForgetClosed(ctx context.Context, nodeUID string) error {
+	if err := l.env.ask(ctx, "forget"); err != nil {
+		return err
+	}
+	l.forget(nodeUID)
+	return nil
+}
+
+func (l fakeLease) forget(nodeUID string) {
+	l.env.mu.Lock()
+	defer l.env.mu.Unlock()
+	l.env.closed = slices.DeleteFunc(l.env.closed, func(n ClosedNode) bool { return n.UID == nodeUID })
+}
+
 func (l fakeLease) Release(keep Keep) error {
 	l.env.mu.Lock()
 	l.env.kept = append(l.env.kept, keep)
+	if keep == KeepNothing {
+		l.env.closed = nil
+	}
+	if keep != KeepAll {
+		l.env.received = time.Time{}
+	}
 	l.env.mu.Unlock()
 	return l.env.do("release")
 }
@@ -328,15 +577,18 @@ func (env *testEnv) Leases(context.Context) ([]LeaseInfo, error) {
 	for _, name := range env.freeLeases {
 		all = append(all, LeaseInfo{Name: name})
 	}
+	if len(env.closed) > 0 && !slices.Contains(env.heldLeases, event.InstanceID) {
+		all = append(all, LeaseInfo{Name: event.InstanceID, Closed: env.closed})
+	}
 	return all, env.nextError("leases")
+}
+
+func (env *testEnv) ReadRecords(ctx context.Context, _ string) (drain.Records, error) {
+	return &env.records, env.ask(ctx, "records")
 }
 
 func (env *testEnv) DeleteFreeLease(_ context.Context, id string) error {
 	return env.do("delete lease " + id)
-}
-
-func (env *testEnv) CordonedNodes(context.Context) ([]CordonedNode, error) {
-	return env.cordonedNodes, env.nextError("cordoned")
 }
 
 // deliver runs one invocation for the record, with Lambda's full fifteen minutes.

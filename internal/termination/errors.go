@@ -46,7 +46,7 @@ func describe(p drain.PodReport) string {
 // Failed is the error of a step that went wrong. Its text names the step.
 type Failed struct{ Cause error }
 
-func (e *Failed) Error() string { return e.Cause.Error() }
+func (e *Failed) Error() string { return drain.Short(e.Cause.Error()) }
 func (e *Failed) Unwrap() error { return e.Cause }
 
 // ErrNoActiveAction is Auto Scaling's answer for an action that has ended and, for a moment, for one that has just begun. Only the

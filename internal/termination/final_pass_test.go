@@ -66,7 +66,7 @@ func TestFinalPass_StepFails_RetriedForAMinute(t *testing.T) {
 	for late, completed := range map[time.Duration][]Result{lateRetryTime / 2: nil, 2 * lateRetryTime: {Abandon}} {
 		synctest.Test(t, func(t *testing.T) {
 			env, h := blockedEnv(2 * time.Second)
-			env.errors["cordon"] = []error{errors.New("throttled")}
+			env.errors["watch"] = []error{errors.New("throttled")}
 			_, err := invokeLate(t, h, late)
 			require.Equal(t, completed == nil, err != nil)
 			require.Equal(t, completed, env.completed)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -23,21 +24,34 @@ type Handler struct {
 	Metrics     Metrics                                   // nil: none
 	Archive     Archive                                   // nil: reports are not stored
 	Connect     func(context.Context) (Kubernetes, error) // called after a termination has been verified
+	NextStep    func(error) string                        // says what a person does about an error of an adapter; empty: unknown
 	Drainer     drain.Drainer
 	Policy      Policy
+	Primaries   Primaries // nil: no databases are configured
 	Log         *slog.Logger
+	Version     string // of this function, and the commit that it was built from
+	Commit      string
+
+	logVersion sync.Once
 }
 
 // Policy has the operator's decisions.
 type Policy struct {
-	OwnsGroup                 func(name string) bool
-	GroupNames                []string // of all our groups; empty: only OwnsGroup knows
-	Hook                      string   // the only hook whose actions are completed or kept alive
-	OnFailure                 Result   // completes the action when the drain itself failed
-	OnRebalanceRecommendation bool     // drain instances that EC2 may soon reclaim
-	Shadow                    bool     // plan and report, change nothing, complete at once
-	Force                     bool     // delete remaining pods in time to stop before the deadline; otherwise they are kept
-	AllowManualDrain          bool     // of instances that do not wait on our hook
+	Owns                      func(group string, tags map[string]string) bool // reports whether a group is ours, by its name or by its tags
+	GroupsByTag               bool                                            // a group may be ours by its tags, whatever its name is
+	GroupNames                []string                                        // of all our groups; empty: only Owns knows
+	Hook                      string                                          // the only hook whose actions are completed or kept alive
+	HeartbeatTimeout          time.Duration                                   // of hooks that are put
+	ManageHooks               bool                                            // the sweep puts our hook on each group of ours that has none
+	ManagedBy                 string                                          // the stack's name; hooks that are put say so
+	OnFailure                 Result                                          // completes the action when the drain itself failed
+	OnRebalanceRecommendation bool                                            // drain instances that EC2 may soon reclaim
+	OnSpotInterruption        bool                                            // drain instances that EC2 reclaims now
+	OnScheduledChange         bool                                            // replace instances for which EC2 has scheduled a change
+	Cluster                   string                                          // its name decides when in each hour a sweep looks at scheduled changes
+	Shadow                    bool                                            // plan and report, change nothing, complete at once
+	Force                     bool                                            // delete remaining pods in time to stop before the deadline; otherwise they are kept
+	AllowManualDrain          bool                                            // of instances that do not wait on our hook
 	Bounds                    Bounds
 }
 
@@ -49,15 +63,17 @@ type Bounds struct {
 	VolumeDetachTimeout time.Duration // for the volumes of evicted pods
 }
 
-// notOurs returns why a termination is not for quiesce, as far as the event itself says; empty: it is.
+// notOurs returns why a termination is not for quiesce, as far as the event itself says; empty: it is, or its group's tags decide.
 func (p Policy) notOurs(t Termination) string {
 	switch {
 	case t.Trigger == RebalanceRecommendation && !p.OnRebalanceRecommendation:
 		return string(t.Trigger) + ": drain.onRebalanceRecommendation is off"
+	case t.Trigger == SpotInterruption && !p.OnSpotInterruption:
+		return string(t.Trigger) + ": drain.onSpotInterruption is off"
 	case t.Trigger != "": // it names no group
 		return ""
-	case !p.OwnsGroup(t.Group):
-		return fmt.Sprintf("group %s is not managed by quiesce", t.Group)
+	case !p.GroupsByTag && !p.Owns(t.Group, nil):
+		return notOurGroup(t.Group)
 	case t.Hook != p.Hook:
 		return fmt.Sprintf("hook %s is not managed by quiesce", t.Hook)
 	}
@@ -67,9 +83,19 @@ func (p Policy) notOurs(t Termination) string {
 // Invoke handles one delivery and answers in the shape that its source expects: a report, a list of reports, or the failed
 // items of a batch (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html).
 func (h *Handler) Invoke(ctx context.Context, payload json.RawMessage) (any, error) {
+	h.logVersion.Do(func() { h.Log.Info("function started", "version", h.Version, "commit", h.Commit) })
 	delivery := h.Parse(payload)
-	if r := delivery.Records[0].Request; r != nil && r.Action == ActionSweep {
-		return h.sweep(ctx)
+	if r := delivery.Records[0].Request; r != nil {
+		switch {
+		case r.Action == ActionSweep:
+			return h.sweep(ctx)
+		case r.Action == ActionCheck:
+			return h.check(ctx), nil
+		case r.Action == ActionSwitchover:
+			return h.switchover(ctx, r.switchover()), nil
+		case r.Action == ActionResume && delivery.Source == Direct:
+			return h.resume(ctx)
+		}
 	}
 	outcomes := h.handleAll(ctx, delivery.Records)
 	switch delivery.Source {
@@ -108,7 +134,7 @@ func (h *Handler) handleAll(ctx context.Context, records []Record) []outcome {
 
 // handle handles one record, and logs its outcome. No other function logs an error.
 func (h *Handler) handle(ctx context.Context, record Record) outcome {
-	report, err := h.dispatch(ctx, record)
+	report, err := h.dispatchSafely(ctx, record)
 	report = report.withLists()
 	log := h.Log.With("instance", report.InstanceID, "group", report.Group, "node", report.Node)
 	if record.MessageID != "" {
@@ -122,10 +148,36 @@ func (h *Handler) handle(ctx context.Context, record Record) outcome {
 		log.Error("event failed, will retry", "error", err.Error(), "report", report)
 	case report.deadLettered:
 		log.Error("message moved to dead-letter queue", "reason", report.Reason)
+	case report.silent:
+		log.Debug("event handled", "report", report)
 	default:
 		log.Info("event handled", "report", report)
 	}
 	return outcome{report, err}
+}
+
+// maxStackBytes bounds the stack of a panic in the log: a line of CloudWatch Logs has at most 256 KB, and the top of a stack says most.
+const maxStackBytes = 4 * 1024
+
+// dispatchSafely turns a panic into an error. The record comes again, and the other records of the batch are handled.
+func (h *Handler) dispatchSafely(ctx context.Context, record Record) (report Report, err error) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		stack := debug.Stack()
+		h.Log.Error("panic recovered", "error", drain.Short(fmt.Sprint(p)), "stack", string(stack[:min(len(stack), maxStackBytes)]))
+		err = &Failed{fmt.Errorf("panic: %v", p)}
+		report.Status, report.Reason, report.Version, report.Commit = StatusFailed, drain.Short(err.Error()), h.Version, h.Commit
+		if t := record.Termination; t != nil {
+			report.InstanceID, report.Group, report.Hook, report.Trigger = t.InstanceID, t.Group, t.Hook, t.Trigger
+		}
+		if c := record.Claim; c != nil {
+			report.Trigger = c.Trigger
+		}
+	}()
+	return h.dispatch(ctx, record)
 }
 
 func (h *Handler) dispatch(ctx context.Context, record Record) (Report, error) {
@@ -134,8 +186,14 @@ func (h *Handler) dispatch(ctx context.Context, record Record) (Report, error) {
 		return h.sendToDLQ(ctx, record)
 	case record.NotOurs != "":
 		return Report{Status: StatusSkipped, Reason: record.NotOurs}, nil
+	case record.Request != nil && record.Request.Action == ActionResume:
+		return h.resumeForMessage(ctx)
 	case record.Request != nil:
 		return h.handleRequest(ctx, *record.Request)
+	case record.Claim != nil && record.Claim.Trigger == HealthEvent:
+		return h.lookAtNamed(ctx, *record.Claim)
+	case record.Claim != nil:
+		return h.reportStop(ctx, *record.Claim)
 	}
 	return h.terminate(ctx, record)
 }

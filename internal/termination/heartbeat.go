@@ -38,6 +38,7 @@ func (j *job) heartbeater() heartbeater {
 type heartbeatStats struct {
 	failed           atomic.Int32
 	accepted, denied atomic.Bool // whether any was; denied: no action was active
+	isStale          atomic.Bool // the token is of an earlier action
 }
 
 func (s *heartbeatStats) observe(err error) {
@@ -99,6 +100,9 @@ func (h heartbeater) sendLast(ctx context.Context) {
 func (h heartbeater) send(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	if h.stats.isStale.Load() {
+		h.termination.Token = ""
+	}
 	err := h.hooks.Heartbeat(ctx, h.termination)
 	if h.optional && errors.Is(err, ErrNoActiveAction) {
 		return nil
@@ -107,6 +111,7 @@ func (h heartbeater) send(ctx context.Context, timeout time.Duration) error {
 		present := h.termination
 		present.Token = ""
 		err = h.hooks.Heartbeat(ctx, present)
+		h.stats.isStale.Store(err == nil)
 	}
 	if !errors.Is(err, context.Canceled) { // by the end of the drain
 		h.stats.observe(err)
@@ -117,10 +122,12 @@ func (h heartbeater) send(ctx context.Context, timeout time.Duration) error {
 // startOptionalHeartbeats keeps an action alive that may begin while the instance is drained without one, for a trigger or by hand. The
 // invocation that is given the action's event finds the lease held. If the hook cannot be described, the shortest timeout is assumed.
 func (j *job) startOptionalHeartbeats(ctx context.Context) (stop func()) {
-	if !j.Policy.OwnsGroup(j.Group) {
+	if !j.owned {
 		return func() {}
 	}
-	hook, err := j.Hooks.Describe(ctx, j.Group, j.Policy.Hook)
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	hook, err := j.Hooks.Describe(asking, j.Group, j.Policy.Hook)
 	if errors.Is(err, ErrNoHook) {
 		return func() {}
 	}

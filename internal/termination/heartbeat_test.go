@@ -67,7 +67,7 @@ func TestHeartbeats_NoAnswer_NextOneIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		env := newTestEnv().handler().newJob(event)
-		silent := &silentHooks{hooks: env.Hooks}
+		silent := &silentHooks{Hooks: env.Hooks}
 		env.Handler.Hooks = silent
 		stop := env.heartbeater().start(ctx, Hook{HeartbeatTimeout: time.Minute})
 		time.Sleep(time.Minute)
@@ -79,20 +79,12 @@ func TestHeartbeats_NoAnswer_NextOneIsSent(t *testing.T) {
 
 // silentHooks never answers a heartbeat.
 type silentHooks struct {
-	hooks Hooks
+	Hooks
 	asked int
-}
-
-func (s *silentHooks) Describe(ctx context.Context, group, hook string) (Hook, error) {
-	return s.hooks.Describe(ctx, group, hook)
 }
 
 func (s *silentHooks) Heartbeat(ctx context.Context, _ Termination) error {
 	s.asked++
 	<-ctx.Done()
 	return ctx.Err()
-}
-
-func (s *silentHooks) Complete(ctx context.Context, t Termination, result Result) error {
-	return s.hooks.Complete(ctx, t, result)
 }

@@ -3,8 +3,7 @@ package termination
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
+	"sync"
 	"time"
 
 	"quiesce/internal/drain"
@@ -18,9 +17,16 @@ const (
 	minHeartbeatTimeout = 30 * time.Second
 )
 
-// oldEventAge is the age from which an event is not taken for one of the present action just because it says so. Younger events need
-// no look: an instance cannot return to service and be terminated again that fast.
-const oldEventAge = 2 * time.Minute
+const (
+	// activityTries is how often the activities are asked for. A throttled account mostly answers the second time; without permission the
+	// first eviction waits two seconds.
+	activityTries = 3
+	// activityRetry paces that.
+	activityRetry = time.Second
+)
+
+// clockTolerance is by how much the time of an event may differ from the start of its action without a word: clocks and rounding.
+const clockTolerance = time.Minute
 
 // limit returns after how long Auto Scaling ends the action, heartbeats or not; zero: unknown.
 func (h Hook) limit() time.Duration {
@@ -34,51 +40,86 @@ func (h Hook) interval(instanceID string) time.Duration {
 	return longest - drain.Jitter(instanceID, longest/10)
 }
 
-// loadHook describes the hook, and makes sure that the termination is the present action's.
-func (j *job) loadHook(ctx context.Context) (Hook, error) {
+// describeHook returns the hook's settings. Without an answer the shortest timeout is assumed: heartbeats then come often enough for any
+// hook.
+func (j *job) describeHook(ctx context.Context) Hook {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	hook, err := j.Hooks.Describe(ctx, j.Group, j.Hook)
 	if err != nil {
-		return Hook{}, err
+		j.log.Warn("failed to describe lifecycle hook", "error", err.Error())
 	}
-	if j.Token != "" && time.Since(j.Began) > oldEventAge {
-		if err := j.refreshAction(ctx); err != nil {
-			return Hook{}, fmt.Errorf("find out whether the event is of the present action: %w", err)
+	return hook
+}
+
+// askActivities asks when the group's activities began, beside what follows, and returns what waits for the answer. The answer is when
+// the activity of our instance began; zero: unknown.
+func (j *job) askActivities(ctx context.Context) (await func() time.Time) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	var began time.Time
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		defer cancel()
+		all, err := j.Groups.ActivityStarts(ctx, j.Group)
+		for try := 1; err != nil && try < activityTries && pause(ctx, activityRetry) == nil; try++ {
+			all, err = j.Groups.ActivityStarts(ctx, j.Group)
+		}
+		if err != nil {
+			j.log.Warn("DescribeScalingActivities failed, the first receipt of the event counts as the start", "error", err.Error())
+		}
+		began = all[j.InstanceID]
+	})
+	return func() time.Time { asking.Wait(); return began }
+}
+
+// learnClock sets when the termination began, and the deadline that follows.
+func (j *job) learnClock(activity func() time.Time, hook Hook) {
+	now := time.Now()
+	received := cmp.Or(j.received, now)
+	if j.lease != nil {
+		received = cmp.Or(j.lease.FirstReceived(), received)
+	}
+	began, received := startOf(j.Began, activity(), j.notBeforeClosed(received), now)
+	if claimed := j.Began; !claimed.IsZero() && claimed.Sub(began).Abs() > clockTolerance {
+		j.log.Warn("event's time not used", "event", claimed, "began", began)
+	}
+	j.Began = began
+	j.clock.setForHook(began, received, hook)
+}
+
+// notBeforeClosed returns the first receipt of the event, but not a time before the termination for which an earlier invocation closed
+// the node. A receipt before that is of an old event, of an earlier action.
+func (j *job) notBeforeClosed(received time.Time) time.Time {
+	if j.lease == nil {
+		return received
+	}
+	for _, n := range j.lease.Closed() {
+		if n.Hook == j.Hook && n.Began.After(received) {
+			received = n.Began
 		}
 	}
-	return hook, nil
+	return received
 }
 
-// refreshAction finds out whether an old event is of an action that is over while the instance is in another one. For example, the
-// instance was retained and is terminated again. The drain is the same then, but not the token, nor the clock. Without an answer
-// nothing begins: under a clock that has run out long ago, pods would be forced that have half an hour.
-func (j *job) refreshAction(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
-	defer cancel()
-	if err := j.Hooks.Heartbeat(ctx, j.Termination); !errors.Is(err, ErrNoActiveAction) {
-		return err
+// startOf returns when a termination began, and when its event was received first. The time that the event claims counts only between
+// the start of the activity, which Auto Scaling knows, and the first receipt. Without an activity the first receipt counts. None of
+// them is in the future, and no event is received before its activity begins: then it is another action's.
+func startOf(claimed, activity, received, now time.Time) (began, first time.Time) {
+	if received.After(now) {
+		received = now
 	}
-	present := j.Termination
-	present.Token = ""
-	if err := j.Hooks.Heartbeat(ctx, present); errors.Is(err, ErrNoActiveAction) {
-		return nil // no other action is active
-	} else if err != nil {
-		return err
+	if activity.After(now) {
+		activity = now
 	}
-	var err error
-	if present.Began, err = j.presentActionBegan(ctx); err != nil {
-		return err
+	switch {
+	case activity.IsZero():
+		return received, received
+	case received.Before(activity):
+		return activity, activity
+	case claimed.Before(activity):
+		return activity, received
+	case claimed.After(received):
+		return received, received
 	}
-	j.log.Warn("stale event: using the current lifecycle action", "event", j.Began, "began", present.Began)
-	j.Termination = present
-	return nil
-}
-
-// presentActionBegan returns when the present action began. If Auto Scaling names no activity of the instance, it is a guess, and the
-// same in each invocation.
-func (j *job) presentActionBegan(ctx context.Context) (time.Time, error) {
-	began, err := j.Groups.ActivityStarts(ctx, j.Group)
-	if at, known := began[j.InstanceID]; known || err != nil {
-		return at, err
-	}
-	return cmp.Or(j.seen, time.Now()), nil
+	return claimed, received
 }

@@ -1,32 +1,35 @@
 package termination
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
 )
 
+const (
+	// confirmTime is for how long EC2 is asked whether a Spot interruption is true: its event may be faster than its description.
+	confirmTime = 10 * time.Second
+	// confirmPace paces the requests in that time.
+	confirmPace = 2 * time.Second
+)
+
 // runInterruption drains for a trigger: the same drain with another clock. No lifecycle action waits, so there is nothing to complete.
 func (j *job) runInterruption(ctx context.Context) error {
-	invocation, cancel := boundInvocation(ctx)
+	invocation, cancel := j.boundInvocation(ctx)
 	defer cancel()
-	if err := j.findGroup(invocation); err != nil {
-		return j.failed(err)
-	}
-	if !j.Policy.OwnsGroup(j.Group) {
-		j.end(StatusSkipped, fmt.Sprintf("%s: the group of %s is not managed by quiesce", j.Trigger, j.InstanceID))
-		return nil
-	}
-	instances, err := j.Groups.Instances(invocation, j.Group)
+	instance, err := j.findGroup(invocation)
 	if err != nil {
 		return j.failed(err)
 	}
-	if j.Trigger == SpotInterruption {
-		j.clock.setForSpot(j.Began)
-	} else {
-		j.clock.setWithoutHook(j.Began)
+	switch owned, err := j.isOurs(invocation); {
+	case err != nil:
+		return j.failed(err)
+	case !owned:
+		j.end(StatusSkipped, fmt.Sprintf("%s: the group of %s is not managed by quiesce", j.Trigger, j.InstanceID))
+		return nil
 	}
-	rejection, err := j.verifyInterruption(invocation, instances)
+	rejection, err := j.verifyInterruption(invocation, instance)
 	switch {
 	case err != nil:
 		return j.failed(err)
@@ -34,37 +37,51 @@ func (j *job) runInterruption(ctx context.Context) error {
 		j.end(StatusRejected, rejection)
 		return nil
 	case j.Policy.Shadow:
-		j.planDryRun(invocation, instances)
+		j.planDryRun(invocation)
 		return nil
 	}
-	return j.drainWithoutHook(invocation, instances)
+	return j.drainWithoutHook(invocation, instance)
+}
+
+// setInterruptionClock sets the deadline of what EC2 recommends. The event's own time does not count.
+func (j *job) setInterruptionClock() {
+	j.Began = cmp.Or(j.received, time.Now())
+	j.clock.setWithoutHook(j.Began)
+}
+
+// setSpotClock sets the deadline of a Spot interruption. EC2 says since when it is true. The event's own time counts only between that
+// and the first receipt.
+func (j *job) setSpotClock(marked time.Time) {
+	now := time.Now()
+	j.Began, _ = startOf(j.Began, marked, cmp.Or(j.received, now), now)
+	j.clock.setForSpot(j.Began)
 }
 
 // drainWithoutHook drains an instance that waits on no hook, until the deadline. If the instance comes to wait on our hook meanwhile,
 // that action has an event of its own.
-func (j *job) drainWithoutHook(invocation context.Context, instances []Instance) error {
+func (j *job) drainWithoutHook(invocation context.Context, instance Instance) error {
 	j.Hook, j.report.Hook = "", ""
-	cluster, lease, err := j.acquireLease(invocation)
-	switch {
-	case err != nil:
+	cluster, err := j.Connect(invocation)
+	if err != nil {
 		return j.failed(err)
-	case lease == nil:
+	}
+	described := j.askDescription(invocation)
+	if held := j.acquireLease(invocation, cluster); held {
 		j.notifyHolder(invocation, cluster)
 		j.skipHeld()
 		return nil
 	}
-	defer j.releaseLease(lease)
 	stopHeartbeats := j.startOptionalHeartbeats(invocation)
-	_, err = j.drainNode(invocation, cluster, instances)
+	_, err = j.drainNode(invocation, cluster, instance, described)
 	stopHeartbeats()
+	j.releaseLease()
 	return err
 }
 
-// verifyInterruption returns why a trigger cannot be true; empty: it can. The instance must be a Spot instance that still runs, and
-// there must be time. Whether EC2 really reclaims it can only be seen when it is too late.
-func (j *job) verifyInterruption(ctx context.Context, instances []Instance) (rejection string, err error) {
+// verifyInterruption returns why a trigger cannot be true; empty: it is. The instance must be a Spot instance that still runs, and there
+// must be time. EC2 must confirm an interruption. A recommendation cannot be asked for; it is advice, and only where the operator wants it.
+func (j *job) verifyInterruption(ctx context.Context, instance Instance) (rejection string, err error) {
 	known, err := j.Groups.EC2Instances(ctx, j.InstanceID)
-	instance := instanceOf(instances, j.InstanceID)
 	switch {
 	case err != nil:
 		return "", err
@@ -72,10 +89,43 @@ func (j *job) verifyInterruption(ctx context.Context, instances []Instance) (rej
 		return fmt.Sprintf("%s: %s is %q, already past draining", j.Trigger, j.InstanceID, instance.State), nil
 	case !known[j.InstanceID].Spot:
 		return fmt.Sprintf("%s: %s is not a Spot instance", j.Trigger, j.InstanceID), nil
-	case !time.Now().Before(j.clock.deadline()):
+	case j.Trigger == SpotInterruption:
+		rejection, err = j.confirmInterruption(ctx)
+	default:
+		j.setInterruptionClock()
+	}
+	if rejection != "" || err != nil {
+		return rejection, err
+	}
+	if !time.Now().Before(j.clock.deadline()) {
 		return fmt.Sprintf("%s: too late for an event of %s", j.Trigger, j.Began.Format(time.RFC3339)), nil
 	}
 	return "", nil
+}
+
+// confirmInterruption asks EC2 whether it is about to reclaim the instance, and asks again for a while. If it is, it sets the clock. A
+// request that failed only because that time was over says nothing: the answer before it counts.
+func (j *job) confirmInterruption(ctx context.Context) (rejection string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, confirmTime)
+	defer cancel()
+	last := context.DeadlineExceeded
+	for {
+		marked, confirmed, err := j.Groups.SpotInterrupted(ctx, j.InstanceID)
+		switch {
+		case confirmed && err == nil:
+			j.setSpotClock(marked)
+			return "", nil
+		case err == nil || ctx.Err() == nil:
+			last = err
+		}
+		if pause(ctx, confirmPace) == nil {
+			continue
+		}
+		if last != nil {
+			return "", last
+		}
+		return fmt.Sprintf("%s: EC2 does not confirm it of %s", j.Trigger, j.InstanceID), nil
+	}
 }
 
 // notifyHolder passes a Spot interruption's deadline to the invocation that drains the instance. A drain for a lifecycle action may
@@ -84,6 +134,8 @@ func (j *job) notifyHolder(ctx context.Context, cluster Kubernetes) {
 	if j.Trigger != SpotInterruption {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	if err := cluster.ShortenDeadline(ctx, j.InstanceID, j.clock.deadline()); err != nil {
 		j.log.Warn("failed to shorten the running drain's deadline", "error", err.Error())
 	}

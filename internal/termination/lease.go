@@ -4,21 +4,119 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
+	"slices"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
-// acquireLease connects to the cluster and acquires the instance's Lease, which then keeps the records of the drain. Lease is nil if
-// another invocation holds it.
-func (j *job) acquireLease(invocation context.Context) (cluster Kubernetes, lease Lease, err error) {
-	if cluster, err = j.Connect(invocation); err != nil {
-		return nil, nil, err
+const (
+	// acquireTime bounds the tries to acquire the Lease. Without it the drain can only evict plainly, so a few refusals are worth waiting
+	// for; pods that are never told to stop are not.
+	acquireTime = 10 * time.Second
+	// acquireRetry paces them: a throttled API server answers in a second or two.
+	acquireRetry = 2 * time.Second
+)
+
+// After so many invocations in a row that ended uncleanly, a drain does less: something on the node ends the function.
+const (
+	uncleanWithoutEscorts = 2
+	uncleanOnlyMetadata   = 3
+)
+
+// acquireLease acquires the instance's Lease, which then keeps the records of the drain. Held reports whether another invocation holds
+// it. Without any answer the drain goes on with plain evictions, which two invocations may repeat.
+func (j *job) acquireLease(invocation context.Context, cluster Kubernetes) (held bool) {
+	until := time.Now().Add(acquireTime)
+	lease, err := j.tryAcquire(invocation, cluster, until)
+	for err != nil && time.Until(until) > acquireRetry && pause(invocation, acquireRetry) == nil {
+		lease, err = j.tryAcquire(invocation, cluster, until)
 	}
-	lease, err = cluster.AcquireLease(invocation, j.InstanceID, j.clock.shorten)
-	if err != nil {
-		return nil, nil, err
+	switch {
+	case err != nil:
+		j.drainer.Records, j.drainer.Effort = nil, drain.EffortNoEscorts
+		j.goOn("acquire the lease; plain evictions only", err)
+		return false
+	case lease == nil:
+		return true
 	}
-	j.drainer.Records = lease
-	return cluster, lease, nil
+	j.lease, j.drainer.Records = lease, lease
+	j.lowerEffort(lease.UncleanEnds())
+	return false
+}
+
+// tryAcquire tries once. The Lease is renewed until the invocation ends, but an answer is awaited until then only.
+func (j *job) tryAcquire(invocation context.Context, cluster Kubernetes, until time.Time) (Lease, error) {
+	holding, cancel := context.WithCancelCause(invocation)
+	timer := time.AfterFunc(time.Until(until), func() { cancel(context.DeadlineExceeded) })
+	lease, err := cluster.AcquireLease(holding, j.InstanceID, j.acquisition())
+	if !timer.Stop() && err == nil && lease != nil { // it came too late, and is not renewed
+		if err := lease.Release(KeepAll); err != nil {
+			j.log.Warn("failed to release lease", "error", err.Error())
+		}
+		lease, err = nil, context.DeadlineExceeded
+	}
+	if lease == nil || err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	j.unlease = func() { cancel(nil) }
+	return lease, nil
+}
+
+func (j *job) acquisition() Acquisition {
+	a := Acquisition{Received: cmp.Or(j.received, time.Now()), Shorten: j.clock.shorten, Lost: takenOver(j.log, j.abandon)}
+	if j.Trigger == SpotInterruption {
+		a.Deadline = j.clock.deadline()
+	}
+	return a
+}
+
+// takenOver returns what ends the work of an invocation whose Lease another one took, after an outage that outlasted it. Two drains of one
+// node would tell pods twice to stop, and undo each other's escorts. It is called beside the job, whose log changes.
+func takenOver(log *slog.Logger, abandon context.CancelCauseFunc) func() {
+	return func() {
+		log.Warn("drain taken over by another invocation")
+		abandon(drain.ErrTakenOver)
+	}
+}
+
+// lowerEffort attempts less after invocations that ended uncleanly. Each says so, since it is not what the operator configured.
+func (j *job) lowerEffort(uncleanEnds int) {
+	text := fmt.Sprintf("%d invocations before this one ended uncleanly", uncleanEnds)
+	switch {
+	case uncleanEnds >= uncleanOnlyMetadata:
+		j.drainer.Effort = drain.EffortMetadata
+		text += ": plain evictions, from the metadata of pods"
+	case uncleanEnds >= uncleanWithoutEscorts:
+		j.drainer.Effort = drain.EffortNoEscorts
+		text += ": no escorts"
+	default:
+		return
+	}
+	j.log.Warn("invocations ended uncleanly, drain does less", "count", uncleanEnds)
+	j.notes = append(j.notes, text)
+}
+
+// closedBefore returns what the Lease says of an earlier closing of the node; nil: nothing.
+func (j *job) closedBefore(node drain.Node) *ClosedNode {
+	if j.lease == nil {
+		return nil
+	}
+	closed := j.lease.Closed()
+	if i := slices.IndexFunc(closed, func(n ClosedNode) bool { return n.UID == node.UID }); i >= 0 {
+		return &closed[i]
+	}
+	return nil
+}
+
+// saveClosed keeps in the Lease what is changed on a node.
+func (j *job) saveClosed(ctx context.Context, n ClosedNode) error {
+	if j.lease == nil {
+		return nil
+	}
+	return j.lease.SetClosed(ctx, n)
 }
 
 // skipHeld ends a job whose instance another invocation drains. The record comes again, in case that one does not finish.
@@ -27,30 +125,33 @@ func (j *job) skipHeld() {
 	j.end(StatusSkipped, "another invocation is draining the instance")
 }
 
-// releaseLease releases the Lease. A Lease whose release fails expires by itself; until then no other invocation can drain.
-func (j *job) releaseLease(lease Lease) {
+// releaseLease releases the Lease, if there is one. A Lease whose release fails expires by itself; until then no other invocation can
+// drain. What was changed on nodes stays in it until the instance is gone, or its node is restored.
+func (j *job) releaseLease() {
+	if j.lease == nil {
+		return
+	}
 	keep := KeepRecords
 	switch {
 	case j.report.LifecycleResult == "" && (j.report.Status == StatusIncomplete || j.report.Status == StatusFailed):
 		keep = KeepAll
 	case j.report.allGone():
-		keep = KeepNothing
+		keep = KeepClosed
 	}
-	if err := lease.Release(keep); err != nil {
+	if err := j.lease.Release(keep); err != nil {
 		j.log.Warn("failed to release lease", "error", err.Error())
+	}
+	if j.unlease != nil {
+		j.unlease()
 	}
 }
 
 // withoutCluster ends a job whose cluster cannot be reached, or refuses it. Until the deadline the instance is kept alive for another
-// try. Then the operator's onFailure decides. If the first receipt of the event is unknown, the event's own time stands in for it, so
-// that tries do not move the deadline.
+// try. Then the operator's onFailure decides.
 func (j *job) withoutCluster(ctx, invocation context.Context, cause error) error {
-	j.seen = cmp.Or(j.seen, j.Began)
-	hook, err := j.loadHook(invocation)
-	if err != nil {
-		return j.failed(fmt.Errorf("%w; %w", cause, err))
-	}
-	j.clock.setForHook(j.Began, j.seen, hook)
+	activities := j.askActivities(invocation)
+	hook := j.describeHook(invocation)
+	j.learnClock(activities, hook)
 	if time.Now().Before(j.clock.deadline()) {
 		j.heartbeater().sendLast(invocation)
 		return j.failed(cause)

@@ -13,7 +13,7 @@ import (
 
 // An unreachable cluster must not let the hook run out, nor keep the instance for ever.
 func TestUnreachableCluster_AtDeadline_OnFailureDecides(t *testing.T) {
-	for _, step := range []string{"connect", "acquire"} {
+	for _, step := range []string{"connect", "find", "watch"} {
 		synctest.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.failAlways(step, errors.New("no route to host"))
@@ -28,14 +28,16 @@ func TestUnreachableCluster_AtDeadline_OnFailureDecides(t *testing.T) {
 			late.Began = now.Add(-time.Hour)
 			_, err = deliver(t, h, Record{Termination: &late, FirstReceived: now})
 			require.ErrorContains(t, err, "no route to host", "it has just come, and has two minutes")
-			for _, seen := range []time.Time{now.Add(-time.Hour), {}} {
-				env.completed = nil
-				report, err = deliver(t, h, Record{Termination: &late, FirstReceived: seen})
-				require.NoError(t, err)
-				require.Equal(t, StatusFailed, report.Status)
-				require.Contains(t, report.Reason, "no route to host")
-				require.Equal(t, []Result{Abandon}, env.completed)
-			}
+			_, err = deliver(t, h, Record{Termination: &late})
+			require.ErrorContains(t, err, "no route to host", "only the event says that it is old")
+			require.Empty(t, env.completed)
+			env = newTestEnv() // what an earlier invocation closed is not older than its receipt
+			env.failAlways(step, errors.New("no route to host"))
+			report, err = deliver(t, env.handler(), Record{Termination: &late, FirstReceived: now.Add(-time.Hour)})
+			require.NoError(t, err)
+			require.Equal(t, StatusFailed, report.Status)
+			require.Contains(t, report.Reason, "no route to host")
+			require.Equal(t, []Result{Abandon}, env.completed)
 		})
 	}
 }
@@ -47,10 +49,10 @@ func TestReleaseLease_PodsLeft_DecideWhatIsKept(t *testing.T) {
 		wait   time.Duration // before the event is handled
 		want   Keep
 	}{
-		"every pod is gone":               {func(*testEnv) {}, 0, KeepNothing},
+		"every pod is gone":               {func(*testEnv) {}, 0, KeepClosed},
 		"a pod remains at the deadline":   {func(e *testEnv) { e.node.Add(web("stuck"), 2*time.Hour) }, 0, KeepRecords},
-		"no pod was seen until the end":   {func(e *testEnv) { e.failAlways("cordon", errors.New("forbidden")) }, time.Hour, KeepRecords},
-		"the next invocation is to drain": {func(e *testEnv) { e.failAlways("cordon", errors.New("forbidden")) }, 0, KeepAll},
+		"no pod was seen until the end":   {func(e *testEnv) { e.failAlways("watch", errors.New("forbidden")) }, time.Hour, KeepRecords},
+		"the next invocation is to drain": {func(e *testEnv) { e.failAlways("watch", errors.New("forbidden")) }, 0, KeepAll},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			env := newTestEnv()
@@ -72,15 +74,15 @@ func TestReleaseLease_PodsLeft_DecideWhatIsKept(t *testing.T) {
 	}
 }
 
-// A crashed escort left a pause, and the node could not be cordoned again until the deadline. Retained, the instance runs on with its
+// A crashed escort left a pause, and the pods could not be listed again until the deadline. Retained, the instance runs on with its
 // pods, and only the record says what is paused.
 func TestSweep_RetainedAfterACrash_UndoesTheEscort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := returnedEnv()
 		env.state = "Terminating:Wait"
-		require.NoError(t, env.records.SetRecord(t.Context(), "uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
+		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
 		env.node.Add(web("paused"), 0)
-		env.failAlways("cordon", errors.New("forbidden"))
+		heal := env.failAlways("watch", errors.New("forbidden"))
 		h, _ := env.withQueue()
 		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: undoRecorder{env: env}}}
 		late := event
@@ -91,8 +93,50 @@ func TestSweep_RetainedAfterACrash_UndoesTheEscort(t *testing.T) {
 		require.Equal(t, []Result{Abandon}, env.completed)
 		require.Equal(t, []Keep{KeepRecords}, env.kept)
 
+		heal()
 		env.state = "Terminating:Retained"
 		sweepOnce(t, h)
 		require.Contains(t, env.effects(), "undo paused")
+	})
+}
+
+// Two drains of one node would tell pods twice to stop. The one whose Lease is another's stops at once, and completes nothing.
+func TestLease_TakenOver_NothingMoreIsDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		first, second := web("first"), web("second")
+		first.Labels = map[string]string{"phase": "poolers"}
+		env.node.Add(first, time.Minute).Add(second, time.Second)
+		h := env.handler()
+		isPooler := func(p drain.Pod) bool { return p.Labels["phase"] == "poolers" }
+		h.Drainer.Phases = []drain.Phase{{Name: "poolers", Match: isPooler}, {Name: "workloads"}}
+		time.AfterFunc(10*time.Second, func() { env.lost() })
+		began := time.Now()
+		report, err := invoke(t, h)
+		var incomplete *Incomplete
+		require.ErrorAs(t, err, &incomplete)
+		require.Contains(t, report.Reason, drain.ErrTakenOver.Error())
+		require.Equal(t, StatusIncomplete, report.Status)
+		require.Equal(t, 10*time.Second, time.Since(began))
+		require.Empty(t, env.completed)
+		require.NotContains(t, env.node.Log(), "evict app/second")
+		require.Equal(t, []Keep{KeepAll}, env.kept, "the release leaves it to its new holder")
+	})
+}
+
+// An interruption's drain ends, and that of a hook follows: the instance still has only its two minutes.
+func TestSpotInterruption_Deadline_IsOnTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := spotEnv()
+		env.node.Add(web("web"), time.Second)
+		began := time.Now()
+		_, err := deliver(t, env.handler(), triggered(SpotInterruption))
+		require.NoError(t, err)
+		require.Equal(t, began.Add(spotTime), env.leaseDeadline)
+
+		env = newTestEnv()
+		_, err = invoke(t, env.handler())
+		require.NoError(t, err)
+		require.Zero(t, env.leaseDeadline)
 	})
 }

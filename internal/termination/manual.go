@@ -30,33 +30,34 @@ func (h *Handler) handleRequest(ctx context.Context, r Request) (Report, error) 
 // drainManually drains an instance that waits on our hook as its event would. It drains any other instance only if the operator
 // allows that, and then completes nothing.
 func (j *job) drainManually(ctx context.Context) error {
-	if err := j.findGroup(ctx); err != nil {
-		return j.failed(err)
-	}
-	instances, err := j.Groups.Instances(ctx, j.Group)
+	instance, err := j.findGroup(ctx)
 	if err != nil {
 		return j.failed(err)
 	}
-	waits := j.Group != "" && j.Policy.OwnsGroup(j.Group) && instanceOf(instances, j.InstanceID).isWaiting()
+	owned, err := j.isOurs(ctx)
 	switch {
-	case waits:
+	case err != nil:
+		return j.failed(err)
+	case owned && instance.isWaiting():
+		j.Began = time.Time{} // as Auto Scaling says
 		return j.run(ctx)
 	case !j.Policy.AllowManualDrain:
 		j.end(StatusRejected, fmt.Sprintf("%s does not wait on hook %s, and allowManualDrain is off", j.InstanceID, j.Hook))
 		return nil
 	}
-	invocation, cancel := boundInvocation(ctx)
+	invocation, cancel := j.boundInvocation(ctx)
 	defer cancel()
 	j.clock.setWithoutHook(j.Began)
-	return j.drainWithoutHook(invocation, instances)
+	return j.drainWithoutHook(invocation, instance)
 }
 
 // findGroup looks up the group of the instance, if there is one.
-func (j *job) findGroup(ctx context.Context) (err error) {
-	if j.Group, err = j.Groups.GroupOf(ctx, j.InstanceID); err != nil {
-		return err
+func (j *job) findGroup(ctx context.Context) (instance Instance, err error) {
+	if instance, err = j.Groups.Instance(ctx, j.InstanceID); err != nil {
+		return instance, err
 	}
+	j.Group = instance.Group
 	j.report.Group = j.Group
 	j.log = j.Log.With("instance", j.InstanceID, "group", j.Group)
-	return nil
+	return instance, nil
 }

@@ -38,6 +38,7 @@ const (
 	// keeps the instance alive for the next.
 	failedDelay    = time.Second
 	maxFailedDelay = 20 * time.Second
+	maxDoublings   = 5 // reaches maxFailedDelay
 )
 
 // message is an SQS message whose record is being handled. Meanwhile it is hidden for a short time only, again and again. If the
@@ -108,11 +109,9 @@ func (o outcome) retryDelay(receives int) time.Duration {
 	case o.err == nil && o.report.Trigger == SpotInterruption:
 		return spotDelay
 	case o.err == nil:
-		return min(heldDelay+time.Duration(receives)*heldDelayStep, maxHeldDelay)
+		return min(heldDelay+time.Duration(max(receives, 0))*heldDelayStep, maxHeldDelay)
 	}
-	delay := maxFailedDelay
-	if receives < 5 { // doublings
-		delay = min(failedDelay<<receives, maxFailedDelay)
-	}
+	doublings := min(max(receives, 0), maxDoublings)
+	delay := min(failedDelay<<doublings, maxFailedDelay)
 	return delay - drain.Jitter(o.report.InstanceID, delay/5) // events that failed together do not come back together
 }

@@ -140,7 +140,7 @@ func TestMessage_DrainFails_ComesAgainInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
-		env.failAlways("acquire", errors.New("connection refused"))
+		env.failAlways("find", errors.New("connection refused"))
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, h, messageOf(event, "m-1")))
 		hides := m.hidesOf("m-1")
 		require.LessOrEqual(t, hides[len(hides)-1].d, 2*time.Second)

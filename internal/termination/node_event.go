@@ -40,7 +40,7 @@ const (
 // announceStart records, beside the drain, that it began. Later invocations find the node cordoned, and record nothing.
 func (j *job) announceStart(ctx context.Context, cluster Kubernetes, node drain.Node) {
 	j.sendEvent = func(ctx context.Context, e NodeEvent) error { return cluster.RecordEvent(ctx, node, e) }
-	if j.resumed = node.Cordoned.Before(j.report.StartedAt); j.resumed {
+	if j.resumed = !node.Cordoned.IsZero() && node.Cordoned.Before(j.report.StartedAt); j.resumed {
 		return
 	}
 	event := NodeEvent{Reason: eventDraining, Message: j.startMessage()}
@@ -99,7 +99,7 @@ func (j *job) endEvent() NodeEvent {
 		parts = append(parts, describe(p))
 		event.Pod = cmp.Or(event.Pod, &drain.Ref{Namespace: p.Namespace, Name: p.Name, UID: p.UID})
 	}
-	event.Message = truncate(maxMessageBytes, strings.Join(parts, "; "))
+	event.Message = drain.Cut(strings.Join(parts, "; "), maxMessageBytes)
 	return event
 }
 
@@ -113,13 +113,4 @@ func eventReason(s Status) string {
 		return eventPodsRemained
 	}
 	return eventDrainFailed
-}
-
-// truncate cuts a text to so many bytes, and marks the cut.
-func truncate(bytes int, text string) string {
-	const more = " ..."
-	if len(text) <= bytes {
-		return text
-	}
-	return strings.ToValidUTF8(text[:bytes-len(more)], "") + more
 }

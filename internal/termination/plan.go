@@ -53,7 +53,7 @@ func (j *job) findPlannedNode(ctx context.Context, cluster Kubernetes, r Request
 		j.InstanceID, j.report.InstanceID = node.InstanceID, node.InstanceID
 	}
 	if j.InstanceID != "" {
-		if err = j.findGroup(ctx); err != nil {
+		if _, err = j.findGroup(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -64,14 +64,24 @@ func (j *job) findPlannedNode(ctx context.Context, cluster Kubernetes, r Request
 	if err != nil {
 		j.log.Warn("DescribeInstances failed, searching nodes instead", "error", err.Error())
 	}
-	return cluster.FindNode(ctx, j.InstanceID, known[j.InstanceID].PrivateDNS, "")
+	return j.findFirstNode(ctx, cluster, known[j.InstanceID])
+}
+
+// findFirstNode returns the node of the instance that is most likely the right one; nil: there is none.
+func (j *job) findFirstNode(ctx context.Context, cluster Kubernetes, known EC2Instance) (*drain.Node, error) {
+	found, err := cluster.FindNodes(ctx, j.InstanceID, known)
+	if err != nil || len(found.Nodes) == 0 {
+		return nil, err
+	}
+	j.noteAmbiguity(found)
+	return &found.Nodes[0], nil
 }
 
 // planDryRun reports a plan of the instance's drain in shadow mode, if it can be made. It changes nothing.
-func (j *job) planDryRun(invocation context.Context, instances []Instance) {
+func (j *job) planDryRun(invocation context.Context) {
 	cluster, err := j.Connect(invocation)
 	if err == nil {
-		err = j.planInstance(invocation, cluster, instances)
+		err = j.planInstance(invocation, cluster)
 	}
 	if err != nil {
 		j.log.Warn("failed to plan", "error", err.Error())
@@ -79,9 +89,8 @@ func (j *job) planDryRun(invocation context.Context, instances []Instance) {
 	j.end(StatusPlanned, "shadow mode: nothing was changed")
 }
 
-func (j *job) planInstance(ctx context.Context, cluster Kubernetes, instances []Instance) error {
-	known := j.describeInstances(ctx, instances)
-	node, err := cluster.FindNode(ctx, j.InstanceID, known[j.InstanceID].PrivateDNS, instanceOf(instances, j.InstanceID).Zone)
+func (j *job) planInstance(ctx context.Context, cluster Kubernetes) error {
+	node, err := j.findFirstNode(ctx, cluster, j.askDescription(ctx)().known[j.InstanceID])
 	if node == nil || err != nil {
 		return err
 	}
@@ -92,15 +101,16 @@ func (j *job) planInstance(ctx context.Context, cluster Kubernetes, instances []
 func (j *job) plan(ctx context.Context, cluster Kubernetes, node drain.Node) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	watched, err := cluster.WatchPods(ctx, node)
+	watched, err := cluster.WatchPods(ctx, node, drain.EffortFull)
 	if err != nil {
 		return j.failed(err)
 	}
-	pods := watched.Pods()
+	pods, drainer := watched.Pods(), j.Drainer
+	drainer.Records = j.readRecords(ctx, cluster)
 	j.report.Node = node.Name
-	j.report.Report = j.Drainer.Plan(pods, node)
-	j.Drainer.Advise(ctx, &j.report.Report, pods, node)
-	evictable := j.Drainer.Evictable(pods, node)
+	j.report.Report = drainer.Plan(pods, node)
+	drainer.Advise(ctx, &j.report.Report, pods, node)
+	evictable := drainer.Evictable(pods, node)
 	pdbs, err := cluster.PDBs(ctx, evictable)
 	if err != nil {
 		return j.failed(err)
@@ -111,12 +121,25 @@ func (j *job) plan(ctx context.Context, cluster Kubernetes, node drain.Node) err
 	return nil
 }
 
+// readRecords returns what a drain has recorded of the node's pods: an escort may have taken the label that selects a pod's phase. A plan
+// can do without; nil: there are none.
+func (j *job) readRecords(ctx context.Context, cluster Kubernetes) drain.Records {
+	if j.InstanceID == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	records, err := cluster.ReadRecords(ctx, j.InstanceID)
+	if err != nil {
+		j.log.Warn("failed to read records, plan does without", "error", err.Error())
+		return nil
+	}
+	return records
+}
+
 // planDeadline returns the deadline of a drain that would begin now, and how it follows.
 func (j *job) planDeadline(ctx context.Context, evictable []drain.Pod) DeadlineReport {
-	hook, err := j.Hooks.Describe(ctx, j.Group, j.Hook)
-	if err != nil {
-		j.log.Warn("failed to describe lifecycle hook", "error", err.Error())
-	}
+	hook := j.describeHook(ctx)
 	bounds, now := j.Policy.Bounds, time.Now()
 	j.clock.setForHook(now, now, hook)
 	report := DeadlineReport{

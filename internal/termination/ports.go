@@ -10,23 +10,38 @@ import (
 
 // Groups answers questions about Auto Scaling groups and their EC2 instances.
 type Groups interface {
-	// Instances returns the group's instances as last described. The description can lag.
-	Instances(ctx context.Context, group string) ([]Instance, error)
-	// GroupOf returns the group that an instance is in; empty: none.
-	GroupOf(ctx context.Context, instanceID string) (string, error)
+	// Instance returns the instance in any state, of a warm pool too. An instance that is in no group has no Group.
+	Instance(ctx context.Context, instanceID string) (Instance, error)
+	// Group returns the group as last described. The description can lag. A group that does not exist has no name.
+	Group(ctx context.Context, name string) (Group, error)
+	// WarmPool returns the instances of the group's warm pool.
+	WarmPool(ctx context.Context, group string) ([]Instance, error)
 	// EC2Instances returns what EC2 knows of these instances, by instance ID. Instances that EC2 does not know are missing.
 	EC2Instances(ctx context.Context, instanceIDs ...string) (map[string]EC2Instance, error)
+	// SpotInterrupted reports whether EC2 is about to reclaim the Spot instance, as its request says, and since when. The zero time is
+	// unknown.
+	SpotInterrupted(ctx context.Context, instanceID string) (since time.Time, interrupted bool, err error)
 	// List yields the groups of these names, or without names all groups of the account. An error stands for groups that could not
 	// be described; more groups may follow it.
 	List(ctx context.Context, names ...string) iter.Seq2[Group, error]
+	// ScheduledChanges returns the changes that EC2 has scheduled for running instances of the account, without those that are over.
+	ScheduledChanges(ctx context.Context) ([]ScheduledChange, error)
+	// Terminate begins the termination of an instance. Its hooks hold it, and the group launches another one.
+	Terminate(ctx context.Context, instanceID string) error
 	// ActivityStarts returns when the group's running activities began, by instance ID. Instances that no activity names are missing.
 	ActivityStarts(ctx context.Context, group string) (map[string]time.Time, error)
+	// TerminationEnds returns when the latest termination of each of these instances ended. Instances without a known end are missing.
+	TerminationEnds(ctx context.Context, group string, instanceIDs ...string) (map[string]time.Time, error)
 }
 
-// Hooks reads lifecycle hooks and acts on lifecycle actions.
+// Hooks reads and changes lifecycle hooks, and acts on lifecycle actions.
 type Hooks interface {
 	// Describe returns the hook's settings; ErrNoHook: the group has no such hook.
 	Describe(ctx context.Context, group, hook string) (Hook, error)
+	// Put creates a hook for terminations, or gives it other settings. Auto Scaling decides on the GlobalTimeout.
+	Put(ctx context.Context, group, hook string, settings Hook) error
+	// Delete removes the hook. The actions that wait on it end with CONTINUE.
+	Delete(ctx context.Context, group, hook string) error
 	// Heartbeat restarts the hook's timeout.
 	Heartbeat(ctx context.Context, t Termination) error
 	// Complete ends the lifecycle action. ErrNoActiveAction needs a second look.
@@ -56,6 +71,12 @@ type Metrics interface {
 	Invocation(s Invocation)
 	// Sweep counts what a sweep saw and did.
 	Sweep(r SweepReport)
+	// Check counts a check, and whether it failed.
+	Check(r CheckReport)
+	// ScheduledChanges counts what a look at scheduled changes found and did.
+	ScheduledChanges(c ScheduledCounts)
+	// UnhookedStop counts an instance that stopped without waiting on our hook.
+	UnhookedStop()
 	// MalformedEvent counts an event that cannot be parsed.
 	MalformedEvent()
 }
@@ -68,51 +89,109 @@ type Archive interface {
 
 // Kubernetes is the cluster as a termination uses it.
 type Kubernetes interface {
-	// FindNode looks up the node of an instance, by name if EC2 has told one; nil: there is none.
-	FindNode(ctx context.Context, instanceID, name, zone string) (*drain.Node, error)
+	// FindNodes looks up the nodes of an instance, with what EC2 has told of it.
+	FindNodes(ctx context.Context, instanceID string, known EC2Instance) (FoundNodes, error)
 	// NodeByName looks up the node of that name; nil: there is none.
 	NodeByName(ctx context.Context, name string) (*drain.Node, error)
-	// Cordon closes the node to new pods and to load balancers, and notes on it what was changed and for which termination. It
-	// returns when the node was closed: now, or by an earlier invocation.
-	Cordon(ctx context.Context, node drain.Node, hook string, began time.Time) (time.Time, error)
-	// CordonedNodes returns the nodes that Cordon closed.
-	CordonedNodes(ctx context.Context) ([]CordonedNode, error)
-	// Restore undoes on a node what Cordon and TaintTerminating changed there, and only that. It changes no node without their note,
-	// and no node that was closed for another hook or for none; for these, ours is false.
-	Restore(ctx context.Context, node drain.Node, hook string) (ours bool, err error)
+	// Cordon closes the node to new pods and to load balancers. It saves what it changes before it changes it, and returns that. A
+	// node that is closed for this termination already stays as it is. A drain goes on after an error: it only says so.
+	Cordon(ctx context.Context, node drain.Node, c Closing) (ClosedNode, error)
+	// Restore undoes on a node what Cordon and TaintTerminating changed there, and only that. With no ClosedNode only the taint is
+	// removed. A node whose object is another one now is not changed.
+	Restore(ctx context.Context, node drain.Node, closed *ClosedNode) error
 	// TaintTerminating keeps evicted pods off other nodes that are terminating too, without a cordon. The nodes are known by their
 	// instances, and by name where EC2 has told one. Nodes that are not in the cluster are skipped.
 	TaintTerminating(ctx context.Context, others []drain.Node) error
-	// WatchPods returns the node's pods, listed once and watched until ctx ends.
-	WatchPods(ctx context.Context, node drain.Node) (drain.Cluster, error)
-	// AwaitDetached returns when the volumes of these claims (namespace/name) are detached from the node.
-	AwaitDetached(ctx context.Context, node drain.Node, claims []string) error
+	// WatchPods returns the node's pods, listed once and watched until ctx ends. With EffortMetadata it reads only their metadata.
+	WatchPods(ctx context.Context, node drain.Node, effort drain.Effort) (drain.Cluster, error)
+	// AwaitDetached returns when no volumes are attached to the node but those of the pods that stay.
+	AwaitDetached(ctx context.Context, node drain.Node, stay []drain.Pod) (detached int, err error)
 	// PDBs returns the PodDisruptionBudgets that select any of these pods.
 	PDBs(ctx context.Context, pods []drain.Pod) ([]drain.PDB, error)
 	// RecordEvent creates a Kubernetes event on the node.
 	RecordEvent(ctx context.Context, node drain.Node, e NodeEvent) error
-	// AcquireLease acquires the instance's Lease, and renews it until ctx ends or it is released; nil: another invocation holds it. A
-	// deadline that is on the Lease is passed to shorten: at once, and again at each renewal.
-	AcquireLease(ctx context.Context, instanceID string, shorten func(deadline time.Time)) (Lease, error)
+	// RecordPodEvent creates a Kubernetes event about a pod, in its namespace. That the event is there already is no error.
+	RecordPodEvent(ctx context.Context, e drain.PodEvent) error
+	// AcquireLease acquires the instance's Lease, and renews it until ctx ends or it is released; nil: another invocation holds it.
+	AcquireLease(ctx context.Context, instanceID string, a Acquisition) (Lease, error)
 	// ShortenDeadline leaves a deadline on the instance's Lease for the invocation that holds it.
 	ShortenDeadline(ctx context.Context, instanceID string, deadline time.Time) error
 	// Leases returns all Leases: the ones of instances, which have the instance's ID for their name, and the ones of escorts.
 	Leases(ctx context.Context) ([]LeaseInfo, error)
+	// ReadRecords returns the records that are on the instance's Lease now, without acquiring it. They cannot be changed.
+	ReadRecords(ctx context.Context, instanceID string) (drain.Records, error)
 	// DeleteFreeLease deletes the Lease of an instance that is gone, unless an invocation holds it.
 	DeleteFreeLease(ctx context.Context, instanceID string) error
+}
+
+// FoundNodes are the Node objects that claim an instance. The one that EC2 confirms is the first.
+type FoundNodes struct {
+	Nodes     []drain.Node
+	Ambiguity string // why it is not certain which node is the instance's; empty: it is
+}
+
+// Closing says for which termination a node is closed, and where to save what is changed.
+type Closing struct {
+	Hook    string    // the hook that the instance waits on; empty: none
+	Trigger Trigger   // why the node is closed without a hook; empty: by hand
+	Began   time.Time // when the termination did
+	// Earlier is what the Lease says of an earlier closing of this node; nil: nothing. It survives: the node's present state no
+	// longer shows what was changed then.
+	Earlier *ClosedNode
+	// Save keeps the changes before they are made; nil: there is no Lease to keep them in.
+	Save func(context.Context, ClosedNode) error
+}
+
+// ClosedNode is what Cordon changed on a node, and for which termination. It is kept in the Lease: what a node says of itself is not
+// believed.
+type ClosedNode struct {
+	Name          string    `json:"name"`
+	UID           string    `json:"uid"`
+	Hook          string    `json:"hook,omitempty"`
+	Trigger       Trigger   `json:"trigger,omitempty"`
+	Began         time.Time `json:"began"`
+	CordonedAt    time.Time `json:"cordoned"`
+	Unschedulable bool      `json:"unschedulable,omitempty"` // quiesce set spec.unschedulable
+	Excluded      bool      `json:"excluded,omitempty"`      // quiesce set the label that excludes the node from load balancers
+}
+
+// Acquisition is what an invocation brings to a Lease.
+type Acquisition struct {
+	// Received is when the event was received first. The earliest of all invocations stays on the Lease. Zero: unknown.
+	Received time.Time
+	// Deadline is that of a Spot interruption. It stays on the Lease until the instance is gone, for every later drain. Zero: none.
+	Deadline time.Time
+	// Shorten is told a deadline that is on the Lease: at once, and again at each renewal.
+	Shorten func(deadline time.Time)
+	// Lost is called when a write shows that the Lease is not this invocation's any more: it expired, and another one took it. Nil:
+	// nobody needs to know.
+	Lost func()
 }
 
 // Lease is an instance's Lease, held by this invocation. It keeps the records of the drain.
 type Lease interface {
 	drain.Records
+	// FirstReceived returns the earliest receipt of the event by any invocation.
+	FirstReceived() time.Time
+	// UncleanEnds returns how many invocations in a row held the Lease, and ended without releasing it, before a pod was gone.
+	UncleanEnds() int
+	// PodGone tells the Lease that a pod is gone. The next renewal resets the count of unclean ends.
+	PodGone()
+	// Closed returns what was changed on nodes.
+	Closed() []ClosedNode
+	// SetClosed saves what is changed on a node.
+	SetClosed(ctx context.Context, n ClosedNode) error
+	// ForgetClosed removes what was saved of the node of this UID.
+	ForgetClosed(ctx context.Context, nodeUID string) error
 	// Release gives the Lease up. Keep says what of it stays for the next holder.
 	Release(keep Keep) error
 }
 
 // LeaseInfo is a Lease as a sweep sees it.
 type LeaseInfo struct {
-	Name string
-	Held bool // by an invocation that renews it
+	Name   string
+	Held   bool         // by an invocation that renews it
+	Closed []ClosedNode // what was changed on nodes
 }
 
 // Keep says which part of a Lease outlives its release.
@@ -120,40 +199,49 @@ type Keep int
 
 // What can be kept. A Lease on which nothing is kept is deleted.
 const (
-	KeepNothing Keep = iota // no pod is left on which anything could be undone
-	KeepRecords             // what escorts changed, and did not undo
-	KeepAll                 // the same and the deadline: a later invocation continues the drain
+	KeepNothing Keep = iota // nothing is left that could be undone
+	KeepClosed              // what was changed on nodes, and the deadline of a Spot interruption
+	KeepRecords             // the same, and what escorts changed and did not undo
+	KeepAll                 // everything: a later invocation continues the drain
 )
 
 // Group is an Auto Scaling group as last described.
 type Group struct {
 	Name      string
-	Instances []Instance
+	Tags      map[string]string
+	CreatedAt time.Time  // zero: unknown
+	Deleting  bool       // it is about to be gone
+	Instances []Instance // without those of its warm pool
+	WarmPool  bool       // it has one
+	Missing   int        // the capacity in service that it lacks; below one: none
 }
 
 // Instance is one instance of a group.
 type Instance struct {
 	ID    string
+	Group string // empty: it is in none
 	Zone  string
 	State string // Auto Scaling's lifecycle state
+	// Protected: a scale-in does not choose it. Only the description of a group says so.
+	Protected bool
 }
 
 // EC2Instance is an instance as EC2 describes it.
 type EC2Instance struct {
-	PrivateDNS string // the name of most nodes; empty if the instance has none
-	Terminated bool   // terminated or shutting down: nothing runs there that could be signaled
-	Spot       bool   // EC2 may reclaim it
-}
-
-// CordonedNode is a node that Cordon closed, and for which termination.
-type CordonedNode struct {
-	Node       drain.Node
-	Hook       string    // the hook that the instance waited on; empty: none
-	CordonedAt time.Time // when the node was closed
+	PrivateDNS string    // the name of most nodes; empty if the instance has none
+	PrivateIP  string    // the InternalIP of its node
+	LaunchedAt time.Time // zero: unknown
+	Terminated bool      // terminated or shutting down: nothing runs there that could be signaled
+	Stopped    bool      // terminated, stopped, or about to be
+	StopReason string    // EC2's code of why its state changed last, such as Client.UserInitiatedShutdown
+	Spot       bool      // EC2 may reclaim it
 }
 
 // Hook is the settings of a lifecycle hook.
 type Hook struct {
 	HeartbeatTimeout time.Duration // after which the action ends without a heartbeat
 	GlobalTimeout    time.Duration // after which the action ends, heartbeats or not; zero: unknown
+	DefaultResult    Result        // how an action without a heartbeat ends
+	Launching        bool          // it holds instances that launch, not those that terminate
+	ManagedBy        string        // the stack that put it, as its NotificationMetadata says; empty: none of quiesce
 }

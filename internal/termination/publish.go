@@ -16,10 +16,12 @@ const (
 
 // Invocation is one invocation's result for one event.
 type Invocation struct {
-	Report           Report
-	Began            time.Time // when the lifecycle action did
-	First            bool      // no invocation was given the event before; false if the event was rejected
-	Ended            bool      // no later invocation continues
+	Report Report
+	Began  time.Time // when the lifecycle action did
+	First  bool      // no invocation was given the event before; false if the event was rejected
+	Ended  bool      // no later invocation continues
+	// WasInService reports whether the instance had been in service, with the status node-not-found.
+	WasInService     bool
 	HeartbeatsFailed int
 	HookExpired      bool // the lifecycle action was over before the drain was, although this invocation kept it alive
 }
@@ -37,7 +39,7 @@ func (j *job) publish(ctx context.Context, err error) {
 	if j.Metrics != nil {
 		j.Metrics.Invocation(Invocation{
 			Report: j.report, Began: j.Began, First: j.first && j.report.Status != StatusRejected, Ended: err == nil,
-			HeartbeatsFailed: int(j.heartbeats.failed.Load()), HookExpired: j.hookExpired,
+			HeartbeatsFailed: int(j.heartbeats.failed.Load()), HookExpired: j.hookExpired, WasInService: j.wasInService,
 		})
 	}
 	ctx, cancel := publishContext(ctx)

@@ -18,7 +18,10 @@ type fakeMetrics struct {
 	mu           sync.Mutex
 	invocations  []Invocation
 	sweeps       []SweepReport
+	checks       []CheckReport
 	malformed    int
+	unhooked     int
+	scheduled    []ScheduledCounts
 	archived     []Report
 	archiveError error         // of Store
 	archiveDelay time.Duration // the same
@@ -26,7 +29,15 @@ type fakeMetrics struct {
 
 func (m *fakeMetrics) Invocation(s Invocation) { m.invocations = append(m.invocations, s) }
 func (m *fakeMetrics) Sweep(r SweepReport)     { m.sweeps = append(m.sweeps, r) }
+func (m *fakeMetrics) Check(r CheckReport)     { m.checks = append(m.checks, r) }
 func (m *fakeMetrics) MalformedEvent()         { m.malformed++ }
+func (m *fakeMetrics) UnhookedStop()           { m.unhooked++ }
+
+func (m *fakeMetrics) ScheduledChanges(c ScheduledCounts) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.scheduled = append(m.scheduled, c)
+}
 
 func (m *fakeMetrics) Store(ctx context.Context, r Report) error {
 	m.mu.Lock()
@@ -133,7 +144,7 @@ func TestPublish_SlowArchive_DelaysNothing(t *testing.T) {
 		report, err := invoke(t, h)
 		require.NoError(t, err)
 		require.Equal(t, StatusDrained, report.Status)
-		require.Equal(t, []string{"acquire", "cordon node-i-0abc1234", "evict app/web-0", "complete t-1 CONTINUE", "release"}, env.effects())
+		require.Equal(t, []string{"acquire", "cordon node-i-0abc1234", "evict app/web-0", "volumes", "complete t-1 CONTINUE", "release"}, env.effects())
 		require.Equal(t, time.Second, report.FinishedAt.Sub(began), "when the action is completed and the Lease released")
 		require.Equal(t, time.Second+publishTimeout, time.Since(began))
 	})
@@ -285,6 +296,6 @@ func TestEndEvent_ManyPods_FitsKubernetesLimit(t *testing.T) {
 	message := env.endEvent().Message
 	require.LessOrEqual(t, len(message), maxMessageBytes)
 	require.Greater(t, len(message), maxMessageBytes-10)
-	require.Regexp(t, ` \.\.\.$`, message)
+	require.Regexp(t, `…$`, message)
 	require.Contains(t, message, "100 remain")
 }

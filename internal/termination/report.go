@@ -21,9 +21,17 @@ type Report struct {
 	Deadline        time.Time `json:"deadline,omitzero"`
 	FinishedAt      time.Time `json:"finishedAt,omitzero"`
 	drain.Report
-	Plan *PlanReport `json:"plan,omitempty"` // of a plan only
+	// ScheduledChanges of our instances. After an AWS Health event only.
+	ScheduledChanges        []ScheduledChange `json:"scheduledChanges,omitempty"`
+	ScheduledChangesOmitted int               `json:"scheduledChangesOmitted,omitempty"`
+
+	Plan    *PlanReport `json:"plan,omitempty"`    // of a plan only
+	Omitted string      `json:"omitted,omitempty"` // what was left out, because the report is too long
+	Version string      `json:"version,omitempty"` // of the function that made the report
+	Commit  string      `json:"commit,omitempty"`  // that it was built from
 
 	held         bool // another invocation holds the instance's Lease
+	silent       bool // nothing that a person needs to know: a termination in good order, or an instance of others
 	deadLettered bool // the record is in the dead-letter queue
 }
 
@@ -32,15 +40,21 @@ type Status string
 
 // The statuses.
 const (
-	StatusPlanned    Status = "planned"    // a plan; nothing was changed
-	StatusDrained    Status = "drained"    // the node is empty
-	StatusForced     Status = "forced"     // a pod was deleted to meet the deadline, and none remained
-	StatusPartial    Status = "partial"    // a pod remained, and is killed with the node
-	StatusIncomplete Status = "incomplete" // a later invocation continues
-	StatusSkipped    Status = "skipped"    // not ours, or another invocation drains the instance
-	StatusRejected   Status = "rejected"   // the event's claim is not true
-	StatusFailed     Status = "failed"     // a step went wrong
-	StatusSwept      Status = "swept"      // of a sweep
+	StatusPlanned      Status = "planned"        // a plan; nothing was changed
+	StatusDrained      Status = "drained"        // the node is empty
+	StatusNodeNotFound Status = "node-not-found" // the instance has no node in the cluster
+	StatusForced       Status = "forced"         // a pod was deleted to meet the deadline, and none remained
+	StatusPartial      Status = "partial"        // a pod remained, and is killed with the node
+	StatusIncomplete   Status = "incomplete"     // a later invocation continues
+	StatusSkipped      Status = "skipped"        // not ours, or another invocation drains the instance
+	StatusRejected     Status = "rejected"       // the event's claim is not true
+	StatusFailed       Status = "failed"         // a step went wrong
+	StatusSwept        Status = "swept"          // of a sweep
+	StatusMoved        Status = "moved"          // of a switchover: another member is the primary
+	StatusRehearsed    Status = "rehearsed"      // of a switchover: everything but the request was done
+	StatusHeld         Status = "held"           // of a switchover: nothing was moved
+	StatusResumed      Status = "resumed"        // of a request to resume: no pooler is paused any more
+	StatusChecked      Status = "checked"        // of a check
 )
 
 // Result completes a lifecycle action.
@@ -53,13 +67,21 @@ const (
 	Abandon  Result = "ABANDON"
 )
 
-// withLists returns the report with empty lists instead of missing ones, so that readers need not distinguish them.
+// withLists returns the report with empty lists instead of missing ones, so that readers need not distinguish them, and with bounded
+// reasons: others write some of them.
 func (r Report) withLists() Report {
 	if r.Phases == nil {
 		r.Phases = []drain.PhaseReport{}
 	}
 	if r.Pods == nil {
 		r.Pods = []drain.PodReport{}
+	}
+	r.Reason = drain.Short(r.Reason)
+	for i, p := range r.Pods {
+		if len(p.Reason) > drain.MaxText {
+			r.Pods = slices.Clone(r.Pods)
+			r.Pods[i].Reason = drain.Short(p.Reason)
+		}
 	}
 	return r
 }

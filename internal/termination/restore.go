@@ -4,14 +4,36 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"quiesce/internal/drain"
 )
 
-// restore undoes on a node what an earlier termination changed, if the instance is in service after all. For example, it returned from
-// a warm pool.
-func (j *job) restore(ctx context.Context, instances []Instance) error {
-	instance := instanceOf(instances, j.InstanceID)
+const (
+	// minCordonAge is how long ago a node must have been cordoned before an instance in service counts as returned: no description lags
+	// that much.
+	minCordonAge = 2 * time.Minute
+	// untrueInterruptionAge is after how long a Spot interruption was not true if its instance is still in service. EC2 reclaims within
+	// two minutes; the rest is for a reclaim that Auto Scaling learns of late. A node that is closed in vain costs capacity meanwhile.
+	untrueInterruptionAge = 10 * time.Minute
+)
+
+// isRestorable reports whether a node that was closed for this reason is to be opened again if its instance is in service. A node that
+// was closed by hand, or for a rebalance recommendation, stays closed.
+func (p Policy) isRestorable(n ClosedNode) bool {
+	age := time.Since(n.CordonedAt)
+	switch {
+	case n.Trigger == SpotInterruption:
+		return age >= untrueInterruptionAge
+	case n.Trigger != "" || n.Hook == "":
+		return false
+	}
+	return n.Hook == p.Hook && age >= minCordonAge
+}
+
+// restore undoes on nodes what an earlier termination changed, if the instance is in service after all. For example, it returned from
+// a warm pool. What was changed is read from the Lease. Without one nothing but the taint is removed: the event may be forged.
+func (j *job) restore(ctx context.Context, instance Instance) error {
 	if instance.State != inService || j.Policy.Shadow {
 		return nil
 	}
@@ -19,63 +41,72 @@ func (j *job) restore(ctx context.Context, instances []Instance) error {
 	if err != nil {
 		return j.failed(err)
 	}
-	known, _ := j.Groups.EC2Instances(ctx, j.InstanceID) // the node can be found without
-	node, err := cluster.FindNode(ctx, j.InstanceID, known[j.InstanceID].PrivateDNS, instance.Zone)
-	if err == nil && node != nil {
-		err = j.restoreNode(ctx, cluster, *node)
-	}
+	leases, err := cluster.Leases(ctx)
 	if err != nil {
+		return j.failed(err)
+	}
+	for _, l := range leases {
+		if l.Name != j.InstanceID || l.Held {
+			continue
+		}
+		for _, n := range l.Closed {
+			if j.Policy.isRestorable(n) {
+				_, restored := j.restoreReturned(ctx, cluster, n)
+				err = errors.Join(err, restored)
+			}
+		}
+	}
+	if err = errors.Join(err, j.removeTaint(ctx, cluster)); err != nil {
 		return j.failed(err)
 	}
 	return nil
 }
 
-// restoreNode does not uncordon a node that was closed for a trigger, or by hand.
-func (j *job) restoreNode(ctx context.Context, cluster Kubernetes, node drain.Node) error {
-	ours, err := cluster.Restore(ctx, node, j.Hook)
-	if err != nil || !ours || !j.drainer.HasEscorts() {
+// removeTaint removes the taint that a drain of a peer left on the node.
+func (j *job) removeTaint(ctx context.Context, cluster Kubernetes) error {
+	known, _ := j.Groups.EC2Instances(ctx, j.InstanceID) // the node can be found without
+	node, err := j.findFirstNode(ctx, cluster, known[j.InstanceID])
+	if node == nil || err != nil {
 		return err
 	}
-	return j.undoRecorded(ctx, cluster, node)
-}
-
-// undoRecorded undoes what escorts recorded on a Lease that is free. Without such a Lease nothing is written: the event may be forged.
-func (j *job) undoRecorded(ctx context.Context, cluster Kubernetes, node drain.Node) error {
-	leases, err := cluster.Leases(ctx)
-	if err != nil || !slices.Contains(leases, LeaseInfo{Name: j.InstanceID}) {
-		return err
-	}
-	lease, err := cluster.AcquireLease(ctx, j.InstanceID, j.clock.shorten)
-	if err != nil || lease == nil {
-		return err
-	}
-	j.drainer.Records = lease
-	defer j.releaseLease(lease)
-	return j.undoEscorts(ctx, cluster, node)
+	return cluster.Restore(ctx, *node, nil)
 }
 
 // restoreReturned restores a node whose instance returned to service, under the Lease. A termination that begins now has to close the
-// node again. Restored reports whether the node was uncordoned.
-func (j *job) restoreReturned(ctx context.Context, cluster Kubernetes, n CordonedNode) (restored bool, err error) {
-	lease, err := cluster.AcquireLease(ctx, j.InstanceID, j.clock.shorten)
+// node again. What is restored is what the Lease says, once it is held. Restored reports whether the node was opened.
+func (j *job) restoreReturned(ctx context.Context, cluster Kubernetes, n ClosedNode) (restored bool, err error) {
+	lease, err := cluster.AcquireLease(ctx, j.InstanceID, Acquisition{Shorten: j.clock.shorten})
 	if err != nil || lease == nil {
 		return false, err
 	}
-	j.drainer.Records = lease
-	defer j.releaseLease(lease)
-	instances, err := j.Groups.Instances(ctx, j.Group)
+	j.lease, j.drainer.Records = lease, lease
+	defer j.releaseLease()
+	instance, err := j.Groups.Instance(ctx, j.InstanceID)
 	if err != nil {
 		return false, err
 	}
-	switch instanceOf(instances, j.InstanceID).State {
+	node := drain.Node{Name: n.Name, UID: n.UID, InstanceID: j.InstanceID}
+	switch instance.State {
 	case inService:
-		restored, err = cluster.Restore(ctx, n.Node, n.Hook)
-		err = errors.Join(err, j.undoEscorts(ctx, cluster, n.Node))
-		return restored && err == nil, err
+		return j.restoreNode(ctx, cluster, lease, node)
 	case retained: // the node stays closed, but no pooler stays paused
-		return false, j.undoEscorts(ctx, cluster, n.Node)
+		return false, j.undoEscorts(ctx, cluster, node)
 	}
 	return false, nil
+}
+
+// restoreNode undoes what the Lease says of the node, and removes that from the Lease.
+func (j *job) restoreNode(ctx context.Context, cluster Kubernetes, lease Lease, node drain.Node) (restored bool, err error) {
+	closed := lease.Closed()
+	i := slices.IndexFunc(closed, func(n ClosedNode) bool { return n.UID == node.UID })
+	if i < 0 {
+		return false, nil // another invocation has restored it
+	}
+	if err = cluster.Restore(ctx, node, &closed[i]); err == nil {
+		err = lease.ForgetClosed(ctx, node.UID)
+	}
+	err = errors.Join(err, j.undoEscorts(ctx, cluster, node))
+	return err == nil, err
 }
 
 // undoEscorts undoes what escorts changed on the pods of a node that stays.
@@ -85,11 +116,11 @@ func (j *job) undoEscorts(ctx context.Context, cluster Kubernetes, node drain.No
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	pods, err := cluster.WatchPods(ctx, node)
+	pods, err := cluster.WatchPods(ctx, node, drain.EffortFull)
 	if err != nil {
 		return err
 	}
 	drainer := j.drainer
-	drainer.Log = j.log.With("node", node.Name)
+	drainer.Log = j.nodeLog(node.Name)
 	return drainer.UndoEscorts(ctx, pods.Pods(), node)
 }

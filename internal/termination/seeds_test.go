@@ -2,7 +2,6 @@ package termination
 
 import (
 	"context"
-	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,22 +10,6 @@ import (
 
 	"quiesce/internal/drain"
 )
-
-// Found by the simulation, seed 676. An old event under its old clock is at its deadline from the start: its pods would be forced, or
-// remain, in the first seconds of a drain that has half an hour.
-func TestStaleEvent_ActionUnknown_StartsNothing(t *testing.T) {
-	for name, token := range map[string]string{"asked of the event's own": event.Token, "asked of another": "t-2"} {
-		synctest.Test(t, func(t *testing.T) {
-			env, h := blockedEnv(2 * time.Second)
-			env.token = token
-			env.failAlways("heartbeat", errors.New("throttled"))
-			_, err := invokeLate(t, h, time.Hour)
-			require.ErrorContains(t, err, "throttled", name)
-			require.NotContains(t, env.effects(), "cordon node-i-0abc1234", name)
-			require.Empty(t, env.completed, name)
-		})
-	}
-}
 
 // Found by the simulation, seeds 912 and 1821: the invocation for the lifecycle action found the lease held, and no other kept the action
 // alive.
@@ -65,10 +48,12 @@ func TestInterruption_NoHookOfOurs_SendsNoHeartbeat(t *testing.T) {
 
 // Found by the simulation, seeds 537, 2706 and 25888: a forged event of an instance in service uncordoned the node during a drain.
 func TestRejectedEvent_CordonedForTrigger_StaysCordoned(t *testing.T) {
-	for hook, effects := range map[string][]string{"": nil, "quiesce": {"restore node-i-0abc1234"}} {
+	for hook, effects := range map[string][]string{
+		"": {"untaint node-i-0abc1234"}, "quiesce": {"acquire", "restore node-1", "release", "untaint node-i-0abc1234"},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			env := returnedEnv()
-			env.cordonedNodes[0].Hook = hook
+			env.closed[0].Hook = hook
 			report, err := invoke(t, env.handler())
 			require.NoError(t, err)
 			require.Equal(t, StatusRejected, report.Status)
@@ -94,7 +79,7 @@ func TestSweep_RetainedInstance_UndoesEscortsKeepsCordon(t *testing.T) {
 		env := returnedEnv()
 		env.state = "Terminating:Retained"
 		paused := web("paused")
-		require.NoError(t, env.records.SetRecord(t.Context(), "uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
+		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
 		env.node.Add(paused, 0).Add(web("web"), 0)
 		h, _ := env.withQueue()
 		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: undoRecorder{env: env}}}

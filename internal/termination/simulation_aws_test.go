@@ -3,9 +3,11 @@ package termination
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -170,9 +172,23 @@ func (s *simulation) scheduleFailures(inst *simInstance) {
 	if inst.plan.kubeletLost > 0 {
 		s.later(inst.plan.kubeletLost, func() { s.counts["kubelet lost"]++; s.disconnect(inst) })
 	}
+	for _, after := range inst.plan.uncordoned {
+		s.later(after, func() { s.uncordon(inst) })
+	}
 	if inst.plan.fails > 0 {
 		s.later(inst.plan.fails, func() { s.counts["instance failed"]++; s.failInstance(inst) })
 	}
+}
+
+// uncordon opens the node, as a person may.
+func (s *simulation) uncordon(inst *simInstance) {
+	if inst.dead || !inst.node.closed {
+		return
+	}
+	s.counts["node uncordoned by someone"]++
+	s.note(nil, "uncordoned", inst.id)
+	inst.node.closed, inst.node.uncordonedAt = false, time.Now()
+	inst.node.notifyWatchers()
 }
 
 func (s *simulation) disconnect(inst *simInstance) {
@@ -253,35 +269,66 @@ func (s *simulation) returnToService(inst *simInstance) {
 // simAWS implements Groups and Hooks for one invocation.
 type simAWS struct{ *simInvocation }
 
-func (f simAWS) Instances(ctx context.Context, group string) (all []Instance, err error) {
+// Group verifies nothing: it only says whether the group is ours, and who the peers are.
+func (f simAWS) Group(ctx context.Context, name string) (group Group, err error) {
 	err = f.ask(ctx, aws, func() error {
-		f.verified = true
-		if group == theGroup {
-			all = f.s.describe()
+		if name == theGroup {
+			group = Group{Name: theGroup, Tags: map[string]string{"ours": "yes"}, Instances: f.s.describe(), WarmPool: true}
+		}
+		return nil
+	})
+	return group, err
+}
+
+// describe returns what DescribeAutoScalingGroups does: not the instances of the warm pool.
+func (s *simulation) describe() (all []Instance) {
+	for _, inst := range s.instances {
+		if i := s.describeInstance(inst); i.Group != "" && !strings.HasPrefix(i.State, "Warmed:") {
+			all = append(all, i)
+		}
+	}
+	return all
+}
+
+func (s *simulation) describeInstance(inst *simInstance) Instance {
+	if inst.dead {
+		return Instance{ID: inst.id}
+	}
+	return Instance{ID: inst.id, Group: theGroup, Zone: "a", State: inst.described(time.Now().Add(-s.lag))}
+}
+
+func (f simAWS) Instance(ctx context.Context, id string) (found Instance, err error) {
+	err = f.ask(ctx, aws, func() error {
+		f.verified, found = true, Instance{ID: id}
+		if inst := f.s.instance(id); inst != nil {
+			found = f.s.describeInstance(inst)
+		}
+		return nil
+	})
+	return found, err
+}
+
+func (f simAWS) WarmPool(ctx context.Context, _ string) (all []Instance, err error) {
+	err = f.ask(ctx, aws, func() error {
+		for _, inst := range f.s.instances {
+			if i := f.s.describeInstance(inst); strings.HasPrefix(i.State, "Warmed:") {
+				all = append(all, i)
+			}
 		}
 		return nil
 	})
 	return all, err
 }
 
-func (s *simulation) describe() (all []Instance) {
-	for _, inst := range s.instances {
-		if !inst.dead {
-			all = append(all, Instance{ID: inst.id, Zone: "a", State: inst.described(time.Now().Add(-s.lag))})
-		}
-	}
-	return all
-}
-
-func (f simAWS) GroupOf(ctx context.Context, id string) (group string, err error) {
+func (f simAWS) SpotInterrupted(ctx context.Context, id string) (since time.Time, interrupted bool, err error) {
 	err = f.ask(ctx, aws, func() error {
-		f.verified = true
-		if inst := f.s.instance(id); inst != nil && !inst.dead {
-			group = theGroup
+		inst := f.s.instance(id)
+		if inst != nil {
+			since, interrupted = inst.interrupted, !inst.interrupted.IsZero()
 		}
 		return nil
 	})
-	return group, err
+	return since, interrupted, err
 }
 
 func (f simAWS) EC2Instances(ctx context.Context, ids ...string) (map[string]EC2Instance, error) {
@@ -298,11 +345,19 @@ func (f simAWS) EC2Instances(ctx context.Context, ids ...string) (map[string]EC2
 
 func (f simAWS) List(ctx context.Context, _ ...string) iter.Seq2[Group, error] {
 	return func(yield func(Group, error) bool) {
-		all, err := f.Instances(ctx, theGroup)
-		if yield(Group{theGroup, all}, err) {
-			yield(Group{"another", nil}, nil)
+		f.s.locked(func() { f.verified = true })()
+		if group, err := f.Group(ctx, theGroup); yield(group, err) {
+			yield(Group{Name: "another"}, nil)
 		}
 	}
+}
+
+func (f simAWS) ScheduledChanges(ctx context.Context) ([]ScheduledChange, error) {
+	return nil, f.ask(ctx, aws, func() error { return nil })
+}
+
+func (f simAWS) Terminate(context.Context, string) error {
+	return errors.New("the simulation schedules no change")
 }
 
 func (f simAWS) ActivityStarts(ctx context.Context, _ string) (map[string]time.Time, error) {
@@ -317,9 +372,16 @@ func (f simAWS) ActivityStarts(ctx context.Context, _ string) (map[string]time.T
 	})
 }
 
+func (f simAWS) TerminationEnds(ctx context.Context, _ string, _ ...string) (map[string]time.Time, error) {
+	return nil, f.ask(ctx, aws, func() error { return nil })
+}
+
 func (f simAWS) Describe(ctx context.Context, _, _ string) (hook Hook, err error) {
 	return f.s.hook, f.ask(ctx, aws, func() error { return nil })
 }
+
+func (f simAWS) Put(context.Context, string, string, Hook) error { panic("no hook is missing") }
+func (f simAWS) Delete(context.Context, string, string) error    { panic("no hook is removed") }
 
 func (f simAWS) Heartbeat(ctx context.Context, t Termination) error {
 	return f.effect(ctx, aws, "heartbeat", t.InstanceID, func() error {

@@ -22,6 +22,8 @@ type simNode struct {
 	pods           map[string]*simPod
 	watchers       map[*simPods]bool
 	closed         bool
+	claimantClosed bool
+	uncordonedAt   time.Time // by someone
 	cordonedAt     time.Time
 	hook           string    // that it was cordoned for; empty: none
 	began          time.Time // likewise
@@ -39,12 +41,17 @@ type simPod struct {
 	plan      podPlan
 	pdb       *simPDB
 	mustGo    bool         // no verdict skips it
+	on        string       // the node that claims the instance too; empty: the instance's own
 	evictions int          // requests
+	asked     bool         // for its eviction, or whether it would be allowed
 	diedOn    *simInstance // the instance on which it was killed
 	overdue   bool         // it stops when its kubelet is reachable again
 	paused    *simInvocation
 	pausedAt  time.Time
 	shutDown  bool
+	// couldNotStop says that it could not be stopped when a report last named it.
+	couldNotStop             bool
+	couldNotStopAtCompletion bool // likewise, when the action was completed
 }
 
 // simPDB is a PDB over an application with pods here and elsewhere.
@@ -74,10 +81,18 @@ func (s *simulation) newNode(inst *simInstance) *simNode {
 			p.pdb.healthy++
 			p.pdb.needed++
 		}
+		if i < inst.plan.claimant && !plan.daemon {
+			p.on = n.claimant()
+		}
 		n.pods[p.Name] = p
 	}
 	return n
 }
+
+func (n *simNode) uid() string { return "uid-" + n.name }
+
+// claimant is the name of the other Node object that claims the instance.
+func (n *simNode) claimant() string { return n.name + "-claimant" }
 
 // restart makes the node what it is after its warm pool: still annotated, with its pods only if it hibernated.
 func (n *simNode) restart(slept bool) {
@@ -142,10 +157,20 @@ func (s *simulation) changedAll() {
 // simCluster implements Kubernetes for one invocation.
 type simCluster struct{ *simInvocation }
 
-func (k simCluster) FindNode(ctx context.Context, id, _, _ string) (found *drain.Node, err error) {
+func (k simCluster) FindNodes(ctx context.Context, id string, _ EC2Instance) (found FoundNodes, err error) {
 	err = k.ask(ctx, api, func() error {
-		if inst := k.s.instance(id); inst != nil && !inst.dead {
-			found = &drain.Node{Name: inst.node.name, InstanceID: id}
+		inst := k.s.instance(id)
+		switch {
+		case inst == nil || inst.dead:
+		case inst.plan.nodeLost:
+			k.s.counts["node not found"]++
+		default:
+			found.Nodes = []drain.Node{{Name: inst.node.name, UID: inst.node.uid(), InstanceID: id}}
+			if name := inst.node.claimant(); inst.plan.claimant > 0 {
+				k.s.counts["two nodes claim the instance"]++
+				found.Ambiguity = "two nodes"
+				found.Nodes = append(found.Nodes, drain.Node{Name: name, UID: "uid-" + name, InstanceID: id})
+			}
 		}
 		return nil
 	})
@@ -156,17 +181,42 @@ func (k simCluster) NodeByName(context.Context, string) (*drain.Node, error) {
 	return nil, errors.New("not called")
 }
 
-func (k simCluster) Cordon(ctx context.Context, of drain.Node, hook string, began time.Time) (at time.Time, err error) {
-	err = k.effect(ctx, api, "cordon", of.InstanceID, func() error {
-		inst := k.s.instance(of.InstanceID)
-		k.checkCordon(inst)
-		if n := inst.node; !n.closed || !n.began.Equal(began) {
-			n.closed, n.hook, n.began, n.cordonedAt = true, hook, began, time.Now()
+// Cordon reads the node, saves what it is about to change, and changes it.
+func (k simCluster) Cordon(ctx context.Context, of drain.Node, c Closing) (n ClosedNode, err error) {
+	defer k.s.locked(func() { k.notCordoned[of.InstanceID] = err != nil })()
+	err = k.ask(ctx, api, func() error {
+		node := k.s.instance(of.InstanceID).node
+		n = ClosedNode{
+			Name: of.Name, UID: of.UID, Hook: c.Hook, Trigger: c.Trigger, Began: c.Began, CordonedAt: time.Now(),
+			Unschedulable: !node.closed || c.Earlier != nil && c.Earlier.Unschedulable,
 		}
-		at = inst.node.cordonedAt
+		if node.closed && node.began.Equal(c.Began) {
+			n.CordonedAt = node.cordonedAt
+		}
 		return nil
 	})
-	return at, err
+	if err == nil && c.Save != nil {
+		err = c.Save(ctx, n)
+	}
+	if err != nil {
+		return ClosedNode{}, err
+	}
+	err = k.effect(ctx, api, "cordon", of.Name, func() error {
+		inst := k.s.instance(of.InstanceID)
+		if k.s.cordonDenied {
+			k.s.counts["cordon denied"]++
+			return &drain.Refused{Reason: "no cordon on Fridays"}
+		}
+		node := inst.node
+		k.checkCordon(inst, of.Name, of.Name == node.name && node.closed || of.Name != node.name && node.claimantClosed)
+		if of.Name != node.name {
+			node.claimantClosed = true
+			return nil
+		}
+		node.closed, node.hook, node.began, node.cordonedAt = true, c.Hook, c.Began, n.CordonedAt
+		return nil
+	})
+	return n, err
 }
 
 func (k simCluster) TaintTerminating(ctx context.Context, others []drain.Node) (err error) {
@@ -182,16 +232,22 @@ func (k simCluster) TaintTerminating(ctx context.Context, others []drain.Node) (
 	return err
 }
 
-func (k simCluster) Restore(ctx context.Context, of drain.Node, hook string) (ours bool, err error) {
-	err = k.effect(ctx, api, "restore", of.InstanceID, func() error {
+func (k simCluster) Restore(ctx context.Context, of drain.Node, closed *ClosedNode) error {
+	return k.effect(ctx, api, "restore", of.InstanceID, func() error {
 		inst := k.s.instance(of.InstanceID)
-		if ours = !inst.node.closed || inst.node.hook == hook; ours {
-			k.checkRestore(inst)
-			inst.node.closed, inst.node.tainted, inst.node.hook = false, false, ""
+		inst.node.tainted = false
+		if closed != nil && closed.UID == "uid-"+inst.node.claimant() {
+			inst.node.claimantClosed = false
+		}
+		if closed == nil || closed.UID != inst.node.uid() {
+			return nil
+		}
+		k.checkRestore(inst)
+		if closed.Unschedulable {
+			inst.node.closed, inst.node.hook = false, ""
 		}
 		return nil
 	})
-	return ours, err
 }
 
 // RecordEvent takes time and may fail, as every request.
@@ -199,20 +255,16 @@ func (k simCluster) RecordEvent(ctx context.Context, _ drain.Node, _ NodeEvent) 
 	return k.ask(ctx, api, func() error { return nil })
 }
 
-func (k simCluster) CordonedNodes(ctx context.Context) (nodes []CordonedNode, err error) {
-	err = k.ask(ctx, api, func() error {
-		for _, inst := range k.s.instances {
-			if n := inst.node; n.closed && !inst.dead {
-				nodes = append(nodes, CordonedNode{drain.Node{Name: n.name, InstanceID: inst.id}, n.hook, n.cordonedAt})
-			}
-		}
+// RecordPodEvent takes time and may fail, as every request. The API server keeps one event of each name.
+func (k simCluster) RecordPodEvent(ctx context.Context, e drain.PodEvent) error {
+	return k.ask(ctx, api, func() error {
+		k.checkPodEvent(e)
 		return nil
 	})
-	return nodes, err
 }
 
-func (k simCluster) AwaitDetached(ctx context.Context, of drain.Node, _ []string) error {
-	return k.ask(ctx, api, func() error { k.checkOrder(k.s.instance(of.InstanceID), stepVolumes); return nil })
+func (k simCluster) AwaitDetached(ctx context.Context, of drain.Node, _ []drain.Pod) (int, error) {
+	return 0, k.ask(ctx, api, func() error { k.checkOrder(k.s.instance(of.InstanceID), stepVolumes); return nil })
 }
 
 func (k simCluster) PDBs(context.Context, []drain.Pod) ([]drain.PDB, error) { return nil, nil }
@@ -221,13 +273,17 @@ func (k simCluster) PDBs(context.Context, []drain.Pod) ([]drain.PDB, error) { re
 type simPods struct {
 	simCluster
 	instance *simInstance
+	on       string // as of a pod
 	notify   chan struct{}
 }
 
-func (k simCluster) WatchPods(ctx context.Context, of drain.Node) (drain.Cluster, error) {
-	v := &simPods{k, nil, make(chan struct{}, 1)}
+func (k simCluster) WatchPods(ctx context.Context, of drain.Node, _ drain.Effort) (drain.Cluster, error) {
+	v := &simPods{k, nil, "", make(chan struct{}, 1)}
 	err := k.ask(ctx, api, func() error {
 		v.instance = k.s.instance(of.InstanceID)
+		if of.Name != v.instance.node.name {
+			v.on = of.Name
+		}
 		v.instance.node.watchers[v] = true
 		return nil
 	})
@@ -243,22 +299,33 @@ func (v *simPods) Pods() (pods []drain.Pod) {
 	v.s.mu.Lock()
 	defer v.s.mu.Unlock()
 	for _, p := range v.instance.node.pods {
-		pods = append(pods, p.Pod)
+		if p.on == v.on {
+			pods = append(pods, p.Pod)
+		}
 	}
 	return pods
 }
 
-func (v *simPods) Unreachable() bool {
+func (v *simPods) Node() drain.NodeState {
 	v.s.mu.Lock()
 	defer v.s.mu.Unlock()
-	return !v.instance.node.lostAt.IsZero()
+	n := v.instance.node
+	return drain.NodeState{Unreachable: !n.lostAt.IsZero(), Uncordoned: v.on == "" && !n.closed || v.on != "" && !n.claimantClosed}
 }
+
+func (v *simPods) FinishedPods() int { return 0 }
 
 func (v *simPods) Changed() <-chan struct{} { return v.notify }
 
 func (v *simPods) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
 	if o.DryRun {
-		return v.ask(ctx, api, func() error { return v.refusal(v.instance.node.pods[ref.Name]) })
+		return v.ask(ctx, api, func() error {
+			p := v.instance.node.pods[ref.Name]
+			if p != nil {
+				p.asked = true
+			}
+			return v.refusal(p)
+		})
 	}
 	return v.effect(ctx, api, "evict", ref.Name, func() error {
 		p := v.instance.node.pods[ref.Name]
@@ -267,6 +334,7 @@ func (v *simPods) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions
 			return nil
 		}
 		p.evictions++
+		p.asked = true
 		if err := v.refusal(p); err != nil {
 			return err
 		}
@@ -275,8 +343,12 @@ func (v *simPods) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions
 	})
 }
 
-// refusal returns the answer of the pod's PDB; nil: it allows a disruption.
+// refusal returns the answer of a webhook, or of the pod's PDB; nil: they allow a disruption.
 func (v *simPods) refusal(p *simPod) error {
+	if p != nil && !p.Terminating() && time.Since(v.s.began) < p.plan.refused {
+		v.s.counts["eviction refused by a webhook"]++
+		return &drain.Refused{Reason: `admission webhook "pods" denied the request`}
+	}
 	if p == nil || p.Terminating() || p.pdb == nil || p.pdb.healthy > p.pdb.needed {
 		return nil
 	}

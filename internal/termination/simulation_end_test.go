@@ -27,11 +27,13 @@ func (s *simulation) checkUnsignalled(inst *simInstance, p *simPod) {
 		s.checkReclaimed(inst, p)
 	case inst.action.result == "": // the hook timed out
 	case by.dead: // before it could report
+	case inst.plan.nodeLost && by.reports[inst.id].Status == StatusNodeNotFound:
 	case by.reports[inst.id].Status == StatusFailed: // the cluster was unreachable until the deadline
 		if !s.hasFailures() {
 			s.violate("%s: the drain of %s failed, and nothing was wrong", by.name, inst.id)
 		}
 	case !s.force && by.reportsRemaining(inst.id, p):
+	case p.couldNotStopAtCompletion && by.reportsRemaining(inst.id, p): // it could not be stopped
 	case s.force && s.unreachable(inst, p) && by.reportsRemaining(inst.id, p):
 		s.counts["pod remained despite force, in an outage"]++
 	default:
@@ -43,11 +45,23 @@ func (s *simulation) checkUnsignalled(inst *simInstance, p *simPod) {
 // invocation that completed the action, if that was later. A request or two may be lost at either end.
 func (s *simulation) unreachable(inst *simInstance, p *simPod) bool {
 	from := inst.node.completedAt.Add(-min(max(p.Grace, 2*time.Second), inst.node.completedAt.Sub(inst.action.began)/2))
+	signalBy := from
 	if by := inst.node.completedBy.began; from.Before(by) {
 		from = by
 	}
 	if r := inst.node.completedBy.reports[inst.id]; r.Trigger != "" && r.Deadline.After(inst.interrupted.Add(spotTime)) { // the deadline was read late: a final pass
 		from = r.Deadline.Add(-finalPassTime / 2)
+	}
+	began, pass := inst.node.completedBy.began, inst.node.completedBy.reports[inst.id].Deadline.Add(-finalPassTime)
+	if from.Before(pass) && began.After(pass.Add(-finalPassTime)) { // the invocation had no more than a final pass
+		from = pass
+	}
+	if s.escorts && p.plan.phase == "poolers" {
+		from = from.Add(finalPassTime / 2) // its escort may take half of a final pass
+		half := began.Add(pass.Add(finalPassTime).Sub(began) / 2)
+		if began.After(signalBy.Add(-escortTime)) && from.Before(half) { // or of an invocation that has not the time for both
+			from = half
+		}
 	}
 	first, last := from.Sub(s.began)+requestLag, inst.node.completedAt.Sub(s.began)-requestLag
 	return slices.ContainsFunc(s.outages, func(o outage) bool { return o.of == api && o.from <= first && last <= o.to })
@@ -56,13 +70,19 @@ func (s *simulation) unreachable(inst *simInstance, p *simPod) bool {
 // requestLag is how long a request takes until it is repeated, near the deadline.
 const requestLag = 3 * time.Second
 
+// tooShortForSpot is an invocation that cannot find two nodes, make a final pass and hand off, where each request takes half a second.
+const tooShortForSpot = 20 * time.Second
+
 // checkReclaimed checks a pod that ran on an instance that EC2 reclaimed. A Spot interruption leaves time to signal it, or to name it, if
 // nothing fails and the instance could still be drained.
 func (s *simulation) checkReclaimed(inst *simInstance, p *simPod) {
 	beyond := slices.ContainsFunc(inst.states, func(at stateChange) bool {
 		return at.name != inService && at.name != "Terminated" && !(Instance{State: at.name}).isWaiting()
 	})
-	if !s.hasFailures() && !beyond && (s.force || !s.reportedRemaining[p.Name]) {
+	if s.invocationTime < tooShortForSpot && !s.force {
+		return // its report comes after a final pass, for which the invocations leave no time
+	}
+	if !s.hasFailures() && !beyond && !inst.plan.nodeLost && !p.couldNotStop && (s.force || !s.reportedRemaining[p.Name]) {
 		s.violate("%s was killed unsignaled on %s, which EC2 reclaimed after its warning", p.Name, inst.id)
 	}
 }
@@ -76,13 +96,37 @@ func staysWithNode(p drain.PodReport) bool {
 	return p.Outcome == drain.Remained || p.Outcome == drain.Skipped
 }
 
-// noteRemaining notes the pods that any report names as remaining.
+// noteRemaining notes the pods that any report names as remaining, and whether they could not be stopped at the time of the latest
+// report that names them. Their eviction must have been requested.
 func (s *simulation) noteRemaining(report Report) {
+	inst := s.instance(report.InstanceID)
 	for _, p := range report.Pods {
-		if staysWithNode(p) {
+		stays := staysWithNode(p)
+		if stays {
 			s.reportedRemaining[p.Name] = true
 		}
+		if inst != nil && inst.node.pods[p.Name] != nil {
+			pod := inst.node.pods[p.Name]
+			if pod.couldNotStop && inst.isAlmostReclaimed(report.StartedAt) {
+				continue
+			}
+			pod.couldNotStop = stays && pod.asked && inst.cannotStop(reconnectLag+completionLag)
+		}
 	}
+}
+
+// isAlmostReclaimed reports whether EC2 reclaims the instance so soon after this time that a drain that begins then cannot signal its pods.
+func (inst *simInstance) isAlmostReclaimed(at time.Time) bool {
+	return !inst.interrupted.IsZero() && at.After(inst.interrupted.Add(spotTime+spotReserve-finalPassTime))
+}
+
+// completionLag is how long a drain that has ended may try to complete an action that is over, before its report.
+const completionLag = 20 * time.Second
+
+// cannotStop reports whether a pod of the instance cannot be stopped now, and could not be so long ago.
+func (inst *simInstance) cannotStop(lag time.Duration) bool {
+	n := inst.node
+	return inst.failed || !n.lostAt.IsZero() || !n.reconnectedAt.IsZero() && time.Since(n.reconnectedAt) < lag
 }
 
 // checkRestored checks that the node of a returned instance is as it was, and its pods. Sweeps had minutes for it.
@@ -91,7 +135,7 @@ func (s *simulation) checkRestored(inst *simInstance) {
 		return
 	}
 	s.counts["node restored"]++
-	if inst.node.closed {
+	if inst.node.closed || inst.node.claimantClosed {
 		s.violate("%s returned, and its node is still cordoned", inst.id)
 	}
 	s.checkNotPaused(inst)
@@ -123,7 +167,7 @@ const sweepTime = 4 * time.Minute
 // checkDaemonsShutDown checks that poolers of DaemonSets are shut down before the completion, if the invocation had time for it.
 func (s *simulation) checkDaemonsShutDown(inst *simInstance) {
 	by := inst.node.completedBy
-	if !s.escorts || by == nil || by.dead || inst.reclaimed || by.reports[inst.id].Status == StatusFailed {
+	if !s.escorts || by == nil || by.dead || inst.reclaimed || by.reports[inst.id].Status == StatusFailed || inst.plan.nodeLost || by.plain[inst.id] {
 		return
 	}
 	if !inst.node.completedAt.Before(by.began.Add(s.invocationTime - handOffReserve)) {

@@ -35,7 +35,8 @@ func (e simEscort) Run(ctx context.Context, p drain.EscortRequest) (drain.Escort
 		e.s.locked(func() { e.s.counts["escort after a crashed one"]++ })()
 		_ = e.resume(ctx, p) // the record stays: the same is recorded again
 	}
-	changed, err := e.stop(ctx, p)
+	changed, endTurn, err := e.stop(ctx, p)
+	defer endTurn() // what is undone is undone before another's turn
 	if err != nil && !isEvictionError(err) && ctx.Err() == nil {
 		if changed {
 			_ = e.resume(ctx, p)
@@ -43,6 +44,7 @@ func (e simEscort) Run(ctx context.Context, p drain.EscortRequest) (drain.Escort
 		err = p.Evict(ctx, drain.EvictOptions{}) // without draining
 	}
 	switch {
+	case errors.Is(context.Cause(ctx), drain.ErrTakenOver): // another invocation acts on the pod
 	case err == nil || !changed && !p.Recorded:
 	case errors.Is(context.Cause(ctx), drain.ErrEscortLate): // the rest ends with the pod
 		if changed && e.resume(ctx, p) != nil {
@@ -61,30 +63,29 @@ func (r evictionError) Unwrap() error { return r.error }
 
 func isEvictionError(err error) bool { _, is := errors.AsType[evictionError](err); return is }
 
-// stop pauses the pooler and evicts it. It reports whether it may have changed anything.
-func (e simEscort) stop(ctx context.Context, p drain.EscortRequest) (changed bool, err error) {
+// stop pauses the pooler and evicts it, in its turn. It reports whether it may have changed anything.
+func (e simEscort) stop(ctx context.Context, p drain.EscortRequest) (changed bool, endTurn func(), err error) {
 	until := time.Now().Add(escortTime)
 	if !p.EvictBy.IsZero() && p.EvictBy.Before(until) {
 		until = p.EvictBy
 	}
-	endTurn, err := e.awaitTurn(ctx, p, until)
+	endTurn, err = e.awaitTurn(ctx, p, until)
 	if err != nil {
-		return false, err
+		return false, func() {}, err
 	}
-	defer endTurn()
 	if !time.Now().Before(until) {
-		return false, errTurnTimeout
+		return false, endTurn, errTurnTimeout
 	}
 	if err := p.Evict(ctx, drain.EvictOptions{DryRun: true}); err != nil {
-		return false, evictionError{err}
+		return false, endTurn, evictionError{err}
 	}
 	if err := e.pause(ctx, p, until); err != nil {
-		return true, err
+		return true, endTurn, err
 	}
 	if err := p.Evict(ctx, drain.EvictOptions{}); err != nil {
-		return true, evictionError{err}
+		return true, endTurn, evictionError{err}
 	}
-	return true, nil
+	return true, endTurn, nil
 }
 
 // awaitTurn waits until no other invocation stops a pooler of the group.
@@ -248,7 +249,7 @@ func (s *simulation) transactionTime(ref drain.Ref) (d time.Duration) {
 
 // checkPause checks that a record precedes the pause, and that no other pooler of the group is paused by a live invocation.
 func (i *simInvocation) checkPause(p *simPod) {
-	if inst := i.s.instanceOfPod(p); inst.node.lease == nil || inst.node.lease.records[p.UID] == "" {
+	if inst := i.s.instanceOfPod(p); inst.node.lease == nil || inst.node.lease.records[drain.EscortRecord+p.UID] == "" {
 		i.s.violate("%s: paused %s without a record", i.name, p.Name)
 	}
 	i.s.counts["pause of a pooler"]++
@@ -262,9 +263,10 @@ func (i *simInvocation) checkPause(p *simPod) {
 	}
 }
 
-// checkResume checks that no pooler is paused for longer than failures in a row can prevent its resume.
+// checkResume checks that no pooler is paused for longer than failures in a row can prevent its resume. One that was evicted stays paused
+// until it is gone.
 func (s *simulation) checkResume(p *simPod) {
-	if p.paused == nil {
+	if p.paused == nil || p.Terminating() {
 		return
 	}
 	if d := time.Since(p.pausedAt); d > s.maxPause() {
@@ -301,7 +303,7 @@ func (i *simInvocation) checkShutDown(daemon *simPod) {
 		i.s.violate("%s: shut down %s", i.name, daemon.Name)
 	}
 	for _, p := range inst.node.pods {
-		if p.isWaitedFor(inst) && i.s.hasTime(inst) {
+		if inst.isWaiting() && p.isWaitedFor(inst, reconnectLag) && i.s.hasTime(inst) { // an action that is over has no time
 			i.s.violate("%s: shut down %s while %s was there and there was time", i.name, daemon.Name, p.Name)
 		}
 	}

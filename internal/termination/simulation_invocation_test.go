@@ -17,19 +17,23 @@ type simInvocation struct {
 	sweeps bool
 	cancel context.CancelFunc
 
-	crashAfter int // so many effects; zero: never
-	effects    int
-	dead       bool
-	diedAt     time.Time
-	over       bool
-	verified   bool
-	began      time.Time
-	escorting  map[string]bool // pods whose escort is running
-	stuck      map[string]bool // pods whose escort it could not undo
-	holds      map[string]bool
-	completed  map[string]bool // with a known answer
-	steps      map[string]step
-	reports    map[string]Report
+	crashAfter  int // so many effects; zero: never
+	effects     int
+	dead        bool
+	diedAt      time.Time
+	over        bool
+	verified    bool
+	began       time.Time
+	escorting   map[string]bool // pods whose escort is running
+	stuck       map[string]bool // pods whose escort it could not undo
+	holds       map[string]bool
+	notCordoned map[string]bool // instances whose node it could not cordon
+	plain       map[string]bool // instances that it drains without escorts
+	unleased    map[string]bool // instances whose Lease it could not acquire, for an error
+	completed   map[string]bool // with a known answer
+	steps       map[string]step
+	reports     map[string]Report
+	told        map[drain.PodEvent]bool // whose owners it told; without the message
 }
 
 // invoke runs one invocation for these messages, or a sweep if there are none.
@@ -59,7 +63,7 @@ func (s *simulation) newInvocation(cancel context.CancelFunc, batch []*simMessag
 	i := &simInvocation{
 		s: s, sweeps: len(batch) == 0, name: "sweep", cancel: cancel, began: time.Now(),
 		escorting: map[string]bool{}, stuck: map[string]bool{},
-		holds: map[string]bool{}, completed: map[string]bool{}, steps: map[string]step{}, reports: map[string]Report{},
+		holds: map[string]bool{}, unleased: map[string]bool{}, plain: map[string]bool{}, notCordoned: map[string]bool{}, completed: map[string]bool{}, steps: map[string]step{}, reports: map[string]Report{}, told: map[drain.PodEvent]bool{},
 	}
 	if i.sweeps {
 		return i, []Record{{Request: &Request{Action: ActionSweep}}}
@@ -93,8 +97,11 @@ func (i *simInvocation) handler(records []Record) *Handler {
 		},
 		Drainer: drainer, Log: slog.New(reportReader{i}),
 		Policy: Policy{
-			OwnsGroup: func(name string) bool { return name == theGroup }, Hook: theHook, OnFailure: s.onFailure, Force: s.force,
-			Bounds: s.bounds, OnRebalanceRecommendation: s.onRebalance,
+			Owns: func(name string, tags map[string]string) bool {
+				return !s.byTag && name == theGroup || s.byTag && tags["ours"] == "yes"
+			},
+			GroupsByTag: s.byTag, ManageHooks: true, Hook: theHook, OnFailure: s.onFailure, Force: s.force,
+			Bounds: s.bounds, OnRebalanceRecommendation: s.onRebalance, OnSpotInterruption: true,
 		},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"quiesce/internal/drain"
 	"slices"
 	"time"
 )
@@ -16,19 +17,27 @@ type simLease struct {
 
 	deadline time.Time // on the Lease; zero: none
 	shorten  func(time.Time)
+	lost     func()
 	records  map[string]string // of pods, by UID
+	closed   []ClosedNode
+	received time.Time
+	attempts int // acquisitions since the last that was released, or before whose end a pod was gone
 }
 
 func (k simCluster) Leases(ctx context.Context) (all []LeaseInfo, err error) {
 	err = k.ask(ctx, api, func() error {
 		for _, inst := range k.s.instances {
 			if l := inst.node.lease; l != nil {
-				all = append(all, LeaseInfo{Name: inst.id, Held: time.Now().Before(l.until)})
+				all = append(all, LeaseInfo{Name: inst.id, Held: time.Now().Before(l.until), Closed: slices.Clone(l.closed)})
 			}
 		}
 		return nil
 	})
 	return all, err
+}
+
+func (k simCluster) ReadRecords(context.Context, string) (drain.Records, error) {
+	return nil, errors.New("no plan is simulated")
 }
 
 func (k simCluster) DeleteFreeLease(ctx context.Context, id string) error {
@@ -45,29 +54,40 @@ func (k simCluster) DeleteFreeLease(ctx context.Context, id string) error {
 }
 
 // AcquireLease acquires the Lease, and renews it until ctx ends or it is released.
-func (k simCluster) AcquireLease(ctx context.Context, id string, shorten func(time.Time)) (Lease, error) {
-	mine, acquired := &simLease{holder: k.simInvocation, shorten: shorten, records: map[string]string{}}, false
+func (k simCluster) AcquireLease(ctx context.Context, id string, a Acquisition) (Lease, error) {
+	mine, acquired := &simLease{holder: k.simInvocation, shorten: a.Shorten, lost: a.Lost, received: a.Received, records: map[string]string{}}, false
 	err := k.effect(ctx, api, "acquire", id, func() error {
 		n := k.s.instance(id).node
 		if n.lease != nil && time.Now().Before(n.lease.until) {
 			return nil
 		}
 		k.checkAcquire(n.lease, id)
-		mine.until, acquired = time.Now().Add(leaseTime), true
+		mine.until, acquired, mine.attempts = time.Now().Add(leaseTime), true, 1
 		if n.lease != nil { // the last holder crashed, or handed off
 			mine.deadline, mine.records = n.lease.deadline, maps.Clone(n.lease.records)
+			mine.closed, mine.attempts = slices.Clone(n.lease.closed), n.lease.attempts+1
+			if before := n.lease.received; !before.IsZero() && (mine.received.IsZero() || before.Before(mine.received)) {
+				mine.received = before
+			}
 			mine.readDeadline()
+		}
+		if !a.Deadline.IsZero() {
+			mine.deadline = a.Deadline
 		}
 		n.lease = mine
 		return nil
 	})
-	if !acquired || err != nil {
-		return nil, err
+	k.s.locked(func() { k.unleased[id], k.plain[id] = err != nil, err != nil })()
+	if !acquired && err == nil {
+		return nil, nil
 	}
 	k.setHeld(id, true)
+	if err != nil { // it may drain all the same, with plain evictions
+		return nil, err
+	}
 	renewing, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
-	go func() { defer close(done); k.renew(renewing, mine) }()
+	go func() { defer close(done); k.renew(renewing, mine, id) }()
 	return heldLease{k, mine, id, ctx, func() { stop(); <-done }}, nil
 }
 
@@ -87,16 +107,74 @@ func (h heldLease) Record(uid string) (text string) {
 }
 
 func (h heldLease) SetRecord(ctx context.Context, uid, text string) error {
-	return h.effect(ctx, api, "record", uid, func() error {
-		if h.s.instance(h.id).node.lease != h.lease {
-			return errors.New("another invocation holds the lease")
-		}
+	return h.change(ctx, "record", uid, func() {
 		h.lease.records[uid] = text
 		if text == "" {
 			delete(h.lease.records, uid)
 		}
-		return nil
 	})
+}
+
+func (h heldLease) FirstReceived() time.Time { return h.lease.received }
+
+func (h heldLease) UncleanEnds() (n int) {
+	h.s.locked(func() {
+		if n = h.lease.attempts - 1; n >= uncleanWithoutEscorts {
+			h.s.counts["drain after unclean ends"]++
+			h.plain[h.id] = true
+		}
+	})()
+	return n
+}
+
+func (h heldLease) PodGone() { h.s.locked(func() { h.lease.attempts = 0 })() }
+
+func (h heldLease) Closed() (all []ClosedNode) {
+	h.s.locked(func() { all = slices.Clone(h.lease.closed) })()
+	return all
+}
+
+func (h heldLease) SetClosed(ctx context.Context, n ClosedNode) error {
+	return h.change(ctx, "save", n.UID, func() { h.forget(n.UID); h.lease.closed = append(h.lease.closed, n) })
+}
+
+func (h heldLease) ForgetClosed(ctx context.Context, nodeUID string) error {
+	return h.change(ctx, "forget", nodeUID, func() { h.forget(nodeUID) })
+}
+
+func (h heldLease) forget(nodeUID string) {
+	h.lease.closed = slices.DeleteFunc(h.lease.closed, func(n ClosedNode) bool { return n.UID == nodeUID })
+}
+
+// change writes to the Lease, if it is still ours.
+func (h heldLease) change(ctx context.Context, what, who string, do func()) error {
+	return h.lease.tell(h.effect(ctx, api, what, who, func() error {
+		if !h.isHolder(h.lease, h.id) {
+			return errSimLeaseLost
+		}
+		h.lease.until = time.Now().Add(leaseTime)
+		do()
+		return nil
+	}))
+}
+
+var errSimLeaseLost = errors.New("another invocation holds the lease")
+
+// tell tells the holder that its Lease is another's, before it learns the error of its write.
+func (l *simLease) tell(err error) error {
+	if errors.Is(err, errSimLeaseLost) && l.lost != nil {
+		l.lost()
+	}
+	return err
+}
+
+// isHolder reports whether the Lease is still this one.
+func (k simCluster) isHolder(l *simLease, id string) bool {
+	if k.s.instance(id).node.lease == l {
+		return true
+	}
+	k.s.counts["lease lost"]++
+	return false
 }
 
 // ShortenDeadline leaves a deadline on the Lease.
@@ -120,21 +198,28 @@ func (l *simLease) readDeadline() {
 func (k simCluster) setHeld(id string, held bool) {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
-	k.holds[id] = held
-	if inst := k.s.instance(id); held {
+	k.holds[id] = held && !k.unleased[id]
+	inst := k.s.instance(id)
+	inst.leaseHolders = slices.DeleteFunc(inst.leaseHolders, func(i *simInvocation) bool { return i == k.simInvocation })
+	if held {
 		inst.leaseHolders = append(inst.leaseHolders, k.simInvocation)
-	} else {
-		inst.leaseHolders = slices.DeleteFunc(inst.leaseHolders, func(i *simInvocation) bool { return i == k.simInvocation })
 	}
 }
 
-func (k simCluster) renew(ctx context.Context, l *simLease) {
-	for pause(ctx, leasePace) == nil {
-		err := k.ask(ctx, api, func() error {
+func (k simCluster) renew(ctx context.Context, l *simLease, id string) {
+	for wait := leasePace; pause(ctx, wait) == nil; {
+		err := l.tell(k.ask(ctx, api, func() error {
+			if !k.isHolder(l, id) {
+				return errSimLeaseLost
+			}
 			l.until = time.Now().Add(leaseTime)
 			l.readDeadline()
 			return nil
-		})
+		}))
+		wait = leasePace
+		if err != nil {
+			wait = time.Second
+		}
 		k.s.locked(func() { l.renewalFailed = l.renewalFailed || err != nil })()
 	}
 }
@@ -146,14 +231,17 @@ func (h heldLease) Release(keep Keep) error {
 	h.setHeld(h.id, false)
 	return h.effect(ctx, api, "release", h.id, func() error {
 		inst, l := h.s.instance(h.id), h.lease
-		l.until = time.Time{}
+		l.until, l.attempts = time.Time{}, 0
 		if keep != KeepAll {
-			l.deadline = time.Time{}
+			l.received = time.Time{}
 		}
-		if keep == KeepNothing {
+		if keep < KeepRecords {
 			l.records = nil
 		}
-		if inst.node.lease == l && l.deadline.IsZero() && len(l.records) == 0 {
+		if keep == KeepNothing {
+			l.closed, l.deadline = nil, time.Time{}
+		}
+		if inst.node.lease == l && keep != KeepAll && len(l.records)+len(l.closed) == 0 && l.deadline.IsZero() {
 			inst.node.lease = nil
 		}
 		if inst.isWaiting() {

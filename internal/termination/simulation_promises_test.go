@@ -3,6 +3,8 @@ package termination
 import (
 	"slices"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 // step is how far an invocation is with an instance, in the promised order.
@@ -25,7 +27,7 @@ func (i *simInvocation) checkOrder(inst *simInstance, now step) {
 	if before := i.steps[inst.id]; before > now {
 		i.s.violate("%s: step %d of %s after step %d", i.name, now, inst.id, before)
 	}
-	if i.steps[inst.id] = now; now > stepLease && now < stepComplete && !i.holds[inst.id] {
+	if i.steps[inst.id] = now; now > stepLease && now < stepComplete && !i.holds[inst.id] && !i.unleased[inst.id] {
 		i.s.violate("%s: step %d of %s without its lease", i.name, now, inst.id)
 	}
 }
@@ -77,9 +79,16 @@ func (i *simInvocation) checkDeleteLease(id string) {
 	}
 }
 
-func (i *simInvocation) checkCordon(inst *simInstance) {
+// checkCordon checks that a node is closed before its first eviction, and again only if someone has opened it.
+func (i *simInvocation) checkCordon(inst *simInstance, node string, closed bool) {
 	i.checkWrite(inst, "cordoned")
-	i.checkOrder(inst, stepCordon)
+	if i.steps[inst.id] != stepEvict {
+		i.checkOrder(inst, stepCordon)
+		return
+	}
+	if i.s.counts["node cordoned again"]++; closed && !i.s.unheardEffects["cordon "+node] {
+		i.s.violate("%s: cordoned %s again, which was closed", i.name, node)
+	}
 }
 
 // checkRestore checks that only an earlier termination's changes are undone, and no trigger's.
@@ -93,9 +102,28 @@ func (i *simInvocation) checkRestore(inst *simInstance) {
 	}
 }
 
+// checkPodEvent checks that owners are told once about what a drain waits for.
+func (i *simInvocation) checkPodEvent(e drain.PodEvent) {
+	i.s.counts["owner told: "+string(e.Reason)]++
+	e.Message = ""
+	if i.told[e] {
+		i.s.violate("%s: told the owner of %s twice: %s", i.name, e.Pod, e.Reason)
+	}
+	i.told[e] = true
+	for _, inst := range i.s.instances {
+		if p := inst.node.pods[e.Pod.Name]; p != nil {
+			i.checkWrite(inst, "told an owner of")
+			held := p.Annotations["karpenter.sh/do-not-disrupt"] != ""
+			if !p.mustGo || held != (e.Reason == drain.EvictionHeld) {
+				i.s.violate("%s: told the owner of %s: %s", i.name, e.Pod, e.Reason)
+			}
+		}
+	}
+}
+
 func (i *simInvocation) checkEvict(inst *simInstance, p *simPod) {
 	i.checkWrite(inst, "evicted from")
-	if i.steps[inst.id] < stepCordon {
+	if i.steps[inst.id] < stepCordon && !i.notCordoned[inst.id] {
 		i.s.violate("%s: evicted from %s before it was cordoned", i.name, inst.id)
 	}
 	i.checkOrder(inst, stepEvict)
@@ -106,8 +134,8 @@ func (i *simInvocation) checkEvict(inst *simInstance, p *simPod) {
 	switch {
 	case !p.mustGo:
 		i.s.violate("%s: evicted %s, which is to stay", i.name, p.Name)
-	case !i.s.escorts || p.plan.phase != "poolers" || i.escorting[p.Name]:
-	case !i.s.force || !i.s.isTime(inst, p.Grace+escortTime):
+	case !i.s.escorts || p.plan.phase != "poolers" || i.escorting[p.Name] || i.plain[inst.id]:
+	case !i.s.force || !i.s.isTime(inst, i.s.timeNeeded(p)+askTime):
 		i.s.violate("%s: evicted %s without its escort", i.name, p.Name)
 	}
 }
@@ -139,7 +167,7 @@ func (i *simInvocation) checkDelete(inst *simInstance, p *simPod, grace time.Dur
 		return
 	}
 	i.checkSignal(inst, p)
-	needs := i.s.timeNeeded(p)
+	needs := i.s.timeNeeded(p) + askTime // more pods than requests at once share its moment
 	for _, other := range inst.node.pods {
 		if other != p && other.pdb != nil && other.pdb == p.pdb {
 			needs += i.s.timeNeeded(other)
@@ -157,9 +185,12 @@ func (i *simInvocation) checkDelete(inst *simInstance, p *simPod, grace time.Dur
 	}
 }
 
+// askTime is what a drain assumes at most that asking for a pod takes: 2 s for a deletion of which it knows nothing, and what it measured.
+const askTime = 3 * time.Second
+
 // timeNeeded returns how long a pod takes to be evicted and stop.
 func (s *simulation) timeNeeded(p *simPod) time.Duration {
-	needs := max(p.Grace, 2*time.Second)
+	needs := max(p.Grace, 2*time.Second) + askTime
 	if s.escorts && p.plan.phase == "poolers" {
 		needs += escortTime
 	}
@@ -175,6 +206,10 @@ func (s *simulation) timeSpans(inst *simInstance) (all []timeSpan) {
 	if inst.action != nil {
 		deadline := s.deadline(inst.action)
 		all = append(all, timeSpan{deadline.Add(-whole), deadline})
+		if l := inst.node.lease; inst.action.over && l != nil && !l.received.IsZero() && l.received.Before(inst.action.began) {
+			// It has no activity any more. So the first receipt counts, which an invocation for an earlier action kept, and then crashed.
+			all = append(all, timeSpan{l.received, l.received.Add(whole)})
+		}
 	}
 	if !inst.recommended.IsZero() && s.onRebalance {
 		all = append(all, timeSpan{inst.recommended, inst.recommended.Add(whole)})
@@ -203,11 +238,11 @@ func (s *simulation) hasTime(inst *simInstance) bool {
 }
 
 // deadline returns the earliest deadline that the action can have. A forged event of an instance that has just begun to terminate is true
-// except for its time, and believed if it is young.
+// except for its time. Its first receipt counts if the start of the activity cannot be read.
 func (s *simulation) deadline(a *simAction) time.Time {
 	began := a.began
 	for _, stray := range s.falseEvents {
-		if at := s.began.Add(stray.at); stray.kind == "in service" && at.Before(began) && a.began.Sub(at) <= oldEventAge {
+		if at := s.began.Add(stray.at); slices.Contains([]string{"in service", "dated back", "dated ahead"}, stray.kind) && at.Before(began) && s.hasFailures() {
 			began = at
 		}
 	}
@@ -218,15 +253,38 @@ func (s *simulation) deadline(a *simAction) time.Time {
 func (i *simInvocation) checkComplete(inst *simInstance, result Result) {
 	i.checkOrder(inst, stepComplete)
 	inst.node.completedBy, inst.node.completedAt = i, time.Now()
+	i.checkClosed(inst)
 	over := i.s.deadline(inst.action)
 	if goes := inst.interrupted.Add(spotTime); !inst.interrupted.IsZero() && goes.Before(over) {
 		over = goes
 	}
+	if l := inst.node.lease; i.s.throttled > 0 && l != nil && !l.received.IsZero() && l.received.Before(inst.action.began) {
+		// An invocation kept the first receipt of an earlier action, whose drain failed before it closed the node. It counts where the start
+		// of the activity cannot be read.
+		kept := l.received.Add(i.s.bounds.MaxDuration - i.s.bounds.CompletionReserve)
+		if kept.Before(over) {
+			over = kept
+		}
+	}
+	lag := reconnectLag + i.s.completionDelay()
 	for _, p := range inst.node.pods {
-		if time.Now().Before(over) && p.isWaitedFor(inst) {
+		p.couldNotStopAtCompletion = p.asked && inst.cannotStop(lag)
+		if time.Now().Before(over) && p.isWaitedFor(inst, lag) && !inst.plan.nodeLost {
 			i.s.violate("%s: completed %s with %s while %s was there and there was time", i.name, inst.id, result, p.Name)
 		}
 	}
+}
+
+// recordonTime is how long a drain may take to close a node again.
+const recordonTime = 5 * time.Second
+
+// checkClosed checks that a node that someone opened during its drain is closed again.
+func (i *simInvocation) checkClosed(inst *simInstance) {
+	n := inst.node
+	if n.closed || n.uncordonedAt.IsZero() || i.s.hasFailures() || i.s.cordonDenied || time.Since(n.uncordonedAt) < recordonTime {
+		return
+	}
+	i.s.violate("%s: completed %s, and its node is open", i.name, inst.id)
 }
 
 // For so long a drain waits for an unreachable kubelet, and for a finalizer to be removed.
@@ -237,11 +295,22 @@ const (
 	reconnectLag = 5 * time.Second
 )
 
-// isWaitedFor reports whether the drain must wait for the pod: it must go, and it is not signaled yet or can still stop.
-func (p *simPod) isWaitedFor(inst *simInstance) bool {
+// completionDelay returns for how long an outage of AWS can have delayed the completion of a drain that had ended. It ends with the outage.
+func (s *simulation) completionDelay() (delay time.Duration) {
+	since := time.Since(s.began)
+	for _, o := range s.outages {
+		if o.of == aws && o.from <= since && since < o.to+requestLag {
+			delay = min(completeTimeout, since-o.from)
+		}
+	}
+	return delay
+}
+
+// isWaitedFor reports whether the drain must wait for the pod: it must go, and it can still stop, or its eviction was not requested.
+func (p *simPod) isWaitedFor(inst *simInstance, lag time.Duration) bool {
 	lost := !inst.node.lostAt.IsZero() && time.Since(inst.node.lostAt) >= unreachableWait
-	stays := inst.failed || lost || time.Since(inst.node.reconnectedAt) < reconnectLag || !p.ContainersEndedAt.IsZero() && time.Since(p.ContainersEndedAt) >= finalizerWait
-	return p.mustGo && !(p.Terminating() && stays)
+	stays := inst.failed || lost || time.Since(inst.node.reconnectedAt) < lag || !p.ContainersEndedAt.IsZero() && time.Since(p.ContainersEndedAt) >= finalizerWait
+	return p.mustGo && !(stays && (p.Terminating() || p.asked))
 }
 
 // checkCompleteOnce checks that an invocation does not complete an action again after its success.

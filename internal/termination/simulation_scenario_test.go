@@ -28,8 +28,11 @@ type scenario struct {
 	falseEvents    []falseEvent
 
 	escorts     bool // poolers have an escort
+	byTag       bool // the group is ours by its tag
 	onRebalance bool // the policy drains for rebalance recommendations
 	retains     bool // the group keeps instances whose termination was abandoned
+
+	cordonDenied bool // by a webhook
 }
 
 // service receives requests. The first two can fail.
@@ -65,6 +68,10 @@ type instancePlan struct {
 	spot                     bool
 	interrupted              time.Duration // when EC2 sends a Spot interruption, since the simulation began; zero: never
 	recommended              time.Duration // when EC2 recommends a rebalance; zero: never
+
+	nodeLost   bool            // its Node object names another instance
+	claimant   int             // so many of its pods are on a second Node object that claims the instance
+	uncordoned []time.Duration // when someone opens the node, after its termination began
 }
 
 // podPlan is one pod.
@@ -76,6 +83,7 @@ type podPlan struct {
 	held         bool
 	finalizer    time.Duration // how long a finalizer keeps it after it has stopped; zero: not; below zero: for ever
 	transactions time.Duration // how long its open transactions take
+	refused      time.Duration // until when a webhook denies its eviction, since the simulation began; zero: it does not
 }
 
 // pdbPlan is a PDB over pods of any node.
@@ -102,7 +110,7 @@ const (
 func newScenario(seed uint64) scenario {
 	r := dice{rand.New(rand.NewPCG(seed, 6))}
 	s := scenario{
-		seed: seed, force: r.one(2), onFailure: Continue, batch: 1 + r.IntN(2),
+		seed: seed, byTag: seed%2 == 1, force: r.one(2), onFailure: Continue, batch: 1 + r.IntN(2),
 		invocationTime: r.between(15*time.Second, 2*time.Minute), lag: r.sometimes(3, 0, 20*time.Second),
 		latency: r.sometimes(2, time.Millisecond, 400*time.Millisecond),
 	}
@@ -131,7 +139,38 @@ func newScenario(seed uint64) scenario {
 		s.falseEvents = append(s.falseEvents, falseEvent{r.between(0, 3*time.Minute), falseEventKinds[r.IntN(len(falseEventKinds))]})
 	}
 	s.drawMore(dice{rand.New(rand.NewPCG(seed, 7))})
+	s.drawRudeness(dice{rand.New(rand.NewPCG(seed, 8))})
 	return s
+}
+
+// drawRudeness draws what others do: forged events, Node objects that say something else, webhooks, people who open a node. Its dice are
+// its own.
+func (s *scenario) drawRudeness(r dice) {
+	for _, kind := range []string{"dated back", "dated ahead"} {
+		if r.one(6) {
+			s.falseEvents = append(s.falseEvents, falseEvent{r.between(0, 4*time.Minute), kind})
+		}
+	}
+	s.cordonDenied = r.one(12)
+	for i := range s.instancePlans {
+		m := &s.instancePlans[i]
+		switch {
+		case r.one(15):
+			m.nodeLost = true
+		case r.one(10) && len(m.pods) > 0:
+			m.claimant = 1 + r.IntN(len(m.pods))
+		}
+		if r.one(8) {
+			for range 1 + r.IntN(3) {
+				m.uncordoned = append(m.uncordoned, r.between(0, 3*time.Minute))
+			}
+		}
+		for n := range m.pods {
+			if r.one(20) {
+				m.pods[n].refused = r.between(time.Minute, 8*time.Minute)
+			}
+		}
+	}
 }
 
 // drawMore draws further variations. Its dice are its own, so that a seed stays the same drain.
@@ -271,7 +310,7 @@ func (i *simInvocation) phases() []drain.Phase {
 
 func (s scenario) String() string {
 	return fmt.Sprintf("seed %d: force %t, invocations of %s, hook %s, at most %s less %s, lag %s, "+
-		"crashes %v, outages %v, throttled %d, answers lost %d, escorts %t, latency %s, on failure %s, retains %t\n%+v\nPDBs %+v false events %v",
+		"crashes %v, outages %v, throttled %d, answers lost %d, escorts %t, latency %s, on failure %s, retains %t, cordon denied %t\n%+v\nPDBs %+v false events %v",
 		s.seed, s.force, s.invocationTime, s.hook.HeartbeatTimeout, s.bounds.MaxDuration, s.bounds.CompletionReserve, s.lag,
-		s.crashes, s.outages, s.throttled, s.answersLost, s.escorts, s.latency, s.onFailure, s.retains, s.instancePlans, s.pdbPlans, s.falseEvents)
+		s.crashes, s.outages, s.throttled, s.answersLost, s.escorts, s.latency, s.onFailure, s.retains, s.cordonDenied, s.instancePlans, s.pdbPlans, s.falseEvents)
 }

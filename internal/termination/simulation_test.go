@@ -202,10 +202,11 @@ func (s *simulation) sendFalseEvent(kind string) {
 	case "unknown instance":
 		t.InstanceID = "i-unknown"
 	case "trigger forged":
-		if inst.plan.spot { // it could not be distinguished from a true one
-			return
-		}
 		t = Termination{InstanceID: inst.id, Began: time.Now(), Trigger: SpotInterruption}
+	case "dated back":
+		t.Token, t.Began = "", time.Now().Add(-72*time.Hour)
+	case "dated ahead":
+		t.Token, t.Began = "", time.Now().Add(24*time.Hour)
 	case "another group":
 		t.Group = "another"
 	case "another hook":

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"quiesce/internal/drain"
 	"slices"
 	"strings"
 	"sync"
@@ -15,40 +16,69 @@ const (
 	// sweepConcurrency is how many requests a sweep has in flight. The whole account shares one bucket of Auto Scaling requests: with
 	// eight, 200 instances take a few seconds, and others get requests too.
 	sweepConcurrency = 8
-	// filterValues is how many instances one DescribeInstances filters by
-	// (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html).
-	filterValues = 200
+	// sweepTimeout ends a sweep before the next one begins, a minute after it. What this one did not get to, the next one does.
+	sweepTimeout = 50 * time.Second
+	// readClusterTimeout bounds what a sweep asks the cluster before it sends heartbeats. An API server that does not answer must not
+	// cost the instances that wait.
+	readClusterTimeout = 10 * time.Second
 	// maxErrors bounds how many errors a report names. The rest are counted.
 	maxErrors = 20
 )
 
+// errSweepOver is the cause of the end of a sweep's context.
+var errSweepOver = fmt.Errorf("the sweep's %v are over, the next one continues", sweepTimeout)
+
 // SweepReport is the answer to a sweep: what it saw and what it did.
 type SweepReport struct {
-	Status       Status    `json:"status"`       // swept; failed: no group could be described
-	Groups       int       `json:"groups"`       // of ours
-	Waiting      int       `json:"waiting"`      // instances that are terminating, and not past their hooks
-	Draining     int       `json:"draining"`     // of these, the ones that an invocation drains
-	Heartbeats   int       `json:"heartbeats"`   // one for each other instance that waits on our hook
-	Messages     int       `json:"messages"`     // in the queue; while there are any, no event is sent again
-	EventsResent int       `json:"eventsResent"` // terminations whose event was lost
-	Restored     int       `json:"restored"`     // nodes whose instances returned to service
-	Errors       []string  `json:"errors"`       // what could not be read or done; it did not stop the rest
-	StartedAt    time.Time `json:"startedAt"`
-	FinishedAt   time.Time `json:"finishedAt"`
+	Status       Status `json:"status"`       // swept; failed: no group could be described
+	Groups       int    `json:"groups"`       // of ours
+	Waiting      int    `json:"waiting"`      // instances that are terminating, and not past their hooks
+	Draining     int    `json:"draining"`     // of these, the ones that an invocation drains
+	Heartbeats   int    `json:"heartbeats"`   // one for each other instance that waits on our hook
+	Messages     int    `json:"messages"`     // in the queue; while there are any, no event is sent again
+	EventsResent int    `json:"eventsResent"` // terminations whose event was lost
+	Restored     int    `json:"restored"`     // nodes whose instances returned to service
+	HooksPut     int    `json:"hooksPut"`     // groups that got our hook
+	// Resumed are clusters of databases, as namespace/name, whose poolers an interrupted move had left paused.
+	Resumed []string `json:"resumed,omitempty"`
+	// GroupsWithoutHook is how many of the groups that were looked at are without our hook. WithoutHook names the first of them.
+	GroupsWithoutHook int      `json:"groupsWithoutHook"`
+	WithoutHook       []string `json:"withoutHook,omitempty"`
+	// ClusterReachable: the Leases in the cluster could be read. Without them no event is sent again and no node is restored.
+	ClusterReachable bool `json:"clusterReachable"`
+	// LongestWaitSeconds is how long the instance LongestWaiting has waited on our hook, drained or not.
+	LongestWaitSeconds float64 `json:"longestWaitSeconds"`
+	LongestWaiting     string  `json:"longestWaiting,omitempty"`
+	// Retained has instances whose termination was abandoned: they run until a person acts. RetainedOmitted counts those beyond the list.
+	Retained        []RetainedInstance `json:"retained,omitempty"`
+	RetainedOmitted int                `json:"retainedOmitted,omitempty"`
+	// ScheduledChanges of our instances, the earliest first. Sweeps look for them once an hour.
+	ScheduledChanges        []ScheduledChange `json:"scheduledChanges,omitempty"`
+	ScheduledChangesOmitted int               `json:"scheduledChangesOmitted,omitempty"` // those beyond the list
+
+	Errors     []string  `json:"errors"`              // what could not be read or done; it did not stop the rest
+	Unreached  []string  `json:"unreached,omitempty"` // what the sweep had no time for
+	StartedAt  time.Time `json:"startedAt"`
+	FinishedAt time.Time `json:"finishedAt"`
 }
 
 // sweep is one look at all our groups.
 type sweep struct {
 	*Handler
-	kubernetes Kubernetes      // nil: unreachable
-	held       []string        // Leases that an invocation holds
-	free       []string        // Leases of instances that no invocation holds
-	seen       map[string]bool // instances, by ID
-	cordoned   []CordonedNode
-	returned   map[string]Termination // instances of cordoned nodes that are in service or retained, by ID
+	kubernetes Kubernetes              // nil: unreachable
+	groups     []Group                 // ours
+	held       []string                // Leases that an invocation holds
+	free       []string                // Leases of instances that no invocation holds
+	seen       map[string]bool         // instances, by ID
+	closed     map[string][]ClosedNode // of the Leases, by instance ID
+	returned   map[string]Termination  // instances of cordoned nodes that are in service or retained, by ID
+	draining   []Termination           // instances that wait, and that an invocation drains
 	waiting    []waitingInstance
+	warmPools  []string                        // groups that have one
+	hooksDue   []string                        // groups whose hook is looked at in this sweep
+	activities map[string]map[string]time.Time // the starts of activities, by group and instance ID
 
-	mutex  sync.Mutex
+	mutex  sync.Mutex // of what requests in parallel change
 	report SweepReport
 	errors int
 }
@@ -56,6 +86,7 @@ type sweep struct {
 // waitingInstance is an instance that waits, and that no invocation drains.
 type waitingInstance struct {
 	Termination
+	warm     bool  // it is in a warm pool, and may wait on another hook
 	hook     *Hook // nil: it could not be described
 	accepted bool  // the heartbeat was: the instance waits on our hook
 }
@@ -65,17 +96,32 @@ type waitingInstance struct {
 func (h *Handler) sweep(ctx context.Context) (SweepReport, error) {
 	ctx, cancel := boundInvocation(ctx)
 	defer cancel()
-	s := &sweep{Handler: h, returned: map[string]Termination{}, seen: map[string]bool{}}
-	s.report = SweepReport{Status: StatusSwept, Errors: []string{}, StartedAt: time.Now()}
+	ctx, stop := context.WithTimeoutCause(ctx, sweepTimeout, errSweepOver)
+	defer stop()
+	s := h.newSweep()
 	s.readCluster(ctx)
 	err := s.readGroups(ctx)
 	if err == nil {
+		s.readWarmPools(ctx)
 		s.keepAlive(ctx)
+		s.resumePaused(ctx)
+		s.measureWaits(ctx)
 		s.resendLost(ctx)
 		s.restore(ctx)
+		s.checkHooks(ctx)
 		s.deleteLeases(ctx)
+		s.ageRetained(ctx)
+		s.replaceScheduled(ctx)
 	}
 	return s.finish(err)
+}
+
+func (h *Handler) newSweep() *sweep {
+	return &sweep{
+		Handler: h, closed: map[string][]ClosedNode{}, returned: map[string]Termination{}, seen: map[string]bool{},
+		activities: map[string]map[string]time.Time{},
+		report:     SweepReport{Status: StatusSwept, Errors: []string{}, StartedAt: time.Now()},
+	}
 }
 
 func (s *sweep) finish(err error) (SweepReport, error) {
@@ -98,23 +144,24 @@ func (s *sweep) finish(err error) (SweepReport, error) {
 // level is Debug for a sweep that found nothing, since there is one each minute.
 func (s *sweep) level() slog.Level {
 	switch {
-	case s.errors > 0:
+	case s.errors+len(s.report.Unreached)+s.report.GroupsWithoutHook > 0:
 		return slog.LevelWarn
-	case s.report.Waiting+s.report.Restored > 0:
+	case s.report.Waiting+s.report.Restored+s.report.HooksPut+s.report.RetainedCount()+len(s.report.ScheduledChanges) > 0:
 		return slog.LevelInfo
 	}
 	return slog.LevelDebug
 }
 
-// readCluster reads the Leases and the cordoned nodes. If that fails, instances are kept alive all the same.
+// readCluster reads the Leases. If that fails, instances are kept alive all the same.
 func (s *sweep) readCluster(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, readClusterTimeout)
+	defer cancel()
 	cluster, err := s.Connect(ctx)
 	if err == nil {
 		err = s.readLeases(ctx, cluster)
 	}
 	if err == nil {
-		s.kubernetes = cluster
-		s.cordoned, err = cluster.CordonedNodes(ctx)
+		s.kubernetes, s.report.ClusterReachable = cluster, true
 	}
 	s.addError(err)
 }
@@ -123,6 +170,7 @@ func (s *sweep) readCluster(ctx context.Context) {
 func (s *sweep) readLeases(ctx context.Context, cluster Kubernetes) error {
 	leases, err := cluster.Leases(ctx)
 	for _, l := range leases {
+		s.closed[l.Name] = l.Closed
 		switch {
 		case l.Held:
 			s.held = append(s.held, l.Name)
@@ -144,7 +192,7 @@ func (s *sweep) readGroups(ctx context.Context) error {
 		case err != nil:
 			last = err
 			s.addError(err)
-		case s.Policy.OwnsGroup(group.Name):
+		case s.Policy.Owns(group.Name, group.Tags):
 			s.report.Groups++
 			s.addGroup(group)
 		}
@@ -156,19 +204,51 @@ func (s *sweep) readGroups(ctx context.Context) error {
 }
 
 func (s *sweep) addGroup(group Group) {
+	s.groups = append(s.groups, group)
 	for _, i := range group.Instances {
-		s.seen[i.ID] = true
-		t := Termination{Group: group.Name, Hook: s.Policy.Hook, InstanceID: i.ID}
-		switch {
-		case s.isRestorable(i) && slices.ContainsFunc(s.cordoned, func(n CordonedNode) bool { return n.Node.InstanceID == i.ID }):
-			s.returned[i.ID] = t
-		case !i.isWaiting():
-		case slices.Contains(s.held, i.ID):
+		s.addInstance(group.Name, i)
+	}
+	if group.WarmPool {
+		s.warmPools = append(s.warmPools, group.Name)
+	}
+	if s.Policy.isHookDue(group, s.report.StartedAt) {
+		s.hooksDue = append(s.hooksDue, group.Name)
+	}
+}
+
+// addInstance adds an instance to what the sweep looks after. An instance of a warm pool counts as waiting only once its heartbeat is
+// accepted: on its way into the pool it may wait on a launch hook.
+func (s *sweep) addInstance(group string, i Instance) {
+	s.seen[i.ID] = true
+	s.noteRetained(group, i)
+	t := Termination{Group: group, Hook: s.Policy.Hook, InstanceID: i.ID}
+	switch {
+	case s.isRestorable(i) && len(s.closed[i.ID]) > 0:
+		s.returned[i.ID] = t
+	case !i.isWaiting():
+	case slices.Contains(s.held, i.ID):
+		s.report.Waiting++
+		s.report.Draining++
+		s.draining = append(s.draining, t)
+	default:
+		if !i.isWarm() {
 			s.report.Waiting++
-			s.report.Draining++
-		default:
-			s.report.Waiting++
-			s.waiting = append(s.waiting, waitingInstance{Termination: t})
+		}
+		s.waiting = append(s.waiting, waitingInstance{Termination: t, warm: i.isWarm()})
+	}
+}
+
+// readWarmPools finds the instances that wait in warm pools. The description of a group does not have them.
+func (s *sweep) readWarmPools(ctx context.Context) {
+	pools := make([][]Instance, len(s.warmPools))
+	s.forEach(ctx, "warm pools", len(pools), func(n int) {
+		var err error
+		pools[n], err = s.Groups.WarmPool(ctx, s.warmPools[n])
+		s.addError(err)
+	})
+	for n, pool := range pools {
+		for _, i := range pool {
+			s.addInstance(s.warmPools[n], i)
 		}
 	}
 }
@@ -183,7 +263,7 @@ func (s *sweep) isRestorable(i Instance) bool {
 func (s *sweep) keepAlive(ctx context.Context) {
 	hooks := s.describeHooks(ctx)
 	s.waiting = slices.DeleteFunc(s.waiting, func(w waitingInstance) bool { _, known := hooks[w.Group]; return !known })
-	forEach(len(s.waiting), func(n int) {
+	s.forEach(ctx, "heartbeats", len(s.waiting), func(n int) {
 		w := &s.waiting[n]
 		err := heartbeater{hooks: s.Hooks, termination: w.Termination, log: s.Log, stats: &heartbeatStats{}}.send(ctx, heartbeatTimeout)
 		if w.hook, w.accepted = hooks[w.Group], err == nil; !errors.Is(err, ErrNoActiveAction) {
@@ -192,13 +272,18 @@ func (s *sweep) keepAlive(ctx context.Context) {
 	})
 	s.waiting = slices.DeleteFunc(s.waiting, func(w waitingInstance) bool { return !w.accepted })
 	s.report.Heartbeats = len(s.waiting)
+	for _, w := range s.waiting {
+		if w.warm {
+			s.report.Waiting++
+		}
+	}
 }
 
 // describeHooks returns our hooks of the groups in which instances wait; nil: a hook could not be described. Groups without our hook
 // are missing: instances that wait there wait on hooks of others.
 func (s *sweep) describeHooks(ctx context.Context) map[string]*Hook {
-	groups, hooks := groupsOf(s.waiting), map[string]*Hook{}
-	forEach(len(groups), func(n int) {
+	groups, hooks := groupsOf(s.undrained()), map[string]*Hook{}
+	s.forEach(ctx, "hooks of groups", len(groups), func(n int) {
 		hook, err := s.Hooks.Describe(ctx, groups[n], s.Policy.Hook)
 		if errors.Is(err, ErrNoHook) {
 			return
@@ -213,7 +298,16 @@ func (s *sweep) describeHooks(ctx context.Context) map[string]*Hook {
 	return hooks
 }
 
-func groupsOf(waiting []waitingInstance) []string {
+// undrained returns the instances that wait, and that no invocation drains.
+func (s *sweep) undrained() []Termination {
+	all := make([]Termination, len(s.waiting))
+	for n, w := range s.waiting {
+		all[n] = w.Termination
+	}
+	return all
+}
+
+func groupsOf(waiting []Termination) []string {
 	groups := make([]string, len(waiting))
 	for n, w := range waiting {
 		groups[n] = w.Group
@@ -230,40 +324,54 @@ func (s *sweep) addError(err error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	if s.errors++; s.errors <= maxErrors {
-		s.report.Errors = append(s.report.Errors, err.Error())
+		s.report.Errors = append(s.report.Errors, drain.Short(err.Error()))
 	}
 }
 
-// deleteLeases deletes the Leases that were kept for instances that are gone since.
-func (s *sweep) deleteLeases(ctx context.Context) {
-	gone := slices.DeleteFunc(s.free, func(id string) bool { return s.seen[id] })
-	if len(gone) == 0 || s.kubernetes == nil || s.Policy.Shadow {
-		return
-	}
-	for ids := range slices.Chunk(gone, filterValues) {
-		instances, err := s.Groups.EC2Instances(ctx, ids...)
-		s.addError(err)
-		if err != nil {
-			return
-		}
-		for _, id := range ids {
-			if i, known := instances[id]; !known || i.Terminated {
-				s.addError(s.kubernetes.DeleteFreeLease(ctx, id))
-			}
-		}
+// forEach calls do for 0 to n-1, a few at a time. Once ctx has ended it begins no more, and the report says how many it did not reach.
+func (s *sweep) forEach(ctx context.Context, what string, n int, do func(int)) {
+	begun := inParallel(ctx, n, func(item int) {
+		defer s.recover(what)
+		do(item)
+	})
+	if begun < n {
+		s.mutex.Lock()
+		defer s.mutex.Unlock()
+		s.report.Unreached = append(s.report.Unreached, fmt.Sprintf("%s: %d of %d: %v", what, n-begun, n, context.Cause(ctx)))
 	}
 }
 
-// forEach calls do for 0 to n-1, a few at a time.
-func forEach(n int, do func(int)) {
+// inParallel calls do for 0 to n-1, a few at a time. Once ctx has ended it begins no more. It returns how many it began.
+func inParallel(ctx context.Context, n int, do func(int)) (begun int) {
 	slots := make(chan struct{}, sweepConcurrency)
 	var group sync.WaitGroup
-	for i := range n {
-		slots <- struct{}{}
+	for ; begun < n && acquireSlot(ctx, slots); begun++ {
+		item := begun
 		group.Go(func() {
 			defer func() { <-slots }()
-			do(i)
+			do(item)
 		})
 	}
 	group.Wait()
+	return begun
+}
+
+// recover turns a panic into an error. One node must not keep the sweep from the others.
+func (s *sweep) recover(what string) {
+	if p := recover(); p != nil {
+		s.addError(fmt.Errorf("%s: panic: %v", what, p))
+	}
+}
+
+// acquireSlot reports whether there was a slot before ctx ended.
+func acquireSlot(ctx context.Context, slots chan<- struct{}) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	select {
+	case slots <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }

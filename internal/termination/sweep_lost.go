@@ -25,8 +25,7 @@ func (s *sweep) resendLost(ctx context.Context) {
 	if !hasLostEvents(len(s.waiting), waiting, inFlight, s.countDrains()) {
 		return
 	}
-	groups := groupsOf(s.waiting)
-	forEach(len(groups), func(n int) { s.resendGroup(ctx, groups[n]) })
+	s.forEach(ctx, "lost events", len(s.waiting), func(n int) { s.resendIfLost(ctx, s.waiting[n]) })
 }
 
 // countDrains returns how many instances are drained now. Each has a message in flight, unless its event did not come through the
@@ -47,27 +46,20 @@ func hasLostEvents(instances, waiting, inFlight, drains int) bool {
 	return waiting == 0 && instances > inFlight-drains
 }
 
-// resendGroup sends the events of a group's instances. It skips instances so young that their event may yet come, and instances so old
-// that Auto Scaling ends their actions anyway. Their age is that of the group's activity: nothing else says when an instance began to
-// wait.
-func (s *sweep) resendGroup(ctx context.Context, group string) {
-	began, err := s.Groups.ActivityStarts(ctx, group)
-	if err != nil {
-		s.addError(err)
+// resendIfLost sends the event of an instance. It skips one so young that its event may yet come, and one so old that Auto Scaling ends
+// its action anyway. The age is that of the group's activity: nothing else says when an instance began to wait.
+func (s *sweep) resendIfLost(ctx context.Context, w waitingInstance) {
+	began, read := s.activities[w.Group]
+	if !read || w.hook == nil {
 		return
 	}
-	for _, w := range s.waiting {
-		if w.Group != group || w.hook == nil {
-			continue
-		}
-		at, known := began[w.InstanceID]
-		if !known {
-			at = time.Now().Add(-lostAge) // a duplicate event does less harm than a lost one
-		}
-		if age := time.Since(at); lostAge <= age && age < w.hook.limit() {
-			w.Began = at
-			s.resend(ctx, w.Termination)
-		}
+	at, known := began[w.InstanceID]
+	if !known {
+		at = time.Now().Add(-lostAge) // a duplicate event does less harm than a lost one
+	}
+	if age := time.Since(at); lostAge <= age && age < w.hook.limit() {
+		w.Began = at
+		s.resend(ctx, w.Termination)
 	}
 }
 

@@ -2,31 +2,36 @@ package termination
 
 import (
 	"context"
+	"maps"
 	"slices"
-	"time"
 )
 
-// minCordonAge is how long ago a node must have been cordoned before an instance in service counts as returned: no description lags
-// that much.
-const minCordonAge = 2 * time.Minute
-
-// restore restores nodes whose instances returned to service, from a warm pool for example. No event says so. Nodes that were cordoned
-// by hand or for a trigger wait on no hook, and stay cordoned. So do nodes of retained instances, whose pods keep running.
+// restore restores nodes whose instances returned to service, from a warm pool for example, and nodes that were closed for a Spot
+// interruption that was not true. No event says so. Nodes that were cordoned by hand or for a rebalance recommendation stay cordoned. So
+// do nodes of retained instances, whose pods keep running.
 func (s *sweep) restore(ctx context.Context) {
 	if s.kubernetes == nil || s.Policy.Shadow {
 		return
 	}
-	for _, n := range s.cordoned {
-		t, returned := s.returned[n.Node.InstanceID]
-		if !returned || n.Hook != t.Hook || time.Since(n.CordonedAt) < minCordonAge || slices.Contains(s.held, t.InstanceID) {
+	ids := slices.Sorted(maps.Keys(s.returned))
+	s.forEach(ctx, "nodes that returned", len(ids), func(n int) { s.restoreNodes(ctx, s.returned[ids[n]]) })
+}
+
+func (s *sweep) restoreNodes(ctx context.Context, t Termination) {
+	for _, n := range s.closed[t.InstanceID] {
+		if !s.Policy.isRestorable(n) || slices.Contains(s.held, t.InstanceID) {
 			continue
 		}
 		j := s.newJob(t)
 		restored, err := j.restoreReturned(ctx, s.kubernetes, n)
 		s.addError(err)
-		if restored {
-			s.report.Restored++
-			j.log.Info("node restored, its instance returned to service", "node", n.Node.Name)
+		if !restored {
+			continue
 		}
+		s.mutex.Lock()
+		s.report.Restored++
+		s.mutex.Unlock()
+		log := j.nodeLog(n.Name)
+		log.Info("node restored, its instance returned to service")
 	}
 }

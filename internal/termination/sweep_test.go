@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"quiesce/internal/drain"
 )
 
 // lostEventEnv returns an environment whose instance has waited for ten minutes, because its event was lost.
@@ -174,10 +172,10 @@ func TestSweep_OneGroupFails_OthersAreSwept(t *testing.T) {
 	for _, step := range []string{"hook-workers-b", "heartbeat-i-0bbb"} {
 		synctest.Test(t, func(t *testing.T) {
 			env := lostEventEnv()
-			env.otherGroups = []Group{{"workers-b", []Instance{{ID: "i-0bbb", State: "Terminating:Wait"}}}}
+			env.otherGroups = []Group{{Name: "workers-b", Instances: []Instance{{ID: "i-0bbb", State: "Terminating:Wait"}}}}
 			env.activities["i-0bbb"] = env.activities[event.InstanceID]
 			h, m := env.withQueue()
-			h.Policy.OwnsGroup = func(string) bool { return true }
+			h.Policy.Owns = func(string, map[string]string) bool { return true }
 			env.failAlways(step, errors.New("Rate exceeded"))
 			report := sweepOnce(t, h)
 			require.Equal(t, 2, report.Waiting)
@@ -209,7 +207,7 @@ func TestSweep_GroupPageFails_FailsOnlyIfAllDo(t *testing.T) {
 func TestSweep_OtherGroups_NotTouched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
-		env.otherGroups = []Group{{"theirs", []Instance{{ID: "i-0fff", State: "Terminating:Wait"}}}}
+		env.otherGroups = []Group{{Name: "theirs", Instances: []Instance{{ID: "i-0fff", State: "Terminating:Wait"}}}}
 		h, _ := env.withQueue()
 		report := sweepOnce(t, h)
 		require.Equal(t, 1, report.Groups)
@@ -250,11 +248,11 @@ func TestSweep_ManyErrors_NamedThenCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		for n := range 99 {
-			env.otherGroups = append(env.otherGroups, Group{fmt.Sprint("g-", n), []Instance{{ID: fmt.Sprint("i-0", n), State: "Terminating:Wait"}}})
+			env.otherGroups = append(env.otherGroups, Group{Name: fmt.Sprint("g-", n), Instances: []Instance{{ID: fmt.Sprint("i-0", n), State: "Terminating:Wait"}}})
 		}
 		env.failAlways("heartbeat", errors.New("Rate exceeded"))
 		h, _ := env.withQueue()
-		h.Policy.OwnsGroup = func(string) bool { return true }
+		h.Policy.Owns = func(string, map[string]string) bool { return true }
 		report := sweepOnce(t, h)
 		require.Len(t, report.Errors, maxErrors+1)
 		require.Equal(t, "and 80 more", report.Errors[maxErrors])
@@ -265,9 +263,7 @@ func TestSweep_ManyErrors_NamedThenCounted(t *testing.T) {
 func returnedEnv() *testEnv {
 	env := newTestEnv()
 	env.state = "InService"
-	env.cordonedNodes = []CordonedNode{{
-		Node: drain.Node{Name: "node-1", InstanceID: event.InstanceID}, Hook: "quiesce", CordonedAt: time.Now().Add(-time.Hour),
-	}}
+	env.closed = []ClosedNode{{Name: "node-1", UID: "uid-1", Hook: "quiesce", CordonedAt: time.Now().Add(-time.Hour), Unschedulable: true}}
 	return env
 }
 
@@ -285,10 +281,10 @@ func TestSweep_InstanceReturned_NodeRestored(t *testing.T) {
 func TestSweep_NotSurelyReturned_NodeStaysCordoned(t *testing.T) {
 	for name, change := range map[string]func(*testEnv, *Handler){
 		"cordoned just now": func(env *testEnv, _ *Handler) {
-			env.cordonedNodes[0].CordonedAt = time.Now().Add(-minCordonAge + time.Second)
+			env.closed[0].CordonedAt = time.Now().Add(-minCordonAge + time.Second)
 		},
-		"cordoned by hand":                func(env *testEnv, _ *Handler) { env.cordonedNodes[0].Hook = "" },
-		"of another installation":         func(env *testEnv, _ *Handler) { env.cordonedNodes[0].Hook = "theirs" },
+		"cordoned by hand":                func(env *testEnv, _ *Handler) { env.closed[0].Hook = "" },
+		"of another installation":         func(env *testEnv, _ *Handler) { env.closed[0].Hook = "theirs" },
 		"leases":                          func(env *testEnv, _ *Handler) { env.heldLeases = []string{event.InstanceID} },
 		"stopped":                         func(env *testEnv, _ *Handler) { env.state = "Warmed:Stopped" },
 		"retained":                        func(env *testEnv, _ *Handler) { env.state = "Terminating:Retained" },
@@ -325,9 +321,9 @@ type terminatesOnAcquire struct {
 	env *testEnv
 }
 
-func (t terminatesOnAcquire) AcquireLease(ctx context.Context, id string, shorten func(time.Time)) (Lease, error) {
+func (t terminatesOnAcquire) AcquireLease(ctx context.Context, id string, a Acquisition) (Lease, error) {
 	t.env.setState("Terminating:Wait")
-	return t.Kubernetes.AcquireLease(ctx, id, shorten)
+	return t.Kubernetes.AcquireLease(ctx, id, a)
 }
 
 func TestSweep_RestoreFails_ReportsError(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,33 +25,43 @@ var (
 type job struct {
 	*Handler
 	Termination
-	seen    time.Time // when its event was received first; zero: unknown
-	first   bool      // no invocation was given its event before
-	clock   clock
-	drainer drain.Drainer
-	state   drain.State // of the eviction, which may resume under a shorter deadline
-	log     *slog.Logger
-	report  Report
+	owned    bool      // its group is ours
+	group    *Group    // as described before the drain, for its tags; nil: it was not
+	received time.Time // when its event was received first; zero: unknown
+	first    bool      // no invocation was given its event before
+	clock    clock
+	drainer  drain.Drainer
+	lease    Lease                   // nil: there is none
+	unlease  context.CancelFunc      // ends the renewal of the Lease; nil: there is none
+	abandon  context.CancelCauseFunc // ends the invocation's work on the drain
+	drains   []*nodeDrain            // the nodes of the instance; the first decides the result
+	log      *slog.Logger
+	report   Report
+	notes    []string // what the report's reason says beside the result: what the drain goes on without
 
-	heartbeats  heartbeatStats
-	hookExpired bool                                   // the action was over too early
-	resumed     bool                                   // an earlier invocation cordoned the node
-	sendEvent   func(context.Context, NodeEvent) error // on the node; nil: it was not found, or not cordoned
-	sending     sync.WaitGroup                         // of the event that the drain began
+	heartbeats   heartbeatStats
+	hookExpired  bool                                   // the action was over too early
+	wasInService bool                                   // the instance has no node, though it had been in service
+	resumed      bool                                   // an earlier invocation cordoned the node
+	sendEvent    func(context.Context, NodeEvent) error // on the node; nil: it was not found, or not cordoned
+	sending      sync.WaitGroup                         // of the event that the drain began, and of those about pods
 }
 
 func (h *Handler) newJob(t Termination) *job {
 	return &job{
 		Handler: h, Termination: t, first: true, clock: clock{bounds: h.Policy.Bounds}, drainer: h.Drainer,
-		log:    h.Log.With("instance", t.InstanceID, "group", t.Group),
-		report: Report{InstanceID: t.InstanceID, Group: t.Group, Hook: t.Hook, Trigger: t.Trigger, StartedAt: time.Now()},
+		log: h.Log.With("instance", t.InstanceID, "group", t.Group),
+		report: Report{
+			InstanceID: t.InstanceID, Group: t.Group, Hook: t.Hook, Trigger: t.Trigger, StartedAt: time.Now(),
+			Version: h.Version, Commit: h.Commit,
+		},
 	}
 }
 
 // terminate takes one termination from its event to its completed lifecycle action, or to the end of the invocation.
 func (h *Handler) terminate(ctx context.Context, record Record) (Report, error) {
 	j := h.newJob(*record.Termination)
-	j.seen, j.first = record.FirstReceived, record.isFirst()
+	j.received, j.first = record.FirstReceived, record.isFirst()
 	if reason := h.Policy.notOurs(j.Termination); reason != "" {
 		j.end(StatusSkipped, reason)
 		return j.report, nil
@@ -66,40 +77,58 @@ func (h *Handler) terminate(ctx context.Context, record Record) (Report, error) 
 	return j.report, err
 }
 
-// run is the promised order: verify, acquire the lease, learn the clock, then drainNode (cordon, evict, volumes), complete.
+// run is the promised order: verify, acquire the lease, learn the clock, then drainNode (cordon, evict, volumes), complete. After a panic
+// the Lease is not released, so that the next invocation does less.
 func (j *job) run(ctx context.Context) error {
-	invocation, cancel := boundInvocation(ctx)
+	invocation, cancel := j.boundInvocation(ctx)
 	defer cancel()
-	instances, rejection, err := j.verify(invocation)
+	switch owned, err := j.isOurs(invocation); {
+	case err != nil:
+		return j.failed(err)
+	case !owned:
+		j.end(StatusSkipped, notOurGroup(j.Group))
+		return nil
+	}
+	instance, rejection, err := j.verify(invocation)
 	switch {
 	case err != nil:
 		return j.failed(err)
 	case rejection != "":
 		j.end(StatusRejected, rejection)
-		return j.restore(invocation, instances)
+		return j.restore(invocation, instance)
 	case j.Policy.Shadow:
-		j.planDryRun(invocation, instances)
+		j.planDryRun(invocation)
 		return j.complete(ctx, Continue)
 	}
-	cluster, lease, err := j.acquireLease(invocation)
-	switch {
-	case err != nil:
+	cluster, err := j.Connect(invocation)
+	if err != nil {
 		return j.withoutCluster(ctx, invocation, err)
-	case lease == nil:
+	}
+	described := j.askDescription(invocation)
+	if held := j.acquireLease(invocation, cluster); held {
 		j.skipHeld()
 		return nil
 	}
-	defer j.releaseLease(lease)
-	hook, err := j.loadHook(invocation)
-	if err != nil {
-		return j.failed(err)
-	}
-	j.clock.setForHook(j.Began, j.seen, hook)
-	j.clock.extendPastDeadline(invocation, j.Began, hook)
+	err = j.drainForHook(ctx, invocation, cluster, instance, described)
+	j.releaseLease()
+	return err
+}
+
+// drainForHook drains the node while the hook is kept alive, and completes the lifecycle action.
+func (j *job) drainForHook(
+	ctx, invocation context.Context, cluster Kubernetes, instance Instance, described func() description,
+) error {
+	activities := j.askActivities(invocation)
+	hook := j.describeHook(invocation)
 	stopHeartbeats := j.heartbeater().start(invocation, hook)
-	result, err := j.drainNode(invocation, cluster, instances)
+	j.learnClock(activities, hook)
+	j.clock.extendPastDeadline(invocation)
+	result, err := j.drainNode(invocation, cluster, instance, described)
 	stopHeartbeats()
 	if err != nil {
+		if !j.heartbeats.accepted.Load() { // the drain failed before the first was answered, and comes again
+			j.heartbeater().sendLast(ctx)
+		}
 		return err
 	}
 	return j.complete(ctx, result)
@@ -107,40 +136,63 @@ func (j *job) run(ctx context.Context) error {
 
 // drainNode is the middle of the promised order: cordon the instance's node, evict its pods, wait for their volumes. It returns what
 // the lifecycle action is to be completed with.
-func (j *job) drainNode(invocation context.Context, cluster Kubernetes, instances []Instance) (Result, error) {
-	ctx, cancel := j.clock.withDeadline(invocation)
+func (j *job) drainNode(
+	invocation context.Context, cluster Kubernetes, instance Instance, described func() description,
+) (Result, error) {
+	ctx, cancel := j.clock.withLook(invocation)
 	defer cancel()
-	known := j.describeInstances(ctx, instances)
-	node, err := j.awaitNode(ctx, cluster, instanceOf(instances, j.InstanceID), known[j.InstanceID])
+	aws := described()
+	known := aws.known[j.InstanceID]
+	found, err := j.awaitNodes(ctx, cluster, known)
 	switch {
 	case err != nil:
 		return j.outOfTime(ctx, err)
-	case node == nil:
-		j.end(StatusDrained, "the instance has no node in the cluster")
-		return Continue, nil
+	case len(found) == 0:
+		return j.withoutNode(instance, known), nil
 	}
-	if err := j.cordon(ctx, cluster, node); err != nil {
+	watching, stop := context.WithCancel(invocation)
+	defer stop()
+	j.drainer.Owners = j.newOwners(watching, cluster)
+	main := j.newNodeDrain(cluster, found[0])
+	if err := main.close(ctx); err != nil {
+		return j.outOfTime(ctx, err) // another try finds the node that is there now
+	}
+	j.announceStart(ctx, cluster, main.node)
+	j.taintTerminatingPeers(ctx, cluster, aws)
+	if err := main.watch(ctx, watching); err != nil {
 		return j.outOfTime(ctx, err)
 	}
-	j.announceStart(ctx, cluster, *node)
-	j.taintTerminatingPeers(ctx, cluster, instances, known)
-	pods, err := cluster.WatchPods(ctx, *node)
-	if err != nil {
+	j.drains = append(j.drains, main)
+	if err := j.addClaimants(ctx, watching, cluster, found[1:]); err != nil {
 		return j.outOfTime(ctx, err)
 	}
-	cause := j.evict(ctx, pods, *node)
+	return j.empty(invocation)
+}
+
+// empty evicts the pods of all the nodes, and waits for volumes.
+func (j *job) empty(invocation context.Context) (Result, error) {
+	j.clock.extendPastDeadline(invocation) // finding the nodes took time
+	cause := j.evict(invocation)
+	j.gatherReports()
 	remaining := len(j.report.Remaining()) > 0
-	if remaining && !errors.Is(cause, errDeadlineReached) {
+	if cause == nil && slices.ContainsFunc(j.drains, (*nodeDrain).isReplaced) {
+		cause, remaining = drain.ErrNodeReplaced, true
+	}
+	if remaining && !errors.Is(cause, errDeadlineReached) && !(errors.Is(cause, drain.ErrNodeReplaced) && j.clock.isLongOver()) {
 		j.end(StatusIncomplete, cause.Error())
 		return "", &Incomplete{j.report}
 	}
-	j.shutDownDaemons(invocation, pods, *node)
+	j.shutDownDaemons(invocation)
 	if remaining {
-		j.report.CloseRemaining(j.state, cause.Error())
+		for _, d := range j.drains {
+			d.report.CloseRemaining(d.state, cause.Error())
+		}
+		j.gatherReports()
 		j.end(j.report.status(), cause.Error())
 		return Continue, nil
 	}
-	j.awaitVolumes(ctx, cluster, *node)
+	j.gatherReports()
+	j.awaitVolumes(invocation)
 	j.end(j.report.status(), "")
 	return Continue, nil
 }
@@ -154,9 +206,22 @@ func boundInvocation(ctx context.Context) (context.Context, context.CancelFunc) 
 	return context.WithDeadlineCause(ctx, deadline.Add(-handOffReserve), errInvocationEnding)
 }
 
-// end sets the result in the report.
+// boundInvocation is the function of that name, for a context that ends too when another invocation takes the drain over.
+func (j *job) boundInvocation(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := boundInvocation(ctx)
+	ctx, j.abandon = context.WithCancelCause(ctx)
+	return ctx, cancel
+}
+
+// end sets the result in the report. What the drain went on without is part of the reason.
 func (j *job) end(status Status, reason string) {
-	j.report.Status, j.report.Reason = status, reason
+	j.report.Status, j.report.Reason = status, drain.Short(drain.Sentence(append(slices.Clone(j.notes), reason)...))
+}
+
+// goOn logs what a drain goes on without, and notes it for the report's reason.
+func (j *job) goOn(without string, err error) {
+	j.log.Warn("drain continues without an optional step", "step", without, "error", err.Error())
+	j.notes = append(j.notes, without+": "+err.Error())
 }
 
 // failed ends a step that went wrong, unless time ran out.

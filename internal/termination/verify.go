@@ -2,6 +2,7 @@ package termination
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,51 +23,67 @@ const (
 	retained  = "Terminating:Retained" // its termination was abandoned; it runs until it is terminated again
 )
 
-// waitingStates are the states in which an instance waits on its termination hooks, or is about to.
-var waitingStates = []string{"Terminating", "Terminating:Wait", "Warmed:Pending:Wait", "ReplacingRootVolume:Wait"}
+// warmed is how the states of a warm pool begin
+// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/warm-pool-instance-lifecycle.html).
+const warmed = "Warmed:"
+
+// waitingStates are the states in which an instance waits on its termination hooks, or is about to. In those of a warm pool it may wait
+// on a launch hook instead.
+var waitingStates = []string{
+	"Terminating", "Terminating:Wait", "ReplacingRootVolume:Wait", "Warmed:Pending:Wait", "Warmed:Terminating", "Warmed:Terminating:Wait",
+}
 
 // isWaiting reports whether the instance is terminating and not past its hooks. The zero instance, which stands for one that its group
 // does not have, is not.
 func (i Instance) isWaiting() bool { return slices.Contains(waitingStates, i.State) }
 
+// isWarm reports whether the instance is in its group's warm pool, or on its way there.
+func (i Instance) isWarm() bool { return strings.HasPrefix(i.State, warmed) }
+
 // verify asks whether the instance is in the group and terminating, as the event claims. Until that is verified nothing is written
-// anywhere. It returns the group's instances, and a rejection: why the event is not believed.
-func (j *job) verify(ctx context.Context) (instances []Instance, rejection string, err error) {
+// anywhere. It returns the instance, and a rejection: why the event is not believed. What an event claims can be true a moment later, so
+// Auto Scaling is asked again for a while.
+func (j *job) verify(ctx context.Context) (instance Instance, rejection string, err error) {
 	until := time.Now().Add(maxDescriptionLag)
 	for {
-		instances, err = j.Groups.Instances(ctx, j.Group)
+		instance, err = j.Groups.Instance(ctx, j.InstanceID)
 		if err != nil {
-			return nil, "", err
+			return Instance{}, "", err
 		}
-		instance := instanceOf(instances, j.InstanceID)
-		if instance.isWaiting() {
-			return instances, "", nil
+		if instance.State == inService {
+			j.received = time.Now() // its action begins later; a receipt before that is of an earlier action's event
 		}
-		if instance.State != inService || time.Now().After(until) {
-			return instances, rejectionOf(instance, j.Termination), nil
+		rejection, later, err := j.reject(ctx, instance)
+		if err != nil || rejection == "" || !later || time.Now().After(until) {
+			return instance, rejection, err
 		}
 		if err := pause(ctx, verifyPace); err != nil {
-			return nil, "", fmt.Errorf("verify %s: %w", j.InstanceID, err)
+			return Instance{}, "", fmt.Errorf("verify %s: %w", j.InstanceID, err)
 		}
+		j.group = nil // it may have other peers by now
 	}
 }
 
-func rejectionOf(i Instance, t Termination) string {
+// reject returns why the event is not believed of an instance in this state; empty: it is. Later reports whether it may be believed in
+// a moment.
+func (j *job) reject(ctx context.Context, i Instance) (rejection string, later bool, err error) {
 	switch {
-	case i.State == "":
-		return fmt.Sprintf("%s is not in group %s", t.InstanceID, t.Group)
+	case i.Group == "" || i.State == "":
+		return fmt.Sprintf("%s is not in group %s", j.InstanceID, j.Group), false, nil
+	case i.Group != j.Group:
+		return fmt.Sprintf("%s is in group %s, not %s", j.InstanceID, i.Group, j.Group), false, nil
 	case strings.HasSuffix(i.State, ":Proceed"):
-		return fmt.Sprintf("%s is %s: already past the wait state", t.InstanceID, i.State)
+		return fmt.Sprintf("%s is %s: already past the wait state", j.InstanceID, i.State), false, nil
+	case !i.isWaiting():
+		return fmt.Sprintf("%s is %s, not waiting to terminate", j.InstanceID, i.State), i.State == inService, nil
+	case !i.isWarm():
+		return "", false, nil
 	}
-	return fmt.Sprintf("%s is %s, not waiting to terminate", t.InstanceID, i.State)
-}
-
-// instanceOf returns the instance of this ID. If the group does not have it, its state is empty.
-func instanceOf(instances []Instance, id string) Instance {
-	if i := slices.IndexFunc(instances, func(i Instance) bool { return i.ID == id }); i >= 0 {
-		return instances[i]
+	err = j.heartbeater().send(ctx, heartbeatTimeout)
+	if errors.Is(err, ErrNoActiveAction) {
+		return fmt.Sprintf("%s is %s, and does not wait on hook %s", j.InstanceID, i.State, j.Hook), true, nil
 	}
-	return Instance{ID: id}
+	return "", false, err
 }
 
 // terminatingPeers returns the other instances of the group that are terminating.

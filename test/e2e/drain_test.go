@@ -42,7 +42,7 @@ func TestAnOrdinaryDrain(t *testing.T) {
 	kept := s.archived(s.group)
 	require.Len(t, kept, 1)
 	for key, r := range kept {
-		require.Regexp(t, `^lab/\d{4}/\d\d/\d\d/`+target.ID+`-[0-9T.]+Z\.json$`, key)
+		require.Regexp(t, `^lab/\d{4}/\d\d/\d\d/`+target.ID+`-[0-9T.]+Z-[A-Z2-7]+\.json$`, key)
 		require.Equal(t, report.Report, r)
 	}
 	require.Equal(t, []float64{1}, s.metric("Drains", "Status", "drained"))

@@ -77,7 +77,9 @@ var skippedSamples = map[string]string{
 	"terminate-other-hook":          "hook Terminate-LC-Hook is not managed by quiesce",
 	"terminate-successful":          "EC2 Instance Terminate Successful",
 	"launch":                        "EC2 Instance-launch Lifecycle Action",
+	"spot-interruption":             "EC2 Spot Instance Interruption Warning: drain.onSpotInterruption is off",
 	"rebalance-recommendation":      "EC2 Instance Rebalance Recommendation: drain.onRebalanceRecommendation is off",
+	"health-scheduled-change":       "AWS Health Event: drain.onScheduledChange is off",
 	"hook-launch-notification":      "autoscaling:EC2_INSTANCE_LAUNCHING",
 	"hook-test-notification":        "autoscaling:TEST_NOTIFICATION",
 	"hook-test-notification-in-sqs": "autoscaling:TEST_NOTIFICATION",
@@ -98,8 +100,8 @@ var malformedReasons = map[string]string{
 	"malformed-sqs":            "Records[0].body: not JSON",
 	"malformed-sns":            "Records[0].Sns.Message: detail.AutoScalingGroupName: missing",
 	"malformed-sns-in-sqs":     "Records[0].body: Message: LifecycleHookName: missing",
-	"malformed-action":         "action: must be plan, drain or sweep",
-	"malformed-action-in-sqs":  "Records[0].body: action: only a direct invocation may ask for one",
+	"malformed-action":         "action: must be plan, drain, sweep, check, switchover or resume",
+	"malformed-action-in-sqs":  "Records[0].body: action: only resume may come through a queue",
 	"malformed-plan":           "action plan: needs either instanceId or node",
 	"malformed-drain":          "action drain: needs instanceId",
 	"malformed-unknown-key":    `"force": unknown key`,
@@ -167,7 +169,7 @@ func TestAnInstanceInServiceIsNotDrained(t *testing.T) {
 	require.Contains(t, r.Reason, "InService, not waiting to terminate")
 	require.Empty(t, writes(s.requests(s.function)))
 	require.Len(t, s.podsOn(s.instances[0]), 1)
-	s.requireOnlyCalls("DescribeAutoScalingGroups", "DescribeInstances", "DescribeCluster", "GetCallerIdentity")
+	s.requireOnlyCalls(readOnlyCalls...)
 }
 
 // The rule may match more groups than ours, and other tools have their own hooks on our groups. Completing another tool's action

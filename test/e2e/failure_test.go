@@ -180,7 +180,7 @@ func TestFailure_OutOfMemory_NextInvocationFinishes(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, memory.Limit(used+scarceMemory))
 	for n := range heavyPods {
-		pods = append(pods, *p.createPod(fmt.Sprint("heavy-", n), pinned(target), withPayload(heavyPodSize)))
+		p.createPod(fmt.Sprint("heavy-", n), pinned(target), withPayload(heavyPodSize)) // after the cordon: most get only a deletion
 	}
 	p.until("the kernel has killed it", func() (bool, error) {
 		kills, err := memory.Killed()

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/base64"
+	"fmt"
 	"testing"
 	"time"
 
@@ -43,12 +44,20 @@ func TestEvent_RetainedInstance_DrainedWhenTerminatedAgain(t *testing.T) {
 	lost := s.start("autoScalingGroups: ["+s.group+"]\nmode: drain\nlifecycle: {onFailure: ABANDON}\ndrain: {maxDuration: 2s, completionReserve: 0s}",
 		"QUIESCE_CLUSTER_ENDPOINT=https://127.0.0.1:1", "QUIESCE_CLUSTER_CA="+base64.StdEncoding.EncodeToString(s.Lab.CA()))
 	first := s.terminate(target)
+	received := fmt.Sprint(time.Now().UnixMilli())
 	s.until("the instance is retained", func() (bool, error) {
-		s.sendTo(lost, first.Body) // fails while there is time, so that it is delivered again
+		s.sendTo(lost, sample(t, "sqs", func(batch object) { // fails while there is time, so that it is delivered again
+			records(batch)[0]["body"] = string(first.Body)
+			records(batch)[0]["attributes"].(object)["ApproximateFirstReceiveTimestamp"] = received
+		}))
 		return s.AWS.State(target.ID) == "Terminating:Retained", nil
 	})
 	require.Len(t, s.podsOn(target), 1)
 	require.Equal(t, awstest.Abandon, s.AWS.Completions(target.ID)[0].Result)
+	listed := s.sweep().Retained
+	require.Len(t, listed, 1)
+	require.Equal(t, target.ID, listed[0].InstanceID)
+	require.WithinRange(t, listed[0].Since, s.AWS.Completions(target.ID)[0].At.Add(-time.Second), time.Now())
 
 	second := s.terminate(target)
 	require.NotEqual(t, first.Token, second.Token)

@@ -14,7 +14,9 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"quiesce/internal/drain"
 	"quiesce/internal/termination"
 	"quiesce/test/env"
 	"quiesce/test/parts/awstest"
@@ -24,12 +26,16 @@ import (
 // ownEnv starts an environment for one test whose changes would affect other tests.
 func ownEnv(t *testing.T) *env.Env {
 	t.Helper()
-	sharedEnv(t)
+	sharedEnv(t) // beside other tests
+	return startOwnEnv(t)
+}
+
+// startOwnEnv starts an environment that the test stops.
+func startOwnEnv(t *testing.T) *env.Env {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
-	root, err := env.Root()
-	require.NoError(t, err)
-	own, err := env.Start(ctx, env.Options{Root: root})
+	own, err := startEnv(ctx, false)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, own.Stop()) })
 	return own
@@ -57,19 +63,19 @@ type permissionNeed struct {
 var needs = map[permission]permissionNeed{
 	{"", "nodes", "get"}:                             {},
 	{"", "nodes", "list"}:                            {prepare: (*fixture).renameInstance},
-	{"", "nodes", "patch"}:                           {},
+	{"", "nodes", "patch"}:                           {prepare: (*fixture).taintAsAdmin, status: termination.StatusDrained},
 	{"", "nodes", "watch"}:                           {status: termination.StatusDrained},
 	{"", "pods", "watch"}:                            {},
 	{"", "pods", "delete"}:                           {prepare: (*fixture).forceDeletions, status: termination.StatusPartial},
 	{"", "pods/eviction", "create"}:                  {status: termination.StatusPartial},
 	{"policy", "poddisruptionbudgets", "watch"}:      {prepare: (*fixture).blockEvictions, status: termination.StatusPartial},
-	{"", "persistentvolumeclaims", "get"}:            {prepare: (*fixture).addDisk, status: termination.StatusDrained},
+	{"", "persistentvolumeclaims", "get"}:            {prepare: (*fixture).addStayingDisk, status: termination.StatusDrained},
 	{"storage.k8s.io", "volumeattachments", "watch"}: {prepare: (*fixture).addDisk, status: termination.StatusDrained},
-	{"coordination.k8s.io", "leases", "create"}:      {},
-	{"coordination.k8s.io", "leases", "get"}:         {prepare: (*fixture).createExpiredLease},
+	{"coordination.k8s.io", "leases", "create"}:      {status: termination.StatusDrained},
+	{"coordination.k8s.io", "leases", "get"}:         {prepare: (*fixture).createExpiredLease, status: termination.StatusDrained},
 	{"coordination.k8s.io", "leases", "list"}:        {status: termination.StatusSwept, run: (*fixture).sweepWithLostEvent},
-	{"coordination.k8s.io", "leases", "update"}:      {prepare: (*fixture).createExpiredLease},
-	{"coordination.k8s.io", "leases", "delete"}:      {status: termination.StatusDrained},
+	{"coordination.k8s.io", "leases", "update"}:      {prepare: (*fixture).createExpiredLease, status: termination.StatusDrained},
+	{"coordination.k8s.io", "leases", "delete"}:      {status: termination.StatusSwept, run: (*fixture).sweepAfterEnd},
 	{"", "events", "create"}:                         {status: termination.StatusDrained},
 }
 
@@ -185,26 +191,31 @@ func permissionsOf(t *testing.T, on *env.Env) (all []permission) {
 	for _, rule := range rolesOf(t, on).rules() {
 		for _, resource := range rule.Resources {
 			for _, verb := range rule.Verbs {
-				all = append(all, permission{rule.APIGroups[0], resource, verb})
+				if p := (permission{rule.APIGroups[0], resource, verb}); !slices.Contains(all, p) { // events are in two roles
+					all = append(all, p)
+				}
 			}
 		}
 	}
 	return all
 }
 
-// roles are the roles named quiesce: the rules of each by namespace, which is empty for the ClusterRole.
-type roles map[string][]rbacv1.PolicyRule
+// roles are the rules of the roles named quiesce, and of the one for events about pods. The namespace of a ClusterRole is empty.
+type roles map[types.NamespacedName][]rbacv1.PolicyRule
 
 func rolesOf(t *testing.T, on *env.Env) roles {
 	t.Helper()
 	rbac := on.Lab.Client().RbacV1()
-	cluster, err := rbac.ClusterRoles().Get(t.Context(), "quiesce", metav1.GetOptions{})
-	require.NoError(t, err)
+	found := roles{}
+	for _, name := range []string{"quiesce", "quiesce-pod-events"} {
+		cluster, err := rbac.ClusterRoles().Get(t.Context(), name, metav1.GetOptions{})
+		require.NoError(t, err)
+		found[types.NamespacedName{Name: name}] = cluster.Rules
+	}
 	namespaced, err := rbac.Roles("").List(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=quiesce"})
 	require.NoError(t, err)
-	found := roles{"": cluster.Rules}
 	for _, role := range namespaced.Items {
-		found[role.Namespace] = role.Rules
+		found[types.NamespacedName{Namespace: role.Namespace, Name: role.Name}] = role.Rules
 	}
 	return found
 }
@@ -215,8 +226,8 @@ func (r roles) rules() []rbacv1.PolicyRule { return slices.Concat(slices.Collect
 func (s *fixture) without(p permission) {
 	s.Helper()
 	all, fewer := rolesOf(s.T, s.Env), roles{}
-	for namespace, rules := range all {
-		fewer[namespace] = rulesWithout(rules, p)
+	for role, rules := range all {
+		fewer[role] = rulesWithout(rules, p)
 	}
 	s.grant(p, fewer, false)
 	s.Cleanup(func() { s.grant(p, all, true) })
@@ -226,12 +237,12 @@ func (s *fixture) without(p permission) {
 func (s *fixture) grant(p permission, r roles, allowed bool) {
 	s.Helper()
 	rbac := s.Lab.Client().RbacV1()
-	for namespace, rules := range r {
+	for role, rules := range r {
 		var err error
-		if called := (metav1.ObjectMeta{Name: "quiesce", Namespace: namespace}); namespace == "" {
+		if called := (metav1.ObjectMeta{Name: role.Name, Namespace: role.Namespace}); role.Namespace == "" {
 			_, err = rbac.ClusterRoles().Update(s.ctx, &rbacv1.ClusterRole{ObjectMeta: called, Rules: rules}, metav1.UpdateOptions{})
 		} else {
-			_, err = rbac.Roles(namespace).Update(s.ctx, &rbacv1.Role{ObjectMeta: called, Rules: rules}, metav1.UpdateOptions{})
+			_, err = rbac.Roles(role.Namespace).Update(s.ctx, &rbacv1.Role{ObjectMeta: called, Rules: rules}, metav1.UpdateOptions{})
 		}
 		require.NoError(s, err)
 	}
@@ -303,6 +314,29 @@ func (s *fixture) addDisk() {
 	attachment := s.disk("data", s.instances[0])
 	s.Cleanup(func() { s.removeAttachmentFinalizer(attachment) })
 	s.runPodOn(s.instances[0], "db", claiming("data"))
+}
+
+// addStayingDisk puts a pod with a disk on the node that stays there.
+func (s *fixture) addStayingDisk() {
+	s.Helper()
+	attachment := s.disk("data", s.instances[0])
+	s.Cleanup(func() { s.removeAttachmentFinalizer(attachment) })
+	s.runPodOn(s.instances[0], "db", claiming("data"), annotated(drain.OptOutAnnotation, "false"))
+}
+
+// taintAsAdmin keeps evicted pods from coming back where the function cannot do so.
+func (s *fixture) taintAsAdmin() {
+	s.Helper()
+	s.patchNode(s.instances[0], `{"spec":{"taints":[{"key":"admin","effect":"NoSchedule"}]}}`)
+}
+
+// sweepAfterEnd sweeps when an instance is gone whose Lease is still there.
+func (s *fixture) sweepAfterEnd() report {
+	s.Helper()
+	target := s.instances[0]
+	require.Equal(s, termination.StatusDrained, s.drain(target).Status)
+	s.until("the instance is gone", func() (bool, error) { return s.AWS.State(target.ID) == "", nil })
+	return s.invoke(read(s.T, "sweep"))
 }
 
 // sweepWithLostEvent sweeps while an instance waits whose event was lost.

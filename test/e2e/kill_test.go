@@ -229,7 +229,7 @@ func (p *queueFixture) requireDrainedOnce(target env.Instance, pods []corev1.Pod
 		requireEvictedOnce(p, requests[closed:], pod.Name)
 		require.Zero(p, acceptedEvictions(requests[:closed])[pod.Name], "before the node was cordoned")
 	}
-	p.requireCordoned(target, true)
+	p.requireCordoned(target)
 	p.until("the Lease is free", func() (bool, error) { return p.isLeaseFree(target) })
 }
 

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ func TestLease_ChangedByAnother_Renewed(t *testing.T) {
 	client, err := kube.New(s.Lab.Admin())
 	require.NoError(t, err)
 	const name = "i-0000000000000ea5e"
-	lease, err := client.AcquireLease(s.ctx, name, func(time.Time) {})
+	lease, err := client.AcquireLease(s.ctx, name, termination.Acquisition{Shorten: func(time.Time) {}})
 	require.NoError(t, err)
 	require.NotNil(t, lease)
 	leases := s.Lab.Client().CoordinationV1().Leases("quiesce")
@@ -38,6 +39,27 @@ func TestLease_ChangedByAnother_Renewed(t *testing.T) {
 	require.NoError(t, lease.Release(termination.KeepNothing))
 	_, err = leases.Get(s.ctx, name, metav1.GetOptions{})
 	require.Error(t, err, "the Lease was released and deleted")
+}
+
+// After an outage that outlasts a Lease, another invocation holds it. The one before stops at its next renewal, and leaves the pods and the
+// lifecycle action to it.
+func TestLease_TakenOver_HolderStopsAndAnotherFinishes(t *testing.T) {
+	p := newQueueFixture(t, 1, 2, 0)
+	target := p.instances[0]
+	pods := p.beginBlockedDrain(target)
+	other := fmt.Appendf(nil, `{"spec":{"holderIdentity":"other","renewTime":%q}}`, time.Now().UTC().Format(metav1.RFC3339Micro))
+	leases := p.Lab.Client().CoordinationV1().Leases("quiesce")
+	_, err := leases.Patch(p.ctx, target.ID, types.MergePatchType, other, metav1.PatchOptions{})
+	require.NoError(t, err)
+	p.awaitLog("drain taken over by another invocation")
+	p.awaitLog("drain incomplete, handed off to next invocation")
+	lease, err := leases.Get(p.ctx, target.ID, metav1.GetOptions{})
+	require.NoError(t, err)
+	require.Equal(t, "other", *lease.Spec.HolderIdentity, "its release leaves the Lease alone")
+
+	p.removePDB("web") // the other invocation crashes: its Lease expires
+	p.awaitEmptyQueue()
+	p.requireDrainedOnce(target, pods)
 }
 
 // isLeaseReleased reports whether no invocation holds the instance's Lease.

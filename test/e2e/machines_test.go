@@ -154,7 +154,7 @@ func TestEvict_IgnoresSIGTERM_KilledAfterGrace(t *testing.T) {
 	signaled := times[slices.Index(words, "term")]
 	lived := times[len(times)-1].Sub(signaled)
 	require.GreaterOrEqual(t, lived, grace*time.Second-time.Second) // less the time from eviction to signal
-	require.Less(t, lived, 2*grace*time.Second)
+	require.Less(t, lived, 5*grace*time.Second, "it is killed, though the kubelet of a busy machine takes seconds")
 }
 
 func TestAPodOfAStatefulSetMovesWithItsName(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 // readOnlyCalls are the AWS calls that change nothing.
 var readOnlyCalls = []string{
 	"DescribeAutoScalingGroups", "DescribeAutoScalingInstances", "DescribeLifecycleHooks", "DescribeInstances",
-	"DescribeCluster", "GetCallerIdentity",
+	"DescribeScalingActivities", "DescribeWarmPool", "DescribeSpotInstanceRequests", "DescribeCluster", "GetCallerIdentity",
 }
 
 // Operators read a plan before they trust a drain in production. It must be complete and must change nothing.

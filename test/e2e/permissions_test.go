@@ -27,7 +27,11 @@ var lambdaPermissions = []string{"logs:CreateLogStream", "logs:PutLogEvents", "s
 
 // configuredPermissions are the permissions that the stack grants only if quiesce.yaml asks for the feature; policy.json belongs
 // to a stack without it. No test here uses the permission for the secrets of consoles: internal/secrets tests it.
-var configuredPermissions = []string{"s3:PutObject"}
+// Another function removes hooks: the tests of lambda run it.
+var configuredPermissions = []string{
+	"s3:PutObject", "ec2:DescribeSpotInstanceRequests", "ec2:DescribeInstanceStatus", "autoscaling:TerminateInstanceInAutoScalingGroup",
+	"autoscaling:PutLifecycleHook",
+}
 
 // alwaysAllowed is allowed for every identity, and no policy can deny it
 // (https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html). The cluster sends this request.

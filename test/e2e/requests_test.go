@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,11 +14,15 @@ import (
 
 	"quiesce/internal/termination"
 	"quiesce/test/env"
+	"quiesce/test/parts/lab"
 )
 
 const (
-	// extraRequests is how many requests a drain may make beside one eviction per pod.
-	extraRequests = 15
+	// extraRequests is how many requests a drain may make beside one eviction per pod: acquire the Lease, get the node, save in the
+	// Lease what the cordon changes, cordon, watch the pods, watch the node, two Kubernetes events, watch the VolumeAttachments, and
+	// release the Lease. Each watch begins with its list. Saving cannot be part of acquiring: the earliest receipt in an existing
+	// Lease decides for which termination the node is closed.
+	extraRequests = 10
 	// renewalInterval is how often a drain may make one more request, to renew its Lease.
 	renewalInterval = 10 * time.Second
 	// peakMemory is the most resident memory of a drain: half of a function of 128 MB.
@@ -37,7 +43,7 @@ func TestDrain_ManyPods_OneRequestPerPodAndFewMore(t *testing.T) {
 			require.Equal(t, termination.StatusDrained, r.Status)
 			require.Len(t, r.Pods, pods)
 
-			took, requests := r.FinishedAt.Sub(r.StartedAt), s.requests(s.function)
+			took, requests := r.FinishedAt.Sub(r.StartedAt), planned(s.requests(s.function))
 			require.LessOrEqual(t, len(requests), pods+extraRequests+int(took/renewalInterval), "%v", byKind(s))
 			delay := s.AWS.Completions(s.instances[0].ID)[0].At.Sub(lastGone(r))
 			t.Logf("%d pods: %d requests in %v; last pod gone to completion %v; evictions apart: %v", pods, len(requests), took, delay, byKind(s))
@@ -61,7 +67,9 @@ func TestDrain_ManyPods_FixedNumberOfAWSCalls(t *testing.T) {
 	t.Logf("calls: %v", calls)
 	delete(calls, "sts:GetCallerIdentity") // the cluster sends it, to authenticate the caller
 	require.Equal(t, map[string]int{
-		"autoscaling:DescribeAutoScalingGroups":      1,
+		"autoscaling:DescribeAutoScalingInstances":   1,
+		"autoscaling:DescribeAutoScalingGroups":      1, // for terminating peers
+		"autoscaling:DescribeScalingActivities":      1,
 		"autoscaling:DescribeLifecycleHooks":         1,
 		"autoscaling:RecordLifecycleActionHeartbeat": 1,
 		"autoscaling:CompleteLifecycleAction":        1,
@@ -85,6 +93,25 @@ func (s *fixture) fill(i env.Instance, pods int) {
 		waits := func(p corev1.Pod) bool { return p.Status.Phase != corev1.PodRunning }
 		return !slices.ContainsFunc(s.podsOn(i), waits), nil
 	})
+}
+
+// planned returns the requests without those that only a busy machine makes necessary: one that failed and is repeated, the read after
+// a conflict, and the next watch after one that the server ended.
+func planned(all []lab.Request) (planned []lab.Request) {
+	conflicts := 0
+	for _, r := range all {
+		continued := r.Watch && strings.Contains(r.URI, "&resourceVersion=")
+		switch {
+		case r.Code == http.StatusConflict:
+			conflicts++
+		case r.Code >= http.StatusBadRequest, continued:
+		case r.Verb == "get" && conflicts > 0:
+			conflicts--
+		default:
+			planned = append(planned, r)
+		}
+	}
+	return planned
 }
 
 // byKind counts the function's requests that are not evictions.

@@ -8,12 +8,16 @@ import (
 
 	"quiesce/internal/termination"
 	"quiesce/test/env"
+	"quiesce/test/parts/awstest"
 )
+
+const onSpot = "drain: {onSpotInterruption: true}"
 
 // EC2 takes a Spot instance back after two minutes, whatever its hooks say.
 func TestSpotInterruption_Queued_DrainedNotCompleted(t *testing.T) {
-	p := newQueueFixture(t, 0, 1, 0)
+	p := newQueueFixture(t, 0, 1, 0, onSpot)
 	target := p.spot()
+	p.AWS.SetSpotStatus(target.ID, awstest.SpotMarked)
 	p.runPodOn(target, "pod", stopsAfter("1s"))
 	began := time.Now()
 	p.send(p.interruption("spot-interruption", target, began), p.interruption("rebalance-recommendation", target, began))
@@ -48,22 +52,30 @@ func TestRebalanceRecommendation_Enabled_Drained(t *testing.T) {
 // An interruption event names no group, and anyone who may invoke the function can send one. Without confirmation by Auto Scaling
 // and EC2 nothing is drained.
 func TestSpotInterruption_NotConfirmed_NothingDrained(t *testing.T) {
-	s := newFixture(t, 1)
+	s := newFixture(t, 1, onSpot)
 	s.runPodOn(s.instances[0], "pod")
 	now := time.Now()
+	forged := s.invoke(s.interruption("spot-interruption", s.spot(), now))
+	require.Equal(t, termination.StatusRejected, forged.Status, "its request is fulfilled, and not marked")
+
 	onDemand := s.invoke(s.interruption("spot-interruption", s.instances[0], now))
 	require.Equal(t, termination.StatusRejected, onDemand.Status)
 	require.Contains(t, onDemand.Reason, "is not a Spot instance")
-
-	late := s.invoke(s.interruption("spot-interruption", s.spot(), now.Add(-5*time.Minute)))
-	require.Equal(t, termination.StatusRejected, late.Status)
-	require.Contains(t, late.Reason, "too late")
 
 	foreign := s.group + "-other"
 	s.AWS.AddGroup(foreign)
 	neighbor := s.instanceWithoutNode(foreign, "neighbor")
 	require.Equal(t, termination.StatusSkipped, s.invoke(s.interruption("spot-interruption", neighbor, now)).Status)
 	require.Empty(t, s.requests(s.function), "without a request to the cluster")
+}
+
+func TestSpotInterruption_NotConfigured_Skipped(t *testing.T) {
+	s := newFixture(t, 0)
+	target := s.spot()
+	s.AWS.SetSpotStatus(target.ID, awstest.SpotMarked)
+	report := s.invoke(s.interruption("spot-interruption", target, time.Now()))
+	require.Equal(t, termination.StatusSkipped, report.Status)
+	require.Contains(t, report.Reason, "onSpotInterruption is off")
 }
 
 // spot adds a Spot instance to the fixture's group, with its node.

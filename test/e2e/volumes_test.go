@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"quiesce/internal/drain"
 	"quiesce/internal/termination"
 	"quiesce/test/env"
 	"quiesce/test/parts/lab"
@@ -60,14 +61,62 @@ func TestVolumes_NeverDetached_CompletedAfterTimeout(t *testing.T) {
 	s.removeAttachmentFinalizer(disk)
 }
 
-// Attachments cannot be selected by node. In a large cluster, listing them all for each node without disks is wasteful.
-func TestVolumes_None_NotListed(t *testing.T) {
+// What is attached says which volumes there are. A function that remembers the pods that it evicted forgets them with its process.
+func TestVolumes_EvictedByEarlierInvocation_Awaited(t *testing.T) {
+	s := newFixture(t, 1)
+	target := s.instances[0]
+	disk := s.disk("data", target)
+	s.runPodOn(target, "database", claiming("data"), stopsAfter("100ms"))
+	s.runPodOn(target, "slow", stopsAfter("600s"), func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(600)) })
+	event := s.terminate(target).Body
+	end := s.beginOn(s.function, event)
+	s.awaitGone("database")
+	s.function.Kill()
+	end()
+	s.expireLease(target)
+	require.NoError(t, s.Lab.Client().CoreV1().Pods(s.group).Delete(s.ctx, "slow", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+	s.requireDetachAwaited(target, disk, s.beginOn(s.function, event))
+}
+
+// An operator, or kubectl drain, may have evicted the pods before.
+func TestVolumes_EvictedByOthers_Awaited(t *testing.T) {
+	s := newFixture(t, 1)
+	target := s.instances[0]
+	disk := s.disk("data", target)
+	s.runPodOn(target, "database", claiming("data"), stopsAfter("100ms"))
+	require.NoError(t, s.Lab.Client().CoreV1().Pods(s.group).Delete(s.ctx, "database", metav1.DeleteOptions{}))
+	s.awaitGone("database")
+	s.requireDetachAwaited(target, disk, s.begin(target))
+}
+
+// requireDetachAwaited requires that a drain of an empty node ends only after the disk is detached.
+func (s *fixture) requireDetachAwaited(target env.Instance, disk string, end func() report) {
+	s.Helper()
+	s.until("the attachments are watched", func() (bool, error) {
+		return s.hasAsked("volumeattachments") || len(s.AWS.Completions(target.ID)) > 0, nil
+	})
+	require.NoError(s, s.Lab.Client().StorageV1().VolumeAttachments().Delete(s.ctx, disk, metav1.DeleteOptions{}))
+	require.Empty(s, s.AWS.Completions(target.ID))
+	detached := time.Now()
+	s.removeAttachmentFinalizer(disk)
+	r := end()
+	require.Equal(s, termination.StatusDrained, r.Status, r.ErrorMessage)
+	s.requireCompletedOnce(target)
+	require.True(s, s.AWS.Completions(target.ID)[0].At.After(detached))
+}
+
+// A disk of a pod that stays is not waited for, and neither is one of another node.
+func TestVolumes_OfPodsThatStay_NotWaitedFor(t *testing.T) {
 	s := newFixture(t, 2)
-	s.disk("data", s.instances[1]) // another node has the disk
-	s.runPodOn(s.instances[0], "web", stopsAfter("100ms"))
-	require.Equal(t, termination.StatusDrained, s.drain(s.instances[0]).Status)
-	require.False(t, s.hasAsked("persistentvolumeclaims"))
-	require.False(t, s.hasAsked("volumeattachments"))
+	target := s.instances[0]
+	own, other := s.disk("own", target), s.disk("other", s.instances[1])
+	s.Cleanup(func() { s.removeAttachmentFinalizer(own); s.removeAttachmentFinalizer(other) })
+	s.runPodOn(target, "stays", claiming("own"), annotated(drain.OptOutAnnotation, "false"))
+	s.runPodOn(target, "web", stopsAfter("100ms"))
+	r := s.drain(target)
+	require.Equal(t, termination.StatusDrained, r.Status, r.ErrorMessage)
+	require.Less(t, r.FinishedAt.Sub(r.StartedAt), 20*time.Second)
+	require.NotContains(t, s.function.Output(), "volumes still attached")
 }
 
 func (s *fixture) hasAsked(resource string) bool {

@@ -49,9 +49,10 @@ type Env struct {
 
 // Options configures an environment. Only Root is required.
 type Options struct {
-	Root      string // root of the repository
-	Bootstrap string // path of the built function; built if empty
-	Machines  bool   // nodes run containers, with images for a database, poolers and workers (images.go)
+	Root      string   // root of the repository
+	Bootstrap string   // path of the built function; built if empty
+	Machines  bool     // nodes run containers, with images for workers and of Images
+	Images    []string // names of the Debian images that machines have, in all their versions; default: pgbouncer and postgres
 }
 
 // Start starts all parts. The only RBAC is that of infra/rbac.yaml. All files are in the lab's folder and are removed with it.
@@ -65,7 +66,7 @@ func Start(ctx context.Context, o Options) (_ *Env, err error) {
 	if e.AWS, err = awstest.Start(); err != nil {
 		return nil, fmt.Errorf("start the AWS APIs: %w", err)
 	}
-	if e.Lab, err = e.startLab(ctx, o.Machines); err != nil {
+	if e.Lab, err = e.startLab(ctx, o); err != nil {
 		return nil, fmt.Errorf("start the lab: %w", err)
 	}
 	e.AWS.AddCluster(Cluster, e.Lab.Endpoint(), e.Lab.CA())
@@ -75,15 +76,15 @@ func Start(ctx context.Context, o Options) (_ *Env, err error) {
 	return e, e.prepareFunction(ctx, o.Root, o.Bootstrap)
 }
 
-func (e *Env) startLab(ctx context.Context, machines bool) (*lab.Lab, error) {
+func (e *Env) startLab(ctx context.Context, wanted Options) (*lab.Lab, error) {
 	o := lab.Options{
 		ClusterName: Cluster, STSProxy: e.AWS.STSProxy(), STSCAFile: e.AWS.STSCAFile(), Region: awstest.Region,
 		Roles:    []lab.Role{{ARN: e.AWS.RoleARN(), Username: "quiesce:{{SessionName}}", Groups: []string{"quiesce"}}},
-		Machines: machines,
+		Machines: wanted.Machines,
 	}
-	if machines {
+	if wanted.Machines {
 		var err error
-		if o.Images, err = archives(); err != nil {
+		if o.Images, err = archives(wanted.Images); err != nil {
 			return nil, err
 		}
 		o.Programs = map[string]string{"worker": "quiesce/test/env/worker"}
@@ -207,7 +208,7 @@ func (e *Env) limitMemory(o *runtimeapi.Options, name string, limit int64) (*lab
 
 // Instance is an instance and its node.
 type Instance struct {
-	ID, Node, Zone string
+	ID, Node, Zone, IP string
 }
 
 // Group makes an Auto Scaling group with our hook, and nodes for n instances in two zones. Names derive from the group's, so that
@@ -262,9 +263,9 @@ func (e *Env) Join(ctx context.Context, group string, instances ...Instance) err
 func (e *Env) join(ctx context.Context, group string, spot bool, instances ...Instance) error {
 	nodes := make([]lab.Node, len(instances))
 	for i, instance := range instances {
-		e.AWS.AddInstance(group, awstest.Instance{ID: instance.ID, Zone: instance.Zone, PrivateDNS: instance.Node, Spot: spot})
+		e.AWS.AddInstance(group, awstest.Instance{ID: instance.ID, Zone: instance.Zone, PrivateDNS: instance.Node, PrivateIP: instance.IP, Spot: spot})
 		nodes[i] = lab.Node{
-			Name: instance.Node, InstanceID: instance.ID, Zone: instance.Zone, Labels: map[string]string{"group": group},
+			Name: instance.Node, InstanceID: instance.ID, Zone: instance.Zone, IP: instance.IP, Labels: map[string]string{"group": group},
 		}
 	}
 	if err := e.Lab.AddNodes(ctx, nodes...); err != nil {
@@ -275,10 +276,11 @@ func (e *Env) join(ctx context.Context, group string, spot bool, instances ...In
 
 func (e *Env) newInstance(i int) Instance {
 	serial := int(e.count.Add(1))
-	zone := awstest.Region + string("ab"[i%2])
+	zone, high, low := awstest.Region+string("ab"[i%2]), serial/250, serial%250+1
 	return Instance{
 		ID: fmt.Sprintf("i-%017x", serial), Zone: zone,
-		Node: fmt.Sprintf("ip-10-0-%d-%d.%s.compute.internal", serial/250, serial%250+1, awstest.Region),
+		Node: fmt.Sprintf("ip-10-0-%d-%d.%s.compute.internal", high, low, awstest.Region),
+		IP:   fmt.Sprintf("10.0.%d.%d", high, low),
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 	"quiesce/internal/drain"
 )
 
-// Cluster is one node. It implements drain.Cluster.
+// Cluster is one node. It implements drain.Cluster, and drain.Owners.
 type Cluster struct {
 	changed chan struct{}
 
@@ -23,12 +23,21 @@ type Cluster struct {
 	stops       map[string]time.Duration
 	pdbs        map[string]*pdb
 	blocked     bool // a PDB refused an eviction; since then Pods names the PDBs
-	unreachable bool
+	node        drain.NodeState
 	errs        map[string][]error
+	denied      map[string]string        // by request, the text of a webhook
+	slow        map[string]time.Duration // by kind of request
+	controllers map[string]*controller   // by UID
+	timers      map[string]*time.Timer   // by pod, when it has stopped
+	deaf        map[string]bool          // pods that outlast their grace
+	events      []drain.PodEvent
 	log         []string
 }
 
-var _ drain.Cluster = (*Cluster)(nil)
+var (
+	_ drain.Cluster = (*Cluster)(nil)
+	_ drain.Owners  = (*Cluster)(nil)
+)
 
 // pdb is a PodDisruptionBudget of the pods whose label "budget" is its name.
 type pdb struct{ allowed int }
@@ -37,7 +46,8 @@ type pdb struct{ allowed int }
 func New() *Cluster {
 	return &Cluster{
 		changed: make(chan struct{}, 1), pods: map[string]drain.Pod{}, stops: map[string]time.Duration{},
-		pdbs: map[string]*pdb{}, errs: map[string][]error{},
+		pdbs: map[string]*pdb{}, errs: map[string][]error{}, denied: map[string]string{}, slow: map[string]time.Duration{},
+		controllers: map[string]*controller{}, timers: map[string]*time.Timer{}, deaf: map[string]bool{},
 	}
 }
 
@@ -72,7 +82,7 @@ func (c *Cluster) Allow(name string, n int) {
 func (c *Cluster) SetUnreachable(unreachable bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.unreachable = unreachable
+	c.node.Unreachable = unreachable
 	c.announce()
 }
 
@@ -98,8 +108,16 @@ func (c *Cluster) Fail(pod string, errs ...error) {
 func (c *Cluster) Remove(pod string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.remove(pod)
+}
+
+func (c *Cluster) remove(pod string) {
+	gone, here := c.pods[pod]
 	delete(c.pods, pod)
 	c.note("gone " + pod)
+	if here && !gone.Terminating() {
+		c.replace(gone)
+	}
 	c.announce()
 }
 
@@ -123,11 +141,21 @@ func (c *Cluster) Pods() []drain.Pod {
 	return pods
 }
 
-// Unreachable implements drain.Cluster.
-func (c *Cluster) Unreachable() bool {
+// FinishedPods implements drain.Cluster.
+func (c *Cluster) FinishedPods() (n int) {
+	for _, p := range c.Pods() {
+		if p.Finished {
+			n++
+		}
+	}
+	return n
+}
+
+// Node implements drain.Cluster.
+func (c *Cluster) Node() drain.NodeState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.unreachable
+	return c.node
 }
 
 // Changed implements drain.Cluster.
@@ -135,7 +163,7 @@ func (c *Cluster) Changed() <-chan struct{} { return c.changed }
 
 // Evict implements drain.Cluster.
 func (c *Cluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) error {
-	if err := ctx.Err(); err != nil {
+	if err := c.answerSlowly(ctx, "evict"); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -166,9 +194,9 @@ func (c *Cluster) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions
 	return nil
 }
 
-// Delete implements drain.Cluster. It changes nothing about a pod that is already terminating.
+// Delete implements drain.Cluster. It shortens the grace period of a terminating pod.
 func (c *Cluster) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) error {
-	if err := ctx.Err(); err != nil {
+	if err := c.answerSlowly(ctx, "delete"); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -177,14 +205,23 @@ func (c *Cluster) Delete(ctx context.Context, ref drain.Ref, grace time.Duration
 	if err := c.nextError("delete " + name); err != nil {
 		return err
 	}
-	if pod, here := c.pods[name]; here && pod.UID == ref.UID && !pod.Terminating() {
+	switch pod, here := c.pods[name]; {
+	case !here || pod.UID != ref.UID:
+	case !pod.Terminating():
 		c.note(fmt.Sprintf("delete %s %s", name, grace))
 		c.stop(name, pod, grace)
+	case pod.StopsBy.After(time.Now().Add(grace)):
+		c.note(fmt.Sprintf("shorten %s %s", name, grace))
+		c.shorten(name, pod, grace)
 	}
 	return nil
 }
 
 func (c *Cluster) nextError(request string) error {
+	if text := c.denied[request]; text != "" {
+		c.note("deny " + request)
+		return &drain.Refused{Reason: text}
+	}
 	errs := c.errs[request]
 	if len(errs) == 0 {
 		return nil
@@ -196,13 +233,39 @@ func (c *Cluster) nextError(request string) error {
 
 func (c *Cluster) stop(name string, pod drain.Pod, grace time.Duration) {
 	pod.Deleted = time.Now()
-	c.pods[name] = pod
 	takes := c.stops[name]
 	if grace > 0 {
-		takes = min(takes, grace)
+		if !c.deaf[name] {
+			takes = min(takes, grace)
+		}
+		pod.StopsBy = pod.Deleted.Add(grace)
 	}
-	time.AfterFunc(takes, func() { c.Remove(name) })
+	c.pods[name] = pod
+	c.stopIn(name, pod, takes)
+	c.replace(pod)
 	c.announce()
+}
+
+// shorten ends the grace period of a terminating pod earlier.
+func (c *Cluster) shorten(name string, pod drain.Pod, grace time.Duration) {
+	pod.StopsBy = time.Now().Add(grace)
+	c.pods[name] = pod
+	takes := grace
+	if timer := c.timers[name]; timer != nil && timer.Stop() {
+		takes = min(takes, max(0, time.Until(pod.Deleted.Add(c.stops[name]))))
+	}
+	c.stopIn(name, pod, takes)
+	c.announce()
+}
+
+func (c *Cluster) stopIn(name string, pod drain.Pod, takes time.Duration) {
+	c.timers[name] = time.AfterFunc(takes, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.pods[name].UID == pod.UID {
+			c.remove(name)
+		}
+	})
 }
 
 func (c *Cluster) note(line string) { c.log = append(c.log, line) }

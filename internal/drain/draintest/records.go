@@ -14,26 +14,26 @@ type Records struct {
 }
 
 // Record implements drain.Records.
-func (r *Records) Record(podUID string) string {
+func (r *Records) Record(key string) string {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
-	return r.texts[podUID]
+	return r.texts[key]
 }
 
 // SetRecord implements drain.Records.
-func (r *Records) SetRecord(_ context.Context, podUID, text string) error {
+func (r *Records) SetRecord(_ context.Context, key, text string) error {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	switch {
 	case r.err != nil:
 		return r.err
 	case text == "":
-		delete(r.texts, podUID)
+		delete(r.texts, key)
 		return nil
 	case r.texts == nil:
 		r.texts = map[string]string{}
 	}
-	r.texts[podUID] = text
+	r.texts[key] = text
 	return nil
 }
 
@@ -44,7 +44,7 @@ func (r *Records) Fail(err error) {
 	r.err = err
 }
 
-// All returns a copy of the records, by pod UID.
+// All returns a copy of the records, by key.
 func (r *Records) All() map[string]string {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()

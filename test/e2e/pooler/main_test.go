@@ -10,9 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"quiesce/test/env"
 	"quiesce/test/env/poolers"
-	"quiesce/test/parts/lab"
 )
 
 var (
@@ -45,7 +43,7 @@ func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, func() { os.Exit(1) }) // the labs' reapers clean up afterwards
-	shared, sharedErr = startEnv(ctx)
+	shared, sharedErr = poolers.StartNodePool(ctx)
 	code := m.Run()
 	if shared != nil {
 		if err := shared.Stop(); err != nil {
@@ -54,20 +52,4 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
-}
-
-// startEnv starts the environment where it can run.
-func startEnv(ctx context.Context) (*poolers.NodePool, error) {
-	if err := lab.MissingForMachines(); err != nil {
-		return nil, err
-	}
-	root, err := env.Root()
-	if err != nil {
-		return nil, err
-	}
-	s, err := env.Start(ctx, env.Options{Root: root, Machines: true})
-	if err != nil {
-		return nil, err
-	}
-	return poolers.NewNodePool(s), nil
 }

@@ -1,16 +1,14 @@
-// Package database deploys PostgreSQL, pgbouncers behind a Service, and workers that run transactions through them, on a lab's
-// real nodes. It compares the transactions that the workers recorded with those that the database has.
+// Package database deploys PostgreSQL, pgbouncers behind a Service, and clients that run transactions through them, on a lab's
+// real nodes: workers, whose records can be compared with what the database has, and pgbench. The poolers may also be in front of a
+// PostgreSQL that was deployed otherwise.
 package database
 
 import (
-	"bytes"
 	"context"
 	"embed"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"text/template"
 	"time"
@@ -62,6 +60,8 @@ type Options struct {
 	Grace          int    // seconds; default 30
 	PreStop        string // a shell command; default none
 	MaxUnavailable string // of their PDB; default 1
+	LoginRetry     int    // seconds without a new attempt after a failed login to PostgreSQL; default 1. pgbouncer's own default is 15
+	Alias          string // a second name of the database, which PAUSE postgres leaves alone; default none
 }
 
 func (o Options) withDefaults() Options {
@@ -80,16 +80,24 @@ func (o Options) withDefaults() Options {
 	if o.MaxUnavailable == "" {
 		o.MaxUnavailable = "1"
 	}
+	if o.LoginRetry == 0 {
+		o.LoginRetry = 1
+	}
 	return o
 }
 
-// Database is a running database with its poolers and workers.
+// Server is a PostgreSQL that the poolers are in front of.
+type Server struct {
+	Host    string                                // what the poolers connect to
+	Primary func(context.Context) (string, error) // returns the address of the server that has all committed transactions now
+}
+
+// Database is a running database with its poolers and clients.
 type Database struct {
 	Options
-	lab           *lab.Lab
-	address       string       // of PostgreSQL
-	workerCount   atomic.Int32 // started so far
-	manifestCount atomic.Int32 // written so far
+	lab         *lab.Lab
+	server      Server
+	workerCount atomic.Int32 // started so far
 }
 
 // Deploy deploys a database and its poolers and waits until all are ready.
@@ -98,10 +106,25 @@ func Deploy(ctx context.Context, l *lab.Lab, o Options) (*Database, error) {
 	if err := d.deployPostgres(ctx); err != nil {
 		return nil, fmt.Errorf("deploy PostgreSQL: %w", err)
 	}
-	if err := d.deployPoolers(ctx); err != nil {
-		return nil, fmt.Errorf("deploy the poolers: %w", err)
+	return d, d.complete(ctx)
+}
+
+// InFront deploys poolers in front of a server that accepts connections, in its namespace, and waits until they are ready.
+func InFront(ctx context.Context, l *lab.Lab, o Options, server Server) (*Database, error) {
+	d := &Database{Options: o.withDefaults(), lab: l, server: server}
+	return d, d.complete(ctx)
+}
+
+// complete makes the workers' table and the poolers.
+func (d *Database) complete(ctx context.Context) error {
+	// No constraint forbids two rows of one transaction: the comparison must be able to see them.
+	if err := d.execWhenReady(ctx, "CREATE TABLE commits (worker int NOT NULL, n bigint NOT NULL)"); err != nil {
+		return fmt.Errorf("make the workers' table: %w", err)
 	}
-	return d, nil
+	if err := d.deployPoolers(ctx); err != nil {
+		return fmt.Errorf("deploy the poolers: %w", err)
+	}
+	return nil
 }
 
 func (d *Database) deployPostgres(ctx context.Context) error {
@@ -112,15 +135,19 @@ func (d *Database) deployPostgres(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.address = pods[0].Status.PodIP
-	// No constraint forbids two rows of one transaction: the comparison must be able to see them.
-	return d.execWhenReady(ctx, "CREATE TABLE commits (worker int NOT NULL, n bigint NOT NULL)")
+	service, err := d.lab.Client().CoreV1().Services(d.Namespace).Get(ctx, "postgres", metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	address := pods[0].Status.PodIP
+	d.server = Server{Host: service.Spec.ClusterIP, Primary: func(context.Context) (string, error) { return address, nil }}
+	return nil
 }
 
 // execWhenReady runs SQL as soon as PostgreSQL accepts it. PostgreSQL listens earlier than that.
 func (d *Database) execWhenReady(ctx context.Context, sql string) error {
 	for {
-		_, err := d.query(ctx, sql)
+		_, err := d.Query(ctx, sql)
 		if refused, ok := errors.AsType[*pgconn.PgError](err); !ok || refused.Code != cannotConnectNow {
 			return err
 		}
@@ -133,14 +160,10 @@ func (d *Database) execWhenReady(ctx context.Context, sql string) error {
 }
 
 func (d *Database) deployPoolers(ctx context.Context) error {
-	service, err := d.lab.Client().CoreV1().Services(d.Namespace).Get(ctx, "postgres", metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	err = d.apply(ctx, "poolers.yaml", struct {
+	err := d.apply(ctx, "poolers.yaml", struct {
 		Options
-		AdminUser, AdminPassword, PostgresIP string
-	}{d.Options, AdminUser, AdminPassword, service.Spec.ClusterIP})
+		AdminUser, AdminPassword, Host string
+	}{d.Options, AdminUser, AdminPassword, d.server.Host})
 	if err != nil {
 		return err
 	}
@@ -152,32 +175,12 @@ func (d *Database) deployPoolers(ctx context.Context) error {
 var PoolerLabels = labels.Set{"app.kubernetes.io/name": "pgbouncer"}
 
 func (d *Database) apply(ctx context.Context, name string, values any) error {
-	var manifest bytes.Buffer
-	if err := templates.ExecuteTemplate(&manifest, name, values); err != nil {
-		return err
-	}
-	path := d.lab.Path(fmt.Sprintf("%s-%d-%s", d.Namespace, d.manifestCount.Add(1), name))
-	if err := os.WriteFile(path, manifest.Bytes(), 0o600); err != nil {
-		return err
-	}
-	return d.lab.Apply(ctx, path)
+	return Apply(ctx, d.lab, templates, name, values)
 }
 
 // awaitReady waits until exactly n pods with these labels are ready.
-func (d *Database) awaitReady(ctx context.Context, of labels.Set, n int) (pods []corev1.Pod, err error) {
-	tick := time.NewTicker(pollInterval)
-	defer tick.Stop()
-	for {
-		if pods, err = d.pods(ctx, of); err == nil && len(readyOf(pods)) == n {
-			return readyOf(pods), nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("%d of %d pods %s are ready (%s): %w",
-				len(readyOf(pods)), n, of, Describe(pods), context.Cause(ctx)), err)
-		case <-tick.C:
-		}
-	}
+func (d *Database) awaitReady(ctx context.Context, of labels.Set, n int) ([]corev1.Pod, error) {
+	return AwaitReady(ctx, d.lab, d.Namespace, of, n)
 }
 
 // Remove deletes the namespace, with grace periods of one second.
@@ -201,65 +204,12 @@ func (d *Database) PoolerPods(ctx context.Context) ([]corev1.Pod, error) {
 }
 
 func (d *Database) pods(ctx context.Context, of labels.Set) ([]corev1.Pod, error) {
-	list, err := d.lab.Client().CoreV1().Pods(d.Namespace).List(ctx, metav1.ListOptions{LabelSelector: of.String()})
-	if err != nil {
-		return nil, err
-	}
-	return list.Items, nil
-}
-
-func readyOf(pods []corev1.Pod) (ready []corev1.Pod) {
-	for _, p := range pods {
-		if p.DeletionTimestamp == nil && IsReady(p) {
-			ready = append(ready, p)
-		}
-	}
-	return ready
-}
-
-// Describe returns the pods' states and, as far as their kubelets report it, why they are not ready.
-func Describe(pods []corev1.Pod) string {
-	var text strings.Builder
-	for _, p := range pods {
-		fmt.Fprintf(&text, "%s on %q: %s %s", p.Name, p.Spec.NodeName, p.Status.Phase, p.Status.Message)
-		for _, c := range p.Status.Conditions {
-			if c.Status != corev1.ConditionTrue {
-				fmt.Fprintf(&text, ", not %s %s %s", c.Type, c.Reason, c.Message)
-			}
-		}
-		for _, c := range p.Status.ContainerStatuses {
-			fmt.Fprintf(&text, ", restarted %d times, %s, before that %s", c.RestartCount, describeState(c.State), describeState(c.LastTerminationState))
-		}
-		text.WriteString("; ")
-	}
-	return strings.TrimSuffix(text.String(), "; ")
-}
-
-func describeState(s corev1.ContainerState) string {
-	switch {
-	case s.Waiting != nil:
-		return fmt.Sprintf("waiting: %s %s", s.Waiting.Reason, s.Waiting.Message)
-	case s.Terminated != nil:
-		return fmt.Sprintf("ended with %d: %s %s", s.Terminated.ExitCode, s.Terminated.Reason, s.Terminated.Message)
-	case s.Running != nil:
-		return "running"
-	}
-	return "nothing"
-}
-
-// IsReady reports whether a pod has the condition Ready.
-func IsReady(p corev1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
+	return podsOf(ctx, d.lab, d.Namespace, of)
 }
 
 // Rows returns the committed transactions of each worker.
 func (d *Database) Rows(ctx context.Context) (map[int][]int64, error) {
-	rows, err := d.query(ctx, "SELECT worker, n FROM commits")
+	rows, err := d.Query(ctx, "SELECT worker, n FROM commits")
 	if err != nil {
 		return nil, fmt.Errorf("read the committed transactions: %w", err)
 	}
@@ -278,9 +228,18 @@ func (d *Database) Rows(ctx context.Context) (map[int][]int64, error) {
 	return committed, nil
 }
 
-// query runs SQL in PostgreSQL directly, not through a pooler.
-func (d *Database) query(ctx context.Context, sql string) ([][][]byte, error) {
-	connection, err := pgconn.Connect(ctx, fmt.Sprintf("postgres://postgres@%s:5432/postgres?sslmode=disable", d.address))
+// Query runs SQL in the primary directly, not through a pooler. It returns the rows of the first statement.
+func (d *Database) Query(ctx context.Context, sql string) ([][][]byte, error) {
+	address, err := d.server.Primary(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("find the primary: %w", err)
+	}
+	return Query(ctx, address, sql)
+}
+
+// Query runs SQL in the server at this address. It returns the rows of the first statement.
+func Query(ctx context.Context, address, sql string) ([][][]byte, error) {
+	connection, err := pgconn.Connect(ctx, fmt.Sprintf("postgres://postgres@%s:5432/postgres?sslmode=disable", address))
 	if err != nil {
 		return nil, err
 	}

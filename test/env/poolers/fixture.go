@@ -17,6 +17,7 @@ import (
 	"quiesce/test/env"
 	"quiesce/test/env/database"
 	"quiesce/test/env/worker/journal"
+	"quiesce/test/parts/lab"
 )
 
 const (
@@ -27,6 +28,9 @@ const (
 	pollInterval = 20 * time.Millisecond
 	// inService is the lifecycle state of an instance that is not terminating.
 	inService = "InService"
+	// shutdownTime is how long a terminated node's network lives on: EC2 lets the operating system shut down first, which takes seconds at
+	// least. Node proxies of a busy machine may be as late.
+	shutdownTime = 3 * time.Second
 	// warmUpCommits is how many transactions every worker commits before the setup is complete.
 	warmUpCommits = 20
 )
@@ -35,8 +39,8 @@ const (
 type Fixture struct {
 	Name    string         // of the group and of the namespace
 	Base    env.Instance   // has the database and the workers
-	Nodes   []env.Instance // for poolers: one more than needed, since Auto Scaling launches an instance before it terminates one
-	Target  env.Instance   // the instance to terminate; has a pooler
+	Nodes   []env.Instance // of the group: one more than needed, since Auto Scaling launches an instance before it terminates one
+	Target  env.Instance   // the instance to terminate; by default it has a pooler
 	DB      *database.Database
 	Workers []*database.WorkerGroup
 
@@ -52,6 +56,12 @@ type Options struct {
 	WorkerGroups int        // of five workers each; default DefaultWorkerGroups
 	Flags        [][]string // additional flags of the worker groups, in turn
 	ExtraWorker  []string   // flags of an additional group of one worker; nil: none
+
+	// Deploy deploys the database with its poolers; default database.Deploy. Another one must also set Nodes, the number of nodes in the
+	// group, and NodeOfTarget, which returns the name of the node to terminate.
+	Deploy       func(context.Context, *lab.Lab, database.Options) (*database.Database, error)
+	Nodes        int
+	NodeOfTarget func(context.Context) (string, error)
 }
 
 const (
@@ -74,20 +84,23 @@ func (t *Fixture) setUp(ctx context.Context, o Options) (err error) {
 		return fmt.Errorf("add machines: %w", err)
 	}
 	o.Poolers.Namespace, o.Poolers.Base, o.Poolers.Group = o.Name, baseGroup, o.Name
-	if t.DB, err = database.Deploy(ctx, t.Lab, o.Poolers); err != nil {
+	if o.Deploy == nil {
+		o.Deploy, o.NodeOfTarget = database.Deploy, t.nodeOfPooler
+	}
+	if t.DB, err = o.Deploy(ctx, t.Lab, o.Poolers); err != nil {
 		return err
 	}
 	if err := t.startWorkers(ctx, o); err != nil {
 		return err
 	}
-	if err := t.chooseTarget(ctx); err != nil {
+	if err := t.AwaitCommits(ctx, warmUpCommits); err != nil {
 		return err
 	}
-	return t.AwaitCommits(ctx, warmUpCommits)
+	return t.chooseTarget(ctx, o.NodeOfTarget)
 }
 
 func (t *Fixture) addNodes(ctx context.Context, o Options) (err error) {
-	if t.Base, err = t.base(ctx); err != nil {
+	if t.Base, err = t.BaseNode(ctx); err != nil {
 		return err
 	}
 	makeGroup := t.Group
@@ -97,11 +110,13 @@ func (t *Fixture) addNodes(ctx context.Context, o Options) (err error) {
 	if _, err := makeGroup(ctx, t.Name, 0); err != nil {
 		return err
 	}
-	nodes := max(o.Poolers.Poolers, database.DefaultPoolers)
-	if !o.Poolers.Daemon {
-		nodes++
+	if o.Nodes == 0 {
+		o.Nodes = max(o.Poolers.Poolers, database.DefaultPoolers)
+		if !o.Poolers.Daemon {
+			o.Nodes++
+		}
 	}
-	t.Nodes, err = t.acquire(ctx, t.Name, nodes)
+	t.Nodes, err = t.Acquire(ctx, t.Name, o.Nodes)
 	return err
 }
 
@@ -132,18 +147,27 @@ func (t *Fixture) startWorkers(ctx context.Context, o Options) error {
 	return errors.Join(errs...)
 }
 
-// chooseTarget chooses an instance that has a pooler.
-func (t *Fixture) chooseTarget(ctx context.Context) error {
-	pods, err := t.DB.PoolerPods(ctx)
+// chooseTarget chooses the instance of this node.
+func (t *Fixture) chooseTarget(ctx context.Context, nodeOf func(context.Context) (string, error)) error {
+	node, err := nodeOf(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("choose the node to terminate: %w", err)
 	}
-	i := slices.IndexFunc(t.Nodes, func(i env.Instance) bool { return i.Node == pods[0].Spec.NodeName })
+	i := slices.IndexFunc(t.Nodes, func(i env.Instance) bool { return i.Node == node })
 	if i < 0 {
-		return fmt.Errorf("pooler %s is on %s, which is none of ours", pods[0].Name, pods[0].Spec.NodeName)
+		return fmt.Errorf("the node to terminate is %s, which is none of ours", node)
 	}
 	t.Target = t.Nodes[i]
 	return nil
+}
+
+// nodeOfPooler returns the name of a node that has a pooler.
+func (t *Fixture) nodeOfPooler(ctx context.Context) (string, error) {
+	pods, err := t.DB.PoolerPods(ctx)
+	if err != nil {
+		return "", err
+	}
+	return pods[0].Spec.NodeName, nil
 }
 
 // AwaitCommits waits until every worker has committed n more transactions.
@@ -183,10 +207,13 @@ func (t *Fixture) Snapshot(ctx context.Context) (all journal.Snapshot, err error
 }
 
 // Configuration returns the function's configuration, with these settings of the poolers' escort; by default, with the
-// credentials of their console.
+// credentials of their console. The function reaches pods directly unless a setting says otherwise, as in a VPC.
 func (t *Fixture) Configuration(settings ...string) string {
 	if len(settings) == 0 {
 		settings = []string{t.Credentials()}
+	}
+	if !slices.ContainsFunc(settings, func(s string) bool { return strings.HasPrefix(s, "connectVia:") }) {
+		settings = append(slices.Clone(settings), "connectVia: podIP")
 	}
 	return fmt.Sprintf(`autoScalingGroups: [%[1]s]
 mode: drain
@@ -235,6 +262,9 @@ func (t *Fixture) AwaitTermination(ctx context.Context, i env.Instance) error {
 		if err := Wait(ctx, pollInterval); err != nil {
 			return err
 		}
+	}
+	if err := Wait(ctx, shutdownTime); err != nil {
+		return err
 	}
 	t.terminated[i.ID] = true
 	return t.Lab.Kill(ctx, i.Node)
@@ -307,7 +337,7 @@ func (t *Fixture) TearDown(ctx context.Context) error {
 func (t *Fixture) releaseNode(ctx context.Context, i env.Instance) error {
 	switch {
 	case t.AWS.State(i.ID) == inService:
-		return t.release(ctx, i)
+		return t.Release(ctx, i)
 	case !t.terminated[i.ID]:
 		if err := t.Lab.Kill(ctx, i.Node); err != nil {
 			return err

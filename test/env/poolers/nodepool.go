@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/test/env"
+	"quiesce/test/parts/lab"
 )
 
 // emptyInterval is the time between checks of a node that takes two or three seconds to become empty.
@@ -23,30 +24,47 @@ const baseGroup = "base"
 type NodePool struct {
 	*env.Env
 
-	mutex    sync.Mutex
-	baseNode *env.Instance  // has the databases and the workers; nil: not started yet
-	spare    []env.Instance // running, empty, and in no fixture
+	mutex sync.Mutex
+	base  *env.Instance  // has the databases and the workers; nil: not started yet
+	spare []env.Instance // running, empty, and in no fixture
+}
+
+// StartNodePool starts an environment with machines where it can run, and returns a pool without nodes. images are the names of the
+// Debian images that the machines have; default as in env.Options.
+func StartNodePool(ctx context.Context, images ...string) (*NodePool, error) {
+	if err := lab.MissingForMachines(); err != nil {
+		return nil, err
+	}
+	root, err := env.Root()
+	if err != nil {
+		return nil, err
+	}
+	s, err := env.Start(ctx, env.Options{Root: root, Machines: true, Images: images})
+	if err != nil {
+		return nil, err
+	}
+	return NewNodePool(s), nil
 }
 
 // NewNodePool returns a pool without nodes.
 func NewNodePool(s *env.Env) *NodePool { return &NodePool{Env: s} }
 
-// base returns the node that no fixture terminates.
-func (g *NodePool) base(ctx context.Context) (env.Instance, error) {
+// BaseNode returns the node that no fixture terminates.
+func (g *NodePool) BaseNode(ctx context.Context) (env.Instance, error) {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
-	if g.baseNode == nil {
+	if g.base == nil {
 		made, err := g.GroupWithoutHook(ctx, baseGroup, 1)
 		if err != nil {
 			return env.Instance{}, err
 		}
-		g.baseNode = &made[0]
+		g.base = &made[0]
 	}
-	return *g.baseNode, nil
+	return *g.base, nil
 }
 
-// acquire puts n nodes into a group: spare ones first, then new ones.
-func (g *NodePool) acquire(ctx context.Context, group string, n int) ([]env.Instance, error) {
+// Acquire puts n nodes into a group: spare ones first, then new ones.
+func (g *NodePool) Acquire(ctx context.Context, group string, n int) ([]env.Instance, error) {
 	taken := g.acquireSpare(n)
 	if err := g.Move(ctx, group, taken...); err != nil {
 		return nil, err
@@ -63,8 +81,8 @@ func (g *NodePool) acquireSpare(n int) (taken []env.Instance) {
 	return taken
 }
 
-// release prepares a node, whose pods are being deleted, for the next fixture: it removes cordon and taints.
-func (g *NodePool) release(ctx context.Context, i env.Instance) error {
+// Release prepares a node, whose pods are being deleted, for the next fixture: it removes cordon and taints.
+func (g *NodePool) Release(ctx context.Context, i env.Instance) error {
 	_, err := g.Lab.Client().CoreV1().Nodes().Patch(ctx, i.Node, types.MergePatchType,
 		[]byte(`{"spec":{"unschedulable":null,"taints":null}}`), metav1.PatchOptions{})
 	if err != nil {

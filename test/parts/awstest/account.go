@@ -18,26 +18,38 @@ type account struct {
 	secrets   []*secret
 	queues    []*queue
 	buckets   map[string]map[string][]byte // objects by key
-	lag       time.Duration                // age of descriptions
+	functions map[string]Invoker
+	topics    map[string][]Subscription // by ARN
+	logs      map[string][]logEvent     // by log group
+	events    string                    // URL of the queue that gets the events of requested terminations; may be empty
+	lag       time.Duration             // age of descriptions
 	proceed   time.Duration
 }
 
 type group struct {
 	name, uuid string
+	created    time.Time
+	tags       map[string]string
+	deleting   bool
 	hooks      []Hook
 	instances  []*instance
 	activities []activity // in order
 	retains    bool       // keeps instances whose termination was abandoned
+	warmPool   bool
+	desired    *int    // nil: as many instances as there are
+	events     []Event // of terminations that calls have begun
 }
 
 func newAccount() *account {
 	return &account{
+		topics:    map[string][]Subscription{},
 		instances: map[string]*instance{}, clusters: map[string]cluster{}, buckets: map[string]map[string][]byte{},
+		functions: map[string]Invoker{}, logs: map[string][]logEvent{},
 		proceed: defaultProceed,
 	}
 }
 
-// AddGroup makes an Auto Scaling group with its lifecycle hooks. Adding a name again replaces the hooks.
+// AddGroup makes an Auto Scaling group with its lifecycle hooks. It is created now. Adding a name again replaces the hooks.
 func (s *Server) AddGroup(name string, hooks ...Hook) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,7 +60,43 @@ func (s *Server) AddGroup(name string, hooks ...Hook) {
 		g.hooks = hooks
 		return
 	}
-	s.account.groups = append(s.account.groups, &group{name: name, uuid: newUUID(), hooks: hooks})
+	s.account.groups = append(s.account.groups, &group{name: name, uuid: newUUID(), created: time.Now(), hooks: hooks})
+}
+
+// TagGroup gives a group these tags, and no others.
+func (s *Server) TagGroup(name string, tags map[string]string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.group(name).tags = tags
+}
+
+// BackdateGroup makes a group older by d, so that a test need not wait.
+func (s *Server) BackdateGroup(name string, d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.account.group(name)
+	g.created = g.created.Add(-d)
+}
+
+// DeleteGroup begins the deletion of a group. Until RemoveGroup its description says so.
+func (s *Server) DeleteGroup(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.group(name).deleting = true
+}
+
+// RemoveGroup makes a group unknown. It has no instances any more.
+func (s *Server) RemoveGroup(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.groups = slices.DeleteFunc(s.account.groups, func(g *group) bool { return g.name == name })
+}
+
+// HooksOf returns the lifecycle hooks of a group, in the order of their creation.
+func (s *Server) HooksOf(name string) []Hook {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.account.group(name).hooks)
 }
 
 // RetainAbandoned gives a group the policy that keeps an instance whose termination hook was abandoned, by a call or by default
@@ -59,7 +107,15 @@ func (s *Server) RetainAbandoned(name string) {
 	s.account.group(name).retains = true
 }
 
-// AddInstance adds an instance in service to an existing group.
+// AddWarmPool gives a group a warm pool (https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-warm-pools.html).
+// Its instances are those in a state that begins with "Warmed:".
+func (s *Server) AddWarmPool(group string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.group(group).warmPool = true
+}
+
+// AddInstance adds an instance in service to an existing group. It is launched now, unless LaunchedAt says when.
 func (s *Server) AddInstance(group string, i Instance) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,7 +123,10 @@ func (s *Server) AddInstance(group string, i Instance) {
 	if g == nil {
 		panic(fmt.Sprintf("awstest: no group %q for instance %s", group, i.ID))
 	}
-	added := &instance{Instance: i, group: g, history: []change{{state: stateInService}}}
+	if i.LaunchedAt.IsZero() {
+		i.LaunchedAt = time.Now()
+	}
+	added := &instance{Instance: i, group: g, spotStatus: spotFulfilled, spotUpdated: time.Now(), history: []change{{state: stateInService}}}
 	g.instances = append(g.instances, added)
 	s.account.instances[i.ID] = added
 }

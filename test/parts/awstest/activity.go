@@ -65,15 +65,15 @@ func (a *account) describeActivity(done activity) activityXML {
 	return x
 }
 
-// ended returns when and how the termination that began then ended: the instance terminated, was retained, or returned to
-// service.
+// ended returns when and how the termination that began then ended: the instance terminated, is in the warm
+// pool, was retained, or returned to service.
 func (i *instance) ended(began time.Time) (end time.Time, code string, over bool) {
 	now := time.Now()
 	for _, c := range i.history {
-		if !c.at.After(began) || c.at.After(now) || waits(c.state) || c.state == stateProceed {
+		if !c.at.After(began) || c.at.After(now) || waits(c.state) || c.state != stateGone && isOver(c.state) {
 			continue
 		}
-		if c.state == stateGone {
+		if c.state == stateGone || isWarm(c.state) {
 			return c.at.UTC(), "Successful", true
 		}
 		return c.at.UTC(), "Cancelled", true

@@ -3,12 +3,16 @@ package awstest
 import "time"
 
 var autoScalingActions = map[string]action{
-	"DescribeAutoScalingGroups":      describeGroups,
-	"DescribeAutoScalingInstances":   describeInstancesOfGroups,
-	"DescribeLifecycleHooks":         describeHooks,
-	"DescribeScalingActivities":      describeActivities,
-	"RecordLifecycleActionHeartbeat": recordHeartbeat,
-	"CompleteLifecycleAction":        completeAction,
+	"CompleteLifecycleAction":             completeAction,
+	"DeleteLifecycleHook":                 deleteHook,
+	"DescribeAutoScalingGroups":           describeGroups,
+	"DescribeAutoScalingInstances":        describeInstancesOfGroups,
+	"DescribeLifecycleHooks":              describeHooks,
+	"DescribeScalingActivities":           describeActivities,
+	"DescribeWarmPool":                    describeWarmPool,
+	"PutLifecycleHook":                    putHook,
+	"RecordLifecycleActionHeartbeat":      recordHeartbeat,
+	"TerminateInstanceInAutoScalingGroup": terminateInstance,
 }
 
 // tokenLength is the length of a UUID. AWS rejects other tokens before it looks for them.

@@ -1,6 +1,7 @@
 package awstest
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -19,8 +20,27 @@ type groupXML struct {
 	AutoScalingGroupARN  string
 	MinSize, MaxSize     int
 	DesiredCapacity      int
+	CreatedTime          string
+	Status               string        `xml:",omitempty"` // only of a group that is being deleted
+	Tags                 []tagXML      `xml:"Tags>member"`
 	AvailabilityZones    []string      `xml:"AvailabilityZones>member"`
-	Instances            []instanceXML `xml:"Instances>member"`
+	Instances            []instanceXML `xml:"Instances>member"` // without those of the warm pool
+	WarmPool             *warmPoolXML  `xml:"WarmPoolConfiguration,omitempty"`
+	WarmPoolSize         *int          `xml:",omitempty"`
+}
+
+// tagXML is a tag of a group
+// (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_TagDescription.html).
+type tagXML struct {
+	ResourceID        string `xml:"ResourceId"`
+	ResourceType      string
+	Key, Value        string
+	PropagateAtLaunch bool
+}
+
+type warmPoolXML struct {
+	MinSize   int
+	PoolState string
 }
 
 type instanceXML struct {
@@ -66,10 +86,23 @@ func recordsOf(r request) int {
 }
 
 func (a *account) describeGroup(g *group, instances bool) groupXML {
-	x := groupXML{AutoScalingGroupName: g.name, AutoScalingGroupARN: g.arn(), MaxSize: len(g.instances)}
+	x := groupXML{
+		AutoScalingGroupName: g.name, AutoScalingGroupARN: g.arn(), MaxSize: len(g.instances),
+		CreatedTime: g.created.UTC().Format(eventTime),
+	}
+	if g.deleting {
+		x.Status = "Delete in progress"
+	}
+	for _, key := range slices.Sorted(maps.Keys(g.tags)) {
+		x.Tags = append(x.Tags, tagXML{ResourceID: g.name, ResourceType: "auto-scaling-group", Key: key, Value: g.tags[key]})
+	}
+	if g.warmPool {
+		size := len(a.warmInstances(g))
+		x.WarmPool, x.WarmPoolSize = g.describeWarmPool(), &size
+	}
 	for _, i := range g.instances {
 		seen, there := a.describe(i)
-		if !there {
+		if !there || isWarm(seen.LifecycleState) {
 			continue
 		}
 		x.DesiredCapacity++
@@ -80,7 +113,40 @@ func (a *account) describeGroup(g *group, instances bool) groupXML {
 			x.Instances = append(x.Instances, seen)
 		}
 	}
+	if g.desired != nil {
+		x.DesiredCapacity = *g.desired
+	}
 	return x
+}
+
+// describeWarmPool describes the instances that DescribeAutoScalingGroups leaves out. A group without a warm pool has none.
+func describeWarmPool(a *account, r request) (any, *apiError) {
+	g, failure := a.groupOf(r)
+	if failure != nil {
+		return nil, failure
+	}
+	var out struct {
+		Instances []instanceXML `xml:"Instances>member"`
+		WarmPool  *warmPoolXML  `xml:"WarmPoolConfiguration,omitempty"`
+		NextToken string        `xml:",omitempty"`
+	}
+	if !g.warmPool {
+		return out, nil
+	}
+	out.WarmPool = g.describeWarmPool()
+	out.Instances, out.NextToken, failure = paged(a.warmInstances(g), r, maxInstanceBatch)
+	return out, failure
+}
+
+func (g *group) describeWarmPool() *warmPoolXML { return &warmPoolXML{PoolState: "Stopped"} }
+
+func (a *account) warmInstances(g *group) (all []instanceXML) {
+	for _, i := range g.instances {
+		if seen, there := a.describe(i); there && isWarm(seen.LifecycleState) {
+			all = append(all, seen)
+		}
+	}
+	return all
 }
 
 func describeInstancesOfGroups(a *account, r request) (any, *apiError) {
@@ -98,7 +164,7 @@ func describeInstancesOfGroups(a *account, r request) (any, *apiError) {
 	}{page, next}, nil
 }
 
-// describeAll describes the instances with these IDs, or all instances if none are given.
+// describeAll describes the instances with these IDs, or all instances if none are given, those of warm pools included.
 func (a *account) describeAll(ids []string) []instanceXML {
 	var all []instanceXML
 	for _, g := range a.groups {
@@ -121,6 +187,8 @@ func (a *account) describe(i *instance) (seen instanceXML, there bool) {
 		AvailabilityZone: i.Zone,
 		LifecycleState:   state,
 		HealthStatus:     "Healthy",
+
+		ProtectedFromScaleIn: i.protected,
 	}, state != stateGone
 }
 
@@ -131,6 +199,7 @@ type hookXML struct {
 	HeartbeatTimeout     int
 	GlobalTimeout        int
 	DefaultResult        string
+	NotificationMetadata string `xml:",omitempty"`
 }
 
 func describeHooks(a *account, r request) (any, *apiError) {
@@ -145,7 +214,7 @@ func describeHooks(a *account, r request) (any, *apiError) {
 	for _, h := range g.hooks {
 		if len(names) == 0 || slices.Contains(names, h.Name) {
 			out.LifecycleHooks = append(out.LifecycleHooks, hookXML{
-				g.name, h.Name, h.Transition, seconds(h.HeartbeatTimeout), seconds(h.GlobalTimeout), h.DefaultResult,
+				g.name, h.Name, h.Transition, seconds(h.HeartbeatTimeout), seconds(h.GlobalTimeout), h.DefaultResult, h.Metadata,
 			})
 		}
 	}

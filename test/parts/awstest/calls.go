@@ -8,7 +8,7 @@ import (
 
 // Call is one signed request to a service, rejected requests and those through the STS proxy included.
 type Call struct {
-	Service string // as in the signature: autoscaling, ec2, eks, s3, secretsmanager, sqs, sts
+	Service string // as in the signature: autoscaling, ec2, eks, lambda, logs, s3, secretsmanager, sns, sqs, sts
 	Action  string
 	Session string // name of the session; empty if the signature was rejected
 	At      time.Time

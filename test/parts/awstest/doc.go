@@ -1,5 +1,5 @@
-// Package awstest simulates AWS on the loopback interface, so that tests can run the function against Auto Scaling, EC2, EKS, S3,
-// Secrets Manager, SQS and STS without an account.
+// Package awstest simulates AWS on the loopback interface, so that tests can run the function against Auto Scaling,
+// CloudWatch Logs, EC2, EKS, Lambda, S3, Secrets Manager, SQS and STS without an account.
 //
 // No emulator of lifecycle hooks exists, and the function depends on their clock. So the package models the clock: a token per
 // hook, heartbeats, the global timeout, default results, and the errors with the texts of AWS. Requests must be signed (Signature

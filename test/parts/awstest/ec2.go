@@ -1,6 +1,7 @@
 package awstest
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -8,7 +9,14 @@ import (
 	"time"
 )
 
-var ec2Actions = map[string]action{"DescribeInstances": describeInstances}
+// maxFilterValues is how many values the filters of one request may have in all. EC2 answers FilterLimitExceeded to more.
+const maxFilterValues = 200
+
+var ec2Actions = map[string]action{
+	"DescribeInstances":            describeInstances,
+	"DescribeInstanceStatus":       describeInstanceStatus,
+	"DescribeSpotInstanceRequests": describeSpotRequests,
+}
 
 // ec2State is an instance state of EC2, with its code.
 type ec2State struct {
@@ -20,14 +28,19 @@ var (
 	ec2Running      = ec2State{16, "running"}
 	ec2ShuttingDown = ec2State{32, "shutting-down"}
 	ec2Terminated   = ec2State{48, "terminated"}
+	ec2Stopping     = ec2State{64, "stopping"}
+	ec2Stopped      = ec2State{80, "stopped"}
 )
 
 type ec2InstanceXML struct {
 	InstanceID     string   `xml:"instanceId"`
 	PrivateDNSName string   `xml:"privateDnsName"`
+	PrivateIP      string   `xml:"privateIpAddress,omitempty"`
+	LaunchTime     string   `xml:"launchTime"`
 	Zone           string   `xml:"placement>availabilityZone"`
 	State          ec2State `xml:"instanceState"`
 	Lifecycle      string   `xml:"instanceLifecycle,omitempty"`
+	StateReason    string   `xml:"stateReason>code,omitempty"`
 }
 
 type ec2ReservationXML struct {
@@ -64,24 +77,48 @@ func instanceIDs(r request) (named, filtered []string, failure *apiError) {
 		if name := r.params.Get(fmt.Sprintf("Filter.%d.Name", n)); name != "instance-id" {
 			return nil, nil, refused(http.StatusBadRequest, "InvalidParameterValue", fmt.Sprintf("The filter '%s' is invalid", name))
 		}
-		filtered = members(r.params, fmt.Sprintf("Filter.%d.Value", n))
+		filtered = append(filtered, members(r.params, fmt.Sprintf("Filter.%d.Value", n))...)
+	}
+	if len(filtered) > maxFilterValues {
+		return nil, nil, refused(http.StatusBadRequest, "FilterLimitExceeded",
+			fmt.Sprintf("The maximum number of filter values specified on a single call is %d", maxFilterValues))
 	}
 	return named, filtered, nil
 }
 
 func fits(ids []string, id string) bool { return len(ids) == 0 || slices.Contains(ids, id) }
 
-// describeEC2 describes an instance as EC2 does: a terminated one remains for a while, without its name.
+// describeEC2 describes an instance as EC2 does: a terminated one remains for a while, without its name and address.
 func (a *account) describeEC2(i *instance) ec2InstanceXML {
-	x := ec2InstanceXML{InstanceID: i.ID, PrivateDNSName: i.PrivateDNS, Zone: i.Zone, State: ec2Running}
+	x := ec2InstanceXML{
+		InstanceID: i.ID, PrivateDNSName: i.PrivateDNS, PrivateIP: i.PrivateIP, Zone: i.Zone, State: ec2Running,
+		LaunchTime: i.LaunchedAt.UTC().Format(eventTime),
+	}
 	if i.Spot {
 		x.Lifecycle = "spot"
 	}
-	switch state := a.instance(i.ID).stateAt(time.Now()); {
-	case state == stateGone:
-		x.State, x.PrivateDNSName = ec2Terminated, ""
-	case strings.HasSuffix(state, ":Proceed"):
-		x.State = ec2ShuttingDown
+	if x.State = a.ec2StateOf(i); x.State == ec2Terminated {
+		x.PrivateDNSName, x.PrivateIP = "", ""
+	}
+	if x.State != ec2Running {
+		x.StateReason = cmp.Or(i.stopReason, "Client.UserInitiatedShutdown") // Auto Scaling is a user of the API too
 	}
 	return x
+}
+
+// ec2StateOf returns the state that follows from Auto Scaling's, or the one that a test has set.
+func (a *account) ec2StateOf(i *instance) ec2State {
+	switch state := a.instance(i.ID).stateAt(time.Now()); {
+	case state == stateGone:
+		return ec2Terminated
+	case i.stopped != nil:
+		return *i.stopped
+	case state == stateWarmedPendingProceed:
+		return ec2Stopping
+	case state == stateWarmedStopped:
+		return ec2Stopped
+	case strings.HasSuffix(state, ":Proceed"):
+		return ec2ShuttingDown
+	}
+	return ec2Running
 }

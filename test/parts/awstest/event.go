@@ -32,11 +32,19 @@ type eventDetail struct {
 	LifecycleHookName    string
 	EC2InstanceID        string `json:"EC2InstanceId"`
 	LifecycleTransition  string
+	NotificationMetadata string `json:",omitempty"`
 	Origin               string
 	Destination          string
 }
 
 func newEvent(i *instance, a *lifecycleAction) Event {
+	origin, destination := "AutoScalingGroup", "EC2"
+	switch i.stateAt(a.began) {
+	case stateWarmedPendingWait:
+		destination = "WarmPool"
+	case stateWarmedTerminatingWait:
+		origin = "WarmPool"
+	}
 	body, err := json.Marshal(eventJSON{
 		Version: "0", ID: newUUID(),
 		DetailType: "EC2 Instance-terminate Lifecycle Action", Source: "aws.autoscaling",
@@ -48,8 +56,9 @@ func newEvent(i *instance, a *lifecycleAction) Event {
 			LifecycleHookName:    a.hook.Name,
 			EC2InstanceID:        i.ID,
 			LifecycleTransition:  a.hook.Transition,
-			Origin:               "AutoScalingGroup",
-			Destination:          "EC2",
+			NotificationMetadata: a.hook.Metadata,
+			Origin:               origin,
+			Destination:          destination,
 		},
 	})
 	must(err)

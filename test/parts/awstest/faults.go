@@ -14,7 +14,7 @@ type Fault struct {
 	Code        int           // HTTP status; 0: only the delay
 	ErrorCode   string        // such as Throttling
 	Message     string        // such as Rate exceeded
-	Delay       time.Duration // delay of the answer
+	Delay       time.Duration // delay of the answer; an hour stands for an endpoint that accepts and never answers
 	AfterEffect bool          // the action takes effect, and only its answer fails
 }
 

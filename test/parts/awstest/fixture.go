@@ -24,12 +24,15 @@ func Serve(t *testing.T) (*Server, aws.Config) {
 	}
 	settings, err := config.LoadDefaultConfig(t.Context())
 	require.NoError(t, err)
-	settings.HTTPClient = plainBodies{awshttp.NewBuildableClient()}
+	settings.HTTPClient = HTTPClient()
 	return server, settings
 }
 
-// plainBodies hides the WriteTo method of request bodies, so that tests can count requests. Otherwise the SDK sends every tenth
-// request with a large response twice over loopback. lambda/sdk.go, which does the same for the function, has the reason.
+// HTTPClient returns the client with which tests send AWS requests that they count, or do not repeat.
+func HTTPClient() aws.HTTPClient { return plainBodies{awshttp.NewBuildableClient()} }
+
+// plainBodies hides the WriteTo method of request bodies, so that tests can count requests. Otherwise, over loopback, the SDK
+// cannot read one in ten large responses, and sends the request again, or fails. lambda/sdk.go, which does the same for the function, has the reason.
 type plainBodies struct{ aws.HTTPClient }
 
 // Do sends the request.

@@ -31,6 +31,7 @@ type Hook struct {
 	HeartbeatTimeout time.Duration
 	GlobalTimeout    time.Duration
 	DefaultResult    string
+	Metadata         string // NotificationMetadata; the hook's events have it too
 }
 
 func (h Hook) withDefaults() Hook {

@@ -7,8 +7,8 @@ import (
 	"net/url"
 )
 
-// maxBody is far more than any request of the function; AWS accepts no more.
-const maxBody = 1 << 20
+// maxBody is far more than any request of the function. Services have limits of their own.
+const maxBody = 8 << 20
 
 // service is one AWS API: its protocol and its actions.
 type service struct {
@@ -26,6 +26,9 @@ type protocol interface {
 
 // action carries out a request. The account is locked while it runs.
 type action func(a *account, r request) (any, *apiError)
+
+// unlocked is the result of an action that continues without the lock, because it calls what may call this server.
+type unlocked func(ctx context.Context) (any, *apiError)
 
 // request is what an action sees of a request.
 type request struct {
@@ -46,8 +49,11 @@ var endpointServices = map[string]service{
 	"autoscaling":    {queryXML{namespace: "http://autoscaling.amazonaws.com/doc/2011-01-01/"}, autoScalingActions, ""},
 	"ec2":            {ec2XML{namespace: "http://ec2.amazonaws.com/doc/2016-11-15/"}, ec2Actions, ""},
 	"eks":            {restJSON{}, eksActions, ""},
+	"lambda":         {restFunctions{}, functionActions, ""},
+	"logs":           {jsonRPC{version: "1.1"}, logActions, ""},
 	"s3":             {restXML{}, objectActions, contentHash},
 	"secretsmanager": {jsonRPC{version: "1.1"}, secretActions, ""},
+	"sns":            {queryXML{namespace: "http://sns.amazonaws.com/doc/2010-03-31/"}, topicActions, ""},
 	"sqs":            {jsonRPC{version: "1.0"}, queueActions, ""},
 	"sts":            {queryXML{namespace: "https://sts.amazonaws.com/doc/2011-06-15/"}, stsActions, ""},
 }
@@ -114,6 +120,9 @@ func (s *Server) perform(ctx context.Context, service string, actions map[string
 		}
 	}
 	result, failure := s.locked(do, r)
+	if later, ok := result.(unlocked); ok {
+		result, failure = later(ctx)
+	}
 	if f.AfterEffect && failure == nil {
 		failure = f.strike(ctx)
 	}

@@ -13,12 +13,19 @@ const (
 	stateProceed     = "Terminating:Proceed"
 	stateRetained    = "Terminating:Retained"
 	stateGone        = ""
+
+	stateWarmedPendingWait        = "Warmed:Pending:Wait" // on its way to the warm pool
+	stateWarmedPendingProceed     = "Warmed:Pending:Proceed"
+	stateWarmedStopped            = "Warmed:Stopped"
+	stateWarmedTerminatingWait    = "Warmed:Terminating:Wait"
+	stateWarmedTerminatingProceed = "Warmed:Terminating:Proceed"
 )
 
 // Instance is an EC2 instance of a group.
 type Instance struct {
-	ID, Zone, PrivateDNS string
-	Spot                 bool
+	ID, Zone, PrivateDNS, PrivateIP string
+	LaunchedAt                      time.Time
+	Spot                            bool
 }
 
 type instance struct {
@@ -29,7 +36,16 @@ type instance struct {
 	completions []Completion
 	heartbeats  []time.Time
 	expired     bool
+	spotStatus  string    // the status code of its Spot request
+	spotUpdated time.Time // when it was set
+	protected   bool      // from scale-in
+	stopped     *ec2State // nil: it follows from Auto Scaling's state
+	stopReason  string    // EC2's code
+	scheduled   []ScheduledEvent
 }
+
+// isWarm reports whether an instance in this state is in a warm pool.
+func isWarm(state string) bool { return strings.HasPrefix(state, "Warmed:") }
 
 // change is when an instance entered a state.
 type change struct {
@@ -78,15 +94,21 @@ func (i *instance) nextToExpire() *lifecycleAction {
 	return first
 }
 
-// finish gives an action its result. Once no hook holds the instance, it terminates. For terminations, CONTINUE and ABANDON
+// finish gives an action its result. Once no hook holds the instance, it terminates, or enters the warm pool. For terminations, CONTINUE and ABANDON
 // differ only in two ways: ABANDON does not wait for the other hooks, and a group may retain abandoned instances.
 func (i *instance) finish(a *lifecycleAction, result string, at time.Time, proceed time.Duration) {
 	a.done = true
 	if result == Abandon {
 		i.release()
 	}
-	switch {
+	switch state := i.stateAt(at); {
 	case i.nextToExpire() != nil:
+	case state == stateWarmedPendingWait:
+		i.enter(stateWarmedPendingProceed, at)
+		i.enter(stateWarmedStopped, at.Add(proceed))
+	case state == stateWarmedTerminatingWait:
+		i.enter(stateWarmedTerminatingProceed, at)
+		i.enter(stateGone, at.Add(proceed))
 	case result == Abandon && i.group.retains:
 		i.enter(stateRetained, at)
 	default:

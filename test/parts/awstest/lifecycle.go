@@ -2,6 +2,7 @@ package awstest
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -14,29 +15,48 @@ type Completion struct {
 
 // Terminate terminates an instance as Auto Scaling does. The group's termination hooks hold it in Terminating:Wait, each with a
 // new token and an event, which is returned and not sent. Without such a hook the instance terminates. For an instance that is
-// already terminating, nothing changes and no events are returned.
+// already terminating, nothing changes and no events are returned. An instance of a warm pool waits in Warmed:Terminating:Wait.
 func (s *Server) Terminate(instanceID string) []Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.account.leave(instanceID, stateWait)
+}
+
+// ReturnToWarmPool scales in an instance of a group that reuses instances: the termination hooks hold it in Warmed:Pending:Wait, and
+// then it is stopped in the warm pool (https://docs.aws.amazon.com/autoscaling/ec2/userguide/warm-pool-instance-lifecycle.html).
+func (s *Server) ReturnToWarmPool(instanceID string) []Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.account.leave(instanceID, stateWarmedPendingWait)
+}
+
+// leave takes an instance out of service. The hooks hold it in the state wait.
+func (a *account) leave(instanceID, wait string) []Event {
 	now := time.Now()
-	i := s.account.instance(instanceID)
-	if i == nil || i.nextToExpire() != nil || slices.Contains([]string{stateProceed, stateGone}, i.stateAt(now)) {
+	i := a.instance(instanceID)
+	if i == nil || i.nextToExpire() != nil || isOver(i.stateAt(now)) {
 		return nil
+	}
+	if isWarm(i.stateAt(now)) {
+		wait = stateWarmedTerminatingWait
 	}
 	i.begin(now)
 	i.group.activities = append(i.group.activities, activity{newUUID(), i, now})
 	if len(i.actions) == 0 {
 		i.enter(stateTerminating, now)
-		i.enter(stateGone, now.Add(s.account.proceed))
+		i.enter(stateGone, now.Add(a.proceed))
 		return nil
 	}
-	i.enter(stateWait, now)
+	i.enter(wait, now)
 	events := make([]Event, 0, len(i.actions))
-	for _, a := range i.actions {
-		events = append(events, newEvent(i, a))
+	for _, held := range i.actions {
+		events = append(events, newEvent(i, held))
 	}
 	return events
 }
+
+// isOver reports whether an instance in this state is past its hooks.
+func isOver(state string) bool { return state == stateGone || strings.HasSuffix(state, ":Proceed") }
 
 // begin starts an action for each termination hook. Earlier actions are no longer active.
 func (i *instance) begin(now time.Time) {

@@ -120,8 +120,8 @@ func TestCalls_UnknownNames_Invalid(t *testing.T) {
 
 func TestAForcedStateIsShown(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
-	s.SetState(id, "Warmed:Pending:Wait")
-	require.Equal(t, "Warmed:Pending:Wait", scalingOf(t, s).described())
+	s.SetState(id, "Pending:Wait")
+	require.Equal(t, "Pending:Wait", scalingOf(t, s).described())
 	require.ErrorContains(t, scalingOf(t, s).completeByInstance(hook, awstest.Continue), "No active Lifecycle Action found")
 }
 

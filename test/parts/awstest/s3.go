@@ -30,6 +30,8 @@ func (s *Server) Objects(bucket string) map[string][]byte {
 
 var objectActions = map[string]action{"PutObject": putObject}
 
+// putObject replaces an object of the same key, unless the request has If-None-Match
+// (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html).
 func putObject(a *account, r request) (any, *apiError) {
 	bucket, known := a.buckets[r.params.Get("Bucket")]
 	if !known {
@@ -40,7 +42,11 @@ func putObject(a *account, r request) (any, *apiError) {
 		return nil, refused(http.StatusBadRequest, "XAmzContentSHA256Mismatch",
 			"The provided 'x-amz-content-sha256' header does not match what was computed.")
 	}
-	bucket[r.params.Get("Key")] = r.body
+	key := r.params.Get("Key")
+	if _, exists := bucket[key]; exists && r.params.Get("IfNoneMatch") == "*" {
+		return nil, refused(http.StatusPreconditionFailed, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
+	}
+	bucket[key] = r.body
 	return nil, nil
 }
 
@@ -55,6 +61,7 @@ func (restXML) read(r *http.Request, _ []byte) (string, url.Values) {
 	}
 	return "PutObject", url.Values{
 		"Bucket": {bucket}, "Key": {key}, "ContentType": {r.Header.Get("Content-Type")}, contentHash: {r.Header.Get(contentHash)},
+		"IfNoneMatch": {r.Header.Get("If-None-Match")},
 	}
 }
 

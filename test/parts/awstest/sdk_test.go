@@ -22,6 +22,7 @@ func loadConfig(t *testing.T) aws.Config {
 	t.Helper()
 	cfg, err := sdkconfig.LoadDefaultConfig(t.Context())
 	require.NoError(t, err)
+	cfg.HTTPClient = awstest.HTTPClient()
 	return cfg
 }
 

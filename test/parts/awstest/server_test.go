@@ -51,6 +51,7 @@ func startWithInstance(t *testing.T, hooks ...awstest.Hook) *awstest.Server {
 func configOf(s *awstest.Server, sess awstest.Session) aws.Config {
 	return aws.Config{
 		Region:       awstest.Region,
+		HTTPClient:   awstest.HTTPClient(),
 		BaseEndpoint: aws.String(s.URL()),
 		Credentials:  credentials.NewStaticCredentialsProvider(sess.AccessKeyID, sess.SecretAccessKey, sess.Token),
 		Retryer:      func() aws.Retryer { return aws.NopRetryer{} },

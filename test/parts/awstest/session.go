@@ -52,7 +52,7 @@ func (s *Server) Environment(sess Session) []string {
 		"AWS_CONFIG_FILE=" + os.DevNull,
 		"AWS_SHARED_CREDENTIALS_FILE=" + os.DevNull,
 	}
-	for _, name := range []string{"AUTO_SCALING", "EC2", "EKS", "SQS", "SECRETS_MANAGER", "S3"} {
+	for _, name := range []string{"AUTO_SCALING", "EC2", "EKS", "SQS", "SECRETS_MANAGER", "S3", "LAMBDA", "CLOUDWATCH_LOGS", "SNS"} {
 		env = append(env, "AWS_ENDPOINT_URL_"+name+"="+s.URL())
 	}
 	return env

@@ -1,6 +1,7 @@
 package awstest
 
 import (
+	"cmp"
 	"crypto/md5"
 	"encoding/hex"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -15,6 +17,11 @@ const (
 	// defaultVisibility and longestVisibility are those of AWS (SQS developer guide, "Amazon SQS visibility timeout").
 	defaultVisibility = 30 * time.Second
 	longestVisibility = 12 * time.Hour
+	// longestDelay, in seconds, is that of AWS (SQS developer guide, "Amazon SQS message timers").
+	longestDelay = 900
+	// maxMessage is the length of a message in bytes, its attributes included
+	// (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html).
+	maxMessage = 1 << 20
 	// mostReceived is how many messages one request may receive.
 	mostReceived = 10
 )
@@ -24,6 +31,7 @@ type Queue struct {
 	Name        string
 	Visibility  time.Duration // visibility timeout of received messages; default 30 s
 	MaxReceives int           // deliveries before a message moves to DeadLetters; 0: no limit
+	MaxMessage  int           // MaximumMessageSize in bytes; default 1 MiB
 	DeadLetters string        // URL of the dead-letter queue
 }
 
@@ -54,6 +62,7 @@ func (s *Server) AddQueue(q Queue) (url string) {
 	if q.Visibility == 0 {
 		q.Visibility = defaultVisibility
 	}
+	q.MaxMessage = cmp.Or(q.MaxMessage, maxMessage)
 	url = s.api.url() + "/" + Account + "/" + q.Name
 	s.account.queues = append(s.account.queues, &queue{Queue: q, url: url})
 	return url
@@ -151,6 +160,7 @@ type queueRequest struct {
 	ReceiptHandle       string
 	VisibilityTimeout   *int
 	MaxNumberOfMessages int
+	DelaySeconds        int
 	AttributeNames      []string
 }
 
@@ -178,22 +188,39 @@ func invalidQueueRequest(message string) *apiError {
 }
 
 func sendMessage(a *account, r request) (any, *apiError) {
-	q, asked, failure := a.queueOf(r, "DelaySeconds", "MessageSystemAttributes")
+	q, asked, failure := a.queueOf(r, "MessageSystemAttributes")
 	if failure != nil {
 		return nil, failure
+	}
+	if asked.DelaySeconds < 0 || asked.DelaySeconds > longestDelay {
+		return nil, invalidQueueRequest(fmt.Sprintf("Value %d for parameter DelaySeconds is invalid. Reason: DelaySeconds must be >= 0 and <= 900.", asked.DelaySeconds))
 	}
 	if asked.MessageBody == "" {
 		return nil, refused(http.StatusBadRequest, "com.amazonaws.sqs#MissingParameter", "The request must contain the parameter MessageBody.")
 	}
-	attributes := map[string]string{}
+	if strings.ContainsFunc(asked.MessageBody, isRefused) {
+		return nil, refused(http.StatusBadRequest, "com.amazonaws.sqs#InvalidMessageContents",
+			"Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF")
+	}
+	attributes, length := map[string]string{}, len(asked.MessageBody)
 	for name, value := range asked.MessageAttributes {
+		length += len(name) + len(value.DataType) + len(value.StringValue)
 		if value.StringValue == "" || (value.DataType != "String" && value.DataType != "Number") {
 			return nil, invalidQueueRequest(fmt.Sprintf("The message attribute '%s' must contain a non-empty value of its type.", name))
 		}
 		attributes[name] = value.StringValue
 	}
+	if length > q.MaxMessage {
+		return nil, invalidQueueRequest(fmt.Sprintf("One or more parameters are invalid. Reason: Message must be shorter than %d bytes.", q.MaxMessage))
+	}
 	sent := q.put(asked.MessageBody, attributes)
+	sent.Visible = sent.sent.Add(time.Duration(asked.DelaySeconds) * time.Second)
 	return map[string]string{"MessageId": sent.ID, "MD5OfMessageBody": digest(sent.Body)}, nil
+}
+
+// isRefused reports whether a message must not have a character (SendMessage, SQS API reference).
+func isRefused(r rune) bool {
+	return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0xFFFE || r == 0xFFFF
 }
 
 func digest(body string) string {
@@ -267,16 +294,19 @@ func queueAttributes(a *account, r request) (any, *apiError) {
 	if failure != nil {
 		return nil, failure
 	}
-	visible, now := 0, time.Now()
+	visible, delayed, now := 0, 0, time.Now()
 	for _, m := range q.messages {
-		if !m.Visible.After(now) {
+		switch {
+		case !m.Visible.After(now):
 			visible++
+		case m.Receives == 0:
+			delayed++
 		}
 	}
 	all := map[string]int{
 		"ApproximateNumberOfMessages":           visible,
-		"ApproximateNumberOfMessagesNotVisible": len(q.messages) - visible,
-		"ApproximateNumberOfMessagesDelayed":    0,
+		"ApproximateNumberOfMessagesNotVisible": len(q.messages) - visible - delayed,
+		"ApproximateNumberOfMessagesDelayed":    delayed,
 	}
 	attributes := map[string]string{}
 	for _, name := range asked.AttributeNames {

@@ -117,7 +117,8 @@ func TestQueue_UnsupportedRequest_Refused(t *testing.T) {
 	requireCode(t, send(sqs.SendMessageInput{MessageBody: aws.String("x"), MessageAttributes: map[string]types.MessageAttributeValue{
 		"reason": {DataType: aws.String("String"), StringValue: aws.String("")},
 	}}), "InvalidParameterValue")
-	requireCode(t, send(sqs.SendMessageInput{MessageBody: aws.String("x"), DelaySeconds: 1}), "InvalidParameterValue")
+	requireCode(t, send(sqs.SendMessageInput{MessageBody: aws.String("x"), DelaySeconds: 901}), "InvalidParameterValue")
+	requireCode(t, send(sqs.SendMessageInput{MessageBody: aws.String(strings.Repeat("x", 1<<20+1))}), "InvalidParameterValue")
 	s.SendMessage(m.url, "hello")
 	handle := m.receive(1)[0].ReceiptHandle
 	requireCode(t, m.hide(handle, 43201), "InvalidParameterValue")

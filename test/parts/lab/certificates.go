@@ -56,8 +56,12 @@ type pki struct {
 	server    *identity
 }
 
-// newPKI makes a pki for servers on loopback and on this address.
-func newPKI(host string) (*pki, error) {
+// newPKI makes a pki for servers on loopback and on these addresses.
+func newPKI(addresses ...string) (*pki, error) {
+	ips := []net.IP{net.ParseIP(loopback)}
+	for _, address := range addresses {
+		ips = append(ips, net.ParseIP(address))
+	}
 	authority, err := newIdentity(&x509.Certificate{
 		Subject:               pkix.Name{CommonName: "quiesce lab"},
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
@@ -72,7 +76,7 @@ func newPKI(host string) (*pki, error) {
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames:    []string{"localhost"},
-		IPAddresses: []net.IP{net.ParseIP(loopback), net.ParseIP(host)},
+		IPAddresses: ips,
 	}, authority)
 	if err != nil {
 		return nil, fmt.Errorf("make the servers' certificate: %w", err)

@@ -17,9 +17,14 @@ import (
 //go:embed config/audit-policy.yaml
 var auditPolicy []byte
 
-// disabledAdmission are plugins that only cost time here: the first pod of a new namespace would wait for its service account,
-// and every new node, though Ready, for the removal of its taint.
-var disabledAdmission = []string{"ServiceAccount", "TaintNodesByCondition"}
+// disabledAdmission returns plugins that only cost time here: every new node, though Ready, would wait for the removal of its taint,
+// and the first pod of a new namespace for its service account. Only pods on machines can use that account's token.
+func (l *Lab) disabledAdmission() string {
+	if l.options.Machines {
+		return "TaintNodesByCondition"
+	}
+	return "TaintNodesByCondition,ServiceAccount"
+}
 
 // disabledControllers write an annotation that only kubelets read to every node.
 var disabledControllers = []string{"-ttl-controller"}
@@ -40,14 +45,14 @@ func (l *Lab) startEtcd(ctx context.Context) error {
 	return l.run(ctx, "etcd", args, nil, l.answers(client+"/readyz"))
 }
 
-func (l *Lab) startAPIServer(ctx context.Context) error {
+func (l *Lab) startAPIServer(ctx context.Context, flags ...string) error {
 	if err := os.WriteFile(l.Path("audit-policy.yaml"), auditPolicy, 0o600); err != nil {
 		return fmt.Errorf("write the audit policy: %w", err)
 	}
 	args := []string{
 		"--etcd-servers=" + url("http", l.ports.etcd),
 		"--advertise-address=" + l.host(),
-		"--endpoint-reconciler-type=none", // a loopback address is not a valid endpoint of the Service "kubernetes"
+		"--endpoint-reconciler-type=" + l.endpointReconciler(),
 		"--service-cluster-ip-range=" + l.services(),
 		"--client-ca-file=" + l.Path("ca.crt"),
 		"--authorization-mode=Node,RBAC",
@@ -55,7 +60,7 @@ func (l *Lab) startAPIServer(ctx context.Context) error {
 		"--kubelet-client-key=" + l.Path("kubelet-client.key"),
 		"--kubelet-preferred-address-types=InternalIP",
 		"--allow-privileged",
-		"--disable-admission-plugins=" + strings.Join(disabledAdmission, ","),
+		"--disable-admission-plugins=" + l.disabledAdmission(),
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-signing-key-file=" + l.Path("server.key"),
 		"--service-account-key-file=" + l.Path("server.key"),
@@ -64,9 +69,22 @@ func (l *Lab) startAPIServer(ctx context.Context) error {
 		"--audit-log-mode=blocking", // a request is in the log before its answer is sent
 		"--audit-log-maxsize=0",     // one file of any size
 	}
+	if l.options.Machines {
+		args = append(args, "--enable-aggregator-routing") // webhooks of operators are called at their pods' addresses
+	}
 	args = append(args, l.serving(l.host(), l.ports.apiServer)...)
 	args = append(args, l.tokenWebhook()...)
+	args = append(args, flags...)
 	return l.run(ctx, "kube-apiserver", args, nil, l.answers(l.Endpoint()+"/readyz"))
+}
+
+// endpointReconciler returns what keeps the endpoints of the Service "kubernetes", over which pods reach the API server. A loopback
+// address is not a valid endpoint.
+func (l *Lab) endpointReconciler() string {
+	if l.options.Machines {
+		return "lease"
+	}
+	return "none"
 }
 
 // services returns the network of the Services' addresses. Without machines nothing listens on them.
@@ -92,7 +110,9 @@ func (l *Lab) startControllers(ctx context.Context) error {
 		"--concurrent-statefulset-syncs=16",
 		"--concurrent-job-syncs=16",
 	}
-	if !l.options.Machines { // their kubelets report as often as by default
+	if l.options.Machines {
+		args = append(args, "--root-ca-file="+l.Path("ca.crt")) // for pods, beside their tokens
+	} else { // kubelets of machines report as often as by default
 		args = append(args, "--node-monitor-grace-period="+nodeGrace.String())
 	}
 	args = append(args, l.serving(loopback, l.ports.controllers)...)

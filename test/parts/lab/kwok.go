@@ -16,7 +16,10 @@ const (
 	StopAfter     = "lab/stop-after"     // time to stop, instead of Options.StopDelay; limited by the grace period
 	ReadyAfter    = "lab/ready-after"    // time from binding to Ready; default 0
 	CompleteAfter = "lab/complete-after" // time until a pod of a Job succeeds; default 0
-	PodIP         = "lab/pod-ip"         // address of the pod, where a real server may listen; default a made-up one
+	// TerminationMessage is what the pod's containers write to their termination log when they are told to stop. A kubelet reports it
+	// in the pod's status before the pod is gone.
+	TerminationMessage = "lab/termination-message"
+	PodIP              = "lab/pod-ip" // address of the pod, where a real server may listen; default a made-up one
 )
 
 // kubeletAnnotation on a node whose kubelet was stopped, and on its pods, makes kwok ignore them.
@@ -58,6 +61,7 @@ func (l *Lab) writeKwokConfig() error {
 		"StopAfterAnnotation":     StopAfter,
 		"ReadyAfterAnnotation":    ReadyAfter,
 		"CompleteAfterAnnotation": CompleteAfter,
+		"MessageAnnotation":       TerminationMessage,
 		"PodIPAnnotation":         PodIP,
 		"KubeletAnnotation":       kubeletAnnotation,
 	})

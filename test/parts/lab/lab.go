@@ -5,7 +5,8 @@
 // So the behavior of Kubernetes, such as eviction, PDBs, graceful deletion, RBAC and tokens, is real. Pods run nothing: kwok
 // makes them Ready at once and takes [Options].StopDelay to stop them. Annotations change that for a pod (kwok.go).
 //
-// With [Options].Machines, nodes run real pods, each with a kubelet, containerd and kube-proxy (machine.go).
+// With [Options].Machines, nodes run real pods, each with a kubelet, containerd and kube-proxy (machine.go). These pods reach the API
+// server as in every cluster: with the token of their service account, over the Service "kubernetes".
 //
 // Everything listens on 127.0.0.1 or in network namespaces of the lab, and its files are in one temporary folder. Several labs
 // can run at once, and nothing outlives the process that started them, however that process ends (reaper.go).
@@ -15,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -71,6 +73,7 @@ type Lab struct {
 	logDir    string
 	ports     ports
 	network   *network // of the machines
+	dns       io.Closer
 	pki       *pki
 	probes    *http.Client // trusts the lab's own CA
 	admin     *rest.Config
@@ -136,7 +139,7 @@ func (l *Lab) prepareFiles(ctx context.Context) (err error) {
 	if err := l.prepareMachines(ctx); err != nil {
 		return fmt.Errorf("prepare for machines: %w", err)
 	}
-	if l.pki, err = newPKI(l.host()); err != nil {
+	if l.pki, err = newPKI(l.addresses()...); err != nil {
 		return err
 	}
 	if err := l.writeCertificates(); err != nil {
@@ -165,6 +168,11 @@ func (l *Lab) start(ctx context.Context) error {
 	if err := l.startAPIServer(ctx); err != nil {
 		return err
 	}
+	if l.options.Machines {
+		if err := l.serveDNS(); err != nil {
+			return err
+		}
+	}
 	return inParallel(ctx, l.startControllers, l.startScheduler, l.startKwok)
 }
 
@@ -176,6 +184,9 @@ func (l *Lab) Stop() error {
 
 func (l *Lab) end() error {
 	died := l.died() // before all of them are killed
+	if l.dns != nil {
+		_ = l.dns.Close() // nobody asks any more
+	}
 	return errors.Join(died, l.reaper.end())
 }
 
@@ -190,6 +201,15 @@ func (l *Lab) host() string {
 		return l.network.host()
 	}
 	return loopback
+}
+
+// addresses returns the addresses of the API server: its own and, for pods, that of the Service "kubernetes", which is the first of
+// the Services' addresses.
+func (l *Lab) addresses() []string {
+	if l.network != nil {
+		return []string{l.network.host(), l.network.kubernetes()}
+	}
+	return []string{loopback}
 }
 
 // CA returns the certificate of the authority that signed the API server's certificate, as PEM.

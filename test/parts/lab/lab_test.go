@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -157,6 +158,26 @@ func TestPod_Deleted_StopsAfterItsDelay(t *testing.T) {
 			require.InDelta(t, c.want+stopSlack/2, took, float64(stopSlack/2))
 		})
 	}
+}
+
+// A kubelet reports how the containers ended before the pod is gone.
+func TestPod_TerminationMessage_IsInItsLastStatus(t *testing.T) {
+	l := startedLab(t)
+	ns := runningPod(t, l, "web", map[string]string{TerminationMessage: "SIGTERM"})
+	pods := l.Client().CoreV1().Pods(ns)
+	changes, err := pods.Watch(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	defer changes.Stop()
+	require.NoError(t, pods.Delete(t.Context(), "web", metav1.DeleteOptions{}))
+	for change := range changes.ResultChan() {
+		if change.Type == watch.Deleted {
+			ended := change.Object.(*corev1.Pod).Status.ContainerStatuses[0].State.Terminated
+			require.NotNil(t, ended)
+			require.Equal(t, "SIGTERM", ended.Message)
+			return
+		}
+	}
+	require.Fail(t, "the watch ended early")
 }
 
 func TestPDB_NoDisruptions_EvictionRefused(t *testing.T) {

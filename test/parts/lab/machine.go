@@ -169,6 +169,7 @@ func (l *Lab) settings(m *machine) map[string]string {
 		"Name": m.node.Name, "ProviderID": m.node.providerID(), "Dir": m.dir, "Cgroup": m.cgroup,
 		"Address": l.network.machine(m.number), "PodCIDR": l.network.podsOf(m.number), "Pods": l.network.pods(),
 		"CA": l.Path("ca.crt"), "Sandbox": "localhost/" + sandbox + ":lab", "Plugins": pluginFolder,
+		"DNS": l.network.host(), "Domain": clusterDomain,
 	}
 }
 

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -10,9 +11,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 )
 
 // three is three nodes in two zones.
@@ -50,6 +54,49 @@ func TestServicesWorkFromPodsAndFromTheHost(t *testing.T) {
 			return err == nil && cmd.Run() == nil
 		}, waitTimeout, tick, "from %s", node.Name)
 	}
+	require.NoError(t, l.CutServices(t.Context()))
+	require.False(t, dials(), "the host still has a route")
+}
+
+// Patroni and operators need this. The files are those that the kubelet gives to the pod's containers.
+func TestPod_ServiceAccountToken_AcceptedOverService(t *testing.T) {
+	RequireMachines(t)
+	l := startMachines(t)
+	serveOn(t, l, three[0])
+	read := func(file string) []byte {
+		cmd, err := l.Inside(t.Context(), three[0].Name, "sh", "-c", "cat /var/lib/kubelet/pods/*/volumes/kubernetes.io~projected/*/"+file)
+		require.NoError(t, err)
+		content, err := cmd.Output()
+		require.NoError(t, err)
+		return content
+	}
+	client, err := kubernetes.NewForConfig(&rest.Config{
+		Host: "https://" + l.network.kubernetes(), BearerToken: string(read("token")), TLSClientConfig: rest.TLSClientConfig{CAData: read("ca.crt")},
+	})
+	require.NoError(t, err)
+	var who *authenticationv1.SelfSubjectReview
+	require.Eventually(t, func() bool { // kube-proxy may still be at it
+		who, err = client.AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+		return err == nil
+	}, waitTimeout, tick)
+	require.Equal(t, "system:serviceaccount:default:default", who.Status.UserInfo.Username)
+}
+
+func TestDNS_Services_Resolved(t *testing.T) {
+	RequireMachines(t)
+	l, err := Start(t.Context(), Options{Machines: true})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Stop()) }()
+	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "udp", net.JoinHostPort(l.HostIP(), "53"))
+	}}
+	addresses, err := resolver.LookupHost(t.Context(), "kubernetes.default.svc.cluster.local.")
+	require.NoError(t, err)
+	require.Equal(t, []string{l.network.kubernetes()}, addresses)
+	_, err = resolver.LookupHost(t.Context(), "none.default.svc.cluster.local.")
+	var unknown *net.DNSError
+	require.ErrorAs(t, err, &unknown)
+	require.True(t, unknown.IsNotFound, "%v", err)
 }
 
 func TestKill_Machine_VanishesSilently(t *testing.T) {

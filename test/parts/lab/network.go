@@ -31,10 +31,11 @@ type network struct {
 	pid    int // of the process that holds the namespace
 }
 
-func (n *network) host() string     { return n.machine(0) }
-func (n *network) pods() string     { return fmt.Sprintf("10.%d.0.0/17", n.number) }
-func (n *network) services() string { return fmt.Sprintf("10.%d.192.0/18", n.number) }
-func (n *network) cable() string    { return fmt.Sprintf("quiesce%d", n.number) }
+func (n *network) host() string       { return n.machine(0) }
+func (n *network) pods() string       { return fmt.Sprintf("10.%d.0.0/17", n.number) }
+func (n *network) services() string   { return fmt.Sprintf("10.%d.192.0/18", n.number) }
+func (n *network) kubernetes() string { return fmt.Sprintf("10.%d.192.1", n.number) }
+func (n *network) cable() string      { return fmt.Sprintf("quiesce%d", n.number) }
 
 // machine returns the address of the machine with this number; the first is 1.
 func (n *network) machine(number int) string { return fmt.Sprintf("10.%d.128.%d", n.number, number+1) }
@@ -108,6 +109,18 @@ func (n *network) routeHost(ctx context.Context) error {
 	batch := fmt.Sprintf("address add %s/24 dev %[2]s\nlink set %[2]s up\n", n.host(), n.cable())
 	batch += n.routes(0) + fmt.Sprintf("route add %s via %s\n", n.services(), n.machine(gateway))
 	return input(exec.CommandContext(ctx, "ip", "-batch", "-"), batch)
+}
+
+// nowhere is a number that no machine has.
+const nowhere = gateway + 1
+
+// CutServices makes the host's route to the Services lead nowhere. A Lambda function has none either: it reaches the API server and,
+// inside the VPC, pods. The machines keep theirs.
+func (l *Lab) CutServices(ctx context.Context) error {
+	if l.network == nil {
+		return errors.New("cut the Services: a lab without machines has none")
+	}
+	return run(ctx, "ip", "route", "replace", l.network.services(), "via", l.network.machine(nowhere))
 }
 
 // routes returns the routes to the pods of all other possible machines, as lines for ip -batch.

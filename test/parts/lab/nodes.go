@@ -20,6 +20,7 @@ type Node struct {
 	Name       string // on EKS the private DNS name: ip-10-0-1-2.ec2.internal
 	InstanceID string
 	Zone       string            // such as us-east-1a; the region is the zone without its letter
+	IP         string            // its InternalIP; may be empty
 	Labels     map[string]string // in addition to those of every EKS node
 }
 
@@ -112,10 +113,18 @@ func (n Node) object() *corev1.Node {
 			Capacity:    resources,
 			Allocatable: resources,
 			Conditions:  []corev1.NodeCondition{readyCondition(corev1.ConditionTrue, "KubeletReady")},
-			Addresses:   []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: n.Name}, {Type: corev1.NodeInternalDNS, Address: n.Name}},
+			Addresses:   n.addresses(),
 			NodeInfo:    corev1.NodeSystemInfo{KubeletVersion: "v1.36.3", OperatingSystem: "linux", Architecture: "amd64"},
 		},
 	}
+}
+
+func (n Node) addresses() []corev1.NodeAddress {
+	all := []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: n.Name}, {Type: corev1.NodeInternalDNS, Address: n.Name}}
+	if n.IP != "" {
+		all = append(all, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: n.IP})
+	}
+	return all
 }
 
 func (n Node) providerID() string { return "aws:///" + n.Zone + "/" + n.InstanceID }

@@ -24,8 +24,10 @@ func (l *Lab) StopAPIServer(ctx context.Context) error {
 	return nil
 }
 
-// StartAPIServer starts the API server again at the same address, and returns when it is ready.
-func (l *Lab) StartAPIServer(ctx context.Context) error { return l.startAPIServer(ctx) }
+// StartAPIServer starts the API server again at the same address, with these flags in addition, and returns when it is ready.
+func (l *Lab) StartAPIServer(ctx context.Context, flags ...string) error {
+	return l.startAPIServer(ctx, flags...)
+}
 
 // FreezeEtcd stops etcd's process, like a disk that does not answer: connections stay, and no answers come. It returns when no
 // thread runs any more.

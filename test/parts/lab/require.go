@@ -22,7 +22,7 @@ func RequireMachines(t testing.TB) {
 
 func missing() error {
 	var errs []error
-	for _, tool := range tools.All() {
+	for _, tool := range tools.Lab() {
 		_, err := tools.Path(tool.Name)
 		errs = append(errs, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Tool is one program of the lab.
@@ -29,8 +30,19 @@ const (
 	kubernetesStamp = "-X k8s.io/component-base/version.gitVersion=" + kubernetesVersion
 )
 
-// All returns all programs in build order: the longest build first, since the others share its packages.
-func All() []Tool {
+// All returns all programs in build order.
+func All() []Tool { return append(Lab(), Operators()...) }
+
+// Operators returns the operators that some labs run in pods.
+func Operators() []Tool {
+	return []Tool{{
+		Name: "cloudnative-pg", Module: "cloudnative-pg", Version: "v1.30.0",
+		Package: "github.com/cloudnative-pg/cloudnative-pg/cmd/manager",
+	}}
+}
+
+// Lab returns what every lab needs, in build order: the longest build first, since the others share its packages.
+func Lab() []Tool {
 	return []Tool{
 		kubernetes("kube-apiserver"),
 		kubernetes("kube-controller-manager"),
@@ -75,9 +87,17 @@ func (t Tool) find() (string, error) {
 		return "", err
 	}
 	if !isProgram(path) {
-		return "", fmt.Errorf("%s %s is not built: run `make tools`", t.Name, t.Version)
+		return "", fmt.Errorf("%s %s is not built: run `make %s`", t.Name, t.Version, t.target())
 	}
 	return path, nil
+}
+
+// target returns the command that builds the program.
+func (t Tool) target() string {
+	if slices.Contains(Operators(), t) {
+		return "operators"
+	}
+	return "tools"
 }
 
 // Cached returns where the built program is, or would be.

@@ -8,12 +8,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"quiesce/test/parts/images"
 	"quiesce/test/parts/images/archive"
+	"quiesce/test/parts/tools"
 )
 
 const (
@@ -67,6 +69,9 @@ func (m maker) unpack(ctx context.Context, i images.Image, rootfs string) error 
 	if err := trim(unfinished, i.Trim); err != nil {
 		return fmt.Errorf("trim it: %w", err)
 	}
+	if err := add(unfinished, i); err != nil {
+		return fmt.Errorf("add the tool %s: %w", i.Tool, err)
+	}
 	if err := relink(unfinished); err != nil {
 		return fmt.Errorf("make its links relative: %w", err)
 	}
@@ -74,6 +79,33 @@ func (m maker) unpack(ctx context.Context, i images.Image, rootfs string) error 
 		return err
 	}
 	return os.Rename(unfinished, rootfs)
+}
+
+// add gives the image its tool and its further links.
+func add(rootfs string, i images.Image) error {
+	if i.Tool != "" {
+		tool, err := tools.Path(i.Tool)
+		if err != nil {
+			return err
+		}
+		program, err := os.ReadFile(tool)
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(rootfs, i.At)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, program, 0o755); err != nil {
+			return err
+		}
+	}
+	for link := range slices.Chunk(i.Links, 2) {
+		if err := os.Symlink(link[1], filepath.Join(rootfs, link[0])); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // bootstrap unpacks and configures the Debian packages. It leaves no process running, and an error has the packages' output.

@@ -1,4 +1,5 @@
-// Command build builds the lab's programs that are not in the cache yet, and prints its progress.
+// Command build builds the lab's programs that are not in the cache yet, and prints its progress. With the argument all, it also builds
+// the operators.
 //
 // The first build on a machine compiles Kubernetes and takes about 15 minutes on two cores. Later runs only look into the cache. If another
 // process is filling the cache, the command prints that at once and waits.
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +28,11 @@ const progressInterval = 15 * time.Second
 func main() { flock.Main("tools", tools.Dir, fill) }
 
 func fill(ctx context.Context, _ *os.File) error {
-	for _, t := range tools.All() {
+	wanted := tools.Lab()
+	if slices.Contains(os.Args[1:], "all") {
+		wanted = tools.All()
+	}
+	for _, t := range wanted {
 		if _, err := tools.Path(t.Name); err == nil {
 			continue
 		}

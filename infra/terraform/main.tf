@@ -1,0 +1,44 @@
+locals {
+  zip        = one(fileset("${path.module}/..", "quiesce-*.zip"))
+  stack_name = var.stack_name != "" ? var.stack_name : substr("quiesce-${replace(var.cluster_name, "_", "-")}", 0, 64)
+}
+
+resource "aws_s3_object" "code" {
+  count = var.upload_code ? 1 : 0
+
+  bucket      = var.code_bucket
+  key         = "${var.code_prefix}${local.zip}"
+  source      = "${path.module}/../${local.zip}"
+  source_hash = filesha256("${path.module}/../${local.zip}")
+}
+
+# The template takes the version too: a new one makes CloudFormation publish a version of the function.
+resource "aws_ssm_parameter" "phases" {
+  count = var.phases != "" ? 1 : 0
+
+  name        = "/quiesce/${local.stack_name}/phases"
+  description = "The drain order of ${local.stack_name}"
+  type        = "String"
+  value       = var.phases
+}
+
+resource "aws_cloudformation_stack" "quiesce" {
+  name          = local.stack_name
+  template_body = file("${path.module}/../template.json")
+  capabilities  = ["CAPABILITY_IAM"]
+
+  parameters = {
+    ClusterName         = var.cluster_name
+    CodeBucket          = var.code_bucket
+    CodePrefix          = var.code_prefix
+    Mode                = var.mode
+    MaxDuration         = var.max_duration
+    OnDeadline          = var.on_deadline
+    Phases              = var.phases != "" ? "${aws_ssm_parameter.phases[0].name}:${aws_ssm_parameter.phases[0].version}" : ""
+    MaxConcurrency      = var.max_concurrency
+    ReservedConcurrency = tostring(var.reserved_concurrency)
+    AccessEntry         = tostring(var.access_entry)
+  }
+
+  depends_on = [aws_s3_object.code]
+}

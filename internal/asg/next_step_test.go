@@ -1,0 +1,29 @@
+package asg
+
+import (
+	"errors"
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/awstest"
+)
+
+func TestNextStep_ErrorOfAWS_SaysWhatToDo(t *testing.T) {
+	server, groups, _ := account(t)
+	ask := func(status int, code string) string {
+		t.Cleanup(server.Fail("autoscaling", "", awstest.Fault{Times: 1, Code: status, ErrorCode: code, Message: "no"}))
+		_, err := groups.Instance(t.Context(), instance)
+		require.Error(t, err)
+		return NextStep(err)
+	}
+	require.Contains(t, ask(http.StatusForbidden, "AccessDenied"), "denies DescribeAutoScalingInstances")
+	require.Contains(t, ask(http.StatusForbidden, "UnauthorizedOperation"), "make deploy again")
+	require.Contains(t, ask(http.StatusNotFound, "ResourceNotFoundException"), "correct cluster")
+	require.Empty(t, ask(http.StatusBadRequest, "ValidationError"))
+	require.Empty(t, NextStep(errors.New("of another adapter")))
+	server.Close()
+	_, err := groups.Instance(t.Context(), instance)
+	require.Contains(t, NextStep(err), "open the way to AWS")
+}

@@ -1,0 +1,168 @@
+package drain_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/drain/draintest"
+)
+
+// holder is an escort that holds its pods until a time, and then evicts them.
+type holder struct {
+	escort
+	until time.Time
+	never bool // it holds them whatever happens
+	after time.Duration
+}
+
+func (h *holder) Run(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
+	if h.never || time.Now().Before(h.until) {
+		h.note(func() { h.seen, h.began = append(h.seen, p), append(h.began, time.Now()) })
+		return drain.EscortResult{Strategy: "switchover"}, &drain.Held{Reason: "its replica is 32 MiB behind", After: h.after}
+	}
+	return h.escort.Run(ctx, p)
+}
+
+// holding returns a drainer whose first phase is that of databases. The node is not cordoned while it has a primary.
+func holding(h *holder) drain.Drainer {
+	h.options = []drain.EvictOptions{{}}
+	d := drainer(
+		drain.Phase{
+			Name: "databases", Match: labeled("databases"), Escort: h, Lead: 10 * time.Second, Keeps: true,
+			DelaysCordon: func(p drain.Pod) bool { return p.Labels["role"] == "primary" },
+		},
+		drain.Phase{Name: "workloads"},
+	)
+	d.Records = &draintest.Records{}
+	return d
+}
+
+func TestHeld_Pod_OthersLeave_AndItFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		h := &holder{until: began.Add(50 * time.Second)}
+		node := draintest.New().Add(pod("pg-0", "phase", "databases"), time.Second).Add(pod("web"), 10*time.Second)
+		report, _ := holding(h).Drain(within(t, 5*time.Minute), node, drain.Node{})
+		require.Equal(t, []string{"evict app/web", "gone app/web", "evict app/pg-0", "gone app/pg-0"}, node.Log())
+		pg := report.Pods[0]
+		require.Equal(t, drain.Evicted, pg.Outcome)
+		require.NotContains(t, pg.Reason, "held", "it is not held any more")
+		require.Equal(t, began.Add(70*time.Second), pg.EvictedAt, "asked when web was gone, and then every 30 seconds")
+		require.Less(t, len(h.seen), 6, "not at every change")
+	})
+}
+
+// A held pod is not like others that remain: the drain neither deletes it nor shortens its grace, and says why it stays.
+func TestHeld_UntilTheDeadline_NeverDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &holder{never: true}
+		node := draintest.New().Add(pod("pg-0", "phase", "databases"), time.Second).Add(pod("web"), time.Second)
+		d, began := holding(h), time.Now()
+		d.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(2 * time.Minute), Force: true}
+		report, _ := d.Drain(within(t, 2*time.Minute), node, drain.Node{})
+		require.Equal(t, []string{"evict app/web", "gone app/web"}, node.Log())
+		require.Equal(t, drain.StillHeld, report.Pods[0].Outcome)
+		require.Equal(t, "held: its replica is 32 MiB behind", report.Pods[0].Reason)
+		require.Len(t, report.Remaining(), 1)
+		last := h.seen[len(h.seen)-1]
+		require.False(t, last.EvictBy.IsZero(), "the escort knows when its time is over")
+		require.True(t, h.began[len(h.began)-1].After(last.EvictBy), "and may act until the deadline")
+	})
+}
+
+func TestHeld_TerminatingPod_GraceIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pod("pg-0", "phase", "databases")
+		p.Grace = time.Hour
+		h := &holder{}
+		node := draintest.New().Add(p, 10*time.Minute)
+		d, began := holding(h), time.Now()
+		d.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(5 * time.Minute), Force: true}
+		d.Drain(within(t, 5*time.Minute), node, drain.Node{})
+		require.Len(t, node.Log(), 1, "no deletion shortens it: %v", node.Log())
+	})
+}
+
+// An operator answers a cordon by moving the primary itself. So the node is closed by a taint until no primary is on it.
+func TestCordon_PrimaryOnNode_WaitsUntilItLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		h := &holder{until: began.Add(25 * time.Second)}
+		node := draintest.New().
+			Add(pod("pg-0", "phase", "databases", "role", "primary"), 5*time.Second).Add(pod("pg-1", "phase", "databases"), time.Second)
+		node.Uncordon()
+		d := holding(h)
+		var mutex sync.Mutex
+		var cordoned []time.Time
+		d.Recordon = func(ctx context.Context) (time.Time, error) {
+			mutex.Lock()
+			defer mutex.Unlock()
+			cordoned = append(cordoned, time.Now())
+			return node.Recordon(ctx)
+		}
+		report, _ := d.Drain(within(t, 5*time.Minute), node, drain.Node{Cordoned: began, TaintedOnly: true})
+		require.Len(t, cordoned, 1)
+		require.False(t, cordoned[0].Before(report.Pods[0].EvictedAt), "the primary had been told to stop")
+		require.Zero(t, report.Recordons, "nobody had opened it")
+	})
+}
+
+// Without its escort the pod is an ordinary one.
+func TestHeld_EffortWithoutEscorts_Evicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(pod("pg-0", "phase", "databases"), time.Second)
+		d := holding(&holder{never: true})
+		d.Effort = drain.EffortNoEscorts
+		d.Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, []string{"evict app/pg-0", "gone app/pg-0"}, node.Log())
+	})
+}
+
+// With onDeadline: keep, pods are not deleted. The escort must know all the same when its last acts are due.
+func TestHeld_NotForced_EscortKnowsItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &holder{never: true}
+		node := draintest.New().Add(pod("pg-0", "phase", "databases"), time.Second)
+		d, began := holding(h), time.Now()
+		d.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(5 * time.Minute)}
+		d.Drain(within(t, 5*time.Minute), node, drain.Node{})
+		last := h.seen[len(h.seen)-1]
+		require.False(t, last.EvictBy.IsZero())
+		require.True(t, last.EvictBy.Before(d.Limits.Deadline))
+		require.Contains(t, h.began, last.EvictBy, "it runs at that moment")
+	})
+}
+
+// An escort that has cost clients something says how long it is to be left alone. Its last acts come in time all the same.
+func TestHeld_After_NotRunBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &holder{never: true, after: 2 * time.Minute}
+		node := draintest.New().Add(pod("pg-0", "phase", "databases"), time.Second)
+		ctx := within(t, 5*time.Minute)
+		d, began := holding(h), time.Now()
+		d.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(5 * time.Minute), Force: true}
+		var busy sync.WaitGroup
+		busy.Go(func() {
+			for ctx.Err() == nil {
+				node.Allow("b", 0)
+				time.Sleep(time.Second)
+			}
+		})
+		d.Drain(ctx, node, drain.Node{})
+		busy.Wait()
+		evictBy, last := h.seen[0].EvictBy, time.Time{}
+		for _, at := range h.began {
+			if !last.IsZero() && at.Before(evictBy.Add(-10*time.Second)) {
+				require.GreaterOrEqual(t, at.Sub(last), 2*time.Minute)
+			}
+			last = at
+		}
+		require.Contains(t, h.began, evictBy.Add(-10*time.Second), "when its last acts begin")
+	})
+}

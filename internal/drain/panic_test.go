@@ -1,0 +1,149 @@
+package drain_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/drain/draintest"
+)
+
+// panicking is an escort that panics in every step, after it recorded a change.
+type panicking struct {
+	undone int
+	saves  bool
+}
+
+func (e *panicking) Run(ctx context.Context, r drain.EscortRequest) (drain.EscortResult, error) {
+	if e.saves {
+		_ = r.Save(ctx, []byte(`{"paused":true}`))
+	}
+	var list []string
+	return drain.EscortResult{Strategy: list[len(list)+7]}, nil
+}
+
+func (e *panicking) ShutDown(context.Context, drain.EscortRequest) (drain.EscortResult, error) {
+	panic(strings.Repeat("words of a tenant ", 10_000))
+}
+
+func (e *panicking) Undo(context.Context, drain.EscortRequest) error {
+	e.undone++
+	panic("undo")
+}
+
+func (e *panicking) Advise(context.Context, drain.Pod) []string { panic("advise") }
+
+func panics(e *panicking, log *bytes.Buffer) drain.Drainer {
+	by := drainer(drain.Phase{Name: "poolers", Match: labeled("poolers"), Escort: e, Lead: 30 * s}, drain.Phase{Name: "workloads"})
+	by.Records = &draintest.Records{}
+	by.Log = slog.New(slog.NewTextHandler(log, nil))
+	return by
+}
+
+func TestEscort_Panics_PodEvictedWithoutIt(t *testing.T) {
+	for name, saves := range map[string]bool{"before it changed anything": false, "after it did": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log bytes.Buffer
+				e := &panicking{saves: saves}
+				node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), s)
+				node.Allow("b", 0)
+				time.AfterFunc(time.Minute, func() { node.Allow("b", 1) })
+				began := time.Now()
+				report, _ := drainBy(t, panics(e, &log), 10*time.Minute, node)
+				pooler := report.Pods[0]
+				require.Equal(t, drain.Evicted, pooler.Outcome)
+				require.Equal(t, began.Add(time.Minute), pooler.EvictedAt)
+				require.Equal(t, "plain", pooler.Escort.Strategy)
+				require.Contains(t, pooler.Escort.Reason, "the escort panicked in Run: runtime error: index out of range")
+				require.NotContains(t, pooler.Escort.Reason+pooler.Reason, "goroutine", "no stack in a report")
+				require.Equal(t, 1, strings.Count(log.String(), "step=Run"))
+				require.NotContains(t, log.String(), "eviction failed")
+				require.Equal(t, saves, e.undone == 1)
+			})
+		})
+	}
+}
+
+func TestEscort_PanicsWhereverItIsAsked_IsContained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		by := panics(&panicking{}, &log)
+		daemon := pod("daemon", "phase", "poolers")
+		daemon.Controller = "DaemonSet"
+		report := by.Plan([]drain.Pod{daemon}, drain.Node{})
+		by.Advise(t.Context(), &report, []drain.Pod{daemon}, drain.Node{})
+		require.Equal(t, []string{"the escort panicked in Advise: advise"}, report.Pods[0].Warnings)
+		by.ShutDownDaemons(within(t, time.Minute), []drain.Pod{daemon}, drain.Node{}, &report)
+		require.Equal(t, "plain", report.Pods[0].Escort.Strategy)
+		require.LessOrEqual(t, len(report.Pods[0].Escort.Reason), 1024)
+		by.Records = recorded(t, daemon)
+		require.ErrorContains(t, by.UndoEscorts(t.Context(), []drain.Pod{daemon}, drain.Node{}), "the escort panicked in Undo: undo")
+	})
+}
+
+func TestEscort_LowEffortOrNoRecords_PlainEvictions(t *testing.T) {
+	for name, change := range map[string]func(*drain.Drainer){
+		"after two unclean ends": func(by *drain.Drainer) { by.Effort = drain.EffortNoEscorts },
+		"after three":            func(by *drain.Drainer) { by.Effort = drain.EffortMetadata },
+		"without a Lease":        func(by *drain.Drainer) { by.Records = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := &escort{}
+				by := escorted(e)
+				change(&by)
+				node := draintest.New().Add(pod("pooler", "phase", "poolers"), s)
+				report, _ := by.Drain(within(t, time.Minute), node, drain.Node{})
+				require.Empty(t, e.seen)
+				require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
+				require.Equal(t, "poolers", report.Pods[0].Phase)
+			})
+		})
+	}
+}
+
+func TestShutDownDaemons_LowEffort_LeftAlone(t *testing.T) {
+	e := &escort{}
+	by := escorted(e)
+	by.Effort = drain.EffortNoEscorts
+	daemon := pod("daemon", "phase", "poolers")
+	daemon.Controller = "DaemonSet"
+	by.ShutDownDaemons(t.Context(), []drain.Pod{daemon}, drain.Node{}, &drain.Report{})
+	require.Empty(t, e.seen)
+}
+
+func TestReport_ManyFinishedPods_FewNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(pod("web"), s)
+		for i := range 150 {
+			p := pod(fmt.Sprint("job-", i))
+			p.Finished = true
+			node.Add(p, 0)
+		}
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, 150, report.FinishedPods)
+		require.Len(t, report.Pods, 20+1)
+	})
+}
+
+func TestReport_FinishedPods_Counted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(pod("web"), s)
+		for _, name := range []string{"job-1", "job-2", "job-3"} {
+			p := pod(name)
+			p.Finished = true
+			node.Add(p, 0)
+		}
+		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, 3, report.FinishedPods)
+	})
+}

@@ -1,0 +1,94 @@
+package drain
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"time"
+)
+
+// ErrNodeReplaced ends a drain whose node is another one now: another object has its name, or its instance is another one. State.Err
+// returns it. The pods on that node must not be evicted.
+var ErrNodeReplaced = errors.New("the node was replaced by another of its name")
+
+const (
+	// maxRecordons is how often a node that someone uncordons is cordoned again. Beyond that, a person or a controller
+	// insists, and the node would only be filled and emptied in turn.
+	maxRecordons = 10
+	// recordonTimeout bounds one attempt: a read and a patch, as slow as the API server may be with both.
+	recordonTimeout = 20 * time.Second
+	// recordonSettle is how long the watch may take to show that the node is cordoned again. Less would cordon it twice.
+	recordonSettle = time.Second
+	// recordonName tells the jitter of the retries from that of pods.
+	recordonName = "recordon"
+)
+
+// recordonResult is the result of cordoning the node again.
+type recordonResult struct {
+	at  time.Time
+	err error
+}
+
+// checkCordon cordons the node if someone uncordoned it, or if it could not be cordoned yet, one attempt at a time. It returns when to
+// check again.
+func (r *run) checkCordon(ctx context.Context, now time.Time) (wake time.Time) {
+	switch {
+	case r.recordoning:
+		return time.Time{}
+	case !r.cluster.Node().Uncordoned:
+		r.recordonAt, r.recordonFailures = time.Time{}, 0
+		return time.Time{}
+	case r.Recordon == nil || r.state.recordons >= maxRecordons || r.delaysCordon():
+		return time.Time{}
+	case now.Before(r.recordonAt):
+		return r.recordonAt
+	}
+	r.recordoning = true
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, recordonTimeout)
+		defer cancel()
+		at, err := r.Recordon(ctx)
+		r.recordons <- recordonResult{at, err}
+	}()
+	return time.Time{}
+}
+
+// delaysCordon reports whether the node has a pod that is not terminating, and during which it is not cordoned.
+func (r *run) delaysCordon() bool {
+	pods := r.cluster.Pods()
+	plan := Make(View{
+		Node: r.node, Pods: pods, Phases: r.Phases, Clocks: make([]Clock, len(r.Phases)), RecordedPhases: r.recordedPhases(pods),
+	})
+	return slices.ContainsFunc(plan.Pods, func(p Planned) bool {
+		delays := r.Phases[p.Phase].DelaysCordon
+		return delays != nil && !p.Terminating() && !p.Finished && delays(p.Pod)
+	})
+}
+
+// handleRecordon notes the result. The pods that came meanwhile came to an open node: they are evicted like those before.
+func (r *run) handleRecordon(got recordonResult) {
+	now := time.Now()
+	r.recordoning = false
+	if got.err != nil {
+		r.recordonAt = now.Add(backoff(Ref{UID: recordonName}, r.recordonFailures))
+		r.recordonFailures++
+		r.Log.Warn("failed to cordon the node again", "error", Short(got.err.Error()))
+		return
+	}
+	first := r.node.Cordoned.IsZero() || r.node.TaintedOnly
+	r.node.TaintedOnly = false
+	r.recordonAt, r.recordonFailures = now.Add(recordonSettle), 0
+	r.node.Cordoned = cmp.Or(got.at, now)
+	r.state.cordoned = r.node.Cordoned
+	r.noteClosed()
+	if first {
+		r.Log.Info("node cordoned")
+		return
+	}
+	r.state.recordons++
+	r.Log.Warn("node uncordoned by someone, cordoned again", "times", r.state.recordons)
+}
+
+// Err returns why the drain ended, if that is not that it was over or its context ended: ErrNodeReplaced, or nil.
+func (s State) Err() error { return s.err }

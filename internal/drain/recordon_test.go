@@ -1,0 +1,128 @@
+package drain_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/drain/draintest"
+)
+
+// Someone uncordons the node, and a Deployment scales up.
+func TestRecordon_NodeUncordoned_CordonedAgainAndArrivalsEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(graced("slow", time.Minute), time.Minute)
+		node.Slow(0, 0)
+		time.AfterFunc(5*s, func() {
+			node.Uncordon()
+			for i := range 29 {
+				p := graced(fmt.Sprint("web-", i), 30*s)
+				p.ControllerUID, p.Created, p.CreatedAfterCordon = "web", time.Now(), true
+				node.Add(p, s)
+			}
+		})
+		by := drainer()
+		began := time.Now()
+		by.Recordon, by.Records = func(ctx context.Context) (time.Time, error) {
+			time.Sleep(200 * time.Millisecond)
+			return node.Recordon(ctx)
+		}, &draintest.Records{}
+		by.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(10 * time.Minute), Force: true}
+		report, _ := by.Drain(within(t, 10*time.Minute), node, drain.Node{Cordoned: began})
+		require.Equal(t, 1, report.Recordons)
+		require.Equal(t, 1, count(node, "recordon"))
+		require.Equal(t, 30, count(node, "evict "))
+		for _, p := range report.Pods {
+			require.Equal(t, drain.Evicted, p.Outcome, "%s: %s", p.Name, p.Reason)
+		}
+	})
+}
+
+func TestRecordon_AgainAndAgain_AtMostTenTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(graced("slow", time.Hour), time.Hour)
+		for i := range 20 {
+			time.AfterFunc(time.Duration(5*i)*s, node.Uncordon)
+		}
+		by := drainer()
+		by.Recordon = node.Recordon
+		_, state := by.Drain(within(t, time.Minute), node, drain.Node{Cordoned: time.Now()})
+		report, _ := by.Resume(within(t, time.Hour), node, drain.Node{Cordoned: time.Now()}, state)
+		require.Equal(t, 10, report.Recordons)
+		require.Equal(t, 10, count(node, "recordon"))
+	})
+}
+
+// The API server refused the cordon for a while. Pods that came to the open node are evicted like those before.
+func TestRecordon_NeverCordoned_ClosedWhenItCanBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(graced("slow", time.Hour), time.Minute)
+		node.Uncordon()
+		node.Fail("recordon", errors.New("etcd is away"))
+		by := drainer()
+		by.Recordon = node.Recordon
+		time.AfterFunc(10*s, node.Uncordon)
+		_, state := by.Drain(within(t, 5*s), node, drain.Node{})
+		require.Equal(t, 1, count(node, "recordon"))
+		report, _ := by.Resume(within(t, time.Hour), node, drain.Node{}, state)
+		require.Equal(t, 2, count(node, "recordon"))
+		require.Equal(t, 1, report.Recordons, "someone opened it once")
+	})
+}
+
+func TestRecordon_Fails_RetriedWithBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(graced("slow", time.Hour), time.Minute)
+		node.Fail("recordon", errors.New("etcd is away"), errors.New("etcd is away"), errors.New("etcd is away"))
+		node.Uncordon()
+		by := drainer()
+		by.Recordon = node.Recordon
+		report, _ := by.Drain(within(t, time.Hour), node, drain.Node{Cordoned: time.Now()})
+		require.Equal(t, 1, report.Recordons)
+		require.Equal(t, 3, count(node, "fail recordon"))
+	})
+}
+
+// A watch that shows the old state for a while is not a second person.
+func TestRecordon_Hangs_DrainGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(graced("web", s), s)
+		node.Uncordon()
+		by := drainer()
+		by.Recordon = func(ctx context.Context) (time.Time, error) { <-ctx.Done(); return time.Time{}, ctx.Err() }
+		began := time.Now()
+		report, _ := by.Drain(within(t, time.Hour), node, drain.Node{Cordoned: began})
+		require.Equal(t, began, report.Pods[0].EvictedAt)
+		require.LessOrEqual(t, time.Since(began), 21*s)
+		require.Zero(t, report.Recordons)
+	})
+}
+
+func TestNode_Replaced_DrainEndsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(graced("slow", time.Hour), time.Hour).Add(graced("web", time.Hour, "budget", "b"), 0)
+		node.Allow("b", 0)
+		time.AfterFunc(5*s, func() { node.Replace(); node.Add(graced("other", s), s) })
+		by := drainer()
+		began := time.Now()
+		by.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(10 * time.Minute), Force: true}
+		report, state := by.Drain(within(t, 10*time.Minute), node, drain.Node{Cordoned: began})
+		require.ErrorIs(t, state.Err(), drain.ErrNodeReplaced)
+		require.Equal(t, 5*s, time.Since(began))
+		require.Zero(t, count(node, "evict app/other"))
+		require.Len(t, report.Remaining(), 2)
+	})
+}
+
+func TestState_OrdinaryDrain_NoError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, state := drainer().Drain(within(t, time.Minute), draintest.New().Add(pod("web"), s), drain.Node{})
+		require.NoError(t, state.Err())
+	})
+}

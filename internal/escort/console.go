@@ -1,0 +1,86 @@
+package escort
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"iter"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"quiesce/internal/pgbouncer"
+)
+
+// ConsoleTimeout bounds the login and the first commands. It is many times what a healthy console takes, and a small part of an escort's
+// minute where nothing answers, as on a black hole or a stopped process.
+const ConsoleTimeout = 5 * time.Second
+
+// Forwarder connects to pods through the API server.
+type Forwarder interface {
+	// Forward connects to a port of the pod.
+	Forward(ctx context.Context, namespace, name string, port int) (net.Conn, error)
+}
+
+// Consoles opens the admin consoles of pods that run pgbouncer.
+type Consoles struct {
+	Dial      func(ctx context.Context, address string) (net.Conn, error)         // connects to a pod's address
+	Forwarder Forwarder                                                           // connects instead of Dial; nil: Dial does
+	Logins    func(ctx context.Context, namespace string) iter.Seq2[Login, error] // logins that may be sent to pods of the namespace
+	Port      func(Pod) int                                                       // of the console
+
+	TLS        pgbouncer.TLSMode
+	ServerName string         // the name in the console's certificate, for pgbouncer.TLSVerifyFull
+	RootCAs    *x509.CertPool // the authorities that may have signed it
+}
+
+// Open logs in to the pod's console with the first login that is accepted.
+func (c Consoles) Open(ctx context.Context, p Pod) (*pgbouncer.Console, error) {
+	open := func(login Login) (*pgbouncer.Console, error) { return pgbouncer.Open(ctx, c.target(p, login)) }
+	return LogIn(c.Logins(ctx, p.Namespace), open, refused)
+}
+
+func (c Consoles) connect(ctx context.Context, p Pod) (net.Conn, error) {
+	port := c.Port(p)
+	if c.Forwarder != nil {
+		return c.Forwarder.Forward(ctx, p.Namespace, p.Name, port)
+	}
+	address, err := PodAddress(p.IP, port)
+	if err != nil {
+		return nil, err
+	}
+	return c.Dial(ctx, address)
+}
+
+// PodAddress returns host:port for a pod's address. Who can write the status of pods must not make the function connect to itself, or to
+// what is reachable only from where it runs.
+func PodAddress(ip string, port int) (string, error) {
+	address, err := netip.ParseAddr(ip)
+	if err != nil || !isPodAddress(address) {
+		return "", fmt.Errorf("pod has address %q, which is not one of a pod", ip)
+	}
+	return net.JoinHostPort(address.String(), strconv.Itoa(port)), nil
+}
+
+func isPodAddress(a netip.Addr) bool {
+	a = a.Unmap()
+	return a.Zone() == "" && !a.IsUnspecified() && !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.IsMulticast()
+}
+
+// ProveWrite logs in to a database of the pod's pgbouncer as its clients do, and writes there.
+func (c Consoles) ProveWrite(ctx context.Context, p Pod, database string) error {
+	prove := func(login Login) (struct{}, error) { return struct{}{}, c.target(p, login).ProveWrite(ctx, database) }
+	_, err := LogIn(c.Logins(ctx, p.Namespace), prove, refused)
+	return err
+}
+
+func (c Consoles) target(p Pod, login Login) pgbouncer.Target {
+	return pgbouncer.Target{
+		Dial: func(ctx context.Context) (net.Conn, error) { return c.connect(ctx, p) },
+		User: login.User, Password: login.Password, TLS: c.TLS, ServerName: c.ServerName, RootCAs: c.RootCAs,
+	}
+}
+
+func refused(err error) bool { return errors.Is(err, pgbouncer.ErrRefused) }

@@ -1,0 +1,71 @@
+package kube
+
+const (
+	// maxPDBs bounds the PDBs that are kept of one namespace, and maxSelectorBytes the selector of each. The server decides about
+	// the others, and is asked as the drain's own retries come.
+	maxPDBs          = 1000
+	maxSelectorBytes = 16 << 10
+	// maxRequirements bounds the requirements of their selectors in all. Each is compared with each pod of the namespace at each change,
+	// and an author of PDBs could take the function's time. A thousand ordinary selectors have some 3,000.
+	maxRequirements = 10_000
+)
+
+// namespaceSink is the sink of one namespace's PDBs.
+type namespaceSink struct {
+	*pdbs
+	of *namespacePDBs
+}
+
+func (s namespaceSink) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.of.next = map[string]*pdb{}
+}
+
+func (s namespaceSink) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.of.known, s.of.next = s.of.next, nil
+	s.notify()
+}
+
+// put keeps a PDB. Of those that are too many or too costly, the server's own refusals tell.
+func (s namespaceSink) put(p *pdb) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	set := s.of.known
+	if s.of.next != nil {
+		set = s.of.next
+	}
+	delete(set, p.name)
+	if len(set) < maxPDBs && requirements(set)+p.requirements() <= maxRequirements {
+		set[p.name] = p
+	}
+	if s.of.next == nil {
+		s.notify()
+	}
+}
+
+// requirements returns how many comparisons the selector takes at most.
+func (p *pdb) requirements() int {
+	all, _ := p.selector.Requirements()
+	return len(all)
+}
+
+func requirements(set map[string]*pdb) (sum int) {
+	for _, p := range set {
+		sum += p.requirements()
+	}
+	return sum
+}
+
+func (s namespaceSink) drop(p *pdb) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of.next != nil {
+		delete(s.of.next, p.name)
+		return
+	}
+	delete(s.of.known, p.name)
+	s.notify()
+}

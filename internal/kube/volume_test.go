@@ -1,0 +1,123 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	quantity "k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/drain"
+)
+
+const attachmentList = "WATCHLIST /apis/storage.k8s.io/v1/volumeattachments"
+
+// attach attaches a volume to the node, as the attach-detach controller does.
+func (e *labEnv) attach(node, volume string) {
+	e.Helper()
+	attachments := e.Client().StorageV1().VolumeAttachments()
+	_, err := attachments.Create(e.Context(), &storagev1.VolumeAttachment{
+		ObjectMeta: metav1.ObjectMeta{Name: "csi-" + volume},
+		Spec: storagev1.VolumeAttachmentSpec{
+			Attacher: "ebs.csi.aws.com", NodeName: node, Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &volume},
+		},
+	}, metav1.CreateOptions{})
+	require.NoError(e, err)
+	e.Cleanup(func() { _ = attachments.Delete(context.Background(), "csi-"+volume, metav1.DeleteOptions{}) })
+}
+
+func (e *labEnv) detach(volume string) {
+	e.Helper()
+	require.NoError(e, e.Client().StorageV1().VolumeAttachments().Delete(e.Context(), "csi-"+volume, metav1.DeleteOptions{}))
+}
+
+// claim creates a claim that names its volume.
+func (e *labEnv) claim(name, volume string) {
+	e.Helper()
+	none := ""
+	_, err := e.Client().CoreV1().PersistentVolumeClaims(e.namespace).Create(e.Context(), &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: &none, VolumeName: volume,
+			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: quantity.MustParse("1Gi")}},
+		},
+	}, metav1.CreateOptions{})
+	require.NoError(e, err)
+}
+
+func (e *labEnv) staying(claims ...string) []drain.Pod {
+	return []drain.Pod{{Ref: refNamed(e.namespace, "stays", "1"), Claims: claims}}
+}
+
+func TestAwaitDetached_NoneOnNode_OneRequest(t *testing.T) {
+	e := newLabEnv(t)
+	node, through := e.bareNode(), &network{}
+	e.attach("another-"+node.Name, e.namespace+"-other")
+	detached, err := e.clientThrough(through).AwaitDetached(t.Context(), node, e.staying("data"))
+	require.NoError(t, err)
+	require.Zero(t, detached)
+	require.Equal(t, 1, len(through.seen))
+	require.Equal(t, 1, through.requests(attachmentList))
+}
+
+// The pods that had the volumes may be gone: an earlier invocation or another client has evicted them.
+func TestAwaitDetached_PodsGoneBefore_WaitsForVolumes(t *testing.T) {
+	for name, answer := range listings {
+		t.Run(name, func(t *testing.T) {
+			e := newLabEnv(t)
+			node, through := e.bareNode(), &network{answer: answer}
+			one, other, stays := e.namespace+"-one", e.namespace+"-other", e.namespace+"-stays"
+			for _, volume := range []string{one, other, stays} {
+				e.attach(node.Name, volume)
+			}
+			e.claim("data", stays)
+			type result struct {
+				detached int
+				err      error
+			}
+			done := make(chan result, 1)
+			go func() {
+				detached, err := e.clientThrough(through).AwaitDetached(t.Context(), node, e.staying("data", "gone"))
+				done <- result{detached, err}
+			}()
+			claims := "GET /api/v1/namespaces/" + e.namespace + "/persistentvolumeclaims/"
+			e.eventually(func() bool { return through.requests(claims+"data", claims+"gone") == 2 })
+			e.detach(one)
+			require.Empty(t, done)
+			e.detach(other)
+			require.Equal(t, result{2, nil}, <-done)
+		})
+	}
+}
+
+func TestAwaitDetached_TimeOver_ErrorNamesSome(t *testing.T) {
+	e := newLabEnv(t)
+	node := e.bareNode()
+	for i := range maxVolumesNamed + 5 {
+		e.attach(node.Name, fmt.Sprintf("%s-%02d", e.namespace, i))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	detached, err := e.client.AwaitDetached(ctx, node, nil)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, e.namespace+"-09 and 5 more")
+	require.NotContains(t, err.Error(), e.namespace+"-10")
+	require.Zero(t, detached)
+}
+
+// A claim's name in a pod is not checked by the API server, and must not lead anywhere else.
+func TestAwaitDetached_ClaimUnreadable_WaitsAndSaysSo(t *testing.T) {
+	e := newLabEnv(t)
+	node := e.bareNode()
+	e.attach(node.Name, e.namespace+"-data")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := e.client.AwaitDetached(ctx, node, e.staying("../../../secrets/x"))
+	require.ErrorContains(t, err, "volumes still attached: "+e.namespace+"-data")
+	require.ErrorContains(t, err, "get claim")
+}

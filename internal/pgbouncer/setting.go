@@ -1,0 +1,42 @@
+package pgbouncer
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"sync"
+)
+
+// The settings that this package writes (https://www.pgbouncer.org/config.html). It writes no others: a login that may
+// change these may also turn authentication off.
+const (
+	QueryWaitTimeout  = "query_wait_timeout"  // seconds that a client waits for its transaction to begin; 0: for ever
+	ClientIdleTimeout = "client_idle_timeout" // seconds after which an idle client is disconnected; 0: never
+	ServerLoginRetry  = "server_login_retry"  // seconds for which clients wait after a connection to the database has failed
+	ServerFastClose   = "server_fast_close"   // whether a session ends with its transaction: 0 or 1
+)
+
+// maxTimeout is more than anyone configures, 30 years in seconds. pgbouncer counts microseconds in 64 bits.
+const maxTimeout = 1e9
+
+// writable maps each of these settings to its highest value. The lowest is 0.
+var writable = map[string]float64{QueryWaitTimeout: maxTimeout, ClientIdleTimeout: maxTimeout, ServerLoginRetry: maxTimeout, ServerFastClose: 1}
+
+// settingNumber is how pgbouncer prints a number: 120, 120.0, 0.5 or 1e+06.
+var settingNumber = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^\d{1,12}(\.\d{1,9})?(e\+\d{1,2})?$`)
+})
+
+// CheckSetting returns an error unless the setting is one that this package writes, and the value a number in its range. Values come
+// from records and from consoles, and neither is to be believed.
+func CheckSetting(name, value string) error {
+	most, known := writable[name]
+	if !known {
+		return fmt.Errorf("setting %s is not one that quiesce writes", printable(name))
+	}
+	number, err := strconv.ParseFloat(value, 64)
+	if err != nil || !settingNumber().MatchString(value) || number > most {
+		return fmt.Errorf("setting %s: %s is not a number from 0 to %.0f", name, printable(value), most)
+	}
+	return nil
+}

@@ -1,0 +1,184 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
+)
+
+// maxDatabases bounds the databases of one pooler that are paused: each needs a console while it is paused, and a server may invent them.
+const maxDatabases = 32
+
+// Consoles opens real consoles.
+type Consoles struct{ escort.Consoles }
+
+var _ PoolerConsoles = Consoles{}
+
+// NewConsoles returns consoles that are reached with this setting of TLS, as the configuration has it.
+func NewConsoles(c escort.Consoles, tls string) Consoles {
+	c.TLS = pgbouncer.TLSMode(tls)
+	return Consoles{c}
+}
+
+// Open logs in to the console of the pod.
+func (c Consoles) Open(ctx context.Context, p escort.Pod) (Console, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, escort.ConsoleTimeout, fmt.Errorf("console did not answer in %v", escort.ConsoleTimeout))
+	defer cancel()
+	opened, err := c.Consoles.Open(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return &poolerConsole{main: opened, pauses: map[string]*pause{}}, nil
+}
+
+// poolerConsole is the console of one pooler, and one more for each database that it pauses: a console waits for the answer to a PAUSE.
+// Several databases may be paused at the same time.
+type poolerConsole struct {
+	main *pgbouncer.Console
+
+	mutex  sync.Mutex
+	pauses map[string]*pause // by database
+}
+
+func (c *poolerConsole) pauseOf(database string) *pause {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	return c.pauses[database]
+}
+
+// setPause notes the pause of a database; nil: it is over. It reports false if there are too many.
+func (c *poolerConsole) setPause(database string, p *pause) bool {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	if p == nil {
+		delete(c.pauses, database)
+		return true
+	}
+	if len(c.pauses) >= maxDatabases {
+		return false
+	}
+	c.pauses[database] = p
+	return true
+}
+
+type pause struct {
+	console *pgbouncer.Console
+	pending *pgbouncer.Pending
+}
+
+// Look implements Console.
+func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
+	databases, err := c.main.Databases(ctx)
+	if err != nil {
+		return PoolerState{}, err
+	}
+	pools, err := c.main.Pools(ctx)
+	if err != nil {
+		return PoolerState{}, err
+	}
+	text, err := c.main.Setting(ctx, pgbouncer.QueryWaitTimeout)
+	if err != nil {
+		return PoolerState{}, err
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || pgbouncer.CheckSetting(pgbouncer.QueryWaitTimeout, text) != nil {
+		return PoolerState{}, fmt.Errorf("setting %s is not a number", pgbouncer.QueryWaitTimeout)
+	}
+	retry, err := c.main.Setting(ctx, pgbouncer.ServerLoginRetry)
+	if err != nil {
+		return PoolerState{}, err
+	}
+	// A login that may only read must be known before anything is paused.
+	if err := c.main.Set(ctx, pgbouncer.QueryWaitTimeout, text); err != nil {
+		return PoolerState{}, err
+	}
+	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second))}
+	for _, d := range databases {
+		state.Databases = append(state.Databases,
+			PoolerDatabase{Name: d.Name, Host: d.Host, Port: d.Port, Paused: d.Paused, Sessions: poolsOf(pools, d.Name).HasSessions()})
+	}
+	return state, nil
+}
+
+func poolsOf(all pgbouncer.Pools, database string) (pools pgbouncer.Pools) {
+	for _, p := range all {
+		if p.Database == database {
+			pools = append(pools, p)
+		}
+	}
+	return pools
+}
+
+// Oldest implements Console.
+func (c *poolerConsole) Oldest(ctx context.Context, database string) (time.Duration, error) {
+	return c.main.OldestTransaction(ctx, database)
+}
+
+// SetLoginRetry implements Console.
+func (c *poolerConsole) SetLoginRetry(ctx context.Context, seconds string) error {
+	return c.main.Set(ctx, pgbouncer.ServerLoginRetry, seconds)
+}
+
+// Pause implements Console.
+func (c *poolerConsole) Pause(ctx context.Context, database string) error {
+	second, err := c.main.OpenAnother(ctx)
+	if err != nil {
+		return err
+	}
+	sent := &pause{console: second}
+	if !c.setPause(database, sent) {
+		second.Close()
+		return fmt.Errorf("more than %d databases to pause", maxDatabases)
+	}
+	pending, err := second.PauseDatabase(ctx, database)
+	if err != nil {
+		second.Close()
+		c.setPause(database, nil)
+		return err
+	}
+	sent.pending = pending
+	select {
+	case <-pending.Done():
+		return pending.Err()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Resume implements Console. A PAUSE that pgbouncer has not read yet is undone too.
+func (c *poolerConsole) Resume(ctx context.Context, database string) error {
+	sent := c.pauseOf(database)
+	if sent == nil || sent.pending == nil {
+		return c.main.ResumeDatabase(ctx, database)
+	}
+	if err := c.main.UndoPauseDatabase(ctx, sent.pending, database); err != nil {
+		return err
+	}
+	sent.console.Close()
+	c.setPause(database, nil)
+	return nil
+}
+
+// Reconnect implements Console. A database that pgbouncer has forgotten has no connections.
+func (c *poolerConsole) Reconnect(ctx context.Context, database string) error {
+	if err := c.main.ReconnectDatabase(ctx, database); err != nil && !errors.Is(err, pgbouncer.ErrNoDatabase) {
+		return err
+	}
+	return nil
+}
+
+// Close implements Console. What is paused stays paused.
+func (c *poolerConsole) Close() {
+	c.main.Close()
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	for _, p := range c.pauses {
+		p.console.Close()
+	}
+}

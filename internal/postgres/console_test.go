@@ -1,0 +1,108 @@
+package postgres
+
+import (
+	"context"
+	"iter"
+	"log/slog"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
+	parts "quiesce/test/parts/pgbouncer"
+)
+
+func TestMain(m *testing.M) { os.Exit(parts.Run(m)) }
+
+// consolesOf opens consoles of a real pooler, as the admin.
+func consolesOf(p *parts.Pooler) Consoles {
+	return Consoles{escort.Consoles{
+		Dial: func(ctx context.Context, _ string) (net.Conn, error) { return p.Dial(ctx) },
+		Logins: func(context.Context, string) iter.Seq2[escort.Login, error] {
+			return func(yield func(escort.Login, error) bool) {
+				yield(escort.Login{User: parts.Admin.Name, Password: parts.Admin.Password}, nil)
+			}
+		},
+		Port: func(escort.Pod) int { return 6432 }, TLS: pgbouncer.TLSDisable,
+	}}
+}
+
+func TestConsole_RealPooler_PausesResumesAndReconnectsOneDatabase(t *testing.T) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
+		console, err := consolesOf(p).Open(t.Context(), poolerPod("a"))
+		require.NoError(t, err)
+		defer console.Close()
+		app := p.Connect(t)
+		parts.Exec(t, app, "SELECT")
+		state, err := console.Look(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 2*time.Minute, state.QueryWait)
+		require.Len(t, state.Databases, 1)
+		require.Equal(t, "app", state.Databases[0].Name)
+		require.Equal(t, "127.0.0.1", state.Databases[0].Host)
+		require.False(t, state.Databases[0].Sessions)
+
+		require.NoError(t, console.Pause(t.Context(), "app"))
+		state, err = console.Look(t.Context())
+		require.NoError(t, err)
+		require.True(t, state.Databases[0].Paused)
+		require.NoError(t, console.Resume(t.Context(), "app"))
+		parts.Exec(t, app, "SELECT")
+		require.NoError(t, console.Reconnect(t.Context(), "app"))
+		parts.Exec(t, app, "SELECT")
+	})
+}
+
+// The function is gone after PAUSE. Another one, which only has the mark, lets the clients go on.
+func TestResumer_RealPoolerPausedByADeadFunction_ClientsGoOn(t *testing.T) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
+		dead, err := consolesOf(p).Open(t.Context(), poolerPod("a"))
+		require.NoError(t, err)
+		app := p.Connect(t)
+		parts.Exec(t, app, "BEGIN")
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		require.Error(t, dead.Pause(ctx, "app"), "a transaction is open")
+		dead.Close()
+
+		w := newWorld()
+		left := resumer{&incarnation{world: w}, consolesOf(p), slog.Default()}.all(t.Context(),
+			[]markedPooler{{poolerPod("a").Ref, []string{"app"}, "15"}}, nil)
+		require.Empty(t, left)
+		parts.Exec(t, p.Connect(t), "SELECT")
+		parts.Exec(t, app, "COMMIT")
+	})
+}
+
+func TestConsole_SessionsInUse_AreSeen(t *testing.T) {
+	parts.Each(t, parts.Options{PoolMode: "session"}, func(t *testing.T, p *parts.Pooler) {
+		console, err := consolesOf(p).Open(t.Context(), poolerPod("a"))
+		require.NoError(t, err)
+		defer console.Close()
+		parts.Exec(t, p.Connect(t), "SELECT")
+		state, err := console.Look(t.Context())
+		require.NoError(t, err)
+		require.True(t, state.Databases[0].Sessions)
+	})
+}
+
+// A login that may only look cannot resume either, so nothing must be paused with it.
+func TestLook_LoginWithoutCommands_IsAnError(t *testing.T) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
+		consoles := consolesOf(p)
+		consoles.Logins = func(context.Context, string) iter.Seq2[escort.Login, error] {
+			return func(yield func(escort.Login, error) bool) {
+				yield(escort.Login{User: parts.Stats.Name, Password: parts.Stats.Password}, nil)
+			}
+		}
+		console, err := consoles.Open(t.Context(), poolerPod("a"))
+		require.NoError(t, err)
+		defer console.Close()
+		_, err = console.Look(t.Context())
+		require.ErrorIs(t, err, pgbouncer.ErrNotAdmin)
+	})
+}

@@ -1,0 +1,219 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"quiesce/internal/config"
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+)
+
+// DatabaseAnnotation is on a pooler whose databases are all those of one cluster, where neither its configuration nor its labels say so.
+// Its value is the cluster's name, with or without its namespace.
+const DatabaseAnnotation = escort.DatabaseAnnotation
+
+// Alias is the name of a pooler's database that no move pauses. It leads to the same server as the others, and proves that clients can
+// write again before they are let go.
+const Alias = "quiesce"
+
+const (
+	// maxQuiet is how long an open transaction may have been quiet for a pause to begin. Most transactions take less; while a longer one
+	// is open, every other client would wait for it in vain.
+	maxQuiet = 5 * time.Second
+	// maxPoolers bounds the poolers of one cluster. Each needs two connections or more.
+	maxPoolers = 100
+)
+
+// front is a pooler in front of a primary.
+type front struct {
+	pod       escort.Pod
+	console   Console       // nil: none
+	databases []string      // that lead to the primary, without the alias
+	alias     bool          // one of them is the alias
+	retry     string        // its setting server_login_retry
+	queryWait time.Duration // zero: clients wait for ever
+	paused    string        // a database that somebody else has paused; empty: none
+	unheld    string        // why its clients cannot be held, in words; empty: they can
+}
+
+// group returns the name of the Lease with which the poolers of one owner take turns. The escort of poolers takes the same.
+func (p *front) group() string {
+	owner := p.pod.UID
+	if p.pod.Owner.Valid() {
+		owner = p.pod.Owner.UID
+	}
+	return escort.GroupLease("pooler", p.pod.Namespace, owner)
+}
+
+// surroundings are the Services and poolers of a primary.
+type surroundings struct {
+	services []string // of the cluster's namespace: the names of those that lead to the primary and nowhere else
+	fronts   []*front // in order of their names
+	unknown  []string // poolers without a console of which nothing says where they lead
+}
+
+// close closes the consoles. What is paused stays paused.
+func (s *surroundings) close() {
+	for _, p := range s.fronts {
+		if p.console != nil {
+			p.console.Close()
+		}
+	}
+}
+
+// surround finds the poolers in front of the leader, and opens their consoles.
+func (e *Escort) surround(ctx context.Context, cluster Cluster, f *Facts) (*surroundings, error) {
+	leader := f.LeaderMember()
+	all, err := cluster.Services(ctx, f.Namespace)
+	if err != nil {
+		return nil, fmt.Errorf("find the Services of the primary: %w", err)
+	}
+	leading := slices.DeleteFunc(all, func(s escort.Service) bool { return !leadsOnlyTo(s, leader.IP) })
+	found := &surroundings{}
+	for _, s := range leading {
+		found.services = append(found.services, s.Name)
+	}
+	pods, err := e.poolerPods(ctx, cluster, f.Namespace)
+	if err != nil {
+		return nil, fmt.Errorf("find poolers: %w", err)
+	}
+	fronts := make([]*front, len(pods))
+	var group sync.WaitGroup
+	for i, pod := range pods {
+		group.Go(func() { fronts[i] = e.look(ctx, pod, f, leading) })
+	}
+	group.Wait()
+	for _, p := range fronts {
+		switch {
+		case len(p.databases) > 0 || p.unheld != "" && belongs(p.pod, f.Identity):
+			found.fronts = append(found.fronts, p)
+			continue
+		case p.unheld != "":
+			found.unknown = append(found.unknown, p.pod.Ref.String())
+		}
+		if p.console != nil {
+			p.console.Close()
+		}
+	}
+	return found, nil
+}
+
+// poolerPods returns the poolers that may be in front: those of the database's namespace, and of the namespaces that are configured.
+func (e *Escort) poolerPods(ctx context.Context, cluster Cluster, namespace string) ([]escort.Pod, error) {
+	if e.IsPooler == nil || e.Settings.Poolers == config.PoolersNone {
+		return nil, nil
+	}
+	var found []escort.Pod
+	namespaces := append([]string{namespace}, e.PoolerNamespaces...)
+	slices.Sort(namespaces)
+	for _, ns := range slices.Compact(namespaces) {
+		pods, err := cluster.PodsMatching(ctx, ns, func(p drain.Pod) bool { return !p.Finished && e.IsPooler(p) })
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, pods...)
+	}
+	if len(found) > maxPoolers {
+		return nil, fmt.Errorf("there are %d, and at most %d can be held", len(found), maxPoolers)
+	}
+	slices.SortFunc(found, func(a, b escort.Pod) int { return refOrder(a.Ref, b.Ref) })
+	return found, nil
+}
+
+// look opens the pooler's console, and finds the databases that lead to the leader.
+func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []escort.Service) *front {
+	p := &front{pod: pod}
+	if !pod.Deleted.IsZero() {
+		p.unheld = "it is stopping"
+		return p
+	}
+	console, err := e.Consoles.Open(ctx, pod)
+	if err != nil {
+		p.unheld = "no console: " + drain.Short(err.Error())
+		return p
+	}
+	p.console = console
+	ctx, cancel := context.WithTimeout(ctx, escort.ConsoleTimeout)
+	defer cancel()
+	state, err := console.Look(ctx)
+	if err != nil {
+		p.unheld = "its console is of no use: " + drain.Short(err.Error())
+		return p
+	}
+	p.queryWait, p.retry = state.QueryWait, state.LoginRetry
+	for _, d := range state.Databases {
+		if len(p.databases) == maxDatabases {
+			p.unheld = fmt.Sprintf("more than %d of its databases lead to the primary", maxDatabases)
+			break
+		}
+		if annotatedFor(pod, f.Identity) || hostLeads(d.Host, pod.Namespace, f.LeaderMember().IP, leading) {
+			p.add(d)
+		}
+	}
+	return p
+}
+
+// add adds a database that leads to the primary.
+func (p *front) add(d PoolerDatabase) {
+	switch {
+	case d.Name == Alias:
+		p.alias = true
+		return
+	case d.Sessions:
+		p.unheld = fmt.Sprintf("database %s has sessions, which a pause would wait for", drain.Short(d.Name))
+	case d.Paused:
+		p.paused = drain.Short(d.Name)
+		p.unheld = "somebody else has paused database " + p.paused
+	}
+	p.databases = append(p.databases, d.Name)
+}
+
+// leadsOnlyTo reports whether the address is the Service's only ready endpoint. One that leads to replicas too is none that a move changes.
+func leadsOnlyTo(s escort.Service, address string) bool {
+	return len(s.Ready) > 0 && !slices.ContainsFunc(s.Ready, func(a string) bool { return a != address })
+}
+
+// hostLeads reports whether one of the hosts that pgbouncer connects to is the primary, or a Service that leads to it
+// (https://www.pgbouncer.org/config.html#host). A Service's name without a namespace is one of the pooler's own
+// (https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/).
+func hostLeads(hosts, namespace, leader string, leading []escort.Service) bool {
+	for host := range strings.SplitSeq(hosts, ",") {
+		host = strings.TrimSuffix(strings.ToLower(strings.TrimSpace(host)), ".")
+		if host == leader && host != "" {
+			return true
+		}
+		for _, s := range leading {
+			full := s.Name + "." + s.Namespace
+			if slices.Contains(s.Addresses, host) || host == s.Name && s.Namespace == namespace || host == full || host == full+".svc" ||
+				strings.HasPrefix(host, full+".svc.") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// belongs reports whether labels or the annotation say that the pooler is one of the cluster's primary. Their sources are those of the
+// presets in package pooler.
+func belongs(p escort.Pod, i Identity) bool {
+	if annotatedFor(p, i) {
+		return true
+	}
+	if p.Namespace != i.Namespace {
+		return false
+	}
+	_, zalando := p.Labels["connection-pooler"]
+	return p.Labels["cnpg.io/cluster"] == i.Cluster && p.Labels["cnpg.io/poolerName"] != "" ||
+		zalando && p.Labels["cluster-name"] == i.Cluster && p.Labels["spilo-role"] != "replica" ||
+		p.Labels["postgres-operator.crunchydata.com/cluster"] == i.Cluster
+}
+
+func annotatedFor(p escort.Pod, i Identity) bool {
+	value := p.Annotations[DatabaseAnnotation]
+	return value == i.String() || value == i.Cluster && p.Namespace == i.Namespace
+}

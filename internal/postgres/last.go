@@ -1,0 +1,69 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"quiesce/internal/config"
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+)
+
+// isLast reports whether the time for anything but the last acts is over.
+func (r *run) isLast() bool {
+	return !r.request.EvictBy.IsZero() && time.Until(r.request.EvictBy) < lastLead
+}
+
+// heldUnlessLast returns the hold, or evicts the member if there is no time to wait.
+func (r *run) heldUnlessLast(ctx context.Context, held error) error {
+	if !r.isLast() {
+		return held
+	}
+	return r.evictPlainly(ctx, held.Error())
+}
+
+// escortLast gets a primary off its node at the end of the drain's time: to any healthy candidate, though its node leaves too. Otherwise
+// the primary is evicted under a pause: Patroni hands over when it is told to stop. Otherwise it is evicted without one. It has its whole
+// grace in each case.
+func (r *run) escortLast(ctx context.Context) error {
+	left := time.Until(r.request.EvictBy)
+	if left > lastMove && r.facts.Operator.UsesPatroni() && r.Strategy == config.StrategySwitchover {
+		m := r.newMove()
+		m.deadline = r.request.EvictBy.Add(-lastPause)
+		m.last, m.judge = true, func(f Facts) Assessment { return AssessLast(f, r.Settings, time.Now()) }
+		err := m.run(ctx)
+		switch end, limited := ctx.Deadline(); {
+		case err == nil:
+			return r.evictPlainly(ctx, "")
+		case errors.Is(err, errTooShort) && limited && r.request.EvictBy.After(end.Add(lastPause)):
+			return err // the next invocation has the time
+		}
+		escort.AddReason(&r.result, err.Error())
+		r.log.Warn("cannot move the primary in time, evicting it under a pause", "reason", err.Error())
+	}
+	if r.canHandOver(left) {
+		if err := r.request.Evict(ctx, drain.EvictOptions{DryRun: true}); err != nil {
+			return err // clients are not paused for an eviction that is refused
+		}
+		m, evicted := r.newMove(), false
+		m.last, m.unnamed, m.deadline = true, true, r.request.EvictBy.Add(-lastPause)
+		m.way = byEviction{func(ctx context.Context) error {
+			err := r.evict(ctx)
+			evicted = err == nil
+			return err
+		}}
+		if err := m.run(ctx); err != nil {
+			escort.AddReason(&r.result, err.Error())
+		}
+		if evicted {
+			return nil
+		}
+	}
+	return r.evictPlainly(ctx, "")
+}
+
+// canHandOver reports whether an eviction under a pause can end in a new primary: Patroni hands over on SIGTERM, to another member.
+func (r *run) canHandOver(left time.Duration) bool {
+	return left > lastPause && r.Strategy == config.StrategySwitchover && r.facts.Operator.UsesPatroni() && !r.facts.isSingle()
+}

@@ -1,0 +1,402 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+)
+
+const (
+	// pauseTime is how long the poolers' open transactions may take to end. Longer, and clients wait for a few slow ones.
+	pauseTime = 10 * time.Second
+	// loginRetry is for how many seconds clients wait after a connection has failed, while the primary moves. By default 15 s
+	// (https://www.pgbouncer.org/config.html#server_login_retry): one attempt that comes too early would cost more than the whole move.
+	loginRetry = "1"
+	// gateTime bounds the last look before the request, while clients wait: a few reads and the wait for the candidate's WAL receiver.
+	gateTime = 3 * time.Second
+	// pollInterval is between two looks while clients wait. A new leader is noticed soon, at a few requests a second.
+	pollInterval = 250 * time.Millisecond
+	// resumeReserve is kept at the end of the hold: to withdraw a request, to look once more, and to resume.
+	resumeReserve = 5 * time.Second
+	// queryWaitReserve is kept between the end of the hold and query_wait_timeout, at which pgbouncer fails every client that waits. It has
+	// room for a RESUME that is tried again and again. If the function dies, its message comes later: then that timeout frees clients.
+	queryWaitReserve = 30 * time.Second
+	// minHold is the least that a switchover gets: twice what one takes with Patroni, kube-proxy included.
+	minHold = 10 * time.Second
+	// invocationReserve is what a move needs of the invocation beyond the hold: to open consoles before it, and to reconnect and verify.
+	invocationReserve = 15 * time.Second
+	// followTime bounds the wait until the Services lead to the new primary. kube-proxy needs a second more.
+	followTime = 10 * time.Second
+	// followMargin is for kube-proxy on the poolers' nodes, if no alias proves that clients reach the new primary. Its minSyncPeriod is 1 s
+	// (https://kubernetes.io/docs/reference/config-api/kube-proxy-config.v1alpha1/).
+	followMargin = 1500 * time.Millisecond
+	// proofTries is how many writes must succeed, proofInterval apart: two nodes' kube-proxies may be at different points.
+	proofTries    = 2
+	proofInterval = 500 * time.Millisecond
+	// reconnectDelay is between RESUME and RECONNECT. Connections that a slower kube-proxy led to the old primary are closed then.
+	reconnectDelay = 3 * time.Second
+)
+
+// move is one move of a primary.
+type move struct {
+	*Escort
+	log      *slog.Logger
+	cluster  Cluster
+	clusters Clusters
+	way      way
+	save     func(ctx context.Context, record json.RawMessage) error // in the drain's record; nil: there is no drain
+	result   *drain.EscortResult
+	rehearse bool // everything to the last gate, and no request
+	last     bool // time runs out: open transactions are no reason not to begin
+	unnamed  bool // the operator chooses the new primary
+	judge    func(Facts) Assessment
+	deadline time.Time // no Lease is waited for any longer; zero: leaseWait decides
+
+	facts     Facts
+	candidate *Member
+	warnings  []string // of the assessment
+	lease     escort.MarkedLease
+	around    *surroundings
+	lead      time.Duration // what pause and gate take, as long as the same reads took before
+	limit     time.Duration // of the hold
+	mark      mark
+	pausedAt  time.Time // zero: nothing is paused
+	moved     string    // the new leader
+	proven    bool      // a write reached it before clients were let go
+}
+
+// errTooShort holds a primary until the next invocation.
+var errTooShort = &drain.Held{Reason: "the invocation ends too soon; the next one moves the primary"}
+
+// pausedAgainAfter is how long clients are left alone after a pause that moved nothing. A transaction that is too long, or a replica that
+// does not catch up, takes minutes to change, and each pause costs every client seconds.
+const pausedAgainAfter = 2 * time.Minute
+
+// hold returns the error of a primary that stays for now.
+func hold(format string, args ...any) error {
+	return &drain.Held{Reason: escort.Printable(fmt.Sprintf(format, args...))}
+}
+
+// run moves the primary. It returns drain.Held if nothing was moved. Whatever happens, it resumes what it paused.
+func (m *move) run(ctx context.Context) error {
+	if err := m.assess(ctx); err != nil {
+		return err
+	}
+	if err := m.lookAround(ctx); err != nil {
+		return err
+	}
+	defer func() { m.around.close() }()
+	release, err := m.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	// What was seen before may be what another move had changed for a while: a pause, and server_login_retry.
+	if err := m.lookAround(ctx); err != nil {
+		return err
+	}
+	if err := m.ready(ctx); err != nil {
+		return err
+	}
+	m.align(ctx)
+	return m.underPause(ctx)
+}
+
+// lookAround finds the Services and poolers in front of the primary.
+func (m *move) lookAround(ctx context.Context) error {
+	around, err := m.surround(ctx, m.cluster, &m.facts)
+	if err != nil {
+		return hold("%v", err)
+	}
+	if m.around != nil {
+		m.around.close()
+	}
+	m.around = around
+	return nil
+}
+
+// assess reads the facts, and chooses the candidate.
+func (m *move) assess(ctx context.Context) error {
+	leader := m.facts.Leader
+	began := time.Now()
+	f, err := Observe(ctx, m.clusters, m.facts.Identity)
+	m.lead = min(max(keyLead, 2*time.Since(began)), maxKeyLead)
+	if err != nil {
+		return hold("cannot read the cluster: %v", err)
+	}
+	m.facts = f
+	if leader != "" && f.Leader != leader {
+		return hold("the leader changed from %s to %q meanwhile", leader, f.Leader)
+	}
+	if f.LeaderMember() == nil {
+		return hold("no pod has the leader's name %q", f.Leader)
+	}
+	if m.unnamed {
+		return nil
+	}
+	a := m.judge(f)
+	m.warnings = a.Warnings
+	switch {
+	case a.Plain != "":
+		return hold("%s", a.Plain)
+	case len(a.Holds) > 0:
+		return hold("%s", strings.Join(a.Holds, "; "))
+	case a.Candidate == nil:
+		return hold("no member can become primary")
+	}
+	m.candidate = a.Candidate
+	return nil
+}
+
+// ready looks again under the Leases, and checks that a pause can begin.
+func (m *move) ready(ctx context.Context) error {
+	if err := m.assess(ctx); err != nil {
+		return err
+	}
+	m.limit = m.PauseTimeout
+	for _, p := range m.around.fronts {
+		if p.paused != "" && !m.last {
+			return hold("somebody else has paused database %s of pooler %s", p.paused, p.pod.Ref)
+		}
+		if p.unheld != "" {
+			continue
+		}
+		if p.queryWait > 0 {
+			m.limit = min(m.limit, p.queryWait-queryWaitReserve)
+		}
+		if err := m.checkTransactions(ctx, p); err != nil {
+			return err
+		}
+	}
+	if m.limit < minHold {
+		return hold("clients could be held for %v only, and a switchover may take %v: raise query_wait_timeout or pauseTimeout", m.limit, minHold)
+	}
+	if end, limited := ctx.Deadline(); limited && time.Until(end) < m.limit+invocationReserve {
+		return errTooShort
+	}
+	return nil
+}
+
+// checkTransactions holds while a transaction is open that a pause would wait for too long.
+func (m *move) checkTransactions(ctx context.Context, p *front) error {
+	if m.last {
+		return nil
+	}
+	for _, database := range p.databases {
+		quiet, err := p.console.Oldest(ctx, database)
+		switch {
+		case err != nil:
+			return hold("pooler %s: %v", p.pod.Ref, err)
+		case quiet >= maxQuiet:
+			return hold("a transaction of database %s has been open for %v or more at pooler %s", database, quiet, p.pod.Ref)
+		}
+	}
+	return nil
+}
+
+// align waits until shortly before the leader's next loop, if the request is only noticed then.
+func (m *move) align(ctx context.Context) {
+	if wait := m.way.wait(m.facts, time.Now(), m.lead); wait > 0 && len(m.heldFronts()) > 0 && !m.rehearse {
+		_ = escort.Sleep(ctx, wait)
+	}
+}
+
+func (m *move) heldFronts() (held []*front) {
+	for _, p := range m.around.fronts {
+		if p.unheld == "" {
+			held = append(held, p)
+		}
+	}
+	return held
+}
+
+// underPause does what clients wait for.
+func (m *move) underPause(ctx context.Context) error {
+	if err := m.remind(ctx); err != nil {
+		return err
+	}
+	if err := m.setMark(ctx); err != nil {
+		m.clear(ctx, nil)
+		return hold("cannot record what is going to be paused: %v", err)
+	}
+	m.pausedAt = time.Now()
+	err := m.switchOver(ctx)
+	left := m.resumePoolers(ctx)
+	if m.moved == "" {
+		m.clear(ctx, left)
+		m.report("")
+		return m.ended(ctx, err, left)
+	}
+	m.reconnect(ctx)
+	left = m.restore(ctx, left)
+	m.clear(ctx, left)
+	m.report("moved to " + m.moved)
+	if len(left) > 0 {
+		escort.AddReason(m.result, "poolers may still be paused: "+namesOf(left))
+	}
+	return nil
+}
+
+// ended returns the error of a move that moved nothing.
+func (m *move) ended(ctx context.Context, err error, left []markedPooler) error {
+	held, is := errors.AsType[*drain.Held](err)
+	switch {
+	case err == nil:
+		return nil
+	case !is && ctx.Err() != nil:
+		return context.Cause(ctx)
+	case !is:
+		held = &drain.Held{Reason: escort.Printable(err.Error())}
+	}
+	if held = (&drain.Held{Reason: held.Reason}); len(m.heldFronts()) > 0 {
+		held.After = pausedAgainAfter
+	}
+	if len(left) > 0 {
+		held.Reason = escort.Printable(held.Reason + "; poolers may still be paused: " + namesOf(left))
+	}
+	return held
+}
+
+// switchOver pauses, checks, requests, and waits until clients reach the new primary. The caller resumes.
+func (m *move) switchOver(ctx context.Context) error {
+	end := m.pausedAt.Add(m.limit)
+	ctx, cancel := context.WithDeadlineCause(ctx, end, errHoldOver)
+	defer cancel()
+	if err := m.pause(ctx); err != nil {
+		return err
+	}
+	if err := m.gate(ctx); err != nil || m.rehearse {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	// From here on, an end of the drain must not let clients go while Patroni demotes.
+	asking, stop := context.WithDeadlineCause(context.WithoutCancel(ctx), end, errHoldOver)
+	defer stop()
+	defer context.AfterFunc(ctx, func() {
+		if errors.Is(context.Cause(ctx), drain.ErrTakenOver) {
+			stop()
+		}
+	})()
+	if err := m.request(asking, end.Add(-resumeReserve)); err != nil {
+		return err
+	}
+	m.follow(asking)
+	return nil
+}
+
+var errHoldOver = errors.New("clients must not wait any longer")
+
+func (m *move) candidateName() string {
+	if m.candidate == nil {
+		return ""
+	}
+	return m.candidate.Name
+}
+
+// pause pauses every pooler at once.
+func (m *move) pause(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, pauseTime, fmt.Errorf("transactions did not end within %v", pauseTime))
+	defer cancel()
+	var jobs []func() error
+	for _, p := range m.heldFronts() {
+		if err := p.console.SetLoginRetry(ctx, loginRetry); err != nil {
+			return hold("pooler %s: %v", p.pod.Ref, err)
+		}
+		for _, database := range p.databases {
+			jobs = append(jobs, func() error {
+				if err := p.console.Pause(ctx, database); err != nil {
+					return fmt.Errorf("pause database %s of pooler %s: %w", database, p.pod.Ref, err)
+				}
+				return nil
+			})
+		}
+	}
+	if err := parallel(jobs); err != nil {
+		return hold("%v", err)
+	}
+	m.log.Info("poolers paused", "poolers", len(m.heldFronts()))
+	return nil
+}
+
+// parallel runs jobs at once, and joins their errors.
+func parallel(jobs []func() error) error {
+	errs := make([]error, len(jobs))
+	var group sync.WaitGroup
+	for i, job := range jobs {
+		group.Go(func() { errs[i] = job() })
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// resumePoolers resumes what was paused, and returns what may still be paused.
+func (m *move) resumePoolers(ctx context.Context) (left []markedPooler) {
+	poolers := slices.Clone(m.mark.Poolers)
+	if m.moved != "" { // a kube-proxy may be late: connections are tried again soon until they are closed
+		for i := range poolers {
+			poolers[i].Retry = ""
+		}
+	}
+	left = resumer{m.cluster, m.Consoles, m.log}.all(ctx, poolers, m.consoles())
+	for i := range left { // whoever resumes them restores the setting too
+		left[i] = m.mark.Poolers[slices.IndexFunc(m.mark.Poolers, func(p markedPooler) bool { return p.Ref == left[i].Ref })]
+	}
+	m.result.HeldBackSeconds = 0
+	if len(m.mark.Poolers) > 0 {
+		m.result.HeldBackSeconds = time.Since(m.pausedAt).Seconds()
+	}
+	return left
+}
+
+// restore restores the settings of the poolers that are resumed. It returns those that are not as they were, with those that are left.
+func (m *move) restore(ctx context.Context, left []markedPooler) []markedPooler {
+	resumed := slices.DeleteFunc(slices.Clone(m.mark.Poolers), func(p markedPooler) bool {
+		return slices.ContainsFunc(left, func(l markedPooler) bool { return l.Ref == p.Ref })
+	})
+	for i := range resumed {
+		resumed[i].Databases = nil
+	}
+	return append(left, resumer{m.cluster, m.Consoles, m.log}.all(ctx, resumed, m.consoles())...)
+}
+
+// consoles returns the open consoles.
+func (m *move) consoles() map[drain.Ref]Console {
+	all := map[drain.Ref]Console{}
+	for _, p := range m.heldFronts() {
+		all[p.pod.Ref] = p.console
+	}
+	return all
+}
+
+// reconnect closes connections that may still lead to the old primary.
+func (m *move) reconnect(ctx context.Context) {
+	if len(m.heldFronts()) == 0 || escort.Sleep(ctx, reconnectDelay) != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, escort.ConsoleTimeout)
+	defer cancel()
+	var jobs []func() error
+	for _, p := range m.heldFronts() {
+		jobs = append(jobs, func() error {
+			var errs []error
+			for _, database := range p.databases {
+				errs = append(errs, p.console.Reconnect(ctx, database))
+			}
+			return errors.Join(errs...)
+		})
+	}
+	if err := parallel(jobs); err != nil {
+		m.log.Warn("failed to reconnect poolers", "error", escort.Printable(err.Error()))
+	}
+}

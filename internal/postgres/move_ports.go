@@ -1,0 +1,89 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"strings"
+	"time"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+)
+
+// Cluster is the Kubernetes cluster as a move needs it. kube.Client implements it.
+type Cluster interface {
+	Kubernetes
+	escort.Inspector
+	// PodsMatching returns the pods of a namespace that match chooses.
+	PodsMatching(ctx context.Context, namespace string, match func(drain.Pod) bool) ([]escort.Pod, error)
+	// Services returns the Services of a namespace, with their ready endpoints.
+	Services(ctx context.Context, namespace string) ([]escort.Service, error)
+	// AcquireGroupLease takes a Lease as escort.TurnTaker says.
+	AcquireGroupLease(ctx context.Context, name string) (release func() error, acquired bool, err error)
+	// AcquireMarkedLease takes a Lease that keeps a mark, and renews it until ctx ends or it is released; nil: another holds it.
+	AcquireMarkedLease(ctx context.Context, name string) (escort.MarkedLease, error)
+	// Marks returns the marks of the Leases whose names begin with the prefix.
+	Marks(ctx context.Context, prefix string) ([]escort.Mark, error)
+	// RequestSwitchover writes a request and returns the object's new resourceVersion. It fails if the object has changed since it was
+	// read.
+	RequestSwitchover(ctx context.Context, f escort.Failover) (version string, err error)
+	// WithdrawSwitchover removes the request of f, if the object still has the resourceVersion.
+	WithdrawSwitchover(ctx context.Context, f escort.Failover, version string) error
+}
+
+// PoolerConsoles opens consoles of poolers. Consoles implements it.
+type PoolerConsoles interface {
+	Open(ctx context.Context, p escort.Pod) (Console, error)
+	// ProveWrite writes through a database of the pooler as its clients do.
+	ProveWrite(ctx context.Context, p escort.Pod, database string) error
+}
+
+// Console is the console of one pooler.
+type Console interface {
+	// Look reads what a move must know before it pauses anything.
+	Look(ctx context.Context) (PoolerState, error)
+	// Oldest returns for how long the oldest open transaction of a database has been quiet; zero: none is open.
+	Oldest(ctx context.Context, database string) (time.Duration, error)
+	// SetLoginRetry changes for how many seconds clients wait after pgbouncer could not connect to a server.
+	SetLoginRetry(ctx context.Context, seconds string) error
+	// Pause lets no transaction of the database begin, and returns when none is open. The pause stays in force even if Pause fails.
+	Pause(ctx context.Context, database string) error
+	// Resume ends the pause, if there is one.
+	Resume(ctx context.Context, database string) error
+	// Reconnect closes each connection to the database when its client releases it.
+	Reconnect(ctx context.Context, database string) error
+	Close()
+}
+
+// PoolerState is what a console says of its pooler.
+type PoolerState struct {
+	Databases  []PoolerDatabase
+	LoginRetry string        // as SetLoginRetry takes it
+	QueryWait  time.Duration // how long a client waits until its query is refused; zero: for ever
+}
+
+// PoolerDatabase is an entry of a pooler's configuration.
+type PoolerDatabase struct {
+	Name, Host string
+	Port       int
+	Paused     bool // by name
+	Sessions   bool // clients hold their connections in session mode: a pause would wait until they disconnect
+}
+
+// Asker asks a leader over HTTP.
+type Asker interface {
+	// Switchover asks the leader to hand over to the candidate. It returns when the leader has answered, which is after the switchover.
+	// A Refusal says that nothing happened.
+	Switchover(ctx context.Context, leader Member, candidate string) error
+}
+
+// Refusal is the error of a switchover that was refused, so that nothing changed.
+type Refusal struct{ Reason string }
+
+// Error returns the reason.
+func (r *Refusal) Error() string { return "refused: " + r.Reason }
+
+// refOrder orders pods by name, so that every run takes and reports them in the same order.
+func refOrder(a, b drain.Ref) int {
+	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+}

@@ -1,0 +1,43 @@
+package postgres
+
+import (
+	"fmt"
+	"strings"
+
+	"quiesce/internal/escort"
+)
+
+// report says in the result what was done.
+func (m *move) report(what string) {
+	m.result.Strategy, m.result.Version = string(m.Strategy), m.facts.Version
+	if m.last {
+		m.result.Strategy = "last"
+	}
+	escort.AddReason(m.result, what)
+	for _, warning := range m.warnings {
+		escort.AddReason(m.result, warning)
+	}
+	held, all := len(m.heldFronts()), len(m.around.fronts)
+	escort.AddReason(m.result, fmt.Sprintf("%d of %d poolers held", held, all))
+	for _, p := range m.around.fronts {
+		if p.unheld != "" {
+			escort.AddReason(m.result, fmt.Sprintf("pooler %s not held: %s", p.pod.Ref, p.unheld))
+		}
+	}
+	if len(m.around.unknown) > 0 {
+		escort.AddReason(m.result, "not known where they lead: "+joined(m.around.unknown))
+	}
+	if m.moved != "" && held > 0 && !m.proven {
+		escort.AddReason(m.result, "unproven: no alias showed that clients reach the new primary before they were let go")
+	}
+}
+
+// maxNames bounds the names in one sentence.
+const maxNames = 5
+
+func joined(names []string) string {
+	if len(names) > maxNames {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNames], ", "), len(names)-maxNames)
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,190 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+)
+
+const (
+	// resumeStep bounds each step of an attempt to resume a pooler; resumeInterval is between two attempts. A healthy console answers in
+	// milliseconds, and clients wait. One that takes a second for each command is still resumed.
+	resumeStep     = 3 * time.Second
+	resumeInterval = 500 * time.Millisecond
+	// resumeTime bounds all attempts for one pooler. A process that was stopped or starved for a while is still met. After that the mark
+	// stays, and the sweep goes on.
+	resumeTime = 20 * time.Second
+)
+
+// resumer resumes poolers.
+type resumer struct {
+	cluster escort.Inspector
+	poolers PoolerConsoles
+	log     *slog.Logger
+}
+
+// all resumes poolers in parallel, each on a fresh context, until it succeeds or the pooler is gone. It returns those that may still be
+// paused. Consoles has those that are open.
+func (r resumer) all(ctx context.Context, poolers []markedPooler, consoles map[drain.Ref]Console) (left []markedPooler) {
+	paused := make([]bool, len(poolers))
+	var group sync.WaitGroup
+	for i, p := range poolers {
+		group.Go(func() {
+			if err := r.one(ctx, p, consoles[p.Ref]); err != nil {
+				paused[i] = true
+				r.log.Error("failed to resume pooler", "pooler", p.Ref.String(), "error", escort.Printable(err.Error()))
+			}
+		})
+	}
+	group.Wait()
+	for i, p := range poolers {
+		if paused[i] {
+			left = append(left, p)
+		}
+	}
+	return left
+}
+
+// one resumes one pooler. Its pod's end ends a pause too.
+func (r resumer) one(ctx context.Context, p markedPooler, open Console) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTime)
+	defer cancel()
+	failure := errors.New("not tried")
+	err := escort.Poll(ctx, time.Now().Add(resumeTime), resumeInterval, func() (bool, error) {
+		var gone bool
+		gone, failure = r.try(ctx, p, open)
+		open = nil
+		return gone || failure == nil, nil
+	})
+	if err == nil {
+		return nil
+	}
+	return failure
+}
+
+// try resumes every database of a pooler over an open console, or over a new one. It reports whether the pooler is gone.
+func (r resumer) try(ctx context.Context, p markedPooler, open Console) (gone bool, err error) {
+	if open == nil {
+		var pod *escort.Pod
+		err := step(ctx, func(ctx context.Context) (err error) { pod, err = r.cluster.Inspect(ctx, p.Ref); return err })
+		if err != nil || pod == nil || pod.Finished {
+			return err == nil, err
+		}
+		if err := step(ctx, func(ctx context.Context) (err error) { open, err = r.poolers.Open(ctx, *pod); return err }); err != nil {
+			return false, err
+		}
+		defer open.Close()
+	}
+	var errs []error
+	for _, database := range p.Databases {
+		err := step(ctx, func(ctx context.Context) error { return open.Resume(ctx, database) })
+		if errors.Is(err, errStep) {
+			return false, err // the next command would hang too
+		}
+		errs = append(errs, err)
+	}
+	if p.Retry != "" {
+		errs = append(errs, step(ctx, func(ctx context.Context) error { return open.SetLoginRetry(ctx, p.Retry) }))
+	}
+	return false, errors.Join(errs...)
+}
+
+var errStep = errors.New("no answer")
+
+// step bounds one step of an attempt. An attempt has as many steps as the pooler has databases, so it has no limit of its own.
+func step(ctx context.Context, do func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, resumeStep)
+	defer cancel()
+	err := do(ctx)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w within %v: %w", errStep, resumeStep, err)
+	}
+	return err
+}
+
+// Resume finds the marks that nobody holds, and resumes the poolers that they name. It is for the sweep, for the delayed message that is
+// sent before a PAUSE, and for people. A second call changes nothing. A cluster whose move is under way is left to it. Resumed are the
+// clusters whose poolers are resumed now.
+func (e *Escort) Resume(ctx context.Context) (resumed []string, err error) {
+	cluster, err := e.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	marks, err := cluster.Marks(ctx, LeasePrefix)
+	if err != nil {
+		return nil, fmt.Errorf("look for paused poolers: %w", err)
+	}
+	var errs []error
+	for _, m := range marks {
+		if m.Held || m.Text == "" {
+			continue
+		}
+		name, err := e.resumeMark(ctx, cluster, m.Lease)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("resume the poolers of lease %s: %w", m.Lease, err))
+		} else if name != "" {
+			resumed = append(resumed, name)
+		}
+	}
+	return resumed, errors.Join(errs...)
+}
+
+// resumeMark takes the Lease, resumes what its mark names, and removes the mark.
+func (e *Escort) resumeMark(ctx context.Context, cluster Cluster, lease string) (name string, err error) {
+	held, err := cluster.AcquireMarkedLease(ctx, lease)
+	if err != nil || held == nil {
+		return "", err
+	}
+	defer e.release(held.Release)
+	if held.Mark() == "" {
+		return "", nil
+	}
+	m, err := e.clearMark(ctx, cluster, held)
+	if err != nil {
+		return "", err
+	}
+	return m.Namespace + "/" + m.Cluster, nil
+}
+
+// clearMark resumes what the mark of a Lease names that this invocation holds, and removes the mark.
+func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.MarkedLease) (*mark, error) {
+	m, err := readMark(held.Mark())
+	if err != nil {
+		return nil, err
+	}
+	e.withdraw(ctx, cluster, m)
+	left := resumer{cluster, e.Consoles, e.log()}.all(ctx, m.Poolers, nil)
+	if len(left) == 0 {
+		return m, held.SetMark(ctx, "")
+	}
+	m.Poolers = left
+	return nil, errors.Join(fmt.Errorf("still paused: %s", namesOf(left)), held.SetMark(ctx, m.text()))
+}
+
+// withdraw removes the request of an interrupted move, if it is still there: otherwise the primary could move when nobody expects it.
+// Clients wait meanwhile, so the time for it is short, and a failure changes nothing.
+func (e *Escort) withdraw(ctx context.Context, cluster Cluster, m *mark) {
+	if m.Kind == "" {
+		return
+	}
+	f := escort.Failover{Kind: m.Kind, Namespace: m.Namespace, Name: m.Object, Leader: m.Leader, Candidate: m.Candidate}
+	if err := withdraw(ctx, cluster, f); err != nil {
+		e.log().Warn("failed to withdraw the request for a switchover", "error", escort.Printable(err.Error()))
+	}
+}
+
+func namesOf(poolers []markedPooler) string {
+	var names []string
+	for _, p := range poolers {
+		names = append(names, p.Ref.String())
+	}
+	slices.Sort(names)
+	return joined(names)
+}

@@ -1,0 +1,326 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+)
+
+const (
+	// keyLead is how long before the leader's next loop the poolers are paused at least, when the request is only noticed by that loop: time
+	// for the pause and the gate. It is twice what the same reads took before, because a request that comes too late waits for a whole loop.
+	keyLead, maxKeyLead = 600 * time.Millisecond, 3 * time.Second
+	// scheduleLead is how far ahead a request is scheduled. Patroni's loop waits for the rest of it. A request with a time is one that
+	// Patroni discards when its loop comes more than a loop and a half too late: nothing happens when nobody expects it any more
+	// (https://github.com/patroni/patroni/blob/v3.0.2/patroni/ha.py, should_run_scheduled_action).
+	scheduleLead = time.Second
+	// answerGrace is how long the leader may still change after Patroni has answered that it failed: its leader knew that some time before.
+	answerGrace = 2 * time.Second
+	// withdrawTimeout bounds the withdrawal of a request. Clients wait for it.
+	withdrawTimeout = 3 * time.Second
+)
+
+// way is how a switchover is requested.
+type way interface {
+	// wait returns how long to wait before the pause, so that clients wait less. Lead is the time from the pause to the request.
+	wait(f Facts, now time.Time, lead time.Duration) time.Duration
+	// request asks for the switchover. It returns an error if nothing happened.
+	request(ctx context.Context, m *move) (*asked, error)
+}
+
+// asked is a request under way.
+type asked struct {
+	failover escort.Failover
+	version  string     // of the failover object, after the request; empty: it was not written by us
+	answer   chan error // of a request over HTTP; nil: there is none any more
+	failure  error      // in that answer, which may be wrong
+	failedAt time.Time
+}
+
+// byREST asks the leader over HTTP, and falls back to the key if it cannot be reached.
+type byREST struct{ Asker }
+
+func (byREST) wait(Facts, time.Time, time.Duration) time.Duration { return 0 }
+
+// request does not wait for the answer, which comes when the switchover is over.
+func (w byREST) request(ctx context.Context, m *move) (*asked, error) {
+	answer := make(chan error, 1)
+	leader := *m.facts.LeaderMember()
+	a := &asked{failover: m.failover(), answer: make(chan error, 1)}
+	go func() { answer <- w.Switchover(ctx, leader, m.candidate.Name) }()
+	select {
+	case err := <-answer:
+		if errors.Is(err, ErrNotSent) {
+			m.log.Warn("cannot ask Patroni over HTTP, writing the request instead", "error", escort.Printable(err.Error()))
+			return byKey{}.request(ctx, m)
+		}
+		a.answer <- err
+	case <-time.After(pollInterval):
+		a.answer = answer
+	}
+	return a, nil
+}
+
+// byKey writes Patroni's failover object.
+type byKey struct{}
+
+// wait returns the time until shortly before the leader's next loop.
+func (byKey) wait(f Facts, now time.Time, lead time.Duration) time.Duration {
+	if f.RenewTime.IsZero() || f.LoopWait <= 0 || now.Sub(f.RenewTime) > 2*f.LoopWait {
+		return 0
+	}
+	next := f.RenewTime.Add(f.LoopWait)
+	for next.Add(-lead).Before(now) {
+		next = next.Add(f.LoopWait)
+	}
+	return min(next.Add(-lead).Sub(now), f.LoopWait)
+}
+
+func (byKey) request(ctx context.Context, m *move) (*asked, error) {
+	a := &asked{failover: m.failover()}
+	version, err := m.cluster.RequestSwitchover(ctx, a.failover)
+	if err != nil {
+		// A request whose answer was lost may have been written. It is looked for, and withdrawn.
+		m.withdraw(ctx, a)
+		return nil, fmt.Errorf("request the switchover: %w", err)
+	}
+	a.version = version
+	return a, nil
+}
+
+func (m *move) failover() escort.Failover {
+	return escort.Failover{
+		Kind: string(m.facts.Mode), Namespace: m.facts.Namespace, Name: m.facts.FailoverObject(), Labels: m.facts.ObjectLabels,
+		Version: m.facts.FailoverVersion, Leader: m.facts.Leader, Candidate: m.candidateName(), At: time.Now().Add(scheduleLead),
+	}
+}
+
+// byEviction evicts the primary: Patroni hands over when it is told to stop. The operator chooses the new primary.
+type byEviction struct {
+	evict func(ctx context.Context) error
+}
+
+func (byEviction) wait(Facts, time.Time, time.Duration) time.Duration { return 0 }
+
+func (w byEviction) request(ctx context.Context, m *move) (*asked, error) {
+	if err := w.evict(ctx); err != nil {
+		return nil, err
+	}
+	return &asked{failover: m.failover()}, nil
+}
+
+// gate is the last look before the request. No transaction is open now, so a candidate that has received what the leader has written
+// loses nothing.
+func (m *move) gate(ctx context.Context) error {
+	if m.unnamed {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, gateTime, fmt.Errorf("the last check took longer than %v", gateTime))
+	defer cancel()
+	now, err := m.clusters.Facts(ctx, m.facts.Identity)
+	switch {
+	case err != nil:
+		return hold("cannot read the cluster again: %v", err)
+	case now.Leader != m.facts.Leader:
+		return hold("the leader changed to %q while poolers were being paused", now.Leader)
+	case now.Pending != "":
+		return hold("somebody has asked for %s", now.Pending)
+	case now.Paused:
+		return hold("maintenance mode began while poolers were being paused")
+	}
+	m.facts.FailoverVersion, m.facts.ObjectLabels = now.FailoverVersion, now.ObjectLabels
+	leader, err := m.clusters.Live(ctx, m.facts.Identity, *m.facts.LeaderMember())
+	if err != nil || !leader.Live || leader.Role != Primary || leader.LSN == 0 {
+		return hold("the leader does not say how far it has written: %v", err)
+	}
+	return m.awaitCandidate(ctx, leader)
+}
+
+// awaitCandidate waits until the candidate has what the leader has written.
+func (m *move) awaitCandidate(ctx context.Context, leader LiveState) error {
+	var behind LSN
+	var failure error
+	err := escort.Poll(ctx, time.Now().Add(gateTime), pollInterval, func() (bool, error) {
+		state, err := m.clusters.Live(ctx, m.facts.Identity, *m.candidate)
+		if failure = err; err != nil {
+			return false, nil
+		}
+		if !state.Live || state.Role != Replica || state.Timeline != leader.Timeline || state.NoFailover {
+			return false, hold("candidate %s is not a replica of timeline %d that may be promoted", m.candidate.Name, leader.Timeline)
+		}
+		behind = state.LSN.Behind(leader.LSN)
+		return behind == 0, nil
+	})
+	_, held := errors.AsType[*drain.Held](err)
+	switch {
+	case err == nil, held:
+		return err
+	case failure != nil:
+		return hold("candidate %s does not answer: %v", m.candidate.Name, failure)
+	}
+	return hold("candidate %s is %d bytes behind and did not catch up while clients waited", m.candidate.Name, behind)
+}
+
+// request asks for the switchover, and waits until another member leads.
+func (m *move) request(ctx context.Context, deadline time.Time) error {
+	requested, err := m.way.request(ctx, m)
+	if err != nil {
+		return hold("%v", err)
+	}
+	if m.unnamed {
+		requested.failover.Kind = ""
+	}
+	m.log.Info("switchover requested", "leader", m.facts.Leader, "candidate", m.candidateName())
+	err = escort.Poll(ctx, deadline, pollInterval, func() (bool, error) { return m.poll(ctx, requested) })
+	if err == nil {
+		return nil
+	}
+	m.withdraw(ctx, requested)
+	if m.lookOnce(ctx) {
+		return nil
+	}
+	if escort.IgnoreTimeout(err) == nil {
+		return hold("no other member led within %v", m.limit-resumeReserve)
+	}
+	return hold("%v", err)
+}
+
+// poll looks whether another member leads, or the request was refused.
+func (m *move) poll(ctx context.Context, requested *asked) (bool, error) {
+	leader, ok := m.leader(ctx)
+	if ok && leader != "" && leader != m.facts.Leader {
+		m.moved = leader
+		return true, nil
+	}
+	select {
+	case err := <-requested.answer:
+		if refusal, is := errors.AsType[*Refusal](err); is {
+			return false, refusal
+		}
+		requested.answer = nil // the leader's key decides
+		if err != nil {
+			requested.failure, requested.failedAt = err, time.Now()
+		}
+	default:
+	}
+	if requested.failure != nil && time.Since(requested.failedAt) > answerGrace {
+		return false, requested.failure
+	}
+	if requested.version == "" || !ok || leader != m.facts.Leader {
+		return false, nil
+	}
+	return false, m.checkDiscarded(ctx, requested)
+}
+
+// checkDiscarded returns an error if the request is gone though its leader stayed: Patroni says why only in its own log.
+func (m *move) checkDiscarded(ctx context.Context, requested *asked) error {
+	object, err := m.cluster.Annotated(ctx, requested.failover.Kind, requested.failover.Namespace, requested.failover.Name)
+	if err != nil || object != nil && isRequested(object, requested.failover) {
+		return nil
+	}
+	if leader, ok := m.leader(ctx); !ok || leader != m.facts.Leader { // it may have changed between the two looks
+		return nil
+	}
+	return &Refusal{Reason: "Patroni discarded the request; its log on " + m.facts.Leader + " says why"}
+}
+
+func isRequested(object *escort.Annotated, f escort.Failover) bool {
+	return object.Annotations["leader"] == f.Leader && object.Annotations["member"] == f.Candidate
+}
+
+// leader returns the name that the leader's key has now; empty: nobody's. It reports false if it could not be read.
+func (m *move) leader(ctx context.Context) (name string, ok bool) {
+	object, err := m.cluster.Annotated(ctx, string(m.facts.Mode), m.facts.Namespace, m.facts.LeaderObject(m.facts.Mode))
+	if err != nil || object == nil {
+		return "", false
+	}
+	return object.Annotations["leader"], true
+}
+
+// lookOnce looks at the leader once more, after the request was withdrawn.
+func (m *move) lookOnce(ctx context.Context) (moved bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
+	defer cancel()
+	if leader, ok := m.leader(ctx); ok && leader != "" && leader != m.facts.Leader {
+		m.moved = leader
+	}
+	return m.moved != ""
+}
+
+// withdraw removes the request if it is still there, even if ctx has ended. Somebody else's request stays.
+func (m *move) withdraw(ctx context.Context, requested *asked) {
+	if err := withdraw(ctx, m.cluster, requested.failover); err != nil {
+		m.log.Warn("failed to withdraw the request for a switchover", "error", escort.Printable(err.Error()))
+	}
+}
+
+func withdraw(ctx context.Context, cluster Cluster, f escort.Failover) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
+	defer cancel()
+	object, err := cluster.Annotated(ctx, f.Kind, f.Namespace, f.Name)
+	if err != nil || object == nil || !isRequested(object, f) {
+		return err
+	}
+	return cluster.WithdrawSwitchover(ctx, f, object.ResourceVersion)
+}
+
+// follow waits until clients that are let go reach the new primary.
+func (m *move) follow(ctx context.Context) {
+	held := m.heldFronts()
+	if len(held) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, followTime)
+	defer cancel()
+	err := escort.Poll(ctx, time.Now().Add(followTime), pollInterval, func() (bool, error) { return m.servicesFollow(ctx), nil })
+	if err != nil {
+		escort.AddReason(m.result, "the Services did not lead to the new primary while clients could wait")
+		return
+	}
+	if m.proven = m.prove(ctx, held); !m.proven {
+		_ = escort.Sleep(ctx, followMargin)
+	}
+}
+
+// servicesFollow reports whether every Service that led to the old primary leads to the new one, and nowhere else.
+func (m *move) servicesFollow(ctx context.Context) bool {
+	address := ""
+	if member := m.facts.Member(m.moved); member != nil {
+		address = member.IP
+	}
+	all, err := m.cluster.Services(ctx, m.facts.Namespace)
+	if err != nil || address == "" {
+		return false
+	}
+	return !slices.ContainsFunc(m.around.services, func(name string) bool {
+		i := slices.IndexFunc(all, func(s escort.Service) bool { return s.Name == name })
+		return i >= 0 && !leadsOnlyTo(all[i], address)
+	})
+}
+
+// prove writes through the alias of every pooler that has one. It reports false if none has, or one cannot write.
+func (m *move) prove(ctx context.Context, held []*front) bool {
+	var jobs []func() error
+	for _, p := range held {
+		if !p.alias {
+			continue
+		}
+		jobs = append(jobs, func() error {
+			succeeded := 0
+			return escort.Poll(ctx, time.Now().Add(followTime), proofInterval, func() (bool, error) {
+				if m.Consoles.ProveWrite(ctx, p.pod, Alias) == nil {
+					succeeded++
+				} else {
+					succeeded = 0
+				}
+				return succeeded >= proofTries, nil
+			})
+		})
+	}
+	return len(jobs) > 0 && parallel(jobs) == nil
+}

@@ -1,0 +1,270 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/drain/draintest"
+)
+
+// The pods of the second were never told to stop.
+func TestDrain_TwoNodesClaimInstance_BothDrained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.node.Add(web("real"), time.Second)
+		env.claimants = map[string]*draintest.Cluster{
+			"claimant": draintest.New().Add(web("other"), 2*time.Second), "empty": draintest.New(),
+		}
+		report, err := invoke(t, env.handler())
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+		require.Equal(t, "node-i-0abc1234", report.Node)
+		require.Contains(t, report.Reason, "3 Node objects claim i-0abc1234")
+		require.Subset(t, env.effects(), []string{"cordon claimant", "evict app/real", "evict app/other"})
+		require.NotContains(t, env.effects(), "cordon empty", "it has no pods")
+		nodes := map[string]string{}
+		for _, p := range report.Pods {
+			require.Equal(t, drain.Evicted, p.Outcome, p.Name)
+			nodes[p.Name] = p.Node
+		}
+		require.Equal(t, map[string]string{"real": "", "other": "claimant"}, nodes)
+		require.Equal(t, []Result{Continue}, env.completed)
+	})
+}
+
+// Found by the simulation, seed 877: the node that was empty first was not watched any more.
+func TestDrain_TwoNodes_EmptyOneIsFilledAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.node.Add(web("real"), time.Second)
+		env.claimants = map[string]*draintest.Cluster{"claimant": draintest.New().Add(web("slow"), time.Minute)}
+		time.AfterFunc(30*time.Second, func() { env.node.Add(web("late"), time.Second) })
+		report, err := invoke(t, env.handler())
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+		require.Contains(t, env.effects(), "evict app/late")
+		require.Len(t, report.Pods, 3)
+	})
+}
+
+// Found by the simulation, seed 21472: the node without pods was opened while the other was drained, and stayed open.
+func TestDrain_TwoNodes_EmptyOneOpenedIsCordonedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.claimants = map[string]*draintest.Cluster{"claimant": draintest.New().Add(web("slow"), time.Minute)}
+		time.AfterFunc(30*time.Second, env.node.Uncordon)
+		began := time.Now()
+		report, err := invoke(t, env.handler())
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+		require.False(t, env.node.Node().Uncordoned)
+		require.Equal(t, 1, report.Recordons)
+		require.Equal(t, time.Minute, time.Since(began))
+	})
+}
+
+func TestDrain_TwoNodes_LateArrivalIsEvictedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.claimants = map[string]*draintest.Cluster{"claimant": draintest.New().Add(web("stuck"), time.Hour)}
+		time.AfterFunc(30*time.Second, func() { env.node.Add(web("late"), time.Second) })
+		h := env.handler()
+		h.Policy.Bounds.MaxDuration = 5 * time.Minute
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusPartial, report.Status)
+		require.Contains(t, env.effects(), "evict app/late", "the other node is not empty before the deadline")
+		require.Len(t, report.RemainedPods(), 1)
+	})
+}
+
+// A surge removes the label that selects the pod's phase.
+func TestPlan_PodHasRecord_StaysInItsPhase(t *testing.T) {
+	for name, c := range map[string]struct {
+		err   error
+		phase string
+	}{
+		"recorded":   {nil, "poolers"},
+		"unreadable": {errors.New("forbidden"), "workloads"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			env := newTestEnv()
+			env.node.Add(web("web"), time.Second)
+			require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-web", `{"phase":"poolers"}`))
+			env.errors["records"] = []error{c.err}
+			h := env.handler()
+			h.Drainer.Phases = []drain.Phase{{Name: "poolers", Match: func(drain.Pod) bool { return false }}, {Name: "workloads"}}
+			report, err := deliver(t, h, Record{Request: &Request{Action: ActionPlan, InstanceID: event.InstanceID}})
+			require.NoError(t, err)
+			require.Equal(t, StatusPlanned, report.Status)
+			require.Equal(t, c.phase, report.Pods[0].Phase)
+			require.Empty(t, env.effects(), "a plan changes nothing")
+		})
+	}
+}
+
+func TestPlan_TwoNodesClaimInstance_SaysSo(t *testing.T) {
+	env := newTestEnv()
+	env.claimants = map[string]*draintest.Cluster{"claimant": draintest.New()}
+	h := env.handler()
+	parseAs(h, Record{Request: &Request{Action: ActionPlan, InstanceID: event.InstanceID}})
+	report, err := invoke(t, h)
+	require.NoError(t, err)
+	require.Equal(t, StatusPlanned, report.Status)
+	require.Contains(t, report.Reason, "2 Node objects claim i-0abc1234")
+}
+
+func TestDrain_ClaimantKeepsPod_StatusPartialAtDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.node.Add(web("real"), time.Second)
+		env.claimants = map[string]*draintest.Cluster{"claimant": draintest.New().Add(web("stuck"), time.Hour)}
+		h := env.handler()
+		h.Policy.Bounds.MaxDuration = 5 * time.Minute
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusPartial, report.Status)
+		require.Equal(t, "claimant", report.RemainedPods()[0].Node)
+		require.Equal(t, []Result{Continue}, env.completed)
+	})
+}
+
+func TestShortenedDeadline_TwoNodes_BothFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.node.Add(web("stuck"), time.Hour)
+		env.claimants = map[string]*draintest.Cluster{"claimant": draintest.New().Add(web("other"), time.Hour)}
+		h := env.handler()
+		deadline := time.Now().Add(3 * time.Minute)
+		time.AfterFunc(time.Minute, func() { env.shortenDeadline(deadline) })
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, deadline, report.Deadline)
+		require.False(t, time.Now().After(deadline))
+		require.Len(t, report.RemainedPods(), 2)
+	})
+}
+
+// The node of a group that is paired with the wrong cluster is never found. Its drains said "drained", without an alarm.
+func TestNodeNotFound_InServiceBefore_IsToldFromNew(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*testEnv)
+		want   bool
+	}{
+		"old":                    {func(env *testEnv) { env.launched = time.Now().Add(-time.Hour) }, true},
+		"of unknown age":         {func(*testEnv) {}, true},
+		"new":                    {func(env *testEnv) { env.launched = time.Now().Add(-time.Minute) }, false},
+		"warm":                   {func(env *testEnv) { env.state = "Warmed:Terminating:Wait" }, false},
+		"terminated":             {func(env *testEnv) { env.terminated = true }, false},
+		"closed by us before it": {func(env *testEnv) { env.closed = []ClosedNode{{Name: "node-1", UID: "uid-1"}} }, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			env := newTestEnv()
+			env.node = nil
+			c.change(env)
+			h, metrics := withMetrics(env)
+			report, err := invoke(t, h)
+			require.NoError(t, err)
+			require.Equal(t, StatusNodeNotFound, report.Status, name)
+			require.Equal(t, []Result{Continue}, env.completed, name)
+			require.Equal(t, c.want, metrics.invocations[0].WasInService, name)
+		})
+	}
+}
+
+// replacedNode is a node whose object is another one now.
+type replacedNode struct{ Kubernetes }
+
+func (k replacedNode) WatchPods(ctx context.Context, n drain.Node, e drain.Effort) (drain.Cluster, error) {
+	pods, err := k.Kubernetes.WatchPods(ctx, n, e)
+	return replacedPods{pods}, err
+}
+
+type replacedPods struct{ drain.Cluster }
+
+func (replacedPods) Node() drain.NodeState { return drain.NodeState{Replaced: true} }
+
+func TestDrain_NodeReplaced_HandedOffUntilDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		h := env.handler()
+		h.Connect = func(context.Context) (Kubernetes, error) { return replacedNode{env}, nil }
+		report, err := invoke(t, h)
+		require.ErrorAs(t, err, new(*Incomplete))
+		require.Contains(t, report.Reason, "the node was replaced")
+		require.Empty(t, env.completed)
+		require.Equal(t, []Keep{KeepAll}, env.kept)
+
+		old := event
+		first := time.Now()
+		time.Sleep(h.Policy.Bounds.MaxDuration + 2*lateRetryTime)
+		_, err = deliver(t, h, Record{Termination: &old, FirstReceived: first})
+		require.NoError(t, err, "an instance is not kept by replacing its node again and again")
+		require.Equal(t, []Result{Continue}, env.completed)
+	})
+}
+
+// Pods that an earlier invocation evicted, or that left by themselves, have volumes too.
+func TestVolumes_NothingEvictedNow_AreAwaitedAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		daemon := web("agent")
+		daemon.Controller = "DaemonSet"
+		env.node.Add(daemon, 0)
+		env.detachTime = 20 * time.Second
+		began := time.Now()
+		report, err := invoke(t, env.handler())
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+		require.Equal(t, 20*time.Second, time.Since(began))
+		require.Len(t, env.stay, 1, "the volumes of a pod that stays are not waited for")
+	})
+}
+
+// primaryEscort holds the pods of its phase until a time, and then evicts them.
+type primaryEscort struct {
+	requestRecorder
+	until time.Time
+}
+
+func (e *primaryEscort) Run(ctx context.Context, r drain.EscortRequest) (drain.EscortResult, error) {
+	if time.Now().Before(e.until) {
+		return drain.EscortResult{Strategy: "switchover"}, &drain.Held{Reason: "no replica is near enough"}
+	}
+	return drain.EscortResult{Strategy: "switchover"}, r.Evict(ctx, drain.EvictOptions{})
+}
+
+// An operator answers a cordon by moving its primary. So the node is tainted first, and cordoned when the primary has been told to stop.
+func TestDrain_PrimaryOnNode_TaintedThenMovedThenCordoned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		primary := web("pg-0")
+		primary.Labels = map[string]string{"phase": "databases"}
+		env.node.Add(primary, 5*time.Second).Add(web("web"), time.Second)
+		env.node.Uncordon()
+		h := env.handler()
+		isDatabase := func(p drain.Pod) bool { return p.Labels["phase"] == "databases" }
+		h.Drainer.Phases = []drain.Phase{
+			{Name: "databases", Match: isDatabase, Escort: &primaryEscort{until: time.Now().Add(20 * time.Second)}, Keeps: true, DelaysCordon: isDatabase},
+			{Name: "workloads"},
+		}
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status, report.Reason)
+		require.Zero(t, report.Recordons)
+		effects := env.effects()
+		taint, cordon := slices.Index(effects, "taint node-"+event.InstanceID), slices.Index(effects, "cordon "+report.Node)
+		require.NotEqual(t, -1, taint, effects)
+		require.Greater(t, cordon, taint, effects)
+		require.Equal(t, []string{"uncordon", "evict app/web", "gone app/web", "evict app/pg-0", "recordon", "gone app/pg-0"}, env.node.Log())
+		require.Len(t, env.closed, 1, "a sweep can open the node")
+		require.True(t, env.closed[0].Unschedulable)
+	})
+}

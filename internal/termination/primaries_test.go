@@ -1,0 +1,125 @@
+package termination
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+)
+
+// fakePrimaries answers what a test wants.
+type fakePrimaries struct {
+	asked   []drain.Switchover
+	resumes int
+	result  drain.EscortResult
+	paused  []string
+	err     error
+}
+
+func (f *fakePrimaries) Switchover(_ context.Context, s drain.Switchover) (drain.EscortResult, error) {
+	f.asked = append(f.asked, s)
+	return f.result, f.err
+}
+
+func (f *fakePrimaries) Resume(context.Context) ([]string, error) {
+	f.resumes++
+	return f.paused, f.err
+}
+
+func request(h *Handler, source Source, r Request) (any, error) {
+	h.Parse = func([]byte) Delivery {
+		return Delivery{Source: source, Records: []Record{{MessageID: "m", ReceiptHandle: "h", Request: &r}}}
+	}
+	return h.Invoke(context.Background(), nil)
+}
+
+func TestSwitchover_EachOutcome_IsAnAnswer(t *testing.T) {
+	asked := Request{Action: ActionSwitchover, Cluster: "databases/orders", Candidate: "orders-1"}
+	for name, c := range map[string]struct {
+		rehearse bool
+		err      error
+		status   Status
+		reason   string
+	}{
+		"moved":     {status: StatusMoved},
+		"rehearsed": {rehearse: true, status: StatusRehearsed},
+		"held":      {err: &drain.Held{Reason: "orders-1 is 32 MiB behind"}, status: StatusHeld, reason: "orders-1 is 32 MiB behind"},
+		"failed":    {err: errors.New("pods is forbidden"), status: StatusFailed, reason: "pods is forbidden"},
+	} {
+		env, primaries := newTestEnv(), &fakePrimaries{result: drain.EscortResult{Kind: "postgres", HeldBackSeconds: 3.6}, err: c.err}
+		h := env.handler()
+		h.Primaries = primaries
+		asked.Rehearse = c.rehearse
+		answer, err := request(h, Direct, asked)
+		require.NoError(t, err, name)
+		report := answer.(SwitchoverReport)
+		require.Equal(t, c.status, report.Status, name)
+		require.Equal(t, c.reason, report.Reason, name)
+		require.Equal(t, "databases/orders", report.Cluster)
+		require.Equal(t, 3.6, report.Escort.HeldBackSeconds)
+		require.Equal(t, []drain.Switchover{{Namespace: "databases", Cluster: "orders", Candidate: "orders-1", Rehearse: c.rehearse}}, primaries.asked)
+	}
+	shadow, primaries := newTestEnv().handler(), &fakePrimaries{}
+	shadow.Policy.Shadow, shadow.Primaries = true, primaries
+	answer, err := request(shadow, Direct, asked)
+	require.NoError(t, err)
+	require.Equal(t, StatusFailed, answer.(SwitchoverReport).Status)
+	require.Contains(t, answer.(SwitchoverReport).Reason, "shadow mode")
+	require.Empty(t, primaries.asked)
+	answer, err = request(newTestEnv().handler(), Direct, asked)
+	require.NoError(t, err)
+	require.Equal(t, StatusFailed, answer.(SwitchoverReport).Status)
+	require.Contains(t, answer.(SwitchoverReport).Reason, "no phase of the configuration has the escort postgres")
+}
+
+// The message is sent before poolers are paused. If it cannot be handled, it must come again.
+func TestResume_Message_ComesAgainUntilNothingIsPaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		h, _ := env.withQueue()
+		primaries := &fakePrimaries{paused: []string{"databases/orders"}, err: errors.New("the console does not answer")}
+		h.Primaries = primaries
+		answer, err := request(h, SQS, Request{Action: ActionResume})
+		require.NoError(t, err)
+		text, _ := json.Marshal(answer)
+		require.JSONEq(t, `{"batchItemFailures":[{"itemIdentifier":"m"}]}`, string(text))
+
+		primaries.err = nil
+		answer, err = request(h, SQS, Request{Action: ActionResume})
+		require.NoError(t, err)
+		text, _ = json.Marshal(answer)
+		require.JSONEq(t, `{"batchItemFailures":[]}`, string(text))
+		require.Equal(t, 2, primaries.resumes)
+	})
+}
+
+func TestResume_ByHand_NamesClusters(t *testing.T) {
+	h := newTestEnv().handler()
+	answer, err := request(h, Direct, Request{Action: ActionResume})
+	require.NoError(t, err)
+	require.Equal(t, []string{}, answer.(ResumeReport).Clusters)
+	h.Primaries = &fakePrimaries{paused: []string{"databases/orders"}}
+	answer, err = request(h, Direct, Request{Action: ActionResume})
+	require.NoError(t, err)
+	require.Equal(t, ResumeReport{Status: StatusResumed, Clusters: []string{"databases/orders"}}, answer)
+}
+
+func TestSweep_PoolersPaused_ResumedAndReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		h, _ := env.withQueue()
+		primaries := &fakePrimaries{paused: []string{"databases/orders"}, err: errors.New("pgbouncer-2 does not answer")}
+		h.Primaries = primaries
+		report := sweepOnce(t, h)
+		require.Equal(t, []string{"databases/orders"}, report.Resumed)
+		require.Contains(t, report.Errors[0], "pgbouncer-2 does not answer")
+		h.Policy.Shadow = true
+		sweepOnce(t, h)
+		require.Equal(t, 2, primaries.resumes, "also in shadow mode: what an earlier mode paused")
+	})
+}

@@ -1,0 +1,84 @@
+package termination
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// spotReasons are EC2's codes of an instance that EC2 has reclaimed. No hook can hold it. Its interruption has an event of its own
+// (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html).
+var spotReasons = []string{"Server.SpotInstanceTermination", "Server.SpotInstanceShutdown"}
+
+// reportStop reports an instance of our groups that stops while Auto Scaling does not know of it, or while its drain runs. It is too late
+// to drain: only a person can find out who stopped it. A termination past our hook, and an instance of others, costs one request.
+func (h *Handler) reportStop(ctx context.Context, claim Claim) (Report, error) {
+	ctx, cancel := boundInvocation(ctx)
+	defer cancel()
+	j := h.newJob(Termination{InstanceID: claim.InstanceIDs[0], Trigger: StateChange})
+	err := j.checkStop(ctx)
+	j.report.FinishedAt = time.Now()
+	return j.report, err
+}
+
+// checkStop asks Auto Scaling and EC2 whether the instance stopped without our hook. Descriptions lag behind events, and an instance whose
+// drain has just ended looks like one that still waits: so both are asked again for a while.
+func (j *job) checkStop(ctx context.Context) error {
+	until := time.Now().Add(maxDescriptionLag)
+	for {
+		instance, err := j.findGroup(ctx)
+		if err != nil {
+			return j.failed(err)
+		}
+		owned, err := j.isOurs(ctx)
+		if err != nil {
+			return j.failed(err)
+		}
+		if quiet := j.whyInOrder(instance, owned); quiet != "" {
+			j.report.silent = true
+			j.end(StatusSkipped, quiet)
+			return nil
+		}
+		known, err := j.Groups.EC2Instances(ctx, j.InstanceID)
+		if err != nil {
+			return j.failed(err)
+		}
+		if time.Now().After(until) {
+			j.endStop(instance, known[j.InstanceID])
+			return nil
+		}
+		if err := pause(ctx, verifyPace); err != nil {
+			return j.failed(fmt.Errorf("check the state of %s: %w", j.InstanceID, err))
+		}
+	}
+}
+
+// whyInOrder returns why nobody needs to know that the instance stops; empty: somebody does. Instances of a warm pool stop and start as the
+// group wants. One that is being launched has no pods yet.
+func (j *job) whyInOrder(i Instance, owned bool) string {
+	switch {
+	case i.Group == "" || !owned:
+		return fmt.Sprintf("%s: the group of %s is not managed by quiesce", j.Trigger, j.InstanceID)
+	case i.isWarm() || strings.HasPrefix(i.State, "Pending") || strings.HasSuffix(i.State, ":Proceed"):
+		return fmt.Sprintf("%s: %s is %s", j.Trigger, j.InstanceID, i.State)
+	}
+	return ""
+}
+
+// endStop ends with what Auto Scaling and EC2 have said to the last.
+func (j *job) endStop(i Instance, known EC2Instance) {
+	switch {
+	case !known.Stopped:
+		j.end(StatusRejected, fmt.Sprintf("%s: EC2 does not confirm it of %s", j.Trigger, j.InstanceID))
+	case slices.Contains(spotReasons, known.StopReason):
+		j.end(StatusSkipped, fmt.Sprintf("%s: EC2 has reclaimed the Spot instance %s", j.Trigger, j.InstanceID))
+	default:
+		j.end(StatusSkipped, fmt.Sprintf("%s: %s stopped while it was %s (%s): too late to drain", j.Trigger, j.InstanceID, i.State, known.StopReason))
+		j.log.Warn("instance stopped without its hook", "group", i.Group, "state", i.State, "stopReason", known.StopReason)
+		if j.Metrics != nil {
+			j.Metrics.UnhookedStop()
+		}
+	}
+}

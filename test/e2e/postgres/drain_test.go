@@ -1,0 +1,137 @@
+package postgres
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/termination"
+	"quiesce/test/env"
+	"quiesce/test/env/database"
+	"quiesce/test/env/patroni"
+)
+
+// The node of a primary leaves under load. The function sees what a Lambda sees: the API server, and pods. No transaction fails, none is
+// lost, and the node is not cordoned before the primary has left it.
+func TestDrain_PrimarysNode_NothingFails(t *testing.T) {
+	for name, o := range map[string]patroni.Options{
+		"3.0, ConfigMaps, three members, pgbouncer 1.18": {Version: "3.0", Poolers: database.Options{Version: "1.18"}},
+		"4.0, Endpoints, synchronous, like StackGres, pgbouncer 1.24": {
+			Version: "4.0", Endpoints: true, Synchronous: true, Style: patroni.StackGres, Poolers: database.Options{Version: "1.24"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newFixture(t, o)
+			function := p.moving("connectVia: podIP")
+			leader, err := p.cluster.LeaderName(p.ctx)
+			require.NoError(t, err)
+
+			report, err := p.Drain(p.ctx, function, p.Target)
+			require.NoError(t, err)
+			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
+			member := podOf(t, report, leader)
+			require.Equal(t, drain.Evicted, member.Outcome, "%+v", member)
+			require.Equal(t, "switchover", member.Escort.Strategy, "%+v", member.Escort)
+			require.Positive(t, member.Escort.HeldBackSeconds)
+			t.Logf("%s: %+v", leader, *member.Escort)
+			p.requireMoved(leader)
+			p.requireNothingFailed()
+			p.requireNothingPaused()
+		})
+	}
+}
+
+// moving returns a function whose configuration has the phase databases, with these settings of its escort, and the permissions of
+// infra/rbac-postgres-patroni.yaml for the cluster.
+func (p *patroniFixture) moving(settings string) *env.Function {
+	p.Helper()
+	p.allow()
+	return p.newFunction(fmt.Sprintf(`phases:
+  - name: databases
+    match: {namespaces: [%[1]s]}
+    escort: {postgres: {secretRef: {namespace: %[1]s, name: pgbouncer-admin}, %[2]s}}
+  - name: workloads
+`, p.Name, settings))
+}
+
+// allow gives the function the permissions for this cluster, as a person would: a copy of the file, with the names changed.
+func (p *patroniFixture) allow() {
+	p.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "..", "infra", "rbac-postgres-patroni.yaml"))
+	require.NoError(p, err)
+	members, err := p.cluster.Members(p.ctx)
+	require.NoError(p, err)
+	var proxies []string
+	for _, m := range members {
+		proxies = append(proxies, fmt.Sprintf("%q", m.Name+":8008"))
+	}
+	changed := strings.NewReplacer(
+		`["demo-0:8008", "demo-1:8008"]`, "["+strings.Join(proxies, ", ")+"]",
+		"quiesce-postgres-demo", "quiesce-postgres-"+p.patroni.Scope(), "demo", p.patroni.Scope(), "namespace: db", "namespace: "+p.Name,
+	).Replace(string(text))
+	folder, err := os.MkdirTemp("", "quiesce-rbac") // kubectl does not take the commas of a test's own folder
+	require.NoError(p, err)
+	p.Cleanup(func() { require.NoError(p, os.RemoveAll(folder)) })
+	file := filepath.Join(folder, "rbac.yaml")
+	require.NoError(p, os.WriteFile(file, []byte(changed), 0o600))
+	require.NoError(p, p.Lab.Apply(p.ctx, file))
+}
+
+// podOf returns the report's line of a pod.
+func podOf(t *testing.T, r termination.Report, name string) drain.PodReport {
+	t.Helper()
+	for _, p := range r.Pods {
+		if p.Name == name {
+			return p
+		}
+	}
+	text, _ := json.Marshal(r)
+	t.Fatalf("no pod %s in %s", name, text)
+	return drain.PodReport{}
+}
+
+// requireMoved requires that another member leads now.
+func (p *fixture) requireMoved(former string) {
+	p.Helper()
+	leader, err := p.cluster.LeaderName(p.ctx)
+	require.NoError(p, err)
+	require.NotEmpty(p, leader)
+	require.NotEqual(p, former, leader)
+}
+
+// requireNothingPaused requires that no database of any pooler is paused.
+func (p *fixture) requireNothingPaused() {
+	p.Helper()
+	require.Zero(p, p.paused())
+}
+
+// requirePaused requires that a database of a pooler is paused.
+func (p *fixture) requirePaused() {
+	p.Helper()
+	require.Positive(p, p.paused())
+}
+
+// paused counts the databases of the poolers that are paused.
+func (p *fixture) paused() (n int) {
+	p.Helper()
+	for _, console := range p.consoles() {
+		results, err := console.Exec(p.ctx, "SHOW DATABASES").ReadAll()
+		require.NoError(p, err)
+		column := slices.IndexFunc(results[0].FieldDescriptions, func(f pgconn.FieldDescription) bool { return f.Name == "paused" })
+		require.NotEqual(p, -1, column)
+		for _, row := range results[0].Rows {
+			if string(row[column]) != "0" {
+				n++
+			}
+		}
+	}
+	return n
+}

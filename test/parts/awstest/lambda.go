@@ -1,0 +1,93 @@
+package awstest
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// Invoker runs a function: it returns the answer, or the error in the form that callers get, with its kind (Unhandled). Its error
+// is for a function that could not be reached.
+type Invoker func(ctx context.Context, payload []byte) (answer []byte, functionError string, err error)
+
+// AddFunction makes a Lambda function. It has every alias. A nil invoker removes it.
+func (s *Server) AddFunction(name string, invoke Invoker) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.functions[name] = invoke
+}
+
+var functionActions = map[string]action{"Invoke": invokeFunction, "GetFunctionConfiguration": describeFunction}
+
+// invocationAnswer is what Invoke answers: the payload as the body, and a header if the function has failed.
+type invocationAnswer struct {
+	payload []byte
+	failure string
+}
+
+func (a *account) function(r request) (name string, invoke Invoker, failure *apiError) {
+	name, alias, _ := strings.Cut(r.params.Get("FunctionName"), ":")
+	if invoke = a.functions[name]; invoke == nil {
+		arn := "arn:aws:lambda:" + Region + ":" + Account + ":function:" + name
+		if alias != "" {
+			arn += ":" + alias
+		}
+		return "", nil, refused(http.StatusNotFound, "ResourceNotFoundException", "Function not found: "+arn)
+	}
+	return name, invoke, nil
+}
+
+// invokeFunction invokes a function and waits for its answer (Invoke, Lambda API reference).
+func invokeFunction(a *account, r request) (any, *apiError) {
+	_, invoke, failure := a.function(r)
+	if failure != nil {
+		return nil, failure
+	}
+	if kind := r.params.Get("InvocationType"); kind != "" && kind != "RequestResponse" {
+		return nil, refused(http.StatusBadRequest, "InvalidParameterValueException", kind+" is not modeled by awstest")
+	}
+	return unlocked(func(ctx context.Context) (any, *apiError) {
+		answer, functionError, err := invoke(ctx, r.body)
+		if err != nil {
+			return nil, refused(http.StatusInternalServerError, "ServiceException", err.Error())
+		}
+		return invocationAnswer{answer, functionError}, nil
+	}), nil
+}
+
+func describeFunction(a *account, r request) (any, *apiError) {
+	name, _, failure := a.function(r)
+	if failure != nil {
+		return nil, failure
+	}
+	return map[string]string{"FunctionName": name, "State": "Active", "LastUpdateStatus": "Successful"}, nil
+}
+
+// restFunctions is the protocol of Lambda: method and path select the action (smithy.io, "AWS restJson1 protocol").
+type restFunctions struct{ restJSON }
+
+func (restFunctions) read(r *http.Request, _ []byte) (string, url.Values) {
+	rest, ok := strings.CutPrefix(r.URL.Path, "/2015-03-31/functions/")
+	name, part, _ := strings.Cut(rest, "/")
+	params := url.Values{"FunctionName": {name}, "InvocationType": {r.Header.Get("X-Amz-Invocation-Type")}}
+	switch {
+	case ok && r.Method == http.MethodPost && part == "invocations":
+		return "Invoke", params
+	case ok && r.Method == http.MethodGet && part == "configuration":
+		return "GetFunctionConfiguration", params
+	}
+	return r.Method + " " + r.URL.Path, nil
+}
+
+func (p restFunctions) answer(name string, result any) reply {
+	invoked, ok := result.(invocationAnswer)
+	if !ok {
+		return p.restJSON.answer(name, result)
+	}
+	out := reply{status: http.StatusOK, header: http.Header{"Content-Type": {"application/json"}}, body: invoked.payload}
+	if invoked.failure != "" {
+		out.header.Set("X-Amz-Function-Error", invoked.failure)
+	}
+	return out
+}

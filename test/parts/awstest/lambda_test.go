@@ -1,0 +1,36 @@
+package awstest_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/stretchr/testify/require"
+)
+
+func TestInvoke_Function_AnswersOrFails(t *testing.T) {
+	s := start(t)
+	s.AddFunction("quiesce-lab", func(_ context.Context, payload []byte) ([]byte, string, error) {
+		s.State(id) // a function may call AWS
+		if string(payload) == "{}" {
+			return []byte(`{"errorType":"Broken"}`), "Unhandled", nil
+		}
+		return payload, "", nil
+	})
+	client := lambda.NewFromConfig(config(s))
+	out, err := client.Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("quiesce-lab:live"), Payload: []byte(`{"action":"plan"}`)})
+	require.NoError(t, err)
+	require.Nil(t, out.FunctionError)
+	require.JSONEq(t, `{"action":"plan"}`, string(out.Payload))
+	out, err = client.Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("quiesce-lab"), Payload: []byte(`{}`)})
+	require.NoError(t, err)
+	require.Equal(t, "Unhandled", *out.FunctionError)
+
+	found, err := client.GetFunctionConfiguration(t.Context(), &lambda.GetFunctionConfigurationInput{FunctionName: aws.String("quiesce-lab")})
+	require.NoError(t, err)
+	require.Equal(t, "quiesce-lab", *found.FunctionName)
+	s.AddFunction("quiesce-lab", nil)
+	_, err = client.GetFunctionConfiguration(t.Context(), &lambda.GetFunctionConfigurationInput{FunctionName: aws.String("quiesce-lab")})
+	require.ErrorContains(t, err, "ResourceNotFoundException")
+}
