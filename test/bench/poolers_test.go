@@ -113,7 +113,6 @@ func drainOnce(b *testing.B, pool *poolers.NodePool, strategy string, o poolers.
 		require.True(b, p.Escort == nil || p.Escort.Strategy == strategy, "%+v", p.Escort)
 	}
 	require.NoError(b, t.AwaitTermination(b.Context(), t.Target))
-	require.NoError(b, poolers.Wait(b.Context(), hangsAfter+time.Second))
 	results, err = t.Finish(b.Context(), hangsAfter)
 	require.NoError(b, err)
 	require.NoError(b, t.TearDown(b.Context()))

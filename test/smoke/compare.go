@@ -20,6 +20,7 @@ type observed struct {
 	terminated            time.Time // when the termination was requested
 	waited                bool      // whether the instance was seen waiting on hooks
 	released              time.Time // the first look after that
+	present               []string  // the test pods that were on the node right after that look
 	report                termination.Report
 	pods                  []podRecord // the test pods of the node
 	fewest                int         // how many pods of the PDB were ready at the worst moment
@@ -151,7 +152,7 @@ func (o observed) checkHook() string {
 		return fmt.Sprintf("the drain ended at %s, and the instance was released by %s", clock(o.report.FinishedAt), clock(o.released))
 	}
 	return problems(o.pods, func(p podRecord) string {
-		if p.Gone.IsZero() || p.Gone.After(o.released) {
+		if p.Gone.IsZero() || slices.Contains(o.present, p.Name) {
 			return fmt.Sprintf("%s was still there when the instance was released at %s", p.Name, clock(o.released))
 		}
 		return ""

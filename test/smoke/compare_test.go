@@ -62,7 +62,7 @@ func TestChecks_SomethingIsWrong_ThatCheckFails(t *testing.T) {
 		"killed":             {func(o *observed) { o.pods[1].ExitCode = 137 }, []string{"every test pod got SIGTERM and ended by itself"}},
 		"no hook": {func(o *observed) { o.waited, o.released = false, time.Time{} },
 			[]string{"the hook held the instance until its pods were gone"}},
-		"pod still there": {func(o *observed) { o.pods[2].Gone = o.released.Add(1) }, []string{"the hook held the instance until its pods were gone"}},
+		"pod still there": {func(o *observed) { o.present = []string{o.pods[2].Name} }, []string{"the hook held the instance until its pods were gone"}},
 		"pod never gone":  {func(o *observed) { o.pods[2].Gone = time.Time{} }, []string{"the hook held the instance until its pods were gone"}},
 		"released early": {func(o *observed) { o.released = o.report.FinishedAt.Add(-clockTolerance - 1) },
 			[]string{"the hook held the instance until its pods were gone"}},

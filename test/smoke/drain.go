@@ -97,11 +97,27 @@ func (s *smoke) awaitEnd(ctx context.Context) (string, error) {
 		waits := strings.HasPrefix(state, string(asgtypes.LifecycleStateTerminatingWait))
 		s.seen.waited = s.seen.waited || waits
 		if s.seen.waited && !waits && s.seen.released.IsZero() {
-			s.seen.released = time.Now()
+			released := time.Now()
+			if s.seen.present, err = s.podsOnNode(ctx); err != nil {
+				return false, err
+			}
+			s.seen.released = released
 		}
 		return state == "gone", nil
 	})
 	return strings.Join(states, ", "), err
+}
+
+// podsOnNode returns the names of the test pods that are on the node now. It asks the API server: the watch of the pods may be late.
+func (s *smoke) podsOnNode(ctx context.Context) (names []string, err error) {
+	list, err := s.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + s.scene.node})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range list.Items {
+		names = append(names, p.Name)
+	}
+	return names, nil
 }
 
 func (s *smoke) state(ctx context.Context) (string, error) {

@@ -43,8 +43,8 @@ func TestEscort_EachStrategy_NoTransactionAborted(t *testing.T) {
 				require.Empty(t, escort.AbortedDetail)
 				results := p.finish()
 				requireNoneAborted(t, results)
-				require.LessOrEqual(t, results.ClosedOnCareful(), maxClosedAtBegin, "errors at BEGIN")
-				require.Zero(t, results.Refused(), "connects refused")
+				require.LessOrEqual(t, results.ClosedOnCareful(), maxClosedAtBegin, "errors at BEGIN: %s", results.Errors())
+				require.Zero(t, results.Refused(), "connects refused: %s", results.Errors())
 			})
 		}
 	}
@@ -88,7 +88,7 @@ func TestEscort_SinglePoolerPDBNeverAllows_Surged(t *testing.T) {
 			require.Equal(t, "surge", poolerOf(t, report).Escort.Strategy)
 			results := p.finish()
 			requireNoneAborted(t, results)
-			require.Zero(t, results.Refused())
+			require.Zero(t, results.Refused(), "connects refused: %s", results.Errors())
 		})
 	}
 }

@@ -21,8 +21,9 @@ import (
 const (
 	// testTimeout bounds a whole test. Most of it is the setup, on a machine that is busy with other packages.
 	testTimeout = 10 * time.Minute
-	// hangsAfter is the time without a commit after which a worker with transactions of 60 ms counts as hanging.
-	hangsAfter = 5 * time.Second
+	// hangsAfter is the time without a commit after which a worker with transactions of 60 ms counts as hanging: more than a busy machine
+	// delays one.
+	hangsAfter = 30 * time.Second
 	// workerGroups has five workers each: with pgbench's clients, 20 clients.
 	workerGroups = 2
 	// commits is how many transactions each worker commits before and after a move: some seconds of load.
@@ -221,10 +222,10 @@ func (p *fixture) requireNothingFailed() {
 	bench, err := p.pgbench.Finish(p.ctx)
 	require.NoError(p, err)
 	p.Logf("workers: %+v, longest stall %s; pgbench: %d transactions", results.Comparison, results.LongestStall().Round(time.Millisecond), bench.Processed)
-	require.Empty(p, results.Hanging)
-	require.Zero(p, results.Interrupted(), "%+v", results.Comparison)
+	require.Empty(p, results.Hanging, results.Errors())
+	require.Zero(p, results.Interrupted(), "%+v %s", results.Comparison, results.Errors())
 	require.Zero(p, results.Inconsistent(), "%+v", results.Comparison)
-	require.Zero(p, results.Refused()+results.Closed(), "%+v", results.Workers)
+	require.Zero(p, results.Refused()+results.Closed(), results.Errors())
 	require.Zero(p, bench.Failed+bench.Aborted, bench.Log)
 	require.Equal(p, bench.Processed, bench.Rows, "rows of pgbench's transactions")
 }

@@ -278,13 +278,12 @@ type Results struct {
 	Comparison journal.Comparison
 }
 
-// Finish stops the workers and compares their journals with the database. A worker hangs if it had no commit for hangsAfter.
+// Finish stops the workers and compares their journals with the database. A worker hangs if it does not commit once more within hangsAfter,
+// beside its own pace.
 func (t *Fixture) Finish(ctx context.Context, hangsAfter time.Duration) (b Results, err error) {
-	s, err := t.Snapshot(ctx)
-	if err != nil {
+	if b.Hanging, err = t.hanging(ctx, hangsAfter); err != nil {
 		return b, err
 	}
-	b.Hanging = journal.Hanging(s, hangsAfter)
 	for _, c := range t.Workers {
 		if err := c.Stop(ctx); err != nil {
 			return b, err
@@ -300,6 +299,34 @@ func (t *Fixture) Finish(ctx context.Context, hangsAfter time.Duration) (b Resul
 	}
 	b.At, b.Workers, b.Comparison = last.Now, last.Workers, journal.Compare(last.Workers, rows)
 	return b, nil
+}
+
+// hanging waits until every worker has committed once more, and returns the numbers of those that have not in time.
+func (t *Fixture) hanging(ctx context.Context, hangsAfter time.Duration) (numbers []int, err error) {
+	first, err := t.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for began := time.Now(); ; {
+		now, err := t.Snapshot(ctx)
+		if err != nil {
+			return nil, err
+		}
+		numbers = nil
+		waiting := false
+		for i, w := range now.Workers {
+			if w.State != journal.Stopped && w.Committed == first.Workers[i].Committed {
+				numbers = append(numbers, w.Worker)
+				waiting = waiting || time.Since(began) < hangsAfter+w.Pace
+			}
+		}
+		if !waiting {
+			return numbers, nil
+		}
+		if err := Wait(ctx, pollInterval); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // awaitStopped returns the first snapshot in which all workers have stopped, or the last one before stopTimeout.
@@ -354,7 +381,19 @@ func (b Results) Sum(of func(journal.Worker) int) (sum int) {
 	return sum
 }
 
-// Refused returns how many connects failed.
+// Errors lists the workers that saw errors, and each one's last.
+func (b Results) Errors() string {
+	var text strings.Builder
+	for _, w := range b.Workers {
+		if w.LastError != "" {
+			fmt.Fprintf(&text, "worker %d: %d at BEGIN, %d at connecting, aborted %v, ambiguous %v, last: %s; ",
+				w.Worker, w.BeginErrors, w.ConnectErrors, w.Aborted, w.Ambiguous, w.LastError)
+		}
+	}
+	return text.String()
+}
+
+// Refused returns how many connects failed, after each worker's first connection.
 func (b Results) Refused() int { return b.Sum(func(w journal.Worker) int { return w.ConnectErrors }) }
 
 // Closed returns how many connections were closed between transactions and failed at BEGIN.

@@ -38,11 +38,21 @@ func (b *recorder) enter(state journal.State) {
 }
 
 func (b *recorder) connected() {
-	b.update(func(w *journal.Worker) { w.Connects++ })
+	b.update(func(w *journal.Worker) {
+		if w.Connects++; w.Connects == 1 {
+			w.LastError = ""
+		}
+	})
 }
 
+// connectFailed counts an error, unless the worker never was connected: it starts when the poolers are ready, and kube-proxy may need a
+// second more to lead there.
 func (b *recorder) connectFailed(err error) {
-	b.update(func(w *journal.Worker) { w.ConnectErrors++; w.LastError = err.Error() })
+	b.update(func(w *journal.Worker) {
+		if w.LastError = err.Error(); w.Connects > 0 {
+			w.ConnectErrors++
+		}
+	})
 }
 
 func (b *recorder) validationFailed(err error) {

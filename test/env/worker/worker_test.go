@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -84,8 +85,20 @@ func TestWorker_CannotConnect_Retries(t *testing.T) {
 	config, err := settings("postgres://worker@127.0.0.1:1/app?sslmode=disable")
 	require.NoError(t, err)
 	c := start(config, options{workers: 1})
-	require.Eventually(t, func() bool { return c.snapshot().Workers[0].ConnectErrors > 1 }, waitTimeout, pollInterval)
-	require.Zero(t, end(t, c).Last)
+	require.Eventually(t, func() bool { return c.snapshot().Workers[0].LastError != "" }, waitTimeout, pollInterval)
+	w := end(t, c)
+	require.Zero(t, w.Last)
+	require.Zero(t, w.ConnectErrors, "it never was connected")
+}
+
+func TestRecorder_ConnectFailsAfterConnection_Counted(t *testing.T) {
+	b := newRecorder(1, behavior{})
+	b.connectFailed(errors.New("no route yet"))
+	b.connected()
+	require.Empty(t, b.LastError)
+	b.connectFailed(errors.New("connection refused"))
+	require.Equal(t, 1, b.ConnectErrors)
+	require.Equal(t, "connection refused", b.LastError)
 }
 
 func TestWorker_NoAnswer_HangsWhileProbePasses(t *testing.T) {

@@ -74,6 +74,7 @@ type Lab struct {
 	ports     ports
 	network   *network // of the machines
 	dns       io.Closer
+	unwatch   context.CancelFunc // ends repeatMissed; nil: it does not run
 	pki       *pki
 	probes    *http.Client // trusts the lab's own CA
 	admin     *rest.Config
@@ -173,7 +174,13 @@ func (l *Lab) start(ctx context.Context) error {
 			return err
 		}
 	}
-	return inParallel(ctx, l.startControllers, l.startScheduler, l.startKwok)
+	if err := inParallel(ctx, l.startControllers, l.startScheduler, l.startKwok); err != nil || l.options.Machines {
+		return err
+	}
+	running, end := context.WithCancel(context.WithoutCancel(ctx))
+	l.unwatch = end
+	go l.repeatMissed(running)
+	return nil
 }
 
 // Stop kills all processes of the lab and removes its folder. It may be called more than once. It fails if a component died
@@ -184,6 +191,9 @@ func (l *Lab) Stop() error {
 
 func (l *Lab) end() error {
 	died := l.died() // before all of them are killed
+	if l.unwatch != nil {
+		l.unwatch()
+	}
 	if l.dns != nil {
 		_ = l.dns.Close() // nobody asks any more
 	}

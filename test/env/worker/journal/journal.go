@@ -40,9 +40,9 @@ type Worker struct {
 	Ambiguous []int64 `json:"ambiguous"`          // failed at COMMIT: the worker does not know whether it was committed
 
 	BeginErrors   int    `json:"beginErrors"`
-	ConnectErrors int    `json:"connectErrors"`
-	Connects      int    `json:"connects"` // connections made
-	Silent        int    `json:"silent"`   // dead connections that validation found before the worker's transaction did
+	ConnectErrors int    `json:"connectErrors"` // since its first connection
+	Connects      int    `json:"connects"`      // connections made
+	Silent        int    `json:"silent"`        // dead connections that validation found before the worker's transaction did
 	LastError     string `json:"lastError,omitempty"`
 
 	Started      time.Time     `json:"started"`
