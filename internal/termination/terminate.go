@@ -174,6 +174,11 @@ func (j *job) empty(invocation context.Context) (Result, error) {
 	j.clock.extendPastDeadline(invocation) // finding the nodes took time
 	cause := j.evict(invocation)
 	j.gatherReports()
+	for _, d := range j.drains {
+		if d.denied != nil {
+			j.notes = append(j.notes, "cordon: "+d.denied.Error())
+		}
+	}
 	remaining := len(j.report.Remaining()) > 0
 	if cause == nil && slices.ContainsFunc(j.drains, (*nodeDrain).isReplaced) {
 		cause, remaining = drain.ErrNodeReplaced, true
