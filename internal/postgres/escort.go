@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"quiesce/internal/config"
@@ -144,6 +145,7 @@ func (r *run) escortMember(ctx context.Context) error {
 
 // escortKnown decides by what the pod is in its cluster.
 func (r *run) escortKnown(ctx context.Context) error {
+	r.forgetOnlyCopy(ctx)
 	member := r.facts.Member(r.pod.Name)
 	switch {
 	case r.facts.Leader == "":
@@ -165,6 +167,10 @@ func (r *run) escortPrimary(ctx context.Context) error {
 	switch {
 	case a.Plain != "":
 		return r.evictPlainly(ctx, a.Plain)
+	case r.facts.isOnlyCopy():
+		return r.holdOnlyCopy(ctx, a)
+	case r.record != nil && r.record.OnlyCopy:
+		return r.heldUnlessLast(ctx, hold("%s", strings.Join(a.Holds, "; ")))
 	case r.isLast():
 		return r.escortLast(ctx)
 	case r.Strategy == config.StrategyOperator:

@@ -22,10 +22,11 @@ type mark struct {
 	Until     time.Time      `json:"until"` // when clients are let go at the latest
 	Leader    string         `json:"leader"`
 	Candidate string         `json:"candidate"`
-	Kind      string         `json:"kind,omitempty"`    // of the object that may have the request; empty: none
-	Object    string         `json:"object,omitempty"`  // its name
-	Poolers   []markedPooler `json:"poolers,omitempty"` // that may be paused
-	Moved     bool           `json:"moved,omitempty"`   // the leader has changed
+	Kind      string         `json:"kind,omitempty"`     // of the object that may have the request; empty: none
+	Object    string         `json:"object,omitempty"`   // its name
+	Poolers   []markedPooler `json:"poolers,omitempty"`  // that may be paused
+	Moved     bool           `json:"moved,omitempty"`    // the leader has changed
+	OnlyCopy  bool           `json:"onlyCopy,omitempty"` // nothing has moved: the pod's data exist on its node only
 }
 
 type markedPooler struct {

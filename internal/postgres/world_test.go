@@ -53,6 +53,8 @@ type world struct {
 	refuse     error // the answer to evictions
 	live       LSN
 	strict     bool
+	disk       string // why the leader's data may exist on its node only
+	hidden     bool   // facts cannot be read
 	unreadable bool   // services cannot be listed
 	largest    string // mark
 	commands   int    // that could change something were sent to consoles
@@ -195,11 +197,14 @@ func (i *incarnation) Facts(ctx context.Context, id Identity) (Facts, error) {
 		return Facts{}, err
 	}
 	defer i.enter()()
+	if i.hidden {
+		return Facts{}, errors.New("forbidden")
+	}
 	i.seen = seen{time.Now(), i.leader, len(i.request) > 0, i.paused}
 	f := Facts{
 		Identity: id, At: time.Now(), Mode: Endpoints, Version: "4.0.7", Leader: i.leader, TTL: 30 * time.Second, LoopWait: testLoop,
 		RenewTime: i.renewed(), MaxLag: 1 << 20, FailoverVersion: i.failoverVersion(),
-		ObjectLabels: map[string]string{"cluster-name": id.Scope}, Strict: i.strict, Synchronous: i.strict, Paused: i.paused,
+		ObjectLabels: map[string]string{"cluster-name": id.Scope}, Disk: i.disk, Strict: i.strict, Synchronous: i.strict, Paused: i.paused,
 	}
 	if i.strict {
 		f.SyncStandbys = []string{"pg-1"}
