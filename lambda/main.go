@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"os"
 
 	"github.com/aws/aws-lambda-go/lambda"
@@ -59,6 +60,7 @@ func newInvoke(ctx context.Context, getenv func(string) string) (invoke, error) 
 // newHandler returns the function's handler. It sends no request: the first invocation connects to AWS and Kubernetes.
 func newHandler(ctx context.Context, getenv func(string) string) (*termination.Handler, error) {
 	log := newLog(os.Stdout)
+	slog.SetDefault(log) // for what is deep below, as a panic in a goroutine
 	klog.SetSlogLogger(log)
 	settings, err := config.Load(getenv)
 	if err != nil {

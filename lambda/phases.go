@@ -44,6 +44,7 @@ func phases(settings config.Config, connect connector, sdk aws.Config) []drain.P
 			all[i].Match, all[i].Escort, all[i].Lead = postgres.Match(phase), postgresEscort(settings, phase, connect, sdk), postgres.Lead(*phase.Postgres)
 			all[i].Keeps = phase.Postgres.Strategy != config.StrategyPlain
 			if all[i].Keeps {
+				all[i].MatchLabels = postgres.MatchLabels(phase)
 				all[i].DelaysCordon = postgres.DelaysCordon(phase)
 			}
 		case phase.Name != config.Workloads:

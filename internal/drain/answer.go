@@ -10,7 +10,7 @@ func (r *run) handle(got response) {
 	p, now := r.state.pods[got.pod], time.Now()
 	r.finish(p, got)
 	if !got.inFlight {
-		p.holding = false
+		p.holding, p.line.OnlyCopy = false, false
 	}
 	r.state.times.note(got)
 	if got.panicked {
@@ -57,6 +57,7 @@ func (r *run) handleHeld(p *progress, hold *Held, now time.Time) {
 	p.retryAt = p.lastLookOr(now.Add(max(hold.After, r.retryDelay(p, heldRecheck, now))), lead, now)
 	p.notBefore = p.lastLookOr(now.Add(max(hold.After, r.retryDelay(p, heldInterval, now))), lead, now)
 	p.reasons.problem, p.holdup, p.holding = Short(hold.Error()), StillHeld, true
+	p.line.OnlyCopy = hold.OnlyCopy
 }
 
 // lastLookOr returns that time, or when the escort's last acts begin, or when it must have evicted the pod: the first of them that is to

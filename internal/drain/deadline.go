@@ -107,6 +107,9 @@ func (l Limits) need(grace, lead time.Duration) time.Duration {
 // both, each has half. takes is what it takes to ask.
 func (l Limits) evictBy(grace, lead, takes time.Duration, now time.Time) time.Time {
 	from, last := later(now, l.latest(l.need(grace, lead)+takes)), l.Deadline.Add(-l.need(grace, 0)-takes)
+	if lead == 0 {
+		return from
+	}
 	if !from.Add(lead).After(last) {
 		return last
 	}

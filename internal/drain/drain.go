@@ -26,7 +26,7 @@ type Drainer struct {
 	Records Records // of that drain; nil: none can be kept, and an escort that needs one only evicts
 	Effort  Effort  // of that drain
 	Owners  Owners  // of its pods; nil: they are not told
-	// Recordon closes a node that is open, and returns when; nil: it cannot be closed.
+	// Recordon closes a node that is open, and returns when; nil: it cannot be closed. After Refused it is not called again.
 	Recordon    func(context.Context) (time.Time, error)
 	Concurrency int // evictions in flight at once, per node
 	Log         *slog.Logger
@@ -39,7 +39,7 @@ type Effort int
 // The efforts.
 const (
 	EffortFull      Effort = iota
-	EffortNoEscorts        // every pod is evicted without an escort
+	EffortNoEscorts        // every pod is evicted without an escort, and one that only its escort may evict in the last moments
 	EffortMetadata         // the same, and the cluster is asked for the metadata of pods only
 )
 
@@ -81,6 +81,7 @@ func (d Drainer) Plan(pods []Pod, node Node) Report {
 
 // Evictable returns the pods that a drain would evict, held ones included.
 func (d Drainer) Evictable(pods []Pod, node Node) []Pod {
+	d.Phases = d.escortedPhases()
 	var wanted []Pod
 	for _, p := range d.firstPlan(pods, node).Pods {
 		if p.Verdict == Evict || p.Verdict == Hold {

@@ -30,6 +30,8 @@ type Escort interface {
 type Held struct {
 	Reason string
 	After  time.Duration // how long the escort must not run again, whatever changes; zero: a few seconds
+	// OnlyCopy reports that the pod's data exist on this node and nowhere else. The node must not go as long as that can be put off.
+	OnlyCopy bool
 }
 
 func (h *Held) Error() string { return "held: " + h.Reason }

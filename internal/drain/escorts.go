@@ -109,14 +109,22 @@ func (d Drainer) request(p Planned) EscortRequest {
 const undoTimeout = 5 * time.Second
 
 // escortedPhases returns the phases as this drain uses them: without escorts, if it must not run them, or could not record what they
-// change.
+// change. Pods that only their escort may evict are kept to the last moments. Their node is cordoned at once: then their operator may move
+// what has to be moved.
 func (d Drainer) escortedPhases() []Phase {
 	if d.Effort < EffortNoEscorts && d.Records != nil {
 		return d.Phases
 	}
 	phases := slices.Clone(d.Phases)
 	for i := range phases {
-		phases[i].Escort, phases[i].Lead, phases[i].Keeps, phases[i].DelaysCordon = nil, 0, false, nil
+		p := &phases[i]
+		p.Escort, p.Lead, p.DelaysCordon = nil, 0, nil
+		if p.Keeps {
+			p.Escort = keeper{}
+		}
+		if p.Keeps && p.MatchLabels != nil {
+			p.Match = p.MatchLabels
+		}
 	}
 	return phases
 }

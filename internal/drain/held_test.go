@@ -2,6 +2,8 @@ package drain_test
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -113,14 +115,71 @@ func TestCordon_PrimaryOnNode_WaitsUntilItLeaves(t *testing.T) {
 	})
 }
 
-// Without its escort the pod is an ordinary one.
-func TestHeld_EffortWithoutEscorts_Evicted(t *testing.T) {
+// Where its escort must not run, a primary is not an ordinary pod all the same: it stays as long as its grace allows. What it is, its labels
+// say: whatever else reads the pod may be what ends the function.
+func TestKept_NoEscortRuns_EvictedInTheLastMomentsWithItsGrace(t *testing.T) {
+	for name, change := range map[string]func(*drain.Drainer){
+		"two unclean ends":   func(d *drain.Drainer) { d.Effort = drain.EffortNoEscorts },
+		"three unclean ends": func(d *drain.Drainer) { d.Effort = drain.EffortMetadata },
+		"no Lease":           func(d *drain.Drainer) { d.Records = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, began := pod("pg-0", "phase", "databases", "role", "primary"), time.Now()
+				p.Grace = time.Minute
+				node := draintest.New().Add(p, 50*time.Second).Add(pod("web"), time.Second)
+				node.Uncordon()
+				h := &holder{never: true}
+				d := holding(h)
+				d.Phases[0].MatchLabels = d.Phases[0].Match
+				d.Phases[0].Match = func(drain.Pod) bool { panic("an annotation that ends the function") }
+				d.Recordon = node.Recordon
+				d.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(10 * time.Minute), Force: true}
+				change(&d)
+				report, _ := d.Drain(within(t, 10*time.Minute), node, drain.Node{})
+				log := node.Log()
+				require.Equal(t, []string{"evict app/web", "gone app/web", "evict app/pg-0", "gone app/pg-0"},
+					slices.DeleteFunc(slices.Clone(log), func(line string) bool { return strings.HasSuffix(line, "cordon") }))
+				require.Less(t, slices.Index(log, "recordon"), slices.Index(log, "gone app/web"), "its operator may answer the cordon")
+				require.Contains(t, log, "recordon")
+				require.Empty(t, h.seen)
+				pg := report.Pods[0]
+				require.Equal(t, drain.Evicted, pg.Outcome)
+				require.WithinDuration(t, began.Add(9*time.Minute), pg.EvictedAt, 5*time.Second)
+				require.True(t, pg.EvictedAt.Before(began.Add(9*time.Minute)), "it has its whole grace")
+				require.Contains(t, pg.Escort.Reason, "its escort does not run in this drain")
+			})
+		})
+	}
+}
+
+func TestKept_BeforeTheLastMoments_ReportSaysWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		node := draintest.New().Add(pod("pg-0", "phase", "databases"), time.Second)
-		d := holding(&holder{never: true})
+		node, began := draintest.New().Add(pod("pg-0", "phase", "databases"), time.Second), time.Now()
+		d := holding(&holder{})
 		d.Effort = drain.EffortNoEscorts
-		d.Drain(within(t, time.Minute), node, drain.Node{})
-		require.Equal(t, []string{"evict app/pg-0", "gone app/pg-0"}, node.Log())
+		d.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(30 * time.Minute), Force: true}
+		report, _ := d.Drain(within(t, 10*time.Minute), node, drain.Node{})
+		require.Empty(t, node.Log())
+		require.Equal(t, drain.StillHeld, report.Pods[0].Outcome)
+		require.Contains(t, report.Pods[0].Reason, "its escort does not run in this drain, so it stays until the last moments")
+	})
+}
+
+// A grace that is longer than the drain leaves half of the time to it. A PDB that refuses is overruled then, as for other pods, but not at
+// the expense of the grace.
+func TestKept_LongGraceAndPDB_ToldInTheMiddleWithItsGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, began := pod("pg-0", "phase", "databases", "budget", "pg"), time.Now()
+		p.Grace = time.Hour
+		node := draintest.New().Add(p, time.Second)
+		node.Allow("pg", 0)
+		d := holding(&holder{})
+		d.Effort = drain.EffortNoEscorts
+		d.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(10 * time.Minute), Force: true}
+		report, _ := d.Drain(within(t, 10*time.Minute), node, drain.Node{})
+		require.Equal(t, []string{"block app/pg-0", "delete app/pg-0 1h0m0s", "gone app/pg-0"}, node.Log())
+		require.WithinDuration(t, began.Add(5*time.Minute), report.Pods[0].ForcedAt, 5*time.Second)
 	})
 }
 

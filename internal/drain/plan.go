@@ -8,14 +8,18 @@ import (
 
 // Phase is one step of the drain order.
 type Phase struct {
-	Name    string
-	Match   func(Pod) bool // a pod belongs to the first phase that matches it; nil: to this one if none matches
-	Escort  Escort         // gets the phase's pods off the node; nil: they are evicted without one
-	Lead    time.Duration  // the longest time from the escort's start to its eviction
-	Settle  time.Duration  // pause after the phase, if it had pods
-	Timeout time.Duration  // after it the phase no longer holds back the next; zero: it always does
+	Name  string
+	Match func(Pod) bool // a pod belongs to the first phase that matches it; nil: to this one if none matches
+	// MatchLabels is Match for a drain that runs no escort, because something on the node ends the function. It reads no more than labels;
+	// nil: Match is used then too.
+	MatchLabels func(Pod) bool
+
+	Escort  Escort        // gets the phase's pods off the node; nil: they are evicted without one
+	Lead    time.Duration // the longest time from the escort's start to its eviction
+	Settle  time.Duration // pause after the phase, if it had pods
+	Timeout time.Duration // after it the phase no longer holds back the next; zero: it always does
 	// Keeps reports that only the escort tells the phase's pods to stop. The drain itself neither evicts nor deletes them, and leaves
-	// them their grace period. It holds as long as the escort may run.
+	// them their grace period. Where the escort does not run, the drain keeps them to the last moments.
 	Keeps bool
 	// DelaysCordon reports whether the node is not cordoned while it has this pod, because an operator would answer the cordon; nil: none
 	// does.

@@ -73,6 +73,9 @@ func (r *run) handleRecordon(got recordonResult) {
 	if got.err != nil {
 		r.recordonAt = now.Add(backoff(Ref{UID: recordonName}, r.recordonFailures))
 		r.recordonFailures++
+		if _, denied := errors.AsType[*Refused](got.err); denied {
+			r.Recordon = nil // what is denied once is denied again
+		}
 		r.Log.Warn("failed to cordon the node again", "error", Short(got.err.Error()))
 		return
 	}

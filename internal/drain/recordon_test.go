@@ -44,6 +44,21 @@ func TestRecordon_NodeUncordoned_CordonedAgainAndArrivalsEvicted(t *testing.T) {
 	})
 }
 
+// The first cordon of a node that was tainted comes late. One that is denied is not tried at every look.
+func TestRecordon_Denied_TriedAndSaidOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node, tries := draintest.New().Add(graced("slow", time.Hour), time.Hour), 0
+		node.Uncordon()
+		by := drainer()
+		by.Recordon = func(context.Context) (time.Time, error) {
+			tries++
+			return time.Time{}, fmt.Errorf("cordon node: %w", &drain.Refused{Reason: "denied by a policy"})
+		}
+		by.Drain(within(t, time.Minute), node, drain.Node{})
+		require.Equal(t, 1, tries)
+	})
+}
+
 func TestRecordon_AgainAndAgain_AtMostTenTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("slow", time.Hour), time.Hour)

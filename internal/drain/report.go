@@ -33,6 +33,7 @@ type PodReport struct {
 	Reason    string        `json:"reason,omitempty"`
 	BlockedBy []string      `json:"blockedBy,omitempty"` // every PDB that ever refused it, as namespace/name
 	Escort    *EscortResult `json:"escort,omitempty"`
+	OnlyCopy  bool          `json:"onlyCopy,omitempty"` // its data exist on this node only, so that its escort holds it to the hook's limit
 	Warnings  []string      `json:"warnings,omitempty"` // of a plan: what would make its eviction worse than need be
 	BlockedAt time.Time     `json:"blockedAt,omitzero"` // when a PDB first refused it
 	EvictedAt time.Time     `json:"evictedAt,omitzero"` // when the API server accepted the eviction
@@ -62,6 +63,11 @@ func (r Report) Remaining() []PodReport {
 
 func (p PodReport) remains() bool {
 	return p.Outcome == Waiting || p.Outcome == StillBlocked || p.Outcome == StillRefused || p.Outcome == StillHeld
+}
+
+// OnlyCopies returns the pods that remain and whose data exist on their node only.
+func (r Report) OnlyCopies() []PodReport {
+	return slices.DeleteFunc(r.Remaining(), func(p PodReport) bool { return !p.OnlyCopy })
 }
 
 // AddBlockers notes on a plan's pods the PDBs that would refuse their eviction now.

@@ -2,6 +2,7 @@ package escort
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -23,12 +24,22 @@ type Service struct {
 	Ready           []string // addresses of its ready endpoints
 }
 
+// MaxRecord bounds what an escort writes about its work, in bytes: the mark of a Lease, and the record of a pod. It has room for a hundred
+// poolers with usual names. All records of one node share the 256 KB that the API server allows a Lease.
+const MaxRecord = 32 << 10
+
+// ErrTaken says that somebody else holds a Lease now.
+var ErrTaken = errors.New("somebody else has taken it")
+
 // MarkedLease is a Lease whose mark survives its holder. The mark says what the holder changed that outlives it.
 type MarkedLease interface {
 	// Mark returns the mark; empty: none. Before the first SetMark it is an earlier holder's.
 	Mark() string
 	// SetMark replaces the mark; an empty text removes it.
 	SetMark(ctx context.Context, text string) error
+	// Lost returns why the Lease cannot be relied on any more, as far as is known: somebody else has taken or deleted it, or it could not be
+	// renewed in time; nil: it is held. It sends no request.
+	Lost() error
 	// Release frees the Lease, on a context of its own. One with a mark stays, without a holder.
 	Release() error
 }

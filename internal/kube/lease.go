@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
 
+	"quiesce/internal/drain"
 	"quiesce/internal/termination"
 )
 
@@ -27,13 +29,15 @@ const (
 	// leaseRetry is how soon a renewal that failed is repeated. After an outage the holder must be faster than another invocation, which
 	// would take an expired Lease. Sooner would load a server that recovers.
 	leaseRetry = time.Second
+	// renewTimeout bounds one renewal. A request that hangs as long as callTimeout would leave no time for another before the Lease expires.
+	renewTimeout = 5 * time.Second
 	// releaseTimeout bounds the release; a Lease that is not released in that time expires.
 	releaseTimeout = 2 * time.Second
 	// acquireRetries bounds the tries to acquire a Lease that others release meanwhile.
 	acquireRetries = 3
 )
 
-// errLeaseLost: another invocation took the Lease over.
+// errLeaseLost: another invocation took the Lease over. The error that wraps it names its holder.
 var errLeaseLost = errors.New("the lease is held by another invocation")
 
 // lease is a Lease that this invocation holds. Renewals, records and the release write to it one at a time.
@@ -50,6 +54,7 @@ type lease struct {
 	writing chan struct{} // full during a request, so that one writes at a time and Record never waits
 	mutex   sync.Mutex
 	object  *coordinationv1.Lease // as last written or read; it is replaced, never changed
+	loss    error                 // why it is not this invocation's any more; nil: it is, as far as is known
 }
 
 func (l *lease) current() *coordinationv1.Lease {
@@ -66,7 +71,7 @@ func (l *lease) setCurrent(object *coordinationv1.Lease) {
 
 // AcquireLease takes the Lease of an instance, which has the instance's ID for its name; nil: another invocation holds it.
 func (c *Client) AcquireLease(ctx context.Context, instanceID string, a termination.Acquisition) (termination.Lease, error) {
-	l, err := c.hold(ctx, instanceID, a, func(l *coordinationv1.Lease) {
+	l, err := c.hold(ctx, ctx, instanceID, a, func(l *coordinationv1.Lease) {
 		annotate(l, receivedAnnotation, timeText(earliest(a.Received, firstReceived(l))))
 		if !a.Deadline.IsZero() {
 			annotate(l, deadlineAnnotation, timeText(a.Deadline))
@@ -79,19 +84,22 @@ func (c *Client) AcquireLease(ctx context.Context, instanceID string, a terminat
 	return l, nil
 }
 
-// AcquireGroupLease takes the Lease of this name, and renews it until ctx ends or release is called, which deletes it; acquired is
-// false if another holds it (https://kubernetes.io/docs/concepts/architecture/leases/).
+// AcquireGroupLease takes the Lease of this name, and renews it until release is called, which deletes it; acquired is false if another
+// holds it (https://kubernetes.io/docs/concepts/architecture/leases/). It is renewed after the end of ctx too: what its holder has paused
+// is resumed then.
 func (c *Client) AcquireGroupLease(ctx context.Context, name string) (release func() error, acquired bool, err error) {
-	l, err := c.hold(ctx, name, termination.Acquisition{}, func(*coordinationv1.Lease) {})
+	l, err := c.hold(ctx, context.WithoutCancel(ctx), name, termination.Acquisition{}, func(*coordinationv1.Lease) {})
 	if l == nil || err != nil {
 		return nil, false, err
 	}
 	return func() error { return l.Release(termination.KeepNothing) }, true, nil
 }
 
-// hold acquires a Lease and renews it. Each call is a holder of its own: one process may run two invocations. Begin changes the
-// Lease in the same request that acquires it.
-func (c *Client) hold(ctx context.Context, name string, a termination.Acquisition, begin func(*coordinationv1.Lease)) (*lease, error) {
+// hold acquires a Lease, and renews it until the second context ends. Each call is a holder of its own: one process may run two
+// invocations. Begin changes the Lease in the same request that acquires it.
+func (c *Client) hold(
+	ctx, holding context.Context, name string, a termination.Acquisition, begin func(*coordinationv1.Lease),
+) (*lease, error) {
 	l := &lease{Client: c, shorten: a.Shorten, lost: a.Lost, parent: ctx, writing: make(chan struct{}, 1)}
 	acquired, err := l.acquire(ctx, name, begin)
 	if err != nil {
@@ -101,7 +109,7 @@ func (c *Client) hold(ctx context.Context, name string, a termination.Acquisitio
 		return nil, nil
 	}
 	l.readDeadline()
-	renewing, cancel := context.WithCancel(ctx)
+	renewing, cancel := context.WithCancel(holding)
 	var renewal sync.WaitGroup
 	renewal.Go(func() { l.renew(renewing) })
 	l.stop = func() { cancel(); renewal.Wait() }
@@ -240,6 +248,8 @@ func (l *lease) renew(ctx context.Context) {
 
 // renewOnce renews the Lease, and reads what others wrote on it.
 func (l *lease) renewOnce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
 	err := l.write(ctx, func(*coordinationv1.Lease) error { return nil })
 	if err == nil {
 		l.readDeadline()
@@ -296,10 +306,20 @@ func (l *lease) write(ctx context.Context, change func(next *coordinationv1.Leas
 		}
 		return err
 	})
-	if l.lost != nil && (errors.Is(err, errLeaseLost) || apierrors.IsNotFound(err)) {
-		l.losing.Do(l.lost)
+	if errors.Is(err, errLeaseLost) || apierrors.IsNotFound(err) {
+		l.losing.Do(func() { l.lose(err) })
 	}
 	return err
+}
+
+// lose notes why the Lease is not this invocation's any more.
+func (l *lease) lose(why error) {
+	l.mutex.Lock()
+	l.loss = why
+	l.mutex.Unlock()
+	if l.lost != nil {
+		l.lost()
+	}
 }
 
 // asHolder runs a request about the Lease as it is now. A conflict may be our own doing, by a request whose answer was lost, or a
@@ -321,7 +341,7 @@ func (l *lease) asHolder(ctx context.Context, request func(now *coordinationv1.L
 		return err
 	}
 	if holderOf(found) != holderOf(now) {
-		return errLeaseLost
+		return fmt.Errorf("%w: %s", errLeaseLost, drain.Short(cmp.Or(holderOf(found), "nobody")))
 	}
 	l.setCurrent(found)
 	return request(found)

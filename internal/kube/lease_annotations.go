@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 	"quiesce/internal/termination"
 )
 
@@ -44,8 +45,8 @@ const (
 	maxClosedBytes = 2 << 10
 	// maxClosedNodes bounds the nodes that are read from one Lease. A drain closes at most maxCandidates; a later one may find others.
 	maxClosedNodes = 4 * maxCandidates
-	// maxRecordBytes bounds one record, so that no pod takes the place of others.
-	maxRecordBytes = 16 << 10
+	// maxRecordBytes bounds one record, so that no pod takes the place of others. The phase's name is beside what an escort records.
+	maxRecordBytes = escort.MaxRecord + 1<<10
 	// maxAnnotationBytes is what the API server allows all annotations of an object to have, keys and values
 	// (https://kubernetes.io/docs/concepts/overview/working-with-objects/annotations/, TotalAnnotationSizeLimitB).
 	maxAnnotationBytes = 256 << 10

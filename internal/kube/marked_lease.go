@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,15 +18,17 @@ import (
 // pausedAnnotation is on the Lease of a group whose holder has changed something that outlives it: poolers that it has paused.
 const pausedAnnotation = ourAnnotation + "paused"
 
-// maxMarkBytes bounds a mark: a hundred poolers with several databases each.
-const maxMarkBytes = 64 << 10
+// expirySlack is how long before its end a Lease that is not renewed counts as lost: the clocks of two functions may differ that much. More
+// would end moves that a short outage of the API server does not disturb.
+const expirySlack = 5 * time.Second
 
 // markedLease implements escort.MarkedLease.
 type markedLease struct{ *lease }
 
-// AcquireMarkedLease takes the Lease of this name, and renews it until ctx ends or it is released; nil: another holds it.
+// AcquireMarkedLease takes the Lease of this name, and renews it until it is released; nil: another holds it. It is renewed after the end
+// of ctx too: what its holder has paused is resumed then.
 func (c *Client) AcquireMarkedLease(ctx context.Context, name string) (escort.MarkedLease, error) {
-	l, err := c.hold(ctx, name, termination.Acquisition{}, func(*coordinationv1.Lease) {})
+	l, err := c.hold(ctx, context.WithoutCancel(ctx), name, termination.Acquisition{}, func(*coordinationv1.Lease) {})
 	if l == nil || err != nil {
 		return nil, err
 	}
@@ -40,11 +43,31 @@ func (m markedLease) SetMark(ctx context.Context, text string) error {
 	switch {
 	case text == m.Mark():
 		return nil
-	case len(text) > maxMarkBytes:
-		return fmt.Errorf("mark lease %s: the mark has %d bytes, and at most %d fit", m.current().Name, len(text), maxMarkBytes)
+	case len(text) > escort.MaxRecord:
+		return fmt.Errorf("mark lease %s: the mark has %d bytes, and at most %d fit", m.current().Name, len(text), escort.MaxRecord)
 	}
 	if err := m.setAnnotation(ctx, pausedAnnotation, text); err != nil {
 		return fmt.Errorf("mark lease %s: %w", m.current().Name, bounded(err))
+	}
+	return nil
+}
+
+// takenError is escort.ErrTaken that names the new holder.
+type takenError struct{ error }
+
+func (takenError) Is(target error) bool { return target == escort.ErrTaken }
+
+// Lost implements escort.MarkedLease.
+func (m markedLease) Lost() error {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	switch renewed := m.object.Spec.RenewTime; {
+	case errors.Is(m.loss, errLeaseLost):
+		return takenError{m.loss}
+	case m.loss != nil:
+		return errors.New("somebody has deleted it")
+	case renewed == nil || time.Since(renewed.Time) > leaseDuration-expirySlack:
+		return errors.New("it could not be renewed in time")
 	}
 	return nil
 }

@@ -112,7 +112,7 @@ func TestMarkedLease_HolderDies_TheMarkStays(t *testing.T) {
 	require.NotNil(t, held)
 	require.Empty(t, held.Mark())
 	require.NoError(t, held.SetMark(t.Context(), "paused: a"))
-	require.Error(t, held.SetMark(t.Context(), strings.Repeat("x", maxMarkBytes+1)))
+	require.Error(t, held.SetMark(t.Context(), strings.Repeat("x", escort.MaxRecord+1)))
 	marks, err := e.client.Marks(t.Context(), name)
 	require.NoError(t, err)
 	require.Equal(t, []escort.Mark{{Lease: name, Text: "paused: a", Held: true}}, marks)

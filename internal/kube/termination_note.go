@@ -51,7 +51,7 @@ func newClosing(node drain.Node, c termination.Closing) *closingNode {
 	}
 	closing.earlier, closing.saved = *c.Earlier, *c.Earlier
 	if c.Earlier.Began.Equal(c.Began) {
-		closing.node.CordonedAt = c.Earlier.CordonedAt
+		closing.node.CordonedAt, closing.node.KeptOpen = c.Earlier.CordonedAt, c.Earlier.KeptOpen
 	}
 	return closing
 }

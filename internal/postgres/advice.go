@@ -156,7 +156,7 @@ func (f *Facts) position(m Member) string {
 
 // advisePoolers says which poolers a move could pause.
 func (e *Escort) advisePoolers(ctx context.Context, cluster Cluster, f *Facts) []string {
-	around, err := e.surround(ctx, cluster, f)
+	around, err := e.surround(ctx, cluster, f, false)
 	if err != nil {
 		return []string{"Failed to find its poolers: " + err.Error()}
 	}

@@ -94,16 +94,21 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 	if err != nil {
 		return PoolerState{}, err
 	}
-	// A login that may only read must be known before anything is paused.
-	if err := c.main.Set(ctx, pgbouncer.QueryWaitTimeout, text); err != nil {
-		return PoolerState{}, err
-	}
 	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second))}
 	for _, d := range databases {
 		state.Databases = append(state.Databases,
 			PoolerDatabase{Name: d.Name, Host: d.Host, Port: d.Port, Paused: d.Paused, Sessions: poolsOf(pools, d.Name).HasSessions()})
 	}
 	return state, nil
+}
+
+// CheckCommands implements Console. It sets a setting to the value that it has.
+func (c *poolerConsole) CheckCommands(ctx context.Context) error {
+	text, err := c.main.Setting(ctx, pgbouncer.QueryWaitTimeout)
+	if err != nil {
+		return err
+	}
+	return c.main.Set(ctx, pgbouncer.QueryWaitTimeout, text)
 }
 
 func poolsOf(all pgbouncer.Pools, database string) (pools pgbouncer.Pools) {

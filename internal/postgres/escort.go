@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"quiesce/internal/config"
@@ -144,6 +145,7 @@ func (r *run) escortMember(ctx context.Context) error {
 
 // escortKnown decides by what the pod is in its cluster.
 func (r *run) escortKnown(ctx context.Context) error {
+	r.forgetOnlyCopy(ctx)
 	member := r.facts.Member(r.pod.Name)
 	switch {
 	case r.facts.Leader == "":
@@ -165,6 +167,10 @@ func (r *run) escortPrimary(ctx context.Context) error {
 	switch {
 	case a.Plain != "":
 		return r.evictPlainly(ctx, a.Plain)
+	case r.facts.isOnlyCopy():
+		return r.holdOnlyCopy(ctx, a)
+	case r.record != nil && r.record.OnlyCopy:
+		return r.heldUnlessLast(ctx, hold("%s", strings.Join(a.Holds, "; ")))
 	case r.isLast():
 		return r.escortLast(ctx)
 	case r.Strategy == config.StrategyOperator:
@@ -310,7 +316,7 @@ func (r *run) recover(ctx context.Context) error {
 	if lease, err := r.cluster.AcquireMarkedLease(ctx, name); err == nil && lease != nil {
 		defer r.release(lease.Release)
 	}
-	switch marks, err := r.marks(ctx, name); {
+	switch marks, err := readMarks(ctx, r.cluster, name); {
 	case err != nil:
 		return hold("cannot find out whether another move has begun: %v", err)
 	case !anySame(*r.record, marks):
@@ -329,12 +335,12 @@ func (r *run) recover(ctx context.Context) error {
 	return nil
 }
 
-// marks returns the marks of a Lease, even if ctx has ended: who cannot see another's move must not resume its poolers.
-func (r *run) marks(ctx context.Context, lease string) (marks []escort.Mark, err error) {
+// readMarks returns the marks of a Lease, even if ctx has ended: who cannot see another's move must not resume its poolers.
+func readMarks(ctx context.Context, cluster Cluster, lease string) (marks []escort.Mark, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
 	_ = escort.Poll(ctx, time.Now().Add(saveTimeout), resumeInterval, func() (bool, error) {
-		marks, err = r.cluster.Marks(ctx, lease)
+		marks, err = cluster.Marks(ctx, lease)
 		return err == nil, nil
 	})
 	return marks, err

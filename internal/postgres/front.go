@@ -66,8 +66,9 @@ func (s *surroundings) close() {
 	}
 }
 
-// surround finds the poolers in front of the leader, and opens their consoles.
-func (e *Escort) surround(ctx context.Context, cluster Cluster, f *Facts) (*surroundings, error) {
+// surround finds the poolers in front of the leader, and opens their consoles. Acts reports whether they are going to be paused: otherwise
+// consoles are only read.
+func (e *Escort) surround(ctx context.Context, cluster Cluster, f *Facts, acts bool) (*surroundings, error) {
 	leader := f.LeaderMember()
 	all, err := cluster.Services(ctx, f.Namespace)
 	if err != nil {
@@ -85,7 +86,7 @@ func (e *Escort) surround(ctx context.Context, cluster Cluster, f *Facts) (*surr
 	fronts := make([]*front, len(pods))
 	var group sync.WaitGroup
 	for i, pod := range pods {
-		group.Go(func() { fronts[i] = e.look(ctx, pod, f, leading) })
+		group.Go(func() { fronts[i] = e.look(ctx, pod, f, leading, acts) })
 	}
 	group.Wait()
 	for _, p := range fronts {
@@ -126,24 +127,33 @@ func (e *Escort) poolerPods(ctx context.Context, cluster Cluster, namespace stri
 }
 
 // look opens the pooler's console, and finds the databases that lead to the leader.
-func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []escort.Service) *front {
+func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []escort.Service, acts bool) *front {
 	p := &front{pod: pod}
 	if !pod.Deleted.IsZero() {
 		p.unheld = "it is stopping"
 		return p
 	}
-	console, err := e.Consoles.Open(ctx, pod)
+	err := safely(func() (err error) { p.console, err = e.Consoles.Open(ctx, pod); return err })
 	if err != nil {
-		p.unheld = "no console: " + drain.Short(err.Error())
+		p.console, p.unheld = nil, "no console: "+drain.Short(err.Error())
 		return p
 	}
-	p.console = console
+	if err := safely(func() error { return p.read(ctx, f, leading, acts) }); err != nil {
+		p.unheld = "its console is of no use: " + drain.Short(err.Error())
+	}
+	return p
+}
+
+// read reads what the console says, and finds the databases that lead to the leader.
+func (p *front) read(ctx context.Context, f *Facts, leading []escort.Service, acts bool) error {
 	ctx, cancel := context.WithTimeout(ctx, escort.ConsoleTimeout)
 	defer cancel()
-	state, err := console.Look(ctx)
+	state, err := p.console.Look(ctx)
+	if err == nil && acts {
+		err = p.console.CheckCommands(ctx)
+	}
 	if err != nil {
-		p.unheld = "its console is of no use: " + drain.Short(err.Error())
-		return p
+		return err
 	}
 	p.queryWait, p.retry = state.QueryWait, state.LoginRetry
 	for _, d := range state.Databases {
@@ -151,11 +161,11 @@ func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []e
 			p.unheld = fmt.Sprintf("more than %d of its databases lead to the primary", maxDatabases)
 			break
 		}
-		if annotatedFor(pod, f.Identity) || hostLeads(d.Host, pod.Namespace, f.LeaderMember().IP, leading) {
+		if annotatedFor(p.pod, f.Identity) || hostLeads(d.Host, p.pod.Namespace, f.LeaderMember().IP, leading) {
 			p.add(d)
 		}
 	}
-	return p
+	return nil
 }
 
 // add adds a database that leads to the primary.

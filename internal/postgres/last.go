@@ -17,6 +17,13 @@ func (r *run) isLast() bool {
 
 // heldUnlessLast returns the hold, or evicts the member if there is no time to wait.
 func (r *run) heldUnlessLast(ctx context.Context, held error) error {
+	if r.record != nil && r.record.OnlyCopy {
+		reason := held.Error()
+		if hold, is := errors.AsType[*drain.Held](held); is {
+			reason = hold.Reason
+		}
+		return &drain.Held{Reason: escort.Printable(reason + "; its data may exist on this node only"), OnlyCopy: true}
+	}
 	if !r.isLast() {
 		return held
 	}

@@ -13,9 +13,6 @@ import (
 // LeasePrefix begins the names of the Leases of clusters that move. Their marks say what is paused.
 const LeasePrefix = "quiesce-postgres-"
 
-// maxMark is the longest mark that is read, in bytes: maxPoolers with several databases each.
-const maxMark = 64 << 10
-
 // mark is what a move changes that outlives it: poolers that may be paused, and the request. It is on the cluster's Lease before the first
 // PAUSE, and in the drain's record.
 type mark struct {
@@ -25,10 +22,11 @@ type mark struct {
 	Until     time.Time      `json:"until"` // when clients are let go at the latest
 	Leader    string         `json:"leader"`
 	Candidate string         `json:"candidate"`
-	Kind      string         `json:"kind,omitempty"`    // of the object that may have the request; empty: none
-	Object    string         `json:"object,omitempty"`  // its name
-	Poolers   []markedPooler `json:"poolers,omitempty"` // that may be paused
-	Moved     bool           `json:"moved,omitempty"`   // the leader has changed
+	Kind      string         `json:"kind,omitempty"`     // of the object that may have the request; empty: none
+	Object    string         `json:"object,omitempty"`   // its name
+	Poolers   []markedPooler `json:"poolers,omitempty"`  // that may be paused
+	Moved     bool           `json:"moved,omitempty"`    // the leader has changed
+	OnlyCopy  bool           `json:"onlyCopy,omitempty"` // nothing has moved: the pod's data exist on its node only
 }
 
 type markedPooler struct {
@@ -47,7 +45,7 @@ var errMark = errors.New("the mark of a move cannot be read")
 // readMark reads a mark. It names pods and databases, so it is only believed as far as it could be ours.
 func readMark(text string) (*mark, error) {
 	m := &mark{}
-	if len(text) > maxMark || json.Unmarshal([]byte(text), m) != nil || len(m.Poolers) > maxPoolers {
+	if len(text) > escort.MaxRecord || json.Unmarshal([]byte(text), m) != nil || len(m.Poolers) > maxPoolers {
 		return nil, errMark
 	}
 	for _, p := range m.Poolers {

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"quiesce/internal/drain"
@@ -63,8 +62,10 @@ type move struct {
 
 	facts     Facts
 	candidate *Member
-	warnings  []string // of the assessment
-	lease     escort.MarkedLease
+	warnings  []string           // of the assessment
+	lease     escort.MarkedLease // of the cluster
+	turns     []turn             // all Leases that are held
+	left      bool               // another holder of the cluster's Lease resumes what is paused
 	around    *surroundings
 	lead      time.Duration // what pause and gate take, as long as the same reads took before
 	limit     time.Duration // of the hold
@@ -113,7 +114,7 @@ func (m *move) run(ctx context.Context) error {
 
 // lookAround finds the Services and poolers in front of the primary.
 func (m *move) lookAround(ctx context.Context) error {
-	around, err := m.surround(ctx, m.cluster, &m.facts)
+	around, err := m.surround(ctx, m.cluster, &m.facts, true)
 	if err != nil {
 		return hold("%v", err)
 	}
@@ -221,6 +222,9 @@ func (m *move) heldFronts() (held []*front) {
 
 // underPause does what clients wait for.
 func (m *move) underPause(ctx context.Context) error {
+	if err := m.makeMark(); err != nil {
+		return err
+	}
 	if err := m.remind(ctx); err != nil {
 		return err
 	}
@@ -229,7 +233,10 @@ func (m *move) underPause(ctx context.Context) error {
 		return hold("cannot record what is going to be paused: %v", err)
 	}
 	m.pausedAt = time.Now()
-	err := m.switchOver(ctx)
+	err := safely(func() error { return m.switchOver(ctx) })
+	if m.isLeft(ctx) {
+		return m.leave(ctx)
+	}
 	left := m.resumePoolers(ctx)
 	if m.moved == "" {
 		m.clear(ctx, left)
@@ -240,6 +247,9 @@ func (m *move) underPause(ctx context.Context) error {
 	left = m.restore(ctx, left)
 	m.clear(ctx, left)
 	m.report("moved to " + m.moved)
+	if err != nil {
+		escort.AddReason(m.result, err.Error())
+	}
 	if len(left) > 0 {
 		escort.AddReason(m.result, "poolers may still be paused: "+namesOf(left))
 	}
@@ -279,6 +289,9 @@ func (m *move) switchOver(ctx context.Context) error {
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if err := m.lost(); err != nil {
+		return err
 	}
 	// From here on, an end of the drain must not let clients go while Patroni demotes.
 	asking, stop := context.WithDeadlineCause(context.WithoutCancel(ctx), end, errHoldOver)
@@ -327,17 +340,6 @@ func (m *move) pause(ctx context.Context) error {
 	}
 	m.log.Info("poolers paused", "poolers", len(m.heldFronts()))
 	return nil
-}
-
-// parallel runs jobs at once, and joins their errors.
-func parallel(jobs []func() error) error {
-	errs := make([]error, len(jobs))
-	var group sync.WaitGroup
-	for i, job := range jobs {
-		group.Go(func() { errs[i] = job() })
-	}
-	group.Wait()
-	return errors.Join(errs...)
 }
 
 // resumePoolers resumes what was paused, and returns what may still be paused.

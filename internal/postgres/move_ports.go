@@ -18,9 +18,8 @@ type Cluster interface {
 	PodsMatching(ctx context.Context, namespace string, match func(drain.Pod) bool) ([]escort.Pod, error)
 	// Services returns the Services of a namespace, with their ready endpoints.
 	Services(ctx context.Context, namespace string) ([]escort.Service, error)
-	// AcquireGroupLease takes a Lease as escort.TurnTaker says.
-	AcquireGroupLease(ctx context.Context, name string) (release func() error, acquired bool, err error)
-	// AcquireMarkedLease takes a Lease that keeps a mark, and renews it until ctx ends or it is released; nil: another holds it.
+	// AcquireMarkedLease takes a Lease that may keep a mark, and renews it until it is released; nil: another holds it. Without a mark it is
+	// the same as that of escort.TurnTaker.
 	AcquireMarkedLease(ctx context.Context, name string) (escort.MarkedLease, error)
 	// Marks returns the marks of the Leases whose names begin with the prefix.
 	Marks(ctx context.Context, prefix string) ([]escort.Mark, error)
@@ -40,8 +39,10 @@ type PoolerConsoles interface {
 
 // Console is the console of one pooler.
 type Console interface {
-	// Look reads what a move must know before it pauses anything.
+	// Look reads what a move must know before it pauses anything. It sends nothing but SHOW.
 	Look(ctx context.Context) (PoolerState, error)
+	// CheckCommands fails if the login may only look: that must be known before anything is paused. Nothing changes.
+	CheckCommands(ctx context.Context) error
 	// Oldest returns for how long the oldest open transaction of a database has been quiet; zero: none is open.
 	Oldest(ctx context.Context, database string) (time.Duration, error)
 	// SetLoginRetry changes for how many seconds clients wait after pgbouncer could not connect to a server.

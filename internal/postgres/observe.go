@@ -38,7 +38,11 @@ func Observe(ctx context.Context, clusters Clusters, i Identity) (Facts, error) 
 	}
 	var group sync.WaitGroup
 	for n := range f.Members {
-		group.Go(func() { ask(ctx, clusters, i, &f.Members[n]) })
+		group.Go(func() {
+			if err := safely(func() error { ask(ctx, clusters, i, &f.Members[n]); return nil }); err != nil {
+				f.Members[n].Failure = err.Error()
+			}
+		})
 	}
 	group.Wait()
 	f.addLive()

@@ -21,6 +21,9 @@ const (
 	// resumeTime bounds all attempts for one pooler. A process that was stopped or starved for a while is still met. After that the mark
 	// stays, and the sweep goes on.
 	resumeTime = 20 * time.Second
+	// clustersAtOnce bounds the clusters whose poolers are resumed at once. One pooler that hangs costs its cluster resumeTime, and must not
+	// delay the others. More would open so many consoles and Leases together that the rest of a sweep is slow.
+	clustersAtOnce = 16
 )
 
 // resumer resumes poolers.
@@ -33,19 +36,15 @@ type resumer struct {
 // all resumes poolers in parallel, each on a fresh context, until it succeeds or the pooler is gone. It returns those that may still be
 // paused. Consoles has those that are open.
 func (r resumer) all(ctx context.Context, poolers []markedPooler, consoles map[drain.Ref]Console) (left []markedPooler) {
-	paused := make([]bool, len(poolers))
+	failures := make([]error, len(poolers))
 	var group sync.WaitGroup
 	for i, p := range poolers {
-		group.Go(func() {
-			if err := r.one(ctx, p, consoles[p.Ref]); err != nil {
-				paused[i] = true
-				r.log.Error("failed to resume pooler", "pooler", p.Ref.String(), "error", escort.Printable(err.Error()))
-			}
-		})
+		group.Go(func() { failures[i] = safely(func() error { return r.one(ctx, p, consoles[p.Ref]) }) })
 	}
 	group.Wait()
 	for i, p := range poolers {
-		if paused[i] {
+		if failures[i] != nil {
+			r.log.Error("failed to resume pooler", "pooler", p.Ref.String(), "error", escort.Printable(failures[i].Error()))
 			left = append(left, p)
 		}
 	}
@@ -121,19 +120,23 @@ func (e *Escort) Resume(ctx context.Context) (resumed []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("look for paused poolers: %w", err)
 	}
-	var errs []error
-	for _, m := range marks {
+	names, free := make([]string, len(marks)), make(chan struct{}, clustersAtOnce)
+	var jobs []func() error
+	for i, m := range marks {
 		if m.Held || m.Text == "" {
 			continue
 		}
-		name, err := e.resumeMark(ctx, cluster, m.Lease)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("resume the poolers of lease %s: %w", m.Lease, err))
-		} else if name != "" {
-			resumed = append(resumed, name)
-		}
+		jobs = append(jobs, func() (err error) {
+			free <- struct{}{}
+			defer func() { <-free }()
+			if names[i], err = e.resumeMark(ctx, cluster, m.Lease); err != nil {
+				return fmt.Errorf("resume the poolers of lease %s: %w", m.Lease, err)
+			}
+			return nil
+		})
 	}
-	return resumed, errors.Join(errs...)
+	err = parallel(jobs)
+	return slices.DeleteFunc(names, func(name string) bool { return name == "" }), err
 }
 
 // resumeMark takes the Lease, resumes what its mark names, and removes the mark.

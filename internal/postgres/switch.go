@@ -52,7 +52,7 @@ func (w byREST) request(ctx context.Context, m *move) (*asked, error) {
 	answer := make(chan error, 1)
 	leader := *m.facts.LeaderMember()
 	a := &asked{failover: m.failover(), answer: make(chan error, 1)}
-	go func() { answer <- w.Switchover(ctx, leader, m.candidate.Name) }()
+	go func() { answer <- safely(func() error { return w.Switchover(ctx, leader, m.candidate.Name) }) }()
 	select {
 	case err := <-answer:
 		if errors.Is(err, ErrNotSent) {
@@ -180,7 +180,9 @@ func (m *move) request(ctx context.Context, deadline time.Time) error {
 	if err == nil {
 		return nil
 	}
-	m.withdraw(ctx, requested)
+	if !m.isLeft(ctx) {
+		m.withdraw(ctx, requested)
+	}
 	if m.lookOnce(ctx) {
 		return nil
 	}
@@ -192,6 +194,9 @@ func (m *move) request(ctx context.Context, deadline time.Time) error {
 
 // poll looks whether another member leads, or the request was refused.
 func (m *move) poll(ctx context.Context, requested *asked) (bool, error) {
+	if m.lease.Lost() != nil {
+		return false, m.lost()
+	}
 	leader, ok := m.leader(ctx)
 	if ok && leader != "" && leader != m.facts.Leader {
 		m.moved = leader
@@ -272,7 +277,7 @@ func withdraw(ctx context.Context, cluster Cluster, f escort.Failover) error {
 // follow waits until clients that are let go reach the new primary.
 func (m *move) follow(ctx context.Context) {
 	held := m.heldFronts()
-	if len(held) == 0 {
+	if len(held) == 0 || m.left {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, followTime)

@@ -22,10 +22,9 @@ const (
 // acquire takes the Leases of the poolers' groups in the order of their names, then the cluster's. What an earlier move left paused is
 // resumed first.
 func (m *move) acquire(ctx context.Context) (release func(), err error) {
-	var held []func() error
 	release = func() {
-		for _, free := range slices.Backward(held) {
-			m.release(free)
+		for _, t := range slices.Backward(m.turns) {
+			m.release(t.Release)
 		}
 	}
 	deadline := time.Now().Add(leaseWait)
@@ -33,30 +32,89 @@ func (m *move) acquire(ctx context.Context) (release func(), err error) {
 		deadline = escort.Earlier(deadline, m.deadline)
 	}
 	for _, name := range m.groups() {
-		err := m.await(ctx, deadline, "poolers are being stopped by another drain", func() (bool, error) {
-			free, acquired, err := m.cluster.AcquireGroupLease(ctx, name)
-			if acquired {
-				held = append(held, free)
-			}
-			return acquired, err
-		})
-		if err != nil {
+		if _, err := m.take(ctx, deadline, name, "poolers are being stopped by another drain"); err != nil {
 			release()
 			return nil, err
 		}
 	}
-	err = m.await(ctx, deadline, "another move of its cluster is under way", func() (bool, error) {
-		m.lease, err = m.cluster.AcquireMarkedLease(ctx, clusterLease(m.facts.Identity))
-		return m.lease != nil, err
-	})
+	m.lease, err = m.take(ctx, deadline, clusterLease(m.facts.Identity), "another move of its cluster is under way")
 	if err == nil {
-		held = append(held, m.lease.Release)
 		if err = m.undoMark(ctx); err == nil {
 			return release, nil
 		}
 	}
 	release()
 	return nil, err
+}
+
+// turn is a Lease that the move holds.
+type turn struct {
+	name string
+	escort.MarkedLease
+}
+
+// take waits for a Lease. The reason says why it may not be free.
+func (m *move) take(ctx context.Context, deadline time.Time, name, reason string) (held escort.MarkedLease, err error) {
+	err = m.await(ctx, deadline, reason, func() (bool, error) {
+		held, err = m.cluster.AcquireMarkedLease(ctx, name)
+		return held != nil, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.turns = append(m.turns, turn{name, held})
+	return held, nil
+}
+
+// lost returns drain.Held if the move must not ask for anything any more, because a Lease is not its own; nil: all are.
+func (m *move) lost() error {
+	for _, t := range m.turns {
+		if err := t.Lost(); err != nil {
+			return hold("Lease %s was lost in the middle of the move: %v", t.name, err)
+		}
+	}
+	return nil
+}
+
+// isLeft reports whether what is paused is left to another holder of the cluster's Lease. It has the mark, or has set its own: whoever
+// takes the Lease resumes first what its mark names. Without a mark, or with one that nobody holds, this move resumes.
+func (m *move) isLeft(ctx context.Context) bool {
+	if m.left || !errors.Is(m.lease.Lost(), escort.ErrTaken) {
+		return m.left
+	}
+	marks, err := readMarks(ctx, m.cluster, clusterLease(m.facts.Identity))
+	m.left = err != nil || slices.ContainsFunc(marks, func(found escort.Mark) bool { return found.Held })
+	return m.left
+}
+
+// leave ends a move whose Lease somebody else holds. Neither the mark nor the request nor a pooler is its own any more.
+func (m *move) leave(ctx context.Context) error {
+	what := "its poolers are left to the new holder of the Lease"
+	if m.moved != "" {
+		what = "moved to " + m.moved + "; " + what
+	}
+	m.log.Warn("lost the Lease of a move, its poolers are left to the new holder", "reason", m.lease.Lost().Error())
+	m.result.HeldBackSeconds = time.Since(m.pausedAt).Seconds()
+	m.mark.Poolers, m.mark.Moved = nil, m.moved != ""
+	m.saveRecord(ctx, m.mark.Moved)
+	m.report(what)
+	return m.ended(ctx, m.lost(), nil)
+}
+
+// saveRecord replaces the drain's record by the mark, or removes it. It does so even if ctx has ended.
+func (m *move) saveRecord(ctx context.Context, keep bool) {
+	if m.save == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	record := json.RawMessage(nil)
+	if keep {
+		record = json.RawMessage(m.mark.text())
+	}
+	if err := m.save(ctx, record); err != nil {
+		m.log.Warn("failed to remove the mark of a move", "error", escort.Printable(err.Error()))
+	}
 }
 
 func (m *move) undoMark(ctx context.Context) error {
@@ -108,9 +166,18 @@ func (m *move) remind(ctx context.Context) error {
 	return nil
 }
 
+// makeMark makes the mark of what is going to be paused. It holds if the mark is too large to be kept.
+func (m *move) makeMark() error {
+	m.mark = markOf(m.facts, m.candidateName(), m.around.fronts, time.Now(), m.limit)
+	if size := len(m.mark.text()); size > escort.MaxRecord {
+		return hold("its %d poolers cannot be recorded before they are paused: their names take %d bytes, and at most %d fit",
+			len(m.mark.Poolers), size, escort.MaxRecord)
+	}
+	return nil
+}
+
 // setMark records what is going to be paused: on the cluster's Lease, where others find it, and in the drain's record.
 func (m *move) setMark(ctx context.Context) error {
-	m.mark = markOf(m.facts, m.candidateName(), m.around.fronts, time.Now(), m.limit)
 	if err := m.lease.SetMark(ctx, m.mark.text()); err != nil {
 		return err
 	}
@@ -126,18 +193,12 @@ func (m *move) clear(ctx context.Context, left []markedPooler) {
 	defer cancel()
 	m.mark.Poolers = left
 	m.mark.Moved = m.moved != ""
-	text, record := "", json.RawMessage(nil)
+	text := ""
 	if len(left) > 0 {
 		text = m.mark.text()
 	}
-	if len(left) > 0 || m.mark.Moved {
-		record = json.RawMessage(m.mark.text())
-	}
-	err := m.lease.SetMark(ctx, text)
-	if m.save != nil {
-		err = errors.Join(err, m.save(ctx, record))
-	}
-	if err != nil {
+	if err := m.lease.SetMark(ctx, text); err != nil {
 		m.log.Warn("failed to remove the mark of a move", "error", escort.Printable(err.Error()))
 	}
+	m.saveRecord(ctx, len(left) > 0 || m.mark.Moved)
 }

@@ -22,6 +22,7 @@ import (
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
 )
 
 const (
@@ -52,7 +53,11 @@ type world struct {
 	refuse     error // the answer to evictions
 	live       LSN
 	strict     bool
-	unreadable bool // services cannot be listed
+	disk       string // why the leader's data may exist on its node only
+	hidden     bool   // facts cannot be read
+	unreadable bool   // services cannot be listed
+	largest    string // mark
+	commands   int    // that could change something were sent to consoles
 
 	timeline int
 	stopping bool                 // the leader hands over
@@ -86,6 +91,7 @@ type worldPooler struct {
 	by        *incarnation // that paused it last
 	excused   time.Time    // when its console last failed
 	refuses   bool         // proofs fail
+	readOnly  bool         // its login may only look
 	paused    map[string]time.Time
 	longest   time.Duration // that clients of a database waited
 }
@@ -191,11 +197,14 @@ func (i *incarnation) Facts(ctx context.Context, id Identity) (Facts, error) {
 		return Facts{}, err
 	}
 	defer i.enter()()
+	if i.hidden {
+		return Facts{}, errors.New("forbidden")
+	}
 	i.seen = seen{time.Now(), i.leader, len(i.request) > 0, i.paused}
 	f := Facts{
 		Identity: id, At: time.Now(), Mode: Endpoints, Version: "4.0.7", Leader: i.leader, TTL: 30 * time.Second, LoopWait: testLoop,
 		RenewTime: i.renewed(), MaxLag: 1 << 20, FailoverVersion: i.failoverVersion(),
-		ObjectLabels: map[string]string{"cluster-name": id.Scope}, Strict: i.strict, Synchronous: i.strict, Paused: i.paused,
+		ObjectLabels: map[string]string{"cluster-name": id.Scope}, Disk: i.disk, Strict: i.strict, Synchronous: i.strict, Paused: i.paused,
 	}
 	if i.strict {
 		f.SyncStandbys = []string{"pg-1"}
@@ -342,14 +351,6 @@ func (i *incarnation) Services(ctx context.Context, _ string) ([]escort.Service,
 	}, nil
 }
 
-func (i *incarnation) AcquireGroupLease(ctx context.Context, name string) (func() error, bool, error) {
-	l, err := i.AcquireMarkedLease(ctx, name)
-	if l == nil || err != nil {
-		return nil, false, err
-	}
-	return l.Release, true, nil
-}
-
 func (i *incarnation) AcquireMarkedLease(ctx context.Context, name string) (escort.MarkedLease, error) {
 	if err := i.ask(ctx, "acquire"); err != nil {
 		return nil, err
@@ -382,23 +383,47 @@ type heldLease struct {
 
 func (l *heldLease) Mark() string { return l.mark }
 
+func (l *heldLease) Lost() error {
+	l.i.mutex.Lock()
+	defer l.i.mutex.Unlock()
+	return l.lost()
+}
+
+func (l *heldLease) lost() error {
+	switch {
+	case l.holder == l.i:
+		return nil
+	case l.holder == nil:
+		return errors.New("somebody has deleted it")
+	}
+	return fmt.Errorf("%w: %s", escort.ErrTaken, l.holder.name)
+}
+
 func (l *heldLease) SetMark(ctx context.Context, text string) error {
 	if err := l.i.ask(ctx, "mark"); err != nil {
 		return err
 	}
 	defer l.i.enter()()
+	if err := l.lost(); err != nil {
+		return err
+	}
 	if l.mark == text {
 		return nil
 	}
 	l.i.sim.checkMark(l, text)
 	l.mark = text
+	if len(text) > len(l.i.largest) {
+		l.i.largest = text
+	}
 	l.i.effect("mark %t", text != "")
 	return l.i.answer("mark")
 }
 
 func (l *heldLease) Release() error {
 	defer l.i.enter()()
-	l.holder = nil
+	if l.holder == l.i {
+		l.holder = nil
+	}
 	return nil
 }
 
@@ -634,6 +659,18 @@ func (c *worldConsole) Look(ctx context.Context) (PoolerState, error) {
 		state.Databases[i].Paused = d.Paused || !c.pooler.paused[d.Name].IsZero()
 	}
 	return state, nil
+}
+
+func (c *worldConsole) CheckCommands(ctx context.Context) error {
+	if err := c.ask(ctx); err != nil {
+		return err
+	}
+	defer c.enter()()
+	if c.pooler.readOnly {
+		return pgbouncer.ErrNotAdmin
+	}
+	c.commands++
+	return nil
 }
 
 func (c *worldConsole) Oldest(ctx context.Context, _ string) (time.Duration, error) {

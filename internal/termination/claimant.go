@@ -26,6 +26,7 @@ type nodeDrain struct {
 	pods    drain.Cluster // as watched
 	report  drain.Report
 	state   drain.State // of the eviction, which may resume under a shorter deadline
+	denied  error       // why the node, which was tainted or opened, cannot be cordoned; nil: it can
 }
 
 func (j *job) newNodeDrain(cluster Kubernetes, node drain.Node) *nodeDrain {
@@ -53,7 +54,7 @@ func (d *nodeDrain) taint(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, cordonTime)
 	defer cancel()
 	j := d.job
-	d.node.Cordoned, d.node.TaintedOnly, d.drainer.Recordon = time.Now().UTC(), true, d.tryCordon
+	d.node.Cordoned, d.node.TaintedOnly, d.drainer.Recordon = time.Now().UTC(), true, d.recordon
 	if earlier := j.closedBefore(d.node); earlier != nil && earlier.Began.Equal(j.Began) {
 		d.node.Cordoned = earlier.CordonedAt
 	} else if err := j.saveClosed(ctx, ClosedNode{
@@ -83,7 +84,7 @@ func (d *nodeDrain) cordon(ctx context.Context) (replaced error) {
 		return err
 	}
 	if !isFinal(err) {
-		d.drainer.Recordon = d.tryCordon
+		d.drainer.Recordon = d.recordon
 	}
 	if err != nil {
 		d.job.goOn("cordon", err)
@@ -98,6 +99,15 @@ func (d *nodeDrain) cordon(ctx context.Context) (replaced error) {
 func isFinal(err error) bool {
 	_, refused := errors.AsType[*drain.Refused](err)
 	return refused || errors.Is(err, drain.ErrNodeReplaced)
+}
+
+// recordon cordons a node that the drain has found open. A denial is final, as that of the first cordon.
+func (d *nodeDrain) recordon(ctx context.Context) (time.Time, error) {
+	at, err := d.tryCordon(ctx)
+	if _, denied := errors.AsType[*drain.Refused](err); denied {
+		d.denied = err
+	}
+	return at, err
 }
 
 // tryCordon closes the node once, and returns when it was closed.
@@ -141,6 +151,9 @@ func (d *nodeDrain) evict(ctx context.Context) (cause error) {
 		drainer := d.drainer
 		drainer.Log, drainer.Limits = d.log, limits
 		d.report, d.state = drainer.Resume(bounded, d.pods, d.node, d.state)
+		if d.denied != nil {
+			d.drainer.Recordon = nil
+		}
 		cause = context.Cause(bounded)
 		if stop(); !errors.Is(cause, errDeadlineShortened) {
 			return cause

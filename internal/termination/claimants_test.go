@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -239,6 +240,29 @@ func (e *primaryEscort) Run(ctx context.Context, r drain.EscortRequest) (drain.E
 		return drain.EscortResult{Strategy: "switchover"}, &drain.Held{Reason: "no replica is near enough"}
 	}
 	return drain.EscortResult{Strategy: "switchover"}, r.Evict(ctx, drain.EvictOptions{})
+}
+
+// A policy denies the cordon that follows the taint. It is tried as often as a first cordon, and the report says it once.
+func TestDrain_CordonAfterTheTaintDenied_TriedAndSaidOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		primary := web("pg-0")
+		primary.Labels = map[string]string{"phase": "databases"}
+		env.node.Add(primary, 5*time.Second).Add(web("web"), time.Minute)
+		env.node.Uncordon()
+		env.failAlways("cordon", &drain.Refused{Reason: "a policy says no"})
+		h := env.handler()
+		isDatabase := func(p drain.Pod) bool { return p.Labels["phase"] == "databases" }
+		h.Drainer.Phases = []drain.Phase{
+			{Name: "databases", Match: isDatabase, Escort: &primaryEscort{}, Keeps: true, DelaysCordon: isDatabase}, {Name: "workloads"},
+		}
+		time.AfterFunc(20*time.Second, func() { env.shorten(time.Now().Add(2 * time.Minute)) }) // the eviction begins again
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status, report.Reason)
+		require.Equal(t, 1, count(env.effects(), "cordon "+report.Node), env.effects())
+		require.Equal(t, 1, strings.Count(report.Reason, "a policy says no"), report.Reason)
+	})
 }
 
 // An operator answers a cordon by moving its primary. So the node is tainted first, and cordoned when the primary has been told to stop.

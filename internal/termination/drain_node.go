@@ -173,16 +173,20 @@ func (j *job) awaitVolumes(ctx context.Context) {
 // the operator's onFailure decides. If the invocation ended, the next one continues. Any other error is retried, but not long after the
 // deadline.
 func (j *job) outOfTime(ctx context.Context, err error) (Result, error) {
+	result := j.Policy.OnFailure
+	if j.keptOpen {
+		result = leftOpen
+	}
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errDeadlineReached):
 		j.end(StatusFailed, fmt.Sprintf("%v: %v", cause, err))
-		return j.Policy.OnFailure, nil
+		return result, nil
 	case cause != nil:
 		j.end(StatusIncomplete, fmt.Sprintf("%v: %v", cause, err))
 		return "", &Incomplete{j.report}
 	case j.clock.isLongOver():
 		j.end(StatusFailed, fmt.Sprintf("%v: %v", errDeadlineReached, err))
-		return j.Policy.OnFailure, nil
+		return result, nil
 	}
 	return "", j.failed(err)
 }

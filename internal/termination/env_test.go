@@ -399,6 +399,9 @@ func (env *testEnv) Cordon(ctx context.Context, node drain.Node, c Closing) (Clo
 	if n.CordonedAt.IsZero() {
 		n.CordonedAt = time.Now()
 	}
+	if c.Earlier != nil && c.Earlier.Began.Equal(c.Began) {
+		n.KeptOpen = c.Earlier.KeptOpen
+	}
 	env.earlier = c.Earlier
 	if c.Save != nil {
 		if err := c.Save(ctx, n); err != nil {

@@ -34,6 +34,38 @@ func TestUncleanEnds_EachDoesLess_SaysSo(t *testing.T) {
 	}
 }
 
+// A primary is not told to stop earlier because the function had no Lease, or crashed: not before the last moments.
+func TestUncleanEndsOrNoLease_PrimaryStaysToTheLastMoments(t *testing.T) {
+	for name, change := range map[string]func(*testEnv){
+		"unclean ends":  func(env *testEnv) { env.uncleanEnds = uncleanWithoutEscorts },
+		"from metadata": func(env *testEnv) { env.uncleanEnds = uncleanOnlyMetadata },
+		"no Lease":      func(env *testEnv) { env.failAlways("acquire", errors.New("forbidden")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				env, began := newTestEnv(), time.Now()
+				change(env)
+				primary := web("pg-0")
+				primary.Labels, primary.Grace = map[string]string{"phase": "databases"}, time.Minute
+				env.node.Add(primary, 50*time.Second).Add(web("web"), time.Second)
+				h := env.handler()
+				h.Policy.Force, h.Policy.Bounds.MaxDuration = true, 12*time.Minute
+				isDatabase := func(p drain.Pod) bool { return p.Labels["phase"] == "databases" }
+				h.Drainer.Phases = []drain.Phase{
+					{Name: "databases", Match: isDatabase, Escort: &primaryEscort{}, Keeps: true, DelaysCordon: isDatabase}, {Name: "workloads"},
+				}
+				report, err := invoke(t, h)
+				require.NoError(t, err)
+				require.Equal(t, StatusDrained, report.Status, report.Reason)
+				require.Equal(t, []string{"evict app/web", "gone app/web", "evict app/pg-0", "gone app/pg-0"}, env.node.Log())
+				require.WithinDuration(t, began.Add(h.Policy.Bounds.MaxDuration-h.Policy.Bounds.CompletionReserve-time.Minute),
+					report.Pods[0].EvictedAt, 20*time.Second)
+				require.Contains(t, report.Pods[0].Escort.Reason, "its escort does not run")
+			})
+		})
+	}
+}
+
 // panickingCluster panics when pods are watched.
 type panickingCluster struct{ Kubernetes }
 

@@ -153,6 +153,7 @@ type ClosedNode struct {
 	CordonedAt    time.Time `json:"cordoned"`
 	Unschedulable bool      `json:"unschedulable,omitempty"` // quiesce set spec.unschedulable
 	Excluded      bool      `json:"excluded,omitempty"`      // quiesce set the label that excludes the node from load balancers
+	KeptOpen      bool      `json:"keptOpen,omitempty"`      // the action is kept open to the hook's limit: see keepOpen
 }
 
 // Acquisition is what an invocation brings to a Lease.

@@ -42,6 +42,8 @@ type job struct {
 	heartbeats   heartbeatStats
 	hookExpired  bool                                   // the action was over too early
 	wasInService bool                                   // the instance has no node, though it had been in service
+	hook         Hook                                   // that the instance waits on; zero: none
+	keptOpen     bool                                   // the action is kept open to the hook's limit
 	resumed      bool                                   // an earlier invocation cordoned the node
 	sendEvent    func(context.Context, NodeEvent) error // on the node; nil: it was not found, or not cordoned
 	sending      sync.WaitGroup                         // of the event that the drain began, and of those about pods
@@ -123,6 +125,7 @@ func (j *job) drainForHook(
 	stopHeartbeats := j.heartbeater().start(invocation, hook)
 	j.learnClock(activities, hook)
 	j.clock.extendPastDeadline(invocation)
+	j.resumeKeptOpen(hook)
 	result, err := j.drainNode(invocation, cluster, instance, described)
 	stopHeartbeats()
 	if err != nil {
@@ -130,6 +133,9 @@ func (j *job) drainForHook(
 			j.heartbeater().sendLast(ctx)
 		}
 		return err
+	}
+	if result == leftOpen {
+		return nil
 	}
 	return j.complete(ctx, result)
 }
@@ -174,6 +180,16 @@ func (j *job) empty(invocation context.Context) (Result, error) {
 	j.clock.extendPastDeadline(invocation) // finding the nodes took time
 	cause := j.evict(invocation)
 	j.gatherReports()
+	if errors.Is(cause, errDeadlineReached) && j.keepOpen(invocation) {
+		cause = j.evict(invocation)
+		j.gatherReports()
+	}
+	j.noteOnlyCopies()
+	for _, d := range j.drains {
+		if d.denied != nil {
+			j.notes = append(j.notes, "cordon: "+d.denied.Error())
+		}
+	}
 	remaining := len(j.report.Remaining()) > 0
 	if cause == nil && slices.ContainsFunc(j.drains, (*nodeDrain).isReplaced) {
 		cause, remaining = drain.ErrNodeReplaced, true
@@ -189,6 +205,9 @@ func (j *job) empty(invocation context.Context) (Result, error) {
 		}
 		j.gatherReports()
 		j.end(j.report.status(), cause.Error())
+		if j.keptOpen {
+			return leftOpen, nil
+		}
 		return Continue, nil
 	}
 	j.gatherReports()

@@ -1,0 +1,37 @@
+package drain
+
+import (
+	"context"
+	"time"
+)
+
+// keptReason is why a pod stays that only its escort may evict, in a drain that runs none.
+const keptReason = "its escort does not run in this drain, so it stays until the last moments, and is then evicted with its whole grace"
+
+// keeper stands in for the escort of a phase that keeps its pods, where escorts do not run: there is no Lease, or something on the node
+// ends the function. A database's primary that is evicted at once is lost to its clients, and one that nobody tells to stop is killed. So
+// the pod is evicted as late as its grace allows. The keeper asks nothing of the pod or its cluster, so that it cannot fail.
+type keeper struct{}
+
+// Run implements Escort.
+func (keeper) Run(ctx context.Context, r EscortRequest) (EscortResult, error) {
+	result := EscortResult{Strategy: "plain", Reason: keptReason}
+	switch {
+	case r.Terminating():
+		return result, nil
+	case time.Now().Before(r.EvictBy):
+		return result, &Held{Reason: keptReason}
+	}
+	return result, r.Evict(ctx, EvictOptions{Grace: r.Grace})
+}
+
+// ShutDown implements Escort.
+func (keeper) ShutDown(context.Context, EscortRequest) (EscortResult, error) {
+	return EscortResult{Strategy: "plain"}, nil
+}
+
+// Undo implements Escort. There is nothing that it could undo.
+func (keeper) Undo(context.Context, EscortRequest) error { return nil }
+
+// Advise implements Escort.
+func (keeper) Advise(context.Context, Pod) []string { return nil }

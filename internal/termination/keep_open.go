@@ -1,0 +1,93 @@
+package termination
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"quiesce/internal/drain"
+)
+
+// leftOpen is no result: the lifecycle action is left to its own end, at the hook's limit.
+const leftOpen = ""
+
+// maxNamedCopies bounds the pods that one note names.
+const maxNamedCopies = 3
+
+// resumeKeptOpen continues to keep the action open, if an earlier invocation began to. That one wrote so on the Lease, where nobody else
+// can: without it, an invocation that cannot look at the pods would complete the action at the drain's own deadline.
+func (j *job) resumeKeptOpen(hook Hook) {
+	j.hook = hook
+	if j.lease == nil {
+		return
+	}
+	for _, n := range j.lease.Closed() {
+		if n.KeptOpen && n.Hook == j.Hook && n.Began.Equal(j.Began) {
+			j.keptOpen = true
+			j.clock.extendToLimit(j.Began, hook)
+		}
+	}
+}
+
+// keepOpen keeps the action open to the hook's limit, if the drain's time is over and a pod remains whose data exist on this node only. It
+// reports false if there is no such pod, or no more time. A person can still save the data, or add a replica, after which the drain
+// continues. The instance waits for longer than a drain may take, which has an alarm.
+func (j *job) keepOpen(invocation context.Context) bool {
+	copies := j.report.OnlyCopies()
+	if len(copies) == 0 || j.Hook == "" || j.Trigger != "" || j.keptOpen || !j.clock.extendToLimit(j.Began, j.hook) {
+		return false
+	}
+	j.keptOpen = true
+	j.log.Warn("lifecycle action kept open to the hook's limit", "reason", onlyCopiesNote(copies), "deadline", j.clock.deadline())
+	if j.lease == nil {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(invocation, askTimeout)
+	defer cancel()
+	for _, d := range j.drains {
+		closed := ClosedNode{Name: d.node.Name, UID: d.node.UID, Hook: j.Hook, Trigger: j.Trigger, Began: j.Began, CordonedAt: d.node.Cordoned}
+		if earlier := j.closedBefore(d.node); earlier != nil {
+			closed = *earlier
+		}
+		closed.KeptOpen = true
+		if err := j.saveClosed(ctx, closed); err != nil {
+			j.goOn("record that the action is kept open", err)
+		}
+	}
+	return true
+}
+
+// noteOnlyCopies notes for the report why the action is kept open.
+func (j *job) noteOnlyCopies() {
+	if copies := j.report.OnlyCopies(); j.keptOpen && len(copies) > 0 {
+		j.notes = append(j.notes, onlyCopiesNote(copies))
+	}
+}
+
+func onlyCopiesNote(copies []drain.PodReport) string {
+	note := "data exist on this node only, the lifecycle action is kept open to the hook's limit:"
+	for i, p := range copies[:min(len(copies), maxNamedCopies)] {
+		if i > 0 {
+			note += ","
+		}
+		note += " " + p.Namespace + "/" + p.Name
+	}
+	if more := len(copies) - maxNamedCopies; more > 0 {
+		note += fmt.Sprintf(" and %d more", more)
+	}
+	return note
+}
+
+// extendToLimit moves the deadline to the hook's own limit. Without a description of the hook it is as far as any hook's. It reports false
+// if that is no later than the deadline, or if EC2 reclaims the instance before.
+func (c *clock) extendToLimit(began time.Time, h Hook) bool {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	limit := began.Add(cmp.Or(h.limit(), maxHookTime) - c.bounds.CompletionReserve)
+	if c.shortened || !limit.After(c.end) || !limit.After(time.Now()) {
+		return false
+	}
+	c.due, c.end = limit, limit
+	return true
+}

@@ -1,0 +1,120 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+)
+
+// onlyCopy is the escort of a database whose data exist on the node only, until a time.
+type onlyCopy struct {
+	otherMethods
+	until time.Time
+}
+
+func (e onlyCopy) Run(ctx context.Context, r drain.EscortRequest) (drain.EscortResult, error) {
+	if time.Now().Before(e.until) {
+		return drain.EscortResult{Kind: "postgres"}, &drain.Held{Reason: "it is the only copy", OnlyCopy: true}
+	}
+	return drain.EscortResult{Kind: "postgres"}, r.Evict(ctx, drain.EvictOptions{Grace: r.Grace})
+}
+
+// onlyCopyEnv is a node with such a database, and a handler that drains it in as many invocations as it takes.
+func onlyCopyEnv(t *testing.T, until time.Time) (env *testEnv, h *Handler, drainAll func() Report) {
+	env = newTestEnv()
+	primary := web("pg-0")
+	primary.Labels, primary.Grace = map[string]string{"phase": "databases"}, time.Minute
+	env.node.Add(primary, 5*time.Second).Add(web("web"), time.Second)
+	h = env.handler()
+	h.Policy.Force = true
+	isDatabase := func(p drain.Pod) bool { return p.Labels["phase"] == "databases" }
+	h.Drainer.Phases = []drain.Phase{{Name: "databases", Match: isDatabase, Escort: onlyCopy{until: until}, Keeps: true, Lead: time.Minute}, {Name: "workloads"}}
+	first := time.Now()
+	return env, h, func() Report {
+		for range 20 {
+			terminating := event
+			report, err := deliver(t, h, Record{Termination: &terminating, FirstReceived: first})
+			if err == nil {
+				return report
+			}
+			require.Equal(t, StatusIncomplete, report.Status, report.Reason)
+			time.Sleep(handOffDelay)
+		}
+		t.Fatal("the drain does not end")
+		return Report{}
+	}
+}
+
+// The data would be gone with the node. So the action is kept open as long as Auto Scaling allows, and then ends by itself.
+func TestOnlyCopy_Held_ActionIsKeptOpenToTheHooksLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, h, drainAll := onlyCopyEnv(t, time.Now().Add(24*time.Hour))
+		var log strings.Builder
+		h.Log = slog.New(slog.NewTextHandler(&log, nil))
+		began := time.Now()
+		report := drainAll()
+		limit := began.Add(env.hook.GlobalTimeout)
+		require.WithinDuration(t, limit, time.Now(), h.Policy.Bounds.CompletionReserve+time.Second)
+		require.Empty(t, env.completed, "nobody ends it early")
+		require.Equal(t, StatusPartial, report.Status)
+		require.Equal(t, []string{"evict app/web", "gone app/web"}, env.node.Log(), "nothing is deleted")
+		require.Equal(t, 1, strings.Count(log.String(), "msg=\"lifecycle action kept open"), "said once")
+		last := began
+		for _, beat := range env.heartbeats {
+			require.Less(t, beat.at.Sub(last), env.hook.HeartbeatTimeout)
+			last = beat.at
+		}
+		require.Less(t, limit.Sub(last), env.hook.HeartbeatTimeout+h.Policy.Bounds.CompletionReserve)
+	})
+}
+
+// A replica was added, or the data are saved: the drain ends as any other.
+func TestOnlyCopy_SavedAfterTheDeadline_DrainIsCompleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		env, _, drainAll := onlyCopyEnv(t, began.Add(50*time.Minute))
+		report := drainAll()
+		require.Equal(t, StatusDrained, report.Status, report.Reason)
+		require.Equal(t, []Result{Continue}, env.completed)
+		require.WithinDuration(t, began.Add(50*time.Minute), time.Now(), time.Minute)
+	})
+}
+
+// After the drain's own deadline, an invocation that cannot look would complete the action as onFailure says.
+func TestOnlyCopy_PodsCannotBeListedLater_ActionStaysOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
+		for time.Since(began) < 40*time.Minute {
+			terminating := event
+			report, err := deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
+			require.Error(t, err)
+			if time.Since(began) > 31*time.Minute {
+				require.Contains(t, report.Reason, "kept open to the hook's limit: app/pg-0")
+			}
+		}
+		env.failAlways("watch", errors.New("forbidden"))
+		terminating := event
+		_, err := deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
+		require.Error(t, err, "it is tried again")
+		require.Empty(t, env.completed)
+	})
+}
+
+// EC2 reclaims a Spot instance, whatever the hook says.
+func TestOnlyCopy_SpotInterruption_DoesNotKeepTheAction(t *testing.T) {
+	c := clock{bounds: Bounds{MaxDuration: time.Hour}}
+	c.setForHook(time.Now(), time.Now(), Hook{GlobalTimeout: 10 * time.Hour})
+	c.shortened = true
+	require.False(t, c.extendToLimit(time.Now(), Hook{GlobalTimeout: 10 * time.Hour}))
+	c.shortened = false
+	require.True(t, c.extendToLimit(time.Now(), Hook{GlobalTimeout: 10 * time.Hour}))
+}
