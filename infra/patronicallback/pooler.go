@@ -42,6 +42,7 @@ type pause struct {
 type view struct {
 	databases []string // of those wanted
 	paused    bool     // one of these is
+	others    bool     // another database is paused
 	sessions  bool     // one of these is in session mode
 	alias     bool
 	retry     string        // server_login_retry
@@ -87,6 +88,8 @@ func (p *pooler) look(ctx context.Context) (v view, err error) {
 		if slices.Contains(p.wanted, d.Name) {
 			v.databases = append(v.databases, d.Name)
 			v.paused = v.paused || d.Paused
+		} else {
+			v.others = v.others || d.Paused
 		}
 	}
 	if v.retry, err = p.console.Setting(ctx, pgbouncer.ServerLoginRetry); err != nil {
@@ -123,16 +126,32 @@ func (p *pooler) lookBefore(ctx context.Context, most time.Duration) (v view, er
 
 // refuse returns why the pooler is left alone; nil: it can be paused.
 func (v view) refuse() error {
-	m, marked := readMark(v.retry)
+	marked := v.markedPause()
 	switch {
 	case len(v.databases) == 0:
 		return errors.New("it has none of the databases")
-	case v.paused && !(marked && m.isPause()):
+	case v.paused && !marked:
 		return errors.New("somebody else has paused it")
+	case marked && !v.paused && v.others:
+		return errors.New("the callback of another cluster has paused it")
 	case v.sessions:
 		return errors.New("it has clients in session mode, which a pause would wait for")
 	}
 	return nil
+}
+
+// ours reports whether a callback of this cluster has paused the pooler.
+func (v view) ours() bool { return v.paused && v.markedPause() }
+
+func (v view) markedPause() bool {
+	m, marked := readMark(v.retry)
+	return marked && m.isPause()
+}
+
+// leftover reports whether the mark is left from a pause that is over, and returns it.
+func (v view) leftover() (m mark, is bool) {
+	m, marked := readMark(v.retry)
+	return m, marked && (!m.isPause() || !v.paused && !v.others)
 }
 
 // pause marks the pooler, and sends a PAUSE for each of its databases. Once it has returned true, the pooler may be paused, whatever else
@@ -218,7 +237,7 @@ func (p *pooler) finish(ctx context.Context) error {
 	for _, database := range v.databases {
 		errs = append(errs, p.console.ReconnectDatabase(ctx, database))
 	}
-	if m, marked := readMark(v.retry); marked && !m.isPause() {
+	if m, is := v.leftover(); is {
 		errs = append(errs, p.console.Set(ctx, pgbouncer.ServerLoginRetry, m.formerValue()))
 	}
 	return errors.Join(errs...)

@@ -84,14 +84,18 @@ func (w watcher) pauseOne(ctx context.Context, p *pooler, number int) (until tim
 	if err == nil {
 		held, err = p.pause(opening, v, number)
 	}
-	if err != nil {
-		log.Warn("pooler not paused", "error", err)
-		return until, held
+	switch {
+	case err != nil && held:
+		log.Warn("failed to pause the pooler", "error", err)
+		return until, true
+	case err != nil:
+		log.Warn("left the pooler alone", "error", err)
+		return until, false
 	}
 	if err := p.await(ctx); err != nil {
 		log.Warn("PostgreSQL stops although transactions are open", "error", err)
 	}
-	log.Info("pooler paused", "for", v.limit)
+	log.Info("paused the pooler", "for", v.limit)
 	return until, true
 }
 
@@ -120,15 +124,13 @@ func (w watcher) resumeOne(ctx context.Context, p *pooler, until time.Time, prim
 	var v view
 	err := retry(ctx, until, resumeInterval, func() (err error) { v, err = p.look(ctx); return err })
 	if err != nil {
-		w.log.Error("pooler not reached", "pooler", p.address, "error", err)
+		w.log.Error("failed to reach the pooler", "pooler", p.address, "error", err)
 		return
 	}
-	m, marked := readMark(v.retry)
-	switch p.mark = m; {
-	case !marked:
-	case m.isPause():
+	if v.ours() {
+		p.mark, _ = readMark(v.retry)
 		w.hold(ctx, p, until, primary)
-	default:
+	} else if _, is := v.leftover(); is {
 		w.finish(ctx, p)
 	}
 }
@@ -139,7 +141,7 @@ func (w watcher) hold(ctx context.Context, p *pooler, until time.Time, primary <
 	why := ""
 	switch ours := w.awaitPrimary(ctx, p, until, primary); {
 	case !ours:
-		log.Info("somebody else has resumed pooler")
+		log.Info("somebody else has resumed the pooler")
 		return
 	case time.Now().Before(until) && w.prove(ctx, p, until):
 		why = "a write reached the primary"
@@ -150,10 +152,10 @@ func (w watcher) hold(ctx context.Context, p *pooler, until time.Time, primary <
 	}
 	err := retry(ctx, time.Now().Add(resumeTime), resumeInterval, func() error { return p.resume(ctx) })
 	if err != nil {
-		log.Error("pooler not resumed", "error", err)
+		log.Error("failed to resume the pooler", "error", err)
 		return
 	}
-	log.Info("pooler resumed", "because", why)
+	log.Info("resumed the pooler", "because", why)
 	w.finish(ctx, p)
 }
 
@@ -202,7 +204,7 @@ func (w watcher) finish(ctx context.Context, p *pooler) {
 	_ = sleep(ctx, w.delay)
 	err := retry(ctx, time.Now().Add(resumeTime), resumeInterval, func() error { return p.finish(ctx) })
 	if err != nil {
-		w.log.Warn("settings of pooler not restored", "pooler", p.address, "error", err)
+		w.log.Warn("failed to restore the settings of the pooler", "pooler", p.address, "error", err)
 	}
 }
 
