@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -117,13 +118,23 @@ func (f *fixture) promoted() {
 }
 
 // watchers returns the processes that watch.
-func (f *fixture) watchers() (pids []int) {
+func (f *fixture) watchers() []int { return f.processes(watch) }
+
+// kill kills all processes of this fixture.
+func (f *fixture) kill() {
+	for _, pid := range f.processes("") {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+// processes returns the processes of this fixture in this mode; empty: in any.
+func (f *fixture) processes(mode string) (pids []int) {
 	f.Helper()
 	found, err := filepath.Glob("/proc/[0-9]*")
 	require.NoError(f, err)
 	for _, folder := range found {
 		line, err := os.ReadFile(filepath.Join(folder, "cmdline"))
-		if args := strings.Split(string(line), "\x00"); err == nil && args[0] == f.program && args[1] == watch {
+		if args := strings.Split(string(line), "\x00"); err == nil && args[0] == f.program && (mode == "" || args[1] == mode) {
 			pid, _ := strconv.Atoi(filepath.Base(folder))
 			pids = append(pids, pid)
 		}
@@ -318,6 +329,28 @@ func TestOnRoleChange_WatcherKilled_NewLeaderResumes(t *testing.T) {
 	f.requirePaused()
 	f.promoted()
 	f.requireAsBefore()
+}
+
+// The old leader's container dies at any moment, with all its processes. The new leader's callback leaves nothing behind.
+func TestCallbacks_KilledAtAnyMoment_NewLeaderCleansUp(t *testing.T) {
+	t.Parallel()
+	for i := range 8 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, parts.Start(t, []string{parts.Older, parts.Newer}[i%2], parts.Options{}))
+			for range 3 {
+				f.say("stopping", "primary")
+				done := make(chan struct{})
+				go func() { defer close(done); f.run(beforeStop, "") }()
+				time.Sleep(rand.N(150 * time.Millisecond)) // the moment is the subject
+				f.kill()
+				<-done
+				f.kill() // what was started meanwhile
+				f.promoted()
+				f.requireAsBefore()
+			}
+		})
+	}
 }
 
 // Patroni calls on_role_change when a promotion begins.

@@ -133,7 +133,8 @@ func runWatcher(event string, flags []string, log *slog.Logger) error {
 	if event == beforeStop {
 		return newWatcher(o, log).pause(ctx, func() { _ = ready.Close() })
 	}
-	return newWatcher(o, log).resume(ctx)
+	newWatcher(o, log).resume(ctx)
+	return nil
 }
 
 // copyTo copies this program into a folder, for an init container: its image has nothing else.

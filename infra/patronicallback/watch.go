@@ -100,7 +100,7 @@ func (w watcher) pauseOne(ctx context.Context, p *pooler, number int) (until tim
 }
 
 // resume resumes all poolers that a callback has paused, when this member accepts writes.
-func (w watcher) resume(ctx context.Context) error {
+func (w watcher) resume(ctx context.Context) {
 	poolers, err := w.poolers(ctx)
 	if err != nil {
 		w.log.Warn("not all poolers are known", "error", err)
@@ -117,7 +117,6 @@ func (w watcher) resume(ctx context.Context) error {
 		})
 	}
 	all.Wait()
-	return nil
 }
 
 func (w watcher) resumeOne(ctx context.Context, p *pooler, until time.Time, primary <-chan struct{}) {
@@ -161,7 +160,9 @@ func (w watcher) hold(ctx context.Context, p *pooler, until time.Time, primary <
 
 // awaitPrimary waits until this member is the primary, or the time is over. It reports false if the pooler is no longer ours to resume.
 func (w watcher) awaitPrimary(ctx context.Context, p *pooler, until time.Time, primary <-chan struct{}) (ours bool) {
-	for ctx.Err() == nil && time.Now().Before(until) {
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	for ctx.Err() == nil {
 		if v, err := p.look(ctx); err == nil && !p.owns(v) {
 			return false
 		}
@@ -181,9 +182,11 @@ func (p *pooler) owns(v view) bool {
 
 // prove waits until writes through the pooler's alias succeed, and reports whether they did. Without an alias it waits for the margin.
 func (w watcher) prove(ctx context.Context, p *pooler, until time.Time) bool {
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
 	v, err := p.look(ctx)
 	if err != nil || !v.alias {
-		_ = sleep(ctx, min(margin, time.Until(until)))
+		_ = sleep(ctx, margin)
 		return false
 	}
 	succeeded := 0
