@@ -401,6 +401,26 @@ func TestBeforeStop_SecondTime_TakesOver(t *testing.T) {
 	f.requireAsBefore()
 }
 
+// A person ends the pause by hand, and begins one: the second is theirs.
+func TestBeforeStop_ResumedByHand_LaterPauseLeftAlone(t *testing.T) {
+	t.Parallel()
+	f := both(t)
+	require.Zero(t, f.run(beforeStop, ""))
+	for _, p := range f.poolers {
+		f.tell(p, "RESUME "+parts.App.Name)
+	}
+	f.requireAsBefore()
+	for _, p := range f.poolers {
+		f.tell(p, "PAUSE "+parts.App.Name)
+	}
+	f.promoted()
+	f.awaitNoWatcher()
+	for _, p := range f.poolers {
+		paused, _ := f.shown(p)
+		require.True(t, paused)
+	}
+}
+
 // pgbouncer reads its file again, and forgets the mark.
 func TestBeforeStop_Reload_ResumedAllTheSame(t *testing.T) {
 	t.Parallel()

@@ -200,17 +200,22 @@ func (p *pooler) await(ctx context.Context) error {
 	return nil
 }
 
-// resume resumes every database, and changes the mark.
-func (p *pooler) resume(ctx context.Context) error {
-	if err := p.open(ctx); err != nil {
-		return err
+// owns reports whether the pause is the one of our mark. A RELOAD of pgbouncer takes the mark away, and leaves the pause.
+func (p *pooler) owns(v view) bool {
+	return v.paused && (v.retry == p.mark.value() || v.retry == p.mark.formerValue())
+}
+
+// resume resumes every database, and changes the mark. It reports false if the pause is over, or no longer ours.
+func (p *pooler) resume(ctx context.Context) (resumed bool, err error) {
+	if v, err := p.look(ctx); err != nil || !p.owns(v) {
+		return false, err
 	}
 	for _, database := range p.wanted {
 		if err := p.resumeDatabase(ctx, database); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return p.console.Set(ctx, pgbouncer.ServerLoginRetry, p.mark.asResumed().value())
+	return true, p.console.Set(ctx, pgbouncer.ServerLoginRetry, p.mark.asResumed().value())
 }
 
 // resumeDatabase resumes a database, even if pgbouncer has not read our PAUSE yet.
@@ -227,18 +232,19 @@ func (p *pooler) resumeDatabase(ctx context.Context, database string) error {
 	return nil
 }
 
-// finish closes connections that may lead to the old primary, and restores the setting of a pooler that is resumed.
+// finish closes connections that may lead to the old primary, and restores the setting, unless somebody else has.
 func (p *pooler) finish(ctx context.Context) error {
 	v, err := p.look(ctx)
 	if err != nil {
 		return err
 	}
+	m, is := v.leftover()
+	if !is {
+		return nil
+	}
 	var errs []error
 	for _, database := range v.databases {
 		errs = append(errs, p.console.ReconnectDatabase(ctx, database))
 	}
-	if m, is := v.leftover(); is {
-		errs = append(errs, p.console.Set(ctx, pgbouncer.ServerLoginRetry, m.formerValue()))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, p.console.Set(ctx, pgbouncer.ServerLoginRetry, m.formerValue()))...)
 }

@@ -137,29 +137,29 @@ func (w watcher) resumeOne(ctx context.Context, p *pooler, until time.Time, prim
 // hold waits until clients of a pooler may go on, and lets them go. It does nothing if somebody else has.
 func (w watcher) hold(ctx context.Context, p *pooler, until time.Time, primary <-chan struct{}) {
 	log := w.log.With("pooler", p.address)
-	why := ""
-	switch ours := w.awaitPrimary(ctx, p, until, primary); {
-	case !ours:
-		log.Info("somebody else has resumed the pooler")
-		return
-	case time.Now().Before(until) && w.prove(ctx, p, until):
-		why = "a write reached the primary"
-	case time.Now().Before(until):
+	why := "its time is over"
+	if w.awaitPrimary(ctx, p, until, primary) {
 		why = "this member is the primary"
-	default:
-		why = "its time is over"
+		if w.prove(ctx, p, until) {
+			why = "a write reached the primary"
+		}
 	}
-	err := retry(ctx, time.Now().Add(resumeTime), resumeInterval, func() error { return p.resume(ctx) })
-	if err != nil {
+	var resumed bool
+	err := retry(ctx, time.Now().Add(resumeTime), resumeInterval, func() (err error) { resumed, err = p.resume(ctx); return err })
+	switch {
+	case err != nil:
 		log.Error("failed to resume the pooler", "error", err)
 		return
+	case resumed:
+		log.Info("resumed the pooler", "because", why)
+	default:
+		log.Info("somebody else has resumed the pooler")
 	}
-	log.Info("resumed the pooler", "because", why)
 	w.finish(ctx, p)
 }
 
-// awaitPrimary waits until this member is the primary, or the time is over. It reports false if the pooler is no longer ours to resume.
-func (w watcher) awaitPrimary(ctx context.Context, p *pooler, until time.Time, primary <-chan struct{}) (ours bool) {
+// awaitPrimary waits until this member is the primary, and reports whether it is. It ends early if the pooler is no longer ours.
+func (w watcher) awaitPrimary(ctx context.Context, p *pooler, until time.Time, primary <-chan struct{}) bool {
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	for ctx.Err() == nil {
@@ -172,12 +172,7 @@ func (w watcher) awaitPrimary(ctx context.Context, p *pooler, until time.Time, p
 		case <-time.After(holdInterval):
 		}
 	}
-	return true
-}
-
-// owns reports whether the pooler has our mark. A RELOAD of pgbouncer takes the mark away, and leaves the pause.
-func (p *pooler) owns(v view) bool {
-	return v.retry == p.mark.value() || v.retry == p.mark.formerValue() && v.paused
+	return false
 }
 
 // prove waits until writes through the pooler's alias succeed, and reports whether they did. Without an alias it waits for the margin.
