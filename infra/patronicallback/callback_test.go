@@ -22,7 +22,22 @@ import (
 	parts "quiesce/test/parts/pgbouncer"
 )
 
-func TestMain(m *testing.M) { os.Exit(parts.Run(m)) }
+func TestMain(m *testing.M) {
+	folder, err := os.MkdirTemp("", "patronicallback")
+	if err == nil {
+		built = filepath.Join(folder, "patronicallback")
+		buildErr = exec.Command("go", "build", "-o", built, ".").Run()
+	}
+	code := parts.Run(m)
+	_ = os.RemoveAll(folder)
+	os.Exit(code)
+}
+
+// built is the program that the tests run.
+var (
+	built    string
+	buildErr error
+)
 
 const (
 	waitTimeout  = time.Minute // of a condition on a busy machine
@@ -49,8 +64,8 @@ func newFixture(t *testing.T, poolers ...*parts.Pooler) *fixture {
 	t.Helper()
 	folder := t.TempDir()
 	f := &fixture{T: t, program: filepath.Join(folder, "patronicallback"), poolers: poolers, output: filepath.Join(folder, "output")}
-	said, err := exec.CommandContext(t.Context(), "go", "build", "-o", f.program, ".").CombinedOutput()
-	require.NoError(t, err, string(said))
+	require.NoError(t, buildErr)
+	require.NoError(t, os.Link(built, f.program)) // its path tells its processes from those of other tests
 	f.say("restarting", "primary")
 	f.patroni = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/patroni" {
@@ -259,8 +274,8 @@ func TestBeforeStop_ShortQueryWaitTimeout_ResumedBefore(t *testing.T) {
 
 func TestBeforeStop_NotThePrimary_Nothing(t *testing.T) {
 	t.Parallel()
+	f := both(t)
 	for _, role := range []string{"replica", "standby_leader", "demoted", ""} {
-		f := both(t)
 		f.say("stopping", role)
 		require.Zero(t, f.run(beforeStop, ""))
 		f.requireAsBefore()
@@ -342,7 +357,7 @@ func TestCallbacks_KilledAtAnyMoment_NewLeaderCleansUp(t *testing.T) {
 				f.say("stopping", "primary")
 				done := make(chan struct{})
 				go func() { defer close(done); f.run(beforeStop, "") }()
-				time.Sleep(rand.N(150 * time.Millisecond)) // the moment is the subject
+				time.Sleep(rand.N(400 * time.Millisecond)) // the moment is the subject
 				f.kill()
 				<-done
 				f.kill() // what was started meanwhile
@@ -517,25 +532,24 @@ func TestBeforeStop_Chained_RunsUnderThePause(t *testing.T) {
 func TestBeforeStop_Watcher_IsNobodysChild(t *testing.T) {
 	t.Parallel()
 	f := both(t)
-	require.Zero(t, f.run(beforeStop, "", "--", "sh", "-c", "exit 0"))
+	parent := filepath.Join(t.TempDir(), "parent")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.run(beforeStop, "", "--", "sh", "-c", `echo $PPID >"$0.new"; mv "$0.new" "$0"; until test -e "$0.seen"; do sleep 0.05; done`, parent)
+	}()
+	require.Eventually(t, func() bool { _, err := os.Stat(parent); return err == nil }, waitTimeout, waitInterval)
 	pids := f.watchers()
 	require.Len(t, pids, 1)
-	session, err := unixSession(pids[0])
-	require.NoError(t, err)
-	require.Equal(t, pids[0], session, "it has a session of its own")
-	require.NoError(t, syscall.Kill(pids[0], syscall.SIGTERM), "which does not end it")
+	stat := strings.Fields(strings.SplitN(f.read(fmt.Sprintf("/proc/%d/stat", pids[0])), ") ", 2)[1])
+	require.NotEqual(t, strings.TrimSpace(f.read(parent)), stat[1], "its parent is the callback")
+	require.Equal(t, strconv.Itoa(pids[0]), stat[3], "it has a session of its own")
+	require.NoError(t, os.WriteFile(parent+".seen", nil, 0o600))
+	<-done
+	require.NoError(t, syscall.Kill(pids[0], syscall.SIGTERM))
 	f.say("running", "primary")
 	f.requireAsBefore()
-	require.Contains(t, f.read(f.output), "this member is the primary")
-}
-
-func unixSession(pid int) (int, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, after, _ := strings.Cut(string(text), ") ")
-	return strconv.Atoi(strings.Fields(after)[3])
+	require.Contains(t, f.read(f.output), "this member is the primary", "a signal does not end it")
 }
 
 func TestInstall_Folder_HasTheProgram(t *testing.T) {
