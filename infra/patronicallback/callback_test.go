@@ -279,6 +279,7 @@ func TestBeforeStop_NotThePrimary_Nothing(t *testing.T) {
 		f.say("stopping", role)
 		require.Zero(t, f.run(beforeStop, ""))
 		f.requireAsBefore()
+		require.NotContains(t, f.read(f.output), "paused the pooler", role)
 	}
 }
 
