@@ -41,7 +41,7 @@ DESTROY ?= (cd infra && $(CDK) destroy --all --force); status=$$?; \
 	test "$$KEEP_RBAC" = true || kubectl delete --ignore-not-found -f infra/rbac.yaml || status=$$?; exit $$status
 
 .DEFAULT_GOAL := help
-.PHONY: help build release synth deploy smoke test soak lint bench bench-pgbouncer demo story lab invoke tools operators images clean setup node schemas
+.PHONY: help build programs always release synth deploy smoke test soak lint bench bench-pgbouncer demo story lab invoke tools operators images clean setup node schemas
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,17 @@ build: ## build dist/bootstrap (linux, GOARCH=arm64) and dist/function.zip, repr
 	@mkdir -p dist
 	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -o dist/bootstrap ./lambda
 	$(foreach file,$(CONFIG),go run ./infra/bundle dist/bootstrap $(file) $(call zip,$(file)) &&) sha256sum dist/bootstrap $(ZIPS)
+
+# Small programs for containers, each a folder of infra: static, and without what the function needs.
+PROGRAMS := patronicallback
+
+programs: $(addprefix dist/,$(PROGRAMS)) ## build the programs that run in containers, such as dist/patronicallback (linux, GOARCH=arm64)
+
+$(addprefix dist/,$(PROGRAMS)): dist/%: always
+	@mkdir -p dist
+	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -o $@ ./infra/$*
+
+always:
 
 # A release is for all clusters: the configuration of its stacks comes from parameters. Its names and bytes depend on the commit alone.
 RELEASE := dist/release

@@ -25,6 +25,7 @@ var allowedImports = map[string][]string{
 	"infra":                   {"internal/config", "internal/metrics"}, // the names of metrics
 	"infra/afterdeploy":       {"internal/termination"},                // the answer to a check
 	"infra/bundle":            {},
+	"infra/patronicallback":   {"internal/pgbouncer"}, // it runs in Patroni's containers
 	"events":                  {},
 	"internal/archive":        {"internal/termination"},
 	"internal/asg":            {"internal/termination"},

@@ -88,6 +88,9 @@ func (e *Env) startLab(ctx context.Context, wanted Options) (*lab.Lab, error) {
 			return nil, err
 		}
 		o.Programs = map[string]string{"worker": "quiesce/test/env/worker"}
+		if slices.Contains(wanted.Images, "patroni") {
+			o.Programs["patronicallback"] = "quiesce/infra/patronicallback"
+		}
 	}
 	return lab.Start(ctx, o)
 }

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"quiesce/test/env/database"
+	"quiesce/test/parts/images"
 	"quiesce/test/parts/lab"
 )
 
@@ -57,7 +58,8 @@ type Options struct {
 	Strict      bool // synchronous_mode_strict
 	RESTAuth    bool // the REST API asks for a password before it changes anything
 	Style       Style
-	PDB         PDB // default none
+	PDB         PDB  // default none
+	Callbacks   bool // of infra/patronicallback, for all poolers
 
 	Poolers       database.Options // Version is required; its nodes are those of Base
 	BesideMembers bool             // the poolers are on nodes of the members
@@ -110,9 +112,15 @@ func (c *Cluster) deployMembers(ctx context.Context) error {
 		PDB          any
 		RESTUser     string
 		RESTPassword string
+		Callback     string
+		Poolers      callbackPoolers
 	}{
 		Options: c.options, names: n, Grace: grace, Image: c.Image(), LeaderLabels: c.leaderLabels(), Sets: n.sets(c.options.Members),
 		PDB: c.pdb(), RESTUser: RESTUser,
+		Poolers: callbackPoolers{database.AdminUser, database.AdminPassword, database.PoolerLabels},
+	}
+	if c.options.Callbacks {
+		values.Callback = images.ProgramRef("patronicallback")
 	}
 	if c.options.RESTAuth {
 		values.RESTPassword = RESTPassword
@@ -124,6 +132,12 @@ func (c *Cluster) deployMembers(ctx context.Context) error {
 		return err
 	}
 	return c.AwaitStreaming(ctx)
+}
+
+// callbackPoolers is what the callbacks need to know of the poolers.
+type callbackPoolers struct {
+	User, Password string
+	Labels         labels.Set
 }
 
 // Image returns the name of the members' image. It has pgbench too.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -57,24 +58,26 @@ func (l *Lab) answerDNS(packet []byte) ([]byte, error) {
 	}
 	message.Response, message.Authoritative, message.Additionals = true, true, nil
 	for _, q := range message.Questions {
-		address, err := l.resolve(q.Name.String())
+		addresses, err := l.resolve(q.Name.String())
 		switch {
 		case err != nil:
 			message.RCode = dnsmessage.RCodeServerFailure
-		case address == nil:
+		case len(addresses) == 0:
 			message.RCode = dnsmessage.RCodeNameError
 		case q.Type == dnsmessage.TypeA:
-			message.Answers = append(message.Answers, dnsmessage.Resource{
-				Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: dnsTTL},
-				Body:   &dnsmessage.AResource{A: [4]byte(address)},
-			})
+			for _, address := range addresses {
+				message.Answers = append(message.Answers, dnsmessage.Resource{
+					Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: dnsTTL},
+					Body:   &dnsmessage.AResource{A: [4]byte(address)},
+				})
+			}
 		}
 	}
 	return message.Pack()
 }
 
-// resolve returns the address of the Service with this name; nil if there is none.
-func (l *Lab) resolve(name string) (net.IP, error) {
+// resolve returns the address of the Service with this name, or those of the pods of a headless one; none if there is no such Service.
+func (l *Lab) resolve(name string) (addresses []net.IP, err error) {
 	service, is := strings.CutSuffix(strings.TrimSuffix(name, "."), ".svc."+clusterDomain)
 	parts := strings.Split(service, ".")
 	if !is || len(parts) != 2 {
@@ -83,11 +86,30 @@ func (l *Lab) resolve(name string) (net.IP, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), dnsTimeout)
 	defer cancel()
 	found, err := l.client.CoreV1().Services(parts[1]).Get(ctx, parts[0], metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || err == nil && found.Spec.ClusterIP == corev1.ClusterIPNone {
+	switch {
+	case apierrors.IsNotFound(err):
 		return nil, nil
+	case err != nil:
+		return nil, err
+	case found.Spec.ClusterIP == corev1.ClusterIPNone:
+		return l.resolvePods(ctx, parts[1], parts[0])
 	}
+	return []net.IP{net.ParseIP(found.Spec.ClusterIP).To4()}, nil
+}
+
+// resolvePods returns the addresses of the pods of a headless Service that are ready, or that it publishes in any state.
+func (l *Lab) resolvePods(ctx context.Context, namespace, service string) (addresses []net.IP, err error) {
+	slices, err := l.client.DiscoveryV1().EndpointSlices(namespace).List(ctx,
+		metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
 	if err != nil {
 		return nil, err
 	}
-	return net.ParseIP(found.Spec.ClusterIP).To4(), nil
+	for _, slice := range slices.Items {
+		for _, endpoint := range slice.Endpoints {
+			if endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready {
+				addresses = append(addresses, net.ParseIP(endpoint.Addresses[0]).To4())
+			}
+		}
+	}
+	return addresses, nil
 }

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"quiesce/internal/pgbouncer"
+)
+
+const (
+	// openTime bounds the login to all poolers before PostgreSQL stops. A healthy console answers in milliseconds.
+	openTime = 2 * time.Second
+	// waitShare is the share of query_wait_timeout, in percent, for which clients are held at most. At its end pgbouncer fails them.
+	waitShare = 75
+)
+
+// pooler is one pgbouncer. It is used by one goroutine.
+type pooler struct {
+	address   string
+	target    pgbouncer.Target
+	wanted    []string // databases
+	aliasName string
+
+	console *pgbouncer.Console // nil: not open
+	mark    mark
+	pauses  []*pause
+}
+
+// pause is the PAUSE of one database, and the console that waits for its answer.
+type pause struct {
+	database string
+	console  *pgbouncer.Console
+	pending  *pgbouncer.Pending
+}
+
+// view is what a pooler shows.
+type view struct {
+	databases []string // of those wanted
+	paused    bool     // one of these is
+	others    bool     // another database is paused
+	sessions  bool     // one of these is in session mode
+	alias     bool
+	retry     string        // server_login_retry
+	limit     time.Duration // for which its clients may be held
+}
+
+func newPooler(address string, t pgbouncer.Target, o options) *pooler {
+	t.Dial = func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", address) }
+	return &pooler{address: address, target: t, wanted: list(o.databases), aliasName: o.alias}
+}
+
+// open opens the console, unless it is open.
+func (p *pooler) open(ctx context.Context) (err error) {
+	if p.console != nil && p.console.Usable() {
+		return nil
+	}
+	p.console, err = pgbouncer.Open(ctx, p.target)
+	return err
+}
+
+// close closes all consoles. What is paused stays paused.
+func (p *pooler) close() {
+	if p.console != nil {
+		p.console.Close()
+	}
+	for _, sent := range p.pauses {
+		sent.console.Close()
+	}
+	p.pauses = nil
+}
+
+// look opens the console if necessary, and returns what it shows.
+func (p *pooler) look(ctx context.Context) (v view, err error) {
+	if err := p.open(ctx); err != nil {
+		return v, err
+	}
+	all, err := p.console.Databases(ctx)
+	if err != nil {
+		return v, err
+	}
+	for _, d := range all {
+		v.alias = v.alias || d.Name == p.aliasName
+		if slices.Contains(p.wanted, d.Name) {
+			v.databases = append(v.databases, d.Name)
+			v.paused = v.paused || d.Paused
+		} else {
+			v.others = v.others || d.Paused
+		}
+	}
+	if v.retry, err = p.console.Setting(ctx, pgbouncer.ServerLoginRetry); err != nil {
+		return v, err
+	}
+	return v, nil
+}
+
+// lookBefore is look, with what matters before a pause.
+func (p *pooler) lookBefore(ctx context.Context, most time.Duration) (v view, err error) {
+	if v, err = p.look(ctx); err != nil {
+		return v, err
+	}
+	pools, err := p.console.Pools(ctx)
+	if err != nil {
+		return v, err
+	}
+	pools = slices.DeleteFunc(pools, func(pool pgbouncer.Pool) bool { return !slices.Contains(v.databases, pool.Database) })
+	v.sessions = pools.HasSessions()
+	text, err := p.console.Setting(ctx, pgbouncer.QueryWaitTimeout)
+	if err != nil {
+		return v, err
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || pgbouncer.CheckSetting(pgbouncer.QueryWaitTimeout, text) != nil {
+		return v, fmt.Errorf("setting %s is not a number", pgbouncer.QueryWaitTimeout)
+	}
+	v.limit = most
+	if wait := time.Duration(seconds * float64(time.Second)); wait > 0 {
+		v.limit = min(most, wait*waitShare/100)
+	}
+	return v, nil
+}
+
+// refuse returns why the pooler is left alone; nil: it can be paused.
+func (v view) refuse() error {
+	marked := v.markedPause()
+	switch {
+	case len(v.databases) == 0:
+		return errors.New("it has none of the databases")
+	case v.paused && !marked:
+		return errors.New("somebody else has paused it")
+	case marked && !v.paused && v.others:
+		return errors.New("the callback of another cluster has paused it")
+	case v.sessions:
+		return errors.New("it has clients in session mode, which a pause would wait for")
+	}
+	return nil
+}
+
+// ours reports whether a callback of this cluster has paused the pooler.
+func (v view) ours() bool { return v.paused && v.markedPause() }
+
+func (v view) markedPause() bool {
+	m, marked := readMark(v.retry)
+	return marked && m.isPause()
+}
+
+// leftover reports whether the mark is left from a pause that is over, and returns it.
+func (v view) leftover() (m mark, is bool) {
+	m, marked := readMark(v.retry)
+	return m, marked && (!m.isPause() || !v.paused && !v.others)
+}
+
+// pause marks the pooler, and sends a PAUSE for each of its databases. Once it has returned true, the pooler may be paused, whatever else
+// went wrong.
+func (p *pooler) pause(ctx context.Context, v view, number int) (marked bool, err error) {
+	if p.mark, err = newMark(v.retry, number); err != nil {
+		return false, err
+	}
+	// A login that may only read fails here. If only the answer is lost, the mark may be there: then it is taken away again.
+	if err := p.console.Set(ctx, pgbouncer.ServerLoginRetry, p.mark.value()); err != nil {
+		return !errors.Is(err, pgbouncer.ErrNotAdmin), err
+	}
+	var errs []error
+	for _, database := range v.databases {
+		errs = append(errs, p.pauseDatabase(ctx, database))
+	}
+	return true, errors.Join(errs...)
+}
+
+func (p *pooler) pauseDatabase(ctx context.Context, database string) error {
+	second, err := p.console.OpenAnother(ctx)
+	if err != nil {
+		return err
+	}
+	pending, err := second.PauseDatabase(ctx, database)
+	if err != nil {
+		second.Close()
+		return err
+	}
+	p.pauses = append(p.pauses, &pause{database, second, pending})
+	return nil
+}
+
+// await waits until no transaction is open any more, or ctx ends.
+func (p *pooler) await(ctx context.Context) error {
+	for _, sent := range p.pauses {
+		select {
+		case <-sent.pending.Done():
+			if err := sent.pending.Err(); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("database %.63s: transactions did not end in time", sent.database)
+		}
+	}
+	return nil
+}
+
+// owns reports whether the pause is the one of our mark. A RELOAD of pgbouncer takes the mark away, and leaves the pause.
+func (p *pooler) owns(v view) bool {
+	return v.paused && (v.retry == p.mark.value() || v.retry == p.mark.formerValue())
+}
+
+// resume resumes every database, and changes the mark. It reports false if the pause is over, or no longer ours.
+func (p *pooler) resume(ctx context.Context) (resumed bool, err error) {
+	if v, err := p.look(ctx); err != nil || !p.owns(v) {
+		return false, err
+	}
+	for _, database := range p.wanted {
+		if err := p.resumeDatabase(ctx, database); err != nil {
+			return false, err
+		}
+	}
+	return true, p.console.Set(ctx, pgbouncer.ServerLoginRetry, p.mark.asResumed().value())
+}
+
+// resumeDatabase resumes a database, even if pgbouncer has not read our PAUSE yet.
+func (p *pooler) resumeDatabase(ctx context.Context, database string) error {
+	i := slices.IndexFunc(p.pauses, func(sent *pause) bool { return sent.database == database })
+	if i < 0 {
+		return p.console.ResumeDatabase(ctx, database)
+	}
+	if err := p.console.UndoPauseDatabase(ctx, p.pauses[i].pending, database); err != nil {
+		return err
+	}
+	p.pauses[i].console.Close()
+	p.pauses = slices.Delete(p.pauses, i, i+1)
+	return nil
+}
+
+// finish closes connections that may lead to the old primary, and restores the setting, unless somebody else has.
+func (p *pooler) finish(ctx context.Context) error {
+	v, err := p.look(ctx)
+	if err != nil {
+		return err
+	}
+	m, is := v.leftover()
+	if !is {
+		return nil
+	}
+	var errs []error
+	for _, database := range v.databases {
+		errs = append(errs, p.console.ReconnectDatabase(ctx, database))
+	}
+	return errors.Join(append(errs, p.console.Set(ctx, pgbouncer.ServerLoginRetry, m.formerValue()))...)
+}

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+const (
+	// promotionTime is how long the new leader's watcher waits for a write. It is called when a promotion begins, which takes seconds at most.
+	promotionTime = 15 * time.Second
+	// holdInterval is between two looks at a pooler whose clients wait.
+	holdInterval = 250 * time.Millisecond
+	// resumeTime bounds all attempts to resume a pooler, resumeInterval apart: a process that was starved for a while is still met.
+	resumeTime, resumeInterval = 20 * time.Second, 500 * time.Millisecond
+	// margin is for the kube-proxies of the poolers' nodes, if no alias proves that a write reaches the primary. It is that of
+	// internal/postgres.
+	margin = 1500 * time.Millisecond
+	// proofTries is how many writes must succeed, proofInterval apart: two nodes' kube-proxies may be at different points.
+	proofTries, proofInterval = 2, 500 * time.Millisecond
+	// reconnectDelay is between RESUME and RECONNECT, for kube-proxies that are slower still.
+	reconnectDelay = 3 * time.Second
+)
+
+// watcher holds the clients of all poolers of a cluster, and lets them go.
+type watcher struct {
+	options options
+	patroni patroni
+	log     *slog.Logger
+	delay   time.Duration // between RESUME and RECONNECT
+}
+
+func newWatcher(o options, log *slog.Logger) watcher {
+	return watcher{options: o, patroni: patroni{o.patroni}, log: log, delay: reconnectDelay}
+}
+
+// pause pauses all poolers if this member is the primary, calls stop when PostgreSQL may stop, and resumes them when this member is the
+// primary again, or their time is over.
+func (w watcher) pause(ctx context.Context, stop func()) error {
+	now, err := w.patroni.look(ctx)
+	if err != nil || !now.leads() {
+		return err // a replica, or nobody knows
+	}
+	poolers, err := w.poolers(ctx)
+	if err != nil {
+		w.log.Warn("not all poolers are known", "error", err)
+	}
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	primary := w.patroni.awaitPrimary(ctx, true)
+	patience, over := context.WithTimeout(ctx, openTime+now.patience(time.Now(), w.options.transactions))
+	defer over()
+	number := newNumber()
+	var paused, all sync.WaitGroup
+	for _, p := range poolers {
+		paused.Add(1)
+		all.Go(func() {
+			defer p.close()
+			until, held := w.pauseOne(patience, p, number)
+			paused.Done()
+			if held {
+				w.hold(ctx, p, until, primary)
+			}
+		})
+	}
+	paused.Wait()
+	stop()
+	all.Wait()
+	return nil
+}
+
+// pauseOne pauses one pooler, and waits for its transactions until ctx ends. It reports whether the pooler must be resumed, and until when.
+func (w watcher) pauseOne(ctx context.Context, p *pooler, number int) (until time.Time, held bool) {
+	log := w.log.With("pooler", p.address)
+	opening, cancel := context.WithTimeout(ctx, openTime)
+	defer cancel()
+	v, err := p.lookBefore(opening, w.options.resumeAfter)
+	if err == nil {
+		err = v.refuse()
+	}
+	until = time.Now().Add(v.limit)
+	if err == nil {
+		held, err = p.pause(opening, v, number)
+	}
+	switch {
+	case err != nil && held:
+		log.Warn("failed to pause the pooler", "error", err)
+		return until, true
+	case err != nil:
+		log.Warn("left the pooler alone", "error", err)
+		return until, false
+	}
+	if err := p.await(ctx); err != nil {
+		log.Warn("PostgreSQL stops although transactions are open", "error", err)
+	}
+	log.Info("paused the pooler", "for", v.limit)
+	return until, true
+}
+
+// resume resumes all poolers that a callback has paused, when this member accepts writes.
+func (w watcher) resume(ctx context.Context) {
+	poolers, err := w.poolers(ctx)
+	if err != nil {
+		w.log.Warn("not all poolers are known", "error", err)
+	}
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	primary := w.patroni.awaitPrimary(ctx, false)
+	until := time.Now().Add(promotionTime)
+	var all sync.WaitGroup
+	for _, p := range poolers {
+		all.Go(func() {
+			defer p.close()
+			w.resumeOne(ctx, p, until, primary)
+		})
+	}
+	all.Wait()
+}
+
+func (w watcher) resumeOne(ctx context.Context, p *pooler, until time.Time, primary <-chan struct{}) {
+	var v view
+	err := retry(ctx, until, resumeInterval, func() (err error) { v, err = p.look(ctx); return err })
+	if err != nil {
+		w.log.Error("failed to reach the pooler", "pooler", p.address, "error", err)
+		return
+	}
+	if v.ours() {
+		p.mark, _ = readMark(v.retry)
+		w.hold(ctx, p, until, primary)
+	} else if _, is := v.leftover(); is {
+		w.finish(ctx, p)
+	}
+}
+
+// hold waits until clients of a pooler may go on, and lets them go. It does nothing if somebody else has.
+func (w watcher) hold(ctx context.Context, p *pooler, until time.Time, primary <-chan struct{}) {
+	log := w.log.With("pooler", p.address)
+	why := "its time is over"
+	if w.awaitPrimary(ctx, p, until, primary) {
+		why = "this member is the primary"
+		if w.prove(ctx, p, until) {
+			why = "a write reached the primary"
+		}
+	}
+	var resumed bool
+	err := retry(ctx, time.Now().Add(resumeTime), resumeInterval, func() (err error) { resumed, err = p.resume(ctx); return err })
+	switch {
+	case err != nil:
+		log.Error("failed to resume the pooler", "error", err)
+		return
+	case resumed:
+		log.Info("resumed the pooler", "because", why)
+	default:
+		log.Info("somebody else has resumed the pooler")
+	}
+	w.finish(ctx, p)
+}
+
+// awaitPrimary waits until this member is the primary, and reports whether it is. It ends early if the pooler is no longer ours.
+func (w watcher) awaitPrimary(ctx context.Context, p *pooler, until time.Time, primary <-chan struct{}) bool {
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	for ctx.Err() == nil {
+		if v, err := p.look(ctx); err == nil && !p.owns(v) {
+			return false
+		}
+		select {
+		case <-primary:
+			return true
+		case <-time.After(holdInterval):
+		}
+	}
+	return false
+}
+
+// prove waits until writes through the pooler's alias succeed, and reports whether they did. Without an alias it waits for the margin.
+func (w watcher) prove(ctx context.Context, p *pooler, until time.Time) bool {
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	v, err := p.look(ctx)
+	if err != nil || !v.alias {
+		_ = sleep(ctx, margin)
+		return false
+	}
+	succeeded := 0
+	return retry(ctx, until, proofInterval, func() error {
+		if err := p.target.ProveWrite(ctx, p.aliasName); err != nil {
+			succeeded = 0
+			return err
+		}
+		if succeeded++; succeeded < proofTries {
+			return errors.New("once more")
+		}
+		return nil
+	}) == nil
+}
+
+// finish restores what a RESUME leaves, after a delay.
+func (w watcher) finish(ctx context.Context, p *pooler) {
+	_ = sleep(ctx, w.delay)
+	err := retry(ctx, time.Now().Add(resumeTime), resumeInterval, func() error { return p.finish(ctx) })
+	if err != nil {
+		w.log.Warn("failed to restore the settings of the pooler", "pooler", p.address, "error", err)
+	}
+}
+
+func (w watcher) poolers(ctx context.Context) (found []*pooler, err error) {
+	target, err := w.options.target()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTime)
+	defer cancel()
+	addresses, err := w.options.addresses(ctx)
+	for _, address := range addresses {
+		found = append(found, newPooler(address, target, w.options))
+	}
+	return found, err
+}
+
+// retry calls do until it succeeds, the time is over, or ctx ends. It returns the last error.
+func retry(ctx context.Context, until time.Time, interval time.Duration, do func() error) error {
+	for {
+		err := do()
+		if err == nil || time.Now().Add(interval).After(until) || sleep(ctx, interval) != nil {
+			return err
+		}
+	}
+}
