@@ -133,6 +133,9 @@ func (m *move) assess(ctx context.Context) error {
 	if err != nil {
 		return hold("cannot read the cluster: %v", err)
 	}
+	if m.around != nil {
+		m.addWork(ctx, m.around.fronts, &f)
+	}
 	m.facts = f
 	if leader != "" && f.Leader != leader {
 		return hold("the leader changed from %s to %q meanwhile", leader, f.Leader)

@@ -36,6 +36,8 @@ type PoolerConsoles interface {
 	Open(ctx context.Context, p escort.Pod) (Console, error)
 	// ProveWrite writes through a database of the pooler as its clients do.
 	ProveWrite(ctx context.Context, p escort.Pod, database string) error
+	// ReadText returns the only value of a query's only row, which it reads through a database of the pooler.
+	ReadText(ctx context.Context, p escort.Pod, database, query string) (string, error)
 }
 
 // Console is the console of one pooler.

@@ -52,7 +52,9 @@ type world struct {
 	refuse     error // the answer to evictions
 	live       LSN
 	strict     bool
-	unreadable bool // services cannot be listed
+	unreadable bool   // services cannot be listed
+	work       string // what the primary answers over SQL; empty: nothing goes on
+	stranded   string // why no other node takes the primary's volumes
 
 	timeline int
 	stopping bool                 // the leader hands over
@@ -322,6 +324,17 @@ func (i *incarnation) NodeFate(context.Context, string) (escort.NodeFate, error)
 }
 func (i *incarnation) GetFromPod(context.Context, drain.Ref, int, bool, string) ([]byte, error) {
 	return nil, errors.New("not used")
+}
+func (i *incarnation) VolumeZones(context.Context, string, string, string) ([]string, error) {
+	return nil, nil
+}
+func (i *incarnation) OtherNodeStays(context.Context, []string, string) (bool, error) {
+	return true, nil
+}
+func (i *incarnation) Stranded(context.Context, Member) (string, error) {
+	i.mutex.Lock()
+	defer i.mutex.Unlock()
+	return i.stranded, nil
 }
 func (i *incarnation) VolumeFollows(context.Context, string, string) (bool, error) { return true, nil }
 func (i *incarnation) Custom(context.Context, string, string, string, string, any) (bool, error) {
@@ -602,6 +615,18 @@ func (i *incarnation) ProveWrite(ctx context.Context, p escort.Pod, database str
 		return errors.New("read-only")
 	}
 	return nil
+}
+
+// ReadText implements PoolerConsoles.
+func (i *incarnation) ReadText(ctx context.Context, p escort.Pod, database, query string) (string, error) {
+	if err := i.ask(ctx, "read "+p.Name); err != nil {
+		return "", err
+	}
+	defer i.enter()()
+	if database != Alias || query != workQuery {
+		return "", errors.New("no such query")
+	}
+	return cmp.Or(i.work, `{"recovery":false,"backups":0}`), nil
 }
 
 type worldConsole struct {
