@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
+
+	"quiesce/internal/drain"
 )
 
 // zoneKeys are labels of nodes that have the zone. Volumes name one of them: drivers write their own, and the scheduler knows all
@@ -30,26 +33,42 @@ func (c *Client) VolumeZones(ctx context.Context, namespace, claim, here string)
 	if !found || err != nil {
 		return nil, err
 	}
-	switch provisioner := object.Metadata.Annotations[provisionerAnnotation]; {
-	case slices.Contains(zonalProvisioners, provisioner) && here != "":
+	provisioner := object.Metadata.Annotations[provisionerAnnotation]
+	switch zonal := slices.Contains(zonalProvisioners, provisioner); {
+	case zonal && here != "":
 		return []string{here}, nil
-	case slices.Contains(attachableProvisioners, provisioner), object.Spec.VolumeName == "":
+	case !zonal && slices.Contains(attachableProvisioners, provisioner), object.Spec.VolumeName == "":
 		return nil, nil
 	}
-	volume := &corev1.PersistentVolume{}
-	err = c.core.Get().Resource("persistentvolumes").Name(object.Spec.VolumeName).Timeout(callTimeout).Do(ctx).Into(volume)
+	affinity, err := c.volumeAffinity(ctx, object.Spec.VolumeName)
 	if err != nil {
 		return nil, fmt.Errorf("get the volume of claim %s/%s: %w", namespace, claim, withPermission(err))
 	}
-	return zonesOf(volume), nil
+	return zonesOf(affinity), nil
+}
+
+// volumeAffinity returns on which nodes a volume can be; nil: on all.
+func (c *Client) volumeAffinity(ctx context.Context, name string) (*corev1.VolumeNodeAffinity, error) {
+	if !isName(name) {
+		return nil, fmt.Errorf("%q is not the name of a volume", drain.Short(name))
+	}
+	body, err := stream(ctx, c.core.Get().AbsPath("/api/v1", "persistentvolumes", name))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = body.Close() }()
+	var volume struct {
+		Spec struct{ NodeAffinity *corev1.VolumeNodeAffinity }
+	}
+	err = json.NewDecoder(&limitedReader{body, maxObjectBytes}).Decode(&volume)
+	return volume.Spec.NodeAffinity, err
 }
 
 // maxZones bounds the zones of a volume that are kept. Regions have at most six.
 const maxZones = 16
 
 // zonesOf returns the zones of a volume; none: it may be elsewhere too. One of several terms must hold, and each of its expressions.
-func zonesOf(volume *corev1.PersistentVolume) (zones []string) {
-	affinity := volume.Spec.NodeAffinity
+func zonesOf(affinity *corev1.VolumeNodeAffinity) (zones []string) {
 	if affinity == nil || affinity.Required == nil {
 		return nil
 	}

@@ -72,6 +72,7 @@ type move struct {
 	pausedAt  time.Time // zero: nothing is paused
 	moved     string    // the new leader
 	proven    bool      // a write reached it before clients were let go
+	told      teller
 }
 
 // errTooShort holds a primary until the next invocation.
@@ -231,9 +232,11 @@ func (m *move) underPause(ctx context.Context) error {
 		m.clear(ctx, nil)
 		return hold("cannot record what is going to be paused: %v", err)
 	}
+	defer m.told.sending.Wait()
 	m.pausedAt = time.Now()
 	err := m.switchOver(ctx)
 	left := m.resumePoolers(ctx)
+	m.tellResumed(ctx, left)
 	if m.moved == "" {
 		m.clear(ctx, left)
 		m.report("")
@@ -329,6 +332,7 @@ func (m *move) pause(ctx context.Context) error {
 		return hold("%v", err)
 	}
 	m.log.Info("poolers paused", "poolers", len(m.heldFronts()))
+	m.tellPaused(ctx)
 	return nil
 }
 

@@ -27,6 +27,8 @@ type Cluster interface {
 	// RequestSwitchover writes a request and returns the object's new resourceVersion. It fails if the object has changed since it was
 	// read.
 	RequestSwitchover(ctx context.Context, f escort.Failover) (version string, err error)
+	// RecordPodEvent creates a Kubernetes event about a pod. That the event is there already is no error.
+	RecordPodEvent(ctx context.Context, e drain.PodEvent) error
 	// WithdrawSwitchover removes the request of f, if the object still has the resourceVersion.
 	WithdrawSwitchover(ctx context.Context, f escort.Failover, version string) error
 }

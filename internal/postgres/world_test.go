@@ -52,9 +52,12 @@ type world struct {
 	refuse     error // the answer to evictions
 	live       LSN
 	strict     bool
-	unreadable bool   // services cannot be listed
-	work       string // what the primary answers over SQL; empty: nothing goes on
-	stranded   string // why no other node takes the primary's volumes
+	unreadable bool                        // services cannot be listed
+	work       string                      // what the primary answers over SQL; empty: nothing goes on
+	stranded   string                      // why no other node takes the primary's volumes
+	events     map[string]string           // messages, by reason, pod and pause
+	deny       func(context.Context) error // the answer to events; nil: they are created
+	asked      int                         // for events
 
 	timeline int
 	stopping bool                 // the leader hands over
@@ -97,7 +100,7 @@ func newWorld() *world {
 	w := &world{
 		leader: "pg-0", serviceTo: "pg-0", began: time.Now(), streams: true, live: 5000,
 		members: map[string]string{"pg-0": "10.0.0.10", "pg-1": "10.0.0.11", "pg-2": "10.0.0.12"}, lag: map[string]LSN{},
-		leases: map[string]*worldLease{}, poolers: map[string]*worldPooler{}, records: map[string]json.RawMessage{}, timeline: 1,
+		leases: map[string]*worldLease{}, poolers: map[string]*worldPooler{}, records: map[string]json.RawMessage{}, timeline: 1, events: map[string]string{},
 		down: map[string]bool{}, frozen: map[string]bool{}, starting: map[string]time.Time{}, leaving: []string{"pg-0"},
 	}
 	for _, name := range []string{"a", "b"} {
@@ -537,6 +540,35 @@ func (w *world) renewed() time.Time {
 		at = w.sim.silentSince
 	}
 	return w.began.Add(at.Sub(w.began).Truncate(testLoop))
+}
+
+// RecordPodEvent keeps one event of each pod, reason and pause, as the API server does.
+func (i *incarnation) RecordPodEvent(ctx context.Context, e drain.PodEvent) error {
+	if err := i.ask(ctx, "tell "+e.Pod.Name); err != nil {
+		return err
+	}
+	leave := i.enter()
+	i.asked++
+	deny := i.deny
+	leave()
+	if deny != nil {
+		return deny(ctx)
+	}
+	defer i.enter()()
+	key := fmt.Sprintf("%s %s %d", e.Reason, e.Pod.Name, e.Began.UnixNano())
+	if i.events[key] == "" {
+		i.events[key] = e.Message
+	}
+	return nil
+}
+
+// told returns the reasons and pods of the events.
+func (w *world) told() (told []string) {
+	for key := range w.events {
+		told = append(told, key[:strings.LastIndex(key, " ")])
+	}
+	slices.Sort(told)
+	return told
 }
 
 func (i *incarnation) WithdrawSwitchover(ctx context.Context, _ escort.Failover, version string) error {
