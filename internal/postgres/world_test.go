@@ -56,6 +56,7 @@ type world struct {
 	work       string                      // what the primary answers over SQL; empty: nothing goes on
 	stranded   string                      // why no other node takes the primary's volumes
 	events     map[string]string           // messages, by reason, pod and pause
+	pace       time.Duration               // that each call takes; zero: none
 	deny       func(context.Context) error // the answer to events; nil: they are created
 	asked      int                         // for events
 
@@ -150,10 +151,13 @@ func (i *incarnation) die() {
 
 // ask fails if the simulation says so, or takes a while.
 func (i *incarnation) ask(ctx context.Context, what string) error {
-	if i.sim == nil {
-		return nil
+	if i.sim != nil {
+		return i.sim.ask(ctx, i, what)
 	}
-	return i.sim.ask(ctx, i, what)
+	if i.pace > 0 {
+		return escort.Sleep(ctx, i.pace)
+	}
+	return nil
 }
 
 // answer returns an error if the simulation loses the answer. The caller holds the mutex.
