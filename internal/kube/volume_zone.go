@@ -17,7 +17,7 @@ import (
 
 // zoneKeys are labels of nodes that have the zone. Volumes name one of them: drivers write their own, and the scheduler knows all
 // (https://github.com/kubernetes-sigs/aws-ebs-csi-driver/blob/master/docs/parameters.md, topology).
-var zoneKeys = []string{corev1.LabelTopologyZone, corev1.LabelFailureDomainBetaZone, "topology.ebs.csi.aws.com/zone"}
+var zoneKeys = []string{corev1.LabelTopologyZone, "topology.ebs.csi.aws.com/zone"}
 
 // zonalProvisioners make volumes of EBS, which stay in their zone.
 var zonalProvisioners = []string{"ebs.csi.aws.com", "kubernetes.io/aws-ebs", "ebs.csi.eks.amazonaws.com"}
