@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"iter"
 	"net"
 	"slices"
 	"time"
@@ -92,7 +93,7 @@ func postgresEscort(all config.Config, phase config.Phase, connect connector, sd
 	if settings.ConnectVia == config.ViaPortForward {
 		consoles.Forwarder = connect
 	} else {
-		observer.Get, e.Asker = postgres.Direct(dial), postgres.REST{Dial: dial}
+		observer.Get, e.Asker = postgres.Direct(dial), postgres.REST{Dial: dial, Logins: restLogins(settings.RESTSecret, connect)}
 	}
 	e.Consoles = postgres.NewConsoles(consoles, settings.TLS)
 	e.Clusters = func(c postgres.Cluster) postgres.Clusters {
@@ -187,13 +188,25 @@ const resumeMessage = `{"action":"` + string(termination.ActionResume) + `"}`
 func consoleLogins(settings config.Console, connect connector, sdk aws.Config) secrets.Logins {
 	switch {
 	case settings.Secret != nil:
-		ref := settings.Secret
-		keys := secrets.Keys{User: ref.UserKey, Password: ref.PasswordKey}
-		return secrets.Bound(secrets.FromKubernetes(connect.secret, ref.Namespace, ref.Name, keys), ref.Namespace)
+		return secretLogins(*settings.Secret, connect)
 	case settings.SecretARN != "":
 		client := secretsmanager.NewFromConfig(sdk)
 		return secrets.Bound(secrets.FromSecretsManager(client, settings.SecretARN, secrets.RDSKeys), settings.Namespaces...)
 	default:
 		return secrets.None
 	}
+}
+
+// secretLogins returns the login in a Secret, for pods of its own namespace.
+func secretLogins(ref config.SecretRef, connect connector) secrets.Logins {
+	keys := secrets.Keys{User: ref.UserKey, Password: ref.PasswordKey}
+	return secrets.Bound(secrets.FromKubernetes(connect.secret, ref.Namespace, ref.Name, keys), ref.Namespace)
+}
+
+// restLogins returns the logins for Patroni's HTTP interface; nil: none is configured.
+func restLogins(ref *config.SecretRef, connect connector) func(context.Context, string) iter.Seq2[escort.Login, error] {
+	if ref == nil {
+		return nil
+	}
+	return secretLogins(*ref, connect)
 }

@@ -61,6 +61,17 @@ func (p *Postgres) read(m *mapping, n network) {
 	choose(m.get("poolers"), &p.Poolers, PoolersAuto, PoolersNone)
 	m.get("scopeLabel").form(&p.ScopeLabel, "the key of a label", labelKey)
 	p.Console.read(m, n)
+	p.readRESTSecret(m.get("restSecretRef"), n)
+}
+
+// readRESTSecret reads where the password for Patroni's HTTP interface is. The API server's proxy would not pass one on.
+func (p *Postgres) readRESTSecret(v value, n network) {
+	if v.section(func(m *mapping) { p.RESTSecret = readSecretRef(m) }); !v.isSet() {
+		return
+	}
+	if p.ConnectVia == ViaPortForward || p.ConnectVia == "" && !n.vpc {
+		v.errorf("needs connectVia: podIP. Without it, quiesce asks Patroni through the Kubernetes API, which needs no password")
+	}
 }
 
 // readMaxLag reads a number of bytes, as Kubernetes writes it.
@@ -90,7 +101,7 @@ func (b *Console) read(m *mapping, n network) {
 	m.get("port").number(&b.Port, 1, 65535)
 	b.readTLS(m)
 	ref, arn := m.get("secretRef"), m.get("secretArn")
-	if ref.section(b.readSecretRef); ref.isSet() && arn.isSet() {
+	if ref.section(func(m *mapping) { b.Secret = readSecretRef(m) }); ref.isSet() && arn.isSet() {
 		arn.errorf("not allowed with secretRef: the credentials are in one place")
 	}
 	arn.checked(func(text string) error {
@@ -121,10 +132,11 @@ func (b *Console) readTLS(m *mapping) {
 
 // readSecretRef reads the names of a Secret and its keys. The default keys are those of the type kubernetes.io/basic-auth:
 // https://kubernetes.io/docs/concepts/configuration/secret/#basic-authentication-secret.
-func (b *Console) readSecretRef(m *mapping) {
-	b.Secret = &SecretRef{UserKey: "username", PasswordKey: "password"}
-	m.get("namespace").required().form(&b.Secret.Namespace, "a namespace", namespaceName)
-	m.get("name").required().form(&b.Secret.Name, "a Secret name", objectName)
-	m.get("userKey").form(&b.Secret.UserKey, "a key of a Secret", secretKey)
-	m.get("passwordKey").form(&b.Secret.PasswordKey, "a key of a Secret", secretKey)
+func readSecretRef(m *mapping) *SecretRef {
+	ref := &SecretRef{UserKey: "username", PasswordKey: "password"}
+	m.get("namespace").required().form(&ref.Namespace, "a namespace", namespaceName)
+	m.get("name").required().form(&ref.Name, "a Secret name", objectName)
+	m.get("userKey").form(&ref.UserKey, "a key of a Secret", secretKey)
+	m.get("passwordKey").form(&ref.PasswordKey, "a key of a Secret", secretKey)
+	return ref
 }

@@ -23,7 +23,7 @@ var sections = map[string]string{
 	"Groups.read": "autoScalingGroups[].", "PGBouncer.read": "phases[].escort.pgbouncer.", "Postgres.read": "phases[].escort.postgres.",
 	// The rows of consoles say that both escorts have these keys.
 	"Console.read": "phases[].escort.pgbouncer.", "Console.readTLS": "phases[].escort.pgbouncer.",
-	"Console.readSecretRef": "phases[].escort.pgbouncer.secretRef.", "Stack.read": "stack.", "Stack.readVPC": "stack.vpc.",
+	"readSecretRef": "phases[].escort.pgbouncer.secretRef.", "Stack.read": "stack.", "Stack.readVPC": "stack.vpc.",
 }
 
 // TestPage_EveryKey_HasARow finds the keys in the source, because the package has no list of them.

@@ -96,7 +96,8 @@ type Postgres struct {
 	MaxLag       int64         // how far a replica may lag to become primary, in bytes
 	PauseTimeout time.Duration // how long poolers may hold clients
 	Poolers      Poolers
-	ScopeLabel   string // the label that has the name of a Patroni cluster, where no operator chooses it
+	ScopeLabel   string     // the label that has the name of a Patroni cluster, where no operator chooses it
+	RESTSecret   *SecretRef // credentials of Patroni's HTTP interface; nil: none
 	Console
 }
 

@@ -36,6 +36,11 @@ func TestPostgres_Settings_AreRead(t *testing.T) {
 		Strategy: config.StrategyOperator, MaxLag: 1 << 20, PauseTimeout: 10 * time.Second, Poolers: config.PoolersNone,
 		ScopeLabel: "example.com/scope", Console: config.Console{ConnectVia: config.ViaPortForward, Port: 6432, TLS: config.TLSDisable},
 	}, c.Phases[0].Postgres)
+	c = parse(t, withPhases("{name: databases, escort: {postgres: {connectVia: podIP, restSecretRef: "+
+		"{namespace: db, name: demo, userKey: restapi-username, passwordKey: restapi-password}}}}"))
+	require.Equal(t, &config.SecretRef{Namespace: "db", Name: "demo", UserKey: "restapi-username", PasswordKey: "restapi-password"},
+		c.Phases[0].Postgres.RESTSecret)
+	require.Nil(t, c.Phases[0].Postgres.Secret, "it is not for consoles")
 	c = parse(t, withPhases("{name: databases, escort: {postgres: {maxLag: 1000}}}"))
 	require.Equal(t, int64(1000), c.Phases[0].Postgres.MaxLag)
 }
@@ -56,18 +61,22 @@ func TestPostgres_WithoutCredentials_HasThoseOfThePoolers(t *testing.T) {
 
 func TestPostgres_ImpossibleSettings_AreErrors(t *testing.T) {
 	for settings, want := range map[string]string{
-		"strategy: pause":      "strategy: must be switchover, operator or plain: pause",
-		"maxLag: 0":            "maxLag: must be a number of bytes such as 16Mi, at most 1Gi: 0",
-		"maxLag: 2Gi":          "maxLag: must be a number of bytes such as 16Mi, at most 1Gi: 2Gi",
-		"maxLag: many":         "maxLag: must be a number of bytes such as 16Mi, at most 1Gi: many",
-		"maxLag: 1.5":          "maxLag: must be a number of bytes such as 16Mi: 1.5",
-		"pauseTimeout: 91s":    "pauseTimeout: must not be longer than 90s: clients wait no longer than pgbouncer's query_wait_timeout",
-		"pauseTimeout: 0s":     "pauseTimeout: must be longer than zero",
-		"poolers: all":         "poolers: must be auto or none: all",
-		"scopeLabel: 'a b'":    "scopeLabel: not the key of a label: a b",
-		"timeout: 1m":          "timeout: unknown key",
-		"tls: verify-full":     "serverName: required",
-		"connectVia: internet": "connectVia: must be podIP or portForward: internet",
+		"strategy: pause":                "strategy: must be switchover, operator or plain: pause",
+		"maxLag: 0":                      "maxLag: must be a number of bytes such as 16Mi, at most 1Gi: 0",
+		"maxLag: 2Gi":                    "maxLag: must be a number of bytes such as 16Mi, at most 1Gi: 2Gi",
+		"maxLag: many":                   "maxLag: must be a number of bytes such as 16Mi, at most 1Gi: many",
+		"maxLag: 1.5":                    "maxLag: must be a number of bytes such as 16Mi: 1.5",
+		"pauseTimeout: 91s":              "pauseTimeout: must not be longer than 90s: clients wait no longer than pgbouncer's query_wait_timeout",
+		"pauseTimeout: 0s":               "pauseTimeout: must be longer than zero",
+		"poolers: all":                   "poolers: must be auto or none: all",
+		"scopeLabel: 'a b'":              "scopeLabel: not the key of a label: a b",
+		"timeout: 1m":                    "timeout: unknown key",
+		"tls: verify-full":               "serverName: required",
+		"connectVia: internet":           "connectVia: must be podIP or portForward: internet",
+		"restSecretRef: {namespace: db}": "restSecretRef.name: required",
+		"restSecretRef: {namespace: db, name: demo}":                          "restSecretRef: needs connectVia: podIP",
+		"connectVia: portForward, restSecretRef: {namespace: db, name: demo}": "restSecretRef: needs connectVia: podIP",
+		"connectVia: podIP, restSecretRef: {namespace: db, name: d, user: u}": "restSecretRef.user: unknown key",
 	} {
 		_, err := config.Parse([]byte(withPhases("{name: databases, escort: {postgres: {"+settings+"}}}")), func(string) string { return "" })
 		require.ErrorContains(t, err, "phases[0].escort.postgres."+want)

@@ -29,15 +29,16 @@ type Owners interface {
 	Tell(e PodEvent)
 }
 
-// PodEvent is a Kubernetes event about a pod, in its own namespace. Pod, reason and Began identify it.
+// PodEvent is a Kubernetes event about a pod, in its own namespace. Pod, reason and Began identify it: Began is that of a termination, or of
+// a pause.
 type PodEvent struct {
 	Pod     Ref
 	Reason  PodEventReason
-	Message string    // no more than MaxText bytes
-	Began   time.Time // when the termination did
+	Message string // no more than MaxText bytes
+	Began   time.Time
 }
 
-// PodEventReason is why a pod keeps its node waiting, as `kubectl get events` shows it.
+// PodEventReason is why a pod keeps its node waiting, or what quiesce does with its clients, as `kubectl get events` shows it.
 type PodEventReason string
 
 // The reasons of events about pods. An admission policy lists them (infra/rbac.yaml).
@@ -45,6 +46,8 @@ const (
 	EvictionBlocked PodEventReason = "EvictionBlocked" // by a PDB
 	EvictionHeld    PodEventReason = "EvictionHeld"    // by an annotation
 	EvictionRefused PodEventReason = "EvictionRefused" // by an admission webhook or policy
+	ClientsPaused   PodEventReason = "ClientsPaused"   // by quiesce, while a database's primary moves
+	ClientsResumed  PodEventReason = "ClientsResumed"  // by quiesce, after ClientsPaused
 )
 
 // tellOwners tells the owners of held pods at once, and the owners of pods whose eviction is refused after a while; each once. It returns

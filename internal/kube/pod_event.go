@@ -41,6 +41,9 @@ func toPodEvent(e drain.PodEvent, now time.Time) *corev1.Event {
 	event := newEvent(metav1.ObjectMeta{Name: podEventName(e), Namespace: e.Pod.Namespace}, now)
 	event.InvolvedObject = *referenceTo(&e.Pod)
 	event.Type, event.Reason, event.Message = corev1.EventTypeWarning, string(e.Reason), e.Message
+	if e.Reason == drain.ClientsResumed {
+		event.Type = corev1.EventTypeNormal
+	}
 	return event
 }
 

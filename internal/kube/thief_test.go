@@ -259,6 +259,7 @@ func (e *thiefEnv) refused() []stolen {
 		create("an event of another component", "/api/v1/namespaces/default/events", event(`{"kind":"Node","name":"`+e.node+`"}`, "kubelet"), events),
 		create("an event elsewhere", e.namespacePath+"/events", strings.Replace(event(strings.Replace(someone, "default", e.namespace, 1), "quiesce"), `"namespace":"default"`, `"namespace":"`+e.namespace+`"`, 1), events),
 		create("a normal event of a pod", e.namespacePath+"/events", e.podEvent(`"Warning"`, `"Normal"`), events),
+		create("a warning that clients go on", e.namespacePath+"/events", e.podEvent("EvictionBlocked", "ClientsResumed"), events),
 		create("an event of a pod without a UID", e.namespacePath+"/events", e.podEvent(string(e.web.UID), ""), events),
 		create("an event of a pod, of another component", e.namespacePath+"/events", e.podEvent(`"component":"quiesce"`, `"component":"kubelet"`), events),
 		create("an event of a pod, from another reporter", e.namespacePath+"/events", e.podEvent(`"reason"`, `"reportingComponent":"kubelet","reason"`), events),
@@ -325,6 +326,9 @@ func (e *thiefEnv) allowed() []stolen {
 		create("an event of a pod whose eviction is blocked", e.namespacePath+"/events", e.podEvent("", ""), ""),
 		create("an event of a pod that is held", e.namespacePath+"/events", e.podEvent("EvictionBlocked", "EvictionHeld"), ""),
 		create("an event of a pod whose eviction is refused", e.namespacePath+"/events", e.podEvent("EvictionBlocked", "EvictionRefused"), ""),
+		create("an event of a pod whose clients wait", e.namespacePath+"/events", e.podEvent("EvictionBlocked", "ClientsPaused"), ""),
+		create("an event of a pod whose clients go on", e.namespacePath+"/events",
+			strings.Replace(e.podEvent("EvictionBlocked", "ClientsResumed"), "Warning", "Normal", 1), ""),
 		create("a lease", "/apis/coordination.k8s.io/v1/namespaces/quiesce/leases", `{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"i-thief"}}`, ""),
 	}
 }

@@ -34,11 +34,17 @@ func (e *Escort) Advise(ctx context.Context, p drain.Pod) []string {
 	if err != nil {
 		return printable(lookFailed(identity, err)...)
 	}
-	lines := f.advise(e.Settings, p.Name, time.Now())
-	if leader := f.LeaderMember(); leader != nil && leader.Name == p.Name {
-		lines = append(lines, e.advisePoolers(ctx, cluster, &f)...)
+	if leader := f.LeaderMember(); leader == nil || leader.Name != p.Name {
+		return printable(f.advise(e.Settings, p.Name, time.Now())...)
 	}
-	return printable(lines...)
+	around, err := e.surround(ctx, cluster, &f, false)
+	if err != nil {
+		lines := f.advise(e.Settings, p.Name, time.Now())
+		return printable(append(lines, "Failed to find its poolers: "+err.Error())...)
+	}
+	defer around.close()
+	e.addWork(ctx, around.fronts, &f)
+	return printable(append(f.advise(e.Settings, p.Name, time.Now()), around.advise()...)...)
 }
 
 // printable returns the texts as sentences for a report.
@@ -154,13 +160,8 @@ func (f *Facts) position(m Member) string {
 	}
 }
 
-// advisePoolers says which poolers a move could pause.
-func (e *Escort) advisePoolers(ctx context.Context, cluster Cluster, f *Facts) []string {
-	around, err := e.surround(ctx, cluster, f, false)
-	if err != nil {
-		return []string{"Failed to find its poolers: " + err.Error()}
-	}
-	defer around.close()
+// advise says which poolers a move could pause.
+func (around *surroundings) advise() []string {
 	var held, others []string
 	for _, p := range around.fronts {
 		if p.unheld == "" {

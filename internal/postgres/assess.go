@@ -16,9 +16,10 @@ func Assess(f Facts, s Settings, now time.Time) Assessment {
 	return assess(f, s, now, func(m Member) string { return m.Leaving })
 }
 
-// AssessLast is Assess for the end of the drain's time: a candidate may be on a node that leaves too.
+// AssessLast is Assess for the end of the drain's time: a candidate may be on a node that leaves too, and what a move disturbs is disturbed
+// in any case.
 func AssessLast(f Facts, s Settings, now time.Time) Assessment {
-	return assess(f, s, now, func(Member) string { return "" })
+	return assess(f.withoutWork(), s, now, func(Member) string { return "" })
 }
 
 // assess is Assess with its own way to say why a member's node does not stay.
@@ -36,7 +37,7 @@ func assess(f Facts, s Settings, now time.Time, leaving func(Member) string) Ass
 		a.Holds = append(a.Holds, judge.noCandidate())
 		return a
 	}
-	a.Warnings = append(a.Warnings, f.warnings()...)
+	a.Warnings = append(append(a.Warnings, f.warnings()...), f.workWarnings(*a.Candidate)...)
 	return a
 }
 
@@ -48,7 +49,7 @@ func (f *Facts) plain() string {
 		return ""
 	case f.Standby && leader.Live && leader.Role != Primary:
 		return "the cluster follows another one and takes no writes"
-	case f.isSingle() && f.Disk == "":
+	case f.isSingle() && f.Disk == "" && f.Stranded == "":
 		return "it is the only member of its cluster, and its volumes follow it to another node"
 	default:
 		return ""
@@ -148,6 +149,9 @@ func (f *Facts) clusterHolds() (holds []string) {
 		if !leader.ArchiveFailed.IsZero() {
 			add("the leader %s has failed to archive its log since %s", f.Leader, leader.ArchiveFailed.UTC().Format(time.RFC3339))
 		}
+	}
+	if f.Stranded != "" {
+		add("%s could not start again: %s", f.Leader, f.Stranded)
 	}
 	if f.isSingle() && f.Disk != "" {
 		add("%s is the only member of its cluster, and its data may exist on this node only: %s", f.Leader, f.Disk)

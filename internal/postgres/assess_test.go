@@ -29,7 +29,7 @@ func replicaNamed(name string) Member {
 // healthy is a cluster of three whose leader pg-0 can hand over.
 func healthy() Facts {
 	leader := replicaNamed("pg-0")
-	leader.LiveState = LiveState{Live: true, Role: Primary, State: "running", Timeline: 2, LSN: 100 * mib, Senders: []Sender{
+	leader.LiveState = LiveState{Live: true, Role: Primary, State: "running", Timeline: 2, LSN: 100 * mib, Work: Work{Known: true}, Senders: []Sender{
 		{Name: "pg-1", State: streaming}, {Name: "pg-2", State: streaming},
 	}}
 	return Facts{
@@ -95,6 +95,7 @@ func TestAssess_EachReasonToHold_IsASentence(t *testing.T) {
 		"Zalando's operator has a critical operation on pg-2":                             func(f *Facts) { f.Members[2].CriticalOperation = true },
 		"a base backup is being taken from the leader pg-0":                               leader(func(m *Member) { m.BaseBackups = 1 }),
 		"the leader pg-0 has failed to archive its log since 2026-11-26T12:00:10Z":        leader(func(m *Member) { m.ArchiveFailed = now }),
+		"pg-0 could not start again: no other node of zone a stays":                       func(f *Facts) { f.Stranded = "no other node of zone a stays" },
 		"the Cluster's phase is odd":                                                      func(f *Facts) { f.Holds = []string{"the Cluster's phase is odd"} },
 		"pg-0 is the only member of its cluster, and its data may exist on this node only: it has no PersistentVolumeClaim": func(f *Facts) {
 			f.Members, f.Disk = f.Members[:1], "it has no PersistentVolumeClaim"

@@ -121,7 +121,7 @@ func (j judge) isSync(m Member) bool {
 // missingSlots returns a logical replication slot of the leader that the member lacks.
 func (j judge) missingSlots(m Member) string {
 	for _, slot := range j.leader.LogicalSlots {
-		if !slices.Contains(m.LogicalSlots, slot) {
+		if !slices.Contains(slices.Concat(m.LogicalSlots, j.leader.SyncedSlots, j.PermanentSlots), slot) {
 			return slot
 		}
 	}

@@ -154,7 +154,7 @@ func readCNPG(body []byte) (LiveState, error) {
 	for _, r := range a.Replication[:min(len(a.Replication), maxSenders)] {
 		s.Senders = append(s.Senders, Sender{Name: drain.Short(r.Name), State: word(r.State), Sync: isSync(r.Sync)})
 	}
-	s.BaseBackups = len(a.BaseBackups)
+	s.Known, s.BaseBackups = true, len(a.BaseBackups)
 	for _, slot := range a.Slots {
 		if slot.Type == "logical" && len(s.LogicalSlots) < maxSenders {
 			s.LogicalSlots = append(s.LogicalSlots, drain.Short(slot.Name))

@@ -21,14 +21,17 @@ func TestMain(m *testing.M) { os.Exit(parts.Run(m)) }
 // consolesOf opens consoles of a real pooler, as the admin.
 func consolesOf(p *parts.Pooler) Consoles {
 	return Consoles{escort.Consoles{
-		Dial: func(ctx context.Context, _ string) (net.Conn, error) { return p.Dial(ctx) },
-		Logins: func(context.Context, string) iter.Seq2[escort.Login, error] {
-			return func(yield func(escort.Login, error) bool) {
-				yield(escort.Login{User: parts.Admin.Name, Password: parts.Admin.Password}, nil)
-			}
-		},
-		Port: func(escort.Pod) int { return 6432 }, TLS: pgbouncer.TLSDisable,
+		Dial:   func(ctx context.Context, _ string) (net.Conn, error) { return p.Dial(ctx) },
+		Logins: loginsOfUser(parts.Admin.Name, parts.Admin.Password),
+		Port:   func(escort.Pod) int { return 6432 }, TLS: pgbouncer.TLSDisable,
 	}}
+}
+
+// loginsOfUser yields one login.
+func loginsOfUser(user, password string) func(context.Context, string) iter.Seq2[escort.Login, error] {
+	return func(context.Context, string) iter.Seq2[escort.Login, error] {
+		return func(yield func(escort.Login, error) bool) { yield(escort.Login{User: user, Password: password}, nil) }
+	}
 }
 
 func TestConsole_RealPooler_PausesResumesAndReconnectsOneDatabase(t *testing.T) {

@@ -107,6 +107,9 @@ type Facts struct {
 	Holds           []string          // further reasons to hold that the operator's objects give, as sentences
 	Warnings        []string          // as sentences without a period
 	Disk            string            // why the leader's data may exist on its node only; empty: its volumes follow it
+	Stranded        string            // why the leader's volumes find no other node that stays; empty: they do, or it is not known
+	PermanentSlots  []string          // logical replication slots that Patroni keeps on each member that may become leader
+	WorkUnknown     string            // why the leader's Work is not known
 }
 
 // LeaderMember returns the leader; nil: no pod has its name.
@@ -154,12 +157,18 @@ type LiveState struct {
 	NoFailover bool // it must not become leader
 	Paused     bool // Patroni's maintenance mode
 	Unlocked   bool // no member has Patroni's leader key
-	// What only CloudNativePG says:
-	BaseBackups   int       // that are being taken from the member
-	LogicalSlots  []string  // names of logical replication slots
-	ArchiveFailed time.Time // when archiving the log failed, if it has not succeeded since
+	Work            // what CloudNativePG's members say, and a primary of Patroni over SQL
 
 	Senders []Sender // the leader's WAL senders
+}
+
+// Work is what goes on in a member's database that a move would disturb.
+type Work struct {
+	Known         bool
+	BaseBackups   int       // that are being taken from the member
+	LogicalSlots  []string  // names of logical replication slots
+	SyncedSlots   []string  // those of them that PostgreSQL itself is to copy to standbys
+	ArchiveFailed time.Time // when archiving the log failed, if it has not succeeded since
 }
 
 // Sender is one WAL sender of a leader.

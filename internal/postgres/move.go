@@ -73,6 +73,7 @@ type move struct {
 	pausedAt  time.Time // zero: nothing is paused
 	moved     string    // the new leader
 	proven    bool      // a write reached it before clients were let go
+	told      teller
 }
 
 // errTooShort holds a primary until the next invocation.
@@ -133,6 +134,9 @@ func (m *move) assess(ctx context.Context) error {
 	m.lead = min(max(keyLead, 2*time.Since(began)), maxKeyLead)
 	if err != nil {
 		return hold("cannot read the cluster: %v", err)
+	}
+	if m.around != nil {
+		m.addWork(ctx, m.around.fronts, &f)
 	}
 	m.facts = f
 	if leader != "" && f.Leader != leader {
@@ -232,12 +236,14 @@ func (m *move) underPause(ctx context.Context) error {
 		m.clear(ctx, nil)
 		return hold("cannot record what is going to be paused: %v", err)
 	}
+	defer m.told.sending.Wait()
 	m.pausedAt = time.Now()
 	err := safely(func() error { return m.switchOver(ctx) })
 	if m.isLeft(ctx) {
 		return m.leave(ctx)
 	}
 	left := m.resumePoolers(ctx)
+	m.tellResumed(ctx, left)
 	if m.moved == "" {
 		m.clear(ctx, left)
 		m.report("")
@@ -339,6 +345,7 @@ func (m *move) pause(ctx context.Context) error {
 		return hold("%v", err)
 	}
 	m.log.Info("poolers paused", "poolers", len(m.heldFronts()))
+	m.tellPaused(ctx)
 	return nil
 }
 

@@ -26,6 +26,8 @@ type Cluster interface {
 	// RequestSwitchover writes a request and returns the object's new resourceVersion. It fails if the object has changed since it was
 	// read.
 	RequestSwitchover(ctx context.Context, f escort.Failover) (version string, err error)
+	// RecordPodEvent creates a Kubernetes event about a pod. That the event is there already is no error.
+	RecordPodEvent(ctx context.Context, e drain.PodEvent) error
 	// WithdrawSwitchover removes the request of f, if the object still has the resourceVersion.
 	WithdrawSwitchover(ctx context.Context, f escort.Failover, version string) error
 }
@@ -35,6 +37,8 @@ type PoolerConsoles interface {
 	Open(ctx context.Context, p escort.Pod) (Console, error)
 	// ProveWrite writes through a database of the pooler as its clients do.
 	ProveWrite(ctx context.Context, p escort.Pod, database string) error
+	// ReadText returns the only value of a query's only row, which it reads through a database of the pooler.
+	ReadText(ctx context.Context, p escort.Pod, database, query string) (string, error)
 }
 
 // Console is the console of one pooler.

@@ -57,7 +57,8 @@ func TestRun_Primary_MovesUnderPauseThenIsEvicted(t *testing.T) {
 				}
 				require.NotContains(t, w.effects, "pause a/other")
 				require.Equal(t, "switchover", result.Strategy)
-				require.Contains(t, result.Reason, "moved to pg-1; 2 of 2 poolers held; unproven")
+				require.Contains(t, result.Reason, "moved to pg-1; it is not known whether a base backup runs, archiving fails, or a logical "+
+					"replication slot would be lost: no pooler in front has the database quiesce; 2 of 2 poolers held; unproven")
 				require.NotContains(t, result.Reason, "does not stay", "the new primary's node does")
 				require.Less(t, w.longest(), 8*time.Second)
 				require.InDelta(t, w.longest().Seconds(), result.HeldBackSeconds, 0.1)

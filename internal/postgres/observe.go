@@ -37,6 +37,10 @@ func Observe(ctx context.Context, clusters Clusters, i Identity) (Facts, error) 
 		return Facts{}, fmt.Errorf("look at database %s: %w", i, err)
 	}
 	var group sync.WaitGroup
+	if leader := f.LeaderMember(); leader != nil {
+		leader := *leader // its live state is written meanwhile
+		group.Go(func() { f.addStranded(ctx, clusters, leader) })
+	}
 	for n := range f.Members {
 		group.Go(func() {
 			if err := safely(func() error { ask(ctx, clusters, i, &f.Members[n]); return nil }); err != nil {
@@ -177,6 +181,9 @@ func (o *Observer) addPatroni(ctx context.Context, f *Facts) error {
 		}
 	}
 	objects.read(f)
+	if f.Operator == Crunchy {
+		o.addCrunchy(ctx, f)
+	}
 	for _, m := range f.Members {
 		if m.Role == Primary {
 			f.Leaders = append(f.Leaders, m.Name)

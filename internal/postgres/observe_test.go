@@ -26,7 +26,9 @@ type api struct {
 	answers map[string]string // by pod and path
 	custom  string
 	follows map[string]bool
-	errs    map[string]error // by kind, or pod
+	zones   map[string][]string // by claim
+	staying map[string]bool     // zones that have another node
+	errs    map[string]error    // by kind, or pod
 	asked   []string
 }
 
@@ -52,6 +54,17 @@ func (a *api) Custom(_ context.Context, _, _, _, _ string, into any) (bool, erro
 		return false, a.errs["clusters"]
 	}
 	return true, json.Unmarshal([]byte(a.custom), into)
+}
+
+func (a *api) VolumeZones(_ context.Context, _, claim, here string) ([]string, error) {
+	if zones, has := a.zones[claim]; has {
+		return zones, a.errs["volumes"]
+	}
+	return nil, a.errs["volumes"]
+}
+
+func (a *api) OtherNodeStays(_ context.Context, zones []string, _ string) (bool, error) {
+	return a.staying[strings.Join(zones, ",")], a.errs["zone"]
 }
 
 func (a *api) VolumeFollows(_ context.Context, _, claim string) (bool, error) {

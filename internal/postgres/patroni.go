@@ -70,6 +70,7 @@ type patroniConfig struct {
 	Strict   json.RawMessage `json:"synchronous_mode_strict"`
 	Pause    json.RawMessage `json:"pause"`
 	Standby  json.RawMessage `json:"standby_cluster"`
+	Slots    json.RawMessage `json:"slots"`
 }
 
 // readConfig reads the dynamic configuration.
@@ -97,6 +98,7 @@ func (o patroniObjects) readConfig(f *Facts) {
 	}
 	f.Synchronous, f.Strict = isOn(c.Sync), isOn(c.Strict)
 	f.Paused, f.Standby = isOn(c.Pause), isOn(c.Standby)
+	f.PermanentSlots = readPermanentSlots(c.Slots)
 }
 
 // readSync reads the synchronous standbys.

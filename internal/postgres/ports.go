@@ -13,6 +13,8 @@ type Clusters interface {
 	Facts(ctx context.Context, i Identity) (Facts, error)
 	// Live asks the member itself.
 	Live(ctx context.Context, i Identity, m Member) (LiveState, error)
+	// Stranded returns why no other node can take the member's volumes; empty: one can.
+	Stranded(ctx context.Context, m Member) (why string, err error)
 }
 
 // Kubernetes is the cluster as facts need it. kube.Client implements it. Types are those of package escort: kube knows no database.
@@ -29,6 +31,10 @@ type Kubernetes interface {
 	// VolumeFollows reports whether the volume of a claim can be attached to another node. An unknown kind of volume counts as one
 	// that cannot.
 	VolumeFollows(ctx context.Context, namespace, claim string) (bool, error)
+	// VolumeZones returns the zones that the volume of a claim cannot leave, when it is in use in the zone here; none: it is in no zone.
+	VolumeZones(ctx context.Context, namespace, claim, here string) (zones []string, err error)
+	// OtherNodeStays reports whether the zones have a node that takes pods and stays, beside the one of this name.
+	OtherNodeStays(ctx context.Context, zones []string, beside string) (bool, error)
 	// Custom reads a custom resource as JSON into a type with the fields that it needs. It reports false if there is none.
 	Custom(ctx context.Context, group, resource, namespace, name string, into any) (bool, error)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"time"
@@ -29,8 +30,9 @@ var ErrNotSent = errors.New("the request did not reach Patroni")
 // REST asks Patroni over its HTTP interface (https://patroni.readthedocs.io/en/latest/rest_api.html#switchover). The leader must be asked:
 // only the member that is asked acts at once.
 type REST struct {
-	Dial  func(ctx context.Context, address string) (net.Conn, error)
-	Login func(ctx context.Context, namespace string) (escort.Login, error) // for basic authentication; nil: none
+	Dial func(ctx context.Context, address string) (net.Conn, error)
+	// Logins are those for basic authentication that members of the namespace may get; nil: none is configured.
+	Logins func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error]
 }
 
 var _ Asker = REST{}
@@ -39,6 +41,19 @@ var _ Asker = REST{}
 func (r REST) Switchover(ctx context.Context, leader Member, candidate string) error {
 	ctx, cancel := context.WithTimeout(ctx, restTimeout)
 	defer cancel()
+	if r.Logins == nil {
+		return r.ask(ctx, leader, candidate, nil)
+	}
+	ask := func(login escort.Login) (struct{}, error) { return struct{}{}, r.ask(ctx, leader, candidate, &login) }
+	_, err := escort.LogIn(r.Logins(ctx, leader.Namespace), ask, func(err error) bool { return errors.Is(err, errUnauthorized) })
+	if _, refused := errors.AsType[*Refusal](err); err == nil || refused || errors.Is(err, errAsked) || errors.Is(err, ErrNotSent) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrNotSent, err) // such as a Secret that cannot be read
+}
+
+// ask asks once, with the login or without any.
+func (r REST) ask(ctx context.Context, leader Member, candidate string, login *escort.Login) error {
 	address, err := escort.PodAddress(leader.IP, leader.API.Port)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotSent, err)
@@ -52,11 +67,7 @@ func (r REST) Switchover(ctx context.Context, leader Member, candidate string) e
 		return fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
 	request.Header.Set("Content-Type", "application/json")
-	if r.Login != nil {
-		login, err := r.Login(ctx, leader.Namespace)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrNotSent, err)
-		}
+	if login != nil {
 		request.SetBasicAuth(login.User, login.Password)
 	}
 	return r.send(request)
@@ -83,23 +94,37 @@ func (r REST) send(request *http.Request) error {
 		if !connected {
 			return fmt.Errorf("%w: %w", ErrNotSent, err)
 		}
-		return fmt.Errorf("ask for the switchover: %w", err)
+		return fmt.Errorf("%w: %w", errAsked, err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	text, _ := io.ReadAll(io.LimitReader(response.Body, maxLine))
-	return answerOf(response.StatusCode, escort.Printable(string(text)))
+	_, _, loggedIn := request.BasicAuth()
+	return answerOf(response.StatusCode, escort.Printable(string(text)), loggedIn)
 }
+
+var (
+	// errAsked is the error of a request that Patroni may have got, so that the switchover may happen.
+	errAsked = errors.New("ask for the switchover")
+	// errUnauthorized is the error of a request without a login, or with one that Patroni does not know.
+	errUnauthorized = errors.New("it answered 401")
+)
 
 // answerOf returns what an answer means. After 503 the switchover may still happen
 // (https://github.com/patroni/patroni/issues/2376), so the leader's key decides.
-func answerOf(status int, text string) error {
+func answerOf(status int, text string, loggedIn bool) error {
 	switch {
 	case status == http.StatusOK || status == http.StatusAccepted:
 		return nil
-	case status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusNotFound:
+	case status == http.StatusUnauthorized && loggedIn:
+		return fmt.Errorf("%w: %w: the login of restSecretRef is not that of restapi.authentication", ErrNotSent, errUnauthorized)
+	case status == http.StatusUnauthorized:
+		return fmt.Errorf("%w: %w: set restSecretRef to the login of restapi.authentication", ErrNotSent, errUnauthorized)
+	case status == http.StatusForbidden:
+		return fmt.Errorf("%w: it answered 403: add the function's subnets to restapi.allowlist", ErrNotSent)
+	case status == http.StatusNotFound:
 		return fmt.Errorf("%w: it answered %d", ErrNotSent, status)
 	case status >= 400 && status < 500:
 		return &Refusal{Reason: fmt.Sprintf("Patroni answered %d: %s", status, text)}
 	}
-	return fmt.Errorf("answer %d of Patroni: %s", status, text)
+	return fmt.Errorf("%w: answer %d of Patroni: %s", errAsked, status, text)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -39,9 +40,7 @@ func TestREST_Switchover_NamesLeaderAndCandidate(t *testing.T) {
 			w.WriteHeader(http.StatusBadRequest)
 		}
 	})
-	rest.Login = func(context.Context, string) (escort.Login, error) {
-		return escort.Login{User: "u", Password: "p"}, nil
-	}
+	rest.Logins = loginsOf(t, escort.Login{User: "u", Password: "p"})
 	require.NoError(t, rest.Switchover(t.Context(), restLeader, "pg-1"))
 	require.Equal(t, "10.0.0.10:8008", *dialed)
 }
@@ -65,6 +64,68 @@ func TestREST_Answers_TellRefusalFromDoubt(t *testing.T) {
 			require.Less(t, len(err.Error()), 2000)
 		}
 	}
+}
+
+// loginsOf yields the logins for the namespace of the leader.
+func loginsOf(t *testing.T, logins ...escort.Login) func(context.Context, string) iter.Seq2[escort.Login, error] {
+	return func(_ context.Context, namespace string) iter.Seq2[escort.Login, error] {
+		require.Equal(t, "db", namespace)
+		return func(yield func(escort.Login, error) bool) {
+			for _, login := range logins {
+				if !yield(login, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// A password may just have been changed. One that is wrong, or missing, is no refusal of the switchover: the way through the API is left.
+func TestREST_PasswordNeeded_NextStepIsNamed(t *testing.T) {
+	old, current := escort.Login{User: "u", Password: "old secret"}, escort.Login{User: "u", Password: "p"}
+	asked := 0
+	rest, _ := patroni(t, func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		if _, password, _ := r.BasicAuth(); password != "p" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	for want, logins := range map[string]func(context.Context, string) iter.Seq2[escort.Login, error]{
+		"": loginsOf(t, old, current),
+		"it answered 401: set restSecretRef to the login of restapi.authentication":         nil,
+		"it answered 401: the login of restSecretRef is not that of restapi.authentication": loginsOf(t, old),
+		"the request did not reach Patroni: no credentials configured for the namespace":    loginsOf(t),
+		"the request did not reach Patroni: secret db/demo: no text under key restapi-username": func(context.Context, string) iter.Seq2[escort.Login, error] {
+			return func(yield func(escort.Login, error) bool) {
+				yield(escort.Login{}, errors.New("secret db/demo: no text under key restapi-username"))
+			}
+		},
+	} {
+		asked, rest.Logins = 0, logins
+		err := rest.Switchover(t.Context(), restLeader, "pg-1")
+		if want == "" {
+			require.NoError(t, err)
+			require.Equal(t, 2, asked)
+			continue
+		}
+		require.ErrorContains(t, err, want)
+		require.ErrorIs(t, err, ErrNotSent)
+		require.NotContains(t, err.Error(), old.Password)
+	}
+}
+
+// What may have happened is not asked for again with another login.
+func TestREST_Doubt_IsAskedOnce(t *testing.T) {
+	asked := 0
+	rest, _ := patroni(t, func(w http.ResponseWriter, _ *http.Request) {
+		asked++
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	rest.Logins = loginsOf(t, escort.Login{User: "u", Password: "a"}, escort.Login{User: "u", Password: "b"})
+	err := rest.Switchover(t.Context(), restLeader, "pg-1")
+	require.ErrorContains(t, err, "503")
+	require.NotErrorIs(t, err, ErrNotSent)
+	require.Equal(t, 1, asked)
 }
 
 func TestREST_Unreachable_IsNotSent(t *testing.T) {

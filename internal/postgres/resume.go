@@ -164,6 +164,7 @@ func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.Mar
 	}
 	e.withdraw(ctx, cluster, m)
 	left := resumer{cluster, e.Consoles, e.log()}.all(ctx, m.Poolers, nil)
+	defer e.tellRecovered(ctx, cluster, &mark{Namespace: m.Namespace, Cluster: m.Cluster, Since: m.Since, Poolers: m.Poolers}, left)
 	if len(left) == 0 {
 		return m, held.SetMark(ctx, "")
 	}

@@ -53,11 +53,17 @@ type world struct {
 	refuse     error // the answer to evictions
 	live       LSN
 	strict     bool
-	disk       string // why the leader's data may exist on its node only
-	hidden     bool   // facts cannot be read
-	unreadable bool   // services cannot be listed
-	largest    string // mark
-	commands   int    // that could change something were sent to consoles
+	disk       string                      // why the leader's data may exist on its node only
+	hidden     bool                        // facts cannot be read
+	largest    string                      // mark
+	commands   int                         // that could change something were sent to consoles
+	unreadable bool                        // services cannot be listed
+	work       string                      // what the primary answers over SQL; empty: nothing goes on
+	stranded   string                      // why no other node takes the primary's volumes
+	events     map[string]string           // messages, by reason, pod and pause
+	pace       time.Duration               // that each call takes; zero: none
+	deny       func(context.Context) error // the answer to events; nil: they are created
+	asked      int                         // for events
 
 	timeline int
 	stopping bool                 // the leader hands over
@@ -101,7 +107,7 @@ func newWorld() *world {
 	w := &world{
 		leader: "pg-0", serviceTo: "pg-0", began: time.Now(), streams: true, live: 5000,
 		members: map[string]string{"pg-0": "10.0.0.10", "pg-1": "10.0.0.11", "pg-2": "10.0.0.12"}, lag: map[string]LSN{},
-		leases: map[string]*worldLease{}, poolers: map[string]*worldPooler{}, records: map[string]json.RawMessage{}, timeline: 1,
+		leases: map[string]*worldLease{}, poolers: map[string]*worldPooler{}, records: map[string]json.RawMessage{}, timeline: 1, events: map[string]string{},
 		down: map[string]bool{}, frozen: map[string]bool{}, starting: map[string]time.Time{}, leaving: []string{"pg-0"},
 	}
 	for _, name := range []string{"a", "b"} {
@@ -151,10 +157,13 @@ func (i *incarnation) die() {
 
 // ask fails if the simulation says so, or takes a while.
 func (i *incarnation) ask(ctx context.Context, what string) error {
-	if i.sim == nil {
-		return nil
+	if i.sim != nil {
+		return i.sim.ask(ctx, i, what)
 	}
-	return i.sim.ask(ctx, i, what)
+	if i.pace > 0 {
+		return escort.Sleep(ctx, i.pace)
+	}
+	return nil
 }
 
 // answer returns an error if the simulation loses the answer. The caller holds the mutex.
@@ -331,6 +340,17 @@ func (i *incarnation) NodeFate(context.Context, string) (escort.NodeFate, error)
 }
 func (i *incarnation) GetFromPod(context.Context, drain.Ref, int, bool, string) ([]byte, error) {
 	return nil, errors.New("not used")
+}
+func (i *incarnation) VolumeZones(context.Context, string, string, string) ([]string, error) {
+	return nil, nil
+}
+func (i *incarnation) OtherNodeStays(context.Context, []string, string) (bool, error) {
+	return true, nil
+}
+func (i *incarnation) Stranded(context.Context, Member) (string, error) {
+	i.mutex.Lock()
+	defer i.mutex.Unlock()
+	return i.stranded, nil
 }
 func (i *incarnation) VolumeFollows(context.Context, string, string) (bool, error) { return true, nil }
 func (i *incarnation) Custom(context.Context, string, string, string, string, any) (bool, error) {
@@ -551,6 +571,35 @@ func (w *world) renewed() time.Time {
 	return w.began.Add(at.Sub(w.began).Truncate(testLoop))
 }
 
+// RecordPodEvent keeps one event of each pod, reason and pause, as the API server does.
+func (i *incarnation) RecordPodEvent(ctx context.Context, e drain.PodEvent) error {
+	if err := i.ask(ctx, "tell "+e.Pod.Name); err != nil {
+		return err
+	}
+	leave := i.enter()
+	i.asked++
+	deny := i.deny
+	leave()
+	if deny != nil {
+		return deny(ctx)
+	}
+	defer i.enter()()
+	key := fmt.Sprintf("%s %s %d", e.Reason, e.Pod.Name, e.Began.UnixNano())
+	if i.events[key] == "" {
+		i.events[key] = e.Message
+	}
+	return nil
+}
+
+// told returns the reasons and pods of the events.
+func (w *world) told() (told []string) {
+	for key := range w.events {
+		told = append(told, key[:strings.LastIndex(key, " ")])
+	}
+	slices.Sort(told)
+	return told
+}
+
 func (i *incarnation) WithdrawSwitchover(ctx context.Context, _ escort.Failover, version string) error {
 	if err := i.ask(ctx, "withdraw"); err != nil {
 		return err
@@ -627,6 +676,18 @@ func (i *incarnation) ProveWrite(ctx context.Context, p escort.Pod, database str
 		return errors.New("read-only")
 	}
 	return nil
+}
+
+// ReadText implements PoolerConsoles.
+func (i *incarnation) ReadText(ctx context.Context, p escort.Pod, database, query string) (string, error) {
+	if err := i.ask(ctx, "read "+p.Name); err != nil {
+		return "", err
+	}
+	defer i.enter()()
+	if database != Alias || query != workQuery {
+		return "", errors.New("no such query")
+	}
+	return cmp.Or(i.work, `{"recovery":false,"backups":0}`), nil
 }
 
 type worldConsole struct {

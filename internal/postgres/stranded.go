@@ -1,0 +1,50 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"quiesce/internal/escort"
+)
+
+// maxClaims bounds the claims of the leader that are looked at: its data, its log, and a few tablespaces.
+const maxClaims = 8
+
+// strandedTimeout bounds the look at the leader's volumes: two requests for each claim, which take milliseconds.
+const strandedTimeout = 3 * time.Second
+
+// addStranded adds whether another node can take the leader's volumes.
+func (f *Facts) addStranded(ctx context.Context, clusters Clusters, leader Member) {
+	ctx, cancel := context.WithTimeout(ctx, strandedTimeout)
+	defer cancel()
+	why, err := clusters.Stranded(ctx, leader)
+	if f.Stranded = why; err != nil {
+		f.warn("it is not known whether another node can take the volumes of %s: %s", leader.Name, escort.Printable(err.Error()))
+	}
+}
+
+// Stranded implements Clusters. Volumes of EBS stay in their zone. Without another node there, the old primary could not start again, and
+// the cluster would be one member short until a node comes.
+func (o *Observer) Stranded(ctx context.Context, m Member) (why string, err error) {
+	seen := map[string]bool{}
+	for _, claim := range m.Claims[:min(len(m.Claims), maxClaims)] {
+		zones, err := o.Cluster.VolumeZones(ctx, m.Namespace, claim, m.Zone)
+		if err != nil {
+			return "", err
+		}
+		names := strings.Join(zones, ", ")
+		if names == "" || seen[names] {
+			continue
+		}
+		seen[names] = true
+		switch stays, err := o.Cluster.OtherNodeStays(ctx, zones, m.Node); {
+		case err != nil:
+			return "", err
+		case !stays:
+			return fmt.Sprintf("no other node of zone %s stays, and the volume of claim %s cannot leave it", names, claim), nil
+		}
+	}
+	return "", nil
+}
