@@ -177,6 +177,9 @@ func (e *Escort) advisePoolers(ctx context.Context, cluster Cluster, f *Facts) [
 	if len(others) > 0 {
 		lines = append(lines, fmt.Sprintf("%d poolers cannot hold clients: %s", len(others), few(others)))
 	}
+	if trap := around.passwordsTrap(f); trap != "" {
+		lines = append(lines, capital(trap))
+	}
 	return lines
 }
 

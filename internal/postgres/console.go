@@ -94,11 +94,12 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 	if err != nil {
 		return PoolerState{}, err
 	}
+	authUser, _ := c.main.Setting(ctx, "auth_user") // only a warning needs it
 	// A login that may only read must be known before anything is paused.
 	if err := c.main.Set(ctx, pgbouncer.QueryWaitTimeout, text); err != nil {
 		return PoolerState{}, err
 	}
-	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second))}
+	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second)), AuthQuery: authUser != ""}
 	for _, d := range databases {
 		state.Databases = append(state.Databases,
 			PoolerDatabase{Name: d.Name, Host: d.Host, Port: d.Port, Paused: d.Paused, Sessions: poolsOf(pools, d.Name).HasSessions()})

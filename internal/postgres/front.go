@@ -39,6 +39,8 @@ type front struct {
 	queryWait time.Duration // zero: clients wait for ever
 	paused    string        // a database that somebody else has paused; empty: none
 	unheld    string        // why its clients cannot be held, in words; empty: they can
+
+	asksForPasswords bool // it asks the database for passwords, and logs in there with what clients prove
 }
 
 // group returns the name of the Lease with which the poolers of one owner take turns. The escort of poolers takes the same.
@@ -127,7 +129,7 @@ func (e *Escort) poolerPods(ctx context.Context, cluster Cluster, namespace stri
 
 // look opens the pooler's console, and finds the databases that lead to the leader.
 func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []escort.Service) *front {
-	p := &front{pod: pod}
+	p := &front{pod: pod, asksForPasswords: isCNPGPooler(pod)}
 	if !pod.Deleted.IsZero() {
 		p.unheld = "it is stopping"
 		return p
@@ -146,6 +148,7 @@ func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []e
 		return p
 	}
 	p.queryWait, p.retry = state.QueryWait, state.LoginRetry
+	p.asksForPasswords = p.asksForPasswords || state.AuthQuery
 	for _, d := range state.Databases {
 		if len(p.databases) == maxDatabases {
 			p.unheld = fmt.Sprintf("more than %d of its databases lead to the primary", maxDatabases)

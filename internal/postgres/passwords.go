@@ -1,0 +1,35 @@
+package postgres
+
+import (
+	"fmt"
+
+	"quiesce/internal/escort"
+)
+
+// poolerLabel is on the pods of CloudNativePG's own poolers, and has the name of their Pooler.
+const poolerLabel = "cnpg.io/poolerName"
+
+// passwordsTrap says, before a move, which poolers' clients may be refused after it; empty: none as far as is known. CloudNativePG hashes the
+// passwords of its roles with a new salt when another instance becomes primary 
+// (https://github.com/cloudnative-pg/cloudnative-pg/blob/v1.30.0/pkg/management/postgres/utils/password.go). A pooler that asks
+// the database for passwords logs in there with what a client proved, which was for the old salt. PostgreSQL then answers 28P01, and
+// pgbouncer refuses clients for server_login_retry. Only the Secret shows whether this happens, and it is not read.
+func (s *surroundings) passwordsTrap(f *Facts) string {
+	if f.Operator.UsesPatroni() {
+		return ""
+	}
+	var names []string
+	for _, p := range s.fronts {
+		if p.asksForPasswords {
+			names = append(names, p.pod.Ref.String())
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("clients of poolers that ask the database for passwords (auth_query) may get error 28P01 after the move: %s. "+
+		"CloudNativePG hashes passwords anew at each switchover. Put the SCRAM verifier, not the password, into the Secret of each role", joined(names))
+}
+
+// isCNPGPooler reports whether CloudNativePG runs the pooler: it always asks the database for passwords.
+func isCNPGPooler(p escort.Pod) bool { return p.Labels[poolerLabel] != "" }
