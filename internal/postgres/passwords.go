@@ -10,7 +10,7 @@ import (
 const poolerLabel = "cnpg.io/poolerName"
 
 // passwordsTrap says, before a move, which poolers' clients may be refused after it; empty: none as far as is known. CloudNativePG hashes the
-// passwords of its roles with a new salt when another instance becomes primary 
+// passwords of its roles with a new salt when another instance becomes primary
 // (https://github.com/cloudnative-pg/cloudnative-pg/blob/v1.30.0/pkg/management/postgres/utils/password.go). A pooler that asks
 // the database for passwords logs in there with what a client proved, which was for the old salt. PostgreSQL then answers 28P01, and
 // pgbouncer refuses clients for server_login_retry. Only the Secret shows whether this happens, and it is not read.
