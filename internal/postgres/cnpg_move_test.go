@@ -78,6 +78,26 @@ func TestRun_CNPGMoveFails_ClientsGoOnAndThePrimaryIsHeld(t *testing.T) {
 	}
 }
 
+// A pooler for reads is not in front of the primary. One for any instance is.
+func TestRun_CNPGPoolerOfItsOwn_HoldsThePrimaryUnlessItIsForReplicas(t *testing.T) {
+	for kind, reason := range map[string]string{
+		"ro": "", "r": "clients of pooler db/pooler-c cannot be held", "rw": "CloudNativePG's Pooler has it on a Unix socket only",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCNPGWorld()
+			c.pooler, c.poolerType, c.poolers["c"] = true, kind, newWorldPooler()
+			c.poolers["c"].noConsole = true
+			result, err, _ := c.runInstance(t, "pg-0")
+			if reason != "" {
+				requireHeld(t, err, reason)
+				return
+			}
+			require.NoError(t, err)
+			require.Contains(t, result.Reason, "2 of 2 poolers held")
+		})
+	}
+}
+
 // While poolers are being paused, the Cluster may change.
 func TestRun_CNPGChangesUnderPause_NothingIsRequested(t *testing.T) {
 	for name, row := range map[string]struct {

@@ -24,18 +24,19 @@ const (
 // cnpgWorld is a world whose cluster is one of CloudNativePG.
 type cnpgWorld struct {
 	*world
-	target    string
-	phase     string
-	instances int           // in the Cluster; fewer are ready if it is higher
-	conflicts int           // so many requests meet a Cluster that has changed
-	meanwhile func()        // what has changed in it; nil: nothing that matters
-	lostAfter error         // the answer to a request that is accepted
-	refusal   error         // the answer to a request that is not
-	takes     time.Duration // until the candidate is promoted; zero: promotionTime
-	grows     LSN           // by how much the log grows at each look
-	pooler    bool          // pooler c is one of CloudNativePG's own
-	early     bool          // the old primary was evicted before the new one led
-	blind     bool          // the Cluster cannot be read once a request was made
+	target     string
+	phase      string
+	instances  int           // in the Cluster; fewer are ready if it is higher
+	conflicts  int           // so many requests meet a Cluster that has changed
+	meanwhile  func()        // what has changed in it; nil: nothing that matters
+	lostAfter  error         // the answer to a request that is accepted
+	refusal    error         // the answer to a request that is not
+	takes      time.Duration // until the candidate is promoted; zero: promotionTime
+	grows      LSN           // by how much the log grows at each look
+	pooler     bool          // pooler c is one of CloudNativePG's own
+	poolerType string        // in its Pooler; empty: it cannot be read
+	early      bool          // the old primary was evicted before the new one led
+	blind      bool          // the Cluster cannot be read once a request was made
 }
 
 func newCNPGWorld() *cnpgWorld {
@@ -92,6 +93,10 @@ func (v instanceView) Live(_ context.Context, _ Identity, m Member) (LiveState, 
 
 func (v instanceView) Custom(_ context.Context, _, resource, _, _ string, into any) (bool, error) {
 	defer v.enter()()
+	if pooler, is := into.(*cnpgPooler); is {
+		pooler.Spec.Type = v.c.poolerType
+		return v.c.poolerType != "", nil
+	}
 	if resource != cnpgClusters {
 		return false, nil
 	}

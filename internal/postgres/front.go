@@ -92,7 +92,7 @@ func (e *Escort) surround(ctx context.Context, cluster Cluster, f *Facts) (*surr
 	group.Wait()
 	for _, p := range fronts {
 		switch {
-		case len(p.databases) > 0 || p.unheld != "" && belongs(p.pod, f.Identity):
+		case len(p.databases) > 0 || p.unheld != "" && belongs(p.pod, f.Identity) && !isReadOnly(ctx, cluster, p.pod):
 			found.fronts = append(found.fronts, p)
 			continue
 		case p.unheld != "":
@@ -136,7 +136,7 @@ func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []e
 	}
 	console, err := e.Consoles.Open(ctx, pod)
 	if err != nil {
-		p.unheld = "no console: " + drain.Short(err.Error())
+		p.unheld = noConsole(pod) + drain.Short(err.Error())
 		return p
 	}
 	p.console = console

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"fmt"
 
 	"quiesce/internal/escort"
@@ -29,6 +30,31 @@ func (s *surroundings) passwordsTrap(f *Facts) string {
 	}
 	return fmt.Sprintf("clients of poolers that ask the database for passwords (auth_query) may get error 28P01 after the move: %s. "+
 		"CloudNativePG hashes passwords anew at each switchover. Put the SCRAM verifier, not the password, into the Secret of each role", joined(names))
+}
+
+// cnpgPooler is the part of a Pooler that says where it leads.
+type cnpgPooler struct{ Spec struct{ Type string } }
+
+// isReadOnly reports whether the pooler is one of CloudNativePG's for replicas only. One whose Pooler cannot be read counts as in front of
+// the primary.
+func isReadOnly(ctx context.Context, cluster Cluster, p escort.Pod) bool {
+	name := p.Labels[poolerLabel]
+	if !escort.IsName(name) {
+		return false
+	}
+	var pooler cnpgPooler
+	found, err := cluster.Custom(ctx, cnpgGroup, "poolers", p.Namespace, name, &pooler)
+	return err == nil && found && pooler.Spec.Type == "ro"
+}
+
+// noConsole begins the reason why a pooler without a console is not held. CloudNativePG's own console is on a Unix socket: a pause in the
+// specification of the Pooler would be no substitute, because its manager does not undo it while a transaction is open
+// (https://github.com/cloudnative-pg/cloudnative-pg/blob/v1.30.0/internal/pgbouncer/management/controller/instance.go).
+func noConsole(p escort.Pod) string {
+	if isCNPGPooler(p) {
+		return "no console (CloudNativePG's Pooler has it on a Unix socket only): "
+	}
+	return "no console: "
 }
 
 // isCNPGPooler reports whether CloudNativePG runs the pooler: it always asks the database for passwords.
