@@ -164,6 +164,8 @@ func TestRun_CNPGSwitchoverIsLate_PrimaryStaysUntilItIsOver(t *testing.T) {
 		c.takes = 3 * time.Minute
 		_, err, _ := c.runInstance(t, "pg-0")
 		requireHeld(t, err, "the switchover from pg-0 to pg-1 has begun and cannot be withdrawn, but did not end within 25s")
+		held, _ := errors.AsType[*drain.Held](err)
+		require.Zero(t, held.After, "it may be over soon")
 		c.requireNothingPaused(t)
 		require.Less(t, c.longest(), maxWait)
 		for _, left := range []time.Duration{time.Hour, time.Minute, 20 * time.Second} {
@@ -174,6 +176,10 @@ func TestRun_CNPGSwitchoverIsLate_PrimaryStaysUntilItIsOver(t *testing.T) {
 		}
 		require.Empty(t, c.evicted)
 		time.Sleep(3 * time.Minute)
+		c.streams = false
+		_, err, _ = c.runInstance(t, "pg-0")
+		requireHeld(t, err, "the old primary does not stream from pg-1 yet")
+		c.streams = true
 		_, err, _ = c.runInstance(t, "pg-0")
 		require.NoError(t, err)
 		require.Equal(t, []string{"pg-0"}, c.evicted)

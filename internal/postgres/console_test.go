@@ -57,6 +57,20 @@ func TestConsole_RealPooler_PausesResumesAndReconnectsOneDatabase(t *testing.T) 
 	})
 }
 
+// With auth_user, pgbouncer asks the database for the passwords of users that its own file lacks.
+func TestConsole_RealPooler_SaysWhetherItAsksForPasswords(t *testing.T) {
+	for user, asks := range map[string]bool{"": false, "asker": true} {
+		parts.Each(t, parts.Options{Settings: map[string]string{"auth_user": user}}, func(t *testing.T, p *parts.Pooler) {
+			console, err := consolesOf(p).Open(t.Context(), poolerPod("a"))
+			require.NoError(t, err)
+			defer console.Close()
+			state, err := console.Look(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, asks, state.AuthQuery)
+		})
+	}
+}
+
 // The function is gone after PAUSE. Another one, which only has the mark, lets the clients go on.
 func TestResumer_RealPoolerPausedByADeadFunction_ClientsGoOn(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {

@@ -132,8 +132,6 @@ func (m *move) gate(ctx context.Context) error {
 		return hold("somebody has asked for %s", now.Pending)
 	case now.Paused:
 		return hold("maintenance mode began while poolers were being paused")
-	case len(now.Holds) > 0:
-		return hold("%s", now.Holds[0])
 	}
 	m.facts.FailoverVersion, m.facts.ObjectLabels = now.FailoverVersion, now.ObjectLabels
 	leader, err := m.clusters.Live(ctx, m.facts.Identity, *m.facts.LeaderMember())
