@@ -14,6 +14,7 @@ import (
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
 	parts "quiesce/test/parts/pgbouncer"
+	database "quiesce/test/parts/postgres"
 )
 
 func TestMain(m *testing.M) { os.Exit(parts.Run(m)) }
@@ -69,6 +70,28 @@ func TestConsole_RealPooler_SaysWhetherItAsksForPasswords(t *testing.T) {
 			require.Equal(t, asks, state.AuthQuery)
 		})
 	}
+}
+
+// Nobody must be locked out by a pause. Here the console's user is one that pgbouncer asks the paused database for.
+func TestConsole_UserIsAskedOfThePausedDatabase_PauseFailsAndIsUndone(t *testing.T) {
+	stranger := escort.Login{User: "stranger", Password: "of another"}
+	parts.Require(t)
+	database.Shared(t).Query(t, "CREATE ROLE stranger LOGIN PASSWORD 'of another'")
+	p := parts.Start(t, "1.24", parts.Options{Settings: map[string]string{
+		"auth_user": "postgres", "auth_dbname": "app", "admin_users": "stranger",
+	}})
+	consoles := consolesOf(p)
+	consoles.Logins = func(context.Context, string) iter.Seq2[escort.Login, error] {
+		return func(yield func(escort.Login, error) bool) { yield(stranger, nil) }
+	}
+	console, err := consoles.Open(t.Context(), poolerPod("a"))
+	require.NoError(t, err)
+	defer console.Close()
+	_, err = console.Look(t.Context())
+	require.NoError(t, err)
+	require.ErrorIs(t, console.Pause(t.Context(), "app"), errNotReached)
+	require.NoError(t, console.Resume(t.Context(), "app"))
+	parts.Exec(t, p.Connect(t), "SELECT")
 }
 
 // The function is gone after PAUSE. Another one, which only has the mark, lets the clients go on.
