@@ -47,12 +47,13 @@ func isReadOnly(ctx context.Context, cluster Cluster, p escort.Pod) bool {
 	return err == nil && found && pooler.Spec.Type == "ro"
 }
 
-// noConsole begins the reason why a pooler without a console is not held. CloudNativePG's own console is on a Unix socket: a pause in the
-// specification of the Pooler would be no substitute, because its manager does not undo it while a transaction is open
+// noConsole begins the reason why a pooler without a console is not held. The console of CloudNativePG's own lets in the user pgbouncer,
+// whose password it asks the database for. A pause in the specification of the Pooler would be no substitute, because its manager does not
+// undo it while a transaction is open
 // (https://github.com/cloudnative-pg/cloudnative-pg/blob/v1.30.0/internal/pgbouncer/management/controller/instance.go).
 func noConsole(p escort.Pod) string {
 	if isCNPGPooler(p) {
-		return "no console (CloudNativePG's Pooler has it on a Unix socket only): "
+		return "no console (CloudNativePG's Pooler needs a role pgbouncer with a password for it): "
 	}
 	return "no console: "
 }

@@ -153,6 +153,14 @@ func (m *move) checkUnheld(p *front) error {
 	return hold("clients of pooler %s cannot be held, and CloudNativePG can lose what they write during its switchover: %s", p.pod.Ref, p.unheld)
 }
 
+// leastHold returns for how long clients must be able to wait.
+func (m *move) leastHold() time.Duration {
+	if !m.facts.Operator.UsesPatroni() {
+		return cnpgMinHold
+	}
+	return minHold
+}
+
 // awaitQuiet waits until the log of the leader stands still, and returns what the leader says then. Though all poolers are paused, clients
 // that connect past them may write.
 func (m *move) awaitQuiet(ctx context.Context, leader LiveState) (LiveState, error) {

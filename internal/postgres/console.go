@@ -106,10 +106,23 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 	c.asks = authUser != ""
 	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second)), AuthQuery: c.asks}
 	for _, d := range databases {
+		if c.isForPasswords(ctx, d.Name, pools) {
+			continue
+		}
 		state.Databases = append(state.Databases,
 			PoolerDatabase{Name: d.Name, Host: d.Host, Port: d.Port, Paused: d.Paused, Sessions: poolsOf(pools, d.Name).HasSessions()})
 	}
 	return state, nil
+}
+
+// isForPasswords reports whether a database is only one that pgbouncer asks for passwords (auth_dbname): no client is connected to it. It is
+// not paused, so that the user of a console can still log in. In CloudNativePG's own poolers that user is such a one.
+func (c *poolerConsole) isForPasswords(ctx context.Context, database string, pools pgbouncer.Pools) bool {
+	if !c.asks || poolsOf(pools, database).Clients() > 0 {
+		return false
+	}
+	name, err := c.main.Setting(ctx, "auth_dbname") // pgbouncer before 1.19 has none
+	return err == nil && name == database
 }
 
 func poolsOf(all pgbouncer.Pools, database string) (pools pgbouncer.Pools) {

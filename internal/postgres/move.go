@@ -181,11 +181,7 @@ func (m *move) ready(ctx context.Context) error {
 			return err
 		}
 	}
-	least := minHold
-	if !m.facts.Operator.UsesPatroni() {
-		least = cnpgMinHold
-	}
-	if m.limit < least {
+	if least := m.leastHold(); m.limit < least {
 		return hold("clients could be held for %v only, and a switchover may take %v: raise query_wait_timeout or pauseTimeout", m.limit, least)
 	}
 	if end, limited := ctx.Deadline(); limited && time.Until(end) < m.limit+invocationReserve {
