@@ -35,7 +35,8 @@ type cnpgWorld struct {
 	grows      LSN           // by how much the log grows at each look
 	pooler     bool          // pooler c is one of CloudNativePG's own
 	poolerType string        // in its Pooler; empty: it cannot be read
-	early      bool          // the old primary was evicted before the new one led
+	early      bool          // a member was evicted during a switchover
+	broken     string        // the promise that a request broke; empty: none
 	blind      bool          // the Cluster cannot be read once a request was made
 }
 
@@ -149,6 +150,7 @@ func (v instanceView) RequestPrimary(_ context.Context, p escort.NewPrimary) (st
 	case c.refusal != nil:
 		return "", c.refusal
 	}
+	c.checkRequest(v)
 	v.version++
 	c.target, c.phase, v.serviceTo = p.Candidate, "Switchover in progress", ""
 	if c.takes >= 0 {
@@ -159,6 +161,21 @@ func (v instanceView) RequestPrimary(_ context.Context, p escort.NewPrimary) (st
 		return "", c.lostAfter
 	}
 	return strconv.Itoa(v.version), nil
+}
+
+// checkRequest notes a request that must not be made. The caller holds the mutex.
+func (c *cnpgWorld) checkRequest(v instanceView) {
+	if c.target != c.leader || c.phase != cnpgHealthy {
+		c.broken = "a target is written over another, or while the operator works"
+	}
+	for name, p := range c.poolers {
+		if p.paused["app"].IsZero() {
+			c.broken = "clients of pooler " + name + " could write when the primary was asked to stop"
+		}
+	}
+	if l := c.leases[clusterLease(Identity{Namespace: "db", Cluster: "pg"})]; l == nil || l.holder != v.incarnation || l.mark == "" {
+		c.broken = "a request without the Lease and its mark"
+	}
 }
 
 // promoteInstance makes the target primary, or leaves everything as it was. The caller holds the mutex.
