@@ -34,7 +34,7 @@ var sharedLab = sync.OnceValues(func() (*lab.Lab, error) {
 	if _, err := l.Client().CoreV1().Namespaces().Create(ctx, db, metav1.CreateOptions{}); err != nil {
 		return nil, err
 	}
-	for _, file := range []string{"rbac.yaml", "rbac-postgres-patroni.yaml"} {
+	for _, file := range []string{"rbac.yaml", "rbac-postgres-patroni.yaml", "rbac-postgres-cnpg.yaml"} {
 		if err := l.Apply(ctx, filepath.Join("..", "..", "infra", file)); err != nil {
 			return nil, err
 		}

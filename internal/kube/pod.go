@@ -33,7 +33,7 @@ const (
 )
 
 // keptAnnotations are the annotations of pods that quiesce reads.
-var keptAnnotations = append(drain.Annotations(), escort.Annotation, escort.DatabaseAnnotation)
+var keptAnnotations = append(drain.Annotations(), escort.Annotation, escort.DatabaseAnnotation, escort.CloudNativePGVersion)
 
 // podFields are the fields of a pod that a drain reads. The numbers are those of
 // https://github.com/kubernetes/api/blob/master/core/v1/generated.proto.

@@ -371,7 +371,7 @@ func TestPolicies_AllOfThem_DenyAndBindOnlyTheGroup(t *testing.T) {
 	ours := slices.DeleteFunc(policies.Items, func(p admissionregistrationv1.ValidatingAdmissionPolicy) bool {
 		return !strings.HasPrefix(p.Name, "quiesce-")
 	})
-	require.Len(t, ours, 7)
+	require.Len(t, ours, 8)
 	e.awaitPolicies()
 	for _, p := range ours {
 		require.Equal(t, "Fail", string(*p.Spec.FailurePolicy), p.Name)

@@ -44,7 +44,7 @@ func (e *Escort) Advise(ctx context.Context, p drain.Pod) []string {
 	}
 	defer around.close()
 	e.addWork(ctx, around.fronts, &f)
-	return printable(append(f.advise(e.Settings, p.Name, time.Now()), around.advise()...)...)
+	return printable(append(f.advise(e.Settings, p.Name, time.Now()), around.advise(&f)...)...)
 }
 
 // printable returns the texts as sentences for a report.
@@ -161,7 +161,7 @@ func (f *Facts) position(m Member) string {
 }
 
 // advise says which poolers a move could pause.
-func (around *surroundings) advise() []string {
+func (around *surroundings) advise(f *Facts) []string {
 	var held, others []string
 	for _, p := range around.fronts {
 		if p.unheld == "" {
@@ -177,6 +177,9 @@ func (around *surroundings) advise() []string {
 	}
 	if len(others) > 0 {
 		lines = append(lines, fmt.Sprintf("%d poolers cannot hold clients: %s", len(others), few(others)))
+	}
+	if trap := around.passwordsTrap(f); trap != "" {
+		lines = append(lines, capital(trap))
 	}
 	return lines
 }

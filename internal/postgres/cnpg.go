@@ -21,14 +21,19 @@ const (
 	cnpgHealthy = "Cluster in healthy state"
 	// cnpgFenced is the annotation that has the fenced instances, as a JSON list. An asterisk stands for all.
 	cnpgFenced = "cnpg.io/fencedInstances"
+	// cnpgUnhealthy is the role of an old primary during a switchover, since 1.29.1.
+	cnpgUnhealthy = "unhealthy"
 	// cnpgStatusPort is where an instance manager serves /pg/status.
 	cnpgStatusPort = 8000
 )
 
 // cnpgCluster is the part of a Cluster that matters for a switchover.
 type cnpgCluster struct {
-	Metadata struct{ Annotations map[string]string }
-	Spec     struct {
+	Metadata struct {
+		ResourceVersion string
+		Annotations     map[string]string
+	}
+	Spec struct {
 		Instances       int
 		MinSyncReplicas int
 		Replica         *struct {
@@ -94,6 +99,10 @@ func (c *cnpgCluster) readSettings(f *Facts) {
 		f.Standby = r.Enabled != nil && *r.Enabled || r.Enabled == nil && r.Primary != cmp.Or(r.Self, f.Cluster)
 	}
 }
+
+// isMoving reports whether CloudNativePG moves the primary. The PDB of primaries does not protect the old one meanwhile, and its stop ships the
+// last of the log. So it must not be told to stop with less time than it takes.
+func (f *Facts) isMoving() bool { return !f.Operator.UsesPatroni() && f.Pending != "" }
 
 // isFenced reports whether the annotation names any instance.
 func isFenced(text string) bool {

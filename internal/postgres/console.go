@@ -15,6 +15,9 @@ import (
 // maxDatabases bounds the databases of one pooler that are paused: each needs a console while it is paused, and a server may invent them.
 const maxDatabases = 32
 
+// reachTimeout bounds the login with which checkReached tries whether there is a way back. Clients wait for it.
+const reachTimeout = 2 * time.Second
+
 // Consoles opens real consoles.
 type Consoles struct{ escort.Consoles }
 
@@ -44,6 +47,7 @@ type poolerConsole struct {
 
 	mutex  sync.Mutex
 	pauses map[string]*pause // by database
+	asks   bool              // pgbouncer asks a database for the passwords of users that its own file lacks
 }
 
 func (c *poolerConsole) pauseOf(database string) *pause {
@@ -94,8 +98,13 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 	if err != nil {
 		return PoolerState{}, err
 	}
-	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second))}
+	authUser, _ := c.main.Setting(ctx, "auth_user") // only a warning needs it
+	c.asks = authUser != ""
+	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second)), AuthQuery: c.asks}
 	for _, d := range databases {
+		if c.isForPasswords(ctx, d.Name, pools) {
+			continue
+		}
 		state.Databases = append(state.Databases,
 			PoolerDatabase{Name: d.Name, Host: d.Host, Port: d.Port, Paused: d.Paused, Sessions: poolsOf(pools, d.Name).HasSessions()})
 	}
@@ -109,6 +118,16 @@ func (c *poolerConsole) CheckCommands(ctx context.Context) error {
 		return err
 	}
 	return c.main.Set(ctx, pgbouncer.QueryWaitTimeout, text)
+}
+
+// isForPasswords reports whether a database is only one that pgbouncer asks for passwords (auth_dbname): no client is connected to it. It is
+// not paused, so that the user of a console can still log in. In CloudNativePG's own poolers that user is such a one.
+func (c *poolerConsole) isForPasswords(ctx context.Context, database string, pools pgbouncer.Pools) bool {
+	if !c.asks || poolsOf(pools, database).Clients() > 0 {
+		return false
+	}
+	name, err := c.main.Setting(ctx, "auth_dbname") // pgbouncer before 1.19 has none
+	return err == nil && name == database
 }
 
 func poolsOf(all pgbouncer.Pools, database string) (pools pgbouncer.Pools) {
@@ -150,11 +169,29 @@ func (c *poolerConsole) Pause(ctx context.Context, database string) error {
 	sent.pending = pending
 	select {
 	case <-pending.Done():
-		return pending.Err()
+		if err := pending.Err(); err != nil || !c.asks {
+			return err
+		}
+		return c.checkReached(ctx)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
+
+// checkReached returns an error unless another console can be opened while the database is paused. Where the console's own user is one that
+// pgbouncer asks the database for (auth_dbname), nobody could log in to resume, if this invocation died.
+func (c *poolerConsole) checkReached(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, reachTimeout, errNotReached)
+	defer cancel()
+	other, err := c.main.OpenAnother(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNotReached, err)
+	}
+	other.Close()
+	return nil
+}
+
+var errNotReached = errors.New("no other console could be opened while the database was paused: put the console's user into auth_file")
 
 // Resume implements Console. A PAUSE that pgbouncer has not read yet is undone too.
 func (c *poolerConsole) Resume(ctx context.Context, database string) error {

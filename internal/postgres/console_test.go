@@ -14,6 +14,7 @@ import (
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
 	parts "quiesce/test/parts/pgbouncer"
+	real "quiesce/test/parts/postgres"
 )
 
 func TestMain(m *testing.M) { os.Exit(parts.Run(m)) }
@@ -58,6 +59,64 @@ func TestConsole_RealPooler_PausesResumesAndReconnectsOneDatabase(t *testing.T) 
 		require.NoError(t, console.Reconnect(t.Context(), "app"))
 		parts.Exec(t, app, "SELECT")
 	})
+}
+
+// With auth_user, pgbouncer asks the database for the passwords of users that its own file lacks.
+func TestConsole_RealPooler_SaysWhetherItAsksForPasswords(t *testing.T) {
+	for user, asks := range map[string]bool{"": false, "asker": true} {
+		parts.Each(t, parts.Options{Settings: map[string]string{"auth_user": user}}, func(t *testing.T, p *parts.Pooler) {
+			console, err := consolesOf(p).Open(t.Context(), poolerPod("a"))
+			require.NoError(t, err)
+			defer console.Close()
+			state, err := console.Look(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, asks, state.AuthQuery)
+		})
+	}
+}
+
+// askedConsole opens the console of a pooler as a user that pgbouncer asks a database for, as with CloudNativePG's own poolers.
+func askedConsole(t *testing.T, role, database string) (*parts.Pooler, Console) {
+	t.Helper()
+	parts.Require(t)
+	real.Shared(t).Query(t, "CREATE ROLE "+role+" LOGIN PASSWORD 'of another'")
+	p := parts.Start(t, "1.24", parts.Options{Aliases: []string{"side"}, Settings: map[string]string{
+		"auth_user": "postgres", "auth_dbname": database, "admin_users": role,
+	}})
+	consoles := consolesOf(p)
+	consoles.Logins = func(context.Context, string) iter.Seq2[escort.Login, error] {
+		return func(yield func(escort.Login, error) bool) {
+			yield(escort.Login{User: role, Password: "of another"}, nil)
+		}
+	}
+	console, err := consoles.Open(t.Context(), poolerPod("a"))
+	require.NoError(t, err)
+	t.Cleanup(console.Close)
+	return p, console
+}
+
+// Nobody must be locked out by a pause. Here the console's user is one that pgbouncer asks the paused database for.
+func TestConsole_UserIsAskedOfThePausedDatabase_PauseFailsAndIsUndone(t *testing.T) {
+	p, console := askedConsole(t, "stranger", "app")
+	client := p.Connect(t)
+	state, err := console.Look(t.Context())
+	require.NoError(t, err)
+	require.Len(t, state.Databases, 2, "a client is connected to it")
+	require.ErrorIs(t, console.Pause(t.Context(), "app"), errNotReached)
+	require.NoError(t, console.Resume(t.Context(), "app"))
+	parts.Exec(t, client, "SELECT")
+}
+
+func TestConsole_UserIsAskedOfADatabaseForThat_ItIsNotPaused(t *testing.T) {
+	p, console := askedConsole(t, "neighbor", "side")
+	client := p.Connect(t)
+	state, err := console.Look(t.Context())
+	require.NoError(t, err)
+	require.Len(t, state.Databases, 1)
+	require.Equal(t, "app", state.Databases[0].Name)
+	require.NoError(t, console.Pause(t.Context(), "app"))
+	require.NoError(t, console.Resume(t.Context(), "app"))
+	parts.Exec(t, client, "SELECT")
 }
 
 // The function is gone after PAUSE. Another one, which only has the mark, lets the clients go on.

@@ -148,6 +148,8 @@ func (r *run) escortKnown(ctx context.Context) error {
 	r.forgetOnlyCopy(ctx)
 	member := r.facts.Member(r.pod.Name)
 	switch {
+	case r.facts.isMoving() && !r.isOverdue():
+		return hold("its cluster is moving: somebody has asked for %s", r.facts.Pending)
 	case r.facts.Leader == "":
 		return r.heldUnlessLast(ctx, hold("no member leads the cluster"))
 	case r.facts.Leader == r.pod.Name:
@@ -175,8 +177,6 @@ func (r *run) escortPrimary(ctx context.Context) error {
 		return r.escortLast(ctx)
 	case r.Strategy == config.StrategyOperator:
 		return hold("its operator has not moved the primary yet")
-	case !r.facts.Operator.UsesPatroni():
-		return hold("quiesce does not move primaries of %s yet", r.facts.Operator)
 	}
 	m := r.newMove()
 	if err := m.run(ctx); err != nil {
@@ -200,6 +200,10 @@ func (r *run) newMove() *move {
 func (e *Escort) newMove(cluster Cluster, clusters Clusters, f Facts) *move {
 	m := &move{Escort: e, log: e.log(), cluster: cluster, clusters: clusters, facts: f, result: &drain.EscortResult{Kind: Kind}, way: byKey{}}
 	m.judge = func(f Facts) Assessment { return Assess(f, e.Settings, time.Now()) }
+	if !f.Operator.UsesPatroni() {
+		m.way = byStatus{}
+		return m
+	}
 	if leader := f.LeaderMember(); e.Asker != nil && e.ConnectVia == config.ViaPodIP && leader != nil && !leader.API.TLS && leader.API.Port != 0 {
 		m.way = byREST{e.Asker}
 	}

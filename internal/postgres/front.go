@@ -39,6 +39,8 @@ type front struct {
 	queryWait time.Duration // zero: clients wait for ever
 	paused    string        // a database that somebody else has paused; empty: none
 	unheld    string        // why its clients cannot be held, in words; empty: they can
+
+	asksForPasswords bool // it asks the database for passwords, and logs in there with what clients prove
 }
 
 // group returns the name of the Lease with which the poolers of one owner take turns. The escort of poolers takes the same.
@@ -91,7 +93,7 @@ func (e *Escort) surround(ctx context.Context, cluster Cluster, f *Facts, acts b
 	group.Wait()
 	for _, p := range fronts {
 		switch {
-		case len(p.databases) > 0 || p.unheld != "" && belongs(p.pod, f.Identity):
+		case len(p.databases) > 0 || p.unheld != "" && belongs(p.pod, f.Identity) && !isReadOnly(ctx, cluster, p.pod):
 			found.fronts = append(found.fronts, p)
 			continue
 		case p.unheld != "":
@@ -128,14 +130,14 @@ func (e *Escort) poolerPods(ctx context.Context, cluster Cluster, namespace stri
 
 // look opens the pooler's console, and finds the databases that lead to the leader.
 func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []escort.Service, acts bool) *front {
-	p := &front{pod: pod}
+	p := &front{pod: pod, asksForPasswords: isCNPGPooler(pod)}
 	if !pod.Deleted.IsZero() {
 		p.unheld = "it is stopping"
 		return p
 	}
 	err := safely(func() (err error) { p.console, err = e.Consoles.Open(ctx, pod); return err })
 	if err != nil {
-		p.console, p.unheld = nil, "no console: "+drain.Short(err.Error())
+		p.console, p.unheld = nil, noConsole(pod)+drain.Short(err.Error())
 		return p
 	}
 	if err := safely(func() error { return p.read(ctx, f, leading, acts) }); err != nil {
@@ -156,6 +158,7 @@ func (p *front) read(ctx context.Context, f *Facts, leading []escort.Service, ac
 		return err
 	}
 	p.queryWait, p.retry = state.QueryWait, state.LoginRetry
+	p.asksForPasswords = p.asksForPasswords || state.AuthQuery
 	for _, d := range state.Databases {
 		if len(p.databases) == maxDatabases {
 			p.unheld = fmt.Sprintf("more than %d of its databases lead to the primary", maxDatabases)

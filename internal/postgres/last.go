@@ -15,6 +15,11 @@ func (r *run) isLast() bool {
 	return !r.request.EvictBy.IsZero() && time.Until(r.request.EvictBy) < lastLead
 }
 
+// isOverdue reports whether the member should have been told to stop.
+func (r *run) isOverdue() bool {
+	return !r.request.EvictBy.IsZero() && !time.Now().Before(r.request.EvictBy)
+}
+
 // heldUnlessLast returns the hold, or evicts the member if there is no time to wait.
 func (r *run) heldUnlessLast(ctx context.Context, held error) error {
 	if r.record != nil && r.record.OnlyCopy {
@@ -35,7 +40,7 @@ func (r *run) heldUnlessLast(ctx context.Context, held error) error {
 // grace in each case.
 func (r *run) escortLast(ctx context.Context) error {
 	left := time.Until(r.request.EvictBy)
-	if left > lastMove && r.facts.Operator.UsesPatroni() && r.Strategy == config.StrategySwitchover {
+	if left > lastMove && r.Strategy == config.StrategySwitchover {
 		m := r.newMove()
 		m.deadline = r.request.EvictBy.Add(-lastPause)
 		m.last, m.judge = true, func(f Facts) Assessment { return AssessLast(f, r.Settings, time.Now()) }
@@ -45,6 +50,8 @@ func (r *run) escortLast(ctx context.Context) error {
 			return r.evictPlainly(ctx, "")
 		case errors.Is(err, errTooShort) && limited && r.request.EvictBy.After(end.Add(lastPause)):
 			return err // the next invocation has the time
+		case m.begun && !r.isOverdue():
+			return err
 		}
 		escort.AddReason(&r.result, err.Error())
 		r.log.Warn("cannot move the primary in time, evicting it under a pause", "reason", err.Error())

@@ -24,9 +24,6 @@ func (e *Escort) Switchover(ctx context.Context, wanted drain.Switchover) (drain
 	if err != nil {
 		return result, err
 	}
-	if !identity.Operator.UsesPatroni() {
-		return result, hold("quiesce does not move primaries of %s yet", identity.Operator)
-	}
 	clusters := e.Clusters(cluster)
 	f, err := Observe(ctx, clusters, identity)
 	if err != nil {

@@ -25,7 +25,7 @@ type mark struct {
 	Kind      string         `json:"kind,omitempty"`     // of the object that may have the request; empty: none
 	Object    string         `json:"object,omitempty"`   // its name
 	Poolers   []markedPooler `json:"poolers,omitempty"`  // that may be paused
-	Moved     bool           `json:"moved,omitempty"`    // the leader has changed
+	Moved     bool           `json:"moved,omitempty"`    // the leader has changed, or will
 	OnlyCopy  bool           `json:"onlyCopy,omitempty"` // nothing has moved: the pod's data exist on its node only
 }
 

@@ -74,6 +74,7 @@ type move struct {
 	moved     string    // the new leader
 	proven    bool      // a write reached it before clients were let go
 	told      teller
+	begun     bool // a switchover that cannot be withdrawn is under way
 }
 
 // errTooShort holds a primary until the next invocation.
@@ -173,6 +174,9 @@ func (m *move) ready(ctx context.Context) error {
 			return hold("somebody else has paused database %s of pooler %s", p.paused, p.pod.Ref)
 		}
 		if p.unheld != "" {
+			if err := m.checkUnheld(p); err != nil {
+				return err
+			}
 			continue
 		}
 		if p.queryWait > 0 {
@@ -182,8 +186,8 @@ func (m *move) ready(ctx context.Context) error {
 			return err
 		}
 	}
-	if m.limit < minHold {
-		return hold("clients could be held for %v only, and a switchover may take %v: raise query_wait_timeout or pauseTimeout", m.limit, minHold)
+	if least := m.leastHold(); m.limit < least {
+		return hold("clients could be held for %v only, and a switchover may take %v: raise query_wait_timeout or pauseTimeout", m.limit, least)
 	}
 	if end, limited := ctx.Deadline(); limited && time.Until(end) < m.limit+invocationReserve {
 		return errTooShort
@@ -273,7 +277,7 @@ func (m *move) ended(ctx context.Context, err error, left []markedPooler) error 
 	case !is:
 		held = &drain.Held{Reason: escort.Printable(err.Error())}
 	}
-	if held = (&drain.Held{Reason: held.Reason}); len(m.heldFronts()) > 0 {
+	if held = (&drain.Held{Reason: held.Reason}); len(m.heldFronts()) > 0 && !m.begun {
 		held.After = pausedAgainAfter
 	}
 	if len(left) > 0 {

@@ -30,6 +30,9 @@ type Cluster interface {
 	RecordPodEvent(ctx context.Context, e drain.PodEvent) error
 	// WithdrawSwitchover removes the request of f, if the object still has the resourceVersion.
 	WithdrawSwitchover(ctx context.Context, f escort.Failover, version string) error
+	// RequestPrimary asks CloudNativePG for another primary, and returns the Cluster's new resourceVersion. It fails with escort.ErrConflict
+	// if the Cluster has changed since it was read.
+	RequestPrimary(ctx context.Context, p escort.NewPrimary) (version string, err error)
 }
 
 // PoolerConsoles opens consoles of poolers. Consoles implements it.
@@ -65,6 +68,7 @@ type PoolerState struct {
 	Databases  []PoolerDatabase
 	LoginRetry string        // as SetLoginRetry takes it
 	QueryWait  time.Duration // how long a client waits until its query is refused; zero: for ever
+	AuthQuery  bool          // it asks its databases for the passwords of users that its own file lacks
 }
 
 // PoolerDatabase is an entry of a pooler's configuration.

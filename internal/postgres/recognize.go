@@ -108,7 +108,7 @@ func Lead(s config.Postgres) time.Duration { return lastLead + s.PauseTimeout }
 var roleLabels = map[Operator][]string{Zalando: {"spilo-role"}, CloudNativePG: {"cnpg.io/instanceRole", "role"}}
 
 // DelaysCordon returns whether the pod is a primary that quiesce moves, and whose operator would answer a cordon. The label is what the
-// operator goes by. Where quiesce does not move the primary, the cordon is what makes its operator do so.
+// operator goes by. CloudNativePG labels an old primary until the new one leads: it may lead again if its operator discards the request.
 func DelaysCordon(phase config.Phase) func(drain.Pod) bool {
 	settings := Settings{Postgres: *phase.Postgres}
 	if settings.Strategy != config.StrategySwitchover {
@@ -116,10 +116,20 @@ func DelaysCordon(phase config.Phase) func(drain.Pod) bool {
 	}
 	return func(p drain.Pod) bool {
 		i, member := settings.Recognize(p)
-		return member && i.Operator.UsesPatroni() && slices.ContainsFunc(roleLabels[i.Operator], func(label string) bool {
-			return toRole(p.Labels[label]) == Primary
+		return member && i.isMovable(p) && slices.ContainsFunc(roleLabels[i.Operator], func(label string) bool {
+			return toRole(p.Labels[label]) == Primary || i.Operator == CloudNativePG && p.Labels[label] == cnpgUnhealthy
 		})
 	}
+}
+
+// isMovable reports whether quiesce moves primaries of this version of the operator, as far as the pod says. Otherwise the cordon is what
+// makes the operator do so.
+func (i Identity) isMovable(p drain.Pod) bool {
+	if i.Operator.UsesPatroni() {
+		return true
+	}
+	hold, _ := checkVersion(i.Operator, p.Annotations[escort.CloudNativePGVersion])
+	return hold == ""
 }
 
 // Match returns the pods that the phase takes: members of databases. The phase's own match narrows them.

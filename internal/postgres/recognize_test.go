@@ -132,15 +132,25 @@ func TestDelaysCordon_OnlyPrimariesWhoseOperatorAnswersACordon(t *testing.T) {
 	delays := DelaysCordon(config.Phase{Postgres: &settings.Postgres})
 	zalando := map[string]string{"application": "spilo", "cluster-name": "demo", "spilo-role": "master"}
 	cnpg := map[string]string{"cnpg.io/cluster": "pg", "cnpg.io/podRole": "instance", "cnpg.io/instanceRole": "primary"}
+	instance := func(version string) drain.Pod {
+		p := pod(cnpg, "")
+		p.Annotations = map[string]string{"cnpg.io/operatorVersion": version}
+		return p
+	}
 	require.True(t, delays(pod(zalando, "")))
-	require.False(t, delays(pod(cnpg, "")), "its operator moves the primary, when the node is cordoned")
+	require.True(t, delays(instance("1.30.0")))
+	for _, unknown := range []string{"", "1.28.3", "1.31.0"} {
+		require.False(t, delays(instance(unknown)), "its operator moves the primary, when the node is cordoned: %q", unknown)
+	}
 	operator := settings.Postgres
 	operator.Strategy = config.StrategyOperator
 	require.Nil(t, DelaysCordon(config.Phase{Postgres: &operator}))
 	require.False(t, delays(pod(map[string]string{"cluster-name": "demo", "role": "primary"}, status4)), "plain Patroni does not")
 	zalando["spilo-role"], cnpg["cnpg.io/instanceRole"] = "replica", "unhealthy"
 	require.False(t, delays(pod(zalando, "")))
-	require.False(t, delays(pod(cnpg, "")))
+	require.True(t, delays(instance("1.30.0")), "it may lead again until another one leads")
+	cnpg["cnpg.io/instanceRole"] = "replica"
+	require.False(t, delays(instance("1.30.0")))
 }
 
 func TestMatch_TakesMembersOnly_WithinThePhasesOwnMatch(t *testing.T) {

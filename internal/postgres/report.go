@@ -17,6 +17,7 @@ func (m *move) report(what string) {
 	for _, warning := range m.warnings {
 		escort.AddReason(m.result, warning)
 	}
+	escort.AddReason(m.result, m.around.passwordsTrap(&m.facts))
 	held, all := len(m.heldFronts()), len(m.around.fronts)
 	escort.AddReason(m.result, fmt.Sprintf("%d of %d poolers held", held, all))
 	for _, p := range m.around.fronts {

@@ -138,6 +138,9 @@ func (m *move) gate(ctx context.Context) error {
 	if err != nil || !leader.Live || leader.Role != Primary || leader.LSN == 0 {
 		return hold("the leader does not say how far it has written: %v", err)
 	}
+	if leader, err = m.awaitQuiet(ctx, leader); err != nil {
+		return err
+	}
 	return m.awaitCandidate(ctx, leader)
 }
 
@@ -150,7 +153,7 @@ func (m *move) awaitCandidate(ctx context.Context, leader LiveState) error {
 		if failure = err; err != nil {
 			return false, nil
 		}
-		if !state.Live || state.Role != Replica || state.Timeline != leader.Timeline || state.NoFailover {
+		if !state.Live || state.Role != Replica || !m.isSameTimeline(state, leader) || state.NoFailover {
 			return false, hold("candidate %s is not a replica of timeline %d that may be promoted", m.candidate.Name, leader.Timeline)
 		}
 		behind = state.LSN.Behind(leader.LSN)
@@ -185,6 +188,9 @@ func (m *move) request(ctx context.Context, deadline time.Time) error {
 	}
 	if m.lookOnce(ctx) {
 		return nil
+	}
+	if held := m.checkBegun(ctx); held != nil {
+		return held
 	}
 	if escort.IgnoreTimeout(err) == nil {
 		return hold("no other member led within %v", m.limit-resumeReserve)
@@ -224,6 +230,9 @@ func (m *move) poll(ctx context.Context, requested *asked) (bool, error) {
 
 // checkDiscarded returns an error if the request is gone though its leader stayed: Patroni says why only in its own log.
 func (m *move) checkDiscarded(ctx context.Context, requested *asked) error {
+	if !m.facts.Operator.UsesPatroni() {
+		return &Refusal{Reason: "CloudNativePG discarded the request; the log of its operator says why"}
+	}
 	object, err := m.cluster.Annotated(ctx, requested.failover.Kind, requested.failover.Namespace, requested.failover.Name)
 	if err != nil || object != nil && isRequested(object, requested.failover) {
 		return nil
@@ -240,6 +249,9 @@ func isRequested(object *escort.Annotated, f escort.Failover) bool {
 
 // leader returns the name that the leader's key has now; empty: nobody's. It reports false if it could not be read.
 func (m *move) leader(ctx context.Context) (name string, ok bool) {
+	if !m.facts.Operator.UsesPatroni() {
+		return m.clusterLeader(ctx)
+	}
 	object, err := m.cluster.Annotated(ctx, string(m.facts.Mode), m.facts.Namespace, m.facts.LeaderObject(m.facts.Mode))
 	if err != nil || object == nil {
 		return "", false
@@ -265,6 +277,9 @@ func (m *move) withdraw(ctx context.Context, requested *asked) {
 }
 
 func withdraw(ctx context.Context, cluster Cluster, f escort.Failover) error {
+	if f.Kind == "" {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
 	defer cancel()
 	object, err := cluster.Annotated(ctx, f.Kind, f.Namespace, f.Name)
@@ -280,9 +295,13 @@ func (m *move) follow(ctx context.Context) {
 	if len(held) == 0 || m.left {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, followTime)
+	limit := followTime
+	if !m.facts.Operator.UsesPatroni() {
+		limit = cnpgFollowTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := escort.Poll(ctx, time.Now().Add(followTime), pollInterval, func() (bool, error) { return m.servicesFollow(ctx), nil })
+	err := escort.Poll(ctx, time.Now().Add(limit), pollInterval, func() (bool, error) { return m.servicesFollow(ctx), nil })
 	if err != nil {
 		escort.AddReason(m.result, "the Services did not lead to the new primary while clients could wait")
 		return

@@ -192,7 +192,7 @@ func (m *move) clear(ctx context.Context, left []markedPooler) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
 	m.mark.Poolers = left
-	m.mark.Moved = m.moved != ""
+	m.mark.Moved = m.moved != "" || m.begun
 	text := ""
 	if len(left) > 0 {
 		text = m.mark.text()

@@ -17,8 +17,11 @@ var known = map[bool]struct{ first, beyond version }{
 	false: {version{1, 29, 1}, version{1, 31, 0}}, // CloudNativePG
 }
 
-// testedPatroni are the versions of Patroni with which moves were run.
-var testedPatroni = []string{"3.0.", "4.0."}
+// tested are the versions with which moves were run.
+var tested = map[bool][]string{
+	true:  {"3.0.", "4.0."}, // Patroni
+	false: {"1.30."},        // CloudNativePG
+}
 
 // checkVersion returns why a cluster of this version is not moved, or what is to be said of it.
 func checkVersion(o Operator, text string) (hold, warning string) {
@@ -33,8 +36,8 @@ func checkVersion(o Operator, text string) (hold, warning string) {
 		return fmt.Sprintf("the version of %s is not known", program), ""
 	case v.before(limits.first) || !v.before(limits.beyond):
 		return fmt.Sprintf("%s %s is not known to quiesce: it only assesses such clusters", program, text), ""
-	case o.UsesPatroni() && !strings.HasPrefix(text, testedPatroni[0]) && !strings.HasPrefix(text, testedPatroni[1]):
-		return "", fmt.Sprintf("moves were not tested with Patroni %s", text)
+	case !slices.ContainsFunc(tested[o.UsesPatroni()], func(prefix string) bool { return strings.HasPrefix(text, prefix) }):
+		return "", fmt.Sprintf("moves were not tested with %s %s", program, text)
 	default:
 		return "", ""
 	}

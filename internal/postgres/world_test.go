@@ -87,6 +87,7 @@ type worldPooler struct {
 	queryWait time.Duration
 	quiet     time.Duration // of the oldest transaction
 	noConsole bool
+	authQuery bool
 	retry     string        // the setting server_login_retry
 	longTx    bool          // a transaction never ends
 	busy      time.Duration // until the open transactions end
@@ -715,7 +716,7 @@ func (c *worldConsole) Look(ctx context.Context) (PoolerState, error) {
 		return PoolerState{}, err
 	}
 	defer c.enter()()
-	state := PoolerState{Databases: slices.Clone(c.pooler.databases), QueryWait: c.pooler.queryWait, LoginRetry: c.pooler.retry}
+	state := PoolerState{Databases: slices.Clone(c.pooler.databases), QueryWait: c.pooler.queryWait, LoginRetry: c.pooler.retry, AuthQuery: c.pooler.authQuery}
 	for i, d := range state.Databases {
 		state.Databases[i].Paused = d.Paused || !c.pooler.paused[d.Name].IsZero()
 	}

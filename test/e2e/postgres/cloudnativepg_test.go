@@ -2,11 +2,17 @@ package postgres
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"quiesce/internal/drain"
+	"quiesce/internal/termination"
 	"quiesce/test/env"
 	"quiesce/test/env/cloudnativepg"
 	"quiesce/test/env/database"
@@ -28,23 +34,75 @@ var operator = sync.OnceValue(func() error {
 	return cloudnativepg.Install(ctx, shared.Lab, root, base.Node)
 })
 
-// As with Patroni: nothing fails while the poolers are paused.
-func TestCloudNativePG_SwitchoverUnderPause_NothingFails(t *testing.T) {
-	p := prepare(t)
+// cnpgFixture is a fixture with CloudNativePG.
+type cnpgFixture struct {
+	*fixture
+	cnpg *cloudnativepg.Cluster
+}
+
+// newCNPGFixture makes a fixture with CloudNativePG, and plain poolers with a list of users.
+func newCNPGFixture(t *testing.T) *cnpgFixture {
+	t.Helper()
+	p := &cnpgFixture{fixture: prepare(t)}
 	require.NoError(t, operator())
-	var made *cloudnativepg.Cluster
 	o := cloudnativepg.Options{Poolers: database.Options{Version: "1.24"}}
 	p.setUp(o.Count(), func(l *lab.Lab, d database.Options) (cluster, *database.Database, error) {
 		o.Namespace, o.Base, o.Group = d.Namespace, d.Base, d.Group
-		var err error
-		if made, err = cloudnativepg.Deploy(p.ctx, l, o); err != nil {
+		made, err := cloudnativepg.Deploy(p.ctx, l, o)
+		if err != nil {
 			return nil, nil, err
 		}
+		p.cnpg = made
 		return made, made.Database, nil
 	})
-	candidate, err := made.Candidate(p.ctx)
+	return p
+}
+
+// As with Patroni: nothing fails while the poolers are paused.
+func TestCloudNativePG_SwitchoverUnderPause_NothingFails(t *testing.T) {
+	p := newCNPGFixture(t)
+	candidate, err := p.cnpg.Candidate(p.ctx)
 	require.NoError(t, err)
-	p.underPause(func() { require.NoError(t, made.SwitchOver(p.ctx, candidate)) })
+	p.underPause(func() { require.NoError(t, p.cnpg.SwitchOver(p.ctx, candidate)) })
 	p.requireNothingFailed()
-	require.NoError(t, made.AwaitStreaming(p.ctx))
+	require.NoError(t, p.cnpg.AwaitStreaming(p.ctx))
+}
+
+// The node of a primary of CloudNativePG leaves under load. No transaction fails and none is lost. The operator does no switchover of its
+// own: the node is not cordoned before the primary has left it.
+func TestDrain_NodeOfCloudNativePGsPrimary_NothingFails(t *testing.T) {
+	p := newCNPGFixture(t)
+	p.allow()
+	function := p.newFunction(fmt.Sprintf(movingPhases, p.Name, "connectVia: podIP"))
+	leader, err := p.cnpg.LeaderName(p.ctx)
+	require.NoError(t, err)
+
+	report, err := p.Drain(p.ctx, function, p.Target)
+	require.NoError(t, err)
+	require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
+	member := podOf(t, report, leader)
+	require.Equal(t, drain.Evicted, member.Outcome, "%+v", member)
+	require.Equal(t, "switchover", member.Escort.Strategy, "%+v", member.Escort)
+	require.Contains(t, member.Escort.Reason, "2 of 2 poolers held")
+	require.Positive(t, member.Escort.HeldBackSeconds)
+	t.Logf("%s: %+v", leader, *member.Escort)
+	status, err := p.cnpg.Status(p.ctx)
+	require.NoError(t, err)
+	require.Equal(t, status.CurrentPrimary, status.TargetPrimary)
+	require.Contains(t, member.Escort.Reason, "moved to "+status.CurrentPrimary, "nobody else moved it")
+	p.requireMoved(leader)
+	p.requireNothingFailed()
+	p.requireNothingPaused()
+}
+
+// allow gives the function the permissions for this cluster, as a person would: a copy of the file, with the names changed.
+func (p *cnpgFixture) allow() {
+	p.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "..", "infra", "rbac-postgres-cnpg.yaml"))
+	require.NoError(p, err)
+	changed := strings.NewReplacer(
+		"https:pg-", "https:"+cloudnativepg.Name+"-", "quiesce-postgres-pg", "quiesce-postgres-"+cloudnativepg.Name, "resourceNames: [pg]",
+		"resourceNames: ["+cloudnativepg.Name+"]", "namespace: db", "namespace: "+p.Name,
+	).Replace(string(text))
+	p.apply(changed)
 }

@@ -54,13 +54,16 @@ func TestDrain_PrimarysNode_NothingFails(t *testing.T) {
 func (p *patroniFixture) moving(settings string) *env.Function {
 	p.Helper()
 	p.allow()
-	return p.newFunction(fmt.Sprintf(`phases:
+	return p.newFunction(fmt.Sprintf(movingPhases, p.Name, settings))
+}
+
+// movingPhases are phases with an escort of primaries in a namespace, with further settings.
+const movingPhases = `phases:
   - name: databases
     match: {namespaces: [%[1]s]}
     escort: {postgres: {secretRef: {namespace: %[1]s, name: pgbouncer-admin}, %[2]s}}
   - name: workloads
-`, p.Name, settings))
-}
+`
 
 // allow gives the function the permissions for this cluster, as a person would: a copy of the file, with the names changed.
 func (p *patroniFixture) allow() {
@@ -77,11 +80,17 @@ func (p *patroniFixture) allow() {
 		`["demo-0:8008", "demo-1:8008"]`, "["+strings.Join(proxies, ", ")+"]",
 		"quiesce-postgres-demo", "quiesce-postgres-"+p.patroni.Scope(), "demo", p.patroni.Scope(), "namespace: db", "namespace: "+p.Name,
 	).Replace(string(text))
+	p.apply(changed)
+}
+
+// apply applies manifests.
+func (p *fixture) apply(manifests string) {
+	p.Helper()
 	folder, err := os.MkdirTemp("", "quiesce-rbac") // kubectl does not take the commas of a test's own folder
 	require.NoError(p, err)
 	p.Cleanup(func() { require.NoError(p, os.RemoveAll(folder)) })
 	file := filepath.Join(folder, "rbac.yaml")
-	require.NoError(p, os.WriteFile(file, []byte(changed), 0o600))
+	require.NoError(p, os.WriteFile(file, []byte(manifests), 0o600))
 	require.NoError(p, p.Lab.Apply(p.ctx, file))
 }
 

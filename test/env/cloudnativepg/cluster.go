@@ -27,8 +27,8 @@ var templates = template.Must(template.ParseFS(manifests, "manifests/*.yaml"))
 const (
 	// Alias is the second name of the database at the poolers, which PAUSE postgres leaves alone.
 	Alias = "quiesce"
-	// cluster is the name of every cluster. Each has a namespace of its own.
-	cluster = "demo"
+	// Name is the name of every cluster. Each has a namespace of its own.
+	Name = "demo"
 
 	defaultInstances = 3
 	// loginRetry is pgbouncer's own default, in seconds.
@@ -61,7 +61,7 @@ func Deploy(ctx context.Context, l *lab.Lab, o Options) (*Cluster, error) {
 	if err := c.deployInstances(ctx); err != nil {
 		return nil, fmt.Errorf("deploy a cluster of CloudNativePG: %w", err)
 	}
-	service, err := l.Client().CoreV1().Services(o.Namespace).Get(ctx, cluster+"-rw", metav1.GetOptions{})
+	service, err := l.Client().CoreV1().Services(o.Namespace).Get(ctx, Name+"-rw", metav1.GetOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("deploy a cluster of CloudNativePG: %w", err)
 	}
@@ -81,7 +81,7 @@ func (c *Cluster) deployInstances(ctx context.Context) error {
 		Options
 		Cluster, Image, Folder string
 		Nodes                  []string
-	}{c.options, cluster, Image, c.folder(), nodes})
+	}{c.options, Name, Image, c.folder(), nodes})
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (c *Cluster) makeFolders(ctx context.Context) (nodes []string, err error) {
 func (c *Cluster) folder() string { return "/var/lib/" + c.options.Namespace }
 
 func (c *Cluster) labels() labels.Set {
-	return labels.Set{"cnpg.io/cluster": cluster, "cnpg.io/podRole": "instance"}
+	return labels.Set{"cnpg.io/cluster": Name, "cnpg.io/podRole": "instance"}
 }
 
 func (c *Cluster) members() database.Members {
@@ -137,7 +137,7 @@ type object struct {
 }
 
 func (c *Cluster) path() string {
-	return "/apis/postgresql.cnpg.io/v1/namespaces/" + c.options.Namespace + "/clusters/" + cluster
+	return "/apis/postgresql.cnpg.io/v1/namespaces/" + c.options.Namespace + "/clusters/" + Name
 }
 
 func (c *Cluster) read(ctx context.Context) (o object, err error) {
@@ -248,7 +248,7 @@ func (c *Cluster) SwitchOver(ctx context.Context, candidate string) error {
 	if err != nil {
 		return err
 	}
-	return c.members().AwaitService(ctx, cluster+"-rw", pod.Status.PodIP)
+	return c.members().AwaitService(ctx, Name+"-rw", pod.Status.PodIP)
 }
 
 // AwaitStreaming waits until all instances but the primary stream from it.

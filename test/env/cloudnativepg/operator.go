@@ -50,8 +50,17 @@ func Install(ctx context.Context, l *lab.Lab, root, node string) error {
 	return nil
 }
 
-// operatorManifest returns the release's own manifest, with the lab's image, on this node.
-func operatorManifest(ctx context.Context, root, node string) (string, error) {
+// Definition returns the file with the release's own definition of Clusters. root is the repository's.
+func Definition(ctx context.Context, root string) (string, error) {
+	folder, err := moduleFolder(ctx, root)
+	if err != nil {
+		return "", fmt.Errorf("find the definition of Clusters: %w", err)
+	}
+	return filepath.Join(folder, "config", "crd", "bases", "postgresql.cnpg.io_clusters.yaml"), nil
+}
+
+// moduleFolder returns the folder of the operator's source.
+func moduleFolder(ctx context.Context, root string) (string, error) {
 	download := exec.CommandContext(ctx, "go", "mod", "download", "-json", module)
 	download.Dir = filepath.Join(root, tools.Folder, "cloudnative-pg")
 	download.Env = append(os.Environ(), "GOWORK=off")
@@ -63,7 +72,16 @@ func operatorManifest(ctx context.Context, root, node string) (string, error) {
 	if err := json.Unmarshal(said, &found); err != nil {
 		return "", fmt.Errorf("find the module: %w", err)
 	}
-	text, err := os.ReadFile(filepath.Join(found.Dir, "releases", "cnpg-"+version+".yaml"))
+	return found.Dir, nil
+}
+
+// operatorManifest returns the release's own manifest, with the lab's image, on this node.
+func operatorManifest(ctx context.Context, root, node string) (string, error) {
+	folder, err := moduleFolder(ctx, root)
+	if err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(filepath.Join(folder, "releases", "cnpg-"+version+".yaml"))
 	if err != nil {
 		return "", err
 	}

@@ -49,10 +49,11 @@ type Options struct {
 	AuthType string            // default scram-sha-256
 	Settings map[string]string // of the section [pgbouncer]; they override the others
 	Users    []User            // in the userlist, in addition to App, Admin and Stats
+	Aliases  []string          // further names of App's database
 	TLS      string            // client_tls_sslmode; if set, there is a certificate for ServerName
 }
 
-// Pooler is a running pgbouncer with one database, that of App.
+// Pooler is a running pgbouncer with one database, that of App, under one name or several.
 type Pooler struct {
 	Addr string
 	CA   []byte // certificate for TLS, as PEM
@@ -92,7 +93,7 @@ func (p *Pooler) start(image debian.Image, dir string, database *postgres.Databa
 		if configErr != nil {
 			return configErr
 		}
-		err = p.run(image, dir, databases(database)+settings)
+		err = p.run(image, dir, databases(database, o.Aliases...)+settings)
 		if err == nil || !strings.Contains(err.Error(), "Address already in use") {
 			return err
 		}
@@ -100,8 +101,12 @@ func (p *Pooler) start(image debian.Image, dir string, database *postgres.Databa
 	return err
 }
 
-func databases(d *postgres.Database) string {
-	return fmt.Sprintf("[databases]\n%s = host=127.0.0.1 port=%d\n", App.Name, d.Port)
+func databases(d *postgres.Database, aliases ...string) string {
+	text := "[databases]\n"
+	for _, name := range append([]string{App.Name}, aliases...) {
+		text += fmt.Sprintf("%s = host=127.0.0.1 port=%d dbname=%s\n", name, d.Port, App.Name)
+	}
+	return text
 }
 
 // configure chooses the port and returns the section [pgbouncer].
