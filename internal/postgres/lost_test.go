@@ -33,17 +33,24 @@ func (w *world) seize(name string, change func(l *worldLease)) *incarnation {
 // when calls do as soon as an effect has happened.
 func (w *world) when(effect string, do func()) {
 	go func() {
-		for range 600 {
-			time.Sleep(100 * time.Millisecond)
-			w.mutex.Lock()
-			happened := slices.Contains(w.effects, effect)
-			w.mutex.Unlock()
-			if happened {
-				do()
-				return
-			}
+		if w.await(func() bool { return slices.Contains(w.effects, effect) }) {
+			do()
 		}
 	}()
+}
+
+// await returns when the condition holds, or reports false.
+func (w *world) await(holds func() bool) bool {
+	for range 600 {
+		time.Sleep(100 * time.Millisecond)
+		w.mutex.Lock()
+		done := holds()
+		w.mutex.Unlock()
+		if done {
+			return true
+		}
+	}
+	return false
 }
 
 // busyWorld is one whose poolers' transactions take a second to end, so that something can happen while they are paused.
@@ -101,8 +108,8 @@ func TestMove_LeaseTakenAfterTheRequest_NothingIsUndone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "frozen"
-		var thief *incarnation
-		w.when("request pg-0 to pg-1", func() { thief = w.seize(testCluster, nil) })
+		stolen := make(chan *incarnation, 1)
+		w.when("request pg-0 to pg-1", func() { stolen <- w.seize(testCluster, nil) })
 		began := time.Now()
 		_, err, _ := w.run(t, "pg-0")
 		requireHeld(t, err, "quiesce-thief")
@@ -110,6 +117,7 @@ func TestMove_LeaseTakenAfterTheRequest_NothingIsUndone(t *testing.T) {
 		require.Less(t, time.Since(began), 20*time.Second, "it does not wait for the end of the hold")
 
 		e, _ := w.escort()
+		thief := <-stolen
 		_, err = e.clearMark(t.Context(), thief, &heldLease{thief, w.leases[testCluster]})
 		require.NoError(t, err)
 		require.NotEmpty(t, w.order("withdraw"))
@@ -122,10 +130,9 @@ func TestMove_LeaseTakenAfterTheMove_RecordSaysThatItMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.when("request pg-0 to pg-1", func() {
-			for w.leader != "pg-1" {
-				time.Sleep(10 * time.Millisecond)
+			if w.await(func() bool { return w.leader == "pg-1" }) {
+				w.seize(testCluster, nil)
 			}
-			w.seize(testCluster, nil)
 		})
 		result, err, _ := w.run(t, "pg-0")
 		requireHeld(t, err, "quiesce-thief")
@@ -266,7 +273,7 @@ func TestResume_ConsoleHangs_OtherClustersDoNotWait(t *testing.T) {
 		w := newWorld()
 		began := time.Now()
 		w.leases = map[string]*worldLease{}
-		resumedAt := map[string]time.Time{}
+		resumedAt := map[string]time.Time{} // under the mutex
 		for n := range clustersAtOnce {
 			name := fmt.Sprintf("p%d", n)
 			w.poolers[name] = newWorldPooler()
@@ -275,7 +282,11 @@ func TestResume_ConsoleHangs_OtherClustersDoNotWait(t *testing.T) {
 			m := mark{Namespace: "db", Cluster: name, Poolers: []markedPooler{{Ref: refOf("pooler-" + name), Databases: []string{"app"}}}}
 			w.leases[clusterLease(Identity{Namespace: "db", Cluster: name})] = &worldLease{mark: m.text()}
 			if n > 0 {
-				w.when("resume "+name+"/app", func() { resumedAt[name] = time.Now() })
+				w.when("resume "+name+"/app", func() {
+					w.mutex.Lock()
+					defer w.mutex.Unlock()
+					resumedAt[name] = time.Now()
+				})
 			}
 		}
 		e, _ := w.escort()
@@ -283,6 +294,8 @@ func TestResume_ConsoleHangs_OtherClustersDoNotWait(t *testing.T) {
 		require.ErrorContains(t, err, "still paused: db/pooler-p0")
 		require.Len(t, resumed, clustersAtOnce-1)
 		time.Sleep(time.Second)
+		w.mutex.Lock()
+		defer w.mutex.Unlock()
 		for n := 1; n < clustersAtOnce; n++ {
 			require.Less(t, resumedAt[fmt.Sprintf("p%d", n)].Sub(began), time.Second)
 		}

@@ -55,11 +55,14 @@ func (d *nodeDrain) taint(ctx context.Context) {
 	defer cancel()
 	j := d.job
 	d.node.Cordoned, d.node.TaintedOnly, d.drainer.Recordon = time.Now().UTC(), true, d.recordon
-	if earlier := j.closedBefore(d.node); earlier != nil && earlier.Began.Equal(j.Began) {
+	closed := ClosedNode{Name: d.node.Name, UID: d.node.UID, Hook: j.Hook, Trigger: j.Trigger, Began: j.Began, CordonedAt: d.node.Cordoned}
+	earlier := j.closedBefore(d.node)
+	if earlier != nil { // the node may still have what an earlier termination changed
+		closed.Unschedulable, closed.Excluded = earlier.Unschedulable, earlier.Excluded
+	}
+	if earlier != nil && earlier.Began.Equal(j.Began) {
 		d.node.Cordoned = earlier.CordonedAt
-	} else if err := j.saveClosed(ctx, ClosedNode{
-		Name: d.node.Name, UID: d.node.UID, Hook: j.Hook, Trigger: j.Trigger, Began: j.Began, CordonedAt: d.node.Cordoned,
-	}); err != nil {
+	} else if err := j.saveClosed(ctx, closed); err != nil {
 		j.goOn("record that the node is tainted", err)
 		return // nobody would remove the taint from an instance that returns
 	}

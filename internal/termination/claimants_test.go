@@ -242,6 +242,28 @@ func (e *primaryEscort) Run(ctx context.Context, r drain.EscortRequest) (drain.E
 	return drain.EscortResult{Strategy: "switchover"}, r.Evict(ctx, drain.EvictOptions{})
 }
 
+// Found by the simulation, seed 256: an old event came again when the drain had ended. Its invocation tainted the node, and forgot that the
+// drain had cordoned it. So a sweep left the node cordoned when the instance returned from its warm pool.
+func TestTaint_NodeCordonedEarlier_StaysKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		node := drain.Node{Name: "node-1", UID: "uid-1", InstanceID: event.InstanceID}
+		env.closed = []ClosedNode{{Name: "node-1", UID: "uid-1", Hook: "quiesce", Began: time.Now().Add(-time.Hour), Unschedulable: true, Excluded: true}}
+		h := env.handler()
+		isDatabase := func(drain.Pod) bool { return true }
+		h.Drainer.Phases = []drain.Phase{{Name: "databases", Match: isDatabase, Escort: &primaryEscort{}, Keeps: true, DelaysCordon: isDatabase}}
+		j := h.newJob(event)
+		require.False(t, j.acquireLease(t.Context(), env))
+		j.Began = time.Now()
+		require.NoError(t, j.newNodeDrain(env, node).close(t.Context()))
+		require.Len(t, env.closed, 1)
+		require.True(t, env.closed[0].Unschedulable)
+		require.True(t, env.closed[0].Excluded)
+		require.Equal(t, j.Began, env.closed[0].Began)
+		j.releaseLease()
+	})
+}
+
 // A policy denies the cordon that follows the taint. It is tried as often as a first cordon, and the report says it once.
 func TestDrain_CordonAfterTheTaintDenied_TriedAndSaidOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

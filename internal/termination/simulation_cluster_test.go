@@ -49,6 +49,7 @@ type simPod struct {
 	paused    *simInvocation
 	pausedAt  time.Time
 	shutDown  bool
+	heldSince time.Time // when its escort held it first
 	// couldNotStop says that it could not be stopped when a report last named it.
 	couldNotStop             bool
 	couldNotStopAtCompletion bool // likewise, when the action was completed
@@ -71,6 +72,9 @@ func (s *simulation) newNode(inst *simInstance) *simNode {
 		}
 		if plan.daemon {
 			p.Controller = "DaemonSet"
+		}
+		if plan.database != nil && plan.database.primary {
+			p.Labels["role"] = "primary"
 		}
 		if plan.held {
 			p.Annotations = map[string]string{"karpenter.sh/do-not-disrupt": "true"}
@@ -208,6 +212,7 @@ func (k simCluster) Cordon(ctx context.Context, of drain.Node, c Closing) (n Clo
 			return &drain.Refused{Reason: "no cordon on Fridays"}
 		}
 		node := inst.node
+		k.checkNoPrimary(inst, of.Name)
 		k.checkCordon(inst, of.Name, of.Name == node.name && node.closed || of.Name != node.name && node.claimantClosed)
 		if of.Name != node.name {
 			node.claimantClosed = true

@@ -123,7 +123,9 @@ func (i *simInvocation) checkPodEvent(e drain.PodEvent) {
 
 func (i *simInvocation) checkEvict(inst *simInstance, p *simPod) {
 	i.checkWrite(inst, "evicted from")
-	if i.steps[inst.id] < stepCordon && !i.notCordoned[inst.id] {
+	if i.s.databases && !i.plain[inst.id] {
+		i.checkTainted(inst)
+	} else if i.steps[inst.id] < stepCordon && !i.notCordoned[inst.id] {
 		i.s.violate("%s: evicted from %s before it was cordoned", i.name, inst.id)
 	}
 	i.checkOrder(inst, stepEvict)
@@ -131,6 +133,7 @@ func (i *simInvocation) checkEvict(inst *simInstance, p *simPod) {
 		return
 	}
 	i.checkSignal(inst, p)
+	i.checkMember(inst, p)
 	switch {
 	case !p.mustGo:
 		i.s.violate("%s: evicted %s, which is to stay", i.name, p.Name)
@@ -167,6 +170,7 @@ func (i *simInvocation) checkDelete(inst *simInstance, p *simPod, grace time.Dur
 		return
 	}
 	i.checkSignal(inst, p)
+	i.checkMember(inst, p)
 	needs := i.s.timeNeeded(p) + askTime // more pods than requests at once share its moment
 	for _, other := range inst.node.pods {
 		if other != p && other.pdb != nil && other.pdb == p.pdb {
@@ -193,6 +197,9 @@ func (s *simulation) timeNeeded(p *simPod) time.Duration {
 	needs := max(p.Grace, 2*time.Second) + askTime
 	if s.escorts && p.plan.phase == "poolers" {
 		needs += escortTime
+	}
+	if p.plan.database != nil {
+		needs += databaseLead
 	}
 	return needs
 }
@@ -281,7 +288,7 @@ const recordonTime = 5 * time.Second
 // checkClosed checks that a node that someone opened during its drain is closed again.
 func (i *simInvocation) checkClosed(inst *simInstance) {
 	n := inst.node
-	if n.closed || n.uncordonedAt.IsZero() || i.s.hasFailures() || i.s.cordonDenied || time.Since(n.uncordonedAt) < recordonTime {
+	if i.s.databases || n.closed || n.uncordonedAt.IsZero() || i.s.hasFailures() || i.s.cordonDenied || time.Since(n.uncordonedAt) < recordonTime {
 		return
 	}
 	i.s.violate("%s: completed %s, and its node is open", i.name, inst.id)

@@ -28,6 +28,7 @@ type scenario struct {
 	falseEvents    []falseEvent
 
 	escorts     bool // poolers have an escort
+	databases   bool // there are members of databases
 	byTag       bool // the group is ours by its tag
 	onRebalance bool // the policy drains for rebalance recommendations
 	retains     bool // the group keeps instances whose termination was abandoned
@@ -83,6 +84,7 @@ type podPlan struct {
 	held         bool
 	finalizer    time.Duration // how long a finalizer keeps it after it has stopped; zero: not; below zero: for ever
 	transactions time.Duration // how long its open transactions take
+	database     *databasePlan // it is a member of a database; nil: it is not
 	refused      time.Duration // until when a webhook denies its eviction, since the simulation began; zero: it does not
 }
 
@@ -140,6 +142,7 @@ func newScenario(seed uint64) scenario {
 	}
 	s.drawMore(dice{rand.New(rand.NewPCG(seed, 7))})
 	s.drawRudeness(dice{rand.New(rand.NewPCG(seed, 8))})
+	s.drawDatabases()
 	return s
 }
 
@@ -301,16 +304,22 @@ func (i *simInvocation) phases() []drain.Phase {
 	if i.s.escorts {
 		poolers.Escort, poolers.Lead = simEscort{i}, escortTime
 	}
-	return []drain.Phase{
-		poolers,
-		{Name: "workloads", Timeout: time.Minute},
-		{Name: "critical", Match: labeled("critical"), Timeout: time.Minute},
+	var databases []drain.Phase
+	if i.s.databases {
+		databases = []drain.Phase{{
+			Name: "databases", Match: labeled("databases"), Escort: simDatabase{simInvocation: i}, Lead: databaseLead, Keeps: true, DelaysCordon: isPrimary,
+		}}
 	}
+	return append(databases,
+		poolers,
+		drain.Phase{Name: "workloads", Timeout: time.Minute},
+		drain.Phase{Name: "critical", Match: labeled("critical"), Timeout: time.Minute},
+	)
 }
 
 func (s scenario) String() string {
 	return fmt.Sprintf("seed %d: force %t, invocations of %s, hook %s, at most %s less %s, lag %s, "+
-		"crashes %v, outages %v, throttled %d, answers lost %d, escorts %t, latency %s, on failure %s, retains %t, cordon denied %t\n%+v\nPDBs %+v false events %v",
+		"crashes %v, outages %v, throttled %d, answers lost %d, escorts %t, databases %t, latency %s, on failure %s, retains %t, cordon denied %t\n%+v\nPDBs %+v false events %v",
 		s.seed, s.force, s.invocationTime, s.hook.HeartbeatTimeout, s.bounds.MaxDuration, s.bounds.CompletionReserve, s.lag,
-		s.crashes, s.outages, s.throttled, s.answersLost, s.escorts, s.latency, s.onFailure, s.retains, s.cordonDenied, s.instancePlans, s.pdbPlans, s.falseEvents)
+		s.crashes, s.outages, s.throttled, s.answersLost, s.escorts, s.databases, s.latency, s.onFailure, s.retains, s.cordonDenied, s.instancePlans, s.pdbPlans, s.falseEvents)
 }
