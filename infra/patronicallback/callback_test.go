@@ -369,16 +369,18 @@ func TestCallbacks_KilledAtAnyMoment_NewLeaderCleansUp(t *testing.T) {
 	}
 }
 
-// Patroni calls on_role_change when a promotion begins.
-func TestOnRoleChange_NotPromotedYet_Waits(t *testing.T) {
+// Patroni calls on_role_change when a promotion begins. One that never ends must not keep clients either.
+func TestOnRoleChange_NotPromoted_ResumedInTime(t *testing.T) {
 	t.Parallel()
 	f := both(t)
 	require.Zero(t, f.run(beforeStop, ""))
 	f.killWatchers()
+	f.say("running", "replica")
 	require.Zero(t, f.run(onRoleChange, "", onRoleChange, "primary", "demo"))
 	f.requirePaused()
-	f.say("running", "primary")
 	f.requireAsBefore()
+	require.Contains(t, f.read(f.output), "its time is over")
+	require.NotContains(t, f.read(f.output), "this member is the primary")
 }
 
 func TestOnRoleChange_Demoted_Nothing(t *testing.T) {
