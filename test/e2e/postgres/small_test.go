@@ -20,13 +20,21 @@ import (
 // no clients: it is about what quiesce would do.
 func TestCases_SmallClusters_PlanSaysWhatWouldHappen(t *testing.T) {
 	s := newSmall(t)
-	strict := s.deploy("strict", patroni.Options{Version: "4.0", Members: 2, Synchronous: true, Strict: true})
-	single := s.deploy("single", patroni.Options{Version: "4.0", Members: 1, Claim: patroni.EBSClaim})
-	local := s.deploy("local", patroni.Options{Version: "3.0", Members: 1, Claim: patroni.LocalClaim})
-	folder := s.deploy("folder", patroni.Options{Version: "3.0", Members: 1, Endpoints: true})
+	var strict, single, local, folder *patroni.Cluster
+	var group sync.WaitGroup
+	for into, o := range map[**patroni.Cluster]patroni.Options{
+		&strict: {Namespace: "strict", Version: "4.0", Members: 2, Synchronous: true, Strict: true},
+		&single: {Namespace: "single", Version: "4.0", Members: 1, Claim: patroni.EBSClaim},
+		&local:  {Namespace: "local", Version: "3.0", Members: 1, Claim: patroni.LocalClaim},
+		&folder: {Namespace: "folder", Version: "3.0", Members: 1, Endpoints: true},
+	} {
+		group.Go(func() { *into = s.deploy(o) })
+	}
+	group.Wait()
+	require.False(t, t.Failed())
 	leader, err := single.Leader(s.ctx)
 	require.NoError(t, err)
-	standby := s.deploy("standby", patroni.Options{Version: "4.0", Members: 1, Endpoints: true, Follows: leader.Status.PodIP})
+	standby := s.deploy(patroni.Options{Namespace: "standby", Version: "4.0", Members: 1, Endpoints: true, Follows: leader.Status.PodIP})
 	function := s.function()
 
 	plan := s.planOfLeader(function, strict)
@@ -47,16 +55,14 @@ func TestCases_SmallClusters_PlanSaysWhatWouldHappen(t *testing.T) {
 
 // small is clusters without clients, on the nodes of one group.
 type small struct {
-	*testing.T
-	ctx   context.Context
+	*patroniFixture
 	group string
 }
 
 // newSmall makes a group with two nodes.
 func newSmall(t *testing.T) *small {
 	t.Helper()
-	f := prepare(t)
-	s := &small{T: t, ctx: f.ctx, group: fmt.Sprintf("postgres-%d", testCount.Add(1))}
+	s := &small{&patroniFixture{fixture: prepare(t)}, fmt.Sprintf("postgres-%d", testCount.Add(1))}
 	_, err := shared.BaseNode(s.ctx)
 	require.NoError(t, err)
 	_, err = shared.Group(s.ctx, s.group, 0)
@@ -82,11 +88,11 @@ func (s *small) release(nodes []env.Instance) {
 }
 
 // deploy makes a cluster in a namespace of its own, which functions may look at and move.
-func (s *small) deploy(name string, o patroni.Options) *patroni.Cluster {
+func (s *small) deploy(o patroni.Options) *patroni.Cluster {
 	s.Helper()
-	o.Namespace, o.Group = s.group+"-"+name, s.group
+	o.Namespace, o.Group = s.group+"-"+o.Namespace, s.group
 	made, err := patroni.DeployAlone(s.ctx, shared.Lab, o)
-	require.NoError(s, err, name)
+	require.NoError(s, err, o.Namespace)
 	s.Cleanup(func() { require.NoError(s, made.Remove(context.WithoutCancel(s.ctx))) })
 	root, err := env.Root()
 	require.NoError(s, err)
@@ -162,9 +168,4 @@ func (s *small) switchover(function *env.Function, of *patroni.Cluster, want ter
 	}
 	s.Fatalf("the switchover of %s did not end with %s", of.Namespace, want)
 	return ""
-}
-
-func (s *small) invoke(function *env.Function, payload []byte, report any) {
-	s.Helper()
-	(&patroniFixture{fixture: &fixture{T: s.T, ctx: s.ctx}}).invoke(function, payload, report)
 }
