@@ -20,22 +20,31 @@ type Fixture struct {
 // warmUpCommits is how many transactions each worker commits before the setup is complete.
 const warmUpCommits = 20
 
-// SetUp makes a fixture of this name with this many groups of five workers, and waits until all work and all members stream. The group has
-// one node more than members: a drained member starts there again. If it fails, it removes what it made.
-func SetUp(ctx context.Context, pool *poolers.NodePool, name string, workerGroups int, o Options) (*Fixture, error) {
-	f := &Fixture{}
-	made, err := poolers.SetUp(ctx, pool, poolers.Options{
-		Name: name, WorkerGroups: workerGroups, Nodes: o.Count() + 1,
+// PoolerOptions returns options that deploy a cluster, and keep it in made. The group has one node more than members: a drained member starts
+// there again.
+func PoolerOptions(o Options, made **Cluster) poolers.Options {
+	return poolers.Options{
+		Nodes: o.Count() + 1,
 		Deploy: func(ctx context.Context, l *lab.Lab, d database.Options) (*database.Database, error) {
 			o.Namespace, o.Base, o.Group = d.Namespace, d.Base, d.Group
-			var err error
-			if f.Cluster, err = Deploy(ctx, l, o); err != nil {
+			c, err := Deploy(ctx, l, o)
+			if err != nil {
 				return nil, err
 			}
-			return f.Cluster.Database, nil
+			*made = c
+			return c.Database, nil
 		},
-		NodeOfTarget: func(ctx context.Context) (string, error) { return f.Cluster.NodeOfLeader(ctx) },
-	})
+		NodeOfTarget: func(ctx context.Context) (string, error) { return (*made).NodeOfLeader(ctx) },
+	}
+}
+
+// SetUp makes a fixture of this name with this many groups of five workers, and waits until all work and all members stream. If it fails,
+// it removes what it made.
+func SetUp(ctx context.Context, pool *poolers.NodePool, name string, workerGroups int, o Options) (*Fixture, error) {
+	f := &Fixture{}
+	options := PoolerOptions(o, &f.Cluster)
+	options.Name, options.WorkerGroups = name, workerGroups
+	made, err := poolers.SetUp(ctx, pool, options)
 	if err != nil {
 		return nil, err
 	}
@@ -60,8 +69,12 @@ func (f *Fixture) begin(ctx context.Context) (err error) {
 	return f.ResetStalls(ctx)
 }
 
-// Configuration returns the function's configuration, with the phase databases and these settings of its escort; empty: without that phase.
-func (f *Fixture) Configuration(settings string) string {
+// Configuration returns the function's configuration, as Configuration.
+func (f *Fixture) Configuration(settings string) string { return Configuration(f.Fixture, settings) }
+
+// Configuration returns the configuration of a function for this setup, with the phase databases and these settings of its escort; empty:
+// without that phase.
+func Configuration(f *poolers.Fixture, settings string) string {
 	text := fmt.Sprintf("autoScalingGroups: [%s]\nmode: drain\nphases:\n", f.Name)
 	if settings != "" {
 		text += fmt.Sprintf("  - name: databases\n    match: {namespaces: [%s]}\n    escort: {postgres: {%s, %s}}\n", f.Name, f.Credentials(), settings)
