@@ -31,6 +31,8 @@ KILLS     ?= 100
 OUTAGE    ?= 40
 THROTTLED ?= 75
 FAULTS    := TestKill_|TestOutage_|TestFailure_
+# How often `make soak` repeats the tests of PostgreSQL primaries, in their long form. Once takes about 20 minutes.
+REPEAT    ?= 10
 LINT    := go tool -modfile=test/parts/tools/lint/go.mod
 # The smoke test in AWS: a scratch group and its cluster. test/README.md has all variables. DEPLOY and DESTROY get the path of the
 # configuration in CONFIG. KEEP_RBAC says whether infra/rbac.yaml was in the cluster before.
@@ -41,7 +43,7 @@ DESTROY ?= (cd infra && $(CDK) destroy --all --force); status=$$?; \
 	test "$$KEEP_RBAC" = true || kubectl delete --ignore-not-found -f infra/rbac.yaml || status=$$?; exit $$status
 
 .DEFAULT_GOAL := help
-.PHONY: help build programs always release synth deploy smoke test soak lint bench bench-pgbouncer demo story lab invoke tools operators images clean setup node schemas
+.PHONY: help build programs always release synth deploy smoke test soak lint bench bench-pgbouncer bench-postgres demo story lab invoke tools operators images clean setup node schemas
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,7 +53,7 @@ demo: setup tools ## drain a node of a real control plane on this machine
 	@$(BUILD) -o dist/demo/bootstrap ./lambda
 	@go run ./test/demo
 
-story: setup tools images ## terminate the node of a pgbouncer without and with quiesce; prints both results, draws dist/story.svg (8 min)
+story: setup tools images ## terminate nodes of a pgbouncer and of a primary without and with quiesce; prints results, draws dist/story*.svg (15 min)
 	@mkdir -p dist
 	@go run ./test/story
 
@@ -72,12 +74,14 @@ test: setup tools ## run all tests; the first run builds the lab (15 min on 2 co
 		$(TEST) -p 1 ./test/e2e/... || failed=1; \
 		exit $$failed
 
-soak: setup tools ## run the long tests: a million simulated scenarios, fault injection, 100 nodes at once (an hour)
+soak: setup tools ## run the long tests: a million simulated scenarios, fault injection, 100 nodes at once, primaries that move (4 h)
 	@for test in $(subst |, ,$(FAULTS)); do \
 		grep -qs "^func $$test" test/e2e/*_test.go || { echo "soak: FAULTS names $$test, and test/e2e has no such test"; exit 1; }; done
 	SEEDS=$(SEEDS) go test -run TestSimulation_EverySeed_KeepsPromises -v -timeout 0 ./internal/termination ./internal/postgres
 	KILLS=$(KILLS) OUTAGE=$(OUTAGE) THROTTLED=$(THROTTLED) go test -race -run '$(FAULTS)' -parallel 16 -v -timeout 0 ./test/e2e
 	LOAD=long go test -run 'TestLoad|TestMemory' -parallel 1 -v -timeout 0 ./test/e2e
+	@$(MAKE) --no-print-directory images || echo 'soak: no container images: tests that need real nodes are skipped'
+	CASES=all go test -race -count $(REPEAT) -v -timeout 0 ./test/e2e/postgres
 
 lint: setup schemas ## gofmt, go mod tidy, go vet, staticcheck, govulncheck; the templates against AWS's schemas
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
@@ -93,6 +97,9 @@ bench: setup tools ## compare drains with kubectl drain and with an ideal client
 
 bench-pgbouncer: setup tools images ## benchmark pgbouncer drains under 20 busy workers: 10 runs per case (1 h)
 	go test -run '^$$' -bench Poolers -benchtime 10x -timeout 90m ./test/bench
+
+bench-postgres: setup tools images ## benchmark drains of a primary's node under load, with and without the escort: 10 runs per case (2 h)
+	go test -run '^$$' -bench Postgres -benchtime 10x -timeout 4h ./test/bench
 
 build: ## build dist/bootstrap (linux, GOARCH=arm64) and dist/function.zip, reproducibly
 	@mkdir -p dist

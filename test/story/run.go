@@ -25,11 +25,18 @@ const (
 	hangsAfter = 5 * time.Second
 )
 
-// run is one run with one version of pgbouncer, with or without quiesce.
+// run is one run, with or without quiesce.
 type run struct {
 	*poolers.Fixture
-	version string
+	what    string // that the terminated instance has
+	version string // of it
 	drained bool
+
+	options       poolers.Options
+	prepare       func(context.Context) error // what the function needs; nil: nothing
+	configuration func() string               // of the function
+	closings      []string                    // what changes of the node do, in order
+	markSteps     func(*env.Function)         // beyond those that every drain has; nil: none
 
 	began      time.Time // when sampling started
 	terminated time.Time // when Auto Scaling terminated the instance
@@ -43,19 +50,28 @@ type run struct {
 	keepalive time.Duration // until the kernel first probes a dead pooler
 }
 
+// poolerRun is a run in which the node of a pgbouncer of this version vanishes.
+func poolerRun(version string, drained bool) *run {
+	r := &run{what: "pgbouncer", version: version, drained: drained, closings: []string{"cordon"}}
+	r.options = poolers.Options{
+		Name: withOrWithout(drained) + "-" + strings.ReplaceAll(version, ".", "-"), Poolers: database.Options{Version: version},
+	}
+	r.configuration = func() string { return r.Configuration() }
+	return r
+}
+
 // runOnce does one run.
-func runOnce(ctx context.Context, pool *poolers.NodePool, o options, version string, drained bool) (*run, error) {
-	logf("pgbouncer %s, %s quiesce", version, withOrWithout(drained))
-	r := &run{version: version, drained: drained, probesPass: true}
+func runOnce(ctx context.Context, pool *poolers.NodePool, o options, r *run) (*run, error) {
+	logf("%s %s, %s quiesce", r.what, r.version, withOrWithout(r.drained))
+	r.probesPass, r.options.NoHook, r.options.Flags = true, !r.drained, [][]string{{"-hold=" + hold, "-think=" + think}}
 	var err error
-	r.Fixture, err = poolers.SetUp(ctx, pool, poolers.Options{
-		Name:    withOrWithout(drained) + "-" + strings.ReplaceAll(version, ".", "-"),
-		NoHook:  !drained,
-		Poolers: database.Options{Version: version},
-		Flags:   [][]string{{"-hold=" + hold, "-think=" + think}},
-	})
-	if err != nil {
+	if r.Fixture, err = poolers.SetUp(ctx, pool, r.options); err != nil {
 		return nil, fmt.Errorf("set up: %w", err)
+	}
+	if r.prepare != nil {
+		if err := r.prepare(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := r.watchRun(ctx, o); err != nil {
 		return nil, err
@@ -106,7 +122,7 @@ func (r *run) terminate(ctx context.Context) (err error) {
 		r.AWS.Terminate(r.Target.ID)
 		return nil
 	}
-	function, err := r.Function(context.WithoutCancel(ctx), r.Configuration())
+	function, err := r.Function(context.WithoutCancel(ctx), r.configuration())
 	if err != nil {
 		return err
 	}
@@ -123,10 +139,18 @@ func (r *run) markDrainSteps(function *env.Function) error {
 	if err != nil {
 		return err
 	}
+	closings := r.closings
 	for _, request := range requests {
 		if request.Verb == "patch" && request.Resource == "nodes" && request.Name == r.Target.Node {
-			r.mark(request.Time, "cordon", false)
+			what, rest := closings[0], closings[1:]
+			r.mark(request.Time, what, false)
+			if len(rest) > 0 {
+				closings = rest
+			}
 		}
+	}
+	if r.markSteps != nil {
+		r.markSteps(function)
 	}
 	for _, p := range r.report.Pods {
 		if !p.EvictedAt.IsZero() {

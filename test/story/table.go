@@ -10,11 +10,14 @@ import (
 	"quiesce/test/story/picture"
 )
 
-// rows are the lines of the table.
-var rows = []struct {
+// row is a line of a table.
+type row struct {
 	name  string
 	value func(*run) string
-}{
+}
+
+// rows are the lines of the table of pgbouncers.
+var rows = []row{
 	{"workers", func(r *run) string { return strconv.Itoa(len(r.results.Workers)) }},
 	{"time from termination to node loss", func(r *run) string { return seconds(r.died.Sub(r.terminated)) }},
 	{"workers that hang one minute later", func(r *run) string { return strconv.Itoa(len(r.results.Hanging)) }},
@@ -31,7 +34,23 @@ var rows = []struct {
 	{"drain", (*run).drainOutcome},
 }
 
-func table(w io.Writer, runs []*run) {
+// primaryRows are the lines of the table of primaries.
+var primaryRows = []row{
+	{"workers", func(r *run) string { return strconv.Itoa(len(r.results.Workers)) }},
+	{"time from termination to node loss", func(r *run) string { return seconds(r.died.Sub(r.terminated)) }},
+	{"workers that hang one minute later", func(r *run) string { return strconv.Itoa(len(r.results.Hanging)) }},
+	{"transactions committed", func(r *run) string { return strconv.Itoa(r.results.Comparison.Committed) }},
+	{"  aborted in flight", func(r *run) string { return strconv.Itoa(r.results.Comparison.Aborted + r.results.Comparison.InFlight) }},
+	{"  aborted at COMMIT, result unknown to the worker", func(r *run) string { return strconv.Itoa(r.results.Comparison.Ambiguous) }},
+	{"  lost or duplicated", func(r *run) string { return strconv.Itoa(r.results.Inconsistent()) }},
+	{"transactions refused at BEGIN", func(r *run) string { return strconv.Itoa(r.results.Closed()) }},
+	{"refused connects", func(r *run) string { return strconv.Itoa(r.results.Refused()) }},
+	{"longest time without any commit", (*run).longestGap},
+	{"clients held", (*run).heldText},
+	{"drain", (*run).drainOutcome},
+}
+
+func table(w io.Writer, rows []row, runs []*run) {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(out, "\n\t")
 	for _, run := range runs {
@@ -86,7 +105,7 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds())
 // panel returns the run as a panel of the picture.
 func (r *run) panel() picture.Panel {
 	return picture.Panel{
-		Title:    fmt.Sprintf("pgbouncer %s, %s quiesce", r.version, withOrWithout(r.drained)),
+		Title:    fmt.Sprintf("%s %s, %s quiesce", r.what, r.version, withOrWithout(r.drained)),
 		Subtitle: fmt.Sprintf("%d of %d workers hang at the end; %d transactions aborted", len(r.results.Hanging), len(r.results.Workers), r.results.Interrupted()),
 		Workers:  len(r.results.Workers), Samples: r.samples, Marks: r.marks,
 	}

@@ -115,6 +115,11 @@ func InFront(ctx context.Context, l *lab.Lab, o Options, server Server) (*Databa
 	return d, d.complete(ctx)
 }
 
+// Alone returns a server without poolers and clients, in its namespace.
+func Alone(l *lab.Lab, namespace string, server Server) *Database {
+	return &Database{Options: Options{Namespace: namespace}.withDefaults(), lab: l, server: server}
+}
+
 // complete makes the workers' table and the poolers.
 func (d *Database) complete(ctx context.Context) error {
 	// No constraint forbids two rows of one transaction: the comparison must be able to see them.

@@ -137,11 +137,7 @@ func readPgbench(log string) (PgbenchResult, error) {
 	}
 	r.Processed, _ = strconv.Atoi(processed[1]) // only digits
 	r.Failed, _ = strconv.Atoi(failed[1])
-	aborted := map[string]bool{}
-	for _, line := range abortedLine.FindAllStringSubmatch(log, -1) {
-		aborted[line[1]] = true
-	}
-	r.Aborted = len(aborted)
+	r.Aborted = len(abortedIn(log))
 	return r, nil
 }
 
@@ -152,4 +148,22 @@ func pause(ctx context.Context) error {
 	case <-time.After(pgbenchInterval):
 		return nil
 	}
+}
+
+// Aborted returns how many clients have given up so far.
+func (p *Pgbench) Aborted(ctx context.Context) (int, error) {
+	said, err := p.db.lab.Client().CoreV1().Pods(p.db.Namespace).GetLogs("pgbench", &corev1.PodLogOptions{}).DoRaw(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read the log of pgbench: %w", err)
+	}
+	return len(abortedIn(string(said))), nil
+}
+
+// abortedIn returns the clients that gave up, as a log says.
+func abortedIn(log string) map[string]bool {
+	aborted := map[string]bool{}
+	for _, line := range abortedLine.FindAllStringSubmatch(log, -1) {
+		aborted[line[1]] = true
+	}
+	return aborted
 }

@@ -16,6 +16,12 @@ func (c *Cluster) AwaitLeader(ctx context.Context, former string) (leader string
 	return leader, err
 }
 
+// awaitAnyLeader waits until a member has the leader key.
+func (c *Cluster) awaitAnyLeader(ctx context.Context) error {
+	_, err := c.AwaitLeader(ctx, "")
+	return err
+}
+
 // AwaitService waits until the Service leads to this member and to no other.
 func (c *Cluster) AwaitService(ctx context.Context, leader string) error {
 	pod, err := c.Member(ctx, leader)

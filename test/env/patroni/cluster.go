@@ -57,6 +57,8 @@ type Options struct {
 	Synchronous bool // synchronous_mode
 	Strict      bool // synchronous_mode_strict
 	RESTAuth    bool // the REST API asks for a password before it changes anything
+	Claim       Claim
+	Follows     string // the address of a server that a standby cluster follows; default none: the cluster takes writes
 	Style       Style
 	PDB         PDB  // default none
 	Callbacks   bool // of infra/patronicallback, for all poolers
@@ -67,6 +69,16 @@ type Options struct {
 
 // Count returns how many members a cluster has with these options.
 func (o Options) Count() int { return cmp.Or(o.Members, defaultMembers) }
+
+// Claim is the kind of volume that a cluster of one member has.
+type Claim string
+
+// The kinds of volumes.
+const (
+	NoClaim    Claim = ""                // a folder that goes with the pod
+	LocalClaim Claim = "local"           // on the node's own disk
+	EBSClaim   Claim = "ebs.csi.aws.com" // on the node's disk in truth; its claim says that the driver of EBS made the volume
+)
 
 // PDB is the kind of a cluster's PDB.
 type PDB string
@@ -100,7 +112,21 @@ func Deploy(ctx context.Context, l *lab.Lab, o Options) (*Cluster, error) {
 	return c, err
 }
 
+// DeployAlone deploys a cluster without poolers, and waits until all members run and stream.
+func DeployAlone(ctx context.Context, l *lab.Lab, o Options) (*Cluster, error) {
+	o.Members = o.Count()
+	c := &Cluster{options: o, names: o.Style.names(), lab: l}
+	c.Database = database.Alone(l, o.Namespace, database.Server{Primary: c.addressOfLeader})
+	if err := c.deployMembers(ctx); err != nil {
+		return nil, fmt.Errorf("deploy Patroni: %w", err)
+	}
+	return c, nil
+}
+
 func (c *Cluster) deployMembers(ctx context.Context) error {
+	if err := c.makeFolders(ctx); err != nil {
+		return err
+	}
 	n := c.names
 	values := struct {
 		Options
@@ -114,9 +140,10 @@ func (c *Cluster) deployMembers(ctx context.Context) error {
 		RESTPassword string
 		Callback     string
 		Poolers      callbackPoolers
+		Folder       string
 	}{
 		Options: c.options, names: n, Grace: grace, Image: c.Image(), LeaderLabels: c.leaderLabels(), Sets: n.sets(c.options.Members),
-		PDB: c.pdb(), RESTUser: RESTUser,
+		PDB: c.pdb(), RESTUser: RESTUser, Folder: c.folder(),
 		Poolers: callbackPoolers{database.AdminUser, database.AdminPassword, database.PoolerLabels},
 	}
 	if c.options.Callbacks {
@@ -130,6 +157,9 @@ func (c *Cluster) deployMembers(ctx context.Context) error {
 	}
 	if _, err := database.AwaitReady(ctx, c.lab, c.options.Namespace, n.PodLabels(), c.options.Members); err != nil {
 		return err
+	}
+	if c.options.Members == 1 {
+		return c.awaitAnyLeader(ctx)
 	}
 	return c.AwaitStreaming(ctx)
 }

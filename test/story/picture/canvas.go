@@ -23,22 +23,22 @@ text{font:12px ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,"Helvetic
 type canvas struct{ bytes.Buffer }
 
 // open writes the background, the title and the legend.
-func (c *canvas) open(f frame, title string, panels int) {
+func (c *canvas) open(f frame, words Words, panels int) {
 	height := f.height(panels)
 	c.raw(`<svg xmlns="http://www.w3.org/2000/svg" width="%s" height="%s" viewBox="0 0 %[1]s %[2]s" role="img">`, num(width), num(height))
-	c.raw("\n<title>%s</title>\n<style>%s</style>\n", html.EscapeString(title), style)
+	c.raw("\n<title>%s</title>\n<style>%s</style>\n", html.EscapeString(words.Title), style)
 	c.raw(`<rect class="background" x=".5" y=".5" width="%s" height="%s" rx="10"/>`+"\n", num(width-1), num(height-1))
-	c.text(margin, 38, "head", title)
-	c.legend(margin, 62)
+	c.text(margin, 38, "head", words.Title)
+	c.legend(margin, 62, words.Hangs)
 }
 
 // legend explains the colors, in one line.
-func (c *canvas) legend(x, y float64) {
+func (c *canvas) legend(x, y float64, hangs string) {
 	const box, key = 12.0, 18.0
 	for _, entry := range []struct{ class, words string }{
 		{"area", "commits per second, all workers together"},
 		{"works", "a worker that works"},
-		{"hangs", "a worker that hangs: no error, no time limit, no commit"},
+		{"hangs", hangs},
 	} {
 		c.rect(x, y-box+2, box, box, entry.class)
 		c.text(x+key, y, "soft", entry.words)

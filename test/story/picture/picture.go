@@ -31,14 +31,20 @@ type Panel struct {
 	Marks           []Mark
 }
 
+// Words are what a picture says beside its panels.
+type Words struct {
+	Title string
+	Hangs string // what it means that a worker hangs
+}
+
 // Draw writes the panels as one SVG, two in a row, all in the same scales. The same input gives the same bytes.
-func Draw(w io.Writer, title string, panels ...Panel) error {
+func Draw(w io.Writer, words Words, panels ...Panel) error {
 	if err := check(panels); err != nil {
-		return fmt.Errorf("draw %q: %w", title, err)
+		return fmt.Errorf("draw %q: %w", words.Title, err)
 	}
 	f := frameFor(panels)
 	var c canvas
-	c.open(f, title, len(panels))
+	c.open(f, words, len(panels))
 	for i, h := range panels {
 		plot{canvas: &c, frame: f, Panel: h, left: f.left(i), top: f.top(i)}.draw()
 	}

@@ -24,6 +24,7 @@ func TestAPictureIsWellFormed(t *testing.T) {
 			require.NoError(t, err)
 		}
 		require.Contains(t, svg, "A node dies &amp;")
+		require.Contains(t, svg, ">it hangs &amp; waits</text>")
 		require.Less(t, len(svg), 80_000)
 	}
 }
@@ -46,9 +47,9 @@ func TestTheSameInputGivesTheSameBytes(t *testing.T) {
 
 func TestDraw_UnknownWorker_Error(t *testing.T) {
 	h := Panel{Title: "x", Workers: 2, Samples: []Sample{{At: time.Second, Hanging: []int{0}}}}
-	require.ErrorContains(t, Draw(io.Discard, "x", h), "no worker 0")
-	require.Error(t, Draw(io.Discard, "x"))
-	require.Error(t, Draw(io.Discard, "x", Panel{Workers: 2}))
+	require.ErrorContains(t, Draw(io.Discard, Words{Title: "x"}, h), "no worker 0")
+	require.Error(t, Draw(io.Discard, Words{Title: "x"}))
+	require.Error(t, Draw(io.Discard, Words{Title: "x"}, Panel{Workers: 2}))
 }
 
 func TestHangs_Twice_TwoPeriods(t *testing.T) {
@@ -96,7 +97,7 @@ func TestLabels_AtEdge_NoOverlap(t *testing.T) {
 
 func draw(t *testing.T, title string, panels ...Panel) string {
 	var b bytes.Buffer
-	require.NoError(t, Draw(&b, title, panels...))
+	require.NoError(t, Draw(&b, Words{Title: title, Hangs: "it hangs & waits"}, panels...))
 	return b.String()
 }
 

@@ -1,0 +1,171 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/termination"
+	"quiesce/test/env"
+	"quiesce/test/env/patroni"
+	"quiesce/test/env/poolers"
+)
+
+// Clusters that have no other member to hand over to, or must not lose one, or take no writes. Each has its words in the plan. They have
+// no clients: it is about what quiesce would do.
+func TestCases_SmallClusters_PlanSaysWhatWouldHappen(t *testing.T) {
+	s := newSmall(t)
+	var strict, single, local, folder *patroni.Cluster
+	var group sync.WaitGroup
+	for into, o := range map[**patroni.Cluster]patroni.Options{
+		&strict: {Namespace: "strict", Version: "4.0", Members: 2, Synchronous: true, Strict: true},
+		&single: {Namespace: "single", Version: "4.0", Members: 1, Claim: patroni.EBSClaim},
+		&local:  {Namespace: "local", Version: "3.0", Members: 1, Claim: patroni.LocalClaim},
+		&folder: {Namespace: "folder", Version: "3.0", Members: 1, Endpoints: true},
+	} {
+		group.Go(func() { *into = s.deploy(o) })
+	}
+	group.Wait()
+	require.False(t, t.Failed())
+	leader, err := single.Leader(s.ctx)
+	require.NoError(t, err)
+	standby := s.deploy(patroni.Options{Namespace: "standby", Version: "4.0", Members: 1, Endpoints: true, Follows: leader.Status.PodIP})
+	function := s.function()
+
+	plan := s.planOfLeader(function, strict)
+	require.Contains(t, plan, "until the old primary streams again, there is no standby, and the cluster takes no writes")
+	require.Regexp(t, "demo-[01] is the last synchronous standby, and without one the cluster takes no writes", s.planOfReplica(function, strict))
+	require.Contains(t, s.planOfLeader(function, single),
+		"evicted like any other pod: it is the only member of its cluster, and its volumes follow it to another node")
+	require.Contains(t, s.planOfLeader(function, local),
+		"its data may exist on this node only: the volume of claim data is not one that AWS attaches elsewhere")
+	require.Contains(t, s.planOfLeader(function, folder), "its data may exist on this node only: it has no PersistentVolumeClaim")
+	require.Contains(t, s.planOfLeader(function, standby), "evicted like any other pod: the cluster follows another one and takes no writes")
+
+	require.Contains(t, s.switchover(function, local, termination.StatusHeld), "its data may exist on this node only")
+	require.Contains(t, s.switchover(function, standby, termination.StatusHeld), "takes no writes")
+	s.switchover(function, strict, termination.StatusMoved)
+	require.NoError(t, strict.AwaitStreaming(s.ctx))
+}
+
+// small is clusters without clients, on the nodes of one group.
+type small struct {
+	*patroniFixture
+	group string
+}
+
+// newSmall makes a group with two nodes.
+func newSmall(t *testing.T) *small {
+	t.Helper()
+	s := &small{&patroniFixture{fixture: prepare(t)}, fmt.Sprintf("postgres-%d", testCount.Add(1))}
+	_, err := shared.BaseNode(s.ctx)
+	require.NoError(t, err)
+	_, err = shared.Group(s.ctx, s.group, 0)
+	require.NoError(t, err)
+	nodes, err := shared.Acquire(s.ctx, s.group, 2)
+	require.NoError(t, err)
+	t.Cleanup(func() { s.release(nodes) })
+	return s
+}
+
+// release empties the nodes and returns them. It runs after the clusters are removed.
+func (s *small) release(nodes []env.Instance) {
+	ctx := context.WithoutCancel(s.ctx)
+	var group sync.WaitGroup
+	for _, node := range nodes {
+		group.Go(func() {
+			if err := shared.Release(ctx, node); err != nil {
+				s.Errorf("release node %s: %v", node.Node, err)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// deploy makes a cluster in a namespace of its own, which functions may look at and move.
+func (s *small) deploy(o patroni.Options) *patroni.Cluster {
+	s.Helper()
+	o.Namespace, o.Group = s.group+"-"+o.Namespace, s.group
+	made, err := patroni.DeployAlone(s.ctx, shared.Lab, o)
+	require.NoError(s, err, o.Namespace)
+	s.Cleanup(func() { require.NoError(s, made.Remove(context.WithoutCancel(s.ctx))) })
+	root, err := env.Root()
+	require.NoError(s, err)
+	require.NoError(s, made.Allow(s.ctx, root))
+	return made
+}
+
+func (s *small) function() *env.Function {
+	s.Helper()
+	function, err := shared.Function(context.Background(), fmt.Sprintf(`autoScalingGroups: [%[1]s]
+mode: drain
+phases:
+  - name: databases
+    match: {namespaces: ["%[1]s-*"]}
+    escort: {postgres: {connectVia: podIP, %[2]s}}
+  - name: workloads
+`, s.group, pauseLimit))
+	require.NoError(s, err)
+	s.Cleanup(func() {
+		require.NoError(s, function.Close())
+		if s.Failed() {
+			s.Logf("the function's log:\n%s", function.Output())
+		}
+	})
+	return function
+}
+
+// planOfLeader returns what a plan says of the cluster's leader.
+func (s *small) planOfLeader(function *env.Function, of *patroni.Cluster) string {
+	s.Helper()
+	leader, err := of.LeaderName(s.ctx)
+	require.NoError(s, err)
+	return s.plan(function, of, leader)
+}
+
+// planOfReplica returns what a plan says of the cluster's only replica.
+func (s *small) planOfReplica(function *env.Function, of *patroni.Cluster) string {
+	s.Helper()
+	replica, err := of.Candidate(s.ctx)
+	require.NoError(s, err)
+	return s.plan(function, of, replica)
+}
+
+func (s *small) plan(function *env.Function, of *patroni.Cluster, member string) string {
+	s.Helper()
+	pod, err := of.Member(s.ctx, member)
+	require.NoError(s, err)
+	var report termination.Report
+	s.invoke(function, fmt.Appendf(nil, `{"action":"plan","node":%q}`, pod.Spec.NodeName), &report)
+	for _, p := range report.Pods {
+		if p.Namespace == pod.Namespace && p.Name == member {
+			s.Logf("%s/%s: %s", p.Namespace, p.Name, strings.Join(p.Warnings, " "))
+			return strings.Join(p.Warnings, " ")
+		}
+	}
+	s.Fatalf("no pod %s/%s in %+v", pod.Namespace, member, report)
+	return ""
+}
+
+// switchover asks for one until it ends like this, and returns the reason.
+func (s *small) switchover(function *env.Function, of *patroni.Cluster, want termination.Status) string {
+	s.Helper()
+	request := fmt.Appendf(nil, `{"action":"switchover","cluster":"%s/%s"}`, of.Namespace, of.Scope())
+	for range maxTries {
+		var report termination.SwitchoverReport
+		s.invoke(function, request, &report)
+		s.Logf("%s: %s %s", of.Namespace, report.Status, report.Reason)
+		if report.Status == want {
+			return report.Reason
+		}
+		require.Equal(s, termination.StatusHeld, report.Status, "%+v", report)
+		require.NoError(s, poolers.Wait(s.ctx, time.Second))
+	}
+	s.Fatalf("the switchover of %s did not end with %s", of.Namespace, want)
+	return ""
+}
