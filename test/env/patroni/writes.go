@@ -57,13 +57,13 @@ func (w *Writes) Leaderless(old, now string) (time.Duration, error) {
 
 // watch connects to a member again and again, as it stops and starts.
 func (w *Writes) watch(ctx context.Context, member, address string) {
-	for wait(ctx) {
+	for pause(ctx) {
 		connection, err := pgconn.Connect(ctx, fmt.Sprintf(
 			"postgres://postgres@%s:5432/postgres?sslmode=disable&connect_timeout=1&options=-c%%20synchronous_commit%%3Dlocal", address))
 		if err != nil {
 			continue
 		}
-		for wait(ctx) {
+		for pause(ctx) {
 			if !w.write(ctx, connection, member) {
 				break
 			}
@@ -91,7 +91,7 @@ func (w *Writes) write(ctx context.Context, connection *pgconn.PgConn, member st
 }
 
 // wait waits for the next write. It reports whether there is one.
-func wait(ctx context.Context) bool {
+func pause(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():
 		return false
