@@ -111,6 +111,7 @@ type run struct {
 	requests         context.Context   // of evictions and deletions
 	candidates       map[string]string // by controller, the UID of the pod that came after the cordon and may be asked to leave
 	recordoning      bool
+	recordonDenied   bool
 	recordonAt       time.Time // no next attempt before
 	recordonFailures int       // in a row
 	recordons        chan recordonResult

@@ -39,7 +39,7 @@ func (r *run) checkCordon(ctx context.Context, now time.Time) (wake time.Time) {
 	case !r.cluster.Node().Uncordoned:
 		r.recordonAt, r.recordonFailures = time.Time{}, 0
 		return time.Time{}
-	case r.Recordon == nil || r.state.recordons >= maxRecordons || r.delaysCordon():
+	case r.Recordon == nil || r.recordonDenied || r.state.recordons >= maxRecordons || r.delaysCordon():
 		return time.Time{}
 	case now.Before(r.recordonAt):
 		return r.recordonAt
@@ -74,7 +74,7 @@ func (r *run) handleRecordon(got recordonResult) {
 		r.recordonAt = now.Add(backoff(Ref{UID: recordonName}, r.recordonFailures))
 		r.recordonFailures++
 		if _, denied := errors.AsType[*Refused](got.err); denied {
-			r.Recordon = nil // what is denied once is denied again
+			r.recordonDenied = true // what is denied once is denied again
 		}
 		r.Log.Warn("failed to cordon the node again", "error", Short(got.err.Error()))
 		return

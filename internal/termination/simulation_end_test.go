@@ -56,6 +56,9 @@ func (s *simulation) unreachable(inst *simInstance, p *simPod) bool {
 	if from.Before(pass) && began.After(pass.Add(-finalPassTime)) { // the invocation had no more than a final pass
 		from = pass
 	}
+	if p.plan.database != nil { // its escort may take half of what an invocation that begins late has
+		from = from.Add(inst.node.completedAt.Sub(from) / 2)
+	}
 	if s.escorts && p.plan.phase == "poolers" {
 		from = from.Add(finalPassTime / 2) // its escort may take half of a final pass
 		half := began.Add(pass.Add(finalPassTime).Sub(began) / 2)
