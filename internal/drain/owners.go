@@ -34,7 +34,7 @@ type Owners interface {
 type PodEvent struct {
 	Pod     Ref
 	Reason  PodEventReason
-	Message string    // no more than MaxText bytes
+	Message string // no more than MaxText bytes
 	Began   time.Time
 }
 
