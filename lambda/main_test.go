@@ -205,6 +205,24 @@ func TestConsoleLogins_OtherNamespace_IsAnError(t *testing.T) {
 	}
 }
 
+// The password of Patroni's HTTP interface is for members in the Secret's namespace, and not for consoles.
+func TestNewHandler_RESTSecret_IsForItsNamespaceOnly(t *testing.T) {
+	t.Setenv("AWS_REGION", "eu-west-1")
+	const file = "autoScalingGroups: [workers-a]\nmode: drain\nphases: [{name: databases, escort: {postgres: {connectVia: podIP%s}}}]\n"
+	for settings, want := range map[string]bool{"": false, ", restSecretRef: {namespace: db, name: demo}": true} {
+		handler, err := newHandler(t.Context(), environment(t, fmt.Sprintf(file, settings)))
+		require.NoError(t, err)
+		rest := handler.Drainer.Phases[0].Escort.(*postgres.Escort).Asker.(postgres.REST)
+		require.Equal(t, want, rest.Logins != nil)
+		if !want {
+			continue
+		}
+		for _, err := range rest.Logins(t.Context(), "other") {
+			require.ErrorContains(t, err, "credentials are for namespace db, not other")
+		}
+	}
+}
+
 // The phase of databases is off unless it is written. What it connects to depends on where the function stands.
 func TestNewHandler_PhaseWithPostgres_HasItsEscort(t *testing.T) {
 	t.Setenv("AWS_REGION", "eu-west-1")

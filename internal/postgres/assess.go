@@ -49,7 +49,7 @@ func (f *Facts) plain() string {
 		return ""
 	case f.Standby && leader.Live && leader.Role != Primary:
 		return "the cluster follows another one and takes no writes"
-	case f.isSingle() && f.Disk == "" && f.Stranded == "":
+	case f.isSingle() && f.Disk == "" && !f.isStranded():
 		return "it is the only member of its cluster, and its volumes follow it to another node"
 	default:
 		return ""
@@ -150,7 +150,7 @@ func (f *Facts) clusterHolds() (holds []string) {
 			add("the leader %s has failed to archive its log since %s", f.Leader, leader.ArchiveFailed.UTC().Format(time.RFC3339))
 		}
 	}
-	if f.Stranded != "" {
+	if f.isStranded() {
 		add("%s could not start again: %s", f.Leader, f.Stranded)
 	}
 	if f.isSingle() && f.Disk != "" {
@@ -164,6 +164,9 @@ func (f *Facts) warnings() (warnings []string) {
 	add := func(format string, args ...any) { warnings = append(warnings, fmt.Sprintf(format, args...)) }
 	if _, warning := checkVersion(f.Operator, f.Version); warning != "" {
 		add("%s", warning)
+	}
+	if f.Stranded != "" && !f.isStranded() {
+		add("%s could not start again if its node left: %s", f.Leader, f.Stranded)
 	}
 	if others := f.otherClients(); len(others) > 0 {
 		add("the leader stops slowly, up to a minute, if a client of logical replication is behind: %s", strings.Join(others, ", "))

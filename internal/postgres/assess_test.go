@@ -60,6 +60,11 @@ func each(change func(*Member)) func(*Facts) {
 	}
 }
 
+// leaves has the leader's node leave, though its volumes find no other.
+func leaves(why string) func(*Facts) {
+	return func(f *Facts) { f.Members[0].Leaving, f.Stranded = "it is being terminated", why }
+}
+
 func TestAssess_Healthy_ReturnsTheCandidate(t *testing.T) {
 	for _, f := range []Facts{healthy(), healthyCNPG()} {
 		a := Assess(f, settings, now)
@@ -95,7 +100,7 @@ func TestAssess_EachReasonToHold_IsASentence(t *testing.T) {
 		"Zalando's operator has a critical operation on pg-2":                             func(f *Facts) { f.Members[2].CriticalOperation = true },
 		"a base backup is being taken from the leader pg-0":                               leader(func(m *Member) { m.BaseBackups = 1 }),
 		"the leader pg-0 has failed to archive its log since 2026-11-26T12:00:10Z":        leader(func(m *Member) { m.ArchiveFailed = now }),
-		"pg-0 could not start again: no other node of zone a stays":                       func(f *Facts) { f.Stranded = "no other node of zone a stays" },
+		"pg-0 could not start again: no other node of zone a stays":                       leaves("no other node of zone a stays"),
 		"the Cluster's phase is odd":                                                      func(f *Facts) { f.Holds = []string{"the Cluster's phase is odd"} },
 		"pg-0 is the only member of its cluster, and its data may exist on this node only: it has no PersistentVolumeClaim": func(f *Facts) {
 			f.Members, f.Disk = f.Members[:1], "it has no PersistentVolumeClaim"

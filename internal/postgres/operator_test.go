@@ -75,7 +75,7 @@ func TestRun_OperatorAnswersACordon_OneSwitchoverOrAHold(t *testing.T) {
 				result, err, alive := w.runAs(t, e, i, "pg-0")
 				require.True(t, alive)
 				w.requireNothingPaused(t)
-				require.Less(t, w.longest(), maxWait)
+				require.Less(t, w.longest(), 12*time.Second, "another's switchover is seen at once")
 				if waiting, is := errors.AsType[*drain.Held](err); is {
 					held++
 					require.Regexp(t, "leader|asked for|refused|stream", waiting.Reason)

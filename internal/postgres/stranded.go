@@ -25,6 +25,12 @@ func (f *Facts) addStranded(ctx context.Context, clusters Clusters, leader Membe
 	}
 }
 
+// isStranded reports whether the leader could not start again after the move: its node leaves, and its volumes find no other.
+func (f *Facts) isStranded() bool {
+	leader := f.LeaderMember()
+	return f.Stranded != "" && leader != nil && leader.Leaving != ""
+}
+
 // Stranded implements Clusters. Volumes of EBS stay in their zone. Without another node there, the old primary could not start again, and
 // the cluster would be one member short until a node comes.
 func (o *Observer) Stranded(ctx context.Context, m Member) (why string, err error) {

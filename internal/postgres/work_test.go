@@ -88,7 +88,8 @@ func TestAssess_LogicalSlots_ACopyIsNeeded(t *testing.T) {
 // At the end the primary stops in any case. A move disturbs what goes on in it no more than that.
 func TestAssessLast_WorkGoesOn_MovesAnyway(t *testing.T) {
 	f := healthy()
-	f.Members[0].BaseBackups, f.Members[0].ArchiveFailed, f.Members[0].LogicalSlots, f.Stranded = 1, now, []string{"cdc"}, "no node"
+	f.Members[0].BaseBackups, f.Members[0].ArchiveFailed, f.Members[0].LogicalSlots = 1, now, []string{"cdc"}
+	leaves("no node")(&f)
 	require.Len(t, Assess(f, settings, now).Holds, 3)
 	require.Equal(t, "pg-1", AssessLast(f, settings, now).Candidate.Name)
 	require.Equal(t, 1, f.Members[0].BaseBackups, "the facts are as they were")
@@ -199,12 +200,24 @@ func TestObserve_VolumesOfTheLeader_NeedAnotherNode(t *testing.T) {
 	}
 }
 
+// By hand, the old primary starts again where it is.
+func TestAssess_LeadersNodeStays_VolumesAreOnlyAWarning(t *testing.T) {
+	f := healthy()
+	f.Stranded = "no other node of zone a stays"
+	a := Assess(f, settings, now)
+	require.Equal(t, "pg-1", a.Candidate.Name)
+	require.Equal(t, []string{"pg-0 could not start again if its node left: no other node of zone a stays"}, a.Warnings)
+}
+
 // A member that is alone needs no switchover. Without a node in its zone it would not come back.
 func TestAssess_SingleWithoutAnotherNode_Holds(t *testing.T) {
 	f := healthy()
-	f.Members, f.Stranded = f.Members[:1], "no other node of zone a stays"
+	f.Members = f.Members[:1]
+	leaves("no other node of zone a stays")(&f)
 	a := Assess(f, settings, now)
 	require.Empty(t, a.Plain)
 	require.Equal(t, []string{"pg-0 could not start again: no other node of zone a stays"}, a.Holds)
 	require.NotEmpty(t, AssessLast(f, settings, now).Plain)
+	f.Members[0].Leaving = ""
+	require.NotEmpty(t, Assess(f, settings, now).Plain, "a plan of a node that stays for now")
 }
