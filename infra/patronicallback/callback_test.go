@@ -283,11 +283,11 @@ func TestBeforeStop_NotThePrimary_Nothing(t *testing.T) {
 	}
 }
 
-func TestBeforeStop_PatroniSilent_Nothing(t *testing.T) {
+func TestBeforeStop_NobodySaysWhoLeads_Nothing(t *testing.T) {
 	t.Parallel()
 	f := both(t)
 	f.patroni.Close()
-	require.Zero(t, f.run(beforeStop, ""))
+	require.Zero(t, f.run(beforeStop, "-data "+t.TempDir()))
 	f.requireAsBefore()
 	require.Contains(t, f.read(f.output), "ask Patroni")
 }

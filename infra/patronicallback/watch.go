@@ -40,7 +40,12 @@ func newWatcher(o options, log *slog.Logger) watcher {
 // primary again, or their time is over.
 func (w watcher) pause(ctx context.Context, stop func()) error {
 	now, err := w.patroni.look(ctx)
-	if err != nil || !now.leads() {
+	leads := now.leads()
+	if err != nil {
+		w.log.Info("PostgreSQL's own state decides", "because", err)
+		leads, err = runsPrimary(w.options.data)
+	}
+	if err != nil || !leads {
 		return err // a replica, or nobody knows
 	}
 	poolers, err := w.poolers(ctx)
