@@ -41,6 +41,7 @@ func TestDataFolder_Processes_ThePostmasterSaysIt(t *testing.T) {
 	process(proc, "20", "/usr/lib/postgresql/17/bin/postgres\x00-D\x00/data/db\x00--port=5432\x00")
 	process(proc, "21", "postgres: demo: checkpointer \x00")
 	process(proc, "22", "")
+	process(proc, "23", "postgres\x00--describe-config\x00more\x00")
 	found, err := dataFolder(proc)
 	require.NoError(t, err)
 	require.Equal(t, "/data/db", found)
