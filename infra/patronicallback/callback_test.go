@@ -347,6 +347,23 @@ func TestOnRoleChange_WatcherKilled_NewLeaderResumes(t *testing.T) {
 	f.requireAsBefore()
 }
 
+// RECONNECT can fail clients whose logins are under way: only connections that may lead to an old primary are renewed.
+func TestCallbacks_Reconnect_OnlyAfterAPromotion(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, parts.Start(t, parts.Newer, parts.Options{}))
+	const reconnect = "RECONNECT '"
+	require.Zero(t, f.run(beforeStop, ""))
+	f.say("running", "primary") // a restart
+	f.requireAsBefore()
+	require.NotContains(t, f.poolers[0].Log(t), reconnect)
+	f.say("stopping", "primary")
+	require.Zero(t, f.run(beforeStop, ""))
+	f.killWatchers()
+	f.promoted()
+	f.requireAsBefore()
+	require.Contains(t, f.poolers[0].Log(t), reconnect)
+}
+
 // The old leader's container dies at any moment, with all its processes. The new leader's callback leaves nothing behind.
 func TestCallbacks_KilledAtAnyMoment_NewLeaderCleansUp(t *testing.T) {
 	t.Parallel()

@@ -14,7 +14,7 @@
 //	                                                                                          waits for a write
 //	                                          resumed ◄────────────────────────────────────── RESUME
 //	                                          1.01599 ◄────────────────────────────────────── mark: resumed
-//	               watcher: another mark, ends                                                3 s later: RECONNECT
+//	               watcher: another mark, ends                                                3 s later, if no write was seen: RECONNECT
 //	                                          server_login_retry=15 ◄──────────────────────── as it was
 //
 // A pause that a callback made must be known to another pod, which has nothing but the console. pgbouncer has no comments. So the mark is a
