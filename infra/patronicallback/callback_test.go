@@ -283,11 +283,11 @@ func TestBeforeStop_NotThePrimary_Nothing(t *testing.T) {
 	}
 }
 
-func TestBeforeStop_PatroniSilent_Nothing(t *testing.T) {
+func TestBeforeStop_NobodySaysWhoLeads_Nothing(t *testing.T) {
 	t.Parallel()
 	f := both(t)
 	f.patroni.Close()
-	require.Zero(t, f.run(beforeStop, ""))
+	require.Zero(t, f.run(beforeStop, "-data "+t.TempDir()))
 	f.requireAsBefore()
 	require.Contains(t, f.read(f.output), "ask Patroni")
 }
@@ -345,6 +345,23 @@ func TestOnRoleChange_WatcherKilled_NewLeaderResumes(t *testing.T) {
 	f.requirePaused()
 	f.promoted()
 	f.requireAsBefore()
+}
+
+// RECONNECT can fail clients whose logins are under way: only connections that may lead to an old primary are renewed.
+func TestCallbacks_Reconnect_OnlyAfterAPromotion(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, parts.Start(t, parts.Newer, parts.Options{}))
+	const reconnect = "RECONNECT '"
+	require.Zero(t, f.run(beforeStop, ""))
+	f.say("running", "primary") // a restart
+	f.requireAsBefore()
+	require.NotContains(t, f.poolers[0].Log(t), reconnect)
+	f.say("stopping", "primary")
+	require.Zero(t, f.run(beforeStop, ""))
+	f.killWatchers()
+	f.promoted()
+	f.requireAsBefore()
+	require.Contains(t, f.poolers[0].Log(t), reconnect)
 }
 
 // The old leader's container dies at any moment, with all its processes. The new leader's callback leaves nothing behind.

@@ -14,7 +14,7 @@
 //	                                                                                          waits for a write
 //	                                          resumed ◄────────────────────────────────────── RESUME
 //	                                          1.01599 ◄────────────────────────────────────── mark: resumed
-//	               watcher: another mark, ends                                                3 s later: RECONNECT
+//	               watcher: another mark, ends                                                3 s later, if no write was seen: RECONNECT
 //	                                          server_login_retry=15 ◄──────────────────────── as it was
 //
 // A pause that a callback made must be known to another pod, which has nothing but the console. pgbouncer has no comments. So the mark is a
@@ -23,6 +23,8 @@
 //
 //   - A pause without a mark is somebody else's: a person's, or one of quiesce, which pauses before it asks Patroni. No callback makes it,
 //     changes it or ends it.
+//   - Only a primary's stop pauses. Patroni says whether it is one. When Patroni itself is told to stop, its REST API is gone by then, and
+//     PostgreSQL's control file says it (control.go).
 //   - The first watcher ends the pause by itself: when its member is the primary again, as after a restart, or when its time is over
 //     because no promotion came.
 //   - If it dies with its container, the watcher of the new leader ends the pause. The old leader, if it starts again, is one too: Patroni

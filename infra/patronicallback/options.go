@@ -45,6 +45,7 @@ type options struct {
 	transactions time.Duration
 	resumeAfter  time.Duration
 	patroni      string
+	data         string
 }
 
 // readOptions reads the flags, and returns the arguments after them.
@@ -61,6 +62,7 @@ func readOptions(args []string) (o options, rest []string, err error) {
 	set.DurationVar(&o.transactions, "transactions", defaultTransactions, "how long PostgreSQL waits for open transactions")
 	set.DurationVar(&o.resumeAfter, "resume-after", defaultResumeAfter, "how long clients wait at most")
 	set.StringVar(&o.patroni, "patroni", "http://127.0.0.1:8008", "Patroni's REST API in this pod")
+	set.StringVar(&o.data, "data", "", "PostgreSQL's data directory; by default that of the running PostgreSQL")
 	if err := set.Parse(args); err != nil {
 		return o, nil, err
 	}

@@ -232,8 +232,8 @@ func (p *pooler) resumeDatabase(ctx context.Context, database string) error {
 	return nil
 }
 
-// finish closes connections that may lead to the old primary, and restores the setting, unless somebody else has.
-func (p *pooler) finish(ctx context.Context) error {
+// finish restores the setting, unless somebody else has. With reconnect, it renews the connections.
+func (p *pooler) finish(ctx context.Context, reconnect bool) error {
 	v, err := p.look(ctx)
 	if err != nil {
 		return err
@@ -244,6 +244,9 @@ func (p *pooler) finish(ctx context.Context) error {
 	}
 	var errs []error
 	for _, database := range v.databases {
+		if !reconnect {
+			break
+		}
 		errs = append(errs, p.console.ReconnectDatabase(ctx, database))
 	}
 	return errors.Join(append(errs, p.console.Set(ctx, pgbouncer.ServerLoginRetry, m.formerValue()))...)

@@ -29,18 +29,24 @@ type watcher struct {
 	options options
 	patroni patroni
 	log     *slog.Logger
-	delay   time.Duration // between RESUME and RECONNECT
+
+	promoted bool // this member has just become the primary
 }
 
 func newWatcher(o options, log *slog.Logger) watcher {
-	return watcher{options: o, patroni: patroni{o.patroni}, log: log, delay: reconnectDelay}
+	return watcher{options: o, patroni: patroni{o.patroni}, log: log}
 }
 
 // pause pauses all poolers if this member is the primary, calls stop when PostgreSQL may stop, and resumes them when this member is the
 // primary again, or their time is over.
 func (w watcher) pause(ctx context.Context, stop func()) error {
 	now, err := w.patroni.look(ctx)
-	if err != nil || !now.leads() {
+	leads := now.leads()
+	if err != nil {
+		w.log.Info("PostgreSQL's own state decides", "because", err)
+		leads, err = runsPrimary(w.options.data)
+	}
+	if err != nil || !leads {
 		return err // a replica, or nobody knows
 	}
 	poolers, err := w.poolers(ctx)
@@ -101,6 +107,7 @@ func (w watcher) pauseOne(ctx context.Context, p *pooler, number int) (until tim
 
 // resume resumes all poolers that a callback has paused, when this member accepts writes.
 func (w watcher) resume(ctx context.Context) {
+	w.promoted = true
 	poolers, err := w.poolers(ctx)
 	if err != nil {
 		w.log.Warn("not all poolers are known", "error", err)
@@ -130,17 +137,17 @@ func (w watcher) resumeOne(ctx context.Context, p *pooler, until time.Time, prim
 		p.mark, _ = readMark(v.retry)
 		w.hold(ctx, p, until, primary)
 	} else if _, is := v.leftover(); is {
-		w.finish(ctx, p)
+		w.finish(ctx, p, true)
 	}
 }
 
 // hold waits until clients of a pooler may go on, and lets them go. It does nothing if somebody else has.
 func (w watcher) hold(ctx context.Context, p *pooler, until time.Time, primary <-chan struct{}) {
 	log := w.log.With("pooler", p.address)
-	why := "its time is over"
+	why, proven := "its time is over", false
 	if w.awaitPrimary(ctx, p, until, primary) {
 		why = "this member is the primary"
-		if w.prove(ctx, p, until) {
+		if proven = w.prove(ctx, p, until); proven {
 			why = "a write reached the primary"
 		}
 	}
@@ -155,7 +162,7 @@ func (w watcher) hold(ctx context.Context, p *pooler, until time.Time, primary <
 	default:
 		log.Info("somebody else has resumed the pooler")
 	}
-	w.finish(ctx, p)
+	w.finish(ctx, p, w.promoted && !proven)
 }
 
 // awaitPrimary waits until this member is the primary, and reports whether it is. It ends early if the pooler is no longer ours.
@@ -197,10 +204,11 @@ func (w watcher) prove(ctx context.Context, p *pooler, until time.Time) bool {
 	}) == nil
 }
 
-// finish restores what a RESUME leaves, after a delay.
-func (w watcher) finish(ctx context.Context, p *pooler) {
-	_ = sleep(ctx, w.delay)
-	err := retry(ctx, time.Now().Add(resumeTime), resumeInterval, func() error { return p.finish(ctx) })
+// finish restores what a RESUME leaves, after a delay. Connections are renewed only if they may lead to the old primary: pgbouncer cuts a
+// login under way then, and if it has no other connection it fails the clients that wait.
+func (w watcher) finish(ctx context.Context, p *pooler, reconnect bool) {
+	_ = sleep(ctx, reconnectDelay)
+	err := retry(ctx, time.Now().Add(resumeTime), resumeInterval, func() error { return p.finish(ctx, reconnect) })
 	if err != nil {
 		w.log.Warn("failed to restore the settings of the pooler", "pooler", p.address, "error", err)
 	}

@@ -69,37 +69,38 @@ func (p *patroniFixture) step(what string, do func(leader, candidate string)) (f
 	require.NoError(p, err)
 	before := p.pausesLogged(former)
 	began := time.Now()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		p.logPause(what, began)
-	}()
+	paused := make(chan bool, 1)
+	go func() { paused <- p.logPause(what, began) }()
 	do(former, candidate)
 	p.awaitAsBefore()
-	<-done
+	require.True(p, <-paused, "%s: no pause was seen", what)
 	if member, err := p.patroni.Member(p.ctx, former); err == nil && member.UID == leader.UID && member.DeletionTimestamp == nil { // otherwise its log is gone
 		require.Equal(p, before+database.DefaultPoolers, p.pausesLogged(former), "%s: poolers paused by the callback", what)
 	}
 	return former
 }
 
-// logPause logs for how long a pooler was paused, as far as polling shows it.
-func (p *patroniFixture) logPause(what string, began time.Time) {
+// logPause logs for how long a pooler was paused, as far as polling shows it. It reports whether one was.
+func (p *patroniFixture) logPause(what string, began time.Time) bool {
 	var first, last time.Time
-	for time.Since(began) < 2*time.Minute {
+	for time.Since(began) < pauseSeen {
 		switch paused := p.pausedNow(); {
 		case paused > 0 && first.IsZero():
 			first = time.Now()
 		case paused == 0 && !first.IsZero():
 			last = time.Now()
 			p.Logf("%s: poolers paused after %s, resumed after %s", what, first.Sub(began), last.Sub(began))
-			return
+			return true
 		}
-		if poolers.Wait(p.ctx, 50*time.Millisecond) != nil {
-			return
+		if poolers.Wait(p.ctx, probeInterval/4) != nil {
+			return false
 		}
 	}
+	return false
 }
+
+// pauseSeen is how long a pause is looked for: far longer than it takes to begin and to end.
+const pauseSeen = 2 * time.Minute
 
 // pausesLogged counts what the callbacks of a member have paused.
 func (p *patroniFixture) pausesLogged(member string) int {
