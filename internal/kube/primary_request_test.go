@@ -31,10 +31,7 @@ var defineClusters = sync.OnceValue(func() error {
 	if err != nil {
 		return err
 	}
-	if _, err := l.Kubectl(ctx, "apply", "--server-side", "--filename", path); err != nil {
-		return err
-	}
-	_, err = l.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=50s", "customresourcedefinition/clusters.postgresql.cnpg.io")
+	_, err = l.Kubectl(ctx, "apply", "--server-side", "--filename", path)
 	return err
 })
 

@@ -147,7 +147,7 @@ func (m *move) checkBegun(ctx context.Context) error {
 // checkUnheld holds a primary of CloudNativePG in front of which a pooler cannot hold its clients. The operator chooses the new primary before
 // the old one has stopped, so a write in between may not reach it (https://github.com/cloudnative-pg/cloudnative-pg/issues/11293).
 func (m *move) checkUnheld(p *front) error {
-	if m.last || m.rehearse || m.facts.Operator.UsesPatroni() {
+	if m.last || m.facts.Operator.UsesPatroni() {
 		return nil
 	}
 	return hold("clients of pooler %s cannot be held, and CloudNativePG can lose what they write during its switchover: %s", p.pod.Ref, p.unheld)
@@ -170,7 +170,10 @@ func (m *move) awaitQuiet(ctx context.Context, leader LiveState) (LiveState, err
 	grown, failure := LSN(0), error(nil)
 	look := func() (bool, error) {
 		now, err := m.clusters.Live(ctx, m.facts.Identity, *m.facts.LeaderMember())
-		if failure = err; err != nil || !now.Live || now.Role != Primary {
+		if err == nil && (!now.Live || now.Role != Primary) {
+			err = errors.New("it does not lead any more")
+		}
+		if failure = err; err != nil {
 			return false, nil
 		}
 		grown, leader = leader.LSN.Behind(now.LSN), now
