@@ -163,11 +163,17 @@ func (c *cases) requireHeld(more, reason string) (report termination.SwitchoverR
 		require.Less(c, report.Escort.HeldBackSeconds, soon.Seconds())
 		return regexp.MustCompile(reason).MatchString(report.Reason), report.Reason
 	})
+	c.requireStayed()
+	c.requireClientsWork(report)
+	return report
+}
+
+// requireStayed requires that the leader is the same as when the case began.
+func (c *cases) requireStayed() {
+	c.Helper()
 	now, err := c.cluster.LeaderName(c.ctx)
 	require.NoError(c, err)
 	require.Equal(c, c.leader, now)
-	c.requireClientsWork(report)
-	return report
 }
 
 // requireSwitchover asks for a switchover until it happens.
