@@ -8,7 +8,9 @@ import (
 )
 
 func TestLeaderless_FromLastToFirstWrite(t *testing.T) {
-	at := func(seconds float64) time.Time { return time.Unix(0, 0).Add(time.Duration(seconds * float64(time.Second))) }
+	at := func(seconds float64) time.Time {
+		return time.Unix(0, 0).Add(time.Duration(seconds * float64(time.Second)))
+	}
 	w := &Writes{
 		first: map[string]time.Time{"demo-0": at(1), "demo-1": at(7.5), "demo-2": at(2)},
 		last:  map[string]time.Time{"demo-0": at(5), "demo-1": at(9), "demo-2": at(3)},
