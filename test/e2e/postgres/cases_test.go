@@ -198,7 +198,9 @@ func (c *cases) requireClientsWork(report termination.SwitchoverReport) {
 	now, err := c.Snapshot(c.ctx)
 	require.NoError(c, err)
 	paused := time.Duration(report.Escort.HeldBackSeconds * float64(time.Second))
-	require.Less(c, poolers.LongestStall(now.Workers), max(paused, soon)+waitBeyond)
+	longest := poolers.LongestStall(now.Workers)
+	c.Logf("paused for %s, longest wait %s", paused.Round(time.Millisecond), longest.Round(time.Millisecond))
+	require.Less(c, longest, max(paused, soon)+waitBeyond)
 }
 
 // requireNoClientFailed requires that each client commits, and that none has failed so far.
