@@ -163,11 +163,17 @@ func (c *cases) requireHeld(more, reason string) (report termination.SwitchoverR
 		require.Less(c, report.Escort.HeldBackSeconds, soon.Seconds())
 		return regexp.MustCompile(reason).MatchString(report.Reason), report.Reason
 	})
+	c.requireStayed()
+	c.requireClientsWork(report)
+	return report
+}
+
+// requireStayed requires that the leader is the same as when the case began.
+func (c *cases) requireStayed() {
+	c.Helper()
 	now, err := c.cluster.LeaderName(c.ctx)
 	require.NoError(c, err)
 	require.Equal(c, c.leader, now)
-	c.requireClientsWork(report)
-	return report
 }
 
 // requireSwitchover asks for a switchover until it happens.
@@ -192,7 +198,9 @@ func (c *cases) requireClientsWork(report termination.SwitchoverReport) {
 	now, err := c.Snapshot(c.ctx)
 	require.NoError(c, err)
 	paused := time.Duration(report.Escort.HeldBackSeconds * float64(time.Second))
-	require.Less(c, poolers.LongestStall(now.Workers), max(paused, soon)+waitBeyond)
+	longest := poolers.LongestStall(now.Workers)
+	c.Logf("paused for %s, longest wait %s", paused.Round(time.Millisecond), longest.Round(time.Millisecond))
+	require.Less(c, longest, max(paused, soon)+waitBeyond)
 }
 
 // requireNoClientFailed requires that each client commits, and that none has failed so far.
