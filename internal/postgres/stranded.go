@@ -25,10 +25,21 @@ func (f *Facts) addStranded(ctx context.Context, clusters Clusters, leader Membe
 	}
 }
 
-// isStranded reports whether the leader could not start again after the move: its node leaves, and its volumes find no other.
+// isStranded reports whether the leader could not start again after the move, and would be missed: its node leaves, its volumes find no
+// other, and fewer than two replicas would stay. With two, one stands by until a node comes. A hold would then cost more than it saves:
+// with one node per zone, the next one often comes only when this one is gone.
 func (f *Facts) isStranded() bool {
 	leader := f.LeaderMember()
-	return f.Stranded != "" && leader != nil && leader.Leaving != ""
+	if f.Stranded == "" || leader == nil || leader.Leaving == "" {
+		return false
+	}
+	staying := 0
+	for _, m := range f.Members {
+		if m.Name != f.Leader && m.Live && m.Role == Replica && m.Leaving == "" {
+			staying++
+		}
+	}
+	return staying < 2
 }
 
 // Stranded implements Clusters. Volumes of EBS stay in their zone. Without another node there, the old primary could not start again, and

@@ -161,6 +161,7 @@ func TestEscortAdvise_WorkGoesOn_IsSaid(t *testing.T) {
 func TestRun_NoOtherNodeForItsVolumes_HeldUntilTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
+		delete(w.members, "pg-2")
 		w.stranded = "no other node of zone a stays, and the volume of claim data cannot leave it"
 		_, err, _ := w.run(t, "pg-0")
 		requireHeld(t, err, "pg-0 could not start again: no other node of zone a stays")
@@ -198,6 +199,17 @@ func TestObserve_VolumesOfTheLeader_NeedAnotherNode(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Two replicas stay: the old primary is not missed at once.
+func TestAssess_TwoReplicasStay_VolumesAreOnlyAWarning(t *testing.T) {
+	f := healthy()
+	f.Members[0].Leaving, f.Stranded = "it is being terminated", "no other node of zone a stays"
+	a := Assess(f, settings, now)
+	require.Empty(t, a.Holds)
+	require.Contains(t, a.Warnings, "pg-0 could not start again if its node left: no other node of zone a stays")
+	f.Members[2].Leaving = "it is being terminated"
+	require.Equal(t, []string{"pg-0 could not start again: no other node of zone a stays"}, Assess(f, settings, now).Holds)
 }
 
 // By hand, the old primary starts again where it is.
