@@ -48,7 +48,6 @@ func isPrimary(p drain.Pod) bool { return p.Labels["role"] == "primary" }
 
 // simDatabase holds members of databases as the real escort does: until they may go, or to the last moments.
 type simDatabase struct {
-	otherMethods
 	*simInvocation
 }
 
@@ -137,9 +136,10 @@ func (i *simInvocation) checkTainted(inst *simInstance) {
 }
 
 // checkMember checks that a member of a database is told to stop when it may go, or in the last moments. By then the other pods were asked.
+// On a machine that is gone, nobody is told anything.
 func (i *simInvocation) checkMember(inst *simInstance, p *simPod) {
 	d := p.plan.database
-	if d == nil || time.Since(i.s.began) >= d.movesAt {
+	if d == nil || inst.dead || time.Since(i.s.began) >= d.movesAt {
 		return
 	}
 	i.s.counts["member of a database stopped in the last moments"]++
