@@ -95,13 +95,13 @@ func TestCases_OtherActorAtOnce_OneSwitchover(t *testing.T) {
 	require.NoError(t, err)
 	var report termination.SwitchoverReport
 	var answer patroni.Answer
-	other := c.candidate()
+	ours, other := c.replicas()[0], c.replicas()[1]
 	c.until("a pause", func() (bool, string) {
-		return c.during("poolers paused", func() { report = c.switchover(c.function, "") },
+		return c.during("poolers paused", func() { report = c.switchover(c.function, fmt.Sprintf(`"candidate":%q`, ours)) },
 			func() { answer, err = c.patroni.Switchover(c.ctx, c.leader, other) }), report.Reason
 	})
 	require.NoError(t, err)
-	t.Logf("quiesce: %+v; the other, who wanted %s: %+v", report, other, answer)
+	t.Logf("quiesce, which wanted %s: %+v; the other, who wanted %s: %+v", ours, report, other, answer)
 	if report.Status != termination.StatusMoved {
 		require.Regexp(t, "somebody has asked for|the leader changed|refused|answer 503", report.Reason)
 	}
@@ -151,6 +151,19 @@ func (c *cases) candidate() string {
 	name, err := c.cluster.Candidate(c.ctx)
 	require.NoError(c, err)
 	return name
+}
+
+// replicas returns the members that do not lead.
+func (c *cases) replicas() (names []string) {
+	c.Helper()
+	members, err := c.cluster.Members(c.ctx)
+	require.NoError(c, err)
+	for _, m := range members {
+		if m.Name != c.leader {
+			names = append(names, m.Name)
+		}
+	}
+	return names
 }
 
 // requireHeld asks for a switchover until it is held for this reason. Whatever else may hold it for a moment, it must not move.

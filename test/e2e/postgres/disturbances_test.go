@@ -113,21 +113,17 @@ func (c *cases) otherActor() {
 // staleLeader stops Patroni in all members. PostgreSQL goes on. The leader stops last, while it waits for its next loop, and goes on first:
 // otherwise the replicas would elect another.
 func (c *cases) staleLeader() {
-	members, err := c.cluster.Members(c.ctx)
-	require.NoError(c, err)
-	var replicas []func()
 	c.awaitRenewal()
-	for _, m := range members {
-		if m.Name != c.leader {
-			replicas = append(replicas, c.freeze(m.Name, patroni.PatroniProcess))
-		}
+	var frozen []func()
+	for _, name := range c.replicas() {
+		frozen = append(frozen, c.freeze(name, patroni.PatroniProcess))
 	}
 	thaw := c.freeze(c.leader, patroni.PatroniProcess) // undone first at the end of a failed case
 	report := c.requireHeld("", "the leader "+c.leader+" last renewed its key .* ago, more than its time to live of")
 	require.Zero(c, report.Escort.HeldBackSeconds)
 	thaw()
 	c.awaitRenewal()
-	for _, thaw := range replicas {
+	for _, thaw := range frozen {
 		thaw()
 	}
 }
@@ -278,14 +274,7 @@ func (c *cases) during(message string, work, then func()) (logged bool) {
 
 // twoNodesLeave drains the nodes of the leader and of a replica at the same time. The third member becomes the primary.
 func (c *cases) twoNodesLeave() {
-	members, err := c.cluster.Members(c.ctx)
-	require.NoError(c, err)
-	var replicas []string
-	for _, m := range members {
-		if m.Name != c.leader {
-			replicas = append(replicas, m.Name)
-		}
-	}
+	replicas := c.replicas()
 	leaving, stays := []string{c.leader, replicas[0]}, replicas[1]
 	reports := c.drainAtOnce(leaving)
 	for i, report := range reports {
