@@ -16,6 +16,7 @@ type Pool struct {
 	Clients        int // logged in and not waiting, idle ones included
 	ClientsWaiting int // waiting for a connection to the database
 	Servers        int // connections to the database that a transaction uses, or in session mode a client
+	Logins         int // connections to the database that are being opened
 }
 
 // Pools are the pools of a pgbouncer, except its own for consoles.
@@ -71,6 +72,7 @@ func (r *row) pool() Pool {
 		Clients: r.number("cl_active"), ClientsWaiting: r.number("cl_waiting"),
 		Servers: r.number("sv_active") + r.number("sv_tested") +
 			r.optionalNumber("sv_active_cancel") + r.optionalNumber("sv_being_canceled"),
+		Logins: r.optionalNumber("sv_login"),
 	}
 }
 

@@ -23,8 +23,8 @@ func rowOf(pairs ...string) *row {
 
 func TestPool_ColumnsInAnyOrder_ReadByName(t *testing.T) {
 	r := rowOf("pool_mode", "transaction", "sv_tested", "1", "sv_active", "2", "user", "u", "new", "7",
-		"cl_waiting", "3", "database", "d", "cl_active", "5")
-	require.Equal(t, Pool{"d", "u", "transaction", 5, 3, 3}, r.pool())
+		"cl_waiting", "3", "database", "d", "cl_active", "5", "sv_login", "4")
+	require.Equal(t, Pool{"d", "u", "transaction", 5, 3, 3, 4}, r.pool())
 	require.NoError(t, r.err)
 }
 
@@ -59,7 +59,7 @@ func TestRow_FewerValuesThanColumns_Error(t *testing.T) {
 }
 
 func TestPools_Several_AddUp(t *testing.T) {
-	pools := Pools{{"a", "u", "transaction", 1, 2, 4}, {"b", "u", "session", 8, 16, 32}, {"c", "u", "session", 0, 0, 0}}
+	pools := Pools{{"a", "u", "transaction", 1, 2, 4, 8}, {"b", "u", "session", 8, 16, 32, 64}, {"c", "u", "session", 0, 0, 0, 0}}
 	require.Equal(t, 36, pools.InFlight())
 	require.Equal(t, 27, pools.Clients())
 	require.Equal(t, []string{"session", "transaction"}, pools.Modes())

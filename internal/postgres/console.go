@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -207,8 +208,25 @@ func (c *poolerConsole) Resume(ctx context.Context, database string) error {
 	return nil
 }
 
+const (
+	// loginsTime bounds the wait for connections that are being opened. A login takes milliseconds, or a second on a busy server.
+	loginsTime = 2 * time.Second
+	// loginsInterval is between two looks: a few, while a login takes place.
+	loginsInterval = 50 * time.Millisecond
+)
+
+// awaitLogins waits until no connection of the database is being opened. pgbouncer takes one that RECONNECT closes for a login that failed,
+// and clients that wait for it fail. Whatever goes wrong here, RECONNECT comes all the same.
+func (c *poolerConsole) awaitLogins(ctx context.Context, database string) {
+	_ = escort.Poll(ctx, time.Now().Add(loginsTime), loginsInterval, func() (bool, error) {
+		pools, err := c.main.Pools(ctx)
+		return !slices.ContainsFunc(pools, func(p pgbouncer.Pool) bool { return p.Database == database && p.Logins > 0 }), err
+	})
+}
+
 // Reconnect implements Console. A database that pgbouncer has forgotten has no connections.
 func (c *poolerConsole) Reconnect(ctx context.Context, database string) error {
+	c.awaitLogins(ctx, database)
 	if err := c.main.ReconnectDatabase(ctx, database); err != nil && !errors.Is(err, pgbouncer.ErrNoDatabase) {
 		return err
 	}

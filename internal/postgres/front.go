@@ -39,6 +39,7 @@ type front struct {
 	queryWait time.Duration // zero: clients wait for ever
 	paused    string        // a database that somebody else has paused; empty: none
 	unheld    string        // why its clients cannot be held, in words; empty: they can
+	proven    bool          // a write through it has reached the new primary
 
 	asksForPasswords bool // it asks the database for passwords, and logs in there with what clients prove
 }

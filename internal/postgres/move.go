@@ -72,7 +72,7 @@ type move struct {
 	mark      mark
 	pausedAt  time.Time // zero: nothing is paused
 	moved     string    // the new leader
-	proven    bool      // a write reached it before clients were let go
+	proven    bool      // a write through every pooler reached it before clients were let go
 	told      teller
 	begun     bool // a switchover that cannot be withdrawn is under way
 }
@@ -392,15 +392,17 @@ func (m *move) consoles() map[drain.Ref]Console {
 	return all
 }
 
-// reconnect closes connections that may still lead to the old primary.
+// reconnect closes connections of unproven poolers, which may still lead to the old primary. PAUSE has closed all that were there before it:
+// connections through a proven pooler lead to the new one, and RECONNECT would fail clients that wait for one that is being opened.
 func (m *move) reconnect(ctx context.Context) {
-	if len(m.heldFronts()) == 0 || escort.Sleep(ctx, reconnectDelay) != nil {
+	unproven := slices.DeleteFunc(m.heldFronts(), func(p *front) bool { return p.proven })
+	if len(unproven) == 0 || escort.Sleep(ctx, reconnectDelay) != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, escort.ConsoleTimeout)
 	defer cancel()
 	var jobs []func() error
-	for _, p := range m.heldFronts() {
+	for _, p := range unproven {
 		jobs = append(jobs, func() error {
 			var errs []error
 			for _, database := range p.databases {

@@ -77,6 +77,7 @@ func TestRun_Alias_ProvesAWriteBeforeClientsGoOn(t *testing.T) {
 		require.NoError(t, err)
 		require.NotContains(t, result.Reason, "unproven")
 		require.NotContains(t, w.effects, "pause a/quiesce")
+		require.NotContains(t, w.effects, "reconnect a/app", "all of its connections are new, and lead to the new primary")
 
 		w = newWorld()
 		w.poolers["a"].databases = append(w.poolers["a"].databases, PoolerDatabase{Name: Alias, Host: "pg"})
@@ -84,6 +85,15 @@ func TestRun_Alias_ProvesAWriteBeforeClientsGoOn(t *testing.T) {
 		result, err, _ = w.run(t, "pg-0")
 		require.NoError(t, err)
 		require.Contains(t, result.Reason, "unproven")
+		require.Contains(t, w.effects, "reconnect a/app")
+
+		w = newWorld() // one of two proves nothing about the other
+		w.poolers["a"].databases = append(w.poolers["a"].databases, PoolerDatabase{Name: Alias, Host: "pg"})
+		result, err, _ = w.run(t, "pg-0")
+		require.NoError(t, err)
+		require.Contains(t, result.Reason, "unproven")
+		require.NotContains(t, w.effects, "reconnect a/app")
+		require.Contains(t, w.effects, "reconnect b/app")
 		w.requireNothingPaused(t)
 		require.Less(t, w.longest(), maxWait)
 	})

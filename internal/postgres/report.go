@@ -29,7 +29,7 @@ func (m *move) report(what string) {
 		escort.AddReason(m.result, "not known where they lead: "+joined(m.around.unknown))
 	}
 	if m.moved != "" && held > 0 && !m.proven {
-		escort.AddReason(m.result, "unproven: no alias showed that clients reach the new primary before they were let go")
+		escort.AddReason(m.result, "unproven: not every pooler has an alias that showed that clients reach the new primary")
 	}
 }
 

@@ -327,7 +327,7 @@ func (m *move) servicesFollow(ctx context.Context) bool {
 	})
 }
 
-// prove writes through the alias of every pooler that has one. It reports false if none has, or one cannot write.
+// prove writes through the alias of every pooler that has one. It reports whether all have one, and can write.
 func (m *move) prove(ctx context.Context, held []*front) bool {
 	var jobs []func() error
 	for _, p := range held {
@@ -336,7 +336,7 @@ func (m *move) prove(ctx context.Context, held []*front) bool {
 		}
 		jobs = append(jobs, func() error {
 			succeeded := 0
-			return escort.Poll(ctx, time.Now().Add(followTime), proofInterval, func() (bool, error) {
+			err := escort.Poll(ctx, time.Now().Add(followTime), proofInterval, func() (bool, error) {
 				if m.Consoles.ProveWrite(ctx, p.pod, Alias) == nil {
 					succeeded++
 				} else {
@@ -344,7 +344,9 @@ func (m *move) prove(ctx context.Context, held []*front) bool {
 				}
 				return succeeded >= proofTries, nil
 			})
+			p.proven = err == nil
+			return err
 		})
 	}
-	return len(jobs) > 0 && parallel(jobs) == nil
+	return parallel(jobs) == nil && !slices.ContainsFunc(held, func(p *front) bool { return !p.proven })
 }
