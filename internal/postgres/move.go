@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -325,93 +324,4 @@ func (m *move) candidateName() string {
 		return ""
 	}
 	return m.candidate.Name
-}
-
-// pause pauses every pooler at once.
-func (m *move) pause(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, pauseTime, fmt.Errorf("transactions did not end within %v", pauseTime))
-	defer cancel()
-	var jobs []func() error
-	for _, p := range m.heldFronts() {
-		if err := p.console.SetLoginRetry(ctx, loginRetry); err != nil {
-			return hold("pooler %s: %v", p.pod.Ref, err)
-		}
-		for _, database := range p.databases {
-			jobs = append(jobs, func() error {
-				if err := p.console.Pause(ctx, database); err != nil {
-					return fmt.Errorf("pause database %s of pooler %s: %w", database, p.pod.Ref, err)
-				}
-				return nil
-			})
-		}
-	}
-	if err := parallel(jobs); err != nil {
-		return hold("%v", err)
-	}
-	m.log.Info("poolers paused", "poolers", len(m.heldFronts()))
-	m.tellPaused(ctx)
-	return nil
-}
-
-// resumePoolers resumes what was paused, and returns what may still be paused.
-func (m *move) resumePoolers(ctx context.Context) (left []markedPooler) {
-	poolers := slices.Clone(m.mark.Poolers)
-	if m.moved != "" { // a kube-proxy may be late: connections are tried again soon until they are closed
-		for i := range poolers {
-			poolers[i].Retry = ""
-		}
-	}
-	left = resumer{m.cluster, m.Consoles, m.log}.all(ctx, poolers, m.consoles())
-	for i := range left { // whoever resumes them restores the setting too
-		left[i] = m.mark.Poolers[slices.IndexFunc(m.mark.Poolers, func(p markedPooler) bool { return p.Ref == left[i].Ref })]
-	}
-	m.result.HeldBackSeconds = 0
-	if len(m.mark.Poolers) > 0 {
-		m.result.HeldBackSeconds = time.Since(m.pausedAt).Seconds()
-	}
-	return left
-}
-
-// restore restores the settings of the poolers that are resumed. It returns those that are not as they were, with those that are left.
-func (m *move) restore(ctx context.Context, left []markedPooler) []markedPooler {
-	resumed := slices.DeleteFunc(slices.Clone(m.mark.Poolers), func(p markedPooler) bool {
-		return slices.ContainsFunc(left, func(l markedPooler) bool { return l.Ref == p.Ref })
-	})
-	for i := range resumed {
-		resumed[i].Databases = nil
-	}
-	return append(left, resumer{m.cluster, m.Consoles, m.log}.all(ctx, resumed, m.consoles())...)
-}
-
-// consoles returns the open consoles.
-func (m *move) consoles() map[drain.Ref]Console {
-	all := map[drain.Ref]Console{}
-	for _, p := range m.heldFronts() {
-		all[p.pod.Ref] = p.console
-	}
-	return all
-}
-
-// reconnect closes connections of unproven poolers, which may still lead to the old primary. PAUSE has closed all that were there before it:
-// connections through a proven pooler lead to the new one, and RECONNECT would fail clients that wait for one that is being opened.
-func (m *move) reconnect(ctx context.Context) {
-	unproven := slices.DeleteFunc(m.heldFronts(), func(p *front) bool { return p.proven })
-	if len(unproven) == 0 || escort.Sleep(ctx, reconnectDelay) != nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, escort.ConsoleTimeout)
-	defer cancel()
-	var jobs []func() error
-	for _, p := range unproven {
-		jobs = append(jobs, func() error {
-			var errs []error
-			for _, database := range p.databases {
-				errs = append(errs, p.console.Reconnect(ctx, database))
-			}
-			return errors.Join(errs...)
-		})
-	}
-	if err := parallel(jobs); err != nil {
-		m.log.Warn("failed to reconnect poolers", "error", escort.Printable(err.Error()))
-	}
 }
