@@ -134,9 +134,13 @@ func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []e
 		p.unheld = "it is stopping"
 		return p
 	}
+	if isCNPGPooler(pod) {
+		p.unheld = ownPooler
+		return p
+	}
 	console, err := e.Consoles.Open(ctx, pod)
 	if err != nil {
-		p.unheld = noConsole(pod) + drain.Short(err.Error())
+		p.unheld = "no console: " + drain.Short(err.Error())
 		return p
 	}
 	p.console = console
