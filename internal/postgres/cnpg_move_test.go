@@ -81,7 +81,7 @@ func TestRun_CNPGMoveFails_ClientsGoOnAndThePrimaryIsHeld(t *testing.T) {
 // A pooler for reads is not in front of the primary. One for any instance is.
 func TestRun_CNPGPoolerOfItsOwn_HoldsThePrimaryUnlessItIsForReplicas(t *testing.T) {
 	for kind, reason := range map[string]string{
-		"ro": "", "r": "clients of pooler db/pooler-c cannot be held", "rw": "CloudNativePG's Pooler needs a role pgbouncer with a password for it",
+		"ro": "", "r": "clients of pooler db/pooler-c cannot be held", "rw": "one of CloudNativePG's own cannot be paused safely",
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCNPGWorld()

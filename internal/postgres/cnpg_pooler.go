@@ -47,16 +47,11 @@ func isReadOnly(ctx context.Context, cluster Cluster, p escort.Pod) bool {
 	return err == nil && found && pooler.Spec.Type == "ro"
 }
 
-// noConsole begins the reason why a pooler without a console is not held. The console of CloudNativePG's own lets in the user pgbouncer,
-// whose password it asks the database for. A pause in the specification of the Pooler would be no substitute, because its manager does not
-// undo it while a transaction is open
+// ownPooler is why CloudNativePG's own poolers are not held. Their console can be reached, with a role pgbouncer that has a password. But it
+// was seen to leave out a database that a client used, so not all could be paused. A pause in the specification of the Pooler would be no
+// substitute, because its manager does not undo it while a transaction is open
 // (https://github.com/cloudnative-pg/cloudnative-pg/blob/v1.30.0/internal/pgbouncer/management/controller/instance.go).
-func noConsole(p escort.Pod) string {
-	if isCNPGPooler(p) {
-		return "no console (CloudNativePG's Pooler needs a role pgbouncer with a password for it): "
-	}
-	return "no console: "
-}
+const ownPooler = "one of CloudNativePG's own cannot be paused safely"
 
 // isCNPGPooler reports whether CloudNativePG runs the pooler: it always asks the database for passwords.
 func isCNPGPooler(p escort.Pod) bool { return p.Labels[poolerLabel] != "" }

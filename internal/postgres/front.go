@@ -136,9 +136,13 @@ func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []e
 		p.unheld = "it is stopping"
 		return p
 	}
+	if isCNPGPooler(pod) {
+		p.unheld = ownPooler
+		return p
+	}
 	err := safely(func() (err error) { p.console, err = e.Consoles.Open(ctx, pod); return err })
 	if err != nil {
-		p.console, p.unheld = nil, noConsole(pod)+drain.Short(err.Error())
+		p.console, p.unheld = nil, "no console: "+drain.Short(err.Error())
 		return p
 	}
 	if err := safely(func() error { return p.read(ctx, f, leading, acts) }); err != nil {
