@@ -73,7 +73,7 @@ func TestCloudNativePG_SwitchoverUnderPause_NothingFails(t *testing.T) {
 func TestDrain_NodeOfCloudNativePGsPrimary_NothingFails(t *testing.T) {
 	p := newCNPGFixture(t)
 	p.allow()
-	function := p.newFunction(fmt.Sprintf(movingPhases, p.Name, "connectVia: podIP"))
+	function := p.newFunction(fmt.Sprintf(movingPhases, p.Name, "connectVia: podIP, "+pauseLimit))
 	leader, err := p.cnpg.LeaderName(p.ctx)
 	require.NoError(t, err)
 
