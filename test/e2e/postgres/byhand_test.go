@@ -20,7 +20,7 @@ import (
 // Patroni's failover object. What must hold the primary does so, and says why. One cluster serves all steps: no client sees any of them.
 func TestByHand_HeldRehearsedKilledMoved_NothingFails(t *testing.T) {
 	p := newFixture(t, patroni.Options{Version: "4.0", Members: 2, Poolers: database.Options{Version: "1.18"}})
-	function := p.moving("connectVia: portForward, "+pauseLimit)
+	function := p.moving("connectVia: portForward, " + pauseLimit)
 	leader, err := p.cluster.LeaderName(p.ctx)
 	require.NoError(t, err)
 

@@ -30,7 +30,7 @@ func TestDrain_PrimarysNode_NothingFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newFixture(t, o)
-			function := p.moving("connectVia: podIP, "+pauseLimit)
+			function := p.moving("connectVia: podIP, " + pauseLimit)
 			leader, err := p.cluster.LeaderName(p.ctx)
 			require.NoError(t, err)
 
