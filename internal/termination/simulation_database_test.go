@@ -130,7 +130,7 @@ func (i *simInvocation) checkNoPrimary(inst *simInstance, node string) {
 
 // checkTainted checks that a node that is not cordoned yet was tainted before its first eviction.
 func (i *simInvocation) checkTainted(inst *simInstance) {
-	if i.steps[inst.id] < stepCordon && !i.notCordoned[inst.id] && !inst.node.tainted && !i.s.hasFailures() {
+	if !inst.dead && i.steps[inst.id] < stepCordon && !i.notCordoned[inst.id] && !inst.node.tainted && !i.s.hasFailures() {
 		i.s.violate("%s: evicted from %s before it was cordoned or tainted", i.name, inst.id)
 	}
 }
@@ -150,7 +150,7 @@ func (i *simInvocation) checkMember(inst *simInstance, p *simPod) {
 		return
 	}
 	for _, other := range inst.node.pods {
-		if other.on == p.on && !other.isOrdinary() {
+		if other.on == p.on && (!other.isOrdinary() || i.isMoving(other)) {
 			return
 		}
 	}
@@ -160,6 +160,11 @@ func (i *simInvocation) checkMember(inst *simInstance, p *simPod) {
 		}
 	}
 	i.s.counts["others left while a member was held"]++
+}
+
+// isMoving reports whether the member may go and is still there. Then its phase is not over, such as while a PDB blocks it.
+func (i *simInvocation) isMoving(p *simPod) bool {
+	return p.plan.database != nil && time.Since(i.s.began) >= p.plan.database.movesAt
 }
 
 // isOrdinary reports whether nothing but a phase before its own can keep the pod from its eviction.
