@@ -93,7 +93,7 @@ func (c *Client) OtherNodeStays(ctx context.Context, zones []string, beside stri
 	if err != nil {
 		return false, fmt.Errorf("find nodes of zones %.200s: %w", strings.Join(zones, ", "), err)
 	}
-	options := metav1.ListOptions{LabelSelector: labels.NewSelector().Add(*inZones).String()}
+	options := metav1.ListOptions{LabelSelector: labels.NewSelector().Add(*inZones).String(), ResourceVersion: fromWatchCache}
 	err = c.eachNode(ctx, options, func(node *corev1.Node) (done bool) {
 		stays = node.Name != beside && whyLeaving(node) == "" && takesPods(node)
 		return stays

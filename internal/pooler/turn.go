@@ -23,13 +23,19 @@ func (r *run) awaitTurn(ctx context.Context) (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	kept, giveBack := false, release
+	defer func() {
+		if !kept { // also after a panic: a Lease is renewed until it is released
+			giveBack()
+		}
+	}()
 	r.addReason(reason)
 	reason, err = turn.AwaitPeer(ctx, r.ownedPod(), r.selectorsOrNone(ctx).Replicas)
 	if err != nil {
-		release()
 		return nil, err
 	}
 	r.addReason(reason)
+	kept = true
 	return release, nil
 }
 

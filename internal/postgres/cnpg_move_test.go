@@ -48,7 +48,9 @@ func TestRun_CNPGMoveFails_ClientsGoOnAndThePrimaryIsHeld(t *testing.T) {
 		"the operator discards it": {func(c *cnpgWorld) { c.behavior = "discarded" },
 			"CloudNativePG discarded the request; the log of its operator says why", true, 5 * time.Second},
 		"clients write past the poolers": {func(c *cnpgWorld) { c.grows = 5000 },
-			"clients write past the poolers: the log grew by 4.9 KiB in 500ms while all of them were paused", true, 3 * time.Second},
+			"something writes past the poolers: the log grew by 4.9 KiB in 500ms while all of them were paused", true, 3 * time.Second},
+		"the leader loses its position": {func(c *cnpgWorld) { c.mute = 2 },
+			"the leader does not say how far it has written: it does not know its position in the log", true, 4 * time.Second},
 		"a pooler cannot hold its clients": {func(c *cnpgWorld) {
 			c.pooler, c.poolers["c"] = true, newWorldPooler()
 			c.poolers["c"].noConsole = true

@@ -170,8 +170,11 @@ func (m *move) awaitQuiet(ctx context.Context, leader LiveState) (LiveState, err
 	grown, failure := LSN(0), error(nil)
 	look := func() (bool, error) {
 		now, err := m.clusters.Live(ctx, m.facts.Identity, *m.facts.LeaderMember())
-		if err == nil && (!now.Live || now.Role != Primary) {
+		switch {
+		case err == nil && (!now.Live || now.Role != Primary):
 			err = errors.New("it does not lead any more")
+		case err == nil && now.LSN == 0:
+			err = errors.New("it does not know its position in the log")
 		}
 		if failure = err; err != nil {
 			return false, nil
@@ -188,5 +191,5 @@ func (m *move) awaitQuiet(ctx context.Context, leader LiveState) (LiveState, err
 	case failure != nil:
 		return leader, hold("the leader does not say how far it has written: %v", failure)
 	}
-	return leader, hold("clients write past the poolers: the log grew by %s in %v while all of them were paused", grown.Size(), quietTime)
+	return leader, hold("something writes past the poolers: the log grew by %s in %v while all of them were paused", grown.Size(), quietTime)
 }

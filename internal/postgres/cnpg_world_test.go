@@ -33,6 +33,8 @@ type cnpgWorld struct {
 	refusal    error         // the answer to a request that is not
 	takes      time.Duration // until the candidate is promoted; zero: promotionTime
 	grows      LSN           // by how much the log grows at each look
+	mute       int           // from this look at the leader under a pause on, it does not know its position; zero: it always does
+	looks      int           // at the leader under a pause
 	pooler     bool          // pooler c is one of CloudNativePG's own
 	poolerType string        // in its Pooler; empty: it cannot be read
 	early      bool          // a member was evicted during a switchover
@@ -86,6 +88,12 @@ func (v instanceView) Live(_ context.Context, _ Identity, m Member) (LiveState, 
 	state.Version, state.Known = "1.30.0", true // the status of an instance says what goes on in it
 	if state.Role == Primary {
 		v.live += v.c.grows
+		if slices.Contains(v.effects, "pause a/app") {
+			v.c.looks++
+		}
+		if v.c.mute > 0 && v.c.looks >= v.c.mute {
+			state.LSN = 0
+		}
 	} else {
 		state.Timeline-- // as a replica may show it
 	}

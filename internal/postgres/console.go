@@ -100,10 +100,14 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 		return PoolerState{}, err
 	}
 	authUser, _ := c.main.Setting(ctx, "auth_user") // only a warning needs it
-	c.asks = authUser != ""
+	forPasswords := ""
+	if c.asks = authUser != ""; c.asks {
+		forPasswords, _ = c.main.Setting(ctx, "auth_dbname") // pgbouncer before 1.19 has none
+	}
 	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second)), AuthQuery: c.asks}
 	for _, d := range databases {
-		if c.isForPasswords(ctx, d.Name, pools) {
+		// A database that pgbouncer only asks for passwords has no clients. It is not paused, so that the user of a console can still log in.
+		if d.Name == forPasswords && poolsOf(pools, d.Name).Clients() == 0 {
 			continue
 		}
 		state.Databases = append(state.Databases,
@@ -119,16 +123,6 @@ func (c *poolerConsole) CheckCommands(ctx context.Context) error {
 		return err
 	}
 	return c.main.Set(ctx, pgbouncer.QueryWaitTimeout, text)
-}
-
-// isForPasswords reports whether a database is only one that pgbouncer asks for passwords (auth_dbname): no client is connected to it. It is
-// not paused, so that the user of a console can still log in. In CloudNativePG's own poolers that user is such a one.
-func (c *poolerConsole) isForPasswords(ctx context.Context, database string, pools pgbouncer.Pools) bool {
-	if !c.asks || poolsOf(pools, database).Clients() > 0 {
-		return false
-	}
-	name, err := c.main.Setting(ctx, "auth_dbname") // pgbouncer before 1.19 has none
-	return err == nil && name == database
 }
 
 func poolsOf(all pgbouncer.Pools, database string) (pools pgbouncer.Pools) {
@@ -227,6 +221,8 @@ func (c *poolerConsole) awaitLogins(ctx context.Context, database string) {
 // Reconnect implements Console. A database that pgbouncer has forgotten has no connections.
 func (c *poolerConsole) Reconnect(ctx context.Context, database string) error {
 	c.awaitLogins(ctx, database)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), escort.ConsoleTimeout)
+	defer cancel()
 	if err := c.main.ReconnectDatabase(ctx, database); err != nil && !errors.Is(err, pgbouncer.ErrNoDatabase) {
 		return err
 	}

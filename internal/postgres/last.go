@@ -54,7 +54,7 @@ func (r *run) escortLast(ctx context.Context) error {
 			return err
 		}
 		escort.AddReason(&r.result, err.Error())
-		r.log.Warn("cannot move the primary in time, evicting it under a pause", "reason", err.Error())
+		r.log.Warn("cannot move the primary in time, evicting it", "reason", err.Error())
 	}
 	if r.canHandOver(left) {
 		if err := r.request.Evict(ctx, drain.EvictOptions{DryRun: true}); err != nil {

@@ -39,7 +39,11 @@ func Observe(ctx context.Context, clusters Clusters, i Identity) (Facts, error) 
 	var group sync.WaitGroup
 	if leader := f.LeaderMember(); leader != nil {
 		leader := *leader // its live state is written meanwhile
-		group.Go(func() { f.addStranded(ctx, clusters, leader) })
+		group.Go(func() {
+			if err := safely(func() error { f.addStranded(ctx, clusters, leader); return nil }); err != nil {
+				f.warn("it is not known whether another node can take the volumes of %s: %s", leader.Name, err)
+			}
+		})
 	}
 	for n := range f.Members {
 		group.Go(func() {

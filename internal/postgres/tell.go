@@ -41,7 +41,9 @@ func (t *teller) tell(ctx context.Context, reason drain.PodEventReason, message 
 	close(queue)
 	var group sync.WaitGroup
 	for range min(tellAtOnce, len(pods)) {
-		group.Go(func() { t.send(ctx, cancel, reason, message, queue) })
+		group.Go(func() {
+			_ = safely(func() error { t.send(ctx, cancel, reason, message, queue); return nil }) // logged; nobody depends on it
+		})
 	}
 	t.sending.Go(func() {
 		defer cancel()
@@ -101,8 +103,11 @@ func (m *move) tellResumed(ctx context.Context, left []markedPooler) {
 		return
 	}
 	outcome := "The primary has not moved"
-	if m.moved != "" {
+	switch {
+	case m.moved != "":
 		outcome = "The primary is " + m.moved + " now"
+	case m.begun:
+		outcome = "The switchover has begun and is not over"
 	}
 	message := fmt.Sprintf("Resumed by quiesce after %v: clients of database %s go on. %s.",
 		rounded(time.Since(m.pausedAt)), m.facts.Identity, outcome)

@@ -22,7 +22,7 @@ const (
 // acquire takes the Leases of the poolers' groups in the order of their names, then the cluster's. What an earlier move left paused is
 // resumed first.
 func (m *move) acquire(ctx context.Context) (release func(), err error) {
-	release = func() {
+	giveBack := func() {
 		for _, t := range slices.Backward(m.turns) {
 			m.release(t.Release)
 		}
@@ -31,20 +31,23 @@ func (m *move) acquire(ctx context.Context) (release func(), err error) {
 	if !m.deadline.IsZero() {
 		deadline = escort.Earlier(deadline, m.deadline)
 	}
+	kept := false
+	defer func() {
+		if !kept { // also after a panic: a Lease is renewed until it is released
+			giveBack()
+		}
+	}()
 	for _, name := range m.groups() {
 		if _, err := m.take(ctx, deadline, name, "poolers are being stopped by another drain"); err != nil {
-			release()
 			return nil, err
 		}
 	}
 	m.lease, err = m.take(ctx, deadline, clusterLease(m.facts.Identity), "another move of its cluster is under way")
 	if err == nil {
-		if err = m.undoMark(ctx); err == nil {
-			return release, nil
-		}
+		err = m.undoMark(ctx)
 	}
-	release()
-	return nil, err
+	kept = err == nil
+	return giveBack, err
 }
 
 // turn is a Lease that the move holds.
@@ -77,7 +80,8 @@ func (m *move) lost() error {
 }
 
 // isLeft reports whether what is paused is left to another holder of the cluster's Lease. It has the mark, or has set its own: whoever
-// takes the Lease resumes first what its mark names. Without a mark, or with one that nobody holds, this move resumes.
+// takes the Lease resumes first what its mark names. Without a mark, or with one that nobody holds, this move resumes: somebody may have
+// deleted the Lease, and then nobody else knows of the pause.
 func (m *move) isLeft(ctx context.Context) bool {
 	if m.left || !errors.Is(m.lease.Lost(), escort.ErrTaken) {
 		return m.left
@@ -95,7 +99,7 @@ func (m *move) leave(ctx context.Context) error {
 	}
 	m.log.Warn("lost the Lease of a move, its poolers are left to the new holder", "reason", m.lease.Lost().Error())
 	m.result.HeldBackSeconds = time.Since(m.pausedAt).Seconds()
-	m.mark.Poolers, m.mark.Moved = nil, m.moved != ""
+	m.mark.Poolers, m.mark.Moved = nil, m.moved != "" || m.begun
 	m.saveRecord(ctx, m.mark.Moved)
 	m.report(what)
 	return m.ended(ctx, m.lost(), nil)
@@ -113,7 +117,7 @@ func (m *move) saveRecord(ctx context.Context, keep bool) {
 		record = json.RawMessage(m.mark.text())
 	}
 	if err := m.save(ctx, record); err != nil {
-		m.log.Warn("failed to remove the mark of a move", "error", escort.Printable(err.Error()))
+		m.log.Warn("failed to save what is left of a move in the drain's record", "error", escort.Printable(err.Error()))
 	}
 }
 
