@@ -74,7 +74,7 @@ func (c *Client) AcquireLease(ctx context.Context, instanceID string, a terminat
 	l, err := c.hold(ctx, ctx, instanceID, a, func(l *coordinationv1.Lease) {
 		annotate(l, receivedAnnotation, timeText(earliest(a.Received, firstReceived(l))))
 		if !a.Deadline.IsZero() {
-			annotate(l, deadlineAnnotation, timeText(a.Deadline))
+			annotateDeadline(l, a.Deadline)
 		}
 		annotate(l, attemptsAnnotation, strconv.Itoa(attempts(l)+1))
 	})
@@ -172,9 +172,8 @@ func holderOf(l *coordinationv1.Lease) string {
 // ShortenDeadline writes a deadline on the Lease of an instance, for its holder. A Lease that is gone was released: the next holder
 // is told by the caller's next attempt.
 func (c *Client) ShortenDeadline(ctx context.Context, instanceID string, deadline time.Time) error {
-	text := timeText(deadline)
 	for attempt := 0; ; attempt++ {
-		err := c.annotateLease(ctx, instanceID, text)
+		err := c.annotateLease(ctx, instanceID, deadline)
 		switch {
 		case err == nil, apierrors.IsNotFound(err):
 			return nil
@@ -184,14 +183,28 @@ func (c *Client) ShortenDeadline(ctx context.Context, instanceID string, deadlin
 	}
 }
 
-func (c *Client) annotateLease(ctx context.Context, name, deadline string) error {
+func (c *Client) annotateLease(ctx context.Context, name string, deadline time.Time) error {
 	found, err := c.getLease(ctx, name)
-	if err != nil || found.Annotations[deadlineAnnotation] == deadline {
+	if err != nil || !annotateDeadline(found, deadline) {
 		return err
 	}
-	annotate(found, deadlineAnnotation, deadline)
 	_, err = c.updateLease(ctx, found)
 	return err
+}
+
+// interruptionTime is how long a deadline on a Lease is that of an interruption under way: EC2 announces two minutes. An older one is of an
+// instance that hibernated since.
+const interruptionTime = 2 * time.Minute
+
+// annotateDeadline writes a deadline on a Lease, and reports whether that changes it. An earlier deadline stays: EC2 reclaims the instance
+// once, and a warning that comes again, or is forged, must not gain time.
+func annotateDeadline(l *coordinationv1.Lease, deadline time.Time) (changed bool) {
+	there := annotatedTime(l, deadlineAnnotation)
+	if !there.IsZero() && !there.After(deadline) && time.Since(there) < interruptionTime {
+		return false
+	}
+	annotate(l, deadlineAnnotation, timeText(deadline))
+	return true
 }
 
 // leasePage bounds how many Leases one request lists. There is one for each drain under way. Its annotations may have 256 KB.

@@ -186,6 +186,21 @@ func TestAcquireLease_Deadline_ReplacesAnEarlierDrains(t *testing.T) {
 	require.NoError(t, l.Release(termination.KeepNothing))
 }
 
+// A warning that comes again later, or is forged, gains no time.
+func TestShortenDeadline_LaterThanTheFirst_ChangesNothing(t *testing.T) {
+	s := newLabEnv(t)
+	client, first := s.client, time.Now().Add(time.Minute).UTC()
+	l := s.acquiredWith(s.namespace, termination.Acquisition{Deadline: first})
+	require.NoError(t, client.ShortenDeadline(t.Context(), s.namespace, first.Add(time.Minute)))
+	require.NoError(t, l.Release(termination.KeepRecords))
+	heard := make(chan time.Time, 10)
+	l = s.acquiredWith(s.namespace, termination.Acquisition{Deadline: first.Add(time.Minute), Shorten: func(d time.Time) { heard <- d }})
+	require.WithinDuration(t, first, <-heard, 0)
+	require.NoError(t, client.ShortenDeadline(t.Context(), s.namespace, first.Add(-time.Second)))
+	require.Eventually(t, func() bool { return (<-heard).Equal(first.Add(-time.Second)) }, 3*leaseRenewal, pollInterval)
+	require.NoError(t, l.Release(termination.KeepNothing))
+}
+
 // After an outage the holder must be faster than another invocation, which would take an expired Lease.
 func TestLease_RenewalFails_RepeatedSoon(t *testing.T) {
 	s := newLabEnv(t)

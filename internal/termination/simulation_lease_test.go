@@ -72,7 +72,7 @@ func (k simCluster) AcquireLease(ctx context.Context, id string, a Acquisition) 
 			mine.readDeadline()
 		}
 		if !a.Deadline.IsZero() {
-			mine.deadline = a.Deadline
+			mine.setDeadline(a.Deadline)
 		}
 		n.lease = mine
 		return nil
@@ -182,10 +182,17 @@ func (k simCluster) ShortenDeadline(ctx context.Context, id string, deadline tim
 	return k.effect(ctx, api, "shorten", id, func() error {
 		k.s.counts["deadline shortened"]++
 		if l := k.s.instance(id).node.lease; l != nil {
-			l.deadline = deadline
+			l.setDeadline(deadline)
 		}
 		return nil
 	})
+}
+
+// setDeadline keeps an earlier deadline, unless it is of an interruption that is over.
+func (l *simLease) setDeadline(deadline time.Time) {
+	if l.deadline.IsZero() || l.deadline.After(deadline) || time.Since(l.deadline) >= 2*time.Minute {
+		l.deadline = deadline
+	}
 }
 
 func (l *simLease) readDeadline() {
