@@ -26,8 +26,8 @@ func (f *Facts) addDisk(ctx context.Context, clusters Clusters) {
 	f.Disk = clusters.Disk(ctx, *leader)
 }
 
-// isCopied reports whether another member has the leader's data: it answers, and streams. Its node may leave too: when this leader has
-// handed over, that one is looked at in its turn.
+// isCopied reports whether another member has the leader's data: it answers, and streams. Its node may leave too: once it
+// leads, it is looked at in its turn.
 func (f *Facts) isCopied() bool {
 	leader := f.LeaderMember()
 	return leader != nil && slices.ContainsFunc(f.Members, func(m Member) bool {

@@ -31,8 +31,8 @@ func (j *job) resumeKeptOpen(hook Hook) {
 	}
 }
 
-// mayBeKeptOpen reports whether an earlier invocation may keep the action open, which this one cannot know without the Lease: a phase keeps
-// its pods, and the drain's time was over when this invocation began. At the hook's limit nothing is kept.
+// mayBeKeptOpen reports whether an earlier invocation may keep the action open. This one cannot know it without the Lease. It is so if a
+// phase keeps its pods, and the drain's time was over when this invocation began. At the hook's limit nothing is kept.
 func (j *job) mayBeKeptOpen(hook Hook) bool {
 	keeps := slices.ContainsFunc(j.drainer.Phases, func(p drain.Phase) bool { return p.Keeps })
 	return keeps && j.lease == nil && j.Hook != "" && j.Trigger == "" &&
