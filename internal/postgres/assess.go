@@ -153,8 +153,8 @@ func (f *Facts) clusterHolds() (holds []string) {
 	if f.isStranded() {
 		add("%s could not start again: %s", f.Leader, f.Stranded)
 	}
-	if f.isSingle() && f.Disk != "" {
-		add("%s is the only member of its cluster, and its data may exist on this node only: %s", f.Leader, f.Disk)
+	if why := f.whyOnlyCopy(); why != "" {
+		add("%s", why)
 	}
 	return append(holds, f.Holds...)
 }

@@ -26,7 +26,7 @@ type mark struct {
 	Object    string         `json:"object,omitempty"`   // its name
 	Poolers   []markedPooler `json:"poolers,omitempty"`  // that may be paused
 	Moved     bool           `json:"moved,omitempty"`    // the leader has changed, or will
-	OnlyCopy  bool           `json:"onlyCopy,omitempty"` // nothing has moved: the pod's data exist on its node only
+	OnlyCopy  bool           `json:"onlyCopy,omitempty"` // the pod's data may exist on its node only
 }
 
 type markedPooler struct {

@@ -54,6 +54,7 @@ func Observe(ctx context.Context, clusters Clusters, i Identity) (Facts, error) 
 	}
 	group.Wait()
 	f.addLive()
+	f.addDisk(ctx, clusters)
 	return f, nil
 }
 
@@ -113,9 +114,6 @@ func (o *Observer) Facts(ctx context.Context, i Identity) (Facts, error) {
 	}
 	if err != nil {
 		return Facts{}, err
-	}
-	if f.isSingle() {
-		f.Disk = o.disk(ctx, f.Members[0])
 	}
 	return f, nil
 }
@@ -239,8 +237,8 @@ func (o *Observer) addCNPG(ctx context.Context, f *Facts) error {
 	return nil
 }
 
-// disk returns why the data of a cluster's only member may exist on its node only.
-func (o *Observer) disk(ctx context.Context, m Member) string {
+// Disk implements Clusters.
+func (o *Observer) Disk(ctx context.Context, m Member) string {
 	if len(m.Claims) == 0 {
 		return "it has no PersistentVolumeClaim"
 	}

@@ -15,6 +15,8 @@ type Clusters interface {
 	Live(ctx context.Context, i Identity, m Member) (LiveState, error)
 	// Stranded returns why no other node can take the member's volumes; empty: one can.
 	Stranded(ctx context.Context, m Member) (why string, err error)
+	// Disk returns why the member's data do not follow it to another node; empty: they do.
+	Disk(ctx context.Context, m Member) (why string)
 }
 
 // Kubernetes is the cluster as facts need it. kube.Client implements it. Types are those of package escort: kube knows no database.

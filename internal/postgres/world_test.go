@@ -214,7 +214,7 @@ func (i *incarnation) Facts(ctx context.Context, id Identity) (Facts, error) {
 	f := Facts{
 		Identity: id, At: time.Now(), Mode: Endpoints, Version: "4.0.7", Leader: i.leader, TTL: 30 * time.Second, LoopWait: testLoop,
 		RenewTime: i.renewed(), MaxLag: 1 << 20, FailoverVersion: i.failoverVersion(),
-		ObjectLabels: map[string]string{"cluster-name": id.Scope}, Disk: i.disk, Strict: i.strict, Synchronous: i.strict, Paused: i.paused,
+		ObjectLabels: map[string]string{"cluster-name": id.Scope}, Strict: i.strict, Synchronous: i.strict, Paused: i.paused,
 	}
 	if i.strict {
 		f.SyncStandbys = []string{"pg-1"}
@@ -227,7 +227,7 @@ func (i *incarnation) Facts(ctx context.Context, id Identity) (Facts, error) {
 			Ref: refOf(name), Node: "node-" + name, IP: i.members[name], Ready: true, API: Address{Port: 8008}, LiveState: i.liveState(name),
 		})
 		m := &f.Members[len(f.Members)-1]
-		m.Ready, m.Terminating = !i.down[name], slices.Contains(i.evicted, name)
+		m.Live, m.Ready, m.Terminating = false, !i.down[name], slices.Contains(i.evicted, name)
 		if slices.Contains(i.leaving, name) {
 			m.Leaving = "it is being terminated"
 		}
@@ -348,6 +348,8 @@ func (i *incarnation) VolumeZones(context.Context, string, string, string) ([]st
 func (i *incarnation) OtherNodeStays(context.Context, []string, string) (bool, error) {
 	return true, nil
 }
+func (i *incarnation) Disk(context.Context, Member) string { return i.disk }
+
 func (i *incarnation) Stranded(context.Context, Member) (string, error) {
 	i.mutex.Lock()
 	defer i.mutex.Unlock()

@@ -147,6 +147,13 @@ func (c *clock) withLook(invocation context.Context) (context.Context, context.C
 	return context.WithDeadlineCause(invocation, end, errDeadlineReached)
 }
 
+// wasOver reports whether the hook's deadline had passed at that time, but for extendPastDeadline.
+func (c *clock) wasOver(at time.Time) bool {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	return !c.due.IsZero() && !at.Before(c.due)
+}
+
 // isLongOver reports whether the hook's deadline passed so long ago that a step that fails is not tried again.
 func (c *clock) isLongOver() bool {
 	c.mutex.Lock()

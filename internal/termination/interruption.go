@@ -71,6 +71,7 @@ func (j *job) drainWithoutHook(invocation context.Context, instance Instance) er
 		j.skipHeld()
 		return nil
 	}
+	j.goOnWithoutLease()
 	stopHeartbeats := j.startOptionalHeartbeats(invocation)
 	_, err = j.drainNode(invocation, cluster, instance, described)
 	stopHeartbeats()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"quiesce/internal/drain"
@@ -28,6 +29,22 @@ func (j *job) resumeKeptOpen(hook Hook) {
 			j.clock.extendToLimit(j.Began, hook)
 		}
 	}
+}
+
+// mayBeKeptOpen reports whether an earlier invocation may keep the action open. This one cannot know it without the Lease. It is so if a
+// phase keeps its pods, and the drain's time was over when this invocation began. At the hook's limit nothing is kept.
+func (j *job) mayBeKeptOpen(hook Hook) bool {
+	keeps := slices.ContainsFunc(j.drainer.Phases, func(p drain.Phase) bool { return p.Keeps })
+	return keeps && j.lease == nil && j.Hook != "" && j.Trigger == "" &&
+		j.clock.wasOver(j.report.StartedAt) && time.Now().Before(j.clock.limit(j.Began, hook))
+}
+
+// waitForLease fails the invocation if it must not go on without the Lease. Its plain evictions would end the only copy of data.
+func (j *job) waitForLease(hook Hook) error {
+	if j.noLease == nil || !j.mayBeKeptOpen(hook) {
+		return nil
+	}
+	return j.failed(fmt.Errorf("acquire the lease, without which a database's only copy is not known: %w", j.noLease))
 }
 
 // keepOpen keeps the action open to the hook's limit, if the drain's time is over and a pod remains whose data exist on this node only. It
@@ -79,12 +96,16 @@ func onlyCopiesNote(copies []drain.PodReport) string {
 	return note
 }
 
-// extendToLimit moves the deadline to the hook's own limit. Without a description of the hook it is as far as any hook's. It reports false
-// if that is no later than the deadline, or if EC2 reclaims the instance before.
+// limit returns by when a drain must end that takes as long as the hook allows. Without a description of the hook it is as far as any hook's.
+func (c *clock) limit(began time.Time, h Hook) time.Time {
+	return began.Add(cmp.Or(h.limit(), maxHookTime) - c.bounds.CompletionReserve)
+}
+
+// extendToLimit moves the deadline to the hook's own limit. It reports false if that is no later than the deadline, or if EC2 reclaims the instance before.
 func (c *clock) extendToLimit(began time.Time, h Hook) bool {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
-	limit := began.Add(cmp.Or(h.limit(), maxHookTime) - c.bounds.CompletionReserve)
+	limit := c.limit(began, h)
 	if c.shortened || !limit.After(c.end) || !limit.After(time.Now()) {
 		return false
 	}

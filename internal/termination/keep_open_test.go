@@ -118,3 +118,64 @@ func TestOnlyCopy_SpotInterruption_DoesNotKeepTheAction(t *testing.T) {
 	c.shortened = false
 	require.True(t, c.extendToLimit(time.Now(), Hook{GlobalTimeout: 10 * time.Hour}))
 }
+
+// That the action is kept open is on the Lease only. One invocation that cannot read it must not end the action, nor the database.
+func TestOnlyCopy_LeaseCannotBeReadLater_ActionStaysOpen(t *testing.T) {
+	for _, step := range []string{"connect", "acquire"} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
+			again := func() (Report, error) {
+				terminating := event
+				return deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
+			}
+			for time.Since(began) < 40*time.Minute {
+				_, err := again()
+				require.Error(t, err)
+			}
+			var log strings.Builder
+			h.Log = slog.New(slog.NewTextHandler(&log, nil))
+			heal := env.failAlways(step, errors.New("timeout"))
+			beats := len(env.heartbeats)
+			report, err := again()
+			require.ErrorContains(t, err, "timeout", "it is tried again")
+			require.Equal(t, StatusFailed, report.Status)
+			require.Empty(t, env.completed, step)
+			require.Greater(t, len(env.heartbeats), beats, "the next try has the hook's whole timeout to come")
+			require.NotContains(t, log.String(), "continues", "nothing goes on")
+			require.Equal(t, []string{"evict app/web", "gone app/web"}, env.node.Log(), step)
+
+			heal()
+			report, err = again()
+			require.Error(t, err)
+			require.Contains(t, report.Reason, "kept open to the hook's limit: app/pg-0")
+		})
+	}
+}
+
+// It is bounded: at the hook's limit all is as without a database, and without one nothing is different.
+func TestOnlyCopy_LeaseCannotBeReadAtTheLimit_ActionEnds(t *testing.T) {
+	for _, c := range []struct {
+		step    string
+		keeps   bool
+		after   time.Duration
+		want    Result
+		evicted bool
+	}{
+		{"connect", true, 100 * time.Minute, Abandon, false}, {"connect", false, 40 * time.Minute, Abandon, false},
+		{"acquire", true, 100 * time.Minute, Continue, true}, {"acquire", false, 40 * time.Minute, Continue, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
+			h.Drainer.Phases[0].Keeps = c.keeps
+			env.failAlways(c.step, errors.New("timeout"))
+			time.Sleep(c.after)
+			terminating := event
+			_, err := deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
+			require.NoError(t, err)
+			require.Equal(t, []Result{c.want}, env.completed, c)
+			require.Equal(t, c.evicted, strings.Contains(strings.Join(env.node.Log(), ","), "app/pg-0"), c)
+		})
+	}
+}

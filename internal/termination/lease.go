@@ -26,7 +26,7 @@ const (
 )
 
 // acquireLease acquires the instance's Lease, which then keeps the records of the drain. Held reports whether another invocation holds
-// it. Without any answer the drain goes on with plain evictions, which two invocations may repeat.
+// it. Without any answer the drain may go on with plain evictions, which two invocations may repeat.
 func (j *job) acquireLease(invocation context.Context, cluster Kubernetes) (held bool) {
 	until := time.Now().Add(acquireTime)
 	lease, err := j.tryAcquire(invocation, cluster, until)
@@ -35,8 +35,7 @@ func (j *job) acquireLease(invocation context.Context, cluster Kubernetes) (held
 	}
 	switch {
 	case err != nil:
-		j.drainer.Records, j.drainer.Effort = nil, drain.EffortNoEscorts
-		j.goOn("acquire the lease; plain evictions only", err)
+		j.drainer.Records, j.drainer.Effort, j.noLease = nil, drain.EffortNoEscorts, err
 		return false
 	case lease == nil:
 		return true
@@ -44,6 +43,13 @@ func (j *job) acquireLease(invocation context.Context, cluster Kubernetes) (held
 	j.lease, j.drainer.Records = lease, lease
 	j.lowerEffort(lease.UncleanEnds())
 	return false
+}
+
+// goOnWithoutLease says so, if there is none.
+func (j *job) goOnWithoutLease() {
+	if j.noLease != nil {
+		j.goOn("acquire the lease; plain evictions only", j.noLease)
+	}
 }
 
 // tryAcquire tries once. The Lease is renewed until the invocation ends, but an answer is awaited until then only.
@@ -147,12 +153,12 @@ func (j *job) releaseLease() {
 }
 
 // withoutCluster ends a job whose cluster cannot be reached, or refuses it. Until the deadline the instance is kept alive for another
-// try. Then the operator's onFailure decides.
+// try, and to the hook's limit if it may have the only copy of data. Then the operator's onFailure decides.
 func (j *job) withoutCluster(ctx, invocation context.Context, cause error) error {
 	activities := j.askActivities(invocation)
 	hook := j.describeHook(invocation)
 	j.learnClock(activities, hook)
-	if time.Now().Before(j.clock.deadline()) {
+	if time.Now().Before(j.clock.deadline()) || j.mayBeKeptOpen(hook) {
 		j.heartbeater().sendLast(invocation)
 		return j.failed(cause)
 	}

@@ -32,6 +32,7 @@ type job struct {
 	clock    clock
 	drainer  drain.Drainer
 	lease    Lease                   // nil: there is none
+	noLease  error                   // why there is none
 	unlease  context.CancelFunc      // ends the renewal of the Lease; nil: there is none
 	abandon  context.CancelCauseFunc // ends the invocation's work on the drain
 	drains   []*nodeDrain            // the nodes of the instance; the first decides the result
@@ -126,7 +127,11 @@ func (j *job) drainForHook(
 	j.learnClock(activities, hook)
 	j.clock.extendPastDeadline(invocation)
 	j.resumeKeptOpen(hook)
-	result, err := j.drainNode(invocation, cluster, instance, described)
+	result, err := Result(leftOpen), j.waitForLease(hook)
+	if err == nil {
+		j.goOnWithoutLease()
+		result, err = j.drainNode(invocation, cluster, instance, described)
+	}
 	stopHeartbeats()
 	if err != nil {
 		if !j.heartbeats.accepted.Load() { // the drain failed before the first was answered, and comes again
