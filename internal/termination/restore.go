@@ -32,7 +32,8 @@ func (p Policy) isRestorable(n ClosedNode) bool {
 }
 
 // restore undoes on nodes what an earlier termination changed, if the instance is in service after all. For example, it returned from
-// a warm pool. What was changed is read from the Lease. Without one nothing but the taint is removed: the event may be forged.
+// a warm pool. What was changed is read from the Lease. Without one nothing but the taint is removed: the event may be forged. While another
+// invocation drains the node, such as for a rebalance recommendation, all of it is that one's.
 func (j *job) restore(ctx context.Context, instance Instance) error {
 	if instance.State != inService || j.Policy.Shadow {
 		return nil
@@ -45,8 +46,11 @@ func (j *job) restore(ctx context.Context, instance Instance) error {
 	if err != nil {
 		return j.failed(err)
 	}
+	if slices.ContainsFunc(leases, func(l LeaseInfo) bool { return l.Name == j.InstanceID && l.Held }) {
+		return nil
+	}
 	for _, l := range leases {
-		if l.Name != j.InstanceID || l.Held {
+		if l.Name != j.InstanceID {
 			continue
 		}
 		for _, n := range l.Closed {

@@ -58,6 +58,18 @@ func TestVerify_StaysInService_NothingWritten(t *testing.T) {
 	})
 }
 
+// Another invocation drains the node, such as for a rebalance recommendation: what it has done to the node stays.
+func TestRejectedEvent_NodeIsBeingDrained_NothingIsUndone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.state, env.heldLeases = "InService", []string{event.InstanceID}
+		report, err := invoke(t, env.handler())
+		require.NoError(t, err)
+		require.Equal(t, StatusRejected, report.Status)
+		require.Empty(t, env.effects())
+	})
+}
+
 // If a rejection failed silently, a node would stay cordoned that is paid for and not used.
 func TestRejectedEvent_RestoreFails_IsAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
