@@ -147,6 +147,7 @@ func (s *simulation) stopped(n *simNode, p *simPod) {
 	default:
 		delete(n.pods, p.Name)
 		s.note(nil, "gone", p.Name)
+		s.restartHolds(p)
 	}
 	n.notifyWatchers()
 }

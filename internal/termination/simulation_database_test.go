@@ -162,6 +162,18 @@ func (i *simInvocation) checkMember(inst *simInstance, p *simPod) {
 	i.s.counts["others left while a member was held"]++
 }
 
+// restartHolds begins anew to count for how long the members on a pod's node have been held. Until now others may have waited for this pod,
+// whose phase may also have a pause after it.
+func (s *simulation) restartHolds(gone *simPod) {
+	for _, inst := range s.instances {
+		for _, p := range inst.node.pods {
+			if p.on == gone.on && !p.heldSince.IsZero() {
+				p.heldSince = time.Now()
+			}
+		}
+	}
+}
+
 // isMoving reports whether the member may go and is still there. Then its phase is not over, such as while a PDB blocks it.
 func (i *simInvocation) isMoving(p *simPod) bool {
 	return p.plan.database != nil && time.Since(i.s.began) >= p.plan.database.movesAt
