@@ -135,7 +135,8 @@ func (i *simInvocation) checkTainted(inst *simInstance) {
 	}
 }
 
-// checkMember checks that a member of a database is told to stop when it may go, or in the last moments. By then the other pods were asked.
+// checkMember checks that a member of a database is told to stop when it may go, or in the last moments. By then the other pods were asked,
+// unless they wait for a pod that is stopping.
 // On a machine that is gone, nobody is told anything.
 func (i *simInvocation) checkMember(inst *simInstance, p *simPod) {
 	d := p.plan.database
@@ -150,7 +151,7 @@ func (i *simInvocation) checkMember(inst *simInstance, p *simPod) {
 		return
 	}
 	for _, other := range inst.node.pods {
-		if other.on == p.on && (!other.isOrdinary() || i.isMoving(other)) {
+		if other.on == p.on && (!other.isOrdinary() || i.isMoving(other) || other.Terminating()) {
 			return
 		}
 	}
