@@ -51,9 +51,9 @@ func TestCheck_PathWorks_NothingChanges(t *testing.T) {
 	for _, pod := range s.podsOn(s.instances[0]) {
 		require.Nil(t, pod.DeletionTimestamp)
 	}
-	budget, err := s.Lab.Client().PolicyV1().PodDisruptionBudgets(s.group).Get(s.ctx, "web", metav1.GetOptions{})
+	pdb, err := s.Lab.Client().PolicyV1().PodDisruptionBudgets(s.group).Get(s.ctx, "web", metav1.GetOptions{})
 	require.NoError(t, err)
-	require.EqualValues(t, 1, budget.Status.DisruptionsAllowed)
+	require.EqualValues(t, 1, pdb.Status.DisruptionsAllowed)
 	changing := writes(s.requests(s.function))
 	require.Len(t, changing, 1)
 	require.Contains(t, changing[0], "create pods/eviction")
