@@ -41,7 +41,9 @@ var allowedImports = map[string][]string{
 	"internal/postgres":       {"internal/config", "internal/drain", "internal/escort", "internal/pgbouncer"},
 	"internal/queue":          {"internal/termination"},
 	"internal/secrets":        {"internal/escort"},
+	"internal/svg":            {},
 	"internal/termination":    {"internal/drain"},
+	"internal/timeline":       {"internal/drain", "internal/svg", "internal/termination"},
 }
 
 type listed struct {

@@ -64,13 +64,14 @@ func (s Switchover) String() string { return s.Namespace + "/" + s.Cluster }
 
 // EscortResult is an escort's part of a report.
 type EscortResult struct {
-	Kind                string  `json:"kind,omitempty"`                // of the escort: pgbouncer
-	Strategy            string  `json:"strategy"`                      // what was done; plain: no more than an eviction
-	Version             string  `json:"version,omitempty"`             // of what runs in the pod
-	Reason              string  `json:"reason,omitempty"`              // why this strategy, or why no better one
-	Clients             int     `json:"clients,omitempty"`             // connected when it began
-	Transactions        int     `json:"transactions,omitempty"`        // in flight when it began
-	HeldBackSeconds     float64 `json:"heldBackSeconds,omitempty"`     // how long new transactions had to wait
-	AbortedDetail       string  `json:"abortedDetail,omitempty"`       // what was aborted, in words; empty: nothing
-	AbortedTransactions int     `json:"abortedTransactions,omitempty"` // how many: transactions, or sessions that may have been in one
+	Kind                string    `json:"kind,omitempty"`                // of the escort: pgbouncer
+	Strategy            string    `json:"strategy"`                      // what was done; plain: no more than an eviction
+	Version             string    `json:"version,omitempty"`             // of what runs in the pod
+	Reason              string    `json:"reason,omitempty"`              // why this strategy, or why no better one
+	Clients             int       `json:"clients,omitempty"`             // connected when it began
+	Transactions        int       `json:"transactions,omitempty"`        // in flight when it began
+	HeldBackAt          time.Time `json:"heldBackAt,omitzero"`           // since when new transactions had to wait
+	HeldBackSeconds     float64   `json:"heldBackSeconds,omitempty"`     // how long they had to
+	AbortedDetail       string    `json:"abortedDetail,omitempty"`       // what was aborted, in words; empty: nothing
+	AbortedTransactions int       `json:"abortedTransactions,omitempty"` // how many: transactions, or sessions that may have been in one
 }

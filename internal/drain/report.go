@@ -85,13 +85,14 @@ func (r *Report) AddBlockers(pdbs []PDB) {
 // amend changes the pod's line, if there is one.
 func (r *Report) amend(pod Ref, change func(*PodReport)) {
 	for i := range r.Pods {
-		if p := &r.Pods[i]; p.ref() == pod {
+		if p := &r.Pods[i]; p.Ref() == pod {
 			change(p)
 		}
 	}
 }
 
-func (p PodReport) ref() Ref { return Ref{p.Namespace, p.Name, p.UID} }
+// Ref returns which pod it is about.
+func (p PodReport) Ref() Ref { return Ref{p.Namespace, p.Name, p.UID} }
 
 // CloseRemaining gives up on the pods that remain, for this reason: they stay until the node goes. The state is that of the same drain.
 func (r *Report) CloseRemaining(s State, reason string) {
@@ -101,7 +102,7 @@ func (r *Report) CloseRemaining(s State, reason string) {
 			continue
 		}
 		p.Outcome = Remained
-		known := s.pods[p.ref()]
+		known := s.pods[p.Ref()]
 		if !p.ForcedAt.IsZero() && !(known != nil && known.cameBack) {
 			p.Outcome = Forced
 		}

@@ -158,6 +158,6 @@ func (r *run) reportAborted(when string) {
 // reportHeldBack records how long new transactions had to wait.
 func (r *run) reportHeldBack() {
 	if since := r.stop.heldSince; !since.IsZero() && r.result.HeldBackSeconds == 0 {
-		r.result.HeldBackSeconds = math.Round(time.Since(since).Seconds()*1000) / 1000
+		r.result.HeldBackAt, r.result.HeldBackSeconds = since, math.Round(time.Since(since).Seconds()*1000)/1000
 	}
 }

@@ -49,9 +49,9 @@ func (m *move) resumePoolers(ctx context.Context) (left []markedPooler) {
 	for i := range left { // whoever resumes them restores the setting too
 		left[i] = m.mark.Poolers[slices.IndexFunc(m.mark.Poolers, func(p markedPooler) bool { return p.Ref == left[i].Ref })]
 	}
-	m.result.HeldBackSeconds = 0
+	m.result.HeldBackAt, m.result.HeldBackSeconds = time.Time{}, 0
 	if len(m.mark.Poolers) > 0 {
-		m.result.HeldBackSeconds = time.Since(m.pausedAt).Seconds()
+		m.result.HeldBackAt, m.result.HeldBackSeconds = m.pausedAt, time.Since(m.pausedAt).Seconds()
 	}
 	return left
 }

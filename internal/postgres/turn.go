@@ -98,7 +98,7 @@ func (m *move) leave(ctx context.Context) error {
 		what = "moved to " + m.moved + "; " + what
 	}
 	m.log.Warn("lost the Lease of a move, its poolers are left to the new holder", "reason", m.lease.Lost().Error())
-	m.result.HeldBackSeconds = time.Since(m.pausedAt).Seconds()
+	m.result.HeldBackAt, m.result.HeldBackSeconds = m.pausedAt, time.Since(m.pausedAt).Seconds()
 	m.mark.Poolers, m.mark.Moved = nil, m.moved != "" || m.begun
 	m.saveRecord(ctx, m.mark.Moved)
 	m.report(what)

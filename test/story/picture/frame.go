@@ -3,6 +3,8 @@ package picture
 import (
 	"math"
 	"time"
+
+	"quiesce/internal/svg"
 )
 
 // The layout of all pictures, in pixels.
@@ -50,21 +52,10 @@ func frameFor(panels []Panel) frame {
 			f.rows = max(f.rows, l.row+1)
 		}
 	}
-	f.step = nice(peak / rateTicks)
+	f.step = svg.Nice(peak / rateTicks)
 	f.rate = math.Ceil(peak/f.step) * f.step
 	f.pitch = min(maxPitch, max(minPitch, lanesHeight/float64(f.lanes)))
 	return f
-}
-
-// nice returns the smallest of 1, 2, 5, 10, 20, 50 and so on that is not less than step.
-func nice(step float64) float64 {
-	magnitude := math.Pow(10, math.Floor(math.Log10(step)))
-	for _, m := range []float64{1, 2, 5} {
-		if m*magnitude >= step {
-			return m * magnitude
-		}
-	}
-	return 10 * magnitude
 }
 
 func (f frame) panelWidth() float64 { return (width - 2*margin - gutter) / 2 }

@@ -5,13 +5,11 @@ import (
 	"slices"
 	"time"
 	"unicode/utf8"
+
+	"quiesce/internal/svg"
 )
 
-const (
-	// letterWidth is generous for the labels' font: viewers use different fonts, and a gap is better than an overlap.
-	letterWidth = 6.2
-	labelGap    = 4.0 // between a mark's line and its label
-)
+const labelGap = 4.0 // between a mark's line and its label
 
 // label is a mark and the place of its text. Rows count upwards from the plot.
 type label struct {
@@ -52,7 +50,7 @@ func byTime(marks []Mark) []Mark {
 
 func (f frame) label(m Mark) label {
 	x := f.x(min(max(m.At, 0), max(f.span, time.Nanosecond)))
-	long := float64(utf8.RuneCountInString(m.What))*letterWidth + 2*labelGap
+	long := float64(utf8.RuneCountInString(m.What))*svg.LetterWidth + 2*labelGap
 	l := label{Mark: m, x: x, left: x, right: x + long}
 	if l.right > f.plotWidth() && x > long {
 		l.left, l.right, l.flipped = x-long, x, true

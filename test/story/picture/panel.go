@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"quiesce/internal/svg"
 )
 
 // lanePart is the part of its pitch that a lane fills.
@@ -11,18 +13,18 @@ const lanePart = 0.8
 
 // plot draws one panel.
 type plot struct {
-	*canvas
+	*svg.Canvas
 	frame
 	Panel
 	left, top float64
 }
 
 func (p plot) draw() {
-	p.group(p.left, p.top, func() {
-		p.text(0, 18, "title", p.Title)
-		p.text(0, 38, "soft", p.Subtitle)
+	p.Group(p.left, p.top, func() {
+		p.Text(0, 18, "title", p.Title)
+		p.Text(0, 38, "soft", p.Subtitle)
 	})
-	p.group(p.left+axisWidth, p.top, func() {
+	p.Group(p.left+axisWidth, p.top, func() {
 		p.times()
 		p.commits()
 		p.workers()
@@ -32,23 +34,23 @@ func (p plot) draw() {
 
 // times draws the axis that both plots share.
 func (p plot) times() {
-	step := time.Duration(nice(p.span.Seconds()/timeTicks) * float64(time.Second))
+	step := time.Duration(svg.Nice(p.span.Seconds()/timeTicks) * float64(time.Second))
 	for at := time.Duration(0); at <= p.span; at += step {
-		p.line(p.x(at), p.rateTop(), p.x(at), p.rateBottom(), "grid")
-		p.line(p.x(at), p.lanesBottom(), p.x(at), p.lanesBottom()+4, "tick")
-		p.text(p.x(at), p.lanesBottom()+17, "number middle", fmt.Sprintf("%g s", at.Seconds()))
+		p.Line(p.x(at), p.rateTop(), p.x(at), p.rateBottom(), "grid")
+		p.Line(p.x(at), p.lanesBottom(), p.x(at), p.lanesBottom()+4, "tick")
+		p.Text(p.x(at), p.lanesBottom()+17, "number middle", fmt.Sprintf("%g s", at.Seconds()))
 	}
 }
 
 // commits draws the upper plot.
 func (p plot) commits() {
 	for v := 0.0; v <= p.rate; v += p.step {
-		p.line(0, p.y(v), p.plotWidth(), p.y(v), "grid")
-		p.text(-6, p.y(v)+4, "number end", fmt.Sprintf("%g", v))
+		p.Line(0, p.y(v), p.plotWidth(), p.y(v), "grid")
+		p.Text(-6, p.y(v)+4, "number end", fmt.Sprintf("%g", v))
 	}
 	curve := p.curve()
-	p.path(fmt.Sprintf("M0 %s%sV%sH0z", num(p.rateBottom()), strings.Replace(curve, "M", "L", 1), num(p.rateBottom())), "area")
-	p.path(curve, "curve")
+	p.Path(fmt.Sprintf("M0 %s%sV%sH0z", svg.Number(p.rateBottom()), strings.Replace(curve, "M", "L", 1), svg.Number(p.rateBottom())), "area")
+	p.Path(curve, "curve")
 }
 
 // y returns the position of a rate in the upper plot.
@@ -64,7 +66,7 @@ func (p plot) curve() string {
 	var d strings.Builder
 	command := "M"
 	for _, r := range append(append([]rate{first}, rates...), last) {
-		d.WriteString(command + num(p.x(r.at)) + " " + num(p.y(r.perSecond)))
+		d.WriteString(command + svg.Number(p.x(r.at)) + " " + svg.Number(p.y(r.perSecond)))
 		command = "L"
 	}
 	return d.String()
@@ -72,14 +74,14 @@ func (p plot) curve() string {
 
 // workers draws one lane per worker.
 func (p plot) workers() {
-	p.text(0, p.lanesTop()-8, "small", fmt.Sprintf("%d workers", p.Workers))
+	p.Text(0, p.lanesTop()-8, "small", fmt.Sprintf("%d workers", p.Workers))
 	class, words := p.verdict()
-	p.text(p.plotWidth(), p.lanesTop()-8, "small end "+class, words)
+	p.Text(p.plotWidth(), p.lanesTop()-8, "small end "+class, words)
 	for worker := 1; worker <= p.Workers; worker++ {
 		y := p.lanesTop() + float64(worker-1)*p.pitch
-		p.rect(0, y, p.x(p.end()), p.pitch*lanePart, "works")
+		p.Rect(0, y, p.x(p.end()), p.pitch*lanePart, "works")
 		for _, hang := range p.hangs(worker) {
-			p.rect(p.x(hang.from), y, p.x(hang.to)-p.x(hang.from), p.pitch*lanePart, "hangs")
+			p.Rect(p.x(hang.from), y, p.x(hang.to)-p.x(hang.from), p.pitch*lanePart, "hangs")
 		}
 	}
 }
@@ -107,7 +109,7 @@ func (p plot) marks() {
 			anchor, x = " end", l.x-labelGap
 		}
 		bottom := p.rateTop() - 6 - float64(l.row)*labelHeight
-		p.line(l.x, bottom-labelHeight+3, l.x, p.lanesBottom(), "mark"+class)
-		p.text(x, bottom-3, "label"+class+anchor, l.What)
+		p.Line(l.x, bottom-labelHeight+3, l.x, p.lanesBottom(), "mark"+class)
+		p.Text(x, bottom-3, "label"+class+anchor, l.What)
 	}
 }

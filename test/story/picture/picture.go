@@ -7,7 +7,13 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"quiesce/internal/svg"
 )
+
+// style is what this picture adds.
+const style = `.area{fill:#d6e4f5}.curve{fill:none;stroke:#2f6db5;stroke-width:1.6;stroke-linejoin:round}.works{fill:#9fd4b0}.hangs{fill:#c4222b}
+`
 
 // Sample is one observation. It stands for the time since the previous sample.
 type Sample struct {
@@ -43,12 +49,15 @@ func Draw(w io.Writer, words Words, panels ...Panel) error {
 		return fmt.Errorf("draw %q: %w", words.Title, err)
 	}
 	f := frameFor(panels)
-	var c canvas
-	c.open(f, words, len(panels))
+	var c svg.Canvas
+	c.Open(width, f.height(len(panels)), words.Title, style)
+	c.Text(margin, 38, "head", words.Title)
+	c.Legend(margin, 62, [2]string{"area", "commits per second, all workers together"}, [2]string{"works", "a worker that works"},
+		[2]string{"hangs", words.Hangs})
 	for i, h := range panels {
-		plot{canvas: &c, frame: f, Panel: h, left: f.left(i), top: f.top(i)}.draw()
+		plot{Canvas: &c, frame: f, Panel: h, left: f.left(i), top: f.top(i)}.draw()
 	}
-	c.raw("</svg>\n")
+	c.Close()
 	if _, err := w.Write(c.Bytes()); err != nil {
 		return fmt.Errorf("write picture: %w", err)
 	}
