@@ -33,6 +33,7 @@ var allowedImports = map[string][]string{
 	"internal/customresource": {"internal/config", "internal/drain"},
 	"internal/drain":          {},
 	"internal/eks":            {},
+	"internal/install":        {"internal/config"},
 	"internal/kube":           {"internal/drain", "internal/escort", "internal/termination"},
 	"internal/metrics":        {"internal/drain", "internal/termination"},
 	"internal/escort":         {"internal/drain", "internal/pgbouncer"},

@@ -1,0 +1,215 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+)
+
+const (
+	// fieldManager owns what was applied, in the API server's record of who set which field.
+	fieldManager = "quiescectl"
+	// namespace has the Leases of the function.
+	namespace = "quiesce"
+	// callTimeout bounds one request. A person waits for it; an API server that is slower has another problem.
+	callTimeout = 15 * time.Second
+)
+
+// Target is a cluster of Kubernetes that is installed into.
+type Target struct {
+	client kubernetes.Interface
+	any    dynamic.Interface
+	mapper meta.RESTMapper
+}
+
+// Connect sends no request. The timeout of each request is callTimeout.
+func Connect(c *rest.Config) (*Target, error) {
+	config := rest.CopyConfig(c)
+	config.Timeout = callTimeout
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	any, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return &Target{client, any, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client.Discovery()))}, nil
+}
+
+// Change is what was done, or would be done, about one object.
+type Change struct {
+	Object string // kind namespace/name
+	Result string // created, changed, unchanged; deleted, absent
+	Fields []string
+}
+
+// The results.
+const (
+	Created   = "created"
+	Changed   = "changed"
+	Unchanged = "unchanged"
+	Deleted   = "deleted"
+	Absent    = "absent"
+)
+
+// Up installs the objects, in their order. It ends at the first error: what it returns was done. With force, fields that another tool has
+// set are taken over.
+func (t *Target) Up(ctx context.Context, objects []*unstructured.Unstructured, force bool) (done []Change, err error) {
+	for _, object := range objects {
+		change, err := t.apply(ctx, object, metav1.PatchOptions{FieldManager: fieldManager, Force: &force})
+		if apierrors.IsConflict(err) {
+			return done, fmt.Errorf("%w; --force-conflicts takes these fields over", err)
+		}
+		if err != nil {
+			return done, err
+		}
+		done = append(done, change)
+	}
+	return done, nil
+}
+
+// Verify compares the objects with those in the cluster, and changes nothing. Of a field that is not in the manifests, it says nothing.
+func (t *Target) Verify(ctx context.Context, objects []*unstructured.Unstructured) (found []Change, err error) {
+	force := true
+	for _, object := range objects {
+		change, err := t.apply(ctx, object, metav1.PatchOptions{FieldManager: fieldManager, Force: &force, DryRun: []string{metav1.DryRunAll}})
+		if isNoNamespace(err, object.GetNamespace()) { // a dry run creates none
+			change, err = Change{Object: describe(object), Result: Created}, nil
+		}
+		if err != nil {
+			return found, err
+		}
+		found = append(found, change)
+	}
+	return found, nil
+}
+
+// isNoNamespace reports whether a request failed because the namespace is missing.
+func isNoNamespace(err error, namespace string) bool {
+	var status apierrors.APIStatus
+	return namespace != "" && apierrors.IsNotFound(err) && errors.As(err, &status) && status.Status().Details != nil &&
+		status.Status().Details.Kind == "namespaces"
+}
+
+func (t *Target) apply(ctx context.Context, object *unstructured.Unstructured, options metav1.PatchOptions) (Change, error) {
+	change := Change{Object: describe(object)}
+	resource, err := t.resource(object)
+	if err != nil {
+		return change, err
+	}
+	before, err := resource.Get(ctx, object.GetName(), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		before, err = nil, nil
+	}
+	if err != nil {
+		return change, fmt.Errorf("read %s: %w", change.Object, err)
+	}
+	body, err := object.MarshalJSON()
+	if err != nil {
+		return change, fmt.Errorf("encode %s: %w", change.Object, err)
+	}
+	after, err := resource.Patch(ctx, object.GetName(), types.ApplyPatchType, body, options)
+	if err != nil {
+		return change, fmt.Errorf("apply %s: %w", change.Object, err)
+	}
+	switch change.Fields = differences("", content(before), content(after)); {
+	case before == nil:
+		change.Result, change.Fields = Created, nil
+	case len(change.Fields) == 0:
+		change.Result = Unchanged
+	default:
+		change.Result = Changed
+	}
+	return change, nil
+}
+
+// Down removes the objects, the last one first. It refuses while a drain runs or a pooler is paused: what undoes that is recorded in the
+// namespace that it removes.
+func (t *Target) Down(ctx context.Context, objects []*unstructured.Unstructured) (done []Change, err error) {
+	if err := t.checkIdle(ctx); err != nil {
+		return nil, err
+	}
+	for _, object := range slices.Backward(objects) {
+		change := Change{Object: describe(object), Result: Deleted}
+		resource, err := t.resource(object)
+		if err != nil {
+			return done, err
+		}
+		switch err := resource.Delete(ctx, object.GetName(), metav1.DeleteOptions{}); {
+		case apierrors.IsNotFound(err):
+			change.Result = Absent
+		case err != nil:
+			return done, fmt.Errorf("delete %s: %w", change.Object, err)
+		}
+		done = append(done, change)
+	}
+	return done, nil
+}
+
+// checkIdle returns an error that names the Leases that somebody needs.
+func (t *Target) checkIdle(ctx context.Context) error {
+	leases, err := t.client.CoordinationV1().Leases(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list the Leases of quiesce: %w", err)
+	}
+	var needed []string
+	for _, l := range leases.Items {
+		switch {
+		case l.Annotations["quiesce/paused"] != "":
+			needed = append(needed, l.Name+" (poolers are paused)")
+		case isHeld(l):
+			needed = append(needed, l.Name+" (a drain runs)")
+		}
+	}
+	if len(needed) > 0 {
+		return fmt.Errorf("nothing was removed, because these Leases are needed: %s; wait until no drain runs, or resume the poolers first",
+			strings.Join(needed, ", "))
+	}
+	return nil
+}
+
+// isHeld reports whether somebody renews a Lease.
+func isHeld(l coordinationv1.Lease) bool {
+	s := l.Spec
+	return s.HolderIdentity != nil && *s.HolderIdentity != "" && s.RenewTime != nil && s.LeaseDurationSeconds != nil &&
+		time.Since(s.RenewTime.Time) < time.Duration(*s.LeaseDurationSeconds)*time.Second
+}
+
+func (t *Target) resource(object *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
+	kind := object.GroupVersionKind()
+	mapping, err := t.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if meta.IsNoMatchError(err) && kind.Group == "admissionregistration.k8s.io" {
+		return nil, fmt.Errorf("the cluster has no %s: upgrade it to Kubernetes 1.30, or apply the output of render without the policies", kind.Kind)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find the resource of %s: %w", describe(object), err)
+	}
+	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		return t.any.Resource(mapping.Resource).Namespace(object.GetNamespace()), nil
+	}
+	return t.any.Resource(mapping.Resource), nil
+}
+
+func describe(object *unstructured.Unstructured) string {
+	name := object.GetName()
+	if ns := object.GetNamespace(); ns != "" {
+		name = ns + "/" + name
+	}
+	return object.GetKind() + " " + name
+}

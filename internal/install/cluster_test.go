@@ -1,0 +1,160 @@
+package install
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"quiesce/test/parts/lab"
+)
+
+// What server-side apply does is the API server's own behavior, so these tests have a real one. They share it, one after the other.
+func TestTarget_RealAPIServer(t *testing.T) {
+	lab.Require(t)
+	l, err := lab.Start(t.Context(), lab.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Stop()) })
+	for _, name := range []string{"db", "crm", "pool", "pool-b"} {
+		_, err := l.Client().CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		require.NoError(t, err)
+	}
+	target, err := Connect(l.Admin())
+	require.NoError(t, err)
+	objects, err := Objects(everything)
+	require.NoError(t, err)
+	f := fixture{l, target, objects}
+	for _, test := range []struct {
+		name string
+		do   func(*testing.T)
+	}{
+		{"nothing installed: verify names all and changes nothing", f.verifyEmpty},
+		{"up twice: the second changes nothing", f.upTwice},
+		{"somebody changed a rule: verify names the field and up needs force", f.changedByHand},
+		{"lease held or poolers paused: down refuses", f.downRefused},
+		{"down twice: the second finds nothing", f.downTwice},
+		{"kubectl apply of render: the same is installed", f.kubectlInstallsTheSame},
+	} {
+		require.True(t, t.Run(test.name, test.do))
+	}
+}
+
+type fixture struct {
+	*lab.Lab
+	target  *Target
+	objects []*unstructured.Unstructured
+}
+
+func results(changes []Change) (all []string) {
+	for _, c := range changes {
+		all = append(all, c.Result)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func (f fixture) verifyEmpty(t *testing.T) {
+	for range 2 {
+		found, err := f.target.Verify(t.Context(), f.objects)
+		require.NoError(t, err)
+		require.Len(t, found, len(f.objects))
+		require.Equal(t, []string{Created}, results(found))
+	}
+}
+
+func (f fixture) upTwice(t *testing.T) {
+	done, err := f.target.Up(t.Context(), f.objects, false)
+	require.NoError(t, err)
+	require.Equal(t, []string{Created}, results(done))
+	for _, again := range []func() ([]Change, error){
+		func() ([]Change, error) { return f.target.Up(t.Context(), f.objects, false) },
+		func() ([]Change, error) { return f.target.Verify(t.Context(), f.objects) },
+	} {
+		done, err = again()
+		require.NoError(t, err)
+		require.Equal(t, []string{Unchanged}, results(done), "%v", done)
+	}
+}
+
+func (f fixture) changedByHand(t *testing.T) {
+	roles := f.Client().RbacV1().ClusterRoles()
+	role, err := roles.Get(t.Context(), "quiesce", metav1.GetOptions{})
+	require.NoError(t, err)
+	role.Rules[0].Verbs = append(role.Rules[0].Verbs, "delete")
+	_, err = roles.Update(t.Context(), role, metav1.UpdateOptions{FieldManager: "somebody"})
+	require.NoError(t, err)
+
+	found, err := f.target.Verify(t.Context(), f.objects)
+	require.NoError(t, err)
+	require.Equal(t, []string{Changed, Unchanged}, results(found))
+	changed := found[slices.IndexFunc(found, func(c Change) bool { return c.Result == Changed })]
+	require.Equal(t, "ClusterRole quiesce", changed.Object)
+	require.Equal(t, []string{`rules[0].verbs: ["get","list","watch","patch","delete"] -> ["get","list","watch","patch"]`}, changed.Fields)
+
+	_, err = f.target.Up(t.Context(), f.objects, false)
+	require.ErrorContains(t, err, "--force-conflicts takes these fields over")
+	require.ErrorContains(t, err, "somebody")
+	done, err := f.target.Up(t.Context(), f.objects, true)
+	require.NoError(t, err)
+	require.Equal(t, []string{Changed, Unchanged}, results(done))
+	role, err = roles.Get(t.Context(), "quiesce", metav1.GetOptions{})
+	require.NoError(t, err)
+	require.NotContains(t, role.Rules[0].Verbs, "delete")
+}
+
+func (f fixture) downRefused(t *testing.T) {
+	leases := f.Client().CoordinationV1().Leases(namespace)
+	holder, seconds := "function", int32(30)
+	for name, lease := range map[string]coordinationv1.Lease{
+		"a drain runs": {ObjectMeta: metav1.ObjectMeta{Name: "i-0abc"}, Spec: coordinationv1.LeaseSpec{
+			HolderIdentity: &holder, LeaseDurationSeconds: &seconds, RenewTime: &metav1.MicroTime{Time: time.Now()}}},
+		"poolers are paused": {ObjectMeta: metav1.ObjectMeta{Name: "postgres-db-orders", Annotations: map[string]string{"quiesce/paused": "{}"}}},
+	} {
+		_, err := leases.Create(t.Context(), &lease, metav1.CreateOptions{})
+		require.NoError(t, err)
+		done, err := f.target.Down(t.Context(), f.objects)
+		require.ErrorContains(t, err, fmt.Sprintf("%s (%s)", lease.Name, name))
+		require.Empty(t, done)
+		require.NoError(t, leases.Delete(t.Context(), lease.Name, metav1.DeleteOptions{}))
+	}
+}
+
+func (f fixture) downTwice(t *testing.T) {
+	done, err := f.target.Down(t.Context(), f.objects)
+	require.NoError(t, err)
+	require.Equal(t, []string{Deleted}, results(done))
+	require.Eventually(t, func() bool { // the API server empties a namespace before it goes
+		_, err := f.Client().CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{})
+		return err != nil
+	}, time.Minute, 100*time.Millisecond)
+	done, err = f.target.Down(t.Context(), f.objects)
+	require.NoError(t, err)
+	require.Equal(t, []string{Absent}, results(done))
+}
+
+func (f fixture) kubectlInstallsTheSame(t *testing.T) {
+	text, err := Render(everything)
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "quiesce.yaml")
+	require.NoError(t, os.WriteFile(file, text, 0o600))
+	_, err = f.Kubectl(t.Context(), "apply", "--filename="+file)
+	require.NoError(t, err)
+	found, err := f.target.Verify(t.Context(), f.objects)
+	require.NoError(t, err)
+	for _, c := range found {
+		require.Empty(t, withoutKubectl(c.Fields), c.Object)
+	}
+}
+
+// withoutKubectl leaves out kubectl's record of what it applied.
+func withoutKubectl(fields []string) []string {
+	return slices.DeleteFunc(fields, func(field string) bool { return len(field) > 20 && field[:20] == "metadata.annotations" })
+}

@@ -1,0 +1,101 @@
+package install
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"quiesce/internal/config"
+)
+
+// Options say what is installed beside the permissions that every cluster needs.
+type Options struct {
+	Consoles      []Console
+	Patroni       []Cluster
+	CloudNativePG []Cluster
+}
+
+// Console is the access to consoles of poolers in one namespace.
+type Console struct {
+	Namespace string
+	Secret    string // whose login may be read; empty: none
+	Forward   bool   // connections may go through the API server
+}
+
+// Cluster is a cluster of PostgreSQL whose primary may be moved.
+type Cluster struct {
+	Namespace, Name string
+	Members         []string // its pods
+}
+
+// ParseCluster reads namespace/name=member,member.
+func ParseCluster(text string) (Cluster, error) {
+	identity, members, _ := strings.Cut(text, "=")
+	namespace, name, _ := strings.Cut(identity, "/")
+	c := Cluster{Namespace: namespace, Name: name}
+	if members != "" {
+		c.Members = strings.Split(members, ",")
+	}
+	if err := c.check(); err != nil {
+		return Cluster{}, fmt.Errorf("cluster %q: %w; write namespace/name=pod,pod, such as db/orders=orders-0,orders-1", text, err)
+	}
+	return c, nil
+}
+
+func (c Cluster) check() error {
+	if len(c.Members) == 0 {
+		return errors.New("it has no members")
+	}
+	for what, name := range map[string]string{"namespace": c.Namespace, "name": c.Name} {
+		if problems := validation.IsDNS1123Label(name); len(problems) > 0 {
+			return fmt.Errorf("the %s %q is no name: %s", what, name, problems[0])
+		}
+	}
+	for _, name := range c.Members {
+		if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
+			return fmt.Errorf("the member %q is no name: %s", name, problems[0])
+		}
+	}
+	return nil
+}
+
+// Consoles returns the access to consoles that a configuration needs. Poolers in namespaces that the file does not name by their whole
+// names are in more; those cannot be known from the file.
+func Consoles(c config.Config, more []string) ([]Console, error) {
+	var consoles []Console
+	at := func(namespace string) *Console {
+		i := slices.IndexFunc(consoles, func(c Console) bool { return c.Namespace == namespace })
+		if i < 0 {
+			i, consoles = len(consoles), append(consoles, Console{Namespace: namespace})
+		}
+		return &consoles[i]
+	}
+	for _, phase := range c.Phases {
+		console := phase.EscortConsole()
+		if console == nil {
+			continue
+		}
+		if secret := console.Secret; secret != nil {
+			at(secret.Namespace).Secret = secret.Name
+		}
+		if console.ConnectVia != config.ViaPortForward {
+			continue
+		}
+		namespaces := append(phase.Match.Namespaces.Exact(), more...)
+		if len(namespaces) == 0 && phase.PGBouncer != nil {
+			return nil, fmt.Errorf("phase %s names no namespace of its poolers: name them with --namespace, or in match.namespaces", phase.Name)
+		}
+		for _, namespace := range namespaces {
+			at(namespace).Forward = true
+		}
+	}
+	for _, c := range consoles {
+		if problems := validation.IsDNS1123Label(c.Namespace); len(problems) > 0 {
+			return nil, fmt.Errorf("namespace %q is no name: %s", c.Namespace, problems[0])
+		}
+	}
+	return consoles, nil
+}
