@@ -26,11 +26,19 @@ var allowedImports = map[string][]string{
 	"infra/afterdeploy":       {"internal/termination"},                // the answer to a check
 	"infra/bundle":            {},
 	"infra/patronicallback":   {"internal/pgbouncer"}, // it runs in Patroni's containers
+	"infra/quiescectl": {
+		"internal/asg", "internal/config", "internal/doctor", "internal/drain", "internal/escort", "internal/kube", "internal/pooler",
+		"internal/postgres", "internal/queue", "internal/termination",
+	},
 	"events":                  {},
 	"internal/archive":        {"internal/termination"},
 	"internal/asg":            {"internal/termination"},
 	"internal/config":         {},
 	"internal/customresource": {"internal/config", "internal/drain"},
+	"internal/doctor": {
+		"internal/asg", "internal/config", "internal/drain", "internal/escort", "internal/kube", "internal/pooler", "internal/postgres",
+		"internal/termination",
+	},
 	"internal/drain":          {},
 	"internal/eks":            {},
 	"internal/kube":           {"internal/drain", "internal/escort", "internal/termination"},
