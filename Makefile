@@ -43,7 +43,7 @@ DESTROY ?= (cd infra && $(CDK) destroy --all --force); status=$$?; \
 	test "$$KEEP_RBAC" = true || kubectl delete --ignore-not-found -f infra/rbac.yaml || status=$$?; exit $$status
 
 .DEFAULT_GOAL := help
-.PHONY: help build programs always release synth deploy smoke test soak lint bench bench-pgbouncer bench-postgres demo story lab invoke tools operators images clean setup node schemas
+.PHONY: help build quiescectl programs always release synth deploy smoke test soak lint bench bench-pgbouncer bench-postgres demo story lab invoke tools operators images clean setup node schemas
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,10 @@ build: ## build dist/bootstrap (linux, GOARCH=arm64) and dist/function.zip, repr
 	@mkdir -p dist
 	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -o dist/bootstrap ./lambda
 	$(foreach file,$(CONFIG),go run ./infra/bundle dist/bootstrap $(file) $(call zip,$(file)) &&) sha256sum dist/bootstrap $(ZIPS)
+
+quiescectl: ## build dist/quiescectl, the tool for people, for this machine
+	@mkdir -p dist
+	$(BUILD) -o dist/quiescectl ./infra/quiescectl
 
 # Small programs for containers, each a folder of infra: static, and without what the function needs.
 PROGRAMS := patronicallback

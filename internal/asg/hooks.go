@@ -10,6 +10,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
+	"github.com/aws/aws-sdk-go-v2/service/autoscaling/types"
 	"github.com/aws/smithy-go"
 
 	"quiesce/internal/termination"
@@ -37,14 +38,17 @@ func (h *Hooks) Describe(ctx context.Context, group, hook string) (termination.H
 	if len(output.LifecycleHooks) == 0 {
 		return termination.Hook{}, fmt.Errorf("describe hook %s of %s: %w", hook, group, termination.ErrNoHook)
 	}
-	found := output.LifecycleHooks[0]
+	return toHook(output.LifecycleHooks[0]), nil
+}
+
+func toHook(h types.LifecycleHook) termination.Hook {
 	return termination.Hook{
-		HeartbeatTimeout: seconds(found.HeartbeatTimeout),
-		GlobalTimeout:    seconds(found.GlobalTimeout),
-		DefaultResult:    termination.Result(aws.ToString(found.DefaultResult)),
-		Launching:        aws.ToString(found.LifecycleTransition) == launching,
-		ManagedBy:        managedBy(found.NotificationMetadata),
-	}, nil
+		HeartbeatTimeout: seconds(h.HeartbeatTimeout),
+		GlobalTimeout:    seconds(h.GlobalTimeout),
+		DefaultResult:    termination.Result(aws.ToString(h.DefaultResult)),
+		Launching:        aws.ToString(h.LifecycleTransition) == launching,
+		ManagedBy:        managedBy(h.NotificationMetadata),
+	}
 }
 
 // The lifecycle transitions of hooks.

@@ -52,11 +52,14 @@ func Connect(c *rest.Config) (*Target, error) {
 	return &Target{client, any, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client.Discovery()))}, nil
 }
 
+// Set is what is installed, in this order.
+type Set []*unstructured.Unstructured
+
 // Change is what was done, or would be done, about one object.
 type Change struct {
-	Object string // kind namespace/name
-	Result string // created, changed, unchanged; deleted, absent
-	Fields []string
+	Object string   `json:"object"`           // kind namespace/name
+	Result string   `json:"result"`           // created, changed, unchanged; deleted, absent
+	Fields []string `json:"fields,omitempty"` // that differ, with the value before and after
 }
 
 // The results.
@@ -70,7 +73,7 @@ const (
 
 // Up installs the objects, in their order. It ends at the first error: what it returns was done. With force, fields that another tool has
 // set are taken over.
-func (t *Target) Up(ctx context.Context, objects []*unstructured.Unstructured, force bool) (done []Change, err error) {
+func (t *Target) Up(ctx context.Context, objects Set, force bool) (done []Change, err error) {
 	for _, object := range objects {
 		change, err := t.apply(ctx, object, metav1.PatchOptions{FieldManager: fieldManager, Force: &force})
 		if apierrors.IsConflict(err) {
@@ -85,7 +88,7 @@ func (t *Target) Up(ctx context.Context, objects []*unstructured.Unstructured, f
 }
 
 // Verify compares the objects with those in the cluster, and changes nothing. Of a field that is not in the manifests, it says nothing.
-func (t *Target) Verify(ctx context.Context, objects []*unstructured.Unstructured) (found []Change, err error) {
+func (t *Target) Verify(ctx context.Context, objects Set) (found []Change, err error) {
 	force := true
 	for _, object := range objects {
 		change, err := t.apply(ctx, object, metav1.PatchOptions{FieldManager: fieldManager, Force: &force, DryRun: []string{metav1.DryRunAll}})
@@ -141,7 +144,7 @@ func (t *Target) apply(ctx context.Context, object *unstructured.Unstructured, o
 
 // Down removes the objects, the last one first. It refuses while a drain runs or a pooler is paused: what undoes that is recorded in the
 // namespace that it removes.
-func (t *Target) Down(ctx context.Context, objects []*unstructured.Unstructured) (done []Change, err error) {
+func (t *Target) Down(ctx context.Context, objects Set) (done []Change, err error) {
 	if err := t.checkIdle(ctx); err != nil {
 		return nil, err
 	}

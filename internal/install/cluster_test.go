@@ -12,7 +12,6 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"quiesce/test/parts/lab"
 )
@@ -50,7 +49,7 @@ func TestTarget_RealAPIServer(t *testing.T) {
 type fixture struct {
 	*lab.Lab
 	target  *Target
-	objects []*unstructured.Unstructured
+	objects Set
 }
 
 func results(changes []Change) (all []string) {

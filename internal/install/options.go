@@ -86,7 +86,7 @@ func Consoles(c config.Config, more []string) ([]Console, error) {
 		}
 		namespaces := append(phase.Match.Namespaces.Exact(), more...)
 		if len(namespaces) == 0 && phase.PGBouncer != nil {
-			return nil, fmt.Errorf("phase %s names no namespace of its poolers: name them with --namespace, or in match.namespaces", phase.Name)
+			return nil, fmt.Errorf("phase %s names no namespace of its poolers: name them with --pooler-namespace, or in match.namespaces", phase.Name)
 		}
 		for _, namespace := range namespaces {
 			at(namespace).Forward = true

@@ -45,12 +45,12 @@ func unfold(node *yaml.Node) {
 }
 
 // Objects returns the same as objects, in the order in which they are installed.
-func Objects(o Options) ([]*unstructured.Unstructured, error) {
+func Objects(o Options) (Set, error) {
 	documents, err := render(o)
 	if err != nil {
 		return nil, err
 	}
-	var objects []*unstructured.Unstructured
+	var objects Set
 	for _, d := range documents {
 		object := &unstructured.Unstructured{}
 		if err := d.Decode(&object.Object); err != nil {

@@ -19,6 +19,7 @@ type account struct {
 	queues    []*queue
 	buckets   map[string]map[string][]byte // objects by key
 	functions map[string]Invoker
+	variables map[string]map[string]string // environments of functions, by name
 	topics    map[string][]Subscription // by ARN
 	logs      map[string][]logEvent     // by log group
 	events    string                    // URL of the queue that gets the events of requested terminations; may be empty
@@ -37,6 +38,7 @@ type group struct {
 	retains    bool       // keeps instances whose termination was abandoned
 	warmPool   bool
 	desired    *int    // nil: as many instances as there are
+	settings   GroupSettings
 	events     []Event // of terminations that calls have begun
 }
 
@@ -44,7 +46,7 @@ func newAccount() *account {
 	return &account{
 		topics:    map[string][]Subscription{},
 		instances: map[string]*instance{}, clusters: map[string]cluster{}, buckets: map[string]map[string][]byte{},
-		functions: map[string]Invoker{}, logs: map[string][]logEvent{},
+		functions: map[string]Invoker{}, variables: map[string]map[string]string{}, logs: map[string][]logEvent{},
 		proceed: defaultProceed,
 	}
 }

@@ -27,6 +27,10 @@ type groupXML struct {
 	Instances            []instanceXML `xml:"Instances>member"` // without those of the warm pool
 	WarmPool             *warmPoolXML  `xml:"WarmPoolConfiguration,omitempty"`
 	WarmPoolSize         *int          `xml:",omitempty"`
+
+	SuspendedProcesses []suspendedXML  `xml:"SuspendedProcesses>member"`
+	MaintenancePolicy  *maintenanceXML `xml:"InstanceMaintenancePolicy,omitempty"`
+	LifecyclePolicy    *retentionXML   `xml:"InstanceLifecyclePolicy,omitempty"`
 }
 
 // tagXML is a tag of a group
@@ -116,6 +120,7 @@ func (a *account) describeGroup(g *group, instances bool) groupXML {
 	if g.desired != nil {
 		x.DesiredCapacity = *g.desired
 	}
+	g.describeSettings(&x)
 	return x
 }
 

@@ -18,6 +18,13 @@ func (s *Server) AddFunction(name string, invoke Invoker) {
 	s.account.functions[name] = invoke
 }
 
+// SetEnvironment gives a function these environment variables, and no others.
+func (s *Server) SetEnvironment(name string, variables map[string]string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.variables[name] = variables
+}
+
 var functionActions = map[string]action{"Invoke": invokeFunction, "GetFunctionConfiguration": describeFunction}
 
 // invocationAnswer is what Invoke answers: the payload as the body, and a header if the function has failed.
@@ -61,7 +68,9 @@ func describeFunction(a *account, r request) (any, *apiError) {
 	if failure != nil {
 		return nil, failure
 	}
-	return map[string]string{"FunctionName": name, "State": "Active", "LastUpdateStatus": "Successful"}, nil
+	return map[string]any{
+		"FunctionName": name, "State": "Active", "LastUpdateStatus": "Successful", "Environment": map[string]any{"Variables": a.variables[name]},
+	}, nil
 }
 
 // restFunctions is the protocol of Lambda: method and path select the action (smithy.io, "AWS restJson1 protocol").

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"quiesce/internal/config"
+	"quiesce/internal/doctor"
+)
+
+// defaultTimeout is for a person who waits. What a large cluster does not answer by then is said to be unread.
+const defaultTimeout = 9 * time.Second
+
+// errFindings ends the program with exitFindings.
+var errFindings = errors.New("findings")
+
+// never is the value of --fail-on with which no finding is an error.
+const never = "never"
+
+var failOn = []string{string(doctor.Warning), string(doctor.Critical), never}
+
+type doctorOptions struct {
+	*options
+	failOn  string
+	config  string
+	timeout time.Duration
+}
+
+func newDoctor(o *options) *cobra.Command {
+	d := &doctorOptions{options: o}
+	command := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find what would go wrong when a node leaves",
+		Long: "doctor looks at the cluster, its Auto Scaling groups, and quiesce itself. It says what would go wrong when a node leaves.\n" +
+			"It changes nothing, and works before anything is deployed. Each finding says where, what, what it costs, and how to fix it.\n\n" +
+			"Exit status: 0, or 1 if a finding has the severity of --fail-on or a worse one, or 2 if nothing could be read.",
+		Example: "  quiescectl doctor\n" +
+			"  quiescectl doctor --context prod --profile prod -n db\n" +
+			"  quiescectl doctor -o json --fail-on warning   # in CI",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return d.run(c) },
+	}
+	flags := command.Flags()
+	flags.StringVar(&d.failOn, "fail-on", string(doctor.Critical), "exit with status 1 from this severity on: "+strings.Join(failOn, ", "))
+	flags.StringVar(&d.config, "config", "", "path of a quiesce.yaml: its groups, hook and durations are compared")
+	flags.DurationVar(&d.timeout, "timeout", defaultTimeout, "how long to read")
+	_ = command.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(failOn, cobra.ShellCompDirectiveNoFileComp)) // as above
+	return command
+}
+
+func (d *doctorOptions) run(c *cobra.Command) error {
+	if !slices.Contains(failOn, d.failOn) {
+		return fmt.Errorf("--fail-on must be one of %s, not %q", strings.Join(failOn, ", "), d.failOn)
+	}
+	settings, err := d.settings()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), d.timeout)
+	defer cancel()
+	if isTerminal(c.ErrOrStderr()) {
+		fmt.Fprint(c.ErrOrStderr(), "reading the cluster and its Auto Scaling groups ...\r")
+	}
+	snapshot, err := d.read(ctx, settings)
+	if isTerminal(c.ErrOrStderr()) {
+		fmt.Fprint(c.ErrOrStderr(), "\033[K") // clears that line
+	}
+	if err != nil {
+		return err
+	}
+	report := doctor.Examine(snapshot).In(d.namespace)
+	if err := d.print(c.OutOrStdout(), report); err != nil {
+		return err
+	}
+	if d.failOn != never && report.Worst(doctor.Severity(d.failOn)) {
+		return errFindings
+	}
+	return nil
+}
+
+// settings reads the configuration of quiesce. Without a file they are the defaults.
+func (d *doctorOptions) settings() (settings config.Config, err error) {
+	none := func(string) string { return "" }
+	if d.config == "" {
+		settings, err = config.Parse([]byte("{cluster: unknown, autoScalingGroups: [unknown], mode: shadow}"), none)
+		settings.Cluster = ""
+		return settings, err
+	}
+	text, err := os.ReadFile(d.config)
+	if err != nil {
+		return settings, fmt.Errorf("--config: %w", err)
+	}
+	if settings, err = config.Parse(text, none); err != nil {
+		return settings, fmt.Errorf("--config %s:\n%w", d.config, err)
+	}
+	return settings, nil
+}

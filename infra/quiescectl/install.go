@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"quiesce/internal/config"
+	"quiesce/internal/install"
+)
+
+// errDiffers ends install verify with exitFindings.
+var errDiffers = errors.New("the cluster differs")
+
+type installOptions struct {
+	*options
+	config           string
+	poolerNamespaces []string
+	patroni, cnpg    []string
+	force            bool
+}
+
+func newInstall(o *options) *cobra.Command {
+	i := &installOptions{options: o}
+	command := &cobra.Command{
+		Use:   "install",
+		Short: "Install what quiesce needs in a cluster: namespace, permissions, policies",
+		Long: "install keeps what quiesce needs in a cluster: its namespace, its permissions, and the policies that confine them.\n" +
+			"A second time changes nothing. No password is made or read: Secrets are named, and must exist.\n\n" +
+			"quiesce.yaml says which consoles of poolers the function reaches. Clusters of PostgreSQL are named one by one.",
+		Example: "  quiescectl install verify --config quiesce.yaml\n" +
+			"  quiescectl install up --config quiesce.yaml --patroni db/orders=orders-0,orders-1\n" +
+			"  quiescectl install render --config quiesce.yaml | kubectl apply -f -",
+	}
+	flags := command.PersistentFlags()
+	flags.StringVar(&i.config, "config", "", "path of quiesce.yaml; without it, no access to consoles is installed")
+	flags.StringSliceVar(&i.poolerNamespaces, "pooler-namespace", nil, "namespace of poolers that quiesce.yaml does not name")
+	flags.StringArrayVar(&i.patroni, "patroni", nil, "cluster that Patroni runs, as namespace/scope=pod,pod; may be repeated")
+	flags.StringArrayVar(&i.cnpg, "cnpg", nil, "cluster of CloudNativePG, as namespace/name=pod,pod; may be repeated")
+	up := &cobra.Command{
+		Use: "up", Short: "Install, or bring up to date", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return i.change(c, i.up) },
+	}
+	up.Flags().BoolVar(&i.force, "force-conflicts", false, "take over fields that another tool has set to other values")
+	command.AddCommand(
+		&cobra.Command{
+			Use: "render", Short: "Print the manifests", Args: cobra.NoArgs,
+			RunE: func(c *cobra.Command, _ []string) error { return i.render(c) },
+		},
+		up,
+		&cobra.Command{
+			Use: "verify", Short: "Compare with the cluster, and exit with status 1 if it differs; changes nothing", Args: cobra.NoArgs,
+			RunE: func(c *cobra.Command, _ []string) error { return i.change(c, i.verify) },
+		},
+		&cobra.Command{
+			Use: "down", Short: "Remove all of it, unless a drain runs or a pooler is paused", Args: cobra.NoArgs,
+			RunE: func(c *cobra.Command, _ []string) error { return i.change(c, (*installed).down) },
+		},
+	)
+	return command
+}
+
+// wanted returns what the flags and the configuration ask for.
+func (i *installOptions) wanted() (install.Options, error) {
+	var wanted install.Options
+	for _, kind := range []struct {
+		texts    []string
+		clusters *[]install.Cluster
+	}{{i.patroni, &wanted.Patroni}, {i.cnpg, &wanted.CloudNativePG}} {
+		for _, text := range kind.texts {
+			cluster, err := install.ParseCluster(text)
+			if err != nil {
+				return wanted, err
+			}
+			*kind.clusters = append(*kind.clusters, cluster)
+		}
+	}
+	if i.config == "" {
+		return wanted, nil
+	}
+	text, err := os.ReadFile(i.config)
+	if err != nil {
+		return wanted, fmt.Errorf("--config: %w", err)
+	}
+	settings, err := config.Parse(text, func(string) string { return "" })
+	if err != nil {
+		return wanted, fmt.Errorf("--config %s:\n%w", i.config, err)
+	}
+	wanted.Consoles, err = install.Consoles(settings, i.poolerNamespaces)
+	return wanted, err
+}
+
+func (i *installOptions) render(c *cobra.Command) error {
+	wanted, err := i.wanted()
+	if err != nil {
+		return err
+	}
+	text, err := install.Render(wanted)
+	if err != nil {
+		return err
+	}
+	_, err = c.OutOrStdout().Write(text)
+	return err
+}
+
+// installed is a cluster, and what should be in it.
+type installed struct {
+	*install.Target
+	objects install.Set
+}
+
+func (i *installOptions) up(t *installed, ctx context.Context) ([]install.Change, error) {
+	return t.Up(ctx, t.objects, i.force)
+}
+
+func (i *installOptions) verify(t *installed, ctx context.Context) ([]install.Change, error) {
+	changes, err := t.Verify(ctx, t.objects)
+	if err == nil && slices.ContainsFunc(changes, func(c install.Change) bool { return c.Result != install.Unchanged }) {
+		err = errDiffers
+	}
+	return changes, err
+}
+
+func (t *installed) down(ctx context.Context) ([]install.Change, error) {
+	return t.Down(ctx, t.objects)
+}
+
+// change does something about each object, and prints what was done, also before an error.
+func (i *installOptions) change(c *cobra.Command, do func(*installed, context.Context) ([]install.Change, error)) error {
+	wanted, err := i.wanted()
+	if err != nil {
+		return err
+	}
+	objects, err := install.Objects(wanted)
+	if err != nil {
+		return err
+	}
+	access, _, err := i.connect()
+	if err != nil {
+		return err
+	}
+	target, err := install.Connect(access)
+	if err != nil {
+		return err
+	}
+	changes, err := do(&installed{target, objects}, c.Context())
+	return errors.Join(i.write(c.OutOrStdout(), changes, changesTable(changes)), err)
+}
+
+func changesTable(changes []install.Change) string {
+	var b strings.Builder
+	for _, c := range changes {
+		fmt.Fprintf(&b, "%-10s %s\n", c.Result, c.Object)
+		for _, field := range c.Fields {
+			fmt.Fprintf(&b, "           %s\n", field)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,41 @@
+// Command quiescectl is the tool for people who run quiesce, or think about it. It is no part of the function.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// The exit statuses.
+const (
+	exitFindings = 1 // doctor found something of the severity of --fail-on, or install verify a difference
+	exitError    = 2 // wrong usage, or nothing could be read
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
+}
+
+// run runs one command, and returns the exit status.
+func run(ctx context.Context, args []string, out, progress io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(progress)
+	switch err := root.ExecuteContext(ctx); {
+	case errors.Is(err, errFindings) || errors.Is(err, errDiffers):
+		return exitFindings
+	case err != nil:
+		fmt.Fprintln(progress, "error:", err)
+		return exitError
+	}
+	return 0
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"quiesce/internal/doctor"
+)
+
+// colors are of terminals (ECMA-48).
+var colors = map[doctor.Severity]string{doctor.Critical: "\033[1;31m", doctor.Warning: "\033[33m", doctor.Info: "\033[36m"}
+
+const noColor = "\033[0m"
+
+// print writes a report in the form that was asked for.
+func (o *options) print(out io.Writer, report doctor.Report) error {
+	var text []byte
+	var err error
+	switch o.output {
+	case asJSON:
+		text, err = json.MarshalIndent(report, "", "  ")
+		text = append(text, '\n')
+	case asYAML:
+		text, err = yaml.Marshal(report)
+	default:
+		text = []byte(table(report, isTerminal(out) && os.Getenv("NO_COLOR") == ""))
+	}
+	if err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	_, err = out.Write(text)
+	return err
+}
+
+// table returns the report for a person.
+func table(report doctor.Report, colored bool) string {
+	var b strings.Builder
+	for _, f := range report.Findings {
+		severity := fmt.Sprintf("%-8s", strings.ToUpper(string(f.Severity)))
+		if colored {
+			severity = colors[f.Severity] + severity + noColor
+		}
+		fmt.Fprintf(&b, "%s  %s: %s\n", severity, f.Where, f.What)
+		fmt.Fprintf(&b, "          costs  %s\n", f.Cost)
+		fmt.Fprintf(&b, "          fix    %s\n", f.Fix)
+		if f.Command != "" {
+			fmt.Fprintf(&b, "          run    %s\n", f.Command)
+		}
+	}
+	s := report.Summary
+	if len(report.Findings) > 0 {
+		b.WriteString("\n")
+	}
+	fmt.Fprintf(&b, "%d critical, %d warning, %d info: %d checks of %d nodes, %d pods and %d Auto Scaling groups\n",
+		s.Critical, s.Warning, s.Info, report.Checks, s.Nodes, s.Pods, s.Groups)
+	return b.String()
+}

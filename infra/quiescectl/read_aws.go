@@ -1,0 +1,140 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"quiesce/internal/asg"
+	"quiesce/internal/doctor"
+	"quiesce/internal/queue"
+	"quiesce/internal/termination"
+)
+
+// credentialsTimeout bounds the search for credentials, which may end at a metadata service that does not exist. A helper program answers in
+// less.
+const credentialsTimeout = 3 * time.Second
+
+// The variables of the function that name its queues.
+const (
+	queueVariable = "QUIESCE_QUEUE_URL"
+	dlqVariable   = "QUIESCE_DLQ_URL"
+)
+
+// readAWS reads the account. Without credentials one finding says so.
+func (r *reader) readAWS(ctx context.Context, cluster string) error {
+	config, err := r.awsConfig(ctx)
+	if err != nil {
+		return advisedError{err, "log in (aws sso login), or name a profile with --profile"}
+	}
+	cluster = cmp.Or(cluster, r.clusterOfNodes())
+	ids := map[string]bool{}
+	for i := range r.snapshot.Nodes {
+		if id := doctor.InstanceID(&r.snapshot.Nodes[i]); id != "" {
+			ids[id] = true
+		}
+	}
+	groups := asg.NewGroups(config)
+	found, err := groups.Settings(ctx, func(g termination.Group) bool { return doctor.Belongs(g, ids, cluster) && !g.Deleting })
+	if err != nil {
+		return advisedError{err, "your AWS identity needs autoscaling:Describe*, ec2:DescribeInstances and lambda:GetFunctionConfiguration"}
+	}
+	instances, err := groups.EC2Instances(ctx, slices.Sorted(maps.Keys(ids))...)
+	if err != nil {
+		return advisedError{err, "your AWS identity needs ec2:DescribeInstances"}
+	}
+	r.snapshot.Groups, r.snapshot.Instances, r.snapshot.AWS = found, instances, true
+	if err := r.readFunction(ctx, config, cluster); err != nil {
+		r.unread("function", err)
+	}
+	return nil
+}
+
+func (r *reader) awsConfig(ctx context.Context) (aws.Config, error) {
+	config, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRegion(r.region), awsconfig.WithSharedConfigProfile(r.profile))
+	if err != nil {
+		return config, fmt.Errorf("read the AWS configuration: %w", err)
+	}
+	if config.Region == "" {
+		config.Region = regionOf(r.snapshot.Nodes)
+	}
+	ctx, cancel := context.WithTimeout(ctx, credentialsTimeout)
+	defer cancel()
+	if _, err := config.Credentials.Retrieve(ctx); err != nil {
+		return config, errors.New("there are no usable AWS credentials")
+	}
+	return config, nil
+}
+
+// clusterOfNodes returns the name that eksctl writes on nodes; empty: none.
+func (r *reader) clusterOfNodes() string {
+	for _, n := range r.snapshot.Nodes {
+		if name := n.Labels["alpha.eksctl.io/cluster-name"]; name != "" {
+			return name
+		}
+	}
+	return ""
+}
+
+// readFunction reads the function's state and its queues. There may be no function yet.
+func (r *reader) readFunction(ctx context.Context, config aws.Config, cluster string) error {
+	name := r.functionName(cluster)
+	if name == "" {
+		return advisedError{errors.New("the cluster's name is not known"), "name it with --cluster, or the function with --function"}
+	}
+	client := lambda.NewFromConfig(config)
+	described, err := client.GetFunctionConfiguration(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &name})
+	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("describe function %s: %w", name, err)
+	}
+	f := &doctor.Function{Name: name}
+	switch {
+	case described.State != "" && described.State != types.StateActive && described.State != types.StateInactive:
+		f.Problem = "its state is " + string(described.State) + ": " + aws.ToString(described.StateReason)
+	case described.LastUpdateStatus == types.LastUpdateStatusFailed:
+		f.Problem = "its last update failed: " + aws.ToString(described.LastUpdateStatusReason)
+	}
+	r.snapshot.Function = f
+	if described.Environment == nil {
+		return nil
+	}
+	return r.readQueues(ctx, config, f, described.Environment.Variables)
+}
+
+func (r *reader) readQueues(ctx context.Context, config aws.Config, f *doctor.Function, variables map[string]string) (err error) {
+	if url := variables[dlqVariable]; url != "" {
+		if f.DeadLetters, _, err = queue.New(config, url).Backlog(ctx); err != nil {
+			return advisedError{err, "your AWS identity needs sqs:GetQueueAttributes"}
+		}
+	}
+	if url := variables[queueVariable]; url != "" {
+		if f.Waiting, _, err = queue.New(config, url).Backlog(ctx); err != nil {
+			return advisedError{err, "your AWS identity needs sqs:GetQueueAttributes"}
+		}
+	}
+	return nil
+}
+
+// functionName returns the name of the function, as the stack gives it.
+func (r *reader) functionName(cluster string) string {
+	settings := r.snapshot.Config
+	settings.Cluster = cluster
+	if r.function != "" || cluster == "" && settings.Stack.Name == "" {
+		name, _, _ := strings.Cut(r.function, ":")
+		return name
+	}
+	return settings.StackName()
+}

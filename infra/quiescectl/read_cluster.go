@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/doctor"
+	"quiesce/internal/kube"
+	"quiesce/internal/pooler"
+)
+
+// page is how many objects one request lists. Larger pages of pods would take long to encode.
+const page = 1000
+
+// pages lists all objects, page by page.
+func pages[T any](ctx context.Context, into *[]T, list func(context.Context, metav1.ListOptions) (items []T, next string, err error)) error {
+	options := metav1.ListOptions{Limit: page}
+	var all []T
+	for {
+		items, next, err := list(ctx, options)
+		if err != nil {
+			return err
+		}
+		all = append(all, items...)
+		if next == "" {
+			*into = all
+			return nil
+		}
+		options.Continue = next
+	}
+}
+
+// clusterParts are the parts that depend on no other.
+func (r *reader) clusterParts() []part {
+	s := &r.snapshot
+	core := r.client.CoreV1()
+	return []part{
+		{"nodes", func(ctx context.Context) error {
+			return pages(ctx, &s.Nodes, func(ctx context.Context, o metav1.ListOptions) ([]corev1.Node, string, error) {
+				l, err := core.Nodes().List(ctx, o)
+				return l.Items, l.Continue, err
+			})
+		}},
+		{"pods", func(ctx context.Context) error {
+			return pages(ctx, &s.Pods, func(ctx context.Context, o metav1.ListOptions) ([]corev1.Pod, string, error) {
+				l, err := core.Pods("").List(ctx, o)
+				return l.Items, l.Continue, err
+			})
+		}},
+		{"poddisruptionbudgets", func(ctx context.Context) error {
+			return pages(ctx, &s.PDBs, func(ctx context.Context, o metav1.ListOptions) ([]policyv1.PodDisruptionBudget, string, error) {
+				l, err := r.client.PolicyV1().PodDisruptionBudgets("").List(ctx, o)
+				return l.Items, l.Continue, err
+			})
+		}},
+		{"services", func(ctx context.Context) error {
+			return pages(ctx, &s.Services, func(ctx context.Context, o metav1.ListOptions) ([]corev1.Service, string, error) {
+				l, err := core.Services("").List(ctx, o)
+				return l.Items, l.Continue, err
+			})
+		}},
+		{"persistentvolumes", func(ctx context.Context) error {
+			return pages(ctx, &s.Volumes, func(ctx context.Context, o metav1.ListOptions) ([]corev1.PersistentVolume, string, error) {
+				l, err := core.PersistentVolumes().List(ctx, o)
+				return l.Items, l.Continue, err
+			})
+		}},
+		{"webhooks", r.readWebhooks},
+	}
+}
+
+func (r *reader) readWebhooks(ctx context.Context) error {
+	admission := r.client.AdmissionregistrationV1()
+	validating, err := admission.ValidatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	mutating, err := admission.MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	var all []doctor.Webhook
+	for _, c := range validating.Items {
+		for _, w := range c.Webhooks {
+			all = append(all, webhook(c.Name, w.Name, w.FailurePolicy, w.ClientConfig, w.Rules))
+		}
+	}
+	for _, c := range mutating.Items {
+		for _, w := range c.Webhooks {
+			all = append(all, webhook(c.Name, w.Name, w.FailurePolicy, w.ClientConfig, w.Rules))
+		}
+	}
+	r.snapshot.Webhooks = all
+	return nil
+}
+
+func webhook(
+	configuration, name string, policy *admissionv1.FailurePolicyType, client admissionv1.WebhookClientConfig, rules []admissionv1.RuleWithOperations,
+) doctor.Webhook {
+	w := doctor.Webhook{Configuration: configuration, Name: name, FailClosed: policy == nil || *policy == admissionv1.Fail, Rules: rules}
+	if client.Service != nil {
+		w.Service = client.Service.Namespace + "/" + client.Service.Name
+	}
+	return w
+}
+
+// readConfigMaps reads the ConfigMaps of namespaces with poolers. Others are not asked for.
+func (r *reader) readConfigMaps(ctx context.Context) error {
+	wanted := map[string]bool{}
+	for i := range r.snapshot.Pods {
+		p := kube.ToEscortPod(&r.snapshot.Pods[i])
+		if pooler.Recognize(p.Labels, p.Annotations) {
+			wanted[p.Namespace] = true
+		}
+	}
+	for namespace := range wanted {
+		var found []corev1.ConfigMap
+		err := pages(ctx, &found, func(ctx context.Context, o metav1.ListOptions) ([]corev1.ConfigMap, string, error) {
+			l, err := r.client.CoreV1().ConfigMaps(namespace).List(ctx, o)
+			return l.Items, l.Continue, err
+		})
+		if err != nil {
+			return err
+		}
+		r.snapshot.ConfigMaps = append(r.snapshot.ConfigMaps, found...)
+	}
+	return nil
+}

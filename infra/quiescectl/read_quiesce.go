@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/config"
+	"quiesce/internal/doctor"
+	"quiesce/internal/escort"
+	"quiesce/internal/kube"
+	"quiesce/internal/postgres"
+)
+
+// dependentParts are the parts that depend on nodes and pods.
+func (r *reader) dependentParts(cluster string) []part {
+	return []part{
+		{"configmaps", r.readConfigMaps},
+		{"databases", r.readDatabases},
+		{"permissions of quiesce", r.readPermissions},
+		{"admission policies", r.readPolicies},
+		{"leases", r.readLeases},
+		{"AWS", func(ctx context.Context) error { return r.readAWS(ctx, cluster) }},
+	}
+}
+
+// readPermissions asks what the group quiesce may do. It is asked only if quiesce is installed.
+func (r *reader) readPermissions(ctx context.Context) error {
+	_, err := r.client.CoreV1().Namespaces().Get(ctx, doctor.Group, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r.snapshot.Install.Namespace = true
+	wanted := doctor.Permissions()
+	missing, errs := make([]bool, len(wanted)), make([]error, len(wanted))
+	var asking sync.WaitGroup
+	for i, p := range wanted {
+		asking.Go(func() { missing[i], errs[i] = r.lacks(ctx, p) })
+	}
+	asking.Wait()
+	for i, p := range wanted {
+		if errs[i] != nil {
+			return errs[i]
+		}
+		if missing[i] {
+			r.snapshot.Install.Missing = append(r.snapshot.Install.Missing, p.String())
+		}
+	}
+	return nil
+}
+
+func (r *reader) lacks(ctx context.Context, p doctor.Permission) (bool, error) {
+	review, err := r.client.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+		Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: "quiescectl-doctor", Groups: []string{doctor.Group},
+			ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Verb: p.Verb, Group: p.Group, Resource: p.Resource, Subresource: p.Subresource, Namespace: p.Namespace,
+			},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return false, err
+	}
+	return !review.Status.Allowed, nil
+}
+
+// readPolicies finds which admission policies are missing.
+func (r *reader) readPolicies(ctx context.Context) error {
+	list, err := r.client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings().List(ctx, metav1.ListOptions{})
+	if apierrors.IsNotFound(err) { // before Kubernetes 1.30
+		r.snapshot.Install.Policies = doctor.Policies()
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	missing := doctor.Policies()
+	for _, binding := range list.Items {
+		missing = slices.DeleteFunc(missing, func(name string) bool { return name == binding.Spec.PolicyName })
+	}
+	r.snapshot.Install.Policies = missing
+	return nil
+}
+
+func (r *reader) readLeases(ctx context.Context) (err error) {
+	if r.snapshot.Install.Leases, err = r.kube.Leases(ctx); err == nil {
+		r.snapshot.Install.Marks, err = r.kube.Marks(ctx, postgres.LeasePrefix)
+	}
+	return err
+}
+
+// readDatabases looks at each database cluster whose members are recognized. One that cannot be looked at is named.
+func (r *reader) readDatabases(ctx context.Context) error {
+	settings := databaseSettings(r.snapshot.Config)
+	found := map[string]postgres.Identity{}
+	for i := range r.snapshot.Pods {
+		if identity, is := settings.Recognize(kube.ToEscortPod(&r.snapshot.Pods[i]).Pod); is {
+			found[identity.String()] = identity
+		}
+	}
+	names := make([]string, 0, len(found))
+	for name := range found {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	all := make([]doctor.Database, len(names))
+	var looking sync.WaitGroup
+	for n, name := range names {
+		looking.Go(func() {
+			all[n].Identity = found[name]
+			facts, err := postgres.Observe(ctx, &postgres.Observer{Settings: settings, Cluster: r.kube}, found[name])
+			if err != nil {
+				all[n].Failure = escort.Printable(err.Error())
+				return
+			}
+			all[n].Facts = facts
+		})
+	}
+	looking.Wait()
+	r.snapshot.Databases = all
+	return nil
+}
+
+// defaultScope is the label with which Patroni names a cluster (https://patroni.readthedocs.io/en/latest/kubernetes.html).
+const defaultScope = "cluster-name"
+
+func databaseSettings(c config.Config) postgres.Settings {
+	for _, phase := range c.Phases {
+		if phase.Postgres != nil {
+			return postgres.Settings{Postgres: *phase.Postgres, PhaseTimeout: phase.Timeout}
+		}
+	}
+	return postgres.Settings{Postgres: config.Postgres{Strategy: config.StrategySwitchover, ScopeLabel: defaultScope}}
+}

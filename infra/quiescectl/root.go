@@ -1,0 +1,117 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+)
+
+// Set by the build.
+var (
+	version = "unknown"
+	commit  = "unknown"
+)
+
+// options are the flags that all commands share, with kubectl's names where kubectl has them.
+type options struct {
+	kubeconfig, context, namespace string
+	region, profile                string
+	cluster, function              string
+	output                         string
+}
+
+// The forms of output.
+const (
+	asTable = "table"
+	asJSON  = "json"
+	asYAML  = "yaml"
+)
+
+var outputs = []string{asTable, asJSON, asYAML}
+
+func newRoot() *cobra.Command {
+	o := &options{}
+	root := &cobra.Command{
+		Use:   "quiescectl",
+		Short: "Find the danger before a node leaves",
+		Long: "quiescectl looks at an EKS cluster and its Auto Scaling groups as quiesce does.\n" +
+			"It uses your kubeconfig and your AWS credentials, as kubectl and aws do.",
+		Example:       "  quiescectl doctor",
+		Version:       version + " (commit " + commit + ")",
+		SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return o.check() },
+	}
+	klog.SetSlogLogger(slog.New(slog.NewTextHandler(io.Discard, nil))) // client-go's warnings are not for this terminal
+	flags := root.PersistentFlags()
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "path of the kubeconfig; default $KUBECONFIG, or ~/.kube/config")
+	flags.StringVar(&o.context, "context", "", "context of the kubeconfig")
+	flags.StringVarP(&o.namespace, "namespace", "n", "", "show what concerns this namespace only")
+	flags.StringVar(&o.region, "region", "", "AWS region; default that of the environment, or of the nodes")
+	flags.StringVar(&o.profile, "profile", "", "profile of the AWS configuration")
+	flags.StringVar(&o.cluster, "cluster", "", "name of the EKS cluster; default that of the context")
+	flags.StringVar(&o.function, "function", "", "name of the Lambda function; default quiesce-<cluster>")
+	flags.StringVarP(&o.output, "output", "o", asTable, "form of the output: "+strings.Join(outputs, ", "))
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp)) // fails only for an unknown flag
+	root.AddCommand(newDoctor(o), newInstall(o), newTimeline(o))
+	return root
+}
+
+func (o *options) check() error {
+	if !slices.Contains(outputs, o.output) {
+		return fmt.Errorf("--output must be one of %s, not %q", strings.Join(outputs, ", "), o.output)
+	}
+	return nil
+}
+
+// cluster returns how to reach the cluster, and the name by which the kubeconfig calls it.
+func (o *options) connect() (config *rest.Config, name string, err error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.kubeconfig
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.context})
+	if config, err = loader.ClientConfig(); err != nil {
+		return nil, "", fmt.Errorf("read the kubeconfig: %w\nname one with --kubeconfig, or make one: aws eks update-kubeconfig --name CLUSTER", err)
+	}
+	raw, err := loader.RawConfig()
+	if err != nil {
+		return nil, "", fmt.Errorf("read the kubeconfig: %w", err)
+	}
+	current := raw.CurrentContext
+	if o.context != "" {
+		current = o.context
+	}
+	if found := raw.Contexts[current]; found != nil {
+		name = clusterName(found.Cluster)
+	}
+	return config, name, nil
+}
+
+// clusterName returns the name of an EKS cluster, as "aws eks update-kubeconfig" and eksctl write it into a kubeconfig; empty: it is neither's.
+func clusterName(entry string) string {
+	if strings.HasPrefix(entry, "arn:") {
+		_, name, _ := strings.Cut(entry, ":cluster/")
+		return name
+	}
+	if name, is := strings.CutSuffix(entry, ".eksctl.io"); is {
+		name, _, _ = strings.Cut(name, ".")
+		return name
+	}
+	return ""
+}
+
+// isTerminal reports whether a person reads what is written.
+func isTerminal(w io.Writer) bool {
+	file, is := w.(*os.File)
+	if !is {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,126 @@
+package doctor
+
+import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"quiesce/internal/postgres"
+)
+
+var readingChecks = []check{{"reading", (*view).unreadParts}}
+
+var quiesceChecks = []check{
+	{"quiesce-installed", (*view).notInstalled},
+	{"quiesce-permissions", (*view).missingPermissions},
+	{"quiesce-policies", (*view).missingPolicies},
+	{"quiesce-function", (*view).functionProblems},
+	{"quiesce-queue", (*view).deadLetters},
+	{"quiesce-paused", (*view).pausedPoolers},
+	{"quiesce-closed", (*view).forgottenNodes},
+}
+
+func (v *view) unreadParts() (found []Finding) {
+	for _, u := range v.Unread {
+		found = append(found, Finding{
+			Where: u.Part, Severity: Warning, What: "could not be read: " + u.Error, Cost: "checks that need this were not made", Fix: u.Fix,
+		})
+	}
+	return found
+}
+
+func (v *view) notInstalled() []Finding {
+	if v.Install.Namespace || v.Function != nil || v.isUnread("permissions of quiesce") {
+		return nil
+	}
+	return []Finding{{
+		Where: "quiesce", Severity: Info, What: "is not installed in this cluster", Cost: "nodes that Auto Scaling terminates are not drained",
+		Fix: "see infra/README.md", Command: "kubectl apply -f infra/rbac.yaml",
+	}}
+}
+
+func (v *view) isUnread(part string) bool {
+	for _, u := range v.Unread {
+		if u.Part == part {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *view) missingPermissions() []Finding {
+	if !v.Install.Namespace || len(v.Install.Missing) == 0 {
+		return nil
+	}
+	return []Finding{{
+		Where: "group quiesce", Severity: Critical, What: "the function may not " + named(v.Install.Missing),
+		Cost: "drains fail, or leave pods behind", Fix: "apply the manifest of this version", Command: "kubectl apply -f infra/rbac.yaml",
+	}}
+}
+
+func (v *view) missingPolicies() []Finding {
+	if !v.Install.Namespace || len(v.Install.Policies) == 0 {
+		return nil
+	}
+	return []Finding{{
+		Where: "group quiesce", Severity: Warning, What: "admission policies are missing: " + named(v.Install.Policies),
+		Cost: "who takes over the function can change more than a drain needs", Fix: "apply the manifest; it needs Kubernetes 1.30",
+		Command: "kubectl apply -f infra/rbac.yaml",
+	}}
+}
+
+func (v *view) functionProblems() []Finding {
+	if v.Function == nil || v.Function.Problem == "" {
+		return nil
+	}
+	return []Finding{{
+		Where: "function " + v.Function.Name, Severity: Critical, What: v.Function.Problem, Cost: "nothing answers the hook: instances wait, and go undrained",
+		Fix: "see infra/RUNBOOK.md", Command: "aws lambda get-function-configuration --function-name " + v.Function.Name,
+	}}
+}
+
+func (v *view) deadLetters() []Finding {
+	if v.Function == nil || v.Function.DeadLetters == 0 {
+		return nil
+	}
+	return []Finding{{
+		Where: "function " + v.Function.Name, Severity: Warning, What: plural(v.Function.DeadLetters, "message") + " in its dead-letter queue",
+		Cost: "terminations may have gone undrained", Fix: "read them, then redrive them (infra/RUNBOOK.md)",
+	}}
+}
+
+// pausedPoolers finds poolers that an interrupted move left paused.
+func (v *view) pausedPoolers() (found []Finding) {
+	for _, m := range v.Install.Marks {
+		if m.Held || !strings.HasPrefix(m.Lease, postgres.LeasePrefix) {
+			continue
+		}
+		found = append(found, Finding{
+			Where: "lease quiesce/" + m.Lease, Severity: Critical, What: "nobody holds it, and its mark says that poolers may be paused",
+			Cost: "clients of these poolers wait, and then get an error", Fix: "let the function resume them, or send RESUME by hand (internal/postgres/README.md)",
+			Command: "kubectl get lease -n quiesce " + m.Lease + " -o yaml",
+		})
+	}
+	return found
+}
+
+// forgottenNodes finds nodes that quiesce closed and that no Lease keeps any more.
+func (v *view) forgottenNodes() (found []Finding) {
+	kept := map[string]bool{}
+	for _, l := range v.Install.Leases {
+		kept[l.Name] = true
+	}
+	for i := range v.Nodes {
+		n := &v.Nodes[i]
+		if n.Labels[corev1.LabelNodeExcludeBalancers] != "quiesce" || kept[InstanceID(n)] || v.isUnread("leases") {
+			continue
+		}
+		found = append(found, Finding{
+			Where: "node " + n.Name, Severity: Warning, What: "quiesce closed it, and no Lease says why", Cost: "it takes no pods and no traffic of load balancers",
+			Fix:     "open it, unless its instance is being terminated",
+			Command: fmt.Sprintf("kubectl uncordon %s && kubectl label node %s %s-", n.Name, n.Name, corev1.LabelNodeExcludeBalancers),
+		})
+	}
+	return found
+}

@@ -1,0 +1,80 @@
+package doctor
+
+import (
+	"time"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+
+	"quiesce/internal/asg"
+	"quiesce/internal/config"
+	"quiesce/internal/escort"
+	"quiesce/internal/postgres"
+	"quiesce/internal/termination"
+)
+
+// Snapshot is what was read of a cluster and its account. What could not be read is empty, and Unread says so.
+type Snapshot struct {
+	Now        time.Time
+	Config     config.Config // of quiesce; the defaults without a file
+	Configured bool          // there is a file
+
+	Nodes      []corev1.Node
+	Pods       []corev1.Pod
+	PDBs       []policyv1.PodDisruptionBudget
+	Webhooks   []Webhook
+	Services   []corev1.Service
+	ConfigMaps []corev1.ConfigMap // of namespaces with poolers
+	Volumes    []corev1.PersistentVolume
+	Claims     []corev1.PersistentVolumeClaim
+	Databases  []Database
+
+	AWS       bool // the account was read
+	Groups    []asg.Settings
+	Instances map[string]termination.EC2Instance // of nodes, by instance ID
+
+	Install  Install
+	Function *Function // nil: it is not deployed, or unknown
+
+	Unread []Unread
+}
+
+// Unread is a part that could not be read.
+type Unread struct {
+	Part  string // such as nodes
+	Error string
+	Fix   string
+}
+
+// Webhook is an admission webhook.
+type Webhook struct {
+	Configuration, Name string
+	Mutating            bool
+	FailClosed          bool
+	Service             string // namespace/name; empty: outside of the cluster
+	Rules               []admissionv1.RuleWithOperations
+}
+
+// Database is what is known of one database cluster.
+type Database struct {
+	postgres.Facts
+	Failure string // why it is not known; empty: it is
+}
+
+// Install is what of quiesce is in the cluster.
+type Install struct {
+	Namespace bool
+	Missing   []string // permissions that the group quiesce lacks
+	Policies  []string // admission policies that are missing
+	Marks     []escort.Mark
+	Leases    []termination.LeaseInfo
+}
+
+// Function is the function as Lambda describes it.
+type Function struct {
+	Name        string
+	Problem     string // why it cannot run; empty: it can
+	DeadLetters int    // messages in its DLQ
+	Waiting     int    // messages in its queue
+}

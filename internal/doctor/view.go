@@ -1,0 +1,170 @@
+package doctor
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+	"quiesce/internal/kube"
+	"quiesce/internal/pooler"
+)
+
+// view is a snapshot with what several checks look up.
+type view struct {
+	Snapshot
+	pods      []pod // that run, or will
+	nodes     map[string]*corev1.Node
+	workloads []workload        // by namespace and name
+	instances map[string]string // nodes by instance ID
+}
+
+// pod is a pod in both forms.
+type pod struct {
+	*corev1.Pod
+	escort escort.Pod
+}
+
+// evicted reports whether a drain evicts the pod.
+func (p pod) evicted() bool { return drain.Decide(p.escort.Pod, drain.Node{}).Verdict != drain.Skip }
+
+// workload is pods with one owner: a Deployment rather than its ReplicaSets.
+type workload struct {
+	kind, namespace, name string
+	pods                  []pod
+}
+
+func (w workload) String() string { return w.kind + " " + w.namespace + "/" + w.name }
+
+func newView(s Snapshot) *view {
+	v := &view{Snapshot: s, nodes: map[string]*corev1.Node{}, instances: map[string]string{}}
+	for i := range s.Nodes {
+		v.nodes[s.Nodes[i].Name] = &s.Nodes[i]
+		if id := InstanceID(&s.Nodes[i]); id != "" {
+			v.instances[id] = s.Nodes[i].Name
+		}
+	}
+	for i := range s.Pods {
+		p := pod{&s.Pods[i], *kube.ToEscortPod(&s.Pods[i])}
+		if !p.escort.Finished && !p.escort.Terminating() {
+			v.pods = append(v.pods, p)
+		}
+	}
+	v.addWorkloads()
+	return v
+}
+
+func (v *view) addWorkloads() {
+	at := map[string]int{}
+	for _, p := range v.pods {
+		w := ownerOf(p)
+		n, known := at[w.String()]
+		if !known {
+			n = len(v.workloads)
+			at[w.String()] = n
+			v.workloads = append(v.workloads, w)
+		}
+		v.workloads[n].pods = append(v.workloads[n].pods, p)
+	}
+	slices.SortFunc(v.workloads, func(a, b workload) int {
+		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.name, b.name), cmp.Compare(a.kind, b.kind))
+	})
+}
+
+// ownerOf returns the workload of a pod, without its pods. A Deployment's ReplicaSet has the Deployment's name, with the hash of the template
+// (https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#pod-template-hash-label).
+func ownerOf(p pod) workload {
+	owner := p.escort.Owner
+	if hash := p.Labels["pod-template-hash"]; owner.Kind == "ReplicaSet" && hash != "" {
+		if name, cut := strings.CutSuffix(owner.Name, "-"+hash); cut {
+			return workload{kind: "deployment", namespace: p.Namespace, name: name}
+		}
+	}
+	if owner.Name == "" {
+		return workload{kind: "pod", namespace: p.Namespace, name: p.Name}
+	}
+	return workload{kind: strings.ToLower(owner.Kind), namespace: p.Namespace, name: owner.Name}
+}
+
+// poolers returns the workloads whose pods are poolers.
+func (v *view) poolers() (found []workload) {
+	for _, w := range v.workloads {
+		first := w.pods[0].escort
+		if pooler.Recognize(first.Labels, first.Annotations) && !first.Mirror {
+			found = append(found, w)
+		}
+	}
+	return found
+}
+
+// drainTime is how long a drain may take.
+func (v *view) drainTime() time.Duration {
+	return v.Config.Drain.MaxDuration - v.Config.Drain.CompletionReserve
+}
+
+// selects reports whether the selector selects the pod. One that cannot be read selects none.
+func selects(selector *metav1.LabelSelector, p pod) bool {
+	parsed, err := metav1.LabelSelectorAsSelector(selector)
+	return err == nil && parsed.Matches(labels.Set(p.Labels))
+}
+
+// pdbsOf returns the PDBs that select the pod.
+func (v *view) pdbsOf(p pod) (found []*policyv1.PodDisruptionBudget) {
+	for i := range v.PDBs {
+		if v.PDBs[i].Namespace == p.Namespace && selects(v.PDBs[i].Spec.Selector, p) {
+			found = append(found, &v.PDBs[i])
+		}
+	}
+	return found
+}
+
+// nodesOf returns the nodes of pods, in order.
+func nodesOf(pods []pod) (names []string) {
+	for _, p := range pods {
+		if p.Spec.NodeName != "" {
+			names = append(names, p.Spec.NodeName)
+		}
+	}
+	return slices.Compact(slices.Sorted(slices.Values(names)))
+}
+
+// zonesOf returns the zones of nodes, in order.
+func (v *view) zonesOf(nodes []string) (zones []string) {
+	for _, name := range nodes {
+		if n := v.nodes[name]; n != nil {
+			zones = append(zones, n.Labels[corev1.LabelTopologyZone])
+		}
+	}
+	return slices.Compact(slices.Sorted(slices.Values(zones)))
+}
+
+// InstanceID returns the EC2 instance of a node, as its providerID says; empty: it says none.
+func InstanceID(n *corev1.Node) string {
+	rest, aws := strings.CutPrefix(n.Spec.ProviderID, "aws:///")
+	_, id, split := strings.Cut(rest, "/")
+	if !aws || !split || !strings.HasPrefix(id, "i-") {
+		return ""
+	}
+	return id
+}
+
+// isFargate reports whether the node is one of Fargate: it has one pod and no instance of ours.
+func isFargate(n *corev1.Node) bool { return n.Labels["eks.amazonaws.com/compute-type"] == "fargate" }
+
+// karpenterPool is the label of nodes that Karpenter made (https://karpenter.sh/docs/concepts/nodepools/).
+const karpenterPool = "karpenter.sh/nodepool"
+
+// takesPods reports whether new pods may run on a node, apart from its taints.
+func takesPods(n *corev1.Node) bool {
+	ready := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
+	return ready && kube.WhyLeaving(n) == "" && !isFargate(n)
+}

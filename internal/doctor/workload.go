@@ -1,0 +1,180 @@
+package doctor
+
+import (
+	"fmt"
+	"slices"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"quiesce/internal/kube"
+)
+
+var workloadChecks = []check{
+	{"pdb-never", (*view).pdbsThatNeverAllow},
+	{"pdb-unready", (*view).unreadyPods},
+	{"pdb-several", (*view).severalPDBs},
+	{"pod-grace", (*view).longGraces},
+	{"pod-bare", (*view).barePods},
+	{"webhook-node", (*view).webhooksOnOneNode},
+}
+
+func (v *view) pdbsThatNeverAllow() (found []Finding) {
+	for i := range v.PDBs {
+		p := &v.PDBs[i]
+		why := kube.NeverReason(p)
+		if why == "" {
+			continue
+		}
+		found = append(found, Finding{
+			Where: "pdb " + p.Namespace + "/" + p.Name, Severity: Warning, What: why,
+			Cost: "each drain waits until its deadline, and then deletes the pods", Fix: "run another replica, or let the PDB allow one disruption",
+			Command: fmt.Sprintf(`kubectl patch pdb -n %s %s --type merge -p '{"spec":{"minAvailable":null,"maxUnavailable":1}}'`, p.Namespace, p.Name),
+		})
+	}
+	return found
+}
+
+// unreadyPods finds PDBs that keep pods which do nothing
+// (https://kubernetes.io/docs/tasks/run-application/configure-pdb/#unhealthy-pod-eviction-policy).
+func (v *view) unreadyPods() (found []Finding) {
+	var quiet []string
+	for i := range v.PDBs {
+		p := &v.PDBs[i]
+		if policy := p.Spec.UnhealthyPodEvictionPolicy; policy != nil && *policy == policyv1.AlwaysAllow {
+			continue
+		}
+		unready := 0
+		for _, pod := range v.pods {
+			if pod.Namespace == p.Namespace && !pod.escort.Ready && pod.Spec.NodeName != "" && selects(p.Spec.Selector, pod) {
+				unready++
+			}
+		}
+		if unready == 0 || p.Status.DisruptionsAllowed > 0 {
+			quiet = append(quiet, p.Namespace+"/"+p.Name)
+			continue
+		}
+		found = append(found, Finding{
+			Where: "pdb " + p.Namespace + "/" + p.Name, Severity: Warning, What: "keeps " + plural(unready, "pod") + " that is not Ready",
+			Cost: "a drain waits for a pod that serves nobody", Fix: "let unready pods go: unhealthyPodEvictionPolicy: AlwaysAllow",
+			Command: fmt.Sprintf(`kubectl patch pdb -n %s %s --type merge -p '{"spec":{"unhealthyPodEvictionPolicy":"AlwaysAllow"}}'`, p.Namespace, p.Name),
+		})
+	}
+	if len(quiet) > 0 {
+		found = append(found, Finding{
+			Where: plural(len(quiet), "pdb"), Severity: Info, What: "would keep pods that are not Ready: " + named(quiet),
+			Cost: "one crash loop blocks the drain of its node", Fix: "set unhealthyPodEvictionPolicy: AlwaysAllow where an unready pod holds no data",
+		})
+	}
+	return found
+}
+
+func (v *view) severalPDBs() (found []Finding) {
+	for _, w := range v.workloads {
+		pdbs := v.pdbsOf(w.pods[0])
+		if len(pdbs) < 2 {
+			continue
+		}
+		var names []string
+		for _, p := range pdbs {
+			names = append(names, p.Name)
+		}
+		found = append(found, Finding{
+			Where: w.String(), Severity: Warning, What: "PDBs " + named(names) + " select the same pods",
+			Cost: "the API server never evicts such a pod; each drain waits until its deadline, and then deletes it", Fix: "keep one of them",
+			Command: fmt.Sprintf("kubectl delete pdb -n %s %s", w.namespace, slices.Max(names)),
+		})
+	}
+	return found
+}
+
+func (v *view) longGraces() (found []Finding) {
+	for _, w := range v.workloads {
+		if grace := w.pods[0].escort.Grace; w.pods[0].evicted() && grace > v.drainTime() {
+			found = append(found, Finding{
+				Where: w.String(), Severity: Warning, What: fmt.Sprintf("its grace period of %s is longer than a drain (%s)", short(grace), short(v.drainTime())),
+				Cost: "the grace period is shortened, so that the pod gets SIGTERM before its instance goes",
+				Fix:  "raise drain.maxDuration, or lower terminationGracePeriodSeconds",
+			})
+		}
+	}
+	return found
+}
+
+func (v *view) barePods() []Finding {
+	var names []string
+	for _, p := range v.pods {
+		if p.escort.Owner.Name == "" && !p.escort.Mirror && p.evicted() {
+			names = append(names, p.Namespace+"/"+p.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return []Finding{{
+		Where: plural(len(names), "pod"), Severity: Warning, What: "nothing restarts " + named(names),
+		Cost: "they are gone for good when their node leaves", Fix: "run them as a Deployment, StatefulSet or Job",
+	}}
+}
+
+// webhooksOnOneNode finds webhooks that deny while the only node that serves them drains.
+func (v *view) webhooksOnOneNode() (found []Finding) {
+	for _, w := range v.Webhooks {
+		service := v.service(w.Service)
+		if !w.FailClosed || service == nil || len(service.Spec.Selector) == 0 {
+			continue
+		}
+		nodes := nodesOf(v.servedBy(service))
+		if len(nodes) > 1 {
+			continue
+		}
+		f := Finding{
+			Where: "webhook " + w.Name, Severity: Warning, Cost: "requests that it guards fail while its pod moves",
+			Fix: "run two replicas on two nodes, or set failurePolicy: Ignore", Command: "kubectl describe service -n " + service.Namespace + " " + service.Name,
+		}
+		if concernsPods(w.Rules) {
+			f.Severity = Critical
+			f.Cost = "meanwhile no pod is created or evicted: what left the node does not come back"
+		}
+		if f.What = "fails closed, and only " + named(nodes) + " serves it"; len(nodes) == 0 {
+			f.What = "fails closed, and no pod serves it"
+		}
+		found = append(found, f)
+	}
+	return found
+}
+
+func (v *view) service(name string) *corev1.Service {
+	for i := range v.Services {
+		if s := &v.Services[i]; s.Namespace+"/"+s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+func (v *view) servedBy(s *corev1.Service) (pods []pod) {
+	selector := labels.SelectorFromSet(s.Spec.Selector)
+	for _, p := range v.pods {
+		if p.Namespace == s.Namespace && p.escort.Ready && selector.Matches(labels.Set(p.Labels)) {
+			pods = append(pods, p)
+		}
+	}
+	return pods
+}
+
+// concernsPods reports whether the rules include the creation or the eviction of pods.
+func concernsPods(rules []admissionv1.RuleWithOperations) bool {
+	return slices.ContainsFunc(rules, func(r admissionv1.RuleWithOperations) bool {
+		core := slices.Contains(r.APIGroups, "") || slices.Contains(r.APIGroups, "*")
+		pods := slices.ContainsFunc(r.Resources, func(name string) bool {
+			return slices.Contains([]string{"pods", "pods/eviction", "*", "*/*", "pods/*"}, name)
+		})
+		creates := slices.ContainsFunc(r.Operations, func(o admissionv1.OperationType) bool {
+			return o == admissionv1.Create || o == admissionv1.OperationAll
+		})
+		return core && pods && creates
+	})
+}
