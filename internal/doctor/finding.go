@@ -110,7 +110,7 @@ func (r Report) In(namespace string) Report {
 	}
 	kept := []Finding{}
 	for _, f := range r.Findings {
-		if strings.Contains(f.Where, " "+namespace+"/") || f.Check == readingChecks[0].name {
+		if strings.Contains(f.Where+" "+f.What, " "+namespace+"/") || f.Check == readingChecks[0].name {
 			kept = append(kept, f)
 		}
 	}

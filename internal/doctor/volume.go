@@ -39,6 +39,9 @@ func isLocal(pv *corev1.PersistentVolume) bool {
 	return false
 }
 
+// isLocal reports whether a volume of the pod is on one node.
+func (v *view) isLocal(p pod) bool { return slices.ContainsFunc(v.volumesOf(p), isLocal) }
+
 func (v *view) localVolumes() (found []Finding) {
 	for _, w := range v.workloads {
 		var names []string

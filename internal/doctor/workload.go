@@ -57,7 +57,7 @@ func (v *view) unreadyPods() (found []Finding) {
 			continue
 		}
 		found = append(found, Finding{
-			Where: "pdb " + p.Namespace + "/" + p.Name, Severity: Warning, What: "keeps " + plural(unready, "pod") + " that is not Ready",
+			Where: "pdb " + p.Namespace + "/" + p.Name, Severity: Warning, What: fmt.Sprintf("keeps pods that are not Ready: %d now", unready),
 			Cost: "a drain waits for a pod that serves nobody", Fix: "let unready pods go: unhealthyPodEvictionPolicy: AlwaysAllow",
 			Command: fmt.Sprintf(`kubectl patch pdb -n %s %s --type merge -p '{"spec":{"unhealthyPodEvictionPolicy":"AlwaysAllow"}}'`, p.Namespace, p.Name),
 		})
