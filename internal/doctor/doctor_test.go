@@ -330,6 +330,10 @@ var workloadCases = []testCase{
 		w.addPod("shop", "guard", 0, "a1", map[string]string{"app": "guard"})
 		w.addPod("shop", "guard", 1, "b1", map[string]string{"app": "guard"})
 	}, nil},
+	{"webhook, but pods were not read", func(w *world) {
+		w.addWebhook("shop/guard", "pods")
+		w.Pods, w.PDBs, w.Unread = nil, nil, []Unread{{"pods", "forbidden", "run it as somebody else"}}
+	}, []string{"warning pods: could not be read: forbidden"}},
 	{"webhook that fails open", func(w *world) { w.addWebhook("shop/guard", "pods").FailClosed = false }, nil},
 	{"webhook outside of the cluster", func(w *world) { w.addWebhook("", "pods") }, nil},
 }

@@ -73,8 +73,8 @@ func (v *view) roomElsewhere() (found []Finding) {
 
 // evictedFrom returns the pods that leave the node and come back elsewhere. The checks of volumes name those whose volume cannot.
 func (v *view) evictedFrom(node string, open []room) (pods []pod) {
-	for _, p := range v.pods {
-		if p.Spec.NodeName == node && p.evicted() && p.escort.Owner.Name != "" && !v.isLocal(p) && v.stranded(p, open) == nil {
+	for _, p := range v.podsOn[node] {
+		if p.evicted() && p.escort.Owner.Name != "" && !v.isLocal(p) && v.stranded(p, open) == nil {
 			pods = append(pods, p)
 		}
 	}

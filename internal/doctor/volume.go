@@ -14,10 +14,9 @@ var volumeChecks = []check{
 
 // volumesOf returns the bound volumes of a pod's claims.
 func (v *view) volumesOf(p pod) (found []*corev1.PersistentVolume) {
-	for i := range v.Volumes {
-		claim := v.Volumes[i].Spec.ClaimRef
-		if claim != nil && claim.Namespace == p.Namespace && slices.Contains(p.escort.Claims, claim.Name) {
-			found = append(found, &v.Volumes[i])
+	for _, claim := range p.escort.Claims {
+		if pv := v.claimed[p.Namespace+"/"+claim]; pv != nil {
+			found = append(found, pv)
 		}
 	}
 	return found
