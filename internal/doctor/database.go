@@ -92,8 +92,8 @@ func (v *view) heldPrimaries() (found []Finding) {
 		holds := slices.Clone(d.Holds)
 		if d.LeaderLive {
 			holds = postgres.Assess(d.Facts, settings, v.Now).Holds
-		} else if leader == nil {
-			holds = append(holds, "no member leads the cluster")
+		} else {
+			holds = append(holds, atRest(d)...)
 		}
 		for _, hold := range holds {
 			found = append(found, Finding{
@@ -103,4 +103,18 @@ func (v *view) heldPrimaries() (found []Finding) {
 		}
 	}
 	return found
+}
+
+// atRest returns what the operator's objects say, where no member answers, of why the primary must not be disturbed.
+func atRest(d Database) (holds []string) {
+	if d.LeaderMember() == nil {
+		holds = append(holds, "no member leads the cluster")
+	}
+	if d.Paused {
+		holds = append(holds, "Patroni is in maintenance mode (pause)")
+	}
+	if d.Pending != "" {
+		holds = append(holds, "somebody has asked for "+d.Pending+" already")
+	}
+	return holds
 }

@@ -13,8 +13,8 @@ type Severity string
 // The severities.
 const (
 	Info     Severity = "info"     // it is worth knowing
-	Warning  Severity = "warning"  // a drain is slow, or something is down for a while
-	Critical Severity = "critical" // data, transactions or a service are lost
+	Warning  Severity = "warning"  // a drain is slow, or a part of the workload is cut or down for a while
+	Critical Severity = "critical" // nodes go undrained, or data or a whole service is lost
 )
 
 // rank orders severities, the worst first.
@@ -110,7 +110,7 @@ func (r Report) In(namespace string) Report {
 	}
 	kept := []Finding{}
 	for _, f := range r.Findings {
-		if strings.Contains(f.Where, " "+namespace+"/") || f.Check == readingChecks[0].name {
+		if strings.Contains(f.Where+" "+f.What, " "+namespace+"/") || f.Check == readingChecks[0].name {
 			kept = append(kept, f)
 		}
 	}

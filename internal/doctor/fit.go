@@ -58,7 +58,7 @@ func (v *view) rooms() (all []room) {
 func (v *view) roomElsewhere() (found []Finding) {
 	all := v.rooms()
 	for _, leaving := range all {
-		pods := v.evictedFrom(leaving.node.Name)
+		pods := v.evictedFrom(leaving.node.Name, all)
 		if homeless := v.place(pods, leaving, all); len(homeless) > 0 {
 			found = append(found, Finding{
 				Where: "node " + leaving.node.Name, Severity: Warning,
@@ -71,9 +71,10 @@ func (v *view) roomElsewhere() (found []Finding) {
 	return found
 }
 
-func (v *view) evictedFrom(node string) (pods []pod) {
-	for _, p := range v.pods {
-		if p.Spec.NodeName == node && p.evicted() && p.escort.Owner.Name != "" {
+// evictedFrom returns the pods that leave the node and come back elsewhere. The checks of volumes name those whose volume cannot.
+func (v *view) evictedFrom(node string, open []room) (pods []pod) {
+	for _, p := range v.podsOn[node] {
+		if p.evicted() && p.escort.Owner.Name != "" && !v.isLocal(p) && v.stranded(p, open) == nil {
 			pods = append(pods, p)
 		}
 	}
@@ -86,7 +87,7 @@ func (v *view) evictedFrom(node string) (pods []pod) {
 	return pods
 }
 
-// place puts pods on the other nodes, and returns the names of those that do not fit.
+// place puts pods on the other nodes, and returns the owners of those that do not fit, one for each pod.
 func (v *view) place(pods []pod, leaving room, all []room) (homeless []string) {
 	others := slices.DeleteFunc(slices.Clone(all), func(r room) bool { return r.node == leaving.node })
 	for _, p := range pods {
@@ -95,7 +96,7 @@ func (v *view) place(pods []pod, leaving room, all []room) (homeless []string) {
 			return r.pods > 0 && r.cpu >= cpu && r.memory >= memory && v.admits(r.node, p)
 		})
 		if n < 0 {
-			homeless = append(homeless, p.Namespace+"/"+p.Name)
+			homeless = append(homeless, ownerOf(p).String())
 			continue
 		}
 		others[n].cpu, others[n].memory, others[n].pods = others[n].cpu-cpu, others[n].memory-memory, others[n].pods-1

@@ -77,7 +77,7 @@ func (v *view) groupsOfNodes() (found []Finding) {
 	replaced := map[string][]string{}
 	for i := range v.Nodes {
 		n := &v.Nodes[i]
-		if id := InstanceID(n); id == "" || isFargate(n) || n.Labels[karpenterPool] != "" || v.isGrouped(id) {
+		if id := InstanceID(n); id == "" || isFargate(n) || n.Labels[karpenterPool] != "" || v.grouped[id] {
 			continue
 		}
 		if name := v.lostNodeGroup(n); name != "" {
@@ -100,17 +100,6 @@ func (v *view) groupsOfNodes() (found []Finding) {
 		})
 	}
 	return found
-}
-
-func (v *view) isGrouped(id string) bool {
-	for _, g := range v.Groups {
-		for _, i := range g.Instances {
-			if i.ID == id {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // lostNodeGroup returns the node group that the node's labels name, if no group has its tag.

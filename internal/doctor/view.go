@@ -22,8 +22,19 @@ type view struct {
 	Snapshot
 	pods      []pod // that run, or will
 	nodes     map[string]*corev1.Node
-	workloads []workload        // by namespace and name
-	instances map[string]string // nodes by instance ID
+	workloads []workload                          // by namespace and name
+	instances map[string]string                   // nodes by instance ID
+	grouped   map[string]bool                     // instances in a group
+	podsOn    map[string][]pod                    // by node
+	podsIn    map[string][]pod                    // by namespace
+	pdbsIn    map[string][]pdb                    // by namespace
+	claimed   map[string]*corev1.PersistentVolume // bound volumes, by namespace/claim
+}
+
+// pdb is a PDB with its selector. One that cannot be read selects nothing.
+type pdb struct {
+	*policyv1.PodDisruptionBudget
+	selector labels.Selector
 }
 
 // pod is a pod in both forms.
@@ -44,7 +55,10 @@ type workload struct {
 func (w workload) String() string { return w.kind + " " + w.namespace + "/" + w.name }
 
 func newView(s Snapshot) *view {
-	v := &view{Snapshot: s, nodes: map[string]*corev1.Node{}, instances: map[string]string{}}
+	v := &view{
+		Snapshot: s, nodes: map[string]*corev1.Node{}, instances: map[string]string{}, grouped: map[string]bool{},
+		podsOn: map[string][]pod{}, podsIn: map[string][]pod{}, pdbsIn: map[string][]pdb{}, claimed: map[string]*corev1.PersistentVolume{},
+	}
 	for i := range s.Nodes {
 		v.nodes[s.Nodes[i].Name] = &s.Nodes[i]
 		if id := InstanceID(&s.Nodes[i]); id != "" {
@@ -55,10 +69,33 @@ func newView(s Snapshot) *view {
 		p := pod{&s.Pods[i], *kube.ToEscortPod(&s.Pods[i])}
 		if !p.escort.Finished && !p.escort.Terminating() {
 			v.pods = append(v.pods, p)
+			v.podsOn[p.Spec.NodeName] = append(v.podsOn[p.Spec.NodeName], p)
+			v.podsIn[p.Namespace] = append(v.podsIn[p.Namespace], p)
 		}
 	}
 	v.addWorkloads()
+	v.addObjects()
 	return v
+}
+
+func (v *view) addObjects() {
+	for i := range v.PDBs {
+		p := pdb{&v.PDBs[i], labels.Nothing()}
+		if parsed, err := metav1.LabelSelectorAsSelector(p.Spec.Selector); err == nil {
+			p.selector = parsed
+		}
+		v.pdbsIn[p.Namespace] = append(v.pdbsIn[p.Namespace], p)
+	}
+	for i := range v.Volumes {
+		if claim := v.Volumes[i].Spec.ClaimRef; claim != nil {
+			v.claimed[claim.Namespace+"/"+claim.Name] = &v.Volumes[i]
+		}
+	}
+	for _, g := range v.Groups {
+		for _, i := range g.Instances {
+			v.grouped[i.ID] = true
+		}
+	}
 }
 
 func (v *view) addWorkloads() {
@@ -109,17 +146,11 @@ func (v *view) drainTime() time.Duration {
 	return v.Config.Drain.MaxDuration - v.Config.Drain.CompletionReserve
 }
 
-// selects reports whether the selector selects the pod. One that cannot be read selects none.
-func selects(selector *metav1.LabelSelector, p pod) bool {
-	parsed, err := metav1.LabelSelectorAsSelector(selector)
-	return err == nil && parsed.Matches(labels.Set(p.Labels))
-}
-
 // pdbsOf returns the PDBs that select the pod.
-func (v *view) pdbsOf(p pod) (found []*policyv1.PodDisruptionBudget) {
-	for i := range v.PDBs {
-		if v.PDBs[i].Namespace == p.Namespace && selects(v.PDBs[i].Spec.Selector, p) {
-			found = append(found, &v.PDBs[i])
+func (v *view) pdbsOf(p pod) (found []pdb) {
+	for _, b := range v.pdbsIn[p.Namespace] {
+		if b.selector.Matches(labels.Set(p.Labels)) {
+			found = append(found, b)
 		}
 	}
 	return found

@@ -14,10 +14,9 @@ var volumeChecks = []check{
 
 // volumesOf returns the bound volumes of a pod's claims.
 func (v *view) volumesOf(p pod) (found []*corev1.PersistentVolume) {
-	for i := range v.Volumes {
-		claim := v.Volumes[i].Spec.ClaimRef
-		if claim != nil && claim.Namespace == p.Namespace && slices.Contains(p.escort.Claims, claim.Name) {
-			found = append(found, &v.Volumes[i])
+	for _, claim := range p.escort.Claims {
+		if pv := v.claimed[p.Namespace+"/"+claim]; pv != nil {
+			found = append(found, pv)
 		}
 	}
 	return found
@@ -38,6 +37,9 @@ func isLocal(pv *corev1.PersistentVolume) bool {
 	}
 	return false
 }
+
+// isLocal reports whether a volume of the pod is on one node.
+func (v *view) isLocal(p pod) bool { return slices.ContainsFunc(v.volumesOf(p), isLocal) }
 
 func (v *view) localVolumes() (found []Finding) {
 	for _, w := range v.workloads {

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -41,14 +42,13 @@ func (v *view) pdbsThatNeverAllow() (found []Finding) {
 // (https://kubernetes.io/docs/tasks/run-application/configure-pdb/#unhealthy-pod-eviction-policy).
 func (v *view) unreadyPods() (found []Finding) {
 	var quiet []string
-	for i := range v.PDBs {
-		p := &v.PDBs[i]
+	for _, p := range v.allPDBs() {
 		if policy := p.Spec.UnhealthyPodEvictionPolicy; policy != nil && *policy == policyv1.AlwaysAllow {
 			continue
 		}
 		unready := 0
-		for _, pod := range v.pods {
-			if pod.Namespace == p.Namespace && !pod.escort.Ready && pod.Spec.NodeName != "" && selects(p.Spec.Selector, pod) {
+		for _, pod := range v.podsIn[p.Namespace] {
+			if !pod.escort.Ready && pod.Spec.NodeName != "" && p.selector.Matches(labels.Set(pod.Labels)) {
 				unready++
 			}
 		}
@@ -57,7 +57,7 @@ func (v *view) unreadyPods() (found []Finding) {
 			continue
 		}
 		found = append(found, Finding{
-			Where: "pdb " + p.Namespace + "/" + p.Name, Severity: Warning, What: "keeps " + plural(unready, "pod") + " that is not Ready",
+			Where: "pdb " + p.Namespace + "/" + p.Name, Severity: Warning, What: fmt.Sprintf("keeps pods that are not Ready: %d now", unready),
 			Cost: "a drain waits for a pod that serves nobody", Fix: "let unready pods go: unhealthyPodEvictionPolicy: AlwaysAllow",
 			Command: fmt.Sprintf(`kubectl patch pdb -n %s %s --type merge -p '{"spec":{"unhealthyPodEvictionPolicy":"AlwaysAllow"}}'`, p.Namespace, p.Name),
 		})
@@ -69,6 +69,14 @@ func (v *view) unreadyPods() (found []Finding) {
 		})
 	}
 	return found
+}
+
+// allPDBs returns the PDBs by namespace.
+func (v *view) allPDBs() (all []pdb) {
+	for _, namespace := range slices.Sorted(maps.Keys(v.pdbsIn)) {
+		all = append(all, v.pdbsIn[namespace]...)
+	}
+	return all
 }
 
 func (v *view) severalPDBs() (found []Finding) {
@@ -121,6 +129,9 @@ func (v *view) barePods() []Finding {
 
 // webhooksOnOneNode finds webhooks that deny while the only node that serves them drains.
 func (v *view) webhooksOnOneNode() (found []Finding) {
+	if v.isUnread("pods") {
+		return nil
+	}
 	for _, w := range v.Webhooks {
 		service := v.service(w.Service)
 		if !w.FailClosed || service == nil || len(service.Spec.Selector) == 0 {
@@ -157,8 +168,8 @@ func (v *view) service(name string) *corev1.Service {
 
 func (v *view) servedBy(s *corev1.Service) (pods []pod) {
 	selector := labels.SelectorFromSet(s.Spec.Selector)
-	for _, p := range v.pods {
-		if p.Namespace == s.Namespace && p.escort.Ready && selector.Matches(labels.Set(p.Labels)) {
+	for _, p := range v.podsIn[s.Namespace] {
+		if p.escort.Ready && selector.Matches(labels.Set(p.Labels)) {
 			pods = append(pods, p)
 		}
 	}

@@ -1,0 +1,323 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"sigs.k8s.io/yaml"
+
+	"quiesce/internal/doctor"
+	"quiesce/test/parts/awstest"
+	"quiesce/test/parts/lab"
+)
+
+// settleTimeout bounds how long controllers may take until the cluster is as its manifests say.
+const settleTimeout = time.Minute
+
+// binary is the built command.
+var binary string
+
+func TestMain(m *testing.M) {
+	folder, err := os.MkdirTemp("", "quiescectl")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	binary = filepath.Join(folder, "quiescectl")
+	status := 1
+	if output, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build quiescectl: %v\n%s", err, output)
+	} else {
+		status = m.Run()
+	}
+	_ = os.RemoveAll(folder)
+	os.Exit(status)
+}
+
+// ended is how a command ended.
+type ended struct {
+	out, progress string
+	status        int
+}
+
+// quiescectl runs the built command with only these variables.
+func quiescectl(t *testing.T, env []string, args ...string) ended {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), settleTimeout)
+	defer cancel()
+	command := exec.CommandContext(ctx, binary, args...)
+	command.Env = append([]string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}, env...)
+	var out, progress bytes.Buffer
+	command.Stdout, command.Stderr = &out, &progress
+	err := command.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		require.NoError(t, err)
+	}
+	return ended{out.String(), progress.String(), command.ProcessState.ExitCode()}
+}
+
+// world is a cluster and an account.
+type world struct {
+	*testing.T
+	lab  *lab.Lab
+	aws  *awstest.Server
+	env  []string
+	page string // README.md
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	lab.Require(t)
+	l, err := lab.Start(t.Context(), lab.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Stop()) })
+	server, err := awstest.Start()
+	require.NoError(t, err)
+	t.Cleanup(server.Close)
+	env := append(server.Environment(server.Session("person")), "KUBECONFIG="+l.Kubeconfig())
+	return &world{t, l, server, env, readme(t)}
+}
+
+func (w *world) apply(file string) {
+	w.Helper()
+	require.NoError(w, w.lab.Apply(w.Context(), file))
+}
+
+// addNode adds a node, and its instance to the group; empty: to none.
+func (w *world) addNode(group string, n lab.Node) {
+	w.Helper()
+	if group != "" {
+		w.aws.AddInstance(group, awstest.Instance{ID: n.InstanceID, Zone: n.Zone, PrivateDNS: n.Name})
+	}
+	require.NoError(w, w.lab.AddNodes(w.Context(), n))
+}
+
+// golden runs the command until it prints the file, and compares what it printed last.
+func (w *world) golden(file string, args ...string) ended {
+	w.Helper()
+	path := filepath.Join("testdata", file)
+	want, err := os.ReadFile(path)
+	if os.Getenv("UPDATE") == "" {
+		require.NoError(w, err)
+	}
+	var got ended
+	for deadline := time.Now().Add(settleTimeout); ; {
+		got = quiescectl(w.T, w.env, args...)
+		if got.out == string(want) || time.Now().After(deadline) {
+			break
+		}
+	}
+	if os.Getenv("UPDATE") != "" {
+		require.NoError(w, os.WriteFile(path, []byte(got.out), 0o600))
+	}
+	require.Equal(w, string(want), got.out, got.progress)
+	return got
+}
+
+var quiesceHook = awstest.Hook{Name: "quiesce", HeartbeatTimeout: 20 * time.Minute, DefaultResult: awstest.Continue}
+
+func node(name, zone string) lab.Node {
+	return lab.Node{Name: name, InstanceID: "i-" + strings.ReplaceAll(name, "-", ""), Zone: zone}
+}
+
+func TestDoctor_HealthyCluster_FindsNothing(t *testing.T) {
+	w := newWorld(t)
+	w.apply("../rbac.yaml")
+	for _, zone := range []string{"a", "b"} {
+		group := "workers-" + zone
+		w.aws.AddGroup(group, quiesceHook)
+		w.aws.SetGroup(group, awstest.GroupSettings{MinHealthy: 100})
+		for _, n := range []string{"1", "2"} {
+			w.addNode(group, node("node-"+zone+n, "eu-west-1"+zone))
+		}
+	}
+	w.aws.AddFunction("quiesce-prod", func(context.Context, []byte) ([]byte, string, error) { return nil, "", nil })
+	queue, dlq := w.aws.AddQueue(awstest.Queue{Name: "events"}), w.aws.AddQueue(awstest.Queue{Name: "dlq"})
+	w.aws.SetEnvironment("quiesce-prod", map[string]string{queueVariable: queue, dlqVariable: dlq})
+	w.apply("testdata/healthy.yaml")
+
+	got := w.golden("healthy.txt", "doctor", "--cluster", "prod")
+	require.Zero(t, got.status)
+	require.Empty(t, got.progress, "progress is for terminals")
+}
+
+// faulty returns a cluster and an account that have each fault once.
+func faulty(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	w.aws.AddGroup("workers-a")
+	w.aws.AddGroup("workers-b", awstest.Hook{Name: "quiesce", HeartbeatTimeout: 5 * time.Minute, DefaultResult: awstest.Continue}, awstest.Hook{Name: "legacy"})
+	w.aws.SetGroup("workers-b", awstest.GroupSettings{Suspended: []string{"Launch"}, MinHealthy: 90})
+	w.aws.TagGroup("workers-b", map[string]string{"k8s.io/cluster-autoscaler/enabled": "true"})
+	w.aws.AddGroup("workers-c", awstest.Hook{Name: "Terminate-LC-Hook"})
+	w.aws.AddGroup("removed")
+	for _, n := range []string{"a1", "b1", "a2", "b2"} {
+		group := map[byte]string{'1': "workers-a", '2': "workers-b"}[n[1]]
+		w.addNode(group, node("node-"+n, "eu-west-1"+n[:1]))
+	}
+	shared, old := node("node-c1", "eu-west-1c"), node("node-old", "eu-west-1a")
+	shared.Labels = map[string]string{"karpenter.sh/nodepool": "default"}
+	old.Labels = map[string]string{"eks.amazonaws.com/nodegroup": "workers-2023"}
+	w.addNode("workers-c", shared)
+	w.addNode("removed", old)
+	w.addNode("removed", node("node-loose", "eu-west-1a"))
+	w.aws.DeleteGroup("removed")
+	twin := node("node-twin", "eu-west-1a")
+	twin.InstanceID = node("node-a1", "").InstanceID
+	w.addNode("", twin)
+
+	w.apply("testdata/faulty.yaml")
+	_, err := w.lab.Kubectl(t.Context(), "label", "node", "node-b2", "node.kubernetes.io/exclude-from-external-load-balancers=quiesce")
+	require.NoError(t, err)
+	w.aws.AddFunction("quiesce-prod", func(context.Context, []byte) ([]byte, string, error) { return nil, "", nil })
+	dlq := w.aws.AddQueue(awstest.Queue{Name: "dlq"})
+	w.aws.SetEnvironment("quiesce-prod", map[string]string{dlqVariable: dlq})
+	w.aws.SendMessage(dlq, "{}")
+	return w
+}
+
+func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
+	w := faulty(t)
+	got := w.golden("faulty.txt", "doctor", "--cluster", "prod")
+	require.Equal(t, exitFindings, got.status)
+
+	t.Run("the examples of the page", func(t *testing.T) { w.runExamples(t, "doctor") })
+	t.Run("JSON and YAML say the same", func(t *testing.T) {
+		var fromJSON, fromYAML doctor.Report
+		require.NoError(t, json.Unmarshal([]byte(quiescectl(t, w.env, "doctor", "--cluster", "prod", "-o", "json").out), &fromJSON))
+		require.NoError(t, yaml.Unmarshal([]byte(quiescectl(t, w.env, "doctor", "--cluster", "prod", "-o", "yaml").out), &fromYAML))
+		require.Equal(t, got.out, table(fromJSON, false))
+		require.Equal(t, got.out, table(fromYAML, false))
+		found := map[string]bool{}
+		for _, f := range fromJSON.Findings {
+			found[f.Check] = true
+		}
+		for _, name := range doctor.Names() {
+			// This cluster can be read, its function runs, and a file of settings is another test's.
+			unmade := []string{"reading", "group-config", "database-unknown", "quiesce-installed", "quiesce-function"}
+			require.Equal(t, !slices.Contains(unmade, name), found[name], name)
+		}
+	})
+	t.Run("a namespace", func(t *testing.T) {
+		shop := quiescectl(t, w.env, "doctor", "--cluster", "prod", "-n", "shop")
+		require.Contains(t, shop.out, "deployment shop/files: its data is on disks of instances")
+		require.NotContains(t, shop.out, " db/")
+		require.NotContains(t, shop.out, "group workers-a")
+	})
+	t.Run("a configuration", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "quiesce.yaml")
+		require.NoError(t, os.WriteFile(file, []byte("{cluster: prod, autoScalingGroups: [workers-a], mode: drain, drain: {maxDuration: 3h}}"), 0o600))
+		out := quiescectl(t, w.env, "doctor", "--config", file).out
+		require.Contains(t, out, "group workers-b: autoScalingGroups in quiesce.yaml does not match it")
+		require.NotContains(t, out, "statefulset shop/batch: its grace period")
+	})
+	t.Run("exit status", func(t *testing.T) {
+		for severity, want := range map[string]int{"critical": exitFindings, "warning": exitFindings, never: 0} {
+			require.Equal(t, want, quiescectl(t, w.env, "doctor", "--fail-on", severity).status, severity)
+		}
+	})
+	t.Run("without credentials of AWS", func(t *testing.T) {
+		env := append(slices.Clone(w.env), "AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY=", "AWS_SESSION_TOKEN=")
+		got := quiescectl(t, env, "doctor", "--cluster", "prod")
+		require.Contains(t, got.out, "WARNING   AWS: could not be read: there are no usable AWS credentials\n")
+		require.Contains(t, got.out, "fix    log in (aws sso login), or name a profile with --profile\n")
+		require.Contains(t, got.out, "deployment shop/files: its data is on disks of instances", "the cluster is looked at all the same")
+		require.NotContains(t, got.out, "group workers-a")
+		require.NotContains(t, got.out, "EC2 does not know")
+	})
+	t.Run("by somebody without permissions", func(t *testing.T) {
+		env := append(slices.Clone(w.env), "KUBECONFIG="+impersonating(t, w.lab.Kubeconfig()))
+		got := quiescectl(t, env, "doctor", "--cluster", "prod")
+		for _, part := range []string{"nodes", "pods", "poddisruptionbudgets", "services", "persistentvolumes", "webhooks", "leases", "permissions of quiesce"} {
+			require.Contains(t, got.out, "WARNING   "+part+": could not be read: ", got.out)
+		}
+		require.Contains(t, got.out, "fix    run it as somebody who may list nodes\n")
+		require.NotContains(t, got.out, "CRITICAL", "what is not known is not claimed")
+	})
+}
+
+// impersonating returns a copy of a kubeconfig whose user acts as one without permissions.
+func impersonating(t *testing.T, kubeconfig string) string {
+	t.Helper()
+	text, err := os.ReadFile(kubeconfig)
+	require.NoError(t, err)
+	var file map[string]any
+	require.NoError(t, yaml.Unmarshal(text, &file))
+	user := file["users"].([]any)[0].(map[string]any)["user"].(map[string]any)
+	user["as"] = "nobody"
+	text, err = yaml.Marshal(file)
+	require.NoError(t, err)
+	copied := filepath.Join(t.TempDir(), "kubeconfig")
+	require.NoError(t, os.WriteFile(copied, text, 0o600))
+	return copied
+}
+
+func TestDoctor_WrongUse_SaysWhatToDo(t *testing.T) {
+	silent := httptest.NewServer(http.NotFoundHandler())
+	silent.Close() // its address refuses connections
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	require.NoError(t, os.WriteFile(file, []byte("{clusters: [{name: c, cluster: {server: '"+silent.URL+"'}}], "+
+		"contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"), 0o600))
+	for _, c := range []struct {
+		args []string
+		says []string
+	}{
+		{[]string{"doctor"}, []string{"read the kubeconfig", "aws eks update-kubeconfig --name CLUSTER"}},
+		{[]string{"doctor", "--kubeconfig", file}, []string{"the cluster does not answer", "kubectl version"}},
+		{[]string{"doctor", "--kubeconfig", file, "--context", "y"}, []string{"read the kubeconfig", `context "y" does not exist`}},
+		{[]string{"doctor", "-o", "xml"}, []string{"--output must be one of table, json, yaml, not \"xml\""}},
+		{[]string{"doctor", "--fail-on", "info"}, []string{"--fail-on must be one of warning, critical, never, not \"info\""}},
+		{[]string{"doctor", "--config", "missing.yaml"}, []string{"--config: open missing.yaml"}},
+		{[]string{"doctor", "now"}, []string{"unknown command"}},
+		{[]string{"doctr"}, []string{"unknown command", "doctor"}},
+	} {
+		got := quiescectl(t, nil, c.args...)
+		require.Equal(t, exitError, got.status, c.args)
+		require.Empty(t, got.out, c.args)
+		for _, text := range c.says {
+			require.Contains(t, got.progress, text, c.args)
+		}
+	}
+}
+
+func TestCompletion_Flags_HaveTheirValues(t *testing.T) {
+	require.Contains(t, quiescectl(t, nil, "completion", "bash").out, "__start_quiescectl")
+	require.Contains(t, quiescectl(t, nil, "__complete", "doctor", "-o", "").out, "table\njson\nyaml\n")
+	require.Contains(t, quiescectl(t, nil, "__complete", "doctor", "--fail-on", "").out, "warning\ncritical\nnever\n")
+}
+
+func TestTable_Terminal_HasColors(t *testing.T) {
+	report := doctor.Report{Findings: []doctor.Finding{{Severity: doctor.Critical, Where: "group a", What: "b", Cost: "c", Fix: "d"}}}
+	require.Contains(t, table(report, true), "\033[1;31mCRITICAL\033[0m  group a: b\n")
+	require.NotContains(t, table(report, false), "\033")
+}
+
+func TestClusterName_Entry_AsToolsWriteIt(t *testing.T) {
+	for entry, want := range map[string]string{
+		"arn:aws:eks:eu-west-1:111122223333:cluster/prod": "prod", "prod.eu-west-1.eksctl.io": "prod", "kind-prod": "",
+	} {
+		require.Equal(t, want, clusterName(entry), entry)
+	}
+}
+
+// The function does not pay for what only this tool needs.
+func TestFunction_Imports_NothingOfThisTool(t *testing.T) {
+	output, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "quiesce/lambda").Output()
+	require.NoError(t, err)
+	for _, not := range []string{"github.com/spf13/cobra", "quiesce/internal/doctor", "k8s.io/client-go/kubernetes\n", "k8s.io/client-go/tools/clientcmd\n"} {
+		require.NotContains(t, string(output), not)
+	}
+}

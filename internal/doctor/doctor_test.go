@@ -1,0 +1,460 @@
+package doctor
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"quiesce/internal/asg"
+	"quiesce/internal/config"
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+	"quiesce/internal/postgres"
+	"quiesce/internal/termination"
+)
+
+const waits = "sleep 5; kill -INT 1; while kill -0 1; do sleep 1; done"
+
+// world is a snapshot that a case changes. It begins without a fault: two zones with two nodes each, one group per zone, two poolers, an
+// application of three pods, and a database of two members.
+type world struct{ Snapshot }
+
+func healthy(t *testing.T) *world {
+	t.Helper()
+	settings, err := config.Parse([]byte("{cluster: prod, autoScalingGroups: ['workers-*'], mode: drain}"), func(string) string { return "" })
+	require.NoError(t, err)
+	w := &world{Snapshot{Now: time.Now(), Config: settings, Configured: true, AWS: true, Instances: map[string]termination.EC2Instance{}}}
+	w.Install.Namespace = true
+	w.Function = &Function{Name: "quiesce-prod"}
+	for _, zone := range []string{"a", "b"} {
+		g := asg.Settings{Group: termination.Group{Name: "workers-" + zone, Tags: map[string]string{}}, Zones: []string{"eu-west-1" + zone}, MinHealthy: 100}
+		g.Hooks = []asg.NamedHook{{Name: "quiesce", Hook: termination.Hook{HeartbeatTimeout: 20 * time.Minute, DefaultResult: termination.Continue}}}
+		for _, n := range []string{"1", "2"} {
+			w.addNode(zone+n, "eu-west-1"+zone)
+			g.Instances = append(g.Instances, termination.Instance{ID: "i-" + zone + n})
+		}
+		w.Groups = append(w.Groups, g)
+	}
+	for i, n := range []string{"a1", "b1"} {
+		p := w.addPod("db", "pgbouncer", i, n, map[string]string{"app.kubernetes.io/name": "pgbouncer"})
+		p.Spec.TerminationGracePeriodSeconds = new(int64(300))
+		p.Spec.Containers[0] = corev1.Container{Name: "pgbouncer", Image: "edoburu/pgbouncer:v1.24.1-p1", Lifecycle: &corev1.Lifecycle{
+			PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", waits}}},
+		}}
+	}
+	for i, n := range []string{"a1", "a2", "b2"} {
+		w.addPod("shop", "web", i, n, map[string]string{"app": "web"})
+	}
+	w.addPDB("shop", "web", map[string]string{"app": "web"})
+	w.Databases = []Database{{Facts: postgres.Facts{
+		Identity: postgres.Identity{Operator: postgres.Zalando, Namespace: "db", Cluster: "demo"}, Leader: "demo-0",
+		Members: []postgres.Member{member("demo-0", "a1"), member("demo-1", "b1")},
+	}}}
+	return w
+}
+
+func member(name, node string) postgres.Member {
+	return postgres.Member{Ref: drain.Ref{Namespace: "db", Name: name}, Node: node, Ready: true}
+}
+
+func (w *world) addNode(name, zone string) *corev1.Node {
+	room := corev1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("16Gi"), "pods": resource.MustParse("20")}
+	w.Nodes = append(w.Nodes, corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelTopologyZone: zone, corev1.LabelHostname: name}},
+		Spec:       corev1.NodeSpec{ProviderID: "aws:///" + zone + "/i-" + name},
+		Status:     corev1.NodeStatus{Allocatable: room, Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+	})
+	w.Instances["i-"+name] = termination.EC2Instance{}
+	return &w.Nodes[len(w.Nodes)-1]
+}
+
+// addPod adds the pod of this number of a Deployment.
+func (w *world) addPod(namespace, deployment string, n int, node string, labels map[string]string) *corev1.Pod {
+	labels = maps.Clone(labels)
+	labels["pod-template-hash"] = "5d"
+	name := fmt.Sprintf("%s-5d-%d", deployment, n)
+	w.Pods = append(w.Pods, corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: "u", Labels: labels, OwnerReferences: []metav1.OwnerReference{{
+			APIVersion: "apps/v1", Kind: "ReplicaSet", Name: deployment + "-5d", UID: "r", Controller: new(true),
+		}}},
+		Spec:   corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "app", Image: "app"}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+	})
+	return &w.Pods[len(w.Pods)-1]
+}
+
+func (w *world) addPDB(namespace, name string, labels map[string]string) *policyv1.PodDisruptionBudget {
+	one := intstr.FromInt32(1)
+	w.PDBs = append(w.PDBs, policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+		Spec: policyv1.PodDisruptionBudgetSpec{
+			MaxUnavailable: &one, Selector: &metav1.LabelSelector{MatchLabels: labels}, UnhealthyPodEvictionPolicy: new(policyv1.AlwaysAllow),
+		},
+		Status: policyv1.PodDisruptionBudgetStatus{DisruptionsAllowed: 1, ExpectedPods: 3, DesiredHealthy: 2, CurrentHealthy: 3},
+	})
+	return &w.PDBs[len(w.PDBs)-1]
+}
+
+// addVolume adds a volume that only nodes with this label can use, and gives it to a pod.
+func (w *world) addVolume(name, key, value string, p *corev1.Pod) {
+	w.Volumes = append(w.Volumes, corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeSpec{
+			ClaimRef: &corev1.ObjectReference{Namespace: p.Namespace, Name: name},
+			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: key, Operator: corev1.NodeSelectorOpIn, Values: []string{value}}},
+			}}}},
+		},
+	})
+	p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{VolumeSource: corev1.VolumeSource{
+		PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name},
+	}})
+}
+
+// addConfig gives the poolers a configuration.
+func (w *world) addConfig(text string) {
+	w.ConfigMaps = []corev1.ConfigMap{{ObjectMeta: metav1.ObjectMeta{Namespace: "db", Name: "ini"}, Data: map[string]string{"pgbouncer.ini": text}}}
+	for i := range w.Pods {
+		if w.Pods[i].Namespace == "db" {
+			w.Pods[i].Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
+				LocalObjectReference: corev1.LocalObjectReference{Name: "ini"},
+			}}}}
+		}
+	}
+}
+
+func (w *world) addWebhook(service string, resources ...string) *Webhook {
+	w.Webhooks = append(w.Webhooks, Webhook{Name: "guard", FailClosed: true, Service: service, Rules: []admissionv1.RuleWithOperations{{
+		Operations: []admissionv1.OperationType{admissionv1.Create}, Rule: admissionv1.Rule{APIGroups: []string{""}, Resources: resources},
+	}}})
+	w.Services = append(w.Services, corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "guard"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "guard"}},
+	})
+	return &w.Webhooks[len(w.Webhooks)-1]
+}
+
+func (w *world) database() *Database { return &w.Databases[0] }
+
+// lines returns findings in short: severity, where and what.
+func lines(r Report) (found []string) {
+	for _, f := range r.Findings {
+		found = append(found, fmt.Sprintf("%s %s: %s", f.Severity, f.Where, f.What))
+	}
+	return found
+}
+
+func TestExamine_HealthyCluster_FindsNothing(t *testing.T) {
+	require.Empty(t, lines(Examine(healthy(t).Snapshot)))
+}
+
+func TestExamine_OneFault_FindsThatOne(t *testing.T) {
+	seen := map[string]bool{}
+	for _, c := range slices.Concat(groupCases, nodeCases, workloadCases, poolerCases, databaseCases, quiesceCases) {
+		w := healthy(t)
+		c.fault(w)
+		r := Examine(w.Snapshot)
+		require.Equal(t, c.want, lines(r), c.name)
+		for _, f := range r.Findings {
+			seen[f.Check] = true
+			require.NotEmpty(t, f.Cost, "%s: %s", c.name, f.What)
+			require.NotEmpty(t, f.Fix, "%s: %s", c.name, f.What)
+		}
+	}
+	for _, name := range Names() {
+		require.True(t, seen[name], "no case makes the check %s find something", name)
+	}
+}
+
+// testCase is a fault, and the findings that it causes.
+type testCase struct {
+	name  string
+	fault func(*world)
+	want  []string
+}
+
+func hooks(all ...asg.NamedHook) []asg.NamedHook { return all }
+
+func hook(name string, result termination.Result) asg.NamedHook {
+	return asg.NamedHook{Name: name, Hook: termination.Hook{HeartbeatTimeout: 20 * time.Minute, DefaultResult: result}}
+}
+
+var groupCases = []testCase{
+	{"group of one zone without a hook", func(w *world) { w.Groups[0].Hooks = nil }, []string{"warning group workers-a: has no lifecycle hook"}},
+	{"group of two zones without a hook", func(w *world) { w.Groups[0].Hooks, w.Groups[0].Zones = nil, []string{"z1", "z2"} },
+		[]string{"critical group workers-a: spans z1 and z2, may rebalance, and has no lifecycle hook"}},
+	{"group of two zones that cannot rebalance", func(w *world) {
+		w.Groups[0].Hooks, w.Groups[0].Zones, w.Groups[0].Suspended = nil, []string{"z1", "z2"}, []string{"AZRebalance"}
+	}, []string{"warning group workers-a: has no lifecycle hook"}},
+	{"hook of EKS only", func(w *world) { w.Groups[0].Hooks = hooks(hook(managedHook, termination.Continue)) },
+		[]string{"warning group workers-a: only EKS answers its hook, for 15 minutes at most and whatever PDBs say"}},
+	{"hook of another tool only", func(w *world) { w.Groups[0].Hooks = hooks(hook("other", termination.Continue)) },
+		[]string{"warning group workers-a: has no hook of quiesce, and it is not known whether anyone answers other"}},
+	{"hook of our name for launches", func(w *world) { w.Groups[0].Hooks[0].Launching = true }, []string{"warning group workers-a: has no lifecycle hook"}},
+	{"hook of another tool too", func(w *world) {
+		w.Groups[0].Hooks = hooks(hook("other", termination.Continue), hook("quiesce", termination.Continue))
+	}, []string{"info group workers-a: other also holds its terminations"}},
+	{"hook of another tool that abandons", func(w *world) {
+		w.Groups[0].Hooks = hooks(hook("other", termination.Abandon), hook("quiesce", termination.Continue))
+	}, []string{"warning group workers-a: hook other has the default result ABANDON", "info group workers-a: other also holds its terminations"}},
+	{"hook that abandons", func(w *world) { w.Groups[0].Hooks[0].DefaultResult = termination.Abandon },
+		[]string{"info group workers-a: hook quiesce says ABANDON, and the group does not retain abandoned instances"}},
+	{"hook that abandons where that retains", func(w *world) { w.Groups[0].Hooks[0].DefaultResult, w.Groups[0].Retains = termination.Abandon, true }, nil},
+	{"hook that continues where abandoning would retain", func(w *world) { w.Groups[0].Retains = true },
+		[]string{"info group workers-a: retains abandoned instances, but hook quiesce says CONTINUE"}},
+	{"short heartbeat timeout", func(w *world) { w.Groups[0].Hooks[0].HeartbeatTimeout = 19 * time.Minute },
+		[]string{"warning group workers-a: hook quiesce waits only 19m for a heartbeat"}},
+	{"hook that ends before the drain", func(w *world) { w.Groups[0].Hooks[0].GlobalTimeout = 20 * time.Minute },
+		[]string{"critical group workers-a: hook quiesce ends after 20m, and drain.maxDuration is 30m"}},
+	{"Launch suspended", func(w *world) { w.Groups[0].Suspended = []string{"Launch"} }, []string{"critical group workers-a: its process Launch is suspended"}},
+	{"Terminate suspended", func(w *world) { w.Groups[0].Suspended = []string{"Terminate"} }, []string{"warning group workers-a: its process Terminate is suspended"}},
+	{"maintenance policy that terminates first", func(w *world) { w.Groups[0].MinHealthy = 90 },
+		[]string{"warning group workers-a: its maintenance policy keeps only 90% of its capacity"}},
+	{"no maintenance policy", func(w *world) { w.Groups[0].MinHealthy = asg.NoPolicy }, nil},
+	{"Cluster Autoscaler and rebalancing", func(w *world) {
+		w.Groups[0].Tags["k8s.io/cluster-autoscaler/enabled"], w.Groups[0].Zones = "true", []string{"z1", "z2"}
+	}, []string{"warning group workers-a: Cluster Autoscaler manages it, and it may rebalance z1 and z2"}},
+	{"Cluster Autoscaler and one zone", func(w *world) { w.Groups[0].Tags["k8s.io/cluster-autoscaler/enabled"] = "true" }, nil},
+	{"Karpenter in a group", func(w *world) { w.Nodes[0].Labels[karpenterPool] = "default" },
+		[]string{"warning group workers-a: Karpenter manages nodes of it too", "info 1 node: Karpenter manages a1"}},
+	{"group that the configuration does not match", func(w *world) { w.Groups[0].Name = "batch" },
+		[]string{"warning group batch: autoScalingGroups in quiesce.yaml does not match it"}},
+}
+
+var nodeCases = []testCase{
+	{"no providerID", func(w *world) { w.Nodes[0].Spec.ProviderID = "" }, []string{"warning node a1: has no providerID"}},
+	{"providerID of no instance", func(w *world) { w.Nodes[0].Spec.ProviderID = "a1" }, []string{`warning node a1: its providerID "a1" names no instance`}},
+	{"providerID of another zone", func(w *world) { w.Nodes[0].Spec.ProviderID = "aws:///eu-west-1b/i-a1" },
+		[]string{`warning node a1: its providerID "aws:///eu-west-1b/i-a1" is not of its zone eu-west-1a`}},
+	{"instance that EC2 does not know", func(w *world) { delete(w.Instances, "i-a1") }, []string{"warning node a1: EC2 does not know its instance i-a1"}},
+	{"account not read", func(w *world) { w.AWS, w.Instances, w.Groups = false, nil, nil }, nil},
+	{"one instance for two nodes", func(w *world) { w.Nodes[1].Spec.ProviderID = w.Nodes[0].Spec.ProviderID },
+		[]string{"warning instance i-a1: nodes a1 and a2 claim it"}},
+	{"Fargate", func(w *world) {
+		n := w.addNode("f", "eu-west-1a")
+		n.Spec.ProviderID, n.Labels["eks.amazonaws.com/compute-type"] = "aws:///eu-west-1a/fargate-1", "fargate"
+	}, nil},
+	{"node in no group", func(w *world) { w.addNode("x", "eu-west-1a") }, []string{"info 1 node: in no Auto Scaling group: x"}},
+	{"node whose node group is gone", func(w *world) { w.addNode("x", "eu-west-1a").Labels[nodeGroupLabels[0]] = "old" },
+		[]string{"warning node group old: its Auto Scaling group is gone, and nodes remain: x"}},
+	{"node whose node group is there", func(w *world) {
+		w.addNode("x", "eu-west-1a").Labels[nodeGroupLabels[0]] = "new"
+		w.Groups[0].Tags[nodeGroupTags[0]] = "new"
+	}, []string{"info 1 node: in no Auto Scaling group: x"}},
+	{"requests that fit on no other node", func(w *world) {
+		w.addPod("shop", "big", 0, "a1", map[string]string{}).Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse("4")}
+		for i, n := range []string{"a2", "b1", "b2"} {
+			w.addPod("shop", "idle", i, n, map[string]string{}).Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse("1")}
+		}
+	}, []string{"warning node a1: 1 of its 3 evicted pods would find no room elsewhere: deployment shop/big"}},
+	{"selector of one node", func(w *world) {
+		w.addPod("shop", "pinned", 0, "b2", map[string]string{}).Spec.NodeSelector = map[string]string{corev1.LabelHostname: "b2"}
+	}, []string{"warning node b2: 1 of its 2 evicted pods would find no room elsewhere: deployment shop/pinned"}},
+	{"taints on all other nodes", func(w *world) {
+		for i := range w.Nodes[1:] {
+			w.Nodes[i+1].Spec.Taints = []corev1.Taint{{Key: "for", Value: "x", Effect: corev1.TaintEffectNoSchedule}}
+		}
+		for i := range w.Pods {
+			if w.Pods[i].Name != "web-5d-0" {
+				w.Pods[i].Spec.Tolerations = []corev1.Toleration{{Key: "for", Operator: corev1.TolerationOpExists}}
+			}
+		}
+	}, []string{"warning node a1: 1 of its 2 evicted pods would find no room elsewhere: deployment shop/web"}},
+	{"affinity to one zone with two nodes", func(w *world) { requireZone(w, "eu-west-1a") }, nil},
+	{"affinity to one zone with one node", func(w *world) {
+		w.Nodes[0].Labels[corev1.LabelTopologyZone], w.Nodes[0].Spec.ProviderID = "eu-west-1c", "aws:///eu-west-1c/i-a1"
+		requireZone(w, "eu-west-1c")
+	}, []string{"warning node a1: 1 of its 2 evicted pods would find no room elsewhere: deployment shop/web"}},
+	{"volume on one node", func(w *world) { w.addVolume("disk", corev1.LabelHostname, "a1", &w.Pods[2]) },
+		[]string{"critical deployment shop/web: its data is on disks of instances: volume disk"}},
+	{"volume in a zone with two nodes", func(w *world) { w.addVolume("vol", corev1.LabelTopologyZone, "eu-west-1a", &w.Pods[2]) }, nil},
+	{"volume in a zone with a cordoned node", func(w *world) {
+		w.addVolume("vol", corev1.LabelTopologyZone, "eu-west-1a", &w.Pods[2])
+		w.Nodes[1].Spec.Unschedulable = true
+	}, []string{"warning deployment shop/web: no other node may attach volume vol of pod web-5d-0"}},
+}
+
+func requireZone(w *world, zone string) {
+	w.Pods[2].Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{
+			Key: corev1.LabelTopologyZone, Operator: corev1.NodeSelectorOpIn, Values: []string{zone},
+		}}}},
+	}}}
+}
+
+var workloadCases = []testCase{
+	{"PDB that needs all pods", func(w *world) { w.PDBs[0].Status.DesiredHealthy = 3 },
+		[]string{"warning pdb shop/web: can never allow a disruption: wants 3 healthy pods of 3"}},
+	{"PDB that cannot sync", func(w *world) {
+		w.PDBs[0].Status.Conditions = []metav1.Condition{{
+			Type: policyv1.DisruptionAllowedCondition, Status: metav1.ConditionFalse, Reason: policyv1.SyncFailedReason, Message: "found no controller",
+		}}
+	}, []string{"warning pdb shop/web: cannot allow a disruption while it fails to sync: found no controller"}},
+	{"PDB that would keep unready pods", func(w *world) { w.PDBs[0].Spec.UnhealthyPodEvictionPolicy = nil },
+		[]string{"info 1 pdb: would keep pods that are not Ready: shop/web"}},
+	{"PDB that keeps an unready pod", func(w *world) {
+		w.PDBs[0].Spec.UnhealthyPodEvictionPolicy, w.PDBs[0].Status.DisruptionsAllowed = nil, 0
+		w.Pods[2].Status.Conditions = nil
+	}, []string{"warning pdb shop/web: keeps pods that are not Ready: 1 now"}},
+	{"two PDBs", func(w *world) { w.addPDB("shop", "more", map[string]string{"app": "web"}) },
+		[]string{"warning deployment shop/web: PDBs more and web select the same pods"}},
+	{"two PDBs in two namespaces", func(w *world) { w.addPDB("db", "more", map[string]string{"app": "web"}) }, nil},
+	{"long grace period", func(w *world) { w.Pods[2].Spec.TerminationGracePeriodSeconds = new(int64(1771)) },
+		[]string{"warning deployment shop/web: its grace period of 29m31s is longer than a drain (29m30s)"}},
+	{"bare pod", func(w *world) { w.Pods[2].OwnerReferences = nil }, []string{"warning 1 pod: nothing restarts shop/web-5d-0"}},
+	{"bare pod that has finished", func(w *world) { w.Pods[2].OwnerReferences, w.Pods[2].Status.Phase = nil, corev1.PodSucceeded }, nil},
+	{"bare pod that opts out", func(w *world) {
+		w.Pods[2].OwnerReferences, w.Pods[2].Annotations = nil, map[string]string{drain.OptOutAnnotation: "false"}
+	}, nil},
+	{"webhook for pods without pods of its own", func(w *world) { w.addWebhook("shop/guard", "pods") },
+		[]string{"critical webhook guard: fails closed, and no pod serves it"}},
+	{"webhook for pods on one node", func(w *world) {
+		w.addWebhook("shop/guard", "pods")
+		w.addPod("shop", "guard", 0, "a1", map[string]string{"app": "guard"})
+	}, []string{"critical webhook guard: fails closed, and only a1 serves it"}},
+	{"webhook for secrets on one node", func(w *world) {
+		w.addWebhook("shop/guard", "secrets")
+		w.addPod("shop", "guard", 0, "a1", map[string]string{"app": "guard"})
+	}, []string{"warning webhook guard: fails closed, and only a1 serves it"}},
+	{"webhook on two nodes", func(w *world) {
+		w.addWebhook("shop/guard", "pods")
+		w.addPod("shop", "guard", 0, "a1", map[string]string{"app": "guard"})
+		w.addPod("shop", "guard", 1, "b1", map[string]string{"app": "guard"})
+	}, nil},
+	{"webhook, but pods were not read", func(w *world) {
+		w.addWebhook("shop/guard", "pods")
+		w.Pods, w.PDBs, w.Unread = nil, nil, []Unread{{"pods", "forbidden", "run it as somebody else"}}
+	}, []string{"warning pods: could not be read: forbidden"}},
+	{"webhook that fails open", func(w *world) { w.addWebhook("shop/guard", "pods").FailClosed = false }, nil},
+	{"webhook outside of the cluster", func(w *world) { w.addWebhook("", "pods") }, nil},
+}
+
+var poolerCases = []testCase{
+	{"pooler without a hook", func(w *world) { w.Pods[0].Spec.Containers[0].Lifecycle = nil },
+		[]string{"warning deployment db/pgbouncer: no preStop hook: pgbouncer refuses new connections before the node proxies stop sending them"}},
+	{"pooler of an old version without a hook", func(w *world) {
+		w.Pods[0].Spec.Containers[0].Image, w.Pods[0].Spec.Containers[0].Lifecycle = "pgbouncer:1.18.0", nil
+	}, []string{"warning deployment db/pgbouncer: no preStop hook that waits for open transactions: when a rollout or kubectl drain terminates the pod, " +
+		"before 1.23, SIGTERM aborts open transactions at once"}},
+	{"single pooler", func(w *world) { w.Pods = slices.Delete(w.Pods, 1, 2) },
+		[]string{"warning deployment db/pgbouncer: only one replica: clients cannot connect until its replacement is Ready"}},
+	{"poolers on one node", func(w *world) { w.Pods[1].Spec.NodeName = "a1" }, []string{"critical deployment db/pgbouncer: all 2 pods are on node a1"}},
+	{"poolers in one zone", func(w *world) { w.Pods[1].Spec.NodeName = "a2" }, []string{"warning deployment db/pgbouncer: all 2 pods are in zone eu-west-1a"}},
+	{"good configuration", func(w *world) {
+		w.addConfig("[pgbouncer]\nmax_client_conn = 500\nquery_wait_timeout = 60\npool_mode = transaction\nso_reuseport = 0\n")
+	}, nil},
+	{"sessions of one database", func(w *world) {
+		w.addConfig("[databases]\na = host=b pool_mode=session\n[pgbouncer]\nmax_client_conn=500\n")
+	},
+		[]string{"warning deployment db/pgbouncer: session pooling: each client is disconnected, at best between two transactions, and loses its session's state"}},
+	{"sessions by the environment", func(w *world) {
+		w.Pods[0].Spec.Containers[0].Env = []corev1.EnvVar{{Name: "PGBOUNCER_POOL_MODE", Value: "session"}}
+	}, []string{"warning deployment db/pgbouncer: session pooling: each client is disconnected, at best between two transactions, and loses its session's state"}},
+	{"several processes", func(w *world) { w.addConfig("max_client_conn=500\nso_reuseport=1\n") },
+		[]string{"warning deployment db/pgbouncer: so_reuseport = 1: several processes may share one port"}},
+	{"short query_wait_timeout", func(w *world) { w.addConfig("max_client_conn=500\nquery_wait_timeout = 59\n") },
+		[]string{"warning deployment db/pgbouncer: query_wait_timeout = 59"}},
+	{"endless query_wait_timeout", func(w *world) { w.addConfig("max_client_conn=500\nquery_wait_timeout = 0\n") }, nil},
+	{"few clients", func(w *world) { w.addConfig(";max_client_conn=500\n") },
+		[]string{"info deployment db/pgbouncer: max_client_conn is 100: without one pod, the others take 100 clients"}},
+}
+
+var databaseCases = []testCase{
+	{"unknown database", func(w *world) { w.database().Failure = "forbidden" }, []string{"info database db/demo (zalando): cannot be looked at: forbidden"}},
+	{"members on one node", func(w *world) { w.database().Members[1].Node = "a1" },
+		[]string{"critical database db/demo (zalando): no other member could lead: primary demo-0 is on node a1"}},
+	{"replica that is not Ready", func(w *world) { w.database().Members[1].Ready = false },
+		[]string{"critical database db/demo (zalando): no other member could lead: primary demo-0 is on node a1"}},
+	{"replica on a node that leaves", func(w *world) { w.database().Members[1].Leaving = "it is cordoned" },
+		[]string{"critical database db/demo (zalando): no other member could lead: primary demo-0 is on node a1"}},
+	{"single member", func(w *world) { w.database().Members = w.database().Members[:1] },
+		[]string{"warning database db/demo (zalando): it has one member only, demo-0 on node a1"}},
+	{"strict with one standby", func(w *world) { w.database().Synchronous, w.database().Strict = true, true },
+		[]string{"warning database db/demo (zalando): only demo-1 can be its synchronous standby, and writes need one"}},
+	{"strict with two standbys", func(w *world) {
+		w.database().Synchronous, w.database().Strict = true, true
+		w.database().Members = append(w.database().Members, member("demo-2", "b2"))
+	}, nil},
+	{"no leader", func(w *world) { w.database().Leader = "" }, []string{"warning database db/demo (zalando): its primary would be held: no member leads the cluster"}},
+	{"maintenance", func(w *world) { w.database().Paused = true },
+		[]string{"warning database db/demo (zalando): its primary would be held: Patroni is in maintenance mode (pause)"}},
+	{"a switchover that somebody asked for", func(w *world) { w.database().Pending = "a switchover from demo-0 to demo-1" },
+		[]string{"warning database db/demo (zalando): its primary would be held: somebody has asked for a switchover from demo-0 to demo-1 already"}},
+	{"leader that answers and sees no key", func(w *world) {
+		d := w.database()
+		d.LeaderLive, d.LeaderLSN, d.Leaders, d.TTL, d.RenewTime, d.Version = true, 1, []string{"demo-0"}, time.Minute, w.Now, "4.0.7"
+		d.Members[0].Live, d.Members[0].Role, d.Members[0].Unlocked = true, postgres.Primary, true
+	}, []string{"warning database db/demo (zalando): its primary would be held: the leader demo-0 sees no leader key"}},
+}
+
+var quiesceCases = []testCase{
+	{"nodes not read", func(w *world) { w.Unread = []Unread{{"nodes", "forbidden", "run it as somebody else"}} },
+		[]string{"warning nodes: could not be read: forbidden"}},
+	{"not installed", func(w *world) { w.Install.Namespace, w.Function = false, nil }, []string{"info quiesce: is not installed in this cluster"}},
+	{"not installed, but the function is there", func(w *world) { w.Install.Namespace = false }, nil},
+	{"permission missing", func(w *world) { w.Install.Missing = []string{"list pods", "get nodes"} },
+		[]string{"critical group quiesce: the function may not get nodes and list pods"}},
+	{"policy missing", func(w *world) { w.Install.Policies = []string{"quiesce-pods"} },
+		[]string{"warning group quiesce: admission policies are missing: quiesce-pods"}},
+	{"function that cannot run", func(w *world) { w.Function.Problem = "its state is Failed" }, []string{"critical function quiesce-prod: its state is Failed"}},
+	{"dead letters", func(w *world) { w.Function.DeadLetters = 2 }, []string{"warning function quiesce-prod: 2 messages in its dead-letter queue"}},
+	{"mark that nobody holds", func(w *world) { w.Install.Marks = []escort.Mark{{Lease: postgres.LeasePrefix + "x"}} },
+		[]string{"critical lease quiesce/quiesce-postgres-x: nobody holds it, and its mark says that poolers may be paused"}},
+	{"mark that somebody holds", func(w *world) { w.Install.Marks = []escort.Mark{{Lease: postgres.LeasePrefix + "x", Held: true}} }, nil},
+	{"node that stayed closed", func(w *world) { w.Nodes[0].Labels[corev1.LabelNodeExcludeBalancers] = "quiesce" },
+		[]string{"warning node a1: quiesce closed it, and no Lease says why"}},
+	{"node that a drain closed", func(w *world) {
+		w.Nodes[0].Labels[corev1.LabelNodeExcludeBalancers] = "quiesce"
+		w.Install.Leases = []termination.LeaseInfo{{Name: "i-a1"}}
+	}, nil},
+}
+
+func TestExamine_Findings_TheWorstFirst(t *testing.T) {
+	w := healthy(t)
+	w.PDBs[0].Spec.UnhealthyPodEvictionPolicy = nil // info
+	w.Groups[0].MinHealthy = 90                     // warning
+	w.Pods[1].Spec.NodeName = "a1"                  // critical
+	r := Examine(w.Snapshot)
+	var severities []Severity
+	for _, f := range r.Findings {
+		severities = append(severities, f.Severity)
+	}
+	require.Equal(t, []Severity{Critical, Warning, Info}, severities)
+	require.Equal(t, Summary{Critical: 1, Warning: 1, Info: 1, Nodes: 4, Pods: 5, Groups: 2}, r.Summary)
+	require.True(t, r.Worst(Critical))
+
+	db := r.In("db")
+	require.Equal(t, []string{"critical deployment db/pgbouncer: all 2 pods are on node a1"}, lines(db))
+	require.Equal(t, 0, db.Summary.Warning)
+	shop := r.In("shop")
+	require.Equal(t, []string{"info 1 pdb: would keep pods that are not Ready: shop/web"}, lines(shop))
+	require.False(t, shop.Worst(Warning))
+	require.True(t, shop.Worst(Info))
+}
+
+func TestBelongs_Group_ByInstanceOrTag(t *testing.T) {
+	ids := map[string]bool{"i-1": true}
+	for _, c := range []struct {
+		group   termination.Group
+		cluster string
+		want    bool
+	}{
+		{termination.Group{Instances: []termination.Instance{{ID: "i-1"}}}, "", true},
+		{termination.Group{Instances: []termination.Instance{{ID: "i-2"}}}, "prod", false},
+		{termination.Group{Tags: map[string]string{"eks:cluster-name": "prod"}}, "prod", true},
+		{termination.Group{Tags: map[string]string{"eks:cluster-name": "test"}}, "prod", false},
+		{termination.Group{Tags: map[string]string{"kubernetes.io/cluster/prod": "owned"}}, "prod", true},
+		{termination.Group{Tags: map[string]string{"kubernetes.io/cluster/": "owned"}}, "", false},
+	} {
+		require.Equal(t, c.want, Belongs(c.group, ids, c.cluster), "%v", c)
+	}
+}
