@@ -13,8 +13,8 @@ import (
 
 // The exit statuses.
 const (
-	exitFindings = 1 // doctor found something of the severity of --fail-on
-	exitError    = 2 // wrong usage, or nothing could be read
+	exitFindings = 1 // doctor found something of the severity of --fail-on, or the function answered that something went wrong
+	exitError    = 2 // wrong usage, or no answer
 )
 
 func main() {
