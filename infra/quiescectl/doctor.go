@@ -21,6 +21,9 @@ const defaultTimeout = 9 * time.Second
 // errFindings ends the program with exitFindings.
 var errFindings = errors.New("findings")
 
+// clearLine removes what was written of the line of a terminal (ECMA-48).
+const clearLine = "\033[K"
+
 // never is the value of --fail-on with which no finding is an error.
 const never = "never"
 
@@ -70,7 +73,7 @@ func (d *doctorOptions) run(c *cobra.Command) error {
 	}
 	snapshot, err := d.read(ctx, settings)
 	if isTerminal(c.ErrOrStderr()) {
-		fmt.Fprint(c.ErrOrStderr(), "\033[K") // clears that line
+		fmt.Fprint(c.ErrOrStderr(), clearLine)
 	}
 	if err != nil {
 		return err

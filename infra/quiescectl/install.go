@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -149,7 +151,13 @@ func (i *installOptions) change(c *cobra.Command, do func(*installed, context.Co
 		return err
 	}
 	changes, err := do(&installed{target, objects}, c.Context())
-	return errors.Join(i.write(c.OutOrStdout(), changes, changesTable(changes)), err)
+	text, encodeErr := json.Marshal(changes)
+	if encodeErr != nil {
+		return errors.Join(err, fmt.Errorf("encode the changes: %w", encodeErr))
+	}
+	return errors.Join(write(c.OutOrStdout(), i.output, text, func(b io.Writer) {
+		_, _ = io.WriteString(b, changesTable(changes)) // to memory
+	}), err)
 }
 
 func changesTable(changes []install.Change) string {

@@ -13,8 +13,10 @@ import (
 
 // The exit statuses.
 const (
-	exitFindings = 1 // doctor found something of the severity of --fail-on, or install verify a difference
-	exitError    = 2 // wrong usage, or nothing could be read
+	// exitFindings: doctor found something of the severity of --fail-on, install verify a difference, or the function says that
+	// something went wrong.
+	exitFindings = 1
+	exitError    = 2 // wrong usage, or no answer
 )
 
 func main() {

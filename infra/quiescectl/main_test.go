@@ -72,10 +72,9 @@ func quiescectl(t *testing.T, env []string, args ...string) ended {
 // world is a cluster and an account.
 type world struct {
 	*testing.T
-	lab  *lab.Lab
-	aws  *awstest.Server
-	env  []string
-	page string // README.md
+	lab *lab.Lab
+	aws *awstest.Server
+	env []string
 }
 
 func newWorld(t *testing.T) *world {
@@ -87,8 +86,7 @@ func newWorld(t *testing.T) *world {
 	server, err := awstest.Start()
 	require.NoError(t, err)
 	t.Cleanup(server.Close)
-	env := append(server.Environment(server.Session("person")), "KUBECONFIG="+l.Kubeconfig())
-	return &world{t, l, server, env, readme(t)}
+	return &world{t, l, server, append(server.Environment(server.Session("person")), "KUBECONFIG="+l.Kubeconfig())}
 }
 
 func (w *world) apply(file string) {
@@ -194,7 +192,7 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 	got := w.golden("faulty.txt", "doctor", "--cluster", "prod")
 	require.Equal(t, exitFindings, got.status)
 
-	t.Run("the examples of the page", func(t *testing.T) { w.runExamples(t, "doctor") })
+	t.Run("the examples of the page", func(t *testing.T) { runExamples(t, w.env, "doctor", "watch") })
 	t.Run("JSON and YAML say the same", func(t *testing.T) {
 		var fromJSON, fromYAML doctor.Report
 		require.NoError(t, json.Unmarshal([]byte(quiescectl(t, w.env, "doctor", "--cluster", "prod", "-o", "json").out), &fromJSON))
@@ -246,6 +244,10 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 		}
 		require.Contains(t, got.out, "fix    run it as somebody who may list nodes\n")
 		require.NotContains(t, got.out, "CRITICAL", "what is not known is not claimed")
+
+		got = quiescectl(t, env, "watch")
+		require.Equal(t, exitError, got.status)
+		require.Contains(t, got.progress, "watch needs to list leases in namespace quiesce, and pods")
 	})
 }
 

@@ -7,8 +7,6 @@ import (
 	"os"
 	"strings"
 
-	"sigs.k8s.io/yaml"
-
 	"quiesce/internal/doctor"
 )
 
@@ -19,22 +17,13 @@ const noColor = "\033[0m"
 
 // print writes a report in the form that was asked for.
 func (o *options) print(out io.Writer, report doctor.Report) error {
-	var text []byte
-	var err error
-	switch o.output {
-	case asJSON:
-		text, err = json.MarshalIndent(report, "", "  ")
-		text = append(text, '\n')
-	case asYAML:
-		text, err = yaml.Marshal(report)
-	default:
-		text = []byte(table(report, isTerminal(out) && os.Getenv("NO_COLOR") == ""))
-	}
+	text, err := json.Marshal(report)
 	if err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
-	_, err = out.Write(text)
-	return err
+	return write(out, o.output, text, func(b io.Writer) {
+		_, _ = io.WriteString(b, table(report, isTerminal(out) && os.Getenv("NO_COLOR") == "")) // to memory
+	})
 }
 
 // table returns the report for a person.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,25 +25,30 @@ func readme(t *testing.T) string {
 	return string(text)
 }
 
-// runExamples runs the examples of the page whose command begins so, and requires each line that the page shows.
-func (w *world) runExamples(t *testing.T, command string) {
+// runExamples runs the examples of the page with these commands, and requires each line that the page shows.
+func runExamples(t *testing.T, env []string, commands ...string) {
 	t.Helper()
+	page := readme(t)
 	t.Chdir(t.TempDir())
 	require.NoError(t, os.WriteFile("quiesce.yaml", []byte("{cluster: prod, autoScalingGroups: [workers-a], mode: drain}"), 0o600))
-	ran := 0
-	for _, found := range example.FindAllStringSubmatch(w.page, -1) {
+	ran := map[string]bool{}
+	for _, found := range example.FindAllStringSubmatch(page, -1) {
 		args := strings.Fields(found[1])
-		if args[0] != command {
+		if !slices.Contains(commands, args[0]) {
 			continue
 		}
-		ran++
-		got := quiescectl(t, w.env, args...)
+		ran[args[0]] = true
+		got := quiescectl(t, env, args...)
 		require.NotEqual(t, exitError, got.status, "%s: %s", found[1], got.progress)
 		for line := range strings.Lines(found[2]) {
 			require.Contains(t, got.out, line, found[1])
 		}
 	}
-	require.Positive(t, ran)
+	require.ElementsMatch(t, commands, slices.Collect(maps.Keys(ran)))
+}
+
+func TestReadme_ExamplesOfTheFunction_ShowItsAnswers(t *testing.T) {
+	runExamples(t, newAccount(t).env, "plan", "check", "drain", "switchover", "resume", "sweep")
 }
 
 func TestReadme_Checks_AreAll(t *testing.T) {

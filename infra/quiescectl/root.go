@@ -42,9 +42,9 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "quiescectl",
 		Short: "Find the danger before a node leaves",
-		Long: "quiescectl looks at an EKS cluster and its Auto Scaling groups as quiesce does.\n" +
+		Long: "quiescectl finds what would go wrong when a node of an EKS cluster leaves, and asks the function quiesce to plan or to act.\n" +
 			"It uses your kubeconfig and your AWS credentials, as kubectl and aws do.",
-		Example:       "  quiescectl doctor",
+		Example:       "  quiescectl doctor\n  quiescectl plan ip-10-0-1-2.ec2.internal",
 		Version:       version + " (commit " + commit + ")",
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error { return o.check() },
@@ -57,10 +57,11 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&o.region, "region", "", "AWS region; default that of the environment, or of the nodes")
 	flags.StringVar(&o.profile, "profile", "", "profile of the AWS configuration")
 	flags.StringVar(&o.cluster, "cluster", "", "name of the EKS cluster; default that of the context")
-	flags.StringVar(&o.function, "function", "", "name of the Lambda function; default quiesce-<cluster>")
+	flags.StringVar(&o.function, "function", "", "name of the Lambda function; default quiesce-<cluster>:live")
 	flags.StringVarP(&o.output, "output", "o", asTable, "form of the output: "+strings.Join(outputs, ", "))
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp)) // fails only for an unknown flag
-	root.AddCommand(newDoctor(o), newInstall(o), newTimeline(o))
+	root.AddCommand(newDoctor(o), newPlan(o), newDrain(o), newSweep(o), newCheck(o), newSwitchover(o), newResume(o), newWatch(o), newInstall(o),
+		newTimeline(o))
 	return root
 }
 

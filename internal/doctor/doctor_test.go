@@ -406,7 +406,7 @@ var quiesceCases = []testCase{
 	{"policy missing", func(w *world) { w.Install.Policies = []string{"quiesce-pods"} },
 		[]string{"warning group quiesce: admission policies are missing: quiesce-pods"}},
 	{"function that cannot run", func(w *world) { w.Function.Problem = "its state is Failed" }, []string{"critical function quiesce-prod: its state is Failed"}},
-	{"dead letters", func(w *world) { w.Function.DeadLetters = 2 }, []string{"warning function quiesce-prod: 2 messages in its dead-letter queue"}},
+	{"messages in the DLQ", func(w *world) { w.Function.DeadLetters = 2 }, []string{"warning function quiesce-prod: 2 messages in its dead-letter queue"}},
 	{"mark that nobody holds", func(w *world) { w.Install.Marks = []escort.Mark{{Lease: postgres.LeasePrefix + "x"}} },
 		[]string{"critical lease quiesce/quiesce-postgres-x: nobody holds it, and its mark says that poolers may be paused"}},
 	{"mark that somebody holds", func(w *world) { w.Install.Marks = []escort.Mark{{Lease: postgres.LeasePrefix + "x", Held: true}} }, nil},

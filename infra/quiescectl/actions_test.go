@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/asg"
+	"quiesce/internal/drain"
+	"quiesce/internal/termination"
+	"quiesce/test/parts/awstest"
+)
+
+var began = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// answers are what a function in good order answers, by action.
+var answers = map[termination.Action]any{
+	termination.ActionPlan: termination.Report{
+		Status: termination.StatusPlanned, Node: "node-a1", InstanceID: "i-0123456789abcdef0", Group: "workers-a", Deadline: began.Add(30 * time.Minute),
+		Report: drain.Report{Pods: []drain.PodReport{
+			{Namespace: "db", Name: "pgbouncer-0", Phase: "poolers", Verdict: drain.Evict, Warnings: []string{"No preStop hook."}},
+			{Namespace: "kube-system", Name: "proxy-x", Phase: "workloads", Verdict: drain.Skip, Reason: "DaemonSet: would return to this node at once"},
+		}},
+		Plan: &termination.PlanReport{PDBs: []drain.PDB{
+			{Name: "db/pgbouncer", DisruptionsAllowed: 1, CurrentHealthy: 2, DesiredHealthy: 1, ExpectedPods: 2, Pods: []string{"db/pgbouncer-0"}},
+		}},
+	},
+	termination.ActionDrain: termination.Report{
+		Status: termination.StatusDrained, Node: "node-a1", InstanceID: "i-0123456789abcdef0", Group: "workers-a", StartedAt: began,
+		Report: drain.Report{Pods: []drain.PodReport{
+			{
+				Namespace: "db", Name: "pgbouncer-0", Phase: "poolers", Verdict: drain.Evict, Outcome: drain.Evicted, GoneAt: began.Add(9 * time.Second),
+				Escort: &drain.EscortResult{Kind: "pgbouncer", Strategy: "evict", HeldBackSeconds: 0.4}, BlockedBy: []string{"db/pgbouncer"},
+			},
+			{Namespace: "shop", Name: "web-0", Phase: "workloads", Verdict: drain.Evict, Outcome: drain.Evicted, GoneAt: began.Add(12 * time.Second)},
+		}},
+	},
+	termination.ActionSweep: termination.SweepReport{Status: termination.StatusSwept, Groups: 3, Waiting: 1, Draining: 1, GroupsWithoutHook: 1, WithoutHook: []string{"batch"}},
+	termination.ActionCheck: termination.CheckReport{Status: termination.StatusChecked, Steps: []termination.CheckStep{
+		{Name: "groups", OK: true, Detail: "3 groups", Seconds: 0.12}, {Name: "eviction", OK: true, Detail: "shop/web-0 could be evicted", Seconds: 0.05},
+	}},
+	termination.ActionSwitchover: termination.SwitchoverReport{
+		Status: termination.StatusRehearsed, Cluster: "databases/orders", StartedAt: began, FinishedAt: began.Add(3 * time.Second),
+		Escort: drain.EscortResult{Kind: "postgres", Strategy: "switchover", HeldBackSeconds: 1.5},
+	},
+	termination.ActionResume: termination.ResumeReport{Status: termination.StatusResumed, Clusters: []string{"databases/orders"}},
+}
+
+// account is an account with the function quiesce-prod.
+type account struct {
+	*testing.T
+	*awstest.Server
+	env    []string
+	asked  []termination.Request
+	answer func(termination.Request) (answer any, functionError string)
+}
+
+func newAccount(t *testing.T) *account {
+	t.Helper()
+	server, err := awstest.Start()
+	require.NoError(t, err)
+	t.Cleanup(server.Close)
+	a := &account{T: t, Server: server, env: server.Environment(server.Session("person"))}
+	a.answer = func(r termination.Request) (any, string) { return answers[r.Action], "" }
+	server.AddFunction("quiesce-prod", func(_ context.Context, payload []byte) ([]byte, string, error) {
+		records := asg.Parse(payload).Records // as the function reads it
+		if len(records) != 1 || records[0].Request == nil {
+			return []byte(`{"errorType":"Malformed","errorMessage":"` + strings.ReplaceAll(string(payload), `"`, `'`) + `"}`), "Unhandled", nil
+		}
+		a.asked = append(a.asked, *records[0].Request)
+		answer, failure := a.answer(*records[0].Request)
+		text, err := json.Marshal(answer)
+		return text, failure, err
+	})
+	return a
+}
+
+func (a *account) run(args ...string) ended {
+	a.Helper()
+	return quiescectl(a.T, a.env, append(args, "--cluster", "prod")...)
+}
+
+func TestActions_GoodAnswer_IsATable(t *testing.T) {
+	for _, c := range []struct {
+		args  []string
+		asked termination.Request
+		out   string
+	}{
+		{[]string{"plan", "node-a1"}, termination.Request{Action: termination.ActionPlan, Node: "node-a1"}, `
+NODE      INSTANCE              GROUP       STATUS    DEADLINE
+node-a1   i-0123456789abcdef0   workers-a   planned   2026-03-01T12:30:00Z
+
+PHASE       POD                   VERDICT   WHY
+poolers     db/pgbouncer-0        evict
+workloads   kube-system/proxy-x   skip      DaemonSet: would return to this node at once
+
+db/pgbouncer-0: No preStop hook.
+
+PDB            ALLOWED   HEALTHY   WANTED   PODS HERE   NEVER
+db/pgbouncer   1         2/2       1        1           <none>
+`},
+		{[]string{"drain", "i-0123456789abcdef0"}, termination.Request{Action: termination.ActionDrain, InstanceID: "i-0123456789abcdef0"}, `
+NODE      INSTANCE              GROUP       STATUS    DEADLINE
+node-a1   i-0123456789abcdef0   workers-a   drained   <none>
+
+PHASE       POD              OUTCOME   GONE AFTER   ESCORT                                WHY
+poolers     db/pgbouncer-0   evicted   9s           pgbouncer evict, clients held 400ms   was blocked by PDB db/pgbouncer
+workloads   shop/web-0       evicted   12s          <none>
+`},
+		{[]string{"sweep"}, termination.Request{Action: termination.ActionSweep}, `
+STATUS   GROUPS   WAITING   DRAINING   HEARTBEATS   EVENTS RESENT   RESTORED   WITHOUT HOOK
+swept    3        1         1          0            0               0          1
+
+groups without the hook: batch
+`},
+		{[]string{"check"}, termination.Request{Action: termination.ActionCheck}, `
+STEP       OK    SECONDS   DETAIL
+groups     yes   0.1       3 groups
+eviction   yes   0.1       shop/web-0 could be evicted
+`},
+		{[]string{"switchover", "databases/orders", "--rehearse", "--candidate", "orders-1"},
+			termination.Request{Action: termination.ActionSwitchover, Cluster: "databases/orders", Candidate: "orders-1", Rehearse: true}, `
+CLUSTER            STATUS      ESCORT                                   TOOK
+databases/orders   rehearsed   postgres switchover, clients held 1.5s   3s
+`},
+		{[]string{"resume"}, termination.Request{Action: termination.ActionResume}, `
+STATUS    CLUSTERS
+resumed   databases/orders
+`},
+	} {
+		a := newAccount(t)
+		got := a.run(c.args...)
+		require.Zero(t, got.status, "%v: %s", c.args, got.progress)
+		require.Equal(t, c.out[1:], got.out, c.args)
+		require.Empty(t, got.progress, c.args)
+		require.Equal(t, []termination.Request{c.asked}, a.asked)
+
+		var same any
+		require.NoError(t, json.Unmarshal([]byte(a.run(append(c.args, "-o", "json")...).out), &same))
+		want, err := json.Marshal(answers[c.asked.Action])
+		require.NoError(t, err)
+		back, err := json.Marshal(same)
+		require.NoError(t, err)
+		require.JSONEq(t, string(want), string(back))
+		require.Contains(t, a.run(append(c.args, "-o", "yaml")...).out, "status: ")
+	}
+}
+
+func TestActions_PlanOfAnInstance_NamesTheInstance(t *testing.T) {
+	a := newAccount(t)
+	a.run("plan", "i-0123456789abcdef0")
+	require.Equal(t, []termination.Request{{Action: termination.ActionPlan, InstanceID: "i-0123456789abcdef0"}}, a.asked)
+}
+
+// A script learns from the exit status that somebody has to look.
+func TestActions_BadAnswer_FailsWithStatusOne(t *testing.T) {
+	for _, c := range []struct {
+		args   []string
+		answer any
+		says   []string
+	}{
+		{[]string{"drain", "i-0123456789abcdef0"}, termination.Report{Status: termination.StatusPartial}, []string{"partial"}},
+		{[]string{"drain", "i-0123456789abcdef0"}, termination.Report{Status: termination.StatusForced}, []string{"forced"}},
+		{[]string{"drain", "i-0123456789abcdef0"}, termination.Report{Status: termination.StatusRejected, Reason: "allowManualDrain is off"},
+			[]string{"rejected", "\nallowManualDrain is off\n"}},
+		{[]string{"sweep"}, termination.SweepReport{Status: termination.StatusFailed, Errors: []string{"throttled"}}, []string{"\nerror: throttled\n"}},
+		{[]string{"check"}, termination.CheckReport{Status: termination.StatusFailed, Steps: []termination.CheckStep{
+			{Name: "leases", Detail: "forbidden", Next: "kubectl apply -f infra/rbac.yaml"},
+		}}, []string{"leases   NO", "\nleases: kubectl apply -f infra/rbac.yaml\n"}},
+		{[]string{"switchover", "a/b"}, termination.SwitchoverReport{Status: termination.StatusHeld, Reason: "no candidate"}, []string{"held", "\nno candidate\n"}},
+		{[]string{"resume"}, termination.ResumeReport{Status: termination.StatusFailed, Reason: "no login"}, []string{"failed   <none>", "\nno login\n"}},
+	} {
+		a := newAccount(t)
+		a.answer = func(termination.Request) (any, string) { return c.answer, "" }
+		got := a.run(c.args...)
+		require.Equal(t, exitFindings, got.status, c.args)
+		for _, text := range c.says {
+			require.Contains(t, got.out, text, c.args)
+		}
+	}
+}
+
+func TestActions_NoAnswer_SaysWhatToDo(t *testing.T) {
+	a := newAccount(t)
+	failure := func(kind, message string) func(termination.Request) (any, string) {
+		return func(termination.Request) (any, string) {
+			return map[string]string{"errorType": kind, "errorMessage": message}, "Unhandled"
+		}
+	}
+	for _, c := range []struct {
+		answer func(termination.Request) (any, string)
+		args   []string
+		says   string
+	}{
+		{failure("Incomplete", "2 pods remain"), []string{"drain", "i-0123456789abcdef0"}, "Incomplete: 2 pods remain\na later invocation continues the drain"},
+		{failure("Failed", "no lease"), []string{"sweep"}, "Failed: no lease\nsee its log, and infra/RUNBOOK.md"},
+		{nil, []string{"plan", "Not_A_Node"}, "Malformed: "},
+		{nil, []string{"sweep", "--function", "other"}, "there is no function other in eu-west-1: name it with --function"},
+		{func(termination.Request) (any, string) { return []string{"text"}, "" }, []string{"sweep"}, "answers something else than this version expects"},
+		{nil, []string{"plan"}, "accepts 1 arg(s), received 0"},
+		{nil, []string{"sweep", "now"}, "unknown command"},
+	} {
+		if a.answer = c.answer; c.answer == nil {
+			a.answer = func(r termination.Request) (any, string) { return answers[r.Action], "" }
+		}
+		got := a.run(c.args...)
+		require.Equal(t, exitError, got.status, c.args)
+		require.Contains(t, got.progress, c.says, c.args)
+		require.Empty(t, got.out, c.args)
+	}
+	unnamed := quiescectl(t, a.env, "sweep")
+	require.Equal(t, exitError, unnamed.status)
+	require.Contains(t, unnamed.progress, "the cluster's name is not known: name it with --cluster, or the function with --function")
+}
+
+func TestActions_Function_IsThatOfTheStack(t *testing.T) {
+	name, err := (&options{cluster: "my_cluster"}).functionName()
+	require.NoError(t, err)
+	require.Equal(t, "quiesce-my-cluster:live", name)
+	name, err = (&options{cluster: "prod", function: "mine:blue"}).functionName()
+	require.NoError(t, err)
+	require.Equal(t, "mine:blue", name)
+}

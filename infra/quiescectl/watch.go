@@ -1,0 +1,182 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/kube"
+	"quiesce/internal/termination"
+)
+
+const (
+	// lookEvery is how often watch looks: often enough to follow, and a request for each node that drains.
+	lookEvery = 2 * time.Second
+	// lookTimeout bounds one look. The next one may do better.
+	lookTimeout = 10 * time.Second
+	// namedPods is how many pods a row names.
+	namedPods = 3
+	// clearScreen clears a terminal, and goes to its first line (ECMA-48).
+	clearScreen = "\033[2J\033[H"
+)
+
+// running is one node that drains, or has drained and is not gone yet.
+type running struct {
+	Node       string    `json:"node"`
+	InstanceID string    `json:"instanceId"`
+	Began      time.Time `json:"began,omitzero"`
+	State      string    `json:"state"`
+	ToLeave    int       `json:"toLeave"`  // pods that are still to be evicted
+	Stopping   int       `json:"stopping"` // pods that are terminating
+	Stay       int       `json:"stay"`     // pods that stay until the node goes
+	WaitsFor   []string  `json:"waitsFor"` // the first of the pods that are still there
+}
+
+// The states of a drain.
+const (
+	stateDraining = "draining" // an invocation drains it
+	stateBetween  = "between"  // no invocation holds it: the next one continues
+	stateEmpty    = "empty"    // nothing is left to evict
+)
+
+type watchOptions struct {
+	*options
+	every time.Duration
+	until bool
+}
+
+func newWatch(o *options) *cobra.Command {
+	w := &watchOptions{options: o}
+	command := &cobra.Command{
+		Use: "watch", Short: "Follow the drains that run", Args: cobra.NoArgs,
+		Long: "watch shows which nodes drain now, and which pods they still wait for. It reads the Leases of quiesce and the pods of these nodes,\n" +
+			"and needs a kubeconfig only. On a terminal it redraws; elsewhere it prints each change.",
+		Example: "  quiescectl watch\n  quiescectl watch --until-done",
+		RunE:    func(c *cobra.Command, _ []string) error { return w.run(c) },
+	}
+	command.Flags().DurationVar(&w.every, "interval", lookEvery, "how often to look")
+	command.Flags().BoolVar(&w.until, "until-done", false, "end when no node drains any more")
+	return command
+}
+
+func (w *watchOptions) run(c *cobra.Command) error {
+	access, _, err := w.connect()
+	if err != nil {
+		return err
+	}
+	r, err := newReader(w.options, access)
+	if err != nil {
+		return err
+	}
+	for last := "none"; ; {
+		drains, err := r.drains(c.Context())
+		switch {
+		case c.Context().Err() != nil:
+			return nil // the person has seen enough
+		case err != nil && last == "none":
+			return fmt.Errorf("%w\nwatch needs to list leases in namespace quiesce, and pods", err)
+		case err != nil:
+			fmt.Fprintln(c.ErrOrStderr(), "looking again:", oneLine(err))
+		default:
+			if last, err = w.printChange(c.OutOrStdout(), drains, last); err != nil {
+				return err
+			}
+			if w.until && !slices.ContainsFunc(drains, func(d running) bool { return d.State != stateEmpty }) {
+				return nil
+			}
+		}
+		select {
+		case <-c.Context().Done():
+			return nil
+		case <-time.After(w.every):
+		}
+	}
+}
+
+// printChange prints the drains unless they are as they were printed last.
+func (w *watchOptions) printChange(out io.Writer, drains []running, last string) (string, error) {
+	text, err := json.Marshal(drains)
+	if err != nil || string(text) == last {
+		return last, err
+	}
+	if isTerminal(out) {
+		fmt.Fprint(out, clearScreen)
+	}
+	return string(text), write(out, w.output, text, func(b io.Writer) { showDrains(b, drains) })
+}
+
+func showDrains(out io.Writer, drains []running) {
+	if len(drains) == 0 {
+		fmt.Fprintln(out, "no node drains")
+		return
+	}
+	rows := [][]string{{"NODE", "INSTANCE", "SINCE", "STATE", "TO LEAVE", "STOPPING", "STAY", "WAITS FOR"}}
+	for _, d := range drains {
+		rows = append(rows, []string{
+			d.Node, d.InstanceID, clock(d.Began), d.State, fmt.Sprint(d.ToLeave), fmt.Sprint(d.Stopping), fmt.Sprint(d.Stay),
+			orNone(strings.Join(d.WaitsFor, ", ")),
+		})
+	}
+	columns(out, rows)
+}
+
+// drains returns the nodes that the Leases of instances say are closed.
+func (r *reader) drains(ctx context.Context) (all []running, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	leases, err := r.kube.Leases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all = []running{}
+	for _, lease := range leases {
+		for _, node := range lease.Closed {
+			d, err := r.drainOf(ctx, lease, node)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, d)
+		}
+	}
+	slices.SortFunc(all, func(a, b running) int { return cmp.Or(a.Began.Compare(b.Began), cmp.Compare(a.Node, b.Node)) })
+	return all, nil
+}
+
+func (r *reader) drainOf(ctx context.Context, lease termination.LeaseInfo, node termination.ClosedNode) (running, error) {
+	d := running{Node: node.Name, InstanceID: lease.Name, Began: node.Began, State: stateEmpty, WaitsFor: []string{}}
+	pods, err := r.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node.Name})
+	if err != nil {
+		return d, fmt.Errorf("list the pods of node %s: %w", node.Name, err)
+	}
+	for i := range pods.Items {
+		pod := kube.ToEscortPod(&pods.Items[i]).Pod
+		switch drain.Decide(pod, drain.Node{}).Verdict {
+		case drain.Skip:
+			d.Stay++
+			continue
+		case drain.Wait:
+			d.Stopping++
+		default:
+			d.ToLeave++
+		}
+		if len(d.WaitsFor) < namedPods {
+			d.WaitsFor = append(d.WaitsFor, pod.String())
+		}
+	}
+	switch {
+	case lease.Held:
+		d.State = stateDraining
+	case d.ToLeave+d.Stopping > 0:
+		d.State = stateBetween
+	}
+	return d, nil
+}

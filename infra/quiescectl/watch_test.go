@@ -1,0 +1,82 @@
+package main
+
+import (
+	"bufio"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/kube"
+	"quiesce/internal/termination"
+)
+
+// watching is a started watch.
+type watching struct {
+	*testing.T
+	command *exec.Cmd
+	lines   *bufio.Scanner
+}
+
+func (w *world) watch(args ...string) *watching {
+	w.Helper()
+	command := exec.CommandContext(w.Context(), binary, append([]string{"watch", "--interval", "100ms"}, args...)...)
+	command.Env = w.env
+	out, err := command.StdoutPipe()
+	require.NoError(w, err)
+	require.NoError(w, command.Start())
+	return &watching{w.T, command, bufio.NewScanner(out)}
+}
+
+// await reads lines until one has all these words.
+func (w *watching) await(words ...string) {
+	w.Helper()
+	var seen []string
+	for w.lines.Scan() {
+		seen = append(seen, w.lines.Text())
+		if strings.Join(strings.Fields(w.lines.Text()), " ") == strings.Join(words, " ") {
+			return
+		}
+	}
+	require.Fail(w, "watch ended without the line", "%v\nit printed:\n%s", words, strings.Join(seen, "\n"))
+}
+
+func TestWatch_Drain_ShowsEachStepUntilItIsDone(t *testing.T) {
+	w := newWorld(t)
+	w.apply("../rbac.yaml")
+	w.addNode("", node("node-a1", "eu-west-1a"))
+	w.apply("testdata/drain.yaml")
+	pods := w.lab.Client().CoreV1().Pods("shop")
+	require.Eventually(t, func() bool {
+		pod, err := pods.Get(t.Context(), "daemon", metav1.GetOptions{})
+		return err == nil && pod.Status.Phase == "Running"
+	}, settleTimeout, 50*time.Millisecond)
+
+	idle := w.watch("--until-done")
+	idle.await("no node drains")
+	require.NoError(t, idle.command.Wait())
+
+	client, err := kube.New(w.lab.Admin())
+	require.NoError(t, err)
+	id := node("node-a1", "").InstanceID
+	lease, err := client.AcquireLease(t.Context(), id, termination.Acquisition{})
+	require.NoError(t, err)
+	began := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	require.NoError(t, lease.SetClosed(t.Context(), termination.ClosedNode{Name: "node-a1", UID: "u", Hook: "quiesce", Began: began, CordonedAt: began}))
+
+	watch := w.watch("--until-done")
+	watch.await("node-a1", id, "2026-03-01T12:00:00Z", "draining", "1", "0", "1", "shop/web")
+	require.NoError(t, pods.Delete(t.Context(), "web", metav1.DeleteOptions{}))
+	watch.await("node-a1", id, "2026-03-01T12:00:00Z", "draining", "0", "1", "1", "shop/web")
+	require.NoError(t, lease.Release(termination.KeepClosed))
+	watch.await("node-a1", id, "2026-03-01T12:00:00Z", "between", "0", "1", "1", "shop/web")
+	require.NoError(t, pods.Delete(t.Context(), "web", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+	watch.await("node-a1", id, "2026-03-01T12:00:00Z", "empty", "0", "0", "1", "<none>")
+	require.NoError(t, watch.command.Wait(), "it ends by itself")
+
+	asJSON := quiescectl(t, w.env, "watch", "--until-done", "-o", "json")
+	require.Contains(t, asJSON.out, `"state": "empty"`)
+}
