@@ -47,10 +47,8 @@ func (c *checker) check(d declaration) {
 		c.optionalName(append(path, "reassignTo"), r.ReassignTo)
 	}
 	c.optionalName([]any{"reassignTo"}, d.ReassignTo)
-	for i, r := range d.Roles {
-		if to := d.reassignTo(r); seen[to] {
-			c.fail([]any{"roles", i}, "what it owns would go to %s, which down drops too", to)
-		}
+	if err := d.heirs(); err != nil {
+		c.fail([]any{"roles"}, "%v", err)
 	}
 }
 

@@ -67,7 +67,7 @@ func TestParse_Mistakes_LineKeyAndReason(t *testing.T) {
 		"roles:\n- {name: a, connectionLimit: -2}":                                                          "roles[0].connectionLimit",
 		"roles:\n- {name: a, memberOf: [b, a]}":                                                             "roles[0].memberOf[1]: a is itself",
 		"roles:\n- {name: a, login: true, setRole: b}":                                                      "roles[0].setRole: only a login that is a member of b",
-		"reassignTo: a\nroles:\n- {name: a}":                                                                "roles[0]: what it owns would go to a",
+		"reassignTo: a\nroles:\n- {name: a}":                                                                "line 2: roles: what role a owns would go to a",
 		"roles:\n- {name: a, grants: [{on: table}]}":                                                        "roles[0].grants[0].on: must be database, schema",
 		"roles:\n- {name: a, grants: [{on: database, privileges: []}]}":                                     "roles[0].grants[0].database: is missing",
 		"roles:\n- {name: a, grants: [{on: tables, database: d, privileges: []}]}":                          "roles[0].grants[0].schema: belongs to",

@@ -15,11 +15,11 @@ func saslprep(password string) string {
 	if isASCII(password) || !utf8.ValidString(password) {
 		return password
 	}
-	prepared := norm.NFKC.String(strings.Map(mapped, password))
-	if prepared == "" || strings.ContainsFunc(prepared, isProhibited) || !isOneDirection(prepared) {
+	text := strings.Map(mapped, password)
+	if text == "" || strings.ContainsFunc(text, isProhibited) || !isOneDirection(text) { // PostgreSQL looks before it normalizes
 		return password
 	}
-	return prepared
+	return norm.NFKC.String(text)
 }
 
 func isASCII(text string) bool {

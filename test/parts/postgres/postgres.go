@@ -34,11 +34,24 @@ type Database struct {
 	process *debian.Process
 }
 
+// Options are what a test wants of its own database.
+type Options struct {
+	Settings []string // name=value
+	Access   string   // further lines of pg_hba.conf, which come first
+	Standby  bool     // in recovery for ever, without the application's account
+}
+
 // Start runs a database until the test ends. Without the image the test is skipped, or fails if CI=true.
 func Start(t testing.TB) *Database {
 	t.Helper()
+	return StartWith(t, Options{})
+}
+
+// StartWith is Start with options.
+func StartWith(t testing.TB, o Options) *Database {
+	t.Helper()
 	Require(t)
-	d, err := startDatabase()
+	d, err := startDatabase(o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.stop()) })
 	return d
@@ -46,7 +59,7 @@ func Start(t testing.TB) *Database {
 
 // shared is the database of a test binary. The first test that needs it starts it.
 var shared = sync.OnceValues(func() (*Database, error) {
-	d, err := startDatabase()
+	d, err := startDatabase(Options{})
 	if err == nil {
 		stopShared = d.stop
 	}
@@ -83,7 +96,7 @@ func Require(t testing.TB) {
 
 const version = "15"
 
-func startDatabase() (_ *Database, err error) {
+func startDatabase(o Options) (_ *Database, err error) {
 	dir, err := debian.MakeFolder("quiesce-database")
 	if err != nil {
 		return nil, fmt.Errorf("make the database's folder: %w", err)
@@ -98,11 +111,14 @@ func startDatabase() (_ *Database, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.initialize(programs); err != nil {
+	if err := d.initialize(programs, o); err != nil {
 		return nil, err
 	}
-	if err := d.serve(programs); err != nil {
+	if err := d.serve(programs, o); err != nil {
 		return nil, err
+	}
+	if o.Standby {
+		return d, nil
 	}
 	if err := d.populate(); err != nil {
 		return nil, errors.Join(err, d.stop())
@@ -140,23 +156,31 @@ const access = `host all postgres 127.0.0.1/32 trust
 host all all 127.0.0.1/32 scram-sha-256
 `
 
-func (d *Database) initialize(programs string) error {
+func (d *Database) initialize(programs string, o Options) error {
 	cmd := debian.Command(context.Background(), d.dir, filepath.Join(programs, "initdb"), "-D", d.data(), "-U", "postgres",
 		"--auth", "trust", "--no-sync", "--no-instructions", "--encoding", "UTF8", "--locale", "C")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("initialize the data folder: %w\n%s", err, output)
 	}
-	return os.WriteFile(filepath.Join(d.data(), "pg_hba.conf"), []byte(access), 0o644)
+	if o.Standby {
+		if err := os.WriteFile(filepath.Join(d.data(), "standby.signal"), nil, 0o644); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(d.data(), "pg_hba.conf"), []byte(o.Access+access), 0o644)
 }
 
-func (d *Database) serve(programs string) (err error) {
+func (d *Database) serve(programs string, o Options) (err error) {
 	if d.Port, err = debian.FreePort(); err != nil {
 		return err
 	}
 	d.Addr = debian.Address(d.Port)
-	cmd := debian.Command(context.Background(), d.dir, filepath.Join(programs, "postgres"), "-D", d.data(),
-		"-h", "127.0.0.1", "-p", fmt.Sprint(d.Port), "-c", "unix_socket_directories=", "-c", "max_connections=200",
-		"-c", "fsync=off", "-c", "jit=off", "-c", "log_timezone=UTC", "-c", "timezone=UTC")
+	args := []string{"-D", d.data(), "-h", "127.0.0.1", "-p", fmt.Sprint(d.Port)}
+	settings := []string{"unix_socket_directories=", "max_connections=200", "fsync=off", "jit=off", "log_timezone=UTC", "timezone=UTC"}
+	for _, setting := range append(settings, o.Settings...) {
+		args = append(args, "-c", setting)
+	}
+	cmd := debian.Command(context.Background(), d.dir, filepath.Join(programs, "postgres"), args...)
 	d.process, err = debian.Start(cmd, func(ctx context.Context) error { return d.query(ctx, "SELECT") })
 	return err
 }
@@ -169,6 +193,14 @@ func (d *Database) populate() error {
 		d.query(ctx, "CREATE ROLE "+App.Name+" LOGIN PASSWORD '"+password+"'"),
 		d.query(ctx, "CREATE DATABASE "+App.Name+" OWNER "+App.Name),
 	)
+}
+
+// Log returns the database's log so far.
+func (d *Database) Log(t testing.TB) string {
+	t.Helper()
+	log, err := os.ReadFile(d.process.Log)
+	require.NoError(t, err)
+	return string(log)
 }
 
 // Query runs SQL as the superuser.
