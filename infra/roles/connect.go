@@ -232,6 +232,9 @@ func targetFrom(getenv func(string) string) target {
 		user: getenv("POSTGRES_USERNAME"), password: getenv("POSTGRES_PASSWORD"),
 		sslMode: getenv("PGSSLMODE"), sslRootCA: getenv("PGSSLROOTCERT"),
 	}
+	if strings.HasPrefix(t.port, "tcp://") { // Kubernetes tells pods about a Service that is called postgres
+		t.port = ""
+	}
 	or := func(value *string, names ...string) {
 		for _, name := range names {
 			if *value == "" {

@@ -53,6 +53,7 @@ func TestTarget_Variables_DocumentsBeforeLibpq(t *testing.T) {
 	require.Equal(t, target{hosts: "localhost", user: "postgres", database: "postgres", sslMode: "prefer"}, targetFrom(variables()))
 	require.Equal(t, target{hosts: "a,b", port: "5433", user: "u", password: "p", database: "d", sslMode: "verify-full", sslRootCA: "/ca"}, targetFrom(variables(
 		"POSTGRES_HOSTNAME", "a,b", "PGHOST", "c", "PGPORT", "5433", "POSTGRES_USERNAME", "u", "PGPASSWORD", "p", "PGDATABASE", "d", "PGSSLROOTCERT", "/ca")))
+	require.Empty(t, targetFrom(variables("POSTGRES_PORT", "tcp://10.0.0.1:5432")).port, "the link of a Service")
 	require.Equal(t, "require", targetFrom(variables("PGSSLMODE", "require", "PGSSLROOTCERT", "/ca")).sslMode)
 }
 
