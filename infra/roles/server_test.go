@@ -300,6 +300,7 @@ func TestDown_OwnedObjectsWithoutHeir_RefusedAndNothingDropped(t *testing.T) {
 	f.ok("up")
 	f.exec(admin, "SET ROLE team", "CREATE TABLE mine(n int)", "CREATE TABLE also(n int)", "CREATE SEQUENCE s1", "CREATE SEQUENCE s2",
 		"CREATE SEQUENCE s3", "CREATE SEQUENCE s4", "RESET ROLE")
+	require.Contains(t, f.ok("verify"), "role team: unchanged\n", "an owner needs no grants")
 	before := f.dump(admin)
 	said := f.fails("down")
 	require.Contains(t, said, "role team owns sequence public.s1, sequence public.s2, sequence public.s3, sequence public.s4, table public.also and 1 more in database app: give it")
@@ -319,6 +320,39 @@ func TestDown_OpenTransactionMakesSomething_Refused(t *testing.T) {
 	f.exec(admin, "COMMIT")
 	require.Contains(t, f.ok("down"), "role team: dropped, 1 objects reassigned to postgres\n")
 	require.Equal(t, "postgres", f.scalar(admin, "SELECT tableowner::text FROM pg_tables WHERE tablename = 'late'"))
+}
+
+// If the look before missed something, the transaction sees it, and nobody makes anything until it ends.
+func TestClearOut_SomethingOwned_NothingDropped(t *testing.T) {
+	f, admin := newEverything(t)
+	f.ok("up")
+	f.exec(admin, "SET ROLE team", "CREATE TABLE mine(n int)", "RESET ROLE")
+	in := dropIn{database: "app"}
+	in.add("team", "", holdings{})
+	tx, err := f.admin("app").Begin(t.Context())
+	require.NoError(t, err)
+	require.ErrorContains(t, clearOut(t.Context(), tx, in), "role team still owns table mine: nothing was dropped")
+	require.NoError(t, tx.Rollback(t.Context()))
+	f.exec(admin, "DROP TABLE mine")
+
+	tx, err = f.admin("app").Begin(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, clearOut(t.Context(), tx, in))
+	f.exec(admin, "SET lock_timeout = '200ms'", "SET ROLE team")
+	_, err = admin.Exec(t.Context(), "CREATE TEMPORARY TABLE late(n int)")
+	refusedWith(t, err, notAvailable)
+	require.NoError(t, tx.Rollback(t.Context()))
+}
+
+// A privilege that somebody else passed on is that person's to revoke.
+func TestUp_GrantedByAnother_LeftAlone(t *testing.T) {
+	f, admin := newEverything(t)
+	f.ok("up")
+	f.exec(admin, "CREATE ROLE another", "GRANT USAGE ON SCHEMA public TO another", "GRANT DELETE ON had TO another WITH GRANT OPTION",
+		"SET ROLE another", "GRANT DELETE ON had TO team", "RESET ROLE")
+	require.Contains(t, f.ok("up"), "role team: unchanged\n")
+	f.exec(admin, "GRANT TRUNCATE ON had TO team")
+	require.Contains(t, f.ok("up"), "role team: changed (no TRUNCATE on had in app.public)\n")
 }
 
 func TestUp_ManyAtOnce_OneAfterTheOther(t *testing.T) {
