@@ -64,7 +64,7 @@ func (t target) config(database string) (*pgx.ConnConfig, error) {
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	for name, value := range map[string]string{
 		"application_name": "quiesce roles", "search_path": "pg_catalog", "lock_timeout": milliseconds(lockTimeout),
-		"statement_timeout": milliseconds(statementTimeout), "standard_conforming_strings": "on",
+		"statement_timeout": milliseconds(statementTimeout), "standard_conforming_strings": "on", "client_encoding": "UTF8",
 	} {
 		config.RuntimeParams[name] = value
 	}

@@ -12,7 +12,7 @@ const differing = "differs: "
 // report prints one line per role: created, changed, dropped or as it was, and what exactly.
 func report(to io.Writer, d declaration, changes []change, tense, unchanged string) {
 	for _, r := range d.Roles {
-		fmt.Fprintf(to, "role %s: %s\n", r.Name, summary(r.Name, changes, tense, unchanged))
+		fmt.Fprintf(to, "role %s: %s\n", bounded(r.Name), summary(r.Name, changes, tense, unchanged))
 	}
 }
 

@@ -3,7 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"io"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"quiesce/test/parts/debian"
 	parts "quiesce/test/parts/postgres"
 )
 
@@ -33,8 +41,13 @@ type fixture struct {
 
 func newFixture(t *testing.T, file string) *fixture {
 	t.Helper()
+	return newFixtureWith(t, file, logged)
+}
+
+func newFixtureWith(t *testing.T, file string, o parts.Options) *fixture {
+	t.Helper()
 	t.Parallel()
-	db := parts.StartWith(t, logged)
+	db := parts.StartWith(t, o)
 	f := &fixture{T: t, db: db, file: filepath.Join(t.TempDir(), "roles.yaml"), env: map[string]string{
 		"POSTGRES_HOSTNAME": "127.0.0.1", "POSTGRES_PORT": fmt.Sprint(db.Port), "PGSSLMODE": "disable",
 	}}
@@ -158,7 +171,12 @@ roles:
 
 func newEverything(t *testing.T) (*fixture, *pgx.Conn) {
 	t.Helper()
-	f := newFixture(t, everything)
+	return newEverythingWith(t, logged)
+}
+
+func newEverythingWith(t *testing.T, o parts.Options) (*fixture, *pgx.Conn) {
+	t.Helper()
+	f := newFixtureWith(t, everything, o)
 	f.env["BLUE"], f.env["REPLICATION"] = secretOf("blue"), secretOf("replication")
 	admin := f.admin("app")
 	f.exec(admin, "SET ROLE app", "CREATE TABLE had(n int)", "CREATE SEQUENCE seq", "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
@@ -167,7 +185,17 @@ func newEverything(t *testing.T) (*fixture, *pgx.Conn) {
 }
 
 func TestUpAndDown_Twice_SecondChangesNothing(t *testing.T) {
-	f, admin := newEverything(t)
+	for _, newer := range []bool{false, true} {
+		t.Run(fmt.Sprintf("newer %v", newer), func(t *testing.T) {
+			o := logged
+			o.Newer = newer
+			testUpAndDown(newEverythingWith(t, o))
+		})
+	}
+}
+
+func testUpAndDown(f *fixture, admin *pgx.Conn) {
+	t := f.T
 	status, stdout, _ := f.run("verify")
 	require.Equal(t, differs, status)
 	require.Contains(t, stdout, "role blue: differs: missing; login, connection limit 5, password, member of pg_monitor, member of team, SET role team")
@@ -270,14 +298,18 @@ func TestUp_PasswordChanged_OldOneRefused(t *testing.T) {
 }
 
 func TestUp_LessDeclared_TakenAway(t *testing.T) {
-	f, admin := newEverything(t)
+	o := logged
+	o.Newer = true
+	f, admin := newEverythingWith(t, o)
 	f.ok("up")
+	f.exec(admin, "CREATE ROLE other", "GRANT pg_monitor TO other WITH ADMIN OPTION", "SET ROLE other", "GRANT pg_monitor TO blue", "RESET ROLE")
+	require.Equal(t, "2", f.scalar(admin, "SELECT count(*)::text FROM pg_auth_members WHERE member = 'blue'::regrole AND roleid = 'pg_monitor'::regrole"))
 	less := strings.NewReplacer("memberOf: [team, pg_monitor]", "memberOf: [team]", "[SELECT, INSERT]", "[SELECT]",
 		"createdBy: app, privileges: [SELECT]", "createdBy: app, privileges: []", "{on: functions, database: app, schema: public, privileges: [EXECUTE]}",
 		"{on: functions, database: app, schema: public, privileges: []}", "connectionLimit: 5", "replication: true").Replace(everything)
 	f.write(less)
 	stdout := f.ok("up")
-	require.Contains(t, stdout, "role blue: changed (replication, connection limit -1, no member of pg_monitor)\n")
+	require.Contains(t, stdout, "role blue: changed (replication, connection limit -1, no member of pg_monitor, no member of pg_monitor)\n")
 	require.Contains(t, stdout, "no INSERT on had in app.public, no EXECUTE on f in app.public, no SELECT on future tables of app in app.public")
 	require.Equal(t, "false", f.scalar(admin, "SELECT pg_has_role('blue', 'pg_monitor', 'member')::text"))
 	require.Equal(t, "false", f.scalar(admin, "SELECT has_table_privilege('team', 'had', 'INSERT')::text"))
@@ -342,6 +374,61 @@ func TestClearOut_SomethingOwned_NothingDropped(t *testing.T) {
 	_, err = admin.Exec(t.Context(), "CREATE TEMPORARY TABLE late(n int)")
 	refusedWith(t, err, notAvailable)
 	require.NoError(t, tx.Rollback(t.Context()))
+}
+
+// Each database is a transaction of its own. If a later one fails, the next run does the rest.
+func TestApply_LaterDatabaseFails_NextRunDoesTheRest(t *testing.T) {
+	f, _ := newEverything(t)
+	d, err := options{action: up, file: f.file}.declaration(f.getenv)
+	require.NoError(t, err)
+	s, err := open(t.Context(), targetFrom(f.getenv), defaultWait, io.Discard)
+	require.NoError(t, err)
+	changes, err := difference(t.Context(), s, d)
+	require.NoError(t, err)
+	err = apply(t.Context(), s, append(changes, change{role: "team", what: "nonsense", database: "app", sql: "SELECT 1/0"}))
+	require.ErrorContains(t, err, "change role team (nonsense): ERROR: division by zero")
+	s.close()
+	stdout := f.ok("up")
+	require.Contains(t, stdout, "role team: changed (CONNECT on database app, ")
+	require.Contains(t, stdout, "role blue: unchanged\n")
+}
+
+// With certificates the server is verified before it is told anything.
+func TestUp_TLS_ServerVerified(t *testing.T) {
+	folder, err := debian.MakeFolder("quiesce-roles")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(folder)) })
+	certificate := writeCertificate(t, folder)
+	f := newFixtureWith(t, "roles: [{name: team}]", parts.Options{Settings: []string{
+		"ssl=on", "ssl_cert_file=" + certificate, "ssl_key_file=" + filepath.Join(folder, "key.pem"),
+	}})
+	delete(f.env, "PGSSLMODE")
+	f.env["POSTGRES_HOSTNAME"], f.env["PGSSLROOTCERT"] = "localhost", certificate
+	require.Equal(t, "role team: created\n", f.ok("up"))
+	f.env["POSTGRES_HOSTNAME"] = "127.0.0.1"
+	require.Contains(t, f.fails("up", "-wait", "1s"), "x509: ", "another name")
+	f.env["POSTGRES_HOSTNAME"], f.env["PGSSLROOTCERT"] = "localhost", writeCertificate(t, t.TempDir())
+	require.Contains(t, f.fails("up", "-wait", "1s"), "x509: ", "another authority")
+}
+
+// writeCertificate writes a certificate for localhost and its key, and returns the certificate's path.
+func writeCertificate(t *testing.T, folder string) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	about := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, about, about, key.Public(), key)
+	require.NoError(t, err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	for name, block := range map[string]*pem.Block{"cert.pem": {Type: "CERTIFICATE", Bytes: certificate}, "key.pem": {Type: "PRIVATE KEY", Bytes: private}} {
+		path := filepath.Join(folder, name)
+		require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(block), 0o600))
+		require.NoError(t, debian.Chown(path))
+	}
+	return filepath.Join(folder, "cert.pem")
 }
 
 // A privilege that somebody else passed on is that person's to revoke.
@@ -444,7 +531,7 @@ roles:
 func TestUp_OddNames_Quoted(t *testing.T) {
 	f := newFixture(t, `
 roles:
-  - {name: 'x"; DROP TABLE t; --', login: true, passwordFrom: {env: ODD}, memberOf: ["It's"]}
+  - {name: 'x"; DROP TABLE t; --', login: true, passwordFrom: {env: ODD}, memberOf: ["It's"], setRole: "It's"}
   - {name: "It's"}
 `)
 	f.env["ODD"] = `hunter' \ "$1" ` + "\u2168"

@@ -25,7 +25,7 @@ type User struct{ Name, Password string }
 // App is the account of the application, which owns the database of the same name.
 var App = User{"app", "the app's password"}
 
-// Database is a running PostgreSQL 15. Its superuser postgres needs no password; all other users do.
+// Database is a running PostgreSQL 15, unless a test wants another. Its superuser postgres needs no password; all other users do.
 type Database struct {
 	Addr string
 	Port int
@@ -39,6 +39,17 @@ type Options struct {
 	Settings []string // name=value
 	Access   string   // further lines of pg_hba.conf, which come first
 	Standby  bool     // in recovery for ever, without the application's account
+	Newer    bool     // PostgreSQL 17, of the image with Patroni
+}
+
+// image returns the image, and the version of PostgreSQL in it.
+func (o Options) image() (debian.Image, string, error) {
+	name, tag, postgres := "postgres", version, version
+	if o.Newer {
+		name, tag, postgres = "patroni", "4.0", "17"
+	}
+	image, err := debian.Unpacked(name, tag)
+	return image, postgres, err
 }
 
 // Start runs a database until the test ends. Without the image the test is skipped, or fails if CI=true.
@@ -50,7 +61,8 @@ func Start(t testing.TB) *Database {
 // StartWith is Start with options.
 func StartWith(t testing.TB, o Options) *Database {
 	t.Helper()
-	Require(t)
+	_, _, err := o.image()
+	need.Part(t, err)
 	d, err := startDatabase(o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.stop()) })
@@ -107,7 +119,7 @@ func startDatabase(o Options) (_ *Database, err error) {
 			err = errors.Join(fmt.Errorf("start a database: %w", err), os.RemoveAll(dir))
 		}
 	}()
-	programs, err := d.install()
+	programs, err := d.install(o)
 	if err != nil {
 		return nil, err
 	}
@@ -127,12 +139,12 @@ func startDatabase(o Options) (_ *Database, err error) {
 }
 
 // install lays out an installation as the programs expect it, and returns the folder of the programs.
-func (d *Database) install() (string, error) {
-	image, err := debian.Unpacked("postgres", version)
+func (d *Database) install(o Options) (string, error) {
+	image, version, err := o.image()
 	if err != nil {
 		return "", err
 	}
-	const home = "usr/lib/postgresql/" + version
+	home := "usr/lib/postgresql/" + version
 	programs := filepath.Join(d.dir, home, "bin")
 	if err := os.MkdirAll(programs, 0o755); err != nil {
 		return "", err
