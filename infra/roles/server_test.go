@@ -393,6 +393,15 @@ func TestApply_LaterDatabaseFails_NextRunDoesTheRest(t *testing.T) {
 	require.Contains(t, stdout, "role blue: unchanged\n")
 }
 
+// A database may have any encoding, such as one that was made with the locale C.
+func TestUp_OtherEncoding_Works(t *testing.T) {
+	f := newFixture(t, "roles: [{name: tëam}]")
+	f.exec(f.admin("postgres"), "CREATE DATABASE old ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0", "ALTER DATABASE old OWNER TO app")
+	f.env["POSTGRES_DATABASE"] = "old"
+	require.Equal(t, "role tëam: created\n", f.ok("up"))
+	require.Equal(t, "role tëam: unchanged\n", f.ok("up"))
+}
+
 // With certificates the server is verified before it is told anything.
 func TestUp_TLS_ServerVerified(t *testing.T) {
 	folder, err := debian.MakeFolder("quiesce-roles")
