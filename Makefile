@@ -43,7 +43,7 @@ DESTROY ?= (cd infra && $(CDK) destroy --all --force); status=$$?; \
 	test "$$KEEP_RBAC" = true || kubectl delete --ignore-not-found -f infra/rbac.yaml || status=$$?; exit $$status
 
 .DEFAULT_GOAL := help
-.PHONY: help build quiescectl programs always release synth deploy smoke test soak lint bench bench-pgbouncer bench-postgres demo story lab invoke tools operators images clean setup node schemas
+.PHONY: help build quiescectl programs image always release synth deploy smoke test soak lint bench bench-pgbouncer bench-postgres demo story lab invoke tools operators images clean setup node schemas
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,13 +111,22 @@ quiescectl: ## build dist/quiescectl, the tool for people, for this machine
 	$(BUILD) -o dist/quiescectl ./infra/quiescectl
 
 # Small programs for containers, each a folder of infra: static, and without what the function needs.
-PROGRAMS := patronicallback
+PROGRAMS := patronicallback roles
 
 programs: $(addprefix dist/,$(PROGRAMS)) ## build the programs that run in containers, such as dist/patronicallback (linux, GOARCH=arm64)
 
 $(addprefix dist/,$(PROGRAMS)): dist/%: always
 	@mkdir -p dist
 	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -o $@ ./infra/$*
+
+# Images of them, without Docker: an OCI layout, which skopeo, crane and ctr read, and docker load too. No shell, no root, same bytes.
+REGISTRY ?= localhost
+TAG      ?= $(VERSION)
+
+image: programs ## write dist/NAME-GOARCH.tar, a container image of each program, or of PROGRAMS=roles; REGISTRY=... TAG=...
+	@for name in $(PROGRAMS); do \
+		go run ./test/parts/images/oci dist/$$name $(REGISTRY)/$$name:$(TAG) dist/$$name-$(GOARCH).tar || exit 1; done
+	@cd dist && sha256sum $(PROGRAMS:%=%-$(GOARCH).tar)
 
 always:
 

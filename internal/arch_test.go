@@ -30,6 +30,7 @@ var allowedImports = map[string][]string{
 		"internal/archive", "internal/asg", "internal/config", "internal/doctor", "internal/drain", "internal/escort", "internal/install",
 		"internal/kube", "internal/pooler", "internal/postgres", "internal/queue", "internal/termination", "internal/timeline",
 	},
+	"infra/roles":             {}, // it runs in a Job's container
 	"events":                  {},
 	"internal/archive":        {"internal/termination"},
 	"internal/asg":            {"internal/termination"},

@@ -25,7 +25,7 @@ type User struct{ Name, Password string }
 // App is the account of the application, which owns the database of the same name.
 var App = User{"app", "the app's password"}
 
-// Database is a running PostgreSQL 15. Its superuser postgres needs no password; all other users do.
+// Database is a running PostgreSQL 15, unless a test wants another. Its superuser postgres needs no password; all other users do.
 type Database struct {
 	Addr string
 	Port int
@@ -34,11 +34,36 @@ type Database struct {
 	process *debian.Process
 }
 
+// Options are what a test wants of its own database.
+type Options struct {
+	Settings []string // name=value
+	Access   string   // further lines of pg_hba.conf, which come first
+	Standby  bool     // in recovery for ever, without the application's account
+	Newer    bool     // PostgreSQL 17, of the image with Patroni
+}
+
+// image returns the image, and the version of PostgreSQL in it.
+func (o Options) image() (debian.Image, string, error) {
+	name, tag, postgres := "postgres", version, version
+	if o.Newer {
+		name, tag, postgres = "patroni", "4.0", "17"
+	}
+	image, err := debian.Unpacked(name, tag)
+	return image, postgres, err
+}
+
 // Start runs a database until the test ends. Without the image the test is skipped, or fails if CI=true.
 func Start(t testing.TB) *Database {
 	t.Helper()
-	Require(t)
-	d, err := startDatabase()
+	return StartWith(t, Options{})
+}
+
+// StartWith is Start with options.
+func StartWith(t testing.TB, o Options) *Database {
+	t.Helper()
+	_, _, err := o.image()
+	need.Part(t, err)
+	d, err := startDatabase(o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.stop()) })
 	return d
@@ -46,7 +71,7 @@ func Start(t testing.TB) *Database {
 
 // shared is the database of a test binary. The first test that needs it starts it.
 var shared = sync.OnceValues(func() (*Database, error) {
-	d, err := startDatabase()
+	d, err := startDatabase(Options{})
 	if err == nil {
 		stopShared = d.stop
 	}
@@ -83,7 +108,7 @@ func Require(t testing.TB) {
 
 const version = "15"
 
-func startDatabase() (_ *Database, err error) {
+func startDatabase(o Options) (_ *Database, err error) {
 	dir, err := debian.MakeFolder("quiesce-database")
 	if err != nil {
 		return nil, fmt.Errorf("make the database's folder: %w", err)
@@ -94,15 +119,18 @@ func startDatabase() (_ *Database, err error) {
 			err = errors.Join(fmt.Errorf("start a database: %w", err), os.RemoveAll(dir))
 		}
 	}()
-	programs, err := d.install()
+	programs, err := d.install(o)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.initialize(programs); err != nil {
+	if err := d.initialize(programs, o); err != nil {
 		return nil, err
 	}
-	if err := d.serve(programs); err != nil {
+	if err := d.serve(programs, o); err != nil {
 		return nil, err
+	}
+	if o.Standby {
+		return d, nil
 	}
 	if err := d.populate(); err != nil {
 		return nil, errors.Join(err, d.stop())
@@ -111,12 +139,12 @@ func startDatabase() (_ *Database, err error) {
 }
 
 // install lays out an installation as the programs expect it, and returns the folder of the programs.
-func (d *Database) install() (string, error) {
-	image, err := debian.Unpacked("postgres", version)
+func (d *Database) install(o Options) (string, error) {
+	image, version, err := o.image()
 	if err != nil {
 		return "", err
 	}
-	const home = "usr/lib/postgresql/" + version
+	home := "usr/lib/postgresql/" + version
 	programs := filepath.Join(d.dir, home, "bin")
 	if err := os.MkdirAll(programs, 0o755); err != nil {
 		return "", err
@@ -140,23 +168,31 @@ const access = `host all postgres 127.0.0.1/32 trust
 host all all 127.0.0.1/32 scram-sha-256
 `
 
-func (d *Database) initialize(programs string) error {
+func (d *Database) initialize(programs string, o Options) error {
 	cmd := debian.Command(context.Background(), d.dir, filepath.Join(programs, "initdb"), "-D", d.data(), "-U", "postgres",
 		"--auth", "trust", "--no-sync", "--no-instructions", "--encoding", "UTF8", "--locale", "C")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("initialize the data folder: %w\n%s", err, output)
 	}
-	return os.WriteFile(filepath.Join(d.data(), "pg_hba.conf"), []byte(access), 0o644)
+	if o.Standby {
+		if err := os.WriteFile(filepath.Join(d.data(), "standby.signal"), nil, 0o644); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(d.data(), "pg_hba.conf"), []byte(o.Access+access), 0o644)
 }
 
-func (d *Database) serve(programs string) (err error) {
+func (d *Database) serve(programs string, o Options) (err error) {
 	if d.Port, err = debian.FreePort(); err != nil {
 		return err
 	}
 	d.Addr = debian.Address(d.Port)
-	cmd := debian.Command(context.Background(), d.dir, filepath.Join(programs, "postgres"), "-D", d.data(),
-		"-h", "127.0.0.1", "-p", fmt.Sprint(d.Port), "-c", "unix_socket_directories=", "-c", "max_connections=200",
-		"-c", "fsync=off", "-c", "jit=off", "-c", "log_timezone=UTC", "-c", "timezone=UTC")
+	args := []string{"-D", d.data(), "-h", "127.0.0.1", "-p", fmt.Sprint(d.Port)}
+	settings := []string{"unix_socket_directories=", "max_connections=200", "fsync=off", "jit=off", "log_timezone=UTC", "timezone=UTC"}
+	for _, setting := range append(settings, o.Settings...) {
+		args = append(args, "-c", setting)
+	}
+	cmd := debian.Command(context.Background(), d.dir, filepath.Join(programs, "postgres"), args...)
 	d.process, err = debian.Start(cmd, func(ctx context.Context) error { return d.query(ctx, "SELECT") })
 	return err
 }
@@ -169,6 +205,14 @@ func (d *Database) populate() error {
 		d.query(ctx, "CREATE ROLE "+App.Name+" LOGIN PASSWORD '"+password+"'"),
 		d.query(ctx, "CREATE DATABASE "+App.Name+" OWNER "+App.Name),
 	)
+}
+
+// Log returns the database's log so far.
+func (d *Database) Log(t testing.TB) string {
+	t.Helper()
+	log, err := os.ReadFile(d.process.Log)
+	require.NoError(t, err)
+	return string(log)
 }
 
 // Query runs SQL as the superuser.

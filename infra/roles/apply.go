@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// quietly keeps a statement out of the server's log and out of pg_stat_statements: it has a verifier, which no reader of a log needs.
+// Audit extensions are left alone.
+var quietly = []string{
+	"SET LOCAL log_statement = 'none'", "SET LOCAL log_min_duration_statement = -1", "SET LOCAL log_min_duration_sample = -1",
+	"SET LOCAL log_transaction_sample_rate = 0", "SET LOCAL log_min_error_statement = 'panic'", "SET LOCAL pg_stat_statements.track_utility = off",
+}
+
+var loudly = []string{
+	"RESET log_statement", "RESET log_min_duration_statement", "RESET log_min_duration_sample", "RESET log_transaction_sample_rate",
+	"RESET log_min_error_statement", "RESET pg_stat_statements.track_utility",
+}
+
+// apply sends the changes: those of all roles in one transaction together with the privileges in its database, then those of each other
+// database in one. Stopped between them, another run does the rest.
+func apply(ctx context.Context, s *session, changes []change) error {
+	var databases []string
+	by := map[string][]change{}
+	for _, c := range changes {
+		if c.database == s.target.database {
+			c.database = ""
+		}
+		if by[c.database] = append(by[c.database], c); c.database != "" && !slices.Contains(databases, c.database) {
+			databases = append(databases, c.database)
+		}
+	}
+	for _, database := range append([]string{""}, databases...) {
+		conn, err := s.in(ctx, database)
+		if err != nil {
+			return err
+		}
+		if err := inTransaction(ctx, conn, func(tx pgx.Tx) error { return send(ctx, tx, by[database]) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func inTransaction(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, conn, do)
+}
+
+func send(ctx context.Context, tx pgx.Tx, changes []change) error {
+	for _, c := range changes {
+		statements := []string{c.sql}
+		if c.quiet {
+			statements = slices.Concat(quietly, statements, loudly)
+		}
+		for _, sql := range statements {
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return fmt.Errorf("change role %s (%s): %w", c.role, c.what, err)
+			}
+		}
+	}
+	return nil
+}
+
+// The locks of a drop. Whoever makes something that has an owner, first locks pg_shdepend and then, until its transaction ends, the owner.
+const (
+	noNewOwners = "LOCK TABLE pg_shdepend IN SHARE ROW EXCLUSIVE MODE"
+	openOwners  = `SELECT r.rolname FROM pg_locks l JOIN pg_roles r ON l.objid = r.oid
+		WHERE l.locktype = 'object' AND l.classid = 'pg_authid'::regclass AND l.pid <> pg_backend_pid() AND r.rolname = ANY ($1) LIMIT 1`
+	stillOwned = `SELECT r.rolname, pg_describe_object(classid, objid, objsubid)
+		FROM pg_shdepend s JOIN pg_roles r ON s.refobjid = r.oid AND s.refclassid = 'pg_authid'::regclass
+		WHERE r.rolname = ANY ($1) AND ` + dataClasses + ` AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) LIMIT 1`
+)
+
+// drop removes the roles: first what hangs on them in each database, then all of them at once.
+func (s *session) drop(ctx context.Context, plan drops) error {
+	for _, in := range plan.databases {
+		conn, err := s.in(ctx, in.database)
+		if err != nil {
+			return err
+		}
+		if err := inTransaction(ctx, conn, func(tx pgx.Tx) error { return clearOut(ctx, tx, in) }); err != nil {
+			return fmt.Errorf("in database %s: %w", in.database, err)
+		}
+	}
+	return inTransaction(ctx, s.Conn, func(tx pgx.Tx) error { return send(ctx, tx, plan.roles) })
+}
+
+// clearOut gives away what the roles own in one database, and drops their privileges. DROP OWNED would drop what is owned: so nobody may
+// make anything between the look and the end of the transaction.
+func clearOut(ctx context.Context, tx pgx.Tx, in dropIn) error {
+	if _, err := tx.Exec(ctx, noNewOwners); err != nil {
+		return fmt.Errorf("lock out new objects: %w", err)
+	}
+	var name, what string
+	switch err := tx.QueryRow(ctx, openOwners, in.roles).Scan(&name); {
+	case err == nil:
+		return fmt.Errorf("an open transaction makes something that role %s will own: run this again when it has ended", name)
+	case !errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("look for open transactions: %w", err)
+	}
+	if err := send(ctx, tx, in.reassign); err != nil {
+		return err
+	}
+	switch err := tx.QueryRow(ctx, stillOwned, in.roles).Scan(&name, &what); {
+	case err == nil:
+		return fmt.Errorf("role %s still owns %s: nothing was dropped. Run this again", name, bounded(what))
+	case !errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("look for owned objects: %w", err)
+	}
+	return send(ctx, tx, in.drop)
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// grantKey is what one declared grant is about.
+type grantKey struct{ role, on, database, schema, createdBy string }
+
+func keyOf(r role, g grant) grantKey {
+	return grantKey{r.Name, g.On, g.Database, g.Schema, g.CreatedBy}
+}
+
+// granted is what the role may do with the objects of one grant. Objects that it owns are not among them: an owner may do everything.
+type granted struct {
+	missing string   // the database or schema that is not there
+	objects []object // for future objects: one, which stands for all of them
+}
+
+// object is one object, and the privileges on it that the role has from the object's owner: not through a group, and not from PUBLIC.
+type object struct {
+	name       string
+	privileges []string
+}
+
+// nouns are the kinds in statements about all objects of a schema. Functions and procedures together are routines.
+var nouns = map[string]string{onTables: "TABLES", onSequences: "SEQUENCES", onFunctions: "ROUTINES"}
+
+// planGrant returns the statements that give what is missing, and take away what is too much.
+func planGrant(r role, g grant, s server) (changes []change) {
+	have := s.granted[keyOf(r, g)]
+	for _, privilege := range privilegesOn[g.On] {
+		want := slices.Contains(g.Privileges, privilege)
+		var differ []string
+		for _, o := range have.objects {
+			if slices.Contains(o.privileges, privilege) != want {
+				differ = append(differ, o.name)
+			}
+		}
+		if len(differ) > 0 {
+			changes = append(changes, change{
+				role: r.Name, what: describe(privilege, want, g, differ), database: g.Database, sql: grantSQL(privilege, want, r, g),
+			})
+		}
+	}
+	return changes
+}
+
+func describe(privilege string, want bool, g grant, differ []string) string {
+	text := privilege + " on "
+	if !want {
+		text = "no " + text
+	}
+	switch {
+	case g.CreatedBy != "" || g.On == onDatabase || g.On == onSchema:
+		return text + g.target()
+	case len(differ) == 1:
+		return fmt.Sprintf("%s%s in %s.%s", text, bounded(differ[0]), g.Database, g.Schema)
+	}
+	return fmt.Sprintf("%s%d %s in %s.%s", text, len(differ), g.On, g.Database, g.Schema)
+}
+
+func grantSQL(privilege string, want bool, r role, g grant) string {
+	verb, preposition := "GRANT", "TO"
+	if !want {
+		verb, preposition = "REVOKE", "FROM"
+	}
+	object := ""
+	switch {
+	case g.On == onDatabase:
+		object = "DATABASE " + quote(g.Database)
+	case g.On == onSchema:
+		object = "SCHEMA " + quote(g.Schema)
+	case g.CreatedBy != "":
+		return fmt.Sprintf("ALTER DEFAULT PRIVILEGES FOR ROLE %s IN SCHEMA %s %s %s ON %s %s %s",
+			quote(g.CreatedBy), quote(g.Schema), verb, privilege, nouns[g.On], preposition, quote(r.Name))
+	default:
+		object = "ALL " + nouns[g.On] + " IN SCHEMA " + quote(g.Schema)
+	}
+	return fmt.Sprintf("%s %s ON %s %s %s", verb, privilege, object, preposition, quote(r.Name))
+}
+
+// maxText bounds what a server says, in an error or a report.
+const maxText = 200
+
+// bounded makes what a server says fit for a terminal: one line, not too long.
+func bounded(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+	if len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText], "") + "..."
+	}
+	return text
+}

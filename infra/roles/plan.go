@@ -1,0 +1,181 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// mark is the comment of a role that this program made. On the server of an operator, only such roles are changed.
+const mark = "quiesce roles"
+
+// server is what a server has, as far as a declaration asks.
+type server struct {
+	version    int    // such as 150018
+	user       string // who this program is logged in as
+	database   string // and where
+	iterations int    // of new verifiers
+	operator   string // whose server it is; empty: nobody's that is known
+	roles      map[string]existing
+	granted    map[grantKey]granted
+}
+
+// existing is a role that the server has.
+type existing struct {
+	superuser   bool
+	login       bool
+	replication bool
+	limit       int
+	stored      string // the verifier, if it has a password
+	setRole     string
+	memberOf    []membership
+	comment     string
+	owns        []string // databases
+}
+
+// membership is one grant of a role. Since PostgreSQL 16 several may grant the same.
+type membership struct{ group, grantor string }
+
+// change is one statement, and what it does in words. The statement may have a verifier: only the words are printed.
+type change struct {
+	role     string
+	what     string
+	database string // empty: any
+	sql      string
+	quiet    bool // it has a verifier: it must not get into the server's log
+}
+
+func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+// literal quotes a text that has neither quotes nor backslashes, such as a verifier.
+func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
+
+// plan returns the statements that make the server what is declared, in an order in which they work. It is empty if there is no
+// difference.
+func plan(d declaration, s server) ([]change, error) {
+	if err := errors.Join(refuse(d, s), references(d, s)); err != nil {
+		return nil, err
+	}
+	var changes []change
+	for _, r := range d.Roles {
+		found, err := planRole(r, s)
+		if err != nil {
+			return nil, fmt.Errorf("role %s: %w", r.Name, err)
+		}
+		changes = append(changes, found...)
+	}
+	for _, r := range d.Roles {
+		changes = append(changes, planMembership(r, s)...)
+	}
+	for _, r := range d.Roles {
+		changes = append(changes, planSetRole(r, s)...)
+	}
+	for _, r := range d.Roles {
+		for _, g := range r.Grants {
+			changes = append(changes, planGrant(r, g, s)...)
+		}
+	}
+	return changes, nil
+}
+
+// planRole makes the role, or changes its attributes and its password.
+func planRole(r role, s server) (changes []change, err error) {
+	have, exists := s.roles[r.Name]
+	if !exists {
+		changes = append(changes,
+			change{role: r.Name, what: created, sql: "CREATE ROLE " + quote(r.Name)},
+			change{role: r.Name, sql: "COMMENT ON ROLE " + quote(r.Name) + " IS " + literal(mark)})
+		have.limit = -1
+	}
+	alter := func(what, clause string) {
+		changes = append(changes, change{role: r.Name, what: what, sql: "ALTER ROLE " + quote(r.Name) + " " + clause})
+	}
+	if want := r.Login == login; r.Login != rotated && have.login != want {
+		alter(switched("login", want), switched("LOGIN", want))
+	}
+	if have.replication != r.Replication {
+		alter(switched("replication", r.Replication), switched("REPLICATION", r.Replication))
+	}
+	if have.limit != r.limit() {
+		alter(fmt.Sprintf("connection limit %d", r.limit()), fmt.Sprintf("CONNECTION LIMIT %d", r.limit()))
+	}
+	if r.Password != nil && !r.Password.isSet(have.stored) {
+		stored, err := r.Password.toStore(s.iterations)
+		if err != nil {
+			return nil, err
+		}
+		alter("password", "PASSWORD "+literal(stored))
+		changes[len(changes)-1].quiet = true
+	}
+	return changes, nil
+}
+
+// created is the words of the statement that makes a role.
+const created = "created"
+
+func switched(name string, is bool) string {
+	switch {
+	case is:
+		return name
+	case name == strings.ToUpper(name):
+		return "NO" + name
+	}
+	return "no " + name
+}
+
+func planMembership(r role, s server) (changes []change) {
+	have := s.roles[r.Name].memberOf
+	for _, m := range have {
+		if !slices.Contains(r.MemberOf, m.group) {
+			sql := "REVOKE " + quote(m.group) + " FROM " + quote(r.Name)
+			if s.version >= 160000 {
+				sql += " GRANTED BY " + quote(m.grantor)
+			}
+			changes = append(changes, change{role: r.Name, what: "no member of " + m.group, sql: sql})
+		}
+	}
+	for _, name := range r.MemberOf {
+		if !slices.ContainsFunc(have, func(m membership) bool { return m.group == name }) {
+			changes = append(changes, change{role: r.Name, what: "member of " + name, sql: "GRANT " + quote(name) + " TO " + quote(r.Name)})
+		}
+	}
+	return changes
+}
+
+func planSetRole(r role, s server) []change {
+	switch have := s.roles[r.Name].setRole; {
+	case have == r.SetRole:
+		return nil
+	case r.SetRole == "":
+		return []change{{role: r.Name, what: "no SET role", sql: "ALTER ROLE " + quote(r.Name) + " RESET role"}}
+	}
+	return []change{{role: r.Name, what: "SET role " + r.SetRole, sql: "ALTER ROLE " + quote(r.Name) + " SET role TO " + quote(r.SetRole)}}
+}
+
+// references returns what a declaration names and the server lacks.
+func references(d declaration, s server) error {
+	var errs []error
+	need := func(r role, name string) {
+		_, exists := s.roles[name]
+		if !exists && !slices.ContainsFunc(d.Roles, func(r role) bool { return r.Name == name }) {
+			errs = append(errs, fmt.Errorf("role %s: there is no role %s: declare it, or correct the name", r.Name, name))
+		}
+	}
+	for _, r := range d.Roles {
+		for _, name := range r.MemberOf {
+			need(r, name)
+		}
+		for _, g := range r.Grants {
+			if missing := s.granted[keyOf(r, g)].missing; missing != "" {
+				errs = append(errs, fmt.Errorf("role %s: %s does not exist: create it first, or correct the name", r.Name, missing))
+			}
+			if g.CreatedBy != "" {
+				need(r, g.CreatedBy)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
