@@ -20,8 +20,6 @@ import (
 	"quiesce/test/parts/postgres"
 )
 
-func TestMain(m *testing.M) { os.Exit(parts.Run(m)) }
-
 const (
 	waitTimeout  = time.Minute // of a condition on a busy machine
 	waitInterval = 10 * time.Millisecond

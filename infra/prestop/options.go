@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 )
 
@@ -32,15 +33,33 @@ type options struct {
 	dryRun  bool
 }
 
+// span is a time such as 90s. A number is one of seconds, as in a manifest.
+type span time.Duration
+
+func (s *span) String() string { return time.Duration(*s).String() }
+
+func (s *span) Set(text string) error {
+	if _, err := strconv.Atoi(text); err == nil {
+		text += "s"
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return errors.New("write a time such as 90s")
+	}
+	*s = span(d)
+	return nil
+}
+
 // usageError is a command line that cannot be used.
 type usageError struct{ error }
 
 func (o *options) flags() *flag.FlagSet {
 	set := flag.NewFlagSet("prestop pgbouncer", flag.ContinueOnError)
 	set.SetOutput(io.Discard)
-	set.DurationVar(&o.quietFor, "quiet-for", defaultQuietFor, "how long no new client may have come before pgbouncer is told to stop")
-	set.DurationVar(&o.acceptFor, "accept-for", defaultAcceptFor, "how long to wait for that at most; half of --grace if that is less")
-	set.DurationVar(&o.grace, "grace", defaultGrace, "the pod's terminationGracePeriodSeconds, with its unit, such as 90s")
+	o.quietFor, o.acceptFor, o.grace = defaultQuietFor, defaultAcceptFor, defaultGrace
+	set.Var((*span)(&o.quietFor), "quiet-for", "how long no new client may have come before pgbouncer is told to stop")
+	set.Var((*span)(&o.acceptFor), "accept-for", "how long to wait for that at most; half of --grace if that is less")
+	set.Var((*span)(&o.grace), "grace", "the pod's terminationGracePeriodSeconds")
 	set.IntVar(&o.pid, "pid", 0, "pgbouncer's process; by default the one with that name")
 	set.StringVar(&o.pidFile, "pid-file", "", "pgbouncer's pidfile, instead")
 	set.IntVar(&o.port, "port", 0, "pgbouncer's port, if the hook's user cannot see pgbouncer's sockets")
@@ -77,6 +96,9 @@ func printUsage(w io.Writer) {
 	set := new(options).flags()
 	set.VisitAll(func(f *flag.Flag) {
 		kind, text := flag.UnquoteUsage(f)
+		if _, is := f.Value.(*span); is {
+			kind = "time"
+		}
 		if f.DefValue != "" && f.DefValue != "0" && f.DefValue != "false" {
 			text += " (default " + f.DefValue + ")"
 		}
