@@ -107,7 +107,7 @@ build: ## build dist/bootstrap (linux, GOARCH=arm64) and dist/function.zip, repr
 	$(foreach file,$(CONFIG),go run ./infra/bundle dist/bootstrap $(file) $(call zip,$(file)) &&) sha256sum dist/bootstrap $(ZIPS)
 
 # Small programs for containers, each a folder of infra: static, and without what the function needs.
-PROGRAMS := patronicallback
+PROGRAMS := patronicallback prestop
 
 programs: $(addprefix dist/,$(PROGRAMS)) ## build the programs that run in containers, such as dist/patronicallback (linux, GOARCH=arm64)
 

@@ -26,6 +26,7 @@ var allowedImports = map[string][]string{
 	"infra/afterdeploy":       {"internal/termination"},                // the answer to a check
 	"infra/bundle":            {},
 	"infra/patronicallback":   {"internal/pgbouncer"}, // it runs in Patroni's containers
+	"infra/prestop":           {},                     // it runs in pgbouncer's containers
 	"events":                  {},
 	"internal/archive":        {"internal/termination"},
 	"internal/asg":            {"internal/termination"},
