@@ -74,7 +74,9 @@ func (p prestopFixture) onOneNode() (node string, on []corev1.Pod) {
 	require.NoError(p, err)
 	pods, err := p.DB.PoolerPods(p.ctx)
 	require.NoError(p, err)
-	return node, slices.DeleteFunc(pods, func(pod corev1.Pod) bool { return pod.Spec.NodeName != node || pod.DeletionTimestamp != nil || !database.IsReady(pod) })
+	return node, slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
+		return pod.Spec.NodeName != node || pod.DeletionTimestamp != nil || !database.IsReady(pod)
+	})
 }
 
 // follow reads the pods' logs until they end.
