@@ -291,6 +291,24 @@ func TestHook_ShutdownBegunOnTheConsole_NoSignalSent(t *testing.T) {
 	}
 }
 
+// The escort of quiesce holds a console, sees that the shutdown has begun, and makes it more urgent.
+func TestHook_ShutdownOnTheConsoleFollows_TransactionFinishes(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	client, admin := inTransaction(t, p), console(t, p)
+	_, err := admin.Exec(t.Context(), "RESUME").ReadAll()
+	require.ErrorContains(t, err, "not paused")
+	r := start(t, quick(p))
+	r.awaitLog(sentSignal)
+	require.Eventually(t, func() bool {
+		_, err := admin.Exec(t.Context(), "RESUME").ReadAll()
+		return err != nil && strings.Contains(err.Error(), "pooler is shutting down")
+	}, waitTimeout, waitInterval)
+	parts.Exec(t, admin, "SHUTDOWN WAIT_FOR_SERVERS")
+	parts.Exec(t, client, "COMMIT")
+	r.awaitEnd(p)
+}
+
 // Before 1.23, a pause leaves the ports open, and SIGINT adds the exit to it.
 func TestHook_PausedOnTheConsole_TransactionFinishes(t *testing.T) {
 	t.Parallel()
