@@ -99,14 +99,15 @@ func (h *hook) show() error {
 // awaitQuiet waits until no new client came for a while. It ends early when there is nobody to tell any more.
 func (h *hook) awaitQuiet(ctx context.Context) error {
 	var known map[string]bool // clients; nil: before the first look
-	newest, end := h.began, h.began.Add(h.accept())
+	var newest time.Time
+	end := h.began.Add(h.accept())
 	return h.poll(ctx, func(sockets []socket, now time.Time) bool {
 		if !slices.ContainsFunc(h.all, func(p *pooler) bool { return p.takesSignal(sockets) }) {
 			return true
 		}
 		if known == nil {
 			h.log.Info("waiting until no new clients come", "quietFor", h.quietFor, "acceptFor", h.accept())
-			known = map[string]bool{}
+			known, newest = map[string]bool{}, now // a busy machine starts a hook seconds late
 			h.addClients(known, sockets)
 		} else if h.addClients(known, sockets) > 0 {
 			newest = now

@@ -223,6 +223,20 @@ func TestHook_NewClients_DelayTheSignal(t *testing.T) {
 	})
 }
 
+// The quiet period begins with the first look, however late that is.
+func TestHook_LateFirstLook_WholeQuietPeriod(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	o := quick(p)
+	o.quietFor = quiet
+	r := start(t, o, func(h *hook) { h.began = h.began.Add(-quiet) })
+	r.awaitLog("waiting until no new clients come")
+	began := time.Now()
+	r.awaitLog(sentSignal)
+	require.Greater(t, time.Since(began), quiet/2)
+	r.awaitEnd(p)
+}
+
 func TestHook_NewClientsForEver_SignalAfterAcceptFor(t *testing.T) {
 	t.Parallel()
 	p := parts.Start(t, parts.Newer, parts.Options{})
