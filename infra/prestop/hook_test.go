@@ -208,18 +208,20 @@ func TestHook_NewClients_DelayTheSignal(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		o := quick(p)
-		o.quietFor = quiet
-		p.Connect(t) // one from before delays nothing
+		o.quietFor = 2 * quiet // a busy machine keeps clients waiting
+		p.Connect(t)           // one from before delays nothing
 		r := start(t, o)
 		r.awaitLog("waiting until no new clients come")
-		for began := time.Now(); time.Since(began) < 2*quiet; time.Sleep(quiet / 10) {
-			p.Connect(t)
+		for began := time.Now(); time.Since(began) < 2*o.quietFor; time.Sleep(lookInterval) {
+			client, err := p.Dial(t.Context())
+			require.NoError(t, err)
+			defer client.Close()
 			require.NotContains(t, r.log(), sentSignal, "after %v", time.Since(began))
 		}
 		last := time.Now()
 		r.awaitEnd(p)
 		require.Contains(t, r.log(), "no new clients come")
-		require.GreaterOrEqual(t, time.Since(last), quiet-2*lookInterval)
+		require.GreaterOrEqual(t, time.Since(last), o.quietFor-2*lookInterval)
 	})
 }
 
@@ -328,11 +330,15 @@ func TestHook_PausedOnTheConsole_TransactionFinishes(t *testing.T) {
 	t.Parallel()
 	p := parts.Start(t, parts.Older, parts.Options{})
 	client, admin := inTransaction(t, p), console(t, p)
-	p.RequireLogs(t, "PAUSE command issued", func() { go func() { _, _ = admin.Exec(context.Background(), "PAUSE").ReadAll() }() })
+	var pause sync.WaitGroup // ends with pgbouncer
+	p.RequireLogs(t, "PAUSE command issued", func() {
+		pause.Go(func() { _, _ = admin.Exec(context.Background(), "PAUSE").ReadAll() })
+	})
 	r := start(t, quick(p))
 	r.awaitLog(sentSignal)
 	parts.Exec(t, client, "COMMIT")
 	r.awaitEnd(p)
+	pause.Wait()
 }
 
 // A kubelet that starts again runs the hook again.
