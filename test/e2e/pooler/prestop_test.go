@@ -151,7 +151,9 @@ func (p prestopFixture) evictByPressure(node string, pods []corev1.Pod) {
 	p.AWS.Terminate(p.Target.ID)
 	p.inside(`pid=$(pgrep -x kubelet); kill -STOP $(ps -o ppid= -p $pid)
 		set -- $(tr '\0' ' ' </proc/$pid/cmdline)
-		printf 'evictionSoft: {memory.available: "100%%"}\nevictionSoftGracePeriod: {memory.available: 1s}\nevictionMaxPodGracePeriod: 90\n' >>$3
+		echo 'evictionSoft: {memory.available: "99%%"}' >>$3 # always met
+		echo 'evictionSoftGracePeriod: {memory.available: 1s}' >>$3
+		echo 'evictionMaxPodGracePeriod: 90' >>$3
 		kill $pid; until grep -q '^State:.*Z' /proc/$pid/status; do sleep 0.1; done
 		setsid "$@" >>/var/log/kubelet.log 2>&1 </dev/null &`)
 	for _, pod := range pods {

@@ -22,7 +22,7 @@ import (
 	"quiesce/test/parts/lab"
 )
 
-// VersionLabel tells the poolers of ExamplesOf apart.
+// VersionLabel tells the poolers of Examples apart.
 const VersionLabel = "version"
 
 // replicasOfExample are the poolers that infra/prestop/pgbouncer.yaml has.
