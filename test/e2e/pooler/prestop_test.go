@@ -35,16 +35,18 @@ func newPrestopFixture(t *testing.T) prestopFixture {
 func TestPreStop_EveryWayAPodLeaves_NoTransactionCut(t *testing.T) {
 	p := newPrestopFixture(t)
 	for _, way := range []struct {
-		name     string
-		leave    func(node string, pods []corev1.Pod)
-		complete bool // all poolers are ready again afterwards, and the hook alone decides when clients are refused
+		name    string
+		leave   func(node string, pods []corev1.Pod)
+		refuses bool // some new clients may be refused
 	}{
-		{"kubectl delete pod", p.deletePods, true},
-		{"kubectl drain", p.drainWithKubectl, true},
-		{"rolling update", p.restart, true},
-		{"the function's escort", p.drainWithEscort, false}, // which pauses 1.18 within seconds of its eviction
-		{"node-pressure eviction", p.evictByPressure, false},
+		{"kubectl delete pod", p.deletePods, false},
+		{"kubectl drain", p.drainWithKubectl, false},
+		{"rolling update", p.restart, false},
+		{"the function's escort", p.drainWithEscort, true},  // it shuts 1.18 down within seconds of the eviction
+		{"node-pressure eviction", p.evictByPressure, true}, // the pod stays in its Service
 	} {
+		_, err := p.examples.AwaitReady(p.ctx, p.Lab)
+		require.NoError(t, err)
 		node, pods := p.onOneNode()
 		logs := p.follow(pods)
 		way.leave(node, pods)
@@ -56,9 +58,7 @@ func TestPreStop_EveryWayAPodLeaves_NoTransactionCut(t *testing.T) {
 			t.Logf("%s: %s:\n%s", way.name, name, text)
 		}
 		p.requireNoneCutSoFar(way.name)
-		if way.complete {
-			_, err := p.examples.AwaitReady(p.ctx, p.Lab)
-			require.NoError(t, err)
+		if !way.refuses {
 			p.requireNoneRefusedSoFar(way.name)
 		}
 	}
