@@ -111,7 +111,7 @@ quiescectl: ## build dist/quiescectl, the tool for people, for this machine
 	$(BUILD) -o dist/quiescectl ./infra/quiescectl
 
 # Small programs for containers, each a folder of infra: static, and without what the function needs.
-PROGRAMS := patronicallback roles
+PROGRAMS := patronicallback prestop roles
 
 programs: $(addprefix dist/,$(PROGRAMS)) ## build the programs that run in containers, such as dist/patronicallback (linux, GOARCH=arm64)
 

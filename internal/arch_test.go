@@ -31,6 +31,7 @@ var allowedImports = map[string][]string{
 		"internal/kube", "internal/pooler", "internal/postgres", "internal/queue", "internal/termination", "internal/timeline",
 	},
 	"infra/roles":             {}, // it runs in a Job's container
+	"infra/prestop":           {}, // it runs in pgbouncer's containers
 	"events":                  {},
 	"internal/archive":        {"internal/termination"},
 	"internal/asg":            {"internal/termination"},

@@ -49,6 +49,9 @@ func readPreStop(command []string) preStop {
 	for _, kill := range killCall().FindAllStringSubmatch(text, -1) {
 		hook.stops = hook.stops || !harmlessKill().MatchString(kill[1])
 	}
+	if delay, is := programDelay(command); is {
+		return preStop{delay: delay, waits: true, stops: true}
+	}
 	if hook.waits {
 		return hook // how long it sleeps is not certain
 	}
@@ -56,6 +59,45 @@ func readPreStop(command []string) preStop {
 		hook.sleeps = min(hook.sleeps+sleepDuration(sleep[1:]), maxSleep)
 	}
 	return hook
+}
+
+// programQuiet is for how long the program of infra/prestop lets pgbouncer run at least, if nothing else is said. Its own constant is the
+// same (TestProgramQuiet_ProgramsOwn_IsTheSame).
+const programQuiet = 5 * time.Second
+
+// programDelay returns for how long the program of infra/prestop lets pgbouncer run at least, if this is its command.
+func programDelay(command []string) (delay time.Duration, is bool) {
+	if len(command) < 2 || program(command[0]) != "prestop" || command[1] != "pgbouncer" {
+		return 0, false
+	}
+	delay = programQuiet
+	if quiet, given := flagTime(command, "quiet-for"); given {
+		delay = quiet
+	}
+	if accept, given := flagTime(command, "accept-for"); given {
+		delay = min(delay, accept)
+	}
+	if grace, given := flagTime(command, "grace"); given {
+		delay = min(delay, grace/2)
+	}
+	return delay, true
+}
+
+// flagTime returns the value of a flag, as package flag reads it. It is zero if it is no time.
+func flagTime(command []string, name string) (value time.Duration, given bool) {
+	for i, argument := range command {
+		text, is := strings.CutPrefix(argument, "-")
+		if text = strings.TrimPrefix(text, "-"); !is {
+			continue
+		}
+		if text == name && i+1 < len(command) {
+			return sleepDuration(command[i+1 : i+2]), true
+		}
+		if after, is := strings.CutPrefix(text, name+"="); is {
+			return sleepDuration([]string{after}), true
+		}
+	}
+	return 0, false
 }
 
 // leadingSleep returns how long a command is certain to run: the sleeps with which it begins. What follows may fail, or stop pgbouncer.

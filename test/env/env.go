@@ -87,7 +87,7 @@ func (e *Env) startLab(ctx context.Context, wanted Options) (*lab.Lab, error) {
 		if o.Images, err = archives(wanted.Images); err != nil {
 			return nil, err
 		}
-		o.Programs = map[string]string{"worker": "quiesce/test/env/worker"}
+		o.Programs = map[string]string{"worker": "quiesce/test/env/worker", "prestop": "quiesce/infra/prestop"}
 		if slices.Contains(wanted.Images, "patroni") {
 			o.Programs["patronicallback"] = "quiesce/infra/patronicallback"
 		}

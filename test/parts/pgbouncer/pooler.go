@@ -190,6 +190,9 @@ func (p *Pooler) Signal(t testing.TB, signal os.Signal) {
 	}
 }
 
+// PID returns the number of the pooler's process.
+func (p *Pooler) PID() int { return p.process.Pid }
+
 // Ended returns a channel that is closed when the pooler has exited.
 func (p *Pooler) Ended() <-chan struct{} { return p.process.Ended }
 
