@@ -65,6 +65,7 @@ var exercised = []string{
 	"1 resumed by its mover", "1 resumed by another", "1 nothing paused at the end", "2 request with all writes", "2 failover that loses writes",
 	"3 request by the key", "3 request over HTTP", "4 primary evicted in the last minutes", "4 replica evicted", "5 resumed with the Lease",
 	"5 resumed for a dead holder", "6 paused after its mark", "7 moved and nothing failed", "killed", "maintenance", "somebody else's switchover",
+	"Leases taken by a drain", "Leases taken by a sweep", "noticed at once", "noticed late",
 }
 
 func number(t *testing.T, name string, otherwise int) int {
@@ -125,6 +126,7 @@ type scenario struct {
 	failing     int           // calls of a thousand that fail
 	unheard     int           // answers of a thousand that are lost
 	kills       []int         // after so many effects more the invocation dies
+	theft       theft         // of an invocation's Leases; zero: none
 	next        time.Duration // after which the next invocation follows; zero: none does
 	sweeps      bool
 	messages    bool
@@ -168,6 +170,7 @@ func newScenario(seed uint64) scenario {
 	}
 	if !s.clean {
 		s.drawFailures(r)
+		s.drawTheft(dice{rand.New(rand.NewPCG(seed, 15))})
 	}
 	return s
 }
@@ -235,6 +238,7 @@ type simulation struct {
 	invocations  int
 	failed       int // transactions
 	steps        map[*incarnation]*steps
+	drains       map[string]*takeable // the invocation that has the Lease of a member's instance
 	lines        []string
 	violation    string
 	running      sync.WaitGroup
@@ -245,6 +249,7 @@ func newSimulation(seed uint64) *simulation {
 	s := &simulation{
 		scenario: newScenario(seed), world: w, began: time.Now(), advanced: time.Now(), stalled: map[string]bool{}, pathTo: "pg-0", pooled: w.live,
 		slowUntil: map[string]time.Time{}, drawn: map[string]uint64{}, counts: map[string]int{}, steps: map[*incarnation]*steps{},
+		drains: map[string]*takeable{},
 	}
 	w.sim, w.leaving = s, slices.Clone(s.drained)
 	w.members, w.poolers = map[string]string{}, map[string]*worldPooler{}
@@ -260,6 +265,7 @@ func newSimulation(seed uint64) *simulation {
 		w.poolers[string(rune('a'+n))] = p
 	}
 	s.armKill()
+	s.steal = s.theft.after
 	return s
 }
 
@@ -295,10 +301,17 @@ func (s *simulation) drain(ctx context.Context, name string, begin time.Duration
 	if s.evictBy > 0 {
 		evictBy = time.Now().Add(s.evictBy)
 	}
+	s.repeat(ctx, name, evictBy)
+}
+
+// repeat runs invocations until the member is gone, or another drain has taken it over.
+func (s *simulation) repeat(ctx context.Context, name string, evictBy time.Time) {
 	for ctx.Err() == nil && time.Since(s.began) < maxSimulation-2*time.Minute {
 		err, alive := s.invoke(ctx, name, evictBy)
 		wait := 30 * time.Second
 		switch {
+		case errors.Is(err, drain.ErrTakenOver):
+			return
 		case alive && err == nil:
 			s.note(name, "drained", nil)
 			return
@@ -318,16 +331,22 @@ func (s *simulation) invoke(ctx context.Context, name string, evictBy time.Time)
 	e, i := s.newInvocation(name)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
+	ctx, held := s.takeDrain(ctx, i, name, evictBy)
 	if !evictBy.IsZero() { // as drain.withEvictTimeout does
 		late := time.AfterFunc(time.Until(evictBy.Add(5*time.Second)), cancel)
 		defer late.Stop()
 	}
-	result, err, alive := s.runIn(ctx, s.t, e, i, name, func(r *drain.EscortRequest) { r.EvictBy = evictBy })
+	result, err, alive := s.runIn(ctx, s.t, e, i, name, func(r *drain.EscortRequest) {
+		r.EvictBy, r.Save = evictBy, s.saveOf(held, r.Save)
+	})
 	s.note(i.name, fmt.Sprintf("ended, alive %t, held back %.1f s: %s", alive, result.HeldBackSeconds, result.Reason), err)
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	if alive {
 		s.checkOver(i)
+	}
+	if held.taken {
+		return drain.ErrTakenOver, alive
 	}
 	return err, alive
 }

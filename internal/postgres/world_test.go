@@ -36,6 +36,7 @@ type world struct {
 	mutex   sync.Mutex
 	effects []string
 	kill    int // after so many effects the invocation dies; zero: never
+	steal   int // after so many effects another takes the Leases of the invocation; zero: never
 
 	leader     string            // Patroni's key; empty: released
 	began      time.Time         // of the first loop
@@ -80,6 +81,8 @@ type worldLease struct {
 	holder *incarnation
 	since  time.Time // when it was taken
 	until  time.Time // when a dead holder's Lease expires
+
+	expired bool // its holder lives, and could not renew it
 }
 
 type worldPooler struct {
@@ -134,6 +137,9 @@ func (i *incarnation) effect(format string, args ...any) {
 		i.kill = 0
 		i.die()
 	}
+	if i.steal > 0 && len(i.effects) >= i.steal && !i.dead && i.sim.expire(i) {
+		i.steal = 0
+	}
 }
 
 // incarnation is one invocation's view of the world. A dead one has no effects any more.
@@ -141,7 +147,11 @@ type incarnation struct {
 	*world
 	dead bool
 	name string
-	seen seen // the last answer about the cluster
+	// blind is until when it does not notice that its Leases are another's, unless it writes to one.
+	blind   time.Time
+	assured time.Time // when it was last told that a Lease is its own
+	robbed  bool      // its Leases expired while it ran
+	seen    seen      // the last answer about the cluster
 }
 
 func (i *incarnation) die() {
@@ -391,12 +401,12 @@ func (i *incarnation) AcquireMarkedLease(ctx context.Context, name string) (esco
 		l.holder, l.until = &incarnation{world: i.world, dead: true}, time.Now().Add(30*time.Second)
 		return nil, err
 	}
-	l.holder, l.since = i, time.Now()
+	l.holder, l.since, l.expired, i.assured = i, time.Now(), false, time.Now()
 	return &heldLease{i, l}, nil
 }
 
 func (l *worldLease) isHeld() bool {
-	return l.holder != nil && (!l.holder.dead || time.Now().Before(l.until))
+	return l.holder != nil && !l.expired && (!l.holder.dead || time.Now().Before(l.until))
 }
 
 type heldLease struct {
@@ -409,7 +419,21 @@ func (l *heldLease) Mark() string { return l.mark }
 func (l *heldLease) Lost() error {
 	l.i.mutex.Lock()
 	defer l.i.mutex.Unlock()
-	return l.lost()
+	var err error
+	if !l.i.isBlind() {
+		err = l.lost()
+	}
+	l.i.learn(err)
+	return err
+}
+
+// learn notes what the invocation is told of its Leases.
+func (i *incarnation) learn(lost error) {
+	if lost != nil {
+		i.blind = time.Time{}
+	} else {
+		i.assured = time.Now()
+	}
 }
 
 func (l *heldLease) lost() error {
@@ -427,7 +451,8 @@ func (l *heldLease) SetMark(ctx context.Context, text string) error {
 		return err
 	}
 	defer l.i.enter()()
-	if err := l.lost(); err != nil {
+	err := l.lost()
+	if l.i.learn(err); err != nil {
 		return err
 	}
 	if l.mark == text {
