@@ -24,7 +24,7 @@ func (j *job) resumeKeptOpen(hook Hook) {
 		return
 	}
 	for _, n := range j.lease.Closed() {
-		if n.KeptOpen && n.Hook == j.Hook && n.Began.Equal(j.Began) {
+		if n.KeptOpen && n.IsOf(j.Hook, j.Trigger, j.Began) {
 			j.keptOpen = true
 			j.clock.extendToLimit(j.Began, hook)
 		}
