@@ -370,3 +370,15 @@ func TestMove_LoginMayOnlyLook_PoolerIsNotPaused(t *testing.T) {
 		require.Equal(t, []string{"pause a/app"}, w.order("pause"))
 	})
 }
+
+// The leader's volumes matter before the move. What waits for the old primary afterwards looks again and again, and not at them.
+func TestRun_OldPrimaryDoesNotStream_VolumesAreNotLookedAtAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.streams = false
+		_, err, _ := w.run(t, "pg-0")
+		requireHeld(t, err, "the old primary does not stream")
+		require.Positive(t, w.volumeLooks)
+		require.LessOrEqual(t, w.volumeLooks, 3, "once for the report, and twice by the move")
+	})
+}

@@ -173,6 +173,23 @@ func TestOnlyCopy_LeaseCannotBeReadLater_ActionStaysOpen(t *testing.T) {
 	}
 }
 
+// The cluster is gone before the drain's time is over, and the invocation begins before that too.
+func TestOnlyCopy_ClusterUnreachableAtTheDeadline_ActionStaysOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
+		deadline := began.Add(h.Policy.Bounds.MaxDuration - h.Policy.Bounds.CompletionReserve)
+		time.Sleep(time.Until(deadline) - time.Second)
+		h.Connect = func(ctx context.Context) (Kubernetes, error) {
+			return nil, errors.Join(errors.New("no route"), pause(ctx, 2*time.Second))
+		}
+		terminating := event
+		_, err := deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
+		require.ErrorContains(t, err, "no route", "it is tried again")
+		require.Empty(t, env.completed)
+	})
+}
+
 // It is bounded: at the hook's limit all is as without a database, and without one nothing is different.
 func TestOnlyCopy_LeaseCannotBeReadAtTheLimit_ActionEnds(t *testing.T) {
 	for _, c := range []struct {
