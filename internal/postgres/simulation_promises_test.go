@@ -18,6 +18,13 @@ type seen struct {
 type steps struct {
 	paused    map[string]bool // databases that it has paused, by pooler/database
 	requested bool
+	reminded  bool // a message that resumes poolers was sent, or could not be
+}
+
+func (s *simulation) noteReminder(i *incarnation) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.stepsOf(i).reminded = true
 }
 
 func (s *simulation) stepsOf(i *incarnation) *steps {
@@ -53,6 +60,9 @@ func (s *simulation) checkPause(c *worldConsole, database string) {
 		s.violate("6: %s paused %s, and no mark names it", c.incarnation.name, c.name)
 	case s.stepsOf(c.incarnation).requested && !c.pooler.paused[database].IsZero():
 		s.violate("6: %s paused %s after its request", c.incarnation.name, c.name)
+	}
+	if !s.stepsOf(c.incarnation).reminded {
+		s.violate("6: %s paused %s, and no message resumes it", c.incarnation.name, c.name)
 	}
 	s.counts["6 paused after its mark"]++
 	s.stepsOf(c.incarnation).paused[c.name+"/"+database] = true

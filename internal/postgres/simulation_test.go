@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// defaultSeeds is how many seeds run by default. SEEDS overrides it. SEED=n runs one seed and prints its history.
+	// defaultSeeds is how many seeds run by default. SEEDS overrides it, and FROM the first. SEED=n runs one seed and prints its history.
 	defaultSeeds = 300
 	// shards run in parallel.
 	shards = 4
@@ -37,12 +37,12 @@ func TestSimulation_EverySeed_KeepsPromises(t *testing.T) {
 		runSeed(t, uint64(seed), true)
 		return
 	}
-	seeds, counts, mutex := number(t, "SEEDS", defaultSeeds), map[string]int{}, sync.Mutex{}
+	from, seeds, counts, mutex := number(t, "FROM", 1), number(t, "SEEDS", defaultSeeds), map[string]int{}, sync.Mutex{}
 	t.Run("seeds", func(t *testing.T) {
 		for shard := range shards {
 			t.Run(fmt.Sprintf("shard %d", shard), func(t *testing.T) {
 				t.Parallel()
-				for seed := shard + 1; seed <= seeds; seed += shards {
+				for seed := from + shard; seed < from+seeds; seed += shards {
 					for what, n := range runSeed(t, uint64(seed), false) {
 						mutex.Lock()
 						counts[what] += n
@@ -127,6 +127,8 @@ type scenario struct {
 	unheard     int           // answers of a thousand that are lost
 	kills       []int         // after so many effects more the invocation dies
 	theft       theft         // of an invocation's Leases; zero: none
+	ambush      act           // happens after so many effects, in the middle of a move
+	ambushAfter int           // zero: never
 	next        time.Duration // after which the next invocation follows; zero: none does
 	sweeps      bool
 	messages    bool
@@ -146,6 +148,15 @@ type act struct {
 var actKinds = []string{
 	"down", "frozen", "leader down", "leader frozen", "stalled", "lags", "pooler gone", "pooler restarts", "console hangs", "switchover", "maintenance",
 	"long transaction", "quiet transaction",
+}
+
+// drawAmbush lets something happen in the few seconds of a move, which acts at any time hardly ever meet.
+func (s *scenario) drawAmbush(r dice) {
+	kinds := []string{"maintenance", "switchover", "handover", "handover", "pooler restarts", "leader down", "lags", "quiet transaction"}
+	if r.one(3) {
+		s.ambushAfter = 1 + r.IntN(8)
+		s.ambush = act{what: kinds[r.IntN(len(kinds))], who: memberName(r.IntN(s.memberCount)), span: r.between(time.Second, time.Minute)}
+	}
 }
 
 // dice draws what a seed decides.
@@ -171,6 +182,7 @@ func newScenario(seed uint64) scenario {
 	if !s.clean {
 		s.drawFailures(r)
 		s.drawTheft(dice{rand.New(rand.NewPCG(seed, 15))})
+		s.drawAmbush(dice{rand.New(rand.NewPCG(seed, 16))})
 	}
 	return s
 }
@@ -265,7 +277,7 @@ func newSimulation(seed uint64) *simulation {
 		w.poolers[string(rune('a'+n))] = p
 	}
 	s.armKill()
-	s.steal = s.theft.after
+	s.steal, s.world.ambush = s.theft.after, s.ambushAfter
 	return s
 }
 
@@ -361,6 +373,7 @@ func (s *simulation) newInvocation(name string) (*Escort, *incarnation) {
 		e.Asker, e.ConnectVia = i, config.ViaPodIP
 	}
 	e.Remind = func(ctx context.Context, after time.Duration) error {
+		s.noteReminder(i)
 		if err := i.ask(ctx, "remind"); err != nil {
 			return err
 		}
@@ -521,6 +534,10 @@ func (s *simulation) act(a act) {
 		s.locked(a.span, func() { s.speed[who] = 10_000_000 })
 	case "switchover":
 		s.switchover(who)
+	case "handover":
+		if to := s.successor(s.leader, who); to != "" && !s.paused {
+			s.demoteWithin(a.span%demotionTime, to)
+		}
 	case "maintenance":
 		s.paused = true
 		s.locked(2*a.span, func() { s.paused = false })

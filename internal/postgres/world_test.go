@@ -36,6 +36,7 @@ type world struct {
 	mutex   sync.Mutex
 	effects []string
 	kill    int // after so many effects the invocation dies; zero: never
+	ambush  int // after so many effects something happens; zero: never
 	steal   int // after so many effects another takes the Leases of the invocation; zero: never
 
 	leader      string            // Patroni's key; empty: released
@@ -140,6 +141,10 @@ func (i *incarnation) effect(format string, args ...any) {
 	}
 	if i.steal > 0 && len(i.effects) >= i.steal && !i.dead && i.sim.expire(i) {
 		i.steal = 0
+	}
+	if i.ambush > 0 && len(i.effects) >= i.ambush {
+		i.ambush = 0
+		i.locked(0, func() { i.sim.act(i.sim.scenario.ambush) })
 	}
 }
 
@@ -540,14 +545,16 @@ func (w *world) loop(at time.Time, version int, f escort.Failover) {
 }
 
 // demote hands over to the candidate, or to another if it cannot lead. The caller holds the mutex.
-func (w *world) demote(candidate string) {
+func (w *world) demote(candidate string) { w.demoteWithin(demotionTime, candidate) }
+
+func (w *world) demoteWithin(d time.Duration, candidate string) {
 	old := w.leader
 	if w.stopping || old == "" {
 		return
 	}
 	w.stopping = true
 	w.sim.stops()
-	w.locked(demotionTime, func() {
+	w.locked(d, func() {
 		if w.leader != old {
 			return
 		}
