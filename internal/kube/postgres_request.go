@@ -88,7 +88,7 @@ func (c *Client) createFailover(ctx context.Context, f escort.Failover, annotati
 		return "", err
 	}
 	return versionOf(c.core.Post().AbsPath("/api/v1", "namespaces", f.Namespace, f.Kind).SetHeader("Content-Type", "application/json").
-		SetHeader("Accept", "application/json").Body(body).MaxRetries(0).Timeout(callTimeout).WarningHandler(rest.NoWarnings{}).Do(ctx).Raw())
+		SetHeader("Accept", "application/json").Body(body).MaxRetries(0).Timeout(callTimeout).WarningHandler(rest.NoWarnings{}).Do(ctx))
 }
 
 // patchFailover changes annotations of the object of this resourceVersion. A null removes one.
@@ -98,10 +98,16 @@ func (c *Client) patchFailover(ctx context.Context, f escort.Failover, version s
 		return "", err
 	}
 	return versionOf(c.core.Patch(types.MergePatchType).AbsPath("/api/v1", "namespaces", f.Namespace, f.Kind, f.Name).
-		SetHeader("Accept", "application/json").Body(body).MaxRetries(0).Timeout(callTimeout).WarningHandler(rest.NoWarnings{}).Do(ctx).Raw())
+		SetHeader("Accept", "application/json").Body(body).MaxRetries(0).Timeout(callTimeout).WarningHandler(rest.NoWarnings{}).Do(ctx))
 }
 
-func versionOf(body []byte, err error) (string, error) {
+// versionOf returns the resourceVersion of the object that was answered. The error is that of Error: it has the server's own words, which
+// the error of Raw lacks.
+func versionOf(result rest.Result) (string, error) {
+	if err := result.Error(); err != nil {
+		return "", err
+	}
+	body, err := result.Raw()
 	if err != nil {
 		return "", err
 	}

@@ -49,12 +49,9 @@ func (c *Client) RequestPrimary(ctx context.Context, p escort.NewPrimary) (versi
 	if err != nil {
 		return "", err
 	}
-	result := c.core.Patch(types.MergePatchType).
+	version, err = versionOf(c.core.Patch(types.MergePatchType).
 		AbsPath("/apis/postgresql.cnpg.io/v1", "namespaces", p.Namespace, "clusters", p.Cluster, "status").
-		SetHeader("Accept", "application/json").Body(body).MaxRetries(0).Timeout(primaryTimeout).WarningHandler(rest.NoWarnings{}).Do(ctx)
-	if err = result.Error(); err == nil { // it has the server's own words, which Raw lacks
-		version, err = versionOf(result.Raw())
-	}
+		SetHeader("Accept", "application/json").Body(body).MaxRetries(0).Timeout(primaryTimeout).WarningHandler(rest.NoWarnings{}).Do(ctx))
 	switch {
 	case apierrors.IsConflict(err):
 		err = fmt.Errorf("%w: %w", escort.ErrConflict, bounded(err))

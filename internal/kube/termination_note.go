@@ -50,7 +50,7 @@ func newClosing(node drain.Node, c termination.Closing) *closingNode {
 		return closing
 	}
 	closing.earlier, closing.saved = *c.Earlier, *c.Earlier
-	if c.Earlier.Began.Equal(c.Began) {
+	if c.Earlier.IsOf(c.Hook, c.Trigger, c.Began) {
 		closing.node.CordonedAt, closing.node.KeptOpen = c.Earlier.CordonedAt, c.Earlier.KeptOpen
 	}
 	return closing
@@ -58,7 +58,7 @@ func newClosing(node drain.Node, c termination.Closing) *closingNode {
 
 // isDone reports whether the node is closed for this termination already.
 func (c *closingNode) isDone(current *corev1.Node) bool {
-	done := c.earlier.UID != "" && c.earlier.Began.Equal(c.Began) && current.Spec.Unschedulable
+	done := c.earlier.UID != "" && c.earlier.IsOf(c.Hook, c.Trigger, c.Began) && current.Spec.Unschedulable
 	if done {
 		c.node = c.earlier
 	}

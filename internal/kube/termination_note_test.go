@@ -17,7 +17,10 @@ func TestNewClosing_ActionKeptOpen_StaysSoForThisTermination(t *testing.T) {
 	for name, c := range map[string]struct {
 		began time.Time
 		want  bool
-	}{"the same": {began, true}, "a later one": {began.Add(time.Hour), false}} {
+	}{
+		"the same": {began, true}, "a later one": {began.Add(time.Hour), false},
+		"the same, as the activities say": {began.Add(-90 * time.Second), true}, "the same, read from JSON": {began.Truncate(time.Millisecond), true},
+	} {
 		closing := newClosing(drain.Node{Name: "node-1", UID: "uid-1"}, termination.Closing{Hook: "quiesce", Began: c.began, Earlier: &earlier})
 		require.Equal(t, c.want, closing.node.KeptOpen, name)
 	}

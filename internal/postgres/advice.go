@@ -92,7 +92,7 @@ func (f *Facts) advise(s Settings, name string, now time.Time) []string {
 		lines = append(lines, "The primary could move now: "+a.Candidate.Name+" would become primary")
 	}
 	for _, hold := range a.Holds {
-		lines = append(lines, "The primary would be held: "+hold)
+		lines = append(lines, "The "+f.leaderWord()+" would be held: "+hold)
 	}
 	if f.lacksLive() {
 		lines = append(lines, f.manifestHint())
@@ -114,7 +114,7 @@ func (f *Facts) lacksLive() bool {
 }
 
 func (f *Facts) adviseReplica(name string, now time.Time) []string {
-	lines := []string{fmt.Sprintf("A replica of database %s, whose primary is %s", f, cmp.Or(f.Leader, "unknown"))}
+	lines := []string{fmt.Sprintf("A replica of database %s, whose %s is %s", f, f.leaderWord(), cmp.Or(f.Leader, "unknown"))}
 	if m := f.Member(name); m != nil {
 		lines[0] += ": " + f.position(*m)
 	}
@@ -124,13 +124,29 @@ func (f *Facts) adviseReplica(name string, now time.Time) []string {
 	return lines
 }
 
+// leaderWord returns what the leader is called. That of a cluster that follows another one takes no writes
+// (https://patroni.readthedocs.io/en/latest/standby_cluster.html, https://cloudnative-pg.io/documentation/current/replica_cluster/).
+func (f *Facts) leaderWord() string {
+	leader := f.LeaderMember()
+	switch {
+	case leader != nil && leader.Role == StandbyLeader:
+		return "standby leader"
+	case !f.Standby || leader != nil && leader.Role == Primary:
+		return "primary"
+	case f.Operator.UsesPatroni():
+		return "standby leader"
+	default:
+		return "designated primary"
+	}
+}
+
 // describeLeader says who leads, and how.
 func (f *Facts) describeLeader(now time.Time) string {
 	program := "CloudNativePG"
 	if f.Operator.UsesPatroni() {
 		program = fmt.Sprintf("Patroni in %s", f.Mode)
 	}
-	text := fmt.Sprintf("The primary of database %s (%s, %s %s)", f, f.Operator, program, cmp.Or(f.Version, "of unknown version"))
+	text := fmt.Sprintf("The %s of database %s (%s, %s %s)", f.leaderWord(), f, f.Operator, program, cmp.Or(f.Version, "of unknown version"))
 	if !f.LeaderSince.IsZero() {
 		text += fmt.Sprintf(", since %s", rounded(now.Sub(f.LeaderSince)))
 	}

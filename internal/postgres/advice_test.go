@@ -32,6 +32,21 @@ func TestAdvise_PrimaryThatMustStay_SaysWhyAndWhatToApply(t *testing.T) {
 	require.Contains(t, lines, "Apply a copy of infra/rbac-postgres-patroni.yaml with scope demo in namespace db")
 }
 
+// The leader of a cluster that follows another one takes no writes, so it is no primary.
+func TestAdvise_StandbyCluster_LeaderIsCalledSo(t *testing.T) {
+	f := healthy()
+	f.Standby, f.Members[0].Role = true, StandbyLeader
+	require.Contains(t, f.advise(settings, "pg-0", now)[0], "The standby leader of database db/demo (patroni, ")
+	require.Equal(t, "A replica of database db/demo, whose standby leader is pg-0: 0 bytes behind, streaming", f.advise(settings, "pg-1", now)[0])
+	f.Paused = true
+	require.Contains(t, f.advise(settings, "pg-0", now), "The standby leader would be held: Patroni is in maintenance mode (pause)")
+	f.Members[0].Role = Primary
+	require.Contains(t, f.advise(settings, "pg-0", now)[0], "The primary of database", "it has just been promoted")
+	f = healthyCNPG()
+	f.Standby, f.LeaderMember().Role = true, Replica
+	require.Contains(t, f.advise(settings, "pg-0", now)[0], "The designated primary of database db/demo")
+}
+
 func TestAdvise_OtherMembers_SayWhatTheyAre(t *testing.T) {
 	f := healthy()
 	strictPair(&f)

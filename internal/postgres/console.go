@@ -106,14 +106,19 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 	}
 	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second)), AuthQuery: c.asks}
 	for _, d := range databases {
-		// A database that pgbouncer only asks for passwords has no clients. It is not paused, so that the user of a console can still log in.
-		if d.Name == forPasswords && poolsOf(pools, d.Name).Clients() == 0 {
+		if d.Name == forPasswords && isOnlyAsked(poolsOf(pools, d.Name), authUser) {
 			continue
 		}
 		state.Databases = append(state.Databases,
 			PoolerDatabase{Name: d.Name, Host: d.Host, Port: d.Port, Paused: d.Paused, Sessions: poolsOf(pools, d.Name).HasSessions()})
 	}
 	return state, nil
+}
+
+// isOnlyAsked reports whether nobody but pgbouncer has used a database since pgbouncer started: it has no client now, and no pool of another
+// user, which outlives its clients. Such a database is not paused, so that a console's user whose password is there can still log in.
+func isOnlyAsked(pools pgbouncer.Pools, authUser string) bool {
+	return pools.Clients() == 0 && !slices.ContainsFunc(pools, func(p pgbouncer.Pool) bool { return p.User != authUser })
 }
 
 // CheckCommands implements Console. It sets a setting to the value that it has.

@@ -107,6 +107,21 @@ func TestConsole_UserIsAskedOfThePausedDatabase_PauseFailsAndIsUndone(t *testing
 	parts.Exec(t, client, "SELECT")
 }
 
+// An application's database has no client at the moment. One that comes during the move must find it paused.
+func TestConsole_DatabaseForPasswordsIsAnApplicationsToo_IsPausedWithoutClients(t *testing.T) {
+	p, console := askedConsole(t, "visitor", "app")
+	client := p.Connect(t)
+	parts.Exec(t, client, "SELECT")
+	require.NoError(t, client.Close(t.Context()))
+	require.Eventually(t, func() bool {
+		pools, err := console.(*poolerConsole).main.Pools(t.Context())
+		return err == nil && poolsOf(pools, "app").Clients() == 0
+	}, 10*time.Second, 20*time.Millisecond)
+	state, err := console.Look(t.Context())
+	require.NoError(t, err)
+	require.Contains(t, []string{state.Databases[0].Name, state.Databases[len(state.Databases)-1].Name}, "app")
+}
+
 func TestConsole_UserIsAskedOfADatabaseForThat_ItIsNotPaused(t *testing.T) {
 	p, console := askedConsole(t, "neighbor", "side")
 	client := p.Connect(t)

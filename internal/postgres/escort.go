@@ -232,7 +232,7 @@ func (r *run) escortReplica(ctx context.Context) error {
 	if r.isLast() {
 		return r.evictPlainly(ctx, "")
 	}
-	if r.facts, err = Observe(ctx, r.clusters, r.facts.Identity); err != nil {
+	if r.facts, err = observeMembers(ctx, r.clusters, r.facts.Identity); err != nil {
 		return hold("cannot read the cluster: %v", err)
 	}
 	if r.facts.Leader == r.pod.Name {
@@ -248,7 +248,7 @@ func (r *run) escortReplica(ctx context.Context) error {
 func (r *run) verify(ctx context.Context) error {
 	why := ""
 	err := escort.Poll(ctx, time.Now().Add(verifyTime), verifyInterval, func() (bool, error) {
-		f, err := Observe(ctx, r.clusters, r.facts.Identity)
+		f, err := observeMembers(ctx, r.clusters, r.facts.Identity)
 		if err != nil {
 			why = err.Error()
 			return false, nil

@@ -83,6 +83,26 @@ func TestMove_LeaseTakenWhilePausing_NewHolderHasThePoolers(t *testing.T) {
 	})
 }
 
+// The new holder resumes what the mark names before the last PAUSE and setting of this move have come. Nobody else knows of those.
+func TestMove_PauseComesAfterTheNewHolderHasResumed_IsUndone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := busyWorld()
+		w.when("pause a/app", func() {
+			w.seize(testCluster, nil)
+			time.Sleep(3 * time.Second)
+			w.mutex.Lock()
+			defer w.mutex.Unlock()
+			delete(w.poolers["a"].paused, "app")
+			w.poolers["a"].retry = "15"
+			w.leases[testCluster].mark, w.leases[testCluster].holder = "", nil
+		})
+		_, err, _ := w.run(t, "pg-0")
+		requireHeld(t, err, "was lost in the middle of the move")
+		require.Empty(t, w.order("request", "evict"), "%v", w.effects)
+		w.requireNothingPaused(t)
+	})
+}
+
 // Nobody else knows of the pause: the new holder has no mark, or there is none, because a person has deleted the Lease.
 func TestMove_LeaseLostWithTheMark_PoolersAreResumed(t *testing.T) {
 	for name, change := range map[string]func(*worldLease){
@@ -114,7 +134,7 @@ func TestMove_LeaseTakenAfterTheRequest_NothingIsUndone(t *testing.T) {
 		_, err, _ := w.run(t, "pg-0")
 		requireHeld(t, err, "quiesce-thief")
 		require.Empty(t, w.order("withdraw", "resume", "evict"), "%v", w.effects)
-		require.Less(t, time.Since(began), 20*time.Second, "it does not wait for the end of the hold")
+		require.Less(t, time.Since(began), 20*time.Second+reclaimTime, "it does not wait for the end of the hold")
 
 		e, _ := w.escort()
 		thief := <-stolen
@@ -348,5 +368,17 @@ func TestMove_LoginMayOnlyLook_PoolerIsNotPaused(t *testing.T) {
 		_, err, _ := w.run(t, "pg-0")
 		require.NoError(t, err)
 		require.Equal(t, []string{"pause a/app"}, w.order("pause"))
+	})
+}
+
+// The leader's volumes matter before the move. What waits for the old primary afterwards looks again and again, and not at them.
+func TestRun_OldPrimaryDoesNotStream_VolumesAreNotLookedAtAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.streams = false
+		_, err, _ := w.run(t, "pg-0")
+		requireHeld(t, err, "the old primary does not stream")
+		require.Positive(t, w.volumeLooks)
+		require.LessOrEqual(t, w.volumeLooks, 3, "once for the report, and twice by the move")
 	})
 }

@@ -193,8 +193,9 @@ func TestRun_NoRouteToPatroni_WritesTheKey(t *testing.T) {
 		w.behavior = "no route"
 		e, i := w.escort()
 		e.Asker, e.ConnectVia = i, config.ViaPodIP
-		_, err, _ := w.runAs(t, e, i, "pg-0")
+		result, err, _ := w.runAs(t, e, i, "pg-0")
 		require.NoError(t, err)
+		require.Contains(t, result.Reason, "asked through the Kubernetes API: the request did not reach Patroni")
 		requireOrder(t, w.effects, "post pg-1", "request pg-0 to pg-1", "evict pg-0")
 		w.requireNothingPaused(t)
 		require.Less(t, w.longest(), 16*time.Second)

@@ -28,8 +28,17 @@ var (
 	errNoObjects      = errors.New("neither Endpoints nor ConfigMaps have a leader of this cluster")
 )
 
-// Observe returns what is known of the cluster, and what its members say now. All members are asked at once.
+// Observe returns what is known of the cluster and of the leader's volumes, and what its members say now. All members are asked at once.
 func Observe(ctx context.Context, clusters Clusters, i Identity) (Facts, error) {
+	return observe(ctx, clusters, i, true)
+}
+
+// observeMembers is Observe without the leader's volumes, which only matter for a primary that is to move.
+func observeMembers(ctx context.Context, clusters Clusters, i Identity) (Facts, error) {
+	return observe(ctx, clusters, i, false)
+}
+
+func observe(ctx context.Context, clusters Clusters, i Identity, volumes bool) (Facts, error) {
 	ctx, cancel := context.WithTimeout(ctx, factsTimeout)
 	defer cancel()
 	f, err := clusters.Facts(ctx, i)
@@ -37,7 +46,7 @@ func Observe(ctx context.Context, clusters Clusters, i Identity) (Facts, error) 
 		return Facts{}, fmt.Errorf("look at database %s: %w", i, err)
 	}
 	var group sync.WaitGroup
-	if leader := f.LeaderMember(); leader != nil {
+	if leader := f.LeaderMember(); leader != nil && volumes {
 		leader := *leader // its live state is written meanwhile
 		group.Go(func() {
 			if err := safely(func() error { f.addStranded(ctx, clusters, leader); return nil }); err != nil {
@@ -54,7 +63,9 @@ func Observe(ctx context.Context, clusters Clusters, i Identity) (Facts, error) 
 	}
 	group.Wait()
 	f.addLive()
-	f.addDisk(ctx, clusters)
+	if volumes {
+		f.addDisk(ctx, clusters)
+	}
 	return f, nil
 }
 

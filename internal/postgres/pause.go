@@ -22,6 +22,9 @@ func (m *move) pause(ctx context.Context) error {
 		}
 		for _, database := range p.databases {
 			jobs = append(jobs, func() error {
+				if err := m.lost(); err != nil { // settings and logins took their time
+					return err
+				}
 				if err := p.console.Pause(ctx, database); err != nil {
 					return fmt.Errorf("pause database %s of pooler %s: %w", database, p.pod.Ref, err)
 				}

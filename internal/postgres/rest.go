@@ -116,13 +116,13 @@ func answerOf(status int, text string, loggedIn bool) error {
 	case status == http.StatusOK || status == http.StatusAccepted:
 		return nil
 	case status == http.StatusUnauthorized && loggedIn:
-		return fmt.Errorf("%w: %w: the login of restSecretRef is not that of restapi.authentication", ErrNotSent, errUnauthorized)
+		return fmt.Errorf("%w: %w: the login of restSecretRef is not that of restapi.authentication%s", ErrNotSent, errUnauthorized, because(text))
 	case status == http.StatusUnauthorized:
-		return fmt.Errorf("%w: %w: set restSecretRef to the login of restapi.authentication", ErrNotSent, errUnauthorized)
+		return fmt.Errorf("%w: %w: set restSecretRef to the login of restapi.authentication%s", ErrNotSent, errUnauthorized, because(text))
 	case status == http.StatusForbidden:
-		return fmt.Errorf("%w: it answered 403: add the function's subnets to restapi.allowlist", ErrNotSent)
+		return fmt.Errorf("%w: it answered 403: add the function's subnets to restapi.allowlist%s", ErrNotSent, because(text))
 	case status == http.StatusNotFound:
-		return fmt.Errorf("%w: it answered %d", ErrNotSent, status)
+		return fmt.Errorf("%w: it answered %d%s", ErrNotSent, status, because(text))
 	case status >= 400 && status < 500:
 		return &Refusal{Reason: fmt.Sprintf("Patroni answered %d: %s", status, text)}
 	}

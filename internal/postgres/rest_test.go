@@ -61,6 +61,7 @@ func TestREST_Answers_TellRefusalFromDoubt(t *testing.T) {
 		require.Equal(t, want == "refused", refused, "%d: %v", status, err)
 		require.Equal(t, want == "not sent", errors.Is(err, ErrNotSent), "%d: %v", status, err)
 		if err != nil {
+			require.ErrorContains(t, err, ": candidate name does not match xxx", "%d", status)
 			require.Less(t, len(err.Error()), 2000)
 		}
 	}

@@ -18,6 +18,13 @@ type seen struct {
 type steps struct {
 	paused    map[string]bool // databases that it has paused, by pooler/database
 	requested bool
+	reminded  bool // a message that resumes poolers was sent, or could not be
+}
+
+func (s *simulation) noteReminder(i *incarnation) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.stepsOf(i).reminded = true
 }
 
 func (s *simulation) stepsOf(i *incarnation) *steps {
@@ -45,12 +52,17 @@ func (s *simulation) checkPause(c *worldConsole, database string) {
 	l := s.clusterLease()
 	m, err := readMark(l.mark)
 	switch {
-	case l.holder != c.incarnation:
+	case l.holder != c.incarnation && !s.mayBelieve(c.incarnation):
 		s.violate("6: %s paused %s without the cluster's Lease", c.incarnation.name, c.name)
+	case l.holder != c.incarnation: // it believes that it holds the Lease; the mark may be gone
+		s.counts["6 paused by one that does not know"]++
 	case err != nil || !names(m, c.name, database):
 		s.violate("6: %s paused %s, and no mark names it", c.incarnation.name, c.name)
 	case s.stepsOf(c.incarnation).requested && !c.pooler.paused[database].IsZero():
 		s.violate("6: %s paused %s after its request", c.incarnation.name, c.name)
+	}
+	if !s.stepsOf(c.incarnation).reminded {
+		s.violate("6: %s paused %s, and no message resumes it", c.incarnation.name, c.name)
 	}
 	s.counts["6 paused after its mark"]++
 	s.stepsOf(c.incarnation).paused[c.name+"/"+database] = true
@@ -81,7 +93,8 @@ func (s *simulation) checkMark(l *heldLease, text string) {
 	}
 	for name, p := range s.poolers {
 		for database := range p.paused {
-			if names(before, name, database) && !names(after, name, database) {
+			late := p.by.robbed && !p.by.dead // its pause came after the new holder had resumed, and it knows of it
+			if names(before, name, database) && !names(after, name, database) && !late {
 				s.violate("6: %s removed the mark of pooler %s, which is paused", l.i.name, name)
 			}
 		}
@@ -102,8 +115,10 @@ func (s *simulation) checkResume(c *worldConsole, database string) {
 	switch {
 	case l.holder == i:
 		s.counts["5 resumed with the Lease"]++
-	case by != nil && by.dead && l.holder != nil && !l.holder.dead:
-		// Two resume what a dead invocation has paused: its drain's next one, which does not wait until the Lease expires, and whoever
+	case s.mayBelieve(i):
+		s.counts["5 resumed by one that does not know"]++
+	case by != nil && (by.dead || by.robbed) && l.holder != nil && !l.holder.dead:
+		// Two resume what an invocation has paused that is dead, or was taken over: its drain's next one, which does not wait until the Lease expires, and whoever
 		// has taken the Lease over since. Nobody alive wants this pause.
 		s.counts["5 resumed by two"]++
 	case l.holder != nil && !l.holder.dead:
@@ -150,7 +165,7 @@ func (s *simulation) checkOver(i *incarnation) {
 	}
 	for name, p := range s.poolers {
 		for _, since := range p.paused {
-			if p.by == i && !s.hasFailed(p, since) {
+			if p.by == i && !s.hasFailed(p, since) && !s.isLeft(i, name) {
 				s.violate("1: %s ended, and pooler %s is paused", i.name, name)
 			}
 		}
@@ -198,6 +213,11 @@ func (s *simulation) checkRequest(i *incarnation, leader, candidate string) {
 
 // checkOrder checks promise 6: every pooler in front is paused by this invocation before the request.
 func (s *simulation) checkOrder(i *incarnation) {
+	if l := s.clusterLease(); l.holder != i && s.mayBelieve(i) {
+		s.counts["6 requested by one that does not know"]++
+		s.stepsOf(i).requested = true
+		return
+	}
 	m, err := readMark(s.clusterLease().mark)
 	if err != nil {
 		s.violate("6: %s requested without a mark", i.name)
@@ -227,7 +247,7 @@ func (s *simulation) checkEvict(i *incarnation, name string, r drain.EscortReque
 	}
 	last := !r.EvictBy.IsZero() && time.Until(r.EvictBy) < lastLead
 	l := s.clusterLease()
-	moving := l.holder != nil && !l.holder.dead && l.holder != i
+	moving := l.holder != nil && !l.holder.dead && l.holder != i && !s.mayBelieve(i)
 	switch {
 	case last && name == s.leader:
 		s.counts["4 primary evicted in the last minutes"]++
@@ -236,6 +256,7 @@ func (s *simulation) checkEvict(i *incarnation, name string, r drain.EscortReque
 		s.violate("4: %s evicted %s, which became primary before the Lease was taken", i.name, name)
 	case name == s.leader && i.seen.at.After(s.promotedAt):
 		s.violate("4: %s evicted the primary %s, and there was time", i.name, name)
+	case name == s.leader && s.mayBelieve(i):
 	case name == s.leader && l.holder != i:
 		s.violate("4: %s evicted %s, which another has made primary meanwhile", i.name, name)
 	case moving:

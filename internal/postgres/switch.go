@@ -42,6 +42,14 @@ type asked struct {
 	failedAt time.Time
 }
 
+// whyFailed returns what Patroni answered, though that may be wrong; empty: nothing bad.
+func (a *asked) whyFailed() string {
+	if a.failure == nil {
+		return ""
+	}
+	return a.failure.Error()
+}
+
 // byREST asks the leader over HTTP, and falls back to the key if it cannot be reached.
 type byREST struct{ Asker }
 
@@ -56,7 +64,9 @@ func (w byREST) request(ctx context.Context, m *move) (*asked, error) {
 	select {
 	case err := <-answer:
 		if errors.Is(err, ErrNotSent) {
-			m.log.Warn("cannot ask Patroni over HTTP, writing the request instead", "error", escort.Printable(err.Error()))
+			why := escort.Printable(err.Error())
+			m.log.Warn("cannot ask Patroni over HTTP, writing the request instead", "error", why)
+			escort.AddReason(m.result, "asked through the Kubernetes API: "+why)
 			return byKey{}.request(ctx, m)
 		}
 		a.answer <- err
@@ -193,7 +203,7 @@ func (m *move) request(ctx context.Context, deadline time.Time) error {
 		return held
 	}
 	if escort.IgnoreTimeout(err) == nil {
-		return hold("no other member led within %v", m.limit-resumeReserve)
+		return hold("no other member led within %v%s", m.limit-resumeReserve, because(requested.whyFailed()))
 	}
 	return hold("%v", err)
 }

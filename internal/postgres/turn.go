@@ -15,6 +15,9 @@ const (
 	leaseWait = 35 * time.Second
 	// leaseInterval is between two requests for a Lease.
 	leaseInterval = time.Second
+	// reclaimTime is how long a move that has lost its Lease waits for it again. Who has taken it resumes what the mark names, which takes a
+	// second or two. If it moves the primary itself, it takes longer, and has found no pooler that was paused.
+	reclaimTime = 20 * time.Second
 	// saveTimeout bounds the removal of marks at the end.
 	saveTimeout = 5 * time.Second
 )
@@ -91,7 +94,8 @@ func (m *move) isLeft(ctx context.Context) bool {
 	return m.left
 }
 
-// leave ends a move whose Lease somebody else holds. Neither the mark nor the request nor a pooler is its own any more.
+// leave ends a move whose Lease somebody else holds. Neither the mark nor the request nor a pooler is its own any more, until the Lease is
+// free again.
 func (m *move) leave(ctx context.Context) error {
 	what := "its poolers are left to the new holder of the Lease"
 	if m.moved != "" {
@@ -99,10 +103,41 @@ func (m *move) leave(ctx context.Context) error {
 	}
 	m.log.Warn("lost the Lease of a move, its poolers are left to the new holder", "reason", m.lease.Lost().Error())
 	m.result.HeldBackAt, m.result.HeldBackSeconds = m.pausedAt, time.Since(m.pausedAt).Seconds()
+	m.report(what)
+	ended := m.lost()
+	m.reclaim(ctx)
 	m.mark.Poolers, m.mark.Moved = nil, m.moved != "" || m.begun
 	m.saveRecord(ctx, m.mark.Moved)
-	m.report(what)
-	return m.ended(ctx, m.lost(), nil)
+	return m.ended(ctx, ended, nil)
+}
+
+// reclaim takes the Lease once more, and resumes what this move has paused. A PAUSE that was on its way may have come after the new holder's
+// RESUME, and no mark names its pooler any more.
+func (m *move) reclaim(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reclaimTime)
+	defer cancel()
+	var lease escort.MarkedLease
+	err := escort.Poll(ctx, time.Now().Add(reclaimTime), leaseInterval, func() (_ bool, err error) {
+		lease, err = m.cluster.AcquireMarkedLease(ctx, clusterLease(m.facts.Identity))
+		return err == nil && lease != nil, nil
+	})
+	if err != nil {
+		m.log.Warn("the Lease of a move stays with its new holder", "error", escort.Printable(err.Error()))
+		return
+	}
+	defer m.release(lease.Release)
+	if found, err := readMark(lease.Mark()); err == nil && !found.sameMove(&m.mark) {
+		return // its holder died: what is paused is on its mark, and the sweep resumes it
+	}
+	mine := m.mark
+	if mine.Poolers = (resumer{m.cluster, m.Consoles, m.log}).all(ctx, m.mark.Poolers, m.consoles()); len(mine.Poolers) == 0 {
+		err = lease.SetMark(ctx, "")
+	} else {
+		err = lease.SetMark(ctx, mine.text())
+	}
+	if err != nil {
+		m.log.Warn("failed to change the mark of a move", "error", escort.Printable(err.Error()))
+	}
 }
 
 // saveRecord replaces the drain's record by the mark, or removes it. It does so even if ctx has ended.

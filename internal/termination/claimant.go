@@ -60,7 +60,7 @@ func (d *nodeDrain) taint(ctx context.Context) {
 	if earlier != nil { // the node may still have what an earlier termination changed
 		closed.Unschedulable, closed.Excluded = earlier.Unschedulable, earlier.Excluded
 	}
-	if earlier != nil && earlier.Began.Equal(j.Began) {
+	if earlier != nil && earlier.IsOf(j.Hook, j.Trigger, j.Began) {
 		d.node.Cordoned = earlier.CordonedAt
 	} else if err := j.saveClosed(ctx, closed); err != nil {
 		j.goOn("record that the node is tainted", err)

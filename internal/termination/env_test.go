@@ -399,7 +399,7 @@ func (env *testEnv) Cordon(ctx context.Context, node drain.Node, c Closing) (Clo
 	if n.CordonedAt.IsZero() {
 		n.CordonedAt = time.Now()
 	}
-	if c.Earlier != nil && c.Earlier.Began.Equal(c.Began) {
+	if c.Earlier != nil && c.Earlier.IsOf(c.Hook, c.Trigger, c.Began) {
 		n.KeptOpen = c.Earlier.KeptOpen
 	}
 	env.earlier = c.Earlier

@@ -49,11 +49,13 @@ func (j *job) setInterruptionClock() {
 	j.clock.setWithoutHook(j.Began)
 }
 
-// setSpotClock sets the deadline of a Spot interruption. EC2 says since when it is true. The event's own time counts only between that
-// and the first receipt.
+// setSpotClock sets the deadline of a Spot interruption. EC2 says when it began, which is when it reckons from. An event may be sent or dated
+// later. Only where EC2 does not say does the first receipt count. Neither is in the future.
 func (j *job) setSpotClock(marked time.Time) {
 	now := time.Now()
-	j.Began, _ = startOf(j.Began, marked, cmp.Or(j.received, now), now)
+	if j.Began = cmp.Or(marked, j.received, now); j.Began.After(now) {
+		j.Began = now
+	}
 	j.clock.setForSpot(j.Began)
 }
 

@@ -187,13 +187,15 @@ func TestSpotInterruption_EC2LagsOrFails_AskedAgain(t *testing.T) {
 	})
 }
 
-// Its own time counts only between EC2's and the first receipt. Found by the simulation, seeds 11319 and 42264: a forged event before the
-// true one had a pod deleted too early.
-func TestSpotInterruption_EventsTime_CountsAfterEC2s(t *testing.T) {
+// EC2's time counts, and not the event's own. Found by the simulation, seeds 11319 and 42264: a forged event before the true one had a pod
+// deleted too early.
+func TestSpotInterruption_EventsTime_DoesNotCount(t *testing.T) {
 	const s = time.Second
 	for name, c := range map[string]struct{ claimed, marked, received, want time.Duration }{
-		"true":                  {claimed: -8 * s, marked: -9 * s, want: -8 * s},
-		"dated tomorrow":        {claimed: 24 * time.Hour, marked: -9 * s, want: 0},
+		"true":                  {claimed: -8 * s, marked: -9 * s, want: -9 * s},
+		"delivered late":        {claimed: -60 * s, marked: -60 * s, received: -s, want: -60 * s},
+		"sent late":             {claimed: -s, marked: -60 * s, want: -60 * s},
+		"dated tomorrow":        {claimed: 24 * time.Hour, marked: -9 * s, want: -9 * s},
 		"dated back":            {claimed: -90 * s, marked: -9 * s, want: -9 * s},
 		"dated back, too late":  {claimed: -time.Hour, marked: -9 * s, want: -9 * s},
 		"received before EC2's": {claimed: -30 * s, marked: -9 * s, received: -30 * s, want: -9 * s},

@@ -24,7 +24,7 @@ func (j *job) resumeKeptOpen(hook Hook) {
 		return
 	}
 	for _, n := range j.lease.Closed() {
-		if n.KeptOpen && n.Hook == j.Hook && n.Began.Equal(j.Began) {
+		if n.KeptOpen && n.IsOf(j.Hook, j.Trigger, j.Began) {
 			j.keptOpen = true
 			j.clock.extendToLimit(j.Began, hook)
 		}
@@ -32,16 +32,16 @@ func (j *job) resumeKeptOpen(hook Hook) {
 }
 
 // mayBeKeptOpen reports whether an earlier invocation may keep the action open. This one cannot know it without the Lease. It is so if a
-// phase keeps its pods, and the drain's time was over when this invocation began. At the hook's limit nothing is kept.
-func (j *job) mayBeKeptOpen(hook Hook) bool {
+// phase keeps its pods, and the drain's time was over then. At the hook's limit nothing is kept.
+func (j *job) mayBeKeptOpen(hook Hook, at time.Time) bool {
 	keeps := slices.ContainsFunc(j.drainer.Phases, func(p drain.Phase) bool { return p.Keeps })
 	return keeps && j.lease == nil && j.Hook != "" && j.Trigger == "" &&
-		j.clock.wasOver(j.report.StartedAt) && time.Now().Before(j.clock.limit(j.Began, hook))
+		j.clock.wasOver(at) && time.Now().Before(j.clock.limit(j.Began, hook))
 }
 
 // waitForLease fails the invocation if it must not go on without the Lease. Its plain evictions would end the only copy of data.
 func (j *job) waitForLease(hook Hook) error {
-	if j.noLease == nil || !j.mayBeKeptOpen(hook) {
+	if j.noLease == nil || !j.mayBeKeptOpen(hook, j.report.StartedAt) {
 		return nil
 	}
 	return j.failed(fmt.Errorf("acquire the lease, without which a database's only copy is not known: %w", j.noLease))

@@ -109,6 +109,26 @@ func TestOnlyCopy_PodsCannotBeListedLater_ActionStaysOpen(t *testing.T) {
 	})
 }
 
+// Without the activities, another time counts as the beginning. It is the same action all the same.
+func TestOnlyCopy_ActivitiesCannotBeReadLater_ActionStaysOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
+		env.activities = map[string]time.Time{event.InstanceID: began.Add(-20 * time.Second)}
+		for time.Since(began) < 40*time.Minute {
+			terminating := event
+			_, err := deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
+			require.Error(t, err)
+		}
+		env.activities = nil
+		env.failAlways("watch", errors.New("forbidden"))
+		terminating := event
+		_, err := deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
+		require.Error(t, err, "it is tried again")
+		require.Empty(t, env.completed)
+	})
+}
+
 // EC2 reclaims a Spot instance, whatever the hook says.
 func TestOnlyCopy_SpotInterruption_DoesNotKeepTheAction(t *testing.T) {
 	c := clock{bounds: Bounds{MaxDuration: time.Hour}}
@@ -151,6 +171,23 @@ func TestOnlyCopy_LeaseCannotBeReadLater_ActionStaysOpen(t *testing.T) {
 			require.Contains(t, report.Reason, "kept open to the hook's limit: app/pg-0")
 		})
 	}
+}
+
+// The cluster is gone before the drain's time is over, and the invocation begins before that too.
+func TestOnlyCopy_ClusterUnreachableAtTheDeadline_ActionStaysOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
+		deadline := began.Add(h.Policy.Bounds.MaxDuration - h.Policy.Bounds.CompletionReserve)
+		time.Sleep(time.Until(deadline) - time.Second)
+		h.Connect = func(ctx context.Context) (Kubernetes, error) {
+			return nil, errors.Join(errors.New("no route"), pause(ctx, 2*time.Second))
+		}
+		terminating := event
+		_, err := deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
+		require.ErrorContains(t, err, "no route", "it is tried again")
+		require.Empty(t, env.completed)
+	})
 }
 
 // It is bounded: at the hook's limit all is as without a database, and without one nothing is different.

@@ -158,7 +158,7 @@ func (j *job) withoutCluster(ctx, invocation context.Context, cause error) error
 	activities := j.askActivities(invocation)
 	hook := j.describeHook(invocation)
 	j.learnClock(activities, hook)
-	if time.Now().Before(j.clock.deadline()) || j.mayBeKeptOpen(hook) {
+	if time.Now().Before(j.clock.deadline()) || j.mayBeKeptOpen(hook, time.Now()) {
 		j.heartbeater().sendLast(invocation)
 		return j.failed(cause)
 	}

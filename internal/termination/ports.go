@@ -156,6 +156,12 @@ type ClosedNode struct {
 	KeptOpen      bool      `json:"keptOpen,omitempty"`      // the action is kept open to the hook's limit: see keepOpen
 }
 
+// IsOf reports whether the node was closed for this termination. A node is closed after its termination has begun, and before the next
+// one begins. When it began is not compared otherwise: an invocation that cannot read the activities knows only when the event was received.
+func (n ClosedNode) IsOf(hook string, trigger Trigger, began time.Time) bool {
+	return n.Hook == hook && n.Trigger == trigger && !began.After(n.CordonedAt)
+}
+
 // Acquisition is what an invocation brings to a Lease.
 type Acquisition struct {
 	// Received is when the event was received first. The earliest of all invocations stays on the Lease. Zero: unknown.
