@@ -40,6 +40,7 @@ type asked struct {
 	answer   chan error // of a request over HTTP; nil: there is none any more
 	failure  error      // in that answer, which may be wrong
 	failedAt time.Time
+	abort    func() // of a request over HTTP: returns when it cannot arrive any more
 }
 
 // byREST asks the leader over HTTP, and falls back to the key if it cannot be reached.
@@ -51,11 +52,23 @@ func (byREST) wait(Facts, time.Time, time.Duration) time.Duration { return 0 }
 func (w byREST) request(ctx context.Context, m *move) (*asked, error) {
 	answer := make(chan error, 1)
 	leader := *m.facts.LeaderMember()
-	a := &asked{failover: m.failover(), answer: make(chan error, 1)}
-	go func() { answer <- safely(func() error { return w.Switchover(ctx, leader, m.candidate.Name) }) }()
+	sending, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	a := &asked{failover: m.failover(), answer: make(chan error, 1), abort: func() {
+		cancel()
+		select {
+		case <-ended:
+		case <-time.After(withdrawTimeout):
+		}
+	}}
+	go func() {
+		defer close(ended)
+		answer <- safely(func() error { return w.Switchover(sending, leader, m.candidate.Name) })
+	}()
 	select {
 	case err := <-answer:
 		if errors.Is(err, ErrNotSent) {
+			cancel()
 			m.log.Warn("cannot ask Patroni over HTTP, writing the request instead", "error", escort.Printable(err.Error()))
 			return byKey{}.request(ctx, m)
 		}
@@ -182,6 +195,9 @@ func (m *move) request(ctx context.Context, deadline time.Time) error {
 	err = escort.Poll(ctx, deadline, pollInterval, func() (bool, error) { return m.poll(ctx, requested) })
 	if err == nil {
 		return nil
+	}
+	if requested.abort != nil {
+		requested.abort()
 	}
 	if !m.isLeft(ctx) {
 		m.withdraw(ctx, requested)

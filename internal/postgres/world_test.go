@@ -92,6 +92,7 @@ type worldPooler struct {
 	longTx    bool          // a transaction never ends
 	busy      time.Duration // until the open transactions end
 	deaf      bool          // answers nothing once it is paused, for a while
+	frozen    bool          // deaf to questions too, so that it is seen before the request
 	gone      bool
 	restarts  int
 	deafFor   time.Duration
@@ -648,6 +649,12 @@ func (i *incarnation) Switchover(ctx context.Context, leader Member, candidate s
 		return errors.New("answer 503 of Patroni: Switchover failed")
 	case "no route":
 		return ErrNotSent
+	case "held up":
+		i.locked(0, func() { i.request = map[string]string{"leader": leader.Name, "member": candidate} })
+		<-ctx.Done()
+		defer i.enter()()
+		i.effect("post given up")
+		return context.Cause(ctx)
 	}
 	if err := escort.Sleep(ctx, demotionTime+time.Second); err != nil {
 		return err
@@ -717,7 +724,13 @@ func (c *worldConsole) Look(ctx context.Context) (PoolerState, error) {
 	if err := c.ask(ctx); err != nil {
 		return PoolerState{}, err
 	}
-	defer c.enter()()
+	leave := c.enter()
+	if c.pooler.frozen && len(c.pooler.paused) > 0 {
+		leave()
+		<-ctx.Done()
+		return PoolerState{}, context.Cause(ctx)
+	}
+	defer leave()
 	state := PoolerState{Databases: slices.Clone(c.pooler.databases), QueryWait: c.pooler.queryWait, LoginRetry: c.pooler.retry, AuthQuery: c.pooler.authQuery}
 	for i, d := range state.Databases {
 		state.Databases[i].Paused = d.Paused || !c.pooler.paused[d.Name].IsZero()
