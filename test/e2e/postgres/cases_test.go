@@ -16,7 +16,6 @@ import (
 	"quiesce/test/env"
 	"quiesce/test/env/database"
 	"quiesce/test/env/patroni"
-	"quiesce/test/env/poolers"
 )
 
 const (
