@@ -59,7 +59,7 @@ func TestRun_RequestHeldUpOnItsWay_GivenUpBeforeClientsGoOn(t *testing.T) {
 		e, i := w.escort()
 		e.Asker, e.ConnectVia = i, config.ViaPodIP
 		_, err, _ := w.runAs(t, e, i, "pg-0")
-		requireHeld(t, err, "no other member led within 25s")
+		requireHeld(t, err, "no other member led within 25s, and Patroni has not answered the request")
 		requireOrder(t, w.effects, "pause a/app", "post pg-1", "post given up", "withdraw", "resume a/app")
 		require.Equal(t, "pg-0", w.leader)
 		w.requireNothingPaused(t)

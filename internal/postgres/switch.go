@@ -43,6 +43,14 @@ type asked struct {
 	abort    func() // of a request over HTTP: returns when it cannot arrive any more
 }
 
+// unanswered says that there was no answer, if one was expected.
+func (a *asked) unanswered() string {
+	if a.answer == nil {
+		return ""
+	}
+	return ", and Patroni has not answered the request"
+}
+
 // byREST asks the leader over HTTP, and falls back to the key if it cannot be reached.
 type byREST struct{ Asker }
 
@@ -209,7 +217,7 @@ func (m *move) request(ctx context.Context, deadline time.Time) error {
 		return held
 	}
 	if escort.IgnoreTimeout(err) == nil {
-		return hold("no other member led within %v", m.limit-resumeReserve)
+		return hold("no other member led within %v%s", m.limit-resumeReserve, requested.unanswered())
 	}
 	return hold("%v", err)
 }

@@ -34,7 +34,7 @@ func (c *cases) requestLate() {
 	again := c.undo(release)
 	usual := c.function
 	c.function = c.moving(fmt.Sprintf("connectVia: podIP, pauseTimeout: %s", lateLimit))
-	report := c.requireHeld(fmt.Sprintf(`"candidate":%q`, c.candidate()), "no other member led within 15s")
+	report := c.requireHeld(fmt.Sprintf(`"candidate":%q`, c.candidate()), "no other member led within 15s, and Patroni has not answered the request")
 	c.function = usual
 	require.Positive(c, report.Escort.HeldBackSeconds)
 	require.Less(c, report.Escort.HeldBackSeconds, lateLimit.Seconds())
@@ -83,6 +83,47 @@ func (c *cases) poolerFrozen() {
 		return true, ""
 	})
 	require.Contains(c, report.Reason, fmt.Sprintf("poolers may still be paused: %s/%s", c.Name, frozen.Name))
+	c.requireStayed()
+	c.requireClientsWork(report)
+	if allCases() {
+		c.poolerFrozenTooSoon()
+	}
+}
+
+// poolerFrozenTooSoon stops the process of a pooler whose PAUSE still waits for a transaction, and lets it go on once the other pooler is
+// resumed. The function resumes it then, and the transaction lives on.
+func (c *cases) poolerFrozenTooSoon() {
+	pods, err := c.DB.PoolerPods(c.ctx)
+	require.NoError(c, err)
+	processes, err := database.FindProcesses(c.ctx, c.Lab, pods[0], "^pgbouncer ")
+	require.NoError(c, err)
+	connection := c.openTransaction() // at the first pooler
+	stop := c.keepBusy(connection)
+	var report termination.SwitchoverReport
+	c.until("a pause that waits for a transaction", func() (bool, string) {
+		done := make(chan struct{})
+		go func() { defer close(done); report = c.switchover(c.function, "") }()
+		for c.pausedNow() < len(pods) {
+			select {
+			case <-done:
+				return false, report.Reason
+			default:
+			}
+		}
+		again, err := processes.Freeze(c.ctx)
+		thaw := c.undo(again)
+		require.NoError(c, err)
+		c.awaitResumed(pods[1])
+		thaw()
+		<-done
+		return true, ""
+	})
+	c.Logf("held for %.1f s: %s", report.Escort.HeldBackSeconds, report.Reason)
+	require.Equal(c, termination.StatusHeld, report.Status, "%+v", report)
+	require.Contains(c, report.Reason, "transactions did not end within")
+	require.NotContains(c, report.Reason, "may still be paused")
+	require.NoError(c, stop())
+	c.exec(connection, "COMMIT")
 	c.requireStayed()
 	c.requireClientsWork(report)
 }
