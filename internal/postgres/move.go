@@ -293,7 +293,10 @@ func (m *move) switchOver(ctx context.Context) error {
 	if err := m.pause(ctx); err != nil {
 		return err
 	}
-	if err := m.gate(ctx); err != nil || m.rehearse {
+	if err := m.gate(ctx); err != nil {
+		return err
+	}
+	if err := m.checkPaused(ctx); err != nil || m.rehearse {
 		return err
 	}
 	if ctx.Err() != nil {

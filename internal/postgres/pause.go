@@ -40,6 +40,37 @@ func (m *move) pause(ctx context.Context) error {
 	return nil
 }
 
+// checkPaused holds the primary unless every pooler still answers and holds its clients. One that does not answer could not be resumed after
+// the switchover, and one that somebody has resumed would lead its clients into it. At the end of the drain's time the primary moves all the
+// same.
+func (m *move) checkPaused(ctx context.Context) error {
+	if m.last {
+		return nil
+	}
+	var jobs []func() error
+	for _, p := range m.heldFronts() {
+		jobs = append(jobs, func() error { return p.checkPaused(ctx) })
+	}
+	if err := parallel(jobs); err != nil {
+		return hold("%v", err)
+	}
+	return nil
+}
+
+func (p *front) checkPaused(ctx context.Context) error {
+	var state PoolerState
+	err := step(ctx, func(ctx context.Context) (err error) { state, err = p.console.Look(ctx); return err })
+	if err != nil {
+		return fmt.Errorf("pooler %s stopped answering while it was paused: %w", p.pod.Ref, err)
+	}
+	for _, d := range state.Databases {
+		if !d.Paused && slices.Contains(p.databases, d.Name) {
+			return fmt.Errorf("somebody else has resumed database %s of pooler %s", drain.Short(d.Name), p.pod.Ref)
+		}
+	}
+	return nil
+}
+
 // resumePoolers resumes what was paused, and returns what may still be paused.
 func (m *move) resumePoolers(ctx context.Context) (left []markedPooler) {
 	poolers := slices.Clone(m.mark.Poolers)

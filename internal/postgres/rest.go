@@ -75,7 +75,7 @@ func (r REST) ask(ctx context.Context, leader Member, candidate string, login *e
 
 // send sends the request on a connection of its own. It follows no redirect, and uses no proxy.
 func (r REST) send(request *http.Request) error {
-	connected := false
+	var reached net.Conn // nil: nobody
 	client := http.Client{
 		Transport: &http.Transport{
 			DisableKeepAlives: true, MaxResponseHeaderBytes: maxLine,
@@ -83,7 +83,10 @@ func (r REST) send(request *http.Request) error {
 				ctx, cancel := context.WithTimeout(ctx, restDial)
 				defer cancel()
 				conn, err := r.Dial(ctx, address)
-				connected = err == nil
+				if err == nil {
+					reached = conn
+					discardUnsent(conn, true)
+				}
 				return conn, err
 			},
 		},
@@ -91,15 +94,30 @@ func (r REST) send(request *http.Request) error {
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		if !connected {
+		if reached == nil {
 			return fmt.Errorf("%w: %w", ErrNotSent, err)
 		}
 		return fmt.Errorf("%w: %w", errAsked, err)
 	}
+	discardUnsent(reached, false)
 	defer func() { _ = response.Body.Close() }()
 	text, _ := io.ReadAll(io.LimitReader(response.Body, maxLine))
 	_, _, loggedIn := request.BasicAuth()
 	return answerOf(response.StatusCode, escort.Printable(string(text)), loggedIn)
+}
+
+// discardUnsent sets whether the end of a connection discards what has not arrived. By default the kernel goes on sending it for a minute or
+// more. A request that is given up would then arrive late, and the primary would move while nobody holds clients.
+func discardUnsent(conn net.Conn, discard bool) {
+	tcp, is := conn.(interface{ SetLinger(seconds int) error })
+	if !is {
+		return
+	}
+	seconds := -1 // the default
+	if discard {
+		seconds = 0
+	}
+	_ = tcp.SetLinger(seconds) // it fails only on a connection that has ended
 }
 
 var (

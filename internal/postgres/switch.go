@@ -40,6 +40,15 @@ type asked struct {
 	answer   chan error // of a request over HTTP; nil: there is none any more
 	failure  error      // in that answer, which may be wrong
 	failedAt time.Time
+	abort    func() // of a request over HTTP: returns when it cannot arrive any more
+}
+
+// unanswered says that there was no answer, if one was expected.
+func (a *asked) unanswered() string {
+	if a.answer == nil {
+		return ""
+	}
+	return ", and Patroni has not answered the request"
 }
 
 // whyFailed returns what Patroni answered, though that may be wrong; empty: nothing bad.
@@ -59,11 +68,23 @@ func (byREST) wait(Facts, time.Time, time.Duration) time.Duration { return 0 }
 func (w byREST) request(ctx context.Context, m *move) (*asked, error) {
 	answer := make(chan error, 1)
 	leader := *m.facts.LeaderMember()
-	a := &asked{failover: m.failover(), answer: make(chan error, 1)}
-	go func() { answer <- safely(func() error { return w.Switchover(ctx, leader, m.candidate.Name) }) }()
+	sending, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	a := &asked{failover: m.failover(), answer: make(chan error, 1), abort: func() {
+		cancel()
+		select {
+		case <-ended:
+		case <-time.After(withdrawTimeout):
+		}
+	}}
+	go func() {
+		defer close(ended)
+		answer <- safely(func() error { return w.Switchover(sending, leader, m.candidate.Name) })
+	}()
 	select {
 	case err := <-answer:
 		if errors.Is(err, ErrNotSent) {
+			cancel()
 			why := escort.Printable(err.Error())
 			m.log.Warn("cannot ask Patroni over HTTP, writing the request instead", "error", why)
 			escort.AddReason(m.result, "asked through the Kubernetes API: "+why)
@@ -193,6 +214,9 @@ func (m *move) request(ctx context.Context, deadline time.Time) error {
 	if err == nil {
 		return nil
 	}
+	if requested.abort != nil {
+		requested.abort()
+	}
 	if !m.isLeft(ctx) {
 		m.withdraw(ctx, requested)
 	}
@@ -203,7 +227,7 @@ func (m *move) request(ctx context.Context, deadline time.Time) error {
 		return held
 	}
 	if escort.IgnoreTimeout(err) == nil {
-		return hold("no other member led within %v%s", m.limit-resumeReserve, because(requested.whyFailed()))
+		return hold("no other member led within %v%s%s", m.limit-resumeReserve, because(requested.whyFailed()), requested.unanswered())
 	}
 	return hold("%v", err)
 }

@@ -249,6 +249,12 @@ func (i *incarnation) Switchover(ctx context.Context, leader Member, candidate s
 		return errors.New("answer 503 of Patroni: Switchover failed")
 	case "no route":
 		return ErrNotSent
+	case "held up":
+		i.locked(0, func() { i.request = map[string]string{"leader": leader.Name, "member": candidate} })
+		<-ctx.Done()
+		defer i.enter()()
+		i.effect("post given up")
+		return context.Cause(ctx)
 	}
 	if err := escort.Sleep(ctx, demotionTime+time.Second); err != nil {
 		return err

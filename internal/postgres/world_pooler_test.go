@@ -22,6 +22,7 @@ type worldPooler struct {
 	longTx    bool          // a transaction never ends
 	busy      time.Duration // until the open transactions end
 	deaf      bool          // answers nothing once it is paused, for a while
+	frozen    bool          // deaf to questions too, so that it is seen before the request
 	gone      bool
 	restarts  int
 	deafFor   time.Duration
@@ -101,7 +102,13 @@ func (c *worldConsole) Look(ctx context.Context) (PoolerState, error) {
 	if err := c.ask(ctx); err != nil {
 		return PoolerState{}, err
 	}
-	defer c.enter()()
+	leave := c.enter()
+	if c.pooler.frozen && len(c.pooler.paused) > 0 {
+		leave()
+		<-ctx.Done()
+		return PoolerState{}, context.Cause(ctx)
+	}
+	defer leave()
 	state := PoolerState{Databases: slices.Clone(c.pooler.databases), QueryWait: c.pooler.queryWait, LoginRetry: c.pooler.retry, AuthQuery: c.pooler.authQuery}
 	for i, d := range state.Databases {
 		state.Databases[i].Paused = d.Paused || !c.pooler.paused[d.Name].IsZero()

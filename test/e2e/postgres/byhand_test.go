@@ -95,7 +95,7 @@ func (p *patroniFixture) killPaused(function *env.Function) {
 const maxTries = 60
 
 // until tries, a second apart, what may be held for a moment.
-func (p *patroniFixture) until(what string, try func() (done bool, why string)) {
+func (p *fixture) until(what string, try func() (done bool, why string)) {
 	p.Helper()
 	why := ""
 	for range maxTries {
@@ -120,17 +120,17 @@ func (p *patroniFixture) switchover(function *env.Function, more string) (report
 	return report
 }
 
-func (p *patroniFixture) resume(function *env.Function) (report termination.ResumeReport) {
+func (p *fixture) resume(function *env.Function) (report termination.ResumeReport) {
 	p.invoke(function, []byte(`{"action":"resume"}`), &report)
 	return report
 }
 
-func (p *patroniFixture) planOf(function *env.Function) (report termination.Report) {
+func (p *fixture) planOf(function *env.Function) (report termination.Report) {
 	p.invoke(function, fmt.Appendf(nil, `{"action":"plan","instanceId":%q}`, p.Target.ID), &report)
 	return report
 }
 
-func (p *patroniFixture) invoke(function *env.Function, payload []byte, report any) {
+func (p *fixture) invoke(function *env.Function, payload []byte, report any) {
 	p.Helper()
 	result, err := function.Invoke(p.ctx, payload)
 	require.NoError(p, err)

@@ -16,7 +16,6 @@ import (
 	"quiesce/test/env"
 	"quiesce/test/env/database"
 	"quiesce/test/env/patroni"
-	"quiesce/test/env/poolers"
 )
 
 const (
@@ -49,11 +48,13 @@ func TestCases_OneCluster_HeldOrMoved(t *testing.T) {
 		{name: "candidate receives nothing", run: (*cases).candidateReceivesNothing},
 		{name: "candidate's Patroni frozen", run: (*cases).candidateFrozen},
 		{name: "request refused", run: (*cases).requestRefused},
+		{name: "request late", run: (*cases).requestLate},
 		{name: "transaction open and quiet", run: (*cases).quietTransaction},
 		{name: "transaction open and busy", run: (*cases).busyTransaction},
 		{name: "switchover scheduled by patronictl", run: (*cases).otherActor},
 		{name: "stale leader", run: (*cases).staleLeader},
 		{name: "a pooler without a console", run: (*cases).mutePooler},
+		{name: "a pooler that stops answering while paused", run: (*cases).poolerFrozen},
 		{name: "direct writers", run: (*cases).directWriters},
 		{name: "candidate dies after the request", run: (*cases).candidateDies},
 		{name: "two of three members on leaving nodes", run: (*cases).twoNodesLeave},
@@ -211,7 +212,7 @@ func (c *cases) requireClientsWork(report termination.SwitchoverReport) {
 	now, err := c.Snapshot(c.ctx)
 	require.NoError(c, err)
 	paused := time.Duration(report.Escort.HeldBackSeconds * float64(time.Second))
-	longest := poolers.LongestStall(now.Workers)
+	longest := longestWait(now.Workers)
 	c.Logf("paused for %s, longest wait %s", paused.Round(time.Millisecond), longest.Round(time.Millisecond))
 	require.Less(c, longest, max(paused, soon)+waitBeyond)
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,11 +77,20 @@ func (c *cases) quietTransaction() {
 // busyTransaction leaves a transaction open that looks young, because its client is busy. It ends the pause, and lives on.
 func (c *cases) busyTransaction() {
 	connection := c.openTransaction()
-	stop, stopped := make(chan struct{}), make(chan error, 1)
+	stop := c.keepBusy(connection)
+	report := c.requireHeld("", "transactions did not end within")
+	require.Positive(c, report.Escort.HeldBackSeconds)
+	require.NoError(c, stop())
+	c.exec(connection, "COMMIT")
+}
+
+// keepBusy sends queries over a connection until stop is called, which returns the first error.
+func (c *cases) keepBusy(connection *pgconn.PgConn) (stop func() error) {
+	end, stopped := make(chan struct{}), make(chan error, 1)
 	go func() {
 		for {
 			select {
-			case <-stop:
+			case <-end:
 				stopped <- nil
 				return
 			case <-time.After(500 * time.Millisecond):
@@ -91,11 +101,10 @@ func (c *cases) busyTransaction() {
 			}
 		}
 	}()
-	report := c.requireHeld("", "transactions did not end within")
-	require.Positive(c, report.Escort.HeldBackSeconds)
-	close(stop)
-	require.NoError(c, <-stopped)
-	c.exec(connection, "COMMIT")
+	return func() error {
+		close(end)
+		return <-stopped
+	}
 }
 
 // otherActor has somebody else schedule a switchover. quiesce leaves that alone.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/termination"
@@ -23,7 +25,9 @@ import (
 // lost, and the node is not cordoned before the primary has left it.
 func TestDrain_PrimarysNode_NothingFails(t *testing.T) {
 	for name, o := range map[string]patroni.Options{
-		"3.0, ConfigMaps, three members, pgbouncer 1.18": {Version: "3.0", Poolers: database.Options{Version: "1.18"}},
+		"3.0, ConfigMaps, three members, like Zalando, whose operator acts, pgbouncer 1.18": {
+			Version: "3.0", Style: patroni.Zalando, PDB: patroni.PDBOfPrimary, Poolers: database.Options{Version: "1.18"},
+		},
 		"4.0, Endpoints, synchronous, like StackGres, pgbouncer 1.24": {
 			Version: "4.0", Endpoints: true, Synchronous: true, Style: patroni.StackGres, Poolers: database.Options{Version: "1.24"},
 		},
@@ -33,6 +37,12 @@ func TestDrain_PrimarysNode_NothingFails(t *testing.T) {
 			function := p.moving("connectVia: podIP, " + pauseLimit)
 			leader, err := p.cluster.LeaderName(p.ctx)
 			require.NoError(t, err)
+			before, err := p.patroni.Transitions(p.ctx)
+			require.NoError(t, err)
+			var operator *patroni.Operator
+			if o.Style == patroni.Zalando {
+				operator = p.patroni.PlayOperator(p.ctx)
+			}
 
 			report, err := p.Drain(p.ctx, function, p.Target)
 			require.NoError(t, err)
@@ -45,8 +55,33 @@ func TestDrain_PrimarysNode_NothingFails(t *testing.T) {
 			p.requireMoved(leader)
 			p.requireNothingFailed()
 			p.requireNothingPaused()
+			after, err := p.patroni.Transitions(p.ctx)
+			require.NoError(t, err)
+			require.Equal(t, before+1, after, "switchovers")
+			if operator != nil {
+				p.requireNotAskedToAct(operator)
+			}
 		})
 	}
+}
+
+// requireNotAskedToAct requires that the operator has not answered a cordon so far, though it does answer one of the primary's node.
+func (p *patroniFixture) requireNotAskedToAct(operator *patroni.Operator) {
+	p.Helper()
+	require.NoError(p, p.cluster.AwaitStreaming(p.ctx))
+	node, err := p.cluster.NodeOfLeader(p.ctx)
+	require.NoError(p, err)
+	_, err = p.Lab.Client().CoreV1().Nodes().Patch(p.ctx, node, types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
+	require.NoError(p, err)
+	p.until("the operator's answer to a cordon by hand", func() (bool, string) {
+		acts := operator.Acts()
+		return len(acts) > 0, fmt.Sprintf("%+v", acts)
+	})
+	acts := operator.Stop()
+	p.Logf("the operator's answer to a cordon by hand: %+v", acts)
+	require.Len(p, acts, 1, "%+v", acts)
+	require.Equal(p, node, acts[0].Node, "the drain's own cordon came when the primary had left")
+	require.NoError(p, acts[0].Err)
 }
 
 // moving returns a function whose configuration has the phase databases, with these settings of its escort, and the permissions of

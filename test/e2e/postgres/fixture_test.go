@@ -159,10 +159,15 @@ func (p *fixture) poolers(name string) (urls []string) {
 	pods, err := p.DB.PoolerPods(p.ctx)
 	require.NoError(p, err)
 	for _, pod := range pods {
-		urls = append(urls, fmt.Sprintf("postgres://%s:%s@%s:%d/%s?sslmode=disable",
-			database.AdminUser, database.AdminPassword, pod.Status.PodIP, database.Port, name))
+		urls = append(urls, urlOf(pod, name))
 	}
 	return urls
+}
+
+// urlOf returns the URL of a database at a pooler, for the admin.
+func urlOf(pooler corev1.Pod, name string) string {
+	return fmt.Sprintf("postgres://%s:%s@%s:%d/%s?sslmode=disable",
+		database.AdminUser, database.AdminPassword, pooler.Status.PodIP, database.Port, name)
 }
 
 // tell sends a command to consoles, and waits until each has answered.

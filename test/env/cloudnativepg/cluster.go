@@ -65,6 +65,9 @@ func Deploy(ctx context.Context, l *lab.Lab, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("deploy a cluster of CloudNativePG: %w", err)
 	}
+	if err := c.prepareRole(ctx); err != nil {
+		return nil, fmt.Errorf("deploy a cluster of CloudNativePG: %w", err)
+	}
 	p := o.Poolers
 	p.Namespace, p.Base, p.Group, p.Together, p.Alias = o.Namespace, o.Base, o.Base, true, Alias
 	p.LoginRetry = cmp.Or(p.LoginRetry, loginRetry)
@@ -81,7 +84,8 @@ func (c *Cluster) deployInstances(ctx context.Context) error {
 		Options
 		Cluster, Image, Folder string
 		Nodes                  []string
-	}{c.options, Name, Image, c.folder(), nodes})
+		Role, Password         string
+	}{c.options, Name, Image, c.folder(), nodes, role, verifier()})
 	if err != nil {
 		return err
 	}

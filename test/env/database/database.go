@@ -61,6 +61,7 @@ type Options struct {
 	PreStop        string // a shell command; default none
 	MaxUnavailable string // of their PDB; default 1
 	LoginRetry     int    // seconds without a new attempt after a failed login to PostgreSQL; default 1. pgbouncer's own default is 15
+	AuthQuery      bool   // ask PostgreSQL for the passwords of users, and log in there with what clients prove; default: a list of users
 	Alias          string // a second name of the database, which PAUSE postgres leaves alone; default none
 }
 

@@ -2,7 +2,10 @@ package patroni
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 
@@ -48,6 +51,60 @@ func (c *Cluster) CutREST(ctx context.Context, from, to string) (mend func(conte
 	const table = "cut"
 	mend = func(ctx context.Context) error { return c.filter(ctx, source, "delete table inet "+table) }
 	return mend, c.filter(ctx, source, fmt.Sprintf(restCut, table, target.Status.PodIP))
+}
+
+// requestsHeld drops each packet to the REST API of a member that begins a POST, behind a TCP header of 32 bytes, as Linux has it. Other
+// requests, and connections, go through.
+const requestsHeld = `table inet %s {
+	chain forward {
+		type filter hook forward priority filter;
+		ip daddr %s tcp dport 8008 tcp doff 8 @th,256,32 0x504f5354 drop
+	}
+}`
+
+// HoldRequests holds each POST to the REST API of a member up until it is released. The sender's kernel sends it again and again.
+func (c *Cluster) HoldRequests(ctx context.Context, member string) (release func(context.Context) error, err error) {
+	pod, err := c.Member(ctx, member)
+	if err != nil {
+		return nil, err
+	}
+	const table = "held"
+	release = func(ctx context.Context) error { return c.filter(ctx, pod, "delete table inet "+table) }
+	return release, c.filter(ctx, pod, fmt.Sprintf(requestsHeld, table, pod.Status.PodIP))
+}
+
+// UnsentTo returns how many bytes this host, where functions run, has sent to the REST API of a member that have not arrived. Closed
+// connections count: the kernel goes on sending.
+func (c *Cluster) UnsentTo(ctx context.Context, member string) (bytes int64, err error) {
+	pod, err := c.Member(ctx, member)
+	if err != nil {
+		return 0, err
+	}
+	table, err := os.ReadFile("/proc/thread-self/net/tcp")
+	if err != nil {
+		return 0, fmt.Errorf("read the host's connections: %w", err)
+	}
+	return unsentTo(string(table), netip.AddrPortFrom(netip.MustParseAddr(pod.Status.PodIP), 8008))
+}
+
+// unsentTo adds up the lengths of the send queues to an address, of a table as in proc(5): its columns are the number of the line, the local
+// address, the remote one, the state, and the lengths of the two queues. Addresses are in the machine's order of bytes.
+func unsentTo(table string, to netip.AddrPort) (bytes int64, err error) {
+	address := to.Addr().As4()
+	remote := fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(address[:]), to.Port())
+	for line := range strings.Lines(table) {
+		columns := strings.Fields(line)
+		if len(columns) < 5 || columns[2] != remote {
+			continue
+		}
+		sending, _, _ := strings.Cut(columns[4], ":")
+		n, err := strconv.ParseInt(sending, 16, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read the host's connections: %w", err)
+		}
+		bytes += n
+	}
+	return bytes, nil
 }
 
 // filter changes the packet filter of a pod's node.

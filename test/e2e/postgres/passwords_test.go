@@ -1,0 +1,96 @@
+package postgres
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quiesce/internal/termination"
+	"quiesce/test/env/cloudnativepg"
+	"quiesce/test/env/database"
+	"quiesce/test/env/poolers"
+	"quiesce/test/env/worker/journal"
+)
+
+// Poolers ask the database for the passwords of their clients, and log in there with what clients prove. With a SCRAM verifier in the role's
+// Secret, no client sees that the primary's node leaves. With the password itself, CloudNativePG hashes it anew, and new logins fail. A plan
+// and a switchover by hand name both before anything is lost.
+func TestCloudNativePG_PoolersAskForPasswords_TrapIsNamed(t *testing.T) {
+	p := newCNPGFixture(t, database.Options{Version: "1.24", AuthQuery: true})
+	function := p.moving()
+	p.requireTrapNamed(strings.Join(podOf(t, p.planOf(function), p.leader()).Warnings, " "))
+	member := p.drainPrimarysNode(function)
+	p.requireTrapNamed(member.Escort.Reason)
+	p.requireNothingFailed()
+	p.requireNothingPaused()
+
+	p.reopen(p.Target.Node)
+	require.NoError(t, p.cnpg.UsePlainPassword(p.ctx))
+	writers, err := p.DB.StartWorkers(p.ctx, workersOfTrap, "-hold=60ms", "-think=20ms")
+	require.NoError(t, err)
+	p.awaitWriters(writers, func(w journal.Worker) bool { return w.Committed >= rowCommits })
+	var moved termination.SwitchoverReport
+	p.until("a switchover", func() (bool, string) {
+		p.invoke(function, fmt.Appendf(nil, `{"action":"switchover","cluster":"%s/%s"}`, p.Name, cloudnativepg.Name), &moved)
+		return moved.Status == termination.StatusMoved, moved.Reason
+	})
+	t.Logf("switchover: %+v", moved.Escort)
+	p.requireTrapNamed(moved.Escort.Reason)
+	p.awaitWriters(writers, func(w journal.Worker) bool { return strings.Contains(w.LastError, "password authentication failed") })
+	p.requireNothingPaused()
+}
+
+// workersOfTrap is how many clients meet the trap.
+const workersOfTrap = 5
+
+func (p *cnpgFixture) leader() string {
+	p.Helper()
+	name, err := p.cnpg.LeaderName(p.ctx)
+	require.NoError(p, err)
+	return name
+}
+
+// requireTrapNamed requires that a text names both poolers, and what to do.
+func (p *cnpgFixture) requireTrapNamed(text string) {
+	p.Helper()
+	require.Contains(p, text, "may get error 28P01 after the move: ")
+	pods, err := p.DB.PoolerPods(p.ctx)
+	require.NoError(p, err)
+	for _, pod := range pods {
+		require.Contains(p, text, p.Name+"/"+pod.Name)
+	}
+	require.Contains(p, text, "Put the SCRAM verifier, not the password, into the Secret of each role")
+}
+
+// reopen opens a drained node again, as if its instance had not left, and waits until all instances stream.
+func (p *cnpgFixture) reopen(node string) {
+	p.Helper()
+	_, err := p.Lab.Client().CoreV1().Nodes().Patch(p.ctx, node, types.MergePatchType,
+		[]byte(`{"spec":{"unschedulable":null,"taints":null}}`), metav1.PatchOptions{})
+	require.NoError(p, err)
+	require.NoError(p, p.cnpg.AwaitStreaming(p.ctx))
+}
+
+// awaitWriters waits until each of these workers is like this.
+func (p *cnpgFixture) awaitWriters(writers *database.WorkerGroup, like func(journal.Worker) bool) {
+	p.Helper()
+	for {
+		now, err := writers.Snapshot(p.ctx)
+		require.NoError(p, err)
+		unlike := 0
+		last := ""
+		for _, w := range now.Workers {
+			if !like(w) {
+				unlike, last = unlike+1, fmt.Sprintf("%d commits, last error %q", w.Committed, w.LastError)
+			}
+		}
+		if unlike == 0 {
+			return
+		}
+		require.NoError(p, poolers.Wait(p.ctx, probeInterval), "%d of %d workers: %s", unlike, len(now.Workers), last)
+	}
+}
