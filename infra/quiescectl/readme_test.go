@@ -58,3 +58,16 @@ func TestReadme_Checks_AreAll(t *testing.T) {
 	}
 	require.Equal(t, doctor.Names(), names)
 }
+
+// The first screen of the project shows what doctor says.
+func TestTopReadme_Doctor_IsReal(t *testing.T) {
+	page, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	real, err := os.ReadFile("testdata/faulty.txt")
+	require.NoError(t, err)
+	shown := regexp.MustCompile("(?m)^(CRITICAL|WARNING|INFO) .*$").FindAllString(string(page), -1)
+	require.NotEmpty(t, shown)
+	for _, line := range shown {
+		require.Contains(t, string(real), line+"\n")
+	}
+}
