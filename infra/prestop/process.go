@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -92,15 +91,21 @@ func readStat(folder string) (s stat, err error) {
 	return stat{name: after[:end], state: fields[stateField], started: fields[startedField]}, nil
 }
 
-// findProcesses returns the pgbouncers to stop: the one that the options name, or those with that name. Those of the hook's own container
-// come before others that it sees in a shared process namespace: they have hooks of their own.
+// findProcesses returns the pgbouncers to stop: the one that the options name, or those with that name.
 func findProcesses(proc string, o options) ([]*process, error) {
 	switch {
 	case o.pid > 0:
 		return openGiven(proc, o.pid)
 	case o.pidFile != "":
 		return openPidFile(proc, o.pidFile)
+	default:
+		return openNamed(proc)
 	}
+}
+
+// openNamed opens the processes with pgbouncer's name. Those of the hook's own container come before others that it sees in a shared
+// process namespace: they have hooks of their own.
+func openNamed(proc string) ([]*process, error) {
 	files, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "stat"))
 	if err != nil {
 		return nil, err
@@ -110,32 +115,38 @@ func findProcesses(proc string, o options) ([]*process, error) {
 	}
 	var ours, others []*process
 	for _, file := range files {
-		folder := filepath.Dir(file)
-		pid, err := strconv.Atoi(filepath.Base(folder))
-		if err != nil {
-			continue
-		}
-		if s, err := readStat(folder); err != nil || s.name != programName {
-			continue // processes come and go
-		}
-		p, err := openProcess(proc, pid)
-		if err != nil {
-			continue
-		}
-		if inOurContainer(proc, p) {
+		p := openIfNamed(proc, filepath.Dir(file))
+		switch {
+		case p == nil:
+		case inOurContainer(proc, p):
 			ours = append(ours, p)
-		} else {
+		default:
 			others = append(others, p)
 		}
 	}
-	if len(ours) == 0 && len(others) > 1 {
-		return nil, fmt.Errorf("find pgbouncer: there are %d in other containers of the pod: set --pid-file, or put the hook into their containers", len(others))
+	switch {
+	case len(ours) > 0:
+		return ours, nil
+	case len(others) <= 1:
+		return others, nil
 	}
-	if len(ours) == 0 {
-		ours = others
+	return nil, fmt.Errorf("find pgbouncer: there are %d in other containers of the pod: set --pid-file, or put the hook into their containers", len(others))
+}
+
+// openIfNamed opens a process with pgbouncer's name; nil: it has another, or has ended. Processes come and go.
+func openIfNamed(proc, folder string) *process {
+	pid, err := strconv.Atoi(filepath.Base(folder))
+	if err != nil {
+		return nil
 	}
-	slices.SortFunc(ours, func(a, b *process) int { return a.pid - b.pid })
-	return ours, nil
+	if s, err := readStat(folder); err != nil || s.name != programName {
+		return nil
+	}
+	p, err := openProcess(proc, pid)
+	if err != nil {
+		return nil
+	}
+	return p
 }
 
 // inOurContainer reports whether a process has our file system.

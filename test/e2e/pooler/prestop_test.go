@@ -143,12 +143,13 @@ func (p prestopFixture) drainWithEscort(node string, pods []corev1.Pod) {
 	require.Len(p, pods, escorted)
 }
 
-// evictByPressure makes the node's kubelet evict the pods itself. A machine ends with its kubelet, unless the shell that waits for it is
-// stopped. The node is not used again.
+// evictByPressure makes the node's kubelet evict the pods itself, one after the other. A machine ends with its kubelet, unless the shell
+// that waits for it is stopped. A kubelet that starts under pressure rejects the pods that request nothing. The node is not used again.
 func (p prestopFixture) evictByPressure(node string, pods []corev1.Pod) {
 	p.Helper()
 	p.Target = p.instanceOf(node)
 	p.AWS.Terminate(p.Target.ID)
+	p.kubectl("cordon", node) // pods with requests tolerate the pressure, and would come back
 	p.inside(`pid=$(pgrep -x kubelet); kill -STOP $(ps -o ppid= -p $pid)
 		set -- $(tr '\0' ' ' </proc/$pid/cmdline)
 		echo 'evictionSoft: {memory.available: "99%%"}' >>$3 # always met
