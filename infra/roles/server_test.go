@@ -489,14 +489,14 @@ func TestUp_SeveralHosts_PrimaryIsFound(t *testing.T) {
 	f.env["POSTGRES_HOSTNAME"], f.env["POSTGRES_PORT"] = "127.0.0.1", fmt.Sprint(standby.Port)
 	said := f.fails("up", "-wait", "1500ms")
 	require.Contains(t, said, "roles: waiting for a primary: ")
-	require.Contains(t, said, "roles: find a primary in time: ")
+	require.Contains(t, said, "roles: find a primary in time: check POSTGRES_HOSTNAME")
 }
 
 func TestUp_LoginRefused_FailsAtOnce(t *testing.T) {
 	f, admin := newEverything(t)
 	f.env["POSTGRES_USERNAME"], f.env["POSTGRES_PASSWORD"] = "app", secretOf("wrong")
 	began := time.Now()
-	require.Contains(t, f.fails("up"), "log in: ")
+	require.Contains(t, f.fails("up"), "log in: check POSTGRES_USERNAME and POSTGRES_PASSWORD")
 	require.Less(t, time.Since(began), defaultWait/2)
 	f.exec(admin, "GRANT pg_monitor TO app")
 	f.env["POSTGRES_PASSWORD"] = parts.App.Password
