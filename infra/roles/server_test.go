@@ -349,8 +349,9 @@ func TestDown_OpenTransactionMakesSomething_Refused(t *testing.T) {
 	f.ok("up")
 	f.exec(admin, "BEGIN", "SET LOCAL ROLE team", "CREATE TABLE late(n int)")
 	require.Contains(t, f.fails("down"), "an open transaction makes something that role team will own")
-	f.exec(admin, "COMMIT")
-	require.Contains(t, f.ok("down"), "role team: dropped, 1 objects reassigned to postgres\n")
+	f.exec(admin, "COMMIT", "CREATE DATABASE theirs OWNER team")
+	require.Contains(t, f.ok("down"), "role team: dropped, 2 objects reassigned to postgres\n")
+	require.Equal(t, "postgres", f.scalar(admin, "SELECT datdba::regrole::text FROM pg_database WHERE datname = 'theirs'"))
 	require.Equal(t, "postgres", f.scalar(admin, "SELECT tableowner::text FROM pg_tables WHERE tablename = 'late'"))
 }
 
