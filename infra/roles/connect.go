@@ -85,7 +85,7 @@ func awaitPrimary(ctx context.Context, t target, progress io.Writer) (*pgx.Conn,
 			return conn, nil
 		}
 		if isRefused(err) {
-			return nil, fmt.Errorf("log in: %w", err)
+			return nil, fmt.Errorf("log in: check POSTGRES_USERNAME and POSTGRES_PASSWORD: %w", err)
 		}
 		if now := bounded(err.Error()); now != said && ctx.Err() == nil {
 			said = now
@@ -93,7 +93,7 @@ func awaitPrimary(ctx context.Context, t target, progress io.Writer) (*pgx.Conn,
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("find a primary in time: %w", err)
+			return nil, fmt.Errorf("find a primary in time: check POSTGRES_HOSTNAME, or give it longer with -wait: %w", err)
 		case <-time.After(retryInterval):
 		}
 	}

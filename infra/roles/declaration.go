@@ -135,7 +135,7 @@ func parse(content []byte) (d declaration, err error) {
 // The YAML package's messages. They have names of Go's types, and values: a password in the wrong place must not be printed.
 var (
 	unknownKey = regexp.MustCompile(`field (\S+) not found in type \S+`)
-	wrongValue = regexp.MustCompile("(?s)cannot unmarshal !!(\\w+) .*into .*")
+	wrongValue = regexp.MustCompile(`(?s)cannot unmarshal !!(\w+) .*into .*`)
 	syntax     = regexp.MustCompile(`(?s)^yaml: (line \d+): .*`)
 )
 

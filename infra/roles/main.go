@@ -80,7 +80,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	defer cancel()
 	changed, err := o.run(ctx, getenv, stdout, stderr)
 	if err != nil {
-		fmt.Fprintln(stderr, "roles:", strings.ReplaceAll(err.Error(), "\n", "\nroles: "))
+		for line := range strings.Lines(err.Error()) {
+			fmt.Fprintln(stderr, "roles:", oneLine(line))
+		}
 		return trouble
 	}
 	if o.action == verify && changed {

@@ -349,8 +349,9 @@ func TestDown_OpenTransactionMakesSomething_Refused(t *testing.T) {
 	f.ok("up")
 	f.exec(admin, "BEGIN", "SET LOCAL ROLE team", "CREATE TABLE late(n int)")
 	require.Contains(t, f.fails("down"), "an open transaction makes something that role team will own")
-	f.exec(admin, "COMMIT")
-	require.Contains(t, f.ok("down"), "role team: dropped, 1 objects reassigned to postgres\n")
+	f.exec(admin, "COMMIT", "CREATE DATABASE theirs OWNER team")
+	require.Contains(t, f.ok("down"), "role team: dropped, 2 objects reassigned to postgres\n")
+	require.Equal(t, "postgres", f.scalar(admin, "SELECT datdba::regrole::text FROM pg_database WHERE datname = 'theirs'"))
 	require.Equal(t, "postgres", f.scalar(admin, "SELECT tableowner::text FROM pg_tables WHERE tablename = 'late'"))
 }
 
@@ -489,14 +490,14 @@ func TestUp_SeveralHosts_PrimaryIsFound(t *testing.T) {
 	f.env["POSTGRES_HOSTNAME"], f.env["POSTGRES_PORT"] = "127.0.0.1", fmt.Sprint(standby.Port)
 	said := f.fails("up", "-wait", "1500ms")
 	require.Contains(t, said, "roles: waiting for a primary: ")
-	require.Contains(t, said, "roles: find a primary in time: ")
+	require.Contains(t, said, "roles: find a primary in time: check POSTGRES_HOSTNAME")
 }
 
 func TestUp_LoginRefused_FailsAtOnce(t *testing.T) {
 	f, admin := newEverything(t)
 	f.env["POSTGRES_USERNAME"], f.env["POSTGRES_PASSWORD"] = "app", secretOf("wrong")
 	began := time.Now()
-	require.Contains(t, f.fails("up"), "log in: ")
+	require.Contains(t, f.fails("up"), "log in: check POSTGRES_USERNAME and POSTGRES_PASSWORD")
 	require.Less(t, time.Since(began), defaultWait/2)
 	f.exec(admin, "GRANT pg_monitor TO app")
 	f.env["POSTGRES_PASSWORD"] = parts.App.Password

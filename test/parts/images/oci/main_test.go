@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"crypto/sha256"
+	"debug/elf"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -18,12 +21,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// build compiles a small program for an architecture.
-func build(t *testing.T, arch string) string {
+// build compiles a small program.
+func build(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "pause")
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-o", program, "quiesce/test/parts/images/pause")
-	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+arch, "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")
 	said, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", said)
 	return program
@@ -60,7 +63,7 @@ func (d descriptor) in(t *testing.T, all map[string][]byte) []byte {
 }
 
 func TestImage_Layout_OneProgramWithoutRoot(t *testing.T) {
-	program, dest := build(t, "arm64"), filepath.Join(t.TempDir(), "image.tar")
+	program, dest := build(t), filepath.Join(t.TempDir(), "image.tar")
 	require.NoError(t, pack(program, "example.com/pause:v1", dest))
 	file, err := os.Open(dest)
 	require.NoError(t, err)
@@ -94,7 +97,7 @@ func TestImage_Layout_OneProgramWithoutRoot(t *testing.T) {
 		}
 	}
 	require.NoError(t, json.Unmarshal(manifest.Config.in(t, all), &config))
-	require.Equal(t, "arm64", config.Architecture)
+	require.Equal(t, runtime.GOARCH, config.Architecture)
 	require.Equal(t, "65532:65532", config.Config.User)
 	require.Equal(t, []string{"/pause"}, config.Config.Entrypoint)
 	unpacked, err := gzip.NewReader(strings.NewReader(string(manifest.Layers[0].in(t, all))))
@@ -110,13 +113,31 @@ func TestImage_Layout_OneProgramWithoutRoot(t *testing.T) {
 func TestImage_Again_SameBytes(t *testing.T) {
 	var made []string
 	for range 2 {
-		program, dest := build(t, "amd64"), filepath.Join(t.TempDir(), "image.tar") // in other folders
+		program, dest := build(t), filepath.Join(t.TempDir(), "image.tar") // in other folders
 		require.NoError(t, pack(program, "pause:v1", dest))
 		content, err := os.ReadFile(dest)
 		require.NoError(t, err)
 		made = append(made, fmt.Sprintf("%x", sha256.Sum256(content)))
 	}
 	require.Equal(t, made[0], made[1])
+}
+
+// The program says for which machines it is: two bytes of its header.
+func TestImage_OtherArchitecture_NamedAsTheProgramIs(t *testing.T) {
+	program := build(t)
+	content, err := os.ReadFile(program)
+	require.NoError(t, err)
+	for machine, want := range map[elf.Machine]string{elf.EM_AARCH64: "arm64", elf.EM_X86_64: "amd64"} {
+		binary.LittleEndian.PutUint16(content[18:], uint16(machine))
+		require.NoError(t, os.WriteFile(program, content, 0o755))
+		arch, err := check(program)
+		require.NoError(t, err)
+		require.Equal(t, want, arch)
+	}
+	binary.LittleEndian.PutUint16(content[18:], uint16(elf.EM_RISCV))
+	require.NoError(t, os.WriteFile(program, content, 0o755))
+	_, err = check(program)
+	require.ErrorContains(t, err, "images are made for arm64 and amd64")
 }
 
 func TestImage_NoStaticProgram_Refused(t *testing.T) {
