@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,8 +57,21 @@ type account struct {
 	*testing.T
 	*awstest.Server
 	env    []string
+	mutex  sync.Mutex // guards the rest
 	asked  []termination.Request
 	answer func(termination.Request) (answer any, functionError string)
+}
+
+func (a *account) requests() []termination.Request {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	return slices.Clone(a.asked)
+}
+
+func (a *account) answerWith(answer func(termination.Request) (answer any, functionError string)) {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	a.answer = answer
 }
 
 func newAccount(t *testing.T) *account {
@@ -71,6 +86,8 @@ func newAccount(t *testing.T) *account {
 		if len(records) != 1 || records[0].Request == nil {
 			return []byte(`{"errorType":"Malformed","errorMessage":"` + strings.ReplaceAll(string(payload), `"`, `'`) + `"}`), "Unhandled", nil
 		}
+		a.mutex.Lock()
+		defer a.mutex.Unlock()
 		a.asked = append(a.asked, *records[0].Request)
 		answer, failure := a.answer(*records[0].Request)
 		text, err := json.Marshal(answer)
@@ -137,7 +154,7 @@ resumed   databases/orders
 		require.Zero(t, got.status, "%v: %s", c.args, got.progress)
 		require.Equal(t, c.out[1:], got.out, c.args)
 		require.Empty(t, got.progress, c.args)
-		require.Equal(t, []termination.Request{c.asked}, a.asked)
+		require.Equal(t, []termination.Request{c.asked}, a.requests())
 
 		var same any
 		require.NoError(t, json.Unmarshal([]byte(a.run(append(c.args, "-o", "json")...).out), &same))
@@ -153,7 +170,7 @@ resumed   databases/orders
 func TestActions_PlanOfAnInstance_NamesTheInstance(t *testing.T) {
 	a := newAccount(t)
 	a.run("plan", "i-0123456789abcdef0")
-	require.Equal(t, []termination.Request{{Action: termination.ActionPlan, InstanceID: "i-0123456789abcdef0"}}, a.asked)
+	require.Equal(t, []termination.Request{{Action: termination.ActionPlan, InstanceID: "i-0123456789abcdef0"}}, a.requests())
 }
 
 // A script learns from the exit status that somebody has to look.
@@ -175,7 +192,7 @@ func TestActions_BadAnswer_FailsWithStatusOne(t *testing.T) {
 		{[]string{"resume"}, termination.ResumeReport{Status: termination.StatusFailed, Reason: "no login"}, []string{"failed   <none>", "\nno login\n"}},
 	} {
 		a := newAccount(t)
-		a.answer = func(termination.Request) (any, string) { return c.answer, "" }
+		a.answerWith(func(termination.Request) (any, string) { return c.answer, "" })
 		got := a.run(c.args...)
 		require.Equal(t, exitFindings, got.status, c.args)
 		for _, text := range c.says {
@@ -204,8 +221,8 @@ func TestActions_NoAnswer_SaysWhatToDo(t *testing.T) {
 		{nil, []string{"plan"}, "accepts 1 arg(s), received 0"},
 		{nil, []string{"sweep", "now"}, "unknown command"},
 	} {
-		if a.answer = c.answer; c.answer == nil {
-			a.answer = func(r termination.Request) (any, string) { return answers[r.Action], "" }
+		if a.answerWith(c.answer); c.answer == nil {
+			a.answerWith(func(r termination.Request) (any, string) { return answers[r.Action], "" })
 		}
 		got := a.run(c.args...)
 		require.Equal(t, exitError, got.status, c.args)

@@ -143,8 +143,7 @@ func TestDoctor_HealthyCluster_FindsNothing(t *testing.T) {
 		}
 	}
 	w.aws.AddFunction("quiesce-prod", func(context.Context, []byte) ([]byte, string, error) { return nil, "", nil })
-	queue, dlq := w.aws.AddQueue(awstest.Queue{Name: "events"}), w.aws.AddQueue(awstest.Queue{Name: "dlq"})
-	w.aws.SetEnvironment("quiesce-prod", map[string]string{queueVariable: queue, dlqVariable: dlq})
+	w.aws.SetEnvironment("quiesce-prod", map[string]string{dlqVariable: w.aws.AddQueue(awstest.Queue{Name: "dlq"})})
 	w.apply("testdata/healthy.yaml")
 
 	got := w.golden("healthy.txt", "doctor", "--cluster", "prod")

@@ -25,11 +25,8 @@ import (
 // less.
 const credentialsTimeout = 3 * time.Second
 
-// The variables of the function that name its queues.
-const (
-	queueVariable = "QUIESCE_QUEUE_URL"
-	dlqVariable   = "QUIESCE_DLQ_URL"
-)
+// dlqVariable is the variable of the function that names its DLQ.
+const dlqVariable = "QUIESCE_DLQ_URL"
 
 // readAWS reads the account. Without credentials one finding says so.
 func (r *reader) readAWS(ctx context.Context, cluster string) error {
@@ -111,19 +108,16 @@ func (r *reader) readFunction(ctx context.Context, config aws.Config, cluster st
 	if described.Environment == nil {
 		return nil
 	}
-	return r.readQueues(ctx, config, f, described.Environment.Variables)
+	return readQueue(ctx, config, f, described.Environment.Variables[dlqVariable])
 }
 
-func (r *reader) readQueues(ctx context.Context, config aws.Config, f *doctor.Function, variables map[string]string) (err error) {
-	if url := variables[dlqVariable]; url != "" {
-		if f.DeadLetters, _, err = queue.New(config, url).Backlog(ctx); err != nil {
-			return advisedError{err, "your AWS identity needs sqs:GetQueueAttributes"}
-		}
+// readQueue counts the messages in the function's DLQ.
+func readQueue(ctx context.Context, config aws.Config, f *doctor.Function, url string) (err error) {
+	if url == "" {
+		return nil
 	}
-	if url := variables[queueVariable]; url != "" {
-		if f.Waiting, _, err = queue.New(config, url).Backlog(ctx); err != nil {
-			return advisedError{err, "your AWS identity needs sqs:GetQueueAttributes"}
-		}
+	if f.DeadLetters, _, err = queue.New(config, url).Backlog(ctx); err != nil {
+		return advisedError{err, "your AWS identity needs sqs:GetQueueAttributes"}
 	}
 	return nil
 }

@@ -86,12 +86,12 @@ func (r *reader) readWebhooks(ctx context.Context) error {
 	var all []doctor.Webhook
 	for _, c := range validating.Items {
 		for _, w := range c.Webhooks {
-			all = append(all, webhook(c.Name, w.Name, w.FailurePolicy, w.ClientConfig, w.Rules))
+			all = append(all, webhook(w.Name, w.FailurePolicy, w.ClientConfig, w.Rules))
 		}
 	}
 	for _, c := range mutating.Items {
 		for _, w := range c.Webhooks {
-			all = append(all, webhook(c.Name, w.Name, w.FailurePolicy, w.ClientConfig, w.Rules))
+			all = append(all, webhook(w.Name, w.FailurePolicy, w.ClientConfig, w.Rules))
 		}
 	}
 	r.snapshot.Webhooks = all
@@ -99,9 +99,9 @@ func (r *reader) readWebhooks(ctx context.Context) error {
 }
 
 func webhook(
-	configuration, name string, policy *admissionv1.FailurePolicyType, client admissionv1.WebhookClientConfig, rules []admissionv1.RuleWithOperations,
+	name string, policy *admissionv1.FailurePolicyType, client admissionv1.WebhookClientConfig, rules []admissionv1.RuleWithOperations,
 ) doctor.Webhook {
-	w := doctor.Webhook{Configuration: configuration, Name: name, FailClosed: policy == nil || *policy == admissionv1.Fail, Rules: rules}
+	w := doctor.Webhook{Name: name, FailClosed: policy == nil || *policy == admissionv1.Fail, Rules: rules}
 	if client.Service != nil {
 		w.Service = client.Service.Namespace + "/" + client.Service.Name
 	}

@@ -256,6 +256,21 @@ var nodeCases = []testCase{
 			w.addPod("shop", "idle", i, n, map[string]string{}).Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse("1")}
 		}
 	}, []string{"warning node a1: 1 of its 3 evicted pods would find no room elsewhere: deployment shop/big"}},
+	{"pods that fit, but not all of them", func(w *world) {
+		for i := range 4 {
+			w.addPod("shop", "big", i, "a1", map[string]string{}).Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse("4")}
+		}
+	}, []string{"warning node a1: 1 of its 6 evicted pods would find no room elsewhere: deployment shop/big"}},
+	{"init container that needs more than a node", func(w *world) {
+		w.addPod("shop", "big", 0, "a1", map[string]string{}).Spec.InitContainers = []corev1.Container{{Resources: corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{"cpu": resource.MustParse("5")},
+		}}}
+	}, []string{"warning node a1: 1 of its 3 evicted pods would find no room elsewhere: deployment shop/big"}},
+	{"nodes without room for a pod more", func(w *world) {
+		for i := range w.Nodes[1:] {
+			w.Nodes[i+1].Status.Allocatable["pods"] = resource.MustParse("1")
+		}
+	}, []string{"warning node a1: 2 of its 2 evicted pods would find no room elsewhere: deployment db/pgbouncer and deployment shop/web"}},
 	{"selector of one node", func(w *world) {
 		w.addPod("shop", "pinned", 0, "b2", map[string]string{}).Spec.NodeSelector = map[string]string{corev1.LabelHostname: "b2"}
 	}, []string{"warning node b2: 1 of its 2 evicted pods would find no room elsewhere: deployment shop/pinned"}},
@@ -305,6 +320,10 @@ var workloadCases = []testCase{
 		w.PDBs[0].Spec.UnhealthyPodEvictionPolicy, w.PDBs[0].Status.DisruptionsAllowed = nil, 0
 		w.Pods[2].Status.Conditions = nil
 	}, []string{"warning pdb shop/web: keeps pods that are not Ready: 1 now"}},
+	{"PDB that keeps no pod though one is unready", func(w *world) {
+		w.PDBs[0].Spec.UnhealthyPodEvictionPolicy = nil
+		w.Pods[2].Status.Conditions = nil
+	}, []string{"info 1 pdb: would keep pods that are not Ready: shop/web"}},
 	{"two PDBs", func(w *world) { w.addPDB("shop", "more", map[string]string{"app": "web"}) },
 		[]string{"warning deployment shop/web: PDBs more and web select the same pods"}},
 	{"two PDBs in two namespaces", func(w *world) { w.addPDB("db", "more", map[string]string{"app": "web"}) }, nil},
@@ -402,9 +421,9 @@ var quiesceCases = []testCase{
 	{"not installed", func(w *world) { w.Install.Namespace, w.Function = false, nil }, []string{"info quiesce: is not installed in this cluster"}},
 	{"not installed, but the function is there", func(w *world) { w.Install.Namespace = false }, nil},
 	{"permission missing", func(w *world) { w.Install.Missing = []string{"list pods", "get nodes"} },
-		[]string{"critical group quiesce: the function may not get nodes and list pods"}},
+		[]string{"critical rbac group quiesce: the function may not get nodes and list pods"}},
 	{"policy missing", func(w *world) { w.Install.Policies = []string{"quiesce-pods"} },
-		[]string{"warning group quiesce: admission policies are missing: quiesce-pods"}},
+		[]string{"warning rbac group quiesce: admission policies are missing: quiesce-pods"}},
 	{"function that cannot run", func(w *world) { w.Function.Problem = "its state is Failed" }, []string{"critical function quiesce-prod: its state is Failed"}},
 	{"messages in the DLQ", func(w *world) { w.Function.DeadLetters = 2 }, []string{"warning function quiesce-prod: 2 messages in its dead-letter queue"}},
 	{"mark that nobody holds", func(w *world) { w.Install.Marks = []escort.Mark{{Lease: postgres.LeasePrefix + "x"}} },

@@ -54,7 +54,7 @@ func (v *view) missingPermissions() []Finding {
 		return nil
 	}
 	return []Finding{{
-		Where: "group quiesce", Severity: Critical, What: "the function may not " + named(v.Install.Missing),
+		Where: "rbac group " + Group, Severity: Critical, What: "the function may not " + named(v.Install.Missing),
 		Cost: "drains fail, or leave pods behind", Fix: "apply the manifest of this version", Command: "kubectl apply -f infra/rbac.yaml",
 	}}
 }
@@ -64,7 +64,7 @@ func (v *view) missingPolicies() []Finding {
 		return nil
 	}
 	return []Finding{{
-		Where: "group quiesce", Severity: Warning, What: "admission policies are missing: " + named(v.Install.Policies),
+		Where: "rbac group " + Group, Severity: Warning, What: "admission policies are missing: " + named(v.Install.Policies),
 		Cost: "who takes over the function can change more than a drain needs", Fix: "apply the manifest; it needs Kubernetes 1.30",
 		Command: "kubectl apply -f infra/rbac.yaml",
 	}}

@@ -27,7 +27,6 @@ type Snapshot struct {
 	Services   []corev1.Service
 	ConfigMaps []corev1.ConfigMap // of namespaces with poolers
 	Volumes    []corev1.PersistentVolume
-	Claims     []corev1.PersistentVolumeClaim
 	Databases  []Database
 
 	AWS       bool // the account was read
@@ -49,11 +48,10 @@ type Unread struct {
 
 // Webhook is an admission webhook.
 type Webhook struct {
-	Configuration, Name string
-	Mutating            bool
-	FailClosed          bool
-	Service             string // namespace/name; empty: outside of the cluster
-	Rules               []admissionv1.RuleWithOperations
+	Name       string
+	FailClosed bool
+	Service    string // namespace/name; empty: outside of the cluster
+	Rules      []admissionv1.RuleWithOperations
 }
 
 // Database is what is known of one database cluster.
@@ -76,5 +74,4 @@ type Function struct {
 	Name        string
 	Problem     string // why it cannot run; empty: it can
 	DeadLetters int    // messages in its DLQ
-	Waiting     int    // messages in its queue
 }
