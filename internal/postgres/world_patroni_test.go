@@ -79,10 +79,14 @@ func (i *incarnation) liveState(name string) LiveState {
 
 func (i *incarnation) Annotated(ctx context.Context, _, _, name string) (*escort.Annotated, error) {
 	if err := i.ask(ctx, "annotated"); err != nil {
+		i.mutex.Lock()
+		defer i.mutex.Unlock()
+		i.looked = true
 		return nil, err
 	}
 	defer i.enter()()
 	if name == "pg-failover" {
+		i.looked = true
 		if i.request == nil {
 			return nil, nil
 		}
@@ -135,6 +139,7 @@ func (w *world) loop(at time.Time, version int, f escort.Failover) {
 		case w.behavior == "refused" || late || f.Leader != w.leader:
 			w.version, w.request = w.version+1, map[string]string{}
 		default:
+			w.sim.checkActs(version)
 			w.locked(time.Until(f.At), func() { w.demote(f.Candidate) })
 		}
 	})
