@@ -104,6 +104,9 @@ func (i *incarnation) RequestSwitchover(ctx context.Context, f escort.Failover) 
 		return "", errors.New("conflict")
 	}
 	i.sim.checkRequest(i, f.Leader, f.Candidate)
+	if i.behavior == "handed over" {
+		i.promote(f.Candidate)
+	}
 	i.version++
 	i.request = map[string]string{"leader": f.Leader, "member": f.Candidate, "scheduled_at": f.At.Format(time.RFC3339Nano)}
 	version := strconv.Itoa(i.version)
@@ -115,7 +118,7 @@ func (i *incarnation) RequestSwitchover(ctx context.Context, f escort.Failover) 
 // afterLoop lets Patroni notice the request, in its next loop and not before the time of the request.
 func (i *incarnation) afterLoop(f escort.Failover) {
 	w := i.world
-	if w.behavior == "frozen" {
+	if w.behavior == "frozen" || w.behavior == "handed over" { // the next loop is far away
 		return
 	}
 	next := w.began.Add(time.Since(w.began).Truncate(testLoop) + testLoop)
