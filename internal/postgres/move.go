@@ -252,6 +252,7 @@ func (m *move) underPause(ctx context.Context) error {
 		m.report("")
 		return m.ended(ctx, err, left)
 	}
+	m.withdrawLate(ctx)
 	m.reconnect(ctx)
 	left = m.restore(ctx, left)
 	m.clear(ctx, left)

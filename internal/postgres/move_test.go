@@ -202,6 +202,18 @@ func TestRun_NoRouteToPatroni_WritesTheKey(t *testing.T) {
 	})
 }
 
+// Somebody else's switchover ends between the last look and the request. Patroni would discard the request in its next loop.
+func TestRun_HandedOverJustBeforeTheRequest_RequestIsWithdrawn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.behavior = "handed over"
+		_, err, _ := w.run(t, "pg-0")
+		require.NoError(t, err)
+		requireOrder(t, w.effects, "request pg-0 to pg-1", "resume a/app", "withdraw", "evict pg-0")
+		w.requireNothingPaused(t)
+	})
+}
+
 // One pooler stops answering while it is paused. The others' clients do not wait for it.
 func TestRun_PoolerStopsAnswering_OthersGoOnAndItIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

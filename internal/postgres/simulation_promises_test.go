@@ -107,6 +107,9 @@ func (s *simulation) checkResume(c *worldConsole, database string) {
 		return
 	}
 	i, by := c.incarnation, c.pooler.by
+	if by != nil && by != i && by == s.asker && s.version == s.askedVersion && len(s.request) > 0 && !i.looked {
+		s.violate("3: %s resumed %s, and did not withdraw the request first", i.name, c.name)
+	}
 	s.checkWait(c.name, c.pooler, database)
 	if !s.reaches() { // their clients' next statements meet the old primary
 		s.failed++
@@ -185,7 +188,7 @@ func (s *simulation) checkRequest(i *incarnation, leader, candidate string) {
 	}
 	s.lines = append(s.lines, s.line(i.name, "requests "+leader+" to "+candidate, nil))
 	if !s.rest {
-		s.asker, s.askedVersion = i, s.version+1
+		s.asker, s.askedVersion, i.looked = i, s.version+1, false
 	}
 	// What changed after the last look cannot be known. A request over HTTP cannot carry a version.
 	switch known := i.seen; {
@@ -208,6 +211,16 @@ func (s *simulation) checkRequest(i *incarnation, leader, candidate string) {
 	s.counts["2 request with all writes"]++
 	if at := s.live - s.lag[candidate]; at < s.pooled {
 		s.violate("2: %s asked for %s, which is at %v, and a client's write at %v was acknowledged", i.name, candidate, at, s.pooled)
+	}
+}
+
+// checkActs checks promise 3 when Patroni acts on a request: whoever asked holds its clients, or has tried to withdraw the request.
+func (s *simulation) checkActs(version int) {
+	if s == nil || s.asker == nil || version != s.askedVersion || s.asker.dead || s.asker.robbed {
+		return
+	}
+	if s.anyClient() && !s.asker.looked {
+		s.violate("3: the primary moves as %s asked, which has let clients go and withdrawn nothing", s.asker.name)
 	}
 }
 

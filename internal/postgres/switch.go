@@ -310,6 +310,14 @@ func (m *move) withdraw(ctx context.Context, requested *asked) {
 	}
 }
 
+// withdrawLate removes a request that was written just after somebody else had moved the primary. Patroni removes one that it follows when
+// the new primary has the key. This one would count as somebody's for a loop.
+func (m *move) withdrawLate(ctx context.Context) {
+	if !m.unnamed && m.facts.Operator.UsesPatroni() {
+		m.withdraw(ctx, &asked{failover: m.failover()})
+	}
+}
+
 func withdraw(ctx context.Context, cluster Cluster, f escort.Failover) error {
 	if f.Kind == "" {
 		return nil

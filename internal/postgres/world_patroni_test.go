@@ -79,10 +79,14 @@ func (i *incarnation) liveState(name string) LiveState {
 
 func (i *incarnation) Annotated(ctx context.Context, _, _, name string) (*escort.Annotated, error) {
 	if err := i.ask(ctx, "annotated"); err != nil {
+		i.mutex.Lock()
+		defer i.mutex.Unlock()
+		i.looked = true
 		return nil, err
 	}
 	defer i.enter()()
 	if name == "pg-failover" {
+		i.looked = true
 		if i.request == nil {
 			return nil, nil
 		}
@@ -100,6 +104,9 @@ func (i *incarnation) RequestSwitchover(ctx context.Context, f escort.Failover) 
 		return "", errors.New("conflict")
 	}
 	i.sim.checkRequest(i, f.Leader, f.Candidate)
+	if i.behavior == "handed over" {
+		i.promote(f.Candidate)
+	}
 	i.version++
 	i.request = map[string]string{"leader": f.Leader, "member": f.Candidate, "scheduled_at": f.At.Format(time.RFC3339Nano)}
 	version := strconv.Itoa(i.version)
@@ -111,7 +118,7 @@ func (i *incarnation) RequestSwitchover(ctx context.Context, f escort.Failover) 
 // afterLoop lets Patroni notice the request, in its next loop and not before the time of the request.
 func (i *incarnation) afterLoop(f escort.Failover) {
 	w := i.world
-	if w.behavior == "frozen" {
+	if w.behavior == "frozen" || w.behavior == "handed over" { // the next loop is far away
 		return
 	}
 	next := w.began.Add(time.Since(w.began).Truncate(testLoop) + testLoop)
@@ -135,6 +142,7 @@ func (w *world) loop(at time.Time, version int, f escort.Failover) {
 		case w.behavior == "refused" || late || f.Leader != w.leader:
 			w.version, w.request = w.version+1, map[string]string{}
 		default:
+			w.sim.checkActs(version)
 			w.locked(time.Until(f.At), func() { w.demote(f.Candidate) })
 		}
 	})

@@ -114,6 +114,7 @@ type incarnation struct {
 	// blind is until when it does not notice that its Leases are another's, unless it writes to one.
 	blind   time.Time
 	assured time.Time // when it was last told that a Lease is its own
+	looked  bool      // at the request, since it was written, or tried to
 	robbed  bool      // its Leases expired while it ran
 	seen    seen      // the last answer about the cluster
 }

@@ -30,6 +30,7 @@ type simNode struct {
 	lostAt         time.Time // since when the kubelet is unreachable; zero: it is reachable
 	tainted        bool
 	lease          *simLease
+	primaryLeftAt  time.Time      // when a primary last moved, or was told to stop
 	reconnectedAt  time.Time      // since when the kubelet is reachable again; zero: it was not unreachable
 	completedBy    *simInvocation // the invocation that completed its action
 	completedAt    time.Time
@@ -119,6 +120,9 @@ func (n *simNode) notifyWatchers() {
 // stop signals a pod. It is gone in its own time, or when its grace period is over.
 func (s *simulation) stop(n *simNode, p *simPod, grace time.Duration) {
 	p.Deleted = time.Now()
+	if isPrimary(p.Pod) {
+		n.primaryLeftAt = p.Deleted
+	}
 	n.notifyWatchers()
 	if p.pdb != nil {
 		p.pdb.healthy--

@@ -97,6 +97,7 @@ func (e simDatabase) move(ctx context.Context, p drain.EscortRequest) error {
 			e.s.counts["primary moved"]++
 			pod.Labels = maps.Clone(pod.Labels) // other goroutines read it
 			pod.Labels["role"] = "replica"
+			e.s.instanceOfPod(pod).node.primaryLeftAt = time.Now()
 			e.s.changedAll()
 		}
 		return nil
@@ -126,6 +127,21 @@ func (i *simInvocation) checkNoPrimary(inst *simInstance, node string) {
 	if i.delaysCordon(inst, node) {
 		i.s.violate("%s: cordoned %s, which has a primary", i.name, node)
 	}
+}
+
+// checkClosedAfterMove checks that a node was cordoned when its primaries had gone, or had been told to stop.
+func (i *simInvocation) checkClosedAfterMove(inst *simInstance) {
+	n, since := inst.node, i.evictsSince[inst.id]
+	for _, at := range []time.Time{n.primaryLeftAt, n.uncordonedAt} {
+		if at.After(since) {
+			since = at
+		}
+	}
+	if !i.s.databases || n.closed || i.s.hasFailures() || i.s.cordonDenied || inst.plan.nodeLost || i.delaysCordon(inst, n.name) ||
+		i.evictsSince[inst.id].IsZero() || time.Since(since) < recordonTime {
+		return
+	}
+	i.s.violate("%s: completed %s, and its node was not cordoned after its primary had moved", i.name, inst.id)
 }
 
 // checkTainted checks that a node that is not cordoned yet was tainted before its first eviction.

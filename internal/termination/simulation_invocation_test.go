@@ -32,6 +32,7 @@ type simInvocation struct {
 	unleased    map[string]bool // instances whose Lease it could not acquire, for an error
 	completed   map[string]bool // with a known answer
 	steps       map[string]step
+	evictsSince map[string]time.Time // when it asked for the first eviction, by instance
 	reports     map[string]Report
 	told        map[drain.PodEvent]bool // whose owners it told; without the message
 }
@@ -63,7 +64,7 @@ func (s *simulation) newInvocation(cancel context.CancelFunc, batch []*simMessag
 	i := &simInvocation{
 		s: s, sweeps: len(batch) == 0, name: "sweep", cancel: cancel, began: time.Now(),
 		escorting: map[string]bool{}, stuck: map[string]bool{},
-		holds: map[string]bool{}, unleased: map[string]bool{}, plain: map[string]bool{}, notCordoned: map[string]bool{}, completed: map[string]bool{}, steps: map[string]step{}, reports: map[string]Report{}, told: map[drain.PodEvent]bool{},
+		holds: map[string]bool{}, unleased: map[string]bool{}, plain: map[string]bool{}, notCordoned: map[string]bool{}, completed: map[string]bool{}, steps: map[string]step{}, evictsSince: map[string]time.Time{}, reports: map[string]Report{}, told: map[drain.PodEvent]bool{},
 	}
 	if i.sweeps {
 		return i, []Record{{Request: &Request{Action: ActionSweep}}}

@@ -129,6 +129,9 @@ func (i *simInvocation) checkEvict(inst *simInstance, p *simPod) {
 		i.s.violate("%s: evicted from %s before it was cordoned", i.name, inst.id)
 	}
 	i.checkOrder(inst, stepEvict)
+	if i.evictsSince[inst.id].IsZero() {
+		i.evictsSince[inst.id] = time.Now()
+	}
 	if p == nil {
 		return
 	}
@@ -261,6 +264,7 @@ func (i *simInvocation) checkComplete(inst *simInstance, result Result) {
 	i.checkOrder(inst, stepComplete)
 	inst.node.completedBy, inst.node.completedAt = i, time.Now()
 	i.checkClosed(inst)
+	i.checkClosedAfterMove(inst)
 	over := i.s.deadline(inst.action)
 	if goes := inst.interrupted.Add(spotTime); !inst.interrupted.IsZero() && goes.Before(over) {
 		over = goes
