@@ -160,8 +160,11 @@ func (p prestopFixture) evictByPressure(node string, pods []corev1.Pod) {
 	for _, pod := range pods {
 		require.Eventually(p, func() bool {
 			now, err := p.Lab.Client().CoreV1().Pods(p.Name).Get(p.ctx, pod.Name, metav1.GetOptions{})
-			return err == nil && now.Status.Phase == corev1.PodFailed && now.Status.Reason == "Evicted"
-		}, waitTimeout, pressureInterval, "the kubelet evicts %s", pod.Name)
+			return err == nil && (now.Status.Phase == corev1.PodFailed || now.Status.Phase == corev1.PodSucceeded)
+		}, waitTimeout, pressureInterval, "the kubelet ends %s", pod.Name)
+		events, err := p.Lab.Client().CoreV1().Events(p.Name).List(p.ctx, metav1.ListOptions{FieldSelector: "reason=Evicted,involvedObject.name=" + pod.Name})
+		require.NoError(p, err)
+		require.NotEmpty(p, events.Items, "%s was not evicted", pod.Name)
 	}
 }
 
