@@ -83,18 +83,30 @@ func (p prestopFixture) follow(pods []corev1.Pod) map[string]chan string {
 	for _, pod := range pods {
 		ended := make(chan string, 1)
 		logs[pod.Name+" "+pod.Labels[poolers.VersionLabel]] = ended
-		go func() {
-			stream, err := p.Lab.Client().CoreV1().Pods(p.Name).GetLogs(pod.Name, &corev1.PodLogOptions{Follow: true}).Stream(p.ctx)
-			if err != nil {
-				ended <- err.Error()
-				return
-			}
-			defer stream.Close()
-			text, _ := io.ReadAll(stream) // the log of a pod that is gone may end in an error
-			ended <- string(text)
-		}()
+		go func() { ended <- p.logOf(pod.Name) }()
 	}
 	return logs
+}
+
+// logOf returns a pod's log when the pod has ended. The stream ends earlier if the kubelet does.
+func (p prestopFixture) logOf(name string) (log string) {
+	pods := p.Lab.Client().CoreV1().Pods(p.Name)
+	for {
+		if stream, err := pods.GetLogs(name, &corev1.PodLogOptions{Follow: true}).Stream(p.ctx); err == nil {
+			text, _ := io.ReadAll(stream) // it may end in an error when the pod is gone
+			_ = stream.Close()
+			if len(text) > len(log) {
+				log = string(text)
+			}
+		}
+		if pod, err := pods.Get(p.ctx, name, metav1.GetOptions{}); err != nil || hasEnded(pod) || poolers.Wait(p.ctx, pressureInterval) != nil {
+			return log
+		}
+	}
+}
+
+func hasEnded(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 }
 
 func (p prestopFixture) kubectl(args ...string) {
@@ -160,12 +172,15 @@ func (p prestopFixture) evictByPressure(node string, pods []corev1.Pod) {
 	for _, pod := range pods {
 		require.Eventually(p, func() bool {
 			now, err := p.Lab.Client().CoreV1().Pods(p.Name).Get(p.ctx, pod.Name, metav1.GetOptions{})
-			return err == nil && now.Status.Phase == corev1.PodFailed && now.Status.Reason == "Evicted"
-		}, waitTimeout, pressureInterval, "the kubelet evicts %s", pod.Name)
+			return err == nil && hasEnded(now)
+		}, waitTimeout, pressureInterval, "the kubelet ends %s", pod.Name)
+		events, err := p.Lab.Client().CoreV1().Events(p.Name).List(p.ctx, metav1.ListOptions{FieldSelector: "reason=Evicted,involvedObject.name=" + pod.Name})
+		require.NoError(p, err)
+		require.NotEmpty(p, events.Items, "%s was not evicted", pod.Name)
 	}
 }
 
-// pressureInterval is the time between looks at a pod whose eviction takes seconds.
+// pressureInterval is the time between looks at a pod that takes seconds to end.
 const pressureInterval = 200 * time.Millisecond
 
 func (p prestopFixture) instanceOf(node string) env.Instance {

@@ -60,16 +60,24 @@ func (e *Examples) Deploy(ctx context.Context, l *lab.Lab, o database.Options) (
 		if volumes && i > 0 {
 			mountImage(d)
 		}
-		budget := pdb.DeepCopy()
-		budget.ObjectMeta, budget.Spec.Selector = d.ObjectMeta, d.Spec.Selector
-		_, err := l.Client().AppsV1().Deployments(o.Namespace).Create(ctx, d, metav1.CreateOptions{})
-		_, pdbErr := l.Client().PolicyV1().PodDisruptionBudgets(o.Namespace).Create(ctx, budget, metav1.CreateOptions{})
-		if err := errors.Join(err, pdbErr); err != nil {
+		if err := create(ctx, l, d, pdb.DeepCopy()); err != nil {
 			return nil, fmt.Errorf("deploy the example: %w", err)
 		}
 	}
 	_, err = e.AwaitReady(ctx, l)
 	return db, err
+}
+
+// create creates a Deployment with its PDB. The API server must accept the program's image as a volume too, even if no node can mount it.
+func create(ctx context.Context, l *lab.Lab, d *appsv1.Deployment, pdb *policyv1.PodDisruptionBudget) error {
+	pdb.ObjectMeta, pdb.Spec.Selector = d.ObjectMeta, d.Spec.Selector
+	mounted := d.DeepCopy()
+	mountImage(mounted)
+	deployments := l.Client().AppsV1().Deployments(d.Namespace)
+	_, mountErr := deployments.Create(ctx, mounted, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	_, err := deployments.Create(ctx, d, metav1.CreateOptions{})
+	_, pdbErr := l.Client().PolicyV1().PodDisruptionBudgets(d.Namespace).Create(ctx, pdb, metav1.CreateOptions{})
+	return errors.Join(mountErr, err, pdbErr)
 }
 
 // AwaitReady waits until all poolers are ready, and returns them.
