@@ -22,10 +22,10 @@ var allowedImports = map[string][]string{
 		"internal/archive", "internal/asg", "internal/config", "internal/customresource", "internal/drain", "internal/eks", "internal/kube",
 		"internal/metrics", "internal/escort", "internal/pooler", "internal/postgres", "internal/queue", "internal/secrets", "internal/termination",
 	},
-	"infra":                   {"internal/config", "internal/metrics"}, // the names of metrics
-	"infra/afterdeploy":       {"internal/termination"},                // the answer to a check
-	"infra/bundle":            {},
-	"infra/patronicallback":   {"internal/pgbouncer"}, // it runs in Patroni's containers
+	"infra":                 {"internal/config", "internal/metrics"}, // the names of metrics
+	"infra/afterdeploy":     {"internal/termination"},                // the answer to a check
+	"infra/bundle":          {},
+	"infra/patronicallback": {"internal/pgbouncer"}, // it runs in Patroni's containers
 	"infra/quiescectl": {
 		"internal/asg", "internal/config", "internal/doctor", "internal/drain", "internal/escort", "internal/kube", "internal/pooler",
 		"internal/postgres", "internal/queue", "internal/termination",
@@ -39,17 +39,17 @@ var allowedImports = map[string][]string{
 		"internal/asg", "internal/config", "internal/drain", "internal/escort", "internal/kube", "internal/pooler", "internal/postgres",
 		"internal/termination",
 	},
-	"internal/drain":          {},
-	"internal/eks":            {},
-	"internal/kube":           {"internal/drain", "internal/escort", "internal/termination"},
-	"internal/metrics":        {"internal/drain", "internal/termination"},
-	"internal/escort":         {"internal/drain", "internal/pgbouncer"},
-	"internal/pgbouncer":      {},
-	"internal/pooler":         {"internal/config", "internal/drain", "internal/escort", "internal/pgbouncer"},
-	"internal/postgres":       {"internal/config", "internal/drain", "internal/escort", "internal/pgbouncer"},
-	"internal/queue":          {"internal/termination"},
-	"internal/secrets":        {"internal/escort"},
-	"internal/termination":    {"internal/drain"},
+	"internal/drain":       {},
+	"internal/eks":         {},
+	"internal/kube":        {"internal/drain", "internal/escort", "internal/termination"},
+	"internal/metrics":     {"internal/drain", "internal/termination"},
+	"internal/escort":      {"internal/drain", "internal/pgbouncer"},
+	"internal/pgbouncer":   {},
+	"internal/pooler":      {"internal/config", "internal/drain", "internal/escort", "internal/pgbouncer"},
+	"internal/postgres":    {"internal/config", "internal/drain", "internal/escort", "internal/pgbouncer"},
+	"internal/queue":       {"internal/termination"},
+	"internal/secrets":     {"internal/escort"},
+	"internal/termination": {"internal/drain"},
 }
 
 type listed struct {
