@@ -271,6 +271,14 @@ var nodeCases = []testCase{
 			w.Nodes[i+1].Status.Allocatable["pods"] = resource.MustParse("1")
 		}
 	}, []string{"warning node a1: 2 of its 2 evicted pods would find no room elsewhere: deployment db/pgbouncer and deployment shop/web"}},
+	{"finished pods take no room", func(w *world) {
+		four := corev1.ResourceList{"cpu": resource.MustParse("4")}
+		w.addPod("shop", "big", 0, "a1", map[string]string{}).Spec.Containers[0].Resources.Requests = four
+		for i, n := range []string{"a2", "b1", "b2"} {
+			done := w.addPod("shop", "done", i, n, map[string]string{})
+			done.Spec.Containers[0].Resources.Requests, done.Status.Phase = four, corev1.PodSucceeded
+		}
+	}, nil},
 	{"selector of one node", func(w *world) {
 		w.addPod("shop", "pinned", 0, "b2", map[string]string{}).Spec.NodeSelector = map[string]string{corev1.LabelHostname: "b2"}
 	}, []string{"warning node b2: 1 of its 2 evicted pods would find no room elsewhere: deployment shop/pinned"}},
@@ -292,6 +300,10 @@ var nodeCases = []testCase{
 	{"volume on one node", func(w *world) { w.addVolume("disk", corev1.LabelHostname, "a1", &w.Pods[2]) },
 		[]string{"critical deployment shop/web: its data is on disks of instances: volume disk"}},
 	{"volume in a zone with two nodes", func(w *world) { w.addVolume("vol", corev1.LabelTopologyZone, "eu-west-1a", &w.Pods[2]) }, nil},
+	{"volume in a zone whose other node is not Ready", func(w *world) {
+		w.addVolume("vol", corev1.LabelTopologyZone, "eu-west-1a", &w.Pods[2])
+		w.Nodes[1].Status.Conditions = nil
+	}, []string{"warning deployment shop/web: no other node may attach volume vol of pod web-5d-0"}},
 	{"volume in a zone with a cordoned node", func(w *world) {
 		w.addVolume("vol", corev1.LabelTopologyZone, "eu-west-1a", &w.Pods[2])
 		w.Nodes[1].Spec.Unschedulable = true
@@ -339,6 +351,11 @@ var workloadCases = []testCase{
 	{"webhook for pods on one node", func(w *world) {
 		w.addWebhook("shop/guard", "pods")
 		w.addPod("shop", "guard", 0, "a1", map[string]string{"app": "guard"})
+	}, []string{"critical webhook guard: fails closed, and only a1 serves it"}},
+	{"webhook of whose pods one is not Ready", func(w *world) {
+		w.addWebhook("shop/guard", "pods")
+		w.addPod("shop", "guard", 0, "a1", map[string]string{"app": "guard"})
+		w.addPod("shop", "guard", 1, "b1", map[string]string{"app": "guard"}).Status.Conditions = nil
 	}, []string{"critical webhook guard: fails closed, and only a1 serves it"}},
 	{"webhook for secrets on one node", func(w *world) {
 		w.addWebhook("shop/guard", "secrets")
@@ -394,6 +411,8 @@ var databaseCases = []testCase{
 	{"replica that is not Ready", func(w *world) { w.database().Members[1].Ready = false },
 		[]string{"critical database db/demo (zalando): no other member could lead: primary demo-0 is on node a1"}},
 	{"replica on a node that leaves", func(w *world) { w.database().Members[1].Leaving = "it is cordoned" },
+		[]string{"critical database db/demo (zalando): no other member could lead: primary demo-0 is on node a1"}},
+	{"replica that must not lead", func(w *world) { w.database().Members[1].NoFailover = true },
 		[]string{"critical database db/demo (zalando): no other member could lead: primary demo-0 is on node a1"}},
 	{"single member", func(w *world) { w.database().Members = w.database().Members[:1] },
 		[]string{"warning database db/demo (zalando): it has one member only, demo-0 on node a1"}},
@@ -472,6 +491,7 @@ func TestBelongs_Group_ByInstanceOrTag(t *testing.T) {
 		{termination.Group{Tags: map[string]string{"eks:cluster-name": "prod"}}, "prod", true},
 		{termination.Group{Tags: map[string]string{"eks:cluster-name": "test"}}, "prod", false},
 		{termination.Group{Tags: map[string]string{"kubernetes.io/cluster/prod": "owned"}}, "prod", true},
+		{termination.Group{Tags: map[string]string{"k8s.io/cluster/prod": "owned"}}, "prod", true},
 		{termination.Group{Tags: map[string]string{"kubernetes.io/cluster/": "owned"}}, "", false},
 	} {
 		require.Equal(t, c.want, Belongs(c.group, ids, c.cluster), "%v", c)

@@ -20,10 +20,10 @@ type account struct {
 	buckets   map[string]map[string][]byte // objects by key
 	functions map[string]Invoker
 	variables map[string]map[string]string // environments of functions, by name
-	topics    map[string][]Subscription // by ARN
-	logs      map[string][]logEvent     // by log group
-	events    string                    // URL of the queue that gets the events of requested terminations; may be empty
-	lag       time.Duration             // age of descriptions
+	topics    map[string][]Subscription    // by ARN
+	logs      map[string][]logEvent        // by log group
+	events    string                       // URL of the queue that gets the events of requested terminations; may be empty
+	lag       time.Duration                // age of descriptions
 	proceed   time.Duration
 }
 
@@ -37,7 +37,7 @@ type group struct {
 	activities []activity // in order
 	retains    bool       // keeps instances whose termination was abandoned
 	warmPool   bool
-	desired    *int    // nil: as many instances as there are
+	desired    *int // nil: as many instances as there are
 	settings   GroupSettings
 	events     []Event // of terminations that calls have begun
 }
