@@ -272,6 +272,8 @@ func (s *simulation) checkEvict(i *incarnation, name string, r drain.EscortReque
 	case name == s.leader && s.mayBelieve(i):
 	case name == s.leader && l.holder != i:
 		s.violate("4: %s evicted %s, which another has made primary meanwhile", i.name, name)
+	case name != s.leader && i.seen.pending:
+		s.violate("4: %s evicted %s, and somebody had asked for a switchover", i.name, name)
 	case moving:
 		s.violate("4: %s evicted %s while %s moves its cluster", i.name, name, l.holder.name)
 	case name != s.leader:

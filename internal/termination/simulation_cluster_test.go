@@ -340,6 +340,9 @@ func (v *simPods) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions
 	return v.effect(ctx, api, "evict", ref.Name, func() error {
 		p := v.instance.node.pods[ref.Name]
 		v.checkEvict(v.instance, p)
+		if p != nil && p.plan.database != nil && o.Grace > 0 && o.Grace < p.Grace {
+			v.s.violate("%s: evicted %s with %s of its %s", v.name, p.Name, o.Grace, p.Grace)
+		}
 		if p == nil || p.Terminating() {
 			return nil
 		}

@@ -32,6 +32,8 @@ func (s *simulation) checkUnsignalled(inst *simInstance, p *simPod) {
 		if !s.hasFailures() {
 			s.violate("%s: the drain of %s failed, and nothing was wrong", by.name, inst.id)
 		}
+	case p.plan.database != nil && !p.asked && !s.hasFailures(): // its escort tells it in the last moments, whatever becomes of other pods
+		s.violate("%s was killed with %s, and never asked to leave", p.Name, inst.id)
 	case !s.force && by.reportsRemaining(inst.id, p):
 	case p.couldNotStopAtCompletion && by.reportsRemaining(inst.id, p): // it could not be stopped
 	case s.force && s.unreachable(inst, p) && by.reportsRemaining(inst.id, p):
