@@ -60,7 +60,7 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&o.function, "function", "", "name of the Lambda function; default quiesce-<cluster>")
 	flags.StringVarP(&o.output, "output", "o", asTable, "form of the output: "+strings.Join(outputs, ", "))
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp)) // fails only for an unknown flag
-	root.AddCommand(newDoctor(o), newInstall(o), newTimeline(o))
+	root.AddCommand(newDoctor(o), newInstall(o), newRotate(o), newTimeline(o))
 	return root
 }
 
