@@ -28,7 +28,8 @@ var allowedImports = map[string][]string{
 	"infra/patronicallback": {"internal/pgbouncer"}, // it runs in Patroni's containers
 	"infra/quiescectl": {
 		"internal/archive", "internal/asg", "internal/config", "internal/doctor", "internal/drain", "internal/escort", "internal/install",
-		"internal/kube", "internal/pooler", "internal/postgres", "internal/queue", "internal/termination", "internal/timeline",
+		"internal/kube", "internal/pgbouncer", "internal/pooler", "internal/postgres", "internal/queue", "internal/rotate", "internal/termination",
+		"internal/timeline",
 	},
 	"infra/roles":             {}, // it runs in a Job's container
 	"infra/prestop":           {}, // it runs in pgbouncer's containers
@@ -51,6 +52,8 @@ var allowedImports = map[string][]string{
 	"internal/pooler":      {"internal/config", "internal/drain", "internal/escort", "internal/pgbouncer"},
 	"internal/postgres":    {"internal/config", "internal/drain", "internal/escort", "internal/pgbouncer"},
 	"internal/queue":       {"internal/termination"},
+	"internal/rotate":      {"internal/escort", "internal/kube", "internal/pgbouncer", "internal/pooler", "internal/scram"},
+	"internal/scram":       {},
 	"internal/secrets":     {"internal/escort"},
 	"internal/svg":         {},
 	"internal/termination": {"internal/drain"},

@@ -61,7 +61,7 @@ func newRoot() *cobra.Command {
 	flags.StringVarP(&o.output, "output", "o", asTable, "form of the output: "+strings.Join(outputs, ", "))
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp)) // fails only for an unknown flag
 	root.AddCommand(newDoctor(o), newPlan(o), newDrain(o), newSweep(o), newCheck(o), newSwitchover(o), newResume(o), newWatch(o), newInstall(o),
-		newTimeline(o))
+		newRotate(o), newTimeline(o))
 	return root
 }
 

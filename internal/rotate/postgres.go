@@ -1,0 +1,195 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"quiesce/internal/escort"
+)
+
+// sqlTimeout bounds a login to a server with its statements. ALTER ROLE waits for nothing but another ALTER ROLE.
+const sqlTimeout = 10 * time.Second
+
+// RolesMark is the comment of roles that the program roles makes.
+const RolesMark = "quiesce roles"
+
+// Postgres is the Database.
+type Postgres struct {
+	Primary  *pgx.ConnConfig
+	Standbys []*pgx.ConnConfig
+	Group    string // the role that has the grants
+
+	NotManaged     bool // no operator keeps the logins, whatever it looks like
+	IgnoreStandbys bool // nobody logs in to standbys that are not named
+}
+
+var _ Database = (*Postgres)(nil)
+
+// in runs do in a session of the server.
+func in(ctx context.Context, config *pgx.ConnConfig, do func(context.Context, *pgx.Conn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, sqlTimeout)
+	defer cancel()
+	where := fmt.Sprintf("server %s:%d", config.Host, config.Port)
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return fmt.Errorf("%s: %w", where, explain(err))
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if err := do(ctx, conn); err != nil {
+		return fmt.Errorf("%s: %w", where, explain(err))
+	}
+	return nil
+}
+
+// explain bounds what a server says. pgx's error of a failed login has its settings; its text has no password.
+func explain(err error) error {
+	if answer, is := errors.AsType[*pgconn.PgError](err); is {
+		return errors.New(escort.Printable(answer.Message + " (" + answer.Code + ")"))
+	}
+	return errors.New(escort.Printable(err.Error()))
+}
+
+// Connection reads a connection string, as libpq's; empty: its environment.
+func Connection(text string, primary bool) (*pgx.ConnConfig, error) {
+	config, err := pgx.ParseConfig(text)
+	if err != nil {
+		return nil, errors.New("the connection string cannot be read") // pgx's error may show a part of it
+	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	config.RuntimeParams["application_name"] = "quiescectl rotate"
+	config.RuntimeParams["search_path"] = "pg_catalog"
+	config.RuntimeParams["standard_conforming_strings"] = "on"
+	if primary {
+		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
+	}
+	return config, nil
+}
+
+// Check implements Database.
+func (p *Postgres) Check(ctx context.Context) error {
+	standbys := 0
+	err := in(ctx, p.Primary, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name NOT LIKE 'pg\\_%'").Scan(&standbys)
+	})
+	if err != nil {
+		return err
+	}
+	if standbys > len(p.Standbys) && !p.IgnoreStandbys {
+		return fmt.Errorf("%d standbys stream from the primary, and %d are named: name each with --standby, or say --ignore-standbys if nobody logs in there",
+			standbys, len(p.Standbys))
+	}
+	for _, s := range p.Standbys {
+		if err := in(ctx, s, func(context.Context, *pgx.Conn) error { return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const roleQuery = `SELECT r.rolcanlogin, r.rolsuper, r.rolname = session_user,
+ coalesce((SELECT pg_has_role(r.oid, g.oid, 'MEMBER') FROM pg_roles g WHERE g.rolname = $2), false),
+ coalesce('role=' || $2 = ANY (r.rolconfig), false),
+ coalesce(shobj_description(r.oid, 'pg_authid'), '')
+FROM pg_roles r WHERE r.rolname = $1`
+
+// operatorQuery returns the operator of a server: some roles are theirs alone.
+const operatorQuery = `SELECT coalesce((SELECT CASE rolname WHEN 'streaming_replica' THEN 'CloudNativePG' WHEN '_crunchyrepl' THEN 'Crunchy''s operator'
+ ELSE 'Zalando''s operator' END FROM pg_roles WHERE rolname IN ('streaming_replica', '_crunchyrepl', 'robot_zmon', 'zalandos') LIMIT 1), '')`
+
+// Role implements Database.
+func (p *Postgres) Role(ctx context.Context, name string) (role Role, err error) {
+	err = in(ctx, p.Primary, func(ctx context.Context, conn *pgx.Conn) error {
+		var super, own, member, sets bool
+		var comment, operator string
+		err := conn.QueryRow(ctx, roleQuery, name, p.Group).Scan(&role.CanLogin, &super, &own, &member, &sets, &comment)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			role.Unfit = fmt.Sprintf("there is no such role: CREATE ROLE %s NOLOGIN IN ROLE %s", identifier(name), identifier(p.Group))
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := conn.QueryRow(ctx, operatorQuery).Scan(&operator); err != nil {
+			return err
+		}
+		switch {
+		case super:
+			role.Unfit = "it is a superuser"
+		case own:
+			role.Unfit = "this program is logged in as it: use another login"
+		case !member:
+			role.Unfit = fmt.Sprintf("it is no member of the group role: GRANT %s TO %s", identifier(p.Group), identifier(name))
+		case !sets:
+			role.Unfit = fmt.Sprintf("what it creates would be its own: ALTER ROLE %s SET role TO %s", identifier(name), identifier(p.Group))
+		case operator != "" && comment != RolesMark && !p.NotManaged:
+			role.Unfit = operator + " runs the server and may keep the password of this login. " + wayOf(operator) +
+				". If the operator does not know this login, say --not-managed"
+		}
+		return nil
+	})
+	return role, err
+}
+
+func wayOf(operator string) string {
+	switch operator {
+	case "CloudNativePG":
+		return "There, rotate with the Secret that managed.roles[].passwordSecret names"
+	case "Zalando's operator":
+		return "There, rotate with usersWithSecretRotation in the postgresql resource"
+	default:
+		return "There, remove the password from the user's Secret, and the operator makes a new one"
+	}
+}
+
+func identifier(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+func (p *Postgres) alter(ctx context.Context, name, what string) error {
+	return in(ctx, p.Primary, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "ALTER ROLE "+identifier(name)+" "+what)
+		return err
+	})
+}
+
+// Enable implements Database. A verifier has no character that could end the literal.
+func (p *Postgres) Enable(ctx context.Context, name, verifier string) error {
+	return p.alter(ctx, name, "LOGIN PASSWORD '"+verifier+"'")
+}
+
+// Forbid implements Database.
+func (p *Postgres) Forbid(ctx context.Context, name string) error {
+	return p.alter(ctx, name, "NOLOGIN")
+}
+
+// Allow implements Database.
+func (p *Postgres) Allow(ctx context.Context, name string) error { return p.alter(ctx, name, "LOGIN") }
+
+// Forget implements Database.
+func (p *Postgres) Forget(ctx context.Context, name string) error {
+	return p.alter(ctx, name, "NOLOGIN PASSWORD NULL")
+}
+
+const sessionsQuery = `SELECT count(*), coalesce(min(host(client_addr)), 'a local socket'), coalesce(min(nullif(application_name, '')), 'no name')
+ FROM pg_stat_activity WHERE usename = $1`
+
+// Sessions implements Database.
+func (p *Postgres) Sessions(ctx context.Context, name string) (found []string, err error) {
+	for _, config := range append([]*pgx.ConnConfig{p.Primary}, p.Standbys...) {
+		err := in(ctx, config, func(ctx context.Context, conn *pgx.Conn) error {
+			count, address, application := 0, "", ""
+			if err := conn.QueryRow(ctx, sessionsQuery, name).Scan(&count, &address, &application); err != nil || count == 0 {
+				return err
+			}
+			found = append(found, fmt.Sprintf("server %s:%d: %d sessions, one from %s (%s)", config.Host, config.Port, count, address, escort.Printable(application)))
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}

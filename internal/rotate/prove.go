@@ -1,0 +1,138 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"quiesce/internal/escort"
+	"quiesce/internal/scram"
+)
+
+// prove looks at all poolers and servers until nobody has used the login for long enough. Whoever is seen starts the time anew, and so does
+// a gap between two complete looks.
+func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {
+	saved := time.Now()
+	for {
+		last := record
+		record = r.lookOnce(ctx, record)
+		now := time.Now()
+		if record.Looked.Sub(record.Since) >= r.QuietFor {
+			r.tell("nobody has used %s since %s", record.From, record.Since.UTC().Format(time.RFC3339))
+			record.Step = Closing
+			return record, nil
+		}
+		if !record.Since.Equal(last.Since) || now.Sub(saved) >= saveInterval {
+			if err := r.Userlists.SetRecord(ctx, record); err != nil {
+				return record, err
+			}
+			saved = now
+		}
+		if err := escort.Sleep(ctx, min(r.interval(pollInterval), max(r.QuietFor, flushInterval))); err != nil {
+			return record, err
+		}
+	}
+}
+
+// lookOnce looks, and returns the record with the quiet time as it is then. A look that is not complete changes nothing.
+func (r *Rotation) lookOnce(ctx context.Context, record Record) Record {
+	clients, sessions, err := r.users(ctx, record.From)
+	now := time.Now()
+	switch {
+	case err != nil:
+		r.tell("cannot look at all poolers and servers: %s", err)
+		return record
+	case len(clients)+len(sessions) > 0:
+		r.tell("%s is used again, and its quiet time begins anew: %s", record.From, names(append(clients, sessions...)))
+		record.Since = now
+		if len(clients) == 0 { // what a pooler keeps would be seen for ten minutes
+			if err := r.Poolers.Reconnect(ctx); err != nil {
+				r.tell("cannot close what poolers keep: %s", err)
+			}
+		}
+	case now.Sub(record.Looked) > maxGap:
+		r.tell("nobody looked since %s: the quiet time begins anew", record.Looked.UTC().Format(time.RFC3339))
+		record.Since = now
+	}
+	record.Looked = now
+	return record
+}
+
+// again returns the record at a new start of the quiet time.
+func (r *Rotation) again(record Record, users []string) Record {
+	r.tell("%s is used again, and its quiet time begins anew: %s", record.From, names(users))
+	record.Step, record.Since, record.Looked = Quiet, time.Now(), time.Now()
+	return record
+}
+
+// close lets the login not log in. That ends no session, so who came in the last moment is seen, and it is undone.
+func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {
+	login, given, err := r.password(ctx, record)
+	if err != nil {
+		return record, err
+	}
+	if !given {
+		return record, fmt.Errorf("the password of %s is not known: give it with --password-file", record.To)
+	}
+	if err := r.accepted(ctx, login); err != nil { // or nobody could log in
+		return record, err
+	}
+	if r.Database == nil {
+		return r.closeUnlessUsed(ctx, record, func(context.Context, string) error { return nil })
+	}
+	// An earlier run may have closed it already.
+	if next, err := r.closeUnlessUsed(ctx, record, r.Database.Allow); err != nil || next.Step != Ending {
+		return next, err
+	}
+	if err := r.Database.Forbid(ctx, record.From); err != nil {
+		return record, err
+	}
+	return r.closeUnlessUsed(ctx, record, r.Database.Allow)
+}
+
+// closeUnlessUsed looks once more, and calls undo if the login is used.
+func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record, undo func(context.Context, string) error) (Record, error) {
+	clients, sessions, err := r.users(ctx, record.From)
+	if err != nil { // who cannot look does not know
+		return record, errors.Join(err, undo(context.WithoutCancel(ctx), record.From))
+	}
+	if users := append(clients, sessions...); len(users) > 0 {
+		if err := undo(ctx, record.From); err != nil {
+			return record, err
+		}
+		return r.again(record, users), nil
+	}
+	record.Step = Ending
+	return record, nil
+}
+
+// end removes the password. The line in the userlists is changed and not removed: pgbouncer 1.25 goes on to accept a user whose line is
+// gone. It gets the verifier of a password that nobody learns.
+func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
+	if r.Database != nil {
+		if err := r.Database.Forget(ctx, record.From); err != nil {
+			return record, err
+		}
+	}
+	nobodys := escort.Login{User: record.From, Password: generate()}
+	verifier, err := scram.New(nobodys.Password, scram.Iterations)
+	if err != nil {
+		return record, err
+	}
+	if err := r.Userlists.SetPassword(ctx, record.From, "", "", verifier.Stored()); err != nil {
+		return record, err
+	}
+	err = r.await(ctx, "has the old line of "+record.From, func() ([]string, error) { return r.Poolers.Unread(ctx, nobodys) })
+	if err != nil {
+		return record, err
+	}
+	if r.App != nil {
+		if err := r.App.Settle(ctx); err != nil {
+			return record, err
+		}
+	}
+	r.tell("%s is closed; %s is in use", record.From, record.To)
+	record.Step = Closed
+	return record, nil
+}

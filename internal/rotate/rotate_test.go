@@ -1,0 +1,382 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/escort"
+)
+
+// inWorld runs a test in a world whose clients live.
+func inWorld(t *testing.T, hashed bool, test func(t *testing.T, w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, hashed)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go w.live(ctx)
+		test(t, w)
+	})
+}
+
+var promised = []string{"enable " + green, "userlist " + green, "app " + green, "forbid " + blue, "forget " + blue, "userlist " + blue, "settle"}
+
+func TestRotation_Undisturbed_EndsInThePromisedOrder(t *testing.T) {
+	for _, hashed := range []bool{false, true} {
+		t.Run(fmt.Sprint("hashed ", hashed), func(t *testing.T) {
+			inWorld(t, hashed, func(t *testing.T, w *world) {
+				began := time.Now()
+				_, err := w.rotation().Run(t.Context())
+				require.NoError(t, err)
+				w.requireRotated(blue, green)
+				require.Equal(t, promised, w.order())
+				require.GreaterOrEqual(t, time.Since(began), quietFor)
+				stored, err := lineOf(w.list, green)
+				require.NoError(t, err)
+				require.Equal(t, hashed, isHashed(stored), "as the other line is")
+			})
+		})
+	}
+}
+
+// The world fails the test if any client cannot connect, or if a login is closed too early.
+func TestRotation_KilledBeforeOrAfterEachEffect_AnotherRunEndsIt(t *testing.T) {
+	for _, before := range []bool{false, true} {
+		for at := 1; ; at++ {
+			killed := false
+			t.Run(fmt.Sprintf("before=%v effect %d", before, at), func(t *testing.T) {
+				inWorld(t, !before, func(t *testing.T, w *world) {
+					w.killAt, w.before = at, before
+					_, err := w.rotation().Run(w.short(t))
+					if killed = w.dead; killed {
+						require.Error(t, err)
+						w.revive(t)
+						_, err = w.rotation().Run(t.Context())
+					}
+					require.NoError(t, err)
+					w.requireRotated(blue, green)
+				})
+			})
+			if !killed {
+				require.Greater(t, at, 10)
+				break
+			}
+		}
+	}
+}
+
+func TestRotation_KilledAgainAndAgain_Ends(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		for run := 0; ; run++ {
+			require.Less(t, run, 100)
+			w.killAt = w.effects + 1 + run%5
+			if _, err := w.rotation().Run(w.short(t)); err == nil {
+				break
+			}
+			w.revive(t)
+		}
+		w.requireRotated(blue, green)
+	})
+}
+
+// short is a context that ends when a dead process would poll forever.
+func (w *world) short(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
+	t.Cleanup(cancel)
+	go func() {
+		for ctx.Err() == nil {
+			_ = escort.Sleep(ctx, 15*time.Second)
+			w.mutex.Lock()
+			if w.dead {
+				cancel()
+			}
+			w.mutex.Unlock()
+		}
+	}()
+	return ctx
+}
+
+func (w *world) revive(t *testing.T) {
+	time.Sleep(time.Minute)
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	w.dead, w.killAt = false, 0
+}
+
+// A worker that sleeps has its old login, and comes back late.
+func TestRotation_OldLoginIsUsedInTheQuietTime_TimeBeginsAnew(t *testing.T) {
+	inWorld(t, false, func(t *testing.T, w *world) {
+		late := &client{login: w.app[0], fixed: true, away: true}
+		w.locked(func() { w.clients = append(w.clients, late) })
+		go func() {
+			for _, wait := range []time.Duration{quietFor - time.Minute, 10 * time.Minute} {
+				time.Sleep(wait)
+				w.mutex.Lock()
+				late.away = !late.away
+				w.mutex.Unlock()
+			}
+		}()
+		began := time.Now()
+		_, err := w.rotation().Run(t.Context())
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, time.Since(began), quietFor+9*time.Minute+quietFor)
+		require.Contains(t, strings.Join(w.told, "\n"), "its quiet time begins anew: client 6")
+		w.locked(func() { late.login = w.app[0] }) // it has ended
+		w.requireRotated(blue, green)
+	})
+}
+
+// A pooler keeps the connection of a client that came and went between two looks.
+func TestRotation_OldLoginIsUsedBetweenTwoLooks_TimeBeginsAnew(t *testing.T) {
+	inWorld(t, false, func(t *testing.T, w *world) {
+		began := time.Now()
+		go func() {
+			time.Sleep(quietFor - time.Minute)
+			w.mutex.Lock()
+			w.kept[blue], w.lastUse[blue] = true, time.Now()
+			w.mutex.Unlock()
+		}()
+		_, err := w.rotation().Run(t.Context())
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, time.Since(began), quietFor-time.Minute+quietFor)
+		w.requireRotated(blue, green)
+	})
+}
+
+func TestRotation_NobodyCouldLook_TimeBeginsAnew(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		blind time.Duration
+		anew  bool
+	}{{"briefly", maxGap / 2, false}, {"for long", 2 * maxGap, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			inWorld(t, false, func(t *testing.T, w *world) {
+				go func() {
+					time.Sleep(quietFor / 2)
+					w.setBlind(true)
+					time.Sleep(c.blind)
+					w.setBlind(false)
+				}()
+				began := time.Now()
+				_, err := w.rotation().Run(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, c.anew, time.Since(began) > quietFor/2+2*maxGap+quietFor)
+				w.requireRotated(blue, green)
+			})
+		})
+	}
+}
+
+func (w *world) setBlind(blind bool) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	w.blind = blind
+}
+
+// A client that comes in the last moment is not locked out.
+func TestRotation_OldLoginIsUsedWhenItIsClosed_Undone(t *testing.T) {
+	inWorld(t, false, func(t *testing.T, w *world) {
+		late := &client{login: w.app[0], fixed: true, away: true}
+		w.locked(func() { w.clients = append(w.clients, late) })
+		r := w.rotation()
+		came := false
+		r.Database = lateDatabase{fakeDatabase{w}, func() {
+			if !came {
+				came, late.away = true, false
+			}
+		}}
+		go func() {
+			time.Sleep(2 * quietFor)
+			w.mutex.Lock()
+			defer w.mutex.Unlock()
+			late.away = true
+		}()
+		_, err := r.Run(t.Context())
+		require.NoError(t, err)
+		w.locked(func() { late.login = w.app[0] })
+		w.requireRotated(blue, green)
+		require.Equal(t, []string{"forbid " + blue, "allow " + blue, "forbid " + blue, "forget " + blue}, w.order()[3:7])
+	})
+}
+
+// lateDatabase has a client that logs in just before its role may not.
+type lateDatabase struct {
+	fakeDatabase
+	come func()
+}
+
+func (d lateDatabase) Forbid(ctx context.Context, name string) error {
+	err := d.fakeDatabase.Forbid(ctx, name)
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	d.come()
+	return err
+}
+
+func TestRotation_Back_ClientsHaveTheOldLoginAgain(t *testing.T) {
+	for _, step := range []Step{Opening, Moving, Quiet, Closing, Ending, Closed} {
+		t.Run(string(step), func(t *testing.T) {
+			inWorld(t, true, func(t *testing.T, w *world) {
+				w.stopAt(t, step)
+				r := w.rotation()
+				r.To = ""
+				require.NoError(t, r.Back(t.Context()))
+				require.NoError(t, r.Back(t.Context()), "asked twice, it is not turned twice")
+				require.True(t, w.record.Back)
+				_, err := r.Run(t.Context())
+				require.NoError(t, err)
+				w.requireBack(step)
+			})
+		})
+	}
+}
+
+func (w *world) requireBack(step Step) {
+	w.Helper()
+	require.Equal(w, Record{From: green, To: blue, Step: Closed, Back: true}, Record{w.record.From, w.record.To, w.record.Step, w.record.Back, time.Time{}, time.Time{}})
+	require.Equal(w, blue, w.app[0].User)
+	require.Equal(w, step == Closed, w.app[0].Password != firstWord, "the old password, if it is still known")
+	require.Equal(w, &fakeRole{}, w.roles[green])
+	for _, p := range w.poolers {
+		require.Empty(w, w.fails(p, w.app[0], true))
+	}
+}
+
+// stopAt runs until this step is recorded, and ends the process there.
+func (w *world) stopAt(t *testing.T, step Step) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r := w.rotation()
+	r.Userlists = stopping{fakeUserlists{w}, step, cancel}
+	_, err := r.Run(ctx)
+	if step != Closed {
+		require.Error(t, err)
+	}
+	require.Equal(t, step, w.record.Step)
+}
+
+type stopping struct {
+	fakeUserlists
+	at   Step
+	stop func()
+}
+
+func (s stopping) SetRecord(ctx context.Context, r Record) error {
+	if err := s.fakeUserlists.SetRecord(ctx, r); err != nil || r.Step != s.at {
+		return err
+	}
+	s.stop()
+	return errors.New("stopped")
+}
+
+func TestRotation_Twice_ComesBackToTheFirstLogin(t *testing.T) {
+	inWorld(t, false, func(t *testing.T, w *world) {
+		_, err := w.rotation().Run(t.Context())
+		require.NoError(t, err)
+		r := w.rotation()
+		r.To = ""
+		_, err = r.Run(t.Context())
+		require.ErrorContains(t, err, "say --to app_blue")
+		r.To = blue
+		_, err = r.Run(t.Context())
+		require.NoError(t, err)
+		w.requireRotated(green, blue)
+	})
+}
+
+func TestRotation_ToTheLoginInUse_NothingChanges(t *testing.T) {
+	inWorld(t, false, func(t *testing.T, w *world) {
+		r := w.rotation()
+		r.To = blue
+		record, err := r.Run(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, Closed, record.Step)
+		require.Empty(t, w.log)
+	})
+}
+
+// Someone moved a client by hand.
+func TestRotation_RestingLoginIsInUse_ItsPasswordStays(t *testing.T) {
+	inWorld(t, false, func(t *testing.T, w *world) {
+		w.locked(func() { w.roles[green].login, w.kept[green] = true, true })
+		r := w.rotation()
+		r.To = green
+		r.Poolers = occupied{fakePoolers{w}}
+		_, err := r.Run(t.Context())
+		require.ErrorContains(t, err, "app_green is in use already: client 6, a connection of a pooler. give its password with --password-file")
+		require.NotContains(t, strings.Join(w.log, "\n"), "enable")
+	})
+}
+
+type occupied struct{ fakePoolers }
+
+func (o occupied) Sessions(_ context.Context, user string) ([]string, error) {
+	if user == green {
+		return []string{"client 6"}, nil
+	}
+	return nil, nil
+}
+
+func TestRotation_Refusals_NothingChanges(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(*world, *Rotation)
+		says    string
+	}{
+		"unfit role":        {func(w *world, _ *Rotation) { w.roles[green].unfit = "it is no member" }, "app_green is refused: it is no member"},
+		"both can log in":   {func(w *world, r *Rotation) { w.roles[green].login, r.To = true, "" }, "with --to"},
+		"not asked":         {func(_ *world, r *Rotation) { r.To = "" }, "say --to app_green"},
+		"neither can":       {func(w *world, _ *Rotation) { w.roles[blue].login = false }, "neither login"},
+		"foreign app login": {func(w *world, _ *Rotation) { w.app[0].User = "root" }, "none of --logins"},
+		"app login rests":   {func(w *world, _ *Rotation) { w.app[0].User = green }, "cannot log in"},
+		"unlisted":          {func(w *world, _ *Rotation) { w.list = "" }, "no line"},
+		"no way to tell":    {func(_ *world, r *Rotation) { r.App = nil }, "nobody would learn"},
+		"other rotation": {func(w *world, r *Rotation) {
+			w.record, r.To = Record{From: blue, To: green, Step: Moving}, blue
+		}, "under way"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, false)
+				r := w.rotation()
+				c.prepare(w, r)
+				_, err := r.Run(t.Context())
+				require.ErrorContains(t, err, c.says)
+				require.Empty(t, w.log)
+			})
+		})
+	}
+}
+
+func TestRotation_Plan_ChangesNothingAndNamesWhatIsLeft(t *testing.T) {
+	inWorld(t, false, func(t *testing.T, w *world) {
+		_, plan, err := w.rotation().Plan(t.Context())
+		require.NoError(t, err)
+		require.Len(t, plan, 5)
+		require.Empty(t, w.log)
+		w.stopAt(t, Closing)
+		before := len(w.log)
+		_, plan, err = w.rotation().Plan(t.Context())
+		require.NoError(t, err)
+		require.Len(t, plan, 2)
+		require.Contains(t, plan[0], "let app_blue not log in")
+		require.Len(t, w.log, before)
+	})
+}
+
+// pgbouncer's own logins have no role: the userlist alone decides.
+func TestRotation_WithoutDatabase_Ends(t *testing.T) {
+	inWorld(t, false, func(t *testing.T, w *world) {
+		w.locked(func() { clear(w.roles) })
+		r := w.rotation()
+		r.Database = nil
+		_, err := r.Run(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"userlist " + green, "app " + green, "userlist " + blue, "settle"}, w.order())
+	})
+}

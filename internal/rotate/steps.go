@@ -1,0 +1,204 @@
+package rotate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"quiesce/internal/escort"
+	"quiesce/internal/scram"
+)
+
+// open enables the login that rests, on the server and then in every pooler. Nothing of the other login changes.
+func (r *Rotation) open(ctx context.Context, record Record) (Record, error) {
+	login, given, err := r.password(ctx, record)
+	if err != nil {
+		return record, err
+	}
+	if login.Password == "" {
+		login.Password = generate()
+	}
+	users, err := r.flushed(ctx, record.To)
+	if err != nil {
+		return record, err
+	}
+	if len(users) > 0 {
+		// A new password would lock them out. Theirs will do, if it is the one that was given.
+		if err := r.verify(ctx, login, given); err != nil {
+			return record, fmt.Errorf("%s is in use already: %s. %w", record.To, names(users), err)
+		}
+	} else if err := r.enable(ctx, record, login); err != nil {
+		return record, err
+	}
+	if err := r.accepted(ctx, login); err != nil {
+		return record, err
+	}
+	r.tell("every pooler accepts %s", record.To)
+	r.opened = login
+	record.Step = Moving
+	return record, nil
+}
+
+func (r *Rotation) verify(ctx context.Context, login escort.Login, given bool) error {
+	advice := errors.New("give its password with --password-file, or end these sessions")
+	if !given {
+		return advice
+	}
+	refusing, err := r.Poolers.Refusing(ctx, login)
+	if err == nil && len(refusing) > 0 {
+		err = advice
+	}
+	return err
+}
+
+// enable stores one verifier in all places: pgbouncer logs in to the server with the proof of its client, which fits only the verifier that
+// is the server's too.
+func (r *Rotation) enable(ctx context.Context, record Record, login escort.Login) error {
+	verifier, err := scram.New(login.Password, scram.Iterations)
+	if err != nil {
+		return err
+	}
+	if r.Database != nil {
+		if err := r.Database.Enable(ctx, login.User, verifier.Stored()); err != nil {
+			return err
+		}
+		r.tell("%s can log in to the server", login.User)
+	}
+	return r.Userlists.SetPassword(ctx, login.User, record.From, login.Password, verifier.Stored())
+}
+
+// password returns the login to rotate to, and whether its password is known from outside this run.
+func (r *Rotation) password(ctx context.Context, record Record) (login escort.Login, given bool, err error) {
+	login = escort.Login{User: record.To, Password: r.Password}
+	if r.App != nil {
+		current, previous, err := r.App.Login(ctx)
+		if err != nil {
+			return login, false, err
+		}
+		if login.Password == "" && current.User == record.To {
+			login = current
+		}
+		if login.Password == "" && previous.User == record.To && record.Back { // else it is one that was closed before
+			login = previous
+		}
+		if current.User == record.To && login.Password != current.Password {
+			return login, false, errors.New("the Secret of --app-secret has another password than the one that was given: give none")
+		}
+	}
+	return login, login.Password != "", nil
+}
+
+// accepted waits until clients could work with the login through every pooler.
+func (r *Rotation) accepted(ctx context.Context, login escort.Login) error {
+	return r.await(ctx, "does not accept "+login.User, func() ([]string, error) { return r.Poolers.Refusing(ctx, login) })
+}
+
+// await asks until no pooler is named any more.
+func (r *Rotation) await(ctx context.Context, what string, ask func() ([]string, error)) error {
+	var last []string
+	var lastErr error
+	err := escort.Poll(ctx, time.Now().Add(acceptTimeout), r.interval(acceptInterval), func() (bool, error) {
+		if last, lastErr = ask(); lastErr == nil && len(last) > 0 {
+			r.tell("wait: %s: %s", what, names(last))
+		}
+		return lastErr == nil && len(last) == 0, nil
+	})
+	if !errors.Is(err, escort.ErrTimeout) {
+		return err
+	}
+	if lastErr != nil {
+		return fmt.Errorf("poolers did not answer in %s: %w", acceptTimeout, lastErr)
+	}
+	return fmt.Errorf("after %s, this still %s: %s. Correct it, and run the same command again", acceptTimeout, what, names(last))
+}
+
+// move lets the clients move, and waits until none has the other login.
+func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
+	login, _, err := r.password(ctx, record)
+	if err != nil {
+		return record, err
+	}
+	if r.opened.User == record.To {
+		login.Password = cmp.Or(login.Password, r.opened.Password)
+	}
+	if login.Password == "" {
+		record.Step = Opening // the run that generated it was killed before anyone learned it
+		return record, nil
+	}
+	if err := r.accepted(ctx, login); err != nil {
+		return record, err
+	}
+	if err := r.moveApp(ctx, login); err != nil {
+		return record, err
+	}
+	for {
+		users, err := r.flushed(ctx, record.From)
+		switch {
+		case err != nil:
+			r.tell("cannot look at all poolers and servers: %s", err)
+		case len(users) == 0:
+			record.Step, record.Since, record.Looked = Quiet, time.Now(), time.Now()
+			r.tell("nobody uses %s: its quiet time begins, %s", record.From, r.QuietFor)
+			return record, nil
+		default:
+			r.tell("wait: %s is still used: %s", record.From, names(users))
+		}
+		if err := escort.Sleep(ctx, r.interval(pollInterval)); err != nil {
+			return record, err
+		}
+	}
+}
+
+func (r *Rotation) moveApp(ctx context.Context, login escort.Login) error {
+	if r.App == nil {
+		r.tell("now move the clients to %s, with the password that you gave", login.User)
+		return nil
+	}
+	current, _, err := r.App.Login(ctx)
+	if err != nil || current == login {
+		return err
+	}
+	if err := r.App.Move(ctx, login); err != nil {
+		return err
+	}
+	r.tell("the Secret of --app-secret has %s: restart the clients that do not read it again", login.User)
+	return nil
+}
+
+// users returns who uses the login: clients of poolers, and sessions of servers.
+func (r *Rotation) users(ctx context.Context, login string) (clients, sessions []string, err error) {
+	if clients, err = r.Poolers.Sessions(ctx, login); err != nil {
+		return nil, nil, err
+	}
+	if r.Database != nil {
+		sessions, err = r.Database.Sessions(ctx, login)
+	}
+	return clients, sessions, err
+}
+
+const (
+	// flushes is how often flushed looks again after it has closed what poolers keep.
+	flushes = 5
+	// flushInterval is many times what PostgreSQL takes to end a session.
+	flushInterval = 200 * time.Millisecond
+)
+
+// flushed is users, without the connections that poolers keep after their clients have gone: it closes those first.
+func (r *Rotation) flushed(ctx context.Context, login string) ([]string, error) {
+	for try := 0; ; try++ {
+		clients, sessions, err := r.users(ctx, login)
+		if err != nil || len(clients) > 0 || len(sessions) == 0 || try == flushes {
+			return append(clients, sessions...), err
+		}
+		if try == 0 {
+			if err := r.Poolers.Reconnect(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if err := escort.Sleep(ctx, flushInterval); err != nil {
+			return nil, err
+		}
+	}
+}
