@@ -31,8 +31,8 @@ var allowedImports = map[string][]string{
 		"internal/kube", "internal/pgbouncer", "internal/pooler", "internal/postgres", "internal/queue", "internal/rotate", "internal/termination",
 		"internal/timeline",
 	},
-	"infra/roles":             {}, // it runs in a Job's container
-	"infra/prestop":           {}, // it runs in pgbouncer's containers
+	"infra/roles":             {"internal/scram"}, // it runs in a Job's container
+	"infra/prestop":           {},                 // it runs in pgbouncer's containers
 	"events":                  {},
 	"internal/archive":        {"internal/termination"},
 	"internal/asg":            {"internal/termination"},

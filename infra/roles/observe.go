@@ -7,13 +7,15 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"quiesce/internal/scram"
 )
 
 // observe reads what the declaration asks about.
 func observe(ctx context.Context, s *session, d declaration) (server, error) {
 	found := server{user: s.Config().User, database: s.target.database, roles: map[string]existing{}, granted: map[grantKey]granted{}}
 	err := s.QueryRow(ctx, `SELECT current_setting('server_version_num')::int,
-		coalesce(current_setting('scram_iterations', true), $1)::int`, fmt.Sprint(defaultIterations)).Scan(&found.version, &found.iterations)
+		coalesce(current_setting('scram_iterations', true), $1)::int`, fmt.Sprint(scram.Iterations)).Scan(&found.version, &found.iterations)
 	if err != nil {
 		return found, fmt.Errorf("read the server's version: %w", err)
 	}

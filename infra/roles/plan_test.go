@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/scram"
 )
 
 func statements(changes []change) (sql []string) {
@@ -17,7 +19,7 @@ func statements(changes []change) (sql []string) {
 }
 
 func at(operator string, roles map[string]existing) server {
-	return server{version: 150000, user: "postgres", database: "postgres", iterations: defaultIterations, operator: operator, roles: roles}
+	return server{version: 150000, user: "postgres", database: "postgres", iterations: scram.Iterations, operator: operator, roles: roles}
 }
 
 func TestPlan_Differences_OneStatementEach(t *testing.T) {

@@ -12,8 +12,6 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
-	"strings"
-	"unicode/utf8"
 )
 
 const (
@@ -38,12 +36,8 @@ func New(password string, iterations int) (Verifier, error) {
 	return derive(password, salt, iterations)
 }
 
-// derive takes ASCII only: a client prepares other letters before it hashes them (SASLprep), and this package does not.
 func derive(password string, salt []byte, iterations int) (Verifier, error) {
-	if strings.ContainsFunc(password, func(r rune) bool { return r >= utf8.RuneSelf }) {
-		return Verifier{}, errors.New("compute a SCRAM verifier: the password has characters that are not ASCII")
-	}
-	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
+	salted, err := pbkdf2.Key(sha256.New, saslprep(password), salt, iterations, sha256.Size)
 	if err != nil {
 		return Verifier{}, fmt.Errorf("compute a SCRAM verifier: %w", err)
 	}
@@ -79,10 +73,16 @@ func (v Verifier) Matches(password string) bool {
 		return false
 	}
 	derived, err := derive(password, v.salt, v.iterations)
-	return err == nil && v.equal(derived)
+	return err == nil && v.isOf(derived)
 }
 
-func (v Verifier) equal(other Verifier) bool {
+// Equal reports whether both verifiers are the same.
+func (v Verifier) Equal(other Verifier) bool {
+	return v.iterations == other.iterations && string(v.salt) == string(other.salt) && v.isOf(other)
+}
+
+// isOf compares the keys in constant time.
+func (v Verifier) isOf(other Verifier) bool {
 	return subtle.ConstantTimeCompare(v.storedKey, other.storedKey)&subtle.ConstantTimeCompare(v.serverKey, other.serverKey) == 1
 }
 
