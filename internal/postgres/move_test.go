@@ -206,7 +206,7 @@ func TestRun_NoRouteToPatroni_WritesTheKey(t *testing.T) {
 func TestRun_HandedOverJustBeforeTheRequest_RequestIsWithdrawn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
-		w.behavior = "handed over"
+		w.behavior = "moved by another"
 		_, err, _ := w.run(t, "pg-0")
 		require.NoError(t, err)
 		requireOrder(t, w.effects, "request pg-0 to pg-1", "resume a/app", "withdraw", "evict pg-0")

@@ -104,7 +104,7 @@ func (i *incarnation) RequestSwitchover(ctx context.Context, f escort.Failover) 
 		return "", errors.New("conflict")
 	}
 	i.sim.checkRequest(i, f.Leader, f.Candidate)
-	if i.behavior == "handed over" {
+	if i.behavior == "moved by another" {
 		i.promote(f.Candidate)
 	}
 	i.version++
@@ -118,7 +118,7 @@ func (i *incarnation) RequestSwitchover(ctx context.Context, f escort.Failover) 
 // afterLoop lets Patroni notice the request, in its next loop and not before the time of the request.
 func (i *incarnation) afterLoop(f escort.Failover) {
 	w := i.world
-	if w.behavior == "frozen" || w.behavior == "handed over" { // the next loop is far away
+	if w.behavior == "frozen" || w.behavior == "moved by another" { // the next loop is far away
 		return
 	}
 	next := w.began.Add(time.Since(w.began).Truncate(testLoop) + testLoop)
