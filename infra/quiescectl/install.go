@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -151,13 +149,7 @@ func (i *installOptions) change(c *cobra.Command, do func(*installed, context.Co
 		return err
 	}
 	changes, err := do(&installed{target, objects}, c.Context())
-	text, encodeErr := json.Marshal(changes)
-	if encodeErr != nil {
-		return errors.Join(err, fmt.Errorf("encode the changes: %w", encodeErr))
-	}
-	return errors.Join(write(c.OutOrStdout(), i.output, text, func(b io.Writer) {
-		_, _ = io.WriteString(b, changesTable(changes)) // to memory
-	}), err)
+	return errors.Join(i.write(c.OutOrStdout(), changes, changesTable(changes)), err)
 }
 
 func changesTable(changes []install.Change) string {

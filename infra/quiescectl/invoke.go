@@ -92,6 +92,17 @@ func write(out io.Writer, form string, text []byte, show func(io.Writer)) (err e
 	return err
 }
 
+// write writes a value of this program. The table is for people.
+func (o *options) write(out io.Writer, value any, table string) error {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("write the answer: %w", err)
+	}
+	return write(out, o.output, text, func(b io.Writer) {
+		_, _ = io.WriteString(b, table) // to memory
+	})
+}
+
 // functionName returns the function and the alias that people invoke.
 func (o *options) functionName() (string, error) {
 	if o.function != "" {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -17,13 +16,7 @@ const noColor = "\033[0m"
 
 // print writes a report in the form that was asked for.
 func (o *options) print(out io.Writer, report doctor.Report) error {
-	text, err := json.Marshal(report)
-	if err != nil {
-		return fmt.Errorf("write the report: %w", err)
-	}
-	return write(out, o.output, text, func(b io.Writer) {
-		_, _ = io.WriteString(b, table(report, isTerminal(out) && os.Getenv("NO_COLOR") == "")) // to memory
-	})
+	return o.write(out, report, table(report, isTerminal(out) && os.Getenv("NO_COLOR") == ""))
 }
 
 // table returns the report for a person.
