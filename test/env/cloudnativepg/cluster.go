@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"slices"
 	"text/template"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/test/env/database"
 	"quiesce/test/parts/lab"
@@ -134,28 +132,19 @@ type Status struct {
 	Phase          string
 }
 
-// object is a Cluster.
-type object struct {
-	Metadata struct{ ResourceVersion string }
-	Status   Status
-}
-
 func (c *Cluster) path() string {
 	return "/apis/postgresql.cnpg.io/v1/namespaces/" + c.options.Namespace + "/clusters/" + Name
 }
 
-func (c *Cluster) read(ctx context.Context) (o object, err error) {
-	text, err := c.lab.Client().CoreV1().RESTClient().Get().AbsPath(c.path()).DoRaw(ctx)
-	if err != nil {
-		return o, fmt.Errorf("read the cluster: %w", err)
-	}
-	return o, json.Unmarshal(text, &o)
-}
-
 // Status returns the cluster's status.
 func (c *Cluster) Status(ctx context.Context) (Status, error) {
-	o, err := c.read(ctx)
-	return o.Status, err
+	text, err := c.lab.Client().CoreV1().RESTClient().Get().AbsPath(c.path()).DoRaw(ctx)
+	if err != nil {
+		return Status{}, fmt.Errorf("read the cluster: %w", err)
+	}
+	var object struct{ Status Status }
+	err = json.Unmarshal(text, &object)
+	return object.Status, err
 }
 
 // Members returns the instances' pods, in any state.
@@ -219,40 +208,6 @@ func (c *Cluster) Candidate(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("no other instance is ready: %s", database.Describe(members))
 	}
 	return members[i].Name, nil
-}
-
-// SwitchOver asks the operator to make this instance the primary, as `kubectl cnpg promote` does, and waits until the Service leads to it.
-func (c *Cluster) SwitchOver(ctx context.Context, candidate string) error {
-	now, err := c.read(ctx)
-	if err != nil {
-		return err
-	}
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]string{"resourceVersion": now.Metadata.ResourceVersion},
-		"status": map[string]string{
-			"targetPrimary": candidate, "targetPrimaryTimestamp": time.Now().Format(time.RFC3339Nano),
-			"phase": "Switchover in progress", "phaseReason": "Switching over to " + candidate,
-		},
-	})
-	if err != nil {
-		return err
-	}
-	request := c.lab.Client().CoreV1().RESTClient().Patch(types.MergePatchType).AbsPath(c.path(), "status").Body(patch)
-	if err := request.Do(ctx).Error(); err != nil {
-		return fmt.Errorf("ask for a switchover: %w", err)
-	}
-	err = c.members().Await(ctx, candidate+" to be the primary", func() (string, bool) {
-		status, err := c.Status(ctx)
-		return fmt.Sprintf("%+v %v", status, err), err == nil && status.CurrentPrimary == candidate
-	})
-	if err != nil {
-		return err
-	}
-	pod, err := c.member(ctx, candidate)
-	if err != nil {
-		return err
-	}
-	return c.members().AwaitService(ctx, Name+"-rw", pod.Status.PodIP)
 }
 
 // AwaitStreaming waits until all instances but the primary stream from it.
