@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // maxName is the length of a name in bytes. PostgreSQL would silently cut a longer one.
@@ -127,19 +125,10 @@ func (c *checker) grants(path []any, grants []grant) {
 				c.fail(append(at, "privileges", j), "must be one of %s, once", strings.Join(allowed, ", "))
 			}
 		}
-		if _, privileges := child(c.node(at...), "privileges"); privileges == nil {
+		if g.Privileges == nil {
 			c.fail(at, "privileges is missing; [] takes all of them away")
 		}
 	}
-}
-
-// node returns the value at a path that is there.
-func (l lines) node(path ...any) *yaml.Node {
-	node := l.root
-	for _, step := range path {
-		_, node = child(node, step)
-	}
-	return node
 }
 
 // target returns what a grant is about, in words.

@@ -128,8 +128,8 @@ func flatten(err error) []error {
 	return []error{err}
 }
 
-// identity is which run of which server a connection leads to.
-const identity = "SELECT system_identifier::text || ' ' || pg_postmaster_start_time()::text FROM pg_control_system()"
+// identity is which run of which server a connection leads to. Databases may have time zones of their own, so the time is a number.
+const identity = "SELECT system_identifier::text || ' ' || extract(epoch from pg_postmaster_start_time())::text FROM pg_control_system()"
 
 // session is the login that holds the lock, and others to further databases of the same server.
 type session struct {

@@ -175,6 +175,9 @@ func (l lines) at(path ...any) int {
 
 // child returns a value of a mapping or a sequence, and the node that shows where it is.
 func child(node *yaml.Node, step any) (key, value *yaml.Node) {
+	if node == nil {
+		return nil, nil
+	}
 	if node.Kind == yaml.AliasNode {
 		node = node.Alias
 	}

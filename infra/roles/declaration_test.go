@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,6 +47,13 @@ roles:
     reassignTo: other
   - {name: green, login: rotated, memberOf: [team]}
 `))
+}
+
+func TestParse_GrantsOfAMergeKey_AreChecked(t *testing.T) {
+	const base = "roles:\n- &base {name: a, grants: [{on: database, database: app%s}]}\n- {<<: *base, name: b}"
+	require.Equal(t, []string{"CONNECT"}, parsed(t, fmt.Sprintf(base, ", privileges: [CONNECT]")).Roles[1].Grants[0].Privileges)
+	_, err := parse([]byte(fmt.Sprintf(base, "")))
+	require.ErrorContains(t, err, "privileges is missing")
 }
 
 func TestParse_Mistakes_LineKeyAndReason(t *testing.T) {

@@ -395,6 +395,14 @@ func TestApply_LaterDatabaseFails_NextRunDoesTheRest(t *testing.T) {
 }
 
 // A database may have any encoding, such as one that was made with the locale C.
+// The server is the same one, whatever a database's time zone is.
+func TestUp_DatabaseWithTimeZone_Works(t *testing.T) {
+	f := newFixture(t, "roles: [{name: team, grants: [{on: schema, database: far, schema: public, privileges: [USAGE]}]}]")
+	f.exec(f.admin("postgres"), "CREATE DATABASE far", "ALTER DATABASE far SET timezone = 'Pacific/Auckland'", "ALTER DATABASE far SET datestyle = 'German'")
+	require.Contains(t, f.ok("up"), "role team: created")
+	require.Equal(t, "role team: unchanged\n", f.ok("up"))
+}
+
 func TestUp_OtherEncoding_Works(t *testing.T) {
 	f := newFixture(t, "roles: [{name: tëam}]")
 	f.exec(f.admin("postgres"), "CREATE DATABASE old ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0", "ALTER DATABASE old OWNER TO app")
