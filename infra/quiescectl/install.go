@@ -37,31 +37,31 @@ func newInstall(o *options) *cobra.Command {
 			"  quiescectl install up --config quiesce.yaml --patroni db/orders=orders-0,orders-1\n" +
 			"  quiescectl install render --config quiesce.yaml | kubectl apply -f -",
 	}
-	flags := command.PersistentFlags()
-	flags.StringVar(&i.config, "config", "", "path of quiesce.yaml; without it, no access to consoles is installed")
-	flags.StringSliceVar(&i.poolerNamespaces, "pooler-namespace", nil, "namespace of poolers that quiesce.yaml does not name")
-	flags.StringArrayVar(&i.patroni, "patroni", nil, "cluster that Patroni runs, as namespace/scope=pod,pod; may be repeated")
-	flags.StringArrayVar(&i.cnpg, "cnpg", nil, "cluster of CloudNativePG, as namespace/name=pod,pod; may be repeated")
 	up := &cobra.Command{
 		Use: "up", Short: "Install, or bring up to date", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return i.change(c, i.up) },
 	}
 	up.Flags().BoolVar(&i.force, "force-conflicts", false, "take over fields that another tool has set to other values")
-	command.AddCommand(
-		&cobra.Command{
-			Use: "render", Short: "Print the manifests", Args: cobra.NoArgs,
-			RunE: func(c *cobra.Command, _ []string) error { return i.render(c) },
-		},
-		up,
-		&cobra.Command{
-			Use: "verify", Short: "Compare with the cluster, and exit with status 1 if it differs; changes nothing", Args: cobra.NoArgs,
-			RunE: func(c *cobra.Command, _ []string) error { return i.change(c, i.verify) },
-		},
-		&cobra.Command{
-			Use: "down", Short: "Remove all of it, unless a drain runs or a pooler is paused", Args: cobra.NoArgs,
-			RunE: func(c *cobra.Command, _ []string) error { return i.change(c, (*installed).down) },
-		},
-	)
+	render := &cobra.Command{
+		Use: "render", Short: "Print the manifests", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return i.render(c) },
+	}
+	verify := &cobra.Command{
+		Use: "verify", Short: "Compare with the cluster, and exit with status 1 if it differs; changes nothing", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return i.change(c, i.verify) },
+	}
+	down := &cobra.Command{
+		Use: "down", Short: "Remove everything of quiesce from the cluster, unless a drain runs or a pooler is paused", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return i.change(c, (*installed).down) },
+	}
+	for _, what := range []*cobra.Command{render, up, verify} {
+		flags := what.Flags()
+		flags.StringVar(&i.config, "config", "", "path of quiesce.yaml; without it, no access to consoles is installed")
+		flags.StringSliceVar(&i.poolerNamespaces, "pooler-namespace", nil, "namespace of poolers that quiesce.yaml does not name")
+		flags.StringArrayVar(&i.patroni, "patroni", nil, "cluster that Patroni runs, as namespace/scope=pod,pod; may be repeated")
+		flags.StringArrayVar(&i.cnpg, "cnpg", nil, "cluster of CloudNativePG, as namespace/name=pod,pod; may be repeated")
+	}
+	command.AddCommand(render, up, verify, down)
 	return command
 }
 
@@ -81,6 +81,9 @@ func (i *installOptions) wanted() (install.Options, error) {
 		}
 	}
 	if i.config == "" {
+		if len(i.poolerNamespaces) > 0 {
+			return wanted, errors.New("--pooler-namespace needs --config: quiesce.yaml says how consoles are reached")
+		}
 		return wanted, nil
 	}
 	text, err := os.ReadFile(i.config)
@@ -127,7 +130,7 @@ func (i *installOptions) verify(t *installed, ctx context.Context) ([]install.Ch
 }
 
 func (t *installed) down(ctx context.Context) ([]install.Change, error) {
-	return t.Down(ctx, t.objects)
+	return t.Down(ctx)
 }
 
 // change does something about each object, and prints what was done, also before an error.

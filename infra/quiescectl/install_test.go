@@ -32,8 +32,8 @@ func TestInstall_UpVerifyDown_ExitStatusSaysWhetherItDiffers(t *testing.T) {
 	require.Contains(t, run(exitFindings, args("verify")).out, "changed    ClusterRole quiesce\n           rules: [")
 	require.Contains(t, run(exitError, args("up")).progress, "--force-conflicts takes these fields over")
 	require.Contains(t, run(0, args("up", "--force-conflicts")).out, "changed    ClusterRole quiesce\n")
-	require.Contains(t, run(0, args("down", "-o", "json")).out, `"result": "deleted"`)
-	require.NotContains(t, run(0, args("down")).out, "deleted    Role")
+	require.Contains(t, run(0, []string{"install", "down", "-o", "json"}).out, `"result": "deleted"`)
+	require.NotContains(t, run(0, []string{"install", "down"}).out, "deleted    Role")
 }
 
 func TestInstall_Render_NeedsNoCluster(t *testing.T) {

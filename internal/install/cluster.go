@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -140,58 +137,6 @@ func (t *Target) apply(ctx context.Context, object *unstructured.Unstructured, o
 		change.Result = Changed
 	}
 	return change, nil
-}
-
-// Down removes the objects, the last one first. It refuses while a drain runs or a pooler is paused: what undoes that is recorded in the
-// namespace that it removes.
-func (t *Target) Down(ctx context.Context, objects Set) (done []Change, err error) {
-	if err := t.checkIdle(ctx); err != nil {
-		return nil, err
-	}
-	for _, object := range slices.Backward(objects) {
-		change := Change{Object: describe(object), Result: Deleted}
-		resource, err := t.resource(object)
-		if err != nil {
-			return done, err
-		}
-		switch err := resource.Delete(ctx, object.GetName(), metav1.DeleteOptions{}); {
-		case apierrors.IsNotFound(err):
-			change.Result = Absent
-		case err != nil:
-			return done, fmt.Errorf("delete %s: %w", change.Object, err)
-		}
-		done = append(done, change)
-	}
-	return done, nil
-}
-
-// checkIdle returns an error that names the Leases that somebody needs.
-func (t *Target) checkIdle(ctx context.Context) error {
-	leases, err := t.client.CoordinationV1().Leases(namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("list the Leases of quiesce: %w", err)
-	}
-	var needed []string
-	for _, l := range leases.Items {
-		switch {
-		case l.Annotations["quiesce/paused"] != "":
-			needed = append(needed, l.Name+" (poolers are paused)")
-		case isHeld(l):
-			needed = append(needed, l.Name+" (a drain runs)")
-		}
-	}
-	if len(needed) > 0 {
-		return fmt.Errorf("nothing was removed, because these Leases are needed: %s; wait until no drain runs, or resume the poolers first",
-			strings.Join(needed, ", "))
-	}
-	return nil
-}
-
-// isHeld reports whether somebody renews a Lease.
-func isHeld(l coordinationv1.Lease) bool {
-	s := l.Spec
-	return s.HolderIdentity != nil && *s.HolderIdentity != "" && s.RenewTime != nil && s.LeaseDurationSeconds != nil &&
-		time.Since(s.RenewTime.Time) < time.Duration(*s.LeaseDurationSeconds)*time.Second
 }
 
 func (t *Target) resource(object *unstructured.Unstructured) (dynamic.ResourceInterface, error) {

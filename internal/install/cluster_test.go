@@ -119,22 +119,39 @@ func (f fixture) downRefused(t *testing.T) {
 	} {
 		_, err := leases.Create(t.Context(), &lease, metav1.CreateOptions{})
 		require.NoError(t, err)
-		done, err := f.target.Down(t.Context(), f.objects)
+		done, err := f.target.Down(t.Context())
 		require.ErrorContains(t, err, fmt.Sprintf("%s (%s)", lease.Name, name))
 		require.Empty(t, done)
 		require.NoError(t, leases.Delete(t.Context(), lease.Name, metav1.DeleteOptions{}))
 	}
+	nodes := f.Client().CoreV1().Nodes()
+	closed := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a", Annotations: map[string]string{closedAnnotation: "{}"}}}
+	_, err := nodes.Create(t.Context(), closed, metav1.CreateOptions{})
+	require.NoError(t, err)
+	_, err = f.target.Down(t.Context())
+	require.ErrorContains(t, err, "node node-a (closed by a drain that is not over)")
+	require.NoError(t, nodes.Delete(t.Context(), "node-a", metav1.DeleteOptions{}))
 }
 
 func (f fixture) downTwice(t *testing.T) {
-	done, err := f.target.Down(t.Context(), f.objects)
+	done, err := f.target.Down(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []string{Deleted}, results(done))
+	var removed []string
+	for _, c := range done {
+		if c.Result == Deleted {
+			removed = append(removed, c.Object)
+		}
+	}
+	for _, o := range f.objects {
+		require.Contains(t, removed, describe(o), "no flag names it")
+	}
+	require.Equal(t, "ValidatingAdmissionPolicy", f.objects[len(f.objects)-2].GetKind())
+	require.Contains(t, removed[len(removed)-1], "ValidatingAdmissionPolicy ", "permissions go first")
 	require.Eventually(t, func() bool { // the API server empties a namespace before it goes
 		_, err := f.Client().CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{})
 		return err != nil
 	}, time.Minute, 100*time.Millisecond)
-	done, err = f.target.Down(t.Context(), f.objects)
+	done, err = f.target.Down(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{Absent}, results(done))
 }

@@ -21,8 +21,8 @@ type Options struct {
 // Console is the access to consoles of poolers in one namespace.
 type Console struct {
 	Namespace string
-	Secret    string // whose login may be read; empty: none
-	Forward   bool   // connections may go through the API server
+	Secrets   []string // whose logins may be read
+	Forward   bool     // connections may go through the API server
 }
 
 // Cluster is a cluster of PostgreSQL whose primary may be moved.
@@ -63,7 +63,7 @@ func (c Cluster) check() error {
 }
 
 // Consoles returns the access to consoles that a configuration needs. Poolers in namespaces that the file does not name by their whole
-// names are in more; those cannot be known from the file.
+// names are in more; those cannot be known from the file. The namespaces of databases get no access: their poolers are elsewhere, or named.
 func Consoles(c config.Config, more []string) ([]Console, error) {
 	var consoles []Console
 	at := func(namespace string) *Console {
@@ -79,12 +79,17 @@ func Consoles(c config.Config, more []string) ([]Console, error) {
 			continue
 		}
 		if secret := console.Secret; secret != nil {
-			at(secret.Namespace).Secret = secret.Name
+			if own := at(secret.Namespace); !slices.Contains(own.Secrets, secret.Name) {
+				own.Secrets = append(own.Secrets, secret.Name)
+			}
 		}
 		if console.ConnectVia != config.ViaPortForward {
 			continue
 		}
-		namespaces := append(phase.Match.Namespaces.Exact(), more...)
+		namespaces := slices.Clone(more)
+		if phase.PGBouncer != nil {
+			namespaces = append(phase.Match.Namespaces.Exact(), more...)
+		}
 		if len(namespaces) == 0 && phase.PGBouncer != nil {
 			return nil, fmt.Errorf("phase %s names no namespace of its poolers: name them with --pooler-namespace, or in match.namespaces", phase.Name)
 		}

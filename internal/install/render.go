@@ -145,8 +145,8 @@ func fillConsole(template []document, c Console) []document {
 		}
 		rules.Content = slices.DeleteFunc(rules.Content, func(rule *yaml.Node) bool {
 			if resources := child(rule, "resources").Content[0].Value; resources == "secrets" {
-				child(rule, "resourceNames").Content[0].Value = c.Secret
-				return c.Secret == ""
+				child(rule, "resourceNames").Content = scalars(c.Secrets)
+				return len(c.Secrets) == 0
 			}
 			return !c.Forward
 		})
@@ -164,7 +164,7 @@ func fillCluster(node *yaml.Node, template, member string, c Cluster) {
 		if names := child(node, "resourceNames"); names != nil && child(node, "resources").Content[0].Value == "pods/proxy" {
 			names.Content = nil
 			for _, name := range c.Members {
-				names.Content = append(names.Content, &yaml.Node{Kind: yaml.ScalarNode, Style: yaml.DoubleQuotedStyle, Value: fmt.Sprintf(member, name)})
+				names.Content = append(names.Content, scalars([]string{fmt.Sprintf(member, name)})...)
 			}
 			return
 		}
@@ -182,6 +182,14 @@ func fillCluster(node *yaml.Node, template, member string, c Cluster) {
 	for _, inner := range node.Content {
 		fillCluster(inner, template, member, c)
 	}
+}
+
+// scalars returns texts as nodes.
+func scalars(texts []string) (nodes []*yaml.Node) {
+	for _, text := range texts {
+		nodes = append(nodes, &yaml.Node{Kind: yaml.ScalarNode, Style: yaml.DoubleQuotedStyle, Value: text})
+	}
+	return nodes
 }
 
 // setValue sets a key, wherever it has the value before.

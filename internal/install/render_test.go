@@ -13,7 +13,7 @@ import (
 )
 
 var everything = Options{
-	Consoles:      []Console{{Namespace: "pool", Secret: "admin", Forward: true}, {Namespace: "pool-b", Forward: true}},
+	Consoles:      []Console{{Namespace: "pool", Secrets: []string{"admin", "other"}, Forward: true}, {Namespace: "pool-b", Forward: true}},
 	Patroni:       []Cluster{{Namespace: "db", Name: "orders", Members: []string{"orders-0", "orders-1"}}, {Namespace: "crm", Name: "demo", Members: []string{"demo-0"}}},
 	CloudNativePG: []Cluster{{Namespace: "db", Name: "billing", Members: []string{"billing-1", "billing-4"}}},
 }
@@ -58,7 +58,7 @@ func TestObjects_Templates_AreFilledIn(t *testing.T) {
 	}
 	require.Equal(t, "Namespace quiesce", describe(objects[0]))
 	require.Len(t, rules("Role pool/quiesce-console"), 2)
-	require.Equal(t, []any{"admin"}, names("Role pool/quiesce-console"))
+	require.Equal(t, []any{"admin", "other"}, names("Role pool/quiesce-console"))
 	require.Len(t, rules("Role pool-b/quiesce-console"), 1, "no Secret")
 	require.Contains(t, names("Role db/quiesce-postgres-orders"), "orders-failover")
 	require.Contains(t, names("Role db/quiesce-postgres-orders"), "orders-1:8008")
@@ -95,7 +95,13 @@ func TestConsoles_Configuration_SaysWhichNamespaces(t *testing.T) {
 		"    escort: {pgbouncer: {secretRef: {namespace: pool, name: admin}}}\n")
 	consoles, err := Consoles(named, []string{"team-a"})
 	require.NoError(t, err)
-	require.Equal(t, []Console{{"pool", "admin", true}, {"team-a", "", true}}, consoles)
+	require.Equal(t, []Console{{"pool", []string{"admin"}, true}, {"team-a", nil, true}}, consoles)
+
+	databases := parse("  - name: databases\n    match: {namespaces: [db]}\n    escort: {postgres: {secretRef: {namespace: pool, name: mover}}}\n" +
+		"  - name: poolers\n    match: {namespaces: [pool]}\n    escort: {pgbouncer: {secretRef: {namespace: pool, name: admin}}}\n")
+	consoles, err = Consoles(databases, nil)
+	require.NoError(t, err)
+	require.Equal(t, []Console{{"pool", []string{"mover", "admin"}, true}}, consoles, "no ports of databases")
 
 	everywhere := parse("  - name: poolers\n    match: {labelSelector: app=pgbouncer}\n    escort: {pgbouncer: {}}\n")
 	_, err = Consoles(everywhere, nil)

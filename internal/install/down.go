@@ -1,0 +1,140 @@
+package install
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+const (
+	// group is the function's in Kubernetes. namePrefix begins the names of all that is installed for it.
+	group      = "quiesce"
+	namePrefix = "quiesce"
+	// pausedAnnotation is on a Lease whose holder has paused poolers. closedAnnotation is on a node that quiesce has closed.
+	pausedAnnotation = "quiesce/paused"
+	closedAnnotation = "quiesce/termination"
+)
+
+// Down removes everything of quiesce, whatever was asked for when it was installed. It refuses while a drain runs, a node is closed or a
+// pooler is paused: what undoes that is recorded in the namespace that it removes. Permissions go first, and the policies that confine
+// them last: a removal that ends in the middle leaves nothing unconfined.
+func (t *Target) Down(ctx context.Context) (done []Change, err error) {
+	if err := t.checkIdle(ctx); err != nil {
+		return nil, err
+	}
+	objects, err := t.removable(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, object := range objects {
+		change := Change{Object: describe(object), Result: Deleted}
+		resource, err := t.resource(object)
+		if err != nil {
+			return done, err
+		}
+		switch err := resource.Delete(ctx, object.GetName(), metav1.DeleteOptions{}); {
+		case apierrors.IsNotFound(err):
+			change.Result = Absent
+		case err != nil:
+			return done, fmt.Errorf("delete %s: %w", change.Object, err)
+		}
+		done = append(done, change)
+	}
+	return done, nil
+}
+
+// removable returns everything of quiesce, in the order in which it is removed.
+func (t *Target) removable(ctx context.Context) (Set, error) {
+	any := []Cluster{{Namespace: namespace, Name: "any", Members: []string{"any"}}}
+	objects, err := Objects(Options{Patroni: any, CloudNativePG: any}) // for their policies, which are of no namespace
+	if err != nil {
+		return nil, err
+	}
+	objects = slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool {
+		return strings.HasPrefix(o.GetName(), "quiesce-postgres-")
+	})
+	bindings, err := t.client.RbacV1().RoleBindings(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list RoleBindings of all namespaces: %w", err)
+	}
+	for _, b := range bindings.Items {
+		if b.Namespace == namespace || !strings.HasPrefix(b.Name, namePrefix) || !isOfGroup(b.Subjects) {
+			continue
+		}
+		objects = append(objects, rbac("RoleBinding", b.Namespace, b.Name))
+		if b.RoleRef.Kind == "Role" && strings.HasPrefix(b.RoleRef.Name, namePrefix) {
+			objects = append(objects, rbac("Role", b.Namespace, b.RoleRef.Name))
+		}
+	}
+	slices.SortStableFunc(objects, func(a, b *unstructured.Unstructured) int {
+		return cmp.Compare(removalOrder[a.GetKind()], removalOrder[b.GetKind()])
+	})
+	return objects, nil
+}
+
+var removalOrder = map[string]int{
+	"ClusterRoleBinding": 1, "RoleBinding": 1, "ClusterRole": 2, "Role": 2, "Namespace": 3, "ValidatingAdmissionPolicyBinding": 4,
+	"ValidatingAdmissionPolicy": 5,
+}
+
+// isOfGroup reports whether the function's group is the only subject.
+func isOfGroup(subjects []rbacv1.Subject) bool {
+	return len(subjects) == 1 && subjects[0].Kind == rbacv1.GroupKind && subjects[0].Name == group
+}
+
+func rbac(kind, namespace, name string) *unstructured.Unstructured {
+	object := &unstructured.Unstructured{}
+	object.SetAPIVersion(rbacv1.SchemeGroupVersion.String())
+	object.SetKind(kind)
+	object.SetNamespace(namespace)
+	object.SetName(name)
+	return object
+}
+
+// checkIdle returns an error that names what somebody still needs.
+func (t *Target) checkIdle(ctx context.Context) error {
+	var needed []string
+	leases, err := t.client.CoordinationV1().Leases(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list the Leases of quiesce: %w", err)
+	}
+	for _, l := range leases.Items {
+		switch {
+		case l.Annotations[pausedAnnotation] != "":
+			needed = append(needed, "Lease "+l.Name+" (poolers are paused)")
+		case isHeld(l):
+			needed = append(needed, "Lease "+l.Name+" (a drain runs)")
+		}
+	}
+	nodes, err := t.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	for _, n := range nodes.Items {
+		if n.Annotations[closedAnnotation] != "" {
+			needed = append(needed, "node "+n.Name+" (closed by a drain that is not over)")
+		}
+	}
+	if len(needed) > 0 {
+		return errors.New("nothing was removed, because quiesce still works: " + strings.Join(needed, ", ") +
+			"; pause its stack first, and wait until its drains are over (infra/README.md)")
+	}
+	return nil
+}
+
+// isHeld reports whether somebody renews a Lease.
+func isHeld(l coordinationv1.Lease) bool {
+	s := l.Spec
+	return s.HolderIdentity != nil && *s.HolderIdentity != "" && s.RenewTime != nil && s.LeaseDurationSeconds != nil &&
+		time.Since(s.RenewTime.Time) < time.Duration(*s.LeaseDurationSeconds)*time.Second
+}
