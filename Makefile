@@ -1,6 +1,8 @@
 # The commands of quiesce. `make` alone lists them.
 
 GOARCH  ?= arm64
+# Recipes say for whom they build. What they run themselves is for this machine, also after make GOARCH=arm64.
+unexport GOARCH
 EVENT   ?= events/plan.json
 # One configuration file per cluster. CONFIG="a.yaml b.yaml" makes dist/a.zip and dist/b.zip, and one stack from each.
 CONFIG  ?= infra/quiesce.yaml
