@@ -294,10 +294,10 @@ func (m *move) switchOver(ctx context.Context) error {
 	if err := m.pause(ctx); err != nil {
 		return err
 	}
-	if err := m.gate(ctx); err != nil {
+	if err := m.checkPaused(ctx); err != nil {
 		return err
 	}
-	if err := m.checkPaused(ctx); err != nil || m.rehearse {
+	if err := m.gate(ctx); err != nil || m.rehearse { // the last look before the request is the one at the leader
 		return err
 	}
 	if ctx.Err() != nil {
