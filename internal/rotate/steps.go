@@ -178,6 +178,19 @@ func (r *Rotation) users(ctx context.Context, login string) (clients, sessions [
 	return clients, sessions, err
 }
 
+// endKept ends what the poolers keep for a user without clients. RECONNECT would do so for all users: it also ends connections that are
+// being opened, pgbouncer takes that for a failed login, and refuses clients of that user for server_login_retry. If it may not end them,
+// the poolers do after server_idle_timeout.
+func (r *Rotation) endKept(ctx context.Context, login string) {
+	kept, err := r.Poolers.Kept(ctx, login)
+	if err == nil && len(kept) > 0 {
+		err = r.Database.End(ctx, login, kept)
+	}
+	if err != nil {
+		r.tell("cannot end the connections that poolers keep for %s, and waits until they do: %s", login, err)
+	}
+}
+
 const (
 	// flushes is how often flushed looks again after it has closed what poolers keep.
 	flushes = 5
@@ -193,9 +206,7 @@ func (r *Rotation) flushed(ctx context.Context, login string) ([]string, error) 
 			return append(clients, sessions...), err
 		}
 		if try == 0 {
-			if err := r.Poolers.Reconnect(ctx); err != nil {
-				return nil, err
-			}
+			r.endKept(ctx, login)
 		}
 		if err := escort.Sleep(ctx, flushInterval); err != nil {
 			return nil, err
