@@ -11,7 +11,7 @@ import (
 	"quiesce/internal/scram"
 )
 
-// open enables the login that rests, on the server and then in every pooler. Nothing of the other login changes.
+// open enables the login that rests, on the server and then in every userlist. Nothing of the other login changes.
 func (r *Rotation) open(ctx context.Context, record Record) (Record, error) {
 	login, given, err := r.password(ctx, record)
 	if err != nil {
@@ -32,10 +32,6 @@ func (r *Rotation) open(ctx context.Context, record Record) (Record, error) {
 	} else if err := r.enable(ctx, record, login); err != nil {
 		return record, err
 	}
-	if err := r.accepted(ctx, login); err != nil {
-		return record, err
-	}
-	r.tell("every pooler accepts %s", record.To)
 	r.opened = login
 	record.Step = Moving
 	return record, nil
@@ -114,7 +110,7 @@ func (r *Rotation) await(ctx context.Context, what string, ask func() ([]string,
 	return fmt.Errorf("after %s, this still %s: %s. Correct it, and run the same command again", acceptTimeout, what, names(last))
 }
 
-// move lets the clients move, and waits until none has the other login.
+// move waits until every pooler accepts the login, lets the clients move, and waits until none has the other login.
 func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 	login, _, err := r.password(ctx, record)
 	if err != nil {
@@ -127,9 +123,10 @@ func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 		record.Step = Opening // the run that generated it was killed before anyone learned it
 		return record, nil
 	}
-	if err := r.accepted(ctx, login); err != nil {
+	if err := r.accepted(ctx, login); err != nil { // the clients move when every pooler accepts them, and not before
 		return record, err
 	}
+	r.tell("every pooler accepts %s", record.To)
 	if err := r.moveApp(ctx, login); err != nil {
 		return record, err
 	}
