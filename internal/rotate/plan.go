@@ -16,7 +16,7 @@ func (r *Rotation) Plan(ctx context.Context) (Record, []string, error) {
 		step Step
 		text string
 	}{
-		{Opening, fmt.Sprintf("enable %s: a new password on the server and in every userlist; wait until every pooler accepts it", record.To)},
+		{Opening, fmt.Sprintf("enable %s: a new password on the server and in every userlist", record.To)},
 		{Moving, r.moveText(record)},
 		{Quiet, fmt.Sprintf("look every %s until nobody has used %s for %s", pollInterval, record.From, r.QuietFor)},
 		{Closing, fmt.Sprintf("let %s not log in, and look once more", record.From)},
@@ -34,7 +34,7 @@ func (r *Rotation) Plan(ctx context.Context) (Record, []string, error) {
 
 func (r *Rotation) moveText(record Record) string {
 	if r.App == nil {
-		return fmt.Sprintf("you move the clients to %s; wait until none has %s", record.To, record.From)
+		return fmt.Sprintf("wait until every pooler accepts %s; you move the clients; wait until none has %s", record.To, record.From)
 	}
-	return fmt.Sprintf("write %s into the Secret of --app-secret; wait until no client has %s", record.To, record.From)
+	return fmt.Sprintf("wait until every pooler accepts %s; write it into the Secret of --app-secret; wait until no client has %s", record.To, record.From)
 }

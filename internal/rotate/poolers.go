@@ -95,9 +95,14 @@ func (c *Consoles) Sessions(ctx context.Context, user string) (found []string, e
 	return found, err
 }
 
-// Reconnect implements Poolers. It takes no turn: it changes neither a setting nor a pause.
-func (c *Consoles) Reconnect(ctx context.Context) error {
-	return c.each(ctx, func(_ Pod, console *pgbouncer.Console) error { return console.Reconnect(ctx) })
+// Kept implements Poolers.
+func (c *Consoles) Kept(ctx context.Context, user string) (processes []int, err error) {
+	err = c.each(ctx, func(_ Pod, console *pgbouncer.Console) error {
+		kept, err := console.Kept(ctx, user)
+		processes = append(processes, kept...)
+		return err
+	})
+	return processes, err
 }
 
 // Refusing implements Poolers.
@@ -115,7 +120,8 @@ func (c *Consoles) Unread(ctx context.Context, login escort.Login) ([]string, er
 // failed" (seen with 1.18 and 1.24).
 func isBehindPgbouncer(err error) bool {
 	return slices.ContainsFunc([]string{
-		"password authentication failed for user", "is not permitted to log in", "server login failed", "context deadline exceeded",
+		"password authentication failed for user", "is not permitted to log in", "server login failed",
+		"server login has been failing", "context deadline exceeded",
 	}, func(text string) bool { return strings.Contains(err.Error(), text) })
 }
 

@@ -22,6 +22,8 @@ type Database interface {
 	Forget(ctx context.Context, name string) error
 	// Sessions returns the sessions of a role on every server, in words. Connections that a pooler keeps are among them.
 	Sessions(ctx context.Context, name string) ([]string, error)
+	// End ends those sessions of a role that are idle and have one of these process IDs.
+	End(ctx context.Context, name string, processes []int) error
 }
 
 // Role is what is known of a login.
@@ -40,8 +42,8 @@ type Poolers interface {
 	Unread(ctx context.Context, login escort.Login) ([]string, error)
 	// Sessions returns the clients of a user on every pooler, in words. It fails if it cannot look at one of them.
 	Sessions(ctx context.Context, user string) ([]string, error)
-	// Reconnect closes the connections to servers that no client uses, and the others as soon as their transaction ends.
-	Reconnect(ctx context.Context) error
+	// Kept returns the server's process IDs of connections that poolers keep for a user, and no client uses.
+	Kept(ctx context.Context, user string) ([]int, error)
 }
 
 // Userlists are the files of the poolers, where they are kept.

@@ -193,3 +193,19 @@ func (p *Postgres) Sessions(ctx context.Context, name string) (found []string, e
 	}
 	return found, nil
 }
+
+const endQuery = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1 AND state = 'idle' AND pid = ANY ($2)`
+
+// End implements Database.
+func (p *Postgres) End(ctx context.Context, name string, processes []int) error {
+	for _, config := range append([]*pgx.ConnConfig{p.Primary}, p.Standbys...) {
+		err := in(ctx, config, func(ctx context.Context, conn *pgx.Conn) error {
+			ended := 0
+			return conn.QueryRow(ctx, endQuery, name, processes).Scan(&ended)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -47,9 +47,7 @@ func (r *Rotation) lookOnce(ctx context.Context, record Record) Record {
 		r.tell("%s is used again, and its quiet time begins anew: %s", record.From, names(append(clients, sessions...)))
 		record.Since = now
 		if len(clients) == 0 { // what a pooler keeps would be seen for ten minutes
-			if err := r.Poolers.Reconnect(ctx); err != nil {
-				r.tell("cannot close what poolers keep: %s", err)
-			}
+			r.endKept(ctx, record.From)
 		}
 	case now.Sub(record.Looked) > maxGap:
 		r.tell("nobody looked since %s: the quiet time begins anew", record.Looked.UTC().Format(time.RFC3339))

@@ -247,6 +247,87 @@ func TestRotation_TwentyWorkersKilledAtEachStep_NoFailure(t *testing.T) {
 	r.requireRotated()
 }
 
+// quiesce's own logins: a console shows whether the userlist has been read.
+func TestRotation_LoginsOfConsoles_OldOneIsRefused(t *testing.T) {
+	r := newReal(t, true)
+	rotation := r.rotation(func() error { return nil })
+	consoles := rotation.Poolers.(dyingPoolers).Consoles
+	rotation.Database, consoles.Admin = nil, true
+	_, err := rotation.Run(t.Context())
+	require.NoError(t, err)
+	current, _, err := rotation.App.Login(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, green, current.User)
+	pods, err := consoles.List(t.Context())
+	require.NoError(t, err)
+	require.Len(t, pods, 2)
+	for _, p := range pods {
+		as := consoles.Consoles
+		as.Logins = only(current)
+		console, err := as.Open(t.Context(), p.Pod)
+		require.NoError(t, err)
+		found, err := consoles.Sessions(t.Context(), green)
+		require.NoError(t, err)
+		require.Len(t, found, 1, "a console is a session")
+		console.Close()
+		as.Logins = only(escort.Login{User: blue, Password: firstWord})
+		_, err = as.Open(t.Context(), p.Pod)
+		require.ErrorIs(t, err, pgbouncer.ErrRefused)
+	}
+}
+
+// turns are held by a drain, or not.
+type turns struct {
+	held     bool
+	taken    []string
+	released int
+}
+
+func (t *turns) AcquireGroupLease(_ context.Context, name string) (release func() error, acquired bool, err error) {
+	t.taken = append(t.taken, name)
+	return func() error { t.released++; return nil }, !t.held, nil
+}
+
+// A drain may have set query_wait_timeout, and a RELOAD would undo that.
+func TestConsoles_GroupIsBeingDrained_NoReload(t *testing.T) {
+	r := newReal(t, true)
+	consoles := r.rotation(nil).Poolers.(dyingPoolers).Consoles
+	busy := &turns{held: true}
+	consoles.Turns = busy
+	login := escort.Login{User: green, Password: "not known yet"}
+	refusing, err := consoles.Refusing(t.Context(), login)
+	require.NoError(t, err)
+	require.Len(t, refusing, 2)
+	require.Contains(t, refusing[0], "is being drained")
+	require.Equal(t, escort.GroupLease("pooler", namespace, "uid"), busy.taken[0])
+	for _, p := range r.poolers {
+		require.NotContains(t, p.Log(t), "RELOAD")
+	}
+	free := &turns{}
+	consoles.Turns = free
+	refusing, err = consoles.Refusing(t.Context(), login)
+	require.NoError(t, err)
+	require.Contains(t, refusing[0], "has no app_green yet")
+	require.Equal(t, 2, free.released)
+	for _, p := range r.poolers {
+		require.Contains(t, p.Log(t), "RELOAD")
+	}
+}
+
+// A pooler that reads another file would never accept the login.
+func TestConsoles_AnotherAuthFile_Refused(t *testing.T) {
+	r := newReal(t, true)
+	consoles := r.rotation(nil).Poolers.(dyingPoolers).Consoles
+	require.NoError(t, consoles.Check(t.Context()))
+	list := consoles.List
+	consoles.List = func(ctx context.Context) ([]Pod, error) {
+		pods, err := list(ctx)
+		pods[1].File = "/etc/other"
+		return pods, err
+	}
+	require.ErrorContains(t, consoles.Check(t.Context()), "the Secret is mounted as /etc/other")
+}
+
 // What follows dies after an effect.
 type dyingDatabase struct {
 	*Postgres

@@ -11,7 +11,7 @@ import (
 	"quiesce/internal/scram"
 )
 
-// open enables the login that rests, on the server and then in every pooler. Nothing of the other login changes.
+// open enables the login that rests, on the server and then in every userlist. Nothing of the other login changes.
 func (r *Rotation) open(ctx context.Context, record Record) (Record, error) {
 	login, given, err := r.password(ctx, record)
 	if err != nil {
@@ -32,10 +32,6 @@ func (r *Rotation) open(ctx context.Context, record Record) (Record, error) {
 	} else if err := r.enable(ctx, record, login); err != nil {
 		return record, err
 	}
-	if err := r.accepted(ctx, login); err != nil {
-		return record, err
-	}
-	r.tell("every pooler accepts %s", record.To)
 	r.opened = login
 	record.Step = Moving
 	return record, nil
@@ -114,7 +110,7 @@ func (r *Rotation) await(ctx context.Context, what string, ask func() ([]string,
 	return fmt.Errorf("after %s, this still %s: %s. Correct it, and run the same command again", acceptTimeout, what, names(last))
 }
 
-// move lets the clients move, and waits until none has the other login.
+// move waits until every pooler accepts the login, lets the clients move, and waits until none has the other login.
 func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 	login, _, err := r.password(ctx, record)
 	if err != nil {
@@ -127,9 +123,10 @@ func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 		record.Step = Opening // the run that generated it was killed before anyone learned it
 		return record, nil
 	}
-	if err := r.accepted(ctx, login); err != nil {
+	if err := r.accepted(ctx, login); err != nil { // the clients move when every pooler accepts them, and not before
 		return record, err
 	}
+	r.tell("every pooler accepts %s", record.To)
 	if err := r.moveApp(ctx, login); err != nil {
 		return record, err
 	}
@@ -178,6 +175,19 @@ func (r *Rotation) users(ctx context.Context, login string) (clients, sessions [
 	return clients, sessions, err
 }
 
+// endKept ends what the poolers keep for a user without clients. RECONNECT would do so for all users: it also ends connections that are
+// being opened, pgbouncer takes that for a failed login, and refuses clients of that user for server_login_retry. If it may not end them,
+// the poolers do after server_idle_timeout.
+func (r *Rotation) endKept(ctx context.Context, login string) {
+	kept, err := r.Poolers.Kept(ctx, login)
+	if err == nil && len(kept) > 0 {
+		err = r.Database.End(ctx, login, kept)
+	}
+	if err != nil {
+		r.tell("cannot end the connections that poolers keep for %s, and waits until they do: %s", login, err)
+	}
+}
+
 const (
 	// flushes is how often flushed looks again after it has closed what poolers keep.
 	flushes = 5
@@ -193,9 +203,7 @@ func (r *Rotation) flushed(ctx context.Context, login string) ([]string, error) 
 			return append(clients, sessions...), err
 		}
 		if try == 0 {
-			if err := r.Poolers.Reconnect(ctx); err != nil {
-				return nil, err
-			}
+			r.endKept(ctx, login)
 		}
 		if err := escort.Sleep(ctx, flushInterval); err != nil {
 			return nil, err

@@ -251,6 +251,17 @@ func (d fakeDatabase) Sessions(_ context.Context, name string) (found []string, 
 	return found, err
 }
 
+func (d fakeDatabase) End(_ context.Context, name string, _ []int) error {
+	return d.effect("end", func() {
+		for _, c := range d.clients {
+			if !c.away && c.login.User == name {
+				d.Errorf("a session of %s is ended, which has clients", name)
+			}
+		}
+		delete(d.kept, name)
+	})
+}
+
 // The Poolers.
 type fakePoolers struct{ *world }
 
@@ -293,15 +304,13 @@ func (p fakePoolers) Sessions(_ context.Context, user string) (found []string, e
 	return found, err
 }
 
-func (p fakePoolers) Reconnect(context.Context) error {
-	return p.effect("reconnect", func() {
-		clear(p.kept)
-		for _, c := range p.clients {
-			if !c.away {
-				p.kept[c.login.User] = true
-			}
+func (p fakePoolers) Kept(_ context.Context, user string) (kept []int, err error) {
+	err = p.look(func() {
+		if p.kept[user] {
+			kept = []int{1}
 		}
 	})
+	return kept, err
 }
 
 // The Userlists.
@@ -391,7 +400,7 @@ func (w *world) requireRotated(from, to string) {
 func (w *world) order() []string {
 	var order []string
 	for _, line := range w.log {
-		if _, name, _ := strings.Cut(line, " "); !strings.HasPrefix(name, "record") && name != "reconnect" {
+		if _, name, _ := strings.Cut(line, " "); !strings.HasPrefix(name, "record") && name != "end" {
 			order = append(order, name)
 		}
 	}
