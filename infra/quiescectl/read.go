@@ -148,10 +148,10 @@ func oneLine(err error) string {
 	return drain.Short(strings.Join(strings.Fields(err.Error()), " "))
 }
 
-// regionOf returns the region that the nodes' labels name; empty: none.
+// regionOf returns the region that the labels of nodes with an instance name; empty: none.
 func regionOf(nodes []corev1.Node) string {
-	for _, n := range nodes {
-		if region := n.Labels[corev1.LabelTopologyRegion]; region != "" {
+	for i := range nodes {
+		if region := nodes[i].Labels[corev1.LabelTopologyRegion]; region != "" && doctor.InstanceID(&nodes[i]) != "" {
 			return region
 		}
 	}

@@ -54,7 +54,7 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "path of the kubeconfig; default $KUBECONFIG, or ~/.kube/config")
 	flags.StringVar(&o.context, "context", "", "context of the kubeconfig")
 	flags.StringVarP(&o.namespace, "namespace", "n", "", "show what concerns this namespace only")
-	flags.StringVar(&o.region, "region", "", "AWS region; default that of the environment, or of the nodes")
+	flags.StringVar(&o.region, "region", "", "AWS region; default that of the nodes, where they are read, or of the environment")
 	flags.StringVar(&o.profile, "profile", "", "profile of the AWS configuration")
 	flags.StringVar(&o.cluster, "cluster", "", "name of the EKS cluster; default that of the context")
 	flags.StringVar(&o.function, "function", "", "name of the Lambda function; default quiesce-<cluster>:live")

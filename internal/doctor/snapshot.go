@@ -29,7 +29,8 @@ type Snapshot struct {
 	Volumes    []corev1.PersistentVolume
 	Databases  []Database
 
-	AWS       bool // the account was read
+	AWS       bool   // the account was read
+	Region    string // that was read
 	Groups    []asg.Settings
 	Instances map[string]termination.EC2Instance // of nodes, by instance ID
 
