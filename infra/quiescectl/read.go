@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -94,7 +93,7 @@ func (r *reader) answers(ctx context.Context) error {
 	if err == nil || apierrors.IsForbidden(err) {
 		return nil
 	}
-	return fmt.Errorf("the cluster does not answer: %w\ncheck that this works: kubectl version", err)
+	return fmt.Errorf("the cluster does not answer: %w\ncheck that this works: %s", err, r.aimed("kubectl version", ""))
 }
 
 // all reads the parts at the same time. One that fails is named in the snapshot, and does not disturb the others.
@@ -145,7 +144,7 @@ type advisedError struct {
 func (e advisedError) Unwrap() error { return e.error }
 
 func oneLine(err error) string {
-	return drain.Short(strings.Join(strings.Fields(err.Error()), " "))
+	return drain.Short(line(err.Error()))
 }
 
 // regionOf returns the region that the labels of nodes with an instance name; empty: none.
