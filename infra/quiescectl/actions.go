@@ -1,8 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,12 +18,16 @@ var good = []termination.Status{
 
 func isBad(s termination.Status) bool { return !slices.Contains(good, s) }
 
+// instanceID matches the ID of an instance. Names of nodes may begin with i- too
+// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/hostname-types.html).
+var instanceID = regexp.MustCompile(`^i-[0-9a-f]{8,17}$`)
+
 // newPlan, newDrain, newSweep, newCheck, newSwitchover and newResume are the manual actions (events/README.md).
 func newPlan(o *options) *cobra.Command {
 	return action[termination.Report]{
 		request: func(args []string) (termination.Request, error) {
 			r := termination.Request{Action: termination.ActionPlan, Node: args[0]}
-			if strings.HasPrefix(args[0], "i-") {
+			if instanceID.MatchString(args[0]) {
 				r.Node, r.InstanceID = "", args[0]
 			}
 			return r, nil
@@ -39,6 +44,10 @@ func newPlan(o *options) *cobra.Command {
 func newDrain(o *options) *cobra.Command {
 	return action[termination.Report]{
 		request: func(args []string) (termination.Request, error) {
+			if !instanceID.MatchString(args[0]) {
+				return termination.Request{}, fmt.Errorf("drain needs the ID of an instance, such as i-0123456789abcdef0, not %q\n"+
+					"it is in the providerID of the node: %s", args[0], o.aimed("kubectl get nodes -o custom-columns=NAME:.metadata.name,ID:.spec.providerID", ""))
+			}
 			return termination.Request{Action: termination.ActionDrain, InstanceID: args[0]}, nil
 		},
 		show: showReport, failed: func(r termination.Report) bool { return isBad(r.Status) },

@@ -170,7 +170,12 @@ resumed   databases/orders
 func TestActions_PlanOfAnInstance_NamesTheInstance(t *testing.T) {
 	a := newAccount(t)
 	a.run("plan", "i-0123456789abcdef0")
-	require.Equal(t, []termination.Request{{Action: termination.ActionPlan, InstanceID: "i-0123456789abcdef0"}}, a.requests())
+	a.run("plan", "i-0123456789abcdef0.eu-west-1.compute.internal")
+	a.run("plan", "i-node")
+	require.Equal(t, []termination.Request{
+		{Action: termination.ActionPlan, InstanceID: "i-0123456789abcdef0"},
+		{Action: termination.ActionPlan, Node: "i-0123456789abcdef0.eu-west-1.compute.internal"}, {Action: termination.ActionPlan, Node: "i-node"},
+	}, a.requests())
 }
 
 // A script learns from the exit status that somebody has to look.

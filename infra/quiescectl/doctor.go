@@ -43,7 +43,7 @@ func newDoctor(o *options) *cobra.Command {
 		Short: "Find what would go wrong when a node leaves",
 		Long: "doctor looks at the cluster, its Auto Scaling groups, and quiesce itself. It says what would go wrong when a node leaves.\n" +
 			"It changes nothing, and works before anything is deployed. Each finding says where, what, what it costs, and how to fix it.\n\n" +
-			"Exit status: 0, or 1 if a finding has the severity of --fail-on or a worse one, or 2 if nothing could be read.",
+			"Exit status: 0, or 1 if a finding has the severity of --fail-on or a worse one, or 2 if nodes or pods could not be read.",
 		Example: "  quiescectl doctor\n" +
 			"  quiescectl doctor --context prod --profile prod -n db\n" +
 			"  quiescectl doctor -o json --fail-on warning   # in CI",
@@ -51,10 +51,12 @@ func newDoctor(o *options) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error { return d.run(c) },
 	}
 	flags := command.Flags()
+	flags.StringVarP(&d.namespace, "namespace", "n", "", "show what concerns this namespace only")
 	flags.StringVar(&d.failOn, "fail-on", string(doctor.Critical), "exit with status 1 from this severity on: "+strings.Join(failOn, ", "))
 	flags.StringVar(&d.config, "config", "", "path of a quiesce.yaml: its groups, hook and durations are compared")
 	flags.DurationVar(&d.timeout, "timeout", defaultTimeout, "how long to read")
-	_ = command.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(failOn, cobra.ShellCompDirectiveNoFileComp)) // as above
+	o.addOutput(command)
+	_ = command.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(failOn, cobra.ShellCompDirectiveNoFileComp)) // fails only for an unknown flag
 	return command
 }
 
@@ -78,9 +80,12 @@ func (d *doctorOptions) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	report := doctor.Examine(snapshot).In(d.namespace)
+	report := d.aim(doctor.Examine(snapshot, d.namespace), snapshot.Region)
 	if err := d.print(c.OutOrStdout(), report); err != nil {
 		return err
+	}
+	if snapshot.Incomplete() {
+		return errors.New("nodes or pods could not be read: the report says why")
 	}
 	if d.failOn != never && report.Worst(doctor.Severity(d.failOn)) {
 		return errFindings

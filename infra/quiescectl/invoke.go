@@ -33,6 +33,7 @@ type action[Answer any] struct {
 
 // addTo makes the command run the action.
 func (a action[Answer]) addTo(command *cobra.Command, o *options) *cobra.Command {
+	o.addOutput(command)
 	command.RunE = func(c *cobra.Command, args []string) error {
 		request, err := a.request(args)
 		if err != nil {
@@ -153,5 +154,5 @@ func functionError(name, kind string, payload []byte) error {
 	if failure.ErrorType == "Incomplete" {
 		next = "a later invocation continues the drain: follow its log"
 	}
-	return fmt.Errorf("function %s: %s: %s\n%s", name, cmp.Or(failure.ErrorType, kind), drain.Short(failure.ErrorMessage), next)
+	return fmt.Errorf("function %s: %s: %s\n%s", name, cmp.Or(failure.ErrorType, kind), drain.Short(line(failure.ErrorMessage)), next)
 }

@@ -27,11 +27,11 @@ func table(report doctor.Report, colored bool) string {
 		if colored {
 			severity = colors[f.Severity] + severity + noColor
 		}
-		fmt.Fprintf(&b, "%s  %s: %s\n", severity, f.Where, f.What)
-		fmt.Fprintf(&b, "          costs  %s\n", f.Cost)
-		fmt.Fprintf(&b, "          fix    %s\n", f.Fix)
+		fmt.Fprintf(&b, "%s  %s: %s\n", severity, line(f.Where), line(f.What))
+		fmt.Fprintf(&b, "          costs  %s\n", line(f.Cost))
+		fmt.Fprintf(&b, "          fix    %s\n", line(f.Fix))
 		if f.Command != "" {
-			fmt.Fprintf(&b, "          run    %s\n", f.Command)
+			fmt.Fprintf(&b, "          run    %s\n", line(f.Command))
 		}
 	}
 	s := report.Summary

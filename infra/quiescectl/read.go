@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -94,7 +93,7 @@ func (r *reader) answers(ctx context.Context) error {
 	if err == nil || apierrors.IsForbidden(err) {
 		return nil
 	}
-	return fmt.Errorf("the cluster does not answer: %w\ncheck that this works: kubectl version", err)
+	return fmt.Errorf("the cluster does not answer: %w\ncheck that this works: %s", err, r.aimed("kubectl version", ""))
 }
 
 // all reads the parts at the same time. One that fails is named in the snapshot, and does not disturb the others.
@@ -145,13 +144,13 @@ type advisedError struct {
 func (e advisedError) Unwrap() error { return e.error }
 
 func oneLine(err error) string {
-	return drain.Short(strings.Join(strings.Fields(err.Error()), " "))
+	return drain.Short(line(err.Error()))
 }
 
-// regionOf returns the region that the nodes' labels name; empty: none.
+// regionOf returns the region that the labels of nodes with an instance name; empty: none.
 func regionOf(nodes []corev1.Node) string {
-	for _, n := range nodes {
-		if region := n.Labels[corev1.LabelTopologyRegion]; region != "" {
+	for i := range nodes {
+		if region := nodes[i].Labels[corev1.LabelTopologyRegion]; region != "" && doctor.InstanceID(&nodes[i]) != "" {
 			return region
 		}
 	}

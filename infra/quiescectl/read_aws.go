@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -50,20 +49,28 @@ func (r *reader) readAWS(ctx context.Context, cluster string) error {
 	if err != nil {
 		return advisedError{err, "your AWS identity needs ec2:DescribeInstances"}
 	}
-	r.snapshot.Groups, r.snapshot.Instances, r.snapshot.AWS = found, instances, true
+	if err := wrongAccount(len(ids), len(instances), config.Region); err != nil {
+		return err
+	}
+	r.snapshot.Groups, r.snapshot.Instances, r.snapshot.AWS, r.snapshot.Region = found, instances, true, config.Region
 	if err := r.readFunction(ctx, config, cluster); err != nil {
 		r.unread("function", err)
 	}
 	return nil
 }
 
+// wrongAccount returns an error if EC2 knows none of the nodes' instances. Then it is another account or region, and says nothing about nodes.
+func wrongAccount(wanted, known int, region string) error {
+	if wanted == 0 || known > 0 {
+		return nil
+	}
+	return advisedError{errors.New("none of the nodes' instances is in this account in region " + region), "check --profile and --region"}
+}
+
 func (r *reader) awsConfig(ctx context.Context) (aws.Config, error) {
-	config, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRegion(r.region), awsconfig.WithSharedConfigProfile(r.profile))
+	config, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRegion(cmp.Or(r.region, regionOf(r.snapshot.Nodes))), awsconfig.WithSharedConfigProfile(r.profile))
 	if err != nil {
 		return config, fmt.Errorf("read the AWS configuration: %w", err)
-	}
-	if config.Region == "" {
-		config.Region = regionOf(r.snapshot.Nodes)
 	}
 	ctx, cancel := context.WithTimeout(ctx, credentialsTimeout)
 	defer cancel()
@@ -127,8 +134,7 @@ func (r *reader) functionName(cluster string) string {
 	settings := r.snapshot.Config
 	settings.Cluster = cluster
 	if r.function != "" || cluster == "" && settings.Stack.Name == "" {
-		name, _, _ := strings.Cut(r.function, ":")
-		return name
+		return r.function // also with an alias, or an ARN: Lambda takes all of them
 	}
 	return settings.StackName()
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -86,38 +88,48 @@ func (r *reader) readWebhooks(ctx context.Context) error {
 	var all []doctor.Webhook
 	for _, c := range validating.Items {
 		for _, w := range c.Webhooks {
-			all = append(all, webhook(w.Name, w.FailurePolicy, w.ClientConfig, w.Rules))
+			all = append(all, webhook(w))
 		}
 	}
 	for _, c := range mutating.Items {
 		for _, w := range c.Webhooks {
-			all = append(all, webhook(w.Name, w.FailurePolicy, w.ClientConfig, w.Rules))
+			all = append(all, webhook(admissionv1.ValidatingWebhook{
+				Name: w.Name, FailurePolicy: w.FailurePolicy, ClientConfig: w.ClientConfig, Rules: w.Rules,
+				NamespaceSelector: w.NamespaceSelector, ObjectSelector: w.ObjectSelector, MatchConditions: w.MatchConditions,
+			}))
 		}
 	}
 	r.snapshot.Webhooks = all
 	return nil
 }
 
-func webhook(
-	name string, policy *admissionv1.FailurePolicyType, client admissionv1.WebhookClientConfig, rules []admissionv1.RuleWithOperations,
-) doctor.Webhook {
-	w := doctor.Webhook{Name: name, FailClosed: policy == nil || *policy == admissionv1.Fail, Rules: rules}
-	if client.Service != nil {
-		w.Service = client.Service.Namespace + "/" + client.Service.Name
+// webhook returns what doctor needs of a webhook. A mutating one has the same fields.
+func webhook(w admissionv1.ValidatingWebhook) doctor.Webhook {
+	found := doctor.Webhook{
+		Name: w.Name, FailClosed: w.FailurePolicy == nil || *w.FailurePolicy == admissionv1.Fail, Rules: w.Rules,
+		Namespaces: w.NamespaceSelector, Objects: w.ObjectSelector, Conditional: len(w.MatchConditions) > 0,
 	}
-	return w
+	if service := w.ClientConfig.Service; service != nil {
+		found.Service = service.Namespace + "/" + service.Name
+	}
+	return found
+}
+
+// poolerNamespaces returns the namespaces with poolers.
+func (r *reader) poolerNamespaces() []string {
+	found := map[string]bool{}
+	for i := range r.snapshot.Pods {
+		p := kube.ToEscortPod(&r.snapshot.Pods[i])
+		if pooler.Recognize(p.Labels, p.Annotations) {
+			found[p.Namespace] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // readConfigMaps reads the ConfigMaps of namespaces with poolers. Others are not asked for.
 func (r *reader) readConfigMaps(ctx context.Context) error {
-	wanted := map[string]bool{}
-	for i := range r.snapshot.Pods {
-		p := kube.ToEscortPod(&r.snapshot.Pods[i])
-		if pooler.Recognize(p.Labels, p.Annotations) {
-			wanted[p.Namespace] = true
-		}
-	}
-	for namespace := range wanted {
+	for _, namespace := range r.poolerNamespaces() {
 		var found []corev1.ConfigMap
 		err := pages(ctx, &found, func(ctx context.Context, o metav1.ListOptions) ([]corev1.ConfigMap, string, error) {
 			l, err := r.client.CoreV1().ConfigMaps(namespace).List(ctx, o)

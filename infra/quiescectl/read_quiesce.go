@@ -38,11 +38,11 @@ func (r *reader) readPermissions(ctx context.Context) error {
 		return err
 	}
 	r.snapshot.Install.Namespace = true
-	wanted := doctor.Permissions()
+	wanted, namespaces := doctor.Permissions(), r.poolerNamespaces()
 	missing, errs := make([]bool, len(wanted)), make([]error, len(wanted))
 	var asking sync.WaitGroup
 	for i, p := range wanted {
-		asking.Go(func() { missing[i], errs[i] = r.lacks(ctx, p) })
+		asking.Go(func() { missing[i], errs[i] = r.lacksIn(ctx, p, namespaces) })
 	}
 	asking.Wait()
 	for i, p := range wanted {
@@ -50,10 +50,24 @@ func (r *reader) readPermissions(ctx context.Context) error {
 			return errs[i]
 		}
 		if missing[i] {
-			r.snapshot.Install.Missing = append(r.snapshot.Install.Missing, p.String())
+			r.snapshot.Install.Missing = append(r.snapshot.Install.Missing, p)
 		}
 	}
 	return nil
+}
+
+// lacksIn reports whether the group lacks the permission: in the cluster and, if it is for poolers, in one of their namespaces.
+func (r *reader) lacksIn(ctx context.Context, p doctor.Permission, namespaces []string) (lacks bool, err error) {
+	if lacks, err = r.lacks(ctx, p); err != nil || !lacks || !p.ForPoolers() {
+		return lacks, err
+	}
+	for _, namespace := range namespaces {
+		p.Namespace = namespace
+		if lacks, err = r.lacks(ctx, p); err != nil || lacks {
+			return lacks, err
+		}
+	}
+	return len(namespaces) == 0, nil
 }
 
 func (r *reader) lacks(ctx context.Context, p doctor.Permission) (bool, error) {

@@ -53,16 +53,25 @@ func newRoot() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "path of the kubeconfig; default $KUBECONFIG, or ~/.kube/config")
 	flags.StringVar(&o.context, "context", "", "context of the kubeconfig")
-	flags.StringVarP(&o.namespace, "namespace", "n", "", "show what concerns this namespace only")
-	flags.StringVar(&o.region, "region", "", "AWS region; default that of the environment, or of the nodes")
+	flags.StringVar(&o.region, "region", "", "AWS region; default that of the nodes, where they are read, or of the environment")
 	flags.StringVar(&o.profile, "profile", "", "profile of the AWS configuration")
 	flags.StringVar(&o.cluster, "cluster", "", "name of the EKS cluster; default that of the context")
 	flags.StringVar(&o.function, "function", "", "name of the Lambda function; default quiesce-<cluster>:live")
-	flags.StringVarP(&o.output, "output", "o", asTable, "form of the output: "+strings.Join(outputs, ", "))
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp)) // fails only for an unknown flag
-	root.AddCommand(newDoctor(o), newPlan(o), newDrain(o), newSweep(o), newCheck(o), newSwitchover(o), newResume(o), newWatch(o), newInstall(o),
-		newRotate(o), newTimeline(o))
+	install, rotation := newInstall(o), newRotate(o)
+	for _, command := range append(install.Commands(), rotation) {
+		if command.Name() != "render" { // which prints manifests
+			o.addOutput(command)
+		}
+	}
+	root.AddCommand(newDoctor(o), newPlan(o), newDrain(o), newSweep(o), newCheck(o), newSwitchover(o), newResume(o), newWatch(o), install,
+		rotation, newTimeline(o))
 	return root
+}
+
+// addOutput adds the flag --output to a command that has several forms of output.
+func (o *options) addOutput(command *cobra.Command) {
+	command.Flags().StringVarP(&o.output, "output", "o", asTable, "form of the output: "+strings.Join(outputs, ", "))
+	_ = command.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp)) // fails only for an unknown flag
 }
 
 func (o *options) check() error {

@@ -9,14 +9,21 @@ import (
 	"time"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 	"quiesce/internal/termination"
 )
+
+// line returns a text that others wrote as one line of a terminal, without what controls it.
+func line(text string) string { return strings.Join(strings.Fields(escort.Printable(text)), " ") }
 
 // columns writes rows of cells with kubectl's spacing. No line ends with spaces.
 func columns(out io.Writer, rows [][]string) {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
 	for _, row := range rows {
+		for n := range row {
+			row[n] = line(row[n])
+		}
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	_ = w.Flush() // to memory
@@ -44,7 +51,7 @@ func showReport(out io.Writer, r termination.Report) {
 		{orNone(r.Node), orNone(r.InstanceID), orNone(r.Group), string(r.Status), clock(r.Deadline)},
 	})
 	if r.Reason != "" {
-		fmt.Fprintln(out, "\n"+r.Reason)
+		fmt.Fprintln(out, "\n"+line(r.Reason))
 	}
 	if len(r.Pods) > 0 {
 		fmt.Fprintln(out)
@@ -52,7 +59,7 @@ func showReport(out io.Writer, r termination.Report) {
 	}
 	for _, p := range r.Pods {
 		for _, warning := range p.Warnings {
-			fmt.Fprintf(out, "\n%s/%s: %s\n", p.Namespace, p.Name, warning)
+			fmt.Fprintf(out, "\n%s/%s: %s\n", p.Namespace, p.Name, line(warning))
 		}
 	}
 	if r.Plan != nil && len(r.Plan.PDBs) > 0 {
@@ -60,7 +67,7 @@ func showReport(out io.Writer, r termination.Report) {
 		columns(out, pdbRows(r.Plan.PDBs))
 	}
 	if r.Omitted != "" {
-		fmt.Fprintln(out, "\nleft out: "+r.Omitted)
+		fmt.Fprintln(out, "\nleft out: "+line(r.Omitted))
 	}
 }
 
@@ -124,10 +131,10 @@ func showSweep(out io.Writer, r termination.SweepReport) {
 		},
 	})
 	if len(r.WithoutHook) > 0 {
-		fmt.Fprintln(out, "\ngroups without the hook: "+strings.Join(r.WithoutHook, ", "))
+		fmt.Fprintln(out, "\ngroups without the hook: "+line(strings.Join(r.WithoutHook, ", ")))
 	}
 	for _, text := range r.Errors {
-		fmt.Fprintln(out, "\nerror: "+text)
+		fmt.Fprintln(out, "\nerror: "+line(text))
 	}
 }
 
@@ -143,7 +150,7 @@ func showCheck(out io.Writer, r termination.CheckReport) {
 	columns(out, rows)
 	for _, s := range r.Steps {
 		if s.Next != "" {
-			fmt.Fprintf(out, "\n%s: %s\n", s.Name, s.Next)
+			fmt.Fprintf(out, "\n%s: %s\n", s.Name, line(s.Next))
 		}
 	}
 }
@@ -155,7 +162,7 @@ func showSwitchover(out io.Writer, r termination.SwitchoverReport) {
 	})
 	for _, text := range []string{r.Reason, r.Escort.Reason} {
 		if text != "" {
-			fmt.Fprintln(out, "\n"+text)
+			fmt.Fprintln(out, "\n"+line(text))
 		}
 	}
 }
@@ -163,6 +170,6 @@ func showSwitchover(out io.Writer, r termination.SwitchoverReport) {
 func showResume(out io.Writer, r termination.ResumeReport) {
 	columns(out, [][]string{{"STATUS", "CLUSTERS"}, {string(r.Status), orNone(strings.Join(r.Clusters, ", "))}})
 	if r.Reason != "" {
-		fmt.Fprintln(out, "\n"+r.Reason)
+		fmt.Fprintln(out, "\n"+line(r.Reason))
 	}
 }

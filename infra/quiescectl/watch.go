@@ -25,6 +25,8 @@ const (
 	lookTimeout = 10 * time.Second
 	// namedPods is how many pods a row names.
 	namedPods = 3
+	// shortestInterval keeps watch from loading the API server.
+	shortestInterval = 100 * time.Millisecond
 	// clearScreen clears a terminal, and goes to its first line (ECMA-48).
 	clearScreen = "\033[2J\033[H"
 )
@@ -43,6 +45,7 @@ type running struct {
 
 // The states of a drain.
 const (
+	stateStarting = "starting" // an invocation has an instance, and has closed no node yet
 	stateDraining = "draining" // an invocation drains it
 	stateBetween  = "between"  // no invocation holds it: the next one continues
 	stateEmpty    = "empty"    // nothing is left to evict
@@ -63,12 +66,16 @@ func newWatch(o *options) *cobra.Command {
 		Example: "  quiescectl watch\n  quiescectl watch --until-done",
 		RunE:    func(c *cobra.Command, _ []string) error { return w.run(c) },
 	}
+	o.addOutput(command)
 	command.Flags().DurationVar(&w.every, "interval", lookEvery, "how often to look")
 	command.Flags().BoolVar(&w.until, "until-done", false, "end when no node drains any more")
 	return command
 }
 
 func (w *watchOptions) run(c *cobra.Command) error {
+	if w.every < shortestInterval {
+		return fmt.Errorf("--interval must be at least %s, not %s", shortestInterval, w.every)
+	}
 	access, _, err := w.connect()
 	if err != nil {
 		return err
@@ -90,7 +97,7 @@ func (w *watchOptions) run(c *cobra.Command) error {
 			if last, err = w.printChange(c.OutOrStdout(), drains, last); err != nil {
 				return err
 			}
-			if w.until && !slices.ContainsFunc(drains, func(d running) bool { return d.State != stateEmpty }) {
+			if w.until && areDone(drains) {
 				return nil
 			}
 		}
@@ -100,6 +107,16 @@ func (w *watchOptions) run(c *cobra.Command) error {
 		case <-time.After(w.every):
 		}
 	}
+}
+
+func areDone(drains []running) bool {
+	return !slices.ContainsFunc(drains, func(d running) bool { return d.State != stateEmpty })
+}
+
+// starting returns the instance of a Lease that an invocation holds, if it has closed no node yet. Other Leases are of escorts.
+func starting(lease termination.LeaseInfo) (d running, is bool) {
+	is = lease.Held && len(lease.Closed) == 0 && strings.HasPrefix(lease.Name, "i-")
+	return running{InstanceID: lease.Name, State: stateStarting, WaitsFor: []string{}}, is
 }
 
 // printChange prints the drains unless they are as they were printed last.
@@ -122,7 +139,7 @@ func showDrains(out io.Writer, drains []running) {
 	rows := [][]string{{"NODE", "INSTANCE", "SINCE", "STATE", "TO LEAVE", "STOPPING", "STAY", "WAITS FOR"}}
 	for _, d := range drains {
 		rows = append(rows, []string{
-			d.Node, d.InstanceID, clock(d.Began), d.State, fmt.Sprint(d.ToLeave), fmt.Sprint(d.Stopping), fmt.Sprint(d.Stay),
+			orNone(d.Node), d.InstanceID, clock(d.Began), d.State, fmt.Sprint(d.ToLeave), fmt.Sprint(d.Stopping), fmt.Sprint(d.Stay),
 			orNone(strings.Join(d.WaitsFor, ", ")),
 		})
 	}
@@ -139,6 +156,9 @@ func (r *reader) drains(ctx context.Context) (all []running, err error) {
 	}
 	all = []running{}
 	for _, lease := range leases {
+		if d, is := starting(lease); is {
+			all = append(all, d)
+		}
 		for _, node := range lease.Closed {
 			d, err := r.drainOf(ctx, lease, node)
 			if err != nil {
@@ -147,7 +167,9 @@ func (r *reader) drains(ctx context.Context) (all []running, err error) {
 			all = append(all, d)
 		}
 	}
-	slices.SortFunc(all, func(a, b running) int { return cmp.Or(a.Began.Compare(b.Began), cmp.Compare(a.Node, b.Node)) })
+	slices.SortFunc(all, func(a, b running) int {
+		return cmp.Or(a.Began.Compare(b.Began), cmp.Compare(a.Node, b.Node), cmp.Compare(a.InstanceID, b.InstanceID))
+	})
 	return all, nil
 }
 

@@ -44,6 +44,29 @@ func (w *watching) await(words ...string) {
 	require.Fail(w, "watch ended without the line", "%v\nit printed:\n%s", words, strings.Join(seen, "\n"))
 }
 
+// An invocation takes the Lease before it closes the node. Then it is not done.
+func TestStarting_HeldLeaseOfAnInstance_IsNotDone(t *testing.T) {
+	closed := []termination.ClosedNode{{Name: "node-a1"}}
+	for _, c := range []struct {
+		lease termination.LeaseInfo
+		want  bool
+	}{
+		{termination.LeaseInfo{Name: "i-1", Held: true}, true},
+		{termination.LeaseInfo{Name: "i-1"}, false},
+		{termination.LeaseInfo{Name: "i-1", Held: true, Closed: closed}, false},
+		{termination.LeaseInfo{Name: "quiesce-postgres-0123abcd", Held: true}, false},
+	} {
+		_, is := starting(c.lease)
+		require.Equal(t, c.want, is, "%v", c.lease)
+	}
+	d, _ := starting(termination.LeaseInfo{Name: "i-1", Held: true})
+	require.False(t, areDone([]running{d}))
+	require.True(t, areDone([]running{{State: stateEmpty}}))
+	var b strings.Builder
+	showDrains(&b, []running{d})
+	require.Contains(t, b.String(), "<none>   i-1        <none>   starting")
+}
+
 func TestWatch_Drain_ShowsEachStepUntilItIsDone(t *testing.T) {
 	w := newWorld(t)
 	w.apply("../rbac.yaml")
@@ -64,6 +87,10 @@ func TestWatch_Drain_ShowsEachStepUntilItIsDone(t *testing.T) {
 	id := node("node-a1", "").InstanceID
 	lease, err := client.AcquireLease(t.Context(), id, termination.Acquisition{})
 	require.NoError(t, err)
+	early := w.watch("--until-done")
+	early.await("<none>", id, "<none>", "starting", "0", "0", "0", "<none>")
+	require.NoError(t, early.command.Process.Kill())
+	_ = early.command.Wait() // it was killed
 	began := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	require.NoError(t, lease.SetClosed(t.Context(), termination.ClosedNode{Name: "node-a1", UID: "u", Hook: "quiesce", Began: began, CordonedAt: began}))
 

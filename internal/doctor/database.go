@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 
-	"quiesce/internal/config"
 	"quiesce/internal/postgres"
 )
 
@@ -78,12 +77,7 @@ func (v *view) shortOfStandbys() (found []Finding) {
 
 // heldPrimaries finds primaries that quiesce would not move now, though a candidate is there.
 func (v *view) heldPrimaries() (found []Finding) {
-	settings := postgres.Settings{Postgres: config.Postgres{Strategy: config.StrategySwitchover}}
-	for _, phase := range v.Config.Phases {
-		if phase.Postgres != nil {
-			settings.Postgres = *phase.Postgres
-		}
-	}
+	settings := v.databaseSettings()
 	for _, d := range v.Databases {
 		leader := d.LeaderMember()
 		if d.Failure != "" || leader != nil && len(elsewhere(d, *leader)) == 0 {

@@ -154,7 +154,7 @@ func lines(r Report) (found []string) {
 }
 
 func TestExamine_HealthyCluster_FindsNothing(t *testing.T) {
-	require.Empty(t, lines(Examine(healthy(t).Snapshot)))
+	require.Empty(t, lines(Examine(healthy(t).Snapshot, "")))
 }
 
 func TestExamine_OneFault_FindsThatOne(t *testing.T) {
@@ -162,7 +162,7 @@ func TestExamine_OneFault_FindsThatOne(t *testing.T) {
 	for _, c := range slices.Concat(groupCases, nodeCases, workloadCases, poolerCases, databaseCases, quiesceCases) {
 		w := healthy(t)
 		c.fault(w)
-		r := Examine(w.Snapshot)
+		r := Examine(w.Snapshot, "")
 		require.Equal(t, c.want, lines(r), c.name)
 		for _, f := range r.Findings {
 			seen[f.Check] = true
@@ -220,10 +220,15 @@ var groupCases = []testCase{
 	{"maintenance policy that terminates first", func(w *world) { w.Groups[0].MinHealthy = 90 },
 		[]string{"warning group workers-a: its maintenance policy keeps only 90% of its capacity"}},
 	{"no maintenance policy", func(w *world) { w.Groups[0].MinHealthy = asg.NoPolicy }, nil},
-	{"Cluster Autoscaler and rebalancing", func(w *world) {
+	{"tag of EKS, but no Cluster Autoscaler", func(w *world) {
 		w.Groups[0].Tags["k8s.io/cluster-autoscaler/enabled"], w.Groups[0].Zones = "true", []string{"z1", "z2"}
+	}, nil},
+	{"Cluster Autoscaler that runs, and rebalancing", func(w *world) {
+		w.Groups[0].Tags["k8s.io/cluster-autoscaler/enabled"], w.Groups[0].Zones = "true", []string{"z1", "z2"}
+		w.addPod("kube-system", "scaler", 0, "a1", map[string]string{}).Spec.Containers[0].Image = "registry.k8s.io/autoscaling/cluster-autoscaler:v1.33.0"
 	}, []string{"warning group workers-a: Cluster Autoscaler manages it, and it may rebalance z1 and z2"}},
 	{"Cluster Autoscaler and one zone", func(w *world) { w.Groups[0].Tags["k8s.io/cluster-autoscaler/enabled"] = "true" }, nil},
+	{"tag of Karpenter only", func(w *world) { w.Groups[0].Tags["karpenter.sh/discovery"] = "prod" }, nil},
 	{"Karpenter in a group", func(w *world) { w.Nodes[0].Labels[karpenterPool] = "default" },
 		[]string{"warning group workers-a: Karpenter manages nodes of it too", "info 1 node: Karpenter manages a1"}},
 	{"group that the configuration does not match", func(w *world) { w.Groups[0].Name = "batch" },
@@ -232,7 +237,8 @@ var groupCases = []testCase{
 
 var nodeCases = []testCase{
 	{"no providerID", func(w *world) { w.Nodes[0].Spec.ProviderID = "" }, []string{"warning node a1: has no providerID"}},
-	{"providerID of no instance", func(w *world) { w.Nodes[0].Spec.ProviderID = "a1" }, []string{`warning node a1: its providerID "a1" names no instance`}},
+	{"providerID of no instance", func(w *world) { w.Nodes[0].Spec.ProviderID = "aws:///a1" }, []string{`warning node a1: its providerID "aws:///a1" names no instance`}},
+	{"hybrid node", func(w *world) { w.addNode("x", "eu-west-1a").Spec.ProviderID = "eks-hybrid:///eu-west-1/prod/mi-1" }, nil},
 	{"providerID of another zone", func(w *world) { w.Nodes[0].Spec.ProviderID = "aws:///eu-west-1b/i-a1" },
 		[]string{`warning node a1: its providerID "aws:///eu-west-1b/i-a1" is not of its zone eu-west-1a`}},
 	{"instance that EC2 does not know", func(w *world) { delete(w.Instances, "i-a1") }, []string{"warning node a1: EC2 does not know its instance i-a1"}},
@@ -338,6 +344,19 @@ var workloadCases = []testCase{
 	}, []string{"info 1 pdb: would keep pods that are not Ready: shop/web"}},
 	{"two PDBs", func(w *world) { w.addPDB("shop", "more", map[string]string{"app": "web"}) },
 		[]string{"warning deployment shop/web: PDBs more and web select the same pods"}},
+	{"PDB of an operator, by its owner", func(w *world) {
+		w.PDBs[0].Status.DesiredHealthy = 3
+		w.PDBs[0].OwnerReferences = []metav1.OwnerReference{{APIVersion: "postgresql.cnpg.io/v1", Kind: "Cluster", Name: "orders"}}
+	}, []string{"info pdb shop/web: can never allow a disruption: wants 3 healthy pods of 3"}},
+	{"PDB of members of a database", func(w *world) {
+		w.PDBs[0].Status.DesiredHealthy = 3
+		w.Pods[2].Labels["application"], w.Pods[2].Labels["cluster-name"] = "spilo", "acid-orders"
+	}, []string{"info pdb shop/web: can never allow a disruption: wants 3 healthy pods of 3"}},
+	{"PDB of a database that keeps an unready member", func(w *world) {
+		w.PDBs[0].Spec.UnhealthyPodEvictionPolicy, w.PDBs[0].Status.DisruptionsAllowed = nil, 0
+		w.Pods[2].Status.Conditions = nil
+		w.PDBs[0].Labels = map[string]string{"application": "spilo"}
+	}, nil},
 	{"two PDBs in two namespaces", func(w *world) { w.addPDB("db", "more", map[string]string{"app": "web"}) }, nil},
 	{"long grace period", func(w *world) { w.Pods[2].Spec.TerminationGracePeriodSeconds = new(int64(1771)) },
 		[]string{"warning deployment shop/web: its grace period of 29m31s is longer than a drain (29m30s)"}},
@@ -361,6 +380,23 @@ var workloadCases = []testCase{
 		w.addWebhook("shop/guard", "secrets")
 		w.addPod("shop", "guard", 0, "a1", map[string]string{"app": "guard"})
 	}, []string{"warning webhook guard: fails closed, and only a1 serves it"}},
+	{"webhook for some namespaces", func(w *world) {
+		w.addWebhook("shop/guard", "pods").Namespaces = &metav1.LabelSelector{MatchLabels: map[string]string{"guarded": "yes"}}
+	}, []string{"warning webhook guard: fails closed, and no pod serves it"}},
+	{"webhook for all namespaces but one without pods", func(w *world) {
+		w.addWebhook("shop/guard", "pods").Namespaces = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+			{Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpNotIn, Values: []string{"empty"}},
+		}}
+	}, []string{"critical webhook guard: fails closed, and no pod serves it"}},
+	{"webhook for some pods", func(w *world) {
+		w.addWebhook("shop/guard", "pods").Objects = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	}, []string{"warning webhook guard: fails closed, and no pod serves it"}},
+	{"webhook with empty selectors", func(w *world) {
+		hook := w.addWebhook("shop/guard", "pods")
+		hook.Objects, hook.Namespaces = &metav1.LabelSelector{}, &metav1.LabelSelector{}
+	}, []string{"critical webhook guard: fails closed, and no pod serves it"}},
+	{"webhook with conditions", func(w *world) { w.addWebhook("shop/guard", "pods").Conditional = true },
+		[]string{"warning webhook guard: fails closed, and no pod serves it"}},
 	{"webhook on two nodes", func(w *world) {
 		w.addWebhook("shop/guard", "pods")
 		w.addPod("shop", "guard", 0, "a1", map[string]string{"app": "guard"})
@@ -400,6 +436,11 @@ var poolerCases = []testCase{
 	{"short query_wait_timeout", func(w *world) { w.addConfig("max_client_conn=500\nquery_wait_timeout = 59\n") },
 		[]string{"warning deployment db/pgbouncer: query_wait_timeout = 59"}},
 	{"endless query_wait_timeout", func(w *world) { w.addConfig("max_client_conn=500\nquery_wait_timeout = 0\n") }, nil},
+	{"session pooling by default", func(w *world) {
+		w.addConfig("[databases]\na = host=b pool_mode=transaction\n[pgbouncer]\nmax_client_conn=500\n")
+	},
+		[]string{"warning deployment db/pgbouncer: session pooling: each client is disconnected, at best between two transactions, and loses its session's state"}},
+	{"settings in comments", func(w *world) { w.addConfig("max_client_conn = 500\n; so_reuseport = 1\n # pool_mode = session\n") }, nil},
 	{"few clients", func(w *world) { w.addConfig(";max_client_conn=500\n") },
 		[]string{"info deployment db/pgbouncer: max_client_conn is 100: without one pod, the others take 100 clients"}},
 }
@@ -439,8 +480,24 @@ var quiesceCases = []testCase{
 		[]string{"warning nodes: could not be read: forbidden"}},
 	{"not installed", func(w *world) { w.Install.Namespace, w.Function = false, nil }, []string{"info quiesce: is not installed in this cluster"}},
 	{"not installed, but the function is there", func(w *world) { w.Install.Namespace = false }, nil},
-	{"permission missing", func(w *world) { w.Install.Missing = []string{"list pods", "get nodes"} },
+	{"permission missing", func(w *world) {
+		w.Install.Missing = []Permission{{"list", "", "pods", "", ""}, {"get", "", "nodes", "", ""}}
+	},
 		[]string{"critical rbac group quiesce: the function may not get nodes and list pods"}},
+	{"permissions missing that no setting needs", func(w *world) {
+		w.Config.Drain.OnDeadline = config.Keep
+		w.Config.Phases = nil
+		w.Install.Missing = []Permission{{"delete", "", "pods", "", ""}, {"patch", "", "pods", "", ""}}
+	}, []string{"info rbac group quiesce: the function may not delete pods and patch pods"}},
+	{"permissions missing that the settings need", func(w *world) {
+		w.Config.Drain.OnDeadline = config.Force
+		w.Config.Phases = []config.Phase{{PGBouncer: &config.PGBouncer{Strategy: config.StrategyAuto, Timeout: time.Minute}}}
+		w.Install.Missing = []Permission{{"delete", "", "pods", "", ""}, {"patch", "", "pods", "", ""}}
+	}, []string{"critical rbac group quiesce: the function may not delete pods and patch pods"}},
+	{"permissions missing, and no settings", func(w *world) {
+		w.Configured = false
+		w.Install.Missing = []Permission{{"delete", "", "pods", "", ""}, {"patch", "", "pods", "", ""}}
+	}, []string{"info rbac group quiesce: the function may not delete pods and patch pods"}},
 	{"policy missing", func(w *world) { w.Install.Policies = []string{"quiesce-pods"} },
 		[]string{"warning rbac group quiesce: admission policies are missing: quiesce-pods"}},
 	{"function that cannot run", func(w *world) { w.Function.Problem = "its state is Failed" }, []string{"critical function quiesce-prod: its state is Failed"}},
@@ -461,7 +518,7 @@ func TestExamine_Findings_TheWorstFirst(t *testing.T) {
 	w.PDBs[0].Spec.UnhealthyPodEvictionPolicy = nil // info
 	w.Groups[0].MinHealthy = 90                     // warning
 	w.Pods[1].Spec.NodeName = "a1"                  // critical
-	r := Examine(w.Snapshot)
+	r := Examine(w.Snapshot, "")
 	var severities []Severity
 	for _, f := range r.Findings {
 		severities = append(severities, f.Severity)
@@ -470,13 +527,76 @@ func TestExamine_Findings_TheWorstFirst(t *testing.T) {
 	require.Equal(t, Summary{Critical: 1, Warning: 1, Info: 1, Nodes: 4, Pods: 5, Groups: 2}, r.Summary)
 	require.True(t, r.Worst(Critical))
 
-	db := r.In("db")
+	db := Examine(w.Snapshot, "db")
 	require.Equal(t, []string{"critical deployment db/pgbouncer: all 2 pods are on node a1"}, lines(db))
 	require.Equal(t, 0, db.Summary.Warning)
-	shop := r.In("shop")
+	shop := Examine(w.Snapshot, "shop")
 	require.Equal(t, []string{"info 1 pdb: would keep pods that are not Ready: shop/web"}, lines(shop))
 	require.False(t, shop.Worst(Warning))
 	require.True(t, shop.Worst(Info))
+}
+
+// Findings name a few of many objects. Those of the namespace that is asked about must not be among the others.
+func TestExamine_Namespace_NamesItsObjectsOnly(t *testing.T) {
+	w := healthy(t)
+	for i := range 6 {
+		name := fmt.Sprintf("bare-%d", i)
+		w.addPod("a", name, 0, "a1", map[string]string{}).OwnerReferences = nil
+		w.addPDB("a", name, map[string]string{"app": "none"}).Spec.UnhealthyPodEvictionPolicy = nil
+	}
+	w.addPod("z", "last", 0, "a1", map[string]string{}).OwnerReferences = nil
+	w.addPDB("z", "last", map[string]string{"app": "none"}).Spec.UnhealthyPodEvictionPolicy = nil
+	for i := range 6 {
+		w.addPod("a", fmt.Sprintf("pinned-%d", i), 0, "a1", map[string]string{}).Spec.NodeSelector = map[string]string{"no": "node"}
+	}
+	w.addPod("z", "pinned", 0, "a1", map[string]string{}).Spec.NodeSelector = map[string]string{"no": "node"}
+	require.Equal(t, []string{
+		"warning node a1: 1 of its 9 evicted pods would find no room elsewhere: deployment z/pinned",
+		"warning 1 pod: nothing restarts z/last-5d-0",
+		"info 1 pdb: would keep pods that are not Ready: z/last",
+	}, lines(Examine(w.Snapshot, "z")))
+}
+
+// A patch of an operator's PDB is undone at best. A deleted PDB may have been all that kept a database up.
+func TestExamine_PDBOfAnOperator_GetsNoCommandThatChangesIt(t *testing.T) {
+	w := healthy(t)
+	w.addPDB("shop", "more", map[string]string{"app": "web"}).Spec.UnhealthyPodEvictionPolicy = nil
+	for i := range w.PDBs {
+		w.PDBs[i].Status.DesiredHealthy, w.PDBs[i].Status.DisruptionsAllowed = 3, 0
+	}
+	w.Pods[2].Status.Conditions = nil
+	commands := func() (found string) {
+		for _, f := range Examine(w.Snapshot, "").Findings {
+			found += f.Command + "\n"
+		}
+		return found
+	}
+	require.Contains(t, commands(), "kubectl patch pdb -n shop more")
+	require.NotContains(t, commands(), "delete")
+	for _, owner := range []metav1.OwnerReference{
+		{APIVersion: "postgresql.cnpg.io/v1", Kind: "Cluster"}, {APIVersion: "acid.zalan.do/v1", Kind: "postgresql"}, {APIVersion: "kafka.example/v1", Kind: "Kafka"},
+		{APIVersion: "postgres-operator.crunchydata.com/v1beta1", Kind: "PostgresCluster"}, {APIVersion: "stackgres.io/v1", Kind: "SGCluster"},
+	} {
+		w.PDBs[0].OwnerReferences, w.PDBs[1].OwnerReferences = []metav1.OwnerReference{owner}, []metav1.OwnerReference{owner}
+		require.NotContains(t, commands(), "patch", owner.Kind)
+		require.Contains(t, commands(), "kubectl get pdb -n shop", owner.Kind)
+	}
+}
+
+func TestIncomplete_NodesOrPodsUnread_Only(t *testing.T) {
+	for part, want := range map[string]bool{"nodes": true, "pods": true, "leases": false, "AWS": false} {
+		require.Equal(t, want, Snapshot{Unread: []Unread{{Part: part}}}.Incomplete(), part)
+	}
+	require.False(t, Snapshot{}.Incomplete())
+}
+
+func TestQuote_Name_IsOneArgument(t *testing.T) {
+	for name, want := range map[string]string{"workers-a": "workers-a", "my group": "'my group'", "a'b": `'a'\''b'`, "a;b": "'a;b'", "": "''"} {
+		require.Equal(t, want, Quote(name))
+	}
+	w := healthy(t)
+	w.Groups[0].Name, w.Groups[0].Suspended, w.Configured = "my group", []string{"Launch"}, false
+	require.Contains(t, Examine(w.Snapshot, "").Findings[0].Command, "--auto-scaling-group-name 'my group' ")
 }
 
 func TestBelongs_Group_ByInstanceOrTag(t *testing.T) {

@@ -3,8 +3,10 @@ package doctor
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Severity says how bad a finding is.
@@ -73,9 +75,10 @@ func Names() (names []string) {
 	return names
 }
 
-// Examine makes all checks.
-func Examine(s Snapshot) Report {
+// Examine makes all checks. A namespace limits the findings to those about its objects, and to what could not be read; empty: all.
+func Examine(s Snapshot, namespace string) Report {
 	v := newView(s)
+	v.asked = namespace
 	r := Report{Findings: []Finding{}, Checks: len(checks)}
 	for _, c := range checks {
 		for _, f := range c.find(v) {
@@ -85,12 +88,15 @@ func Examine(s Snapshot) Report {
 	}
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return cmp.Compare(rank[a.Severity], rank[b.Severity]) })
 	r.Summary = Summary{Nodes: len(s.Nodes), Pods: len(s.Pods), Groups: len(s.Groups)}
+	r = r.in(namespace)
 	r.count()
 	return r
 }
 
+// isAsked reports whether findings name objects of this namespace. A check that names only a few of many objects asks before.
+func (v *view) isAsked(namespace string) bool { return v.asked == "" || v.asked == namespace }
+
 func (r *Report) count() {
-	r.Summary.Critical, r.Summary.Warning, r.Summary.Info = 0, 0, 0
 	for _, f := range r.Findings {
 		switch f.Severity {
 		case Critical:
@@ -103,8 +109,8 @@ func (r *Report) count() {
 	}
 }
 
-// In returns the report with only the findings about objects of one namespace, and what could not be read; empty: all.
-func (r Report) In(namespace string) Report {
+// in returns the report with only the findings about objects of one namespace, and what could not be read; empty: all.
+func (r Report) in(namespace string) Report {
 	if namespace == "" {
 		return r
 	}
@@ -115,7 +121,6 @@ func (r Report) In(namespace string) Report {
 		}
 	}
 	r.Findings = kept
-	r.count()
 	return r
 }
 
@@ -133,6 +138,16 @@ func named(names []string) string {
 	}
 	return strings.Join(names, "")
 }
+
+// Quote returns a name as an argument of a shell.
+func Quote(name string) string {
+	if plain().MatchString(name) {
+		return name
+	}
+	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+}
+
+var plain = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[\w./:@%+=,-]+$`) })
 
 // plural returns the count with its noun.
 func plural(n int, noun string) string {

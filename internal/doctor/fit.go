@@ -96,7 +96,9 @@ func (v *view) place(pods []pod, leaving room, all []room) (homeless []string) {
 			return r.pods > 0 && r.cpu >= cpu && r.memory >= memory && v.admits(r.node, p)
 		})
 		if n < 0 {
-			homeless = append(homeless, ownerOf(p).String())
+			if v.isAsked(p.Namespace) {
+				homeless = append(homeless, ownerOf(p).String())
+			}
 			continue
 		}
 		others[n].cpu, others[n].memory, others[n].pods = others[n].cpu-cpu, others[n].memory-memory, others[n].pods-1

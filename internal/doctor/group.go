@@ -67,7 +67,7 @@ func isRebalanced(g asg.Settings) bool {
 func (v *view) putHook(group string) string {
 	return fmt.Sprintf("aws autoscaling put-lifecycle-hook --auto-scaling-group-name %s --lifecycle-hook-name %s --lifecycle-transition "+
 		"autoscaling:EC2_INSTANCE_TERMINATING --heartbeat-timeout %.0f --default-result %s",
-		group, v.Config.Lifecycle.Hook, v.Config.HeartbeatTimeout().Seconds(), v.Config.Lifecycle.OnFailure)
+		Quote(group), Quote(v.Config.Lifecycle.Hook), v.Config.HeartbeatTimeout().Seconds(), v.Config.Lifecycle.OnFailure)
 }
 
 func (v *view) unhookedGroups() (found []Finding) {
@@ -107,7 +107,7 @@ func (v *view) otherHooks() (found []Finding) {
 				Where: "group " + g.Name, Severity: Info, What: named(others) + " also holds its terminations",
 				Cost:    "an instance goes when all hooks are done, and ABANDON of one ends the others",
 				Fix:     "remove hooks that nobody answers; two tools that drain one node disturb each other",
-				Command: "aws autoscaling describe-lifecycle-hooks --auto-scaling-group-name " + g.Name,
+				Command: "aws autoscaling describe-lifecycle-hooks --auto-scaling-group-name " + Quote(g.Name),
 			})
 		}
 	}
@@ -155,7 +155,7 @@ func (v *view) hookResults() (found []Finding) {
 			if h.Name != ours.Name && !h.Launching && h.DefaultResult == termination.Abandon && !g.Retains {
 				add(Warning, "hook "+h.Name+" has the default result ABANDON", "when it times out, it ends the drain of quiesce too",
 					"set its default result to CONTINUE", fmt.Sprintf("aws autoscaling put-lifecycle-hook --auto-scaling-group-name %s "+
-						"--lifecycle-hook-name %s --default-result CONTINUE", g.Name, h.Name))
+						"--lifecycle-hook-name %s --default-result CONTINUE", Quote(g.Name), Quote(h.Name)))
 			}
 		}
 		switch {
@@ -191,7 +191,7 @@ func (v *view) suspendedProcesses() (found []Finding) {
 				found = append(found, Finding{
 					Where: "group " + g.Name, Severity: s.severity, What: "its process " + s.process + " is suspended", Cost: s.cost,
 					Fix:     "resume it, unless somebody works on the group",
-					Command: fmt.Sprintf("aws autoscaling resume-processes --auto-scaling-group-name %s --scaling-processes %s", g.Name, s.process),
+					Command: fmt.Sprintf("aws autoscaling resume-processes --auto-scaling-group-name %s --scaling-processes %s", Quote(g.Name), s.process),
 				})
 			}
 		}
@@ -206,7 +206,7 @@ func (v *view) maintenancePolicies() (found []Finding) {
 				Where: "group " + g.Name, Severity: Warning, What: fmt.Sprintf("its maintenance policy keeps only %d%% of its capacity", g.MinHealthy),
 				Cost: "instances are terminated before their replacements run, and evicted pods wait for room", Fix: "launch before terminating",
 				Command: fmt.Sprintf("aws autoscaling update-auto-scaling-group --auto-scaling-group-name %s "+
-					"--instance-maintenance-policy MinHealthyPercentage=100,MaxHealthyPercentage=110", g.Name),
+					"--instance-maintenance-policy MinHealthyPercentage=100,MaxHealthyPercentage=110", Quote(g.Name)),
 			})
 		}
 	}
@@ -216,35 +216,27 @@ func (v *view) maintenancePolicies() (found []Finding) {
 // autoscaledGroups finds groups that others manage too
 // (https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/cloudprovider/aws/README.md).
 func (v *view) autoscaledGroups() (found []Finding) {
+	scaled := slices.ContainsFunc(v.pods, isClusterAutoscaler) // EKS tags the groups of all its node groups, whether it runs or not
 	for _, g := range v.Groups {
-		if _, is := g.Tags["k8s.io/cluster-autoscaler/enabled"]; is && isRebalanced(g) {
+		if _, is := g.Tags["k8s.io/cluster-autoscaler/enabled"]; is && scaled && isRebalanced(g) {
 			found = append(found, Finding{
 				Where: "group " + g.Name, Severity: Warning, What: fmt.Sprintf("Cluster Autoscaler manages it, and it may rebalance %s", named(g.Zones)),
 				Cost:    "Auto Scaling undoes what Cluster Autoscaler did, and terminates nodes that are in use",
 				Fix:     "suspend AZRebalance, or use one group per zone",
-				Command: "aws autoscaling suspend-processes --scaling-processes AZRebalance --auto-scaling-group-name " + g.Name,
+				Command: "aws autoscaling suspend-processes --scaling-processes AZRebalance --auto-scaling-group-name " + Quote(g.Name),
 			})
 		}
 		for _, i := range g.Instances {
-			if n := v.nodes[v.instances[i.ID]]; n != nil && n.Labels[karpenterPool] != "" || hasPrefix(g.Tags, "karpenter.sh/") {
+			if n := v.nodes[v.instances[i.ID]]; n != nil && n.Labels[karpenterPool] != "" {
 				found = append(found, Finding{
 					Where: "group " + g.Name, Severity: Warning, What: "Karpenter manages nodes of it too",
-					Cost: "each replaces the nodes that the other removes", Fix: "leave the group to one of them: remove Karpenter's labels and tags",
+					Cost: "each replaces the nodes that the other removes", Fix: "leave the group to one of them: remove Karpenter's labels",
 				})
 				break
 			}
 		}
 	}
 	return found
-}
-
-func hasPrefix(tags map[string]string, prefix string) bool {
-	for key := range tags {
-		if strings.HasPrefix(key, prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 // configuredGroups compares the groups with the configuration, if there is one.

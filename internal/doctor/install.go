@@ -2,10 +2,12 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"quiesce/internal/config"
 	"quiesce/internal/postgres"
 )
 
@@ -49,14 +51,42 @@ func (v *view) isUnread(part string) bool {
 	return false
 }
 
-func (v *view) missingPermissions() []Finding {
+func (v *view) missingPermissions() (found []Finding) {
 	if !v.Install.Namespace || len(v.Install.Missing) == 0 {
 		return nil
 	}
-	return []Finding{{
-		Where: "rbac group " + Group, Severity: Critical, What: "the function may not " + named(v.Install.Missing),
-		Cost: "drains fail, or leave pods behind", Fix: "apply the manifest of this version", Command: "kubectl apply -f infra/rbac.yaml",
-	}}
+	var needed, optional []string
+	for _, p := range v.Install.Missing {
+		if v.isNeeded(p) {
+			needed = append(needed, p.String())
+		} else {
+			optional = append(optional, p.String())
+		}
+	}
+	if len(needed) > 0 {
+		found = append(found, Finding{
+			Where: "rbac group " + Group, Severity: Critical, What: "the function may not " + named(needed),
+			Cost: "drains fail, or leave pods behind", Fix: "apply the manifest of this version", Command: "kubectl apply -f infra/rbac.yaml",
+		})
+	}
+	if len(optional) > 0 {
+		found = append(found, Finding{
+			Where: "rbac group " + Group, Severity: Info, What: "the function may not " + named(optional),
+			Cost: "only escorts of poolers and drain.onDeadline: force need this", Fix: "leave it if that is on purpose; --config tells doctor what quiesce.yaml needs",
+		})
+	}
+	return found
+}
+
+// isNeeded reports whether drains need the permission, as far as quiesce.yaml is known.
+func (v *view) isNeeded(p Permission) bool {
+	switch {
+	case p.ForPoolers():
+		return v.Configured && slices.ContainsFunc(v.Config.Phases, func(phase config.Phase) bool { return phase.PGBouncer != nil })
+	case p.forDeadline():
+		return v.Configured && v.Config.Drain.OnDeadline == config.Force
+	}
+	return true
 }
 
 func (v *view) missingPolicies() []Finding {
@@ -76,7 +106,7 @@ func (v *view) functionProblems() []Finding {
 	}
 	return []Finding{{
 		Where: "function " + v.Function.Name, Severity: Critical, What: v.Function.Problem, Cost: "nothing answers the hook: instances wait, and go undrained",
-		Fix: "see infra/RUNBOOK.md", Command: "aws lambda get-function-configuration --function-name " + v.Function.Name,
+		Fix: "see infra/RUNBOOK.md", Command: "aws lambda get-function-configuration --function-name " + Quote(v.Function.Name),
 	}}
 }
 

@@ -26,7 +26,7 @@ func (v *view) providerIDs() (found []Finding) {
 	claims := map[string][]string{}
 	for i := range v.Nodes {
 		n := &v.Nodes[i]
-		if isFargate(n) {
+		if isFargate(n) || isElsewhere(n) {
 			continue
 		}
 		id := InstanceID(n)
@@ -51,6 +51,11 @@ func (v *view) providerIDs() (found []Finding) {
 		}
 	}
 	return found
+}
+
+// isElsewhere reports whether the node is none of EC2: a hybrid node, for example.
+func isElsewhere(n *corev1.Node) bool {
+	return n.Spec.ProviderID != "" && !strings.HasPrefix(n.Spec.ProviderID, "aws:")
 }
 
 func (v *view) wrongProviderID(n *corev1.Node, id string) string {

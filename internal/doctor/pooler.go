@@ -37,7 +37,7 @@ func (v *view) poolerTerminations() (found []Finding) {
 	settings := v.escortSettings()
 	for _, w := range v.poolers() {
 		first := w.pods[0]
-		modes := v.iniOf(first).values("pool_mode")
+		modes := v.iniOf(first).poolModes()
 		selectors := escort.Selectors{Replicas: len(w.pods)}
 		for _, warning := range pooler.AdvisePod(settings, first.escort, selectors, pooler.ImageVersion(first.escort), modes) {
 			what, fix := splitAdvice(warning)
@@ -159,7 +159,7 @@ func (v *view) iniOf(p pod) ini {
 			continue
 		}
 		for _, text := range m.Data {
-			found.known, found.texts = true, append(found.texts, text)
+			found.known, found.texts = true, append(found.texts, uncommented(text))
 		}
 	}
 	slices.Sort(found.texts)
@@ -197,6 +197,39 @@ func (i ini) values(name string) (found []string) {
 		found = append(found, value)
 	}
 	return found
+}
+
+// poolModes returns the pool modes, also the one that pgbouncer has if none is set: session
+// (https://www.pgbouncer.org/config.html#pool_mode).
+func (i ini) poolModes() []string {
+	own, is := "", false
+	for _, text := range i.texts {
+		section := ""
+		for line := range strings.Lines(text) {
+			if line = strings.TrimSpace(line); strings.HasPrefix(line, "[") {
+				section = line
+				is = is || section == "[pgbouncer]"
+			} else if section != "[databases]" && section != "[users]" && section != "[peers]" {
+				own += line + "\n"
+			}
+		}
+	}
+	modes := i.values("pool_mode")
+	if is && i.env["pool_mode"] == "" && !strings.Contains(own, "%include") && len(ini{texts: []string{own}}.values("pool_mode")) == 0 {
+		modes = append(modes, "session")
+	}
+	return modes
+}
+
+// uncommented returns the text without the lines that are comments.
+func uncommented(text string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(text) {
+		if trimmed := strings.TrimSpace(line); !strings.HasPrefix(trimmed, ";") && !strings.HasPrefix(trimmed, "#") {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
 }
 
 func (i ini) number(name string) (n int, set bool) {

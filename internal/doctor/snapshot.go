@@ -1,11 +1,13 @@
 package doctor
 
 import (
+	"slices"
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/asg"
 	"quiesce/internal/config"
@@ -29,7 +31,8 @@ type Snapshot struct {
 	Volumes    []corev1.PersistentVolume
 	Databases  []Database
 
-	AWS       bool // the account was read
+	AWS       bool   // the account was read
+	Region    string // that was read
 	Groups    []asg.Settings
 	Instances map[string]termination.EC2Instance // of nodes, by instance ID
 
@@ -37,6 +40,11 @@ type Snapshot struct {
 	Function *Function // nil: it is not deployed, or unknown
 
 	Unread []Unread
+}
+
+// Incomplete reports whether nodes or pods could not be read: then nothing is known.
+func (s Snapshot) Incomplete() bool {
+	return slices.ContainsFunc(s.Unread, func(u Unread) bool { return u.Part == "nodes" || u.Part == "pods" })
 }
 
 // Unread is a part that could not be read.
@@ -52,6 +60,10 @@ type Webhook struct {
 	FailClosed bool
 	Service    string // namespace/name; empty: outside of the cluster
 	Rules      []admissionv1.RuleWithOperations
+
+	// What narrows it. Nil selectors select everything.
+	Namespaces, Objects *metav1.LabelSelector
+	Conditional         bool // it has matchConditions
 }
 
 // Database is what is known of one database cluster.
@@ -63,8 +75,8 @@ type Database struct {
 // Install is what of quiesce is in the cluster.
 type Install struct {
 	Namespace bool
-	Missing   []string // permissions that the group quiesce lacks
-	Policies  []string // admission policies that are missing
+	Missing   []Permission // that the group quiesce lacks
+	Policies  []string     // admission policies that are missing
 	Marks     []escort.Mark
 	Leases    []termination.LeaseInfo
 }

@@ -15,7 +15,7 @@ func BenchmarkExamine_LargeCluster(b *testing.B) {
 		w.addLargeNode(n)
 	}
 	for b.Loop() {
-		Examine(w.Snapshot)
+		Examine(w.Snapshot, "")
 	}
 }
 

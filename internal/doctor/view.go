@@ -20,7 +20,8 @@ import (
 // view is a snapshot with what several checks look up.
 type view struct {
 	Snapshot
-	pods      []pod // that run, or will
+	asked     string // the namespace that is asked about; empty: all
+	pods      []pod  // that run, or will
 	nodes     map[string]*corev1.Node
 	workloads []workload                          // by namespace and name
 	instances map[string]string                   // nodes by instance ID
@@ -36,6 +37,13 @@ type pdb struct {
 	*policyv1.PodDisruptionBudget
 	selector labels.Selector
 }
+
+func (p pdb) selects(member pod) bool { return p.selector.Matches(labels.Set(member.Labels)) }
+
+func (p pdb) where() string { return "pdb " + p.Namespace + "/" + p.Name }
+
+// show returns the command that shows the PDB. None deletes one: it may be all that keeps a database up.
+func (p pdb) show() string { return "kubectl get pdb -n " + p.Namespace + " " + p.Name + " -o yaml" }
 
 // pod is a pod in both forms.
 type pod struct {
@@ -149,7 +157,7 @@ func (v *view) drainTime() time.Duration {
 // pdbsOf returns the PDBs that select the pod.
 func (v *view) pdbsOf(p pod) (found []pdb) {
 	for _, b := range v.pdbsIn[p.Namespace] {
-		if b.selector.Matches(labels.Set(p.Labels)) {
+		if b.selects(p) {
 			found = append(found, b)
 		}
 	}

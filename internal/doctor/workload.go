@@ -8,6 +8,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"quiesce/internal/kube"
@@ -23,17 +24,25 @@ var workloadChecks = []check{
 }
 
 func (v *view) pdbsThatNeverAllow() (found []Finding) {
-	for i := range v.PDBs {
-		p := &v.PDBs[i]
-		why := kube.NeverReason(p)
+	for _, p := range v.allPDBs() {
+		why := kube.NeverReason(p.PodDisruptionBudget)
 		if why == "" {
 			continue
 		}
-		found = append(found, Finding{
-			Where: "pdb " + p.Namespace + "/" + p.Name, Severity: Warning, What: why,
+		f := Finding{
+			Where: p.where(), Severity: Warning, What: why,
 			Cost: "each drain waits until its deadline, and then deletes the pods", Fix: "run another replica, or let the PDB allow one disruption",
 			Command: fmt.Sprintf(`kubectl patch pdb -n %s %s --type merge -p '{"spec":{"minAvailable":null,"maxUnavailable":1}}'`, p.Namespace, p.Name),
-		})
+		}
+		switch owner := p.owned(); {
+		case v.keepsDatabase(p):
+			f.Severity, f.Command = Info, p.show()
+			f.Cost = "a drain waits until the primary has moved; if nobody moves it, the deadline deletes it"
+			f.Fix = "leave the PDB as it is; let quiesce move the primary: a phase with escort.postgres (internal/postgres/README.md)"
+		case owner != "":
+			f.Fix, f.Command = "run another replica, by "+owner+": it made the PDB", p.show()
+		}
+		found = append(found, f)
 	}
 	return found
 }
@@ -43,24 +52,25 @@ func (v *view) pdbsThatNeverAllow() (found []Finding) {
 func (v *view) unreadyPods() (found []Finding) {
 	var quiet []string
 	for _, p := range v.allPDBs() {
-		if policy := p.Spec.UnhealthyPodEvictionPolicy; policy != nil && *policy == policyv1.AlwaysAllow {
+		if policy := p.Spec.UnhealthyPodEvictionPolicy; policy != nil && *policy == policyv1.AlwaysAllow || v.keepsDatabase(p) {
 			continue
 		}
-		unready := 0
-		for _, pod := range v.podsIn[p.Namespace] {
-			if !pod.escort.Ready && pod.Spec.NodeName != "" && p.selector.Matches(labels.Set(pod.Labels)) {
-				unready++
-			}
-		}
+		unready := v.unreadyOf(p)
 		if unready == 0 || p.Status.DisruptionsAllowed > 0 {
-			quiet = append(quiet, p.Namespace+"/"+p.Name)
+			if p.owned() == "" && v.isAsked(p.Namespace) {
+				quiet = append(quiet, p.Namespace+"/"+p.Name)
+			}
 			continue
 		}
-		found = append(found, Finding{
-			Where: "pdb " + p.Namespace + "/" + p.Name, Severity: Warning, What: fmt.Sprintf("keeps pods that are not Ready: %d now", unready),
+		f := Finding{
+			Where: p.where(), Severity: Warning, What: fmt.Sprintf("keeps pods that are not Ready: %d now", unready),
 			Cost: "a drain waits for a pod that serves nobody", Fix: "let unready pods go: unhealthyPodEvictionPolicy: AlwaysAllow",
 			Command: fmt.Sprintf(`kubectl patch pdb -n %s %s --type merge -p '{"spec":{"unhealthyPodEvictionPolicy":"AlwaysAllow"}}'`, p.Namespace, p.Name),
-		})
+		}
+		if owner := p.owned(); owner != "" {
+			f.Fix, f.Command = "find why they are not Ready; "+owner+" made the PDB", p.show()
+		}
+		found = append(found, f)
 	}
 	if len(quiet) > 0 {
 		found = append(found, Finding{
@@ -69,6 +79,16 @@ func (v *view) unreadyPods() (found []Finding) {
 		})
 	}
 	return found
+}
+
+// unreadyOf counts the pods of a PDB that are not Ready.
+func (v *view) unreadyOf(p pdb) (unready int) {
+	for _, member := range v.podsIn[p.Namespace] {
+		if !member.escort.Ready && member.Spec.NodeName != "" && p.selects(member) {
+			unready++
+		}
+	}
+	return unready
 }
 
 // allPDBs returns the PDBs by namespace.
@@ -86,13 +106,17 @@ func (v *view) severalPDBs() (found []Finding) {
 			continue
 		}
 		var names []string
+		fix := "keep one of them"
 		for _, p := range pdbs {
 			names = append(names, p.Name)
+			if v.keepsDatabase(p) || p.owned() != "" {
+				fix = "keep the one of the operator"
+			}
 		}
 		found = append(found, Finding{
 			Where: w.String(), Severity: Warning, What: "PDBs " + named(names) + " select the same pods",
-			Cost: "the API server never evicts such a pod; each drain waits until its deadline, and then deletes it", Fix: "keep one of them",
-			Command: fmt.Sprintf("kubectl delete pdb -n %s %s", w.namespace, slices.Max(names)),
+			Cost: "the API server never evicts such a pod; each drain waits until its deadline, and then deletes it", Fix: fix,
+			Command: "kubectl get pdb -n " + w.namespace,
 		})
 	}
 	return found
@@ -114,7 +138,7 @@ func (v *view) longGraces() (found []Finding) {
 func (v *view) barePods() []Finding {
 	var names []string
 	for _, p := range v.pods {
-		if p.escort.Owner.Name == "" && !p.escort.Mirror && p.evicted() {
+		if p.escort.Owner.Name == "" && !p.escort.Mirror && p.evicted() && v.isAsked(p.Namespace) {
 			names = append(names, p.Namespace+"/"+p.Name)
 		}
 	}
@@ -145,7 +169,10 @@ func (v *view) webhooksOnOneNode() (found []Finding) {
 			Where: "webhook " + w.Name, Severity: Warning, Cost: "requests that it guards fail while its pod moves",
 			Fix: "run two replicas on two nodes, or set failurePolicy: Ignore", Command: "kubectl describe service -n " + service.Namespace + " " + service.Name,
 		}
-		if concernsPods(w.Rules) {
+		switch concerned := concernsPods(w.Rules); {
+		case concerned && v.isNarrow(w):
+			f.Cost = "it applies to some pods (it has selectors or conditions): meanwhile these are not created or evicted"
+		case concerned:
 			f.Severity = Critical
 			f.Cost = "meanwhile no pod is created or evicted: what left the node does not come back"
 		}
@@ -155,6 +182,27 @@ func (v *view) webhooksOnOneNode() (found []Finding) {
 		found = append(found, f)
 	}
 	return found
+}
+
+// isNarrow reports whether a webhook may not apply to all pods. Of namespaces only the names are known: other labels may be missing.
+func (v *view) isNarrow(w Webhook) bool {
+	if w.Conditional {
+		return true
+	}
+	namespaces, err := metav1.LabelSelectorAsSelector(w.Namespaces)
+	objects, wrong := metav1.LabelSelectorAsSelector(w.Objects)
+	if err != nil || wrong != nil {
+		return true
+	}
+	everywhere, always := w.Namespaces == nil || namespaces.Empty(), w.Objects == nil || objects.Empty()
+	if requirements, _ := namespaces.Requirements(); slices.ContainsFunc(requirements, func(r labels.Requirement) bool {
+		return r.Key() != corev1.LabelMetadataName
+	}) {
+		return true
+	}
+	return slices.ContainsFunc(v.pods, func(p pod) bool {
+		return !everywhere && !namespaces.Matches(labels.Set{corev1.LabelMetadataName: p.Namespace}) || !always && !objects.Matches(labels.Set(p.Labels))
+	})
 }
 
 func (v *view) service(name string) *corev1.Service {

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func nodeOf(providerID, region string) corev1.Node {
+	return corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{corev1.LabelTopologyRegion: region}}, Spec: corev1.NodeSpec{ProviderID: providerID},
+	}
+}
+
+func TestAWSConfig_Region_IsThatOfTheFlagThenOfTheNodesThenOfTheEnvironment(t *testing.T) {
+	for name, value := range map[string]string{"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1", "HOME": t.TempDir()} {
+		t.Setenv(name, value)
+	}
+	instance, hybrid := nodeOf("aws:///eu-west-1a/i-1", "eu-west-1"), nodeOf("eks-hybrid:///eu-west-3/prod/mi-1", "eu-west-3")
+	for _, c := range []struct {
+		flag  string
+		nodes []corev1.Node
+		want  string
+	}{
+		{"eu-west-2", []corev1.Node{instance}, "eu-west-2"},
+		{"", []corev1.Node{hybrid, instance}, "eu-west-1"},
+		{"", []corev1.Node{hybrid}, "us-east-1"},
+		{"", nil, "us-east-1"},
+	} {
+		r := &reader{options: &options{region: c.flag}}
+		r.snapshot.Nodes = c.nodes
+		settings, err := r.awsConfig(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, c.want, settings.Region, "%v", c)
+	}
+}
+
+// In another account EC2 knows no node. That is no fault of the nodes.
+func TestWrongAccount_NoInstanceKnown_SaysWhatToCheck(t *testing.T) {
+	require.NoError(t, wrongAccount(0, 0, "eu-west-1"), "Fargate only")
+	require.NoError(t, wrongAccount(3, 1, "eu-west-1"))
+	err := wrongAccount(3, 0, "eu-west-1")
+	require.EqualError(t, err, "none of the nodes' instances is in this account in region eu-west-1")
+	r := &reader{}
+	r.unread("AWS", err)
+	require.Equal(t, "check --profile and --region", r.snapshot.Unread[0].Fix)
+	require.False(t, r.snapshot.AWS)
+	require.True(t, errors.As(err, new(advisedError)))
+}
+
+func TestFunctionName_OfDoctor_IsPassedOn(t *testing.T) {
+	for given, want := range map[string]string{
+		"": "quiesce-prod", "mine": "mine", "mine:live": "mine:live",
+		"arn:aws:lambda:eu-west-1:111122223333:function:quiesce-prod:live": "arn:aws:lambda:eu-west-1:111122223333:function:quiesce-prod:live",
+	} {
+		require.Equal(t, want, (&reader{options: &options{function: given}}).functionName("prod"))
+	}
+}
