@@ -27,7 +27,7 @@ var allowedImports = map[string][]string{
 	"infra/bundle":          {},
 	"infra/patronicallback": {"internal/pgbouncer"}, // it runs in Patroni's containers
 	"infra/quiescectl": {
-		"internal/archive", "internal/asg", "internal/config", "internal/doctor", "internal/drain", "internal/escort", "internal/install",
+		"internal/asg", "internal/config", "internal/doctor", "internal/drain", "internal/escort", "internal/install",
 		"internal/kube", "internal/pgbouncer", "internal/pooler", "internal/postgres", "internal/queue", "internal/rotate", "internal/termination",
 		"internal/timeline",
 	},

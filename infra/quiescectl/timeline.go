@@ -13,7 +13,6 @@ import (
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/spf13/cobra"
 
-	"quiesce/internal/archive"
 	"quiesce/internal/termination"
 	"quiesce/internal/timeline"
 )
@@ -82,7 +81,7 @@ func (t *timelineOptions) read(ctx context.Context, source string, in io.Reader)
 		if err != nil {
 			return nil, fmt.Errorf("read the AWS configuration: %w", err)
 		}
-		return archive.Load(ctx, settings, bucket, prefix)
+		return loadReports(ctx, settings, bucket, prefix)
 	}
 	if source == "-" {
 		return timeline.Read(in)

@@ -4,17 +4,14 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/archive"
 	"quiesce/internal/drain"
 	"quiesce/internal/termination"
-	"quiesce/test/parts/awstest"
 )
 
 func drainReport() termination.Report {
@@ -36,20 +33,10 @@ func TestTimeline_FileOrBucket_IsDrawn(t *testing.T) {
 	require.Contains(t, got.out, "<svg")
 	require.Contains(t, got.out, "web/web-0")
 
-	server, err := awstest.Start()
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
-	server.AddBucket("reports")
-	env := server.Environment(server.Session("person"))
-	for _, variable := range env {
-		name, value, _ := strings.Cut(variable, "=")
-		t.Setenv(name, value)
-	}
-	settings, err := config.LoadDefaultConfig(t.Context())
-	require.NoError(t, err)
+	server, settings := newBucket(t)
 	require.NoError(t, archive.New(settings, "reports", "prod").Store(t.Context(), drainReport()))
 	page := filepath.Join(folder, "drain.html")
-	got = quiescectl(t, env, "timeline", "s3://reports/prod/2026/03/02/i-0abc", "--to", page)
+	got = quiescectl(t, server.Environment(server.Session("person")), "timeline", "s3://reports/prod/2026/03/02/i-0abc", "--to", page)
 	require.Zero(t, got.status, got.progress)
 	require.Equal(t, "wrote "+page+"\n", got.progress)
 	text, err := os.ReadFile(page)

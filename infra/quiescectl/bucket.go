@@ -1,4 +1,4 @@
-package archive
+package main
 
 import (
 	"context"
@@ -17,15 +17,17 @@ import (
 )
 
 const (
-	// maxRead bounds the reports that Load reads: a prefix that is too short would read the archive of years.
+	// maxRead bounds the reports that loadReports reads: a prefix that is too short would read the archive of years.
 	maxRead = 1000
+	// maxReport is as large as a report of the archive may be, in bytes.
+	maxReport = 1 << 20
 	// readsAtOnce is small beside what S3 allows, and reads a day of reports in seconds.
 	readsAtOnce = 16
 )
 
-// Load reads the reports whose keys begin with the prefix, such as prod/2026/03/02/ for a day or prod/2026/03/02/i-0abc for an instance.
+// loadReports reads the reports whose keys begin with the prefix, such as prod/2026/03/02/ for a day or prod/2026/03/02/i-0abc for an instance.
 // It needs s3:ListBucket and s3:GetObject, which people have and the function has not.
-func Load(ctx context.Context, config aws.Config, bucket, prefix string) ([]termination.Report, error) {
+func loadReports(ctx context.Context, config aws.Config, bucket, prefix string) ([]termination.Report, error) {
 	client := s3.NewFromConfig(config, func(o *s3.Options) {
 		o.DisableLogOutputChecksumValidationSkipped = true // an object without a checksum is no news for a terminal
 	})
@@ -40,7 +42,7 @@ func Load(ctx context.Context, config aws.Config, bucket, prefix string) ([]term
 		slots <- struct{}{}
 		reads.Go(func() {
 			defer func() { <-slots }()
-			if reports[i], errs[i] = load(ctx, client, bucket, key); errs[i] != nil {
+			if reports[i], errs[i] = loadReport(ctx, client, bucket, key); errs[i] != nil {
 				errs[i] = fmt.Errorf("read s3://%s/%s: %w", bucket, key, errs[i])
 			}
 		})
@@ -76,12 +78,12 @@ func listKeys(ctx context.Context, client *s3.Client, bucket, prefix string) ([]
 // keyParts are the parts of a key, for people.
 var keyParts = []string{"<cluster>", "<yyyy>", "<mm>", "<dd>", "<instance>-<time>-<random>.json"}
 
-func load(ctx context.Context, client *s3.Client, bucket, key string) (report termination.Report, err error) {
+func loadReport(ctx context.Context, client *s3.Client, bucket, key string) (report termination.Report, err error) {
 	object, err := client.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
 	if err != nil {
 		return report, err
 	}
 	defer func() { _ = object.Body.Close() }()
-	err = json.NewDecoder(io.LimitReader(object.Body, maxBytes)).Decode(&report)
+	err = json.NewDecoder(io.LimitReader(object.Body, maxReport)).Decode(&report)
 	return report, err
 }
