@@ -93,7 +93,7 @@ func TestConfigurationPage_EveryAnnotationLabelAndTaint_IsListed(t *testing.T) {
 	sources, err := filepath.Glob("../internal/*/*.go")
 	require.NoError(t, err)
 	for _, path := range sources {
-		if strings.HasSuffix(path, "_test.go") {
+		if strings.HasSuffix(path, "_test.go") || filepath.Base(filepath.Dir(path)) == "doctor" { // which reads for people
 			continue
 		}
 		source := page(t, path)

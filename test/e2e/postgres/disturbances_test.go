@@ -267,10 +267,10 @@ func (c *cases) during(message string, work, then func()) (logged bool) {
 	c.Helper()
 	before, done := strings.Count(c.function.Output(), message), make(chan struct{})
 	go func() { defer close(done); work() }()
+	defer func() { <-done }() // also if then fails: the function must not outlive the case
 	for {
 		if strings.Count(c.function.Output(), message) > before {
 			then()
-			<-done
 			return true
 		}
 		select {

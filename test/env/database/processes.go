@@ -38,9 +38,12 @@ func FindProcesses(ctx context.Context, l *lab.Lab, pod corev1.Pod, pattern stri
 	return p, nil
 }
 
-// Signal sends a signal to all of them.
+// signalAll sends the signal $1 to the processes that follow. One that has ended meanwhile gets none.
+const signalAll = `signal=$1; shift; for id in "$@"; do kill -s "$signal" "$id" || test ! -d "/proc/$id" || exit 1; done`
+
+// Signal sends a signal to all of them that still run.
 func (p Processes) Signal(ctx context.Context, signal string) error {
-	kill, err := p.lab.Inside(ctx, p.node, append([]string{"kill", "-s", signal}, p.ids...)...)
+	kill, err := p.lab.Inside(ctx, p.node, append([]string{"sh", "-c", signalAll, "sh", signal}, p.ids...)...)
 	if err != nil {
 		return err
 	}
