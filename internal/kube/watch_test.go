@@ -467,9 +467,8 @@ func (l *switchedLog) collect(t *testing.T) (read func() string) {
 // largeBytes is how large each of the failed pods is, just below what etcd accepts.
 const largeBytes = 1_250_000
 
-// heapLimit is far below what the pods have together, and above what watching them needs: up to 27 MB were seen, most of them
-// buffers of HTTP/2.
-const heapLimit = 48 << 20
+// heapLimit is far below what the pods have together, and far above what watching them needs: 6 MB were seen.
+const heapLimit = 32 << 20
 
 func TestWatchPods_ManyLargeFailedPods_LittleMemory(t *testing.T) {
 	const failed, running = 80, 5

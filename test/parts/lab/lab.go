@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 )
 
@@ -79,6 +80,7 @@ type Lab struct {
 	probes    *http.Client // trusts the lab's own CA
 	admin     *rest.Config
 	client    kubernetes.Interface
+	metadata  metadata.Interface
 	mutex     sync.Mutex // guards processes and machines
 	processes []*process
 	machines  []*machine
@@ -157,6 +159,9 @@ func (l *Lab) connect() (err error) {
 	}
 	if l.client, err = kubernetes.NewForConfig(l.admin); err != nil {
 		return fmt.Errorf("make the admin's client: %w", err)
+	}
+	if l.metadata, err = metadata.NewForConfig(l.admin); err != nil {
+		return fmt.Errorf("make the admin's client of metadata: %w", err)
 	}
 	return nil
 }

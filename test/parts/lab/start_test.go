@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -39,6 +40,21 @@ func TestTheAuthenticatorIsAskedAboutTokens(t *testing.T) {
 	log, err := os.ReadFile(l.Path("aws-iam-authenticator.log"))
 	require.NoError(t, err)
 	require.Contains(t, string(log), "access denied")
+	requireWithoutAddressIsKnown(t, l)
+}
+
+// requireWithoutAddressIsKnown requires that the API server selects pods without an address: one with a node that does not exist.
+func requireWithoutAddressIsKnown(t *testing.T, l *Lab) {
+	t.Helper()
+	for name, node := range map[string]string{"assigned": "nowhere", "waiting": ""} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "app", Image: "app"}}}}
+		_, err := l.Client().CoreV1().Pods("default").Create(t.Context(), pod, metav1.CreateOptions{})
+		require.NoError(t, err)
+	}
+	found, err := l.podsWithoutAddress(t.Context(), "")
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	require.Equal(t, "assigned", found[0].Name)
 }
 
 func TestStart_ComponentFails_ErrorHasLog(t *testing.T) {
