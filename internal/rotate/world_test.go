@@ -30,7 +30,6 @@ var errKilled = errors.New("killed")
 type world struct {
 	*testing.T
 	mutex sync.Mutex
-	ctx   context.Context
 
 	roles   map[string]*fakeRole
 	poolers []*fakePooler
