@@ -21,6 +21,9 @@ const (
 	loginRetry = "1"
 	// gateTime bounds the last look before the request, while clients wait: a few reads and the wait for the candidate's WAL receiver.
 	gateTime = 3 * time.Second
+	// staleAfter is how long a look at poolers may take until the gate is passed once more: the request must follow a fresh look at the
+	// leader. Consoles answer in milliseconds, so that clients rarely wait for it.
+	staleAfter = 300 * time.Millisecond
 	// pollInterval is between two looks while clients wait. A new leader is noticed soon, at a few requests a second.
 	pollInterval = 250 * time.Millisecond
 	// resumeReserve is kept at the end of the hold: to withdraw a request, to look once more, and to resume.
@@ -294,11 +297,20 @@ func (m *move) switchOver(ctx context.Context) error {
 	if err := m.pause(ctx); err != nil {
 		return err
 	}
+	if err := m.gate(ctx); err != nil {
+		return err
+	}
+	passed := time.Now()
 	if err := m.checkPaused(ctx); err != nil {
 		return err
 	}
-	if err := m.gate(ctx); err != nil || m.rehearse { // the last look before the request is the one at the leader
-		return err
+	if time.Since(passed) > staleAfter {
+		if err := m.gate(ctx); err != nil {
+			return err
+		}
+	}
+	if m.rehearse {
+		return nil
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
