@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"quiesce/test/parts/need"
 	parts "quiesce/test/parts/pgbouncer"
 )
 
@@ -82,7 +84,7 @@ const otherUser = 65533
 
 func TestProgram_NoPermission_ErrorNamesTheNextStep(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can run a program as another user")
+		need.Part(t, errors.New("only root can run a program as another user"))
 	}
 	t.Parallel()
 	p := parts.Start(t, parts.Newer, parts.Options{})

@@ -45,7 +45,7 @@ func (c *checker) check(d declaration) {
 		c.optionalName(append(path, "reassignTo"), r.ReassignTo)
 	}
 	c.optionalName([]any{"reassignTo"}, d.ReassignTo)
-	if err := d.heirs(); err != nil {
+	if err := d.checkReassign(); err != nil {
 		c.fail([]any{"roles"}, "%v", err)
 	}
 }

@@ -38,7 +38,7 @@ type dropIn struct {
 	drop     []change
 }
 
-// planDrop returns what drops the declared roles. It refuses those that are in use, and those whose property has no heir.
+// planDrop returns what drops the declared roles. It refuses those that are in use, and those that own something which no role is to get.
 func planDrop(d declaration, s server, held map[string]holdings) (plan drops, err error) {
 	errs := []error{refuse(d, s)}
 	for _, r := range slices.Backward(d.Roles) {
@@ -58,8 +58,8 @@ func planDrop(d declaration, s server, held map[string]holdings) (plan drops, er
 	return plan, errors.Join(errs...)
 }
 
-// heirs returns an error if a role that is dropped too would get something.
-func (d declaration) heirs() error {
+// checkReassign returns an error if a role that is dropped too would get something.
+func (d declaration) checkReassign() error {
 	for _, r := range d.Roles {
 		if to := d.reassignTo(r); slices.ContainsFunc(d.Roles, func(r role) bool { return r.Name == to }) {
 			return fmt.Errorf("what role %s owns would go to %s, which down drops too: name another role", r.Name, to)

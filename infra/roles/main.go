@@ -160,7 +160,7 @@ func (o options) declaration(getenv func(string) string) (d declaration, err err
 		d.ReassignTo = o.reassignTo
 	}
 	if o.action == down {
-		return d, d.heirs()
+		return d, d.checkReassign()
 	}
 	return d, d.resolve(getenv)
 }

@@ -93,7 +93,7 @@ func (s *simulation) checkMark(l *heldLease, text string) {
 	}
 	for name, p := range s.poolers {
 		for database := range p.paused {
-			late := p.by.robbed && !p.by.dead // its pause came after the new holder had resumed, and it knows of it
+			late := p.by.lapsed && !p.by.dead // its pause came after the new holder had resumed, and it knows of it
 			if names(before, name, database) && !names(after, name, database) && !late {
 				s.violate("6: %s removed the mark of pooler %s, which is paused", l.i.name, name)
 			}
@@ -120,7 +120,7 @@ func (s *simulation) checkResume(c *worldConsole, database string) {
 		s.counts["5 resumed with the Lease"]++
 	case s.mayBelieve(i):
 		s.counts["5 resumed by one that does not know"]++
-	case by != nil && (by.dead || by.robbed) && l.holder != nil && !l.holder.dead:
+	case by != nil && (by.dead || by.lapsed) && l.holder != nil && !l.holder.dead:
 		// Two resume what an invocation has paused that is dead, or was taken over: its drain's next one, which does not wait until the Lease expires, and whoever
 		// has taken the Lease over since. Nobody alive wants this pause.
 		s.counts["5 resumed by two"]++
@@ -216,7 +216,7 @@ func (s *simulation) checkRequest(i *incarnation, leader, candidate string) {
 
 // checkActs checks promise 3 when Patroni acts on a request: whoever asked holds its clients, or has tried to withdraw the request.
 func (s *simulation) checkActs(version int) {
-	if s == nil || s.asker == nil || version != s.askedVersion || s.asker.dead || s.asker.robbed {
+	if s == nil || s.asker == nil || version != s.askedVersion || s.asker.dead || s.asker.lapsed {
 		return
 	}
 	letGo := false

@@ -24,9 +24,9 @@ type scenario struct {
 	failing     int           // calls of a thousand that fail
 	unheard     int           // answers of a thousand that are lost
 	kills       []int         // after so many effects more the invocation dies
-	theft       theft         // of an invocation's Leases; zero: none
-	ambush      act           // happens after so many effects, in the middle of a move
-	ambushAfter int           // zero: never
+	takeover    takeover      // of an invocation's Leases; zero: none
+	midway      act           // happens after so many effects, in the middle of a move
+	midwayAfter int           // zero: never
 	next        time.Duration // after which the next invocation follows; zero: none does
 	sweeps      bool
 	messages    bool
@@ -52,8 +52,8 @@ var actKinds = []string{
 func (s *scenario) drawAmbush(r dice) {
 	kinds := []string{"maintenance", "switchover", "handover", "handover", "pooler restarts", "leader down", "lags", "quiet transaction"}
 	if r.one(3) {
-		s.ambushAfter = 1 + r.IntN(8)
-		s.ambush = act{what: kinds[r.IntN(len(kinds))], who: memberName(r.IntN(s.memberCount)), span: r.between(time.Second, time.Minute)}
+		s.midwayAfter = 1 + r.IntN(8)
+		s.midway = act{what: kinds[r.IntN(len(kinds))], who: memberName(r.IntN(s.memberCount)), span: r.between(time.Second, time.Minute)}
 	}
 }
 
@@ -79,7 +79,7 @@ func newScenario(seed uint64) scenario {
 	}
 	if !s.clean {
 		s.drawFailures(r)
-		s.drawTheft(dice{rand.New(rand.NewPCG(seed, 15))})
+		s.drawTakeover(dice{rand.New(rand.NewPCG(seed, 15))})
 		s.drawAmbush(dice{rand.New(rand.NewPCG(seed, 16))})
 	}
 	return s

@@ -156,7 +156,7 @@ func newSimulation(seed uint64) *simulation {
 		w.poolers[string(rune('a'+n))] = p
 	}
 	s.armKill()
-	s.steal, s.world.ambush = s.theft.after, s.ambushAfter
+	s.expireAfter, s.world.midway = s.takeover.after, s.midwayAfter
 	return s
 }
 

@@ -28,11 +28,11 @@ const (
 
 // world is a database cluster of Patroni, its poolers and the Kubernetes API, in memory. It keeps every effect in order.
 type world struct {
-	mutex   sync.Mutex
-	effects []string
-	kill    int // after so many effects the invocation dies; zero: never
-	ambush  int // after so many effects something happens; zero: never
-	steal   int // after so many effects another takes the Leases of the invocation; zero: never
+	mutex       sync.Mutex
+	effects     []string
+	kill        int // after so many effects the invocation dies; zero: never
+	midway      int // after so many effects something happens; zero: never
+	expireAfter int // after so many effects another takes the Leases of the invocation; zero: never
 
 	leader      string            // Patroni's key; empty: released
 	began       time.Time         // of the first loop
@@ -97,12 +97,12 @@ func (i *incarnation) effect(format string, args ...any) {
 		i.kill = 0
 		i.die()
 	}
-	if i.steal > 0 && len(i.effects) >= i.steal && !i.dead && i.sim.expire(i) {
-		i.steal = 0
+	if i.expireAfter > 0 && len(i.effects) >= i.expireAfter && !i.dead && i.sim.expire(i) {
+		i.expireAfter = 0
 	}
-	if i.ambush > 0 && len(i.effects) >= i.ambush {
-		i.ambush = 0
-		i.locked(0, func() { i.sim.act(i.sim.scenario.ambush) })
+	if i.midway > 0 && len(i.effects) >= i.midway {
+		i.midway = 0
+		i.locked(0, func() { i.sim.act(i.sim.scenario.midway) })
 	}
 }
 
@@ -115,7 +115,7 @@ type incarnation struct {
 	blind   time.Time
 	assured time.Time // when it was last told that a Lease is its own
 	looked  bool      // at the request, since it was written, or tried to
-	robbed  bool      // its Leases expired while it ran
+	lapsed  bool      // its Leases expired while it ran
 	seen    seen      // the last answer about the cluster
 }
 

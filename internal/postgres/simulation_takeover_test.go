@@ -9,22 +9,22 @@ import (
 	"quiesce/internal/drain"
 )
 
-// theft is that an invocation's Leases expire while it runs: it could not renew them, or its clock is wrong. Others may take them, and it
+// takeover is that an invocation's Leases expire while it runs: it could not renew them, or its clock is wrong. Others may take them, and it
 // does not know yet.
-type theft struct {
+type takeover struct {
 	after int           // effects; zero: there is none
 	by    string        // who takes them first: a drain or a sweep
 	in    time.Duration // how long that takes
 	blind time.Duration // for how long the invocation believes to hold them
 }
 
-func (s *scenario) drawTheft(r dice) {
+func (s *scenario) drawTakeover(r dice) {
 	if !r.one(3) {
 		return
 	}
-	s.theft = theft{after: 1 + r.IntN(12), by: []string{"drain", "sweep"}[r.IntN(2)], in: r.between(0, 4*time.Second)}
+	s.takeover = takeover{after: 1 + r.IntN(12), by: []string{"drain", "sweep"}[r.IntN(2)], in: r.between(0, 4*time.Second)}
 	if r.one(2) { // the next renewal tells it
-		s.theft.blind = r.between(time.Second, 12*time.Second)
+		s.takeover.blind = r.between(time.Second, 12*time.Second)
 	}
 }
 
@@ -82,30 +82,30 @@ func (s *simulation) expire(i *incarnation) bool {
 		l.expired = l.expired || l.holder == i
 	}
 	now := time.Now()
-	s.lastDeath, i.robbed, i.blind = now, true, now.Add(s.theft.in+s.theft.blind)
+	s.lastDeath, i.lapsed, i.blind = now, true, now.Add(s.takeover.in+s.takeover.blind)
 	s.lines = append(s.lines, s.line(i.name, "Leases expire", nil))
-	s.counts["Leases taken by a "+s.theft.by]++
-	if s.theft.blind > 0 {
+	s.counts["Leases taken by a "+s.takeover.by]++
+	if s.takeover.blind > 0 {
 		s.counts["noticed late"]++
 	} else {
 		s.counts["noticed at once"]++
 	}
 	taken := s.drains[name]
-	taken.taken = s.theft.by == "drain"
+	taken.taken = s.takeover.by == "drain"
 	s.running.Go(func() { s.takeOver(name, taken) })
 	return true
 }
 
 // takeOver is what the next invocation does. The first one learns of it later.
 func (s *simulation) takeOver(name string, taken *takeable) {
-	time.Sleep(s.theft.in)
-	if s.theft.by == "sweep" {
+	time.Sleep(s.takeover.in)
+	if s.takeover.by == "sweep" {
 		s.resume("thief")
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), maxSimulation-time.Since(s.began))
 	defer cancel()
-	time.AfterFunc(s.theft.blind, func() { taken.abandon(drain.ErrTakenOver) })
+	time.AfterFunc(s.takeover.blind, func() { taken.abandon(drain.ErrTakenOver) })
 	s.repeat(ctx, name, taken.evictBy)
 }
 
