@@ -21,6 +21,7 @@ var allowedImports = map[string][]string{
 	"lambda": {
 		"internal/archive", "internal/asg", "internal/config", "internal/customresource", "internal/drain", "internal/eks", "internal/kube",
 		"internal/metrics", "internal/escort", "internal/pooler", "internal/postgres", "internal/queue", "internal/secrets", "internal/termination",
+		"internal/wire",
 	},
 	"infra":                 {"internal/config", "internal/metrics"}, // the names of metrics
 	"infra/afterdeploy":     {"internal/termination"},                // the answer to a check
@@ -28,8 +29,8 @@ var allowedImports = map[string][]string{
 	"infra/patronicallback": {"internal/pgbouncer"}, // it runs in Patroni's containers
 	"infra/quiescectl": {
 		"internal/asg", "internal/config", "internal/doctor", "internal/drain", "internal/escort", "internal/install",
-		"internal/kube", "internal/pgbouncer", "internal/pooler", "internal/postgres", "internal/queue", "internal/rotate", "internal/termination",
-		"internal/timeline",
+		"internal/kube", "internal/pgbouncer", "internal/pooler", "internal/postgres", "internal/queue", "internal/rotate", "internal/secrets", "internal/termination",
+		"internal/timeline", "internal/wire",
 	},
 	"infra/roles":             {"internal/scram"}, // it runs in a Job's container
 	"infra/prestop":           {},                 // it runs in pgbouncer's containers
@@ -58,6 +59,10 @@ var allowedImports = map[string][]string{
 	"internal/svg":         {},
 	"internal/termination": {"internal/drain"},
 	"internal/timeline":    {"internal/drain", "internal/svg", "internal/termination"},
+	"internal/wire": {
+		"internal/asg", "internal/config", "internal/drain", "internal/escort", "internal/kube", "internal/pooler", "internal/postgres",
+		"internal/secrets", "internal/termination",
+	},
 }
 
 type listed struct {

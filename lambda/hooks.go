@@ -13,6 +13,7 @@ import (
 	"quiesce/internal/config"
 	"quiesce/internal/customresource"
 	"quiesce/internal/termination"
+	"quiesce/internal/wire"
 )
 
 // settleTime is how long a deletion waits before it looks for hooks a second time. The stack takes the permission to put hooks from the
@@ -33,7 +34,7 @@ func newHooksHandler(ctx context.Context, getenv func(string) string) (*customre
 	if err != nil {
 		return nil, err
 	}
-	sdk, err := loadSDK(ctx)
+	sdk, err := wire.LoadSDK(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +46,7 @@ func newHooksHandler(ctx context.Context, getenv func(string) string) (*customre
 
 func newStackHooks(settings config.Config, sdk aws.Config, log *slog.Logger) stackHooks {
 	return stackHooks{termination.HookKeeper{
-		Groups: asg.NewGroups(sdk), Hooks: asg.NewHooks(sdk), Policy: policy(settings), Log: log,
+		Groups: asg.NewGroups(sdk), Hooks: asg.NewHooks(sdk), Policy: wire.Policy(settings), Log: log,
 	}, settle}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"quiesce/internal/config"
 	"quiesce/internal/termination"
+	"quiesce/internal/wire"
 	"quiesce/test/parts/awstest"
 )
 
@@ -85,7 +86,7 @@ func (a *hooksAccount) stackHooks(t *testing.T, file string) stackHooks {
 	t.Helper()
 	settings, err := config.Load(environment(t, file))
 	require.NoError(t, err)
-	sdk, err := loadSDK(t.Context())
+	sdk, err := wire.LoadSDK(t.Context())
 	require.NoError(t, err)
 	return newStackHooks(settings, sdk, newLog(io.Discard))
 }

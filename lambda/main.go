@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"os"
@@ -14,14 +13,13 @@ import (
 	"k8s.io/klog/v2"
 
 	"quiesce/internal/archive"
-	"quiesce/internal/asg"
 	"quiesce/internal/config"
-	"quiesce/internal/drain"
 	"quiesce/internal/eks"
 	"quiesce/internal/kube"
 	"quiesce/internal/metrics"
 	"quiesce/internal/queue"
 	"quiesce/internal/termination"
+	"quiesce/internal/wire"
 )
 
 // version and commit say what was built. The Makefile sets both with -X of the linker
@@ -66,33 +64,20 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 	if err != nil {
 		return nil, err
 	}
-	sdk, err := loadSDK(ctx)
+	sdk, err := wire.LoadSDK(ctx)
 	if err != nil {
 		return nil, err
 	}
 	access := eks.Cluster{Name: settings.Cluster, Endpoint: settings.Endpoint, CA: settings.CA}
 	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return access.Access(ctx, sdk) })
-	groups := asg.NewGroups(sdk)
-	handler := &termination.Handler{
-		Parse:       asg.Parse,
-		EncodeEvent: asg.EncodeEvent,
-		Groups:      groups,
-		Hooks:       asg.NewHooks(sdk),
-		Connect:     func(ctx context.Context) (termination.Kubernetes, error) { return connect(ctx) },
-		NextStep:    func(err error) string { return cmp.Or(asg.NextStep(err), kube.NextStep(err)) },
-		Drainer:     drain.Drainer{Phases: phases(settings, connect, sdk), Concurrency: settings.Drain.MaxConcurrentEvictions, Log: log},
-		Policy:      policy(settings),
-		Log:         log,
-		Metrics:     metrics.New(os.Stdout, settings.Cluster),
-		Version:     version,
-		Commit:      commit,
-	}
+	handler := wire.Parts{Settings: settings, Connect: connect, SDK: sdk}.Handler(log)
+	handler.Metrics, handler.Version, handler.Commit = metrics.New(os.Stdout, settings.Cluster), version, commit
 	addQueuesAndArchive(handler, settings, sdk)
-	var resumeLater sendLater
+	var resumeLater wire.SendLater
 	if settings.QueueURL != "" {
 		resumeLater = queue.New(sdk, settings.QueueURL).SendLater
 	}
-	addPrimaries(handler, resumeLater)
+	wire.AddPrimaries(handler, resumeLater)
 	return handler, nil
 }
 
@@ -106,29 +91,5 @@ func addQueuesAndArchive(handler *termination.Handler, settings config.Config, s
 	}
 	if settings.ReportBucket != "" {
 		handler.Archive = archive.New(sdk, settings.ReportBucket, settings.Cluster)
-	}
-}
-
-func policy(settings config.Config) termination.Policy {
-	return termination.Policy{
-		Owns:                      settings.Groups.Match,
-		GroupsByTag:               len(settings.Groups.Tags) > 0,
-		GroupNames:                settings.Groups.Listed(),
-		Hook:                      settings.Lifecycle.Hook,
-		HeartbeatTimeout:          settings.HeartbeatTimeout(),
-		ManageHooks:               settings.Lifecycle.ManageHooks,
-		ManagedBy:                 settings.StackName(),
-		OnFailure:                 termination.Result(settings.Lifecycle.OnFailure),
-		OnRebalanceRecommendation: settings.Drain.OnRebalanceRecommendation,
-		OnSpotInterruption:        settings.Drain.OnSpotInterruption,
-		OnScheduledChange:         settings.Drain.OnScheduledChange,
-		Cluster:                   settings.Cluster,
-		Shadow:                    settings.Mode == config.ModeShadow,
-		Force:                     settings.Drain.OnDeadline == config.Force,
-		AllowManualDrain:          settings.AllowManualDrain,
-		Bounds: termination.Bounds{
-			MaxDuration: settings.Drain.MaxDuration, CompletionReserve: settings.Drain.CompletionReserve,
-			NodeJoinTimeout: settings.Drain.NodeJoinTimeout, VolumeDetachTimeout: settings.Drain.VolumeDetachTimeout,
-		},
 	}
 }

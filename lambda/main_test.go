@@ -1,22 +1,19 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
-	"quiesce/internal/kube"
 	"quiesce/internal/postgres"
 	"quiesce/internal/termination"
+	"quiesce/internal/wire"
 )
 
 // environment returns the environment of a function with this configuration.
@@ -177,34 +174,6 @@ func TestNewHandler_ReportBucket_AddsTheArchive(t *testing.T) {
 	require.NotNil(t, handler.Archive)
 }
 
-// A pod of another namespace must not get the password, whatever its labels are.
-func TestConsoleLogins_OtherNamespace_IsAnError(t *testing.T) {
-	connect := func(context.Context) (*kube.Client, error) { return nil, errors.New("no connection") }
-	for name, c := range map[string]struct {
-		settings config.Console
-		errs     map[string]string // by namespace; empty: no login and no error
-	}{
-		"a Secret": {
-			config.Console{Secret: &config.SecretRef{Namespace: "db", Name: "pgbouncer-admin"}},
-			map[string]string{"db": "no connection", "web": "credentials are for namespace db, not web"},
-		},
-		"Secrets Manager": {
-			config.Console{SecretARN: "arn", Namespaces: config.Globs{"pool-*"}},
-			map[string]string{"web": "credentials are for namespace pool-*, not web"},
-		},
-		"none": {config.Console{}, map[string]string{"db": "", "web": ""}},
-	} {
-		for namespace, want := range c.errs {
-			var got string
-			for _, err := range consoleLogins(c.settings, connect, aws.Config{})(t.Context(), namespace) {
-				require.Error(t, err, name)
-				got = err.Error()
-			}
-			require.Equal(t, want, got, name)
-		}
-	}
-}
-
 // The password of Patroni's HTTP interface is for members in the Secret's namespace, and not for consoles.
 func TestNewHandler_RESTSecret_IsForItsNamespaceOnly(t *testing.T) {
 	t.Setenv("AWS_REGION", "eu-west-1")
@@ -243,7 +212,7 @@ func TestNewHandler_PhaseWithPostgres_HasItsEscort(t *testing.T) {
 		phase := handler.Drainer.Phases[0]
 		e, is := phase.Escort.(*postgres.Escort)
 		require.True(t, is)
-		require.Equal(t, primaries{e}, handler.Primaries)
+		require.Equal(t, wire.Primaries{e}, handler.Primaries)
 		require.Nil(t, e.Remind, "no queue")
 		require.Equal(t, want.keeps, phase.Keeps)
 		require.Equal(t, want.keeps && settings != "strategy: operator", phase.DelaysCordon != nil, "an operator acts on the cordon")
@@ -263,20 +232,4 @@ func TestNewHandler_PhaseWithPostgres_HasItsEscort(t *testing.T) {
 		require.NoError(t, err)
 		require.NotNil(t, handler.Drainer.Phases[0].Escort.(*postgres.Escort).Remind)
 	}
-}
-
-// A person's switchover goes to the phase that recognizes the cluster, and each phase resumes with its own login.
-func TestPrimaries_SeveralPhases_EachIsAsked(t *testing.T) {
-	denied := errors.New("no route to the API server")
-	var asked []string
-	phase := func(name string) *postgres.Escort {
-		return &postgres.Escort{Connect: func(context.Context) (postgres.Cluster, error) { asked = append(asked, name); return nil, denied }}
-	}
-	all := primaries{phase("a"), phase("b")}
-	_, err := all.Resume(t.Context())
-	require.ErrorIs(t, err, denied)
-	require.Equal(t, []string{"a", "b"}, asked)
-	_, err = all.Switchover(t.Context(), drain.Switchover{Namespace: "db", Cluster: "demo"})
-	require.ErrorIs(t, err, denied)
-	require.Equal(t, []string{"a", "b", "a"}, asked, "that the cluster cannot be asked does not make it unknown")
 }

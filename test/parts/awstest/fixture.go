@@ -32,7 +32,7 @@ func Serve(t *testing.T) (*Server, aws.Config) {
 func HTTPClient() aws.HTTPClient { return plainBodies{awshttp.NewBuildableClient()} }
 
 // plainBodies hides the WriteTo method of request bodies, so that tests can count requests. Otherwise, over loopback, the SDK
-// cannot read one in ten large responses, and sends the request again, or fails. lambda/sdk.go, which does the same for the function, has the reason.
+// cannot read one in ten large responses, and sends the request again, or fails. internal/wire/sdk.go, which does the same for the function, has the reason.
 type plainBodies struct{ aws.HTTPClient }
 
 // Do sends the request.

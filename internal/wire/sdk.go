@@ -1,4 +1,4 @@
-package main
+package wire
 
 import (
 	"context"
@@ -21,21 +21,21 @@ const (
 	requestTimeout = 12 * time.Second
 )
 
-// loadSDK returns the AWS settings of the environment. Each client that is made from them, those for credentials included, has the
-// timeouts and plainBody.
-func loadSDK(ctx context.Context) (aws.Config, error) {
-	return loadBoundedSDK(ctx, attemptTimeout, requestTimeout)
+// LoadSDK returns the AWS settings of the environment, with these options. Each client that is made from them, those for credentials
+// included, has the timeouts and plainBody.
+func LoadSDK(ctx context.Context, options ...func(*awsconfig.LoadOptions) error) (aws.Config, error) {
+	return loadBoundedSDK(ctx, attemptTimeout, requestTimeout, options...)
 }
 
-func loadBoundedSDK(ctx context.Context, attempt, request time.Duration) (aws.Config, error) {
-	sdk, err := awsconfig.LoadDefaultConfig(ctx,
+func loadBoundedSDK(ctx context.Context, attempt, request time.Duration, options ...func(*awsconfig.LoadOptions) error) (aws.Config, error) {
+	sdk, err := awsconfig.LoadDefaultConfig(ctx, append(options,
 		awsconfig.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(attempt)),
 		awsconfig.WithAPIOptions([]func(*middleware.Stack) error{
 			func(stack *middleware.Stack) error { return stack.Initialize.Add(bounded(request), middleware.Before) },
 			func(stack *middleware.Stack) error {
 				return stack.Finalize.Add(middleware.FinalizeMiddlewareFunc("PlainBody", plainBody), middleware.After)
 			},
-		}))
+		}))...)
 	if err != nil {
 		return aws.Config{}, fmt.Errorf("load the AWS settings: %w", err)
 	}

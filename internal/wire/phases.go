@@ -1,4 +1,4 @@
-package main
+package wire
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
 	"quiesce/internal/config"
@@ -21,11 +20,11 @@ import (
 	"quiesce/internal/termination"
 )
 
-// connector connects to the cluster.
-type connector func(context.Context) (*kube.Client, error)
+// Connector connects to the cluster.
+type Connector func(context.Context) (*kube.Client, error)
 
 // secret implements secrets.Getter.
-func (c connector) secret(ctx context.Context, namespace, name string) (map[string][]byte, error) {
+func (c Connector) secret(ctx context.Context, namespace, name string) (map[string][]byte, error) {
 	client, err := c(ctx)
 	if err != nil {
 		return nil, err
@@ -33,34 +32,34 @@ func (c connector) secret(ctx context.Context, namespace, name string) (map[stri
 	return client.Secret(ctx, namespace, name)
 }
 
-// phases returns the drain's phases. The phase workloads has no match: it takes the pods that no other phase matches.
-func phases(settings config.Config, connect connector, sdk aws.Config) []drain.Phase {
-	all := make([]drain.Phase, len(settings.Phases))
-	for i, phase := range settings.Phases {
+// Phases returns the drain's phases. The phase workloads has no match: it takes the pods that no other phase matches.
+func (p Parts) Phases() []drain.Phase {
+	all := make([]drain.Phase, len(p.Settings.Phases))
+	for i, phase := range p.Settings.Phases {
 		all[i] = drain.Phase{Name: phase.Name, Settle: phase.Settle, Timeout: phase.Timeout}
 		switch {
 		case phase.PGBouncer != nil:
-			all[i].Match, all[i].Escort, all[i].Lead = pooler.Match(phase), poolerEscort(phase, connect, sdk), phase.PGBouncer.Timeout
+			all[i].Match, all[i].Escort, all[i].Lead = pooler.Match(phase), p.poolerEscort(phase), phase.PGBouncer.Timeout
 		case phase.Postgres != nil:
-			all[i].Match, all[i].Escort, all[i].Lead = postgres.Match(phase), postgresEscort(settings, phase, connect, sdk), postgres.Lead(*phase.Postgres)
+			all[i].Match, all[i].Escort, all[i].Lead = postgres.Match(phase), p.postgresEscort(phase), postgres.Lead(*phase.Postgres)
 			all[i].Keeps = phase.Postgres.Strategy != config.StrategyPlain
 			if all[i].Keeps {
 				all[i].MatchLabels = postgres.MatchLabels(phase)
 				all[i].DelaysCordon = postgres.DelaysCordon(phase)
 			}
 		case phase.Name != config.Workloads:
-			all[i].Match = func(p drain.Pod) bool { return phase.Match.Matches(p.Namespace, p.PriorityClass, p.Labels) }
+			all[i].Match = func(pod drain.Pod) bool { return phase.Match.Matches(pod.Namespace, pod.PriorityClass, pod.Labels) }
 		}
 	}
 	return all
 }
 
-func poolerEscort(phase config.Phase, connect connector, sdk aws.Config) *pooler.Escort {
+func (p Parts) poolerEscort(phase config.Phase) *pooler.Escort {
 	return &pooler.Escort{
 		Settings: pooler.Settings{PGBouncer: *phase.PGBouncer, PhaseTimeout: phase.Timeout},
-		Connect:  func(ctx context.Context) (pooler.Kubernetes, error) { return connect(ctx) },
+		Connect:  func(ctx context.Context) (pooler.Kubernetes, error) { return p.Connect(ctx) },
 		Dial:     dial,
-		Logins:   consoleLogins(phase.PGBouncer.Console, connect, sdk),
+		Logins:   p.consoleLogins(phase.PGBouncer.Console),
 	}
 }
 
@@ -70,7 +69,7 @@ func dial(ctx context.Context, address string) (net.Conn, error) {
 }
 
 // Forward implements escort.Forwarder.
-func (c connector) Forward(ctx context.Context, namespace, name string, port int) (net.Conn, error) {
+func (c Connector) Forward(ctx context.Context, namespace, name string, port int) (net.Conn, error) {
 	client, err := c(ctx)
 	if err != nil {
 		return nil, err
@@ -78,22 +77,22 @@ func (c connector) Forward(ctx context.Context, namespace, name string, port int
 	return client.Forward(ctx, namespace, name, port)
 }
 
-func postgresEscort(all config.Config, phase config.Phase, connect connector, sdk aws.Config) *postgres.Escort {
+func (p Parts) postgresEscort(phase config.Phase) *postgres.Escort {
 	settings := postgres.Settings{Postgres: *phase.Postgres, PhaseTimeout: phase.Timeout}
 	consoles := escort.Consoles{
-		Dial: dial, Logins: consoleLogins(settings.Console, connect, sdk), ServerName: settings.ServerName, RootCAs: settings.RootCAs,
-		Port: func(p escort.Pod) int { return pooler.ConsolePort(settings.Port, p) },
+		Dial: dial, Logins: p.consoleLogins(settings.Console), ServerName: settings.ServerName, RootCAs: settings.RootCAs,
+		Port: func(pod escort.Pod) int { return pooler.ConsolePort(settings.Port, pod) },
 	}
 	e := &postgres.Escort{
 		Settings: settings,
-		Connect:  func(ctx context.Context) (postgres.Cluster, error) { return connect(ctx) },
-		IsPooler: isPooler(all), PoolerNamespaces: poolerNamespaces(all),
+		Connect:  func(ctx context.Context) (postgres.Cluster, error) { return p.Connect(ctx) },
+		IsPooler: isPooler(p.Settings), PoolerNamespaces: poolerNamespaces(p.Settings),
 	}
 	observer := postgres.Observer{Settings: settings}
 	if settings.ConnectVia == config.ViaPortForward {
-		consoles.Forwarder = connect
+		consoles.Forwarder = p.Connect
 	} else {
-		observer.Get, e.Asker = postgres.Direct(dial), postgres.REST{Dial: dial, Logins: restLogins(settings.RESTSecret, connect)}
+		observer.Get, e.Asker = postgres.Direct(dial), postgres.REST{Dial: dial, Logins: restLogins(settings.RESTSecret, p.Connect)}
 	}
 	e.Consoles = postgres.NewConsoles(consoles, settings.TLS)
 	e.Clusters = func(c postgres.Cluster) postgres.Clusters {
@@ -131,9 +130,10 @@ func poolerNamespaces(settings config.Config) (names []string) {
 	return names
 }
 
-// addPrimaries has the handler move primaries by hand, and resume what interrupted moves left paused. A message in the queue does so too.
-func addPrimaries(handler *termination.Handler, resumeLater sendLater) {
-	var all primaries
+// AddPrimaries has the handler move primaries by hand, and resume what interrupted moves left paused. A message in the queue does so too,
+// if messages can be sent.
+func AddPrimaries(handler *termination.Handler, resumeLater SendLater) {
+	var all Primaries
 	for _, phase := range handler.Drainer.Phases {
 		e, is := phase.Escort.(*postgres.Escort)
 		if !is {
@@ -150,11 +150,11 @@ func addPrimaries(handler *termination.Handler, resumeLater sendLater) {
 	}
 }
 
-// primaries are the escorts of all phases of databases.
-type primaries []*postgres.Escort
+// Primaries are the escorts of all phases of databases.
+type Primaries []*postgres.Escort
 
 // Switchover implements termination.Primaries. The first phase that knows the cluster decides.
-func (p primaries) Switchover(ctx context.Context, s drain.Switchover) (result drain.EscortResult, err error) {
+func (p Primaries) Switchover(ctx context.Context, s drain.Switchover) (result drain.EscortResult, err error) {
 	for _, e := range p {
 		if result, err = e.Switchover(ctx, s); !errors.Is(err, postgres.ErrUnknown) {
 			break
@@ -164,7 +164,7 @@ func (p primaries) Switchover(ctx context.Context, s drain.Switchover) (result d
 }
 
 // Resume implements termination.Primaries. A phase resumes every pooler that it has a login for. When one has no more to do, none has.
-func (p primaries) Resume(ctx context.Context) (clusters []string, err error) {
+func (p Primaries) Resume(ctx context.Context) (clusters []string, err error) {
 	var failures []error
 	for _, e := range p {
 		resumed, err := e.Resume(ctx)
@@ -177,20 +177,22 @@ func (p primaries) Resume(ctx context.Context) (clusters []string, err error) {
 	return clusters, errors.Join(failures...)
 }
 
-// sendLater sends a message that is delivered after the delay.
-type sendLater func(ctx context.Context, body string, delay time.Duration) error
+// SendLater sends a message that is delivered after the delay.
+type SendLater func(ctx context.Context, body string, delay time.Duration) error
 
 // resumeMessage asks the function to resume poolers that an interrupted move left paused.
 const resumeMessage = `{"action":"` + string(termination.ActionResume) + `"}`
 
 // consoleLogins returns the logins for consoles. A Secret's login is only for poolers of its own namespace, and one of Secrets Manager
 // only for the namespaces that the phase names.
-func consoleLogins(settings config.Console, connect connector, sdk aws.Config) secrets.Logins {
+func (p Parts) consoleLogins(settings config.Console) secrets.Logins {
 	switch {
+	case p.Logins != nil:
+		return p.Logins
 	case settings.Secret != nil:
-		return secretLogins(*settings.Secret, connect)
+		return secretLogins(*settings.Secret, p.Connect)
 	case settings.SecretARN != "":
-		client := secretsmanager.NewFromConfig(sdk)
+		client := secretsmanager.NewFromConfig(p.SDK)
 		return secrets.Bound(secrets.FromSecretsManager(client, settings.SecretARN, secrets.RDSKeys), settings.Namespaces...)
 	default:
 		return secrets.None
@@ -198,13 +200,13 @@ func consoleLogins(settings config.Console, connect connector, sdk aws.Config) s
 }
 
 // secretLogins returns the login in a Secret, for pods of its own namespace.
-func secretLogins(ref config.SecretRef, connect connector) secrets.Logins {
+func secretLogins(ref config.SecretRef, connect Connector) secrets.Logins {
 	keys := secrets.Keys{User: ref.UserKey, Password: ref.PasswordKey}
 	return secrets.Bound(secrets.FromKubernetes(connect.secret, ref.Namespace, ref.Name, keys), ref.Namespace)
 }
 
 // restLogins returns the logins for Patroni's HTTP interface; nil: none is configured.
-func restLogins(ref *config.SecretRef, connect connector) func(context.Context, string) iter.Seq2[escort.Login, error] {
+func restLogins(ref *config.SecretRef, connect Connector) func(context.Context, string) iter.Seq2[escort.Login, error] {
 	if ref == nil {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package main
+package wire
 
 import (
 	"context"
@@ -43,7 +43,7 @@ func (b *bodies) Do(r *http.Request) (*http.Response, error) {
 
 func TestLoadSDK_RequestBody_IsPlainInEachAttempt(t *testing.T) {
 	awstest.Serve(t) // sets the environment
-	sdk, err := loadSDK(t.Context())
+	sdk, err := LoadSDK(t.Context())
 	require.NoError(t, err)
 	var sent bodies
 	sdk.HTTPClient = &sent
@@ -158,7 +158,7 @@ func TestLoadSDK_SilentSTS_CredentialsEnd(t *testing.T) {
 
 func TestLoadSDK_Timeouts_AreSeconds(t *testing.T) {
 	awstest.Serve(t)
-	sdk, err := loadSDK(t.Context())
+	sdk, err := LoadSDK(t.Context())
 	require.NoError(t, err)
 	client, is := sdk.HTTPClient.(*awshttp.BuildableClient)
 	require.True(t, is)
