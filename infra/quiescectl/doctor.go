@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"quiesce/internal/config"
 	"quiesce/internal/doctor"
 )
 
@@ -51,7 +49,7 @@ func newDoctor(o *options) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error { return d.run(c) },
 	}
 	flags := command.Flags()
-	flags.StringVarP(&d.namespace, "namespace", "n", "", "show what concerns this namespace only")
+	flags.StringVarP(&d.namespace, "namespace", "n", "", "show what concerns this namespace only; permissions in it are enough")
 	flags.StringVar(&d.failOn, "fail-on", string(doctor.Critical), "exit with status 1 from this severity on: "+strings.Join(failOn, ", "))
 	flags.StringVar(&d.config, "config", "", "path of a quiesce.yaml: its groups, hook and durations are compared")
 	flags.DurationVar(&d.timeout, "timeout", defaultTimeout, "how long to read")
@@ -64,7 +62,7 @@ func (d *doctorOptions) run(c *cobra.Command) error {
 	if !slices.Contains(failOn, d.failOn) {
 		return fmt.Errorf("--fail-on must be one of %s, not %q", strings.Join(failOn, ", "), d.failOn)
 	}
-	settings, err := d.settings()
+	settings, err := readSettings(d.config)
 	if err != nil {
 		return err
 	}
@@ -84,29 +82,11 @@ func (d *doctorOptions) run(c *cobra.Command) error {
 	if err := d.print(c.OutOrStdout(), report); err != nil {
 		return err
 	}
-	if snapshot.Incomplete() {
+	if snapshot.Incomplete(d.namespace) {
 		return errors.New("nodes or pods could not be read: the report says why")
 	}
 	if d.failOn != never && report.Worst(doctor.Severity(d.failOn)) {
 		return errFindings
 	}
 	return nil
-}
-
-// settings reads the configuration of quiesce. Without a file they are the defaults.
-func (d *doctorOptions) settings() (settings config.Config, err error) {
-	none := func(string) string { return "" }
-	if d.config == "" {
-		settings, err = config.Parse([]byte("{cluster: unknown, autoScalingGroups: [unknown], mode: shadow}"), none)
-		settings.Cluster = ""
-		return settings, err
-	}
-	text, err := os.ReadFile(d.config)
-	if err != nil {
-		return settings, fmt.Errorf("--config: %w", err)
-	}
-	if settings, err = config.Parse(text, none); err != nil {
-		return settings, fmt.Errorf("--config %s:\n%w", d.config, err)
-	}
-	return settings, nil
 }

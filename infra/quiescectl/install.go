@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"quiesce/internal/config"
 	"quiesce/internal/install"
 )
 
@@ -86,13 +84,9 @@ func (i *installOptions) wanted() (install.Options, error) {
 		}
 		return wanted, nil
 	}
-	text, err := os.ReadFile(i.config)
+	settings, err := readSettings(i.config)
 	if err != nil {
-		return wanted, fmt.Errorf("--config: %w", err)
-	}
-	settings, err := config.Parse(text, func(string) string { return "" })
-	if err != nil {
-		return wanted, fmt.Errorf("--config %s:\n%w", i.config, err)
+		return wanted, err
 	}
 	wanted.Consoles, err = install.Consoles(settings, i.poolerNamespaces)
 	return wanted, err

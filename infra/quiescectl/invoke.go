@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
 
 	"quiesce/internal/config"
@@ -25,51 +26,100 @@ import (
 const liveAlias = "live"
 
 // action is a command that asks the function for something, and shows its answer.
-type action[Answer any] struct {
-	request func(args []string) (termination.Request, error)
-	show    func(io.Writer, Answer)
-	failed  func(Answer) bool
+type action struct {
+	termination.Action
+	use, short, long, example string
+	argument                  func(r *termination.Request, o *options, text string) error // puts the argument into the request; nil: there is none
+	flags                     func(*pflag.FlagSet, *termination.Request)                  // of the command; nil: none
+	show                      func(answer []byte) (table func(io.Writer), err error)
 }
 
-// addTo makes the command run the action.
-func (a action[Answer]) addTo(command *cobra.Command, o *options) *cobra.Command {
-	o.addOutput(command)
-	command.RunE = func(c *cobra.Command, args []string) error {
-		request, err := a.request(args)
-		if err != nil {
-			return err
+// shown returns how an answer of this type is shown.
+func shown[Answer any](show func(io.Writer, Answer)) func([]byte) (func(io.Writer), error) {
+	return func(text []byte) (func(io.Writer), error) {
+		var answer Answer
+		if err := json.Unmarshal(text, &answer); err != nil {
+			return nil, fmt.Errorf("the answer is another than this version expects: %w\nbuild quiescectl from the function's commit, or see the answer with -o json", err)
 		}
-		return a.run(c, o, request)
+		return func(out io.Writer) { show(out, answer) }, nil
+	}
+}
+
+// asker gets the answer to a request.
+type asker func(*cobra.Command, termination.Request) ([]byte, error)
+
+// command returns the command of the action.
+func (a action) command(o *options, ask asker) *cobra.Command {
+	request := termination.Request{Action: a.Action}
+	command := &cobra.Command{Use: a.use, Short: a.short, Long: a.long, Example: a.example, Args: cobra.NoArgs}
+	o.addOutput(command)
+	if a.flags != nil {
+		a.flags(command.Flags(), &request)
+	}
+	if a.argument != nil {
+		command.Args = oneArgument
+	}
+	command.RunE = func(c *cobra.Command, args []string) error {
+		if a.argument != nil {
+			if err := a.argument(&request, o, args[0]); err != nil {
+				return err
+			}
+		}
+		return a.run(c, o, request, ask)
 	}
 	return command
 }
 
-func (a action[Answer]) run(c *cobra.Command, o *options, request termination.Request) error {
-	name, err := o.functionName()
+// oneArgument requires one argument, and shows which.
+func oneArgument(c *cobra.Command, args []string) error {
+	if len(args) == 1 {
+		return nil
+	}
+	return fmt.Errorf("%s needs one argument, not %d\nfor example:\n%s", c.CommandPath(), len(args), c.Example)
+}
+
+func (a action) run(c *cobra.Command, o *options, request termination.Request, ask asker) error {
+	text, err := ask(c, request)
 	if err != nil {
 		return err
 	}
-	if isTerminal(c.ErrOrStderr()) {
-		fmt.Fprintf(c.ErrOrStderr(), "waiting for function %s ...\r", name)
+	table, err := func(io.Writer) {}, error(nil)
+	if o.output == asTable {
+		if table, err = a.show(text); err != nil {
+			return err
+		}
 	}
-	text, err := o.invoke(c.Context(), name, request)
-	if isTerminal(c.ErrOrStderr()) {
-		fmt.Fprint(c.ErrOrStderr(), clearLine)
-	}
-	if err != nil {
+	if err := write(c.OutOrStdout(), o.output, text, table); err != nil {
 		return err
 	}
-	var answer Answer
-	if err := json.Unmarshal(text, &answer); err != nil {
-		return fmt.Errorf("function %s answers something else than this version expects: %w\nbuild quiescectl from the function's commit, or see the answer with -o json", name, err)
+	var answer struct {
+		Status termination.Status
+		Node   string
 	}
-	if err := write(c.OutOrStdout(), o.output, text, func(out io.Writer) { a.show(out, answer) }); err != nil {
-		return err
-	}
-	if a.failed(answer) {
+	if json.Unmarshal(text, &answer) != nil || isBad(answer.Status) || a.Action == termination.ActionPlan && answer.Node == "" {
 		return errFindings
 	}
 	return nil
+}
+
+// progress says on a terminal what is done, until done is called.
+func (o *options) progress(c *cobra.Command, text string) (done func()) {
+	if !isTerminal(c.ErrOrStderr()) {
+		return func() {}
+	}
+	fmt.Fprint(c.ErrOrStderr(), text+"\r")
+	return func() { fmt.Fprint(c.ErrOrStderr(), clearLine) }
+}
+
+// askFunction asks the function.
+func (o *options) askFunction(c *cobra.Command, request termination.Request) ([]byte, error) {
+	name, err := o.functionName()
+	if err != nil {
+		return nil, err
+	}
+	done := o.progress(c, "waiting for function "+name+" ...")
+	defer done()
+	return o.invoke(c.Context(), name, request)
 }
 
 // write writes an answer in the form that was asked for.
@@ -113,7 +163,7 @@ func (o *options) functionName() (string, error) {
 	if cluster == "" {
 		_, named, err := o.connect()
 		if err != nil || named == "" {
-			return "", errors.New("the cluster's name is not known: name it with --cluster, or the function with --function")
+			return "", errors.New("the cluster's name is not known, because the context does not say it: name it with --cluster, or the function with --function")
 		}
 		cluster = named
 	}
@@ -135,16 +185,19 @@ func (o *options) invoke(ctx context.Context, name string, request termination.R
 	}
 	answer, err := lambda.NewFromConfig(settings).Invoke(ctx, &lambda.InvokeInput{FunctionName: &name, Payload: payload})
 	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
-		return nil, fmt.Errorf("there is no function %s in %s: name it with --function, or the region with --region", name, settings.Region)
+		return nil, noFunctionError{fmt.Errorf("there is no function %s in %s: name it with --function, or the region with --region", name, settings.Region)}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("invoke function %s: %w", name, err)
+		return nil, o.advised(fmt.Errorf("invoke function %s: %w", name, err), "", "lambda:InvokeFunction")
 	}
 	if answer.FunctionError != nil {
 		return nil, functionError(name, aws.ToString(answer.FunctionError), answer.Payload)
 	}
 	return answer.Payload, nil
 }
+
+// noFunctionError says that there is no such function.
+type noFunctionError struct{ error }
 
 // functionError returns the error that a function answered. Its type says what became of the drain (infra/README.md).
 func functionError(name, kind string, payload []byte) error {

@@ -22,6 +22,7 @@ import (
 	"quiesce/internal/doctor"
 	"quiesce/test/parts/awstest"
 	"quiesce/test/parts/lab"
+	"quiesce/test/parts/pgbouncer"
 )
 
 // settleTimeout bounds how long controllers may take until the cluster is as its manifests say.
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 	if output, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build quiescectl: %v\n%s", err, output)
 	} else {
-		status = m.Run()
+		status = pgbouncer.Run(m) // and stops the PostgreSQL that tests share
 	}
 	_ = os.RemoveAll(folder)
 	os.Exit(status)
@@ -228,6 +229,19 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 		require.NotContains(t, shop.out, " db/")
 		require.NotContains(t, shop.out, "group workers-a")
 	})
+	t.Run("by somebody with permissions in one namespace", func(t *testing.T) {
+		w.applyText(ownerManifest)
+		env := []string{"KUBECONFIG=" + impersonating(t, w.lab.Kubeconfig(), "owner")}
+		shop := w.doctor(env, []string{"statefulset shop/batch: its grace period"}, "-n", "shop")
+		require.NotEqual(t, exitError, shop.status, shop.progress)
+		require.Contains(t, shop.out, "WARNING   nodes: could not be read: ")
+		require.Contains(t, shop.out, "WARNING   pods of other namespaces: could not be read: ")
+		require.Contains(t, shop.out, "WARNING   persistentvolumes: could not be read: ")
+		for _, not := range []string{"AWS", "services:", "webhooks", "leases", "no room elsewhere", "may attach volume"} {
+			require.NotContains(t, shop.out, not)
+		}
+		require.Equal(t, exitError, w.doctor(env, []string{"WARNING   pods: could not be read: "}, "-n", "db").status, "it may not read that one")
+	})
 	t.Run("a configuration", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "quiesce.yaml")
 		require.NoError(t, os.WriteFile(file, []byte("{cluster: prod, autoScalingGroups: [workers-a], mode: drain, drain: {maxDuration: 3h}}"), 0o600))
@@ -249,7 +263,7 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 		require.NotContains(t, got.out, "EC2 does not know")
 	})
 	t.Run("by somebody without permissions", func(t *testing.T) {
-		env := append(slices.Clone(w.env), "KUBECONFIG="+impersonating(t, w.lab.Kubeconfig()))
+		env := append(slices.Clone(w.env), "KUBECONFIG="+impersonating(t, w.lab.Kubeconfig(), "nobody"))
 		got := w.doctor(env, []string{"WARNING   nodes: could not be read: ", "run it as somebody who may list nodes\n"}, "--cluster", "prod")
 		require.Equal(t, exitError, got.status, "nothing is known, so nothing is well")
 		require.Contains(t, got.progress, "nodes or pods could not be read")
@@ -265,15 +279,24 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 	})
 }
 
-// impersonating returns a copy of a kubeconfig whose user acts as one without permissions.
-func impersonating(t *testing.T, kubeconfig string) string {
+// ownerManifest lets the user owner read the namespace shop, and nothing else.
+const ownerManifest = `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: owner, namespace: shop}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: owner}]
+`
+
+// impersonating returns a copy of a kubeconfig whose user acts as another.
+func impersonating(t *testing.T, kubeconfig, as string) string {
 	t.Helper()
 	text, err := os.ReadFile(kubeconfig)
 	require.NoError(t, err)
 	var file map[string]any
 	require.NoError(t, yaml.Unmarshal(text, &file))
 	user := file["users"].([]any)[0].(map[string]any)["user"].(map[string]any)
-	user["as"] = "nobody"
+	user["as"] = as
 	text, err = yaml.Marshal(file)
 	require.NoError(t, err)
 	copied := filepath.Join(t.TempDir(), "kubeconfig")

@@ -67,7 +67,6 @@ func (o *options) read(ctx context.Context, settings config.Config) (doctor.Snap
 
 func newReader(o *options, config *rest.Config) (*reader, error) {
 	config.QPS, config.Burst = qps, burst
-	config.UserAgent = "quiescectl/" + version
 	config.WarningHandler = rest.NoWarnings{}
 	own, err := kube.New(rest.CopyConfig(config))
 	if err != nil {

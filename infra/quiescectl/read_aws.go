@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 
@@ -31,7 +30,7 @@ const dlqVariable = "QUIESCE_DLQ_URL"
 func (r *reader) readAWS(ctx context.Context, cluster string) error {
 	config, err := r.awsConfig(ctx)
 	if err != nil {
-		return advisedError{err, "log in (aws sso login), or name a profile with --profile"}
+		return err
 	}
 	cluster = cmp.Or(cluster, r.clusterOfNodes())
 	ids := map[string]bool{}
@@ -68,16 +67,7 @@ func wrongAccount(wanted, known int, region string) error {
 }
 
 func (r *reader) awsConfig(ctx context.Context) (aws.Config, error) {
-	config, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRegion(cmp.Or(r.region, regionOf(r.snapshot.Nodes))), awsconfig.WithSharedConfigProfile(r.profile))
-	if err != nil {
-		return config, fmt.Errorf("read the AWS configuration: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, credentialsTimeout)
-	defer cancel()
-	if _, err := config.Credentials.Retrieve(ctx); err != nil {
-		return config, errors.New("there are no usable AWS credentials")
-	}
-	return config, nil
+	return r.account(ctx, regionOf(r.snapshot.Nodes))
 }
 
 // clusterOfNodes returns the name that eksctl writes on nodes; empty: none.

@@ -8,6 +8,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/doctor"
@@ -36,43 +37,61 @@ func pages[T any](ctx context.Context, into *[]T, list func(context.Context, met
 	}
 }
 
-// clusterParts are the parts that depend on no other.
+// clusterParts are the parts that depend on no other. Webhooks concern no namespace alone.
 func (r *reader) clusterParts() []part {
-	s := &r.snapshot
-	core := r.client.CoreV1()
-	return []part{
+	s, core := &r.snapshot, r.client.CoreV1()
+	parts := []part{
 		{"nodes", func(ctx context.Context) error {
 			return pages(ctx, &s.Nodes, func(ctx context.Context, o metav1.ListOptions) ([]corev1.Node, string, error) {
 				l, err := core.Nodes().List(ctx, o)
 				return l.Items, l.Continue, err
 			})
 		}},
-		{"pods", func(ctx context.Context) error {
-			return pages(ctx, &s.Pods, func(ctx context.Context, o metav1.ListOptions) ([]corev1.Pod, string, error) {
-				l, err := core.Pods("").List(ctx, o)
-				return l.Items, l.Continue, err
-			})
-		}},
-		{"poddisruptionbudgets", func(ctx context.Context) error {
-			return pages(ctx, &s.PDBs, func(ctx context.Context, o metav1.ListOptions) ([]policyv1.PodDisruptionBudget, string, error) {
-				l, err := r.client.PolicyV1().PodDisruptionBudgets("").List(ctx, o)
-				return l.Items, l.Continue, err
-			})
-		}},
-		{"services", func(ctx context.Context) error {
-			return pages(ctx, &s.Services, func(ctx context.Context, o metav1.ListOptions) ([]corev1.Service, string, error) {
-				l, err := core.Services("").List(ctx, o)
-				return l.Items, l.Continue, err
-			})
-		}},
+		namespaced(r, "pods", &s.Pods, func(ctx context.Context, namespace string, o metav1.ListOptions) ([]corev1.Pod, string, error) {
+			l, err := core.Pods(namespace).List(ctx, o)
+			return l.Items, l.Continue, err
+		}),
+		namespaced(r, "poddisruptionbudgets", &s.PDBs, func(ctx context.Context, namespace string, o metav1.ListOptions) ([]policyv1.PodDisruptionBudget, string, error) {
+			l, err := r.client.PolicyV1().PodDisruptionBudgets(namespace).List(ctx, o)
+			return l.Items, l.Continue, err
+		}),
+		namespaced(r, "services", &s.Services, func(ctx context.Context, namespace string, o metav1.ListOptions) ([]corev1.Service, string, error) {
+			l, err := core.Services(namespace).List(ctx, o)
+			return l.Items, l.Continue, err
+		}),
 		{"persistentvolumes", func(ctx context.Context) error {
 			return pages(ctx, &s.Volumes, func(ctx context.Context, o metav1.ListOptions) ([]corev1.PersistentVolume, string, error) {
 				l, err := core.PersistentVolumes().List(ctx, o)
 				return l.Items, l.Continue, err
 			})
 		}},
-		{"webhooks", r.readWebhooks},
 	}
+	if r.namespace == "" {
+		parts = append(parts, part{"webhooks", r.readWebhooks})
+	}
+	return parts
+}
+
+// namespaced is a part that is listed in all namespaces. Somebody who asks about one namespace, and may not read others, gets that one.
+func namespaced[T any](
+	r *reader, name string, into *[]T, list func(ctx context.Context, namespace string, o metav1.ListOptions) (items []T, next string, err error),
+) part {
+	in := func(ctx context.Context, namespace string) error {
+		return pages(ctx, into, func(ctx context.Context, o metav1.ListOptions) ([]T, string, error) { return list(ctx, namespace, o) })
+	}
+	return part{name, func(ctx context.Context) error {
+		err := in(ctx, metav1.NamespaceAll)
+		if r.namespace == "" || !apierrors.IsForbidden(err) {
+			return err
+		}
+		if own := in(ctx, r.namespace); own != nil {
+			return own
+		}
+		if name == "pods" {
+			r.unread(doctor.OtherPods, advisedError{err, "leave it, or run it as somebody who may list pods in all namespaces: room on other nodes was not looked at"})
+		}
+		return nil
+	}}
 }
 
 func (r *reader) readWebhooks(ctx context.Context) error {

@@ -16,16 +16,18 @@ import (
 	"quiesce/internal/postgres"
 )
 
-// dependentParts are the parts that depend on nodes and pods.
+// dependentParts are the parts that depend on nodes and pods. Groups, nodes and quiesce itself concern no namespace alone.
 func (r *reader) dependentParts(cluster string) []part {
-	return []part{
-		{"configmaps", r.readConfigMaps},
-		{"databases", r.readDatabases},
+	parts := []part{{"configmaps", r.readConfigMaps}, {"databases", r.readDatabases}}
+	if r.namespace != "" {
+		return parts
+	}
+	return append(parts, []part{
 		{"permissions of quiesce", r.readPermissions},
 		{"admission policies", r.readPolicies},
 		{"leases", r.readLeases},
 		{"AWS", func(ctx context.Context) error { return r.readAWS(ctx, cluster) }},
-	}
+	}...)
 }
 
 // readPermissions asks what the group quiesce may do. It is asked only if quiesce is installed.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"regexp"
@@ -10,12 +12,16 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"quiesce/internal/archive"
 	"quiesce/internal/doctor"
+	"quiesce/test/parts/pgbouncer"
+	"quiesce/test/parts/postgres"
 )
 
 var (
-	example  = regexp.MustCompile("(?ms)^```console\n\\$ quiescectl ([^\n]*)\n(.*?)^```")
-	checkRow = regexp.MustCompile("(?m)^\\| `([a-z]+-[a-z-]+|reading)` \\|")
+	example    = regexp.MustCompile("(?ms)^```console\n\\$ quiescectl ((?:[^\n]*\\\\\n)*[^\n]*)\n(.*?)^```")
+	sqlExample = regexp.MustCompile("(?s)```sql\n(.*?)```")
+	checkRow   = regexp.MustCompile("(?m)^\\| `([a-z]+-[a-z-]+|reading)` \\|")
 )
 
 func readme(t *testing.T) string {
@@ -29,11 +35,13 @@ func readme(t *testing.T) string {
 func runExamples(t *testing.T, env []string, commands ...string) {
 	t.Helper()
 	page := readme(t)
-	t.Chdir(t.TempDir())
+	if _, err := os.Stat("quiesce.yaml"); err != nil {
+		t.Chdir(t.TempDir())
+	}
 	require.NoError(t, os.WriteFile("quiesce.yaml", []byte("{cluster: prod, autoScalingGroups: [workers-a], mode: drain}"), 0o600))
 	ran := map[string]bool{}
 	for _, found := range example.FindAllStringSubmatch(page, -1) {
-		args := strings.Fields(found[1])
+		args := strings.Fields(strings.ReplaceAll(found[1], "\\\n", " "))
 		if !slices.Contains(commands, args[0]) {
 			continue
 		}
@@ -46,14 +54,75 @@ func runExamples(t *testing.T, env []string, commands ...string) {
 		got := quiescectl(t, env, args...)
 		require.NotEqual(t, exitError, got.status, "%s: %s", found[1], got.progress)
 		for _, line := range lines {
-			require.Contains(t, got.out, line, found[1])
+			require.Contains(t, got.out+got.progress, line, found[1])
 		}
 	}
 	require.ElementsMatch(t, commands, slices.Collect(maps.Keys(ran)))
 }
 
 func TestReadme_ExamplesOfTheFunction_ShowItsAnswers(t *testing.T) {
-	runExamples(t, newAccount(t).env, "plan", "check", "drain", "switchover", "resume", "sweep")
+	runExamples(t, newAccount(t).env, "plan", "check", "drain", "switchover", "sweep")
+}
+
+func TestReadme_ExamplesOfInstall_Run(t *testing.T) {
+	w := newWorld(t)
+	w.applyText("{apiVersion: v1, kind: Namespace, metadata: {name: db}}\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: crm}}\n")
+	runExamples(t, w.env, "install")
+}
+
+func TestReadme_ExamplesOfTimeline_Run(t *testing.T) {
+	server, settings := newBucket(t)
+	require.NoError(t, archive.New(settings, "reports", "prod").Store(t.Context(), drainReport()))
+	encoded, err := json.Marshal(drainReport())
+	require.NoError(t, err)
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.WriteFile("report.json", encoded, 0o600))
+	require.NoError(t, os.WriteFile("quiesce.yaml", nil, 0o600))
+	runExamples(t, server.Environment(server.Session("person")), "timeline")
+}
+
+// The pooler of the example has not started yet, as a simulated kubelet runs no console.
+func TestReadme_ExampleOfRotate_Runs(t *testing.T) {
+	pgbouncer.Require(t)
+	w, database := newWorld(t), postgres.Shared(t)
+	for _, sql := range strings.Split(strings.TrimSpace(sqlExample.FindStringSubmatch(readme(t))[1]), "\n") {
+		database.Query(t, sql)
+	}
+	database.Query(t, "ALTER ROLE app_blue PASSWORD 'the password in use'")
+	t.Cleanup(func() { database.Query(t, "DROP ROLE app_blue, app_green, app_owner") })
+	w.applyText(`
+apiVersion: v1
+kind: Namespace
+metadata: {name: db}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: pgbouncer-userlist, namespace: db}
+stringData: {userlist.txt: '"app_blue" "the password in use"'}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: pgbouncer-admin, namespace: db}
+stringData: {username: pgbouncer, password: secret}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: database, namespace: shop}
+stringData: {username: app_blue, password: the password in use}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: pgbouncer-0, namespace: db}
+spec:
+  containers: [{name: pgbouncer, image: pgbouncer, volumeMounts: [{name: list, mountPath: /etc/userlist}]}]
+  volumes: [{name: list, secret: {secretName: pgbouncer-userlist}}]
+`)
+	env := append(w.env, "PGHOST=127.0.0.1", fmt.Sprintf("PGPORT=%d", database.Port), "PGUSER=postgres", "PGSSLMODE=disable", "PGDATABASE=postgres")
+	runExamples(t, env, "rotate")
 }
 
 func TestReadme_Checks_AreAll(t *testing.T) {

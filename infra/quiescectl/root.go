@@ -63,8 +63,8 @@ func newRoot() *cobra.Command {
 			o.addOutput(command)
 		}
 	}
-	root.AddCommand(newDoctor(o), newPlan(o), newDrain(o), newSweep(o), newCheck(o), newSwitchover(o), newResume(o), newWatch(o), install,
-		rotation, newTimeline(o))
+	root.AddCommand(newDoctor(o), newPlan(o), newResume(o), newWatch(o), install, rotation, newTimeline(o))
+	root.AddCommand(newActions(o)...)
 	return root
 }
 
@@ -89,6 +89,7 @@ func (o *options) connect() (config *rest.Config, name string, err error) {
 	if config, err = loader.ClientConfig(); err != nil {
 		return nil, "", fmt.Errorf("read the kubeconfig: %w\nname one with --kubeconfig, or make one: aws eks update-kubeconfig --name CLUSTER", err)
 	}
+	config.UserAgent = "quiescectl/" + version
 	raw, err := loader.RawConfig()
 	if err != nil {
 		return nil, "", fmt.Errorf("read the kubeconfig: %w", err)

@@ -585,9 +585,10 @@ func TestExamine_PDBOfAnOperator_GetsNoCommandThatChangesIt(t *testing.T) {
 
 func TestIncomplete_NodesOrPodsUnread_Only(t *testing.T) {
 	for part, want := range map[string]bool{"nodes": true, "pods": true, "leases": false, "AWS": false} {
-		require.Equal(t, want, Snapshot{Unread: []Unread{{Part: part}}}.Incomplete(), part)
+		require.Equal(t, want, Snapshot{Unread: []Unread{{Part: part}}}.Incomplete(""), part)
+		require.Equal(t, part == "pods", Snapshot{Unread: []Unread{{Part: part}}}.Incomplete("shop"), part)
 	}
-	require.False(t, Snapshot{}.Incomplete())
+	require.False(t, Snapshot{}.Incomplete(""))
 }
 
 func TestQuote_Name_IsOneArgument(t *testing.T) {

@@ -56,6 +56,9 @@ func (v *view) rooms() (all []room) {
 // roomElsewhere finds nodes whose evicted pods have no room on the other nodes. It is rough: it knows requests, taints, selectors and zones
 // of volumes, but no affinity between pods.
 func (v *view) roomElsewhere() (found []Finding) {
+	if v.isUnread(OtherPods) {
+		return nil
+	}
 	all := v.rooms()
 	for _, leaving := range all {
 		pods := v.evictedFrom(leaving.node.Name, all)

@@ -136,6 +136,6 @@ func (v *view) karpenterNodes() []Finding {
 	}
 	return []Finding{{
 		Where: plural(len(names), "node"), Severity: Info, What: "Karpenter manages " + named(names),
-		Cost: "Karpenter drains them itself: no hook of quiesce sees them leave", Fix: "give poolers there a preStop hook that waits (internal/pooler/README.md)",
+		Cost: "Karpenter drains them itself: no hook of quiesce sees them leave", Fix: "give poolers there the preStop hook prestop (infra/prestop/README.md)",
 	}}
 }

@@ -42,9 +42,12 @@ type Snapshot struct {
 	Unread []Unread
 }
 
-// Incomplete reports whether nodes or pods could not be read: then nothing is known.
-func (s Snapshot) Incomplete() bool {
-	return slices.ContainsFunc(s.Unread, func(u Unread) bool { return u.Part == "nodes" || u.Part == "pods" })
+// OtherPods is the part that somebody with permissions in one namespace cannot read.
+const OtherPods = "pods of other namespaces"
+
+// Incomplete reports whether nodes or pods could not be read: then nothing is known. About one namespace much is known without nodes.
+func (s Snapshot) Incomplete(namespace string) bool {
+	return slices.ContainsFunc(s.Unread, func(u Unread) bool { return u.Part == "nodes" && namespace == "" || u.Part == "pods" })
 }
 
 // Unread is a part that could not be read.

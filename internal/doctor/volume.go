@@ -64,6 +64,9 @@ func (v *view) localVolumes() (found []Finding) {
 
 // lonelyZones finds pods whose volume is in a zone with no other node.
 func (v *view) lonelyZones() (found []Finding) {
+	if v.isUnread("nodes") {
+		return nil
+	}
 	open := v.rooms()
 	for _, w := range v.workloads {
 		for _, p := range w.pods {

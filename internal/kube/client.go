@@ -66,6 +66,8 @@ type Client struct {
 	config                              *rest.Config
 	core, policy, coordination, storage rest.Interface
 
+	takesOver bool // it takes Leases that others hold
+
 	noStreamingLists atomic.Bool // the server has refused one: it is too old, or the feature is off
 	lastRead         readNodes
 }

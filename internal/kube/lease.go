@@ -131,7 +131,7 @@ func (l *lease) acquire(ctx context.Context, name string, begin func(*coordinati
 		if apierrors.IsNotFound(err) {
 			continue // deleted between the two requests
 		}
-		if err != nil || !isFree(found) {
+		if err != nil || !l.mayTake(found) {
 			return false, err
 		}
 		return l.takeOver(ctx, found, holder, begin)
@@ -213,12 +213,16 @@ const leasePage = 100
 // Leases returns the Leases in the function's namespace: of instances, and of groups of pods that escorts take turns with.
 func (c *Client) Leases(ctx context.Context) (all []termination.LeaseInfo, err error) {
 	err = c.eachLease(ctx, func(l *coordinationv1.Lease) {
-		all = append(all, termination.LeaseInfo{Name: l.Name, Held: !isFree(l), Closed: closedNodes(l)})
+		all = append(all, c.leaseInfo(l))
 	})
 	if err != nil {
 		return nil, err
 	}
 	return all, nil
+}
+
+func (c *Client) leaseInfo(l *coordinationv1.Lease) termination.LeaseInfo {
+	return termination.LeaseInfo{Name: l.Name, Held: !c.mayTake(l), Closed: closedNodes(l)}
 }
 
 // eachLease calls visit for each Lease in the function's namespace.

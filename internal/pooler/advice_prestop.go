@@ -4,11 +4,12 @@ import "cmp"
 
 // Recommended hooks. They suit a pod that quiesce drains, and that a rollout or kubectl drain terminates too: Services and node proxies
 // drop the pod during the sleep, SIGINT lets open transactions finish, and SIGTERM does not arrive before. Before 1.23 the sleep is
-// longer: it is the time in which quiesce pauses pgbouncer.
+// longer: it is the time in which quiesce pauses pgbouncer. The program prestop needs no such choice, so it is advised first.
 const (
 	stopAndWait    = "kill -INT 1; while kill -0 1; do sleep 1; done"
-	useHook        = "Use the preStop hook: sh -c '" + hookFrom1_23 + "'."
-	useHookBefore  = "Use the preStop hook: sh -c '" + hookBefore1_23 + "'."
+	useProgram     = "Use the preStop hook prestop (infra/prestop/README.md, infra/prestop/pgbouncer.yaml), or "
+	useHook        = useProgram + "sh -c '" + hookFrom1_23 + "'."
+	useHookBefore  = useProgram + "sh -c '" + hookBefore1_23 + "'."
 	hookFrom1_23   = "sleep 5; " + stopAndWait
 	hookBefore1_23 = "sleep 15; " + stopAndWait
 )

@@ -28,7 +28,10 @@ const headerTimeout = 5 * time.Second
 // address returns the path of the file that has the address of the running lab.
 func address(dist string) string { return filepath.Join(dist, "lab-address") }
 
-// keepLab keeps the environment up until ctx ends, and passes what `make invoke` sends to the function.
+// environment returns the path of the file with the environment of a person's tools in the running lab.
+func environment(dist string) string { return filepath.Join(dist, "lab-env") }
+
+// keepLab keeps the environment up until ctx ends, and passes what `make invoke` and quiescectl send to the function.
 func keepLab(ctx context.Context, s *env.Env, dist string) error {
 	if _, err := createCluster(ctx, s, nodes-1, sample); err != nil {
 		return err
@@ -39,6 +42,10 @@ func keepLab(ctx context.Context, s *env.Env, dist string) error {
 		return err
 	}
 	defer function.Close()
+	if err := serveTools(s, function, environment(dist)); err != nil {
+		return err
+	}
+	defer os.Remove(environment(dist))
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -48,13 +55,31 @@ func keepLab(ctx context.Context, s *env.Env, dist string) error {
 	}
 	defer os.Remove(address(dist))
 	logf("the lab is up until Ctrl-C; in another terminal:")
-	fmt.Printf("\n  export KUBECONFIG=%s\n  make invoke EVENT=events/plan.json\n  make invoke EVENT=events/terminate.json\n\n", s.Lab.Kubeconfig())
+	fmt.Printf("\n  export KUBECONFIG=%s\n  make invoke EVENT=events/plan.json\n  make invoke EVENT=events/terminate.json\n\n"+
+		"  . %s   # for quiescectl: the same, and the simulated AWS\n  make quiescectl && dist/quiescectl doctor --cluster lab\n\n", s.Lab.Kubeconfig(), environment(dist))
 	server := &http.Server{Handler: invocations(s, function), ReadHeaderTimeout: headerTimeout}
 	context.AfterFunc(ctx, func() { server.Close() })
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
+}
+
+// serveTools lets a person's tools invoke the function through the simulated Lambda, and writes their environment to a file.
+func serveTools(s *env.Env, function *env.Function, file string) error {
+	s.AWS.AddFunction("quiesce-"+env.Cluster, func(ctx context.Context, payload []byte) ([]byte, string, error) {
+		result, err := function.Invoke(ctx, payload)
+		if err == nil && result.ErrorType != "" {
+			failure, err := json.Marshal(map[string]string{"errorType": result.ErrorType, "errorMessage": result.ErrorMessage})
+			return failure, "Unhandled", err
+		}
+		return result.Payload, "", err
+	})
+	text := "export KUBECONFIG=" + s.Lab.Kubeconfig() + "\n"
+	for _, variable := range s.AWS.Environment(s.AWS.Session("person")) {
+		text += "export " + variable + "\n"
+	}
+	return os.WriteFile(file, []byte(text), 0o600)
 }
 
 // invocations answers each POST with the function's answer.

@@ -1,0 +1,262 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/lab"
+	"quiesce/test/parts/pgbouncer"
+	"quiesce/test/parts/postgres"
+)
+
+// pausedWorld is a cluster with a real pooler that a function has left paused.
+type pausedWorld struct {
+	*world
+	pooler       *pgbouncer.Pooler
+	console      *pgconn.PgConn
+	pod, nodeUID string
+	password     string // a file
+}
+
+// hostAddress returns an address of this machine that a pod may have: no console is looked for on the loopback interface.
+func hostAddress(t *testing.T) string {
+	t.Helper()
+	all, err := net.InterfaceAddrs()
+	require.NoError(t, err)
+	for _, a := range all {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err == nil && prefix.Addr().Is4() && !prefix.Addr().IsLoopback() && !prefix.Addr().IsLinkLocalUnicast() {
+			return prefix.Addr().String()
+		}
+	}
+	t.Skip("this machine has no address beside the loopback interface's")
+	return ""
+}
+
+func newPausedWorld(t *testing.T) *pausedWorld {
+	t.Helper()
+	pgbouncer.Require(t)
+	address := hostAddress(t)
+	w := &pausedWorld{world: newWorld(t)}
+	w.pooler = pgbouncer.Start(t, pgbouncer.Newer, pgbouncer.Options{Settings: map[string]string{"listen_addr": "0.0.0.0"}})
+	w.apply("../rbac.yaml")
+	w.addNode("", node("node-a1", "eu-west-1a"))
+	_, port, err := net.SplitHostPort(w.pooler.Addr)
+	require.NoError(t, err)
+	w.applyText(fmt.Sprintf(`
+apiVersion: v1
+kind: Namespace
+metadata: {name: db}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: pgbouncer-admin, namespace: db}
+stringData: {username: %q, password: %q}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: pgbouncer-0
+  namespace: db
+  labels: {app.kubernetes.io/name: pgbouncer}
+  annotations: {%s: %s}
+spec:
+  containers: [{name: pgbouncer, image: pgbouncer, ports: [{containerPort: %s}]}]
+`, pgbouncer.Admin.Name, pgbouncer.Admin.Password, lab.PodIP, address, port))
+	require.Eventually(t, func() bool { return w.read("pod", "-n", "db", "pgbouncer-0", ".status.podIP") == address }, settleTimeout, time.Second)
+	w.pod, w.nodeUID = w.read("pod", "-n", "db", "pgbouncer-0", ".metadata.uid"), w.read("node", "node-a1", ".metadata.uid")
+	w.password = filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(w.password, []byte(pgbouncer.Admin.Password+"\n"), 0o600))
+	w.console, err = postgres.Connect(t.Context(), w.pooler.Addr, pgbouncer.Admin, "pgbouncer")
+	require.NoError(t, err)
+	return w
+}
+
+func (w *world) applyText(manifest string) {
+	w.Helper()
+	file := filepath.Join(w.TempDir(), "manifest.yaml")
+	require.NoError(w, os.WriteFile(file, []byte(manifest), 0o600))
+	w.apply(file)
+}
+
+// read returns one field of an object.
+func (w *world) read(args ...string) string {
+	w.Helper()
+	path := args[len(args)-1]
+	out, err := w.lab.Kubectl(w.Context(), append(append([]string{"get"}, args[:len(args)-1]...), "-o", "jsonpath={"+path+"}")...)
+	require.NoError(w, err)
+	return out
+}
+
+// pause pauses the pooler, as a function does before it dies: with a note on a Lease, which expires after 30 s.
+func (w *pausedWorld) pause(what, lease, annotations string, renewed time.Time) {
+	w.Helper()
+	if !w.paused() {
+		pgbouncer.Exec(w.T, w.console, what)
+	}
+	require.True(w, w.paused())
+	w.applyText(fmt.Sprintf(`
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata:
+  name: %s
+  namespace: quiesce
+  annotations: {%s}
+spec: {holderIdentity: quiesce-gone, leaseDurationSeconds: 30, renewTime: %q}
+`, lease, annotations, renewed.UTC().Format("2006-01-02T15:04:05.000000Z")))
+}
+
+// paused reports whether the database is paused, or the whole pooler.
+func (w *pausedWorld) paused() bool {
+	w.Helper()
+	return w.valueOf("SHOW DATABASES", "name", pgbouncer.App.Name, "paused") == "1" || w.valueOf("SHOW STATE", "key", "paused", "value") == "yes"
+}
+
+// valueOf returns a value of the row that has another value.
+func (w *pausedWorld) valueOf(command, key, of, wanted string) string {
+	w.Helper()
+	results, err := w.console.Exec(w.Context(), command).ReadAll()
+	require.NoError(w, err)
+	column := map[string]int{}
+	for n, f := range results[0].FieldDescriptions {
+		column[f.Name] = n
+	}
+	for _, row := range results[0].Rows {
+		if string(row[column[key]]) == of {
+			return string(row[column[wanted]])
+		}
+	}
+	w.Fatalf("%s has no row of %s", command, of)
+	return ""
+}
+
+// mark is the mark of a move (internal/postgres/mark.go).
+func (w *pausedWorld) mark() string {
+	text, err := json.Marshal(map[string]any{
+		"namespace": "db", "cluster": "orders", "since": time.Now(), "until": time.Now(), "leader": "orders-0", "candidate": "orders-1",
+		"poolers": []map[string]any{{"Namespace": "db", "Name": "pgbouncer-0", "UID": w.pod, "databases": []string{pgbouncer.App.Name}}},
+	})
+	require.NoError(w, err)
+	return fmt.Sprintf("quiesce/paused: '%s'", text)
+}
+
+// records are what a drain keeps of the pod and of its node (internal/pooler/record.go).
+func (w *pausedWorld) records() string {
+	return fmt.Sprintf(`quiesce/escort.%s: '{"phase":"poolers","escort":{"strategy":"evict","paused":true}}', `+
+		`quiesce/closed.%s: '{"name":"node-a1","uid":%q}'`, w.pod, w.nodeUID, w.nodeUID)
+}
+
+const moveLease = "quiesce-postgres-0123abcd"
+
+// resume runs the command against the pod's address: simulated kubelets forward no ports.
+func (w *pausedWorld) resume(args ...string) ended {
+	w.Helper()
+	return quiescectl(w.T, []string{"KUBECONFIG=" + w.lab.Kubeconfig(), "PASSWORD=" + pgbouncer.Admin.Password}, append([]string{"resume", "--connect-via", "podIP"}, args...)...)
+}
+
+// The function is gone for good after PAUSE. A person has a kubeconfig, and nothing else.
+func TestResume_FunctionGoneAfterPause_PoolerGoesOn(t *testing.T) {
+	w := newPausedWorld(t)
+	secret := []string{"--console-secret", "db/pgbouncer-admin"}
+
+	got := w.resume()
+	require.Zero(t, got.status, got.progress)
+	require.Equal(t, "no pooler is paused by quiesce\n", got.out)
+
+	renewed := time.Now()
+	w.pause("PAUSE "+pgbouncer.App.Name, moveLease, w.mark(), renewed)
+	got = w.resume(secret...)
+	require.Equal(t, exitFindings, got.status, got.progress)
+	require.Contains(t, got.out, "held     <none>     <none>\n")
+	require.Contains(t, got.out, "lease "+moveLease+" is held by quiesce-gone, renewed "+clock(renewed))
+	require.Contains(t, got.out, "run it again after "+clock(renewed.Add(30*time.Second)))
+	require.Contains(t, got.out, "--force takes it at once")
+	require.True(t, w.paused(), "only the holder of a Lease resumes")
+
+	w.pause("PAUSE "+pgbouncer.App.Name, moveLease, w.mark(), time.Now().Add(-time.Minute))
+	got = w.resume()
+	require.Equal(t, exitError, got.status)
+	require.Contains(t, got.progress, "the login of their consoles is not known\nname quiesce.yaml with --config")
+	got = w.resume("--user", pgbouncer.Admin.Name, "--password-env", "HOME")
+	require.Equal(t, exitFindings, got.status)
+	require.Contains(t, got.out, "failed   <none>     <none>\n")
+	require.Contains(t, got.out, "still paused: db/pgbouncer-0")
+	require.True(t, w.paused())
+
+	require.Contains(t, readme(t), "$ quiescectl resume "+strings.Join(secret, " ")+"\nSTATUS    CLUSTERS    POOLERS\nresumed   db/orders   <none>\n")
+	got = w.resume(secret...)
+	require.Zero(t, got.status, got.out+got.progress)
+	require.Equal(t, "STATUS    CLUSTERS    POOLERS\nresumed   db/orders   <none>\n", got.out)
+	require.False(t, w.paused())
+	require.NotContains(t, w.read("leases", "-n", "quiesce", ".items[*].metadata.name"), moveLease, "the mark is gone")
+	require.Equal(t, "no pooler is paused by quiesce\n", w.resume(secret...).out, "twice does no harm")
+
+	w.pause("PAUSE "+pgbouncer.App.Name, moveLease, w.mark(), time.Now())
+	require.Contains(t, w.resume("--force", "--user", pgbouncer.Admin.Name, "--password-file", w.password).out, "resumed   db/orders   <none>\n")
+	require.False(t, w.paused())
+}
+
+// A drain by hand left a pooler paused on a node that stays.
+func TestResume_FunctionGoneInADrain_PoolerGoesOnAndNodeStaysClosed(t *testing.T) {
+	w := newPausedWorld(t)
+	_, err := w.lab.Kubectl(t.Context(), "cordon", "node-a1")
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "quiesce.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("{cluster: prod, autoScalingGroups: [workers-a], mode: drain, phases: [{name: poolers, "+
+		"escort: {pgbouncer: {secretRef: {namespace: db, name: pgbouncer-admin}}}}, {name: workloads}]}"), 0o600))
+
+	w.pause("PAUSE", "i-nodea1", w.records(), time.Now())
+	require.Contains(t, w.resume("--config", file).out, "lease i-nodea1 is held by quiesce-gone")
+	require.True(t, w.paused())
+
+	w.pause("PAUSE", "i-nodea1", w.records(), time.Now().Add(-time.Minute))
+	var answer resumed
+	got := w.resume("--config", file, "-o", "json")
+	require.Zero(t, got.status, got.out+got.progress)
+	require.NoError(t, json.Unmarshal([]byte(got.out), &answer))
+	require.Equal(t, []string{"db/pgbouncer-0"}, answer.Poolers)
+	require.False(t, w.paused())
+	require.Equal(t, "true", w.read("node", "node-a1", ".spec.unschedulable"))
+	left := w.read("lease", "-n", "quiesce", "i-nodea1", ".metadata.annotations")
+	require.NotContains(t, left, "quiesce/escort.")
+	require.Contains(t, left, "quiesce/closed.", "what was changed on the node is still known")
+
+	require.Empty(t, w.read("lease", "-n", "quiesce", "i-nodea1", ".spec.holderIdentity"), "the next drain of the instance may take it")
+}
+
+func TestResume_WrongUse_SaysWhatToDo(t *testing.T) {
+	w := newWorld(t)
+	w.apply("../rbac.yaml")
+	kubeconfig := []string{"KUBECONFIG=" + w.lab.Kubeconfig()}
+	nobody := []string{"KUBECONFIG=" + impersonating(t, w.lab.Kubeconfig(), "nobody")}
+	for _, c := range []struct {
+		env  []string
+		args string
+		says string
+	}{
+		{nil, "", "read the kubeconfig"},
+		{nobody, "", "you need permission in the cluster to list and update Leases in namespace quiesce"},
+		{kubeconfig, "--connect-via tunnel", `--connect-via must be one of portForward, podIP, not "tunnel"`},
+		{kubeconfig, "--user me", "--user needs --password-file or --password-env"},
+		{kubeconfig, "--password-env PASSWORD", "--password-file and --password-env need --user"},
+		{kubeconfig, "--user me --password-file missing", "--password-file: open missing"},
+		{kubeconfig, "--user me --password-env MISSING", "the password is empty"},
+		{kubeconfig, "--console-secret pgbouncer-admin", "--console-secret must be namespace/name"},
+		{kubeconfig, "--console-secret db/a --console-keys user", "--console-keys must be two names"},
+		{kubeconfig, "--config missing.yaml", "--config: open missing.yaml"},
+	} {
+		got := quiescectl(t, c.env, append([]string{"resume"}, strings.Fields(c.args)...)...)
+		require.Equal(t, exitError, got.status, c.args)
+		require.Contains(t, got.progress, c.says, c.args)
+	}
+}

@@ -1,0 +1,76 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"quiesce/internal/drain"
+)
+
+// ErrLeaseHeld is the error about a Lease that another invocation holds.
+var ErrLeaseHeld = errors.New("another invocation holds the lease")
+
+// UndoEscorts undoes what escorts recorded on the Lease of an instance, and returns the pods. It is for a person, when no function does it:
+// it asks nothing of AWS. Nodes stay closed.
+func (h *Handler) UndoEscorts(ctx context.Context, l LeaseInfo) (undone []string, err error) {
+	cluster, err := h.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	lease, err := cluster.AcquireLease(ctx, l.Name, Acquisition{})
+	if err != nil {
+		return nil, err
+	}
+	if lease == nil {
+		return nil, ErrLeaseHeld
+	}
+	defer func() { err = errors.Join(err, lease.Release(KeepAll)) }()
+	j := h.newJob(Termination{InstanceID: l.Name, Hook: h.Policy.Hook, Began: time.Now()})
+	j.lease, j.drainer.Records = lease, lease
+	nodes, err := j.closedOrFound(ctx, cluster, l)
+	for _, node := range nodes {
+		of, failure := j.undoEscortsOn(ctx, cluster, node)
+		undone, err = append(undone, of...), errors.Join(err, failure)
+	}
+	return undone, err
+}
+
+// closedOrFound returns the nodes that the Lease says are closed. Without one, they are those that claim the instance: a cordon may have
+// been denied.
+func (j *job) closedOrFound(ctx context.Context, cluster Kubernetes, l LeaseInfo) (nodes []drain.Node, err error) {
+	for _, n := range l.Closed {
+		nodes = append(nodes, drain.Node{Name: n.Name, UID: n.UID, InstanceID: l.Name})
+	}
+	if len(nodes) > 0 {
+		return nodes, nil
+	}
+	found, err := cluster.FindNodes(ctx, l.Name, EC2Instance{})
+	return found.Nodes, err
+}
+
+// undoEscortsOn undoes what escorts changed on the pods of a node, and returns those whose record is gone.
+func (j *job) undoEscortsOn(ctx context.Context, cluster Kubernetes, node drain.Node) (undone []string, err error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	watched, err := cluster.WatchPods(ctx, node, drain.EffortFull)
+	if err != nil {
+		return nil, fmt.Errorf("read the pods of node %s: %w", node.Name, err)
+	}
+	pods := watched.Pods()
+	recorded := func(p drain.Pod) bool { return j.lease.Record(drain.EscortRecord+p.UID) != "" }
+	var before []drain.Pod
+	for _, p := range pods {
+		if recorded(p) {
+			before = append(before, p)
+		}
+	}
+	err = j.drainer.UndoEscorts(ctx, pods, node)
+	for _, p := range before {
+		if !recorded(p) {
+			undone = append(undone, p.String())
+		}
+	}
+	return undone, err
+}
