@@ -144,7 +144,7 @@ eviction   yes   0.1       shop/web-0 could be evicted
 CLUSTER            STATUS      ESCORT                                   TOOK
 databases/orders   rehearsed   postgres switchover, clients held 1.5s   3s
 `},
-		{[]string{"resume"}, termination.Request{Action: termination.ActionResume}, `
+		{[]string{"resume", "--function", "quiesce-prod"}, termination.Request{Action: termination.ActionResume}, `
 STATUS    CLUSTERS
 resumed   databases/orders
 `},
@@ -194,7 +194,7 @@ func TestActions_BadAnswer_FailsWithStatusOne(t *testing.T) {
 			{Name: "leases", Detail: "forbidden", Next: "kubectl apply -f infra/rbac.yaml"},
 		}}, []string{"leases   NO", "\nleases: kubectl apply -f infra/rbac.yaml\n"}},
 		{[]string{"switchover", "a/b"}, termination.SwitchoverReport{Status: termination.StatusHeld, Reason: "no candidate"}, []string{"held", "\nno candidate\n"}},
-		{[]string{"resume"}, termination.ResumeReport{Status: termination.StatusFailed, Reason: "no login"}, []string{"failed   <none>", "\nno login\n"}},
+		{[]string{"resume", "--function", "quiesce-prod"}, termination.ResumeReport{Status: termination.StatusFailed, Reason: "no login"}, []string{"failed   <none>", "\nno login\n"}},
 	} {
 		a := newAccount(t)
 		a.answerWith(func(termination.Request) (any, string) { return c.answer, "" })
@@ -222,8 +222,9 @@ func TestActions_NoAnswer_SaysWhatToDo(t *testing.T) {
 		{failure("Failed", "no lease"), []string{"sweep"}, "Failed: no lease\nsee its log, and infra/RUNBOOK.md"},
 		{nil, []string{"plan", "Not_A_Node"}, "Malformed: "},
 		{nil, []string{"sweep", "--function", "other"}, "there is no function other in eu-west-1: name it with --function"},
-		{func(termination.Request) (any, string) { return []string{"text"}, "" }, []string{"sweep"}, "answers something else than this version expects"},
-		{nil, []string{"plan"}, "accepts 1 arg(s), received 0"},
+		{func(termination.Request) (any, string) { return []string{"text"}, "" }, []string{"sweep"}, "the answer is another than this version expects"},
+		{nil, []string{"plan"}, "quiescectl plan needs one argument, not 0\nfor example:\n  quiescectl plan ip-10-0-1-2"},
+		{nil, []string{"switchover", "orders"}, "switchover needs a database as NAMESPACE/CLUSTER, such as databases/orders, not \"orders\""},
 		{nil, []string{"sweep", "now"}, "unknown command"},
 	} {
 		if a.answerWith(c.answer); c.answer == nil {
@@ -237,6 +238,21 @@ func TestActions_NoAnswer_SaysWhatToDo(t *testing.T) {
 	unnamed := quiescectl(t, a.env, "sweep")
 	require.Equal(t, exitError, unnamed.status)
 	require.Contains(t, unnamed.progress, "the cluster's name is not known: name it with --cluster, or the function with --function")
+}
+
+func TestNoteVersion_OtherCommit_IsSaid(t *testing.T) {
+	t.Cleanup(func(v, c string) func() { return func() { version, commit = v, c } }(version, commit))
+	said := func(ofFunction, built string) string {
+		var b strings.Builder
+		noteVersion(&b, ofFunction, built)
+		return b.String()
+	}
+	require.Empty(t, said("v1", "abc"), "this build does not know its commit")
+	version, commit = "v2", "def"
+	require.Equal(t, "note: the function is version v1 (commit abc), and this quiescectl is v2 (commit def): build it from the function's commit\n", said("v1", "abc"))
+	require.Empty(t, said("v2", "def"))
+	require.Empty(t, said("", ""))
+	require.Empty(t, said("dev", "unknown"))
 }
 
 func TestActions_Function_IsThatOfTheStack(t *testing.T) {

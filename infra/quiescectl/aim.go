@@ -9,7 +9,7 @@ import (
 )
 
 // tool matches a program that a printed command runs.
-var tool = regexp.MustCompile(`(^|&& |\| )(kubectl|aws) `)
+var tool = regexp.MustCompile(`(^|&& |\| )(kubectl|aws|quiescectl) `)
 
 // aim makes the commands of a report act on the cluster and the account that were read. Region is the one that was.
 func (o *options) aim(report doctor.Report, region string) doctor.Report {
@@ -25,9 +25,11 @@ func (o *options) aimed(command, region string) string {
 	if o.region != "" {
 		region = o.region
 	}
+	cluster := flag("--kubeconfig", o.kubeconfig) + flag("--context", o.context)
 	flags := map[string]string{
-		"kubectl": flag("--kubeconfig", o.kubeconfig) + flag("--context", o.context),
-		"aws":     flag("--profile", o.profile) + flag("--region", region),
+		"kubectl":    cluster,
+		"quiescectl": cluster,
+		"aws":        flag("--profile", o.profile) + flag("--region", region),
 	}
 	return tool.ReplaceAllStringFunc(command, func(found string) string { return found + flags[strings.Fields(found)[len(strings.Fields(found))-1]] })
 }

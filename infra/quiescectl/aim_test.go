@@ -23,6 +23,7 @@ func TestAimed_Command_ActsOnTheSameCluster(t *testing.T) {
 		{options{context: "prod"}, "kubectl describe nodes | grep -A 8 kubectl", "kubectl --context prod describe nodes | grep -A 8 kubectl"},
 		{options{profile: "p"}, "aws autoscaling x", "aws --profile p --region eu-west-1 autoscaling x"},
 		{options{region: "eu-west-2"}, "aws autoscaling x", "aws --region eu-west-2 autoscaling x"},
+		{options{context: "prod"}, "quiescectl resume", "quiescectl --context prod resume"},
 		{options{context: "prod"}, "", ""},
 	} {
 		report := c.options.aim(doctor.Report{Findings: []doctor.Finding{{Command: c.command}}}, "eu-west-1")

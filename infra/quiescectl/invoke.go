@@ -93,13 +93,25 @@ func (a action) run(c *cobra.Command, o *options, request termination.Request, a
 		return err
 	}
 	var answer struct {
-		Status termination.Status
-		Node   string
+		termination.Status
+		Node, Version, Commit string
 	}
-	if json.Unmarshal(text, &answer) != nil || isBad(answer.Status) || a.Action == termination.ActionPlan && answer.Node == "" {
+	err = json.Unmarshal(text, &answer)
+	noteVersion(c.ErrOrStderr(), answer.Version, answer.Commit)
+	if err != nil || isBad(answer.Status) || a.Action == termination.ActionPlan && answer.Node == "" {
 		return errFindings
 	}
 	return nil
+}
+
+// noteVersion says that the function was built from another commit than this tool: their reports may differ. Builds that do not know theirs
+// are not compared.
+func noteVersion(out io.Writer, ofFunction, built string) {
+	const unknown = "unknown"
+	if built != "" && built != unknown && commit != unknown && built != commit {
+		fmt.Fprintf(out, "note: the function is version %s (commit %s), and this quiescectl is %s (commit %s): build it from the function's commit\n",
+			line(ofFunction), line(built), version, commit)
+	}
 }
 
 // progress says on a terminal what is done, until done is called.

@@ -128,8 +128,8 @@ func (v *view) pausedPoolers() (found []Finding) {
 		}
 		found = append(found, Finding{
 			Where: "lease quiesce/" + m.Lease, Severity: Critical, What: "nobody holds it, and its mark says that poolers may be paused",
-			Cost: "clients of these poolers wait, and then get an error", Fix: "let the function resume them, or send RESUME by hand (internal/postgres/README.md)",
-			Command: "kubectl get lease -n quiesce " + m.Lease + " -o yaml",
+			Cost: "clients of these poolers wait, and then get an error", Fix: "the function resumes them within a minute; without one, you do, with the Secret that has the consoles' login",
+			Command: "quiescectl resume --console-secret NAMESPACE/NAME",
 		})
 	}
 	return found

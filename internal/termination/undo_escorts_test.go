@@ -1,0 +1,66 @@
+package termination
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+)
+
+// savingUndoer is an escort that removes its record when it has undone what it names.
+type savingUndoer struct {
+	undoRecorder
+	failure error
+}
+
+func (s savingUndoer) Undo(ctx context.Context, p drain.EscortRequest) error {
+	if s.failure != nil {
+		return s.failure
+	}
+	return errors.Join(s.undoRecorder.Undo(ctx, p), p.Save(ctx, nil))
+}
+
+// A person undoes what the escorts of a function did that is gone. AWS is not asked, and the node stays closed.
+func TestUndoEscorts_FunctionGone_PodsAreAsTheyWere(t *testing.T) {
+	denied := errors.New("the console refuses the login")
+	for name, c := range map[string]struct {
+		unclosed bool // no node is known by the Lease
+		held     bool
+		failure  error
+		undone   []string
+		err      error
+		effects  []string
+	}{
+		"closed node":    {undone: []string{"app/paused"}, effects: []string{"acquire", "undo paused", "release"}},
+		"found node":     {unclosed: true, undone: []string{"app/paused"}, effects: []string{"acquire", "undo paused", "release"}},
+		"console denied": {failure: denied, err: denied, effects: []string{"acquire", "release"}},
+		"held":           {held: true, err: ErrLeaseHeld},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			env := returnedEnv()
+			env.heldElsewhere = c.held
+			require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
+			env.node.Add(web("paused"), 0).Add(web("web"), 0)
+			h := env.handler()
+			h.Groups, h.Hooks = nil, nil
+			h.Drainer.Log = h.Log
+			h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: savingUndoer{undoRecorder{env: env}, c.failure}}}
+			lease := LeaseInfo{Name: event.InstanceID, Closed: env.closed}
+			if c.unclosed {
+				lease.Closed = nil
+			}
+			undone, err := h.UndoEscorts(t.Context(), lease)
+			require.ErrorIs(t, err, c.err, name)
+			require.Equal(t, c.undone, undone, name)
+			require.Equal(t, c.effects, env.effects(), name)
+			if !c.held {
+				require.Equal(t, []Keep{KeepAll}, env.kept, name)
+				require.NotEmpty(t, env.closed, name)
+			}
+		})
+	}
+}
