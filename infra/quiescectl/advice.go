@@ -19,10 +19,29 @@ const logIn = "log in (aws sso login), or name a profile with --profile"
 
 // advised adds the next step to an error: needs says what the person must be allowed to do in the cluster, and permission what in AWS.
 func (o *options) advised(err error, needs, permission string) error {
-	if step := o.nextStep(err, needs, permission); err != nil && step != "" {
-		return fmt.Errorf("%w\n%s", err, step)
+	if err == nil {
+		return nil
+	}
+	if step := o.nextStep(err, needs, permission); step != "" {
+		return advisedError{errors.New(plainText(err) + "\n" + step), step}
 	}
 	return err
+}
+
+// plainText is the text of an error without what the SDK says of its requests.
+func plainText(err error) string {
+	var operation *smithy.OperationError
+	var api smithy.APIError
+	var network *net.OpError
+	text := err.Error()
+	switch {
+	case !errors.As(err, &operation):
+	case errors.As(operation, &api):
+		return strings.Replace(text, operation.Error(), fmt.Sprintf("%s: %s: %s", operation.OperationName, api.ErrorCode(), api.ErrorMessage()), 1)
+	case errors.As(operation, &network):
+		return strings.Replace(text, operation.Error(), fmt.Sprintf("%s: %s", operation.OperationName, network), 1)
+	}
+	return text
 }
 
 func (o *options) nextStep(err error, needs, permission string) string {
@@ -58,10 +77,10 @@ func awsStep(operation *smithy.OperationError, permission string) string {
 			return "AWS limits requests: try again in a minute"
 		case strings.Contains(code, "Token"), code == "UnrecognizedClientException", code == "AuthFailure", code == "SignatureDoesNotMatch":
 			return logIn
+		case code == "NoSuchBucket", code == "PermanentRedirect":
+			return "check the bucket's name, and the region (--region)"
 		}
 		return ""
-	case strings.Contains(operation.Error(), "get identity"), strings.Contains(operation.Error(), "credentials"):
-		return logIn
 	case errors.As(operation, &name):
 		return "check the region (--region) and the network: AWS has no such address"
 	}

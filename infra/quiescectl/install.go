@@ -15,6 +15,9 @@ import (
 // errDiffers ends install verify with exitFindings.
 var errDiffers = errors.New("the cluster differs")
 
+// needsToInstall is what a person must be allowed to do.
+const needsToInstall = "read and change namespaces, roles, their bindings and admission policies, as cluster-admin may"
+
 type installOptions struct {
 	*options
 	config           string
@@ -34,6 +37,8 @@ func newInstall(o *options) *cobra.Command {
 		Example: "  quiescectl install verify --config quiesce.yaml\n" +
 			"  quiescectl install up --config quiesce.yaml --patroni db/orders=orders-0,orders-1\n" +
 			"  quiescectl install render --config quiesce.yaml | kubectl apply -f -",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	up := &cobra.Command{
 		Use: "up", Short: "Install, or bring up to date", Args: cobra.NoArgs,
@@ -146,6 +151,9 @@ func (i *installOptions) change(c *cobra.Command, do func(*installed, context.Co
 		return err
 	}
 	changes, err := do(&installed{target, objects}, c.Context())
+	if !errors.Is(err, errDiffers) {
+		err = i.advised(err, needsToInstall, "")
+	}
 	return errors.Join(i.write(c.OutOrStdout(), changes, changesTable(changes)), err)
 }
 

@@ -98,7 +98,11 @@ func (a action) run(c *cobra.Command, o *options, request termination.Request, a
 	}
 	err = json.Unmarshal(text, &answer)
 	noteVersion(c.ErrOrStderr(), answer.Version, answer.Commit)
-	if err != nil || isBad(answer.Status) || a.Action == termination.ActionPlan && answer.Node == "" {
+	if err == nil && a.Action == termination.ActionPlan && answer.Node == "" {
+		fmt.Fprintln(c.ErrOrStderr(), "these are there:", o.aimed("kubectl get nodes", ""))
+		return errFindings
+	}
+	if err != nil || isBad(answer.Status) {
 		return errFindings
 	}
 	return nil
@@ -175,7 +179,7 @@ func (o *options) functionName() (string, error) {
 	if cluster == "" {
 		_, named, err := o.connect()
 		if err != nil || named == "" {
-			return "", errors.New("the cluster's name is not known, because the context does not say it: name it with --cluster, or the function with --function")
+			return "", noFunctionError{errors.New("the cluster's name is not known, because the context does not say it: name it with --cluster, or the function with --function")}
 		}
 		cluster = named
 	}
@@ -188,8 +192,8 @@ func (o *options) invoke(ctx context.Context, name string, request termination.R
 	if err != nil {
 		return nil, fmt.Errorf("read the AWS configuration: %w", err)
 	}
-	if settings.Region == "" {
-		return nil, errors.New("the AWS region is not known: name it with --region")
+	if err := usable(ctx, settings); err != nil {
+		return nil, o.advised(err, "", "")
 	}
 	payload, err := json.Marshal(request)
 	if err != nil {
@@ -197,7 +201,7 @@ func (o *options) invoke(ctx context.Context, name string, request termination.R
 	}
 	answer, err := lambda.NewFromConfig(settings).Invoke(ctx, &lambda.InvokeInput{FunctionName: &name, Payload: payload})
 	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
-		return nil, noFunctionError{fmt.Errorf("there is no function %s in %s: name it with --function, or the region with --region", name, settings.Region)}
+		return nil, noFunctionError{fmt.Errorf("there is no function %s in %s: name it with --function, or the region with --region, or deploy it (infra/README.md)", name, settings.Region)}
 	}
 	if err != nil {
 		return nil, o.advised(fmt.Errorf("invoke function %s: %w", name, err), "", "lambda:InvokeFunction")
@@ -208,7 +212,7 @@ func (o *options) invoke(ctx context.Context, name string, request termination.R
 	return answer.Payload, nil
 }
 
-// noFunctionError says that there is no such function.
+// noFunctionError says that there is no such function, or that its name is not known.
 type noFunctionError struct{ error }
 
 // functionError returns the error that a function answered. Its type says what became of the drain (infra/README.md).

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -32,12 +34,22 @@ func run(ctx context.Context, args []string, out, progress io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(progress)
-	switch err := root.ExecuteContext(ctx); {
+	switch command, err := root.ExecuteContextC(ctx); {
 	case errors.Is(err, errFindings) || errors.Is(err, errDiffers):
 		return exitFindings
 	case err != nil:
 		fmt.Fprintln(progress, "error:", err)
+		if isUsage(err) {
+			fmt.Fprintln(progress, "see:", command.CommandPath(), "--help")
+		}
 		return exitError
 	}
 	return 0
+}
+
+// usageErrors begin what the command library says about a command line.
+var usageErrors = []string{"unknown ", "required flag", "requires at least", "invalid argument", "flag needs", "if any flags", "bad flag"}
+
+func isUsage(err error) bool {
+	return slices.ContainsFunc(usageErrors, func(prefix string) bool { return strings.HasPrefix(err.Error(), prefix) })
 }

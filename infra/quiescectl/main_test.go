@@ -275,7 +275,7 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 
 		got = quiescectl(t, env, "watch")
 		require.Equal(t, exitError, got.status)
-		require.Contains(t, got.progress, "watch needs to list leases in namespace quiesce, and pods")
+		require.Contains(t, got.progress, "you need permission in the cluster to list leases in namespace quiesce, and pods")
 	})
 }
 
@@ -316,7 +316,7 @@ func TestDoctor_WrongUse_SaysWhatToDo(t *testing.T) {
 	}{
 		{[]string{"doctor"}, []string{"read the kubeconfig", "aws eks update-kubeconfig --name CLUSTER"}},
 		{[]string{"doctor", "--kubeconfig", file}, []string{"the cluster does not answer", "kubectl --kubeconfig " + file + " version"}},
-		{[]string{"doctor", "--kubeconfig", file, "--context", "y"}, []string{"read the kubeconfig", `context "y" does not exist`}},
+		{[]string{"doctor", "--kubeconfig", file, "--context", "y"}, []string{"read the kubeconfig", `context "y" does not exist`, "kubectl config get-contexts"}},
 		{[]string{"doctor", "-o", "xml"}, []string{"--output must be one of table, json, yaml, not \"xml\""}},
 		{[]string{"doctor", "--fail-on", "info"}, []string{"--fail-on must be one of warning, critical, never, not \"info\""}},
 		{[]string{"doctor", "--config", "missing.yaml"}, []string{"--config: open missing.yaml"}},
@@ -326,7 +326,13 @@ func TestDoctor_WrongUse_SaysWhatToDo(t *testing.T) {
 		{[]string{"timeline", "-", "-o", "json"}, []string{"unknown shorthand flag: 'o'"}},
 		{[]string{"install", "render", "-o", "json"}, []string{"unknown shorthand flag: 'o'"}},
 		{[]string{"drain", "ip-10-0-1-2.ec2.internal"}, []string{"drain needs the ID of an instance"}},
-		{[]string{"doctor", "now"}, []string{"unknown command"}},
+		{[]string{"doctor", "now"}, []string{"unknown command", "see: quiescectl doctor --help"}},
+		{[]string{"doctor", "--now"}, []string{"unknown flag: --now\nsee: quiescectl doctor --help\n"}},
+		{[]string{"install", "now"}, []string{"unknown command", "see: quiescectl install --help"}},
+		{[]string{"watch", "--kubeconfig", file}, []string{"list leases", "check that this works: kubectl --kubeconfig " + file + " version"}},
+		{[]string{"install", "verify", "--kubeconfig", file}, []string{"check that this works: kubectl --kubeconfig " + file + " version"}},
+		{[]string{"resume", "--kubeconfig", file}, []string{"check that this works: kubectl --kubeconfig " + file + " version"}},
+		{[]string{"plan", "a", "--local", "--kubeconfig", file}, []string{"check that this works: kubectl --kubeconfig " + file + " version"}},
 		{[]string{"doctr"}, []string{"unknown command", "doctor"}},
 	} {
 		got := quiescectl(t, nil, c.args...)

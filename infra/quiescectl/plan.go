@@ -58,6 +58,9 @@ func (l *localPlan) ask(c *cobra.Command, request termination.Request) ([]byte, 
 	done := l.progress(c, "reading the node, its pods and their consoles ...")
 	report, err := l.plan(ctx, c, request)
 	done()
+	if planned, is := report.(termination.Report); is && err == nil && planned.InstanceID != "" && planned.Group == "" {
+		fmt.Fprintf(c.ErrOrStderr(), "warning: no Auto Scaling group of this account and region has %s: check --profile and --region\n", line(planned.InstanceID))
+	}
 	if err != nil {
 		return nil, l.advised(err, "read nodes, pods, PodDisruptionBudgets and VolumeAttachments, and the Lease of the instance in namespace quiesce",
 			"autoscaling:Describe* and ec2:DescribeInstances")

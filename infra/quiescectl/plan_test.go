@@ -78,7 +78,14 @@ func TestPlanLocal_SameNode_IsThePlanOfTheFunction(t *testing.T) {
 			got := quiescectl(t, w.env, append([]string{"plan", "node-none", "--cluster", "lab"}, more...)...)
 			require.Equal(t, exitFindings, got.status)
 			require.Contains(t, got.out, "there is no such node in the cluster\n")
+			require.Equal(t, "these are there: kubectl get nodes\n", got.progress)
 		}
+	})
+	t.Run("an instance of another account", func(t *testing.T) {
+		require.NoError(t, e.Lab.AddNodes(t.Context(), node("node-far", "eu-west-1a")))
+		got := quiescectl(t, w.env, "plan", "node-far", "--local")
+		require.Zero(t, got.status, got.progress)
+		require.Equal(t, "warning: no Auto Scaling group of this account and region has i-nodefar: check --profile and --region\n", got.progress)
 	})
 	t.Run("errors name the next step", func(t *testing.T) {
 		noAWS := append(slices.Clone(w.env), "AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY=", "AWS_SESSION_TOKEN=")

@@ -42,11 +42,11 @@ func (r *reader) readAWS(ctx context.Context, cluster string) error {
 	groups := asg.NewGroups(config)
 	found, err := groups.Settings(ctx, func(g termination.Group) bool { return doctor.Belongs(g, ids, cluster) && !g.Deleting })
 	if err != nil {
-		return advisedError{err, "your AWS identity needs autoscaling:Describe*, ec2:DescribeInstances and lambda:GetFunctionConfiguration"}
+		return r.awsError(err, "autoscaling:Describe*, ec2:DescribeInstances and lambda:GetFunctionConfiguration")
 	}
 	instances, err := groups.EC2Instances(ctx, slices.Sorted(maps.Keys(ids))...)
 	if err != nil {
-		return advisedError{err, "your AWS identity needs ec2:DescribeInstances"}
+		return r.awsError(err, "ec2:DescribeInstances")
 	}
 	if err := wrongAccount(len(ids), len(instances), config.Region); err != nil {
 		return err
@@ -56,6 +56,11 @@ func (r *reader) readAWS(ctx context.Context, cluster string) error {
 		r.unread("function", err)
 	}
 	return nil
+}
+
+// awsError says what a person does about an error of AWS.
+func (r *reader) awsError(err error, permission string) error {
+	return advisedError{errors.New(plainText(err)), cmp.Or(r.nextStep(err, "", permission), "your AWS identity needs "+permission)}
 }
 
 // wrongAccount returns an error if EC2 knows none of the nodes' instances. Then it is another account or region, and says nothing about nodes.
@@ -92,7 +97,7 @@ func (r *reader) readFunction(ctx context.Context, config aws.Config, cluster st
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("describe function %s: %w", name, err)
+		return r.awsError(fmt.Errorf("describe function %s: %w", name, err), "lambda:GetFunctionConfiguration")
 	}
 	f := &doctor.Function{Name: name}
 	switch {
@@ -105,16 +110,16 @@ func (r *reader) readFunction(ctx context.Context, config aws.Config, cluster st
 	if described.Environment == nil {
 		return nil
 	}
-	return readQueue(ctx, config, f, described.Environment.Variables[dlqVariable])
+	return r.readQueue(ctx, config, f, described.Environment.Variables[dlqVariable])
 }
 
 // readQueue counts the messages in the function's DLQ.
-func readQueue(ctx context.Context, config aws.Config, f *doctor.Function, url string) (err error) {
+func (r *reader) readQueue(ctx context.Context, config aws.Config, f *doctor.Function, url string) (err error) {
 	if url == "" {
 		return nil
 	}
 	if f.DeadLetters, _, err = queue.New(config, url).Backlog(ctx); err != nil {
-		return advisedError{err, "your AWS identity needs sqs:GetQueueAttributes"}
+		return r.awsError(err, "sqs:GetQueueAttributes")
 	}
 	return nil
 }

@@ -86,7 +86,9 @@ func (o *options) connect() (config *rest.Config, name string, err error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = o.kubeconfig
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.context})
-	if config, err = loader.ClientConfig(); err != nil {
+	if config, err = loader.ClientConfig(); err != nil && o.context != "" {
+		return nil, "", fmt.Errorf("read the kubeconfig: %w\nname another with --context: kubectl config get-contexts lists them", err)
+	} else if err != nil {
 		return nil, "", fmt.Errorf("read the kubeconfig: %w\nname one with --kubeconfig, or make one: aws eks update-kubeconfig --name CLUSTER", err)
 	}
 	config.UserAgent = "quiescectl/" + version

@@ -79,13 +79,18 @@ func (o *options) account(ctx context.Context, region string) (aws.Config, error
 	if err != nil {
 		return settings, err
 	}
+	return settings, usable(ctx, settings)
+}
+
+// usable returns an error unless requests to AWS can be signed.
+func usable(ctx context.Context, settings aws.Config) error {
 	if settings.Region == "" {
-		return settings, advisedError{errors.New("the AWS region is not known"), "name it with --region"}
+		return advisedError{errors.New("the AWS region is not known"), "name it with --region"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, credentialsTimeout)
 	defer cancel()
 	if _, err := settings.Credentials.Retrieve(ctx); err != nil {
-		return settings, advisedError{errors.New("there are no usable AWS credentials"), logIn}
+		return advisedError{errors.New("there are no usable AWS credentials"), logIn}
 	}
-	return settings, nil
+	return nil
 }

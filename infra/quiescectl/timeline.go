@@ -81,7 +81,11 @@ func (t *timelineOptions) read(ctx context.Context, source string, in io.Reader)
 		if err != nil {
 			return nil, fmt.Errorf("read the AWS configuration: %w", err)
 		}
-		return loadReports(ctx, settings, bucket, prefix)
+		if err := usable(ctx, settings); err != nil {
+			return nil, t.advised(err, "", "")
+		}
+		found, err := loadReports(ctx, settings, bucket, prefix)
+		return found, t.advised(err, "", "s3:ListBucket and s3:GetObject for the bucket")
 	}
 	if source == "-" {
 		return timeline.Read(in)

@@ -90,7 +90,7 @@ func (w *watchOptions) run(c *cobra.Command) error {
 		case c.Context().Err() != nil:
 			return nil // the person has seen enough
 		case err != nil && last == "none":
-			return fmt.Errorf("%w\nwatch needs to list leases in namespace quiesce, and pods", err)
+			return w.advised(err, "list leases in namespace quiesce, and pods", "")
 		case err != nil:
 			fmt.Fprintln(c.ErrOrStderr(), "looking again:", oneLine(err))
 		default:

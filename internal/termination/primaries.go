@@ -13,7 +13,7 @@ const resumeTime = 25 * time.Second
 
 var errShadow = errors.New("in shadow mode nothing is changed: set mode: drain")
 
-var errNoDatabases = errors.New("no phase of the configuration has the escort postgres")
+var errNoDatabases = errors.New("no phase of the configuration has the escort postgres: add one (internal/postgres/README.md)")
 
 // Primaries moves primaries of databases without a drain.
 type Primaries interface {
