@@ -237,7 +237,7 @@ func TestActions_NoAnswer_SaysWhatToDo(t *testing.T) {
 	}
 	unnamed := quiescectl(t, a.env, "sweep")
 	require.Equal(t, exitError, unnamed.status)
-	require.Contains(t, unnamed.progress, "the cluster's name is not known: name it with --cluster, or the function with --function")
+	require.Contains(t, unnamed.progress, "name it with --cluster, or the function with --function")
 }
 
 func TestNoteVersion_OtherCommit_IsSaid(t *testing.T) {

@@ -31,7 +31,7 @@ func TestAdvised_Error_NamesTheNextStep(t *testing.T) {
 		{unknown, unknown.Error() + "\ncheck the region (--region) and the network: AWS has no such address"},
 		{advisedError{errors.New("none"), "do that"}, "none\ndo that"},
 		{apierrors.NewUnauthorized("no"), "no\nlog in again: the cluster does not accept your credentials. kubectl --context prod auth whoami says who you are"},
-		{apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", nil), "pods \"\" is forbidden: <nil>\nyou need permission in the cluster to list pods"},
+		{apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", nil), "pods is forbidden: <nil>\nyou need permission in the cluster to list pods"},
 		{&net.OpError{Op: "dial", Err: errors.New("refused")}, "dial: refused\ncheck that this works: kubectl --context prod version"},
 		{errors.New("other"), "other"},
 	} {

@@ -230,6 +230,6 @@ func showResumed(out io.Writer, r resumed) {
 			line(h.Lease), line(cmp.Or(h.Holder, "nobody")), clock(h.Renewed), clock(h.Expires))
 	}
 	if r.Reason != "" {
-		fmt.Fprintln(out, "\n"+line(r.Reason))
+		fmt.Fprintln(out, "\n"+line(r.Reason)+"\nwhat is left is still marked: see the warnings, and run it again when the consoles answer")
 	}
 }

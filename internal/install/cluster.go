@@ -73,6 +73,9 @@ const (
 func (t *Target) Up(ctx context.Context, objects Set, force bool) (done []Change, err error) {
 	for _, object := range objects {
 		change, err := t.apply(ctx, object, metav1.PatchOptions{FieldManager: fieldManager, Force: &force})
+		if apierrors.IsConflict(err) && t.isSame(ctx, object) {
+			change, err = t.apply(ctx, object, metav1.PatchOptions{FieldManager: fieldManager, Force: new(true)})
+		}
 		if apierrors.IsConflict(err) {
 			return done, fmt.Errorf("%w; --force-conflicts takes these fields over", err)
 		}
@@ -82,6 +85,13 @@ func (t *Target) Up(ctx context.Context, objects Set, force bool) (done []Change
 		done = append(done, change)
 	}
 	return done, nil
+}
+
+// isSame reports whether the object is in the cluster as it should be. Then another tool has set the same values: kubectl apply, of the same
+// manifest. To take them over changes nothing.
+func (t *Target) isSame(ctx context.Context, object *unstructured.Unstructured) bool {
+	change, err := t.apply(ctx, object, metav1.PatchOptions{FieldManager: fieldManager, Force: new(true), DryRun: []string{metav1.DryRunAll}})
+	return err == nil && change.Result == Unchanged
 }
 
 // Verify compares the objects with those in the cluster, and changes nothing. Of a field that is not in the manifests, it says nothing.

@@ -41,6 +41,7 @@ func TestTarget_RealAPIServer(t *testing.T) {
 		{"lease held or poolers paused: down refuses", f.downRefused},
 		{"down twice: the second finds nothing", f.downTwice},
 		{"kubectl apply of render: the same is installed", f.kubectlInstallsTheSame},
+		{"up after kubectl apply: nothing changes, and no force is needed", f.upAfterKubectl},
 	} {
 		require.True(t, t.Run(test.name, test.do))
 	}
@@ -107,6 +108,13 @@ func (f fixture) changedByHand(t *testing.T) {
 	role, err = roles.Get(t.Context(), "quiesce", metav1.GetOptions{})
 	require.NoError(t, err)
 	require.NotContains(t, role.Rules[0].Verbs, "delete")
+}
+
+func (f fixture) upAfterKubectl(t *testing.T) {
+	done, err := f.target.Up(t.Context(), f.objects, false)
+	require.NoError(t, err)
+	require.Equal(t, []string{Unchanged}, results(done))
+	require.Len(t, done, len(f.objects))
 }
 
 func (f fixture) downRefused(t *testing.T) {
