@@ -84,7 +84,7 @@ func New(config *rest.Config) (*Client, error) {
 	config.ContentType = protobuf
 	config.AcceptContentTypes = protobuf + ",application/json"
 	config.NegotiatedSerializer = codecs.WithoutConversion()
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return errorLimiter{next} })
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return newOneHandshake(errorLimiter{next}) })
 	// The API server warns of Endpoints, a deprecated kind, in each answer about one. Patroni keeps its state there.
 	config.WarningHandler = rest.NoWarnings{}
 	config.QPS = -1 // the drain's concurrency bounds the requests; client-side rate limiting would only add delay
