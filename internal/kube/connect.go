@@ -8,7 +8,7 @@ import (
 )
 
 // Connector returns a function that creates a client at its first call and returns the same client from then on. So the
-// Lambda function starts without the network, and the connection outlives an invocation. An error is not kept: the next call
+// Lambda function starts without the network, and the connection outlives an invocation. It opens at once, beside what the invocation does next. An error is not kept: the next call
 // tries again.
 func Connector(access func(context.Context) (*rest.Config, error)) func(context.Context) (*Client, error) {
 	var mu sync.Mutex
@@ -23,7 +23,10 @@ func Connector(access func(context.Context) (*rest.Config, error)) func(context.
 		if err != nil {
 			return nil, err
 		}
-		connected, err = New(config)
-		return connected, err
+		if connected, err = New(config); err != nil {
+			return nil, err
+		}
+		go connected.open(context.WithoutCancel(ctx))
+		return connected, nil
 	}
 }

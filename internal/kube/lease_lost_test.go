@@ -77,7 +77,7 @@ func (s *leaseServer) RoundTrip(r *http.Request) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		if _, _, err := codecs.UniversalDeserializer().Decode(body, nil, &sent); err != nil {
+		if _, _, err := codecs().UniversalDeserializer().Decode(body, nil, &sent); err != nil {
 			return nil, err
 		}
 	}

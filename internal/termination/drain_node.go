@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"sync"
 	"time"
 
 	"quiesce/internal/drain"
@@ -30,57 +28,12 @@ const (
 	daemonShutdownShare = 2
 )
 
-// description is what AWS tells of our instance and its group. Without an answer, peers are not tainted, or nodes are searched.
-type description struct {
-	peers []Instance // that are terminating
-	known map[string]EC2Instance
-}
-
-// askDescription asks Auto Scaling for our instance's terminating peers, and EC2 about them and our instance, beside what follows. It
-// returns what waits for the answers. It is called before the Lease is acquired: two calls in a row would else delay the first eviction.
-// A second delivery, which finds the Lease held, asks in vain.
-func (j *job) askDescription(ctx context.Context) (await func() description) {
-	var d description
-	var asking sync.WaitGroup
-	log := j.log
-	asking.Go(func() {
-		d = description{peers: j.describePeers(ctx, log)}
-		ids := []string{j.InstanceID}
-		for _, i := range d.peers {
-			ids = append(ids, i.ID)
-		}
-		ctx, cancel := context.WithTimeout(ctx, askTimeout)
-		defer cancel()
-		var err error
-		if d.known, err = j.Groups.EC2Instances(ctx, ids...); err != nil && !isInVain(ctx) {
-			log.Warn("DescribeInstances failed, searching nodes instead", "error", err.Error())
-		}
-	})
-	return func() description { asking.Wait(); return d }
-}
-
-// isInVain reports whether no answer is awaited any more: the job has ended.
-func isInVain(ctx context.Context) bool { return errors.Is(context.Cause(ctx), context.Canceled) }
-
-func (j *job) describePeers(ctx context.Context, log *slog.Logger) []Instance {
-	if j.group != nil {
-		return terminatingPeers(j.group.Instances, j.InstanceID)
-	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	group, err := j.Groups.Group(ctx, j.Group)
-	if err != nil && !isInVain(ctx) {
-		log.Warn("DescribeAutoScalingGroups failed, terminating peers are not tainted", "error", err.Error())
-	}
-	return terminatingPeers(group.Instances, j.InstanceID)
-}
-
 // awaitNodes finds the nodes that claim the instance, and waits for one that is still joining, but not past the deadline. It returns none
 // if there is none. The one that EC2 confirms is the first.
 func (j *job) awaitNodes(ctx context.Context, cluster Kubernetes, known EC2Instance) ([]drain.Node, error) {
 	until := time.Now().Add(j.Policy.Bounds.NodeJoinTimeout)
 	for {
-		found, err := cluster.FindNodes(ctx, j.InstanceID, known)
+		found, err := j.findNodes(ctx, cluster, known)
 		switch {
 		case err != nil:
 			return nil, err
@@ -127,11 +80,8 @@ func (j *job) withoutNode(instance Instance, known EC2Instance) Result {
 
 // taintTerminatingPeers keeps evicted pods off the nodes that terminate next. It precedes the first eviction. If it fails, those pods
 // move twice, and nothing worse.
-func (j *job) taintTerminatingPeers(ctx context.Context, cluster Kubernetes, d description) {
-	var others []drain.Node
-	for _, i := range d.peers {
-		others = append(others, drain.Node{Name: d.known[i.ID].PrivateDNS, InstanceID: i.ID})
-	}
+func (j *job) taintTerminatingPeers(ctx context.Context, cluster Kubernetes) {
+	others := j.asked.peers()
 	if len(others) == 0 {
 		return
 	}

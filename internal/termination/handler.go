@@ -23,7 +23,7 @@ type Handler struct {
 	DLQ         DeadLetterQueue                           // nil: malformed records fail
 	Metrics     Metrics                                   // nil: none
 	Archive     Archive                                   // nil: reports are not stored
-	Connect     func(context.Context) (Kubernetes, error) // called after a termination has been verified
+	Connect     func(context.Context) (Kubernetes, error) // may be called before a termination is verified
 	NextStep    func(error) string                        // says what a person does about an error of an adapter; empty: unknown
 	Drainer     drain.Drainer
 	Policy      Policy

@@ -3,7 +3,6 @@ package termination
 import (
 	"cmp"
 	"context"
-	"sync"
 	"time"
 
 	"quiesce/internal/drain"
@@ -42,34 +41,38 @@ func (h Hook) interval(instanceID string) time.Duration {
 
 // describeHook returns the hook's settings. Without an answer the shortest timeout is assumed: heartbeats then come often enough for any
 // hook.
-func (j *job) describeHook(ctx context.Context) Hook {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	hook, err := j.Hooks.Describe(ctx, j.Group, j.Hook)
-	if err != nil {
-		j.log.Warn("failed to describe lifecycle hook", "error", err.Error())
-	}
-	return hook
+func (j *job) describeHook(ctx context.Context) Hook { return j.askHook(ctx)() }
+
+// askHook asks for the hook's settings beside what follows.
+func (j *job) askHook(ctx context.Context) (await func() Hook) {
+	log := j.log
+	return beside(func() Hook {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		hook, err := j.Hooks.Describe(ctx, j.Group, j.Hook)
+		if err != nil && !isInVain(ctx) {
+			log.Warn("failed to describe lifecycle hook", "error", err.Error())
+		}
+		return hook
+	})
 }
 
 // askActivities asks when the group's activities began, beside what follows, and returns what waits for the answer. The answer is when
 // the activity of our instance began; zero: unknown.
 func (j *job) askActivities(ctx context.Context) (await func() time.Time) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	var began time.Time
-	var asking sync.WaitGroup
-	asking.Go(func() {
+	log := j.log
+	return beside(func() time.Time {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 		all, err := j.Groups.ActivityStarts(ctx, j.Group)
 		for try := 1; err != nil && try < activityTries && pause(ctx, activityRetry) == nil; try++ {
 			all, err = j.Groups.ActivityStarts(ctx, j.Group)
 		}
-		if err != nil {
-			j.log.Warn("DescribeScalingActivities failed, the first receipt of the event counts as the start", "error", err.Error())
+		if err != nil && !isInVain(ctx) {
+			log.Warn("DescribeScalingActivities failed, the first receipt of the event counts as the start", "error", err.Error())
 		}
-		began = all[j.InstanceID]
+		return all[j.InstanceID]
 	})
-	return func() time.Time { asking.Wait(); return began }
 }
 
 // learnClock sets when the termination began, and the deadline that follows.

@@ -63,11 +63,15 @@ func (j *job) setSpotClock(marked time.Time) {
 // that action has an event of its own.
 func (j *job) drainWithoutHook(invocation context.Context, instance Instance) error {
 	j.Hook, j.report.Hook = "", ""
-	cluster, err := j.Connect(invocation)
-	if err != nil {
-		return j.failed(err)
+	connected := j.askCluster(invocation)
+	j.askInstance(invocation)
+	j.asked.peers = j.askPeers(invocation)
+	to := connected()
+	if to.err != nil {
+		return j.failed(to.err)
 	}
-	described := j.askDescription(invocation)
+	cluster := to.cluster
+	j.askNodes(invocation, cluster)
 	if held := j.acquireLease(invocation, cluster); held {
 		j.notifyHolder(invocation, cluster)
 		j.skipHeld()
@@ -75,7 +79,7 @@ func (j *job) drainWithoutHook(invocation context.Context, instance Instance) er
 	}
 	j.goOnWithoutLease()
 	stopHeartbeats := j.startOptionalHeartbeats(invocation)
-	_, err = j.drainNode(invocation, cluster, instance, described)
+	_, err := j.drainNode(invocation, cluster, instance)
 	stopHeartbeats()
 	j.releaseLease()
 	return err

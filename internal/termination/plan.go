@@ -90,7 +90,8 @@ func (j *job) planDryRun(invocation context.Context) {
 }
 
 func (j *job) planInstance(ctx context.Context, cluster Kubernetes) error {
-	node, err := j.findFirstNode(ctx, cluster, j.askDescription(ctx)().known[j.InstanceID])
+	j.askInstance(ctx)
+	node, err := j.findFirstNode(ctx, cluster, j.asked.instance())
 	if node == nil || err != nil {
 		return err
 	}

@@ -35,7 +35,8 @@ type job struct {
 	noLease  error                   // why there is none
 	unlease  context.CancelFunc      // ends the renewal of the Lease; nil: there is none
 	abandon  context.CancelCauseFunc // ends the invocation's work on the drain
-	drains   []*nodeDrain            // the nodes of the instance; the first decides the result
+	asked    questions
+	drains   []*nodeDrain // the nodes of the instance; the first decides the result
 	log      *slog.Logger
 	report   Report
 	notes    []string // what the report's reason says beside the result: what the drain goes on without
@@ -80,8 +81,9 @@ func (h *Handler) terminate(ctx context.Context, record Record) (Report, error) 
 	return j.report, err
 }
 
-// run is the promised order: verify, acquire the lease, learn the clock, then drainNode (cordon, evict, volumes), complete. After a panic
-// the Lease is not released, so that the next invocation does less.
+// run is the promised order: verify, acquire the lease, learn the clock, then drainNode (cordon, evict, volumes), complete. What only reads
+// is asked as early as it can be, and awaited where the order needs it. After a panic the Lease is not released, so that the next
+// invocation does less.
 func (j *job) run(ctx context.Context) error {
 	invocation, cancel := j.boundInvocation(ctx)
 	defer cancel()
@@ -92,7 +94,10 @@ func (j *job) run(ctx context.Context) error {
 		j.end(StatusSkipped, notOurGroup(j.Group))
 		return nil
 	}
+	connected := j.askCluster(invocation)
+	j.askInstance(invocation)
 	instance, rejection, err := j.verify(invocation)
+	j.forgetOld()
 	switch {
 	case err != nil:
 		return j.failed(err)
@@ -103,34 +108,33 @@ func (j *job) run(ctx context.Context) error {
 		j.planDryRun(invocation)
 		return j.complete(ctx, Continue)
 	}
-	cluster, err := j.Connect(invocation)
-	if err != nil {
-		return j.withoutCluster(ctx, invocation, err)
+	j.askBeforeLease(invocation)
+	to := connected()
+	if to.err != nil {
+		return j.withoutCluster(ctx, invocation, to.err)
 	}
-	described := j.askDescription(invocation)
-	if held := j.acquireLease(invocation, cluster); held {
+	j.askNodes(invocation, to.cluster)
+	if held := j.acquireLease(invocation, to.cluster); held {
 		j.skipHeld()
 		return nil
 	}
-	err = j.drainForHook(ctx, invocation, cluster, instance, described)
+	err = j.drainForHook(ctx, invocation, to.cluster, instance)
 	j.releaseLease()
 	return err
 }
 
 // drainForHook drains the node while the hook is kept alive, and completes the lifecycle action.
-func (j *job) drainForHook(
-	ctx, invocation context.Context, cluster Kubernetes, instance Instance, described func() description,
-) error {
-	activities := j.askActivities(invocation)
-	hook := j.describeHook(invocation)
+func (j *job) drainForHook(ctx, invocation context.Context, cluster Kubernetes, instance Instance) error {
+	j.askClock(invocation)
+	hook := j.asked.hook()
 	stopHeartbeats := j.heartbeater().start(invocation, hook)
-	j.learnClock(activities, hook)
+	j.learnClock(j.asked.activities, hook)
 	j.clock.extendPastDeadline(invocation)
 	j.resumeKeptOpen(hook)
 	result, err := Result(leftOpen), j.waitForLease(hook)
 	if err == nil {
 		j.goOnWithoutLease()
-		result, err = j.drainNode(invocation, cluster, instance, described)
+		result, err = j.drainNode(invocation, cluster, instance)
 	}
 	stopHeartbeats()
 	if err != nil {
@@ -147,13 +151,10 @@ func (j *job) drainForHook(
 
 // drainNode is the middle of the promised order: cordon the instance's node, evict its pods, wait for their volumes. It returns what
 // the lifecycle action is to be completed with.
-func (j *job) drainNode(
-	invocation context.Context, cluster Kubernetes, instance Instance, described func() description,
-) (Result, error) {
+func (j *job) drainNode(invocation context.Context, cluster Kubernetes, instance Instance) (Result, error) {
 	ctx, cancel := j.clock.withLook(invocation)
 	defer cancel()
-	aws := described()
-	known := aws.known[j.InstanceID]
+	known := j.asked.instance()
 	found, err := j.awaitNodes(ctx, cluster, known)
 	switch {
 	case err != nil:
@@ -169,7 +170,7 @@ func (j *job) drainNode(
 		return j.outOfTime(ctx, err) // another try finds the node that is there now
 	}
 	j.announceStart(ctx, cluster, main.node)
-	j.taintTerminatingPeers(ctx, cluster, aws)
+	j.taintTerminatingPeers(ctx, cluster)
 	if err := main.watch(ctx, watching); err != nil {
 		return j.outOfTime(ctx, err)
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -31,25 +33,34 @@ const (
 	remainingNodes   = 2
 )
 
-// BenchmarkManyNodes drains 100 nodes of 30 pods at once: by as many functions behind a queue, and by one client that only evicts
-// and watches. The latter is the time that the API server needs for these evictions. The functions share its two cores.
+// atOnce are the numbers of executions that are compared.
+var atOnce = []int{10, 30, manyNodes}
+
+// BenchmarkManyNodes terminates 100 nodes of 30 pods at once. They are drained by functions behind a queue, so many at a time, and by one
+// client that only evicts and watches. The latter is the time that the API server needs for these evictions. The functions share its two
+// cores.
 func BenchmarkManyNodes(b *testing.B) {
 	lab.Require(b)
 	s := start(b)
-	var ideal, ours []time.Duration
+	var ideal []time.Duration
+	ours := map[int][]time.Duration{}
 	round := 0
 	for b.Loop() {
 		round++
 		i := newManyNodesFixture(b, s, fmt.Sprintf("ideal-many-%d", round))
 		ideal = append(ideal, i.ideal())
 		i.clear()
-		q := newManyNodesFixture(b, s, fmt.Sprintf("quiesce-many-%d", round))
-		ours = append(ours, q.quiesce())
-		q.clear()
+		for _, n := range atOnce {
+			q := newManyNodesFixture(b, s, fmt.Sprintf("quiesce-%d-many-%d", n, round))
+			ours[n] = append(ours[n], q.quiesce(n))
+			q.clear()
+		}
 	}
 	b.ReportMetric(median(ideal).Seconds(), "ideal-s")
-	b.ReportMetric(median(ours).Seconds(), "quiesce-s")
-	b.ReportMetric(median(ours).Seconds()/median(ideal).Seconds(), "quiesce/ideal")
+	for _, n := range atOnce {
+		b.ReportMetric(median(ours[n]).Seconds(), fmt.Sprintf("at-once-%d-s", n))
+		b.ReportMetric(median(ours[n]).Seconds()/median(ideal).Seconds(), fmt.Sprintf("at-once-%d/ideal", n))
+	}
 	b.ReportMetric(0, "ns/op")
 }
 
@@ -126,16 +137,20 @@ func (w *manyNodesFixture) awaitDeletions(remaining map[types.UID]bool, since st
 	return true
 }
 
-// quiesce returns the time from the events in the queue to the last completion, by warm functions.
-func (w *manyNodesFixture) quiesce() time.Duration {
+// quiesce returns the time from the events in the queue to the last completion, by so many warm functions.
+func (w *manyNodesFixture) quiesce(atOnce int) time.Duration {
 	queue := w.Queue(w.name)
-	functions, users := make([]*env.Function, manyNodes), make([]string, manyNodes)
-	w.each(func(n int, i env.Instance) { functions[n] = w.warm(queue, i) })
+	functions, users := make([]*env.Function, atOnce), make([]string, atOnce)
+	w.each(func(n int, i env.Instance) {
+		if n < atOnce {
+			functions[n] = w.warm(queue, i)
+		}
+	})
 	for n, f := range functions {
 		users[n] = f.User
 		defer f.Close()
 	}
-	before := w.requestsBy(users)
+	before := len(w.requestsBy(users))
 	for _, i := range w.targets {
 		w.AWS.SendMessage(queue.URL, string(w.AWS.Terminate(i.ID)[0].Body))
 	}
@@ -151,8 +166,30 @@ func (w *manyNodesFixture) quiesce() time.Duration {
 	for _, f := range functions {
 		require.NotContains(w, f.Output(), "client-side throttling")
 	}
-	w.ReportMetric(float64(w.requestsBy(users)-before)/manyNodes, "requests/node")
+	w.reportRequests(atOnce, w.requestsBy(users)[before:])
 	return took
+}
+
+// reportRequests reports how many requests the drain of one node needed beside its evictions, and how many evictions were throttled.
+func (w *manyNodesFixture) reportRequests(atOnce int, all []lab.Request) {
+	kinds := map[string]int{}
+	evictions, throttled := 0, 0
+	for _, r := range all {
+		if r.Subresource == "eviction" {
+			evictions++
+		} else {
+			kinds[r.Verb+" "+r.Resource]++
+		}
+		if r.Code == http.StatusTooManyRequests {
+			throttled++
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		w.Logf("%d at once: %.1f of %s per node", atOnce, float64(kinds[kind])/manyNodes, kind)
+	}
+	w.Logf("%d at once: %d evictions, %d requests throttled", atOnce, evictions, throttled)
+	w.ReportMetric(float64(len(all)-evictions)/manyNodes, fmt.Sprintf("at-once-%d-requests/node", atOnce))
+	w.ReportMetric(float64(throttled), fmt.Sprintf("at-once-%d-throttled", atOnce))
 }
 
 // warm starts a function and lets it connect to AWS and Kubernetes.
@@ -167,8 +204,8 @@ func (w *manyNodesFixture) warm(queue env.Queue, i env.Instance) *env.Function {
 	return f
 }
 
-func (w *manyNodesFixture) requestsBy(users []string) int {
+func (w *manyNodesFixture) requestsBy(users []string) []lab.Request {
 	all, err := w.Lab.Audit().By(users...)
 	require.NoError(w, err)
-	return len(all)
+	return all
 }

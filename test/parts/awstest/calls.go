@@ -12,6 +12,7 @@ type Call struct {
 	Action  string
 	Session string // name of the session; empty if the signature was rejected
 	At      time.Time
+	Done    time.Time // when it was answered; zero until then
 	Params  url.Values
 	Body    []byte
 	Code    int // HTTP status of the answer; 0 until it is sent
@@ -40,5 +41,5 @@ func (s *Server) record(c Call) (index int) {
 func (s *Server) answered(index, code int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.calls[index].Code = code
+	s.calls[index].Code, s.calls[index].Done = code, time.Now()
 }
