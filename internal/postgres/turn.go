@@ -126,16 +126,18 @@ func (m *move) reclaim(ctx context.Context) {
 		return
 	}
 	defer m.release(lease.Release)
-	if found, err := readMark(lease.Mark()); err == nil && !found.sameMove(&m.mark) {
+	found, err := readMark(lease.Mark())
+	another := err == nil && !found.sameMove(&m.mark)
+	if another && !found.Resumed {
 		return // its holder died: what is paused is on its mark, and the sweep resumes it
 	}
-	mine := m.mark
-	if mine.Poolers = (resumer{m.cluster, m.Consoles, m.log}).all(ctx, m.mark.Poolers, m.consoles()); len(mine.Poolers) == 0 {
-		err = lease.SetMark(ctx, "")
-	} else {
-		err = lease.SetMark(ctx, mine.text())
+	left := resumer{m.cluster, m.Consoles, m.log}.all(ctx, m.mark.Poolers, m.consoles())
+	if another {
+		return // it has these poolers too
 	}
-	if err != nil {
+	mine := m.mark
+	mine.join()
+	if err := lease.SetMark(ctx, mine.rest(left)); err != nil {
 		m.log.Warn("failed to change the mark of a move", "error", escort.Printable(err.Error()))
 	}
 }
@@ -161,8 +163,12 @@ func (m *move) undoMark(ctx context.Context) error {
 		return nil
 	}
 	m.log.Warn("found the mark of an interrupted move, resuming its poolers first")
-	if _, err := m.clearMark(ctx, m.cluster, m.lease); err != nil {
+	found, _, err := m.clearMark(ctx, m.cluster, m.lease)
+	if err != nil {
 		return hold("an interrupted move cannot be undone: %v", err)
+	}
+	if m.lease.Mark() != "" {
+		m.interrupted = found
 	}
 	return nil
 }
@@ -208,9 +214,13 @@ func (m *move) remind(ctx context.Context) error {
 // makeMark makes the mark of what is going to be paused. It holds if the mark is too large to be kept.
 func (m *move) makeMark() error {
 	m.mark = markOf(m.facts, m.candidateName(), m.around.fronts, time.Now(), m.limit)
-	if size := len(m.mark.text()); size > escort.MaxRecord {
+	m.mark.carry(m.interrupted)
+	switch text := m.mark.text(); {
+	case len(text) > escort.MaxRecord:
 		return hold("its %d poolers cannot be recorded before they are paused: their names take %d bytes, and at most %d fit",
-			len(m.mark.Poolers), size, escort.MaxRecord)
+			len(m.mark.Poolers)+len(m.mark.Late), len(text), escort.MaxRecord)
+	case !isReadable(text):
+		return hold("its poolers cannot be recorded before %s with those of an interrupted move: they are too many", m.mark.Again.Format(time.RFC3339))
 	}
 	return nil
 }
@@ -230,13 +240,11 @@ func (m *move) setMark(ctx context.Context) error {
 func (m *move) clear(ctx context.Context, left []markedPooler) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
-	m.mark.Poolers = left
 	m.mark.Moved = m.moved != "" || m.begun
-	text := ""
-	if len(left) > 0 {
-		text = m.mark.text()
-	}
-	if err := m.lease.SetMark(ctx, text); err != nil {
+	m.mark.join()
+	err := m.lease.SetMark(ctx, m.mark.rest(left))
+	m.mark.Poolers = left
+	if err != nil {
 		m.log.Warn("failed to remove the mark of a move", "error", escort.Printable(err.Error()))
 	}
 	m.saveRecord(ctx, len(left) > 0 || m.mark.Moved)

@@ -283,6 +283,26 @@ func (w *world) requireNothingPaused(t *testing.T) {
 	}
 }
 
+// requireResumed is requireNothingPaused after an interrupted move, whose mark stays until its last command cannot come any more.
+func (w *world) requireResumed(t *testing.T) {
+	t.Helper()
+	w.mutex.Lock()
+	for name, p := range w.poolers {
+		require.Empty(t, p.paused, "pooler %s\n%s", name, strings.Join(w.effects, "\n"))
+	}
+	for name, l := range w.leases {
+		m, err := readMark(l.mark)
+		require.True(t, l.mark == "" || err == nil && m.Resumed && m.Again.After(time.Now()), "%s: %s", name, l.mark)
+	}
+	w.mutex.Unlock()
+	time.Sleep(lateTime)
+	e, _ := w.escort()
+	resumed, err := e.Resume(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, resumed, "they were resumed before")
+	w.requireNothingPaused(t)
+}
+
 // longest returns for how long any client waited.
 func (w *world) longest() (longest time.Duration) {
 	for _, p := range w.poolers {
