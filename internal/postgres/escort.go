@@ -241,6 +241,9 @@ func (r *run) escortReplica(ctx context.Context) error {
 	if holds := AssessReplica(r.facts, r.pod.Name, time.Now()); len(holds) > 0 {
 		return hold("%s", holds[0])
 	}
+	if err := lease.Lost(); err != nil { // reading took its time
+		return hold("the Lease of its cluster was lost: %v", err)
+	}
 	return r.evictPlainly(ctx, "")
 }
 
@@ -321,7 +324,7 @@ func (r *run) recover(ctx context.Context) error {
 	if err == nil && lease != nil {
 		defer r.release(lease.Release)
 	}
-	switch marks, err := readMarks(ctx, r.cluster, name); {
+	switch marks, err := readMarks(ctx, r.cluster, name, saveTimeout); {
 	case err != nil:
 		return hold("cannot find out whether another move has begun: %v", err)
 	case anySame(*r.record, marks):
@@ -346,10 +349,10 @@ func (r *run) recover(ctx context.Context) error {
 }
 
 // readMarks returns the marks of a Lease, even if ctx has ended: who cannot see another's move must not resume its poolers.
-func readMarks(ctx context.Context, cluster Cluster, lease string) (marks []escort.Mark, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+func readMarks(ctx context.Context, cluster Cluster, lease string, limit time.Duration) (marks []escort.Mark, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
-	_ = escort.Poll(ctx, time.Now().Add(saveTimeout), resumeInterval, func() (bool, error) {
+	_ = escort.Poll(ctx, time.Now().Add(limit), resumeInterval, func() (bool, error) {
 		marks, err = cluster.Marks(ctx, lease)
 		return err == nil, nil
 	})

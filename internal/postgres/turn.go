@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -20,6 +21,9 @@ const (
 	reclaimTime = 20 * time.Second
 	// saveTimeout bounds the removal of marks at the end.
 	saveTimeout = 5 * time.Second
+	// glanceTime bounds the look for the mark of another move while nobody is known to have taken the Lease. The API server may be out of
+	// reach, and clients wait.
+	glanceTime = 2 * time.Second
 )
 
 // acquire takes the Leases of the poolers' groups in the order of their names, then the cluster's. What an earlier move left paused is
@@ -84,13 +88,21 @@ func (m *move) lost() error {
 
 // isLeft reports whether what is paused is left to another holder of the cluster's Lease. It has the mark, or has set its own: whoever
 // takes the Lease resumes first what its mark names. Without a mark, or with one that nobody holds, this move resumes: somebody may have
-// deleted the Lease, and then nobody else knows of the pause.
+// deleted the Lease, and then nobody else knows of the pause. A process that stood still does not know yet that another has taken the Lease:
+// then the mark of another move says so.
 func (m *move) isLeft(ctx context.Context) bool {
-	if m.left || !errors.Is(m.lease.Lost(), escort.ErrTaken) {
+	lost := m.lease.Lost()
+	if m.left || lost == nil {
 		return m.left
 	}
-	marks, err := readMarks(ctx, m.cluster, clusterLease(m.facts.Identity))
-	m.left = err != nil || slices.ContainsFunc(marks, func(found escort.Mark) bool { return found.Held })
+	taken, limit := errors.Is(lost, escort.ErrTaken), saveTimeout
+	if !taken {
+		limit = glanceTime
+	}
+	marks, err := readMarks(ctx, m.cluster, clusterLease(m.facts.Identity), limit)
+	m.left = taken && err != nil || slices.ContainsFunc(marks, func(found escort.Mark) bool {
+		return found.Held && (taken || !anySame(m.mark, []escort.Mark{found}))
+	})
 	return m.left
 }
 
@@ -101,10 +113,10 @@ func (m *move) leave(ctx context.Context) error {
 	if m.moved != "" {
 		what = "moved to " + m.moved + "; " + what
 	}
-	m.log.Warn("lost the Lease of a move, its poolers are left to the new holder", "reason", m.lease.Lost().Error())
+	ended := m.lost()
+	m.log.Warn("lost the Lease of a move, its poolers are left to the new holder", "reason", escort.Printable(fmt.Sprint(ended)))
 	m.result.HeldBackAt, m.result.HeldBackSeconds = m.pausedAt, time.Since(m.pausedAt).Seconds()
 	m.report(what)
-	ended := m.lost()
 	m.reclaim(ctx)
 	m.mark.Poolers, m.mark.Moved = nil, m.moved != "" || m.begun
 	m.saveRecord(ctx, m.mark.Moved)

@@ -113,10 +113,14 @@ type incarnation struct {
 	name string
 	// blind is until when it does not notice that its Leases are another's, unless it writes to one.
 	blind   time.Time
-	assured time.Time // when it was last told that a Lease is its own
-	looked  bool      // at the request, since it was written, or tried to
-	lapsed  bool      // its Leases expired while it ran
-	seen    seen      // the last answer about the cluster
+	assured time.Time     // when it was last told that a Lease is its own
+	looked  bool          // at the request, since it was written, or tried to
+	lapsed  bool          // its Leases expired while it ran
+	stall   time.Duration // for how long its next call to a console stands still
+	woke    time.Time     // when it went on after that
+	unsure  time.Time     // until when it only knows that its Leases are old
+	doomed  bool          // it dies with its next command
+	seen    seen          // the last answer about the cluster
 }
 
 func (i *incarnation) die() {
