@@ -69,6 +69,12 @@ func isReadable(text string) bool {
 	return err == nil
 }
 
+// IsResumed reports whether all that a mark names is resumed. Such a mark stays for a command that comes late.
+func IsResumed(text string) bool {
+	m, err := readMark(text)
+	return err == nil && m.Resumed
+}
+
 // sameMove reports whether two marks are of one move.
 func (m mark) sameMove(other *mark) bool {
 	return other != nil && m.Namespace == other.Namespace && m.Cluster == other.Cluster && m.Since.Equal(other.Since)

@@ -226,18 +226,8 @@ func (w *world) runAs(t *testing.T, e *Escort, i *incarnation, name string, chan
 
 func (w *world) runIn(ctx context.Context, t *testing.T, e *Escort, i *incarnation, name string, change ...func(*drain.EscortRequest)) (result drain.EscortResult, err error, alive bool) {
 	w.mutex.Lock()
-	request := drain.EscortRequest{
-		Pod: memberPod(name, "").Pod, Record: w.records[name], Recorded: w.records[name] != nil, Log: e.Log,
-		Save: func(ctx context.Context, record json.RawMessage) error {
-			if err := i.ask(ctx, "save"); err != nil {
-				return err
-			}
-			defer i.enter()()
-			i.records[name] = record
-			i.effect("record %t", record != nil)
-			return i.answer("save")
-		},
-	}
+	request := requestOf(w, i, name)
+	request.Log = e.Log
 	request.Evict = func(ctx context.Context, o drain.EvictOptions) error {
 		if err := i.ask(ctx, "evict"); err != nil {
 			return err
@@ -271,6 +261,22 @@ func (w *world) runIn(ctx context.Context, t *testing.T, e *Escort, i *incarnati
 	}()
 	<-done
 	return result, err, alive
+}
+
+// requestOf returns the request for the escort of a member, without an eviction.
+func requestOf(w *world, i *incarnation, name string) drain.EscortRequest {
+	return drain.EscortRequest{
+		Pod: memberPod(name, "").Pod, Record: w.records[name], Recorded: w.records[name] != nil,
+		Save: func(ctx context.Context, record json.RawMessage) error {
+			if err := i.ask(ctx, "save"); err != nil {
+				return err
+			}
+			defer i.enter()()
+			i.records[name] = record
+			i.effect("record %t", record != nil)
+			return i.answer("save")
+		},
+	}
 }
 
 // requireNothingPaused fails if a pooler is paused, or a mark is left.
