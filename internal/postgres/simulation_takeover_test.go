@@ -125,8 +125,11 @@ func (s *simulation) mayBelieve(i *incarnation) bool {
 	if s.slow > 0 {
 		reach += 5 * time.Second
 	}
-	return time.Since(i.assured) <= reach || !i.woke.IsZero() && time.Since(i.woke) <= reach
+	return time.Since(i.assured) <= reach || i.isLate()
 }
+
+// isLate reports whether what the invocation does at this moment is the command that stood still. Nothing can keep a pooler from obeying it.
+func (i *incarnation) isLate() bool { return i.woke.Equal(time.Now()) }
 
 // standStill lets one command stand still, though its time is over meanwhile. It reports whether it did. The invocation learns of nothing in
 // that time.

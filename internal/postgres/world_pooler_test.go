@@ -28,6 +28,7 @@ type worldPooler struct {
 	deafFor   time.Duration
 	by        *incarnation // that paused it last
 	excused   time.Time    // when its console last failed
+	letGo     bool         // another's command that stood still has resumed it
 	refuses   bool         // proofs fail
 	readOnly  bool         // its login may only look
 	paused    map[string]time.Time
