@@ -504,6 +504,9 @@ var quiesceCases = []testCase{
 	{"messages in the DLQ", func(w *world) { w.Function.DeadLetters = 2 }, []string{"warning function quiesce-prod: 2 messages in its dead-letter queue"}},
 	{"mark that nobody holds", func(w *world) { w.Install.Marks = []escort.Mark{{Lease: postgres.LeasePrefix + "x"}} },
 		[]string{"critical lease quiesce/quiesce-postgres-x: nobody holds it, and its mark says that poolers may be paused"}},
+	{"mark of poolers that are resumed", func(w *world) {
+		w.Install.Marks = []escort.Mark{{Lease: postgres.LeasePrefix + "x", Text: `{"resumed":true}`}}
+	}, nil},
 	{"mark that somebody holds", func(w *world) { w.Install.Marks = []escort.Mark{{Lease: postgres.LeasePrefix + "x", Held: true}} }, nil},
 	{"node that stayed closed", func(w *world) { w.Nodes[0].Labels[corev1.LabelNodeExcludeBalancers] = "quiesce" },
 		[]string{"warning node a1: quiesce closed it, and no Lease says why"}},

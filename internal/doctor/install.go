@@ -123,7 +123,7 @@ func (v *view) deadLetters() []Finding {
 // pausedPoolers finds poolers that an interrupted move left paused.
 func (v *view) pausedPoolers() (found []Finding) {
 	for _, m := range v.Install.Marks {
-		if m.Held || !strings.HasPrefix(m.Lease, postgres.LeasePrefix) {
+		if m.Held || !strings.HasPrefix(m.Lease, postgres.LeasePrefix) || postgres.IsResumed(m.Text) {
 			continue
 		}
 		found = append(found, Finding{

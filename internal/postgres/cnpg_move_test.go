@@ -247,7 +247,7 @@ func TestRun_CNPGKilledAfterEachEffect_NextResumesFirstAndFinishes(t *testing.T)
 				time.Sleep(30 * time.Second)
 			}
 			require.NoError(t, err, "killed after effect %d", kill)
-			c.requireNothingPaused(t)
+			c.requireResumed(t)
 			require.Equal(t, []string{"pg-0"}, c.evicted)
 			require.False(t, c.early, "killed after effect %d: %v", kill, c.effects)
 			require.Equal(t, "pg-1", c.leader)

@@ -224,7 +224,7 @@ func (r *run) escortReplica(ctx context.Context) error {
 	if lease != nil {
 		defer r.release(lease.Release)
 		if lease.Mark() != "" {
-			if _, err := r.clearMark(ctx, r.cluster, lease); err != nil && !r.isLast() {
+			if _, _, err := r.clearMark(ctx, r.cluster, lease); err != nil && !r.isLast() {
 				return hold("an interrupted move cannot be undone: %v", err)
 			}
 		}
@@ -240,6 +240,9 @@ func (r *run) escortReplica(ctx context.Context) error {
 	}
 	if holds := AssessReplica(r.facts, r.pod.Name, time.Now()); len(holds) > 0 {
 		return hold("%s", holds[0])
+	}
+	if err := lease.Lost(); err != nil { // reading took its time
+		return hold("the Lease of its cluster was lost: %v", err)
 	}
 	return r.evictPlainly(ctx, "")
 }
@@ -317,15 +320,19 @@ func (r *run) recover(ctx context.Context) error {
 	}
 	name := clusterLease(Identity{Namespace: r.record.Namespace, Cluster: r.record.Cluster})
 	// The Lease of an invocation that has just died is held still. Clients do not wait for its end.
-	if lease, err := r.cluster.AcquireMarkedLease(ctx, name); err == nil && lease != nil {
+	lease, err := r.cluster.AcquireMarkedLease(ctx, name)
+	if err == nil && lease != nil {
 		defer r.release(lease.Release)
 	}
-	switch marks, err := readMarks(ctx, r.cluster, name); {
+	switch marks, err := readMarks(ctx, r.cluster, name, saveTimeout); {
 	case err != nil:
 		return hold("cannot find out whether another move has begun: %v", err)
-	case !anySame(*r.record, marks):
+	case anySame(*r.record, marks):
+	case len(marks) > 0: // of another move, whose holder resumes
 		r.record.Poolers = nil
 		return nil
+	case lease == nil: // its holder may be about to pause
+		return hold("somebody else holds the Lease of its cluster, and poolers may still be paused: %s", namesOf(r.record.Poolers))
 	}
 	r.log.Warn("found an interrupted move, resuming its poolers first", "since", r.record.Since)
 	r.withdraw(ctx, r.cluster, r.record)
@@ -342,10 +349,10 @@ func (r *run) recover(ctx context.Context) error {
 }
 
 // readMarks returns the marks of a Lease, even if ctx has ended: who cannot see another's move must not resume its poolers.
-func readMarks(ctx context.Context, cluster Cluster, lease string) (marks []escort.Mark, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+func readMarks(ctx context.Context, cluster Cluster, lease string, limit time.Duration) (marks []escort.Mark, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
-	_ = escort.Poll(ctx, time.Now().Add(saveTimeout), resumeInterval, func() (bool, error) {
+	_ = escort.Poll(ctx, time.Now().Add(limit), resumeInterval, func() (bool, error) {
 		marks, err = cluster.Marks(ctx, lease)
 		return err == nil, nil
 	})

@@ -27,6 +27,9 @@ type mark struct {
 	Poolers   []markedPooler `json:"poolers,omitempty"`  // that may be paused
 	Moved     bool           `json:"moved,omitempty"`    // the leader has changed, or will
 	OnlyCopy  bool           `json:"onlyCopy,omitempty"` // the pod's data may exist on its node only
+	Resumed   bool           `json:"resumed,omitempty"`  // its poolers are resumed, and are resumed once more until Again
+	Again     time.Time      `json:"again,omitzero"`     // until when a command of an interrupted move may still come
+	Late      []markedPooler `json:"late,omitempty"`     // poolers of an interrupted move before this one, beside those of its own
 }
 
 type markedPooler struct {
@@ -34,6 +37,11 @@ type markedPooler struct {
 	Databases []string `json:"databases"`
 	Retry     string   `json:"retry,omitempty"` // the former server_login_retry; empty: it is as it was
 }
+
+// lateTime is how long after its mark a move that did not end in order may still change a pooler. Its process may have stood still, so only
+// the end of its invocation is certain: 15 minutes after its begin (https://docs.aws.amazon.com/lambda/latest/dg/configuration-timeout.html).
+// A minute more is for clocks that differ, and for what the network still has. Until then each sweep opens the consoles of these poolers.
+const lateTime = 16 * time.Minute
 
 func (m mark) text() string {
 	text, _ := json.Marshal(m) // of texts and times
@@ -45,10 +53,10 @@ var errMark = errors.New("the mark of a move cannot be read")
 // readMark reads a mark. It names pods and databases, so it is only believed as far as it could be ours.
 func readMark(text string) (*mark, error) {
 	m := &mark{}
-	if len(text) > escort.MaxRecord || json.Unmarshal([]byte(text), m) != nil || len(m.Poolers) > maxPoolers {
+	if len(text) > escort.MaxRecord || json.Unmarshal([]byte(text), m) != nil || len(m.Poolers)+len(m.Late) > maxPoolers {
 		return nil, errMark
 	}
-	for _, p := range m.Poolers {
+	for _, p := range slices.Concat(m.Poolers, m.Late) {
 		if len(p.Databases) > maxDatabases || p.Namespace == "" || p.Name == "" || p.UID == "" {
 			return nil, errMark
 		}
@@ -56,9 +64,67 @@ func readMark(text string) (*mark, error) {
 	return m, nil
 }
 
+func isReadable(text string) bool {
+	_, err := readMark(text)
+	return err == nil
+}
+
+// IsResumed reports whether all that a mark names is resumed. Such a mark stays for a command that comes late.
+func IsResumed(text string) bool {
+	m, err := readMark(text)
+	return err == nil && m.Resumed
+}
+
 // sameMove reports whether two marks are of one move.
 func (m mark) sameMove(other *mark) bool {
 	return other != nil && m.Namespace == other.Namespace && m.Cluster == other.Cluster && m.Since.Equal(other.Since)
+}
+
+// interrupt makes the mark one of a move that did not end in order: nobody knows whether it is over.
+func (m *mark) interrupt() {
+	if until := m.Since.Add(lateTime); until.After(m.Again) {
+		m.Again = until
+	}
+	m.join()
+}
+
+// join makes the poolers of earlier moves the mark's own.
+func (m *mark) join() { m.Poolers, m.Late = slices.Concat(m.Poolers, m.Late), nil }
+
+// carry adds the poolers of an interrupted move. Its last commands may come while this move is under way, or after it.
+func (m *mark) carry(interrupted *mark) {
+	if interrupted == nil {
+		return
+	}
+	m.Again = interrupted.Again
+	for _, p := range interrupted.Poolers {
+		i := slices.IndexFunc(m.Poolers, func(own markedPooler) bool { return own.Ref == p.Ref })
+		if i < 0 {
+			m.Late = append(m.Late, p)
+			continue
+		}
+		own := &m.Poolers[i]
+		own.Databases = append(own.Databases, slices.DeleteFunc(slices.Clone(p.Databases), func(database string) bool {
+			return slices.Contains(own.Databases, database)
+		})...)
+		if own.Retry == loginRetry && p.Retry != "" { // what was read is what the interrupted move has set
+			own.Retry = p.Retry
+		}
+	}
+}
+
+// rest returns the mark of what is left to do when all but these poolers are resumed; empty: nothing is.
+func (m mark) rest(left []markedPooler) string {
+	if m.Resumed = len(left) == 0; m.Resumed {
+		m.Kind = "" // what it asked for was withdrawn too
+	}
+	if !time.Now().Before(m.Again) {
+		m.Poolers = left
+	}
+	if len(m.Poolers) == 0 {
+		return ""
+	}
+	return m.text()
 }
 
 // clusterLease returns the name of the cluster's Lease.

@@ -62,21 +62,22 @@ type move struct {
 	judge    func(Facts) Assessment
 	deadline time.Time // no Lease is waited for any longer; zero: leaseWait decides
 
-	facts     Facts
-	candidate *Member
-	warnings  []string           // of the assessment
-	lease     escort.MarkedLease // of the cluster
-	turns     []turn             // all Leases that are held
-	left      bool               // another holder of the cluster's Lease resumes what is paused
-	around    *surroundings
-	lead      time.Duration // what pause and gate take, as long as the same reads took before
-	limit     time.Duration // of the hold
-	mark      mark
-	pausedAt  time.Time // zero: nothing is paused
-	moved     string    // the new leader
-	proven    bool      // a write through every pooler reached it before clients were let go
-	told      teller
-	begun     bool // a switchover that cannot be withdrawn is under way
+	facts       Facts
+	candidate   *Member
+	warnings    []string           // of the assessment
+	lease       escort.MarkedLease // of the cluster
+	turns       []turn             // all Leases that are held
+	left        bool               // another holder of the cluster's Lease resumes what is paused
+	around      *surroundings
+	lead        time.Duration // what pause and gate take, as long as the same reads took before
+	limit       time.Duration // of the hold
+	mark        mark
+	interrupted *mark     // of an interrupted move whose last commands may still come; nil: none
+	pausedAt    time.Time // zero: nothing is paused
+	moved       string    // the new leader
+	proven      bool      // a write through every pooler reached it before clients were let go
+	told        teller
+	begun       bool // a switchover that cannot be withdrawn is under way
 }
 
 // errTooShort holds a primary until the next invocation.

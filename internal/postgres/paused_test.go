@@ -29,7 +29,7 @@ func TestRun_PoolerFrozenWhilePaused_HeldAndOthersGoOn(t *testing.T) {
 		e, _ := w.escort()
 		_, err = e.Resume(t.Context())
 		require.NoError(t, err)
-		w.requireNothingPaused(t)
+		w.requireResumed(t)
 	})
 }
 

@@ -139,7 +139,7 @@ func (e *Escort) Resume(ctx context.Context) (resumed []string, err error) {
 	return slices.DeleteFunc(names, func(name string) bool { return name == "" }), err
 }
 
-// resumeMark takes the Lease, resumes what its mark names, and removes the mark.
+// resumeMark takes the Lease, and resumes what its mark names. The name is empty if that was resumed before.
 func (e *Escort) resumeMark(ctx context.Context, cluster Cluster, lease string) (name string, err error) {
 	held, err := cluster.AcquireMarkedLease(ctx, lease)
 	if err != nil || held == nil {
@@ -149,27 +149,32 @@ func (e *Escort) resumeMark(ctx context.Context, cluster Cluster, lease string) 
 	if held.Mark() == "" {
 		return "", nil
 	}
-	m, err := e.clearMark(ctx, cluster, held)
-	if err != nil {
+	m, first, err := e.clearMark(ctx, cluster, held)
+	if err != nil || !first {
 		return "", err
 	}
 	return m.Namespace + "/" + m.Cluster, nil
 }
 
-// clearMark resumes what the mark of a Lease names that this invocation holds, and removes the mark.
-func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.MarkedLease) (*mark, error) {
-	m, err := readMark(held.Mark())
-	if err != nil {
-		return nil, err
+// clearMark resumes what the mark of a Lease names that this invocation holds. First reports whether nobody had done so before. The mark of a
+// move that did not end in order stays until lateTime is over: its process may have stood still, and pause a pooler when it goes on. Whoever
+// takes the Lease until then resumes the same once more.
+func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.MarkedLease) (m *mark, first bool, err error) {
+	if m, err = readMark(held.Mark()); err != nil {
+		return nil, false, err
 	}
 	e.withdraw(ctx, cluster, m)
+	first = !m.Resumed
+	m.interrupt()
 	left := resumer{cluster, e.Consoles, e.log()}.all(ctx, m.Poolers, nil)
-	defer e.tellRecovered(ctx, cluster, &mark{Namespace: m.Namespace, Cluster: m.Cluster, Since: m.Since, Poolers: m.Poolers}, left)
-	if len(left) == 0 {
-		return m, held.SetMark(ctx, "")
+	if first {
+		defer e.tellRecovered(ctx, cluster, m, left)
 	}
-	m.Poolers = left
-	return nil, errors.Join(fmt.Errorf("still paused: %s", namesOf(left)), held.SetMark(ctx, m.text()))
+	err = held.SetMark(ctx, m.rest(left))
+	if len(left) > 0 {
+		err = errors.Join(fmt.Errorf("still paused: %s", namesOf(left)), err)
+	}
+	return m, first, err
 }
 
 // withdraw removes the request of an interrupted move, if it is still there: otherwise the primary could move when nobody expects it.

@@ -66,7 +66,7 @@ func (s *simulation) checkPause(c *worldConsole, database string) {
 	}
 	s.counts["6 paused after its mark"]++
 	s.stepsOf(c.incarnation).paused[c.name+"/"+database] = true
-	c.pooler.by, c.pooler.excused = c.incarnation, time.Time{}
+	c.pooler.by, c.pooler.excused, c.pooler.letGo = c.incarnation, time.Time{}, false
 }
 
 func names(m *mark, pooler, database string) bool {
@@ -93,8 +93,7 @@ func (s *simulation) checkMark(l *heldLease, text string) {
 	}
 	for name, p := range s.poolers {
 		for database := range p.paused {
-			late := p.by.lapsed && !p.by.dead // its pause came after the new holder had resumed, and it knows of it
-			if names(before, name, database) && !names(after, name, database) && !late {
+			if names(before, name, database) && !names(after, name, database) {
 				s.violate("6: %s removed the mark of pooler %s, which is paused", l.i.name, name)
 			}
 		}
@@ -107,8 +106,11 @@ func (s *simulation) checkResume(c *worldConsole, database string) {
 		return
 	}
 	i, by := c.incarnation, c.pooler.by
-	if by != nil && by != i && by == s.asker && s.version == s.askedVersion && len(s.request) > 0 && !i.looked {
+	if by != nil && by != i && by == s.asker && s.version == s.askedVersion && len(s.request) > 0 && !i.looked && !i.isLate() {
 		s.violate("3: %s resumed %s, and did not withdraw the request first", i.name, c.name)
+	}
+	if c.pooler.letGo = i.isLate() && by != nil && by != i; c.pooler.letGo {
+		s.counts["3 let go by a command that comes late"]++
 	}
 	s.checkWait(c.name, c.pooler, database)
 	if !s.reaches() { // their clients' next statements meet the old primary
@@ -220,8 +222,8 @@ func (s *simulation) checkActs(version int) {
 		return
 	}
 	letGo := false
-	for name, p := range s.poolers { // one that was never held does not count, nor one that has restarted
-		letGo = letGo || s.stepsOf(s.asker).paused[name+"/app"] && p.paused["app"].IsZero() && p.restarts == 0
+	for name, p := range s.poolers { // one that was never held does not count, nor one that has restarted, or was let go by a late command
+		letGo = letGo || s.stepsOf(s.asker).paused[name+"/app"] && p.paused["app"].IsZero() && p.restarts == 0 && !p.letGo
 	}
 	if letGo && !s.asker.looked {
 		s.violate("3: the primary moves as %s asked, which has let clients go and withdrawn nothing", s.asker.name)

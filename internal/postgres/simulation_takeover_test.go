@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"quiesce/internal/drain"
@@ -16,6 +17,8 @@ type takeover struct {
 	by    string        // who takes them first: a drain or a sweep
 	in    time.Duration // how long that takes
 	blind time.Duration // for how long the invocation believes to hold them
+	stall time.Duration // for how long one call to a console stands still before it has its effect, whatever its context says; zero: none does
+	fatal bool          // the invocation dies with that effect
 }
 
 func (s *scenario) drawTakeover(r dice) {
@@ -25,6 +28,9 @@ func (s *scenario) drawTakeover(r dice) {
 	s.takeover = takeover{after: 1 + r.IntN(12), by: []string{"drain", "sweep"}[r.IntN(2)], in: r.between(0, 4*time.Second)}
 	if r.one(2) { // the next renewal tells it
 		s.takeover.blind = r.between(time.Second, 12*time.Second)
+	}
+	if r.one(3) {
+		s.takeover.stall, s.takeover.fatal = r.between(time.Second, []time.Duration{20 * time.Second, 10 * time.Minute}[r.IntN(2)]), r.one(2)
 	}
 }
 
@@ -83,6 +89,7 @@ func (s *simulation) expire(i *incarnation) bool {
 	}
 	now := time.Now()
 	s.lastDeath, i.lapsed, i.blind = now, true, now.Add(s.takeover.in+s.takeover.blind)
+	i.stall = s.takeover.stall
 	s.lines = append(s.lines, s.line(i.name, "Leases expire", nil))
 	s.counts["Leases taken by a "+s.takeover.by]++
 	if s.takeover.blind > 0 {
@@ -118,7 +125,36 @@ func (s *simulation) mayBelieve(i *incarnation) bool {
 	if s.slow > 0 {
 		reach += 5 * time.Second
 	}
-	return time.Since(i.assured) <= reach
+	return time.Since(i.assured) <= reach || i.isLate()
+}
+
+// isLate reports whether what the invocation does at this moment is the command that stood still. Nothing can keep a pooler from obeying it.
+func (i *incarnation) isLate() bool { return i.woke.Equal(time.Now()) }
+
+// standStill lets one command stand still, though its time is over meanwhile. It reports whether it did. The invocation learns of nothing in
+// that time.
+func (s *simulation) standStill(c *worldConsole) (stood bool) {
+	if s == nil {
+		return false
+	}
+	s.mutex.Lock()
+	stall := c.stall
+	if stood = stall > 0; stood {
+		c.stall, c.blind = 0, time.Now().Add(stall)
+		s.counts["stood still"]++
+		s.lines = append(s.lines, s.line(c.incarnation.name, fmt.Sprintf("stands still before a command to %s for %v", c.name, stall), nil))
+	}
+	s.mutex.Unlock()
+	if !stood {
+		return false
+	}
+	time.Sleep(stall)
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	c.woke, c.unsure, c.doomed = time.Now(), time.Now().Add(time.Second), s.takeover.fatal
+	s.excuse(c.name)
+	s.lines = append(s.lines, s.line(c.incarnation.name, "goes on", nil))
+	return true
 }
 
 // isLeft reports whether a paused pooler is left to the new holder of the Lease, who has its mark.

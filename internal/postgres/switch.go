@@ -217,7 +217,9 @@ func (m *move) request(ctx context.Context, deadline time.Time) error {
 	if requested.abort != nil {
 		requested.abort()
 	}
-	if !m.isLeft(ctx) {
+	if m.isLeft(ctx) {
+		m.withdrawOwn(ctx, requested)
+	} else {
 		m.withdraw(ctx, requested)
 	}
 	if m.lookOnce(ctx) {
@@ -306,6 +308,19 @@ func (m *move) lookOnce(ctx context.Context) (moved bool) {
 // withdraw removes the request if it is still there, even if ctx has ended. Somebody else's request stays.
 func (m *move) withdraw(ctx context.Context, requested *asked) {
 	if err := withdraw(ctx, m.cluster, requested.failover); err != nil {
+		m.log.Warn("failed to withdraw the request for a switchover", "error", escort.Printable(err.Error()))
+	}
+}
+
+// withdrawOwn removes the request if the object is as this move has written it. The new holder of the Lease may have withdrawn what was there
+// before that, and may have asked for the same since.
+func (m *move) withdrawOwn(ctx context.Context, requested *asked) {
+	if requested.version == "" || requested.failover.Kind == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
+	defer cancel()
+	if err := m.cluster.WithdrawSwitchover(ctx, requested.failover, requested.version); err != nil {
 		m.log.Warn("failed to withdraw the request for a switchover", "error", escort.Printable(err.Error()))
 	}
 }

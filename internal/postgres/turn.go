@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -20,6 +21,9 @@ const (
 	reclaimTime = 20 * time.Second
 	// saveTimeout bounds the removal of marks at the end.
 	saveTimeout = 5 * time.Second
+	// glanceTime bounds the look for the mark of another move while nobody is known to have taken the Lease. The API server may be out of
+	// reach, and clients wait.
+	glanceTime = 2 * time.Second
 )
 
 // acquire takes the Leases of the poolers' groups in the order of their names, then the cluster's. What an earlier move left paused is
@@ -84,13 +88,21 @@ func (m *move) lost() error {
 
 // isLeft reports whether what is paused is left to another holder of the cluster's Lease. It has the mark, or has set its own: whoever
 // takes the Lease resumes first what its mark names. Without a mark, or with one that nobody holds, this move resumes: somebody may have
-// deleted the Lease, and then nobody else knows of the pause.
+// deleted the Lease, and then nobody else knows of the pause. A process that stood still does not know yet that another has taken the Lease:
+// then the mark of another move says so.
 func (m *move) isLeft(ctx context.Context) bool {
-	if m.left || !errors.Is(m.lease.Lost(), escort.ErrTaken) {
+	lost := m.lease.Lost()
+	if m.left || lost == nil {
 		return m.left
 	}
-	marks, err := readMarks(ctx, m.cluster, clusterLease(m.facts.Identity))
-	m.left = err != nil || slices.ContainsFunc(marks, func(found escort.Mark) bool { return found.Held })
+	taken, limit := errors.Is(lost, escort.ErrTaken), saveTimeout
+	if !taken {
+		limit = glanceTime
+	}
+	marks, err := readMarks(ctx, m.cluster, clusterLease(m.facts.Identity), limit)
+	m.left = taken && err != nil || slices.ContainsFunc(marks, func(found escort.Mark) bool {
+		return found.Held && (taken || !anySame(m.mark, []escort.Mark{found}))
+	})
 	return m.left
 }
 
@@ -101,10 +113,10 @@ func (m *move) leave(ctx context.Context) error {
 	if m.moved != "" {
 		what = "moved to " + m.moved + "; " + what
 	}
-	m.log.Warn("lost the Lease of a move, its poolers are left to the new holder", "reason", m.lease.Lost().Error())
+	ended := m.lost()
+	m.log.Warn("lost the Lease of a move, its poolers are left to the new holder", "reason", escort.Printable(fmt.Sprint(ended)))
 	m.result.HeldBackAt, m.result.HeldBackSeconds = m.pausedAt, time.Since(m.pausedAt).Seconds()
 	m.report(what)
-	ended := m.lost()
 	m.reclaim(ctx)
 	m.mark.Poolers, m.mark.Moved = nil, m.moved != "" || m.begun
 	m.saveRecord(ctx, m.mark.Moved)
@@ -126,16 +138,18 @@ func (m *move) reclaim(ctx context.Context) {
 		return
 	}
 	defer m.release(lease.Release)
-	if found, err := readMark(lease.Mark()); err == nil && !found.sameMove(&m.mark) {
+	found, err := readMark(lease.Mark())
+	another := err == nil && !found.sameMove(&m.mark)
+	if another && !found.Resumed {
 		return // its holder died: what is paused is on its mark, and the sweep resumes it
 	}
-	mine := m.mark
-	if mine.Poolers = (resumer{m.cluster, m.Consoles, m.log}).all(ctx, m.mark.Poolers, m.consoles()); len(mine.Poolers) == 0 {
-		err = lease.SetMark(ctx, "")
-	} else {
-		err = lease.SetMark(ctx, mine.text())
+	left := resumer{m.cluster, m.Consoles, m.log}.all(ctx, m.mark.Poolers, m.consoles())
+	if another {
+		return // it has these poolers too
 	}
-	if err != nil {
+	mine := m.mark
+	mine.join()
+	if err := lease.SetMark(ctx, mine.rest(left)); err != nil {
 		m.log.Warn("failed to change the mark of a move", "error", escort.Printable(err.Error()))
 	}
 }
@@ -161,8 +175,12 @@ func (m *move) undoMark(ctx context.Context) error {
 		return nil
 	}
 	m.log.Warn("found the mark of an interrupted move, resuming its poolers first")
-	if _, err := m.clearMark(ctx, m.cluster, m.lease); err != nil {
+	found, _, err := m.clearMark(ctx, m.cluster, m.lease)
+	if err != nil {
 		return hold("an interrupted move cannot be undone: %v", err)
+	}
+	if m.lease.Mark() != "" {
+		m.interrupted = found
 	}
 	return nil
 }
@@ -208,9 +226,13 @@ func (m *move) remind(ctx context.Context) error {
 // makeMark makes the mark of what is going to be paused. It holds if the mark is too large to be kept.
 func (m *move) makeMark() error {
 	m.mark = markOf(m.facts, m.candidateName(), m.around.fronts, time.Now(), m.limit)
-	if size := len(m.mark.text()); size > escort.MaxRecord {
+	m.mark.carry(m.interrupted)
+	switch text := m.mark.text(); {
+	case len(text) > escort.MaxRecord:
 		return hold("its %d poolers cannot be recorded before they are paused: their names take %d bytes, and at most %d fit",
-			len(m.mark.Poolers), size, escort.MaxRecord)
+			len(m.mark.Poolers)+len(m.mark.Late), len(text), escort.MaxRecord)
+	case !isReadable(text):
+		return hold("its poolers cannot be recorded before %s with those of an interrupted move: they are too many", m.mark.Again.Format(time.RFC3339))
 	}
 	return nil
 }
@@ -230,13 +252,11 @@ func (m *move) setMark(ctx context.Context) error {
 func (m *move) clear(ctx context.Context, left []markedPooler) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
-	m.mark.Poolers = left
 	m.mark.Moved = m.moved != "" || m.begun
-	text := ""
-	if len(left) > 0 {
-		text = m.mark.text()
-	}
-	if err := m.lease.SetMark(ctx, text); err != nil {
+	m.mark.join()
+	err := m.lease.SetMark(ctx, m.mark.rest(left))
+	m.mark.Poolers = left
+	if err != nil {
 		m.log.Warn("failed to remove the mark of a move", "error", escort.Printable(err.Error()))
 	}
 	m.saveRecord(ctx, len(left) > 0 || m.mark.Moved)

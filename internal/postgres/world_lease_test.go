@@ -58,6 +58,9 @@ func (l *heldLease) Lost() error {
 	if !l.i.isBlind() {
 		err = l.lost()
 	}
+	if err != nil && time.Now().Before(l.i.unsure) {
+		err = errors.New("it could not be renewed in time")
+	}
 	l.i.learn(err)
 	return err
 }

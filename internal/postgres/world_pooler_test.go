@@ -28,6 +28,7 @@ type worldPooler struct {
 	deafFor   time.Duration
 	by        *incarnation // that paused it last
 	excused   time.Time    // when its console last failed
+	letGo     bool         // another's command that stood still has resumed it
 	refuses   bool         // proofs fail
 	readOnly  bool         // its login may only look
 	paused    map[string]time.Time
@@ -98,6 +99,27 @@ func (c *worldConsole) ask(ctx context.Context) error {
 	return nil
 }
 
+// command sends a command that changes something. It may stand still on its way.
+func (c *worldConsole) command(ctx context.Context) error {
+	if !c.sim.standStill(c) {
+		return c.ask(ctx)
+	}
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	if c.pooler.restarts != c.restarts {
+		return errors.New("the connection is closed")
+	}
+	return nil
+}
+
+// changed is called when a command has changed something. The caller holds the mutex.
+func (c *worldConsole) changed() {
+	if c.doomed && !c.dead {
+		c.doomed = false
+		c.die()
+	}
+}
+
 func (c *worldConsole) Look(ctx context.Context) (PoolerState, error) {
 	if err := c.ask(ctx); err != nil {
 		return PoolerState{}, err
@@ -137,13 +159,14 @@ func (c *worldConsole) Oldest(ctx context.Context, _ string) (time.Duration, err
 }
 
 func (c *worldConsole) Pause(ctx context.Context, database string) error {
-	if err := c.ask(ctx); err != nil {
+	if err := c.command(ctx); err != nil {
 		return err
 	}
 	leave := c.enter()
 	c.sim.checkPause(c, database)
 	c.pooler.paused[database] = time.Now()
 	c.effect("pause %s/%s", c.name, database)
+	c.changed()
 	longTx, busy, restarts := c.pooler.longTx, c.pooler.busy, c.pooler.restarts
 	leave()
 	if err := escort.Sleep(ctx, busy); err != nil {
@@ -161,7 +184,7 @@ func (c *worldConsole) Pause(ctx context.Context, database string) error {
 }
 
 func (c *worldConsole) Resume(ctx context.Context, database string) error {
-	if err := c.ask(ctx); err != nil {
+	if err := c.command(ctx); err != nil {
 		return err
 	}
 	leave := c.enter()
@@ -177,6 +200,7 @@ func (c *worldConsole) Resume(ctx context.Context, database string) error {
 		c.pooler.longest = max(c.pooler.longest, time.Since(since))
 		delete(c.pooler.paused, database)
 		c.effect("resume %s/%s", c.name, database)
+		c.changed()
 	}
 	return c.answer("resume " + c.name)
 }
@@ -191,11 +215,12 @@ func (c *worldConsole) Reconnect(ctx context.Context, database string) error {
 }
 
 func (c *worldConsole) SetLoginRetry(ctx context.Context, seconds string) error {
-	if err := c.ask(ctx); err != nil {
+	if err := c.command(ctx); err != nil {
 		return err
 	}
 	defer c.enter()()
 	c.pooler.retry = seconds
+	c.changed()
 	return nil
 }
 

@@ -113,10 +113,14 @@ type incarnation struct {
 	name string
 	// blind is until when it does not notice that its Leases are another's, unless it writes to one.
 	blind   time.Time
-	assured time.Time // when it was last told that a Lease is its own
-	looked  bool      // at the request, since it was written, or tried to
-	lapsed  bool      // its Leases expired while it ran
-	seen    seen      // the last answer about the cluster
+	assured time.Time     // when it was last told that a Lease is its own
+	looked  bool          // at the request, since it was written, or tried to
+	lapsed  bool          // its Leases expired while it ran
+	stall   time.Duration // for how long its next call to a console stands still
+	woke    time.Time     // when it went on after that
+	unsure  time.Time     // until when it only knows that its Leases are old
+	doomed  bool          // it dies with its next command
+	seen    seen          // the last answer about the cluster
 }
 
 func (i *incarnation) die() {
@@ -222,18 +226,8 @@ func (w *world) runAs(t *testing.T, e *Escort, i *incarnation, name string, chan
 
 func (w *world) runIn(ctx context.Context, t *testing.T, e *Escort, i *incarnation, name string, change ...func(*drain.EscortRequest)) (result drain.EscortResult, err error, alive bool) {
 	w.mutex.Lock()
-	request := drain.EscortRequest{
-		Pod: memberPod(name, "").Pod, Record: w.records[name], Recorded: w.records[name] != nil, Log: e.Log,
-		Save: func(ctx context.Context, record json.RawMessage) error {
-			if err := i.ask(ctx, "save"); err != nil {
-				return err
-			}
-			defer i.enter()()
-			i.records[name] = record
-			i.effect("record %t", record != nil)
-			return i.answer("save")
-		},
-	}
+	request := requestOf(w, i, name)
+	request.Log = e.Log
 	request.Evict = func(ctx context.Context, o drain.EvictOptions) error {
 		if err := i.ask(ctx, "evict"); err != nil {
 			return err
@@ -269,6 +263,22 @@ func (w *world) runIn(ctx context.Context, t *testing.T, e *Escort, i *incarnati
 	return result, err, alive
 }
 
+// requestOf returns the request for the escort of a member, without an eviction.
+func requestOf(w *world, i *incarnation, name string) drain.EscortRequest {
+	return drain.EscortRequest{
+		Pod: memberPod(name, "").Pod, Record: w.records[name], Recorded: w.records[name] != nil,
+		Save: func(ctx context.Context, record json.RawMessage) error {
+			if err := i.ask(ctx, "save"); err != nil {
+				return err
+			}
+			defer i.enter()()
+			i.records[name] = record
+			i.effect("record %t", record != nil)
+			return i.answer("save")
+		},
+	}
+}
+
 // requireNothingPaused fails if a pooler is paused, or a mark is left.
 func (w *world) requireNothingPaused(t *testing.T) {
 	t.Helper()
@@ -281,6 +291,26 @@ func (w *world) requireNothingPaused(t *testing.T) {
 	for name, l := range w.leases {
 		require.Empty(t, l.mark, name)
 	}
+}
+
+// requireResumed is requireNothingPaused after an interrupted move, whose mark stays until its last command cannot come any more.
+func (w *world) requireResumed(t *testing.T) {
+	t.Helper()
+	w.mutex.Lock()
+	for name, p := range w.poolers {
+		require.Empty(t, p.paused, "pooler %s\n%s", name, strings.Join(w.effects, "\n"))
+	}
+	for name, l := range w.leases {
+		m, err := readMark(l.mark)
+		require.True(t, l.mark == "" || err == nil && m.Resumed && m.Again.After(time.Now()), "%s: %s", name, l.mark)
+	}
+	w.mutex.Unlock()
+	time.Sleep(lateTime)
+	e, _ := w.escort()
+	resumed, err := e.Resume(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, resumed, "they were resumed before")
+	w.requireNothingPaused(t)
 }
 
 // longest returns for how long any client waited.

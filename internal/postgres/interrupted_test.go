@@ -1,0 +1,307 @@
+package postgres
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/escort"
+)
+
+func markedDatabase(pooler string, databases ...string) markedPooler {
+	return markedPooler{Ref: refOf("pooler-" + pooler), Databases: databases, Retry: "15"}
+}
+
+// interruptedMark returns the mark of a move that has begun now.
+func interruptedMark(poolers ...markedPooler) mark {
+	return mark{Namespace: "db", Cluster: "pg", Since: time.Now(), Leader: "pg-0", Candidate: "pg-1", Kind: "endpoints", Object: "pg-failover", Poolers: poolers}
+}
+
+// pauseLate is what a command of an interrupted move does that comes late.
+func (w *world) pauseLate(pooler string) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	w.poolers[pooler].paused["app"], w.poolers[pooler].retry = time.Now(), loginRetry
+}
+
+// Found by the simulation, seeds 20298, 136507 and 145501: a move stood still until a sweep had taken its Lease and resumed its poolers. Then it
+// paused one, and was killed. Nobody knew of that.
+func TestResume_PauseOfAnInterruptedMoveComesLate_NextSweepResumes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app")).text()}
+		e, _ := w.escort()
+		for n, after := range []time.Duration{0, time.Minute, lateTime - time.Minute - time.Second} {
+			time.Sleep(after)
+			w.pauseLate("a")
+			resumed, err := e.Resume(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, n == 0, len(resumed) > 0, "it is said once")
+			require.Empty(t, w.poolers["a"].paused)
+			require.Equal(t, "15", w.poolers["a"].retry)
+			require.NotEmpty(t, w.leases[testCluster].mark)
+		}
+		require.Len(t, w.events, 1, "owners are told once")
+		time.Sleep(time.Second)
+		_, err := e.Resume(t.Context())
+		require.NoError(t, err)
+		w.requireNothingPaused(t)
+		w.pauseLate("a")
+		_, err = e.Resume(t.Context())
+		require.NoError(t, err)
+		require.NotEmpty(t, w.poolers["a"].paused, "a pause after that is somebody else's")
+	})
+}
+
+// Somebody asks for the same switchover after an interrupted move is undone. That is theirs.
+func TestResume_OnceMore_WithdrawsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app")).text()}
+		e, _ := w.escort()
+		for range 2 {
+			w.request = map[string]string{"leader": "pg-0", "member": "pg-1"}
+			_, err := e.Resume(t.Context())
+			require.NoError(t, err)
+		}
+		require.NotEmpty(t, w.request)
+		require.Equal(t, []string{"withdraw"}, slices.DeleteFunc(slices.Clone(w.effects), func(effect string) bool { return effect != "withdraw" }))
+	})
+}
+
+// A pooler that does not answer stays on the mark for as long as it may be paused.
+func TestResume_PoolerDoesNotAnswer_MarkStaysUntilItDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app"), markedDatabase("b", "app")).text()}
+		w.poolers["b"].noConsole = true
+		e, _ := w.escort()
+		for _, want := range []int{2, 1} {
+			_, err := e.Resume(t.Context())
+			require.ErrorContains(t, err, "still paused: db/pooler-b")
+			m, err := readMark(w.leases[testCluster].mark)
+			require.NoError(t, err)
+			require.False(t, m.Resumed)
+			require.Len(t, m.Poolers, want, "pooler a is resumed once more until its last command cannot come")
+			time.Sleep(lateTime)
+		}
+		w.poolers["b"].noConsole = false
+		resumed, err := e.Resume(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"db/pg"}, resumed)
+		w.requireNothingPaused(t)
+	})
+}
+
+// The next move takes over what the interrupted one may still pause: also a pooler that is not in front any more.
+func TestRun_AfterAnInterruptedMove_ItsPoolersAreResumedOnceMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.poolers["c"] = newWorldPooler()
+		w.poolers["c"].databases = []PoolerDatabase{{Name: "app", Host: "elsewhere"}}
+		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app"), markedDatabase("c", "app")).text()}
+		w.when("mark true", func() { w.locked(0, func() { w.poolers["a"].retry = loginRetry }) })
+		w.poolers["b"].busy = time.Second
+		result, err, _ := w.run(t, "pg-0")
+		require.NoError(t, err)
+		require.Contains(t, result.Reason, "2 of 2 poolers held")
+		require.Equal(t, "15", w.poolers["a"].retry)
+		m, err := readMark(w.leases[testCluster].mark)
+		require.NoError(t, err)
+		require.True(t, m.Resumed)
+		require.Len(t, m.Poolers, 3)
+		w.pauseLate("c")
+		e, _ := w.escort()
+		_, err = e.Resume(t.Context())
+		require.NoError(t, err)
+		w.requireResumed(t)
+	})
+}
+
+func TestMark_Carry_AddsPoolersDatabasesAndFormerSettings(t *testing.T) {
+	again := time.Now().Add(time.Minute)
+	own := func(retry string, databases ...string) markedPooler {
+		return markedPooler{Ref: refOf("pooler-a"), Databases: databases, Retry: retry}
+	}
+	for name, c := range map[string]struct {
+		own, interrupted, want, late []markedPooler
+	}{
+		"same":             {own: []markedPooler{own("15", "app")}, interrupted: []markedPooler{own("20", "app")}, want: []markedPooler{own("15", "app")}},
+		"set by that move": {own: []markedPooler{own("1", "app")}, interrupted: []markedPooler{own("20", "app")}, want: []markedPooler{own("20", "app")}},
+		"never changed":    {own: []markedPooler{own("1", "app")}, interrupted: []markedPooler{own("", "app")}, want: []markedPooler{own("1", "app")}},
+		"more databases":   {own: []markedPooler{own("15", "app")}, interrupted: []markedPooler{own("15", "app", "more")}, want: []markedPooler{own("15", "app", "more")}},
+		"another pooler": {
+			own: []markedPooler{own("15", "app")}, interrupted: []markedPooler{markedDatabase("b", "app")}, want: []markedPooler{own("15", "app")},
+			late: []markedPooler{markedDatabase("b", "app")},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := mark{Poolers: c.own}
+			m.carry(&mark{Poolers: c.interrupted, Again: again})
+			require.Equal(t, c.want, m.Poolers)
+			require.Equal(t, c.late, m.Late)
+			require.Equal(t, again, m.Again)
+		})
+	}
+}
+
+// The poolers of both moves do not fit on one mark. The next move waits until those of the first cannot be paused any more.
+func TestRun_AfterAnInterruptedMoveOfManyPoolers_HeldUntilItIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var others []markedPooler
+		for n := range maxPoolers {
+			others = append(others, markedDatabase(fmt.Sprintf("gone-%d", n), "app"))
+		}
+		w.leases[testCluster] = &worldLease{mark: interruptedMark(others...).text()}
+		_, err, _ := w.run(t, "pg-0")
+		requireHeld(t, err, "its poolers cannot be recorded before 2000-01-01T00:16:00Z with those of an interrupted move: they are too many")
+		require.Empty(t, w.order("pause"))
+		time.Sleep(lateTime)
+		_, err, _ = w.run(t, "pg-0")
+		require.NoError(t, err)
+		w.requireNothingPaused(t)
+	})
+}
+
+// The record of a drain outlives the mark, which a person may have deleted with its Lease.
+func TestRun_RecordWithoutAMark_ResumesUnlessAnotherMoves(t *testing.T) {
+	for name, c := range map[string]struct {
+		lease   func(w *world) *worldLease
+		resumed bool
+		reason  string
+	}{
+		"no Lease":      {lease: func(*world) *worldLease { return &worldLease{} }, resumed: true},
+		"same mark":     {lease: func(w *world) *worldLease { return &worldLease{mark: string(w.records["pg-0"])} }, resumed: true},
+		"dead holder":   {lease: func(w *world) *worldLease { return dyingLease(w, string(w.records["pg-0"])) }, resumed: true},
+		"holder":        {lease: func(w *world) *worldLease { return &worldLease{holder: &incarnation{world: w}} }, reason: "somebody else holds the Lease of its cluster, and poolers may still be paused: db/pooler-a"},
+		"another's":     {lease: func(w *world) *worldLease { return &worldLease{holder: &incarnation{world: w}, mark: laterMark()} }},
+		"another's old": {lease: func(*world) *worldLease { return &worldLease{mark: laterMark()} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.pauseLate("a")
+				w.records["pg-0"] = []byte(interruptedMark(markedDatabase("a", "app")).text())
+				w.leases[testCluster] = c.lease(w)
+				e, i := w.escort()
+				r := e.begin(requestOf(w, i, "pg-0"))
+				require.NoError(t, r.connect(t.Context()))
+				err := r.recover(t.Context())
+				if c.reason == "" {
+					require.NoError(t, err)
+					require.Empty(t, r.record.Poolers)
+				} else {
+					requireHeld(t, err, c.reason)
+					require.NotEmpty(t, r.record.Poolers)
+				}
+				require.Equal(t, c.resumed, len(w.poolers["a"].paused) == 0)
+			})
+		})
+	}
+}
+
+func laterMark() string {
+	m := interruptedMark(markedDatabase("a", "app"))
+	m.Since = m.Since.Add(time.Second)
+	return m.text()
+}
+
+func dyingLease(w *world, text string) *worldLease {
+	return &worldLease{mark: text, holder: &incarnation{world: w, dead: true}, until: time.Now().Add(time.Minute)}
+}
+
+// A move that stood still knows only that it has not renewed its Lease. The mark on it says whether another moves the primary now.
+func TestMove_StoodStill_LeavesThePoolersOfAnotherMove(t *testing.T) {
+	for name, left := range map[string]bool{"another's mark": true, "its own mark": false, "another's mark that nobody holds": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := busyWorld()
+				e, i := w.escort()
+				w.when("pause a/app", func() {
+					w.seize(testCluster, func(l *worldLease) {
+						i.unsure = time.Now().Add(time.Hour)
+						if name != "its own mark" {
+							l.mark = laterMark()
+						}
+						if strings.HasSuffix(name, "holds") {
+							l.expired = true
+						}
+					})
+				})
+				_, err, _ := w.runAs(t, e, i, "pg-0")
+				requireHeld(t, err, "was lost in the middle of the move: it could not be renewed in time")
+				require.Equal(t, left, len(w.order("resume")) == 0, "%v", w.effects)
+			})
+		})
+	}
+}
+
+// Another move has taken the Lease, and is over. The mark that it keeps has these poolers, and nobody moves anything.
+func TestMove_LeaseTakenByAMoveThatIsOver_ResumesItsOwnAtOnce(t *testing.T) {
+	for name, over := range map[string]bool{"over": true, "interrupted": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := busyWorld()
+				kept := ""
+				w.when("pause a/app", func() {
+					w.seize(testCluster, func(l *worldLease) {
+						m := interruptedMark(markedDatabase("a", "app"), markedDatabase("b", "app"))
+						m.Resumed, m.Again = over, time.Now().Add(time.Minute)
+						kept, l.mark = m.text(), m.text()
+					})
+					time.Sleep(3 * time.Second)
+					w.locked(0, func() { w.leases[testCluster].holder = nil })
+				})
+				_, err, _ := w.run(t, "pg-0")
+				requireHeld(t, err, "was lost in the middle of the move")
+				require.Equal(t, over, len(w.poolers["a"].paused) == 0)
+				require.Equal(t, kept, w.leases[testCluster].mark, "it is not this move's")
+			})
+		})
+	}
+}
+
+// The new holder has withdrawn what it found, and has asked for the same again. That request is its own.
+func TestMove_LeaseTakenAfterTheRequest_NewRequestStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.behavior = "frozen"
+		w.when("request pg-0 to pg-1", func() {
+			w.seize(testCluster, nil)
+			w.locked(0, func() { w.version += 2 })
+		})
+		_, err, _ := w.run(t, "pg-0")
+		requireHeld(t, err, "quiesce-thief")
+		require.Empty(t, w.order("withdraw"))
+		require.NotEmpty(t, w.request)
+	})
+}
+
+// Found by the simulation, seed 6934: the Lease was lost while the cluster was read, and another moved the primary.
+func TestRun_ReplicaWhoseLeaseIsLost_Held(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app")).text()}
+		w.when("mark true", func() { w.seize(testCluster, nil) })
+		e, i := w.escort()
+		i.pace = 100 * time.Millisecond
+		_, err, _ := w.runAs(t, e, i, "pg-1")
+		requireHeld(t, err, "the Lease of its cluster was lost: "+escort.ErrTaken.Error())
+		require.Empty(t, w.evicted)
+	})
+}
+
+func TestIsResumed_Mark(t *testing.T) {
+	for text, want := range map[string]bool{
+		"": false, "not a mark": false, interruptedMark(markedDatabase("a", "app")).text(): false,
+		mark{Resumed: true, Poolers: []markedPooler{markedDatabase("a", "app")}}.text(): true,
+	} {
+		require.Equal(t, want, IsResumed(text), text)
+	}
+}
