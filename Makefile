@@ -137,12 +137,18 @@ always:
 RELEASE := dist/release
 
 release: override GOARCH := arm64
-release: node ## write dist/release: zip, template, manifests, Terraform module, checksums; deploying it needs neither Go nor Node
+release: node ## write dist/release: zip, template, manifests, Terraform module, programs, checksums; using it needs neither Go nor Node
 	@rm -rf $(RELEASE) && mkdir -p $(RELEASE)
 	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -o dist/release-bootstrap ./lambda
 	go run ./infra/bundle dist/release-bootstrap $(RELEASE)/quiesce-$(VERSION).zip && rm dist/release-bootstrap
 	go run ./infra release $(VERSION) $(RELEASE)
-	cp infra/rbac.yaml infra/rbac-console.yaml infra/rbac-postgres-*.yaml $(RELEASE) && cp -R infra/terraform $(RELEASE)/terraform
+	cp infra/rbac.yaml infra/rbac-console.yaml infra/rbac-postgres-*.yaml infra/roles-job.yaml $(RELEASE)
+	cp -R infra/terraform $(RELEASE)/terraform
+	@mkdir $(RELEASE)/programs $(RELEASE)/images
+	for arch in arm64 amd64; do for name in $(PROGRAMS); do \
+		program=$(RELEASE)/programs/$$name-linux-$$arch; \
+		GOOS=linux GOARCH=$$arch $(BUILD) -o $$program ./infra/$$name && \
+		go run ./test/parts/images/oci $$program localhost/$$name:$(VERSION) $(RELEASE)/images/$$name-$$arch.tar || exit 1; done; done
 	cd $(RELEASE) && find . -type f ! -name SHA256SUMS | LC_ALL=C sort | xargs sha256sum >SHA256SUMS && cat SHA256SUMS
 
 synth: override GOARCH := arm64

@@ -43,16 +43,28 @@ func TestMakefile_Build_SetsVersionAndCommit(t *testing.T) {
 func TestMakefile_Release_CarriesTheVersion(t *testing.T) {
 	makefile, err := filepath.Abs("../Makefile")
 	require.NoError(t, err)
-	cmd := exec.Command("make", "-n", "-C", t.TempDir(), "-f", makefile, "VERSION=v1.2.3", "COMMIT=0123456789ab", "GOARCH=amd64", "release")
+	cmd := exec.Command("make", "-n", "-C", t.TempDir(), "-f", makefile, "VERSION=v1.2.3", "COMMIT=0123456789ab", "GOARCH=amd64", "REGISTRY=a.registry", "release")
 	cmd.Env = append(os.Environ(), "MAKEFLAGS=")
 	printed, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(printed))
 	for _, want := range []string{
 		"GOOS=linux GOARCH=arm64 CGO_ENABLED=0 go build -trimpath -buildvcs=false", "-X main.version=v1.2.3",
 		"dist/release/quiesce-v1.2.3.zip", "go run ./infra release v1.2.3 dist/release", "infra/rbac.yaml infra/rbac-console.yaml infra/rbac-postgres-*.yaml",
-		"infra/terraform", "LC_ALL=C sort | xargs sha256sum >SHA256SUMS",
+		"infra/roles-job.yaml", "infra/terraform", "for arch in arm64 amd64; do for name in patronicallback prestop roles; do",
+		"program=dist/release/programs/$name-linux-$arch", "localhost/$name:v1.2.3 dist/release/images/$name-$arch.tar", "LC_ALL=C sort | xargs sha256sum >SHA256SUMS",
 	} {
 		require.Contains(t, string(printed), want)
+	}
+	require.NotContains(t, string(printed), "a.registry", "a registry, which is not the commit's")
+}
+
+// The page lists what a release has: every folder and file, but for checksums of them.
+func TestReadme_Release_ListsItsFiles(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	for _, name := range []string{"quiesce-VERSION.zip", releaseTemplate, "rbac.yaml", "rbac-console.yaml", "rbac-postgres-*.yaml", "roles-job.yaml",
+		"programs/", "images/", "terraform/", "SHA256SUMS"} {
+		require.Contains(t, string(readme), "`"+name+"`")
 	}
 }
 

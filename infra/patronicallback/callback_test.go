@@ -47,7 +47,11 @@ const (
 )
 
 func targetOf(p *parts.Pooler) pgbouncer.Target {
-	return pgbouncer.Target{Dial: p.Dial, User: parts.Admin.Name, Password: parts.Admin.Password, TLS: pgbouncer.TLSDisable}
+	t := pgbouncer.Target{Dial: p.Dial, User: parts.Admin.Name, Password: parts.Admin.Password, TLS: pgbouncer.TLSDisable}
+	if p.CA != nil {
+		t.TLS = pgbouncer.TLSRequire
+	}
+	return t
 }
 
 // fixture is one member with the callbacks, and the poolers of its cluster.

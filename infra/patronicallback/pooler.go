@@ -79,7 +79,7 @@ func (p *pooler) look(ctx context.Context) (v view, err error) {
 	if err := p.open(ctx); err != nil {
 		return v, err
 	}
-	all, err := p.console.Databases(ctx)
+	all, err := p.shown(ctx)
 	if err != nil {
 		return v, err
 	}
@@ -96,6 +96,28 @@ func (p *pooler) look(ctx context.Context) (v view, err error) {
 		return v, err
 	}
 	return v, nil
+}
+
+// shown returns the databases, and all wanted ones that pgbouncer has. One that it made from the entry "*" may be in use and not shown, or
+// paused and not shown: the latter when its last client has left.
+func (p *pooler) shown(ctx context.Context) (all []pgbouncer.Database, err error) {
+	if all, err = p.console.Databases(ctx); err != nil {
+		return nil, err
+	}
+	revealed := false
+	for _, name := range p.wanted {
+		if slices.ContainsFunc(all, func(d pgbouncer.Database) bool { return d.Name == name }) {
+			continue
+		}
+		if err := p.console.Reveal(ctx, name); err != nil {
+			return nil, err
+		}
+		revealed = true
+	}
+	if revealed {
+		return p.console.Databases(ctx)
+	}
+	return all, nil
 }
 
 // lookBefore is look, with what matters before a pause.

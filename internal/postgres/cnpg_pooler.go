@@ -47,10 +47,11 @@ func isReadOnly(ctx context.Context, cluster Cluster, p escort.Pod) bool {
 	return err == nil && found && pooler.Spec.Type == "ro"
 }
 
-// ownPooler is why CloudNativePG's own poolers are not held. Their console can be reached, with a role pgbouncer that has a password. But it
-// was seen to leave out a database that a client used, so not all could be paused. A pause in the specification of the Pooler would be no
-// substitute, because its manager does not undo it while a transaction is open
-// (https://github.com/cloudnative-pg/cloudnative-pg/blob/v1.30.0/internal/pgbouncer/management/controller/instance.go).
+// ownPooler is why CloudNativePG's own poolers are not held. Their manager waits for the answer to its PAUSE, which comes when the last open
+// transaction ends, and only then reads the specification again
+// (https://github.com/cloudnative-pg/cloudnative-pg/blob/v1.30.0/internal/pgbouncer/management/controller/instance.go). If somebody else
+// resumes meanwhile, pgbouncer never answers, and the manager acts on nothing any more. All of this was seen with 1.30.0. A console can be
+// reached otherwise, with a role pgbouncer that has a password, but not while all is paused, and it leaves out databases that clients use.
 const ownPooler = "one of CloudNativePG's own cannot be paused safely"
 
 // isCNPGPooler reports whether CloudNativePG runs the pooler: it always asks the database for passwords.

@@ -79,10 +79,6 @@ type pause struct {
 
 // Look implements Console.
 func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
-	databases, err := c.main.Databases(ctx)
-	if err != nil {
-		return PoolerState{}, err
-	}
 	pools, err := c.main.Pools(ctx)
 	if err != nil {
 		return PoolerState{}, err
@@ -103,6 +99,10 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 	forPasswords := ""
 	if c.asks = authUser != ""; c.asks {
 		forPasswords, _ = c.main.Setting(ctx, "auth_dbname") // pgbouncer before 1.19 has none
+	}
+	databases, err := c.databases(ctx, pools, authUser)
+	if err != nil {
+		return PoolerState{}, err
 	}
 	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second)), AuthQuery: c.asks}
 	for _, d := range databases {

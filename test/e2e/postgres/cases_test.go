@@ -125,9 +125,7 @@ type cases struct {
 func newCases(t *testing.T, o patroni.Options, settings string) *cases {
 	t.Helper()
 	c := &cases{patroniFixture: newFixture(t, o)}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), casesTimeout)
-	t.Cleanup(cancel)
-	c.ctx = ctx
+	c.allowMore(casesTimeout)
 	c.function = c.moving(settings + ", " + pauseLimit)
 	return c
 }
@@ -217,20 +215,6 @@ func (c *cases) requireClientsWork(report termination.SwitchoverReport) {
 	require.Less(c, longest, max(paused, soon)+waitBeyond)
 }
 
-// requireNoClientFailed requires that each client commits, and that none has failed so far.
-func (c *cases) requireNoClientFailed() {
-	c.Helper()
-	require.NoError(c, c.AwaitCommits(c.ctx, rowCommits))
-	now, err := c.Snapshot(c.ctx)
-	require.NoError(c, err)
-	for _, w := range now.Workers {
-		require.Zero(c, len(w.Aborted)+len(w.Ambiguous)+len(w.Skipped)+w.ConnectErrors, "worker %d: %s", w.Worker, w.LastError)
-	}
-	aborted, err := c.pgbench.Aborted(c.ctx)
-	require.NoError(c, err)
-	require.Zero(c, aborted, "clients of pgbench that gave up")
-}
-
 // requireNothingLostAtEnd stops all clients, and requires that the primary has every transaction that a client saw committed, once.
 func (c *cases) requireNothingLostAtEnd() {
 	c.Helper()
@@ -278,10 +262,4 @@ func (c *cases) openTransaction() *pgconn.PgConn {
 	c.Cleanup(func() { _ = connection.Close(context.WithoutCancel(c.ctx)) })
 	c.exec(connection, "BEGIN; SELECT pg_current_xact_id()")
 	return connection
-}
-
-func (c *cases) exec(connection *pgconn.PgConn, sql string) {
-	c.Helper()
-	_, err := connection.Exec(c.ctx, sql).ReadAll()
-	require.NoError(c, err, sql)
 }

@@ -43,9 +43,14 @@ type cnpgFixture struct {
 // newCNPGFixture makes a fixture with CloudNativePG, and these plain poolers.
 func newCNPGFixture(t *testing.T, plain database.Options) *cnpgFixture {
 	t.Helper()
+	return newCNPGFixtureWith(t, cloudnativepg.Options{Poolers: plain})
+}
+
+// newCNPGFixtureWith makes a fixture with CloudNativePG.
+func newCNPGFixtureWith(t *testing.T, o cloudnativepg.Options) *cnpgFixture {
+	t.Helper()
 	p := &cnpgFixture{fixture: prepare(t)}
 	require.NoError(t, operator())
-	o := cloudnativepg.Options{Poolers: plain}
 	p.setUp(o.Count(), func(l *lab.Lab, d database.Options) (cluster, *database.Database, error) {
 		o.Namespace, o.Base, o.Group = d.Namespace, d.Base, d.Group
 		made, err := cloudnativepg.Deploy(p.ctx, l, o)

@@ -110,6 +110,14 @@ func (p *fixture) setUp(members int, deploy func(*lab.Lab, database.Options) (cl
 	p.Logf("the cluster and its clients work after %s", time.Since(began).Round(time.Second))
 }
 
+// allowMore gives a test more time after its setup.
+func (p *fixture) allowMore(limit time.Duration) {
+	p.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), limit)
+	p.Cleanup(cancel)
+	p.ctx = ctx
+}
+
 // logState logs the pods of a failed test, and what the members say.
 func (p *fixture) logState() {
 	if !p.Failed() {
@@ -193,6 +201,12 @@ func (p *patroniFixture) switchOver(candidate string) {
 	require.NoError(p, p.patroni.AwaitService(p.ctx, next))
 }
 
+func (p *fixture) exec(connection *pgconn.PgConn, sql string) {
+	p.Helper()
+	_, err := connection.Exec(p.ctx, sql).ReadAll()
+	require.NoError(p, err, sql)
+}
+
 // awaitWrites waits until every pooler can write, as shown by the alias, which no PAUSE of the database holds.
 func (p *fixture) awaitWrites() {
 	p.Helper()
@@ -215,6 +229,20 @@ func (p *fixture) write(url string) error {
 	defer connection.Close(context.WithoutCancel(p.ctx))
 	_, err = connection.Exec(p.ctx, "SELECT pg_logical_emit_message(true, 'quiesce', '')").ReadAll()
 	return err
+}
+
+// requireNoClientFailed requires that each client commits, and that none has failed so far.
+func (p *fixture) requireNoClientFailed() {
+	p.Helper()
+	require.NoError(p, p.AwaitCommits(p.ctx, rowCommits))
+	now, err := p.Snapshot(p.ctx)
+	require.NoError(p, err)
+	for _, w := range now.Workers {
+		require.Zero(p, len(w.Aborted)+len(w.Ambiguous)+len(w.Skipped)+w.ConnectErrors, "worker %d: %s", w.Worker, w.LastError)
+	}
+	aborted, err := p.pgbench.Aborted(p.ctx)
+	require.NoError(p, err)
+	require.Zero(p, aborted, "clients of pgbench that gave up")
 }
 
 // requireNothingFailed stops all clients, and requires that no transaction failed and that the primary has every one that a client saw

@@ -40,6 +40,7 @@ type Options struct {
 	Group     string // label `group` of the nodes of the instances, one on each
 	Instances int    // default 3
 	Poolers   database.Options
+	Own       bool // a Pooler of the operator's own in place of plain poolers
 }
 
 // Count returns how many instances a cluster has with these options.
@@ -52,7 +53,7 @@ type Cluster struct {
 	lab     *lab.Lab
 }
 
-// Deploy deploys a cluster and plain poolers in front, and waits until all instances stream and all poolers are ready.
+// Deploy deploys a cluster and poolers in front, and waits until all instances stream and all poolers are ready.
 func Deploy(ctx context.Context, l *lab.Lab, o Options) (*Cluster, error) {
 	o.Instances = o.Count()
 	c := &Cluster{options: o, lab: l}
@@ -69,6 +70,12 @@ func Deploy(ctx context.Context, l *lab.Lab, o Options) (*Cluster, error) {
 	p := o.Poolers
 	p.Namespace, p.Base, p.Group, p.Together, p.Alias = o.Namespace, o.Base, o.Base, true, Alias
 	p.LoginRetry = cmp.Or(p.LoginRetry, loginRetry)
+	if o.Own {
+		p.Labels = labels.Set{"cnpg.io/poolerName": Pooler}
+		if err := c.deployPooler(ctx); err != nil {
+			return nil, fmt.Errorf("deploy a Pooler of CloudNativePG: %w", err)
+		}
+	}
 	c.Database, err = database.InFront(ctx, l, p, database.Server{Host: service.Spec.ClusterIP, Primary: c.addressOfPrimary})
 	return c, err
 }

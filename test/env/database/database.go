@@ -63,6 +63,9 @@ type Options struct {
 	LoginRetry     int    // seconds without a new attempt after a failed login to PostgreSQL; default 1. pgbouncer's own default is 15
 	AuthQuery      bool   // ask PostgreSQL for the passwords of users, and log in there with what clients prove; default: a list of users
 	Alias          string // a second name of the database, which PAUSE postgres leaves alone; default none
+
+	// Labels are those of poolers that somebody else deploys, with a Service pgbouncer; default PoolerLabels, and they are deployed here.
+	Labels labels.Set
 }
 
 func (o Options) withDefaults() Options {
@@ -166,15 +169,24 @@ func (d *Database) execWhenReady(ctx context.Context, sql string) error {
 }
 
 func (d *Database) deployPoolers(ctx context.Context) error {
-	err := d.apply(ctx, "poolers.yaml", struct {
-		Options
-		AdminUser, AdminPassword, Host string
-	}{d.Options, AdminUser, AdminPassword, d.server.Host})
-	if err != nil {
-		return err
+	if d.Labels == nil {
+		err := d.apply(ctx, "poolers.yaml", struct {
+			Options
+			AdminUser, AdminPassword, Host string
+		}{d.Options, AdminUser, AdminPassword, d.server.Host})
+		if err != nil {
+			return err
+		}
 	}
-	_, err = d.awaitReady(ctx, PoolerLabels, d.Options.Poolers)
+	_, err := d.awaitReady(ctx, d.poolerLabels(), d.Options.Poolers)
 	return err
+}
+
+func (d *Database) poolerLabels() labels.Set {
+	if d.Labels == nil {
+		return PoolerLabels
+	}
+	return d.Labels
 }
 
 // PoolerLabels are the labels of the poolers' pods.
@@ -206,7 +218,7 @@ func (d *Database) Remove(ctx context.Context) error {
 
 // PoolerPods returns the poolers' pods, in any state.
 func (d *Database) PoolerPods(ctx context.Context) ([]corev1.Pod, error) {
-	return d.pods(ctx, PoolerLabels)
+	return d.pods(ctx, d.poolerLabels())
 }
 
 func (d *Database) pods(ctx context.Context, of labels.Set) ([]corev1.Pod, error) {

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/pgbouncer"
+	parts "quiesce/test/parts/pgbouncer"
+	"quiesce/test/parts/postgres"
+)
+
+// A database of the entry "*" that is paused, and whose clients all leave, is not among those that pgbouncer shows. It is resumed all the
+// same: otherwise the next client would wait in vain.
+func TestBeforeStop_DatabaseOfWildcardIsForgottenWhilePaused_Resumed(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, parts.Start(t, parts.Newer, parts.Options{Aliases: []string{"*"}}))
+	client := connectTo(t, f.poolers[0], "any")
+	require.Zero(t, f.run(beforeStop, "-databases any"))
+	_, paused := f.find("any")
+	require.True(t, paused)
+	require.NoError(t, client.Close(t.Context()))
+	require.Eventually(t, func() bool { found, _ := f.find("any"); return !found }, waitTimeout, waitInterval)
+	f.say("running", "primary")
+	f.awaitNoWatcher()
+	connectTo(t, f.poolers[0], "any")
+}
+
+// find returns whether the first pooler shows a database, and whether it is paused.
+func (f *fixture) find(name string) (found, paused bool) {
+	f.Helper()
+	console, err := pgbouncer.Open(f.Context(), targetOf(f.poolers[0]))
+	require.NoError(f, err)
+	defer console.Close()
+	all, err := console.Databases(f.Context())
+	require.NoError(f, err)
+	i := slices.IndexFunc(all, func(d pgbouncer.Database) bool { return d.Name == name })
+	return i >= 0, i >= 0 && all[i].Paused
+}
+
+// connectTo connects to a database, and makes one query.
+func connectTo(t *testing.T, p *parts.Pooler, name string) *pgconn.PgConn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
+	defer cancel()
+	client, err := postgres.Connect(ctx, p.Addr, parts.App, name)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = client.Close(context.WithoutCancel(t.Context())) })
+	_, err = client.Exec(ctx, "SELECT 1").ReadAll()
+	require.NoError(t, err)
+	return client
+}
