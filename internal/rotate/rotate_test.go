@@ -382,7 +382,7 @@ func TestRotation_WithoutDatabase_Ends(t *testing.T) {
 }
 
 // A pooler that comes or goes has no console for seconds, as in a drain.
-func TestRotation_EverySecondLookFails_Ends(t *testing.T) {
+func TestRotation_EveryThirdLookFails_Ends(t *testing.T) {
 	inWorld(t, true, func(t *testing.T, w *world) {
 		r := w.rotation()
 		r.Poolers = &flaky{fakePoolers: fakePoolers{w}}
@@ -411,7 +411,7 @@ type flaky struct {
 }
 
 func (f *flaky) Sessions(ctx context.Context, user string) ([]string, error) {
-	if f.looks++; f.looks%2 == 1 || f.always {
+	if f.looks++; f.looks%3 == 1 || f.always {
 		return nil, errors.New("pod db/pgbouncer-1: refused")
 	}
 	return f.fakePoolers.Sessions(ctx, user)

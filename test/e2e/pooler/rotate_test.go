@@ -58,7 +58,8 @@ func newRotateFixture(t *testing.T) *rotateFixture {
 	t.Helper()
 	verifier, err := scram.New(firstPassword, scram.Iterations)
 	require.NoError(t, err)
-	r := &rotateFixture{examples: &poolers.Examples{Versions: []string{"1.18", "1.24"}}}
+	lab.RequireMachines(t)
+	r := &rotateFixture{program: buildQuiescectl(t), examples: &poolers.Examples{Versions: []string{"1.18", "1.24"}}}
 	r.fixture = newFixture(t, poolers.Options{
 		Nodes: 3, NodeOfTarget: r.examples.NodeOfAll, Flags: [][]string{{"-recycle=1s"}, {"-recycle=2s"}, {"-recycle=1s", "-validate"}, {"-recycle=1s"}},
 		Poolers: database.Options{
@@ -72,7 +73,6 @@ func newRotateFixture(t *testing.T) *rotateFixture {
 			return db, prepareRoles(ctx, l, db, verifier.Stored())
 		},
 	}, "strategy: surge")
-	r.program = buildQuiescectl(t)
 	pods, err := r.Lab.Client().CoreV1().Pods(r.Name).List(r.ctx, metav1.ListOptions{LabelSelector: "app=postgres"})
 	require.NoError(t, err)
 	r.server = pods.Items[0].Status.PodIP
@@ -106,10 +106,7 @@ func buildQuiescectl(t *testing.T) (path string) {
 	root, err := env.Root()
 	require.NoError(t, err)
 	path = filepath.Join(t.TempDir(), "quiescectl")
-	build := exec.Command("go", "build", "-o", path, "./infra/quiescectl")
-	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
-	said, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", said)
+	require.NoError(t, env.BuildProgram(t.Context(), root, "./infra/quiescectl", path))
 	return path
 }
 
