@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -45,6 +46,8 @@ type rotateOptions struct {
 	passwordFile, env string
 	userKey, passKey  string
 	consoleKeys       []string
+	tls               string
+	serverName, ca    string // of the consoles' certificates
 }
 
 func newRotate(o *options) *cobra.Command {
@@ -80,6 +83,9 @@ func (r *rotateOptions) addFlags(command *cobra.Command) {
 	flags.StringVar(&r.poolers, "poolers", "", "label selector of the poolers; default: pods that mount a userlist")
 	flags.StringVar(&r.console, "console-secret", "", "Secret with the login of a console's administrator, as namespace/name (required)")
 	flags.StringSliceVar(&r.consoleKeys, "console-keys", []string{"username", "password"}, "its keys")
+	flags.StringVar(&r.tls, "console-tls", string(pgbouncer.TLSPrefer), "TLS to poolers: disable, prefer, require or verify-full")
+	flags.StringVar(&r.serverName, "console-server-name", "", "name in the poolers' certificate, for verify-full")
+	flags.StringVar(&r.ca, "console-ca-file", "", "file with the certificates that may have signed it, for verify-full")
 	flags.StringVar(&r.app, "app-secret", "", "Secret that clients have their login from, as namespace/name; without it, you move the clients")
 	flags.StringVar(&r.userKey, "app-user-key", "username", "its key with the user")
 	flags.StringVar(&r.passKey, "app-password-key", "password", "its key with the password")
@@ -202,6 +208,10 @@ func (r *rotateOptions) wireCluster(wired *rotate.Rotation) error {
 	if err != nil {
 		return err
 	}
+	consoles, err := r.consoles()
+	if err != nil {
+		return err
+	}
 	access, _, err := r.connect()
 	if err != nil {
 		return err
@@ -220,24 +230,44 @@ func (r *rotateOptions) wireCluster(wired *rotate.Rotation) error {
 			return fmt.Errorf("--poolers: %w", err)
 		}
 	}
-	logins, err := r.consoleLogins(client)
-	if err != nil {
+	if consoles.Logins, err = r.consoleLogins(client); err != nil {
 		return err
 	}
+	consoles.Forwarder = own
 	wired.Userlists = kept
-	wired.Poolers = &rotate.Consoles{
-		List: kept.Pods, Turns: own, Database: r.database, Admin: r.admin,
-		Consoles: escort.Consoles{
-			Forwarder: own, Logins: logins, TLS: pgbouncer.TLSPrefer,
-			Port: func(p escort.Pod) int { return pooler.ConsolePort(r.port, p) },
-		},
-	}
+	wired.Poolers = &rotate.Consoles{List: kept.Pods, Turns: own, Database: r.database, Admin: r.admin, Consoles: consoles}
 	if r.app == "" {
 		return nil
 	}
 	namespace, name, err := namespacedName("--app-secret", r.app)
 	wired.App = &rotate.SecretApp{Client: client, Namespace: namespace, Name: name, UserKey: r.userKey, PasswordKey: r.passKey}
 	return err
+}
+
+// consoles returns how poolers are reached, without a login.
+func (r *rotateOptions) consoles() (consoles escort.Consoles, err error) {
+	consoles = escort.Consoles{
+		TLS: pgbouncer.TLSMode(r.tls), ServerName: r.serverName,
+		Port: func(p escort.Pod) int { return pooler.ConsolePort(r.port, p) },
+	}
+	verified := consoles.TLS == pgbouncer.TLSVerifyFull
+	switch {
+	case !slices.Contains([]pgbouncer.TLSMode{pgbouncer.TLSDisable, pgbouncer.TLSPrefer, pgbouncer.TLSRequire, pgbouncer.TLSVerifyFull}, consoles.TLS):
+		return consoles, fmt.Errorf("--console-tls must be disable, prefer, require or verify-full, not %q", r.tls)
+	case verified != (r.serverName != "") || verified != (r.ca != ""):
+		return consoles, errors.New("--console-tls verify-full, --console-server-name and --console-ca-file belong together")
+	case !verified:
+		return consoles, nil
+	}
+	pem, err := os.ReadFile(r.ca)
+	if err != nil {
+		return consoles, fmt.Errorf("--console-ca-file: %w", err)
+	}
+	consoles.RootCAs = x509.NewCertPool()
+	if !consoles.RootCAs.AppendCertsFromPEM(pem) {
+		return consoles, fmt.Errorf("--console-ca-file: %s has no certificates", r.ca)
+	}
+	return consoles, nil
 }
 
 // lists returns the Secrets of --userlist.

@@ -33,6 +33,11 @@ func TestRotate_Flags_ErrorNamesTheNextStep(t *testing.T) {
 		"--dsn: ":                           append([]string{"--dsn", "postgres://u:hidden@h:p/", "--group", "a"}, required...),
 		"[back to]":                         append([]string{"--back", "--to", "a_blue"}, required...),
 		"read the kubeconfig":               append([]string{"--group", "a"}, required...),
+		"--console-tls must be":             append([]string{"--console-tls", "verify", "--group", "a"}, required...),
+		"belong together":                   append([]string{"--console-tls", "verify-full", "--group", "a"}, required...),
+		"has no certificates": append([]string{
+			"--console-tls", "verify-full", "--console-server-name", "p", "--console-ca-file", "README.md", "--group", "a",
+		}, required...),
 		`--userlist must be namespace/name`: append([]string{"--userlist", "list", "--group", "a"}, required...),
 	} {
 		t.Run(says, func(t *testing.T) {

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// operatorRoles are the roles that an operator makes and keeps as it wants them. Names that nobody else uses are refused everywhere.
+// operatorRoles are the roles that an operator makes and keeps as it wants them, as its documents and sources say. Names that nobody else is
+// known to use are refused everywhere.
 var operatorRoles = map[string][]string{
 	cloudNativePG: {"streaming_replica", "cnpg_pooler_pgbouncer", "cnpg_metrics_exporter"},
 	zalando:       {"robot_zmon", "zalandos"},
@@ -28,7 +29,7 @@ const (
 	stackGres     = "StackGres"
 )
 
-// signs is what shows whose server it is.
+// signs is what suggests whose server it is.
 type signs struct {
 	sockets   string   // unix_socket_directories
 	libraries string   // shared_preload_libraries
@@ -76,11 +77,11 @@ func refusal(name string, s server) string {
 	case strings.HasPrefix(name, "pg_"):
 		return "names that begin with pg_ are PostgreSQL's own"
 	case owner != "":
-		return fmt.Sprintf("it is one that %s owns: change it through the operator", owner)
+		return fmt.Sprintf("its name is one that %s uses for its own: change it through the operator", owner)
 	case have.superuser:
 		return "it is a superuser: this program changes none. Choose another name"
 	case exists && s.operator != "" && have.comment != mark:
-		return fmt.Sprintf("it was not made by this program, and the server is one of %s, which may own it%s. Change it through the operator. "+
+		return fmt.Sprintf("it was not made by this program, and the server looks like one of %s, which may own it%s. Change it through the operator. "+
 			"If it is yours: COMMENT ON ROLE %s IS '%s'", s.operator, ownerOf(have.owns), quote(name), mark)
 	}
 	return ""

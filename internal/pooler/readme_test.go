@@ -27,30 +27,18 @@ import (
 	parts "quiesce/test/parts/pgbouncer"
 )
 
-// readmeVersions are the versions that the first line of a manifest in README.md names: the oldest and the newest one of each.
-var readmeVersions = map[string][]pgbouncer.Version{
-	"# pgbouncer 1.18 to 1.22":   {{Major: 1, Minor: 18}, {Major: 1, Minor: 22, Patch: 1}},
-	"# pgbouncer 1.23 and later": {{Major: 1, Minor: 23}, {Major: 1, Minor: 25}},
-}
+// recommended is the manifest that README.md recommends, from this folder, and recommendedFor are versions that it is for.
+const recommended = "../../infra/prestop/pgbouncer.yaml"
+
+var recommendedFor = []pgbouncer.Version{{Major: 1, Minor: 18}, {Major: 1, Minor: 22, Patch: 1}, {Major: 1, Minor: 23}, {Major: 1, Minor: 25}}
 
 var fencedBlock = regexp.MustCompile("(?ms)^```\\w*\n(.*?)^```")
 
-// readmeManifests returns the blocks of README.md that have a Deployment, by their first line.
-func readmeManifests(t *testing.T) map[string]string {
+func readText(t *testing.T, path string) string {
 	t.Helper()
-	page, err := os.ReadFile("README.md")
+	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	manifests := map[string]string{}
-	for _, block := range fencedBlock.FindAllSubmatch(page, -1) {
-		text := string(block[1])
-		if strings.Contains(text, "kind: Deployment") {
-			title, _, _ := strings.Cut(text, "\n")
-			require.Contains(t, readmeVersions, title, "a manifest's first line names its versions")
-			manifests[title] = text
-		}
-	}
-	require.Len(t, manifests, len(readmeVersions), "README.md recommends one manifest for each generation")
-	return manifests
+	return string(text)
 }
 
 // adviceOn returns the input of advice on a manifest's pods, with the default settings.
@@ -114,22 +102,27 @@ func preStopOf(t *testing.T, c corev1.Container) []string {
 	}
 }
 
-func TestReadme_RecommendedManifests_DrawNoWarning(t *testing.T) {
-	for title, manifest := range readmeManifests(t) {
-		for _, version := range readmeVersions[title] {
-			a := adviceOn(t, manifest)
+func TestReadme_RecommendedManifest_DrawsNoWarning(t *testing.T) {
+	page, manifest := readText(t, "README.md"), readText(t, recommended)
+	require.Contains(t, page, "]("+recommended+")")
+	hook := regexp.MustCompile(`preStop: .*`).FindString(manifest)
+	require.Contains(t, page, hook)
+	const longer = "--quiet-for=15s"
+	require.Contains(t, page, "`"+longer+"`")
+	for _, text := range []string{manifest, strings.Replace(manifest, "--grace=90]", "--grace=90, "+longer+"]", 1)} {
+		a := adviceOn(t, text)
+		require.GreaterOrEqual(t, readPreStop(poolerOf(a.pod).PreStop).delay, minUsefulDelay)
+		for _, version := range recommendedFor {
 			a.probe = probe{version: &version, modes: []string{"transaction"}}
-			require.Empty(t, advise(a), "%s: %v", title, version)
+			require.Empty(t, advise(a), version)
 		}
 	}
 }
 
 // An impostor can relay a login whose server is not identified.
 func TestReadme_SamplesWithALogin_VerifyTheServer(t *testing.T) {
-	page, err := os.ReadFile("README.md")
-	require.NoError(t, err)
 	logins := 0
-	for _, block := range fencedBlock.FindAllString(strings.ReplaceAll(string(page), "\n   ", "\n"), -1) {
+	for _, block := range fencedBlock.FindAllString(strings.ReplaceAll(readText(t, "README.md"), "\n   ", "\n"), -1) {
 		if strings.Contains(block, "secretRef:") || strings.Contains(block, "secretArn:") {
 			require.Contains(t, block, "tls: verify-full\n")
 			logins++
@@ -138,12 +131,11 @@ func TestReadme_SamplesWithALogin_VerifyTheServer(t *testing.T) {
 	require.Positive(t, logins)
 }
 
-// A warning that names a hook names the one that README.md recommends.
-func TestReadme_RecommendedHooks_AreThoseOfTheWarnings(t *testing.T) {
-	hooks := map[string]string{"# pgbouncer 1.18 to 1.22": hookBefore1_23, "# pgbouncer 1.23 and later": hookFrom1_23}
-	for title, manifest := range readmeManifests(t) {
-		pod := adviceOn(t, manifest).pod
-		require.Equal(t, []string{"sh", "-c", hooks[title]}, poolerOf(pod).PreStop, title)
+// A warning that names a hook names one of README.md.
+func TestReadme_Hooks_AreThoseOfTheWarnings(t *testing.T) {
+	page := readText(t, "README.md")
+	for versions, hook := range map[string]string{"1.18 to 1.22": hookBefore1_23, "1.23 and later": hookFrom1_23} {
+		require.Contains(t, page, "| "+versions+" | `sh -c '"+hook+"'` |")
 	}
 }
 

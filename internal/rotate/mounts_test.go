@@ -104,7 +104,7 @@ func TestSecretLists_SecretsOfOthers_Refused(t *testing.T) {
 			s.OwnerReferences = []metav1.OwnerReference{{Kind: "ExternalSecret", Name: "users", Controller: &yes}}
 		},
 		"passwordSecret": func(s *corev1.Secret) { s.Labels = map[string]string{"cnpg.io/cluster": "orders"} },
-		"no line":        func(s *corev1.Secret) { s.Data = nil },
+		"auth_query":     func(s *corev1.Secret) { s.Data = nil },
 	} {
 		t.Run(says, func(t *testing.T) {
 			lists, client := secretLists(podWith(func(*corev1.PodSpec) {}))

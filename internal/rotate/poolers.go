@@ -66,21 +66,37 @@ func (c *Consoles) with(ctx context.Context, p Pod, do func(Pod, *pgbouncer.Cons
 	return do(p, console)
 }
 
-// Check implements Poolers.
+// Check implements Poolers. A pod that leaves need not fit, and one that is not ready may not have a console yet: clients wait for it later.
 func (c *Consoles) Check(ctx context.Context) error {
-	return c.each(ctx, func(p Pod, console *pgbouncer.Console) error {
-		file, err := console.Setting(ctx, "auth_file")
-		if err != nil {
-			return err
+	pods, err := c.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range pods {
+		if !p.Running || !p.Deleted.IsZero() {
+			continue
 		}
-		if file != p.File {
-			return fmt.Errorf("pgbouncer reads %s, and the Secret is mounted as %s: set auth_file to the mounted file", escort.Printable(file), escort.Printable(p.File))
+		err := c.with(ctx, p, func(p Pod, console *pgbouncer.Console) error { return fits(ctx, p, console) })
+		if err != nil && (p.Ready || !errors.Is(err, pgbouncer.ErrUnreachable)) {
+			return fmt.Errorf("%s: %w", name(p), err)
 		}
-		if shared, err := console.Setting(ctx, "so_reuseport"); err == nil && shared != "0" {
-			return errors.New("several processes may share the port (so_reuseport), and a console shows only one of them")
-		}
-		return nil
-	})
+	}
+	return nil
+}
+
+// fits returns why a pooler would not read its userlist, or not show all its clients.
+func fits(ctx context.Context, p Pod, console *pgbouncer.Console) error {
+	file, err := console.Setting(ctx, "auth_file")
+	if err != nil {
+		return err
+	}
+	if file != p.File {
+		return fmt.Errorf("pgbouncer reads %s, and the Secret is mounted as %s: set auth_file to the mounted file", escort.Printable(file), escort.Printable(p.File))
+	}
+	if shared, err := console.Setting(ctx, "so_reuseport"); err == nil && shared != "0" {
+		return errors.New("several processes may share the port (so_reuseport), and a console shows only one of them")
+	}
+	return nil
 }
 
 // Sessions implements Poolers.

@@ -41,7 +41,7 @@ func (r *Rotation) lookOnce(ctx context.Context, record Record) Record {
 	now := time.Now()
 	switch {
 	case err != nil:
-		r.tell("cannot look at all poolers and servers: %s", err)
+		r.tell("%s", err)
 		return record
 	case len(clients)+len(sessions) > 0:
 		r.tell("%s is used again, and its quiet time begins anew: %s", record.From, names(append(clients, sessions...)))
@@ -76,6 +76,12 @@ func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {
 	if err := r.accepted(ctx, login); err != nil { // or nobody could log in
 		return record, err
 	}
+	next := record
+	err = r.patient(ctx, func() (err error) { next, err = r.forbid(ctx, record); return err })
+	return next, err
+}
+
+func (r *Rotation) forbid(ctx context.Context, record Record) (Record, error) {
 	if r.Database == nil {
 		return r.closeUnlessUsed(ctx, record, func(context.Context, string) error { return nil })
 	}

@@ -328,6 +328,42 @@ func TestConsoles_AnotherAuthFile_Refused(t *testing.T) {
 	require.ErrorContains(t, consoles.Check(t.Context()), "the Secret is mounted as /etc/other")
 }
 
+// Drains and rollouts go on during a rotation, which may start meanwhile.
+func TestConsoles_PodLeavesOrStarts_NoReasonToRefuse(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Pod)
+		says   string
+	}{
+		"leaves":      {func(p *Pod) { p.Deleted = time.Now() }, ""},
+		"starts":      {func(*Pod) {}, ""},
+		"out of sync": {func(p *Pod) { p.Ready = true }, "pgbouncer-0: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			consoles := &Consoles{
+				Consoles: escort.Consoles{Forwarder: nowhere{}, Logins: only(escort.Login{}), TLS: pgbouncer.TLSDisable, Port: func(escort.Pod) int { return 0 }},
+				List: func(context.Context) ([]Pod, error) {
+					p := Pod{Running: true}
+					p.Name = "pgbouncer-0"
+					c.change(&p)
+					return []Pod{p}, nil
+				},
+			}
+			err := consoles.Check(t.Context())
+			require.Equal(t, c.says == "", err == nil)
+			if err != nil {
+				require.ErrorContains(t, err, c.says)
+			}
+		})
+	}
+}
+
+// nowhere is an API server that reaches no pod.
+type nowhere struct{}
+
+func (nowhere) Forward(context.Context, string, string, int) (net.Conn, error) {
+	return nil, errors.New("connection refused")
+}
+
 // What follows dies after an effect.
 type dyingDatabase struct {
 	*Postgres

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"quiesce/internal/escort"
 )
 
 // Annotation is on the first userlist, and has the Record.
@@ -60,17 +62,27 @@ func ParseRecord(text string, logins [2]string, now time.Time) (Record, error) {
 	if decoder.Decode(&r) != nil || decoder.More() {
 		return Record{}, fmt.Errorf("annotation %s is no record of a rotation: remove it, and name the login to rotate to with --to", Annotation)
 	}
-	if err := r.check(logins, now); err != nil {
+	err := r.check(logins, now)
+	switch {
+	case errors.Is(err, errOthers) && r.Step == Closed:
+		return Record{}, nil // one userlist may have several pairs of logins
+	case errors.Is(err, errOthers):
+		err = fmt.Errorf("%w: end it with --logins %s,%s and without --to, or undo it with --back", err, escort.Printable(r.From), escort.Printable(r.To))
+	}
+	if err != nil {
 		return Record{}, fmt.Errorf("annotation %s: %w", Annotation, err)
 	}
 	return r, nil
 }
 
+// errOthers is the error for a record of other logins.
+var errOthers = errors.New("a rotation of other logins is under way")
+
 func (r Record) check(logins [2]string, now time.Time) error {
 	latest := now.Add(maxClockSkew)
 	switch {
 	case r.From == r.To || !slices.Contains(logins[:], r.From) || !slices.Contains(logins[:], r.To):
-		return errors.New("a rotation of other logins is recorded: name them with --logins")
+		return errOthers
 	case !slices.Contains(steps, r.Step):
 		return errors.New("the step is unknown")
 	case r.Since.After(latest) || r.Looked.After(latest) || r.Since.After(r.Looked):

@@ -380,3 +380,39 @@ func TestRotation_WithoutDatabase_Ends(t *testing.T) {
 		require.Equal(t, []string{"userlist " + green, "app " + green, "userlist " + blue, "settle"}, w.order())
 	})
 }
+
+// A pooler that comes or goes has no console for seconds, as in a drain.
+func TestRotation_EveryThirdLookFails_Ends(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		r := w.rotation()
+		r.Poolers = &flaky{fakePoolers: fakePoolers{w}}
+		_, err := r.Run(t.Context())
+		require.NoError(t, err)
+		w.requireRotated(blue, green)
+		require.Contains(t, strings.Join(w.told, "\n"), "cannot look at all poolers and servers: pod db/pgbouncer-1: refused")
+	})
+}
+
+func TestRotation_NobodyCanLookAtTheEnd_LoginStaysOpen(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		w.stopAt(t, Closing)
+		r := w.rotation()
+		r.Poolers = &flaky{fakePoolers: fakePoolers{w}, always: true}
+		_, err := r.Run(t.Context())
+		require.ErrorContains(t, err, "closing: cannot look at all poolers and servers")
+		require.True(t, w.roles[blue].login)
+	})
+}
+
+type flaky struct {
+	fakePoolers
+	looks  int
+	always bool
+}
+
+func (f *flaky) Sessions(ctx context.Context, user string) ([]string, error) {
+	if f.looks++; f.looks%3 == 1 || f.always {
+		return nil, errors.New("pod db/pgbouncer-1: refused")
+	}
+	return f.fakePoolers.Sessions(ctx, user)
+}

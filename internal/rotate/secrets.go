@@ -103,7 +103,10 @@ func (s *SecretLists) Check(ctx context.Context, from, to string) error {
 			return fmt.Errorf("%s is refused: %s", l, why)
 		}
 		err = checkLines(string(secret.Data[l.Key]), from, to)
-		if err != nil {
+		switch {
+		case errors.Is(err, errUnlisted):
+			return fmt.Errorf("%s, key %s: %w (%s): %s", l, l.Key, err, from, unlistedAdvice)
+		case err != nil:
 			return fmt.Errorf("%s, key %s, user %s or %s: %w", l, l.Key, from, to, err)
 		}
 	}
@@ -113,6 +116,10 @@ func (s *SecretLists) Check(ctx context.Context, from, to string) error {
 	}
 	return err
 }
+
+// unlistedAdvice is what to do about a userlist that lacks the login.
+const unlistedAdvice = "name the Secret and the key that have it. Poolers that ask PostgreSQL for passwords (auth_query) are refused, because there is no " +
+	"line to change: enable the other role with ALTER ROLE, move the clients, and close this role yourself"
 
 // checkLines returns why the userlist cannot be of these logins. One of them may have no line yet.
 func checkLines(list, from, to string) error {

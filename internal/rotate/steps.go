@@ -20,7 +20,8 @@ func (r *Rotation) open(ctx context.Context, record Record) (Record, error) {
 	if login.Password == "" {
 		login.Password = generate()
 	}
-	users, err := r.flushed(ctx, record.To)
+	var users []string
+	err = r.patient(ctx, func() (err error) { users, err = r.flushed(ctx, record.To); return err })
 	if err != nil {
 		return record, err
 	}
@@ -134,7 +135,7 @@ func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 		users, err := r.flushed(ctx, record.From)
 		switch {
 		case err != nil:
-			r.tell("cannot look at all poolers and servers: %s", err)
+			r.tell("%s", err)
 		case len(users) == 0:
 			record.Step, record.Since, record.Looked = Quiet, time.Now(), time.Now()
 			r.tell("nobody uses %s: its quiet time begins, %s", record.From, r.QuietFor)
@@ -164,15 +165,36 @@ func (r *Rotation) moveApp(ctx context.Context, login escort.Login) error {
 	return nil
 }
 
+// errBlind is the error for a look that is not complete.
+var errBlind = errors.New("cannot look at all poolers and servers")
+
 // users returns who uses the login: clients of poolers, and sessions of servers.
 func (r *Rotation) users(ctx context.Context, login string) (clients, sessions []string, err error) {
-	if clients, err = r.Poolers.Sessions(ctx, login); err != nil {
-		return nil, nil, err
-	}
-	if r.Database != nil {
+	clients, err = r.Poolers.Sessions(ctx, login)
+	if err == nil && r.Database != nil {
 		sessions, err = r.Database.Sessions(ctx, login)
 	}
-	return clients, sessions, err
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", errBlind, err)
+	}
+	return clients, sessions, nil
+}
+
+// patient does something again while it cannot look: a pooler that comes or goes has no console for seconds.
+func (r *Rotation) patient(ctx context.Context, do func() error) error {
+	var last error
+	err := escort.Poll(ctx, time.Now().Add(acceptTimeout), r.interval(acceptInterval), func() (bool, error) {
+		last = do()
+		if errors.Is(last, errBlind) {
+			r.tell("%s", last)
+			return false, nil
+		}
+		return last == nil, last
+	})
+	if errors.Is(err, escort.ErrTimeout) {
+		return last
+	}
+	return err
 }
 
 // endKept ends what the poolers keep for a user without clients. RECONNECT would do so for all users: it also ends connections that are

@@ -43,6 +43,16 @@ func TestRecord_Text_CanBeParsed(t *testing.T) {
 	require.Zero(t, r)
 }
 
+// One userlist has the application's logins and quiesce's own.
+func TestRecord_OfOtherLogins_MattersUntilItEnds(t *testing.T) {
+	others := [2]string{"quiesce_blue", "quiesce_green"}
+	r, err := ParseRecord(Record{From: blue, To: green, Step: Closed}.Text(), others, time.Now())
+	require.NoError(t, err)
+	require.Zero(t, r)
+	_, err = ParseRecord(Record{From: blue, To: green, Step: Ending}.Text(), others, time.Now())
+	require.ErrorContains(t, err, "a rotation of other logins is under way: end it with --logins app_blue,app_green")
+}
+
 func TestRecord_Nonsense_Refused(t *testing.T) {
 	for _, text := range []string{
 		"x", "{}", `{"from":"app_blue","to":"app_blue","step":"moving"}`, `{"from":"app_blue","to":"root","step":"moving"}`,

@@ -122,12 +122,17 @@ func (e *Env) Stop() error {
 
 // Build compiles the function for this machine, as `make build` does.
 func Build(ctx context.Context, root, path string) error {
+	return BuildProgram(ctx, root, "./lambda", path)
+}
+
+// BuildProgram compiles a program with the flags of Build, so that both share what is compiled.
+func BuildProgram(ctx context.Context, root, folder, path string) error {
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc",
-		"-ldflags", "-s -w -buildid=", "-o", path, "./lambda")
+		"-ldflags", "-s -w -buildid=", "-o", path, folder)
 	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the function: %w\n%s", err, output)
+		return fmt.Errorf("build %s: %w\n%s", folder, err, output)
 	}
 	return nil
 }

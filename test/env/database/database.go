@@ -52,17 +52,20 @@ type Options struct {
 	Group     string // label `group` of the nodes of the poolers
 	Version   string // of pgbouncer: 1.18 or 1.24
 
-	Poolers        int    // default DefaultPoolers, each on a node of its own
-	Daemon         bool   // run as a DaemonSet: one pooler on each node of Group
-	Together       bool   // on one node if possible
-	PoolMode       string // default transaction
-	AuthType       string // default scram-sha-256
-	Grace          int    // seconds; default 30
-	PreStop        string // a shell command; default none
-	MaxUnavailable string // of their PDB; default 1
-	LoginRetry     int    // seconds without a new attempt after a failed login to PostgreSQL; default 1. pgbouncer's own default is 15
-	AuthQuery      bool   // ask PostgreSQL for the passwords of users, and log in there with what clients prove; default: a list of users
-	Alias          string // a second name of the database, which PAUSE postgres leaves alone; default none
+	Poolers        int      // default DefaultPoolers, each on a node of its own
+	Daemon         bool     // run as a DaemonSet: one pooler on each node of Group
+	Together       bool     // on one node if possible
+	PoolMode       string   // default transaction
+	AuthType       string   // default scram-sha-256
+	Grace          int      // seconds; default 30
+	PreStop        string   // a shell command; default none
+	MaxUnavailable string   // of their PDB; default 1
+	LoginRetry     int      // seconds without a new attempt after a failed login to PostgreSQL; default 1. pgbouncer's own default is 15
+	AuthQuery      bool     // ask PostgreSQL for the passwords of users, and log in there with what clients prove; default: a list of users
+	Users          []string // lines of the userlist, of users whom PostgreSQL knows too; default: worker, who is postgres there
+	Admins         []string // administrators of the console beside AdminUser
+	Login          string   // Secret with the login of the workers, which they read before each connection; default: worker's
+	Alias          string   // a second name of the database, which PAUSE postgres leaves alone; default none
 
 	// Labels are those of poolers that somebody else deploys, with a Service pgbouncer; default PoolerLabels, and they are deployed here.
 	Labels labels.Set

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -32,7 +34,39 @@ func settings(url string) (*pgconn.Config, error) {
 	return config, nil
 }
 
-func connect(config *pgconn.Config) (*connection, error) {
+// withLogin returns the settings with the login that a folder has. A kubelet replaces a Secret's files at once, by a link to another folder:
+// a user and the password of another one would be refused.
+func withLogin(config *pgconn.Config, folder string) (*pgconn.Config, error) {
+	if folder == "" {
+		return config, nil
+	}
+	var user, password []byte
+	for {
+		version, err := os.Readlink(filepath.Join(folder, "..data"))
+		if err != nil {
+			return nil, fmt.Errorf("read -login: %w", err)
+		}
+		user, err = os.ReadFile(filepath.Join(folder, version, "username"))
+		if err == nil {
+			password, err = os.ReadFile(filepath.Join(folder, version, "password"))
+		}
+		if err == nil {
+			break
+		}
+		if now, _ := os.Readlink(filepath.Join(folder, "..data")); now == version {
+			return nil, fmt.Errorf("read -login: %w", err)
+		}
+	}
+	config = config.Copy()
+	config.User, config.Password = string(user), string(password)
+	return config, nil
+}
+
+func connect(config *pgconn.Config, login string) (*connection, error) {
+	config, err := withLogin(config, login)
+	if err != nil {
+		return nil, err
+	}
 	pg, err := pgconn.ConnectConfig(context.Background(), config)
 	if err != nil {
 		return nil, err // pgconn names the address

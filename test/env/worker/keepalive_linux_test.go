@@ -27,7 +27,7 @@ func TestKeepalive_Defaults_FromKernel(t *testing.T) {
 func socketOptions(t *testing.T) func(level, option int) int {
 	config, err := settings(serve(t, always).url)
 	require.NoError(t, err)
-	c, err := connect(config)
+	c, err := connect(config, "")
 	require.NoError(t, err)
 	t.Cleanup(c.drop)
 	raw, err := c.pg.Conn().(*net.TCPConn).SyscallConn()

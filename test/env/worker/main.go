@@ -32,6 +32,7 @@ type options struct {
 	workers   int
 	first     int
 	listen    string
+	login     string
 	straggler time.Duration
 }
 
@@ -73,6 +74,7 @@ func parse(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
 	flags.StringVar(&o.url, "url", "", "postgres URL; ${NAMES} of environment variables are expanded in it")
+	flags.StringVar(&o.login, "login", "", "folder of a mounted Secret with username and password, read before each connection; default: those of the URL")
 	flags.IntVar(&o.workers, "workers", 1, "how many workers")
 	flags.IntVar(&o.first, "first", 1, "number of the first worker; the others count on from it")
 	flags.StringVar(&o.listen, "listen", ":8080", "address to serve HTTP on")
@@ -97,5 +99,5 @@ func (o options) worker(i int) *worker {
 		habits.hold, habits.think = o.straggler, o.straggler
 	}
 	number := o.first + i
-	return &worker{behavior: habits, recorder: newRecorder(number, habits), number: number}
+	return &worker{behavior: habits, recorder: newRecorder(number, habits), number: number, login: o.login}
 }

@@ -26,6 +26,7 @@ type worker struct {
 	recorder *recorder
 	number   int
 	config   *pgconn.Config
+	login    string // folder with the login; empty: that of config
 }
 
 // behavior is how a worker works.
@@ -51,7 +52,7 @@ func (w *worker) run(ctx context.Context) {
 
 func (w *worker) connect() (*connection, error) {
 	w.recorder.enter(journal.Connecting)
-	c, err := connect(w.config)
+	c, err := connect(w.config, w.login)
 	if err != nil {
 		w.recorder.connectFailed(err)
 		return nil, err
