@@ -29,7 +29,7 @@ func SameGo(t testing.TB) {
 		return
 	}
 	if made := committed(t, goVersion); made != now {
-		need.Part(t, fmt.Errorf("test/guard/numbers.txt is for Go %s, and this is %s: %s", made, now, howToUpdate))
+		need.Part(t, fmt.Errorf("test/guard/numbers.txt is for Go %s, and this is Go %s: %s", made, now, howToUpdate))
 	}
 }
 
@@ -40,7 +40,7 @@ func minor(version string) string {
 	return major + "." + second
 }
 
-const howToUpdate = "UPDATE=1 go test ./test/guard writes the numbers; the commit says why"
+const howToUpdate = "run this test with UPDATE=1, and say why in the commit"
 
 // Exact requires that the number is the committed one.
 func Exact(t testing.TB, name string, got int) {
@@ -58,11 +58,17 @@ func Within(t testing.TB, name string, got, percent int) {
 		}
 		return
 	}
-	want, err := strconv.Atoi(committed(t, name))
-	check(t, err)
-	if problem := compare(name, got, want, percent); problem != "" {
+	if problem := compare(name, got, Number(t, name), percent); problem != "" {
 		t.Error(problem)
 	}
+}
+
+// Number returns the committed number.
+func Number(t testing.TB, name string) int {
+	t.Helper()
+	n, err := strconv.Atoi(committed(t, name))
+	check(t, err)
+	return n
 }
 
 // compare returns what is wrong with the number; empty: nothing.
