@@ -56,6 +56,8 @@ func TestPostgres_WithoutCredentials_HasThoseOfThePoolers(t *testing.T) {
 	require.Equal(t, config.Console{
 		ConnectVia: config.ViaPortForward, SecretARN: arn, Namespaces: config.Globs{"db"}, Port: 5432, TLS: config.TLSRequire,
 	}, c.Phases[0].Postgres.Console)
+	c = parse(t, withPhases(poolers+", {name: databases, escort: {postgres: {}}}"))
+	require.Equal(t, arn, c.Phases[1].Postgres.SecretARN, "also when the poolers come first")
 	c = parse(t, withPhases("{name: databases, escort: {postgres: {connectVia: podIP, secretRef: {namespace: a, name: b}}}}, "+poolers))
 	require.Equal(t, "a", c.Phases[0].Postgres.Secret.Namespace)
 	require.Empty(t, c.Phases[0].Postgres.SecretARN)

@@ -21,7 +21,7 @@ const (
 	// goal is the part of the changes, in percent, that tests notice at the least. The others are listed in test/README.md with their reasons.
 	goal = 97
 	// timeout is how many times as long as the tests of a package usually take, a change may take them. One that loops ends then.
-	timeout = "6"
+	timeout = "4"
 	// memory bounds each process, because some changes loop and allocate. Linkers reserve a few gigabytes.
 	memory = 12 << 30
 	// seeds are the simulated scenarios for one change. All of them would take hours.
