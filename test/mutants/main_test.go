@@ -26,7 +26,7 @@ func reportOf(t *testing.T, states ...string) (r report) {
 
 func TestReport_Changes_AreCountedAndNamed(t *testing.T) {
 	r := reportOf(t, "KILLED", "LIVED", "NOT COVERED", "TIMED OUT", "NOT VIABLE")
-	require.Equal(t, "internal/a: 2 of 3 changes noticed\n  not noticed: internal/a/a.go:2:7 conditionals_boundary\n", r.text("internal/a"))
+	require.Equal(t, "internal/a: 2 of 3 changes noticed, 1 of them at the timeout\n  not noticed: internal/a/a.go:2:7 conditionals_boundary\n", r.text("internal/a"))
 	require.ErrorContains(t, r.check("internal/a"), "internal/a: 2 of 3 changes noticed, less than 97 %")
 }
 
