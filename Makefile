@@ -35,6 +35,10 @@ THROTTLED ?= 75
 FAULTS    := TestKill_|TestOutage_|TestFailure_
 # How often `make soak` repeats the tests of PostgreSQL primaries, in their long form. Once takes about 20 minutes.
 REPEAT    ?= 10
+# How often `make repeat` and `make soak` run the packages whose tests need no lab: nothing that they import starts one.
+RUNS      ?= 50
+NOLAB      = $$(go list -test -f '{{.ImportPath}} {{join .Deps " "}} ' ./... | \
+	awk '/^[^ ]*\.test / && !/ quiesce\/test\/parts\/lab[ []/ {sub(/\.test$$/, "", $$1); print $$1}')
 LINT    := go tool -modfile=test/parts/tools/lint/go.mod
 # The smoke test in AWS: a scratch group and its cluster. test/README.md has all variables. DEPLOY and DESTROY get the path of the
 # configuration in CONFIG. KEEP_RBAC says whether infra/rbac.yaml was in the cluster before.
@@ -45,7 +49,7 @@ DESTROY ?= (cd infra && $(CDK) destroy --all --force); status=$$?; \
 	test "$$KEEP_RBAC" = true || kubectl delete --ignore-not-found -f infra/rbac.yaml || status=$$?; exit $$status
 
 .DEFAULT_GOAL := help
-.PHONY: help build quiescectl programs image always release synth deploy smoke test soak lint bench bench-pgbouncer bench-postgres demo story lab invoke tools operators images clean setup node schemas
+.PHONY: repeat mutants help build quiescectl programs image always release synth deploy smoke test soak lint bench bench-pgbouncer bench-postgres demo story lab invoke tools operators images clean setup node schemas
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,12 +83,19 @@ test: setup tools ## run all tests; the first run builds the lab (15 min on 2 co
 soak: setup tools ## run the long tests: a million simulated scenarios, fault injection, 100 nodes at once, primaries that move (4 h)
 	@for test in $(subst |, ,$(FAULTS)); do \
 		grep -qs "^func $$test" test/e2e/*_test.go || { echo "soak: FAULTS names $$test, and test/e2e has no such test"; exit 1; }; done
+	@$(MAKE) --no-print-directory repeat
 	SEEDS=$(SEEDS) go test -run TestSimulation_EverySeed_KeepsPromises -v -timeout 0 ./internal/termination ./internal/postgres
 	KILLS=$(KILLS) OUTAGE=$(OUTAGE) THROTTLED=$(THROTTLED) go test -race -run '$(FAULTS)' -parallel 16 -v -timeout 0 ./test/e2e
 	LOAD=long go test -run 'TestLoad|TestMemory' -parallel 1 -v -timeout 0 ./test/e2e
 	@$(MAKE) --no-print-directory images || echo 'soak: no container images: tests that need real nodes are skipped'
 	CASES=all go test -race -count $(REPEAT) -v -timeout 0 ./test/e2e/postgres
 	CASES=all go test -race -count $(REPEAT) -v -timeout 0 -run TestPreStop_ ./test/e2e/pooler
+
+repeat: setup ## run the packages that need no lab 50 times, with and without the race detector: make repeat RUNS=50
+	@failed=0; for race in -race ''; do SEEDS=100 go test $$race -count $(RUNS) -timeout 4h $(NOLAB) || failed=1; done; exit $$failed
+
+mutants: setup ## change the code, condition by condition, and say how many of these changes the tests notice
+	@nice go run ./test/mutants $(PACKAGES)
 
 lint: setup schemas ## gofmt, go mod tidy, go vet, staticcheck, govulncheck; the templates against AWS's schemas
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }

@@ -63,5 +63,6 @@ func newBucket(t *testing.T) (*awstest.Server, aws.Config) {
 	}
 	settings, err := config.LoadDefaultConfig(t.Context())
 	require.NoError(t, err)
+	settings.HTTPClient = awstest.HTTPClient()
 	return server, settings
 }

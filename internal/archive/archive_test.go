@@ -39,6 +39,7 @@ func configOf(t *testing.T, server *awstest.Server) aws.Config {
 	}
 	config, err := sdkconfig.LoadDefaultConfig(t.Context())
 	require.NoError(t, err)
+	config.HTTPClient = awstest.HTTPClient()
 	return config
 }
 

@@ -247,6 +247,7 @@ func TestThePhaseOfUnmatchedPodsIsPutBeforeCriticalOrLast(t *testing.T) {
 	for given, want := range map[string][]string{
 		"a, b":                   {"a", "b", "workloads"},
 		"a, critical, b":         {"a", "workloads", "critical", "b"},
+		"critical, a":            {"workloads", "critical", "a"},
 		"workloads, a, critical": {"workloads", "a", "critical"},
 	} {
 		text := "cluster: prod\nautoScalingGroups: [workers-a]\nmode: drain\nphases:\n"

@@ -112,7 +112,7 @@ func TestABadEnvironmentIsRefused(t *testing.T) {
 
 func TestClusterName_EKSForm_IsAccepted(t *testing.T) {
 	for name, taken := range map[string]bool{
-		"a": true, "9-a_B": true, strings.Repeat("a", 100): true, strings.Repeat("a", 101): false, "_a": false, "a.b": false, "prüf": false,
+		"a": true, "9-a_B": true, "azAZ09": true, strings.Repeat("a", 100): true, strings.Repeat("a", 101): false, "_a": false, "a.b": false, "prüf": false,
 	} {
 		_, err := config.Parse([]byte(least), environment(map[string]string{"CLUSTER_NAME": name}))
 		require.Equal(t, taken, err == nil, "%s: %v", name, err)

@@ -56,3 +56,9 @@ func TestParse_BadTag_NamesTheItem(t *testing.T) {
 		require.ErrorContains(t, err, want, item)
 	}
 }
+
+func TestGroupName_FirstAndLastSigns_AreAccepted(t *testing.T) {
+	longest := strings.Repeat("a", 255)
+	names := parse(t, `{cluster: prod, mode: drain, autoScalingGroups: ["a ~", "`+longest+`"]}`).Groups.Names
+	require.Equal(t, config.Globs{"a ~", longest}, names)
+}

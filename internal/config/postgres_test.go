@@ -43,6 +43,9 @@ func TestPostgres_Settings_AreRead(t *testing.T) {
 	require.Nil(t, c.Phases[0].Postgres.Secret, "it is not for consoles")
 	c = parse(t, withPhases("{name: databases, escort: {postgres: {maxLag: 1000}}}"))
 	require.Equal(t, int64(1000), c.Phases[0].Postgres.MaxLag)
+	c = parse(t, withPhases("{name: databases, escort: {postgres: {maxLag: 1Gi, pauseTimeout: 90s}}}"))
+	require.Equal(t, int64(1<<30), c.Phases[0].Postgres.MaxLag, "the most")
+	require.Equal(t, 90*time.Second, c.Phases[0].Postgres.PauseTimeout, "the longest")
 }
 
 // The poolers in front of primaries are usually those of the phase of poolers.
@@ -53,6 +56,8 @@ func TestPostgres_WithoutCredentials_HasThoseOfThePoolers(t *testing.T) {
 	require.Equal(t, config.Console{
 		ConnectVia: config.ViaPortForward, SecretARN: arn, Namespaces: config.Globs{"db"}, Port: 5432, TLS: config.TLSRequire,
 	}, c.Phases[0].Postgres.Console)
+	c = parse(t, withPhases(poolers+", {name: databases, escort: {postgres: {}}}"))
+	require.Equal(t, arn, c.Phases[1].Postgres.SecretARN, "also when the poolers come first")
 	c = parse(t, withPhases("{name: databases, escort: {postgres: {connectVia: podIP, secretRef: {namespace: a, name: b}}}}, "+poolers))
 	require.Equal(t, "a", c.Phases[0].Postgres.Secret.Namespace)
 	require.Empty(t, c.Phases[0].Postgres.SecretARN)
