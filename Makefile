@@ -19,6 +19,8 @@ COMMIT  := $(call git,rev-parse --short=12 HEAD)$(DIRTY)
 # Flags for reproducible builds: no paths, no time, no build ID. lambda.norpc leaves out the server of the old Lambda runtime.
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags lambda.norpc \
 	-ldflags '-s -w -buildid= -X main.version=$(VERSION) -X main.commit=$(COMMIT)'
+# What the lab needs is built and run with the same flags, so that the build cache has each package once.
+RUN     := CGO_ENABLED=0 go run -trimpath -buildvcs=false
 # Tests mostly wait, so more of them than cores run in parallel. They always run (-count 1): go test does not know that they depend on the
 # function that they build and start, so its cached results could be stale.
 # The end-to-end packages run last, one after the other: each has a lab of its own, and two labs on two cores are so slow that timeouts of
@@ -33,6 +35,8 @@ KILLS     ?= 100
 OUTAGE    ?= 40
 THROTTLED ?= 75
 FAULTS    := TestKill_|TestOutage_|TestFailure_
+# The oldest Kubernetes that Amazon EKS supports: `make soak` runs the end-to-end tests with simulated kubelets on it too.
+OLDEST    ?= v1.33.x
 # How often `make soak` repeats the tests of PostgreSQL primaries, in their long form. Once takes about 20 minutes.
 REPEAT    ?= 10
 # How often `make repeat` and `make soak` run the packages whose tests need no lab: nothing that they import starts one.
@@ -49,36 +53,37 @@ DESTROY ?= (cd infra && $(CDK) destroy --all --force); status=$$?; \
 	test "$$KEEP_RBAC" = true || kubectl delete --ignore-not-found -f infra/rbac.yaml || status=$$?; exit $$status
 
 .DEFAULT_GOAL := help
-.PHONY: repeat mutants help build quiescectl programs image always release synth deploy smoke test soak lint bench bench-pgbouncer bench-postgres demo story lab invoke tools operators images clean setup node schemas
+.PHONY: help build quiescectl programs image always release synth deploy smoke test soak lint bench bench-pgbouncer bench-postgres demo story lab invoke tools operators images clean demo-programs go repeat mutants setup node schemas
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: setup tools ## drain a node of a real control plane on this machine
-	@mkdir -p dist
-	@$(BUILD) -o dist/demo/bootstrap ./lambda
-	@go run ./test/demo
+demo: demo-programs ## drain a node of a real control plane on this machine; the first run builds it (8 min on 2 idle cores)
+	@dist/demo/demo
 
 story: setup tools images ## terminate nodes of a pgbouncer and of a primary without and with quiesce; prints results, draws dist/story*.svg (15 min)
 	@mkdir -p dist
 	@go run ./test/story
 
-lab: setup tools ## run a control plane, simulated AWS APIs and the function until Ctrl-C; prints its KUBECONFIG
-	@mkdir -p dist
+lab: demo-programs ## run a control plane, simulated AWS APIs and the function until Ctrl-C; prints its KUBECONFIG
+	@dist/demo/demo lab
+
+# The programs of the lab come first, because the rest shares their packages.
+demo-programs: go
+	@$(RUN) ./test/parts/tools/build demo
+	@mkdir -p dist/demo
+	@test -x dist/demo/demo || echo 'demo: compiling the function, which takes a minute if the build cache is empty'
 	@$(BUILD) -o dist/demo/bootstrap ./lambda
-	@go run ./test/demo lab
+	@$(BUILD) -o dist/demo/demo ./test/demo
 
 invoke: ## invoke the function of the running lab: make invoke EVENT=events/plan.json
-	@go run ./test/demo invoke $(EVENT)
+	@$(RUN) ./test/demo invoke $(EVENT)
 
 test: setup tools ## run all tests; the first run builds the lab (15 min on 2 cores)
 	@$(MAKE) --no-print-directory images || { test "$$CI" != true && echo 'test: no container images: tests that need real nodes are skipped'; }
 	@$(MAKE) --no-print-directory schemas || { test "$$CI" != true && echo 'test: no AWS schemas: tests that need them are skipped'; }
 	@echo 'test: compiling takes minutes if the build cache is empty'
-	@failed=0; \
-		$(TEST) $$(go list ./... | grep -v /test/e2e) || failed=1; \
-		$(TEST) -p 1 ./test/e2e/... || failed=1; \
-		exit $$failed
+	@$(RUN) ./test/parts/suites '$(TEST) $$(go list ./... | grep -v /test/e2e)' '$(TEST) -p 1 ./test/e2e/...'
 
 soak: setup tools ## run the long tests: a million simulated scenarios, fault injection, 100 nodes at once, primaries that move (4 h)
 	@for test in $(subst |, ,$(FAULTS)); do \
@@ -87,6 +92,8 @@ soak: setup tools ## run the long tests: a million simulated scenarios, fault in
 	SEEDS=$(SEEDS) go test -run TestSimulation_EverySeed_KeepsPromises -v -timeout 0 ./internal/termination ./internal/postgres
 	KILLS=$(KILLS) OUTAGE=$(OUTAGE) THROTTLED=$(THROTTLED) go test -race -run '$(FAULTS)' -parallel 16 -v -timeout 0 ./test/e2e
 	LOAD=long go test -run 'TestLoad|TestMemory' -parallel 1 -v -timeout 0 ./test/e2e
+	@KUBERNETES=$(OLDEST) $(MAKE) --no-print-directory tools
+	KUBERNETES=$(OLDEST) $(TEST) ./test/e2e
 	@$(MAKE) --no-print-directory images || echo 'soak: no container images: tests that need real nodes are skipped'
 	CASES=all go test -race -count $(REPEAT) -v -timeout 0 ./test/e2e/postgres
 	CASES=all go test -race -count $(REPEAT) -v -timeout 0 -run TestPreStop_ ./test/e2e/pooler
@@ -184,17 +191,19 @@ images: setup operators ## make the container images of the lab's nodes, once pe
 	@go run ./test/parts/images/build
 
 tools: ## build the lab's programs into the user's cache directory, once per version
-	@go run ./test/parts/tools/build
+	@$(RUN) ./test/parts/tools/build
 
 operators: ## build the lab's programs and the operators that its real nodes run, once per version
-	@go run ./test/parts/tools/build all
+	@$(RUN) ./test/parts/tools/build all
 
 # Debian packages of the lab's real nodes. Without them, tests that need real nodes are skipped and say so.
 NODES := containerd runc containernetworking-plugins debootstrap iproute2 nftables util-linux procps
 
-# setup, node and schemas install what other targets need. They are not commands, so `make` does not list them.
-setup: node
+# go, setup, node and schemas install or check what other targets need. They are not commands, so `make` does not list them.
+go:
 	@command -v go >/dev/null || { echo 'install Go 1.26: https://go.dev/doc/install'; exit 1; }
+
+setup: go node
 	@command -v gcc >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } \
 		|| { echo 'the race detector needs gcc: install it'; exit 1; }
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || dpkg -s $(NODES) >/dev/null 2>&1 || { \

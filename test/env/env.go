@@ -70,7 +70,7 @@ func Start(ctx context.Context, o Options) (_ *Env, err error) {
 		return nil, fmt.Errorf("start the lab: %w", err)
 	}
 	e.AWS.AddCluster(Cluster, e.Lab.Endpoint(), e.Lab.CA())
-	if err := e.Lab.Apply(ctx, filepath.Join(o.Root, "infra", "rbac.yaml")); err != nil {
+	if err := e.Lab.Create(ctx, filepath.Join(o.Root, "infra", "rbac.yaml")); err != nil {
 		return nil, err
 	}
 	return e, e.prepareFunction(ctx, o.Root, o.Bootstrap)

@@ -268,6 +268,23 @@ func TestStopKubelet_PodDeleted_Stays(t *testing.T) {
 	require.NoError(t, l.RemoveNode(t.Context(), node.Name))
 }
 
+func TestCreate_SeveralObjects_AllExist(t *testing.T) {
+	l := startedLab(t)
+	manifest := t.TempDir() + "/objects.yaml"
+	require.NoError(t, os.WriteFile(manifest, []byte(`# comments only
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: created}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: inside, namespace: created}}
+`), 0o600))
+	require.NoError(t, l.Create(t.Context(), manifest))
+	_, err := l.Client().CoreV1().ConfigMaps("created").Get(t.Context(), "inside", metav1.GetOptions{})
+	require.NoError(t, err)
+	require.True(t, apierrors.IsAlreadyExists(l.Create(t.Context(), manifest)))
+}
+
 func TestKubectlApplies(t *testing.T) {
 	l := startedLab(t)
 	manifest := t.TempDir() + "/namespace.yaml"

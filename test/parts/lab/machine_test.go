@@ -35,7 +35,7 @@ func TestMachine_Node_LooksLikeEKS(t *testing.T) {
 	require.Equal(t, "us-east-1a", node.Labels[corev1.LabelTopologyZone])
 	require.Equal(t, "us-east-1", node.Labels[corev1.LabelTopologyRegion])
 	require.Equal(t, "a", node.Labels["group"])
-	require.Equal(t, "v1.36.3", node.Status.NodeInfo.KubeletVersion)
+	require.Equal(t, kubernetesVersion(), node.Status.NodeInfo.KubeletVersion)
 }
 
 func TestServicesWorkFromPodsAndFromTheHost(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/test/parts/tools"
 )
 
 // nodeCreations is how many nodes are created at once: enough to keep two cores busy.
@@ -114,9 +116,15 @@ func (n Node) object() *corev1.Node {
 			Allocatable: resources,
 			Conditions:  []corev1.NodeCondition{readyCondition(corev1.ConditionTrue, "KubeletReady")},
 			Addresses:   n.addresses(),
-			NodeInfo:    corev1.NodeSystemInfo{KubeletVersion: "v1.36.3", OperatingSystem: "linux", Architecture: "amd64"},
+			NodeInfo:    corev1.NodeSystemInfo{KubeletVersion: kubernetesVersion(), OperatingSystem: "linux", Architecture: "amd64"},
 		},
 	}
+}
+
+// kubernetesVersion returns what the kubelets say: the same as the control plane.
+func kubernetesVersion() string {
+	version, _ := tools.Kubernetes() // a lab does not start with an unknown version
+	return version
 }
 
 func (n Node) addresses() []corev1.NodeAddress {

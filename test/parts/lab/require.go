@@ -21,8 +21,12 @@ func RequireMachines(t testing.TB) {
 }
 
 func missing() error {
+	needed, err := tools.Lab()
+	if err != nil {
+		return err
+	}
 	var errs []error
-	for _, tool := range tools.Lab() {
+	for _, tool := range needed {
 		_, err := tools.Path(tool.Name)
 		errs = append(errs, err)
 	}

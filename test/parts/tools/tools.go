@@ -1,8 +1,7 @@
 // Package tools lists the real components that the lab runs: their versions, how they are built from pinned modules (the nested
 // go.mod files beside this file), and where the built programs are.
 //
-// Programs are in the user's cache directory, one folder per version, so that all clones on a machine share them. If
-// KUBEBUILDER_ASSETS names a folder that has a program, that one is used instead (https://book.kubebuilder.io/reference/envtest).
+// Programs are in the user's cache directory, one folder per recipe, so that all clones on a machine share them. Command build fills it.
 package tools
 
 import (
@@ -15,60 +14,79 @@ import (
 // Tool is one program of the lab.
 type Tool struct {
 	Name    string // of the program
-	Module  string // the folder beside this file whose go.mod pins it
-	Version string // the pinned version of that module's tool
+	Module  Module // that pins it
+	Version string // of the program
 	Package string // the main package
-	LDFlags string // linker flags the program needs to work
+	Asked   string // the arguments with which it prints its version; empty: only one that is built here is used
+	// Seconds is the CPU time that its build takes if all programs before it in build order are built. It was measured, and serves an
+	// estimate only.
+	Seconds int
+}
+
+// Module is a Go module beside this file.
+type Module struct {
+	Folder     string
+	Recipe     string // names the cache folder; TestRecipe_OfEachModule_IsCurrent says what it must be
+	Kubernetes string // the version that its programs say
 }
 
 // Folder is where the modules are, from the root of the repository.
 const Folder = "test/parts/tools"
 
-const (
-	kubernetesVersion = "v1.36.3"
-	// kubernetesStamp sets the programs' version: without it kubectl cannot parse its own version.
-	kubernetesStamp = "-X k8s.io/component-base/version.gitVersion=" + kubernetesVersion
+var (
+	lab      = Module{Folder: "lab", Recipe: "75278f97", Kubernetes: "v1.36.3"}
+	operator = Module{Folder: "cloudnative-pg", Recipe: "5aacd37b"}
 )
 
 // All returns all programs in build order.
-func All() []Tool { return append(Lab(), Operators()...) }
+func All() ([]Tool, error) {
+	needed, err := Lab()
+	return append(needed, Operators()...), err
+}
 
 // Operators returns the operators that some labs run in pods.
 func Operators() []Tool {
 	return []Tool{{
-		Name: "cloudnative-pg", Module: "cloudnative-pg", Version: "v1.30.0",
-		Package: "github.com/cloudnative-pg/cloudnative-pg/cmd/manager",
+		Name: "cloudnative-pg", Module: operator, Version: "v1.30.0",
+		Package: "github.com/cloudnative-pg/cloudnative-pg/cmd/manager", Seconds: 300,
 	}}
 }
 
-// Lab returns what every lab needs, in build order: the longest build first, since the others share its packages.
-func Lab() []Tool {
-	return []Tool{
-		kubernetes("kube-apiserver"),
-		kubernetes("kube-controller-manager"),
-		kubernetes("kube-scheduler"),
-		kubernetes("kubectl"),
-		kubernetes("kubelet"),
-		kubernetes("kube-proxy"),
-		{Name: "etcd", Module: "etcd", Version: "v3.6.8", Package: "go.etcd.io/etcd/server/v3"},
-		{Name: "kwok", Module: "kwok", Version: "v0.7.0", Package: "sigs.k8s.io/kwok/cmd/kwok"},
-		{
-			Name: "aws-iam-authenticator", Module: "aws-iam-authenticator", Version: "v0.7.18",
-			Package: "sigs.k8s.io/aws-iam-authenticator/cmd/aws-iam-authenticator",
-		},
+// Lab returns what tests need of a lab, in build order.
+func Lab() ([]Tool, error) {
+	k, err := kubernetes()
+	if err != nil {
+		return nil, err
 	}
+	needed, err := Demo()
+	return append(needed, k.program("kubectl", 50), k.program("kubelet", 40), k.program("kube-proxy", 15)), err
 }
 
-func kubernetes(name string) Tool {
-	return Tool{
-		Name: name, Module: "kubernetes", Version: kubernetesVersion,
-		Package: "k8s.io/kubernetes/cmd/" + name, LDFlags: kubernetesStamp,
+// Demo returns what a lab without kubectl and without real nodes needs, in build order: the longest build first, since the others share
+// its packages.
+func Demo() ([]Tool, error) {
+	k, err := kubernetes()
+	if err != nil {
+		return nil, err
 	}
+	return []Tool{
+		k.program("kube-apiserver", 500), k.program("kube-controller-manager", 120), k.program("kube-scheduler", 10),
+		{Name: "etcd", Module: lab, Version: "v3.6.8", Package: "go.etcd.io/etcd/server/v3", Asked: "--version", Seconds: 25},
+		{Name: "kwok", Module: lab, Version: "v0.8.0", Package: "sigs.k8s.io/kwok/cmd/kwok", Asked: "--version", Seconds: 30},
+		{
+			Name: "aws-iam-authenticator", Module: lab, Version: "v0.7.18",
+			Package: "sigs.k8s.io/aws-iam-authenticator/cmd/aws-iam-authenticator", Asked: "version", Seconds: 100,
+		},
+	}, nil
 }
 
 // Path returns the path of a built program, or an error if it is not built.
 func Path(name string) (string, error) {
-	for _, t := range All() {
+	all, err := All()
+	if err != nil {
+		return "", err
+	}
+	for _, t := range all {
 		if t.Name == name {
 			return t.find()
 		}
@@ -77,11 +95,6 @@ func Path(name string) (string, error) {
 }
 
 func (t Tool) find() (string, error) {
-	if dir := os.Getenv("KUBEBUILDER_ASSETS"); dir != "" {
-		if path := filepath.Join(dir, t.Name); isProgram(path) {
-			return path, nil
-		}
-	}
 	path, err := t.Cached()
 	if err != nil {
 		return "", err
@@ -94,10 +107,22 @@ func (t Tool) find() (string, error) {
 
 // target returns the command that builds the program.
 func (t Tool) target() string {
-	if slices.Contains(Operators(), t) {
+	switch wanted := os.Getenv(kubernetesVariable); {
+	case slices.Contains(Operators(), t):
 		return "operators"
+	case wanted != "":
+		return "tools " + kubernetesVariable + "=" + wanted
 	}
 	return "tools"
+}
+
+// Flags returns the flags of `go build`. They are those of the function, so that the build cache has each package once.
+func (m Module) Flags() []string {
+	link := "-s -w"
+	if m.Kubernetes != "" { // kubectl cannot parse its own version without it
+		link += " -X k8s.io/component-base/version.gitVersion=" + m.Kubernetes
+	}
+	return []string{"-trimpath", "-buildvcs=false", "-ldflags", link}
 }
 
 // Cached returns where the built program is, or would be.
@@ -106,7 +131,7 @@ func (t Tool) Cached() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(dir, t.Module+"-"+t.Version, t.Name), nil
+	return filepath.Join(dir, t.Module.Folder+"-"+t.Module.Recipe, t.Name), nil
 }
 
 // Dir returns the cache folder of all built programs.

@@ -36,13 +36,31 @@ func run(ctx context.Context, name string, dir func() (string, error), fill func
 		return err
 	}
 	lock, err := Lock(ctx, path, func(file string, waited time.Duration) {
-		fmt.Printf("%s: another process is filling this cache (it holds %s): waiting, %s so far\n", name, file, waited.Round(time.Second))
+		fmt.Printf("%s: another process is filling this cache (it holds %s): waiting, %s so far%s\n",
+			name, file, waited.Round(time.Second), told(file))
 	})
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
+	Tell(lock, "") // what the last holder told
 	return fill(ctx, lock)
+}
+
+// Tell tells those who wait for the lock what its holder does. It is a help only, so an error is ignored.
+func Tell(lock *os.File, state string) {
+	if lock.Truncate(0) == nil {
+		_, _ = lock.WriteAt([]byte(state), 0)
+	}
+}
+
+// told returns what the holder told last, as the end of a line.
+func told(file string) string {
+	state, err := os.ReadFile(file)
+	if err != nil || len(state) == 0 {
+		return ""
+	}
+	return "; it is " + string(state)
 }
 
 // Lock returns the locked file of dir, which it creates if necessary. While another process holds the lock, Lock calls waiting at once

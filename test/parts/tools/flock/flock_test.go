@@ -49,3 +49,15 @@ func TestLock_Canceled_StopsWaiting(t *testing.T) {
 	_, err = Lock(ctx, dir, func(string, time.Duration) { cancel() })
 	require.ErrorIs(t, err, context.Canceled)
 }
+
+func TestTell_HolderBuilds_WaitersRead(t *testing.T) {
+	lock, err := Lock(t.Context(), t.TempDir(), ignore)
+	require.NoError(t, err)
+	defer lock.Close()
+	require.Empty(t, told(lock.Name()))
+	Tell(lock, "building a large program")
+	Tell(lock, "building lab")
+	require.Equal(t, "; it is building lab", told(lock.Name()))
+	Tell(lock, "")
+	require.Empty(t, told(lock.Name()))
+}

@@ -1,0 +1,75 @@
+// Command suites runs the tests, and prints at the end how long each suite took beside its budget. Each argument is a command line with
+// `go test`. They run one after the other, all of them, and the command fails if one does.
+//
+// A suite that takes longer than its budget is a warning and no failure: time is the machine's. How busy the cores were says whether a
+// suite waits or works.
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"time"
+)
+
+func main() {
+	var took table
+	failed := false
+	for _, command := range os.Args[1:] {
+		if err := run(command, &took); err != nil {
+			failed = true
+			if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) {
+				fmt.Fprintln(os.Stderr, "suites:", err)
+			}
+		}
+	}
+	took.print(os.Stdout)
+	if failed {
+		os.Exit(1)
+	}
+}
+
+// run runs a command, prints what it prints, and adds to the table what it tells of suites.
+func run(command string, to *table) error {
+	cmd := exec.Command("sh", "-c", command)
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	began := now()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	fold(io.TeeReader(stdout, os.Stdout), began, now, to)
+	return cmd.Wait()
+}
+
+// fold reads the output of `go test`. A suite takes from the end of the one before it to its own, compiling included: packages of a suite
+// run at the same time, and suites one after the other.
+func fold(output io.Reader, began instant, now func() instant, to *table) {
+	last := began
+	for lines := bufio.NewReader(output); ; {
+		line, err := lines.ReadString('\n')
+		if pkg := tested(line); pkg != "" {
+
+			ended := now()
+			to.add(suiteOf(pkg), ended.Sub(last.Time), ended.busy-last.busy)
+			last = ended
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// instant is a time and how long the cores have been busy until then.
+type instant struct {
+	time.Time
+	busy time.Duration
+}
+
+func now() instant { return instant{time.Now(), busy()} }

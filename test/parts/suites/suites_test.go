@@ -1,0 +1,56 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Times are from the end of one package to that of the next: a second each here, with one of two cores busy.
+func TestFold_OutputOfGoTest_TimesBySuite(t *testing.T) {
+	output := `ok  	quiesce/events	1.035s
+--- FAIL: TestSetRecord_DoesNotFit (1.01s)
+    lease_test.go:467: ok  	quiesce/test/e2e	1.0s
+FAIL
+FAIL	quiesce/internal/kube	148.150s
+?   	quiesce/internal/metrics/metricstest	[no test files]
+	quiesce/lambda/nothing		coverage: 0.0% of statements
+FAIL	quiesce/internal/asg [build failed]
+FAIL
+ok  	quiesce/test/e2e	555.908s
+ok  	quiesce/test/e2e/postgres	(cached)
+`
+	var at instant
+	clock := func() instant {
+		at.Time, at.busy = at.Add(time.Minute), at.busy+time.Minute
+		return at
+	}
+	var took table
+	fold(strings.NewReader(output), at, clock, &took)
+	require.Equal(t, map[string]time.Duration{
+		others: 2 * time.Minute, "quiesce/test/e2e": time.Minute, "quiesce/test/e2e/postgres": time.Minute,
+	}, took.wall)
+	require.Equal(t, took.wall, took.busy)
+}
+
+func TestPrint_OverBudget_Warned(t *testing.T) {
+	var took table
+	took.add("quiesce/test/e2e", 7*time.Minute, time.Minute)
+	took.add(others, 30*time.Minute, 30*time.Minute)
+	var out strings.Builder
+	took.print(&out)
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	require.Len(t, lines, 4)
+	require.Regexp(t, `^all other packages +30\.0 +7 +\d+% +WARNING: over its budget$`, lines[1])
+	require.Regexp(t, `^quiesce/test/e2e +7\.0 +8 +\d+% *$`, lines[2])
+	require.Regexp(t, `^together +37\.0 +25 +\d+% +WARNING`, lines[3])
+}
+
+func TestRun_CommandFails_FailsAndTellsAll(t *testing.T) {
+	var took table
+	require.NoError(t, run(`printf 'ok  \tquiesce/events\t1.0s\n'`, &took))
+	require.Error(t, run("exit 3", &took))
+	require.Contains(t, took.wall, others)
+}
