@@ -41,7 +41,7 @@ func newDoctor(o *options) *cobra.Command {
 		Short: "Find what would go wrong when a node leaves",
 		Long: "doctor looks at the cluster, its Auto Scaling groups, and quiesce itself. It says what would go wrong when a node leaves.\n" +
 			"It changes nothing, and works before anything is deployed. Each finding says where, what, what it costs, and how to fix it.\n\n" +
-			"Exit status: 0, or 1 if a finding has the severity of --fail-on or a worse one, or 2 if nodes or pods could not be read.",
+			"Exit status: 0, or 1 if a finding has the severity of --fail-on or a worse one, or 2 if nodes or pods could not be read (with -n: pods).",
 		Example: "  quiescectl doctor\n" +
 			"  quiescectl doctor --context prod --profile prod -n db\n" +
 			"  quiescectl doctor -o json --fail-on warning   # in CI",

@@ -53,6 +53,13 @@ func (l *localPlan) ask(c *cobra.Command, request termination.Request) ([]byte, 
 		}
 		return text, err
 	}
+	return l.askHere(c, request)
+}
+
+// needsToPlan is what a person must be allowed to do.
+const needsToPlan = "read nodes, pods, their owners, Services and PodDisruptionBudgets, and Leases in namespace quiesce"
+
+func (l *localPlan) askHere(c *cobra.Command, request termination.Request) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(c.Context(), planTimeout)
 	defer cancel()
 	done := l.progress(c, "reading the node, its pods and their consoles ...")
@@ -62,8 +69,7 @@ func (l *localPlan) ask(c *cobra.Command, request termination.Request) ([]byte, 
 		fmt.Fprintf(c.ErrOrStderr(), "warning: no Auto Scaling group of this account and region has %s: check --profile and --region\n", line(planned.InstanceID))
 	}
 	if err != nil {
-		return nil, l.advised(err, "read nodes, pods, PodDisruptionBudgets and VolumeAttachments, and the Lease of the instance in namespace quiesce",
-			"autoscaling:Describe* and ec2:DescribeInstances")
+		return nil, l.advised(err, needsToPlan, "autoscaling:Describe* and ec2:DescribeInstances")
 	}
 	return json.Marshal(report)
 }

@@ -71,7 +71,7 @@ func TestPlanLocal_SameNode_IsThePlanOfTheFunction(t *testing.T) {
 	t.Run("no function", func(t *testing.T) {
 		got := quiescectl(t, w.env, "plan", nodes[0].Node, "--cluster", "other")
 		require.Equal(t, exitError, got.status)
-		require.Contains(t, got.progress, "there is no function quiesce-other:live in eu-west-1: name it with --function, or the region with --region\nor plan without a function: --local\n")
+		require.Contains(t, got.progress, "there is no function quiesce-other:live in eu-west-1: name it with --function, or the region with --region, or deploy it (infra/README.md)\nor plan without a function: --local\n")
 	})
 	t.Run("no such node", func(t *testing.T) {
 		for _, more := range [][]string{nil, {"--local"}} {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	_ "embed"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -24,23 +25,25 @@ var (
 	checkRow   = regexp.MustCompile("(?m)^\\| `([a-z]+-[a-z-]+|reading)` \\|")
 )
 
-func readme(t *testing.T) string {
-	t.Helper()
-	text, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	return string(text)
-}
+//go:embed README.md
+var readme string
 
 // runExamples runs the examples of the page with these commands, and requires each line that the page shows.
 func runExamples(t *testing.T, env []string, commands ...string) {
 	t.Helper()
-	page := readme(t)
-	if _, err := os.Stat("quiesce.yaml"); err != nil {
-		t.Chdir(t.TempDir())
-	}
-	require.NoError(t, os.WriteFile("quiesce.yaml", []byte("{cluster: prod, autoScalingGroups: [workers-a], mode: drain}"), 0o600))
+	runExamplesWith(t, env, "{cluster: prod, autoScalingGroups: [workers-a], mode: drain}", commands...)
+}
+
+// runExamplesWith runs them in a folder that has this quiesce.yaml, and a report.
+func runExamplesWith(t *testing.T, env []string, settings string, commands ...string) {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.WriteFile("quiesce.yaml", []byte(settings), 0o600))
+	encoded, err := json.Marshal(drainReport())
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile("report.json", encoded, 0o600))
 	ran := map[string]bool{}
-	for _, found := range example.FindAllStringSubmatch(page, -1) {
+	for _, found := range example.FindAllStringSubmatch(readme, -1) {
 		args := strings.Fields(strings.ReplaceAll(found[1], "\\\n", " "))
 		if !slices.Contains(commands, args[0]) {
 			continue
@@ -67,17 +70,13 @@ func TestReadme_ExamplesOfTheFunction_ShowItsAnswers(t *testing.T) {
 func TestReadme_ExamplesOfInstall_Run(t *testing.T) {
 	w := newWorld(t)
 	w.applyText("{apiVersion: v1, kind: Namespace, metadata: {name: db}}\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: crm}}\n")
-	runExamples(t, w.env, "install")
+	runExamplesWith(t, w.env, "{cluster: prod, autoScalingGroups: [workers-a], mode: drain, phases: [{name: poolers, match: {namespaces: [db]}, "+
+		"escort: {pgbouncer: {secretRef: {namespace: db, name: pgbouncer-admin}}}}, {name: workloads}]}", "install")
 }
 
 func TestReadme_ExamplesOfTimeline_Run(t *testing.T) {
 	server, settings := newBucket(t)
 	require.NoError(t, archive.New(settings, "reports", "prod").Store(t.Context(), drainReport()))
-	encoded, err := json.Marshal(drainReport())
-	require.NoError(t, err)
-	t.Chdir(t.TempDir())
-	require.NoError(t, os.WriteFile("report.json", encoded, 0o600))
-	require.NoError(t, os.WriteFile("quiesce.yaml", nil, 0o600))
 	runExamples(t, server.Environment(server.Session("person")), "timeline")
 }
 
@@ -85,13 +84,13 @@ func TestReadme_ExamplesOfTimeline_Run(t *testing.T) {
 func TestReadme_ExampleOfRotate_Runs(t *testing.T) {
 	pgbouncer.Require(t)
 	w, database := newWorld(t), postgres.Shared(t)
-	for _, sql := range strings.Split(strings.TrimSpace(sqlExample.FindStringSubmatch(readme(t))[1]), "\n") {
+	database.Query(t, "DROP ROLE IF EXISTS app_blue, app_green")
+	for _, sql := range strings.Split(strings.TrimSpace(sqlExample.FindStringSubmatch(readme)[1]), "\n") {
 		if !strings.HasPrefix(sql, "CREATE ROLE app ") { // the tests' database has it
 			database.Query(t, sql)
 		}
 	}
 	database.Query(t, "ALTER ROLE app_blue PASSWORD 'the password in use'")
-	t.Cleanup(func() { database.Query(t, "DROP ROLE app_blue, app_green") })
 	w.applyText(`
 apiVersion: v1
 kind: Namespace
@@ -129,7 +128,7 @@ spec:
 
 func TestReadme_Checks_AreAll(t *testing.T) {
 	var names []string
-	for _, found := range checkRow.FindAllStringSubmatch(readme(t), -1) {
+	for _, found := range checkRow.FindAllStringSubmatch(readme, -1) {
 		names = append(names, found[1])
 	}
 	require.Equal(t, doctor.Names(), names)

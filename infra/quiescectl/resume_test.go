@@ -193,7 +193,7 @@ func TestResume_FunctionGoneAfterPause_PoolerGoesOn(t *testing.T) {
 	require.Contains(t, got.out, "still paused: db/pgbouncer-0")
 	require.True(t, w.paused())
 
-	require.Contains(t, readme(t), "$ quiescectl resume "+strings.Join(secret, " ")+"\nSTATUS    CLUSTERS    POOLERS\nresumed   db/orders   <none>\n")
+	require.Contains(t, readme, "$ quiescectl resume "+strings.Join(secret, " ")+"\nSTATUS    CLUSTERS    POOLERS\nresumed   db/orders   <none>\n")
 	got = w.resume(secret...)
 	require.Zero(t, got.status, got.out+got.progress)
 	require.Equal(t, "STATUS    CLUSTERS    POOLERS\nresumed   db/orders   <none>\n", got.out)
@@ -227,10 +227,10 @@ func TestResume_FunctionGoneInADrain_PoolerGoesOnAndNodeStaysClosed(t *testing.T
 	require.Equal(t, []string{"db/pgbouncer-0"}, answer.Poolers)
 	require.False(t, w.paused())
 	require.Equal(t, "true", w.read("node", "node-a1", ".spec.unschedulable"))
-	left := w.read("lease", "-n", "quiesce", "i-nodea1", ".metadata.annotations")
-	require.NotContains(t, left, "quiesce/escort.")
-	require.Contains(t, left, "quiesce/closed.", "what was changed on the node is still known")
-
+	left := map[string]string{}
+	require.NoError(t, json.Unmarshal([]byte(w.read("lease", "-n", "quiesce", "i-nodea1", ".metadata.annotations")), &left))
+	require.NotContains(t, left, "quiesce/escort."+w.pod)
+	require.Contains(t, left, "quiesce/closed."+w.nodeUID, "what was changed on the node is still known")
 	require.Empty(t, w.read("lease", "-n", "quiesce", "i-nodea1", ".spec.holderIdentity"), "the next drain of the instance may take it")
 }
 

@@ -140,7 +140,10 @@ func (j *job) readRecords(ctx context.Context, cluster Kubernetes) drain.Records
 
 // planDeadline returns the deadline of a drain that would begin now, and how it follows.
 func (j *job) planDeadline(ctx context.Context, evictable []drain.Pod) DeadlineReport {
-	hook := j.describeHook(ctx)
+	var hook Hook
+	if j.Group != "" { // an instance of no group has no hook
+		hook = j.describeHook(ctx)
+	}
 	bounds, now := j.Policy.Bounds, time.Now()
 	j.clock.setForHook(now, now, hook)
 	report := DeadlineReport{
