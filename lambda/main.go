@@ -71,7 +71,7 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 		return nil, err
 	}
 	access := eks.Cluster{Name: settings.Cluster, Endpoint: settings.Endpoint, CA: settings.CA}
-	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return access.Access(ctx, sdk) })
+	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return access.Access(ctx, sdk) }, settings.Endpoint != "")
 	groups := asg.NewGroups(sdk)
 	handler := &termination.Handler{
 		Parse:       asg.Parse,
