@@ -69,7 +69,7 @@ func newHandler(ctx context.Context, getenv func(string) string) (*termination.H
 		return nil, err
 	}
 	access := eks.Cluster{Name: settings.Cluster, Endpoint: settings.Endpoint, CA: settings.CA}
-	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return access.Access(ctx, sdk) })
+	connect := kube.Connector(func(ctx context.Context) (*rest.Config, error) { return access.Access(ctx, sdk) }, settings.Endpoint != "")
 	handler := wire.Parts{Settings: settings, Connect: connect, SDK: sdk}.Handler(log)
 	handler.Metrics, handler.Version, handler.Commit = metrics.New(os.Stdout, settings.Cluster), version, commit
 	addQueuesAndArchive(handler, settings, sdk)

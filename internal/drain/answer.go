@@ -22,6 +22,7 @@ func (r *run) handle(got response) {
 		return
 	}
 	if block, is := errors.AsType[*Blocked](got.err); is {
+		r.pace.accept(got.evictTook) // a server that says so is not overloaded
 		r.handleBlocked(p, block, now)
 		r.logOnce(p, "eviction blocked", got)
 	} else if hold, is := errors.AsType[*Held](got.err); is {
@@ -76,9 +77,10 @@ func (r *run) handleFailed(p *progress, got response, now time.Time) {
 	as := failed
 	if _, denied := errors.AsType[*Refused](got.err); denied {
 		as = refused
+		r.pace.accept(max(got.evictTook, got.deleteTook)) // likewise
 	}
 	p.setAnswer(as)
-	p.retryAt = now.Add(r.retryDelay(p, max(backoff(got.pod, p.failures), got.retryAfter()), now))
+	p.retryAt = now.Add(r.retryDelay(p, max(backoff(got.pod, p.failures), apart(got.pod, got.retryAfter())), now))
 	p.failures++
 	r.pace.throttled(got.err, p.sentAt, p.retryAt)
 	p.noteFailure(got, now)
@@ -86,7 +88,7 @@ func (r *run) handleFailed(p *progress, got response, now time.Time) {
 
 func (r *run) handleAccepted(p *progress, got response, now time.Time) {
 	p.latest, p.failures, p.retryAt = accepted, 0, now.Add(acceptedRecheck)
-	r.pace.accept()
+	r.pace.accept(max(got.evictTook, got.deleteTook))
 	switch {
 	case got.escort != nil: // the eviction was noted when it was accepted
 	case got.shortens:

@@ -57,7 +57,7 @@ func (d Drainer) Resume(ctx context.Context, cluster Cluster, node Node, before 
 	defer cancel(nil)
 	r := &run{
 		Drainer: d, cluster: cluster, node: node, state: before.resume(d.Phases), responses: make(chan response), recordons: make(chan recordonResult),
-		pace: pace{limit: d.Concurrency, now: d.Concurrency},
+		pace: newPace(d.Concurrency),
 	}
 	var release context.CancelFunc
 	r.requests, release = d.Limits.requestContext(ctx)

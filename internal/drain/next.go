@@ -196,6 +196,9 @@ func (r *requests) setAnswer(as answer) {
 	}
 }
 
+// apart returns the time that a server asks to wait, and up to half of it: drains that were throttled together do not come back together.
+func apart(pod Ref, wait time.Duration) time.Duration { return wait + Jitter(pod.UID, wait/2) }
+
 // backoff doubles with each failure. A fifth of jitter keeps pods that were refused together from retrying together.
 func backoff(pod Ref, failures int) time.Duration {
 	wait := min(minBackoff<<min(failures, 10), maxBackoff)

@@ -8,9 +8,12 @@ import (
 )
 
 // Connector returns a function that creates a client at its first call and returns the same client from then on. So the
-// Lambda function starts without the network, and the connection outlives an invocation. It opens at once, beside what the invocation does next. An error is not kept: the next call
+// Lambda function starts without the network, and the connection outlives an invocation. An error is not kept: the next call
 // tries again.
-func Connector(access func(context.Context) (*rest.Config, error)) func(context.Context) (*Client, error) {
+//
+// With atOnce, the connection opens while AWS still answers. That costs a request. It helps where the API server's address is configured:
+// where AWS is asked for it, the first request of a drain comes as soon.
+func Connector(access func(context.Context) (*rest.Config, error), atOnce bool) func(context.Context) (*Client, error) {
 	var mu sync.Mutex
 	var connected *Client
 	return func(ctx context.Context) (*Client, error) {
@@ -26,7 +29,9 @@ func Connector(access func(context.Context) (*rest.Config, error)) func(context.
 		if connected, err = New(config); err != nil {
 			return nil, err
 		}
-		go connected.open(context.WithoutCancel(ctx))
+		if atOnce {
+			go connected.open(context.WithoutCancel(ctx))
+		}
 		return connected, nil
 	}
 }

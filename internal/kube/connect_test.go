@@ -16,7 +16,7 @@ func TestConnector_FirstAttemptFails_RetriesThenReuses(t *testing.T) {
 			return nil, errors.New("throttled")
 		}
 		return &rest.Config{Host: "https://127.0.0.1:1"}, nil
-	})
+	}, false)
 	_, err := connect(t.Context())
 	require.ErrorContains(t, err, "throttled")
 	first, err := connect(t.Context())

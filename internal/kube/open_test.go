@@ -73,7 +73,7 @@ func TestConnector_Connects_OpensConnection(t *testing.T) {
 	t.Cleanup(server.Close)
 	_, err := Connector(func(context.Context) (*rest.Config, error) {
 		return &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}, nil
-	})(t.Context())
+	}, true)(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "/apis/coordination.k8s.io/v1/namespaces/quiesce/leases", <-asked)
 }

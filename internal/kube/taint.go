@@ -50,10 +50,12 @@ func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) erro
 	}
 	rand.Shuffle(len(pending), func(a, b int) { pending[a], pending[b] = pending[b], pending[a] })
 	var failures []error
+	changed := map[string]bool{} // nodes that others changed when they were to be tainted, by name
 	for n := 1; len(pending) > 0 && ctx.Err() == nil; n = min(2*n, taintParallel) {
 		batch := min(n, len(pending))
-		failures = append(failures, c.taintNodes(ctx, pending[:batch]))
-		pending = c.stillSchedulable(ctx, pending[batch:])
+		again, err := c.taintNodes(ctx, pending[:batch], changed)
+		failures = append(failures, err)
+		pending = c.stillSchedulable(ctx, append(pending[batch:], again...))
 	}
 	if len(pending) > 0 {
 		failures = append(failures, fmt.Errorf("%d nodes not tainted: %w", len(pending), context.Cause(ctx)))
@@ -69,19 +71,35 @@ func withoutURL(err error) error {
 	return err
 }
 
-// taintNodes taints nodes, all in parallel. A node that is gone is no error: it takes no pods either.
-func (c *Client) taintNodes(ctx context.Context, nodes []*corev1.Node) error {
+// taintNodes taints nodes, all in parallel. A node that is gone is no error: it takes no pods either. One that somebody has changed since
+// it was listed comes again: mostly another drain has tainted it, and the next list of all of them shows that with one request.
+func (c *Client) taintNodes(ctx context.Context, nodes []*corev1.Node, changed map[string]bool) (again []*corev1.Node, err error) {
 	failures := make([]error, len(nodes))
 	var group sync.WaitGroup
 	for i, node := range nodes {
-		group.Go(func() {
-			if err := c.taintNode(ctx, node); err != nil && !apierrors.IsNotFound(err) {
-				failures[i] = fmt.Errorf("taint node %s: %w", node.Name, bounded(err))
-			}
-		})
+		taint := c.taintOnce
+		if changed[node.Name] {
+			taint = c.taintNode
+		}
+		group.Go(func() { failures[i] = taint(ctx, node) })
 	}
 	group.Wait()
-	return errors.Join(failures...)
+	for i, node := range nodes {
+		switch failed := failures[i]; {
+		case failed == nil, apierrors.IsNotFound(failed):
+		case apierrors.IsConflict(failed) && !changed[node.Name]:
+			changed[node.Name] = true
+			again = append(again, node)
+		default:
+			err = errors.Join(err, fmt.Errorf("taint node %s: %w", node.Name, bounded(failed)))
+		}
+	}
+	return again, err
+}
+
+// taintOnce taints the node, if it is still of the version that was listed.
+func (c *Client) taintOnce(ctx context.Context, node *corev1.Node) error {
+	return c.patchNode(ctx, node, withTerminatingTaint(node))
 }
 
 // taintNode taints the node, unless it takes no pods anyway. After a conflict its name may be another node's.
@@ -90,8 +108,12 @@ func (c *Client) taintNode(ctx context.Context, node *corev1.Node) error {
 		if current.UID != node.UID || !isSchedulable(current) {
 			return nil, nil
 		}
-		return map[string]any{"spec": map[string]any{"taints": append(slices.Clone(current.Spec.Taints), terminatingTaint)}}, nil
+		return withTerminatingTaint(current), nil
 	})
+}
+
+func withTerminatingTaint(node *corev1.Node) map[string]any {
+	return map[string]any{"spec": map[string]any{"taints": append(slices.Clone(node.Spec.Taints), terminatingTaint)}}
 }
 
 // isSchedulable reports whether the node has neither a cordon nor the taint.
