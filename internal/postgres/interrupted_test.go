@@ -47,7 +47,7 @@ func TestResume_PauseOfAnInterruptedMoveComesLate_NextSweepResumes(t *testing.T)
 			require.Equal(t, "15", w.poolers["a"].retry)
 			require.NotEmpty(t, w.leases[testCluster].mark)
 		}
-		require.Len(t, w.events, 1, "owners are told once")
+		require.Equal(t, 1, w.asked, "owners are told once")
 		time.Sleep(time.Second)
 		_, err := e.Resume(t.Context())
 		require.NoError(t, err)
@@ -281,7 +281,7 @@ func TestMove_LeaseTakenByAMoveThatIsOver_ResumesItsOwnAtOnce(t *testing.T) {
 				w.when("pause a/app", func() {
 					w.seize(testCluster, func(l *worldLease) {
 						m := interruptedMark(markedDatabase("a", "app"), markedDatabase("b", "app"))
-						m.Resumed, m.Again = over, time.Now().Add(time.Minute)
+						m.Since, m.Resumed, m.Again = m.Since.Add(time.Second), over, time.Now().Add(time.Minute)
 						kept, l.mark = m.text(), m.text()
 					})
 					time.Sleep(3 * time.Second)
