@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 )
 
@@ -46,7 +47,7 @@ func TestResume_PauseOfAnInterruptedMoveComesLate_NextSweepResumes(t *testing.T)
 			require.Equal(t, "15", w.poolers["a"].retry)
 			require.NotEmpty(t, w.leases[testCluster].mark)
 		}
-		require.Len(t, w.events, 1, "owners are told once")
+		require.Equal(t, 1, w.asked, "owners are told once")
 		time.Sleep(time.Second)
 		_, err := e.Resume(t.Context())
 		require.NoError(t, err)
@@ -120,6 +121,34 @@ func TestRun_AfterAnInterruptedMove_ItsPoolersAreResumedOnceMore(t *testing.T) {
 		_, err = e.Resume(t.Context())
 		require.NoError(t, err)
 		w.requireResumed(t)
+	})
+}
+
+// No pooler is in front any more. Those of the interrupted move stay on the mark all the same, also if this one loses its Lease.
+func TestSwitchover_AfterAnInterruptedMove_NoPoolersOfItsOwn_MarkStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		for _, p := range w.poolers {
+			p.databases = []PoolerDatabase{{Name: "app", Host: "elsewhere"}}
+		}
+		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app")).text()}
+		e, i := w.escort()
+		result, err := e.Switchover(t.Context(), drain.Switchover{Namespace: "db", Cluster: "pg"})
+		require.NoError(t, err)
+		require.Contains(t, result.Reason, "moved to pg-1")
+		m, err := readMark(w.leases[testCluster].mark)
+		require.NoError(t, err)
+		require.Len(t, m.Poolers, 1)
+
+		lost := e.newMove(i, i, Facts{Identity: Identity{Namespace: "db", Cluster: "pg"}})
+		lost.around = &surroundings{}
+		lost.mark = mark{Namespace: "db", Cluster: "pg", Since: time.Now(), Again: time.Now().Add(time.Minute), Late: []markedPooler{markedDatabase("a", "app")}}
+		w.leases[testCluster].mark = lost.mark.text()
+		lost.reclaim(t.Context())
+		m, err = readMark(w.leases[testCluster].mark)
+		require.NoError(t, err)
+		require.True(t, m.Resumed)
+		require.Len(t, m.Poolers, 1)
 	})
 }
 
@@ -252,7 +281,7 @@ func TestMove_LeaseTakenByAMoveThatIsOver_ResumesItsOwnAtOnce(t *testing.T) {
 				w.when("pause a/app", func() {
 					w.seize(testCluster, func(l *worldLease) {
 						m := interruptedMark(markedDatabase("a", "app"), markedDatabase("b", "app"))
-						m.Resumed, m.Again = over, time.Now().Add(time.Minute)
+						m.Since, m.Resumed, m.Again = m.Since.Add(time.Second), over, time.Now().Add(time.Minute)
 						kept, l.mark = m.text(), m.text()
 					})
 					time.Sleep(3 * time.Second)
@@ -304,4 +333,50 @@ func TestIsResumed_Mark(t *testing.T) {
 	} {
 		require.Equal(t, want, IsResumed(text), text)
 	}
+}
+
+// What an earlier run has paused cannot be resumed yet. The record stays, and so does the primary.
+func TestRun_RecordedPoolerDoesNotAnswer_HeldAndRecordStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.pauseLate("a")
+		w.poolers["a"].noConsole = true
+		record := interruptedMark(markedDatabase("a", "app")).text()
+		w.records["pg-0"], w.leases[testCluster] = []byte(record), &worldLease{mark: record}
+		_, err, _ := w.run(t, "pg-0")
+		requireHeld(t, err, "poolers may still be paused: db/pooler-a")
+		require.JSONEq(t, record, string(w.records["pg-0"]))
+		require.Empty(t, w.evicted)
+	})
+}
+
+// Somebody has taken the Lease, and nobody knows whether that is another move. Its poolers are left alone.
+func TestMove_LeaseTakenAndMarksUnreadable_PoolersAreLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := busyWorld()
+		w.when("pause a/app", func() {
+			w.seize(testCluster, func(*worldLease) { w.unmarked = true })
+		})
+		_, err, _ := w.run(t, "pg-0")
+		requireHeld(t, err, "was lost in the middle of the move")
+		require.Empty(t, w.order("resume"))
+	})
+}
+
+// A console that hangs costs an attempt one step, however many databases there are.
+func TestResume_ConsoleHangs_AttemptEndsAtTheFirstDatabase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.pauseLate("a")
+		w.poolers["a"].deaf = true
+		for _, name := range []string{"more", "most"} {
+			w.poolers["a"].paused[name] = time.Now()
+		}
+		e, i := w.escort()
+		began := time.Now()
+		gone, err := resumer{i, i, e.log()}.try(t.Context(), markedDatabase("a", "app", "more", "most"), nil)
+		require.ErrorIs(t, err, errStep)
+		require.False(t, gone)
+		require.Less(t, time.Since(began), 2*resumeStep)
+	})
 }

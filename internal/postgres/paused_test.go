@@ -23,6 +23,9 @@ func TestRun_PoolerFrozenWhilePaused_HeldAndOthersGoOn(t *testing.T) {
 		requireHeld(t, err, "pooler db/pooler-b stopped answering while it was paused: no answer within 3s")
 		requireHeld(t, err, "poolers may still be paused: db/pooler-b")
 		require.Empty(t, w.order("request"))
+		record, err := readMark(string(w.records["pg-0"]))
+		require.NoError(t, err)
+		require.Len(t, record.Poolers, 1, "the next run resumes it")
 		require.Less(t, w.poolers["a"].longest, 5*time.Second)
 		time.Sleep(time.Minute)
 		w.poolers["b"].frozen = false

@@ -118,6 +118,9 @@ func (i *incarnation) Marks(ctx context.Context, prefix string) (marks []escort.
 		return nil, err
 	}
 	defer i.enter()()
+	if i.unmarked {
+		return nil, errors.New("forbidden")
+	}
 	for name, l := range i.leases {
 		if strings.HasPrefix(name, prefix) && l.mark != "" {
 			marks = append(marks, escort.Mark{Lease: name, Text: l.mark, Held: l.isHeld()})

@@ -67,7 +67,7 @@ func (i *incarnation) Live(ctx context.Context, _ Identity, m Member) (LiveState
 }
 
 func (i *incarnation) liveState(name string) LiveState {
-	state := LiveState{Live: true, Role: Replica, State: "streaming", Version: "4.0.7", Timeline: i.timeline, LSN: i.live - i.lag[name]}
+	state := LiveState{Live: true, Role: Replica, State: "streaming", Version: "4.0.7", Timeline: i.timeline, LSN: i.live - i.lag[name], NoFailover: i.noFailover && name != i.leader}
 	switch {
 	case name == i.leader:
 		state.Role, state.State = Primary, "running"

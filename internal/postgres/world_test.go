@@ -63,14 +63,16 @@ type world struct {
 	deny        func(context.Context) error // the answer to events; nil: they are created
 	asked       int                         // for events
 
-	timeline int
-	stopping bool                 // the leader hands over
-	down     map[string]bool      // members that do not run
-	frozen   map[string]bool      // members whose Patroni does not answer or act
-	starting map[string]time.Time // until when a member does not stream
-	leaving  []string             // members whose nodes do not stay
-	paused   bool                 // maintenance mode
-	sim      *simulation          // nil: nothing fails but what a test says
+	timeline   int
+	stopping   bool                 // the leader hands over
+	noFailover bool                 // replicas have the tag
+	unmarked   bool                 // marks cannot be read
+	down       map[string]bool      // members that do not run
+	frozen     map[string]bool      // members whose Patroni does not answer or act
+	starting   map[string]time.Time // until when a member does not stream
+	leaving    []string             // members whose nodes do not stay
+	paused     bool                 // maintenance mode
+	sim        *simulation          // nil: nothing fails but what a test says
 }
 
 // newWorld returns a cluster of three members behind two poolers.

@@ -1,0 +1,158 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/config"
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+)
+
+// Consoles are slow after the gate, and somebody asks for a switchover meanwhile. A request over HTTP carries no version, so the gate is passed
+// once more.
+func TestRun_SlowConsolesAfterTheGate_LooksOnceMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		e, i := w.escort()
+		e.Asker, e.ConnectVia, i.pace = i, config.ViaPodIP, 400*time.Millisecond
+		w.when("pause a/app", func() {
+			time.Sleep(1350 * time.Millisecond) // after the facts of the gate, and before the consoles' answers
+			w.locked(0, func() { w.request = map[string]string{"leader": "pg-0", "member": "pg-2"} })
+		})
+		_, err, _ := w.runAs(t, e, i, "pg-0")
+		requireHeld(t, err, "somebody has asked for a switchover to pg-2")
+		require.Empty(t, w.order("post", "request"))
+		w.requireNothingPaused(t)
+	})
+}
+
+// What is seen under the pause decides, though the assessment found nothing.
+func TestRun_MemberChangesUnderPause_NothingIsRequested(t *testing.T) {
+	for reason, change := range map[string]func(w *world){
+		"the leader does not say how far it has written":                     func(w *world) { w.live = 0 },
+		"candidate pg-1 is not a replica of timeline 1 that may be promoted": func(w *world) { w.noFailover = true },
+		"candidate pg-1 is 1000 bytes behind and did not catch up":           func(w *world) { w.lag["pg-1"] = 1000 },
+		"the leader changed to \"pg-2\" while poolers were being paused":     func(w *world) { w.leader = "pg-2" },
+		"maintenance mode began while poolers were being paused":             func(w *world) { w.paused = true },
+		"somebody has asked for a switchover to pg-2":                        func(w *world) { w.request = map[string]string{"leader": "pg-0", "member": "pg-2"} },
+	} {
+		t.Run(reason, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := busyWorld()
+				w.when("pause a/app", func() { w.locked(0, func() { change(w) }) })
+				_, err, _ := w.run(t, "pg-0")
+				requireHeld(t, err, reason)
+				require.Empty(t, w.order("request", "evict"))
+				w.requireNothingPaused(t)
+			})
+		})
+	}
+}
+
+// The settings of the poolers take their time. Whoever has taken the Lease meanwhile has resumed all that the mark names.
+func TestMove_LeaseTakenBeforeThePause_NothingIsPaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		e, i := w.escort()
+		i.pace = 400 * time.Millisecond
+		w.when("record true", func() { w.seize(testCluster, nil) })
+		_, err, _ := w.runAs(t, e, i, "pg-0")
+		requireHeld(t, err, "was lost in the middle of the move")
+		require.Empty(t, w.order("pause", "request", "evict"))
+	})
+}
+
+// Another invocation has the drain now, and not yet the cluster's Lease. It waits for the Lease, and so do the clients.
+func TestMove_DrainTakenOverAfterTheRequest_GivesUpAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.behavior = "frozen"
+		ctx, abandon := context.WithCancelCause(t.Context())
+		w.when("request pg-0 to pg-1", func() { abandon(drain.ErrTakenOver) })
+		e, i := w.escort()
+		_, err, _ := w.runIn(ctx, t, e, i, "pg-0")
+		require.Error(t, err)
+		requireOrder(t, w.effects, "request pg-0 to pg-1", "withdraw", "resume a/app")
+		require.Less(t, w.longest(), 5*time.Second)
+		w.requireNothingPaused(t)
+	})
+}
+
+// askerFunc is an Asker.
+type askerFunc func(ctx context.Context) error
+
+func (f askerFunc) Switchover(ctx context.Context, _ Member, _ string) error { return f(ctx) }
+
+// Patroni answers that it failed, and hands over all the same a moment later.
+func TestRun_BadAnswerAndLeaderChangesThen_Moved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		e, i := w.escort()
+		e.ConnectVia, e.Asker = config.ViaPodIP, askerFunc(func(ctx context.Context) error {
+			w.locked(0, func() { w.demote("pg-1") })
+			_ = escort.Sleep(ctx, demotionTime-answerGrace/2)
+			return errors.New("answer 503 of Patroni: Switchover failed")
+		})
+		result, err, _ := w.runAs(t, e, i, "pg-0")
+		require.NoError(t, err)
+		require.Contains(t, result.Reason, "moved to pg-1")
+		w.requireNothingPaused(t)
+	})
+}
+
+// At the end of the drain's time the primary moves, though nobody may resume its poolers if this invocation dies.
+func TestRun_NoMessageAtTheEndOfTime_MovesAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		e, i := w.escort()
+		e.Remind = func(context.Context, time.Duration) error { return errors.New("queue does not answer") }
+		result, err, _ := w.runAs(t, e, i, "pg-0", func(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(lastLead - time.Second) })
+		require.NoError(t, err)
+		require.Contains(t, result.Reason, "moved to pg-1")
+	})
+}
+
+// ending ends something when a console shows that its pooler is paused.
+type ending struct {
+	*incarnation
+	end func()
+}
+
+func (c ending) Open(ctx context.Context, p escort.Pod) (Console, error) {
+	console, err := c.incarnation.Open(ctx, p)
+	return endingConsole{console, c}, err
+}
+
+type endingConsole struct {
+	Console
+	ending ending
+}
+
+func (c endingConsole) Look(ctx context.Context) (PoolerState, error) {
+	state, err := c.Console.Look(ctx)
+	if len(state.Databases) > 0 && state.Databases[0].Paused {
+		c.ending.end()
+	}
+	return state, err
+}
+
+// The drain ends when everything is ready for the request. Nothing is asked for.
+func TestMove_DrainEndsBeforeTheRequest_NothingIsRequested(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		ctx, cancel := context.WithCancel(t.Context())
+		e, i := w.escort()
+		e.Consoles = ending{i, cancel}
+		_, err, _ := w.runIn(ctx, t, e, i, "pg-0")
+		require.ErrorIs(t, err, context.Canceled)
+		require.NotEmpty(t, w.order("pause"))
+		require.Empty(t, w.order("request"))
+		w.requireNothingPaused(t)
+	})
+}
