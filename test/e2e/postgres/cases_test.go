@@ -87,9 +87,6 @@ func TestCases_BothMembersLeave_NothingFails(t *testing.T) {
 // Somebody else asks the leader for another candidate while poolers are being paused. One switchover happens, or quiesce holds the primary
 // and names the other: then clients see the other's switchover. No acknowledged write is lost in either case.
 func TestCases_OtherActorAtOnce_OneSwitchover(t *testing.T) {
-	if !allCases() {
-		t.Skip("CASES=all runs it, as `make soak` does")
-	}
 	p := newCases(t, patroni.Options{Version: "4.0", Poolers: database.Options{Version: "1.18"}}, "connectVia: podIP")
 	c := p.begin(t)
 	before, err := c.patroni.Transitions(c.ctx)
