@@ -64,6 +64,7 @@ func Connection(text string, primary bool) (*pgx.ConnConfig, error) {
 	config.RuntimeParams["application_name"] = "quiescectl rotate"
 	config.RuntimeParams["search_path"] = "pg_catalog"
 	config.RuntimeParams["standard_conforming_strings"] = "on"
+	config.RuntimeParams["client_encoding"] = "UTF8" // the simple protocol needs it, and a database may have another
 	if primary {
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
 	}
