@@ -84,7 +84,7 @@ soak: setup tools ## run the long tests: a million simulated scenarios, fault in
 	LOAD=long go test -run 'TestLoad|TestMemory' -parallel 1 -v -timeout 0 ./test/e2e
 	@$(MAKE) --no-print-directory images || echo 'soak: no container images: tests that need real nodes are skipped'
 	CASES=all go test -race -count $(REPEAT) -v -timeout 0 ./test/e2e/postgres
-	CASES=all go test -race -count $(REPEAT) -v -timeout 0 -run TestPreStop_ ./test/e2e/pooler
+	CASES=all go test -race -count $(REPEAT) -v -timeout 0 -run 'TestPreStop_|TestRotate_' ./test/e2e/pooler
 
 lint: setup schemas ## gofmt, go mod tidy, go vet, staticcheck, govulncheck; the templates against AWS's schemas
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
