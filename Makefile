@@ -96,7 +96,7 @@ soak: setup tools ## run the long tests: a million simulated scenarios, fault in
 	KUBERNETES=$(OLDEST) $(TEST) ./test/e2e
 	@$(MAKE) --no-print-directory images || echo 'soak: no container images: tests that need real nodes are skipped'
 	CASES=all go test -race -count $(REPEAT) -v -timeout 0 ./test/e2e/postgres
-	CASES=all go test -race -count $(REPEAT) -v -timeout 0 -run TestPreStop_ ./test/e2e/pooler
+	CASES=all go test -race -count $(REPEAT) -v -timeout 0 -run 'TestPreStop_|TestRotate_' ./test/e2e/pooler
 
 repeat: setup ## run the packages that need no lab 50 times, with and without the race detector: make repeat RUNS=50
 	@failed=0; for race in -race ''; do SEEDS=100 go test $$race -count $(RUNS) -timeout 4h $(NOLAB) || failed=1; done; exit $$failed

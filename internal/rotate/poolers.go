@@ -66,7 +66,7 @@ func (c *Consoles) with(ctx context.Context, p Pod, do func(Pod, *pgbouncer.Cons
 	return do(p, console)
 }
 
-// Check implements Poolers. A pod that leaves need not fit, and one that is not ready may not have a console yet: clients wait for it later.
+// Check implements Poolers. A pod that leaves need not fit.
 func (c *Consoles) Check(ctx context.Context) error {
 	pods, err := c.List(ctx)
 	if err != nil {
@@ -77,7 +77,7 @@ func (c *Consoles) Check(ctx context.Context) error {
 			continue
 		}
 		err := c.with(ctx, p, func(p Pod, console *pgbouncer.Console) error { return fits(ctx, p, console) })
-		if err != nil && (p.Ready || !errors.Is(err, pgbouncer.ErrUnreachable)) {
+		if err != nil {
 			return fmt.Errorf("%s: %w", name(p), err)
 		}
 	}

@@ -64,6 +64,7 @@ func Connection(text string, primary bool) (*pgx.ConnConfig, error) {
 	config.RuntimeParams["application_name"] = "quiescectl rotate"
 	config.RuntimeParams["search_path"] = "pg_catalog"
 	config.RuntimeParams["standard_conforming_strings"] = "on"
+	config.RuntimeParams["client_encoding"] = "UTF8" // the simple protocol needs it, and a database may have another
 	if primary {
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
 	}
@@ -127,7 +128,7 @@ func (p *Postgres) Role(ctx context.Context, name string) (role Role, err error)
 		case !sets:
 			role.Unfit = fmt.Sprintf("what it creates would be its own: ALTER ROLE %s SET role TO %s", identifier(name), identifier(p.Group))
 		case operator != "" && comment != RolesMark && !p.NotManaged:
-			role.Unfit = operator + " runs the server and may keep the password of this login. " + wayOf(operator) +
+			role.Unfit = "the server looks like one of " + operator + ", which may keep the password of this login. " + wayOf(operator) +
 				". If the operator does not know this login, say --not-managed"
 		}
 		return nil

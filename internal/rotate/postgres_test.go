@@ -36,7 +36,7 @@ func TestPostgres_RolesThatAreUnfit_SaysWhatToDo(t *testing.T) {
 	database.Query(t, "CREATE ROLE streaming_replica")
 	role, err := p.Role(t.Context(), "fit")
 	require.NoError(t, err)
-	require.Contains(t, role.Unfit, "CloudNativePG runs the server")
+	require.Contains(t, role.Unfit, "the server looks like one of CloudNativePG")
 	p.NotManaged = true
 	role, err = p.Role(t.Context(), "fit")
 	require.NoError(t, err)
@@ -47,6 +47,18 @@ func TestPostgres_RolesThatAreUnfit_SaysWhatToDo(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, role.Unfit, "the program roles made it")
 	require.NoError(t, p.Check(t.Context()))
+}
+
+// initdb without a locale makes databases that have no encoding, and the simple protocol needs one.
+func TestConnection_DatabaseWithoutEncoding_Works(t *testing.T) {
+	parts.Require(t)
+	database := postgres.Shared(t)
+	database.Query(t, "CREATE DATABASE plain ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+	defer database.Query(t, "DROP DATABASE plain")
+	primary, err := Connection(fmt.Sprintf("postgres://postgres@%s/plain?sslmode=disable", database.Addr), true)
+	require.NoError(t, err)
+	_, err = (&Postgres{Primary: primary}).Sessions(t.Context(), "nobody")
+	require.NoError(t, err)
 }
 
 func TestConnection_Nonsense_ErrorDoesNotShowIt(t *testing.T) {

@@ -328,15 +328,13 @@ func TestConsoles_AnotherAuthFile_Refused(t *testing.T) {
 	require.ErrorContains(t, consoles.Check(t.Context()), "the Secret is mounted as /etc/other")
 }
 
-// Drains and rollouts go on during a rotation, which may start meanwhile.
-func TestConsoles_PodLeavesOrStarts_NoReasonToRefuse(t *testing.T) {
+func TestConsoles_PodLeaves_NoReasonToRefuse(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*Pod)
 		says   string
 	}{
-		"leaves":      {func(p *Pod) { p.Deleted = time.Now() }, ""},
-		"starts":      {func(*Pod) {}, ""},
-		"out of sync": {func(p *Pod) { p.Ready = true }, "pgbouncer-0: "},
+		"leaves": {func(p *Pod) { p.Deleted = time.Now() }, ""},
+		"stays":  {func(*Pod) {}, "pgbouncer-0: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			consoles := &Consoles{
@@ -352,6 +350,7 @@ func TestConsoles_PodLeavesOrStarts_NoReasonToRefuse(t *testing.T) {
 			require.Equal(t, c.says == "", err == nil)
 			if err != nil {
 				require.ErrorContains(t, err, c.says)
+				require.ErrorIs(t, err, pgbouncer.ErrUnreachable)
 			}
 		})
 	}

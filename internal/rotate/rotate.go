@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
 )
 
 const (
@@ -69,7 +70,8 @@ func (r *Rotation) step(ctx context.Context, record Record) (Record, error) {
 
 // begin returns the record of a rotation that is under way, or starts one.
 func (r *Rotation) begin(ctx context.Context) (Record, error) {
-	record, err := r.Look(ctx)
+	var record Record
+	err := r.patient(ctx, func() (err error) { record, err = r.Look(ctx); return err })
 	if err != nil || record.Step == Closed {
 		return record, err
 	}
@@ -186,7 +188,11 @@ func (r *Rotation) check(ctx context.Context, record Record) error {
 	if err := r.Userlists.Check(ctx, record.From, record.To); err != nil {
 		return err
 	}
-	return r.Poolers.Check(ctx)
+	err := r.Poolers.Check(ctx)
+	if errors.Is(err, pgbouncer.ErrUnreachable) {
+		err = fmt.Errorf("%w: %w", errBlind, err)
+	}
+	return err
 }
 
 // Back turns a rotation around: the login that clients had before is the one to be used. Run continues it. A rotation that is being undone

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
 )
 
 // inWorld runs a test in a world whose clients live.
@@ -402,6 +403,31 @@ func TestRotation_NobodyCanLookAtTheEnd_LoginStaysOpen(t *testing.T) {
 		require.ErrorContains(t, err, "closing: cannot look at all poolers and servers")
 		require.True(t, w.roles[blue].login)
 	})
+}
+
+// A drain shuts a pooler down before it deletes the pod, so a run that starts then waits. Who asks for a plan is told at once.
+func TestRotation_PoolerShutsDownAtTheStart_RunWaits(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		r := w.rotation()
+		r.Poolers = &starting{fakePoolers: fakePoolers{w}, failures: 3}
+		_, _, err := r.Plan(t.Context())
+		require.ErrorContains(t, err, "cannot look at all poolers and servers: pod db/pgbouncer-1: ")
+		_, err = r.Run(t.Context())
+		require.NoError(t, err)
+		w.requireRotated(blue, green)
+	})
+}
+
+type starting struct {
+	fakePoolers
+	failures int
+}
+
+func (s *starting) Check(ctx context.Context) error {
+	if s.failures--; s.failures >= 0 {
+		return fmt.Errorf("pod db/pgbouncer-1: %w", pgbouncer.ErrUnreachable)
+	}
+	return s.fakePoolers.Check(ctx)
 }
 
 type flaky struct {
