@@ -67,10 +67,7 @@ lab: demo-programs ## run a control plane, simulated AWS APIs and the function u
 # The programs of the lab come first, because the rest shares their packages.
 demo-programs: go
 	@$(RUN) ./test/parts/tools/build demo
-	@mkdir -p dist/demo
-	@test -x dist/demo/demo || echo 'demo: compiling the function, which takes a minute if the build cache is empty'
-	@$(BUILD) -o dist/demo/bootstrap ./lambda
-	@$(BUILD) -o dist/demo/demo ./test/demo
+	@$(RUN) ./test/parts/tools/build -- env $(BUILD) -v -o dist/demo/ ./lambda ./test/demo
 
 invoke: ## invoke the function of the running lab: make invoke EVENT=events/plan.json
 	@$(RUN) ./test/demo invoke $(EVENT)
