@@ -18,8 +18,7 @@ type Tool struct {
 	Version string // of the program
 	Package string // the main package
 	Asked   string // the arguments with which it prints its version; empty: only one that is built here is used
-	// Seconds is the CPU time that its build takes if all programs before it in build order are built. It was measured, and serves an
-	// estimate only.
+	// Seconds is the estimated CPU time of its build if all programs before it in build order are built.
 	Seconds int
 }
 
