@@ -71,21 +71,18 @@ lab: demo-programs ## run a control plane, simulated AWS APIs and the function u
 # The programs of the lab come first, because the rest shares their packages.
 demo-programs: go
 	@$(RUN) ./test/parts/tools/build demo
-	@mkdir -p dist/demo
-	@test -x dist/demo/demo || echo 'demo: compiling the function, which takes a minute if the build cache is empty'
-	@$(BUILD) -o dist/demo/bootstrap ./lambda
-	@$(BUILD) -o dist/demo/demo ./test/demo
+	@$(RUN) ./test/parts/tools/build -- env $(BUILD) -v -o dist/demo/ ./lambda ./test/demo
 
 invoke: ## invoke the function of the running lab: make invoke EVENT=events/plan.json
 	@$(RUN) ./test/demo invoke $(EVENT)
 
-test: setup tools ## run all tests; the first run builds the lab (15 min on 2 cores)
+test: setup tools ## run all tests, and print what each suite took; the first run builds the lab (15 min on 2 cores)
 	@$(MAKE) --no-print-directory images || { test "$$CI" != true && echo 'test: no container images: tests that need real nodes are skipped'; }
 	@$(MAKE) --no-print-directory schemas || { test "$$CI" != true && echo 'test: no AWS schemas: tests that need them are skipped'; }
 	@echo 'test: compiling takes minutes if the build cache is empty'
 	@$(RUN) ./test/parts/suites '$(TEST) $$(go list ./... | grep -v /test/e2e)' '$(TEST) -p 1 ./test/e2e/...'
 
-soak: setup tools ## run the long tests: a million simulated scenarios, fault injection, 100 nodes at once, primaries that move (4 h)
+soak: setup tools ## run the long tests: a million simulated scenarios, faults, 100 nodes at once, the oldest Kubernetes, primaries that move (4 h)
 	@for test in $(subst |, ,$(FAULTS)); do \
 		grep -qs "^func $$test" test/e2e/*_test.go || { echo "soak: FAULTS names $$test, and test/e2e has no such test"; exit 1; }; done
 	@$(MAKE) --no-print-directory repeat

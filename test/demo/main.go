@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string) error {
 // withEnv starts the environment, runs do in it, and stops it.
 func withEnv(ctx context.Context, root, dist string, do func(context.Context, *env.Env, string) error) (err error) {
 	logf("starting a control plane, an IAM authenticator and Auto Scaling on this machine")
-	s, err := env.Start(ctx, env.Options{Root: root, Bootstrap: filepath.Join(dist, "bootstrap")})
+	s, err := env.Start(ctx, env.Options{Root: root, Bootstrap: filepath.Join(dist, "lambda")})
 	if err != nil {
 		return err
 	}

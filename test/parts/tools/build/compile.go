@@ -75,7 +75,7 @@ func output(pkg string) string {
 // progress prints how far a build is, and tells processes that wait for it.
 type progress struct {
 	what string
-	lock *os.File // read by those who wait
+	lock *os.File // read by those who wait; nil: nobody does
 }
 
 // run runs a `go build -v`, which names each compiled package on its standard error, and prints the count.
@@ -94,7 +94,9 @@ func (p *progress) run(cmd *exec.Cmd) error {
 	if err := cmd.Wait(); err != nil {
 		return fmt.Errorf("%w\n%s", err, said)
 	}
-	fmt.Printf("tools: built %s: %d packages in %s\n", p.what, compiled, time.Since(began).Round(time.Second))
+	if took := time.Since(began); p.lock != nil || took > progressInterval {
+		fmt.Printf("tools: built %s: %d packages in %s\n", p.what, compiled, took.Round(time.Second))
+	}
 	return nil
 }
 
@@ -124,7 +126,9 @@ func (p *progress) count(lines <-chan string, began time.Time) (compiled int, sa
 		case <-tick.C:
 			state := fmt.Sprintf("building %s: %d packages so far, %s", p.what, compiled, time.Since(began).Round(time.Second))
 			fmt.Println("tools: " + state)
-			flock.Tell(p.lock, state)
+			if p.lock != nil {
+				flock.Tell(p.lock, state)
+			}
 		}
 	}
 }

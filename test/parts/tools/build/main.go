@@ -1,5 +1,5 @@
 // Command build builds the lab's programs that are not in the cache yet, and prints its progress. The argument demo leaves out what a
-// demo does not need, and the argument all adds the operators.
+// demo does not need, and the argument all adds the operators. After --, it runs another `go build -v` with the same progress.
 //
 // The first build on a machine compiles Kubernetes, which takes minutes. Later runs only look into the cache. If another process is filling
 // the cache, the command prints at once what that does, and waits.
@@ -9,18 +9,38 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"os/signal"
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"quiesce/test/parts/tools"
 	"quiesce/test/parts/tools/flock"
 )
 
-func main() { flock.Main("tools", tools.Dir, fill) }
+func main() {
+	if len(os.Args) > 2 && os.Args[1] == "--" {
+		command(os.Args[2], os.Args[3:])
+		return
+	}
+	flock.Main("tools", tools.Dir, fill)
+}
+
+// command runs another `go build -v` with the same progress.
+func command(name string, args []string) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := (&progress{what: args[len(args)-1]}).run(exec.CommandContext(ctx, name, args...)); err != nil {
+		fmt.Fprintln(os.Stderr, "build:", err)
+		os.Exit(1)
+	}
+}
 
 func fill(ctx context.Context, lock *os.File) error {
 	wanted, err := wanted(os.Args[1:])
@@ -53,7 +73,7 @@ func wanted(args []string) ([]tools.Tool, error) {
 	case len(args) == 0:
 		return tools.Lab()
 	}
-	return nil, fmt.Errorf("usage: build [demo | all]")
+	return nil, errors.New("usage: build [demo | all | -- COMMAND...]")
 }
 
 func notBuilt(wanted []tools.Tool) (missing []tools.Tool) {
