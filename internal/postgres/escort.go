@@ -324,11 +324,13 @@ func (r *run) recover(ctx context.Context) error {
 	if err == nil && lease != nil {
 		defer r.release(lease.Release)
 	}
-	switch marks, err := readMarks(ctx, r.cluster, name, saveTimeout); {
+	marks, err := readMarks(ctx, r.cluster, name, saveTimeout)
+	own := markOfMove(*r.record, marks)
+	switch {
 	case err != nil:
 		return hold("cannot find out whether another move has begun: %v", err)
-	case anySame(*r.record, marks):
-	case len(marks) > 0: // of another move, whose holder resumes
+	case own != nil && (lease != nil || !own.Resumed):
+	case len(marks) > 0: // another holder has resumed its poolers, and may be about to pause them, or has
 		r.record.Poolers = nil
 		return nil
 	case lease == nil: // its holder may be about to pause
@@ -359,11 +361,12 @@ func readMarks(ctx context.Context, cluster Cluster, lease string, limit time.Du
 	return marks, err
 }
 
-func anySame(record mark, marks []escort.Mark) bool {
+// markOfMove returns the one of the marks that is of the record's move; nil: none is.
+func markOfMove(record mark, marks []escort.Mark) *mark {
 	for _, found := range marks {
 		if m, err := readMark(found.Text); err == nil && record.sameMove(m) {
-			return true
+			return m
 		}
 	}
-	return false
+	return nil
 }

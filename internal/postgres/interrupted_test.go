@@ -205,12 +205,15 @@ func TestRun_RecordWithoutAMark_ResumesUnlessAnotherMoves(t *testing.T) {
 		resumed bool
 		reason  string
 	}{
-		"no Lease":      {lease: func(*world) *worldLease { return &worldLease{} }, resumed: true},
-		"same mark":     {lease: func(w *world) *worldLease { return &worldLease{mark: string(w.records["pg-0"])} }, resumed: true},
-		"dead holder":   {lease: func(w *world) *worldLease { return dyingLease(w, string(w.records["pg-0"])) }, resumed: true},
-		"holder":        {lease: func(w *world) *worldLease { return &worldLease{holder: &incarnation{world: w}} }, reason: "somebody else holds the Lease of its cluster, and poolers may still be paused: db/pooler-a"},
-		"another's":     {lease: func(w *world) *worldLease { return &worldLease{holder: &incarnation{world: w}, mark: laterMark()} }},
-		"another's old": {lease: func(*world) *worldLease { return &worldLease{mark: laterMark()} }},
+		"no Lease":    {lease: func(*world) *worldLease { return &worldLease{} }, resumed: true},
+		"same mark":   {lease: func(w *world) *worldLease { return &worldLease{mark: string(w.records["pg-0"])} }, resumed: true},
+		"dead holder": {lease: func(w *world) *worldLease { return dyingLease(w, string(w.records["pg-0"])) }, resumed: true},
+		"holder":      {lease: func(w *world) *worldLease { return &worldLease{holder: &incarnation{world: w}} }, reason: "somebody else holds the Lease of its cluster, and poolers may still be paused: db/pooler-a"},
+		// Found by the simulation, seed 199855: the new holder had resumed what the mark names, and was about to pause it for its own move.
+		"resumed by its holder": {lease: func(w *world) *worldLease { return &worldLease{holder: &incarnation{world: w}, mark: resumedMark(w)} }},
+		"resumed, and free":     {lease: func(w *world) *worldLease { return &worldLease{mark: resumedMark(w)} }, resumed: true},
+		"another's":             {lease: func(w *world) *worldLease { return &worldLease{holder: &incarnation{world: w}, mark: laterMark()} }},
+		"another's old":         {lease: func(*world) *worldLease { return &worldLease{mark: laterMark()} }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -233,6 +236,12 @@ func TestRun_RecordWithoutAMark_ResumesUnlessAnotherMoves(t *testing.T) {
 			})
 		})
 	}
+}
+
+func resumedMark(w *world) string {
+	m, _ := readMark(string(w.records["pg-0"]))
+	m.Resumed = true
+	return m.text()
 }
 
 func laterMark() string {

@@ -101,7 +101,7 @@ func (m *move) isLeft(ctx context.Context) bool {
 	}
 	marks, err := readMarks(ctx, m.cluster, clusterLease(m.facts.Identity), limit)
 	m.left = taken && err != nil || slices.ContainsFunc(marks, func(found escort.Mark) bool {
-		return found.Held && (taken || !anySame(m.mark, []escort.Mark{found}))
+		return found.Held && (taken || markOfMove(m.mark, []escort.Mark{found}) == nil)
 	})
 	return m.left
 }
