@@ -48,5 +48,6 @@ type MarkedLease interface {
 type Mark struct {
 	Lease string
 	Text  string
-	Held  bool // by somebody who still renews it
+	Held  bool      // by somebody who still renews it
+	Taken time.Time // when its holder took it; zero: nobody holds it
 }

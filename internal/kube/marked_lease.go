@@ -96,7 +96,11 @@ func (m markedLease) Release() error {
 func (c *Client) Marks(ctx context.Context, prefix string) (marks []escort.Mark, err error) {
 	err = c.eachLease(ctx, func(l *coordinationv1.Lease) {
 		if text := l.Annotations[pausedAnnotation]; text != "" && strings.HasPrefix(l.Name, prefix) {
-			marks = append(marks, escort.Mark{Lease: l.Name, Text: text, Held: !c.mayTake(l)})
+			m := escort.Mark{Lease: l.Name, Text: text, Held: !c.mayTake(l)}
+			if m.Held && l.Spec.AcquireTime != nil {
+				m.Taken = l.Spec.AcquireTime.Time
+			}
+			marks = append(marks, m)
 		}
 	})
 	return marks, err

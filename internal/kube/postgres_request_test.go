@@ -115,6 +115,9 @@ func TestMarkedLease_HolderDies_TheMarkStays(t *testing.T) {
 	require.Error(t, held.SetMark(t.Context(), strings.Repeat("x", escort.MaxRecord+1)))
 	marks, err := e.client.Marks(t.Context(), name)
 	require.NoError(t, err)
+	require.Len(t, marks, 1)
+	require.WithinDuration(t, time.Now(), marks[0].Taken, time.Minute)
+	marks[0].Taken = time.Time{}
 	require.Equal(t, []escort.Mark{{Lease: name, Text: "paused: a", Held: true}}, marks)
 	other, err := e.client.AcquireMarkedLease(t.Context(), name)
 	require.NoError(t, err)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -329,8 +330,8 @@ func (r *run) recover(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return hold("cannot find out whether another move has begun: %v", err)
-	case own != nil && (lease != nil || !own.Resumed):
-	case len(marks) > 0: // another holder has resumed its poolers, and may be about to pause them, or has
+	case own != nil && (lease != nil || !own.Resumed && !isTakenOver(*own, marks)):
+	case len(marks) > 0: // another holder resumes its poolers, or has, and may pause them then
 		r.record.Poolers = nil
 		return nil
 	case lease == nil: // its holder may be about to pause
@@ -359,6 +360,11 @@ func readMarks(ctx context.Context, cluster Cluster, lease string, limit time.Du
 		return err == nil, nil
 	})
 	return marks, err
+}
+
+// isTakenOver reports whether the holder of the Lease is not the one that has set the mark.
+func isTakenOver(m mark, marks []escort.Mark) bool {
+	return slices.ContainsFunc(marks, func(found escort.Mark) bool { return found.Held && found.Taken.After(m.Since) })
 }
 
 // markOfMove returns the one of the marks that is of the record's move; nil: none is.

@@ -210,6 +210,9 @@ func TestRun_RecordWithoutAMark_ResumesUnlessAnotherMoves(t *testing.T) {
 		"dead holder": {lease: func(w *world) *worldLease { return dyingLease(w, string(w.records["pg-0"])) }, resumed: true},
 		"holder":      {lease: func(w *world) *worldLease { return &worldLease{holder: &incarnation{world: w}} }, reason: "somebody else holds the Lease of its cluster, and poolers may still be paused: db/pooler-a"},
 		// Found by the simulation, seed 199855: the new holder had resumed what the mark names, and was about to pause it for its own move.
+		"taken by a new holder": {lease: func(w *world) *worldLease {
+			return &worldLease{holder: &incarnation{world: w}, since: time.Now().Add(time.Second), mark: string(w.records["pg-0"])}
+		}},
 		"resumed by its holder": {lease: func(w *world) *worldLease { return &worldLease{holder: &incarnation{world: w}, mark: resumedMark(w)} }},
 		"resumed, and free":     {lease: func(w *world) *worldLease { return &worldLease{mark: resumedMark(w)} }, resumed: true},
 		"another's":             {lease: func(w *world) *worldLease { return &worldLease{holder: &incarnation{world: w}, mark: laterMark()} }},

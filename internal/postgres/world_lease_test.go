@@ -123,7 +123,7 @@ func (i *incarnation) Marks(ctx context.Context, prefix string) (marks []escort.
 	}
 	for name, l := range i.leases {
 		if strings.HasPrefix(name, prefix) && l.mark != "" {
-			marks = append(marks, escort.Mark{Lease: name, Text: l.mark, Held: l.isHeld()})
+			marks = append(marks, escort.Mark{Lease: name, Text: l.mark, Held: l.isHeld(), Taken: l.since})
 		}
 	}
 	return marks, nil
