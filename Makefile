@@ -80,7 +80,7 @@ test: setup tools ## run all tests, and print what each suite took; the first ru
 	@$(MAKE) --no-print-directory images || { test "$$CI" != true && echo 'test: no container images: tests that need real nodes are skipped'; }
 	@$(MAKE) --no-print-directory schemas || { test "$$CI" != true && echo 'test: no AWS schemas: tests that need them are skipped'; }
 	@echo 'test: compiling takes minutes if the build cache is empty'
-	@$(RUN) ./test/parts/suites '$(TEST) $$(go list ./... | grep -v /test/e2e)' '$(TEST) -p 1 ./test/e2e/...'
+	@go run ./test/parts/suites '$(TEST) $$(go list ./... | grep -v /test/e2e)' '$(TEST) -p 1 ./test/e2e/...'
 
 soak: setup tools ## run the long tests: a million simulated scenarios, faults, 100 nodes at once, the oldest Kubernetes, primaries that move (4 h)
 	@for test in $(subst |, ,$(FAULTS)); do \
