@@ -147,7 +147,7 @@ func TestResumer_RealPoolerPausedByADeadFunction_ClientsGoOn(t *testing.T) {
 		dead.Close()
 
 		w := newWorld()
-		left := resumer{&incarnation{world: w}, consolesOf(p), slog.Default()}.all(t.Context(),
+		left := resumer{&incarnation{world: w}, consolesOf(p), slog.Default(), nil}.all(t.Context(),
 			[]markedPooler{{poolerPod("a").Ref, []string{"app"}, "15"}}, nil)
 		require.Empty(t, left)
 		parts.Exec(t, p.Connect(t), "SELECT")

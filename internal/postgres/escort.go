@@ -340,7 +340,7 @@ func (r *run) recover(ctx context.Context) error {
 	r.log.Warn("found an interrupted move, resuming its poolers first", "since", r.record.Since)
 	r.withdraw(ctx, r.cluster, r.record)
 	found := *r.record
-	r.record.Poolers = resumer{r.cluster, r.Consoles, r.log}.all(ctx, r.record.Poolers, nil)
+	r.record.Poolers = resumer{r.cluster, r.Consoles, r.log, nil}.all(ctx, r.record.Poolers, nil)
 	defer r.tellRecovered(ctx, r.cluster, &found, r.record.Poolers)
 	if len(r.record.Poolers) > 0 {
 		return hold("poolers may still be paused: %s", namesOf(r.record.Poolers))

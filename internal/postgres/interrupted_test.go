@@ -283,6 +283,27 @@ func TestMove_StoodStill_LeavesThePoolersOfAnotherMove(t *testing.T) {
 	}
 }
 
+// Found by the simulation, seed 158205: a move resumed a pooler that did not answer, and stood still. When it went on, another move had paused
+// that pooler, and the next attempt let its clients go.
+func TestMove_LeaseTakenWhileItResumes_PoolerIsLeftToTheNewHolder(t *testing.T) {
+	for name, taken := range map[string]bool{"taken": true, "not taken": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.poolers["a"].deaf, w.poolers["a"].deafFor = true, 10*time.Second
+				if taken {
+					w.when("resume b/app", func() { w.seize(testCluster, func(l *worldLease) { l.mark = laterMark() }) })
+				}
+				_, err, _ := w.run(t, "pg-0")
+				if taken {
+					requireHeld(t, err, "quiesce-thief")
+				}
+				require.Equal(t, taken, len(w.order("resume a")) == 0, "%v", w.effects)
+			})
+		})
+	}
+}
+
 // Another move has taken the Lease, and is over. The mark that it keeps has these poolers, and nobody moves anything.
 func TestMove_LeaseTakenByAMoveThatIsOver_ResumesItsOwnAtOnce(t *testing.T) {
 	for name, over := range map[string]bool{"over": true, "interrupted": false} {
@@ -386,7 +407,7 @@ func TestResume_ConsoleHangs_AttemptEndsAtTheFirstDatabase(t *testing.T) {
 		}
 		e, i := w.escort()
 		began := time.Now()
-		gone, err := resumer{i, i, e.log()}.try(t.Context(), markedDatabase("a", "app", "more", "most"), nil)
+		gone, err := resumer{i, i, e.log(), nil}.try(t.Context(), markedDatabase("a", "app", "more", "most"), nil)
 		require.ErrorIs(t, err, errStep)
 		require.False(t, gone)
 		require.Less(t, time.Since(began), 2*resumeStep)

@@ -279,7 +279,7 @@ func TestResume_Panic_IsAnErrorOfItsPooler(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		e.Consoles = trap{i, "open pooler-a"}
-		left := resumer{i, e.Consoles, e.log()}.all(t.Context(), []markedPooler{
+		left := resumer{i, e.Consoles, e.log(), nil}.all(t.Context(), []markedPooler{
 			{Ref: refOf("pooler-a"), Databases: []string{"app"}}, {Ref: refOf("pooler-b"), Databases: []string{"app"}},
 		}, nil)
 		require.Len(t, left, 1)

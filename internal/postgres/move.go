@@ -250,6 +250,9 @@ func (m *move) underPause(ctx context.Context) error {
 		return m.leave(ctx)
 	}
 	left := m.resumePoolers(ctx)
+	if m.left {
+		return m.leave(ctx)
+	}
 	m.tellResumed(ctx, left)
 	if m.moved == "" {
 		m.clear(ctx, left)

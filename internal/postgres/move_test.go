@@ -573,7 +573,7 @@ func TestResume_SlowConsole_EachStepHasItsTime(t *testing.T) {
 		w.poolers["a"].retry = "1"
 		_, i := w.escort()
 		ref := markedPooler{Ref: refOf("pooler-a"), Databases: []string{"app"}, Retry: "15"}
-		require.Empty(t, resumer{i, i, slog.New(slog.DiscardHandler)}.all(t.Context(), []markedPooler{ref}, nil))
+		require.Empty(t, resumer{i, i, slog.New(slog.DiscardHandler), nil}.all(t.Context(), []markedPooler{ref}, nil))
 		require.Empty(t, w.poolers["a"].paused)
 		require.Equal(t, "15", w.poolers["a"].retry)
 	})

@@ -31,7 +31,11 @@ type resumer struct {
 	cluster escort.Inspector
 	poolers PoolerConsoles
 	log     *slog.Logger
+	isLeft  func(context.Context) bool // reports whether the poolers are left to a new holder of the Lease; nil: they cannot be
 }
+
+// errLeft ends an attempt: a RESUME could end the pause of the new holder.
+var errLeft = errors.New("it is left to the new holder of the Lease")
 
 // all resumes poolers in parallel, each on a fresh context, until it succeeds or the pooler is gone. It returns those that may still be
 // paused. Consoles has those that are open.
@@ -43,7 +47,7 @@ func (r resumer) all(ctx context.Context, poolers []markedPooler, consoles map[d
 	}
 	group.Wait()
 	for i, p := range poolers {
-		if failures[i] != nil {
+		if failures[i] != nil && !errors.Is(failures[i], errLeft) {
 			r.log.Error("failed to resume pooler", "pooler", p.Ref.String(), "error", escort.Printable(failures[i].Error()))
 			left = append(left, p)
 		}
@@ -56,15 +60,14 @@ func (r resumer) one(ctx context.Context, p markedPooler, open Console) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTime)
 	defer cancel()
 	failure := errors.New("not tried")
-	err := escort.Poll(ctx, time.Now().Add(resumeTime), resumeInterval, func() (bool, error) {
+	_ = escort.Poll(ctx, time.Now().Add(resumeTime), resumeInterval, func() (bool, error) {
 		var gone bool
-		gone, failure = r.try(ctx, p, open)
+		if gone, failure = r.try(ctx, p, open); gone {
+			failure = nil
+		}
 		open = nil
-		return gone || failure == nil, nil
+		return failure == nil || errors.Is(failure, errLeft), nil
 	})
-	if err == nil {
-		return nil
-	}
 	return failure
 }
 
@@ -83,6 +86,9 @@ func (r resumer) try(ctx context.Context, p markedPooler, open Console) (gone bo
 	}
 	var errs []error
 	for _, database := range p.Databases {
+		if r.isLeft != nil && r.isLeft(ctx) {
+			return false, errLeft
+		}
 		err := step(ctx, func(ctx context.Context) error { return open.Resume(ctx, database) })
 		if errors.Is(err, errStep) {
 			return false, err // the next command would hang too
@@ -166,7 +172,7 @@ func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.Mar
 	e.withdraw(ctx, cluster, m)
 	first = !m.Resumed
 	m.interrupt()
-	left := resumer{cluster, e.Consoles, e.log()}.all(ctx, m.Poolers, nil)
+	left := resumer{cluster, e.Consoles, e.log(), nil}.all(ctx, m.Poolers, nil)
 	if first {
 		defer e.tellRecovered(ctx, cluster, m, left)
 	}

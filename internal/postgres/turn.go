@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"quiesce/internal/escort"
@@ -106,6 +107,22 @@ func (m *move) isLeft(ctx context.Context) bool {
 	return m.left
 }
 
+// leftMeanwhile returns what reports whether what is paused has been left to another holder since now. It is asked before each command, and
+// looks again after staleAfter: this process may have stood still since the last look.
+func (m *move) leftMeanwhile() func(context.Context) bool {
+	var mu sync.Mutex // of m.left too: poolers are resumed in parallel
+	looked := time.Now()
+	return func(ctx context.Context) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Since(looked) > staleAfter {
+			m.isLeft(ctx)
+			looked = time.Now()
+		}
+		return m.left
+	}
+}
+
 // leave ends a move whose Lease somebody else holds. Neither the mark nor the request nor a pooler is its own any more, until the Lease is
 // free again.
 func (m *move) leave(ctx context.Context) error {
@@ -143,7 +160,7 @@ func (m *move) reclaim(ctx context.Context) {
 	if another && !found.Resumed {
 		return // its holder died: what is paused is on its mark, and the sweep resumes it
 	}
-	left := resumer{m.cluster, m.Consoles, m.log}.all(ctx, m.mark.Poolers, m.consoles())
+	left := resumer{m.cluster, m.Consoles, m.log, nil}.all(ctx, m.mark.Poolers, m.consoles())
 	if another {
 		return // it has these poolers too
 	}
