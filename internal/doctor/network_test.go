@@ -9,7 +9,7 @@ import (
 	"quiesce/internal/config"
 )
 
-func rule(port int, group string, cidrs ...string) NetworkRule {
+func ruleOf(port int, group string, cidrs ...string) NetworkRule {
 	r := NetworkRule{From: port, To: port}
 	if group != "" {
 		r.Groups = []string{group}
@@ -27,12 +27,12 @@ func (w *world) addNetwork() *Network {
 		Private: true, ClusterVPC: "vpc-1", FunctionVPC: "vpc-1", InstanceGroups: map[string][]string{"i-a1": {"sg-node"}, "i-b1": {"sg-node"}},
 		APIServer: Place{[]string{"sg-cluster"}, subnets}, Function: Place{[]string{"sg-function"}, subnets},
 		Groups: map[string]SecurityGroup{
-			"sg-cluster":  {Ingress: []NetworkRule{rule(443, "sg-function")}},
-			"sg-node":     {Ingress: []NetworkRule{rule(6432, "sg-function")}},
-			"sg-function": {Egress: []NetworkRule{rule(443, "", "0.0.0.0/0"), rule(6432, "sg-node")}},
+			"sg-cluster":  {Ingress: []NetworkRule{ruleOf(443, "sg-function")}},
+			"sg-node":     {Ingress: []NetworkRule{ruleOf(6432, "sg-function")}},
+			"sg-function": {Egress: []NetworkRule{ruleOf(443, "", "0.0.0.0/0"), ruleOf(6432, "sg-node")}},
 		},
 	}
-	console := config.Console{ConnectVia: config.ViaPodIP, Secret: &config.SecretRef{Namespace: "db", Name: "admin"}}
+	console := config.Console{ConnectVia: config.ViaPodIP, Port: 6432, Secret: &config.SecretRef{Namespace: "db", Name: "admin"}}
 	w.Config.Phases = []config.Phase{{Name: "poolers", PGBouncer: &config.PGBouncer{Strategy: config.StrategyAuto, Console: console}}}
 	return w.Network
 }
@@ -54,19 +54,19 @@ var networkCases = []struct {
 }{
 	{"open", func(*world, *Network) {}, nil},
 	{"no rule", func(_ *world, n *Network) { n.admit("sg-cluster") }, []string{notAdmitted}},
-	{"another port", func(_ *world, n *Network) { n.admit("sg-cluster", rule(444, "sg-function")) }, []string{notAdmitted}},
-	{"another group", func(_ *world, n *Network) { n.admit("sg-cluster", rule(443, "sg-other")) }, []string{notAdmitted}},
-	{"other addresses", func(_ *world, n *Network) { n.admit("sg-cluster", rule(443, "", "10.9.0.0/16", "::/0")) }, []string{notAdmitted}},
-	{"all addresses", func(_ *world, n *Network) { n.admit("sg-cluster", rule(443, "", "0.0.0.0/0")) }, nil},
-	{"the VPC's addresses", func(_ *world, n *Network) { n.admit("sg-cluster", rule(443, "", "10.0.0.0/16")) }, nil},
+	{"another port", func(_ *world, n *Network) { n.admit("sg-cluster", ruleOf(444, "sg-function")) }, []string{notAdmitted}},
+	{"another group", func(_ *world, n *Network) { n.admit("sg-cluster", ruleOf(443, "sg-other")) }, []string{notAdmitted}},
+	{"other addresses", func(_ *world, n *Network) { n.admit("sg-cluster", ruleOf(443, "", "10.9.0.0/16", "::/0")) }, []string{notAdmitted}},
+	{"all addresses", func(_ *world, n *Network) { n.admit("sg-cluster", ruleOf(443, "", "0.0.0.0/0")) }, nil},
+	{"the VPC's addresses", func(_ *world, n *Network) { n.admit("sg-cluster", ruleOf(443, "", "10.0.0.0/16")) }, nil},
 	{"each subnet", func(_ *world, n *Network) {
-		n.admit("sg-cluster", rule(443, "", "10.0.0.0/24"), rule(443, "", "10.0.1.0/24"))
+		n.admit("sg-cluster", ruleOf(443, "", "10.0.0.0/24"), ruleOf(443, "", "10.0.1.0/24"))
 	}, nil},
-	{"one subnet", func(_ *world, n *Network) { n.admit("sg-cluster", rule(443, "", "10.0.0.0/24")) }, []string{notClear}},
-	{"a part of a subnet", func(_ *world, n *Network) { n.admit("sg-cluster", rule(443, "", "10.0.0.128/25")) }, []string{notClear}},
+	{"one subnet", func(_ *world, n *Network) { n.admit("sg-cluster", ruleOf(443, "", "10.0.0.0/24")) }, []string{notClear}},
+	{"a part of a subnet", func(_ *world, n *Network) { n.admit("sg-cluster", ruleOf(443, "", "10.0.0.128/25")) }, []string{notClear}},
 	{"unknown subnets", func(_ *world, n *Network) {
 		n.Function.Addresses = nil
-		n.admit("sg-cluster", rule(443, "", "10.9.0.0/16"))
+		n.admit("sg-cluster", ruleOf(443, "", "10.9.0.0/16"))
 	}, []string{notClear}},
 	{"a prefix list", func(_ *world, n *Network) { n.admit("sg-cluster", NetworkRule{To: 65535, PrefixLists: true}) }, []string{notClear}},
 	{"an unknown group", func(_ *world, n *Network) { delete(n.Groups, "sg-cluster") }, []string{notClear}},
@@ -76,7 +76,7 @@ var networkCases = []struct {
 		n.admit("sg-more", NetworkRule{To: 65535, Groups: []string{"sg-function"}})
 	}, nil},
 	{"no way out", func(_ *world, n *Network) {
-		n.Groups["sg-function"] = SecurityGroup{Egress: []NetworkRule{rule(6432, "sg-node")}}
+		n.Groups["sg-function"] = SecurityGroup{Egress: []NetworkRule{ruleOf(6432, "sg-node")}}
 	}, []string{"critical security group sg-function: does not let function quiesce-prod out to the API server (sg-cluster) on port 443"}},
 	{"public too", func(_ *world, n *Network) { n.Public = true; n.admit("sg-cluster") }, []string{notAdmitted}},
 	{"public only", func(_ *world, n *Network) { n.Public, n.Private = true, false; n.admit("sg-cluster") }, nil},
@@ -114,7 +114,7 @@ func TestNetwork_Rules_BlockOrNot(t *testing.T) {
 func TestNetwork_Blocked_CommandOpensIt(t *testing.T) {
 	w := healthy(t)
 	n := w.addNetwork()
-	n.Groups["sg-cluster"], n.Groups["sg-function"] = SecurityGroup{}, SecurityGroup{Egress: []NetworkRule{rule(6432, "sg-node")}}
+	n.Groups["sg-cluster"], n.Groups["sg-function"] = SecurityGroup{}, SecurityGroup{Egress: []NetworkRule{ruleOf(6432, "sg-node")}}
 	found := Examine(w.Snapshot, "").Findings
 	require.Len(t, found, 2)
 	require.Equal(t, "aws ec2 authorize-security-group-ingress --group-id sg-cluster --protocol tcp --port 443 --source-group sg-function", found[0].Command)
