@@ -141,6 +141,16 @@ func (w *world) doctor(env, texts []string, args ...string) (got ended) {
 	}
 }
 
+// addNetwork puts the function into the VPC of the cluster, whose API server has this rule.
+func (w *world) addNetwork(ingress awstest.Rule) {
+	w.aws.AddCluster("prod", "https://127.0.0.1:6443", nil)
+	w.aws.AddSubnet("subnet-a", "10.0.0.0/24")
+	w.aws.AddSecurityGroup(awstest.SecurityGroup{ID: "sg-cluster", Ingress: []awstest.Rule{ingress}})
+	w.aws.AddSecurityGroup(awstest.SecurityGroup{ID: "sg-function", Egress: []awstest.Rule{{CIDR: "0.0.0.0/0"}}})
+	w.aws.SetClusterNetwork("prod", awstest.Network{VPC: "vpc-1", Subnets: []string{"subnet-a"}, SecurityGroups: []string{"sg-cluster"}})
+	w.aws.SetFunctionNetwork("quiesce-prod", awstest.Network{VPC: "vpc-1", Subnets: []string{"subnet-a"}, SecurityGroups: []string{"sg-function"}})
+}
+
 var quiesceHook = awstest.Hook{Name: "quiesce", HeartbeatTimeout: 20 * time.Minute, DefaultResult: awstest.Continue}
 
 func node(name, zone string) lab.Node {
@@ -159,6 +169,7 @@ func TestDoctor_HealthyCluster_FindsNothing(t *testing.T) {
 		}
 	}
 	w.aws.AddFunction("quiesce-prod", func(context.Context, []byte) ([]byte, string, error) { return nil, "", nil })
+	w.addNetwork(awstest.Rule{Port: 443, Group: "sg-function"})
 	w.aws.SetEnvironment("quiesce-prod", map[string]string{dlqVariable: w.aws.AddQueue(awstest.Queue{Name: "dlq"})})
 	w.apply("testdata/healthy.yaml")
 
@@ -196,6 +207,7 @@ func faulty(t *testing.T) *world {
 	_, err := w.lab.Kubectl(t.Context(), "label", "node", "node-b2", "node.kubernetes.io/exclude-from-external-load-balancers=quiesce")
 	require.NoError(t, err)
 	w.aws.AddFunction("quiesce-prod", func(context.Context, []byte) ([]byte, string, error) { return nil, "", nil })
+	w.addNetwork(awstest.Rule{Port: 443, Group: "sg-other"})
 	dlq := w.aws.AddQueue(awstest.Queue{Name: "dlq"})
 	w.aws.SetEnvironment("quiesce-prod", map[string]string{dlqVariable: dlq})
 	w.aws.SendMessage(dlq, "{}")
@@ -271,7 +283,8 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 			require.Contains(t, got.out, "WARNING   "+part+": could not be read: ", got.out)
 		}
 		require.Contains(t, got.out, "fix    run it as somebody who may list nodes\n")
-		require.NotContains(t, got.out, "CRITICAL", "what is not known is not claimed")
+		require.Equal(t, 1, strings.Count(got.out, "CRITICAL"), "what is not known is not claimed: %s", got.out)
+		require.Contains(t, got.out, "CRITICAL  security group sg-cluster: ", "this is known from the account alone")
 
 		got = quiescectl(t, env, "watch")
 		require.Equal(t, exitError, got.status)

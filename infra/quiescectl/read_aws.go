@@ -107,6 +107,9 @@ func (r *reader) readFunction(ctx context.Context, config aws.Config, cluster st
 		f.Problem = "its last update failed: " + aws.ToString(described.LastUpdateStatusReason)
 	}
 	r.snapshot.Function = f
+	if err := r.readNetwork(ctx, config, cluster, described.VpcConfig); err != nil {
+		r.unread("network of quiesce", err)
+	}
 	if described.Environment == nil {
 		return nil
 	}

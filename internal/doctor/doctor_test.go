@@ -501,6 +501,8 @@ var quiesceCases = []testCase{
 	{"policy missing", func(w *world) { w.Install.Policies = []string{"quiesce-pods"} },
 		[]string{"warning rbac group quiesce: admission policies are missing: quiesce-pods"}},
 	{"function that cannot run", func(w *world) { w.Function.Problem = "its state is Failed" }, []string{"critical function quiesce-prod: its state is Failed"}},
+	{"function without a way to the API server", func(w *world) { w.Network = &Network{Private: true} },
+		[]string{"critical function quiesce-prod: is in no VPC, and the cluster's endpoint is private only"}},
 	{"messages in the DLQ", func(w *world) { w.Function.DeadLetters = 2 }, []string{"warning function quiesce-prod: 2 messages in its dead-letter queue"}},
 	{"mark that nobody holds", func(w *world) { w.Install.Marks = []escort.Mark{{Lease: postgres.LeasePrefix + "x"}} },
 		[]string{"critical lease quiesce/quiesce-postgres-x: nobody holds it, and its mark says that poolers may be paused"}},

@@ -38,6 +38,7 @@ type Snapshot struct {
 
 	Install  Install
 	Function *Function // nil: it is not deployed, or unknown
+	Network  *Network  // nil: there is no function, or it is unknown
 
 	Unread []Unread
 }

@@ -22,9 +22,13 @@ type account struct {
 	variables map[string]map[string]string // environments of functions, by name
 	topics    map[string][]Subscription    // by ARN
 	logs      map[string][]logEvent        // by log group
+	networks  map[string]Network           // of functions, by name
+	subnets   map[string]string            // CIDRs by ID
 	events    string                       // URL of the queue that gets the events of requested terminations; may be empty
 	lag       time.Duration                // age of descriptions
 	proceed   time.Duration
+
+	securityGroups map[string]SecurityGroup // by ID
 }
 
 type group struct {
@@ -47,6 +51,7 @@ func newAccount() *account {
 		topics:    map[string][]Subscription{},
 		instances: map[string]*instance{}, clusters: map[string]cluster{}, buckets: map[string]map[string][]byte{},
 		functions: map[string]Invoker{}, variables: map[string]map[string]string{}, logs: map[string][]logEvent{},
+		networks: map[string]Network{}, subnets: map[string]string{}, securityGroups: map[string]SecurityGroup{},
 		proceed: defaultProceed,
 	}
 }

@@ -16,6 +16,8 @@ var ec2Actions = map[string]action{
 	"DescribeInstances":            describeInstances,
 	"DescribeInstanceStatus":       describeInstanceStatus,
 	"DescribeSpotInstanceRequests": describeSpotRequests,
+	"DescribeSecurityGroups":       describeSecurityGroups,
+	"DescribeSubnets":              describeSubnets,
 }
 
 // ec2State is an instance state of EC2, with its code.
@@ -41,6 +43,12 @@ type ec2InstanceXML struct {
 	State          ec2State `xml:"instanceState"`
 	Lifecycle      string   `xml:"instanceLifecycle,omitempty"`
 	StateReason    string   `xml:"stateReason>code,omitempty"`
+
+	Groups []interfaceGroupXML `xml:"networkInterfaceSet>item>groupSet>item"`
+}
+
+type interfaceGroupXML struct {
+	ID string `xml:"groupId"`
 }
 
 type ec2ReservationXML struct {
@@ -93,6 +101,9 @@ func (a *account) describeEC2(i *instance) ec2InstanceXML {
 	x := ec2InstanceXML{
 		InstanceID: i.ID, PrivateDNSName: i.PrivateDNS, PrivateIP: i.PrivateIP, Zone: i.Zone, State: ec2Running,
 		LaunchTime: i.LaunchedAt.UTC().Format(eventTime),
+	}
+	for _, id := range i.SecurityGroups {
+		x.Groups = append(x.Groups, interfaceGroupXML{id})
 	}
 	if i.Spot {
 		x.Lifecycle = "spot"

@@ -12,13 +12,14 @@ const eksVersion = "1.36"
 type cluster struct {
 	endpoint string
 	ca       []byte
+	network  Network
 }
 
 // AddCluster adds a cluster for DescribeCluster; ca is the certificate of its authority, as PEM.
 func (s *Server) AddCluster(name, endpoint string, ca []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.account.clusters[name] = cluster{endpoint, ca}
+	s.account.clusters[name] = cluster{endpoint: endpoint, ca: ca}
 }
 
 var eksActions = map[string]action{"DescribeCluster": describeCluster}
@@ -30,10 +31,28 @@ type clusterJSON struct {
 	Version              string        `json:"version"`
 	Status               string        `json:"status"`
 	CertificateAuthority authorityJSON `json:"certificateAuthority"`
+	Network              networkJSON   `json:"resourcesVpcConfig"`
 }
 
 type authorityJSON struct {
 	Data []byte `json:"data"`
+}
+
+type networkJSON struct {
+	VPC            string   `json:"vpcId,omitempty"`
+	Subnets        []string `json:"subnetIds"`
+	ClusterGroup   string   `json:"clusterSecurityGroupId,omitempty"`
+	SecurityGroups []string `json:"securityGroupIds"`
+	Public         bool     `json:"endpointPublicAccess"`
+	Private        bool     `json:"endpointPrivateAccess"`
+}
+
+func (n Network) ofCluster() networkJSON {
+	x := networkJSON{VPC: n.VPC, Subnets: n.Subnets, Public: n.VPC == "", Private: n.VPC != ""}
+	if len(n.SecurityGroups) > 0 {
+		x.ClusterGroup, x.SecurityGroups = n.SecurityGroups[0], n.SecurityGroups[1:]
+	}
+	return x
 }
 
 func describeCluster(a *account, r request) (any, *apiError) {
@@ -49,6 +68,7 @@ func describeCluster(a *account, r request) (any, *apiError) {
 		Version:              eksVersion,
 		Status:               "ACTIVE",
 		CertificateAuthority: authorityJSON{c.ca},
+		Network:              c.network.ofCluster(),
 	}}, nil
 }
 

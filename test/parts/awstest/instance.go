@@ -26,6 +26,7 @@ type Instance struct {
 	ID, Zone, PrivateDNS, PrivateIP string
 	LaunchedAt                      time.Time
 	Spot                            bool
+	SecurityGroups                  []string // of its network interface
 }
 
 type instance struct {

@@ -68,8 +68,10 @@ func describeFunction(a *account, r request) (any, *apiError) {
 	if failure != nil {
 		return nil, failure
 	}
+	n := a.networks[name]
 	return map[string]any{
 		"FunctionName": name, "State": "Active", "LastUpdateStatus": "Successful", "Environment": map[string]any{"Variables": a.variables[name]},
+		"VpcConfig": map[string]any{"VpcId": n.VPC, "SubnetIds": n.Subnets, "SecurityGroupIds": n.SecurityGroups},
 	}, nil
 }
 
