@@ -321,8 +321,8 @@ func (r *run) recover(ctx context.Context) error {
 	}
 	name := clusterLease(Identity{Namespace: r.record.Namespace, Cluster: r.record.Cluster})
 	// The Lease of an invocation that has just died is held still. Clients do not wait for its end.
-	lease, err := r.cluster.AcquireMarkedLease(ctx, name)
-	if err == nil && lease != nil {
+	lease, unheld := r.cluster.AcquireMarkedLease(ctx, name)
+	if unheld == nil && lease != nil {
 		defer r.release(lease.Release)
 	}
 	marks, err := readMarks(ctx, r.cluster, name, saveTimeout)
@@ -334,13 +334,28 @@ func (r *run) recover(ctx context.Context) error {
 	case len(marks) > 0: // another holder resumes its poolers, or has, and may pause them then
 		r.record.Poolers = nil
 		return nil
+	case unheld != nil:
+		return hold("cannot take the Lease of its cluster, and poolers may still be paused: %v", unheld)
 	case lease == nil: // its holder may be about to pause
 		return hold("somebody else holds the Lease of its cluster, and poolers may still be paused: %s", namesOf(r.record.Poolers))
 	}
 	r.log.Warn("found an interrupted move, resuming its poolers first", "since", r.record.Since)
 	r.withdraw(ctx, r.cluster, r.record)
 	found := *r.record
-	r.record.Poolers = resumer{r.cluster, r.Consoles, r.log, nil}.all(ctx, r.record.Poolers, nil)
+	var isLeft func(context.Context) bool
+	var unseen error
+	if lease == nil {
+		isLeft = again(func(ctx context.Context) bool {
+			marks, unseen = readMarks(ctx, r.cluster, name, glanceTime)
+			own := markOfMove(found, marks)
+			return unseen != nil || own == nil || own.Resumed || isTakenOver(*own, marks)
+		})
+	}
+	r.record.Poolers = resumer{r.cluster, r.Consoles, r.log, isLeft}.all(ctx, found.Poolers, nil)
+	if unseen != nil {
+		r.record.Poolers = found.Poolers
+		return hold("cannot find out whether another move has begun: %v", unseen)
+	}
 	defer r.tellRecovered(ctx, r.cluster, &found, r.record.Poolers)
 	if len(r.record.Poolers) > 0 {
 		return hold("poolers may still be paused: %s", namesOf(r.record.Poolers))

@@ -99,6 +99,37 @@ func TestResume_PoolerDoesNotAnswer_MarkStaysUntilItDoes(t *testing.T) {
 	})
 }
 
+// A pooler that was resumed, and whose node has gone since, does not hold its cluster. It is asked until it answers, or its pod is gone.
+func TestRun_ResumedPoolerDoesNotAnswerAnyMore_PrimaryMoves(t *testing.T) {
+	for name, after := range map[string]time.Duration{"at once": 0, "later": lateTime} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.poolers["c"] = newWorldPooler()
+				w.poolers["c"].databases = []PoolerDatabase{{Name: "app", Host: "elsewhere"}}
+				m := interruptedMark(markedDatabase("a", "app"), markedDatabase("c", "app"))
+				m.interrupt()
+				m.Resumed = true
+				w.leases[testCluster] = &worldLease{mark: m.text()}
+				w.poolers["c"].noConsole = true
+				time.Sleep(after)
+				e, _ := w.escort()
+				resumed, err := e.Resume(t.Context())
+				require.NoError(t, err)
+				require.Empty(t, resumed)
+				require.True(t, IsResumed(w.leases[testCluster].mark))
+				_, err, _ = w.run(t, "pg-0")
+				require.NoError(t, err)
+				w.poolers["c"].gone = true
+				time.Sleep(lateTime)
+				_, err = e.Resume(t.Context())
+				require.NoError(t, err)
+				require.Empty(t, w.leases[testCluster].mark)
+			})
+		})
+	}
+}
+
 // The next move takes over what the interrupted one may still pause: also a pooler that is not in front any more.
 func TestRun_AfterAnInterruptedMove_ItsPoolersAreResumedOnceMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -236,6 +267,32 @@ func TestRun_RecordWithoutAMark_ResumesUnlessAnotherMoves(t *testing.T) {
 					require.NotEmpty(t, r.record.Poolers)
 				}
 				require.Equal(t, c.resumed, len(w.poolers["a"].paused) == 0)
+			})
+		})
+	}
+}
+
+// The Lease of the dead invocation is taken while its drain's next run resumes: from then on the new holder decides.
+func TestRun_LeaseTakenWhileARecordIsResumed_PoolerIsLeft(t *testing.T) {
+	for name, taken := range map[string]bool{"taken": true, "not taken": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.pauseLate("a")
+				w.poolers["a"].deaf, w.poolers["a"].deafFor = true, 10*time.Second
+				w.records["pg-0"] = []byte(interruptedMark(markedDatabase("a", "app")).text())
+				w.leases[testCluster] = dyingLease(w, string(w.records["pg-0"]))
+				e, i := w.escort()
+				r := e.begin(requestOf(w, i, "pg-0"))
+				require.NoError(t, r.connect(t.Context()))
+				if taken {
+					go func() {
+						time.Sleep(5 * time.Second)
+						w.seize(testCluster, func(l *worldLease) { l.mark, l.since = laterMark(), time.Now() })
+					}()
+				}
+				require.NoError(t, r.recover(t.Context()))
+				require.Equal(t, taken, len(w.poolers["a"].paused) > 0)
 			})
 		})
 	}

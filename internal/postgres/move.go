@@ -262,6 +262,9 @@ func (m *move) underPause(ctx context.Context) error {
 	m.withdrawLate(ctx)
 	m.reconnect(ctx)
 	left = m.restore(ctx, left)
+	if m.left {
+		return m.leave(ctx)
+	}
 	m.clear(ctx, left)
 	m.report("moved to " + m.moved)
 	if err != nil {

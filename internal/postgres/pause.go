@@ -79,7 +79,7 @@ func (m *move) resumePoolers(ctx context.Context) (left []markedPooler) {
 			poolers[i].Retry = ""
 		}
 	}
-	left = resumer{m.cluster, m.Consoles, m.log, m.leftMeanwhile()}.all(ctx, poolers, m.consoles())
+	left = resumer{m.cluster, m.Consoles, m.log, again(m.isLeft)}.all(ctx, poolers, m.consoles())
 	for i := range left { // whoever resumes them restores the setting too
 		left[i] = m.mark.Poolers[slices.IndexFunc(m.mark.Poolers, func(p markedPooler) bool { return p.Ref == left[i].Ref })]
 	}
@@ -98,7 +98,7 @@ func (m *move) restore(ctx context.Context, left []markedPooler) []markedPooler 
 	for i := range resumed {
 		resumed[i].Databases = nil
 	}
-	return append(left, resumer{m.cluster, m.Consoles, m.log, nil}.all(ctx, resumed, m.consoles())...)
+	return append(left, resumer{m.cluster, m.Consoles, m.log, again(m.isLeft)}.all(ctx, resumed, m.consoles())...)
 }
 
 // consoles returns the open consoles.
@@ -114,7 +114,7 @@ func (m *move) consoles() map[drain.Ref]Console {
 // connections through a proven pooler lead to the new one, and RECONNECT would fail clients that wait for one that is being opened.
 func (m *move) reconnect(ctx context.Context) {
 	unproven := slices.DeleteFunc(m.heldFronts(), func(p *front) bool { return p.proven })
-	if len(unproven) == 0 || escort.Sleep(ctx, reconnectDelay) != nil {
+	if len(unproven) == 0 || escort.Sleep(ctx, reconnectDelay) != nil || m.isLeft(ctx) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, escort.ConsoleTimeout)

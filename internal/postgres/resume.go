@@ -96,6 +96,9 @@ func (r resumer) try(ctx context.Context, p markedPooler, open Console) (gone bo
 		errs = append(errs, err)
 	}
 	if p.Retry != "" {
+		if r.isLeft != nil && r.isLeft(ctx) {
+			return false, errLeft
+		}
 		errs = append(errs, step(ctx, func(ctx context.Context) error { return open.SetLoginRetry(ctx, p.Retry) }))
 	}
 	return false, errors.Join(errs...)
@@ -162,9 +165,9 @@ func (e *Escort) resumeMark(ctx context.Context, cluster Cluster, lease string) 
 	return m.Namespace + "/" + m.Cluster, nil
 }
 
-// clearMark resumes what the mark of a Lease names that this invocation holds. First reports whether nobody had done so before. The mark of a
-// move that did not end in order stays until lateTime is over: its process may have stood still, and pause a pooler when it goes on. Whoever
-// takes the Lease until then resumes the same once more.
+// clearMark resumes what the mark of a Lease names that this invocation holds. First reports whether nobody had done so before. The mark of
+// a move that did not end in order stays until lateTime is over: its process may have stood still, and pause a pooler when it goes on.
+// Whoever takes the Lease until then resumes the same once more.
 func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.MarkedLease) (m *mark, first bool, err error) {
 	if m, err = readMark(held.Mark()); err != nil {
 		return nil, false, err
@@ -177,7 +180,7 @@ func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.Mar
 		defer e.tellRecovered(ctx, cluster, m, left)
 	}
 	err = held.SetMark(ctx, m.rest(left))
-	if len(left) > 0 {
+	if first && len(left) > 0 {
 		err = errors.Join(fmt.Errorf("still paused: %s", namesOf(left)), err)
 	}
 	return m, first, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"quiesce/internal/drain"
@@ -117,7 +116,9 @@ func (byKey) request(ctx context.Context, m *move) (*asked, error) {
 	version, err := m.cluster.RequestSwitchover(ctx, a.failover)
 	if err != nil {
 		// A request whose answer was lost may have been written. It is looked for, and withdrawn.
-		m.withdraw(ctx, a)
+		if !m.isLeft(ctx) {
+			m.withdraw(ctx, a)
+		}
 		return nil, fmt.Errorf("request the switchover: %w", err)
 	}
 	a.version = version
@@ -328,7 +329,7 @@ func (m *move) withdrawOwn(ctx context.Context, requested *asked) {
 // withdrawLate removes a request that was written just after somebody else had moved the primary. Patroni removes one that it follows when
 // the new primary has the key. This one would count as somebody's for a loop.
 func (m *move) withdrawLate(ctx context.Context) {
-	if !m.unnamed && m.facts.Operator.UsesPatroni() {
+	if !m.unnamed && m.facts.Operator.UsesPatroni() && !m.isLeft(ctx) {
 		m.withdraw(ctx, &asked{failover: m.failover()})
 	}
 }
@@ -344,66 +345,4 @@ func withdraw(ctx context.Context, cluster Cluster, f escort.Failover) error {
 		return err
 	}
 	return cluster.WithdrawSwitchover(ctx, f, object.ResourceVersion)
-}
-
-// follow waits until clients that are let go reach the new primary.
-func (m *move) follow(ctx context.Context) {
-	held := m.heldFronts()
-	if len(held) == 0 || m.left {
-		return
-	}
-	limit := followTime
-	if !m.facts.Operator.UsesPatroni() {
-		limit = cnpgFollowTime
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	err := escort.Poll(ctx, time.Now().Add(limit), pollInterval, func() (bool, error) { return m.servicesFollow(ctx), nil })
-	if err != nil {
-		escort.AddReason(m.result, "the Services did not lead to the new primary while clients could wait")
-		return
-	}
-	if m.proven = m.prove(ctx, held); !m.proven {
-		_ = escort.Sleep(ctx, followMargin)
-	}
-}
-
-// servicesFollow reports whether every Service that led to the old primary leads to the new one, and nowhere else.
-func (m *move) servicesFollow(ctx context.Context) bool {
-	address := ""
-	if member := m.facts.Member(m.moved); member != nil {
-		address = member.IP
-	}
-	all, err := m.cluster.Services(ctx, m.facts.Namespace)
-	if err != nil || address == "" {
-		return false
-	}
-	return !slices.ContainsFunc(m.around.services, func(name string) bool {
-		i := slices.IndexFunc(all, func(s escort.Service) bool { return s.Name == name })
-		return i >= 0 && !leadsOnlyTo(all[i], address)
-	})
-}
-
-// prove writes through the alias of every pooler that has one. It reports whether all have one, and can write.
-func (m *move) prove(ctx context.Context, held []*front) bool {
-	var jobs []func() error
-	for _, p := range held {
-		if !p.alias {
-			continue
-		}
-		jobs = append(jobs, func() error {
-			succeeded := 0
-			err := escort.Poll(ctx, time.Now().Add(followTime), proofInterval, func() (bool, error) {
-				if m.Consoles.ProveWrite(ctx, p.pod, Alias) == nil {
-					succeeded++
-				} else {
-					succeeded = 0
-				}
-				return succeeded >= proofTries, nil
-			})
-			p.proven = err == nil
-			return err
-		})
-	}
-	return parallel(jobs) == nil && !slices.ContainsFunc(held, func(p *front) bool { return !p.proven })
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"quiesce/internal/escort"
@@ -107,19 +106,21 @@ func (m *move) isLeft(ctx context.Context) bool {
 	return m.left
 }
 
-// leftMeanwhile returns what reports whether what is paused has been left to another holder since now. It is asked before each command, and
-// looks again after staleAfter: this process may have stood still since the last look.
-func (m *move) leftMeanwhile() func(context.Context) bool {
-	var mu sync.Mutex // of m.left too: poolers are resumed in parallel
-	looked := time.Now()
+// again returns what reports whether poolers have been left to another holder since now. It is asked before each command, and looks again
+// after staleAfter: this process may have stood still since the last look.
+func again(isLeft func(context.Context) bool) func(context.Context) bool {
+	// Poolers are resumed in parallel, and one look is enough for all. It is no mutex, because the clock of testing/synctest stands still
+	// while a goroutine waits for one.
+	looking := make(chan struct{}, 1)
+	looked, left := time.Now(), false
 	return func(ctx context.Context) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		if time.Since(looked) > staleAfter {
-			m.isLeft(ctx)
+		looking <- struct{}{}
+		defer func() { <-looking }()
+		if !left && time.Since(looked) > staleAfter {
+			left = isLeft(ctx)
 			looked = time.Now()
 		}
-		return m.left
+		return left
 	}
 }
 
@@ -166,7 +167,9 @@ func (m *move) reclaim(ctx context.Context) {
 	}
 	mine := m.mark
 	mine.join()
-	if err := lease.SetMark(ctx, mine.rest(left)); err != nil {
+	saving, done := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer done()
+	if err := lease.SetMark(saving, mine.rest(left)); err != nil {
 		m.log.Warn("failed to change the mark of a move", "error", escort.Printable(err.Error()))
 	}
 }

@@ -1,0 +1,70 @@
+package postgres
+
+import (
+	"context"
+	"quiesce/internal/escort"
+	"slices"
+	"time"
+)
+
+// follow waits until clients that are let go reach the new primary.
+func (m *move) follow(ctx context.Context) {
+	held := m.heldFronts()
+	if len(held) == 0 || m.left {
+		return
+	}
+	limit := followTime
+	if !m.facts.Operator.UsesPatroni() {
+		limit = cnpgFollowTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := escort.Poll(ctx, time.Now().Add(limit), pollInterval, func() (bool, error) { return m.servicesFollow(ctx), nil })
+	if err != nil {
+		escort.AddReason(m.result, "the Services did not lead to the new primary while clients could wait")
+		return
+	}
+	if m.proven = m.prove(ctx, held); !m.proven {
+		_ = escort.Sleep(ctx, followMargin)
+	}
+}
+
+// servicesFollow reports whether every Service that led to the old primary leads to the new one, and nowhere else.
+func (m *move) servicesFollow(ctx context.Context) bool {
+	address := ""
+	if member := m.facts.Member(m.moved); member != nil {
+		address = member.IP
+	}
+	all, err := m.cluster.Services(ctx, m.facts.Namespace)
+	if err != nil || address == "" {
+		return false
+	}
+	return !slices.ContainsFunc(m.around.services, func(name string) bool {
+		i := slices.IndexFunc(all, func(s escort.Service) bool { return s.Name == name })
+		return i >= 0 && !leadsOnlyTo(all[i], address)
+	})
+}
+
+// prove writes through the alias of every pooler that has one. It reports whether all have one, and can write.
+func (m *move) prove(ctx context.Context, held []*front) bool {
+	var jobs []func() error
+	for _, p := range held {
+		if !p.alias {
+			continue
+		}
+		jobs = append(jobs, func() error {
+			succeeded := 0
+			err := escort.Poll(ctx, time.Now().Add(followTime), proofInterval, func() (bool, error) {
+				if m.Consoles.ProveWrite(ctx, p.pod, Alias) == nil {
+					succeeded++
+				} else {
+					succeeded = 0
+				}
+				return succeeded >= proofTries, nil
+			})
+			p.proven = err == nil
+			return err
+		})
+	}
+	return parallel(jobs) == nil && !slices.ContainsFunc(held, func(p *front) bool { return !p.proven })
+}
