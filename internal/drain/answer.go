@@ -17,12 +17,12 @@ func (r *run) handle(got response) {
 		p.plain, p.retryAt, p.notBefore = true, now, time.Time{}
 		return
 	}
+	r.pace.answered(got)
 	if got.err == nil {
 		r.handleAccepted(p, got, now)
 		return
 	}
 	if block, is := errors.AsType[*Blocked](got.err); is {
-		r.pace.accept(got.evictTook) // a server that says so is not overloaded
 		r.handleBlocked(p, block, now)
 		r.logOnce(p, "eviction blocked", got)
 	} else if hold, is := errors.AsType[*Held](got.err); is {
@@ -77,7 +77,6 @@ func (r *run) handleFailed(p *progress, got response, now time.Time) {
 	as := failed
 	if _, denied := errors.AsType[*Refused](got.err); denied {
 		as = refused
-		r.pace.accept(max(got.evictTook, got.deleteTook)) // likewise
 	}
 	p.setAnswer(as)
 	p.retryAt = now.Add(r.retryDelay(p, max(backoff(got.pod, p.failures), apart(got.pod, got.retryAfter())), now))
@@ -88,7 +87,6 @@ func (r *run) handleFailed(p *progress, got response, now time.Time) {
 
 func (r *run) handleAccepted(p *progress, got response, now time.Time) {
 	p.latest, p.failures, p.retryAt = accepted, 0, now.Add(acceptedRecheck)
-	r.pace.accept(max(got.evictTook, got.deleteTook))
 	switch {
 	case got.escort != nil: // the eviction was noted when it was accepted
 	case got.shortens:

@@ -44,6 +44,8 @@ type Blocked struct {
 	Reason string
 	Never  bool // no change of pods makes room: a person must change something
 	First  *PDB // the first of them as last seen; nil: it is not known
+
+	Unasked bool // this follows from earlier answers: the server was not asked
 }
 
 func (b *Blocked) Error() string {

@@ -36,7 +36,9 @@ func (w *watchedNode) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOpt
 		return nil
 	}
 	if blocked := w.pdbs.reserve(pod, o.DryRun); blocked != nil {
-		return blocked
+		unasked := *blocked
+		unasked.Unasked = true
+		return &unasked
 	}
 	err := w.mapEvictError(ref, w.evict(ctx, ref, o))
 	var blocked *drain.Blocked

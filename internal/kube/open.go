@@ -10,9 +10,10 @@ import (
 )
 
 // open opens the connection, and lets the API server check the function's token, while AWS still answers. Later requests do not wait for
-// either. It reads one Lease at most: that is allowed and cheap. Its answer does not matter.
+// either. It reads one Lease at most: that is allowed and cheap. The server ignores the limit of a list from its watch cache, so this one is
+// not from there. Its answer does not matter.
 func (c *Client) open(ctx context.Context) {
-	options := metav1.ListOptions{Limit: 1, ResourceVersion: fromWatchCache}
+	options := metav1.ListOptions{Limit: 1}
 	_ = c.coordination.Get().Namespace(leaseNamespace).Resource("leases").VersionedParams(&options, params).
 		MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
 }
