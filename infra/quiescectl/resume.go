@@ -86,6 +86,11 @@ func newResume(o *options) *cobra.Command {
 
 func (r *resumeOptions) run(c *cobra.Command) error {
 	if r.function != "" {
+		for _, name := range []string{"force", "config", "connect-via", "console-secret", "console-keys", "user", "password-file", "password-env"} {
+			if c.Flags().Changed(name) {
+				return fmt.Errorf("--%s is for resume without a function: leave out --function or --%s", name, name)
+			}
+		}
 		return resumeAction.run(c, r.options, termination.Request{Action: termination.ActionResume}, r.askFunction)
 	}
 	settings, err := r.settings()
@@ -100,6 +105,8 @@ func (r *resumeOptions) run(c *cobra.Command) error {
 	}
 	if r.force {
 		client = client.TakingOver()
+	} else if err := checkClock(ctx, client); err != nil {
+		return r.advised(err, needsToResume, "")
 	}
 	logins, err := r.login.logins(client)
 	if err != nil {
@@ -146,17 +153,14 @@ func (r *resumeOptions) resume(ctx context.Context, parts wire.Parts, log *slog.
 		return answer, err
 	}
 	free := slices.DeleteFunc(slices.Clone(leases), func(u kube.Unfinished) bool { return u.Held })
-	for _, u := range leases {
-		if u.Held {
-			answer.Held = append(answer.Held, heldLease{u.Name, u.Holder, u.Renewed, u.Expires()})
-			answer.Status = termination.StatusHeld
-		}
-	}
+	answer.addHeld(leases)
 	if len(free) == 0 {
 		return answer, nil
 	}
 	if parts.Logins == nil {
-		if parts.SDK, err = r.accountOfLogins(ctx, parts.Settings); err != nil {
+		if parts.SDK, err = r.accountOfLogins(ctx, parts.Settings); err != nil && !slices.ContainsFunc(free, isPaused) {
+			return answer, nil
+		} else if err != nil {
 			return answer, err
 		}
 	}
@@ -164,8 +168,45 @@ func (r *resumeOptions) resume(ctx context.Context, parts wire.Parts, log *slog.
 	wire.AddPrimaries(handler, nil)
 	if err := resumeFree(ctx, handler, free, &answer); err != nil {
 		answer.Status, answer.Reason = termination.StatusFailed, drain.Short(err.Error())
+		return answer, nil
 	}
+	// Somebody may have taken a Lease since it was listed. Then nothing was done about it.
+	if leases, err = client.Unfinished(ctx); err != nil {
+		return answer, err
+	}
+	answer.Held = answer.Held[:0]
+	answer.addHeld(leases)
 	return answer, nil
+}
+
+// isPaused reports whether poolers may be paused. A mark whose poolers are resumed stays for a while, for a command that comes late.
+func isPaused(u kube.Unfinished) bool {
+	return len(u.Pods) > 0 || u.Mark != "" && !postgres.IsResumed(u.Mark)
+}
+
+func (r *resumed) addHeld(leases []kube.Unfinished) {
+	for _, u := range leases {
+		if u.Held && isPaused(u) {
+			r.Held = append(r.Held, heldLease{u.Name, u.Holder, u.Renewed, u.Expires()})
+			r.Status = termination.StatusHeld
+		}
+	}
+}
+
+// maxSkew is how far this machine's clock may be off the API server's. A Lease expires 30 seconds after its renewal, and is renewed each ten:
+// with a larger difference, one that is held could look free.
+const maxSkew = 5 * time.Second
+
+func checkClock(ctx context.Context, client *kube.Client) error {
+	skew, err := client.ClockSkew(ctx)
+	if err != nil {
+		return err
+	}
+	if skew.Abs() > maxSkew {
+		return fmt.Errorf("this machine's clock is %v off the API server's, so it cannot tell which Leases are held\n"+
+			"set the clock, or use --force if you know that no function runs", skew.Abs().Round(time.Second))
+	}
+	return nil
 }
 
 // accountOfLogins returns the account if quiesce.yaml has a login in Secrets Manager: nothing else needs one. It fails if there is no login at all.
@@ -193,7 +234,7 @@ func (r *resumeOptions) accountOfLogins(ctx context.Context, settings config.Con
 // resumeFree resumes what the marks of moves and the records of drains name.
 func resumeFree(ctx context.Context, handler *termination.Handler, free []kube.Unfinished, answer *resumed) error {
 	var errs []error
-	marked := func(u kube.Unfinished) bool { return u.Marked && strings.HasPrefix(u.Name, postgres.LeasePrefix) }
+	marked := func(u kube.Unfinished) bool { return u.Mark != "" && strings.HasPrefix(u.Name, postgres.LeasePrefix) }
 	if slices.ContainsFunc(free, marked) {
 		if handler.Primaries == nil {
 			errs = append(errs, errors.New("a switchover left poolers paused, and quiesce.yaml has no phase with the escort postgres: leave --config out, and name the login"))
@@ -230,6 +271,7 @@ func showResumed(out io.Writer, r resumed) {
 			line(h.Lease), line(cmp.Or(h.Holder, "nobody")), clock(h.Renewed), clock(h.Expires))
 	}
 	if r.Reason != "" {
-		fmt.Fprintln(out, "\n"+line(r.Reason)+"\nwhat is left is still marked: see the warnings, and run it again when the consoles answer")
+		fmt.Fprintln(out, "\n"+line(r.Reason)+"\nwhat is left is still marked: see the warnings, name the function's quiesce.yaml with --config, and run it again "+
+			"when the consoles answer")
 	}
 }

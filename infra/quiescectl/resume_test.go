@@ -2,8 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,8 +16,11 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+	"k8s.io/client-go/rest"
 
+	"quiesce/internal/kube"
 	"quiesce/test/parts/lab"
+	"quiesce/test/parts/need"
 	"quiesce/test/parts/pgbouncer"
 	"quiesce/test/parts/postgres"
 )
@@ -39,7 +45,7 @@ func hostAddress(t *testing.T) string {
 			return prefix.Addr().String()
 		}
 	}
-	t.Skip("this machine has no address beside the loopback interface's")
+	need.Part(t, errors.New("this machine has no address beside the loopback interface's"))
 	return ""
 }
 
@@ -48,7 +54,7 @@ func newPausedWorld(t *testing.T) *pausedWorld {
 	pgbouncer.Require(t)
 	address := hostAddress(t)
 	w := &pausedWorld{world: newWorld(t)}
-	w.pooler = pgbouncer.Start(t, pgbouncer.Newer, pgbouncer.Options{Settings: map[string]string{"listen_addr": "0.0.0.0"}})
+	w.pooler = pgbouncer.Start(t, pgbouncer.Newer, pgbouncer.Options{Settings: map[string]string{"listen_addr": "127.0.0.1," + address}})
 	w.apply("../rbac.yaml")
 	w.addNode("", node("node-a1", "eu-west-1a"))
 	_, port, err := net.SplitHostPort(w.pooler.Addr)
@@ -156,6 +162,11 @@ func (w *pausedWorld) records() string {
 		`quiesce/closed.%s: '{"name":"node-a1","uid":%q}'`, w.pod, w.nodeUID, w.nodeUID)
 }
 
+// renamed are records of a drain whose configuration names its phase differently.
+func (w *pausedWorld) renamed() string {
+	return strings.Replace(w.records(), `"poolers"`, `"proxies"`, 1)
+}
+
 const moveLease = "quiesce-postgres-0123abcd"
 
 // resume runs the command against the pod's address: simulated kubelets forward no ports.
@@ -200,6 +211,7 @@ func TestResume_FunctionGoneAfterPause_PoolerGoesOn(t *testing.T) {
 	require.False(t, w.paused())
 	require.Contains(t, w.read("leases", "-n", "quiesce", ".items[*].metadata.annotations"), "resumed", "a command of the switchover may still come")
 	require.Equal(t, "no pooler is paused by quiesce\n", w.resume(secret...).out, "twice does no harm")
+	require.Equal(t, "no pooler is paused by quiesce\n", w.resume().out, "nothing is paused, so no login is needed")
 
 	w.pause("PAUSE "+pgbouncer.App.Name, moveLease, w.mark(), time.Now())
 	require.Contains(t, w.resume("--force", "--user", pgbouncer.Admin.Name, "--password-file", w.password).out, "resumed   db/orders   <none>\n")
@@ -212,16 +224,27 @@ func TestResume_FunctionGoneInADrain_PoolerGoesOnAndNodeStaysClosed(t *testing.T
 	_, err := w.lab.Kubectl(t.Context(), "cordon", "node-a1")
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "quiesce.yaml")
-	require.NoError(t, os.WriteFile(file, []byte("{cluster: prod, autoScalingGroups: [workers-a], mode: drain, phases: [{name: poolers, "+
-		"escort: {pgbouncer: {secretRef: {namespace: db, name: pgbouncer-admin}}}}, {name: workloads}]}"), 0o600))
+	settings := func(phase string) {
+		require.NoError(t, os.WriteFile(file, []byte("{cluster: prod, autoScalingGroups: [workers-a], mode: drain, phases: [{"+phase+", "+
+			"escort: {pgbouncer: {secretRef: {namespace: db, name: pgbouncer-admin}}}}, {name: workloads}]}"), 0o600))
+	}
+	settings("name: poolers")
 
 	w.pause("PAUSE", "i-nodea1", w.records(), time.Now())
 	require.Contains(t, w.resume("--config", file).out, "lease i-nodea1 is held by quiesce-gone")
 	require.True(t, w.paused())
 
 	w.pause("PAUSE", "i-nodea1", w.records(), time.Now().Add(-time.Minute))
+	settings("name: others, match: {labelSelector: app=other}")
+	got := w.resume("--config", file)
+	require.Equal(t, exitFindings, got.status)
+	require.Contains(t, got.out, "no phase of the configuration has the escort of pod db/pgbouncer-0")
+	require.Contains(t, got.out, "name the function's quiesce.yaml with --config")
+	require.True(t, w.paused())
+
+	settings("name: poolers")
 	var answer resumed
-	got := w.resume("--config", file, "-o", "json")
+	got = w.resume("--config", file, "-o", "json")
 	require.Zero(t, got.status, got.out+got.progress)
 	require.NoError(t, json.Unmarshal([]byte(got.out), &answer))
 	require.Equal(t, []string{"db/pgbouncer-0"}, answer.Poolers)
@@ -254,9 +277,26 @@ func TestResume_WrongUse_SaysWhatToDo(t *testing.T) {
 		{kubeconfig, "--console-secret pgbouncer-admin", "--console-secret must be namespace/name"},
 		{kubeconfig, "--console-secret db/a --console-keys user", "--console-keys must be two names"},
 		{kubeconfig, "--config missing.yaml", "--config: open missing.yaml"},
+		{kubeconfig, "--function quiesce --force", "--force is for resume without a function: leave out --function or --force"},
 	} {
 		got := quiescectl(t, c.env, append([]string{"resume"}, strings.Fields(c.args)...)...)
 		require.Equal(t, exitError, got.status, c.args)
 		require.Contains(t, got.progress, c.says, c.args)
+	}
+}
+
+func TestCheckClock_FarOff_RefusesAndSaysWhatToDo(t *testing.T) {
+	for skew, refused := range map[time.Duration]bool{0: false, time.Minute: true, -time.Minute: true} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Date", time.Now().Add(skew).UTC().Format(http.TimeFormat))
+		}))
+		t.Cleanup(server.Close)
+		client, err := kube.New(&rest.Config{Host: server.URL})
+		require.NoError(t, err)
+		if err = checkClock(t.Context(), client); !refused {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorContains(t, err, "off the API server's, so it cannot tell which Leases are held\nset the clock, or use --force")
 	}
 }

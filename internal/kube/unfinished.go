@@ -18,7 +18,7 @@ type Unfinished struct {
 	termination.LeaseInfo
 	Holder  string    // empty: it was released
 	Renewed time.Time // zero: never
-	Marked  bool      // it has the mark of a move
+	Mark    string    // of a move; empty: none
 	Pods    []string  // UIDs of pods that escorts have changed, by the instance's drain
 }
 
@@ -29,12 +29,12 @@ func (u Unfinished) Expires() time.Time { return u.Renewed.Add(leaseDuration) }
 func (c *Client) Unfinished(ctx context.Context) (all []Unfinished, err error) {
 	err = c.eachLease(ctx, func(l *coordinationv1.Lease) {
 		u := Unfinished{
-			LeaseInfo: c.leaseInfo(l), Holder: holderOf(l), Marked: l.Annotations[pausedAnnotation] != "", Pods: escortedPods(l),
+			LeaseInfo: c.leaseInfo(l), Holder: holderOf(l), Mark: l.Annotations[pausedAnnotation], Pods: escortedPods(l),
 		}
 		if renewed := l.Spec.RenewTime; renewed != nil {
 			u.Renewed = renewed.Time
 		}
-		if u.Marked || len(u.Pods) > 0 {
+		if u.Mark != "" || len(u.Pods) > 0 {
 			all = append(all, u)
 		}
 	})

@@ -61,6 +61,7 @@ func (j *job) undoEscortsOn(ctx context.Context, cluster Kubernetes, node drain.
 	pods := watched.Pods()
 	recorded := func(p drain.Pod) bool { return j.lease.Record(drain.EscortRecord+p.UID) != "" }
 	var before []drain.Pod
+	var unknown []error
 	for _, p := range pods {
 		if recorded(p) {
 			before = append(before, p)
@@ -70,7 +71,9 @@ func (j *job) undoEscortsOn(ctx context.Context, cluster Kubernetes, node drain.
 	for _, p := range before {
 		if !recorded(p) {
 			undone = append(undone, p.String())
+		} else if err == nil {
+			unknown = append(unknown, fmt.Errorf("no phase of the configuration has the escort of pod %s", p))
 		}
 	}
-	return undone, err
+	return undone, errors.Join(append(unknown, err)...)
 }
