@@ -26,7 +26,7 @@ RUN     := CGO_ENABLED=0 go run -trimpath -buildvcs=false
 # The end-to-end packages run last, one after the other: each has a lab of its own, and two labs on two cores are so slow that timeouts of
 # the product expire.
 TESTTIMEOUT ?= 40m
-TEST    := go test -race -count 1 -parallel 8 -timeout $(TESTTIMEOUT)
+TEST    := CGO_ENABLED=1 go test -race -count 1 -parallel 8 -timeout $(TESTTIMEOUT)
 # Simulated scenarios of `make soak`. A million take about 15 minutes on two idle cores; the rest of `make soak` takes about 30 minutes.
 SEEDS   ?= 1000000
 # Fault injection of `make soak`: the number of drains killed at random moments, and the seconds for which the API server is down (longer
@@ -80,7 +80,8 @@ test: setup tools ## run all tests, and print what each suite took; the first ru
 	@$(MAKE) --no-print-directory images || { test "$$CI" != true && echo 'test: no container images: tests that need real nodes are skipped'; }
 	@$(MAKE) --no-print-directory schemas || { test "$$CI" != true && echo 'test: no AWS schemas: tests that need them are skipped'; }
 	@echo 'test: compiling takes minutes if the build cache is empty'
-	@go run ./test/parts/suites '$(TEST) $$(go list ./... | grep -v /test/e2e)' '$(TEST) -p 1 ./test/e2e/...'
+	@go build -o dist/suites ./test/parts/suites
+	@dist/suites '$(TEST) $$(go list ./... | grep -v /test/e2e)' '$(TEST) -p 1 ./test/e2e/...'
 
 soak: setup tools ## run the long tests: a million simulated scenarios, faults, 100 nodes at once, the oldest Kubernetes, primaries that move (4 h)
 	@for test in $(subst |, ,$(FAULTS)); do \

@@ -33,8 +33,8 @@ const protobuf = "application/vnd.kubernetes.protobuf"
 // answer is not worth the wait, and the outcome of the request is unknown.
 const callTimeout = 15 * time.Second
 
-// The types are added when the first client is made, beside the answers of AWS. A cold function would else need 0.4 ms more to its first
-// request for an invocation.
+// The types are added when the first client is made, while AWS answers. Otherwise a cold function's first request would come 0.4 ms
+// later.
 var (
 	scheme = runtime.NewScheme()
 	params = runtime.NewParameterCodec(scheme)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -17,6 +18,10 @@ func (c *Client) open(ctx context.Context) {
 	_ = c.coordination.Get().Namespace(leaseNamespace).Resource("leases").VersionedParams(&options, params).
 		MaxRetries(0).Timeout(callTimeout).Do(ctx).Error()
 }
+
+// handshakeWait is how long a request waits for the connection that another one opens. It may hang at one address of the API server, and a
+// connection of its own may lead to another. A handshake takes 0.2 s on a small function.
+const handshakeWait = 2 * time.Second
 
 // oneHandshake lets one request at a time open a connection, and the others wait for it. HTTP/2 needs one connection, but net/http opens one
 // for each request that comes before there is any, and closes the rest. Each costs both sides a TLS handshake, which a small function
@@ -41,7 +46,12 @@ func (o *oneHandshake) RoundTrip(r *http.Request) (*http.Response, error) {
 	select {
 	case <-o.opened:
 		return o.next.RoundTrip(r)
+	case <-time.After(handshakeWait):
+		return o.next.RoundTrip(r)
 	case <-r.Context().Done():
+		if r.Body != nil {
+			r.Body.Close() // as a RoundTripper must
+		}
 		return nil, context.Cause(r.Context())
 	case o.turn <- struct{}{}:
 	}

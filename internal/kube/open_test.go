@@ -2,12 +2,15 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/client-go/rest"
@@ -27,14 +30,12 @@ func TestClient_RequestsAtOnce_OneConnection(t *testing.T) {
 	client, err := New(&rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}})
 	require.NoError(t, err)
 	var all sync.WaitGroup
-	for range 20 {
-		all.Go(func() {
-			node, err := client.NodeByName(t.Context(), "a")
-			require.NoError(t, err)
-			require.Nil(t, node)
-		})
+	failures := make([]error, 20)
+	for i := range failures {
+		all.Go(func() { _, failures[i] = client.NodeByName(t.Context(), "a") })
 	}
 	all.Wait()
+	require.NoError(t, errors.Join(failures...))
 	require.EqualValues(t, 1, connections.Load())
 }
 
@@ -64,6 +65,27 @@ func TestOneHandshake_NoConnection_WaitingRequestEndsWithItsContext(t *testing.T
 	require.ErrorIs(t, err, context.Canceled)
 	endFirst()
 	require.ErrorIs(t, <-ended, context.Canceled)
+}
+
+// One address of the API server does not answer. The next request finds another.
+func TestOneHandshake_ConnectionHangs_NextRequestGoesOnSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		requests := 0
+		gate := newOneHandshake(roundTripper(func(r *http.Request) (*http.Response, error) {
+			if requests++; requests == 1 {
+				<-r.Context().Done()
+			}
+			return nil, r.Context().Err()
+		}))
+		first, endFirst := context.WithCancel(t.Context())
+		defer endFirst()
+		go gate.RoundTrip(httptest.NewRequestWithContext(first, http.MethodGet, "/", nil))
+		synctest.Wait()
+		began := time.Now()
+		_, err := gate.RoundTrip(httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+		require.NoError(t, err)
+		require.Equal(t, handshakeWait, time.Since(began))
+	})
 }
 
 // The connection is open before the first request of a drain.

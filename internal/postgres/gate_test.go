@@ -89,7 +89,7 @@ type askerFunc func(ctx context.Context) error
 
 func (f askerFunc) Switchover(ctx context.Context, _ Member, _ string) error { return f(ctx) }
 
-// Patroni answers that it failed, and hands over all the same a moment later.
+// Patroni answers that it failed, and switches over all the same a moment later.
 func TestRun_BadAnswerAndLeaderChangesThen_Moved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

@@ -36,7 +36,7 @@ func (r *run) heldUnlessLast(ctx context.Context, held error) error {
 }
 
 // escortLast gets a primary off its node at the end of the drain's time: to any healthy candidate, though its node leaves too. Otherwise
-// the primary is evicted under a pause: Patroni hands over when it is told to stop. Otherwise it is evicted without one. It has its whole
+// the primary is evicted under a pause: Patroni switches over when it is told to stop. Otherwise it is evicted without one. It has its whole
 // grace in each case.
 func (r *run) escortLast(ctx context.Context) error {
 	left := time.Until(r.request.EvictBy)
@@ -56,7 +56,7 @@ func (r *run) escortLast(ctx context.Context) error {
 		escort.AddReason(&r.result, err.Error())
 		r.log.Warn("cannot move the primary in time, evicting it", "reason", err.Error())
 	}
-	if r.canHandOver(left) {
+	if r.canSwitchOver(left) {
 		if err := r.request.Evict(ctx, drain.EvictOptions{DryRun: true}); err != nil {
 			return err // clients are not paused for an eviction that is refused
 		}
@@ -77,7 +77,7 @@ func (r *run) escortLast(ctx context.Context) error {
 	return r.evictPlainly(ctx, "")
 }
 
-// canHandOver reports whether an eviction under a pause can end in a new primary: Patroni hands over on SIGTERM, to another member.
-func (r *run) canHandOver(left time.Duration) bool {
+// canSwitchOver reports whether an eviction under a pause can end in a new primary: Patroni switches over on SIGTERM, to another member.
+func (r *run) canSwitchOver(left time.Duration) bool {
 	return left > lastPause && r.Strategy == config.StrategySwitchover && r.facts.Operator.UsesPatroni() && !r.facts.isSingle()
 }

@@ -44,7 +44,7 @@ func (o *standIn) react() {
 		return rankOf(a, leader) - rankOf(b, leader)
 	})
 	if o.asked++; o.stopping {
-		return // Patroni answers 503: the leader hands over already
+		return // Patroni answers 503: the leader switches over already
 	}
 	o.accepted++
 	o.demote(candidate)

@@ -132,7 +132,7 @@ func (m *move) failover() escort.Failover {
 	}
 }
 
-// byEviction evicts the primary: Patroni hands over when it is told to stop. The operator chooses the new primary.
+// byEviction evicts the primary: Patroni switches over when it is told to stop. The operator chooses the new primary.
 type byEviction struct {
 	evict func(ctx context.Context) error
 }

@@ -148,7 +148,7 @@ func (w *world) loop(at time.Time, version int, f escort.Failover) {
 	})
 }
 
-// demote hands over to the candidate, or to another if it cannot lead. The caller holds the mutex.
+// demote switches over to the candidate, or to another if it cannot lead. The caller holds the mutex.
 func (w *world) demote(candidate string) { w.demoteWithin(demotionTime, candidate) }
 
 func (w *world) demoteWithin(d time.Duration, candidate string) {

@@ -64,7 +64,7 @@ type world struct {
 	asked       int                         // for events
 
 	timeline   int
-	stopping   bool                 // the leader hands over
+	stopping   bool                 // the leader switches over
 	noFailover bool                 // replicas have the tag
 	unmarked   bool                 // marks cannot be read
 	down       map[string]bool      // members that do not run

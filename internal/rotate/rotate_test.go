@@ -405,7 +405,7 @@ func TestRotation_NobodyCanLookAtTheEnd_LoginStaysOpen(t *testing.T) {
 	})
 }
 
-// A drain shuts a pooler down before it deletes the pod, so a run that starts then waits. Who asks for a plan is told at once.
+// A drain shuts a pooler down before it deletes the pod, so a run that starts then waits. A dry run fails at once.
 func TestRotation_PoolerShutsDownAtTheStart_RunWaits(t *testing.T) {
 	inWorld(t, true, func(t *testing.T, w *world) {
 		r := w.rotation()

@@ -71,9 +71,9 @@ func (j *job) forgetOld() {
 	}
 }
 
-// askBeforeLease asks what is known of a verified event without the cluster. It is called before the Lease is acquired: three calls in a
-// row would else delay the first eviction. The first of two deliveries mostly acquires it. One that comes again mostly finds the Lease
-// held, and would ask in vain.
+// askBeforeLease asks what is known of a verified event without the cluster. It is called before the Lease is acquired: otherwise three
+// calls in a row would delay the first eviction. The first of two deliveries mostly acquires it. One that comes again mostly finds the
+// Lease held, and would ask in vain.
 func (j *job) askBeforeLease(ctx context.Context) {
 	j.askInstance(ctx)
 	j.asked.peers = j.askPeers(ctx)

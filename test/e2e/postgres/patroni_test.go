@@ -49,7 +49,7 @@ func TestPatroni_SwitchoverWithoutPause_ClientsFail(t *testing.T) {
 	p.requireClientsFailed()
 }
 
-// Without the escort of primaries, a drain evicts the leader like any pod. Patroni hands over, and the member starts on another node.
+// Without the escort of primaries, a drain evicts the leader like any pod. Patroni switches over, and the member starts on another node.
 func TestPatroni_DrainWithoutEscort_ClientsFail(t *testing.T) {
 	p := newFixture(t, patroni.Options{Version: "3.0", PDB: patroni.PDBOfMembers, Poolers: database.Options{Version: "1.18"}})
 	leader, err := p.cluster.LeaderName(p.ctx)

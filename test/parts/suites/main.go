@@ -7,19 +7,27 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
+	"syscall"
 	"time"
 )
 
 func main() {
 	var took table
 	failed := false
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	for _, command := range os.Args[1:] {
-		if err := run(command, &took); err != nil {
+		if ctx.Err() != nil {
+			break
+		}
+		if err := run(ctx, command, &took); err != nil {
 			failed = true
 			if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) {
 				fmt.Fprintln(os.Stderr, "suites:", err)
@@ -27,14 +35,17 @@ func main() {
 		}
 	}
 	took.print(os.Stdout)
-	if failed {
+	if failed || ctx.Err() != nil {
 		os.Exit(1)
 	}
 }
 
-// run runs a command, prints what it prints, and adds to the table what it tells of suites.
-func run(command string, to *table) error {
-	cmd := exec.Command("sh", "-c", command)
+// run runs a command, prints what it prints, and adds to the table how long each suite took. When ctx ends, so does all that the command has
+// started: it is a process group of its own.
+func run(ctx context.Context, command string, to *table) error {
+	cmd := exec.CommandContext(ctx, "sh", "-c", command)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -43,14 +47,36 @@ func TestPrint_OverBudget_Warned(t *testing.T) {
 	took.print(&out)
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	require.Len(t, lines, 4)
-	require.Regexp(t, `^all other packages +30\.0 +7 +\d+% +WARNING: over its budget$`, lines[1])
+	require.Regexp(t, `^all other packages +30\.0 +12 +\d+% +WARNING: over its budget$`, lines[1])
 	require.Regexp(t, `^quiesce/test/e2e +7\.0 +8 +\d+% *$`, lines[2])
-	require.Regexp(t, `^together +37\.0 +25 +\d+% +WARNING`, lines[3])
+	require.Regexp(t, `^together +37\.0 +55 +\d+% *$`, lines[3])
 }
 
 func TestRun_CommandFails_FailsAndTellsAll(t *testing.T) {
 	var took table
-	require.NoError(t, run(`printf 'ok  \tquiesce/events\t1.0s\n'`, &took))
-	require.Error(t, run("exit 3", &took))
+	require.NoError(t, run(t.Context(), `printf 'ok  \tquiesce/events\t1.0s\n'`, &took))
+	require.Error(t, run(t.Context(), "exit 3", &took))
 	require.Contains(t, took.wall, others)
+}
+
+// make and CI end a run by a signal to this process. Whatever it has started must end too.
+func TestRun_Stopped_EndsWhatItStarted(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	defer read.Close()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, fmt.Sprintf("(echo begun >/proc/%d/fd/%d; exec sleep 1000) & wait", os.Getpid(), write.Fd()), &table{})
+	}()
+	_, err = bufio.NewReader(read).ReadString('\n')
+	require.NoError(t, err)
+	stop()
+	select {
+	case err := <-ended:
+		require.Error(t, err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("the command still runs: its output is open")
+	}
+	write.Close()
 }

@@ -38,7 +38,7 @@ func copied(ctx context.Context, missing []tools.Tool) (others []tools.Tool) {
 	return others
 }
 
-// found returns the path of such a program, or nothing. KUBEBUILDER_ASSETS comes first, and is told why a program of it is not used.
+// found returns the path of such a program, or nothing. KUBEBUILDER_ASSETS comes first. Why a program of it is not used is printed.
 func found(ctx context.Context, t tools.Tool) string {
 	if t.Asked == "" {
 		return ""
@@ -71,7 +71,9 @@ func check(ctx context.Context, t tools.Tool, path string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	said, err := exec.CommandContext(ctx, real, strings.Fields(t.Asked)...).Output()
+	cmd := exec.CommandContext(ctx, real, strings.Fields(t.Asked)...)
+	cmd.WaitDelay = time.Second // of a child that keeps its output open
+	said, err := cmd.Output()
 	if err != nil {
 		return fmt.Errorf("ask its version: %w", err)
 	}
