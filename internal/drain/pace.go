@@ -37,13 +37,19 @@ func (p *pace) throttled(err error, sentAt, retryAt time.Time) {
 // answered counts a response that is no throttling. A failure counts as a slow answer: a webhook that nobody serves fails all its pods,
 // and the others must not wait for them. What was not asked says nothing, and an escort's requests have had responses of their own.
 func (p *pace) answered(got response) {
-	block, blocked := errors.AsType[*Blocked](got.err)
-	_, refused := errors.AsType[*Refused](got.err)
-	_, throttled := errors.AsType[*Throttled](got.err)
-	if throttled || blocked && block.Unasked || got.escort != nil {
+	if got.escort != nil {
 		return
 	}
-	well := got.err == nil || blocked || refused
+	well := true
+	if got.err != nil {
+		block, blocked := errors.AsType[*Blocked](got.err)
+		_, refused := errors.AsType[*Refused](got.err)
+		_, throttled := errors.AsType[*Throttled](got.err)
+		if throttled || blocked && block.Unasked {
+			return
+		}
+		well = blocked || refused
+	}
 	if well && !p.careful && max(got.evictTook, got.deleteTook) <= promptAnswer {
 		p.now = min(p.limit, p.now+1)
 		return
