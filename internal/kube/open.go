@@ -56,8 +56,12 @@ func (o *oneHandshake) RoundTrip(r *http.Request) (*http.Response, error) {
 	case o.turn <- struct{}{}:
 	}
 	defer func() { <-o.turn }()
-	traced := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
-		o.opening.Do(func() { close(o.opened) })
-	}})
-	return o.next.RoundTrip(r.WithContext(traced))
+	traced := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { o.open() }})
+	answer, err := o.next.RoundTrip(r.WithContext(traced))
+	if err == nil { // a transport need not tell of its connections
+		o.open()
+	}
+	return answer, err
 }
+
+func (o *oneHandshake) open() { o.opening.Do(func() { close(o.opened) }) }
