@@ -24,6 +24,7 @@ type pooler struct {
 	address   string
 	target    pgbouncer.Target
 	wanted    []string // databases
+	lacks     []string // those of them that it did not have at the last look
 	aliasName string
 
 	console *pgbouncer.Console // nil: not open
@@ -104,20 +105,30 @@ func (p *pooler) shown(ctx context.Context) (all []pgbouncer.Database, err error
 	if all, err = p.console.Databases(ctx); err != nil {
 		return nil, err
 	}
-	revealed := false
-	for _, name := range p.wanted {
-		if slices.ContainsFunc(all, func(d pgbouncer.Database) bool { return d.Name == name }) {
-			continue
-		}
+	hidden := p.hidden(all)
+	if known := slices.Equal(hidden, p.lacks); known || len(hidden) == 0 {
+		p.lacks = hidden
+		return all, nil
+	}
+	for _, name := range hidden {
 		if err := p.console.Reveal(ctx, name); err != nil {
 			return nil, err
 		}
-		revealed = true
 	}
-	if revealed {
-		return p.console.Databases(ctx)
+	if all, err = p.console.Databases(ctx); err == nil {
+		p.lacks = p.hidden(all)
 	}
-	return all, nil
+	return all, err
+}
+
+// hidden returns the wanted databases that are not among the shown ones.
+func (p *pooler) hidden(shown []pgbouncer.Database) (names []string) {
+	for _, name := range p.wanted {
+		if !slices.ContainsFunc(shown, func(d pgbouncer.Database) bool { return d.Name == name }) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // lookBefore is look, with what matters before a pause.

@@ -36,7 +36,11 @@ func (t Target) beginLogin(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := secured.SetDeadline(time.Now().Add(revealTimeout)); err != nil {
+	answerBy := time.Now().Add(revealTimeout)
+	if end, ends := ctx.Deadline(); ends && end.Before(answerBy) {
+		answerBy = end
+	}
+	if err := secured.SetDeadline(answerBy); err != nil {
 		return bounded(err)
 	}
 	startup := pgproto3.StartupMessage{

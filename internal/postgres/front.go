@@ -70,7 +70,7 @@ func (s *surroundings) close() {
 }
 
 // surround finds the poolers in front of the leader, and opens their consoles. Acts reports whether they are going to be paused: otherwise
-// consoles are only read.
+// nothing is changed. Where a database in use is not shown, a login is begun, and ended (reveal.go).
 func (e *Escort) surround(ctx context.Context, cluster Cluster, f *Facts, acts bool) (*surroundings, error) {
 	leader := f.LeaderMember()
 	all, err := cluster.Services(ctx, f.Namespace)

@@ -1,5 +1,5 @@
-// Package wire joins the use case with the adapters of one cluster and one account. The function and quiescectl share it, so that a plan
-// of both is the same. It sends no request by itself.
+// Package wire joins the use case with the adapters of one cluster and one account. The function and quiescectl share it, so both
+// make the same plan. It sends no request by itself.
 package wire
 
 import (
