@@ -238,11 +238,13 @@ func (c *cases) requireNothingLost(workers []journal.Worker) {
 	require.NoError(c, err)
 }
 
-// candidateDies kills the candidate as soon as the leader has been asked to hand over to it. If the leader has looked at the candidate
-// before, Patroni takes the third member. Otherwise the leader stays, and says so.
+// candidateDies kills the candidate as soon as the leader has been asked to switch over to it. If the leader has looked at the candidate
+// before, it steps down. Then Patroni takes the third member, or the candidate: its container has started again after two seconds.
+// Otherwise the leader stays, and says so.
 func (c *cases) candidateDies() {
 	candidate := c.candidate()
 	var report termination.SwitchoverReport
+	before := c.restarts(candidate)
 	c.until("a switchover that is asked for", func() (bool, string) {
 		processes, err := c.patroni.Processes(c.ctx, candidate, patroni.AllProcesses)
 		require.NoError(c, err)
@@ -251,7 +253,10 @@ func (c *cases) candidateDies() {
 		return asked, report.Reason
 	})
 	c.Logf("%+v", report)
-	c.requireMoved(candidate)
+	c.until("the end of the candidate that was killed", func() (bool, string) {
+		now := c.restarts(candidate)
+		return now > before, fmt.Sprintf("restarts: %d before, %d now", before, now)
+	})
 	if report.Status == termination.StatusMoved {
 		c.requireMoved(c.leader)
 	} else {
@@ -260,6 +265,14 @@ func (c *cases) candidateDies() {
 		c.requireStayed()
 	}
 	c.requireClientsWork(report)
+}
+
+// restarts counts how often the containers of a member started again.
+func (c *cases) restarts(member string) int32 {
+	c.Helper()
+	pod, err := c.patroni.Member(c.ctx, member)
+	require.NoError(c, err)
+	return database.Restarts(pod)
 }
 
 // during does something as soon as the function logs a message, while it works. It reports false if the function did not log it.

@@ -80,14 +80,15 @@ func (d *Database) WorkersPassProbes(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	for _, p := range pods {
-		if !IsReady(p) || restarts(p) > 0 {
+		if !IsReady(p) || Restarts(p) > 0 {
 			return false, nil
 		}
 	}
 	return true, nil
 }
 
-func restarts(p corev1.Pod) (n int32) {
+// Restarts counts how often the containers of a pod started again.
+func Restarts(p corev1.Pod) (n int32) {
 	for _, c := range p.Status.ContainerStatuses {
 		n += c.RestartCount
 	}
