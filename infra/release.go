@@ -204,10 +204,11 @@ func (r release) template(variants []map[string]any) ([]byte, error) {
 	return encode(merged)
 }
 
-// nameCode names the zip, the only one (checkAssets), and what makes CloudFormation publish a version. CDK gives a version a new ID with each
-// change. CloudFormation must see changes of parameters too, so the description of the version has all that the configuration
-// contains: a change replaces the version (https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-lambda-version.html).
-// With the hash, CloudFormation publishes no version from any other zip.
+// nameCode names the zip, the only one (checkAssets), and what makes CloudFormation publish a version. CDK gives a version a new ID with
+// each change. CloudFormation must see changes of parameters too, so the description of the version has all that the configuration
+// contains: a change replaces the version
+// (https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-lambda-version.html). With the hash, CloudFormation
+// publishes no version from any other zip.
 func (r release) nameCode(t map[string]any) error {
 	sum, err := digest(r.zip)
 	if err != nil {

@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// promotionTime is how long the new leader's watcher waits for a write. It is called when a promotion begins, which takes seconds at most.
+	// promotionTime is how long the new leader's watcher waits for a write. It is called when a promotion begins, which takes seconds at
+	// most.
 	promotionTime = 15 * time.Second
 	// holdInterval is between two looks at a pooler whose clients wait.
 	holdInterval = 250 * time.Millisecond

@@ -25,8 +25,8 @@ const (
 	readsAtOnce = 16
 )
 
-// loadReports reads the reports whose keys begin with the prefix, such as prod/2026/03/02/ for a day or prod/2026/03/02/i-0abc for an instance.
-// It needs s3:ListBucket and s3:GetObject, which people have and the function has not.
+// loadReports reads the reports whose keys begin with the prefix, such as prod/2026/03/02/ for a day or prod/2026/03/02/i-0abc for an
+// instance. It needs s3:ListBucket and s3:GetObject, which people have and the function has not.
 func loadReports(ctx context.Context, config aws.Config, bucket, prefix string) ([]termination.Report, error) {
 	client := s3.NewFromConfig(config, func(o *s3.Options) {
 		o.DisableLogOutputChecksumValidationSkipped = true // an object without a checksum is no news for a terminal

@@ -63,7 +63,8 @@ func (r *reader) awsError(err error, permission string) error {
 	return advisedError{errors.New(plainText(err)), cmp.Or(r.nextStep(err, "", permission), "your AWS identity needs "+permission)}
 }
 
-// wrongAccount returns an error if EC2 knows none of the nodes' instances. Then it is another account or region, and says nothing about nodes.
+// wrongAccount returns an error if EC2 knows none of the nodes' instances. Then it is another account or region, and says nothing about
+// nodes.
 func wrongAccount(wanted, known int, region string) error {
 	if wanted == 0 || known > 0 {
 		return nil

@@ -209,7 +209,8 @@ func checkClock(ctx context.Context, client *kube.Client) error {
 	return nil
 }
 
-// accountOfLogins returns the account if quiesce.yaml has a login in Secrets Manager: nothing else needs one. It fails if there is no login at all.
+// accountOfLogins returns the account if quiesce.yaml has a login in Secrets Manager: nothing else needs one. It fails if there is no login
+// at all.
 func (r *resumeOptions) accountOfLogins(ctx context.Context, settings config.Config) (aws.Config, error) {
 	known, inAWS := false, false
 	for i := range settings.Phases {

@@ -106,7 +106,8 @@ func (o *options) connect() (config *rest.Config, name string, err error) {
 	return config, name, nil
 }
 
-// clusterName returns the name of an EKS cluster, as "aws eks update-kubeconfig" and eksctl write it into a kubeconfig; empty: it is neither's.
+// clusterName returns the name of an EKS cluster, as "aws eks update-kubeconfig" and eksctl write it into a kubeconfig; empty: it is
+// neither's.
 func clusterName(entry string) string {
 	if strings.HasPrefix(entry, "arn:") {
 		_, name, _ := strings.Cut(entry, ":cluster/")

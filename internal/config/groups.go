@@ -73,8 +73,9 @@ func groupName(name string) error {
 	return nil
 }
 
-// tagForm is the form of a tag, key=value. AWS defines the signs and lengths: https://docs.aws.amazon.com/tag-editor/latest/userguide/tagging.html.
-// The key ends at the first equals sign. Signs with a meaning in IAM policies are not among them.
+// tagForm is the form of a tag, key=value. AWS defines the signs and lengths:
+// https://docs.aws.amazon.com/tag-editor/latest/userguide/tagging.html. The key ends at the first equals sign. Signs with a meaning in IAM
+// policies are not among them.
 var tagForm = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^([\p{L}\p{N} _.:/+@-]{1,128})=([\p{L}\p{N} _.:/=+@-]{0,256})$`)
 })

@@ -16,7 +16,7 @@
 // The owner of a pod that is held, or that a PDB or a webhook keeps on the node for long, is told once (Owners).
 //
 // When time runs out, nothing holds a pod back any more. A pod that is not terminating by then is deleted, whatever its
-// PodDisruptionBudgets (PDBs) say. That happens at the last moment that leaves the pod its grace period, one pod at a time per PDB
-// while time allows, never in the first half of the drain's time, and never before an eviction was tried. Asking takes time too: how much is measured, and
-// pods that share a moment start earlier (Ask). Each request carries at most the grace for which there is time. See Limits.
+// PodDisruptionBudgets (PDBs) say. That happens at the last moment that leaves the pod its grace period, one pod at a time per PDB while
+// time allows, never in the first half of the drain's time, and never before an eviction was tried. Asking takes time too: how much is
+// measured, and pods that share a moment start earlier (Ask). Each request carries at most the grace for which there is time. See Limits.
 package drain

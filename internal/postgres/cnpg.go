@@ -100,8 +100,8 @@ func (c *cnpgCluster) readSettings(f *Facts) {
 	}
 }
 
-// isMoving reports whether CloudNativePG moves the primary. The PDB of primaries does not protect the old one meanwhile, and its stop ships the
-// last of the log. So it must not be told to stop with less time than it takes.
+// isMoving reports whether CloudNativePG moves the primary. The PDB of primaries does not protect the old one meanwhile, and its stop ships
+// the last of the log. So it must not be told to stop with less time than it takes.
 func (f *Facts) isMoving() bool { return !f.Operator.UsesPatroni() && f.Pending != "" }
 
 // isFenced reports whether the annotation names any instance.

@@ -158,8 +158,8 @@ func TestRun_CNPGAnswerLost_WhatWasAcceptedIsFollowed(t *testing.T) {
 	}
 }
 
-// A switchover that has begun cannot be withdrawn. Clients go on at the limit. The old primary is not evicted until the new one leads, not even
-// at the end of the drain's time, and the target is never written again.
+// A switchover that has begun cannot be withdrawn. Clients go on at the limit. The old primary is not evicted until the new one leads, not
+// even at the end of the drain's time, and the target is never written again.
 func TestRun_CNPGSwitchoverIsLate_PrimaryStaysUntilItIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCNPGWorld()

@@ -15,9 +15,9 @@ import (
 	"quiesce/internal/drain"
 )
 
-// TestCNPG_EverySeed_KeepsPromises moves a primary of CloudNativePG, once for each seed. The seed decides what fails, when invocations die, and
-// what somebody else does. A member is evicted only while its cluster rests, a target is written only then and under a pause, and in the
-// end nothing is paused and the primary is off its node.
+// TestCNPG_EverySeed_KeepsPromises moves a primary of CloudNativePG, once for each seed. The seed decides what fails, when invocations die,
+// and what somebody else does. A member is evicted only while its cluster rests, a target is written only then and under a pause, and in
+// the end nothing is paused and the primary is off its node.
 func TestCNPG_EverySeed_KeepsPromises(t *testing.T) {
 	counts := map[string]int{}
 	seeds := number(t, "SEEDS", defaultSeeds)

@@ -144,8 +144,8 @@ func (m *move) checkBegun(ctx context.Context) error {
 	return hold("the switchover from %s to %s has begun and cannot be withdrawn, but did not end within %v", m.facts.Leader, m.candidateName(), m.limit-resumeReserve)
 }
 
-// checkUnheld holds a primary of CloudNativePG in front of which a pooler cannot hold its clients. The operator chooses the new primary before
-// the old one has stopped, so a write in between may not reach it (https://github.com/cloudnative-pg/cloudnative-pg/issues/11293).
+// checkUnheld holds a primary of CloudNativePG in front of which a pooler cannot hold its clients. The operator chooses the new primary
+// before the old one has stopped, so a write in between may not reach it (https://github.com/cloudnative-pg/cloudnative-pg/issues/11293).
 func (m *move) checkUnheld(p *front) error {
 	if m.last || m.facts.Operator.UsesPatroni() {
 		return nil

@@ -14,8 +14,8 @@ import (
 	"quiesce/internal/escort"
 )
 
-// Consoles are slow after the gate, and somebody asks for a switchover meanwhile. A request over HTTP carries no version, so the gate is passed
-// once more.
+// Consoles are slow after the gate, and somebody asks for a switchover meanwhile. A request over HTTP carries no version, so the gate is
+// passed once more.
 func TestRun_SlowConsolesAfterTheGate_LooksOnceMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

@@ -30,8 +30,8 @@ func (w *world) pauseLate(pooler string) {
 	w.poolers[pooler].paused["app"], w.poolers[pooler].retry = time.Now(), loginRetry
 }
 
-// Found by the simulation, seeds 20298, 136507 and 145501: a move stood still until a sweep had taken its Lease and resumed its poolers. Then it
-// paused one, and was killed. Nobody knew of that.
+// Found by the simulation, seeds 20298, 136507 and 145501: a move stood still until a sweep had taken its Lease and resumed its poolers.
+// Then it paused one, and was killed. Nobody knew of that.
 func TestResume_PauseOfAnInterruptedMoveComesLate_NextSweepResumes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
@@ -340,8 +340,8 @@ func TestMove_StoodStill_LeavesThePoolersOfAnotherMove(t *testing.T) {
 	}
 }
 
-// Found by the simulation, seed 158205: a move resumed a pooler that did not answer, and stood still. When it went on, another move had paused
-// that pooler, and the next attempt let its clients go.
+// Found by the simulation, seed 158205: a move resumed a pooler that did not answer, and stood still. When it went on, another move had
+// paused that pooler, and the next attempt let its clients go.
 func TestMove_LeaseTakenWhileItResumes_PoolerIsLeftToTheNewHolder(t *testing.T) {
 	for name, taken := range map[string]bool{"taken": true, "not taken": false} {
 		t.Run(name, func(t *testing.T) {

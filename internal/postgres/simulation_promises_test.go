@@ -123,8 +123,8 @@ func (s *simulation) checkResume(c *worldConsole, database string) {
 	case s.mayBelieve(i):
 		s.counts["5 resumed by one that does not know"]++
 	case by != nil && (by.dead || by.lapsed) && l.holder != nil && !l.holder.dead:
-		// Two resume what an invocation has paused that is dead, or was taken over: its drain's next one, which does not wait until the Lease expires, and whoever
-		// has taken the Lease over since. Nobody alive wants this pause.
+		// Two resume what an invocation has paused that is dead, or was taken over: its drain's next one, which does not wait until the
+		// Lease expires, and whoever has taken the Lease over since. Nobody alive wants this pause.
 		s.counts["5 resumed by two"]++
 	case l.holder != nil && !l.holder.dead:
 		s.violate("5: %s resumed %s, whose cluster's Lease %s holds", i.name, c.name, l.holder.name)

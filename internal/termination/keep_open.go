@@ -101,7 +101,8 @@ func (c *clock) limit(began time.Time, h Hook) time.Time {
 	return began.Add(cmp.Or(h.limit(), maxHookTime) - c.bounds.CompletionReserve)
 }
 
-// extendToLimit moves the deadline to the hook's own limit. It reports false if that is no later than the deadline, or if EC2 reclaims the instance before.
+// extendToLimit moves the deadline to the hook's own limit. It reports false if that is no later than the deadline, or if EC2 reclaims the
+// instance before.
 func (c *clock) extendToLimit(began time.Time, h Hook) bool {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()

@@ -19,10 +19,10 @@ import (
 )
 
 const (
-	// extraRequests names the committed number of requests that a drain makes beside one eviction per pod: acquire the Lease, get the node, save in the
-	// Lease what the cordon changes, cordon, watch the pods, watch the node, two Kubernetes events, watch the VolumeAttachments, and
-	// release the Lease. Each watch begins with its list. Saving cannot be part of acquiring: the earliest receipt in an existing
-	// Lease decides for which termination the node is closed.
+	// extraRequests names the committed number of requests that a drain makes beside one eviction per pod: acquire the Lease, get the node,
+	// save in the Lease what the cordon changes, cordon, watch the pods, watch the node, two Kubernetes events, watch the
+	// VolumeAttachments, and release the Lease. Each watch begins with its list. Saving cannot be part of acquiring: the earliest receipt
+	// in an existing Lease decides for which termination the node is closed.
 	extraRequests = "requests of a drain beside evictions"
 	// renewalInterval is how often a drain may make one more request, to renew its Lease.
 	renewalInterval = 10 * time.Second

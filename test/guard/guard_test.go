@@ -79,8 +79,8 @@ func requireInit(t *testing.T, program string) {
 	Within(t, "allocations of all initialization", allocations, allocationTolerance)
 }
 
-// A node may have hundreds of pods. Whatever each of them allocates is collected while clients wait. The race detector changes the numbers, so
-// a program without it measures them.
+// A node may have hundreds of pods. Whatever each of them allocates is collected while clients wait. The race detector changes the numbers,
+// so a program without it measures them.
 func TestDrain_AllocationsPerPod_AreTheCommittedOnes(t *testing.T) {
 	SameGo(t)
 	measured := printed(t, "sh", "-c", "CGO_ENABLED=0 go run -trimpath -buildvcs=false -tags lambda.norpc ./test/guard/allocations")

@@ -18,10 +18,11 @@ import (
 )
 
 const (
-	// goal is the part of the changes, in percent, that tests notice at the least. The others are listed in test/README.md with their reasons.
+	// goal is the part of the changes, in percent, that tests notice at the least. The others are listed in test/README.md with their
+	// reasons.
 	goal = 97
-	// timeout is how many times as long as usual the tests may take after a change. One that loops ends then, and counts as noticed. So nothing
-	// else should run on the machine: slow tests would count, too.
+	// timeout is how many times as long as usual the tests may take after a change. One that loops ends then, and counts as noticed. So
+	// nothing else should run on the machine: slow tests would count, too.
 	timeout = "4"
 	// memory bounds each process, because some changes loop and allocate. Linkers reserve a few gigabytes.
 	memory = 12 << 30

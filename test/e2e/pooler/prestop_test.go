@@ -58,7 +58,8 @@ func TestPreStop_EveryWayAPodLeaves_NoTransactionCut(t *testing.T) {
 	requireNoneAborted(t, results)
 }
 
-// kernelConnects is longer than Linux tries to connect: 127 s. A worker, which has no timeout, may wait for a pod whose network has just gone.
+// kernelConnects is longer than Linux tries to connect: 127 s. A worker, which has no timeout, may wait for a pod whose network has just
+// gone.
 const kernelConnects = 150 * time.Second
 
 // way is one way in which a pod leaves.

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// role is the role of the clients, and its own password. Where poolers ask the database for passwords, the operator keeps it as in a Secret
-	// of the same name, which has a SCRAM verifier at first.
+	// role is the role of the clients, and its own password. Where poolers ask the database for passwords, the operator keeps it as in a
+	// Secret of the same name, which has a SCRAM verifier at first.
 	role = "worker"
 
 	salt       = "0123456789abcdef"

@@ -31,8 +31,9 @@ func Serve(t *testing.T) (*Server, aws.Config) {
 // HTTPClient returns the client with which tests send AWS requests that they count, or do not repeat.
 func HTTPClient() aws.HTTPClient { return plainBodies{awshttp.NewBuildableClient()} }
 
-// plainBodies hides the WriteTo method of request bodies, so that tests can count requests. Otherwise, over loopback, the SDK
-// cannot read one in ten large responses, and sends the request again, or fails. internal/wire/sdk.go, which does the same for the function, has the reason.
+// plainBodies hides the WriteTo method of request bodies, so that tests can count requests. Otherwise, over loopback, the SDK cannot read
+// one in ten large responses, and sends the request again, or fails. internal/wire/sdk.go, which does the same for the function, has the
+// reason.
 type plainBodies struct{ aws.HTTPClient }
 
 // Do sends the request.

@@ -95,8 +95,8 @@ func (i *instance) nextToExpire() *lifecycleAction {
 	return first
 }
 
-// finish gives an action its result. Once no hook holds the instance, it terminates, or enters the warm pool. For terminations, CONTINUE and ABANDON
-// differ only in two ways: ABANDON does not wait for the other hooks, and a group may retain abandoned instances.
+// finish gives an action its result. Once no hook holds the instance, it terminates, or enters the warm pool. For terminations, CONTINUE
+// and ABANDON differ only in two ways: ABANDON does not wait for the other hooks, and a group may retain abandoned instances.
 func (i *instance) finish(a *lifecycleAction, result string, at time.Time, proceed time.Duration) {
 	a.done = true
 	if result == Abandon {
