@@ -72,6 +72,9 @@ type run struct {
 func (e *Escort) Run(ctx context.Context, request drain.EscortRequest) (drain.EscortResult, error) {
 	r := e.begin(request)
 	err := r.escortMember(ctx)
+	for r.looksAgain(err) && escort.Sleep(ctx, lastRetry) == nil {
+		err = r.escortMember(ctx)
+	}
 	return r.result, err
 }
 
@@ -118,13 +121,13 @@ func (r *run) escortMember(ctx context.Context) error {
 	r.pod.Pod = r.request.Pod
 	if err := r.connect(ctx); err != nil {
 		r.cluster = nil
-		return r.heldUnlessLast(ctx, hold("%v", err))
+		return r.heldUnlessLast(ctx, holdUnread("%v", err))
 	}
 	recovered := r.recover(ctx)
 	pod, err := r.cluster.Inspect(ctx, r.request.Ref)
 	switch {
 	case err != nil:
-		return r.heldUnlessLast(ctx, hold("cannot look at the pod: %v", err))
+		return r.heldUnlessLast(ctx, holdUnread("cannot look at the pod: %v", err))
 	case pod == nil || !pod.Deleted.IsZero():
 		return nil // gone, or told to stop by somebody
 	case recovered != nil && !r.isLast():
@@ -139,7 +142,7 @@ func (r *run) escortMember(ctx context.Context) error {
 		return r.evictPlainly(ctx, "")
 	}
 	if r.facts, err = Observe(ctx, r.clusters, identity); err != nil {
-		return r.heldUnlessLast(ctx, hold("cannot read the cluster: %v", err))
+		return r.heldUnlessLast(ctx, holdUnread("cannot read the cluster: %v", err))
 	}
 	return r.escortKnown(ctx)
 }

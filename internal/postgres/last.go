@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"quiesce/internal/config"
@@ -20,6 +21,26 @@ func (r *run) isOverdue() bool {
 	return !r.request.EvictBy.IsZero() && !time.Now().Before(r.request.EvictBy)
 }
 
+// lastRetry is how soon a member is looked at again that could not be read, when its time runs out: soon enough for some tries before
+// lastMove, and late enough for a server that recovers.
+const lastRetry = 5 * time.Second
+
+// unread is a hold of a member because something could not be read. Another look may succeed.
+type unread struct{ *drain.Held }
+
+func (u unread) Unwrap() error { return u.Held }
+
+// holdUnread returns the error of a member that stays for now, because something could not be read.
+func holdUnread(format string, args ...any) error {
+	return unread{&drain.Held{Reason: escort.Printable(fmt.Sprintf(format, args...))}}
+}
+
+// looksAgain reports whether the time is over for anything but the last acts, and a failed look can still be repeated before a last move.
+func (r *run) looksAgain(err error) bool {
+	_, is := errors.AsType[unread](err)
+	return is && r.isLast() && time.Until(r.request.EvictBy) > lastMove+lastRetry
+}
+
 // heldUnlessLast returns the hold, or evicts the member if there is no time to wait.
 func (r *run) heldUnlessLast(ctx context.Context, held error) error {
 	if r.record != nil && r.record.OnlyCopy {
@@ -29,7 +50,7 @@ func (r *run) heldUnlessLast(ctx context.Context, held error) error {
 		}
 		return &drain.Held{Reason: escort.Printable(reason + "; its data may exist on this node only"), OnlyCopy: true}
 	}
-	if !r.isLast() {
+	if !r.isLast() || r.looksAgain(held) {
 		return held
 	}
 	return r.evictPlainly(ctx, held.Error())
@@ -50,7 +71,7 @@ func (r *run) escortLast(ctx context.Context) error {
 			return r.evictPlainly(ctx, "")
 		case errors.Is(err, errTooShort) && limited && r.request.EvictBy.After(end.Add(lastPause)):
 			return err // the next invocation has the time
-		case m.begun && !r.isOverdue():
+		case m.begun && !r.isOverdue(), r.looksAgain(err):
 			return err
 		}
 		escort.AddReason(&r.result, err.Error())

@@ -121,7 +121,7 @@ func (m *move) run(ctx context.Context) error {
 func (m *move) lookAround(ctx context.Context) error {
 	around, err := m.surround(ctx, m.cluster, &m.facts, true)
 	if err != nil {
-		return hold("%v", err)
+		return holdUnread("%v", err)
 	}
 	if m.around != nil {
 		m.around.close()
@@ -137,7 +137,7 @@ func (m *move) assess(ctx context.Context) error {
 	f, err := Observe(ctx, m.clusters, m.facts.Identity)
 	m.lead = min(max(keyLead, 2*time.Since(began)), maxKeyLead)
 	if err != nil {
-		return hold("cannot read the cluster: %v", err)
+		return holdUnread("cannot read the cluster: %v", err)
 	}
 	if m.around != nil {
 		m.addWork(ctx, m.around.fronts, &f)
