@@ -2,7 +2,6 @@ package guard
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,8 +12,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"quiesce/test/parts/need"
 )
 
 const (
@@ -63,7 +60,7 @@ var initialized = regexp.MustCompile(`(?m)^init \S+ .* (\d+) allocs$`)
 func requireInit(t *testing.T, program string) {
 	t.Helper()
 	if runtime.GOARCH != architecture {
-		need.Part(t, errors.New("the packages that are initialized are counted on "+architecture+" only"))
+		t.Skip("the packages that are initialized are counted on " + architecture + " only") // also with CI=true: nothing is missing
 	}
 	start := exec.Command(program)
 	start.Env = []string{"GODEBUG=inittrace=1"}
