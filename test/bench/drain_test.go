@@ -114,8 +114,11 @@ func (a *fixture) setUnschedulable(node env.Instance, closed bool) {
 	require.NoError(a, err)
 }
 
-// fill runs n pods, all on the target node.
-func (a *fixture) fill(n int32) {
+// fill runs n pods on the nodes of the group.
+func (a *fixture) fill(n int32) { a.fillWith(n, stopping) }
+
+// fillWith runs n pods that take so long to stop.
+func (a *fixture) fillWith(n int32, stopping string) {
 	_, err := a.Lab.Client().CoreV1().Namespaces().Create(a.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a.name}}, metav1.CreateOptions{})
 	require.NoError(a, err)
 	labels := map[string]string{"app": "web"}

@@ -71,13 +71,19 @@ type manyNodesFixture struct {
 }
 
 func newManyNodesFixture(b *testing.B, s *env.Env, name string) *manyNodesFixture {
+	b.Helper()
+	return fillManyNodes(b, s, name, podsPerNode, stopping)
+}
+
+func fillManyNodes(b *testing.B, s *env.Env, name string, podsPerNode int32, stopping string) *manyNodesFixture {
+	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), manyNodesTimeout)
 	b.Cleanup(cancel)
 	w := &manyNodesFixture{fixture: &fixture{B: b, Env: s, ctx: ctx, name: name}}
 	var err error
 	w.targets, err = s.Group(ctx, name, manyNodes)
 	require.NoError(b, err)
-	w.fill(manyNodes * podsPerNode)
+	w.fillWith(manyNodes*podsPerNode, stopping)
 	_, err = s.Launch(ctx, name, remainingNodes)
 	require.NoError(b, err)
 	return w
