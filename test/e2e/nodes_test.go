@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -114,7 +115,8 @@ func manyNode(i int) *corev1.Node {
 	}
 }
 
-// pagesOnly requires that the nodes were listed once, page by page.
+// pagesOnly requires that the nodes were listed once, page by page. Where the API server does not stream lists, as Kubernetes 1.33 by
+// default, the watch of the one node begins with a list of that node.
 func pagesOnly(t *testing.T, requests []lab.Request) {
 	t.Helper()
 	lists := 0
@@ -124,6 +126,9 @@ func pagesOnly(t *testing.T, requests []lab.Request) {
 		}
 		uri, err := url.Parse(r.URI)
 		require.NoError(t, err)
+		if strings.HasPrefix(uri.Query().Get("fieldSelector"), "metadata.name=") {
+			continue
+		}
 		require.Equal(t, "500", uri.Query().Get("limit"), r.URI)
 		lists++
 	}
