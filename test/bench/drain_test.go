@@ -50,13 +50,16 @@ func compareDrains(b *testing.B, n int32) {
 	s := start(b)
 	took := map[string][]time.Duration{}
 	requests := 0
+	var users felt
 	round := 0
 	for b.Loop() {
 		round++
 		for _, c := range drainers {
 			a := newFixture(b, s, fmt.Sprintf("%s-%d-%d", c.name, n, round), n)
+			replaced := a.watchReplacements(int(n))
 			took[c.name] = append(took[c.name], c.drain(a))
 			requests = max(requests, len(a.last.requests))
+			users.add(a, replaced())
 			a.clear()
 		}
 	}
@@ -67,6 +70,7 @@ func compareDrains(b *testing.B, n int32) {
 	b.ReportMetric(median(took["quiesce"]).Seconds()/ideal.Seconds(), "quiesce/ideal")
 	b.ReportMetric(median(took["kubectl"]).Seconds()/ideal.Seconds(), "kubectl/ideal")
 	b.ReportMetric(float64(requests), "requests")
+	users.report(b)
 	b.ReportMetric(0, "ns/op") // the sum over three drainers means nothing
 }
 
@@ -101,9 +105,11 @@ type fixture struct {
 
 // cost is what one invocation took.
 type cost struct {
+	began    time.Time
 	took     time.Duration
 	requests []lab.Request  // to the API server
 	calls    []awstest.Call // of AWS, except those by which the cluster authenticates the function
+	answer   []byte
 }
 
 // newFixture makes a fixture with n pods.
@@ -137,13 +143,17 @@ func (a *fixture) setUnschedulable(node env.Instance, closed bool) {
 	require.NoError(a, err)
 }
 
-// fill runs n pods, all on the target node.
-func (a *fixture) fill(n int32) {
+func (a *fixture) createNamespace() {
 	_, err := a.Lab.Client().CoreV1().Namespaces().Create(a.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a.name}}, metav1.CreateOptions{})
 	require.NoError(a, err)
+}
+
+// fill runs n pods, all on the target node.
+func (a *fixture) fill(n int32) {
+	a.createNamespace()
 	labels := map[string]string{"app": "web"}
 	deployments := a.Lab.Client().AppsV1().Deployments(a.name)
-	_, err = deployments.Create(a.ctx, &appsv1.Deployment{
+	_, err := deployments.Create(a.ctx, &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: "web"},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: &n, Selector: &metav1.LabelSelector{MatchLabels: labels},
@@ -167,7 +177,8 @@ func (a *fixture) fill(n int32) {
 // clear removes the pods, so that they do not load the machine during the next measurement.
 func (a *fixture) clear() {
 	propagation := metav1.DeletePropagationBackground
-	err := a.Lab.Client().AppsV1().Deployments(a.name).Delete(a.ctx, "web", metav1.DeleteOptions{PropagationPolicy: &propagation})
+	everything := metav1.ListOptions{}
+	err := a.Lab.Client().AppsV1().Deployments(a.name).DeleteCollection(a.ctx, metav1.DeleteOptions{PropagationPolicy: &propagation}, everything)
 	require.NoError(a, err)
 	a.until(func() bool {
 		list, err := a.Lab.Client().CoreV1().Pods(a.name).List(a.ctx, metav1.ListOptions{})
@@ -209,23 +220,23 @@ func (a *fixture) warmFunction(configuration string) *env.Function {
 
 // drainBy terminates the target and lets the function drain it.
 func (a *fixture) drainBy(function *env.Function) cost {
-	return a.costOf(function, a.AWS.Terminate(a.target.ID)[0].Body)
+	return a.costOf(function, func() []byte { return a.AWS.Terminate(a.target.ID)[0].Body })
 }
 
 // costOf invokes the function.
-func (a *fixture) costOf(function *env.Function, payload []byte) cost {
+func (a *fixture) costOf(function *env.Function, payload func() []byte) cost {
 	before, err := a.Lab.Audit().By(function.User)
 	require.NoError(a, err)
 	calls := a.AWS.CallsOf(function.Session)
 	began := time.Now()
-	result, err := function.Invoke(a.ctx, payload)
+	result, err := function.Invoke(a.ctx, payload())
 	took := time.Since(began)
 	require.NoError(a, err)
 	require.Empty(a, result.ErrorType, result.ErrorMessage)
 	after, err := a.Lab.Audit().By(function.User)
 	require.NoError(a, err)
 	more := slices.DeleteFunc(a.AWS.CallsOf(function.Session)[len(calls):], func(c awstest.Call) bool { return c.Service == "sts" })
-	return cost{took, after[len(before):], more}
+	return cost{began, took, after[len(before):], more, result.Payload}
 }
 
 func (a *fixture) kubectl() time.Duration {

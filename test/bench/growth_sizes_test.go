@@ -11,9 +11,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"quiesce/events"
 	"quiesce/test/env"
@@ -35,7 +38,6 @@ type growth struct {
 	*env.Env
 	tb     testing.TB // of the axis or the point that is measured
 	serial int        // of fixtures
-	pdbs   int        // in the namespace of each drain
 	groups []string   // without nodes, one instance in each
 	ids    []string   // of these instances
 }
@@ -58,6 +60,7 @@ func (g *growth) drain(a *fixture, pods int) cost {
 
 func (g *growth) drainFilled(a *fixture) cost {
 	a.quiesce()
+	require.Contains(a, string(a.last.answer), `"status":"drained"`)
 	require.Len(a, a.AWS.Completions(a.target.ID), 1)
 	a.clear()
 	for _, i := range []env.Instance{a.target, a.refuge} {
@@ -90,18 +93,15 @@ func (g *growth) drainRenamed(b *testing.B, _ int) cost {
 	return g.drain(a, fewPods)
 }
 
-// addPDBs says how many PDBs drains have from now on.
-func (g *growth) addPDBs(_, to int) { g.pdbs = to }
-
 // drainAllowed measures a drain whose pods have a PDB that allows all evictions, if there is any.
 func (g *growth) drainAllowed(b *testing.B, n int) cost {
 	a := g.fixture(b)
 	a.fillTarget(fewPods)
-	a.createPDBs(n, func(i int) (app string, unavailable int32) {
+	a.createPDBs(n, func(i int) (app string, available intstr.IntOrString) {
 		if i == 0 {
-			return "web", fewPods
+			return "web", intstr.FromInt32(0)
 		}
-		return "other", fewPods
+		return "other", intstr.FromInt32(0)
 	})
 	return g.drainFilled(a)
 }
@@ -111,26 +111,25 @@ func (g *growth) drainOneByOne(b *testing.B, n int) cost {
 	a := g.fixture(b)
 	a.stopping = shortStop
 	a.fillTarget(fewPods)
-	a.createPDBs(n+1, func(i int) (app string, unavailable int32) {
+	a.createPDBs(n+1, func(i int) (app string, available intstr.IntOrString) {
 		if i == 0 {
-			return "web", 1
+			return "web", intstr.FromInt32(fewPods - 1)
 		}
-		return "other", fewPods
+		return "other", intstr.FromInt32(0)
 	})
 	return g.drainFilled(a)
 }
 
 // createPDBs creates so many PDBs and waits until the controller has counted their pods. The function says which pods the i-th is of, and
-// how many of them it lets go.
-func (a *fixture) createPDBs(n int, of func(i int) (app string, unavailable int32)) {
+// how many of them must be there.
+func (a *fixture) createPDBs(n int, of func(i int) (app string, available intstr.IntOrString)) {
 	pdbs := a.Lab.Client().PolicyV1().PodDisruptionBudgets(a.name)
 	require.NoError(a, inParallel(n, func(i int) error {
-		app, most := of(i)
-		unavailable := intstr.FromInt32(most)
+		app, available := of(i)
 		_, err := pdbs.Create(a.ctx, &policyv1.PodDisruptionBudget{
 			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("pdb-", i)},
 			Spec: policyv1.PodDisruptionBudgetSpec{
-				MaxUnavailable: &unavailable, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}},
+				MinAvailable: &available, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}},
 			},
 		}, metav1.CreateOptions{})
 		return err
@@ -139,9 +138,62 @@ func (a *fixture) createPDBs(n int, of func(i int) (app string, unavailable int3
 		all, err := pdbs.List(a.ctx, metav1.ListOptions{})
 		require.NoError(a, err)
 		return !slices.ContainsFunc(all.Items, func(b policyv1.PodDisruptionBudget) bool {
-			return b.Status.ObservedGeneration == 0 || b.Spec.Selector.MatchLabels["app"] == "web" && b.Status.DisruptionsAllowed == 0
+			return b.Status.ObservedGeneration == 0 || b.Spec.Selector.MatchLabels["app"] != "other" && b.Status.CurrentHealthy == 0
 		})
 	})
+}
+
+// drainGuarded measures a drain whose pods have a PDB each. One of them allows no eviction until half of the pods are gone, so that all are
+// read and compared with all pods.
+func (g *growth) drainGuarded(b *testing.B, n int) cost {
+	a := g.fixture(b)
+	pods := a.Lab.Client().CoreV1().Pods(a.name)
+	a.createNamespace()
+	require.NoError(b, inParallel(n, func(i int) error {
+		_, err := pods.Create(a.ctx, &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{
+				Name: fmt.Sprint("web-", i), Labels: map[string]string{"app": fmt.Sprint("web-", i)}, Annotations: map[string]string{lab.StopAfter: stopping},
+			},
+			Spec: corev1.PodSpec{NodeName: a.target.Node, Containers: []corev1.Container{{Name: "main", Image: "none"}}},
+		}, metav1.CreateOptions{})
+		return err
+	}))
+	a.until(func() bool {
+		all, err := pods.List(a.ctx, metav1.ListOptions{})
+		require.NoError(b, err)
+		return !slices.ContainsFunc(all.Items, func(p corev1.Pod) bool { return !isReady(&p) })
+	})
+	a.createPDBs(n, func(i int) (app string, available intstr.IntOrString) {
+		if i == 0 {
+			return "web-0", intstr.FromInt32(1)
+		}
+		return fmt.Sprint("web-", i), intstr.FromInt32(0)
+	})
+	go a.allowAfter(n/2, "pdb-0")
+	return g.drainFilled(a)
+}
+
+// allowAfter makes a PDB allow evictions once so many pods are gone.
+func (a *fixture) allowAfter(gone int, pdb string) {
+	watching, err := a.Lab.Client().CoreV1().Pods(a.name).Watch(a.ctx, metav1.ListOptions{})
+	if err != nil {
+		a.Error(err)
+		return
+	}
+	defer watching.Stop()
+	for event := range watching.ResultChan() {
+		if event.Type != watch.Deleted {
+			continue
+		}
+		if gone--; gone == 0 {
+			break
+		}
+	}
+	_, err = a.Lab.Client().PolicyV1().PodDisruptionBudgets(a.name).Patch(
+		a.ctx, pdb, types.MergePatchType, []byte(`{"spec":{"minAvailable":0}}`), metav1.PatchOptions{})
+	if err != nil {
+		a.Error(err)
+	}
 }
 
 // inParallel calls do for 0 to n-1, several at once.
@@ -189,8 +241,9 @@ func (g *growth) sweepQuiet(b *testing.B, n int) cost {
 	defer function.Close()
 	sweep, err := events.FS.ReadFile("sweep.json")
 	require.NoError(b, err)
-	a.costOf(function, sweep)
-	return a.costOf(function, sweep)
+	payload := func() []byte { return sweep }
+	a.costOf(function, payload)
+	return a.costOf(function, payload)
 }
 
 // sweepWaiting measures a sweep while an instance waits in each group, undrained.
