@@ -107,6 +107,7 @@ type fixture struct {
 type cost struct {
 	began    time.Time
 	took     time.Duration
+	cpu      time.Duration  // of the function
 	requests []lab.Request  // to the API server
 	calls    []awstest.Call // of AWS, except those by which the cluster authenticates the function
 	answer   []byte
@@ -228,15 +229,17 @@ func (a *fixture) costOf(function *env.Function, payload func() []byte) cost {
 	before, err := a.Lab.Audit().By(function.User)
 	require.NoError(a, err)
 	calls := a.AWS.CallsOf(function.Session)
+	cpu := function.CPU()
 	began := time.Now()
 	result, err := function.Invoke(a.ctx, payload())
 	took := time.Since(began)
+	cpu = function.CPU() - cpu
 	require.NoError(a, err)
 	require.Empty(a, result.ErrorType, result.ErrorMessage)
 	after, err := a.Lab.Audit().By(function.User)
 	require.NoError(a, err)
 	more := slices.DeleteFunc(a.AWS.CallsOf(function.Session)[len(calls):], func(c awstest.Call) bool { return c.Service == "sts" })
-	return cost{began, took, after[len(before):], more, result.Payload}
+	return cost{began, took, cpu, after[len(before):], more, result.Payload}
 }
 
 func (a *fixture) kubectl() time.Duration {

@@ -130,10 +130,11 @@ func (c growthCurve) run(b *testing.B, g *growth, n int, before []plot.Point) pl
 	point := plot.Point{Size: n, Seconds: median(took).Seconds(), Requests: float64(c.requests(last))}
 	b.ReportMetric(point.Seconds, "s")
 	b.ReportMetric(point.Seconds/append(before, point)[0].Seconds, "s/first")
+	b.ReportMetric(last.cpu.Seconds(), "cpu-s")
 	b.ReportMetric(float64(len(last.requests)), "requests")
 	b.ReportMetric(float64(len(last.calls)), "aws-requests")
 	b.ReportMetric(0, "ns/op")
-	b.Logf("%s %d: %.2f s; %s; AWS: %s", c.panel.Title, n, point.Seconds, last.kindsOfRequests(), last.kindsOfCalls())
+	b.Logf("%s %d: %.2f s, %.2f s of CPU; %s; AWS: %s", c.panel.Title, n, point.Seconds, last.cpu.Seconds(), last.kindsOfRequests(), last.kindsOfCalls())
 	return point
 }
 
