@@ -113,6 +113,7 @@ lint: setup schemas ## gofmt, go mod tidy, go vet, staticcheck, govulncheck; the
 bench: setup tools ## compare drains with kubectl drain and with an ideal client, in one run
 	go test -run '^$$' -bench 'Drain|ColdStart|Chain' -benchtime 3x -v -timeout 60m ./test/bench
 	go test -run '^$$' -bench ManyNodes -benchtime 1x -v -timeout 90m ./test/bench
+	go test -run '^$$' -bench Growth -benchtime 1x -v -timeout 60m ./test/bench
 
 bench-pgbouncer: setup tools images ## benchmark pgbouncer drains under 20 busy workers: 10 runs per case (1 h)
 	go test -run '^$$' -bench Poolers -benchtime 10x -timeout 90m ./test/bench

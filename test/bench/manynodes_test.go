@@ -157,7 +157,9 @@ func (w *manyNodesFixture) quiesce(atOnce int) time.Duration {
 		defer f.Close()
 	}
 	before := len(w.requestsBy(users))
+	terminated := map[string]time.Time{}
 	for _, i := range w.targets {
+		terminated[i.ID] = time.Now()
 		w.AWS.SendMessage(queue.URL, string(w.AWS.Terminate(i.ID)[0].Body))
 	}
 	began := time.Now()
@@ -165,10 +167,14 @@ func (w *manyNodesFixture) quiesce(atOnce int) time.Duration {
 	w.until(func() bool { return len(w.AWS.Messages(queue.URL)) == 0 })
 	took := time.Since(began)
 	stop()
+	var letGo []time.Duration
 	for _, i := range w.targets {
 		require.Len(w, w.AWS.Completions(i.ID), 1)
 		require.False(w, w.AWS.Expired(i.ID))
+		letGo = append(letGo, w.AWS.Completions(i.ID)[0].At.Sub(terminated[i.ID]))
 	}
+	w.ReportMetric(median(letGo).Seconds(), fmt.Sprintf("at-once-%d-let-go-p50-s", atOnce))
+	w.ReportMetric(slices.Max(letGo).Seconds(), fmt.Sprintf("at-once-%d-let-go-max-s", atOnce))
 	for _, f := range functions {
 		require.NotContains(w, f.Output(), "client-side throttling")
 	}

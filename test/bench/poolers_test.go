@@ -12,6 +12,7 @@ import (
 	"quiesce/test/env"
 	"quiesce/test/env/database"
 	"quiesce/test/env/poolers"
+	"quiesce/test/env/worker/journal"
 	"quiesce/test/parts/lab"
 )
 
@@ -61,7 +62,8 @@ func BenchmarkPoolers(b *testing.B) {
 				for range b.N {
 					serial++
 					o.Name = fmt.Sprintf("bench-%d", serial)
-					sums.add(drainOnce(b, pool, c.strategy, o))
+					results, before := drainOnce(b, pool, c.strategy, o)
+					sums.add(results, before)
 				}
 				sums.report(b)
 			})
@@ -73,16 +75,18 @@ func BenchmarkPoolers(b *testing.B) {
 type totals struct {
 	aborted, ambiguous, inconsistent, hanging, refused, closed int
 	stall, usual                                               time.Duration
+	clients                                                    clients
 }
 
-func (s *totals) add(r poolers.Results, usual time.Duration) {
+func (s *totals) add(r poolers.Results, before journal.Snapshot) {
 	s.aborted += r.Comparison.Aborted + r.Comparison.InFlight
 	s.ambiguous += r.Comparison.Ambiguous
 	s.inconsistent += r.Inconsistent()
 	s.hanging += len(r.Hanging)
 	s.refused += r.Refused()
 	s.closed += r.Closed()
-	s.stall, s.usual = max(s.stall, r.LongestStall()), max(s.usual, usual)
+	s.stall, s.usual = max(s.stall, r.LongestStall()), max(s.usual, poolers.LongestStall(before.Workers))
+	s.clients.add(before.Workers, r.Workers)
 }
 
 func (s *totals) report(b *testing.B) {
@@ -93,17 +97,18 @@ func (s *totals) report(b *testing.B) {
 	}
 	b.ReportMetric(s.stall.Seconds(), "longest-stall-s")
 	b.ReportMetric(s.usual.Seconds(), "usual-stall-s")
+	s.clients.report(b)
 }
 
-// drainOnce drains one node. Only the drain counts as the benchmark's time.
-func drainOnce(b *testing.B, pool *poolers.NodePool, strategy string, o poolers.Options) (results poolers.Results, usual time.Duration) {
+// drainOnce drains one node, and returns the workers' journals after and before that. Only the drain counts as the benchmark's time.
+func drainOnce(b *testing.B, pool *poolers.NodePool, strategy string, o poolers.Options) (results poolers.Results, before journal.Snapshot) {
 	b.Helper()
 	b.StopTimer()
 	t, err := poolers.SetUp(b.Context(), pool, o)
 	require.NoError(b, err)
 	function, err := t.Function(b.Context(), t.Configuration(t.Credentials(), "strategy: "+strategy))
 	require.NoError(b, err)
-	usual = usualStall(b, t)
+	before = watchUsual(b, t)
 	b.StartTimer()
 	report, err := t.Drain(b.Context(), function, t.Target)
 	b.StopTimer()
@@ -118,24 +123,24 @@ func drainOnce(b *testing.B, pool *poolers.NodePool, strategy string, o poolers.
 	require.NoError(b, t.TearDown(b.Context()))
 	fmt.Fprintf(os.Stderr, "poolers: %s %s: %d of %d interrupted, %d ambiguous, %d hang, %d refused, %d closed between transactions, longest stall %s (%s without a drain), held back for %s, drained in %s\n",
 		o.Poolers.Version, strategy, results.Interrupted(), results.Comparison.Committed, results.Comparison.Ambiguous, len(results.Hanging), results.Refused(),
-		results.Closed(), results.LongestStall().Round(time.Millisecond), usual.Round(time.Millisecond), heldBack(report), report.FinishedAt.Sub(report.StartedAt).Round(time.Millisecond))
+		results.Closed(), results.LongestStall().Round(time.Millisecond), poolers.LongestStall(before.Workers).Round(time.Millisecond), heldBack(report), report.FinishedAt.Sub(report.StartedAt).Round(time.Millisecond))
 	for _, w := range results.Workers {
 		if len(w.Aborted)+len(w.Ambiguous) > 0 {
 			fmt.Fprintf(os.Stderr, "poolers: worker %d, whose round takes %s: %s\n%s\n", w.Worker, w.Pace, w.LastError, function.Output())
 		}
 	}
-	return results, usual
+	return results, before
 }
 
-// usualStall returns the longest stall in a time like a drain's in which nothing happens: the effect of the machine alone.
-func usualStall(b *testing.B, t *poolers.Fixture) time.Duration {
+// watchUsual returns the workers' journals of a time like a drain's in which nothing happens. Their stalls are the effect of the machine alone.
+func watchUsual(b *testing.B, t *poolers.Fixture) journal.Snapshot {
 	b.Helper()
 	require.NoError(b, t.ResetStalls(b.Context()))
 	require.NoError(b, poolers.Wait(b.Context(), baselineTime))
 	now, err := t.Snapshot(b.Context())
 	require.NoError(b, err)
 	require.NoError(b, t.ResetStalls(b.Context()))
-	return poolers.LongestStall(now.Workers)
+	return now
 }
 
 // heldBack returns how long new transactions had to wait, as reported.

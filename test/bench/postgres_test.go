@@ -13,6 +13,7 @@ import (
 	"quiesce/test/env/database"
 	"quiesce/test/env/patroni"
 	"quiesce/test/env/poolers"
+	"quiesce/test/env/worker/journal"
 	"quiesce/test/parts/lab"
 )
 
@@ -72,6 +73,8 @@ type primaryRun struct {
 	leaderless   time.Duration // from the last write that the old leader took to the first that the new one took
 	stall        time.Duration // the longest wait of a worker
 	drain        time.Duration
+
+	before, after []journal.Worker
 }
 
 // String returns the run for a log.
@@ -94,6 +97,9 @@ func drainPrimary(b *testing.B, pool *poolers.NodePool, root, name string, o pat
 	require.NoError(b, err)
 	writes, err := f.Cluster.WatchWrites(b.Context())
 	require.NoError(b, err)
+	require.NoError(b, f.ResetStalls(b.Context()))
+	before, err := f.Snapshot(b.Context())
+	require.NoError(b, err)
 
 	b.StartTimer()
 	report, err := f.Drain(b.Context(), function, f.Target)
@@ -107,6 +113,7 @@ func drainPrimary(b *testing.B, pool *poolers.NodePool, root, name string, o pat
 	require.NoError(b, f.AwaitCommits(b.Context(), 1))
 	writes.Stop()
 	run = finishPrimary(b, f)
+	run.before = before.Workers
 	run.held, run.drain = heldBack(report), report.FinishedAt.Sub(report.StartedAt)
 	run.leaderless, err = writes.Leaderless(old, now)
 	require.NoError(b, err)
@@ -126,13 +133,15 @@ func finishPrimary(b *testing.B, f *patroni.Fixture) (run primaryRun) {
 		failed:       results.Interrupted() + results.Refused() + results.Closed() + bench.Failed + bench.Aborted,
 		lost:         results.Inconsistent() + max(0, bench.Processed-bench.Rows),
 		stall:        results.LongestStall(),
+		after:        results.Workers,
 	}
 }
 
 // primaryTotals are sums over the runs of one case, and the longest times.
 type primaryTotals struct {
 	primaryRun
-	beyond time.Duration // by which clients were held longer than no leader took writes
+	beyond  time.Duration // by which clients were held longer than no leader took writes
+	clients clients       // the workers
 }
 
 func (s *primaryTotals) add(r primaryRun) {
@@ -140,6 +149,7 @@ func (s *primaryTotals) add(r primaryRun) {
 	s.failed += r.failed
 	s.lost += r.lost
 	s.held, s.leaderless, s.stall = max(s.held, r.held), max(s.leaderless, r.leaderless), max(s.stall, r.stall)
+	s.clients.add(r.before, r.after)
 	if r.held > 0 {
 		s.beyond = max(s.beyond, r.held-r.leaderless)
 	}
@@ -154,4 +164,5 @@ func (s *primaryTotals) report(b *testing.B) {
 	} {
 		b.ReportMetric(value.Seconds(), unit)
 	}
+	s.clients.report(b)
 }

@@ -26,6 +26,8 @@ const (
 	annotatedPodSize = 250_000
 	// namedFinished is how many finished pods a report names.
 	namedFinished = 20
+	// largePodsTimeout is how long the simulated kubelets may take to run the pods: after a restart of the API server they list all of them.
+	largePodsTimeout = 10 * time.Minute
 	// heapShare is the part of the function's memory, in percent, below which the garbage collector keeps it, about as in the stack.
 	heapShare = 80
 )
@@ -107,7 +109,7 @@ func (s *fixture) drainInLittleMemory(target env.Instance, large largePods) {
 		name := fmt.Sprint("web-", n)
 		return s.persist(func() error { return s.createAnnotatedPod(name, target) })
 	})
-	s.until("they run", func() (bool, error) {
+	s.within(largePodsTimeout, "they run", func() (bool, error) {
 		running, err := s.countInPhase(target, corev1.PodRunning)
 		return running == large.annotated, err
 	})

@@ -139,10 +139,23 @@ func (b Results) LongestStall() time.Duration { return LongestStall(b.Workers) }
 
 // LongestStall returns the longest stall of the workers that neither hang nor are stragglers, less their own pace.
 func LongestStall(workers []journal.Worker) (longest time.Duration) {
+	return slices.Max(append(Waits(workers), 0))
+}
+
+// Waits returns the longest stall of each worker that neither hangs nor is a straggler, less its own pace: how long each client waited.
+func Waits(workers []journal.Worker) (waits []time.Duration) {
 	for _, w := range workers {
 		if w.InFlight == 0 && w.Pace < minStragglerPace {
-			longest = max(longest, w.LongestStall-w.Pace)
+			waits = append(waits, w.LongestStall-w.Pace)
 		}
 	}
-	return longest
+	return waits
+}
+
+// Connects returns how many connections workers made, their first ones included.
+func Connects(workers []journal.Worker) (sum int) {
+	for _, w := range workers {
+		sum += w.Connects
+	}
+	return sum
 }

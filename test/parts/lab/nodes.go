@@ -24,7 +24,16 @@ type Node struct {
 	Zone       string            // such as us-east-1a; the region is the zone without its letter
 	IP         string            // its InternalIP; may be empty
 	Labels     map[string]string // in addition to those of every EKS node
+	// Background nodes have no kubelet, but the images that one reports: they are what a large cluster has beside those of a test. The
+	// node controller takes them for Ready for some minutes.
+	Background bool
 }
+
+const (
+	// imagesPerNode is how many images a kubelet reports at the most, and imageSize about how long their names are. They are most of a
+	// node's bytes.
+	imagesPerNode, imageSize = 50, 150
+)
 
 // AddNodes registers nodes as EKS does, Ready, and waits until pods can run on all of them. 3,000 nodes take some ten seconds on
 // two cores.
@@ -68,7 +77,9 @@ func (l *Lab) createNodes(ctx context.Context, nodes []Node) error {
 func (l *Lab) awaitKubelets(ctx context.Context, nodes []Node) error {
 	waiting := map[string]bool{}
 	for _, n := range nodes {
-		waiting[n.Name] = true
+		if !n.Background {
+			waiting[n.Name] = true
+		}
 	}
 	for len(waiting) > 0 {
 		if err := l.watchLeases(ctx, waiting); err != nil {
@@ -108,7 +119,7 @@ func (n Node) object() *corev1.Node {
 		ObjectMeta: metav1.ObjectMeta{
 			Name:        n.Name,
 			Labels:      n.labels(),
-			Annotations: map[string]string{"kwok.x-k8s.io/node": "fake"},
+			Annotations: n.annotations(),
 		},
 		Spec: corev1.NodeSpec{ProviderID: n.providerID()},
 		Status: corev1.NodeStatus{
@@ -116,9 +127,29 @@ func (n Node) object() *corev1.Node {
 			Allocatable: resources,
 			Conditions:  []corev1.NodeCondition{readyCondition(corev1.ConditionTrue, "KubeletReady")},
 			Addresses:   n.addresses(),
+			Images:      n.images(),
 			NodeInfo:    corev1.NodeSystemInfo{KubeletVersion: kubernetesVersion(), OperatingSystem: "linux", Architecture: "amd64"},
 		},
 	}
+}
+
+// annotations returns the one by which kwok knows its nodes.
+func (n Node) annotations() map[string]string {
+	if n.Background {
+		return nil
+	}
+	return map[string]string{"kwok.x-k8s.io/node": "fake"}
+}
+
+func (n Node) images() (all []corev1.ContainerImage) {
+	if !n.Background {
+		return nil
+	}
+	for image := range imagesPerNode {
+		name := fmt.Sprintf("registry.example/%0*d", imageSize, image)
+		all = append(all, corev1.ContainerImage{Names: []string{name}, SizeBytes: 1 << 20})
+	}
+	return all
 }
 
 // kubernetesVersion returns what the kubelets say: the same as the control plane.
