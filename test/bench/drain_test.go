@@ -144,15 +144,7 @@ func (a *fixture) setUnschedulable(node env.Instance, closed bool) {
 	require.NoError(a, err)
 }
 
-<<<<<<< HEAD
-// fill runs n pods on the nodes of the group.
-func (a *fixture) fill(n int32) { a.fillWith(n, stopping) }
-
-// fillWith runs n pods that take so long to stop.
-func (a *fixture) fillWith(n int32, stopping string) {
-=======
 func (a *fixture) createNamespace() {
->>>>>>> growth
 	_, err := a.Lab.Client().CoreV1().Namespaces().Create(a.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a.name}}, metav1.CreateOptions{})
 	require.NoError(a, err)
 }

@@ -83,7 +83,8 @@ func fillManyNodes(b *testing.B, s *env.Env, name string, podsPerNode int32, sto
 	var err error
 	w.targets, err = s.Group(ctx, name, manyNodes)
 	require.NoError(b, err)
-	w.fillWith(manyNodes*podsPerNode, stopping)
+	w.stopping = stopping
+	w.fill(manyNodes * podsPerNode)
 	_, err = s.Launch(ctx, name, remainingNodes)
 	require.NoError(b, err)
 	return w
