@@ -37,7 +37,8 @@ type VPC struct {
 
 const (
 	// defaultMaxConcurrency drains a large rebalance at once, and leaves nine tenths of an account's usual 1,000 executions to
-	// other functions. Further nodes wait. The sweep sends their heartbeats, while their drain.maxDuration runs.
+	// other functions. Further nodes wait. The sweep sends their heartbeats, while their drain.maxDuration runs. With ten, as fast for pods
+	// that stop at once, the last of 100 nodes would wait for ten drains: minutes, if pods need half a minute to stop (test/README.md).
 	defaultMaxConcurrency = 100
 	// defaultLogRetentionDays is a quarter: incident reviews ask about a node within that time, not later.
 	defaultLogRetentionDays = 90
