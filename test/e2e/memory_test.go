@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,8 +28,8 @@ const (
 	annotatedPodSize = 250_000
 	// namedFinished is how many finished pods a report names.
 	namedFinished = 20
-	// largePodsTimeout is how long the simulated kubelets may take to run the pods: after a restart of the API server they list all of them.
-	largePodsTimeout = 10 * time.Minute
+	// stopInterval is how often pods are looked for that were told to stop: each look makes a busy API server read them all.
+	stopInterval = time.Second
 	// heapShare is the part of the function's memory, in percent, below which the garbage collector keeps it, about as in the stack.
 	heapShare = 80
 )
@@ -86,19 +88,26 @@ func (s *fixture) persist(try func() error) (err error) {
 	return err
 }
 
-// createFinishedPod creates a large pod that has failed. kwok ignores it, so that it is written no more often than necessary.
+// createFinishedPod creates a large pod that has failed.
 func (s *fixture) createFinishedPod(name string, i env.Instance) error {
+	return s.createPodInPhase(name, i, corev1.PodFailed, withPayload(finishedPodSize))
+}
+
+// createPodInPhase creates a large pod without a simulated kubelet. After a restart of the API server, kwok lists all pods in one answer.
+// With half a gigabyte of them that takes longer than a request may.
+func (s *fixture) createPodInPhase(name string, i env.Instance, phase corev1.PodPhase, change func(*corev1.Pod)) error {
 	template := s.template(name)
 	template.Annotations = map[string]string{"lab/kubelet": "none"}
 	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
 	pod.Name = name
 	onNode(i)(&pod.Spec)
-	withPayload(finishedPodSize)(pod)
+	change(pod)
 	pods := s.Lab.Client().CoreV1().Pods(s.group)
 	if _, err := pods.Create(s.ctx, pod, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
-	_, err := pods.Patch(s.ctx, name, types.MergePatchType, []byte(`{"status":{"phase":"Failed"}}`), metav1.PatchOptions{}, "status")
+	status := fmt.Appendf(nil, `{"status":{"phase":%q}}`, phase)
+	_, err := pods.Patch(s.ctx, name, types.MergePatchType, status, metav1.PatchOptions{}, "status")
 	return err
 }
 
@@ -109,10 +118,10 @@ func (s *fixture) drainInLittleMemory(target env.Instance, large largePods) {
 		name := fmt.Sprint("web-", n)
 		return s.persist(func() error { return s.createAnnotatedPod(name, target) })
 	})
-	s.within(largePodsTimeout, "they run", func() (bool, error) {
-		running, err := s.countInPhase(target, corev1.PodRunning)
-		return running == large.annotated, err
-	})
+	stopping, stop := context.WithCancel(s.ctx)
+	var stopper sync.WaitGroup
+	stopper.Go(func() { s.stopPods(stopping, target) })
+	s.Cleanup(func() { stop(); stopper.Wait() })
 	f, err := s.FunctionWith(s.ctx, env.Settings{
 		Configuration: "autoScalingGroups: [\"" + s.group + "\"]\nmode: drain\nallowManualDrain: true\n",
 		Environment: []string{
@@ -150,34 +159,62 @@ func (s *fixture) requireInPhase(i env.Instance, phase corev1.PodPhase, want int
 	require.Equal(s, want, got, phase)
 }
 
-// countInPhase counts pods of an instance by the rows of a table, which have neither the pods nor their annotations.
 func (s *fixture) countInPhase(i env.Instance, phase corev1.PodPhase) (int, error) {
-	raw, err := s.Lab.Client().CoreV1().RESTClient().Get().Namespace(s.group).Resource("pods").
-		Param("fieldSelector", fmt.Sprintf("spec.nodeName=%s,status.phase=%s", i.Node, phase)).Param("includeObject", "None").
-		SetHeader("Accept", "application/json;as=Table;g=meta.k8s.io;v=v1").DoRaw(s.ctx)
-	if err != nil {
-		return 0, err
-	}
-	var table struct {
-		Kind string
-		Rows []struct{}
-	}
-	if err := json.Unmarshal(raw, &table); err != nil || table.Kind != "Table" {
-		return 0, fmt.Errorf("the answer is a %q, not a table: %w", table.Kind, err)
-	}
-	return len(table.Rows), nil
+	rows, err := s.podRows(s.ctx, i, phase)
+	return len(rows), err
 }
 
-func (s *fixture) createAnnotatedPod(name string, i env.Instance) error {
-	template := s.template(name)
-	template.Annotations = map[string]string{"tenant/text": strings.Repeat("x", annotatedPodSize), lab.StopAfter: "100ms"}
-	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
-	pod.Name = name
-	onNode(i)(&pod.Spec)
-	if _, err := s.Lab.Client().CoreV1().Pods(s.group).Create(s.ctx, pod, metav1.CreateOptions{}); !apierrors.IsAlreadyExists(err) {
-		return err
+// podRow is what `kubectl get pods` shows of a pod.
+type podRow struct{ name, status string }
+
+// podRows lists the pods of an instance as rows of a table, which have neither the pods nor their annotations.
+func (s *fixture) podRows(ctx context.Context, i env.Instance, phase corev1.PodPhase) (rows []podRow, err error) {
+	raw, err := s.Lab.Client().CoreV1().RESTClient().Get().Namespace(s.group).Resource("pods").
+		Param("fieldSelector", fmt.Sprintf("spec.nodeName=%s,status.phase=%s", i.Node, phase)).Param("includeObject", "None").
+		SetHeader("Accept", "application/json;as=Table;g=meta.k8s.io;v=v1").DoRaw(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	var table metav1.Table
+	if err := json.Unmarshal(raw, &table); err != nil || table.Kind != "Table" {
+		return nil, fmt.Errorf("the answer is a %q, not a table: %w", table.Kind, err)
+	}
+	column := func(name string) int {
+		return slices.IndexFunc(table.ColumnDefinitions, func(c metav1.TableColumnDefinition) bool { return c.Name == name })
+	}
+	name, status := column("Name"), column("Status")
+	for _, row := range table.Rows {
+		rows = append(rows, podRow{fmt.Sprint(row.Cells[name]), fmt.Sprint(row.Cells[status])})
+	}
+	return rows, nil
+}
+
+// createAnnotatedPod creates a large pod that runs.
+func (s *fixture) createAnnotatedPod(name string, i env.Instance) error {
+	return s.createPodInPhase(name, i, corev1.PodRunning, func(pod *corev1.Pod) {
+		pod.Annotations["tenant/text"] = strings.Repeat("x", annotatedPodSize)
+	})
+}
+
+// stopPods does a kubelet's part for pods without one: it removes each that was told to stop, until ctx ends.
+func (s *fixture) stopPods(ctx context.Context, i env.Instance) {
+	at := time.NewTicker(stopInterval)
+	defer at.Stop()
+	for now := int64(0); ctx.Err() == nil; {
+		rows, err := s.podRows(ctx, i, corev1.PodRunning)
+		if err != nil && ctx.Err() == nil {
+			s.Logf("look for pods that were told to stop: %v", err) // the API server is busy: again
+		}
+		for _, row := range rows {
+			if row.status == "Terminating" {
+				_ = s.Lab.Client().CoreV1().Pods(s.group).Delete(ctx, row.name, metav1.DeleteOptions{GracePeriodSeconds: &now})
+			}
+		}
+		select {
+		case <-at.C:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // requireSmallReport requires that all running pods were evicted, and that the finished ones are counted, and only a few of them named.
