@@ -36,6 +36,18 @@ func TestPercentile_OfDurations_LeastThatFewExceed(t *testing.T) {
 	require.Zero(t, percentile(nil, 99))
 }
 
+func TestClients_TwoDrains_WaitsAndReconnectsOfAll(t *testing.T) {
+	at := func(connects int, wait time.Duration) []journal.Worker {
+		return []journal.Worker{{Connects: connects, LongestStall: wait + time.Second/2, Pace: time.Second / 2}, {Connects: 1}}
+	}
+	var c clients
+	c.add(at(1, 0), at(3, 3*time.Second))
+	c.add(at(5, 0), at(6, 2*time.Second))
+	require.Equal(t, 3*time.Second, percentile(c.waits, 99))
+	require.Equal(t, 3, c.connects)
+	require.Equal(t, 4, c.all)
+}
+
 // felt is what users feel of drains by the function.
 type felt struct {
 	replaced []time.Duration // of each pod, from its eviction to the readiness of its replacement
