@@ -16,6 +16,9 @@ import (
 	"quiesce/test/env/worker/journal"
 )
 
+// watchPause is the time between a watch that a busy server refused and the next: far below the times that are measured.
+const watchPause = 20 * time.Millisecond
+
 // percentile returns the least of the durations that so many percent of them do not exceed.
 func percentile(all []time.Duration, percent int) time.Duration {
 	if len(all) == 0 {
@@ -126,6 +129,7 @@ func (a *fixture) watchReplacements(n int) (wait func() []time.Time) {
 func (a *fixture) eachReady(do func(*corev1.Pod) (more bool)) {
 	watching, err := a.Lab.Client().CoreV1().Pods(a.name).Watch(a.ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + a.refuge.Node})
 	if err != nil {
+		time.Sleep(watchPause)
 		return // the caller tries again until its time is over
 	}
 	defer watching.Stop()
