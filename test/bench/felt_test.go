@@ -16,6 +16,9 @@ import (
 	"quiesce/test/env/worker/journal"
 )
 
+// watchPause is the time between a watch that a busy server refused and the next: far below the times that are measured.
+const watchPause = 20 * time.Millisecond
+
 // percentile returns the least of the durations that so many percent of them do not exceed.
 func percentile(all []time.Duration, percent int) time.Duration {
 	if len(all) == 0 {
@@ -34,6 +37,18 @@ func TestPercentile_OfDurations_LeastThatFewExceed(t *testing.T) {
 	require.EqualValues(t, 100, percentile(all, 50))
 	require.EqualValues(t, 7, percentile([]time.Duration{7}, 99))
 	require.Zero(t, percentile(nil, 99))
+}
+
+func TestClients_TwoDrains_WaitsAndReconnectsOfAll(t *testing.T) {
+	at := func(connects int, wait time.Duration) []journal.Worker {
+		return []journal.Worker{{Connects: connects, LongestStall: wait + time.Second/2, Pace: time.Second / 2}, {Connects: 1}}
+	}
+	var c clients
+	c.add(at(1, 0), at(3, 3*time.Second))
+	c.add(at(5, 0), at(6, 2*time.Second))
+	require.Equal(t, 3*time.Second, percentile(c.waits, 99))
+	require.Equal(t, 3, c.connects)
+	require.Equal(t, 4, c.all)
 }
 
 // felt is what users feel of drains by the function.
@@ -114,6 +129,7 @@ func (a *fixture) watchReplacements(n int) (wait func() []time.Time) {
 func (a *fixture) eachReady(do func(*corev1.Pod) (more bool)) {
 	watching, err := a.Lab.Client().CoreV1().Pods(a.name).Watch(a.ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + a.refuge.Node})
 	if err != nil {
+		time.Sleep(watchPause)
 		return // the caller tries again until its time is over
 	}
 	defer watching.Stop()

@@ -42,7 +42,7 @@ var growthAxes = []growthAxis{
 		name: "pods", title: "Pods on the node", points: []int{10, 50, 150, 300, 500},
 		curves: []growthCurve{
 			drainCurve("drain", "a drain", "pods that take 2 s to stop", "pods on the node", (*growth).drainPods),
-			drainCurve("guarded", "a drain, each pod has a PDB, one blocks for a while", "pods that take 2 s to stop", "pods, and PDBs", (*growth).drainGuarded),
+			drainCurve("guarded", "a drain, each pod has a PDB, one blocks", "pods that take 2 s to stop", "pods, and PDBs", (*growth).drainGuarded),
 		},
 	},
 	{
@@ -56,7 +56,7 @@ var growthAxes = []growthAxis{
 		name: "pdbs", title: "PDBs in the namespace of the pods", points: []int{0, 50, 250, 500},
 		curves: []growthCurve{
 			drainCurve("allow", "a drain, all PDBs allow it", "10 pods that take 2 s to stop", "PDBs", (*growth).drainAllowed),
-			drainCurve("block", "a drain, one more PDB lets pods go one by one", "10 pods that take 0.2 s to stop", "other PDBs", (*growth).drainOneByOne),
+			drainCurve("block", "a drain, one PDB lets pods go one by one", "10 pods that take 0.2 s to stop", "other PDBs", (*growth).drainOneByOne),
 		},
 	},
 	{
