@@ -17,6 +17,11 @@ const (
 	// escortInterval keeps a blocked escort from running again at every change of a pod; its own label is such a change. An eviction
 	// costs one request, an escort a dozen. A second after the PDB has room is soon enough for it.
 	escortInterval = time.Second
+	// restShare is how many times as long as one look at all pods took the loop rests until the next, and longestRest bounds that. Each pod
+	// causes about five events. One look for each would take a time that grows with the square of the pods: seconds of a small function's
+	// share of a core. A longer rest would delay the next evictions of a large node; that of ten pods is a fraction of a millisecond.
+	restShare   = 9
+	longestRest = 50 * time.Millisecond
 )
 
 // Drainer drains nodes.
@@ -128,11 +133,23 @@ func (r *run) loop(ctx context.Context, cancel context.CancelCauseFunc) {
 			cancel(ErrNodeReplaced)
 			return
 		}
+		began := time.Now()
 		wake, done := r.reconcile(ctx)
-		if done || !r.await(ctx, wake) {
+		rested := time.Now().Add(min(restShare*time.Since(began), longestRest))
+		if done || !r.await(ctx, wake) || !r.gather(ctx, earliest(rested, wake)) {
 			return
 		}
 	}
+}
+
+// gather takes what else comes before that time, so that one look is for all of it. It reports false when ctx ends.
+func (r *run) gather(ctx context.Context, until time.Time) bool {
+	for time.Now().Before(until) {
+		if !r.await(ctx, until) {
+			return false
+		}
+	}
+	return true
 }
 
 // await returns when something has changed or it is time to wake, and false when ctx ends.

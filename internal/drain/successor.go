@@ -148,13 +148,13 @@ func (r *run) noteSuccessor(p Pod) func() {
 func (r *run) chooseFinal(plan Plan) {
 	idle, keys := plan.Done() && r.isIdle(), map[string]bool{}
 	for _, pod := range plan.Pods {
-		if key := controllerKey(pod.Pod); pod.cameBack && (idle || pod.Due) && !r.state.ended[key] {
-			keys[key] = true
+		if pod.cameBack && (idle || pod.Due) && !r.state.ended[controllerKey(pod.Pod)] {
+			keys[controllerKey(pod.Pod)] = true
 		}
 	}
 	for _, pod := range plan.Pods {
-		if key := controllerKey(pod.Pod); pod.cameBack && keys[key] {
-			r.state.pods[pod.Ref].final, r.state.ended[key] = true, true
+		if pod.cameBack && keys[controllerKey(pod.Pod)] {
+			r.state.pods[pod.Ref].final, r.state.ended[controllerKey(pod.Pod)] = true, true
 		}
 	}
 }
