@@ -171,7 +171,7 @@ release: node ## write dist/release: zip, template, manifests, Terraform module,
 synth: override GOARCH := arm64
 synth: node build ## write the CloudFormation template of each CONFIG to infra/cdk.out; needs node, no network
 	@rm -f infra/cdk.out/*.template.json
-	cd infra && CDK_OUTDIR=cdk.out go run . $(addprefix ../,$(ZIPS))
+	cd infra && QUIESCE_VERSION=$(VERSION) CDK_OUTDIR=cdk.out go run . $(addprefix ../,$(ZIPS))
 
 deploy: node ## deploy each CONFIG to AWS; asks before it widens permissions, and ends with a check of each function
 	@mkdir -p dist && rm -f dist/outputs.json

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"fmt"
 	"io"
+	"os"
 
 	"quiesce/internal/config"
 )
@@ -13,7 +14,13 @@ type deployment struct {
 	config.Config
 	zip  string
 	text string // the configuration, for the function's environment; empty: the zip has it
+
+	version string // of the program in the zip; empty: unknown
 }
+
+// versionVariable names the version for the CDK app, and for the function that it deploys. The function itself has its version built in.
+// Who describes the function sees the variable (quiescectl doctor).
+const versionVariable = "QUIESCE_VERSION"
 
 // readDeployment reads the configuration as the function does at startup, and rejects what the function would reject.
 func readDeployment(path string) (deployment, error) {
@@ -25,7 +32,7 @@ func readDeployment(path string) (deployment, error) {
 	if err != nil {
 		return deployment{}, fmt.Errorf("%s:\n%w", path, err)
 	}
-	return deployment{Config: settings, zip: path}, nil
+	return deployment{Config: settings, zip: path, version: os.Getenv(versionVariable)}, nil
 }
 
 // noEnvironment is an empty environment. The stack itself sets the variables that the function reads.

@@ -98,6 +98,9 @@ func environment(d deployment, p parts) *map[string]*string {
 	variables["QUIESCE_QUEUE_URL"] = p.queues.events.QueueUrl()
 	variables["QUIESCE_DLQ_URL"] = p.queues.dlq.QueueUrl()
 	variables["GOMEMLIMIT"] = jsii.String(fmt.Sprintf("%dMiB", functionMemory*heapShare/100))
+	if d.version != "" {
+		variables[versionVariable] = jsii.String(d.version)
+	}
 	if d.Stack.ClusterEndpoint != "" {
 		variables["QUIESCE_CLUSTER_ENDPOINT"] = jsii.String(d.Stack.ClusterEndpoint)
 		variables["QUIESCE_CLUSTER_CA"] = jsii.String(d.Stack.ClusterCA)

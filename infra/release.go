@@ -78,7 +78,7 @@ func (r release) synthesize(folder string) (variants []map[string]any, err error
 			return nil, err
 		}
 		into := filepath.Join(folder, fmt.Sprint(i))
-		newReleaseApp(into, deployment{Config: settings, zip: r.zip, text: placeholder("Configuration")}).Synth(nil)
+		newReleaseApp(into, deployment{Config: settings, zip: r.zip, text: placeholder("Configuration"), version: r.version}).Synth(nil)
 		var variant map[string]any
 		if err := readJSON(filepath.Join(into, settings.StackName()+".template.json"), &variant); err != nil {
 			return nil, err

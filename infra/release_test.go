@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -83,6 +84,7 @@ var releasedStacks = []map[string]string{
 
 // CDK makes each stack from the configuration that the release gives to its function. So the stack, the function and the release agree.
 func TestRelease_FilledIn_IsWhatCDKMakes(t *testing.T) {
+	t.Setenv(versionVariable, releasedVersion) // as make does for CDK
 	raw, _ := releasedTemplate(t)
 	var configurations []string
 	var stacks []evaluated
@@ -98,6 +100,9 @@ func TestRelease_FilledIn_IsWhatCDKMakes(t *testing.T) {
 		for _, section := range []string{"Resources", "Outputs"} {
 			got, wanted := comparable(stacks[i].asMade[section]), comparable(want[section])
 			require.Equal(t, sortedKeys(wanted), sortedKeys(got), section)
+			if section == "Resources" {
+				require.Contains(t, fmt.Sprint(wanted), versionVariable+":"+releasedVersion)
+			}
 			for id := range wanted {
 				require.Equal(t, wanted[id], got[id], "%s %s", section, id)
 			}

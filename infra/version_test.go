@@ -39,6 +39,16 @@ func TestMakefile_Build_SetsVersionAndCommit(t *testing.T) {
 	require.Contains(t, string(printed), "-X main.version=v1.2.3 -X main.commit=0123456789ab")
 }
 
+func TestMakefile_Synth_NamesTheVersion(t *testing.T) {
+	makefile, err := filepath.Abs("../Makefile")
+	require.NoError(t, err)
+	cmd := exec.Command("make", "-n", "-C", t.TempDir(), "-f", makefile, "VERSION=v1.2.3", "synth")
+	cmd.Env = append(os.Environ(), "MAKEFLAGS=")
+	printed, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(printed))
+	require.Contains(t, string(printed), versionVariable+"=v1.2.3 CDK_OUTDIR=cdk.out go run .")
+}
+
 // The names and bytes of a release depend on the commit alone.
 func TestMakefile_Release_CarriesTheVersion(t *testing.T) {
 	makefile, err := filepath.Abs("../Makefile")

@@ -38,7 +38,10 @@ func (r *reader) readNetwork(ctx context.Context, config aws.Config, cluster str
 		return nil // the function takes another way
 	}
 	own := described.Cluster.ResourcesVpcConfig
-	n := &doctor.Network{Public: own.EndpointPublicAccess, Private: own.EndpointPrivateAccess, ClusterVPC: aws.ToString(own.VpcId)}
+	n := &doctor.Network{
+		Cluster: cluster, Public: own.EndpointPublicAccess, Private: own.EndpointPrivateAccess, ClusterVPC: aws.ToString(own.VpcId),
+		PublicCIDRs: prefixes(own.PublicAccessCidrs),
+	}
 	if made := aws.ToString(own.ClusterSecurityGroupId); made != "" {
 		n.APIServer.Groups = append(n.APIServer.Groups, made)
 	}
@@ -168,14 +171,20 @@ func tcpRules(permissions []ec2types.IpPermission) (rules []doctor.NetworkRule) 
 		for _, pair := range x.UserIdGroupPairs {
 			rule.Groups = append(rule.Groups, aws.ToString(pair.GroupId))
 		}
-		for _, text := range cidrs(x) {
-			if prefix, err := netip.ParsePrefix(text); err == nil {
-				rule.CIDRs = append(rule.CIDRs, prefix)
-			}
-		}
+		rule.CIDRs = prefixes(cidrs(x))
 		rules = append(rules, rule)
 	}
 	return rules
+}
+
+// prefixes returns those of the texts that are blocks of addresses.
+func prefixes(texts []string) (all []netip.Prefix) {
+	for _, text := range texts {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			all = append(all, prefix)
+		}
+	}
+	return all
 }
 
 func cidrs(x ec2types.IpPermission) (texts []string) {

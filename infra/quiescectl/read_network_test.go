@@ -21,6 +21,8 @@ func TestReadNetwork_FunctionInTheVPC_ReadsBothEnds(t *testing.T) {
 	n := r.snapshot.Network
 	require.True(t, n.Private)
 	require.False(t, n.Public)
+	require.Equal(t, "prod", n.Cluster)
+	require.Empty(t, n.PublicCIDRs)
 	require.Equal(t, "10.0.0.0/24", n.Function.Addresses[0].String())
 	require.Equal(t, n.Function.Addresses, n.APIServer.Addresses)
 	require.Equal(t, []doctor.NetworkRule{{From: 443, To: 443, Groups: []string{"sg-function"}}}, n.Groups["sg-cluster"].Ingress)
@@ -37,6 +39,22 @@ func TestReadNetwork_FunctionInTheVPC_ReadsBothEnds(t *testing.T) {
 	r.unread("network of quiesce", err)
 	require.Contains(t, r.snapshot.Unread[0].Fix, "ec2:DescribeSecurityGroups")
 	require.ErrorContains(t, r.readNetwork(t.Context(), settings, "", function), "the cluster's name is not known")
+}
+
+func TestReadNetwork_PublicEndpoint_AddressesThatItAdmits(t *testing.T) {
+	server, settings := awstest.Serve(t)
+	server.AddCluster("prod", "https://127.0.0.1:6443", nil)
+	r := &reader{options: &options{}}
+	require.NoError(t, r.readNetwork(t.Context(), settings, "prod", nil))
+	require.True(t, r.snapshot.Network.Public)
+	require.False(t, r.snapshot.Network.Private)
+	require.Equal(t, prefixes([]string{"0.0.0.0/0"}), r.snapshot.Network.PublicCIDRs)
+
+	server.SetClusterNetwork("prod", awstest.Network{VPC: "vpc-1", PublicCIDRs: []string{"203.0.113.0/24", "198.51.100.7/32"}})
+	require.NoError(t, r.readNetwork(t.Context(), settings, "prod", nil))
+	require.True(t, r.snapshot.Network.Public)
+	require.True(t, r.snapshot.Network.Private)
+	require.Equal(t, prefixes([]string{"203.0.113.0/24", "198.51.100.7/32"}), r.snapshot.Network.PublicCIDRs)
 }
 
 func TestReadInstances_GroupsOfAllInterfaces(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
@@ -30,7 +31,8 @@ const resumeSettings = `{cluster: unknown, autoScalingGroups: [unknown], mode: d
 	{name: databases, escort: {postgres: {}}}, {name: poolers, escort: {pgbouncer: {}}}, {name: workloads}]}`
 
 // needsToResume is what a person must be allowed to do.
-const needsToResume = "list and update Leases in namespace quiesce, read pods and the Secret with the console's login, and forward ports of poolers (pods/portforward)"
+const needsToResume = "create, get, list, update and delete Leases in namespace quiesce, read pods and the Secret with the console's login, " +
+	"and forward ports of poolers (pods/portforward)"
 
 type resumeOptions struct {
 	*options
@@ -168,6 +170,9 @@ func (r *resumeOptions) resume(ctx context.Context, parts wire.Parts, log *slog.
 	wire.AddPrimaries(handler, nil)
 	if err := resumeFree(ctx, handler, free, &answer); err != nil {
 		answer.Status, answer.Reason = termination.StatusFailed, drain.Short(err.Error())
+		if apierrors.IsForbidden(err) {
+			answer.Reason += ": you need permission in the cluster to " + needsToResume
+		}
 		return answer, nil
 	}
 	// Somebody may have taken a Lease since it was listed. Then nothing was done about it.

@@ -268,7 +268,7 @@ func TestResume_WrongUse_SaysWhatToDo(t *testing.T) {
 		says string
 	}{
 		{nil, "", "read the kubeconfig"},
-		{nobody, "", "you need permission in the cluster to list and update Leases in namespace quiesce"},
+		{nobody, "", "you need permission in the cluster to create, get, list, update and delete Leases in namespace quiesce"},
 		{kubeconfig, "--connect-via tunnel", `--connect-via must be one of portForward, podIP, not "tunnel"`},
 		{kubeconfig, "--user me", "--user needs --password-file or --password-env"},
 		{kubeconfig, "--password-env PASSWORD", "--password-file and --password-env need --user"},

@@ -11,7 +11,9 @@ import (
 
 // Network is what AWS says of the paths from the function to the cluster.
 type Network struct {
+	Cluster                 string                   // its name
 	Public, Private         bool                     // the endpoints that the API server has
+	PublicCIDRs             []netip.Prefix           // addresses that the public one admits; none: all
 	APIServer               Place                    // security groups of its interfaces: the one that EKS made is the first
 	Function                Place                    // of the function's interfaces
 	ClusterVPC, FunctionVPC string                   // the latter is empty: the function is in no VPC
@@ -65,9 +67,9 @@ func (v *view) networkProblems() []Finding {
 	case n.FunctionVPC == "" && !n.Public:
 		return []Finding{v.outside()}
 	case n.FunctionVPC != n.ClusterVPC: // addresses may be translated on the way
-		return nil
+		return v.publicPath()
 	}
-	return append(v.apiServerPath(), v.consolePaths()...)
+	return slices.Concat(v.publicPath(), v.apiServerPath(), v.consolePaths())
 }
 
 func (v *view) outside() Finding {

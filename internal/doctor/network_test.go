@@ -41,9 +41,16 @@ func (n *Network) admit(group string, rules ...NetworkRule) {
 	n.Groups[group] = SecurityGroup{Ingress: rules, Egress: n.Groups[group].Egress}
 }
 
+// publish gives the cluster a public endpoint for these addresses.
+func (n *Network) publish(cidrs ...string) {
+	n.Public, n.PublicCIDRs = true, ruleOf(0, "", cidrs...).CIDRs
+}
+
 const (
 	notAdmitted = "critical security group sg-cluster: does not admit function quiesce-prod (sg-function) to the API server on port 443"
 	notClear    = "info function quiesce-prod: whether security groups let it reach the API server is not clear: they name addresses"
+	notFixed    = "critical function quiesce-prod: is in no VPC, so its addresses are not fixed, and the cluster's public endpoint admits only 203.0.113.0/24"
+	notNAT      = "info function quiesce-prod: uses the cluster's public endpoint, and whether that admits its NAT gateways is not clear: it admits only 203.0.113.0/24"
 	noConsole   = "warning security group sg-node: does not admit function quiesce-prod (sg-function) to the consoles of deployment db/pgbouncer on port 6432"
 )
 
@@ -84,6 +91,29 @@ var networkCases = []struct {
 	{"in no VPC, and public", func(_ *world, n *Network) { n.FunctionVPC, n.Public = "", true; n.admit("sg-cluster") }, nil},
 	{"in no VPC, and private", func(_ *world, n *Network) { n.FunctionVPC = "" },
 		[]string{"critical function quiesce-prod: is in no VPC, and the cluster's endpoint is private only"}},
+	{"in no VPC, and public for some", func(_ *world, n *Network) { n.FunctionVPC = ""; n.publish("203.0.113.0/24") }, []string{notFixed}},
+	{"in no VPC, and public only for some", func(_ *world, n *Network) {
+		n.FunctionVPC, n.Private = "", false
+		n.publish("203.0.113.0/24")
+	}, []string{notFixed}},
+	{"in no VPC, and public for all IPv6", func(_ *world, n *Network) { n.FunctionVPC = ""; n.publish("203.0.113.0/24", "::/0") },
+		[]string{notFixed + " and ::/0"}},
+	{"in no VPC, and public for all", func(_ *world, n *Network) { n.FunctionVPC = ""; n.publish("203.0.113.0/24", "0.0.0.0/0") }, nil},
+	{"in no VPC, and public for all in parts", func(_ *world, n *Network) {
+		n.FunctionVPC = ""
+		n.publish("203.0.113.0/24", "0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/2", "128.0.0.0/1")
+	}, nil},
+	{"in no VPC, and public for nearly all", func(_ *world, n *Network) { n.FunctionVPC = ""; n.publish("0.0.0.0/1", "128.0.0.0/2", "128.0.0.0/2") },
+		[]string{"critical function quiesce-prod: is in no VPC, so its addresses are not fixed, and the cluster's public endpoint admits only 0.0.0.0/1 and 128.0.0.0/2"}},
+	{"public for some too", func(_ *world, n *Network) { n.publish("203.0.113.0/24") }, nil},
+	{"public only for some", func(_ *world, n *Network) { n.Private = false; n.publish("203.0.113.0/24") }, []string{notNAT}},
+	{"public only for some, and consoles", func(_ *world, n *Network) { n.Private = false; n.publish("203.0.113.0/24"); n.admit("sg-node") },
+		[]string{noConsole, notNAT}},
+	{"in another VPC, and public only for some", func(_ *world, n *Network) {
+		n.FunctionVPC, n.Private = "vpc-2", false
+		n.publish("203.0.113.0/24")
+	}, []string{notNAT}},
+	{"in another VPC, and public for some", func(_ *world, n *Network) { n.FunctionVPC = "vpc-2"; n.publish("203.0.113.0/24") }, nil},
 	{"consoles", func(_ *world, n *Network) { n.admit("sg-node") }, []string{noConsole}},
 	{"consoles, other port", func(w *world, _ *Network) { w.Config.Phases[0].PGBouncer.Port = 6433 }, []string{
 		"warning security group sg-node: does not admit function quiesce-prod (sg-function) to the consoles of deployment db/pgbouncer on port 6433",
@@ -121,4 +151,22 @@ func TestNetwork_Blocked_CommandOpensIt(t *testing.T) {
 	require.Equal(t, "aws ec2 authorize-security-group-egress --group-id sg-function --ip-permissions "+
 		"'IpProtocol=tcp,FromPort=443,ToPort=443,UserIdGroupPairs=[{GroupId=sg-cluster}]'", found[1].Command)
 	require.Equal(t, []string{"i-a1", "i-b1"}, ConsoleInstances(w.Snapshot))
+}
+
+func TestNetwork_PublicEndpointForSome_CommandAddsThePrivateOne(t *testing.T) {
+	w := healthy(t)
+	n := w.addNetwork()
+	n.Cluster, n.FunctionVPC, n.Private = "prod", "", false
+	n.publish("203.0.113.0/24", "198.51.100.7/32")
+	command := func() string {
+		found := Examine(w.Snapshot, "").Findings
+		require.Len(t, found, 1)
+		return found[0].Command
+	}
+	require.Equal(t, "aws eks update-cluster-config --name prod --resources-vpc-config "+
+		"endpointPublicAccess=true,publicAccessCidrs=203.0.113.0/24,198.51.100.7/32,endpointPrivateAccess=true", command(), "who was admitted still is")
+	n.Private = true
+	require.Empty(t, command(), "what is left to do is the stack's")
+	n.FunctionVPC, n.Private = "vpc-1", false
+	require.Equal(t, "quiescectl check --function quiesce-prod", command())
 }

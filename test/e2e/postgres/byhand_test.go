@@ -53,6 +53,12 @@ func TestByHand_HeldRehearsedKilledMoved_NothingFails(t *testing.T) {
 	p.requireNothingPaused()
 	require.Empty(t, p.resume(function).Clusters, "a second time changes nothing")
 
+	someone := p.newPerson()
+	someone.requireNothingToResume()
+	p.killPaused(function)
+	p.requirePaused()
+	someone.resumePaused() // the function is gone
+
 	require.NoError(t, p.cluster.AwaitStreaming(p.ctx))
 	leader, err = p.cluster.LeaderName(p.ctx) // the killed invocation may have asked for a switchover
 	require.NoError(t, err)

@@ -45,10 +45,14 @@ type networkJSON struct {
 	SecurityGroups []string `json:"securityGroupIds"`
 	Public         bool     `json:"endpointPublicAccess"`
 	Private        bool     `json:"endpointPrivateAccess"`
+	PublicCIDRs    []string `json:"publicAccessCidrs"`
 }
 
 func (n Network) ofCluster() networkJSON {
-	x := networkJSON{VPC: n.VPC, Subnets: n.Subnets, Public: n.VPC == "", Private: n.VPC != ""}
+	x := networkJSON{VPC: n.VPC, Subnets: n.Subnets, Public: n.VPC == "" || len(n.PublicCIDRs) > 0, Private: n.VPC != "", PublicCIDRs: n.PublicCIDRs}
+	if x.Public && len(x.PublicCIDRs) == 0 {
+		x.PublicCIDRs = []string{"0.0.0.0/0"} // the default, which DescribeCluster returns too
+	}
 	if len(n.SecurityGroups) > 0 {
 		x.ClusterGroup, x.SecurityGroups = n.SecurityGroups[0], n.SecurityGroups[1:]
 	}

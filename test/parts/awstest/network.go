@@ -22,6 +22,9 @@ type Rule struct {
 type Network struct {
 	VPC                     string
 	Subnets, SecurityGroups []string
+
+	// Of a cluster: addresses that its public endpoint admits. With them it has that endpoint, in a VPC too. None: all, if it has one.
+	PublicCIDRs []string
 }
 
 // AddSecurityGroup makes a security group, or replaces it.
@@ -45,7 +48,7 @@ func (s *Server) SetFunctionNetwork(name string, n Network) {
 	s.account.networks[name] = n
 }
 
-// SetClusterNetwork gives a cluster a private endpoint, and takes the public one away. The first of the security groups is the one that EKS
+// SetClusterNetwork gives a cluster a private endpoint, and takes the public one away unless PublicCIDRs says who may use it. The first of the security groups is the one that EKS
 // made. Without it, the endpoint is public only.
 func (s *Server) SetClusterNetwork(name string, n Network) {
 	s.mu.Lock()
