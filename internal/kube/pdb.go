@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -50,6 +51,15 @@ type namespacePDBs struct {
 	watch  *activeWatch  // nil: of a test
 	known  map[string]*pdb
 	next   map[string]*pdb // a list that is not complete yet; nil: none
+	// selecting has what was found of pods since a selector last changed. Each change on the node asks for all pods, and comparing each
+	// with each PDB then would take a time that grows with both.
+	selecting map[drain.Ref]selected
+}
+
+// selected are the names of the PDBs that select a pod with these labels, in order.
+type selected struct {
+	labels map[string]string
+	names  []string
 }
 
 // asked is what an eviction request rested on.
@@ -127,20 +137,35 @@ func (d *pdbs) count(p seenPod, matching []*pdb, change int) {
 	}
 }
 
-// matching returns the known PDBs that select the pod. A pod whose labels are not known matches none.
-func (d *pdbs) matching(p seenPod) []*pdb {
+// matching returns the known PDBs that select the pod.
+func (d *pdbs) matching(p seenPod) (found []*pdb) {
+	for _, name := range d.selecting(p) {
+		found = append(found, d.namespaces[p.Namespace].known[name])
+	}
+	return found
+}
+
+// selecting returns the names of the known PDBs that select the pod. A pod whose labels are not known matches none.
+func (d *pdbs) selecting(p seenPod) []string {
 	namespace := d.namespaces[p.Namespace]
 	if namespace == nil || p.labelsUnknown {
 		return nil
 	}
-	var found []*pdb
-	for _, pdb := range namespace.known {
+	if found, is := namespace.selecting[p.Ref]; is && maps.Equal(found.labels, p.Labels) {
+		return found.names
+	}
+	var names []string
+	for name, pdb := range namespace.known {
 		if pdb.selector.Matches(labels.Set(p.Labels)) {
-			found = append(found, pdb)
+			names = append(names, name)
 		}
 	}
-	slices.SortFunc(found, func(x, y *pdb) int { return cmp.Compare(x.name, y.name) })
-	return found
+	slices.Sort(names)
+	if namespace.selecting == nil {
+		namespace.selecting = map[drain.Ref]selected{}
+	}
+	namespace.selecting[p.Ref] = selected{p.Labels, names}
+	return names
 }
 
 // withPDBs returns the pods with their field PDBs set to the known PDBs that select them. Most drains know none.
@@ -150,8 +175,8 @@ func (d *pdbs) withPDBs(seen []seenPod) []drain.Pod {
 	pods := make([]drain.Pod, len(seen))
 	for i, p := range seen {
 		pods[i] = p.Pod
-		if matching := d.matching(p); len(matching) > 0 {
-			pods[i].PDBs = pdbNames(matching)
+		if names := d.selecting(p); len(names) > 0 {
+			pods[i].PDBs = names
 		}
 	}
 	return pods

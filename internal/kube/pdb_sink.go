@@ -5,7 +5,7 @@ const (
 	// the others, and is asked as the drain's own retries come.
 	maxPDBs          = 1000
 	maxSelectorBytes = 16 << 10
-	// maxRequirements bounds the requirements of their selectors in all. Each is compared with each pod of the namespace at each change,
+	// maxRequirements bounds the requirements of their selectors in all. A change of one has all compared with each pod of the namespace,
 	// and an author of PDBs could take the function's time. A thousand ordinary selectors have some 3,000.
 	maxRequirements = 10_000
 )
@@ -25,7 +25,7 @@ func (s namespaceSink) begin() {
 func (s namespaceSink) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.of.known, s.of.next = s.of.next, nil
+	s.of.known, s.of.next, s.of.selecting = s.of.next, nil, nil
 	s.notify()
 }
 
@@ -37,13 +37,18 @@ func (s namespaceSink) put(p *pdb) {
 	if s.of.next != nil {
 		set = s.of.next
 	}
+	before := set[p.name]
 	delete(set, p.name)
 	if len(set) < maxPDBs && requirements(set)+p.requirements() <= maxRequirements {
 		set[p.name] = p
 	}
-	if s.of.next == nil {
-		s.notify()
+	if s.of.next != nil {
+		return
 	}
+	if before == nil || set[p.name] == nil || before.selector.String() != p.selector.String() {
+		s.of.selecting = nil // another status alone selects the same pods
+	}
+	s.notify()
 }
 
 // requirements returns how many comparisons the selector takes at most.
@@ -67,5 +72,6 @@ func (s namespaceSink) drop(p *pdb) {
 		return
 	}
 	delete(s.of.known, p.name)
+	s.of.selecting = nil
 	s.notify()
 }
