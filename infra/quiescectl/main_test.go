@@ -28,8 +28,10 @@ import (
 // settleTimeout bounds how long controllers may take until the cluster is as its manifests say.
 const settleTimeout = time.Minute
 
-// binary is the built command.
+// binary is the built command, and builtVersion its version.
 var binary string
+
+const builtVersion = "v1.3.0"
 
 func TestMain(m *testing.M) {
 	folder, err := os.MkdirTemp("", "quiescectl")
@@ -39,7 +41,7 @@ func TestMain(m *testing.M) {
 	}
 	binary = filepath.Join(folder, "quiescectl")
 	status := 1
-	if output, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+	if output, err := exec.Command("go", "build", "-ldflags", "-X main.version="+builtVersion, "-o", binary, ".").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build quiescectl: %v\n%s", err, output)
 	} else {
 		status = pgbouncer.Run(m) // and stops the PostgreSQL that tests share
@@ -99,7 +101,7 @@ func (w *world) apply(file string) {
 func (w *world) addNode(group string, n lab.Node) {
 	w.Helper()
 	if group != "" {
-		w.aws.AddInstance(group, awstest.Instance{ID: n.InstanceID, Zone: n.Zone, PrivateDNS: n.Name})
+		w.aws.AddInstance(group, awstest.Instance{ID: n.InstanceID, Zone: n.Zone, PrivateDNS: n.Name, SecurityGroups: []string{"sg-node"}})
 	}
 	require.NoError(w, w.lab.AddNodes(w.Context(), n))
 }
@@ -146,6 +148,7 @@ func (w *world) addNetwork(ingress awstest.Rule) {
 	w.aws.AddCluster("prod", "https://127.0.0.1:6443", nil)
 	w.aws.AddSubnet("subnet-a", "10.0.0.0/24")
 	w.aws.AddSecurityGroup(awstest.SecurityGroup{ID: "sg-cluster", Ingress: []awstest.Rule{ingress}})
+	w.aws.AddSecurityGroup(awstest.SecurityGroup{ID: "sg-node", Ingress: []awstest.Rule{{Port: 443, Group: "sg-function"}}})
 	w.aws.AddSecurityGroup(awstest.SecurityGroup{ID: "sg-function", Egress: []awstest.Rule{{CIDR: "0.0.0.0/0"}}})
 	w.aws.SetClusterNetwork("prod", awstest.Network{VPC: "vpc-1", Subnets: []string{"subnet-a"}, SecurityGroups: []string{"sg-cluster"}})
 	w.aws.SetFunctionNetwork("quiesce-prod", awstest.Network{VPC: "vpc-1", Subnets: []string{"subnet-a"}, SecurityGroups: []string{"sg-function"}})
@@ -170,7 +173,7 @@ func TestDoctor_HealthyCluster_FindsNothing(t *testing.T) {
 	}
 	w.aws.AddFunction("quiesce-prod", func(context.Context, []byte) ([]byte, string, error) { return nil, "", nil })
 	w.addNetwork(awstest.Rule{Port: 443, Group: "sg-function"})
-	w.aws.SetEnvironment("quiesce-prod", map[string]string{dlqVariable: w.aws.AddQueue(awstest.Queue{Name: "dlq"})})
+	w.aws.SetEnvironment("quiesce-prod", map[string]string{dlqVariable: w.aws.AddQueue(awstest.Queue{Name: "dlq"}), versionVariable: builtVersion})
 	w.apply("testdata/healthy.yaml")
 
 	got := w.golden("healthy.txt", "doctor", "--cluster", "prod", "--timeout", "1m")
@@ -209,7 +212,7 @@ func faulty(t *testing.T) *world {
 	w.aws.AddFunction("quiesce-prod", func(context.Context, []byte) ([]byte, string, error) { return nil, "", nil })
 	w.addNetwork(awstest.Rule{Port: 443, Group: "sg-other"})
 	dlq := w.aws.AddQueue(awstest.Queue{Name: "dlq"})
-	w.aws.SetEnvironment("quiesce-prod", map[string]string{dlqVariable: dlq})
+	w.aws.SetEnvironment("quiesce-prod", map[string]string{dlqVariable: dlq, versionVariable: "v1.2.0"})
 	w.aws.SendMessage(dlq, "{}")
 	return w
 }
@@ -259,6 +262,31 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 		require.NoError(t, os.WriteFile(file, []byte("{cluster: prod, autoScalingGroups: [workers-a], mode: drain, drain: {maxDuration: 3h}}"), 0o600))
 		out := w.doctor(w.env, []string{"group workers-b: autoScalingGroups in quiesce.yaml does not match it"}, "--config", file).out
 		require.NotContains(t, out, "statefulset shop/batch: its grace period")
+	})
+	t.Run("a public endpoint for some addresses", func(t *testing.T) {
+		vpc := awstest.Network{VPC: "vpc-1", Subnets: []string{"subnet-a"}, SecurityGroups: []string{"sg-cluster"}}
+		vpc.PublicCIDRs = []string{"203.0.113.0/24"}
+		w.aws.SetClusterNetwork("prod", vpc)
+		w.aws.SetFunctionNetwork("quiesce-prod", awstest.Network{})
+		defer w.addNetwork(awstest.Rule{Port: 443, Group: "sg-other"})
+		w.doctor(w.env, []string{"CRITICAL  function quiesce-prod: is in no VPC, so its addresses are not fixed, " +
+			"and the cluster's public endpoint admits only 203.0.113.0/24\n"}, "--cluster", "prod")
+	})
+	t.Run("consoles at addresses of pods", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "quiesce.yaml")
+		require.NoError(t, os.WriteFile(file, []byte(`{cluster: prod, autoScalingGroups: ["workers-*"], mode: drain, phases: [`+
+			`{name: poolers, escort: {pgbouncer: {connectVia: podIP, secretRef: {namespace: db, name: admin}}}}, {name: workloads}]}`), 0o600))
+		blocked := func(pooler string, port int) []string {
+			return []string{
+				fmt.Sprintf("WARNING   security group sg-node: does not admit function quiesce-prod (sg-function) to the consoles of deployment db/%s on port %d\n", pooler, port),
+				fmt.Sprintf("run    aws --region eu-west-1 ec2 authorize-security-group-ingress --group-id sg-node --protocol tcp --port %d --source-group sg-function\n", port),
+			}
+		}
+		w.doctor(w.env, append(blocked("pgbouncer", 5432), blocked("reports", 6432)...), "--config", file)
+		w.aws.AddSecurityGroup(awstest.SecurityGroup{ID: "sg-node", Ingress: []awstest.Rule{{Port: 5432, Group: "sg-function"}, {Port: 6432, Group: "sg-function"}}})
+		open := w.doctor(w.env, []string{"deployment db/pgbouncer: ", "security group sg-cluster: "}, "--config", file)
+		require.NotContains(t, open.out, "security group sg-node")
+		require.NotContains(t, open.out, "network of quiesce: could not be read")
 	})
 	t.Run("exit status", func(t *testing.T) {
 		for severity, want := range map[string]int{"critical": exitFindings, "warning": exitFindings, never: 0} {

@@ -53,7 +53,7 @@ func (o *options) read(ctx context.Context, settings config.Config) (doctor.Snap
 	if err != nil {
 		return doctor.Snapshot{}, err
 	}
-	r.snapshot = doctor.Snapshot{Now: time.Now(), Config: settings, Configured: settings.Cluster != ""}
+	r.snapshot = doctor.Snapshot{Now: time.Now(), Config: settings, Configured: settings.Cluster != "", Version: version}
 	first, cancel := context.WithTimeout(ctx, timeShare(ctx))
 	defer cancel()
 	if err := r.answers(first); err != nil {

@@ -26,6 +26,9 @@ const credentialsTimeout = 3 * time.Second
 // dlqVariable is the variable of the function that names its DLQ.
 const dlqVariable = "QUIESCE_DLQ_URL"
 
+// versionVariable is the variable of the function in which its stack says which version it deployed.
+const versionVariable = "QUIESCE_VERSION"
+
 // readAWS reads the account. Without credentials one finding says so.
 func (r *reader) readAWS(ctx context.Context, cluster string) error {
 	config, err := r.awsConfig(ctx)
@@ -114,6 +117,7 @@ func (r *reader) readFunction(ctx context.Context, config aws.Config, cluster st
 	if described.Environment == nil {
 		return nil
 	}
+	f.Version = described.Environment.Variables[versionVariable]
 	return r.readQueue(ctx, config, f, described.Environment.Variables[dlqVariable])
 }
 

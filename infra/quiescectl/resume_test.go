@@ -204,6 +204,13 @@ func TestResume_FunctionGoneAfterPause_PoolerGoesOn(t *testing.T) {
 	require.Contains(t, got.out, "still paused: db/pgbouncer-0")
 	require.True(t, w.paused())
 
+	w.applyText(readerManifest)
+	reader := "KUBECONFIG=" + impersonating(t, w.lab.Kubeconfig(), "reader")
+	got = quiescectl(t, []string{reader, "PASSWORD=" + pgbouncer.Admin.Password}, "resume", "--user", pgbouncer.Admin.Name, "--password-env", "PASSWORD")
+	require.Equal(t, exitFindings, got.status, got.progress)
+	require.Regexp(t, `leases.* is forbidden: .*: you need permission in the cluster to create, get, list, update and delete Leases`, got.out)
+	require.True(t, w.paused())
+
 	require.Contains(t, readme, "$ quiescectl resume "+strings.Join(secret, " ")+"\nSTATUS    CLUSTERS    POOLERS\nresumed   db/orders   <none>\n")
 	got = w.resume(secret...)
 	require.Zero(t, got.status, got.out+got.progress)
@@ -217,6 +224,20 @@ func TestResume_FunctionGoneAfterPause_PoolerGoesOn(t *testing.T) {
 	require.Contains(t, w.resume("--force", "--user", pgbouncer.Admin.Name, "--password-file", w.password).out, "resumed   db/orders   <none>\n")
 	require.False(t, w.paused())
 }
+
+// readerManifest lets the user reader list Leases, and nothing else.
+const readerManifest = `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader, namespace: quiesce}
+rules: [{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [list]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: reader, namespace: quiesce}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: reader}]
+`
 
 // A drain by hand left a pooler paused on a node that stays.
 func TestResume_FunctionGoneInADrain_PoolerGoesOnAndNodeStaysClosed(t *testing.T) {

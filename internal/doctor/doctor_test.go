@@ -501,6 +501,14 @@ var quiesceCases = []testCase{
 	{"policy missing", func(w *world) { w.Install.Policies = []string{"quiesce-pods"} },
 		[]string{"warning rbac group quiesce: admission policies are missing: quiesce-pods"}},
 	{"function that cannot run", func(w *world) { w.Function.Problem = "its state is Failed" }, []string{"critical function quiesce-prod: its state is Failed"}},
+	{"function of another version", func(w *world) { w.Version, w.Function.Version = "v1.3.0", "v1.2.0" },
+		[]string{"warning function quiesce-prod: was deployed as version v1.2.0, and this quiescectl is v1.3.0"}},
+	{"function of this version", func(w *world) { w.Version, w.Function.Version = "v1.3.0", "v1.3.0" }, nil},
+	{"function of an unknown version", func(w *world) { w.Version = "v1.3.0" }, nil},
+	{"function of a build without a version", func(w *world) { w.Version, w.Function.Version = "v1.3.0", "dev" }, nil},
+	{"function of a build without git", func(w *world) { w.Version, w.Function.Version = "v1.3.0", "unknown-dirty" }, nil},
+	{"function with what is no version", func(w *world) { w.Version, w.Function.Version = "v1.3.0", "v1; echo" }, nil},
+	{"quiescectl that does not know its version", func(w *world) { w.Version, w.Function.Version = "unknown", "v1.2.0" }, nil},
 	{"function without a way to the API server", func(w *world) { w.Network = &Network{Private: true} },
 		[]string{"critical function quiesce-prod: is in no VPC, and the cluster's endpoint is private only"}},
 	{"messages in the DLQ", func(w *world) { w.Function.DeadLetters = 2 }, []string{"warning function quiesce-prod: 2 messages in its dead-letter queue"}},
@@ -516,6 +524,18 @@ var quiesceCases = []testCase{
 		w.Nodes[0].Labels[corev1.LabelNodeExcludeBalancers] = "quiesce"
 		w.Install.Leases = []termination.LeaseInfo{{Name: "i-a1"}}
 	}, nil},
+}
+
+func TestExamine_OtherVersion_CommandEndsTheDifference(t *testing.T) {
+	w := healthy(t)
+	for version, want := range map[string]string{
+		"v1.2.0": "git checkout v1.2.0 && make quiescectl", "v1.2.0-dirty": "make deploy", "0123456789ab": "git checkout 0123456789ab && make quiescectl",
+	} {
+		w.Version, w.Function.Version = "v1.3.0", version
+		found := Examine(w.Snapshot, "").Findings
+		require.Len(t, found, 1)
+		require.Equal(t, want, found[0].Command)
+	}
 }
 
 func TestExamine_Findings_TheWorstFirst(t *testing.T) {

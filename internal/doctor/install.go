@@ -18,6 +18,7 @@ var quiesceChecks = []check{
 	{"quiesce-permissions", (*view).missingPermissions},
 	{"quiesce-policies", (*view).missingPolicies},
 	{"quiesce-function", (*view).functionProblems},
+	{"quiesce-version", (*view).otherVersion},
 	{"quiesce-network", (*view).networkProblems},
 	{"quiesce-queue", (*view).deadLetters},
 	{"quiesce-paused", (*view).pausedPoolers},

@@ -21,6 +21,7 @@ type Snapshot struct {
 	Now        time.Time
 	Config     config.Config // of quiesce; the defaults without a file
 	Configured bool          // there is a file
+	Version    string        // of what examines it
 
 	Nodes      []corev1.Node
 	Pods       []corev1.Pod
@@ -88,6 +89,7 @@ type Install struct {
 // Function is the function as Lambda describes it.
 type Function struct {
 	Name        string
+	Version     string // that was deployed last; empty: unknown
 	Problem     string // why it cannot run; empty: it can
 	DeadLetters int    // messages in its DLQ
 }
