@@ -228,7 +228,7 @@ func (r *run) reconcile(ctx context.Context) (wake time.Time, done bool) {
 		r.start(ctx, do, pod, c)
 		wake = earliest(wake, again)
 	}
-	return wake, plan.Done() && r.isIdle() && !r.needsFinalSignal()
+	return wake, plan.Done() && r.isIdle() && !r.needsFinalSignal() && !r.awaitsFinalEffect(plan.Pods, now)
 }
 
 // held returns the pods that their escorts hold, by UID.

@@ -169,6 +169,16 @@ func (r *run) needsFinalSignal() bool {
 	return false
 }
 
+// awaitsFinalEffect reports whether a pod that came back was told to stop, and is not yet seen to stop: the response may come before the
+// watch's event. Once it is seen, the drain waits for its end. Without that the node went at once, and the pod had none of its grace.
+func (r *run) awaitsFinalEffect(pods []Planned, now time.Time) bool {
+	return slices.ContainsFunc(pods, func(pod Planned) bool {
+		p := r.state.pods[pod.Ref]
+		told := later(p.line.EvictedAt, p.line.ForcedAt)
+		return p.final && p.isSignaled() && !pod.Terminating() && now.Sub(told) < acceptedRecheck
+	})
+}
+
 func (p *progress) needsFinalSignal() bool {
 	return p.final && !p.isSignaled() && p.line.GoneAt.IsZero() && p.finalRequests < finalTries
 }

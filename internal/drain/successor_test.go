@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -68,6 +69,40 @@ func TestSuccessors_PinnedPods_OneAskedRestToldInTheEnd(t *testing.T) {
 		for key := range records.All() {
 			require.Regexp(t, "^successor[.]uid-of-pinned[.][0-9a-f]{16}$", key)
 		}
+	})
+}
+
+// lateCluster shows for a while that pods run which were told to stop, as a watch does whose event comes after the response.
+type lateCluster struct {
+	*draintest.Cluster
+	late time.Duration
+}
+
+func (c lateCluster) Pods() []drain.Pod {
+	pods := c.Cluster.Pods()
+	for i, p := range pods {
+		if p.Terminating() && time.Since(p.Deleted) < c.late {
+			pods[i].Deleted, pods[i].StopsBy = time.Time{}, time.Time{}
+		}
+	}
+	return pods
+}
+
+// A pod that came back and was told to stop has its grace too, though the watch shows later than the response that it stops.
+func TestSuccessors_WatchIsLate_LastOnesAreAwaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New()
+		pinned(node, "pinned", 3, 30*s)
+		drainClosed(t, lateCluster{node, 500 * time.Millisecond}, &draintest.Records{})
+		require.Equal(t, 3, count(node, "delete "))
+		log := node.Log()
+		gone := 0
+		for _, line := range log[slices.IndexFunc(log, func(line string) bool { return strings.HasPrefix(line, "delete ") }):] {
+			if strings.HasPrefix(line, "gone ") {
+				gone++
+			}
+		}
+		require.Equal(t, 3, gone, "%v", log)
 	})
 }
 
