@@ -18,9 +18,9 @@ var budgets = []struct {
 	time  time.Duration
 }{
 	{"quiesce/test/e2e/postgres", 24 * time.Minute},
-	{"quiesce/test/e2e/pooler", 11 * time.Minute},
-	{"quiesce/test/e2e", 8 * time.Minute},
-	{others, 12 * time.Minute},
+	{"quiesce/test/e2e/pooler", 12 * time.Minute},
+	{"quiesce/test/e2e", 9 * time.Minute},
+	{others, 11 * time.Minute},
 }
 
 // others is the suite of all packages without one of their own.
@@ -28,7 +28,7 @@ const others = "all other packages"
 
 // whole is the budget of all suites together. The goal is 25 minutes: the long suites wait for a third to half of their time, and could do
 // that beside each other.
-const whole = 55 * time.Minute
+const whole = 56 * time.Minute
 
 // result is the line of `go test` about a package. Its time does not count: packages are compiled first, and run beside others.
 var result = regexp.MustCompile(`^(?:ok  |FAIL)\t(\S+)\t(?:[0-9.]+s|\(cached\)|\[)`)
