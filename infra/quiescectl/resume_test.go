@@ -162,11 +162,6 @@ func (w *pausedWorld) records() string {
 		`quiesce/closed.%s: '{"name":"node-a1","uid":%q}'`, w.pod, w.nodeUID, w.nodeUID)
 }
 
-// renamed are records of a drain whose configuration names its phase differently.
-func (w *pausedWorld) renamed() string {
-	return strings.Replace(w.records(), `"poolers"`, `"proxies"`, 1)
-}
-
 const moveLease = "quiesce-postgres-0123abcd"
 
 // resume runs the command against the pod's address: simulated kubelets forward no ports.

@@ -35,5 +35,5 @@ func (c *Client) ClockSkew(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("the API server does not say its time: %w", err)
 	}
-	return server.Sub(time.Now()), nil
+	return time.Until(server), nil
 }
