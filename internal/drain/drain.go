@@ -17,10 +17,10 @@ const (
 	// escortInterval keeps a blocked escort from running again at every change of a pod; its own label is such a change. An eviction
 	// costs one request, an escort a dozen. A second after the PDB has room is soon enough for it.
 	escortInterval = time.Second
-	// restShare is how many times as long as one look at all pods took the loop rests until the next, and longestRest bounds that. Each pod
-	// causes about five events. One look for each would take a time that grows with the square of the pods: seconds of a small function's
-	// share of a core. A longer rest would delay the next evictions of a large node; that of ten pods is a fraction of a millisecond.
-	restShare   = 9
+	// After a look at all pods, the loop rests for restFactor times as long as the look took, and for longestRest at most. Each pod causes
+	// about five events. One look for each event would take CPU time that grows with the square of the pods. A longer rest would delay
+	// the next evictions of a large node. With ten pods it is a fraction of a millisecond.
+	restFactor  = 9
 	longestRest = 50 * time.Millisecond
 )
 
@@ -135,7 +135,7 @@ func (r *run) loop(ctx context.Context, cancel context.CancelCauseFunc) {
 		}
 		began := time.Now()
 		wake, done := r.reconcile(ctx)
-		rested := time.Now().Add(min(restShare*time.Since(began), longestRest))
+		rested := time.Now().Add(min(restFactor*time.Since(began), longestRest))
 		if done || !r.await(ctx, wake) || !r.gather(ctx, earliest(rested, wake)) {
 			return
 		}

@@ -11,7 +11,7 @@ import (
 // streaming is the state of a replica that receives the log as it is written.
 const streaming = "streaming"
 
-// Assess decides whether the leader can hand over to another member now, and to which one. It is pure. When in doubt, it holds.
+// Assess decides whether the leader can switch over to another member now, and to which one. It is pure. When in doubt, it holds.
 func Assess(f Facts, s Settings, now time.Time) Assessment {
 	return assess(f, s, now, func(m Member) string { return m.Leaving })
 }

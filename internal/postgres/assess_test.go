@@ -26,7 +26,7 @@ func replicaNamed(name string) Member {
 	}
 }
 
-// healthy is a cluster of three whose leader pg-0 can hand over.
+// healthy is a cluster of three whose leader pg-0 can switch over.
 func healthy() Facts {
 	leader := replicaNamed("pg-0")
 	leader.LiveState = LiveState{Live: true, Role: Primary, State: "running", Timeline: 2, LSN: 100 * mib, Work: Work{Known: true}, Senders: []Sender{

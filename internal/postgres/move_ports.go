@@ -81,7 +81,7 @@ type PoolerDatabase struct {
 
 // Asker asks a leader over HTTP.
 type Asker interface {
-	// Switchover asks the leader to hand over to the candidate. It returns when the leader has answered, which is after the switchover.
+	// Switchover asks the leader to switch over to the candidate. It returns when the leader has answered, which is after the switchover.
 	// A Refusal says that nothing happened.
 	Switchover(ctx context.Context, leader Member, candidate string) error
 }

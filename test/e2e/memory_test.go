@@ -207,6 +207,7 @@ func (s *fixture) stopPods(ctx context.Context, i env.Instance) {
 		}
 		for _, row := range rows {
 			if row.status == "Terminating" {
+				// A request that fails is repeated: the pod is still there at the next look.
 				_ = s.Lab.Client().CoreV1().Pods(s.group).Delete(ctx, row.name, metav1.DeleteOptions{GracePeriodSeconds: &now})
 			}
 		}

@@ -187,7 +187,7 @@ func (p *fixture) tell(consoles []*pgconn.PgConn, command string) {
 	}
 }
 
-// switchOver asks the leader to hand over to a replica, and returns when the Service leads to the new leader.
+// switchOver asks the leader to switch over to a replica, and returns when the Service leads to the new leader.
 func (p *patroniFixture) switchOver(candidate string) {
 	p.Helper()
 	leader, err := p.patroni.LeaderName(p.ctx)

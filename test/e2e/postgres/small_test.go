@@ -16,7 +16,7 @@ import (
 	"quiesce/test/env/poolers"
 )
 
-// Clusters that have no other member to hand over to, or must not lose one, or take no writes. Each has its words in the plan. They have
+// Clusters that have no other member to switch over to, or must not lose one, or take no writes. Each has its words in the plan. They have
 // no clients: it is about what quiesce would do.
 func TestCases_SmallClusters_PlanSaysWhatWouldHappen(t *testing.T) {
 	s := newSmall(t)

@@ -41,7 +41,7 @@ const (
 	RESTPassword = "lab-rest-password"
 
 	defaultMembers = 3
-	// grace is how long a member may take to hand over and stop, in seconds: far more than it needs on a busy machine.
+	// grace is how long a member may take to switch over and stop, in seconds: far more than it needs on a busy machine.
 	grace = 120
 )
 

@@ -57,7 +57,7 @@ func (c *Cluster) REST(ctx context.Context, member, method, path string, body an
 	return Answer{Code: response.StatusCode, Text: string(said)}, err
 }
 
-// Switchover asks the leader to hand over to the candidate, and waits for the answer.
+// Switchover asks the leader to switch over to the candidate, and waits for the answer.
 func (c *Cluster) Switchover(ctx context.Context, leader, candidate string) (Answer, error) {
 	return c.REST(ctx, leader, http.MethodPost, "/switchover", map[string]string{"leader": leader, "candidate": candidate})
 }
