@@ -54,7 +54,7 @@ type Userlists interface {
 	// Check returns why these logins cannot be rotated in them.
 	Check(ctx context.Context, from, to string) error
 	// SetPassword changes a user's line, or appends one. The line has the password where that of the user "like" has one in clear text, or
-	// else the verifier. If like is empty, the verifier.
+	// else the verifier.
 	SetPassword(ctx context.Context, user, like, password, verifier string) error
 }
 

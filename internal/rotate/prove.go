@@ -112,7 +112,9 @@ func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record, undo func
 }
 
 // end removes the password. The line in the userlists is changed and not removed: pgbouncer 1.25 goes on to accept a user whose line is
-// gone. It gets the verifier of a password that nobody learns.
+// gone. It gets a password that nobody learns, in the form that the line has. With a verifier in a list of clear texts, pgbouncer would keep
+// the proof of the login that checks it, and use that for the next password of this user, too. The server would refuse it (seen with 1.18
+// and 1.24).
 func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 	if r.Database != nil {
 		if err := r.Database.Forget(ctx, record.From); err != nil {
@@ -124,7 +126,7 @@ func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 	if err != nil {
 		return record, err
 	}
-	if err := r.Userlists.SetPassword(ctx, record.From, "", "", verifier.Stored()); err != nil {
+	if err := r.Userlists.SetPassword(ctx, record.From, record.From, nobodys.Password, verifier.Stored()); err != nil {
 		return record, err
 	}
 	err = r.await(ctx, "has the old line of "+record.From, func() ([]string, error) { return r.Poolers.Unread(ctx, nobodys) })

@@ -277,7 +277,12 @@ func (s stopping) SetRecord(ctx context.Context, r Record) error {
 }
 
 func TestRotation_Twice_ComesBackToTheFirstLogin(t *testing.T) {
-	inWorld(t, false, func(t *testing.T, w *world) {
+	t.Run("a list with passwords", func(t *testing.T) { requireTwice(t, false) })
+	t.Run("a list with verifiers", func(t *testing.T) { requireTwice(t, true) })
+}
+
+func requireTwice(t *testing.T, hashed bool) {
+	inWorld(t, hashed, func(t *testing.T, w *world) {
 		_, err := w.rotation().Run(t.Context())
 		require.NoError(t, err)
 		r := w.rotation()

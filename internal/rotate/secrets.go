@@ -172,14 +172,12 @@ func (s *SecretLists) SetPassword(ctx context.Context, user, like, password, ver
 	for _, l := range s.Lists {
 		err := change(ctx, s.Client, l.Namespace, l.Name, func(secret *corev1.Secret) error {
 			list, stored := string(secret.Data[l.Key]), verifier
-			if like != "" {
-				other, err := lineOf(list, like)
-				if err != nil {
-					return err
-				}
-				if !isHashed(other) {
-					stored = password
-				}
+			other, err := lineOf(list, like)
+			if err != nil {
+				return err
+			}
+			if !isHashed(other) {
+				stored = password
 			}
 			secret.Data[l.Key] = []byte(withLine(list, user, stored))
 			return nil

@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,6 +72,8 @@ type fakeRole struct {
 type fakePooler struct {
 	name   string
 	loaded string
+	proofs map[string]string // of the last login with a verifier, by user: pgbouncer shows it to the server, whatever the line has become
+	ghosts map[string]bool   // users whose clients have gone while they waited for a server; pgbouncer 1.18 does not see that
 }
 
 // client is a process of the application: it reads its login some time after it changed, and connects all the time.
@@ -99,7 +102,7 @@ func newWorld(t *testing.T, hashed bool) *world {
 	w.listed = []version{{text: w.list}}
 	w.moved = []move{{login: w.app[0]}}
 	for _, p := range w.poolers {
-		p.loaded = w.list
+		p.loaded, p.proofs, p.ghosts = w.list, map[string]string{}, map[string]bool{}
 	}
 	for i := range 6 {
 		w.clients = append(w.clients, &client{delay: time.Duration(i) * 20 * time.Second, login: w.app[0]})
@@ -146,14 +149,24 @@ func (w *world) fails(p *fakePooler, login escort.Login, server bool) string {
 	if stored != login.Password && !w.matches(stored, login.Password) {
 		return "the pooler refuses the password"
 	}
+	if isHashed(stored) {
+		p.proofs[login.User] = login.Password
+	}
 	role := w.roles[login.User]
-	if !server || role == nil {
+	switch {
+	case role == nil:
 		return ""
+	case !role.login:
+		p.ghosts[login.User] = true
+	default:
+		delete(p.ghosts, login.User)
 	}
 	switch {
+	case !server:
+		return ""
 	case !role.login:
 		return "the role may not log in"
-	case !w.matches(role.verifier, login.Password):
+	case !w.matches(role.verifier, cmp.Or(p.proofs[login.User], login.Password)):
 		return "the server refuses the password"
 	case isHashed(stored) && stored != role.verifier:
 		return "the verifier of the pooler is not that of the server"
@@ -297,6 +310,11 @@ func (p fakePoolers) Sessions(_ context.Context, user string) (found []string, e
 		for i, c := range p.clients {
 			if !c.away && c.login.User == user {
 				found = append(found, fmt.Sprintf("client %d", i))
+			}
+		}
+		for _, pooler := range p.poolers {
+			if pooler.ghosts[user] {
+				found = append(found, pooler.name+": a client that has gone")
 			}
 		}
 	})
