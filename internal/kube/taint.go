@@ -26,6 +26,14 @@ const (
 	// taintParallel bounds how many nodes are tainted at once. The number starts at one and doubles: if many drains do the
 	// same, others have tainted most nodes before the second batch.
 	taintParallel = 16
+	// fewNodes are tainted at once. With more of them, their own drains may start in the same moment, and cordon most of them before a
+	// turn comes.
+	fewNodes = 4
+	// turnPerNode is how long a drain waits at most for its turn, for each node that is not tainted. With a hundred drains that start
+	// together, each turn comes 10 ms after another, about as long as a patch takes on a busy server. The first eviction waits for it.
+	turnPerNode = 10 * time.Millisecond
+	// longestTurn bounds that wait. More than a hundred nodes are not worth more of it: evictions are what the server is busy with then.
+	longestTurn = time.Second
 	// taintTimeout bounds TaintTerminating. A hundred nodes take a second. If the API server does not answer, evictions matter
 	// more than taints.
 	taintTimeout = 30 * time.Second
@@ -39,14 +47,19 @@ const (
 var terminatingTaint = corev1.Taint{Key: "quiesce/terminating", Effect: corev1.TaintEffectNoSchedule}
 
 // TaintTerminating taints the nodes of these instances, except those that take no pods already. If a hundred nodes terminate
-// at once, each of a hundred drains must taint the other 99. So each drain lists them together, taints them in random order
-// and in growing batches, and lists the rest again between two batches. Then it does not repeat what other drains have done.
+// at once, each of a hundred drains must taint the other 99. So each drain lists them together, and waits for a random turn if they are
+// many. Then it taints them in random order and in growing batches, and lists the rest again before each batch. So it does not repeat
+// what other drains have done.
 func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, taintTimeout)
 	defer cancel()
 	pending, err := c.schedulableNodes(ctx, others)
 	if err != nil {
 		return fmt.Errorf("find %d terminating nodes: %w", len(others), withoutURL(err))
+	}
+	if len(pending) > fewNodes {
+		awaitTurn(ctx, len(pending))
+		pending = c.stillSchedulable(ctx, pending)
 	}
 	rand.Shuffle(len(pending), func(a, b int) { pending[a], pending[b] = pending[b], pending[a] })
 	var failures []error
@@ -61,6 +74,15 @@ func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) erro
 		failures = append(failures, fmt.Errorf("%d nodes not tainted: %w", len(pending), context.Cause(ctx)))
 	}
 	return bounded(errors.Join(failures...))
+}
+
+// awaitTurn waits for a random time, which grows with the number of nodes.
+func awaitTurn(ctx context.Context, nodes int) {
+	limit := min(time.Duration(nodes)*turnPerNode, longestTurn)
+	select {
+	case <-time.After(rand.N(limit)):
+	case <-ctx.Done():
+	}
 }
 
 // withoutURL returns the cause of a request's error. The URL in its text has the names of all nodes.

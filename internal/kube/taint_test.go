@@ -136,7 +136,7 @@ func TestTaintTerminating_ManyNodes_FewLists(t *testing.T) {
 	}
 	require.Len(t, e.get(bystander).Spec.Taints, 1)
 	require.Equal(t, 18, e.requests[http.MethodPatch])
-	require.Equal(t, 5, e.requests[http.MethodGet], "once, and again after 1, 2, 4 and 8 nodes")
+	require.Equal(t, 6, e.requests[http.MethodGet], "once, again when its turn comes, and after 1, 2, 4 and 8 nodes")
 
 	clear(e.requests)
 	e.eventually(func() bool { // the watch cache lags
@@ -188,7 +188,25 @@ func TestTaintTerminating_OthersWereFaster_NoRepeat(t *testing.T) {
 		}
 	}
 	require.NoError(t, e.client.TaintTerminating(t.Context(), e.nodes))
-	require.Equal(t, map[string]int{http.MethodPatch: 1, http.MethodGet: 2}, e.requests)
+	require.Equal(t, map[string]int{http.MethodPatch: 1, http.MethodGet: 3}, e.requests)
+}
+
+// A hundred drains that start together cordon their nodes in the same moment. Then there is nothing left to taint.
+func TestTaintTerminating_AllCordonedBeforeItsTurn_NoPatch(t *testing.T) {
+	e := newTaintEnv(t, 20)
+	e.awaitCached(e.nodes, false)
+	clear(e.requests)
+	var once sync.Once
+	e.onResponse = func(*http.Request) {
+		once.Do(func() {
+			for _, n := range e.nodes {
+				require.NoError(t, e.cordon(n))
+			}
+			e.awaitCached(e.nodes, true)
+		})
+	}
+	require.NoError(t, e.client.TaintTerminating(t.Context(), e.nodes))
+	require.Equal(t, map[string]int{http.MethodGet: 2}, e.requests)
 }
 
 // A hundred drains that start at once have 9,900 nodes to check between them, and only 100 taints to set.
