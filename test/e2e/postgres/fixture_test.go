@@ -75,11 +75,14 @@ func newFixture(t *testing.T, o patroni.Options) *patroniFixture {
 	return p
 }
 
-// prepare makes a fixture without anything.
+// prepare makes a fixture without anything. It waits for a slot, which the test has until its end.
 func prepare(t *testing.T) *fixture {
 	t.Helper()
 	lab.RequireMachines(t)
 	require.NoError(t, sharedErr)
+	t.Parallel()
+	clusterSlots <- struct{}{}
+	t.Cleanup(func() { <-clusterSlots })
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	t.Cleanup(cancel)
 	return &fixture{T: t, ctx: ctx}

@@ -18,6 +18,9 @@ var (
 	sharedErr error
 
 	testCount atomic.Int32 // so far, for names
+	// clusterSlots limits how many clusters run at once. A test waits for half of its time. With three, two cores are too slow for what is
+	// tested: a pause of ten seconds, or a loop of Patroni.
+	clusterSlots = make(chan struct{}, 2)
 )
 
 func TestMain(m *testing.M) {

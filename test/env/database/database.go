@@ -33,7 +33,7 @@ const (
 	// Port is the port of the poolers.
 	Port = 6432
 
-	pollInterval = 50 * time.Millisecond // between checks of pods that take seconds to start
+	pollInterval = 200 * time.Millisecond // between checks of pods that take seconds to start
 	// DefaultPoolers is the default number of poolers, each on a node of its own.
 	DefaultPoolers = 2
 	// cannotConnectNow is PostgreSQL's error code while it starts (https://www.postgresql.org/docs/15/errcodes-appendix.html).

@@ -26,6 +26,9 @@ const (
 	stopTimeout = 3 * time.Second
 	// pollInterval is the time between checks of Auto Scaling, and the most by which a node is killed too late.
 	pollInterval = 20 * time.Millisecond
+	// snapshotInterval is the time between looks at the workers, who take seconds for what is waited for. Each look costs a request to each
+	// group of them.
+	snapshotInterval = 200 * time.Millisecond
 	// inService is the lifecycle state of an instance that is not terminating.
 	inService = "InService"
 	// shutdownTime is how long a terminated node's network lives on: EC2 lets the operating system shut down first, which takes seconds at
@@ -188,7 +191,7 @@ func (t *Fixture) AwaitCommits(ctx context.Context, n int) error {
 		if !behind {
 			return nil
 		}
-		if err := Wait(ctx, pollInterval); err != nil {
+		if err := Wait(ctx, snapshotInterval); err != nil {
 			return fmt.Errorf("wait for the workers to work: %w", err)
 		}
 	}

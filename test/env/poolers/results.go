@@ -63,7 +63,7 @@ func (t *Fixture) hanging(ctx context.Context, hangsAfter time.Duration) (number
 		if !waiting {
 			return numbers, nil
 		}
-		if err := Wait(ctx, pollInterval); err != nil {
+		if err := Wait(ctx, snapshotInterval); err != nil {
 			return nil, err
 		}
 	}
@@ -79,7 +79,7 @@ func (t *Fixture) awaitStopped(ctx context.Context) (journal.Snapshot, error) {
 		if err != nil || !busy {
 			return s, err
 		}
-		if err := Wait(ctx, pollInterval); err != nil {
+		if err := Wait(ctx, snapshotInterval); err != nil {
 			return s, err
 		}
 	}
