@@ -40,10 +40,10 @@ var (
 )
 
 const (
-	waitTimeout  = time.Minute // of a condition on a busy machine
-	waitInterval = 20 * time.Millisecond
-	short        = 3 * time.Second // a -resume-after that a test waits for
-	retryBefore  = "15"            // server_login_retry by default
+	waitTimeout  = time.Minute            // of a condition on a busy machine
+	waitInterval = 100 * time.Millisecond // each look reads all processes of the machine
+	short        = 3 * time.Second        // a -resume-after that a test waits for
+	retryBefore  = "15"                   // server_login_retry by default
 )
 
 func targetOf(p *parts.Pooler) pgbouncer.Target {

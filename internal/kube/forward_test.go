@@ -27,8 +27,8 @@ import (
 const (
 	// waitTimeout bounds waits that take milliseconds; only broken code reaches it.
 	waitTimeout = 20 * time.Second
-	// pollInterval is the time between two checks of a condition.
-	pollInterval = 5 * time.Millisecond
+	// pollInterval is the time between two checks of a condition. Most of them ask an API server.
+	pollInterval = 20 * time.Millisecond
 
 	forwardPath = "/api/v1/namespaces/db/pods/pgbouncer-0/portforward"
 )

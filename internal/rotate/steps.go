@@ -219,7 +219,8 @@ const (
 )
 
 // working returns who works with a login that rests. A role that may not log in has sessions at most: clients of it wait for a server in
-// vain. Below 1.19 pgbouncer shows these also after they have gone, until query_wait_timeout. This command's own attempts are among them.
+// vain. pgbouncer shows these also after they have gone, until it tries the server again (seen with 1.18 and 1.24). This command's own
+// attempts are among them.
 func (r *Rotation) working(ctx context.Context, login string) ([]string, error) {
 	able := true
 	if r.Database != nil {

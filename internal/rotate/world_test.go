@@ -73,7 +73,7 @@ type fakePooler struct {
 	name   string
 	loaded string
 	proofs map[string]string // of the last login with a verifier, by user: pgbouncer shows it to the server, whatever the line has become
-	ghosts map[string]bool   // users whose clients have gone while they waited for a server; pgbouncer 1.18 does not see that
+	ghosts map[string]bool   // users whose clients have gone while they waited for a server, which pgbouncer does not see
 }
 
 // client is a process of the application: it reads its login some time after it changed, and connects all the time.
