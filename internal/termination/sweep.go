@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"quiesce/internal/drain"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 const (
