@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"quiesce/internal/drain"
-	"quiesce/internal/termination"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +14,9 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/termination"
 )
 
 func TestGroupLease_Released_IsDeleted(t *testing.T) {

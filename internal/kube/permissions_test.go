@@ -2,7 +2,6 @@ package kube
 
 import (
 	"fmt"
-	"quiesce/internal/escort"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +11,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/escort"
 )
 
 // A thief of the function's role has all its permissions. So escorts need each permission of their role, and an error names

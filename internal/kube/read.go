@@ -6,11 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"quiesce/internal/drain"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"quiesce/internal/drain"
 )
 
 const (

@@ -3,12 +3,13 @@ package kube
 import (
 	"context"
 	"fmt"
-	"quiesce/internal/escort"
 
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"quiesce/internal/escort"
 )
 
 // controller is the part of a ReplicaSet or StatefulSet that an escort needs.

@@ -1,10 +1,11 @@
 package kube
 
 import (
-	"quiesce/internal/escort"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/escort"
 )
 
 const deploymentManifest = `

@@ -3,11 +3,12 @@ package pooler
 import (
 	"maps"
 	"math/rand/v2"
-	"quiesce/internal/drain"
-	"quiesce/internal/escort"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 )
 
 var replicaSet = escort.Owner{Kind: "ReplicaSet", Name: "pgbouncer-5d4f", UID: "rs"}

@@ -1,12 +1,13 @@
 package pooler
 
 import (
-	"quiesce/internal/drain"
-	"quiesce/internal/escort"
-	"quiesce/internal/pgbouncer"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
 )
 
 func TestConsolePort_ConfiguredOrDeclaredOrPreset(t *testing.T) {

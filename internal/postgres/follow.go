@@ -2,9 +2,10 @@ package postgres
 
 import (
 	"context"
-	"quiesce/internal/escort"
 	"slices"
 	"time"
+
+	"quiesce/internal/escort"
 )
 
 // follow waits until clients that are let go reach the new primary.

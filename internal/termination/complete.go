@@ -3,8 +3,9 @@ package termination
 import (
 	"context"
 	"errors"
-	"quiesce/internal/drain"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 const (

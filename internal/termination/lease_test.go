@@ -3,12 +3,13 @@ package termination
 import (
 	"context"
 	"errors"
-	"quiesce/internal/drain"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/drain"
 )
 
 // An unreachable cluster must not let the hook run out, nor keep the instance for ever.

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"quiesce/internal/drain"
 	"slices"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 // simLease is the instance's Lease.

@@ -9,8 +9,9 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
-	"quiesce/test/parts/debian"
 	"time"
+
+	"quiesce/test/parts/debian"
 )
 
 // ServerName is the name in every pooler's certificate.

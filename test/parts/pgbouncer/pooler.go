@@ -8,9 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"quiesce/test/parts/debian"
-	"quiesce/test/parts/need"
-	"quiesce/test/parts/postgres"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +16,10 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/debian"
+	"quiesce/test/parts/need"
+	"quiesce/test/parts/postgres"
 )
 
 // User is an account.

@@ -3,11 +3,12 @@ package pgbouncer
 import (
 	"context"
 	"os"
-	"quiesce/test/parts/postgres"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/postgres"
 )
 
 func TestMain(m *testing.M) { os.Exit(Run(m)) }
