@@ -19,7 +19,7 @@ import (
 // A person asks for a switchover, as before an upgrade. The function has no route to pods: it reads through the API server, and asks with
 // Patroni's failover object. What must hold the primary does so, and says why. One cluster serves all steps: no client sees any of them.
 func TestByHand_HeldRehearsedKilledMoved_NothingFails(t *testing.T) {
-	p := newFixture(t, patroni.Options{Version: "4.0", Members: 2, Poolers: database.Options{Version: "1.18"}})
+	p := newFixtureAlone(t, patroni.Options{Version: "4.0", Members: 2, Poolers: database.Options{Version: "1.18"}})
 	function := p.moving("connectVia: portForward, " + pauseLimit)
 	leader, err := p.cluster.LeaderName(p.ctx)
 	require.NoError(t, err)

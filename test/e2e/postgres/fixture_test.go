@@ -62,7 +62,18 @@ type patroniFixture struct {
 // newFixture makes a fixture with Patroni.
 func newFixture(t *testing.T, o patroni.Options) *patroniFixture {
 	t.Helper()
-	p := &patroniFixture{fixture: prepare(t)}
+	return newFixtureFrom(prepare(t), o)
+}
+
+// newFixtureAlone does the same for a test that sees what others pause. No other test runs meanwhile.
+func newFixtureAlone(t *testing.T, o patroni.Options) *patroniFixture {
+	t.Helper()
+	return newFixtureFrom(prepareAlone(t), o)
+}
+
+func newFixtureFrom(f *fixture, o patroni.Options) *patroniFixture {
+	f.Helper()
+	p := &patroniFixture{fixture: f}
 	p.setUp(o.Count(), func(l *lab.Lab, d database.Options) (cluster, *database.Database, error) {
 		o.Namespace, o.Base, o.Group = d.Namespace, d.Base, d.Group
 		made, err := patroni.Deploy(p.ctx, l, o)
@@ -79,10 +90,17 @@ func newFixture(t *testing.T, o patroni.Options) *patroniFixture {
 func prepare(t *testing.T) *fixture {
 	t.Helper()
 	lab.RequireMachines(t)
-	require.NoError(t, sharedErr)
 	t.Parallel()
 	clusterSlots <- struct{}{}
 	t.Cleanup(func() { <-clusterSlots })
+	return prepareAlone(t)
+}
+
+// prepareAlone does the same, but other tests wait.
+func prepareAlone(t *testing.T) *fixture {
+	t.Helper()
+	lab.RequireMachines(t)
+	require.NoError(t, sharedErr)
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	t.Cleanup(cancel)
 	return &fixture{T: t, ctx: ctx}
