@@ -31,6 +31,8 @@ type Consoles struct {
 	Logins    func(ctx context.Context, namespace string) iter.Seq2[Login, error] // logins that may be sent to pods of the namespace
 	Port      func(Pod) int                                                       // of the console
 
+	Application string // see pgbouncer.Target
+
 	TLS        pgbouncer.TLSMode
 	ServerName string         // the name in the console's certificate, for pgbouncer.TLSVerifyFull
 	RootCAs    *x509.CertPool // the authorities that may have signed it
@@ -79,7 +81,7 @@ func (c Consoles) ProveWrite(ctx context.Context, p Pod, database string) error 
 func (c Consoles) target(p Pod, login Login) pgbouncer.Target {
 	return pgbouncer.Target{
 		Dial: func(ctx context.Context) (net.Conn, error) { return c.connect(ctx, p) },
-		User: login.User, Password: login.Password, TLS: c.TLS, ServerName: c.ServerName, RootCAs: c.RootCAs,
+		User: login.User, Password: login.Password, Application: c.Application, TLS: c.TLS, ServerName: c.ServerName, RootCAs: c.RootCAs,
 	}
 }
 

@@ -79,6 +79,7 @@ func (r *row) pool() Pool {
 // Client is a client's connection to pgbouncer.
 type Client struct {
 	Database, User, Addr string
+	Application          string // its application_name; empty below 1.18
 }
 
 // Clients returns the clients that are logged in, except consoles.
@@ -95,6 +96,7 @@ func (c *Console) Clients(ctx context.Context) ([]Client, error) {
 func (r *row) client() Client {
 	return Client{
 		Database: r.text("database"), User: r.text("user"), Addr: r.text("addr") + ":" + r.text("port"),
+		Application: r.optionalText("application_name"),
 	}
 }
 
@@ -169,6 +171,14 @@ func (r *row) number(column string) int {
 		return 0
 	}
 	return n
+}
+
+// optionalText returns nothing if there is no such column.
+func (r *row) optionalText(column string) string {
+	if _, has := r.columns[column]; !has {
+		return ""
+	}
+	return r.text(column)
 }
 
 // optionalNumber returns 0 if there is no such column.

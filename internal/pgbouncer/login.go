@@ -1,6 +1,7 @@
 package pgbouncer
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -31,6 +32,7 @@ type Target struct {
 	// Dial opens a new connection to pgbouncer's port. Its deadlines must work.
 	Dial           func(ctx context.Context) (net.Conn, error)
 	User, Password string
+	Application    string // by which SHOW CLIENTS tells the connection from others, from 1.18 on; empty: quiesce
 
 	TLS        TLSMode
 	ServerName string         // the name in the server's certificate, for TLSVerifyFull
@@ -102,7 +104,7 @@ func (t Target) config(conn net.Conn, allowed *allowance) (*pgconn.Config, error
 	}
 	config.User, config.Password = t.User, t.Password
 	// pgbouncer may refuse every other parameter (https://www.pgbouncer.org/config.html#ignore_startup_parameters).
-	config.RuntimeParams = map[string]string{"application_name": "quiesce"}
+	config.RuntimeParams = map[string]string{"application_name": cmp.Or(t.Application, "quiesce")}
 	config.RequireAuth = t.authMethods()
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		return pgproto3.NewFrontend(newMessageReader(r, allowed), w)

@@ -38,6 +38,15 @@ type Consoles struct {
 
 var _ Poolers = (*Consoles)(nil)
 
+// attempts is the application_name with which logins are tried. pgbouncer goes on to show a client that waits for a server, and has gone
+// meanwhile: until query_wait_timeout, or until the server is tried again (seen with 1.18 and 1.24). Such a client uses no login.
+const attempts = "quiesce-rotate"
+
+// isAttempt reports whether a client is one of ours. application_name_add_host appends its address.
+func isAttempt(c pgbouncer.Client) bool {
+	return c.Application == attempts || strings.HasPrefix(c.Application, attempts+" - ")
+}
+
 func name(p Pod) string { return "pod " + p.Namespace + "/" + p.Name }
 
 // each calls do with the console of each pod.
@@ -103,6 +112,7 @@ func fits(ctx context.Context, p Pod, console *pgbouncer.Console) error {
 func (c *Consoles) Sessions(ctx context.Context, user string) (found []string, err error) {
 	err = c.each(ctx, func(p Pod, console *pgbouncer.Console) error {
 		clients, err := console.ClientsOf(ctx, user)
+		clients = slices.DeleteFunc(clients, isAttempt)
 		if len(clients) > 0 {
 			found = append(found, fmt.Sprintf("%s: %d clients, one is %s", name(p), len(clients), escort.Printable(clients[0].Addr)))
 		}
@@ -190,7 +200,7 @@ func (c *Consoles) try(ctx context.Context, p Pod, console *pgbouncer.Console, l
 		return errors.New("its userlist has no " + login.User + " yet")
 	}
 	as := c.Consoles
-	as.Logins = only(login)
+	as.Logins, as.Application = only(login), attempts
 	if c.Admin {
 		console, err := as.Open(ctx, p.Pod)
 		if err == nil {

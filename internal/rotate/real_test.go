@@ -247,8 +247,7 @@ func TestRotation_TwentyWorkersKilledAtEachStep_NoFailure(t *testing.T) {
 	r.requireRotated()
 }
 
-// What rotate itself did with the old login must not count as a use of it. A pgbouncer does not see that a client has gone that waits for a
-// server.
+// A list with passwords: what pgbouncer keeps of a login with a verifier must not be in the way of the next rotation.
 func TestRotation_ForthAndBackAtOnce_Moves(t *testing.T) {
 	r := newReal(t, false)
 	_, err := r.rotation(func() error { return nil }).Run(t.Context())
@@ -257,6 +256,37 @@ func TestRotation_ForthAndBackAtOnce_Moves(t *testing.T) {
 	back.To = blue
 	_, err = back.Run(t.Context())
 	require.NoError(t, err)
+}
+
+// pgbouncer goes on to show a client that has gone while it waited for a server. If it was ours, nobody uses the login.
+func TestConsoles_AttemptThatWaited_IsNoUse(t *testing.T) {
+	r := newReal(t, true)
+	consoles := r.rotation(nil).Poolers.(dyingPoolers).Consoles
+	for name, p := range r.poolers {
+		client, err := postgres.Connect(t.Context(), p.Addr, postgres.User{Name: blue, Password: firstWord}, parts.App.Name)
+		require.NoError(t, err, name)
+		defer client.Close(t.Context())
+		_, err = client.Exec(t.Context(), "SELECT 1").ReadAll()
+		require.NoError(t, err, name)
+	}
+	require.NoError(t, consoles.each(t.Context(), func(_ Pod, console *pgbouncer.Console) error {
+		_, err := console.Pause(t.Context())
+		return err
+	}))
+	refusing, err := consoles.Unread(t.Context(), escort.Login{User: blue, Password: firstWord})
+	require.NoError(t, err)
+	require.Empty(t, refusing, "each attempt has waited until its time was over")
+	require.NoError(t, consoles.each(t.Context(), func(p Pod, console *pgbouncer.Console) error {
+		shown, err := console.ClientsOf(t.Context(), blue)
+		require.Len(t, shown, 2, "%s: the client, and the attempt", name(p))
+		return err
+	}))
+	used, err := consoles.Sessions(t.Context(), blue)
+	require.NoError(t, err)
+	require.Len(t, used, 2)
+	for _, text := range used {
+		require.Contains(t, text, ": 1 clients")
+	}
 }
 
 // quiesce's own logins: a console shows whether the userlist has been read.

@@ -189,10 +189,16 @@ func (r *Rotation) check(ctx context.Context, record Record) error {
 		return err
 	}
 	err := r.Poolers.Check(ctx)
-	if errors.Is(err, pgbouncer.ErrUnreachable) {
+	if isPassing(err) {
 		err = fmt.Errorf("%w: %w", errBlind, err)
 	}
 	return err
+}
+
+// isPassing reports whether a console failed as that of a pod that comes, goes or is busy does.
+func isPassing(err error) bool {
+	return slices.ContainsFunc([]error{pgbouncer.ErrUnreachable, pgbouncer.ErrClosed, pgbouncer.ErrShuttingDown, context.DeadlineExceeded},
+		func(passing error) bool { return errors.Is(err, passing) })
 }
 
 // Back turns a rotation around: the login that clients had before is the one to be used. Run continues it. A rotation that is being undone

@@ -412,25 +412,45 @@ func TestRotation_NobodyCanLookAtTheEnd_LoginStaysOpen(t *testing.T) {
 
 // A drain shuts a pooler down before it deletes the pod, so a run that starts then waits. A dry run fails at once.
 func TestRotation_PoolerShutsDownAtTheStart_RunWaits(t *testing.T) {
+	for name, failure := range map[string]error{
+		"does not listen yet": pgbouncer.ErrUnreachable, "has closed": pgbouncer.ErrClosed, "is shutting down": pgbouncer.ErrShuttingDown,
+		"does not answer": fmt.Errorf("no answer in time: %w", context.DeadlineExceeded),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, true, func(t *testing.T, w *world) {
+				r := w.rotation()
+				r.Poolers = &starting{fakePoolers{w}, failure, 3}
+				_, _, err := r.Plan(t.Context())
+				require.ErrorContains(t, err, "cannot look at all poolers and servers: pod db/pgbouncer-1: ")
+				_, err = r.Run(t.Context())
+				require.NoError(t, err)
+				w.requireRotated(blue, green)
+			})
+		})
+	}
+}
+
+// A login that is refused is so the next time, too.
+func TestRotation_ConsoleRefusesTheLogin_FailsAtOnce(t *testing.T) {
 	inWorld(t, true, func(t *testing.T, w *world) {
 		r := w.rotation()
-		r.Poolers = &starting{fakePoolers: fakePoolers{w}, failures: 3}
-		_, _, err := r.Plan(t.Context())
-		require.ErrorContains(t, err, "cannot look at all poolers and servers: pod db/pgbouncer-1: ")
-		_, err = r.Run(t.Context())
-		require.NoError(t, err)
-		w.requireRotated(blue, green)
+		r.Poolers = &starting{fakePoolers{w}, pgbouncer.ErrRefused, 1}
+		_, err := r.Run(t.Context())
+		require.ErrorIs(t, err, pgbouncer.ErrRefused)
+		require.Empty(t, w.log)
 	})
 }
 
+// starting is poolers of which one fails in the first looks.
 type starting struct {
 	fakePoolers
+	failure  error
 	failures int
 }
 
 func (s *starting) Check(ctx context.Context) error {
 	if s.failures--; s.failures >= 0 {
-		return fmt.Errorf("pod db/pgbouncer-1: %w", pgbouncer.ErrUnreachable)
+		return fmt.Errorf("pod db/pgbouncer-1: %w", s.failure)
 	}
 	return s.fakePoolers.Check(ctx)
 }

@@ -21,7 +21,7 @@ func (r *Rotation) open(ctx context.Context, record Record) (Record, error) {
 		login.Password = generate()
 	}
 	var users []string
-	err = r.patient(ctx, func() (err error) { users, err = r.working(ctx, record.To); return err })
+	err = r.patient(ctx, func() (err error) { users, err = r.flushed(ctx, record.To); return err })
 	if err != nil {
 		return record, err
 	}
@@ -132,8 +132,7 @@ func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 		return record, err
 	}
 	for {
-		clients, sessions, err := r.flushed(ctx, record.From)
-		users := append(clients, sessions...)
+		users, err := r.flushed(ctx, record.From)
 		switch {
 		case err != nil:
 			r.tell("%s", err)
@@ -218,37 +217,18 @@ const (
 	flushInterval = 200 * time.Millisecond
 )
 
-// working returns who works with a login that rests. A role that may not log in has sessions at most: clients of it wait for a server in
-// vain. pgbouncer shows these also after they have gone, until it tries the server again (seen with 1.18 and 1.24). This command's own
-// attempts are among them.
-func (r *Rotation) working(ctx context.Context, login string) ([]string, error) {
-	able := true
-	if r.Database != nil {
-		role, err := r.Database.Role(ctx, login)
-		if err != nil {
-			return nil, err
-		}
-		able = role.CanLogin
-	}
-	clients, sessions, err := r.flushed(ctx, login)
-	if able {
-		sessions = append(clients, sessions...)
-	}
-	return sessions, err
-}
-
 // flushed is users, without the connections that poolers keep after their clients have gone: it closes those first.
-func (r *Rotation) flushed(ctx context.Context, login string) (clients, sessions []string, err error) {
+func (r *Rotation) flushed(ctx context.Context, login string) ([]string, error) {
 	for try := 0; ; try++ {
 		clients, sessions, err := r.users(ctx, login)
 		if err != nil || len(clients) > 0 || len(sessions) == 0 || try == flushes {
-			return clients, sessions, err
+			return append(clients, sessions...), err
 		}
 		if try == 0 {
 			r.endKept(ctx, login)
 		}
 		if err := escort.Sleep(ctx, flushInterval); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 }

@@ -73,7 +73,6 @@ type fakePooler struct {
 	name   string
 	loaded string
 	proofs map[string]string // of the last login with a verifier, by user: pgbouncer shows it to the server, whatever the line has become
-	ghosts map[string]bool   // users whose clients have gone while they waited for a server, which pgbouncer does not see
 }
 
 // client is a process of the application: it reads its login some time after it changed, and connects all the time.
@@ -102,7 +101,7 @@ func newWorld(t *testing.T, hashed bool) *world {
 	w.listed = []version{{text: w.list}}
 	w.moved = []move{{login: w.app[0]}}
 	for _, p := range w.poolers {
-		p.loaded, p.proofs, p.ghosts = w.list, map[string]string{}, map[string]bool{}
+		p.loaded, p.proofs = w.list, map[string]string{}
 	}
 	for i := range 6 {
 		w.clients = append(w.clients, &client{delay: time.Duration(i) * 20 * time.Second, login: w.app[0]})
@@ -153,17 +152,10 @@ func (w *world) fails(p *fakePooler, login escort.Login, server bool) string {
 		p.proofs[login.User] = login.Password
 	}
 	role := w.roles[login.User]
-	switch {
-	case role == nil:
+	if !server || role == nil {
 		return ""
-	case !role.login:
-		p.ghosts[login.User] = true
-	default:
-		delete(p.ghosts, login.User)
 	}
 	switch {
-	case !server:
-		return ""
 	case !role.login:
 		return "the role may not log in"
 	case !w.matches(role.verifier, cmp.Or(p.proofs[login.User], login.Password)):
@@ -310,11 +302,6 @@ func (p fakePoolers) Sessions(_ context.Context, user string) (found []string, e
 		for i, c := range p.clients {
 			if !c.away && c.login.User == user {
 				found = append(found, fmt.Sprintf("client %d", i))
-			}
-		}
-		for _, pooler := range p.poolers {
-			if pooler.ghosts[user] {
-				found = append(found, pooler.name+": a client that has gone")
 			}
 		}
 	})
