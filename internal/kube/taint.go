@@ -26,8 +26,8 @@ const (
 	// taintParallel bounds how many nodes are tainted at once. The number starts at one and doubles: if many drains do the
 	// same, others have tainted most nodes before the second batch.
 	taintParallel = 16
-	// fewNodes are tainted at once. With more of them, their own drains may start in the same moment, and cordon most of them before a
-	// turn comes.
+	// fewNodes is how many nodes are tainted without a wait. If there are more, their own drains may start in the same moment, and cordon
+	// most of them during the wait.
 	fewNodes = 4
 	// turnPerNode is how long a drain waits at most for its turn, for each node that is not tainted. With a hundred drains that start
 	// together, each turn comes 10 ms after another, about as long as a patch takes on a busy server. The first eviction waits for it.

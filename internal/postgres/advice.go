@@ -37,14 +37,14 @@ func (e *Escort) Advise(ctx context.Context, p drain.Pod) []string {
 	if leader := f.LeaderMember(); leader == nil || leader.Name != p.Name {
 		return printable(f.advise(e.Settings, p.Name, time.Now())...)
 	}
-	around, err := e.surround(ctx, cluster, &f, false)
+	paths, err := e.findPaths(ctx, cluster, &f, false)
 	if err != nil {
 		lines := f.advise(e.Settings, p.Name, time.Now())
 		return printable(append(lines, "Failed to find its poolers: "+err.Error())...)
 	}
-	defer around.close()
-	e.addWork(ctx, around.fronts, &f)
-	return printable(append(f.advise(e.Settings, p.Name, time.Now()), around.advise(&f)...)...)
+	defer paths.close()
+	e.addWork(ctx, paths.fronts, &f)
+	return printable(append(f.advise(e.Settings, p.Name, time.Now()), paths.advise(&f)...)...)
 }
 
 // printable returns the texts as sentences for a report.
@@ -177,16 +177,16 @@ func (f *Facts) position(m Member) string {
 }
 
 // advise says which poolers a move could pause.
-func (around *surroundings) advise(f *Facts) []string {
+func (s *paths) advise(f *Facts) []string {
 	var held, others []string
-	for _, p := range around.fronts {
+	for _, p := range s.fronts {
 		if p.unheld == "" {
 			held = append(held, p.pod.Name)
 		} else {
 			others = append(others, p.pod.Name+" ("+p.unheld+")")
 		}
 	}
-	others = append(others, around.unknown...)
+	others = append(others, s.unknown...)
 	lines := []string{"No pooler is found in front of it: clients would see the switchover"}
 	if len(held) > 0 {
 		lines[0] = fmt.Sprintf("%d poolers in front of it can hold clients: %s", len(held), few(held))
@@ -194,7 +194,7 @@ func (around *surroundings) advise(f *Facts) []string {
 	if len(others) > 0 {
 		lines = append(lines, fmt.Sprintf("%d poolers cannot hold clients: %s", len(others), few(others)))
 	}
-	if trap := around.passwordsTrap(f); trap != "" {
+	if trap := s.passwordsTrap(f); trap != "" {
 		lines = append(lines, capital(trap))
 	}
 	return lines

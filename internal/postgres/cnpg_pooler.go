@@ -15,7 +15,7 @@ const poolerLabel = "cnpg.io/poolerName"
 // (https://github.com/cloudnative-pg/cloudnative-pg/blob/v1.30.0/pkg/management/postgres/utils/password.go). A pooler that asks
 // the database for passwords logs in there with what a client proved, which was for the old salt. PostgreSQL then answers 28P01, and
 // pgbouncer refuses clients for server_login_retry. Only the Secret shows whether this happens, and it is not read.
-func (s *surroundings) passwordsTrap(f *Facts) string {
+func (s *paths) passwordsTrap(f *Facts) string {
 	if f.Operator.UsesPatroni() {
 		return ""
 	}

@@ -8,7 +8,7 @@ import (
 	"quiesce/internal/escort"
 )
 
-// follow waits until clients that are let go reach the new primary.
+// follow waits until clients of the resumed poolers reach the new primary.
 func (m *move) follow(ctx context.Context) {
 	held := m.heldFronts()
 	if len(held) == 0 || m.left {
@@ -40,7 +40,7 @@ func (m *move) servicesFollow(ctx context.Context) bool {
 	if err != nil || address == "" {
 		return false
 	}
-	return !slices.ContainsFunc(m.around.services, func(name string) bool {
+	return !slices.ContainsFunc(m.paths.services, func(name string) bool {
 		i := slices.IndexFunc(all, func(s escort.Service) bool { return s.Name == name })
 		return i >= 0 && !leadsOnlyTo(all[i], address)
 	})

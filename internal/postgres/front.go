@@ -18,7 +18,7 @@ import (
 const DatabaseAnnotation = escort.DatabaseAnnotation
 
 // Alias is the name of a pooler's database that no move pauses. It leads to the same server as the others, and proves that clients can
-// write again before they are let go.
+// write again before the other databases are resumed.
 const Alias = "quiesce"
 
 const (
@@ -53,15 +53,15 @@ func (p *front) group() string {
 	return escort.GroupLease("pooler", p.pod.Namespace, owner)
 }
 
-// surroundings are the Services and poolers of a primary.
-type surroundings struct {
+// paths are the Services and poolers through which clients reach a primary.
+type paths struct {
 	services []string // of the cluster's namespace: the names of those that lead to the primary and nowhere else
 	fronts   []*front // in order of their names
 	unknown  []string // poolers without a console of which nothing says where they lead
 }
 
 // close closes the consoles. What is paused stays paused.
-func (s *surroundings) close() {
+func (s *paths) close() {
 	for _, p := range s.fronts {
 		if p.console != nil {
 			p.console.Close()
@@ -69,16 +69,16 @@ func (s *surroundings) close() {
 	}
 }
 
-// surround finds the poolers in front of the leader, and opens their consoles. Acts reports whether they are going to be paused: otherwise
+// findPaths finds the poolers in front of the leader, and opens their consoles. Acts reports whether they are going to be paused: otherwise
 // nothing is changed. Where a database in use is not shown, a login is begun, and ended (reveal.go).
-func (e *Escort) surround(ctx context.Context, cluster Cluster, f *Facts, acts bool) (*surroundings, error) {
+func (e *Escort) findPaths(ctx context.Context, cluster Cluster, f *Facts, acts bool) (*paths, error) {
 	leader := f.LeaderMember()
 	all, err := cluster.Services(ctx, f.Namespace)
 	if err != nil {
 		return nil, fmt.Errorf("find the Services of the primary: %w", err)
 	}
 	leading := slices.DeleteFunc(all, func(s escort.Service) bool { return !leadsOnlyTo(s, leader.IP) })
-	found := &surroundings{}
+	found := &paths{}
 	for _, s := range leading {
 		found.services = append(found.services, s.Name)
 	}

@@ -68,14 +68,14 @@ type move struct {
 	lease       escort.MarkedLease // of the cluster
 	turns       []turn             // all Leases that are held
 	left        bool               // another holder of the cluster's Lease resumes what is paused
-	around      *surroundings
+	paths       *paths
 	lead        time.Duration // what pause and gate take, as long as the same reads took before
 	limit       time.Duration // of the hold
 	mark        mark
 	interrupted *mark     // of an interrupted move whose last commands may still come; nil: none
 	pausedAt    time.Time // zero: nothing is paused
 	moved       string    // the new leader
-	proven      bool      // a write through every pooler reached it before clients were let go
+	proven      bool      // a write through every pooler reached it before they were resumed
 	told        teller
 	begun       bool // a switchover that cannot be withdrawn is under way
 }
@@ -100,7 +100,7 @@ func (m *move) run(ctx context.Context) error {
 	if err := m.lookAround(ctx); err != nil {
 		return err
 	}
-	defer func() { m.around.close() }()
+	defer func() { m.paths.close() }()
 	release, err := m.acquire(ctx)
 	if err != nil {
 		return err
@@ -119,14 +119,14 @@ func (m *move) run(ctx context.Context) error {
 
 // lookAround finds the Services and poolers in front of the primary.
 func (m *move) lookAround(ctx context.Context) error {
-	around, err := m.surround(ctx, m.cluster, &m.facts, true)
+	paths, err := m.findPaths(ctx, m.cluster, &m.facts, true)
 	if err != nil {
 		return holdUnread("%v", err)
 	}
-	if m.around != nil {
-		m.around.close()
+	if m.paths != nil {
+		m.paths.close()
 	}
-	m.around = around
+	m.paths = paths
 	return nil
 }
 
@@ -139,8 +139,8 @@ func (m *move) assess(ctx context.Context) error {
 	if err != nil {
 		return holdUnread("cannot read the cluster: %v", err)
 	}
-	if m.around != nil {
-		m.addWork(ctx, m.around.fronts, &f)
+	if m.paths != nil {
+		m.addWork(ctx, m.paths.fronts, &f)
 	}
 	m.facts = f
 	if leader != "" && f.Leader != leader {
@@ -172,7 +172,7 @@ func (m *move) ready(ctx context.Context) error {
 		return err
 	}
 	m.limit = m.PauseTimeout
-	for _, p := range m.around.fronts {
+	for _, p := range m.paths.fronts {
 		if p.paused != "" && !m.last {
 			return hold("somebody else has paused database %s of pooler %s", p.paused, p.pod.Ref)
 		}
@@ -223,7 +223,7 @@ func (m *move) align(ctx context.Context) {
 }
 
 func (m *move) heldFronts() (held []*front) {
-	for _, p := range m.around.fronts {
+	for _, p := range m.paths.fronts {
 		if p.unheld == "" {
 			held = append(held, p)
 		}

@@ -38,7 +38,7 @@ func TestRun_PoolerFrozenWhilePaused_HeldAndOthersGoOn(t *testing.T) {
 
 // At the end of the drain's time, the primary does not stay for a pooler that does not answer.
 func TestCheckPaused_AtTheEndOfTime_NothingIsAsked(t *testing.T) {
-	require.NoError(t, (&move{last: true, around: &surroundings{fronts: []*front{{}}}}).checkPaused(t.Context()))
+	require.NoError(t, (&move{last: true, paths: &paths{fronts: []*front{{}}}}).checkPaused(t.Context()))
 }
 
 // Somebody resumes a database between the pause and the request: its clients would meet the switchover.

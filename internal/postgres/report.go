@@ -17,16 +17,16 @@ func (m *move) report(what string) {
 	for _, warning := range m.warnings {
 		escort.AddReason(m.result, warning)
 	}
-	escort.AddReason(m.result, m.around.passwordsTrap(&m.facts))
-	held, all := len(m.heldFronts()), len(m.around.fronts)
+	escort.AddReason(m.result, m.paths.passwordsTrap(&m.facts))
+	held, all := len(m.heldFronts()), len(m.paths.fronts)
 	escort.AddReason(m.result, fmt.Sprintf("%d of %d poolers held", held, all))
-	for _, p := range m.around.fronts {
+	for _, p := range m.paths.fronts {
 		if p.unheld != "" {
 			escort.AddReason(m.result, fmt.Sprintf("pooler %s not held: %s", p.pod.Ref, p.unheld))
 		}
 	}
-	if len(m.around.unknown) > 0 {
-		escort.AddReason(m.result, "not known where they lead: "+joined(m.around.unknown))
+	if len(m.paths.unknown) > 0 {
+		escort.AddReason(m.result, "not known where they lead: "+joined(m.paths.unknown))
 	}
 	if m.moved != "" && held > 0 && !m.proven {
 		escort.AddReason(m.result, "unproven: not every pooler has an alias that showed that clients reach the new primary")

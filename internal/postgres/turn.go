@@ -206,7 +206,7 @@ func (m *move) undoMark(ctx context.Context) error {
 }
 
 func (m *move) groups() (names []string) {
-	for _, p := range m.around.fronts {
+	for _, p := range m.paths.fronts {
 		names = append(names, p.group())
 	}
 	slices.Sort(names)
@@ -245,7 +245,7 @@ func (m *move) remind(ctx context.Context) error {
 
 // makeMark makes the mark of what is going to be paused. It holds if the mark is too large to be kept.
 func (m *move) makeMark() error {
-	m.mark = markOf(m.facts, m.candidateName(), m.around.fronts, time.Now(), m.limit)
+	m.mark = markOf(m.facts, m.candidateName(), m.paths.fronts, time.Now(), m.limit)
 	m.mark.carry(m.interrupted)
 	switch text := m.mark.text(); {
 	case len(text) > escort.MaxRecord:

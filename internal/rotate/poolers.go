@@ -38,8 +38,9 @@ type Consoles struct {
 
 var _ Poolers = (*Consoles)(nil)
 
-// attempts is the application_name with which logins are tried. pgbouncer goes on to show a client that waits for a server, and has gone
-// meanwhile: until query_wait_timeout, or until the server is tried again (seen with 1.18 and 1.24). Such a client uses no login.
+// attempts is the application_name with which logins are tried. pgbouncer still shows a client that waits for a server, and has gone
+// meanwhile: until query_wait_timeout, or until the server is tried again (seen with 1.18 and 1.24). Such a client uses no login. Another
+// program that takes this name is still seen on the server. A console waits for no server, so each one counts.
 const attempts = "quiesce-rotate"
 
 // isAttempt reports whether a client is one of ours. application_name_add_host appends its address.
@@ -112,7 +113,9 @@ func fits(ctx context.Context, p Pod, console *pgbouncer.Console) error {
 func (c *Consoles) Sessions(ctx context.Context, user string) (found []string, err error) {
 	err = c.each(ctx, func(p Pod, console *pgbouncer.Console) error {
 		clients, err := console.ClientsOf(ctx, user)
-		clients = slices.DeleteFunc(clients, isAttempt)
+		if !c.Admin {
+			clients = slices.DeleteFunc(clients, isAttempt)
+		}
 		if len(clients) > 0 {
 			found = append(found, fmt.Sprintf("%s: %d clients, one is %s", name(p), len(clients), escort.Printable(clients[0].Addr)))
 		}
@@ -200,7 +203,7 @@ func (c *Consoles) try(ctx context.Context, p Pod, console *pgbouncer.Console, l
 		return errors.New("its userlist has no " + login.User + " yet")
 	}
 	as := c.Consoles
-	as.Logins, as.Application = only(login), attempts
+	as.Logins = only(login)
 	if c.Admin {
 		console, err := as.Open(ctx, p.Pod)
 		if err == nil {
@@ -212,6 +215,7 @@ func (c *Consoles) try(ctx context.Context, p Pod, console *pgbouncer.Console, l
 	if err != nil {
 		return err
 	}
+	as.Application = attempts
 	user, err := as.ReadText(ctx, p.Pod, database, "SELECT session_user::text")
 	if err == nil && user != login.User {
 		err = fmt.Errorf("its connections to the server are those of %s", escort.Printable(user))

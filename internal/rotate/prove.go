@@ -111,7 +111,7 @@ func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record, undo func
 	return record, nil
 }
 
-// end removes the password. The line in the userlists is changed and not removed: pgbouncer 1.25 goes on to accept a user whose line is
+// end removes the password. The line in the userlists is changed and not removed: pgbouncer 1.25 still accepts a user whose line is
 // gone. It gets a password that nobody learns, in the form that the line has. With a verifier in a list of clear texts, pgbouncer would keep
 // the proof of the login that checks it, and use that for the next password of this user, too. The server would refuse it (seen with 1.18
 // and 1.24).

@@ -258,7 +258,7 @@ func TestRotation_ForthAndBackAtOnce_Moves(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// pgbouncer goes on to show a client that has gone while it waited for a server. If it was ours, nobody uses the login.
+// pgbouncer still shows a client that has gone while it waited for a server. If it was ours, nobody uses the login.
 func TestConsoles_AttemptThatWaited_IsNoUse(t *testing.T) {
 	r := newReal(t, true)
 	consoles := r.rotation(nil).Poolers.(dyingPoolers).Consoles

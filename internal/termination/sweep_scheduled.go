@@ -26,7 +26,7 @@ func (s *sweep) replaceScheduled(ctx context.Context) {
 }
 
 // replaceAll replaces the instances of our groups whose time has come, and reports all changes of our instances in service. Instances in
-// other states and groups that are being deleted are on their way out, or run no pods yet.
+// other states and groups that are being deleted are terminating, or run no pods yet.
 func (s *sweep) replaceAll(ctx context.Context, changes []ScheduledChange) {
 	groups, ours := s.changesOfGroups(changes)
 	chosen := make([][]ScheduledChange, len(groups))
@@ -99,7 +99,7 @@ func (s *sweep) isShort(c ScheduledChange) bool {
 	return c.isShort(time.Now(), s.Policy.Bounds.MaxDuration)
 }
 
-// replace begins the termination of an instance, unless it is on its way out: the description of its group can be as old as the sweep. The
+// replace begins the termination of an instance, unless it is terminating: the description of its group can be as old as the sweep. The
 // lifecycle hook holds it then, and its event starts the drain. If another look was faster, an error says nothing.
 func (s *sweep) replace(ctx context.Context, c *ScheduledChange) {
 	leaves, err := s.isLeaving(ctx, c)
