@@ -234,12 +234,15 @@ func TestEscort_PasswordRotated_DrainContinues(t *testing.T) {
 	require.NoError(t, p.AwaitTermination(p.ctx, p.Target))
 }
 
+// The workers pause longer than they work. pgbouncer looks three times a second for a session that is between two transactions. A
+// session without pauses may be met in none of these looks before the preStop hook ends, and is cut then.
 func TestEscort_SessionPooling_ClosedBetweenTransactions(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
 			p := newFixture(t, poolers.Options{
-				WorkerGroups: 2, Poolers: database.Options{Version: version, PoolMode: "session", PreStop: database.Recommended[version], Grace: 60},
+				WorkerGroups: 2, Flags: [][]string{{"-think=150ms"}},
+				Poolers: database.Options{Version: version, PoolMode: "session", PreStop: database.Recommended[version], Grace: 60},
 			}, "strategy: evict")
 			report := p.drain()
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
