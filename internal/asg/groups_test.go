@@ -119,6 +119,15 @@ func TestComplete_NoToken_FindsActionByInstance(t *testing.T) {
 	require.Equal(t, "ABANDON", server.Completions(instance)[0].Result)
 }
 
+// A token of an earlier action must not complete the present one.
+func TestComplete_TokenOfAnotherAction_IsNoAction(t *testing.T) {
+	server, _, hooks := account(t)
+	event := terminated(t, server)
+	event.Token = "00000000-0000-0000-0000-000000000000"
+	require.ErrorIs(t, hooks.Complete(t.Context(), event, termination.Continue), termination.ErrNoActiveAction)
+	require.Empty(t, server.Completions(instance))
+}
+
 func TestComplete_OtherValidationError_IsNotNoAction(t *testing.T) {
 	server, _, hooks := account(t)
 	event := terminated(t, server)

@@ -231,12 +231,16 @@ func TestParse_FirstReceipt_ImpossibleIsUnknown(t *testing.T) {
 
 func TestParse_LongNames_Malformed(t *testing.T) {
 	for _, key := range []string{"AutoScalingGroupName", "LifecycleHookName", "LifecycleActionToken"} {
-		var event map[string]any
-		require.NoError(t, json.Unmarshal(payload(t, "terminate"), &event))
-		event["detail"].(map[string]any)[key] = strings.Repeat("y", 900_000)
-		text, err := json.Marshal(event)
-		require.NoError(t, err)
-		why := asg.Parse(text).Records[0].Malformed
+		parsed := func(length int) termination.Record {
+			var event map[string]any
+			require.NoError(t, json.Unmarshal(payload(t, "terminate"), &event))
+			event["detail"].(map[string]any)[key] = strings.Repeat("y", length)
+			text, err := json.Marshal(event)
+			require.NoError(t, err)
+			return asg.Parse(text).Records[0]
+		}
+		require.NoError(t, parsed(255).Malformed)
+		why := parsed(900_000).Malformed
 		require.ErrorContains(t, why, "detail."+key+": longer than 255 characters")
 		require.Less(t, len(why.Error()), 200)
 	}

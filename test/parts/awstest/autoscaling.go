@@ -54,6 +54,10 @@ func (a *account) addressed(r request) (*instance, *lifecycleAction, *apiError) 
 	if failure := checkAddress(g, hook, token, id); failure != nil {
 		return nil, nil, failure
 	}
+	if r.params.Has("LifecycleActionToken") && len(token) != tokenLength {
+		return nil, nil, invalid("1 validation error detected: Value '%s' at 'lifecycleActionToken' failed to satisfy constraint: "+
+			"Member must have length equal to %d", token, tokenLength)
+	}
 	for _, i := range g.instances {
 		if id != "" && i.ID != id {
 			continue
@@ -72,9 +76,6 @@ func checkAddress(g *group, hook, token, id string) *apiError {
 		return invalid("Lifecycle hook %s not found in group %s", hook, g.name)
 	case token == "" && id == "":
 		return invalid("Either a lifecycle action token or an instance ID must be given")
-	case token != "" && len(token) != tokenLength:
-		return invalid("1 validation error detected: Value '%s' at 'lifecycleActionToken' failed to satisfy constraint: "+
-			"Member must have length equal to %d", token, tokenLength)
 	}
 	return nil
 }
