@@ -29,9 +29,10 @@ type workers struct {
 
 	mutex     sync.Mutex
 	committed int
-	aborted   int // within their transaction
-	ambiguous int // while they committed
-	rejected  int // before their transaction began
+	aborted   int        // within their transaction
+	ambiguous int        // while they committed
+	rejected  int        // before their transaction began
+	at        [crowd]int // the pooler on which each has committed last
 	stalls    [crowd]time.Duration
 	last      error // of an aborted or ambiguous transaction
 }
@@ -78,19 +79,21 @@ func (w *workers) run(ctx context.Context, number int) {
 			continue
 		}
 		for escort.Sleep(ctx, thinking) == nil && w.transact(session) {
-			w.count(func() { w.stalls[number] = max(w.stalls[number], time.Since(last)) })
+			w.count(func() {
+				w.at[number] = next % len(w.poolers)
+				w.stalls[number] = max(w.stalls[number], time.Since(last))
+			})
 			last = time.Now()
 		}
 		_ = session.Close(context.Background())
 	}
 }
 
-// stallOf returns the longest stall of the workers that began on this pooler.
-func (w *workers) stallOf(pooler int) (longest time.Duration) {
-	for i := pooler; i < crowd; i += len(w.poolers) {
-		longest = max(longest, w.stalls[i])
-	}
-	return longest
+// allAt reports whether every worker has committed last on this pooler.
+func (w *workers) allAt(pooler int) bool {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return !slices.ContainsFunc(w.at[:], func(at int) bool { return at != pooler })
 }
 
 func (w *workers) count(change func()) {
