@@ -35,6 +35,9 @@ func TestCheck_PartOfChanges_Decides(t *testing.T) {
 	require.NoError(t, reportOf(t, append(killed, "LIVED", "LIVED", "LIVED")...).check("a"))
 	require.Error(t, reportOf(t, append(killed, "LIVED", "LIVED", "LIVED", "LIVED")...).check("a"))
 	require.Error(t, report{}.check("a"), "nothing was changed")
+	late := slices.Repeat([]string{"TIMED OUT"}, 10)
+	require.NoError(t, reportOf(t, append(late, killed[:90]...)...).check("a"))
+	require.ErrorContains(t, reportOf(t, append(late, killed[:89]...)...).check("a"), "10 of 99 changes ended at the timeout, more than 10 %")
 }
 
 func TestSubjects_Files_Exist(t *testing.T) {
