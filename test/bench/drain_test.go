@@ -13,6 +13,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/termination"
@@ -56,7 +57,7 @@ func compareDrains(b *testing.B, n int32) {
 		round++
 		for _, c := range drainers {
 			a := newFixture(b, s, fmt.Sprintf("%s-%d-%d", c.name, n, round), n)
-			replaced := a.watchReplacements(int(n))
+			replaced := a.watchReplacements(int(n), fields.OneTermEqualSelector("spec.nodeName", a.refuge.Node))
 			took[c.name] = append(took[c.name], c.drain(a))
 			requests = max(requests, len(a.last.requests))
 			users.add(a, replaced())

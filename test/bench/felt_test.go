@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/termination"
@@ -68,18 +69,30 @@ func (f *felt) add(a *fixture, ready []time.Time) {
 	for _, p := range r.Pods {
 		evicted = append(evicted, p.EvictedAt)
 	}
-	slices.SortFunc(evicted, time.Time.Compare)
 	require.Len(a, ready, len(evicted))
-	for n, at := range evicted { // a Deployment replaces pods in the order in which they leave
-		f.replaced = append(f.replaced, ready[n].Sub(at))
-	}
+	f.replaced = append(f.replaced, untilReplaced(evicted, ready)...)
 	f.letGo = append(f.letGo, a.AWS.Completions(a.target.ID)[0].At.Sub(a.last.began))
 }
 
 func (f *felt) report(b *testing.B) {
-	b.ReportMetric(percentile(f.replaced, 50).Seconds(), "replacement-p50-s")
-	b.ReportMetric(percentile(f.replaced, 99).Seconds(), "replacement-p99-s")
+	reportReplaced(b, "", f.replaced)
 	b.ReportMetric(median(f.letGo).Seconds(), "let-go-s")
+}
+
+// untilReplaced returns the time from each eviction to the readiness of the replacement. A Deployment replaces pods in the order in which
+// they leave.
+func untilReplaced(evicted, ready []time.Time) (took []time.Duration) {
+	slices.SortFunc(evicted, time.Time.Compare)
+	slices.SortFunc(ready, time.Time.Compare)
+	for n := range min(len(evicted), len(ready)) {
+		took = append(took, ready[n].Sub(evicted[n]))
+	}
+	return took
+}
+
+func reportReplaced(b *testing.B, prefix string, took []time.Duration) {
+	b.ReportMetric(percentile(took, 50).Seconds(), prefix+"replacement-p50-s")
+	b.ReportMetric(percentile(took, 99).Seconds(), prefix+"replacement-p99-s")
 }
 
 // clients is what clients feel of drains of poolers and databases.
@@ -102,15 +115,15 @@ func (c *clients) report(b *testing.B) {
 	b.ReportMetric(float64(c.connects)/float64(c.all), "reconnects/client")
 }
 
-// watchReplacements notes when n pods of the node to which they move become ready. The returned function waits for them, and returns their
+// watchReplacements notes when n pods of the nodes to which they move become ready. The returned function waits for them, and returns their
 // times in order.
-func (a *fixture) watchReplacements(n int) (wait func() []time.Time) {
+func (a *fixture) watchReplacements(n int, nodes fields.Selector) (wait func() []time.Time) {
 	var ready []time.Time
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for seen := map[types.UID]bool{}; len(ready) < n && a.ctx.Err() == nil; {
-			a.eachReady(func(pod *corev1.Pod) (more bool) {
+			a.eachReady(nodes, func(pod *corev1.Pod) (more bool) {
 				if !seen[pod.UID] {
 					seen[pod.UID], ready = true, append(ready, time.Now())
 				}
@@ -125,9 +138,9 @@ func (a *fixture) watchReplacements(n int) (wait func() []time.Time) {
 	}
 }
 
-// eachReady calls do for pods of the node to which they move, once they are ready, until it returns false or the watch ends.
-func (a *fixture) eachReady(do func(*corev1.Pod) (more bool)) {
-	watching, err := a.Lab.Client().CoreV1().Pods(a.name).Watch(a.ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + a.refuge.Node})
+// eachReady calls do for pods of these nodes, once they are ready, until it returns false or the watch ends.
+func (a *fixture) eachReady(nodes fields.Selector, do func(*corev1.Pod) (more bool)) {
+	watching, err := a.Lab.Client().CoreV1().Pods(a.name).Watch(a.ctx, metav1.ListOptions{FieldSelector: nodes.String()})
 	if err != nil {
 		time.Sleep(watchPause)
 		return // the caller tries again until its time is over

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -68,6 +69,7 @@ func BenchmarkManyNodes(b *testing.B) {
 type manyNodesFixture struct {
 	*fixture
 	targets []env.Instance
+	pods    int // on all of them
 }
 
 func newManyNodesFixture(b *testing.B, s *env.Env, name string) *manyNodesFixture {
@@ -83,7 +85,7 @@ func fillManyNodes(b *testing.B, s *env.Env, name string, podsPerNode int32, sto
 	var err error
 	w.targets, err = s.Group(ctx, name, manyNodes)
 	require.NoError(b, err)
-	w.stopping = stopping
+	w.stopping, w.pods = stopping, int(manyNodes*podsPerNode)
 	w.fill(manyNodes * podsPerNode)
 	_, err = s.Launch(ctx, name, remainingNodes)
 	require.NoError(b, err)
@@ -158,6 +160,7 @@ func (w *manyNodesFixture) quiesce(atOnce int) time.Duration {
 		defer f.Close()
 	}
 	before := len(w.requestsBy(users))
+	replaced := w.watchReplacements(w.pods, w.elsewhere())
 	terminated := map[string]time.Time{}
 	for _, i := range w.targets {
 		terminated[i.ID] = time.Now()
@@ -179,8 +182,25 @@ func (w *manyNodesFixture) quiesce(atOnce int) time.Duration {
 	for _, f := range functions {
 		require.NotContains(w, f.Output(), "client-side throttling")
 	}
-	w.reportRequests(atOnce, w.requestsBy(users)[before:])
+	requests := w.requestsBy(users)[before:]
+	w.reportRequests(atOnce, requests)
+	var evicted []time.Time
+	for _, r := range requests {
+		if r.Subresource == "eviction" && r.Code == http.StatusCreated {
+			evicted = append(evicted, r.Done)
+		}
+	}
+	reportReplaced(w.B, fmt.Sprintf("at-once-%d-", atOnce), untilReplaced(evicted, replaced()))
 	return took
+}
+
+// elsewhere selects the pods of all other nodes.
+func (w *manyNodesFixture) elsewhere() fields.Selector {
+	var others []fields.Selector
+	for _, i := range w.targets {
+		others = append(others, fields.OneTermNotEqualSelector("spec.nodeName", i.Node))
+	}
+	return fields.AndSelectors(others...)
 }
 
 // reportRequests reports how many requests the drain of one node needed beside its evictions, and how many evictions were throttled.
