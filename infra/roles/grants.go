@@ -22,26 +22,28 @@ type granted struct {
 // object is one object, and the privileges on it that the role has from the object's owner: not through a group, and not from PUBLIC.
 type object struct {
 	name       string
+	identity   string // as SQL names it, with its schema, and a routine with its arguments; empty for a database or schema
 	privileges []string
 }
 
-// nouns are the kinds in statements about all objects of a schema. Functions and procedures together are routines.
-var nouns = map[string]string{onTables: "TABLES", onSequences: "SEQUENCES", onFunctions: "ROUTINES"}
+// nouns are the kinds in statements about objects of a schema, which add an S for all of them. Functions and procedures together are
+// routines.
+var nouns = map[string]string{onTables: "TABLE", onSequences: "SEQUENCE", onFunctions: "ROUTINE"}
 
 // planGrant returns the statements that give what is missing, and take away what is too much.
 func planGrant(r role, g grant, s server) (changes []change) {
 	have := s.granted[keyOf(r, g)]
 	for _, privilege := range privilegesOn[g.On] {
 		want := slices.Contains(g.Privileges, privilege)
-		var differ []string
+		var names, identities []string
 		for _, o := range have.objects {
 			if slices.Contains(o.privileges, privilege) != want {
-				differ = append(differ, o.name)
+				names, identities = append(names, o.name), append(identities, o.identity)
 			}
 		}
-		if len(differ) > 0 {
+		if len(names) > 0 {
 			changes = append(changes, change{
-				role: r.Name, what: describe(privilege, want, g, differ), database: g.Database, sql: grantSQL(privilege, want, r, g),
+				role: r.Name, what: describe(privilege, want, g, names), database: g.Database, sql: grantSQL(privilege, want, r, g, identities),
 			})
 		}
 	}
@@ -62,7 +64,9 @@ func describe(privilege string, want bool, g grant, differ []string) string {
 	return fmt.Sprintf("%s%d %s in %s.%s", text, len(differ), g.On, g.Database, g.Schema)
 }
 
-func grantSQL(privilege string, want bool, r role, g grant) string {
+// grantSQL grants to all objects of a schema, and revokes only on those named. Owners can lose privileges on their own objects, and then
+// need them.
+func grantSQL(privilege string, want bool, r role, g grant, identities []string) string {
 	verb, preposition := "GRANT", "TO"
 	if !want {
 		verb, preposition = "REVOKE", "FROM"
@@ -74,10 +78,12 @@ func grantSQL(privilege string, want bool, r role, g grant) string {
 	case g.On == onSchema:
 		object = "SCHEMA " + quote(g.Schema)
 	case g.CreatedBy != "":
-		return fmt.Sprintf("ALTER DEFAULT PRIVILEGES FOR ROLE %s IN SCHEMA %s %s %s ON %s %s %s",
+		return fmt.Sprintf("ALTER DEFAULT PRIVILEGES FOR ROLE %s IN SCHEMA %s %s %s ON %sS %s %s",
 			quote(g.CreatedBy), quote(g.Schema), verb, privilege, nouns[g.On], preposition, quote(r.Name))
+	case want:
+		object = "ALL " + nouns[g.On] + "S IN SCHEMA " + quote(g.Schema)
 	default:
-		object = "ALL " + nouns[g.On] + " IN SCHEMA " + quote(g.Schema)
+		object = nouns[g.On] + " " + strings.Join(identities, ", ")
 	}
 	return fmt.Sprintf("%s %s ON %s %s %s", verb, privilege, object, preposition, quote(r.Name))
 }

@@ -102,21 +102,28 @@ const (
 
 	relationsOf = `FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = $2 AND relkind = ANY ('{%s}') AND `
 	routinesOf  = `FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname = $2 AND `
-	futureOf    = `SELECT '', ARRAY(SELECT a.privilege_type FROM pg_default_acl d JOIN pg_namespace n ON n.oid = defaclnamespace
+	futureOf    = `SELECT '', '', ARRAY(SELECT a.privilege_type FROM pg_default_acl d JOIN pg_namespace n ON n.oid = defaclnamespace
 		JOIN pg_roles o ON o.oid = defaclrole, aclexplode(defaclacl) a JOIN pg_roles r ON r.oid = a.grantee
 		WHERE nspname = $2 AND o.rolname = $3 AND defaclobjtype = '%s' AND r.rolname = $1)`
 )
 
-func objects(name, acl, owner, from string) string {
-	return "SELECT " + name + ", " + fmt.Sprintf(privilegesOf, acl, owner) + " " + from + fmt.Sprintf(notOwned, owner)
+// noIdentity is for a database or schema: its statement has the declared name.
+const noIdentity = "''"
+
+func identityOf(catalog, oid string) string {
+	return fmt.Sprintf("(pg_identify_object('%s'::regclass, %s, 0)).identity", catalog, oid)
+}
+
+func objects(name, identity, acl, owner, from string) string {
+	return "SELECT " + name + ", " + identity + ", " + fmt.Sprintf(privilegesOf, acl, owner) + " " + from + fmt.Sprintf(notOwned, owner)
 }
 
 var objectsQuery = map[string]string{
-	onDatabase:  objects("datname", "datacl", "datdba", "FROM pg_database WHERE datname = $2 AND "),
-	onSchema:    objects("nspname", "nspacl", "nspowner", "FROM pg_namespace WHERE nspname = $2 AND "),
-	onTables:    objects("relname", "relacl", "relowner", fmt.Sprintf(relationsOf, "r,p,v,m,f")),
-	onSequences: objects("relname", "relacl", "relowner", fmt.Sprintf(relationsOf, "S")),
-	onFunctions: objects("proname", "proacl", "proowner", routinesOf),
+	onDatabase:  objects("datname", noIdentity, "datacl", "datdba", "FROM pg_database WHERE datname = $2 AND "),
+	onSchema:    objects("nspname", noIdentity, "nspacl", "nspowner", "FROM pg_namespace WHERE nspname = $2 AND "),
+	onTables:    objects("relname", identityOf("pg_class", "c.oid"), "relacl", "relowner", fmt.Sprintf(relationsOf, "r,p,v,m,f")),
+	onSequences: objects("relname", identityOf("pg_class", "c.oid"), "relacl", "relowner", fmt.Sprintf(relationsOf, "S")),
+	onFunctions: objects("proname", identityOf("pg_proc", "p.oid"), "proacl", "proowner", routinesOf),
 }
 
 // defaultTypes are the kinds in pg_default_acl.
@@ -149,7 +156,7 @@ func observeGrant(ctx context.Context, s *session, name string, g grant) (found 
 		return found, err
 	}
 	var o object
-	_, err = pgx.ForEachRow(rows, []any{&o.name, &o.privileges}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&o.name, &o.identity, &o.privileges}, func() error {
 		found.objects = append(found.objects, o)
 		return nil
 	})

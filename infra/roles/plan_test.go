@@ -88,14 +88,14 @@ func TestPlan_Grants_OnlyWhatDiffers(t *testing.T) {
 	team := role{Name: "team", Grants: []grant{tables, future, database}}
 	s := at("", map[string]existing{"team": {limit: -1}, "owner": {}})
 	s.granted = map[grantKey]granted{
-		keyOf(team, tables):   {objects: []object{{"a", []string{"SELECT", "INSERT"}}, {"b", []string{"SELECT", "DELETE"}}}},
-		keyOf(team, future):   {objects: []object{{"", []string{"SELECT"}}}},
-		keyOf(team, database): {objects: []object{{"app", []string{"CONNECT", "CREATE"}}}},
+		keyOf(team, tables):   {objects: []object{{"a", "public.a", []string{"SELECT", "INSERT"}}, {"b", "public.b", []string{"SELECT", "DELETE"}}}},
+		keyOf(team, future):   {objects: []object{{"", "", []string{"SELECT"}}}},
+		keyOf(team, database): {objects: []object{{"app", "", []string{"CONNECT", "CREATE"}}}},
 	}
 	changes, err := plan(declaration{Roles: []role{team}}, s)
 	require.NoError(t, err)
 	require.Equal(t, []string{
-		`REVOKE DELETE ON ALL TABLES IN SCHEMA "public" FROM "team"`,
+		`REVOKE DELETE ON TABLE public.b FROM "team"`,
 		`GRANT INSERT ON ALL TABLES IN SCHEMA "public" TO "team"`,
 		`ALTER DEFAULT PRIVILEGES FOR ROLE "owner" IN SCHEMA "public" GRANT INSERT ON TABLES TO "team"`,
 		`REVOKE CREATE ON DATABASE "app" FROM "team"`,

@@ -317,6 +317,25 @@ func TestUp_LessDeclared_TakenAway(t *testing.T) {
 	require.Contains(t, f.ok("up"), "role blue: changed (no SET role)\n")
 }
 
+// Owners can lose privileges on their own objects: what they own is not declared, and must not be touched.
+func TestUp_LessDeclared_OwnObjectsKeepTheirPrivileges(t *testing.T) {
+	f, admin := newEverything(t)
+	f.ok("up")
+	f.exec(admin, "SET ROLE team", "CREATE TABLE mine(n int)", "CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'", "RESET ROLE",
+		"SET ROLE app", `CREATE TABLE "Odd ""name"(n int)`, "CREATE FUNCTION f(integer, VARIADIC text[]) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+		`GRANT INSERT ON "Odd ""name" TO team`, "GRANT EXECUTE ON FUNCTION f(integer, VARIADIC text[]) TO team", "RESET ROLE")
+	const ownPrivileges = `SELECT (SELECT coalesce(relacl::text, 'all') FROM pg_class WHERE relname = 'mine') || (
+		SELECT coalesce(proacl::text, 'all') FROM pg_proc WHERE proname = 'mine')`
+	own := f.scalar(admin, ownPrivileges)
+	f.write(strings.NewReplacer("[SELECT, INSERT]", "[SELECT]", "{on: functions, database: app, schema: public, privileges: [EXECUTE]}",
+		"{on: functions, database: app, schema: public, privileges: []}").Replace(everything))
+	stdout := f.ok("up")
+	require.Contains(t, stdout, "no INSERT on 2 tables in app.public")
+	require.Contains(t, stdout, "no EXECUTE on 2 functions in app.public")
+	require.Equal(t, "false", f.scalar(admin, `SELECT has_table_privilege('team', '"Odd ""name"', 'INSERT')::text`))
+	require.Equal(t, own, f.scalar(admin, ownPrivileges))
+}
+
 func TestUp_Rotated_LoginAndPasswordLeftAlone(t *testing.T) {
 	f, admin := newEverything(t)
 	f.ok("up")
