@@ -123,12 +123,17 @@ func (d *nodeDrain) awaitWork(others *together) bool {
 			return false
 		case <-d.pods.Changed():
 		}
-		now := d.pods.Node()
-		opened := now.Uncordoned && d.drainer.Recordon != nil
-		if (opened || now.Replaced || wasUnreachable && !now.Unreachable || d.hasArrivals()) && others.begin() {
+		if d.hasWork(wasUnreachable) && others.begin() {
 			return true
 		}
 	}
+}
+
+// hasWork reports whether there is something to do again since the node's drain ended: somebody opened or replaced the node, its kubelet
+// is back, or pods came.
+func (d *nodeDrain) hasWork(wasUnreachable bool) bool {
+	now := d.pods.Node()
+	return now.Replaced || now.Uncordoned && d.drainer.Recordon != nil || wasUnreachable && !now.Unreachable || d.hasArrivals()
 }
 
 // hasArrivals reports whether pods came since the node's drain ended.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -226,6 +227,44 @@ func TestVolumes_NothingEvictedNow_AreAwaitedAllTheSame(t *testing.T) {
 		require.Equal(t, StatusDrained, report.Status)
 		require.Equal(t, 20*time.Second, time.Since(began))
 		require.Len(t, env.stay, 1, "the volumes of a pod that stays are not waited for")
+	})
+}
+
+// A StatefulSet makes its next pod only when the last one is gone. One that tolerates everything comes back while volumes are awaited: it
+// was killed unsignaled, and not in the report.
+func TestVolumes_PodComesMeanwhile_IsToldToStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.node.Add(web("first"), time.Second)
+		env.detachTime = 30 * time.Second
+		go func() {
+			time.Sleep(10 * time.Second)
+			env.node.Add(web("late"), time.Second)
+		}()
+		report, err := invoke(t, env.handler())
+		require.NoError(t, err)
+		require.Len(t, report.Pods, 2)
+		require.Equal(t, []string{"evict app/first", "gone app/first", "evict app/late", "gone app/late"}, env.node.Log())
+		require.Equal(t, []Result{Continue}, env.completed)
+	})
+}
+
+func TestVolumes_PodsComeOneAfterTheOther_EndsAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.detachTime = 30 * time.Second
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() {
+			for n := 0; pause(ctx, 10*time.Second) == nil; n++ {
+				env.node.Add(web("late-"+strconv.Itoa(n)), time.Second)
+			}
+		}()
+		began := time.Now()
+		_, err := invoke(t, env.handler())
+		require.NoError(t, err)
+		require.Less(t, time.Since(began), (maxRounds+2)*env.detachTime)
+		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"quiesce/internal/drain"
@@ -105,8 +106,12 @@ func (j *job) shutDownDaemons(invocation context.Context) {
 
 // awaitVolumes waits for the volumes of pods that are gone. A volume that is still attached when its instance is
 // terminated delays the pod's successor by six minutes (the attach-detach controller's own wait). It does not keep the instance any
-// longer.
-func (j *job) awaitVolumes(ctx context.Context) {
+// longer. It reports whether the drain of a node has something to do again.
+func (j *job) awaitVolumes(ctx context.Context) (work bool) {
+	wereUnreachable := map[*nodeDrain]bool{}
+	for _, d := range j.drains {
+		wereUnreachable[d] = d.pods.Node().Unreachable
+	}
 	ctx, cancel := context.WithTimeout(ctx, j.clock.timeLeft(j.Policy.Bounds.VolumeDetachTimeout))
 	defer cancel()
 	for _, d := range j.drains {
@@ -117,6 +122,7 @@ func (j *job) awaitVolumes(ctx context.Context) {
 			d.log.Info("volumes detached", "volumes", detached)
 		}
 	}
+	return slices.ContainsFunc(j.drains, func(d *nodeDrain) bool { return d.hasWork(wereUnreachable[d]) })
 }
 
 // outOfTime ends a step without which no pod can be reached, and distinguishes why. If the deadline was reached, the drain has failed, and

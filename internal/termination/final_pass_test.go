@@ -63,14 +63,16 @@ func TestFinalPass_ForceOff_NamesRemainingPods(t *testing.T) {
 
 // Found by the simulation, seed 300.
 func TestFinalPass_StepFails_RetriedForAMinute(t *testing.T) {
-	for late, completed := range map[time.Duration][]Result{lateRetryTime / 2: nil, 2 * lateRetryTime: {Abandon}} {
-		synctest.Test(t, func(t *testing.T) {
-			env, h := blockedEnv(2 * time.Second)
-			env.errors["watch"] = []error{errors.New("throttled")}
-			_, err := invokeLate(t, h, late)
-			require.Equal(t, completed == nil, err != nil)
-			require.Equal(t, completed, env.completed)
-		})
+	for _, step := range []string{"connect", "watch"} {
+		for late, completed := range map[time.Duration][]Result{lateRetryTime / 2: nil, 2 * lateRetryTime: {Abandon}} {
+			synctest.Test(t, func(t *testing.T) {
+				env, h := blockedEnv(2 * time.Second)
+				env.errors[step] = []error{errors.New("throttled")}
+				_, err := invokeLate(t, h, late)
+				require.Equal(t, completed == nil, err != nil, step)
+				require.Equal(t, completed, env.completed, step)
+			})
+		}
 	}
 }
 

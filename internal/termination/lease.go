@@ -152,13 +152,13 @@ func (j *job) releaseLease() {
 	}
 }
 
-// withoutCluster ends a job whose cluster cannot be reached, or refuses it. Until the deadline the instance is kept alive for another
-// try, and to the hook's limit if it may have the only copy of data. Then the operator's onFailure decides.
+// withoutCluster ends a job whose cluster cannot be reached, or refuses it. Until shortly after the deadline the instance is kept alive for
+// another try, and to the hook's limit if it may have the only copy of data. Then the operator's onFailure decides.
 func (j *job) withoutCluster(ctx, invocation context.Context, cause error) error {
 	j.askClock(invocation)
 	hook := j.asked.hook()
 	j.learnClock(j.asked.activities, hook)
-	if time.Now().Before(j.clock.deadline()) || j.mayBeKeptOpen(hook, time.Now()) {
+	if !j.clock.isLongOver() || j.mayBeKeptOpen(hook, time.Now()) {
 		j.heartbeater().sendLast(invocation)
 		return j.failed(cause)
 	}

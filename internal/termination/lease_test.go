@@ -101,6 +101,28 @@ func TestSweep_RetainedAfterACrash_UndoesTheEscort(t *testing.T) {
 	})
 }
 
+// The node was opened, and the console of the pooler did not answer then. The pooler stayed paused until a person resumed it.
+func TestSweep_EscortNotUndoneWhenTheNodeWasOpened_IsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := returnedEnv()
+		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
+		env.node.Add(web("paused"), 0)
+		h, _ := env.withQueue()
+		undo := savingUndoer{undoRecorder{env: env}, errors.New("console did not answer")}
+		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: undo}}
+		sweepOnce(t, h)
+		require.Empty(t, env.closed, "the node is open")
+
+		undo.failure = nil
+		h.Drainer.Phases[0].Escort = undo
+		require.Empty(t, sweepOnce(t, h).Errors)
+		require.Contains(t, env.effects(), "undo paused")
+		before := len(env.effects())
+		sweepOnce(t, h)
+		require.Len(t, env.effects(), before, "once")
+	})
+}
+
 // Two drains of one node would tell pods twice to stop. The one whose Lease is another's stops at once, and completes nothing.
 func TestLease_TakenOver_NothingMoreIsDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -199,6 +199,8 @@ type LeaseInfo struct {
 	Name   string
 	Held   bool         // by an invocation that renews it
 	Closed []ClosedNode // what was changed on nodes
+	// Escorted: escorts changed pods, and have not undone it.
+	Escorted bool
 }
 
 // Keep says which part of a Lease outlives its release.

@@ -33,7 +33,7 @@ func (p Policy) isRestorable(n ClosedNode) bool {
 
 // restore undoes on nodes what an earlier termination changed, if the instance is in service after all. For example, it returned from
 // a warm pool. What was changed is read from the Lease. Without one nothing but the taint is removed: the event may be forged. While another
-// invocation drains the node, such as for a rebalance recommendation, all of it is that one's.
+// invocation drains the node, such as for a rebalance recommendation, all of it is that one's. So it is of a node that stays closed.
 func (j *job) restore(ctx context.Context, instance Instance) error {
 	if instance.State != inService || j.Policy.Shadow {
 		return nil
@@ -49,18 +49,24 @@ func (j *job) restore(ctx context.Context, instance Instance) error {
 	if slices.ContainsFunc(leases, func(l LeaseInfo) bool { return l.Name == j.InstanceID && l.Held }) {
 		return nil
 	}
+	staysClosed := false
 	for _, l := range leases {
 		if l.Name != j.InstanceID {
 			continue
 		}
 		for _, n := range l.Closed {
-			if j.Policy.isRestorable(n) {
-				_, restored := j.restoreReturned(ctx, cluster, n)
-				err = errors.Join(err, restored)
+			if !j.Policy.isRestorable(n) {
+				staysClosed = true
+				continue
 			}
+			_, restored := j.restoreReturned(ctx, cluster, n)
+			err = errors.Join(err, restored)
 		}
 	}
-	if err = errors.Join(err, j.removeTaint(ctx, cluster)); err != nil {
+	if !staysClosed {
+		err = errors.Join(err, j.removeTaint(ctx, cluster))
+	}
+	if err != nil {
 		return j.failed(err)
 	}
 	return nil

@@ -19,6 +19,7 @@ type scenario struct {
 	batch          int           // the most records of an invocation
 	lag            time.Duration // of descriptions
 	latency        time.Duration // of every request
+	detach         time.Duration // until volumes of pods that are gone are detached
 	throttled      int           // requests of a thousand that are refused
 	answersLost    int           // effects of a thousand whose answer is lost
 	crashes        []int         // the n-th invocation for events crashes after so many effects; zero: it does not
@@ -143,6 +144,7 @@ func newScenario(seed uint64) scenario {
 	s.drawMore(dice{rand.New(rand.NewPCG(seed, 7))})
 	s.drawRudeness(dice{rand.New(rand.NewPCG(seed, 8))})
 	s.drawDatabases()
+	s.detach = dice{rand.New(rand.NewPCG(seed, 10))}.sometimes(3, 0, 15*time.Second)
 	return s
 }
 

@@ -72,7 +72,8 @@ type sweep struct {
 	free       []string                // Leases of instances that no invocation holds
 	seen       map[string]bool         // instances, by ID
 	closed     map[string][]ClosedNode // of the Leases, by instance ID
-	returned   map[string]Termination  // instances of cordoned nodes that are in service or retained, by ID
+	escorted   map[string]bool         // Leases of whose pods escorts have changed some, by instance ID
+	returned   map[string]Termination  // instances that are in service or retained, and of which something is to be undone, by ID
 	draining   []Termination           // instances that wait, and that an invocation drains
 	waiting    []waitingInstance
 	warmPools  []string                        // groups that have one
@@ -119,7 +120,7 @@ func (h *Handler) sweep(ctx context.Context) (SweepReport, error) {
 
 func (h *Handler) newSweep() *sweep {
 	return &sweep{
-		Handler: h, closed: map[string][]ClosedNode{}, returned: map[string]Termination{}, seen: map[string]bool{},
+		Handler: h, closed: map[string][]ClosedNode{}, escorted: map[string]bool{}, returned: map[string]Termination{}, seen: map[string]bool{},
 		activities: map[string]map[string]time.Time{},
 		report:     SweepReport{Status: StatusSwept, Errors: []string{}, StartedAt: time.Now()},
 	}
@@ -171,7 +172,7 @@ func (s *sweep) readCluster(ctx context.Context) {
 func (s *sweep) readLeases(ctx context.Context, cluster Kubernetes) error {
 	leases, err := cluster.Leases(ctx)
 	for _, l := range leases {
-		s.closed[l.Name] = l.Closed
+		s.closed[l.Name], s.escorted[l.Name] = l.Closed, l.Escorted
 		switch {
 		case l.Held:
 			s.held = append(s.held, l.Name)
@@ -224,7 +225,7 @@ func (s *sweep) addInstance(group string, i Instance) {
 	s.noteRetained(group, i)
 	t := Termination{Group: group, Hook: s.Policy.Hook, InstanceID: i.ID}
 	switch {
-	case s.isRestorable(i) && len(s.closed[i.ID]) > 0:
+	case s.isRestorable(i) && (len(s.closed[i.ID]) > 0 || s.isLeftEscorted(i)):
 		s.returned[i.ID] = t
 	case !i.isWaiting():
 	case slices.Contains(s.held, i.ID):
@@ -253,6 +254,10 @@ func (s *sweep) readWarmPools(ctx context.Context) {
 		}
 	}
 }
+
+// isLeftEscorted reports whether no node of the instance is closed, but escorts changed pods. The node was opened and their undoing failed,
+// or the cordon was denied.
+func (s *sweep) isLeftEscorted(i Instance) bool { return s.escorted[i.ID] && s.Drainer.HasEscorts() }
 
 // isRestorable reports whether the instance's termination is over and its pods keep running. Of a retained instance, only what escorts
 // changed is restored.

@@ -2,13 +2,14 @@ package termination
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 )
 
 // restore restores nodes whose instances returned to service, from a warm pool for example, and nodes that were closed for a Spot
 // interruption that was not true. No event says so. Nodes that were cordoned by hand or for a rebalance recommendation stay cordoned. So
-// do nodes of retained instances, whose pods keep running.
+// do nodes of retained instances, whose pods keep running. What escorts changed is undone on all of these instances.
 func (s *sweep) restore(ctx context.Context) {
 	if s.kubernetes == nil || s.Policy.Shadow {
 		return
@@ -18,6 +19,12 @@ func (s *sweep) restore(ctx context.Context) {
 }
 
 func (s *sweep) restoreNodes(ctx context.Context, t Termination) {
+	if len(s.closed[t.InstanceID]) == 0 && !slices.Contains(s.held, t.InstanceID) {
+		_, err := s.UndoEscorts(ctx, LeaseInfo{Name: t.InstanceID})
+		if !errors.Is(err, ErrLeaseHeld) {
+			s.addError(err)
+		}
+	}
 	for _, n := range s.closed[t.InstanceID] {
 		if !s.Policy.isRestorable(n) || slices.Contains(s.held, t.InstanceID) {
 			continue

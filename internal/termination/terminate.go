@@ -15,6 +15,10 @@ import (
 // well under a second; the rest is for a call that does not.
 const handOffReserve = 5 * time.Second
 
+// maxRounds is how often a drain goes on because something changed while volumes were awaited. One round is enough for a controller that
+// makes its next pod late. Without a limit, pods that somebody binds to the node one after the other would keep it until the deadline.
+const maxRounds = 3
+
 // Causes of the end of a drain's context.
 var (
 	errInvocationEnding = errors.New("invocation timeout near, next invocation continues")
@@ -181,45 +185,72 @@ func (j *job) drainNode(invocation context.Context, cluster Kubernetes, instance
 	return j.empty(invocation)
 }
 
-// empty evicts the pods of all the nodes, and waits for volumes.
+// empty evicts the pods of all the nodes, and waits for volumes. It goes on if pods come meanwhile: a controller that tolerates everything
+// makes its next pod only when the last one is gone. It goes on if a person opens the node, too, or its kubelet is back.
 func (j *job) empty(invocation context.Context) (Result, error) {
 	j.clock.extendPastDeadline(invocation) // finding the nodes took time
-	cause := j.evict(invocation)
-	j.gatherReports()
-	if errors.Is(cause, errDeadlineReached) && j.keepOpen(invocation) {
-		cause = j.evict(invocation)
-		j.gatherReports()
-	}
+	cause := j.evictAndReport(invocation)
 	j.noteOnlyCopies()
 	for _, d := range j.drains {
 		if d.denied != nil {
 			j.notes = append(j.notes, "cordon: "+d.denied.Error())
 		}
 	}
-	remaining := len(j.report.Remaining()) > 0
-	if cause == nil && slices.ContainsFunc(j.drains, (*nodeDrain).isReplaced) {
-		cause, remaining = drain.ErrNodeReplaced, true
-	}
-	if remaining && !errors.Is(cause, errDeadlineReached) && !(errors.Is(cause, drain.ErrNodeReplaced) && j.clock.isLongOver()) {
-		j.end(StatusIncomplete, cause.Error())
-		return "", &Incomplete{j.report}
-	}
-	j.shutDownDaemons(invocation)
-	if remaining {
-		for _, d := range j.drains {
-			d.report.CloseRemaining(d.state, cause.Error())
+	for round := 0; ; round++ {
+		if j.isInterrupted(cause) {
+			j.end(StatusIncomplete, cause.Error())
+			return "", &Incomplete{j.report}
 		}
+		if round == 0 {
+			j.shutDownDaemons(invocation)
+			j.gatherReports()
+		}
+		if cause != nil {
+			return j.endWithPods(cause), nil
+		}
+		if !j.awaitVolumes(invocation) || round == maxRounds {
+			j.end(j.report.status(), "")
+			return Continue, nil
+		}
+		cause = j.evictAndReport(invocation)
+	}
+}
+
+// evictAndReport evicts the pods of all the nodes, and returns why it ended with pods that remain, or on a node that was replaced; nil: all
+// are empty. At the deadline it goes on if the node may have the only copy of data.
+func (j *job) evictAndReport(invocation context.Context) (cause error) {
+	cause = j.evict(invocation)
+	j.gatherReports()
+	if errors.Is(cause, errDeadlineReached) && j.keepOpen(invocation) {
+		cause = j.evict(invocation)
 		j.gatherReports()
-		j.end(j.report.status(), cause.Error())
-		if j.keptOpen {
-			return leftOpen, nil
-		}
-		return Continue, nil
+	}
+	switch {
+	case cause == nil && slices.ContainsFunc(j.drains, (*nodeDrain).isReplaced):
+		return drain.ErrNodeReplaced
+	case errors.Is(cause, errDeadlineReached) && len(j.report.Remaining()) == 0:
+		return nil
+	}
+	return cause
+}
+
+// isInterrupted reports whether another invocation is to continue, whatever remains: a pod that came back and was not told to stop yet
+// counts as one that stays.
+func (j *job) isInterrupted(cause error) bool {
+	return cause != nil && !errors.Is(cause, errDeadlineReached) && !(errors.Is(cause, drain.ErrNodeReplaced) && j.clock.isLongOver())
+}
+
+// endWithPods ends the drain of a node on which pods remain.
+func (j *job) endWithPods(cause error) Result {
+	for _, d := range j.drains {
+		d.report.CloseRemaining(d.state, cause.Error())
 	}
 	j.gatherReports()
-	j.awaitVolumes(invocation)
-	j.end(j.report.status(), "")
-	return Continue, nil
+	j.end(j.report.status(), cause.Error())
+	if j.keptOpen {
+		return leftOpen
+	}
+	return Continue
 }
 
 // boundInvocation returns a context that ends handOffReserve before Lambda ends the invocation.

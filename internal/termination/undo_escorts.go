@@ -12,8 +12,8 @@ import (
 // ErrLeaseHeld is the error about a Lease that another invocation holds.
 var ErrLeaseHeld = errors.New("another invocation holds the lease")
 
-// UndoEscorts undoes what escorts recorded on the Lease of an instance, and returns the pods. It is for a person, when no function does it:
-// it asks nothing of AWS. Nodes stay closed.
+// UndoEscorts undoes what escorts recorded on the Lease of an instance, and returns the pods. It asks nothing of AWS, so that a person can
+// do it when no function does. Nodes stay closed.
 func (h *Handler) UndoEscorts(ctx context.Context, l LeaseInfo) (undone []string, err error) {
 	cluster, err := h.Connect(ctx)
 	if err != nil {
@@ -67,7 +67,9 @@ func (j *job) undoEscortsOn(ctx context.Context, cluster Kubernetes, node drain.
 			before = append(before, p)
 		}
 	}
-	err = j.drainer.UndoEscorts(ctx, pods, node)
+	drainer := j.drainer
+	drainer.Log = j.nodeLog(node.Name)
+	err = drainer.UndoEscorts(ctx, pods, node)
 	for _, p := range before {
 		if !recorded(p) {
 			undone = append(undone, p.String())

@@ -47,7 +47,6 @@ func TestUndoEscorts_FunctionGone_PodsAreAsTheyWere(t *testing.T) {
 			env.node.Add(web("paused"), 0).Add(web("web"), 0)
 			h := env.handler()
 			h.Groups, h.Hooks = nil, nil
-			h.Drainer.Log = h.Log
 			h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: savingUndoer{undoRecorder{env: env}, c.failure}}}
 			lease := LeaseInfo{Name: event.InstanceID, Closed: env.closed}
 			if c.unclosed {

@@ -3,6 +3,7 @@ package draintest
 import (
 	"context"
 	"maps"
+	"strings"
 	"sync"
 )
 
@@ -18,6 +19,18 @@ func (r *Records) Record(key string) string {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	return r.texts[key]
+}
+
+// Any reports whether there is a record whose key begins with the prefix.
+func (r *Records) Any(prefix string) bool {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	for key := range r.texts {
+		if strings.HasPrefix(key, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // SetRecord implements drain.Records.
