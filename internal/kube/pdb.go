@@ -179,7 +179,25 @@ func (d *pdbs) withPDBs(seen []seenPod) []drain.Pod {
 			pods[i].PDBs = names
 		}
 	}
+	d.forgetGone(seen)
 	return pods
+}
+
+// forgetGone forgets what selects pods that are gone. Otherwise pods that somebody makes and deletes again would fill the memory with their
+// labels.
+func (d *pdbs) forgetGone(seen []seenPod) {
+	for _, namespace := range d.namespaces {
+		if len(namespace.selecting) <= len(seen) {
+			continue
+		}
+		kept := make(map[drain.Ref]selected, len(seen))
+		for _, p := range seen {
+			if found, is := namespace.selecting[p.Ref]; is {
+				kept[p.Ref] = found
+			}
+		}
+		namespace.selecting = kept
+	}
 }
 
 // expectedBlock returns what the server would answer for a pod with these PDBs, and how long to believe that without a request.

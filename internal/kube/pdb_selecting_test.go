@@ -61,3 +61,14 @@ func TestSelecting_NothingThatMattersChanged_ComparesNothing(t *testing.T) {
 	sink.end()
 	requireCompared("a list without any", 0)
 }
+
+// Whoever makes pods and deletes them again must not fill the memory with their labels.
+func TestSelecting_PodsComeAndGo_OnlyThoseOfNowAreKept(t *testing.T) {
+	d := pdbsWith()
+	namespaceSink{d, d.namespaces["app"]}.put(toPDB(newPDB("pdb", 1, 2, 4)))
+	for n := range 100 {
+		pod := webPod(fmt.Sprint("web-", n))
+		require.Equal(t, []string{"app/pdb"}, d.withPDBs([]seenPod{pod})[0].PDBs)
+		require.Len(t, d.namespaces["app"].selecting, 1)
+	}
+}
