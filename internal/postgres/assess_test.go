@@ -205,12 +205,13 @@ func TestAssess_SeveralCandidates_TheBestIsChosen(t *testing.T) {
 		change func(*Facts)
 		want   string
 	}{
-		"the synchronous standby, in Patroni's key": {func(f *Facts) { f.Synchronous, f.SyncStandbys = true, []string{"pg-2"} }, "pg-2"},
-		"one that PostgreSQL waits for":             {func(f *Facts) { f.Members[0].Senders[1].Sync = true }, "pg-2"},
-		"the one that is closer":                    {func(f *Facts) { f.Members[1].LSN -= mib }, "pg-2"},
-		"a few bytes do not count":                  {func(f *Facts) { f.Members[1].LSN -= 100 }, "pg-1"},
-		"the one whose node is newer":               {func(f *Facts) { f.Members[2].NodeCreated = now }, "pg-2"},
-		"the one whose node stays":                  {func(f *Facts) { f.Members[1].Leaving = "it is cordoned" }, "pg-2"},
+		"the synchronous standby, in Patroni's key":  {func(f *Facts) { f.Synchronous, f.SyncStandbys = true, []string{"pg-2"} }, "pg-2"},
+		"one that PostgreSQL waits for":              {func(f *Facts) { f.Members[0].Senders[1].Sync = true }, "pg-2"},
+		"the one that is closer":                     {func(f *Facts) { f.Members[1].LSN -= mib }, "pg-2"},
+		"a few bytes do not count":                   {func(f *Facts) { f.Members[1].LSN -= 100 }, "pg-1"},
+		"a few bytes of the newer node do not count": {func(f *Facts) { f.Members[2].NodeCreated, f.Members[2].LSN = now, f.Members[2].LSN-100 }, "pg-2"},
+		"the one whose node is newer":                {func(f *Facts) { f.Members[2].NodeCreated = now }, "pg-2"},
+		"the one whose node stays":                   {func(f *Facts) { f.Members[1].Leaving = "it is cordoned" }, "pg-2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := healthy()
@@ -374,8 +375,24 @@ func unsafeAssessment(f Facts, a Assessment) error {
 	return nil
 }
 
+func TestParseVersion_OfOneNumber_IsNotKnown(t *testing.T) {
+	_, ok := parseVersion("4")
+	require.False(t, ok, "4.0 and 4.9 are too different")
+	v, ok := parseVersion("4.1-rc2")
+	require.True(t, ok)
+	require.Equal(t, version{4, 1, 0}, v)
+}
+
+func TestRounded_IsForPeople(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		1234 * time.Millisecond: "1.2s", 59 * time.Second: "59s", 90*time.Second + 260*time.Millisecond: "1m30s",
+	} {
+		require.Equal(t, want, rounded(d).String())
+	}
+}
+
 func TestSize_IsForPeople(t *testing.T) {
-	for l, want := range map[LSN]string{0: "0 bytes", 1023: "1023 bytes", 1536: "1.5 KiB", 16 * mib: "16.0 MiB", 5 << 30: "5.0 GiB", 1<<64 - 1: "16777216.0 TiB"} {
+	for l, want := range map[LSN]string{0: "0 bytes", 1023: "1023 bytes", 1024: "1.0 KiB", mib: "1.0 MiB", 1536: "1.5 KiB", 16 * mib: "16.0 MiB", 5 << 30: "5.0 GiB", 1<<64 - 1: "16777216.0 TiB"} {
 		require.Equal(t, want, l.Size())
 	}
 }

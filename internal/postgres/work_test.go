@@ -2,6 +2,10 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -10,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
 	parts "quiesce/test/parts/pgbouncer"
 )
@@ -106,6 +111,54 @@ func TestReadPermanentSlots_OnlyLogicalOnes(t *testing.T) {
 		f := factsOf(o)
 		require.Empty(t, f.PermanentSlots, config)
 		require.Empty(t, f.Holds, config)
+	}
+}
+
+func TestReadPermanentSlots_TooMany_Bounded(t *testing.T) {
+	slots := map[string]patroniSlot{}
+	for n := range maxPermanentSlots + 50 {
+		slots[fmt.Sprint("slot-", n)] = patroniSlot{Type: "logical", Database: "app", Plugin: "pgoutput"}
+	}
+	config, err := json.Marshal(slots)
+	require.NoError(t, err)
+	require.Len(t, readPermanentSlots(config), maxPermanentSlots)
+}
+
+// askedPoolers notes which poolers are asked. Those in answers answer.
+type askedPoolers struct {
+	PoolerConsoles
+	answers []string
+	asked   []string
+}
+
+func (a *askedPoolers) ReadText(_ context.Context, p escort.Pod, _, _ string) (string, error) {
+	name := strings.TrimPrefix(p.Name, "pooler-")
+	a.asked = append(a.asked, name)
+	if slices.Contains(a.answers, name) {
+		return `{"recovery":false,"backups":0}`, nil
+	}
+	return "", errors.New("no route")
+}
+
+func TestAskWork_SeveralPoolers_FewAreAskedUntilOneAnswers(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers, asked []string
+		fails          bool
+	}{
+		"the first answers":  {[]string{"a", "b", "c"}, []string{"a"}, false},
+		"the second answers": {[]string{"b", "c"}, []string{"a", "b"}, false},
+		"only a third would": {[]string{"c"}, []string{"a", "b"}, true},
+	} {
+		asked := &askedPoolers{answers: c.answers}
+		e := &Escort{}
+		e.Consoles = asked
+		fronts := []*front{{}}
+		for _, pooler := range []string{"a", "b", "c"} {
+			fronts = append(fronts, &front{alias: true, pod: poolerPod(pooler)})
+		}
+		_, err := e.askWork(t.Context(), fronts)
+		require.Equal(t, c.fails, err != nil, "%s: %v", name, err)
+		require.Equal(t, c.asked, asked.asked, name)
 	}
 }
 
