@@ -441,7 +441,23 @@ var poolerCases = []testCase{
 	},
 		[]string{"warning deployment db/pgbouncer: session pooling: each client is disconnected, at best between two transactions, and loses its session's state"}},
 	{"settings in comments", func(w *world) { w.addConfig("max_client_conn = 500\n; so_reuseport = 1\n # pool_mode = session\n") }, nil},
-	{"few clients", func(w *world) { w.addConfig(";max_client_conn=500\n") },
+	{"settings that are not pgbouncer's own", func(w *world) { w.addConfig("[databases]\na = host=b pool_mode=transaction\n") }, nil},
+	{"settings of a file that is not read", func(w *world) { w.addConfig("[pgbouncer]\npool_mode = transaction\n%include /etc/more.ini\n") }, nil},
+	{"certificate of the cluster, which each pod mounts", func(w *world) {
+		w.ConfigMaps = []corev1.ConfigMap{{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "db", Name: "kube-root-ca.crt"}, Data: map[string]string{"ca.crt": "-----BEGIN CERTIFICATE-----\n"},
+		}}
+		for i := range w.Pods {
+			w.Pods[i].Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+				Sources: []corev1.VolumeProjection{{ConfigMap: &corev1.ConfigMapProjection{
+					LocalObjectReference: corev1.LocalObjectReference{Name: "kube-root-ca.crt"},
+				}}},
+			}}}}
+		}
+	}, nil},
+	{"few clients", func(w *world) { w.addConfig("max_client_conn=50\n") },
+		[]string{"info deployment db/pgbouncer: max_client_conn is 50: without one pod, the others take 50 clients"}},
+	{"few clients by default", func(w *world) { w.addConfig("[pgbouncer]\npool_mode = transaction\n;max_client_conn=500\n") },
 		[]string{"info deployment db/pgbouncer: max_client_conn is 100: without one pod, the others take 100 clients"}},
 }
 
