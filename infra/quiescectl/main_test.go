@@ -345,12 +345,19 @@ func impersonating(t *testing.T, kubeconfig, as string) string {
 	return copied
 }
 
+// kubeconfigOf returns a kubeconfig for a server.
+func kubeconfigOf(t *testing.T, server string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	require.NoError(t, os.WriteFile(file, []byte("{clusters: [{name: c, cluster: {server: '"+server+"'}}], "+
+		"contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"), 0o600))
+	return file
+}
+
 func TestDoctor_WrongUse_SaysWhatToDo(t *testing.T) {
 	silent := httptest.NewServer(http.NotFoundHandler())
 	silent.Close() // its address refuses connections
-	file := filepath.Join(t.TempDir(), "kubeconfig")
-	require.NoError(t, os.WriteFile(file, []byte("{clusters: [{name: c, cluster: {server: '"+silent.URL+"'}}], "+
-		"contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"), 0o600))
+	file := kubeconfigOf(t, silent.URL)
 	for _, c := range []struct {
 		args []string
 		says []string
