@@ -35,7 +35,7 @@ func healthy(t *testing.T) *world {
 	require.NoError(t, err)
 	w := &world{Snapshot{Now: time.Now(), Config: settings, Configured: true, AWS: true, Instances: map[string]termination.EC2Instance{}}}
 	w.Install.Namespace = true
-	w.Function = &Function{Name: "quiesce-prod"}
+	w.Function = &Function{Name: "quiesce-prod", Invoked: "quiesce-prod:live"}
 	for _, zone := range []string{"a", "b"} {
 		g := asg.Settings{Group: termination.Group{Name: "workers-" + zone, Tags: map[string]string{}}, Zones: []string{"eu-west-1" + zone}, MinHealthy: 100}
 		g.Hooks = []asg.NamedHook{{Name: "quiesce", Hook: termination.Hook{HeartbeatTimeout: 20 * time.Minute, DefaultResult: termination.Continue}}}

@@ -89,6 +89,7 @@ type Install struct {
 // Function is the function as Lambda describes it.
 type Function struct {
 	Name        string
+	Invoked     string // the name by which people invoke it: with its alias
 	Version     string // that was deployed last; empty: unknown
 	Problem     string // why it cannot run; empty: it can
 	DeadLetters int    // messages in its DLQ
