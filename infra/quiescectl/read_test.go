@@ -54,6 +54,15 @@ func TestWrongAccount_NoInstanceKnown_SaysWhatToCheck(t *testing.T) {
 	require.True(t, errors.As(err, new(advisedError)))
 }
 
+func TestAWSConfig_UnknownProfile_SaysWhatToCheck(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	r := &reader{options: &options{profile: "typo", region: "eu-west-1"}}
+	_, err := r.awsConfig(t.Context())
+	require.ErrorContains(t, err, "typo")
+	r.unread("AWS", err)
+	require.Equal(t, "check --profile and ~/.aws/config", r.snapshot.Unread[0].Fix)
+}
+
 // A check of the bare name would go to $LATEST, which nothing else invokes.
 func TestReadFunction_Name_IsInvokedWithItsAlias(t *testing.T) {
 	server, settings := newBucket(t)
