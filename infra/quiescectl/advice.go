@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/aws/smithy-go"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"quiesce/internal/escort"
@@ -56,6 +57,8 @@ func (o *options) nextStep(err error, needs, permission string) string {
 		return awsStep(operation, permission)
 	case apierrors.IsUnauthorized(err):
 		return "log in again: the cluster does not accept your credentials. " + o.aimed("kubectl auth whoami", "") + " says who you are"
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // it is forbidden to everybody
+		return "the namespace is still being removed: run it again in a minute"
 	case apierrors.IsForbidden(err), errors.Is(err, escort.ErrForbidden):
 		return "you need permission in the cluster to " + needs
 	case errors.As(err, &request), errors.As(err, &network), errors.Is(err, context.DeadlineExceeded):

@@ -8,8 +8,8 @@ import (
 	"quiesce/internal/doctor"
 )
 
-// tool matches a program that a printed command runs.
-var tool = regexp.MustCompile(`(^|&& |\| )(kubectl|aws|quiescectl) `)
+// tool matches a program that a printed command runs. Of quiescectl, check invokes the function, so it needs the account too.
+var tool = regexp.MustCompile(`(^|&& |\| )(kubectl|aws|quiescectl check|quiescectl) `)
 
 // aim makes the commands of a report act on the cluster and the account that were read. Region is the one that was.
 func (o *options) aim(report doctor.Report, region string) doctor.Report {
@@ -26,11 +26,8 @@ func (o *options) aimed(command, region string) string {
 		region = o.region
 	}
 	cluster := flag("--kubeconfig", o.kubeconfig) + flag("--context", o.context)
-	flags := map[string]string{
-		"kubectl":    cluster,
-		"quiescectl": cluster,
-		"aws":        flag("--profile", o.profile) + flag("--region", region),
-	}
+	account := flag("--profile", o.profile) + flag("--region", region)
+	flags := map[string]string{"kubectl": cluster, "quiescectl": cluster, "check": cluster + account, "aws": account}
 	return tool.ReplaceAllStringFunc(command, func(found string) string { return found + flags[strings.Fields(found)[len(strings.Fields(found))-1]] })
 }
 

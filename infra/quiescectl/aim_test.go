@@ -24,6 +24,8 @@ func TestAimed_Command_ActsOnTheSameCluster(t *testing.T) {
 		{options{profile: "p"}, "aws autoscaling x", "aws --profile p --region eu-west-1 autoscaling x"},
 		{options{region: "eu-west-2"}, "aws autoscaling x", "aws --region eu-west-2 autoscaling x"},
 		{options{context: "prod"}, "quiescectl resume", "quiescectl --context prod resume"},
+		{options{context: "prod", profile: "p"}, "quiescectl check --function a", "quiescectl check --context prod --profile p --region eu-west-1 --function a"},
+		{options{context: "prod", profile: "p"}, "quiescectl checks", "quiescectl --context prod checks"},
 		{options{context: "prod"}, "", ""},
 	} {
 		report := c.options.aim(doctor.Report{Findings: []doctor.Finding{{Command: c.command}}}, "eu-west-1")

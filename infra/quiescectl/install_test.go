@@ -32,8 +32,10 @@ func TestInstall_UpVerifyDown_ExitStatusSaysWhetherItDiffers(t *testing.T) {
 	require.Contains(t, run(exitFindings, args("verify")).out, "changed    ClusterRole quiesce\n           rules: [")
 	require.Contains(t, run(exitError, args("up")).progress, "--force-conflicts takes these fields over")
 	require.Contains(t, run(0, args("up", "--force-conflicts")).out, "changed    ClusterRole quiesce\n")
+	w.applyText("{apiVersion: v1, kind: ConfigMap, metadata: {name: kept, namespace: quiesce, finalizers: [quiesce.test/kept]}}") // the namespace stays
 	require.Contains(t, run(0, []string{"install", "down", "-o", "json"}).out, `"result": "deleted"`)
 	require.NotContains(t, run(0, []string{"install", "down"}).out, "deleted    Role")
+	require.Contains(t, run(exitError, args("up")).progress, "\nthe namespace is still being removed: run it again in a minute\n")
 }
 
 func TestInstall_Render_NeedsNoCluster(t *testing.T) {

@@ -345,12 +345,19 @@ func impersonating(t *testing.T, kubeconfig, as string) string {
 	return copied
 }
 
+// kubeconfigOf returns a kubeconfig for a server.
+func kubeconfigOf(t *testing.T, server string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	require.NoError(t, os.WriteFile(file, []byte("{clusters: [{name: c, cluster: {server: '"+server+"'}}], "+
+		"contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"), 0o600))
+	return file
+}
+
 func TestDoctor_WrongUse_SaysWhatToDo(t *testing.T) {
 	silent := httptest.NewServer(http.NotFoundHandler())
 	silent.Close() // its address refuses connections
-	file := filepath.Join(t.TempDir(), "kubeconfig")
-	require.NoError(t, os.WriteFile(file, []byte("{clusters: [{name: c, cluster: {server: '"+silent.URL+"'}}], "+
-		"contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"), 0o600))
+	file := kubeconfigOf(t, silent.URL)
 	for _, c := range []struct {
 		args []string
 		says []string
@@ -383,6 +390,31 @@ func TestDoctor_WrongUse_SaysWhatToDo(t *testing.T) {
 			require.Contains(t, got.progress, text, c.args)
 		}
 	}
+}
+
+// client-go runs a credential plugin without a context.
+func TestDoctor_CredentialPluginHangs_EndsWithItsTimeout(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	require.NoError(t, os.WriteFile(file, []byte("{clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}], "+
+		"users: [{name: u, user: {exec: {apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never, "+
+		"command: sh, args: ['-c', 'exec sleep 20 2>&-']}}}], "+ // it must not hold this test's pipe
+		"contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"), 0o600))
+	began := time.Now()
+	got := quiescectl(t, nil, "doctor", "--kubeconfig", file, "--timeout", "1s")
+	require.Equal(t, exitError, got.status)
+	require.Contains(t, got.progress, "the cluster does not answer: the kubeconfig's credential plugin may hang\n"+
+		"check that this works: kubectl --kubeconfig "+file+" version\n")
+	require.Less(t, time.Since(began), 10*time.Second)
+}
+
+// An API server that is silent is no fault of a plugin.
+func TestDoctor_SilentServer_IsNotAPlugin(t *testing.T) {
+	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	t.Cleanup(silent.Close)
+	got := quiescectl(t, nil, "doctor", "--kubeconfig", kubeconfigOf(t, silent.URL), "--timeout", "1s")
+	require.Equal(t, exitError, got.status)
+	require.Contains(t, got.progress, "the cluster does not answer: Get ")
+	require.NotContains(t, got.progress, "plugin")
 }
 
 func TestCompletion_Flags_HaveTheirValues(t *testing.T) {

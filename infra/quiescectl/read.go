@@ -25,6 +25,9 @@ const (
 	qps, burst = 50, 100
 	// share is the part of the time that the first lists may take. What depends on them has the rest.
 	share = 0.6
+	// lastWord is how long a request may take to end after its context. A silent API server would count as a plugin that hangs if it were
+	// shorter. Longer, it would only delay the end.
+	lastWord = 100 * time.Millisecond
 )
 
 // reader fills a snapshot. Its parts are read at the same time.
@@ -86,9 +89,20 @@ func timeShare(ctx context.Context) time.Duration {
 	return time.Duration(share * float64(time.Until(deadline)))
 }
 
-// answers returns why the API server cannot be used at all.
-func (r *reader) answers(ctx context.Context) error {
-	err := r.client.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
+// answers returns why the API server cannot be used at all. The kubeconfig's credential plugin is first run here, and client-go runs it
+// without a context: a request that does not end with its context is left behind.
+func (r *reader) answers(ctx context.Context) (err error) {
+	answered := make(chan error, 1)
+	go func() { answered <- r.client.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Error() }()
+	select {
+	case err = <-answered:
+	case <-ctx.Done():
+		select {
+		case err = <-answered:
+		case <-time.After(lastWord):
+			err = errors.New("the kubeconfig's credential plugin may hang")
+		}
+	}
 	if err == nil || apierrors.IsForbidden(err) {
 		return nil
 	}

@@ -103,7 +103,7 @@ func (r *reader) readFunction(ctx context.Context, config aws.Config, cluster st
 	if err != nil {
 		return r.awsError(fmt.Errorf("describe function %s: %w", name, err), "lambda:GetFunctionConfiguration")
 	}
-	f := &doctor.Function{Name: name}
+	f := &doctor.Function{Name: name, Invoked: cmp.Or(r.function, name+":"+liveAlias)}
 	switch {
 	case described.State != "" && described.State != types.StateActive && described.State != types.StateInactive:
 		f.Problem = "its state is " + string(described.State) + ": " + aws.ToString(described.StateReason)

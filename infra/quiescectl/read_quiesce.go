@@ -107,7 +107,7 @@ func (r *reader) readPolicies(ctx context.Context) error {
 
 func (r *reader) readLeases(ctx context.Context) (err error) {
 	if r.snapshot.Install.Leases, err = r.kube.Leases(ctx); err == nil {
-		r.snapshot.Install.Marks, err = r.kube.Marks(ctx, postgres.LeasePrefix)
+		r.snapshot.Install.Unfinished, err = r.kube.Unfinished(ctx)
 	}
 	return err
 }

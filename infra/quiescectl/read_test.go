@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/doctor"
 )
 
 func nodeOf(providerID, region string) corev1.Node {
@@ -49,6 +52,29 @@ func TestWrongAccount_NoInstanceKnown_SaysWhatToCheck(t *testing.T) {
 	require.Equal(t, "check --profile and --region", r.snapshot.Unread[0].Fix)
 	require.False(t, r.snapshot.AWS)
 	require.True(t, errors.As(err, new(advisedError)))
+}
+
+func TestAWSConfig_UnknownProfile_SaysWhatToCheck(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	r := &reader{options: &options{profile: "typo", region: "eu-west-1"}}
+	_, err := r.awsConfig(t.Context())
+	require.ErrorContains(t, err, "typo")
+	r.unread("AWS", err)
+	require.Equal(t, "check --profile and ~/.aws/config", r.snapshot.Unread[0].Fix)
+}
+
+// A check of the bare name would go to $LATEST, which nothing else invokes.
+func TestReadFunction_Name_IsInvokedWithItsAlias(t *testing.T) {
+	server, settings := newBucket(t)
+	server.AddFunction("quiesce-prod", func(context.Context, []byte) ([]byte, string, error) { return nil, "", nil })
+	for given, want := range map[string]doctor.Function{
+		"":                  {Name: "quiesce-prod", Invoked: "quiesce-prod:live"},
+		"quiesce-prod:blue": {Name: "quiesce-prod:blue", Invoked: "quiesce-prod:blue"},
+	} {
+		r := &reader{options: &options{function: given}}
+		require.NoError(t, r.readFunction(t.Context(), settings, "prod"))
+		require.Equal(t, &want, r.snapshot.Function, "%q", given)
+	}
 }
 
 func TestFunctionName_OfDoctor_IsPassedOn(t *testing.T) {

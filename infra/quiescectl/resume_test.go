@@ -251,6 +251,8 @@ func TestResume_FunctionGoneInADrain_PoolerGoesOnAndNodeStaysClosed(t *testing.T
 	require.True(t, w.paused())
 
 	w.pause("PAUSE", "i-nodea1", w.records(), time.Now().Add(-time.Minute))
+	const found = "CRITICAL  lease quiesce/i-nodea1: nobody holds it, and a drain recorded on it that db/pgbouncer-0 may be paused\n"
+	w.doctor(w.env, []string{found}, "--cluster", "prod")
 	settings("name: others, match: {labelSelector: app=other}")
 	got := w.resume("--config", file)
 	require.Equal(t, exitFindings, got.status)
@@ -265,6 +267,7 @@ func TestResume_FunctionGoneInADrain_PoolerGoesOnAndNodeStaysClosed(t *testing.T
 	require.NoError(t, json.Unmarshal([]byte(got.out), &answer))
 	require.Equal(t, []string{"db/pgbouncer-0"}, answer.Poolers)
 	require.False(t, w.paused())
+	require.NotContains(t, w.doctor(w.env, []string{"pod db/pgbouncer-0: only one replica"}, "--cluster", "prod").out, "lease quiesce/i-nodea1")
 	require.Equal(t, "true", w.read("node", "node-a1", ".spec.unschedulable"))
 	left := map[string]string{}
 	require.NoError(t, json.Unmarshal([]byte(w.read("lease", "-n", "quiesce", "i-nodea1", ".metadata.annotations")), &left))

@@ -77,7 +77,7 @@ func connector(client *kube.Client) wire.Connector {
 func (o *options) account(ctx context.Context, region string) (aws.Config, error) {
 	settings, err := wire.LoadSDK(ctx, awsconfig.WithRegion(cmp.Or(o.region, region)), awsconfig.WithSharedConfigProfile(o.profile))
 	if err != nil {
-		return settings, err
+		return settings, advisedError{err, "check --profile and ~/.aws/config"}
 	}
 	return settings, usable(ctx, settings)
 }

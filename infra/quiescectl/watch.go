@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -88,7 +89,7 @@ func (w *watchOptions) run(c *cobra.Command) error {
 		drains, err := r.drains(c.Context())
 		switch {
 		case c.Context().Err() != nil:
-			return nil // the person has seen enough
+			return w.interrupted()
 		case err != nil && last == "none":
 			return w.advised(err, "list leases in namespace quiesce, and pods", "")
 		case err != nil:
@@ -103,10 +104,18 @@ func (w *watchOptions) run(c *cobra.Command) error {
 		}
 		select {
 		case <-c.Context().Done():
-			return nil
+			return w.interrupted()
 		case <-time.After(w.every):
 		}
 	}
+}
+
+// interrupted returns how an interrupted watch ends. A person has seen enough. A script must not go on as if the drains had ended.
+func (w *watchOptions) interrupted() error {
+	if w.until {
+		return errors.New("interrupted before all drains had ended")
+	}
+	return nil
 }
 
 func areDone(drains []running) bool {

@@ -2,6 +2,11 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os/exec"
 	"strings"
 	"testing"
@@ -65,6 +70,46 @@ func TestStarting_HeldLeaseOfAnInstance_IsNotDone(t *testing.T) {
 	var b strings.Builder
 	showDrains(&b, []running{d})
 	require.Contains(t, b.String(), "<none>   i-1        <none>   starting")
+}
+
+// writerFunc is a function that writes.
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// A script that goes on after an interrupted watch would not wait for the drains.
+func TestWatch_Interrupted_IsNoEndOfTheDrains(t *testing.T) {
+	const held = `{"kind": "LeaseList", "apiVersion": "coordination.k8s.io/v1", "items": [{"metadata": {"name": "i-1"}, "spec": ` +
+		`{"holderIdentity": "f", "leaseDurationSeconds": 3600, "renewTime": "%s"}}]}`
+	for _, c := range []struct {
+		args   []string
+		looks  bool // it is interrupted while it looks, and not while it waits for the next look
+		status int
+		says   string
+	}{
+		{nil, true, 0, ""},
+		{nil, false, 0, ""},
+		{[]string{"--until-done"}, true, exitError, "error: interrupted before all drains had ended\n"},
+		{[]string{"--until-done"}, false, exitError, "error: interrupted before all drains had ended\n"},
+	} {
+		ctx, interrupt := context.WithCancel(t.Context())
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if c.looks {
+				interrupt()
+			}
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = fmt.Fprintf(w, held, time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"))
+		}))
+		t.Cleanup(server.Close)
+		shown := writerFunc(func(b []byte) (int, error) {
+			interrupt()
+			return len(b), nil
+		})
+		var progress bytes.Buffer
+		got := run(ctx, append([]string{"watch", "--interval", "1h", "--kubeconfig", kubeconfigOf(t, server.URL)}, c.args...), shown, &progress)
+		require.Equal(t, c.status, got, "%v", c)
+		require.Equal(t, c.says, progress.String(), "%v", c)
+	}
 }
 
 func TestWatch_Drain_ShowsEachStepUntilItIsDone(t *testing.T) {

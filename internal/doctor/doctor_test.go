@@ -18,7 +18,7 @@ import (
 	"quiesce/internal/asg"
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
-	"quiesce/internal/escort"
+	"quiesce/internal/kube"
 	"quiesce/internal/postgres"
 	"quiesce/internal/termination"
 )
@@ -35,7 +35,7 @@ func healthy(t *testing.T) *world {
 	require.NoError(t, err)
 	w := &world{Snapshot{Now: time.Now(), Config: settings, Configured: true, AWS: true, Instances: map[string]termination.EC2Instance{}}}
 	w.Install.Namespace = true
-	w.Function = &Function{Name: "quiesce-prod"}
+	w.Function = &Function{Name: "quiesce-prod", Invoked: "quiesce-prod:live"}
 	for _, zone := range []string{"a", "b"} {
 		g := asg.Settings{Group: termination.Group{Name: "workers-" + zone, Tags: map[string]string{}}, Zones: []string{"eu-west-1" + zone}, MinHealthy: 100}
 		g.Hooks = []asg.NamedHook{{Name: "quiesce", Hook: termination.Hook{HeartbeatTimeout: 20 * time.Minute, DefaultResult: termination.Continue}}}
@@ -141,6 +141,12 @@ func (w *world) addWebhook(service string, resources ...string) *Webhook {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "guard"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "guard"}},
 	})
 	return &w.Webhooks[len(w.Webhooks)-1]
+}
+
+// addUnfinished adds a Lease that nobody holds.
+func (w *world) addUnfinished(lease string) *kube.Unfinished {
+	w.Install.Unfinished = []kube.Unfinished{{LeaseInfo: termination.LeaseInfo{Name: lease}}}
+	return &w.Install.Unfinished[0]
 }
 
 func (w *world) database() *Database { return &w.Databases[0] }
@@ -441,7 +447,23 @@ var poolerCases = []testCase{
 	},
 		[]string{"warning deployment db/pgbouncer: session pooling: each client is disconnected, at best between two transactions, and loses its session's state"}},
 	{"settings in comments", func(w *world) { w.addConfig("max_client_conn = 500\n; so_reuseport = 1\n # pool_mode = session\n") }, nil},
-	{"few clients", func(w *world) { w.addConfig(";max_client_conn=500\n") },
+	{"settings that are not pgbouncer's own", func(w *world) { w.addConfig("[databases]\na = host=b pool_mode=transaction\n") }, nil},
+	{"settings of a file that is not read", func(w *world) { w.addConfig("[pgbouncer]\npool_mode = transaction\n%include /etc/more.ini\n") }, nil},
+	{"certificate of the cluster, which each pod mounts", func(w *world) {
+		w.ConfigMaps = []corev1.ConfigMap{{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "db", Name: "kube-root-ca.crt"}, Data: map[string]string{"ca.crt": "-----BEGIN CERTIFICATE-----\n"},
+		}}
+		for i := range w.Pods {
+			w.Pods[i].Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+				Sources: []corev1.VolumeProjection{{ConfigMap: &corev1.ConfigMapProjection{
+					LocalObjectReference: corev1.LocalObjectReference{Name: "kube-root-ca.crt"},
+				}}},
+			}}}}
+		}
+	}, nil},
+	{"few clients", func(w *world) { w.addConfig("max_client_conn=50\n") },
+		[]string{"info deployment db/pgbouncer: max_client_conn is 50: without one pod, the others take 50 clients"}},
+	{"few clients by default", func(w *world) { w.addConfig("[pgbouncer]\npool_mode = transaction\n;max_client_conn=500\n") },
 		[]string{"info deployment db/pgbouncer: max_client_conn is 100: without one pod, the others take 100 clients"}},
 }
 
@@ -512,12 +534,22 @@ var quiesceCases = []testCase{
 	{"function without a way to the API server", func(w *world) { w.Network = &Network{Private: true} },
 		[]string{"critical function quiesce-prod: is in no VPC, and the cluster's endpoint is private only"}},
 	{"messages in the DLQ", func(w *world) { w.Function.DeadLetters = 2 }, []string{"warning function quiesce-prod: 2 messages in its dead-letter queue"}},
-	{"mark that nobody holds", func(w *world) { w.Install.Marks = []escort.Mark{{Lease: postgres.LeasePrefix + "x"}} },
+	{"mark that nobody holds", func(w *world) { w.addUnfinished(postgres.LeasePrefix + "x").Mark = "{}" },
 		[]string{"critical lease quiesce/quiesce-postgres-x: nobody holds it, and its mark says that poolers may be paused"}},
-	{"mark of poolers that are resumed", func(w *world) {
-		w.Install.Marks = []escort.Mark{{Lease: postgres.LeasePrefix + "x", Text: `{"resumed":true}`}}
+	{"mark of poolers that are resumed", func(w *world) { w.addUnfinished(postgres.LeasePrefix + "x").Mark = `{"resumed":true}` }, nil},
+	{"mark that somebody holds", func(w *world) {
+		u := w.addUnfinished(postgres.LeasePrefix + "x")
+		u.Mark, u.Held = "{}", true
 	}, nil},
-	{"mark that somebody holds", func(w *world) { w.Install.Marks = []escort.Mark{{Lease: postgres.LeasePrefix + "x", Held: true}} }, nil},
+	{"record of a drain that nobody holds", func(w *world) {
+		w.Pods[0].UID = "paused"
+		w.addUnfinished("i-a1").Pods = []string{"gone", "paused"}
+	}, []string{"critical lease quiesce/i-a1: nobody holds it, and a drain recorded on it that db/pgbouncer-5d-0 may be paused"}},
+	{"record of a drain that somebody holds", func(w *world) {
+		u := w.addUnfinished("i-a1")
+		u.Pods, u.Held = []string{"u"}, true
+	}, nil},
+	{"record of a pod that is gone", func(w *world) { w.addUnfinished("i-a1").Pods = []string{"gone"} }, nil},
 	{"node that stayed closed", func(w *world) { w.Nodes[0].Labels[corev1.LabelNodeExcludeBalancers] = "quiesce" },
 		[]string{"warning node a1: quiesce closed it, and no Lease says why"}},
 	{"node that a drain closed", func(w *world) {

@@ -122,19 +122,38 @@ func (v *view) deadLetters() []Finding {
 	}}
 }
 
-// pausedPoolers finds poolers that an interrupted move left paused.
+// pausedPoolers finds poolers that an interrupted move or drain left paused.
 func (v *view) pausedPoolers() (found []Finding) {
-	for _, m := range v.Install.Marks {
-		if m.Held || !strings.HasPrefix(m.Lease, postgres.LeasePrefix) || postgres.IsResumed(m.Text) {
+	for _, u := range v.Install.Unfinished {
+		if u.Held {
+			continue
+		}
+		says := ""
+		switch pods := v.withUIDs(u.Pods); {
+		case len(pods) > 0:
+			says = "a drain recorded on it that " + named(pods) + " may be paused"
+		case u.Mark != "" && strings.HasPrefix(u.Name, postgres.LeasePrefix) && !postgres.IsResumed(u.Mark):
+			says = "its mark says that poolers may be paused"
+		default:
 			continue
 		}
 		found = append(found, Finding{
-			Where: "lease quiesce/" + m.Lease, Severity: Critical, What: "nobody holds it, and its mark says that poolers may be paused",
+			Where: "lease quiesce/" + u.Name, Severity: Critical, What: "nobody holds it, and " + says,
 			Cost: "clients of these poolers wait, and then get an error", Fix: "the function resumes them within a minute; without one, you do, with the Secret that has the consoles' login",
 			Command: "quiescectl resume --console-secret NAMESPACE/NAME",
 		})
 	}
 	return found
+}
+
+// withUIDs returns the pods with these UIDs. What was done to one that is gone is gone too.
+func (v *view) withUIDs(uids []string) (names []string) {
+	for i := range v.Snapshot.Pods {
+		if p := &v.Snapshot.Pods[i]; slices.Contains(uids, string(p.UID)) {
+			names = append(names, p.Namespace+"/"+p.Name)
+		}
+	}
+	return names
 }
 
 // forgottenNodes finds nodes that quiesce closed and that no Lease keeps any more.

@@ -168,5 +168,5 @@ func TestNetwork_PublicEndpointForSome_CommandAddsThePrivateOne(t *testing.T) {
 	n.Private = true
 	require.Empty(t, command(), "what is left to do is the stack's")
 	n.FunctionVPC, n.Private = "vpc-1", false
-	require.Equal(t, "quiescectl check --function quiesce-prod", command())
+	require.Equal(t, "quiescectl check --function quiesce-prod:live", command())
 }

@@ -119,11 +119,11 @@ func (v *view) poolerSettings() (found []Finding) {
 			add(Warning, fmt.Sprintf("query_wait_timeout = %d", wait), "clients that wait while a primary moves get an error",
 				fmt.Sprintf("set it to %d or more; the default is 120", shortestWait))
 		}
-		most, set := ini.number("max_client_conn")
-		if !set {
-			most = defaultMaxClients
+		most, known := ini.number("max_client_conn")
+		if _, complete := ini.own(); !known && complete {
+			most, known = defaultMaxClients, true
 		}
-		if n := len(w.pods); ini.known && n > 1 && most <= defaultMaxClients {
+		if n := len(w.pods); known && n > 1 && most <= defaultMaxClients {
 			add(Info, fmt.Sprintf("max_client_conn is %d: without one pod, the others take %d clients", most, most*(n-1)),
 				"more clients than that get an error until the replacement is Ready", "raise max_client_conn to what all clients need")
 		}
@@ -133,7 +133,6 @@ func (v *view) poolerSettings() (found []Finding) {
 
 // ini is the configuration of a pooler, as far as ConfigMaps and the environment have it.
 type ini struct {
-	known bool
 	texts []string
 	env   map[string]string
 }
@@ -159,7 +158,7 @@ func (v *view) iniOf(p pod) ini {
 			continue
 		}
 		for _, text := range m.Data {
-			found.known, found.texts = true, append(found.texts, uncommented(text))
+			found.texts = append(found.texts, uncommented(text))
 		}
 	}
 	slices.Sort(found.texts)
@@ -199,23 +198,29 @@ func (i ini) values(name string) (found []string) {
 	return found
 }
 
-// poolModes returns the pool modes, also the one that pgbouncer has if none is set: session
-// (https://www.pgbouncer.org/config.html#pool_mode).
-func (i ini) poolModes() []string {
-	own, is := "", false
+// own returns the texts without the settings of databases, users and peers. They are complete if they have pgbouncer's own section and
+// include no other file. What they do not set then has its default. Other ConfigMaps say nothing of that, such as kube-root-ca.crt, which
+// each pod mounts.
+func (i ini) own() (own string, complete bool) {
 	for _, text := range i.texts {
 		section := ""
 		for line := range strings.Lines(text) {
 			if line = strings.TrimSpace(line); strings.HasPrefix(line, "[") {
 				section = line
-				is = is || section == "[pgbouncer]"
+				complete = complete || section == "[pgbouncer]"
 			} else if section != "[databases]" && section != "[users]" && section != "[peers]" {
 				own += line + "\n"
 			}
 		}
 	}
+	return own, complete && !strings.Contains(own, "%include")
+}
+
+// poolModes returns the pool modes, also the one that pgbouncer has if none is set: session
+// (https://www.pgbouncer.org/config.html#pool_mode).
+func (i ini) poolModes() []string {
 	modes := i.values("pool_mode")
-	if is && i.env["pool_mode"] == "" && !strings.Contains(own, "%include") && len(ini{texts: []string{own}}.values("pool_mode")) == 0 {
+	if own, complete := i.own(); complete && i.env["pool_mode"] == "" && len(ini{texts: []string{own}}.values("pool_mode")) == 0 {
 		modes = append(modes, "session")
 	}
 	return modes

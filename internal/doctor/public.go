@@ -25,7 +25,7 @@ func (v *view) publicPath() []Finding {
 		f.Severity, f.Cost = Info, "without them, it cannot reach the API server, and nodes go undrained"
 		f.What = "uses the cluster's public endpoint, and whether that admits its NAT gateways is not clear: it admits only " + named(texts(n.PublicCIDRs))
 		f.Fix = "admit their addresses, or enable the private endpoint; check goes the way of a drain"
-		f.Command = "quiescectl check --function " + Quote(v.Function.Name)
+		f.Command = "quiescectl check --function " + Quote(v.Function.Invoked)
 	} else if !n.Private {
 		f.Fix = "enable the private endpoint, then " + f.Fix
 		f.Command = fmt.Sprintf("aws eks update-cluster-config --name %s --resources-vpc-config endpointPublicAccess=true,publicAccessCidrs=%s,endpointPrivateAccess=true",

@@ -11,7 +11,7 @@ import (
 
 	"quiesce/internal/asg"
 	"quiesce/internal/config"
-	"quiesce/internal/escort"
+	"quiesce/internal/kube"
 	"quiesce/internal/postgres"
 	"quiesce/internal/termination"
 )
@@ -79,16 +79,17 @@ type Database struct {
 
 // Install is what of quiesce is in the cluster.
 type Install struct {
-	Namespace bool
-	Missing   []Permission // that the group quiesce lacks
-	Policies  []string     // admission policies that are missing
-	Marks     []escort.Mark
-	Leases    []termination.LeaseInfo
+	Namespace  bool
+	Missing    []Permission // that the group quiesce lacks
+	Policies   []string     // admission policies that are missing
+	Unfinished []kube.Unfinished
+	Leases     []termination.LeaseInfo
 }
 
 // Function is the function as Lambda describes it.
 type Function struct {
 	Name        string
+	Invoked     string // the name by which people invoke it: with its alias
 	Version     string // that was deployed last; empty: unknown
 	Problem     string // why it cannot run; empty: it can
 	DeadLetters int    // messages in its DLQ

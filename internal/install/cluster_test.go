@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -124,11 +125,15 @@ func (f fixture) downRefused(t *testing.T) {
 		"a drain runs": {ObjectMeta: metav1.ObjectMeta{Name: "i-0abc"}, Spec: coordinationv1.LeaseSpec{
 			HolderIdentity: &holder, LeaseDurationSeconds: &seconds, RenewTime: &metav1.MicroTime{Time: time.Now()}}},
 		"poolers are paused": {ObjectMeta: metav1.ObjectMeta{Name: "postgres-db-orders", Annotations: map[string]string{"quiesce/paused": "{}"}}},
+		"a drain may have paused pool/pgbouncer-0": {ObjectMeta: metav1.ObjectMeta{Name: "i-0def", Annotations: map[string]string{
+			"quiesce/escort.gone": "{}", "quiesce/escort." + f.pooler(t): "{}",
+		}}},
 	} {
 		_, err := leases.Create(t.Context(), &lease, metav1.CreateOptions{})
 		require.NoError(t, err)
 		done, err := f.target.Down(t.Context())
 		require.ErrorContains(t, err, fmt.Sprintf("%s (%s)", lease.Name, name))
+		require.Equal(t, name != "a drain runs", strings.Contains(err.Error(), "quiescectl resume"), err)
 		require.Empty(t, done)
 		require.NoError(t, leases.Delete(t.Context(), lease.Name, metav1.DeleteOptions{}))
 	}
@@ -141,7 +146,18 @@ func (f fixture) downRefused(t *testing.T) {
 	require.NoError(t, nodes.Delete(t.Context(), "node-a", metav1.DeleteOptions{}))
 }
 
+// pooler makes a pod, and returns its UID.
+func (f fixture) pooler(t *testing.T) string {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "pgbouncer-0"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "pgbouncer", Image: "pgbouncer"}}}}
+	made, err := f.Client().CoreV1().Pods("pool").Create(t.Context(), pod, metav1.CreateOptions{})
+	require.NoError(t, err)
+	return string(made.UID)
+}
+
 func (f fixture) downTwice(t *testing.T) {
+	ended := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "i-0abc", Annotations: map[string]string{"quiesce/escort.gone": "{}"}}}
+	_, err := f.Client().CoordinationV1().Leases(namespace).Create(t.Context(), ended, metav1.CreateOptions{})
+	require.NoError(t, err)
 	done, err := f.target.Down(t.Context())
 	require.NoError(t, err)
 	var removed []string

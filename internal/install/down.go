@@ -20,8 +20,10 @@ const (
 	// group is the function's in Kubernetes. namePrefix begins the names of all that is installed for it.
 	group      = "quiesce"
 	namePrefix = "quiesce"
-	// pausedAnnotation is on a Lease whose holder has paused poolers. closedAnnotation is on a node that quiesce has closed.
+	// pausedAnnotation is on a Lease whose holder has paused poolers for a move. escortAnnotation begins the key of what a drain changed about
+	// a pod, before the pod's UID. closedAnnotation is on a node that quiesce has closed.
 	pausedAnnotation = "quiesce/paused"
+	escortAnnotation = "quiesce/escort."
 	closedAnnotation = "quiesce/termination"
 )
 
@@ -103,17 +105,24 @@ func rbac(kind, namespace, name string) *unstructured.Unstructured {
 
 // checkIdle returns an error that names what somebody still needs.
 func (t *Target) checkIdle(ctx context.Context) error {
-	var needed []string
 	leases, err := t.client.CoordinationV1().Leases(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("list the Leases of quiesce: %w", err)
 	}
+	changed, err := t.changedPods(ctx, leases.Items)
+	if err != nil {
+		return err
+	}
+	var needed []string
+	paused := false
 	for _, l := range leases.Items {
 		switch {
 		case l.Annotations[pausedAnnotation] != "":
-			needed = append(needed, "Lease "+l.Name+" (poolers are paused)")
+			paused, needed = true, append(needed, "Lease "+l.Name+" (poolers are paused)")
 		case isHeld(l):
 			needed = append(needed, "Lease "+l.Name+" (a drain runs)")
+		case len(changed[l.Name]) > 0:
+			paused, needed = true, append(needed, "Lease "+l.Name+" (a drain may have paused "+strings.Join(changed[l.Name], ", ")+")")
 		}
 	}
 	nodes, err := t.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
@@ -125,11 +134,41 @@ func (t *Target) checkIdle(ctx context.Context) error {
 			needed = append(needed, "node "+n.Name+" (closed by a drain that is not over)")
 		}
 	}
-	if len(needed) > 0 {
-		return errors.New("nothing was removed, because quiesce still works: " + strings.Join(needed, ", ") +
-			"; pause its stack first, and wait until its drains are over (infra/README.md)")
+	if len(needed) == 0 {
+		return nil
 	}
-	return nil
+	next := "pause its stack first, and wait until its drains are over (infra/README.md)"
+	if paused {
+		next += "; then resume what is still paused: quiescectl resume"
+	}
+	return errors.New("nothing was removed, because quiesce still works: " + strings.Join(needed, ", ") + "; " + next)
+}
+
+// changedPods returns the pods that drains have recorded as changed, by Lease. A record of a pod that is gone says nothing any more. Pods
+// are listed only if there is a record.
+func (t *Target) changedPods(ctx context.Context, leases []coordinationv1.Lease) (map[string][]string, error) {
+	recorded := map[string]string{} // Leases by the pod's UID
+	for _, l := range leases {
+		for key := range l.Annotations {
+			if uid, is := strings.CutPrefix(key, escortAnnotation); is {
+				recorded[uid] = l.Name
+			}
+		}
+	}
+	if len(recorded) == 0 {
+		return nil, nil
+	}
+	pods, err := t.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list pods, to find those that drains have changed: %w", err)
+	}
+	changed := map[string][]string{}
+	for _, p := range pods.Items {
+		if lease, is := recorded[string(p.UID)]; is {
+			changed[lease] = append(changed[lease], p.Namespace+"/"+p.Name)
+		}
+	}
+	return changed, nil
 }
 
 // isHeld reports whether somebody renews a Lease.

@@ -37,7 +37,7 @@ const style = `.waits{fill:#dfe3e8}.blocked{fill:#e8b93f}.stops{fill:#6aa2dc}.fo
 // Draw writes the drains as one SVG, one below the other. The same input gives the same bytes.
 func Draw(w io.Writer, drains []Drain) error {
 	if len(drains) == 0 {
-		return errors.New("no report of a drain: a report has an instanceId and pods")
+		return errors.New("no report of a drain: a report has an instanceId, startedAt and pods")
 	}
 	var c svg.Canvas
 	height := 0.0

@@ -21,9 +21,11 @@ type Drain struct {
 type interval struct{ from, to time.Time }
 
 // Join joins the reports of each instance, in the order in which their drains began. It leaves out reports of what drains nothing, such
-// as sweeps, and repeated ones.
+// as sweeps, and repeated ones. So it does with reports without a start: their pods' times have nothing to begin at.
 func Join(reports []termination.Report) []Drain {
-	reports = slices.DeleteFunc(slices.Clone(reports), func(r termination.Report) bool { return r.InstanceID == "" || len(r.Pods) == 0 || r.Plan != nil })
+	reports = slices.DeleteFunc(slices.Clone(reports), func(r termination.Report) bool {
+		return r.InstanceID == "" || r.StartedAt.IsZero() || len(r.Pods) == 0 || r.Plan != nil
+	})
 	slices.SortStableFunc(reports, func(a, b termination.Report) int { return a.StartedAt.Compare(b.StartedAt) })
 	var drains []Drain
 	for _, r := range reports {

@@ -80,6 +80,16 @@ func TestJoin_TwoInstances_TwoDrainsInTheirOrder(t *testing.T) {
 	require.Equal(t, "i-0abc", drains[0].Report.InstanceID)
 }
 
+// Without its start a drain has no length, and an axis of 2000 years has no end.
+func TestJoin_ReportWithoutStart_IsLeftOut(t *testing.T) {
+	first, second := sample()
+	second.StartedAt = time.Time{}
+	drains := Join([]termination.Report{second, first})
+	require.Len(t, drains, 1)
+	require.Equal(t, []time.Time{start}, drains[0].Invocations)
+	require.ErrorContains(t, Draw(io.Discard, Join([]termination.Report{second})), "a report has an instanceId, startedAt and pods")
+}
+
 func TestBars_Pod_PartsFollowEachOther(t *testing.T) {
 	for name, c := range map[string]struct {
 		pod  drain.PodReport
@@ -118,7 +128,7 @@ func TestDraw_Drain_EverythingIsThere(t *testing.T) {
 
 func TestDraw_NothingToDraw_ErrorSaysWhat(t *testing.T) {
 	err := Draw(io.Discard, Join([]termination.Report{{Status: termination.StatusSwept}}))
-	require.ErrorContains(t, err, "a report has an instanceId and pods")
+	require.ErrorContains(t, err, "a report has an instanceId, startedAt and pods")
 }
 
 // What a report says comes from tenants: names, reasons, PDBs.
