@@ -2,15 +2,18 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
 )
 
 // DatabaseAnnotation is on a pooler whose databases are all those of one cluster, where neither its configuration nor its labels say so.
@@ -39,6 +42,7 @@ type front struct {
 	queryWait time.Duration // zero: clients wait for ever
 	paused    string        // a database that somebody else has paused; empty: none
 	unheld    string        // why its clients cannot be held, in words; empty: they can
+	silent    bool          // for a reason that may be over in a moment: its console did not answer
 	proven    bool          // a write through it has reached the new primary
 
 	asksForPasswords bool // it asks the database for passwords, and logs in there with what clients prove
@@ -57,7 +61,17 @@ func (p *front) group() string {
 type paths struct {
 	services []string // of the cluster's namespace: the names of those that lead to the primary and nowhere else
 	fronts   []*front // in order of their names
-	unknown  []string // poolers without a console of which nothing says where they lead
+	others   []*front // the other poolers that were looked at; unheld: nothing says where they lead
+}
+
+// unknown returns the names of the poolers without a console of which nothing says where they lead.
+func (s *paths) unknown() (names []string) {
+	for _, p := range s.others {
+		if p.unheld != "" {
+			names = append(names, p.pod.Ref.String())
+		}
+	}
+	return names
 }
 
 // close closes the consoles. What is paused stays paused.
@@ -93,13 +107,11 @@ func (e *Escort) findPaths(ctx context.Context, cluster Cluster, f *Facts, acts 
 	}
 	group.Wait()
 	for _, p := range fronts {
-		switch {
-		case len(p.databases) > 0 || p.unheld != "" && belongs(p.pod, f.Identity) && !isReadOnly(ctx, cluster, p.pod):
+		if len(p.databases) > 0 || p.unheld != "" && belongs(p.pod, f.Identity) && !isReadOnly(ctx, cluster, p.pod) {
 			found.fronts = append(found.fronts, p)
 			continue
-		case p.unheld != "":
-			found.unknown = append(found.unknown, p.pod.Ref.String())
 		}
+		found.others = append(found.others, p)
 		if p.console != nil {
 			p.console.Close()
 		}
@@ -142,13 +154,22 @@ func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []e
 	}
 	err := safely(func() (err error) { p.console, err = e.Consoles.Open(ctx, pod); return err })
 	if err != nil {
-		p.console, p.unheld = nil, "no console: "+drain.Short(err.Error())
+		p.console, p.unheld, p.silent = nil, "no console: "+drain.Short(err.Error()), pod.Ready && isSilence(err)
 		return p
 	}
 	if err := safely(func() error { return p.read(ctx, f, leading, acts) }); err != nil {
-		p.unheld = "its console is of no use: " + drain.Short(err.Error())
+		p.unheld, p.silent = "its console is of no use: "+drain.Short(err.Error()), pod.Ready && isSilence(err)
 	}
 	return p
+}
+
+// isSilence reports whether a console did not answer. Where nothing listens, or the login is refused, there is no console for quiesce: another
+// look would find none either.
+func isSilence(err error) bool {
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return false
+	}
+	return errors.Is(err, pgbouncer.ErrUnreachable) || errors.Is(err, pgbouncer.ErrClosed) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // read reads what the console says, and finds the databases that lead to the leader.

@@ -1,11 +1,13 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,11 +108,12 @@ func (m *move) run(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	before := m.heldFronts()
 	// What was seen before may be what another move had changed for a while: a pause, and server_login_retry.
 	if err := m.lookAround(ctx); err != nil {
 		return err
 	}
-	if err := m.ready(ctx); err != nil {
+	if err := m.ready(ctx, before); err != nil {
 		return err
 	}
 	m.align(ctx)
@@ -127,6 +130,23 @@ func (m *move) lookAround(ctx context.Context) error {
 		m.paths.close()
 	}
 	m.paths = paths
+	return nil
+}
+
+// checkStillHeld holds the primary if the clients of a pooler could be held a moment ago, and cannot now. They would meet the switchover. A
+// pooler that is gone or stopping has none that a pause could spare.
+func (m *move) checkStillHeld(before []*front) error {
+	if m.last {
+		return nil
+	}
+	for _, p := range slices.Concat(m.paths.fronts, m.paths.others) {
+		isHeld := p.unheld == "" && len(p.databases) > 0
+		wasHeld := slices.ContainsFunc(before, func(b *front) bool { return b.pod.Ref == p.pod.Ref })
+		if wasHeld && !isHeld && p.pod.Deleted.IsZero() {
+			return hold("clients of pooler %s could be held a moment ago, and cannot now: %s", p.pod.Ref,
+				cmp.Or(p.unheld, "it does not lead to the primary any more"))
+		}
+	}
 	return nil
 }
 
@@ -166,8 +186,8 @@ func (m *move) assess(ctx context.Context) error {
 	return nil
 }
 
-// ready looks again under the Leases, and checks that a pause can begin.
-func (m *move) ready(ctx context.Context) error {
+// ready looks again under the Leases, and checks that a pause can begin. Before are the poolers that could be held at the first look.
+func (m *move) ready(ctx context.Context, before []*front) error {
 	if err := m.assess(ctx); err != nil {
 		return err
 	}
@@ -188,6 +208,12 @@ func (m *move) ready(ctx context.Context) error {
 		if err := m.checkTransactions(ctx, p); err != nil {
 			return err
 		}
+	}
+	if err := m.checkStillHeld(before); err != nil {
+		return err
+	}
+	if err := m.checkOthers(); err != nil {
+		return err
 	}
 	if least := m.leastHold(); m.limit < least {
 		return hold("clients could be held for %v only, and a switchover may take %v: raise query_wait_timeout or pauseTimeout", m.limit, least)
