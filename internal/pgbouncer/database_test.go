@@ -109,10 +109,12 @@ func TestDatabaseCommands_UnknownDatabase_ErrorOfItsOwn(t *testing.T) {
 
 func TestCommandFor_NameThatNoConsoleMayChoose_IsRefused(t *testing.T) {
 	for _, name := range []string{"", database, "a\"; SHUTDOWN", "a'b", "a;b", "a\nb", "a\x00", `a\b`, strings.Repeat("a", 64)} {
+		require.False(t, IsPausable(name), "%q", name)
 		_, err := commandFor("PAUSE", name)
 		require.Error(t, err, "%q", name)
 		require.Less(t, len(err.Error()), 2*maxText)
 	}
+	require.True(t, IsPausable("orders-2024 EU"))
 	command, err := commandFor("PAUSE", "orders-2024 EU")
 	require.NoError(t, err)
 	require.Equal(t, `PAUSE "orders-2024 EU"`, command)

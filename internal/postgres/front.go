@@ -36,7 +36,9 @@ const (
 type front struct {
 	pod       escort.Pod
 	console   Console       // nil: none
-	databases []string      // that lead to the primary, without the alias
+	databases []string      // that lead to the primary and can be paused, without the alias
+	unnamed   []string      // that lead to the primary, and that no command can name
+	idle      int           // databases that lead to the primary, are too many, and have no clients
 	alias     bool          // one of them is the alias
 	retry     string        // its setting server_login_retry
 	queryWait time.Duration // zero: clients wait for ever
@@ -185,24 +187,61 @@ func (p *front) read(ctx context.Context, f *Facts, leading []escort.Service, ac
 	}
 	p.queryWait, p.retry = state.QueryWait, state.LoginRetry
 	p.asksForPasswords = p.asksForPasswords || state.AuthQuery
+	var leads []PoolerDatabase
 	for _, d := range state.Databases {
-		if len(p.databases) == maxDatabases {
-			p.unheld = fmt.Sprintf("more than %d of its databases lead to the primary", maxDatabases)
-			break
-		}
-		if annotatedFor(p.pod, f.Identity) || hostLeads(d.Host, p.pod.Namespace, f.LeaderMember().IP, leading) {
-			p.add(d)
+		switch {
+		case !annotatedFor(p.pod, f.Identity) && !hostLeads(d.Host, p.pod.Namespace, f.LeaderMember().IP, leading):
+		case d.Name == Alias:
+			p.alias = true
+		case !pgbouncer.IsPausable(d.Name): // clients have pgbouncer make a database of any name from the entry "*", without a login
+			p.unnamed = append(p.unnamed, drain.Short(d.Name))
+		default:
+			leads = append(leads, d)
 		}
 	}
+	for _, d := range p.bounded(leads) {
+		p.add(d)
+	}
 	return nil
+}
+
+// bounded returns no more databases than can be paused. Those without clients are left out first: nobody waits for them, and whoever makes
+// databases without a login must not keep the others from being paused.
+func (p *front) bounded(databases []PoolerDatabase) []PoolerDatabase {
+	if len(databases) <= maxDatabases {
+		return databases
+	}
+	var used, idle []PoolerDatabase
+	for _, d := range databases {
+		if d.InUse {
+			used = append(used, d)
+		} else {
+			idle = append(idle, d)
+		}
+	}
+	if len(used) > maxDatabases {
+		p.unheld = fmt.Sprintf("more than %d of its databases lead to the primary", maxDatabases)
+		return used[:maxDatabases]
+	}
+	p.idle = len(databases) - maxDatabases
+	return slices.Concat(used, idle)[:maxDatabases]
+}
+
+// whatIsLeft says which databases that lead to the primary are not paused; empty: all are.
+func (p *front) whatIsLeft() string {
+	var left []string
+	if len(p.unnamed) > 0 {
+		left = append(left, "its databases whose names no command can have are not paused: "+joined(p.unnamed))
+	}
+	if p.idle > 0 {
+		left = append(left, fmt.Sprintf("%d databases without clients are not paused, because more than %d lead to the primary", p.idle, maxDatabases))
+	}
+	return strings.Join(left, ", and ")
 }
 
 // add adds a database that leads to the primary.
 func (p *front) add(d PoolerDatabase) {
 	switch {
-	case d.Name == Alias:
-		p.alias = true
-		return
 	case d.Sessions:
 		p.unheld = fmt.Sprintf("database %s has sessions, which a pause would wait for", drain.Short(d.Name))
 	case d.Paused:

@@ -264,3 +264,56 @@ func TestRun_CNPGConsoleDoesNotAnswer_HeldThoughNothingSaysWhereItLeads(t *testi
 		})
 	}
 }
+
+// A client of a pooler with the entry "*" makes databases by naming them, without a login. The move pauses the others, and leaves no mark.
+func TestRun_DatabasesThatNoCommandCanName_AreLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		for _, name := range []string{`a"b`, "a;b", "a\nb"} {
+			w.poolers["b"].databases = append(w.poolers["b"].databases, PoolerDatabase{Name: name, Host: "pg"})
+		}
+		result, err, _ := w.run(t, "pg-0")
+		require.NoError(t, err)
+		require.Contains(t, result.Reason, "2 of 2 poolers held; pooler db/pooler-b: its databases whose names no command can have are not paused: "+
+			`a"b, a;b, a b`)
+		require.Equal(t, []string{"pause a/app", "pause b/app"}, slices.Sorted(slices.Values(w.order("pause"))))
+		w.requireNothingPaused(t)
+	})
+}
+
+// A mark from before such names were left out is cleared.
+func TestResume_MarkNamesADatabaseThatNoCommandCanName_IsCleared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", `a"b`, "app")).text()}
+		w.pauseLate("a")
+		e, _ := w.escort()
+		resumed, err := e.Resume(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"db/pg"}, resumed)
+		w.requireResumed(t)
+	})
+}
+
+// Databases without clients do not keep those with clients from being paused.
+func TestRun_TooManyDatabases_ThoseWithoutClientsAreLeftOutFirst(t *testing.T) {
+	for used, want := range map[int]string{ // how many of the others have clients
+		0:            "2 of 2 poolers held; pooler db/pooler-b: 8 databases without clients are not paused, because more than 32 lead to the primary",
+		maxDatabases: "1 of 2 poolers held; pooler db/pooler-b not held: more than 32 of its databases lead to the primary",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			b := w.poolers["b"]
+			b.databases = nil
+			for n := range maxDatabases + 7 {
+				b.databases = append(b.databases, PoolerDatabase{Name: fmt.Sprintf("a%d", n), Host: "pg", InUse: n < used})
+			}
+			b.databases = append(b.databases, PoolerDatabase{Name: "real", Host: "pg", InUse: true}, PoolerDatabase{Name: Alias, Host: "pg"})
+			result, err, _ := w.run(t, "pg-0")
+			require.NoError(t, err)
+			require.Contains(t, result.Reason, want)
+			require.Equal(t, used == 0, slices.Contains(w.effects, "pause b/real"))
+			w.requireNothingPaused(t)
+		})
+	}
+}

@@ -24,6 +24,9 @@ func (m *move) report(what string) {
 		if p.unheld != "" {
 			escort.AddReason(m.result, fmt.Sprintf("pooler %s not held: %s", p.pod.Ref, p.unheld))
 		}
+		if left := p.whatIsLeft(); left != "" {
+			escort.AddReason(m.result, fmt.Sprintf("pooler %s: %s", p.pod.Ref, left))
+		}
 	}
 	if unknown := m.paths.unknown(); len(unknown) > 0 {
 		escort.AddReason(m.result, "not known where they lead: "+joined(unknown))

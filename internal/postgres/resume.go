@@ -11,6 +11,7 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
 )
 
 const (
@@ -86,6 +87,9 @@ func (r resumer) try(ctx context.Context, p markedPooler, open Console) (gone bo
 	}
 	var errs []error
 	for _, database := range p.Databases {
+		if !pgbouncer.IsPausable(database) {
+			continue // it was never paused, and no command can name it
+		}
 		if r.isLeft != nil && r.isLeft(ctx) {
 			return false, errLeft
 		}
