@@ -59,6 +59,11 @@ func (p *front) group() string {
 	return escort.GroupLease("pooler", p.pod.Namespace, owner)
 }
 
+// isReplaced reports whether the escort of poolers replaces it. It still serves its clients, and its labels and its owner are not its own.
+func (p *front) isReplaced() bool {
+	return p.pod.Labels[drain.EscortLabel] == string(config.StrategySurge)
+}
+
 // paths are the Services and poolers through which clients reach a primary.
 type paths struct {
 	services []string // of the cluster's namespace: the names of those that lead to the primary and nowhere else

@@ -317,3 +317,42 @@ func TestRun_TooManyDatabases_ThoseWithoutClientsAreLeftOutFirst(t *testing.T) {
 		})
 	}
 }
+
+// A surge replaces a pooler, which has all the clients until it stops.
+func TestRun_PoolerIsBeingReplaced_HeldUntilItIs(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*world)
+		state  string
+		reason string // empty: the primary moves
+	}{
+		"surge":                   {state: "surge", reason: "pooler db/pooler-b is being replaced"},
+		"surge without an answer": {state: "surge", change: func(w *world) { w.poolers["b"].noConsole = true }, reason: "pooler db/pooler-b is being replaced"},
+		"surge of another's":      {state: "surge", change: func(w *world) { w.poolers["b"].databases[0].Host = "elsewhere" }},
+		"pause":                   {state: "pause"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				if c.change != nil {
+					c.change(w)
+				}
+				e, i := w.escort()
+				e.Connect = func(context.Context) (Cluster, error) {
+					return podsOf{i, func(p *escort.Pod) {
+						if p.Name == "pooler-b" {
+							p.Labels[drain.EscortLabel] = c.state
+						}
+					}}, nil
+				}
+				_, err, _ := w.runAs(t, e, i, "pg-0")
+				if c.reason != "" {
+					requireHeld(t, err, c.reason)
+					require.Empty(t, w.effects)
+					_, err, _ = w.runAs(t, e, i, "pg-0", lastCall)
+				}
+				require.NoError(t, err)
+				w.requireNothingPaused(t)
+			})
+		})
+	}
+}

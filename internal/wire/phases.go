@@ -103,9 +103,13 @@ func (p Parts) postgresEscort(phase config.Phase) *postgres.Escort {
 	return e
 }
 
-// isPooler returns which pods count as poolers: those of the phases with that escort, and those with known labels.
+// isPooler returns which pods count as poolers: those of the phases with that escort, those with known labels, and those that an escort has
+// changed. A surge takes a label away from a pooler that serves its clients still.
 func isPooler(settings config.Config) func(drain.Pod) bool {
-	matches := []func(drain.Pod) bool{func(p drain.Pod) bool { return pooler.Recognize(p.Labels, p.Annotations) }}
+	matches := []func(drain.Pod) bool{
+		func(p drain.Pod) bool { return pooler.Recognize(p.Labels, p.Annotations) },
+		func(p drain.Pod) bool { return p.Labels[drain.EscortLabel] != "" },
+	}
 	for _, phase := range settings.Phases {
 		if phase.PGBouncer != nil {
 			matches = append(matches, pooler.Match(phase))

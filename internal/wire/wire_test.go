@@ -56,3 +56,11 @@ func TestPrimaries_SeveralPhases_EachIsAsked(t *testing.T) {
 	require.ErrorIs(t, err, denied)
 	require.Equal(t, []string{"a", "b", "a"}, asked, "that the cluster cannot be asked does not make it unknown")
 }
+
+// A surge removes the label that the poolers are chosen by. The old pooler has all the clients still.
+func TestIsPooler_LabelRemovedByASurge_StillIsOne(t *testing.T) {
+	is := isPooler(config.Config{})
+	require.True(t, is(drain.Pod{Labels: map[string]string{"app.kubernetes.io/name": "pgbouncer"}}))
+	require.True(t, is(drain.Pod{Labels: map[string]string{drain.EscortLabel: "surge"}}))
+	require.False(t, is(drain.Pod{Labels: map[string]string{"app.kubernetes.io/name": "web"}}))
+}
