@@ -39,6 +39,7 @@ type Escort struct {
 	Clusters func(Cluster) Clusters // where facts come from: an Observer over the same cluster
 	Consoles PoolerConsoles
 
+	Match            func(drain.Pod) bool // reports whether the pod is one of the phase's own; nil: each member is
 	IsPooler         func(drain.Pod) bool // reports whether pgbouncer runs in the pod; nil: no poolers are looked for
 	PoolerNamespaces []string             // where poolers are looked for, beside the database's namespace
 	Asker            Asker                // asks Patroni over HTTP; nil: the function has no route to pods

@@ -514,6 +514,21 @@ func TestSwitchover_ByHand_NamesTheCandidateOrRehearses(t *testing.T) {
 	})
 }
 
+// Another phase has the cluster, with another login and other settings.
+func TestSwitchover_ClusterOfAnotherPhase_IsUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		e, _ := w.escort(func(e *Escort) { e.Match = func(p drain.Pod) bool { return p.Namespace != "db" } })
+		_, err := e.Switchover(t.Context(), drain.Switchover{Namespace: "db", Cluster: "pg"})
+		require.ErrorIs(t, err, ErrUnknown)
+		require.Empty(t, w.effects)
+		e, _ = w.escort(func(e *Escort) { e.Match = func(p drain.Pod) bool { return p.Namespace == "db" } })
+		_, err = e.Switchover(t.Context(), drain.Switchover{Namespace: "db", Cluster: "pg"})
+		require.NoError(t, err)
+		require.Equal(t, "pg-1", w.leader)
+	})
+}
+
 func TestRun_LastMoment_PrimaryIsEvictedThoughTheEscortsTimeIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, left := range map[string]time.Duration{"no time at all": -time.Second, "time for nothing but an eviction": 10 * time.Second} {

@@ -86,6 +86,7 @@ func (p Parts) postgresEscort(phase config.Phase) *postgres.Escort {
 	e := &postgres.Escort{
 		Settings: settings,
 		Connect:  func(ctx context.Context) (postgres.Cluster, error) { return p.Connect(ctx) },
+		Match:    postgres.Match(phase),
 		IsPooler: isPooler(p.Settings), PoolerNamespaces: poolerNamespaces(p.Settings),
 	}
 	observer := postgres.Observer{Settings: settings}

@@ -64,3 +64,16 @@ func TestIsPooler_LabelRemovedByASurge_StillIsOne(t *testing.T) {
 	require.True(t, is(drain.Pod{Labels: map[string]string{drain.EscortLabel: "surge"}}))
 	require.False(t, is(drain.Pod{Labels: map[string]string{"app.kubernetes.io/name": "web"}}))
 }
+
+func TestPhases_Databases_EachEscortKnowsItsOwnPods(t *testing.T) {
+	phase := func(name, namespace string) config.Phase {
+		return config.Phase{Name: name, Match: config.Match{Namespaces: config.Globs{namespace}}, Postgres: &config.Postgres{ScopeLabel: "cluster-name"}}
+	}
+	member := drain.Pod{Labels: map[string]string{"application": "spilo", "cluster-name": "pg"}}
+	member.Namespace = "b"
+	var matches []bool
+	for _, p := range (Parts{Settings: config.Config{Phases: []config.Phase{phase("a", "a"), phase("b", "b")}}}).Phases() {
+		matches = append(matches, p.Escort.(*postgres.Escort).Match(member))
+	}
+	require.Equal(t, []bool{false, true}, matches)
+}
