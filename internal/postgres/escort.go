@@ -229,7 +229,7 @@ func (r *run) escortReplica(ctx context.Context) error {
 	if lease != nil {
 		defer r.release(lease.Release)
 		if lease.Mark() != "" {
-			if _, _, err := r.clearMark(ctx, r.cluster, lease); err != nil && !r.isLast() {
+			if _, err := r.clearMark(ctx, r.cluster, lease); err != nil && !r.isLast() {
 				return hold("an interrupted move cannot be undone: %v", err)
 			}
 		}

@@ -288,7 +288,7 @@ func TestResume_MarkNamesADatabaseThatNoCommandCanName_IsCleared(t *testing.T) {
 		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", `a"b`, "app")).text()}
 		w.pauseLate("a")
 		e, _ := w.escort()
-		resumed, err := e.Resume(t.Context())
+		resumed, _, err := e.Resume(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, []string{"db/pg"}, resumed)
 		w.requireResumed(t)

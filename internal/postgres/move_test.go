@@ -310,12 +310,12 @@ func TestResume_FunctionGoneForGood_NothingStaysPaused(t *testing.T) {
 				return
 			}
 			e, _ := w.escort()
-			_, err := e.Resume(t.Context())
+			_, _, err := e.Resume(t.Context())
 			require.NoError(t, err, "a Lease that is held is left to its holder")
 			time.Sleep(31 * time.Second)
-			_, err = e.Resume(t.Context())
+			_, _, err = e.Resume(t.Context())
 			require.NoError(t, err)
-			again, err := e.Resume(t.Context())
+			again, _, err := e.Resume(t.Context())
 			require.NoError(t, err)
 			require.Empty(t, again)
 			w.requireResumed(t)
@@ -338,7 +338,7 @@ func TestResume_MoveUnderWay_IsLeftToIt(t *testing.T) {
 		}()
 		for range 100 {
 			e, _ := w.escort()
-			resumed, err := e.Resume(t.Context())
+			resumed, _, err := e.Resume(t.Context())
 			require.NoError(t, err)
 			require.Empty(t, resumed)
 			time.Sleep(200 * time.Millisecond)
@@ -604,7 +604,7 @@ func TestRun_PoolerResumedAfterTheMove_HasItsSettingAgain(t *testing.T) {
 		require.NotEmpty(t, w.poolers["b"].paused)
 		time.Sleep(time.Minute)
 		e, _ := w.escort()
-		_, err := e.Resume(t.Context())
+		_, _, err := e.Resume(t.Context())
 		require.NoError(t, err)
 		w.requireResumed(t)
 	})

@@ -168,16 +168,24 @@ func (p Primaries) Switchover(ctx context.Context, s drain.Switchover) (result d
 	return result, err
 }
 
-// Resume implements termination.Primaries. A phase resumes every pooler that it has a login for. When one has no more to do, none has.
+// Resume implements termination.Primaries. A phase resumes every pooler that it has a login for, and the next one the rest. A phase without an
+// error has found that every pooler was resumed at least once.
 func (p Primaries) Resume(ctx context.Context) (clusters []string, err error) {
 	var failures []error
+	done := false
 	for _, e := range p {
-		resumed, err := e.Resume(ctx)
+		resumed, left, err := e.Resume(ctx)
 		clusters = append(clusters, resumed...)
-		if err == nil {
-			return clusters, nil
+		if err != nil {
+			failures = append(failures, err)
+			continue
 		}
-		failures = append(failures, err)
+		if done = true; !left {
+			break
+		}
+	}
+	if done {
+		return clusters, nil
 	}
 	return clusters, errors.Join(failures...)
 }
