@@ -2,7 +2,10 @@ package pgbouncer
 
 import (
 	"context"
+	"net"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -67,6 +70,67 @@ func TestPauseDatabase_OpenTransaction_IsWaitedFor(t *testing.T) {
 		parts.Exec(t, app, "COMMIT")
 		awaitClosed(t, pending.Done())
 		require.NoError(t, pending.Err())
+		require.NoError(t, other.ResumeDatabase(t.Context(), "app"))
+		parts.Exec(t, app, "SELECT")
+	})
+}
+
+// lingering notes how its end is set.
+type lingering struct {
+	net.Conn
+	mutex   sync.Mutex
+	seconds []int
+}
+
+func (l *lingering) SetLinger(seconds int) error {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	l.seconds = append(l.seconds, seconds)
+	return l.Conn.(*net.TCPConn).SetLinger(seconds)
+}
+
+func (l *lingering) set() []int {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	return slices.Clone(l.seconds)
+}
+
+// A PAUSE that the network has held up must not come when its console has ended and others have resumed. What pgbouncer has got stays in force.
+func TestPauseDatabase_ConsoleEndsBeforeTheAnswer_DiscardsWhatHasNotArrived(t *testing.T) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
+		conn, target := &lingering{}, targetOf(p, admin)
+		target.Dial = func(ctx context.Context) (net.Conn, error) {
+			var err error
+			conn.Conn, err = p.Dial(ctx)
+			return conn, err
+		}
+		c, err := Open(t.Context(), target)
+		require.NoError(t, err)
+		defer c.Close()
+		other, app := open(t, p), p.Connect(t)
+		parts.Exec(t, app, "BEGIN")
+		require.Empty(t, conn.set())
+		pending, err := c.PauseDatabase(t.Context(), "app")
+		require.NoError(t, err)
+		require.Equal(t, []int{0}, conn.set())
+		parts.Exec(t, app, "COMMIT")
+		awaitClosed(t, pending.Done())
+		require.Equal(t, []int{0, -1}, conn.set(), "an answered PAUSE has arrived")
+		require.NoError(t, other.ResumeDatabase(t.Context(), "app"))
+
+		parts.Exec(t, app, "BEGIN")
+		paused := func() bool {
+			now, err := other.Databases(t.Context())
+			return err == nil && now[0].Paused
+		}
+		pending, err = c.PauseDatabase(t.Context(), "app")
+		require.NoError(t, err)
+		require.Eventually(t, paused, waitTimeout, pollInterval)
+		c.Close()
+		awaitClosed(t, pending.Done())
+		require.Equal(t, []int{0, -1, 0}, conn.set()[:3])
+		parts.Exec(t, app, "COMMIT")
+		require.True(t, paused())
 		require.NoError(t, other.ResumeDatabase(t.Context(), "app"))
 		parts.Exec(t, app, "SELECT")
 	})
