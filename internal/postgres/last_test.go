@@ -100,36 +100,32 @@ func (muteConsole) Resume(context.Context, string) error { return nil }
 
 // One transaction does not end, or one console does not answer. The clients of all others wait for the move all the same, and see nothing.
 func TestRun_LastMoveCannotPauseEverything_MovesUnderThePauseOfTheOthers(t *testing.T) {
-	for name, mute := range map[string]bool{"a transaction stays open": false, "a console does not answer": true} {
-		for way, behavior := range map[string]string{"request": "", "eviction": "refused"} {
-			t.Run(name+", by "+way, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					w := newWorld()
-					w.behavior = behavior
-					w.poolers["b"].longTx = !mute
-					e, i := w.escort()
-					if mute {
-						e.Consoles = muteConsoles{i, "pooler-b"}
-					}
-					result, err, _ := w.runAs(t, e, i, "pg-0", lastCall)
-					require.NoError(t, err)
-					require.Equal(t, "last", result.Strategy)
-					require.Contains(t, result.Reason, "pooler db/pooler-b")
-					require.Contains(t, result.Reason, "moved to pg-1")
-					asked := "request pg-0 to pg-1"
-					if way == "eviction" {
-						asked = "evict pg-0"
-					}
-					at := slices.Index(w.effects, asked)
-					require.Positive(t, at, "%v", w.effects)
-					require.Contains(t, w.effects[:at], "pause a/app")
-					require.NotContains(t, w.effects[at-1], "resume")
-					require.Contains(t, w.effects[at:], "resume a/app")
-					require.Less(t, w.longest(), maxWait)
-					require.Empty(t, w.poolers["a"].paused)
-				})
+	for name, c := range map[string]struct{ behavior, asked, mute string }{
+		"a transaction stays open":              {asked: "request pg-0 to pg-1"},
+		"a transaction stays open, by eviction": {behavior: "refused", asked: "evict pg-0"},
+		"a console does not answer":             {mute: "pooler-b", asked: "request pg-0 to pg-1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.behavior = c.behavior
+				w.poolers["b"].longTx = c.mute == ""
+				e, i := w.escort()
+				e.Consoles = muteConsoles{i, c.mute}
+				result, err, _ := w.runAs(t, e, i, "pg-0", lastCall)
+				require.NoError(t, err)
+				require.Equal(t, "last", result.Strategy)
+				require.Contains(t, result.Reason, "pooler db/pooler-b")
+				require.Contains(t, result.Reason, "moved to pg-1")
+				at := slices.Index(w.effects, c.asked)
+				require.Positive(t, at, "%v", w.effects)
+				require.Contains(t, w.effects[:at], "pause a/app")
+				require.NotContains(t, w.effects[at-1], "resume")
+				require.Contains(t, w.effects[at:], "resume a/app")
+				require.Less(t, w.longest(), maxWait)
+				require.Empty(t, w.poolers["a"].paused)
 			})
-		}
+		})
 	}
 }
 

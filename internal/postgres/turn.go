@@ -196,7 +196,7 @@ func (m *move) undoMark(ctx context.Context) error {
 	}
 	m.log.Warn("found the mark of an interrupted move, resuming its poolers first")
 	found, err := m.clearMark(ctx, m.cluster, m.lease)
-	if err != nil && (found.mark == nil || !m.last) { // at the end of the drain's time, the new mark names them too
+	if err != nil {
 		return hold("an interrupted move cannot be undone: %v", err)
 	}
 	if m.lease.Mark() != "" {
