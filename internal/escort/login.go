@@ -29,6 +29,9 @@ func (l Login) LogValue() slog.Value { return slog.StringValue(l.User) }
 // ErrNoLogin is the error if no credentials are configured for the namespace.
 var ErrNoLogin = errors.New("no credentials configured for the namespace")
 
+// ErrOtherNamespace is the error of credentials that must not be sent to pods of the namespace.
+var ErrOtherNamespace = errors.New("credentials are for another namespace")
+
 // LogIn tries logins in order until one opens a console, each login once. The next login follows only if the server refused
 // the one before: any other failure says nothing about credentials. If a login cannot be read, its error is kept and the
 // next is tried.

@@ -20,7 +20,7 @@ func (c *Console) Set(ctx context.Context, name, value string) error {
 }
 
 // Pending is a PAUSE that pgbouncer answers when it is complete, however long that takes. No context ends it. Close of the
-// console ends only the wait: pgbouncer continues. A PAUSE that is resumed while it waits is never answered, and its console
+// console ends only the wait: what pgbouncer has got continues. A PAUSE that is resumed while it waits is never answered, and its console
 // stays unusable.
 type Pending struct {
 	done chan struct{}
@@ -42,7 +42,8 @@ func (p *Pending) Err() error {
 
 // Pause lets no transaction start and waits for those in flight; in session mode it waits for the clients to disconnect. It
 // is in force when pgbouncer has read it, soon after Pause returns. It stays in force until a RESUME, whether it was
-// answered or not. ErrAlreadyPaused is a possible answer. Until the answer comes, other commands on this console wait.
+// answered or not. ErrAlreadyPaused is a possible answer. Until the answer comes, other commands on this console wait. If the console ends
+// before, what the network has held up of the PAUSE is discarded: it would come after a RESUME over another connection.
 func (c *Console) Pause(ctx context.Context) (*Pending, error) { return c.pause(ctx, "PAUSE") }
 
 func (c *Console) pause(ctx context.Context, command string) (*Pending, error) {
@@ -50,6 +51,7 @@ func (c *Console) pause(ctx context.Context, command string) (*Pending, error) {
 		return nil, fmt.Errorf("pause: %w", err)
 	}
 	p := &Pending{done: make(chan struct{})}
+	c.conn.discardUnsent(true)
 	results := c.session.Exec(context.Background(), command)
 	go func() {
 		defer close(p.done)
@@ -59,6 +61,7 @@ func (c *Console) pause(ctx context.Context, command string) (*Pending, error) {
 		if p.err = c.readAnswer(context.Background(), results, nil); p.err != nil {
 			p.err = fmt.Errorf("pause: %w", p.err)
 		}
+		c.conn.discardUnsent(false)
 	}()
 	return p, nil
 }

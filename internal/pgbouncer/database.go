@@ -117,11 +117,16 @@ func (c *Console) ReconnectDatabase(ctx context.Context, name string) error {
 // (https://github.com/pgbouncer/pgbouncer/blob/pgbouncer_1_18_0/include/bouncer.h).
 const maxDatabase = 63
 
-// commandFor returns a command about one database. The name comes from a console or a record, and neither is to be believed. pgbouncer
-// parses a command with a regular expression, and reads a name in quotes as it is (src/admin.c, cmd_normal_rx).
-func commandFor(command, name string) (string, error) {
+// IsPausable reports whether a command can name the database. Others cannot be paused. A client can have pgbouncer make one of any name from
+// the entry "*". pgbouncer parses a command with a regular expression, and reads a name in quotes as it is (src/admin.c, cmd_normal_rx).
+func IsPausable(name string) bool {
 	unfit := func(r rune) bool { return r < ' ' || r == '"' || r == '\'' || r == '\\' || r == ';' || r == 0x7f }
-	if name == "" || len(name) > maxDatabase || name == database || strings.ContainsFunc(name, unfit) {
+	return name != "" && len(name) <= maxDatabase && name != database && !strings.ContainsFunc(name, unfit)
+}
+
+// commandFor returns a command about one database. The name comes from a console or a record, and neither is to be believed.
+func commandFor(command, name string) (string, error) {
+	if !IsPausable(name) {
 		return "", fmt.Errorf("%s: %s is not the name of a database that quiesce pauses", strings.ToLower(command), printable(name))
 	}
 	return command + ` "` + name + `"`, nil

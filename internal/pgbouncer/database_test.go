@@ -2,7 +2,10 @@ package pgbouncer
 
 import (
 	"context"
+	"net"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,6 +75,67 @@ func TestPauseDatabase_OpenTransaction_IsWaitedFor(t *testing.T) {
 	})
 }
 
+// lingering notes how its end is set.
+type lingering struct {
+	net.Conn
+	mutex   sync.Mutex
+	seconds []int
+}
+
+func (l *lingering) SetLinger(seconds int) error {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	l.seconds = append(l.seconds, seconds)
+	return l.Conn.(*net.TCPConn).SetLinger(seconds)
+}
+
+func (l *lingering) set() []int {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	return slices.Clone(l.seconds)
+}
+
+// A PAUSE that the network has held up must not come when its console has ended and others have resumed. What pgbouncer has got stays in force.
+func TestPauseDatabase_ConsoleEndsBeforeTheAnswer_DiscardsWhatHasNotArrived(t *testing.T) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
+		conn, target := &lingering{}, targetOf(p, admin)
+		target.Dial = func(ctx context.Context) (net.Conn, error) {
+			var err error
+			conn.Conn, err = p.Dial(ctx)
+			return conn, err
+		}
+		c, err := Open(t.Context(), target)
+		require.NoError(t, err)
+		defer c.Close()
+		other, app := open(t, p), p.Connect(t)
+		parts.Exec(t, app, "BEGIN")
+		require.Empty(t, conn.set())
+		pending, err := c.PauseDatabase(t.Context(), "app")
+		require.NoError(t, err)
+		require.Equal(t, []int{0}, conn.set())
+		parts.Exec(t, app, "COMMIT")
+		awaitClosed(t, pending.Done())
+		require.Equal(t, []int{0, -1}, conn.set(), "an answered PAUSE has arrived")
+		require.NoError(t, other.ResumeDatabase(t.Context(), "app"))
+
+		parts.Exec(t, app, "BEGIN")
+		paused := func() bool {
+			now, err := other.Databases(t.Context())
+			return err == nil && now[0].Paused
+		}
+		pending, err = c.PauseDatabase(t.Context(), "app")
+		require.NoError(t, err)
+		require.Eventually(t, paused, waitTimeout, pollInterval)
+		c.Close()
+		awaitClosed(t, pending.Done())
+		require.Equal(t, []int{0, -1, 0}, conn.set()[:3])
+		parts.Exec(t, app, "COMMIT")
+		require.True(t, paused())
+		require.NoError(t, other.ResumeDatabase(t.Context(), "app"))
+		parts.Exec(t, app, "SELECT")
+	})
+}
+
 func TestOldestTransaction_QuietClient_AgeGrows(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		c, app, busy := open(t, p), p.Connect(t), p.Connect(t)
@@ -109,10 +173,12 @@ func TestDatabaseCommands_UnknownDatabase_ErrorOfItsOwn(t *testing.T) {
 
 func TestCommandFor_NameThatNoConsoleMayChoose_IsRefused(t *testing.T) {
 	for _, name := range []string{"", database, "a\"; SHUTDOWN", "a'b", "a;b", "a\nb", "a\x00", `a\b`, strings.Repeat("a", 64)} {
+		require.False(t, IsPausable(name), "%q", name)
 		_, err := commandFor("PAUSE", name)
 		require.Error(t, err, "%q", name)
 		require.Less(t, len(err.Error()), 2*maxText)
 	}
+	require.True(t, IsPausable("orders-2024 EU"))
 	command, err := commandFor("PAUSE", "orders-2024 EU")
 	require.NoError(t, err)
 	require.Equal(t, `PAUSE "orders-2024 EU"`, command)

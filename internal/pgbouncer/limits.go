@@ -87,6 +87,20 @@ func newLimitedConn(conn net.Conn) *limitedConn {
 	return limited
 }
 
+// discardUnsent sets whether the end of the connection discards what has not arrived. By default the kernel goes on sending it for a minute or
+// more, also when the process has died. A connection that is not TCP has no such setting: a forwarded one.
+func (l *limitedConn) discardUnsent(discard bool) {
+	tcp, is := l.Conn.(interface{ SetLinger(seconds int) error })
+	if !is {
+		return
+	}
+	seconds := -1 // the default
+	if discard {
+		seconds = 0
+	}
+	_ = tcp.SetLinger(seconds) // it fails only on a connection that has ended
+}
+
 func (l *limitedConn) Read(p []byte) (int, error) {
 	if l.bytes.Load() <= 0 {
 		return 0, l.note(tooMuch("the answer exceeds %d MiB", maxAnswer>>20))

@@ -186,7 +186,7 @@ func (s *paths) advise(f *Facts) []string {
 			others = append(others, p.pod.Name+" ("+p.unheld+")")
 		}
 	}
-	others = append(others, s.unknown...)
+	others = append(others, s.unknown()...)
 	lines := []string{"No pooler is found in front of it: clients would see the switchover"}
 	if len(held) > 0 {
 		lines[0] = fmt.Sprintf("%d poolers in front of it can hold clients: %s", len(held), few(held))

@@ -108,12 +108,12 @@ func moveRandomly(t *testing.T, r *rand.Rand, c *cnpgWorld, counts map[string]in
 		c.kill = 0
 		c.mutex.Unlock()
 		e, _ := c.view()
-		_, _ = e.Resume(t.Context()) // as the sweep does
+		_, _, _ = e.Resume(t.Context()) // as the sweep does
 		time.Sleep(time.Duration(1+r.IntN(30)) * time.Second)
 	}
 	e, _ := c.view()
 	time.Sleep(31 * time.Second) // the Lease of one that died at the end
-	_, err := e.Resume(t.Context())
+	_, _, err := e.Resume(t.Context())
 	require.NoError(t, err)
 }
 

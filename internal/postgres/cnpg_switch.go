@@ -144,13 +144,36 @@ func (m *move) checkBegun(ctx context.Context) error {
 	return hold("the switchover from %s to %s has begun and cannot be withdrawn, but did not end within %v", m.facts.Leader, m.candidateName(), m.limit-resumeReserve)
 }
 
-// checkUnheld holds a primary of CloudNativePG in front of which a pooler cannot hold its clients. The operator chooses the new primary
-// before the old one has stopped, so a write in between may not reach it (https://github.com/cloudnative-pg/cloudnative-pg/issues/11293).
+// checkUnheld holds a primary in front of which a pooler's console does not answer: it may in a moment. And it holds one of CloudNativePG in
+// front of which a pooler cannot hold its clients. The operator chooses the new primary before the old one has stopped, so a write in between
+// may not reach it (https://github.com/cloudnative-pg/cloudnative-pg/issues/11293).
 func (m *move) checkUnheld(p *front) error {
-	if m.last || m.facts.Operator.UsesPatroni() {
+	switch {
+	case m.last:
+		return nil
+	case !m.facts.Operator.UsesPatroni():
+		return hold("clients of pooler %s cannot be held, and CloudNativePG can lose what they write during its switchover: %s", p.pod.Ref, p.unheld)
+	case p.silent:
+		return hold("the console of pooler %s does not answer: %s", p.pod.Ref, p.unheld)
+	}
+	return nil
+}
+
+// checkOthers holds a primary of CloudNativePG for a pooler whose console does not answer: it may be in front. With Patroni no write is lost,
+// and a pooler of which nothing says where it leads must not keep every primary of its namespace.
+func (m *move) checkOthers() error {
+	if m.facts.Operator.UsesPatroni() {
 		return nil
 	}
-	return hold("clients of pooler %s cannot be held, and CloudNativePG can lose what they write during its switchover: %s", p.pod.Ref, p.unheld)
+	for _, p := range m.paths.others {
+		if !p.silent {
+			continue
+		}
+		if err := m.checkUnheld(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // leastHold returns for how long clients must be able to wait.

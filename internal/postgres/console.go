@@ -109,8 +109,10 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 		if d.Name == forPasswords && isOnlyAsked(poolsOf(pools, d.Name), authUser) {
 			continue
 		}
-		state.Databases = append(state.Databases,
-			PoolerDatabase{Name: d.Name, Host: d.Host, Port: d.Port, Paused: d.Paused, Sessions: poolsOf(pools, d.Name).HasSessions()})
+		used := poolsOf(pools, d.Name)
+		state.Databases = append(state.Databases, PoolerDatabase{
+			Name: d.Name, Host: d.Host, Port: d.Port, Paused: d.Paused, InUse: used.Clients() > 0, Sessions: used.HasSessions(),
+		})
 	}
 	return state, nil
 }

@@ -49,6 +49,7 @@ func TestConsole_RealPooler_PausesResumesAndReconnectsOneDatabase(t *testing.T) 
 		require.Equal(t, "app", state.Databases[0].Name)
 		require.Equal(t, "127.0.0.1", state.Databases[0].Host)
 		require.False(t, state.Databases[0].Sessions)
+		require.True(t, state.Databases[0].InUse)
 
 		require.NoError(t, console.Pause(t.Context(), "app"))
 		state, err = console.Look(t.Context())

@@ -39,6 +39,7 @@ type Escort struct {
 	Clusters func(Cluster) Clusters // where facts come from: an Observer over the same cluster
 	Consoles PoolerConsoles
 
+	Match            func(drain.Pod) bool // reports whether the pod is one of the phase's own; nil: each member is
 	IsPooler         func(drain.Pod) bool // reports whether pgbouncer runs in the pod; nil: no poolers are looked for
 	PoolerNamespaces []string             // where poolers are looked for, beside the database's namespace
 	Asker            Asker                // asks Patroni over HTTP; nil: the function has no route to pods
@@ -228,7 +229,7 @@ func (r *run) escortReplica(ctx context.Context) error {
 	if lease != nil {
 		defer r.release(lease.Release)
 		if lease.Mark() != "" {
-			if _, _, err := r.clearMark(ctx, r.cluster, lease); err != nil && !r.isLast() {
+			if _, err := r.clearMark(ctx, r.cluster, lease); err != nil && !r.isLast() {
 				return hold("an interrupted move cannot be undone: %v", err)
 			}
 		}

@@ -2,15 +2,18 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
 )
 
 // DatabaseAnnotation is on a pooler whose databases are all those of one cluster, where neither its configuration nor its labels say so.
@@ -33,12 +36,15 @@ const (
 type front struct {
 	pod       escort.Pod
 	console   Console       // nil: none
-	databases []string      // that lead to the primary, without the alias
+	databases []string      // that lead to the primary and can be paused, without the alias
+	unnamed   []string      // that lead to the primary, and that no command can name
+	idle      int           // databases that lead to the primary, are too many, and have no clients
 	alias     bool          // one of them is the alias
 	retry     string        // its setting server_login_retry
 	queryWait time.Duration // zero: clients wait for ever
 	paused    string        // a database that somebody else has paused; empty: none
 	unheld    string        // why its clients cannot be held, in words; empty: they can
+	silent    bool          // for a reason that may be over in a moment: its console did not answer
 	proven    bool          // a write through it has reached the new primary
 
 	asksForPasswords bool // it asks the database for passwords, and logs in there with what clients prove
@@ -53,11 +59,26 @@ func (p *front) group() string {
 	return escort.GroupLease("pooler", p.pod.Namespace, owner)
 }
 
+// isReplaced reports whether the escort of poolers replaces it. It still serves its clients, and its labels and its owner are not its own.
+func (p *front) isReplaced() bool {
+	return p.pod.Labels[drain.EscortLabel] == string(config.StrategySurge)
+}
+
 // paths are the Services and poolers through which clients reach a primary.
 type paths struct {
 	services []string // of the cluster's namespace: the names of those that lead to the primary and nowhere else
 	fronts   []*front // in order of their names
-	unknown  []string // poolers without a console of which nothing says where they lead
+	others   []*front // the other poolers that were looked at; unheld: nothing says where they lead
+}
+
+// unknown returns the names of the poolers without a console of which nothing says where they lead.
+func (s *paths) unknown() (names []string) {
+	for _, p := range s.others {
+		if p.unheld != "" {
+			names = append(names, p.pod.Ref.String())
+		}
+	}
+	return names
 }
 
 // close closes the consoles. What is paused stays paused.
@@ -93,13 +114,11 @@ func (e *Escort) findPaths(ctx context.Context, cluster Cluster, f *Facts, acts 
 	}
 	group.Wait()
 	for _, p := range fronts {
-		switch {
-		case len(p.databases) > 0 || p.unheld != "" && belongs(p.pod, f.Identity) && !isReadOnly(ctx, cluster, p.pod):
+		if len(p.databases) > 0 || p.unheld != "" && belongs(p.pod, f.Identity) && !isReadOnly(ctx, cluster, p.pod) {
 			found.fronts = append(found.fronts, p)
 			continue
-		case p.unheld != "":
-			found.unknown = append(found.unknown, p.pod.Ref.String())
 		}
+		found.others = append(found.others, p)
 		if p.console != nil {
 			p.console.Close()
 		}
@@ -142,13 +161,22 @@ func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []e
 	}
 	err := safely(func() (err error) { p.console, err = e.Consoles.Open(ctx, pod); return err })
 	if err != nil {
-		p.console, p.unheld = nil, "no console: "+drain.Short(err.Error())
+		p.console, p.unheld, p.silent = nil, "no console: "+drain.Short(err.Error()), pod.Ready && isSilence(err)
 		return p
 	}
 	if err := safely(func() error { return p.read(ctx, f, leading, acts) }); err != nil {
-		p.unheld = "its console is of no use: " + drain.Short(err.Error())
+		p.unheld, p.silent = "its console is of no use: "+drain.Short(err.Error()), pod.Ready && isSilence(err)
 	}
 	return p
+}
+
+// isSilence reports whether a console did not answer. Where nothing listens, or the login is refused, there is no console for quiesce: another
+// look would find none either.
+func isSilence(err error) bool {
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return false
+	}
+	return errors.Is(err, pgbouncer.ErrUnreachable) || errors.Is(err, pgbouncer.ErrClosed) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // read reads what the console says, and finds the databases that lead to the leader.
@@ -164,24 +192,61 @@ func (p *front) read(ctx context.Context, f *Facts, leading []escort.Service, ac
 	}
 	p.queryWait, p.retry = state.QueryWait, state.LoginRetry
 	p.asksForPasswords = p.asksForPasswords || state.AuthQuery
+	var leads []PoolerDatabase
 	for _, d := range state.Databases {
-		if len(p.databases) == maxDatabases {
-			p.unheld = fmt.Sprintf("more than %d of its databases lead to the primary", maxDatabases)
-			break
-		}
-		if annotatedFor(p.pod, f.Identity) || hostLeads(d.Host, p.pod.Namespace, f.LeaderMember().IP, leading) {
-			p.add(d)
+		switch {
+		case !annotatedFor(p.pod, f.Identity) && !hostLeads(d.Host, p.pod.Namespace, f.LeaderMember().IP, leading):
+		case d.Name == Alias:
+			p.alias = true
+		case !pgbouncer.IsPausable(d.Name): // clients have pgbouncer make a database of any name from the entry "*", without a login
+			p.unnamed = append(p.unnamed, drain.Short(d.Name))
+		default:
+			leads = append(leads, d)
 		}
 	}
+	for _, d := range p.bounded(leads) {
+		p.add(d)
+	}
 	return nil
+}
+
+// bounded returns no more databases than can be paused. Those without clients are left out first: nobody waits for them, and whoever makes
+// databases without a login must not keep the others from being paused.
+func (p *front) bounded(databases []PoolerDatabase) []PoolerDatabase {
+	if len(databases) <= maxDatabases {
+		return databases
+	}
+	var used, idle []PoolerDatabase
+	for _, d := range databases {
+		if d.InUse {
+			used = append(used, d)
+		} else {
+			idle = append(idle, d)
+		}
+	}
+	if len(used) > maxDatabases {
+		p.unheld = fmt.Sprintf("more than %d of its databases lead to the primary", maxDatabases)
+		return used[:maxDatabases]
+	}
+	p.idle = len(databases) - maxDatabases
+	return slices.Concat(used, idle)[:maxDatabases]
+}
+
+// whatIsLeft says which databases that lead to the primary are not paused; empty: all are.
+func (p *front) whatIsLeft() string {
+	var left []string
+	if len(p.unnamed) > 0 {
+		left = append(left, "its databases whose names no command can have are not paused: "+joined(p.unnamed))
+	}
+	if p.idle > 0 {
+		left = append(left, fmt.Sprintf("%d databases without clients are not paused, because more than %d lead to the primary", p.idle, maxDatabases))
+	}
+	return strings.Join(left, ", and ")
 }
 
 // add adds a database that leads to the primary.
 func (p *front) add(d PoolerDatabase) {
 	switch {
-	case d.Name == Alias:
-		p.alias = true
-		return
 	case d.Sessions:
 		p.unheld = fmt.Sprintf("database %s has sessions, which a pause would wait for", drain.Short(d.Name))
 	case d.Paused:

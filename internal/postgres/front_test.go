@@ -1,11 +1,21 @@
 package postgres
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
 )
 
 func TestHostLeads_ServiceNamesAndAddresses(t *testing.T) {
@@ -66,5 +76,283 @@ func TestReadMark_NotOurs_IsAnError(t *testing.T) {
 	for _, text := range []string{"", "no", "[]", `{"poolers": 1}`, many.text(), nameless.text(), mark{Poolers: make([]markedPooler, maxPoolers+1)}.text()} {
 		_, err := readMark(text)
 		require.ErrorIs(t, err, errMark, text)
+	}
+}
+
+// failingConsoles cannot be opened where fail says so. It is told how often that pooler's console was asked for before.
+type failingConsoles struct {
+	*incarnation
+	opened map[string]int
+	fail   func(pooler string, opened int) error
+}
+
+func (c failingConsoles) Open(ctx context.Context, p escort.Pod) (Console, error) {
+	leave := c.enter()
+	n := c.opened[p.Name]
+	c.opened[p.Name]++
+	leave()
+	if err := c.fail(p.Name, n); err != nil {
+		return nil, err
+	}
+	return c.incarnation.Open(ctx, p)
+}
+
+// A console fails for a moment between the two looks. Its clients would meet the switchover, so the next run tries again.
+func TestRun_ConsoleFailsAtTheSecondLook_HeldUntilTheNextRun(t *testing.T) {
+	for reason, failure := range map[string]error{
+		"console unreachable":     pgbouncer.ErrUnreachable,
+		"login refused":           pgbouncer.ErrRefused,
+		"it is paused meanwhile":  nil,
+		"lead to the primary any": nil,
+	} {
+		t.Run(reason, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				e, i := w.escort()
+				e.Consoles = failingConsoles{i, map[string]int{}, func(pooler string, opened int) error {
+					if pooler != "pooler-b" || opened != 1 {
+						return nil
+					}
+					defer i.enter()()
+					switch reason {
+					case "it is paused meanwhile":
+						i.poolers["b"].databases[0].Paused = true
+					case "lead to the primary any":
+						i.poolers["b"].databases[0].Host = "elsewhere"
+					}
+					return failure
+				}}
+				_, err, _ := w.runAs(t, e, i, "pg-0")
+				if reason == "it is paused meanwhile" {
+					requireHeld(t, err, "somebody else has paused database app of pooler db/pooler-b")
+				} else {
+					requireHeld(t, err, "clients of pooler db/pooler-b could be held a moment ago, and cannot now: ")
+					requireHeld(t, err, reason)
+				}
+				held, _ := errors.AsType[*drain.Held](err)
+				require.Zero(t, held.After, "no client waited")
+				require.Empty(t, w.effects)
+				if failure == nil {
+					return
+				}
+				_, err, _ = w.runAs(t, e, i, "pg-0")
+				require.NoError(t, err)
+				require.Contains(t, w.effects, "pause b/app")
+				w.requireNothingPaused(t)
+			})
+		})
+	}
+}
+
+// At the end of the drain's time, there is no next run. And a pooler that is gone has no clients.
+func TestRun_PoolerNotHeldAtTheSecondLook_MovesIfNothingIsLost(t *testing.T) {
+	for name, last := range map[string]bool{"time is over": true, "gone": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				e, i := w.escort()
+				e.Consoles = failingConsoles{i, map[string]int{}, func(pooler string, opened int) error {
+					if pooler == "pooler-a" && opened == 0 && !last {
+						w.locked(35*time.Millisecond, func() { w.poolers["b"].gone = true })
+					}
+					if pooler == "pooler-b" && opened == 1 {
+						return pgbouncer.ErrUnreachable
+					}
+					return nil
+				}}
+				if !last {
+					i.pace = 10 * time.Millisecond
+				}
+				result, err, _ := w.runAs(t, e, i, "pg-0", func(r *drain.EscortRequest) {
+					if last {
+						lastCall(r)
+					}
+				})
+				require.NoError(t, err)
+				require.Contains(t, result.Reason, "1 of 1 poolers held")
+				require.Equal(t, []string{"pause a/app"}, w.order("pause"))
+			})
+		})
+	}
+}
+
+// Labels say that the pooler is in front, and its console does not answer. One where nothing listens has none.
+func TestRun_ConsoleOfAPoolerInFrontDoesNotAnswer_Held(t *testing.T) {
+	refused := &os.SyscallError{Syscall: "connect", Err: syscall.ECONNREFUSED}
+	for name, c := range map[string]struct {
+		failure           error
+		unknown, notReady bool
+		reason            string // empty: the primary moves
+	}{
+		"unreachable":          {failure: pgbouncer.ErrUnreachable, reason: "the console of pooler db/pooler-b does not answer: no console: console unreachable"},
+		"a timeout":            {failure: context.DeadlineExceeded, reason: "the console of pooler db/pooler-b does not answer"},
+		"nothing listens":      {failure: fmt.Errorf("%w: %w", pgbouncer.ErrUnreachable, refused)},
+		"no login":             {failure: escort.ErrNoLogin},
+		"refused":              {failure: pgbouncer.ErrRefused},
+		"another program":      {failure: pgbouncer.ErrNotPgbouncer},
+		"not Ready":            {failure: pgbouncer.ErrUnreachable, notReady: true},
+		"perhaps not in front": {failure: pgbouncer.ErrUnreachable, unknown: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				e, i := w.escort()
+				e.Connect = func(context.Context) (Cluster, error) {
+					return podsOf{i, func(p *escort.Pod) {
+						if p.Name == "pooler-b" {
+							p.Ready = !c.notReady
+							if !c.unknown {
+								p.Annotations = map[string]string{DatabaseAnnotation: "pg"}
+							}
+						}
+					}}, nil
+				}
+				e.Consoles = failingConsoles{i, map[string]int{}, func(pooler string, _ int) error {
+					if pooler == "pooler-b" {
+						return c.failure
+					}
+					return nil
+				}}
+				_, err, _ := w.runAs(t, e, i, "pg-0")
+				if c.reason != "" {
+					requireHeld(t, err, c.reason)
+					require.Empty(t, w.effects)
+					_, err, _ = w.runAs(t, e, i, "pg-0", lastCall)
+				}
+				require.NoError(t, err)
+				require.Equal(t, []string{"pause a/app"}, w.order("pause"))
+			})
+		})
+	}
+}
+
+// podsOf is a cluster with other pods.
+type podsOf struct {
+	*incarnation
+	change func(*escort.Pod)
+}
+
+func (c podsOf) PodsMatching(ctx context.Context, namespace string, match func(drain.Pod) bool) ([]escort.Pod, error) {
+	pods, err := c.incarnation.PodsMatching(ctx, namespace, func(drain.Pod) bool { return true })
+	for i := range pods {
+		c.change(&pods[i])
+	}
+	return slices.DeleteFunc(pods, func(p escort.Pod) bool { return !match(p.Pod) }), err
+}
+
+// CloudNativePG can lose what clients of any pooler in front write. One that does not answer may be in front.
+func TestRun_CNPGConsoleDoesNotAnswer_HeldThoughNothingSaysWhereItLeads(t *testing.T) {
+	for failure, held := range map[error]bool{pgbouncer.ErrUnreachable: true, pgbouncer.ErrRefused: false} {
+		t.Run(failure.Error(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCNPGWorld()
+				e, v := c.view()
+				e.Consoles = failingConsoles{v.incarnation, map[string]int{}, func(pooler string, _ int) error {
+					if pooler == "pooler-b" {
+						return failure
+					}
+					return nil
+				}}
+				_, err, _ := c.runAs(t, e, v.incarnation, "pg-0", c.watchEviction)
+				if !held {
+					require.NoError(t, err)
+					return
+				}
+				requireHeld(t, err, "clients of pooler db/pooler-b cannot be held, and CloudNativePG can lose what they write")
+				require.Empty(t, c.effects)
+			})
+		})
+	}
+}
+
+// A client of a pooler with the entry "*" makes databases by naming them, without a login. The move pauses the others, and leaves no mark.
+func TestRun_DatabasesThatNoCommandCanName_AreLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		for _, name := range []string{`a"b`, "a;b", "a\nb"} {
+			w.poolers["b"].databases = append(w.poolers["b"].databases, PoolerDatabase{Name: name, Host: "pg"})
+		}
+		result, err, _ := w.run(t, "pg-0")
+		require.NoError(t, err)
+		require.Contains(t, result.Reason, "2 of 2 poolers held; pooler db/pooler-b: its databases whose names no command can have are not paused: "+
+			`a"b, a;b, a b`)
+		require.Equal(t, []string{"pause a/app", "pause b/app"}, slices.Sorted(slices.Values(w.order("pause"))))
+		w.requireNothingPaused(t)
+	})
+}
+
+// A mark from before such names were left out is cleared.
+func TestResume_MarkNamesADatabaseThatNoCommandCanName_IsCleared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", `a"b`, "app")).text()}
+		w.pauseLate("a")
+		e, _ := w.escort()
+		resumed, _, err := e.Resume(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"db/pg"}, resumed)
+		w.requireResumed(t)
+	})
+}
+
+// Databases without clients do not keep those with clients from being paused.
+func TestRun_TooManyDatabases_ThoseWithoutClientsAreLeftOutFirst(t *testing.T) {
+	for used, want := range map[int]string{ // how many of the others have clients
+		0:            "2 of 2 poolers held; pooler db/pooler-b: 8 databases without clients are not paused, because more than 32 lead to the primary",
+		maxDatabases: "1 of 2 poolers held; pooler db/pooler-b not held: more than 32 of its databases lead to the primary",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			b := w.poolers["b"]
+			b.databases = nil
+			for n := range maxDatabases + 7 {
+				b.databases = append(b.databases, PoolerDatabase{Name: fmt.Sprintf("a%d", n), Host: "pg", InUse: n < used})
+			}
+			b.databases = append(b.databases, PoolerDatabase{Name: "real", Host: "pg", InUse: true}, PoolerDatabase{Name: Alias, Host: "pg"})
+			result, err, _ := w.run(t, "pg-0")
+			require.NoError(t, err)
+			require.Contains(t, result.Reason, want)
+			require.Equal(t, used == 0, slices.Contains(w.effects, "pause b/real"))
+			w.requireNothingPaused(t)
+		})
+	}
+}
+
+// A surge replaces a pooler, which has all the clients until it stops.
+func TestRun_PoolerIsBeingReplaced_HeldUntilItIs(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*world)
+		state  string
+		reason string // empty: the primary moves
+	}{
+		"surge":                   {state: "surge", reason: "pooler db/pooler-b is being replaced"},
+		"surge without an answer": {state: "surge", change: func(w *world) { w.poolers["b"].noConsole = true }, reason: "pooler db/pooler-b is being replaced"},
+		"surge of another's":      {state: "surge", change: func(w *world) { w.poolers["b"].databases[0].Host = "elsewhere" }},
+		"pause":                   {state: "pause"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				if c.change != nil {
+					c.change(w)
+				}
+				e, i := w.escort()
+				e.Connect = func(context.Context) (Cluster, error) {
+					return podsOf{i, func(p *escort.Pod) {
+						if p.Name == "pooler-b" {
+							p.Labels[drain.EscortLabel] = c.state
+						}
+					}}, nil
+				}
+				_, err, _ := w.runAs(t, e, i, "pg-0")
+				if c.reason != "" {
+					requireHeld(t, err, c.reason)
+					require.Empty(t, w.effects)
+					_, err, _ = w.runAs(t, e, i, "pg-0", lastCall)
+				}
+				require.NoError(t, err)
+				w.requireNothingPaused(t)
+			})
+		})
 	}
 }

@@ -106,6 +106,61 @@ func TestRun_BadAnswerAndLeaderChangesThen_Moved(t *testing.T) {
 	})
 }
 
+// A network that drops packets, or a Patroni that is slow to refuse the login, answers later than clients want to wait for.
+func TestRun_RequestNotSentAfterAWhile_WritesTheKeyAfterAFreshLook(t *testing.T) {
+	for name, c := range map[string]struct {
+		meanwhile func(*world)
+		reason    string // empty: the primary moves
+	}{
+		"nothing changes":      {},
+		"somebody else asks":   {func(w *world) { w.request = map[string]string{"leader": "pg-0", "member": "pg-2"} }, "somebody has asked for a switchover to pg-2"},
+		"the candidate is old": {func(w *world) { w.lag["pg-1"] = 1000 }, "candidate pg-1 is 1000 bytes behind"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				e, i := w.escort()
+				e.ConnectVia, e.Asker = config.ViaPodIP, askerFunc(func(ctx context.Context) error {
+					if c.meanwhile != nil {
+						w.locked(restDial/2, func() { c.meanwhile(w) })
+					}
+					_ = escort.Sleep(ctx, restDial)
+					return ErrNotSent
+				})
+				result, err, _ := w.runAs(t, e, i, "pg-0")
+				w.requireNothingPaused(t)
+				if c.reason != "" {
+					requireHeld(t, err, c.reason)
+					require.Empty(t, w.order("request"))
+					return
+				}
+				require.NoError(t, err)
+				require.Contains(t, result.Reason, "asked through the Kubernetes API: the request did not reach Patroni; moved to pg-1")
+				requireOrder(t, w.effects, "pause a/app", "request pg-0 to pg-1", "resume a/app", "evict pg-0")
+				require.Less(t, w.longest(), 16*time.Second)
+			})
+		})
+	}
+}
+
+// Whoever has taken the Lease while the request was on its way decides.
+func TestRun_RequestNotSentAndLeaseTaken_KeyIsNotWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		e, i := w.escort()
+		e.ConnectVia, e.Asker = config.ViaPodIP, askerFunc(func(ctx context.Context) error {
+			w.locked(restDial-time.Millisecond, func() {
+				w.leases[testCluster].holder = &incarnation{world: w, name: "quiesce-thief"}
+			})
+			_ = escort.Sleep(ctx, restDial)
+			return ErrNotSent
+		})
+		_, err, _ := w.runAs(t, e, i, "pg-0")
+		requireHeld(t, err, "quiesce-thief")
+		require.Empty(t, w.order("request", "evict"))
+	})
+}
+
 // At the end of the drain's time the primary moves, though nobody may resume its poolers if this invocation dies.
 func TestRun_NoMessageAtTheEndOfTime_MovesAllTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -40,7 +40,7 @@ func TestResume_PauseOfAnInterruptedMoveComesLate_NextSweepResumes(t *testing.T)
 		for n, after := range []time.Duration{0, time.Minute, lateTime - time.Minute - time.Second} {
 			time.Sleep(after)
 			w.pauseLate("a")
-			resumed, err := e.Resume(t.Context())
+			resumed, _, err := e.Resume(t.Context())
 			require.NoError(t, err)
 			require.Equal(t, n == 0, len(resumed) > 0, "it is said once")
 			require.Empty(t, w.poolers["a"].paused)
@@ -49,11 +49,11 @@ func TestResume_PauseOfAnInterruptedMoveComesLate_NextSweepResumes(t *testing.T)
 		}
 		require.Equal(t, 1, w.asked, "owners are told once")
 		time.Sleep(time.Second)
-		_, err := e.Resume(t.Context())
+		_, _, err := e.Resume(t.Context())
 		require.NoError(t, err)
 		w.requireNothingPaused(t)
 		w.pauseLate("a")
-		_, err = e.Resume(t.Context())
+		_, _, err = e.Resume(t.Context())
 		require.NoError(t, err)
 		require.NotEmpty(t, w.poolers["a"].paused, "a pause after that is somebody else's")
 	})
@@ -67,7 +67,7 @@ func TestResume_OnceMore_WithdrawsNothing(t *testing.T) {
 		e, _ := w.escort()
 		for range 2 {
 			w.request = map[string]string{"leader": "pg-0", "member": "pg-1"}
-			_, err := e.Resume(t.Context())
+			_, _, err := e.Resume(t.Context())
 			require.NoError(t, err)
 		}
 		require.NotEmpty(t, w.request)
@@ -83,7 +83,7 @@ func TestResume_PoolerDoesNotAnswer_MarkStaysUntilItDoes(t *testing.T) {
 		w.poolers["b"].noConsole = true
 		e, _ := w.escort()
 		for _, want := range []int{2, 1} {
-			_, err := e.Resume(t.Context())
+			_, _, err := e.Resume(t.Context())
 			require.ErrorContains(t, err, "still paused: db/pooler-b")
 			m, err := readMark(w.leases[testCluster].mark)
 			require.NoError(t, err)
@@ -92,7 +92,7 @@ func TestResume_PoolerDoesNotAnswer_MarkStaysUntilItDoes(t *testing.T) {
 			time.Sleep(lateTime)
 		}
 		w.poolers["b"].noConsole = false
-		resumed, err := e.Resume(t.Context())
+		resumed, _, err := e.Resume(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, []string{"db/pg"}, resumed)
 		w.requireNothingPaused(t)
@@ -114,15 +114,16 @@ func TestRun_ResumedPoolerDoesNotAnswerAnyMore_PrimaryMoves(t *testing.T) {
 				w.poolers["c"].noConsole = true
 				time.Sleep(after)
 				e, _ := w.escort()
-				resumed, err := e.Resume(t.Context())
+				resumed, left, err := e.Resume(t.Context())
 				require.NoError(t, err)
 				require.Empty(t, resumed)
+				require.True(t, left, "another phase may have a login for it")
 				require.True(t, IsResumed(w.leases[testCluster].mark))
 				_, err, _ = w.run(t, "pg-0")
 				require.NoError(t, err)
 				w.poolers["c"].gone = true
 				time.Sleep(lateTime)
-				_, err = e.Resume(t.Context())
+				_, _, err = e.Resume(t.Context())
 				require.NoError(t, err)
 				require.Empty(t, w.leases[testCluster].mark)
 			})
@@ -149,7 +150,7 @@ func TestRun_AfterAnInterruptedMove_ItsPoolersAreResumedOnceMore(t *testing.T) {
 		require.Len(t, m.Poolers, 3)
 		w.pauseLate("c")
 		e, _ := w.escort()
-		_, err = e.Resume(t.Context())
+		_, _, err = e.Resume(t.Context())
 		require.NoError(t, err)
 		w.requireResumed(t)
 	})
@@ -469,4 +470,29 @@ func TestResume_ConsoleHangs_AttemptEndsAtTheFirstDatabase(t *testing.T) {
 		require.False(t, gone)
 		require.Less(t, time.Since(began), 2*resumeStep)
 	})
+}
+
+// Another attempt would have no login either. The next phase may have one, and clients wait.
+func TestResume_NoLoginForThePooler_EndsAtOnce(t *testing.T) {
+	for _, failure := range []error{escort.ErrNoLogin, fmt.Errorf("open: %w", escort.ErrOtherNamespace)} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app"), markedDatabase("b", "app")).text()}
+			w.pauseLate("a")
+			w.pauseLate("b")
+			e, i := w.escort()
+			e.Consoles = failingConsoles{i, map[string]int{}, func(pooler string, _ int) error {
+				if pooler == "pooler-b" {
+					return failure
+				}
+				return nil
+			}}
+			began := time.Now()
+			_, left, err := e.Resume(t.Context())
+			require.ErrorContains(t, err, "still paused: db/pooler-b")
+			require.True(t, left)
+			require.Less(t, time.Since(began), resumeInterval)
+			require.Empty(t, w.poolers["a"].paused)
+		})
+	}
 }

@@ -60,8 +60,7 @@ func (r *run) heldUnlessLast(ctx context.Context, held error) error {
 // the primary is evicted under a pause: Patroni switches over when it is told to stop. Otherwise it is evicted without one. It has its whole
 // grace in each case.
 func (r *run) escortLast(ctx context.Context) error {
-	left := time.Until(r.request.EvictBy)
-	if left > lastMove && r.Strategy == config.StrategySwitchover {
+	if time.Until(r.request.EvictBy) > lastMove && r.Strategy == config.StrategySwitchover {
 		m := r.newMove()
 		m.deadline = r.request.EvictBy.Add(-lastPause)
 		m.last, m.judge = true, func(f Facts) Assessment { return AssessLast(f, r.Settings, time.Now()) }
@@ -77,7 +76,7 @@ func (r *run) escortLast(ctx context.Context) error {
 		escort.AddReason(&r.result, err.Error())
 		r.log.Warn("cannot move the primary in time, evicting it", "reason", err.Error())
 	}
-	if r.canSwitchOver(left) {
+	if r.canSwitchOver(time.Until(r.request.EvictBy)) { // a move that failed took its time
 		if err := r.request.Evict(ctx, drain.EvictOptions{DryRun: true}); err != nil {
 			return err // clients are not paused for an eviction that is refused
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 )
 
 // failsOnce fails one read of the facts: the first, the second...
@@ -66,5 +68,89 @@ func TestRun_NothingReadWhenTimeRunsOut_EvictedBeforeTimeForAMoveIsOver(t *testi
 		require.NoError(t, err)
 		require.Equal(t, []string{"pg-0"}, w.evicted)
 		require.InDelta(t, lastMove+lastRetry, time.Until(evictBy), float64(lastRetry))
+	})
+}
+
+// lastCall is a request at the end of the drain's time: there is time for a last move.
+func lastCall(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(lastLead - time.Second) }
+
+// muteConsoles are consoles of which one answers no command that would change something, as that of a process that hangs.
+type muteConsoles struct {
+	*incarnation
+	mute string
+}
+
+func (c muteConsoles) Open(ctx context.Context, p escort.Pod) (Console, error) {
+	console, err := c.incarnation.Open(ctx, p)
+	if err == nil && p.Name == c.mute {
+		return muteConsole{console}, nil
+	}
+	return console, err
+}
+
+type muteConsole struct{ Console }
+
+func (muteConsole) SetLoginRetry(ctx context.Context, _ string) error {
+	return escort.Sleep(ctx, time.Minute)
+}
+
+func (muteConsole) Pause(ctx context.Context, _ string) error { return escort.Sleep(ctx, time.Minute) }
+
+func (muteConsole) Resume(context.Context, string) error { return nil }
+
+// One transaction does not end, or one console does not answer. The clients of all others wait for the move all the same, and see nothing.
+func TestRun_LastMoveCannotPauseEverything_MovesUnderThePauseOfTheOthers(t *testing.T) {
+	for name, c := range map[string]struct{ behavior, asked, mute string }{
+		"a transaction stays open":              {asked: "request pg-0 to pg-1"},
+		"a transaction stays open, by eviction": {behavior: "refused", asked: "evict pg-0"},
+		"a console does not answer":             {mute: "pooler-b", asked: "request pg-0 to pg-1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.behavior = c.behavior
+				w.poolers["b"].longTx = c.mute == ""
+				e, i := w.escort()
+				e.Consoles = muteConsoles{i, c.mute}
+				result, err, _ := w.runAs(t, e, i, "pg-0", lastCall)
+				require.NoError(t, err)
+				require.Equal(t, "last", result.Strategy)
+				require.Contains(t, result.Reason, "pooler db/pooler-b")
+				require.Contains(t, result.Reason, "moved to pg-1")
+				at := slices.Index(w.effects, c.asked)
+				require.Positive(t, at, "%v", w.effects)
+				require.Contains(t, w.effects[:at], "pause a/app")
+				require.NotContains(t, w.effects[at-1], "resume")
+				require.Contains(t, w.effects[at:], "resume a/app")
+				require.Less(t, w.longest(), maxWait)
+				require.Empty(t, w.poolers["a"].paused)
+			})
+		})
+	}
+}
+
+// Whoever has taken the Lease decides, at the end of the drain's time too.
+func TestRun_LastMoveLosesItsLeaseWhilePausing_NothingIsRequested(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.poolers["b"].longTx = true
+		w.when("pause a/app", func() { w.seize(testCluster, nil) })
+		_, _, _ = w.run(t, "pg-0", lastCall)
+		require.Empty(t, w.order("request"))
+	})
+}
+
+// The first move took so long that no time is left for a pause around the eviction.
+func TestRun_LastMoveTakesItsTime_NoSecondPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.behavior = "frozen"
+		e, i := w.escort(func(e *Escort) { e.PauseTimeout = 40 * time.Second })
+		_, err, _ := w.runAs(t, e, i, "pg-0", func(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(lastMove + time.Second) })
+		require.NoError(t, err)
+		require.Contains(t, w.evicted, "pg-0")
+		pauses := slices.DeleteFunc(slices.Clone(w.effects), func(effect string) bool { return effect != "pause a/app" })
+		require.Len(t, pauses, 1, "%v", w.effects)
+		w.requireNothingPaused(t)
 	})
 }

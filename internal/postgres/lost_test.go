@@ -76,7 +76,7 @@ func TestMove_LeaseTakenWhilePausing_NewHolderHasThePoolers(t *testing.T) {
 
 		w.leases[testCluster].holder = nil
 		e, _ := w.escort()
-		resumed, err := e.Resume(t.Context())
+		resumed, _, err := e.Resume(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, []string{"db/pg"}, resumed)
 		w.requireResumed(t)
@@ -138,7 +138,7 @@ func TestMove_LeaseTakenAfterTheRequest_OnlyTheRequestIsUndone(t *testing.T) {
 
 		e, _ := w.escort()
 		thief := <-stolen
-		_, _, err = e.clearMark(t.Context(), thief, &heldLease{thief, w.leases[testCluster]})
+		_, err = e.clearMark(t.Context(), thief, &heldLease{thief, w.leases[testCluster]})
 		require.NoError(t, err)
 		w.leases[testCluster].holder = nil
 		w.requireResumed(t)
@@ -310,7 +310,7 @@ func TestResume_ConsoleHangs_OtherClustersDoNotWait(t *testing.T) {
 			}
 		}
 		e, _ := w.escort()
-		resumed, err := e.Resume(t.Context())
+		resumed, _, err := e.Resume(t.Context())
 		require.ErrorContains(t, err, "still paused: db/pooler-p0")
 		require.Len(t, resumed, clustersAtOnce-1)
 		time.Sleep(time.Second)

@@ -9,7 +9,7 @@ import (
 	"quiesce/internal/drain"
 )
 
-// ErrUnknown is the error of a switchover of a cluster that does not exist, or that the phase does not recognize.
+// ErrUnknown is the error of a switchover of a cluster that does not exist, or that is not one of the phase's own.
 var ErrUnknown = errors.New("unknown database cluster")
 
 // Switchover does the move of a primary without a drain: the same checks, pause and marks. It returns drain.Held with the reason if
@@ -39,11 +39,11 @@ func (e *Escort) Switchover(ctx context.Context, wanted drain.Switchover) (drain
 	return result, err
 }
 
-// find returns the cluster of this name in the namespace.
+// find returns the cluster of this name in the namespace, if it is one of the phase's own. Another phase may have another login.
 func (e *Escort) find(ctx context.Context, cluster Cluster, wanted drain.Switchover) (Identity, error) {
 	pods, err := cluster.PodsMatching(ctx, wanted.Namespace, func(p drain.Pod) bool {
 		i, is := e.Recognize(p)
-		return is && i.Cluster == wanted.Cluster
+		return is && i.Cluster == wanted.Cluster && (e.Match == nil || e.Match(p))
 	})
 	if err != nil {
 		return Identity{}, fmt.Errorf("find database cluster %s: %w", wanted, err)

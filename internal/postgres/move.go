@@ -106,11 +106,12 @@ func (m *move) run(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	before := m.heldFronts()
 	// What was seen before may be what another move had changed for a while: a pause, and server_login_retry.
 	if err := m.lookAround(ctx); err != nil {
 		return err
 	}
-	if err := m.ready(ctx); err != nil {
+	if err := m.ready(ctx, before); err != nil {
 		return err
 	}
 	m.align(ctx)
@@ -163,55 +164,6 @@ func (m *move) assess(ctx context.Context) error {
 		return hold("no member can become primary")
 	}
 	m.candidate = a.Candidate
-	return nil
-}
-
-// ready looks again under the Leases, and checks that a pause can begin.
-func (m *move) ready(ctx context.Context) error {
-	if err := m.assess(ctx); err != nil {
-		return err
-	}
-	m.limit = m.PauseTimeout
-	for _, p := range m.paths.fronts {
-		if p.paused != "" && !m.last {
-			return hold("somebody else has paused database %s of pooler %s", p.paused, p.pod.Ref)
-		}
-		if p.unheld != "" {
-			if err := m.checkUnheld(p); err != nil {
-				return err
-			}
-			continue
-		}
-		if p.queryWait > 0 {
-			m.limit = min(m.limit, p.queryWait-queryWaitReserve)
-		}
-		if err := m.checkTransactions(ctx, p); err != nil {
-			return err
-		}
-	}
-	if least := m.leastHold(); m.limit < least {
-		return hold("clients could be held for %v only, and a switchover may take %v: raise query_wait_timeout or pauseTimeout", m.limit, least)
-	}
-	if end, limited := ctx.Deadline(); limited && time.Until(end) < m.limit+invocationReserve {
-		return errTooShort
-	}
-	return nil
-}
-
-// checkTransactions holds while a transaction is open that a pause would wait for too long.
-func (m *move) checkTransactions(ctx context.Context, p *front) error {
-	if m.last {
-		return nil
-	}
-	for _, database := range p.databases {
-		quiet, err := p.console.Oldest(ctx, database)
-		switch {
-		case err != nil:
-			return hold("pooler %s: %v", p.pod.Ref, err)
-		case quiet >= maxQuiet:
-			return hold("a transaction of database %s has been open for %v or more at pooler %s", database, quiet, p.pod.Ref)
-		}
-	}
 	return nil
 }
 

@@ -76,6 +76,7 @@ type PoolerDatabase struct {
 	Name, Host string
 	Port       int
 	Paused     bool // by name
+	InUse      bool // clients are connected to it
 	Sessions   bool // clients hold their connections in session mode: a pause would wait until they disconnect
 }
 

@@ -310,12 +310,12 @@ func TestResume_FunctionGoneForGood_NothingStaysPaused(t *testing.T) {
 				return
 			}
 			e, _ := w.escort()
-			_, err := e.Resume(t.Context())
+			_, _, err := e.Resume(t.Context())
 			require.NoError(t, err, "a Lease that is held is left to its holder")
 			time.Sleep(31 * time.Second)
-			_, err = e.Resume(t.Context())
+			_, _, err = e.Resume(t.Context())
 			require.NoError(t, err)
-			again, err := e.Resume(t.Context())
+			again, _, err := e.Resume(t.Context())
 			require.NoError(t, err)
 			require.Empty(t, again)
 			w.requireResumed(t)
@@ -338,7 +338,7 @@ func TestResume_MoveUnderWay_IsLeftToIt(t *testing.T) {
 		}()
 		for range 100 {
 			e, _ := w.escort()
-			resumed, err := e.Resume(t.Context())
+			resumed, _, err := e.Resume(t.Context())
 			require.NoError(t, err)
 			require.Empty(t, resumed)
 			time.Sleep(200 * time.Millisecond)
@@ -514,6 +514,21 @@ func TestSwitchover_ByHand_NamesTheCandidateOrRehearses(t *testing.T) {
 	})
 }
 
+// Another phase has the cluster, with another login and other settings.
+func TestSwitchover_ClusterOfAnotherPhase_IsUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		e, _ := w.escort(func(e *Escort) { e.Match = func(p drain.Pod) bool { return p.Namespace != "db" } })
+		_, err := e.Switchover(t.Context(), drain.Switchover{Namespace: "db", Cluster: "pg"})
+		require.ErrorIs(t, err, ErrUnknown)
+		require.Empty(t, w.effects)
+		e, _ = w.escort(func(e *Escort) { e.Match = func(p drain.Pod) bool { return p.Namespace == "db" } })
+		_, err = e.Switchover(t.Context(), drain.Switchover{Namespace: "db", Cluster: "pg"})
+		require.NoError(t, err)
+		require.Equal(t, "pg-1", w.leader)
+	})
+}
+
 func TestRun_LastMoment_PrimaryIsEvictedThoughTheEscortsTimeIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, left := range map[string]time.Duration{"no time at all": -time.Second, "time for nothing but an eviction": 10 * time.Second} {
@@ -589,7 +604,7 @@ func TestRun_PoolerResumedAfterTheMove_HasItsSettingAgain(t *testing.T) {
 		require.NotEmpty(t, w.poolers["b"].paused)
 		time.Sleep(time.Minute)
 		e, _ := w.escort()
-		_, err := e.Resume(t.Context())
+		_, _, err := e.Resume(t.Context())
 		require.NoError(t, err)
 		w.requireResumed(t)
 	})

@@ -30,7 +30,7 @@ func TestRun_PoolerFrozenWhilePaused_HeldAndOthersGoOn(t *testing.T) {
 		time.Sleep(time.Minute)
 		w.poolers["b"].frozen = false
 		e, _ := w.escort()
-		_, err = e.Resume(t.Context())
+		_, _, err = e.Resume(t.Context())
 		require.NoError(t, err)
 		w.requireResumed(t)
 	})

@@ -24,9 +24,12 @@ func (m *move) report(what string) {
 		if p.unheld != "" {
 			escort.AddReason(m.result, fmt.Sprintf("pooler %s not held: %s", p.pod.Ref, p.unheld))
 		}
+		if left := p.whatIsLeft(); left != "" {
+			escort.AddReason(m.result, fmt.Sprintf("pooler %s: %s", p.pod.Ref, left))
+		}
 	}
-	if len(m.paths.unknown) > 0 {
-		escort.AddReason(m.result, "not known where they lead: "+joined(m.paths.unknown))
+	if unknown := m.paths.unknown(); len(unknown) > 0 {
+		escort.AddReason(m.result, "not known where they lead: "+joined(unknown))
 	}
 	if m.moved != "" && held > 0 && !m.proven {
 		escort.AddReason(m.result, "unproven: not every pooler has an alias that showed that clients reach the new primary")

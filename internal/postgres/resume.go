@@ -11,6 +11,7 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
 )
 
 const (
@@ -55,7 +56,7 @@ func (r resumer) all(ctx context.Context, poolers []markedPooler, consoles map[d
 	return left
 }
 
-// one resumes one pooler. Its pod's end ends a pause too.
+// one resumes one pooler. Its pod's end ends a pause too. Where there is no login for the pooler, another attempt would have none either.
 func (r resumer) one(ctx context.Context, p markedPooler, open Console) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTime)
 	defer cancel()
@@ -66,7 +67,8 @@ func (r resumer) one(ctx context.Context, p markedPooler, open Console) error {
 			failure = nil
 		}
 		open = nil
-		return failure == nil || errors.Is(failure, errLeft), nil
+		noLogin := errors.Is(failure, escort.ErrNoLogin) || errors.Is(failure, escort.ErrOtherNamespace)
+		return failure == nil || noLogin || errors.Is(failure, errLeft), nil
 	})
 	return failure
 }
@@ -86,6 +88,9 @@ func (r resumer) try(ctx context.Context, p markedPooler, open Console) (gone bo
 	}
 	var errs []error
 	for _, database := range p.Databases {
+		if !pgbouncer.IsPausable(database) {
+			continue // it was never paused, and no command can name it
+		}
 		if r.isLeft != nil && r.isLeft(ctx) {
 			return false, errLeft
 		}
@@ -119,17 +124,18 @@ func step(ctx context.Context, do func(ctx context.Context) error) error {
 
 // Resume finds the marks that nobody holds, and resumes the poolers that they name. It is for the sweep, for the delayed message that is
 // sent before a PAUSE, and for people. A second call changes nothing. A cluster whose move is under way is left to it. Resumed are the
-// clusters whose poolers are resumed now.
-func (e *Escort) Resume(ctx context.Context) (resumed []string, err error) {
+// clusters whose poolers are resumed now. Left reports whether a pooler was not reached, though that may be no error: it was resumed before,
+// and is asked once more. The login of another phase may reach it.
+func (e *Escort) Resume(ctx context.Context) (resumed []string, left bool, err error) {
 	cluster, err := e.Connect(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	marks, err := cluster.Marks(ctx, LeasePrefix)
 	if err != nil {
-		return nil, fmt.Errorf("look for paused poolers: %w", err)
+		return nil, false, fmt.Errorf("look for paused poolers: %w", err)
 	}
-	names, free := make([]string, len(marks)), make(chan struct{}, clustersAtOnce)
+	names, lefts, free := make([]string, len(marks)), make([]bool, len(marks)), make(chan struct{}, clustersAtOnce)
 	var jobs []func() error
 	for i, m := range marks {
 		if m.Held || m.Text == "" {
@@ -138,42 +144,51 @@ func (e *Escort) Resume(ctx context.Context) (resumed []string, err error) {
 		jobs = append(jobs, func() (err error) {
 			free <- struct{}{}
 			defer func() { <-free }()
-			if names[i], err = e.resumeMark(ctx, cluster, m.Lease); err != nil {
+			if names[i], lefts[i], err = e.resumeMark(ctx, cluster, m.Lease); err != nil {
 				return fmt.Errorf("resume the poolers of lease %s: %w", m.Lease, err)
 			}
 			return nil
 		})
 	}
 	err = parallel(jobs)
-	return slices.DeleteFunc(names, func(name string) bool { return name == "" }), err
+	return slices.DeleteFunc(names, func(name string) bool { return name == "" }), slices.Contains(lefts, true), err
 }
 
-// resumeMark takes the Lease, and resumes what its mark names. The name is empty if that was resumed before.
-func (e *Escort) resumeMark(ctx context.Context, cluster Cluster, lease string) (name string, err error) {
+// resumeMark takes the Lease, and resumes what its mark names. The name is empty if that was resumed before. Left reports whether a pooler was
+// not reached.
+func (e *Escort) resumeMark(ctx context.Context, cluster Cluster, lease string) (name string, left bool, err error) {
 	held, err := cluster.AcquireMarkedLease(ctx, lease)
 	if err != nil || held == nil {
-		return "", err
+		return "", false, err
 	}
 	defer e.release(held.Release)
 	if held.Mark() == "" {
-		return "", nil
+		return "", false, nil
 	}
-	m, first, err := e.clearMark(ctx, cluster, held)
-	if err != nil || !first {
-		return "", err
+	c, err := e.clearMark(ctx, cluster, held)
+	if err != nil || !c.first {
+		return "", c.left, err
 	}
-	return m.Namespace + "/" + m.Cluster, nil
+	return c.mark.Namespace + "/" + c.mark.Cluster, c.left, nil
 }
 
-// clearMark resumes what the mark of a Lease names that this invocation holds. First reports whether nobody had done so before. The mark of
-// a move that did not end in order stays until lateTime is over: its process may have stood still, and pause a pooler when it goes on.
+// cleared is what became of a mark.
+type cleared struct {
+	mark  *mark // nil: it could not be read
+	first bool  // nobody had resumed its poolers before
+	left  bool  // a pooler was not reached
+}
+
+// clearMark resumes what the mark of a Lease names that this invocation holds. It is no error if a pooler is not reached that was resumed before.
+// The mark of a move that did not end in order stays until lateTime is over: its process may have stood still, and pause a pooler when it goes on.
 // Whoever takes the Lease until then resumes the same once more.
-func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.MarkedLease) (m *mark, first bool, err error) {
-	if m, err = readMark(held.Mark()); err != nil {
-		return nil, false, err
+func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.MarkedLease) (cleared, error) {
+	m, err := readMark(held.Mark())
+	if err != nil {
+		return cleared{}, err
 	}
 	e.withdraw(ctx, cluster, m)
-	first = !m.Resumed
+	first := !m.Resumed
 	m.interrupt()
 	left := resumer{cluster, e.Consoles, e.log(), nil}.all(ctx, m.Poolers, nil)
 	if first {
@@ -183,7 +198,7 @@ func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.Mar
 	if first && len(left) > 0 {
 		err = errors.Join(fmt.Errorf("still paused: %s", namesOf(left)), err)
 	}
-	return m, first, err
+	return cleared{m, first, len(left) > 0}, err
 }
 
 // withdraw removes the request of an interrupted move, if it is still there: otherwise the primary could move when nobody expects it.

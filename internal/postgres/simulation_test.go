@@ -275,7 +275,7 @@ func (s *simulation) resume(name string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if resumed, err := e.Resume(ctx); err != nil || len(resumed) > 0 {
+		if resumed, _, err := e.Resume(ctx); err != nil || len(resumed) > 0 {
 			s.note(i.name, fmt.Sprintf("resumed %v", resumed), err)
 		}
 	}()

@@ -84,16 +84,38 @@ func (w byREST) request(ctx context.Context, m *move) (*asked, error) {
 	case err := <-answer:
 		if errors.Is(err, ErrNotSent) {
 			cancel()
-			why := escort.Printable(err.Error())
-			m.log.Warn("cannot ask Patroni over HTTP, writing the request instead", "error", why)
-			escort.AddReason(m.result, "asked through the Kubernetes API: "+why)
-			return byKey{}.request(ctx, m)
+			return m.writeInstead(ctx, err)
 		}
 		a.answer <- err
 	case <-time.After(pollInterval):
 		a.answer = answer
 	}
 	return a, nil
+}
+
+// writeInstead writes the request that did not reach Patroni over HTTP.
+func (m *move) writeInstead(ctx context.Context, notSent error) (*asked, error) {
+	why := escort.Printable(notSent.Error())
+	m.log.Warn("cannot ask Patroni over HTTP, writing the request instead", "error", why)
+	escort.AddReason(m.result, "asked through the Kubernetes API: "+why)
+	return byKey{}.request(ctx, m)
+}
+
+// writeLate is writeInstead when the answer took its time, as that of a network that drops packets does. What was seen before the request is
+// old by then, so the gate is passed once more.
+func (m *move) writeLate(ctx context.Context, requested *asked, notSent error) error {
+	requested.abort()
+	if err := m.gate(ctx); err != nil {
+		return err
+	}
+	if err := m.lost(); err != nil {
+		return err
+	}
+	written, err := m.writeInstead(ctx, notSent)
+	if err == nil {
+		*requested = *written
+	}
+	return err
 }
 
 // byKey writes Patroni's failover object.
@@ -247,6 +269,9 @@ func (m *move) poll(ctx context.Context, requested *asked) (bool, error) {
 	}
 	select {
 	case err := <-requested.answer:
+		if errors.Is(err, ErrNotSent) {
+			return false, m.writeLate(ctx, requested, err)
+		}
 		if refusal, is := errors.AsType[*Refusal](err); is {
 			return false, refusal
 		}

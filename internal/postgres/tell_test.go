@@ -95,7 +95,7 @@ func TestResume_AfterADeadMove_TellsThatClientsGoOn(t *testing.T) {
 		require.False(t, alive)
 		time.Sleep(time.Minute)
 		e, _ := w.escort()
-		resumed, err := e.Resume(t.Context())
+		resumed, _, err := e.Resume(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, []string{"db/pg"}, resumed)
 		require.Contains(t, w.told(), "ClientsResumed pooler-a")

@@ -195,12 +195,12 @@ func (m *move) undoMark(ctx context.Context) error {
 		return nil
 	}
 	m.log.Warn("found the mark of an interrupted move, resuming its poolers first")
-	found, _, err := m.clearMark(ctx, m.cluster, m.lease)
+	found, err := m.clearMark(ctx, m.cluster, m.lease)
 	if err != nil {
 		return hold("an interrupted move cannot be undone: %v", err)
 	}
 	if m.lease.Mark() != "" {
-		m.interrupted = found
+		m.interrupted = found.mark
 	}
 	return nil
 }

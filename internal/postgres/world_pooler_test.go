@@ -159,6 +159,9 @@ func (c *worldConsole) Oldest(ctx context.Context, _ string) (time.Duration, err
 }
 
 func (c *worldConsole) Pause(ctx context.Context, database string) error {
+	if !pgbouncer.IsPausable(database) {
+		return errors.New("pause: it is not the name of a database that quiesce pauses")
+	}
 	if err := c.command(ctx); err != nil {
 		return err
 	}
@@ -184,6 +187,9 @@ func (c *worldConsole) Pause(ctx context.Context, database string) error {
 }
 
 func (c *worldConsole) Resume(ctx context.Context, database string) error {
+	if !pgbouncer.IsPausable(database) {
+		return errors.New("resume: it is not the name of a database that quiesce pauses")
+	}
 	if err := c.command(ctx); err != nil {
 		return err
 	}

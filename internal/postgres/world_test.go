@@ -309,7 +309,7 @@ func (w *world) requireResumed(t *testing.T) {
 	w.mutex.Unlock()
 	time.Sleep(lateTime)
 	e, _ := w.escort()
-	resumed, err := e.Resume(t.Context())
+	resumed, _, err := e.Resume(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, resumed, "they were resumed before")
 	w.requireNothingPaused(t)

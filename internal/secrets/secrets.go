@@ -32,9 +32,17 @@ func Bound(source Source, namespaces ...string) Logins {
 				return source(ctx)
 			}
 		}
-		return failing(fmt.Errorf("credentials are for %s, not %s", list(namespaces), namespace))
+		return failing(&boundError{fmt.Sprintf("credentials are for %s, not %s", list(namespaces), namespace)})
 	}
 }
+
+// boundError is escort.ErrOtherNamespace with the namespaces.
+type boundError struct{ text string }
+
+func (e *boundError) Error() string { return e.text }
+
+// Is makes it an escort.ErrOtherNamespace.
+func (*boundError) Is(target error) bool { return target == escort.ErrOtherNamespace }
 
 // None yields no login, for a phase without credentials.
 func None(context.Context, string) iter.Seq2[escort.Login, error] {

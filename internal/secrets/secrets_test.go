@@ -64,6 +64,7 @@ func TestBound_OtherNamespace_IsAnError(t *testing.T) {
 	} {
 		logins, err := all(t, in("web", strings.Fields(namespaces)...))
 		require.EqualError(t, err, reason)
+		require.ErrorIs(t, err, escort.ErrOtherNamespace)
 		require.Empty(t, logins)
 	}
 	require.Equal(t, 2, asked, "the secret is not even read for other namespaces")

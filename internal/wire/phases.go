@@ -86,6 +86,7 @@ func (p Parts) postgresEscort(phase config.Phase) *postgres.Escort {
 	e := &postgres.Escort{
 		Settings: settings,
 		Connect:  func(ctx context.Context) (postgres.Cluster, error) { return p.Connect(ctx) },
+		Match:    postgres.Match(phase),
 		IsPooler: isPooler(p.Settings), PoolerNamespaces: poolerNamespaces(p.Settings),
 	}
 	observer := postgres.Observer{Settings: settings}
@@ -103,9 +104,13 @@ func (p Parts) postgresEscort(phase config.Phase) *postgres.Escort {
 	return e
 }
 
-// isPooler returns which pods count as poolers: those of the phases with that escort, and those with known labels.
+// isPooler returns which pods count as poolers: those of the phases with that escort, those with known labels, and those that an escort has
+// changed. A surge takes a label away from a pooler that serves its clients still.
 func isPooler(settings config.Config) func(drain.Pod) bool {
-	matches := []func(drain.Pod) bool{func(p drain.Pod) bool { return pooler.Recognize(p.Labels, p.Annotations) }}
+	matches := []func(drain.Pod) bool{
+		func(p drain.Pod) bool { return pooler.Recognize(p.Labels, p.Annotations) },
+		func(p drain.Pod) bool { return p.Labels[drain.EscortLabel] != "" },
+	}
 	for _, phase := range settings.Phases {
 		if phase.PGBouncer != nil {
 			matches = append(matches, pooler.Match(phase))
@@ -163,16 +168,24 @@ func (p Primaries) Switchover(ctx context.Context, s drain.Switchover) (result d
 	return result, err
 }
 
-// Resume implements termination.Primaries. A phase resumes every pooler that it has a login for. When one has no more to do, none has.
+// Resume implements termination.Primaries. A phase resumes every pooler that it has a login for, and the next one the rest. A phase without an
+// error has found that every pooler was resumed at least once.
 func (p Primaries) Resume(ctx context.Context) (clusters []string, err error) {
 	var failures []error
+	done := false
 	for _, e := range p {
-		resumed, err := e.Resume(ctx)
+		resumed, left, err := e.Resume(ctx)
 		clusters = append(clusters, resumed...)
-		if err == nil {
-			return clusters, nil
+		if err != nil {
+			failures = append(failures, err)
+			continue
 		}
-		failures = append(failures, err)
+		if done = true; !left {
+			break
+		}
+	}
+	if done {
+		return clusters, nil
 	}
 	return clusters, errors.Join(failures...)
 }

@@ -56,3 +56,24 @@ func TestPrimaries_SeveralPhases_EachIsAsked(t *testing.T) {
 	require.ErrorIs(t, err, denied)
 	require.Equal(t, []string{"a", "b", "a"}, asked, "that the cluster cannot be asked does not make it unknown")
 }
+
+// A surge removes the label that the poolers are chosen by. The old pooler has all the clients still.
+func TestIsPooler_LabelRemovedByASurge_StillIsOne(t *testing.T) {
+	is := isPooler(config.Config{})
+	require.True(t, is(drain.Pod{Labels: map[string]string{"app.kubernetes.io/name": "pgbouncer"}}))
+	require.True(t, is(drain.Pod{Labels: map[string]string{drain.EscortLabel: "surge"}}))
+	require.False(t, is(drain.Pod{Labels: map[string]string{"app.kubernetes.io/name": "web"}}))
+}
+
+func TestPhases_Databases_EachEscortKnowsItsOwnPods(t *testing.T) {
+	phase := func(name, namespace string) config.Phase {
+		return config.Phase{Name: name, Match: config.Match{Namespaces: config.Globs{namespace}}, Postgres: &config.Postgres{ScopeLabel: "cluster-name"}}
+	}
+	member := drain.Pod{Labels: map[string]string{"application": "spilo", "cluster-name": "pg"}}
+	member.Namespace = "b"
+	var matches []bool
+	for _, p := range (Parts{Settings: config.Config{Phases: []config.Phase{phase("a", "a"), phase("b", "b")}}}).Phases() {
+		matches = append(matches, p.Escort.(*postgres.Escort).Match(member))
+	}
+	require.Equal(t, []bool{false, true}, matches)
+}

@@ -1,0 +1,97 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+)
+
+// ready looks again under the Leases, and checks that a pause can begin. Before are the poolers that could be held at the first look.
+func (m *move) ready(ctx context.Context, before []*front) error {
+	if err := m.assess(ctx); err != nil {
+		return err
+	}
+	if err := m.checkReplaced(); err != nil {
+		return err
+	}
+	m.limit = m.PauseTimeout
+	for _, p := range m.paths.fronts {
+		if p.paused != "" && !m.last {
+			return hold("somebody else has paused database %s of pooler %s", p.paused, p.pod.Ref)
+		}
+		if p.unheld != "" {
+			if err := m.checkUnheld(p); err != nil {
+				return err
+			}
+			continue
+		}
+		if p.queryWait > 0 {
+			m.limit = min(m.limit, p.queryWait-queryWaitReserve)
+		}
+		if err := m.checkTransactions(ctx, p); err != nil {
+			return err
+		}
+	}
+	if err := m.checkStillHeld(before); err != nil {
+		return err
+	}
+	if err := m.checkOthers(); err != nil {
+		return err
+	}
+	if least := m.leastHold(); m.limit < least {
+		return hold("clients could be held for %v only, and a switchover may take %v: raise query_wait_timeout or pauseTimeout", m.limit, least)
+	}
+	if end, limited := ctx.Deadline(); limited && time.Until(end) < m.limit+invocationReserve {
+		return errTooShort
+	}
+	return nil
+}
+
+// checkReplaced holds the primary while a pooler is replaced that leads to it, or may: that pooler has all of its clients until it stops, and
+// the Lease of its group is another's.
+func (m *move) checkReplaced() error {
+	if m.last {
+		return nil
+	}
+	for _, p := range slices.Concat(m.paths.fronts, m.paths.others) {
+		if p.isReplaced() && (p.unheld != "" || len(p.databases) > 0) {
+			return hold("pooler %s is being replaced", p.pod.Ref)
+		}
+	}
+	return nil
+}
+
+// checkStillHeld holds the primary if the clients of a pooler could be held a moment ago, and cannot now. They would meet the switchover. A
+// pooler that is gone or stopping has none that a pause could spare.
+func (m *move) checkStillHeld(before []*front) error {
+	if m.last {
+		return nil
+	}
+	for _, p := range slices.Concat(m.paths.fronts, m.paths.others) {
+		isHeld := p.unheld == "" && len(p.databases) > 0
+		wasHeld := slices.ContainsFunc(before, func(b *front) bool { return b.pod.Ref == p.pod.Ref })
+		if wasHeld && !isHeld && p.pod.Deleted.IsZero() {
+			return hold("clients of pooler %s could be held a moment ago, and cannot now: %s", p.pod.Ref,
+				cmp.Or(p.unheld, "it does not lead to the primary any more"))
+		}
+	}
+	return nil
+}
+
+// checkTransactions holds while a transaction is open that a pause would wait for too long.
+func (m *move) checkTransactions(ctx context.Context, p *front) error {
+	if m.last {
+		return nil
+	}
+	for _, database := range p.databases {
+		quiet, err := p.console.Oldest(ctx, database)
+		switch {
+		case err != nil:
+			return hold("pooler %s: %v", p.pod.Ref, err)
+		case quiet >= maxQuiet:
+			return hold("a transaction of database %s has been open for %v or more at pooler %s", database, quiet, p.pod.Ref)
+		}
+	}
+	return nil
+}
