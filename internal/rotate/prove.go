@@ -38,7 +38,7 @@ func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {
 // lookOnce looks, and returns the record with the quiet time as it is then. A look that is not complete changes nothing.
 func (r *Rotation) lookOnce(ctx context.Context, record Record) Record {
 	clients, sessions, err := r.users(ctx, record.From)
-	now := time.Now()
+	now := wallClock()
 	switch {
 	case err != nil:
 		r.tell("%s", err)
@@ -52,6 +52,9 @@ func (r *Rotation) lookOnce(ctx context.Context, record Record) Record {
 	case now.Sub(record.Looked) > maxGap:
 		r.tell("nobody looked since %s: the quiet time begins anew", record.Looked.UTC().Format(time.RFC3339))
 		record.Since = now
+	case now.Before(record.Since): // a record whose quiet time begins after its last look is refused
+		r.tell("the clock has gone back: the quiet time begins anew")
+		record.Since = now
 	}
 	record.Looked = now
 	return record
@@ -60,9 +63,17 @@ func (r *Rotation) lookOnce(ctx context.Context, record Record) Record {
 // again returns the record at a new start of the quiet time.
 func (r *Rotation) again(record Record, users []string) Record {
 	r.tell("%s is used again, and its quiet time begins anew: %s", record.From, names(users))
-	record.Step, record.Since, record.Looked = Quiet, time.Now(), time.Now()
+	return anew(record)
+}
+
+func anew(record Record) Record {
+	now := wallClock()
+	record.Step, record.Since, record.Looked = Quiet, now, now
 	return record
 }
+
+// wallClock returns the time without its monotonic part, which stops while a computer sleeps: such a gap would count as quiet.
+func wallClock() time.Time { return time.Now().Round(0) }
 
 // close lets the login not log in. That ends no session, so who came in the last moment is seen, and it is undone.
 func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {

@@ -250,10 +250,11 @@ func (w *world) requireBack(step Step) {
 }
 
 // stopAt runs until this step is recorded, and ends the process there.
-func (w *world) stopAt(t *testing.T, step Step) {
+func (w *world) stopAt(t *testing.T, step Step) { w.stop(t, w.rotation(), step) }
+
+func (w *world) stop(t *testing.T, r *Rotation, step Step) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	r := w.rotation()
 	r.Userlists = stopping{fakeUserlists{w}, step, cancel}
 	_, err := r.Run(ctx)
 	if step != Closed {

@@ -137,9 +137,8 @@ func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 		case err != nil:
 			r.tell("%s", err)
 		case len(users) == 0:
-			record.Step, record.Since, record.Looked = Quiet, time.Now(), time.Now()
 			r.tell("nobody uses %s: its quiet time begins, %s", record.From, r.QuietFor)
-			return record, nil
+			return anew(record), nil
 		default:
 			r.tell("wait: %s is still used: %s", record.From, names(users))
 		}
