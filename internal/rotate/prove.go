@@ -18,7 +18,7 @@ func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {
 		last := record
 		record = r.lookOnce(ctx, record)
 		now := time.Now()
-		if record.Looked.Sub(record.Since) >= r.QuietFor {
+		if complete := !record.Looked.Equal(last.Looked); complete && record.Looked.Sub(record.Since) >= r.QuietFor {
 			r.tell("nobody has used %s since %s", record.From, record.Since.UTC().Format(time.RFC3339))
 			record.Step = Closing
 			return record, nil
@@ -49,15 +49,25 @@ func (r *Rotation) lookOnce(ctx context.Context, record Record) Record {
 		if len(clients) == 0 { // what a pooler keeps would be seen for ten minutes
 			r.endKept(ctx, record.From)
 		}
-	case now.Sub(record.Looked) > maxGap:
-		r.tell("nobody looked since %s: the quiet time begins anew", record.Looked.UTC().Format(time.RFC3339))
-		record.Since = now
-	case now.Before(record.Since): // a record whose quiet time begins after its last look is refused
-		r.tell("the clock has gone back: the quiet time begins anew")
+	case r.isUnwatched(record, now):
 		record.Since = now
 	}
 	record.Looked = now
 	return record
+}
+
+// isUnwatched reports whether a use could have been missed since the last look. A clock that went back does not say how long ago that was,
+// and a record whose quiet time begins after its last look would be refused.
+func (r *Rotation) isUnwatched(record Record, now time.Time) bool {
+	switch {
+	case now.Before(record.Since):
+		r.tell("the clock has gone back: the quiet time begins anew")
+	case now.Sub(record.Looked) > maxGap:
+		r.tell("nobody looked since %s: the quiet time begins anew", record.Looked.UTC().Format(time.RFC3339))
+	default:
+		return false
+	}
+	return true
 }
 
 // again returns the record at a new start of the quiet time.
@@ -93,33 +103,39 @@ func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {
 }
 
 func (r *Rotation) forbid(ctx context.Context, record Record) (Record, error) {
-	if r.Database == nil {
-		return r.closeUnlessUsed(ctx, record, func(context.Context, string) error { return nil })
-	}
-	// An earlier run may have closed it already.
-	if next, err := r.closeUnlessUsed(ctx, record, r.Database.Allow); err != nil || next.Step != Ending {
+	next, err := r.closeUnlessUsed(ctx, record)
+	if err != nil || next.Step != Ending || r.Database == nil {
 		return next, err
 	}
 	if err := r.Database.Forbid(ctx, record.From); err != nil {
 		return record, err
 	}
-	return r.closeUnlessUsed(ctx, record, r.Database.Allow)
+	return r.closeUnlessUsed(ctx, record)
 }
 
-// closeUnlessUsed looks once more, and calls undo if the login is used.
-func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record, undo func(context.Context, string) error) (Record, error) {
+// closeUnlessUsed looks once more. Unless it knows that nobody uses the login, it lets it log in: an earlier run may have closed it already.
+func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, error) {
 	clients, sessions, err := r.users(ctx, record.From)
 	if err != nil { // who cannot look does not know
-		return record, errors.Join(err, undo(context.WithoutCancel(ctx), record.From))
+		return record, errors.Join(err, r.allow(context.WithoutCancel(ctx), record.From))
 	}
+	now := wallClock()
 	if users := append(clients, sessions...); len(users) > 0 {
-		if err := undo(ctx, record.From); err != nil {
-			return record, err
-		}
-		return r.again(record, users), nil
+		return r.again(record, users), r.allow(ctx, record.From)
 	}
-	record.Step = Ending
+	if r.isUnwatched(record, now) {
+		return anew(record), r.allow(ctx, record.From)
+	}
+	record.Step, record.Looked = Ending, now
 	return record, nil
+}
+
+// allow undoes what forbid has done, if there is a server.
+func (r *Rotation) allow(ctx context.Context, login string) error {
+	if r.Database == nil {
+		return nil
+	}
+	return r.Database.Allow(ctx, login)
 }
 
 // end removes the password. The line in the userlists is changed and not removed: pgbouncer 1.25 still accepts a user whose line is
@@ -131,6 +147,8 @@ func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 		if err := r.Database.Forget(ctx, record.From); err != nil {
 			return record, err
 		}
+	} else if r.isUnwatched(record, wallClock()) { // without a server, the login is open until its line changes
+		return anew(record), nil
 	}
 	nobodys := escort.Login{User: record.From, Password: generate()}
 	verifier, err := scram.New(nobodys.Password, scram.Iterations)

@@ -214,16 +214,17 @@ func (r *Rotation) Back(ctx context.Context) error {
 		return nil
 	}
 	back := Record{From: record.To, To: record.From, Back: true, Step: Moving}
-	switch record.Step {
-	case Closing:
-		if r.Database != nil {
-			err = r.Database.Allow(ctx, back.To)
-		}
-	case Ending, Closed: // its password may be gone
-		back.Step = Opening
+	gone := Ending // from this step on, its password may be gone
+	if r.Database == nil {
+		gone = Quiet // its quiet time may have begun anew when its line had been changed
 	}
-	if err != nil {
-		return err
+	switch {
+	case slices.Index(steps, record.Step) >= slices.Index(steps, gone):
+		back.Step = Opening
+	case record.Step == Closing:
+		if err := r.allow(ctx, back.To); err != nil {
+			return err
+		}
 	}
 	r.tell("undo the rotation to %s", back.From)
 	return r.Userlists.SetRecord(ctx, back)
