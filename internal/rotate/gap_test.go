@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -126,4 +127,31 @@ func (s *slow) Sessions(ctx context.Context, user string) ([]string, error) {
 		return nil, errKilled
 	}
 	return s.fakePoolers.Sessions(ctx, user)
+}
+
+// A standby that came in the quiet time may have sessions that nobody has looked at.
+func TestRotation_StandbyCameInTheQuietTime_LoginStaysOpen(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		w.stopAt(t, Closing)
+		w.locked(func() { w.roles[blue].login = false }) // by a run that was killed
+		r := w.rotation()
+		r.Database = &grown{fakeDatabase: fakeDatabase{w}}
+		_, err := r.Run(t.Context())
+		require.ErrorContains(t, err, "closing: cannot look at all poolers and servers: 1 standbys stream")
+		require.True(t, w.roles[blue].login)
+		require.NotContains(t, w.order(), "forbid "+blue)
+	})
+}
+
+// grown is a database that has another standby after the first look.
+type grown struct {
+	fakeDatabase
+	checks int
+}
+
+func (g *grown) Check(ctx context.Context) error {
+	if g.checks++; g.checks > 1 {
+		return errors.New("1 standbys stream")
+	}
+	return g.fakeDatabase.Check(ctx)
 }

@@ -71,11 +71,15 @@ func Connection(text string, primary bool) (*pgx.ConnConfig, error) {
 	return config, nil
 }
 
+// standbysQuery counts the standbys. A login without pg_read_all_stats sees no state, and then whoever streams counts.
+const standbysQuery = `SELECT count(*) FROM pg_stat_replication
+ WHERE (state IS NULL OR state IN ('streaming', 'catchup')) AND application_name NOT LIKE 'pg\_%'`
+
 // Check implements Database.
 func (p *Postgres) Check(ctx context.Context) error {
 	standbys := 0
 	err := in(ctx, p.Primary, func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name NOT LIKE 'pg\\_%'").Scan(&standbys)
+		return conn.QueryRow(ctx, standbysQuery).Scan(&standbys)
 	})
 	if err != nil {
 		return err

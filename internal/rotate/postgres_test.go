@@ -1,9 +1,12 @@
 package rotate
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
 	parts "quiesce/test/parts/pgbouncer"
@@ -65,4 +68,50 @@ func TestConnection_Nonsense_ErrorDoesNotShowIt(t *testing.T) {
 	_, err := Connection("postgres://user:secret@host:port/db", true)
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), "secret")
+}
+
+// unprivileged is the login that the README allows, with what it needs and nothing more.
+func unprivileged(t *testing.T, database *postgres.Database) *Postgres {
+	for _, sql := range []string{
+		"DROP ROLE IF EXISTS " + blue + ", " + green + ", " + group + ", rotator",
+		"CREATE ROLE rotator LOGIN NOINHERIT CREATEROLE", "CREATE ROLE " + group + " NOLOGIN", "CREATE ROLE " + blue + " LOGIN IN ROLE " + group,
+		"GRANT " + blue + " TO rotator WITH ADMIN OPTION", "GRANT pg_signal_backend TO rotator",
+	} {
+		database.Query(t, sql)
+	}
+	primary, err := Connection(fmt.Sprintf("postgres://rotator@%s/postgres?sslmode=disable", database.Addr), true)
+	require.NoError(t, err)
+	return &Postgres{Primary: primary, Group: group}
+}
+
+// PostgreSQL shows such a login a standby, and not what it does.
+func TestPostgres_LoginThatSeesNoState_StandbysCount(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{Access: "host replication postgres 127.0.0.1/32 trust\nhost all rotator 127.0.0.1/32 trust\n"})
+	p := unprivileged(t, database)
+	require.NoError(t, p.Check(t.Context()))
+	stream(t, database, "standby-1")
+	stream(t, database, "pg_receivewal")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys stream from the primary, and 0 are named")
+	p.Primary.User = "postgres"
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys stream from the primary, and 0 are named")
+	p.IgnoreStandbys = true
+	require.NoError(t, p.Check(t.Context()))
+}
+
+// stream receives the log of the primary, as a standby does.
+func stream(t *testing.T, database *postgres.Database, name string) {
+	config, err := pgconn.ParseConfig(fmt.Sprintf("postgres://postgres@%s/?sslmode=disable&replication=true&application_name=%s", database.Addr, name))
+	require.NoError(t, err)
+	conn, err := pgconn.ConnectConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	conn.Frontend().Send(&pgproto3.Query{String: "START_REPLICATION PHYSICAL 0/1000000"})
+	require.NoError(t, conn.Frontend().Flush())
+	for {
+		message, err := conn.ReceiveMessage(t.Context())
+		require.NoError(t, err)
+		if _, streams := message.(*pgproto3.CopyBothResponse); streams {
+			return
+		}
+	}
 }

@@ -115,12 +115,12 @@ func (r *Rotation) forbid(ctx context.Context, record Record) (Record, error) {
 
 // closeUnlessUsed looks once more. Unless it knows that nobody uses the login, it lets it log in: an earlier run may have closed it already.
 func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, error) {
-	clients, sessions, err := r.users(ctx, record.From)
+	users, err := r.lastUsers(ctx, record)
 	if err != nil { // who cannot look does not know
 		return record, errors.Join(err, r.allow(context.WithoutCancel(ctx), record.From))
 	}
 	now := wallClock()
-	if users := append(clients, sessions...); len(users) > 0 {
+	if len(users) > 0 {
 		return r.again(record, users), r.allow(ctx, record.From)
 	}
 	if r.isUnwatched(record, now) {
@@ -128,6 +128,17 @@ func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, 
 	}
 	record.Step, record.Looked = Ending, now
 	return record, nil
+}
+
+// lastUsers returns who uses the login that is to be closed. A standby may have come since the rotation began, and nobody has looked there.
+func (r *Rotation) lastUsers(ctx context.Context, record Record) ([]string, error) {
+	if r.Database != nil {
+		if err := r.Database.Check(ctx); err != nil {
+			return nil, fmt.Errorf("%w: %w", errBlind, err)
+		}
+	}
+	clients, sessions, err := r.users(ctx, record.From)
+	return append(clients, sessions...), err
 }
 
 // allow undoes what forbid has done, if there is a server.
