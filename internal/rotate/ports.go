@@ -51,10 +51,10 @@ type Userlists interface {
 	// Record returns the record of the rotation, and SetRecord writes it.
 	Record(ctx context.Context) (Record, error)
 	SetRecord(ctx context.Context, r Record) error
-	// Check returns why these logins cannot be rotated in them.
-	Check(ctx context.Context, from, to string) error
+	// Check returns why these logins cannot be rotated in them. The other one may have no line.
+	Check(ctx context.Context, listed, other string) error
 	// SetPassword changes a user's line, or appends one. The line has the password where that of the user "like" has one in clear text, or
-	// else the verifier.
+	// else the verifier. Without such a line, that of the other login decides.
 	SetPassword(ctx context.Context, user, like, password, verifier string) error
 }
 

@@ -120,11 +120,13 @@ func (r *Rotation) start(ctx context.Context) (Record, error) {
 	return record, nil
 }
 
-func (r *Rotation) other(login string) string {
-	if login == r.Logins[0] {
-		return r.Logins[1]
+func (r *Rotation) other(login string) string { return otherThan(login, r.Logins) }
+
+func otherThan(login string, logins [2]string) string {
+	if login == logins[0] {
+		return logins[1]
 	}
-	return r.Logins[0]
+	return logins[0]
 }
 
 // active returns the login that works. The database decides; without one, what the clients have.
@@ -185,7 +187,11 @@ func (r *Rotation) check(ctx context.Context, record Record) error {
 			return err
 		}
 	}
-	if err := r.Userlists.Check(ctx, record.From, record.To); err != nil {
+	listed := record.From
+	if record.Step != "" && record.Step != Opening { // the one to be closed has no line if the rotation was undone early
+		listed = record.To
+	}
+	if err := r.Userlists.Check(ctx, listed, r.other(listed)); err != nil {
 		return err
 	}
 	err := r.Poolers.Check(ctx)

@@ -28,6 +28,21 @@ func TestUserlist_NoLineOrTwo_Error(t *testing.T) {
 	require.ErrorContains(t, err, "several")
 }
 
+// A rotation that is undone early ends with a login that has no line yet.
+func TestUserlist_LineOfAnUnlistedLogin_HasTheFormOfTheOther(t *testing.T) {
+	logins := [2]string{blue, green}
+	for form, stored := range map[string]string{firstWord: "the password", "SCRAM-SHA-256$x": "SCRAM-SHA-256$y"} {
+		list, err := withPassword(formatLine(blue, form), logins, green, green, "the password", "SCRAM-SHA-256$y")
+		require.NoError(t, err)
+		require.Equal(t, formatLine(blue, form)+formatLine(green, stored), list)
+		again, err := withPassword(list, logins, green, green, "the password", "SCRAM-SHA-256$y")
+		require.NoError(t, err)
+		require.Equal(t, list, again)
+	}
+	_, err := withPassword(formatLine("admin", firstWord), logins, green, green, "the password", "SCRAM-SHA-256$y")
+	require.ErrorIs(t, err, errUnlisted)
+}
+
 func TestRecord_Text_CanBeParsed(t *testing.T) {
 	now := time.Now().UTC()
 	for _, r := range []Record{
