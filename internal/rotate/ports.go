@@ -22,8 +22,17 @@ type Database interface {
 	Forget(ctx context.Context, name string) error
 	// Sessions returns the sessions of a role on every server, in words. Connections that a pooler keeps are among them.
 	Sessions(ctx context.Context, name string) ([]string, error)
-	// End ends those sessions of a role that are idle and have one of these process IDs.
-	End(ctx context.Context, name string, processes []int) error
+	// Processes returns the processes of those sessions.
+	Processes(ctx context.Context, name string) ([]Process, error)
+	// End ends those of a role that are idle, and that nobody has used since Processes returned them.
+	End(ctx context.Context, name string, processes []Process) error
+}
+
+// Process is a server's process of a session.
+type Process struct {
+	Server int // which of the servers: they number their processes alike
+	ID     int
+	State  string // when its state changed, as the server writes it
 }
 
 // Role is what is known of a login.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	parts "quiesce/test/parts/pgbouncer"
@@ -114,4 +115,55 @@ func stream(t *testing.T, database *postgres.Database, name string) {
 			return
 		}
 	}
+}
+
+// keeps is poolers that keep these connections. A client takes one right after they have said so.
+type keeps struct {
+	Poolers
+	processes []int
+	taken     func()
+}
+
+func (k keeps) Kept(context.Context, string) ([]int, error) {
+	k.taken()
+	return k.processes, nil
+}
+
+func TestRotation_KeptConnectionIsTakenByAClient_ItsSessionStays(t *testing.T) {
+	parts.Require(t)
+	database := postgres.Shared(t)
+	primary, err := Connection(fmt.Sprintf("postgres://postgres@%s/postgres?sslmode=disable", database.Addr), true)
+	require.NoError(t, err)
+	session, err := postgres.Connect(t.Context(), database.Addr, postgres.App, postgres.App.Name)
+	require.NoError(t, err)
+	defer session.Close(t.Context())
+	use := func() error { _, err := session.Exec(t.Context(), "SELECT").ReadAll(); return err }
+	require.NoError(t, use())
+	kept := keeps{processes: []int{int(session.PID())}, taken: func() { assert.NoError(t, use()) }}
+	told := []string{}
+	r := &Rotation{Database: &Postgres{Primary: primary}, Poolers: &kept, Tell: func(text string) { told = append(told, text) }}
+	r.endKept(t.Context(), postgres.App.Name)
+	require.NoError(t, use(), "it is not ended")
+	kept.taken = func() {}
+	r.endKept(t.Context(), postgres.App.Name)
+	require.Error(t, use(), "nobody has used it since")
+	require.Empty(t, told)
+}
+
+func TestRotation_LoginMayNotSeeSessions_SaysWhatIsMissing(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{Access: "host all rotator," + blue + " 127.0.0.1/32 trust\n"})
+	p := unprivileged(t, database)
+	session, err := postgres.Connect(t.Context(), database.Addr, postgres.User{Name: blue}, "postgres")
+	require.NoError(t, err)
+	defer session.Close(t.Context())
+	told := []string{}
+	r := &Rotation{Database: p, Poolers: &keeps{processes: []int{int(session.PID())}, taken: func() {}}, Tell: func(text string) { told = append(told, text) }}
+	r.endKept(t.Context(), blue)
+	require.Len(t, told, 1)
+	require.Contains(t, told[0], `GRANT pg_read_all_stats TO "rotator"`)
+	database.Query(t, "GRANT pg_read_all_stats TO rotator; ALTER ROLE rotator INHERIT")
+	r.endKept(t.Context(), blue)
+	_, err = session.Exec(t.Context(), "SELECT").ReadAll()
+	require.Error(t, err, "it is ended")
+	require.Len(t, told, 1)
 }

@@ -100,3 +100,9 @@ func TestPassword_Unfit_ErrorDoesNotShowIt(t *testing.T) {
 		require.NotContains(t, err.Error(), password)
 	}
 }
+
+// A primary and its standby number their processes alike.
+func TestAmong_SeveralServersHaveTheID_LeftAlone(t *testing.T) {
+	processes := []Process{{Server: 0, ID: 7}, {Server: 0, ID: 8}, {Server: 1, ID: 7}, {Server: 1, ID: 9}, {Server: 1, ID: 10}}
+	require.Equal(t, []Process{{Server: 0, ID: 8}, {Server: 1, ID: 9}}, among(processes, []int{7, 8, 9}))
+}

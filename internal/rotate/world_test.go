@@ -255,7 +255,17 @@ func (d fakeDatabase) Sessions(_ context.Context, name string) (found []string, 
 	return found, err
 }
 
-func (d fakeDatabase) End(_ context.Context, name string, _ []int) error {
+func (d fakeDatabase) Processes(_ context.Context, name string) (found []Process, err error) {
+	err = d.look(func() {
+		if d.kept[name] {
+			found = []Process{{ID: 1}}
+		}
+	})
+	return found, err
+}
+
+func (d fakeDatabase) End(_ context.Context, name string, processes []Process) error {
+	require.Equal(d, []Process{{ID: 1}}, processes)
 	return d.effect("end", func() {
 		for _, c := range d.clients {
 			if !c.away && c.login.User == name {
