@@ -57,7 +57,7 @@ type Poolers interface {
 
 // Userlists are the files of the poolers, where they are kept.
 type Userlists interface {
-	// Record returns the record of the rotation, and SetRecord writes it.
+	// Record returns the record of the rotation, and SetRecord writes it. It fails if another run has changed it since it was read or written.
 	Record(ctx context.Context) (Record, error)
 	SetRecord(ctx context.Context, r Record) error
 	// Check returns why these logins cannot be rotated in them. The other one may have no line.

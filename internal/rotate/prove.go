@@ -87,6 +87,17 @@ func wallClock() time.Time { return time.Now().Round(0) }
 
 // close lets the login not log in. That ends no session, so who came in the last moment is seen, and it is undone.
 func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {
+	if r.App != nil {
+		current, _, err := r.App.Login(ctx)
+		if err != nil {
+			return record, err
+		}
+		if current.User != record.To { // clients are about to use what an earlier run may have closed
+			r.tell("the Secret of --app-secret has %s, so clients move anew: see that nothing else writes that Secret", escort.Printable(current.User))
+			record.Step = Moving
+			return record, r.allow(ctx, record.From)
+		}
+	}
 	login, given, err := r.password(ctx, record)
 	if err != nil {
 		return record, err
@@ -130,8 +141,21 @@ func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, 
 	return record, nil
 }
 
+// unchanged returns an error if another run has changed the record. It is asked before what would lock out the clients that the other run
+// moves.
+func (r *Rotation) unchanged(ctx context.Context, record Record) error {
+	stored, err := r.Userlists.Record(ctx)
+	if err == nil && stored.Text() != record.Text() {
+		err = errAnotherRun
+	}
+	return err
+}
+
 // lastUsers returns who uses the login that is to be closed. A standby may have come since the rotation began, and nobody has looked there.
 func (r *Rotation) lastUsers(ctx context.Context, record Record) ([]string, error) {
+	if err := r.unchanged(ctx, record); err != nil {
+		return nil, err
+	}
 	if r.Database != nil {
 		if err := r.Database.Check(ctx); err != nil {
 			return nil, fmt.Errorf("%w: %w", errBlind, err)
@@ -154,6 +178,9 @@ func (r *Rotation) allow(ctx context.Context, login string) error {
 // the proof of the login that checks it, and use that for the next password of this user, too. The server would refuse it (seen with 1.18
 // and 1.24).
 func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
+	if err := r.unchanged(ctx, record); err != nil {
+		return record, err
+	}
 	if r.Database != nil {
 		if err := r.Database.Forget(ctx, record.From); err != nil {
 			return record, err

@@ -33,6 +33,8 @@ type SecretLists struct {
 	Lists    []SecretKey
 	Logins   [2]string
 	Selector labels.Selector // of the poolers; nil: those that mount a list, or look like poolers
+
+	record string // that was last read or written
 }
 
 var _ Userlists = (*SecretLists)(nil)
@@ -74,22 +76,31 @@ func (s *SecretLists) Record(ctx context.Context) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	r, err := ParseRecord(secret.Annotations[Annotation], s.Logins, time.Now())
+	s.record = secret.Annotations[Annotation]
+	r, err := ParseRecord(s.record, s.Logins, time.Now())
 	if err != nil {
 		return Record{}, fmt.Errorf("%s: %w", s.Lists[0], err)
 	}
 	return r, nil
 }
 
-// SetRecord implements Userlists.
+// SetRecord implements Userlists. A write whose answer was lost is repeated, and then the record is there already.
 func (s *SecretLists) SetRecord(ctx context.Context, r Record) error {
-	return change(ctx, s.Client, s.Lists[0].Namespace, s.Lists[0].Name, func(secret *corev1.Secret) error {
+	text := r.Text()
+	err := change(ctx, s.Client, s.Lists[0].Namespace, s.Lists[0].Name, func(secret *corev1.Secret) error {
+		if stored := secret.Annotations[Annotation]; stored != s.record && stored != text {
+			return errAnotherRun
+		}
 		if secret.Annotations == nil {
 			secret.Annotations = map[string]string{}
 		}
-		secret.Annotations[Annotation] = r.Text()
+		secret.Annotations[Annotation] = text
 		return nil
 	})
+	if err == nil {
+		s.record = text
+	}
+	return err
 }
 
 // Check implements Userlists.
