@@ -63,7 +63,8 @@ func requireBackAnew(t *testing.T, step Step) {
 		w.stop(t, w.pgbouncerOnly(), step)
 		r := w.pgbouncerOnly()
 		r.To = ""
-		require.NoError(t, r.Back(t.Context()))
+		_, err = r.Back(t.Context())
+		require.NoError(t, err)
 		_, err = r.Run(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, escort.Login{User: blue, Password: firstWord}, w.app[0])

@@ -208,16 +208,19 @@ func isPassing(err error) bool {
 }
 
 // Back turns a rotation around: the login that clients had before is the one to be used. Run continues it. A rotation that is being undone
-// stays so.
-func (r *Rotation) Back(ctx context.Context) error {
+// stays so, and one that has been undone is Closed: then nothing is left to do.
+func (r *Rotation) Back(ctx context.Context) (Record, error) {
 	record, err := r.Userlists.Record(ctx)
 	switch {
 	case err != nil:
-		return err
+		return record, err
 	case record.Step == "":
-		return errors.New("no rotation is recorded: there is nothing to undo")
-	case record.Back && record.Step != Closed:
-		return nil
+		return record, errors.New("no rotation is recorded: there is nothing to undo")
+	case record.Back:
+		if record.Step == Closed {
+			r.tell("the rotation to %s is undone already", record.From)
+		}
+		return record, nil
 	}
 	back := Record{From: record.To, To: record.From, Back: true, Step: Moving}
 	gone := Ending // from this step on, its password may be gone
@@ -229,11 +232,11 @@ func (r *Rotation) Back(ctx context.Context) error {
 		back.Step = Opening
 	case record.Step == Closing:
 		if err := r.allow(ctx, back.To); err != nil {
-			return err
+			return record, err
 		}
 	}
 	r.tell("undo the rotation to %s", back.From)
-	return r.Userlists.SetRecord(ctx, back)
+	return back, r.Userlists.SetRecord(ctx, back)
 }
 
 // tell reports something once.

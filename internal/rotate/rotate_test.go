@@ -227,12 +227,22 @@ func TestRotation_Back_ClientsHaveTheOldLoginAgain(t *testing.T) {
 				w.stopAt(t, step)
 				r := w.rotation()
 				r.To = ""
-				require.NoError(t, r.Back(t.Context()))
-				require.NoError(t, r.Back(t.Context()), "asked twice, it is not turned twice")
-				require.True(t, w.record.Back)
+				for range 2 { // asked twice, it is not turned twice
+					record, err := r.Back(t.Context())
+					require.NoError(t, err)
+					require.True(t, w.record.Back)
+					require.NotEqual(t, Closed, record.Step)
+				}
 				_, err := r.Run(t.Context())
 				require.NoError(t, err)
 				w.requireBack(step)
+				before := len(w.log)
+				record, err := r.Back(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, Closed, record.Step, "asked after the end, it is done")
+				require.Equal(t, blue, record.To)
+				require.Len(t, w.log, before)
+				require.Equal(t, "the rotation to app_green is undone already", w.told[len(w.told)-1])
 			})
 		})
 	}
