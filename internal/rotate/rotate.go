@@ -95,7 +95,7 @@ func (r *Rotation) Look(ctx context.Context) (Record, error) {
 		return record, err
 	}
 	if record.Step == "" || record.Step == Closed {
-		if record, err = r.start(ctx); err != nil {
+		if record, err = r.start(ctx, record); err != nil {
 			return record, err
 		}
 	} else if r.To != "" && r.To != record.To {
@@ -107,15 +107,19 @@ func (r *Rotation) Look(ctx context.Context) (Record, error) {
 	return record, r.check(ctx, record)
 }
 
-// start returns a new record: from the login that works to the one that rests.
-func (r *Rotation) start(ctx context.Context) (Record, error) {
+// start returns a new record: from the login that works to the one that rests. There is nothing to do if that login is in use and the other
+// one is closed. Without a database, only a record says so.
+func (r *Rotation) start(ctx context.Context, last Record) (Record, error) {
 	active, err := r.active(ctx)
 	if err != nil {
 		return Record{}, err
 	}
-	record := Record{From: active, To: r.other(active)}
-	if r.To == active {
-		return Record{From: record.To, To: active, Step: Closed}, nil
+	if r.To != active {
+		return Record{From: active, To: r.other(active)}, nil
+	}
+	record := Record{From: r.other(active), To: active, Step: Closed}
+	if r.Database == nil && last.To != active {
+		record.Step = Moving
 	}
 	return record, nil
 }

@@ -399,6 +399,36 @@ func TestRotation_WithoutDatabase_Ends(t *testing.T) {
 	})
 }
 
+// Without a database, only the poolers know whether the other login is closed. The application's Secret was changed by hand.
+func TestRotation_ToTheLoginInUseWithoutDatabase_OtherOneIsClosed(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		login := escort.Login{User: green, Password: "a password that was set by hand"}
+		w.locked(func() {
+			w.list = withLine(w.list, green, login.Password)
+			w.listed = append(w.listed, version{w.list, time.Now()})
+			w.app[0] = login
+			for _, c := range w.clients {
+				c.away = true
+			}
+		})
+		record, plan, err := w.pgbouncerOnly().Plan(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, Record{From: blue, To: green, Step: Moving}, record)
+		require.Len(t, plan, 4)
+		_, err = w.pgbouncerOnly().Run(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"userlist " + blue, "settle"}, w.order())
+		for _, p := range w.poolers {
+			require.NotEmpty(t, w.fails(p, escort.Login{User: blue, Password: firstWord}, false))
+		}
+		before := len(w.log)
+		record, err = w.pgbouncerOnly().Run(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, Closed, record.Step, "it is recorded")
+		require.Len(t, w.log, before)
+	})
+}
+
 // A pooler that comes or goes has no console for seconds, as in a drain.
 func TestRotation_EveryThirdLookFails_Ends(t *testing.T) {
 	inWorld(t, true, func(t *testing.T, w *world) {
