@@ -126,7 +126,14 @@ func (r *Rotation) forbid(ctx context.Context, record Record) (Record, error) {
 
 // closeUnlessUsed looks once more. Unless it knows that nobody uses the login, it lets it log in: an earlier run may have closed it already.
 func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, error) {
-	users, err := r.lastUsers(ctx, record)
+	stored, err := r.unchanged(ctx, record)
+	if stored.From == record.From && (stored.Step == Ending || stored.Step == Closed) {
+		return record, err // the other run has closed it for good
+	}
+	var users []string
+	if err == nil {
+		users, err = r.lastUsers(ctx, record)
+	}
 	if err != nil { // who cannot look does not know
 		return record, errors.Join(err, r.allow(context.WithoutCancel(ctx), record.From))
 	}
@@ -141,21 +148,18 @@ func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, 
 	return record, nil
 }
 
-// unchanged returns an error if another run has changed the record. It is asked before what would lock out the clients that the other run
-// moves.
-func (r *Rotation) unchanged(ctx context.Context, record Record) error {
-	stored, err := r.Userlists.Record(ctx)
+// unchanged returns the record as it is now, and an error if another run has changed it. It is asked before what would lock out the clients
+// that the other run moves.
+func (r *Rotation) unchanged(ctx context.Context, record Record) (stored Record, err error) {
+	stored, err = r.Userlists.Record(ctx)
 	if err == nil && stored.Text() != record.Text() {
 		err = errAnotherRun
 	}
-	return err
+	return stored, err
 }
 
 // lastUsers returns who uses the login that is to be closed. A standby may have come since the rotation began, and nobody has looked there.
 func (r *Rotation) lastUsers(ctx context.Context, record Record) ([]string, error) {
-	if err := r.unchanged(ctx, record); err != nil {
-		return nil, err
-	}
 	if r.Database != nil {
 		if err := r.Database.Check(ctx); err != nil {
 			return nil, fmt.Errorf("%w: %w", errBlind, err)
@@ -178,7 +182,7 @@ func (r *Rotation) allow(ctx context.Context, login string) error {
 // the proof of the login that checks it, and use that for the next password of this user, too. The server would refuse it (seen with 1.18
 // and 1.24).
 func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
-	if err := r.unchanged(ctx, record); err != nil {
+	if _, err := r.unchanged(ctx, record); err != nil {
 		return record, err
 	}
 	if r.Database != nil {

@@ -47,6 +47,18 @@ func TestRotation_AnotherRunTurnsItAroundMeanwhile_Stops(t *testing.T) {
 	}
 }
 
+// The other run went the same way, and was faster.
+func TestRotation_AnotherRunEndedItMeanwhile_LoginStaysClosed(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		w.stopAt(t, Closing)
+		r := w.rotation()
+		r.Poolers = &turned{fakePoolers{w}, func() { w.record.Step, *w.roles[blue] = Closed, fakeRole{} }}
+		_, err := r.Run(t.Context())
+		require.ErrorContains(t, err, "another run of rotate has changed the record")
+		require.Equal(t, &fakeRole{}, w.roles[blue])
+	})
+}
+
 // turned is poolers that are asked while another run changes the record.
 type turned struct {
 	fakePoolers
