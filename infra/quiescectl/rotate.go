@@ -126,12 +126,15 @@ func (r *rotateOptions) run(c *cobra.Command) error {
 		table := fmt.Sprintf("from %s to %s\n%s\n", record.From, record.To, strings.Join(plan, "\n"))
 		return r.write(c.OutOrStdout(), rotated{record, plan}, table)
 	}
+	var record rotate.Record
 	if r.back {
-		if err := rotation.Back(ctx); err != nil {
+		if record, err = rotation.Back(ctx); err != nil {
 			return err
 		}
 	}
-	record, err := rotation.Run(ctx)
+	if record.Step != rotate.Closed {
+		record, err = rotation.Run(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("%w\nnothing is lost: the same command continues, and --back undoes it", err)
 	}

@@ -2,12 +2,22 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quiesce/internal/rotate"
 )
 
 // rotateCommand runs rotate with these flags, and returns what it said.
@@ -48,6 +58,30 @@ func TestRotate_Flags_ErrorNamesTheNextStep(t *testing.T) {
 			require.NotContains(t, said, "hidden")
 		})
 	}
+}
+
+// An API server that has nothing but the record: whatever else is asked fails.
+func TestRotate_BackIsRepeatedAfterItsEnd_SaysThatItIsDone(t *testing.T) {
+	record := rotate.Record{From: "a_green", To: "a_blue", Back: true, Step: rotate.Closed}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || r.URL.Path != "/api/v1/namespaces/db/secrets/list" {
+			http.Error(w, "unexpected", http.StatusTeapot)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		assert.NoError(t, json.NewEncoder(w).Encode(corev1.Secret{
+			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+			ObjectMeta: metav1.ObjectMeta{Namespace: "db", Name: "list", Annotations: map[string]string{rotate.Annotation: record.Text()}},
+		}))
+	}))
+	defer server.Close()
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	config := fmt.Sprintf("{clusters: [{name: c, cluster: {server: %q}}], contexts: [{name: c, context: {cluster: c}}], current-context: c}", server.URL)
+	require.NoError(t, os.WriteFile(path, []byte(config), 0o600))
+	status, said := rotateCommand(t, append([]string{"--kubeconfig", path, "--back", "--admin", "--app-secret", "db/app"}, required...)...)
+	require.Zero(t, status, said)
+	require.Contains(t, said, "the rotation to a_green is undone already")
+	require.Contains(t, said, "a_blue is in use, a_green is closed")
 }
 
 // The page names no flag that does not exist.

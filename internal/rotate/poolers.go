@@ -140,9 +140,9 @@ func (c *Consoles) Refusing(ctx context.Context, login escort.Login) ([]string, 
 }
 
 // Unread implements Poolers. The role may not log in to the server any more, so a login ends with what the server says, or waits until
-// the time is over. The pod's console has answered just before.
+// the time is over. The pod's console has answered just before. A login to a console waits for no server, so there it must succeed.
 func (c *Consoles) Unread(ctx context.Context, login escort.Login) ([]string, error) {
-	return c.refusing(ctx, login, func(err error) bool { return err == nil || isBehindPgbouncer(err) })
+	return c.refusing(ctx, login, func(err error) bool { return err == nil || !c.Admin && isBehindPgbouncer(err) })
 }
 
 // isBehindPgbouncer reports whether a login has come past pgbouncer's own check of a verifier, whose refusal is "SASL authentication

@@ -22,8 +22,17 @@ type Database interface {
 	Forget(ctx context.Context, name string) error
 	// Sessions returns the sessions of a role on every server, in words. Connections that a pooler keeps are among them.
 	Sessions(ctx context.Context, name string) ([]string, error)
-	// End ends those sessions of a role that are idle and have one of these process IDs.
-	End(ctx context.Context, name string, processes []int) error
+	// Processes returns the processes of those sessions.
+	Processes(ctx context.Context, name string) ([]Process, error)
+	// End ends those of a role that are idle, and that nobody has used since Processes returned them.
+	End(ctx context.Context, name string, processes []Process) error
+}
+
+// Process is a server's process of a session.
+type Process struct {
+	Server int // which of the servers: they number their processes alike
+	ID     int
+	State  string // when its state changed, as the server writes it
 }
 
 // Role is what is known of a login.
@@ -48,13 +57,13 @@ type Poolers interface {
 
 // Userlists are the files of the poolers, where they are kept.
 type Userlists interface {
-	// Record returns the record of the rotation, and SetRecord writes it.
+	// Record returns the record of the rotation, and SetRecord writes it. It fails if another run has changed it since it was read or written.
 	Record(ctx context.Context) (Record, error)
 	SetRecord(ctx context.Context, r Record) error
-	// Check returns why these logins cannot be rotated in them.
-	Check(ctx context.Context, from, to string) error
+	// Check returns why these logins cannot be rotated in them. The other one may have no line.
+	Check(ctx context.Context, listed, other string) error
 	// SetPassword changes a user's line, or appends one. The line has the password where that of the user "like" has one in clear text, or
-	// else the verifier.
+	// else the verifier. Without such a line, that of the other login decides.
 	SetPassword(ctx context.Context, user, like, password, verifier string) error
 }
 

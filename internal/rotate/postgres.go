@@ -71,11 +71,15 @@ func Connection(text string, primary bool) (*pgx.ConnConfig, error) {
 	return config, nil
 }
 
+// standbysQuery counts the standbys. A login without pg_read_all_stats sees no state, and then whoever streams counts.
+const standbysQuery = `SELECT count(*) FROM pg_stat_replication
+ WHERE (state IS NULL OR state IN ('streaming', 'catchup')) AND application_name NOT LIKE 'pg\_%'`
+
 // Check implements Database.
 func (p *Postgres) Check(ctx context.Context) error {
 	standbys := 0
 	err := in(ctx, p.Primary, func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name NOT LIKE 'pg\\_%'").Scan(&standbys)
+		return conn.QueryRow(ctx, standbysQuery).Scan(&standbys)
 	})
 	if err != nil {
 		return err
@@ -174,12 +178,16 @@ func (p *Postgres) Forget(ctx context.Context, name string) error {
 	return p.alter(ctx, name, "NOLOGIN PASSWORD NULL")
 }
 
+func (p *Postgres) servers() []*pgx.ConnConfig {
+	return append([]*pgx.ConnConfig{p.Primary}, p.Standbys...)
+}
+
 const sessionsQuery = `SELECT count(*), coalesce(min(host(client_addr)), 'a local socket'), coalesce(min(nullif(application_name, '')), 'no name')
  FROM pg_stat_activity WHERE usename = $1`
 
 // Sessions implements Database.
 func (p *Postgres) Sessions(ctx context.Context, name string) (found []string, err error) {
-	for _, config := range append([]*pgx.ConnConfig{p.Primary}, p.Standbys...) {
+	for _, config := range p.servers() {
 		err := in(ctx, config, func(ctx context.Context, conn *pgx.Conn) error {
 			count, address, application := 0, "", ""
 			if err := conn.QueryRow(ctx, sessionsQuery, name).Scan(&count, &address, &application); err != nil || count == 0 {
@@ -195,14 +203,51 @@ func (p *Postgres) Sessions(ctx context.Context, name string) (found []string, e
 	return found, nil
 }
 
-const endQuery = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1 AND state = 'idle' AND pid = ANY ($2)`
+const processesQuery = `SELECT pid, coalesce(state_change::text, ''), pg_has_role('pg_read_all_stats', 'USAGE') OR pg_has_role(usesysid, 'USAGE')
+ FROM pg_stat_activity WHERE usename = $1`
+
+// Processes implements Database. To a login that may not see a session, the session has no state, and would never be idle.
+func (p *Postgres) Processes(ctx context.Context, name string) (found []Process, err error) {
+	for i, config := range p.servers() {
+		err := in(ctx, config, func(ctx context.Context, conn *pgx.Conn) error {
+			process, visible := Process{Server: i}, false
+			rows, err := conn.Query(ctx, processesQuery, name)
+			if err != nil {
+				return err
+			}
+			_, err = pgx.ForEachRow(rows, []any{&process.ID, &process.State, &visible}, func() error {
+				if !visible {
+					return fmt.Errorf("its login may not see what sessions do: GRANT pg_read_all_stats TO %s", identifier(config.User))
+				}
+				found = append(found, process)
+				return nil
+			})
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+const endQuery = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+ WHERE usename = $1 AND state = 'idle' AND pid = $2 AND state_change::text = $3`
 
 // End implements Database.
-func (p *Postgres) End(ctx context.Context, name string, processes []int) error {
-	for _, config := range append([]*pgx.ConnConfig{p.Primary}, p.Standbys...) {
+func (p *Postgres) End(ctx context.Context, name string, processes []Process) error {
+	for i, config := range p.servers() {
 		err := in(ctx, config, func(ctx context.Context, conn *pgx.Conn) error {
-			ended := 0
-			return conn.QueryRow(ctx, endQuery, name, processes).Scan(&ended)
+			for _, process := range processes {
+				if process.Server != i {
+					continue
+				}
+				ended := 0
+				if err := conn.QueryRow(ctx, endQuery, name, process.ID, process.State).Scan(&ended); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 		if err != nil {
 			return err

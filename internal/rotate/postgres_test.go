@@ -1,9 +1,13 @@
 package rotate
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	parts "quiesce/test/parts/pgbouncer"
@@ -65,4 +69,101 @@ func TestConnection_Nonsense_ErrorDoesNotShowIt(t *testing.T) {
 	_, err := Connection("postgres://user:secret@host:port/db", true)
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), "secret")
+}
+
+// unprivileged is the login that the README allows, with what it needs and nothing more.
+func unprivileged(t *testing.T, database *postgres.Database) *Postgres {
+	for _, sql := range []string{
+		"DROP ROLE IF EXISTS " + blue + ", " + green + ", " + group + ", rotator",
+		"CREATE ROLE rotator LOGIN NOINHERIT CREATEROLE", "CREATE ROLE " + group + " NOLOGIN", "CREATE ROLE " + blue + " LOGIN IN ROLE " + group,
+		"GRANT " + blue + " TO rotator WITH ADMIN OPTION", "GRANT pg_signal_backend TO rotator",
+	} {
+		database.Query(t, sql)
+	}
+	primary, err := Connection(fmt.Sprintf("postgres://rotator@%s/postgres?sslmode=disable", database.Addr), true)
+	require.NoError(t, err)
+	return &Postgres{Primary: primary, Group: group}
+}
+
+// PostgreSQL shows such a login a standby, and not what it does.
+func TestPostgres_LoginThatSeesNoState_StandbysCount(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{Access: "host replication postgres 127.0.0.1/32 trust\nhost all rotator 127.0.0.1/32 trust\n"})
+	p := unprivileged(t, database)
+	require.NoError(t, p.Check(t.Context()))
+	stream(t, database, "standby-1")
+	stream(t, database, "pg_receivewal")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys stream from the primary, and 0 are named")
+	p.Primary.User = "postgres"
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys stream from the primary, and 0 are named")
+	p.IgnoreStandbys = true
+	require.NoError(t, p.Check(t.Context()))
+}
+
+// stream receives the log of the primary, as a standby does.
+func stream(t *testing.T, database *postgres.Database, name string) {
+	config, err := pgconn.ParseConfig(fmt.Sprintf("postgres://postgres@%s/?sslmode=disable&replication=true&application_name=%s", database.Addr, name))
+	require.NoError(t, err)
+	conn, err := pgconn.ConnectConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	conn.Frontend().Send(&pgproto3.Query{String: "START_REPLICATION PHYSICAL 0/1000000"})
+	require.NoError(t, conn.Frontend().Flush())
+	for {
+		message, err := conn.ReceiveMessage(t.Context())
+		require.NoError(t, err)
+		if _, streams := message.(*pgproto3.CopyBothResponse); streams {
+			return
+		}
+	}
+}
+
+// keeps is poolers that keep these connections. A client takes one right after they have said so.
+type keeps struct {
+	Poolers
+	processes []int
+	taken     func()
+}
+
+func (k keeps) Kept(context.Context, string) ([]int, error) {
+	k.taken()
+	return k.processes, nil
+}
+
+func TestRotation_KeptConnectionIsTakenByAClient_ItsSessionStays(t *testing.T) {
+	parts.Require(t)
+	database := postgres.Shared(t)
+	primary, err := Connection(fmt.Sprintf("postgres://postgres@%s/postgres?sslmode=disable", database.Addr), true)
+	require.NoError(t, err)
+	session, err := postgres.Connect(t.Context(), database.Addr, postgres.App, postgres.App.Name)
+	require.NoError(t, err)
+	defer session.Close(t.Context())
+	use := func() error { _, err := session.Exec(t.Context(), "SELECT").ReadAll(); return err }
+	require.NoError(t, use())
+	kept := keeps{processes: []int{int(session.PID())}, taken: func() { assert.NoError(t, use()) }}
+	told := []string{}
+	r := &Rotation{Database: &Postgres{Primary: primary}, Poolers: &kept, Tell: func(text string) { told = append(told, text) }}
+	r.endKept(t.Context(), postgres.App.Name)
+	require.NoError(t, use(), "it is not ended")
+	kept.taken = func() {}
+	r.endKept(t.Context(), postgres.App.Name)
+	require.Error(t, use(), "nobody has used it since")
+	require.Empty(t, told)
+}
+
+func TestRotation_LoginMayNotSeeSessions_SaysWhatIsMissing(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{Access: "host all rotator," + blue + " 127.0.0.1/32 trust\n"})
+	p := unprivileged(t, database)
+	session, err := postgres.Connect(t.Context(), database.Addr, postgres.User{Name: blue}, "postgres")
+	require.NoError(t, err)
+	defer session.Close(t.Context())
+	told := []string{}
+	r := &Rotation{Database: p, Poolers: &keeps{processes: []int{int(session.PID())}, taken: func() {}}, Tell: func(text string) { told = append(told, text) }}
+	r.endKept(t.Context(), blue)
+	require.Len(t, told, 1)
+	require.Contains(t, told[0], `GRANT pg_read_all_stats TO "rotator"`)
+	database.Query(t, "GRANT pg_read_all_stats TO rotator; ALTER ROLE rotator INHERIT")
+	r.endKept(t.Context(), blue)
+	_, err = session.Exec(t.Context(), "SELECT").ReadAll()
+	require.Error(t, err, "it is ended")
+	require.Len(t, told, 1)
 }

@@ -18,7 +18,7 @@ func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {
 		last := record
 		record = r.lookOnce(ctx, record)
 		now := time.Now()
-		if record.Looked.Sub(record.Since) >= r.QuietFor {
+		if complete := !record.Looked.Equal(last.Looked); complete && record.Looked.Sub(record.Since) >= r.QuietFor {
 			r.tell("nobody has used %s since %s", record.From, record.Since.UTC().Format(time.RFC3339))
 			record.Step = Closing
 			return record, nil
@@ -38,7 +38,7 @@ func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {
 // lookOnce looks, and returns the record with the quiet time as it is then. A look that is not complete changes nothing.
 func (r *Rotation) lookOnce(ctx context.Context, record Record) Record {
 	clients, sessions, err := r.users(ctx, record.From)
-	now := time.Now()
+	now := wallClock()
 	switch {
 	case err != nil:
 		r.tell("%s", err)
@@ -49,23 +49,55 @@ func (r *Rotation) lookOnce(ctx context.Context, record Record) Record {
 		if len(clients) == 0 { // what a pooler keeps would be seen for ten minutes
 			r.endKept(ctx, record.From)
 		}
-	case now.Sub(record.Looked) > maxGap:
-		r.tell("nobody looked since %s: the quiet time begins anew", record.Looked.UTC().Format(time.RFC3339))
+	case r.isUnwatched(record, now):
 		record.Since = now
 	}
 	record.Looked = now
 	return record
 }
 
+// isUnwatched reports whether a use could have been missed since the last look. A clock that went back does not say how long ago that was,
+// and a record whose quiet time begins after its last look would be refused.
+func (r *Rotation) isUnwatched(record Record, now time.Time) bool {
+	switch {
+	case now.Before(record.Since):
+		r.tell("the clock has gone back: the quiet time begins anew")
+	case now.Sub(record.Looked) > maxGap:
+		r.tell("nobody looked since %s: the quiet time begins anew", record.Looked.UTC().Format(time.RFC3339))
+	default:
+		return false
+	}
+	return true
+}
+
 // again returns the record at a new start of the quiet time.
 func (r *Rotation) again(record Record, users []string) Record {
 	r.tell("%s is used again, and its quiet time begins anew: %s", record.From, names(users))
-	record.Step, record.Since, record.Looked = Quiet, time.Now(), time.Now()
+	return anew(record)
+}
+
+func anew(record Record) Record {
+	now := wallClock()
+	record.Step, record.Since, record.Looked = Quiet, now, now
 	return record
 }
 
+// wallClock returns the time without its monotonic part, which stops while a computer sleeps: such a gap would count as quiet.
+func wallClock() time.Time { return time.Now().Round(0) }
+
 // close lets the login not log in. That ends no session, so who came in the last moment is seen, and it is undone.
 func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {
+	if r.App != nil {
+		current, _, err := r.App.Login(ctx)
+		if err != nil {
+			return record, err
+		}
+		if current.User != record.To { // clients are about to use what an earlier run may have closed
+			r.tell("the Secret of --app-secret has %s, so clients move anew: see that nothing else writes that Secret", escort.Printable(current.User))
+			record.Step = Moving
+			return record, r.allow(ctx, record.From)
+		}
+	}
 	login, given, err := r.password(ctx, record)
 	if err != nil {
 		return record, err
@@ -82,33 +114,67 @@ func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {
 }
 
 func (r *Rotation) forbid(ctx context.Context, record Record) (Record, error) {
-	if r.Database == nil {
-		return r.closeUnlessUsed(ctx, record, func(context.Context, string) error { return nil })
-	}
-	// An earlier run may have closed it already.
-	if next, err := r.closeUnlessUsed(ctx, record, r.Database.Allow); err != nil || next.Step != Ending {
+	next, err := r.closeUnlessUsed(ctx, record)
+	if err != nil || next.Step != Ending || r.Database == nil {
 		return next, err
 	}
 	if err := r.Database.Forbid(ctx, record.From); err != nil {
 		return record, err
 	}
-	return r.closeUnlessUsed(ctx, record, r.Database.Allow)
+	return r.closeUnlessUsed(ctx, record)
 }
 
-// closeUnlessUsed looks once more, and calls undo if the login is used.
-func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record, undo func(context.Context, string) error) (Record, error) {
-	clients, sessions, err := r.users(ctx, record.From)
+// closeUnlessUsed looks once more. Unless it knows that nobody uses the login, it lets it log in: an earlier run may have closed it already.
+func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, error) {
+	stored, err := r.unchanged(ctx, record)
+	if stored.From == record.From && (stored.Step == Ending || stored.Step == Closed) {
+		return record, err // the other run has closed it for good
+	}
+	var users []string
+	if err == nil {
+		users, err = r.lastUsers(ctx, record)
+	}
 	if err != nil { // who cannot look does not know
-		return record, errors.Join(err, undo(context.WithoutCancel(ctx), record.From))
+		return record, errors.Join(err, r.allow(context.WithoutCancel(ctx), record.From))
 	}
-	if users := append(clients, sessions...); len(users) > 0 {
-		if err := undo(ctx, record.From); err != nil {
-			return record, err
-		}
-		return r.again(record, users), nil
+	now := wallClock()
+	if len(users) > 0 {
+		return r.again(record, users), r.allow(ctx, record.From)
 	}
-	record.Step = Ending
+	if r.isUnwatched(record, now) {
+		return anew(record), r.allow(ctx, record.From)
+	}
+	record.Step, record.Looked = Ending, now
 	return record, nil
+}
+
+// unchanged returns the record as it is now, and an error if another run has changed it. It is asked before what would lock out the clients
+// that the other run moves.
+func (r *Rotation) unchanged(ctx context.Context, record Record) (stored Record, err error) {
+	stored, err = r.Userlists.Record(ctx)
+	if err == nil && stored.Text() != record.Text() {
+		err = errAnotherRun
+	}
+	return stored, err
+}
+
+// lastUsers returns who uses the login that is to be closed. A standby may have come since the rotation began, and nobody has looked there.
+func (r *Rotation) lastUsers(ctx context.Context, record Record) ([]string, error) {
+	if r.Database != nil {
+		if err := r.Database.Check(ctx); err != nil {
+			return nil, fmt.Errorf("%w: %w", errBlind, err)
+		}
+	}
+	clients, sessions, err := r.users(ctx, record.From)
+	return append(clients, sessions...), err
+}
+
+// allow undoes what forbid has done, if there is a server.
+func (r *Rotation) allow(ctx context.Context, login string) error {
+	if r.Database == nil {
+		return nil
+	}
+	return r.Database.Allow(ctx, login)
 }
 
 // end removes the password. The line in the userlists is changed and not removed: pgbouncer 1.25 still accepts a user whose line is
@@ -116,10 +182,15 @@ func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record, undo func
 // the proof of the login that checks it, and use that for the next password of this user, too. The server would refuse it (seen with 1.18
 // and 1.24).
 func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
+	if _, err := r.unchanged(ctx, record); err != nil {
+		return record, err
+	}
 	if r.Database != nil {
 		if err := r.Database.Forget(ctx, record.From); err != nil {
 			return record, err
 		}
+	} else if r.isUnwatched(record, wallClock()) { // without a server, the login is open until its line changes
+		return anew(record), nil
 	}
 	nobodys := escort.Login{User: record.From, Password: generate()}
 	verifier, err := scram.New(nobodys.Password, scram.Iterations)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -316,6 +317,43 @@ func TestRotation_LoginsOfConsoles_OldOneIsRefused(t *testing.T) {
 		_, err = as.Open(t.Context(), p.Pod)
 		require.ErrorIs(t, err, pgbouncer.ErrRefused)
 	}
+}
+
+// A console that hangs says nothing of the userlist that it has read.
+func TestConsoles_ConsoleHangs_HasNotReadTheList(t *testing.T) {
+	r := newReal(t, true, blue)
+	consoles := r.rotation(nil).Poolers.(dyingPoolers).Consoles
+	consoles.Admin = true
+	list := consoles.List
+	consoles.List = func(ctx context.Context) ([]Pod, error) {
+		pods, err := list(ctx)
+		return pods[:1], err
+	}
+	unread, err := consoles.Unread(t.Context(), escort.Login{User: blue, Password: firstWord})
+	require.NoError(t, err)
+	require.Empty(t, unread)
+	consoles.Consoles.Forwarder = &hangs{real: r}
+	unread, err = consoles.Unread(t.Context(), escort.Login{User: blue, Password: firstWord})
+	require.NoError(t, err)
+	require.Len(t, unread, 1)
+	require.Contains(t, unread[0], "deadline exceeded")
+}
+
+// hangs answers the first console, and no later one.
+type hangs struct {
+	*real
+	opened bool
+}
+
+func (h *hangs) Forward(ctx context.Context, namespace, name string, port int) (net.Conn, error) {
+	if !h.opened {
+		h.opened = true
+		return h.real.Forward(ctx, namespace, name, port)
+	}
+	here, there := net.Pipe()
+	h.Cleanup(func() { _ = there.Close() })
+	go func() { _, _ = io.Copy(io.Discard, there) }()
+	return here, nil
 }
 
 // turns are held by a drain, or not.

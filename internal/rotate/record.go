@@ -75,6 +75,9 @@ func ParseRecord(text string, logins [2]string, now time.Time) (Record, error) {
 	return r, nil
 }
 
+// errAnotherRun is the error for a record that changed while it was worked on.
+var errAnotherRun = errors.New("another run of rotate has changed the record: let that run end, and run the same command again")
+
 // errOthers is the error for a record of other logins.
 var errOthers = errors.New("a rotation of other logins is under way")
 

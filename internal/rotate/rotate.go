@@ -95,7 +95,7 @@ func (r *Rotation) Look(ctx context.Context) (Record, error) {
 		return record, err
 	}
 	if record.Step == "" || record.Step == Closed {
-		if record, err = r.start(ctx); err != nil {
+		if record, err = r.start(ctx, record); err != nil {
 			return record, err
 		}
 	} else if r.To != "" && r.To != record.To {
@@ -107,24 +107,30 @@ func (r *Rotation) Look(ctx context.Context) (Record, error) {
 	return record, r.check(ctx, record)
 }
 
-// start returns a new record: from the login that works to the one that rests.
-func (r *Rotation) start(ctx context.Context) (Record, error) {
+// start returns a new record: from the login that works to the one that rests. There is nothing to do if that login is in use and the other
+// one is closed. Without a database, only a record says so.
+func (r *Rotation) start(ctx context.Context, last Record) (Record, error) {
 	active, err := r.active(ctx)
 	if err != nil {
 		return Record{}, err
 	}
-	record := Record{From: active, To: r.other(active)}
-	if r.To == active {
-		return Record{From: record.To, To: active, Step: Closed}, nil
+	if r.To != active {
+		return Record{From: active, To: r.other(active)}, nil
+	}
+	record := Record{From: r.other(active), To: active, Step: Closed}
+	if r.Database == nil && last.To != active {
+		record.Step = Moving
 	}
 	return record, nil
 }
 
-func (r *Rotation) other(login string) string {
-	if login == r.Logins[0] {
-		return r.Logins[1]
+func (r *Rotation) other(login string) string { return otherThan(login, r.Logins) }
+
+func otherThan(login string, logins [2]string) string {
+	if login == logins[0] {
+		return logins[1]
 	}
-	return r.Logins[0]
+	return logins[0]
 }
 
 // active returns the login that works. The database decides; without one, what the clients have.
@@ -185,7 +191,11 @@ func (r *Rotation) check(ctx context.Context, record Record) error {
 			return err
 		}
 	}
-	if err := r.Userlists.Check(ctx, record.From, record.To); err != nil {
+	listed := record.From
+	if record.Step != "" && record.Step != Opening { // the one to be closed has no line if the rotation was undone early
+		listed = record.To
+	}
+	if err := r.Userlists.Check(ctx, listed, r.other(listed)); err != nil {
 		return err
 	}
 	err := r.Poolers.Check(ctx)
@@ -202,31 +212,35 @@ func isPassing(err error) bool {
 }
 
 // Back turns a rotation around: the login that clients had before is the one to be used. Run continues it. A rotation that is being undone
-// stays so.
-func (r *Rotation) Back(ctx context.Context) error {
+// stays so, and one that has been undone is Closed: then nothing is left to do.
+func (r *Rotation) Back(ctx context.Context) (Record, error) {
 	record, err := r.Userlists.Record(ctx)
 	switch {
 	case err != nil:
-		return err
+		return record, err
 	case record.Step == "":
-		return errors.New("no rotation is recorded: there is nothing to undo")
-	case record.Back && record.Step != Closed:
-		return nil
+		return record, errors.New("no rotation is recorded: there is nothing to undo")
+	case record.Back:
+		if record.Step == Closed {
+			r.tell("the rotation to %s is undone already", record.From)
+		}
+		return record, nil
 	}
 	back := Record{From: record.To, To: record.From, Back: true, Step: Moving}
-	switch record.Step {
-	case Closing:
-		if r.Database != nil {
-			err = r.Database.Allow(ctx, back.To)
-		}
-	case Ending, Closed: // its password may be gone
-		back.Step = Opening
+	gone := Ending // from this step on, its password may be gone
+	if r.Database == nil {
+		gone = Quiet // its quiet time may have begun anew when its line had been changed
 	}
-	if err != nil {
-		return err
+	switch {
+	case slices.Index(steps, record.Step) >= slices.Index(steps, gone):
+		back.Step = Opening
+	case record.Step == Closing:
+		if err := r.allow(ctx, back.To); err != nil {
+			return record, err
+		}
 	}
 	r.tell("undo the rotation to %s", back.From)
-	return r.Userlists.SetRecord(ctx, back)
+	return back, r.Userlists.SetRecord(ctx, back)
 }
 
 // tell reports something once.

@@ -227,12 +227,22 @@ func TestRotation_Back_ClientsHaveTheOldLoginAgain(t *testing.T) {
 				w.stopAt(t, step)
 				r := w.rotation()
 				r.To = ""
-				require.NoError(t, r.Back(t.Context()))
-				require.NoError(t, r.Back(t.Context()), "asked twice, it is not turned twice")
-				require.True(t, w.record.Back)
+				for range 2 { // asked twice, it is not turned twice
+					record, err := r.Back(t.Context())
+					require.NoError(t, err)
+					require.True(t, w.record.Back)
+					require.NotEqual(t, Closed, record.Step)
+				}
 				_, err := r.Run(t.Context())
 				require.NoError(t, err)
 				w.requireBack(step)
+				before := len(w.log)
+				record, err := r.Back(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, Closed, record.Step, "asked after the end, it is done")
+				require.Equal(t, blue, record.To)
+				require.Len(t, w.log, before)
+				require.Equal(t, "the rotation to app_green is undone already", w.told[len(w.told)-1])
 			})
 		})
 	}
@@ -250,10 +260,11 @@ func (w *world) requireBack(step Step) {
 }
 
 // stopAt runs until this step is recorded, and ends the process there.
-func (w *world) stopAt(t *testing.T, step Step) {
+func (w *world) stopAt(t *testing.T, step Step) { w.stop(t, w.rotation(), step) }
+
+func (w *world) stop(t *testing.T, r *Rotation, step Step) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	r := w.rotation()
 	r.Userlists = stopping{fakeUserlists{w}, step, cancel}
 	_, err := r.Run(ctx)
 	if step != Closed {
@@ -341,6 +352,7 @@ func TestRotation_Refusals_NothingChanges(t *testing.T) {
 		"foreign app login": {func(w *world, _ *Rotation) { w.app[0].User = "root" }, "none of --logins"},
 		"app login rests":   {func(w *world, _ *Rotation) { w.app[0].User = green }, "cannot log in"},
 		"unlisted":          {func(w *world, _ *Rotation) { w.list = "" }, "no line"},
+		"list of the other": {func(w *world, _ *Rotation) { w.list = formatLine(green, firstWord) }, "no line"},
 		"no way to tell":    {func(_ *world, r *Rotation) { r.App = nil }, "nobody would learn"},
 		"other rotation": {func(w *world, r *Rotation) {
 			w.record, r.To = Record{From: blue, To: green, Step: Moving}, blue
@@ -384,6 +396,36 @@ func TestRotation_WithoutDatabase_Ends(t *testing.T) {
 		_, err := r.Run(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, []string{"userlist " + green, "app " + green, "userlist " + blue, "settle"}, w.order())
+	})
+}
+
+// Without a database, only the poolers know whether the other login is closed. The application's Secret was changed by hand.
+func TestRotation_ToTheLoginInUseWithoutDatabase_OtherOneIsClosed(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		login := escort.Login{User: green, Password: "a password that was set by hand"}
+		w.locked(func() {
+			w.list = withLine(w.list, green, login.Password)
+			w.listed = append(w.listed, version{w.list, time.Now()})
+			w.app[0] = login
+			for _, c := range w.clients {
+				c.away = true
+			}
+		})
+		record, plan, err := w.pgbouncerOnly().Plan(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, Record{From: blue, To: green, Step: Moving}, record)
+		require.Len(t, plan, 4)
+		_, err = w.pgbouncerOnly().Run(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"userlist " + blue, "settle"}, w.order())
+		for _, p := range w.poolers {
+			require.NotEmpty(t, w.fails(p, escort.Login{User: blue, Password: firstWord}, false))
+		}
+		before := len(w.log)
+		record, err = w.pgbouncerOnly().Run(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, Closed, record.Step, "it is recorded")
+		require.Len(t, w.log, before)
 	})
 }
 

@@ -33,6 +33,8 @@ type SecretLists struct {
 	Lists    []SecretKey
 	Logins   [2]string
 	Selector labels.Selector // of the poolers; nil: those that mount a list, or look like poolers
+
+	record string // that was last read or written
 }
 
 var _ Userlists = (*SecretLists)(nil)
@@ -74,26 +76,35 @@ func (s *SecretLists) Record(ctx context.Context) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	r, err := ParseRecord(secret.Annotations[Annotation], s.Logins, time.Now())
+	s.record = secret.Annotations[Annotation]
+	r, err := ParseRecord(s.record, s.Logins, time.Now())
 	if err != nil {
 		return Record{}, fmt.Errorf("%s: %w", s.Lists[0], err)
 	}
 	return r, nil
 }
 
-// SetRecord implements Userlists.
+// SetRecord implements Userlists. A write whose answer was lost is repeated, and then the record is there already.
 func (s *SecretLists) SetRecord(ctx context.Context, r Record) error {
-	return change(ctx, s.Client, s.Lists[0].Namespace, s.Lists[0].Name, func(secret *corev1.Secret) error {
+	text := r.Text()
+	err := change(ctx, s.Client, s.Lists[0].Namespace, s.Lists[0].Name, func(secret *corev1.Secret) error {
+		if stored := secret.Annotations[Annotation]; stored != s.record && stored != text {
+			return errAnotherRun
+		}
 		if secret.Annotations == nil {
 			secret.Annotations = map[string]string{}
 		}
-		secret.Annotations[Annotation] = r.Text()
+		secret.Annotations[Annotation] = text
 		return nil
 	})
+	if err == nil {
+		s.record = text
+	}
+	return err
 }
 
 // Check implements Userlists.
-func (s *SecretLists) Check(ctx context.Context, from, to string) error {
+func (s *SecretLists) Check(ctx context.Context, listed, other string) error {
 	for _, l := range s.Lists {
 		secret, err := get(ctx, s.Client, l.Namespace, l.Name)
 		if err != nil {
@@ -102,12 +113,12 @@ func (s *SecretLists) Check(ctx context.Context, from, to string) error {
 		if why := keptByOther(secret); why != "" {
 			return fmt.Errorf("%s is refused: %s", l, why)
 		}
-		err = checkLines(string(secret.Data[l.Key]), from, to)
+		err = checkLines(string(secret.Data[l.Key]), listed, other)
 		switch {
 		case errors.Is(err, errUnlisted):
-			return fmt.Errorf("%s, key %s: %w (%s): %s", l, l.Key, err, from, unlistedAdvice)
+			return fmt.Errorf("%s, key %s: %w (%s): %s", l, l.Key, err, listed, unlistedAdvice)
 		case err != nil:
-			return fmt.Errorf("%s, key %s, user %s or %s: %w", l, l.Key, from, to, err)
+			return fmt.Errorf("%s, key %s, user %s or %s: %w", l, l.Key, listed, other, err)
 		}
 	}
 	pods, err := s.Pods(ctx)
@@ -121,17 +132,15 @@ func (s *SecretLists) Check(ctx context.Context, from, to string) error {
 const unlistedAdvice = "name the Secret and the key that have it. Poolers that ask PostgreSQL for passwords (auth_query) are refused, because there is no " +
 	"line to change: enable the other role with ALTER ROLE, move the clients, and close this role yourself"
 
-// checkLines returns why the userlist cannot be of these logins. One of them may have no line yet.
-func checkLines(list, from, to string) error {
-	_, err := lineOf(list, from)
-	_, other := lineOf(list, to)
-	switch {
-	case errors.Is(err, errUnlisted):
-		return other
-	case err == nil && !errors.Is(other, errUnlisted):
-		return other
+// checkLines returns why the userlist cannot be of these logins. The other one may have no line.
+func checkLines(list, listed, other string) error {
+	if _, err := lineOf(list, listed); err != nil {
+		return err
 	}
-	return err
+	if _, err := lineOf(list, other); !errors.Is(err, errUnlisted) {
+		return err
+	}
+	return nil
 }
 
 // keptByOther returns why a change of the Secret would not last, or is not possible.
@@ -171,16 +180,11 @@ func operatorsWay(kind string) string {
 func (s *SecretLists) SetPassword(ctx context.Context, user, like, password, verifier string) error {
 	for _, l := range s.Lists {
 		err := change(ctx, s.Client, l.Namespace, l.Name, func(secret *corev1.Secret) error {
-			list, stored := string(secret.Data[l.Key]), verifier
-			other, err := lineOf(list, like)
-			if err != nil {
-				return err
+			list, err := withPassword(string(secret.Data[l.Key]), s.Logins, user, like, password, verifier)
+			if err == nil {
+				secret.Data[l.Key] = []byte(list)
 			}
-			if !isHashed(other) {
-				stored = password
-			}
-			secret.Data[l.Key] = []byte(withLine(list, user, stored))
-			return nil
+			return err
 		})
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"quiesce/internal/escort"
@@ -137,9 +138,8 @@ func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 		case err != nil:
 			r.tell("%s", err)
 		case len(users) == 0:
-			record.Step, record.Since, record.Looked = Quiet, time.Now(), time.Now()
 			r.tell("nobody uses %s: its quiet time begins, %s", record.From, r.QuietFor)
-			return record, nil
+			return anew(record), nil
 		default:
 			r.tell("wait: %s is still used: %s", record.From, names(users))
 		}
@@ -200,14 +200,34 @@ func (r *Rotation) patient(ctx context.Context, do func() error) error {
 // endKept ends what the poolers keep for a user without clients. RECONNECT would do so for all users: it also ends connections that are
 // being opened, pgbouncer takes that for a failed login, and refuses clients of that user for server_login_retry. If it may not end them,
 // the poolers do after server_idle_timeout.
+//
+// A client may take such a connection at any moment. So the servers are asked first: what nobody has used since then, was kept all the time.
 func (r *Rotation) endKept(ctx context.Context, login string) {
-	kept, err := r.Poolers.Kept(ctx, login)
-	if err == nil && len(kept) > 0 {
-		err = r.Database.End(ctx, login, kept)
+	processes, err := r.Database.Processes(ctx, login)
+	if err == nil {
+		var kept []int
+		kept, err = r.Poolers.Kept(ctx, login)
+		if processes = among(processes, kept); err == nil && len(processes) > 0 {
+			err = r.Database.End(ctx, login, processes)
+		}
 	}
 	if err != nil {
 		r.tell("cannot end the connections that poolers keep for %s, and waits until they do: %s", login, err)
 	}
+}
+
+// among returns the processes with these IDs. If several servers have the same ID, it is unknown which of them the pooler means.
+func among(processes []Process, ids []int) (found []Process) {
+	servers := map[int]int{}
+	for _, p := range processes {
+		servers[p.ID]++
+	}
+	for _, p := range processes {
+		if slices.Contains(ids, p.ID) && servers[p.ID] == 1 {
+			found = append(found, p)
+		}
+	}
+	return found
 }
 
 const (

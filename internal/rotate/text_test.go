@@ -28,6 +28,21 @@ func TestUserlist_NoLineOrTwo_Error(t *testing.T) {
 	require.ErrorContains(t, err, "several")
 }
 
+// A rotation that is undone early ends with a login that has no line yet.
+func TestUserlist_LineOfAnUnlistedLogin_HasTheFormOfTheOther(t *testing.T) {
+	logins := [2]string{blue, green}
+	for form, stored := range map[string]string{firstWord: "the password", "SCRAM-SHA-256$x": "SCRAM-SHA-256$y"} {
+		list, err := withPassword(formatLine(blue, form), logins, green, green, "the password", "SCRAM-SHA-256$y")
+		require.NoError(t, err)
+		require.Equal(t, formatLine(blue, form)+formatLine(green, stored), list)
+		again, err := withPassword(list, logins, green, green, "the password", "SCRAM-SHA-256$y")
+		require.NoError(t, err)
+		require.Equal(t, list, again)
+	}
+	_, err := withPassword(formatLine("admin", firstWord), logins, green, green, "the password", "SCRAM-SHA-256$y")
+	require.ErrorIs(t, err, errUnlisted)
+}
+
 func TestRecord_Text_CanBeParsed(t *testing.T) {
 	now := time.Now().UTC()
 	for _, r := range []Record{
@@ -84,4 +99,10 @@ func TestPassword_Unfit_ErrorDoesNotShowIt(t *testing.T) {
 		require.Error(t, err)
 		require.NotContains(t, err.Error(), password)
 	}
+}
+
+// A primary and its standby number their processes alike.
+func TestAmong_SeveralServersHaveTheID_LeftAlone(t *testing.T) {
+	processes := []Process{{Server: 0, ID: 7}, {Server: 0, ID: 8}, {Server: 1, ID: 7}, {Server: 1, ID: 9}, {Server: 1, ID: 10}}
+	require.Equal(t, []Process{{Server: 0, ID: 8}, {Server: 1, ID: 9}}, among(processes, []int{7, 8, 9}))
 }

@@ -50,6 +50,22 @@ func withLine(list, user, stored string) string {
 	return b.String()
 }
 
+// withPassword returns the userlist with the user's line changed. The new line has the form of the line of "like". A rotation that is undone
+// early ends with a login that has no line yet: then the form is that of the other login.
+func withPassword(list string, logins [2]string, user, like, password, verifier string) (string, error) {
+	form, err := lineOf(list, like)
+	if errors.Is(err, errUnlisted) {
+		form, err = lineOf(list, otherThan(like, logins))
+	}
+	if err != nil {
+		return "", err
+	}
+	if isHashed(form) {
+		return withLine(list, user, verifier), nil
+	}
+	return withLine(list, user, password), nil
+}
+
 func formatLine(user, stored string) string {
 	return fmt.Sprintf("%s %s\n", quoted(user), quoted(stored))
 }

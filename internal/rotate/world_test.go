@@ -255,7 +255,17 @@ func (d fakeDatabase) Sessions(_ context.Context, name string) (found []string, 
 	return found, err
 }
 
-func (d fakeDatabase) End(_ context.Context, name string, _ []int) error {
+func (d fakeDatabase) Processes(_ context.Context, name string) (found []Process, err error) {
+	err = d.look(func() {
+		if d.kept[name] {
+			found = []Process{{ID: 1}}
+		}
+	})
+	return found, err
+}
+
+func (d fakeDatabase) End(_ context.Context, name string, processes []Process) error {
+	require.Equal(d, []Process{{ID: 1}}, processes)
 	return d.effect("end", func() {
 		for _, c := range d.clients {
 			if !c.away && c.login.User == name {
@@ -332,19 +342,19 @@ func (u fakeUserlists) SetRecord(_ context.Context, r Record) error {
 	return u.effect("record "+string(r.Step), func() { u.record = r })
 }
 
-func (u fakeUserlists) Check(_ context.Context, from, to string) error {
-	return checkLines(u.list, from, to)
+func (u fakeUserlists) Check(_ context.Context, listed, other string) error {
+	return checkLines(u.list, listed, other)
 }
 
 func (u fakeUserlists) SetPassword(_ context.Context, user, like, password, verifier string) error {
-	return u.effect("userlist "+user, func() {
-		stored := verifier
-		if clear, err := lineOf(u.list, like); err == nil && !isHashed(clear) {
-			stored = password
+	var err error
+	return errors.Join(u.effect("userlist "+user, func() {
+		var changed string
+		if changed, err = withPassword(u.list, [2]string{blue, green}, user, like, password, verifier); err == nil {
+			u.list = changed
+			u.listed = append(u.listed, version{u.list, time.Now()})
 		}
-		u.list = withLine(u.list, user, stored)
-		u.listed = append(u.listed, version{u.list, time.Now()})
-	})
+	}), err)
 }
 
 // The App.
