@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
+
+	"k8s.io/klog/v2"
 )
 
 // The exit statuses.
@@ -22,6 +25,7 @@ const (
 )
 
 func main() {
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // client-go's warnings are not for this terminal
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/klog/v2"
 )
 
 // Set by the build.
@@ -49,7 +47,6 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error { return o.check() },
 	}
-	klog.SetSlogLogger(slog.New(slog.NewTextHandler(io.Discard, nil))) // client-go's warnings are not for this terminal
 	flags := root.PersistentFlags()
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "path of the kubeconfig; default $KUBECONFIG, or ~/.kube/config")
 	flags.StringVar(&o.context, "context", "", "context of the kubeconfig")
