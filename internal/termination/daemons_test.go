@@ -77,3 +77,24 @@ func TestDaemonSets_DrainHandedOff_PoolersKeepRunning(t *testing.T) {
 }
 
 func lastOf(all []string, n int) []string { return all[max(0, len(all)-n):] }
+
+// A pod that comes while volumes are awaited is evicted before the last step, whose result stays in the report.
+func TestDaemonSets_PodComesWhileVolumesAreAwaited_PoolersShutDownLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, h, u := daemonEnv(0)
+		env.node.Allow("b", 1)
+		env.detachTime = 30 * time.Second
+		go func() {
+			time.Sleep(20 * time.Second)
+			env.node.Add(web("late"), time.Second)
+		}()
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+		require.Equal(t, []string{"volumes", "evict app/late", "volumes", "shutdown daemon", "complete t-1 CONTINUE", "release"}, lastOf(env.effects(), 6))
+		require.NotZero(t, u.evictBy)
+		for _, p := range report.Pods {
+			require.Equal(t, p.Name == "daemon", p.Escort != nil, p.Name)
+		}
+	})
+}

@@ -580,8 +580,8 @@ func (env *testEnv) Leases(context.Context) ([]LeaseInfo, error) {
 	for _, name := range env.freeLeases {
 		all = append(all, LeaseInfo{Name: name})
 	}
-	escorted := env.records.Any(drain.EscortRecord)
-	if (len(env.closed) > 0 || escorted) && !slices.Contains(env.heldLeases, event.InstanceID) {
+	escorted := env.records.Keys(drain.EscortRecord)
+	if (len(env.closed) > 0 || len(escorted) > 0) && !slices.Contains(env.heldLeases, event.InstanceID) {
 		all = append(all, LeaseInfo{Name: event.InstanceID, Closed: env.closed, Escorted: escorted})
 	}
 	return all, env.nextError("leases")

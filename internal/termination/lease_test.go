@@ -123,6 +123,23 @@ func TestSweep_EscortNotUndoneWhenTheNodeWasOpened_IsTriedAgain(t *testing.T) {
 	})
 }
 
+// Nothing can be undone of a pod that is gone. Its record would make each sweep look for the instance's node.
+func TestSweep_RecordOfAPodThatIsGone_IsRemovedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := returnedEnv()
+		env.closed = nil
+		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-gone", `{"phase":"workloads","escort":{"paused":true}}`))
+		env.node.Add(web("web"), 0)
+		h, _ := env.withQueue()
+		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: undoRecorder{env: env}}}
+		require.Empty(t, sweepOnce(t, h).Errors)
+		require.Empty(t, env.records.Keys(drain.EscortRecord))
+		before := len(env.effects())
+		sweepOnce(t, h)
+		require.Len(t, env.effects(), before)
+	})
+}
+
 // Two drains of one node would tell pods twice to stop. The one whose Lease is another's stops at once, and completes nothing.
 func TestLease_TakenOver_NothingMoreIsDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -196,11 +196,10 @@ type Lease interface {
 
 // LeaseInfo is a Lease as a sweep sees it.
 type LeaseInfo struct {
-	Name   string
-	Held   bool         // by an invocation that renews it
-	Closed []ClosedNode // what was changed on nodes
-	// Escorted: escorts changed pods, and have not undone it.
-	Escorted bool
+	Name     string
+	Held     bool         // by an invocation that renews it
+	Closed   []ClosedNode // what was changed on nodes
+	Escorted []string     // the UIDs of pods that escorts have changed, and may not have undone
 }
 
 // Keep says which part of a Lease outlives its release.

@@ -26,21 +26,21 @@ type simLease struct {
 	attempts int // acquisitions since the last that was released, or before whose end a pod was gone
 }
 
-// isEscorted reports whether an escort has a record.
-func (l *simLease) isEscorted() bool {
-	for key := range l.records {
-		if strings.HasPrefix(key, drain.EscortRecord) {
-			return true
+// escorted returns the UIDs of the pods that have an escort's record.
+func (l *simLease) escorted() (uids []string) {
+	for _, key := range slices.Sorted(maps.Keys(l.records)) {
+		if uid, is := strings.CutPrefix(key, drain.EscortRecord); is {
+			uids = append(uids, uid)
 		}
 	}
-	return false
+	return uids
 }
 
 func (k simCluster) Leases(ctx context.Context) (all []LeaseInfo, err error) {
 	err = k.ask(ctx, api, func() error {
 		for _, inst := range k.s.instances {
 			if l := inst.node.lease; l != nil {
-				all = append(all, LeaseInfo{Name: inst.id, Held: time.Now().Before(l.until), Closed: slices.Clone(l.closed), Escorted: l.isEscorted()})
+				all = append(all, LeaseInfo{Name: inst.id, Held: time.Now().Before(l.until), Closed: slices.Clone(l.closed), Escorted: l.escorted()})
 			}
 		}
 		return nil

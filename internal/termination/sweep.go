@@ -72,7 +72,7 @@ type sweep struct {
 	free       []string                // Leases of instances that no invocation holds
 	seen       map[string]bool         // instances, by ID
 	closed     map[string][]ClosedNode // of the Leases, by instance ID
-	escorted   map[string]bool         // Leases of whose pods escorts have changed some, by instance ID
+	escorted   map[string][]string     // of the Leases: UIDs of pods that escorts have changed, by instance ID
 	returned   map[string]Termination  // instances that are in service or retained, and of which something is to be undone, by ID
 	draining   []Termination           // instances that wait, and that an invocation drains
 	waiting    []waitingInstance
@@ -120,7 +120,7 @@ func (h *Handler) sweep(ctx context.Context) (SweepReport, error) {
 
 func (h *Handler) newSweep() *sweep {
 	return &sweep{
-		Handler: h, closed: map[string][]ClosedNode{}, escorted: map[string]bool{}, returned: map[string]Termination{}, seen: map[string]bool{},
+		Handler: h, closed: map[string][]ClosedNode{}, escorted: map[string][]string{}, returned: map[string]Termination{}, seen: map[string]bool{},
 		activities: map[string]map[string]time.Time{},
 		report:     SweepReport{Status: StatusSwept, Errors: []string{}, StartedAt: time.Now()},
 	}
@@ -257,7 +257,9 @@ func (s *sweep) readWarmPools(ctx context.Context) {
 
 // isLeftEscorted reports whether no node of the instance is closed, but escorts changed pods. The node was opened and their undoing failed,
 // or the cordon was denied.
-func (s *sweep) isLeftEscorted(i Instance) bool { return s.escorted[i.ID] && s.Drainer.HasEscorts() }
+func (s *sweep) isLeftEscorted(i Instance) bool {
+	return len(s.escorted[i.ID]) > 0 && s.Drainer.HasEscorts()
+}
 
 // isRestorable reports whether the instance's termination is over and its pods keep running. Of a retained instance, only what escorts
 // changed is restored.

@@ -20,7 +20,7 @@ func (s *sweep) restore(ctx context.Context) {
 
 func (s *sweep) restoreNodes(ctx context.Context, t Termination) {
 	if len(s.closed[t.InstanceID]) == 0 && !slices.Contains(s.held, t.InstanceID) {
-		_, err := s.UndoEscorts(ctx, LeaseInfo{Name: t.InstanceID})
+		_, err := s.UndoEscorts(ctx, LeaseInfo{Name: t.InstanceID, Escorted: s.escorted[t.InstanceID]})
 		if !errors.Is(err, ErrLeaseHeld) {
 			s.addError(err)
 		}

@@ -196,24 +196,20 @@ func (j *job) empty(invocation context.Context) (Result, error) {
 			j.notes = append(j.notes, "cordon: "+d.denied.Error())
 		}
 	}
-	for round := 0; ; round++ {
-		if j.isInterrupted(cause) {
-			j.end(StatusIncomplete, cause.Error())
-			return "", &Incomplete{j.report}
-		}
-		if round == 0 {
-			j.shutDownDaemons(invocation)
-			j.gatherReports()
-		}
-		if cause != nil {
-			return j.endWithPods(cause), nil
-		}
-		if !j.awaitVolumes(invocation) || round == maxRounds {
-			j.end(j.report.status(), "")
-			return Continue, nil
-		}
+	for round := 0; cause == nil && j.awaitVolumes(invocation) && round < maxRounds; round++ {
 		cause = j.evictAndReport(invocation)
 	}
+	if j.isInterrupted(cause) {
+		j.end(StatusIncomplete, cause.Error())
+		return "", &Incomplete{j.report}
+	}
+	j.shutDownDaemons(invocation)
+	if cause != nil {
+		return j.endWithPods(cause), nil
+	}
+	j.gatherReports()
+	j.end(j.report.status(), "")
+	return Continue, nil
 }
 
 // evictAndReport evicts the pods of all the nodes, and returns why it ended with pods that remain, or on a node that was replaced; nil: all

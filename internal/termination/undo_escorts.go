@@ -30,9 +30,18 @@ func (h *Handler) UndoEscorts(ctx context.Context, l LeaseInfo) (undone []string
 	j := h.newJob(Termination{InstanceID: l.Name, Hook: h.Policy.Hook, Began: time.Now()})
 	j.lease, j.drainer.Records = lease, lease
 	nodes, err := j.closedOrFound(ctx, cluster, l)
+	here := map[string]bool{}
 	for _, node := range nodes {
-		of, failure := j.undoEscortsOn(ctx, cluster, node)
+		of, failure := j.undoEscortsOn(ctx, cluster, node, here)
 		undone, err = append(undone, of...), errors.Join(err, failure)
+	}
+	if err != nil || len(nodes) == 0 {
+		return undone, err
+	}
+	for _, uid := range l.Escorted { // of a pod that is gone nothing can be undone
+		if !here[uid] && lease.Record(drain.EscortRecord+uid) != "" {
+			err = errors.Join(err, lease.SetRecord(ctx, drain.EscortRecord+uid, ""))
+		}
 	}
 	return undone, err
 }
@@ -50,8 +59,8 @@ func (j *job) closedOrFound(ctx context.Context, cluster Kubernetes, l LeaseInfo
 	return found.Nodes, err
 }
 
-// undoEscortsOn undoes what escorts changed on the pods of a node, and returns those whose record is gone.
-func (j *job) undoEscortsOn(ctx context.Context, cluster Kubernetes, node drain.Node) (undone []string, err error) {
+// undoEscortsOn undoes what escorts changed on the pods of a node, and returns those whose record is gone. It notes the UIDs of all its pods.
+func (j *job) undoEscortsOn(ctx context.Context, cluster Kubernetes, node drain.Node, here map[string]bool) (undone []string, err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	watched, err := cluster.WatchPods(ctx, node, drain.EffortFull)
@@ -63,6 +72,7 @@ func (j *job) undoEscortsOn(ctx context.Context, cluster Kubernetes, node drain.
 	var before []drain.Pod
 	var unknown []error
 	for _, p := range pods {
+		here[p.UID] = true
 		if recorded(p) {
 			before = append(before, p)
 		}

@@ -3,6 +3,7 @@ package draintest
 import (
 	"context"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -21,16 +22,17 @@ func (r *Records) Record(key string) string {
 	return r.texts[key]
 }
 
-// Any reports whether there is a record whose key begins with the prefix.
-func (r *Records) Any(prefix string) bool {
+// Keys returns the rest of the keys that begin with the prefix, in order.
+func (r *Records) Keys(prefix string) (rest []string) {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	for key := range r.texts {
-		if strings.HasPrefix(key, prefix) {
-			return true
+		if after, is := strings.CutPrefix(key, prefix); is {
+			rest = append(rest, after)
 		}
 	}
-	return false
+	slices.Sort(rest)
+	return rest
 }
 
 // SetRecord implements drain.Records.
