@@ -44,6 +44,32 @@ func TestRotation_ResumedAtEndingAfterAGapWithoutDatabase_TimeBeginsAnew(t *test
 	})
 }
 
+// Once the line has changed, nobody can use the login any more: what is left needs no other quiet time.
+func TestRotation_ResumedAfterTheLineChangedWithoutDatabase_Ends(t *testing.T) {
+	inWorld(t, false, func(t *testing.T, w *world) {
+		w.stop(t, w.pgbouncerOnly(), Ending)
+		r := w.pgbouncerOnly()
+		r.Poolers = unreadable{fakePoolers{w}}
+		_, err := r.Run(w.short(t))
+		require.Error(t, err)
+		require.True(t, w.record.Cut)
+		time.Sleep(6 * maxGap)
+		resumed := time.Now()
+		_, err = w.pgbouncerOnly().Run(t.Context())
+		require.NoError(t, err)
+		require.Less(t, time.Since(resumed), quietFor)
+		require.Equal(t, Closed, w.record.Step)
+		require.False(t, w.record.Cut)
+	})
+}
+
+// unreadable is poolers of which one hangs.
+type unreadable struct{ fakePoolers }
+
+func (unreadable) Unread(context.Context, escort.Login) ([]string, error) {
+	return []string{"pod db/pgbouncer-1: console unreachable"}, nil
+}
+
 // The run that was killed has replaced the line already, so the old login gets its password again.
 func TestRotation_BackAfterTimeBeganAnewWithoutDatabase_Ends(t *testing.T) {
 	for _, step := range []Step{Quiet, Closing} {

@@ -78,7 +78,7 @@ func (r *Rotation) again(record Record, users []string) Record {
 
 func anew(record Record) Record {
 	now := wallClock()
-	record.Step, record.Since, record.Looked = Quiet, now, now
+	record.Step, record.Since, record.Looked, record.Cut = Quiet, now, now, false
 	return record
 }
 
@@ -189,7 +189,7 @@ func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 		if err := r.Database.Forget(ctx, record.From); err != nil {
 			return record, err
 		}
-	} else if r.isUnwatched(record, wallClock()) { // without a server, the login is open until its line changes
+	} else if !record.Cut && r.isUnwatched(record, wallClock()) { // without a server, the login is open until its line changes
 		return anew(record), nil
 	}
 	nobodys := escort.Login{User: record.From, Password: generate()}
@@ -199,6 +199,11 @@ func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 	}
 	if err := r.Userlists.SetPassword(ctx, record.From, record.From, nobodys.Password, verifier.Stored()); err != nil {
 		return record, err
+	}
+	if record.Cut = true; r.Database == nil {
+		if err := r.Userlists.SetRecord(ctx, record); err != nil {
+			return record, err
+		}
 	}
 	err = r.await(ctx, "has the old line of "+record.From, func() ([]string, error) { return r.Poolers.Unread(ctx, nobodys) })
 	if err != nil {
@@ -210,6 +215,6 @@ func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 		}
 	}
 	r.tell("%s is closed; %s is in use", record.From, record.To)
-	record.Step = Closed
+	record.Step, record.Cut = Closed, false
 	return record, nil
 }
