@@ -27,7 +27,7 @@ const (
 	share = 0.6
 	// lastWord is how long a request may take to end after its context. A silent API server would count as a plugin that hangs if it were
 	// shorter. Longer, it would only delay the end.
-	lastWord = 100 * time.Millisecond
+	lastWord = time.Second
 )
 
 // reader fills a snapshot. Its parts are read at the same time.

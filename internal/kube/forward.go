@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,7 +39,7 @@ func (c *Client) Forward(ctx context.Context, namespace, pod string, port int) (
 	defer cancel()
 	conn, err := withContext(ctx, func() (net.Conn, error) { return c.dialPod(ctx, namespace, pod, port) })
 	if err != nil {
-		return nil, fmt.Errorf("forward port %d of pod %s/%s: %w", port, namespace, pod, err)
+		return nil, fmt.Errorf("forward port %d of pod %s/%s: %w", port, namespace, pod, withPermission(err))
 	}
 	return conn, nil
 }
@@ -152,6 +154,20 @@ func newTunnel(connection httpstream.Connection, port int) (*tunnel, error) {
 	return t, nil
 }
 
+// refusedError is syscall.ECONNREFUSED with the kubelet's words.
+type refusedError struct{ error }
+
+func (refusedError) Unwrap() error { return syscall.ECONNREFUSED }
+
+// reasonOf returns the kubelet's reason. That nothing listens on the port is known by the words only.
+func reasonOf(text string) error {
+	reason := errors.New(text)
+	if strings.Contains(text, syscall.ECONNREFUSED.Error()) {
+		return refusedError{reason}
+	}
+	return reason
+}
+
 // Read returns the kubelet's reason as its error if the tunnel has ended and a reason is known.
 func (t *tunnel) Read(p []byte) (int, error) {
 	n, err := t.Conn.Read(p)
@@ -195,7 +211,7 @@ func (t *tunnel) receive(far net.Conn) {
 	select {
 	case text := <-reason:
 		if text != "" {
-			t.reason = errors.New(text)
+			t.reason = reasonOf(text)
 		}
 	case <-time.After(reasonTimeout):
 	}

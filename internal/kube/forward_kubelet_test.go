@@ -4,6 +4,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,6 +117,7 @@ func (e *labEnv) requireClosedPort(t *testing.T) {
 	_ = conn.SetDeadline(time.Now().Add(waitTimeout)) // fails if the connection has ended already
 	_, err = conn.Read(make([]byte, 1))
 	require.ErrorContains(t, err, "connection refused")
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 }
 
 func (e *labEnv) requireOnlyConsole(t *testing.T) {

@@ -38,6 +38,7 @@ type front struct {
 	console   Console       // nil: none
 	databases []string      // that lead to the primary and can be paused, without the alias
 	unnamed   []string      // that lead to the primary, and that no command can name
+	unnamable bool          // one of them has clients
 	idle      int           // databases that lead to the primary, are too many, and have no clients
 	alias     bool          // one of them is the alias
 	retry     string        // its setting server_login_retry
@@ -170,10 +171,10 @@ func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []e
 	return p
 }
 
-// isSilence reports whether a console did not answer. Where nothing listens, or the login is refused, there is no console for quiesce: another
-// look would find none either.
+// isSilence reports whether a console did not answer. Where nothing listens, or the login or the way is refused, there is no console for
+// quiesce: another look would find none either.
 func isSilence(err error) bool {
-	if errors.Is(err, syscall.ECONNREFUSED) {
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, escort.ErrForbidden) {
 		return false
 	}
 	return errors.Is(err, pgbouncer.ErrUnreachable) || errors.Is(err, pgbouncer.ErrClosed) || errors.Is(err, context.DeadlineExceeded)
@@ -199,7 +200,7 @@ func (p *front) read(ctx context.Context, f *Facts, leading []escort.Service, ac
 		case d.Name == Alias:
 			p.alias = true
 		case !pgbouncer.IsPausable(d.Name): // clients have pgbouncer make a database of any name from the entry "*", without a login
-			p.unnamed = append(p.unnamed, drain.Short(d.Name))
+			p.unnamed, p.unnamable = append(p.unnamed, drain.Short(d.Name)), p.unnamable || d.InUse
 		default:
 			leads = append(leads, d)
 		}

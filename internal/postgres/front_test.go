@@ -186,6 +186,7 @@ func TestRun_ConsoleOfAPoolerInFrontDoesNotAnswer_Held(t *testing.T) {
 	}{
 		"unreachable":          {failure: pgbouncer.ErrUnreachable, reason: "the console of pooler db/pooler-b does not answer: no console: console unreachable"},
 		"a timeout":            {failure: context.DeadlineExceeded, reason: "the console of pooler db/pooler-b does not answer"},
+		"no permission":        {failure: fmt.Errorf("%w: %w", pgbouncer.ErrUnreachable, escort.ErrForbidden)},
 		"nothing listens":      {failure: fmt.Errorf("%w: %w", pgbouncer.ErrUnreachable, refused)},
 		"no login":             {failure: escort.ErrNoLogin},
 		"refused":              {failure: pgbouncer.ErrRefused},
@@ -279,6 +280,38 @@ func TestRun_DatabasesThatNoCommandCanName_AreLeftOut(t *testing.T) {
 		require.Equal(t, []string{"pause a/app", "pause b/app"}, slices.Sorted(slices.Values(w.order("pause"))))
 		w.requireNothingPaused(t)
 	})
+}
+
+// The operator chooses the new primary before the old one has stopped. What a client writes meanwhile may be lost.
+func TestRun_CNPGDatabaseCannotBePaused_Held(t *testing.T) {
+	many := []PoolerDatabase{}
+	for n := range maxDatabases {
+		many = append(many, PoolerDatabase{Name: fmt.Sprint("app-", n), Host: "pg"})
+	}
+	for name, c := range map[string]struct {
+		databases []PoolerDatabase
+		held      string // empty: the primary moves
+	}{
+		"its name cannot be written":             {[]PoolerDatabase{{Name: `a"b`, Host: "pg", InUse: true}}, "are not paused: a\"b"},
+		"its name cannot be written, unused":     {[]PoolerDatabase{{Name: `a"b`, Host: "pg"}}, ""},
+		"too many, and some are without clients": {many, "databases without clients are not paused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newCNPGWorld()
+				w.poolers["b"].databases = append(w.poolers["b"].databases, c.databases...)
+				e, v := w.view()
+				_, err, _ := w.runAs(t, e, v.incarnation, "pg-0", w.watchEviction)
+				if c.held == "" {
+					require.NoError(t, err)
+					return
+				}
+				requireHeld(t, err, "CloudNativePG can lose what clients of pooler db/pooler-b write during its switchover: ")
+				requireHeld(t, err, c.held)
+				require.Empty(t, w.effects)
+			})
+		})
+	}
 }
 
 // A mark from before such names were left out is cleared.

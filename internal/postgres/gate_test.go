@@ -143,6 +143,22 @@ func TestRun_RequestNotSentAfterAWhile_WritesTheKeyAfterAFreshLook(t *testing.T)
 	}
 }
 
+// Patroni could follow a request when it is withdrawn, and clients are resumed.
+func TestRun_RequestNotSentInTheEnd_KeyIsNotWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		e, i := w.escort()
+		e.ConnectVia, e.Asker = config.ViaPodIP, askerFunc(func(ctx context.Context) error {
+			_ = escort.Sleep(ctx, 15*time.Second)
+			return ErrNotSent
+		})
+		_, err, _ := w.runAs(t, e, i, "pg-0")
+		requireHeld(t, err, ErrNotSent.Error())
+		require.Empty(t, w.order("request"))
+		w.requireNothingPaused(t)
+	})
+}
+
 // Whoever has taken the Lease while the request was on its way decides.
 func TestRun_RequestNotSentAndLeaseTaken_KeyIsNotWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -129,6 +129,37 @@ func TestRun_LastMoveCannotPauseEverything_MovesUnderThePauseOfTheOthers(t *test
 	}
 }
 
+// lockedConsoles are consoles whose own user is asked of the database that they pause.
+type lockedConsoles struct{ *incarnation }
+
+func (c lockedConsoles) Open(ctx context.Context, p escort.Pod) (Console, error) {
+	console, err := c.incarnation.Open(ctx, p)
+	return lockedConsole{console}, err
+}
+
+type lockedConsole struct{ Console }
+
+func (c lockedConsole) Pause(ctx context.Context, database string) error {
+	if err := c.Console.Pause(ctx, database); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: login refused", errNotReached)
+}
+
+// If the invocation died then, nobody could resume. So nothing stays paused, at the end of the drain's time too.
+func TestRun_LastMoveNobodyElseCouldResume_NotUnderAPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		e, i := w.escort()
+		e.Consoles = lockedConsoles{i}
+		_, err, _ := w.runAs(t, e, i, "pg-0", lastCall)
+		require.NoError(t, err)
+		require.Empty(t, w.order("request"))
+		w.requireNothingPaused(t)
+		require.Contains(t, w.effects, "evict pg-0")
+	})
+}
+
 // Whoever has taken the Lease decides, at the end of the drain's time too.
 func TestRun_LastMoveLosesItsLeaseWhilePausing_NothingIsRequested(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -55,14 +55,14 @@ func (m *move) pauseDatabases(ctx context.Context) error {
 	return parallel(jobs)
 }
 
-// orGoesOn returns the error of a pause as a hold. At the end of the drain's time it returns only that of a Lease that was lost, or of a ctx
-// that has ended.
+// orGoesOn returns the error of a pause as a hold. At the end of the drain's time it returns only that of a Lease that was lost, of a ctx
+// that has ended, or of a pause that nobody could end if this invocation died.
 func (m *move) orGoesOn(ctx context.Context, err error) error {
 	_, lost := errors.AsType[*drain.Held](err)
 	switch {
 	case err == nil:
 		return nil
-	case !m.last || lost || ctx.Err() != nil:
+	case !m.last || lost || ctx.Err() != nil || errors.Is(err, errNotReached):
 		return hold("%v", err)
 	}
 	reason := escort.Printable(err.Error())

@@ -39,11 +39,28 @@ func (m *move) ready(ctx context.Context, before []*front) error {
 	if err := m.checkOthers(); err != nil {
 		return err
 	}
+	if err := m.checkUnpaused(); err != nil {
+		return err
+	}
 	if least := m.leastHold(); m.limit < least {
 		return hold("clients could be held for %v only, and a switchover may take %v: raise query_wait_timeout or pauseTimeout", m.limit, least)
 	}
 	if end, limited := ctx.Deadline(); limited && time.Until(end) < m.limit+invocationReserve {
 		return errTooShort
+	}
+	return nil
+}
+
+// checkUnpaused holds a primary of CloudNativePG while a database that leads to it cannot be paused: what its clients write during the
+// switchover may be lost. With Patroni nothing is, and such databases do not keep the primary.
+func (m *move) checkUnpaused() error {
+	if m.last || m.facts.Operator.UsesPatroni() {
+		return nil
+	}
+	for _, p := range slices.Concat(m.paths.fronts, m.paths.others) {
+		if p.idle > 0 || p.unnamable {
+			return hold("CloudNativePG can lose what clients of pooler %s write during its switchover: %s", p.pod.Ref, p.whatIsLeft())
+		}
 	}
 	return nil
 }

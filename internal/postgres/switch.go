@@ -40,6 +40,7 @@ type asked struct {
 	failure  error      // in that answer, which may be wrong
 	failedAt time.Time
 	abort    func() // of a request over HTTP: returns when it cannot arrive any more
+	until    time.Time
 }
 
 // unanswered says that there was no answer, if one was expected.
@@ -102,9 +103,12 @@ func (m *move) writeInstead(ctx context.Context, notSent error) (*asked, error) 
 }
 
 // writeLate is writeInstead when the answer took its time, as that of a network that drops packets does. What was seen before the request is
-// old by then, so the gate is passed once more.
+// old by then, so the gate is passed once more. It does not write if Patroni could read the request when it is about to be withdrawn.
 func (m *move) writeLate(ctx context.Context, requested *asked, notSent error) error {
 	requested.abort()
+	if time.Until(requested.until) < m.facts.LoopWait+scheduleLead+answerGrace {
+		return notSent
+	}
 	if err := m.gate(ctx); err != nil {
 		return err
 	}
@@ -113,6 +117,7 @@ func (m *move) writeLate(ctx context.Context, requested *asked, notSent error) e
 	}
 	written, err := m.writeInstead(ctx, notSent)
 	if err == nil {
+		written.until = requested.until
 		*requested = *written
 	}
 	return err
@@ -232,6 +237,7 @@ func (m *move) request(ctx context.Context, deadline time.Time) error {
 	if m.unnamed {
 		requested.failover.Kind = ""
 	}
+	requested.until = deadline
 	m.log.Info("switchover requested", "leader", m.facts.Leader, "candidate", m.candidateName())
 	err = escort.Poll(ctx, deadline, pollInterval, func() (bool, error) { return m.poll(ctx, requested) })
 	if err == nil {
