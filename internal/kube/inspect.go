@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -105,7 +106,7 @@ func containersOf(p *corev1.Pod) []escort.Container {
 
 func toContainer(c corev1.Container) escort.Container {
 	container := escort.Container{Name: c.Name, Image: c.Image, PreStop: preStop(c.Lifecycle)}
-	for _, p := range c.Ports {
+	for _, p := range c.Ports[:min(len(c.Ports), maxPorts)] {
 		container.Ports = append(container.Ports, escort.Port{Name: p.Name, Number: int(p.ContainerPort)})
 	}
 	if c.LivenessProbe != nil {
@@ -114,12 +115,29 @@ func toContainer(c corev1.Container) escort.Container {
 	return container
 }
 
+const (
+	// maxPorts bounds the ports that are kept of a container. Poolers and databases have a few.
+	maxPorts = 64
+	// maxCommand bounds the command of a preStop hook that is kept, in bytes. Scripts have some hundred. The API server accepts a megabyte, and
+	// thousands of pods are listed at once.
+	maxCommand = 16 << 10
+)
+
+// boundedCommand returns the beginning of the command: what a hook sleeps for stands there.
+func boundedCommand(command []string) (kept []string) {
+	for left := maxCommand; len(command) > 0 && left > 0; command = command[1:] {
+		kept = append(kept, strings.Clone(command[0][:min(len(command[0]), left)]))
+		left -= len(command[0]) + 1
+	}
+	return kept
+}
+
 func preStop(l *corev1.Lifecycle) []string {
 	switch {
 	case l == nil || l.PreStop == nil:
 		return nil
 	case l.PreStop.Exec != nil:
-		return l.PreStop.Exec.Command
+		return boundedCommand(l.PreStop.Exec.Command)
 	case l.PreStop.Sleep != nil:
 		return []string{"sleep", strconv.FormatInt(l.PreStop.Sleep.Seconds, 10)}
 	case l.PreStop.HTTPGet != nil:

@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -66,7 +66,7 @@ type selected struct {
 type asked struct {
 	at       time.Time
 	ready    bool
-	versions string // of the PDBs that select the pod
+	versions uint64 // a hash of those of the PDBs that select the pod: they may be many
 	// refusal is the server's answer, if a PDB refused that is not known to select the pod.
 	refusal *drain.Blocked
 }
@@ -76,6 +76,7 @@ type pdb struct {
 	name        string // namespace/name
 	version     string
 	selector    labels.Selector
+	comparisons int    // that the selector takes for one pod at most
 	allowed     int    // disruptions allowed, minus evictions requested since that status
 	stale       bool   // the status is of an earlier generation: the server refuses until the controller has seen this one
 	neverReason string // why no change of pods allows a disruption; empty: a change can
@@ -183,9 +184,17 @@ func (d *pdbs) withPDBs(seen []seenPod) []drain.Pod {
 	return pods
 }
 
-// forgetGone forgets what selects pods that are gone. Otherwise pods that somebody makes and deletes again would fill the memory with their
-// labels.
+// forgetGone forgets what is known of pods that are gone. Otherwise pods that somebody makes and deletes again would fill the memory.
 func (d *pdbs) forgetGone(seen []seenPod) {
+	if len(d.asked) > len(seen) {
+		kept := make(map[drain.Ref]asked, len(seen))
+		for _, p := range seen {
+			if last, is := d.asked[p.Ref]; is {
+				kept[p.Ref] = last
+			}
+		}
+		d.asked = kept
+	}
 	for _, namespace := range d.namespaces {
 		if len(namespace.selecting) <= len(seen) {
 			continue
@@ -231,13 +240,16 @@ func pdbNames(pdbs []*pdb) []string {
 	return all
 }
 
-func versionsOf(pdbs []*pdb) string {
-	var versions strings.Builder
+func versionsOf(pdbs []*pdb) uint64 {
+	var hash maphash.Hash
+	hash.SetSeed(versionSeed)
 	for _, pdb := range pdbs {
-		versions.WriteString(pdb.name + "@" + pdb.version + ",")
+		_, _ = hash.WriteString(pdb.name + "@" + pdb.version + ",")
 	}
-	return versions.String()
+	return hash.Sum64()
 }
+
+var versionSeed = maphash.MakeSeed()
 
 // explain replaces the server's refusal with a clearer one if only a change of the PDBs can help, and adds the PDB's numbers.
 func (d *pdbs) explain(p seenPod, refusal *drain.Blocked) *drain.Blocked {
@@ -315,9 +327,21 @@ func toPDB(p *policyv1.PodDisruptionBudget) *pdb {
 	reason := neverReason(p)
 	status.DisruptedPods, status.Conditions = nil, nil
 	return &pdb{
-		name: key(p).String(), version: p.ResourceVersion, selector: selector, allowed: int(p.Status.DisruptionsAllowed),
+		name: key(p).String(), version: p.ResourceVersion, selector: selector, comparisons: comparisons(p.Spec.Selector), allowed: int(p.Status.DisruptionsAllowed),
 		stale: p.Status.ObservedGeneration < p.Generation, neverReason: reason, status: status,
 	}
+}
+
+// comparisons returns how many comparisons the selector takes for one pod at most: one with each key, and one with each value.
+func comparisons(s *metav1.LabelSelector) (sum int) {
+	if s == nil {
+		return 0
+	}
+	sum = len(s.MatchLabels)
+	for _, r := range s.MatchExpressions {
+		sum += 1 + len(r.Values)
+	}
+	return sum
 }
 
 // neverReason returns why the PDB can never allow a disruption; empty: it can. A PDB never allows one if it requires at

@@ -70,5 +70,7 @@ func TestSelecting_PodsComeAndGo_OnlyThoseOfNowAreKept(t *testing.T) {
 		pod := webPod(fmt.Sprint("web-", n))
 		require.Equal(t, []string{"app/pdb"}, d.withPDBs([]seenPod{pod})[0].PDBs)
 		require.Len(t, d.namespaces["app"].selecting, 1)
+		d.reserve(pod, false)
+		require.LessOrEqual(t, len(d.asked), 2)
 	}
 }

@@ -5,9 +5,9 @@ const (
 	// the others, and is asked as the drain's own retries come.
 	maxPDBs          = 1000
 	maxSelectorBytes = 16 << 10
-	// maxRequirements bounds the requirements of their selectors in all. A change of one has all compared with each pod of the namespace,
+	// maxComparisons bounds the keys and values of their selectors in all. A change of one has all compared with each pod of the namespace,
 	// and an author of PDBs could take the function's time. A thousand ordinary selectors have some 3,000.
-	maxRequirements = 10_000
+	maxComparisons = 10_000
 )
 
 // namespaceSink is the sink of one namespace's PDBs.
@@ -39,7 +39,7 @@ func (s namespaceSink) put(p *pdb) {
 	}
 	before := set[p.name]
 	delete(set, p.name)
-	if len(set) < maxPDBs && requirements(set)+p.requirements() <= maxRequirements {
+	if len(set) < maxPDBs && comparisonsOf(set)+p.comparisons <= maxComparisons {
 		set[p.name] = p
 	}
 	if s.of.next != nil {
@@ -51,15 +51,9 @@ func (s namespaceSink) put(p *pdb) {
 	s.notify()
 }
 
-// requirements returns how many comparisons the selector takes at most.
-func (p *pdb) requirements() int {
-	all, _ := p.selector.Requirements()
-	return len(all)
-}
-
-func requirements(set map[string]*pdb) (sum int) {
+func comparisonsOf(set map[string]*pdb) (sum int) {
 	for _, p := range set {
-		sum += p.requirements()
+		sum += p.comparisons
 	}
 	return sum
 }

@@ -249,7 +249,7 @@ func TestReserve_PodNotReady_TakesNothing(t *testing.T) {
 	unready.ready = false
 	require.Nil(t, d.reserve(unready, false))
 	for _, name := range []string{"web-2", "web-3"} { // each was requested once already
-		d.asked[webPod(name).Ref] = asked{at: time.Now(), ready: true, versions: "web"}
+		d.asked[webPod(name).Ref] = asked{at: time.Now(), ready: true, versions: 1}
 	}
 	require.Nil(t, d.reserve(webPod("web-2"), false))
 	require.NotNil(t, d.reserve(webPod("web-3"), false))
@@ -274,11 +274,14 @@ func TestPDBList_Replaces_DropsTheOthers(t *testing.T) {
 // A tenant's selectors are compared with each of the tenant's pods at each change. They must not take the function's time.
 func TestPDBs_CostlySelectors_FewAreKept(t *testing.T) {
 	costly := newPDB("costly", 0, 1, 2)
-	for i := range 500 {
+	for i := range 250 {
 		costly.Spec.Selector.MatchExpressions = append(costly.Spec.Selector.MatchExpressions, metav1.LabelSelectorRequirement{
 			Key: fmt.Sprint("k", i), Operator: metav1.LabelSelectorOpDoesNotExist,
 		})
 	}
+	costly.Spec.Selector.MatchExpressions = append(costly.Spec.Selector.MatchExpressions, metav1.LabelSelectorRequirement{
+		Key: "k", Operator: metav1.LabelSelectorOpIn, Values: make([]string, 250),
+	})
 	d := pdbsWith(newPDB("web", 0, 1, 2))
 	for i := range 200 {
 		costly.Name = fmt.Sprint("costly-", i)

@@ -18,6 +18,8 @@ const (
 	// maxLabelBytes bounds the labels of one pod. Of a pod with more, none are kept: a part of them could match a selector that
 	// the pod does not. Sixteen kilobytes are some 200 labels.
 	maxLabelBytes = 16 << 10
+	// maxLabels bounds their number for the same reason: a map of thousands of short labels needs 30 times their bytes. Charts set ten.
+	maxLabels = 256
 	// maxAnnotationValue bounds the value of an annotation that is kept. The values with a meaning are far shorter.
 	maxAnnotationValue = 256
 	// maxStatusAnnotation bounds the annotation in which Patroni writes a member's status, in JSON. It has some 300 bytes.
@@ -105,7 +107,7 @@ func boundedLabels(labels map[string]string) map[string]string {
 	for key, value := range labels {
 		size += len(key) + len(value)
 	}
-	if size > maxLabelBytes {
+	if size > maxLabelBytes || len(labels) > maxLabels {
 		return nil
 	}
 	return labels

@@ -19,6 +19,8 @@ const (
 	// maxDetailBytes bounds the labels, claims and finalizers of all pods. Pods that are seen beyond it are kept without. The
 	// thousand pods of a very large node have some 2 MB.
 	maxDetailBytes = 32 << 20
+	// textOverhead is what a text needs beside its bytes, as an entry of a map or list, in bytes, roughly.
+	textOverhead = 64
 )
 
 // podSet is the pods of a node: all that have not finished, a few that have, and the number of those.
@@ -86,11 +88,11 @@ func (s *podSet) all() []seenPod {
 // detailBytes returns how much memory the details of the pod need, roughly.
 func (p *seenPod) detailBytes() (size int) {
 	for key, value := range p.Labels {
-		size += len(key) + len(value)
+		size += len(key) + len(value) + textOverhead
 	}
 	for _, list := range [][]string{p.Claims, p.Finalizers} {
 		for _, text := range list {
-			size += len(text)
+			size += len(text) + textOverhead
 		}
 	}
 	return size

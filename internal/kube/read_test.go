@@ -157,13 +157,15 @@ func (e *endless) Read(p []byte) (int, error) {
 func (e *endless) Close() error { return nil }
 
 func TestRequest_ErrorIsEndless_IsBounded(t *testing.T) {
-	body := &endless{}
-	through := &network{answer: func(*http.Request) *http.Response {
-		return &http.Response{StatusCode: http.StatusInternalServerError, Header: http.Header{"Content-Type": {"text/plain"}}, Body: body}
-	}}
-	client, err := New(&rest.Config{Host: "https://cluster.example", Transport: through})
-	require.NoError(t, err)
-	_, err = client.NodeByName(t.Context(), "node-a")
-	require.Error(t, err)
-	require.LessOrEqual(t, body.read, 2*maxErrorBody)
+	for _, status := range []int{http.StatusMultipleChoices, http.StatusFound, http.StatusInternalServerError} {
+		body := &endless{}
+		through := &network{answer: func(*http.Request) *http.Response {
+			return &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"text/plain"}}, Body: body}
+		}}
+		client, err := New(&rest.Config{Host: "https://cluster.example", Transport: through})
+		require.NoError(t, err)
+		_, err = client.NodeByName(t.Context(), "node-a")
+		require.Error(t, err)
+		require.LessOrEqual(t, body.read, 2*maxErrorBody, status)
+	}
 }

@@ -154,6 +154,25 @@ func TestFinishedPods_Many_CountedAndFewNamed(t *testing.T) {
 	require.Len(t, w.Pods(), 1)
 }
 
+// A map of many short labels needs far more memory than their bytes.
+func TestBoundedLabels_TooMany_NoneAreKept(t *testing.T) {
+	all := map[string]string{}
+	for n := range maxLabels {
+		all[fmt.Sprint(n)] = ""
+	}
+	require.Len(t, boundedLabels(all), maxLabels)
+	all["more"] = ""
+	require.Nil(t, boundedLabels(all))
+}
+
+func TestBoundedCommand_TooLong_ItsBeginningIsKept(t *testing.T) {
+	require.Equal(t, []string{"sleep", "15"}, boundedCommand([]string{"sleep", "15"}))
+	kept := boundedCommand([]string{"sh", "-c", "sleep 15; " + strings.Repeat("x", 2*maxCommand), strings.Repeat("y", maxCommand)})
+	require.Len(t, kept, 3)
+	require.Equal(t, "sleep 15; x", kept[2][:11])
+	require.LessOrEqual(t, len(kept[2]), maxCommand)
+}
+
 func TestDetails_AllPodsHaveMuch_LaterOnesWithout(t *testing.T) {
 	w := newWatchedNode()
 	value := strings.Repeat("x", maxLabelBytes-100)
