@@ -52,14 +52,14 @@ func TestRotation_ResumedAfterTheLineChangedWithoutDatabase_Ends(t *testing.T) {
 		r.Poolers = unreadable{fakePoolers{w}}
 		_, err := r.Run(w.short(t))
 		require.Error(t, err)
-		require.True(t, w.record.Cut)
+		require.True(t, w.record.Replaced)
 		time.Sleep(6 * maxGap)
 		resumed := time.Now()
 		_, err = w.pgbouncerOnly().Run(t.Context())
 		require.NoError(t, err)
 		require.Less(t, time.Since(resumed), quietFor)
 		require.Equal(t, Closed, w.record.Step)
-		require.False(t, w.record.Cut)
+		require.False(t, w.record.Replaced)
 	})
 }
 

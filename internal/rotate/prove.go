@@ -78,7 +78,7 @@ func (r *Rotation) again(record Record, users []string) Record {
 
 func anew(record Record) Record {
 	now := wallClock()
-	record.Step, record.Since, record.Looked, record.Cut = Quiet, now, now, false
+	record.Step, record.Since, record.Looked, record.Replaced = Quiet, now, now, false
 	return record
 }
 
@@ -189,7 +189,7 @@ func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 		if err := r.Database.Forget(ctx, record.From); err != nil {
 			return record, err
 		}
-	} else if !record.Cut && r.isUnwatched(record, wallClock()) { // without a server, the login is open until its line changes
+	} else if !record.Replaced && r.isUnwatched(record, wallClock()) { // without a server, the login is open until its line changes
 		return anew(record), nil
 	}
 	nobodys := escort.Login{User: record.From, Password: generate()}
@@ -200,7 +200,7 @@ func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 	if err := r.Userlists.SetPassword(ctx, record.From, record.From, nobodys.Password, verifier.Stored()); err != nil {
 		return record, err
 	}
-	if record.Cut = true; r.Database == nil {
+	if record.Replaced = true; r.Database == nil {
 		if err := r.Userlists.SetRecord(ctx, record); err != nil {
 			return record, err
 		}
@@ -215,6 +215,6 @@ func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 		}
 	}
 	r.tell("%s is closed; %s is in use", record.From, record.To)
-	record.Step, record.Cut = Closed, false
+	record.Step, record.Replaced = Closed, false
 	return record, nil
 }

@@ -46,7 +46,7 @@ type Record struct {
 	Since  time.Time `json:"since,omitzero"`  // the start of the quiet time
 	Looked time.Time `json:"looked,omitzero"` // the last complete look at all poolers and servers
 
-	Cut bool `json:"cut,omitempty"` // its line has changed: whoever has read it takes the login no more
+	Replaced bool `json:"replaced,omitempty"` // its line has another password: whoever has read it takes the login no more
 }
 
 // ParseRecord reads an annotation. Whoever may write the Secret can write anything there, so what makes no sense is refused. An empty text
