@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -54,12 +53,6 @@ type namespacePDBs struct {
 	// selecting has what was found of pods since a selector last changed. Each change on the node asks for all pods, and comparing each
 	// with each PDB then would take a time that grows with both.
 	selecting map[drain.Ref]selected
-}
-
-// selected are the names of the PDBs that select a pod with these labels, in order.
-type selected struct {
-	labels map[string]string
-	names  []string
 }
 
 // asked is what an eviction request rested on.
@@ -135,77 +128,6 @@ func (d *pdbs) count(p seenPod, matching []*pdb, change int) {
 	}
 	for _, pdb := range matching {
 		pdb.allowed += change
-	}
-}
-
-// matching returns the known PDBs that select the pod.
-func (d *pdbs) matching(p seenPod) (found []*pdb) {
-	for _, name := range d.selecting(p) {
-		found = append(found, d.namespaces[p.Namespace].known[name])
-	}
-	return found
-}
-
-// selecting returns the names of the known PDBs that select the pod. A pod whose labels are not known matches none.
-func (d *pdbs) selecting(p seenPod) []string {
-	namespace := d.namespaces[p.Namespace]
-	if namespace == nil || p.labelsUnknown {
-		return nil
-	}
-	if found, is := namespace.selecting[p.Ref]; is && maps.Equal(found.labels, p.Labels) {
-		return found.names
-	}
-	var names []string
-	for name, pdb := range namespace.known {
-		if pdb.selector.Matches(labels.Set(p.Labels)) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	if namespace.selecting == nil {
-		namespace.selecting = map[drain.Ref]selected{}
-	}
-	namespace.selecting[p.Ref] = selected{p.Labels, names}
-	return names
-}
-
-// withPDBs returns the pods with their field PDBs set to the known PDBs that select them. Most drains know none.
-func (d *pdbs) withPDBs(seen []seenPod) []drain.Pod {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	pods := make([]drain.Pod, len(seen))
-	for i, p := range seen {
-		pods[i] = p.Pod
-		if names := d.selecting(p); len(names) > 0 {
-			pods[i].PDBs = names
-		}
-	}
-	d.forgetGone(seen)
-	return pods
-}
-
-// forgetGone forgets what is known of pods that are gone. Otherwise pods that somebody makes and deletes again would fill the memory.
-func (d *pdbs) forgetGone(seen []seenPod) {
-	if len(d.asked) > len(seen) {
-		kept := make(map[drain.Ref]asked, len(seen))
-		for _, p := range seen {
-			if last, is := d.asked[p.Ref]; is {
-				kept[p.Ref] = last
-			}
-		}
-		d.asked = kept
-	}
-	for _, namespace := range d.namespaces {
-		if len(namespace.selecting) <= len(seen) {
-			continue
-		}
-		kept := make(map[drain.Ref]selected, len(seen))
-		for _, p := range seen {
-			if found, is := namespace.selecting[p.Ref]; is {
-				kept[p.Ref] = found
-			}
-		}
-		namespace.selecting = kept
 	}
 }
 

@@ -18,7 +18,7 @@ const (
 	// maxLabelBytes bounds the labels of one pod. Of a pod with more, none are kept: a part of them could match a selector that
 	// the pod does not. Sixteen kilobytes are some 200 labels.
 	maxLabelBytes = 16 << 10
-	// maxLabels bounds their number for the same reason: a map of thousands of short labels needs 30 times their bytes. Charts set ten.
+	// maxLabels bounds their number for the same reason: a map of thousands of short labels needs many times their bytes. Charts set ten.
 	maxLabels = 256
 	// maxAnnotationValue bounds the value of an annotation that is kept. The values with a meaning are far shorter.
 	maxAnnotationValue = 256

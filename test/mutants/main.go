@@ -24,8 +24,8 @@ const (
 	// timeout is how many times as long as usual the tests may take after a change. One that loops ends then, and counts as noticed. So
 	// nothing else should run on the machine: slow tests would count, too.
 	timeout = "4"
-	// mostLate is the part of the changes, in percent, that may end at the timeout. Few changes loop: of 269 in internal/drain, less than
-	// this. More means that the tests were slow.
+	// mostLate is the part of the changes, in percent, that may end at the timeout. Few changes make a loop. Many mean that the tests were
+	// slow, and then they may not have noticed anything.
 	mostLate = 10
 	// memory bounds each process, because some changes loop and allocate. Linkers reserve a few gigabytes.
 	memory = 12 << 30
