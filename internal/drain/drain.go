@@ -248,9 +248,11 @@ func (r *run) isIdle() bool { return r.inFlight == 0 && !r.recordoning }
 func (r *run) ask() Ask { return Ask{Takes: r.state.times.takes(), AtOnce: r.Concurrency} }
 
 // inTurn returns the pods that may be acted on now, in the order in which they get a request: due pods first, by their time; then the
-// others, those last whose requests fail. So a slow webhook of some pods does not hold back the rest.
+// others, those last that were blocked or whose requests fail, each in its turn. So a slow webhook of some pods does not hold back the
+// rest. Neither do blocked pods: they get another try at each change, and other drains change their PDB all the time.
 func (r *run) inTurn(pods []Planned) []Planned {
-	open, failing := make([]Planned, 0, len(pods)), []Planned(nil)
+	open := make([]Planned, 0, len(pods))
+	var again []Planned
 	anyDue := false
 	for _, pod := range pods {
 		p := r.state.pods[pod.Ref]
@@ -258,13 +260,14 @@ func (r *run) inTurn(pods []Planned) []Planned {
 		anyDue = anyDue || pod.Due
 		switch {
 		case !pod.Open && !p.needsFinalSignal():
-		case !pod.Due && p.failures > 0:
-			failing = append(failing, pod)
+		case !pod.Due && (p.failures > 0 || p.latest.mayChange()):
+			again = append(again, pod)
 		default:
 			open = append(open, pod)
 		}
 	}
-	open = append(open, failing...)
+	slices.SortStableFunc(again, func(a, b Planned) int { return r.state.pods[a.Ref].sentAt.Compare(r.state.pods[b.Ref].sentAt) })
+	open = append(open, again...)
 	if anyDue {
 		slices.SortStableFunc(open, func(a, b Planned) int {
 			switch {

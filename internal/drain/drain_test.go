@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -93,6 +94,37 @@ func TestBlocked_PDBHasRoomAgain_AllPodsEvictedAtOnce(t *testing.T) {
 		for _, p := range report.Pods {
 			require.Equal(t, freed, p.EvictedAt, "%s", p.Name)
 			require.Equal(t, []string{"app/b"}, p.BlockedBy)
+		}
+	})
+}
+
+// Other drains change the PDB all the time, and each change is worth another try for the pods that it blocks.
+func TestBlocked_ManyPodsOfABusyPDB_OthersAreNotHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New()
+		node.Slow(10*time.Millisecond, 0)
+		node.Allow("b", 0)
+		for i := range 40 {
+			node.Add(pod(fmt.Sprint("blocked-", i), "budget", "b"), 0)
+			node.Add(pod(fmt.Sprint("failing-", i)), 0).Fail(fmt.Sprint("app/failing-", i), errors.New("etcd is away"))
+			node.Add(pod(fmt.Sprint("web-", i)), 0)
+		}
+		ctx := within(t, 2*time.Second)
+		var others sync.WaitGroup
+		defer others.Wait()
+		others.Go(func() {
+			for ctx.Err() == nil {
+				node.Allow("b", 0)
+				time.Sleep(2 * time.Millisecond)
+			}
+		})
+		began := time.Now()
+		report, _ := drainer().Drain(ctx, node, drain.Node{})
+		for _, p := range report.Pods {
+			if !strings.HasPrefix(p.Name, "blocked-") {
+				require.False(t, p.EvictedAt.IsZero(), p.Name)
+				require.Less(t, p.EvictedAt.Sub(began), time.Second, p.Name)
+			}
 		}
 	})
 }
