@@ -117,22 +117,28 @@ func (c *Client) hold(
 }
 
 // acquire creates the Lease, or takes over one that was released or has expired; false: another holds it. What a Lease says that is
-// taken over stays.
+// taken over stays. After an error the Lease is read: the answer to a request that succeeded can be lost, and its repetition would be
+// another holder, which had to wait until the Lease expires.
 func (l *lease) acquire(ctx context.Context, name string, begin func(*coordinationv1.Lease)) (acquired bool, err error) {
 	holder := "quiesce-" + rand.String(10)
 	for range acquireRetries {
 		l.object = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: leaseNamespace}}
 		setHolder(l.object, holder)
 		begin(l.object)
-		if err = l.create(ctx); !apierrors.IsAlreadyExists(err) {
-			return err == nil, err
+		if err = l.create(ctx); err == nil {
+			return true, nil
 		}
-		found, err := l.getLease(ctx, name)
-		if apierrors.IsNotFound(err) {
-			continue // deleted between the two requests
-		}
-		if err != nil || !l.mayTake(found) {
+		found, readErr := l.getLease(ctx, name)
+		switch {
+		case readErr == nil && holderOf(found) == holder:
+			l.object = found
+			return true, nil
+		case !apierrors.IsAlreadyExists(err):
 			return false, err
+		case apierrors.IsNotFound(readErr):
+			continue // deleted between the two requests
+		case readErr != nil || !l.mayTake(found):
+			return false, readErr
 		}
 		return l.takeOver(ctx, found, holder, begin)
 	}
@@ -140,16 +146,24 @@ func (l *lease) acquire(ctx context.Context, name string, begin func(*coordinati
 }
 
 // takeOver acquires a Lease that is free, unless another invocation is faster.
-func (l *lease) takeOver(ctx context.Context, found *coordinationv1.Lease, holder string, begin func(*coordinationv1.Lease)) (bool, error) {
-	l.unclean = attempts(found)
-	setHolder(found, holder)
-	begin(found)
-	var err error
-	l.object, err = l.updateLease(ctx, found)
-	if apierrors.IsConflict(err) {
-		return false, nil
+func (l *lease) takeOver(ctx context.Context, free *coordinationv1.Lease, holder string, begin func(*coordinationv1.Lease)) (bool, error) {
+	l.unclean = attempts(free)
+	setHolder(free, holder)
+	begin(free)
+	updated, err := l.updateLease(ctx, free)
+	if err != nil {
+		found, readErr := l.getLease(ctx, free.Name)
+		switch {
+		case readErr == nil && holderOf(found) == holder:
+			updated = found
+		case apierrors.IsConflict(err):
+			return false, nil
+		default:
+			return false, err
+		}
 	}
-	return err == nil, err
+	l.object = updated
+	return true, nil
 }
 
 func setHolder(l *coordinationv1.Lease, holder string) {

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"quiesce/internal/escort"
+	"quiesce/internal/termination"
 )
 
 // leaseServer is an API server's part for one Lease, in memory, so that time may be simulated.
@@ -29,6 +30,7 @@ type leaseServer struct {
 	object  *coordinationv1.Lease // nil: there is none
 	refuses bool                  // it answers 503
 	hangs   int                   // so many requests are not answered
+	loses   int                   // so many changes are made, and their answers are lost
 }
 
 func (s *leaseServer) client(t *testing.T) *Client {
@@ -100,6 +102,10 @@ func (s *leaseServer) RoundTrip(r *http.Request) (*http.Response, error) {
 		sent.ResourceVersion = strconv.Itoa(s.version)
 		sent.TypeMeta = metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"}
 		s.object = &sent
+		if s.loses > 0 {
+			s.loses--
+			return nil, errors.New("connection reset by peer")
+		}
 	}
 	return answerOf(http.StatusOK, s.object), nil
 }
@@ -126,6 +132,28 @@ func holdTestLease(ctx context.Context, t *testing.T) (*leaseServer, escort.Mark
 	require.NotNil(t, held)
 	require.NoError(t, held.SetMark(ctx, "paused: a"))
 	return s, held
+}
+
+// The next try would be another holder, and would wait until the Lease expires.
+func TestAcquireLease_AnswerIsLost_Acquired(t *testing.T) {
+	for name, before := range map[string]*coordinationv1.Lease{
+		"there was none": nil,
+		"it was free": {ObjectMeta: metav1.ObjectMeta{
+			Name: "i-1", Annotations: map[string]string{attemptsAnnotation: "1"}, ResourceVersion: "7"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &leaseServer{object: before, loses: 1}
+				held, err := s.client(t).AcquireLease(t.Context(), "i-1", termination.Acquisition{})
+				require.NoError(t, err)
+				require.NotNil(t, held, "this invocation holds it")
+				time.Sleep(2 * leaseRenewal)
+				require.Less(t, time.Since(s.renewed()), leaseRenewal+time.Second)
+				require.NoError(t, held.Release(termination.KeepNothing))
+				require.Nil(t, s.object)
+			})
+		})
+	}
 }
 
 // What is paused when the drain's time ends is still paused by this invocation, which resumes it. Nobody may take the Lease before that.
