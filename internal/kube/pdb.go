@@ -60,6 +60,7 @@ type asked struct {
 	at       time.Time
 	ready    bool
 	versions uint64 // a hash of those of the PDBs that select the pod: they may be many
+	unready  uint64 // a hash of what these PDBs decide by about a pod that is not ready
 	// refusal is the server's answer, if a PDB refused that is not known to select the pod.
 	refusal *drain.Blocked
 }
@@ -68,6 +69,7 @@ type asked struct {
 type pdb struct {
 	name        string // namespace/name
 	version     string
+	generation  int64
 	selector    labels.Selector
 	comparisons int    // that the selector takes for one pod at most
 	allowed     int    // disruptions allowed, minus evictions requested since that status
@@ -86,12 +88,13 @@ func newPDBs(ctx context.Context, c *Client, notify func()) *pdbs {
 // against the pod's PDBs; a dry run is not counted.
 // Each pod is requested once, whatever its PDBs allow: a PDB may let an unhealthy pod go even if it allows no disruption
 // (https://kubernetes.io/docs/tasks/run-application/configure-pdb/#unhealthy-pod-eviction-policy). So it is requested again
-// when its readiness changes, and a pod that is not ready also when its PDBs do.
+// when its readiness changes, and a pod that is not ready also when what its PDBs decide by about it does.
 func (d *pdbs) reserve(p seenPod, dryRun bool) *drain.Blocked {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	matching := d.matching(p)
-	now, before := asked{at: time.Now(), ready: p.ready, versions: versionsOf(matching)}, d.asked[p.Ref]
+	now := asked{at: time.Now(), ready: p.ready, versions: hashOf(matching, (*pdb).versionText), unready: hashOf(matching, (*pdb).unreadyText)}
+	before := d.asked[p.Ref]
 	blocked, recheck := d.expectedBlock(p, matching)
 	if len(matching) == 0 {
 		blocked, recheck = before.refusal, unknownRecheck
@@ -108,7 +111,7 @@ func (d *pdbs) reserve(p seenPod, dryRun bool) *drain.Blocked {
 }
 
 func (a asked) isOutdated(now asked, recheck time.Duration) bool {
-	return now.at.Sub(a.at) >= recheck || a.ready != now.ready || !now.ready && a.versions != now.versions
+	return now.at.Sub(a.at) >= recheck || a.ready != now.ready || !now.ready && a.unready != now.unready
 }
 
 // release undoes the count of reserve, for a request that evicted nothing and that no PDB refused.
@@ -116,7 +119,7 @@ func (d *pdbs) release(p seenPod) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	matching := d.matching(p)
-	if versionsOf(matching) == d.asked[p.Ref].versions {
+	if hashOf(matching, (*pdb).versionText) == d.asked[p.Ref].versions {
 		d.count(p, matching, 1)
 	}
 }
@@ -162,16 +165,27 @@ func pdbNames(pdbs []*pdb) []string {
 	return all
 }
 
-func versionsOf(pdbs []*pdb) uint64 {
+// hashOf returns a hash of the names of these PDBs and of one text of each.
+func hashOf(pdbs []*pdb, text func(*pdb) string) uint64 {
 	var hash maphash.Hash
-	hash.SetSeed(versionSeed)
+	hash.SetSeed(pdbSeed)
 	for _, pdb := range pdbs {
-		_, _ = hash.WriteString(pdb.name + "@" + pdb.version + ",")
+		_, _ = hash.WriteString(pdb.name + "@" + text(pdb) + ",")
 	}
 	return hash.Sum64()
 }
 
-var versionSeed = maphash.MakeSeed()
+var pdbSeed = maphash.MakeSeed()
+
+func (p *pdb) versionText() string { return p.version }
+
+// unreadyText returns what decides the eviction of a pod that is not ready: the policy, which is part of the spec, and whether enough
+// others are healthy. Each write to the status would repeat the requests for all such pods in vain
+// (https://github.com/kubernetes/kubernetes/blob/master/pkg/registry/core/pod/storage/eviction.go).
+func (p *pdb) unreadyText() string {
+	enough := p.status.DesiredHealthy > 0 && p.status.CurrentHealthy >= p.status.DesiredHealthy
+	return fmt.Sprint(p.generation, enough)
+}
 
 // explain replaces the server's refusal with a clearer one if only a change of the PDBs can help, and adds the PDB's numbers.
 func (d *pdbs) explain(p seenPod, refusal *drain.Blocked) *drain.Blocked {
@@ -249,7 +263,7 @@ func toPDB(p *policyv1.PodDisruptionBudget) *pdb {
 	reason := neverReason(p)
 	status.DisruptedPods, status.Conditions = nil, nil
 	return &pdb{
-		name: key(p).String(), version: p.ResourceVersion, selector: selector, comparisons: comparisons(p.Spec.Selector), allowed: int(p.Status.DisruptionsAllowed),
+		name: key(p).String(), version: p.ResourceVersion, generation: p.Generation, selector: selector, comparisons: comparisons(p.Spec.Selector), allowed: int(p.Status.DisruptionsAllowed),
 		stale: p.Status.ObservedGeneration < p.Generation, neverReason: reason, status: status,
 	}
 }

@@ -167,6 +167,14 @@ func TestReserve_GuessMayBeWrong_Asks(t *testing.T) {
 			healthy("web", 0, 2), unready(webPod("web-1")), func(_ *pdbs, p *seenPod) { p.ready = true }, true},
 		"the pod is not ready, and the others are healthy now": {
 			healthy("web", 0, 1), unready(webPod("web-1")), func(d *pdbs, _ *seenPod) { d.put(withVersion(healthy("web", 0, 2), "2")) }, true},
+		"the pod is not ready, and the number of others changes in vain": {
+			healthy("web", 0, 0), unready(webPod("web-1")), func(d *pdbs, _ *seenPod) { d.put(withVersion(healthy("web", 0, 1), "2")) }, false},
+		"the pod is not ready, and the PDB's policy may have changed": {
+			healthy("web", 0, 1), unready(webPod("web-1")), func(d *pdbs, _ *seenPod) {
+				changed := withVersion(healthy("web", 0, 1), "2")
+				changed.Generation, changed.Status.ObservedGeneration = 2, 2
+				d.put(changed)
+			}, true},
 		"the pod is ready, and the others change": {
 			healthy("web", 0, 1), webPod("web-1"), func(d *pdbs, _ *seenPod) { d.put(withVersion(healthy("web", 0, 2), "2")) }, false},
 		"the PDB is changed, and its status is of before": {

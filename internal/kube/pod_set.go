@@ -19,6 +19,9 @@ const (
 	// maxDetailBytes bounds the labels, claims and finalizers of all pods. Pods that are seen beyond it are kept without. The
 	// thousand pods of a very large node have some 2 MB.
 	maxDetailBytes = 32 << 20
+	// maxNamespaceDetailBytes bounds those of one namespace. A tenant can have any number of pods on a node that only finalizers keep.
+	// Without it, they could take the labels from the poolers of others, which would then be evicted like any other pod.
+	maxNamespaceDetailBytes = maxDetailBytes / 4
 	// textOverhead is what a text needs beside its bytes, as an entry of a map or list, in bytes, roughly.
 	textOverhead = 64
 )
@@ -28,11 +31,12 @@ type podSet struct {
 	pods     map[types.NamespacedName]seenPod
 	finished map[uint64]bool // hashes of UIDs
 	named    int             // finished pods among pods
-	details  int             // bytes, of pods
+	details  map[string]int  // bytes, of pods, by namespace
+	detailed int             // their sum
 }
 
 func newPodSet() *podSet {
-	return &podSet{pods: map[types.NamespacedName]seenPod{}, finished: map[uint64]bool{}}
+	return &podSet{pods: map[types.NamespacedName]seenPod{}, finished: map[uint64]bool{}, details: map[string]int{}}
 }
 
 // put adds or replaces a pod. A finished pod that was not known before it finished may be counted only.
@@ -45,10 +49,10 @@ func (s *podSet) put(p seenPod, knownBefore bool) {
 	if p.Finished && !knownBefore && s.named >= maxFinishedNamed {
 		return
 	}
-	if s.details+p.detailBytes() > maxDetailBytes {
+	if size := p.detailBytes(); s.detailed+size > maxDetailBytes || s.details[p.Namespace]+size > maxNamespaceDetailBytes {
 		p.dropDetails()
 	}
-	s.details += p.detailBytes()
+	s.count(p.Namespace, p.detailBytes())
 	if p.Finished {
 		s.named++
 	}
@@ -62,11 +66,19 @@ func (s *podSet) remove(ref drain.Ref) {
 	if !known || before.UID != ref.UID {
 		return
 	}
-	s.details -= before.detailBytes()
+	s.count(ref.Namespace, -before.detailBytes())
 	if before.Finished {
 		s.named--
 	}
 	delete(s.pods, nameOf(ref))
+}
+
+// count counts the details of a pod.
+func (s *podSet) count(namespace string, bytes int) {
+	s.detailed += bytes
+	if s.details[namespace] += bytes; s.details[namespace] == 0 {
+		delete(s.details, namespace)
+	}
 }
 
 // get returns the pod of this name and UID.

@@ -179,6 +179,7 @@ func TestDetails_AllPodsHaveMuch_LaterOnesWithout(t *testing.T) {
 	const pods = 2 * maxDetailBytes / maxLabelBytes
 	for i := range pods {
 		p := podNamed(fmt.Sprint("web-", i), types.UID(fmt.Sprint(i)))
+		p.Namespace = fmt.Sprint("tenant-", i%8)
 		p.Labels = map[string]string{"x": value}
 		w.put(p)
 	}
@@ -190,6 +191,30 @@ func TestDetails_AllPodsHaveMuch_LaterOnesWithout(t *testing.T) {
 		}
 	}
 	require.LessOrEqual(t, size, maxDetailBytes)
-	require.Equal(t, size, w.current.details)
+	require.Equal(t, size, w.current.detailed)
 	require.InDelta(t, pods/2, unknown, pods/10)
+	for _, p := range w.current.all() {
+		w.current.remove(p.Ref)
+	}
+	require.Zero(t, w.current.detailed)
+	require.Empty(t, w.current.details)
+}
+
+// The number of pods that only finalizers keep has no bound, so that one tenant could take all of the memory for labels.
+func TestDetails_OneNamespaceHasMuch_OthersKeepTheirLabels(t *testing.T) {
+	w := newWatchedNode()
+	value := strings.Repeat("x", maxLabelBytes-100)
+	for i := range 2 * maxDetailBytes / maxLabelBytes {
+		p := podNamed(fmt.Sprint("kept-", i), types.UID(fmt.Sprint(i)))
+		p.Namespace, p.Labels = "hostile", map[string]string{"x": value}
+		w.put(p)
+	}
+	pooler := podNamed("pgbouncer", "u")
+	pooler.Labels = map[string]string{"app": "pgbouncer"}
+	w.put(pooler)
+	found, is := w.pod(drain.Ref{Namespace: "app", Name: "pgbouncer", UID: "u"})
+	require.True(t, is)
+	require.Equal(t, pooler.Labels, found.Labels)
+	require.False(t, found.labelsUnknown)
+	require.LessOrEqual(t, w.current.detailed, maxNamespaceDetailBytes+maxLabelBytes)
 }
