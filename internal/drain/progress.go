@@ -79,6 +79,13 @@ func (p *progress) observe(pod Planned, phase string, known bool) {
 	}
 }
 
+// setGone notes that the pod is gone. Its labels are not needed any more, and a tenant's may be large.
+func (p *progress) setGone(now time.Time) {
+	p.line.GoneAt = now
+	p.confirmDeletion(now)
+	p.planned.Pod = Pod{Ref: p.planned.Ref, Deleted: now}
+}
+
 func endingOf(pod Planned) ending {
 	terminating, waivable := pod.Terminating(), pod.Verdict == Skip
 	switch {

@@ -11,7 +11,9 @@ type Report struct {
 	Pods   []PodReport   `json:"pods"`
 	// FinishedPods is how many finished pods were on the node. Pods names a few of them.
 	FinishedPods int `json:"finishedPods,omitempty"`
-	Recordons    int `json:"recordons,omitempty"` // how often the node was cordoned again, because someone opened it
+	// OmittedPods is how many more pods came and went than Pods can name.
+	OmittedPods int `json:"omittedPods,omitempty"`
+	Recordons   int `json:"recordons,omitempty"` // how often the node was cordoned again, because someone opened it
 }
 
 // PhaseReport is one phase that had pods: when it started, and when the last of them was gone.

@@ -7,6 +7,10 @@ import (
 	"time"
 )
 
+// maxGonePods bounds the pods of a report that are gone. While pods that tolerate everything come and go on the node, their number has no
+// bound. Ten thousand take some 10 MB.
+const maxGonePods = 10_000
+
 // State is what Resume needs of the drain before it: the times of the phases, and the progress of each pod. The zero State is that of
 // a drain that never ran.
 type State struct {
@@ -18,6 +22,8 @@ type State struct {
 	asked     map[string]string
 	ended     map[string]bool
 	recordons int
+	gone      int       // pods that are gone, and in the report
+	omitted   int       // pods that are gone, beyond these
 	told      int       // events about pods; one more than the most: that was logged
 	cordoned  time.Time // when the drains closed the node; zero: they did not
 	err       error
@@ -27,7 +33,7 @@ type State struct {
 func (s State) resume(phases []Phase) State {
 	next := State{
 		times: s.times, began: s.began, asked: maps.Clone(s.asked), ended: maps.Clone(s.ended), recordons: s.recordons, cordoned: s.cordoned,
-		told:   s.told,
+		told: s.told, gone: s.gone, omitted: s.omitted,
 		clocks: make([]Clock, len(phases)), pods: make(map[Ref]*progress, len(s.pods)),
 	}
 	copy(next.clocks, s.clocks)
@@ -43,7 +49,7 @@ func (s State) resume(phases []Phase) State {
 }
 
 // observe notes what a plan shows of each pod, and returns the pods that were there before and are gone.
-func (s State) observe(plan Plan, phases []Phase, now time.Time) (gone []Ref) {
+func (s *State) observe(plan Plan, phases []Phase, now time.Time) (gone []Ref) {
 	present := make(map[Ref]bool, len(plan.Pods))
 	for _, pod := range plan.Pods {
 		present[pod.Ref] = true
@@ -56,17 +62,27 @@ func (s State) observe(plan Plan, phases []Phase, now time.Time) (gone []Ref) {
 	}
 	for ref, p := range s.pods {
 		if !present[ref] && p.line.GoneAt.IsZero() {
-			p.line.GoneAt = now
-			p.confirmDeletion(now)
+			p.setGone(now)
 			gone = append(gone, ref)
+			s.countGone(ref, p)
 		}
 	}
 	return gone
 }
 
+// countGone counts a pod that is gone. Of too many, one is left out of the report, unless a request for it is in flight.
+func (s *State) countGone(ref Ref, p *progress) {
+	if s.gone >= maxGonePods && !p.inFlight {
+		s.omitted++
+		delete(s.pods, ref)
+		return
+	}
+	s.gone++
+}
+
 // report returns the report. Its pods are in the drain order. Of finished pods it names a few.
 func (s State) report(phases []Phase) Report {
-	report := Report{Recordons: s.recordons, Phases: []PhaseReport{}, Pods: make([]PodReport, 0, len(s.pods))}
+	report := Report{Recordons: s.recordons, OmittedPods: s.omitted, Phases: []PhaseReport{}, Pods: make([]PodReport, 0, len(s.pods))}
 	order := map[string]int{}
 	for i, phase := range phases {
 		order[phase.Name] = i

@@ -156,6 +156,7 @@ func (j *job) gatherReports() {
 			j.report.Pods = append(j.report.Pods, p)
 		}
 		j.report.FinishedPods += d.report.FinishedPods
+		j.report.OmittedPods += d.report.OmittedPods
 		j.report.Recordons += d.report.Recordons
 	}
 }
