@@ -111,6 +111,19 @@ func TestAnActionIsKeptAliveAndCompletedOnce(t *testing.T) {
 	require.ErrorIs(t, hooks.Heartbeat(t.Context(), event), termination.ErrNoActiveAction)
 }
 
+// Otherwise a completion whose answer is lost looks like a hook whose timeout was over, which raises an alarm.
+func TestComplete_AnswerIsLost_IsNotNoAction(t *testing.T) {
+	server, _, hooks := account(t)
+	event := terminated(t, server)
+	server.Fail("autoscaling", "CompleteLifecycleAction", awstest.Fault{
+		Times: 1, Code: http.StatusInternalServerError, ErrorCode: "InternalFailure", AfterEffect: true,
+	})
+	err := hooks.Complete(t.Context(), event, termination.Continue)
+	require.ErrorContains(t, err, "InternalFailure")
+	require.NotErrorIs(t, err, termination.ErrNoActiveAction)
+	require.Len(t, server.Completions(instance), 1)
+}
+
 func TestComplete_NoToken_FindsActionByInstance(t *testing.T) {
 	server, _, hooks := account(t)
 	event := terminated(t, server)

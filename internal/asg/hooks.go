@@ -113,12 +113,13 @@ func (h *Hooks) Heartbeat(ctx context.Context, t termination.Termination) error 
 	return nil
 }
 
-// Complete implements termination.Hooks.
+// Complete implements termination.Hooks. It sends one request: the answer to a repetition of one that succeeded is that there is no active
+// action, as after the hook's timeout. The caller repeats it, and knows then that an answer was lost.
 func (h *Hooks) Complete(ctx context.Context, t termination.Termination, result termination.Result) error {
 	_, err := h.scaling.CompleteLifecycleAction(ctx, &autoscaling.CompleteLifecycleActionInput{
 		AutoScalingGroupName: &t.Group, LifecycleHookName: &t.Hook, InstanceId: &t.InstanceID,
 		LifecycleActionToken: token(t), LifecycleActionResult: aws.String(string(result)),
-	})
+	}, func(o *autoscaling.Options) { o.RetryMaxAttempts = 1 })
 	if err != nil {
 		return fmt.Errorf("complete the lifecycle action of %s: %w", t.InstanceID, classify(err))
 	}

@@ -199,14 +199,19 @@ func (a action) check() error {
 		return errors.New("LifecycleHookName: missing")
 	case a.Token == "" && a.Service != sweepService:
 		return errors.New("LifecycleActionToken: missing")
+	case a.Token != "" && len(a.Token) != tokenLength:
+		return fmt.Errorf("LifecycleActionToken: must have %d characters: %s", tokenLength, quoted(a.Token))
 	}
-	return cmp.Or(
-		checkLength("AutoScalingGroupName", a.Group), checkLength("LifecycleHookName", a.Hook), checkLength("LifecycleActionToken", a.Token))
+	return cmp.Or(checkLength("AutoScalingGroupName", a.Group), checkLength("LifecycleHookName", a.Hook))
 }
 
-// maxName is the longest name of a group or hook. Tokens are shorter
+// The longest name of a group or hook, and the length of a token. Auto Scaling refuses each request with a token of another length, so an
+// event with one would keep the instance from its heartbeats
 // (https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_CompleteLifecycleAction.html).
-const maxName = 255
+const (
+	maxName     = 255
+	tokenLength = 36
+)
 
 func checkLength(key, value string) error {
 	if len(value) > maxName {

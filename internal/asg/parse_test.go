@@ -230,7 +230,7 @@ func TestParse_FirstReceipt_ImpossibleIsUnknown(t *testing.T) {
 }
 
 func TestParse_LongNames_Malformed(t *testing.T) {
-	for _, key := range []string{"AutoScalingGroupName", "LifecycleHookName", "LifecycleActionToken"} {
+	for _, key := range []string{"AutoScalingGroupName", "LifecycleHookName"} {
 		parsed := func(length int) termination.Record {
 			var event map[string]any
 			require.NoError(t, json.Unmarshal(payload(t, "terminate"), &event))
@@ -311,6 +311,7 @@ func TestParse_Unreadable_IsOneMalformedRecord(t *testing.T) {
 		notification("LifecycleTransition", ""):                   "LifecycleTransition: missing",
 		notification("LifecycleHookName", 7):                      "LifecycleHookName: must be a string, not number",
 		notification("LifecycleActionToken", ""):                  "LifecycleActionToken: missing",
+		notification("LifecycleActionToken", "x"):                 `LifecycleActionToken: must have 36 characters: "x"`,
 		notification("EC2InstanceId", "i-ABCDEF01"):               `EC2InstanceId: not an instance id: "i-ABCDEF01"`,
 		notification("Time", ""):                                  "Time: missing",
 		spot(`"x":7`):                                             "detail.instance-id: missing",

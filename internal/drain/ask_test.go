@@ -28,6 +28,24 @@ func TestRequestTimes_Estimate_FollowsTheServer(t *testing.T) {
 	require.InDelta(t, 5.1, times.takes().Seconds(), 0.01, "a hanging request is bounded")
 }
 
+// A failure that comes soon says nothing. One that takes long does, and so does a success that is soon.
+func TestRequestTimes_Evictions_FailuresCountOnlyIfSlow(t *testing.T) {
+	var times requestTimes
+	note := func(took time.Duration, err error) {
+		for range 60 {
+			times.note(response{evicted: true, evictTook: took, err: err})
+		}
+	}
+	note(2*time.Second, nil)
+	require.InDelta(t, 2, times.evict.average.Seconds(), 0.01)
+	note(time.Second, errors.New("connection refused"))
+	require.InDelta(t, 2, times.evict.average.Seconds(), 0.01)
+	note(3*time.Second, errors.New("connection refused"))
+	require.InDelta(t, 3, times.evict.average.Seconds(), 0.01)
+	note(time.Second, nil)
+	require.InDelta(t, 1, times.evict.average.Seconds(), 0.01)
+}
+
 // Of seven pods that share their last moment, three can be asked for at once.
 func TestSpread_PodsShareAMoment_StartInRounds(t *testing.T) {
 	const s = time.Second

@@ -242,6 +242,9 @@ func TestShutDownDaemons_EscortedPhase_PodsStoppedInTime(t *testing.T) {
 		require.Nil(t, report.Pods[1].Escort)
 		require.Len(t, e.seen, 1)
 		require.Equal(t, end.Add(-2*time.Second), e.seen[0].EvictBy)
+		end = time.Now().Add(time.Second)
+		by.ShutDownDaemons(within(t, time.Second), node.Pods(), drain.Node{}, &report)
+		require.Equal(t, end.Add(-time.Second/2), e.seen[1].EvictBy, "half of a short time")
 	})
 }
 

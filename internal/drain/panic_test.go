@@ -18,8 +18,9 @@ import (
 
 // panicking is an escort that panics in every step, after it recorded a change.
 type panicking struct {
-	undone int
-	saves  bool
+	undone    int
+	saves     bool
+	undoWorks bool
 }
 
 func (e *panicking) Run(ctx context.Context, r drain.EscortRequest) (drain.EscortResult, error) {
@@ -35,7 +36,9 @@ func (e *panicking) ShutDown(context.Context, drain.EscortRequest) (drain.Escort
 }
 
 func (e *panicking) Undo(context.Context, drain.EscortRequest) error {
-	e.undone++
+	if e.undone++; e.undoWorks {
+		return nil
+	}
 	panic("undo")
 }
 
@@ -49,11 +52,13 @@ func panics(e *panicking, log *bytes.Buffer) drain.Drainer {
 }
 
 func TestEscort_Panics_PodEvictedWithoutIt(t *testing.T) {
-	for name, saves := range map[string]bool{"before it changed anything": false, "after it did": true} {
+	for name, c := range map[string]panicking{
+		"before it changed anything": {}, "after it did": {saves: true}, "after it did, and undoing works": {saves: true, undoWorks: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var log bytes.Buffer
-				e := &panicking{saves: saves}
+				e := &panicking{saves: c.saves, undoWorks: c.undoWorks}
 				node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), s)
 				node.Allow("b", 0)
 				time.AfterFunc(time.Minute, func() { node.Allow("b", 1) })
@@ -67,7 +72,8 @@ func TestEscort_Panics_PodEvictedWithoutIt(t *testing.T) {
 				require.NotContains(t, pooler.Escort.Reason+pooler.Reason, "goroutine", "no stack in a report")
 				require.Equal(t, 1, strings.Count(log.String(), "step=Run"))
 				require.NotContains(t, log.String(), "eviction failed")
-				require.Equal(t, saves, e.undone == 1)
+				require.Equal(t, c.saves, e.undone == 1)
+				require.Contains(t, log.String(), "goroutine", "the stack is logged")
 			})
 		})
 	}
@@ -85,6 +91,7 @@ func TestEscort_PanicsWhereverItIsAsked_IsContained(t *testing.T) {
 		by.ShutDownDaemons(within(t, time.Minute), []drain.Pod{daemon}, drain.Node{}, &report)
 		require.Equal(t, "plain", report.Pods[0].Escort.Strategy)
 		require.LessOrEqual(t, len(report.Pods[0].Escort.Reason), 1024)
+		require.LessOrEqual(t, strings.Count(log.String(), "words of a tenant"), 100, "the log has the beginning of it")
 		by.Records = recorded(t, daemon)
 		require.ErrorContains(t, by.UndoEscorts(t.Context(), []drain.Pod{daemon}, drain.Node{}), "the escort panicked in Undo: undo")
 	})

@@ -92,7 +92,7 @@ func (j *job) verifyInterruption(ctx context.Context, instance Instance) (reject
 	switch {
 	case err != nil:
 		return "", err
-	case instance.State != inService && !instance.isWaiting():
+	case !instance.isWaiting() && instance.State != inService && !(j.Trigger == SpotInterruption && instance.mayRun()):
 		return fmt.Sprintf("%s: %s is %q, already past draining", j.Trigger, j.InstanceID, instance.State), nil
 	case !known[j.InstanceID].Spot:
 		return fmt.Sprintf("%s: %s is not a Spot instance", j.Trigger, j.InstanceID), nil

@@ -40,6 +40,24 @@ func TestASpotInterruptionDrainsAndCompletesNothing(t *testing.T) {
 	})
 }
 
+// EC2 reclaims an instance whatever its group thinks of it. A recommendation is only advice, and Auto Scaling leaves these alone.
+func TestInterruption_InstanceRunsOutOfService_OnlyASpotInterruptionDrains(t *testing.T) {
+	for _, state := range []string{"Standby", "EnteringStandby", "Pending:Wait", retained} {
+		for trigger, want := range map[Trigger]Status{SpotInterruption: StatusDrained, RebalanceRecommendation: StatusRejected} {
+			synctest.Test(t, func(t *testing.T) {
+				env := spotEnv()
+				env.state = state
+				env.node.Add(web("web"), 5*time.Second)
+				h := env.handler()
+				h.Policy.OnRebalanceRecommendation = true
+				report, err := deliver(t, h, triggered(trigger))
+				require.NoError(t, err)
+				require.Equal(t, want, report.Status, "%s, %s: %s", state, trigger, report.Reason)
+			})
+		}
+	}
+}
+
 // requestRecorder is an escort that records its requests.
 type requestRecorder struct {
 	drain.Escort
