@@ -75,6 +75,23 @@ func TestReleaseLease_PodsLeft_DecideWhatIsKept(t *testing.T) {
 	}
 }
 
+func TestAllGone_EachOutcome_CountsIfSomethingMayBeLeft(t *testing.T) {
+	gone, skipped := drain.PodReport{Outcome: drain.Evicted, GoneAt: time.Now()}, drain.PodReport{Outcome: drain.Skipped}
+	escorted := drain.PodReport{Outcome: drain.Skipped, Escort: &drain.EscortResult{}}
+	for name, c := range map[string]struct {
+		pods []drain.PodReport
+		want bool
+	}{
+		"no pod was seen":             {nil, false},
+		"one is gone":                 {[]drain.PodReport{gone}, true},
+		"one is not gone":             {[]drain.PodReport{gone, {Outcome: drain.Remained}}, false},
+		"a DaemonSet's stays":         {[]drain.PodReport{gone, skipped}, true},
+		"a DaemonSet's has an escort": {[]drain.PodReport{gone, escorted}, false},
+	} {
+		require.Equal(t, c.want, Report{Report: drain.Report{Pods: c.pods}}.allGone(), name)
+	}
+}
+
 // A crashed escort left a pause, and the pods could not be listed again until the deadline. Retained, the instance runs on with its
 // pods, and only the record says what is paused.
 func TestSweep_RetainedAfterACrash_UndoesTheEscort(t *testing.T) {
@@ -179,4 +196,46 @@ func TestSpotInterruption_Deadline_IsOnTheLease(t *testing.T) {
 		require.NoError(t, err)
 		require.Zero(t, env.leaseDeadline)
 	})
+}
+
+// A try that would begin when the time is over could only come too late.
+func TestAcquireLease_AlwaysFails_TriesEndWithTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, denied := newTestEnv(), errors.New("denied")
+		env.failAlways("acquire", denied)
+		began, j := time.Now(), env.handler().newJob(event)
+		require.False(t, j.acquireLease(t.Context(), env))
+		require.ErrorIs(t, j.noLease, denied)
+		require.Equal(t, 5, count(env.effects(), "acquire"), "at 0, 2, 4, 6 and 8 s")
+		require.Equal(t, acquireTime-acquireRetry, time.Since(began))
+	})
+}
+
+// Nobody renews a Lease whose context has ended. Unreleased, it would keep other invocations away until it expires.
+func TestAcquireLease_AnswerTooLate_ReleasedAndDrainDoesWithout(t *testing.T) {
+	for name, c := range map[string]struct {
+		delay time.Duration
+		kept  []Keep
+	}{
+		"in time":  {acquireTime - 1, nil},
+		"too late": {acquireTime + 1, []Keep{KeepAll}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			env := newTestEnv()
+			env.delay = c.delay
+			j := env.handler().newJob(event)
+			require.False(t, j.acquireLease(t.Context(), env), name)
+			require.Equal(t, c.kept, env.kept, name)
+			require.Equal(t, 1, count(env.effects(), "acquire"), name)
+			if c.kept == nil {
+				require.NoError(t, j.noLease, name)
+				require.NotNil(t, j.lease, name)
+				j.releaseLease()
+				return
+			}
+			require.ErrorIs(t, j.noLease, context.DeadlineExceeded, name)
+			require.Nil(t, j.lease, name)
+			require.Equal(t, drain.EffortNoEscorts, j.drainer.Effort, name)
+		})
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -122,4 +124,31 @@ func TestSweep_PoolersPaused_ResumedAndReported(t *testing.T) {
 		sweepOnce(t, h)
 		require.Equal(t, 2, primaries.resumes, "also in shadow mode: what an earlier mode paused")
 	})
+}
+
+// There is a message before each pause, and a sweep each minute. Only a pooler that was paused is worth a line.
+func TestResume_Log_SaysOnlyWhatWasPaused(t *testing.T) {
+	var log strings.Builder
+	for name, c := range map[string]struct {
+		paused            []string
+		resumed, messages int // lines about paused poolers, and about messages
+	}{
+		"nothing was paused": {nil, 0, 0},
+		"a cluster was":      {[]string{"databases/orders"}, 1, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			env := newTestEnv()
+			env.state = inService
+			h, _ := env.withQueue()
+			h.Log, h.Primaries = slog.New(slog.NewTextHandler(&log, nil)), &fakePrimaries{paused: c.paused}
+			_, err := request(h, SQS, Request{Action: ActionResume})
+			require.NoError(t, err, name)
+			require.Equal(t, c.resumed, strings.Count(log.String(), "paused poolers resumed"), name)
+			require.Equal(t, c.messages, strings.Count(log.String(), "event handled"), name)
+			log.Reset()
+			sweepOnce(t, h)
+			require.Equal(t, c.resumed, strings.Count(log.String(), "paused poolers resumed"), name)
+			log.Reset()
+		})
+	}
 }

@@ -28,6 +28,29 @@ func TestWithin_ShortReport_IsUnchanged(t *testing.T) {
 	require.Equal(t, r, r.Within(200_000))
 }
 
+// A report that just fits stays as it is. One that fits once it is cut is cut no further.
+func TestWithin_ExactSize_NotCutFurther(t *testing.T) {
+	for name, c := range map[string]struct {
+		report  Report
+		bytes   int
+		omitted string
+	}{
+		"whole":         {longReport(3, 1000), 200_000, ""},
+		"texts cut":     {longReport(3, 1000), 5_000, "texts of pods"},
+		"pods left out": {longReport(100, 10), 10_000, "texts of pods, the plan, 50 of 100 pods"},
+	} {
+		want := c.report.Within(c.bytes)
+		require.Equal(t, c.omitted, want.Omitted, name)
+		require.Equal(t, want, c.report.Within(want.size()), name)
+	}
+}
+
+func TestWithin_TooLongWithoutPods_Returned(t *testing.T) {
+	r := longReport(3, 10).Within(1)
+	require.Empty(t, r.Pods)
+	require.Equal(t, "texts of pods, the plan, 3 of 3 pods", r.Omitted)
+}
+
 func TestWithin_LongTexts_AreCut(t *testing.T) {
 	r := longReport(10, 90_000)
 	cut := r.Within(200_000)

@@ -11,21 +11,23 @@ import (
 
 // A node that was closed for a Spot interruption that was not true is capacity that is paid for and not used.
 func TestIsRestorable_WhatClosedIt_Decides(t *testing.T) {
-	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
-	for name, c := range map[string]struct {
-		node ClosedNode
-		want bool
-	}{
-		"our hook":               {ClosedNode{Hook: "quiesce", CordonedAt: ago(minCordonAge)}, true},
-		"our hook, just now":     {ClosedNode{Hook: "quiesce", CordonedAt: ago(minCordonAge / 2)}, false},
-		"another hook":           {ClosedNode{Hook: "theirs", CordonedAt: ago(time.Hour)}, false},
-		"by hand":                {ClosedNode{CordonedAt: ago(time.Hour)}, false},
-		"an interruption":        {ClosedNode{Trigger: SpotInterruption, CordonedAt: ago(untrueInterruptionAge)}, true},
-		"a true interruption":    {ClosedNode{Trigger: SpotInterruption, CordonedAt: ago(minCordonAge)}, false},
-		"a recommendation stays": {ClosedNode{Trigger: RebalanceRecommendation, CordonedAt: ago(time.Hour)}, false},
-	} {
-		require.Equal(t, c.want, Policy{Hook: "quiesce"}.isRestorable(c.node), name)
-	}
+	synctest.Test(t, func(t *testing.T) { // no time passes
+		ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
+		for name, c := range map[string]struct {
+			node ClosedNode
+			want bool
+		}{
+			"our hook":               {ClosedNode{Hook: "quiesce", CordonedAt: ago(minCordonAge)}, true},
+			"our hook, just now":     {ClosedNode{Hook: "quiesce", CordonedAt: ago(minCordonAge / 2)}, false},
+			"another hook":           {ClosedNode{Hook: "theirs", CordonedAt: ago(time.Hour)}, false},
+			"by hand":                {ClosedNode{CordonedAt: ago(time.Hour)}, false},
+			"an interruption":        {ClosedNode{Trigger: SpotInterruption, CordonedAt: ago(untrueInterruptionAge)}, true},
+			"a true interruption":    {ClosedNode{Trigger: SpotInterruption, CordonedAt: ago(minCordonAge)}, false},
+			"a recommendation stays": {ClosedNode{Trigger: RebalanceRecommendation, CordonedAt: ago(time.Hour)}, false},
+		} {
+			require.Equal(t, c.want, Policy{Hook: "quiesce"}.isRestorable(c.node), name)
+		}
+	})
 }
 
 func TestRestore_FromTheLease_ForgottenThere(t *testing.T) {

@@ -3,6 +3,9 @@ package termination
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"sort"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -187,6 +190,40 @@ func TestSweep_TerminationFails_StateDecidesWhatIsSaid(t *testing.T) {
 	})
 }
 
+func TestChangesOfGroups_GroupsWithoutAny_NotReturned(t *testing.T) {
+	env, h, _ := scheduledEnv(20)
+	s := h.newSweep()
+	s.groups = []Group{
+		{Name: "workers-a", Instances: []Instance{env.ours()}},
+		{Name: "workers-b", Instances: []Instance{{ID: "i-0bbb", State: inService}}},
+		{Name: "workers-c"},
+	}
+	groups, ours := s.changesOfGroups(env.scheduled)
+	require.Equal(t, s.groups[:1], groups)
+	want := env.scheduled[0]
+	want.Group = "workers-a"
+	require.Equal(t, map[string][]ScheduledChange{"workers-a": {want}}, ours)
+}
+
+// Whatever its name, a cluster looks in one window of each hour, which is as long as it is said to be.
+func TestIsTurn_EachName_OneWindowAnHour(t *testing.T) {
+	for n := range 20 {
+		name, hour := fmt.Sprint("cluster-", n), time.Unix(0, 0).UTC()
+		is := func(since time.Duration) bool { return isTurn(name, hour.Add(since)) }
+		var begin time.Duration
+		for is(begin) || !is(begin+time.Second) { // to the last second before the window
+			begin += time.Second
+		}
+		begin += time.Duration(sort.Search(int(time.Second), func(after int) bool { return is(begin + time.Duration(after)) }))
+		require.Less(t, begin, turnInterval+turnWindow, name)
+		require.True(t, is(begin), name)
+		require.True(t, is(begin+turnWindow-1), name)
+		require.False(t, is(begin+turnWindow), name)
+		require.False(t, is(begin+turnInterval-1), name)
+		require.True(t, is(begin+turnInterval), name)
+	}
+}
+
 func TestSweep_SettingOff_AsksForNoScheduledChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env, h, m := scheduledEnv(1)
@@ -208,9 +245,12 @@ func TestSweep_ManyChanges_ListIsBounded(t *testing.T) {
 			env.scheduled = append(env.scheduled, ScheduledChange{InstanceID: id, NotBefore: time.Now().Add(2000 * time.Hour)})
 		}
 		env.scheduled = append(env.scheduled, ScheduledChange{InstanceID: "i-0fff", NotBefore: time.Now()}) // of others
+		var log strings.Builder
+		h.Log = slog.New(slog.NewTextHandler(&log, nil))
 		awaitLook(h)
 		report := sweepOnce(t, h)
 		require.Len(t, report.ScheduledChanges, maxScheduledChanges)
+		require.Equal(t, maxScheduledChanges, strings.Count(log.String(), "scheduled change found"))
 		require.Equal(t, event.InstanceID, report.ScheduledChanges[0].InstanceID, "the earliest")
 		require.Equal(t, 71-maxScheduledChanges, report.ScheduledChangesOmitted)
 		require.Equal(t, []ScheduledCounts{{Found: 71}}, m.scheduled)

@@ -370,6 +370,18 @@ func TestHookCheck_ManyGroups_NamedThenCountedAndSpreadOverTheHour(t *testing.T)
 	})
 }
 
+func TestHookCheck_GroupsAtTheLimit_AllNamedNoneCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newHookAccount()
+		for n := range maxNamedGroups {
+			name := fmt.Sprint("workers-", n)
+			a.add(name, ourTag)
+			a.failing["put "+name] = errors.New("AccessDenied")
+		}
+		require.Equal(t, slices.Sorted(maps.Keys(a.groups)), sweepOnce(t, a.handler(namings["tag"], true)).WithoutHook)
+	})
+}
+
 func TestHookCheck_ClusterUnreachable_HooksPutAllTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newHookAccount()

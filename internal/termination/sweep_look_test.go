@@ -84,6 +84,7 @@ func TestSweep_LongestWait_IsOfTheOldestInstance(t *testing.T) {
 		"activity":           {func(*testEnv) {}, 10 * time.Minute, event.InstanceID},
 		"an older one":       {func(env *testEnv) { env.activities["i-0bbb"] = time.Now().Add(-time.Hour) }, time.Hour, "i-0bbb"},
 		"a drained one":      {func(env *testEnv) { env.heldLeases = []string{event.InstanceID} }, 10 * time.Minute, event.InstanceID},
+		"begins just now":    {func(env *testEnv) { env.activities[event.InstanceID] = time.Now() }, 0, ""},
 		"no activity":        {func(env *testEnv) { env.activities = nil }, 0, ""},
 		"activities fail":    {func(env *testEnv) { env.failAlways("activities", errors.New("Rate exceeded")) }, 0, ""},
 		"waits on another's": {func(env *testEnv) { env.failAlways("heartbeat", ErrNoActiveAction) }, 0, ""},

@@ -74,6 +74,7 @@ func TestSweep_ManyRetained_OldestListedRestCounted(t *testing.T) {
 		report := sweepOnce(t, h)
 		require.Len(t, report.Retained, maxListedRetained)
 		require.Equal(t, 13, report.RetainedOmitted)
+		require.Equal(t, 33, report.RetainedCount())
 		require.Equal(t, "i-old", report.Retained[0].InstanceID)
 		require.Equal(t, "i-young", report.Retained[1].InstanceID)
 		require.Equal(t, "i-29", report.Retained[2].InstanceID)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -257,6 +258,16 @@ func TestSweep_ManyErrors_NamedThenCounted(t *testing.T) {
 		require.Len(t, report.Errors, maxErrors+1)
 		require.Equal(t, "and 80 more", report.Errors[maxErrors])
 	})
+}
+
+func TestSweep_ErrorsAtTheLimit_AllNamedNoneCounted(t *testing.T) {
+	s := newTestEnv().handler().newSweep()
+	for range maxErrors {
+		s.addError(errors.New("Rate exceeded"))
+	}
+	report, err := s.finish(nil)
+	require.NoError(t, err)
+	require.Equal(t, slices.Repeat([]string{"Rate exceeded"}, maxErrors), report.Errors)
 }
 
 // returnedEnv returns an environment whose instance was drained on its way to the warm pool an hour ago, and is in service again.

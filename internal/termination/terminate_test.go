@@ -352,8 +352,23 @@ func TestAPlanChangesNothing(t *testing.T) {
 		require.Equal(t, StatusPlanned, report.Status)
 		require.Len(t, report.Pods, 1)
 		require.InDelta(t, 29*60+30, report.Plan.Deadline.AvailableSeconds, 1)
+		require.Equal(t, "workers-a", report.Group)
+		require.Equal(t, env.hook.HeartbeatTimeout.Seconds(), report.Plan.Deadline.HeartbeatTimeoutSeconds)
+		require.Equal(t, env.hook.GlobalTimeout.Seconds(), report.Plan.Deadline.GlobalTimeoutSeconds)
 	}
 	require.Empty(t, env.effects())
+}
+
+func TestPlan_InstanceOfNoGroup_DeadlineHasNoHook(t *testing.T) {
+	env := newTestEnv()
+	env.state = ""
+	env.node.Add(web("web"), 0)
+	report, err := deliver(t, env.handler(), Record{Request: &Request{Action: ActionPlan, InstanceID: event.InstanceID}})
+	require.NoError(t, err)
+	require.Equal(t, StatusPlanned, report.Status)
+	require.Empty(t, report.Group)
+	require.Zero(t, report.Plan.Deadline.HeartbeatTimeoutSeconds)
+	require.Zero(t, report.Plan.Deadline.GlobalTimeoutSeconds)
 }
 
 func TestManualDrain_InstanceInService_NeedsPermission(t *testing.T) {

@@ -54,6 +54,9 @@ func TestUndoEscorts_FunctionGone_PodsAreAsTheyWere(t *testing.T) {
 			}
 			undone, err := h.UndoEscorts(t.Context(), lease)
 			require.ErrorIs(t, err, c.err, name)
+			if err != nil {
+				require.NotContains(t, err.Error(), "no phase", name)
+			}
 			require.Equal(t, c.undone, undone, name)
 			require.Equal(t, c.effects, env.effects(), name)
 			if !c.held {
@@ -62,4 +65,17 @@ func TestUndoEscorts_FunctionGone_PodsAreAsTheyWere(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The phase was removed from the configuration. Its record stays, for a configuration that has it again.
+func TestUndoEscorts_NoPhaseHasTheEscort_PodIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := returnedEnv()
+		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
+		env.node.Add(web("paused"), 0)
+		undone, err := env.handler().UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed})
+		require.EqualError(t, err, "no phase of the configuration has the escort of pod app/paused")
+		require.Empty(t, undone)
+		require.Len(t, env.records.Keys(drain.EscortRecord), 1)
+	})
 }
