@@ -55,6 +55,10 @@ func planDrop(d declaration, s server, held map[string]holdings) (plan drops, er
 		}
 		plan.roles = append(plan.roles, change{role: r.Name, what: describeDrop(to, h), sql: "DROP ROLE " + quote(r.Name)})
 	}
+	// What belongs to the whole server, such as a database, is given away in the login's database. Until then it is owned in each of them.
+	if i := slices.IndexFunc(plan.databases, func(in dropIn) bool { return in.database == s.database }); i > 0 {
+		plan.databases = append([]dropIn{plan.databases[i]}, slices.Delete(plan.databases, i, i+1)...)
+	}
 	return plan, errors.Join(errs...)
 }
 

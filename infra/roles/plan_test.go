@@ -173,6 +173,24 @@ func TestPlanDrop_SeveralDatabases_ReassignedThenDropped(t *testing.T) {
 	require.Equal(t, []string{`DROP ROLE "blue"`, `DROP ROLE "team"`}, statements(got.roles))
 }
 
+// A role that owns a database still owns it in each database until it is given away in the login's. So that one comes first.
+func TestPlanDrop_LoginsDatabaseIsNamedLast_ComesFirst(t *testing.T) {
+	d := declaration{ReassignTo: "heir", Roles: []role{{Name: "owner"}, {Name: "reader"}}}
+	s := at("", map[string]existing{"owner": {}, "reader": {}, "heir": {}})
+	s.database = "postgres"
+	got, err := planDrop(d, s, map[string]holdings{
+		"owner":  {databases: []string{"postgres", "app"}, owned: []owned{{"postgres", 1, []string{"database app"}}}},
+		"reader": {databases: []string{"app", "other"}},
+	})
+	require.NoError(t, err)
+	var order []string
+	for _, in := range got.databases {
+		order = append(order, in.database)
+	}
+	require.Equal(t, []string{"postgres", "app", "other"}, order)
+	require.Equal(t, []string{"reader", "owner"}, got.databases[1].roles)
+}
+
 func TestBounded_WhatServersSay_OneShortLine(t *testing.T) {
 	require.Equal(t, "a b  c", bounded("a\nb\x1b\x7fc"))
 	require.LessOrEqual(t, len(bounded(strings.Repeat("ä", 1000))), maxText+3)

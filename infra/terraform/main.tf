@@ -10,6 +10,11 @@ resource "aws_s3_object" "code" {
   key         = "${var.code_prefix}${local.zip}"
   source      = "${path.module}/../${local.zip}"
   source_hash = filesha256("${path.module}/../${local.zip}")
+
+  # A stack whose update fails returns to the code before. So that goes only after the update.
+  lifecycle {
+    create_before_destroy = true
+  }
 }
 
 # The template takes the version too: a new one makes CloudFormation publish a version of the function.

@@ -61,6 +61,11 @@ func (p *Postgres) read(m *mapping, n network) {
 	choose(m.get("poolers"), &p.Poolers, PoolersAuto, PoolersNone)
 	m.get("scopeLabel").form(&p.ScopeLabel, "the key of a label", labelKey)
 	p.Console.read(m, n)
+	for _, key := range []string{"port", "tls", "serverName", "caBundle"} {
+		if v := m.get(key); v.isSet() && !p.HasLogin() {
+			v.errorf("needs secretRef or secretArn: without a login of its own, this escort has the console's settings of the first pgbouncer phase")
+		}
+	}
 	p.readRESTSecret(m.get("restSecretRef"), n)
 }
 

@@ -73,6 +73,8 @@ func TestPostgres_ImpossibleSettings_AreErrors(t *testing.T) {
 		"maxLag: 1.5":                    "maxLag: must be a number of bytes such as 16Mi: 1.5",
 		"pauseTimeout: 91s":              "pauseTimeout: must not be longer than 90s: clients wait no longer than pgbouncer's query_wait_timeout",
 		"pauseTimeout: 0s":               "pauseTimeout: must be longer than zero",
+		"tls: require":                   "tls: needs secretRef or secretArn: without a login of its own, this escort has the console's settings",
+		"port: 6543":                     "port: needs secretRef or secretArn: without a login of its own, this escort has the console's settings",
 		"poolers: all":                   "poolers: must be auto or none: all",
 		"scopeLabel: 'a b'":              "scopeLabel: not the key of a label: a b",
 		"timeout: 1m":                    "timeout: unknown key",

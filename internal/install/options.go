@@ -62,7 +62,7 @@ func (c Cluster) check() error {
 	return nil
 }
 
-// Consoles returns the access to consoles that a configuration needs. Poolers in namespaces that the file does not name by their whole
+// Consoles returns the access to consoles that a configuration needs. A console without a login is never reached. Poolers in namespaces that the file does not name by their whole
 // names are in more; those cannot be known from the file. The namespaces of databases get no access: their poolers are elsewhere, or named.
 func Consoles(c config.Config, more []string) ([]Console, error) {
 	var consoles []Console
@@ -73,16 +73,23 @@ func Consoles(c config.Config, more []string) ([]Console, error) {
 		}
 		return &consoles[i]
 	}
+	mayRead := func(secret *config.SecretRef) {
+		if secret == nil {
+			return
+		}
+		if own := at(secret.Namespace); !slices.Contains(own.Secrets, secret.Name) {
+			own.Secrets = append(own.Secrets, secret.Name)
+		}
+	}
 	for _, phase := range c.Phases {
+		if phase.Postgres != nil {
+			mayRead(phase.Postgres.RESTSecret)
+		}
 		console := phase.EscortConsole()
-		if console == nil {
+		if console == nil || !console.HasLogin() {
 			continue
 		}
-		if secret := console.Secret; secret != nil {
-			if own := at(secret.Namespace); !slices.Contains(own.Secrets, secret.Name) {
-				own.Secrets = append(own.Secrets, secret.Name)
-			}
-		}
+		mayRead(console.Secret)
 		if console.ConnectVia != config.ViaPortForward {
 			continue
 		}

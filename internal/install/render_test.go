@@ -103,7 +103,18 @@ func TestConsoles_Configuration_SaysWhichNamespaces(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []Console{{"pool", []string{"mover", "admin"}, true}}, consoles, "no ports of databases")
 
-	everywhere := parse("  - name: poolers\n    match: {labelSelector: app=pgbouncer}\n    escort: {pgbouncer: {}}\n")
+	noLogin := parse("  - name: poolers\n    match: {labelSelector: app=pgbouncer, namespaces: [pool]}\n    escort: {pgbouncer: {}}\n")
+	consoles, err = Consoles(noLogin, []string{"team-a"})
+	require.NoError(t, err)
+	require.Empty(t, consoles, "a console without a login is never reached")
+
+	rest := parse("  - name: databases\n    match: {namespaces: [db]}\n    escort: {postgres: {restSecretRef: {namespace: db, name: rest}}}\n")
+	consoles, err = Consoles(rest, nil)
+	require.NoError(t, err)
+	require.Equal(t, []Console{{"db", []string{"rest"}, false}}, consoles)
+
+	everywhere := parse("  - name: poolers\n    match: {labelSelector: app=pgbouncer}\n" +
+		"    escort: {pgbouncer: {secretRef: {namespace: pool, name: admin}}}\n")
 	_, err = Consoles(everywhere, nil)
 	require.ErrorContains(t, err, "phase poolers names no namespace of its poolers")
 	_, err = Consoles(everywhere, []string{"No Name"})
