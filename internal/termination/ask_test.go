@@ -177,3 +177,17 @@ func (hangingSearch) FindNodes(ctx context.Context, _ string, _ EC2Instance) (Fo
 	<-ctx.Done()
 	return FoundNodes{}, context.Cause(ctx)
 }
+
+// An event that is believed at the second look was verified for long enough.
+func TestForgetOld_VerifiedForOnePace_AsksAgain(t *testing.T) {
+	for waited, asksAgain := range map[time.Duration]bool{verifyPace - 1: false, verifyPace: true} {
+		synctest.Test(t, func(t *testing.T) {
+			j := newTestEnv().handler().newJob(event)
+			j.askInstance(t.Context())
+			j.asked.instance()
+			time.Sleep(waited)
+			j.forgetOld()
+			require.Equal(t, asksAgain, j.asked.instance == nil, waited)
+		})
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -204,4 +205,60 @@ func TestCheck_ManyGroups_AsksAboutTheFirst(t *testing.T) {
 		require.Equal(t, "500 groups", stepNamed(t, report, "groups").Detail)
 		require.Equal(t, "hook quiesce in the first 100 of 500 groups", stepNamed(t, report, "hooks").Detail)
 	})
+}
+
+func TestNamed_ManyNames_FiveAreNamed(t *testing.T) {
+	for names, want := range map[string]string{
+		"b a":         "a, b",
+		"e d c b a":   "a, b, c, d, e",
+		"f e d c b a": "a, b, c, d, e and 1 more",
+	} {
+		require.Equal(t, want, named(strings.Fields(names)))
+	}
+}
+
+// The groups that were not reached must not count as groups that have the hook.
+func TestDescribeHooks_TimeIsOver_GroupsNotReachedFail(t *testing.T) {
+	c := &check{Handler: newTestEnv().handler()}
+	over := errors.New("time is over")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(over)
+	require.Equal(t, []error{over, over, over}, c.describeHooks(ctx, make([]Group, 3)))
+}
+
+// watchRecorder keeps the context of the last watch.
+type watchRecorder struct {
+	Kubernetes
+	watching context.Context
+}
+
+func (w *watchRecorder) WatchPods(ctx context.Context, n drain.Node, e drain.Effort) (drain.Cluster, error) {
+	w.watching = ctx
+	return w.Kubernetes.WatchPods(ctx, n, e)
+}
+
+// The next step needs the watch. One that failed must leave nothing behind.
+func TestCheckWatch_Listed_WatchOutlastsTheStep(t *testing.T) {
+	for _, failure := range []error{nil, errors.New("forbidden")} {
+		env := newTestEnv()
+		env.errors["watch"] = []error{failure}
+		recorder := &watchRecorder{Kubernetes: env}
+		c := &check{Handler: env.handler(), cluster: recorder}
+		step, end := context.WithCancel(t.Context())
+		_, err := c.watch(t.Context(), step, drain.Node{Name: "node-1"})
+		require.Equal(t, failure, err)
+		end()
+		require.Equal(t, failure == nil, recorder.watching.Err() == nil, failure)
+	}
+}
+
+func TestInstancesInService_ManyGroups_OneOfEachOfTheFirst(t *testing.T) {
+	c := &check{}
+	for n := range maxCheckedInstances + 2 {
+		id := fmt.Sprint("i-", n)
+		c.groups = append(c.groups, Group{Instances: []Instance{
+			{ID: id + "-pending", State: "Pending"}, {ID: id, State: inService}, {ID: id + "-more", State: inService},
+		}})
+	}
+	require.Equal(t, []string{"i-0", "i-1", "i-2", "i-3", "i-4"}, c.instancesInService())
 }

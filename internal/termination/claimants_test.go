@@ -353,3 +353,62 @@ func TestDrain_PrimaryOnNode_TaintedThenMovedThenCordoned(t *testing.T) {
 		require.True(t, env.closed[0].Unschedulable)
 	})
 }
+
+func TestDrain_ManyNodesClaimInstance_TenMoreAreDrained(t *testing.T) {
+	for claimants, note := range map[int]string{maxClaimants: "", maxClaimants + 1: "1 more nodes claim the instance, and are not drained"} {
+		synctest.Test(t, func(t *testing.T) {
+			env := newTestEnv()
+			env.claimants = map[string]*draintest.Cluster{}
+			for n := range claimants {
+				env.claimants["claimant-"+strconv.Itoa(n)] = draintest.New()
+			}
+			report, err := invoke(t, env.handler())
+			require.NoError(t, err)
+			require.Len(t, env.efforts, 1+maxClaimants, "each node that is drained is watched")
+			require.Equal(t, note != "", strings.Contains(report.Reason, "more nodes"), report.Reason)
+			require.Contains(t, report.Reason, note)
+		})
+	}
+}
+
+// filledAtTheEnd is a node that gets a pod just after its first drain found it empty.
+type filledAtTheEnd struct {
+	*draintest.Cluster
+	filled bool
+}
+
+func (f *filledAtTheEnd) FinishedPods() int {
+	if !f.filled {
+		f.filled = true
+		f.Add(web("late"), time.Second)
+	}
+	return f.Cluster.FinishedPods()
+}
+
+// No drain is under way any more that could notice the pod.
+func TestEvict_TwoNodes_LastOneFilledAtTheEndIsEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		j := env.handler().newJob(event)
+		j.clock.setWithoutHook(time.Now())
+		last := &filledAtTheEnd{Cluster: draintest.New().Add(web("slow"), time.Minute)}
+		for name, pods := range map[string]drain.Cluster{"node-1": env.node, "node-2": last} {
+			d := j.newNodeDrain(env, drain.Node{Name: name, UID: "uid-" + name})
+			d.pods = pods
+			j.drains = append(j.drains, d)
+		}
+		require.NoError(t, j.evict(t.Context()))
+		require.Equal(t, []string{"evict app/slow", "gone app/slow", "evict app/late", "gone app/late"}, last.Log())
+	})
+}
+
+// A drain that ended last closes the channel that the others wait on, and that can be done once.
+func TestTogether_AllEnded_NoneBegins(t *testing.T) {
+	all := &together{busy: 2, over: make(chan struct{})}
+	all.end()
+	require.True(t, all.begin())
+	all.end()
+	all.end()
+	require.False(t, all.begin())
+	require.Zero(t, all.busy)
+}

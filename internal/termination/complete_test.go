@@ -152,3 +152,29 @@ func TestDrain_InstanceMovesToWarmPool_DrainedAndCompleted(t *testing.T) {
 		require.Equal(t, []Result{Continue}, env.completed)
 	})
 }
+
+// hangingComplete fails once, and then does not answer.
+type hangingComplete struct {
+	Hooks
+	asked int
+}
+
+func (h *hangingComplete) Complete(ctx context.Context, _ Termination, _ Result) error {
+	if h.asked++; h.asked == 1 {
+		return errors.New("Rate exceeded")
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// That time ran out says nothing about why.
+func TestComplete_LastRequestHangs_ErrorOfTheOneBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestEnv().handler()
+		hooks := &hangingComplete{Hooks: h.Hooks}
+		h.Hooks = hooks
+		require.ErrorContains(t, h.newJob(event).complete(t.Context(), Continue), "Rate exceeded")
+		require.Equal(t, 2, hooks.asked)
+		require.ErrorIs(t, h.newJob(event).complete(t.Context(), Continue), context.DeadlineExceeded, "there was no other error")
+	})
+}

@@ -170,3 +170,30 @@ func TestClock_Shortened_LimitsFollow(t *testing.T) {
 		require.ErrorIs(t, context.Cause(ctx), errDeadlineReached)
 	})
 }
+
+func TestIsLongOver_AfterTheHooksDeadline_FromOneMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &clock{bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second}}
+		require.False(t, c.isLongOver(), "the deadline is unknown")
+		c.setForHook(time.Now(), time.Now(), Hook{})
+		time.Sleep(time.Until(c.deadline()) + lateRetryTime)
+		require.False(t, c.isLongOver())
+		time.Sleep(1)
+		require.True(t, c.isLongOver())
+	})
+}
+
+// The rest of a short reserve is for completing the action.
+func TestDaemonTime_ShortReserve_IsHalfOfIt(t *testing.T) {
+	for reserve, want := range map[time.Duration]time.Duration{8 * time.Second: 4 * time.Second, time.Minute: daemonShutdownTime} {
+		synctest.Test(t, func(t *testing.T) {
+			c := &clock{bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: reserve}}
+			c.setForHook(time.Now(), time.Now(), Hook{})
+			ctx, cancel := c.withDaemonTime(t.Context())
+			defer cancel()
+			end, limited := ctx.Deadline()
+			require.True(t, limited)
+			require.Equal(t, want, end.Sub(c.deadline()))
+		})
+	}
+}

@@ -3,6 +3,8 @@ package termination
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,4 +89,48 @@ func (s *silentHooks) Heartbeat(ctx context.Context, _ Termination) error {
 	s.asked++
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+// Only a heartbeat that fails while the drain lasts is worth a line. Each drain ends one that is under way.
+func TestHeartbeats_FailOrEndWithDrain_OnlyFailureIsLogged(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*testEnv)
+		lines  int
+	}{
+		"failed":        {func(env *testEnv) { env.errors["heartbeat"] = []error{errors.New("Rate exceeded")} }, 1},
+		"ended with it": {func(env *testEnv) { env.hangs = map[string]bool{"heartbeat": true} }, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			env := newTestEnv()
+			c.change(env)
+			h := env.handler()
+			var log strings.Builder
+			h.Log = slog.New(slog.NewTextHandler(&log, nil))
+			stop := h.newJob(event).heartbeater().start(t.Context(), env.hook)
+			time.Sleep(time.Second)
+			stop()
+			require.Equal(t, c.lines, strings.Count(log.String(), "heartbeat failed"), name)
+		})
+	}
+}
+
+func TestHeartbeatStats_Results_TellWhetherAnActionWasActive(t *testing.T) {
+	throttled := errors.New("Rate exceeded")
+	for _, c := range []struct {
+		results []error
+		want    bool
+	}{
+		{nil, false},
+		{[]error{nil}, true},
+		{[]error{throttled}, true},
+		{[]error{ErrNoActiveAction}, false},
+		{[]error{throttled, ErrNoActiveAction}, false},
+		{[]error{nil, ErrNoActiveAction}, true},
+	} {
+		var stats heartbeatStats
+		for _, err := range c.results {
+			stats.observe(err)
+		}
+		require.Equal(t, c.want, stats.sawActiveAction(), "%v", c.results)
+	}
 }

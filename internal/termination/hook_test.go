@@ -1,6 +1,10 @@
 package termination
 
 import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,4 +77,78 @@ func TestStaleEvent_StartUnknown_FirstReceiptCounts(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, seen.Add(29*time.Minute+30*time.Second), report.Deadline)
 	})
+}
+
+// failingActivities fails as often as it is told to.
+type failingActivities struct {
+	Groups
+	failures, asked int
+}
+
+func (f *failingActivities) ActivityStarts(ctx context.Context, group string) (map[string]time.Time, error) {
+	if f.asked++; f.asked <= f.failures {
+		return nil, errors.New("Rate exceeded")
+	}
+	return f.Groups.ActivityStarts(ctx, group)
+}
+
+func TestAskActivities_Throttled_AskedThreeTimes(t *testing.T) {
+	for _, c := range []struct {
+		failures, asked int
+		known           bool
+	}{
+		{0, 1, true}, {1, 2, true}, {2, 3, true}, {3, 3, false}, {100, 3, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			env := newTestEnv()
+			began := time.Now()
+			env.activities = map[string]time.Time{event.InstanceID: began}
+			h := env.handler()
+			groups := &failingActivities{Groups: env, failures: c.failures}
+			h.Groups = groups
+			at := h.newJob(event).askActivities(t.Context())()
+			require.Equal(t, c.asked, groups.asked, c)
+			require.Equal(t, c.known, at.Equal(began), c)
+			require.Equal(t, time.Duration(c.asked-1)*activityRetry, time.Since(began), c)
+		})
+	}
+}
+
+func TestLearnClock_EventTimeNotUsed_LoggedBeyondTolerance(t *testing.T) {
+	for off, logged := range map[time.Duration]bool{
+		0: false, clockTolerance: false, clockTolerance + 1: true, -clockTolerance: false, -clockTolerance - 1: true,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newTestEnv().handler()
+			var log strings.Builder
+			h.Log = slog.New(slog.NewTextHandler(&log, nil))
+			j := h.newJob(event)
+			now := time.Now()
+			j.Began, j.received = now.Add(off), now
+			j.learnClock(func() time.Time { return time.Time{} }, Hook{})
+			require.Equal(t, now, j.Began)
+			require.Equal(t, logged, strings.Contains(log.String(), "event's time not used"), off)
+		})
+	}
+}
+
+// A node that was closed for another hook says nothing about this action.
+func TestNotBeforeClosed_ClosedByThisHook_LaterBeginningCounts(t *testing.T) {
+	received := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	later, earlier := received.Add(time.Minute), received.Add(-time.Minute)
+	for name, c := range map[string]struct {
+		closed ClosedNode
+		want   time.Time
+	}{
+		"later":          {ClosedNode{Hook: event.Hook, Began: later}, later},
+		"earlier":        {ClosedNode{Hook: event.Hook, Began: earlier}, received},
+		"another hook's": {ClosedNode{Hook: "another", Began: later}, received},
+	} {
+		env := newTestEnv()
+		env.closed = []ClosedNode{c.closed}
+		j := env.handler().newJob(event)
+		require.Equal(t, received, j.notBeforeClosed(received), "there is no Lease")
+		j.lease = fakeLease{&env.records, env}
+		require.Equal(t, c.want, j.notBeforeClosed(received), name)
+	}
 }

@@ -216,3 +216,55 @@ func TestOnlyCopy_LeaseCannotBeReadAtTheLimit_ActionEnds(t *testing.T) {
 		})
 	}
 }
+
+// What was changed on the node must be known when its instance returns.
+func TestKeepOpen_Lease_KeepsWhatItSaysOfTheNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		now := time.Now()
+		env.closed = []ClosedNode{{Name: "node-1", UID: "uid-1", Hook: event.Hook, Began: now, CordonedAt: now, Unschedulable: true, Excluded: true}}
+		j := env.handler().newJob(event)
+		j.lease, j.hook, j.Began = fakeLease{&env.records, env}, env.hook, now
+		j.clock.setForHook(now, now, env.hook)
+		j.report.Pods = onlyCopies("pg-0")
+		for _, node := range []drain.Node{{Name: "node-1", UID: "uid-1"}, {Name: "node-2", UID: "uid-2", Cordoned: now}} {
+			j.drains = append(j.drains, j.newNodeDrain(env, node))
+		}
+		require.True(t, j.keepOpen(t.Context()))
+		require.Equal(t, []ClosedNode{
+			{Name: "node-1", UID: "uid-1", Hook: event.Hook, Began: now, CordonedAt: now, Unschedulable: true, Excluded: true, KeptOpen: true},
+			{Name: "node-2", UID: "uid-2", Hook: event.Hook, Began: now, CordonedAt: now, KeptOpen: true},
+		}, env.closed)
+	})
+}
+
+// onlyCopies are pods that remain, and whose data exist on their node only.
+func onlyCopies(names ...string) (pods []drain.PodReport) {
+	for _, name := range names {
+		pods = append(pods, drain.PodReport{Namespace: "app", Name: name, Outcome: drain.StillHeld, OnlyCopy: true})
+	}
+	return pods
+}
+
+func TestOnlyCopiesNote_ManyPods_ThreeAreNamed(t *testing.T) {
+	const because = "data exist on this node only, the lifecycle action is kept open to the hook's limit:"
+	for names, want := range map[string]string{
+		"a":         " app/a",
+		"a b c":     " app/a, app/b, app/c",
+		"a b c d":   " app/a, app/b, app/c and 1 more",
+		"a b c d e": " app/a, app/b, app/c and 2 more",
+	} {
+		require.Equal(t, because+want, onlyCopiesNote(onlyCopies(strings.Fields(names)...)))
+	}
+}
+
+// An earlier invocation kept the action open, and the data are saved by now.
+func TestNoteOnlyCopies_NoneLeft_NothingIsNoted(t *testing.T) {
+	j := newTestEnv().handler().newJob(event)
+	j.keptOpen = true
+	j.noteOnlyCopies()
+	require.Empty(t, j.notes)
+	j.report.Pods = onlyCopies("pg-0")
+	j.noteOnlyCopies()
+	require.Len(t, j.notes, 1)
+}

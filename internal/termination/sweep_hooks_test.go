@@ -467,3 +467,30 @@ func TestHookKeeper_TimeIsOver_SaysHowManyAreLeft(t *testing.T) {
 	require.Empty(t, put)
 	require.EqualError(t, err, "1 of 1 groups not reached: time is over")
 }
+
+// slowHooks answers late, whatever the context says.
+type slowHooks struct {
+	Hooks
+	takes time.Duration
+}
+
+func (s slowHooks) Describe(ctx context.Context, group, hook string) (Hook, error) {
+	time.Sleep(s.takes)
+	return s.Hooks.Describe(ctx, group, hook)
+}
+
+func TestHookKeeper_TimeEndsMeanwhile_SaysHowManyAreLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newHookAccount()
+		for n := range sweepConcurrency + 2 {
+			a.add(fmt.Sprintf("workers-%02d", n), ourTag)
+		}
+		keeper := a.keeper(namings["tag"])
+		keeper.Hooks = slowHooks{a, 2 * time.Second}
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errors.New("time is over"))
+		defer cancel()
+		put, err := keeper.PutMissing(ctx)
+		require.Len(t, put, sweepConcurrency)
+		require.EqualError(t, err, fmt.Sprintf("2 of %d groups not reached: time is over", sweepConcurrency+2))
+	})
+}
