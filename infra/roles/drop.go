@@ -57,7 +57,8 @@ func planDrop(d declaration, s server, held map[string]holdings) (plan drops, er
 	}
 	// What belongs to the whole server, such as a database, is given away in the login's database. Until then it is owned in each of them.
 	if i := slices.IndexFunc(plan.databases, func(in dropIn) bool { return in.database == s.database }); i > 0 {
-		plan.databases = append([]dropIn{plan.databases[i]}, slices.Delete(plan.databases, i, i+1)...)
+		own := plan.databases[i]
+		plan.databases = slices.Insert(slices.Delete(plan.databases, i, i+1), 0, own)
 	}
 	return plan, errors.Join(errs...)
 }

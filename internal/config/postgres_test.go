@@ -31,10 +31,11 @@ func TestPostgres_NotWritten_IsOff(t *testing.T) {
 
 func TestPostgres_Settings_AreRead(t *testing.T) {
 	c := parse(t, withPhases("{name: databases, escort: {postgres: {strategy: operator, maxLag: 1Mi, pauseTimeout: 10s, poolers: none, "+
-		"scopeLabel: example.com/scope, port: 6432, tls: disable}}}"))
+		"scopeLabel: example.com/scope, port: 6432, tls: disable, secretRef: {namespace: db, name: admin}}}}"))
+	login := &config.SecretRef{Namespace: "db", Name: "admin", UserKey: "username", PasswordKey: "password"}
 	require.Equal(t, &config.Postgres{
 		Strategy: config.StrategyOperator, MaxLag: 1 << 20, PauseTimeout: 10 * time.Second, Poolers: config.PoolersNone,
-		ScopeLabel: "example.com/scope", Console: config.Console{ConnectVia: config.ViaPortForward, Port: 6432, TLS: config.TLSDisable},
+		ScopeLabel: "example.com/scope", Console: config.Console{ConnectVia: config.ViaPortForward, Port: 6432, TLS: config.TLSDisable, Secret: login},
 	}, c.Phases[0].Postgres)
 	c = parse(t, withPhases("{name: databases, escort: {postgres: {connectVia: podIP, restSecretRef: "+
 		"{namespace: db, name: demo, userKey: restapi-username, passwordKey: restapi-password}}}}"))

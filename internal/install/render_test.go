@@ -108,7 +108,7 @@ func TestConsoles_Configuration_SaysWhichNamespaces(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, consoles, "a console without a login is never reached")
 
-	rest := parse("  - name: databases\n    match: {namespaces: [db]}\n    escort: {postgres: {restSecretRef: {namespace: db, name: rest}}}\n")
+	rest := parse("  - name: databases\n    match: {namespaces: [db]}\n    escort: {postgres: {connectVia: podIP, restSecretRef: {namespace: db, name: rest}}}\n")
 	consoles, err = Consoles(rest, nil)
 	require.NoError(t, err)
 	require.Equal(t, []Console{{"db", []string{"rest"}, false}}, consoles)
