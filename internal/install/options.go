@@ -62,8 +62,9 @@ func (c Cluster) check() error {
 	return nil
 }
 
-// Consoles returns the access to consoles that a configuration needs. A console without a login is never reached. Poolers in namespaces that the file does not name by their whole
-// names are in more; those cannot be known from the file. The namespaces of databases get no access: their poolers are elsewhere, or named.
+// Consoles returns the access to consoles that a configuration needs. A console without a login is never reached, and needs none. Poolers in
+// namespaces that the file does not name by their whole names are in more; those cannot be known from the file. The namespaces of databases
+// get no access but to the Secret of Patroni's HTTP interface: their poolers are elsewhere, or named.
 func Consoles(c config.Config, more []string) ([]Console, error) {
 	var consoles []Console
 	at := func(namespace string) *Console {

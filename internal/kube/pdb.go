@@ -263,7 +263,8 @@ func toPDB(p *policyv1.PodDisruptionBudget) *pdb {
 	reason := neverReason(p)
 	status.DisruptedPods, status.Conditions = nil, nil
 	return &pdb{
-		name: key(p).String(), version: p.ResourceVersion, generation: p.Generation, selector: selector, comparisons: comparisons(p.Spec.Selector), allowed: int(p.Status.DisruptionsAllowed),
+		name: key(p).String(), version: p.ResourceVersion, generation: p.Generation,
+		selector: selector, comparisons: comparisons(p.Spec.Selector), allowed: int(p.Status.DisruptionsAllowed),
 		stale: p.Status.ObservedGeneration < p.Generation, neverReason: reason, status: status,
 	}
 }

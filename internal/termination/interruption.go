@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -92,8 +93,8 @@ func (j *job) verifyInterruption(ctx context.Context, instance Instance) (reject
 	switch {
 	case err != nil:
 		return "", err
-	case !instance.isWaiting() && instance.State != inService && !(j.Trigger == SpotInterruption && instance.mayRun()):
-		return fmt.Sprintf("%s: %s is %q, already past draining", j.Trigger, j.InstanceID, instance.State), nil
+	case !j.Trigger.concerns(instance):
+		return fmt.Sprintf("%s: %s is %q, and is not drained in this state", j.Trigger, j.InstanceID, instance.State), nil
 	case !known[j.InstanceID].Spot:
 		return fmt.Sprintf("%s: %s is not a Spot instance", j.Trigger, j.InstanceID), nil
 	case j.Trigger == SpotInterruption:
@@ -108,6 +109,12 @@ func (j *job) verifyInterruption(ctx context.Context, instance Instance) (reject
 		return fmt.Sprintf("%s: too late for an event of %s", j.Trigger, j.Began.Format(time.RFC3339)), nil
 	}
 	return "", nil
+}
+
+// concerns reports whether the trigger drains an instance in this state. EC2 reclaims an instance whatever its group thinks of it. A
+// recommendation is advice for instances that serve.
+func (t Trigger) concerns(i Instance) bool {
+	return i.State == inService || i.isWaiting() || t == SpotInterruption && slices.Contains(outOfServiceStates, i.State)
 }
 
 // confirmInterruption asks EC2 whether it is about to reclaim the instance, and asks again for a while. If it is, it sets the clock. A

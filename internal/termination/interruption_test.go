@@ -42,7 +42,7 @@ func TestASpotInterruptionDrainsAndCompletesNothing(t *testing.T) {
 
 // EC2 reclaims an instance whatever its group thinks of it. A recommendation is only advice, and Auto Scaling leaves these alone.
 func TestInterruption_InstanceRunsOutOfService_OnlyASpotInterruptionDrains(t *testing.T) {
-	for _, state := range []string{"Standby", "EnteringStandby", "Pending:Wait", retained} {
+	for _, state := range outOfServiceStates {
 		for trigger, want := range map[Trigger]Status{SpotInterruption: StatusDrained, RebalanceRecommendation: StatusRejected} {
 			synctest.Test(t, func(t *testing.T) {
 				env := spotEnv()
@@ -135,7 +135,7 @@ func TestInterruption_CannotBeTrue_DrainsNothing(t *testing.T) {
 			StatusSkipped, "is not managed by quiesce"},
 		{"not a Spot instance", func(env *testEnv, _ *Handler) { env.spot = false }, 0, StatusRejected, "is not a Spot instance"},
 		{"an instance that is gone", func(env *testEnv, _ *Handler) { env.state = "" }, 0, StatusSkipped, "is not managed by quiesce"},
-		{"an instance past the wait state", func(env *testEnv, _ *Handler) { env.state = "Terminating:Proceed" }, 0, StatusRejected, "already past draining"},
+		{"an instance past the wait state", func(env *testEnv, _ *Handler) { env.state = "Terminating:Proceed" }, 0, StatusRejected, "is not drained in this state"},
 		{"too late", func(*testEnv, *Handler) {}, spotTime + spotReserve, StatusRejected, "too late"},
 	} {
 		synctest.Test(t, func(t *testing.T) {

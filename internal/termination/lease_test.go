@@ -75,23 +75,6 @@ func TestReleaseLease_PodsLeft_DecideWhatIsKept(t *testing.T) {
 	}
 }
 
-func TestAllGone_EachOutcome_CountsIfSomethingMayBeLeft(t *testing.T) {
-	gone, skipped := drain.PodReport{Outcome: drain.Evicted, GoneAt: time.Now()}, drain.PodReport{Outcome: drain.Skipped}
-	escorted := drain.PodReport{Outcome: drain.Skipped, Escort: &drain.EscortResult{}}
-	for name, c := range map[string]struct {
-		pods []drain.PodReport
-		want bool
-	}{
-		"no pod was seen":             {nil, false},
-		"one is gone":                 {[]drain.PodReport{gone}, true},
-		"one is not gone":             {[]drain.PodReport{gone, {Outcome: drain.Remained}}, false},
-		"a DaemonSet's stays":         {[]drain.PodReport{gone, skipped}, true},
-		"a DaemonSet's has an escort": {[]drain.PodReport{gone, escorted}, false},
-	} {
-		require.Equal(t, c.want, Report{Report: drain.Report{Pods: c.pods}}.allGone(), name)
-	}
-}
-
 // A crashed escort left a pause, and the pods could not be listed again until the deadline. Retained, the instance runs on with its
 // pods, and only the record says what is paused.
 func TestSweep_RetainedAfterACrash_UndoesTheEscort(t *testing.T) {
@@ -211,7 +194,7 @@ func TestAcquireLease_AlwaysFails_TriesEndWithTheTime(t *testing.T) {
 	})
 }
 
-// Nobody renews a Lease whose context has ended. Unreleased, it would keep other invocations away until it expires.
+// A Lease whose context has ended is not renewed. Unreleased, it keeps other invocations away until it expires.
 func TestAcquireLease_AnswerTooLate_ReleasedAndDrainDoesWithout(t *testing.T) {
 	for name, c := range map[string]struct {
 		delay time.Duration

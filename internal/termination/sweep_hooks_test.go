@@ -479,7 +479,7 @@ func (s slowHooks) Describe(ctx context.Context, group, hook string) (Hook, erro
 	return s.Hooks.Describe(ctx, group, hook)
 }
 
-func TestHookKeeper_TimeEndsMeanwhile_SaysHowManyAreLeft(t *testing.T) {
+func TestHookKeeper_TimeEndsMeanwhile_GroupsNotReachedAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newHookAccount()
 		for n := range sweepConcurrency + 2 {

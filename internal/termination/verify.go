@@ -37,11 +37,8 @@ var waitingStates = []string{
 // does not have, is not.
 func (i Instance) isWaiting() bool { return slices.Contains(waitingStates, i.State) }
 
-// runningStates are the other states in which an instance may run pods, and is not about to end.
-var runningStates = []string{inService, "Pending:Wait", "Pending:Proceed", "EnteringStandby", "Standby", "Detaching", retained}
-
-// mayRun reports whether the instance may run pods, and is not about to end.
-func (i Instance) mayRun() bool { return slices.Contains(runningStates, i.State) }
+// outOfServiceStates are those in which an instance runs pods though it is not in service. Its termination has not begun, or was abandoned.
+var outOfServiceStates = []string{"Pending:Wait", "Pending:Proceed", "EnteringStandby", "Standby", "Detaching", retained}
 
 // isWarm reports whether the instance is in its group's warm pool, or on its way there.
 func (i Instance) isWarm() bool { return strings.HasPrefix(i.State, warmed) }
