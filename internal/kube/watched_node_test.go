@@ -203,11 +203,14 @@ func TestDetails_AllPodsHaveMuch_LaterOnesWithout(t *testing.T) {
 // The number of pods that only finalizers keep has no bound, so that one tenant could take all of the memory for labels.
 func TestDetails_OneNamespaceHasMuch_OthersKeepTheirLabels(t *testing.T) {
 	w := newWatchedNode()
-	value := strings.Repeat("x", maxLabelBytes-100)
-	for i := range 2 * maxDetailBytes / maxLabelBytes {
-		p := podNamed(fmt.Sprint("kept-", i), types.UID(fmt.Sprint(i)))
-		p.Namespace, p.Labels = "hostile", map[string]string{"x": value}
-		w.put(p)
+	// The small ones fill what the large ones leave.
+	for _, kind := range []struct{ bytes, pods int }{{maxLabelBytes - 100, 2 * maxDetailBytes / maxLabelBytes}, {1000, 20}, {1, 20}} {
+		for i := range kind.pods {
+			name := fmt.Sprintf("kept-%d-%d", kind.bytes, i)
+			p := podNamed(name, types.UID(name))
+			p.Namespace, p.Labels = "hostile", map[string]string{"x": strings.Repeat("x", kind.bytes)}
+			w.put(p)
+		}
 	}
 	pooler := podNamed("pgbouncer", "u")
 	pooler.Labels = map[string]string{"app": "pgbouncer"}
