@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -48,8 +49,8 @@ var terminatingTaint = corev1.Taint{Key: "quiesce/terminating", Effect: corev1.T
 
 // TaintTerminating taints the nodes of these instances, except those that take no pods already. If a hundred nodes terminate
 // at once, each of a hundred drains must taint the other 99. So each drain lists them together, and waits for a random turn if they are
-// many. Then it taints them in random order and in growing batches, and lists the rest again before each batch. So it does not repeat
-// what other drains have done.
+// many. It leaves those alone whose own drains have begun. The rest it taints in random order and in growing batches, and lists what
+// remains before each batch. So it does not repeat what other drains have done.
 func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, taintTimeout)
 	defer cancel()
@@ -59,7 +60,7 @@ func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) erro
 	}
 	if len(pending) > fewNodes {
 		awaitTurn(ctx, len(pending))
-		pending = c.stillSchedulable(ctx, pending)
+		pending = c.remaining(ctx, pending)
 	}
 	rand.Shuffle(len(pending), func(a, b int) { pending[a], pending[b] = pending[b], pending[a] })
 	var failures []error
@@ -68,7 +69,7 @@ func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) erro
 		batch := min(n, len(pending))
 		again, err := c.taintNodes(ctx, pending[:batch], changed)
 		failures = append(failures, err)
-		pending = c.stillSchedulable(ctx, append(pending[batch:], again...))
+		pending = c.remaining(ctx, append(pending[batch:], again...))
 	}
 	if len(pending) > 0 {
 		failures = append(failures, fmt.Errorf("%d nodes not tainted: %w", len(pending), context.Cause(ctx)))
@@ -167,6 +168,27 @@ func (c *Client) schedulableNodes(ctx context.Context, others []drain.Node) (fou
 		err = c.eachNode(ctx, metav1.ListOptions{}, visit)
 	}
 	return found, err
+}
+
+// remaining returns the nodes that are still to be tainted. If they are few, a look at the Leases costs as much as it saves.
+func (c *Client) remaining(ctx context.Context, nodes []*corev1.Node) []*corev1.Node {
+	nodes = c.stillSchedulable(ctx, nodes)
+	if len(nodes) > fewNodes {
+		nodes = c.withoutDrain(ctx, nodes)
+	}
+	return nodes
+}
+
+// withoutDrain returns the nodes whose instances have no Lease. Who holds one closes the node next. This too only saves requests: if the
+// Leases cannot be listed, all nodes remain.
+func (c *Client) withoutDrain(ctx context.Context, nodes []*corev1.Node) []*corev1.Node {
+	drained := map[string]bool{}
+	_ = c.eachLease(ctx, func(l *coordinationv1.Lease) {
+		if !isFree(l) {
+			drained[l.Name] = true
+		}
+	})
+	return slices.DeleteFunc(nodes, func(n *corev1.Node) bool { return drained[claimedInstance(n)] })
 }
 
 // stillSchedulable lists nodes again by their label and returns those that still take pods. It only saves requests: a node

@@ -136,7 +136,9 @@ func TestTaintTerminating_ManyNodes_FewLists(t *testing.T) {
 	}
 	require.Len(t, e.get(bystander).Spec.Taints, 1)
 	require.Equal(t, 18, e.requests[http.MethodPatch])
-	require.Equal(t, 6, e.requests[http.MethodGet], "once, again when its turn comes, and after 1, 2, 4 and 8 nodes")
+	const nodes, leases = 6, 4
+	require.Equal(t, nodes+leases, e.requests[http.MethodGet],
+		"nodes once, again when its turn comes, and after 1, 2, 4 and 8 nodes; Leases as often, but not while few nodes are left")
 
 	clear(e.requests)
 	e.eventually(func() bool { // the watch cache lags
@@ -188,7 +190,32 @@ func TestTaintTerminating_OthersWereFaster_NoRepeat(t *testing.T) {
 		}
 	}
 	require.NoError(t, e.client.TaintTerminating(t.Context(), e.nodes))
-	require.Equal(t, map[string]int{http.MethodPatch: 1, http.MethodGet: 3}, e.requests)
+	require.Equal(t, map[string]int{http.MethodPatch: 1, http.MethodGet: 4}, e.requests, "nodes three times, and Leases once")
+}
+
+// A drain that holds the Lease of its instance is about to cordon the node. Ninety-nine others need not taint it.
+func TestTaintTerminating_OwnDrainsBegan_LeftAlone(t *testing.T) {
+	e := newTaintEnv(t, 20)
+	e.awaitCached(e.nodes, false)
+	for n, node := range e.nodes[:12] {
+		lease, err := e.client.AcquireLease(t.Context(), node.InstanceID, termination.Acquisition{})
+		require.NoError(t, err)
+		if n == 0 { // its drain has ended
+			require.NoError(t, lease.Release(termination.KeepNothing))
+			continue
+		}
+		t.Cleanup(func() { require.NoError(t, lease.Release(termination.KeepNothing)) })
+	}
+	clear(e.requests)
+	require.NoError(t, e.client.TaintTerminating(t.Context(), e.nodes))
+	for _, n := range e.nodes[1:12] {
+		require.False(t, hasTerminatingTaint(e.get(n)), n.Name)
+	}
+	e.requireTainted(e.nodes[0])
+	for _, n := range e.nodes[12:] {
+		e.requireTainted(n)
+	}
+	require.Equal(t, 9, e.requests[http.MethodPatch])
 }
 
 // A hundred drains that start together cordon their nodes in the same moment. Then there is nothing left to taint.

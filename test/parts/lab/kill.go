@@ -20,6 +20,9 @@ func (l *Lab) Kill(ctx context.Context, node string) error {
 	if err := l.finish(ctx, m.process, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill machine %s: %w", node, err)
 	}
+	if l.storage != nil {
+		l.storage.Forget(node)
+	}
 	return nil
 }
 

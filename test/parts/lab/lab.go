@@ -26,6 +26,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+
+	"quiesce/test/parts/csi"
 )
 
 const (
@@ -55,6 +57,7 @@ type Options struct {
 	Machines bool
 	Images   []string          // archives of the images that pods on machines may use (test/parts/images); nothing is ever pulled
 	Programs map[string]string // Go programs to make into images, localhost/<name>:lab: package by name
+	Storage  bool              // machines can mount volumes of a storage driver (test/parts/csi), and external-attacher runs
 
 	StopDelay time.Duration // how long a pod of a simulated node takes to stop; default 1s
 	LogDir    string        // folder that keeps the logs of the components and the audit log; empty: the logs are removed with the lab
@@ -81,10 +84,13 @@ type Lab struct {
 	admin     *rest.Config
 	client    kubernetes.Interface
 	metadata  metadata.Interface
-	mutex     sync.Mutex // guards processes and machines
+	mutex     sync.Mutex // guards processes, machines and stopStorage
 	processes []*process
 	machines  []*machine
-	stop      func() error
+	storage   *csi.Driver // nil: there is none
+	// stopStorage ends what the storage driver serves.
+	stopStorage []func()
+	stop        func() error
 }
 
 // Start starts a lab and returns when all parts are ready and the first pod can be created. ctx bounds only the start: a lab runs
@@ -179,7 +185,7 @@ func (l *Lab) start(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := inParallel(ctx, l.startControllers, l.startScheduler, l.startKwok); err != nil || l.options.Machines {
+	if err := inParallel(ctx, l.startControllers, l.startScheduler, l.startKwok, l.startStorage); err != nil || l.options.Machines {
 		return err
 	}
 	running, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -202,7 +208,7 @@ func (l *Lab) end() error {
 	if l.dns != nil {
 		_ = l.dns.Close() // nobody asks any more
 	}
-	return errors.Join(died, l.reaper.end())
+	return errors.Join(died, l.reaper.end(), l.endStorage())
 }
 
 // Endpoint returns the API server's URL.

@@ -117,6 +117,9 @@ func (l *Lab) startMachine(ctx context.Context, m *machine) (err error) {
 	if err := l.writeMachineFiles(ctx, m); err != nil {
 		return err
 	}
+	if err := l.serveVolumes(m); err != nil {
+		return err
+	}
 	if err := makeCgroup(m.cgroup); err != nil {
 		return fmt.Errorf("make its control groups: %w", err)
 	}

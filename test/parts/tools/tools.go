@@ -34,6 +34,7 @@ const Folder = "test/parts/tools"
 
 var (
 	lab      = Module{Folder: "lab", Recipe: "75278f97", Kubernetes: "v1.36.3"}
+	storage  = Module{Folder: "external-attacher", Recipe: "146f9105"}
 	operator = Module{Folder: "cloudnative-pg", Recipe: "5aacd37b"}
 )
 
@@ -43,12 +44,18 @@ func All() ([]Tool, error) {
 	return append(needed, Operators()...), err
 }
 
-// Operators returns the operators that some labs run in pods.
+// Operators returns the controllers that some labs with real nodes need: of storage and of databases.
 func Operators() []Tool {
-	return []Tool{{
-		Name: "cloudnative-pg", Module: operator, Version: "v1.30.0",
-		Package: "github.com/cloudnative-pg/cloudnative-pg/cmd/manager", Seconds: 300,
-	}}
+	return []Tool{
+		{
+			Name: "csi-attacher", Module: storage, Version: "v4.12.0",
+			Package: "github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher", Seconds: 230,
+		},
+		{
+			Name: "cloudnative-pg", Module: operator, Version: "v1.30.0",
+			Package: "github.com/cloudnative-pg/cloudnative-pg/cmd/manager", Seconds: 300,
+		},
+	}
 }
 
 // Lab returns what tests need of a lab, in build order.

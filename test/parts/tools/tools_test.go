@@ -44,7 +44,7 @@ func moduleOf(pkg string) string {
 
 // The cache is keyed by recipes: one that lags behind its module would test old programs.
 func TestRecipe_OfEachModule_IsCurrent(t *testing.T) {
-	for _, m := range append(slices.Clone(releases), operator) {
+	for _, m := range append(slices.Clone(releases), storage, operator) {
 		hash := sha256.New()
 		for _, file := range []string{"go.mod", "go.sum"} {
 			content, err := os.ReadFile(filepath.Join(m.Folder, file))
