@@ -57,7 +57,8 @@ func newFunction(stack awscdk.Stack, d deployment, p parts) function {
 		LogGroup:                     newLogGroup(stack, d, logGroupName(d)),
 		LoggingFormat:                awslambda.LoggingFormat_JSON,
 		ReservedConcurrentExecutions: reserved(d),
-		CurrentVersionOptions:        &awslambda.VersionOptions{RemovalPolicy: awscdk.RemovalPolicy_RETAIN},
+		// A deployment that fails must not keep its version: Lambda publishes the same code and settings only once.
+		CurrentVersionOptions: &awslambda.VersionOptions{RemovalPolicy: awscdk.RemovalPolicy_RETAIN_ON_UPDATE_OR_DELETE},
 	})
 	p.network.attach(lambda)
 	live := awslambda.NewAlias(stack, jsii.String("Live"), &awslambda.AliasProps{

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -35,7 +36,7 @@ func newNetwork(stack awscdk.Stack, d deployment) *network {
 		SecurityGroupEgress: n.egress(d),
 	})
 	for _, p := range n.clusterPorts(d) {
-		awsec2.NewCfnSecurityGroupIngress(n.all, jsii.String(p.name), &awsec2.CfnSecurityGroupIngressProps{
+		awsec2.NewCfnSecurityGroupIngress(n.all, jsii.String(p.id()), &awsec2.CfnSecurityGroupIngressProps{
 			GroupId: jsii.String(p.group), SourceSecurityGroupId: n.group.AttrGroupId(),
 			IpProtocol: jsii.String("tcp"), FromPort: jsii.Number(p.from), ToPort: jsii.Number(p.to),
 			Description: ruleText(d.StackName() + " to " + p.name),
@@ -71,6 +72,10 @@ type ports struct {
 	name, group string
 	from, to    int
 }
+
+// id returns what makes the rule different from others. A rule that kept its ports but not its ID would be made twice in an update, and
+// EC2 refuses that.
+func (p ports) id() string { return fmt.Sprintf("Ports %d to %d of %s", p.from, p.to, p.group) }
 
 // clusterPorts returns the ports of the API server and of consoles that the function connects to directly. Without a port in
 // quiesce.yaml, a console has the container port of its pod, which can be any. Its pod has the security group of the cluster,

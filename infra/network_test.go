@@ -61,6 +61,29 @@ func TestVPC_PhaseNames_DescriptionsHaveAllowedCharacters(t *testing.T) {
 	require.Len(t, *ruleText(strings.Repeat("ü", 300)), 255)
 }
 
+// CloudFormation makes new resources before it deletes old ones, and EC2 refuses a rule that is there. So a rule keeps its logical ID, though
+// it is named after another phase now.
+func TestVPC_PhaseAddedInFront_RulesKeepTheirIDs(t *testing.T) {
+	added := strings.Replace(private, "phases:\n", "phases:\n  - {name: new, match: {namespaces: [new]}, "+
+		"escort: {pgbouncer: {port: 6432, secretRef: {namespace: new, name: pgbouncer-admin}}}}\n", 1)
+	before := ingressIDs(of(t, privateStack, "drains"))
+	require.Len(t, before, 7)
+	after := of(t, func() (map[string]template, error) { return synthesize(added) }, "drains")
+	require.Equal(t, before, ingressIDs(after))
+	require.Contains(t, fmt.Sprint(after.all("AWS::EC2::SecurityGroupIngress")), "the consoles of new")
+}
+
+// ingressIDs returns the logical IDs of inbound rules, by what they allow.
+func ingressIDs(s template) map[string]string {
+	ids := map[string]string{}
+	for id, r := range s.Resources {
+		if r.Type == "AWS::EC2::SecurityGroupIngress" {
+			ids[portsOf(r.Properties)[0]] = id
+		}
+	}
+	return ids
+}
+
 func portsOf(rules ...any) (all []string) {
 	for _, rule := range rules {
 		rule := rule.(object)

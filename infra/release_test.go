@@ -390,7 +390,7 @@ func TestRelease_Version_IsReplacedByEachChangeOfTheConfiguration(t *testing.T) 
 			version = asObject(r)
 		}
 	}
-	require.Equal(t, "Retain", version["DeletionPolicy"])
+	require.Equal(t, "RetainExceptOnCreate", version["DeletionPolicy"])
 	require.Equal(t, "Retain", version["UpdateReplacePolicy"])
 	sum, err := digest(s.zip)
 	require.NoError(t, err)

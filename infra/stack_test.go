@@ -24,7 +24,7 @@ func TestFunction_IsInvokedByAnAlias_VersionsStay(t *testing.T) {
 	}, alias)
 	for _, r := range s.Resources {
 		if r.Type == "AWS::Lambda::Version" {
-			require.Equal(t, "Retain", r.DeletionPolicy)
+			require.Equal(t, "RetainExceptOnCreate", r.DeletionPolicy, "a failed deployment keeps none")
 		}
 	}
 	require.Contains(t, fmt.Sprint(s.only(t, "AWS::Lambda::EventSourceMapping")["FunctionName"]), ":live")

@@ -36,9 +36,9 @@ func (p *Phase) EscortConsole() *Console {
 }
 
 // secretARN is the form of a secret's ARN: https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html. It becomes
-// a resource of a policy, so it has no wildcard.
+// a resource of a policy, so it has no wildcard, and ends with the six characters that Secrets Manager adds to each name.
 var secretARN = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^arn:[a-z-]+:secretsmanager:[a-z0-9-]+:\d{12}:secret:[A-Za-z0-9/_+=.@-]{1,519}$`)
+	return regexp.MustCompile(`^arn:[a-z-]+:secretsmanager:[a-z0-9-]+:\d{12}:secret:[A-Za-z0-9/_+=.@-]{1,512}-[A-Za-z0-9]{6}$`)
 })
 
 func (b *PGBouncer) read(m *mapping, n network) {
@@ -111,7 +111,7 @@ func (b *Console) read(m *mapping, n network) {
 	}
 	arn.checked(func(text string) error {
 		if !secretARN().MatchString(text) {
-			return errors.New("not a secret ARN: " + text)
+			return errors.New("not the whole ARN of a secret, with the six characters at its end: " + text)
 		}
 		b.SecretARN = text
 		return nil

@@ -51,7 +51,7 @@ func TestPostgres_Settings_AreRead(t *testing.T) {
 
 // The poolers in front of primaries are usually those of the phase of poolers.
 func TestPostgres_WithoutCredentials_HasThoseOfThePoolers(t *testing.T) {
-	const arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:s"
+	const arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:s-a1b2c3"
 	poolers := "{name: poolers, match: {namespaces: [db]}, escort: {pgbouncer: {secretArn: '" + arn + "', port: 5432, tls: require}}}"
 	c := parse(t, withPhases("{name: databases, escort: {postgres: {}}}, "+poolers))
 	require.Equal(t, config.Console{
