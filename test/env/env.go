@@ -89,6 +89,7 @@ func (e *Env) startLab(ctx context.Context, wanted Options) (*lab.Lab, error) {
 		}
 		o.Programs = map[string]string{"worker": "quiesce/test/env/worker", "prestop": "quiesce/infra/prestop"}
 		if slices.Contains(wanted.Images, "patroni") {
+			o.Storage = true // for members with a volume
 			o.Programs["patronicallback"] = "quiesce/infra/patronicallback"
 		}
 	}

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,27 +58,36 @@ func TestCases_SmallClusters_PlanSaysWhatWouldHappen(t *testing.T) {
 type small struct {
 	*patroniFixture
 	group string
+	nodes []env.Instance
 }
 
 // newSmall makes a group with two nodes.
 func newSmall(t *testing.T) *small {
 	t.Helper()
-	s := &small{&patroniFixture{fixture: prepare(t)}, fmt.Sprintf("postgres-%d", testCount.Add(1))}
+	s := &small{patroniFixture: &patroniFixture{fixture: prepare(t)}, group: fmt.Sprintf("postgres-%d", testCount.Add(1))}
 	_, err := shared.BaseNode(s.ctx)
 	require.NoError(t, err)
 	_, err = shared.Group(s.ctx, s.group, 0)
 	require.NoError(t, err)
-	nodes, err := shared.Acquire(s.ctx, s.group, 2)
+	s.nodes, err = shared.Acquire(s.ctx, s.group, 2)
 	require.NoError(t, err)
-	t.Cleanup(func() { s.release(nodes) })
+	t.Cleanup(s.release)
 	return s
 }
 
+// instanceOf returns the instance of a node.
+func (s *small) instanceOf(node string) env.Instance {
+	s.Helper()
+	at := slices.IndexFunc(s.nodes, func(i env.Instance) bool { return i.Node == node })
+	require.GreaterOrEqual(s, at, 0, node)
+	return s.nodes[at]
+}
+
 // release empties the nodes and returns them. It runs after the clusters are removed.
-func (s *small) release(nodes []env.Instance) {
+func (s *small) release() {
 	ctx := context.WithoutCancel(s.ctx)
 	var group sync.WaitGroup
-	for _, node := range nodes {
+	for _, node := range s.nodes {
 		group.Go(func() {
 			if err := shared.Release(ctx, node); err != nil {
 				s.Errorf("release node %s: %v", node.Node, err)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"quiesce/test/env/database"
 )
 
@@ -20,6 +22,11 @@ func (c *Cluster) AwaitLeader(ctx context.Context, former string) (leader string
 func (c *Cluster) awaitAnyLeader(ctx context.Context) error {
 	_, err := c.AwaitLeader(ctx, "")
 	return err
+}
+
+// AwaitReady waits until all members are ready, and returns their pods.
+func (c *Cluster) AwaitReady(ctx context.Context) ([]corev1.Pod, error) {
+	return database.AwaitReady(ctx, c.lab, c.options.Namespace, c.names.PodLabels(), c.options.Members)
 }
 
 // AwaitService waits until the Service leads to this member and to no other.

@@ -77,7 +77,7 @@ type Claim string
 const (
 	NoClaim    Claim = ""                // a folder that goes with the pod
 	LocalClaim Claim = "local"           // on the node's own disk
-	EBSClaim   Claim = "ebs.csi.aws.com" // on the node's disk in truth; its claim says that the driver of EBS made the volume
+	EBSClaim   Claim = "ebs.csi.aws.com" // of the lab's storage driver, which has the name of that of EBS; it follows the pod
 )
 
 // PDB is the kind of a cluster's PDB.
@@ -155,7 +155,7 @@ func (c *Cluster) deployMembers(ctx context.Context) error {
 	if err := database.Apply(ctx, c.lab, templates, "cluster.yaml", values); err != nil {
 		return err
 	}
-	if _, err := database.AwaitReady(ctx, c.lab, c.options.Namespace, n.PodLabels(), c.options.Members); err != nil {
+	if _, err := c.AwaitReady(ctx); err != nil {
 		return err
 	}
 	if c.options.Members == 1 {

@@ -7,10 +7,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// makeFolders makes the folder of a member's volume on all nodes of the group, if it has one. Anybody may write there: PostgreSQL does not
-// run as root.
+// makeFolders makes the folder of a local volume on all nodes of the group. Anybody may write there: PostgreSQL does not run as root.
 func (c *Cluster) makeFolders(ctx context.Context) error {
-	if c.options.Claim == NoClaim {
+	if c.options.Claim != LocalClaim {
 		return nil
 	}
 	list, err := c.lab.Client().CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: "group=" + c.options.Group})

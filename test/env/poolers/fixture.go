@@ -48,7 +48,6 @@ type Fixture struct {
 	Workers []*database.WorkerGroup
 
 	*NodePool
-	terminated map[string]bool // IDs of instances whose nodes are killed
 }
 
 // Options configures a fixture.
@@ -75,7 +74,7 @@ const (
 
 // SetUp makes the database, the poolers and the workers, and waits until all work. If it fails, it removes what it made.
 func SetUp(ctx context.Context, g *NodePool, o Options) (*Fixture, error) {
-	t := &Fixture{Name: o.Name, NodePool: g, terminated: map[string]bool{}}
+	t := &Fixture{Name: o.Name, NodePool: g}
 	if err := t.setUp(ctx, o); err != nil {
 		return nil, errors.Join(err, t.TearDown(context.WithoutCancel(ctx)))
 	}
@@ -259,20 +258,6 @@ func (t *Fixture) Drain(ctx context.Context, function *env.Function, i env.Insta
 	return report, nil
 }
 
-// AwaitTermination waits until Auto Scaling has terminated the instance, then kills its node.
-func (t *Fixture) AwaitTermination(ctx context.Context, i env.Instance) error {
-	for t.AWS.State(i.ID) != "" {
-		if err := Wait(ctx, pollInterval); err != nil {
-			return err
-		}
-	}
-	if err := Wait(ctx, shutdownTime); err != nil {
-		return err
-	}
-	t.terminated[i.ID] = true
-	return t.Lab.Kill(ctx, i.Node)
-}
-
 // TearDown removes what the fixture ran and releases its living nodes.
 func (t *Fixture) TearDown(ctx context.Context) error {
 	if t.DB != nil {
@@ -281,24 +266,11 @@ func (t *Fixture) TearDown(ctx context.Context) error {
 		}
 	}
 	for _, i := range t.Nodes {
-		if err := t.releaseNode(ctx, i); err != nil {
+		if err := t.Release(ctx, i); err != nil {
 			return fmt.Errorf("release node %s: %w", i.Node, err)
 		}
 	}
 	return nil
-}
-
-// releaseNode releases a living node to the pool, or removes one that is dead or terminating.
-func (t *Fixture) releaseNode(ctx context.Context, i env.Instance) error {
-	switch {
-	case t.AWS.State(i.ID) == inService:
-		return t.Release(ctx, i)
-	case !t.terminated[i.ID]:
-		if err := t.Lab.Kill(ctx, i.Node); err != nil {
-			return err
-		}
-	}
-	return t.Lab.RemoveNode(ctx, i.Node)
 }
 
 // Wait waits for d, or returns the error of ctx.

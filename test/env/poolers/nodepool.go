@@ -25,8 +25,9 @@ type NodePool struct {
 	*env.Env
 
 	mutex sync.Mutex
-	base  *env.Instance  // has the databases and the workers; nil: not started yet
-	spare []env.Instance // running, empty, and in no fixture
+	base  *env.Instance   // has the databases and the workers; nil: not started yet
+	spare []env.Instance  // running, empty, and in no fixture
+	dead  map[string]bool // instances whose nodes were killed
 }
 
 // StartNodePool starts an environment with machines where it can run, and returns a pool without nodes. images are the names of the
@@ -47,7 +48,7 @@ func StartNodePool(ctx context.Context, images ...string) (*NodePool, error) {
 }
 
 // NewNodePool returns a pool without nodes.
-func NewNodePool(s *env.Env) *NodePool { return &NodePool{Env: s} }
+func NewNodePool(s *env.Env) *NodePool { return &NodePool{Env: s, dead: map[string]bool{}} }
 
 // BaseNode returns the node that no fixture terminates.
 func (g *NodePool) BaseNode(ctx context.Context) (env.Instance, error) {
@@ -81,8 +82,43 @@ func (g *NodePool) acquireSpare(n int) (taken []env.Instance) {
 	return taken
 }
 
-// Release prepares a node, whose pods are being deleted, for the next fixture: it removes cordon and taints.
+// AwaitTermination waits until Auto Scaling has terminated the instance, then kills its node.
+func (g *NodePool) AwaitTermination(ctx context.Context, i env.Instance) error {
+	for g.AWS.State(i.ID) != "" {
+		if err := Wait(ctx, pollInterval); err != nil {
+			return err
+		}
+	}
+	if err := Wait(ctx, shutdownTime); err != nil {
+		return err
+	}
+	return g.kill(ctx, i)
+}
+
+func (g *NodePool) kill(ctx context.Context, i env.Instance) error {
+	g.mutex.Lock()
+	was := g.dead[i.ID]
+	g.dead[i.ID] = true
+	g.mutex.Unlock()
+	if was {
+		return nil
+	}
+	return g.Lab.Kill(ctx, i.Node)
+}
+
+// Release prepares a node, whose pods are being deleted, for the next fixture. It removes the node if the instance is not in service.
 func (g *NodePool) Release(ctx context.Context, i env.Instance) error {
+	if g.AWS.State(i.ID) == inService {
+		return g.reuse(ctx, i)
+	}
+	if err := g.kill(ctx, i); err != nil {
+		return err
+	}
+	return g.Lab.RemoveNode(ctx, i.Node)
+}
+
+// reuse removes cordon and taints of a node, and waits until it is empty.
+func (g *NodePool) reuse(ctx context.Context, i env.Instance) error {
 	_, err := g.Lab.Client().CoreV1().Nodes().Patch(ctx, i.Node, types.MergePatchType,
 		[]byte(`{"spec":{"unschedulable":null,"taints":null}}`), metav1.PatchOptions{})
 	if err != nil {
