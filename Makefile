@@ -119,7 +119,9 @@ bench: setup tools ## compare drains with kubectl drain and with an ideal client
 bench-pgbouncer: setup tools images ## benchmark pgbouncer drains under 20 busy workers: 10 runs per case (1 h)
 	go test -run '^$$' -bench Poolers -benchtime 10x -timeout 90m ./test/bench
 
-bench-postgres: setup tools images ## benchmark drains of a primary's node under load, with and without the escort: 10 runs per case (2 h)
+bench-postgres: setup tools images ## benchmark drains of a primary's node under load, and the move of a volume: 10 runs per case (2 h)
+	go test -run '^$$' -bench Volume/drained -benchtime 10x -timeout 60m ./test/bench
+	go test -run '^$$' -bench Volume/not-drained -benchtime 1x -timeout 60m ./test/bench
 	go test -run '^$$' -bench Postgres -benchtime 10x -timeout 4h ./test/bench
 
 build: ## build dist/bootstrap (linux, GOARCH=arm64) and dist/function.zip, reproducibly
