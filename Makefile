@@ -120,7 +120,7 @@ bench-pgbouncer: setup tools images ## benchmark pgbouncer drains under 20 busy 
 	go test -run '^$$' -bench Poolers -benchtime 10x -timeout 90m ./test/bench
 
 bench-postgres: setup tools images ## benchmark drains of a primary's node under load, and the move of a volume: 10 runs per case (2 h)
-	go test -run '^$$' -bench Volume/drained -benchtime 10x -timeout 60m ./test/bench
+	go test -run '^$$' -bench 'Volume/^drained' -benchtime 10x -timeout 60m ./test/bench
 	go test -run '^$$' -bench Volume/not-drained -benchtime 1x -timeout 60m ./test/bench
 	go test -run '^$$' -bench Postgres -benchtime 10x -timeout 4h ./test/bench
 
