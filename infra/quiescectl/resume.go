@@ -107,7 +107,7 @@ func (r *resumeOptions) run(c *cobra.Command) error {
 	}
 	if r.force {
 		client = client.TakingOver()
-	} else if err := checkClock(ctx, client); err != nil {
+	} else if err := checkClock(ctx, client, ", or use --force if you know that no function runs"); err != nil {
 		return r.advised(err, needsToResume, "")
 	}
 	logins, err := r.login.logins(client)
@@ -202,14 +202,15 @@ func (r *resumed) addHeld(leases []kube.Unfinished) {
 // with a larger difference, one that is held could look free.
 const maxSkew = 5 * time.Second
 
-func checkClock(ctx context.Context, client *kube.Client) error {
+// checkClock returns an error if this machine's clock is wrong. Otherwise is what else a person can do than set it.
+func checkClock(ctx context.Context, client *kube.Client, otherwise string) error {
 	skew, err := client.ClockSkew(ctx)
 	if err != nil {
 		return err
 	}
 	if skew.Abs() > maxSkew {
 		return fmt.Errorf("this machine's clock is %v off the API server's, so it cannot tell which Leases are held\n"+
-			"set the clock, or use --force if you know that no function runs", skew.Abs().Round(time.Second))
+			"set the clock%s", skew.Abs().Round(time.Second), otherwise)
 	}
 	return nil
 }

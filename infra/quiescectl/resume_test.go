@@ -312,7 +312,7 @@ func TestCheckClock_FarOff_RefusesAndSaysWhatToDo(t *testing.T) {
 		t.Cleanup(server.Close)
 		client, err := kube.New(&rest.Config{Host: server.URL})
 		require.NoError(t, err)
-		if err = checkClock(t.Context(), client); !refused {
+		if err = checkClock(t.Context(), client, ", or use --force"); !refused {
 			require.NoError(t, err)
 			continue
 		}

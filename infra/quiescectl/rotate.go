@@ -29,6 +29,7 @@ const defaultQuiet = 24 * time.Hour
 
 type rotateOptions struct {
 	*options
+	cluster           *kube.Client // once it is wired
 	logins            []string
 	to, group         string
 	quietFor          time.Duration
@@ -125,6 +126,9 @@ func (r *rotateOptions) run(c *cobra.Command) error {
 		}
 		table := fmt.Sprintf("from %s to %s\n%s\n", record.From, record.To, strings.Join(plan, "\n"))
 		return r.write(c.OutOrStdout(), rotated{record, plan}, table)
+	}
+	if err := checkClock(ctx, r.cluster, ""); err != nil { // drains and rotations take turns by their Leases
+		return err
 	}
 	var record rotate.Record
 	if r.back {
@@ -236,7 +240,7 @@ func (r *rotateOptions) wireCluster(wired *rotate.Rotation) error {
 	if consoles.Logins, err = r.consoleLogins(client); err != nil {
 		return err
 	}
-	consoles.Forwarder = own
+	consoles.Forwarder, r.cluster = own, own
 	wired.Userlists = kept
 	wired.Poolers = &rotate.Consoles{List: kept.Pods, Turns: own, Database: r.database, Admin: r.admin, Consoles: consoles}
 	if r.app == "" {

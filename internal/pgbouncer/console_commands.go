@@ -23,9 +23,13 @@ func (c *Console) Set(ctx context.Context, name, value string) error {
 // console ends only the wait: what pgbouncer has got continues. A PAUSE that is resumed while it waits is never answered, and its console
 // stays unusable.
 type Pending struct {
-	done chan struct{}
-	err  error
+	done      chan struct{}
+	err       error
+	forwarded bool // it may come after the end of its console
 }
+
+// ErrUnread is the error of a PAUSE that could not be undone for certain: pgbouncer has not read it, and it may still come.
+var ErrUnread = errors.New("pgbouncer has not read the PAUSE, and it may still come through the tunnel")
 
 // Done returns a channel that is closed when pgbouncer has answered, or the connection has ended.
 func (p *Pending) Done() <-chan struct{} { return p.done }
@@ -50,8 +54,7 @@ func (c *Console) pause(ctx context.Context, command string) (*Pending, error) {
 	if err := c.acquire(ctx); err != nil {
 		return nil, fmt.Errorf("pause: %w", err)
 	}
-	p := &Pending{done: make(chan struct{})}
-	c.conn.discardUnsent(true)
+	p := &Pending{done: make(chan struct{}), forwarded: c.conn.isForwarded()}
 	results := c.session.Exec(context.Background(), command)
 	go func() {
 		defer close(p.done)
@@ -61,7 +64,6 @@ func (c *Console) pause(ctx context.Context, command string) (*Pending, error) {
 		if p.err = c.readAnswer(context.Background(), results, nil); p.err != nil {
 			p.err = fmt.Errorf("pause: %w", p.err)
 		}
-		c.conn.discardUnsent(false)
 	}()
 	return p, nil
 }
@@ -84,7 +86,7 @@ const (
 
 // UndoPause ends a pause that another console requested, even if pgbouncer has not read that PAUSE yet. pgbouncer often
 // reads the later of two commands first if they come over two connections, and a RESUME that comes too early leaves it
-// paused.
+// paused. A PAUSE that it does not read in time is discarded with its console. Through a tunnel it is not: then the error is ErrUnread.
 func (c *Console) UndoPause(ctx context.Context, pause *Pending) error {
 	return c.undoPause(ctx, pause, "RESUME")
 }
@@ -104,6 +106,9 @@ func (c *Console) undoPause(ctx context.Context, pause *Pending, resume string) 
 		case <-pause.Done():
 			last = true // it may have completed after this RESUME
 		case <-timeout:
+			if pause.forwarded {
+				return fmt.Errorf("undo a pause: %w", ErrUnread)
+			}
 			return nil
 		case <-ctx.Done():
 			return fmt.Errorf("undo a pause: %w", context.Cause(ctx))

@@ -109,13 +109,11 @@ func TestPauseDatabase_ConsoleEndsBeforeTheAnswer_DiscardsWhatHasNotArrived(t *t
 		defer c.Close()
 		other, app := open(t, p), p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
-		require.Empty(t, conn.set())
+		require.Equal(t, []int{0}, conn.set(), "an old RESUME or SET could come in the middle of another move")
 		pending, err := c.PauseDatabase(t.Context(), "app")
 		require.NoError(t, err)
-		require.Equal(t, []int{0}, conn.set())
 		parts.Exec(t, app, "COMMIT")
 		awaitClosed(t, pending.Done())
-		require.Equal(t, []int{0, -1}, conn.set(), "an answered PAUSE has arrived")
 		require.NoError(t, other.ResumeDatabase(t.Context(), "app"))
 
 		parts.Exec(t, app, "BEGIN")
@@ -128,11 +126,35 @@ func TestPauseDatabase_ConsoleEndsBeforeTheAnswer_DiscardsWhatHasNotArrived(t *t
 		require.Eventually(t, paused, waitTimeout, pollInterval)
 		c.Close()
 		awaitClosed(t, pending.Done())
-		require.Equal(t, []int{0, -1, 0}, conn.set()[:3])
+		require.Equal(t, []int{0}, conn.set(), "it stays so")
 		parts.Exec(t, app, "COMMIT")
 		require.True(t, paused())
 		require.NoError(t, other.ResumeDatabase(t.Context(), "app"))
 		parts.Exec(t, app, "SELECT")
+	})
+}
+
+// tunnel is a connection that cannot discard what it was given, as a forwarded one.
+type tunnel struct{ net.Conn }
+
+// A PAUSE that is not read in time is discarded with its console. Through a tunnel it may still come, and somebody must know.
+func TestUndoPauseDatabase_PauseIsNotRead_ErrorIfItMayStillCome(t *testing.T) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
+		for forwarded, want := range map[bool]error{false: nil, true: ErrUnread} {
+			target := targetOf(p, admin)
+			target.Dial = func(ctx context.Context) (net.Conn, error) {
+				conn, err := p.Dial(ctx)
+				if forwarded {
+					conn = tunnel{conn}
+				}
+				return conn, err
+			}
+			c, err := Open(t.Context(), target)
+			require.NoError(t, err)
+			unread := &Pending{done: make(chan struct{}), forwarded: c.conn.isForwarded()}
+			require.ErrorIs(t, c.UndoPauseDatabase(t.Context(), unread, "app"), want)
+			c.Close()
+		}
 	})
 }
 

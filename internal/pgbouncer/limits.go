@@ -81,24 +81,24 @@ type limitedConn struct {
 	allowance
 }
 
+// newLimitedConn limits a connection. Its end discards what has not arrived: an old RESUME or SET could come in the middle of another move. By
+// default the kernel goes on sending it for a minute or more, also when the process has died.
 func newLimitedConn(conn net.Conn) *limitedConn {
 	limited := &limitedConn{Conn: conn}
 	limited.renew()
+	if tcp, is := conn.(discarder); is {
+		_ = tcp.SetLinger(0) // it fails only on a connection that has ended
+	}
 	return limited
 }
 
-// discardUnsent sets whether the end of the connection discards what has not arrived. By default the kernel goes on sending it for a minute or
-// more, also when the process has died. A connection that is not TCP has no such setting: a forwarded one.
-func (l *limitedConn) discardUnsent(discard bool) {
-	tcp, is := l.Conn.(interface{ SetLinger(seconds int) error })
-	if !is {
-		return
-	}
-	seconds := -1 // the default
-	if discard {
-		seconds = 0
-	}
-	_ = tcp.SetLinger(seconds) // it fails only on a connection that has ended
+// discarder is a connection that can discard what has not arrived. A forwarded one cannot.
+type discarder interface{ SetLinger(seconds int) error }
+
+// isForwarded reports whether what was sent may arrive after the end of the connection.
+func (l *limitedConn) isForwarded() bool {
+	_, is := l.Conn.(discarder)
+	return !is
 }
 
 func (l *limitedConn) Read(p []byte) (int, error) {

@@ -48,6 +48,7 @@ type poolerConsole struct {
 
 	mutex  sync.Mutex
 	pauses map[string]*pause // by database
+	unread bool              // a PAUSE may still come, though its database was resumed
 	asks   bool              // pgbouncer asks a database for the passwords of users that its own file lacks
 }
 
@@ -176,6 +177,11 @@ func (c *poolerConsole) Pause(ctx context.Context, database string) error {
 		}
 		return c.checkReached(ctx)
 	case <-ctx.Done():
+		if c.asks { // the move may go on with an open transaction
+			if err := c.checkReached(context.WithoutCancel(ctx)); err != nil {
+				return err
+			}
+		}
 		return context.Cause(ctx)
 	}
 }
@@ -201,12 +207,25 @@ func (c *poolerConsole) Resume(ctx context.Context, database string) error {
 	if sent == nil || sent.pending == nil {
 		return c.main.ResumeDatabase(ctx, database)
 	}
-	if err := c.main.UndoPauseDatabase(ctx, sent.pending, database); err != nil {
+	err := c.main.UndoPauseDatabase(ctx, sent.pending, database)
+	sent.console.Close() // what the network holds of the PAUSE must not come after a RESUME over another console
+	if err != nil {
+		c.mutex.Lock()
+		c.unread = true
+		c.mutex.Unlock()
+	}
+	if err != nil && !errors.Is(err, pgbouncer.ErrUnread) {
 		return err
 	}
-	sent.console.Close()
 	c.setPause(database, nil)
 	return nil
+}
+
+// Unread implements Console.
+func (c *poolerConsole) Unread() bool {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	return c.unread
 }
 
 const (

@@ -90,6 +90,8 @@ func (c muteConsoles) Open(ctx context.Context, p escort.Pod) (Console, error) {
 
 type muteConsole struct{ Console }
 
+func (muteConsole) Unread() bool { return false }
+
 func (muteConsole) SetLoginRetry(ctx context.Context, _ string) error {
 	return escort.Sleep(ctx, time.Minute)
 }

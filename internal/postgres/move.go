@@ -169,9 +169,17 @@ func (m *move) assess(ctx context.Context) error {
 
 // align waits until shortly before the leader's next loop, if the request is only noticed then.
 func (m *move) align(ctx context.Context) {
-	if wait := m.way.wait(m.facts, time.Now(), m.lead); wait > 0 && len(m.heldFronts()) > 0 && !m.rehearse {
+	if wait := m.waitForLoop(); wait > 0 {
 		_ = escort.Sleep(ctx, wait)
 	}
+}
+
+// waitForLoop returns how long align waits.
+func (m *move) waitForLoop() time.Duration {
+	if len(m.heldFronts()) == 0 || m.rehearse {
+		return 0
+	}
+	return max(0, m.way.wait(m.facts, time.Now(), m.lead))
 }
 
 func (m *move) heldFronts() (held []*front) {

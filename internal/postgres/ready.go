@@ -36,6 +36,9 @@ func (m *move) ready(ctx context.Context, before []*front) error {
 	if err := m.checkStillHeld(before); err != nil {
 		return err
 	}
+	if err := m.checkTurns(); err != nil {
+		return err
+	}
 	if err := m.checkOthers(); err != nil {
 		return err
 	}
@@ -45,7 +48,7 @@ func (m *move) ready(ctx context.Context, before []*front) error {
 	if least := m.leastHold(); m.limit < least {
 		return hold("clients could be held for %v only, and a switchover may take %v: raise query_wait_timeout or pauseTimeout", m.limit, least)
 	}
-	if end, limited := ctx.Deadline(); limited && time.Until(end) < m.limit+invocationReserve {
+	if end, limited := ctx.Deadline(); limited && time.Until(end) < m.waitForLoop()+m.limit+invocationReserve {
 		return errTooShort
 	}
 	return nil
@@ -91,6 +94,20 @@ func (m *move) checkStillHeld(before []*front) error {
 		if wasHeld && !isHeld && p.pod.Deleted.IsZero() {
 			return hold("clients of pooler %s could be held a moment ago, and cannot now: %s", p.pod.Ref,
 				cmp.Or(p.unheld, "it does not lead to the primary any more"))
+		}
+	}
+	return nil
+}
+
+// checkTurns holds the primary if a pooler is paused whose group's Lease this move has not taken: the pooler appeared since the first look.
+// Another drain may stop it in the middle of the pause. The next try takes its Lease.
+func (m *move) checkTurns() error {
+	if m.last {
+		return nil
+	}
+	for _, p := range m.heldFronts() {
+		if !slices.ContainsFunc(m.turns, func(t turn) bool { return t.name == p.group() }) {
+			return hold("pooler %s has appeared a moment ago", p.pod.Ref)
 		}
 	}
 	return nil

@@ -274,6 +274,9 @@ func (m *move) clear(ctx context.Context, left []markedPooler) {
 	defer cancel()
 	m.mark.Moved = m.moved != "" || m.begun
 	m.mark.join()
+	if slices.ContainsFunc(m.heldFronts(), func(p *front) bool { return p.console.Unread() }) {
+		m.mark.interrupt()
+	}
 	err := m.lease.SetMark(ctx, m.mark.rest(left))
 	m.mark.Poolers = left
 	if err != nil {

@@ -31,6 +31,7 @@ type worldPooler struct {
 	letGo     bool         // another's command that stood still has resumed it
 	refuses   bool         // proofs fail
 	readOnly  bool         // its login may only look
+	unread    bool         // a PAUSE may still come through a tunnel
 	paused    map[string]time.Time
 	longest   time.Duration // that clients of a database waited
 }
@@ -219,6 +220,8 @@ func (c *worldConsole) Reconnect(ctx context.Context, database string) error {
 	c.effect("reconnect %s/%s", c.name, database)
 	return nil
 }
+
+func (c *worldConsole) Unread() bool { return c.pooler.unread }
 
 func (c *worldConsole) SetLoginRetry(ctx context.Context, seconds string) error {
 	if err := c.command(ctx); err != nil {

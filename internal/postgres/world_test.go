@@ -193,9 +193,13 @@ func memberPod(name, address string) escort.Pod {
 }
 
 func poolerPod(name string) escort.Pod {
+	owner := "uid-owner"
+	if name == "new" { // of a rollout
+		owner = "uid-rollout"
+	}
 	return escort.Pod{
 		Pod: drain.Pod{Ref: refOf("pooler-" + name), Labels: map[string]string{"app": "pgbouncer"}}, IP: "10.0.1.1", Ready: true,
-		Owner: escort.Owner{Kind: "ReplicaSet", Name: "pooler", UID: "uid-owner"},
+		Owner: escort.Owner{Kind: "ReplicaSet", Name: "pooler", UID: owner},
 	}
 }
 
