@@ -49,8 +49,8 @@ var terminatingTaint = corev1.Taint{Key: "quiesce/terminating", Effect: corev1.T
 
 // TaintTerminating taints the nodes of these instances, except those that take no pods already. If a hundred nodes terminate
 // at once, each of a hundred drains must taint the other 99. So each drain lists them together, and waits for a random turn if they are
-// many. It leaves those alone whose own drains have begun. The rest it taints in random order and in growing batches, and lists what
-// remains before each batch. So it does not repeat what other drains have done.
+// many. It leaves those for last whose own drains have begun, which mostly cordon them meanwhile. The others it taints in random order and in
+// growing batches, and lists what remains before each batch. So it does not repeat what other drains have done.
 func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, taintTimeout)
 	defer cancel()
@@ -58,10 +58,27 @@ func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) erro
 	if err != nil {
 		return fmt.Errorf("find %d terminating nodes: %w", len(others), withoutURL(err))
 	}
+	var drained []*corev1.Node
+	remaining := func(nodes []*corev1.Node) (left []*corev1.Node) {
+		left, begun := c.withoutDrain(ctx, c.stillSchedulable(ctx, nodes))
+		drained = append(drained, begun...)
+		return left
+	}
 	if len(pending) > fewNodes {
 		awaitTurn(ctx, len(pending))
-		pending = c.remaining(ctx, pending)
+		pending = remaining(pending)
 	}
+	err = c.taintInBatches(ctx, pending, remaining)
+	if len(drained) > 0 { // an owner may deny the cordon, or the drain was killed before it
+		awaitTurn(ctx, len(drained))
+		drained = c.stillSchedulable(ctx, drained)
+		err = errors.Join(err, c.taintInBatches(ctx, drained, func(nodes []*corev1.Node) []*corev1.Node { return c.stillSchedulable(ctx, nodes) }))
+	}
+	return bounded(err)
+}
+
+// taintInBatches taints nodes in random order and in growing batches. Remaining returns those that are still to be tainted.
+func (c *Client) taintInBatches(ctx context.Context, pending []*corev1.Node, remaining func([]*corev1.Node) []*corev1.Node) error {
 	rand.Shuffle(len(pending), func(a, b int) { pending[a], pending[b] = pending[b], pending[a] })
 	var failures []error
 	changed := map[string]bool{} // nodes that others changed when they were to be tainted, by name
@@ -69,12 +86,12 @@ func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) erro
 		batch := min(n, len(pending))
 		again, err := c.taintNodes(ctx, pending[:batch], changed)
 		failures = append(failures, err)
-		pending = c.remaining(ctx, append(pending[batch:], again...))
+		pending = remaining(append(pending[batch:], again...))
 	}
 	if len(pending) > 0 {
 		failures = append(failures, fmt.Errorf("%d nodes not tainted: %w", len(pending), context.Cause(ctx)))
 	}
-	return bounded(errors.Join(failures...))
+	return errors.Join(failures...)
 }
 
 // awaitTurn waits for a random time, which grows with the number of nodes.
@@ -170,25 +187,28 @@ func (c *Client) schedulableNodes(ctx context.Context, others []drain.Node) (fou
 	return found, err
 }
 
-// remaining returns the nodes that are still to be tainted. If they are few, a look at the Leases costs as much as it saves.
-func (c *Client) remaining(ctx context.Context, nodes []*corev1.Node) []*corev1.Node {
-	nodes = c.stillSchedulable(ctx, nodes)
-	if len(nodes) > fewNodes {
-		nodes = c.withoutDrain(ctx, nodes)
+// withoutDrain separates the nodes whose own drains have begun: who holds the Lease of the instance closes its node next. This too only saves
+// requests: if they are few, a look costs as much, and if the Leases cannot be listed soon, no drain has begun.
+func (c *Client) withoutDrain(ctx context.Context, nodes []*corev1.Node) (left, begun []*corev1.Node) {
+	if len(nodes) <= fewNodes {
+		return nodes, nil
 	}
-	return nodes
-}
-
-// withoutDrain returns the nodes whose instances have no Lease. Who holds one closes the node next. This too only saves requests: if the
-// Leases cannot be listed, all nodes remain.
-func (c *Client) withoutDrain(ctx context.Context, nodes []*corev1.Node) []*corev1.Node {
+	ctx, cancel := context.WithTimeout(ctx, longestTurn)
+	defer cancel()
 	drained := map[string]bool{}
 	_ = c.eachLease(ctx, func(l *coordinationv1.Lease) {
 		if !isFree(l) {
 			drained[l.Name] = true
 		}
 	})
-	return slices.DeleteFunc(nodes, func(n *corev1.Node) bool { return drained[claimedInstance(n)] })
+	for _, n := range nodes {
+		if drained[claimedInstance(n)] {
+			begun = append(begun, n)
+		} else {
+			left = append(left, n)
+		}
+	}
+	return left, begun
 }
 
 // stillSchedulable lists nodes again by their label and returns those that still take pods. It only saves requests: a node

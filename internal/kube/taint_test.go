@@ -193,29 +193,41 @@ func TestTaintTerminating_OthersWereFaster_NoRepeat(t *testing.T) {
 	require.Equal(t, map[string]int{http.MethodPatch: 1, http.MethodGet: 4}, e.requests, "nodes three times, and Leases once")
 }
 
-// A drain that holds the Lease of its instance is about to cordon the node. Ninety-nine others need not taint it.
-func TestTaintTerminating_OwnDrainsBegan_LeftAlone(t *testing.T) {
+// A drain that holds the Lease of its instance is about to cordon the node, and ninety-nine others need not taint it. If it does not, because
+// an owner denies the cordon or the drain died, the node is tainted in the end.
+func TestTaintTerminating_OwnDrainsBegan_TaintedOnlyIfStillOpen(t *testing.T) {
 	e := newTaintEnv(t, 20)
 	e.awaitCached(e.nodes, false)
+	ended, stuck, begun, others := e.nodes[0], e.nodes[1], e.nodes[2:12], e.nodes[12:]
 	for n, node := range e.nodes[:12] {
 		lease, err := e.client.AcquireLease(t.Context(), node.InstanceID, termination.Acquisition{})
 		require.NoError(t, err)
-		if n == 0 { // its drain has ended
+		if n == 0 {
 			require.NoError(t, lease.Release(termination.KeepNothing))
 			continue
 		}
 		t.Cleanup(func() { require.NoError(t, lease.Release(termination.KeepNothing)) })
 	}
 	clear(e.requests)
+	var once sync.Once
+	e.onResponse = func(r *http.Request) {
+		if r.Method == http.MethodPatch {
+			once.Do(func() {
+				for _, n := range begun {
+					require.NoError(t, e.cordon(n))
+				}
+				e.awaitCached(begun, true)
+			})
+		}
+	}
 	require.NoError(t, e.client.TaintTerminating(t.Context(), e.nodes))
-	for _, n := range e.nodes[1:12] {
+	for _, n := range begun {
 		require.False(t, hasTerminatingTaint(e.get(n)), n.Name)
 	}
-	e.requireTainted(e.nodes[0])
-	for _, n := range e.nodes[12:] {
+	for _, n := range append(others, ended, stuck) {
 		e.requireTainted(n)
 	}
-	require.Equal(t, 9, e.requests[http.MethodPatch])
+	require.Equal(t, 10, e.requests[http.MethodPatch])
 }
 
 // A hundred drains that start together cordon their nodes in the same moment. Then there is nothing left to taint.

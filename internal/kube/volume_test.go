@@ -36,11 +36,30 @@ func (e *labEnv) detach(volume string) {
 	require.NoError(e, e.Client().StorageV1().VolumeAttachments().Delete(e.Context(), "csi-"+volume, metav1.DeleteOptions{}))
 }
 
-// claim creates a claim that names its volume.
+// claim makes a volume and a claim that is bound to it.
 func (e *labEnv) claim(name, volume string) {
 	e.Helper()
+	modes, size := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, corev1.ResourceList{corev1.ResourceStorage: quantity.MustParse("1Gi")}
+	_, err := e.Client().CoreV1().PersistentVolumes().Create(e.Context(), &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: volume},
+		Spec: corev1.PersistentVolumeSpec{
+			Capacity: size, AccessModes: modes, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "ebs.csi.aws.com", VolumeHandle: volume}},
+		},
+	}, metav1.CreateOptions{})
+	require.NoError(e, err)
+	e.Cleanup(func() {
+		require.NoError(e, e.Client().CoreV1().PersistentVolumes().Delete(context.Background(), volume, metav1.DeleteOptions{}))
+	})
+	e.claimOf(e.namespace, name, volume)
+	e.eventually(func() bool { return e.phaseOf(e.namespace, name) == corev1.ClaimBound })
+}
+
+// claimOf creates a claim that names a volume.
+func (e *labEnv) claimOf(namespace, name, volume string) {
+	e.Helper()
 	none := ""
-	_, err := e.Client().CoreV1().PersistentVolumeClaims(e.namespace).Create(e.Context(), &corev1.PersistentVolumeClaim{
+	_, err := e.Client().CoreV1().PersistentVolumeClaims(namespace).Create(e.Context(), &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PersistentVolumeClaimSpec{
 			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: &none, VolumeName: volume,
@@ -48,6 +67,29 @@ func (e *labEnv) claim(name, volume string) {
 		},
 	}, metav1.CreateOptions{})
 	require.NoError(e, err)
+}
+
+func (e *labEnv) phaseOf(namespace, claim string) corev1.PersistentVolumeClaimPhase {
+	e.Helper()
+	found, err := e.Client().CoreV1().PersistentVolumeClaims(namespace).Get(e.Context(), claim, metav1.GetOptions{})
+	require.NoError(e, err)
+	return found.Status.Phase
+}
+
+// Anybody may name another's volume in a claim. Only Kubernetes binds it.
+func TestAwaitDetached_ClaimNamesAVolumeOfAnother_VolumeIsAwaited(t *testing.T) {
+	e := newLabEnv(t)
+	node, volume := e.bareNode(), e.namespace+"-volume"
+	e.claim("owner", volume)
+	e.claimOf(e.namespace, "thief", volume)
+	e.eventually(func() bool { return e.phaseOf(e.namespace, "thief") == corev1.ClaimPending })
+	e.attach(node.Name, volume)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := e.client.AwaitDetached(ctx, node, e.staying("thief"))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	_, err = e.client.AwaitDetached(t.Context(), node, e.staying("owner"))
+	require.NoError(t, err)
 }
 
 func (e *labEnv) staying(claims ...string) []drain.Pod {

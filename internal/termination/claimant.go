@@ -3,6 +3,7 @@ package termination
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -60,17 +61,30 @@ func (d *nodeDrain) taint(ctx context.Context) {
 	if earlier != nil { // the node may still have what an earlier termination changed
 		closed.Unschedulable, closed.Excluded = earlier.Unschedulable, earlier.Excluded
 	}
-	if earlier != nil && earlier.IsOf(j.Hook, j.Trigger, j.Began) {
+	saved := earlier != nil && earlier.IsOf(j.Hook, j.Trigger, j.Began)
+	if saved {
 		d.node.Cordoned = earlier.CordonedAt
-	} else if err := j.saveClosed(ctx, closed); err != nil {
-		j.goOn("record that the node is tainted", err)
-		return // nobody would remove the taint from an instance that returns
 	}
-	if err := d.cluster.TaintTerminating(ctx, []drain.Node{d.node}); err != nil {
+	err := d.tryTaint(ctx, closed, &saved)
+	for err != nil && !isFinal(err) && pause(ctx, cordonRetry) == nil { // nothing closes the node until the primary has moved
+		err = d.tryTaint(ctx, closed, &saved)
+	}
+	if err != nil {
 		j.goOn("taint the node", err)
 		return
 	}
 	d.log.Info("node tainted")
+}
+
+// tryTaint taints the node once it is saved in the Lease: otherwise nobody would remove the taint from an instance that returns.
+func (d *nodeDrain) tryTaint(ctx context.Context, closed ClosedNode, saved *bool) error {
+	if !*saved {
+		if err := d.job.saveClosed(ctx, closed); err != nil {
+			return fmt.Errorf("record that it is tainted: %w", err)
+		}
+		*saved = true
+	}
+	return d.cluster.TaintTerminating(ctx, []drain.Node{d.node})
 }
 
 // cordon closes the node to new pods. A node that cannot be closed is drained all the same: some pods return, but none is killed without

@@ -169,13 +169,10 @@ func (s *simulation) hadQuietMinutes() bool {
 // one more.
 const sweepTime = 4 * time.Minute
 
-// checkDaemonsShutDown checks that poolers of DaemonSets are shut down before the completion, if the invocation had time for it.
+// checkDaemonsShutDown checks that poolers of DaemonSets are shut down before the completion.
 func (s *simulation) checkDaemonsShutDown(inst *simInstance) {
 	by := inst.node.completedBy
 	if !s.escorts || by == nil || by.dead || inst.reclaimed || by.reports[inst.id].Status == StatusFailed || inst.plan.nodeLost || by.plain[inst.id] {
-		return
-	}
-	if !inst.node.completedAt.Before(by.began.Add(s.invocationTime - handOffReserve)) {
 		return
 	}
 	for _, p := range inst.node.pods {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 )
 
 // restore restores nodes whose instances returned to service, from a warm pool for example, and nodes that were closed for a Spot
@@ -19,8 +20,8 @@ func (s *sweep) restore(ctx context.Context) {
 }
 
 func (s *sweep) restoreNodes(ctx context.Context, t Termination) {
-	if len(s.closed[t.InstanceID]) == 0 && !slices.Contains(s.held, t.InstanceID) {
-		_, err := s.UndoEscorts(ctx, LeaseInfo{Name: t.InstanceID, Escorted: s.escorted[t.InstanceID]})
+	if s.isLeftPaused(t.InstanceID) {
+		_, err := s.UndoEscorts(ctx, LeaseInfo{Name: t.InstanceID, Closed: s.closed[t.InstanceID], Escorted: s.escorted[t.InstanceID]})
 		if !errors.Is(err, ErrLeaseHeld) {
 			s.addError(err)
 		}
@@ -41,4 +42,18 @@ func (s *sweep) restoreNodes(ctx context.Context, t Termination) {
 		log := j.nodeLog(n.Name)
 		log.Info("node restored, its instance returned to service")
 	}
+}
+
+// isLeftPaused reports whether only what escorts changed is to be undone: no node of the instance is to be opened. A drain by hand, or for a
+// rebalance recommendation, may have died. Of a young one the next invocation may be about to go on.
+func (s *sweep) isLeftPaused(id string) bool {
+	isKept := func(n ClosedNode) bool { return !s.Policy.isRestorable(n) && time.Since(n.CordonedAt) >= minCordonAge }
+	closed := s.closed[id]
+	switch {
+	case slices.Contains(s.held, id):
+		return false
+	case len(closed) == 0:
+		return true
+	}
+	return len(s.escorted[id]) > 0 && s.Drainer.HasEscorts() && !slices.ContainsFunc(closed, func(n ClosedNode) bool { return !isKept(n) })
 }

@@ -199,6 +199,9 @@ func (j *job) empty(invocation context.Context) (Result, error) {
 	for round := 0; cause == nil && j.awaitVolumes(invocation) && round < maxRounds; round++ {
 		cause = j.evictAndReport(invocation)
 	}
+	if cause == nil { // the invocation may have ended, or lost its Lease, while volumes were awaited
+		cause = context.Cause(invocation)
+	}
 	if j.isInterrupted(cause) {
 		j.end(StatusIncomplete, cause.Error())
 		return "", &Incomplete{j.report}
