@@ -108,6 +108,39 @@ func TestConsole_UserIsAskedOfThePausedDatabase_PauseFailsAndIsUndone(t *testing
 	parts.Exec(t, client, "SELECT")
 }
 
+// A last move goes on though a transaction is open. It must not if nobody else could resume.
+func TestConsole_UserIsAskedOfThePausedDatabaseAndATransactionIsOpen_PauseFails(t *testing.T) {
+	p, console := askedConsole(t, "guest", "app")
+	client := p.Connect(t)
+	parts.Exec(t, client, "BEGIN")
+	_, err := console.Look(t.Context())
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, console.Pause(ctx, "app"), errNotReached)
+	require.NoError(t, console.Resume(t.Context(), "app"))
+	parts.Exec(t, client, "COMMIT")
+}
+
+// Another console resumes then. What the network holds of the PAUSE must not come after that.
+func TestConsole_ResumeFails_ConsoleOfThePauseIsClosed(t *testing.T) {
+	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
+		console, err := consolesOf(p).Open(t.Context(), poolerPod("a"))
+		require.NoError(t, err)
+		defer console.Close()
+		client := p.Connect(t)
+		parts.Exec(t, client, "BEGIN")
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		require.Error(t, console.Pause(ctx, "app"), "a transaction is open")
+		require.Error(t, console.Resume(ctx, "app"), "the time is over")
+		require.False(t, console.(*poolerConsole).pauseOf("app").console.Usable())
+		require.True(t, console.Unread())
+		require.NoError(t, console.Resume(t.Context(), "app"))
+		parts.Exec(t, client, "COMMIT")
+	})
+}
+
 // An application's database has no client at the moment. One that comes during the move must find it paused.
 func TestConsole_DatabaseForPasswordsIsAnApplicationsToo_IsPausedWithoutClients(t *testing.T) {
 	p, console := askedConsole(t, "visitor", "app")
