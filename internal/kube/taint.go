@@ -49,8 +49,8 @@ var terminatingTaint = corev1.Taint{Key: "quiesce/terminating", Effect: corev1.T
 
 // TaintTerminating taints the nodes of these instances, except those that take no pods already. If a hundred nodes terminate
 // at once, each of a hundred drains must taint the other 99. So each drain lists them together, and waits for a random turn if they are
-// many. It leaves those for last whose own drains have begun, which mostly cordon them meanwhile. The others it taints in random order and in
-// growing batches, and lists what remains before each batch. So it does not repeat what other drains have done.
+// many. Nodes whose own drains have begun come last: mostly they are cordoned by then. The others are tainted in random order and in growing
+// batches, and what remains is listed before each batch. So no drain repeats what others have done.
 func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, taintTimeout)
 	defer cancel()
@@ -59,10 +59,10 @@ func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) erro
 		return fmt.Errorf("find %d terminating nodes: %w", len(others), withoutURL(err))
 	}
 	var drained []*corev1.Node
-	remaining := func(nodes []*corev1.Node) (left []*corev1.Node) {
-		left, begun := c.withoutDrain(ctx, c.stillSchedulable(ctx, nodes))
+	remaining := func(nodes []*corev1.Node) []*corev1.Node {
+		undrained, begun := c.splitByDrain(ctx, c.stillSchedulable(ctx, nodes))
 		drained = append(drained, begun...)
-		return left
+		return undrained
 	}
 	if len(pending) > fewNodes {
 		awaitTurn(ctx, len(pending))
@@ -71,8 +71,8 @@ func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) erro
 	err = c.taintInBatches(ctx, pending, remaining)
 	if len(drained) > 0 { // an owner may deny the cordon, or the drain was killed before it
 		awaitTurn(ctx, len(drained))
-		drained = c.stillSchedulable(ctx, drained)
-		err = errors.Join(err, c.taintInBatches(ctx, drained, func(nodes []*corev1.Node) []*corev1.Node { return c.stillSchedulable(ctx, nodes) }))
+		remaining = func(nodes []*corev1.Node) []*corev1.Node { return c.stillSchedulable(ctx, nodes) }
+		err = errors.Join(err, c.taintInBatches(ctx, remaining(drained), remaining))
 	}
 	return bounded(err)
 }
@@ -187,9 +187,9 @@ func (c *Client) schedulableNodes(ctx context.Context, others []drain.Node) (fou
 	return found, err
 }
 
-// withoutDrain separates the nodes whose own drains have begun: who holds the Lease of the instance closes its node next. This too only saves
-// requests: if they are few, a look costs as much, and if the Leases cannot be listed soon, no drain has begun.
-func (c *Client) withoutDrain(ctx context.Context, nodes []*corev1.Node) (left, begun []*corev1.Node) {
+// splitByDrain returns the nodes whose own drains have begun apart from the others: the holder of an instance's Lease closes its node next.
+// This too only saves requests. If the nodes are few, a look at the Leases costs as much. If the Leases cannot be listed soon, no drain counts.
+func (c *Client) splitByDrain(ctx context.Context, nodes []*corev1.Node) (undrained, begun []*corev1.Node) {
 	if len(nodes) <= fewNodes {
 		return nodes, nil
 	}
@@ -205,10 +205,10 @@ func (c *Client) withoutDrain(ctx context.Context, nodes []*corev1.Node) (left, 
 		if drained[claimedInstance(n)] {
 			begun = append(begun, n)
 		} else {
-			left = append(left, n)
+			undrained = append(undrained, n)
 		}
 	}
-	return left, begun
+	return undrained, begun
 }
 
 // stillSchedulable lists nodes again by their label and returns those that still take pods. It only saves requests: a node

@@ -65,7 +65,7 @@ func (c *Client) boundVolumes(ctx context.Context, pods []drain.Pod) (volumes ma
 					return volumes, unknown
 				}
 			}
-			if found.Status.Phase == corev1.ClaimBound { // else the claim names any volume that its author likes
+			if found.Status.Phase == corev1.ClaimBound { // before that, a claim may name any volume
 				volumes[found.Spec.VolumeName] = true
 			}
 		}

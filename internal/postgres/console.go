@@ -48,7 +48,7 @@ type poolerConsole struct {
 
 	mutex  sync.Mutex
 	pauses map[string]*pause // by database
-	unread bool              // a PAUSE may still come, though its database was resumed
+	unread bool              // a PAUSE may still come
 	asks   bool              // pgbouncer asks a database for the passwords of users that its own file lacks
 }
 

@@ -58,7 +58,7 @@ type Console interface {
 	Pause(ctx context.Context, database string) error
 	// Resume ends the pause, if there is one.
 	Resume(ctx context.Context, database string) error
-	// Unread reports whether a pause may still begin that was resumed: what was sent through a tunnel comes when the network lets it.
+	// Unread reports whether a pause may still begin: its resumption failed, or it was sent through a tunnel and not read.
 	Unread() bool
 	// Reconnect closes each connection to the database when its client releases it.
 	Reconnect(ctx context.Context, database string) error

@@ -57,11 +57,11 @@ func TestRun_PoolerAppearsAtTheSecondLook_HeldUntilTheNextRun(t *testing.T) {
 
 // The wait for Patroni's loop comes before the pause. The invocation must have time for both.
 func TestRun_InvocationEndsDuringTheLoop_HeldUntilTheNext(t *testing.T) {
-	for left, want := range map[time.Duration]bool{time.Second: true, testLoop: false} {
+	for rest, want := range map[time.Duration]bool{time.Second: true, testLoop: false} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld()
 			e, i := w.escort()
-			ctx, cancel := context.WithTimeout(t.Context(), e.PauseTimeout+invocationReserve+left)
+			ctx, cancel := context.WithTimeout(t.Context(), e.PauseTimeout+invocationReserve+rest)
 			defer cancel()
 			_, err, _ := w.runIn(ctx, t, e, i, "pg-0")
 			if want {

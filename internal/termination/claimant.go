@@ -61,14 +61,10 @@ func (d *nodeDrain) taint(ctx context.Context) {
 	if earlier != nil { // the node may still have what an earlier termination changed
 		closed.Unschedulable, closed.Excluded = earlier.Unschedulable, earlier.Excluded
 	}
-	saved := earlier != nil && earlier.IsOf(j.Hook, j.Trigger, j.Began)
-	if saved {
+	if earlier != nil && earlier.IsOf(j.Hook, j.Trigger, j.Began) {
 		d.node.Cordoned = earlier.CordonedAt
 	}
-	err := d.tryTaint(ctx, closed, &saved)
-	for err != nil && !isFinal(err) && pause(ctx, cordonRetry) == nil { // nothing closes the node until the primary has moved
-		err = d.tryTaint(ctx, closed, &saved)
-	}
+	err := retried(ctx, func() error { return d.tryTaint(ctx, closed) }) // nothing else closes the node until the primary has moved
 	if err != nil {
 		j.goOn("taint the node", err)
 		return
@@ -76,13 +72,12 @@ func (d *nodeDrain) taint(ctx context.Context) {
 	d.log.Info("node tainted")
 }
 
-// tryTaint taints the node once it is saved in the Lease: otherwise nobody would remove the taint from an instance that returns.
-func (d *nodeDrain) tryTaint(ctx context.Context, closed ClosedNode, saved *bool) error {
-	if !*saved {
+// tryTaint taints the node once. The Lease says so first: without that, a sweep could not remove the taint if the instance returns.
+func (d *nodeDrain) tryTaint(ctx context.Context, closed ClosedNode) error {
+	if before := d.job.closedBefore(d.node); before == nil || !before.IsOf(closed.Hook, closed.Trigger, closed.Began) {
 		if err := d.job.saveClosed(ctx, closed); err != nil {
 			return fmt.Errorf("record that it is tainted: %w", err)
 		}
-		*saved = true
 	}
 	return d.cluster.TaintTerminating(ctx, []drain.Node{d.node})
 }
@@ -93,10 +88,8 @@ func (d *nodeDrain) tryTaint(ctx context.Context, closed ClosedNode, saved *bool
 func (d *nodeDrain) cordon(ctx context.Context) (replaced error) {
 	ctx, cancel := context.WithTimeout(ctx, cordonTime)
 	defer cancel()
-	at, err := d.tryCordon(ctx)
-	for err != nil && !isFinal(err) && pause(ctx, cordonRetry) == nil {
-		at, err = d.tryCordon(ctx)
-	}
+	var at time.Time
+	err := retried(ctx, func() (err error) { at, err = d.tryCordon(ctx); return err })
 	if errors.Is(err, drain.ErrNodeReplaced) {
 		return err
 	}
@@ -110,6 +103,15 @@ func (d *nodeDrain) cordon(ctx context.Context) (replaced error) {
 	d.node.Cordoned = at
 	d.log.Info("node cordoned")
 	return nil
+}
+
+// retried tries until it succeeds, another try would fail as well, or ctx ends.
+func retried(ctx context.Context, try func() error) error {
+	err := try()
+	for err != nil && !isFinal(err) && pause(ctx, cordonRetry) == nil {
+		err = try()
+	}
+	return err
 }
 
 // isFinal reports whether another try to cordon the node would fail as well.

@@ -281,6 +281,14 @@ func (e *primaryEscort) Run(ctx context.Context, r drain.EscortRequest) (drain.E
 	return drain.EscortResult{Strategy: "switchover"}, r.Evict(ctx, drain.EvictOptions{})
 }
 
+// primaryPhases returns phases of which the first one has primaries, which delay the cordon.
+func primaryPhases(escort *primaryEscort) []drain.Phase {
+	isDatabase := func(p drain.Pod) bool { return p.Labels["phase"] == "databases" }
+	return []drain.Phase{
+		{Name: "databases", Match: isDatabase, Escort: escort, Keeps: true, DelaysCordon: isDatabase}, {Name: "workloads"},
+	}
+}
+
 // Found by the simulation, seed 256: an old event came again when the drain had ended. Its invocation tainted the node, and forgot that the
 // drain had cordoned it. So a sweep left the node cordoned when the instance returned from its warm pool.
 func TestTaint_NodeCordonedEarlier_StaysKnown(t *testing.T) {
@@ -313,10 +321,7 @@ func TestDrain_CordonAfterTheTaintDenied_TriedAndSaidOnce(t *testing.T) {
 		env.node.Uncordon()
 		env.failAlways("cordon", &drain.Refused{Reason: "a policy says no"})
 		h := env.handler()
-		isDatabase := func(p drain.Pod) bool { return p.Labels["phase"] == "databases" }
-		h.Drainer.Phases = []drain.Phase{
-			{Name: "databases", Match: isDatabase, Escort: &primaryEscort{}, Keeps: true, DelaysCordon: isDatabase}, {Name: "workloads"},
-		}
+		h.Drainer.Phases = primaryPhases(&primaryEscort{})
 		time.AfterFunc(20*time.Second, func() { env.shorten(time.Now().Add(2 * time.Minute)) }) // the eviction begins again
 		report, err := invoke(t, h)
 		require.NoError(t, err)
@@ -335,11 +340,7 @@ func TestDrain_PrimaryOnNode_TaintedThenMovedThenCordoned(t *testing.T) {
 		env.node.Add(primary, 5*time.Second).Add(web("web"), time.Second)
 		env.node.Uncordon()
 		h := env.handler()
-		isDatabase := func(p drain.Pod) bool { return p.Labels["phase"] == "databases" }
-		h.Drainer.Phases = []drain.Phase{
-			{Name: "databases", Match: isDatabase, Escort: &primaryEscort{until: time.Now().Add(20 * time.Second)}, Keeps: true, DelaysCordon: isDatabase},
-			{Name: "workloads"},
-		}
+		h.Drainer.Phases = primaryPhases(&primaryEscort{until: time.Now().Add(20 * time.Second)})
 		report, err := invoke(t, h)
 		require.NoError(t, err)
 		require.Equal(t, StatusDrained, report.Status, report.Reason)

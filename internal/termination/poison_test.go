@@ -50,10 +50,7 @@ func TestUncleanEndsOrNoLease_PrimaryStaysToTheLastMoments(t *testing.T) {
 				env.node.Add(primary, 50*time.Second).Add(web("web"), time.Second)
 				h := env.handler()
 				h.Policy.Force, h.Policy.Bounds.MaxDuration = true, 12*time.Minute
-				isDatabase := func(p drain.Pod) bool { return p.Labels["phase"] == "databases" }
-				h.Drainer.Phases = []drain.Phase{
-					{Name: "databases", Match: isDatabase, Escort: &primaryEscort{}, Keeps: true, DelaysCordon: isDatabase}, {Name: "workloads"},
-				}
+				h.Drainer.Phases = primaryPhases(&primaryEscort{})
 				report, err := invoke(t, h)
 				require.NoError(t, err)
 				require.Equal(t, StatusDrained, report.Status, report.Reason)

@@ -20,7 +20,7 @@ func (s *sweep) restore(ctx context.Context) {
 }
 
 func (s *sweep) restoreNodes(ctx context.Context, t Termination) {
-	if s.isLeftPaused(t.InstanceID) {
+	if s.staysClosed(t.InstanceID) {
 		_, err := s.UndoEscorts(ctx, LeaseInfo{Name: t.InstanceID, Closed: s.closed[t.InstanceID], Escorted: s.escorted[t.InstanceID]})
 		if !errors.Is(err, ErrLeaseHeld) {
 			s.addError(err)
@@ -44,16 +44,10 @@ func (s *sweep) restoreNodes(ctx context.Context, t Termination) {
 	}
 }
 
-// isLeftPaused reports whether only what escorts changed is to be undone: no node of the instance is to be opened. A drain by hand, or for a
-// rebalance recommendation, may have died. Of a young one the next invocation may be about to go on.
-func (s *sweep) isLeftPaused(id string) bool {
-	isKept := func(n ClosedNode) bool { return !s.Policy.isRestorable(n) && time.Since(n.CordonedAt) >= minCordonAge }
-	closed := s.closed[id]
-	switch {
-	case slices.Contains(s.held, id):
-		return false
-	case len(closed) == 0:
-		return true
-	}
-	return len(s.escorted[id]) > 0 && s.Drainer.HasEscorts() && !slices.ContainsFunc(closed, func(n ClosedNode) bool { return !isKept(n) })
+// staysClosed reports whether only what escorts changed is to be undone: no node of the instance is to be opened. A drain by hand, or for a
+// rebalance recommendation, may have died. If it is young, its next invocation may be about to continue it.
+func (s *sweep) staysClosed(id string) bool {
+	isPending := func(n ClosedNode) bool { return s.Policy.isRestorable(n) || time.Since(n.CordonedAt) < minCordonAge }
+	return len(s.escorted[id]) > 0 && s.Drainer.HasEscorts() &&
+		!slices.Contains(s.held, id) && !slices.ContainsFunc(s.closed[id], isPending)
 }

@@ -12,8 +12,8 @@ import (
 	"quiesce/internal/drain"
 )
 
-// The invocation ends while volumes are awaited. The next one goes on: whoever completes then leaves the volume to Kubernetes' wait of six
-// minutes, and shuts nothing down any more.
+// The invocation ends while volumes are awaited, and the next one continues. A completion at that moment would cost the volume's next pod six
+// minutes, and no pooler of a DaemonSet would be shut down.
 func TestVolumes_InvocationEnds_NextGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := newTestEnv()
@@ -67,7 +67,7 @@ func TestSweep_NodeClosedByHand_UndoesTheEscortKeepsCordon(t *testing.T) {
 				h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: savingUndoer{undoRecorder{env: env}, nil}}}
 				require.Empty(t, sweepOnce(t, h).Errors)
 				if name == "just now" {
-					require.Empty(t, env.effects(), "its invocation may be about to go on")
+					require.Empty(t, env.effects(), "its next invocation may be about to continue it")
 					time.Sleep(time.Second)
 					sweepOnce(t, h)
 				}
@@ -91,11 +91,7 @@ func TestDrain_TaintOfThePrimarysNodeFails_IsTriedAgain(t *testing.T) {
 			env.node.Add(primary, 5*time.Second)
 			env.node.Uncordon()
 			h := env.handler()
-			isDatabase := func(p drain.Pod) bool { return p.Labels["phase"] == "databases" }
-			h.Drainer.Phases = []drain.Phase{
-				{Name: "databases", Match: isDatabase, Escort: &primaryEscort{until: time.Now().Add(20 * time.Second)}, Keeps: true, DelaysCordon: isDatabase},
-				{Name: "workloads"},
-			}
+			h.Drainer.Phases = primaryPhases(&primaryEscort{until: time.Now().Add(20 * time.Second)})
 			report, err := invoke(t, h)
 			require.NoError(t, err)
 			require.Equal(t, StatusDrained, report.Status, report.Reason)

@@ -25,7 +25,7 @@ func (d *Driver) ServeController(socket string) (stop func(), err error) {
 
 // ServeNode serves what the kubelet of a node calls, until stop is called. root is the kubelet's folder as this process sees it, inside as
 // the kubelet does. The kubelet finds the driver by its socket in the folder of plugins
-// (https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/device-plugins/).
+// (https://kubernetes-csi.github.io/docs/node-driver-registrar.html).
 func (d *Driver) ServeNode(name, root, inside string) (stop func(), err error) {
 	const folder = "plugins_registry"
 	socket := Name + ".sock"
