@@ -80,6 +80,8 @@ func TestConsole_RealPooler_SaysWhetherItAsksForPasswords(t *testing.T) {
 func askedConsole(t *testing.T, role, database string) (*parts.Pooler, Console) {
 	t.Helper()
 	parts.Require(t)
+	// A repeated run (-count) finds the role of the last one.
+	real.Shared(t).Query(t, "DROP ROLE IF EXISTS "+role)
 	real.Shared(t).Query(t, "CREATE ROLE "+role+" LOGIN PASSWORD 'of another'")
 	p := parts.Start(t, "1.24", parts.Options{Aliases: []string{"side"}, Settings: map[string]string{
 		"auth_user": "postgres", "auth_dbname": database, "admin_users": role,
