@@ -10,6 +10,11 @@ import (
 // event that comes after all is a duplicate, and does no harm.
 const lostAge = 2 * time.Minute
 
+// overdueAge is after how long no message in flight can be of an instance that no invocation drains: a message is hidden for half of that
+// at the most. Its event is sent again then, and each time that the age has doubled. More would fill the queue with duplicates while drains
+// fail.
+const overdueAge = 2 * maxHeldDelay
+
 // resendLost sends an event again for each instance whose event was lost. It needs to know which instances are drained, and does
 // nothing if the cluster is unreachable.
 func (s *sweep) resendLost(ctx context.Context) {
@@ -22,10 +27,11 @@ func (s *sweep) resendLost(ctx context.Context) {
 		return
 	}
 	s.report.Messages = waiting
-	if !hasLostEvents(len(s.waiting), waiting, inFlight, s.countDrains()) {
+	if waiting > 0 {
 		return
 	}
-	s.forEach(ctx, "lost events", len(s.waiting), func(n int) { s.resendIfLost(ctx, s.waiting[n]) })
+	lost := hasLostEvents(len(s.waiting), inFlight, s.countDrains())
+	s.forEach(ctx, "lost events", len(s.waiting), func(n int) { s.resendIfLost(ctx, s.waiting[n], lost) })
 }
 
 // countDrains returns how many instances are drained now. Each has a message in flight, unless its event did not come through the
@@ -39,16 +45,15 @@ func (s *sweep) countDrains() (n int) {
 	return n
 }
 
-// hasLostEvents reports whether the event of at least one instance was lost. A message that waits may be of any of the instances. A
-// message in flight that belongs to no running drain may be too: it is to be tried again. If there are more instances than such
-// messages, one event at least was lost, and second events for the others do no harm.
-func hasLostEvents(instances, waiting, inFlight, drains int) bool {
-	return waiting == 0 && instances > inFlight-drains
-}
+// hasLostEvents reports whether the event of at least one instance was lost. A message in flight that belongs to no running drain may be of
+// any of the instances: it is to be tried again. If there are more instances than such messages, one event at least was lost, and second
+// events for the others do no harm.
+func hasLostEvents(instances, inFlight, drains int) bool { return instances > inFlight-drains }
 
-// resendIfLost sends the event of an instance. It skips one so young that its event may yet come, and one so old that Auto Scaling ends
-// its action anyway. The age is that of the group's activity: nothing else says when an instance began to wait.
-func (s *sweep) resendIfLost(ctx context.Context, w waitingInstance) {
+// resendIfLost sends the event of an instance if one was lost, or if the instance is overdue: what is in flight may be a second message of
+// an instance that is drained. It skips an instance so young that its event may yet come, and one so old that Auto Scaling ends its action
+// anyway. The age is that of the group's activity: nothing else says when an instance began to wait.
+func (s *sweep) resendIfLost(ctx context.Context, w waitingInstance, lost bool) {
 	began, read := s.activities[w.Group]
 	if !read || w.hook == nil {
 		return
@@ -57,10 +62,21 @@ func (s *sweep) resendIfLost(ctx context.Context, w waitingInstance) {
 	if !known {
 		at = time.Now().Add(-lostAge) // a duplicate event does less harm than a lost one
 	}
-	if age := time.Since(at); lostAge <= age && age < w.hook.limit() {
+	age := time.Since(at)
+	if lostAge <= age && age < w.hook.limit() && (lost || isOverdue(age)) {
 		w.Began = at
 		s.resend(ctx, w.Termination)
 	}
+}
+
+// isOverdue reports whether one of the sweeps has come that send the event of an instance again, whatever is in flight.
+func isOverdue(age time.Duration) bool {
+	for due := overdueAge; due <= age; due *= 2 {
+		if age-due < turnWindow {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *sweep) resend(ctx context.Context, t Termination) {

@@ -92,7 +92,9 @@ func TestSweep_OtherInstances_NotResent(t *testing.T) {
 		{"one of a group without our hook", func(env *testEnv, _ *fakeQueue) { env.failAlways("hook", ErrNoHook) }, 0},
 		{"one past the wait state", func(env *testEnv, _ *fakeQueue) { env.state = "Terminating:Proceed" }, 0},
 		{"any, while messages wait", func(_ *testEnv, m *fakeQueue) { m.waiting = 1 }, 1},
-		{"one whose message may be in flight", func(_ *testEnv, m *fakeQueue) { m.inFlight = 1 }, 1},
+		{"one whose message may be in flight", func(env *testEnv, m *fakeQueue) {
+			env.activities[event.InstanceID], m.inFlight = time.Now().Add(time.Second-overdueAge), 1
+		}, 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			env := lostEventEnv()
@@ -106,21 +108,36 @@ func TestSweep_OtherInstances_NotResent(t *testing.T) {
 	}
 }
 
+// An instance that is drained can have a second message, such as that of its Spot interruption. It must not hide a lost event.
+func TestSweep_MessageOfAnotherInstanceIsHeld_OverdueEventResent(t *testing.T) {
+	for age, want := range map[time.Duration]int{
+		overdueAge - time.Second: 0, overdueAge: 1, overdueAge + turnWindow: 0, 2*overdueAge + time.Minute: 1, 3 * overdueAge: 0, 4 * overdueAge: 1,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			env := lostEventEnv()
+			env.activities[event.InstanceID] = time.Now().Add(-age)
+			env.heldLeases = []string{"i-0another"}
+			h, m := env.withQueue()
+			m.inFlight = 2 // that of the other's drain, and the one that waits for it
+			require.Equal(t, want, sweepOnce(t, h).EventsResent, age)
+		})
+	}
+}
+
 func TestHasLostEvents_QueueBacklog_Decides(t *testing.T) {
 	for _, c := range []struct {
-		instances, waiting, underWay, drains int
-		want                                 bool
+		instances, inFlight, drains int
+		want                        bool
 	}{
-		{1, 0, 0, 0, true},
-		{1, 1, 0, 0, false}, // the waiting message may be of the instance
-		{1, 0, 1, 0, false}, // or the one in flight, which failed and is retried
-		{1, 0, 1, 1, true},  // the one in flight belongs to a running drain
-		{1, 0, 0, 3, true},  // drains whose events came directly have no message
-		{2, 0, 1, 0, true},  // one of them, at least
-		{2, 0, 5, 3, false},
-		{0, 0, 0, 0, false},
+		{1, 0, 0, true},
+		{1, 1, 0, false}, // the one in flight failed and is retried
+		{1, 1, 1, true},  // the one in flight belongs to a running drain
+		{1, 0, 3, true},  // drains whose events came directly have no message
+		{2, 1, 0, true},  // one of them, at least
+		{2, 5, 3, false},
+		{0, 0, 0, false},
 	} {
-		require.Equal(t, c.want, hasLostEvents(c.instances, c.waiting, c.underWay, c.drains), "%+v", c)
+		require.Equal(t, c.want, hasLostEvents(c.instances, c.inFlight, c.drains), "%+v", c)
 	}
 }
 
@@ -131,11 +148,14 @@ func TestSweep_FailingInstance_NotResentEachMinute(t *testing.T) {
 		env := lostEventEnv()
 		h, m := env.withQueue()
 		m.inFlight = 1
-		for range 30 {
+		for range 30 { // from the tenth minute on
 			require.Equal(t, 1, sweepOnce(t, h).Heartbeats)
 			time.Sleep(time.Minute)
 		}
-		require.Empty(t, m.sent)
+		for n, age := range []string{"10m0s", "11m0s", "20m0s", "21m0s"} { // a turn is long enough for two sweeps
+			require.Equal(t, "workers-a quiesce i-0abc1234 "+age, m.sent[n])
+		}
+		require.Len(t, m.sent, 4)
 	})
 }
 
