@@ -32,7 +32,7 @@ func (w *surgeCluster) crash(t *testing.T) {
 	w.record = text
 	w.unlabeledAt = time.Now()
 	c := openConsole(t, w.pooler)
-	require.NoError(t, c.Set(t.Context(), pgbouncer.QueryWaitTimeout, "1"))
+	require.NoError(t, c.Set(t.Context(), pgbouncer.QueryWaitTimeout, "30")) // queryWait could end a wait on a busy machine
 	within(t, pause(t, w.pooler, c).Done())
 }
 
