@@ -150,15 +150,19 @@ func TestRule_GroupsByTag_EveryGroupWithTheHook(t *testing.T) {
 	}, of(t, managedStack, "managed").terminations(t)["EventPattern"])
 }
 
-func TestHooksByHand_OnlyWhereNobodyElsePutsThem(t *testing.T) {
-	for groups, byHand := range map[string]bool{"workers-a": false, `"batch-*"`: true, `{tag: "team=a"}`: true} {
+// Each hook can be deleted by somebody, and the check of the function names this output then.
+func TestHooksByHand_AnyGroups_HasTheMarkOfManagedHooks(t *testing.T) {
+	for _, groups := range []string{"workers-a", `"batch-*"`, `{tag: "team=a"}`} {
 		for _, manage := range []bool{false, true} {
 			settings, err := config.Parse(fmt.Appendf(nil, "{cluster: prod, mode: drain, autoScalingGroups: [%s], lifecycle: {manageHooks: %t}}", groups, manage), noEnvironment)
 			require.NoError(t, err)
-			require.Equal(t, byHand && !manage, hooksByHand(deployment{Config: settings}) != nil, "%s %t", groups, manage)
+			command := *hooksByHand(deployment{Config: settings})
+			require.Contains(t, command, "--lifecycle-hook-name quiesce --lifecycle-transition autoscaling:EC2_INSTANCE_TERMINATING --heartbeat-timeout 1200 ")
+			require.Equal(t, manage, strings.HasSuffix(command, ` --notification-metadata '{"managedBy":"quiesce-prod"}'`), "%s %t", groups, manage)
 		}
 	}
-	require.NotContains(t, of(t, managedStack, "managed").Outputs, "HooksByHand")
+	require.Contains(t, of(t, managedStack, "managed").Outputs, "HooksByHand")
+	require.Contains(t, of(t, publicStack, "quiesce-test-eu").Outputs, "HooksByHand")
 }
 
 // custom returns the ID of the custom resource.

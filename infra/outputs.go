@@ -34,7 +34,7 @@ func outputs(d deployment, p parts, m monitoring) []output {
 		{"Role", "Execution role ARN", p.role.RoleArn()},
 		{"Rbac", "Run once per cluster: grants the function its permissions in Kubernetes", jsii.String("kubectl apply -f infra/rbac.yaml")},
 		{"AwsAuth", "Add this to mapRoles in the ConfigMap aws-auth of namespace kube-system", awsAuth(d, p)},
-		{"HooksByHand", "Run this for each group that a glob or a tag matches: the stack adds no hook to those", hooksByHand(d)},
+		{"HooksByHand", "Puts the hook on a group that has none: one that a glob or a tag matches, or whose hook was deleted", hooksByHand(d)},
 		{"Endpoints", "VPC endpoints that subnets without a route to the internet need", endpointList(d)},
 		{"Stop", "Stops the function without a deployment. Meanwhile the alarm sweep-stopped fires, and queue-backlog when events wait. " +
 			"infra/README.md says what happens to waiting instances", stop(d, p)},
@@ -65,14 +65,16 @@ func awsAuth(d deployment, p parts) *string {
 	})
 }
 
-// hooksByHand returns the command that adds the hook to one group, if people have to.
+// hooksByHand returns the command that adds the hook to one group. A group of any kind can need it: CloudFormation does not notice that a
+// hook was deleted. A hook with the stack's mark is removed with the stack, as those that the sweep puts.
 func hooksByHand(d deployment) *string {
-	if d.Groups.Listed() != nil || d.Lifecycle.ManageHooks {
-		return nil
+	mark := ""
+	if d.Lifecycle.ManageHooks {
+		mark = fmt.Sprintf(` --notification-metadata '{"managedBy":"%s"}'`, d.StackName())
 	}
 	return jsii.String(fmt.Sprintf("aws autoscaling put-lifecycle-hook --auto-scaling-group-name GROUP --lifecycle-hook-name %s "+
-		"--lifecycle-transition %s --heartbeat-timeout %.0f --default-result %s",
-		d.Lifecycle.Hook, terminating, d.HeartbeatTimeout().Seconds(), d.Lifecycle.OnFailure))
+		"--lifecycle-transition %s --heartbeat-timeout %.0f --default-result %s%s",
+		d.Lifecycle.Hook, terminating, d.HeartbeatTimeout().Seconds(), d.Lifecycle.OnFailure, mark))
 }
 
 func endpointList(d deployment) *string {

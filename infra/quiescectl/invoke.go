@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
@@ -173,7 +174,7 @@ func (o *options) write(out io.Writer, value any, table string) error {
 // functionName returns the function and the alias that people invoke.
 func (o *options) functionName() (string, error) {
 	if o.function != "" {
-		return o.function, nil
+		return withAlias(o.function), nil
 	}
 	cluster := o.cluster
 	if cluster == "" {
@@ -183,7 +184,17 @@ func (o *options) functionName() (string, error) {
 		}
 		cluster = named
 	}
-	return config.Config{Cluster: cluster}.StackName() + ":" + liveAlias, nil
+	return withAlias(config.Config{Cluster: cluster}.StackName()), nil
+}
+
+// withAlias adds the alias to the name or ARN of a function, unless it has one or a version. Events go through the alias: a name alone is
+// that of $LATEST, which may have been rolled back.
+func withAlias(function string) string {
+	name := function[strings.LastIndex(function, ":function:")+1:]
+	if strings.Contains(strings.TrimPrefix(name, "function:"), ":") {
+		return function
+	}
+	return function + ":" + liveAlias
 }
 
 // invoke asks the function, and waits for its answer: a drain may take 15 minutes. It does not ask twice.

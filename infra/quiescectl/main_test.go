@@ -296,7 +296,7 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 	t.Run("without credentials of AWS", func(t *testing.T) {
 		env := append(slices.Clone(w.env), "AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY=", "AWS_SESSION_TOKEN=")
 		got := w.doctor(env, []string{"WARNING   AWS: could not be read", "deployment shop/files"}, "--cluster", "prod")
-		require.Contains(t, got.out, "WARNING   AWS: could not be read: there are no usable AWS credentials\n")
+		require.Contains(t, got.out, "WARNING   AWS: could not be read: there are no usable AWS credentials: ")
 		require.Contains(t, got.out, "fix    log in (aws sso login), or name a profile with --profile\n")
 		require.Contains(t, got.out, "deployment shop/files: its data is on disks of instances", "the cluster is looked at all the same")
 		require.NotContains(t, got.out, "group workers-a")

@@ -95,7 +95,7 @@ func TestPlanLocal_SameNode_IsThePlanOfTheFunction(t *testing.T) {
 			args string
 			says string
 		}{
-			{noAWS, "--local", "there are no usable AWS credentials\nlog in (aws sso login)"},
+			{noAWS, "--local", "\nlog in (aws sso login)"},
 			{nobody, "--local", "you need permission in the cluster to read nodes, pods"},
 			{nil, "--local", "read the kubeconfig"},
 			{w.env, "--config x", "--config and --connect-via need --local"},

@@ -95,15 +95,16 @@ func (r *reader) readFunction(ctx context.Context, config aws.Config, cluster st
 	if name == "" {
 		return advisedError{errors.New("the cluster's name is not known"), "name it with --cluster, or the function with --function"}
 	}
+	invoked := withAlias(name)
 	client := lambda.NewFromConfig(config)
-	described, err := client.GetFunctionConfiguration(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &name})
+	described, err := client.GetFunctionConfiguration(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &invoked})
 	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
 		return nil
 	}
 	if err != nil {
-		return r.awsError(fmt.Errorf("describe function %s: %w", name, err), "lambda:GetFunctionConfiguration")
+		return r.awsError(fmt.Errorf("describe function %s: %w", invoked, err), "lambda:GetFunctionConfiguration")
 	}
-	f := &doctor.Function{Name: name, Invoked: cmp.Or(r.function, name+":"+liveAlias)}
+	f := &doctor.Function{Name: name, Invoked: invoked}
 	switch {
 	case described.State != "" && described.State != types.StateActive && described.State != types.StateInactive:
 		f.Problem = "its state is " + string(described.State) + ": " + aws.ToString(described.StateReason)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -63,23 +64,50 @@ func TestAWSConfig_UnknownProfile_SaysWhatToCheck(t *testing.T) {
 	require.Equal(t, "check --profile and ~/.aws/config", r.snapshot.Unread[0].Fix)
 }
 
+// Logging in again does not help everybody.
+func TestUsable_ProviderFails_CauseIsNamed(t *testing.T) {
+	failing := aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+		return aws.Credentials{}, errors.New("AccessDenied: not authorized to perform sts:AssumeRole")
+	})
+	err := usable(t.Context(), aws.Config{Region: "eu-west-1", Credentials: failing})
+	require.ErrorContains(t, err, "there are no usable AWS credentials: AccessDenied: not authorized to perform sts:AssumeRole")
+}
+
 // A check of the bare name would go to $LATEST, which nothing else invokes.
 func TestReadFunction_Name_IsInvokedWithItsAlias(t *testing.T) {
 	server, settings := newBucket(t)
 	server.AddFunction("quiesce-prod", func(context.Context, []byte) ([]byte, string, error) { return nil, "", nil })
 	for given, want := range map[string]doctor.Function{
 		"":                  {Name: "quiesce-prod", Invoked: "quiesce-prod:live"},
+		"quiesce-prod":      {Name: "quiesce-prod", Invoked: "quiesce-prod:live"},
 		"quiesce-prod:blue": {Name: "quiesce-prod:blue", Invoked: "quiesce-prod:blue"},
 	} {
 		r := &reader{options: &options{function: given}}
 		require.NoError(t, r.readFunction(t.Context(), settings, "prod"))
 		require.Equal(t, &want, r.snapshot.Function, "%q", given)
 	}
+	var described []string
+	for _, call := range server.Calls() {
+		if call.Service == "lambda" {
+			described = append(described, call.Params.Get("FunctionName"))
+		}
+	}
+	require.ElementsMatch(t, []string{"quiesce-prod:live", "quiesce-prod:live", "quiesce-prod:blue"}, described, "another version may have been rolled back")
+}
+
+func TestWithAlias_FormsOfNames_OnlyABareOneGetsIt(t *testing.T) {
+	const arn = "arn:aws:lambda:eu-west-1:111122223333:function:"
+	for given, want := range map[string]string{
+		"mine": "mine:live", "mine:live": "mine:live", "mine:7": "mine:7", arn + "mine": arn + "mine:live", arn + "mine:blue": arn + "mine:blue",
+		"111122223333:function:mine": "111122223333:function:mine:live", "111122223333:function:mine:3": "111122223333:function:mine:3",
+	} {
+		require.Equal(t, want, withAlias(given), given)
+	}
 }
 
 func TestFunctionName_OfDoctor_IsPassedOn(t *testing.T) {
 	for given, want := range map[string]string{
-		"": "quiesce-prod", "mine": "mine", "mine:live": "mine:live",
+		"": "quiesce-prod", "mine": "mine", "mine:blue": "mine:blue",
 		"arn:aws:lambda:eu-west-1:111122223333:function:quiesce-prod:live": "arn:aws:lambda:eu-west-1:111122223333:function:quiesce-prod:live",
 	} {
 		require.Equal(t, want, (&reader{options: &options{function: given}}).functionName("prod"))

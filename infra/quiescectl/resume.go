@@ -155,7 +155,7 @@ func (r *resumeOptions) resume(ctx context.Context, parts wire.Parts, log *slog.
 		return answer, err
 	}
 	free := slices.DeleteFunc(slices.Clone(leases), func(u kube.Unfinished) bool { return u.Held })
-	answer.addHeld(leases)
+	answer.setHeld(leases)
 	if len(free) == 0 {
 		return answer, nil
 	}
@@ -179,8 +179,7 @@ func (r *resumeOptions) resume(ctx context.Context, parts wire.Parts, log *slog.
 	if leases, err = client.Unfinished(ctx); err != nil {
 		return answer, err
 	}
-	answer.Held = answer.Held[:0]
-	answer.addHeld(leases)
+	answer.setHeld(leases)
 	return answer, nil
 }
 
@@ -189,7 +188,9 @@ func isPaused(u kube.Unfinished) bool {
 	return len(u.Pods) > 0 || u.Mark != "" && !postgres.IsResumed(u.Mark)
 }
 
-func (r *resumed) addHeld(leases []kube.Unfinished) {
+// setHeld names the Leases that are held now, and says whether there are any.
+func (r *resumed) setHeld(leases []kube.Unfinished) {
+	r.Status, r.Held = termination.StatusResumed, []heldLease{}
 	for _, u := range leases {
 		if u.Held && isPaused(u) {
 			r.Held = append(r.Held, heldLease{u.Name, u.Holder, u.Renewed, u.Expires()})

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"quiesce/internal/kube"
+	"quiesce/internal/termination"
 	"quiesce/test/parts/lab"
 	"quiesce/test/parts/need"
 	"quiesce/test/parts/pgbouncer"
@@ -302,6 +303,18 @@ func TestResume_WrongUse_SaysWhatToDo(t *testing.T) {
 		require.Equal(t, exitError, got.status, c.args)
 		require.Contains(t, got.progress, c.says, c.args)
 	}
+}
+
+// A drain can end while poolers are resumed. Then nothing is held any more.
+func TestResumed_HolderEndsMeanwhile_IsNotHeld(t *testing.T) {
+	held := kube.Unfinished{LeaseInfo: termination.LeaseInfo{Name: "i-0abc1234", Held: true}, Pods: []string{"a-uid"}}
+	var answer resumed
+	answer.setHeld([]kube.Unfinished{held})
+	require.Equal(t, termination.StatusHeld, answer.Status)
+	require.Equal(t, "i-0abc1234", answer.Held[0].Lease)
+	held.Pods = nil
+	answer.setHeld([]kube.Unfinished{held})
+	require.Equal(t, resumed{Status: termination.StatusResumed, Held: []heldLease{}}, answer)
 }
 
 func TestCheckClock_FarOff_RefusesAndSaysWhatToDo(t *testing.T) {

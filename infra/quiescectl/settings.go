@@ -89,8 +89,10 @@ func usable(ctx context.Context, settings aws.Config) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, credentialsTimeout)
 	defer cancel()
-	if _, err := settings.Credentials.Retrieve(ctx); err != nil {
-		return advisedError{errors.New("there are no usable AWS credentials"), logIn}
+	if _, err := settings.Credentials.Retrieve(ctx); ctx.Err() != nil {
+		return advisedError{fmt.Errorf("there are no usable AWS credentials: none came within %v", credentialsTimeout), logIn}
+	} else if err != nil {
+		return advisedError{fmt.Errorf("there are no usable AWS credentials: %s", oneLine(err)), logIn}
 	}
 	return nil
 }

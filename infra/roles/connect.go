@@ -61,6 +61,7 @@ func (t target) config(database string) (*pgx.ConnConfig, error) {
 	if t.password != "" {
 		config.Password = t.password
 	}
+	config.ValidateConnect = requirePrimary
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	for name, value := range map[string]string{
 		"application_name": "quiesce roles", "search_path": "pg_catalog", "lock_timeout": milliseconds(lockTimeout),
@@ -69,6 +70,17 @@ func (t target) config(database string) (*pgx.ConnConfig, error) {
 		config.RuntimeParams[name] = value
 	}
 	return config, nil
+}
+
+// errNotPrimary is the error of a server that let us in, and is in recovery.
+var errNotPrimary = errors.New("not a primary")
+
+// requirePrimary is what pgx does for target_session_attrs=primary, with an error that can be told from others.
+func requirePrimary(ctx context.Context, conn *pgconn.PgConn) error {
+	if err := pgconn.ValidateConnectTargetSessionAttrsPrimary(ctx, conn); err != nil {
+		return fmt.Errorf("%w: %w", errNotPrimary, err)
+	}
+	return nil
 }
 
 func milliseconds(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
@@ -99,16 +111,18 @@ func awaitPrimary(ctx context.Context, t target, progress io.Writer) (*pgx.Conn,
 	}
 }
 
-// isRefused reports whether a server refused the login, such as for its password: it will do so again. The classes are those of errors
-// about authorization and names of databases (28, 3D).
-func isRefused(err error) bool {
+// isRefused reports whether the servers refuse the login, such as for its password: they will do so again. The classes are those of errors
+// about authorization and names of databases (28, 3D). A standby that let us in with TLS, and refuses to talk without it, does not refuse
+// the login.
+func isRefused(err error) (refused bool) {
 	for _, one := range flatten(err) {
-		refused, is := errors.AsType[*pgconn.PgError](one)
-		if is && (strings.HasPrefix(refused.Code, "28") || strings.HasPrefix(refused.Code, "3D")) {
-			return true
+		if one == errNotPrimary {
+			return false
 		}
+		answer, is := errors.AsType[*pgconn.PgError](one)
+		refused = refused || is && (strings.HasPrefix(answer.Code, "28") || strings.HasPrefix(answer.Code, "3D"))
 	}
-	return false
+	return refused
 }
 
 // flatten returns the errors that were joined: errors.As finds only the first of a kind.

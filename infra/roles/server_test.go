@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -518,6 +519,19 @@ func TestUp_SeveralHosts_PrimaryIsFound(t *testing.T) {
 	said := f.fails("up", "-wait", "1500ms")
 	require.Contains(t, said, "roles: waiting for a primary: ")
 	require.Contains(t, said, "roles: find a primary in time: check POSTGRES_HOSTNAME")
+}
+
+// With sslmode=prefer, pgx asks a standby that takes TLS only a second time, without TLS. What that says is no reason to give up.
+func TestIsRefused_StandbyRefusesToTalkWithoutTLS_IsNotRefused(t *testing.T) {
+	f, _ := newEverything(t)
+	standby := parts.StartWith(t, parts.Options{Standby: true})
+	config, err := target{hosts: "127.0.0.1", port: fmt.Sprint(standby.Port), user: "postgres", password: f.env["POSTGRES_PASSWORD"], sslMode: "disable"}.config("postgres")
+	require.NoError(t, err)
+	_, inRecovery := pgx.ConnectConfig(t.Context(), config)
+	require.ErrorIs(t, inRecovery, errNotPrimary)
+	noEncryption := &pgconn.PgError{Code: "28000", Message: "no pg_hba.conf entry for host, no encryption"}
+	require.False(t, isRefused(errors.Join(inRecovery, noEncryption)))
+	require.True(t, isRefused(noEncryption))
 }
 
 func TestUp_LoginRefused_FailsAtOnce(t *testing.T) {

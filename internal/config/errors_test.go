@@ -112,6 +112,7 @@ func TestABadFileIsRefused(t *testing.T) {
 		with("phases: [{name: a, match: {ownerKinds: [Job], namespaces: [a]}}]"):             "quiesce.yaml:1: phases[0].match.ownerKinds: unknown key",
 		with("phases: [{name: a, match: {namespaces: ['[']}}]"):                              "quiesce.yaml:1: phases[0].match.namespaces[0]: not a name or a glob: [",
 		with("phases: [{name: workloads, match: {namespaces: [a]}}]"):                        "quiesce.yaml:1: phases[0].match: not allowed in phase workloads, which takes the pods that no other phase matches",
+		with("phases: [{name: workloads, escort: {postgres: {}}}]"):                          "quiesce.yaml:1: phases[0].escort: not allowed in phase workloads, which takes the pods that no other phase matches: give the escort a phase of its own",
 		with("phases: [{name: workloads, settle: -1s}]"):                                     "quiesce.yaml:1: phases[0].settle: must not be negative: -1s",
 		with("phases: [{name: workloads, escort: {}}]"):                                      "quiesce.yaml:1: phases[0].escort: must be {pgbouncer: ...} or {postgres: ...}",
 		escort("strategy: pause"):                                                            "quiesce.yaml:1: phases[0].escort.pgbouncer.strategy: must be auto, evict or surge: pause",

@@ -167,6 +167,8 @@ func (p *Phase) read(m *mapping, n network) {
 	switch {
 	case p.Name == Workloads && match.isSet():
 		match.errorf("not allowed in phase %s, which takes the pods that no other phase matches", Workloads)
+	case p.Name == Workloads && p.HasEscort():
+		m.get("escort").errorf("not allowed in phase %s, which takes the pods that no other phase matches: give the escort a phase of its own", Workloads)
 	case p.Name != Workloads && !match.isSet() && !p.HasEscort():
 		match.errorf("required, except in phase %s and in a phase with an escort", Workloads)
 	case p.HasEscort() && p.EscortConsole().Secret == nil && p.EscortConsole().SecretARN != "" && len(p.Match.Namespaces) == 0:

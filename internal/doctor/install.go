@@ -108,7 +108,7 @@ func (v *view) functionProblems() []Finding {
 	}
 	return []Finding{{
 		Where: "function " + v.Function.Name, Severity: Critical, What: v.Function.Problem, Cost: "nothing answers the hook: instances wait, and go undrained",
-		Fix: "see infra/RUNBOOK.md", Command: "aws lambda get-function-configuration --function-name " + Quote(v.Function.Name),
+		Fix: "see infra/RUNBOOK.md", Command: "aws lambda get-function-configuration --function-name " + Quote(v.Function.Invoked),
 	}}
 }
 

@@ -182,3 +182,29 @@ func (g *grown) Check(ctx context.Context) error {
 	}
 	return g.fakeDatabase.Check(ctx)
 }
+
+// The API server can be away for a moment in a day of quiet time.
+func TestRotation_RecordCannotBeWrittenInTheQuietTime_GoesOn(t *testing.T) {
+	inWorld(t, false, func(t *testing.T, w *world) {
+		r := w.rotation()
+		failing := &failingOnce{fakeUserlists: fakeUserlists{w}}
+		r.Userlists = failing
+		_, err := r.Run(t.Context())
+		require.NoError(t, err)
+		require.True(t, failing.failed)
+		w.requireRotated(blue, green)
+	})
+}
+
+type failingOnce struct {
+	fakeUserlists
+	failed bool
+}
+
+func (f *failingOnce) SetRecord(ctx context.Context, r Record) error {
+	if !f.failed && f.record.Step == Quiet {
+		f.failed = true
+		return errors.New("etcdserver: leader changed")
+	}
+	return f.fakeUserlists.SetRecord(ctx, r)
+}

@@ -1,12 +1,15 @@
 package rotate
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	ktesting "k8s.io/client-go/testing"
 
 	"quiesce/internal/escort"
 )
@@ -152,4 +155,25 @@ func TestSecretApp_Move_KeepsTheLoginBeforeUntilSettled(t *testing.T) {
 	current, err = app.Current(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, to, current)
+}
+
+// A write whose answer is lost may have been done. The next record replaces it all the same.
+func TestSecretLists_AnswerOfAWriteIsLost_NextRecordIsWritten(t *testing.T) {
+	lists, client := secretLists()
+	_, err := lists.Record(t.Context())
+	require.NoError(t, err)
+	lost := false
+	client.PrependReactor("update", "secrets", func(action ktesting.Action) (bool, runtime.Object, error) {
+		if lost {
+			return false, nil, nil
+		}
+		lost = true
+		update := action.(ktesting.UpdateAction)
+		require.NoError(t, client.Tracker().Update(update.GetResource(), update.GetObject(), namespace))
+		return true, nil, errors.New("the connection broke")
+	})
+	require.ErrorContains(t, lists.SetRecord(t.Context(), Record{From: blue, To: green, Step: Moving}), "the connection broke")
+	require.NoError(t, lists.SetRecord(t.Context(), Record{From: blue, To: green, Step: Quiet}))
+	require.NoError(t, changeSecret(t, client, func(s *corev1.Secret) { s.Annotations[Annotation] = "of another run" }))
+	require.ErrorIs(t, lists.SetRecord(t.Context(), Record{From: blue, To: green, Step: Closing}), errAnotherRun)
 }

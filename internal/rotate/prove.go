@@ -11,9 +11,10 @@ import (
 )
 
 // prove looks at all poolers and servers until nobody has used the login for long enough. Whoever is seen starts the time anew, and so does
-// a gap between two complete looks.
+// a gap between two complete looks. A record that cannot be written is written at the next look: one failed request must not end a day's
+// work.
 func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {
-	saved := time.Now()
+	saved, unsaved := time.Now(), false
 	for {
 		last := record
 		record = r.lookOnce(ctx, record)
@@ -23,11 +24,15 @@ func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {
 			record.Step = Closing
 			return record, nil
 		}
-		if !record.Since.Equal(last.Since) || now.Sub(saved) >= saveInterval {
-			if err := r.Userlists.SetRecord(ctx, record); err != nil {
+		if unsaved || !record.Since.Equal(last.Since) || now.Sub(saved) >= saveInterval {
+			err := r.Userlists.SetRecord(ctx, record)
+			switch {
+			case errors.Is(err, errAnotherRun) || ctx.Err() != nil:
 				return record, err
+			case err != nil:
+				r.tell("%s: it is tried again", err)
 			}
-			saved = now
+			saved, unsaved = now, err != nil
 		}
 		if err := escort.Sleep(ctx, min(r.interval(pollInterval), max(r.QuietFor, flushInterval))); err != nil {
 			return record, err

@@ -34,7 +34,7 @@ type SecretLists struct {
 	Logins   [2]string
 	Selector labels.Selector // of the poolers; nil: those that mount a list, or look like poolers
 
-	record string // that was last read or written
+	records []string // what was last read or written, and what later writes without an answer may have left
 }
 
 var _ Userlists = (*SecretLists)(nil)
@@ -76,19 +76,21 @@ func (s *SecretLists) Record(ctx context.Context) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	s.record = secret.Annotations[Annotation]
-	r, err := ParseRecord(s.record, s.Logins, time.Now())
+	text := secret.Annotations[Annotation]
+	s.records = []string{text}
+	r, err := ParseRecord(text, s.Logins, time.Now())
 	if err != nil {
 		return Record{}, fmt.Errorf("%s: %w", s.Lists[0], err)
 	}
 	return r, nil
 }
 
-// SetRecord implements Userlists. A write whose answer was lost is repeated, and then the record is there already.
+// SetRecord implements Userlists. A write whose answer was lost is repeated, or replaced by a later one. Its record may be there by then.
 func (s *SecretLists) SetRecord(ctx context.Context, r Record) error {
 	text := r.Text()
+	s.records = append(s.records, text)
 	err := change(ctx, s.Client, s.Lists[0].Namespace, s.Lists[0].Name, func(secret *corev1.Secret) error {
-		if stored := secret.Annotations[Annotation]; stored != s.record && stored != text {
+		if !slices.Contains(s.records, secret.Annotations[Annotation]) {
 			return errAnotherRun
 		}
 		if secret.Annotations == nil {
@@ -98,7 +100,7 @@ func (s *SecretLists) SetRecord(ctx context.Context, r Record) error {
 		return nil
 	})
 	if err == nil {
-		s.record = text
+		s.records = []string{text}
 	}
 	return err
 }

@@ -55,7 +55,7 @@ func (c *check) findHooks(ctx context.Context) (string, error) {
 	case len(without) > 0:
 		return "", &misconfigured{
 			fmt.Sprintf("%d of %d groups have no hook %s: %s", len(without), len(asked), c.Policy.Hook, named(without)),
-			"add the hook to these groups: the output HooksByHand has the command, or make deploy again",
+			"add the hook to each of these groups with the command in the output HooksByHand",
 		}
 	case len(failed) > 0:
 		return "", fmt.Errorf("%d of %d hooks: %w", len(failed), len(asked), failed[0])

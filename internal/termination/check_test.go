@@ -91,7 +91,7 @@ func TestCheck_StepFails_OthersAreTried(t *testing.T) {
 		{"hook", func(env *testEnv, _ *Handler) { env.failAlways("hook", errors.New("denied")) }, []string{"hooks"},
 			"1 of 1 hooks: denied", "mend 1 of 1 hooks: denied"},
 		{"no hook", func(env *testEnv, _ *Handler) { env.failAlways("hook", fmt.Errorf("workers-a: %w", ErrNoHook)) }, []string{"hooks"},
-			"1 of 1 groups have no hook quiesce: workers-a", "add the hook to these groups: the output HooksByHand has the command, or make deploy again"},
+			"1 of 1 groups have no hook quiesce: workers-a", "add the hook to each of these groups with the command in the output HooksByHand"},
 		{"connect", func(env *testEnv, _ *Handler) { env.failAlways("connect", errors.New("no such cluster")) },
 			[]string{"cluster", "leases", "nodes", "pods", "eviction"}, "no such cluster", "mend no such cluster"},
 		{"leases", func(env *testEnv, _ *Handler) { env.failAlways("leases", errors.New("forbidden")) }, []string{"leases"}, "forbidden", "mend forbidden"},

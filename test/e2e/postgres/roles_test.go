@@ -166,7 +166,7 @@ func (j *rolesJob) run(image string) string {
 	manifest := string(text)
 	for from, to := range map[string]string{
 		"namespace: db}": "namespace: NAMESPACE}", "REGISTRY/roles:TAG": image,
-		"      restartPolicy: OnFailure\n": "      restartPolicy: OnFailure\n      nodeSelector: {group: base}\n",
+		"      restartPolicy: Never": "      nodeSelector: {group: base}\n      restartPolicy: Never",
 	} {
 		require.Contains(j, manifest, from)
 		manifest = strings.ReplaceAll(manifest, from, to)
