@@ -37,6 +37,7 @@ type Owner struct{ Kind, Name, UID string }
 // Container is a container that runs as long as its pod: a regular one or a sidecar.
 type Container struct {
 	Name, Image string
+	Process     string // the ID of the process that runs, a new one with each start; empty: none runs, or it is not known
 	Ports       []Port
 	PreStop     []string      // the command of its hook; an HTTP or sleep hook is its name and value: [sleep 5], [httpGet /path]
 	Liveness    LivenessProbe // zero: none

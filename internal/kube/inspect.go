@@ -95,17 +95,17 @@ func containersOf(p *corev1.Pod) []escort.Container {
 	var all []escort.Container
 	for _, c := range p.Spec.InitContainers {
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			all = append(all, toContainer(c))
+			all = append(all, toContainer(c, p.Status.InitContainerStatuses))
 		}
 	}
 	for _, c := range p.Spec.Containers {
-		all = append(all, toContainer(c))
+		all = append(all, toContainer(c, p.Status.ContainerStatuses))
 	}
 	return all
 }
 
-func toContainer(c corev1.Container) escort.Container {
-	container := escort.Container{Name: c.Name, Image: c.Image, PreStop: preStop(c.Lifecycle)}
+func toContainer(c corev1.Container, statuses []corev1.ContainerStatus) escort.Container {
+	container := escort.Container{Name: c.Name, Image: c.Image, Process: processOf(c.Name, statuses), PreStop: preStop(c.Lifecycle)}
 	for _, p := range c.Ports[:min(len(c.Ports), maxPorts)] {
 		container.Ports = append(container.Ports, escort.Port{Name: p.Name, Number: int(p.ContainerPort)})
 	}
@@ -115,7 +115,19 @@ func toContainer(c corev1.Container) escort.Container {
 	return container
 }
 
+// processOf returns the ID of the container's process, as the kubelet has it from the container runtime.
+func processOf(container string, statuses []corev1.ContainerStatus) string {
+	for i := range statuses {
+		if s := &statuses[i]; s.Name == container && s.State.Running != nil && len(s.ContainerID) <= maxProcess {
+			return strings.Clone(s.ContainerID)
+		}
+	}
+	return ""
+}
+
 const (
+	// maxProcess bounds the ID of a container, in bytes. A runtime's name and a hash in hexadecimal digits have less than a hundred.
+	maxProcess = 200
 	// maxPorts bounds the ports that are kept of a container. Poolers and databases have a few.
 	maxPorts = 64
 	// maxCommand bounds the command of a preStop hook that is kept, in bytes. Scripts have some hundred. The API server accepts a megabyte, and

@@ -83,14 +83,18 @@ type Client struct {
 }
 
 // Clients returns the clients that are logged in, except consoles.
-func (c *Console) Clients(ctx context.Context) ([]Client, error) {
-	var clients []Client
-	err := c.show(ctx, "clients", func(r *row) {
+func (c *Console) Clients(ctx context.Context) (clients []Client, err error) {
+	err = c.EachClient(ctx, func(client Client) { clients = append(clients, client) })
+	return clients, err
+}
+
+// EachClient calls do for each client that is logged in, except consoles. It is for who need not keep all of them.
+func (c *Console) EachClient(ctx context.Context, do func(Client)) error {
+	return c.show(ctx, "clients", func(r *row) {
 		if client := r.client(); client.Database != database {
-			clients = append(clients, client)
+			do(client)
 		}
 	})
-	return clients, err
 }
 
 func (r *row) client() Client {

@@ -67,7 +67,8 @@ func newPod() *escort.Pod {
 			Labels: map[string]string{}, Annotations: map[string]string{}, Grace: 30 * time.Second,
 		},
 		Node: "node-a", IP: "10.0.0.1", Ready: true,
-		Owner: escort.Owner{Kind: "ReplicaSet", Name: "pgbouncer", UID: "uid-owner"},
+		Owner:      escort.Owner{Kind: "ReplicaSet", Name: "pgbouncer", UID: "uid-owner"},
+		Containers: []escort.Container{{Name: "pgbouncer", Process: "containerd://a"}},
 	}
 }
 
@@ -137,6 +138,16 @@ func (w *fakeCluster) addCall(call string) {
 	w.calls = append(w.calls, call)
 }
 
+// count returns how often this was called.
+func (w *fakeCluster) count(call string) (n int) {
+	for _, made := range w.callList() {
+		if made == call {
+			n++
+		}
+	}
+	return n
+}
+
 func (w *fakeCluster) callList() []string {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
@@ -184,6 +195,11 @@ func (w *fakeCluster) Inspect(_ context.Context, ref drain.Ref) (*escort.Pod, er
 		return nil, nil
 	}
 	pod := *w.pod
+	if pod.Containers = slices.Clone(pod.Containers); w.pooler != nil && w.pooler.State() != nil {
+		for i := range pod.Containers {
+			pod.Containers[i].Process = "" // as the kubelet says it
+		}
+	}
 	pod.Labels, pod.Annotations = maps.Clone(w.pod.Labels), maps.Clone(w.pod.Annotations)
 	return &pod, nil
 }

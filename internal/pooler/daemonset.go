@@ -18,7 +18,7 @@ func (e *Escort) ShutDown(ctx context.Context, request drain.EscortRequest) (dra
 	if err != nil || !exists || r.terminating() {
 		return r.result, err
 	}
-	r.recoverInterrupted(ctx)
+	r.recoverInterrupted(ctx)()
 	r.result.Strategy = string(shutdown)
 	err = r.shutDownInPlace(ctx)
 	return r.result, err

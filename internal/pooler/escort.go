@@ -93,23 +93,27 @@ func (e *Escort) begin(request drain.EscortRequest) *run {
 	return r
 }
 
-// drainPod gets one pod off its node. A pod that is terminating already takes no turn, and no other waits for it.
+// drainPod gets one pod off its node. A pod that is terminating already takes no turn, and no other waits for it. While it waits for its
+// turn, somebody else can terminate it.
 func (r *run) drainPod(ctx context.Context) error {
 	exists, err := r.findPod(ctx, r.request.Ref)
-	switch {
-	case err != nil:
+	if err != nil {
 		return r.handleError(ctx, err)
-	case !exists:
-		return nil
-	case r.terminating():
-		return r.handleError(ctx, r.drainTerminating(ctx))
 	}
-	r.recoverInterrupted(ctx)
+	if !exists || r.terminating() {
+		return r.drainLeaving(ctx, exists)
+	}
+	recovered := r.recoverInterrupted(ctx)
 	release, err := r.awaitTurn(ctx)
+	recovered()
 	if err != nil {
 		return r.handleError(ctx, err)
 	}
 	defer release()
+	exists, err = r.findPod(ctx, r.request.Ref)
+	if err == nil && (!exists || r.terminating()) {
+		return r.drainLeaving(ctx, exists)
+	}
 	if err := r.handleError(ctx, r.drainInTurn(ctx)); err != nil {
 		return err
 	}
@@ -117,10 +121,22 @@ func (r *run) drainPod(ctx context.Context) error {
 	return nil
 }
 
+// drainLeaving drains a pod that is terminating, unless it is gone.
+func (r *run) drainLeaving(ctx context.Context, exists bool) error {
+	if !exists {
+		return nil
+	}
+	return r.handleError(ctx, r.drainTerminating(ctx))
+}
+
 // drainInTurn drains the pod when its turn has come.
 func (r *run) drainInTurn(ctx context.Context) error {
 	r.setDeadline(ctx, 0)
-	if err := r.openConsole(ctx); err != nil {
+	err := r.openConsole(ctx)
+	if err != nil && r.record.isShuttingDown() {
+		return byShutdown{r}.awaitInterrupted(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	if done, err := r.resumeInterrupted(ctx); done || err != nil {

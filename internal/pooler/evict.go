@@ -60,5 +60,10 @@ func (r *run) awaitStopped(ctx context.Context) {
 // stopped reports whether the pod is gone, or pgbouncer has exited and no Service counts the pod as ready.
 func (r *run) stopped(ctx context.Context) bool {
 	pod, err := r.cluster.Inspect(ctx, r.pod.Ref)
-	return err == nil && (pod == nil || !pod.Ready && r.console != nil && r.console.HasEnded())
+	if err != nil || pod == nil {
+		return err == nil
+	}
+	process := poolerOf(r.pod).Process
+	runs := process != "" && poolerOf(*pod).Process == process // the connection may have ended, and not pgbouncer
+	return !pod.Ready && !runs && r.console != nil && r.console.HasEnded()
 }

@@ -161,16 +161,16 @@ func TestInspect_AnotherPod_IsAnError(t *testing.T) {
 
 // A console may invent new clients for every look.
 func TestHasNew_OnlyTheLastLookIsKept(t *testing.T) {
-	look := func(addresses_ ...string) map[string]bool {
-		var clients []pgbouncer.Client
-		for _, address := range addresses_ {
-			clients = append(clients, pgbouncer.Client{Addr: address})
+	look := func(clients ...string) addresses {
+		present := addresses{}
+		for _, address := range clients {
+			present.add(pgbouncer.Client{Addr: address})
 		}
-		return addresses(clients)
+		return present
 	}
-	require.False(t, hasNew(look(), look()))
-	require.True(t, hasNew(look("a"), look()))
-	require.False(t, hasNew(look("a"), look("a", "b")), "a client that left")
-	require.True(t, hasNew(look("a", "c"), look("a", "b")))
+	require.False(t, look().hasNew(look()))
+	require.True(t, look("a").hasNew(look()))
+	require.False(t, look("a").hasNew(look("a", "b")), "a client that left")
+	require.True(t, look("a", "c").hasNew(look("a", "b")))
 	require.Len(t, look("a", "a"), 1, "an address counts once")
 }

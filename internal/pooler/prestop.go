@@ -61,26 +61,26 @@ func readPreStop(command []string) preStop {
 	return hook
 }
 
-// programQuiet is for how long the program of infra/prestop lets pgbouncer run at least, if nothing else is said. Its own constant is the
-// same (TestProgramQuiet_ProgramsOwn_IsTheSame).
-const programQuiet = 5 * time.Second
+// How long the program of infra/prestop lets pgbouncer run, if nothing else is said: until nobody has come for programQuiet, and for
+// programAccept or half of programGrace at the most. Its own constants are the same (TestProgramQuiet_ProgramsOwn_IsTheSame).
+const (
+	programQuiet  = 5 * time.Second
+	programAccept = 15 * time.Second
+	programGrace  = 30 * time.Second
+)
 
 // programDelay returns for how long the program of infra/prestop lets pgbouncer run at least, if this is its command.
 func programDelay(command []string) (delay time.Duration, is bool) {
 	if len(command) < 2 || program(command[0]) != "prestop" || command[1] != "pgbouncer" {
 		return 0, false
 	}
-	delay = programQuiet
-	if quiet, given := flagTime(command, "quiet-for"); given {
-		delay = quiet
+	or := func(name string, usual time.Duration) time.Duration {
+		if value, given := flagTime(command, name); given {
+			return value
+		}
+		return usual
 	}
-	if accept, given := flagTime(command, "accept-for"); given {
-		delay = min(delay, accept)
-	}
-	if grace, given := flagTime(command, "grace"); given {
-		delay = min(delay, grace/2)
-	}
-	return delay, true
+	return min(or("quiet-for", programQuiet), or("accept-for", programAccept), or("grace", programGrace)/2), true
 }
 
 // flagTime returns the value of a flag, as package flag reads it. It is zero if it is no time.

@@ -15,6 +15,7 @@ func TestReadPreStop_OurProgram_WaitsUntilPgbouncerIsGone(t *testing.T) {
 	for command, want := range map[string]time.Duration{
 		"/prestop/prestop pgbouncer":                                    programQuiet,
 		"prestop pgbouncer --grace=90":                                  programQuiet,
+		"prestop pgbouncer --quiet-for=20s --grace=90":                  15 * time.Second,
 		"prestop pgbouncer --quiet-for=12s":                             12 * time.Second,
 		"prestop pgbouncer -quiet-for 12":                               12 * time.Second,
 		"prestop pgbouncer --quiet-for=0s":                              0,
@@ -36,6 +37,10 @@ func TestProgramQuiet_ProgramsOwn_IsTheSame(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 5*time.Second, programQuiet)
 	require.Contains(t, string(source), "defaultQuietFor = 5 * time.Second\n")
+	require.Equal(t, 15*time.Second, programAccept)
+	require.Regexp(t, `defaultAcceptFor += 15 \* time.Second\n`, string(source))
+	require.Equal(t, 30*time.Second, programGrace)
+	require.Regexp(t, `defaultGrace += 30 \* time.Second\n`, string(source))
 }
 
 func TestProgramManifest_EachVersion_DrawsNoWarning(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 	"time"
 
 	"quiesce/internal/config"
@@ -21,8 +22,13 @@ type record struct {
 	Paused   bool              `json:"paused,omitempty"`   // pgbouncer may be paused
 	Labels   map[string]string `json:"labels,omitempty"`   // labels that were removed
 	Settings map[string]string `json:"settings,omitempty"` // former values of changed settings
+	ShutDown time.Time         `json:"shutDown,omitzero"`  // when a surge's shutdown began; zero: it did not
+	Process  string            `json:"process,omitempty"`  // of pgbouncer, when its shutdown began
 	At       time.Time         `json:"at"`
 }
+
+// isShuttingDown reports whether pgbouncer may be waiting for its last transactions. Then it takes no console any more.
+func (rec *record) isShuttingDown() bool { return rec != nil && !rec.ShutDown.IsZero() }
 
 // changesPooler reports whether there is anything in pgbouncer itself to restore.
 func (rec record) changesPooler() bool { return rec.Paused || len(rec.Settings) > 0 }
@@ -32,14 +38,32 @@ func (rec *record) endsWithPod() bool { return rec == nil || len(rec.Labels) == 
 
 // recoverInterrupted restores pgbouncer as it was before an escort that crashed, so that its clients do not wait for the pod's turn.
 // The record stays: this run changes the same again, and two requests fewer matter where little time is left. A surge keeps its
-// labels too, and continues when it is the pod's turn.
-func (r *run) recoverInterrupted(ctx context.Context) {
+// labels too, and continues when it is the pod's turn. A console that does not answer is tried again until stop: a turn can take minutes.
+func (r *run) recoverInterrupted(ctx context.Context) (stop func()) {
 	if r.record == nil {
-		return
+		return func() {}
 	}
 	r.log.Info("found interrupted escort", "strategy", string(r.record.Strategy), "at", r.record.At)
 	r.recoverPooler(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	var trying sync.WaitGroup
+	var panicked any // it is the escort's, and not the process's
+	trying.Go(func() {
+		defer func() { panicked = recover() }()
+		for !r.recovered && escort.Sleep(ctx, recoverInterval) == nil {
+			r.recoverPooler(ctx)
+		}
+	})
+	return func() {
+		cancel()
+		if trying.Wait(); panicked != nil {
+			panic(panicked)
+		}
+	}
 }
+
+// recoverInterval is between two attempts to restore pgbouncer while its pod waits for its turn. Its clients wait meanwhile.
+const recoverInterval = time.Second
 
 // recoverPooler restores pgbouncer, so that its clients wait no longer, and keeps the record. A surge's settings stay.
 func (r *run) recoverPooler(ctx context.Context) {
@@ -102,14 +126,8 @@ func (r *run) ownedPod() escort.Pod {
 // saveRecord saves the record, labels the pod, and removes the labels that the record names. The escort's label only informs people. So
 // without it the escort goes on, unless there are labels to remove.
 func (r *run) saveRecord(ctx context.Context, rec record) error {
-	rec.Owner, rec.At = r.owner(), time.Now().UTC()
-	text, err := json.Marshal(rec)
-	if err != nil {
-		return fmt.Errorf("record the escort: %w", err)
-	}
-	r.record, r.recovered = &rec, false // before the requests: one without an answer may have succeeded
-	if err := r.request.Save(ctx, text); err != nil {
-		return fmt.Errorf("record the escort: %w", err)
+	if err := r.writeRecord(ctx, rec); err != nil {
+		return err
 	}
 	strategy := string(rec.Strategy)
 	if len(rec.Labels) == 0 && r.pod.Labels[drain.EscortLabel] == strategy {
@@ -119,7 +137,7 @@ func (r *run) saveRecord(ctx context.Context, rec record) error {
 	for key := range rec.Labels {
 		labels[key] = nil
 	}
-	err = r.cluster.PatchLabels(ctx, r.pod.Ref, labels)
+	err := r.cluster.PatchLabels(ctx, r.pod.Ref, labels)
 	if err == nil {
 		r.labeled = true
 		return nil
@@ -131,6 +149,20 @@ func (r *run) saveRecord(ctx context.Context, rec record) error {
 	reason := escort.Printable(err.Error()) // a webhook's words are in it
 	r.log.Warn("failed to label the pod of an escort", "error", reason)
 	r.addReason(reason)
+	return nil
+}
+
+// writeRecord saves the record alone.
+func (r *run) writeRecord(ctx context.Context, rec record) error {
+	rec.Owner, rec.At = r.owner(), time.Now().UTC()
+	text, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("record the escort: %w", err)
+	}
+	r.record, r.recovered = &rec, false // before the request: one without an answer may have succeeded
+	if err := r.request.Save(ctx, text); err != nil {
+		return fmt.Errorf("record the escort: %w", err)
+	}
 	return nil
 }
 

@@ -27,6 +27,8 @@ const (
 	// shutdown cannot be rolled back, and no PDB protects the pod any more: the cause must be the API server's own.
 	evictRetryTime     = 10 * time.Second
 	evictRetryInterval = time.Second
+	// exitInterval is how often to ask whether pgbouncer has exited, after its console has ended. The kubelet says so within a second or two.
+	exitInterval = 500 * time.Millisecond
 )
 
 // byShutdown stops pgbouncer from 1.23 on, which waits for its clients on SIGTERM. Some clients never disconnect, so the console makes
@@ -66,6 +68,7 @@ func (s byShutdown) stopThenEvict(ctx context.Context) error {
 	if limit, limited := s.livenessLimit(); limited && limit < time.Until(deadline) {
 		deadline, when = time.Now().Add(limit), "when its liveness probe was about to end it"
 	}
+	s.recordShutdown(ctx)
 	err := s.shutDownUntil(ctx, deadline)
 	switch {
 	case err == nil:
@@ -79,6 +82,47 @@ func (s byShutdown) stopThenEvict(ctx context.Context) error {
 		s.addReason(err.Error())
 	}
 	return s.evictRepeatedly(ctx)
+}
+
+// recordShutdown records that the shutdown begins. Then pgbouncer takes no console any more, and the next escort must know why. A surge that
+// is not recorded as shut down is evicted by that escort, so this one goes on all the same.
+func (s byShutdown) recordShutdown(ctx context.Context) {
+	if s.record == nil {
+		return
+	}
+	rec := *s.record
+	rec.ShutDown, rec.Process = time.Now().UTC(), poolerOf(s.pod).Process
+	if err := s.writeRecord(ctx, rec); err != nil {
+		s.log.Warn("failed to record the shutdown of pgbouncer", "error", err.Error())
+	}
+}
+
+// awaitInterrupted continues a surge that was interrupted while pgbouncer shut down. It evicts the pod when pgbouncer has exited, or at the
+// end of the time that its shutdown had.
+func (s byShutdown) awaitInterrupted(ctx context.Context) error {
+	s.result.Strategy = string(config.StrategySurge)
+	s.log.Info("pgbouncer still shuts down", "since", s.record.ShutDown)
+	deadline := escort.Earlier(s.deadline, s.record.ShutDown.Add(s.Timeout))
+	if limit, limited := s.livenessLimit(); limited {
+		deadline = escort.Earlier(deadline, s.record.ShutDown.Add(limit))
+	}
+	err := s.awaitExit(ctx, s.record.Process, deadline)
+	switch {
+	case ctx.Err() != nil:
+		s.record = nil // as in stopThenEvict
+		return context.Cause(ctx)
+	case err != nil:
+		s.addReason("its shutdown was not over in time, and how many transactions were open is not known")
+	}
+	return s.evictRepeatedly(ctx)
+}
+
+// awaitExit waits until this process of pgbouncer does not run any more, and if it is not known, until the pod is gone.
+func (s byShutdown) awaitExit(ctx context.Context, process string, deadline time.Time) error {
+	return escort.Poll(ctx, deadline, exitInterval, func() (bool, error) {
+		pod, err := s.cluster.Inspect(ctx, s.pod.Ref)
+		return err == nil && (pod == nil || process != "" && poolerOf(*pod).Process != process), nil
+	})
 }
 
 func (s byShutdown) stopTransactions(ctx context.Context) error {
@@ -120,10 +164,15 @@ func (s byShutdown) shutDownUntil(ctx context.Context, deadline time.Time) error
 		return err
 	}
 	err := escort.PollOr(ctx, s.console.Ended(), deadline, countInterval, func() (bool, error) { return false, s.recycleServers(ctx) })
-	if s.console.HasEnded() {
+	if !s.console.HasEnded() {
+		return err
+	}
+	s.reportHeldBack()
+	process := poolerOf(s.pod).Process
+	if s.load.inFlight == 0 || process == "" {
 		return nil
 	}
-	return err
+	return s.awaitExit(ctx, process, deadline) // the connection may have ended, and not pgbouncer
 }
 
 func (s byShutdown) beginShutdown(ctx context.Context) error {

@@ -3,6 +3,7 @@ package pooler
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"time"
 
@@ -109,32 +110,37 @@ func (r *run) awaitServicesRemoved(ctx context.Context, deadline time.Time) erro
 	if err != nil {
 		return escort.IgnoreTimeout(err)
 	}
-	present, last := map[string]bool{}, time.Now()
+	present, last := addresses{}, time.Now()
 	err = escort.Poll(ctx, deadline, clientsInterval, func() (bool, error) {
-		clients, err := r.console.Clients(withoutCancel(ctx))
-		before := present
-		if present = addresses(clients); hasNew(present, before) {
+		now, err := r.addresses(withoutCancel(ctx))
+		if now.hasNew(present) {
 			last = time.Now()
 		}
+		present = now
 		return time.Since(last) >= quietTime, err
 	})
 	return escort.IgnoreTimeout(err)
 }
 
-// addresses returns the addresses of the clients' connections.
-func addresses(clients []pgbouncer.Client) map[string]bool {
-	present := make(map[string]bool, len(clients))
-	for _, client := range clients {
-		present[client.Addr] = true
-	}
-	return present
+// addresses are hashes of the addresses of clients. A hundred consoles that are no pgbouncers can each have the longest addresses of the
+// most clients, and all of them are kept at once.
+type addresses map[uint64]struct{}
+
+var addressSeed = maphash.MakeSeed()
+
+// addresses returns the addresses of the pooler's clients.
+func (r *run) addresses(ctx context.Context) (addresses, error) {
+	present := addresses{}
+	return present, r.console.EachClient(ctx, present.add)
 }
+
+func (a addresses) add(c pgbouncer.Client) { a[maphash.String(addressSeed, c.Addr)] = struct{}{} }
 
 // hasNew reports whether any client has logged in since the look before. Only one look is kept, so that a console cannot fill the memory
 // with ever new clients.
-func hasNew(present, before map[string]bool) bool {
-	for address := range present {
-		if !before[address] {
+func (a addresses) hasNew(before addresses) bool {
+	for address := range a {
+		if _, known := before[address]; !known {
 			return true
 		}
 	}

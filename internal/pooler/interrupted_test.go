@@ -1,0 +1,168 @@
+package pooler
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/config"
+	"quiesce/internal/drain"
+	"quiesce/internal/escort"
+	"quiesce/internal/pgbouncer"
+	parts "quiesce/test/parts/pgbouncer"
+)
+
+// pgbouncer takes no console while it shuts down. The next escort must not take that for a console that cannot be used.
+func TestSurge_DrainEndsDuringShutdown_NextEscortWaitsForTransactions(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w, app := newSurgeCluster(p), openTransaction(t, p)
+	w.interrupt(t, "SHUTDOWN WAIT_FOR_SERVERS")
+	require.True(t, w.saved().isShuttingDown())
+	require.Equal(t, "containerd://a", w.saved().Process)
+	_, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) { return w.escort(minute).Run(ctx, w.request(t)) })
+	require.Eventually(t, func() bool { return w.count("acquired "+escort.GroupLease("pooler", "db", "uid-owner")) == 2 }, testTimeout, pollInterval)
+	require.Never(t, func() bool { return w.count("unlabeled")+w.count("evicted") > 0 }, 2*time.Second, pollInterval)
+	parts.Exec(t, app, "COMMIT")
+	require.NoError(t, <-ended)
+	require.Zero(t, w.count("unlabeled"), "the replacement stays")
+	require.Equal(t, 1, w.count("evicted"))
+}
+
+func TestSurge_DrainEndsDuringShutdown_NextEscortEvictsAtTheTimeout(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w := newSurgeCluster(p)
+	openTransaction(t, p)
+	w.interrupt(t, "SHUTDOWN WAIT_FOR_SERVERS")
+	result, err := w.escort(3*time.Second).Run(t.Context(), w.request(t))
+	require.NoError(t, err)
+	require.Equal(t, "surge", result.Strategy)
+	require.Contains(t, result.Reason, "its shutdown was not over in time, and how many transactions were open is not known")
+	require.Equal(t, 1, w.count("evicted"))
+}
+
+// keptConns are the connections that an escort has opened.
+type keptConns struct {
+	mutex sync.Mutex
+	all   []net.Conn
+}
+
+func (k *keptConns) dial(dial func(context.Context) (net.Conn, error)) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		conn, err := dial(ctx)
+		if err == nil {
+			k.mutex.Lock()
+			defer k.mutex.Unlock()
+			k.all = append(k.all, conn)
+		}
+		return conn, err
+	}
+}
+
+// breakAll ends the connections as a tunnel that is restarted does.
+func (k *keptConns) breakAll(t *testing.T) {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	for _, conn := range k.all {
+		require.NoError(t, conn.(*net.TCPConn).CloseRead())
+	}
+}
+
+func TestSurge_ConsoleIsLostDuringShutdown_WaitsForTransactions(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w, app := newSurgeCluster(p), openTransaction(t, p)
+	var kept keptConns
+	w.dial = kept.dial(p.Dial)
+	_, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) { return w.escort(minute).Run(ctx, w.request(t)) })
+	p.RequireLogs(t, "SHUTDOWN WAIT_FOR_SERVERS", func() {})
+	kept.breakAll(t)
+	require.Never(t, func() bool { return w.count("evicted") > 0 }, 2*time.Second, pollInterval)
+	parts.Exec(t, app, "COMMIT")
+	require.NoError(t, <-ended)
+	require.Equal(t, 1, w.count("evicted"))
+}
+
+func TestShutDown_ConsoleIsLost_WaitsForTransactions(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w, app := newCluster(p), openTransaction(t, p)
+	var kept keptConns
+	w.dial = kept.dial(p.Dial)
+	_, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) {
+		return w.escort(minute).ShutDown(ctx, w.request(t))
+	})
+	p.RequireLogs(t, "SHUTDOWN WAIT_FOR_SERVERS", func() {})
+	kept.breakAll(t)
+	select {
+	case err := <-ended:
+		require.FailNow(t, "it is over while a transaction is open", err)
+	case <-time.After(2 * time.Second):
+	}
+	parts.Exec(t, app, "COMMIT")
+	require.NoError(t, <-ended)
+}
+
+func TestRecover_FirstLoginFails_TriedAgainWhileItWaitsForItsTurn(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Older, parts.Options{})
+	w, app := newCluster(p), p.Connect(t)
+	text, err := json.Marshal(record{
+		Strategy: config.StrategyEvict, Paused: true, Settings: map[string]string{pgbouncer.QueryWaitTimeout: "120", pgbouncer.ClientIdleTimeout: "0"},
+	})
+	require.NoError(t, err)
+	w.record = text
+	within(t, pause(t, p, openConsole(t, p)).Done())
+	var dials atomic.Int32
+	w.dial = func(ctx context.Context) (net.Conn, error) {
+		if dials.Add(1) == 1 {
+			return nil, errors.New("the API server is away for a moment")
+		}
+		return p.Dial(ctx)
+	}
+	w.held = func(string) bool { return true }
+	waits := transacts(t, app)
+	cancel, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) { return w.escort(minute).Run(ctx, w.request(t)) })
+	within(t, waits)
+	require.Empty(t, w.callList(), "it is not its turn")
+	over := errors.New("the invocation is over")
+	cancel(over)
+	require.ErrorIs(t, <-ended, over)
+}
+
+// A rollout, or kubectl drain, can delete the pod while its escort waits. What its hook delays is counted from then.
+func TestEvict_TerminatedWhileItWaitsForItsTurn_StopsInTime(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Older, parts.Options{})
+	w := newCluster(p)
+	w.pod.Containers[0].PreStop, w.hookTime = []string{"sleep", "6"}, 6*time.Second
+	var free atomic.Bool
+	w.held = func(string) bool { return !free.Load() }
+	type answer struct {
+		drain.EscortResult
+		err error
+	}
+	ended := make(chan answer, 1)
+	go func() {
+		result, err := w.escort(minute).Run(t.Context(), w.request(t))
+		ended <- answer{result, err}
+	}()
+	time.AfterFunc(2*time.Second, func() { // its turn comes later
+		w.terminate(t)
+		free.Store(true)
+	})
+	got := <-ended
+	require.NoError(t, got.err)
+	require.Contains(t, got.Reason, "already terminating")
+	require.Zero(t, w.count("dry run")+w.count("evicted"), "it is told to stop once")
+	require.Contains(t, p.Log(t), "PAUSE command issued")
+	require.NotContains(t, p.Log(t), "got SIGTERM, fast exit", "it is shut down before its hook ends")
+}
