@@ -40,6 +40,7 @@ OLDEST    ?= v1.33.x
 # How often `make soak` repeats the tests of PostgreSQL primaries, in their long form. Once takes about 20 minutes.
 REPEAT    ?= 10
 # How often `make repeat` and `make soak` run the packages whose tests need no lab: nothing that they import starts one.
+# Three packages at once, as most of them wait; with eight, pgbouncers of tests time out on two cores.
 RUNS      ?= 50
 NOLAB      = $$(go list -test -f '{{.ImportPath}} {{join .Deps " "}} ' ./... | \
 	awk '/^[^ ]*\.test / && !/ quiesce\/test\/parts\/lab[ []/ {sub(/\.test$$/, "", $$1); print $$1}')
@@ -97,7 +98,7 @@ soak: setup tools ## run the long tests: a million simulated scenarios, faults, 
 	CASES=all go test -race -count $(REPEAT) -v -timeout 0 -run 'TestPreStop_|TestRotate_' ./test/e2e/pooler
 
 repeat: setup ## run the packages that need no lab 50 times, with and without the race detector: make repeat RUNS=50
-	@failed=0; for race in -race ''; do SEEDS=100 go test $$race -count $(RUNS) -timeout 4h $(NOLAB) || failed=1; done; exit $$failed
+	@failed=0; for race in -race ''; do SEEDS=100 go test $$race -p 3 -parallel 8 -count $(RUNS) -timeout 4h $(NOLAB) || failed=1; done; exit $$failed
 
 mutants: setup ## change the code, condition by condition, and say how many of these changes the tests notice
 	@nice go run ./test/mutants $(PACKAGES)
