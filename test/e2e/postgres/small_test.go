@@ -61,7 +61,8 @@ type small struct {
 	nodes []env.Instance
 }
 
-// newSmall makes a group with two nodes.
+// newSmall makes a group whose pods run on two nodes of one zone: a volume cannot leave its zone. Of three nodes, two are in one of the two
+// zones, and the other is cordoned.
 func newSmall(t *testing.T) *small {
 	t.Helper()
 	s := &small{patroniFixture: &patroniFixture{fixture: prepare(t)}, group: fmt.Sprintf("postgres-%d", testCount.Add(1))}
@@ -69,9 +70,16 @@ func newSmall(t *testing.T) *small {
 	require.NoError(t, err)
 	_, err = shared.Group(s.ctx, s.group, 0)
 	require.NoError(t, err)
-	s.nodes, err = shared.Acquire(s.ctx, s.group, 2)
+	s.nodes, err = shared.Acquire(s.ctx, s.group, 3)
 	require.NoError(t, err)
 	t.Cleanup(s.release)
+	slices.SortFunc(s.nodes, func(a, b env.Instance) int { return strings.Compare(a.Zone, b.Zone) })
+	other := s.nodes[0]
+	if other.Zone == s.nodes[1].Zone {
+		other = s.nodes[2]
+	}
+	_, err = shared.Lab.Kubectl(s.ctx, "cordon", other.Node)
+	require.NoError(t, err)
 	return s
 }
 
