@@ -27,7 +27,7 @@ func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {
 		if unsaved || !record.Since.Equal(last.Since) || now.Sub(saved) >= saveInterval {
 			err := r.Userlists.SetRecord(ctx, record)
 			switch {
-			case errors.Is(err, errAnotherRun) || ctx.Err() != nil:
+			case errors.Is(err, errAnotherRun) || err != nil && ctx.Err() != nil:
 				return record, err
 			case err != nil:
 				r.tell("%s: it is tried again", err)
