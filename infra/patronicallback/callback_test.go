@@ -426,15 +426,17 @@ func TestOnRoleChange_MarkOfAResumedPooler_Restored(t *testing.T) {
 	f.requireAsBefore()
 }
 
-// A later callback takes over: the watcher of the earlier one ends, and does not resume.
+// A later callback takes over: the watcher of the earlier one does not resume when its own time is over, and ends with the pause.
 func TestBeforeStop_SecondTime_TakesOver(t *testing.T) {
 	t.Parallel()
 	f := both(t)
+	require.Zero(t, f.run(beforeStop, "-transactions 1s -resume-after "+short.String()))
+	require.Len(t, f.watchers(), 1)
 	require.Zero(t, f.run(beforeStop, ""))
-	first := f.watchers()
-	require.Len(t, first, 1)
-	require.Zero(t, f.run(beforeStop, ""))
-	require.Eventually(t, func() bool { return len(f.watchers()) == 1 && f.watchers()[0] != first[0] }, waitTimeout, waitInterval)
+	require.Len(t, f.watchers(), 2)
+	require.Eventually(t, func() bool {
+		return strings.Count(f.read(f.output), markedByNext) == len(f.poolers)
+	}, waitTimeout, waitInterval, "the first has wanted to resume both")
 	f.requirePaused()
 	f.say("running", "primary")
 	f.requireAsBefore()

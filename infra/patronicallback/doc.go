@@ -29,12 +29,19 @@
 //     because no promotion came.
 //   - If it dies with its container, the watcher of the new leader ends the pause. The old leader, if it starts again, is one too: Patroni
 //     promotes it, and so calls on_role_change.
-//   - Each mark has a number. A watcher whose mark was replaced is no longer in charge, and ends.
+//   - Each mark has a number. A watcher whose mark was replaced is no longer in charge. It waits until the pause is over, and ends. If the
+//     pause outlives every time that a callback may have, the watcher ends it after all.
+//   - Two clusters may mark one pooler at the same moment. Each looks again when its PAUSE is in force. The last mark counts, and the
+//     others end their own pauses at once. If another pause was complete before that mark, its cluster gives way instead (claim.go).
+//   - A pooler that does not answer is tried for an hour, by the first watcher and by that of the new leader. A watcher ends earlier when
+//     pgbouncer has restarted, when no name leads to the pooler any more, or when a new leader's member has lost its lead (persist.go).
 //   - Killed between PAUSE and RESUME, it leaves a marked pause, which any other watcher ends. Killed after RESUME, it leaves a mark without
 //     a pause, which the next callback takes away. Until then that pooler has a short server_login_retry.
 //
-// Two gaps are left, both of milliseconds or with a second failure. A person's PAUSE between a RESUME and the change of its mark looks
-// like ours. A RELOAD of pgbouncer during the pause takes the mark away; then only the first watcher can end the pause.
+// Gaps are left, each of milliseconds or with a second failure. A person's PAUSE between a RESUME and the change of its mark looks like
+// ours. So does one that a person makes while the first watcher cannot reach the pooler, if another watcher has ended our pause by then.
+// A RELOAD of pgbouncer during the pause takes the mark away; then only the first watcher can end the pause. If the watcher of a cluster
+// dies before it has given way, the other cluster's clients wait for up to 90 seconds more.
 //
 // The Lease with the mark of quiesce's own move is not read. Its poolers are paused when before_stop runs, which says the same, and needs
 // no permission.

@@ -30,8 +30,6 @@ const usage = `usage: patronicallback before_stop    FLAGS [-- COMMAND [ARGUMENT
 
 const (
 	notStarted = 127 // the exit status of a command that could not be started, as of a shell
-	// watchTime bounds a watcher: a pause, the attempts to end it, and what follows.
-	watchTime = 2 * time.Minute
 	// stopReserve is what a stop may take beyond the login to the poolers and the transactions.
 	stopReserve = lookTimeout + 2*time.Second
 )

@@ -17,6 +17,8 @@ type mark struct {
 const (
 	// resumed is the number of a mark whose pooler is resumed, and waits for its former setting.
 	resumed = 99
+	// yielded is the number of a mark whose cluster has given way to another: it has overwritten the mark of a pause that is in force.
+	yielded = 98
 	// maxNumber is the highest number of a pause.
 	maxNumber = 89
 	// maxFormer is the longest former value that fits, in seconds: a quarter of an hour.
@@ -37,6 +39,9 @@ func (m mark) isPause() bool { return m.number != resumed }
 // asResumed returns the mark of the same pooler after its RESUME.
 func (m mark) asResumed() mark { return mark{m.former, resumed} }
 
+// asYielded returns the mark for the pause of another cluster.
+func (m mark) asYielded() mark { return mark{m.former, yielded} }
+
 // formerValue returns the setting as it was.
 func (m mark) formerValue() string { return strconv.Itoa(m.former) }
 
@@ -50,7 +55,7 @@ func readMark(value string) (mark, bool) {
 	}
 	former, _ := strconv.Atoi(digits[1]) // only digits
 	number, _ := strconv.Atoi(digits[2])
-	return mark{former, number}, number <= maxNumber || number == resumed
+	return mark{former, number}, number <= maxNumber || number == resumed || number == yielded
 }
 
 // newMark returns the mark of a pause of a pooler whose setting has this value. A mark that is there already has the former value.

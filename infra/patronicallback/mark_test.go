@@ -16,7 +16,7 @@ func TestMark_Value_ReadBack(t *testing.T) {
 		for number := range 100 {
 			m := mark{former, number}
 			got, is := readMark(m.value())
-			valid := number%10 != 0 && (number <= maxNumber || number == resumed)
+			valid := number%10 != 0 && (number <= maxNumber || number == resumed || number == yielded)
 			require.Equal(t, valid, is, m.value())
 			if valid {
 				require.Equal(t, m, got)
@@ -96,11 +96,11 @@ func TestView_MarkAndPauses_Decide(t *testing.T) {
 		"paused by quiesce":             {view: view{retry: "1", paused: true}, refused: "somebody else"},
 		"a person's, on a resumed mark": {view: view{retry: over, paused: true}, refused: "somebody else", leftover: true},
 		"paused by a callback":          {view: view{retry: pause, paused: true}, ours: true},
-		"and a person, another":         {view: view{retry: pause, paused: true, others: true}, ours: true},
-		"of another cluster":            {view: view{retry: pause, others: true}, refused: "another cluster"},
+		"and a person, another":         {view: view{retry: pause, paused: true, others: []string{"theirs"}}, ours: true},
+		"of another cluster":            {view: view{retry: pause, others: []string{"theirs"}}, refused: "another cluster"},
 		"killed after RESUME":           {view: view{retry: pause}, leftover: true},
 		"killed later":                  {view: view{retry: over}, leftover: true},
-		"another's, by a person":        {view: view{retry: none, others: true}},
+		"another's, by a person":        {view: view{retry: none, others: []string{"theirs"}}},
 		"sessions":                      {view: view{retry: none, sessions: true}, refused: "session mode"},
 	} {
 		c.view.databases = []string{"app"}

@@ -28,7 +28,9 @@ const (
 	// defaultResumeAfter is how long clients wait at most: several times what a switchover or a restart takes, and a quarter of pgbouncer's
 	// query_wait_timeout.
 	defaultResumeAfter = 30 * time.Second
-	maxPoolers         = 100 // as of a move by quiesce
+	// maxResumeAfter is more than a switchover takes, and less than clients wait by default: pgbouncer's query_wait_timeout is two minutes.
+	maxResumeAfter = time.Minute
+	maxPoolers     = 100 // as of a move by quiesce
 	// userVariable and passwordVariable are the credentials if there is no folder with them.
 	userVariable, passwordVariable = "QUIESCE_POOLER_USERNAME", "QUIESCE_POOLER_PASSWORD"
 )
@@ -77,7 +79,7 @@ func (o options) check() error {
 		return fmt.Errorf("database %s is the alias, which is never paused", o.alias)
 	case o.transactions < 0 || o.transactions > maxTransactions:
 		return fmt.Errorf("-transactions must be from 0 to %v: the leader's key is renewed late meanwhile", maxTransactions)
-	case o.resumeAfter < o.transactions+time.Second || o.resumeAfter > time.Minute:
+	case o.resumeAfter < o.transactions+time.Second || o.resumeAfter > maxResumeAfter:
 		return errors.New("-resume-after must be longer than -transactions, and at most a minute")
 	case err != nil || !isLoopback(address.Hostname()):
 		return errors.New("-patroni must be an address of this pod, such as http://127.0.0.1:8008")

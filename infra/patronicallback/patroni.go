@@ -73,11 +73,13 @@ func (p patroni) look(ctx context.Context) (s status, err error) {
 	return s, nil
 }
 
-// awaitPrimary returns a channel that is closed when the member is a primary that accepts writes. With stopFirst, one that has not been
-// seen otherwise does not count: it is about to stop.
-func (p patroni) awaitPrimary(ctx context.Context, stopFirst bool) <-chan struct{} {
+// awaitPrimary returns a channel that is closed when the member is a primary that accepts writes. It asks for this long at most. With
+// stopFirst, one that has not been seen otherwise does not count: it is about to stop.
+func (p patroni) awaitPrimary(ctx context.Context, most time.Duration, stopFirst bool) <-chan struct{} {
 	leads := make(chan struct{})
 	go func() {
+		ctx, cancel := context.WithTimeout(ctx, most)
+		defer cancel()
 		for stopped := !stopFirst; ctx.Err() == nil; _ = sleep(ctx, lookInterval) {
 			s, err := p.look(ctx)
 			switch {

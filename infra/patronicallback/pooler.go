@@ -30,6 +30,7 @@ type pooler struct {
 	console *pgbouncer.Console // nil: not open
 	mark    mark
 	pauses  []*pause
+	claim   claim
 }
 
 // pause is the PAUSE of one database, and the console that waits for its answer.
@@ -37,13 +38,14 @@ type pause struct {
 	database string
 	console  *pgbouncer.Console
 	pending  *pgbouncer.Pending
+	seen     bool // a look has shown the database as paused
 }
 
 // view is what a pooler shows.
 type view struct {
 	databases []string // of those wanted
 	paused    bool     // one of these is
-	others    bool     // another database is paused
+	others    []string // other databases that are paused
 	sessions  bool     // one of these is in session mode
 	alias     bool
 	retry     string        // server_login_retry
@@ -89,8 +91,9 @@ func (p *pooler) look(ctx context.Context) (v view, err error) {
 		if slices.Contains(p.wanted, d.Name) {
 			v.databases = append(v.databases, d.Name)
 			v.paused = v.paused || d.Paused
-		} else {
-			v.others = v.others || d.Paused
+			p.note(d)
+		} else if d.Paused {
+			v.others = append(v.others, d.Name)
 		}
 	}
 	if v.retry, err = p.console.Setting(ctx, pgbouncer.ServerLoginRetry); err != nil {
@@ -165,7 +168,7 @@ func (v view) refuse() error {
 		return errors.New("it has none of the databases")
 	case v.paused && !marked:
 		return errors.New("somebody else has paused it")
-	case marked && !v.paused && v.others:
+	case marked && !v.paused && len(v.others) > 0:
 		return errors.New("the callback of another cluster has paused it")
 	case v.sessions:
 		return errors.New("it has clients in session mode, which a pause would wait for")
@@ -184,7 +187,7 @@ func (v view) markedPause() bool {
 // leftover reports whether the mark is left from a pause that is over, and returns it.
 func (v view) leftover() (m mark, is bool) {
 	m, marked := readMark(v.retry)
-	return m, marked && (!m.isPause() || !v.paused && !v.others)
+	return m, marked && (!m.isPause() || !v.paused && len(v.others) == 0)
 }
 
 // pause marks the pooler, and sends a PAUSE for each of its databases. Once it has returned true, the pooler may be paused, whatever else
@@ -193,6 +196,7 @@ func (p *pooler) pause(ctx context.Context, v view, number int) (marked bool, er
 	if p.mark, err = newMark(v.retry, number); err != nil {
 		return false, err
 	}
+	p.claim = claim{takesOver: v.ours(), before: v.others}
 	// A login that may only read fails here. If only the answer is lost, the mark may be there: then it is taken away again.
 	if err := p.console.Set(ctx, pgbouncer.ServerLoginRetry, p.mark.value()); err != nil {
 		return !errors.Is(err, pgbouncer.ErrNotAdmin), err
@@ -214,7 +218,7 @@ func (p *pooler) pauseDatabase(ctx context.Context, database string) error {
 		second.Close()
 		return err
 	}
-	p.pauses = append(p.pauses, &pause{database, second, pending})
+	p.pauses = append(p.pauses, &pause{database: database, console: second, pending: pending})
 	return nil
 }
 
@@ -233,20 +237,26 @@ func (p *pooler) await(ctx context.Context) error {
 	return nil
 }
 
-// owns reports whether the pause is the one of our mark. A RELOAD of pgbouncer takes the mark away, and leaves the pause.
-func (p *pooler) owns(v view) bool {
-	return v.paused && (v.retry == p.mark.value() || v.retry == p.mark.formerValue())
-}
-
-// resume resumes every database, and changes the mark. It reports false if the pause is over, or no longer ours.
-func (p *pooler) resume(ctx context.Context) (resumed bool, err error) {
-	if v, err := p.look(ctx); err != nil || !p.owns(v) {
+// resume resumes every database, and changes the mark. It reports false if the pause is over. The error is errForeign while another
+// callback is in charge of the pause.
+func (p *pooler) resume(ctx context.Context) (did bool, err error) {
+	v, err := p.look(ctx)
+	if err != nil {
 		return false, err
+	}
+	switch p.judge(v, time.Now()) {
+	case ended:
+		return false, nil
+	case foreign:
+		return false, errForeign
 	}
 	for _, database := range p.wanted {
 		if err := p.resumeDatabase(ctx, database); err != nil {
 			return false, err
 		}
+	}
+	if !p.isOurMark(v.retry) {
+		return true, nil // it may be that of another cluster's pause
 	}
 	return true, p.console.Set(ctx, pgbouncer.ServerLoginRetry, p.mark.asResumed().value())
 }

@@ -14,8 +14,12 @@ const (
 	promotionTime = 15 * time.Second
 	// holdInterval is between two looks at a pooler whose clients wait.
 	holdInterval = 250 * time.Millisecond
-	// resumeTime bounds all attempts to resume a pooler, resumeInterval apart: a process that was starved for a while is still met.
-	resumeTime, resumeInterval = 20 * time.Second, 500 * time.Millisecond
+	// patroniTime bounds the questions to Patroni, several in a second: no pause waits longer for a primary.
+	patroniTime = 2 * time.Minute
+	// resumeInterval is between the first attempts to resume a pooler: short for clients, long for a busy pgbouncer.
+	resumeInterval = 500 * time.Millisecond
+	// restoreTime bounds all attempts to restore a pooler's setting. What is left then harms nobody, and the next callback restores it.
+	restoreTime = 20 * time.Second
 	// margin is for the kube-proxies of the poolers' nodes, if no alias proves that a write reaches the primary. It is that of
 	// internal/postgres.
 	margin = 1500 * time.Millisecond
@@ -56,7 +60,7 @@ func (w watcher) pause(ctx context.Context, stop func()) error {
 	}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	primary := w.patroni.awaitPrimary(ctx, true)
+	primary := w.patroni.awaitPrimary(ctx, patroniTime, true)
 	patience, over := context.WithTimeout(ctx, openTime+now.patience(time.Now(), w.options.transactions))
 	defer over()
 	number := newNumber()
@@ -65,10 +69,13 @@ func (w watcher) pause(ctx context.Context, stop func()) error {
 		paused.Add(1)
 		all.Go(func() {
 			defer p.close()
-			until, held := w.pauseOne(patience, p, number)
+			until, result := w.pauseOne(patience, p, number)
 			paused.Done()
-			if held {
+			switch result {
+			case held:
 				w.hold(ctx, p, until, primary)
+			case givesWay:
+				w.giveWay(ctx, p)
 			}
 		})
 	}
@@ -78,8 +85,17 @@ func (w watcher) pause(ctx context.Context, stop func()) error {
 	return nil
 }
 
-// pauseOne pauses one pooler, and waits for its transactions until ctx ends. It reports whether the pooler must be resumed, and until when.
-func (w watcher) pauseOne(ctx context.Context, p *pooler, number int) (until time.Time, held bool) {
+// outcome is what must be done about a pooler after the attempt to pause it.
+type outcome int
+
+const (
+	leftAlone outcome = iota // nothing
+	held                     // it must be resumed
+	givesWay                 // our pause must end at once: another cluster has paused it
+)
+
+// pauseOne pauses one pooler, and waits for its transactions until ctx ends. It returns what must follow, and when the pause must end.
+func (w watcher) pauseOne(ctx context.Context, p *pooler, number int) (until time.Time, result outcome) {
 	log := w.log.With("pooler", p.address)
 	opening, cancel := context.WithTimeout(ctx, openTime)
 	defer cancel()
@@ -88,22 +104,37 @@ func (w watcher) pauseOne(ctx context.Context, p *pooler, number int) (until tim
 		err = v.refuse()
 	}
 	until = time.Now().Add(v.limit)
+	marked := false
 	if err == nil {
-		held, err = p.pause(opening, v, number)
+		marked, err = p.pause(opening, v, number)
 	}
-	switch {
-	case err != nil && held:
-		log.Warn("failed to pause the pooler", "error", err)
-		return until, true
-	case err != nil:
+	if !marked {
 		log.Warn("left the pooler alone", "error", err)
-		return until, false
+		return until, leftAlone
+	}
+	stays, settleErr := p.settle(ctx)
+	switch err = errors.Join(err, settleErr); {
+	case !stays:
+		log.Warn("left the pooler alone", "error", errors.Join(err, errRival))
+		return until, givesWay
+	case err != nil:
+		log.Warn("failed to pause the pooler", "error", err)
+		return until, held
 	}
 	if err := p.await(ctx); err != nil {
 		log.Warn("PostgreSQL stops although transactions are open", "error", err)
 	}
 	log.Info("paused the pooler", "for", v.limit)
-	return until, true
+	return until, held
+}
+
+// giveWay ends our pause of a pooler that another cluster has paused.
+func (w watcher) giveWay(ctx context.Context, p *pooler) {
+	if err := w.keepTrying(ctx, p, func() error { return p.giveWay(ctx) }); err != nil {
+		w.logFailure(p, err)
+		return
+	}
+	w.finish(ctx, p, false)
 }
 
 // resume resumes all poolers that a callback has paused, when this member accepts writes.
@@ -115,7 +146,7 @@ func (w watcher) resume(ctx context.Context) {
 	}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	primary := w.patroni.awaitPrimary(ctx, false)
+	primary := w.patroni.awaitPrimary(ctx, promotionTime, false)
 	until := time.Now().Add(promotionTime)
 	var all sync.WaitGroup
 	for _, p := range poolers {
@@ -128,11 +159,14 @@ func (w watcher) resume(ctx context.Context) {
 }
 
 func (w watcher) resumeOne(ctx context.Context, p *pooler, until time.Time, primary <-chan struct{}) {
-	var v view
-	err := retry(ctx, until, resumeInterval, func() (err error) { v, err = p.look(ctx); return err })
+	v, err := w.reach(ctx, p, until)
 	if err != nil {
-		w.log.Error("failed to reach the pooler", "pooler", p.address, "error", err)
+		w.logFailure(p, err)
 		return
+	}
+	if late := time.Now().After(until); late { // what was true then may not be now
+		until = time.Now().Add(promotionTime)
+		primary = w.patroni.awaitPrimary(ctx, promotionTime, false)
 	}
 	if v.ours() {
 		p.mark, _ = readMark(v.retry)
@@ -140,6 +174,16 @@ func (w watcher) resumeOne(ctx context.Context, p *pooler, until time.Time, prim
 	} else if _, is := v.leftover(); is {
 		w.finish(ctx, p, true)
 	}
+}
+
+// logFailure says why a pooler may still be paused.
+func (w watcher) logFailure(p *pooler, err error) {
+	log := w.log.With("pooler", p.address)
+	if errors.Is(err, errGone) || errors.Is(err, errDemoted) {
+		log.Info("left the pooler alone", "because", err)
+		return
+	}
+	log.Error("failed to resume the pooler: if it is paused, send RESUME to its console", "error", err)
 }
 
 // hold waits until clients of a pooler may go on, and lets them go. It does nothing if somebody else has.
@@ -152,26 +196,26 @@ func (w watcher) hold(ctx context.Context, p *pooler, until time.Time, primary <
 			why = "a write reached the primary"
 		}
 	}
-	var resumed bool
-	err := retry(ctx, time.Now().Add(resumeTime), resumeInterval, func() (err error) { resumed, err = p.resume(ctx); return err })
+	var did bool
+	err := w.keepTrying(ctx, p, func() (err error) { did, err = p.resume(ctx); return err })
 	switch {
 	case err != nil:
-		log.Error("failed to resume the pooler", "error", err)
+		w.logFailure(p, err)
 		return
-	case resumed:
+	case did:
 		log.Info("resumed the pooler", "because", why)
 	default:
-		log.Info("somebody else has resumed the pooler")
+		log.Info("the pause is over: somebody else has resumed the pooler, or it has restarted")
 	}
 	w.finish(ctx, p, w.promoted && !proven)
 }
 
-// awaitPrimary waits until this member is the primary, and reports whether it is. It ends early if the pooler is no longer ours.
+// awaitPrimary waits until this member is the primary, and reports whether it is. It ends early if the pause is over.
 func (w watcher) awaitPrimary(ctx context.Context, p *pooler, until time.Time, primary <-chan struct{}) bool {
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	for ctx.Err() == nil {
-		if v, err := p.look(ctx); err == nil && !p.owns(v) {
+		if v, err := p.look(ctx); err == nil && p.judge(v, time.Now()) == ended {
 			return false
 		}
 		select {
@@ -209,7 +253,7 @@ func (w watcher) prove(ctx context.Context, p *pooler, until time.Time) bool {
 // login under way then, and if it has no other connection it fails the clients that wait.
 func (w watcher) finish(ctx context.Context, p *pooler, reconnect bool) {
 	_ = sleep(ctx, reconnectDelay)
-	err := retry(ctx, time.Now().Add(resumeTime), resumeInterval, func() error { return p.finish(ctx, reconnect) })
+	err := retry(ctx, time.Now().Add(restoreTime), resumeInterval, func() error { return p.finish(ctx, reconnect) })
 	if err != nil {
 		w.log.Warn("failed to restore the settings of the pooler", "pooler", p.address, "error", err)
 	}
