@@ -63,23 +63,22 @@ func (q *Queue) SendLater(ctx context.Context, body string, delay time.Duration)
 // (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueAttributes.html).
 const (
 	visible   = types.QueueAttributeNameApproximateNumberOfMessages
-	delayed   = types.QueueAttributeNameApproximateNumberOfMessagesDelayed
 	invisible = types.QueueAttributeNameApproximateNumberOfMessagesNotVisible
 )
 
-// Backlog implements termination.Queue.
+// Backlog implements termination.Queue. A delayed message does not count: it is our own reminder (SendLater), and no event.
 func (q *Queue) Backlog(ctx context.Context) (waiting, inFlight int, err error) {
 	output, err := q.client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
-		QueueUrl: &q.url, AttributeNames: []types.QueueAttributeName{visible, delayed, invisible},
+		QueueUrl: &q.url, AttributeNames: []types.QueueAttributeName{visible, invisible},
 	})
 	if err != nil {
 		return 0, 0, fmt.Errorf("count the messages: %w", err)
 	}
 	counts := map[types.QueueAttributeName]int{}
-	for _, name := range []types.QueueAttributeName{visible, delayed, invisible} {
+	for _, name := range []types.QueueAttributeName{visible, invisible} {
 		if counts[name], err = strconv.Atoi(output.Attributes[string(name)]); err != nil {
 			return 0, 0, fmt.Errorf("count the messages: %s: %w", name, err)
 		}
 	}
-	return counts[visible] + counts[delayed], counts[invisible], nil
+	return counts[visible], counts[invisible], nil
 }

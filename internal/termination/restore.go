@@ -96,10 +96,10 @@ func (j *job) restoreReturned(ctx context.Context, cluster Kubernetes, n ClosedN
 		return false, err
 	}
 	node := drain.Node{Name: n.Name, UID: n.UID, InstanceID: j.InstanceID}
-	switch instance.State {
-	case inService:
+	switch {
+	case instance.State == inService:
 		return j.restoreNode(ctx, cluster, lease, node)
-	case retained: // the node stays closed, but no pooler stays paused
+	case instance.isRetained(): // the node stays closed, but no pooler stays paused
 		return false, j.undoEscorts(ctx, cluster, node)
 	}
 	return false, nil

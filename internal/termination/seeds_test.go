@@ -75,17 +75,20 @@ func (r undoRecorder) Undo(_ context.Context, p drain.EscortRequest) error {
 // Found by the simulation, seed 2403: an invocation crashed while a pooler was paused, the next could not cordon, and the group retained
 // the instance with the paused pooler.
 func TestSweep_RetainedInstance_UndoesEscortsKeepsCordon(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		env := returnedEnv()
-		env.state = "Terminating:Retained"
-		paused := web("paused")
-		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
-		env.node.Add(paused, 0).Add(web("web"), 0)
-		h, _ := env.withQueue()
-		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: undoRecorder{env: env}}}
-		require.Zero(t, sweepOnce(t, h).Restored)
-		require.Equal(t, []string{"acquire", "undo paused", "release"}, env.effects())
-	})
+	for _, state := range []string{retained, warmedRetained} {
+		synctest.Test(t, func(t *testing.T) {
+			env := returnedEnv()
+			env.state = state
+			paused := web("paused")
+			require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
+			env.node.Add(paused, 0).Add(web("web"), 0)
+			h, _ := env.withQueue()
+			h.Groups = warmGroups{env}
+			h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: undoRecorder{env: env}}}
+			require.Zero(t, sweepOnce(t, h).Restored)
+			require.Equal(t, []string{"acquire", "undo paused", "release"}, env.effects(), state)
+		})
+	}
 }
 
 // Found by the simulation, seeds 21667 and 44534: no invocation followed one that ended just before the Spot interruption's deadline.

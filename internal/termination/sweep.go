@@ -264,7 +264,7 @@ func (s *sweep) isLeftEscorted(i Instance) bool {
 // isRestorable reports whether the instance's termination is over and its pods keep running. Of a retained instance, only what escorts
 // changed is restored.
 func (s *sweep) isRestorable(i Instance) bool {
-	return i.State == inService || i.State == retained && s.Drainer.HasEscorts()
+	return i.State == inService || i.isRetained() && s.Drainer.HasEscorts()
 }
 
 // keepAlive sends heartbeats. If no action is active, the instance waits on another hook, or no longer.

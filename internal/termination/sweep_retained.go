@@ -13,7 +13,7 @@ const maxListedRetained = 20
 
 // retainedStates are the states of instances whose termination was abandoned. They run, and bill, until someone terminates them
 // (https://docs.aws.amazon.com/autoscaling/ec2/userguide/configure-instance-retention.html).
-var retainedStates = []string{retained, "Warmed:Pending:Retained", "Warmed:Terminating:Retained"}
+var retainedStates = []string{retained, warmedRetained, "Warmed:Terminating:Retained"}
 
 // RetainedInstance is an instance that its group keeps, because its termination was abandoned.
 type RetainedInstance struct {

@@ -21,7 +21,14 @@ const (
 const (
 	inService = "InService"
 	retained  = "Terminating:Retained" // its termination was abandoned; it runs until it is terminated again
+	// warmedPending is the state before Warmed:Pending:Wait. An instance that is launched into the pool has it too.
+	warmedPending = "Warmed:Pending"
+	// warmedRetained is that of an instance whose return to the pool was abandoned. It was not stopped, and its pods run.
+	warmedRetained = "Warmed:Pending:Retained"
 )
+
+// isRetained reports whether the instance's termination was abandoned, and its pods run on.
+func (i Instance) isRetained() bool { return i.State == retained || i.State == warmedRetained }
 
 // warmed is how the states of a warm pool begin
 // (https://docs.aws.amazon.com/autoscaling/ec2/userguide/warm-pool-instance-lifecycle.html).
@@ -78,7 +85,7 @@ func (j *job) reject(ctx context.Context, i Instance) (rejection string, later b
 	case strings.HasSuffix(i.State, ":Proceed"):
 		return fmt.Sprintf("%s is %s: already past the wait state", j.InstanceID, i.State), false, nil
 	case !i.isWaiting():
-		return fmt.Sprintf("%s is %s, not waiting to terminate", j.InstanceID, i.State), i.State == inService, nil
+		return fmt.Sprintf("%s is %s, not waiting to terminate", j.InstanceID, i.State), i.State == inService || i.State == warmedPending, nil
 	case !i.isWarm():
 		return "", false, nil
 	}

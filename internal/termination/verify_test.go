@@ -25,6 +25,19 @@ func TestVerify_WarmPool_DrainedIfItWaitsOnOurHook(t *testing.T) {
 	}
 }
 
+// Descriptions lag behind events. The state before that of waiting is as likely as InService.
+func TestVerify_WarmPoolDescribedLate_AskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.state = "Warmed:Pending"
+		env.node.Add(web("web"), time.Second)
+		time.AfterFunc(3*time.Second, func() { env.setState("Warmed:Pending:Wait") })
+		report, err := invoke(t, env.handler())
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status, report.Reason)
+	})
+}
+
 // Launch hooks use the same state. Only Auto Scaling knows which hook the instance waits on.
 func TestVerify_WarmPoolOtherHook_NothingWritten(t *testing.T) {
 	for _, token := range []string{event.Token, ""} {

@@ -20,8 +20,8 @@ type Drain struct {
 // interval is a time in which clients of a pod waited.
 type interval struct{ from, to time.Time }
 
-// Join joins the reports of each instance, in the order in which their drains began. It leaves out reports of what drains nothing, such
-// as sweeps, and repeated ones. So it does with reports without a start: their pods' times have nothing to begin at.
+// Join joins the reports of each drain, in the order in which drains began. An instance that returned to service can be drained again. Join
+// leaves out reports of what drains nothing, such as sweeps, and repeated ones. So it does with reports without a start: their pods' times have nothing to begin at.
 func Join(reports []termination.Report) []Drain {
 	reports = slices.DeleteFunc(slices.Clone(reports), func(r termination.Report) bool {
 		return r.InstanceID == "" || r.StartedAt.IsZero() || len(r.Pods) == 0 || r.Plan != nil
@@ -29,13 +29,27 @@ func Join(reports []termination.Report) []Drain {
 	slices.SortStableFunc(reports, func(a, b termination.Report) int { return a.StartedAt.Compare(b.StartedAt) })
 	var drains []Drain
 	for _, r := range reports {
-		i := slices.IndexFunc(drains, func(d Drain) bool { return d.Report.InstanceID == r.InstanceID })
-		if i < 0 {
+		i := latest(drains, r.InstanceID)
+		if i < 0 || drains[i].isOver(r) {
 			i, drains = len(drains), append(drains, Drain{held: map[drain.Ref][]interval{}})
 		}
 		drains[i].add(r)
 	}
 	return drains
+}
+
+// latest returns the index of the latest drain of an instance; negative: there is none.
+func latest(drains []Drain, instance string) int {
+	i := len(drains) - 1
+	for i >= 0 && drains[i].Report.InstanceID != instance {
+		i--
+	}
+	return i
+}
+
+// isOver reports whether the drain's lifecycle action was completed before this report, which is no repeated one.
+func (d *Drain) isOver(r termination.Report) bool {
+	return d.Report.LifecycleResult != "" && !slices.Contains(d.Invocations, r.StartedAt)
 }
 
 // add adds a later report.

@@ -80,6 +80,16 @@ func TestJoin_TwoInstances_TwoDrainsInTheirOrder(t *testing.T) {
 	require.Equal(t, "i-0abc", drains[0].Report.InstanceID)
 }
 
+// An instance that returned from a warm pool, or was retained, is drained again days later.
+func TestJoin_InstanceIsDrainedAgain_TwoDrains(t *testing.T) {
+	first, second := sample()
+	first.LifecycleResult = termination.Continue
+	drains := Join([]termination.Report{first, first, second})
+	require.Len(t, drains, 2)
+	require.Equal(t, []time.Time{start}, drains[0].Invocations)
+	require.Equal(t, after(41), drains[1].Report.StartedAt)
+}
+
 // Without its start a drain has no length, and an axis of 2000 years has no end.
 func TestJoin_ReportWithoutStart_IsLeftOut(t *testing.T) {
 	first, second := sample()

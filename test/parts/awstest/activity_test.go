@@ -68,6 +68,17 @@ func TestRetainAbandoned_TerminatedAgain_HookFiresAgain(t *testing.T) {
 	require.Equal(t, "Terminating:Proceed", s.State(id))
 }
 
+// An instance whose way back to the warm pool is abandoned is not stopped: it runs on.
+func TestRetainAbandoned_WarmPool_HasStatesOfItsOwn(t *testing.T) {
+	s := startWithInstance(t, awstest.Hook{Name: hook})
+	s.RetainAbandoned(group)
+	c := scalingOf(t, s)
+	require.NoError(t, c.complete(s.ReturnToWarmPool(id)[0].Token, awstest.Abandon))
+	require.Equal(t, "Warmed:Pending:Retained", s.State(id))
+	require.NoError(t, c.complete(s.Terminate(id)[0].Token, awstest.Abandon))
+	require.Equal(t, "Warmed:Terminating:Retained", s.State(id))
+}
+
 func TestDescribeGroups_TooManyNames_Refused(t *testing.T) {
 	s := startWithInstance(t)
 	names := make([]string, 101)

@@ -21,6 +21,12 @@ const (
 	stateWarmedTerminatingProceed = "Warmed:Terminating:Proceed"
 )
 
+// retainedFrom is where the state of waiting leads if the action is abandoned and the group retains such instances
+// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/instance-lifecycle-policy-manage-retained.html).
+var retainedFrom = map[string]string{
+	stateWait: stateRetained, stateWarmedPendingWait: "Warmed:Pending:Retained", stateWarmedTerminatingWait: "Warmed:Terminating:Retained",
+}
+
 // Instance is an EC2 instance of a group.
 type Instance struct {
 	ID, Zone, PrivateDNS, PrivateIP string
@@ -104,14 +110,14 @@ func (i *instance) finish(a *lifecycleAction, result string, at time.Time, proce
 	}
 	switch state := i.stateAt(at); {
 	case i.nextToExpire() != nil:
+	case result == Abandon && i.group.retains && retainedFrom[state] != "":
+		i.enter(retainedFrom[state], at)
 	case state == stateWarmedPendingWait:
 		i.enter(stateWarmedPendingProceed, at)
 		i.enter(stateWarmedStopped, at.Add(proceed))
 	case state == stateWarmedTerminatingWait:
 		i.enter(stateWarmedTerminatingProceed, at)
 		i.enter(stateGone, at.Add(proceed))
-	case result == Abandon && i.group.retains:
-		i.enter(stateRetained, at)
 	default:
 		i.enter(stateProceed, at)
 		i.enter(stateGone, at.Add(proceed))

@@ -2,6 +2,7 @@ package awstest
 
 import (
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -23,7 +24,7 @@ func terminateInstance(a *account, r request) (any, *apiError) {
 			"Member must not be null")
 	case i == nil || i.stateAt(time.Now()) == stateGone:
 		return nil, invalid("Instance Id not found - No managed instance found for instance ID: %s", id)
-	case isWarm(i.stateAt(time.Now())):
+	case isWarm(i.stateAt(time.Now())) && !strings.HasSuffix(i.stateAt(time.Now()), ":Retained"):
 		return nil, refused(http.StatusBadRequest, "ValidationError", "An instance in a warm pool cannot be terminated by this action")
 	}
 	g := a.instance(id).group
