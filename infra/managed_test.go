@@ -150,7 +150,7 @@ func TestRule_GroupsByTag_EveryGroupWithTheHook(t *testing.T) {
 	}, of(t, managedStack, "managed").terminations(t)["EventPattern"])
 }
 
-// Each hook can be deleted by somebody, and the check of the function names this output then.
+// Any hook can be deleted. Then the check of the function names this output.
 func TestHooksByHand_AnyGroups_HasTheMarkOfManagedHooks(t *testing.T) {
 	for _, groups := range []string{"workers-a", `"batch-*"`, `{tag: "team=a"}`} {
 		for _, manage := range []bool{false, true} {

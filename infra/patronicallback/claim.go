@@ -112,14 +112,14 @@ func (p *pooler) giveWay(ctx context.Context) error {
 type state int
 
 const (
-	ended   state = iota // nothing is paused: somebody has resumed it, or pgbouncer has restarted
+	ended   state = iota // nothing is paused: the pooler was resumed, or pgbouncer has restarted
 	ours                 // this watcher must end it
 	foreign              // another callback is in charge
 )
 
-// judge says what has become of our pause. Another mark may be that of a later callback, which has taken the pause over, or that of
+// stateOf returns what has become of our pause. Another mark may be that of a later callback, which has taken the pause over, or that of
 // another cluster, which is about to give way. Both end soon. If neither does, the watcher ends the pause after all.
-func (p *pooler) judge(v view, now time.Time) state {
+func (p *pooler) stateOf(v view, now time.Time) state {
 	switch {
 	case !v.paused && !p.unread():
 		return ended

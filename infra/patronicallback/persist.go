@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A pooler that does not answer may be cut off, or stand still, and it stays paused. So a watcher that must end a pause goes on trying.
+// A pooler that does not answer may be cut off, or stand still, and it stays paused. So a watcher that must end a pause tries again and again.
 
 const (
 	// watchTime bounds a watcher. A pooler that is cut off for longer must be resumed by hand. A longer time would keep more processes in

@@ -244,7 +244,7 @@ func (p *pooler) resume(ctx context.Context) (did bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	switch p.judge(v, time.Now()) {
+	switch p.stateOf(v, time.Now()) {
 	case ended:
 		return false, nil
 	case foreign:

@@ -206,18 +206,18 @@ func TestBeforeStop_ThreeClustersAtOnce_NothingLeft(t *testing.T) {
 }
 
 // A callback that has marked the pooler and died does not keep the databases of another cluster for ever.
-func TestJudge_MarkAndTime_Decide(t *testing.T) {
+func TestStateOf_MarkAndTime_Decide(t *testing.T) {
 	now, paused := time.Now(), func(m mark) view { return view{paused: true, retry: m.value()} }
 	mine, theirs := mark{15, 42}, mark{15, 43}
 	p := pooler{mark: mine}
-	require.Equal(t, ended, p.judge(view{retry: mine.value()}, now))
-	require.Equal(t, ours, p.judge(paused(mine), now))
-	require.Equal(t, ours, p.judge(view{paused: true, retry: "15"}, now), "after a RELOAD")
-	require.Equal(t, ours, p.judge(paused(mark{15, yielded}), now))
-	require.Equal(t, foreign, p.judge(paused(theirs), now))
-	require.Equal(t, foreign, p.judge(paused(theirs), now.Add(foreignTime-1)))
-	require.Equal(t, ours, p.judge(paused(theirs), now.Add(foreignTime)), "its callback has died")
-	require.Equal(t, foreign, p.judge(paused(mark{15, 44}), now.Add(foreignTime)), "a later one has its own time")
-	require.Equal(t, ours, p.judge(paused(mine), now))
-	require.Equal(t, foreign, p.judge(paused(theirs), now.Add(time.Hour)), "the time begins again")
+	require.Equal(t, ended, p.stateOf(view{retry: mine.value()}, now))
+	require.Equal(t, ours, p.stateOf(paused(mine), now))
+	require.Equal(t, ours, p.stateOf(view{paused: true, retry: "15"}, now), "after a RELOAD")
+	require.Equal(t, ours, p.stateOf(paused(mark{15, yielded}), now))
+	require.Equal(t, foreign, p.stateOf(paused(theirs), now))
+	require.Equal(t, foreign, p.stateOf(paused(theirs), now.Add(foreignTime-1)))
+	require.Equal(t, ours, p.stateOf(paused(theirs), now.Add(foreignTime)), "its callback has died")
+	require.Equal(t, foreign, p.stateOf(paused(mark{15, 44}), now.Add(foreignTime)), "a later one has its own time")
+	require.Equal(t, ours, p.stateOf(paused(mine), now))
+	require.Equal(t, foreign, p.stateOf(paused(theirs), now.Add(time.Hour)), "the time begins again")
 }

@@ -18,7 +18,7 @@ const (
 	patroniTime = 2 * time.Minute
 	// resumeInterval is between the first attempts to resume a pooler: short for clients, long for a busy pgbouncer.
 	resumeInterval = 500 * time.Millisecond
-	// restoreTime bounds all attempts to restore a pooler's setting. What is left then harms nobody, and the next callback restores it.
+	// restoreTime bounds all attempts to restore a pooler's setting. A mark that remains is harmless, and the next callback restores the setting.
 	restoreTime = 20 * time.Second
 	// margin is for the kube-proxies of the poolers' nodes, if no alias proves that a write reaches the primary. It is that of
 	// internal/postgres.
@@ -205,7 +205,7 @@ func (w watcher) hold(ctx context.Context, p *pooler, until time.Time, primary <
 	case did:
 		log.Info("resumed the pooler", "because", why)
 	default:
-		log.Info("the pause is over: somebody else has resumed the pooler, or it has restarted")
+		log.Info("the pause is over: another callback or a person has resumed the pooler, or it has restarted")
 	}
 	w.finish(ctx, p, w.promoted && !proven)
 }
@@ -215,7 +215,7 @@ func (w watcher) awaitPrimary(ctx context.Context, p *pooler, until time.Time, p
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	for ctx.Err() == nil {
-		if v, err := p.look(ctx); err == nil && p.judge(v, time.Now()) == ended {
+		if v, err := p.look(ctx); err == nil && p.stateOf(v, time.Now()) == ended {
 			return false
 		}
 		select {

@@ -89,10 +89,12 @@ func usable(ctx context.Context, settings aws.Config) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, credentialsTimeout)
 	defer cancel()
-	if _, err := settings.Credentials.Retrieve(ctx); ctx.Err() != nil {
-		return advisedError{fmt.Errorf("there are no usable AWS credentials: none came within %v", credentialsTimeout), logIn}
-	} else if err != nil {
-		return advisedError{fmt.Errorf("there are no usable AWS credentials: %s", oneLine(err)), logIn}
+	_, err := settings.Credentials.Retrieve(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		err = fmt.Errorf("none came within %v", credentialsTimeout)
 	}
-	return nil
+	return advisedError{fmt.Errorf("there are no usable AWS credentials: %s", oneLine(err)), logIn}
 }

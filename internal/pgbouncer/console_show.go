@@ -88,7 +88,7 @@ func (c *Console) Clients(ctx context.Context) (clients []Client, err error) {
 	return clients, err
 }
 
-// EachClient calls do for each client that is logged in, except consoles. It is for who need not keep all of them.
+// EachClient calls do for each client that is logged in, except consoles. It keeps none of them.
 func (c *Console) EachClient(ctx context.Context, do func(Client)) error {
 	return c.show(ctx, "clients", func(r *row) {
 		if client := r.client(); client.Database != database {

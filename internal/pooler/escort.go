@@ -93,8 +93,8 @@ func (e *Escort) begin(request drain.EscortRequest) *run {
 	return r
 }
 
-// drainPod gets one pod off its node. A pod that is terminating already takes no turn, and no other waits for it. While it waits for its
-// turn, somebody else can terminate it.
+// drainPod gets one pod off its node. A pod that is terminating already takes no turn, and no other waits for it. Its pod can be terminated
+// by others while it waits for its turn.
 func (r *run) drainPod(ctx context.Context) error {
 	exists, err := r.findPod(ctx, r.request.Ref)
 	if err != nil {

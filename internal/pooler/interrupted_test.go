@@ -145,7 +145,14 @@ func TestEvict_TerminatedWhileItWaitsForItsTurn_StopsInTime(t *testing.T) {
 	w := newCluster(p)
 	w.pod.Containers[0].PreStop, w.hookTime = []string{"sleep", "6"}, 6*time.Second
 	var free atomic.Bool
-	w.held = func(string) bool { return !free.Load() }
+	waits := make(chan struct{}, 1)
+	w.held = func(string) bool {
+		select {
+		case waits <- struct{}{}:
+		default:
+		}
+		return !free.Load()
+	}
 	type answer struct {
 		drain.EscortResult
 		err error
@@ -155,10 +162,9 @@ func TestEvict_TerminatedWhileItWaitsForItsTurn_StopsInTime(t *testing.T) {
 		result, err := w.escort(minute).Run(t.Context(), w.request(t))
 		ended <- answer{result, err}
 	}()
-	time.AfterFunc(2*time.Second, func() { // its turn comes later
-		w.terminate(t)
-		free.Store(true)
-	})
+	within(t, waits)
+	w.terminate(t)
+	free.Store(true)
 	got := <-ended
 	require.NoError(t, got.err)
 	require.Contains(t, got.Reason, "already terminating")

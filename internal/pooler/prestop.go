@@ -61,8 +61,8 @@ func readPreStop(command []string) preStop {
 	return hook
 }
 
-// How long the program of infra/prestop lets pgbouncer run, if nothing else is said: until nobody has come for programQuiet, and for
-// programAccept or half of programGrace at the most. Its own constants are the same (TestProgramQuiet_ProgramsOwn_IsTheSame).
+// How long the program of infra/prestop lets pgbouncer run, if its flags say nothing else: until no new client has come for programQuiet,
+// and for programAccept or half of programGrace at the most. Its own constants are the same (TestProgramQuiet_ProgramsOwn_IsTheSame).
 const (
 	programQuiet  = 5 * time.Second
 	programAccept = 15 * time.Second

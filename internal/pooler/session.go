@@ -3,6 +3,7 @@ package pooler
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"quiesce/internal/config"
@@ -58,7 +59,10 @@ func (r *run) inspect(ctx context.Context, ref drain.Ref) (exists bool, err erro
 	if err != nil || pod == nil {
 		return false, err
 	}
-	r.pod, r.selected = *pod, selection{}
+	if !maps.Equal(r.pod.Labels, pod.Labels) {
+		r.selected = selection{} // labels decide what selects a pod
+	}
+	r.pod = *pod
 	return true, nil
 }
 

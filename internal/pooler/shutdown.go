@@ -84,8 +84,8 @@ func (s byShutdown) stopThenEvict(ctx context.Context) error {
 	return s.evictRepeatedly(ctx)
 }
 
-// recordShutdown records that the shutdown begins. Then pgbouncer takes no console any more, and the next escort must know why. A surge that
-// is not recorded as shut down is evicted by that escort, so this one goes on all the same.
+// recordShutdown records that the shutdown begins. Then pgbouncer takes no console any more, and the next escort must know why. A failure
+// matters only if this escort is interrupted, so it continues.
 func (s byShutdown) recordShutdown(ctx context.Context) {
 	if s.record == nil {
 		return

@@ -184,7 +184,7 @@ func (g *grown) Check(ctx context.Context) error {
 }
 
 // The API server can be away for a moment in a day of quiet time.
-func TestRotation_RecordCannotBeWrittenInTheQuietTime_GoesOn(t *testing.T) {
+func TestRotation_RecordCannotBeWrittenInTheQuietTime_Continues(t *testing.T) {
 	inWorld(t, false, func(t *testing.T, w *world) {
 		r := w.rotation()
 		failing := &failingOnce{fakeUserlists: fakeUserlists{w}}

@@ -34,7 +34,7 @@ type SecretLists struct {
 	Logins   [2]string
 	Selector labels.Selector // of the poolers; nil: those that mount a list, or look like poolers
 
-	records []string // what was last read or written, and what later writes without an answer may have left
+	records []string // what was last read or written, and what later writes without an answer may have written
 }
 
 var _ Userlists = (*SecretLists)(nil)

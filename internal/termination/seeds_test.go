@@ -75,7 +75,7 @@ func (r undoRecorder) Undo(_ context.Context, p drain.EscortRequest) error {
 // Found by the simulation, seed 2403: an invocation crashed while a pooler was paused, the next could not cordon, and the group retained
 // the instance with the paused pooler.
 func TestSweep_RetainedInstance_UndoesEscortsKeepsCordon(t *testing.T) {
-	for _, state := range []string{retained, warmedRetained} {
+	for _, state := range retainedStates {
 		synctest.Test(t, func(t *testing.T) {
 			env := returnedEnv()
 			env.state = state

@@ -13,7 +13,7 @@ const maxListedRetained = 20
 
 // retainedStates are the states of instances whose termination was abandoned. They run, and bill, until someone terminates them
 // (https://docs.aws.amazon.com/autoscaling/ec2/userguide/configure-instance-retention.html).
-var retainedStates = []string{retained, warmedRetained, "Warmed:Terminating:Retained"}
+var retainedStates = []string{retained, "Warmed:Pending:Retained", "Warmed:Terminating:Retained"}
 
 // RetainedInstance is an instance that its group keeps, because its termination was abandoned.
 type RetainedInstance struct {
@@ -25,7 +25,7 @@ type RetainedInstance struct {
 
 // noteRetained adds an instance to the report if its group retains it.
 func (s *sweep) noteRetained(group string, i Instance) {
-	if slices.Contains(retainedStates, i.State) {
+	if i.isRetained() {
 		s.report.Retained = append(s.report.Retained, RetainedInstance{InstanceID: i.ID, Group: group})
 	}
 }

@@ -23,12 +23,7 @@ const (
 	retained  = "Terminating:Retained" // its termination was abandoned; it runs until it is terminated again
 	// warmedPending is the state before Warmed:Pending:Wait. An instance that is launched into the pool has it too.
 	warmedPending = "Warmed:Pending"
-	// warmedRetained is that of an instance whose return to the pool was abandoned. It was not stopped, and its pods run.
-	warmedRetained = "Warmed:Pending:Retained"
 )
-
-// isRetained reports whether the instance's termination was abandoned, and its pods run on.
-func (i Instance) isRetained() bool { return i.State == retained || i.State == warmedRetained }
 
 // warmed is how the states of a warm pool begin
 // (https://docs.aws.amazon.com/autoscaling/ec2/userguide/warm-pool-instance-lifecycle.html).
@@ -46,6 +41,9 @@ func (i Instance) isWaiting() bool { return slices.Contains(waitingStates, i.Sta
 
 // outOfServiceStates are those in which an instance runs pods though it is not in service. Its termination has not begun, or was abandoned.
 var outOfServiceStates = []string{"Pending:Wait", "Pending:Proceed", "EnteringStandby", "Standby", "Detaching", retained}
+
+// isRetained reports whether the instance's termination was abandoned.
+func (i Instance) isRetained() bool { return slices.Contains(retainedStates, i.State) }
 
 // isWarm reports whether the instance is in its group's warm pool, or on its way there.
 func (i Instance) isWarm() bool { return strings.HasPrefix(i.State, warmed) }
@@ -85,7 +83,8 @@ func (j *job) reject(ctx context.Context, i Instance) (rejection string, later b
 	case strings.HasSuffix(i.State, ":Proceed"):
 		return fmt.Sprintf("%s is %s: already past the wait state", j.InstanceID, i.State), false, nil
 	case !i.isWaiting():
-		return fmt.Sprintf("%s is %s, not waiting to terminate", j.InstanceID, i.State), i.State == inService || i.State == warmedPending, nil
+		later := i.State == inService || i.State == warmedPending
+		return fmt.Sprintf("%s is %s, not waiting to terminate", j.InstanceID, i.State), later, nil
 	case !i.isWarm():
 		return "", false, nil
 	}

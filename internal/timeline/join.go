@@ -21,7 +21,8 @@ type Drain struct {
 type interval struct{ from, to time.Time }
 
 // Join joins the reports of each drain, in the order in which drains began. An instance that returned to service can be drained again. Join
-// leaves out reports of what drains nothing, such as sweeps, and repeated ones. So it does with reports without a start: their pods' times have nothing to begin at.
+// leaves out reports of what drains nothing, such as sweeps, and repeated ones. So it does with reports without a start: their pods' times
+// have nothing to begin at.
 func Join(reports []termination.Report) []Drain {
 	reports = slices.DeleteFunc(slices.Clone(reports), func(r termination.Report) bool {
 		return r.InstanceID == "" || r.StartedAt.IsZero() || len(r.Pods) == 0 || r.Plan != nil
