@@ -104,8 +104,9 @@ func TestEscort_DaemonSetPooler_StoppedLast(t *testing.T) {
 			committed := make(chan time.Time, 1)
 			go func() {
 				p.execute(client, "SELECT pg_sleep(3)")
+				sent := time.Now() // the answer may reach this test later than the function
 				p.execute(client, "COMMIT")
-				committed <- time.Now()
+				committed <- sent
 			}()
 			report := p.drain()
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -29,14 +30,26 @@ type Driver struct {
 	run    Run
 
 	mutex    sync.Mutex
-	attached map[string]string   // node by volume
-	mounted  map[string][]string // paths by node and volume
-	early    []string            // detachments of volumes that were mounted
+	attached map[string]string    // node by volume
+	detached map[string]time.Time // the first detachment since the last attachment, by node and volume
+	mounted  map[string][]string  // paths by node and volume
+	early    []string             // detachments of volumes that were mounted
 }
 
 // New returns a driver without volumes, which makes them in a folder.
 func New(folder string, run Run) *Driver {
-	return &Driver{folder: folder, run: run, attached: map[string]string{}, mounted: map[string][]string{}}
+	return &Driver{
+		folder: folder, run: run,
+		attached: map[string]string{}, detached: map[string]time.Time{}, mounted: map[string][]string{},
+	}
+}
+
+// Detached returns when the driver detached a volume from a node; zero if it has not. Only later does the API server say so: external-attacher
+// hears of it first, and each watch then has its own delay.
+func (d *Driver) Detached(volume, node string) time.Time {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	return d.detached[mount(node, volume)]
 }
 
 // Early returns the detachments of volumes that a node had mounted, one text each. Each of them could have lost data.
@@ -69,6 +82,7 @@ func (d *Driver) attach(volume, node string) error {
 		return status.Errorf(codes.Internal, "make volume %s: %v", volume, err)
 	}
 	d.attached[volume] = node
+	delete(d.detached, mount(node, volume))
 	return nil
 }
 
@@ -92,6 +106,7 @@ func (d *Driver) detach(volume, node string) {
 	}
 	if d.attached[volume] == node {
 		delete(d.attached, volume)
+		d.detached[mount(node, volume)] = time.Now()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,6 +46,9 @@ func (l *Lab) serveVolumes(m *machine) error {
 	}
 	return l.addStop(l.storage.ServeNode(m.node.Name, m.path("lib/kubelet"), kubeletFolder))
 }
+
+// VolumeDetached returns when the storage driver detached a volume from a node; zero if it has not.
+func (l *Lab) VolumeDetached(volume, node string) time.Time { return l.storage.Detached(volume, node) }
 
 func (l *Lab) addStop(stop func(), err error) error {
 	if err != nil {
