@@ -113,7 +113,7 @@ lint: setup schemas ## gofmt, go mod tidy, go vet, staticcheck, govulncheck; the
 
 bench: setup tools ## compare drains with kubectl drain and with an ideal client, in one run
 	go test -run '^$$' -bench 'Drain|ColdStart' -benchtime 3x -v -timeout 60m ./test/bench
-	go test -run '^$$' -bench Chain -benchtime 5x -v -timeout 60m ./test/bench
+	go test -run '^$$' -bench Chain -benchtime 9x -v -timeout 60m ./test/bench
 	go test -run '^$$' -bench ManyNodes -benchtime 1x -v -timeout 90m ./test/bench
 	go test -run '^$$' -bench Growth -benchtime 1x -v -timeout 60m ./test/bench
 

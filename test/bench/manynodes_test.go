@@ -106,6 +106,7 @@ func (w *manyNodesFixture) each(do func(n int, i env.Instance)) {
 // ideal cordons all nodes, then evicts and watches.
 func (w *manyNodesFixture) ideal() time.Duration {
 	pods := w.Lab.Client().CoreV1().Pods(w.name)
+	used := measureCPU(w.Env)
 	began := time.Now()
 	w.each(func(_ int, i env.Instance) { w.setUnschedulable(i, true) })
 	all, err := pods.List(w.ctx, metav1.ListOptions{})
@@ -118,7 +119,9 @@ func (w *manyNodesFixture) ideal() time.Duration {
 		here := uidsOf(all.Items)
 		maps.DeleteFunc(remaining, func(uid types.UID, _ bool) bool { return !here[uid] })
 	}
-	return time.Since(began)
+	took := time.Since(began)
+	used().report(w.B, "ideal-")
+	return took
 }
 
 func uidsOf(pods []corev1.Pod) map[types.UID]bool {
@@ -166,10 +169,12 @@ func (w *manyNodesFixture) quiesce(atOnce int) time.Duration {
 		terminated[i.ID] = time.Now()
 		w.AWS.SendMessage(queue.URL, string(w.AWS.Terminate(i.ID)[0].Body))
 	}
+	used := measureCPU(w.Env, functions...)
 	began := time.Now()
 	stop := w.Map(queue, 1, functions...)
 	w.until(func() bool { return len(w.AWS.Messages(queue.URL)) == 0 })
 	took := time.Since(began)
+	used().report(w.B, fmt.Sprintf("at-once-%d-", atOnce))
 	stop()
 	var letGo []time.Duration
 	for _, i := range w.targets {

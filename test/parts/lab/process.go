@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"quiesce/test/parts/cputime"
 	"quiesce/test/parts/tools"
 )
 
@@ -94,6 +95,17 @@ func (l *Lab) spawn(name string, cmd *exec.Cmd) (*process, error) {
 	defer l.mutex.Unlock()
 	l.processes = append(l.processes, p)
 	return p, nil
+}
+
+// CPU returns the CPU time of each running component, by its name. Processes of one name, such as kubelets, are added up.
+func (l *Lab) CPU() map[string]time.Duration {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	times := map[string]time.Duration{}
+	for _, p := range l.processes {
+		times[p.name] += cputime.Of(p.pid)
+	}
+	return times
 }
 
 // await waits until the component is ready, until it or another one has died, or until ctx has ended.

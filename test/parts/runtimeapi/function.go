@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"quiesce/test/parts/cputime"
 )
 
 // defaultTimeout is the longest timeout that Lambda allows.
@@ -129,6 +131,15 @@ func (f *Function) ColdStart() time.Duration {
 // Output returns what all processes of the function have written to stdout and stderr. It is complete up to the end of the last
 // invocation or process.
 func (f *Function) Output() string { return f.output.String() }
+
+// CPU returns the CPU time of its present process, or 0 if that has ended.
+func (f *Function) CPU() time.Duration {
+	p, _ := f.present()
+	if !p.alive() {
+		return 0
+	}
+	return cputime.Of(p.cmd.Process.Pid)
+}
 
 // MaxRSS returns the highest resident memory of its processes that was observed, in bytes: now, before each kill and after each
 // invocation. A process that dies by itself counts up to its last invocation. 0 on systems without /proc.
