@@ -14,7 +14,7 @@ func (r *run) handle(got response) {
 	}
 	r.state.times.note(got)
 	if got.panicked {
-		p.plain, p.retryAt, p.notBefore = true, now, time.Time{}
+		p.panicked, p.retryAt, p.notBefore = got.escort.Reason, now, time.Time{}
 		return
 	}
 	r.pace.answered(got)
@@ -116,6 +116,9 @@ func (r *run) finish(p *progress, got response) {
 	now := time.Now()
 	if p.notBefore = now.Add(escortInterval); !r.keeps(p) || p.evictBy.After(now) {
 		p.notBefore = earliest(p.notBefore, p.evictBy)
+	}
+	if p.panicked != "" { // this is its keeper's
+		got.escort.Reason = p.panicked + "; " + got.escort.Reason
 	}
 	got.escort.shorten()
 	p.line.Escort = got.escort

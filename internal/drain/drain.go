@@ -197,8 +197,8 @@ func (r *run) deleteUnsignaled(ctx context.Context, p *progress) {
 	}
 }
 
-// keeps reports whether only the pod's escort may tell it to stop.
-func (r *run) keeps(p *progress) bool { return r.Phases[p.planned.Phase].Keeps && !p.plain }
+// keeps reports whether only the pod's escort, or its keeper, may tell it to stop.
+func (r *run) keeps(p *progress) bool { return r.Phases[p.planned.Phase].Keeps }
 
 // reconcile looks at the node once, and starts what there is to do.
 func (r *run) reconcile(ctx context.Context) (wake time.Time, done bool) {
@@ -286,8 +286,8 @@ func (r *run) inTurn(pods []Planned) []Planned {
 
 func (r *run) conditions(pod Planned, now time.Time) conditions {
 	phase := r.Phases[pod.Phase]
-	if r.state.pods[pod.Ref].plain {
-		phase.Escort, phase.Lead, phase.Keeps = nil, 0, false
+	if r.state.pods[pod.Ref].panicked != "" {
+		phase = phase.withoutEscort()
 	}
 	return conditions{
 		now: now, limits: r.Limits, phase: phase, recorded: phase.Escort != nil && r.isRecorded(pod.Ref),

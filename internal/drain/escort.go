@@ -44,8 +44,11 @@ type EscortRequest struct {
 	Record  json.RawMessage // what an earlier escort recorded of the pod
 	// Recorded reports whether there is a record, though Record may be empty: one that could not be read.
 	Recorded bool
-	// Save replaces the record; nil removes it. The escort saves before it changes anything that outlives it.
-	Save func(ctx context.Context, record json.RawMessage) error
+	// OnlyCopy reports that the record says so: the pod's data exist on this node and nowhere else. The pod stays then, even in a drain
+	// that runs no escorts.
+	OnlyCopy bool
+	// Save replaces the record; nil removes it, and onlyCopy with it. The escort saves before it changes anything that outlives it.
+	Save func(ctx context.Context, record json.RawMessage, onlyCopy bool) error
 	// Log has the drain's keys: instance, group, node and pod.
 	Log *slog.Logger
 	// Evict evicts the pod.

@@ -182,7 +182,7 @@ type saver struct {
 
 func (s *saver) Run(ctx context.Context, r drain.EscortRequest) (drain.EscortResult, error) {
 	s.before = append(s.before, r)
-	if s.err = r.Save(ctx, []byte(`{"paused":true}`)); s.err != nil {
+	if s.err = r.Save(ctx, []byte(`{"paused":true}`), false); s.err != nil {
 		return drain.EscortResult{}, r.Evict(ctx, drain.EvictOptions{})
 	}
 	return drain.EscortResult{}, errors.New("crashed")

@@ -100,8 +100,8 @@ func (d Drainer) escorted(pods []Pod, node Node) []Planned {
 func (d Drainer) request(p Planned) EscortRequest {
 	r, recorded := d.recordOf(p.Ref)
 	return EscortRequest{
-		Pod: p.Pod, MaxWait: d.Limits.MaxWait, Record: r.Escort, Recorded: recorded, Save: d.save(p.Ref, d.Phases[p.Phase].Name),
-		Log: d.Log.With("pod", p.String()),
+		Pod: p.Pod, MaxWait: d.Limits.MaxWait, Record: r.Escort, Recorded: recorded, OnlyCopy: r.OnlyCopy,
+		Save: d.save(p.Ref, d.Phases[p.Phase].Name), Log: d.Log.With("pod", p.String()),
 	}
 }
 
@@ -118,15 +118,22 @@ func (d Drainer) escortedPhases() []Phase {
 	phases := slices.Clone(d.Phases)
 	for i := range phases {
 		p := &phases[i]
-		p.Escort, p.Lead, p.DelaysCordon = nil, 0, nil
-		if p.Keeps {
-			p.Escort = keeper{}
-		}
+		*p = p.withoutEscort()
+		p.DelaysCordon = nil
 		if p.Keeps && p.MatchLabels != nil {
 			p.Match = p.MatchLabels
 		}
 	}
 	return phases
+}
+
+// withoutEscort returns the phase as it is for a pod whose escort must not run. A pod that only its escort may evict has a keeper.
+func (p Phase) withoutEscort() Phase {
+	p.Escort, p.Lead = nil, 0
+	if p.Keeps {
+		p.Escort = keeper{}
+	}
+	return p
 }
 
 // guard calls an escort, and returns an error if it panics. The stack is logged, and not reported.
@@ -146,7 +153,8 @@ func (d Drainer) undo(ctx context.Context, escort Escort, request EscortRequest)
 	return errors.Join(panicked, err)
 }
 
-// undoAfterPanic undoes what an escort recorded before it panicked, so that a plain eviction finds the pod as it was.
+// undoAfterPanic undoes what an escort recorded before it panicked, so that a plain eviction finds the pod as it was. That the pod has the
+// only copy of its data stays recorded.
 func (d Drainer) undoAfterPanic(ctx context.Context, escort Escort, pod Planned) {
 	request := d.request(pod)
 	if !request.Recorded {
@@ -154,7 +162,11 @@ func (d Drainer) undoAfterPanic(ctx context.Context, escort Escort, pod Planned)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	if err := d.undo(ctx, escort, request); err != nil {
+	err := d.undo(ctx, escort, request)
+	if request.OnlyCopy {
+		err = errors.Join(err, request.Save(ctx, request.Record, true))
+	}
+	if err != nil {
 		d.Log.Warn("failed to undo what an escort changed", "pod", pod.String(), "error", Short(err.Error()))
 	}
 }

@@ -1,6 +1,7 @@
 package drain_test
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -151,6 +152,50 @@ func TestKept_NoEscortRuns_EvictedInTheLastMomentsWithItsGrace(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Data that exist on one node only are not lost because the function ended twice. The record says what no escort may say then.
+func TestKept_OnlyCopyRecordedAndNoEscortRuns_StaysToTheEnd(t *testing.T) {
+	for name, effort := range map[string]drain.Effort{
+		"two unclean ends": drain.EffortNoEscorts, "three unclean ends": drain.EffortMetadata,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pg := pod("pg-0", "phase", "databases")
+				node, began := draintest.New().Add(pg, time.Second).Add(pod("web"), time.Second), time.Now()
+				d := holding(&holder{})
+				recordOnlyCopy(t, d, pg)
+				d.Effort = effort
+				d.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(10 * time.Minute), Force: true}
+				report, _ := d.Drain(within(t, 10*time.Minute), node, drain.Node{})
+				require.Equal(t, []string{"evict app/web", "gone app/web"}, node.Log())
+				require.Len(t, report.OnlyCopies(), 1)
+				require.Contains(t, report.Pods[0].Reason, "has recorded that the pod's data may exist on this node only")
+			})
+		})
+	}
+}
+
+// recordOnlyCopy lets an escort of an earlier invocation record that the pod has the only copy of its data.
+func recordOnlyCopy(t *testing.T, d drain.Drainer, pg drain.Pod) {
+	t.Helper()
+	began := time.Now()
+	d.Phases = slices.Clone(d.Phases)
+	d.Phases[0].Escort = &saving{onlyCopy: true}
+	d.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(time.Minute), Force: true}
+	report, _ := d.Drain(within(t, time.Second), draintest.New().Add(pg, time.Second), drain.Node{})
+	require.Len(t, report.OnlyCopies(), 1)
+}
+
+// saving is an escort that records something, and holds its pod.
+type saving struct {
+	escort
+	onlyCopy bool
+}
+
+func (e *saving) Run(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
+	err := p.Save(ctx, []byte(`{}`), e.onlyCopy)
+	return drain.EscortResult{}, cmp.Or(err, error(&drain.Held{Reason: "no replica", OnlyCopy: e.onlyCopy}))
 }
 
 func TestKept_BeforeTheLastMoments_ReportSaysWhy(t *testing.T) {

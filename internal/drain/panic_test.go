@@ -20,12 +20,13 @@ import (
 type panicking struct {
 	undone    int
 	saves     bool
+	onlyCopy  bool
 	undoWorks bool
 }
 
 func (e *panicking) Run(ctx context.Context, r drain.EscortRequest) (drain.EscortResult, error) {
 	if e.saves {
-		_ = r.Save(ctx, []byte(`{"paused":true}`))
+		_ = r.Save(ctx, []byte(`{"paused":true}`), e.onlyCopy)
 	}
 	var list []string
 	return drain.EscortResult{Strategy: list[len(list)+7]}, nil
@@ -35,9 +36,9 @@ func (e *panicking) ShutDown(context.Context, drain.EscortRequest) (drain.Escort
 	panic(strings.Repeat("words of a tenant ", 10_000))
 }
 
-func (e *panicking) Undo(context.Context, drain.EscortRequest) error {
+func (e *panicking) Undo(ctx context.Context, r drain.EscortRequest) error {
 	if e.undone++; e.undoWorks {
-		return nil
+		return r.Save(ctx, nil, false)
 	}
 	panic("undo")
 }
@@ -74,6 +75,34 @@ func TestEscort_Panics_PodEvictedWithoutIt(t *testing.T) {
 				require.NotContains(t, log.String(), "eviction failed")
 				require.Equal(t, c.saves, e.undone == 1)
 				require.Contains(t, log.String(), "goroutine", "the stack is logged")
+			})
+		})
+	}
+}
+
+// A panic makes no ordinary pod of a database's primary: it stays as long as one whose invocation crashed.
+func TestEscort_PanicsOverAKeptPod_EvictedInTheLastMoments(t *testing.T) {
+	for name, onlyCopy := range map[string]bool{"its data are elsewhere, too": false, "its data are here only": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log bytes.Buffer
+				node, began := draintest.New().Add(graced("pg-0", time.Minute, "phase", "poolers"), 50*time.Second), time.Now()
+				by := panics(&panicking{saves: true, undoWorks: true, onlyCopy: onlyCopy}, &log)
+				by.Phases[0].Keeps = true
+				by.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(10 * time.Minute), Force: true}
+				report, _ := by.Drain(within(t, 10*time.Minute), node, drain.Node{})
+				pg := report.Pods[0]
+				require.Contains(t, pg.Escort.Reason, "the escort panicked in Run")
+				require.Contains(t, pg.Escort.Reason, "its escort does not run in this drain")
+				require.Equal(t, 1, strings.Count(log.String(), "step=Run"))
+				if onlyCopy {
+					require.Empty(t, node.Log())
+					require.Len(t, report.OnlyCopies(), 1)
+					return
+				}
+				require.Equal(t, []string{"evict app/pg-0", "gone app/pg-0"}, node.Log())
+				require.WithinDuration(t, began.Add(9*time.Minute), pg.EvictedAt, 5*time.Second)
+				require.True(t, pg.EvictedAt.Before(began.Add(9*time.Minute)), "it has its whole grace")
 			})
 		})
 	}

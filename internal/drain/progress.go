@@ -16,15 +16,16 @@ type progress struct {
 	ending  ending
 	reasons reasons
 	// ordinary says that it was there when the node was closed; cameBack that its controller brings pods back, and it is not the one
-	// that is asked; final that it gets a last deletion because the node is terminated; plain that its escort panicked.
-	ordinary, cameBack, final, plain bool
-	holding                          bool             // its escort does not want it to be told to stop now
-	finished                         bool             // no container runs in it
-	block                            *Blocked         // the latest answer of a PDB
-	refusedAt                        time.Time        // when a webhook or policy first refused its eviction
-	refusal                          string           // its latest words
-	told                             []PodEventReason // what its owner was told
-	finalRequests                    int              // deletions for that
+	// that is asked; final that it gets a last deletion because the node is terminated.
+	ordinary, cameBack, final bool
+	panicked                  string           // with what its escort panicked, which does not run again; empty: it did not
+	holding                   bool             // its escort does not want it to be told to stop now
+	finished                  bool             // no container runs in it
+	block                     *Blocked         // the latest answer of a PDB
+	refusedAt                 time.Time        // when a webhook or policy first refused its eviction
+	refusal                   string           // its latest words
+	told                      []PodEventReason // what its owner was told
+	finalRequests             int              // deletions for that
 	requests
 }
 

@@ -23,8 +23,9 @@ const (
 
 // record is what a drain keeps about a pod whose escort changed something that outlives the escort.
 type record struct {
-	Phase  string          `json:"phase"`            // the pod stays in it, whatever becomes of its labels
-	Escort json.RawMessage `json:"escort,omitempty"` // what the escort changed, in its own terms
+	Phase    string          `json:"phase"`              // the pod stays in it, whatever becomes of its labels
+	Escort   json.RawMessage `json:"escort,omitempty"`   // what the escort changed, in its own terms
+	OnlyCopy bool            `json:"onlyCopy,omitempty"` // the pod's data exist on this node only: it stays, whether or not an escort runs
 }
 
 // recordOf returns the pod's record. A record that cannot be read counts as one whose escort knows what can be undone without it.
@@ -63,15 +64,15 @@ func (d Drainer) recordedPhases(pods []Pod) map[string]string {
 }
 
 // save returns what an escort of this phase replaces the pod's record with; nil removes it.
-func (d Drainer) save(p Ref, phase string) func(context.Context, json.RawMessage) error {
-	return func(ctx context.Context, escort json.RawMessage) error {
+func (d Drainer) save(p Ref, phase string) func(context.Context, json.RawMessage, bool) error {
+	return func(ctx context.Context, escort json.RawMessage, onlyCopy bool) error {
 		if d.Records == nil {
 			return fmt.Errorf("record what is changed on pod %s: there is no Lease to record it in", p)
 		}
 		var text []byte
 		if escort != nil {
 			var err error
-			if text, err = json.Marshal(record{phase, escort}); err != nil {
+			if text, err = json.Marshal(record{phase, escort, onlyCopy}); err != nil {
 				return fmt.Errorf("record what is changed on pod %s: %w", p, err)
 			}
 		}

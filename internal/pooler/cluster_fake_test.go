@@ -122,7 +122,7 @@ func (w *fakeCluster) requestWith(t *testing.T, evict func(context.Context, drai
 }
 
 // save saves the record in the Lease.
-func (w *fakeCluster) save(_ context.Context, record json.RawMessage) error {
+func (w *fakeCluster) save(_ context.Context, record json.RawMessage, _ bool) error {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
 	if w.failure != nil {

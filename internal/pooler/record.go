@@ -160,7 +160,7 @@ func (r *run) writeRecord(ctx context.Context, rec record) error {
 		return fmt.Errorf("record the escort: %w", err)
 	}
 	r.record, r.recovered = &rec, false // before the request: one without an answer may have succeeded
-	if err := r.request.Save(ctx, text); err != nil {
+	if err := r.request.Save(ctx, text, false); err != nil {
 		return fmt.Errorf("record the escort: %w", err)
 	}
 	return nil
@@ -178,7 +178,7 @@ func (r *run) clearRecord(ctx context.Context) error {
 	if err := r.cluster.PatchLabels(ctx, r.pod.Ref, labels); err != nil && changed {
 		return fmt.Errorf("restore the pod's labels: %w", err)
 	}
-	if err := r.request.Save(ctx, nil); err != nil {
+	if err := r.request.Save(ctx, nil, false); err != nil {
 		return fmt.Errorf("remove the escort's record: %w", err)
 	}
 	r.record = nil

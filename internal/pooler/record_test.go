@@ -173,7 +173,7 @@ func TestRecord_AnnotationOnThePod_IsIgnored(t *testing.T) {
 func TestRecord_SaveFails_PodIsUnchanged(t *testing.T) {
 	w := newCluster(nil)
 	request := w.request(t)
-	request.Save = func(context.Context, json.RawMessage) error { return errors.New("the Lease is another's") }
+	request.Save = func(context.Context, json.RawMessage, bool) error { return errors.New("the Lease is another's") }
 	r := w.escort(minute).begin(request)
 	r.cluster, r.pod = w, *w.pod
 	require.ErrorContains(t, r.saveRecord(t.Context(), record{Strategy: config.StrategyEvict}), "the Lease is another's")

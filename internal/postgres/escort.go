@@ -91,7 +91,7 @@ func (e *Escort) Undo(ctx context.Context, request drain.EscortRequest) error {
 	if err := r.recover(ctx); err != nil {
 		return err
 	}
-	return request.Save(ctx, nil)
+	return request.Save(ctx, nil, false)
 }
 
 // ShutDown implements drain.Escort. No operator runs members as a DaemonSet: such a pod is left as it is.
@@ -197,7 +197,8 @@ func (r *run) escortPrimary(ctx context.Context) error {
 // newMove returns a move of the facts' leader.
 func (r *run) newMove() *move {
 	m := r.Escort.newMove(r.cluster, r.clusters, r.facts)
-	m.log, m.save, m.result = r.log, r.request.Save, &r.result
+	m.log, m.result = r.log, &r.result
+	m.save = func(ctx context.Context, record json.RawMessage) error { return r.request.Save(ctx, record, false) } // an only copy is not moved
 	return m
 }
 
@@ -364,7 +365,7 @@ func (r *run) recover(ctx context.Context) error {
 	if len(r.record.Poolers) > 0 {
 		return hold("poolers may still be paused: %s", namesOf(r.record.Poolers))
 	}
-	if err := r.request.Save(ctx, json.RawMessage(r.record.text())); err != nil {
+	if err := r.request.Save(ctx, json.RawMessage(r.record.text()), r.record.OnlyCopy); err != nil {
 		r.log.Warn("failed to record that poolers are resumed", "error", escort.Printable(err.Error()))
 	}
 	return nil

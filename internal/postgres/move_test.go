@@ -357,7 +357,7 @@ func TestUndo_PausedPoolers_AreResumed(t *testing.T) {
 		e, i := w.escort()
 		require.NoError(t, e.Undo(t.Context(), drain.EscortRequest{
 			Pod: memberPod("pg-0", "").Pod, Record: w.records["pg-0"], Recorded: true, Log: e.Log,
-			Save: func(_ context.Context, record json.RawMessage) error { i.records["pg-0"] = record; return nil },
+			Save: func(_ context.Context, record json.RawMessage, _ bool) error { i.records["pg-0"] = record; return nil },
 		}))
 		for _, p := range w.poolers {
 			require.Empty(t, p.paused)

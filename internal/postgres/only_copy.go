@@ -54,12 +54,12 @@ func (f *Facts) whyOnlyCopy() string {
 // holdOnlyCopy holds a primary whose data exist nowhere else, also when the drain's time is over. That is recorded: a later run that cannot
 // read the cluster must not evict it for that.
 func (r *run) holdOnlyCopy(ctx context.Context, a Assessment) error {
-	if r.record == nil || !r.record.OnlyCopy {
+	if r.record == nil || !r.record.OnlyCopy || !r.request.OnlyCopy {
 		if r.record == nil {
 			r.record = &mark{Namespace: r.facts.Namespace, Cluster: r.facts.Cluster}
 		}
 		r.record.OnlyCopy = true // what a move left stays recorded
-		if err := r.request.Save(ctx, json.RawMessage(r.record.text())); err != nil {
+		if err := r.request.Save(ctx, json.RawMessage(r.record.text()), true); err != nil {
 			r.log.Warn("failed to record that a primary's data exist on its node only", "error", escort.Printable(err.Error()))
 		}
 	}
@@ -76,7 +76,7 @@ func (r *run) forgetOnlyCopy(ctx context.Context) {
 	if r.record.Since.IsZero() { // it is of no move
 		r.record, record = nil, nil
 	}
-	if err := r.request.Save(ctx, record); err != nil {
+	if err := r.request.Save(ctx, record, false); err != nil {
 		r.log.Warn("failed to remove the record that a primary's data exist on its node only", "error", escort.Printable(err.Error()))
 	}
 }

@@ -53,14 +53,17 @@ func (s *simulation) takeDrain(ctx context.Context, i *incarnation, name string,
 
 var errTaken = errors.New("another invocation holds the lease")
 
+// saving is what replaces a pod's record.
+type saving func(ctx context.Context, record json.RawMessage, onlyCopy bool) error
+
 // saveOf lets only the holder of the instance's Lease save records. An error of a write tells an invocation that its Lease is another's.
-func (s *simulation) saveOf(held *takeable, save func(context.Context, json.RawMessage) error) func(context.Context, json.RawMessage) error {
-	return func(ctx context.Context, record json.RawMessage) error {
+func (s *simulation) saveOf(held *takeable, save saving) saving {
+	return func(ctx context.Context, record json.RawMessage, onlyCopy bool) error {
 		if s.isTaken(held) {
 			held.abandon(drain.ErrTakenOver)
 			return errTaken
 		}
-		return save(ctx, record)
+		return save(ctx, record, onlyCopy)
 	}
 }
 

@@ -272,17 +272,26 @@ func (w *world) runIn(ctx context.Context, t *testing.T, e *Escort, i *incarnati
 // requestOf returns the request for the escort of a member, without an eviction.
 func requestOf(w *world, i *incarnation, name string) drain.EscortRequest {
 	return drain.EscortRequest{
-		Pod: memberPod(name, "").Pod, Record: w.records[name], Recorded: w.records[name] != nil,
-		Save: func(ctx context.Context, record json.RawMessage) error {
+		Pod: memberPod(name, "").Pod, Record: w.records[name], Recorded: w.records[name] != nil, OnlyCopy: isOnlyCopyRecord(w.records[name]),
+		Save: func(ctx context.Context, record json.RawMessage, onlyCopy bool) error {
 			if err := i.ask(ctx, "save"); err != nil {
 				return err
 			}
 			defer i.enter()()
+			if onlyCopy != isOnlyCopyRecord(record) {
+				panic("the drain is told something else than the record: " + string(record))
+			}
 			i.records[name] = record
 			i.effect("record %t", record != nil)
 			return i.answer("save")
 		},
 	}
+}
+
+// isOnlyCopyRecord reports whether an escort's record says that its pod has the only copy of its data. The drain keeps the same beside it.
+func isOnlyCopyRecord(record json.RawMessage) bool {
+	m, err := readMark(string(record))
+	return err == nil && m.OnlyCopy
 }
 
 // requireNothingPaused fails if a pooler is paused, or a mark is left.

@@ -140,7 +140,7 @@ func (e simEscort) pause(ctx context.Context, p drain.EscortRequest, until time.
 
 // saveRecord records the pause in the Lease, and labels the pod.
 func (e simEscort) saveRecord(ctx context.Context, p drain.EscortRequest) error {
-	if err := p.Save(ctx, []byte(`{"paused":true}`)); err != nil {
+	if err := p.Save(ctx, []byte(`{"paused":true}`), false); err != nil {
 		return err
 	}
 	if p.Labels[drain.EscortLabel] == "pause" {
@@ -153,7 +153,7 @@ func (e simEscort) removeRecord(ctx context.Context, p drain.EscortRequest) erro
 	if err := e.label(ctx, p, "unmark", ""); err != nil {
 		return err
 	}
-	return p.Save(ctx, nil)
+	return p.Save(ctx, nil, false)
 }
 
 func (e simEscort) label(ctx context.Context, p drain.EscortRequest, what, value string) error {

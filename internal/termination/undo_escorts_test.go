@@ -21,7 +21,7 @@ func (s savingUndoer) Undo(ctx context.Context, p drain.EscortRequest) error {
 	if s.failure != nil {
 		return s.failure
 	}
-	return errors.Join(s.undoRecorder.Undo(ctx, p), p.Save(ctx, nil))
+	return errors.Join(s.undoRecorder.Undo(ctx, p), p.Save(ctx, nil, false))
 }
 
 // A person undoes what the escorts of a function did that is gone. AWS is not asked, and the node stays closed.
