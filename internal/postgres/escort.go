@@ -185,7 +185,7 @@ func (r *run) escortPrimary(ctx context.Context) error {
 	}
 	m := r.newMove()
 	if err := m.run(ctx); err != nil {
-		return err
+		return r.notPastLastActs(err)
 	}
 	r.record = &m.mark
 	if err := r.verify(ctx); err != nil {
@@ -308,8 +308,12 @@ func (r *run) evictPlainly(ctx context.Context, reason string) error {
 	return err
 }
 
-// evict evicts the pod with its whole grace. At the end it does so though ctx has ended: nobody else tells a member to stop.
+// evict evicts the pod with its whole grace. At the end it does so though ctx has ended: nobody else tells a member to stop. It does not
+// if the pod is another's by now.
 func (r *run) evict(ctx context.Context) error {
+	if err := notOurs(ctx); err != nil {
+		return err
+	}
 	if ctx.Err() != nil && r.isLast() {
 		fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), evictTimeout)
 		defer cancel()

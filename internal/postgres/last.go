@@ -21,6 +21,25 @@ func (r *run) isOverdue() bool {
 	return !r.request.EvictBy.IsZero() && !time.Now().Before(r.request.EvictBy)
 }
 
+// notOurs returns why the pod is not this drain's any more: another invocation acts on it, or its node is another one. Nil: it is.
+func notOurs(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, drain.ErrTakenOver) || errors.Is(cause, drain.ErrNodeReplaced) {
+		return cause
+	}
+	return nil
+}
+
+// notPastLastActs returns the error of a move, and lets it hold the primary no longer than until the last acts begin. A pause that failed
+// shortly before them does not cost the clients the last one.
+func (r *run) notPastLastActs(err error) error {
+	held, is := errors.AsType[*drain.Held](err)
+	if !is || r.request.EvictBy.IsZero() {
+		return err
+	}
+	held.After = min(held.After, max(0, time.Until(r.request.EvictBy.Add(-lastLead))))
+	return err
+}
+
 // lastRetry is how soon a member is looked at again that could not be read, when its time runs out: soon enough for some tries before
 // lastMove, and late enough for a server that recovers.
 const lastRetry = 5 * time.Second
@@ -68,6 +87,8 @@ func (r *run) escortLast(ctx context.Context) error {
 		switch end, limited := ctx.Deadline(); {
 		case err == nil:
 			return r.evictPlainly(ctx, "")
+		case notOurs(ctx) != nil:
+			return notOurs(ctx)
 		case errors.Is(err, errTooShort) && limited && r.request.EvictBy.After(end.Add(lastPause)):
 			return err // the next invocation has the time
 		case m.begun && !r.isOverdue(), r.looksAgain(err):

@@ -74,6 +74,60 @@ func TestRun_NothingReadWhenTimeRunsOut_EvictedBeforeTimeForAMoveIsOver(t *testi
 // lastCall is a request at the end of the drain's time: there is time for a last move.
 func lastCall(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(lastLead - time.Second) }
 
+// The time for the last acts comes soon after a pause that moved nothing. The hold ends before it: else the primary would be evicted without
+// a pause.
+func TestRun_PauseFailsShortlyBeforeTheLastActs_HeldUntilThey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.poolers["b"].longTx = true
+		evictBy := time.Now().Add(lastLead + 30*time.Second)
+		_, err, _ := w.run(t, "pg-0", func(r *drain.EscortRequest) { r.EvictBy = evictBy })
+		held, is := errors.AsType[*drain.Held](err)
+		require.True(t, is, "%v", err)
+		require.LessOrEqual(t, held.After, time.Until(evictBy.Add(-lastLead)))
+
+		_, err, _ = w.run(t, "pg-0", func(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(time.Hour) })
+		held, is = errors.AsType[*drain.Held](err)
+		require.True(t, is, "%v", err)
+		require.Equal(t, pausedAgainAfter, held.After, "clients are not paused again and again")
+	})
+}
+
+// The invocation that has taken the drain over may be moving this primary.
+func TestRun_TakenOverWhenTimeRunsOut_PrimaryIsTheOthers(t *testing.T) {
+	for name, cause := range map[string]error{"taken over": drain.ErrTakenOver, "another node of this name": drain.ErrNodeReplaced} {
+		for _, after := range []time.Duration{0, 5 * time.Second, 20 * time.Second} {
+			t.Run(fmt.Sprintf("%s after %s", name, after), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld()
+					w.behavior = "frozen"
+					w.poolers["b"].longTx = true
+					e, i := w.escort()
+					ctx, cancel := context.WithCancelCause(t.Context())
+					time.AfterFunc(after, func() { cancel(cause) })
+					_, err, _ := w.runIn(ctx, t, e, i, "pg-0", lastCall)
+					require.ErrorIs(t, err, cause)
+					require.Empty(t, w.evicted)
+				})
+			})
+		}
+	}
+}
+
+// A last move that fails leaves the member its whole time to shut down.
+func TestRun_LastMoveFails_EvictedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.behavior = "frozen"
+		e, i := w.escort(func(e *Escort) { e.PauseTimeout = 90 * time.Second })
+		evictBy := time.Now().Add(lastMove + time.Second)
+		_, err, _ := w.runAs(t, e, i, "pg-0", func(r *drain.EscortRequest) { r.EvictBy = evictBy })
+		require.NoError(t, err)
+		require.Equal(t, []string{"pg-0"}, w.evicted)
+		require.LessOrEqual(t, time.Since(evictBy), resumeReserve)
+	})
+}
+
 // muteConsoles are consoles of which one answers no command that would change something, as that of a process that hangs.
 type muteConsoles struct {
 	*incarnation

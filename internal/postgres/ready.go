@@ -16,6 +16,9 @@ func (m *move) ready(ctx context.Context, before []*front) error {
 		return err
 	}
 	m.limit = m.PauseTimeout
+	if m.last && !m.unnamed { // what follows it needs its time: a member that is told to stop late is killed before its shutdown is over
+		m.limit = min(m.limit, time.Until(m.deadline))
+	}
 	for _, p := range m.paths.fronts {
 		if p.paused != "" && !m.last {
 			return hold("somebody else has paused database %s of pooler %s", p.paused, p.pod.Ref)
