@@ -98,6 +98,17 @@ func askedConsole(t *testing.T, role, database string) (*parts.Pooler, Console) 
 	return p, console
 }
 
+// pauseWhileOpen pauses a database that has an open transaction, and ends the context of that when pgbouncer has the command. It returns the
+// ended context, and the error of the pause.
+func pauseWhileOpen(t *testing.T, p *parts.Pooler, console Console) (ended context.Context, failure error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	failures := make(chan error, 1)
+	p.RequireLogs(t, "PAUSE 'app' command issued", func() { go func() { failures <- console.Pause(ctx, "app") }() })
+	cancel()
+	return ctx, <-failures
+}
+
 // Nobody must be locked out by a pause. Here the console's user is one that pgbouncer asks the paused database for.
 func TestConsole_UserIsAskedOfThePausedDatabase_PauseFailsAndIsUndone(t *testing.T) {
 	p, console := askedConsole(t, "stranger", "app")
@@ -117,9 +128,8 @@ func TestConsole_UserIsAskedOfThePausedDatabaseAndATransactionIsOpen_PauseFails(
 	parts.Exec(t, client, "BEGIN")
 	_, err := console.Look(t.Context())
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	require.ErrorIs(t, console.Pause(ctx, "app"), errNotReached)
+	_, err = pauseWhileOpen(t, p, console)
+	require.ErrorIs(t, err, errNotReached)
 	require.NoError(t, console.Resume(t.Context(), "app"))
 	parts.Exec(t, client, "COMMIT")
 }
@@ -132,10 +142,9 @@ func TestConsole_ResumeFails_ConsoleOfThePauseIsClosed(t *testing.T) {
 		defer console.Close()
 		client := p.Connect(t)
 		parts.Exec(t, client, "BEGIN")
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		defer cancel()
-		require.Error(t, console.Pause(ctx, "app"), "a transaction is open")
-		require.Error(t, console.Resume(ctx, "app"), "the time is over")
+		ended, err := pauseWhileOpen(t, p, console)
+		require.Error(t, err)
+		require.Error(t, console.Resume(ended, "app"), "the time is over")
 		require.False(t, console.(*poolerConsole).pauseOf("app").console.Usable())
 		require.True(t, console.Unread())
 		require.NoError(t, console.Resume(t.Context(), "app"))
@@ -177,9 +186,8 @@ func TestResumer_RealPoolerPausedByADeadFunction_ClientsGoOn(t *testing.T) {
 		require.NoError(t, err)
 		app := p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		defer cancel()
-		require.Error(t, dead.Pause(ctx, "app"), "a transaction is open")
+		_, err = pauseWhileOpen(t, p, dead)
+		require.Error(t, err)
 		dead.Close()
 
 		w := newWorld()

@@ -39,7 +39,7 @@ func (p *Pooler) RequireLogs(t *testing.T, text string, action func()) {
 }
 
 const (
-	logTimeout  = 10 * time.Second
+	logTimeout  = time.Minute // for a busy machine
 	logInterval = 10 * time.Millisecond
 )
 

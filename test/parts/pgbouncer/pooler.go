@@ -81,9 +81,19 @@ func Start(t testing.TB, version string, o Options) *Pooler {
 	}
 	require.NoError(t, p.writeUserlist())
 	require.NoError(t, p.start(image, dir, database, o))
-	t.Cleanup(func() { p.process.Stop(syscall.SIGKILL) })
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the pooler's log: %s", tail(p.Log(t)))
+		}
+		p.process.Stop(syscall.SIGKILL)
+	})
 	return p
 }
+
+// logTail is how many bytes of its log a failed test shows: the last hundred lines.
+const logTail = 10_000
+
+func tail(log string) string { return log[max(0, len(log)-logTail):] }
 
 // starts is how often a start is tried: another process may take the free port before the pooler listens.
 const starts = 5
