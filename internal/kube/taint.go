@@ -59,34 +59,34 @@ func (c *Client) TaintTerminating(ctx context.Context, others []drain.Node) erro
 		return fmt.Errorf("find %d terminating nodes: %w", len(others), withoutURL(err))
 	}
 	var drained []*corev1.Node
-	remaining := func(nodes []*corev1.Node) []*corev1.Node {
-		undrained, begun := c.splitByDrain(ctx, c.stillSchedulable(ctx, nodes))
-		drained = append(drained, begun...)
-		return undrained
-	}
 	if len(pending) > fewNodes {
 		awaitTurn(ctx, len(pending))
-		pending = remaining(pending)
+		pending, drained = c.splitByDrain(ctx, c.stillSchedulable(ctx, pending))
 	}
-	err = c.taintInBatches(ctx, pending, remaining)
+	err = c.taintInBatches(ctx, pending)
 	if len(drained) > 0 { // an owner may deny the cordon, or the drain was killed before it
 		awaitTurn(ctx, len(drained))
-		remaining = func(nodes []*corev1.Node) []*corev1.Node { return c.stillSchedulable(ctx, nodes) }
-		err = errors.Join(err, c.taintInBatches(ctx, remaining(drained), remaining))
+		err = errors.Join(err, c.taintInBatches(ctx, c.stillSchedulable(ctx, drained)))
 	}
 	return bounded(err)
 }
 
-// taintInBatches taints nodes in random order and in growing batches. Remaining returns those that are still to be tainted.
-func (c *Client) taintInBatches(ctx context.Context, pending []*corev1.Node, remaining func([]*corev1.Node) []*corev1.Node) error {
+// taintInBatches taints nodes in random order and in growing batches, and lists before each what remains. If others taint the same nodes at
+// this moment, it waits for another turn: with thirty drains, most requests of larger batches would come too late.
+func (c *Client) taintInBatches(ctx context.Context, pending []*corev1.Node) error {
 	rand.Shuffle(len(pending), func(a, b int) { pending[a], pending[b] = pending[b], pending[a] })
 	var failures []error
 	changed := map[string]bool{} // nodes that others changed when they were to be tainted, by name
-	for n := 1; len(pending) > 0 && ctx.Err() == nil; n = min(2*n, taintParallel) {
+	for n := 1; len(pending) > 0 && ctx.Err() == nil; {
 		batch := min(n, len(pending))
 		again, err := c.taintNodes(ctx, pending[:batch], changed)
 		failures = append(failures, err)
-		pending = remaining(append(pending[batch:], again...))
+		pending = append(pending[batch:], again...)
+		if n = min(2*n, taintParallel); len(again) > 0 {
+			n = 1
+			awaitTurn(ctx, len(pending))
+		}
+		pending = c.stillSchedulable(ctx, pending)
 	}
 	if len(pending) > 0 {
 		failures = append(failures, fmt.Errorf("%d nodes not tainted: %w", len(pending), context.Cause(ctx)))

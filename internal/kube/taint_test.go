@@ -136,9 +136,9 @@ func TestTaintTerminating_ManyNodes_FewLists(t *testing.T) {
 	}
 	require.Len(t, e.get(bystander).Spec.Taints, 1)
 	require.Equal(t, 18, e.requests[http.MethodPatch])
-	const nodes, leases = 6, 4
+	const nodes, leases = 6, 1
 	require.Equal(t, nodes+leases, e.requests[http.MethodGet],
-		"nodes once, again when its turn comes, and after 1, 2, 4 and 8 nodes; Leases as often, but not while few nodes are left")
+		"nodes once, again when its turn comes, and after 1, 2, 4 and 8 nodes; Leases when its turn comes")
 
 	clear(e.requests)
 	e.eventually(func() bool { // the watch cache lags
