@@ -34,6 +34,9 @@ func (e *Escort) Advise(ctx context.Context, p drain.Pod) []string {
 	if err != nil {
 		return printable(lookFailed(identity, err)...)
 	}
+	if f.Leader != p.Name {
+		f.addDisk(ctx, e.Clusters(cluster), p.Name)
+	}
 	if leader := f.LeaderMember(); leader == nil || leader.Name != p.Name {
 		return printable(f.advise(e.Settings, p.Name, time.Now())...)
 	}

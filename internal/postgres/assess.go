@@ -49,7 +49,7 @@ func (f *Facts) plain() string {
 		return ""
 	case f.Standby && leader.Live && leader.Role != Primary:
 		return "the cluster follows another one and takes no writes"
-	case f.isSingle() && f.Disk == "" && !f.isStranded():
+	case f.isSingle() && leader.Disk == "" && !f.isStranded():
 		return "it is the only member of its cluster, and its volumes follow it to another node"
 	default:
 		return ""
@@ -153,7 +153,7 @@ func (f *Facts) clusterHolds() (holds []string) {
 	if f.isStranded() {
 		add("%s could not start again: %s", f.Leader, f.Stranded)
 	}
-	if why := f.whyOnlyCopy(); why != "" {
+	if why := f.whyOnlyCopy(f.Leader); why != "" {
 		add("%s", why)
 	}
 	return append(holds, f.Holds...)
@@ -202,7 +202,7 @@ func (f *Facts) lagLimit(s Settings) LSN {
 
 // AssessReplica returns why a replica must not be evicted now, as sentences without a period. During a switchover no member stops. The
 // last synchronous standby of a strict cluster stays, because without it writes stop.
-// Without a leader that can be believed, the replica may be about to lead.
+// Without a leader that answers and can be believed, the replica may be about to lead, or have the only copy.
 func AssessReplica(f Facts, name string, now time.Time) (holds []string) {
 	leader := f.LeaderMember()
 	switch {
@@ -212,6 +212,11 @@ func AssessReplica(f Facts, name string, now time.Time) (holds []string) {
 		holds = append(holds, fmt.Sprintf("the leader %s is stopping already", f.Leader))
 	case f.staleLeader(now) != "":
 		holds = append(holds, f.staleLeader(now))
+	case !leader.Live:
+		holds = append(holds, fmt.Sprintf("the leader %s does not answer%s", f.Leader, because(leader.Failure)))
+	}
+	if why := f.whyOnlyCopy(name); why != "" {
+		holds = append(holds, why)
 	}
 	if f.Pending != "" {
 		holds = append(holds, fmt.Sprintf("the cluster is moving: somebody has asked for %s", f.Pending))

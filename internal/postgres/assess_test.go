@@ -106,7 +106,7 @@ func TestAssess_EachReasonToHold_IsASentence(t *testing.T) {
 		"pg-0 could not start again: no other node of zone a stays":                       leaves("no other node of zone a stays"),
 		"the Cluster's phase is odd":                                                      func(f *Facts) { f.Holds = []string{"the Cluster's phase is odd"} },
 		"pg-0 is the only member of its cluster, and its data may exist on this node only: it has no PersistentVolumeClaim": func(f *Facts) {
-			f.Members, f.Disk = f.Members[:1], "it has no PersistentVolumeClaim"
+			f.Members, f.Members[0].Disk = f.Members[:1], "it has no PersistentVolumeClaim"
 		},
 	} {
 		t.Run(want, func(t *testing.T) {
@@ -266,6 +266,7 @@ func TestAssessReplica_LeaderIsNotThere_Holds(t *testing.T) {
 		"the leader pg-9 is not among the cluster's pods": func(f *Facts) { f.Leader = "pg-9" },
 		"the leader pg-0 is stopping already":             func(f *Facts) { f.Members[0].Terminating = true },
 		"the leader pg-0 last renewed its key 1m0s ago":   func(f *Facts) { f.RenewTime = now.Add(-time.Minute) },
+		"the leader pg-0 does not answer: timeout":        func(f *Facts) { f.Members[0].Live, f.Members[0].Failure = false, "timeout" },
 	} {
 		f := healthy()
 		change(&f)
@@ -310,7 +311,7 @@ func randomFacts(r *rand.Rand) Facts {
 		func() { f.Leader = "pg-" + fmt.Sprint(r.IntN(5)) }, func() { f.RenewTime = now.Add(-time.Duration(r.IntN(60)) * time.Second) },
 		func() { f.Paused = true }, func() { f.Pending = "a switchover" }, func() { f.Standby = true },
 		func() { f.Leaders = f.Leaders[:0] }, func() { f.Version = "9.9.9" }, func() { f.LeaderLive = false },
-		func() { f.Members = f.Members[:1+r.IntN(3)] }, func() { f.Holds = []string{"odd"} }, func() { f.Disk = "local" },
+		func() { f.Members = f.Members[:1+r.IntN(3)] }, func() { f.Holds = []string{"odd"} }, func() { f.Members[0].Disk = "local" },
 		func() { f.Synchronous, f.SyncStandbys = true, []string{"pg-2"} },
 	} {
 		if odd() {

@@ -150,15 +150,20 @@ func (r *run) escortMember(ctx context.Context) error {
 
 // escortKnown decides by what the pod is in its cluster.
 func (r *run) escortKnown(ctx context.Context) error {
+	if r.facts.Leader != r.pod.Name {
+		r.facts.addDisk(ctx, r.clusters, r.pod.Name)
+	}
 	r.forgetOnlyCopy(ctx)
 	member := r.facts.Member(r.pod.Name)
 	switch {
 	case r.facts.isMoving() && !r.isOverdue():
 		return hold("its cluster is moving: somebody has asked for %s", r.facts.Pending)
-	case r.facts.Leader == "":
-		return r.heldUnlessLast(ctx, hold("no member leads the cluster"))
 	case r.facts.Leader == r.pod.Name:
 		return r.escortPrimary(ctx)
+	case r.facts.isOnlyCopy(r.pod.Name):
+		return r.holdOnlyCopy(ctx, AssessReplica(r.facts, r.pod.Name, time.Now()))
+	case r.facts.Leader == "":
+		return r.heldUnlessLast(ctx, hold("no member leads the cluster"))
 	case member != nil && member.Live && member.Role == Primary:
 		return r.heldUnlessLast(ctx, hold("it says that it leads, but the leader is %s", r.facts.Leader))
 	case r.record != nil && r.record.Leader == r.pod.Name:
@@ -174,8 +179,8 @@ func (r *run) escortPrimary(ctx context.Context) error {
 	switch {
 	case a.Plain != "":
 		return r.evictPlainly(ctx, a.Plain)
-	case r.facts.isOnlyCopy():
-		return r.holdOnlyCopy(ctx, a)
+	case r.facts.isOnlyCopy(r.pod.Name):
+		return r.holdOnlyCopy(ctx, a.Holds)
 	case r.record != nil && r.record.OnlyCopy:
 		return r.heldUnlessLast(ctx, hold("%s", strings.Join(a.Holds, "; ")))
 	case r.isLast():
@@ -234,16 +239,22 @@ func (r *run) escortReplica(ctx context.Context) error {
 			}
 		}
 	}
-	if r.isLast() {
+	facts, err := observeMembers(ctx, r.clusters, r.facts.Identity)
+	if err == nil {
+		r.facts = facts
+		r.facts.addDisk(ctx, r.clusters, r.pod.Name)
+	}
+	holds := AssessReplica(r.facts, r.pod.Name, time.Now())
+	switch {
+	case r.facts.isOnlyCopy(r.pod.Name):
+		return r.holdOnlyCopy(ctx, holds)
+	case r.isLast():
 		return r.evictPlainly(ctx, "")
-	}
-	if r.facts, err = observeMembers(ctx, r.clusters, r.facts.Identity); err != nil {
+	case err != nil:
 		return hold("cannot read the cluster: %v", err)
-	}
-	if r.facts.Leader == r.pod.Name {
+	case r.facts.Leader == r.pod.Name:
 		return hold("it has become the primary")
-	}
-	if holds := AssessReplica(r.facts, r.pod.Name, time.Now()); len(holds) > 0 {
+	case len(holds) > 0:
 		return hold("%s", holds[0])
 	}
 	if err := lease.Lost(); err != nil { // reading took its time

@@ -106,7 +106,6 @@ type Facts struct {
 	ObjectLabels    map[string]string // of ConfigObject: Patroni sees an object only with these
 	Holds           []string          // further reasons to hold that the operator's objects give, as sentences
 	Warnings        []string          // as sentences without a period
-	Disk            string            // why the leader's data may exist on its node only; empty: its volumes follow it, or a replica streams
 	Stranded        string            // why the leader's volumes find no other node that stays; empty: they do, or it is not known
 	PermanentSlots  []string          // logical replication slots that Patroni keeps on each member that may become leader
 	WorkUnknown     string            // why the leader's Work is not known
@@ -141,6 +140,7 @@ type Member struct {
 	Failure string  // why the member itself did not answer; empty: it did, or was not asked
 
 	Claims            []string // names of its PersistentVolumeClaims
+	Disk              string   // why its data may exist on its node only; empty: its volumes follow it, another has its data, or nobody looked
 	CriticalOperation bool     // Zalando's operator says that nothing may disturb the pod
 }
 

@@ -64,7 +64,7 @@ func observe(ctx context.Context, clusters Clusters, i Identity, volumes bool) (
 	group.Wait()
 	f.addLive()
 	if volumes {
-		f.addDisk(ctx, clusters)
+		f.addDisk(ctx, clusters, f.Leader)
 	}
 	return f, nil
 }

@@ -217,7 +217,7 @@ func TestObserve_SingleMember_KnowsWhereItsDataAre(t *testing.T) {
 		a.pods[0].Claims, a.follows, a.errs["claims"] = c.claims, c.follows, c.err
 		f, err := Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, demo)
 		require.NoError(t, err)
-		require.Equal(t, want, f.Disk)
+		require.Equal(t, want, f.LeaderMember().Disk)
 	}
 }
 
