@@ -233,6 +233,17 @@ func TestAssess_Warnings_SayWhatAMoveCauses(t *testing.T) {
 	}, Assess(f, settings, now).Warnings)
 }
 
+func TestAssess_WritesWaitForEveryStandby_WarnsThatTheyStop(t *testing.T) {
+	f := healthyCNPG()
+	f.Synchronous, f.Strict, f.SyncNumber = true, true, 2
+	for i := range f.Members[0].Senders {
+		f.Members[0].Senders[i].Sync = true
+	}
+	require.Equal(t, []string{"until the old primary streams again, the cluster takes no writes: they wait for 2 standbys"}, Assess(f, settings, now).Warnings)
+	f.SyncNumber = 1
+	require.Empty(t, Assess(f, settings, now).Warnings)
+}
+
 // Both members on leaving nodes: hold, and at the end of the time take what there is.
 func TestAssessLast_NodesLeave_TakesTheCandidateAnyway(t *testing.T) {
 	f := healthy()
@@ -258,6 +269,31 @@ func TestAssessReplica_ItsClusterNeedsIt_Holds(t *testing.T) {
 	require.Empty(t, AssessReplica(f, "pg-1", now), "another streams and becomes the synchronous one")
 	f.Members[2].State, f.Members[0].Senders = "starting", nil
 	require.NotEmpty(t, AssessReplica(f, "pg-1", now))
+}
+
+// CloudNativePG never waits for fewer standbys than the Cluster's number.
+func TestAssessReplica_WritesWaitForSeveralStandbys_EachIsHeldThatIsNeeded(t *testing.T) {
+	for name, c := range map[string]struct {
+		number, members int
+		change          func(*Facts)
+		held            bool
+	}{
+		"both of two":               {2, 3, func(*Facts) {}, true},
+		"two of three":              {2, 4, func(*Facts) {}, false},
+		"two of three, one is down": {2, 4, func(f *Facts) { f.Members[3].State = "running" }, true},
+		"one of two":                {1, 3, func(*Facts) {}, false},
+		"not strict":                {2, 3, func(f *Facts) { f.Strict = false }, false},
+	} {
+		f := healthyCNPG()
+		f.Synchronous, f.Strict, f.SyncNumber = true, true, c.number
+		f.Members = append(f.Members, replicaNamed("pg-3"))[:c.members]
+		c.change(&f)
+		holds := AssessReplica(f, "pg-1", now)
+		require.Equal(t, c.held, len(holds) > 0, name)
+		if c.held {
+			require.Equal(t, []string{"pg-1 is one of the last 2 synchronous standbys, and without them the cluster takes no writes"}, holds, name)
+		}
+	}
 }
 
 // A replica may be about to lead.

@@ -95,6 +95,9 @@ func (c *cnpgCluster) readSettings(f *Facts) {
 	f.Synchronous = c.Spec.MinSyncReplicas > 0 || sync != nil && sync.Number > 0
 	// Without preferred, writes wait for a standby: https://cloudnative-pg.io/documentation/current/replication/#data-durability.
 	f.Strict = sync != nil && sync.DataDurability != "preferred"
+	if sync != nil {
+		f.SyncNumber = sync.Number
+	}
 	if r := c.Spec.Replica; r != nil {
 		f.Standby = r.Enabled != nil && *r.Enabled || r.Enabled == nil && r.Primary != cmp.Or(r.Self, f.Cluster)
 	}

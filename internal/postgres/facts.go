@@ -96,6 +96,7 @@ type Facts struct {
 	Others       int // pods with the members' labels that are not recognized: of a member that has not started yet
 	Synchronous  bool
 	Strict       bool     // writes stop without a synchronous standby
+	SyncNumber   int      // for how many standbys writes wait in strict mode; zero: one
 	SyncStandbys []string // in synchronous mode
 	MaxLag       LSN      // Patroni's maximum_lag_on_failover; zero: unknown
 	Paused       bool     // Patroni's maintenance mode

@@ -247,6 +247,7 @@ func TestObserve_CloudNativePG_CanMove(t *testing.T) {
 	f, err := Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, identity)
 	require.NoError(t, err)
 	require.True(t, f.Synchronous && f.Strict && f.LeaderLive)
+	require.Equal(t, 1, f.SyncNumber)
 	require.Equal(t, "0/6000060", f.LeaderLSN.String())
 	got := Assess(f, settings, time.Now())
 	require.Empty(t, got.Holds)
