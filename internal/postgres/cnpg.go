@@ -23,6 +23,8 @@ const (
 	cnpgFenced = "cnpg.io/fencedInstances"
 	// cnpgUnhealthy is the role of an old primary during a switchover, since 1.29.1.
 	cnpgUnhealthy = "unhealthy"
+	// cnpgScratch ends the name of a pod's claim for temporary files, which is deleted with the pod (ephemeralVolumeSource of a Cluster).
+	cnpgScratch = "-scratch-data"
 	// cnpgStatusPort is where an instance manager serves /pg/status.
 	cnpgStatusPort = 8000
 )

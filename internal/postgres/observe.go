@@ -170,6 +170,7 @@ func toMember(p escort.Pod, i Identity, fate escort.NodeFate) Member {
 		Leaving: fate.Leaving, Claims: p.Claims, CriticalOperation: i.Operator == Zalando && p.Labels[criticalLabel] == "true",
 	}
 	if !i.Operator.UsesPatroni() {
+		m.Claims = slices.DeleteFunc(slices.Clone(m.Claims), func(claim string) bool { return claim == p.Name+cnpgScratch })
 		m.API = Address{TLS: true, Port: cnpgStatusPort}
 		return m
 	}
@@ -259,7 +260,7 @@ func (o *Observer) Disk(ctx context.Context, m Member) string {
 		case err != nil:
 			return escort.Printable(err.Error())
 		case !follows:
-			return "the volume of claim " + claim + " is not one that AWS attaches elsewhere"
+			return "the volume of claim " + claim + " is deleted with its pod, or is not one that AWS attaches elsewhere"
 		}
 	}
 	return ""

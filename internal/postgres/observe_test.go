@@ -209,7 +209,7 @@ func TestObserve_SingleMember_KnowsWhereItsDataAre(t *testing.T) {
 	}{
 		"":                                {[]string{"data"}, map[string]bool{"data": true}, nil},
 		"it has no PersistentVolumeClaim": {nil, nil, nil},
-		"the volume of claim wal is not one that AWS attaches elsewhere": {[]string{"data", "wal"}, map[string]bool{"data": true}, nil},
+		"the volume of claim wal is deleted with its pod, or is not one that AWS attaches elsewhere": {[]string{"data", "wal"}, map[string]bool{"data": true}, nil},
 		"no answer": {[]string{"data"}, nil, errors.New("no answer")},
 	} {
 		a := demoAPI()
@@ -219,6 +219,21 @@ func TestObserve_SingleMember_KnowsWhereItsDataAre(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, f.LeaderMember().Disk)
 	}
+}
+
+// CloudNativePG can have a claim of each pod for temporary files, which is deleted with the pod.
+func TestObserve_CloudNativePGHasScratchSpace_ItsDataFollowAllTheSame(t *testing.T) {
+	a, identity := cnpgAPI()
+	a.pods[0].Claims = []string{"pg-1", "pg-1-scratch-data"}
+	a.follows = map[string]bool{"pg-1": true}
+	a.errs["pg-2"] = net.ErrClosed
+	f, err := Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, identity)
+	require.NoError(t, err)
+	require.Empty(t, f.LeaderMember().Disk)
+	a.follows = nil
+	f, err = Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, identity)
+	require.NoError(t, err)
+	require.Contains(t, f.LeaderMember().Disk, "claim pg-1 ")
 }
 
 const cluster130 = `{"metadata":{"annotations":{}},"spec":{"instances":2,"postgresql":{"synchronous":{"method":"any","number":1,"dataDurability":"required"}}},
