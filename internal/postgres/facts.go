@@ -141,6 +141,7 @@ type Member struct {
 	Failure string  // why the member itself did not answer; empty: it did, or was not asked
 
 	Claims            []string // names of its PersistentVolumeClaims
+	NodeVolume        string   // the volume on its node that its data directory is in; empty: none is known
 	Disk              string   // why its data may exist on its node only; empty: its volumes follow it, another has its data, or nobody looked
 	CriticalOperation bool     // Zalando's operator says that nothing may disturb the pod
 }

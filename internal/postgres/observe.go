@@ -167,7 +167,7 @@ func (o *Observer) fate(ctx context.Context, node string) (escort.NodeFate, erro
 func toMember(p escort.Pod, i Identity, fate escort.NodeFate) Member {
 	m := Member{
 		Ref: p.Ref, Node: p.Node, Zone: fate.Zone, NodeCreated: fate.Created, IP: p.IP, Ready: p.Ready, Terminating: p.Terminating(),
-		Leaving: fate.Leaving, Claims: p.Claims, CriticalOperation: i.Operator == Zalando && p.Labels[criticalLabel] == "true",
+		Leaving: fate.Leaving, Claims: p.Claims, NodeVolume: p.NodeVolume, CriticalOperation: i.Operator == Zalando && p.Labels[criticalLabel] == "true",
 	}
 	if !i.Operator.UsesPatroni() {
 		m.Claims = slices.DeleteFunc(slices.Clone(m.Claims), func(claim string) bool { return claim == p.Name+cnpgScratch })
@@ -251,6 +251,9 @@ func (o *Observer) addCNPG(ctx context.Context, f *Facts) error {
 
 // Disk implements Clusters.
 func (o *Observer) Disk(ctx context.Context, m Member) string {
+	if m.NodeVolume != "" {
+		return "its data directory is in volume " + m.NodeVolume + ", which is on the node"
+	}
 	if len(m.Claims) == 0 {
 		return "it has no PersistentVolumeClaim"
 	}

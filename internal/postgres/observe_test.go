@@ -221,6 +221,16 @@ func TestObserve_SingleMember_KnowsWhereItsDataAre(t *testing.T) {
 	}
 }
 
+// A claim beside the data protects nothing.
+func TestObserve_DataOnAVolumeOfTheNode_DoNotFollow(t *testing.T) {
+	a := demoAPI()
+	a.pods = a.pods[:1]
+	a.pods[0].Claims, a.follows, a.pods[0].NodeVolume = []string{"backup"}, map[string]bool{"backup": true}, "pgdata"
+	f, err := Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, demo)
+	require.NoError(t, err)
+	require.Equal(t, "its data directory is in volume pgdata, which is on the node", f.LeaderMember().Disk)
+}
+
 // CloudNativePG can have a claim of each pod for temporary files, which is deleted with the pod.
 func TestObserve_CloudNativePGHasScratchSpace_ItsDataFollowAllTheSame(t *testing.T) {
 	a, identity := cnpgAPI()
