@@ -116,6 +116,28 @@ func TestCordon_PrimaryOnNode_WaitsUntilItLeaves(t *testing.T) {
 	})
 }
 
+// The escort wants the primary to go, and its PDB refuses. Only the operator can move it then, and the cordon is what it answers.
+func TestCordon_PrimaryWhoseEvictionIsRefused_IsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		h := &holder{until: began.Add(25 * time.Second)}
+		node := draintest.New().Add(pod("pg-0", "phase", "databases", "role", "primary", "budget", "b"), time.Second)
+		node.Allow("b", 0)
+		node.Uncordon()
+		d := holding(h)
+		var cordoned time.Time
+		d.Recordon = func(ctx context.Context) (time.Time, error) {
+			cordoned = time.Now()
+			time.AfterFunc(10*time.Second, func() { node.Allow("b", 1) }) // the operator has moved the primary
+			return node.Recordon(ctx)
+		}
+		report, _ := d.Drain(within(t, 5*time.Minute), node, drain.Node{Cordoned: began, TaintedOnly: true})
+		require.Equal(t, drain.Evicted, report.Pods[0].Outcome)
+		require.False(t, cordoned.Before(h.until), "not while its escort holds it")
+		require.Less(t, cordoned.Sub(began), time.Minute)
+	})
+}
+
 // Where its escort must not run, a primary is not an ordinary pod all the same: it stays as long as its grace allows. What it is, its labels
 // say: whatever else reads the pod may be what ends the function.
 func TestKept_NoEscortRuns_EvictedInTheLastMomentsWithItsGrace(t *testing.T) {

@@ -22,7 +22,7 @@ type Phase struct {
 	// them their grace period. Where the escort does not run, the drain keeps them to the last moments.
 	Keeps bool
 	// DelaysCordon reports whether the node is not cordoned while it has this pod, because an operator would answer the cordon; nil: none
-	// does.
+	// does. A pod whose eviction a PDB refuses delays no longer.
 	DelaysCordon func(Pod) bool
 }
 

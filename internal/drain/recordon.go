@@ -54,7 +54,8 @@ func (r *run) checkCordon(ctx context.Context, now time.Time) (wake time.Time) {
 	return time.Time{}
 }
 
-// delaysCordon reports whether the node has a pod that is not terminating, and during which it is not cordoned.
+// delaysCordon reports whether the node has a pod that is not terminating, and during which it is not cordoned. A pod that its escort lets go,
+// and whose PDB refuses that, is none: its operator may make room when the node is cordoned, and nobody else does.
 func (r *run) delaysCordon() bool {
 	pods := r.cluster.Pods()
 	plan := Make(View{
@@ -62,7 +63,9 @@ func (r *run) delaysCordon() bool {
 	})
 	return slices.ContainsFunc(plan.Pods, func(p Planned) bool {
 		delays := r.Phases[p.Phase].DelaysCordon
-		return delays != nil && !p.Terminating() && !p.Finished && delays(p.Pod)
+		known := r.state.pods[p.Ref]
+		isRefused := known != nil && (known.latest == blocked || known.latest == never)
+		return delays != nil && !isRefused && !p.Terminating() && !p.Finished && delays(p.Pod)
 	})
 }
 

@@ -29,6 +29,8 @@ type Pod struct {
 	Ready      bool
 	Owner      Owner // the controller; zero: none
 	Containers []Container
+	// NodeVolume is the pod's volume on its node that PostgreSQL's data directory is in, as its environment says; empty: none is known.
+	NodeVolume string
 }
 
 // Owner is the controller of a pod. Its kind has the API group unless that is apps or core: StatefulSet.apps.kruise.io.

@@ -192,11 +192,17 @@ var attachableProvisioners = []string{
 // (https://kubernetes.io/docs/reference/labels-annotations-taints/#volume-kubernetes-io-storage-provisioner).
 const provisionerAnnotation = "volume.kubernetes.io/storage-provisioner"
 
-// VolumeFollows reports whether the volume of a claim can be attached to another node. The claim says who made the volume.
+// VolumeFollows reports whether the volume of a claim outlives its pod and can be attached to another node. The claim says who made the
+// volume. A claim that a pod owns is deleted with it, such as that of a generic ephemeral volume
+// (https://kubernetes.io/docs/concepts/storage/ephemeral-volumes/#lifecycle-and-persistentvolumeclaim).
 func (c *Client) VolumeFollows(ctx context.Context, namespace, claim string) (bool, error) {
 	var object struct {
-		Metadata struct{ Annotations map[string]string }
+		Metadata struct {
+			Annotations     map[string]string
+			OwnerReferences []metav1.OwnerReference
+		}
 	}
 	found, err := c.readIfExists(ctx, claimResource, namespace, claim, &object)
-	return found && slices.Contains(attachableProvisioners, object.Metadata.Annotations[provisionerAnnotation]), err
+	isPod := func(owner metav1.OwnerReference) bool { return owner.APIVersion == "v1" && owner.Kind == "Pod" }
+	return found && !slices.ContainsFunc(object.Metadata.OwnerReferences, isPod) && slices.Contains(attachableProvisioners, object.Metadata.Annotations[provisionerAnnotation]), err
 }

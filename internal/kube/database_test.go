@@ -141,7 +141,7 @@ func TestNodeFate_EachReasonToLeave_IsSaid(t *testing.T) {
 	require.Equal(t, "it does not exist", fate.Leaving)
 }
 
-func TestVolumeFollows_OnlyWhatAWSAttachesElsewhere(t *testing.T) {
+func TestVolumeFollows_OnlyWhatAWSAttachesElsewhereAndOutlivesThePod(t *testing.T) {
 	e := newLabEnv(t)
 	for provisioner, want := range map[string]bool{"ebs.csi.aws.com": true, "rancher.io/local-path": false, "": false} {
 		name := "data-" + strconv.Itoa(len(provisioner))
@@ -154,7 +154,18 @@ func TestVolumeFollows_OnlyWhatAWSAttachesElsewhere(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, follows, provisioner)
 	}
-	follows, err := e.client.VolumeFollows(t.Context(), e.namespace, "gone")
+	ephemeral := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{
+		Name: "pg-0-data", Annotations: map[string]string{provisionerAnnotation: "ebs.csi.aws.com"},
+		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "pg-0", UID: "uid"}},
+	}}
+	ephemeral.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
+	ephemeral.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: quantity.MustParse("1Gi")}
+	_, err := e.Client().CoreV1().PersistentVolumeClaims(e.namespace).Create(t.Context(), ephemeral, metav1.CreateOptions{})
+	require.NoError(t, err)
+	follows, err := e.client.VolumeFollows(t.Context(), e.namespace, "pg-0-data")
+	require.NoError(t, err)
+	require.False(t, follows, "a claim that a pod owns is deleted with it")
+	follows, err = e.client.VolumeFollows(t.Context(), e.namespace, "gone")
 	require.NoError(t, err)
 	require.False(t, follows)
 }

@@ -56,6 +56,7 @@ func (c *Client) PatchLabels(ctx context.Context, ref drain.Ref, labels map[stri
 func toEscortPod(p *corev1.Pod) *escort.Pod {
 	return &escort.Pod{
 		Pod: toPod(p), Node: p.Spec.NodeName, IP: p.Status.PodIP, Ready: isReady(p), Owner: ownerOf(p), Containers: containersOf(p),
+		NodeVolume: nodeVolume(p),
 	}
 }
 

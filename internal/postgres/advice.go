@@ -34,6 +34,9 @@ func (e *Escort) Advise(ctx context.Context, p drain.Pod) []string {
 	if err != nil {
 		return printable(lookFailed(identity, err)...)
 	}
+	if f.Leader != p.Name {
+		f.addDisk(ctx, e.Clusters(cluster), p.Name)
+	}
 	if leader := f.LeaderMember(); leader == nil || leader.Name != p.Name {
 		return printable(f.advise(e.Settings, p.Name, time.Now())...)
 	}
@@ -193,6 +196,9 @@ func (s *paths) advise(f *Facts) []string {
 	}
 	if len(others) > 0 {
 		lines = append(lines, fmt.Sprintf("%d poolers cannot hold clients: %s", len(others), few(others)))
+	}
+	if misled := s.misled(f.Identity); misled != "" {
+		lines = append(lines, capital(misled))
 	}
 	if trap := s.passwordsTrap(f); trap != "" {
 		lines = append(lines, capital(trap))

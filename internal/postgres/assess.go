@@ -49,7 +49,7 @@ func (f *Facts) plain() string {
 		return ""
 	case f.Standby && leader.Live && leader.Role != Primary:
 		return "the cluster follows another one and takes no writes"
-	case f.isSingle() && f.Disk == "" && !f.isStranded():
+	case f.isSingle() && leader.Disk == "" && !f.isStranded():
 		return "it is the only member of its cluster, and its volumes follow it to another node"
 	default:
 		return ""
@@ -153,7 +153,7 @@ func (f *Facts) clusterHolds() (holds []string) {
 	if f.isStranded() {
 		add("%s could not start again: %s", f.Leader, f.Stranded)
 	}
-	if why := f.whyOnlyCopy(); why != "" {
+	if why := f.whyOnlyCopy(f.Leader); why != "" {
 		add("%s", why)
 	}
 	return append(holds, f.Holds...)
@@ -171,12 +171,15 @@ func (f *Facts) warnings() (warnings []string) {
 	if others := f.otherClients(); len(others) > 0 {
 		add("the leader stops slowly, up to a minute, if a client of logical replication is behind: %s", strings.Join(others, ", "))
 	}
-	if len(f.Members) == 2 {
+	switch { // without the old primary, one fewer streams
+	case len(f.Members) == 2:
 		after := "until the old primary streams again, there is no standby"
 		if f.Strict {
 			after += ", and the cluster takes no writes"
 		}
 		add("the cluster has two members: %s", after)
+	case f.Synchronous && f.Strict && len(f.Members)-2 < f.SyncNumber:
+		add("until the old primary streams again, the cluster takes no writes: they wait for %d standbys", f.SyncNumber)
 	}
 	return warnings
 }
@@ -202,7 +205,7 @@ func (f *Facts) lagLimit(s Settings) LSN {
 
 // AssessReplica returns why a replica must not be evicted now, as sentences without a period. During a switchover no member stops. The
 // last synchronous standby of a strict cluster stays, because without it writes stop.
-// Without a leader that can be believed, the replica may be about to lead.
+// Without a leader that answers and can be believed, the replica may be about to lead, or have the only copy.
 func AssessReplica(f Facts, name string, now time.Time) (holds []string) {
 	leader := f.LeaderMember()
 	switch {
@@ -212,27 +215,41 @@ func AssessReplica(f Facts, name string, now time.Time) (holds []string) {
 		holds = append(holds, fmt.Sprintf("the leader %s is stopping already", f.Leader))
 	case f.staleLeader(now) != "":
 		holds = append(holds, f.staleLeader(now))
+	case !leader.Live:
+		holds = append(holds, fmt.Sprintf("the leader %s does not answer%s", f.Leader, because(leader.Failure)))
+	}
+	if why := f.whyOnlyCopy(name); why != "" {
+		holds = append(holds, why)
 	}
 	if f.Pending != "" {
 		holds = append(holds, fmt.Sprintf("the cluster is moving: somebody has asked for %s", f.Pending))
 	}
 	if f.Synchronous && f.Strict && f.isLastStandby(name) {
-		holds = append(holds, fmt.Sprintf("%s is the last synchronous standby, and without one the cluster takes no writes", name))
+		last, without := "the last synchronous standby", "one"
+		if f.SyncNumber > 1 {
+			last, without = fmt.Sprintf("one of the last %d synchronous standbys", f.SyncNumber), "them"
+		}
+		holds = append(holds, fmt.Sprintf("%s is %s, and without %s the cluster takes no writes", name, last, without))
 	}
 	return holds
 }
 
-// isLastStandby reports whether no other member could take the place of this synchronous standby. Where standbys are not known, every
-// replica may be the last one.
+// isLastStandby reports whether the other members are too few to take the place of this synchronous standby. Where standbys are not known,
+// every replica may be the last one. Patroni waits for fewer when there are fewer, down to one
+// (https://patroni.readthedocs.io/en/latest/replication_modes.html#synchronous-mode).
 func (f *Facts) isLastStandby(name string) bool {
 	leader := f.LeaderMember()
 	if leader == nil || leader.Name == name {
 		return false
 	}
 	judge := judge{Facts: *f, leader: *leader}
-	return !slices.ContainsFunc(f.Members, func(m Member) bool {
-		return m.Name != name && m.Name != f.Leader && m.Ready && !m.Terminating && judge.isStreaming(m)
-	})
+	others := 0
+	for _, m := range f.Members {
+		if m.Name != name && m.Name != f.Leader && m.Ready && !m.Terminating && judge.isStreaming(m) {
+			others++
+		}
+	}
+	return others < max(f.SyncNumber, 1)
 }
 
 func because(reason string) string {

@@ -106,7 +106,7 @@ func TestAssess_EachReasonToHold_IsASentence(t *testing.T) {
 		"pg-0 could not start again: no other node of zone a stays":                       leaves("no other node of zone a stays"),
 		"the Cluster's phase is odd":                                                      func(f *Facts) { f.Holds = []string{"the Cluster's phase is odd"} },
 		"pg-0 is the only member of its cluster, and its data may exist on this node only: it has no PersistentVolumeClaim": func(f *Facts) {
-			f.Members, f.Disk = f.Members[:1], "it has no PersistentVolumeClaim"
+			f.Members, f.Members[0].Disk = f.Members[:1], "it has no PersistentVolumeClaim"
 		},
 	} {
 		t.Run(want, func(t *testing.T) {
@@ -233,6 +233,17 @@ func TestAssess_Warnings_SayWhatAMoveCauses(t *testing.T) {
 	}, Assess(f, settings, now).Warnings)
 }
 
+func TestAssess_WritesWaitForEveryStandby_WarnsThatTheyStop(t *testing.T) {
+	f := healthyCNPG()
+	f.Synchronous, f.Strict, f.SyncNumber = true, true, 2
+	for i := range f.Members[0].Senders {
+		f.Members[0].Senders[i].Sync = true
+	}
+	require.Equal(t, []string{"until the old primary streams again, the cluster takes no writes: they wait for 2 standbys"}, Assess(f, settings, now).Warnings)
+	f.SyncNumber = 1
+	require.Empty(t, Assess(f, settings, now).Warnings)
+}
+
 // Both members on leaving nodes: hold, and at the end of the time take what there is.
 func TestAssessLast_NodesLeave_TakesTheCandidateAnyway(t *testing.T) {
 	f := healthy()
@@ -260,12 +271,38 @@ func TestAssessReplica_ItsClusterNeedsIt_Holds(t *testing.T) {
 	require.NotEmpty(t, AssessReplica(f, "pg-1", now))
 }
 
+// CloudNativePG never waits for fewer standbys than the Cluster's number.
+func TestAssessReplica_WritesWaitForSeveralStandbys_EachIsHeldThatIsNeeded(t *testing.T) {
+	for name, c := range map[string]struct {
+		number, members int
+		change          func(*Facts)
+		held            bool
+	}{
+		"both of two":               {2, 3, func(*Facts) {}, true},
+		"two of three":              {2, 4, func(*Facts) {}, false},
+		"two of three, one is down": {2, 4, func(f *Facts) { f.Members[3].State = "running" }, true},
+		"one of two":                {1, 3, func(*Facts) {}, false},
+		"not strict":                {2, 3, func(f *Facts) { f.Strict = false }, false},
+	} {
+		f := healthyCNPG()
+		f.Synchronous, f.Strict, f.SyncNumber = true, true, c.number
+		f.Members = append(f.Members, replicaNamed("pg-3"))[:c.members]
+		c.change(&f)
+		holds := AssessReplica(f, "pg-1", now)
+		require.Equal(t, c.held, len(holds) > 0, name)
+		if c.held {
+			require.Equal(t, []string{"pg-1 is one of the last 2 synchronous standbys, and without them the cluster takes no writes"}, holds, name)
+		}
+	}
+}
+
 // A replica may be about to lead.
 func TestAssessReplica_LeaderIsNotThere_Holds(t *testing.T) {
 	for want, change := range map[string]func(*Facts){
 		"the leader pg-9 is not among the cluster's pods": func(f *Facts) { f.Leader = "pg-9" },
 		"the leader pg-0 is stopping already":             func(f *Facts) { f.Members[0].Terminating = true },
 		"the leader pg-0 last renewed its key 1m0s ago":   func(f *Facts) { f.RenewTime = now.Add(-time.Minute) },
+		"the leader pg-0 does not answer: timeout":        func(f *Facts) { f.Members[0].Live, f.Members[0].Failure = false, "timeout" },
 	} {
 		f := healthy()
 		change(&f)
@@ -310,7 +347,7 @@ func randomFacts(r *rand.Rand) Facts {
 		func() { f.Leader = "pg-" + fmt.Sprint(r.IntN(5)) }, func() { f.RenewTime = now.Add(-time.Duration(r.IntN(60)) * time.Second) },
 		func() { f.Paused = true }, func() { f.Pending = "a switchover" }, func() { f.Standby = true },
 		func() { f.Leaders = f.Leaders[:0] }, func() { f.Version = "9.9.9" }, func() { f.LeaderLive = false },
-		func() { f.Members = f.Members[:1+r.IntN(3)] }, func() { f.Holds = []string{"odd"} }, func() { f.Disk = "local" },
+		func() { f.Members = f.Members[:1+r.IntN(3)] }, func() { f.Holds = []string{"odd"} }, func() { f.Members[0].Disk = "local" },
 		func() { f.Synchronous, f.SyncStandbys = true, []string{"pg-2"} },
 	} {
 		if odd() {

@@ -23,6 +23,8 @@ const (
 	cnpgFenced = "cnpg.io/fencedInstances"
 	// cnpgUnhealthy is the role of an old primary during a switchover, since 1.29.1.
 	cnpgUnhealthy = "unhealthy"
+	// cnpgScratch ends the name of a pod's claim for temporary files, which is deleted with the pod (ephemeralVolumeSource of a Cluster).
+	cnpgScratch = "-scratch-data"
 	// cnpgStatusPort is where an instance manager serves /pg/status.
 	cnpgStatusPort = 8000
 )
@@ -95,6 +97,9 @@ func (c *cnpgCluster) readSettings(f *Facts) {
 	f.Synchronous = c.Spec.MinSyncReplicas > 0 || sync != nil && sync.Number > 0
 	// Without preferred, writes wait for a standby: https://cloudnative-pg.io/documentation/current/replication/#data-durability.
 	f.Strict = sync != nil && sync.DataDurability != "preferred"
+	if sync != nil {
+		f.SyncNumber = sync.Number
+	}
 	if r := c.Spec.Replica; r != nil {
 		f.Standby = r.Enabled != nil && *r.Enabled || r.Enabled == nil && r.Primary != cmp.Or(r.Self, f.Cluster)
 	}

@@ -84,6 +84,9 @@ func (v instanceView) Facts(_ context.Context, id Identity) (Facts, error) {
 
 func (v instanceView) Live(_ context.Context, _ Identity, m Member) (LiveState, error) {
 	defer v.enter()()
+	if v.down[m.Name] {
+		return LiveState{}, errors.New("no answer")
+	}
 	state := v.liveState(m.Name)
 	state.Version, state.Known = "1.30.0", true // the status of an instance says what goes on in it
 	if state.Role == Primary {

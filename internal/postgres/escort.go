@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -150,15 +149,20 @@ func (r *run) escortMember(ctx context.Context) error {
 
 // escortKnown decides by what the pod is in its cluster.
 func (r *run) escortKnown(ctx context.Context) error {
+	if r.facts.Leader != r.pod.Name {
+		r.facts.addDisk(ctx, r.clusters, r.pod.Name)
+	}
 	r.forgetOnlyCopy(ctx)
 	member := r.facts.Member(r.pod.Name)
 	switch {
 	case r.facts.isMoving() && !r.isOverdue():
 		return hold("its cluster is moving: somebody has asked for %s", r.facts.Pending)
-	case r.facts.Leader == "":
-		return r.heldUnlessLast(ctx, hold("no member leads the cluster"))
 	case r.facts.Leader == r.pod.Name:
 		return r.escortPrimary(ctx)
+	case r.facts.isOnlyCopy(r.pod.Name):
+		return r.holdOnlyCopy(ctx, AssessReplica(r.facts, r.pod.Name, time.Now()))
+	case r.facts.Leader == "":
+		return r.heldUnlessLast(ctx, hold("no member leads the cluster"))
 	case member != nil && member.Live && member.Role == Primary:
 		return r.heldUnlessLast(ctx, hold("it says that it leads, but the leader is %s", r.facts.Leader))
 	case r.record != nil && r.record.Leader == r.pod.Name:
@@ -174,8 +178,8 @@ func (r *run) escortPrimary(ctx context.Context) error {
 	switch {
 	case a.Plain != "":
 		return r.evictPlainly(ctx, a.Plain)
-	case r.facts.isOnlyCopy():
-		return r.holdOnlyCopy(ctx, a)
+	case r.facts.isOnlyCopy(r.pod.Name):
+		return r.holdOnlyCopy(ctx, a.Holds)
 	case r.record != nil && r.record.OnlyCopy:
 		return r.heldUnlessLast(ctx, hold("%s", strings.Join(a.Holds, "; ")))
 	case r.isLast():
@@ -235,16 +239,22 @@ func (r *run) escortReplica(ctx context.Context) error {
 			}
 		}
 	}
-	if r.isLast() {
+	facts, err := observeMembers(ctx, r.clusters, r.facts.Identity)
+	if err == nil {
+		r.facts = facts
+		r.facts.addDisk(ctx, r.clusters, r.pod.Name)
+	}
+	holds := AssessReplica(r.facts, r.pod.Name, time.Now())
+	switch {
+	case r.facts.isOnlyCopy(r.pod.Name):
+		return r.holdOnlyCopy(ctx, holds)
+	case r.isLast():
 		return r.evictPlainly(ctx, "")
-	}
-	if r.facts, err = observeMembers(ctx, r.clusters, r.facts.Identity); err != nil {
+	case err != nil:
 		return hold("cannot read the cluster: %v", err)
-	}
-	if r.facts.Leader == r.pod.Name {
+	case r.facts.Leader == r.pod.Name:
 		return hold("it has become the primary")
-	}
-	if holds := AssessReplica(r.facts, r.pod.Name, time.Now()); len(holds) > 0 {
+	case len(holds) > 0:
 		return hold("%s", holds[0])
 	}
 	if err := lease.Lost(); err != nil { // reading took its time
@@ -371,32 +381,6 @@ func (r *run) recover(ctx context.Context) error {
 	}
 	if err := r.request.Save(ctx, json.RawMessage(r.record.text()), r.record.OnlyCopy); err != nil {
 		r.log.Warn("failed to record that poolers are resumed", "error", escort.Printable(err.Error()))
-	}
-	return nil
-}
-
-// readMarks returns the marks of a Lease, even if ctx has ended: who cannot see another's move must not resume its poolers.
-func readMarks(ctx context.Context, cluster Cluster, lease string, limit time.Duration) (marks []escort.Mark, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
-	defer cancel()
-	_ = escort.Poll(ctx, time.Now().Add(limit), resumeInterval, func() (bool, error) {
-		marks, err = cluster.Marks(ctx, lease)
-		return err == nil, nil
-	})
-	return marks, err
-}
-
-// isTakenOver reports whether the holder of the Lease is not the one that has set the mark.
-func isTakenOver(m mark, marks []escort.Mark) bool {
-	return slices.ContainsFunc(marks, func(found escort.Mark) bool { return found.Held && found.Taken.After(m.Since) })
-}
-
-// markOfMove returns the one of the marks that is of the record's move; nil: none is.
-func markOfMove(record mark, marks []escort.Mark) *mark {
-	for _, found := range marks {
-		if m, err := readMark(found.Text); err == nil && record.sameMove(m) {
-			return m
-		}
 	}
 	return nil
 }

@@ -96,6 +96,7 @@ type Facts struct {
 	Others       int // pods with the members' labels that are not recognized: of a member that has not started yet
 	Synchronous  bool
 	Strict       bool     // writes stop without a synchronous standby
+	SyncNumber   int      // for how many standbys writes wait in strict mode; zero: one
 	SyncStandbys []string // in synchronous mode
 	MaxLag       LSN      // Patroni's maximum_lag_on_failover; zero: unknown
 	Paused       bool     // Patroni's maintenance mode
@@ -106,7 +107,6 @@ type Facts struct {
 	ObjectLabels    map[string]string // of ConfigObject: Patroni sees an object only with these
 	Holds           []string          // further reasons to hold that the operator's objects give, as sentences
 	Warnings        []string          // as sentences without a period
-	Disk            string            // why the leader's data may exist on its node only; empty: its volumes follow it, or a replica streams
 	Stranded        string            // why the leader's volumes find no other node that stays; empty: they do, or it is not known
 	PermanentSlots  []string          // logical replication slots that Patroni keeps on each member that may become leader
 	WorkUnknown     string            // why the leader's Work is not known
@@ -141,6 +141,8 @@ type Member struct {
 	Failure string  // why the member itself did not answer; empty: it did, or was not asked
 
 	Claims            []string // names of its PersistentVolumeClaims
+	NodeVolume        string   // the volume on its node that its data directory is in; empty: none is known
+	Disk              string   // why its data may exist on its node only; empty: its volumes follow it, another has its data, or nobody looked
 	CriticalOperation bool     // Zalando's operator says that nothing may disturb the pod
 }
 

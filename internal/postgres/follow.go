@@ -40,9 +40,10 @@ func (m *move) servicesFollow(ctx context.Context) bool {
 	if err != nil || address == "" {
 		return false
 	}
+	leading := leadingTo(all, address)
 	return !slices.ContainsFunc(m.paths.services, func(name string) bool {
-		i := slices.IndexFunc(all, func(s escort.Service) bool { return s.Name == name })
-		return i >= 0 && !leadsOnlyTo(all[i], address)
+		isIt := func(s escort.Service) bool { return s.Name == name }
+		return slices.ContainsFunc(all, isIt) && !slices.ContainsFunc(leading, isIt)
 	})
 }
 

@@ -39,6 +39,7 @@ type front struct {
 	databases []string      // that lead to the primary and can be paused, without the alias
 	unnamed   []string      // that lead to the primary, and that no command can name
 	unnamable bool          // one of them has clients
+	elsewhere int           // databases that do not lead to the primary
 	idle      int           // databases that lead to the primary, are too many, and have no clients
 	alias     bool          // one of them is the alias
 	retry     string        // its setting server_login_retry
@@ -82,6 +83,21 @@ func (s *paths) unknown() (names []string) {
 	return names
 }
 
+// misled says which poolers have the cluster's labels or annotation, and databases none of which leads to the primary; empty: none. Clients
+// of these may see the switchover.
+func (s *paths) misled(i Identity) string {
+	var names []string
+	for _, p := range s.others {
+		if p.unheld == "" && p.elsewhere > 0 && !p.alias && len(p.unnamed) == 0 && belongs(p.pod, i) {
+			names = append(names, p.pod.Ref.String())
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return "there are poolers none of whose databases leads to the primary, though their labels are the cluster's: " + joined(names)
+}
+
 // close closes the consoles. What is paused stays paused.
 func (s *paths) close() {
 	for _, p := range s.fronts {
@@ -99,7 +115,7 @@ func (e *Escort) findPaths(ctx context.Context, cluster Cluster, f *Facts, acts 
 	if err != nil {
 		return nil, fmt.Errorf("find the Services of the primary: %w", err)
 	}
-	leading := slices.DeleteFunc(all, func(s escort.Service) bool { return !leadsOnlyTo(s, leader.IP) })
+	leading := leadingTo(all, leader.IP)
 	found := &paths{}
 	for _, s := range leading {
 		found.services = append(found.services, s.Name)
@@ -197,6 +213,7 @@ func (p *front) read(ctx context.Context, f *Facts, leading []escort.Service, ac
 	for _, d := range state.Databases {
 		switch {
 		case !annotatedFor(p.pod, f.Identity) && !hostLeads(d.Host, p.pod.Namespace, f.LeaderMember().IP, leading):
+			p.elsewhere++
 		case d.Name == Alias:
 			p.alias = true
 		case !pgbouncer.IsPausable(d.Name): // clients have pgbouncer make a database of any name from the entry "*", without a login
@@ -257,9 +274,28 @@ func (p *front) add(d PoolerDatabase) {
 	p.databases = append(p.databases, d.Name)
 }
 
-// leadsOnlyTo reports whether the address is the Service's only ready endpoint. One that leads to replicas too is none that a move changes.
-func leadsOnlyTo(s escort.Service, address string) bool {
-	return len(s.Ready) > 0 && !slices.ContainsFunc(s.Ready, func(a string) bool { return a != address })
+// leadingTo returns the Services that lead to the address and nowhere else: by themselves, or through the ClusterIP of one that does. That
+// of a primary of Crunchy's operator is headless, and leads to the ClusterIP of Patroni's Service
+// (https://github.com/CrunchyData/postgres-operator/blob/main/internal/controller/postgrescluster/cluster.go, generateClusterPrimaryService).
+func leadingTo(all []escort.Service, address string) (leading []escort.Service) {
+	addresses := []string{address}
+	for _, s := range all {
+		if leadsOnlyTo(s, address) {
+			addresses = append(addresses, s.Addresses...)
+		}
+	}
+	for _, s := range all {
+		if leadsOnlyTo(s, addresses...) {
+			leading = append(leading, s)
+		}
+	}
+	return leading
+}
+
+// leadsOnlyTo reports whether all ready endpoints of the Service are among the addresses. One that leads to replicas too is none that a move
+// changes.
+func leadsOnlyTo(s escort.Service, addresses ...string) bool {
+	return len(s.Ready) > 0 && !slices.ContainsFunc(s.Ready, func(a string) bool { return !slices.Contains(addresses, a) })
 }
 
 // hostLeads reports whether one of the hosts that pgbouncer connects to is the primary, or a Service that leads to it

@@ -38,6 +38,82 @@ func TestLeadsOnlyTo_ServicesOfReplicasToo_AreNot(t *testing.T) {
 	require.False(t, leadsOnlyTo(escort.Service{Ready: []string{"10.0.0.10", "10.0.0.11"}}, "10.0.0.10"))
 }
 
+// crunchyView has the Services of Crunchy's operator. The primary's is headless and leads to the ClusterIP of Patroni's. The poolers are
+// the cluster's by their labels.
+type crunchyView struct{ *incarnation }
+
+func (v crunchyView) Services(ctx context.Context, namespace string) ([]escort.Service, error) {
+	all, err := v.incarnation.Services(ctx, namespace)
+	for i := range all {
+		if all[i].Name == "pg" {
+			all[i].Name = "pg-ha"
+		}
+	}
+	return append([]escort.Service{{Namespace: namespace, Name: "pg-primary", Ready: []string{"10.98.0.10"}}}, all...), err
+}
+
+func (v crunchyView) PodsMatching(ctx context.Context, namespace string, match func(drain.Pod) bool) ([]escort.Pod, error) {
+	pods, err := v.incarnation.PodsMatching(ctx, namespace, match)
+	for i := range pods {
+		pods[i].Labels["postgres-operator.crunchydata.com/cluster"] = "pg"
+	}
+	return pods, err
+}
+
+// newCrunchyWorld returns a world whose poolers lead to a host.
+func newCrunchyWorld(host string) (*world, *Escort, *incarnation) {
+	w := newWorld()
+	for _, p := range w.poolers {
+		p.databases[0].Host = host
+	}
+	e, i := w.escort()
+	e.Connect = func(context.Context) (Cluster, error) { return crunchyView{i}, nil }
+	return w, e, i
+}
+
+func TestRun_ServiceLeadsToAServiceOfThePrimary_PoolersAreHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, e, i := newCrunchyWorld("pg-primary")
+		result, err, _ := w.runAs(t, e, i, "pg-0")
+		require.NoError(t, err)
+		require.Contains(t, result.Reason, "2 of 2 poolers held")
+		require.NotContains(t, result.Reason, "the Services did not lead to the new primary")
+		w.requireNothingPaused(t)
+	})
+}
+
+// Its labels say that it is the cluster's, but a move would not hold its clients.
+func TestRun_PoolerOfTheClusterLeadsElsewhere_IsSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, e, i := newCrunchyWorld("pg-primary-of-another-name")
+		const none = "none of whose databases leads to the primary, though their labels are the cluster's: db/pooler-a, db/pooler-b"
+		lines := e.Advise(t.Context(), memberPod("pg-0", "").Pod)
+		require.Contains(t, lines[len(lines)-1], none)
+		w.poolers["b"].databases = nil // without clients, the entry "*" has none
+		result, err, _ := w.runAs(t, e, i, "pg-0")
+		require.NoError(t, err)
+		require.Contains(t, result.Reason, "0 of 0 poolers held")
+		require.Contains(t, result.Reason, "none of whose databases leads to the primary, though their labels are the cluster's: db/pooler-a")
+		require.NotContains(t, result.Reason, "pooler-b")
+	})
+}
+
+func TestLeadingTo_ServicesOfServices_MustLeadNowhereElse(t *testing.T) {
+	all := []escort.Service{
+		{Name: "direct", Addresses: []string{"10.98.0.1", "fd00::1"}, Ready: []string{"10.0.0.10"}},
+		{Name: "replicas", Addresses: []string{"10.98.0.2"}, Ready: []string{"10.0.0.10", "10.0.0.11"}},
+		{Name: "through", Ready: []string{"10.98.0.1", "fd00::1"}},
+		{Name: "through both", Ready: []string{"10.98.0.1", "10.98.0.2"}},
+		{Name: "empty"},
+	}
+	var names []string
+	for _, s := range leadingTo(all, "10.0.0.10") {
+		names = append(names, s.Name)
+	}
+	require.Equal(t, []string{"direct", "through"}, names)
+	require.Empty(t, leadingTo(all, ""))
+}
+
 func TestBelongs_LabelsOfOperators(t *testing.T) {
 	identity := Identity{Namespace: "db", Cluster: "pg"}
 	type labels = map[string]string

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -145,4 +146,30 @@ func markOf(f Facts, candidate string, fronts []*front, now time.Time, limit tim
 		}
 	}
 	return m
+}
+
+// readMarks returns the marks of a Lease, even if ctx has ended: who cannot see another's move must not resume its poolers.
+func readMarks(ctx context.Context, cluster Cluster, lease string, limit time.Duration) (marks []escort.Mark, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	_ = escort.Poll(ctx, time.Now().Add(limit), resumeInterval, func() (bool, error) {
+		marks, err = cluster.Marks(ctx, lease)
+		return err == nil, nil
+	})
+	return marks, err
+}
+
+// isTakenOver reports whether the holder of the Lease is not the one that has set the mark.
+func isTakenOver(m mark, marks []escort.Mark) bool {
+	return slices.ContainsFunc(marks, func(found escort.Mark) bool { return found.Held && found.Taken.After(m.Since) })
+}
+
+// markOfMove returns the one of the marks that is of the record's move; nil: none is.
+func markOfMove(record mark, marks []escort.Mark) *mark {
+	for _, found := range marks {
+		if m, err := readMark(found.Text); err == nil && record.sameMove(m) {
+			return m
+		}
+	}
+	return nil
 }

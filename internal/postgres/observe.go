@@ -64,7 +64,7 @@ func observe(ctx context.Context, clusters Clusters, i Identity, volumes bool) (
 	group.Wait()
 	f.addLive()
 	if volumes {
-		f.addDisk(ctx, clusters)
+		f.addDisk(ctx, clusters, f.Leader)
 	}
 	return f, nil
 }
@@ -167,9 +167,10 @@ func (o *Observer) fate(ctx context.Context, node string) (escort.NodeFate, erro
 func toMember(p escort.Pod, i Identity, fate escort.NodeFate) Member {
 	m := Member{
 		Ref: p.Ref, Node: p.Node, Zone: fate.Zone, NodeCreated: fate.Created, IP: p.IP, Ready: p.Ready, Terminating: p.Terminating(),
-		Leaving: fate.Leaving, Claims: p.Claims, CriticalOperation: i.Operator == Zalando && p.Labels[criticalLabel] == "true",
+		Leaving: fate.Leaving, Claims: p.Claims, NodeVolume: p.NodeVolume, CriticalOperation: i.Operator == Zalando && p.Labels[criticalLabel] == "true",
 	}
 	if !i.Operator.UsesPatroni() {
+		m.Claims = slices.DeleteFunc(slices.Clone(m.Claims), func(claim string) bool { return claim == p.Name+cnpgScratch })
 		m.API = Address{TLS: true, Port: cnpgStatusPort}
 		return m
 	}
@@ -250,6 +251,9 @@ func (o *Observer) addCNPG(ctx context.Context, f *Facts) error {
 
 // Disk implements Clusters.
 func (o *Observer) Disk(ctx context.Context, m Member) string {
+	if m.NodeVolume != "" {
+		return "its data directory is in volume " + m.NodeVolume + ", which is on the node"
+	}
 	if len(m.Claims) == 0 {
 		return "it has no PersistentVolumeClaim"
 	}
@@ -259,7 +263,7 @@ func (o *Observer) Disk(ctx context.Context, m Member) string {
 		case err != nil:
 			return escort.Printable(err.Error())
 		case !follows:
-			return "the volume of claim " + claim + " is not one that AWS attaches elsewhere"
+			return "the volume of claim " + claim + " is deleted with its pod, or is not one that AWS attaches elsewhere"
 		}
 	}
 	return ""

@@ -209,7 +209,7 @@ func TestObserve_SingleMember_KnowsWhereItsDataAre(t *testing.T) {
 	}{
 		"":                                {[]string{"data"}, map[string]bool{"data": true}, nil},
 		"it has no PersistentVolumeClaim": {nil, nil, nil},
-		"the volume of claim wal is not one that AWS attaches elsewhere": {[]string{"data", "wal"}, map[string]bool{"data": true}, nil},
+		"the volume of claim wal is deleted with its pod, or is not one that AWS attaches elsewhere": {[]string{"data", "wal"}, map[string]bool{"data": true}, nil},
 		"no answer": {[]string{"data"}, nil, errors.New("no answer")},
 	} {
 		a := demoAPI()
@@ -217,8 +217,33 @@ func TestObserve_SingleMember_KnowsWhereItsDataAre(t *testing.T) {
 		a.pods[0].Claims, a.follows, a.errs["claims"] = c.claims, c.follows, c.err
 		f, err := Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, demo)
 		require.NoError(t, err)
-		require.Equal(t, want, f.Disk)
+		require.Equal(t, want, f.LeaderMember().Disk)
 	}
+}
+
+// A claim beside the data protects nothing.
+func TestObserve_DataOnAVolumeOfTheNode_DoNotFollow(t *testing.T) {
+	a := demoAPI()
+	a.pods = a.pods[:1]
+	a.pods[0].Claims, a.follows, a.pods[0].NodeVolume = []string{"backup"}, map[string]bool{"backup": true}, "pgdata"
+	f, err := Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, demo)
+	require.NoError(t, err)
+	require.Equal(t, "its data directory is in volume pgdata, which is on the node", f.LeaderMember().Disk)
+}
+
+// CloudNativePG can have a claim of each pod for temporary files, which is deleted with the pod.
+func TestObserve_CloudNativePGHasScratchSpace_ItsDataFollowAllTheSame(t *testing.T) {
+	a, identity := cnpgAPI()
+	a.pods[0].Claims = []string{"pg-1", "pg-1-scratch-data"}
+	a.follows = map[string]bool{"pg-1": true}
+	a.errs["pg-2"] = net.ErrClosed
+	f, err := Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, identity)
+	require.NoError(t, err)
+	require.Empty(t, f.LeaderMember().Disk)
+	a.follows = nil
+	f, err = Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, identity)
+	require.NoError(t, err)
+	require.Contains(t, f.LeaderMember().Disk, "claim pg-1 ")
 }
 
 const cluster130 = `{"metadata":{"annotations":{}},"spec":{"instances":2,"postgresql":{"synchronous":{"method":"any","number":1,"dataDurability":"required"}}},
@@ -247,6 +272,7 @@ func TestObserve_CloudNativePG_CanMove(t *testing.T) {
 	f, err := Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, identity)
 	require.NoError(t, err)
 	require.True(t, f.Synchronous && f.Strict && f.LeaderLive)
+	require.Equal(t, 1, f.SyncNumber)
 	require.Equal(t, "0/6000060", f.LeaderLSN.String())
 	got := Assess(f, settings, time.Now())
 	require.Empty(t, got.Holds)

@@ -92,14 +92,14 @@ func TestAssess_NoReplicaStreams_IsTheOnlyCopy(t *testing.T) {
 		"the operator's objects hold":      {func(f *Facts) { f.Members, f.Holds = f.Members[:1], []string{"odd"} }, only},
 		"a replica streams":                {func(f *Facts) { f.Members[1].Live = false }, ""},
 		"a replica streams and may leave":  {each(func(m *Member) { m.Leaving = "it is being terminated" }), ""},
-		"the volumes follow the only pod":  {func(f *Facts) { f.Members, f.Disk = f.Members[:1], "" }, ""},
-		"the volumes follow, nobody reads": {func(f *Facts) { f.Disk = ""; each(func(m *Member) { m.Live = false })(f) }, ""},
+		"the volumes follow the only pod":  {func(f *Facts) { f.Members, f.Members[0].Disk = f.Members[:1], "" }, ""},
+		"the volumes follow, nobody reads": {func(f *Facts) { f.Members[0].Disk = ""; each(func(m *Member) { m.Live = false })(f) }, ""},
 	} {
 		for _, f := range []Facts{healthy(), healthyCNPG()} {
-			f.Disk = "local"
+			f.Members[0].Disk = "local"
 			c.change(&f)
-			require.Equal(t, c.want, f.whyOnlyCopy(), name)
-			require.Equal(t, c.want != "", f.isOnlyCopy(), name)
+			require.Equal(t, c.want, f.whyOnlyCopy("pg-0"), name)
+			require.Equal(t, c.want != "", f.isOnlyCopy("pg-0"), name)
 			if c.want != "" {
 				require.Contains(t, Assess(f, settings, now).Holds, c.want, name)
 				require.Nil(t, AssessLast(f, settings, now).Candidate, name)
@@ -182,17 +182,17 @@ func TestObserve_Disk_IsReadUnlessAReplicaStreams(t *testing.T) {
 	a := demoAPI()
 	f, err := Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, demo)
 	require.NoError(t, err)
-	require.Empty(t, f.Disk, "pg-1 streams")
+	require.Empty(t, f.LeaderMember().Disk, "pg-1 streams")
 	a.errs["pg-1"] = escort.ErrForbidden // what it wrote on its pod before says that it streams
 	f, err = Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, demo)
 	require.NoError(t, err)
-	require.Equal(t, "it has no PersistentVolumeClaim", f.Disk)
-	require.True(t, f.isOnlyCopy())
+	require.Equal(t, "it has no PersistentVolumeClaim", f.LeaderMember().Disk)
+	require.True(t, f.isOnlyCopy(f.Leader))
 
 	c, identity := cnpgAPI()
 	c.pods, c.custom = c.pods[:1], strings.Replace(c.custom, "Cluster in healthy state", "odd", 1)
 	f, err = Observe(t.Context(), &Observer{Settings: settings, Cluster: c}, identity)
 	require.NoError(t, err)
 	require.NotEmpty(t, f.Holds)
-	require.True(t, f.isOnlyCopy())
+	require.True(t, f.isOnlyCopy(f.Leader))
 }

@@ -30,8 +30,8 @@ type Kubernetes interface {
 	NodeFate(ctx context.Context, name string) (escort.NodeFate, error)
 	// GetFromPod sends a GET to a pod's port through the API server, and returns the answer to a request that succeeded.
 	GetFromPod(ctx context.Context, pod drain.Ref, port int, tls bool, path string) ([]byte, error)
-	// VolumeFollows reports whether the volume of a claim can be attached to another node. An unknown kind of volume counts as one
-	// that cannot.
+	// VolumeFollows reports whether the volume of a claim outlives its pod and can be attached to another node. An unknown kind of volume
+	// counts as one that cannot.
 	VolumeFollows(ctx context.Context, namespace, claim string) (bool, error)
 	// VolumeZones returns the zones that the volume of a claim cannot leave, when it is in use in the zone here; none: it is in no zone.
 	VolumeZones(ctx context.Context, namespace, claim, here string) (zones []string, err error)

@@ -50,7 +50,8 @@ type simPod struct {
 	paused    *simInvocation
 	pausedAt  time.Time
 	shutDown  bool
-	heldSince time.Time // when its escort held it first
+	heldSince time.Time      // when its escort held it first
+	blockedTo *simInvocation // whose eviction its PDB refused last
 	// couldNotStop says that it could not be stopped when a report last named it.
 	couldNotStop             bool
 	couldNotStopAtCompletion bool // likewise, when the action was completed
@@ -366,6 +367,7 @@ func (v *simPods) refusal(p *simPod) error {
 	if p == nil || p.Terminating() || p.pdb == nil || p.pdb.healthy > p.pdb.needed {
 		return nil
 	}
+	p.blockedTo = v.simInvocation
 	return &drain.Blocked{PDBs: []string{p.pdb.name}, Reason: "no disruption allowed"}
 }
 

@@ -106,6 +106,11 @@ func (e simDatabase) move(ctx context.Context, p drain.EscortRequest) error {
 
 // delaysCordon reports whether a primary that this invocation's drain would move is on the Node object.
 func (i *simInvocation) delaysCordon(inst *simInstance, node string) bool {
+	return i.hasPrimary(inst, node, func(*simPod) bool { return true })
+}
+
+// hasPrimary is delaysCordon for some primaries.
+func (i *simInvocation) hasPrimary(inst *simInstance, node string, counts func(*simPod) bool) bool {
 	if !i.s.databases || i.plain[inst.id] {
 		return false
 	}
@@ -114,17 +119,17 @@ func (i *simInvocation) delaysCordon(inst *simInstance, node string) bool {
 		if on == "" {
 			on = inst.node.name
 		}
-		if on == node && isPrimary(p.Pod) && !p.Terminating() {
+		if on == node && isPrimary(p.Pod) && !p.Terminating() && counts(p) {
 			return true
 		}
 	}
 	return false
 }
 
-// checkNoPrimary checks that a node is not cordoned while it has a primary.
+// checkNoPrimary checks that a node is not cordoned while it has a primary, unless its PDB refused this drain's eviction.
 func (i *simInvocation) checkNoPrimary(inst *simInstance, node string) {
 	i.s.counts[checked]++
-	if i.delaysCordon(inst, node) {
+	if i.hasPrimary(inst, node, func(p *simPod) bool { return p.blockedTo != i }) {
 		i.s.violate("%s: cordoned %s, which has a primary", i.name, node)
 	}
 }
