@@ -24,7 +24,8 @@ const (
 	activityRetry = time.Second
 )
 
-// clockTolerance is by how much the time of an event may differ from the start of its action without a word: clocks and rounding.
+// clockTolerance is by how much the time of an event may differ from the start of its action without a word: clocks and rounding. One that
+// is earlier by more is of an earlier action. With less, an event that waited in the queue would lose its true time to a clock.
 const clockTolerance = time.Minute
 
 // limit returns after how long Auto Scaling ends the action, heartbeats or not; zero: unknown.
@@ -82,12 +83,12 @@ func (j *job) learnClock(activity func() time.Time, hook Hook) {
 	if j.lease != nil {
 		received = cmp.Or(j.lease.FirstReceived(), received)
 	}
-	began, received := startOf(j.Began, activity(), j.notBeforeClosed(received), now)
-	if claimed := j.Began; !claimed.IsZero() && claimed.Sub(began).Abs() > clockTolerance {
-		j.log.Warn("event's time not used", "event", claimed, "began", began)
+	known := startOf(j.Began, activity(), j.notBeforeClosed(received), now)
+	if claimed := j.Began; !claimed.IsZero() && claimed.Sub(known.began).Abs() > clockTolerance {
+		j.log.Warn("event's time not used", "event", claimed, "began", known.began)
 	}
-	j.Began = began
-	j.clock.setForHook(began, received, hook)
+	j.Began = known.began
+	j.clock.setForHook(known, hook)
 }
 
 // notBeforeClosed returns the first receipt of the event, but not a time before the termination for which an earlier invocation closed
@@ -104,10 +105,12 @@ func (j *job) notBeforeClosed(received time.Time) time.Time {
 	return received
 }
 
-// startOf returns when a termination began, and when its event was received first. The time that the event claims counts only between
-// the start of the activity, which Auto Scaling knows, and the first receipt. Without an activity the first receipt counts. None of
-// them is in the future, and no event is received before its activity begins: then it is another action's.
-func startOf(claimed, activity, received, now time.Time) (began, first time.Time) {
+// startOf returns what is known of when an instance began to wait. The activity, whose start Auto Scaling knows, is no later than the wait:
+// behind a load balancer connections drain in between, for up to an hour. So the time that the event claims counts between the activity and
+// the first receipt. Otherwise the first receipt counts, and the activity only bounds it. None of them is in the future, and no event is
+// received before its activity begins: then it is another action's.
+// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks-overview.html)
+func startOf(claimed, activity, received, now time.Time) start {
 	if received.After(now) {
 		received = now
 	}
@@ -116,13 +119,13 @@ func startOf(claimed, activity, received, now time.Time) (began, first time.Time
 	}
 	switch {
 	case activity.IsZero():
-		return received, received
+		return start{received, received, received}
 	case received.Before(activity):
-		return activity, activity
+		return start{activity, activity, activity}
+	case claimed.Before(activity.Add(-clockTolerance)), claimed.After(received):
+		return start{received, received, activity}
 	case claimed.Before(activity):
-		return activity, received
-	case claimed.After(received):
-		return received, received
+		claimed = activity
 	}
-	return claimed, received
+	return start{claimed, received, claimed}
 }

@@ -137,7 +137,7 @@ func TestSweep_WarmInstanceWaits_KeptAliveAndResent(t *testing.T) {
 			report := sweepOnce(t, h)
 			require.Equal(t, 1, report.Waiting, state)
 			require.Equal(t, 1, report.Heartbeats, state)
-			require.Equal(t, []string{"workers-a quiesce i-0abc1234 10m0s"}, m.sent, state)
+			require.Equal(t, []string{resentEvent}, m.sent, state)
 			require.Equal(t, 600.0, report.LongestWaitSeconds, state)
 		})
 	}
