@@ -109,7 +109,7 @@ func TestStartOf_Claims_ClampedBetweenActivityAndReceipt(t *testing.T) {
 		{"received in the future", at(-9), time.Time{}, at(30), start{now, now, now}},
 		{"an activity in the future", at(-9), at(30), at(-8), start{now, now, now}},
 	} {
-		require.Equal(t, c.want, startOf(c.claimed, c.activity, c.received, now), c.name)
+		require.Equal(t, c.want, startOf(c.claimed, c.activity, []time.Time{c.received}, now), c.name)
 	}
 }
 
@@ -143,6 +143,22 @@ func TestClock_ConnectionsDrainedFirst_WholeTimeFromFirstReceipt(t *testing.T) {
 			require.Equal(t, first.Add(19*time.Minute+30*time.Second), report.Deadline, "%s, within what Auto Scaling allows at least", name)
 		})
 	}
+}
+
+// Found by the simulation, seed 7779: the Lease had the receipt of an earlier action, whose drain crashed.
+func TestClock_LeaseOfAnEarlierAction_OwnReceiptCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		now := time.Now()
+		env.activities = map[string]time.Time{event.InstanceID: now.Add(-time.Hour)}
+		env.received = now.Add(-2 * time.Hour)
+		again := event
+		for _, received := range []time.Time{now, now.Add(-90 * time.Minute)} { // the second message is of that action too
+			report, err := deliver(t, env.handler(), Record{Termination: &again, FirstReceived: received})
+			require.NoError(t, err)
+			require.Equal(t, now.Add(29*time.Minute+30*time.Second), report.Deadline, "%s", received)
+		}
+	})
 }
 
 // An earlier invocation may have been given the event long before this one, which does not know it.

@@ -79,11 +79,7 @@ func (j *job) askActivities(ctx context.Context) (await func() time.Time) {
 // learnClock sets when the termination began, and the deadline that follows.
 func (j *job) learnClock(activity func() time.Time, hook Hook) {
 	now := time.Now()
-	received := cmp.Or(j.received, now)
-	if j.lease != nil {
-		received = cmp.Or(j.lease.FirstReceived(), received)
-	}
-	known := startOf(j.Began, activity(), j.notBeforeClosed(received), now)
+	known := startOf(j.Began, activity(), j.firstReceipts(now), now)
 	if claimed := j.Began; !claimed.IsZero() && claimed.Sub(known.began).Abs() > clockTolerance {
 		j.log.Warn("event's time not used", "event", claimed, "began", known.began)
 	}
@@ -91,12 +87,19 @@ func (j *job) learnClock(activity func() time.Time, hook Hook) {
 	j.clock.setForHook(known, hook)
 }
 
+// firstReceipts returns when the event was received first, as the Lease says, and this message. The Lease may still say it of an earlier
+// action, and so may a message that is delivered again. With a Lease now is the last of them: once the node is closed, the Lease says so.
+func (j *job) firstReceipts(now time.Time) []time.Time {
+	received := cmp.Or(j.received, now)
+	if j.lease == nil {
+		return []time.Time{received}
+	}
+	return []time.Time{j.notBeforeClosed(cmp.Or(j.lease.FirstReceived(), received)), received, now}
+}
+
 // notBeforeClosed returns the first receipt of the event, but not a time before the termination for which an earlier invocation closed
 // the node. A receipt before that is of an old event, of an earlier action.
 func (j *job) notBeforeClosed(received time.Time) time.Time {
-	if j.lease == nil {
-		return received
-	}
 	for _, n := range j.lease.Closed() {
 		if n.Hook == j.Hook && n.Began.After(received) {
 			received = n.Began
@@ -108,14 +111,20 @@ func (j *job) notBeforeClosed(received time.Time) time.Time {
 // startOf returns what is known of when an instance began to wait. The activity, whose start Auto Scaling knows, is no later than the wait:
 // behind a load balancer connections drain in between, for up to an hour. So the time that the event claims counts between the activity and
 // the first receipt. Otherwise the first receipt counts, and the activity only bounds it. None of them is in the future, and no event is
-// received before its activity begins: then it is another action's.
+// received before its activity begins: then it is another action's, and the next receipt counts.
 // (https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks-overview.html)
-func startOf(claimed, activity, received, now time.Time) start {
-	if received.After(now) {
-		received = now
-	}
+func startOf(claimed, activity time.Time, receipts []time.Time, now time.Time) start {
 	if activity.After(now) {
 		activity = now
+	}
+	received := receipts[0]
+	for _, next := range receipts[1:] {
+		if received.Before(activity) {
+			received = next
+		}
+	}
+	if received.After(now) {
+		received = now
 	}
 	switch {
 	case activity.IsZero():
