@@ -403,8 +403,10 @@ func TestReadAll_InvalidConfiguration_IsRejected(t *testing.T) {
 	bad, worse := filepath.Join(folder, "a.zip"), filepath.Join(folder, "b.zip")
 	require.NoError(t, writeZip(bad, "cluster: prod\nmode: shadow\nmodus: shadow"))
 	require.NoError(t, writeZip(worse, "{autoScalingGroups: [a], mode: drain,\nstack: {vpc: {}}}"))
+	shared := filepath.Join(folder, "d.zip")
+	require.NoError(t, writeZip(shared, "{cluster: prod_eu, autoScalingGroups: [a], mode: drain}"))
 	missing := filepath.Join(folder, "c.zip")
-	_, err := readAll([]string{bad, worse, missing})
+	_, err := readAll([]string{bad, worse, shared, missing})
 	require.EqualError(t, err, bad+":\n"+
 		"quiesce.yaml:1: autoScalingGroups: required\n"+
 		"quiesce.yaml:3: modus: unknown key\n"+
@@ -413,6 +415,9 @@ func TestReadAll_InvalidConfiguration_IsRejected(t *testing.T) {
 		"quiesce.yaml:2: stack.vpc.id: required\n"+
 		"quiesce.yaml:2: stack.vpc.subnets: required\n"+
 		"quiesce.yaml:2: stack.vpc.clusterSecurityGroup: required\n"+
+		shared+":\n"+
+		"stack.name: required for cluster prod_eu: another cluster could have the name quiesce-prod-eu too, "+
+		"because an underscore is not allowed in it: set stack.name, and to that name if the stack exists\n"+
 		missing+": open "+missing+": no such file or directory (make build creates it)")
 }
 
