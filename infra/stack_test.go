@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -155,6 +156,25 @@ func TestRule_TerminationOnOurHook_GoesToTheQueue(t *testing.T) {
 
 	rule = of(t, privateStack, "drains").terminations(t)
 	require.Equal(t, pattern("drain-me", "workers-a", object{"wildcard": "batch-*-eu"}, object{"prefix": "gpu-"}), rule["EventPattern"])
+}
+
+// EventBridge refused the rule of a stack with 45 groups.
+func TestTerminations_PatternTooLong_EveryGroupWithTheHook(t *testing.T) {
+	d := deployment{Config: config.Config{Lifecycle: config.Lifecycle{Hook: "quiesce"}}}
+	for n := 0; ; n++ {
+		d.Groups.Names = append(d.Groups.Names, fmt.Sprintf("eks-workers-of-the-team-%02d-0123456789abcdef", n))
+		pattern := terminations(d)
+		text, err := json.Marshal(pattern)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(text), maxPattern, n)
+		if n == 45 {
+			require.Equal(t, map[string]any{"LifecycleHookName": []any{"quiesce"}}, pattern["detail"])
+			return
+		}
+		if n < 39 {
+			require.Len(t, asObject(pattern["detail"])["AutoScalingGroupName"], n+1)
+		}
+	}
 }
 
 func (t template) terminations(tt *testing.T) object {
