@@ -33,6 +33,9 @@ const (
 	// hookMinutes is for how many minutes a group without our hook counts. Sweeps look at it once an hour, or up to two minutes later.
 	// A longer time delays the end of the alarm after the hook is there.
 	hookMinutes = 65
+	// checkMinutes is for how many minutes no check may have completed. There is one each hour, so two in a row are missed. With less, one
+	// that a bad minute of AWS ended would be an alarm. With more, lost permissions go unseen for longer.
+	checkMinutes = 180
 	// queueLatency is how much longer than the longest drain an instance may wait: until its event reaches the function, until its
 	// lifecycle action is completed, and until Auto Scaling shows that.
 	queueLatency = 5 * time.Minute
@@ -52,7 +55,7 @@ type alarm struct {
 // fine is how alarms on counts of problems see a minute without data: there was no problem, or nothing that could have one.
 const fine = awscloudwatch.TreatMissingData_NOT_BREACHING
 
-// alarms returns one alarm for each problem that a person must know of, except the one of newSweepAlarm. RUNBOOK.md has a
+// alarms returns one alarm for each problem that a person must know of, except those of newStoppedAlarms. RUNBOOK.md has a
 // heading for each name.
 func alarms(d deployment, p parts) []alarm {
 	return slices.Concat(drainAlarms(d), deliveryAlarms(d, p), standingAlarms(d))
@@ -166,27 +169,37 @@ func standingAlarms(d deployment) []alarm {
 	}
 }
 
-// newSweepAlarm creates the alarm sweep-stopped: there was no sweep in the last minutes, but there was one before them. A new stack
-// has no data, which means nothing: its first sweep is minutes away. So two alarms without actions stand behind this one. The
-// first takes missing data for a missing sweep. The second is in state OK from the first sweep on, because it keeps its state
+// newStoppedAlarms creates the alarms about what the function no longer does by itself.
+func newStoppedAlarms(stack constructs.Construct, d deployment) []awscloudwatch.AlarmBase {
+	return []awscloudwatch.AlarmBase{
+		newStoppedAlarm(stack, d, "sweep", metrics.Sweeps, sustained,
+			"No sweep completed: the function is stopped or fails, or the sweep's rule is disabled. "+
+				"Waiting instances get no heartbeat, and lost events are not resent."),
+		newStoppedAlarm(stack, d, "check", metrics.Checks, checkMinutes,
+			"No check completed for three hours: it crashes, or its rule is disabled. So check-failed says nothing, and lost permissions go unseen."),
+	}
+}
+
+// newStoppedAlarm creates the alarm of something that runs again and again: it did not in the last minutes, but it did before them. A new
+// stack has no data, which means nothing: its first sweep is minutes away. So two alarms without actions stand behind this one. The
+// first takes missing data for a missing run. The second is in state OK from the first run on, because it keeps its state
 // while data is missing (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarms-and-missing-data.html).
-func newSweepAlarm(stack constructs.Construct, d deployment) awscloudwatch.CompositeAlarm {
+func newStoppedAlarm(stack constructs.Construct, d deployment, what, metric string, minutes int, description string) awscloudwatch.AlarmBase {
 	absent := alarm{
-		name:        "sweep-absent",
-		description: "Part of sweep-stopped: no sweep completed. Also in alarm before the first sweep of a new stack.",
-		metric:      measure(d, metrics.Sweeps, "Sum"), threshold: 1, below: true, minutes: sustained,
+		name:        what + "-absent",
+		description: "Part of " + what + "-stopped: no " + what + " completed. Also in alarm before the first " + what + " of a new stack.",
+		metric:      measure(d, metric, "Sum"), threshold: 1, below: true, minutes: minutes,
 		missing: awscloudwatch.TreatMissingData_BREACHING,
 	}.create(stack, d)
 	seen := alarm{
-		name:        "sweep-seen",
-		description: "Part of sweep-stopped: OK from the first sweep on.",
-		metric:      measure(d, metrics.Sweeps, "Sum"), threshold: 1, below: true, minutes: 1,
+		name:        what + "-seen",
+		description: "Part of " + what + "-stopped: OK from the first " + what + " on.",
+		metric:      measure(d, metric, "Sum"), threshold: 1, below: true, minutes: 1,
 		missing: awscloudwatch.TreatMissingData_IGNORE,
 	}.create(stack, d)
-	return awscloudwatch.NewCompositeAlarm(stack, jsii.String("Alarm sweep-stopped"), &awscloudwatch.CompositeAlarmProps{
-		CompositeAlarmName: jsii.String(d.StackName() + "-sweep-stopped"),
-		AlarmDescription: jsii.String("No sweep completed: the function is stopped or fails, or the sweep's rule is disabled. " +
-			"Waiting instances get no heartbeat, and lost events are not resent."),
+	return awscloudwatch.NewCompositeAlarm(stack, jsii.String("Alarm "+what+"-stopped"), &awscloudwatch.CompositeAlarmProps{
+		CompositeAlarmName: jsii.String(d.StackName() + "-" + what + "-stopped"),
+		AlarmDescription:   jsii.String(description),
 		AlarmRule: awscloudwatch.AlarmRule_AllOf(
 			awscloudwatch.AlarmRule_FromAlarm(absent, awscloudwatch.AlarmState_ALARM),
 			awscloudwatch.AlarmRule_FromAlarm(seen, awscloudwatch.AlarmState_OK),
@@ -207,7 +220,7 @@ type monitoring struct {
 // newMonitoring creates the alarms, their topic and the dashboard.
 func newMonitoring(stack awscdk.Stack, d deployment, p parts) monitoring {
 	topic := newTopic(stack, d)
-	rings := []awscloudwatch.AlarmBase{newSweepAlarm(stack, d)}
+	rings := newStoppedAlarms(stack, d)
 	for _, a := range alarms(d, p) {
 		rings = append(rings, a.create(stack, d))
 	}

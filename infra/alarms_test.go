@@ -54,11 +54,15 @@ func TestAlarms_HaveMetricsAndThresholds(t *testing.T) {
 		"check-failed":        {"quiesce ChecksFailed Maximum", cluster, over, 0.0, "1 of 1", "ignore"},
 		"sweep-absent":        {"quiesce Sweeps Sum", cluster, under, 1.0, "5 of 5", breaching},
 		"sweep-seen":          {"quiesce Sweeps Sum", cluster, under, 1.0, "1 of 1", "ignore"},
+		"check-absent":        {"quiesce Checks Sum", cluster, under, 1.0, "180 of 180", breaching},
+		"check-seen":          {"quiesce Checks Sum", cluster, under, 1.0, "1 of 1", "ignore"},
 	}, got)
-	both := s.only(t, "AWS::CloudWatch::CompositeAlarm")
-	require.Equal(t, "quiesce-prod-sweep-stopped", both["AlarmName"])
-	require.Equal(t, `(ALARM("{CloudWatch::Alarm quiesce-prod-sweep-absent}.Arn") AND OK("{CloudWatch::Alarm quiesce-prod-sweep-seen}.Arn"))`,
-		both["AlarmRule"])
+	require.Len(t, s.all("AWS::CloudWatch::CompositeAlarm"), 2)
+	for _, what := range []string{"sweep", "check"} {
+		both := s.only(t, "AWS::CloudWatch::CompositeAlarm", "AlarmName", "quiesce-prod-"+what+"-stopped")
+		require.Equal(t, fmt.Sprintf(
+			`(ALARM("{CloudWatch::Alarm quiesce-prod-%[1]s-absent}.Arn") AND OK("{CloudWatch::Alarm quiesce-prod-%[1]s-seen}.Arn"))`, what), both["AlarmRule"])
+	}
 }
 
 // CloudWatch evaluates at most a day (https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html), and
@@ -92,13 +96,15 @@ func TestLongestWaitAlarm_Threshold_IsAboveLongestDrain(t *testing.T) {
 func TestAlarms_NoTopicConfigured_PublishToOwnTopic(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	for _, a := range s.all("AWS::CloudWatch::Alarm") {
-		if silent := strings.Contains(fmt.Sprint(a["AlarmName"]), "-sweep-"); silent {
-			require.NotContains(t, a, "AlarmActions", "a part of sweep-stopped")
+		if silent := strings.Contains(fmt.Sprint(a["AlarmDescription"]), "Part of "); silent {
+			require.NotContains(t, a, "AlarmActions", "a part of sweep-stopped or check-stopped")
 			continue
 		}
 		require.Equal(t, []any{"{SNS::Topic}"}, a["AlarmActions"])
 	}
-	require.Equal(t, []any{"{SNS::Topic}"}, s.only(t, "AWS::CloudWatch::CompositeAlarm")["AlarmActions"])
+	for _, a := range s.all("AWS::CloudWatch::CompositeAlarm") {
+		require.Equal(t, []any{"{SNS::Topic}"}, a["AlarmActions"])
+	}
 	require.Contains(t, statementsOf(s.only(t, "AWS::SNS::TopicPolicy")["PolicyDocument"]), object{
 		"Sid": "Alarms", "Effect": "Allow", "Action": "sns:Publish", "Resource": "{SNS::Topic}",
 		"Principal": object{"Service": "cloudwatch.amazonaws.com"},
@@ -113,7 +119,7 @@ func TestAlarms_TopicConfigured_PublishToIt(t *testing.T) {
 	require.Empty(t, s.all("AWS::SNS::Topic"))
 	require.NotContains(t, s.Outputs["Alarms"].Description, "no subscriber")
 	rings := ringing(s)
-	require.Len(t, rings, 18)
+	require.Len(t, rings, 19)
 	for _, a := range rings {
 		require.Equal(t, []any{"arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call"}, a["AlarmActions"])
 	}

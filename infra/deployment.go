@@ -22,7 +22,8 @@ type deployment struct {
 // Who describes the function sees the variable (quiescectl doctor).
 const versionVariable = "QUIESCE_VERSION"
 
-// readDeployment reads the configuration as the function does at startup, and rejects what the function would reject.
+// readDeployment reads the configuration as the function does at startup, and rejects what the function would reject. It
+// rejects a name of the stack that another cluster could have, too.
 func readDeployment(path string) (deployment, error) {
 	text, err := readConfiguration(path)
 	if err != nil {
@@ -30,6 +31,9 @@ func readDeployment(path string) (deployment, error) {
 	}
 	settings, err := config.Parse(text, noEnvironment)
 	if err != nil {
+		return deployment{}, fmt.Errorf("%s:\n%w", path, err)
+	}
+	if err := settings.CheckStackName(); err != nil {
 		return deployment{}, fmt.Errorf("%s:\n%w", path, err)
 	}
 	return deployment{Config: settings, zip: path, version: os.Getenv(versionVariable)}, nil

@@ -243,8 +243,21 @@ func TestAlarms_EachSituation_RingsWhatItMust(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	ever := map[string]bool{}
 	for _, situation := range situations {
-		rang := watch(t, s, situation.in)
+		rang := watch(t, s, time.Hour, situation.in)
 		require.Equal(t, situation.rings, rang, situation.name)
+		for _, name := range rang {
+			ever[name] = true
+		}
+	}
+	const oneDeploymentAndOneHour = 2
+	for checks, rings := range map[int][]string{0: nil, oneDeploymentAndOneHour: {"check-stopped"}, 100: nil} {
+		rang := watch(t, s, 5*time.Hour, func(n int, m *minute) {
+			m.swept(termination.SweepReport{})
+			if n%60 == 7 && n/60 < checks {
+				m.log.Check(termination.CheckReport{Status: termination.StatusChecked})
+			}
+		})
+		require.Equal(t, rings, rang, "%d checks, one each hour", checks)
 		for _, name := range rang {
 			ever[name] = true
 		}
@@ -274,12 +287,12 @@ func TestGroupsWithoutHookAlarm_HookMissingForHours_RingsOnceAndEndsByItself(t *
 	require.Equal(t, 193+hookMinutes, ended)
 }
 
-// watch evaluates the alarms of a new stack each minute of an hour. It returns the ones that rang, sorted.
-func watch(t *testing.T, s template, in func(n int, m *minute)) (rang []string) {
+// watch evaluates the alarms of a new stack each minute for so long. It returns the ones that rang, sorted.
+func watch(t *testing.T, s template, long time.Duration, in func(n int, m *minute)) (rang []string) {
 	t.Helper()
 	watched := watchedAlarms(s)
 	data := map[string]map[int]float64{} // values by series and minute
-	for n := range 60 {
+	for n := range int(long.Minutes()) {
 		var out bytes.Buffer
 		m := minute{log: metrics.New(&out, "prod")}
 		in(n, &m)
@@ -292,8 +305,10 @@ func watch(t *testing.T, s template, in func(n int, m *minute)) (rang []string) 
 		for _, a := range watched {
 			a.evaluate(data[a.series], n)
 		}
-		if state := composite(watched); state != "" && !slices.Contains(rang, state) {
-			rang = append(rang, state)
+		for _, what := range []string{"sweep", "check"} {
+			if name := what + "-stopped"; isStopped(watched, what) && !slices.Contains(rang, name) {
+				rang = append(rang, name)
+			}
 		}
 		for _, a := range watched {
 			if a.rings && a.state == "ALARM" && !slices.Contains(rang, a.name) {
@@ -305,12 +320,9 @@ func watch(t *testing.T, s template, in func(n int, m *minute)) (rang []string) 
 	return rang
 }
 
-// composite returns the name of the composite alarm if its rule holds: see TestAlarms_HaveMetricsAndThresholds.
-func composite(watched map[string]*watchedAlarm) string {
-	if watched["sweep-absent"].state == "ALARM" && watched["sweep-seen"].state == "OK" {
-		return "sweep-stopped"
-	}
-	return ""
+// isStopped reports whether the rule of a composite alarm holds: see TestAlarms_HaveMetricsAndThresholds.
+func isStopped(watched map[string]*watchedAlarm, what string) bool {
+	return watched[what+"-absent"].state == "ALARM" && watched[what+"-seen"].state == "OK"
 }
 
 // values returns what CloudWatch has of the minute, by series. Lambda has counts of a function for minutes in which it was

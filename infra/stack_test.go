@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -155,6 +156,25 @@ func TestRule_TerminationOnOurHook_GoesToTheQueue(t *testing.T) {
 
 	rule = of(t, privateStack, "drains").terminations(t)
 	require.Equal(t, pattern("drain-me", "workers-a", object{"wildcard": "batch-*-eu"}, object{"prefix": "gpu-"}), rule["EventPattern"])
+}
+
+// EventBridge refused the rule of a stack with 45 groups.
+func TestTerminations_PatternTooLong_EveryGroupWithTheHook(t *testing.T) {
+	d := deployment{Config: config.Config{Lifecycle: config.Lifecycle{Hook: "quiesce"}}}
+	for n := 0; ; n++ {
+		d.Groups.Names = append(d.Groups.Names, fmt.Sprintf("eks-workers-of-the-team-%02d-0123456789abcdef", n))
+		pattern := terminations(d)
+		text, err := json.Marshal(pattern)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(text), maxPattern, n)
+		if n == 45 {
+			require.Equal(t, map[string]any{"LifecycleHookName": []any{"quiesce"}}, pattern["detail"])
+			return
+		}
+		if n < 39 {
+			require.Len(t, asObject(pattern["detail"])["AutoScalingGroupName"], n+1)
+		}
+	}
 }
 
 func (t template) terminations(tt *testing.T) object {
@@ -403,8 +423,10 @@ func TestReadAll_InvalidConfiguration_IsRejected(t *testing.T) {
 	bad, worse := filepath.Join(folder, "a.zip"), filepath.Join(folder, "b.zip")
 	require.NoError(t, writeZip(bad, "cluster: prod\nmode: shadow\nmodus: shadow"))
 	require.NoError(t, writeZip(worse, "{autoScalingGroups: [a], mode: drain,\nstack: {vpc: {}}}"))
+	shared := filepath.Join(folder, "d.zip")
+	require.NoError(t, writeZip(shared, "{cluster: prod_eu, autoScalingGroups: [a], mode: drain}"))
 	missing := filepath.Join(folder, "c.zip")
-	_, err := readAll([]string{bad, worse, missing})
+	_, err := readAll([]string{bad, worse, shared, missing})
 	require.EqualError(t, err, bad+":\n"+
 		"quiesce.yaml:1: autoScalingGroups: required\n"+
 		"quiesce.yaml:3: modus: unknown key\n"+
@@ -413,6 +435,9 @@ func TestReadAll_InvalidConfiguration_IsRejected(t *testing.T) {
 		"quiesce.yaml:2: stack.vpc.id: required\n"+
 		"quiesce.yaml:2: stack.vpc.subnets: required\n"+
 		"quiesce.yaml:2: stack.vpc.clusterSecurityGroup: required\n"+
+		shared+":\n"+
+		"stack.name: required for cluster prod_eu: another cluster could have the name quiesce-prod-eu too, "+
+		"because an underscore is not allowed in it: set stack.name, and to that name if the stack exists\n"+
 		missing+": open "+missing+": no such file or directory (make build creates it)")
 }
 

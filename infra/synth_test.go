@@ -74,7 +74,7 @@ stack:
   vpc: {id: vpc-0123abcd, subnets: [subnet-0123abcd], clusterSecurityGroup: sg-0123abcd}
 `
 	// second is another cluster in the same app as public.
-	second = "{cluster: test_eu, autoScalingGroups: [workers-a], mode: drain}"
+	second = "{cluster: test_eu, autoScalingGroups: [workers-a], mode: drain, stack: {name: quiesce-test-eu}}"
 )
 
 var (

@@ -142,6 +142,30 @@ func TestTerraform_Stack_GetsEachParameterFromItsVariable(t *testing.T) {
 	require.Equal(t, "CAPABILITY_IAM", capabilities.AsValueSlice()[0].AsString())
 }
 
+// The second stack replaced the first one.
+func TestTerraform_StackNameNotOfOneCluster_MustBeSet(t *testing.T) {
+	stack := moduleBlocks(t)["resource aws_cloudformation_stack quiesce"]
+	require.Len(t, stack.Blocks, 1)
+	condition := stack.Blocks[0].Body.Blocks[0].Body.Attributes["condition"].Expr
+	long := strings.Repeat("a", 57)
+	for _, c := range []struct {
+		cluster, set, name string
+		want               bool
+	}{
+		{"prod-eu", "", "quiesce-prod-eu", true},
+		{"prod_eu", "", "quiesce-prod-eu", false},
+		{"prod_eu", "quiesce-prod-eu", "quiesce-prod-eu", true},
+		{long, "", "quiesce-" + long[1:], false},
+	} {
+		allowed, found := condition.Value(&hcl.EvalContext{Variables: map[string]cty.Value{
+			"var":   cty.ObjectVal(map[string]cty.Value{"cluster_name": cty.StringVal(c.cluster), "stack_name": cty.StringVal(c.set)}),
+			"local": cty.ObjectVal(map[string]cty.Value{"stack_name": cty.StringVal(c.name)}),
+		}})
+		require.False(t, found.HasErrors(), found.Error())
+		require.Equal(t, c.want, allowed.True(), "%+v", c)
+	}
+}
+
 // Every reference of the module is to something that it has.
 func TestTerraform_References_AreDeclared(t *testing.T) {
 	blocks := moduleBlocks(t)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"strings"
 	"time"
 
@@ -88,10 +89,20 @@ func eventBridge() awsiam.IPrincipal {
 	return awsiam.NewServicePrincipal(jsii.String("events.amazonaws.com"), nil)
 }
 
+// maxPattern is the longest pattern that names groups. EventBridge allows 2,048 characters, unless the account has a higher quota
+// (https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-quota.html). The rest is for how CloudFormation writes it. A longer pattern
+// fails the deployment, and a shorter limit invokes the function for the groups of others that have the same hook.
+const maxPattern = 2000
+
 // terminations matches the lifecycle actions of our hook. The events name the group but not its tags: with groups by tag, all groups
-// match, and the function asks AWS for the tags.
+// match, and the function asks AWS for the tags. All groups match too if their names are too long for a pattern.
 func terminations(d deployment) map[string]any {
 	detail := map[string]any{"LifecycleHookName": []any{d.Lifecycle.Hook}}
+	pattern := map[string]any{
+		"source":      []any{"aws.autoscaling"},
+		"detail-type": []any{"EC2 Instance-terminate Lifecycle Action"},
+		"detail":      detail,
+	}
 	if len(d.Groups.Tags) == 0 {
 		var groups []any
 		for _, glob := range d.Groups.Names {
@@ -99,11 +110,10 @@ func terminations(d deployment) map[string]any {
 		}
 		detail["AutoScalingGroupName"] = groups
 	}
-	return map[string]any{
-		"source":      []any{"aws.autoscaling"},
-		"detail-type": []any{"EC2 Instance-terminate Lifecycle Action"},
-		"detail":      detail,
+	if text, err := json.Marshal(pattern); err != nil || len(text) > maxPattern {
+		delete(detail, "AutoScalingGroupName")
 	}
+	return pattern
 }
 
 // eventPattern returns a name or a glob in the syntax of EventBridge

@@ -45,5 +45,12 @@ resource "aws_cloudformation_stack" "quiesce" {
     AccessEntry         = tostring(var.access_entry)
   }
 
+  lifecycle {
+    precondition {
+      condition     = var.stack_name != "" || local.stack_name == "quiesce-${var.cluster_name}"
+      error_message = "Another cluster could have the name ${local.stack_name} too, because it has at most 64 characters and no underscore. Set stack_name, and to that name if the stack exists."
+    }
+  }
+
   depends_on = [aws_s3_object.code]
 }

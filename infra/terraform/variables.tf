@@ -86,7 +86,7 @@ variable "access_entry" {
 
 # Not a parameter: the stack's name, which its function, queues and alarms have too.
 variable "stack_name" {
-  description = "Name of the stack, at most 64 characters. Empty: quiesce-, and the name of the cluster"
+  description = "Name of the stack, at most 64 characters. Empty: quiesce-, and the name of the cluster. Required if that is longer or has an underscore"
   type        = string
   default     = ""
 }

@@ -255,7 +255,8 @@ func parseTime(key, text string) (time.Time, error) {
 // notificationTime is the time format of Auto Scaling's notifications.
 const notificationTime = "2006-01-02T15:04:05.000Z"
 
-// EncodeEvent returns a notification that Parse reads as this termination, without its token. The sweep sends it for a lost event.
+// EncodeEvent returns a notification that Parse reads as this termination, without its token. The sweep sends it for a lost event, and knows
+// no time: the zero time stands for that.
 func EncodeEvent(t termination.Termination) string {
 	text, _ := json.Marshal(struct { // cannot fail: strings only
 		Service              string

@@ -85,7 +85,7 @@ var deliveries = map[string]struct {
 	"hook-notification-in-sqs":      {termination.SQS, []termination.Record{terminating()}},
 	"hook-test-notification-in-sqs": {termination.SQS, []termination.Record{notOurs(`notification "autoscaling:TEST_NOTIFICATION"`)}},
 	"swept-in-sqs": {termination.SQS, []termination.Record{
-		terminating(func(t *termination.Termination) { t.Token = "" })}},
+		terminating(func(t *termination.Termination) { t.Token, t.Began = "", time.Time{} })}},
 	"sns-in-sqs":                   {termination.SQS, []termination.Record{terminating()}},
 	"sns-hook-notification-in-sqs": {termination.SQS, []termination.Record{terminating()}},
 
@@ -353,7 +353,7 @@ func TestParse_HostileValue_IsQuotedAndTruncated(t *testing.T) {
 
 // The next invocation reads what the sweep writes. An unreadable event would end in the dead-letter queue.
 func TestEncodeEvent_Termination_ParsesBack(t *testing.T) {
-	want := *terminating(func(t *termination.Termination) { t.Token = "" }).Termination
+	want := *terminating(func(t *termination.Termination) { t.Token, t.Began = "", time.Time{} }).Termination
 	encoded := asg.EncodeEvent(want)
 	require.Equal(t, want, *asg.Parse([]byte(encoded)).Records[0].Termination)
 

@@ -55,9 +55,27 @@ func defaultStack() Stack {
 
 // StackName returns the name of the stack, and of its function, queue and dashboard.
 func (c Config) StackName() string {
-	name := cmp.Or(c.Stack.Name, "quiesce-"+strings.ReplaceAll(c.Cluster, "_", "-")) // CloudFormation allows no underscore
+	name := cmp.Or(c.Stack.Name, strings.ReplaceAll(c.clusterStack(), "_", "-")) // CloudFormation allows no underscore
 	return name[:min(len(name), stackNameMax)]
 }
+
+// CheckStackName returns an error if another cluster could have the same StackName: its stack would replace this one. The function does
+// not check it, because its stack is there already.
+func (c Config) CheckStackName() error {
+	name := c.StackName()
+	if c.Stack.Name != "" || name == c.clusterStack() {
+		return nil
+	}
+	reason := "an underscore is not allowed in it"
+	if len(c.clusterStack()) > stackNameMax {
+		reason = fmt.Sprintf("it has at most %d characters", stackNameMax)
+	}
+	return fmt.Errorf("stack.name: required for cluster %s: another cluster could have the name %s too, because %s: "+
+		"set stack.name, and to that name if the stack exists", c.Cluster, name, reason)
+}
+
+// clusterStack returns the name that the cluster's stack has if CloudFormation allows it.
+func (c Config) clusterStack() string { return "quiesce-" + c.Cluster }
 
 func (s *Stack) read(m *mapping) {
 	m.get("name").form(&s.Name, "a stack name", `^[A-Za-z][-A-Za-z0-9]{0,63}$`)

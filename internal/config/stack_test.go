@@ -62,6 +62,27 @@ func TestAStackIsCalledAfterItsCluster(t *testing.T) {
 	}
 }
 
+// The second stack replaced the first one.
+func TestCheckStackName_NameNotOfOneCluster_MustBeSet(t *testing.T) {
+	long := strings.Repeat("a", 57)
+	for cluster, want := range map[string]string{
+		"prod-eu": "", long[1:]: "",
+		"prod_eu": "stack.name: required for cluster prod_eu: another cluster could have the name quiesce-prod-eu too, " +
+			"because an underscore is not allowed in it: set stack.name, and to that name if the stack exists",
+		long: "stack.name: required for cluster " + long + ": another cluster could have the name quiesce-" + long[1:] + " too, " +
+			"because it has at most 64 characters: set stack.name, and to that name if the stack exists",
+	} {
+		c := parse(t, "{cluster: "+cluster+", autoScalingGroups: [a], mode: drain}")
+		if want == "" {
+			require.NoError(t, c.CheckStackName(), cluster)
+			continue
+		}
+		require.EqualError(t, c.CheckStackName(), want)
+		c.Stack.Name = c.StackName()
+		require.NoError(t, c.CheckStackName(), "it is set")
+	}
+}
+
 func TestABadStackIsRefused(t *testing.T) {
 	const vpc = "id: vpc-0123abcd, subnets: [subnet-0123abcd], clusterSecurityGroup: sg-0123abcd"
 	const missing = "clusterCA: required with clusterEndpoint"

@@ -118,7 +118,7 @@ func (c *Client) Leases(ctx context.Context) (all []termination.LeaseInfo, err e
 }
 
 func (c *Client) leaseInfo(l *coordinationv1.Lease) termination.LeaseInfo {
-	return termination.LeaseInfo{Name: l.Name, Held: !c.mayTake(l), Closed: closedNodes(l), Escorted: escortedPods(l)}
+	return termination.LeaseInfo{Name: l.Name, Held: !c.mayTake(l), Received: firstReceived(l), Closed: closedNodes(l), Escorted: escortedPods(l)}
 }
 
 // eachLease calls visit for each Lease in the function's namespace.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -369,6 +370,10 @@ func TestLease_FirstReceived_EarliestOfAllInvocations(t *testing.T) {
 		require.NoError(t, l.Release(termination.KeepAll))
 		l = s.acquiredWith(s.namespace, received(c.received))
 		require.WithinDuration(t, c.first, l.FirstReceived(), 0)
+		leases, err := s.client.Leases(t.Context())
+		require.NoError(t, err)
+		i := slices.IndexFunc(leases, func(info termination.LeaseInfo) bool { return info.Name == s.namespace })
+		require.WithinDuration(t, c.first, leases[i].Received, 0, "a sweep sees it")
 	}
 	require.NoError(t, l.Release(termination.KeepRecords))
 	l = s.acquiredWith(s.namespace, received(at))

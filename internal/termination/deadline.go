@@ -43,22 +43,31 @@ const (
 // errDeadlineShortened ends a drain that continues with an earlier deadline.
 var errDeadlineShortened = errors.New("deadline shortened")
 
+// start is what is known of when an instance began to wait on the hook.
+type start struct {
+	began    time.Time // when it did, as far as is known
+	received time.Time // when its event was received first
+	// earliest: it began no earlier. The hook's own limit counts from then, so that the drain ends before Auto Scaling ends the action.
+	earliest time.Time
+}
+
 // deadline returns when the node must be empty: at the operator's bound or the hook's own, whichever comes first, less the reserve
 // for completing the action. If the event was received when this is over, or nearly, the drain has lateDrainTime from then, within
 // the hook's own bound.
-func (b Bounds) deadline(began, received time.Time, h Hook) time.Time {
+func (b Bounds) deadline(s start, h Hook) time.Time {
 	inTime := b.MaxDuration - b.CompletionReserve
-	available := max(inTime, received.Sub(began)+min(lateDrainTime, inTime/lateDrainShare))
+	available := max(inTime, s.received.Sub(s.began)+min(lateDrainTime, inTime/lateDrainShare))
 	if limit := h.limit(); limit > 0 {
-		available = min(available, limit-b.CompletionReserve)
+		available = min(available, s.earliest.Add(limit-b.CompletionReserve).Sub(s.began))
 	}
-	return began.Add(available)
+	return s.began.Add(available)
 }
 
 // clock decides by when the node must be empty. No other code does. A renewal of the Lease can shorten the deadline from its own
 // goroutine, hence the mutex.
 type clock struct {
-	bounds Bounds
+	bounds   Bounds
+	earliest time.Time // see start; zero: unknown yet
 
 	mutex     sync.Mutex
 	due       time.Time // the hook's deadline before extendPastDeadline moved it; zero: unknown
@@ -91,11 +100,12 @@ func (c *clock) currentMaxWait() time.Duration {
 	return c.maxWait
 }
 
-// setForHook sets the deadline of a lifecycle action, whose event was received first at that time.
-func (c *clock) setForHook(began, received time.Time, h Hook) {
+// setForHook sets the deadline of a lifecycle action.
+func (c *clock) setForHook(s start, h Hook) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
-	c.due = c.bounds.deadline(began, received, h)
+	c.earliest = s.earliest
+	c.due = c.bounds.deadline(s, h)
 	c.end = c.due
 }
 
@@ -103,7 +113,7 @@ func (c *clock) setForHook(began, received time.Time, h Hook) {
 func (c *clock) setWithoutHook(began time.Time) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
-	c.end = c.bounds.deadline(began, began, Hook{})
+	c.end = c.bounds.deadline(start{began, began, began}, Hook{})
 }
 
 // setForSpot sets the deadline of a Spot interruption. EC2 reclaims the instance at the time that it announced, so no wait may be

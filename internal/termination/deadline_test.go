@@ -10,6 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// startNow is the start of an action that begins now, and whose event comes at once.
+func startNow() start { return start{time.Now(), time.Now(), time.Now()} }
+
 func TestDeadline_OursAndHooks_EarlierWins(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	usual := Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second}
@@ -31,7 +34,7 @@ func TestDeadline_OursAndHooks_EarlierWins(t *testing.T) {
 		{"a short drain, late", Bounds{MaxDuration: 20 * time.Second}, Hook{}, time.Minute, time.Minute + 10*time.Second},
 		{"a short drain", Bounds{MaxDuration: 20 * time.Second}, Hook{}, time.Second, 20 * time.Second},
 	} {
-		require.Equal(t, c.want, c.bounds.deadline(began, began.Add(c.seen), c.hook).Sub(began), c.name)
+		require.Equal(t, c.want, c.bounds.deadline(start{began, began.Add(c.seen), began}, c.hook).Sub(began), c.name)
 	}
 }
 
@@ -93,21 +96,69 @@ func TestStartOf_Claims_ClampedBetweenActivityAndReceipt(t *testing.T) {
 	for _, c := range []struct {
 		name                        string
 		claimed, activity, received time.Time
-		began, first                time.Time
+		want                        start
 	}{
-		{"true", at(-9), at(-10), at(-8), at(-9), at(-8)},
-		{"too early", at(-60), at(-10), at(-8), at(-10), at(-8)},
-		{"too late", at(60), at(-10), at(-8), at(-8), at(-8)},
-		{"not claimed", time.Time{}, at(-10), at(-8), at(-10), at(-8)},
-		{"no activity", at(-60), time.Time{}, at(-8), at(-8), at(-8)},
-		{"received before the activity", at(-60), at(-10), at(-30), at(-10), at(-10)},
-		{"received in the future", at(-9), time.Time{}, at(30), now, now},
-		{"an activity in the future", at(-9), at(30), at(-8), now, now},
+		{"true", at(-9), at(-10), at(-8), start{at(-9), at(-8), at(-9)}},
+		{"true, long after the activity", at(-9), at(-60), at(-8), start{at(-9), at(-8), at(-9)}},
+		{"too early, by a clock", at(-11), at(-10), at(-8), start{at(-10), at(-8), at(-10)}},
+		{"too early", at(-60), at(-10), at(-8), start{at(-8), at(-8), at(-10)}},
+		{"too late", at(60), at(-10), at(-8), start{at(-8), at(-8), at(-10)}},
+		{"not claimed", time.Time{}, at(-10), at(-8), start{at(-8), at(-8), at(-10)}},
+		{"no activity", at(-60), time.Time{}, at(-8), start{at(-8), at(-8), at(-8)}},
+		{"received before the activity", at(-60), at(-10), at(-30), start{at(-10), at(-10), at(-10)}},
+		{"received in the future", at(-9), time.Time{}, at(30), start{now, now, now}},
+		{"an activity in the future", at(-9), at(30), at(-8), start{now, now, now}},
 	} {
-		began, first := startOf(c.claimed, c.activity, c.received, now)
-		require.Equal(t, c.began, began, c.name)
-		require.Equal(t, c.first, first, c.name)
+		require.Equal(t, c.want, startOf(c.claimed, c.activity, []time.Time{c.received}, now), c.name)
 	}
+}
+
+// Behind a load balancer the instance is deregistered first, for up to an hour. The activity begins before that, and the wait after it. Two
+// minutes after an event was sent again, pods were deleted past their PDBs.
+func TestClock_ConnectionsDrainedFirst_WholeTimeFromFirstReceipt(t *testing.T) {
+	const deregistration = time.Hour
+	drains := map[string]Record{
+		"sent again": {Termination: &Termination{Group: event.Group, Hook: event.Hook, InstanceID: event.InstanceID}},
+		"by hand":    {Request: &Request{Action: ActionDrain, InstanceID: event.InstanceID}},
+	}
+	for name, record := range drains {
+		synctest.Test(t, func(t *testing.T) {
+			env := newTestEnv()
+			env.node.Add(web("web"), time.Second)
+			env.activities = map[string]time.Time{event.InstanceID: time.Now().Add(-deregistration)}
+			first := time.Now()
+			report, err := deliver(t, env.handler(), record)
+			require.NoError(t, err, name)
+			require.Equal(t, first.Add(29*time.Minute+30*time.Second), report.Deadline, name)
+
+			env.completed, env.received = nil, first // as the Lease says
+			time.Sleep(10 * time.Minute)
+			report, err = deliver(t, env.handler(), record)
+			require.NoError(t, err, name)
+			require.Equal(t, first.Add(29*time.Minute+30*time.Second), report.Deadline, "%s, once more", name)
+
+			env.hook.GlobalTimeout = deregistration + 20*time.Minute
+			report, err = deliver(t, env.handler(), record)
+			require.NoError(t, err, name)
+			require.Equal(t, first.Add(19*time.Minute+30*time.Second), report.Deadline, "%s, within what Auto Scaling allows at least", name)
+		})
+	}
+}
+
+// Found by the simulation, seed 7779: the Lease had the receipt of an earlier action, whose drain crashed.
+func TestClock_LeaseOfAnEarlierAction_OwnReceiptCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		now := time.Now()
+		env.activities = map[string]time.Time{event.InstanceID: now.Add(-time.Hour)}
+		env.received = now.Add(-2 * time.Hour)
+		again := event
+		for _, received := range []time.Time{now, now.Add(-90 * time.Minute)} { // the second message is of that action too
+			report, err := deliver(t, env.handler(), Record{Termination: &again, FirstReceived: received})
+			require.NoError(t, err)
+			require.Equal(t, now.Add(29*time.Minute+30*time.Second), report.Deadline, "%s", received)
+		}
+	})
 }
 
 // An earlier invocation may have been given the event long before this one, which does not know it.
@@ -149,7 +200,7 @@ func TestClock_Shortened_LimitsFollow(t *testing.T) {
 		c := &clock{bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second}}
 		began := time.Now()
 		c.shorten(began.Add(5 * time.Minute))
-		c.setForHook(began, began, Hook{})
+		c.setForHook(start{began, began, began}, Hook{})
 		require.Equal(t, began.Add(29*time.Minute+30*time.Second), c.deadline())
 
 		limits, ctx, stop := c.startEvicting(t.Context(), began)
@@ -175,7 +226,7 @@ func TestIsLongOver_AfterTheHooksDeadline_FromOneMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &clock{bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second}}
 		require.False(t, c.isLongOver(), "the deadline is unknown")
-		c.setForHook(time.Now(), time.Now(), Hook{})
+		c.setForHook(startNow(), Hook{})
 		time.Sleep(time.Until(c.deadline()) + lateRetryTime)
 		require.False(t, c.isLongOver())
 		time.Sleep(time.Nanosecond)
@@ -188,7 +239,7 @@ func TestDaemonTime_ShortReserve_IsHalfOfIt(t *testing.T) {
 	for reserve, want := range map[time.Duration]time.Duration{8 * time.Second: 4 * time.Second, time.Minute: daemonShutdownTime} {
 		synctest.Test(t, func(t *testing.T) {
 			c := &clock{bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: reserve}}
-			c.setForHook(time.Now(), time.Now(), Hook{})
+			c.setForHook(startNow(), Hook{})
 			ctx, cancel := c.withDaemonTime(t.Context())
 			defer cancel()
 			end, limited := ctx.Deadline()

@@ -575,7 +575,7 @@ func (env *testEnv) shortenDeadline(deadline time.Time) {
 func (env *testEnv) Leases(context.Context) ([]LeaseInfo, error) {
 	var all []LeaseInfo
 	for _, name := range env.heldLeases {
-		all = append(all, LeaseInfo{Name: name, Held: true})
+		all = append(all, LeaseInfo{Name: name, Held: true, Received: env.received})
 	}
 	for _, name := range env.freeLeases {
 		all = append(all, LeaseInfo{Name: name})

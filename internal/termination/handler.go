@@ -193,7 +193,7 @@ func (h *Handler) dispatch(ctx context.Context, record Record) (Report, error) {
 	case record.Claim != nil && record.Claim.Trigger == HealthEvent:
 		return h.lookAtNamed(ctx, *record.Claim)
 	case record.Claim != nil:
-		return h.reportStop(ctx, *record.Claim)
+		return h.reportStop(ctx, record)
 	}
 	return h.terminate(ctx, record)
 }

@@ -24,7 +24,8 @@ const (
 	activityRetry = time.Second
 )
 
-// clockTolerance is by how much the time of an event may differ from the start of its action without a word: clocks and rounding.
+// clockTolerance is by how much the time of an event may differ from the start of its action without a word: clocks and rounding. One that
+// is earlier by more is of an earlier action. With less, an event that waited in the queue would lose its true time to a clock.
 const clockTolerance = time.Minute
 
 // limit returns after how long Auto Scaling ends the action, heartbeats or not; zero: unknown.
@@ -78,24 +79,27 @@ func (j *job) askActivities(ctx context.Context) (await func() time.Time) {
 // learnClock sets when the termination began, and the deadline that follows.
 func (j *job) learnClock(activity func() time.Time, hook Hook) {
 	now := time.Now()
+	known := startOf(j.Began, activity(), j.firstReceipts(now), now)
+	if claimed := j.Began; !claimed.IsZero() && claimed.Sub(known.began).Abs() > clockTolerance {
+		j.log.Warn("event's time not used", "event", claimed, "began", known.began)
+	}
+	j.Began = known.began
+	j.clock.setForHook(known, hook)
+}
+
+// firstReceipts returns when the event was received first, as the Lease says, and this message. The Lease may still say it of an earlier
+// action, and so may a message that is delivered again. With a Lease now is the last of them: once the node is closed, the Lease says so.
+func (j *job) firstReceipts(now time.Time) []time.Time {
 	received := cmp.Or(j.received, now)
-	if j.lease != nil {
-		received = cmp.Or(j.lease.FirstReceived(), received)
+	if j.lease == nil {
+		return []time.Time{received}
 	}
-	began, received := startOf(j.Began, activity(), j.notBeforeClosed(received), now)
-	if claimed := j.Began; !claimed.IsZero() && claimed.Sub(began).Abs() > clockTolerance {
-		j.log.Warn("event's time not used", "event", claimed, "began", began)
-	}
-	j.Began = began
-	j.clock.setForHook(began, received, hook)
+	return []time.Time{j.notBeforeClosed(cmp.Or(j.lease.FirstReceived(), received)), received, now}
 }
 
 // notBeforeClosed returns the first receipt of the event, but not a time before the termination for which an earlier invocation closed
 // the node. A receipt before that is of an old event, of an earlier action.
 func (j *job) notBeforeClosed(received time.Time) time.Time {
-	if j.lease == nil {
-		return received
-	}
 	for _, n := range j.lease.Closed() {
 		if n.Hook == j.Hook && n.Began.After(received) {
 			received = n.Began
@@ -104,25 +108,33 @@ func (j *job) notBeforeClosed(received time.Time) time.Time {
 	return received
 }
 
-// startOf returns when a termination began, and when its event was received first. The time that the event claims counts only between
-// the start of the activity, which Auto Scaling knows, and the first receipt. Without an activity the first receipt counts. None of
-// them is in the future, and no event is received before its activity begins: then it is another action's.
-func startOf(claimed, activity, received, now time.Time) (began, first time.Time) {
-	if received.After(now) {
-		received = now
-	}
+// startOf returns what is known of when an instance began to wait. The activity, whose start Auto Scaling knows, is no later than the wait:
+// behind a load balancer connections drain in between, for up to an hour. So the time that the event claims counts between the activity and
+// the first receipt. Otherwise the first receipt counts, and the activity only bounds it. None of them is in the future, and no event is
+// received before its activity begins: then it is another action's, and the next receipt counts.
+// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks-overview.html)
+func startOf(claimed, activity time.Time, receipts []time.Time, now time.Time) start {
 	if activity.After(now) {
 		activity = now
 	}
+	received := receipts[0]
+	for _, next := range receipts[1:] {
+		if received.Before(activity) {
+			received = next
+		}
+	}
+	if received.After(now) {
+		received = now
+	}
 	switch {
 	case activity.IsZero():
-		return received, received
+		return start{received, received, received}
 	case received.Before(activity):
-		return activity, activity
+		return start{activity, activity, activity}
+	case claimed.Before(activity.Add(-clockTolerance)), claimed.After(received):
+		return start{received, received, activity}
 	case claimed.Before(activity):
-		return activity, received
-	case claimed.After(received):
-		return received, received
+		claimed = activity
 	}
-	return claimed, received
+	return start{claimed, received, claimed}
 }

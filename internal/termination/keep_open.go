@@ -26,7 +26,7 @@ func (j *job) resumeKeptOpen(hook Hook) {
 	for _, n := range j.lease.Closed() {
 		if n.KeptOpen && n.IsOf(j.Hook, j.Trigger, j.Began) {
 			j.keptOpen = true
-			j.clock.extendToLimit(j.Began, hook)
+			j.clock.extendToLimit(hook)
 		}
 	}
 }
@@ -36,7 +36,7 @@ func (j *job) resumeKeptOpen(hook Hook) {
 func (j *job) mayBeKeptOpen(hook Hook, at time.Time) bool {
 	keeps := slices.ContainsFunc(j.drainer.Phases, func(p drain.Phase) bool { return p.Keeps })
 	return keeps && j.lease == nil && j.Hook != "" && j.Trigger == "" &&
-		j.clock.wasOver(at) && time.Now().Before(j.clock.limit(j.Began, hook))
+		j.clock.wasOver(at) && time.Now().Before(j.clock.limit(hook))
 }
 
 // waitForLease fails the invocation if it must not go on without the Lease. Its plain evictions would end the only copy of data.
@@ -52,7 +52,7 @@ func (j *job) waitForLease(hook Hook) error {
 // continues. The instance waits for longer than a drain may take, which has an alarm.
 func (j *job) keepOpen(invocation context.Context) bool {
 	copies := j.report.OnlyCopies()
-	if len(copies) == 0 || j.Hook == "" || j.Trigger != "" || j.keptOpen || !j.clock.extendToLimit(j.Began, j.hook) {
+	if len(copies) == 0 || j.Hook == "" || j.Trigger != "" || j.keptOpen || !j.clock.extendToLimit(j.hook) {
 		return false
 	}
 	j.keptOpen = true
@@ -97,16 +97,16 @@ func onlyCopiesNote(copies []drain.PodReport) string {
 }
 
 // limit returns by when a drain must end that takes as long as the hook allows. Without a description of the hook it is as far as any hook's.
-func (c *clock) limit(began time.Time, h Hook) time.Time {
-	return began.Add(cmp.Or(h.limit(), maxHookTime) - c.bounds.CompletionReserve)
+func (c *clock) limit(h Hook) time.Time {
+	return c.earliest.Add(cmp.Or(h.limit(), maxHookTime) - c.bounds.CompletionReserve)
 }
 
 // extendToLimit moves the deadline to the hook's own limit. It reports false if that is no later than the deadline, or if EC2 reclaims the
 // instance before.
-func (c *clock) extendToLimit(began time.Time, h Hook) bool {
+func (c *clock) extendToLimit(h Hook) bool {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
-	limit := c.limit(began, h)
+	limit := c.limit(h)
 	if c.shortened || !limit.After(c.end) || !limit.After(time.Now()) {
 		return false
 	}

@@ -132,11 +132,11 @@ func TestOnlyCopy_ActivitiesCannotBeReadLater_ActionStaysOpen(t *testing.T) {
 // EC2 reclaims a Spot instance, whatever the hook says.
 func TestOnlyCopy_SpotInterruption_DoesNotKeepTheAction(t *testing.T) {
 	c := clock{bounds: Bounds{MaxDuration: time.Hour}}
-	c.setForHook(time.Now(), time.Now(), Hook{GlobalTimeout: 10 * time.Hour})
+	c.setForHook(startNow(), Hook{GlobalTimeout: 10 * time.Hour})
 	c.shortened = true
-	require.False(t, c.extendToLimit(time.Now(), Hook{GlobalTimeout: 10 * time.Hour}))
+	require.False(t, c.extendToLimit(Hook{GlobalTimeout: 10 * time.Hour}))
 	c.shortened = false
-	require.True(t, c.extendToLimit(time.Now(), Hook{GlobalTimeout: 10 * time.Hour}))
+	require.True(t, c.extendToLimit(Hook{GlobalTimeout: 10 * time.Hour}))
 }
 
 // That the action is kept open is on the Lease only. One invocation that cannot read it must not end the action, nor the database.
@@ -225,7 +225,7 @@ func TestKeepOpen_Lease_KeepsWhatItSaysOfTheNode(t *testing.T) {
 		env.closed = []ClosedNode{{Name: "node-1", UID: "uid-1", Hook: event.Hook, Began: now, CordonedAt: now, Unschedulable: true, Excluded: true}}
 		j := env.handler().newJob(event)
 		j.lease, j.hook, j.Began = fakeLease{&env.records, env}, env.hook, now
-		j.clock.setForHook(now, now, env.hook)
+		j.clock.setForHook(start{now, now, now}, env.hook)
 		j.report.Pods = onlyCopies("pg-0")
 		for _, node := range []drain.Node{{Name: "node-1", UID: "uid-1"}, {Name: "node-2", UID: "uid-2", Cordoned: now}} {
 			j.drains = append(j.drains, j.newNodeDrain(env, node))

@@ -145,7 +145,7 @@ func (j *job) planDeadline(ctx context.Context, evictable []drain.Pod) DeadlineR
 		hook = j.describeHook(ctx)
 	}
 	bounds, now := j.Policy.Bounds, time.Now()
-	j.clock.setForHook(now, now, hook)
+	j.clock.setForHook(start{now, now, now}, hook)
 	report := DeadlineReport{
 		MaxDurationSeconds: bounds.MaxDuration.Seconds(), CompletionReserveSeconds: bounds.CompletionReserve.Seconds(),
 		HeartbeatTimeoutSeconds: hook.HeartbeatTimeout.Seconds(), GlobalTimeoutSeconds: hook.limit().Seconds(),

@@ -198,6 +198,7 @@ type Lease interface {
 type LeaseInfo struct {
 	Name     string
 	Held     bool         // by an invocation that renews it
+	Received time.Time    // the first receipt of the event, as on the Lease; zero: unknown
 	Closed   []ClosedNode // what was changed on nodes
 	Escorted []string     // the UIDs of pods that escorts have changed, and may not have undone
 }

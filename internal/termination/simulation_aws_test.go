@@ -39,6 +39,7 @@ type simInstance struct {
 	action       *simAction // the present one, or the last; nil: none yet
 	past         []*simAction
 	node         *simNode
+	receipts     []time.Time      // of its events, each the first time
 	leaseHolders []*simInvocation // that believe they hold its lease
 	dead         bool
 	reclaimed    bool // by EC2
@@ -56,6 +57,7 @@ type stateChange struct {
 // simAction is one lifecycle action.
 type simAction struct {
 	token     string
+	activity  time.Time // when its activity began: connections drain before the instance waits
 	began     time.Time
 	timer     *time.Timer // ends the hook's timeout
 	heldSince time.Time   // since when an invocation holds the lease; zero: none does
@@ -94,7 +96,7 @@ func (s *simulation) terminate(inst *simInstance) {
 	if inst.action != nil {
 		inst.past = append(inst.past, inst.action)
 	}
-	a := &simAction{token: fmt.Sprintf("%s-%d", inst.id, len(inst.past)), began: time.Now()}
+	a := &simAction{token: fmt.Sprintf("%s-%d", inst.id, len(inst.past)), activity: time.Now().Add(-inst.plan.deregistration), began: time.Now()}
 	inst.action = a
 	s.enter(inst, "Terminating:Wait")
 	a.timer = time.AfterFunc(s.hook.HeartbeatTimeout, s.locked(func() { s.end(inst, a, "") }))
@@ -365,7 +367,7 @@ func (f simAWS) ActivityStarts(ctx context.Context, _ string) (map[string]time.T
 	return began, f.ask(ctx, aws, func() error {
 		for _, inst := range f.s.instances {
 			if inst.isWaiting() {
-				began[inst.id] = inst.action.began
+				began[inst.id] = inst.action.activity
 			}
 		}
 		return nil

@@ -40,7 +40,7 @@ func (k simCluster) Leases(ctx context.Context) (all []LeaseInfo, err error) {
 	err = k.ask(ctx, api, func() error {
 		for _, inst := range k.s.instances {
 			if l := inst.node.lease; l != nil {
-				all = append(all, LeaseInfo{Name: inst.id, Held: time.Now().Before(l.until), Closed: slices.Clone(l.closed), Escorted: l.escorted()})
+				all = append(all, LeaseInfo{Name: inst.id, Held: time.Now().Before(l.until), Received: l.received, Closed: slices.Clone(l.closed), Escorted: l.escorted()})
 			}
 		}
 		return nil

@@ -216,7 +216,7 @@ type timeSpan struct{ began, deadline time.Time }
 func (s *simulation) timeSpans(inst *simInstance) (all []timeSpan) {
 	whole := s.bounds.MaxDuration - s.bounds.CompletionReserve
 	if inst.action != nil {
-		deadline := s.deadline(inst.action)
+		deadline := s.deadline(inst)
 		all = append(all, timeSpan{deadline.Add(-whole), deadline})
 		if l := inst.node.lease; inst.action.over && l != nil && !l.received.IsZero() && l.received.Before(inst.action.began) {
 			// It has no activity any more. So the first receipt counts, which an invocation for an earlier action kept, and then crashed.
@@ -249,10 +249,16 @@ func (s *simulation) hasTime(inst *simInstance) bool {
 	return !slices.ContainsFunc(s.timeSpans(inst), func(k timeSpan) bool { return !time.Now().Before(k.deadline) })
 }
 
-// deadline returns the earliest deadline that the action can have. A forged event of an instance that has just begun to terminate is true
-// except for its time. Its first receipt counts if the start of the activity cannot be read.
-func (s *simulation) deadline(a *simAction) time.Time {
-	began := a.began
+// deadline returns the earliest deadline that the instance's action can have. A forged event of an instance that has just begun to terminate
+// is true except for its time. Its first receipt counts if the start of the activity cannot be read. So does that of an event, forged or of
+// an earlier action, that comes while connections drain.
+func (s *simulation) deadline(inst *simInstance) time.Time {
+	began := inst.action.began
+	for _, at := range inst.receipts {
+		if !at.Before(inst.action.activity) && at.Before(began) {
+			began = at
+		}
+	}
 	for _, stray := range s.falseEvents {
 		if at := s.began.Add(stray.at); slices.Contains([]string{"in service", "dated back", "dated ahead"}, stray.kind) && at.Before(began) && s.hasFailures() {
 			began = at
@@ -267,7 +273,7 @@ func (i *simInvocation) checkComplete(inst *simInstance, result Result) {
 	inst.node.completedBy, inst.node.completedAt = i, time.Now()
 	i.checkClosed(inst)
 	i.checkClosedAfterMove(inst)
-	over := i.s.deadline(inst.action)
+	over := i.s.deadline(inst)
 	if goes := inst.interrupted.Add(spotTime); !inst.interrupted.IsZero() && goes.Before(over) {
 		over = goes
 	}

@@ -45,6 +45,7 @@ func (s *simulation) receive() (batch []*simMessage, next time.Duration) {
 			msg.visibleAt = time.Now().Add(s.invocationTime + hiddenTime)
 			if msg.first.IsZero() {
 				msg.first = time.Now()
+				s.noteReceipt(msg)
 			}
 			if msg.receives > maxReceives {
 				s.violate("%s was delivered too often", msg.id)
@@ -53,6 +54,17 @@ func (s *simulation) receive() (batch []*simMessage, next time.Duration) {
 		}
 	}
 	return batch, next
+}
+
+// noteReceipt notes that an event of an instance was received first.
+func (s *simulation) noteReceipt(msg *simMessage) {
+	var t Termination
+	if json.Unmarshal([]byte(msg.body), &t) != nil {
+		return
+	}
+	if inst := s.instance(t.InstanceID); inst != nil {
+		inst.receipts = append(inst.receipts, msg.first)
+	}
 }
 
 func (s *simulation) acknowledge(batch []*simMessage, failures []failedItem) {

@@ -58,6 +58,7 @@ type outage struct {
 type instancePlan struct {
 	terminatedAt    time.Duration   // when its termination begins
 	events          []time.Duration // when its events are sent, after that; none: the event is lost
+	deregistration  time.Duration   // for how long connections drain before that
 	returns         bool            // its first termination ends in a warm pool, from which it returns and is terminated again
 	terminatedAgain time.Duration   // after its return, it is terminated again
 	replayed        time.Duration   // after its return, the first action's event is sent again; zero: never
@@ -145,6 +146,7 @@ func newScenario(seed uint64) scenario {
 	s.drawRudeness(dice{rand.New(rand.NewPCG(seed, 8))})
 	s.drawDatabases()
 	s.detach = dice{rand.New(rand.NewPCG(seed, 10))}.sometimes(3, 0, 15*time.Second)
+	s.drawDeregistrations(dice{rand.New(rand.NewPCG(seed, 11))})
 	return s
 }
 
@@ -193,6 +195,13 @@ func (s *scenario) drawMore(r dice) {
 				p.finalizer = -1
 			}
 		}
+	}
+}
+
+// drawDeregistrations puts instances behind a load balancer. They drain for less long than they are in service before they terminate again.
+func (s *scenario) drawDeregistrations(r dice) {
+	for i := range s.instancePlans {
+		s.instancePlans[i].deregistration = r.sometimes(3, 0, 4*time.Minute)
 	}
 }
 

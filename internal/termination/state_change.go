@@ -12,13 +12,22 @@ import (
 // (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html).
 var spotReasons = []string{"Server.SpotInstanceTermination", "Server.SpotInstanceShutdown"}
 
+// maxStopTries is how often a stop is delivered whose check fails. It takes a minute or two, after which a throttled account mostly answers.
+// With less, a stop goes unreported for a bad minute. With more, stops of the whole account would fill the queue that terminations need.
+const maxStopTries = 5
+
 // reportStop reports an instance of our groups that stops while Auto Scaling does not know of it, or while its drain runs. It is too late
-// to drain: only a person can find out who stopped it. A termination past our hook, and an instance of others, costs one request.
-func (h *Handler) reportStop(ctx context.Context, claim Claim) (Report, error) {
+// to drain: only a person can find out who stopped it. A termination past our hook, and an instance of others, costs one request. A check that
+// fails is given up after maxStopTries: nothing depends on it.
+func (h *Handler) reportStop(ctx context.Context, record Record) (Report, error) {
 	ctx, cancel := boundInvocation(ctx)
 	defer cancel()
-	j := h.newJob(Termination{InstanceID: claim.InstanceIDs[0], Trigger: StateChange})
+	j := h.newJob(Termination{InstanceID: record.Claim.InstanceIDs[0], Trigger: StateChange})
 	err := j.checkStop(ctx)
+	if err != nil && record.Receives >= maxStopTries {
+		j.log.Warn("stop not checked, given up", "error", err.Error(), "receives", record.Receives)
+		err = nil
+	}
 	j.report.FinishedAt = time.Now()
 	return j.report, err
 }

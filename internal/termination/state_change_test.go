@@ -76,6 +76,28 @@ func TestStateChange_AWSDoesNotAnswer_Retried(t *testing.T) {
 	}
 }
 
+// Its message came back every 20 seconds, 1,000 times, to the queue that terminations need.
+func TestStateChange_AWSDoesNotAnswerAgainAndAgain_GivenUp(t *testing.T) {
+	for receives, given := range map[int]bool{0: false, 1: false, maxStopTries - 1: false, maxStopTries: true, maxStopTries + 1: true} {
+		synctest.Test(t, func(t *testing.T) {
+			env := newTestEnv()
+			env.state = inService
+			env.failAlways("instance", errors.New("Rate exceeded"))
+			h := env.handler()
+			var log strings.Builder
+			h.Log = slog.New(slog.NewTextHandler(&log, nil))
+			record := stopEvent
+			record.Receives = receives
+			o := h.handle(t.Context(), record)
+			require.Equal(t, given, o.err == nil, receives)
+			require.Equal(t, given, !o.isRetried(), receives)
+			require.Equal(t, given, strings.Contains(log.String(), "stop not checked, given up"), receives)
+			require.Equal(t, StatusFailed, o.report.Status, receives)
+			require.Contains(t, log.String(), "Rate exceeded", receives)
+		})
+	}
+}
+
 // There is one event for each instance of the account that stops.
 func TestStateChange_OfOthers_OneRequestAndNoLogLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -71,6 +71,7 @@ type sweep struct {
 	held       []string                // Leases that an invocation holds
 	free       []string                // Leases of instances that no invocation holds
 	seen       map[string]bool         // instances, by ID
+	received   map[string]time.Time    // of the Leases, by instance ID; zero: unknown
 	closed     map[string][]ClosedNode // of the Leases, by instance ID
 	escorted   map[string][]string     // of the Leases: UIDs of pods that escorts have changed, by instance ID
 	returned   map[string]Termination  // instances that are in service or retained, and of which something is to be undone, by ID
@@ -120,7 +121,7 @@ func (h *Handler) sweep(ctx context.Context) (SweepReport, error) {
 
 func (h *Handler) newSweep() *sweep {
 	return &sweep{
-		Handler: h, closed: map[string][]ClosedNode{}, escorted: map[string][]string{}, returned: map[string]Termination{}, seen: map[string]bool{},
+		Handler: h, received: map[string]time.Time{}, closed: map[string][]ClosedNode{}, escorted: map[string][]string{}, returned: map[string]Termination{}, seen: map[string]bool{},
 		activities: map[string]map[string]time.Time{},
 		report:     SweepReport{Status: StatusSwept, Errors: []string{}, StartedAt: time.Now()},
 	}
@@ -172,7 +173,7 @@ func (s *sweep) readCluster(ctx context.Context) {
 func (s *sweep) readLeases(ctx context.Context, cluster Kubernetes) error {
 	leases, err := cluster.Leases(ctx)
 	for _, l := range leases {
-		s.closed[l.Name], s.escorted[l.Name] = l.Closed, l.Escorted
+		s.received[l.Name], s.closed[l.Name], s.escorted[l.Name] = l.Received, l.Closed, l.Escorted
 		switch {
 		case l.Held:
 			s.held = append(s.held, l.Name)

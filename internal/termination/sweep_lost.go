@@ -52,7 +52,9 @@ func hasLostEvents(instances, inFlight, drains int) bool { return instances > in
 
 // resendIfLost sends the event of an instance if one was lost, or if the instance is overdue: what is in flight may be a second message of
 // an instance that is drained. It skips an instance so young that its event may yet come, and one so old that Auto Scaling ends its action
-// anyway. The age is that of the group's activity: nothing else says when an instance began to wait.
+// anyway. The age is that of the group's activity, because nothing says when an instance began to wait. Behind a load balancer the activity
+// begins up to an hour earlier, so its event may be sent a second time. The event claims no time: its first receipt is when the drain
+// knows of the wait, and stays on the Lease.
 func (s *sweep) resendIfLost(ctx context.Context, w waitingInstance, lost bool) {
 	began, read := s.activities[w.Group]
 	if !read || w.hook == nil {
@@ -64,8 +66,7 @@ func (s *sweep) resendIfLost(ctx context.Context, w waitingInstance, lost bool) 
 	}
 	age := time.Since(at)
 	if lostAge <= age && age < w.hook.limit() && (lost || isOverdue(age)) {
-		w.Began = at
-		s.resend(ctx, w.Termination)
+		s.resend(ctx, w.Termination, at)
 	}
 }
 
@@ -79,12 +80,12 @@ func isOverdue(age time.Duration) bool {
 	return false
 }
 
-func (s *sweep) resend(ctx context.Context, t Termination) {
+func (s *sweep) resend(ctx context.Context, t Termination, activity time.Time) {
 	if err := s.Queue.Send(ctx, s.EncodeEvent(t)); err != nil {
 		s.addError(fmt.Errorf("send the event of %s again: %w", t.InstanceID, err))
 		return
 	}
-	s.Log.Warn("lost event re-sent", "instance", t.InstanceID, "group", t.Group, "began", t.Began)
+	s.Log.Warn("lost event re-sent", "instance", t.InstanceID, "group", t.Group, "activity", activity)
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	s.report.EventsResent++

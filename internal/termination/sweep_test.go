@@ -19,13 +19,14 @@ func lostEventEnv() *testEnv {
 	return env
 }
 
+// resentEvent is the event that a sweep sends: without a token, and without a time, which only Auto Scaling's own event knows.
+var resentEvent = encode(Termination{Group: event.Group, Hook: event.Hook, InstanceID: event.InstanceID})
+
 // trySweep runs one sweep.
 func trySweep(t *testing.T, h *Handler) (SweepReport, error) {
 	t.Helper()
 	h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{{Request: &Request{Action: ActionSweep}}}} }
-	h.EncodeEvent = func(t Termination) string {
-		return fmt.Sprintf("%s %s %s%s %s", t.Group, t.Hook, t.InstanceID, t.Token, time.Since(t.Began))
-	}
+	h.EncodeEvent = encode
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	answer, err := h.Invoke(ctx, nil)
@@ -47,7 +48,7 @@ func TestSweep_LostEvent_ResentAndInstanceKeptAlive(t *testing.T) {
 		env := lostEventEnv()
 		h, m := env.withQueue()
 		report := sweepOnce(t, h)
-		require.Equal(t, []string{"workers-a quiesce i-0abc1234 10m0s"}, m.sent, "with its start, and without a token")
+		require.Equal(t, []string{resentEvent}, m.sent)
 		require.Len(t, env.heartbeats, 1)
 		require.Empty(t, env.heartbeats[0].termination.Token)
 		require.Equal(t, 1, report.Groups)
@@ -148,13 +149,16 @@ func TestSweep_FailingInstance_NotResentEachMinute(t *testing.T) {
 		env := lostEventEnv()
 		h, m := env.withQueue()
 		m.inFlight = 1
-		for range 30 { // from the tenth minute on
-			require.Equal(t, 1, sweepOnce(t, h).Heartbeats)
+		var resentAt []int
+		for minute := 10; minute < 40; minute++ {
+			report := sweepOnce(t, h)
+			require.Equal(t, 1, report.Heartbeats)
+			if report.EventsResent > 0 {
+				resentAt = append(resentAt, minute)
+			}
 			time.Sleep(time.Minute)
 		}
-		for n, age := range []string{"10m0s", "11m0s", "20m0s", "21m0s"} { // a turn is long enough for two sweeps
-			require.Equal(t, "workers-a quiesce i-0abc1234 "+age, m.sent[n])
-		}
+		require.Equal(t, []int{10, 11, 20, 21}, resentAt, "a turn is long enough for two sweeps")
 		require.Len(t, m.sent, 4)
 	})
 }
@@ -200,7 +204,7 @@ func TestSweep_OneGroupFails_OthersAreSwept(t *testing.T) {
 			env.failAlways(step, errors.New("Rate exceeded"))
 			report := sweepOnce(t, h)
 			require.Equal(t, 2, report.Waiting)
-			require.Equal(t, []string{"workers-a quiesce i-0abc1234 10m0s"}, m.sent)
+			require.Equal(t, []string{resentEvent}, m.sent)
 			require.Equal(t, []string{"Rate exceeded"}, report.Errors)
 		})
 	}

@@ -40,10 +40,16 @@ func (s *sweep) readActivities(ctx context.Context, waiting []Termination) {
 	})
 }
 
-// waitsSince returns since when an instance waits: since its activity began, or as long as its node is closed; zero: unknown.
+// waitsSince returns since when an instance waits: since its event was received first, since its activity began, or as long as its node is
+// closed; zero: unknown. Behind a load balancer the activity begins up to an hour before the wait. A receipt before the activity is of an
+// earlier termination.
 func (s *sweep) waitsSince(t Termination) time.Time {
-	if at, known := s.activities[t.Group][t.InstanceID]; known {
-		return at
+	activity, known := s.activities[t.Group][t.InstanceID]
+	if received := s.received[t.InstanceID]; known && received.After(activity) {
+		return received
+	}
+	if known {
+		return activity
 	}
 	var first time.Time
 	for _, n := range s.closed[t.InstanceID] {
