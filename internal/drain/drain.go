@@ -58,6 +58,7 @@ func (d Drainer) Drain(ctx context.Context, cluster Cluster, node Node) (Report,
 func (d Drainer) Resume(ctx context.Context, cluster Cluster, node Node, before State) (Report, State) {
 	d.Phases = d.escortedPhases()
 	node.Cordoned = cmp.Or(before.cordoned, node.Cordoned)
+	node.Unreachable = false // until this drain has seen that for unreachableGrace: it may have found the node in a bad moment
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r := &run{
