@@ -153,14 +153,30 @@ func TestCordon_PersonWasFaster_IsNotOursToUndo(t *testing.T) {
 	require.NotContains(t, e.get(e.node).Annotations, terminationAnnotation)
 }
 
-func TestCordon_UncordonedMeanwhile_ClosesAgain(t *testing.T) {
+// Pods that came to the open node are like those before. The next invocation knows that only from the Lease.
+func TestCordon_UncordonedMeanwhile_ClosedSinceNow(t *testing.T) {
 	e := newCordonEnv(t)
 	first := e.cordonNow()
 	e.change(`{"spec":{"unschedulable":false}}`)
 	again := e.cordonNow()
 	require.True(t, e.get(e.node).Spec.Unschedulable)
-	require.True(t, first.CordonedAt.Equal(again.CordonedAt), "later pods came after the first cordon")
-	require.Len(t, e.saved, 1, "that is known")
+	require.True(t, again.CordonedAt.After(first.CordonedAt))
+	require.True(t, again.Unschedulable)
+	require.True(t, again.Excluded)
+	require.Equal(t, []termination.ClosedNode{first, again}, e.saved)
+	require.Equal(t, again, e.cordonNow(), "the next invocation")
+	require.Len(t, e.saved, 2)
+}
+
+// A person had cordoned the node before quiesce, and opened it then.
+func TestCordon_PersonOpensOwnCordon_ClosedSinceNow(t *testing.T) {
+	e := newCordonEnv(t)
+	e.change(`{"spec":{"unschedulable":true}}`)
+	first := e.cordonNow()
+	e.change(`{"spec":{"unschedulable":false}}`)
+	again := e.cordonNow()
+	require.True(t, again.CordonedAt.After(first.CordonedAt))
+	require.True(t, again.Unschedulable)
 }
 
 // A later termination finds the node closed by an earlier one. Only the Lease says that quiesce did that.

@@ -40,8 +40,8 @@ type closingNode struct {
 	saved   termination.ClosedNode // as last saved
 }
 
-// newClosing returns a closing. A node that is closed again for the same termination was closed when it was closed first: later
-// pods came after the cordon, even if the node was opened meanwhile.
+// newClosing returns a closing as of now. A node that was opened meanwhile is closed again as of now, too: the pods that came to the open
+// node are like those before.
 func newClosing(node drain.Node, c termination.Closing) *closingNode {
 	closing := &closingNode{Closing: c, node: termination.ClosedNode{
 		Name: node.Name, UID: node.UID, Hook: c.Hook, Trigger: c.Trigger, Began: c.Began, CordonedAt: time.Now().UTC(),
@@ -51,12 +51,12 @@ func newClosing(node drain.Node, c termination.Closing) *closingNode {
 	}
 	closing.earlier, closing.saved = *c.Earlier, *c.Earlier
 	if c.Earlier.IsOf(c.Hook, c.Trigger, c.Began) {
-		closing.node.CordonedAt, closing.node.KeptOpen = c.Earlier.CordonedAt, c.Earlier.KeptOpen
+		closing.node.KeptOpen = c.Earlier.KeptOpen
 	}
 	return closing
 }
 
-// isDone reports whether the node is closed for this termination already.
+// isDone reports whether the node is closed for this termination already. Then it was closed when it was closed before.
 func (c *closingNode) isDone(current *corev1.Node) bool {
 	done := c.earlier.UID != "" && c.earlier.IsOf(c.Hook, c.Trigger, c.Began) && current.Spec.Unschedulable
 	if done {

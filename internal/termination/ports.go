@@ -150,7 +150,7 @@ type ClosedNode struct {
 	Hook          string    `json:"hook,omitempty"`
 	Trigger       Trigger   `json:"trigger,omitempty"`
 	Began         time.Time `json:"began"`
-	CordonedAt    time.Time `json:"cordoned"`
+	CordonedAt    time.Time `json:"cordoned"`                // when quiesce closed it last
 	Unschedulable bool      `json:"unschedulable,omitempty"` // quiesce set spec.unschedulable
 	Excluded      bool      `json:"excluded,omitempty"`      // quiesce set the label that excludes the node from load balancers
 	KeptOpen      bool      `json:"keptOpen,omitempty"`      // the action is kept open to the hook's limit: see keepOpen
