@@ -197,6 +197,33 @@ func TestCordon_ClosedEarlier_OnlyTheLeaseIsBelieved(t *testing.T) {
 	require.True(t, e.get(e.node).Spec.Unschedulable)
 }
 
+// An invocation without a Lease closed the node. The node's annotation tells the next one of the same termination which changes are ours.
+func TestCordon_ClosedWithoutLease_AnnotationOfThisTerminationIsBelieved(t *testing.T) {
+	for name, c := range map[string]struct {
+		before string // a change by a person, before
+		began  time.Duration
+		ours   bool
+	}{
+		"this termination":    {`{}`, 0, true},
+		"a later termination": {`{}`, time.Hour, false},
+		"a person's cordon":   {`{"spec":{"unschedulable":true},"metadata":{"labels":{"` + excludeLabel + `":"theirs"}}}`, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newCordonEnv(t)
+			e.change(c.before)
+			closing := e.closing()
+			closing.Save = nil
+			_, err := e.client.Cordon(t.Context(), e.node, closing)
+			require.NoError(t, err)
+			e.began = e.began.Add(c.began)
+			closed := e.cordonNow()
+			require.Equal(t, c.ours, closed.Unschedulable)
+			require.Equal(t, c.ours, closed.Excluded)
+			require.Equal(t, []termination.ClosedNode{closed}, e.saved)
+		})
+	}
+}
+
 func TestCordon_AnotherNode_IsNotChanged(t *testing.T) {
 	e := newCordonEnv(t)
 	for what, node := range map[string]drain.Node{
