@@ -160,13 +160,12 @@ func (j *job) drainForHook(ctx, invocation context.Context, cluster Kubernetes, 
 func (j *job) drainNode(invocation context.Context, cluster Kubernetes, instance Instance) (Result, error) {
 	ctx, cancel := j.clock.withLook(invocation)
 	defer cancel()
-	known := j.asked.instance()
-	found, err := j.awaitNodes(ctx, cluster, known)
+	found, err := j.awaitNodes(ctx, cluster)
 	switch {
 	case err != nil:
 		return j.outOfTime(ctx, err)
 	case len(found) == 0:
-		return j.withoutNode(instance, known), nil
+		return j.withoutNode(instance, j.asked.instance().EC2Instance), nil
 	}
 	watching, stop := context.WithCancel(invocation)
 	defer stop()
