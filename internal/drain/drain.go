@@ -31,7 +31,8 @@ type Drainer struct {
 	Records Records // of that drain; nil: none can be kept, and an escort that needs one only evicts
 	Effort  Effort  // of that drain
 	Owners  Owners  // of its pods; nil: they are not told
-	// Recordon closes a node that is open, and returns when; nil: it cannot be closed. After Refused it is not called again.
+	// Recordon closes a node that is open, and returns when that was: before the call, if the node was closed already. Nil: it cannot be
+	// closed. After Refused it is not called again.
 	Recordon    func(context.Context) (time.Time, error)
 	Concurrency int // evictions in flight at once, per node
 	Log         *slog.Logger
@@ -58,6 +59,7 @@ func (d Drainer) Drain(ctx context.Context, cluster Cluster, node Node) (Report,
 func (d Drainer) Resume(ctx context.Context, cluster Cluster, node Node, before State) (Report, State) {
 	d.Phases = d.escortedPhases()
 	node.Cordoned = cmp.Or(before.cordoned, node.Cordoned)
+	node.Unreachable = false // until this drain has seen that for unreachableGrace: it may have found the node in a bad moment
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r := &run{

@@ -291,7 +291,7 @@ func TestDrain_SuccessorOfTheSameName_IsAnotherPod(t *testing.T) {
 
 func TestReason_EvictionAnsweredLate_StaysTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		node := &belated{Cluster: draintest.New().Add(pod("web"), time.Hour), by: time.Second}
+		node := &belated{Cluster: draintest.New().Add(pod("web"), time.Hour), by: 20 * s}
 		node.SetUnreachable(true)
 		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{Unreachable: true})
 		require.Equal(t, drain.Remained, report.Pods[0].Outcome)

@@ -41,6 +41,31 @@ func TestKubelet_UnreachableForAMoment_PodsAwaited(t *testing.T) {
 	})
 }
 
+// The same, and the drain starts in that moment.
+func TestKubelet_UnreachableAtStartForAMoment_PodsAwaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(graced("web", time.Minute), 39*s).Add(held(graced("held", 30*s)), 0)
+		node.SetUnreachable(true)
+		time.AfterFunc(3*s, func() { node.SetUnreachable(false); node.Remove("app/held") })
+		began := time.Now()
+		report, _ := drainer().Drain(within(t, 10*time.Minute), node, drain.Node{Unreachable: true})
+		require.Equal(t, 39*s, time.Since(began))
+		require.Equal(t, drain.Evicted, report.Pods[1].Outcome)
+		require.Zero(t, count(node, "evict app/held"), "a held pod is evicted early only if nothing can stop it")
+	})
+}
+
+func TestKubelet_UnreachableFromStart_PodsNotAwaitedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := draintest.New().Add(graced("web", time.Hour), time.Hour)
+		node.SetUnreachable(true)
+		began := time.Now()
+		report, _ := drainer().Drain(within(t, 10*time.Minute), node, drain.Node{Unreachable: true})
+		require.Equal(t, 15*s, time.Since(began))
+		require.Equal(t, drain.Remained, report.Pods[0].Outcome)
+	})
+}
+
 func TestKubelet_ReachableAgain_PodsAwaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), 2*time.Minute).Add(graced("kept", 30*s), 0)

@@ -26,8 +26,9 @@ const (
 
 // recordonResult is the result of cordoning the node again.
 type recordonResult struct {
-	at  time.Time
-	err error
+	asked time.Time
+	at    time.Time
+	err   error
 }
 
 // checkCordon cordons the node if someone uncordoned it, or if it could not be cordoned yet, one attempt at a time. It returns when to
@@ -49,7 +50,7 @@ func (r *run) checkCordon(ctx context.Context, now time.Time) (wake time.Time) {
 		ctx, cancel := context.WithTimeout(ctx, recordonTimeout)
 		defer cancel()
 		at, err := r.Recordon(ctx)
-		r.recordons <- recordonResult{at, err}
+		r.recordons <- recordonResult{now, at, err}
 	}()
 	return time.Time{}
 }
@@ -73,16 +74,20 @@ func (r *run) delaysCordon() bool {
 func (r *run) handleRecordon(got recordonResult) {
 	now := time.Now()
 	r.recordoning = false
-	if got.err != nil {
+	first := r.node.Cordoned.IsZero() || r.node.TaintedOnly
+	changed := got.err == nil && (first || got.at.IsZero() || !got.at.Before(got.asked))
+	if !changed {
 		r.recordonAt = now.Add(backoff(Ref{UID: recordonName}, r.recordonFailures))
 		r.recordonFailures++
-		if _, denied := errors.AsType[*Refused](got.err); denied {
-			r.recordonDenied = true // what is denied once is denied again
-		}
+	}
+	switch _, denied := errors.AsType[*Refused](got.err); {
+	case got.err != nil:
+		r.recordonDenied = r.recordonDenied || denied // what is denied once is denied again
 		r.Log.Warn("failed to cordon the node again", "error", Short(got.err.Error()))
 		return
+	case !changed: // the watch lags
+		return
 	}
-	first := r.node.Cordoned.IsZero() || r.node.TaintedOnly
 	r.node.TaintedOnly = false
 	r.recordonAt, r.recordonFailures = now.Add(recordonSettle), 0
 	r.node.Cordoned = cmp.Or(got.at, now)

@@ -104,7 +104,6 @@ func TestRecordon_Fails_RetriedWithBackoff(t *testing.T) {
 	})
 }
 
-// A watch that shows the old state for a while is not a second person.
 func TestRecordon_Hangs_DrainGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", s), s)
@@ -116,6 +115,45 @@ func TestRecordon_Hangs_DrainGoesOn(t *testing.T) {
 		require.Equal(t, began, report.Pods[0].EvictedAt)
 		require.LessOrEqual(t, time.Since(began), 21*s)
 		require.Zero(t, report.Recordons)
+	})
+}
+
+// lagging is a node whose watch shows it open for a while after it was cordoned.
+type lagging struct {
+	*draintest.Cluster
+	until time.Time
+	at    time.Time // when it was cordoned
+}
+
+func (l *lagging) Node() drain.NodeState {
+	state := l.Cluster.Node()
+	state.Uncordoned = state.Uncordoned || time.Now().Before(l.until)
+	return state
+}
+
+// Recordon returns when the node was cordoned, whether or not this request did that.
+func (l *lagging) Recordon(ctx context.Context) (time.Time, error) {
+	if !l.Cluster.Node().Uncordoned {
+		return l.at, nil
+	}
+	at, err := l.Cluster.Recordon(ctx)
+	l.at = at
+	return at, err
+}
+
+// A watch that shows the old state for a while is not a second person.
+func TestRecordon_WatchLags_CountedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		node := &lagging{Cluster: draintest.New().Add(graced("slow", time.Hour), 5*time.Minute), until: began.Add(40 * s)}
+		time.AfterFunc(5*s, node.Uncordon)
+		time.AfterFunc(2*time.Minute, node.Uncordon)
+		by := drainer()
+		by.Recordon = node.Recordon
+		node.at = began.Add(-time.Minute)
+		report, _ := by.Drain(within(t, 10*time.Minute), node, drain.Node{Cordoned: node.at})
+		require.Equal(t, 2, report.Recordons)
+		require.Equal(t, 2, count(node.Cluster, "recordon"))
 	})
 }
 

@@ -68,6 +68,7 @@ var _ termination.Kubernetes = (*Client)(nil)
 // Client is a connection to one cluster's API server.
 type Client struct {
 	config                              *rest.Config
+	connections                         *connections
 	core, policy, coordination, storage rest.Interface
 
 	takesOver bool // it takes Leases that others hold
@@ -94,7 +95,9 @@ func New(config *rest.Config) (*Client, error) {
 	// The API server warns of Endpoints, a deprecated kind, in each answer about one. Patroni keeps its state there.
 	config.WarningHandler = rest.NoWarnings{}
 	config.QPS = -1 // the drain's concurrency bounds the requests; client-side rate limiting would only add delay
-	transport, err := rest.HTTPClientFor(config)
+	dialing := rest.CopyConfig(config)
+	connections := newConnections(dialing)
+	transport, err := rest.HTTPClientFor(dialing)
 	if err != nil {
 		return nil, fmt.Errorf("create an HTTP client for %s: %w", config.Host, err)
 	}
@@ -106,5 +109,7 @@ func New(config *rest.Config) (*Client, error) {
 			return nil, fmt.Errorf("create a client for %s: %w", group.version, err)
 		}
 	}
-	return &Client{config: config, core: clients[0], policy: clients[1], coordination: clients[2], storage: clients[3]}, nil
+	return &Client{
+		config: config, connections: connections, core: clients[0], policy: clients[1], coordination: clients[2], storage: clients[3],
+	}, nil
 }

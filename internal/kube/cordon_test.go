@@ -153,14 +153,30 @@ func TestCordon_PersonWasFaster_IsNotOursToUndo(t *testing.T) {
 	require.NotContains(t, e.get(e.node).Annotations, terminationAnnotation)
 }
 
-func TestCordon_UncordonedMeanwhile_ClosesAgain(t *testing.T) {
+// Pods that came to the open node are like those before. The next invocation knows that only from the Lease.
+func TestCordon_UncordonedMeanwhile_ClosedSinceNow(t *testing.T) {
 	e := newCordonEnv(t)
 	first := e.cordonNow()
 	e.change(`{"spec":{"unschedulable":false}}`)
 	again := e.cordonNow()
 	require.True(t, e.get(e.node).Spec.Unschedulable)
-	require.True(t, first.CordonedAt.Equal(again.CordonedAt), "later pods came after the first cordon")
-	require.Len(t, e.saved, 1, "that is known")
+	require.True(t, again.CordonedAt.After(first.CordonedAt))
+	require.True(t, again.Unschedulable)
+	require.True(t, again.Excluded)
+	require.Equal(t, []termination.ClosedNode{first, again}, e.saved)
+	require.Equal(t, again, e.cordonNow(), "the next invocation")
+	require.Len(t, e.saved, 2)
+}
+
+// A person had cordoned the node before quiesce, and opened it then.
+func TestCordon_PersonOpensOwnCordon_ClosedSinceNow(t *testing.T) {
+	e := newCordonEnv(t)
+	e.change(`{"spec":{"unschedulable":true}}`)
+	first := e.cordonNow()
+	e.change(`{"spec":{"unschedulable":false}}`)
+	again := e.cordonNow()
+	require.True(t, again.CordonedAt.After(first.CordonedAt))
+	require.True(t, again.Unschedulable)
 }
 
 // A later termination finds the node closed by an earlier one. Only the Lease says that quiesce did that.
@@ -179,6 +195,33 @@ func TestCordon_ClosedEarlier_OnlyTheLeaseIsBelieved(t *testing.T) {
 	require.False(t, unknown.Excluded)
 	require.NoError(t, e.client.Restore(t.Context(), e.node, nil))
 	require.True(t, e.get(e.node).Spec.Unschedulable)
+}
+
+// An invocation without a Lease closed the node. The node's annotation tells the next one of the same termination which changes are ours.
+func TestCordon_ClosedWithoutLease_AnnotationOfThisTerminationIsBelieved(t *testing.T) {
+	for name, c := range map[string]struct {
+		before string // a change by a person, before
+		began  time.Duration
+		ours   bool
+	}{
+		"this termination":    {`{}`, 0, true},
+		"a later termination": {`{}`, time.Hour, false},
+		"a person's cordon":   {`{"spec":{"unschedulable":true},"metadata":{"labels":{"` + excludeLabel + `":"theirs"}}}`, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newCordonEnv(t)
+			e.change(c.before)
+			closing := e.closing()
+			closing.Save = nil
+			_, err := e.client.Cordon(t.Context(), e.node, closing)
+			require.NoError(t, err)
+			e.began = e.began.Add(c.began)
+			closed := e.cordonNow()
+			require.Equal(t, c.ours, closed.Unschedulable)
+			require.Equal(t, c.ours, closed.Excluded)
+			require.Equal(t, []termination.ClosedNode{closed}, e.saved)
+		})
+	}
 }
 
 func TestCordon_AnotherNode_IsNotChanged(t *testing.T) {

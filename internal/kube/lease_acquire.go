@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -15,8 +16,13 @@ import (
 	"quiesce/internal/termination"
 )
 
-// acquireRetries bounds the tries to acquire a Lease that others release meanwhile.
-const acquireRetries = 3
+const (
+	// acquireRetries bounds the tries to acquire a Lease that others release meanwhile, or whose requests get no answer.
+	acquireRetries = 3
+	// acquireTimeout bounds one request of a try. A drain has ten seconds for all of them, so one that hangs leaves time for others. A server
+	// with much to do answers later than that now and then, and the next request finds what it did.
+	acquireTimeout = 3 * time.Second
+)
 
 // AcquireLease takes the Lease of an instance, which has the instance's ID for its name; nil: another invocation holds it.
 func (c *Client) AcquireLease(ctx context.Context, instanceID string, a termination.Acquisition) (termination.Lease, error) {
@@ -67,29 +73,31 @@ func (c *Client) hold(
 
 // acquire creates the Lease, or takes over one that was released or has expired; false: another holds it. What a Lease says that is
 // taken over stays. After an error the Lease is read: the answer to a request that succeeded can be lost, and its repetition would be
-// another holder, which had to wait until the Lease expires.
+// another holder, which had to wait until the Lease expires. For the same reason all tries are of one holder.
 func (l *lease) acquire(ctx context.Context, name string, begin func(*coordinationv1.Lease)) (acquired bool, err error) {
 	holder := "quiesce-" + rand.String(10)
 	for range acquireRetries {
 		l.object = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: leaseNamespace}}
 		setHolder(l.object, holder)
 		begin(l.object)
-		if err = l.create(ctx); err == nil {
+		if err = l.ask(ctx, l.create); err == nil {
 			return true, nil
 		}
-		found, readErr := l.getLease(ctx, name)
+		found, readErr := l.askForLease(ctx, name)
 		switch {
 		case readErr == nil && holderOf(found) == holder:
 			l.object = found
 			return true, nil
-		case !apierrors.IsAlreadyExists(err):
+		case !apierrors.IsAlreadyExists(err) && isAnswered(err):
 			return false, err
-		case apierrors.IsNotFound(readErr):
-			continue // deleted between the two requests
+		case apierrors.IsNotFound(readErr) || !isAnswered(readErr):
+			continue // deleted between the two requests, or there was no answer
 		case readErr != nil || !l.mayTake(found):
 			return false, readErr
 		}
-		return l.takeOver(ctx, found, holder, begin)
+		if acquired, err = l.takeOver(ctx, found, holder, begin); isAnswered(err) {
+			return acquired, err
+		}
 	}
 	return false, err
 }
@@ -99,9 +107,10 @@ func (l *lease) takeOver(ctx context.Context, free *coordinationv1.Lease, holder
 	l.unclean = attempts(free)
 	setHolder(free, holder)
 	begin(free)
-	updated, err := l.updateLease(ctx, free)
+	var updated *coordinationv1.Lease
+	err := l.ask(ctx, func(ctx context.Context) (err error) { updated, err = l.updateLease(ctx, free); return err })
 	if err != nil {
-		found, readErr := l.getLease(ctx, free.Name)
+		found, readErr := l.askForLease(ctx, free.Name)
 		switch {
 		case readErr == nil && holderOf(found) == holder:
 			updated = found
@@ -113,6 +122,29 @@ func (l *lease) takeOver(ctx context.Context, free *coordinationv1.Lease, holder
 	}
 	l.object = updated
 	return true, nil
+}
+
+func (l *lease) askForLease(ctx context.Context, name string) (found *coordinationv1.Lease, err error) {
+	err = l.ask(ctx, func(ctx context.Context) (err error) { found, err = l.getLease(ctx, name); return err })
+	return found, err
+}
+
+// ask sends one request of a try. If its time is over, so is that of a connection over which nothing came meanwhile: it may be dead.
+func (l *lease) ask(ctx context.Context, request func(context.Context) error) error {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
+	defer cancel()
+	err := request(ctx)
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		l.connections.closeSilent(began)
+	}
+	return err
+}
+
+// isAnswered reports whether the error is the API server's, or there is none. After any other error the request may have succeeded.
+func isAnswered(err error) bool {
+	var answer apierrors.APIStatus
+	return err == nil || errors.As(err, &answer)
 }
 
 func setHolder(l *coordinationv1.Lease, holder string) {

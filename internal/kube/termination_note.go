@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// terminationAnnotation tells people for which termination a node was closed. Others can change it, so nothing
-	// reads it.
+	// terminationAnnotation tells people for which termination a node was closed, and what was changed. Others can change it. So it is
+	// read only where no Lease tells, and then only which changes are ours: who forges that can have this node opened, and nothing more.
 	terminationAnnotation = "quiesce/termination"
 	// excludeLabel takes a node out of external load balancers
 	// (https://kubernetes.io/docs/reference/labels-annotations-taints/#node-kubernetes-io-exclude-from-external-load-balancers).
@@ -30,6 +30,22 @@ type terminationNote struct {
 	Trigger  termination.Trigger `json:"trigger,omitempty"`
 	Began    time.Time           `json:"began"`
 	Cordoned time.Time           `json:"cordoned"`
+	// What quiesce changed.
+	Unschedulable bool `json:"unschedulable,omitempty"`
+	Excluded      bool `json:"excluded,omitempty"`
+}
+
+// notedOn returns what the annotation says that this termination changed on the node: an invocation that had no Lease. The rest of it is
+// not believed.
+func (c *closingNode) notedOn(current *corev1.Node) (noted terminationNote) {
+	text := current.Annotations[terminationAnnotation]
+	if c.Earlier != nil || json.Unmarshal([]byte(text), &noted) != nil {
+		return terminationNote{}
+	}
+	if of := (termination.ClosedNode{Hook: noted.Hook, Trigger: noted.Trigger, CordonedAt: noted.Cordoned}); !of.IsOf(c.Hook, c.Trigger, c.Began) {
+		return terminationNote{}
+	}
+	return noted
 }
 
 // closingNode computes what a closing changes on a node.
@@ -40,8 +56,8 @@ type closingNode struct {
 	saved   termination.ClosedNode // as last saved
 }
 
-// newClosing returns a closing. A node that is closed again for the same termination was closed when it was closed first: later
-// pods came after the cordon, even if the node was opened meanwhile.
+// newClosing returns a closing as of now. A node that was opened meanwhile is closed again as of now, too: the pods that came to the open
+// node are like those before.
 func newClosing(node drain.Node, c termination.Closing) *closingNode {
 	closing := &closingNode{Closing: c, node: termination.ClosedNode{
 		Name: node.Name, UID: node.UID, Hook: c.Hook, Trigger: c.Trigger, Began: c.Began, CordonedAt: time.Now().UTC(),
@@ -51,12 +67,12 @@ func newClosing(node drain.Node, c termination.Closing) *closingNode {
 	}
 	closing.earlier, closing.saved = *c.Earlier, *c.Earlier
 	if c.Earlier.IsOf(c.Hook, c.Trigger, c.Began) {
-		closing.node.CordonedAt, closing.node.KeptOpen = c.Earlier.CordonedAt, c.Earlier.KeptOpen
+		closing.node.KeptOpen = c.Earlier.KeptOpen
 	}
 	return closing
 }
 
-// isDone reports whether the node is closed for this termination already.
+// isDone reports whether the node is closed for this termination already. Then it was closed when it was closed before.
 func (c *closingNode) isDone(current *corev1.Node) bool {
 	done := c.earlier.UID != "" && c.earlier.IsOf(c.Hook, c.Trigger, c.Began) && current.Spec.Unschedulable
 	if done {
@@ -69,10 +85,13 @@ func (c *closingNode) isDone(current *corev1.Node) bool {
 // ours: the node's present state no longer shows that quiesce made it.
 func (c *closingNode) patch(current *corev1.Node) map[string]any {
 	_, excluded := current.Labels[excludeLabel]
+	noted := c.notedOn(current)
 	c.node.UID = string(current.UID)
-	c.node.Unschedulable = c.earlier.Unschedulable || !current.Spec.Unschedulable
-	c.node.Excluded = c.earlier.Excluded || !excluded
-	text, _ := json.Marshal(terminationNote{c.Hook, c.Trigger, c.Began, c.node.CordonedAt}) // strings and times: this cannot fail
+	c.node.Unschedulable = c.earlier.Unschedulable || noted.Unschedulable || !current.Spec.Unschedulable
+	c.node.Excluded = c.earlier.Excluded || noted.Excluded || !excluded
+	text, _ := json.Marshal(terminationNote{ // strings, times and booleans: this cannot fail
+		c.Hook, c.Trigger, c.Began, c.node.CordonedAt, c.node.Unschedulable, c.node.Excluded,
+	})
 	metadata := map[string]any{"annotations": map[string]any{terminationAnnotation: string(text)}}
 	patch := map[string]any{"metadata": metadata}
 	if !excluded {

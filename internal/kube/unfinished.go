@@ -53,7 +53,9 @@ func escortedPods(l *coordinationv1.Lease) (uids []string) {
 // TakingOver returns a client that takes Leases which others hold. It is for people who know that no invocation runs any more. One that
 // runs all the same learns of it at its next renewal, and meanwhile goes on.
 func (c *Client) TakingOver() *Client {
-	return &Client{config: c.config, core: c.core, policy: c.policy, coordination: c.coordination, storage: c.storage, takesOver: true}
+	return &Client{
+		config: c.config, connections: c.connections, core: c.core, policy: c.policy, coordination: c.coordination, storage: c.storage, takesOver: true,
+	}
 }
 
 // mayTake reports whether this client may take the Lease.

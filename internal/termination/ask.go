@@ -12,12 +12,18 @@ import (
 // questions are what a drain asks AWS and the cluster, each beside the others, and beside what the drain does meanwhile. None of them
 // writes. Asked one after the other, they would take most of the time to a cold function's first eviction.
 type questions struct {
-	instance   func() EC2Instance                        // what EC2 tells of the instance; nil: not asked yet
+	instance   func() answeredInstance                   // what EC2 tells of the instance; nil: not asked yet
 	instanceAt time.Time                                 // when it was asked
 	peers      func() []drain.Node                       // the nodes of terminating peers
 	hook       func() Hook                               // nil: not asked yet
 	activities func() time.Time                          // when the instance's activity began; nil: not asked yet
 	nodes      func(context.Context) (FoundNodes, error) // the nodes that claim the instance; nil: not asked yet, or answered
+}
+
+// answeredInstance is what EC2 told of the instance, or why it did not answer: that does not mean that it knows nothing.
+type answeredInstance struct {
+	EC2Instance
+	err error
 }
 
 // beside calls f beside what follows, and returns what waits for its result. A panic of f is one of the caller who waits, as if it had
@@ -61,7 +67,10 @@ func (j *job) askInstance(ctx context.Context) {
 	}
 	log := j.log
 	j.asked.instanceAt = time.Now()
-	j.asked.instance = beside(func() EC2Instance { return j.describeInstances(ctx, log, j.InstanceID)[j.InstanceID] })
+	j.asked.instance = beside(func() answeredInstance {
+		known, err := j.describeInstances(ctx, log, j.InstanceID)
+		return answeredInstance{known[j.InstanceID], err}
+	})
 }
 
 // forgetOld drops what EC2 told, if it was long ago: an event is verified for a while, and meanwhile the instance may be gone.
@@ -102,7 +111,7 @@ func (j *job) askPeers(ctx context.Context) (await func() []drain.Node) {
 		if len(ids) == 0 {
 			return nil
 		}
-		known := j.describeInstances(ctx, log, ids...)
+		known, _ := j.describeInstances(ctx, log, ids...)
 		for _, id := range ids {
 			nodes = append(nodes, drain.Node{Name: known[id].PrivateDNS, InstanceID: id})
 		}
@@ -123,14 +132,14 @@ func (j *job) describePeers(ctx context.Context, log *slog.Logger, group *Group)
 	return terminatingPeers(described.Instances, j.InstanceID)
 }
 
-func (j *job) describeInstances(ctx context.Context, log *slog.Logger, ids ...string) map[string]EC2Instance {
+func (j *job) describeInstances(ctx context.Context, log *slog.Logger, ids ...string) (map[string]EC2Instance, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	known, err := j.Groups.EC2Instances(ctx, ids...)
 	if err != nil && !isInVain(ctx) {
 		log.Warn("DescribeInstances failed, searching nodes instead", "error", err.Error())
 	}
-	return known
+	return known, err
 }
 
 // isInVain reports whether no answer is awaited any more: the job has ended.
@@ -146,7 +155,7 @@ func (j *job) askNodes(ctx context.Context, cluster Kubernetes) {
 	done := make(chan struct{})
 	await := beside(func() (a answer) {
 		defer close(done)
-		a.found, a.err = cluster.FindNodes(ctx, j.InstanceID, instance())
+		a.found, a.err = cluster.FindNodes(ctx, j.InstanceID, instance().EC2Instance)
 		return a
 	})
 	j.asked.nodes = func(ctx context.Context) (FoundNodes, error) {

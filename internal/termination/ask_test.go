@@ -161,7 +161,7 @@ func TestAsk_QuestionPanics_RecordFailsAlone(t *testing.T) {
 func TestAsk_SearchHangs_EndsWithItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &job{Handler: &Handler{}}
-		j.asked.instance = func() EC2Instance { return EC2Instance{} }
+		j.asked.instance = func() answeredInstance { return answeredInstance{} }
 		j.askNodes(t.Context(), hangingSearch{})
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errDeadlineReached)
 		defer cancel()

@@ -30,11 +30,13 @@ const (
 )
 
 // awaitNodes finds the nodes that claim the instance, and waits for one that is still joining, but not past the deadline. It returns none
-// if there is none. The one that EC2 confirms is the first.
-func (j *job) awaitNodes(ctx context.Context, cluster Kubernetes, known EC2Instance) ([]drain.Node, error) {
+// if there is none. The one that EC2 confirms is the first. While EC2 has not answered it is asked again: some nodes are found only by the
+// name and the address that it tells.
+func (j *job) awaitNodes(ctx context.Context, cluster Kubernetes) ([]drain.Node, error) {
 	until := time.Now().Add(j.Policy.Bounds.NodeJoinTimeout)
 	for {
-		found, err := j.findNodes(ctx, cluster, known)
+		known := j.asked.instance()
+		found, err := j.findNodes(ctx, cluster, known.EC2Instance)
 		switch {
 		case err != nil:
 			return nil, err
@@ -47,14 +49,26 @@ func (j *job) awaitNodes(ctx context.Context, cluster Kubernetes, known EC2Insta
 			j.log = j.nodeLog(j.report.Node)
 			return found.Nodes, nil
 		case known.Terminated || !time.Now().Before(until):
-			return nil, nil
+			return nil, j.withoutAnswer(known)
 		}
 		if err := pause(ctx, min(joinPace, time.Until(until))); errors.Is(err, errDeadlineReached) {
-			return nil, nil
+			return nil, j.withoutAnswer(known)
 		} else if err != nil {
 			return nil, fmt.Errorf("find the node of %s: %w", j.InstanceID, err)
 		}
+		if known.err != nil {
+			j.asked.instance = nil
+			j.askInstance(ctx)
+		}
 	}
+}
+
+// withoutAnswer returns why it is not certain that the instance has no node; nil: it is.
+func (j *job) withoutAnswer(known answeredInstance) error {
+	if known.err == nil {
+		return nil
+	}
+	return fmt.Errorf("find the node of %s: EC2 did not answer: %w", j.InstanceID, known.err)
 }
 
 // noteAmbiguity says that it is not certain which node is the instance's.

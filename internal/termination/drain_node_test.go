@@ -2,6 +2,7 @@ package termination
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -48,4 +49,49 @@ func TestWithoutNode_InstanceAge_NewUpToTenMinutes(t *testing.T) {
 			require.Equal(t, wasInService, j.wasInService, age)
 		})
 	}
+}
+
+// The node has no provider ID, so only EC2 tells that it is the instance's. Throttled EC2 does not say that there is no node.
+func TestAwaitNodes_EC2AnswersLate_NodeFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.node.Add(web("web"), time.Second)
+		heal := env.failAlways("ec2", errors.New("RequestLimitExceeded"))
+		time.AfterFunc(5*time.Second, heal)
+		h := env.handler()
+		h.Connect = func(context.Context) (Kubernetes, error) { return knownByName{env}, nil }
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+		require.Equal(t, 1, count(env.effects(), "evict app/web"))
+	})
+}
+
+func TestAwaitNodes_EC2NeverAnswers_FailedAndTriedAgainUntilTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.failAlways("ec2", errors.New("RequestLimitExceeded"))
+		h := env.handler()
+		h.Connect = func(context.Context) (Kubernetes, error) { return knownByName{env}, nil }
+		first := event
+		first.Began = time.Now()
+		report, err := deliver(t, h, Record{Termination: &first, FirstReceived: first.Began})
+		require.ErrorContains(t, err, "EC2 did not answer: RequestLimitExceeded")
+		require.Equal(t, StatusFailed, report.Status)
+		require.Empty(t, env.completed)
+		time.Sleep(time.Hour)
+		_, err = deliver(t, h, Record{Termination: &first, FirstReceived: first.Began})
+		require.NoError(t, err)
+		require.Len(t, env.completed, 1)
+	})
+}
+
+// knownByName is a cluster whose nodes are found only by the name that EC2 tells.
+type knownByName struct{ *testEnv }
+
+func (k knownByName) FindNodes(ctx context.Context, id string, known EC2Instance) (FoundNodes, error) {
+	if known.PrivateDNS == "" {
+		return FoundNodes{}, nil
+	}
+	return k.testEnv.FindNodes(ctx, id, known)
 }

@@ -81,6 +81,7 @@ func (j *job) drainWithoutHook(invocation context.Context, instance Instance) er
 	j.goOnWithoutLease()
 	stopHeartbeats := j.startOptionalHeartbeats(invocation)
 	_, err := j.drainNode(invocation, cluster, instance)
+	j.saveUnsaved(invocation, cluster)
 	stopHeartbeats()
 	j.releaseLease()
 	return err

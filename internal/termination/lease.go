@@ -3,6 +3,7 @@ package termination
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -17,6 +18,9 @@ const (
 	acquireTime = 10 * time.Second
 	// acquireRetry paces them: a throttled API server answers in a second or two.
 	acquireRetry = 2 * time.Second
+	// lateLeaseTime bounds the try to have a Lease after all, to record which nodes were closed without one. The invocation may be about to
+	// end, and most instances do not return to service.
+	lateLeaseTime = 2 * time.Second
 )
 
 // After so many invocations in a row that ended uncleanly, a drain does less: something on the node ends the function.
@@ -105,24 +109,65 @@ func (j *job) lowerEffort(uncleanEnds int) {
 	j.notes = append(j.notes, text)
 }
 
-// closedBefore returns what the Lease says of an earlier closing of the node; nil: nothing.
+// closedBefore returns what the Lease says of an earlier closing of the node, or without a Lease this invocation; nil: nothing.
 func (j *job) closedBefore(node drain.Node) *ClosedNode {
-	if j.lease == nil {
-		return nil
+	closed := j.unsaved
+	if j.lease != nil {
+		closed = j.lease.Closed()
 	}
-	closed := j.lease.Closed()
-	if i := slices.IndexFunc(closed, func(n ClosedNode) bool { return n.UID == node.UID }); i >= 0 {
+	return closedNode(closed, node.UID)
+}
+
+// closedNode returns the node of this UID; nil: there is none.
+func closedNode(closed []ClosedNode, uid string) *ClosedNode {
+	if i := slices.IndexFunc(closed, func(n ClosedNode) bool { return n.UID == uid }); i >= 0 {
 		return &closed[i]
 	}
 	return nil
 }
 
-// saveClosed keeps in the Lease what is changed on a node.
+// saveClosed keeps in the Lease what is changed on a node. Without one it keeps that for saveUnsaved.
 func (j *job) saveClosed(ctx context.Context, n ClosedNode) error {
 	if j.lease == nil {
+		others := slices.DeleteFunc(slices.Clone(j.unsaved), func(before ClosedNode) bool { return before.UID == n.UID })
+		j.unsaved = append(others, n)
 		return nil
 	}
 	return j.lease.SetClosed(ctx, n)
+}
+
+// saveUnsaved tries once more to have the Lease, if nodes were closed without one. Otherwise a node stayed closed if its instance returned
+// to service. It is called at the end of a drain, before the lifecycle action is completed.
+func (j *job) saveUnsaved(invocation context.Context, cluster Kubernetes) {
+	if len(j.unsaved) == 0 {
+		return
+	}
+	invocation = context.WithoutCancel(invocation) // which may have ended
+	lease, err := j.tryAcquire(invocation, cluster, time.Now().Add(lateLeaseTime))
+	if lease == nil && err == nil {
+		return // the drain of another invocation goes on, and the node says what was changed
+	}
+	if err == nil {
+		j.lease = lease
+		err = j.saveEach(invocation, lease)
+	}
+	if err != nil {
+		j.log.Warn("failed to record that the node was closed", "error", err.Error())
+	}
+}
+
+// saveEach adds to the Lease what was changed on nodes without one.
+func (j *job) saveEach(ctx context.Context, lease Lease) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, lateLeaseTime)
+	defer cancel()
+	for _, n := range j.unsaved {
+		if before := closedNode(lease.Closed(), n.UID); before != nil {
+			n.Unschedulable, n.Excluded = n.Unschedulable || before.Unschedulable, n.Excluded || before.Excluded
+			n.KeptOpen = n.KeptOpen || before.KeptOpen
+		}
+		err = errors.Join(err, lease.SetClosed(ctx, n))
+	}
+	return err
 }
 
 // skipHeld ends a job whose instance another invocation drains. The record comes again, in case that one does not finish.

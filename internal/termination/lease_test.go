@@ -1,8 +1,11 @@
 package termination
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -221,4 +224,59 @@ func TestAcquireLease_AnswerTooLate_ReleasedAndDrainDoesWithout(t *testing.T) {
 			require.Equal(t, drain.EffortNoEscorts, j.drainer.Effort, name)
 		})
 	}
+}
+
+// No Lease could be had when the node was closed. If its instance returns to service, for example from a warm pool, only the Lease tells
+// that quiesce closed the node.
+func TestDrain_ClosedWithoutLease_RecordedBeforeTheEnd(t *testing.T) {
+	for name, c := range map[string]struct {
+		takes time.Duration // of the pod
+		kept  Keep
+	}{
+		"completed": {5 * time.Minute, KeepClosed}, "handed off": {time.Hour, KeepAll},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				env := newTestEnv()
+				env.node.Add(web("web"), c.takes)
+				heal := env.failAlways("acquire", errors.New("etcd is away"))
+				time.AfterFunc(time.Minute, heal)
+				ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+				defer cancel()
+				_, _ = env.handler().Invoke(ctx, nil)
+				require.Len(t, env.closed, 1)
+				require.True(t, env.closed[0].Unschedulable)
+				require.Equal(t, []Keep{c.kept}, env.kept)
+				saved, completed := slices.Index(env.effects(), "save"), slices.Index(env.effects(), "complete t-1 CONTINUE")
+				require.Equal(t, name == "completed", completed > saved, "%v", env.effects())
+			})
+		})
+	}
+}
+
+func TestDrain_ClosedAndNeverALease_SaidAndCompleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.failAlways("acquire", errors.New("etcd is away"))
+		h := env.handler()
+		var log bytes.Buffer
+		h.Log = slog.New(slog.NewTextHandler(&log, nil))
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, Continue, report.LifecycleResult)
+		require.Contains(t, log.String(), "failed to record that the node was closed")
+	})
+}
+
+// The Lease may name what another invocation changed.
+func TestSaveUnsaved_OtherInvocationClosedToo_BothAreKept(t *testing.T) {
+	env := newTestEnv()
+	env.closed = []ClosedNode{{UID: "uid-1", Excluded: true}, {UID: "uid-2", Unschedulable: true}}
+	j := env.handler().newJob(event)
+	require.NoError(t, j.saveClosed(t.Context(), ClosedNode{UID: "uid-1", Unschedulable: true}))
+	require.True(t, j.closedBefore(drain.Node{UID: "uid-1"}).Unschedulable)
+	require.Nil(t, j.closedBefore(drain.Node{UID: "uid-2"}))
+	j.saveUnsaved(t.Context(), env)
+	require.ElementsMatch(t, []ClosedNode{{UID: "uid-1", Excluded: true, Unschedulable: true}, {UID: "uid-2", Unschedulable: true}}, env.closed)
+	j.releaseLease()
 }

@@ -91,7 +91,7 @@ func (j *job) planDryRun(invocation context.Context) {
 
 func (j *job) planInstance(ctx context.Context, cluster Kubernetes) error {
 	j.askInstance(ctx)
-	node, err := j.findFirstNode(ctx, cluster, j.asked.instance())
+	node, err := j.findFirstNode(ctx, cluster, j.asked.instance().EC2Instance)
 	if node == nil || err != nil {
 		return err
 	}

@@ -94,7 +94,8 @@ type Kubernetes interface {
 	// NodeByName looks up the node of that name; nil: there is none.
 	NodeByName(ctx context.Context, name string) (*drain.Node, error)
 	// Cordon closes the node to new pods and to load balancers. It saves what it changes before it changes it, and returns that. A
-	// node that is closed for this termination already stays as it is. A drain goes on after an error: it only says so.
+	// node that is closed for this termination already stays as it is, and so does when it was cordoned. A drain goes on after an error: it
+	// only says so.
 	Cordon(ctx context.Context, node drain.Node, c Closing) (ClosedNode, error)
 	// Restore undoes on a node what Cordon and TaintTerminating changed there, and only that. With no ClosedNode only the taint is
 	// removed. A node whose object is another one now is not changed.
@@ -150,7 +151,7 @@ type ClosedNode struct {
 	Hook          string    `json:"hook,omitempty"`
 	Trigger       Trigger   `json:"trigger,omitempty"`
 	Began         time.Time `json:"began"`
-	CordonedAt    time.Time `json:"cordoned"`
+	CordonedAt    time.Time `json:"cordoned"`                // when quiesce closed it last
 	Unschedulable bool      `json:"unschedulable,omitempty"` // quiesce set spec.unschedulable
 	Excluded      bool      `json:"excluded,omitempty"`      // quiesce set the label that excludes the node from load balancers
 	KeptOpen      bool      `json:"keptOpen,omitempty"`      // the action is kept open to the hook's limit: see keepOpen

@@ -37,6 +37,7 @@ type job struct {
 	drainer  drain.Drainer
 	lease    Lease                   // nil: there is none
 	noLease  error                   // why there is none
+	unsaved  []ClosedNode            // what was changed on nodes meanwhile
 	unlease  context.CancelFunc      // ends the renewal of the Lease; nil: there is none
 	abandon  context.CancelCauseFunc // ends the invocation's work on the drain
 	asked    questions
@@ -139,6 +140,7 @@ func (j *job) drainForHook(ctx, invocation context.Context, cluster Kubernetes, 
 	if err == nil {
 		j.goOnWithoutLease()
 		result, err = j.drainNode(invocation, cluster, instance)
+		j.saveUnsaved(invocation, cluster)
 	}
 	stopHeartbeats()
 	if err != nil {
@@ -158,13 +160,12 @@ func (j *job) drainForHook(ctx, invocation context.Context, cluster Kubernetes, 
 func (j *job) drainNode(invocation context.Context, cluster Kubernetes, instance Instance) (Result, error) {
 	ctx, cancel := j.clock.withLook(invocation)
 	defer cancel()
-	known := j.asked.instance()
-	found, err := j.awaitNodes(ctx, cluster, known)
+	found, err := j.awaitNodes(ctx, cluster)
 	switch {
 	case err != nil:
 		return j.outOfTime(ctx, err)
 	case len(found) == 0:
-		return j.withoutNode(instance, known), nil
+		return j.withoutNode(instance, j.asked.instance().EC2Instance), nil
 	}
 	watching, stop := context.WithCancel(invocation)
 	defer stop()
