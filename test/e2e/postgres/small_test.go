@@ -44,7 +44,7 @@ func TestCases_SmallClusters_PlanSaysWhatWouldHappen(t *testing.T) {
 	require.Contains(t, s.planOfLeader(function, single),
 		"evicted like any other pod: it is the only member of its cluster, and its volumes follow it to another node")
 	require.Contains(t, s.planOfLeader(function, local),
-		"its data may exist on this node only: the volume of claim data is not one that AWS attaches elsewhere")
+		"its data may exist on this node only: the volume of claim data is deleted with its pod, or is not one that AWS attaches elsewhere")
 	require.Contains(t, s.planOfLeader(function, folder), "its data may exist on this node only: it has no PersistentVolumeClaim")
 	require.Contains(t, s.planOfLeader(function, standby), "evicted like any other pod: the cluster follows another one and takes no writes")
 

@@ -29,14 +29,14 @@ func TestVolume_OnlyMember_DetachedBeforeCompletion(t *testing.T) {
 	var report termination.Report
 	s.invoke(function, shared.AWS.Terminate(target.ID)[0].Body, &report)
 	require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
-	require.Contains(t, function.Output(), "volumes detached")
 	at := slices.IndexFunc(report.Pods, func(p drain.PodReport) bool { return p.Name == before.Name })
 	require.GreaterOrEqual(t, at, 0, "%+v", report.Pods)
 	move, err := moved()
 	require.NoError(t, err)
 	completed := shared.AWS.Completions(target.ID)
 	require.Len(t, completed, 1)
-	// The driver's own time counts. The function and this test watch the attachment at once, and either may hear first that it is gone.
+	// The driver's own time counts. The function and this test watch the attachment at once, and either may hear first that it is gone. The
+	// function says nothing of it if that is before the pod is gone.
 	detached := shared.Lab.VolumeDetached(volume, before.Spec.NodeName)
 	require.False(t, detached.IsZero())
 	require.True(t, completed[0].At.After(detached), "completed at %s, detached at %s", completed[0].At, detached)
