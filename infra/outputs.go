@@ -36,7 +36,7 @@ func outputs(d deployment, p parts, m monitoring) []output {
 		{"AwsAuth", "Add this to mapRoles in the ConfigMap aws-auth of namespace kube-system", awsAuth(d, p)},
 		{"HooksByHand", "Puts the hook on a group that has none: one that a glob or a tag matches, or whose hook was deleted", hooksByHand(d)},
 		{"Endpoints", "VPC endpoints that subnets without a route to the internet need", endpointList(d)},
-		{"Stop", "Stops the function without a deployment. Meanwhile the alarm sweep-stopped fires, and queue-backlog when events wait. " +
+		{"Stop", "Stops the function without a deployment. Meanwhile the alarm sweep-stopped fires, check-stopped after three hours, and queue-backlog when events wait. " +
 			"infra/README.md says what happens to waiting instances", stop(d, p)},
 		{"Resume", "Restores after Stop", resume(d, p)},
 		{"Rollback", "Points the alias to an earlier version (aws lambda list-versions-by-function lists them)", rollback(d)},

@@ -184,7 +184,11 @@ func (o *options) functionName() (string, error) {
 		}
 		cluster = named
 	}
-	return withAlias(config.Config{Cluster: cluster}.StackName()), nil
+	settings := config.Config{Cluster: cluster}
+	if err := settings.CheckStackName(); err != nil {
+		return "", noFunctionError{fmt.Errorf("the function's name does not follow from cluster %s, because another cluster could have it too: name it with --function", cluster)}
+	}
+	return withAlias(settings.StackName()), nil
 }
 
 // withAlias adds the alias to the name or ARN of a function, unless it has one or a version. Events go through the alias: a name alone is

@@ -137,7 +137,7 @@ func (r *reader) readQueue(ctx context.Context, config aws.Config, f *doctor.Fun
 func (r *reader) functionName(cluster string) string {
 	settings := r.snapshot.Config
 	settings.Cluster = cluster
-	if r.function != "" || cluster == "" && settings.Stack.Name == "" {
+	if r.function != "" || cluster == "" && settings.Stack.Name == "" || settings.CheckStackName() != nil {
 		return r.function // also with an alias, or an ARN: Lambda takes all of them
 	}
 	return settings.StackName()

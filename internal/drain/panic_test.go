@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -89,18 +90,23 @@ func TestEscort_PanicsOverAKeptPod_EvictedInTheLastMoments(t *testing.T) {
 				node, began := draintest.New().Add(graced("pg-0", time.Minute, "phase", "poolers"), 50*time.Second), time.Now()
 				by := panics(&panicking{saves: true, undoWorks: true, onlyCopy: onlyCopy}, &log)
 				by.Phases[0].Keeps = true
+				by.Phases[0].DelaysCordon = func(drain.Pod) bool { return true }
+				by.Recordon = node.Recordon
+				node.Uncordon()
 				by.Limits = drain.Limits{StartedAt: began, Deadline: began.Add(10 * time.Minute), Force: true}
 				report, _ := by.Drain(within(t, 10*time.Minute), node, drain.Node{})
 				pg := report.Pods[0]
 				require.Contains(t, pg.Escort.Reason, "the escort panicked in Run")
 				require.Contains(t, pg.Escort.Reason, "its escort does not run in this drain")
 				require.Equal(t, 1, strings.Count(log.String(), "step=Run"))
+				require.Equal(t, "recordon", node.Log()[1], "its operator may move it")
+				lines := slices.DeleteFunc(node.Log(), func(line string) bool { return strings.HasSuffix(line, "cordon") })
 				if onlyCopy {
-					require.Empty(t, node.Log())
+					require.Empty(t, lines)
 					require.Len(t, report.OnlyCopies(), 1)
 					return
 				}
-				require.Equal(t, []string{"evict app/pg-0", "gone app/pg-0"}, node.Log())
+				require.Equal(t, []string{"evict app/pg-0", "gone app/pg-0"}, lines)
 				require.WithinDuration(t, began.Add(9*time.Minute), pg.EvictedAt, 5*time.Second)
 				require.True(t, pg.EvictedAt.Before(began.Add(9*time.Minute)), "it has its whole grace")
 			})

@@ -65,8 +65,8 @@ func (r *run) delaysCordon() bool {
 	return slices.ContainsFunc(plan.Pods, func(p Planned) bool {
 		delays := r.Phases[p.Phase].DelaysCordon
 		known := r.state.pods[p.Ref]
-		isRefused := known != nil && (known.latest == blocked || known.latest == never)
-		return delays != nil && !isRefused && !p.Terminating() && !p.Finished && delays(p.Pod)
+		delaysNoLonger := known != nil && (known.panicked != "" || known.latest == blocked || known.latest == never)
+		return delays != nil && !delaysNoLonger && !p.Terminating() && !p.Finished && delays(p.Pod)
 	})
 }
 

@@ -204,5 +204,6 @@ func (c *Client) VolumeFollows(ctx context.Context, namespace, claim string) (bo
 	}
 	found, err := c.readIfExists(ctx, claimResource, namespace, claim, &object)
 	isPod := func(owner metav1.OwnerReference) bool { return owner.APIVersion == "v1" && owner.Kind == "Pod" }
-	return found && !slices.ContainsFunc(object.Metadata.OwnerReferences, isPod) && slices.Contains(attachableProvisioners, object.Metadata.Annotations[provisionerAnnotation]), err
+	provisioner := object.Metadata.Annotations[provisionerAnnotation]
+	return found && !slices.ContainsFunc(object.Metadata.OwnerReferences, isPod) && slices.Contains(attachableProvisioners, provisioner), err
 }

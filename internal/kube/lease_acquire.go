@@ -19,8 +19,8 @@ import (
 const (
 	// acquireRetries bounds the tries to acquire a Lease that others release meanwhile, or whose requests get no answer.
 	acquireRetries = 3
-	// acquireTimeout bounds one request of a try. A drain has ten seconds for all of them, so one that hangs leaves time for others. A server
-	// with much to do answers later than that now and then, and the next request finds what it did.
+	// acquireTimeout bounds the first request. A drain has ten seconds for all of them, so one that hangs over a dead connection leaves time
+	// for others. A server with much to do may answer later: the others have all the time that is left, and find what the first one did.
 	acquireTimeout = 3 * time.Second
 )
 
@@ -75,15 +75,16 @@ func (c *Client) hold(
 // taken over stays. After an error the Lease is read: the answer to a request that succeeded can be lost, and its repetition would be
 // another holder, which had to wait until the Lease expires. For the same reason all tries are of one holder.
 func (l *lease) acquire(ctx context.Context, name string, begin func(*coordinationv1.Lease)) (acquired bool, err error) {
-	holder := "quiesce-" + rand.String(10)
+	holder, create := "quiesce-"+rand.String(10), l.createSoon
 	for range acquireRetries {
 		l.object = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: leaseNamespace}}
 		setHolder(l.object, holder)
 		begin(l.object)
-		if err = l.ask(ctx, l.create); err == nil {
+		if err = create(ctx); err == nil {
 			return true, nil
 		}
-		found, readErr := l.askForLease(ctx, name)
+		create = l.create
+		found, readErr := l.getLease(ctx, name)
 		switch {
 		case readErr == nil && holderOf(found) == holder:
 			l.object = found
@@ -107,10 +108,9 @@ func (l *lease) takeOver(ctx context.Context, free *coordinationv1.Lease, holder
 	l.unclean = attempts(free)
 	setHolder(free, holder)
 	begin(free)
-	var updated *coordinationv1.Lease
-	err := l.ask(ctx, func(ctx context.Context) (err error) { updated, err = l.updateLease(ctx, free); return err })
+	updated, err := l.updateLease(ctx, free)
 	if err != nil {
-		found, readErr := l.askForLease(ctx, free.Name)
+		found, readErr := l.getLease(ctx, free.Name)
 		switch {
 		case readErr == nil && holderOf(found) == holder:
 			updated = found
@@ -124,17 +124,13 @@ func (l *lease) takeOver(ctx context.Context, free *coordinationv1.Lease, holder
 	return true, nil
 }
 
-func (l *lease) askForLease(ctx context.Context, name string) (found *coordinationv1.Lease, err error) {
-	err = l.ask(ctx, func(ctx context.Context) (err error) { found, err = l.getLease(ctx, name); return err })
-	return found, err
-}
-
-// ask sends one request of a try. If its time is over, so is that of a connection over which nothing came meanwhile: it may be dead.
-func (l *lease) ask(ctx context.Context, request func(context.Context) error) error {
+// createSoon creates the Lease within acquireTimeout. When that is over, connections over which nothing came meanwhile are closed: they may
+// be dead.
+func (l *lease) createSoon(ctx context.Context) error {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
 	defer cancel()
-	err := request(ctx)
+	err := l.create(ctx)
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		l.connections.closeSilent(began)
 	}

@@ -215,7 +215,7 @@ func AssessReplica(f Facts, name string, now time.Time) (holds []string) {
 		holds = append(holds, fmt.Sprintf("the leader %s is stopping already", f.Leader))
 	case f.staleLeader(now) != "":
 		holds = append(holds, f.staleLeader(now))
-	case !leader.Live:
+	case !f.isUp(*leader):
 		holds = append(holds, fmt.Sprintf("the leader %s does not answer%s", f.Leader, because(leader.Failure)))
 	}
 	if why := f.whyOnlyCopy(name); why != "" {

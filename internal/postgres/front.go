@@ -83,7 +83,7 @@ func (s *paths) unknown() (names []string) {
 	return names
 }
 
-// misled says which poolers have the cluster's labels or annotation, and databases none of which leads to the primary; empty: none. Clients
+// misled says which poolers have the cluster's labels, and databases none of which leads to the primary; empty: none. Clients
 // of these may see the switchover.
 func (s *paths) misled(i Identity) string {
 	var names []string

@@ -27,11 +27,22 @@ func (f *Facts) addDisk(ctx context.Context, clusters Clusters, name string) {
 	m.Disk = clusters.Disk(ctx, *m)
 }
 
-// isCopied reports whether another member answers and has the data of this one. Its node may leave too: it is looked at in its turn.
+// isUp reports whether a member runs, because it answers. If no member answers, quiesce can ask none of them, and what Kubernetes says of the
+// leader counts. Otherwise each replica of such clusters would be held.
+func (f *Facts) isUp(m Member) bool {
+	return m.Live || f.isUnasked() && m.Name == f.Leader && m.Ready && !m.Terminating
+}
+
+// isUnasked reports whether no member answers.
+func (f *Facts) isUnasked() bool {
+	return !slices.ContainsFunc(f.Members, func(m Member) bool { return m.Live })
+}
+
+// isCopied reports whether another member runs and has the data of this one. Its node may leave too: it is looked at in its turn.
 func (f *Facts) isCopied(name string) bool {
 	m := f.Member(name)
 	return m != nil && slices.ContainsFunc(f.Members, func(other Member) bool {
-		return other.Name != name && other.Live && !other.Terminating && f.hasDataOf(other, *m)
+		return other.Name != name && f.isUp(other) && !other.Terminating && f.hasDataOf(other, *m)
 	})
 }
 
@@ -48,7 +59,7 @@ func (f *Facts) hasDataOf(m, other Member) bool {
 	case other.Name:
 		return streams
 	case m.Name: // the leader of a standby cluster is a replica
-		return m.Role.Leads() || streams || hasReceived
+		return m.Role.Leads() || streams || hasReceived || f.isUnasked()
 	default:
 		return hasReceived
 	}

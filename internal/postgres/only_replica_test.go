@@ -30,6 +30,20 @@ func TestRun_LeaderHasJustDied_ReplicaIsHeld(t *testing.T) {
 	})
 }
 
+// The network or a permission is missing: no member answers. What Kubernetes says of the leader counts then, and replicas are evicted as ever.
+func TestRun_NoMemberAnswers_ReplicaOfAReadyLeaderLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.disk = "it has no PersistentVolumeClaim"
+		w.unasked = true
+		_, err, _ := w.run(t, "pg-1")
+		require.NoError(t, err)
+		require.Equal(t, []string{"pg-1"}, w.evicted)
+		_, err, _ = w.run(t, "pg-0")
+		requireOnlyCopy(t, err, true)
+	})
+}
+
 // Two members on local disks. The leader is gone with its node, and no failover has happened: the replica has all that is left.
 func TestRun_ReplicaIsTheOnlyCopy_HeldToTheEnd(t *testing.T) {
 	for name, change := range map[string]func(*world){

@@ -60,7 +60,7 @@ func (i *incarnation) Live(ctx context.Context, _ Identity, m Member) (LiveState
 		return LiveState{}, err
 	}
 	defer i.enter()()
-	if _, exists := i.members[m.Name]; !exists || i.down[m.Name] {
+	if _, exists := i.members[m.Name]; !exists || i.down[m.Name] || i.unasked {
 		return LiveState{}, errors.New("no answer")
 	}
 	return i.liveState(m.Name), nil

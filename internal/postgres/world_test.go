@@ -68,6 +68,7 @@ type world struct {
 	noFailover bool                 // replicas have the tag
 	unmarked   bool                 // marks cannot be read
 	down       map[string]bool      // members that do not run
+	unasked    bool                 // no member can be asked
 	frozen     map[string]bool      // members whose Patroni does not answer or act
 	starting   map[string]time.Time // until when a member does not stream
 	leaving    []string             // members whose nodes do not stay

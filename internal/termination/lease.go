@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"quiesce/internal/drain"
@@ -111,11 +112,10 @@ func (j *job) lowerEffort(uncleanEnds int) {
 
 // closedBefore returns what the Lease says of an earlier closing of the node, or without a Lease this invocation; nil: nothing.
 func (j *job) closedBefore(node drain.Node) *ClosedNode {
-	closed := j.unsaved
 	if j.lease != nil {
-		closed = j.lease.Closed()
+		return closedNode(j.lease.Closed(), node.UID)
 	}
-	return closedNode(closed, node.UID)
+	return closedNode(j.unsaved.all(), node.UID)
 }
 
 // closedNode returns the node of this UID; nil: there is none.
@@ -129,17 +129,35 @@ func closedNode(closed []ClosedNode, uid string) *ClosedNode {
 // saveClosed keeps in the Lease what is changed on a node. Without one it keeps that for saveUnsaved.
 func (j *job) saveClosed(ctx context.Context, n ClosedNode) error {
 	if j.lease == nil {
-		others := slices.DeleteFunc(slices.Clone(j.unsaved), func(before ClosedNode) bool { return before.UID == n.UID })
-		j.unsaved = append(others, n)
+		j.unsaved.put(n)
 		return nil
 	}
 	return j.lease.SetClosed(ctx, n)
 }
 
+// unsavedNodes is what was changed on nodes without a Lease. Two nodes that claim one instance are closed at once.
+type unsavedNodes struct {
+	mutex sync.Mutex
+	nodes []ClosedNode
+}
+
+func (u *unsavedNodes) all() []ClosedNode {
+	u.mutex.Lock()
+	defer u.mutex.Unlock()
+	return slices.Clone(u.nodes)
+}
+
+// put replaces what is known of the node.
+func (u *unsavedNodes) put(n ClosedNode) {
+	u.mutex.Lock()
+	defer u.mutex.Unlock()
+	u.nodes = append(slices.DeleteFunc(u.nodes, func(before ClosedNode) bool { return before.UID == n.UID }), n)
+}
+
 // saveUnsaved tries once more to have the Lease, if nodes were closed without one. Otherwise a node stayed closed if its instance returned
 // to service. It is called at the end of a drain, before the lifecycle action is completed.
 func (j *job) saveUnsaved(invocation context.Context, cluster Kubernetes) {
-	if len(j.unsaved) == 0 {
+	if len(j.unsaved.all()) == 0 {
 		return
 	}
 	invocation = context.WithoutCancel(invocation) // which may have ended
@@ -160,7 +178,7 @@ func (j *job) saveUnsaved(invocation context.Context, cluster Kubernetes) {
 func (j *job) saveEach(ctx context.Context, lease Lease) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, lateLeaseTime)
 	defer cancel()
-	for _, n := range j.unsaved {
+	for _, n := range j.unsaved.all() {
 		if before := closedNode(lease.Closed(), n.UID); before != nil {
 			n.Unschedulable, n.Excluded = n.Unschedulable || before.Unschedulable, n.Excluded || before.Excluded
 			n.KeptOpen = n.KeptOpen || before.KeptOpen

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -279,4 +280,23 @@ func TestSaveUnsaved_OtherInvocationClosedToo_BothAreKept(t *testing.T) {
 	j.saveUnsaved(t.Context(), env)
 	require.ElementsMatch(t, []ClosedNode{{UID: "uid-1", Excluded: true, Unschedulable: true}, {UID: "uid-2", Unschedulable: true}}, env.closed)
 	j.releaseLease()
+}
+
+// Two nodes claim one instance, and somebody opens both: they are closed again at once.
+func TestSaveUnsaved_NodesClosedAtOnce_AllAreKept(t *testing.T) {
+	env := newTestEnv()
+	j := env.handler().newJob(event)
+	var group sync.WaitGroup
+	for _, uid := range []string{"uid-1", "uid-2", "uid-3", "uid-4"} {
+		group.Go(func() {
+			if err := j.saveClosed(t.Context(), ClosedNode{UID: uid, Unschedulable: true}); err != nil {
+				t.Error(err)
+			}
+			if j.closedBefore(drain.Node{UID: uid}) == nil {
+				t.Error(uid)
+			}
+		})
+	}
+	group.Wait()
+	require.Len(t, j.unsaved.all(), 4)
 }

@@ -37,7 +37,7 @@ type job struct {
 	drainer  drain.Drainer
 	lease    Lease                   // nil: there is none
 	noLease  error                   // why there is none
-	unsaved  []ClosedNode            // what was changed on nodes meanwhile
+	unsaved  unsavedNodes            // what was changed on nodes meanwhile
 	unlease  context.CancelFunc      // ends the renewal of the Lease; nil: there is none
 	abandon  context.CancelCauseFunc // ends the invocation's work on the drain
 	asked    questions
