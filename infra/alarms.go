@@ -220,12 +220,12 @@ type monitoring struct {
 // newMonitoring creates the alarms, their topic and the dashboard.
 func newMonitoring(stack awscdk.Stack, d deployment, p parts) monitoring {
 	topic := newTopic(stack, d)
-	rings := newStoppedAlarms(stack, d)
+	notifying := newStoppedAlarms(stack, d)
 	for _, a := range alarms(d, p) {
-		rings = append(rings, a.create(stack, d))
+		notifying = append(notifying, a.create(stack, d))
 	}
 	var all []interfacesawscloudwatch.IAlarmRef
-	for _, a := range rings {
+	for _, a := range notifying {
 		a.AddAlarmAction(awscloudwatchactions.NewSnsAction(topic))
 		all = append(all, a)
 	}

@@ -118,15 +118,15 @@ func TestAlarms_TopicConfigured_PublishToIt(t *testing.T) {
 	s := of(t, privateStack, "drains")
 	require.Empty(t, s.all("AWS::SNS::Topic"))
 	require.NotContains(t, s.Outputs["Alarms"].Description, "no subscriber")
-	rings := ringing(s)
-	require.Len(t, rings, 19)
-	for _, a := range rings {
+	all := notifying(s)
+	require.Len(t, all, 19)
+	for _, a := range all {
 		require.Equal(t, []any{"arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call"}, a["AlarmActions"])
 	}
 }
 
-// ringing returns the alarms that reach a person.
-func ringing(s template) []object {
+// notifying returns the alarms that reach a person.
+func notifying(s template) []object {
 	all := append(s.all("AWS::CloudWatch::Alarm"), s.all("AWS::CloudWatch::CompositeAlarm")...)
 	return slices.DeleteFunc(all, func(a object) bool { return a["AlarmActions"] == nil })
 }

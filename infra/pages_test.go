@@ -22,7 +22,7 @@ func page(t *testing.T, name string) string {
 
 func TestRunbook_EveryAlarm_HasMeaningImpactCheckAndFix(t *testing.T) {
 	runbook := page(t, "RUNBOOK.md")
-	for _, a := range ringing(of(t, publicStack, "quiesce-prod")) {
+	for _, a := range notifying(of(t, publicStack, "quiesce-prod")) {
 		name := strings.TrimPrefix(fmt.Sprint(a["AlarmName"]), "quiesce-prod-")
 		_, section, found := strings.Cut(runbook, "\n### "+name+"\n")
 		require.True(t, found, name)

@@ -46,11 +46,11 @@ func waiting(n int) termination.SweepReport {
 	return termination.SweepReport{Waiting: 1, LongestWaitSeconds: (time.Duration(n) * time.Minute).Seconds()}
 }
 
-// situations are an hour each, minute by minute, and the alarms that must ring in it. No other may.
+// situations are an hour each, minute by minute, and the alarms that must fire in it. No other may.
 var situations = []struct {
 	name  string
 	in    func(n int, m *minute)
-	rings []string
+	fires []string
 }{
 	{"quiet", func(_ int, m *minute) { m.swept(termination.SweepReport{}) }, nil},
 	{"first deployment", func(n int, m *minute) {
@@ -243,32 +243,32 @@ func TestAlarms_EachSituation_RingsWhatItMust(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	ever := map[string]bool{}
 	for _, situation := range situations {
-		rang := watch(t, s, time.Hour, situation.in)
-		require.Equal(t, situation.rings, rang, situation.name)
-		for _, name := range rang {
+		fired := watch(t, s, time.Hour, situation.in)
+		require.Equal(t, situation.fires, fired, situation.name)
+		for _, name := range fired {
 			ever[name] = true
 		}
 	}
 	const oneDeploymentAndOneHour = 2
-	for checks, rings := range map[int][]string{0: nil, oneDeploymentAndOneHour: {"check-stopped"}, 100: nil} {
-		rang := watch(t, s, 5*time.Hour, func(n int, m *minute) {
+	for checks, fires := range map[int][]string{0: nil, oneDeploymentAndOneHour: {"check-stopped"}, 100: nil} {
+		fired := watch(t, s, 5*time.Hour, func(n int, m *minute) {
 			m.swept(termination.SweepReport{})
 			if n%60 == 7 && n/60 < checks {
 				m.log.Check(termination.CheckReport{Status: termination.StatusChecked})
 			}
 		})
-		require.Equal(t, rings, rang, "%d checks, one each hour", checks)
-		for _, name := range rang {
+		require.Equal(t, fires, fired, "%d checks, one each hour", checks)
+		for _, name := range fired {
 			ever[name] = true
 		}
 	}
-	require.Len(t, ever, len(ringing(s)), "each alarm rings in some situation")
+	require.Len(t, ever, len(notifying(s)), "each alarm fires in some situation")
 }
 
-// A group is looked at once an hour. In between the alarm must not end, or it would ring each hour anew.
+// A group is looked at once an hour. In between the alarm must not end, or it would fire each hour anew.
 func TestGroupsWithoutHookAlarm_HookMissingForHours_RingsOnceAndEndsByItself(t *testing.T) {
 	alarm := watchedAlarms(of(t, publicStack, "quiesce-prod"))["groups-without-hook"]
-	data, rang, ended := map[int]float64{}, 0, 0
+	data, fired, ended := map[int]float64{}, 0, 0
 	for n := range 400 {
 		data[n] = 0
 		if n%61 == 10 && n < 200 { // a minute late each time, then there is a hook
@@ -278,17 +278,17 @@ func TestGroupsWithoutHookAlarm_HookMissingForHours_RingsOnceAndEndsByItself(t *
 		alarm.evaluate(data, n)
 		switch {
 		case before != "ALARM" && alarm.state == "ALARM":
-			rang++
+			fired++
 		case before == "ALARM" && alarm.state == "OK":
 			ended = n
 		}
 	}
-	require.Equal(t, 1, rang)
+	require.Equal(t, 1, fired)
 	require.Equal(t, 193+hookMinutes, ended)
 }
 
-// watch evaluates the alarms of a new stack each minute for so long. It returns the ones that rang, sorted.
-func watch(t *testing.T, s template, long time.Duration, in func(n int, m *minute)) (rang []string) {
+// watch evaluates the alarms of a new stack each minute for so long. It returns the ones that fired, sorted.
+func watch(t *testing.T, s template, long time.Duration, in func(n int, m *minute)) (fired []string) {
 	t.Helper()
 	watched := watchedAlarms(s)
 	data := map[string]map[int]float64{} // values by series and minute
@@ -306,18 +306,18 @@ func watch(t *testing.T, s template, long time.Duration, in func(n int, m *minut
 			a.evaluate(data[a.series], n)
 		}
 		for _, what := range []string{"sweep", "check"} {
-			if name := what + "-stopped"; isStopped(watched, what) && !slices.Contains(rang, name) {
-				rang = append(rang, name)
+			if name := what + "-stopped"; isStopped(watched, what) && !slices.Contains(fired, name) {
+				fired = append(fired, name)
 			}
 		}
 		for _, a := range watched {
-			if a.rings && a.state == "ALARM" && !slices.Contains(rang, a.name) {
-				rang = append(rang, a.name)
+			if a.notifies && a.state == "ALARM" && !slices.Contains(fired, a.name) {
+				fired = append(fired, a.name)
 			}
 		}
 	}
-	slices.Sort(rang)
-	return rang
+	slices.Sort(fired)
+	return fired
 }
 
 // isStopped reports whether the rule of a composite alarm holds: see TestAlarms_HaveMetricsAndThresholds.
@@ -355,7 +355,7 @@ func (m *minute) values(t *testing.T, log string) map[string]float64 {
 // watchedAlarm is an alarm of the template, and its state.
 type watchedAlarm struct {
 	name, series, missing string
-	rings, below          bool
+	notifies, below       bool
 	threshold             float64
 	enough, of            int // minutes
 	state                 string
@@ -367,7 +367,7 @@ func watchedAlarms(s template) map[string]*watchedAlarm {
 		w := &watchedAlarm{
 			name:    strings.TrimPrefix(fmt.Sprint(a["AlarmName"]), "quiesce-prod-"),
 			series:  fmt.Sprint(a["Namespace"], " ", a["MetricName"], " ", dimensions(a)),
-			missing: fmt.Sprint(a["TreatMissingData"]), rings: a["AlarmActions"] != nil, below: a["ComparisonOperator"] == "LessThanThreshold",
+			missing: fmt.Sprint(a["TreatMissingData"]), notifies: a["AlarmActions"] != nil, below: a["ComparisonOperator"] == "LessThanThreshold",
 			threshold: a["Threshold"].(float64), enough: int(a["DatapointsToAlarm"].(float64)), of: int(a["EvaluationPeriods"].(float64)),
 			state: "INSUFFICIENT_DATA", // the state of a new alarm
 		}

@@ -87,7 +87,7 @@ func TestRun_CheckSucceedsLater_Succeeds(t *testing.T) {
 	require.Equal(t, 3, invocations(server))
 }
 
-// Alarms that reach no one look like alarms that never ring.
+// Alarms that reach no one look like alarms that never fire.
 func TestRun_NobodySubscribes_Warns(t *testing.T) {
 	_, s := deployed(t, nil, checked)
 	ok, table := examined(t, s)

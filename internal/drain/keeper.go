@@ -13,7 +13,7 @@ const (
 )
 
 // keeper stands in for the escort of a phase that keeps its pods, where that does not run. There is no Lease, or the escort or something on
-// the node ends the function. A database's primary that is evicted at once is lost to its clients, and one that nobody tells to stop is
+// the node ends the function. A database's primary that is evicted at once is lost to its clients, and one that is not told to stop is
 // killed. So the pod is evicted as late as its grace allows, unless it is recorded to have the only copy of its data. The keeper asks
 // nothing of the pod or its cluster, so that it cannot fail.
 type keeper struct{}

@@ -55,8 +55,8 @@ func (r *run) checkCordon(ctx context.Context, now time.Time) (wake time.Time) {
 	return time.Time{}
 }
 
-// delaysCordon reports whether the node has a pod that is not terminating, and during which it is not cordoned. A pod that its escort lets go,
-// and whose PDB refuses that, is none: its operator may make room when the node is cordoned, and nobody else does.
+// delaysCordon reports whether the node has a pod that is not terminating, and during which it is not cordoned. A pod that its escort evicts,
+// and whose PDB refuses that, is none: its operator may make room when the node is cordoned. Neither is one whose escort panicked.
 func (r *run) delaysCordon() bool {
 	pods := r.cluster.Pods()
 	plan := Make(View{

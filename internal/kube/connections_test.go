@@ -21,16 +21,16 @@ import (
 	"quiesce/internal/termination"
 )
 
-// wireServer serves a Lease over connections that can die silently, as those to an API server whose address disappears.
+// wireServer serves a Lease over connections that can break silently, as those to an API server whose address disappears.
 type wireServer struct {
 	*leaseServer
 	accepted chan net.Conn
 	closing  sync.Once
 	mutex    sync.Mutex
 	opened   []*wireConn
-	// fates of the next requests: "silent": no answer comes; "late": it is done a second after its client gave up; "slow": it is done after
+	// behaviors at the next requests: "silent": no answer comes; "late": it is done a second after its client gave up; "slow": it is done after
 	// slowness; else normal
-	fates []string
+	behaviors []string
 }
 
 // slowness is longer than the time of the first request, and shorter than that of all.
@@ -82,8 +82,8 @@ func (s *wireServer) dial(context.Context, string, string) (net.Conn, error) {
 	return conn, nil
 }
 
-// die drops from now on what is sent over the connections that are open, and returns how many there are.
-func (s *wireServer) die() int {
+// cut drops from now on what is sent over the connections that are open, and returns how many there are.
+func (s *wireServer) cut() int {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	for _, c := range s.opened {
@@ -99,19 +99,18 @@ func (s *wireServer) connections() int {
 }
 
 func (s *wireServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	switch s.fate() {
+	gone := r.Context().Done()
+	switch s.nextBehavior() {
 	case "silent":
-		<-r.Context().Done()
+		<-gone
 		return
 	case "late":
-		body, _ := io.ReadAll(r.Body)
-		<-r.Context().Done()
+		r = withoutClient(r)
+		<-gone
 		time.Sleep(time.Second)
-		r = httptest.NewRequest(r.Method, r.URL.String(), bytes.NewReader(body))
 	case "slow":
-		body, _ := io.ReadAll(r.Body)
+		r = withoutClient(r)
 		time.Sleep(slowness)
-		r = httptest.NewRequest(r.Method, r.URL.String(), bytes.NewReader(body))
 	}
 	if r.Method == http.MethodGet {
 		r.Body = nil
@@ -126,11 +125,17 @@ func (s *wireServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, answer.Body)
 }
 
-func (s *wireServer) fate() (next string) {
+// withoutClient returns the request as one that is served though its client is gone.
+func withoutClient(r *http.Request) *http.Request {
+	body, _ := io.ReadAll(r.Body)
+	return httptest.NewRequest(r.Method, r.URL.String(), bytes.NewReader(body))
+}
+
+func (s *wireServer) nextBehavior() (next string) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	if len(s.fates) > 0 {
-		next, s.fates = s.fates[0], s.fates[1:]
+	if len(s.behaviors) > 0 {
+		next, s.behaviors = s.behaviors[0], s.behaviors[1:]
 	}
 	return next
 }
@@ -160,7 +165,7 @@ func overWire(t *testing.T, test func(t *testing.T, s *wireServer, c *Client)) {
 // The function was frozen while the API server's address went away: the warm connection is dead, and nothing says so.
 func TestAcquireLease_WarmConnectionDead_AcquiredOverAnother(t *testing.T) {
 	overWire(t, func(t *testing.T, s *wireServer, c *Client) {
-		s.die()
+		s.cut()
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		beside := make(chan error, 1)
@@ -185,7 +190,7 @@ func TestAcquireLease_WarmConnectionDead_AcquiredOverAnother(t *testing.T) {
 // Nothing bounds this request to three seconds. The health check of its connection ends it, and client-go repeats it.
 func TestRead_WarmConnectionDead_AnsweredOverAnother(t *testing.T) {
 	overWire(t, func(t *testing.T, s *wireServer, c *Client) {
-		s.die()
+		s.cut()
 		began := time.Now()
 		_, err := c.getLease(t.Context(), "i-1")
 		require.True(t, apierrors.IsNotFound(err), "%v", err)
@@ -197,7 +202,7 @@ func TestRead_WarmConnectionDead_AnsweredOverAnother(t *testing.T) {
 // The API server is alive and slow. The connection stays, and with it what others asked for.
 func TestAcquireLease_AnswerHangs_ConnectionInUseStays(t *testing.T) {
 	overWire(t, func(t *testing.T, s *wireServer, c *Client) {
-		s.fates = []string{"silent"}
+		s.behaviors = []string{"silent"}
 		time.AfterFunc(2*time.Second, func() { _, _ = c.getLease(t.Context(), "i-1") })
 		began := time.Now()
 		l, err := c.AcquireLease(t.Context(), "i-1", termination.Acquisition{Received: began})
@@ -212,10 +217,10 @@ func TestAcquireLease_AnswerHangs_ConnectionInUseStays(t *testing.T) {
 // What was asked for is done after the time for it. To another holder the Lease would be held until it expires. A server that is slow with
 // each request is waited for.
 func TestAcquireLease_DoneTooLate_AcquiredByTheSameHolder(t *testing.T) {
-	for name, fates := range map[string][]string{"after the client gave up": {"late", "slow"}, "by a slow server": {"slow", "slow"}} {
+	for name, behaviors := range map[string][]string{"after the client gave up": {"late", "slow"}, "by a slow server": {"slow", "slow"}} {
 		t.Run(name, func(t *testing.T) {
 			overWire(t, func(t *testing.T, s *wireServer, c *Client) {
-				s.fates = fates
+				s.behaviors = behaviors
 				began := time.Now()
 				l, err := c.AcquireLease(t.Context(), "i-1", termination.Acquisition{Received: began})
 				require.NoError(t, err)

@@ -197,8 +197,8 @@ func (s *paths) advise(f *Facts) []string {
 	if len(others) > 0 {
 		lines = append(lines, fmt.Sprintf("%d poolers cannot hold clients: %s", len(others), few(others)))
 	}
-	if misled := s.misled(f.Identity); misled != "" {
-		lines = append(lines, capital(misled))
+	if leadElsewhere := s.leadElsewhere(f.Identity); leadElsewhere != "" {
+		lines = append(lines, capital(leadElsewhere))
 	}
 	if trap := s.passwordsTrap(f); trap != "" {
 		lines = append(lines, capital(trap))

@@ -318,7 +318,7 @@ func (r *run) evictPlainly(ctx context.Context, reason string) error {
 	return err
 }
 
-// evict evicts the pod with its whole grace. At the end it does so though ctx has ended: nobody else tells a member to stop. It does not
+// evict evicts the pod with its whole grace. At the end it does so though ctx has ended: nothing else tells a member to stop. It does not
 // if the pod is another's by now.
 func (r *run) evict(ctx context.Context) error {
 	if err := notOurs(ctx); err != nil {

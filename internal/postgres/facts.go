@@ -142,7 +142,7 @@ type Member struct {
 
 	Claims            []string // names of its PersistentVolumeClaims
 	NodeVolume        string   // the volume on its node that its data directory is in; empty: none is known
-	Disk              string   // why its data may exist on its node only; empty: its volumes follow it, another has its data, or nobody looked
+	Disk              string   // why its data may exist on its node only; empty: its volumes follow it, another has its data, or it was not looked at
 	CriticalOperation bool     // Zalando's operator says that nothing may disturb the pod
 }
 

@@ -83,9 +83,9 @@ func (s *paths) unknown() (names []string) {
 	return names
 }
 
-// misled says which poolers have the cluster's labels, and databases none of which leads to the primary; empty: none. Clients
+// leadElsewhere says which poolers have the cluster's labels, and databases none of which leads to the primary; empty: none. Clients
 // of these may see the switchover.
-func (s *paths) misled(i Identity) string {
+func (s *paths) leadElsewhere(i Identity) string {
 	var names []string
 	for _, p := range s.others {
 		if p.unheld == "" && p.elsewhere > 0 && !p.alias && len(p.unnamed) == 0 && belongs(p.pod, i) {

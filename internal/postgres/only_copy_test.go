@@ -84,16 +84,16 @@ func TestAssess_NoReplicaStreams_IsTheOnlyCopy(t *testing.T) {
 		change func(*Facts)
 		want   string
 	}{
-		"the replicas clone":               {each(func(m *Member) { m.State = "creating replica" }), none},
-		"the replicas are broken":          {each(func(m *Member) { m.Live = false }), none},
-		"the replicas stop":                {each(func(m *Member) { m.Terminating = true }), none},
-		"another leads too":                {each(func(m *Member) { m.Role = Primary }), none},
-		"a pod has not started":            {func(f *Facts) { f.Members, f.Others = f.Members[:1], 1 }, none},
-		"the operator's objects hold":      {func(f *Facts) { f.Members, f.Holds = f.Members[:1], []string{"odd"} }, only},
-		"a replica streams":                {func(f *Facts) { f.Members[1].Live = false }, ""},
-		"a replica streams and may leave":  {each(func(m *Member) { m.Leaving = "it is being terminated" }), ""},
-		"the volumes follow the only pod":  {func(f *Facts) { f.Members, f.Members[0].Disk = f.Members[:1], "" }, ""},
-		"the volumes follow, nobody reads": {func(f *Facts) { f.Members[0].Disk = ""; each(func(m *Member) { m.Live = false })(f) }, ""},
+		"the replicas clone":                    {each(func(m *Member) { m.State = "creating replica" }), none},
+		"the replicas are broken":               {each(func(m *Member) { m.Live = false }), none},
+		"the replicas stop":                     {each(func(m *Member) { m.Terminating = true }), none},
+		"another leads too":                     {each(func(m *Member) { m.Role = Primary }), none},
+		"a pod has not started":                 {func(f *Facts) { f.Members, f.Others = f.Members[:1], 1 }, none},
+		"the operator's objects hold":           {func(f *Facts) { f.Members, f.Holds = f.Members[:1], []string{"odd"} }, only},
+		"a replica streams":                     {func(f *Facts) { f.Members[1].Live = false }, ""},
+		"a replica streams and may leave":       {each(func(m *Member) { m.Leaving = "it is being terminated" }), ""},
+		"the volumes follow the only pod":       {func(f *Facts) { f.Members, f.Members[0].Disk = f.Members[:1], "" }, ""},
+		"the volumes follow, no member answers": {func(f *Facts) { f.Members[0].Disk = ""; each(func(m *Member) { m.Live = false })(f) }, ""},
 	} {
 		for _, f := range []Facts{healthy(), healthyCNPG()} {
 			f.Members[0].Disk = "local"

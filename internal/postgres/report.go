@@ -28,7 +28,7 @@ func (m *move) report(what string) {
 			escort.AddReason(m.result, fmt.Sprintf("pooler %s: %s", p.pod.Ref, left))
 		}
 	}
-	escort.AddReason(m.result, m.paths.misled(m.facts.Identity))
+	escort.AddReason(m.result, m.paths.leadElsewhere(m.facts.Identity))
 	if unknown := m.paths.unknown(); len(unknown) > 0 {
 		escort.AddReason(m.result, "not known where they lead: "+joined(unknown))
 	}

@@ -111,8 +111,8 @@ func (j *job) notBeforeClosed(received time.Time) time.Time {
 // startOf returns what is known of when an instance began to wait. The activity, whose start Auto Scaling knows, is no later than the wait:
 // behind a load balancer connections drain in between, for up to an hour. So the time that the event claims counts between the activity and
 // the first receipt. Otherwise the first receipt counts, and the activity only bounds it. None of them is in the future, and no event is
-// received before its activity begins: then it is another action's, and the next receipt counts.
-// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks-overview.html)
+// received before its activity begins: then it is another action's, and the next receipt counts
+// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks-overview.html).
 func startOf(claimed, activity time.Time, receipts []time.Time, now time.Time) start {
 	if activity.After(now) {
 		activity = now

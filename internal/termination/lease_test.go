@@ -282,7 +282,7 @@ func TestSaveUnsaved_OtherInvocationClosedToo_BothAreKept(t *testing.T) {
 	j.releaseLease()
 }
 
-// Two nodes claim one instance, and somebody opens both: they are closed again at once.
+// Two nodes claim one instance, and a person opens both: they are closed again at once.
 func TestSaveUnsaved_NodesClosedAtOnce_AllAreKept(t *testing.T) {
 	env := newTestEnv()
 	j := env.handler().newJob(event)

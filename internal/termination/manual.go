@@ -39,7 +39,7 @@ func (j *job) drainManually(ctx context.Context) error {
 	case err != nil:
 		return j.failed(err)
 	case owned && instance.isWaiting():
-		j.Began = time.Time{} // nobody claims when the wait began: the first receipt counts
+		j.Began = time.Time{} // no event says when the wait began: the first receipt counts
 		return j.run(ctx)
 	case !j.Policy.AllowManualDrain:
 		j.end(StatusRejected, fmt.Sprintf("%s does not wait on hook %s, and allowManualDrain is off", j.InstanceID, j.Hook))

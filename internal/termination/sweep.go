@@ -121,7 +121,8 @@ func (h *Handler) sweep(ctx context.Context) (SweepReport, error) {
 
 func (h *Handler) newSweep() *sweep {
 	return &sweep{
-		Handler: h, received: map[string]time.Time{}, closed: map[string][]ClosedNode{}, escorted: map[string][]string{}, returned: map[string]Termination{}, seen: map[string]bool{},
+		Handler: h, received: map[string]time.Time{}, closed: map[string][]ClosedNode{}, escorted: map[string][]string{},
+		returned: map[string]Termination{}, seen: map[string]bool{},
 		activities: map[string]map[string]time.Time{},
 		report:     SweepReport{Status: StatusSwept, Errors: []string{}, StartedAt: time.Now()},
 	}
