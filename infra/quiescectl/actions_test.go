@@ -256,7 +256,7 @@ func TestNoteVersion_OtherCommit_IsSaid(t *testing.T) {
 }
 
 func TestActions_Function_IsThatOfTheStack(t *testing.T) {
-	name, err := (&options{cluster: "my_cluster"}).functionName()
+	name, err := (&options{cluster: "my-cluster"}).functionName()
 	require.NoError(t, err)
 	require.Equal(t, "quiesce-my-cluster:live", name)
 	name, err = (&options{cluster: "prod", function: "mine:blue"}).functionName()
