@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,21 +22,17 @@ import (
 // no clients: it is about what quiesce would do.
 func TestCases_SmallClusters_PlanSaysWhatWouldHappen(t *testing.T) {
 	s := newSmall(t)
-	var strict, single, local, folder *patroni.Cluster
-	var group sync.WaitGroup
-	for into, o := range map[**patroni.Cluster]patroni.Options{
-		&strict: {Namespace: "strict", Version: "4.0", Members: 2, Synchronous: true, Strict: true},
-		&single: {Namespace: "single", Version: "4.0", Members: 1, Claim: patroni.EBSClaim},
-		&local:  {Namespace: "local", Version: "3.0", Members: 1, Claim: patroni.LocalClaim},
-		&folder: {Namespace: "folder", Version: "3.0", Members: 1, Endpoints: true},
-	} {
-		group.Go(func() { *into = s.deploy(o) })
-	}
-	group.Wait()
-	require.False(t, t.Failed())
+	clusters := s.deploy(
+		patroni.Options{Namespace: "strict", Version: "4.0", Members: 2, Synchronous: true, Strict: true},
+		patroni.Options{Namespace: "single", Version: "4.0", Members: 1, Claim: patroni.EBSClaim},
+		patroni.Options{Namespace: "local", Version: "3.0", Members: 1, Claim: patroni.LocalClaim},
+		patroni.Options{Namespace: "folder", Version: "3.0", Members: 1, Endpoints: true},
+	)
+	strict, single, local, folder := clusters[0], clusters[1], clusters[2], clusters[3]
 	leader, err := single.Leader(s.ctx)
 	require.NoError(t, err)
-	standby := s.deploy(patroni.Options{Namespace: "standby", Version: "4.0", Members: 1, Endpoints: true, Follows: leader.Status.PodIP})
+	follower := patroni.Options{Namespace: "standby", Version: "4.0", Members: 1, Endpoints: true, Follows: leader.Status.PodIP}
+	standby := s.deploy(follower)[0]
 	function := s.function()
 
 	plan := s.planOfLeader(function, strict)
@@ -105,17 +102,32 @@ func (s *small) release() {
 	group.Wait()
 }
 
-// deploy makes a cluster in a namespace of its own, which functions may look at and move.
-func (s *small) deploy(o patroni.Options) *patroni.Cluster {
+// deploy makes clusters, each in a namespace of its own. Functions may look at them and move them.
+func (s *small) deploy(options ...patroni.Options) []*patroni.Cluster {
 	s.Helper()
-	o.Namespace, o.Group = s.group+"-"+o.Namespace, s.group
-	made, err := patroni.DeployAlone(s.ctx, shared.Lab, o)
-	require.NoError(s, err, o.Namespace)
-	s.Cleanup(func() { require.NoError(s, made.Remove(context.WithoutCancel(s.ctx))) })
+	clusters, failures := make([]*patroni.Cluster, len(options)), make([]error, len(options))
+	var group sync.WaitGroup
+	for i, o := range options {
+		o.Namespace, o.Group = s.group+"-"+o.Namespace, s.group
+		group.Go(func() {
+			if clusters[i], failures[i] = patroni.DeployAlone(s.ctx, shared.Lab, o); failures[i] != nil {
+				failures[i] = fmt.Errorf("%s: %w", o.Namespace, failures[i])
+			}
+		})
+	}
+	group.Wait()
+	for _, made := range clusters {
+		if made != nil {
+			s.Cleanup(func() { require.NoError(s, made.Remove(context.WithoutCancel(s.ctx))) })
+		}
+	}
+	require.NoError(s, errors.Join(failures...))
 	root, err := env.Root()
 	require.NoError(s, err)
-	require.NoError(s, made.Allow(s.ctx, root))
-	return made
+	for _, made := range clusters {
+		require.NoError(s, made.Allow(s.ctx, root))
+	}
+	return clusters
 }
 
 func (s *small) function() *env.Function {

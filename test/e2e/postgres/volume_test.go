@@ -15,7 +15,7 @@ import (
 // The instance lives until then: otherwise Kubernetes would wait six minutes before it attaches the volume elsewhere.
 func TestVolume_OnlyMember_DetachedBeforeCompletion(t *testing.T) {
 	s := newSmall(t)
-	c := s.deploy(patroni.Options{Namespace: "volume", Version: "4.0", Members: 1, Claim: patroni.EBSClaim})
+	c := s.deploy(patroni.Options{Namespace: "volume", Version: "4.0", Members: 1, Claim: patroni.EBSClaim})[0]
 	_, err := c.Query(s.ctx, "CREATE TABLE kept AS SELECT 42 AS answer")
 	require.NoError(t, err)
 	before, err := c.Leader(s.ctx)

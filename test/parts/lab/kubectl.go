@@ -21,12 +21,15 @@ func (l *Lab) Kubectl(ctx context.Context, args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
-// Apply applies a manifest file.
+// Apply applies a manifest file, one at a time: kubectl reads an object and then creates it, so two of them at once may both find none, and
+// the second one fails.
 func (l *Lab) Apply(ctx context.Context, manifest string) error {
 	path, err := filepath.Abs(manifest) // kubectl runs in the lab's folder
 	if err != nil {
 		return fmt.Errorf("apply %s: %w", manifest, err)
 	}
+	l.applying.Lock()
+	defer l.applying.Unlock()
 	_, err = l.Kubectl(ctx, "apply", "-f", path)
 	return err
 }

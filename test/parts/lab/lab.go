@@ -85,6 +85,7 @@ type Lab struct {
 	client    kubernetes.Interface
 	metadata  metadata.Interface
 	mutex     sync.Mutex // guards processes, machines and stopStorage
+	applying  sync.Mutex
 	processes []*process
 	machines  []*machine
 	storage   *csi.Driver // nil: there is none

@@ -3,9 +3,11 @@ package lab
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -294,4 +296,22 @@ func TestKubectlApplies(t *testing.T) {
 	names, err := l.Kubectl(t.Context(), "get", "namespace", "applied", "-o", "name")
 	require.NoError(t, err)
 	require.Equal(t, "namespace/applied\n", names)
+}
+
+// Tests that run in parallel apply objects without a namespace that are the same in each: an admission policy, for example.
+func TestApply_SameObjectsAtOnce_NoneFails(t *testing.T) {
+	l := startedLab(t)
+	var objects strings.Builder
+	for i := range 20 {
+		fmt.Fprintf(&objects, "---\n{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: at-once-%d}}\n", i)
+	}
+	manifest := t.TempDir() + "/roles.yaml"
+	require.NoError(t, os.WriteFile(manifest, []byte(objects.String()), 0o600))
+	failures := make([]error, 4)
+	var group sync.WaitGroup
+	for i := range failures {
+		group.Go(func() { failures[i] = l.Apply(t.Context(), manifest) })
+	}
+	group.Wait()
+	require.NoError(t, errors.Join(failures...))
 }
