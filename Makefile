@@ -158,13 +158,15 @@ always:
 RELEASE := dist/release
 
 release: override GOARCH := arm64
-release: node ## write dist/release: zip, template, manifests, Terraform module, programs, checksums; using it needs neither Go nor Node
+release: node ## write dist/release: zip, template, manifests, Terraform module, quiescectl, programs, checksums; using it needs neither Go nor Node
 	@rm -rf $(RELEASE) && mkdir -p $(RELEASE)
 	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -o dist/release-bootstrap ./lambda
 	go run ./infra/bundle dist/release-bootstrap $(RELEASE)/quiesce-$(VERSION).zip && rm dist/release-bootstrap
 	go run ./infra release $(VERSION) $(RELEASE)
 	cp infra/rbac.yaml infra/rbac-console.yaml infra/rbac-postgres-*.yaml infra/roles-job.yaml $(RELEASE)
 	cp -R infra/terraform $(RELEASE)/terraform
+	for system in linux-arm64 linux-amd64 darwin-arm64; do \
+		GOOS=$${system%-*} GOARCH=$${system#*-} $(BUILD) -o $(RELEASE)/quiescectl-$$system ./infra/quiescectl || exit 1; done
 	@mkdir $(RELEASE)/programs $(RELEASE)/images
 	for arch in arm64 amd64; do for name in $(PROGRAMS); do \
 		program=$(RELEASE)/programs/$$name-linux-$$arch; \

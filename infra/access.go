@@ -150,7 +150,7 @@ func secretStatements(stack awscdk.Stack, d deployment) []awsiam.PolicyStatement
 
 // decryptSecrets allows Secrets Manager to decrypt secrets with a customer's keys in the name of the function. Secrets Manager
 // does so with the caller's permissions (https://docs.aws.amazon.com/secretsmanager/latest/userguide/security-encryption.html).
-// The condition keeps a thief of the role from decrypting anything else that the same keys encrypt.
+// The condition keeps an attacker with the role's credentials from decrypting anything else that the same keys encrypt.
 func decryptSecrets(stack awscdk.Stack, keys []string) awsiam.PolicyStatement {
 	decrypt := allow("DecryptSecrets", *jsii.Strings(keys...), "kms:Decrypt")
 	decrypt.AddCondition(jsii.String("StringEquals"), map[string]any{

@@ -55,7 +55,7 @@ func TestPolicy_KMSKey_DecryptsForSecretsManagerOnly(t *testing.T) {
 		of(t, privateStack, "drains").statement(t, "DecryptSecrets")["Condition"])
 }
 
-// A thief of the role must not change what was reported.
+// An attacker with the role's credentials must not change what was reported.
 func TestPolicy_Reports_CannotBeOverwritten(t *testing.T) {
 	require.Equal(t, object{"Null": object{"s3:if-none-match": "false"}}, of(t, privateStack, "drains").statement(t, "Reports")["Condition"])
 }
@@ -138,7 +138,7 @@ var usedByLambda = []string{
 // call matches the name of a request of the SDK.
 var call = regexp.MustCompile(`\b(autoscaling|ec2|eks|s3|sqs|secretsmanager)\.([A-Z][A-Za-z]+)Input\b`)
 
-// A missing permission breaks a drain. An unused one helps a thief of the role.
+// A missing permission breaks a drain. An unused one helps an attacker with the role's credentials.
 func TestPolicy_AllowsExactlyWhatTheCodeCalls(t *testing.T) {
 	wanted := map[string]bool{}
 	for _, action := range usedByLambda {

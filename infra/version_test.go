@@ -60,7 +60,7 @@ func TestMakefile_Release_CarriesTheVersion(t *testing.T) {
 	for _, want := range []string{
 		"GOOS=linux GOARCH=arm64 CGO_ENABLED=0 go build -trimpath -buildvcs=false", "-X main.version=v1.2.3",
 		"dist/release/quiesce-v1.2.3.zip", "go run ./infra release v1.2.3 dist/release", "infra/rbac.yaml infra/rbac-console.yaml infra/rbac-postgres-*.yaml",
-		"infra/roles-job.yaml", "infra/terraform", "for arch in arm64 amd64; do for name in patronicallback prestop roles; do",
+		"infra/roles-job.yaml", "infra/terraform", "dist/release/quiescectl-$system ./infra/quiescectl", "for arch in arm64 amd64; do for name in patronicallback prestop roles; do",
 		"program=dist/release/programs/$name-linux-$arch", "localhost/$name:v1.2.3 dist/release/images/$name-$arch.tar", "LC_ALL=C sort | xargs sha256sum >SHA256SUMS",
 	} {
 		require.Contains(t, string(printed), want)
@@ -73,7 +73,7 @@ func TestReadme_Release_ListsItsFiles(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	for _, name := range []string{"quiesce-VERSION.zip", releaseTemplate, "rbac.yaml", "rbac-console.yaml", "rbac-postgres-*.yaml", "roles-job.yaml",
-		"programs/", "images/", "terraform/", "SHA256SUMS"} {
+		"quiescectl-SYSTEM", "programs/", "images/", "terraform/", "SHA256SUMS"} {
 		require.Contains(t, string(readme), "`"+name+"`")
 	}
 }

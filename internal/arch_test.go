@@ -25,7 +25,7 @@ var allowedImports = map[string][]string{
 	},
 	"infra":                 {"internal/config", "internal/metrics"}, // the names of metrics
 	"infra/afterdeploy":     {"internal/termination"},                // the answer to a check
-	"infra/bundle":          {},
+	"infra/bundle":          {"internal/config"},
 	"infra/patronicallback": {"internal/pgbouncer"}, // it runs in Patroni's containers
 	"infra/quiescectl": {
 		"internal/asg", "internal/config", "internal/doctor", "internal/drain", "internal/escort", "internal/install",

@@ -1,13 +1,17 @@
 // Command bundle creates the function's zip from the program and its configuration. Times, modes and order are fixed, so the
 // same files give the same bytes, and only a change causes a deployment. The zip of a release has no configuration.
+// A configuration that the function would refuse is an error with the file's path: in the zip it has another name.
 package main
 
 import (
 	"archive/zip"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"time"
+
+	"quiesce/internal/config"
 )
 
 // epoch is the earliest time that a zip can store.
@@ -32,6 +36,9 @@ func main() {
 
 // bundle writes the zip to path. Without a configuration, the function reads it from its environment.
 func bundle(bootstrap, configuration, path string) error {
+	if err := check(configuration); err != nil {
+		return err
+	}
 	file, err := os.Create(path)
 	if err != nil {
 		return err
@@ -41,7 +48,7 @@ func bundle(bootstrap, configuration, path string) error {
 		return err
 	}
 	if configuration != "" {
-		if err := add(archive, "quiesce.yaml", configuration, 0o644); err != nil {
+		if err := add(archive, config.FileName, configuration, 0o644); err != nil {
 			return err
 		}
 	}
@@ -49,6 +56,31 @@ func bundle(bootstrap, configuration, path string) error {
 		return err
 	}
 	return file.Close()
+}
+
+// check returns what is wrong with a configuration.
+func check(path string) error {
+	if path == "" {
+		return nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	_, err = config.Parse(text, environment)
+	var wrong config.Errors
+	if errors.As(err, &wrong) {
+		return fmt.Errorf("the configuration has errors:\n%s", wrong.In(path))
+	}
+	return err
+}
+
+// environment has a name for the cluster: that of the function may come from there.
+func environment(name string) string {
+	if name == "CLUSTER_NAME" {
+		return "any"
+	}
+	return ""
 }
 
 func add(archive *zip.Writer, name, path string, mode os.FileMode) error {

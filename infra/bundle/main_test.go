@@ -10,6 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// valid is a configuration. The environment names its cluster.
+const valid = "{autoScalingGroups: [workers], mode: drain}"
+
 func write(t *testing.T, path, text string, modified time.Time) string {
 	t.Helper()
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
@@ -23,7 +26,7 @@ func TestTheSameFilesGiveTheSameBytes(t *testing.T) {
 	for _, modified := range []time.Time{time.Unix(1e9, 0), time.Unix(2e9, 0)} {
 		folder := t.TempDir()
 		program := write(t, filepath.Join(folder, "program"), "the program", modified)
-		configuration := write(t, filepath.Join(folder, "mine.yaml"), "cluster: prod", modified)
+		configuration := write(t, filepath.Join(folder, "mine.yaml"), valid, modified)
 		path := filepath.Join(folder, "function.zip")
 		require.NoError(t, bundle(program, configuration, path))
 		packed, err := os.ReadFile(path)
@@ -36,7 +39,7 @@ func TestTheSameFilesGiveTheSameBytes(t *testing.T) {
 func TestBundle_HasBootstrapAndConfiguration(t *testing.T) {
 	folder := t.TempDir()
 	program := write(t, filepath.Join(folder, "program"), "the program", time.Now())
-	configuration := write(t, filepath.Join(folder, "mine.yaml"), "cluster: prod", time.Now())
+	configuration := write(t, filepath.Join(folder, "mine.yaml"), valid, time.Now())
 	path := filepath.Join(folder, "function.zip")
 	require.NoError(t, bundle(program, configuration, path))
 	archive, err := zip.OpenReader(path)
@@ -58,4 +61,14 @@ func TestBundle_NoConfiguration_HasBootstrapOnly(t *testing.T) {
 	defer archive.Close()
 	require.Len(t, archive.File, 1)
 	require.Equal(t, "bootstrap", archive.File[0].Name)
+}
+
+func TestBundle_InvalidConfiguration_PathAndLineAreNamed(t *testing.T) {
+	folder := t.TempDir()
+	program := write(t, filepath.Join(folder, "program"), "the program", time.Now())
+	configuration := write(t, filepath.Join(folder, "prod.yaml"), "autoScalingGroups: [workers]\nmode: drain\ndrian: {}", time.Now())
+	path := filepath.Join(folder, "function.zip")
+	require.EqualError(t, bundle(program, configuration, path),
+		"the configuration has errors:\n"+configuration+":3: drian: unknown key; did you mean drain?")
+	require.NoFileExists(t, path)
 }

@@ -56,8 +56,8 @@ var (
 			example: "  quiescectl sweep", show: shown(showSweep),
 		},
 		{
-			Action: termination.ActionCheck, use: "check", short: "Check the function's way to an eviction; changes nothing",
-			long:    "check asks the function to go the whole way of a drain up to its first eviction, which is a dry run. It changes nothing.",
+			Action: termination.ActionCheck, use: "check", short: "Test each step of a drain, with a dry-run eviction; changes nothing",
+			long:    "check asks the function to run each step of a drain up to its first eviction, which is a dry run. It changes nothing.",
 			example: "  quiescectl check", show: shown(showCheck),
 		},
 		{

@@ -222,7 +222,7 @@ func TestActions_NoAnswer_SaysWhatToDo(t *testing.T) {
 		{failure("Failed", "no lease"), []string{"sweep"}, "Failed: no lease\nsee its log, and infra/RUNBOOK.md"},
 		{nil, []string{"plan", "Not_A_Node"}, "Malformed: "},
 		{nil, []string{"sweep", "--function", "other"}, "there is no function other:live in eu-west-1: name it with --function"},
-		{func(termination.Request) (any, string) { return []string{"text"}, "" }, []string{"sweep"}, "the answer is another than this version expects"},
+		{func(termination.Request) (any, string) { return []string{"text"}, "" }, []string{"sweep"}, "the function has answered in a form that this version does not know"},
 		{nil, []string{"plan"}, "quiescectl plan needs one argument, not 0\nfor example:\n  quiescectl plan ip-10-0-1-2"},
 		{nil, []string{"switchover", "orders"}, "switchover needs a database as NAMESPACE/CLUSTER, such as databases/orders, not \"orders\""},
 		{nil, []string{"sweep", "now"}, "unknown command"},

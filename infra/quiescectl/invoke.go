@@ -40,7 +40,7 @@ func shown[Answer any](show func(io.Writer, Answer)) func([]byte) (func(io.Write
 	return func(text []byte) (func(io.Writer), error) {
 		var answer Answer
 		if err := json.Unmarshal(text, &answer); err != nil {
-			return nil, fmt.Errorf("the answer is another than this version expects: %w\nbuild quiescectl from the function's commit, or see the answer with -o json", err)
+			return nil, fmt.Errorf("the function has answered in a form that this version does not know: %w\nbuild quiescectl from the function's commit, or see the answer with -o json", err)
 		}
 		return func(out io.Writer) { show(out, answer) }, nil
 	}
@@ -100,7 +100,7 @@ func (a action) run(c *cobra.Command, o *options, request termination.Request, a
 	err = json.Unmarshal(text, &answer)
 	noteVersion(c.ErrOrStderr(), answer.Version, answer.Commit)
 	if err == nil && a.Action == termination.ActionPlan && answer.Node == "" {
-		fmt.Fprintln(c.ErrOrStderr(), "these are there:", o.aimed("kubectl get nodes", ""))
+		fmt.Fprintln(c.ErrOrStderr(), "list nodes:", o.aimed("kubectl get nodes", ""))
 		return errFindings
 	}
 	if err != nil || isBad(answer.Status) {

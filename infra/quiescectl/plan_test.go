@@ -78,7 +78,7 @@ func TestPlanLocal_SameNode_IsThePlanOfTheFunction(t *testing.T) {
 			got := quiescectl(t, w.env, append([]string{"plan", "node-none", "--cluster", "lab"}, more...)...)
 			require.Equal(t, exitFindings, got.status)
 			require.Contains(t, got.out, "there is no such node in the cluster\n")
-			require.Equal(t, "these are there: kubectl get nodes\n", got.progress)
+			require.Equal(t, "list nodes: kubectl get nodes\n", got.progress)
 		}
 	})
 	t.Run("an instance of another account", func(t *testing.T) {

@@ -63,7 +63,7 @@ func newResume(o *options) *cobra.Command {
 	command := &cobra.Command{
 		Use: "resume", Short: "Resume poolers that quiesce left paused; needs a kubeconfig only", Args: cobra.NoArgs,
 		Long: "resume finds poolers that an interrupted switchover or drain left paused, by the marks on the Leases in namespace quiesce, and resumes\n" +
-			"them. It needs no function and no AWS: it is for when the function is gone, or cannot reach the cluster. Twice does no harm.\n\n" +
+			"them. It needs no function and no AWS: it is for when the function is gone, or cannot reach the cluster. It is idempotent.\n\n" +
 			"The login of the consoles is in the Secret of quiesce.yaml (--config) or of --console-secret, or is --user with --password-file\n" +
 			"or --password-env. Consoles are reached through the API server, as kubectl port-forward does.\n\n" +
 			"A Lease that an invocation holds is left alone and named: a switchover may be under way. A holder that has died loses it after\n" +

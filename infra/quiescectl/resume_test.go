@@ -252,7 +252,7 @@ func TestResume_FunctionGoneInADrain_PoolerGoesOnAndNodeStaysClosed(t *testing.T
 	require.True(t, w.paused())
 
 	w.pause("PAUSE", "i-nodea1", w.records(), time.Now().Add(-time.Minute))
-	const found = "CRITICAL  lease quiesce/i-nodea1: nobody holds it, and a drain recorded on it that db/pgbouncer-0 may be paused\n"
+	const found = "CRITICAL  lease quiesce/i-nodea1: no invocation holds it, and a drain recorded on it that db/pgbouncer-0 may be paused\n"
 	w.doctor(w.env, []string{found}, "--cluster", "prod")
 	settings("name: others, match: {labelSelector: app=other}")
 	got := w.resume("--config", file)

@@ -39,7 +39,7 @@ func newRoot() *cobra.Command {
 	o := &options{}
 	root := &cobra.Command{
 		Use:   "quiescectl",
-		Short: "Find the danger before a node leaves",
+		Short: "Check a cluster before a node leaves, and plan and follow drains",
 		Long: "quiescectl finds what would go wrong when a node of an EKS cluster leaves, and asks the function quiesce to plan or to act.\n" +
 			"It uses your kubeconfig and your AWS credentials, as kubectl and aws do.",
 		Example:       "  quiescectl doctor\n  quiescectl plan ip-10-0-1-2.ec2.internal",

@@ -58,7 +58,7 @@ func newRotate(o *options) *cobra.Command {
 		Short: "Replace the password of a login that is in use, without a failed connection",
 		Long: "rotate lets two logins of one group role alternate. It enables the one that rests, in PostgreSQL and in every pooler, and moves the\n" +
 			"clients to it. When nobody has used the other one for --quiet-for, on any pooler or server, it closes that one.\n\n" +
-			"It can be stopped at any time. The same command continues it. It must look all the time: after five minutes without a look, the\n" +
+			"It can be stopped at any time. The same command continues it. It must run all the time: after five minutes without a look, the\n" +
 			"quiet time begins anew. --back undoes it.\n\n" +
 			"PostgreSQL is reached with --dsn, or with the environment of psql (PGHOST, PGUSER, PGPASSWORD, ...).\n" +
 			"Consoles are reached through the API server. No password is printed.",

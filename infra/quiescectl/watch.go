@@ -54,8 +54,9 @@ const (
 
 type watchOptions struct {
 	*options
-	every time.Duration
-	until bool
+	every   time.Duration
+	until   bool
+	timeout time.Duration // zero: none
 }
 
 func newWatch(o *options) *cobra.Command {
@@ -64,12 +65,13 @@ func newWatch(o *options) *cobra.Command {
 		Use: "watch", Short: "Follow the drains that run", Args: cobra.NoArgs,
 		Long: "watch shows which nodes drain now, and which pods they still wait for. It reads the Leases of quiesce and the pods of these nodes,\n" +
 			"and needs a kubeconfig only. On a terminal it redraws; elsewhere it prints each change.",
-		Example: "  quiescectl watch\n  quiescectl watch --until-done",
+		Example: "  quiescectl watch\n  quiescectl watch --until-done --timeout 1h",
 		RunE:    func(c *cobra.Command, _ []string) error { return w.run(c) },
 	}
 	o.addOutput(command)
 	command.Flags().DurationVar(&w.every, "interval", lookEvery, "how often to look")
 	command.Flags().BoolVar(&w.until, "until-done", false, "end when no node drains any more")
+	command.Flags().DurationVar(&w.timeout, "timeout", 0, "end after this time; with --until-done that is an error; default never")
 	return command
 }
 
@@ -85,10 +87,16 @@ func (w *watchOptions) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	ctx := c.Context()
+	if w.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, w.timeout)
+		defer cancel()
+	}
 	for last := "none"; ; {
-		drains, err := r.drains(c.Context())
+		drains, err := r.drains(ctx)
 		switch {
-		case c.Context().Err() != nil:
+		case ctx.Err() != nil:
 			return w.interrupted()
 		case err != nil && last == "none":
 			return w.advised(err, "list leases in namespace quiesce, and pods", "")
@@ -103,17 +111,17 @@ func (w *watchOptions) run(c *cobra.Command) error {
 			}
 		}
 		select {
-		case <-c.Context().Done():
+		case <-ctx.Done():
 			return w.interrupted()
 		case <-time.After(w.every):
 		}
 	}
 }
 
-// interrupted returns how an interrupted watch ends. A person has seen enough. A script must not go on as if the drains had ended.
+// interrupted returns how a watch ends that was interrupted, or whose time is over. A person has seen enough. A script must not go on as if the drains had ended.
 func (w *watchOptions) interrupted() error {
 	if w.until {
-		return errors.New("interrupted before all drains had ended")
+		return errors.New("ended before all drains had ended")
 	}
 	return nil
 }

@@ -89,8 +89,10 @@ func TestWatch_Interrupted_IsNoEndOfTheDrains(t *testing.T) {
 	}{
 		{nil, true, 0, ""},
 		{nil, false, 0, ""},
-		{[]string{"--until-done"}, true, exitError, "error: interrupted before all drains had ended\n"},
-		{[]string{"--until-done"}, false, exitError, "error: interrupted before all drains had ended\n"},
+		{[]string{"--until-done"}, true, exitError, "error: ended before all drains had ended\n"},
+		{[]string{"--until-done"}, false, exitError, "error: ended before all drains had ended\n"},
+		{[]string{"--timeout", "1ms"}, true, 0, ""},
+		{[]string{"--timeout", "1ms", "--until-done"}, true, exitError, "error: ended before all drains had ended\n"},
 	} {
 		ctx, interrupt := context.WithCancel(t.Context())
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -118,7 +118,7 @@ func parse(content []byte) (d declaration, err error) {
 		return d, plain(err)
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return d, errors.New("it has a second YAML document")
+		return d, errors.New("only one YAML document is allowed")
 	}
 	var tree yaml.Node
 	if err := yaml.Unmarshal(content, &tree); err != nil {

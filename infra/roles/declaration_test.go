@@ -62,7 +62,7 @@ func TestParse_Mistakes_LineKeyAndReason(t *testing.T) {
 		"roles: []":                           "line 1: roles: there are none",
 		"roles:\n- nam: x":                    "line 2: unknown key nam",
 		"roles:\n- name: [":                   "not YAML",
-		"roles:\n- {name: a}\n---\nroles: []": "a second YAML document",
+		"roles:\n- {name: a}\n---\nroles: []": "only one YAML document is allowed",
 		"roles:\n- {}":                        "line 2: roles[0].name: a name is missing",
 		"roles:\n- {name: a}\n- {name: a}":    "line 3: roles[1].name: a is declared twice",
 		"roles:\n- {name: public}":            "line 2: roles[0].name: not a name that PostgreSQL allows",

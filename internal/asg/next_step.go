@@ -16,7 +16,7 @@ func NextStep(err error) string {
 	}
 	var api smithy.APIError
 	if !errors.As(err, &api) {
-		return "open the way to AWS: a NAT gateway, or the VPC endpoints of the output Endpoints"
+		return "let the function reach AWS: a NAT gateway, or the VPC endpoints of the output Endpoints"
 	}
 	switch code := api.ErrorCode(); {
 	case strings.HasPrefix(code, "AccessDenied"), code == "UnauthorizedOperation", code == "AccessDeniedException":

@@ -25,5 +25,5 @@ func TestNextStep_ErrorOfAWS_SaysWhatToDo(t *testing.T) {
 	require.Empty(t, NextStep(errors.New("of another adapter")))
 	server.Close()
 	_, err := groups.Instance(t.Context(), instance)
-	require.Contains(t, NextStep(err), "open the way to AWS")
+	require.Contains(t, NextStep(err), "let the function reach AWS")
 }

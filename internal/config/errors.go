@@ -14,10 +14,12 @@ type Error struct {
 }
 
 // String returns the error in the form of a compiler message.
-func (e Error) String() string {
+func (e Error) String() string { return e.in(FileName) }
+
+func (e Error) in(file string) string {
 	var parts []string
 	if e.Line > 0 {
-		parts = append(parts, fmt.Sprintf("%s:%d", FileName, e.Line))
+		parts = append(parts, fmt.Sprintf("%s:%d", file, e.Line))
 	}
 	if e.Key != "" {
 		parts = append(parts, e.Key)
@@ -29,10 +31,13 @@ func (e Error) String() string {
 type Errors []Error
 
 // Error returns the errors, one per line.
-func (e Errors) Error() string {
+func (e Errors) Error() string { return e.In(FileName) }
+
+// In returns the errors, one per line, with the path of the file that has them.
+func (e Errors) In(file string) string {
 	lines := make([]string, len(e))
 	for i, one := range e {
-		lines[i] = one.String()
+		lines[i] = one.in(file)
 	}
 	return strings.Join(lines, "\n")
 }

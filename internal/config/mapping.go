@@ -1,11 +1,13 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"go.yaml.in/yaml/v3"
@@ -16,10 +18,12 @@ type mapping struct {
 	value  // the mapping itself
 	values map[string]value
 	unread []value
+	known  []string // keys that get was called for
 }
 
 // get returns the value of a key. A missing one has the line of the mapping.
 func (m *mapping) get(key string) value {
+	m.known = append(m.known, key)
 	v, present := m.values[key]
 	if !present {
 		return value{path: m.pathOf(key), line: m.line, errs: m.errs}
@@ -53,11 +57,50 @@ func (m *mapping) add(key, node *yaml.Node) {
 	m.unread = append(m.unread, v)
 }
 
-// close reports unknown keys, a former one together with its present name.
+// close reports unknown keys: a former one with its present name, and a misspelled one with the key that is nearest.
 func (m *mapping) close() {
 	for _, v := range m.unread {
-		v.errorf("unknown key%s", nowCalled(v.path))
+		v.errorf("unknown key%s", cmp.Or(nowCalled(v.path), m.meant(v.path)))
 	}
+}
+
+// maxTypos is how many letters a misspelled key may have wrong. With more, keys of three letters are near any other.
+const maxTypos = 2
+
+// meant returns the end of an error message that names the nearest known key, or nothing.
+func (m *mapping) meant(path string) string {
+	unknown := strings.ToLower(strings.TrimPrefix(path, m.pathOf("")))
+	nearest, least := "", min(maxTypos, len(unknown)/2)+1
+	for _, key := range m.known {
+		if typos := distance(unknown, strings.ToLower(key)); typos < least {
+			nearest, least = key, typos
+		}
+	}
+	if nearest == "" {
+		return ""
+	}
+	return "; did you mean " + nearest + "?"
+}
+
+// distance returns the Levenshtein distance of two texts, in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1) // of one byte of a; before the first one, all of b is missing
+	for i := range row {
+		row[i] = i
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			changed := diagonal
+			if a[i] != b[j] {
+				changed++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(changed, diagonal+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
 }
 
 // resolve returns the node that an alias refers to.
@@ -88,7 +131,7 @@ func document(data io.Reader, errs *Errors) value {
 	}
 	switch {
 	case err == nil:
-		value{line: second.Line, errs: errs}.errorf("a second YAML document")
+		value{line: second.Line, errs: errs}.errorf("only one YAML document is allowed")
 	case !errors.Is(err, io.EOF):
 		*errs = append(*errs, toSyntaxError(err))
 	}

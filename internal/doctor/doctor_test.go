@@ -535,7 +535,7 @@ var quiesceCases = []testCase{
 		[]string{"critical function quiesce-prod: is in no VPC, and the cluster's endpoint is private only"}},
 	{"messages in the DLQ", func(w *world) { w.Function.DeadLetters = 2 }, []string{"warning function quiesce-prod: 2 messages in its dead-letter queue"}},
 	{"mark that nobody holds", func(w *world) { w.addUnfinished(postgres.LeasePrefix + "x").Mark = "{}" },
-		[]string{"critical lease quiesce/quiesce-postgres-x: nobody holds it, and its mark says that poolers may be paused"}},
+		[]string{"critical lease quiesce/quiesce-postgres-x: no invocation holds it, and its annotation quiesce/paused says that poolers may be paused"}},
 	{"mark of poolers that are resumed", func(w *world) { w.addUnfinished(postgres.LeasePrefix + "x").Mark = `{"resumed":true}` }, nil},
 	{"mark that somebody holds", func(w *world) {
 		u := w.addUnfinished(postgres.LeasePrefix + "x")
@@ -544,14 +544,14 @@ var quiesceCases = []testCase{
 	{"record of a drain that nobody holds", func(w *world) {
 		w.Pods[0].UID = "paused"
 		w.addUnfinished("i-a1").Pods = []string{"gone", "paused"}
-	}, []string{"critical lease quiesce/i-a1: nobody holds it, and a drain recorded on it that db/pgbouncer-5d-0 may be paused"}},
+	}, []string{"critical lease quiesce/i-a1: no invocation holds it, and a drain recorded on it that db/pgbouncer-5d-0 may be paused"}},
 	{"record of a drain that somebody holds", func(w *world) {
 		u := w.addUnfinished("i-a1")
 		u.Pods, u.Held = []string{"u"}, true
 	}, nil},
 	{"record of a pod that is gone", func(w *world) { w.addUnfinished("i-a1").Pods = []string{"gone"} }, nil},
 	{"node that stayed closed", func(w *world) { w.Nodes[0].Labels[corev1.LabelNodeExcludeBalancers] = "quiesce" },
-		[]string{"warning node a1: quiesce closed it, and no Lease says why"}},
+		[]string{"warning node a1: quiesce cordoned it, and no Lease records a drain"}},
 	{"node that a drain closed", func(w *world) {
 		w.Nodes[0].Labels[corev1.LabelNodeExcludeBalancers] = "quiesce"
 		w.Install.Leases = []termination.LeaseInfo{{Name: "i-a1"}}

@@ -76,18 +76,21 @@ func (v *view) unhookedGroups() (found []Finding) {
 			continue
 		}
 		f := Finding{
-			Where: "group " + g.Name, Severity: Warning, Fix: "deploy quiesce for this group (infra/README.md), or add its hook once it runs", Command: v.putHook(g.Name),
+			Where: "group " + g.Name, Severity: Warning, Fix: "deploy quiesce for this group: its stack makes the hook (infra/README.md)",
 			Cost: "scale-in, instance refresh and replacements terminate nodes without a cordon or an eviction",
 		}
 		others := v.others(g)
 		unanswered := slices.DeleteFunc(slices.Clone(others), func(name string) bool { return name == managedHook })
+		if v.Function != nil { // without a function, a hook would hold each instance for its whole timeout
+			f.Fix, f.Command = "deploy quiesce for this group (infra/README.md), or add its hook", v.putHook(g.Name)
+		}
 		switch {
 		case len(unanswered) > 0:
 			f.What = "has no hook of quiesce, and it is not known whether anyone answers " + named(unanswered)
 			f.Cost = "a hook that nobody answers holds each instance for its whole timeout, and then lets it go undrained"
 		case len(others) > 0:
 			f.What = "only EKS answers its hook, for 15 minutes at most and whatever PDBs say"
-			f.Cost = "after a rebalance, what has not left by then is cut"
+			f.Cost = "after a rebalance, pods that are still there are killed"
 		case isRebalanced(g):
 			f.Severity = Critical
 			f.What = fmt.Sprintf("spans %s, may rebalance, and has no lifecycle hook", named(g.Zones))

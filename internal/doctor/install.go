@@ -133,12 +133,12 @@ func (v *view) pausedPoolers() (found []Finding) {
 		case len(pods) > 0:
 			says = "a drain recorded on it that " + named(pods) + " may be paused"
 		case u.Mark != "" && strings.HasPrefix(u.Name, postgres.LeasePrefix) && !postgres.IsResumed(u.Mark):
-			says = "its mark says that poolers may be paused"
+			says = "its annotation quiesce/paused says that poolers may be paused"
 		default:
 			continue
 		}
 		found = append(found, Finding{
-			Where: "lease quiesce/" + u.Name, Severity: Critical, What: "nobody holds it, and " + says,
+			Where: "lease quiesce/" + u.Name, Severity: Critical, What: "no invocation holds it, and " + says,
 			Cost: "clients of these poolers wait, and then get an error", Fix: "the function resumes them within a minute; without one, you do, with the Secret that has the consoles' login",
 			Command: "quiescectl resume --console-secret NAMESPACE/NAME",
 		})
@@ -168,7 +168,7 @@ func (v *view) forgottenNodes() (found []Finding) {
 			continue
 		}
 		found = append(found, Finding{
-			Where: "node " + n.Name, Severity: Warning, What: "quiesce closed it, and no Lease says why", Cost: "it takes no pods and no traffic of load balancers",
+			Where: "node " + n.Name, Severity: Warning, What: "quiesce cordoned it, and no Lease records a drain", Cost: "it takes no pods and no traffic of load balancers",
 			Fix:     "open it, unless its instance is being terminated",
 			Command: fmt.Sprintf("kubectl uncordon %s && kubectl label node %s %s-", n.Name, n.Name, corev1.LabelNodeExcludeBalancers),
 		})

@@ -91,7 +91,7 @@ func (v *view) apiServerPath() []Finding {
 	if len(found) == 0 && (in == unclear || out == unclear) {
 		found = append(found, Finding{
 			Where: "function " + v.Function.Name, Severity: Info, What: "whether security groups let it reach the API server is not clear: they name addresses",
-			Cost: "without that path, nodes go undrained", Fix: "try it: check goes the way of a drain", Command: "quiescectl check --function " + Quote(v.Function.Invoked),
+			Cost: "without that path, nodes go undrained", Fix: "try it: check runs each step of a drain", Command: "quiescectl check --function " + Quote(v.Function.Invoked),
 		})
 	}
 	return found

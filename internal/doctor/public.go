@@ -24,7 +24,7 @@ func (v *view) publicPath() []Finding {
 	if n.FunctionVPC != "" {
 		f.Severity, f.Cost = Info, "without them, it cannot reach the API server, and nodes go undrained"
 		f.What = "uses the cluster's public endpoint, and whether that admits its NAT gateways is not clear: it admits only " + named(texts(n.PublicCIDRs))
-		f.Fix = "admit their addresses, or enable the private endpoint; check goes the way of a drain"
+		f.Fix = "admit their addresses, or enable the private endpoint; check runs each step of a drain"
 		f.Command = "quiescectl check --function " + Quote(v.Function.Invoked)
 	} else if !n.Private {
 		f.Fix = "enable the private endpoint, then " + f.Fix

@@ -131,17 +131,17 @@ func (t *Target) checkIdle(ctx context.Context) error {
 	}
 	for _, n := range nodes.Items {
 		if n.Annotations[closedAnnotation] != "" {
-			needed = append(needed, "node "+n.Name+" (closed by a drain that is not over)")
+			needed = append(needed, "node "+n.Name+" (cordoned by a drain that is not over)")
 		}
 	}
 	if len(needed) == 0 {
 		return nil
 	}
-	next := "pause its stack first, and wait until its drains are over (infra/README.md)"
+	next := "pause its stack first, and wait until its drains are over, or open its nodes (infra/README.md)"
 	if paused {
-		next += "; then resume what is still paused: quiescectl resume"
+		next += "; then resume what is still paused: quiescectl resume; its record stays for 16 minutes"
 	}
-	return errors.New("nothing was removed, because quiesce still works: " + strings.Join(needed, ", ") + "; " + next)
+	return errors.New("nothing was removed, because it is still in use: " + strings.Join(needed, ", ") + "; " + next)
 }
 
 // changedPods returns the pods that drains have recorded as changed, by Lease. A record of a pod that is gone says nothing any more. Pods

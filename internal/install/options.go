@@ -51,12 +51,12 @@ func (c Cluster) check() error {
 	}
 	for what, name := range map[string]string{"namespace": c.Namespace, "name": c.Name} {
 		if problems := validation.IsDNS1123Label(name); len(problems) > 0 {
-			return fmt.Errorf("the %s %q is no name: %s", what, name, problems[0])
+			return fmt.Errorf("the %s %q is not a valid name: %s", what, name, problems[0])
 		}
 	}
 	for _, name := range c.Members {
 		if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
-			return fmt.Errorf("the member %q is no name: %s", name, problems[0])
+			return fmt.Errorf("the member %q is not a valid name: %s", name, problems[0])
 		}
 	}
 	return nil
@@ -107,7 +107,7 @@ func Consoles(c config.Config, more []string) ([]Console, error) {
 	}
 	for _, c := range consoles {
 		if problems := validation.IsDNS1123Label(c.Namespace); len(problems) > 0 {
-			return nil, fmt.Errorf("namespace %q is no name: %s", c.Namespace, problems[0])
+			return nil, fmt.Errorf("namespace %q is not a valid name: %s", c.Namespace, problems[0])
 		}
 	}
 	return consoles, nil

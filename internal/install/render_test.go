@@ -118,7 +118,7 @@ func TestConsoles_Configuration_SaysWhichNamespaces(t *testing.T) {
 	_, err = Consoles(everywhere, nil)
 	require.ErrorContains(t, err, "phase poolers names no namespace of its poolers")
 	_, err = Consoles(everywhere, []string{"No Name"})
-	require.ErrorContains(t, err, `namespace "No Name" is no name`)
+	require.ErrorContains(t, err, `namespace "No Name" is not a valid name`)
 
 	consoles, err = Consoles(parse(""), nil)
 	require.NoError(t, err)
@@ -130,7 +130,7 @@ func TestParseCluster_Text_NamesOrError(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Cluster{"db", "orders", []string{"orders-0", "orders-1"}}, c)
 	for text, want := range map[string]string{
-		"db/orders": "no members", "orders=orders-0": `the name "" is no name`, "db/../x=a": "is no name", "db/orders=orders-0,": `the member "" is no name`,
+		"db/orders": "no members", "orders=orders-0": `the name "" is not a valid name`, "db/../x=a": "is not a valid name", "db/orders=orders-0,": `the member "" is no name`,
 	} {
 		_, err := ParseCluster(text)
 		require.ErrorContains(t, err, want, text)

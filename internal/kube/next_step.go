@@ -16,9 +16,9 @@ func NextStep(err error) string {
 	var request *url.Error
 	switch {
 	case apierrors.IsUnauthorized(err):
-		return "let the function's role into the cluster: the access entry, or the line of the output AwsAuth in aws-auth"
+		return "give the function's role access to the cluster: the access entry, or the line of the output AwsAuth in aws-auth"
 	case apierrors.IsForbidden(err):
-		return "kubectl apply -f infra/rbac.yaml"
+		return "kubectl apply -f infra/rbac.yaml (of a release: its rbac.yaml)"
 	case errors.As(err, &unknownCA):
 		return "correct stack.clusterCA in quiesce.yaml, or leave it out"
 	case errors.As(err, &network), errors.As(err, &request):

@@ -249,7 +249,7 @@ func (r *run) handleErrorAfterEviction(ctx context.Context, err error) error {
 	}
 	if ctx.Err() == nil {
 		r.addReason(err.Error() + "; the grace period decides")
-		r.log.Warn("escort ended early, the grace period decides", "error", err.Error())
+		r.log.Warn("console lost after the eviction, waiting for the grace period", "error", err.Error())
 		return nil
 	}
 	r.finalShutdown(ctx)

@@ -66,7 +66,7 @@ func (m *move) orGoesOn(ctx context.Context, err error) error {
 		return hold("%v", err)
 	}
 	reason := escort.Printable(err.Error())
-	m.log.Warn("not everything is paused, and the time is over: going on", "error", reason)
+	m.log.Warn("time is over, going on though not everything is paused", "error", reason)
 	escort.AddReason(m.result, reason)
 	return nil
 }

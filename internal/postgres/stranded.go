@@ -27,7 +27,7 @@ func (f *Facts) addStranded(ctx context.Context, clusters Clusters, leader Membe
 
 // isStranded reports whether the leader could not start again after the move, and would be missed: its node leaves, its volumes find no
 // other, and fewer than two replicas would stay. With two, one stands by until a node comes. A hold would then cost more than it saves:
-// with one node per zone, the next one often comes only when this one is gone.
+// with one node per zone, its replacement often starts only after this node is terminated.
 func (f *Facts) isStranded() bool {
 	leader := f.LeaderMember()
 	if f.Stranded == "" || leader == nil || leader.Leaving == "" {

@@ -10,7 +10,7 @@ import (
 	"quiesce/internal/scram"
 )
 
-// prove looks at all poolers and servers until nobody has used the login for long enough. Whoever is seen starts the time anew, and so does
+// prove looks at all poolers and servers until nobody has used the login for long enough. Each use of the login restarts the time, and so does
 // a gap between two complete looks. A record that cannot be written is written at the next look: one failed request must not end a day's
 // work.
 func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {

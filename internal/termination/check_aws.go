@@ -30,7 +30,8 @@ func (c *check) findGroups(ctx context.Context) (string, error) {
 	case len(missing) > 0:
 		return "", &misconfigured{"there is no group " + named(missing), next}
 	case len(c.groups) == 0:
-		return "", &misconfigured{"no group of this account and region is ours", next}
+		return "", &misconfigured{"no group of this account and region is ours",
+			next + "; with a stack of a release, tag the group (infra/README.md)"}
 	}
 	return fmt.Sprintf("%d groups", len(c.groups)), nil
 }

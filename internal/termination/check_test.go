@@ -85,7 +85,8 @@ func TestCheck_StepFails_OthersAreTried(t *testing.T) {
 	}{
 		{"groups", func(env *testEnv, _ *Handler) { env.errors["groups"] = []error{errors.New("denied")} }, []string{"groups"}, "denied", "mend denied"},
 		{"no group", func(_ *testEnv, h *Handler) { h.Policy.Owns = func(string, map[string]string) bool { return false } }, []string{"groups", "hooks"},
-			"no group of this account and region is ours", "correct autoScalingGroups in quiesce.yaml, then make deploy"},
+			"no group of this account and region is ours",
+			"correct autoScalingGroups in quiesce.yaml, then make deploy; with a stack of a release, tag the group (infra/README.md)"},
 		{"group gone", func(_ *testEnv, h *Handler) { h.Policy.GroupNames = []string{"workers-a", "workers-z"} }, []string{"groups"},
 			"there is no group workers-z", "correct autoScalingGroups in quiesce.yaml, then make deploy"},
 		{"hook", func(env *testEnv, _ *Handler) { env.failAlways("hook", errors.New("denied")) }, []string{"hooks"},

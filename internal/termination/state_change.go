@@ -25,7 +25,7 @@ func (h *Handler) reportStop(ctx context.Context, record Record) (Report, error)
 	j := h.newJob(Termination{InstanceID: record.Claim.InstanceIDs[0], Trigger: StateChange})
 	err := j.checkStop(ctx)
 	if err != nil && record.Receives >= maxStopTries {
-		j.log.Warn("stop not checked, given up", "error", err.Error(), "receives", record.Receives)
+		j.log.Warn("failed to check a stop, giving up", "error", err.Error(), "receives", record.Receives)
 		err = nil
 	}
 	j.report.FinishedAt = time.Now()

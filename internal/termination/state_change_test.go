@@ -91,7 +91,7 @@ func TestStateChange_AWSDoesNotAnswerAgainAndAgain_GivenUp(t *testing.T) {
 			o := h.handle(t.Context(), record)
 			require.Equal(t, given, o.err == nil, receives)
 			require.Equal(t, given, !o.isRetried(), receives)
-			require.Equal(t, given, strings.Contains(log.String(), "stop not checked, given up"), receives)
+			require.Equal(t, given, strings.Contains(log.String(), "failed to check a stop, giving up"), receives)
 			require.Equal(t, StatusFailed, o.report.Status, receives)
 			require.Contains(t, log.String(), "Rate exceeded", receives)
 		})
