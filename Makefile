@@ -27,7 +27,7 @@ RUN     := CGO_ENABLED=0 go run -trimpath -buildvcs=false
 # the product expire.
 TESTTIMEOUT ?= 40m
 TEST    := CGO_ENABLED=1 go test -race -count 1 -parallel 8 -timeout $(TESTTIMEOUT)
-# Simulated scenarios of `make soak`. A million take about 15 minutes on two idle cores; the rest of `make soak` takes about 30 minutes.
+# Simulated scenarios of `make soak`. A million take about 15 minutes on two idle cores.
 SEEDS   ?= 1000000
 # Fault injection of `make soak`: the number of drains killed at random moments, and the seconds for which the API server is down (longer
 # than the 30 of a Lease) and Auto Scaling throttles (longer than the 60 for which a completion is retried).
@@ -84,7 +84,7 @@ test: setup tools ## run all tests, and print what each suite took; the first ru
 	@go build -o dist/suites ./test/parts/suites
 	@dist/suites '$(TEST) $$(go list ./... | grep -v /test/e2e)' '$(TEST) -p 1 ./test/e2e/...'
 
-soak: setup tools ## run the long tests: a million simulated scenarios, faults, 100 nodes at once, the oldest Kubernetes, primaries that move (4 h)
+soak: setup tools ## run the long tests: a million simulated scenarios, faults, 100 nodes at once, the oldest Kubernetes, primaries that move (8 h)
 	@for test in $(subst |, ,$(FAULTS)); do \
 		grep -qs "^func $$test" test/e2e/*_test.go || { echo "soak: FAULTS names $$test, and test/e2e has no such test"; exit 1; }; done
 	@$(MAKE) --no-print-directory repeat
@@ -97,7 +97,7 @@ soak: setup tools ## run the long tests: a million simulated scenarios, faults, 
 	CASES=all go test -race -count $(REPEAT) -v -timeout 0 ./test/e2e/postgres
 	CASES=all go test -race -count $(REPEAT) -v -timeout 0 -run 'TestPreStop_|TestRotate_' ./test/e2e/pooler
 
-repeat: setup ## run the packages that need no lab 50 times, with and without the race detector: make repeat RUNS=50
+repeat: setup ## run the packages that need no lab 50 times, with and without the race detector (4 h): make repeat RUNS=50
 	@failed=0; for race in -race ''; do SEEDS=100 go test $$race -p 3 -parallel 8 -count $(RUNS) -timeout 4h $(NOLAB) || failed=1; done; exit $$failed
 
 mutants: setup ## change the code, condition by condition, and say how many of these changes the tests notice

@@ -304,13 +304,13 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 	})
 	t.Run("by somebody without permissions", func(t *testing.T) {
 		env := append(slices.Clone(w.env), "KUBECONFIG="+impersonating(t, w.lab.Kubeconfig(), "nobody"))
-		got := w.doctor(env, []string{"WARNING   nodes: could not be read: ", "run it as somebody who may list nodes\n"}, "--cluster", "prod")
+		got := w.doctor(env, []string{"WARNING   nodes: could not be read: ", "ask for the permission that the error names, or use another login\n"}, "--cluster", "prod")
 		require.Equal(t, exitError, got.status, "nothing is known, so nothing is well")
 		require.Contains(t, got.progress, "nodes or pods could not be read")
 		for _, part := range []string{"nodes", "pods", "poddisruptionbudgets", "services", "persistentvolumes", "webhooks", "leases", "permissions of quiesce"} {
 			require.Contains(t, got.out, "WARNING   "+part+": could not be read: ", got.out)
 		}
-		require.Contains(t, got.out, "fix    run it as somebody who may list nodes\n")
+		require.Contains(t, got.out, "fix    ask for the permission that the error names, or use another login\n")
 		require.Equal(t, 1, strings.Count(got.out, "CRITICAL"), "what is not known is not claimed: %s", got.out)
 		require.Contains(t, got.out, "CRITICAL  security group sg-cluster: ", "this is known from the account alone")
 

@@ -139,7 +139,7 @@ func (r *reader) unread(name string, err error) {
 	case errors.As(err, &advised):
 		fix = advised.fix
 	case apierrors.IsForbidden(err):
-		fix = "run it as somebody who may list " + name
+		fix = "ask for the permission that the error names, or use another login"
 	case apierrors.IsUnauthorized(err):
 		fix = "log in again: the cluster does not accept your credentials"
 	}

@@ -88,7 +88,7 @@ func namespaced[T any](
 			return own
 		}
 		if name == "pods" {
-			r.unread(doctor.OtherPods, advisedError{err, "leave it, or run it as somebody who may list pods in all namespaces: room on other nodes was not looked at"})
+			r.unread(doctor.OtherPods, advisedError{err, "leave it, or use a login that may list pods in all namespaces: room on other nodes was not checked"})
 		}
 		return nil
 	}}

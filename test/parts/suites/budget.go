@@ -20,14 +20,14 @@ var budgets = []struct {
 	{"quiesce/test/e2e/postgres", 17 * time.Minute},
 	{"quiesce/test/e2e/pooler", 12 * time.Minute},
 	{"quiesce/test/e2e", 9 * time.Minute},
-	{others, 11 * time.Minute},
+	{others, 12 * time.Minute},
 }
 
 // others is the suite of all packages without one of their own.
 const others = "all other packages"
 
 // whole is the budget of all suites together. The goal is 25 minutes. That needs less work too: the cores are busy for 33 of them.
-const whole = 48 * time.Minute
+const whole = 49 * time.Minute
 
 // result is the line of `go test` about a package. Its time does not count: packages are compiled first, and run beside others.
 var result = regexp.MustCompile(`^(?:ok  |FAIL)\t(\S+)\t(?:[0-9.]+s|\(cached\)|\[)`)

@@ -47,9 +47,9 @@ func TestPrint_OverBudget_Warned(t *testing.T) {
 	took.print(&out)
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	require.Len(t, lines, 4)
-	require.Regexp(t, `^all other packages +30\.0 +11 +\d+% +WARNING: over its budget$`, lines[1])
+	require.Regexp(t, `^all other packages +30\.0 +12 +\d+% +WARNING: over its budget$`, lines[1])
 	require.Regexp(t, `^quiesce/test/e2e +7\.0 +9 +\d+% *$`, lines[2])
-	require.Regexp(t, `^together +37\.0 +48 +\d+% *$`, lines[3])
+	require.Regexp(t, `^together +37\.0 +49 +\d+% *$`, lines[3])
 }
 
 func TestRun_CommandFails_FailsAndTellsAll(t *testing.T) {
