@@ -292,9 +292,18 @@ func TestUp_PasswordChanged_OldOneRefused(t *testing.T) {
 	_, err = f.login("blue", secretOf("blue-2"), "app")
 	require.NoError(t, err)
 
+	const stored = "SELECT rolpassword FROM pg_authid WHERE rolname = 'blue'"
 	f.exec(admin, "SET password_encryption = 'md5'", "ALTER ROLE blue PASSWORD '"+secretOf("blue-2")+"'")
+	md5 := f.scalar(admin, stored)
+	f.env["BLUE"] = md5
+	said := f.fails("up")
+	require.Contains(t, said, "role blue: its password in the environment variable BLUE is an MD5 hash")
+	require.NotContains(t, said, md5)
+	require.Equal(t, md5, f.scalar(admin, stored), "the role is unchanged")
+
+	f.env["BLUE"] = secretOf("blue-2")
 	require.Contains(t, f.ok("up"), "role blue: changed (password)\n", "an older hash is replaced")
-	f.env["BLUE"] = f.scalar(admin, "SELECT rolpassword FROM pg_authid WHERE rolname = 'blue'")
+	f.env["BLUE"] = f.scalar(admin, stored)
 	require.Contains(t, f.ok("up"), "role blue: unchanged\n", "a Secret may hold the verifier")
 }
 
