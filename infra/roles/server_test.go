@@ -327,6 +327,54 @@ func TestUp_LessDeclared_TakenAway(t *testing.T) {
 	require.Contains(t, f.ok("up"), "role blue: changed (no SET role)\n")
 }
 
+// What somebody granted by hand, in a way that nobody declared, is taken back to what a plain GRANT gives.
+func TestUp_OptionsGrantedByHand_PlainAgain(t *testing.T) {
+	for _, newer := range []bool{false, true} {
+		t.Run(fmt.Sprintf("newer %v", newer), func(t *testing.T) {
+			o := logged
+			o.Newer = newer
+			testOptionsByHand(newEverythingWith(t, o))
+		})
+	}
+}
+
+func testOptionsByHand(f *fixture, admin *pgx.Conn) {
+	f.ok("up")
+	before := f.dump(admin)
+	f.exec(admin, "GRANT SELECT ON had TO team WITH GRANT OPTION", "GRANT USAGE ON SEQUENCE seq TO team WITH GRANT OPTION",
+		"GRANT EXECUTE ON FUNCTION f TO team WITH GRANT OPTION", "GRANT CREATE ON SCHEMA public TO team WITH GRANT OPTION",
+		"GRANT CONNECT ON DATABASE app TO team WITH GRANT OPTION",
+		"ALTER DEFAULT PRIVILEGES FOR ROLE app IN SCHEMA public GRANT SELECT ON TABLES TO team WITH GRANT OPTION",
+		"GRANT pg_monitor TO blue WITH ADMIN OPTION")
+	blue := "no admin option on pg_monitor"
+	if f.scalar(admin, "SELECT count(*)::text FROM pg_attribute WHERE attrelid = 'pg_auth_members'::regclass AND attname = 'set_option'") == "1" {
+		f.exec(admin, "GRANT team TO blue WITH INHERIT FALSE, SET FALSE")
+		blue += ", member of team with INHERIT true and SET true"
+	}
+	const team = "no GRANT OPTION FOR CONNECT on database app, no GRANT OPTION FOR CREATE on schema app.public, no GRANT OPTION FOR SELECT on had" +
+		" in app.public, no GRANT OPTION FOR USAGE on seq in app.public, no GRANT OPTION FOR EXECUTE on f in app.public," +
+		" no GRANT OPTION FOR SELECT on future tables of app in app.public"
+	status, stdout, _ := f.run("verify")
+	require.Equal(f, differs, status)
+	require.Contains(f, stdout, "role team: differs: "+team+"\n")
+	require.Contains(f, stdout, "role blue: differs: "+blue+"\n")
+	require.Contains(f, f.ok("up"), "role blue: changed ("+blue+")\n")
+	require.Equal(f, before, f.dump(admin))
+	require.NotContains(f, f.ok("verify"), "differs")
+}
+
+// A role that does not inherit is left so: its memberships do not either.
+func TestUp_RoleThatDoesNotInherit_Unchanged(t *testing.T) {
+	o := logged
+	o.Newer = true
+	f, admin := newEverythingWith(t, o)
+	f.exec(admin, "CREATE ROLE green NOINHERIT")
+	f.ok("up")
+	require.Contains(t, f.ok("verify"), "role green: unchanged\n")
+	f.exec(admin, "GRANT team TO green WITH INHERIT TRUE")
+	require.Contains(t, f.ok("up"), "role green: changed (member of team with INHERIT false and SET true)\n")
+}
+
 // Owners can lose privileges on their own objects: what they own is not declared, and must not be touched.
 func TestUp_LessDeclared_OwnObjectsKeepTheirPrivileges(t *testing.T) {
 	f, admin := newEverything(t)
