@@ -23,7 +23,7 @@ type installOptions struct {
 	config           string
 	poolerNamespaces []string
 	patroni, cnpg    []string
-	force            bool
+	may              install.UpOptions
 }
 
 func newInstall(o *options) *cobra.Command {
@@ -44,7 +44,8 @@ func newInstall(o *options) *cobra.Command {
 		Use: "up", Short: "Install, or bring up to date", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return i.change(c, i.up) },
 	}
-	up.Flags().BoolVar(&i.force, "force-conflicts", false, "take over fields that another tool has set to other values")
+	up.Flags().BoolVar(&i.may.Force, "force-conflicts", false, "take over fields that another tool has set to other values")
+	up.Flags().BoolVar(&i.may.RemoveExtra, "remove-extra", false, "remove permissions of quiesce that neither quiesce.yaml nor a flag asks for")
 	render := &cobra.Command{
 		Use: "render", Short: "Print the manifests", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return i.render(c) },
@@ -117,7 +118,7 @@ type installed struct {
 }
 
 func (i *installOptions) up(t *installed, ctx context.Context) ([]install.Change, error) {
-	return t.Up(ctx, t.objects, i.force)
+	return t.Up(ctx, t.objects, i.may)
 }
 
 func (i *installOptions) verify(t *installed, ctx context.Context) ([]install.Change, error) {
@@ -164,6 +165,9 @@ func changesTable(changes []install.Change) string {
 		for _, field := range c.Fields {
 			fmt.Fprintf(&b, "           %s\n", field)
 		}
+	}
+	if slices.ContainsFunc(changes, func(c install.Change) bool { return c.Result == install.Extra }) {
+		b.WriteString("\nextra is what neither quiesce.yaml nor a flag asks for: add it there, or remove it with install up --remove-extra\n")
 	}
 	return b.String()
 }

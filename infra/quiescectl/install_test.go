@@ -32,6 +32,16 @@ func TestInstall_UpVerifyDown_ExitStatusSaysWhetherItDiffers(t *testing.T) {
 	require.Contains(t, run(exitFindings, args("verify")).out, "changed    ClusterRole quiesce\n           rules: [")
 	require.Contains(t, run(exitError, args("up")).progress, "--force-conflicts takes these fields over")
 	require.Contains(t, run(0, args("up", "--force-conflicts")).out, "changed    ClusterRole quiesce\n")
+	fewer := func(do string, more ...string) []string {
+		return append([]string{"install", do, "--config", file}, more...)
+	}
+	const extra = "extra      RoleBinding default/quiesce-postgres-orders\n"
+	require.Contains(t, run(exitFindings, fewer("verify")).out, extra)
+	got := run(0, fewer("up"))
+	require.Contains(t, got.out, extra)
+	require.Contains(t, got.out, "remove it with install up --remove-extra\n")
+	require.Contains(t, run(0, fewer("up", "--remove-extra")).out, "deleted    RoleBinding default/quiesce-postgres-orders\n")
+	require.NotContains(t, run(0, fewer("verify")).out, "extra")
 	w.applyText("{apiVersion: v1, kind: ConfigMap, metadata: {name: kept, namespace: quiesce, finalizers: [quiesce.test/kept]}}") // the namespace stays
 	require.Contains(t, run(0, []string{"install", "down", "-o", "json"}).out, `"result": "deleted"`)
 	require.NotContains(t, run(0, []string{"install", "down"}).out, "deleted    Role")
@@ -50,6 +60,7 @@ func TestInstall_WrongUse_SaysWhatToDo(t *testing.T) {
 		"such as db/orders=orders-0,orders-1": {"render", "--patroni", "db/orders"},
 		"--config: open missing.yaml":         {"render", "--config", "missing.yaml"},
 		"aws eks update-kubeconfig":           {"up"},
+		"cluster db/orders is named twice":    {"render", "--patroni", "db/orders=orders-0", "--cnpg", "db/orders=orders-1"},
 	} {
 		got := quiescectl(t, nil, append([]string{"install"}, args...)...)
 		require.Equal(t, exitError, got.status)

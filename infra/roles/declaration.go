@@ -231,5 +231,8 @@ func (s source) read(getenv func(string) string) (string, error) {
 	case strings.ContainsAny(text, "\x00\r\n"):
 		return "", fmt.Errorf("its password in %s has several lines or a zero byte", where)
 	}
+	if err := (secret{text}).check(); err != nil {
+		return "", fmt.Errorf("its password in %s is %w", where, err)
+	}
 	return text, nil
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/internal/scram"
 )
 
 func parsed(t *testing.T, text string) declaration {
@@ -128,4 +130,27 @@ func TestResolve_Mistakes_NamedWithoutPassword(t *testing.T) {
 	require.ErrorContains(t, err, "role b: read its password: open")
 	require.ErrorContains(t, err, "role c: its password in the file")
 	require.NotContains(t, err.Error(), "hunter")
+}
+
+// Such a text would become a password, and clients with the real one could no longer log in.
+func TestResolve_HashThatIsNoVerifier_Refused(t *testing.T) {
+	v, err := scram.New("pencil", scram.Iterations)
+	require.NoError(t, err)
+	const hash = "md5a6a0e3b0e6e29f1e5b8f1c8a8b7f1c9e"
+	resolve := func(text string) error {
+		d := declaration{Roles: []role{{Name: "a", PasswordFrom: source{Env: "A"}}}}
+		return d.resolve(func(string) string { return text })
+	}
+	for text, want := range map[string]string{
+		hash:                  "role a: its password in the environment variable A is an MD5 hash",
+		v.Stored() + "=":      "is not a complete SCRAM-SHA-256 verifier",
+		"SCRAM-SHA-256$4096:": "is not a complete SCRAM-SHA-256 verifier",
+	} {
+		err := resolve(text)
+		require.ErrorContains(t, err, want)
+		require.NotContains(t, err.Error(), text)
+	}
+	for _, text := range []string{v.Stored(), "md5", hash + "0", "SCRAM-SHA-256"} {
+		require.NoError(t, resolve(text), text)
+	}
 }

@@ -24,20 +24,21 @@ type object struct {
 	name       string
 	identity   string // as SQL names it, with its schema, and a routine with its arguments; empty for a database or schema
 	privileges []string
+	grantable  []string // those among them that the role may grant to others
 }
 
 // nouns are the kinds in statements about objects of a schema, which add an S for all of them. Functions and procedures together are
 // routines.
 var nouns = map[string]string{onTables: "TABLE", onSequences: "SEQUENCE", onFunctions: "ROUTINE"}
 
-// planGrant returns the statements that give what is missing, and take away what is too much.
+// planGrant returns the statements that give what is missing, and take away what is too much. No declared privilege may be granted to
+// others.
 func planGrant(r role, g grant, s server) (changes []change) {
 	have := s.granted[keyOf(r, g)]
-	for _, privilege := range privilegesOn[g.On] {
-		want := slices.Contains(g.Privileges, privilege)
+	add := func(privilege string, want bool, differs func(object) bool) {
 		var names, identities []string
 		for _, o := range have.objects {
-			if slices.Contains(o.privileges, privilege) != want {
+			if differs(o) {
 				names, identities = append(names, o.name), append(identities, o.identity)
 			}
 		}
@@ -45,6 +46,13 @@ func planGrant(r role, g grant, s server) (changes []change) {
 			changes = append(changes, change{
 				role: r.Name, what: describe(privilege, want, g, names), database: g.Database, sql: grantSQL(privilege, want, r, g, identities),
 			})
+		}
+	}
+	for _, privilege := range privilegesOn[g.On] {
+		want := slices.Contains(g.Privileges, privilege)
+		add(privilege, want, func(o object) bool { return slices.Contains(o.privileges, privilege) != want })
+		if want {
+			add("GRANT OPTION FOR "+privilege, false, func(o object) bool { return slices.Contains(o.grantable, privilege) })
 		}
 	}
 	return changes

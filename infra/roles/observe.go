@@ -56,14 +56,16 @@ func observeOperator(ctx context.Context, conn *pgx.Conn) (string, error) {
 	return operatorOf(s), err
 }
 
-const rolesQuery = `SELECT rolname, rolsuper, rolcanlogin, rolreplication, rolconnlimit, coalesce(rolpassword, ''),
+const rolesQuery = `SELECT rolname, rolsuper, rolcanlogin, rolreplication, rolinherit, rolconnlimit, coalesce(rolpassword, ''),
 	coalesce(shobj_description(a.oid, 'pg_authid'), ''),
 	coalesce((SELECT substr(entry, length('role=') + 1) FROM pg_db_role_setting s, unnest(setconfig) entry
 		WHERE setrole = a.oid AND setdatabase = 0 AND entry LIKE 'role=%'), ''),
 	ARRAY(SELECT datname::text FROM pg_database WHERE datdba = a.oid ORDER BY 1)
 	FROM pg_authid a WHERE rolname = ANY ($1)`
 
-const membersQuery = `SELECT m.rolname, g.rolname, coalesce(o.rolname, '') FROM pg_auth_members x
+// The options INHERIT and SET are new in PostgreSQL 16: JSON has null for a column that is not there.
+const membersQuery = `SELECT m.rolname, g.rolname, coalesce(o.rolname, ''), x.admin_option,
+	coalesce((to_jsonb(x) ->> 'inherit_option')::bool <> m.rolinherit OR NOT (to_jsonb(x) ->> 'set_option')::bool, false) FROM pg_auth_members x
 	JOIN pg_roles m ON m.oid = x.member JOIN pg_roles g ON g.oid = x.roleid LEFT JOIN pg_roles o ON o.oid = x.grantor
 	WHERE m.rolname = ANY ($1) ORDER BY 1, 2, 3`
 
@@ -74,11 +76,11 @@ func observeRoles(ctx context.Context, conn *pgx.Conn, names []string, into map[
 	}
 	var name string
 	var e existing
-	_, err = pgx.ForEachRow(rows, []any{&name, &e.superuser, &e.login, &e.replication, &e.limit, &e.stored, &e.comment, &e.setRole, &e.owns},
-		func() error {
-			into[name] = e
-			return nil
-		})
+	columns := []any{&name, &e.superuser, &e.login, &e.replication, &e.inherits, &e.limit, &e.stored, &e.comment, &e.setRole, &e.owns}
+	_, err = pgx.ForEachRow(rows, columns, func() error {
+		into[name] = e
+		return nil
+	})
 	if err != nil {
 		return err
 	}
@@ -86,7 +88,7 @@ func observeRoles(ctx context.Context, conn *pgx.Conn, names []string, into map[
 		return err
 	}
 	var m membership
-	_, err = pgx.ForEachRow(rows, []any{&name, &m.group, &m.grantor}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &m.group, &m.grantor, &m.admin, &m.other}, func() error {
 		e := into[name]
 		e.memberOf = append(e.memberOf, m)
 		into[name] = e
@@ -97,14 +99,15 @@ func observeRoles(ctx context.Context, conn *pgx.Conn, names []string, into map[
 
 // The privileges of one role from the owner, on objects that it does not own. $1 is the role, $2 the database or schema, $3 the creator.
 const (
-	privilegesOf = `ARRAY(SELECT a.privilege_type FROM aclexplode(%[1]s) a, pg_roles r WHERE a.grantee = r.oid AND r.rolname = $1 AND a.grantor = %[2]s)`
+	privilegesOf = `SELECT a.privilege_type FROM aclexplode(%[1]s) a, pg_roles r WHERE a.grantee = r.oid AND r.rolname = $1 AND a.grantor = %[2]s`
+	grantable    = ` AND a.is_grantable`
 	notOwned     = `%s NOT IN (SELECT oid FROM pg_roles WHERE rolname = $1)`
 
 	relationsOf = `FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = $2 AND relkind = ANY ('{%s}') AND `
 	routinesOf  = `FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname = $2 AND `
-	futureOf    = `SELECT '', '', ARRAY(SELECT a.privilege_type FROM pg_default_acl d JOIN pg_namespace n ON n.oid = defaclnamespace
+	futureOf    = `SELECT a.privilege_type FROM pg_default_acl d JOIN pg_namespace n ON n.oid = defaclnamespace
 		JOIN pg_roles o ON o.oid = defaclrole, aclexplode(defaclacl) a JOIN pg_roles r ON r.oid = a.grantee
-		WHERE nspname = $2 AND o.rolname = $3 AND defaclobjtype = '%s' AND r.rolname = $1)`
+		WHERE nspname = $2 AND o.rolname = $3 AND defaclobjtype = '%s' AND r.rolname = $1`
 )
 
 // noIdentity is for a database or schema: its statement has the declared name.
@@ -115,7 +118,12 @@ func identityOf(catalog, oid string) string {
 }
 
 func objects(name, identity, acl, owner, from string) string {
-	return "SELECT " + name + ", " + identity + ", " + fmt.Sprintf(privilegesOf, acl, owner) + " " + from + fmt.Sprintf(notOwned, owner)
+	return "SELECT " + name + ", " + identity + ", " + twice(fmt.Sprintf(privilegesOf, acl, owner)) + " " + from + fmt.Sprintf(notOwned, owner)
+}
+
+// twice selects the privileges, and those among them that the role may grant to others.
+func twice(privileges string) string {
+	return "ARRAY(" + privileges + "), ARRAY(" + privileges + grantable + ")"
 }
 
 var objectsQuery = map[string]string{
@@ -149,14 +157,14 @@ func observeGrant(ctx context.Context, s *session, name string, g grant) (found 
 	}
 	query, args := objectsQuery[g.On], []any{name, where}
 	if g.CreatedBy != "" {
-		query, args = fmt.Sprintf(futureOf, defaultTypes[g.On]), append(args, g.CreatedBy)
+		query, args = "SELECT '', '', "+twice(fmt.Sprintf(futureOf, defaultTypes[g.On])), append(args, g.CreatedBy)
 	}
 	rows, err := conn.Query(ctx, query, args...)
 	if err != nil {
 		return found, err
 	}
 	var o object
-	_, err = pgx.ForEachRow(rows, []any{&o.name, &o.identity, &o.privileges}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&o.name, &o.identity, &o.privileges, &o.grantable}, func() error {
 		found.objects = append(found.objects, o)
 		return nil
 	})

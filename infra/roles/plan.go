@@ -28,6 +28,7 @@ type existing struct {
 	superuser   bool
 	login       bool
 	replication bool
+	inherits    bool // without being asked: what a new membership does, and before PostgreSQL 16 each
 	limit       int
 	stored      string // the verifier, if it has a password
 	setRole     string
@@ -36,8 +37,12 @@ type existing struct {
 	owns        []string // databases
 }
 
-// membership is one grant of a role. Since PostgreSQL 16 several may grant the same.
-type membership struct{ group, grantor string }
+// membership is one grant of a role. Since PostgreSQL 16 several may grant the same, and each has its own options.
+type membership struct {
+	group, grantor string
+	admin          bool // the member may grant the role to others
+	other          bool // its options INHERIT and SET are not those of a GRANT without options
+}
 
 // change is one statement, and what it does in words. The statement may have a verifier: only the words are printed.
 type change struct {
@@ -127,19 +132,28 @@ func switched(name string, is bool) string {
 }
 
 func planMembership(r role, s server) (changes []change) {
-	have := s.roles[r.Name].memberOf
-	for _, m := range have {
+	have := s.roles[r.Name]
+	add := func(what, sql string) { changes = append(changes, change{role: r.Name, what: what, sql: sql}) }
+	for _, m := range have.memberOf {
+		from, by := quote(m.group)+" FROM "+quote(r.Name), ""
+		if s.version >= 160000 {
+			by = " GRANTED BY " + quote(m.grantor)
+		}
 		if !slices.Contains(r.MemberOf, m.group) {
-			sql := "REVOKE " + quote(m.group) + " FROM " + quote(r.Name)
-			if s.version >= 160000 {
-				sql += " GRANTED BY " + quote(m.grantor)
-			}
-			changes = append(changes, change{role: r.Name, what: "no member of " + m.group, sql: sql})
+			add("no member of "+m.group, "REVOKE "+from+by)
+			continue
+		}
+		if m.admin {
+			add("no admin option on "+m.group, "REVOKE ADMIN OPTION FOR "+from+by)
+		}
+		if m.other {
+			add(fmt.Sprintf("member of %s with INHERIT %t and SET true", m.group, have.inherits),
+				fmt.Sprintf("GRANT %s TO %s WITH INHERIT %t, SET TRUE", quote(m.group), quote(r.Name), have.inherits)+by)
 		}
 	}
 	for _, name := range r.MemberOf {
-		if !slices.ContainsFunc(have, func(m membership) bool { return m.group == name }) {
-			changes = append(changes, change{role: r.Name, what: "member of " + name, sql: "GRANT " + quote(name) + " TO " + quote(r.Name)})
+		if !slices.ContainsFunc(have.memberOf, func(m membership) bool { return m.group == name }) {
+			add("member of "+name, "GRANT "+quote(name)+" TO "+quote(r.Name))
 		}
 	}
 	return changes

@@ -26,19 +26,20 @@ func TestPlan_Differences_OneStatementEach(t *testing.T) {
 	five := 5
 	blue := role{Name: "blue", Login: login, ConnectionLimit: &five, MemberOf: []string{"team"}, SetRole: "team"}
 	team := role{Name: "team"}
-	has := existing{login: true, limit: 5, setRole: "team", memberOf: []membership{{"team", "postgres"}}}
+	has := existing{login: true, limit: 5, setRole: "team", memberOf: []membership{{group: "team", grantor: "postgres"}}}
 	for name, c := range map[string]struct {
 		change func(*existing)
 		want   []string
 	}{
-		"none":        {func(*existing) {}, nil},
-		"no login":    {func(e *existing) { e.login = false }, []string{`ALTER ROLE "blue" LOGIN`}},
-		"replication": {func(e *existing) { e.replication = true }, []string{`ALTER ROLE "blue" NOREPLICATION`}},
-		"limit":       {func(e *existing) { e.limit = -1 }, []string{`ALTER ROLE "blue" CONNECTION LIMIT 5`}},
-		"set role":    {func(e *existing) { e.setRole = "" }, []string{`ALTER ROLE "blue" SET role TO "team"`}},
-		"no member":   {func(e *existing) { e.memberOf = nil }, []string{`GRANT "team" TO "blue"`}},
+		"none":         {func(*existing) {}, nil},
+		"no login":     {func(e *existing) { e.login = false }, []string{`ALTER ROLE "blue" LOGIN`}},
+		"replication":  {func(e *existing) { e.replication = true }, []string{`ALTER ROLE "blue" NOREPLICATION`}},
+		"limit":        {func(e *existing) { e.limit = -1 }, []string{`ALTER ROLE "blue" CONNECTION LIMIT 5`}},
+		"set role":     {func(e *existing) { e.setRole = "" }, []string{`ALTER ROLE "blue" SET role TO "team"`}},
+		"no member":    {func(e *existing) { e.memberOf = nil }, []string{`GRANT "team" TO "blue"`}},
+		"admin option": {func(e *existing) { e.memberOf[0].admin = true }, []string{`REVOKE ADMIN OPTION FOR "team" FROM "blue"`}},
 		"member of another": {
-			func(e *existing) { e.memberOf = append(e.memberOf, membership{"other", "admin"}) }, []string{`REVOKE "other" FROM "blue"`},
+			func(e *existing) { e.memberOf = append(e.memberOf, membership{group: "other", grantor: "admin"}) }, []string{`REVOKE "other" FROM "blue"`},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -52,13 +53,23 @@ func TestPlan_Differences_OneStatementEach(t *testing.T) {
 	}
 }
 
-// Since PostgreSQL 16 a membership is revoked from each who granted it.
+// Since PostgreSQL 16 a membership is revoked from each who granted it, and changed for each.
 func TestPlan_PostgreSQL16_RevokedFromEachGrantor(t *testing.T) {
-	s := at("", map[string]existing{"blue": {limit: -1, memberOf: []membership{{"team", "a"}, {"team", "b"}}}})
+	s := at("", map[string]existing{"team": {limit: -1}, "blue": {limit: -1, inherits: true, memberOf: []membership{
+		{group: "team", grantor: "a", admin: true}, {group: "team", grantor: "b", other: true},
+	}}})
 	s.version = 160000
-	changes, err := plan(declaration{Roles: []role{{Name: "blue"}}}, s)
+	blue := role{Name: "blue"}
+	changes, err := plan(declaration{Roles: []role{blue}}, s)
 	require.NoError(t, err)
 	require.Equal(t, []string{`REVOKE "team" FROM "blue" GRANTED BY "a"`, `REVOKE "team" FROM "blue" GRANTED BY "b"`}, statements(changes))
+
+	blue.MemberOf = []string{"team"}
+	changes, err = plan(declaration{Roles: []role{blue}}, s)
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		`REVOKE ADMIN OPTION FOR "team" FROM "blue" GRANTED BY "a"`, `GRANT "team" TO "blue" WITH INHERIT true, SET TRUE GRANTED BY "b"`,
+	}, statements(changes))
 }
 
 func TestPlan_NewRoles_AllMadeBeforeTheyAreUsed(t *testing.T) {
@@ -88,15 +99,19 @@ func TestPlan_Grants_OnlyWhatDiffers(t *testing.T) {
 	team := role{Name: "team", Grants: []grant{tables, future, database}}
 	s := at("", map[string]existing{"team": {limit: -1}, "owner": {}})
 	s.granted = map[grantKey]granted{
-		keyOf(team, tables):   {objects: []object{{"a", "public.a", []string{"SELECT", "INSERT"}}, {"b", "public.b", []string{"SELECT", "DELETE"}}}},
-		keyOf(team, future):   {objects: []object{{"", "", []string{"SELECT"}}}},
-		keyOf(team, database): {objects: []object{{"app", "", []string{"CONNECT", "CREATE"}}}},
+		keyOf(team, tables): {objects: []object{
+			{name: "a", identity: "public.a", privileges: []string{"SELECT", "INSERT"}, grantable: []string{"SELECT"}},
+			{name: "b", identity: "public.b", privileges: []string{"SELECT", "DELETE"}, grantable: []string{"DELETE"}},
+		}},
+		keyOf(team, future):   {objects: []object{{privileges: []string{"SELECT"}}}},
+		keyOf(team, database): {objects: []object{{name: "app", privileges: []string{"CONNECT", "CREATE"}}}},
 	}
 	changes, err := plan(declaration{Roles: []role{team}}, s)
 	require.NoError(t, err)
 	require.Equal(t, []string{
 		`REVOKE DELETE ON TABLE public.b FROM "team"`,
 		`GRANT INSERT ON ALL TABLES IN SCHEMA "public" TO "team"`,
+		`REVOKE GRANT OPTION FOR SELECT ON TABLE public.a FROM "team"`,
 		`ALTER DEFAULT PRIVILEGES FOR ROLE "owner" IN SCHEMA "public" GRANT INSERT ON TABLES TO "team"`,
 		`REVOKE CREATE ON DATABASE "app" FROM "team"`,
 	}, statements(changes))

@@ -292,9 +292,18 @@ func TestUp_PasswordChanged_OldOneRefused(t *testing.T) {
 	_, err = f.login("blue", secretOf("blue-2"), "app")
 	require.NoError(t, err)
 
+	const stored = "SELECT rolpassword FROM pg_authid WHERE rolname = 'blue'"
 	f.exec(admin, "SET password_encryption = 'md5'", "ALTER ROLE blue PASSWORD '"+secretOf("blue-2")+"'")
+	md5 := f.scalar(admin, stored)
+	f.env["BLUE"] = md5
+	said := f.fails("up")
+	require.Contains(t, said, "role blue: its password in the environment variable BLUE is an MD5 hash")
+	require.NotContains(t, said, md5)
+	require.Equal(t, md5, f.scalar(admin, stored), "the role is unchanged")
+
+	f.env["BLUE"] = secretOf("blue-2")
 	require.Contains(t, f.ok("up"), "role blue: changed (password)\n", "an older hash is replaced")
-	f.env["BLUE"] = f.scalar(admin, "SELECT rolpassword FROM pg_authid WHERE rolname = 'blue'")
+	f.env["BLUE"] = f.scalar(admin, stored)
 	require.Contains(t, f.ok("up"), "role blue: unchanged\n", "a Secret may hold the verifier")
 }
 
@@ -316,6 +325,54 @@ func TestUp_LessDeclared_TakenAway(t *testing.T) {
 	require.Equal(t, "false", f.scalar(admin, "SELECT has_table_privilege('team', 'had', 'INSERT')::text"))
 	f.write(strings.ReplaceAll(less, "    setRole: team\n", ""))
 	require.Contains(t, f.ok("up"), "role blue: changed (no SET role)\n")
+}
+
+// What somebody granted by hand, in a way that nobody declared, is taken back to what a plain GRANT gives.
+func TestUp_OptionsGrantedByHand_PlainAgain(t *testing.T) {
+	for _, newer := range []bool{false, true} {
+		t.Run(fmt.Sprintf("newer %v", newer), func(t *testing.T) {
+			o := logged
+			o.Newer = newer
+			testOptionsByHand(newEverythingWith(t, o))
+		})
+	}
+}
+
+func testOptionsByHand(f *fixture, admin *pgx.Conn) {
+	f.ok("up")
+	before := f.dump(admin)
+	f.exec(admin, "GRANT SELECT ON had TO team WITH GRANT OPTION", "GRANT USAGE ON SEQUENCE seq TO team WITH GRANT OPTION",
+		"GRANT EXECUTE ON FUNCTION f TO team WITH GRANT OPTION", "GRANT CREATE ON SCHEMA public TO team WITH GRANT OPTION",
+		"GRANT CONNECT ON DATABASE app TO team WITH GRANT OPTION",
+		"ALTER DEFAULT PRIVILEGES FOR ROLE app IN SCHEMA public GRANT SELECT ON TABLES TO team WITH GRANT OPTION",
+		"GRANT pg_monitor TO blue WITH ADMIN OPTION")
+	blue := "no admin option on pg_monitor"
+	if f.scalar(admin, "SELECT count(*)::text FROM pg_attribute WHERE attrelid = 'pg_auth_members'::regclass AND attname = 'set_option'") == "1" {
+		f.exec(admin, "GRANT team TO blue WITH INHERIT FALSE, SET FALSE")
+		blue += ", member of team with INHERIT true and SET true"
+	}
+	const team = "no GRANT OPTION FOR CONNECT on database app, no GRANT OPTION FOR CREATE on schema app.public, no GRANT OPTION FOR SELECT on had" +
+		" in app.public, no GRANT OPTION FOR USAGE on seq in app.public, no GRANT OPTION FOR EXECUTE on f in app.public," +
+		" no GRANT OPTION FOR SELECT on future tables of app in app.public"
+	status, stdout, _ := f.run("verify")
+	require.Equal(f, differs, status)
+	require.Contains(f, stdout, "role team: differs: "+team+"\n")
+	require.Contains(f, stdout, "role blue: differs: "+blue+"\n")
+	require.Contains(f, f.ok("up"), "role blue: changed ("+blue+")\n")
+	require.Equal(f, before, f.dump(admin))
+	require.NotContains(f, f.ok("verify"), "differs")
+}
+
+// A role that does not inherit is left so: its memberships do not either.
+func TestUp_RoleThatDoesNotInherit_Unchanged(t *testing.T) {
+	o := logged
+	o.Newer = true
+	f, admin := newEverythingWith(t, o)
+	f.exec(admin, "CREATE ROLE green NOINHERIT")
+	f.ok("up")
+	require.Contains(t, f.ok("verify"), "role green: unchanged\n")
+	f.exec(admin, "GRANT team TO green WITH INHERIT TRUE")
+	require.Contains(t, f.ok("up"), "role green: changed (member of team with INHERIT false and SET true)\n")
 }
 
 // Owners can lose privileges on their own objects: what they own is not declared, and must not be touched.

@@ -55,7 +55,7 @@ type Set []*unstructured.Unstructured
 // Change is what was done, or would be done, about one object.
 type Change struct {
 	Object string   `json:"object"`           // kind namespace/name
-	Result string   `json:"result"`           // created, changed, unchanged; deleted, absent
+	Result string   `json:"result"`           // created, changed, unchanged; extra; deleted, absent
 	Fields []string `json:"fields,omitempty"` // that differ, with the value before and after
 }
 
@@ -64,15 +64,22 @@ const (
 	Created   = "created"
 	Changed   = "changed"
 	Unchanged = "unchanged"
+	Extra     = "extra" // permissions of the function that nobody asked for
 	Deleted   = "deleted"
 	Absent    = "absent"
 )
 
-// Up installs the objects, in their order. It ends at the first error: what it returns was done. With force, fields that another tool has
-// set are taken over.
-func (t *Target) Up(ctx context.Context, objects Set, force bool) (done []Change, err error) {
+// UpOptions say what Up may take away.
+type UpOptions struct {
+	Force       bool // take over fields that another tool has set
+	RemoveExtra bool // remove permissions of the function that the objects do not have
+}
+
+// Up installs the objects, in their order. It ends at the first error: what it returns was done. Extra permissions are not removed unless
+// that is asked for: who applied a copy of a manifest by hand, or forgot a flag, would lose what a drain needs.
+func (t *Target) Up(ctx context.Context, objects Set, o UpOptions) (done []Change, err error) {
 	for _, object := range objects {
-		change, err := t.apply(ctx, object, metav1.PatchOptions{FieldManager: fieldManager, Force: &force})
+		change, err := t.apply(ctx, object, metav1.PatchOptions{FieldManager: fieldManager, Force: &o.Force})
 		if apierrors.IsConflict(err) && t.isSame(ctx, object) {
 			change, err = t.apply(ctx, object, metav1.PatchOptions{FieldManager: fieldManager, Force: new(true)})
 		}
@@ -84,7 +91,15 @@ func (t *Target) Up(ctx context.Context, objects Set, force bool) (done []Change
 		}
 		done = append(done, change)
 	}
-	return done, nil
+	extra, err := t.extra(ctx, objects)
+	if err != nil {
+		return done, err
+	}
+	if !o.RemoveExtra {
+		return append(done, asExtra(extra)...), nil
+	}
+	removed, err := t.remove(ctx, extra)
+	return append(done, removed...), err
 }
 
 // isSame reports whether the object is in the cluster as it should be. Then another tool has set the same values: kubectl apply, of the same
@@ -94,7 +109,8 @@ func (t *Target) isSame(ctx context.Context, object *unstructured.Unstructured) 
 	return err == nil && change.Result == Unchanged
 }
 
-// Verify compares the objects with those in the cluster, and changes nothing. Of a field that is not in the manifests, it says nothing.
+// Verify compares the objects with those in the cluster, and names extra permissions. It changes nothing. Of a field that is not in the
+// manifests, it says nothing.
 func (t *Target) Verify(ctx context.Context, objects Set) (found []Change, err error) {
 	force := true
 	for _, object := range objects {
@@ -107,7 +123,8 @@ func (t *Target) Verify(ctx context.Context, objects Set) (found []Change, err e
 		}
 		found = append(found, change)
 	}
-	return found, nil
+	extra, err := t.extra(ctx, objects)
+	return append(found, asExtra(extra)...), err
 }
 
 // isNoNamespace reports whether a request failed because the namespace is missing.

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/test/parts/lab"
@@ -39,6 +40,7 @@ func TestTarget_RealAPIServer(t *testing.T) {
 		{"nothing installed: verify names all and changes nothing", f.verifyEmpty},
 		{"up twice: the second changes nothing", f.upTwice},
 		{"somebody changed a rule: verify names the field and up needs force", f.changedByHand},
+		{"fewer options: verify and up name what is extra, and up removes it if asked", f.fewerOptions},
 		{"lease held or poolers paused: down refuses", f.downRefused},
 		{"down twice: the second finds nothing", f.downTwice},
 		{"kubectl apply of render: the same is installed", f.kubectlInstallsTheSame},
@@ -72,11 +74,11 @@ func (f fixture) verifyEmpty(t *testing.T) {
 }
 
 func (f fixture) upTwice(t *testing.T) {
-	done, err := f.target.Up(t.Context(), f.objects, false)
+	done, err := f.target.Up(t.Context(), f.objects, UpOptions{})
 	require.NoError(t, err)
 	require.Equal(t, []string{Created}, results(done))
 	for _, again := range []func() ([]Change, error){
-		func() ([]Change, error) { return f.target.Up(t.Context(), f.objects, false) },
+		func() ([]Change, error) { return f.target.Up(t.Context(), f.objects, UpOptions{}) },
 		func() ([]Change, error) { return f.target.Verify(t.Context(), f.objects) },
 	} {
 		done, err = again()
@@ -100,10 +102,10 @@ func (f fixture) changedByHand(t *testing.T) {
 	require.Equal(t, "ClusterRole quiesce", changed.Object)
 	require.Equal(t, []string{`rules[0].verbs: ["get","list","watch","patch","delete"] -> ["get","list","watch","patch"]`}, changed.Fields)
 
-	_, err = f.target.Up(t.Context(), f.objects, false)
+	_, err = f.target.Up(t.Context(), f.objects, UpOptions{})
 	require.ErrorContains(t, err, "--force-conflicts takes these fields over")
 	require.ErrorContains(t, err, "somebody")
-	done, err := f.target.Up(t.Context(), f.objects, true)
+	done, err := f.target.Up(t.Context(), f.objects, UpOptions{Force: true})
 	require.NoError(t, err)
 	require.Equal(t, []string{Changed, Unchanged}, results(done))
 	role, err = roles.Get(t.Context(), "quiesce", metav1.GetOptions{})
@@ -111,8 +113,69 @@ func (f fixture) changedByHand(t *testing.T) {
 	require.NotContains(t, role.Rules[0].Verbs, "delete")
 }
 
+// fewerOptions leaves the permissions that a manifest offers in a comment. Those of somebody else are not looked at.
+func (f fixture) fewerOptions(t *testing.T) {
+	of := func(subject string) []rbacv1.Subject {
+		return []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: subject}}
+	}
+	view := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "view"}
+	f.bind(t, "quiesce-volumes", of("quiesce"), rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "quiesce-volumes"})
+	f.bind(t, "quiesce-view", of("quiesce"), view)
+	f.bind(t, "quiesce-readers", of("people"), view)
+	volumes := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "quiesce-volumes"}}
+	_, err := f.Client().RbacV1().ClusterRoles().Create(t.Context(), volumes, metav1.CreateOptions{})
+	require.NoError(t, err)
+
+	fewer, err := Objects(Options{Consoles: everything.Consoles[:1], Patroni: everything.Patroni[:1]})
+	require.NoError(t, err)
+	want := []string{
+		"ClusterRoleBinding quiesce-view",
+		"Role crm/quiesce-postgres-demo", "Role db/quiesce-postgres-billing", "Role pool-b/quiesce-console",
+		"RoleBinding crm/quiesce-postgres-demo", "RoleBinding db/quiesce-postgres-billing", "RoleBinding pool-b/quiesce-console",
+	}
+	for _, look := range []func() ([]Change, error){
+		func() ([]Change, error) { return f.target.Verify(t.Context(), fewer) },
+		func() ([]Change, error) { return f.target.Up(t.Context(), fewer, UpOptions{}) },
+		func() ([]Change, error) { return f.target.Verify(t.Context(), fewer) },
+	} {
+		found, err := look()
+		require.NoError(t, err)
+		require.Equal(t, want, objectsWith(Extra, found))
+		require.Equal(t, []string{Extra, Unchanged}, results(found))
+	}
+	done, err := f.target.Up(t.Context(), fewer, UpOptions{RemoveExtra: true})
+	require.NoError(t, err)
+	require.Equal(t, want, objectsWith(Deleted, done))
+	found, err := f.target.Verify(t.Context(), fewer)
+	require.NoError(t, err)
+	require.Equal(t, []string{Unchanged}, results(found))
+	_, err = f.Client().RbacV1().ClusterRoles().Get(t.Context(), "view", metav1.GetOptions{})
+	require.NoError(t, err)
+
+	done, err = f.target.Up(t.Context(), f.objects, UpOptions{})
+	require.NoError(t, err)
+	require.Equal(t, want[1:], objectsWith(Created, done))
+}
+
+// bind binds a role in the whole cluster.
+func (f fixture) bind(t *testing.T, name string, subjects []rbacv1.Subject, role rbacv1.RoleRef) {
+	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: name}, Subjects: subjects, RoleRef: role}
+	_, err := f.Client().RbacV1().ClusterRoleBindings().Create(t.Context(), binding, metav1.CreateOptions{})
+	require.NoError(t, err)
+}
+
+func objectsWith(result string, changes []Change) (objects []string) {
+	for _, c := range changes {
+		if c.Result == result {
+			objects = append(objects, c.Object)
+		}
+	}
+	slices.Sort(objects)
+	return objects
+}
+
 func (f fixture) upAfterKubectl(t *testing.T) {
-	done, err := f.target.Up(t.Context(), f.objects, false)
+	done, err := f.target.Up(t.Context(), f.objects, UpOptions{})
 	require.NoError(t, err)
 	require.Equal(t, []string{Unchanged}, results(done))
 	require.Len(t, done, len(f.objects))
@@ -142,7 +205,7 @@ func (f fixture) downRefused(t *testing.T) {
 	_, err := nodes.Create(t.Context(), closed, metav1.CreateOptions{})
 	require.NoError(t, err)
 	_, err = f.target.Down(t.Context())
-	require.ErrorContains(t, err, "node node-a (closed by a drain that is not over)")
+	require.ErrorContains(t, err, "node node-a (cordoned by a drain that is not over)")
 	require.NoError(t, nodes.Delete(t.Context(), "node-a", metav1.DeleteOptions{}))
 }
 
@@ -160,17 +223,14 @@ func (f fixture) downTwice(t *testing.T) {
 	require.NoError(t, err)
 	done, err := f.target.Down(t.Context())
 	require.NoError(t, err)
-	var removed []string
-	for _, c := range done {
-		if c.Result == Deleted {
-			removed = append(removed, c.Object)
-		}
-	}
+	removed := objectsWith(Deleted, done)
 	for _, o := range f.objects {
 		require.Contains(t, removed, describe(o), "no flag names it")
 	}
+	require.Subset(t, removed, []string{"ClusterRole quiesce-volumes", "ClusterRoleBinding quiesce-volumes"})
+	require.NotContains(t, removed, "ClusterRoleBinding quiesce-readers")
 	require.Equal(t, "ValidatingAdmissionPolicy", f.objects[len(f.objects)-2].GetKind())
-	require.Contains(t, removed[len(removed)-1], "ValidatingAdmissionPolicy ", "permissions go first")
+	require.Contains(t, done[len(done)-1].Object, "ValidatingAdmissionPolicy ", "permissions go first")
 	require.Eventually(t, func() bool { // the API server empties a namespace before it goes
 		_, err := f.Client().CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{})
 		return err != nil
@@ -190,11 +250,7 @@ func (f fixture) kubectlInstallsTheSame(t *testing.T) {
 	found, err := f.target.Verify(t.Context(), f.objects)
 	require.NoError(t, err)
 	for _, c := range found {
-		require.Empty(t, withoutKubectl(c.Fields), c.Object)
+		require.Empty(t, c.Fields, c.Object)
+		require.Equal(t, Unchanged, c.Result, c.Object)
 	}
-}
-
-// withoutKubectl leaves out kubectl's record of what it applied.
-func withoutKubectl(fields []string) []string {
-	return slices.DeleteFunc(fields, func(field string) bool { return len(field) > 20 && field[:20] == "metadata.annotations" })
 }

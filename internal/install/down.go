@@ -10,7 +10,6 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -38,6 +37,38 @@ func (t *Target) Down(ctx context.Context) (done []Change, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return t.remove(ctx, objects)
+}
+
+// removable returns everything of quiesce, in the order in which it is removed.
+func (t *Target) removable(ctx context.Context) (Set, error) {
+	some := func(name string) []Cluster { return []Cluster{{namespace, name, []string{"any"}}} }
+	objects, err := Objects(Options{Patroni: some("a"), CloudNativePG: some("b")}) // for their policies, which are of no namespace
+	if err != nil {
+		return nil, err
+	}
+	objects = slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool {
+		return strings.HasPrefix(o.GetName(), "quiesce-postgres-")
+	})
+	permissions, err := t.permissions(ctx, objects)
+	if err != nil {
+		return nil, err
+	}
+	objects = append(objects, permissions...)
+	slices.SortStableFunc(objects, inRemovalOrder)
+	return objects, nil
+}
+
+func inRemovalOrder(a, b *unstructured.Unstructured) int {
+	return cmp.Compare(removalOrder[a.GetKind()], removalOrder[b.GetKind()])
+}
+
+var removalOrder = map[string]int{
+	"ClusterRoleBinding": 1, "RoleBinding": 1, "ClusterRole": 2, "Role": 2, "Namespace": 3, "ValidatingAdmissionPolicyBinding": 4,
+	"ValidatingAdmissionPolicy": 5,
+}
+
+func (t *Target) remove(ctx context.Context, objects Set) (done []Change, err error) {
 	for _, object := range objects {
 		change := Change{Object: describe(object), Result: Deleted}
 		resource, err := t.resource(object)
@@ -53,54 +84,6 @@ func (t *Target) Down(ctx context.Context) (done []Change, err error) {
 		done = append(done, change)
 	}
 	return done, nil
-}
-
-// removable returns everything of quiesce, in the order in which it is removed.
-func (t *Target) removable(ctx context.Context) (Set, error) {
-	any := []Cluster{{Namespace: namespace, Name: "any", Members: []string{"any"}}}
-	objects, err := Objects(Options{Patroni: any, CloudNativePG: any}) // for their policies, which are of no namespace
-	if err != nil {
-		return nil, err
-	}
-	objects = slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool {
-		return strings.HasPrefix(o.GetName(), "quiesce-postgres-")
-	})
-	bindings, err := t.client.RbacV1().RoleBindings(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("list RoleBindings of all namespaces: %w", err)
-	}
-	for _, b := range bindings.Items {
-		if b.Namespace == namespace || !strings.HasPrefix(b.Name, namePrefix) || !isOfGroup(b.Subjects) {
-			continue
-		}
-		objects = append(objects, rbac("RoleBinding", b.Namespace, b.Name))
-		if b.RoleRef.Kind == "Role" && strings.HasPrefix(b.RoleRef.Name, namePrefix) {
-			objects = append(objects, rbac("Role", b.Namespace, b.RoleRef.Name))
-		}
-	}
-	slices.SortStableFunc(objects, func(a, b *unstructured.Unstructured) int {
-		return cmp.Compare(removalOrder[a.GetKind()], removalOrder[b.GetKind()])
-	})
-	return objects, nil
-}
-
-var removalOrder = map[string]int{
-	"ClusterRoleBinding": 1, "RoleBinding": 1, "ClusterRole": 2, "Role": 2, "Namespace": 3, "ValidatingAdmissionPolicyBinding": 4,
-	"ValidatingAdmissionPolicy": 5,
-}
-
-// isOfGroup reports whether the function's group is the only subject.
-func isOfGroup(subjects []rbacv1.Subject) bool {
-	return len(subjects) == 1 && subjects[0].Kind == rbacv1.GroupKind && subjects[0].Name == group
-}
-
-func rbac(kind, namespace, name string) *unstructured.Unstructured {
-	object := &unstructured.Unstructured{}
-	object.SetAPIVersion(rbacv1.SchemeGroupVersion.String())
-	object.SetKind(kind)
-	object.SetNamespace(namespace)
-	object.SetName(name)
-	return object
 }
 
 // checkIdle returns an error that names what somebody still needs.

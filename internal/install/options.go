@@ -18,6 +18,19 @@ type Options struct {
 	CloudNativePG []Cluster
 }
 
+// check refuses a cluster that is named twice. Its permissions have one name, and only those of the first would be installed.
+func (o Options) check() error {
+	seen := map[string]bool{}
+	for _, c := range slices.Concat(o.Patroni, o.CloudNativePG) {
+		identity := c.Namespace + "/" + c.Name
+		if seen[identity] {
+			return fmt.Errorf("cluster %s is named twice: name it once, with all its pods", identity)
+		}
+		seen[identity] = true
+	}
+	return nil
+}
+
 // Console is the access to consoles of poolers in one namespace.
 type Console struct {
 	Namespace string

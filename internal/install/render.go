@@ -62,6 +62,9 @@ func Objects(o Options) (Set, error) {
 }
 
 func render(o Options) ([]document, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	documents, err := read(baseFile)
 	if err != nil {
 		return nil, err

@@ -130,12 +130,29 @@ func TestParseCluster_Text_NamesOrError(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Cluster{"db", "orders", []string{"orders-0", "orders-1"}}, c)
 	for text, want := range map[string]string{
-		"db/orders": "no members", "orders=orders-0": `the name "" is not a valid name`, "db/../x=a": "is not a valid name", "db/orders=orders-0,": `the member "" is no name`,
+		"db/orders": "no members", "orders=orders-0": `the name "" is not a valid name`, "db/../x=a": "is not a valid name", "db/orders=orders-0,": `the member "" is not a valid name`,
 	} {
 		_, err := ParseCluster(text)
 		require.ErrorContains(t, err, want, text)
 		require.ErrorContains(t, err, "such as db/orders=orders-0,orders-1")
 	}
+}
+
+// One of the two would be left out, with its members.
+func TestObjects_ClusterNamedTwice_Refused(t *testing.T) {
+	orders := func(member string) Cluster { return Cluster{"db", "orders", []string{member}} }
+	for _, o := range []Options{
+		{Patroni: []Cluster{orders("orders-0"), orders("orders-1")}},
+		{CloudNativePG: []Cluster{orders("orders-0"), orders("orders-1")}},
+		{Patroni: []Cluster{orders("orders-0")}, CloudNativePG: []Cluster{orders("orders-1")}},
+	} {
+		_, err := Objects(o)
+		require.EqualError(t, err, "cluster db/orders is named twice: name it once, with all its pods")
+		_, err = Render(o)
+		require.Error(t, err)
+	}
+	_, err := Objects(Options{Patroni: []Cluster{orders("orders-0"), {"crm", "orders", []string{"orders-0"}}}})
+	require.NoError(t, err)
 }
 
 func TestDifferences_Fields_OneLineEach(t *testing.T) {

@@ -17,7 +17,7 @@ type Getter func(ctx context.Context, namespace, name string) (map[string][]byte
 
 // FromKubernetes yields the login in a Secret. After a rejection it reads the Secret again, because it may just have changed.
 func FromKubernetes(get Getter, namespace, name string, keys Keys) Source {
-	read := func(ctx context.Context) (escort.Login, bool, error) {
+	once := func(ctx context.Context) (escort.Login, bool, error) {
 		ctx, cancel := context.WithTimeout(ctx, kubernetesTimeout)
 		defer cancel()
 		data, err := get(ctx, namespace, name)
@@ -30,5 +30,5 @@ func FromKubernetes(get Getter, namespace, name string, keys Keys) Source {
 		}
 		return login, true, nil
 	}
-	return inOrder(read, read)
+	return inOrder([]read{once, once})
 }

@@ -16,8 +16,8 @@ import (
 )
 
 // Source yields logins in the order to try them. It reads the next one only after the console rejected the last. An error ends
-// the sequence. Each pooler starts a new sequence, so that a rotation in the middle of a drain breaks nothing. A Source is safe
-// for concurrent use.
+// the sequence, unless it is about a version that may be missing. Each pooler starts a new sequence, so that a rotation in the middle
+// of a drain breaks nothing. A Source is safe for concurrent use.
 type Source func(ctx context.Context) iter.Seq2[escort.Login, error]
 
 // Logins yields the logins that may be sent to pods of a namespace.
@@ -67,18 +67,19 @@ func failing(err error) iter.Seq2[escort.Login, error] {
 // read reads one login. found is false if its absence is normal.
 type read func(ctx context.Context) (login escort.Login, found bool, err error)
 
-// inOrder returns a source that makes one read after the other, and yields no login twice.
-func inOrder(reads ...read) Source {
+// inOrder returns a source that makes one read after the other, and yields no login twice. An error of a required read ends the sequence:
+// a store that does not answer would use up the time of each further read. An error of an optional one says nothing about the next.
+func inOrder(required []read, optional ...read) Source {
 	return func(ctx context.Context) iter.Seq2[escort.Login, error] {
 		return func(yield func(escort.Login, error) bool) {
 			var tried []escort.Login
-			for _, next := range reads {
+			for i, next := range slices.Concat(required, optional) {
 				login, found, err := next(ctx)
 				if err == nil && (!found || slices.Contains(tried, login)) {
 					continue
 				}
 				tried = append(tried, login)
-				if !yield(login, err) || err != nil {
+				if !yield(login, err) || err != nil && i < len(required) {
 					return
 				}
 			}

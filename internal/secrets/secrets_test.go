@@ -21,7 +21,7 @@ func all(t *testing.T, source Source) (logins []escort.Login, failure error) {
 	t.Helper()
 	for login, err := range source(t.Context()) {
 		if err != nil {
-			require.NoError(t, failure, "an error ends the sequence")
+			require.NoError(t, failure, "one error at most")
 			failure = err
 			continue
 		}
@@ -43,10 +43,10 @@ func first(t *testing.T, source Source) escort.Login {
 
 func TestBound_OtherNamespace_IsAnError(t *testing.T) {
 	asked := 0
-	source := inOrder(func(context.Context) (escort.Login, bool, error) {
+	source := inOrder([]read{func(context.Context) (escort.Login, bool, error) {
 		asked++
 		return escort.Login{User: "drainer", Password: password}, true, nil
-	})
+	}})
 	in := func(namespace string, allowed ...string) Source {
 		return func(ctx context.Context) iter.Seq2[escort.Login, error] {
 			return Bound(source, allowed...)(ctx, namespace)

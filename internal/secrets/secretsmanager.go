@@ -54,10 +54,10 @@ type API interface {
 }
 
 // FromSecretsManager yields the current version of a secret: first as last read, then read again. Then it yields the pending
-// version of a rotation, and then the previous version.
+// version of a rotation, and then the previous version. If one of these two cannot be read, it yields the error and goes on.
 func FromSecretsManager(client API, arn string, keys Keys) Source {
 	m := &manager{client: client, arn: arn, keys: keys}
-	return inOrder(m.cached, m.current, m.optional(pending), m.optional(previous))
+	return inOrder([]read{m.cached, m.current}, m.optional(pending), m.optional(previous))
 }
 
 type manager struct {

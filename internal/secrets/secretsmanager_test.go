@@ -172,12 +172,24 @@ func TestSecretsManager_Throttled_Retries(t *testing.T) {
 	require.Len(t, server.Calls(), 2)
 }
 
-func TestSecretsManager_ErrorAfterRejection_EndsSequence(t *testing.T) {
+// A rotation that failed may leave a pending version of another form. Poolers may still have the previous password.
+func TestSecretsManager_PendingUnreadable_TriesPrevious(t *testing.T) {
 	server, client := account(t)
-	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: rds("b"), awstest.StagePending: "not yet written"})
+	arn := server.AddSecret(name, map[string]string{
+		awstest.StageCurrent: rds("b"), awstest.StagePending: "not yet written", awstest.StagePrevious: rds("a"),
+	})
 	logins, err := all(t, FromSecretsManager(client, arn, RDSKeys))
 	require.EqualError(t, err, "AWSPENDING of secret "+arn+": not a JSON object")
-	require.Equal(t, []string{"b"}, passwords(logins))
+	require.Equal(t, []string{"b", "a"}, passwords(logins))
+}
+
+func TestSecretsManager_CurrentUnreadable_EndsSequence(t *testing.T) {
+	server, client := account(t)
+	arn := server.AddSecret(name, map[string]string{awstest.StageCurrent: "not yet written", awstest.StagePrevious: rds("a")})
+	logins, err := all(t, FromSecretsManager(client, arn, RDSKeys))
+	require.EqualError(t, err, "AWSCURRENT of secret "+arn+": not a JSON object")
+	require.Empty(t, logins)
+	require.Equal(t, []string{current}, stages(server))
 }
 
 // answers is Secrets Manager without a network, for tests with a simulated clock. Without an answer it times out.
