@@ -17,6 +17,7 @@ import (
 	"os"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
+	"github.com/aws/aws-cdk-go/awscdk/v2/cxapi"
 	"github.com/aws/jsii-runtime-go"
 )
 
@@ -34,8 +35,19 @@ func run() int {
 	if err != nil {
 		return exit(err)
 	}
-	newApp(nil, deployments...).Synth(nil)
-	return 0
+	return exit(complaints(newApp(nil, deployments...).Synth(nil)))
+}
+
+// complaints returns the errors that CDK writes beside the templates, where only the cdk command would show them.
+func complaints(assembly cxapi.CloudAssembly) (err error) {
+	for _, stack := range *assembly.Stacks() {
+		for _, message := range *stack.Messages() {
+			if message.Level == cxapi.SynthesisMessageLevel_ERROR {
+				err = errors.Join(err, fmt.Errorf("%s: %v", *message.Id, message.Entry.Data))
+			}
+		}
+	}
+	return err
 }
 
 // exit prints an error, and returns the exit status.
