@@ -30,7 +30,7 @@ func addOutputs(stack awscdk.Stack, d deployment, p parts, m monitoring) {
 
 func outputs(d deployment, p parts, m monitoring) []output {
 	return []output{
-		{"Function", "Function and alias for manual invocations", jsii.String(d.StackName() + ":" + liveAlias)},
+		{"Function", "Function and alias for manual invocations", p.function.live.FunctionArn()},
 		{"Role", "Execution role ARN", p.role.RoleArn()},
 		{"Rbac", "Run once per cluster: grants the function its permissions in Kubernetes", jsii.String("kubectl apply -f infra/rbac.yaml")},
 		{"AwsAuth", "Add this to mapRoles in the ConfigMap aws-auth of namespace kube-system", awsAuth(d, p)},

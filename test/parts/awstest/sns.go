@@ -41,8 +41,12 @@ var topicActions = map[string]action{"ListSubscriptionsByTopic": listSubscriptio
 // (https://docs.aws.amazon.com/sns/latest/api/API_ListSubscriptionsByTopic.html).
 func listSubscriptions(a *account, r request) (any, *apiError) {
 	arn := r.params.Get("TopicArn")
-	if !strings.HasPrefix(arn, "arn:aws:sns:"+Region+":") {
+	switch {
+	case !strings.HasPrefix(arn, "arn:aws:sns:"+Region+":"):
 		return nil, refused(http.StatusBadRequest, "InvalidParameter", "Invalid parameter: TopicArn")
+	case !strings.HasPrefix(arn, "arn:aws:sns:"+Region+":"+Account+":"):
+		return nil, refused(http.StatusForbidden, "AuthorizationError", "User: "+r.sess.assumedRoleARN()+" is not authorized to perform: SNS:"+
+			"ListSubscriptionsByTopic on resource: "+arn)
 	}
 	all, known := a.topics[arn]
 	if !known {
