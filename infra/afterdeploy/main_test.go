@@ -115,6 +115,18 @@ func TestRun_NotAllowedToList_WarnsOnly(t *testing.T) {
 	require.Contains(t, table, "unknown whether alarms reach anyone")
 }
 
+// CloudWatch publishes to such a topic in vain, and nothing says so.
+func TestRun_TopicUnderKeyOfAWS_Warns(t *testing.T) {
+	server, s := deployed(t, []awstest.Subscription{{Protocol: "email"}}, checked)
+	for key, reaches := range map[string]bool{"alias/aws/sns": false, "arn:aws:kms:eu-west-1:111122223333:alias/aws/sns": false, "alias/alarms": true} {
+		server.EncryptTopic(s.Alarms, key)
+		ok, table := examined(t, s)
+		require.True(t, ok)
+		require.Equal(t, reaches, strings.Contains(table, "1 confirmed subscribers"), key)
+		require.Equal(t, !reaches, strings.Contains(table, "alarms reach no one: the topic is encrypted with alias/aws/sns"), key)
+	}
+}
+
 func TestRun_NoAnswer_Fails(t *testing.T) {
 	_, s := deployed(t, nil, errors.New("action: must be plan or drain"))
 	ok, table := examined(t, s)
