@@ -429,7 +429,7 @@ func TestReadAll_InvalidConfiguration_IsRejected(t *testing.T) {
 	_, err := readAll([]string{bad, worse, shared, missing})
 	require.EqualError(t, err, bad+":\n"+
 		"quiesce.yaml:1: autoScalingGroups: required\n"+
-		"quiesce.yaml:3: modus: unknown key\n"+
+		"quiesce.yaml:3: modus: unknown key; did you mean mode?\n"+
 		worse+":\n"+
 		"quiesce.yaml:1: cluster: required, because CLUSTER_NAME is not set\n"+
 		"quiesce.yaml:2: stack.vpc.id: required\n"+
