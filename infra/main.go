@@ -76,10 +76,16 @@ func withTempFolder(run func() int) int {
 	return run()
 }
 
-// readAll reads every zip, and reports all errors together.
+// readAll reads every zip, and reports all errors together. Two stacks of one app must differ in their names, also in different regions.
 func readAll(zips []string) (deployments []deployment, err error) {
+	first := map[string]string{} // the zip of each stack
 	for _, zip := range zips {
 		d, failed := readDeployment(zip)
+		if other, taken := first[d.StackName()]; failed == nil && taken {
+			failed = fmt.Errorf("%s:\nstack.name: %s is the stack of %s too: set stack.name in one of them", zip, d.StackName(), other)
+		} else if failed == nil {
+			first[d.StackName()] = zip
+		}
 		deployments, err = append(deployments, d), errors.Join(err, failed)
 	}
 	return deployments, err

@@ -441,6 +441,19 @@ func TestReadAll_InvalidConfiguration_IsRejected(t *testing.T) {
 		missing+": open "+missing+": no such file or directory (make build creates it)")
 }
 
+// Clusters of two regions may have one name. CDK would panic.
+func TestReadAll_OneNameOfTwoStacks_SaysWhatToSet(t *testing.T) {
+	folder := t.TempDir()
+	west, east, named := filepath.Join(folder, "west.zip"), filepath.Join(folder, "east.zip"), filepath.Join(folder, "named.zip")
+	require.NoError(t, writeZip(west, "{cluster: prod, autoScalingGroups: [a], mode: drain, stack: {region: eu-west-1}}"))
+	require.NoError(t, writeZip(east, "{cluster: prod, autoScalingGroups: [a], mode: drain, stack: {region: us-east-1}}"))
+	require.NoError(t, writeZip(named, "{cluster: prod, autoScalingGroups: [a], mode: drain, stack: {region: us-east-1, name: quiesce-prod-east}}"))
+	_, err := readAll([]string{west, named})
+	require.NoError(t, err)
+	_, err = readAll([]string{west, east, named})
+	require.EqualError(t, err, east+":\nstack.name: quiesce-prod is the stack of "+west+" too: set stack.name in one of them")
+}
+
 func TestShippedConfiguration_IsValidAndInShadowMode(t *testing.T) {
 	text, err := os.ReadFile(config.FileName)
 	require.NoError(t, err)
