@@ -133,7 +133,8 @@ func TestPolicy_ManyGroups_FitsIAMOrFailsTheSynth(t *testing.T) {
 		for i := range n {
 			names = append(names, fmt.Sprintf("eks-workers-%031d", i)) // 43 characters
 		}
-		stacks, err := synthesize(fmt.Sprintf("{cluster: prod, mode: drain, autoScalingGroups: [%s], lifecycle: {manageHooks: true}}", strings.Join(names, ", ")))
+		stacks, err := synthesize(fmt.Sprintf("{cluster: prod, mode: drain, autoScalingGroups: [%s], lifecycle: {manageHooks: true}}",
+			strings.Join(names, ", ")))
 		if !fits {
 			require.ErrorContains(t, err, "IAM allows 10240: name fewer groups in autoScalingGroups, and use a tag or a glob")
 			continue

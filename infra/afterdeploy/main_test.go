@@ -149,7 +149,7 @@ func TestRun_StackOfAnotherAccount_SaysWhoseCredentials(t *testing.T) {
 	s.Alarms = strings.Replace(s.Alarms, awstest.Account, "444455556666", 1)
 	ok, table := examined(t, s)
 	require.False(t, ok)
-	require.Contains(t, table, "not authorized to perform: lambda:InvokeFunction on resource: arn:aws:lambda:eu-west-1:444455556666:function:quiesce-prod:live")
+	require.Contains(t, table, "not authorized to perform: lambda:InvokeFunction on resource: "+s.Function)
 	require.Contains(t, table, "Next: invoke it with credentials of account 444455556666")
 	require.Contains(t, table, "unknown whether alarms reach anyone")
 	require.Equal(t, 1, invocations(server))
@@ -162,7 +162,8 @@ func TestReadOutputs_FileOfCDK_HasStacks(t *testing.T) {
 		return readOutputs(path)
 	}
 	stacks, err := read(`{
-  "quiesce-b": {"Function": "arn:aws-us-gov:lambda:us-gov-west-1:111122223333:function:quiesce-b:live", "Alarms": "arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call", "Stop": "x"},
+  "quiesce-b": {"Function": "arn:aws-us-gov:lambda:us-gov-west-1:111122223333:function:quiesce-b:live",
+                "Alarms": "arn:aws-us-gov:sns:us-gov-west-1:111122223333:on-call", "Stop": "x"},
   "quiesce-a": {"Function": "arn:aws:lambda:eu-west-1:111122223333:function:quiesce-a:live", "Alarms": "arn:aws:sns:eu-west-1:111122223333:alarms"}
 }`)
 	require.NoError(t, err)
