@@ -31,7 +31,10 @@ func newClusterAccess(stack awscdk.Stack, d deployment, p parts) constructs.IDep
 
 // newRole creates the execution role of the function. permissions has all its permissions, except the one that newManagedHooks adds.
 func newRole(stack awscdk.Stack, d deployment, p parts) awsiam.Role {
-	return newFunctionRole(stack, "Execution role of "+d.StackName(), permissions(stack, d, p))
+	allowed := permissions(stack, d, p)
+	role := newFunctionRole(stack, "Execution role of "+d.StackName(), allowed)
+	checkSize(stack, role, allowed, putPermissions(stack, d))
+	return role
 }
 
 // newFunctionRole creates the role of a function, with one policy.

@@ -125,6 +125,51 @@ func TestIAMPattern_MatchesEveryGroupOfTheGlob(t *testing.T) {
 	}
 }
 
+// IAM refuses a role with longer policies in the middle of a deployment.
+func TestPolicy_ManyGroups_FitsIAMOrFailsTheSynth(t *testing.T) {
+	requireNode(t)
+	for n, fits := range map[int]bool{25: true, 45: false} {
+		var names []string
+		for i := range n {
+			names = append(names, fmt.Sprintf("eks-workers-%031d", i)) // 43 characters
+		}
+		stacks, err := synthesize(fmt.Sprintf("{cluster: prod, mode: drain, autoScalingGroups: [%s], lifecycle: {manageHooks: true}}",
+			strings.Join(names, ", ")))
+		if !fits {
+			require.ErrorContains(t, err, "IAM allows 10240: name fewer groups in autoScalingGroups, and use a tag or a glob")
+			continue
+		}
+		require.NoError(t, err)
+		sizes := policySizes(t, stacks["quiesce-prod"])
+		require.Len(t, sizes, 2)
+		for _, size := range sizes {
+			require.LessOrEqual(t, size, 10240)
+			require.Greater(t, size, 25*len("arn:aws:autoscaling:eu-west-1:111122223333:autoScalingGroup:*:autoScalingGroupName/")+25*43)
+		}
+	}
+}
+
+// policySizes returns the characters of the inline policies of each role, by the description of the role.
+func policySizes(t *testing.T, s template) map[any]int {
+	t.Helper()
+	real := strings.NewReplacer("<Partition>", "aws", "<Region>", "ap-southeast-1", "<AccountId>", "111122223333",
+		"{SQS::Queue quiesce-prod}.Arn", "arn:aws:sqs:ap-southeast-1:111122223333:quiesce-prod",
+		"{SQS::Queue quiesce-prod-dlq}.Arn", "arn:aws:sqs:ap-southeast-1:111122223333:quiesce-prod-dlq")
+	size := func(document any) int {
+		text, err := json.Marshal(document)
+		require.NoError(t, err)
+		return len(real.Replace(strings.NewReplacer(`\u003c`, "<", `\u003e`, ">").Replace(string(text))))
+	}
+	sizes := map[any]int{}
+	for _, role := range s.all("AWS::IAM::Role") {
+		sizes[role["Description"]] = size(role["Policies"].([]any)[0].(object)["PolicyDocument"])
+	}
+	for _, policy := range s.all("AWS::IAM::RolePolicy") { // those are of the role that drains
+		sizes["Execution role of quiesce-prod"] += size(policy["PolicyDocument"])
+	}
+	return sizes
+}
+
 // usedByLambda are the actions that the function's code does not call.
 var usedByLambda = []string{
 	// Lambda writes logs, receives messages and attaches the function to the VPC, all with the role of the function.

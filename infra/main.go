@@ -17,6 +17,7 @@ import (
 	"os"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
+	"github.com/aws/aws-cdk-go/awscdk/v2/cxapi"
 	"github.com/aws/jsii-runtime-go"
 )
 
@@ -34,8 +35,19 @@ func run() int {
 	if err != nil {
 		return exit(err)
 	}
-	newApp(nil, deployments...).Synth(nil)
-	return 0
+	return exit(complaints(newApp(nil, deployments...).Synth(nil)))
+}
+
+// complaints returns the errors that CDK writes beside the templates, where only the cdk command would show them.
+func complaints(assembly cxapi.CloudAssembly) (err error) {
+	for _, stack := range *assembly.Stacks() {
+		for _, message := range *stack.Messages() {
+			if message.Level == cxapi.SynthesisMessageLevel_ERROR {
+				err = errors.Join(err, fmt.Errorf("%s: %v", *message.Id, message.Entry.Data))
+			}
+		}
+	}
+	return err
 }
 
 // exit prints an error, and returns the exit status.
@@ -64,10 +76,16 @@ func withTempFolder(run func() int) int {
 	return run()
 }
 
-// readAll reads every zip, and reports all errors together.
+// readAll reads every zip, and reports all errors together. Two stacks of one app must differ in their names, also in different regions.
 func readAll(zips []string) (deployments []deployment, err error) {
+	first := map[string]string{} // the zip of each stack
 	for _, zip := range zips {
 		d, failed := readDeployment(zip)
+		if other, taken := first[d.StackName()]; failed == nil && taken {
+			failed = fmt.Errorf("%s:\nstack.name: %s is the stack of %s too: set stack.name in one of them", zip, d.StackName(), other)
+		} else if failed == nil {
+			first[d.StackName()] = zip
+		}
 		deployments, err = append(deployments, d), errors.Join(err, failed)
 	}
 	return deployments, err

@@ -45,7 +45,7 @@ func newManagedHooks(stack awscdk.Stack, d deployment, p parts) {
 	for _, construct := range earlier {
 		resource.Node().AddDependency(construct)
 	}
-	allowed := onGroups(stack, d, "PutHooks", "autoscaling:PutLifecycleHook")
+	allowed := putPermissions(stack, d)
 	put := awsiam.NewCfnRolePolicy(all, jsii.String("PutHooks"), &awsiam.CfnRolePolicyProps{
 		PolicyName: jsii.String("put-hooks"), RoleName: p.role.RoleName(),
 		PolicyDocument: awsiam.NewPolicyDocument(&awsiam.PolicyDocumentProps{
@@ -53,6 +53,14 @@ func newManagedHooks(stack awscdk.Stack, d deployment, p parts) {
 		}),
 	})
 	put.Node().AddDependency(resource)
+}
+
+// putPermissions returns what the sweep's role is allowed beyond permissions, if the stack manages hooks.
+func putPermissions(stack awscdk.Stack, d deployment) []awsiam.PolicyStatement {
+	if !d.Lifecycle.ManageHooks {
+		return nil
+	}
+	return onGroups(stack, d, "PutHooks", "autoscaling:PutLifecycleHook")
 }
 
 // hookProperties returns all that the hooks depend on. A change of one makes CloudFormation ask for an update. The function has the
@@ -76,7 +84,9 @@ func hookProperties(d deployment, function awslambda.Function) *map[string]any {
 // no executions, so that a stack can be deleted while the function that drains is stopped, broken or cut off.
 func newHooksFunction(scope constructs.Construct, stack awscdk.Stack, d deployment) awslambda.Function {
 	logs := newLogGroup(scope, d, hooksLogGroupName(d))
-	role := newFunctionRole(scope, "Puts and removes the lifecycle hooks of "+d.StackName(), hooksPermissions(stack, d))
+	allowed := hooksPermissions(stack, d)
+	role := newFunctionRole(scope, "Puts and removes the lifecycle hooks of "+d.StackName(), allowed)
+	checkSize(stack, role, allowed)
 	return awslambda.NewFunction(scope, jsii.String("Function"), &awslambda.FunctionProps{
 		Description:   jsii.String("quiesce: puts and removes the lifecycle hooks of " + d.StackName()),
 		Runtime:       awslambda.Runtime_PROVIDED_AL2023(),

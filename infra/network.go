@@ -14,7 +14,7 @@ import (
 	"quiesce/internal/config"
 )
 
-const https = 443
+const https, dns = 443, 53
 
 // network attaches the function to the VPC of its cluster. nil: the function stays outside.
 type network struct {
@@ -45,23 +45,31 @@ func newNetwork(stack awscdk.Stack, d deployment) *network {
 	return n
 }
 
-// egress returns the outbound rules: HTTPS to any address, for the AWS APIs, and the ports of the cluster.
+// egress returns the outbound rules: HTTPS and DNS to any address, and the ports of the cluster.
 func (n *network) egress(d deployment) []any {
-	rules := []any{&awsec2.CfnSecurityGroup_EgressProperty{
-		CidrIp: jsii.String("0.0.0.0/0"), IpProtocol: jsii.String("tcp"), FromPort: jsii.Number(https), ToPort: jsii.Number(https),
-		Description: jsii.String("AWS APIs"),
-	}}
-	if n.DualStack {
-		rules = append(rules, &awsec2.CfnSecurityGroup_EgressProperty{
-			CidrIpv6: jsii.String("::/0"), IpProtocol: jsii.String("tcp"), FromPort: jsii.Number(https), ToPort: jsii.Number(https),
-			Description: jsii.String("AWS APIs"),
-		})
-	}
+	rules := n.everywhere("tcp", https, "AWS APIs")
+	// No rule is needed for the DNS server of AWS. With DHCP options of its own, a VPC can have other servers, anywhere. TCP is for long
+	// answers (https://docs.aws.amazon.com/vpc/latest/userguide/VPC_DHCP_Options.html).
+	rules = append(rules, n.everywhere("udp", dns, "DNS servers")...)
+	rules = append(rules, n.everywhere("tcp", dns, "DNS servers")...)
 	for _, p := range n.clusterPorts(d) {
 		rules = append(rules, &awsec2.CfnSecurityGroup_EgressProperty{
 			DestinationSecurityGroupId: jsii.String(p.group),
 			IpProtocol:                 jsii.String("tcp"), FromPort: jsii.Number(p.from), ToPort: jsii.Number(p.to),
 			Description: ruleText(p.name),
+		})
+	}
+	return rules
+}
+
+// everywhere returns the outbound rules for one port of any address, of each version of IP that the function has.
+func (n *network) everywhere(protocol string, port float64, description string) []any {
+	rules := []any{&awsec2.CfnSecurityGroup_EgressProperty{
+		CidrIp: jsii.String("0.0.0.0/0"), IpProtocol: jsii.String(protocol), FromPort: &port, ToPort: &port, Description: jsii.String(description),
+	}}
+	if n.DualStack {
+		rules = append(rules, &awsec2.CfnSecurityGroup_EgressProperty{
+			CidrIpv6: jsii.String("::/0"), IpProtocol: jsii.String(protocol), FromPort: &port, ToPort: &port, Description: jsii.String(description),
 		})
 	}
 	return rules

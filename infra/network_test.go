@@ -10,7 +10,7 @@ import (
 	"quiesce/internal/config"
 )
 
-func TestVPC_Egress_ClusterConsolesAndHTTPS(t *testing.T) {
+func TestVPC_Egress_ClusterConsolesHTTPSAndDNS(t *testing.T) {
 	require.NotContains(t, of(t, publicStack, "quiesce-prod").only(t, "AWS::Lambda::Function"), "VpcConfig")
 
 	s := of(t, privateStack, "drains")
@@ -22,7 +22,8 @@ func TestVPC_Egress_ClusterConsolesAndHTTPS(t *testing.T) {
 	require.Equal(t, "vpc-0123abcd", group["VpcId"])
 	require.NotContains(t, group, "SecurityGroupIngress", "the function accepts no connections")
 	require.Equal(t, []string{
-		"0.0.0.0/0 443-443", "::/0 443-443", "sg-0123abcd 443-443",
+		"0.0.0.0/0 443-443", "::/0 443-443", "0.0.0.0/0 udp 53-53", "::/0 udp 53-53", "0.0.0.0/0 53-53", "::/0 53-53",
+		"sg-0123abcd 443-443",
 		"sg-0123abcd 6432-6432", "sg-0123abce 6432-6432", "sg-0123abcf 6432-6432",
 		"sg-0123abcd 1-65535", "sg-0123abce 1-65535", "sg-0123abcf 1-65535",
 	}, portsOf(group["SecurityGroupEgress"].([]any)...))
@@ -92,6 +93,9 @@ func portsOf(rules ...any) (all []string) {
 			if there, is := rule[key].(string); is {
 				to = there
 			}
+		}
+		if rule["IpProtocol"] == "udp" {
+			to += " udp"
 		}
 		all = append(all, fmt.Sprintf("%s %v-%v", to, rule["FromPort"], rule["ToPort"]))
 	}

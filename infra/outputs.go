@@ -30,7 +30,7 @@ func addOutputs(stack awscdk.Stack, d deployment, p parts, m monitoring) {
 
 func outputs(d deployment, p parts, m monitoring) []output {
 	return []output{
-		{"Function", "Function and alias for manual invocations", jsii.String(d.StackName() + ":" + liveAlias)},
+		{"Function", "Function and alias for manual invocations", p.function.live.FunctionArn()},
 		{"Role", "Execution role ARN", p.role.RoleArn()},
 		{"Rbac", "Run once per cluster: grants the function its permissions in Kubernetes", jsii.String("kubectl apply -f infra/rbac.yaml")},
 		{"AwsAuth", "Add this to mapRoles in the ConfigMap aws-auth of namespace kube-system", awsAuth(d, p)},
@@ -66,16 +66,8 @@ func awsAuth(d deployment, p parts) *string {
 }
 
 // hooksByHand returns the command that adds the hook to one group. A group of any kind can need it: CloudFormation does not notice that a
-// hook was deleted. A hook with the stack's mark is removed with the stack, as those that the sweep puts.
-func hooksByHand(d deployment) *string {
-	mark := ""
-	if d.Lifecycle.ManageHooks {
-		mark = fmt.Sprintf(` --notification-metadata '{"managedBy":"%s"}'`, d.StackName())
-	}
-	return jsii.String(fmt.Sprintf("aws autoscaling put-lifecycle-hook --auto-scaling-group-name GROUP --lifecycle-hook-name %s "+
-		"--lifecycle-transition %s --heartbeat-timeout %.0f --default-result %s%s",
-		d.Lifecycle.Hook, terminating, d.HeartbeatTimeout().Seconds(), d.Lifecycle.OnFailure, mark))
-}
+// hook was deleted.
+func hooksByHand(d deployment) *string { return jsii.String(d.PutHookCommand("GROUP")) }
 
 func endpointList(d deployment) *string {
 	if d.Stack.VPC == nil {

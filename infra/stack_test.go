@@ -429,7 +429,7 @@ func TestReadAll_InvalidConfiguration_IsRejected(t *testing.T) {
 	_, err := readAll([]string{bad, worse, shared, missing})
 	require.EqualError(t, err, bad+":\n"+
 		"quiesce.yaml:1: autoScalingGroups: required\n"+
-		"quiesce.yaml:3: modus: unknown key\n"+
+		"quiesce.yaml:3: modus: unknown key; did you mean mode?\n"+
 		worse+":\n"+
 		"quiesce.yaml:1: cluster: required, because CLUSTER_NAME is not set\n"+
 		"quiesce.yaml:2: stack.vpc.id: required\n"+
@@ -439,6 +439,19 @@ func TestReadAll_InvalidConfiguration_IsRejected(t *testing.T) {
 		"stack.name: required for cluster prod_eu: another cluster could have the name quiesce-prod-eu too, "+
 		"because an underscore is not allowed in it: set stack.name, and to that name if the stack exists\n"+
 		missing+": open "+missing+": no such file or directory (make build creates it)")
+}
+
+// Clusters of two regions may have one name. CDK would panic.
+func TestReadAll_OneNameOfTwoStacks_SaysWhatToSet(t *testing.T) {
+	folder := t.TempDir()
+	west, east, named := filepath.Join(folder, "west.zip"), filepath.Join(folder, "east.zip"), filepath.Join(folder, "named.zip")
+	require.NoError(t, writeZip(west, "{cluster: prod, autoScalingGroups: [a], mode: drain, stack: {region: eu-west-1}}"))
+	require.NoError(t, writeZip(east, "{cluster: prod, autoScalingGroups: [a], mode: drain, stack: {region: us-east-1}}"))
+	require.NoError(t, writeZip(named, "{cluster: prod, autoScalingGroups: [a], mode: drain, stack: {region: us-east-1, name: quiesce-prod-east}}"))
+	_, err := readAll([]string{west, named})
+	require.NoError(t, err)
+	_, err = readAll([]string{west, east, named})
+	require.EqualError(t, err, east+":\nstack.name: quiesce-prod is the stack of "+west+" too: set stack.name in one of them")
 }
 
 func TestShippedConfiguration_IsValidAndInShadowMode(t *testing.T) {

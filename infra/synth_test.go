@@ -128,8 +128,7 @@ func synthesizeInto(folder string, configurations ...string) error {
 	if err != nil {
 		return err
 	}
-	newApp(jsii.String(folder), deployments...).Synth(nil)
-	return nil
+	return complaints(newApp(jsii.String(folder), deployments...).Synth(nil))
 }
 
 // writeZip writes the zip of a function, with the parts that a stack reads.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/smithy-go"
 
 	"quiesce/internal/termination"
 )
@@ -20,7 +22,7 @@ func check(ctx context.Context, out io.Writer, sdk aws.Config, s stack, pause ti
 	for try := 1; ; try++ {
 		report, err := invoke(ctx, client, s)
 		if err != nil {
-			return []line{{failed, "check", err.Error(), "infra/README.md says what the person who deploys needs"}}, false
+			return []line{{failed, "check", err.Error(), s.nextStep(err)}}, false
 		}
 		if ok = report.Status == termination.StatusChecked; ok || try == tries {
 			return stepLines(report), ok
@@ -31,6 +33,15 @@ func check(ctx context.Context, out io.Writer, sdk aws.Config, s stack, pause ti
 		case <-ctx.Done():
 		}
 	}
+}
+
+// nextStep says what a person does who could not invoke the function. CDK deploys to another account through a role of that account,
+// which may not invoke functions.
+func (s stack) nextStep(err error) string {
+	if api, is := errors.AsType[smithy.APIError](err); is && strings.HasPrefix(api.ErrorCode(), "AccessDenied") {
+		return "invoke it with credentials of account " + s.account() + " that may: set AWS_PROFILE, then go run ./infra/afterdeploy dist/outputs.json"
+	}
+	return "infra/README.md says what the person who deploys needs"
 }
 
 // invoke invokes the check once (https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html).

@@ -14,11 +14,11 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 )
 
@@ -49,8 +49,8 @@ func main() {
 // stack is a deployed stack, and the outputs that say where its function and its alarms are.
 type stack struct {
 	name     string
-	Function string // with its alias
-	Alarms   string // ARN of the topic, which is in the region of the stack
+	Function string // ARN, with its alias
+	Alarms   string // ARN of the topic
 }
 
 // readOutputs returns the stacks of the file, by name (https://docs.aws.amazon.com/cdk/v2/guide/ref-cli-cmd-deploy.html).
@@ -65,7 +65,7 @@ func readOutputs(path string) (stacks []stack, err error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(found)) {
 		s := found[name]
-		if s.name = name; s.Function == "" || s.region() == "" {
+		if s.name = name; s.Alarms == "" || s.region() == "" {
 			return nil, fmt.Errorf("%s: stack %s has no outputs Function and Alarms", path, name)
 		}
 		stacks = append(stacks, s)
@@ -76,13 +76,15 @@ func readOutputs(path string) (stacks []stack, err error) {
 	return stacks, nil
 }
 
-// region returns the region of the stack: the one of its topic, since an alarm notifies only topics of its own region
-// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/AlarmThatSendsEmail.html).
+// region returns the region of the stack, and account its account: those of its function. Both are empty if that is no ARN.
 func (s stack) region() string {
-	if parts := strings.Split(s.Alarms, ":"); len(parts) == 6 {
-		return parts[3]
-	}
-	return ""
+	function, _ := arn.Parse(s.Function)
+	return function.Region
+}
+
+func (s stack) account() string {
+	function, _ := arn.Parse(s.Function)
+	return function.AccountID
 }
 
 // run checks all stacks, writes what it found, and reports whether all checks succeeded.

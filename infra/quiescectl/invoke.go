@@ -203,11 +203,8 @@ func withAlias(function string) string {
 
 // invoke asks the function, and waits for its answer: a drain may take 15 minutes. It does not ask twice.
 func (o *options) invoke(ctx context.Context, name string, request termination.Request) ([]byte, error) {
-	settings, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRegion(o.region), awsconfig.WithSharedConfigProfile(o.profile), awsconfig.WithRetryMaxAttempts(1))
+	settings, err := o.loadAWS(ctx, awsconfig.LoadDefaultConfig, awsconfig.WithRegion(o.region), awsconfig.WithRetryMaxAttempts(1))
 	if err != nil {
-		return nil, fmt.Errorf("read the AWS configuration: %w", err)
-	}
-	if err := usable(ctx, settings); err != nil {
 		return nil, o.advised(err, "", "")
 	}
 	payload, err := json.Marshal(request)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
@@ -18,10 +17,6 @@ import (
 	"quiesce/internal/queue"
 	"quiesce/internal/termination"
 )
-
-// credentialsTimeout bounds the search for credentials, which may end at a metadata service that does not exist. A helper program answers in
-// less.
-const credentialsTimeout = 3 * time.Second
 
 // dlqVariable is the variable of the function that names its DLQ.
 const dlqVariable = "QUIESCE_DLQ_URL"

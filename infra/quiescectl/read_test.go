@@ -3,14 +3,23 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/doctor"
+	"quiesce/internal/wire"
 )
 
 func nodeOf(providerID, region string) corev1.Node {
@@ -71,6 +80,78 @@ func TestUsable_ProviderFails_CauseIsNamed(t *testing.T) {
 	})
 	err := usable(t.Context(), aws.Config{Region: "eu-west-1", Credentials: failing})
 	require.ErrorContains(t, err, "there are no usable AWS credentials: AccessDenied: not authorized to perform sts:AssumeRole")
+}
+
+// profile writes an AWS configuration with one profile, and returns its name.
+func profile(t *testing.T, lines ...string) string {
+	t.Helper()
+	folder := t.TempDir()
+	for _, variable := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"} {
+		t.Setenv(variable, "")
+	}
+	text := "[profile base]\naws_access_key_id = AKIDBASE\naws_secret_access_key = secret\n[profile special]\n" + strings.Join(lines, "\n")
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "config"), []byte(text), 0o600))
+	t.Setenv("AWS_CONFIG_FILE", filepath.Join(folder, "config"))
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull)
+	return "special"
+}
+
+// A code is good for one use, and a command may load its settings twice.
+func TestAccount_ProfileWithMFA_AsksForTheCodeOnce(t *testing.T) {
+	name := profile(t, "role_arn = arn:aws:iam::111122223333:role/operator", "source_profile = base", "mfa_serial = arn:aws:iam::111122223333:mfa/me")
+	codes := make(chan string, 9)
+	sts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		codes <- r.FormValue("SerialNumber") + " " + r.FormValue("TokenCode")
+		fmt.Fprintf(w, "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>AKIDROLE</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"+
+			"<SessionToken>t</SessionToken><Expiration>%s</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>",
+			time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+	}))
+	defer sts.Close()
+	t.Setenv("AWS_ENDPOINT_URL_STS", sts.URL)
+
+	o := &options{profile: name, region: "eu-west-1"}
+	_, err := o.account(t.Context(), "")
+	require.EqualError(t, err, "the AWS profile needs the code of an MFA device")
+	advice, _ := errors.AsType[advisedError](err)
+	require.Equal(t, "run it in a terminal, which asks for the code", advice.fix)
+
+	o.askCode = func() (string, error) { return "123456", nil }
+	for _, load := range []sdkLoader{wire.LoadSDK, awsconfig.LoadDefaultConfig} {
+		settings, err := o.loadAWS(t.Context(), load, awsconfig.WithRegion("eu-west-1"))
+		require.NoError(t, err)
+		found, err := settings.Credentials.Retrieve(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "AKIDROLE", found.AccessKeyID)
+	}
+	require.Equal(t, "arn:aws:iam::111122223333:mfa/me 123456", <-codes)
+	require.Empty(t, codes)
+}
+
+func TestCodeAsker_NoTerminal_AsksNobody(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "input"))
+	require.NoError(t, err)
+	defer file.Close()
+	require.Nil(t, codeAsker(file, os.Stderr))
+}
+
+// A helper program may open a browser. The metadata service, which is not everywhere, gets less time.
+func TestAccount_SlowHelperProgram_IsWaitedFor(t *testing.T) {
+	name := profile(t, `credential_process = sh -c 'sleep 4; echo "{\"Version\": 1, \"AccessKeyId\": \"AKIDHELPER\", \"SecretAccessKey\": \"s\"}"'`)
+	settings, err := (&options{profile: name, region: "eu-west-1"}).account(t.Context(), "")
+	require.NoError(t, err)
+	found, err := settings.Credentials.Retrieve(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "AKIDHELPER", found.AccessKeyID)
+}
+
+func TestAccount_MetadataServiceHangs_EndsSoon(t *testing.T) {
+	name := profile(t, "region = eu-west-1")
+	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	defer hanging.Close()
+	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", hanging.URL)
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "")
+	_, err := (&options{profile: name}).account(t.Context(), "")
+	require.ErrorContains(t, err, "none came within 3s")
 }
 
 // A check of the bare name would go to $LATEST, which nothing else invokes.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -24,6 +25,9 @@ type options struct {
 	region, profile                string
 	cluster, function              string
 	output                         string
+
+	askCode     func() (string, error)  // of an MFA device; nil: nobody is there to ask
+	credentials aws.CredentialsProvider // that this command has found; nil: none yet
 }
 
 // The forms of output.
@@ -36,7 +40,7 @@ const (
 var outputs = []string{asTable, asJSON, asYAML}
 
 func newRoot() *cobra.Command {
-	o := &options{}
+	o := &options{askCode: codeAsker(os.Stdin, os.Stderr)}
 	root := &cobra.Command{
 		Use:   "quiescectl",
 		Short: "Check a cluster before a node leaves, and plan and follow drains",

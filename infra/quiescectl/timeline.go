@@ -77,11 +77,8 @@ func (t *timelineOptions) run(c *cobra.Command, sources []string) error {
 func (t *timelineOptions) read(ctx context.Context, source string, in io.Reader) ([]termination.Report, error) {
 	if rest, is := strings.CutPrefix(source, "s3://"); is {
 		bucket, prefix, _ := strings.Cut(rest, "/")
-		settings, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRegion(t.region), awsconfig.WithSharedConfigProfile(t.profile))
+		settings, err := t.loadAWS(ctx, awsconfig.LoadDefaultConfig, awsconfig.WithRegion(t.region))
 		if err != nil {
-			return nil, fmt.Errorf("read the AWS configuration: %w", err)
-		}
-		if err := usable(ctx, settings); err != nil {
 			return nil, t.advised(err, "", "")
 		}
 		found, err := loadReports(ctx, settings, bucket, prefix)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -126,10 +127,27 @@ func stopReason(i types.Instance) string {
 	return aws.ToString(i.StateReason.Code)
 }
 
+// addresses returns the addresses that the instance's node can have: its private IPv4 address, and in a cluster of IPv6 one of its
+// interfaces'. The pods of a node have other addresses: those of IPv4 are secondary ones, and those of IPv6 are in prefixes.
+func addresses(i types.Instance) (all []netip.Addr) {
+	texts := []*string{i.PrivateIpAddress}
+	for _, n := range i.NetworkInterfaces {
+		for _, a := range n.Ipv6Addresses {
+			texts = append(texts, a.Ipv6Address)
+		}
+	}
+	for _, text := range texts {
+		if a, err := netip.ParseAddr(aws.ToString(text)); err == nil {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
 func toEC2Instance(i types.Instance) termination.EC2Instance {
 	return termination.EC2Instance{
 		PrivateDNS: aws.ToString(i.PrivateDnsName),
-		PrivateIP:  aws.ToString(i.PrivateIpAddress),
+		Addresses:  addresses(i),
 		LaunchedAt: aws.ToTime(i.LaunchTime),
 		Terminated: i.State != nil && slices.Contains(goneStates, i.State.Name),
 		Stopped:    i.State != nil && (slices.Contains(goneStates, i.State.Name) || slices.Contains(stoppedStates, i.State.Name)),

@@ -3,6 +3,7 @@ package asg
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -22,7 +23,8 @@ func account(t *testing.T) (*awstest.Server, *Groups, *Hooks) {
 	server, config := awstest.Serve(t)
 	server.AddGroup(group, awstest.Hook{Name: hookName, HeartbeatTimeout: 5 * time.Minute, DefaultResult: "CONTINUE"})
 	server.AddInstance(group, awstest.Instance{
-		ID: instance, Zone: "eu-west-1a", PrivateDNS: "ip-10-0-0-1.eu-west-1.compute.internal", PrivateIP: "10.0.0.1", LaunchedAt: launched,
+		ID: instance, Zone: "eu-west-1a", PrivateDNS: "ip-10-0-0-1.eu-west-1.compute.internal", PrivateIP: "10.0.0.1",
+		IPv6: []string{"2001:db8::1"}, LaunchedAt: launched,
 	})
 	return server, NewGroups(config), NewHooks(config)
 }
@@ -48,7 +50,10 @@ func TestGroups_Instance_IsDescribed(t *testing.T) {
 	inEC2, err := groups.EC2Instances(t.Context(), instance, "i-0000000000000000f")
 	require.NoError(t, err)
 	require.Equal(t, map[string]termination.EC2Instance{
-		instance: {PrivateDNS: "ip-10-0-0-1.eu-west-1.compute.internal", PrivateIP: "10.0.0.1", LaunchedAt: launched},
+		instance: {
+			PrivateDNS: "ip-10-0-0-1.eu-west-1.compute.internal", LaunchedAt: launched,
+			Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")},
+		},
 	}, inEC2)
 	none, err := groups.EC2Instances(t.Context())
 	require.NoError(t, err)

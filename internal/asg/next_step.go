@@ -2,6 +2,7 @@ package asg
 
 import (
 	"errors"
+	"net"
 	"strings"
 
 	"github.com/aws/smithy-go"
@@ -15,10 +16,19 @@ func NextStep(err error) string {
 		return ""
 	}
 	var api smithy.APIError
-	if !errors.As(err, &api) {
-		return "let the function reach AWS: a NAT gateway, or the VPC endpoints of the output Endpoints"
+	var name *net.DNSError
+	switch {
+	case errors.As(err, &api):
+		return answerStep(api.ErrorCode(), operation)
+	case errors.As(err, &name):
+		return "let the function resolve names: look at the DNS servers of its VPC (DHCP options), and at the way to them on port 53"
 	}
-	switch code := api.ErrorCode(); {
+	return "let the function reach AWS: a NAT gateway, or the VPC endpoints of the output Endpoints"
+}
+
+// answerStep is NextStep for an error that a service answered.
+func answerStep(code string, operation *smithy.OperationError) string {
+	switch {
 	case strings.HasPrefix(code, "AccessDenied"), code == "UnauthorizedOperation", code == "AccessDeniedException":
 		return "make deploy again; if it stays, look for a service control policy or permissions boundary that denies " + operation.OperationName
 	case strings.HasPrefix(code, "Throttling"), code == "RequestLimitExceeded":

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/stretchr/testify/require"
 
 	"quiesce/test/parts/awstest"
@@ -26,4 +27,14 @@ func TestNextStep_ErrorOfAWS_SaysWhatToDo(t *testing.T) {
 	server.Close()
 	_, err := groups.Instance(t.Context(), instance)
 	require.Contains(t, NextStep(err), "let the function reach AWS")
+}
+
+func TestNextStep_NameUnknown_SaysWhoResolvesNames(t *testing.T) {
+	sdk := aws.Config{
+		Region: "eu-west-1", Credentials: aws.AnonymousCredentials{}, RetryMaxAttempts: 1,
+		BaseEndpoint: aws.String("http://autoscaling.invalid"), // a name that never exists: https://www.rfc-editor.org/rfc/rfc2606
+	}
+	_, err := NewGroups(sdk).Instance(t.Context(), instance)
+	require.Error(t, err)
+	require.Contains(t, NextStep(err), "port 53")
 }

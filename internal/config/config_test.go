@@ -237,10 +237,12 @@ func TestSecretRef_KeysNotSet_UsesBasicAuthKeys(t *testing.T) {
 }
 
 func TestASecretMayBeInSecretsManager(t *testing.T) {
-	const arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:pgbouncer-admin-a1b2c3"
-	c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, match: {namespaces: [db]}, escort: {pgbouncer: {secretArn: '"+arn+"'}}}]}")
-	require.Equal(t, arn, c.Phases[0].PGBouncer.SecretARN)
-	require.Nil(t, c.Phases[0].PGBouncer.Secret)
+	for _, name := range []string{"pgbouncer-admin-a1b2c3", "rds!cluster-0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f-AbCdEf"} {
+		arn := "arn:aws:secretsmanager:eu-west-1:111122223333:secret:" + name
+		c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, match: {namespaces: [db]}, escort: {pgbouncer: {secretArn: '"+arn+"'}}}]}")
+		require.Equal(t, arn, c.Phases[0].PGBouncer.SecretARN)
+		require.Nil(t, c.Phases[0].PGBouncer.Secret)
+	}
 }
 
 func TestThePhaseOfUnmatchedPodsIsPutBeforeCriticalOrLast(t *testing.T) {

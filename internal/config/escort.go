@@ -36,9 +36,10 @@ func (p *Phase) EscortConsole() *Console {
 }
 
 // secretARN is the form of a secret's ARN: https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html. It becomes
-// a resource of a policy, so it has no wildcard, and ends with the six characters that Secrets Manager adds to each name.
+// a resource of a policy, so it has no wildcard, and ends with the six characters that Secrets Manager adds to each name. Other services
+// mark the names of their secrets with an exclamation mark, such as rds!cluster-...
 var secretARN = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^arn:[a-z-]+:secretsmanager:[a-z0-9-]+:\d{12}:secret:[A-Za-z0-9/_+=.@-]{1,512}-[A-Za-z0-9]{6}$`)
+	return regexp.MustCompile(`^arn:[a-z-]+:secretsmanager:[a-z0-9-]+:\d{12}:secret:[A-Za-z0-9/_+=.@!-]{1,512}-[A-Za-z0-9]{6}$`)
 })
 
 func (b *PGBouncer) read(m *mapping, n network) {

@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 const (
 	// minHeartbeatTimeout is how long an instance waits without a heartbeat. It delays terminations, to no use, while the function
@@ -18,4 +21,16 @@ const (
 func (c Config) HeartbeatTimeout() time.Duration {
 	needed := min(c.Drain.MaxDuration, MaxWait) / MaxHeartbeats
 	return max(minHeartbeatTimeout, needed.Truncate(time.Second)+time.Second)
+}
+
+// PutHookCommand returns the command that puts our hook on a group, which is quoted for a shell where that is needed. Like a hook that the
+// sweep puts, it has the mark of the stack: such a hook is removed with the stack.
+func (c Config) PutHookCommand(group string) string {
+	mark := ""
+	if c.Lifecycle.ManageHooks {
+		mark = fmt.Sprintf(` --notification-metadata '{"managedBy":"%s"}'`, c.StackName())
+	}
+	return fmt.Sprintf("aws autoscaling put-lifecycle-hook --auto-scaling-group-name %s --lifecycle-hook-name %s --lifecycle-transition "+
+		"autoscaling:EC2_INSTANCE_TERMINATING --heartbeat-timeout %.0f --default-result %s%s",
+		group, c.Lifecycle.Hook, c.HeartbeatTimeout().Seconds(), c.Lifecycle.OnFailure, mark)
 }

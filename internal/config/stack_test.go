@@ -101,7 +101,7 @@ func TestABadStackIsRefused(t *testing.T) {
 		"clusterEndpoint: 'http://a'":      "clusterEndpoint: not an https URL with a host, such as https://ABC.gr7.eu-west-1.eks.amazonaws.com\n" + missing,
 		"clusterCA: aGVsbG8=":              "clusterCA: no PEM certificate\nclusterEndpoint: required with clusterCA",
 		"vpc: {}":                          "vpc.id: required\nvpc.subnets: required\nvpc.clusterSecurityGroup: required",
-		"vpc: {" + vpc + ", subnet: a}":    "vpc.subnet: unknown key",
+		"vpc: {" + vpc + ", subnet: a}":    "vpc.subnet: unknown key; did you mean subnets?",
 		"vpc: {id: a, " + vpc[18:] + "}":   "vpc.id: not a VPC ID: a",
 		"vpc: {" + vpc + ", podSecurityGroups: [sg-0123abce, sg-x, sg-0123abce]}": "vpc.podSecurityGroups[1]: not a security group ID: sg-x\n" +
 			"vpc.podSecurityGroups[2]: duplicate: sg-0123abce",

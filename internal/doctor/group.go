@@ -64,11 +64,7 @@ func isRebalanced(g asg.Settings) bool {
 	return len(g.Zones) > 1 && !slices.Contains(g.Suspended, "AZRebalance")
 }
 
-func (v *view) putHook(group string) string {
-	return fmt.Sprintf("aws autoscaling put-lifecycle-hook --auto-scaling-group-name %s --lifecycle-hook-name %s --lifecycle-transition "+
-		"autoscaling:EC2_INSTANCE_TERMINATING --heartbeat-timeout %.0f --default-result %s",
-		Quote(group), Quote(v.Config.Lifecycle.Hook), v.Config.HeartbeatTimeout().Seconds(), v.Config.Lifecycle.OnFailure)
-}
+func (v *view) putHook(group string) string { return v.Config.PutHookCommand(Quote(group)) }
 
 func (v *view) unhookedGroups() (found []Finding) {
 	for _, g := range v.Groups {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -93,7 +94,7 @@ const (
 // the best stay.
 func (s *nodeSearch) consider(n *corev1.Node) {
 	trusted, named := claimOnly, s.known.PrivateDNS != "" && n.Name == s.known.PrivateDNS
-	addressed := hasAddress(n, s.known.PrivateIP)
+	addressed := hasAddress(n, s.known.Addresses)
 	switch claims := hasInstance(n, s.instanceID); {
 	case named && (claims || addressed):
 		trusted = sameName
@@ -124,7 +125,7 @@ func (s *nodeSearch) ambiguity() string {
 		return fmt.Sprintf("node %s has the name and the address of %s, but no provider ID", only.node.Name, s.instanceID)
 	case claimed != s.instanceID:
 		return fmt.Sprintf("node %s has the name and the address of %s, but the provider ID of %.32q", only.node.Name, s.instanceID, claimed)
-	case only.trusted == claimOnly && s.known.PrivateDNS+s.known.PrivateIP != "":
+	case only.trusted == claimOnly && (s.known.PrivateDNS != "" || len(s.known.Addresses) > 0):
 		return fmt.Sprintf("node %s claims to be %s, but has neither the name nor the address that EC2 has for it", only.node.Name, s.instanceID)
 	}
 	return ""
@@ -143,10 +144,11 @@ func (s *nodeSearch) names() string {
 	return strings.Join(names, ", ")
 }
 
-// hasAddress reports whether the node's kubelet says that this is its address inside the VPC.
-func hasAddress(n *corev1.Node, ip string) bool {
-	return ip != "" && slices.ContainsFunc(n.Status.Addresses, func(a corev1.NodeAddress) bool {
-		return a.Type == corev1.NodeInternalIP && a.Address == ip
+// hasAddress reports whether the node's kubelet says that one of these is its address inside the VPC.
+func hasAddress(n *corev1.Node, known []netip.Addr) bool {
+	return slices.ContainsFunc(n.Status.Addresses, func(a corev1.NodeAddress) bool {
+		ip, err := netip.ParseAddr(a.Address)
+		return err == nil && a.Type == corev1.NodeInternalIP && slices.Contains(known, ip)
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -43,8 +44,8 @@ func namesOf(nodes []drain.Node) (names []string) {
 
 func TestFindNodes_OneLookup_IsNotTheTruth(t *testing.T) {
 	type object struct{ name, instance, ip string } // of the Node; an empty instance is a node without a provider ID
-	const ours, theirs = "10.0.0.1", "10.0.0.2"
-	known := termination.EC2Instance{PrivateDNS: "named", PrivateIP: ours}
+	const ours, theirs, ours6 = "10.0.0.1", "10.0.0.2", "2001:db8::1"
+	known := termination.EC2Instance{PrivateDNS: "named", Addresses: addresses(ours, ours6)}
 	for what, c := range map[string]struct {
 		objects   []object
 		known     termination.EC2Instance
@@ -58,6 +59,8 @@ func TestFindNodes_OneLookup_IsNotTheTruth(t *testing.T) {
 		"the name of an instance that is gone":     {[]object{{"named", "i-gone", ours}}, known, []string{"named"}, `provider ID of "i-gone"`},
 		"the name of another instance":             {[]object{{"named", "i-2", theirs}}, known, nil, ""},
 		"no provider ID yet":                       {[]object{{"named", "", ours}}, known, []string{"named"}, "no provider ID"},
+		"no provider ID yet, of IPv6":              {[]object{{"named", "", "2001:db8:0:0::1"}}, known, []string{"named"}, "no provider ID"},
+		"no provider ID, another address of IPv6":  {[]object{{"named", "", "2001:db8::2"}}, known, nil, ""},
 		"no provider ID, another address":          {[]object{{"named", "", theirs}}, known, nil, ""},
 		"no provider ID, another name":             {[]object{{"custom", "", ours}}, known, nil, ""},
 		"an ID that ends in ours":                  {[]object{{"custom", "x-i-1", ours}}, known, nil, ""},
@@ -100,6 +103,13 @@ func TestFindNodes_OneLookup_IsNotTheTruth(t *testing.T) {
 	}
 }
 
+func addresses(all ...string) (parsed []netip.Addr) {
+	for _, a := range all {
+		parsed = append(parsed, netip.MustParseAddr(a))
+	}
+	return parsed
+}
+
 // Any number of Node objects can claim an instance.
 func TestFindNodes_ManyClaimants_AreBounded(t *testing.T) {
 	e := newTaintEnv(t, 0)
@@ -107,7 +117,7 @@ func TestFindNodes_ManyClaimants_AreBounded(t *testing.T) {
 	for i := range maxCandidates + 3 {
 		e.object(fmt.Sprintf("%s-%02d", e.namespace, i), "aws:///us-east-1a/"+id, fmt.Sprintf("10.0.0.%d", i))
 	}
-	found, err := e.client.FindNodes(t.Context(), id, termination.EC2Instance{PrivateDNS: "none", PrivateIP: "10.0.0.12"})
+	found, err := e.client.FindNodes(t.Context(), id, termination.EC2Instance{PrivateDNS: "none", Addresses: addresses("10.0.0.12")})
 	require.NoError(t, err)
 	require.Len(t, found.Nodes, maxCandidates)
 	require.Equal(t, e.namespace+"-12", found.Nodes[0].Name, "the confirmed one stays, though it comes last")

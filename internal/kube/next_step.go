@@ -12,6 +12,7 @@ import (
 // NextStep returns what a person does about an error of a request to the API server; empty: unknown.
 func NextStep(err error) string {
 	var unknownCA x509.UnknownAuthorityError
+	var name *net.DNSError
 	var network *net.OpError
 	var request *url.Error
 	switch {
@@ -21,6 +22,8 @@ func NextStep(err error) string {
 		return "kubectl apply -f infra/rbac.yaml (of a release: its rbac.yaml)"
 	case errors.As(err, &unknownCA):
 		return "correct stack.clusterCA in quiesce.yaml, or leave it out"
+	case errors.As(err, &name): // before the others, which contain it
+		return "let the function resolve the API server's name: look at the DNS servers of its VPC (DHCP options), and at stack.clusterEndpoint"
 	case errors.As(err, &network), errors.As(err, &request):
 		return "open the way to the API server: its public access, or subnets and security groups of stack.vpc"
 	}

@@ -49,5 +49,5 @@ func TestNextStep_NoConnection_SaysWhatToDo(t *testing.T) {
 	client, err = New(&rest.Config{Host: "https://nowhere.invalid", Dial: (&net.Dialer{Timeout: callTimeout}).DialContext})
 	require.NoError(t, err)
 	_, err = client.Leases(t.Context())
-	require.Contains(t, NextStep(err), "open the way to the API server")
+	require.Contains(t, NextStep(err), "let the function resolve the API server's name")
 }

@@ -58,6 +58,7 @@ type check struct {
 	groups  []Group
 	cluster Kubernetes    // nil: unreachable
 	node    *drain.Node   // of an instance of ours; nil: none was found
+	noNode  string        // why that is no failure
 	watched drain.Cluster // the pods of that node; nil: they were not listed
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // maxCheckedHooks bounds how many groups a check asks for their hook: one request each. The whole account shares one bucket of Auto
@@ -36,19 +37,22 @@ func (c *check) findGroups(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%d groups", len(c.groups)), nil
 }
 
-// findHooks asks whether each group has our hook. Without it, instances of the group are terminated undrained.
+// findHooks asks whether each group has our hook. Without it, instances of the group are terminated undrained. A new group may get it yet.
 func (c *check) findHooks(ctx context.Context) (string, error) {
 	if len(c.groups) == 0 {
 		return "", needs{"groups"}
 	}
 	asked := c.groups[:min(len(c.groups), maxCheckedHooks)]
 	errs := c.describeHooks(ctx, asked)
-	var without []string
+	var without, awaited []string
 	var failed []error
 	for n, err := range errs {
-		if errors.Is(err, ErrNoHook) {
+		switch {
+		case errors.Is(err, ErrNoHook) && asked[n].isNew(time.Now()):
+			awaited = append(awaited, asked[n].Name)
+		case errors.Is(err, ErrNoHook):
 			without = append(without, asked[n].Name)
-		} else if err != nil {
+		case err != nil:
 			failed = append(failed, err)
 		}
 	}
@@ -60,10 +64,15 @@ func (c *check) findHooks(ctx context.Context) (string, error) {
 		}
 	case len(failed) > 0:
 		return "", fmt.Errorf("%d of %d hooks: %w", len(failed), len(asked), failed[0])
-	case len(asked) < len(c.groups):
-		return fmt.Sprintf("hook %s in the first %d of %d groups", c.Policy.Hook, len(asked), len(c.groups)), nil
 	}
-	return fmt.Sprintf("hook %s in all %d groups", c.Policy.Hook, len(asked)), nil
+	groups := fmt.Sprintf("all %d groups", len(asked))
+	if len(asked) < len(c.groups) {
+		groups = fmt.Sprintf("the first %d of %d groups", len(asked), len(c.groups))
+	}
+	if len(awaited) > 0 {
+		groups += ", except new ones: " + named(awaited)
+	}
+	return "hook " + c.Policy.Hook + " in " + groups, nil
 }
 
 // describeHooks returns one error per group; nil: it has our hook.

@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"quiesce/internal/drain"
 )
 
 const (
-	// maxCheckedInstances bounds for how many instances a check looks for a node, one per group. Each without a node costs a list of
-	// all nodes.
+	// maxCheckedInstances bounds for how many instances a check looks for a node. Each without a node costs a list of all nodes. With
+	// fewer, instances that never joined could hide all the others.
 	maxCheckedInstances = 5
+	// maxDescribedInstances bounds how many instances a check asks EC2 about, to look at new ones last. It is one request.
+	maxDescribedInstances = 50
 	// maxTriedPods bounds how many pods a check asks about, if webhooks deny. One may deny every eviction of its own pods.
 	maxTriedPods = 5
 )
@@ -39,7 +42,7 @@ func (c *check) readLeases(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%d Leases", len(leases)), nil
 }
 
-// findNode finds the node of an instance of ours.
+// findNode finds the node of an instance of ours. One instance without a node means little: it may be new, or never have joined.
 func (c *check) findNode(ctx context.Context) (string, error) {
 	ids := c.instancesInService()
 	switch {
@@ -47,13 +50,18 @@ func (c *check) findNode(ctx context.Context) (string, error) {
 		return "", needs{"cluster"}
 	case len(ids) == 0:
 		// There is no such instance. The search for it lists all nodes.
+		c.noNode = "no instance of our groups is in service"
 		_, err := c.cluster.FindNodes(ctx, "i-00000000000000000", EC2Instance{})
-		return "nodes can be listed; no instance of our groups is in service", err
+		return "nodes can be listed; " + c.noNode, err
 	}
 	known, err := c.Groups.EC2Instances(ctx, ids...)
 	if err != nil {
 		return "", err
 	}
+	isNew := func(id string) bool { return known[id].isNew() }
+	old := slices.DeleteFunc(slices.Clone(ids), isNew)
+	ids = slices.Concat(old, slices.DeleteFunc(ids, func(id string) bool { return !isNew(id) }))
+	ids = ids[:min(len(ids), maxCheckedInstances)]
 	for _, id := range ids {
 		found, err := c.cluster.FindNodes(ctx, id, known[id])
 		if err != nil {
@@ -64,19 +72,24 @@ func (c *check) findNode(ctx context.Context) (string, error) {
 			return fmt.Sprintf("%s is %s", id, c.node.Name), nil
 		}
 	}
+	if len(old) == 0 {
+		c.noNode = "the instances in service are new, and have no nodes yet: " + named(ids)
+		return "nodes can be listed; " + c.noNode, nil
+	}
 	return "", &misconfigured{
 		"no node of the cluster is one of " + named(ids),
 		"correct cluster or autoScalingGroups in quiesce.yaml: the groups may belong to another cluster",
 	}
 }
 
-// instancesInService returns instances in service, one of each of the first groups that have one.
+// instancesInService returns instances in service: the first of each group, then the second of each group, and so on.
 func (c *check) instancesInService() (ids []string) {
-	for _, group := range c.groups {
-		for _, i := range group.Instances {
-			if i.State == inService && len(ids) < maxCheckedInstances {
-				ids = append(ids, i.ID)
-				break
+	for n, more := 0, true; more; n++ {
+		more = false
+		for _, group := range c.groups {
+			serving := slices.DeleteFunc(slices.Clone(group.Instances), func(i Instance) bool { return i.State != inService })
+			if n < len(serving) && len(ids) < maxDescribedInstances {
+				ids, more = append(ids, serving[n].ID), true
 			}
 		}
 	}
@@ -88,7 +101,7 @@ func (c *check) listPods(watching, step context.Context) (string, error) {
 	switch {
 	case c.cluster == nil:
 		return "", needs{"cluster"}
-	case c.node == nil && len(c.instancesInService()) > 0:
+	case c.node == nil && c.noNode == "":
 		return "", needs{"nodes"}
 	}
 	node := drain.Node{Name: "quiesce-check"} // there is no such node: its list of pods is empty
@@ -122,7 +135,7 @@ func (c *check) tryEviction(ctx context.Context) (string, error) {
 		return "", needs{"pods"}
 	}
 	if c.node == nil {
-		return "not tried: no instance of our groups is in service", nil
+		return "not tried: " + c.noNode, nil
 	}
 	pods := c.Drainer.Evictable(c.watched.Pods(), *c.node)
 	if len(pods) == 0 {

@@ -253,13 +253,84 @@ func TestCheckWatch_Listed_WatchOutlastsTheStep(t *testing.T) {
 	}
 }
 
-func TestInstancesInService_ManyGroups_OneOfEachOfTheFirst(t *testing.T) {
+// loseNode makes the cluster of h one in which an instance has no node.
+func loseNode(h *Handler, id string) {
+	connect := h.Connect
+	h.Connect = func(ctx context.Context) (Kubernetes, error) {
+		cluster, err := connect(ctx)
+		return withoutNode{cluster, id}, err
+	}
+}
+
+// withoutNode is a cluster in which one instance has no node.
+type withoutNode struct {
+	Kubernetes
+	id string
+}
+
+func (k withoutNode) FindNodes(ctx context.Context, id string, known EC2Instance) (FoundNodes, error) {
+	if id == k.id {
+		return FoundNodes{}, nil
+	}
+	return k.Kubernetes.FindNodes(ctx, id, known)
+}
+
+// An instance that is new, or that never joined, says nothing about its group.
+func TestCheck_InstanceWithoutNode_AsksAboutAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, h := checkEnv()
+		env.peers = []Instance{{ID: "i-never-joined", State: inService}} // before ours
+		loseNode(h, "i-never-joined")
+		report := checkOnce(t, h)
+		require.Equal(t, StatusChecked, report.Status)
+		require.Equal(t, "i-0abc1234 is node-i-0abc1234", stepNamed(t, report, "nodes").Detail)
+	})
+}
+
+func TestCheck_OnlyNewInstances_NeedNoNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, h := checkEnv()
+		loseNode(h, event.InstanceID)
+		for age, failed := range map[time.Duration][]string{newInstanceAge - time.Second: nil, newInstanceAge: {"nodes", "pods", "eviction"}} {
+			env.launched = time.Now().Add(-age)
+			require.Equal(t, failed, checkOnce(t, h).Failed(), age)
+		}
+		env.launched = time.Now()
+		report := checkOnce(t, h)
+		require.Equal(t, "nodes can be listed; the instances in service are new, and have no nodes yet: i-0abc1234", stepNamed(t, report, "nodes").Detail)
+		require.Equal(t, "not tried: the instances in service are new, and have no nodes yet: i-0abc1234", stepNamed(t, report, "eviction").Detail)
+	})
+}
+
+// A group is created before its hook.
+func TestCheck_NewGroupWithoutHook_Succeeds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		env, h := checkEnv()
+		h.Policy.Owns = func(string, map[string]string) bool { return true }
+		for age, failed := range map[time.Duration][]string{2 * time.Minute: nil, 20 * time.Minute: {"hooks"}} {
+			env.otherGroups = []Group{{Name: "workers-new", CreatedAt: time.Now().Add(-age)}}
+			env.errors["hook-workers-new"] = []error{fmt.Errorf("workers-new: %w", ErrNoHook)}
+			report := checkOnce(t, h)
+			require.Equal(t, failed, report.Failed(), age)
+			if failed == nil {
+				require.Equal(t, "hook quiesce in all 2 groups, except new ones: workers-new", stepNamed(t, report, "hooks").Detail)
+			}
+		}
+	})
+}
+
+func TestInstancesInService_ManyGroups_OneOfEachFirst(t *testing.T) {
 	c := &check{}
-	for n := range maxCheckedInstances + 2 {
+	for n := range 3 {
 		id := fmt.Sprint("i-", n)
 		c.groups = append(c.groups, Group{Instances: []Instance{
 			{ID: id + "-pending", State: "Pending"}, {ID: id, State: inService}, {ID: id + "-more", State: inService},
 		}})
 	}
-	require.Equal(t, []string{"i-0", "i-1", "i-2", "i-3", "i-4"}, c.instancesInService())
+	c.groups[1].Instances = c.groups[1].Instances[:2]
+	require.Equal(t, []string{"i-0", "i-1", "i-2", "i-0-more", "i-2-more"}, c.instancesInService())
+	for n := range 2 * maxDescribedInstances {
+		c.groups[0].Instances = append(c.groups[0].Instances, Instance{ID: fmt.Sprint("i-many-", n), State: inService})
+	}
+	require.Len(t, c.instancesInService(), maxDescribedInstances)
 }

@@ -21,6 +21,11 @@ const joinPace = 2 * time.Second
 // instances five minutes before they count as unhealthy, and node groups join within two.
 const newInstanceAge = 10 * time.Minute
 
+// isNew reports whether the instance may not have joined yet.
+func (i EC2Instance) isNew() bool {
+	return !i.LaunchedAt.IsZero() && time.Since(i.LaunchedAt) < newInstanceAge
+}
+
 const (
 	// daemonShutdownTime bounds shutting down a node's DaemonSet pods when the deadline is reached. Transactions are short, and a whole
 	// group that scales in waits for this.
@@ -83,9 +88,8 @@ func (j *job) noteAmbiguity(found FoundNodes) {
 // withoutNode ends the drain of an instance that has no node in the cluster. It is remarkable if the instance had been in service: then
 // its node is in another cluster, or names another instance.
 func (j *job) withoutNode(instance Instance, known EC2Instance) Result {
-	isNew := !known.LaunchedAt.IsZero() && time.Since(known.LaunchedAt) < newInstanceAge
 	wasFound := j.lease != nil && len(j.lease.Closed()) > 0 // by an earlier invocation
-	j.wasInService = !instance.isWarm() && !known.Terminated && !isNew && !wasFound
+	j.wasInService = !instance.isWarm() && !known.Terminated && !known.isNew() && !wasFound
 	j.end(StatusNodeNotFound, "the instance has no node in the cluster")
 	if j.wasInService {
 		j.log.Warn("instance has no node in the cluster")

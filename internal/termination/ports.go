@@ -3,6 +3,7 @@ package termination
 import (
 	"context"
 	"iter"
+	"net/netip"
 	"time"
 
 	"quiesce/internal/drain"
@@ -238,13 +239,13 @@ type Instance struct {
 
 // EC2Instance is an instance as EC2 describes it.
 type EC2Instance struct {
-	PrivateDNS string    // the name of most nodes; empty if the instance has none
-	PrivateIP  string    // the InternalIP of its node
-	LaunchedAt time.Time // zero: unknown
-	Terminated bool      // terminated or shutting down: nothing runs there that could be signaled
-	Stopped    bool      // terminated, stopped, or about to be
-	StopReason string    // EC2's code of why its state changed last, such as Client.UserInitiatedShutdown
-	Spot       bool      // EC2 may reclaim it
+	PrivateDNS string       // the name of most nodes; empty if the instance has none
+	Addresses  []netip.Addr // one of them is the InternalIP of its node
+	LaunchedAt time.Time    // zero: unknown
+	Terminated bool         // terminated or shutting down: nothing runs there that could be signaled
+	Stopped    bool         // terminated, stopped, or about to be
+	StopReason string       // EC2's code of why its state changed last, such as Client.UserInitiatedShutdown
+	Spot       bool         // EC2 may reclaim it
 }
 
 // Hook is the settings of a lifecycle hook.

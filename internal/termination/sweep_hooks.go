@@ -15,13 +15,16 @@ const (
 	maxNamedGroups = 20
 )
 
+// isNew reports whether others may not have put our hook on the group yet. A group of unknown age is old.
+func (g Group) isNew(now time.Time) bool { return now.Sub(g.CreatedAt) < newGroupAge }
+
 // isHookDue reports whether this sweep looks at the hook of a group. It keeps no state: the group's name says when in each hour.
 func (p Policy) isHookDue(g Group, now time.Time) bool {
 	age := now.Sub(g.CreatedAt) // centuries if unknown
 	switch {
 	case g.Deleting:
 		return false
-	case age < newGroupAge:
+	case g.isNew(now):
 		return p.ManageHooks
 	case age < newGroupAge+turnWindow:
 		return true

@@ -124,7 +124,8 @@ func TestAfterDeploy_RealFunction_PrintsTheCheck(t *testing.T) {
 	})
 	topic := s.AWS.AddTopic(s.group, awstest.Subscription{Protocol: "email", SubscriptionArn: awstest.Pending})
 	outputs := filepath.Join(t.TempDir(), "outputs.json")
-	require.NoError(t, os.WriteFile(outputs, fmt.Appendf(nil, `{"stack":{"Function":%q,"Alarms":%q}}`, s.group+":live", topic), 0o600))
+	function := "arn:aws:lambda:" + awstest.Region + ":" + awstest.Account + ":function:" + s.group + ":live"
+	require.NoError(t, os.WriteFile(outputs, fmt.Appendf(nil, `{"stack":{"Function":%q,"Alarms":%q}}`, function, topic), 0o600))
 	program := filepath.Join(t.TempDir(), "afterdeploy")
 	root, err := env.Root()
 	require.NoError(t, err)

@@ -21,6 +21,7 @@ type account struct {
 	functions map[string]Invoker
 	variables map[string]map[string]string // environments of functions, by name
 	topics    map[string][]Subscription    // by ARN
+	topicKeys map[string]string            // that encrypt topics, by the topic's ARN
 	logs      map[string][]logEvent        // by log group
 	networks  map[string]Network           // of functions, by name
 	subnets   map[string]string            // CIDRs by ID
@@ -49,6 +50,7 @@ type group struct {
 func newAccount() *account {
 	return &account{
 		topics:    map[string][]Subscription{},
+		topicKeys: map[string]string{},
 		instances: map[string]*instance{}, clusters: map[string]cluster{}, buckets: map[string]map[string][]byte{},
 		functions: map[string]Invoker{}, variables: map[string]map[string]string{}, logs: map[string][]logEvent{},
 		networks: map[string]Network{}, subnets: map[string]string{}, securityGroups: map[string]SecurityGroup{},

@@ -44,11 +44,17 @@ type ec2InstanceXML struct {
 	Lifecycle      string   `xml:"instanceLifecycle,omitempty"`
 	StateReason    string   `xml:"stateReason>code,omitempty"`
 
+	// The parts of its network interface.
 	Groups []interfaceGroupXML `xml:"networkInterfaceSet>item>groupSet>item"`
+	IPv6   []ipv6AddressXML    `xml:"networkInterfaceSet>item>ipv6AddressesSet>item"`
 }
 
 type interfaceGroupXML struct {
 	ID string `xml:"groupId"`
+}
+
+type ipv6AddressXML struct {
+	Address string `xml:"ipv6Address"`
 }
 
 type ec2ReservationXML struct {
@@ -105,11 +111,14 @@ func (a *account) describeEC2(i *instance) ec2InstanceXML {
 	for _, id := range i.SecurityGroups {
 		x.Groups = append(x.Groups, interfaceGroupXML{id})
 	}
+	for _, address := range i.IPv6 {
+		x.IPv6 = append(x.IPv6, ipv6AddressXML{address})
+	}
 	if i.Spot {
 		x.Lifecycle = "spot"
 	}
 	if x.State = a.ec2StateOf(i); x.State == ec2Terminated {
-		x.PrivateDNSName, x.PrivateIP = "", ""
+		x.PrivateDNSName, x.PrivateIP, x.IPv6 = "", "", nil
 	}
 	if x.State != ec2Running {
 		x.StateReason = cmp.Or(i.stopReason, "Client.UserInitiatedShutdown") // Auto Scaling is a user of the API too

@@ -30,6 +30,7 @@ var retainedFrom = map[string]string{
 // Instance is an EC2 instance of a group.
 type Instance struct {
 	ID, Zone, PrivateDNS, PrivateIP string
+	IPv6                            []string // of its network interface
 	LaunchedAt                      time.Time
 	Spot                            bool
 	SecurityGroups                  []string // of its network interface

@@ -33,10 +33,24 @@ type invocationAnswer struct {
 	failure string
 }
 
-func (a *account) function(r request) (name string, invoke Invoker, failure *apiError) {
-	name, alias, _ := strings.Cut(r.params.Get("FunctionName"), ":")
+// functionARN returns the ARN of a function in the account.
+func functionARN(name string) string {
+	return "arn:aws:lambda:" + Region + ":" + Account + ":function:" + name
+}
+
+// function finds a function by its name or its ARN. A name is always one of the caller's account; functions of other accounts allow nobody
+// (https://docs.aws.amazon.com/lambda/latest/dg/access-control-resource-based.html).
+func (a *account) function(r request, permission string) (name string, invoke Invoker, failure *apiError) {
+	given := r.params.Get("FunctionName")
+	if inAccount, is := strings.CutPrefix(given, functionARN("")); is {
+		given = inAccount
+	} else if strings.HasPrefix(given, "arn:") {
+		return "", nil, refused(http.StatusForbidden, "AccessDeniedException",
+			"User: "+r.sess.assumedRoleARN()+" is not authorized to perform: lambda:"+permission+" on resource: "+given)
+	}
+	name, alias, _ := strings.Cut(given, ":")
 	if invoke = a.functions[name]; invoke == nil {
-		arn := "arn:aws:lambda:" + Region + ":" + Account + ":function:" + name
+		arn := functionARN(name)
 		if alias != "" {
 			arn += ":" + alias
 		}
@@ -47,7 +61,7 @@ func (a *account) function(r request) (name string, invoke Invoker, failure *api
 
 // invokeFunction invokes a function and waits for its answer (Invoke, Lambda API reference).
 func invokeFunction(a *account, r request) (any, *apiError) {
-	_, invoke, failure := a.function(r)
+	_, invoke, failure := a.function(r, "InvokeFunction")
 	if failure != nil {
 		return nil, failure
 	}
@@ -64,7 +78,7 @@ func invokeFunction(a *account, r request) (any, *apiError) {
 }
 
 func describeFunction(a *account, r request) (any, *apiError) {
-	name, _, failure := a.function(r)
+	name, _, failure := a.function(r, "GetFunctionConfiguration")
 	if failure != nil {
 		return nil, failure
 	}

@@ -2,11 +2,14 @@ package awstest_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/awstest"
 )
 
 func TestInvoke_Function_AnswersOrFails(t *testing.T) {
@@ -26,6 +29,13 @@ func TestInvoke_Function_AnswersOrFails(t *testing.T) {
 	out, err = client.Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("quiesce-lab"), Payload: []byte(`{}`)})
 	require.NoError(t, err)
 	require.Equal(t, "Unhandled", *out.FunctionError)
+
+	arn := "arn:aws:lambda:" + awstest.Region + ":" + awstest.Account + ":function:quiesce-lab:live"
+	_, err = client.Invoke(t.Context(), &lambda.InvokeInput{FunctionName: &arn, Payload: []byte(`{"action":"plan"}`)})
+	require.NoError(t, err)
+	arn = strings.Replace(arn, awstest.Account, "444455556666", 1)
+	_, err = client.Invoke(t.Context(), &lambda.InvokeInput{FunctionName: &arn})
+	requireCode(t, err, "AccessDeniedException")
 
 	found, err := client.GetFunctionConfiguration(t.Context(), &lambda.GetFunctionConfigurationInput{FunctionName: aws.String("quiesce-lab")})
 	require.NoError(t, err)

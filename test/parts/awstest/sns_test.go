@@ -1,6 +1,7 @@
 package awstest_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -28,8 +29,18 @@ func TestListSubscriptions_PendingAndConfirmed_AllPages(t *testing.T) {
 		require.Equal(t, topic, aws.ToString(last.TopicArn))
 	}
 	require.Equal(t, 121, found)
-	_, err := client.ListSubscriptionsByTopic(t.Context(), &sns.ListSubscriptionsByTopicInput{TopicArn: aws.String(topic + "x")})
+	attributes, err := client.GetTopicAttributes(t.Context(), &sns.GetTopicAttributesInput{TopicArn: aws.String(topic)})
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"TopicArn": topic, "Owner": awstest.Account}, attributes.Attributes)
+	s.EncryptTopic(topic, "alias/aws/sns")
+	attributes, err = client.GetTopicAttributes(t.Context(), &sns.GetTopicAttributesInput{TopicArn: aws.String(topic)})
+	require.NoError(t, err)
+	require.Equal(t, "alias/aws/sns", attributes.Attributes["KmsMasterKeyId"])
+	_, err = client.ListSubscriptionsByTopic(t.Context(), &sns.ListSubscriptionsByTopicInput{TopicArn: aws.String(topic + "x")})
 	requireCode(t, err, "NotFound")
 	_, err = client.ListSubscriptionsByTopic(t.Context(), &sns.ListSubscriptionsByTopicInput{TopicArn: aws.String("alarms")})
 	requireCode(t, err, "InvalidParameter")
+	other := strings.Replace(topic, awstest.Account, "444455556666", 1)
+	_, err = client.ListSubscriptionsByTopic(t.Context(), &sns.ListSubscriptionsByTopicInput{TopicArn: &other})
+	requireCode(t, err, "AuthorizationError")
 }
