@@ -118,6 +118,19 @@ func (c *Console) Setting(ctx context.Context, name string) (string, error) {
 	return value, err
 }
 
+// CheckAlone returns ErrShared if several processes may listen on the port (https://www.pgbouncer.org/config.html#so_reuseport). The
+// setting exists since 1.12, and does not change while pgbouncer runs.
+func (c *Console) CheckAlone(ctx context.Context) error {
+	shared := false
+	err := c.show(ctx, "config", func(r *row) {
+		shared = shared || r.text("key") == "so_reuseport" && r.text("value") != "0"
+	})
+	if err == nil && shared {
+		return ErrShared
+	}
+	return err
+}
+
 // show calls read for each row of a SHOW table, until a read fails.
 func (c *Console) show(ctx context.Context, what string, read func(*row)) error {
 	if err := c.exec(ctx, "SHOW "+what, read); err != nil {

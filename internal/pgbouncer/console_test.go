@@ -270,7 +270,21 @@ func TestShutdown_Graceful_LetsTransactionCommit(t *testing.T) {
 	require.True(t, p.State().Success(), p.Log(t))
 	require.ErrorIs(t, c.Shutdown(t.Context(), WaitForServers), ErrClosed)
 	_, err = c.OpenAnother(t.Context())
+	require.ErrorIs(t, err, ErrClosed)
+	_, err = Open(t.Context(), targetOf(p, admin))
 	require.ErrorIs(t, err, ErrUnreachable)
+}
+
+func TestOpenAnother_SeveralProcesses_Refused(t *testing.T) {
+	for setting, refused := range map[string]error{"0": nil, "1": ErrShared} {
+		parts.Each(t, parts.Options{Settings: map[string]string{"so_reuseport": setting}}, func(t *testing.T, p *parts.Pooler) {
+			another, err := open(t, p).OpenAnother(t.Context())
+			require.ErrorIs(t, err, refused)
+			if refused == nil {
+				another.Close()
+			}
+		})
+	}
 }
 
 func TestShutdown_Immediate_EndIsSuccess(t *testing.T) {

@@ -205,6 +205,18 @@ func TestEvict_EvictBy_EvictsWithOpenTransaction(t *testing.T) {
 	})
 }
 
+// A RESUME could reach another process than its PAUSE, which would then stay paused.
+func TestEvict_SeveralProcessesBefore1_23_NotPaused(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Older, parts.Options{Settings: map[string]string{"so_reuseport": "1"}})
+	w := newCluster(p)
+	result, err := w.escort(minute).Run(t.Context(), w.request(t))
+	require.NoError(t, err)
+	require.Equal(t, "plain", result.Strategy)
+	require.Contains(t, result.Reason, "several processes may share the port")
+	require.NotContains(t, p.Log(t), "PAUSE command issued")
+}
+
 func TestEvict_SessionPooling_EndsBetweenTransactions(t *testing.T) {
 	t.Parallel()
 	eachGeneration(t, parts.Options{PoolMode: "session"}, func(t *testing.T, drained, other *parts.Pooler) {
