@@ -118,6 +118,17 @@ func (c *Console) Setting(ctx context.Context, name string) (string, error) {
 	return value, err
 }
 
+// IsPaused reports whether pgbouncer is paused or suspended as a whole, by whomever. The error is ErrUnsupported before 1.19.
+func (c *Console) IsPaused(ctx context.Context) (paused bool, err error) {
+	if !c.version.AtLeast(1, 19) {
+		return false, fmt.Errorf("show state: %w", ErrUnsupported)
+	}
+	err = c.show(ctx, "state", func(r *row) {
+		paused = paused || r.text("key") != "active" && r.text("value") == "yes"
+	})
+	return paused, err
+}
+
 // CheckAlone returns ErrShared if several processes may listen on the port (https://www.pgbouncer.org/config.html#so_reuseport). The
 // setting exists since 1.12, and does not change while pgbouncer runs.
 func (c *Console) CheckAlone(ctx context.Context) error {
