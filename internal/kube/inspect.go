@@ -90,17 +90,17 @@ func ownerOf(p *corev1.Pod) escort.Owner {
 	return escort.Owner{Kind: kind.String(), Name: owner.Name, UID: string(owner.UID)}
 }
 
-// containersOf returns the containers and the sidecars, which are init containers that keep running
+// containersOf returns the containers, and then the sidecars, which are init containers that keep running
 // (https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/).
 func containersOf(p *corev1.Pod) []escort.Container {
 	var all []escort.Container
+	for _, c := range p.Spec.Containers {
+		all = append(all, toContainer(c, p.Status.ContainerStatuses))
+	}
 	for _, c := range p.Spec.InitContainers {
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			all = append(all, toContainer(c, p.Status.InitContainerStatuses))
 		}
-	}
-	for _, c := range p.Spec.Containers {
-		all = append(all, toContainer(c, p.Status.ContainerStatuses))
 	}
 	return all
 }
