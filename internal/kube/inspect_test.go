@@ -76,7 +76,7 @@ func TestInspect_Pod_HasAllFields(t *testing.T) {
 				Name: "agent", Image: "agent", PreStop: []string{"httpGet", "/stop"},
 				Liveness: escort.LivenessProbe{Port: 8082, Window: time.Second},
 			},
-			{Name: "metrics", Image: "exporter", Liveness: escort.LivenessProbe{Window: 10 * time.Second}},
+			{Name: "metrics", Image: "exporter", Liveness: escort.LivenessProbe{Command: []string{"alive"}, Window: 10 * time.Second}},
 		},
 	}, pod)
 }

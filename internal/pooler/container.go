@@ -71,3 +71,15 @@ func declaredPort(ports []escort.Port, usual int) int {
 	}
 	return 0
 }
+
+// processProbe matches a command that only looks for a process, and nothing else.
+var processProbe = lazyRegexp("^(\\S*sh -[eux]*c )?\\S*(pidof|pgrep|kill -0) [^;&|\\n$`]*$")
+
+// needsPort reports whether a liveness probe may fail when nothing listens on the port any more. What a command does is mostly not known:
+// pg_isready connects, and so may a script.
+func needsPort(probe escort.LivenessProbe, port int) bool {
+	if len(probe.Command) > 0 {
+		return !processProbe().MatchString(strings.Join(probe.Command, " "))
+	}
+	return probe.Port == port
+}

@@ -129,11 +129,11 @@ func (s byShutdown) stopTransactions(ctx context.Context) error {
 	return s.shutDownUntil(ctx, s.deadline)
 }
 
-// livenessLimit returns how long a shutdown may take before a liveness probe on the closed port makes the kubelet send SIGTERM, which
-// ends pgbouncer at once. Only terminating pods are not probed (https://github.com/kubernetes/kubernetes/pull/98571).
+// livenessLimit returns how long a shutdown may take before a liveness probe that needs the closed port makes the kubelet send SIGTERM,
+// which ends pgbouncer at once. Only terminating pods are not probed (https://github.com/kubernetes/kubernetes/pull/98571).
 func (s byShutdown) livenessLimit() (limit time.Duration, limited bool) {
 	probe := poolerOf(s.pod).Liveness
-	if probe.Port != ConsolePort(s.Port, s.pod) {
+	if !needsPort(probe, ConsolePort(s.Port, s.pod)) {
 		return 0, false
 	}
 	return probe.Window / livenessShare, true
