@@ -195,6 +195,7 @@ func TestEvict_EvictBy_EvictsWithOpenTransaction(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		w, app := newCluster(p), p.Connect(t)
+		w.pod.Grace = 5 * time.Second
 		parts.Exec(t, app, "BEGIN")
 		r := w.request(t)
 		r.EvictBy = time.Now().Add(10 * time.Second) // a busy machine needs seconds for the login
@@ -203,6 +204,32 @@ func TestEvict_EvictBy_EvictsWithOpenTransaction(t *testing.T) {
 		require.Contains(t, w.callList(), "evicted")
 		require.True(t, strings.HasPrefix(result.AbortedDetail, "1 transaction open"), result.AbortedDetail)
 	})
+}
+
+// The moment limits the eviction only. After it, the pod has its grace period.
+func TestEvict_HookOutlastsEvictBy_WaitsForTransaction(t *testing.T) {
+	t.Parallel()
+	for version, stops := range map[string]string{parts.Older: "PAUSE command issued", parts.Newer: "SHUTDOWN WAIT_FOR_SERVERS"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			p := parts.Start(t, version, parts.Options{})
+			w, app := newCluster(p), openTransaction(t, p)
+			w.pod.Containers[0].PreStop, w.hookTime = []string{"sleep", "12"}, 12*time.Second
+			r := w.request(t)
+			r.EvictBy = time.Now().Add(3 * time.Second)
+			var result drain.EscortResult
+			_, ended := inBackground(t, func(ctx context.Context) (_ drain.EscortResult, err error) {
+				result, err = w.escort(minute).Run(ctx, r)
+				return result, err
+			})
+			require.Eventually(t, func() bool { return strings.Contains(p.Log(t), stops) }, testTimeout, pollInterval)
+			time.Sleep(time.Until(r.EvictBy.Add(time.Second)))
+			parts.Exec(t, app, "COMMIT")
+			require.NoError(t, <-ended)
+			require.Empty(t, result.AbortedDetail)
+			within(t, p.Ended())
+		})
+	}
 }
 
 // A RESUME could reach another process than its PAUSE, which would then stay paused.

@@ -104,9 +104,11 @@ func (p byPause) evictThenPause(ctx context.Context) error {
 	}
 	delay := p.preStopDelay()
 	signal := time.Now().Add(delay)
-	if err := p.evict(ctx, drain.EvictOptions{Grace: max(p.pod.Grace, delay+graceMargin)}); err != nil {
+	grace := max(p.pod.Grace, delay+graceMargin)
+	if err := p.evict(ctx, drain.EvictOptions{Grace: grace}); err != nil {
 		return err
 	}
+	p.restartDeadline(ctx, grace)
 	return p.pauseBefore(ctx, signal)
 }
 

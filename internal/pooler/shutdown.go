@@ -41,9 +41,11 @@ func (s byShutdown) evictAndStop(ctx context.Context) error {
 		return err
 	}
 	left := time.Until(s.deadline).Truncate(time.Second) + time.Second
-	if err := s.evict(ctx, drain.EvictOptions{Grace: max(s.pod.Grace, left)}); err != nil {
+	grace := max(s.pod.Grace, left)
+	if err := s.evict(ctx, drain.EvictOptions{Grace: grace}); err != nil {
 		return err
 	}
+	s.restartDeadline(ctx, grace)
 	return s.stopTerminating(ctx)
 }
 
