@@ -232,6 +232,25 @@ func TestEvict_HookOutlastsEvictBy_WaitsForTransaction(t *testing.T) {
 	}
 }
 
+// What the command of the hook does not say may take until the end of the grace period.
+func TestEvict_HookOfUnknownLengthFrom1_23_WaitsForTransaction(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w, app := newCluster(p), openTransaction(t, p)
+	w.pod.Containers[0].PreStop, w.hookTime, w.pod.Grace = []string{"sh", "/drain.sh"}, 8*time.Second, minute
+	var result drain.EscortResult
+	_, ended := inBackground(t, func(ctx context.Context) (_ drain.EscortResult, err error) {
+		result, err = w.escort(5*time.Second).Run(ctx, w.request(t))
+		return result, err
+	})
+	p.RequireLogs(t, "SHUTDOWN WAIT_FOR_SERVERS", func() {})
+	parts.Exec(t, app, "COMMIT")
+	require.NoError(t, <-ended)
+	within(t, p.Ended())
+	require.Empty(t, result.AbortedDetail)
+	require.Empty(t, result.Reason)
+}
+
 // A RESUME could reach another process than its PAUSE, which would then stay paused.
 func TestEvict_SeveralProcessesBefore1_23_NotPaused(t *testing.T) {
 	t.Parallel()
