@@ -134,6 +134,6 @@ func TestTurns_Forbidden_PermissionIsMissing(t *testing.T) {
 	c := e.clientThrough(through)
 	_, _, err := c.AcquireGroupLease(t.Context(), "quiesce-test")
 	require.ErrorIs(t, err, escort.ErrForbidden)
-	_, err = c.Peers(t.Context(), escort.Pod{Owner: escort.Owner{Kind: "ReplicaSet", Name: "web", UID: "uid"}})
+	_, err = c.Peers(t.Context(), escort.Pod{Pod: drain.Pod{Ref: drain.Ref{Namespace: e.namespace, Name: "web"}}, Owner: escort.Owner{Kind: "ReplicaSet", Name: "web", UID: "uid"}})
 	require.ErrorIs(t, err, escort.ErrForbidden)
 }
