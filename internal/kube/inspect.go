@@ -131,8 +131,8 @@ const (
 	maxProcess = 200
 	// maxPorts bounds the ports that are kept of a container. Poolers and databases have a few.
 	maxPorts = 64
-	// maxCommand bounds the command of a preStop hook or a probe that is kept, in bytes. Scripts have some hundred. The API server accepts a megabyte, and
-	// thousands of pods are listed at once.
+	// maxCommand bounds the command of a preStop hook or a probe that is kept, in bytes. Scripts have some hundred. The API server accepts a
+	// megabyte, and thousands of pods are listed at once.
 	maxCommand = 16 << 10
 )
 

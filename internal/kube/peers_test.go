@@ -134,6 +134,7 @@ func TestTurns_Forbidden_PermissionIsMissing(t *testing.T) {
 	c := e.clientThrough(through)
 	_, _, err := c.AcquireGroupLease(t.Context(), "quiesce-test")
 	require.ErrorIs(t, err, escort.ErrForbidden)
-	_, err = c.Peers(t.Context(), escort.Pod{Pod: drain.Pod{Ref: drain.Ref{Namespace: e.namespace, Name: "web"}}, Owner: escort.Owner{Kind: "ReplicaSet", Name: "web", UID: "uid"}})
+	pod := drain.Pod{Ref: drain.Ref{Namespace: e.namespace, Name: "web"}}
+	_, err = c.Peers(t.Context(), escort.Pod{Pod: pod, Owner: escort.Owner{Kind: "ReplicaSet", Name: "web", UID: "uid"}})
 	require.ErrorIs(t, err, escort.ErrForbidden)
 }

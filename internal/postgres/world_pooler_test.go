@@ -133,8 +133,10 @@ func (c *worldConsole) Look(ctx context.Context) (PoolerState, error) {
 		return PoolerState{}, context.Cause(ctx)
 	}
 	defer leave()
-	state := PoolerState{Databases: slices.Clone(c.pooler.databases), QueryWait: c.pooler.queryWait, LoginRetry: c.pooler.retry, AuthQuery: c.pooler.authQuery,
-		Shared: c.pooler.shared}
+	state := PoolerState{
+		Databases: slices.Clone(c.pooler.databases), QueryWait: c.pooler.queryWait, LoginRetry: c.pooler.retry,
+		AuthQuery: c.pooler.authQuery, Shared: c.pooler.shared,
+	}
 	for i, d := range state.Databases {
 		state.Databases[i].Paused = d.Paused || !c.pooler.paused[d.Name].IsZero()
 	}
