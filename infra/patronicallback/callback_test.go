@@ -321,6 +321,19 @@ func TestCallbacks_PausedBySomebodyElse_LeftAlone(t *testing.T) {
 	}
 }
 
+// A RESUME could reach another process than its PAUSE.
+func TestBeforeStop_SeveralProcesses_LeftAlone(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{Settings: map[string]string{"so_reuseport": "1"}})
+	f := newFixture(t, p)
+	require.Zero(t, f.run(beforeStop, "-transactions 1s -resume-after "+short.String()))
+	f.awaitNoWatcher()
+	_, retry := f.shown(p)
+	require.Equal(t, retryBefore, retry)
+	require.NotContains(t, p.Log(t), "PAUSE")
+	require.Contains(t, f.read(f.output), "several processes may share the port")
+}
+
 // One pooler is somebody else's: the other is paused and resumed.
 func TestBeforeStop_OnePausedBySomebodyElse_OtherPaused(t *testing.T) {
 	t.Parallel()

@@ -139,6 +139,9 @@ func (p *pooler) lookBefore(ctx context.Context, most time.Duration) (v view, er
 	if v, err = p.look(ctx); err != nil {
 		return v, err
 	}
+	if err := p.console.CheckAlone(ctx); err != nil {
+		return v, err
+	}
 	pools, err := p.console.Pools(ctx)
 	if err != nil {
 		return v, err

@@ -112,7 +112,8 @@ func (v *view) poolerSettings() (found []Finding) {
 			found = append(found, Finding{Where: w.String(), Severity: severity, What: what, Cost: cost, Fix: fix})
 		}
 		if slices.Contains(ini.values("so_reuseport"), "1") {
-			add(Warning, "so_reuseport = 1: several processes may share one port", "only one of them is drained; the others cut their transactions",
+			add(Warning, "so_reuseport = 1: several processes may share one port",
+				"one of them is drained at most, and none before 1.23; the others cut their transactions",
 				"run more pods of one process each")
 		}
 		if wait, set := ini.number("query_wait_timeout"); set && wait > 0 && wait < shortestWait {

@@ -53,8 +53,9 @@ type Port struct {
 
 // LivenessProbe is the part of a liveness probe that matters if the process stops listening.
 type LivenessProbe struct {
-	Port   int           // the port that the probe connects to; zero: none
-	Window time.Duration // how long the probe may fail until the kubelet kills the container: period times threshold
+	Port    int           // the port that the probe connects to; zero: none
+	Command []string      // that the probe runs in the container; empty: none
+	Window  time.Duration // how long the probe may fail until the kubelet kills the container: period times threshold
 }
 
 // Selectors are the objects of a pod's namespace that select the pod.

@@ -2,7 +2,7 @@ package escort
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -12,7 +12,8 @@ import (
 const (
 	// turnInterval is how often to ask whether it is the pod's turn. The pod before it takes seconds at least.
 	turnInterval = time.Second
-	// turnErrors is how many errors in a row end the wait. An escort that cannot take turns continues without, rather than not at all.
+	// turnErrors is how many times in a row a permission must be missing to end the wait: one may just have been granted. An API server
+	// that fails is asked until the deadline. Otherwise seconds of errors would stop all pods of a group at once.
 	turnErrors = 5
 )
 
@@ -81,17 +82,19 @@ func worthWaiting(peers []Peer, own drain.Ref, replicas int) bool {
 	return starting || len(peers) > 0 && running < replicas
 }
 
-// await polls the condition. At the deadline it returns the timeout's reason; after turnErrors errors in a row, the last one.
+// await polls the condition. At the deadline it returns the timeout's reason, or the last error; after turnErrors missing permissions in a
+// row, the last one.
 func (t Turn) await(ctx context.Context, timeout string, condition func() (bool, error)) (reason string, err error) {
-	failed := 0
+	denied := 0
+	var failure error
 	err = Poll(ctx, t.Deadline, turnInterval, func() (bool, error) {
-		met, err := condition()
-		if err == nil {
-			failed = 0
-			return met, nil
+		var met bool
+		if met, failure = condition(); !errors.Is(failure, ErrForbidden) {
+			denied = 0
+			return met && failure == nil, nil
 		}
-		if failed++; failed == turnErrors {
-			return false, fmt.Errorf("cannot take turns with its group: %w", err)
+		if denied++; denied == turnErrors {
+			return false, failure
 		}
 		return false, nil
 	})
@@ -100,9 +103,9 @@ func (t Turn) await(ctx context.Context, timeout string, condition func() (bool,
 		return "", nil
 	case ctx.Err() != nil:
 		return "", context.Cause(ctx)
-	case IgnoreTimeout(err) == nil:
-		return timeout, nil
+	case failure != nil:
+		return "cannot take turns with its group: " + failure.Error(), nil
 	default:
-		return err.Error(), nil
+		return timeout, nil
 	}
 }

@@ -3,6 +3,7 @@ package escort
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -76,7 +77,15 @@ func (g *group) setPeers(peers ...Peer) {
 	g.peers = peers
 }
 
+func (g *group) setFailure(err error) {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	g.failure = err
+}
+
 func (g *group) AcquireGroupLease(_ context.Context, name string) (func() error, bool, error) {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
 	g.name = name
 	return func() error { g.released++; return errors.New("it is gone") }, !g.held && g.failure == nil, g.failure
 }
@@ -110,13 +119,35 @@ func TestTurn_LeaseHeld_StopsAtTheDeadlineWithAReason(t *testing.T) {
 	})
 }
 
-func TestTurn_ClusterFails_ContinuesWithAReason(t *testing.T) {
+func TestTurn_PermissionMissing_ContinuesWithAReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g, began := &group{failure: errors.New("forbidden")}, time.Now()
+		g, began := &group{failure: fmt.Errorf("acquire: %w", ErrForbidden)}, time.Now()
 		_, reason, err := g.turn(time.Hour).Acquire(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, "cannot take turns with its group: forbidden", reason)
+		require.Equal(t, "cannot take turns with its group: acquire: permission missing", reason)
 		require.Equal(t, (turnErrors-1)*turnInterval, time.Since(began))
+	})
+}
+
+func TestTurn_ClusterFailsForAWhile_WaitsForTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &group{failure: errors.New("the API server is away")}
+		time.AfterFunc(10*time.Second, func() { g.setFailure(nil) })
+		release, reason, err := g.turn(time.Minute).Acquire(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, reason)
+		release()
+		require.Equal(t, 1, g.released)
+	})
+}
+
+func TestTurn_ClusterFails_ContinuesAtTheDeadlineWithAReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, began := &group{failure: errors.New("the API server is away")}, time.Now()
+		_, reason, err := g.turn(time.Minute).Acquire(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "cannot take turns with its group: the API server is away", reason)
+		require.Equal(t, time.Minute, time.Since(began))
 	})
 }
 

@@ -90,17 +90,17 @@ func ownerOf(p *corev1.Pod) escort.Owner {
 	return escort.Owner{Kind: kind.String(), Name: owner.Name, UID: string(owner.UID)}
 }
 
-// containersOf returns the containers and the sidecars, which are init containers that keep running
+// containersOf returns the containers, and then the sidecars, which are init containers that keep running
 // (https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/).
 func containersOf(p *corev1.Pod) []escort.Container {
 	var all []escort.Container
+	for _, c := range p.Spec.Containers {
+		all = append(all, toContainer(c, p.Status.ContainerStatuses))
+	}
 	for _, c := range p.Spec.InitContainers {
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			all = append(all, toContainer(c, p.Status.InitContainerStatuses))
 		}
-	}
-	for _, c := range p.Spec.Containers {
-		all = append(all, toContainer(c, p.Status.ContainerStatuses))
 	}
 	return all
 }
@@ -131,12 +131,12 @@ const (
 	maxProcess = 200
 	// maxPorts bounds the ports that are kept of a container. Poolers and databases have a few.
 	maxPorts = 64
-	// maxCommand bounds the command of a preStop hook that is kept, in bytes. Scripts have some hundred. The API server accepts a megabyte, and
-	// thousands of pods are listed at once.
+	// maxCommand bounds the command of a preStop hook or a probe that is kept, in bytes. Scripts have some hundred. The API server accepts a
+	// megabyte, and thousands of pods are listed at once.
 	maxCommand = 16 << 10
 )
 
-// boundedCommand returns the beginning of the command: what a hook sleeps for stands there.
+// boundedCommand returns the beginning of the command: what a hook sleeps for stands there, and what a probe looks at.
 func boundedCommand(command []string) (kept []string) {
 	for left := maxCommand; len(command) > 0 && left > 0; command = command[1:] {
 		kept = append(kept, strings.Clone(command[0][:min(len(command[0]), left)]))
@@ -169,6 +169,8 @@ func toProbe(p *corev1.Probe, ports []escort.Port) escort.LivenessProbe {
 		probe.Port = portNumber(p.HTTPGet.Port, ports)
 	case p.GRPC != nil:
 		probe.Port = int(p.GRPC.Port)
+	case p.Exec != nil:
+		probe.Command = boundedCommand(p.Exec.Command)
 	}
 	return probe
 }

@@ -63,7 +63,6 @@ func TestInspect_Pod_HasAllFields(t *testing.T) {
 		},
 		Node: "node-a", Ready: true,
 		Containers: []escort.Container{
-			{Name: "metrics", Image: "exporter", Liveness: escort.LivenessProbe{Window: 10 * time.Second}},
 			{
 				Name: "pgbouncer", Image: "pgbouncer:1.24", Ports: []escort.Port{{Name: "psql", Number: 6432}, {Name: "", Number: 9127}},
 				PreStop:  []string{"sh", "-c", "sleep 5"},
@@ -77,6 +76,7 @@ func TestInspect_Pod_HasAllFields(t *testing.T) {
 				Name: "agent", Image: "agent", PreStop: []string{"httpGet", "/stop"},
 				Liveness: escort.LivenessProbe{Port: 8082, Window: time.Second},
 			},
+			{Name: "metrics", Image: "exporter", Liveness: escort.LivenessProbe{Command: []string{"alive"}, Window: 10 * time.Second}},
 		},
 	}, pod)
 }

@@ -45,7 +45,7 @@ func (c *Client) AcquireLease(ctx context.Context, instanceID string, a terminat
 func (c *Client) AcquireGroupLease(ctx context.Context, name string) (release func() error, acquired bool, err error) {
 	l, err := c.hold(ctx, context.WithoutCancel(ctx), name, termination.Acquisition{}, func(*coordinationv1.Lease) {})
 	if l == nil || err != nil {
-		return nil, false, err
+		return nil, false, withPermission(err)
 	}
 	return func() error { return l.Release(termination.KeepNothing) }, true, nil
 }

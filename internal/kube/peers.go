@@ -15,6 +15,11 @@ import (
 // Peers returns the pods that the pod's owner counts as its own, including the pod itself. Pods that have succeeded or
 // failed do not count. It returns none if the owner has no selector.
 func (c *Client) Peers(ctx context.Context, p escort.Pod) ([]escort.Peer, error) {
+	peers, err := c.peers(ctx, p)
+	return peers, withPermission(err)
+}
+
+func (c *Client) peers(ctx context.Context, p escort.Pod) ([]escort.Peer, error) {
 	owner, err := c.controllerOf(ctx, p)
 	if owner == nil || err != nil {
 		return nil, err

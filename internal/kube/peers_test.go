@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -122,4 +123,18 @@ func TestIsLeaving_NodeGone_True(t *testing.T) {
 	leaving, err := nodeLookup{Client: e.client, known: map[string]bool{}}.isLeaving(t.Context(), "gone")
 	require.NoError(t, err)
 	require.True(t, leaving)
+}
+
+// Whoever takes turns gives up early only where a permission is missing.
+func TestTurns_Forbidden_PermissionIsMissing(t *testing.T) {
+	e := newLabEnv(t)
+	through := &network{answer: func(*http.Request) *http.Response {
+		return statusResponse(http.StatusForbidden, metav1.StatusReasonForbidden, "no")
+	}}
+	c := e.clientThrough(through)
+	_, _, err := c.AcquireGroupLease(t.Context(), "quiesce-test")
+	require.ErrorIs(t, err, escort.ErrForbidden)
+	pod := drain.Pod{Ref: drain.Ref{Namespace: e.namespace, Name: "web"}}
+	_, err = c.Peers(t.Context(), escort.Pod{Pod: pod, Owner: escort.Owner{Kind: "ReplicaSet", Name: "web", UID: "uid"}})
+	require.ErrorIs(t, err, escort.ErrForbidden)
 }

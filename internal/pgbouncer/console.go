@@ -67,9 +67,12 @@ func newConsole(t Target, version Version, session *pgconn.PgConn, raw *limitedC
 	return c
 }
 
-// OpenAnother opens a second console with the same login. It is one of the same pgbouncer unless several processes share the
-// port (https://www.pgbouncer.org/config.html#so_reuseport).
+// OpenAnother opens a second console of the same pgbouncer with the same login. The error is ErrShared where it may be one of another
+// process: what it pauses there, this console could not resume.
 func (c *Console) OpenAnother(ctx context.Context) (*Console, error) {
+	if err := c.CheckAlone(ctx); err != nil {
+		return nil, fmt.Errorf("open another console: %w", err)
+	}
 	another, err := c.target.open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open another console: %w", err)

@@ -159,13 +159,19 @@ func (c *Console) HasEnded() bool {
 	}
 }
 
-// ShuttingDown reports whether pgbouncer, 1.23 or later, is shutting down: it then refuses every RESUME. Do not call it while
-// pgbouncer is paused: that would resume it.
+// ShuttingDown reports whether pgbouncer, 1.23 or later, is shutting down: it then refuses every RESUME. Where that would end a pause, the
+// closed port tells.
 func (c *Console) ShuttingDown(ctx context.Context) (bool, error) {
 	if !c.version.WaitsOnShutdown() {
 		return false, fmt.Errorf("check for a shutdown: %w", ErrUnsupported)
 	}
-	err := c.Resume(ctx)
+	paused, err := c.IsPaused(ctx)
+	if err == nil && paused {
+		return c.target.isRefused(ctx), nil
+	}
+	if err == nil {
+		err = c.Resume(ctx)
+	}
 	if errors.Is(err, ErrShuttingDown) {
 		return true, nil
 	}

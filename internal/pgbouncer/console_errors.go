@@ -26,6 +26,7 @@ var (
 	ErrUnsupported   = errors.New("this pgbouncer version does not support the command")
 	ErrClosed        = errors.New("console connection closed")
 	ErrNoDatabase    = errors.New("pgbouncer has no such database")
+	ErrShared        = errors.New("several processes may share the port (so_reuseport), and a console reaches only one of them")
 
 	errNotPaused = errors.New("pgbouncer is not paused")
 )

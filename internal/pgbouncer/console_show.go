@@ -118,6 +118,30 @@ func (c *Console) Setting(ctx context.Context, name string) (string, error) {
 	return value, err
 }
 
+// IsPaused reports whether pgbouncer is paused or suspended as a whole, by whomever. The error is ErrUnsupported before 1.19.
+func (c *Console) IsPaused(ctx context.Context) (paused bool, err error) {
+	if !c.version.AtLeast(1, 19) {
+		return false, fmt.Errorf("show state: %w", ErrUnsupported)
+	}
+	err = c.show(ctx, "state", func(r *row) {
+		paused = paused || r.text("key") != "active" && r.text("value") == "yes"
+	})
+	return paused, err
+}
+
+// CheckAlone returns ErrShared if several processes may listen on the port (https://www.pgbouncer.org/config.html#so_reuseport). The
+// setting exists since 1.12, and does not change while pgbouncer runs.
+func (c *Console) CheckAlone(ctx context.Context) error {
+	shared := false
+	err := c.show(ctx, "config", func(r *row) {
+		shared = shared || r.text("key") == "so_reuseport" && r.text("value") != "0"
+	})
+	if err == nil && shared {
+		return ErrShared
+	}
+	return err
+}
+
 // show calls read for each row of a SHOW table, until a read fails.
 func (c *Console) show(ctx context.Context, what string, read func(*row)) error {
 	if err := c.exec(ctx, "SHOW "+what, read); err != nil {

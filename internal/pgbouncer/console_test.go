@@ -270,7 +270,49 @@ func TestShutdown_Graceful_LetsTransactionCommit(t *testing.T) {
 	require.True(t, p.State().Success(), p.Log(t))
 	require.ErrorIs(t, c.Shutdown(t.Context(), WaitForServers), ErrClosed)
 	_, err = c.OpenAnother(t.Context())
+	require.ErrorIs(t, err, ErrClosed)
+	_, err = Open(t.Context(), targetOf(p, admin))
 	require.ErrorIs(t, err, ErrUnreachable)
+}
+
+// A person, or an operator during maintenance, may have paused pgbouncer.
+func TestShuttingDown_Paused_StaysPaused(t *testing.T) {
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	c, other, app := open(t, p), open(t, p), p.Connect(t)
+	parts.Exec(t, app, "BEGIN")
+	paused, err := c.IsPaused(t.Context())
+	require.NoError(t, err)
+	require.False(t, paused)
+	pause(t, p, other)
+	shutting, err := c.ShuttingDown(t.Context())
+	require.NoError(t, err)
+	require.False(t, shutting)
+	paused, err = c.IsPaused(t.Context())
+	require.NoError(t, err)
+	require.True(t, paused)
+	p.Signal(t, syscall.SIGTERM)
+	require.Eventually(t, func() bool {
+		shutting, err := c.ShuttingDown(t.Context())
+		return err == nil && shutting
+	}, waitTimeout, pollInterval)
+	require.NotContains(t, p.Log(t), "RESUME")
+}
+
+func TestIsPaused_Before1_19_Unsupported(t *testing.T) {
+	_, err := open(t, parts.Start(t, parts.Older, parts.Options{})).IsPaused(t.Context())
+	require.ErrorIs(t, err, ErrUnsupported)
+}
+
+func TestOpenAnother_SeveralProcesses_Refused(t *testing.T) {
+	for setting, refused := range map[string]error{"0": nil, "1": ErrShared} {
+		parts.Each(t, parts.Options{Settings: map[string]string{"so_reuseport": setting}}, func(t *testing.T, p *parts.Pooler) {
+			another, err := open(t, p).OpenAnother(t.Context())
+			require.ErrorIs(t, err, refused)
+			if refused == nil {
+				another.Close()
+			}
+		})
+	}
 }
 
 func TestShutdown_Immediate_EndIsSuccess(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -69,6 +70,19 @@ func (t Target) open(ctx context.Context) (*Console, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, context.Cause(ctx))
 	}
 	return nil, err
+}
+
+// isRefused reports whether nothing listens on the port any more. It only asks for TLS: a login could wait for a database that is paused.
+func (t Target) isRefused(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	conn, err := t.Dial(ctx)
+	if err == nil {
+		defer conn.Close()
+		defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+		_, err = requestTLS(conn)
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
 func (t Target) handshake(ctx context.Context, raw *limitedConn, name string) (*pgconn.PgConn, error) {

@@ -175,7 +175,10 @@ func TestOpen_TLSModes_EncryptAsConfigured(t *testing.T) {
 			pending := pause(t, p, c)
 			c.Close()
 			awaitClosed(t, pending.Done())
-			require.NoError(t, openAnother(t, c).Resume(t.Context()))
+			other, err := Open(t.Context(), target)
+			require.NoError(t, err, mode)
+			require.NoError(t, other.Resume(t.Context()))
+			other.Close()
 			parts.Exec(t, app, "COMMIT")
 		}
 	})

@@ -201,12 +201,17 @@ func (a adviceInput) singleReplica() string {
 // liveness warns of a probe that would end a shutdown. The kubelet does not probe a terminating pod, but a surge shuts down a pod that
 // is not terminating, and so do people.
 func (a adviceInput) liveness() string {
-	probe := poolerOf(a.pod).Liveness
-	if !a.maybeFrom1_23() || a.Strategy == config.StrategyEvict || probe.Port != ConsolePort(a.Port, a.pod) || probe.Window >= a.Timeout {
+	probe, port := poolerOf(a.pod).Liveness, ConsolePort(a.Port, a.pod)
+	if !a.maybeFrom1_23() || a.Strategy == config.StrategyEvict || !needsPort(probe, port) || probe.Window >= a.Timeout {
 		return ""
 	}
-	return fmt.Sprintf("The liveness probe connects to port %d, which a graceful shutdown closes: after %v the kubelet restarts the "+
-		"container and aborts open transactions. Use an exec probe, or one that fails for longer than %v.", probe.Port, probe.Window, a.Timeout)
+	what := "connects"
+	if len(probe.Command) > 0 {
+		what = "runs a command that may connect"
+	}
+	return fmt.Sprintf("The liveness probe %s to port %d, which a graceful shutdown closes: after %v the kubelet restarts the "+
+		"container and aborts open transactions. Let it only look for the process (pidof pgbouncer), or fail for longer than %v.",
+		what, port, probe.Window, a.Timeout)
 }
 
 // sessions warns of session pooling.

@@ -150,6 +150,18 @@ func TestAdvise_EachProblem_HasItsWarning(t *testing.T) {
 			good(since, sleepHook), liveness(6432, 30*time.Second),
 			[]string{"connects to port 6432, which a graceful shutdown closes: after 30s"},
 		},
+		"a liveness probe that runs a command": {
+			good(since, sleepHook), func(a *adviceInput) {
+				a.pod.Containers[0].Liveness = escort.LivenessProbe{Command: []string{"pg_isready"}, Window: 30 * time.Second}
+			},
+			[]string{"The liveness probe runs a command that may connect to port 6432, which a graceful shutdown closes: after 30s the kubelet restarts " +
+				"the container and aborts open transactions. Let it only look for the process (pidof pgbouncer), or fail for longer than 1m0s."},
+		},
+		"a liveness probe that looks for the process": {
+			good(since, sleepHook), func(a *adviceInput) {
+				a.pod.Containers[0].Liveness = escort.LivenessProbe{Command: []string{"pidof", "pgbouncer"}, Window: time.Second}
+			}, nil,
+		},
 		"a liveness probe of a paused pooler": {good(before, waitHook), liveness(6432, 30*time.Second), nil},
 		"a liveness probe of a pooler that is evicted first": {
 			good(since, sleepHook), func(a *adviceInput) {

@@ -278,8 +278,21 @@ func (w *fakeCluster) saved() *record {
 // requireRestored requires that nothing that an escort changed remains.
 func (w *fakeCluster) requireRestored(t *testing.T) {
 	t.Helper()
+	w.requireNoRecord(t)
+	require.NoError(t, workOnce(w.pooler), "it is paused")
+	w.requireSettings(t)
+}
+
+// requireNoRecord requires that nothing is left to be rolled back.
+func (w *fakeCluster) requireNoRecord(t *testing.T) {
+	t.Helper()
 	require.Nil(t, w.saved())
 	require.NotContains(t, w.pod.Labels, drain.EscortLabel)
+}
+
+// requireSettings requires pgbouncer's own settings.
+func (w *fakeCluster) requireSettings(t *testing.T) {
+	t.Helper()
 	c := openConsole(t, w.pooler)
 	for name, value := range map[string]string{pgbouncer.QueryWaitTimeout: "120", pgbouncer.ClientIdleTimeout: "0", pgbouncer.ServerFastClose: "0"} {
 		got, err := c.Setting(t.Context(), name)

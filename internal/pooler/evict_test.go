@@ -195,6 +195,7 @@ func TestEvict_EvictBy_EvictsWithOpenTransaction(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		w, app := newCluster(p), p.Connect(t)
+		w.pod.Grace = 5 * time.Second
 		parts.Exec(t, app, "BEGIN")
 		r := w.request(t)
 		r.EvictBy = time.Now().Add(10 * time.Second) // a busy machine needs seconds for the login
@@ -203,6 +204,63 @@ func TestEvict_EvictBy_EvictsWithOpenTransaction(t *testing.T) {
 		require.Contains(t, w.callList(), "evicted")
 		require.True(t, strings.HasPrefix(result.AbortedDetail, "1 transaction open"), result.AbortedDetail)
 	})
+}
+
+// The moment limits the eviction only. After it, the pod has its grace period.
+func TestEvict_HookOutlastsEvictBy_WaitsForTransaction(t *testing.T) {
+	t.Parallel()
+	for version, stops := range map[string]string{parts.Older: "PAUSE command issued", parts.Newer: "SHUTDOWN WAIT_FOR_SERVERS"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			p := parts.Start(t, version, parts.Options{})
+			w, app := newCluster(p), openTransaction(t, p)
+			w.pod.Containers[0].PreStop, w.hookTime = []string{"sleep", "12"}, 12*time.Second
+			r := w.request(t)
+			r.EvictBy = time.Now().Add(3 * time.Second)
+			var result drain.EscortResult
+			_, ended := inBackground(t, func(ctx context.Context) (_ drain.EscortResult, err error) {
+				result, err = w.escort(minute).Run(ctx, r)
+				return result, err
+			})
+			require.Eventually(t, func() bool { return strings.Contains(p.Log(t), stops) }, testTimeout, pollInterval)
+			time.Sleep(time.Until(r.EvictBy.Add(time.Second)))
+			parts.Exec(t, app, "COMMIT")
+			require.NoError(t, <-ended)
+			require.Empty(t, result.AbortedDetail)
+			within(t, p.Ended())
+		})
+	}
+}
+
+// What the command of the hook does not say may take until the end of the grace period.
+func TestEvict_HookOfUnknownLengthFrom1_23_WaitsForTransaction(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w, app := newCluster(p), openTransaction(t, p)
+	w.pod.Containers[0].PreStop, w.hookTime, w.pod.Grace = []string{"sh", "/drain.sh"}, 8*time.Second, minute
+	var result drain.EscortResult
+	_, ended := inBackground(t, func(ctx context.Context) (_ drain.EscortResult, err error) {
+		result, err = w.escort(5*time.Second).Run(ctx, w.request(t))
+		return result, err
+	})
+	p.RequireLogs(t, "SHUTDOWN WAIT_FOR_SERVERS", func() {})
+	parts.Exec(t, app, "COMMIT")
+	require.NoError(t, <-ended)
+	within(t, p.Ended())
+	require.Empty(t, result.AbortedDetail)
+	require.Empty(t, result.Reason)
+}
+
+// A RESUME could reach another process than its PAUSE, which would then stay paused.
+func TestEvict_SeveralProcessesBefore1_23_NotPaused(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Older, parts.Options{Settings: map[string]string{"so_reuseport": "1"}})
+	w := newCluster(p)
+	result, err := w.escort(minute).Run(t.Context(), w.request(t))
+	require.NoError(t, err)
+	require.Equal(t, "plain", result.Strategy)
+	require.Contains(t, result.Reason, "several processes may share the port")
+	require.NotContains(t, p.Log(t), "PAUSE command issued")
 }
 
 func TestEvict_SessionPooling_EndsBetweenTransactions(t *testing.T) {

@@ -104,9 +104,11 @@ func (p byPause) evictThenPause(ctx context.Context) error {
 	}
 	delay := p.preStopDelay()
 	signal := time.Now().Add(delay)
-	if err := p.evict(ctx, drain.EvictOptions{Grace: max(p.pod.Grace, delay+graceMargin)}); err != nil {
+	grace := max(p.pod.Grace, delay+graceMargin)
+	if err := p.evict(ctx, drain.EvictOptions{Grace: grace}); err != nil {
 		return err
 	}
+	p.restartDeadline(ctx, grace)
 	return p.pauseBefore(ctx, signal)
 }
 
@@ -147,12 +149,37 @@ func (p byPause) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	rec := record{Strategy: config.Strategy(p.result.Strategy), Paused: true, Settings: former}
+	p.stop.leftover = p.record != nil && p.record.Paused && !p.recovered
+	foreign, err := p.isPausedByOthers(ctx)
+	if err != nil {
+		return err
+	}
+	rec := record{Strategy: config.Strategy(p.result.Strategy), Paused: !foreign, Settings: former}
 	if p.record != nil { // a surge's: what it names was changed before
 		rec.Labels = p.record.Labels
 		maps.Copy(former, p.record.Settings)
 	}
 	return p.saveRecord(ctx, rec)
+}
+
+// isPausedByOthers reports whether somebody else has paused pgbouncer: a person, or an operator during maintenance. Whoever did ends that pause.
+// Before 1.19, only the answer to a PAUSE shows it, and an escort that crashes before the answer leaves a record of its own pause.
+func (p byPause) isPausedByOthers(ctx context.Context) (bool, error) {
+	paused, err := p.console.IsPaused(withoutCancel(ctx))
+	if errors.Is(err, pgbouncer.ErrUnsupported) {
+		return false, nil
+	}
+	return paused && !p.stop.leftover, err
+}
+
+// disownPause records that somebody else has paused pgbouncer, so that nothing ends that pause.
+func (p byPause) disownPause(ctx context.Context) error {
+	if p.evicted || p.stop.leftover || !p.record.Paused {
+		return nil
+	}
+	rec := *p.record
+	rec.Paused = false
+	return p.writeRecord(ctx, rec)
 }
 
 // changes returns the settings with which pgbouncer is paused. In session pooling no client counts as idle, but its server connection
@@ -192,6 +219,9 @@ func (p byPause) pauseUntilIdle(ctx context.Context, deadline time.Time) error {
 		return err
 	}
 	if errors.Is(pause.Err(), pgbouncer.ErrAlreadyPaused) {
+		if err := p.disownPause(ctx); err != nil {
+			return err
+		}
 		return p.awaitIdle(ctx, deadline)
 	}
 	return pause.Err()

@@ -11,6 +11,7 @@ type preStop struct {
 	none   bool
 	delay  time.Duration // for which it is certain to hold back SIGTERM: the sleeps with which it begins
 	sleeps time.Duration // all its sleeps; zero if it waits
+	open   bool          // it may take longer than delay: its command is not only sleeps
 	waits  bool          // in a loop, or for a process: until pgbouncer is gone, presumably
 	pauses bool          // on the console
 	stops  bool          // by a signal, or by a shutdown on the console
@@ -21,6 +22,7 @@ var (
 	shellCommand = lazyRegexp(`^-[eux]*c$`)
 	separator    = lazyRegexp(`\s*(&&|;|\n)\s*`)
 
+	onlySleeps   = lazyRegexp(`^(\S*sh -[eux]*c )?\s*(\S*\bsleep [\w. ]+\s*(&&|;|\n|$)\s*)+$`)
 	sleepCall    = lazyRegexp(`\bsleep\s+([\w.]+)`)
 	waitCall     = lazyRegexp(`\b(while|until|wait|pwait|pidwait)\b|\btail\s+--pid`)
 	pauseCall    = lazyRegexp(`(?i)\bPAUSE\b`)
@@ -42,6 +44,7 @@ func readPreStop(command []string) preStop {
 	hook := preStop{
 		none:   len(command) == 0,
 		delay:  leadingSleep(command),
+		open:   len(command) > 0 && !onlySleeps().MatchString(text),
 		waits:  waitCall().MatchString(text),
 		pauses: pauseCall().MatchString(text),
 		stops:  shutdownCall().MatchString(text),
@@ -50,7 +53,7 @@ func readPreStop(command []string) preStop {
 		hook.stops = hook.stops || !harmlessKill().MatchString(kill[1])
 	}
 	if delay, is := programDelay(command); is {
-		return preStop{delay: delay, waits: true, stops: true}
+		return preStop{delay: delay, open: true, waits: true, stops: true}
 	}
 	if hook.waits {
 		return hook // how long it sleeps is not certain

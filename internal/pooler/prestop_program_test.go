@@ -23,7 +23,7 @@ func TestReadPreStop_OurProgram_WaitsUntilPgbouncerIsGone(t *testing.T) {
 		"prestop pgbouncer --quiet-for=20s --accept-for=10s":            10 * time.Second,
 		"prestop pgbouncer --quiet-for=20s --grace=30s --accept-for=1m": 15 * time.Second,
 	} {
-		require.Equal(t, preStop{delay: want, waits: true, stops: true}, readPreStop(strings.Fields(command)), command)
+		require.Equal(t, preStop{delay: want, open: true, waits: true, stops: true}, readPreStop(strings.Fields(command)), command)
 	}
 	for _, command := range []string{"prestop install /prestop", "prestop", "sh -c prestop"} {
 		require.Zero(t, readPreStop(strings.Fields(command)).delay, command)

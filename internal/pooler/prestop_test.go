@@ -48,6 +48,22 @@ func TestReadPreStop_Delay_IsTheLeadingSleeps(t *testing.T) {
 	}
 }
 
+func TestReadPreStop_NotOnlySleeps_IsOpen(t *testing.T) {
+	for command, want := range map[string]bool{
+		"": false, "sleep|15": false, "/bin/sleep|1|2s": false, "sh|-c|sleep 15": false, "sh|-c|\n sleep 5;\nsleep 1m\n": false,
+		"bash|-ec|sleep 5 && sleep 10": false,
+		"sh|/drain.sh":                 true, "sh|-c|sleep 5; sh /drain.sh": true, "httpGet|/stop": true,
+		"sh|-c|sleep 5; kill -INT 1; while kill -0 1; do sleep 1; done": true,
+		"/prestop/prestop|pgbouncer":                                    true, "sh|-c|asleep 5": true,
+	} {
+		var preStop []string
+		if command != "" {
+			preStop = strings.Split(command, "|")
+		}
+		require.Equal(t, want, readPreStop(preStop).open, "%q", command)
+	}
+}
+
 // The author of a pod writes its hook.
 func TestReadPreStop_ManyLongSleeps_SumStaysInRange(t *testing.T) {
 	arguments := strings.Repeat(" 48h", 1000)

@@ -12,6 +12,13 @@ import (
 
 func TestConsolePort_ConfiguredOrDeclaredOrPreset(t *testing.T) {
 	exporter := escort.Container{Name: "exporter", Image: "registry:5000/exporter:1", Ports: []escort.Port{{Name: "metrics", Number: 9127}}}
+	named := escort.Container{Name: "pgbouncer-exporter", Image: "tools:1", Ports: []escort.Port{{Number: 9127}}}
+	metrics := escort.Container{Name: "metrics", Image: "registry:5000/metrics/pgbouncer-exporter:v0.9", Ports: []escort.Port{{Number: 9127}}}
+	listens := []escort.Port{{Number: 5435}}
+	unnamed := func(port int) []escort.Container {
+		return []escort.Container{{Name: "pgbouncer", Ports: []escort.Port{{Number: 9127}, {Number: port}}}}
+	}
+	chart := drain.Pod{Labels: map[string]string{"app.kubernetes.io/name": "pgbouncer"}}
 	for name, c := range map[string]struct {
 		configured int
 		pod        escort.Pod
@@ -24,6 +31,12 @@ func TestConsolePort_ConfiguredOrDeclaredOrPreset(t *testing.T) {
 		"Zalando's container":    {0, escort.Pod{Containers: []escort.Container{exporter, {Name: "connection-pooler", Ports: []escort.Port{{Name: "", Number: 5433}}}}}, 5433},
 		"the first container":    {0, escort.Pod{Containers: []escort.Container{{Name: "main", Ports: []escort.Port{{Name: "", Number: 5434}}}, exporter}}, 5434},
 		"as the chart has it":    {0, escort.Pod{Pod: drain.Pod{Labels: map[string]string{"app.kubernetes.io/name": "pgbouncer"}}}, 5432},
+		"an exporter's name":     {0, escort.Pod{Containers: []escort.Container{named, {Name: "pgbouncer", Ports: listens}}}, 5435},
+		"an exporter's image":    {0, escort.Pod{Containers: []escort.Container{metrics, {Name: "main", Image: "a/pgbouncer:1", Ports: listens}}}, 5435},
+		"beside an exporter":     {0, escort.Pod{Containers: []escort.Container{named, metrics, {Name: "main", Ports: listens}}}, 5435},
+		"only an exporter":       {0, escort.Pod{Containers: []escort.Container{named}}, 9127},
+		"not the preset's":       {0, escort.Pod{Pod: chart, Containers: unnamed(6432)}, 6432},
+		"the preset's, declared": {0, escort.Pod{Pod: chart, Containers: unnamed(5432)}, 5432},
 		"several without a name": {0, escort.Pod{Containers: []escort.Container{{Name: "pgbouncer", Ports: []escort.Port{{Name: "a", Number: 1}, {Name: "b", Number: 2}}}}}, defaultPort},
 		"nothing is known":       {0, escort.Pod{}, defaultPort},
 	} {

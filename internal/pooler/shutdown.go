@@ -41,14 +41,21 @@ func (s byShutdown) evictAndStop(ctx context.Context) error {
 		return err
 	}
 	left := time.Until(s.deadline).Truncate(time.Second) + time.Second
-	if err := s.evict(ctx, drain.EvictOptions{Grace: max(s.pod.Grace, left)}); err != nil {
+	grace := max(s.pod.Grace, left)
+	if err := s.evict(ctx, drain.EvictOptions{Grace: grace}); err != nil {
 		return err
 	}
-	return s.stopTerminating(ctx)
+	s.restartDeadline(ctx, grace)
+	return s.stopBefore(ctx, time.Now().Add(grace))
 }
 
 func (s byShutdown) stopTerminating(ctx context.Context) error {
-	if err := s.awaitSignal(ctx, s.deadline); err != nil {
+	return s.stopBefore(ctx, s.pod.StopsBy)
+}
+
+// stopBefore stops pgbouncer in a pod that the kubelet kills at this moment; zero: it is not known.
+func (s byShutdown) stopBefore(ctx context.Context, killed time.Time) error {
+	if err := s.awaitHook(ctx, killed.Add(-delayMargin)); err != nil {
 		return err
 	}
 	if err := s.awaitClientsLeaving(ctx, escort.Earlier(s.deadline, time.Now().Add(leavingTime))); err != nil {
@@ -60,6 +67,20 @@ func (s byShutdown) stopTerminating(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// awaitHook waits until SIGTERM has arrived. The hook comes before it, and may take until the end of the grace period if its command does not
+// say for how long. The escort's time begins after it.
+func (s byShutdown) awaitHook(ctx context.Context, end time.Time) error {
+	if !readPreStop(poolerOf(s.pod).PreStop).open || end.Before(s.deadline) {
+		return s.awaitSignal(ctx, s.deadline)
+	}
+	if err := s.awaitSignal(ctx, end); err != nil {
+		return err
+	}
+	s.setDeadline(ctx, 0)
+	s.deadline = escort.Earlier(s.deadline, end)
+	return nil
 }
 
 // stopThenEvict shuts down first: the eviction's SIGTERM would be the second signal, and abort what is still open.
@@ -129,11 +150,11 @@ func (s byShutdown) stopTransactions(ctx context.Context) error {
 	return s.shutDownUntil(ctx, s.deadline)
 }
 
-// livenessLimit returns how long a shutdown may take before a liveness probe on the closed port makes the kubelet send SIGTERM, which
-// ends pgbouncer at once. Only terminating pods are not probed (https://github.com/kubernetes/kubernetes/pull/98571).
+// livenessLimit returns how long a shutdown may take before a liveness probe that needs the closed port makes the kubelet send SIGTERM,
+// which ends pgbouncer at once. Only terminating pods are not probed (https://github.com/kubernetes/kubernetes/pull/98571).
 func (s byShutdown) livenessLimit() (limit time.Duration, limited bool) {
 	probe := poolerOf(s.pod).Liveness
-	if probe.Port != ConsolePort(s.Port, s.pod) {
+	if !needsPort(probe, ConsolePort(s.Port, s.pod)) {
 		return 0, false
 	}
 	return probe.Window / livenessShare, true

@@ -32,6 +32,7 @@ const (
 type stop struct {
 	second    *pgbouncer.Console // on which a pause waits
 	pause     *pgbouncer.Pending // nil: none was sent
+	leftover  bool               // pgbouncer may still be paused by an escort that crashed
 	signaled  bool               // SIGTERM has arrived: a shutdown may be made more urgent
 	heldSince time.Time          // since when no transaction can begin
 }

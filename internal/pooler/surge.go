@@ -57,7 +57,7 @@ func (r *run) livenessTooShort() (reason string) {
 // resumeSurge continues a surge whose escort crashed, if the replacement is ready. Otherwise it rolls back.
 func (r *run) resumeSurge(ctx context.Context) (done bool, err error) {
 	// Clients that wait because of the crash wait no longer. A shutdown continues.
-	if err := r.console.Resume(withoutCancel(ctx)); err != nil && !errors.Is(err, pgbouncer.ErrShuttingDown) {
+	if err := r.resumePooler(withoutCancel(ctx)); err != nil && !errors.Is(err, pgbouncer.ErrShuttingDown) {
 		return false, fmt.Errorf("continue an interrupted surge: %w", err)
 	}
 	if err := r.checkReplaced(ctx); err != nil {

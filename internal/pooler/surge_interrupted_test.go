@@ -191,10 +191,19 @@ func TestLivenessLimit_OwnPortFrom1_23Only(t *testing.T) {
 		limited bool
 		why     string
 	}{
-		"none":               {pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}, escort.LivenessProbe{}, false, ""},
-		"as charts have it":  {pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}, escort.LivenessProbe{Port: 6432, Window: 30 * time.Second}, true, ""},
-		"impatient":          {pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}, escort.LivenessProbe{Port: 6432, Window: 3 * time.Second}, true, "its liveness probe ends a shutdown that takes longer than 1.5s"},
-		"on another port":    {pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}, escort.LivenessProbe{Port: 9127, Window: 3 * time.Second}, false, ""},
+		"none":              {pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}, escort.LivenessProbe{}, false, ""},
+		"as charts have it": {pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}, escort.LivenessProbe{Port: 6432, Window: 30 * time.Second}, true, ""},
+		"impatient":         {pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}, escort.LivenessProbe{Port: 6432, Window: 3 * time.Second}, true, "its liveness probe ends a shutdown that takes longer than 1.5s"},
+		"on another port":   {pgbouncer.Version{Major: 1, Minor: 24, Patch: 1}, escort.LivenessProbe{Port: 9127, Window: 3 * time.Second}, false, ""},
+		"a command that connects": {
+			pgbouncer.Version{Major: 1, Minor: 24, Patch: 1},
+			escort.LivenessProbe{Command: []string{"pg_isready", "-p", "6432"}, Window: 3 * time.Second}, true,
+			"its liveness probe ends a shutdown that takes longer than 1.5s",
+		},
+		"a command that looks for the process": {
+			pgbouncer.Version{Major: 1, Minor: 24, Patch: 1},
+			escort.LivenessProbe{Command: []string{"pidof", "pgbouncer"}, Window: 3 * time.Second}, false, "",
+		},
 		"of a paused pooler": {pgbouncer.Version{Major: 1, Minor: 22, Patch: 1}, escort.LivenessProbe{Port: 6432, Window: 3 * time.Second}, false, ""},
 	} {
 		r := newSurgeCluster(nil).ready(t)

@@ -113,14 +113,14 @@ func TestTurn_DrainEnds_ReleasesTheLease(t *testing.T) {
 	})
 }
 
-func TestTurn_ClusterFails_ContinuesWithoutTurn(t *testing.T) {
+func TestTurn_PermissionMissing_ContinuesWithoutTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(nil)
-		w.failure = errors.New("forbidden")
+		w.failure = escort.ErrForbidden
 		r, waited, err := takeTurn(t, w, t.Context())
 		require.NoError(t, err)
 		require.Less(t, waited, 10*time.Second)
-		require.Contains(t, r.result.Reason, "cannot take turns with its group: forbidden")
+		require.Contains(t, r.result.Reason, "cannot take turns with its group: permission missing")
 	})
 }
 

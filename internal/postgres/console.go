@@ -101,11 +101,15 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 	if c.asks = authUser != ""; c.asks {
 		forPasswords, _ = c.main.Setting(ctx, "auth_dbname") // pgbouncer before 1.19 has none
 	}
+	alone := c.main.CheckAlone(ctx)
+	if alone != nil && !errors.Is(alone, pgbouncer.ErrShared) {
+		return PoolerState{}, alone
+	}
 	databases, err := c.databases(ctx, pools, authUser)
 	if err != nil {
 		return PoolerState{}, err
 	}
-	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second)), AuthQuery: c.asks}
+	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second)), AuthQuery: c.asks, Shared: alone != nil}
 	for _, d := range databases {
 		if d.Name == forPasswords && isOnlyAsked(poolsOf(pools, d.Name), authUser) {
 			continue

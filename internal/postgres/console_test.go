@@ -76,6 +76,19 @@ func TestConsole_RealPooler_SaysWhetherItAsksForPasswords(t *testing.T) {
 	}
 }
 
+func TestConsole_RealPoolerOfSeveralProcesses_SaidAndNotPaused(t *testing.T) {
+	parts.Each(t, parts.Options{Settings: map[string]string{"so_reuseport": "1"}}, func(t *testing.T, p *parts.Pooler) {
+		console, err := consolesOf(p).Open(t.Context(), poolerPod("a"))
+		require.NoError(t, err)
+		defer console.Close()
+		state, err := console.Look(t.Context())
+		require.NoError(t, err)
+		require.True(t, state.Shared)
+		require.ErrorIs(t, console.Pause(t.Context(), "app"), pgbouncer.ErrShared)
+		require.NotContains(t, p.Log(t), "PAUSE")
+	})
+}
+
 // askedConsole opens the console of a pooler as a user that pgbouncer asks a database for, as with CloudNativePG's own poolers.
 func askedConsole(t *testing.T, role, database string) (*parts.Pooler, Console) {
 	t.Helper()

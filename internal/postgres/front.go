@@ -222,6 +222,9 @@ func (p *front) read(ctx context.Context, f *Facts, leading []escort.Service, ac
 			leads = append(leads, d)
 		}
 	}
+	if state.Shared && len(leads) > 0 {
+		p.unheld = pgbouncer.ErrShared.Error()
+	}
 	for _, d := range p.bounded(leads) {
 		p.add(d)
 	}

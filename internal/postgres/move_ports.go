@@ -71,6 +71,7 @@ type PoolerState struct {
 	LoginRetry string        // as SetLoginRetry takes it
 	QueryWait  time.Duration // how long a client waits until its query is refused; zero: for ever
 	AuthQuery  bool          // it asks its databases for the passwords of users that its own file lacks
+	Shared     bool          // several processes may share its port: a RESUME may reach another one than its PAUSE
 }
 
 // PoolerDatabase is an entry of a pooler's configuration.

@@ -187,6 +187,17 @@ func TestRun_PoolerWithoutConsole_MovesAndSaysSo(t *testing.T) {
 	})
 }
 
+func TestRun_PoolerOfSeveralProcesses_NotPausedAndSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.poolers["b"].shared = true
+		result, err, _ := w.run(t, "pg-0")
+		require.NoError(t, err)
+		require.Contains(t, result.Reason, "pooler db/pooler-b not held: several processes may share the port")
+		require.Equal(t, []string{"pause a/app"}, w.order("pause"))
+	})
+}
+
 func TestRun_NoRouteToPatroni_WritesTheKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

@@ -18,6 +18,7 @@ type worldPooler struct {
 	quiet     time.Duration // of the oldest transaction
 	noConsole bool
 	authQuery bool
+	shared    bool          // several processes may share its port
 	retry     string        // the setting server_login_retry
 	longTx    bool          // a transaction never ends
 	busy      time.Duration // until the open transactions end
@@ -132,7 +133,10 @@ func (c *worldConsole) Look(ctx context.Context) (PoolerState, error) {
 		return PoolerState{}, context.Cause(ctx)
 	}
 	defer leave()
-	state := PoolerState{Databases: slices.Clone(c.pooler.databases), QueryWait: c.pooler.queryWait, LoginRetry: c.pooler.retry, AuthQuery: c.pooler.authQuery}
+	state := PoolerState{
+		Databases: slices.Clone(c.pooler.databases), QueryWait: c.pooler.queryWait, LoginRetry: c.pooler.retry,
+		AuthQuery: c.pooler.authQuery, Shared: c.pooler.shared,
+	}
 	for i, d := range state.Databases {
 		state.Databases[i].Paused = d.Paused || !c.pooler.paused[d.Name].IsZero()
 	}

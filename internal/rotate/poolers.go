@@ -103,10 +103,7 @@ func fits(ctx context.Context, p Pod, console *pgbouncer.Console) error {
 	if file != p.File {
 		return fmt.Errorf("pgbouncer reads %s, and the Secret is mounted as %s: set auth_file to the mounted file", escort.Printable(file), escort.Printable(p.File))
 	}
-	if shared, err := console.Setting(ctx, "so_reuseport"); err == nil && shared != "0" {
-		return errors.New("several processes may share the port (so_reuseport), and a console shows only one of them")
-	}
-	return nil
+	return console.CheckAlone(ctx)
 }
 
 // Sessions implements Poolers.
