@@ -80,7 +80,7 @@ func TestRotation_BackAfterTimeBeganAnewWithoutDatabase_Ends(t *testing.T) {
 func requireBackAnew(t *testing.T, step Step) {
 	inWorld(t, false, func(t *testing.T, w *world) {
 		w.stop(t, w.pgbouncerOnly(), Ending)
-		w.locked(func() { w.killAt = w.effects + 1 })
+		w.locked(func() { w.killAt = w.effects + 2 }) // the first one is the record of that run
 		_, err := w.pgbouncerOnly().Run(w.short(t))
 		require.ErrorIs(t, err, errKilled)
 		require.Equal(t, "userlist "+blue, w.order()[2])
@@ -187,7 +187,7 @@ func (g *grown) Check(ctx context.Context) error {
 func TestRotation_RecordCannotBeWrittenInTheQuietTime_Continues(t *testing.T) {
 	inWorld(t, false, func(t *testing.T, w *world) {
 		r := w.rotation()
-		failing := &failingOnce{fakeUserlists: fakeUserlists{w}}
+		failing := &failingOnce{fakeUserlists: w.userlists()}
 		r.Userlists = failing
 		_, err := r.Run(t.Context())
 		require.NoError(t, err)

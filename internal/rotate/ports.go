@@ -63,7 +63,7 @@ type Userlists interface {
 	// Check returns why these logins cannot be rotated in them. The other one may have no line.
 	Check(ctx context.Context, listed, other string) error
 	// SetPassword changes a user's line, or appends one. The line has the password where that of the user "like" has one in clear text, or
-	// else the verifier. Without such a line, that of the other login decides.
+	// else the verifier. Without such a line, that of the other login decides. It fails as SetRecord does if another run has changed the record.
 	SetPassword(ctx context.Context, user, like, password, verifier string) error
 }
 

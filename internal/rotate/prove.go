@@ -110,7 +110,7 @@ func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {
 	if !given {
 		return record, fmt.Errorf("the password of %s is not known: give it with --password-file", record.To)
 	}
-	if err := r.accepted(ctx, login); err != nil { // or nobody could log in
+	if err := r.accepted(ctx, record, login); err != nil { // or nobody could log in
 		return record, err
 	}
 	next := record
@@ -153,14 +153,20 @@ func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, 
 	return record, nil
 }
 
-// unchanged returns the record as it is now, and an error if another run has changed it. It is asked before what would lock out the clients
-// that the other run moves.
+// unchanged returns the record as it is now, and an error if another run has changed it.
 func (r *Rotation) unchanged(ctx context.Context, record Record) (stored Record, err error) {
 	stored, err = r.Userlists.Record(ctx)
 	if err == nil && stored.Text() != record.Text() {
 		err = errAnotherRun
 	}
 	return stored, err
+}
+
+// owned returns an error if another run has changed the record. It is asked before each change that could lock out the clients that the
+// other run moves.
+func (r *Rotation) owned(ctx context.Context, record Record) error {
+	_, err := r.unchanged(ctx, record)
+	return err
 }
 
 // lastUsers returns who uses the login that is to be closed. A standby may have come since the rotation began, and nobody has looked there.
@@ -187,7 +193,7 @@ func (r *Rotation) allow(ctx context.Context, login string) error {
 // the proof of the login that checks it, and use that for the next password of this user, too. The server would refuse it (seen with 1.18
 // and 1.24).
 func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
-	if _, err := r.unchanged(ctx, record); err != nil {
+	if err := r.owned(ctx, record); err != nil {
 		return record, err
 	}
 	if r.Database != nil {
@@ -205,16 +211,20 @@ func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 	if err := r.Userlists.SetPassword(ctx, record.From, record.From, nobodys.Password, verifier.Stored()); err != nil {
 		return record, err
 	}
-	if record.Replaced = true; r.Database == nil {
+	if r.Database == nil {
+		record.Replaced = true
 		if err := r.Userlists.SetRecord(ctx, record); err != nil {
 			return record, err
 		}
 	}
-	err = r.await(ctx, "has the old line of "+record.From, func() ([]string, error) { return r.Poolers.Unread(ctx, nobodys) })
+	err = r.await(ctx, record, "has the old line of "+record.From, func() ([]string, error) { return r.Poolers.Unread(ctx, nobodys) })
 	if err != nil {
 		return record, err
 	}
 	if r.App != nil {
+		if err := r.owned(ctx, record); err != nil {
+			return record, err
+		}
 		if err := r.App.Settle(ctx); err != nil {
 			return record, err
 		}

@@ -228,9 +228,9 @@ func TestRotation_TwentyWorkersKilledAtEachStep_NoFailure(t *testing.T) {
 	r := newReal(t, true)
 	stop := r.startWorkers()
 	defer stop()
-	// Until the clients have the new login, each run generates another password. From the sixth run on, each begins where the last ended:
+	// The first effect of a run that continues is its record. Until the clients have the new login, each run generates another password. From the sixth run on, each begins where the last ended:
 	// the quiet time, its end, NOLOGIN, what follows it, no password, the userlist, the application's Secret.
-	deaths := []int{1, 2, 3, 4, 5, 1, 1, 1, 2, 1, 2, 3}
+	deaths := []int{1, 3, 4, 5, 6, 2, 2, 2, 3, 2, 3, 4}
 	for _, effects := range append(deaths, 0) {
 		_, err := r.rotation(func() error {
 			if effects--; effects == 0 {

@@ -76,7 +76,7 @@ func TestRotation_KilledAgainAndAgain_Ends(t *testing.T) {
 	inWorld(t, true, func(t *testing.T, w *world) {
 		for run := 0; ; run++ {
 			require.Less(t, run, 100)
-			w.killAt = w.effects + 1 + run%5
+			w.killAt = w.effects + 1 + run%8
 			if _, err := w.rotation().Run(w.short(t)); err == nil {
 				break
 			}
@@ -265,7 +265,7 @@ func (w *world) stopAt(t *testing.T, step Step) { w.stop(t, w.rotation(), step) 
 func (w *world) stop(t *testing.T, r *Rotation, step Step) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	r.Userlists = stopping{fakeUserlists{w}, step, cancel}
+	r.Userlists = stopping{w.userlists(), step, cancel}
 	_, err := r.Run(ctx)
 	if step != Closed {
 		require.Error(t, err)
