@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/assert"
@@ -92,11 +93,68 @@ func TestPostgres_LoginThatSeesNoState_StandbysCount(t *testing.T) {
 	require.NoError(t, p.Check(t.Context()))
 	stream(t, database, "standby-1")
 	stream(t, database, "pg_receivewal")
-	require.ErrorContains(t, p.Check(t.Context()), "1 standbys stream from the primary, and 0 are named")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 are named")
 	p.Primary.User = "postgres"
-	require.ErrorContains(t, p.Check(t.Context()), "1 standbys stream from the primary, and 0 are named")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 are named")
 	p.IgnoreStandbys = true
 	require.NoError(t, p.Check(t.Context()))
+}
+
+// A standby may have any name but those of PostgreSQL's own tools.
+func TestPostgres_StandbyIsNamedLikeATool_Counts(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{Access: replication})
+	p := &Postgres{Primary: connection(t, database, true)}
+	stream(t, database, "pg_receivewal")
+	require.NoError(t, p.Check(t.Context()))
+	stream(t, database, "pg_replica1")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 are named")
+}
+
+// In a failover, the standby that was named becomes the primary. Nobody would look at the new one.
+func TestPostgres_Standbys_EachIsAnotherServerInRecovery(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{Access: replication})
+	standby := postgres.StartWith(t, postgres.Options{Standby: true, Access: replication})
+	primary, named, promoted := connection(t, database, true), connection(t, standby, false), connection(t, database, false)
+	stream(t, database, "standby-1")
+	for says, p := range map[string]*Postgres{
+		"":                       {Primary: primary, Standbys: []*pgx.ConnConfig{named}},
+		"and is the primary":     {Primary: primary, Standbys: []*pgx.ConnConfig{promoted}},
+		"it is named twice":      {Primary: primary, Standbys: []*pgx.ConnConfig{named, named}},
+		"1 standbys receive the": {Primary: primary},
+	} {
+		t.Run(says, func(t *testing.T) {
+			found, err := p.Sessions(t.Context(), "postgres")
+			for _, err := range []error{p.Check(t.Context()), err} {
+				if says == "" {
+					require.NoError(t, err)
+				} else {
+					require.ErrorContains(t, err, says)
+				}
+			}
+			if says == "" {
+				require.Len(t, found, 2, "the sessions that look")
+			}
+		})
+	}
+}
+
+// A standby of a standby is none of the primary's.
+func TestPostgres_StandbyHasAStandby_Counts(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{Access: replication})
+	standby := postgres.StartWith(t, postgres.Options{Standby: true, Access: replication})
+	p := &Postgres{Primary: connection(t, database, true), Standbys: []*pgx.ConnConfig{connection(t, standby, false)}}
+	stream(t, database, "standby-1")
+	require.NoError(t, p.Check(t.Context()))
+	stream(t, standby, "standby-2")
+	require.ErrorContains(t, p.Check(t.Context()), "2 standbys receive the log, and 1 are named")
+}
+
+const replication = "host replication postgres 127.0.0.1/32 trust\n"
+
+func connection(t *testing.T, database *postgres.Database, primary bool) *pgx.ConnConfig {
+	config, err := Connection(fmt.Sprintf("postgres://postgres@%s/postgres?sslmode=disable", database.Addr), primary)
+	require.NoError(t, err)
+	return config
 }
 
 // stream receives the log of the primary, as a standby does.
