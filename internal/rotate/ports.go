@@ -20,6 +20,10 @@ type Database interface {
 	Allow(ctx context.Context, name string) error
 	// Forget removes a role's password, and lets it not log in.
 	Forget(ctx context.Context, name string) error
+	// Position returns how far the primary's log goes.
+	Position(ctx context.Context) (string, error)
+	// Behind returns the standbys that have not replayed the log to a position, in words.
+	Behind(ctx context.Context, position string) ([]string, error)
 	// Sessions returns the sessions of a role on every server, in words. Connections that a pooler keeps are among them.
 	Sessions(ctx context.Context, name string) ([]string, error)
 	// Processes returns the processes of those sessions.

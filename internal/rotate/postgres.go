@@ -195,6 +195,33 @@ func (p *Postgres) Forget(ctx context.Context, name string) error {
 	return p.alter(ctx, name, "NOLOGIN PASSWORD NULL")
 }
 
+// Position implements Database. Without a standby nobody waits for it: some services do not tell it.
+func (p *Postgres) Position(ctx context.Context) (position string, err error) {
+	if len(p.Standbys) == 0 {
+		return "0/0", nil
+	}
+	err = in(ctx, p.Primary, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SELECT pg_current_wal_lsn()::text").Scan(&position)
+	})
+	return position, err
+}
+
+// Behind implements Database.
+func (p *Postgres) Behind(ctx context.Context, position string) (behind []string, err error) {
+	err = p.each(ctx, func(ctx context.Context, i int, conn *pgx.Conn) error {
+		if i == 0 {
+			return nil
+		}
+		replayed := false
+		err := conn.QueryRow(ctx, "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::pg_lsn, false)", position).Scan(&replayed)
+		if err == nil && !replayed {
+			behind = append(behind, "server "+where(conn.Config()))
+		}
+		return err
+	})
+	return behind, err
+}
+
 const sessionsQuery = `SELECT count(*), coalesce(min(host(client_addr)), 'a local socket'), coalesce(min(nullif(application_name, '')), 'no name')
  FROM pg_stat_activity WHERE usename = $1`
 

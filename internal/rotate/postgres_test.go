@@ -149,6 +149,27 @@ func TestPostgres_StandbyHasAStandby_Counts(t *testing.T) {
 	require.ErrorContains(t, p.Check(t.Context()), "2 standbys receive the log, and 1 are named")
 }
 
+// The standby of this test replays nothing of the primary.
+func TestPostgres_StandbyReplaysLate_IsBehind(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{})
+	standby := postgres.StartWith(t, postgres.Options{Standby: true})
+	p := &Postgres{Primary: connection(t, database, true)}
+	position, err := p.Position(t.Context())
+	require.NoError(t, err)
+	behind, err := p.Behind(t.Context(), position)
+	require.NoError(t, err)
+	require.Empty(t, behind, "there is no standby")
+	p.Standbys = []*pgx.ConnConfig{connection(t, standby, false)}
+	position, err = p.Position(t.Context())
+	require.NoError(t, err)
+	behind, err = p.Behind(t.Context(), position)
+	require.NoError(t, err)
+	require.Equal(t, []string{"server " + standby.Addr}, behind)
+	behind, err = p.Behind(t.Context(), "0/1")
+	require.NoError(t, err)
+	require.Empty(t, behind)
+}
+
 const replication = "host replication postgres 127.0.0.1/32 trust\n"
 
 func connection(t *testing.T, database *postgres.Database, primary bool) *pgx.ConnConfig {

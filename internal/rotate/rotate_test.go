@@ -220,6 +220,41 @@ func (d lateDatabase) Forbid(ctx context.Context, name string) error {
 	return err
 }
 
+// A client that reads from a standby must be able to log in there, too.
+func TestRotation_StandbyReplaysLate_ClientsMoveAfterIt(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		r := w.rotation()
+		late := &lateStandby{fakeDatabase: fakeDatabase{w}, until: time.Now().Add(2 * acceptTimeout)}
+		r.Database = late
+		_, err := r.Run(t.Context())
+		require.NoError(t, err)
+		w.requireRotated(blue, green)
+		require.False(t, w.moved[1].at.Before(late.until))
+		require.Contains(t, w.told, "wait: these have not replayed yet that app_green can log in: server pg-1:5432")
+	})
+}
+
+// lateStandby is a database with a standby that replays nothing until some time.
+type lateStandby struct {
+	fakeDatabase
+	until time.Time
+}
+
+func (l *lateStandby) Position(context.Context) (position string, err error) {
+	err = l.look(func() { require.True(l, l.roles[green].login); position = "0/5" })
+	return position, err
+}
+
+func (l *lateStandby) Behind(_ context.Context, position string) (behind []string, err error) {
+	err = l.look(func() {
+		require.Equal(l, "0/5", position)
+		if time.Now().Before(l.until) {
+			behind = []string{"server pg-1:5432"}
+		}
+	})
+	return behind, err
+}
+
 func TestRotation_Back_ClientsHaveTheOldLoginAgain(t *testing.T) {
 	for _, step := range []Step{Opening, Moving, Quiet, Closing, Ending, Closed} {
 		t.Run(string(step), func(t *testing.T) {

@@ -134,6 +134,9 @@ func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 	if err := r.reopen(ctx, record.To); err != nil {
 		return record, err
 	}
+	if err := r.replayed(ctx, record); err != nil {
+		return record, err
+	}
 	if err := r.accepted(ctx, record, login); err != nil { // the clients move when every pooler accepts them, and not before
 		return record, err
 	}
@@ -168,6 +171,34 @@ func (r *Rotation) reopen(ctx context.Context, login string) error {
 		return err
 	}
 	return r.allow(ctx, login)
+}
+
+// replayed waits until every standby has the login as the primary has it. A standby may replay hours late on purpose, so the wait has no end.
+func (r *Rotation) replayed(ctx context.Context, record Record) error {
+	if r.Database == nil {
+		return nil
+	}
+	position, err := r.Database.Position(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		behind, err := r.Database.Behind(ctx, position)
+		switch {
+		case err != nil:
+			r.tell("%s", err)
+		case len(behind) == 0:
+			return nil
+		default:
+			r.tell("wait: these have not replayed yet that %s can log in: %s", record.To, names(behind))
+		}
+		if err := escort.Sleep(ctx, r.interval(acceptInterval)); err != nil {
+			return err
+		}
+		if err := r.owned(ctx, record); errors.Is(err, errAnotherRun) {
+			return err
+		}
+	}
 }
 
 func (r *Rotation) moveApp(ctx context.Context, record Record, login escort.Login) error {

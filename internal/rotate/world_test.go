@@ -246,6 +246,15 @@ func (d fakeDatabase) Forget(_ context.Context, name string) error {
 	return d.effect("forget "+name, func() { d.roles[name].login, d.roles[name].verifier = false, "" })
 }
 
+func (d fakeDatabase) Position(context.Context) (position string, err error) {
+	err = d.look(func() { position = "0/0" })
+	return position, err
+}
+
+func (d fakeDatabase) Behind(context.Context, string) ([]string, error) {
+	return nil, d.look(func() {})
+}
+
 func (d fakeDatabase) Sessions(_ context.Context, name string) (found []string, err error) {
 	err = d.look(func() {
 		if d.kept[name] {
