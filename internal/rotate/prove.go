@@ -123,8 +123,8 @@ func (r *Rotation) forbid(ctx context.Context, record Record) (Record, error) {
 	if err != nil || next.Step != Ending || r.Database == nil {
 		return next, err
 	}
-	if err := r.Database.Forbid(ctx, record.From); err != nil {
-		return record, err
+	if err := r.Database.Forbid(ctx, record.From); err != nil { // it may have been done all the same
+		return record, errors.Join(err, r.allow(ctx, record.From))
 	}
 	return r.closeUnlessUsed(ctx, record)
 }
@@ -140,7 +140,7 @@ func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, 
 		users, err = r.lastUsers(ctx, record)
 	}
 	if err != nil { // who cannot look does not know
-		return record, errors.Join(err, r.allow(context.WithoutCancel(ctx), record.From))
+		return record, errors.Join(err, r.allow(ctx, record.From))
 	}
 	now := wallClock()
 	if len(users) > 0 {
@@ -180,12 +180,12 @@ func (r *Rotation) lastUsers(ctx context.Context, record Record) ([]string, erro
 	return append(clients, sessions...), err
 }
 
-// allow undoes what forbid has done, if there is a server.
+// allow undoes what forbid has done, if there is a server. A run that is stopped does so, too: nobody sees the clients that are refused.
 func (r *Rotation) allow(ctx context.Context, login string) error {
 	if r.Database == nil {
 		return nil
 	}
-	return r.Database.Allow(ctx, login)
+	return r.Database.Allow(context.WithoutCancel(ctx), login)
 }
 
 // end removes the password. The line in the userlists is changed and not removed: pgbouncer 1.25 still accepts a user whose line is

@@ -228,17 +228,19 @@ func TestRotation_TwentyWorkersKilledAtEachStep_NoFailure(t *testing.T) {
 	r := newReal(t, true)
 	stop := r.startWorkers()
 	defer stop()
-	// The first effect of a run that continues is its record. Until the clients have the new login, each run generates another password. From the sixth run on, each begins where the last ended:
-	// the quiet time, its end, NOLOGIN, what follows it, no password, the userlist, the application's Secret.
+	// The first effect of a run that continues is its record. Until the clients have the new login, each run generates another password. From
+	// the sixth run on, each begins where the last ended: the quiet time, its end, NOLOGIN, what follows it, no password, the userlist, the
+	// application's Secret.
 	deaths := []int{1, 3, 4, 5, 6, 2, 2, 2, 3, 2, 3, 4}
-	for _, effects := range append(deaths, 0) {
+	const never = 1000
+	for _, effects := range append(deaths, never) {
 		_, err := r.rotation(func() error {
-			if effects--; effects == 0 {
+			if effects--; effects <= 0 {
 				return errKilled
 			}
 			return nil
 		}).Run(t.Context())
-		if effects < 0 { // the last run
+		if effects > 0 { // the last run
 			require.NoError(t, err)
 		} else {
 			require.ErrorIs(t, err, errKilled)
@@ -455,6 +457,14 @@ func (d dyingDatabase) Enable(ctx context.Context, name, verifier string) error 
 
 func (d dyingDatabase) Forbid(ctx context.Context, name string) error {
 	return errors.Join(d.Postgres.Forbid(ctx, name), d.kill())
+}
+
+// Allow undoes Forbid, unless the process is dead.
+func (d dyingDatabase) Allow(ctx context.Context, name string) error {
+	if err := d.kill(); err != nil {
+		return err
+	}
+	return d.Postgres.Allow(ctx, name)
 }
 
 func (d dyingDatabase) Forget(ctx context.Context, name string) error {

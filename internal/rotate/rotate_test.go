@@ -255,6 +255,47 @@ func (l *lateStandby) Behind(_ context.Context, position string) (behind []strin
 	return behind, err
 }
 
+// PostgreSQL commits a statement that is canceled while it waits for a synchronous standby.
+func TestRotation_ClosingFailsAfterItWasDone_Undone(t *testing.T) {
+	for name, stop := range map[string]bool{"the standby is lost": false, "the run is stopped": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, true, func(t *testing.T, w *world) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				r := w.rotation()
+				r.Database = canceledDatabase{fakeDatabase{w}, func() {
+					if stop {
+						cancel()
+					}
+				}}
+				_, err := r.Run(ctx)
+				require.ErrorContains(t, err, "closing: canceling statement")
+				require.True(t, w.roles[blue].login)
+			})
+		})
+	}
+}
+
+// canceledDatabase closes a login, and says that it has not.
+type canceledDatabase struct {
+	fakeDatabase
+	then func()
+}
+
+func (d canceledDatabase) Forbid(ctx context.Context, name string) error {
+	err := d.fakeDatabase.Forbid(ctx, name)
+	d.then()
+	return errors.Join(err, errors.New("canceling statement due to user request"))
+}
+
+// Allow fails as a server's does.
+func (d canceledDatabase) Allow(ctx context.Context, name string) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return d.fakeDatabase.Allow(ctx, name)
+}
+
 func TestRotation_Back_ClientsHaveTheOldLoginAgain(t *testing.T) {
 	for _, step := range []Step{Opening, Moving, Quiet, Closing, Ending, Closed} {
 		t.Run(string(step), func(t *testing.T) {
