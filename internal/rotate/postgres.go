@@ -2,8 +2,10 @@ package rotate
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -55,7 +57,8 @@ func explain(err error) error {
 	return errors.New(escort.Printable(err.Error()))
 }
 
-// Connection reads a connection string, as libpq's; empty: its environment.
+// Connection reads a connection string, as libpq's; empty: its environment. Whoever answers must not be told the password, so without a
+// verified certificate the server may not ask for it in clear text, unless require_auth says so.
 func Connection(text string, primary bool) (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig(text)
 	if err != nil {
@@ -66,10 +69,19 @@ func Connection(text string, primary bool) (*pgx.ConnConfig, error) {
 	config.RuntimeParams["search_path"] = "pg_catalog"
 	config.RuntimeParams["standard_conforming_strings"] = "on"
 	config.RuntimeParams["client_encoding"] = "UTF8" // the simple protocol needs it, and a database may have another
+	if config.RequireAuth == "" && !isVerified(config) {
+		config.RequireAuth = "!password"
+	}
 	if primary {
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
 	}
 	return config, nil
+}
+
+// isVerified reports whether the certificate of every host is verified, in each way that is tried.
+func isVerified(config *pgx.ConnConfig) bool {
+	verifies := func(c *tls.Config) bool { return c != nil && (!c.InsecureSkipVerify || c.VerifyPeerCertificate != nil) } // of verify-full, of verify-ca
+	return verifies(config.TLSConfig) && !slices.ContainsFunc(config.Fallbacks, func(f *pgconn.FallbackConfig) bool { return !verifies(f.TLSConfig) })
 }
 
 // serverQuery returns whether a server is in recovery, when it was started, and how many standbys receive its log. The start tells servers

@@ -3,6 +3,7 @@ package rotate
 import (
 	"context"
 	"fmt"
+	"net"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -70,6 +71,81 @@ func TestConnection_Nonsense_ErrorDoesNotShowIt(t *testing.T) {
 	_, err := Connection("postgres://user:secret@host:port/db", true)
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), "secret")
+}
+
+// Whoever answers for the server asks for the password.
+func TestConnection_ServerIsNotVerified_IsNotToldThePassword(t *testing.T) {
+	for mode, c := range map[string]struct {
+		settings string
+		told     bool
+	}{
+		"disable":  {"sslmode=disable", false},
+		"prefer":   {"", false},
+		"asked to": {"sslmode=disable require_auth=password", true},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			defer listener.Close()
+			told := make(chan bool, 1)
+			go func() { told <- asksForThePassword(listener) }()
+			port := listener.Addr().(*net.TCPAddr).Port
+			config, err := Connection(fmt.Sprintf("host=127.0.0.1 port=%d user=postgres password=hidden %s", port, c.settings), true)
+			require.NoError(t, err)
+			err = (&Postgres{Primary: config}).Check(t.Context())
+			require.Error(t, err)
+			require.NotContains(t, err.Error(), "hidden")
+			require.NoError(t, listener.Close())
+			require.Equal(t, c.told, <-told)
+		})
+	}
+}
+
+// asksForThePassword asks each client for its password in clear text, without TLS, and reports whether one told it.
+func asksForThePassword(listener net.Listener) (told bool) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return told
+		}
+		told = isToldThePassword(conn) || told
+	}
+}
+
+func isToldThePassword(conn net.Conn) bool {
+	defer conn.Close()
+	server := pgproto3.NewBackend(conn, conn)
+	for {
+		message, err := server.ReceiveStartupMessage()
+		if err != nil {
+			return false
+		}
+		if _, is := message.(*pgproto3.StartupMessage); is {
+			break
+		}
+		if _, err := conn.Write([]byte("N")); err != nil { // no TLS
+			return false
+		}
+	}
+	server.Send(&pgproto3.AuthenticationCleartextPassword{})
+	if server.Flush() != nil || server.SetAuthType(pgproto3.AuthTypeCleartextPassword) != nil {
+		return false
+	}
+	message, err := server.Receive()
+	password, is := message.(*pgproto3.PasswordMessage)
+	return err == nil && is && password.Password == "hidden"
+}
+
+func TestConnection_CertificateIsVerified_PasswordIsAllowed(t *testing.T) {
+	t.Setenv("PGSSLMODE", "verify-full")
+	for settings, method := range map[string]string{
+		"host=pg": "", "host=pg sslmode=verify-ca": "", "host=pg,other": "", "host=pg sslmode=require": "!password", "host=/run,pg": "!password",
+		"host=pg sslmode=require require_auth=scram-sha-256": "scram-sha-256",
+	} {
+		config, err := Connection(settings, true)
+		require.NoError(t, err)
+		require.Equal(t, method, config.RequireAuth, settings)
+	}
 }
 
 // unprivileged is the login that the README allows, with what it needs and nothing more.
