@@ -8,6 +8,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -154,12 +155,19 @@ func isBehindPgbouncer(err error) bool {
 	}, func(text string) bool { return strings.Contains(err.Error(), text) })
 }
 
+// leaveTime is how long new clients may come to a pod that is being deleted: until every node knows that Services do not lead there any
+// more. A pod may stay for hours after that, with closed ports, and its kubelet brings it no changed Secret.
+const leaveTime = 30 * time.Second
+
 func (c *Consoles) refusing(ctx context.Context, login escort.Login, fine func(error) bool) (refusing []string, err error) {
 	pods, err := c.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range pods {
+		if !p.Deleted.IsZero() && time.Since(p.Deleted) > leaveTime {
+			continue
+		}
 		why := "does not run yet"
 		if p.Running {
 			why = c.refuses(ctx, p, login, fine)

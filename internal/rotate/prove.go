@@ -19,7 +19,7 @@ func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {
 		last := record
 		record = r.lookOnce(ctx, record)
 		now := time.Now()
-		if complete := !record.Looked.Equal(last.Looked); complete && record.Looked.Sub(record.Since) >= r.QuietFor {
+		if complete := !record.Looked.Equal(last.Looked); complete && record.Looked.Sub(record.Since) >= r.QuietFor && r.isAccepted(ctx, record) {
 			r.tell("nobody has used %s since %s", record.From, record.Since.UTC().Format(time.RFC3339))
 			record.Step = Closing
 			return record, nil
@@ -103,19 +103,50 @@ func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {
 			return record, r.allow(ctx, record.From)
 		}
 	}
-	login, given, err := r.password(ctx, record)
+	_, given, err := r.password(ctx, record)
 	if err != nil {
 		return record, err
 	}
 	if !given {
 		return record, fmt.Errorf("the password of %s is not known: give it with --password-file", record.To)
 	}
-	if err := r.accepted(ctx, record, login); err != nil { // or nobody could log in
-		return record, err
+	if !r.isAccepted(ctx, record) { // or nobody could log in
+		return r.later(ctx, record)
 	}
 	next := record
 	err = r.patient(ctx, func() (err error) { next, err = r.forbid(ctx, record); return err })
+	if errors.Is(err, errBlind) {
+		return r.later(ctx, record)
+	}
 	return next, err
+}
+
+// isAccepted reports whether clients could work with the login through every pooler. The quiet time goes on meanwhile: a wait without a look
+// would begin it anew.
+func (r *Rotation) isAccepted(ctx context.Context, record Record) bool {
+	login, given, err := r.password(ctx, record)
+	if err == nil && !given {
+		return true // the next step says what to do
+	}
+	var refusing []string
+	if err == nil {
+		refusing, err = r.Poolers.Refusing(ctx, login)
+	}
+	switch {
+	case err != nil:
+		r.tell("%s", err)
+	case len(refusing) > 0:
+		r.tell("wait: does not accept %s: %s", login.User, names(refusing))
+	default:
+		return true
+	}
+	return false
+}
+
+// later returns the record to the quiet time, which looks until the login can be closed.
+func (r *Rotation) later(ctx context.Context, record Record) (Record, error) {
+	record.Step = Quiet
+	return record, escort.Sleep(ctx, r.interval(pollInterval))
 }
 
 func (r *Rotation) forbid(ctx context.Context, record Record) (Record, error) {
@@ -140,7 +171,10 @@ func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, 
 		users, err = r.lastUsers(ctx, record)
 	}
 	if err != nil { // who cannot look does not know
-		return record, errors.Join(err, r.allow(ctx, record.From))
+		if failed := r.allow(ctx, record.From); failed != nil { // no further look would show who is refused
+			return record, fmt.Errorf("%s, and %s may be closed: %w", err, record.From, failed)
+		}
+		return record, err
 	}
 	now := wallClock()
 	if len(users) > 0 {

@@ -415,7 +415,7 @@ func TestConsoles_PodLeaves_NoReasonToRefuse(t *testing.T) {
 		change func(*Pod)
 		says   string
 	}{
-		"leaves": {func(p *Pod) { p.Deleted = time.Now() }, ""},
+		"leaves": {func(p *Pod) { p.Deleted = time.Now().Add(-2 * leaveTime) }, ""},
 		"stays":  {func(*Pod) {}, "pgbouncer-0: "},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -434,8 +434,21 @@ func TestConsoles_PodLeaves_NoReasonToRefuse(t *testing.T) {
 				require.ErrorContains(t, err, c.says)
 				require.ErrorIs(t, err, pgbouncer.ErrUnreachable)
 			}
+			refusing, err := consoles.Refusing(t.Context(), escort.Login{User: green})
+			require.NoError(t, err)
+			require.Equal(t, c.says == "", len(refusing) == 0)
 		})
 	}
+}
+
+// Services still lead to a pod that has just been deleted.
+func TestConsoles_PodHasJustBeenDeleted_MustAcceptTheLogin(t *testing.T) {
+	var p Pod
+	p.Deleted = time.Now()
+	consoles := &Consoles{List: func(context.Context) ([]Pod, error) { return []Pod{p}, nil }}
+	refusing, err := consoles.Refusing(t.Context(), escort.Login{User: green})
+	require.NoError(t, err)
+	require.Len(t, refusing, 1)
 }
 
 // nowhere is an API server that reaches no pod.
