@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -87,7 +88,7 @@ func (c *Consoles) Check(ctx context.Context) error {
 		if !p.Running || !p.Deleted.IsZero() {
 			continue
 		}
-		err := c.with(ctx, p, func(p Pod, console *pgbouncer.Console) error { return fits(ctx, p, console) })
+		err := c.with(ctx, p, func(p Pod, console *pgbouncer.Console) error { return c.fits(ctx, p, console) })
 		if err != nil {
 			return fmt.Errorf("%s: %w", name(p), err)
 		}
@@ -96,7 +97,7 @@ func (c *Consoles) Check(ctx context.Context) error {
 }
 
 // fits returns why a pooler would not read its userlist, or not show all its clients.
-func fits(ctx context.Context, p Pod, console *pgbouncer.Console) error {
+func (c *Consoles) fits(ctx context.Context, p Pod, console *pgbouncer.Console) error {
 	file, err := console.Setting(ctx, "auth_file")
 	if err != nil {
 		return err
@@ -106,6 +107,28 @@ func fits(ctx context.Context, p Pod, console *pgbouncer.Console) error {
 	}
 	if shared, err := console.Setting(ctx, "so_reuseport"); err == nil && shared != "0" {
 		return errors.New("several processes may share the port (so_reuseport), and a console shows only one of them")
+	}
+	if c.Admin {
+		return nil // a console has no connection to a server
+	}
+	return keepsLongEnough(ctx, console)
+}
+
+// keepsLongEnough returns an error if a pooler ends the connection of a client that has gone before the next look must show it.
+func keepsLongEnough(ctx context.Context, console *pgbouncer.Console) error {
+	for name, endless := range map[string]bool{"server_idle_timeout": true, "server_lifetime": false} { // what a zero means
+		text, err := console.Setting(ctx, name)
+		if err != nil {
+			return err
+		}
+		seconds, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return fmt.Errorf("%s is no number: %s", name, escort.Printable(text))
+		}
+		if endless && seconds == 0 || seconds > maxGap.Seconds() {
+			continue
+		}
+		return fmt.Errorf("%s is %s seconds, so a use between two looks could be missed: set more than %d", name, escort.Printable(text), int(maxGap.Seconds()))
 	}
 	return nil
 }

@@ -410,6 +410,35 @@ func TestConsoles_AnotherAuthFile_Refused(t *testing.T) {
 	require.ErrorContains(t, consoles.Check(t.Context()), "the Secret is mounted as /etc/other")
 }
 
+// A pooler that soon ends the connection of a client that has gone hides that the login was used.
+func TestConsoles_ConnectionsAreNotKept_Refused(t *testing.T) {
+	r := newReal(t, true)
+	consoles := r.rotation(nil).Poolers.(dyingPoolers).Consoles
+	require.NoError(t, consoles.Check(t.Context()))
+	for _, c := range []struct{ setting, value, says string }{
+		{"server_idle_timeout", "30", "server_idle_timeout is 30 seconds"},
+		{"server_idle_timeout", "300", "server_idle_timeout is 300 seconds"},
+		{"server_idle_timeout", "301", ""},
+		{"server_idle_timeout", "0", ""}, // for ever
+		{"server_lifetime", "0", "server_lifetime is 0 seconds"},
+		{"server_lifetime", "301", ""},
+	} {
+		for _, p := range r.poolers {
+			console, err := postgres.Connect(t.Context(), p.Addr, postgres.User(parts.Admin), "pgbouncer")
+			require.NoError(t, err)
+			_, err = console.Exec(t.Context(), "SET "+c.setting+" = "+c.value).ReadAll()
+			require.NoError(t, err)
+			require.NoError(t, console.Close(t.Context()))
+		}
+		err := consoles.Check(t.Context())
+		if c.says == "" {
+			require.NoError(t, err, c)
+		} else {
+			require.ErrorContains(t, err, c.says)
+		}
+	}
+}
+
 func TestConsoles_PodLeaves_NoReasonToRefuse(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*Pod)

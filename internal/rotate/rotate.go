@@ -22,7 +22,7 @@ const (
 	// (https://kubernetes.io/docs/concepts/configuration/secret/#using-secrets-as-files-from-a-pod).
 	acceptTimeout = 5 * time.Minute
 	// maxGap is the longest time between two complete looks that counts as quiet. It has room for a restart of this program, and for a
-	// pooler that starts. Poolers keep a connection for ten minutes after its client (server_idle_timeout), so a shorter use shows.
+	// pooler that starts. Poolers must keep a connection for longer after its client, so a shorter use shows: see keepsLongEnough.
 	maxGap = 5 * time.Minute
 	// saveInterval is how often the record is written in the quiet time.
 	saveInterval = time.Minute
