@@ -128,7 +128,7 @@ func keepsLongEnough(ctx context.Context, console *pgbouncer.Console) error {
 		if endless && seconds == 0 || seconds > maxGap.Seconds() {
 			continue
 		}
-		return fmt.Errorf("%s is %s seconds, so a use between two looks could be missed: set more than %d", name, escort.Printable(text), int(maxGap.Seconds()))
+		return fmt.Errorf("%s is %s seconds, so a use could be missed: set more than %.0f", name, escort.Printable(text), maxGap.Seconds())
 	}
 	return nil
 }

@@ -80,7 +80,9 @@ func Connection(text string, primary bool) (*pgx.ConnConfig, error) {
 
 // isVerified reports whether the certificate of every host is verified, in each way that is tried.
 func isVerified(config *pgx.ConnConfig) bool {
-	verifies := func(c *tls.Config) bool { return c != nil && (!c.InsecureSkipVerify || c.VerifyPeerCertificate != nil) } // of verify-full, of verify-ca
+	verifies := func(c *tls.Config) bool { // with sslmode=verify-full, or verify-ca
+		return c != nil && (!c.InsecureSkipVerify || c.VerifyPeerCertificate != nil)
+	}
 	return verifies(config.TLSConfig) && !slices.ContainsFunc(config.Fallbacks, func(f *pgconn.FallbackConfig) bool { return !verifies(f.TLSConfig) })
 }
 
@@ -244,7 +246,8 @@ func (p *Postgres) Sessions(ctx context.Context, name string) (found []string, e
 		if err := conn.QueryRow(ctx, sessionsQuery, name).Scan(&count, &address, &application); err != nil || count == 0 {
 			return err
 		}
-		found = append(found, fmt.Sprintf("server %s: %d sessions, one from %s (%s)", where(conn.Config()), count, address, escort.Printable(application)))
+		server := where(conn.Config())
+		found = append(found, fmt.Sprintf("server %s: %d sessions, one from %s (%s)", server, count, address, escort.Printable(application)))
 		return nil
 	})
 	return found, err
