@@ -14,7 +14,7 @@ func TestRotation_TimesOfTheRecord_AreOfTheWallClock(t *testing.T) {
 	w := newWorld(t, true)
 	w.clients, w.poolers = nil, w.poolers[:1]
 	r := w.rotation()
-	kept := &keeping{fakeUserlists: fakeUserlists{w}}
+	kept := &keeping{fakeUserlists: w.userlists()}
 	r.Userlists, r.QuietFor, r.haste = kept, time.Millisecond, 100
 	_, err := r.Run(t.Context())
 	require.NoError(t, err)

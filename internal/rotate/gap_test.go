@@ -80,7 +80,7 @@ func TestRotation_BackAfterTimeBeganAnewWithoutDatabase_Ends(t *testing.T) {
 func requireBackAnew(t *testing.T, step Step) {
 	inWorld(t, false, func(t *testing.T, w *world) {
 		w.stop(t, w.pgbouncerOnly(), Ending)
-		w.locked(func() { w.killAt = w.effects + 1 })
+		w.locked(func() { w.killAt = w.effects + 2 }) // the first one is the record of that run
 		_, err := w.pgbouncerOnly().Run(w.short(t))
 		require.ErrorIs(t, err, errKilled)
 		require.Equal(t, "userlist "+blue, w.order()[2])
@@ -136,6 +136,33 @@ func TestRotation_WaitsBeforeItClosesAddUp_TimeBeginsAnew(t *testing.T) {
 	})
 }
 
+// A surplus pooler finds no node for hours after a day of quiet time.
+func TestRotation_PoolerIsPendingAtTheEnd_QuietTimeGoesOn(t *testing.T) {
+	for _, step := range []Step{Quiet, Closing} {
+		t.Run(string(step), func(t *testing.T) {
+			inWorld(t, true, func(t *testing.T, w *world) {
+				w.stopAt(t, step)
+				r := w.rotation()
+				const pending = 3 * quietFor
+				began := time.Now()
+				r.Poolers = &slow{fakePoolers{w}, began.Add(pending), began}
+				_, err := r.Run(t.Context())
+				require.NoError(t, err)
+				w.requireRotated(blue, green)
+				require.Less(t, time.Since(began), pending+maxGap)
+				require.NotContains(t, strings.Join(w.told, "\n"), "nobody looked since")
+			})
+		})
+	}
+}
+
+// shortly is a context that ends before a run of these tests can.
+func shortly(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), quietFor/2)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // slow is poolers that refuse every login for some time, and do not show their clients for longer.
 type slow struct {
 	fakePoolers
@@ -163,8 +190,9 @@ func TestRotation_StandbyCameInTheQuietTime_LoginStaysOpen(t *testing.T) {
 		w.locked(func() { w.roles[blue].login = false }) // by a run that was killed
 		r := w.rotation()
 		r.Database = &grown{fakeDatabase: fakeDatabase{w}}
-		_, err := r.Run(t.Context())
-		require.ErrorContains(t, err, "closing: cannot look at all poolers and servers: 1 standbys stream")
+		_, err := r.Run(shortly(t))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Contains(t, strings.Join(w.told, "\n"), "cannot look at all poolers and servers: 1 standbys stream")
 		require.True(t, w.roles[blue].login)
 		require.NotContains(t, w.order(), "forbid "+blue)
 	})
@@ -187,7 +215,7 @@ func (g *grown) Check(ctx context.Context) error {
 func TestRotation_RecordCannotBeWrittenInTheQuietTime_Continues(t *testing.T) {
 	inWorld(t, false, func(t *testing.T, w *world) {
 		r := w.rotation()
-		failing := &failingOnce{fakeUserlists: fakeUserlists{w}}
+		failing := &failingOnce{fakeUserlists: w.userlists()}
 		r.Userlists = failing
 		_, err := r.Run(t.Context())
 		require.NoError(t, err)

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -86,7 +88,7 @@ func (c *Consoles) Check(ctx context.Context) error {
 		if !p.Running || !p.Deleted.IsZero() {
 			continue
 		}
-		err := c.with(ctx, p, func(p Pod, console *pgbouncer.Console) error { return fits(ctx, p, console) })
+		err := c.with(ctx, p, func(p Pod, console *pgbouncer.Console) error { return c.fits(ctx, p, console) })
 		if err != nil {
 			return fmt.Errorf("%s: %w", name(p), err)
 		}
@@ -95,7 +97,7 @@ func (c *Consoles) Check(ctx context.Context) error {
 }
 
 // fits returns why a pooler would not read its userlist, or not show all its clients.
-func fits(ctx context.Context, p Pod, console *pgbouncer.Console) error {
+func (c *Consoles) fits(ctx context.Context, p Pod, console *pgbouncer.Console) error {
 	file, err := console.Setting(ctx, "auth_file")
 	if err != nil {
 		return err
@@ -103,7 +105,32 @@ func fits(ctx context.Context, p Pod, console *pgbouncer.Console) error {
 	if file != p.File {
 		return fmt.Errorf("pgbouncer reads %s, and the Secret is mounted as %s: set auth_file to the mounted file", escort.Printable(file), escort.Printable(p.File))
 	}
-	return console.CheckAlone(ctx)
+	if err := console.CheckAlone(ctx); err != nil {
+		return err
+	}
+	if c.Admin {
+		return nil // a console has no connection to a server
+	}
+	return keepsLongEnough(ctx, console)
+}
+
+// keepsLongEnough returns an error if a pooler ends the connection of a client that has gone before the next look must show it.
+func keepsLongEnough(ctx context.Context, console *pgbouncer.Console) error {
+	for name, endless := range map[string]bool{"server_idle_timeout": true, "server_lifetime": false} { // what a zero means
+		text, err := console.Setting(ctx, name)
+		if err != nil {
+			return err
+		}
+		seconds, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return fmt.Errorf("%s is no number: %s", name, escort.Printable(text))
+		}
+		if endless && seconds == 0 || seconds > maxGap.Seconds() {
+			continue
+		}
+		return fmt.Errorf("%s is %s seconds, so a use could be missed: set more than %.0f", name, escort.Printable(text), maxGap.Seconds())
+	}
+	return nil
 }
 
 // Sessions implements Poolers.
@@ -151,12 +178,19 @@ func isBehindPgbouncer(err error) bool {
 	}, func(text string) bool { return strings.Contains(err.Error(), text) })
 }
 
+// leaveTime is how long new clients may come to a pod that is being deleted: until every node knows that Services do not lead there any
+// more. A pod may stay for hours after that, with closed ports, and its kubelet brings it no changed Secret.
+const leaveTime = 30 * time.Second
+
 func (c *Consoles) refusing(ctx context.Context, login escort.Login, fine func(error) bool) (refusing []string, err error) {
 	pods, err := c.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range pods {
+		if !p.Deleted.IsZero() && time.Since(p.Deleted) > leaveTime {
+			continue
+		}
 		why := "does not run yet"
 		if p.Running {
 			why = c.refuses(ctx, p, login, fine)

@@ -20,6 +20,10 @@ type Database interface {
 	Allow(ctx context.Context, name string) error
 	// Forget removes a role's password, and lets it not log in.
 	Forget(ctx context.Context, name string) error
+	// Position returns how far the primary's log goes.
+	Position(ctx context.Context) (string, error)
+	// Behind returns the standbys that have not replayed the log to a position, in words.
+	Behind(ctx context.Context, position string) ([]string, error)
 	// Sessions returns the sessions of a role on every server, in words. Connections that a pooler keeps are among them.
 	Sessions(ctx context.Context, name string) ([]string, error)
 	// Processes returns the processes of those sessions.
@@ -63,7 +67,7 @@ type Userlists interface {
 	// Check returns why these logins cannot be rotated in them. The other one may have no line.
 	Check(ctx context.Context, listed, other string) error
 	// SetPassword changes a user's line, or appends one. The line has the password where that of the user "like" has one in clear text, or
-	// else the verifier. Without such a line, that of the other login decides.
+	// else the verifier. Without such a line, that of the other login decides. It fails as SetRecord does if another run has changed the record.
 	SetPassword(ctx context.Context, user, like, password, verifier string) error
 }
 

@@ -2,8 +2,10 @@ package rotate
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,17 +36,18 @@ var _ Database = (*Postgres)(nil)
 func in(ctx context.Context, config *pgx.ConnConfig, do func(context.Context, *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, sqlTimeout)
 	defer cancel()
-	where := fmt.Sprintf("server %s:%d", config.Host, config.Port)
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		return fmt.Errorf("%s: %w", where, explain(err))
+		return fmt.Errorf("server %s: %w", where(config), explain(err))
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	if err := do(ctx, conn); err != nil {
-		return fmt.Errorf("%s: %w", where, explain(err))
+		return fmt.Errorf("server %s: %w", where(config), explain(err))
 	}
 	return nil
 }
+
+func where(config *pgx.ConnConfig) string { return fmt.Sprintf("%s:%d", config.Host, config.Port) }
 
 // explain bounds what a server says. pgx's error of a failed login has its settings; its text has no password.
 func explain(err error) error {
@@ -54,7 +57,8 @@ func explain(err error) error {
 	return errors.New(escort.Printable(err.Error()))
 }
 
-// Connection reads a connection string, as libpq's; empty: its environment.
+// Connection reads a connection string, as libpq's; empty: its environment. Whoever answers must not be told the password, so without a
+// verified certificate the server may not ask for it in clear text, unless require_auth says so.
 func Connection(text string, primary bool) (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig(text)
 	if err != nil {
@@ -65,35 +69,62 @@ func Connection(text string, primary bool) (*pgx.ConnConfig, error) {
 	config.RuntimeParams["search_path"] = "pg_catalog"
 	config.RuntimeParams["standard_conforming_strings"] = "on"
 	config.RuntimeParams["client_encoding"] = "UTF8" // the simple protocol needs it, and a database may have another
+	if config.RequireAuth == "" && !isVerified(config) {
+		config.RequireAuth = "!password"
+	}
 	if primary {
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
 	}
 	return config, nil
 }
 
-// standbysQuery counts the standbys. A login without pg_read_all_stats sees no state, and then whoever streams counts.
-const standbysQuery = `SELECT count(*) FROM pg_stat_replication
- WHERE (state IS NULL OR state IN ('streaming', 'catchup')) AND application_name NOT LIKE 'pg\_%'`
+// isVerified reports whether the certificate of every host is verified, in each way that is tried.
+func isVerified(config *pgx.ConnConfig) bool {
+	verifies := func(c *tls.Config) bool { // with sslmode=verify-full, or verify-ca
+		return c != nil && (!c.InsecureSkipVerify || c.VerifyPeerCertificate != nil)
+	}
+	return verifies(config.TLSConfig) && !slices.ContainsFunc(config.Fallbacks, func(f *pgconn.FallbackConfig) bool { return !verifies(f.TLSConfig) })
+}
 
-// Check implements Database.
-func (p *Postgres) Check(ctx context.Context) error {
-	standbys := 0
-	err := in(ctx, p.Primary, func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, standbysQuery).Scan(&standbys)
-	})
-	if err != nil {
-		return err
-	}
-	if standbys > len(p.Standbys) && !p.IgnoreStandbys {
-		return fmt.Errorf("%d standbys stream from the primary, and %d are named: name each with --standby, or say --ignore-standbys if nobody logs in there",
-			standbys, len(p.Standbys))
-	}
-	for _, s := range p.Standbys {
-		if err := in(ctx, s, func(context.Context, *pgx.Conn) error { return nil }); err != nil {
+// serverQuery returns whether a server is in recovery, when it was started, and how many standbys receive its log. The start tells servers
+// apart, whatever their names are. A login without pg_read_all_stats sees no state, and then whoever streams counts. PostgreSQL's own tools
+// do not, by their exact names: a standby may have any other.
+const serverQuery = `SELECT pg_is_in_recovery(), extract(epoch FROM pg_postmaster_start_time())::text, (SELECT count(*) FROM pg_stat_replication
+ WHERE (state IS NULL OR state IN ('streaming', 'catchup')) AND application_name NOT IN ('pg_basebackup', 'pg_receivewal', 'pg_recvlogical'))`
+
+// each runs do in a session of every server: the primary's is the first. It fails if a server is missed. After a failover, names may lead
+// elsewhere, so this is asked at each look. A standby may have standbys of its own.
+func (p *Postgres) each(ctx context.Context, do func(context.Context, int, *pgx.Conn) error) error {
+	standbys, seen := 0, map[string]bool{}
+	for i, config := range append([]*pgx.ConnConfig{p.Primary}, p.Standbys...) {
+		err := in(ctx, config, func(ctx context.Context, conn *pgx.Conn) error {
+			recovers, start, receivers := false, "", 0
+			if err := conn.QueryRow(ctx, serverQuery).Scan(&recovers, &start, &receivers); err != nil {
+				return err
+			}
+			switch {
+			case i > 0 && !recovers:
+				return errors.New("it is named with --standby, and is the primary: name the standbys that there are now")
+			case seen[start]:
+				return errors.New("it is named twice: name each standby once with --standby")
+			}
+			standbys, seen[start] = standbys+receivers, true
+			return do(ctx, i, conn)
+		})
+		if err != nil {
 			return err
 		}
 	}
+	if standbys > len(p.Standbys) && !p.IgnoreStandbys {
+		return fmt.Errorf("%d standbys receive the log, and %d are named: name each with --standby, or say --ignore-standbys if nobody logs in there",
+			standbys, len(p.Standbys))
+	}
 	return nil
+}
+
+// Check implements Database.
+func (p *Postgres) Check(ctx context.Context) error {
+	return p.each(ctx, func(context.Context, int, *pgx.Conn) error { return nil })
 }
 
 const roleQuery = `SELECT r.rolcanlogin, r.rolsuper, r.rolname = session_user,
@@ -178,8 +209,31 @@ func (p *Postgres) Forget(ctx context.Context, name string) error {
 	return p.alter(ctx, name, "NOLOGIN PASSWORD NULL")
 }
 
-func (p *Postgres) servers() []*pgx.ConnConfig {
-	return append([]*pgx.ConnConfig{p.Primary}, p.Standbys...)
+// Position implements Database. Without a standby nobody waits for it: some services do not tell it.
+func (p *Postgres) Position(ctx context.Context) (position string, err error) {
+	if len(p.Standbys) == 0 {
+		return "0/0", nil
+	}
+	err = in(ctx, p.Primary, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SELECT pg_current_wal_lsn()::text").Scan(&position)
+	})
+	return position, err
+}
+
+// Behind implements Database.
+func (p *Postgres) Behind(ctx context.Context, position string) (behind []string, err error) {
+	err = p.each(ctx, func(ctx context.Context, i int, conn *pgx.Conn) error {
+		if i == 0 {
+			return nil
+		}
+		replayed := false
+		err := conn.QueryRow(ctx, "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::pg_lsn, false)", position).Scan(&replayed)
+		if err == nil && !replayed {
+			behind = append(behind, "server "+where(conn.Config()))
+		}
+		return err
+	})
+	return behind, err
 }
 
 const sessionsQuery = `SELECT count(*), coalesce(min(host(client_addr)), 'a local socket'), coalesce(min(nullif(application_name, '')), 'no name')
@@ -187,20 +241,16 @@ const sessionsQuery = `SELECT count(*), coalesce(min(host(client_addr)), 'a loca
 
 // Sessions implements Database.
 func (p *Postgres) Sessions(ctx context.Context, name string) (found []string, err error) {
-	for _, config := range p.servers() {
-		err := in(ctx, config, func(ctx context.Context, conn *pgx.Conn) error {
-			count, address, application := 0, "", ""
-			if err := conn.QueryRow(ctx, sessionsQuery, name).Scan(&count, &address, &application); err != nil || count == 0 {
-				return err
-			}
-			found = append(found, fmt.Sprintf("server %s:%d: %d sessions, one from %s (%s)", config.Host, config.Port, count, address, escort.Printable(application)))
-			return nil
-		})
-		if err != nil {
-			return nil, err
+	err = p.each(ctx, func(ctx context.Context, _ int, conn *pgx.Conn) error {
+		count, address, application := 0, "", ""
+		if err := conn.QueryRow(ctx, sessionsQuery, name).Scan(&count, &address, &application); err != nil || count == 0 {
+			return err
 		}
-	}
-	return found, nil
+		server := where(conn.Config())
+		found = append(found, fmt.Sprintf("server %s: %d sessions, one from %s (%s)", server, count, address, escort.Printable(application)))
+		return nil
+	})
+	return found, err
 }
 
 const processesQuery = `SELECT pid, coalesce(state_change::text, ''), pg_has_role('pg_read_all_stats', 'USAGE') OR pg_has_role(usesysid, 'USAGE')
@@ -208,27 +258,22 @@ const processesQuery = `SELECT pid, coalesce(state_change::text, ''), pg_has_rol
 
 // Processes implements Database. To a login that may not see a session, the session has no state, and would never be idle.
 func (p *Postgres) Processes(ctx context.Context, name string) (found []Process, err error) {
-	for i, config := range p.servers() {
-		err := in(ctx, config, func(ctx context.Context, conn *pgx.Conn) error {
-			process, visible := Process{Server: i}, false
-			rows, err := conn.Query(ctx, processesQuery, name)
-			if err != nil {
-				return err
-			}
-			_, err = pgx.ForEachRow(rows, []any{&process.ID, &process.State, &visible}, func() error {
-				if !visible {
-					return fmt.Errorf("its login may not see what sessions do: GRANT pg_read_all_stats TO %s", identifier(config.User))
-				}
-				found = append(found, process)
-				return nil
-			})
-			return err
-		})
+	err = p.each(ctx, func(ctx context.Context, i int, conn *pgx.Conn) error {
+		process, visible := Process{Server: i}, false
+		rows, err := conn.Query(ctx, processesQuery, name)
 		if err != nil {
-			return nil, err
+			return err
 		}
-	}
-	return found, nil
+		_, err = pgx.ForEachRow(rows, []any{&process.ID, &process.State, &visible}, func() error {
+			if !visible {
+				return fmt.Errorf("its login may not see what sessions do: GRANT pg_read_all_stats TO %s", identifier(conn.Config().User))
+			}
+			found = append(found, process)
+			return nil
+		})
+		return err
+	})
+	return found, err
 }
 
 const endQuery = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -236,22 +281,16 @@ const endQuery = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 
 // End implements Database.
 func (p *Postgres) End(ctx context.Context, name string, processes []Process) error {
-	for i, config := range p.servers() {
-		err := in(ctx, config, func(ctx context.Context, conn *pgx.Conn) error {
-			for _, process := range processes {
-				if process.Server != i {
-					continue
-				}
-				ended := 0
-				if err := conn.QueryRow(ctx, endQuery, name, process.ID, process.State).Scan(&ended); err != nil {
-					return err
-				}
+	return p.each(ctx, func(ctx context.Context, i int, conn *pgx.Conn) error {
+		for _, process := range processes {
+			if process.Server != i {
+				continue
 			}
-			return nil
-		})
-		if err != nil {
-			return err
+			ended := 0
+			if err := conn.QueryRow(ctx, endQuery, name, process.ID, process.State).Scan(&ended); err != nil {
+				return err
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }

@@ -3,8 +3,10 @@ package rotate
 import (
 	"context"
 	"fmt"
+	"net"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/assert"
@@ -71,6 +73,81 @@ func TestConnection_Nonsense_ErrorDoesNotShowIt(t *testing.T) {
 	require.NotContains(t, err.Error(), "secret")
 }
 
+// Whoever answers for the server asks for the password.
+func TestConnection_ServerIsNotVerified_IsNotToldThePassword(t *testing.T) {
+	for mode, c := range map[string]struct {
+		settings string
+		told     bool
+	}{
+		"disable":  {"sslmode=disable", false},
+		"prefer":   {"", false},
+		"asked to": {"sslmode=disable require_auth=password", true},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			defer listener.Close()
+			told := make(chan bool, 1)
+			go func() { told <- asksForThePassword(listener) }()
+			port := listener.Addr().(*net.TCPAddr).Port
+			config, err := Connection(fmt.Sprintf("host=127.0.0.1 port=%d user=postgres password=hidden %s", port, c.settings), true)
+			require.NoError(t, err)
+			err = (&Postgres{Primary: config}).Check(t.Context())
+			require.Error(t, err)
+			require.NotContains(t, err.Error(), "hidden")
+			require.NoError(t, listener.Close())
+			require.Equal(t, c.told, <-told)
+		})
+	}
+}
+
+// asksForThePassword asks each client for its password in clear text, without TLS, and reports whether one told it.
+func asksForThePassword(listener net.Listener) (told bool) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return told
+		}
+		told = isToldThePassword(conn) || told
+	}
+}
+
+func isToldThePassword(conn net.Conn) bool {
+	defer conn.Close()
+	server := pgproto3.NewBackend(conn, conn)
+	for {
+		message, err := server.ReceiveStartupMessage()
+		if err != nil {
+			return false
+		}
+		if _, is := message.(*pgproto3.StartupMessage); is {
+			break
+		}
+		if _, err := conn.Write([]byte("N")); err != nil { // no TLS
+			return false
+		}
+	}
+	server.Send(&pgproto3.AuthenticationCleartextPassword{})
+	if server.Flush() != nil || server.SetAuthType(pgproto3.AuthTypeCleartextPassword) != nil {
+		return false
+	}
+	message, err := server.Receive()
+	password, is := message.(*pgproto3.PasswordMessage)
+	return err == nil && is && password.Password == "hidden"
+}
+
+func TestConnection_CertificateIsVerified_PasswordIsAllowed(t *testing.T) {
+	t.Setenv("PGSSLMODE", "verify-full")
+	for settings, method := range map[string]string{
+		"host=pg": "", "host=pg sslmode=verify-ca": "", "host=pg,other": "", "host=pg sslmode=require": "!password", "host=/run,pg": "!password",
+		"host=pg sslmode=require require_auth=scram-sha-256": "scram-sha-256",
+	} {
+		config, err := Connection(settings, true)
+		require.NoError(t, err)
+		require.Equal(t, method, config.RequireAuth, settings)
+	}
+}
+
 // unprivileged is the login that the README allows, with what it needs and nothing more.
 func unprivileged(t *testing.T, database *postgres.Database) *Postgres {
 	for _, sql := range []string{
@@ -92,11 +169,89 @@ func TestPostgres_LoginThatSeesNoState_StandbysCount(t *testing.T) {
 	require.NoError(t, p.Check(t.Context()))
 	stream(t, database, "standby-1")
 	stream(t, database, "pg_receivewal")
-	require.ErrorContains(t, p.Check(t.Context()), "1 standbys stream from the primary, and 0 are named")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 are named")
 	p.Primary.User = "postgres"
-	require.ErrorContains(t, p.Check(t.Context()), "1 standbys stream from the primary, and 0 are named")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 are named")
 	p.IgnoreStandbys = true
 	require.NoError(t, p.Check(t.Context()))
+}
+
+// A standby may have any name but those of PostgreSQL's own tools.
+func TestPostgres_StandbyIsNamedLikeATool_Counts(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{Access: replication})
+	p := &Postgres{Primary: connection(t, database, true)}
+	stream(t, database, "pg_receivewal")
+	require.NoError(t, p.Check(t.Context()))
+	stream(t, database, "pg_replica1")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 are named")
+}
+
+// In a failover, the standby that was named becomes the primary. Nobody would look at the new one.
+func TestPostgres_Standbys_EachIsAnotherServerInRecovery(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{Access: replication})
+	standby := postgres.StartWith(t, postgres.Options{Standby: true, Access: replication})
+	primary, named, promoted := connection(t, database, true), connection(t, standby, false), connection(t, database, false)
+	stream(t, database, "standby-1")
+	for says, p := range map[string]*Postgres{
+		"":                       {Primary: primary, Standbys: []*pgx.ConnConfig{named}},
+		"and is the primary":     {Primary: primary, Standbys: []*pgx.ConnConfig{promoted}},
+		"it is named twice":      {Primary: primary, Standbys: []*pgx.ConnConfig{named, named}},
+		"1 standbys receive the": {Primary: primary},
+	} {
+		t.Run(says, func(t *testing.T) {
+			found, err := p.Sessions(t.Context(), "postgres")
+			for _, err := range []error{p.Check(t.Context()), err} {
+				if says == "" {
+					require.NoError(t, err)
+				} else {
+					require.ErrorContains(t, err, says)
+				}
+			}
+			if says == "" {
+				require.Len(t, found, 2, "the sessions that look")
+			}
+		})
+	}
+}
+
+// A standby of a standby is none of the primary's.
+func TestPostgres_StandbyHasAStandby_Counts(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{Access: replication})
+	standby := postgres.StartWith(t, postgres.Options{Standby: true, Access: replication})
+	p := &Postgres{Primary: connection(t, database, true), Standbys: []*pgx.ConnConfig{connection(t, standby, false)}}
+	stream(t, database, "standby-1")
+	require.NoError(t, p.Check(t.Context()))
+	stream(t, standby, "standby-2")
+	require.ErrorContains(t, p.Check(t.Context()), "2 standbys receive the log, and 1 are named")
+}
+
+// The standby of this test replays nothing of the primary.
+func TestPostgres_StandbyReplaysLate_IsBehind(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{})
+	standby := postgres.StartWith(t, postgres.Options{Standby: true})
+	p := &Postgres{Primary: connection(t, database, true)}
+	position, err := p.Position(t.Context())
+	require.NoError(t, err)
+	behind, err := p.Behind(t.Context(), position)
+	require.NoError(t, err)
+	require.Empty(t, behind, "there is no standby")
+	p.Standbys = []*pgx.ConnConfig{connection(t, standby, false)}
+	position, err = p.Position(t.Context())
+	require.NoError(t, err)
+	behind, err = p.Behind(t.Context(), position)
+	require.NoError(t, err)
+	require.Equal(t, []string{"server " + standby.Addr}, behind)
+	behind, err = p.Behind(t.Context(), "0/1")
+	require.NoError(t, err)
+	require.Empty(t, behind)
+}
+
+const replication = "host replication postgres 127.0.0.1/32 trust\n"
+
+func connection(t *testing.T, database *postgres.Database, primary bool) *pgx.ConnConfig {
+	config, err := Connection(fmt.Sprintf("postgres://postgres@%s/postgres?sslmode=disable", database.Addr), primary)
+	require.NoError(t, err)
+	return config
 }
 
 // stream receives the log of the primary, as a standby does.

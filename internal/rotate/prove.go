@@ -19,7 +19,7 @@ func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {
 		last := record
 		record = r.lookOnce(ctx, record)
 		now := time.Now()
-		if complete := !record.Looked.Equal(last.Looked); complete && record.Looked.Sub(record.Since) >= r.QuietFor {
+		if complete := !record.Looked.Equal(last.Looked); complete && record.Looked.Sub(record.Since) >= r.QuietFor && r.isAccepted(ctx, record) {
 			r.tell("nobody has used %s since %s", record.From, record.Since.UTC().Format(time.RFC3339))
 			record.Step = Closing
 			return record, nil
@@ -103,19 +103,50 @@ func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {
 			return record, r.allow(ctx, record.From)
 		}
 	}
-	login, given, err := r.password(ctx, record)
+	_, given, err := r.password(ctx, record)
 	if err != nil {
 		return record, err
 	}
 	if !given {
 		return record, fmt.Errorf("the password of %s is not known: give it with --password-file", record.To)
 	}
-	if err := r.accepted(ctx, login); err != nil { // or nobody could log in
-		return record, err
+	if !r.isAccepted(ctx, record) { // or nobody could log in
+		return r.later(ctx, record)
 	}
 	next := record
 	err = r.patient(ctx, func() (err error) { next, err = r.forbid(ctx, record); return err })
+	if errors.Is(err, errBlind) {
+		return r.later(ctx, record)
+	}
 	return next, err
+}
+
+// isAccepted reports whether clients could work with the login through every pooler. The quiet time goes on meanwhile: a wait without a look
+// would begin it anew.
+func (r *Rotation) isAccepted(ctx context.Context, record Record) bool {
+	login, given, err := r.password(ctx, record)
+	if err == nil && !given {
+		return true // the next step says what to do
+	}
+	var refusing []string
+	if err == nil {
+		refusing, err = r.Poolers.Refusing(ctx, login)
+	}
+	switch {
+	case err != nil:
+		r.tell("%s", err)
+	case len(refusing) > 0:
+		r.tell("wait: does not accept %s: %s", login.User, names(refusing))
+	default:
+		return true
+	}
+	return false
+}
+
+// later returns the record to the quiet time, which looks until the login can be closed.
+func (r *Rotation) later(ctx context.Context, record Record) (Record, error) {
+	record.Step = Quiet
+	return record, escort.Sleep(ctx, r.interval(pollInterval))
 }
 
 func (r *Rotation) forbid(ctx context.Context, record Record) (Record, error) {
@@ -123,8 +154,8 @@ func (r *Rotation) forbid(ctx context.Context, record Record) (Record, error) {
 	if err != nil || next.Step != Ending || r.Database == nil {
 		return next, err
 	}
-	if err := r.Database.Forbid(ctx, record.From); err != nil {
-		return record, err
+	if err := r.Database.Forbid(ctx, record.From); err != nil { // it may have been done all the same
+		return record, errors.Join(err, r.allow(ctx, record.From))
 	}
 	return r.closeUnlessUsed(ctx, record)
 }
@@ -140,7 +171,10 @@ func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, 
 		users, err = r.lastUsers(ctx, record)
 	}
 	if err != nil { // who cannot look does not know
-		return record, errors.Join(err, r.allow(context.WithoutCancel(ctx), record.From))
+		if failed := r.allow(ctx, record.From); failed != nil { // no further look would show who is refused
+			return record, fmt.Errorf("%s, and %s may be closed: %w", err, record.From, failed)
+		}
+		return record, err
 	}
 	now := wallClock()
 	if len(users) > 0 {
@@ -153,14 +187,20 @@ func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, 
 	return record, nil
 }
 
-// unchanged returns the record as it is now, and an error if another run has changed it. It is asked before what would lock out the clients
-// that the other run moves.
+// unchanged returns the record as it is now, and an error if another run has changed it.
 func (r *Rotation) unchanged(ctx context.Context, record Record) (stored Record, err error) {
 	stored, err = r.Userlists.Record(ctx)
 	if err == nil && stored.Text() != record.Text() {
 		err = errAnotherRun
 	}
 	return stored, err
+}
+
+// owned returns an error if another run has changed the record. It is asked before each change that could lock out the clients that the
+// other run moves.
+func (r *Rotation) owned(ctx context.Context, record Record) error {
+	_, err := r.unchanged(ctx, record)
+	return err
 }
 
 // lastUsers returns who uses the login that is to be closed. A standby may have come since the rotation began, and nobody has looked there.
@@ -174,12 +214,12 @@ func (r *Rotation) lastUsers(ctx context.Context, record Record) ([]string, erro
 	return append(clients, sessions...), err
 }
 
-// allow undoes what forbid has done, if there is a server.
+// allow undoes what forbid has done, if there is a server. A run that is stopped does so, too: nobody sees the clients that are refused.
 func (r *Rotation) allow(ctx context.Context, login string) error {
 	if r.Database == nil {
 		return nil
 	}
-	return r.Database.Allow(ctx, login)
+	return r.Database.Allow(context.WithoutCancel(ctx), login)
 }
 
 // end removes the password. The line in the userlists is changed and not removed: pgbouncer 1.25 still accepts a user whose line is
@@ -187,7 +227,7 @@ func (r *Rotation) allow(ctx context.Context, login string) error {
 // the proof of the login that checks it, and use that for the next password of this user, too. The server would refuse it (seen with 1.18
 // and 1.24).
 func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
-	if _, err := r.unchanged(ctx, record); err != nil {
+	if err := r.owned(ctx, record); err != nil {
 		return record, err
 	}
 	if r.Database != nil {
@@ -205,16 +245,20 @@ func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 	if err := r.Userlists.SetPassword(ctx, record.From, record.From, nobodys.Password, verifier.Stored()); err != nil {
 		return record, err
 	}
-	if record.Replaced = true; r.Database == nil {
+	if r.Database == nil {
+		record.Replaced = true
 		if err := r.Userlists.SetRecord(ctx, record); err != nil {
 			return record, err
 		}
 	}
-	err = r.await(ctx, "has the old line of "+record.From, func() ([]string, error) { return r.Poolers.Unread(ctx, nobodys) })
+	err = r.await(ctx, record, "has the old line of "+record.From, func() ([]string, error) { return r.Poolers.Unread(ctx, nobodys) })
 	if err != nil {
 		return record, err
 	}
 	if r.App != nil {
+		if err := r.owned(ctx, record); err != nil {
+			return record, err
+		}
 		if err := r.App.Settle(ctx); err != nil {
 			return record, err
 		}

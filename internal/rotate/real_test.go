@@ -228,17 +228,19 @@ func TestRotation_TwentyWorkersKilledAtEachStep_NoFailure(t *testing.T) {
 	r := newReal(t, true)
 	stop := r.startWorkers()
 	defer stop()
-	// Until the clients have the new login, each run generates another password. From the sixth run on, each begins where the last ended:
-	// the quiet time, its end, NOLOGIN, what follows it, no password, the userlist, the application's Secret.
-	deaths := []int{1, 2, 3, 4, 5, 1, 1, 1, 2, 1, 2, 3}
-	for _, effects := range append(deaths, 0) {
+	// The first effect of a run that continues is its record. Until the clients have the new login, each run generates another password. From
+	// the sixth run on, each begins where the last ended: the quiet time, its end, NOLOGIN, what follows it, no password, the userlist, the
+	// application's Secret.
+	deaths := []int{1, 3, 4, 5, 6, 2, 2, 2, 3, 2, 3, 4}
+	const never = 1000
+	for _, effects := range append(deaths, never) {
 		_, err := r.rotation(func() error {
-			if effects--; effects == 0 {
+			if effects--; effects <= 0 {
 				return errKilled
 			}
 			return nil
 		}).Run(t.Context())
-		if effects < 0 { // the last run
+		if effects > 0 { // the last run
 			require.NoError(t, err)
 		} else {
 			require.ErrorIs(t, err, errKilled)
@@ -408,12 +410,41 @@ func TestConsoles_AnotherAuthFile_Refused(t *testing.T) {
 	require.ErrorContains(t, consoles.Check(t.Context()), "the Secret is mounted as /etc/other")
 }
 
+// A pooler that soon ends the connection of a client that has gone hides that the login was used.
+func TestConsoles_ConnectionsAreNotKept_Refused(t *testing.T) {
+	r := newReal(t, true)
+	consoles := r.rotation(nil).Poolers.(dyingPoolers).Consoles
+	require.NoError(t, consoles.Check(t.Context()))
+	for _, c := range []struct{ setting, value, says string }{
+		{"server_idle_timeout", "30", "server_idle_timeout is 30 seconds"},
+		{"server_idle_timeout", "300", "server_idle_timeout is 300 seconds"},
+		{"server_idle_timeout", "301", ""},
+		{"server_idle_timeout", "0", ""}, // for ever
+		{"server_lifetime", "0", "server_lifetime is 0 seconds"},
+		{"server_lifetime", "301", ""},
+	} {
+		for _, p := range r.poolers {
+			console, err := postgres.Connect(t.Context(), p.Addr, postgres.User(parts.Admin), "pgbouncer")
+			require.NoError(t, err)
+			_, err = console.Exec(t.Context(), "SET "+c.setting+" = "+c.value).ReadAll()
+			require.NoError(t, err)
+			require.NoError(t, console.Close(t.Context()))
+		}
+		err := consoles.Check(t.Context())
+		if c.says == "" {
+			require.NoError(t, err, c)
+		} else {
+			require.ErrorContains(t, err, c.says)
+		}
+	}
+}
+
 func TestConsoles_PodLeaves_NoReasonToRefuse(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*Pod)
 		says   string
 	}{
-		"leaves": {func(p *Pod) { p.Deleted = time.Now() }, ""},
+		"leaves": {func(p *Pod) { p.Deleted = time.Now().Add(-2 * leaveTime) }, ""},
 		"stays":  {func(*Pod) {}, "pgbouncer-0: "},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -432,8 +463,21 @@ func TestConsoles_PodLeaves_NoReasonToRefuse(t *testing.T) {
 				require.ErrorContains(t, err, c.says)
 				require.ErrorIs(t, err, pgbouncer.ErrUnreachable)
 			}
+			refusing, err := consoles.Refusing(t.Context(), escort.Login{User: green})
+			require.NoError(t, err)
+			require.Equal(t, c.says == "", len(refusing) == 0)
 		})
 	}
+}
+
+// Services still lead to a pod that has just been deleted.
+func TestConsoles_PodHasJustBeenDeleted_MustAcceptTheLogin(t *testing.T) {
+	var p Pod
+	p.Deleted = time.Now()
+	consoles := &Consoles{List: func(context.Context) ([]Pod, error) { return []Pod{p}, nil }}
+	refusing, err := consoles.Refusing(t.Context(), escort.Login{User: green})
+	require.NoError(t, err)
+	require.Len(t, refusing, 1)
 }
 
 // nowhere is an API server that reaches no pod.
@@ -455,6 +499,14 @@ func (d dyingDatabase) Enable(ctx context.Context, name, verifier string) error 
 
 func (d dyingDatabase) Forbid(ctx context.Context, name string) error {
 	return errors.Join(d.Postgres.Forbid(ctx, name), d.kill())
+}
+
+// Allow undoes Forbid, unless the process is dead.
+func (d dyingDatabase) Allow(ctx context.Context, name string) error {
+	if err := d.kill(); err != nil {
+		return err
+	}
+	return d.Postgres.Allow(ctx, name)
 }
 
 func (d dyingDatabase) Forget(ctx context.Context, name string) error {

@@ -15,7 +15,7 @@ import (
 const Annotation = "quiesce/rotation"
 
 const (
-	// maxRecord bounds a record, in bytes. One has some 300.
+	// maxRecord bounds a record, in bytes. One has some 400.
 	maxRecord = 1 << 10
 	// maxClockSkew is how far a time of a record may lie ahead: another computer may have written it.
 	maxClockSkew = time.Minute
@@ -42,6 +42,7 @@ type Record struct {
 	To   string `json:"to"`   // the one that is to be used
 	Step Step   `json:"step"`
 	Back bool   `json:"back,omitempty"` // the rotation undoes one
+	Run  string `json:"run,omitempty"`  // the run that wrote it: two runs never write the same text
 
 	Since  time.Time `json:"since,omitzero"`  // the start of the quiet time
 	Looked time.Time `json:"looked,omitzero"` // the last complete look at all poolers and servers

@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,7 +22,7 @@ const (
 	// (https://kubernetes.io/docs/concepts/configuration/secret/#using-secrets-as-files-from-a-pod).
 	acceptTimeout = 5 * time.Minute
 	// maxGap is the longest time between two complete looks that counts as quiet. It has room for a restart of this program, and for a
-	// pooler that starts. Poolers keep a connection for ten minutes after its client (server_idle_timeout), so a shorter use shows.
+	// pooler that starts. Poolers must keep a connection for longer after its client, so a shorter use shows: see keepsLongEnough.
 	maxGap = 5 * time.Minute
 	// saveInterval is how often the record is written in the quiet time.
 	saveInterval = time.Minute
@@ -40,6 +41,7 @@ type Rotation struct {
 	App       App          // nil: a person moves the clients
 	Tell      func(string) // is told what happens, for people
 
+	id     string        // of this run; empty: it has written nothing yet
 	opened escort.Login  // the login that this run has enabled
 	told   string        // the last text
 	haste  time.Duration // divides the intervals in tests; zero: one
@@ -81,10 +83,19 @@ func (r *Rotation) begin(ctx context.Context) (Record, error) {
 		}
 		record.Step = Opening
 		r.tell("rotate from %s to %s", record.From, record.To)
-		return record, r.Userlists.SetRecord(ctx, record)
+	} else {
+		r.tell("continue from %s to %s: %s", record.From, record.To, record.Step)
 	}
-	r.tell("continue from %s to %s: %s", record.From, record.To, record.Step)
-	return record, nil
+	return r.take(ctx, record)
+}
+
+// take writes the record as one of this run. An earlier run that still works finds another one's record before its next change, and stops.
+func (r *Rotation) take(ctx context.Context, record Record) (Record, error) {
+	if r.id == "" {
+		r.id = rand.Text()
+	}
+	record.Run = r.id
+	return record, r.Userlists.SetRecord(ctx, record)
 }
 
 // Look returns the record of a rotation that is under way, or that of one that can begin, without a step. The step is Closed if there is
@@ -231,16 +242,15 @@ func (r *Rotation) Back(ctx context.Context) (Record, error) {
 	if r.Database == nil {
 		gone = Quiet // its quiet time may have begun anew when its line had been changed
 	}
-	switch {
-	case slices.Index(steps, record.Step) >= slices.Index(steps, gone):
+	if slices.Index(steps, record.Step) >= slices.Index(steps, gone) {
 		back.Step = Opening
-	case record.Step == Closing:
-		if err := r.allow(ctx, back.To); err != nil {
-			return record, err
-		}
 	}
 	r.tell("undo the rotation to %s", back.From)
-	return back, r.Userlists.SetRecord(ctx, back)
+	back, err = r.take(ctx, back)
+	if err == nil && record.Step == Closing { // not before: a run that closes it meanwhile finds this record, and undoes it
+		err = r.allow(ctx, back.To)
+	}
+	return back, err
 }
 
 // tell reports something once.

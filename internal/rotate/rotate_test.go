@@ -76,7 +76,7 @@ func TestRotation_KilledAgainAndAgain_Ends(t *testing.T) {
 	inWorld(t, true, func(t *testing.T, w *world) {
 		for run := 0; ; run++ {
 			require.Less(t, run, 100)
-			w.killAt = w.effects + 1 + run%5
+			w.killAt = w.effects + 1 + run%8
 			if _, err := w.rotation().Run(w.short(t)); err == nil {
 				break
 			}
@@ -220,6 +220,82 @@ func (d lateDatabase) Forbid(ctx context.Context, name string) error {
 	return err
 }
 
+// A client that reads from a standby must be able to log in there, too.
+func TestRotation_StandbyReplaysLate_ClientsMoveAfterIt(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		r := w.rotation()
+		late := &lateStandby{fakeDatabase: fakeDatabase{w}, until: time.Now().Add(2 * acceptTimeout)}
+		r.Database = late
+		_, err := r.Run(t.Context())
+		require.NoError(t, err)
+		w.requireRotated(blue, green)
+		require.False(t, w.moved[1].at.Before(late.until))
+		require.Contains(t, w.told, "wait: these have not replayed yet that app_green can log in: server pg-1:5432")
+	})
+}
+
+// lateStandby is a database with a standby that replays nothing until some time.
+type lateStandby struct {
+	fakeDatabase
+	until time.Time
+}
+
+func (l *lateStandby) Position(context.Context) (position string, err error) {
+	err = l.look(func() { require.True(l, l.roles[green].login); position = "0/5" })
+	return position, err
+}
+
+func (l *lateStandby) Behind(_ context.Context, position string) (behind []string, err error) {
+	err = l.look(func() {
+		require.Equal(l, "0/5", position)
+		if time.Now().Before(l.until) {
+			behind = []string{"server pg-1:5432"}
+		}
+	})
+	return behind, err
+}
+
+// PostgreSQL commits a statement that is canceled while it waits for a synchronous standby.
+func TestRotation_ClosingFailsAfterItWasDone_Undone(t *testing.T) {
+	for name, stop := range map[string]bool{"the standby is lost": false, "the run is stopped": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, true, func(t *testing.T, w *world) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				r := w.rotation()
+				r.Database = canceledDatabase{fakeDatabase{w}, func() {
+					if stop {
+						cancel()
+					}
+				}}
+				_, err := r.Run(ctx)
+				require.ErrorContains(t, err, "closing: canceling statement")
+				require.True(t, w.roles[blue].login)
+			})
+		})
+	}
+}
+
+// canceledDatabase closes a login, and says that it has not.
+type canceledDatabase struct {
+	fakeDatabase
+	then func()
+}
+
+func (d canceledDatabase) Forbid(ctx context.Context, name string) error {
+	err := d.fakeDatabase.Forbid(ctx, name)
+	d.then()
+	return errors.Join(err, errors.New("canceling statement due to user request"))
+}
+
+// Allow fails as a server's does.
+func (d canceledDatabase) Allow(ctx context.Context, name string) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return d.fakeDatabase.Allow(ctx, name)
+}
+
 func TestRotation_Back_ClientsHaveTheOldLoginAgain(t *testing.T) {
 	for _, step := range []Step{Opening, Moving, Quiet, Closing, Ending, Closed} {
 		t.Run(string(step), func(t *testing.T) {
@@ -265,7 +341,7 @@ func (w *world) stopAt(t *testing.T, step Step) { w.stop(t, w.rotation(), step) 
 func (w *world) stop(t *testing.T, r *Rotation, step Step) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	r.Userlists = stopping{fakeUserlists{w}, step, cancel}
+	r.Userlists = stopping{w.userlists(), step, cancel}
 	_, err := r.Run(ctx)
 	if step != Closed {
 		require.Error(t, err)
@@ -446,9 +522,11 @@ func TestRotation_NobodyCanLookAtTheEnd_LoginStaysOpen(t *testing.T) {
 		w.stopAt(t, Closing)
 		r := w.rotation()
 		r.Poolers = &flaky{fakePoolers: fakePoolers{w}, always: true}
-		_, err := r.Run(t.Context())
-		require.ErrorContains(t, err, "closing: cannot look at all poolers and servers")
+		_, err := r.Run(shortly(t))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Contains(t, strings.Join(w.told, "\n"), "cannot look at all poolers and servers")
 		require.True(t, w.roles[blue].login)
+		require.Equal(t, Quiet, w.record.Step)
 	})
 }
 

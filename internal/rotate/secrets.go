@@ -178,10 +178,13 @@ func operatorsWay(kind string) string {
 	}
 }
 
-// SetPassword implements Userlists.
+// SetPassword implements Userlists. Nothing changes if another run has changed the record, which is in the same Secret as the first list.
 func (s *SecretLists) SetPassword(ctx context.Context, user, like, password, verifier string) error {
-	for _, l := range s.Lists {
+	for i, l := range s.Lists {
 		err := change(ctx, s.Client, l.Namespace, l.Name, func(secret *corev1.Secret) error {
+			if i == 0 && !slices.Contains(s.records, secret.Annotations[Annotation]) {
+				return errAnotherRun
+			}
 			list, err := withPassword(string(secret.Data[l.Key]), s.Logins, user, like, password, verifier)
 			if err == nil {
 				secret.Data[l.Key] = []byte(list)

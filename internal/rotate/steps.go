@@ -14,17 +14,20 @@ import (
 
 // open enables the login that rests, on the server and then in every userlist. Nothing of the other login changes.
 func (r *Rotation) open(ctx context.Context, record Record) (Record, error) {
-	login, given, err := r.password(ctx, record)
+	var users []string
+	err := r.patient(ctx, func() (err error) { users, err = r.flushed(ctx, record.To); return err })
+	if err != nil {
+		return record, err
+	}
+	if err := r.owned(ctx, record); err != nil {
+		return record, err
+	}
+	login, given, err := r.password(ctx, record) // only now: an earlier run may have moved the clients in its last moment
 	if err != nil {
 		return record, err
 	}
 	if login.Password == "" {
 		login.Password = generate()
-	}
-	var users []string
-	err = r.patient(ctx, func() (err error) { users, err = r.flushed(ctx, record.To); return err })
-	if err != nil {
-		return record, err
 	}
 	if len(users) > 0 {
 		// A new password would lock them out. Theirs will do, if it is the one that was given.
@@ -89,15 +92,18 @@ func (r *Rotation) password(ctx context.Context, record Record) (login escort.Lo
 }
 
 // accepted waits until clients could work with the login through every pooler.
-func (r *Rotation) accepted(ctx context.Context, login escort.Login) error {
-	return r.await(ctx, "does not accept "+login.User, func() ([]string, error) { return r.Poolers.Refusing(ctx, login) })
+func (r *Rotation) accepted(ctx context.Context, record Record, login escort.Login) error {
+	return r.await(ctx, record, "does not accept "+login.User, func() ([]string, error) { return r.Poolers.Refusing(ctx, login) })
 }
 
-// await asks until no pooler is named any more.
-func (r *Rotation) await(ctx context.Context, what string, ask func() ([]string, error)) error {
+// await asks until no pooler is named any more, or another run has changed the record.
+func (r *Rotation) await(ctx context.Context, record Record, what string, ask func() ([]string, error)) error {
 	var last []string
 	var lastErr error
 	err := escort.Poll(ctx, time.Now().Add(acceptTimeout), r.interval(acceptInterval), func() (bool, error) {
+		if err := r.owned(ctx, record); errors.Is(err, errAnotherRun) {
+			return false, err
+		}
 		if last, lastErr = ask(); lastErr == nil && len(last) > 0 {
 			r.tell("wait: %s: %s", what, names(last))
 		}
@@ -121,15 +127,21 @@ func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 	if r.opened.User == record.To {
 		login.Password = cmp.Or(login.Password, r.opened.Password)
 	}
-	if login.Password == "" {
-		record.Step = Opening // the run that generated it was killed before anyone learned it
+	if login.Password == "" || r.opened.User == record.To && login.Password != r.opened.Password {
+		record.Step = Opening // the run that generated it was killed before anyone learned it, or an earlier run moved the clients to its own
 		return record, nil
 	}
-	if err := r.accepted(ctx, login); err != nil { // the clients move when every pooler accepts them, and not before
+	if err := r.reopen(ctx, record.To); err != nil {
+		return record, err
+	}
+	if err := r.replayed(ctx, record); err != nil {
+		return record, err
+	}
+	if err := r.accepted(ctx, record, login); err != nil { // the clients move when every pooler accepts them, and not before
 		return record, err
 	}
 	r.tell("every pooler accepts %s", record.To)
-	if err := r.moveApp(ctx, login); err != nil {
+	if err := r.moveApp(ctx, record, login); err != nil {
 		return record, err
 	}
 	for {
@@ -149,13 +161,56 @@ func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 	}
 }
 
-func (r *Rotation) moveApp(ctx context.Context, login escort.Login) error {
+// reopen lets a login log in that a run has closed whose rotation is undone.
+func (r *Rotation) reopen(ctx context.Context, login string) error {
+	if r.Database == nil {
+		return nil
+	}
+	role, err := r.Database.Role(ctx, login)
+	if err != nil || role.CanLogin {
+		return err
+	}
+	return r.allow(ctx, login)
+}
+
+// replayed waits until every standby has the login as the primary has it. A standby may replay hours late on purpose, so the wait has no end.
+func (r *Rotation) replayed(ctx context.Context, record Record) error {
+	if r.Database == nil {
+		return nil
+	}
+	position, err := r.Database.Position(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		behind, err := r.Database.Behind(ctx, position)
+		switch {
+		case err != nil:
+			r.tell("%s", err)
+		case len(behind) == 0:
+			return nil
+		default:
+			r.tell("wait: these have not replayed yet that %s can log in: %s", record.To, names(behind))
+		}
+		if err := escort.Sleep(ctx, r.interval(acceptInterval)); err != nil {
+			return err
+		}
+		if err := r.owned(ctx, record); errors.Is(err, errAnotherRun) {
+			return err
+		}
+	}
+}
+
+func (r *Rotation) moveApp(ctx context.Context, record Record, login escort.Login) error {
 	if r.App == nil {
 		r.tell("now move the clients to %s, with the password that you gave", login.User)
 		return nil
 	}
 	current, _, err := r.App.Login(ctx)
 	if err != nil || current == login {
+		return err
+	}
+	if err := r.owned(ctx, record); err != nil {
 		return err
 	}
 	if err := r.App.Move(ctx, login); err != nil {

@@ -246,6 +246,15 @@ func (d fakeDatabase) Forget(_ context.Context, name string) error {
 	return d.effect("forget "+name, func() { d.roles[name].login, d.roles[name].verifier = false, "" })
 }
 
+func (d fakeDatabase) Position(context.Context) (position string, err error) {
+	err = d.look(func() { position = "0/0" })
+	return position, err
+}
+
+func (d fakeDatabase) Behind(context.Context, string) ([]string, error) {
+	return nil, d.look(func() {})
+}
+
 func (d fakeDatabase) Sessions(_ context.Context, name string) (found []string, err error) {
 	err = d.look(func() {
 		if d.kept[name] {
@@ -328,18 +337,32 @@ func (p fakePoolers) Kept(_ context.Context, user string) (kept []int, err error
 }
 
 // The Userlists.
-type fakeUserlists struct{ *world }
+type fakeUserlists struct {
+	*world
+	known *Record // what was last read or written
+}
+
+func (w *world) userlists() fakeUserlists { return fakeUserlists{w, new(Record)} }
 
 func (u fakeUserlists) Record(context.Context) (r Record, err error) {
-	err = u.look(func() { r, err = ParseRecord(u.record.Text(), [2]string{blue, green}, time.Now()) })
-	if u.record == (Record{}) {
-		return Record{}, u.look(func() {})
-	}
-	return r, err
+	failed := u.look(func() {
+		if *u.known = u.record; u.record != (Record{}) {
+			r, err = ParseRecord(u.record.Text(), [2]string{blue, green}, time.Now())
+		}
+	})
+	return r, errors.Join(failed, err)
 }
 
 func (u fakeUserlists) SetRecord(_ context.Context, r Record) error {
-	return u.effect("record "+string(r.Step), func() { u.record = r })
+	if u.isOfAnotherRun() {
+		return errAnotherRun
+	}
+	return u.effect("record "+string(r.Step), func() { u.record, *u.known = r, r })
+}
+
+func (u fakeUserlists) isOfAnotherRun() (other bool) {
+	u.locked(func() { other = u.record.Text() != u.known.Text() })
+	return other
 }
 
 func (u fakeUserlists) Check(_ context.Context, listed, other string) error {
@@ -347,6 +370,9 @@ func (u fakeUserlists) Check(_ context.Context, listed, other string) error {
 }
 
 func (u fakeUserlists) SetPassword(_ context.Context, user, like, password, verifier string) error {
+	if u.isOfAnotherRun() {
+		return errAnotherRun
+	}
 	var err error
 	return errors.Join(u.effect("userlist "+user, func() {
 		var changed string
@@ -384,7 +410,7 @@ func (a fakeApp) Settle(context.Context) error {
 func (w *world) rotation() *Rotation {
 	return &Rotation{
 		Logins: [2]string{blue, green}, To: green, QuietFor: quietFor, Database: fakeDatabase{w}, Poolers: fakePoolers{w},
-		Userlists: fakeUserlists{w}, App: fakeApp{w}, Tell: func(text string) { w.told = append(w.told, text) },
+		Userlists: w.userlists(), App: fakeApp{w}, Tell: func(text string) { w.told = append(w.told, text) },
 	}
 }
 
