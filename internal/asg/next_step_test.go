@@ -2,7 +2,9 @@ package asg
 
 import (
 	"errors"
+	"net"
 	"net/http"
+	"net/url"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -29,11 +31,16 @@ func TestNextStep_ErrorOfAWS_SaysWhatToDo(t *testing.T) {
 	require.Contains(t, NextStep(err), "let the function reach AWS")
 }
 
+// noSuchName is an HTTP client whose resolver does not know any name. No request leaves the machine.
+type noSuchName struct{}
+
+func (noSuchName) Do(r *http.Request) (*http.Response, error) {
+	name := &net.DNSError{Err: "no such host", Name: r.URL.Hostname(), IsNotFound: true}
+	return nil, &url.Error{Op: r.Method, URL: r.URL.String(), Err: &net.OpError{Op: "dial", Net: "tcp", Err: name}}
+}
+
 func TestNextStep_NameUnknown_SaysWhoResolvesNames(t *testing.T) {
-	sdk := aws.Config{
-		Region: "eu-west-1", Credentials: aws.AnonymousCredentials{}, RetryMaxAttempts: 1,
-		BaseEndpoint: aws.String("http://autoscaling.invalid"), // a name that never exists: https://www.rfc-editor.org/rfc/rfc2606
-	}
+	sdk := aws.Config{Region: "eu-west-1", Credentials: aws.AnonymousCredentials{}, RetryMaxAttempts: 1, HTTPClient: noSuchName{}}
 	_, err := NewGroups(sdk).Instance(t.Context(), instance)
 	require.Error(t, err)
 	require.Contains(t, NextStep(err), "port 53")
