@@ -41,7 +41,7 @@ func TestLogFatal_InvalidConfiguration_ListsEveryError(t *testing.T) {
 	require.Equal(t, "invalid configuration", line.Msg)
 	require.Equal(t, err.Error(), line.Error)
 	require.Equal(t, []config.Error{
-		{Line: 1, Key: "autoScalingGroups", Reason: "must not be empty"}, {Line: 3, Key: "modus", Reason: "unknown key"},
+		{Line: 1, Key: "autoScalingGroups", Reason: "must not be empty"}, {Line: 3, Key: "modus", Reason: "unknown key; did you mean mode?"},
 	}, line.Errors)
 }
 

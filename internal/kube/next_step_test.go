@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -46,7 +47,9 @@ func TestNextStep_NoConnection_SaysWhatToDo(t *testing.T) {
 	_, err = client.Leases(t.Context())
 	require.Contains(t, NextStep(err), "stack.clusterCA")
 
-	client, err = New(&rest.Config{Host: "https://nowhere.invalid", Dial: (&net.Dialer{Timeout: callTimeout}).DialContext})
+	client, err = New(&rest.Config{Host: "https://nowhere.invalid", Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "nowhere.invalid", IsNotFound: true}}
+	}})
 	require.NoError(t, err)
 	_, err = client.Leases(t.Context())
 	require.Contains(t, NextStep(err), "let the function resolve the API server's name")
