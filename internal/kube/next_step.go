@@ -19,7 +19,7 @@ func NextStep(err error) string {
 	case apierrors.IsUnauthorized(err):
 		return "give the function's role access to the cluster: the access entry, or the line of the output AwsAuth in aws-auth"
 	case apierrors.IsForbidden(err):
-		return "kubectl apply -f infra/rbac.yaml (of a release: its rbac.yaml)"
+		return "kubectl apply -f infra/rbac.yaml"
 	case errors.As(err, &unknownCA):
 		return "correct stack.clusterCA in quiesce.yaml, or leave it out"
 	case errors.As(err, &name): // before the others, which contain it
