@@ -42,7 +42,9 @@ func run() int {
 func complaints(assembly cxapi.CloudAssembly) (err error) {
 	for _, stack := range *assembly.Stacks() {
 		for _, message := range *stack.Messages() {
+			//lint:ignore SA1019 the new place of the type is another module, for these lines only
 			if message.Level == cxapi.SynthesisMessageLevel_ERROR {
+				//lint:ignore SA1019 as above
 				err = errors.Join(err, fmt.Errorf("%s: %v", *message.Id, message.Entry.Data))
 			}
 		}
