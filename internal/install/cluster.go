@@ -64,7 +64,7 @@ const (
 	Created   = "created"
 	Changed   = "changed"
 	Unchanged = "unchanged"
-	Extra     = "extra" // permissions of the function that nobody asked for
+	Extra     = "extra" // permissions of the function that no option asks for
 	Deleted   = "deleted"
 	Absent    = "absent"
 )

@@ -162,7 +162,7 @@ func (p byPause) prepare(ctx context.Context) error {
 	return p.saveRecord(ctx, rec)
 }
 
-// isPausedByOthers reports whether somebody else has paused pgbouncer: a person, or an operator during maintenance. Whoever did ends that pause.
+// isPausedByOthers reports whether a person or an operator has paused pgbouncer, such as during maintenance. They end that pause.
 // Before 1.19, only the answer to a PAUSE shows it, and an escort that crashes before the answer leaves a record of its own pause.
 func (p byPause) isPausedByOthers(ctx context.Context) (bool, error) {
 	paused, err := p.console.IsPaused(withoutCancel(ctx))
