@@ -34,6 +34,11 @@ const testTimeout = 10 * time.Minute
 // delays one, and less than any timeout that would free a worker.
 const hangsAfter = 30 * time.Second
 
+// dialTimeout is the workers'. Without a preStop hook, a pod's address is silent once the pod is gone. A late node proxy still sends
+// clients there. Two seconds are enough for a lost packet, and less than any stall that a test looks at. After the pod has answered once,
+// workers have no time limits.
+const dialTimeout = "-dial-timeout=2s"
+
 // fixture is one test's poolers and workers, and a function.
 type fixture struct {
 	*testing.T
@@ -52,6 +57,10 @@ func newFixture(t *testing.T, o poolers.Options, settings ...string) *fixture {
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	t.Cleanup(cancel)
 	o.Name = fmt.Sprintf("poolers-%d", testCount.Add(1))
+	o.Flags = withDialTimeout(o.Flags)
+	if o.ExtraWorker != nil {
+		o.ExtraWorker = append(slices.Clone(o.ExtraWorker), dialTimeout)
+	}
 	set, err := poolers.SetUp(ctx, shared, o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, set.TearDown(context.WithoutCancel(ctx))) })
@@ -59,6 +68,17 @@ func newFixture(t *testing.T, o poolers.Options, settings ...string) *fixture {
 	t.Cleanup(p.logPoolers)
 	p.function = p.newFunction(append([]string{p.Credentials()}, settings...)...)
 	return p
+}
+
+// withDialTimeout adds the timeout to the flags of each worker group.
+func withDialTimeout(groups [][]string) (with [][]string) {
+	if len(groups) == 0 {
+		return [][]string{{dialTimeout}}
+	}
+	for _, flags := range groups {
+		with = append(with, append(slices.Clone(flags), dialTimeout))
+	}
+	return with
 }
 
 // logPoolers logs the poolers of a failed test. A restarted pooler was restarted by its probe, for example, not by us.

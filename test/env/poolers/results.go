@@ -93,13 +93,13 @@ func (b Results) Sum(of func(journal.Worker) int) (sum int) {
 	return sum
 }
 
-// Errors lists the workers that saw errors, and each one's last.
+// Errors lists the workers that saw errors or have not stopped: what each one does, and its last error.
 func (b Results) Errors() string {
 	var text strings.Builder
 	for _, w := range b.Workers {
-		if w.LastError != "" {
-			fmt.Fprintf(&text, "worker %d: %d at BEGIN, %d at connecting, aborted %v, ambiguous %v, last: %s; ",
-				w.Worker, w.BeginErrors, w.ConnectErrors, w.Aborted, w.Ambiguous, w.LastError)
+		if w.LastError != "" || w.State != journal.Stopped {
+			fmt.Fprintf(&text, "worker %d: %s for %s, %d at BEGIN, %d at connecting, aborted %v, ambiguous %v, last: %s; ",
+				w.Worker, w.State, b.At.Sub(w.Since).Round(time.Millisecond), w.BeginErrors, w.ConnectErrors, w.Aborted, w.Ambiguous, w.LastError)
 		}
 	}
 	return text.String()

@@ -11,26 +11,31 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// dialer dials as libpq does by default. It waits as long as the kernel tries, and it leaves keepalive times to the kernel (two
-// hours and eleven minutes on Linux). Go's default would find a dead peer in two and a half minutes.
-var dialer = net.Dialer{
-	KeepAlive:       -1,
-	KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: -1, Interval: -1, Count: -1},
+// dialer dials as libpq does by default, unless timeout is set. It waits as long as the kernel tries, and it leaves keepalive times to the
+// kernel (two hours and eleven minutes on Linux). Go's default would find a dead peer in two and a half minutes.
+func dialer(timeout time.Duration) *net.Dialer {
+	return &net.Dialer{
+		Timeout:         timeout,
+		KeepAlive:       -1,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: -1, Interval: -1, Count: -1},
+	}
 }
 
-// connection is a worker's connection. It has no time limits: that workers wait forever is what the tests must show.
+// connection is a worker's connection. Once the peer has answered it has no time limits: that workers wait forever is what the tests must
+// show.
 type connection struct {
 	pg     *pgconn.PgConn
 	retire time.Time // zero: never
 }
 
-func settings(url string) (*pgconn.Config, error) {
+// settings returns how to connect to url. A TCP connection may take dialTimeout, and without one as long as the kernel tries.
+func settings(url string, dialTimeout time.Duration) (*pgconn.Config, error) {
 	config, err := pgconn.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("read -url: %w", err)
 	}
 	config.ConnectTimeout = 0
-	config.DialFunc = dialer.DialContext
+	config.DialFunc = dialer(dialTimeout).DialContext
 	return config, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -23,9 +24,34 @@ func TestKeepalive_Defaults_FromKernel(t *testing.T) {
 	require.Zero(t, options(syscall.IPPROTO_TCP, tcpUserTimeout))
 }
 
+func TestDial_NoAnswer_EndsAfterTimeout(t *testing.T) {
+	config, err := settings("postgres://worker@"+silent(t)+"/app?sslmode=disable", time.Millisecond)
+	require.NoError(t, err)
+	_, err = connect(config, "")
+	var failure net.Error
+	require.ErrorAs(t, err, &failure)
+	require.True(t, failure.Timeout(), err)
+}
+
+// silent returns an address that answers no further connection: the kernel drops them while the listener's queue is full.
+func silent(t *testing.T) string {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, syscall.Close(fd)) })
+	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	require.NoError(t, syscall.Listen(fd, 0))
+	bound, err := syscall.Getsockname(fd)
+	require.NoError(t, err)
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(bound.(*syscall.SockaddrInet4).Port))
+	fills, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = fills.Close() })
+	return addr
+}
+
 // socketOptions connects as a worker does, and returns a reader of its socket options.
 func socketOptions(t *testing.T) func(level, option int) int {
-	config, err := settings(serve(t, always).url)
+	config, err := settings(serve(t, always).url, 0)
 	require.NoError(t, err)
 	c, err := connect(config, "")
 	require.NoError(t, err)

@@ -28,12 +28,13 @@ const (
 
 type options struct {
 	behavior
-	url       string
-	workers   int
-	first     int
-	listen    string
-	login     string
-	straggler time.Duration
+	url         string
+	workers     int
+	first       int
+	listen      string
+	login       string
+	straggler   time.Duration
+	dialTimeout time.Duration
 }
 
 func main() {
@@ -50,7 +51,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	config, err := settings(os.ExpandEnv(o.url))
+	config, err := settings(os.ExpandEnv(o.url), o.dialTimeout)
 	if err != nil {
 		return err
 	}
@@ -82,6 +83,7 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&o.think, "think", 10*time.Millisecond, "pause between transactions")
 	flags.DurationVar(&o.recycle, "recycle", 0, "close connections between transactions at this age, or up to a quarter earlier; 0: never")
 	flags.BoolVar(&o.validate, "validate", false, "try the connection before each transaction")
+	flags.DurationVar(&o.dialTimeout, "dial-timeout", 0, "how long a TCP connection may take; 0: as long as the kernel tries, two minutes on Linux")
 	flags.DurationVar(&o.straggler, "straggler", 0, "how long the first worker's transactions last, and the pauses between them; 0: as the others'")
 	if err := flags.Parse(args); err != nil {
 		return o, err

@@ -82,7 +82,7 @@ func TestRecycle_BetweenTransactions_Terminates(t *testing.T) {
 }
 
 func TestWorker_CannotConnect_Retries(t *testing.T) {
-	config, err := settings("postgres://worker@127.0.0.1:1/app?sslmode=disable")
+	config, err := settings("postgres://worker@127.0.0.1:1/app?sslmode=disable", 0)
 	require.NoError(t, err)
 	c := start(config, options{workers: 1})
 	require.Eventually(t, func() bool { return c.snapshot().Workers[0].LastError != "" }, waitTimeout, pollInterval)
@@ -161,7 +161,7 @@ func begin(t *testing.T, s *server, with ...func(*options)) *group {
 	for _, w := range with {
 		w(&o)
 	}
-	config, err := settings(s.url)
+	config, err := settings(s.url, 0)
 	require.NoError(t, err)
 	c := start(config, o)
 	t.Cleanup(c.stop)
