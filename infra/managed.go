@@ -29,7 +29,7 @@ const (
 // stack is deleted. The groups that quiesce.yaml names without a glob have their hooks from newHooks already.
 //
 // The custom resource is created after all that the stack has so far, and deleted before it. Only the sweep's permission to put hooks is
-// deleted earlier: otherwise a sweep could put a hook again, and nobody would ever remove it.
+// deleted earlier: otherwise a sweep could put a hook again, which would stay for ever.
 func newManagedHooks(stack awscdk.Stack, d deployment, p parts) {
 	if !d.Lifecycle.ManageHooks {
 		return

@@ -18,7 +18,7 @@ import (
 
 // settleTime is how long a deletion waits before it looks for hooks a second time. The stack takes the permission to put hooks from the
 // sweep just before. IAM needs seconds until that holds everywhere, and a request may be under way. A minute of a deletion is cheap: a hook
-// that is put meanwhile would delay each termination for 20 minutes, with nobody to complete it.
+// that is put meanwhile would delay each termination for 20 minutes, because no function completes it.
 const settleTime = time.Minute
 
 // stackHooks puts and removes the hooks of a stack, for the stack's custom resource.

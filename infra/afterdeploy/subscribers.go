@@ -9,7 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 )
 
-// awsKey is the key that AWS manages for SNS. Its policy does not admit CloudWatch, and nobody can change it: alarms never reach a topic
+// awsKey is the key that AWS manages for SNS. Its policy does not admit CloudWatch, and it cannot be changed: alarms never reach a topic
 // under it (https://docs.aws.amazon.com/sns/latest/dg/sns-key-management.html).
 const awsKey = "alias/aws/sns"
 

@@ -18,10 +18,10 @@
 //	                                          server_login_retry=15 ◄──────────────────────── as it was
 //
 // A pause that a callback made must be known to another pod, which has nothing but the console. pgbouncer has no comments. So the mark is a
-// value of server_login_retry that nobody would configure. It is short, which a move needs anyway, and its digits have the former value
+// value of server_login_retry that no one would configure. It is short, which a move needs anyway, and its digits have the former value
 // (mark.go). It is there before the first PAUSE, and goes after the RESUME. So:
 //
-//   - A pause without a mark is somebody else's: a person's, or one of quiesce, which pauses before it asks Patroni. No callback makes it,
+//   - A pause without a mark is a person's, or one of quiesce, which pauses before it asks Patroni. No callback makes it,
 //     changes it or ends it.
 //   - Only a primary's stop pauses. Patroni says whether it is one. When Patroni itself is told to stop, its REST API is gone by then, and
 //     PostgreSQL's control file says it (control.go).

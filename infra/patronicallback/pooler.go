@@ -278,7 +278,7 @@ func (p *pooler) resumeDatabase(ctx context.Context, database string) error {
 	return nil
 }
 
-// finish restores the setting, unless somebody else has. With reconnect, it renews the connections.
+// finish restores the setting, unless it is restored already. With reconnect, it renews the connections.
 func (p *pooler) finish(ctx context.Context, reconnect bool) error {
 	v, err := p.look(ctx)
 	if err != nil {

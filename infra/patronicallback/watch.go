@@ -52,7 +52,7 @@ func (w watcher) pause(ctx context.Context, stop func()) error {
 		leads, err = runsPrimary(w.options.data)
 	}
 	if err != nil || !leads {
-		return err // a replica, or nobody knows
+		return err // a replica, or not known
 	}
 	poolers, err := w.poolers(ctx)
 	if err != nil {
@@ -186,7 +186,7 @@ func (w watcher) logFailure(p *pooler, err error) {
 	log.Error("failed to resume the pooler: if it is paused, send RESUME to its console", "error", err)
 }
 
-// hold waits until clients of a pooler may go on, and lets them go. It does nothing if somebody else has.
+// hold waits until clients of a pooler may go on, and lets them go. It does nothing if another process has let them go.
 func (w watcher) hold(ctx context.Context, p *pooler, until time.Time, primary <-chan struct{}) {
 	log := w.log.With("pooler", p.address)
 	why, proven := "its time is over", false

@@ -9,11 +9,11 @@
 //	the second    SIGTERM exits at once                     exits at once
 //
 // The kubelet sends SIGTERM as soon as the hook returns. So the hook sends SIGINT, once, and does not return before pgbouncer is gone. From
-// 1.23 on, closed ports show that somebody else has begun a shutdown, such as quiesce over the console. Then the hook sends nothing and
+// 1.23 on, closed ports show that a shutdown has begun already, such as quiesce's over the console. Then the hook sends nothing and
 // waits only: its signal would be the second one.
 //
 // Before that, it waits until no new clients come. A pod leaves its Services when its deletion begins, and the node proxies learn that
 // later. A client that they still send would meet a closed port, or a paused pgbouncer.
 //
-// The hook asks nobody: no console, no API server. It reads /proc, where the kernel lists processes and connections.
+// The hook asks neither a console nor the API server. It reads /proc, where the kernel lists processes and connections.
 package main

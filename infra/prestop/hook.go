@@ -96,7 +96,7 @@ func (h *hook) show() error {
 	return errors.Join(errs...)
 }
 
-// awaitQuiet waits until no new client came for a while. It ends early when there is nobody to tell any more.
+// awaitQuiet waits until no new client came for a while. It ends early when no pgbouncer is left.
 func (h *hook) awaitQuiet(ctx context.Context) error {
 	var known map[string]bool // clients; nil: before the first look
 	var newest time.Time
@@ -167,7 +167,7 @@ func (h *hook) interrupt() error {
 	return errors.Join(errs...)
 }
 
-// awaitExit blocks until all pgbouncers are gone, or somebody kills the hook.
+// awaitExit blocks until all pgbouncers are gone, or the hook is killed.
 func (h *hook) awaitExit(ctx context.Context) error {
 	next, end := time.Now(), h.began.Add(h.grace-graceMargin)
 	said := false

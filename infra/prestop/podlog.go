@@ -12,7 +12,7 @@ import (
 // the time of open transactions.
 const logTimeout = time.Second
 
-// openPodLog opens what process 1 prints to. In a shared process namespace, that process is the pod's sandbox, whose output nobody reads.
+// openPodLog opens what process 1 prints to. In a shared process namespace, that process is the pod's sandbox, whose output is not kept.
 func openPodLog(path string) (*os.File, error) {
 	if target, err := os.Readlink(path); err == nil && target == os.DevNull {
 		return nil, fmt.Errorf("open %s: it is %s: with shareProcessNamespace, set --log to the output of pgbouncer's own process", path, os.DevNull)

@@ -13,7 +13,7 @@ import (
 	"quiesce/internal/termination"
 )
 
-// good are the statuses of an answer after which nobody has to do anything.
+// good are the statuses of an answer after which nothing is left to do.
 var good = []termination.Status{
 	termination.StatusPlanned, termination.StatusDrained, termination.StatusSwept, termination.StatusMoved, termination.StatusRehearsed,
 	termination.StatusResumed, termination.StatusChecked, termination.StatusSkipped,

@@ -72,7 +72,7 @@ func (r *reader) clusterParts() []part {
 	return parts
 }
 
-// namespaced is a part that is listed in all namespaces. Somebody who asks about one namespace, and may not read others, gets that one.
+// namespaced is a part that is listed in all namespaces. A person who asks about one namespace, and may not read others, gets that one.
 func namespaced[T any](
 	r *reader, name string, into *[]T, list func(ctx context.Context, namespace string, o metav1.ListOptions) (items []T, next string, err error),
 ) part {

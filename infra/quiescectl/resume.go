@@ -175,7 +175,7 @@ func (r *resumeOptions) resume(ctx context.Context, parts wire.Parts, log *slog.
 		}
 		return answer, nil
 	}
-	// Somebody may have taken a Lease since it was listed. Then nothing was done about it.
+	// A Lease may have been taken since it was listed. Then nothing was done about it.
 	if leases, err = client.Unfinished(ctx); err != nil {
 		return answer, err
 	}

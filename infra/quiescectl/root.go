@@ -26,7 +26,7 @@ type options struct {
 	cluster, function              string
 	output                         string
 
-	askCode     func() (string, error)  // of an MFA device; nil: nobody is there to ask
+	askCode     func() (string, error)  // of an MFA device; nil: no person is there to ask
 	credentials aws.CredentialsProvider // that this command has found; nil: none yet
 }
 

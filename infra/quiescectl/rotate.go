@@ -57,7 +57,7 @@ func newRotate(o *options) *cobra.Command {
 		Use:   "rotate",
 		Short: "Replace the password of a login that is in use, without a failed connection",
 		Long: "rotate lets two logins of one group role alternate. It enables the one that rests, in PostgreSQL and in every pooler, and moves the\n" +
-			"clients to it. When nobody has used the other one for --quiet-for, on any pooler or server, it closes that one.\n\n" +
+			"clients to it. When the other one has been unused for --quiet-for, on each pooler and server, it closes that one.\n\n" +
 			"It can be stopped at any time. The same command continues it. It must run all the time: after five minutes without a look, the\n" +
 			"quiet time begins anew. --back undoes it.\n\n" +
 			"PostgreSQL is reached with --dsn, or with the environment of psql (PGHOST, PGUSER, PGPASSWORD, ...).\n" +
@@ -77,7 +77,7 @@ func (r *rotateOptions) addFlags(command *cobra.Command) {
 	flags.StringSliceVar(&r.logins, "logins", nil, "the two logins, as blue,green (required)")
 	flags.StringVar(&r.to, "to", "", "the login to rotate to; not needed to continue")
 	flags.StringVar(&r.group, "group", "", "the group role of both; without it, the logins are pgbouncer's alone, and PostgreSQL is not asked")
-	flags.DurationVar(&r.quietFor, "quiet-for", defaultQuiet, "how long nobody may have used the old login")
+	flags.DurationVar(&r.quietFor, "quiet-for", defaultQuiet, "how long the old login must be unused before it is closed")
 	flags.BoolVar(&r.back, "back", false, "undo the rotation that is recorded")
 	flags.BoolVar(&r.dryRun, "dry-run", false, "print what would be done, and change nothing")
 	flags.StringArrayVar(&r.userlists, "userlist", nil, "Secret with a userlist of poolers, as namespace/name or namespace/name:key; may be repeated (required)")
@@ -95,7 +95,7 @@ func (r *rotateOptions) addFlags(command *cobra.Command) {
 	flags.BoolVar(&r.admin, "admin", false, "the logins are for consoles (admin_users), such as quiesce's own")
 	flags.StringVar(&r.dsn, "dsn", "", "connection string of the primary; default: the environment")
 	flags.StringArrayVar(&r.standbys, "standby", nil, "connection string of a standby; may be repeated")
-	flags.BoolVar(&r.ignoreStandbys, "ignore-standbys", false, "nobody logs in to standbys that are not named")
+	flags.BoolVar(&r.ignoreStandbys, "ignore-standbys", false, "no client logs in to standbys that are not named")
 	flags.BoolVar(&r.notManaged, "not-managed", false, "the operator of the server does not know these logins")
 	flags.StringVar(&r.passwordFile, "password-file", "", "file with the new password, 16 to 99 printable characters; default: 32 random letters and digits")
 	flags.StringVar(&r.env, "password-env", "", "environment variable with the new password")

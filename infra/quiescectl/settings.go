@@ -20,7 +20,7 @@ import (
 	"quiesce/internal/wire"
 )
 
-// defaultSettings has the groups that a file must name. Nobody asks for them without a file.
+// defaultSettings has the groups that a file must name. They are not needed without a file.
 const defaultSettings = "{cluster: unknown, autoScalingGroups: [unknown], mode: shadow}"
 
 // readSettings reads the configuration of quiesce; without a path they are the defaults, and the cluster has no name.
@@ -102,7 +102,7 @@ func (o *options) loadAWS(ctx context.Context, load sdkLoader, more ...func(*aws
 	return settings, nil
 }
 
-// codeAsker returns a function that asks a person for the code of an MFA device; nil: there is nobody to ask.
+// codeAsker returns a function that asks a person for the code of an MFA device; nil: no person is there to ask.
 func codeAsker(in, prompt *os.File) func() (string, error) {
 	if !isTerminal(in) || !isTerminal(prompt) {
 		return nil

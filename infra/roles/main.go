@@ -190,7 +190,7 @@ func difference(ctx context.Context, s *session, d declaration) ([]change, error
 	return plan(d, found)
 }
 
-// requireNone looks again: a statement may succeed and change nothing, such as a REVOKE of what somebody else granted.
+// requireNone looks again: a statement may succeed and change nothing, such as a REVOKE of what another role granted.
 func requireNone(ctx context.Context, s *session, d declaration) error {
 	changes, err := difference(ctx, s, d)
 	if err != nil || len(changes) == 0 {

@@ -62,7 +62,7 @@ type mark struct {
 	ManagedBy string `json:"managedBy"`
 }
 
-// managedBy returns the stack that put the hook; empty: the metadata is missing, or somebody else's.
+// managedBy returns the stack that put the hook; empty: the metadata is missing, or another tool's.
 func managedBy(metadata *string) string {
 	var m mark
 	if json.Unmarshal([]byte(aws.ToString(metadata)), &m) != nil {

@@ -62,7 +62,7 @@ func (h *Handler) check(event cfn.Event) error {
 }
 
 // answer returns the answer to an event. A deployment does not fail because of a hook: the sweep puts it later, and an alarm says so
-// meanwhile. A deletion fails: without the stack, nobody completes what waits on the hooks, and nobody removes them.
+// meanwhile. A deletion fails: without the stack, nothing completes what waits on the hooks, and nothing removes them.
 func (h *Handler) answer(event cfn.Event, err error) *cfn.Response {
 	response := cfn.NewResponse(&event)
 	response.Status, response.PhysicalResourceID = cfn.StatusSuccess, event.PhysicalResourceID

@@ -44,7 +44,7 @@ type Snapshot struct {
 	Unread []Unread
 }
 
-// OtherPods is the part that somebody with permissions in one namespace cannot read.
+// OtherPods is the part that a person with permissions in one namespace cannot read.
 const OtherPods = "pods of other namespaces"
 
 // Incomplete reports whether nodes or pods could not be read: then nothing is known. About one namespace much is known without nodes.

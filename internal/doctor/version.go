@@ -21,7 +21,7 @@ func (v *view) otherVersion() []Finding {
 		Cost: "what one knows, the other may not: checks, permissions and manifests of one do not fit the other",
 		Fix:  "use the quiescectl of the function's version, or deploy this version (infra/README.md)",
 	}
-	if strings.HasSuffix(v.Function.Version, dirty) { // nobody can build it again
+	if strings.HasSuffix(v.Function.Version, dirty) { // it cannot be built again
 		f.Fix, f.Command = "deploy this version (infra/README.md)", "make deploy"
 	} else {
 		f.Command = "git checkout " + v.Function.Version + " && make quiescectl"

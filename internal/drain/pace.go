@@ -34,7 +34,7 @@ func (p *pace) throttled(err error, sentAt, retryAt time.Time) {
 	}
 }
 
-// answered counts a response that is no throttling. A failure counts as a slow answer: a webhook that nobody serves fails all its pods,
+// answered counts a response that is no throttling. A failure counts as a slow answer: a webhook without a server fails all its pods,
 // and the others must not wait for them. What was not asked says nothing, and an escort's requests have had responses of their own.
 func (p *pace) answered(got response) {
 	if got.escort != nil {

@@ -28,7 +28,7 @@ type Service struct {
 // poolers with usual names. All records of one node share the 256 KB that the API server allows a Lease.
 const MaxRecord = 32 << 10
 
-// ErrTaken says that somebody else holds a Lease now.
+// ErrTaken says that another process holds a Lease now.
 var ErrTaken = errors.New("somebody else has taken it")
 
 // MarkedLease is a Lease whose mark survives its holder. The mark says what the holder changed that outlives it.
@@ -37,17 +37,17 @@ type MarkedLease interface {
 	Mark() string
 	// SetMark replaces the mark; an empty text removes it.
 	SetMark(ctx context.Context, text string) error
-	// Lost returns why the Lease cannot be relied on any more, as far as is known: somebody else has taken or deleted it, or it could not be
+	// Lost returns why the Lease cannot be relied on any more, as far as is known: it was taken or deleted, or it could not be
 	// renewed in time; nil: it is held. It sends no request.
 	Lost() error
 	// Release frees the Lease, on a context of its own. One with a mark stays, without a holder.
 	Release() error
 }
 
-// Mark is the mark of a Lease, as somebody sees it who does not hold the Lease.
+// Mark is the mark of a Lease, as a process sees it that does not hold the Lease.
 type Mark struct {
 	Lease string
 	Text  string
-	Held  bool      // by somebody who still renews it
-	Taken time.Time // when its holder took it; zero: nobody holds it
+	Held  bool      // by a process that still renews it
+	Taken time.Time // when its holder took it; zero: it is not held
 }

@@ -86,7 +86,7 @@ func (t *Target) remove(ctx context.Context, objects Set) (done []Change, err er
 	return done, nil
 }
 
-// checkIdle returns an error that names what somebody still needs.
+// checkIdle returns an error that names what is still needed.
 func (t *Target) checkIdle(ctx context.Context) error {
 	leases, err := t.client.CoordinationV1().Leases(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -154,7 +154,7 @@ func (t *Target) changedPods(ctx context.Context, leases []coordinationv1.Lease)
 	return changed, nil
 }
 
-// isHeld reports whether somebody renews a Lease.
+// isHeld reports whether a Lease is renewed.
 func isHeld(l coordinationv1.Lease) bool {
 	s := l.Spec
 	return s.HolderIdentity != nil && *s.HolderIdentity != "" && s.RenewTime != nil && s.LeaseDurationSeconds != nil &&

@@ -40,7 +40,7 @@ var errLeaseLost = errors.New("the lease is held by another invocation")
 type lease struct {
 	*Client
 	shorten func(deadline time.Time) // is told the deadline that is on the Lease
-	lost    func()                   // is told that another invocation holds it; nil: nobody is
+	lost    func()                   // is called when another invocation holds it; nil: nothing is
 	stop    func()                   // ends the renewals, and waits for one that is under way
 	parent  context.Context          // of the release
 	unclean int                      // invocations in a row before this one that did not release the Lease

@@ -61,7 +61,7 @@ func (d *pdbs) withPDBs(seen []seenPod) []drain.Pod {
 	return pods
 }
 
-// forgetGone forgets what is known of pods that are gone. Otherwise pods that somebody makes and deletes again would fill the memory.
+// forgetGone forgets what is known of pods that are gone. Otherwise pods that are made and deleted again would fill the memory.
 func (d *pdbs) forgetGone(seen []seenPod) {
 	if len(d.asked) > len(seen) {
 		kept := make(map[drain.Ref]asked, len(seen))

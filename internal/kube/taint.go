@@ -111,7 +111,7 @@ func withoutURL(err error) error {
 	return err
 }
 
-// taintNodes taints nodes, all in parallel. A node that is gone is no error: it takes no pods either. One that somebody has changed since
+// taintNodes taints nodes, all in parallel. A node that is gone is no error: it takes no pods either. One that was changed since
 // it was listed comes again: mostly another drain has tainted it, and the next list of all of them shows that with one request.
 func (c *Client) taintNodes(ctx context.Context, nodes []*corev1.Node, changed map[string]bool) (again []*corev1.Node, err error) {
 	failures := make([]error, len(nodes))

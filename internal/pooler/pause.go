@@ -172,7 +172,7 @@ func (p byPause) isPausedByOthers(ctx context.Context) (bool, error) {
 	return paused && !p.stop.leftover, err
 }
 
-// disownPause records that somebody else has paused pgbouncer, so that nothing ends that pause.
+// disownPause records that another client has paused pgbouncer, so that nothing ends that pause.
 func (p byPause) disownPause(ctx context.Context) error {
 	if p.evicted || p.stop.leftover || !p.record.Paused {
 		return nil

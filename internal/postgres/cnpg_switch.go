@@ -14,7 +14,7 @@ const (
 	// at each turn of its own, several times a second at most.
 	statusTries    = 5
 	statusInterval = 200 * time.Millisecond
-	// quietTime is for how long the log must stand still while all poolers are paused, to show that nobody writes past them. It is the price
+	// quietTime is for how long the log must stand still while all poolers are paused, to show that no client writes past them. It is the price
 	// that clients pay. Less would miss those who write a few times a second.
 	quietTime = 500 * time.Millisecond
 	// quietLimit bounds the wait for such a time: a checkpoint or an autovacuum may end meanwhile.

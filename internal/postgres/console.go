@@ -122,7 +122,7 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 	return state, nil
 }
 
-// isOnlyAsked reports whether nobody but pgbouncer has used a database since pgbouncer started: it has no client now, and no pool of another
+// isOnlyAsked reports whether only pgbouncer itself has used a database since pgbouncer started: it has no client now, and no pool of another
 // user, which outlives its clients. Such a database is not paused, so that a console's user whose password is there can still log in.
 func isOnlyAsked(pools pgbouncer.Pools, authUser string) bool {
 	return pools.Clients() == 0 && !slices.ContainsFunc(pools, func(p pgbouncer.Pool) bool { return p.User != authUser })
@@ -191,7 +191,7 @@ func (c *poolerConsole) Pause(ctx context.Context, database string) error {
 }
 
 // checkReached returns an error unless another console can be opened while the database is paused. Where the console's own user is one that
-// pgbouncer asks the database for (auth_dbname), nobody could log in to resume, if this invocation died.
+// pgbouncer asks the database for (auth_dbname), no invocation could log in to resume, if this one died.
 func (c *poolerConsole) checkReached(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, reachTimeout, errNotReached)
 	defer cancel()

@@ -9,7 +9,7 @@ import (
 	"quiesce/internal/escort"
 )
 
-// The custom resource of a cluster of Crunchy's operator, and the annotation with which somebody asks it for a switchover
+// The custom resource of a cluster of Crunchy's operator, and the annotation that asks it for a switchover
 // (https://access.crunchydata.com/documentation/postgres-operator/latest/tutorials/cluster-management/administrative-tasks#changing-the-primary).
 const (
 	crunchyGroup    = "postgres-operator.crunchydata.com/v1beta1"
@@ -50,7 +50,7 @@ func (c *crunchyCluster) pending(leader string) string {
 	return drain.Short(fmt.Sprintf("a %s of Crunchy's operator from %s to %s", kind, cmp.Or(leader, "none"), orAny(wanted.TargetInstance)))
 }
 
-// addCrunchy adds the switchover that somebody has asked Crunchy's operator for. The permission is optional.
+// addCrunchy adds the switchover that Crunchy's operator was asked for. The permission is optional.
 func (o *Observer) addCrunchy(ctx context.Context, f *Facts) {
 	var c crunchyCluster
 	found, err := o.Cluster.Custom(ctx, crunchyGroup, crunchyClusters, f.Namespace, f.Cluster, &c)

@@ -27,7 +27,7 @@ const (
 	// verifyInterval is between two looks at all members.
 	verifyInterval = 2 * time.Second
 	// verifyLimit is how long after a move the old primary is waited for at all. One that does not stream by then needs a person, and its
-	// pod on a node that ends helps nobody.
+	// pod on a node that ends helps no client.
 	verifyLimit = 5 * time.Minute
 )
 
@@ -129,7 +129,7 @@ func (r *run) escortMember(ctx context.Context) error {
 	case err != nil:
 		return r.heldUnlessLast(ctx, holdUnread("cannot look at the pod: %v", err))
 	case pod == nil || !pod.Deleted.IsZero():
-		return nil // gone, or told to stop by somebody
+		return nil // gone, or told to stop already
 	case recovered != nil && !r.isLast():
 		return recovered
 	}

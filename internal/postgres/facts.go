@@ -101,7 +101,7 @@ type Facts struct {
 	MaxLag       LSN      // Patroni's maximum_lag_on_failover; zero: unknown
 	Paused       bool     // Patroni's maintenance mode
 	Standby      bool     // a standby cluster, or a replica cluster: its leader follows another cluster
-	Pending      string   // a switchover that somebody asked for, in words; empty: none
+	Pending      string   // a switchover that was requested, in words; empty: none
 
 	FailoverVersion string            // resourceVersion of FailoverObject; empty: it does not exist
 	ObjectLabels    map[string]string // of ConfigObject: Patroni sees an object only with these

@@ -44,7 +44,7 @@ type front struct {
 	alias     bool          // one of them is the alias
 	retry     string        // its setting server_login_retry
 	queryWait time.Duration // zero: clients wait for ever
-	paused    string        // a database that somebody else has paused; empty: none
+	paused    string        // a database that is paused already; empty: none
 	unheld    string        // why its clients cannot be held, in words; empty: they can
 	silent    bool          // for a reason that may be over in a moment: its console did not answer
 	proven    bool          // a write through it has reached the new primary
@@ -231,7 +231,7 @@ func (p *front) read(ctx context.Context, f *Facts, leading []escort.Service, ac
 	return nil
 }
 
-// bounded returns no more databases than can be paused. Those without clients are left out first: nobody waits for them, and whoever makes
+// bounded returns no more databases than can be paused. Those without clients are left out first: no client waits for them, and whoever makes
 // databases without a login must not keep the others from being paused.
 func (p *front) bounded(databases []PoolerDatabase) []PoolerDatabase {
 	if len(databases) <= maxDatabases {

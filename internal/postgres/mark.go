@@ -81,7 +81,7 @@ func (m mark) sameMove(other *mark) bool {
 	return other != nil && m.Namespace == other.Namespace && m.Cluster == other.Cluster && m.Since.Equal(other.Since)
 }
 
-// interrupt makes the mark one of a move that did not end in order: nobody knows whether it is over.
+// interrupt makes the mark one of a move that did not end in order: whether it is over is not known.
 func (m *mark) interrupt() {
 	if until := m.Since.Add(lateTime); until.After(m.Again) {
 		m.Again = until

@@ -56,7 +56,7 @@ func (m *move) pauseDatabases(ctx context.Context) error {
 }
 
 // orGoesOn returns the error of a pause as a hold. At the end of the drain's time it returns only that of a Lease that was lost, of a ctx
-// that has ended, or of a pause that nobody could end if this invocation died.
+// that has ended, or of a pause that would stay if this invocation died.
 func (m *move) orGoesOn(ctx context.Context, err error) error {
 	_, lost := errors.AsType[*drain.Held](err)
 	switch {
@@ -72,7 +72,7 @@ func (m *move) orGoesOn(ctx context.Context, err error) error {
 }
 
 // checkPaused holds the primary unless every pooler still answers and holds its clients. One that does not answer could not be resumed after
-// the switchover, and one that somebody has resumed would lead its clients into it. At the end of the drain's time the primary moves all the
+// the switchover, and one that was resumed would lead its clients into it. At the end of the drain's time the primary moves all the
 // same.
 func (m *move) checkPaused(ctx context.Context) error {
 	if m.last {

@@ -75,7 +75,7 @@ func (r REST) ask(ctx context.Context, leader Member, candidate string, login *e
 
 // send sends the request on a connection of its own. It follows no redirect, and uses no proxy.
 func (r REST) send(request *http.Request) error {
-	var reached net.Conn // nil: nobody
+	var reached net.Conn // nil: none
 	client := http.Client{
 		Transport: &http.Transport{
 			DisableKeepAlives: true, MaxResponseHeaderBytes: maxLine,
@@ -107,7 +107,7 @@ func (r REST) send(request *http.Request) error {
 }
 
 // discardUnsent sets whether the end of a connection discards what has not arrived. By default the kernel goes on sending it for a minute or
-// more. A request that is given up would then arrive late, and the primary would move while nobody holds clients.
+// more. A request that is given up would then arrive late, and the primary would move while no client is held.
 func discardUnsent(conn net.Conn, discard bool) {
 	tcp, is := conn.(interface{ SetLinger(seconds int) error })
 	if !is {

@@ -122,7 +122,7 @@ func step(ctx context.Context, do func(ctx context.Context) error) error {
 	return err
 }
 
-// Resume finds the marks that nobody holds, and resumes the poolers that they name. It is for the sweep, for the delayed message that is
+// Resume finds the marks that are not held, and resumes the poolers that they name. It is for the sweep, for the delayed message that is
 // sent before a PAUSE, and for people. A second call changes nothing. A cluster whose move is under way is left to it. Resumed are the
 // clusters whose poolers are resumed now. Left reports whether a pooler was not reached, though that may be no error: it was resumed before,
 // and is asked once more. The login of another phase may reach it.
@@ -175,7 +175,7 @@ func (e *Escort) resumeMark(ctx context.Context, cluster Cluster, lease string) 
 // cleared is what became of a mark.
 type cleared struct {
 	mark  *mark // nil: it could not be read
-	first bool  // nobody had resumed its poolers before
+	first bool  // its poolers were not resumed before
 	left  bool  // a pooler was not reached
 }
 
@@ -201,7 +201,7 @@ func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.Mar
 	return cleared{m, first, len(left) > 0}, err
 }
 
-// withdraw removes the request of an interrupted move, if it is still there: otherwise the primary could move when nobody expects it.
+// withdraw removes the request of an interrupted move, if it is still there: otherwise the primary could move when it is not expected.
 // Clients wait meanwhile, so the time for it is short, and a failure changes nothing.
 func (e *Escort) withdraw(ctx context.Context, cluster Cluster, m *mark) {
 	if m.Kind == "" {

@@ -15,7 +15,7 @@ const (
 	// for the pause and the gate. It is twice what the same reads took before, because a request that comes too late waits for a whole loop.
 	keyLead, maxKeyLead = 600 * time.Millisecond, 3 * time.Second
 	// scheduleLead is how far ahead a request is scheduled. Patroni's loop waits for the rest of it. A request with a time is one that
-	// Patroni discards when its loop comes more than a loop and a half too late: nothing happens when nobody expects it any more
+	// Patroni discards when its loop comes more than a loop and a half too late: nothing happens when it is no longer expected
 	// (https://github.com/patroni/patroni/blob/v3.0.2/patroni/ha.py, should_run_scheduled_action).
 	scheduleLead = time.Second
 	// answerGrace is how long the leader may still change after Patroni has answered that it failed: its leader knew that some time before.
@@ -315,7 +315,7 @@ func isRequested(object *escort.Annotated, f escort.Failover) bool {
 	return object.Annotations["leader"] == f.Leader && object.Annotations["member"] == f.Candidate
 }
 
-// leader returns the name that the leader's key has now; empty: nobody's. It reports false if it could not be read.
+// leader returns the name that the leader's key has now; empty: none. It reports false if it could not be read.
 func (m *move) leader(ctx context.Context) (name string, ok bool) {
 	if !m.facts.Operator.UsesPatroni() {
 		return m.clusterLeader(ctx)
@@ -337,7 +337,7 @@ func (m *move) lookOnce(ctx context.Context) (moved bool) {
 	return m.moved != ""
 }
 
-// withdraw removes the request if it is still there, even if ctx has ended. Somebody else's request stays.
+// withdraw removes the request if it is still there, even if ctx has ended. Any other request stays.
 func (m *move) withdraw(ctx context.Context, requested *asked) {
 	if err := withdraw(ctx, m.cluster, requested.failover); err != nil {
 		m.log.Warn("failed to withdraw the request for a switchover", "error", escort.Printable(err.Error()))
@@ -357,8 +357,8 @@ func (m *move) withdrawOwn(ctx context.Context, requested *asked) {
 	}
 }
 
-// withdrawLate removes a request that was written just after somebody else had moved the primary. Patroni removes one that it follows when
-// the new primary has the key. This one would count as somebody's for a loop.
+// withdrawLate removes a request that was written just after the primary had moved otherwise. Patroni removes one that it follows when
+// the new primary has the key. This one would count as a person's for a loop.
 func (m *move) withdrawLate(ctx context.Context) {
 	if !m.unnamed && m.facts.Operator.UsesPatroni() && !m.isLeft(ctx) {
 		m.withdraw(ctx, &asked{failover: m.failover()})

@@ -28,7 +28,7 @@ type teller struct {
 	began   time.Time // of the pause; with the pod and the reason it identifies an event
 	sending sync.WaitGroup
 	failed  sync.Once
-	paused  bool // somebody was told that clients wait
+	paused  bool // an event has told that clients wait
 }
 
 // tell creates an event about each pod, in the background.
@@ -42,7 +42,7 @@ func (t *teller) tell(ctx context.Context, reason drain.PodEventReason, message 
 	var group sync.WaitGroup
 	for range min(tellAtOnce, len(pods)) {
 		group.Go(func() {
-			_ = safely(func() error { t.send(ctx, cancel, reason, message, queue); return nil }) // logged; nobody depends on it
+			_ = safely(func() error { t.send(ctx, cancel, reason, message, queue); return nil }) // logged; nothing depends on it
 		})
 	}
 	t.sending.Go(func() {
@@ -51,7 +51,7 @@ func (t *teller) tell(ctx context.Context, reason drain.PodEventReason, message 
 	})
 }
 
-// send creates events until the queue is empty, or one fails: the others would fail too, and nobody depends on them.
+// send creates events until the queue is empty, or one fails: the others would fail too, and nothing depends on them.
 func (t *teller) send(ctx context.Context, stop context.CancelFunc, reason drain.PodEventReason, message string, queue <-chan drain.Ref) {
 	for pod := range queue {
 		if ctx.Err() != nil {

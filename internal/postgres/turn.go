@@ -21,7 +21,7 @@ const (
 	reclaimTime = 20 * time.Second
 	// saveTimeout bounds the removal of marks at the end.
 	saveTimeout = 5 * time.Second
-	// glanceTime bounds the look for the mark of another move while nobody is known to have taken the Lease. The API server may be out of
+	// glanceTime bounds the look for the mark of another move while the Lease is not known to be taken. The API server may be out of
 	// reach, and clients wait.
 	glanceTime = 2 * time.Second
 )
@@ -87,8 +87,8 @@ func (m *move) lost() error {
 }
 
 // isLeft reports whether what is paused is left to another holder of the cluster's Lease. It has the mark, or has set its own: whoever
-// takes the Lease resumes first what its mark names. Without a mark, or with one that nobody holds, this move resumes: somebody may have
-// deleted the Lease, and then nobody else knows of the pause. A process that stood still does not know yet that another has taken the Lease:
+// takes the Lease resumes first what its mark names. Without a mark, or with one that is not held, this move resumes: a person may have
+// deleted the Lease, and then no other invocation knows of the pause. A process that stood still does not know yet that another has taken the Lease:
 // then the mark of another move says so.
 func (m *move) isLeft(ctx context.Context) bool {
 	lost := m.lease.Lost()
@@ -124,7 +124,7 @@ func again(isLeft func(context.Context) bool) func(context.Context) bool {
 	}
 }
 
-// leave ends a move whose Lease somebody else holds. Neither the mark nor the request nor a pooler is its own any more, until the Lease is
+// leave ends a move whose Lease another invocation holds. Neither the mark nor the request nor a pooler is its own any more, until the Lease is
 // free again.
 func (m *move) leave(ctx context.Context) error {
 	what := "its poolers are left to the new holder of the Lease"
@@ -231,7 +231,7 @@ func (m *move) await(ctx context.Context, deadline time.Time, reason string, acq
 	return hold("%s", reason)
 }
 
-// remind has poolers resumed by another invocation, if this one dies: after the hold, and when nobody holds this one's Lease any more.
+// remind has poolers resumed by another invocation, if this one dies: after the hold, and when this one's Lease is no longer held.
 func (m *move) remind(ctx context.Context) error {
 	if m.Remind == nil || len(m.heldFronts()) == 0 {
 		return nil

@@ -23,7 +23,7 @@ func TestRotation_ResumedAtClosingAfterAGap_TimeBeginsAnew(t *testing.T) {
 				w.locked(func() { w.roles[blue].login, w.lastUse[blue] = !forbidden, time.Now() })
 				_, err := w.rotation().Run(t.Context())
 				require.NoError(t, err)
-				require.Contains(t, strings.Join(w.told, "\n"), "nobody looked since")
+				require.Contains(t, strings.Join(w.told, "\n"), "no run looked since")
 				require.Equal(t, []string{"allow " + blue, "forbid " + blue}, w.order()[3:5])
 				w.requireRotated(blue, green)
 			})
@@ -40,7 +40,7 @@ func TestRotation_ResumedAtEndingAfterAGapWithoutDatabase_TimeBeginsAnew(t *test
 		_, err := w.pgbouncerOnly().Run(t.Context())
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, time.Since(resumed), quietFor)
-		require.Contains(t, strings.Join(w.told, "\n"), "nobody looked since")
+		require.Contains(t, strings.Join(w.told, "\n"), "no run looked since")
 	})
 }
 
@@ -131,7 +131,7 @@ func TestRotation_WaitsBeforeItClosesAddUp_TimeBeginsAnew(t *testing.T) {
 		r.Poolers = &slow{fakePoolers{w}, time.Now().Add(4 * time.Minute), time.Now().Add(7 * time.Minute)}
 		_, err := r.Run(t.Context())
 		require.NoError(t, err)
-		require.Contains(t, strings.Join(w.told, "\n"), "nobody looked since")
+		require.Contains(t, strings.Join(w.told, "\n"), "no run looked since")
 		w.requireRotated(blue, green)
 	})
 }
@@ -150,7 +150,7 @@ func TestRotation_PoolerIsPendingAtTheEnd_QuietTimeGoesOn(t *testing.T) {
 				require.NoError(t, err)
 				w.requireRotated(blue, green)
 				require.Less(t, time.Since(began), pending+maxGap)
-				require.NotContains(t, strings.Join(w.told, "\n"), "nobody looked since")
+				require.NotContains(t, strings.Join(w.told, "\n"), "no run looked since")
 			})
 		})
 	}

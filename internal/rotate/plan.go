@@ -18,7 +18,7 @@ func (r *Rotation) Plan(ctx context.Context) (Record, []string, error) {
 	}{
 		{Opening, fmt.Sprintf("enable %s: a new password on the server and in every userlist", record.To)},
 		{Moving, r.moveText(record)},
-		{Quiet, fmt.Sprintf("look every %s until nobody has used %s for %s", pollInterval, record.From, r.QuietFor)},
+		{Quiet, fmt.Sprintf("look every %s until %s has been unused for %s", pollInterval, record.From, r.QuietFor)},
 		{Closing, fmt.Sprintf("let %s not log in, and look once more", record.From)},
 		{Ending, fmt.Sprintf("remove the password of %s; change its line in every userlist", record.From)},
 	}

@@ -33,7 +33,7 @@ type Turns interface {
 type Consoles struct {
 	List     func(context.Context) ([]Pod, error)
 	Consoles escort.Consoles // with the login of an administrator
-	Turns    Turns           // nil: nobody drains these pods
+	Turns    Turns           // nil: these pods are not drained
 	Database string          // that clients ask for; empty: the first one of each pooler
 	Admin    bool            // the logins are for consoles
 }

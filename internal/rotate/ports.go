@@ -28,7 +28,7 @@ type Database interface {
 	Sessions(ctx context.Context, name string) ([]string, error)
 	// Processes returns the processes of those sessions.
 	Processes(ctx context.Context, name string) ([]Process, error)
-	// End ends those of a role that are idle, and that nobody has used since Processes returned them.
+	// End ends those of a role that are idle, and unused since Processes returned them.
 	End(ctx context.Context, name string, processes []Process) error
 }
 

@@ -27,7 +27,7 @@ type Postgres struct {
 	Group    string // the role that has the grants
 
 	NotManaged     bool // no operator keeps the logins, whatever it looks like
-	IgnoreStandbys bool // nobody logs in to standbys that are not named
+	IgnoreStandbys bool // no client logs in to standbys that are not named
 }
 
 var _ Database = (*Postgres)(nil)
@@ -116,7 +116,7 @@ func (p *Postgres) each(ctx context.Context, do func(context.Context, int, *pgx.
 		}
 	}
 	if standbys > len(p.Standbys) && !p.IgnoreStandbys {
-		return fmt.Errorf("%d standbys receive the log, and %d are named: name each with --standby, or say --ignore-standbys if nobody logs in there",
+		return fmt.Errorf("%d standbys receive the log, and %d are named: name each with --standby, or say --ignore-standbys if no client logs in there",
 			standbys, len(p.Standbys))
 	}
 	return nil
@@ -209,7 +209,7 @@ func (p *Postgres) Forget(ctx context.Context, name string) error {
 	return p.alter(ctx, name, "NOLOGIN PASSWORD NULL")
 }
 
-// Position implements Database. Without a standby nobody waits for it: some services do not tell it.
+// Position implements Database. Without a standby the position is not needed: some services do not tell it.
 func (p *Postgres) Position(ctx context.Context) (position string, err error) {
 	if len(p.Standbys) == 0 {
 		return "0/0", nil

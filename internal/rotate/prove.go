@@ -10,7 +10,7 @@ import (
 	"quiesce/internal/scram"
 )
 
-// prove looks at all poolers and servers until nobody has used the login for long enough. Each use of the login restarts the time, and so does
+// prove looks at all poolers and servers until the login has been unused for long enough. Each use of the login restarts the time, and so does
 // a gap between two complete looks. A record that cannot be written is written at the next look: one failed request must not end a day's
 // work.
 func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {
@@ -20,7 +20,7 @@ func (r *Rotation) prove(ctx context.Context, record Record) (Record, error) {
 		record = r.lookOnce(ctx, record)
 		now := time.Now()
 		if complete := !record.Looked.Equal(last.Looked); complete && record.Looked.Sub(record.Since) >= r.QuietFor && r.isAccepted(ctx, record) {
-			r.tell("nobody has used %s since %s", record.From, record.Since.UTC().Format(time.RFC3339))
+			r.tell("%s has been unused since %s", record.From, record.Since.UTC().Format(time.RFC3339))
 			record.Step = Closing
 			return record, nil
 		}
@@ -68,7 +68,7 @@ func (r *Rotation) isUnwatched(record Record, now time.Time) bool {
 	case now.Before(record.Since):
 		r.tell("the clock has gone back: the quiet time begins anew")
 	case now.Sub(record.Looked) > maxGap:
-		r.tell("nobody looked since %s: the quiet time begins anew", record.Looked.UTC().Format(time.RFC3339))
+		r.tell("no run looked since %s: the quiet time begins anew", record.Looked.UTC().Format(time.RFC3339))
 	default:
 		return false
 	}
@@ -110,7 +110,7 @@ func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {
 	if !given {
 		return record, fmt.Errorf("the password of %s is not known: give it with --password-file", record.To)
 	}
-	if !r.isAccepted(ctx, record) { // or nobody could log in
+	if !r.isAccepted(ctx, record) { // or no client could log in
 		return r.later(ctx, record)
 	}
 	next := record
@@ -160,7 +160,7 @@ func (r *Rotation) forbid(ctx context.Context, record Record) (Record, error) {
 	return r.closeUnlessUsed(ctx, record)
 }
 
-// closeUnlessUsed looks once more. Unless it knows that nobody uses the login, it lets it log in: an earlier run may have closed it already.
+// closeUnlessUsed looks once more. Unless it knows that the login is unused, it lets it log in: an earlier run may have closed it already.
 func (r *Rotation) closeUnlessUsed(ctx context.Context, record Record) (Record, error) {
 	stored, err := r.unchanged(ctx, record)
 	if stored.From == record.From && (stored.Step == Ending || stored.Step == Closed) {
@@ -203,7 +203,7 @@ func (r *Rotation) owned(ctx context.Context, record Record) error {
 	return err
 }
 
-// lastUsers returns who uses the login that is to be closed. A standby may have come since the rotation began, and nobody has looked there.
+// lastUsers returns who uses the login that is to be closed. A standby may have come since the rotation began, and was not looked at.
 func (r *Rotation) lastUsers(ctx context.Context, record Record) ([]string, error) {
 	if r.Database != nil {
 		if err := r.Database.Check(ctx); err != nil {
@@ -214,7 +214,7 @@ func (r *Rotation) lastUsers(ctx context.Context, record Record) ([]string, erro
 	return append(clients, sessions...), err
 }
 
-// allow undoes what forbid has done, if there is a server. A run that is stopped does so, too: nobody sees the clients that are refused.
+// allow undoes what forbid has done, if there is a server. A run that is stopped does so, too: no later step sees the clients that are refused.
 func (r *Rotation) allow(ctx context.Context, login string) error {
 	if r.Database == nil {
 		return nil
@@ -223,7 +223,7 @@ func (r *Rotation) allow(ctx context.Context, login string) error {
 }
 
 // end removes the password. The line in the userlists is changed and not removed: pgbouncer 1.25 still accepts a user whose line is
-// gone. It gets a password that nobody learns, in the form that the line has. With a verifier in a list of clear texts, pgbouncer would keep
+// gone. It gets a password that is told to no one, in the form that the line has. With a verifier in a list of clear texts, pgbouncer would keep
 // the proof of the login that checks it, and use that for the next password of this user, too. The server would refuse it (seen with 1.18
 // and 1.24).
 func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {

@@ -28,7 +28,7 @@ type Step string
 const (
 	Opening Step = "opening" // enable the resting login, everywhere
 	Moving  Step = "moving"  // clients move to it
-	Quiet   Step = "quiet"   // nobody uses the other one, for as long as is asked
+	Quiet   Step = "quiet"   // the other one is unused, for as long as is asked
 	Closing Step = "closing" // the other one may not log in, which can still be undone
 	Ending  Step = "ending"  // its password is removed
 	Closed  Step = "closed"  // nothing is left to do

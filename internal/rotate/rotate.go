@@ -33,7 +33,7 @@ type Rotation struct {
 	Logins   [2]string
 	To       string        // the login that is to be used; empty: that of a rotation that is under way
 	Password string        // of the login that is to be used; empty: that of App, or a generated one
-	QuietFor time.Duration // how long nobody may have used the other login
+	QuietFor time.Duration // how long the other login must be unused
 
 	Database  Database // nil: the logins are pgbouncer's alone
 	Poolers   Poolers
@@ -186,7 +186,7 @@ func (r *Rotation) active(ctx context.Context) (string, error) {
 // check returns why the logins cannot be rotated.
 func (r *Rotation) check(ctx context.Context, record Record) error {
 	if r.App == nil && r.Password == "" {
-		return errors.New("without --app-secret nobody would learn a generated password: give one with --password-file or --password-env")
+		return errors.New("without --app-secret no client would learn a generated password: give one with --password-file or --password-env")
 	}
 	if r.Database != nil {
 		for _, login := range r.Logins {

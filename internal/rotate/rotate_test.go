@@ -429,7 +429,7 @@ func TestRotation_Refusals_NothingChanges(t *testing.T) {
 		"app login rests":   {func(w *world, _ *Rotation) { w.app[0].User = green }, "cannot log in"},
 		"unlisted":          {func(w *world, _ *Rotation) { w.list = "" }, "no line"},
 		"list of the other": {func(w *world, _ *Rotation) { w.list = formatLine(green, firstWord) }, "no line"},
-		"no way to tell":    {func(_ *world, r *Rotation) { r.App = nil }, "nobody would learn"},
+		"no way to tell":    {func(_ *world, r *Rotation) { r.App = nil }, "no client would learn"},
 		"other rotation": {func(w *world, r *Rotation) {
 			w.record, r.To = Record{From: blue, To: green, Step: Moving}, blue
 		}, "under way"},

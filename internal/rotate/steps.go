@@ -150,7 +150,7 @@ func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 		case err != nil:
 			r.tell("%s", err)
 		case len(users) == 0:
-			r.tell("nobody uses %s: its quiet time begins, %s", record.From, r.QuietFor)
+			r.tell("%s is unused: its quiet time begins, %s", record.From, r.QuietFor)
 			return anew(record), nil
 		default:
 			r.tell("wait: %s is still used: %s", record.From, names(users))
@@ -256,7 +256,7 @@ func (r *Rotation) patient(ctx context.Context, do func() error) error {
 // being opened, pgbouncer takes that for a failed login, and refuses clients of that user for server_login_retry. If it may not end them,
 // the poolers do after server_idle_timeout.
 //
-// A client may take such a connection at any moment. So the servers are asked first: what nobody has used since then, was kept all the time.
+// A client may take such a connection at any moment. So the servers are asked first: what was unused since then, was kept all the time.
 func (r *Rotation) endKept(ctx context.Context, login string) {
 	processes, err := r.Database.Processes(ctx, login)
 	if err == nil {

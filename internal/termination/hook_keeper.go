@@ -27,7 +27,7 @@ const (
 	hookLaunching           // its name is that of a hook for launches
 )
 
-// errLaunching is the error of a group that has a hook of our name for launches. It is not changed: somebody needs it.
+// errLaunching is the error of a group that has a hook of our name for launches. It is not changed: it has another use.
 var errLaunching = errors.New("it is a hook for launches, and is not changed")
 
 // look returns the state of our hook on a group.

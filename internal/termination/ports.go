@@ -173,7 +173,7 @@ type Acquisition struct {
 	// Shorten is told a deadline that is on the Lease: at once, and again at each renewal.
 	Shorten func(deadline time.Time)
 	// Lost is called when a write shows that the Lease is not this invocation's any more: it expired, and another one took it. Nil:
-	// nobody needs to know.
+	// no person needs to know.
 	Lost func()
 }
 

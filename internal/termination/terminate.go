@@ -16,7 +16,7 @@ import (
 const handOffReserve = 5 * time.Second
 
 // maxRounds is how often a drain goes on because something changed while volumes were awaited. One round is enough for a controller that
-// makes its next pod late. Without a limit, pods that somebody binds to the node one after the other would keep it until the deadline.
+// makes its next pod late. Without a limit, pods that are bound to the node one after the other would keep it until the deadline.
 const maxRounds = 3
 
 // Causes of the end of a drain's context.
