@@ -16,6 +16,10 @@ import (
 // maxLiveAnswer bounds the answer of a member: a few kilobytes.
 const maxLiveAnswer = 1 << 20
 
+// maxLiveHeader bounds the header of a member's answer: Patroni sends some hundred bytes. Go's default of 10 MB for each of many members
+// could fill the function's memory.
+const maxLiveHeader = 16 << 10
+
 var errTooLarge = errors.New("the answer is too large")
 
 // Direct returns an Observer's Get that connects to the addresses of pods. As the API server's proxy does, it encrypts without checking
@@ -24,9 +28,10 @@ var errTooLarge = errors.New("the answer is too large")
 func Direct(dial func(ctx context.Context, address string) (net.Conn, error)) func(context.Context, Member, string) ([]byte, error) {
 	client := &http.Client{
 		Transport: &http.Transport{
-			DialContext:       func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, address) },
-			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
-			DisableKeepAlives: true,
+			DialContext:            func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, address) },
+			TLSClientConfig:        &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
+			DisableKeepAlives:      true,
+			MaxResponseHeaderBytes: maxLiveHeader,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

@@ -338,6 +338,8 @@ func TestDirect_Answers_AreBounded(t *testing.T) {
 			_, _ = w.Write([]byte("{}"))
 		case "/large":
 			_, _ = w.Write(make([]byte, maxLiveAnswer+1))
+		case "/headers":
+			w.Header().Set("X-Large", strings.Repeat("x", 2*maxLiveHeader))
 		case "/redirect":
 			http.Redirect(w, r, "/followed", http.StatusFound)
 		case "/followed":
@@ -358,7 +360,7 @@ func TestDirect_Answers_AreBounded(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "{}", string(body))
 		require.Equal(t, "10.0.0.7:8008", dialed)
-		for _, path := range []string{"/large", "/redirect", "/other"} {
+		for _, path := range []string{"/large", "/headers", "/redirect", "/other"} {
 			_, err := get(t.Context(), m, path)
 			require.Error(t, err, path)
 		}
