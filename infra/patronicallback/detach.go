@@ -12,7 +12,7 @@ import (
 const readyFile = 3
 
 // startWatcher starts a watcher, and waits until PostgreSQL may stop, but no longer than wait. Patroni kills a callback with its children.
-// So there is a process in between, which ends at once, and the watcher has no parent that ends it.
+// So there is a process in between, which ends at once, and the watcher is not one of them.
 func startWatcher(event string, flags []string, wait time.Duration) error {
 	reader, writer, err := os.Pipe()
 	if err != nil {

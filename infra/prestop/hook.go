@@ -96,7 +96,7 @@ func (h *hook) show() error {
 	return errors.Join(errs...)
 }
 
-// awaitQuiet waits until no new client came for a while. It ends early when no pgbouncer is left.
+// awaitQuiet waits until no new client came for a while. It ends early when no pgbouncer is to get a signal any more.
 func (h *hook) awaitQuiet(ctx context.Context) error {
 	var known map[string]bool // clients; nil: before the first look
 	var newest time.Time

@@ -41,7 +41,7 @@ type signs struct {
 var signRoles = []string{"streaming_replica", "robot_zmon", "zalandos", "_crunchyrepl", "authenticator"}
 
 // operatorOf returns the operator of a server with these signs, or nothing. It sees a server only from inside, so a changed one may look
-// like roles without an owner.
+// like one without an operator.
 func operatorOf(s signs) string {
 	switch {
 	case strings.Contains(s.sockets, "/controller/run") || slices.Contains(s.roles, "streaming_replica"):

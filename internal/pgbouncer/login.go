@@ -155,7 +155,7 @@ func (t Target) authMethods() string {
 	return hashed
 }
 
-// proof is one transaction that needs no table and works only on a primary: it writes a message without a reader
+// proof is one transaction that needs no table and works only on a primary: it writes a message that is never read
 // (https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION). It does not wait for synchronous standbys: those
 // of a new primary may be about to connect.
 const proof = "BEGIN; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, 'quiesce', ''); COMMIT"

@@ -357,8 +357,8 @@ func (m *move) withdrawOwn(ctx context.Context, requested *asked) {
 	}
 }
 
-// withdrawLate removes a request that was written just after the primary had moved otherwise. Patroni removes one that it follows when
-// the new primary has the key. This one would count as a person's for a loop.
+// withdrawLate removes a request that was written just after another switchover had moved the primary. Patroni removes one that it
+// follows when the new primary has the key. This one would count as a person's for a loop.
 func (m *move) withdrawLate(ctx context.Context) {
 	if !m.unnamed && m.facts.Operator.UsesPatroni() && !m.isLeft(ctx) {
 		m.withdraw(ctx, &asked{failover: m.failover()})

@@ -88,8 +88,8 @@ func (m *move) lost() error {
 
 // isLeft reports whether what is paused is left to another holder of the cluster's Lease. It has the mark, or has set its own: whoever
 // takes the Lease resumes first what its mark names. Without a mark, or with one that is not held, this move resumes: a person may have
-// deleted the Lease, and then no other invocation knows of the pause. A process that stood still does not know yet that another has taken the Lease:
-// then the mark of another move says so.
+// deleted the Lease, and then no other invocation knows of the pause. A process that stood still does not know yet that another has
+// taken the Lease: then the mark of another move says so.
 func (m *move) isLeft(ctx context.Context) bool {
 	lost := m.lease.Lost()
 	if m.left || lost == nil {
@@ -124,8 +124,8 @@ func again(isLeft func(context.Context) bool) func(context.Context) bool {
 	}
 }
 
-// leave ends a move whose Lease another invocation holds. Neither the mark nor the request nor a pooler is its own any more, until the Lease is
-// free again.
+// leave ends a move whose Lease another invocation holds. Neither the mark nor the request nor a pooler is its own any more, until the
+// Lease is free again.
 func (m *move) leave(ctx context.Context) error {
 	what := "its poolers are left to the new holder of the Lease"
 	if m.moved != "" {

@@ -214,7 +214,8 @@ func (r *Rotation) lastUsers(ctx context.Context, record Record) ([]string, erro
 	return append(clients, sessions...), err
 }
 
-// allow undoes what forbid has done, if there is a server. A run that is stopped does so, too: no later step sees the clients that are refused.
+// allow undoes what forbid has done, if there is a server. A run that is stopped does so, too: it no longer sees which clients
+// are refused.
 func (r *Rotation) allow(ctx context.Context, login string) error {
 	if r.Database == nil {
 		return nil
@@ -223,9 +224,9 @@ func (r *Rotation) allow(ctx context.Context, login string) error {
 }
 
 // end removes the password. The line in the userlists is changed and not removed: pgbouncer 1.25 still accepts a user whose line is
-// gone. It gets a password that is told to no one, in the form that the line has. With a verifier in a list of clear texts, pgbouncer would keep
-// the proof of the login that checks it, and use that for the next password of this user, too. The server would refuse it (seen with 1.18
-// and 1.24).
+// gone. It gets a random password, which is not kept, in the form that the line has. With a verifier in a list of clear texts, pgbouncer
+// would keep the proof of the login that checks it, and use that for the next password of this user, too. The server would refuse it (seen
+// with 1.18 and 1.24).
 func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 	if err := r.owned(ctx, record); err != nil {
 		return record, err

@@ -64,7 +64,7 @@ func (j *job) checkStop(ctx context.Context) error {
 	}
 }
 
-// whyInOrder returns why the instance's stop needs no report; empty: it does. Instances of a warm pool stop and start as the
+// whyInOrder returns why the instance's stop needs no report; empty: it needs one. Instances of a warm pool stop and start as the
 // group wants. One that is being launched has no pods yet.
 func (j *job) whyInOrder(i Instance, owned bool) string {
 	switch {

@@ -57,10 +57,7 @@ func newFixture(t *testing.T, o poolers.Options, settings ...string) *fixture {
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	t.Cleanup(cancel)
 	o.Name = fmt.Sprintf("poolers-%d", testCount.Add(1))
-	o.Flags = withDialTimeout(o.Flags)
-	if o.ExtraWorker != nil {
-		o.ExtraWorker = append(slices.Clone(o.ExtraWorker), dialTimeout)
-	}
+	o.WorkerFlags = []string{dialTimeout}
 	set, err := poolers.SetUp(ctx, shared, o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, set.TearDown(context.WithoutCancel(ctx))) })
@@ -68,17 +65,6 @@ func newFixture(t *testing.T, o poolers.Options, settings ...string) *fixture {
 	t.Cleanup(p.logPoolers)
 	p.function = p.newFunction(append([]string{p.Credentials()}, settings...)...)
 	return p
-}
-
-// withDialTimeout adds the timeout to the flags of each worker group.
-func withDialTimeout(groups [][]string) (with [][]string) {
-	if len(groups) == 0 {
-		return [][]string{{dialTimeout}}
-	}
-	for _, flags := range groups {
-		with = append(with, append(slices.Clone(flags), dialTimeout))
-	}
-	return with
 }
 
 // logPoolers logs the poolers of a failed test. A restarted pooler was restarted by its probe, for example, not by us.

@@ -56,6 +56,7 @@ type Options struct {
 	NoHook       bool // the group has no hook: Auto Scaling terminates instances without waiting
 	Poolers      database.Options
 	WorkerGroups int        // of five workers each; default DefaultWorkerGroups
+	WorkerFlags  []string   // additional flags of all workers
 	Flags        [][]string // additional flags of the worker groups, in turn
 	ExtraWorker  []string   // flags of an additional group of one worker; nil: none
 
@@ -134,15 +135,15 @@ func (t *Fixture) startWorkers(ctx context.Context, o Options) error {
 	errs := make([]error, o.WorkerGroups+1)
 	var group sync.WaitGroup
 	for i := range t.Workers {
-		flags := pace
+		flags := slices.Concat(pace, o.WorkerFlags)
 		if len(o.Flags) > 0 {
-			flags = slices.Concat(pace, o.Flags[i%len(o.Flags)])
+			flags = append(flags, o.Flags[i%len(o.Flags)]...)
 		}
 		group.Go(func() { t.Workers[i], errs[i] = t.DB.StartWorkers(ctx, workersPerGroup, flags...) })
 	}
 	if o.ExtraWorker != nil {
 		var extra *database.WorkerGroup
-		extra, errs[o.WorkerGroups] = t.DB.StartWorkers(ctx, 1, o.ExtraWorker...)
+		extra, errs[o.WorkerGroups] = t.DB.StartWorkers(ctx, 1, slices.Concat(o.WorkerFlags, o.ExtraWorker)...)
 		defer func() { t.Workers = append(t.Workers, extra) }()
 	}
 	group.Wait()
