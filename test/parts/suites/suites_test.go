@@ -32,7 +32,7 @@ ok  	quiesce/test/e2e/postgres	(cached)
 		return at
 	}
 	var took table
-	fold(strings.NewReader(output), at, clock, &took)
+	fold(strings.NewReader(output), at, clock, &took, &failures{})
 	require.Equal(t, map[string]time.Duration{
 		others: 2 * time.Minute, "quiesce/test/e2e": time.Minute, "quiesce/test/e2e/postgres": time.Minute,
 	}, took.wall)
@@ -54,8 +54,8 @@ func TestPrint_OverBudget_Warned(t *testing.T) {
 
 func TestRun_CommandFails_FailsAndTellsAll(t *testing.T) {
 	var took table
-	require.NoError(t, run(t.Context(), `printf 'ok  \tquiesce/events\t1.0s\n'`, &took))
-	require.Error(t, run(t.Context(), "exit 3", &took))
+	require.NoError(t, run(t.Context(), `printf 'ok  \tquiesce/events\t1.0s\n'`, &took, &failures{}))
+	require.Error(t, run(t.Context(), "exit 3", &took, &failures{}))
 	require.Contains(t, took.wall, others)
 }
 
@@ -67,7 +67,7 @@ func TestRun_Stopped_EndsWhatItStarted(t *testing.T) {
 	defer read.Close()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- run(ctx, fmt.Sprintf("(echo begun >/proc/%d/fd/%d; exec sleep 1000) & wait", os.Getpid(), write.Fd()), &table{})
+		ended <- run(ctx, fmt.Sprintf("(echo begun >/proc/%d/fd/%d; exec sleep 1000) & wait", os.Getpid(), write.Fd()), &table{}, &failures{})
 	}()
 	_, err = bufio.NewReader(read).ReadString('\n')
 	require.NoError(t, err)
@@ -79,4 +79,50 @@ func TestRun_Stopped_EndsWhatItStarted(t *testing.T) {
 		t.Fatal("the command still runs: its output is open")
 	}
 	write.Close()
+}
+
+// The reason of a failure is found among a function's log, which a failed test prints.
+func TestSee_FailedTestWithLogs_KeepsTheReason(t *testing.T) {
+	output := `ok  	quiesce/events	1.035s
+--- FAIL: TestCases_OneCluster_HeldOrMoved (229.62s)
+    cases_test.go:41: the cluster and its clients work after 30s
+    --- FAIL: TestCases_OneCluster_HeldOrMoved/two_nodes (22.55s)
+        disturbances_test.go:308: 
+            	Error Trace:	/work/test/e2e/postgres/disturbances_test.go:308
+            	Error:      	Not equal: 
+            	            	expected: "demo-2"
+            	Messages:   	the only member on a node that stays
+        fixture_test.go:311: the function's log:
+            {"level":"INFO","msg":"function started"}
+panic: runtime error: index out of range
+FAIL	quiesce/test/e2e/postgres	880.416s
+`
+	var wrong failures
+	for line := range strings.Lines(output) {
+		wrong.see(line)
+	}
+	var out strings.Builder
+	wrong.print(&out)
+	require.Equal(t, `
+FAILURES, without their logs
+--- FAIL: TestCases_OneCluster_HeldOrMoved (229.62s)
+    --- FAIL: TestCases_OneCluster_HeldOrMoved/two_nodes (22.55s)
+            	Error Trace:	/work/test/e2e/postgres/disturbances_test.go:308
+            	Error:      	Not equal: 
+            	            	expected: "demo-2"
+            	Messages:   	the only member on a node that stays
+panic: runtime error: index out of range
+`, out.String())
+}
+
+func TestSee_MuchOutput_Bounded(t *testing.T) {
+	var wrong failures
+	for range 2 * mostLines {
+		wrong.see("panic: " + strings.Repeat("x", 2*lineLength) + "\n")
+	}
+	require.Len(t, wrong.lines, mostLines)
+	require.Len(t, wrong.lines[0], lineLength+len(" ..."))
+	var out strings.Builder
+	(&failures{}).print(&out)
+	require.Empty(t, out.String())
 }
