@@ -50,6 +50,7 @@ type lease struct {
 	writing chan struct{} // full during a request, so that one writes at a time and Record never waits
 	mutex   sync.Mutex
 	object  *coordinationv1.Lease // as last written or read; it is replaced, never changed
+	unsure  bool                  // the last write failed: the Lease may have what was written, or not
 	loss    error                 // why it is not this invocation's any more; nil: it is, as far as is known
 }
 
@@ -62,7 +63,21 @@ func (l *lease) current() *coordinationv1.Lease {
 func (l *lease) setCurrent(object *coordinationv1.Lease) {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
-	l.object = object
+	l.object, l.unsure = object, false
+}
+
+// has reports whether an annotation is certainly this text, or certainly missing if the text is empty. A write whose answer was lost may have
+// changed it.
+func (l *lease) has(key, text string) bool {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	return !l.unsure && l.object.Annotations[key] == text
+}
+
+func (l *lease) setUnsure() {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	l.unsure = true
 }
 
 // ShortenDeadline writes a deadline on the Lease of an instance, for its holder. A Lease that is gone was released: the next holder
@@ -214,7 +229,12 @@ func (l *lease) write(ctx context.Context, change func(next *coordinationv1.Leas
 		updated, err := l.updateLease(ctx, next)
 		if err == nil {
 			l.setCurrent(updated)
-		} else if podGone {
+			return nil
+		}
+		if !apierrors.IsConflict(err) {
+			l.setUnsure()
+		}
+		if podGone {
 			l.podGone.Store(true)
 		}
 		return err

@@ -133,7 +133,7 @@ func (l *lease) SetClosed(ctx context.Context, n termination.ClosedNode) error {
 // ForgetClosed implements termination.Lease.
 func (l *lease) ForgetClosed(ctx context.Context, nodeUID string) error {
 	key := closedAnnotation + nodeUID
-	if _, exists := l.current().Annotations[key]; !exists {
+	if l.has(key, "") {
 		return nil
 	}
 	if err := l.setAnnotation(ctx, key, ""); err != nil {

@@ -134,6 +134,33 @@ func holdTestLease(ctx context.Context, t *testing.T) (*leaseServer, escort.Mark
 	return s, held
 }
 
+// A mark that stays, though it was removed, has sweeps resume the pauses of others. So does a node that stays recorded have it opened again.
+func TestLease_AnswerOfAWriteIsLost_RemovedAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &leaseServer{}
+		marked, err := s.client(t).AcquireMarkedLease(t.Context(), lostLease)
+		require.NoError(t, err)
+		s.loses = 1
+		require.ErrorContains(t, marked.SetMark(t.Context(), "paused: a"), "connection reset by peer")
+		require.Equal(t, "paused: a", s.object.Annotations[pausedAnnotation])
+		require.NoError(t, marked.SetMark(t.Context(), ""))
+		require.NotContains(t, s.object.Annotations, pausedAnnotation)
+		version := s.object.ResourceVersion
+		require.NoError(t, marked.SetMark(t.Context(), ""))
+		require.Equal(t, version, s.object.ResourceVersion, "nothing is written that is there")
+		require.NoError(t, marked.Release())
+
+		l, err := s.client(t).AcquireLease(t.Context(), "i-1", termination.Acquisition{})
+		require.NoError(t, err)
+		s.loses = 1
+		require.Error(t, l.SetClosed(t.Context(), termination.ClosedNode{Name: "node-a", UID: "1"}))
+		require.Contains(t, s.object.Annotations, closedAnnotation+"1")
+		require.NoError(t, l.ForgetClosed(t.Context(), "1"))
+		require.NotContains(t, s.object.Annotations, closedAnnotation+"1")
+		require.NoError(t, l.Release(termination.KeepNothing))
+	})
+}
+
 // The next try would be another holder, and would wait until the Lease expires.
 func TestAcquireLease_AnswerIsLost_Acquired(t *testing.T) {
 	for name, before := range map[string]*coordinationv1.Lease{

@@ -41,7 +41,7 @@ func (m markedLease) Mark() string { return m.current().Annotations[pausedAnnota
 // SetMark implements escort.MarkedLease.
 func (m markedLease) SetMark(ctx context.Context, text string) error {
 	switch {
-	case text == m.Mark():
+	case m.has(pausedAnnotation, text):
 		return nil
 	case len(text) > escort.MaxRecord:
 		return fmt.Errorf("mark lease %s: the mark has %d bytes, and at most %d fit", m.current().Name, len(text), escort.MaxRecord)
