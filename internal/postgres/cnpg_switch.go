@@ -36,7 +36,7 @@ func (byStatus) wait(Facts, time.Time, time.Duration) time.Duration { return 0 }
 
 // request writes the request only while the Cluster is at rest with the expected primary, so that it is never written twice, nor over
 // somebody else's.
-func (byStatus) request(ctx context.Context, m *move) (*asked, error) {
+func (byStatus) request(ctx context.Context, m *move, _ time.Time) (*asked, error) {
 	for try := 1; ; try++ {
 		c, err := m.readCluster(ctx)
 		if err != nil {

@@ -159,6 +159,20 @@ func TestRun_RequestNotSentInTheEnd_KeyIsNotWritten(t *testing.T) {
 	})
 }
 
+// The same, if it is known at once that the request was not sent, and clients must not wait for long.
+func TestRun_RequestNotSentAndShortHold_KeyIsNotWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.behavior = "no route"
+		e, i := w.escort(func(e *Escort) { e.PauseTimeout = minHold + time.Second })
+		e.ConnectVia, e.Asker = config.ViaPodIP, i
+		_, err, _ := w.runAs(t, e, i, "pg-0")
+		requireHeld(t, err, ErrNotSent.Error())
+		require.Empty(t, w.order("request"))
+		w.requireNothingPaused(t)
+	})
+}
+
 // Whoever has taken the Lease while the request was on its way decides.
 func TestRun_RequestNotSentAndLeaseTaken_KeyIsNotWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -186,6 +200,19 @@ func TestRun_NoMessageAtTheEndOfTime_MovesAllTheSame(t *testing.T) {
 		result, err, _ := w.runAs(t, e, i, "pg-0", func(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(lastLead - time.Second) })
 		require.NoError(t, err)
 		require.Contains(t, result.Reason, "moved to pg-1")
+	})
+}
+
+// The drain ends while Patroni switches over. Connections of unproven poolers, which may lead to the old primary, are closed all the same.
+func TestMove_DrainEndsDuringTheSwitchover_PoolersReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		ctx, cancel := context.WithCancel(t.Context())
+		e, i := w.escort()
+		w.when("request pg-0 to pg-1", cancel)
+		_, _, _ = w.runIn(ctx, t, e, i, "pg-0")
+		requireOrder(t, w.effects, "request pg-0 to pg-1", "resume a/app", "reconnect a/app")
+		w.requireNothingPaused(t)
 	})
 }
 

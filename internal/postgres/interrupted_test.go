@@ -131,6 +131,49 @@ func TestRun_ResumedPoolerDoesNotAnswerAnyMore_PrimaryMoves(t *testing.T) {
 	}
 }
 
+// Time runs out for a primary whose last move was interrupted, and one of that move's poolers does not answer. The primary moves under the pause
+// of the others all the same, and the pooler stays on the mark until it answers.
+func TestRun_LastMoveAfterAnInterruptedOne_PoolerDoesNotAnswer_MovesUnderAPause(t *testing.T) {
+	for name, after := range map[string]time.Duration{"at once": 0, "later": lateTime} {
+		for _, behavior := range []string{"", "refused"} {
+			t.Run(name+" "+behavior, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld()
+					w.behavior = behavior
+					w.poolers["c"] = newWorldPooler()
+					w.poolers["c"].databases = []PoolerDatabase{{Name: "app", Host: "elsewhere"}}
+					w.poolers["c"].noConsole = true
+					w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app"), markedDatabase("c", "app")).text()}
+					time.Sleep(after)
+					w.pauseLate("c")
+					result, err, _ := w.run(t, "pg-0", lastCall)
+					require.NoError(t, err)
+					require.Contains(t, result.Reason, "moved to pg-1")
+					require.Contains(t, result.Reason, "poolers may still be paused: db/pooler-c")
+					asked := "request pg-0 to pg-1"
+					if behavior != "" {
+						asked = "evict pg-0"
+					}
+					at := slices.Index(w.effects, asked)
+					require.Greater(t, at, 2, "%v", w.effects)
+					require.Contains(t, w.effects[at-2:at], "pause a/app")
+					require.Contains(t, w.effects[at:], "resume a/app")
+					m, err := readMark(w.leases[testCluster].mark)
+					require.NoError(t, err)
+					require.False(t, m.Resumed)
+
+					w.poolers["c"].noConsole = false
+					e, _ := w.escort()
+					_, left, err := e.Resume(t.Context())
+					require.NoError(t, err)
+					require.False(t, left)
+					w.requireResumed(t)
+				})
+			})
+		}
+	}
+}
+
 // The next move takes over what the interrupted one may still pause: also a pooler that is not in front any more.
 func TestRun_AfterAnInterruptedMove_ItsPoolersAreResumedOnceMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

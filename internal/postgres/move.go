@@ -72,10 +72,11 @@ type move struct {
 	lead        time.Duration // what pause and gate take, as long as the same reads took before
 	limit       time.Duration // of the hold
 	mark        mark
-	interrupted *mark     // of an interrupted move whose last commands may still come; nil: none
-	pausedAt    time.Time // zero: nothing is paused
-	moved       string    // the new leader
-	proven      bool      // a write through every pooler reached it before they were resumed
+	interrupted *mark          // of an interrupted move whose last commands may still come; nil: none
+	unreached   []markedPooler // of that move, whose poolers could not all be resumed
+	pausedAt    time.Time      // zero: nothing is paused
+	moved       string         // the new leader
+	proven      bool           // a write through every pooler reached it before they were resumed
 	told        teller
 	begun       bool // a switchover that cannot be withdrawn is under way
 }
@@ -200,7 +201,7 @@ func (m *move) underPause(ctx context.Context) error {
 		return err
 	}
 	if err := m.setMark(ctx); err != nil {
-		m.clear(ctx, nil)
+		m.clear(ctx, m.unresumed())
 		return hold("cannot record what is going to be paused: %v", err)
 	}
 	defer m.told.sending.Wait()
@@ -209,7 +210,7 @@ func (m *move) underPause(ctx context.Context) error {
 	if m.isLeft(ctx) {
 		return m.leave(ctx)
 	}
-	left := m.resumePoolers(ctx)
+	left := append(m.resumePoolers(ctx), m.unresumed()...)
 	if m.left {
 		return m.leave(ctx)
 	}

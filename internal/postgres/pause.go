@@ -142,8 +142,10 @@ func (m *move) consoles() map[drain.Ref]Console {
 }
 
 // reconnect closes connections of unproven poolers, which may still lead to the old primary. PAUSE has closed all that were there before it:
-// connections through a proven pooler lead to the new one, and RECONNECT would fail clients that wait for one that is being opened.
+// connections through a proven pooler lead to the new one, and RECONNECT would fail clients that wait for one that is being opened. It does so
+// even if ctx has ended.
 func (m *move) reconnect(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
 	unproven := slices.DeleteFunc(m.heldFronts(), func(p *front) bool { return p.proven })
 	if len(unproven) == 0 || escort.Sleep(ctx, reconnectDelay) != nil || m.isLeft(ctx) {
 		return

@@ -167,16 +167,16 @@ func (e *Escort) resumeMark(ctx context.Context, cluster Cluster, lease string) 
 	}
 	c, err := e.clearMark(ctx, cluster, held)
 	if err != nil || !c.first {
-		return "", c.left, err
+		return "", len(c.left) > 0, err
 	}
-	return c.mark.Namespace + "/" + c.mark.Cluster, c.left, nil
+	return c.mark.Namespace + "/" + c.mark.Cluster, len(c.left) > 0, nil
 }
 
 // cleared is what became of a mark.
 type cleared struct {
-	mark  *mark // nil: it could not be read
-	first bool  // its poolers were not resumed before
-	left  bool  // a pooler was not reached
+	mark  *mark          // nil: it could not be read
+	first bool           // its poolers were not resumed before
+	left  []markedPooler // they were not reached
 }
 
 // clearMark resumes what the mark of a Lease names that this invocation holds. It is no error if a pooler is not reached that was resumed before.
@@ -198,7 +198,7 @@ func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.Mar
 	if first && len(left) > 0 {
 		err = errors.Join(fmt.Errorf("still paused: %s", namesOf(left)), err)
 	}
-	return cleared{m, first, len(left) > 0}, err
+	return cleared{m, first, left}, err
 }
 
 // withdraw removes the request of an interrupted move, if it is still there: otherwise the primary could move when it is not expected.

@@ -28,8 +28,8 @@ const (
 type way interface {
 	// wait returns how long to wait before the pause, so that clients wait less. Lead is the time from the pause to the request.
 	wait(f Facts, now time.Time, lead time.Duration) time.Duration
-	// request asks for the switchover. It returns an error if nothing happened.
-	request(ctx context.Context, m *move) (*asked, error)
+	// request asks for the switchover, which is withdrawn at until. It returns an error if nothing happened.
+	request(ctx context.Context, m *move, until time.Time) (*asked, error)
 }
 
 // asked is a request under way.
@@ -65,7 +65,7 @@ type byREST struct{ Asker }
 func (byREST) wait(Facts, time.Time, time.Duration) time.Duration { return 0 }
 
 // request does not wait for the answer, which comes when the switchover is over.
-func (w byREST) request(ctx context.Context, m *move) (*asked, error) {
+func (w byREST) request(ctx context.Context, m *move, until time.Time) (*asked, error) {
 	answer := make(chan error, 1)
 	leader := *m.facts.LeaderMember()
 	sending, cancel := context.WithCancel(ctx)
@@ -83,9 +83,9 @@ func (w byREST) request(ctx context.Context, m *move) (*asked, error) {
 	}()
 	select {
 	case err := <-answer:
-		if errors.Is(err, ErrNotSent) {
+		if errors.Is(err, ErrNotSent) && m.mayWrite(until) {
 			cancel()
-			return m.writeInstead(ctx, err)
+			return m.writeInstead(ctx, err, until)
 		}
 		a.answer <- err
 	case <-time.After(pollInterval):
@@ -94,19 +94,25 @@ func (w byREST) request(ctx context.Context, m *move) (*asked, error) {
 	return a, nil
 }
 
+// mayWrite reports whether Patroni, if it follows a request that is written now, does so well before the request is withdrawn. Otherwise it could
+// read the request at that moment, and clients would be resumed into the demotion.
+func (m *move) mayWrite(until time.Time) bool {
+	return time.Until(until) >= m.facts.LoopWait+scheduleLead+answerGrace
+}
+
 // writeInstead writes the request that did not reach Patroni over HTTP.
-func (m *move) writeInstead(ctx context.Context, notSent error) (*asked, error) {
+func (m *move) writeInstead(ctx context.Context, notSent error, until time.Time) (*asked, error) {
 	why := escort.Printable(notSent.Error())
 	m.log.Warn("cannot ask Patroni over HTTP, writing the request instead", "error", why)
 	escort.AddReason(m.result, "asked through the Kubernetes API: "+why)
-	return byKey{}.request(ctx, m)
+	return byKey{}.request(ctx, m, until)
 }
 
 // writeLate is writeInstead when the answer took its time, as that of a network that drops packets does. What was seen before the request is
-// old by then, so the gate is passed once more. It does not write if Patroni could read the request when it is about to be withdrawn.
+// old by then, so the gate is passed once more.
 func (m *move) writeLate(ctx context.Context, requested *asked, notSent error) error {
 	requested.abort()
-	if time.Until(requested.until) < m.facts.LoopWait+scheduleLead+answerGrace {
+	if !m.mayWrite(requested.until) {
 		return notSent
 	}
 	if err := m.gate(ctx); err != nil {
@@ -115,7 +121,7 @@ func (m *move) writeLate(ctx context.Context, requested *asked, notSent error) e
 	if err := m.lost(); err != nil {
 		return err
 	}
-	written, err := m.writeInstead(ctx, notSent)
+	written, err := m.writeInstead(ctx, notSent, requested.until)
 	if err == nil {
 		written.until = requested.until
 		*requested = *written
@@ -138,7 +144,7 @@ func (byKey) wait(f Facts, now time.Time, lead time.Duration) time.Duration {
 	return min(next.Add(-lead).Sub(now), f.LoopWait)
 }
 
-func (byKey) request(ctx context.Context, m *move) (*asked, error) {
+func (byKey) request(ctx context.Context, m *move, _ time.Time) (*asked, error) {
 	a := &asked{failover: m.failover()}
 	version, err := m.cluster.RequestSwitchover(ctx, a.failover)
 	if err != nil {
@@ -166,7 +172,7 @@ type byEviction struct {
 
 func (byEviction) wait(Facts, time.Time, time.Duration) time.Duration { return 0 }
 
-func (w byEviction) request(ctx context.Context, m *move) (*asked, error) {
+func (w byEviction) request(ctx context.Context, m *move, _ time.Time) (*asked, error) {
 	if err := w.evict(ctx); err != nil {
 		return nil, err
 	}
@@ -230,7 +236,7 @@ func (m *move) awaitCandidate(ctx context.Context, leader LiveState) error {
 
 // request asks for the switchover, and waits until another member leads.
 func (m *move) request(ctx context.Context, deadline time.Time) error {
-	requested, err := m.way.request(ctx, m)
+	requested, err := m.way.request(ctx, m, deadline)
 	if err != nil {
 		return hold("%v", err)
 	}

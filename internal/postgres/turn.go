@@ -165,6 +165,7 @@ func (m *move) reclaim(ctx context.Context) {
 	if another {
 		return // it has these poolers too
 	}
+	left = append(left, m.unresumed()...)
 	mine := m.mark
 	mine.join()
 	saving, done := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
@@ -190,14 +191,21 @@ func (m *move) saveRecord(ctx context.Context, keep bool) {
 	}
 }
 
+// undoMark resumes what the mark of an interrupted move names. The primary is held if that fails. At the end of the drain's time it moves all the
+// same: an eviction without a pause would fail the clients of all poolers, not only of those that are not reached. They stay on the mark.
 func (m *move) undoMark(ctx context.Context) error {
 	if m.lease.Mark() == "" {
 		return nil
 	}
 	m.log.Warn("found the mark of an interrupted move, resuming its poolers first")
 	found, err := m.clearMark(ctx, m.cluster, m.lease)
-	if err != nil {
+	switch {
+	case err == nil:
+	case !m.last || found.mark == nil:
 		return hold("an interrupted move cannot be undone: %v", err)
+	default:
+		m.log.Warn("time is over, moving the primary though an interrupted move is not undone", "error", escort.Printable(err.Error()))
+		m.unreached = found.left
 	}
 	if m.lease.Mark() != "" {
 		m.interrupted = found.mark
@@ -283,4 +291,11 @@ func (m *move) clear(ctx context.Context, left []markedPooler) {
 		m.log.Warn("failed to remove the mark of a move", "error", escort.Printable(err.Error()))
 	}
 	m.saveRecord(ctx, len(left) > 0 || m.mark.Moved)
+}
+
+// unresumed returns the poolers of an interrupted move that were not reached before this move, and are none of its own.
+func (m *move) unresumed() []markedPooler {
+	return slices.DeleteFunc(slices.Clone(m.mark.Late), func(late markedPooler) bool {
+		return !slices.ContainsFunc(m.unreached, func(p markedPooler) bool { return p.Ref == late.Ref })
+	})
 }
