@@ -17,7 +17,7 @@ func (m *move) ready(ctx context.Context, before []*front) error {
 	}
 	m.limit = m.PauseTimeout
 	if m.last && !m.unnamed { // what follows it needs its time: a member that is told to stop late is killed before its shutdown is over
-		if m.limit = min(m.limit, time.Until(m.deadline)); m.limit < m.leastHold() {
+		if m.limit = min(m.limit, time.Until(m.deadline)-m.waitForLoop()); m.limit < m.leastHold() {
 			return hold("the drain's time is nearly over")
 		}
 	}
