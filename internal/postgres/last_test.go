@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -230,12 +231,39 @@ func TestRun_LastMoveLosesItsLeaseWhilePausing_NothingIsRequested(t *testing.T) 
 	})
 }
 
+// slowConsoles are consoles that take their time to resume: the first commands fail after some seconds.
+type slowConsoles struct {
+	*incarnation
+	failing *atomic.Int32
+}
+
+func (c slowConsoles) Open(ctx context.Context, p escort.Pod) (Console, error) {
+	console, err := c.incarnation.Open(ctx, p)
+	return slowConsole{console, c.failing}, err
+}
+
+type slowConsole struct {
+	Console
+	failing *atomic.Int32
+}
+
+func (c slowConsole) Resume(ctx context.Context, database string) error {
+	if c.failing.Add(-1) >= 0 {
+		_ = escort.Sleep(ctx, resumeStep)
+		return errors.New("no answer")
+	}
+	return c.Console.Resume(ctx, database)
+}
+
 // The first move took so long that no time is left for a pause around the eviction.
 func TestRun_LastMoveTakesItsTime_NoSecondPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "frozen"
 		e, i := w.escort(func(e *Escort) { e.PauseTimeout = 40 * time.Second })
+		failing := &atomic.Int32{}
+		failing.Store(6) // three commands of each pooler
+		e.Consoles = slowConsoles{i, failing}
 		_, err, _ := w.runAs(t, e, i, "pg-0", func(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(lastMove + time.Second) })
 		require.NoError(t, err)
 		require.Contains(t, w.evicted, "pg-0")
