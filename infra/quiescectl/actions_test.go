@@ -41,7 +41,7 @@ var answers = map[termination.Action]any{
 			{Namespace: "shop", Name: "web-0", Phase: "workloads", Verdict: drain.Evict, Outcome: drain.Evicted, GoneAt: began.Add(12 * time.Second)},
 		}},
 	},
-	termination.ActionSweep: termination.SweepReport{Status: termination.StatusSwept, Groups: 3, Waiting: 1, Draining: 1, GroupsWithoutHook: 1, WithoutHook: []string{"batch"}},
+	termination.ActionSweep: termination.SweepReport{Status: termination.StatusSwept, Groups: 3, Waiting: 1, Draining: 1, GroupsWithoutHook: 1, WithoutHook: []string{"batch"}, ClusterReachable: true},
 	termination.ActionCheck: termination.CheckReport{Status: termination.StatusChecked, Steps: []termination.CheckStep{
 		{Name: "groups", OK: true, Detail: "3 groups", Seconds: 0.12}, {Name: "eviction", OK: true, Detail: "shop/web-0 could be evicted", Seconds: 0.05},
 	}},
@@ -145,8 +145,8 @@ CLUSTER            STATUS      ESCORT                                   TOOK
 databases/orders   rehearsed   postgres switchover, clients held 1.5s   3s
 `},
 		{[]string{"resume", "--function", "quiesce-prod"}, termination.Request{Action: termination.ActionResume}, `
-STATUS    CLUSTERS
-resumed   databases/orders
+STATUS    CLUSTERS           HELD
+resumed   databases/orders   <none>
 `},
 	} {
 		a := newAccount(t)
@@ -190,11 +190,23 @@ func TestActions_BadAnswer_FailsWithStatusOne(t *testing.T) {
 		{[]string{"drain", "i-0123456789abcdef0"}, termination.Report{Status: termination.StatusRejected, Reason: "allowManualDrain is off"},
 			[]string{"rejected", "\nallowManualDrain is off\n"}},
 		{[]string{"sweep"}, termination.SweepReport{Status: termination.StatusFailed, Errors: []string{"throttled"}}, []string{"\nerror: throttled\n"}},
+		{
+			[]string{"sweep"}, termination.SweepReport{Status: termination.StatusSwept, Errors: []string{"connection refused"}},
+			[]string{"\nthe cluster could not be read: no event was sent again", "\nerror: connection refused\n"},
+		},
+		{
+			[]string{"sweep"}, termination.SweepReport{Status: termination.StatusSwept, ClusterReachable: true, Unreached: []string{"group batch"}},
+			[]string{"\nno time was left for: group batch\n"},
+		},
 		{[]string{"check"}, termination.CheckReport{Status: termination.StatusFailed, Steps: []termination.CheckStep{
 			{Name: "leases", Detail: "forbidden", Next: "kubectl apply -f infra/rbac.yaml"},
 		}}, []string{"leases   NO", "\nleases: kubectl apply -f infra/rbac.yaml\n"}},
 		{[]string{"switchover", "a/b"}, termination.SwitchoverReport{Status: termination.StatusHeld, Reason: "no candidate"}, []string{"held", "\nno candidate\n"}},
 		{[]string{"resume", "--function", "quiesce-prod"}, termination.ResumeReport{Status: termination.StatusFailed, Reason: "no login"}, []string{"failed   <none>", "\nno login\n"}},
+		{
+			[]string{"resume", "--function", "quiesce-prod"},
+			termination.ResumeReport{Status: termination.StatusHeld, Held: []string{"databases/orders"}, Reason: "ask again"}, []string{"held     <none>     databases/orders", "\nask again\n"},
+		},
 	} {
 		a := newAccount(t)
 		a.answerWith(func(termination.Request) (any, string) { return c.answer, "" })
@@ -218,7 +230,7 @@ func TestActions_NoAnswer_SaysWhatToDo(t *testing.T) {
 		args   []string
 		says   string
 	}{
-		{failure("Incomplete", "2 pods remain"), []string{"drain", "i-0123456789abcdef0"}, "Incomplete: 2 pods remain\na later invocation continues the drain"},
+		{failure("Incomplete", "2 pods remain"), []string{"drain", "i-0123456789abcdef0"}, "Incomplete: 2 pods remain\nif the instance waits on the hook, a later invocation continues the drain: follow its log; otherwise run the command again"},
 		{failure("Failed", "no lease"), []string{"sweep"}, "Failed: no lease\nsee its log, and infra/RUNBOOK.md"},
 		{nil, []string{"plan", "Not_A_Node"}, "Malformed: "},
 		{nil, []string{"sweep", "--function", "other"}, "there is no function other:live in eu-west-1: name it with --function"},

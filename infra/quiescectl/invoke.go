@@ -96,6 +96,8 @@ func (a action) run(c *cobra.Command, o *options, request termination.Request, a
 	var answer struct {
 		termination.Status
 		Node, Version, Commit string
+		Errors                []string // of a sweep, which goes on after them
+		Unreached             []string
 	}
 	err = json.Unmarshal(text, &answer)
 	noteVersion(c.ErrOrStderr(), answer.Version, answer.Commit)
@@ -103,7 +105,7 @@ func (a action) run(c *cobra.Command, o *options, request termination.Request, a
 		fmt.Fprintln(c.ErrOrStderr(), "list nodes:", o.aimed("kubectl get nodes", ""))
 		return errFindings
 	}
-	if err != nil || isBad(answer.Status) {
+	if err != nil || isBad(answer.Status) || len(answer.Errors)+len(answer.Unreached) > 0 {
 		return errFindings
 	}
 	return nil
@@ -233,7 +235,7 @@ func functionError(name, kind string, payload []byte) error {
 	_ = json.Unmarshal(payload, &failure) // an empty failure is answered with its kind
 	next := "see its log, and infra/RUNBOOK.md"
 	if failure.ErrorType == "Incomplete" {
-		next = "a later invocation continues the drain: follow its log"
+		next = "if the instance waits on the hook, a later invocation continues the drain: follow its log; otherwise run the command again"
 	}
 	return fmt.Errorf("function %s: %s: %s\n%s", name, cmp.Or(failure.ErrorType, kind), drain.Short(line(failure.ErrorMessage)), next)
 }

@@ -56,6 +56,9 @@ func (l *login) fromSecrets(client *kube.Client) (secrets.Logins, error) {
 		if err != nil {
 			return nil, err
 		}
+		if of[namespace] != nil {
+			return nil, fmt.Errorf("--console-secret names two Secrets of namespace %s, and its consoles get one login: run it once with each", namespace)
+		}
 		of[namespace] = secrets.Bound(secrets.FromKubernetes(client.Secret, namespace, name, keys), namespace)
 	}
 	return func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error] {

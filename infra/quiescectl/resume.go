@@ -69,7 +69,8 @@ func newResume(o *options) *cobra.Command {
 			"A Lease that an invocation holds is left alone and named: a switchover may be under way. A holder that has died loses it after\n" +
 			"30 seconds. --force takes it at once. Use it only if you know that no function runs: clients would get into a switchover, and\n" +
 			"transactions could fail.\n\n" +
-			"With --function, that function is asked to do all this instead. It does so each minute by itself.",
+			"With --function, that function is asked to resume what switchovers left paused. It does so each minute by itself. What a drain left\n" +
+			"paused is resumed by the drain's next invocation.",
 		Example: "  quiescectl resume --config quiesce.yaml\n" +
 			"  quiescectl resume --console-secret db/pgbouncer-admin\n" +
 			"  quiescectl resume --user pgbouncer --password-file password.txt",

@@ -296,6 +296,7 @@ func TestResume_WrongUse_SaysWhatToDo(t *testing.T) {
 		{kubeconfig, "--user me --password-env MISSING", "the password is empty"},
 		{kubeconfig, "--console-secret pgbouncer-admin", "--console-secret must be namespace/name"},
 		{kubeconfig, "--console-secret db/a --console-keys user", "--console-keys must be two names"},
+		{kubeconfig, "--console-secret db/a --console-secret db/b", "--console-secret names two Secrets of namespace db, and its consoles get one login: run it once with each"},
 		{kubeconfig, "--config missing.yaml", "--config: open missing.yaml"},
 		{kubeconfig, "--function quiesce --force", "--force is for resume without a function: leave out --function or --force"},
 	} {

@@ -133,6 +133,12 @@ func showSweep(out io.Writer, r termination.SweepReport) {
 	if len(r.WithoutHook) > 0 {
 		fmt.Fprintln(out, "\ngroups without the hook: "+line(strings.Join(r.WithoutHook, ", ")))
 	}
+	if !r.ClusterReachable {
+		fmt.Fprintln(out, "\nthe cluster could not be read: no event was sent again, and no node was restored")
+	}
+	if len(r.Unreached) > 0 {
+		fmt.Fprintln(out, "\nno time was left for: "+line(strings.Join(r.Unreached, ", ")))
+	}
 	for _, text := range r.Errors {
 		fmt.Fprintln(out, "\nerror: "+line(text))
 	}
@@ -168,7 +174,10 @@ func showSwitchover(out io.Writer, r termination.SwitchoverReport) {
 }
 
 func showResume(out io.Writer, r termination.ResumeReport) {
-	columns(out, [][]string{{"STATUS", "CLUSTERS"}, {string(r.Status), orNone(strings.Join(r.Clusters, ", "))}})
+	columns(out, [][]string{
+		{"STATUS", "CLUSTERS", "HELD"},
+		{string(r.Status), orNone(strings.Join(r.Clusters, ", ")), orNone(strings.Join(r.Held, ", "))},
+	})
 	if r.Reason != "" {
 		fmt.Fprintln(out, "\n"+line(r.Reason))
 	}

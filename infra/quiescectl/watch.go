@@ -49,6 +49,7 @@ const (
 	stateStarting = "starting" // an invocation has an instance, and has closed no node yet
 	stateDraining = "draining" // an invocation drains it
 	stateBetween  = "between"  // no invocation holds it: the next one continues
+	stateEnded    = "ended"    // no invocation holds it, pods remain, and no event continues it: a person has asked for it
 	stateEmpty    = "empty"    // nothing is left to evict
 )
 
@@ -127,7 +128,7 @@ func (w *watchOptions) interrupted() error {
 }
 
 func areDone(drains []running) bool {
-	return !slices.ContainsFunc(drains, func(d running) bool { return d.State != stateEmpty })
+	return !slices.ContainsFunc(drains, func(d running) bool { return d.State != stateEmpty && d.State != stateEnded })
 }
 
 // starting returns the instance of a Lease that an invocation holds, if it has closed no node yet. Other Leases are of escorts.
@@ -191,7 +192,7 @@ func (r *reader) drains(ctx context.Context) (all []running, err error) {
 }
 
 func (r *reader) drainOf(ctx context.Context, lease termination.LeaseInfo, node termination.ClosedNode) (running, error) {
-	d := running{Node: node.Name, InstanceID: lease.Name, Began: node.Began, State: stateEmpty, WaitsFor: []string{}}
+	d := running{Node: node.Name, InstanceID: lease.Name, Began: node.Began, WaitsFor: []string{}}
 	pods, err := r.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node.Name})
 	if err != nil {
 		return d, fmt.Errorf("list the pods of node %s: %w", node.Name, err)
@@ -211,11 +212,19 @@ func (r *reader) drainOf(ctx context.Context, lease termination.LeaseInfo, node 
 			d.WaitsFor = append(d.WaitsFor, pod.String())
 		}
 	}
-	switch {
-	case lease.Held:
-		d.State = stateDraining
-	case d.ToLeave+d.Stopping > 0:
-		d.State = stateBetween
-	}
+	d.State = stateOf(lease.Held, d.ToLeave+d.Stopping, node)
 	return d, nil
+}
+
+// stateOf returns the state of a drain whose node has so many pods that are to leave.
+func stateOf(held bool, remain int, node termination.ClosedNode) string {
+	switch {
+	case held:
+		return stateDraining
+	case remain == 0:
+		return stateEmpty
+	case node.Hook == "" && node.Trigger == "":
+		return stateEnded
+	}
+	return stateBetween
 }

@@ -72,6 +72,31 @@ func TestStarting_HeldLeaseOfAnInstance_IsNotDone(t *testing.T) {
 	require.Contains(t, b.String(), "<none>   i-1        <none>   starting")
 }
 
+// No event continues a drain that a person has asked for without a hook. A script that waited for it would wait for ever.
+func TestStateOf_DrainByHandThatEnded_IsDone(t *testing.T) {
+	hooked, byHand := termination.ClosedNode{Hook: "quiesce"}, termination.ClosedNode{}
+	spot := termination.ClosedNode{Trigger: termination.SpotInterruption}
+	for _, c := range []struct {
+		held   bool
+		remain int
+		node   termination.ClosedNode
+		want   string
+		done   bool
+	}{
+		{true, 2, byHand, stateDraining, false},
+		{true, 0, hooked, stateDraining, false},
+		{false, 0, hooked, stateEmpty, true},
+		{false, 0, byHand, stateEmpty, true},
+		{false, 2, byHand, stateEnded, true},
+		{false, 2, hooked, stateBetween, false},
+		{false, 2, spot, stateBetween, false},
+	} {
+		got := stateOf(c.held, c.remain, c.node)
+		require.Equal(t, c.want, got, "%+v", c)
+		require.Equal(t, c.done, areDone([]running{{State: got}}), "%+v", c)
+	}
+}
+
 // writerFunc is a function that writes.
 type writerFunc func([]byte) (int, error)
 

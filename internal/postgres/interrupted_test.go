@@ -174,6 +174,29 @@ func TestRun_LastMoveAfterAnInterruptedOne_PoolerDoesNotAnswer_MovesUnderAPause(
 	}
 }
 
+// A person asks whether clients still wait.
+func TestPaused_EachMark_NamesClustersThatMayBePaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		m := interruptedMark(markedDatabase("a", "app"))
+		resumed := m
+		resumed.Resumed = true
+		for name, text := range map[string]string{"1": m.text(), "2": resumed.text(), "3": "", "4": "{"} {
+			w.leases[LeasePrefix+name] = &worldLease{mark: text, holder: &incarnation{world: w}}
+		}
+		w.leases["i-1"] = &worldLease{mark: m.text()}
+		e, _ := w.escort()
+		clusters, err := e.Paused(t.Context())
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{"db/pg", LeasePrefix + "4"}, clusters)
+
+		e, i := w.escort()
+		i.unmarked = true
+		_, err = e.Paused(t.Context())
+		require.ErrorContains(t, err, "look for paused poolers: forbidden")
+	})
+}
+
 // The next move takes over what the interrupted one may still pause: also a pooler that is not in front any more.
 func TestRun_AfterAnInterruptedMove_ItsPoolersAreResumedOnceMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

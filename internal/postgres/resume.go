@@ -154,6 +154,29 @@ func (e *Escort) Resume(ctx context.Context) (resumed []string, left bool, err e
 	return slices.DeleteFunc(names, func(name string) bool { return name == "" }), slices.Contains(lefts, true), err
 }
 
+// Paused returns the clusters, as namespace/name, whose poolers may be paused: by a move that is under way, or by one that was interrupted. A mark
+// that cannot be read has the name of its Lease.
+func (e *Escort) Paused(ctx context.Context) (clusters []string, err error) {
+	cluster, err := e.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	marks, err := cluster.Marks(ctx, LeasePrefix)
+	if err != nil {
+		return nil, fmt.Errorf("look for paused poolers: %w", err)
+	}
+	for _, found := range marks {
+		switch m, err := readMark(found.Text); {
+		case found.Text == "":
+		case err != nil:
+			clusters = append(clusters, found.Lease)
+		case !m.Resumed:
+			clusters = append(clusters, m.Namespace+"/"+m.Cluster)
+		}
+	}
+	return clusters, nil
+}
+
 // resumeMark takes the Lease, and resumes what its mark names. The name is empty if that was resumed before. Left reports whether a pooler was
 // not reached.
 func (e *Escort) resumeMark(ctx context.Context, cluster Cluster, lease string) (name string, left bool, err error) {

@@ -94,7 +94,7 @@ func (h *Handler) Invoke(ctx context.Context, payload json.RawMessage) (any, err
 		case r.Action == ActionSwitchover:
 			return h.switchover(ctx, r.switchover()), nil
 		case r.Action == ActionResume && delivery.Source == Direct:
-			return h.resume(ctx)
+			return h.resumeByHand(ctx)
 		}
 	}
 	outcomes := h.handleAll(ctx, delivery.Records)

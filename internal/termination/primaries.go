@@ -22,6 +22,8 @@ type Primaries interface {
 	// Resume resumes the poolers that an interrupted move left paused, and returns the clusters, as namespace/name. A second call
 	// changes nothing. A move that is under way is left alone.
 	Resume(ctx context.Context) (clusters []string, err error)
+	// Paused returns the clusters whose poolers may be paused, by a move that is under way or was interrupted.
+	Paused(ctx context.Context) (clusters []string, err error)
 }
 
 // SwitchoverReport is the answer to a switchover that a person asked for.
@@ -65,16 +67,17 @@ func (h *Handler) switchover(ctx context.Context, s drain.Switchover) Switchover
 
 // ResumeReport is the answer to a request to resume poolers.
 type ResumeReport struct {
-	Status   Status   `json:"status"`   // resumed or failed
+	Status   Status   `json:"status"`   // resumed, held or failed
 	Clusters []string `json:"clusters"` // whose poolers were paused, and are not any more
-	Reason   string   `json:"reason"`   // what failed
+	Held     []string `json:"held"`     // whose poolers may still be paused, because another invocation holds their Lease
+	Reason   string   `json:"reason"`   // what failed, or what to do about what is held
 }
 
 // resume resumes what interrupted moves left paused. A message about it comes again if that fails.
 func (h *Handler) resume(ctx context.Context) (ResumeReport, error) {
 	ctx, cancel := boundInvocation(ctx)
 	defer cancel()
-	report := ResumeReport{Status: StatusResumed, Clusters: []string{}}
+	report := ResumeReport{Status: StatusResumed, Clusters: []string{}, Held: []string{}}
 	if h.Primaries == nil {
 		report.Reason = errNoDatabases.Error()
 		return report, nil
@@ -90,6 +93,29 @@ func (h *Handler) resume(ctx context.Context) (ResumeReport, error) {
 	}
 	return report, nil
 }
+
+// resumeByHand is resume for a person, who wants to know whether clients still wait. A switchover that is under way holds its Lease, and so does one
+// whose invocation has died a moment ago.
+func (h *Handler) resumeByHand(ctx context.Context) (ResumeReport, error) {
+	if h.Primaries == nil {
+		return ResumeReport{Status: StatusFailed, Clusters: []string{}, Held: []string{}, Reason: errNoDatabases.Error()}, nil
+	}
+	report, err := h.resume(ctx)
+	if err != nil {
+		return report, err
+	}
+	paused, err := h.Primaries.Paused(ctx)
+	if err != nil {
+		report.Status, report.Reason = StatusFailed, drain.Short(err.Error())
+		return report, &Failed{err}
+	}
+	if len(paused) > 0 {
+		report.Status, report.Held, report.Reason = StatusHeld, paused, heldReason
+	}
+	return report, nil
+}
+
+const heldReason = "a switchover may be under way; if its invocation has died, its Lease expires after 30 seconds: ask again then"
 
 // resumeForMessage handles the message that is sent before each pause.
 func (h *Handler) resumeForMessage(ctx context.Context) (Report, error) {

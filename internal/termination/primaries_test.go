@@ -19,8 +19,10 @@ type fakePrimaries struct {
 	asked   []drain.Switchover
 	resumes int
 	result  drain.EscortResult
-	paused  []string
+	paused  []string // until Resume
+	held    []string // also after it
 	err     error
+	unread  error
 }
 
 func (f *fakePrimaries) Switchover(_ context.Context, s drain.Switchover) (drain.EscortResult, error) {
@@ -32,6 +34,8 @@ func (f *fakePrimaries) Resume(context.Context) ([]string, error) {
 	f.resumes++
 	return f.paused, f.err
 }
+
+func (f *fakePrimaries) Paused(context.Context) ([]string, error) { return f.held, f.unread }
 
 func request(h *Handler, source Source, r Request) (any, error) {
 	h.Parse = func([]byte) Delivery {
@@ -102,13 +106,29 @@ func TestResume_Message_ComesAgainUntilNothingIsPaused(t *testing.T) {
 
 func TestResume_ByHand_NamesClusters(t *testing.T) {
 	h := newTestEnv().handler()
+	primaries := &fakePrimaries{paused: []string{"databases/orders"}}
+	h.Primaries = primaries
 	answer, err := request(h, Direct, Request{Action: ActionResume})
 	require.NoError(t, err)
-	require.Equal(t, []string{}, answer.(ResumeReport).Clusters)
-	h.Primaries = &fakePrimaries{paused: []string{"databases/orders"}}
+	require.Equal(t, ResumeReport{Status: StatusResumed, Clusters: []string{"databases/orders"}, Held: []string{}}, answer)
+
+	primaries.paused, primaries.held = nil, []string{"databases/users"}
 	answer, err = request(h, Direct, Request{Action: ActionResume})
 	require.NoError(t, err)
-	require.Equal(t, ResumeReport{Status: StatusResumed, Clusters: []string{"databases/orders"}}, answer)
+	require.Equal(t, ResumeReport{Status: StatusHeld, Clusters: []string{}, Held: []string{"databases/users"}, Reason: heldReason}, answer)
+
+	primaries.unread = errors.New("forbidden")
+	answer, err = request(h, Direct, Request{Action: ActionResume})
+	require.ErrorContains(t, err, "forbidden")
+	require.Equal(t, StatusFailed, answer.(ResumeReport).Status)
+}
+
+// What is paused is not known without a login. "Resumed" would tell a person to look elsewhere.
+func TestResume_ByHandWithoutDatabases_Fails(t *testing.T) {
+	answer, err := request(newTestEnv().handler(), Direct, Request{Action: ActionResume})
+	require.NoError(t, err)
+	require.Equal(t, StatusFailed, answer.(ResumeReport).Status)
+	require.Contains(t, answer.(ResumeReport).Reason, "no phase of the configuration has the escort postgres")
 }
 
 func TestSweep_PoolersPaused_ResumedAndReported(t *testing.T) {

@@ -190,6 +190,11 @@ func (p Primaries) Resume(ctx context.Context) (clusters []string, err error) {
 	return clusters, errors.Join(failures...)
 }
 
+// Paused implements termination.Primaries. Each phase sees the same Leases.
+func (p Primaries) Paused(ctx context.Context) (clusters []string, err error) {
+	return p[0].Paused(ctx)
+}
+
 // SendLater sends a message that is delivered after the delay.
 type SendLater func(ctx context.Context, body string, delay time.Duration) error
 
