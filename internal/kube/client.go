@@ -69,6 +69,7 @@ var _ termination.Kubernetes = (*Client)(nil)
 type Client struct {
 	config                              *rest.Config
 	connections                         *connections
+	moved                               *atomic.Bool // the API server is not at this address any more
 	core, policy, coordination, storage rest.Interface
 
 	takesOver bool // it takes Leases that others hold
@@ -91,7 +92,10 @@ func New(config *rest.Config) (*Client, error) {
 	config.ContentType = protobuf
 	config.AcceptContentTypes = protobuf + ",application/json"
 	config.NegotiatedSerializer = codecs().WithoutConversion()
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return newOneHandshake(errorLimiter{next}) })
+	moved := &atomic.Bool{}
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return newOneHandshake(errorLimiter{movedNoter{next, moved}})
+	})
 	// The API server warns of Endpoints, a deprecated kind, in each answer about one. Patroni keeps its state there.
 	config.WarningHandler = rest.NoWarnings{}
 	config.QPS = -1 // the drain's concurrency bounds the requests; client-side rate limiting would only add delay
@@ -110,6 +114,6 @@ func New(config *rest.Config) (*Client, error) {
 		}
 	}
 	return &Client{
-		config: config, connections: connections, core: clients[0], policy: clients[1], coordination: clients[2], storage: clients[3],
+		config: config, connections: connections, moved: moved, core: clients[0], policy: clients[1], coordination: clients[2], storage: clients[3],
 	}, nil
 }

@@ -54,7 +54,7 @@ func escortedPods(l *coordinationv1.Lease) (uids []string) {
 // runs all the same learns of it at its next renewal, and meanwhile goes on.
 func (c *Client) TakingOver() *Client {
 	return &Client{
-		config: c.config, connections: c.connections, core: c.core, policy: c.policy, coordination: c.coordination, storage: c.storage, takesOver: true,
+		config: c.config, connections: c.connections, moved: c.moved, core: c.core, policy: c.policy, coordination: c.coordination, storage: c.storage, takesOver: true,
 	}
 }
 
