@@ -28,6 +28,8 @@ func (r *run) handle(got response) {
 	} else if hold, is := errors.AsType[*Held](got.err); is {
 		r.handleHeld(p, hold, now)
 		r.logOnce(p, "pod held by its escort", got)
+	} else if r.isCut(p, got) {
+		return
 	} else {
 		r.handleFailed(p, got, now)
 		r.logOnce(p, got.failureMessage(), got)
@@ -38,6 +40,15 @@ func (r *run) handle(got response) {
 	case p.attempt != untried && got.deletedWith == 0 && !p.final: // the deletion follows at once
 		p.attempt, p.retryAt, p.failures = exhausted, p.notBefore, 0
 	}
+}
+
+// isCut reports whether an eviction ended with the drain's time, and not with an answer, though an earlier one was answered. What a PDB or a
+// webhook said then is still why the pod is there.
+func (r *run) isCut(p *progress, got response) bool {
+	_, denied := errors.AsType[*Refused](got.err)
+	_, throttled := errors.AsType[*Throttled](got.err)
+	isAnswer := denied || throttled
+	return r.requests.Err() != nil && !isAnswer && got.deletedWith == 0 && got.escort == nil && p.reasons.problem != ""
 }
 
 func (r *run) handleBlocked(p *progress, block *Blocked, now time.Time) {

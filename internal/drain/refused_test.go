@@ -2,6 +2,7 @@ package drain_test
 
 import (
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -30,6 +31,29 @@ func TestRefused_PodStays_OutcomeAndTextInReport(t *testing.T) {
 		require.Equal(t, drain.Remained, report.Pods[1].Outcome)
 		require.Contains(t, report.Pods[1].Reason, denial)
 	})
+}
+
+// The invocation ends while the next request is under way. Its report still names the webhook, and the log does not speak of a failure.
+func TestRefused_RequestUnderWayAtTheEnd_ReasonStays(t *testing.T) {
+	for name, hasDeadline := range map[string]bool{"hand-off": false, "deadline": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				node := draintest.New().Add(pod("web"), 0)
+				node.Deny("app/web", denial)
+				time.AfterFunc(5*s, func() { node.Slow(time.Hour, 0) })
+				var log strings.Builder
+				by := drainer()
+				by.Log = slog.New(slog.NewTextHandler(&log, nil))
+				if hasDeadline {
+					by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(time.Minute)}
+				}
+				report, _ := by.Drain(within(t, time.Minute), node, drain.Node{})
+				require.Equal(t, drain.StillRefused, report.Pods[0].Outcome)
+				require.Equal(t, "refused: "+denial, report.Pods[0].Reason)
+				require.NotContains(t, log.String(), "eviction failed")
+			})
+		})
+	}
 }
 
 func TestRefused_WebhookRelents_PodEvicted(t *testing.T) {
