@@ -10,7 +10,7 @@ import (
 var ErrTimeout = errors.New("escort timeout reached")
 
 // Poll calls condition at once and then at each interval, until it reports true or fails. It returns ErrTimeout at the deadline, and
-// the cause of ctx when ctx ends.
+// the cause of ctx when ctx ends. If both come at the same moment, it is the cause: what the caller does at the deadline needs a ctx.
 func Poll(ctx context.Context, deadline time.Time, interval time.Duration, condition func() (bool, error)) error {
 	return PollOr(ctx, nil, deadline, interval, condition)
 }
@@ -31,6 +31,10 @@ func PollOr(ctx context.Context, done <-chan struct{}, deadline time.Time, inter
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-timeout.C:
+			if end, limited := ctx.Deadline(); limited && !end.After(deadline) {
+				<-ctx.Done() // its timer is about to fire
+				return context.Cause(ctx)
+			}
 			return ErrTimeout
 		case <-ticker.C:
 		}

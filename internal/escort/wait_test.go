@@ -55,3 +55,16 @@ func TestSleep_ContextEnds_ReturnsItsCause(t *testing.T) {
 		require.ErrorIs(t, Sleep(ctx, time.Minute), over)
 	})
 }
+
+// An invocation ends at the moment at which an escort's time does. What follows the timeout would need the invocation.
+func TestPoll_EndsWithItsContext_IsTheCause(t *testing.T) {
+	over := errors.New("the invocation is over")
+	for range 1000 {
+		synctest.Test(t, func(t *testing.T) {
+			end := time.Now().Add(time.Second)
+			ctx, cancel := context.WithDeadlineCause(t.Context(), end, over)
+			defer cancel()
+			require.ErrorIs(t, Poll(ctx, end, time.Hour, func() (bool, error) { return false, nil }), over)
+		})
+	}
+}

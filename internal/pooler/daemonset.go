@@ -50,7 +50,7 @@ func (r *run) shutDownInPlace(ctx context.Context) error {
 }
 
 func (r *run) shutDownNow(ctx context.Context) error {
-	if r.console.HasEnded() {
+	if !r.console.Usable() { // pgbouncer has exited, or no command reaches it
 		return nil
 	}
 	return r.console.Shutdown(withoutCancel(ctx), pgbouncer.Immediate)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -171,4 +172,142 @@ func TestEvict_TerminatedWhileItWaitsForItsTurn_StopsInTime(t *testing.T) {
 	require.Zero(t, w.count("dry run")+w.count("evicted"), "it is told to stop once")
 	require.Contains(t, p.Log(t), "PAUSE command issued")
 	require.NotContains(t, p.Log(t), "got SIGTERM, fast exit", "it is shut down before its hook ends")
+}
+
+// silentConn is a connection over which nothing comes or goes any more, and that does not end: its network drops packets.
+type silentConn struct {
+	net.Conn
+	silent *atomic.Bool
+	closed chan struct{}
+	once   *sync.Once
+}
+
+func silently(silent *atomic.Bool, dial func(context.Context) (net.Conn, error)) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		conn, err := dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return silentConn{conn, silent, make(chan struct{}), &sync.Once{}}, nil
+	}
+}
+
+func (c silentConn) Read(b []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(b)
+		if errors.Is(err, io.EOF) && c.silent.Load() {
+			<-c.closed
+			return 0, net.ErrClosed
+		}
+		if err != nil || !c.silent.Load() {
+			return n, err
+		}
+	}
+}
+
+func (c silentConn) Write(b []byte) (int, error) {
+	if c.silent.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+func (c silentConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// silenceTime is longer than a console waits for an answer.
+const silenceTime = 8 * time.Second
+
+func TestSurge_ConsoleIsSilentDuringShutdown_WaitsForTransactions(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w, app := newSurgeCluster(p), openTransaction(t, p)
+	var silent atomic.Bool
+	w.dial = silently(&silent, p.Dial)
+	_, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) { return w.escort(minute).Run(ctx, w.request(t)) })
+	p.RequireLogs(t, "SHUTDOWN WAIT_FOR_SERVERS", func() {})
+	silent.Store(true)
+	require.Never(t, func() bool { return w.count("evicted") > 0 }, silenceTime, pollInterval)
+	parts.Exec(t, app, "COMMIT")
+	require.NoError(t, <-ended)
+	require.Equal(t, 1, w.count("evicted"))
+}
+
+func TestShutDown_ConsoleIsSilent_WaitsForTransactions(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w, app := newCluster(p), openTransaction(t, p)
+	var silent atomic.Bool
+	w.dial = silently(&silent, p.Dial)
+	_, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) {
+		return w.escort(minute).ShutDown(ctx, w.request(t))
+	})
+	p.RequireLogs(t, "SHUTDOWN WAIT_FOR_SERVERS", func() {})
+	silent.Store(true)
+	select {
+	case err := <-ended:
+		require.FailNow(t, "it is over while a transaction is open", err)
+	case <-time.After(silenceTime):
+	}
+	parts.Exec(t, app, "COMMIT")
+	require.NoError(t, <-ended)
+}
+
+// The invocation ends while a pod is evicted whose pgbouncer shuts down. The next one must know of the shutdown.
+func TestSurge_DrainEndsDuringEviction_RecordStays(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w := newSurgeCluster(p)
+	openTransaction(t, p)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	over := errors.New("the invocation is over")
+	_, err := w.escort(3*time.Second).Run(ctx, w.requestWith(t, func(_ context.Context, o drain.EvictOptions) error {
+		if !o.DryRun {
+			cancel(over)
+			return &drain.Throttled{}
+		}
+		return nil
+	}))
+	require.ErrorIs(t, err, over)
+	require.True(t, w.saved().isShuttingDown())
+	require.NotContains(t, w.pod.Labels, "app")
+}
+
+// A person deletes the pod with less grace than its hook takes, while the escort waits for its turn. The kubelet ends the hook then.
+func TestEvict_TerminatedWithLessGraceThanItsHook_StopsInTime(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Older, parts.Options{})
+	w := newCluster(p)
+	w.pod.Containers[0].PreStop, w.hookTime = []string{"sleep", "25"}, 6*time.Second
+	for n := range 12 { // clients that leave by themselves, one after the other: they are waited for
+		app := p.Connect(t)
+		time.AfterFunc(time.Duration(n)*700*time.Millisecond, func() { _ = app.Close(context.Background()) })
+	}
+	w.terminate(t)
+	w.pod.StopsBy = w.pod.Deleted.Add(w.hookTime)
+	_, err := w.escort(minute).Run(t.Context(), w.request(t))
+	require.NoError(t, err)
+	require.Contains(t, p.Log(t), "PAUSE command issued")
+	require.NotContains(t, p.Log(t), "got SIGTERM, fast exit", "it is shut down before its hook is ended")
+}
+
+// An invocation is nearly over. What its pod gets is what its termination may take: the next invocation continues.
+func TestEvict_ShortlyBeforeAHandOff_GraceIsWhole(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w := newCluster(p)
+	w.pod.Grace = 30 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var grace time.Duration
+	_, _ = w.escort(minute).Run(ctx, w.requestWith(t, func(_ context.Context, o drain.EvictOptions) error {
+		if !o.DryRun {
+			grace = o.Grace
+			cancel()
+		}
+		return nil
+	}))
+	require.GreaterOrEqual(t, grace, minute)
 }

@@ -51,7 +51,11 @@ func (p byPause) stopTerminating(ctx context.Context) error {
 		return err
 	}
 	p.stop.second = second
-	return p.pauseBefore(ctx, p.pod.Deleted.Add(p.preStopDelay()))
+	signal := p.pod.Deleted.Add(p.preStopDelay())
+	if by := p.pod.StopsBy; !by.IsZero() { // a person may have given it less grace than its hook takes
+		signal = escort.Earlier(signal, by)
+	}
+	return p.pauseBefore(ctx, signal)
 }
 
 func (p byPause) stopThenEvict(ctx context.Context) error { return p.pauseThenEvict(ctx) }

@@ -40,13 +40,22 @@ func (s byShutdown) evictAndStop(ctx context.Context) error {
 	if err := s.saveRecord(ctx, record{Strategy: config.StrategyEvict}); err != nil {
 		return err
 	}
-	left := time.Until(s.deadline).Truncate(time.Second) + time.Second
-	grace := max(s.pod.Grace, left)
+	grace := max(s.pod.Grace, s.wantedTime().Truncate(time.Second)+time.Second)
 	if err := s.evict(ctx, drain.EvictOptions{Grace: grace}); err != nil {
 		return err
 	}
 	s.restartDeadline(ctx, grace)
 	return s.stopBefore(ctx, time.Now().Add(grace))
+}
+
+// wantedTime returns how long the pod's termination may take. It does not end with this invocation: the next one continues, and no one can make
+// a grace period longer.
+func (s byShutdown) wantedTime() time.Duration {
+	wanted := s.Timeout + s.preStopDelay()
+	if by := s.request.EvictBy; !by.IsZero() {
+		wanted = min(wanted, time.Until(by))
+	}
+	return wanted
 }
 
 func (s byShutdown) stopTerminating(ctx context.Context) error {
@@ -102,7 +111,17 @@ func (s byShutdown) stopThenEvict(ctx context.Context) error {
 	default:
 		s.addReason(err.Error())
 	}
-	return s.evictRepeatedly(ctx)
+	return s.evictShutDown(ctx)
+}
+
+// evictShutDown evicts a pod whose pgbouncer shuts down, or has. If ctx ends before that is accepted, the saved record stays.
+func (s byShutdown) evictShutDown(ctx context.Context) error {
+	err := s.evictRepeatedly(ctx)
+	if err != nil && ctx.Err() != nil && !s.evicted {
+		s.record = nil
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // recordShutdown records that the shutdown begins. Then pgbouncer takes no console any more, and the next escort must know why. A failure
@@ -135,7 +154,7 @@ func (s byShutdown) awaitInterrupted(ctx context.Context) error {
 	case err != nil:
 		s.addReason("its shutdown was not over in time, and how many transactions were open is not known")
 	}
-	return s.evictRepeatedly(ctx)
+	return s.evictShutDown(ctx)
 }
 
 // awaitExit waits until this process of pgbouncer does not run any more, and if it is not known, until the pod is gone.
@@ -179,21 +198,30 @@ func (s byShutdown) finalShutdown(ctx context.Context) {
 	}
 }
 
-// shutDownUntil lets no more transactions begin, for good, and waits for the open ones.
+// shutDownUntil lets no more transactions begin, for good, and waits for the open ones. A console that breaks, or does not answer any more, does
+// not end the wait: SIGTERM would be the second signal, and abort what is open. Only an answer after the shutdown says that nothing is.
 func (s byShutdown) shutDownUntil(ctx context.Context, deadline time.Time) error {
 	if err := s.beginShutdown(ctx); err != nil {
 		return err
 	}
-	err := escort.PollOr(ctx, s.console.Ended(), deadline, countInterval, func() (bool, error) { return false, s.recycleServers(ctx) })
-	if !s.console.HasEnded() {
-		return err
-	}
-	s.reportHeldBack()
+	counted := false
+	err := escort.PollOr(ctx, s.console.Ended(), deadline, countInterval, func() (bool, error) {
+		err := s.recycleServers(ctx)
+		counted = counted || err == nil
+		return false, err
+	})
 	process := poolerOf(s.pod).Process
-	if s.load.inFlight == 0 || process == "" {
-		return nil
+	switch {
+	case s.console.HasEnded():
+		if s.reportHeldBack(); counted && s.load.inFlight == 0 || process == "" {
+			return nil
+		}
+	case ctx.Err() != nil, errors.Is(err, escort.ErrTimeout):
+		return err
+	default:
+		s.log.Warn("lost the console of a pgbouncer that shuts down, waiting until it has exited", "error", err.Error())
 	}
-	return s.awaitExit(ctx, process, deadline) // the connection may have ended, and not pgbouncer
+	return s.awaitExit(ctx, process, deadline)
 }
 
 func (s byShutdown) beginShutdown(ctx context.Context) error {
@@ -203,7 +231,9 @@ func (s byShutdown) beginShutdown(ctx context.Context) error {
 		}
 	}
 	s.stop.heldSince = time.Now()
-	if err := s.console.Shutdown(withoutCancel(ctx), pgbouncer.WaitForServers); err != nil {
+	usable := s.console.Usable()
+	err := s.console.Shutdown(withoutCancel(ctx), pgbouncer.WaitForServers)
+	if isSent := usable && !s.console.Usable(); err != nil && !isSent { // a shutdown without an answer may have begun
 		return err
 	}
 	s.log.Info("pgbouncer shutdown started")
