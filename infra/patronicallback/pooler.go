@@ -278,22 +278,21 @@ func (p *pooler) resumeDatabase(ctx context.Context, database string) error {
 	return nil
 }
 
-// finish restores the setting, unless it is restored already. With reconnect, it renews the connections.
+// finish restores the setting, unless it is restored already. With reconnect, it renews the connections. It does so though another callback has
+// restored the setting first: the old leader's does not know of the promotion.
 func (p *pooler) finish(ctx context.Context, reconnect bool) error {
 	v, err := p.look(ctx)
 	if err != nil {
 		return err
 	}
-	m, is := v.leftover()
-	if !is {
-		return nil
-	}
 	var errs []error
-	for _, database := range v.databases {
-		if !reconnect {
-			break
+	if reconnect && !v.paused && len(v.others) == 0 {
+		for _, database := range v.databases {
+			errs = append(errs, p.console.ReconnectDatabase(ctx, database))
 		}
-		errs = append(errs, p.console.ReconnectDatabase(ctx, database))
 	}
-	return errors.Join(append(errs, p.console.Set(ctx, pgbouncer.ServerLoginRetry, m.formerValue()))...)
+	if m, is := v.leftover(); is {
+		errs = append(errs, p.console.Set(ctx, pgbouncer.ServerLoginRetry, m.formerValue()))
+	}
+	return errors.Join(errs...)
 }

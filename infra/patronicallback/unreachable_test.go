@@ -62,6 +62,20 @@ func TestOnRoleChange_PoolerDoesNotAnswer_ResumedLater(t *testing.T) {
 	require.Contains(t, f.read(f.output), `msg="resumed the pooler"`)
 }
 
+// The old leader's watcher has restored the setting first. Connections may lead to the old primary all the same.
+func TestFinish_SettingIsRestoredAlready_StillReconnects(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, parts.Start(t, parts.Newer, parts.Options{}))
+	p := newPooler(f.first().Addr, targetOf(f.first()), options{poolers: f.first().Addr, databases: parts.App.Name})
+	t.Cleanup(p.close)
+	require.NoError(t, p.finish(t.Context(), false))
+	require.NotContains(t, f.first().Log(t), "RECONNECT '")
+	f.first().RequireLogs(t, "RECONNECT '", func() { require.NoError(t, p.finish(t.Context(), true)) })
+	f.tell(f.first(), "PAUSE "+parts.App.Name)
+	require.NoError(t, p.finish(t.Context(), true))
+	require.Equal(t, 1, strings.Count(f.first().Log(t), "RECONNECT '"), "a pause is somebody's")
+}
+
 // A watcher that gives way to another cluster must not leave its own pause either.
 func TestGiveWay_PoolerDoesNotAnswer_UndoneLater(t *testing.T) {
 	t.Parallel()
