@@ -112,9 +112,10 @@ func drainAlarms(d deployment) []alarm {
 	}
 }
 
-// longestWait is how long an instance may wait on the hook before the alarm longest-wait fires.
+// longestWait is how long an instance may wait on the hook before the alarm longest-wait fires. With the longest drain that is possible, it fires
+// before the drain's time is over: Auto Scaling ends the wait then.
 func longestWait(c config.Config) time.Duration {
-	return min(c.Drain.MaxDuration, config.MaxWait) + queueLatency
+	return min(c.Drain.MaxDuration+queueLatency, c.LongestWait()-queueLatency)
 }
 
 // deliveryAlarms returns the alarms about what reaches the function, and whether it runs. There is none on the age of the oldest

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/metrics"
 	"quiesce/internal/metrics/metricstest"
@@ -93,6 +94,18 @@ func TestLongestWaitAlarm_Threshold_IsAboveLongestDrain(t *testing.T) {
 	require.EqualValues(t, (40*time.Hour + queueLatency).Seconds(), alarm["Threshold"])
 }
 
+// Auto Scaling ends the wait after 100 heartbeat timeouts, or two days. An alarm that is to fire after that never does.
+func TestLongestWaitAlarm_EveryDuration_FiresBeforeTheWaitEnds(t *testing.T) {
+	for _, longest := range []time.Duration{30 * time.Minute, 33 * time.Hour, 33*time.Hour + 15*time.Minute, 34 * time.Hour, 40 * time.Hour, 47 * time.Hour, 48 * time.Hour} {
+		c := config.Config{}
+		c.Drain.MaxDuration = longest
+		require.Less(t, longestWait(c)+2*time.Minute, c.LongestWait(), "%v", longest)
+		if longest < 48*time.Hour {
+			require.GreaterOrEqual(t, longestWait(c), longest, "%v: a drain that uses its time is no reason for an alarm", longest)
+		}
+	}
+}
+
 func TestAlarms_NoTopicConfigured_PublishToOwnTopic(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	for _, a := range s.all("AWS::CloudWatch::Alarm") {
@@ -164,7 +177,7 @@ func written(t *testing.T) map[string]bool {
 	writer.ScheduledChanges(termination.ScheduledCounts{})
 	writer.Sweep(termination.SweepReport{Retained: []termination.RetainedInstance{{AgeSeconds: new(1.0)}}})
 	writer.Check(termination.CheckReport{})
-	writer.Invocation(termination.Invocation{First: true, Ended: true, Report: termination.Report{
+	writer.Invocation(termination.Invocation{First: true, Ended: true, Began: time.Now(), Report: termination.Report{
 		Status: termination.StatusDrained,
 		Report: drain.Report{Pods: []drain.PodReport{{GoneAt: time.Now(), Escort: &drain.EscortResult{Strategy: "evict"}}}},
 	}})

@@ -277,7 +277,7 @@ func TestHooks_GroupNamedExactly_GetsTheHook(t *testing.T) {
 	}
 	require.ElementsMatch(t, []any{hook("workers-a", "quiesce", "CONTINUE", 1200), hook("workers-b", "quiesce", "CONTINUE", 1200)},
 		of(t, publicStack, "quiesce-prod").all("AWS::AutoScaling::LifecycleHook"))
-	require.Equal(t, hook("workers-a", "drain-me", "ABANDON", 1441),
+	require.Equal(t, hook("workers-a", "drain-me", "ABANDON", 1450),
 		of(t, privateStack, "drains").only(t, "AWS::AutoScaling::LifecycleHook"))
 }
 
@@ -292,7 +292,7 @@ func TestHeartbeatTimeout_CoversTheLongestDrain(t *testing.T) {
 	for longest, want := range map[time.Duration]time.Duration{
 		30 * time.Minute: 20 * time.Minute,
 		33 * time.Hour:   20 * time.Minute,
-		40 * time.Hour:   1441 * time.Second,
+		40 * time.Hour:   1450 * time.Second,
 		48 * time.Hour:   1729 * time.Second,
 		96 * time.Hour:   1729 * time.Second,
 	} {

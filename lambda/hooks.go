@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"time"
@@ -50,7 +51,8 @@ func newStackHooks(settings config.Config, sdk aws.Config, log *slog.Logger) sta
 	}, settle}
 }
 
-// put puts the hook on the groups that have none. If it has a new name, it removes those of the former name.
+// put puts the hook on the groups that have none. If it has a new name, it removes those of the former name, and tries that twice: nothing else
+// does. An instance waits for the whole timeout of a hook that stays, since no function completes its action.
 func (s stackHooks) put(ctx context.Context, former string) error {
 	_, err := s.PutMissing(ctx)
 	if former == "" || former == s.Policy.Hook {
@@ -58,6 +60,12 @@ func (s stackHooks) put(ctx context.Context, former string) error {
 	}
 	s.Policy.Hook = former
 	_, failed := s.RemoveOurs(ctx)
+	if failed != nil && s.settle(ctx) == nil {
+		_, failed = s.RemoveOurs(ctx)
+	}
+	if failed != nil {
+		failed = fmt.Errorf("remove the former hook %s by hand: %w", former, failed)
+	}
 	return errors.Join(err, failed)
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,11 +74,9 @@ func (a *hooksAccount) configure(t *testing.T, file string) {
 	handler, err := newHooksHandler(t.Context(), environment(t, file))
 	require.NoError(t, err)
 	handler.Client.Transport = &a.answers
-	handler.Remove = func(ctx context.Context) error { // without the minute between two looks
-		hooks := a.stackHooks(t, file)
-		hooks.settle = func(context.Context) error { a.settle(); return nil }
-		return hooks.remove(ctx)
-	}
+	hooks := a.stackHooks(t, file)
+	hooks.settle = func(context.Context) error { a.settle(); return nil } // without the minute between two looks
+	handler.Put, handler.Remove = hooks.put, hooks.remove
 	a.invoke = handler.Invoke
 }
 
@@ -161,7 +160,7 @@ func TestHooks_UpdateWithNewName_RemovesTheFormerOnes(t *testing.T) {
 	a.configure(t, hooksFile+"drain: {maxDuration: 40h}\n")
 	a.send(t, t.Context(), cfn.RequestUpdate, "quiesce")
 	require.Equal(t, everyHook, a.hooks("quiesce"), "the name is the same")
-	require.Equal(t, 1441*time.Second, a.HooksOf("eks-1")[0].HeartbeatTimeout, "as that of the stack's own hooks")
+	require.Equal(t, 1450*time.Second, a.HooksOf("eks-1")[0].HeartbeatTimeout, "as that of the stack's own hooks")
 
 	a.configure(t, `
 cluster: prod
@@ -172,6 +171,24 @@ mode: drain
 	require.Equal(t, cfn.StatusSuccess, a.send(t, t.Context(), cfn.RequestUpdate, "quiesce").Status)
 	require.Equal(t, map[string]string{"workers-a": "theirs"}, a.hooks("quiesce"))
 	require.Equal(t, map[string]string{"workers-a": "ours", "batch-1": "ours", "batch-2": "ours", "eks-1": "ours"}, a.hooks("drain-me"))
+}
+
+// Nothing removes the former hooks later: the sweep knows the new name only.
+func TestHooks_RemovalOfTheFormerOnesFails_TriedAgain(t *testing.T) {
+	for action, times := range map[string]int{"DeleteLifecycleHook": 1, "DescribeLifecycleHooks": 6} {
+		a := newHooksAccount(t)
+		a.send(t, t.Context(), cfn.RequestCreate)
+		a.configure(t, strings.Replace(hooksFile, "lifecycle: {", "lifecycle: {hook: drain-me, ", 1))
+		a.Fail("autoscaling", action, awstest.Fault{Times: times, Code: 403, ErrorCode: "AccessDenied", Message: "no"})
+		a.send(t, t.Context(), cfn.RequestUpdate, "quiesce")
+		require.Equal(t, map[string]string{"workers-a": "theirs"}, a.hooks("quiesce"), action)
+	}
+	a := newHooksAccount(t)
+	a.send(t, t.Context(), cfn.RequestCreate)
+	a.Fail("autoscaling", "DeleteLifecycleHook", awstest.Fault{Code: 403, ErrorCode: "AccessDenied", Message: "no"})
+	hooks := a.stackHooks(t, strings.Replace(hooksFile, "lifecycle: {", "lifecycle: {hook: drain-me, ", 1))
+	hooks.settle = func(context.Context) error { return nil }
+	require.ErrorContains(t, hooks.put(t.Context(), "quiesce"), "remove the former hook quiesce by hand: ")
 }
 
 func TestHooks_OneGroupFails_OthersHaveTheirs(t *testing.T) {

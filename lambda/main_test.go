@@ -110,7 +110,7 @@ func TestNewHandler_ManageHooks_HooksAreThoseOfTheStack(t *testing.T) {
 	for settings, want := range map[string]termination.Policy{
 		"": {HeartbeatTimeout: 20 * time.Minute, OnFailure: termination.Continue, ManagedBy: "quiesce-prod"},
 		"lifecycle: {manageHooks: true, onFailure: ABANDON}\nstack: {name: drains}\ndrain: {maxDuration: 40h}\n": {
-			HeartbeatTimeout: 24*time.Minute + time.Second, OnFailure: termination.Abandon, ManagedBy: "drains", ManageHooks: true,
+			HeartbeatTimeout: 24*time.Minute + 10*time.Second, OnFailure: termination.Abandon, ManagedBy: "drains", ManageHooks: true,
 		},
 	} {
 		handler, err := newHandler(t.Context(), environment(t, "autoScalingGroups: [workers-a]\nmode: drain\n"+settings))

@@ -15,13 +15,19 @@ const (
 	// https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_PutLifecycleHook.html.
 	MaxHeartbeats = 100
 	MaxWait       = 48 * time.Hour
+	// hookMargin is for how much longer than a drain an instance can wait. The alarm longest-wait must fire before Auto Scaling ends the wait, and a
+	// person needs some minutes to save what is only on that node.
+	hookMargin = 15 * time.Minute
 )
 
-// HeartbeatTimeout returns the heartbeat timeout of our hooks: 100 of them cover the longest drain.
+// HeartbeatTimeout returns the heartbeat timeout of our hooks: 100 of them cover the longest drain, and hookMargin.
 func (c Config) HeartbeatTimeout() time.Duration {
-	needed := min(c.Drain.MaxDuration, MaxWait) / MaxHeartbeats
+	needed := min(c.Drain.MaxDuration+hookMargin, MaxWait) / MaxHeartbeats
 	return max(minHeartbeatTimeout, needed.Truncate(time.Second)+time.Second)
 }
+
+// LongestWait returns for how long an instance can wait on our hook.
+func (c Config) LongestWait() time.Duration { return min(MaxHeartbeats*c.HeartbeatTimeout(), MaxWait) }
 
 // PutHookCommand returns the command that puts our hook on a group, which is quoted for a shell where that is needed. Like a hook that the
 // sweep puts, it has the mark of the stack: such a hook is removed with the stack.

@@ -76,7 +76,7 @@ func (h *Handler) answer(event cfn.Event, err error) *cfn.Response {
 		h.Log.Error("failed to remove hooks, the deletion of the stack fails", "error", err)
 		response.Status, response.Reason = cfn.StatusFailed, "quiesce could not remove its lifecycle hooks: "+err.Error()
 	default:
-		h.Log.Warn("failed to put hooks, the sweep will retry", "error", err)
+		h.Log.Warn("failed to put or remove hooks, the sweep puts those that are missing", "error", err)
 	}
 	return response
 }

@@ -118,8 +118,8 @@ func TestInvoke_EachRequest_IsAnswered(t *testing.T) {
 		{cfn.RequestCreate, nil, "put ", cfn.StatusSuccess, "hooks of the stack handled"},
 		{cfn.RequestUpdate, nil, "put ", cfn.StatusSuccess, "hooks of the stack handled"},
 		{cfn.RequestDelete, nil, "remove", cfn.StatusSuccess, "hooks of the stack handled"},
-		{cfn.RequestCreate, failure, "put ", cfn.StatusSuccess, "failed to put hooks, the sweep will retry"},
-		{cfn.RequestUpdate, failure, "put ", cfn.StatusSuccess, "failed to put hooks, the sweep will retry"},
+		{cfn.RequestCreate, failure, "put ", cfn.StatusSuccess, "failed to put or remove hooks, the sweep puts those that are missing"},
+		{cfn.RequestUpdate, failure, "put ", cfn.StatusSuccess, "failed to put or remove hooks, the sweep puts those that are missing"},
 		{cfn.RequestDelete, failure, "remove", cfn.StatusFailed, "failed to remove hooks, the deletion of the stack fails"},
 	} {
 		at := newCloudFormation()

@@ -92,8 +92,9 @@ func invocationMeasures(i termination.Invocation) []measure {
 		count(NodesNotFound, oneIf(i.Ended && i.WasInService && i.Report.Status == termination.StatusNodeNotFound)),
 		count(PodsRefused, sum(pods, func(p drain.PodReport) int { return oneIf(p.Outcome == drain.StillRefused) })),
 	}
-	if i.First && i.Report.Status != termination.StatusRejected {
-		// Events have whole seconds, so that a new one may be from the future. A rejected one may have any time.
+	if i.First && !i.Began.IsZero() && i.Report.Status != termination.StatusRejected {
+		// Events have whole seconds, so that a new one may be from the future. A rejected one may have any time. When an event began that was lost, and
+		// sent again, is not known.
 		all = append(all, seconds(EventAgeSeconds, max(0, i.Report.StartedAt.Sub(i.Began))))
 	}
 	if i.Ended {

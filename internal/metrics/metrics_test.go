@@ -118,6 +118,13 @@ func TestInvocation_Rejected_HasNoEventAge(t *testing.T) {
 	require.NotContains(t, values, "DrainSeconds")
 }
 
+// The sweep sends an event again that was lost. When it began is not known, and the zero time is 292 years ago at least.
+func TestInvocation_BeganAtAnUnknownTime_HasNoEventAge(t *testing.T) {
+	i := lastInvocation()
+	i.First, i.Began, i.Report.Status = true, time.Time{}, termination.StatusPlanned
+	require.NotContains(t, written(t, func(l *metrics.Log) { l.Invocation(i) }), "EventAgeSeconds")
+}
+
 // A plan in shadow mode takes no time, and would make drains look quick.
 func TestAPlanHasNoDuration(t *testing.T) {
 	i := lastInvocation()

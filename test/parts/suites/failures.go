@@ -19,13 +19,16 @@ var (
 	// blockBegins is the first line of a failed assertion of testify, of a panic, or of a report of the race detector.
 	blockBegins = regexp.MustCompile(`^\s+Error Trace:|^panic: |^WARNING: DATA RACE`)
 	blockEnds   = regexp.MustCompile(`^ *--- |^ +[\w.-]+\.go:\d+: |^(FAIL|ok)\b|^===`)
+	// entry is the first line of what a test has logged, or failed with. Of each failed test the first one is kept, for those that need no assertion.
+	entry = regexp.MustCompile(`^ +[\w.-]+\.go:\d+: `)
 )
 
 // failures collects the names of failed tests and what they failed on, without the logs between them. Logs of a failed test have thousands
 // of lines, and whoever keeps only a part of the output would lose the reason.
 type failures struct {
 	lines []string
-	open  int // lines that the current block may still have
+	open  int  // lines that the current block may still have
+	first bool // the line before named a failed test
 }
 
 func (f *failures) see(line string) {
@@ -37,7 +40,9 @@ func (f *failures) see(line string) {
 	case blockBegins.MatchString(line):
 		f.open = blockLines
 	}
-	if !isTest && f.open == 0 || len(f.lines) == mostLines {
+	isFirst := f.first && entry.MatchString(line)
+	f.first = isTest
+	if !isTest && !isFirst && f.open == 0 || len(f.lines) == mostLines {
 		return
 	}
 	f.open = max(0, f.open-1)

@@ -106,7 +106,9 @@ FAIL	quiesce/test/e2e/postgres	880.416s
 	require.Equal(t, `
 FAILURES, without their logs
 --- FAIL: TestCases_OneCluster_HeldOrMoved (229.62s)
+    cases_test.go:41: the cluster and its clients work after 30s
     --- FAIL: TestCases_OneCluster_HeldOrMoved/two_nodes (22.55s)
+        disturbances_test.go:308: 
             	Error Trace:	/work/test/e2e/postgres/disturbances_test.go:308
             	Error:      	Not equal: 
             	            	expected: "demo-2"
