@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
@@ -143,7 +144,10 @@ func TestSecretApp_Move_KeepsTheLoginBeforeUntilSettled(t *testing.T) {
 	})
 	app := &SecretApp{Client: client, Namespace: "shop", Name: appName, UserKey: "user", PasswordKey: "word"}
 	to := escort.Login{User: green, Password: "another"}
-	require.NoError(t, app.Move(t.Context(), to))
+	from := escort.Login{User: blue, Password: firstWord}
+	require.NoError(t, app.Move(t.Context(), from, to))
+	require.NoError(t, app.Move(t.Context(), from, to), "it is done already")
+	require.ErrorContains(t, app.Move(t.Context(), from, escort.Login{User: green, Password: "third"}), "its login has changed meanwhile")
 	current, previous, err := app.Login(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, to, current)
@@ -155,6 +159,31 @@ func TestSecretApp_Move_KeepsTheLoginBeforeUntilSettled(t *testing.T) {
 	current, err = app.Current(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, to, current)
+}
+
+// A proxy repeats a write that was done. The conflict has it made once more, and the old password must not be lost.
+func TestSecretApp_WriteIsRepeated_LoginBeforeIsKept(t *testing.T) {
+	client := fake.NewClientset(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: appName},
+		Data:       map[string][]byte{"user": []byte(blue), "word": []byte(firstWord)},
+	})
+	repeated := false
+	client.PrependReactor("update", "secrets", func(action ktesting.Action) (bool, runtime.Object, error) {
+		if repeated {
+			return false, nil, nil
+		}
+		repeated = true
+		update := action.(ktesting.UpdateAction)
+		require.NoError(t, client.Tracker().Update(update.GetResource(), update.GetObject(), update.GetNamespace()))
+		return true, nil, apierrors.NewConflict(corev1.Resource("secrets"), appName, errors.New("the object has been modified"))
+	})
+	app := &SecretApp{Client: client, Namespace: "shop", Name: appName, UserKey: "user", PasswordKey: "word"}
+	to := escort.Login{User: green, Password: "another"}
+	require.NoError(t, app.Move(t.Context(), escort.Login{User: blue, Password: firstWord}, to))
+	current, previous, err := app.Login(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, to, current)
+	require.Equal(t, escort.Login{User: blue, Password: firstWord}, previous)
 }
 
 // A write whose answer is lost may have been done. The next record replaces it all the same.

@@ -75,8 +75,9 @@ type Userlists interface {
 type App interface {
 	// Login returns the login that clients are to use, and the one before it, if that is kept.
 	Login(ctx context.Context) (current, previous escort.Login, err error)
-	// Move changes the login, and keeps the one before it.
-	Move(ctx context.Context, to escort.Login) error
+	// Move changes the login, and keeps the one before it. It fails if the login is neither of them: something else has changed it. If it is changed
+	// already, nothing happens.
+	Move(ctx context.Context, from, to escort.Login) error
 	// Settle removes the login before.
 	Settle(ctx context.Context) error
 }

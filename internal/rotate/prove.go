@@ -92,16 +92,8 @@ func wallClock() time.Time { return time.Now().Round(0) }
 
 // close lets the login not log in. That ends no session, so who came in the last moment is seen, and it is undone.
 func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {
-	if r.App != nil {
-		current, _, err := r.App.Login(ctx)
-		if err != nil {
-			return record, err
-		}
-		if current.User != record.To { // clients are about to use what an earlier run may have closed
-			r.tell("the Secret of --app-secret has %s, so clients move anew: see that nothing else writes that Secret", escort.Printable(current.User))
-			record.Step = Moving
-			return record, r.allow(ctx, record.From)
-		}
+	if strayed, err := r.strayed(ctx, record); strayed || err != nil {
+		return r.moveAnew(ctx, record, err)
 	}
 	_, given, err := r.password(ctx, record)
 	if err != nil {
@@ -119,6 +111,29 @@ func (r *Rotation) close(ctx context.Context, record Record) (Record, error) {
 		return r.later(ctx, record)
 	}
 	return next, err
+}
+
+// strayed reports whether the Secret of the clients has another login than the one to rotate to: something else has written it. Clients that
+// restart are about to use what is being closed.
+func (r *Rotation) strayed(ctx context.Context, record Record) (bool, error) {
+	if r.App == nil {
+		return false, nil
+	}
+	current, _, err := r.App.Login(ctx)
+	if err != nil || current.User == record.To {
+		return false, err
+	}
+	r.tell("the Secret of --app-secret has %s, so clients move anew: see that nothing else writes that Secret", escort.Printable(current.User))
+	return true, nil
+}
+
+// moveAnew returns the record to the move, and lets the login log in that an earlier run may have closed; unless there is an error.
+func (r *Rotation) moveAnew(ctx context.Context, record Record, err error) (Record, error) {
+	if err != nil {
+		return record, err
+	}
+	record.Step = Moving
+	return record, r.allow(ctx, record.From)
 }
 
 // isAccepted reports whether clients could work with the login through every pooler. The quiet time goes on meanwhile: a wait without a look
@@ -230,6 +245,9 @@ func (r *Rotation) allow(ctx context.Context, login string) error {
 func (r *Rotation) end(ctx context.Context, record Record) (Record, error) {
 	if err := r.owned(ctx, record); err != nil {
 		return record, err
+	}
+	if strayed, err := r.strayed(ctx, record); strayed || err != nil {
+		return r.moveAnew(ctx, record, err)
 	}
 	if r.Database != nil {
 		if err := r.Database.Forget(ctx, record.From); err != nil {

@@ -536,8 +536,8 @@ type dyingApp struct {
 	kill func() error
 }
 
-func (d dyingApp) Move(ctx context.Context, to escort.Login) error {
-	return errors.Join(d.SecretApp.Move(ctx, to), d.kill())
+func (d dyingApp) Move(ctx context.Context, from, to escort.Login) error {
+	return errors.Join(d.SecretApp.Move(ctx, from, to), d.kill())
 }
 
 func (d dyingApp) Settle(ctx context.Context) error {

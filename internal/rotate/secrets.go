@@ -293,9 +293,17 @@ func (a *SecretApp) Login(ctx context.Context) (current, previous escort.Login, 
 	return current, previous, err
 }
 
-// Move implements App.
-func (a *SecretApp) Move(ctx context.Context, to escort.Login) error {
+// Move implements App. A write that is repeated, because its answer was lost, must not take the new login for the one before.
+func (a *SecretApp) Move(ctx context.Context, from, to escort.Login) error {
 	return change(ctx, a.Client, a.Namespace, a.Name, func(secret *corev1.Secret) error {
+		switch current, err := a.loginIn(secret); {
+		case err != nil:
+			return err
+		case current == to:
+			return nil
+		case current != from:
+			return errors.New("its login has changed meanwhile: see that nothing else writes it, and run the same command again")
+		}
 		secret.Data[a.UserKey+previousSuffix], secret.Data[a.PasswordKey+previousSuffix] = secret.Data[a.UserKey], secret.Data[a.PasswordKey]
 		secret.Data[a.UserKey], secret.Data[a.PasswordKey] = []byte(to.User), []byte(to.Password)
 		return nil

@@ -28,6 +28,50 @@ func TestRotation_SecretHasTheOldLoginAtClosing_ClientsMoveAgain(t *testing.T) {
 	})
 }
 
+// The run before was interrupted when it had closed the login, and something has written that into the Secret since. It can still be opened.
+func TestRotation_SecretHasTheOldLoginAtTheEnd_ClientsMoveAgain(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		w.stopAt(t, Ending)
+		before := len(w.order())
+		r := w.rotation()
+		w.locked(func() {
+			r.Password = w.app[0].Password
+			w.app[0] = escort.Login{User: blue, Password: firstWord}
+			w.moved = append(w.moved, move{w.app[0], time.Now()})
+		})
+		_, err := r.Run(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"allow " + blue, "app " + green, "forbid " + blue, "forget " + blue}, w.order()[before:before+4])
+		w.requireRotated(blue, green)
+	})
+}
+
+// --back in another terminal moves the clients back while this run waits for them. The old login is in use from then on.
+func TestRotation_TurnedAroundWhileItWaitsForClients_Stops(t *testing.T) {
+	inWorld(t, true, func(t *testing.T, w *world) {
+		r := w.rotation()
+		waits := make(chan struct{}, 1)
+		tell := r.Tell
+		r.Tell = func(text string) {
+			tell(text)
+			if strings.Contains(text, "still used") {
+				select {
+				case waits <- struct{}{}:
+				default:
+				}
+			}
+		}
+		w.locked(func() { w.clients[0].fixed = true })
+		ended := make(chan error, 1)
+		go func() { _, err := r.Run(t.Context()); ended <- err }()
+		<-waits
+		w.locked(func() { w.record = Record{From: green, To: blue, Step: Closed, Back: true} })
+		began := time.Now()
+		require.ErrorIs(t, <-ended, errAnotherRun)
+		require.LessOrEqual(t, time.Since(began), 2*pollInterval)
+	})
+}
+
 // One person runs --back while the run of another one waits for a pooler.
 func TestRotation_AnotherRunTurnsItAroundMeanwhile_Stops(t *testing.T) {
 	for step, open := range map[Step]bool{Closing: true, Ending: false} {

@@ -158,6 +158,9 @@ func (r *Rotation) move(ctx context.Context, record Record) (Record, error) {
 		if err := escort.Sleep(ctx, r.interval(pollInterval)); err != nil {
 			return record, err
 		}
+		if err := r.owned(ctx, record); errors.Is(err, errAnotherRun) { // it may have moved the clients back: then this wait has no end
+			return record, err
+		}
 	}
 }
 
@@ -213,7 +216,7 @@ func (r *Rotation) moveApp(ctx context.Context, record Record, login escort.Logi
 	if err := r.owned(ctx, record); err != nil {
 		return err
 	}
-	if err := r.App.Move(ctx, login); err != nil {
+	if err := r.App.Move(ctx, current, login); err != nil {
 		return err
 	}
 	r.tell("the Secret of --app-secret has %s: restart the clients that do not read it again", login.User)

@@ -396,8 +396,11 @@ func (a fakeApp) Login(context.Context) (current, previous escort.Login, err err
 	return current, previous, err
 }
 
-func (a fakeApp) Move(_ context.Context, to escort.Login) error {
+func (a fakeApp) Move(_ context.Context, from, to escort.Login) error {
 	return a.effect("app "+to.User, func() {
+		if a.app[0] != from && a.app[0] != to {
+			panic("the login has changed between two requests of one run")
+		}
 		a.app = []escort.Login{to, a.app[0]}
 		a.moved = append(a.moved, move{to, time.Now()})
 	})
