@@ -125,6 +125,9 @@ func (r *rotateOptions) run(c *cobra.Command) error {
 			return err
 		}
 		table := fmt.Sprintf("from %s to %s\n%s\n", record.From, record.To, strings.Join(plan, "\n"))
+		if record.Step == rotate.Closed {
+			table = fmt.Sprintf("nothing to do: %s is in use, %s is closed\n", record.To, record.From)
+		}
 		return r.write(c.OutOrStdout(), rotated{record, plan}, table)
 	}
 	if err := checkClock(ctx, r.cluster, ""); err != nil { // drains and rotations take turns by their Leases
@@ -139,8 +142,10 @@ func (r *rotateOptions) run(c *cobra.Command) error {
 	if record.Step != rotate.Closed {
 		record, err = rotation.Run(ctx)
 	}
-	if err != nil {
-		return fmt.Errorf("%w\nnothing is lost: the same command continues, and --back undoes it", err)
+	if err != nil && rotation.HasBegun() {
+		return fmt.Errorf("%w\nthe same command continues, and --back undoes it", err)
+	} else if err != nil {
+		return err
 	}
 	return r.write(c.OutOrStdout(), rotated{Record: record}, fmt.Sprintf("%s is in use, %s is closed\n", record.To, record.From))
 }

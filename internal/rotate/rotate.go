@@ -58,6 +58,9 @@ func (r *Rotation) Run(ctx context.Context) (Record, error) {
 	return record, err
 }
 
+// HasBegun reports whether Run or Back has written a record. Before that, an error leaves nothing to continue or undo.
+func (r *Rotation) HasBegun() bool { return r.id != "" }
+
 // step does what is next, and returns the record with what follows.
 func (r *Rotation) step(ctx context.Context, record Record) (Record, error) {
 	do := map[Step]func(context.Context, Record) (Record, error){
@@ -78,9 +81,6 @@ func (r *Rotation) begin(ctx context.Context) (Record, error) {
 		return record, err
 	}
 	if record.Step == "" {
-		if r.To == "" { // or a command that is repeated would rotate again
-			return record, fmt.Errorf("%s is in use, and %s rests: say --to %s to rotate", record.From, record.To, record.To)
-		}
 		record.Step = Opening
 		r.tell("rotate from %s to %s", record.From, record.To)
 	} else {
@@ -112,8 +112,11 @@ func (r *Rotation) Look(ctx context.Context) (Record, error) {
 	} else if r.To != "" && r.To != record.To {
 		return record, fmt.Errorf("a rotation to %s is under way: finish it without --to, or undo it with --back", record.To)
 	}
-	if record.Step == Closed {
+	switch {
+	case record.Step == Closed:
 		return record, nil
+	case record.Step == "" && r.To == "": // or a command that is repeated would rotate again
+		return record, fmt.Errorf("%s is in use, and %s rests: say --to %s to rotate", record.From, record.To, record.To)
 	}
 	return record, r.check(ctx, record)
 }

@@ -370,9 +370,11 @@ func TestRotation_Twice_ComesBackToTheFirstLogin(t *testing.T) {
 
 func requireTwice(t *testing.T, hashed bool) {
 	inWorld(t, hashed, func(t *testing.T, w *world) {
-		_, err := w.rotation().Run(t.Context())
-		require.NoError(t, err)
 		r := w.rotation()
+		_, err := r.Run(t.Context())
+		require.NoError(t, err)
+		require.True(t, r.HasBegun())
+		r = w.rotation()
 		r.To = ""
 		_, err = r.Run(t.Context())
 		require.ErrorContains(t, err, "say --to app_blue")
@@ -439,9 +441,12 @@ func TestRotation_Refusals_NothingChanges(t *testing.T) {
 				w := newWorld(t, false)
 				r := w.rotation()
 				c.prepare(w, r)
-				_, err := r.Run(t.Context())
+				_, _, err := r.Plan(t.Context())
+				require.ErrorContains(t, err, c.says, "a dry run says so too")
+				_, err = r.Run(t.Context())
 				require.ErrorContains(t, err, c.says)
 				require.Empty(t, w.log)
+				require.False(t, r.HasBegun(), "there is nothing to continue or undo")
 			})
 		})
 	}
@@ -455,8 +460,10 @@ func TestRotation_Plan_ChangesNothingAndNamesWhatIsLeft(t *testing.T) {
 		require.Empty(t, w.log)
 		w.stopAt(t, Closing)
 		before := len(w.log)
-		_, plan, err = w.rotation().Plan(t.Context())
+		r := w.rotation()
+		_, plan, err = r.Plan(t.Context())
 		require.NoError(t, err)
+		require.False(t, r.HasBegun())
 		require.Len(t, plan, 2)
 		require.Contains(t, plan[0], "let app_blue not log in")
 		require.Len(t, w.log, before)
