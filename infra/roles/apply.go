@@ -22,17 +22,23 @@ var loudly = []string{
 }
 
 // apply sends the changes: those of all roles in one transaction together with the privileges in its database, then those of each other
-// database in one. Stopped between them, another run does the rest.
+// database in one. Stopped between them, another run does the rest. A membership of a role that gets privileges in another database ends in the
+// last transaction: these may be what replaces it.
 func apply(ctx context.Context, s *session, changes []change) error {
+	isOther := func(c change) bool { return c.database != "" && c.database != s.target.database }
 	var databases []string
-	by := map[string][]change{}
+	by, last := map[string][]change{}, []change{}
 	for _, c := range changes {
-		if c.database == s.target.database {
+		switch {
+		case c.ends && slices.ContainsFunc(changes, func(other change) bool { return other.role == c.role && isOther(other) }):
+			last = append(last, c)
+			continue
+		case !isOther(c):
 			c.database = ""
-		}
-		if by[c.database] = append(by[c.database], c); c.database != "" && !slices.Contains(databases, c.database) {
+		case by[c.database] == nil:
 			databases = append(databases, c.database)
 		}
+		by[c.database] = append(by[c.database], c)
 	}
 	for _, database := range append([]string{""}, databases...) {
 		conn, err := s.in(ctx, database)
@@ -43,7 +49,10 @@ func apply(ctx context.Context, s *session, changes []change) error {
 			return err
 		}
 	}
-	return nil
+	if len(last) == 0 {
+		return nil
+	}
+	return inTransaction(ctx, s.Conn, func(tx pgx.Tx) error { return send(ctx, tx, last) })
 }
 
 func inTransaction(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
@@ -82,15 +91,38 @@ func (s *session) drop(ctx context.Context, plan drops) error {
 		if err != nil {
 			return err
 		}
-		if err := inTransaction(ctx, conn, func(tx pgx.Tx) error { return clearOut(ctx, tx, in) }); err != nil {
+		// This waits for whoever uses what is owned. Under the lock of clearOut, nothing could be made on the whole server meanwhile.
+		err = inTransaction(ctx, conn, func(tx pgx.Tx) error { return send(ctx, tx, in.reassign) })
+		if err == nil {
+			err = inTransaction(ctx, conn, func(tx pgx.Tx) error { return clearOut(ctx, tx, in) })
+		}
+		if err != nil {
 			return fmt.Errorf("in database %s: %w", in.database, err)
 		}
 	}
-	return inTransaction(ctx, s.Conn, func(tx pgx.Tx) error { return send(ctx, tx, plan.roles) })
+	return inTransaction(ctx, s.Conn, func(tx pgx.Tx) error { return dropRoles(ctx, tx, plan.roles) })
 }
 
-// clearOut gives away what the roles own in one database, and drops their privileges. DROP OWNED would drop what is owned: so nobody may
-// make anything between the look and the end of the transaction.
+// dropRoles drops the roles, unless one is in use: it may have logged in since the look. PostgreSQL drops a role all the same.
+func dropRoles(ctx context.Context, tx pgx.Tx, roles []change) error {
+	var names []string
+	for _, c := range roles {
+		names = append(names, c.role)
+	}
+	held := map[string]holdings{}
+	if err := observeSessions(ctx, tx.Conn(), names, held); err != nil {
+		return fmt.Errorf("read the sessions: %w", err)
+	}
+	for _, name := range names {
+		if n := held[name].sessions; n > 0 {
+			return errInUse(name, n)
+		}
+	}
+	return send(ctx, tx, roles)
+}
+
+// clearOut drops the privileges of the roles in one database, where they own nothing any more. DROP OWNED would drop what is owned: so
+// nobody may make anything between the look and the end of the transaction.
 func clearOut(ctx context.Context, tx pgx.Tx, in dropIn) error {
 	if _, err := tx.Exec(ctx, noNewOwners); err != nil {
 		return fmt.Errorf("lock out new objects: %w", err)
@@ -101,9 +133,6 @@ func clearOut(ctx context.Context, tx pgx.Tx, in dropIn) error {
 		return fmt.Errorf("an open transaction makes something that role %s will own: run this again when it has ended", name)
 	case !errors.Is(err, pgx.ErrNoRows):
 		return fmt.Errorf("look for open transactions: %w", err)
-	}
-	if err := send(ctx, tx, in.reassign); err != nil {
-		return err
 	}
 	switch err := tx.QueryRow(ctx, stillOwned, in.roles).Scan(&name, &what); {
 	case err == nil:

@@ -10,6 +10,7 @@ import (
 // holdings is what hangs on a role that shall go.
 type holdings struct {
 	sessions  int
+	members   []string // roles that are not declared, and use its privileges
 	owned     []owned
 	databases []string // where it owns something, or something is granted to it; empty: the login's own
 }
@@ -30,10 +31,10 @@ type drops struct {
 	roles     []change
 }
 
-// dropIn is what is done in one database, in one transaction.
+// dropIn is what is done in one database, in two transactions.
 type dropIn struct {
 	database string
-	reassign []change
+	reassign []change // the first of them
 	roles    []string // which own nothing there any more, before the rest of theirs goes
 	drop     []change
 }
@@ -76,7 +77,11 @@ func (d declaration) checkReassign() error {
 // droppable returns why a role is not dropped.
 func droppable(name, to string, h holdings, s server) error {
 	if h.sessions > 0 {
-		return fmt.Errorf("role %s is in use by %d sessions: stop what logs in as it, then run this again", name, h.sessions)
+		return errInUse(name, h.sessions)
+	}
+	if len(h.members) > 0 {
+		return fmt.Errorf("role %s has members that the file does not declare, and they would lose its privileges: %s. Revoke it from them, then run this again",
+			name, bounded(strings.Join(h.members, ", ")))
 	}
 	if len(h.owned) == 0 {
 		return nil
@@ -88,6 +93,10 @@ func droppable(name, to string, h holdings, s server) error {
 		return fmt.Errorf("role %s owns %s, and there is no role %s to give it to: correct reassignTo", name, property(h.owned), to)
 	}
 	return nil
+}
+
+func errInUse(name string, sessions int) error {
+	return fmt.Errorf("role %s is in use by %d sessions: stop what logs in as it, then run this again", name, sessions)
 }
 
 // property names what is owned, bounded.

@@ -192,6 +192,9 @@ func observeHoldings(ctx context.Context, s *session, d declaration) (map[string
 	if err := observeSessions(ctx, s.Conn, names, held); err != nil {
 		return nil, fmt.Errorf("read the sessions: %w", err)
 	}
+	if err := observeMembers(ctx, s.Conn, names, held); err != nil {
+		return nil, fmt.Errorf("read the members: %w", err)
+	}
 	rows, err := s.Query(ctx, holdingsQuery, names)
 	if err != nil {
 		return nil, fmt.Errorf("read what the roles own: %w", err)
@@ -244,6 +247,28 @@ func observeSessions(ctx context.Context, conn *pgx.Conn, names []string, held m
 	var count int
 	_, err = pgx.ForEachRow(rows, []any{&name, &count}, func() error {
 		held[name] = holdings{sessions: count}
+		return nil
+	})
+	return err
+}
+
+// undeclaredMembers has who uses the privileges of a role without being declared. From PostgreSQL 16 on, who makes a role is a member without
+// its privileges (https://www.postgresql.org/docs/16/runtime-config-client.html#GUC-CREATEROLE-SELF-GRANT).
+const undeclaredMembers = `SELECT g.rolname, m.rolname FROM pg_auth_members x JOIN pg_roles g ON g.oid = x.roleid JOIN pg_roles m ON m.oid = x.member
+	WHERE g.rolname = ANY ($1) AND m.rolname <> ALL ($1) AND m.rolname <> current_user AND NOT m.rolsuper
+	AND (coalesce((to_jsonb(x) ->> 'inherit_option')::bool, true) OR coalesce((to_jsonb(x) ->> 'set_option')::bool, true))
+	GROUP BY 1, 2 ORDER BY 1, 2`
+
+func observeMembers(ctx context.Context, conn *pgx.Conn, names []string, held map[string]holdings) error {
+	rows, err := conn.Query(ctx, undeclaredMembers, names)
+	if err != nil {
+		return err
+	}
+	var group, member string
+	_, err = pgx.ForEachRow(rows, []any{&group, &member}, func() error {
+		h := held[group]
+		h.members = append(h.members, member)
+		held[group] = h
 		return nil
 	})
 	return err

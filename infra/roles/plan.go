@@ -51,6 +51,7 @@ type change struct {
 	database string // empty: any
 	sql      string
 	quiet    bool // it has a verifier: it must not get into the server's log
+	ends     bool // it ends a membership, which may be replaced by other changes
 }
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
@@ -140,7 +141,7 @@ func planMembership(r role, s server) (changes []change) {
 			by = " GRANTED BY " + quote(m.grantor)
 		}
 		if !slices.Contains(r.MemberOf, m.group) {
-			add("no member of "+m.group, "REVOKE "+from+by)
+			changes = append(changes, change{role: r.Name, what: "no member of " + m.group, sql: "REVOKE " + from + by, ends: true})
 			continue
 		}
 		if m.admin {

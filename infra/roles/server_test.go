@@ -454,6 +454,51 @@ func TestClearOut_SomethingOwned_NothingDropped(t *testing.T) {
 	require.NoError(t, tx.Rollback(t.Context()))
 }
 
+// A role is used by a login that the file does not know, as its member.
+func TestDown_MemberNotDeclared_Refused(t *testing.T) {
+	f, admin := newEverything(t)
+	f.ok("up")
+	f.exec(admin, "CREATE ROLE shop LOGIN IN ROLE team", "CREATE ROLE root SUPERUSER IN ROLE team")
+	require.Contains(t, f.fails("down"), "role team has members that the file does not declare, and they would lose its privileges: shop. Revoke it from them")
+	f.exec(admin, "REVOKE team FROM shop")
+	f.awaitNoSession("blue")
+	f.ok("down", "-reassign-to", "app")
+}
+
+// It may log in after the look. PostgreSQL itself drops a role that is in use.
+func TestDropRoles_InUse_Refused(t *testing.T) {
+	f, admin := newEverything(t)
+	f.ok("up")
+	f.exec(admin, "CREATE ROLE late LOGIN PASSWORD 'late-login-of-a-test'")
+	late, err := f.login("late", "late-login-of-a-test", "postgres")
+	require.NoError(t, err)
+	defer late.Close(context.Background())
+	tx, err := f.admin("app").Begin(t.Context())
+	require.NoError(t, err)
+	require.ErrorContains(t, dropRoles(t.Context(), tx, []change{{role: "late", sql: "DROP ROLE late"}}), "role late is in use by 1 sessions")
+	require.NoError(t, tx.Rollback(t.Context()))
+}
+
+// Somebody reads a table that is to be given away. Until they end, nobody else on the server waits.
+func TestDown_OwnedTableIsInUse_OthersGoOn(t *testing.T) {
+	f, admin := newEverything(t)
+	f.ok("up")
+	f.exec(admin, "SET ROLE team", "CREATE TABLE mine(n int)", "RESET ROLE")
+	reader := f.admin("app")
+	f.exec(reader, "BEGIN", "SELECT * FROM mine")
+	said := make(chan string, 1)
+	go func() {
+		_, _, stderr := f.run("down", "-reassign-to", "app")
+		said <- stderr
+	}()
+	require.Eventually(t, func() bool {
+		return f.scalar(admin, "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'REASSIGN%'") == "1"
+	}, time.Minute, 10*time.Millisecond)
+	f.exec(admin, "SET lock_timeout = '2s'", "CREATE TEMPORARY TABLE other(n int)")
+	f.exec(reader, "COMMIT")
+	require.Empty(t, <-said)
+}
+
 // Each database is a transaction of its own. If a later one fails, the next run does the rest.
 func TestApply_LaterDatabaseFails_NextRunDoesTheRest(t *testing.T) {
 	f, _ := newEverything(t)
@@ -465,10 +510,23 @@ func TestApply_LaterDatabaseFails_NextRunDoesTheRest(t *testing.T) {
 	require.NoError(t, err)
 	err = apply(t.Context(), s, append(changes, change{role: "team", what: "nonsense", database: "app", sql: "SELECT 1/0"}))
 	require.ErrorContains(t, err, "change role team (nonsense): ERROR: division by zero")
+
+	// What replaces a membership may be in the transaction that failed.
+	isMember := func() string {
+		return f.scalar(f.admin("app"), "SELECT count(*)::text FROM pg_auth_members WHERE roleid = 'team'::regrole AND member = 'blue'::regrole")
+	}
+	require.Equal(t, "1", isMember())
+	ends := change{role: "blue", what: "no member of team", sql: "REVOKE team FROM blue", ends: true}
+	replaces := change{role: "blue", what: "nonsense", database: "app", sql: "SELECT 1/0"}
+	require.ErrorContains(t, apply(t.Context(), s, []change{ends, replaces}), "division by zero")
+	require.Equal(t, "1", isMember())
+	replaces.sql = "SELECT 1"
+	require.NoError(t, apply(t.Context(), s, []change{ends, replaces}))
+	require.Equal(t, "0", isMember())
 	s.close()
 	stdout := f.ok("up")
 	require.Contains(t, stdout, "role team: changed (CONNECT on database app, ")
-	require.Contains(t, stdout, "role blue: unchanged\n")
+	require.Contains(t, stdout, "role blue: changed (member of team)\n")
 }
 
 // A database may have any encoding, such as one that was made with the locale C.
