@@ -55,6 +55,7 @@ type run struct {
 	load      load
 	stop      stop
 	evicted   bool // the eviction was accepted: nothing is rolled back any more
+	tried     bool // the pod was tried a second time
 }
 
 // Run implements drain.Escort.
@@ -207,7 +208,14 @@ func (r *run) handleError(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	if r.record.endsWithPod() && !refused && ctx.Err() == nil {
-		r.recoverPooler(ctx)
+		known := isLost(r.console)
+		lost := known || isLost(r.stop.second)
+		if r.recoverPooler(ctx); lost && !known && isLost(r.console) { // its end was noticed only now
+			r.recoverPooler(ctx)
+		}
+		if lost && r.recovered && !r.tried {
+			return r.tryAgain(ctx, err)
+		}
 		if err = r.evictWithoutDrain(ctx, err.Error()); err != nil {
 			r.logRollBack(ctx)
 		}
@@ -222,6 +230,21 @@ func (r *run) handleError(ctx context.Context, err error) error {
 	default:
 		return r.evictWithoutDrain(ctx, err.Error())
 	}
+}
+
+// isLost reports whether a console was open, and is not any more.
+func isLost(c *pgbouncer.Console) bool { return c != nil && !c.Usable() }
+
+// tryAgain drains the pod once more, after its console broke before the eviction. pgbouncer answers on another one: all tunnels end when the API
+// server is replaced. An eviction now would abort every open transaction.
+func (r *run) tryAgain(ctx context.Context, cause error) error {
+	r.log.Warn("lost the console of pgbouncer, trying again over another", "error", cause.Error())
+	r.tried = true
+	if r.stop.second != nil {
+		r.stop.second.Close()
+	}
+	r.stop = stop{}
+	return r.handleError(ctx, r.drainInTurn(ctx))
 }
 
 // logRollBack rolls back, and logs if that fails.

@@ -174,6 +174,31 @@ func TestEvict_TerminatedWhileItWaitsForItsTurn_StopsInTime(t *testing.T) {
 	require.NotContains(t, p.Log(t), "got SIGTERM, fast exit", "it is shut down before its hook ends")
 }
 
+// The API server is replaced while a pooler is paused through tunnels. pgbouncer answers over the next one.
+func TestRun_ConsolesBreakDuringThePause_TriedAgain(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Older, parts.Options{})
+	w, app := newCluster(p), openTransaction(t, p)
+	var kept keptConns
+	w.dial = kept.dial(p.Dial)
+	answers := make(chan drain.EscortResult, 1)
+	_, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) {
+		result, err := w.escort(minute).Run(ctx, w.request(t))
+		answers <- result
+		return result, err
+	})
+	p.RequireLogs(t, "PAUSE command issued", func() {})
+	kept.breakAll(t)
+	require.Never(t, func() bool { return w.count("evicted") > 0 }, 3*time.Second, pollInterval)
+	parts.Exec(t, app, "COMMIT")
+	require.NoError(t, <-ended)
+	result := <-answers
+	require.Equal(t, "evict", result.Strategy)
+	require.Empty(t, result.AbortedDetail)
+	require.Equal(t, 1, w.count("evicted"))
+	require.NotContains(t, p.Log(t), "client_login_timeout")
+}
+
 // silentConn is a connection over which nothing comes or goes any more, and that does not end: its network drops packets.
 type silentConn struct {
 	net.Conn
