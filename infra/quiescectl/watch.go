@@ -108,7 +108,7 @@ func (w *watchOptions) run(c *cobra.Command) error {
 				return err
 			}
 			if w.until && areDone(drains) {
-				return nil
+				return leftPods(drains)
 			}
 		}
 		select {
@@ -129,6 +129,14 @@ func (w *watchOptions) interrupted() error {
 
 func areDone(drains []running) bool {
 	return !slices.ContainsFunc(drains, func(d running) bool { return d.State != stateEmpty && d.State != stateEnded })
+}
+
+// leftPods returns errFindings if a drain has ended though pods remain. A script must not go on as if they had left.
+func leftPods(drains []running) error {
+	if slices.ContainsFunc(drains, func(d running) bool { return d.State == stateEnded }) {
+		return errFindings
+	}
+	return nil
 }
 
 // starting returns the instance of a Lease that an invocation holds, if it has closed no node yet. Other Leases are of escorts.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -94,6 +95,7 @@ func TestStateOf_DrainByHandThatEnded_IsDone(t *testing.T) {
 		got := stateOf(c.held, c.remain, c.node)
 		require.Equal(t, c.want, got, "%+v", c)
 		require.Equal(t, c.done, areDone([]running{{State: got}}), "%+v", c)
+		require.Equal(t, got == stateEnded, errors.Is(leftPods([]running{{State: stateEmpty}, {State: got}}), errFindings))
 	}
 }
 

@@ -50,8 +50,9 @@ type change struct {
 	what     string
 	database string // empty: any
 	sql      string
-	quiet    bool // it has a verifier: it must not get into the server's log
-	ends     bool // it ends a membership, which may be replaced by other changes
+	quiet    bool   // it has a verifier: it must not get into the server's log
+	ends     string // the role is no member of this one any more
+	begins   string // the role becomes a member of this one
 }
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
@@ -141,7 +142,7 @@ func planMembership(r role, s server) (changes []change) {
 			by = " GRANTED BY " + quote(m.grantor)
 		}
 		if !slices.Contains(r.MemberOf, m.group) {
-			changes = append(changes, change{role: r.Name, what: "no member of " + m.group, sql: "REVOKE " + from + by, ends: true})
+			changes = append(changes, change{role: r.Name, what: "no member of " + m.group, sql: "REVOKE " + from + by, ends: m.group})
 			continue
 		}
 		if m.admin {
@@ -154,7 +155,7 @@ func planMembership(r role, s server) (changes []change) {
 	}
 	for _, name := range r.MemberOf {
 		if !slices.ContainsFunc(have.memberOf, func(m membership) bool { return m.group == name }) {
-			add("member of "+name, "GRANT "+quote(name)+" TO "+quote(r.Name))
+			changes = append(changes, change{role: r.Name, what: "member of " + name, sql: "GRANT " + quote(name) + " TO " + quote(r.Name), begins: name})
 		}
 	}
 	return changes

@@ -516,13 +516,19 @@ func TestApply_LaterDatabaseFails_NextRunDoesTheRest(t *testing.T) {
 		return f.scalar(f.admin("app"), "SELECT count(*)::text FROM pg_auth_members WHERE roleid = 'team'::regrole AND member = 'blue'::regrole")
 	}
 	require.Equal(t, "1", isMember())
-	ends := change{role: "blue", what: "no member of team", sql: "REVOKE team FROM blue", ends: true}
-	replaces := change{role: "blue", what: "nonsense", database: "app", sql: "SELECT 1/0"}
+	ends := change{role: "blue", what: "no member of team", sql: "REVOKE team FROM blue", ends: "team"}
+	replaces := change{role: "team2", what: "nonsense", database: "app", sql: "SELECT 1/0"}
 	require.ErrorContains(t, apply(t.Context(), s, []change{ends, replaces}), "division by zero")
 	require.Equal(t, "1", isMember())
 	replaces.sql = "SELECT 1"
 	require.NoError(t, apply(t.Context(), s, []change{ends, replaces}))
 	require.Equal(t, "0", isMember())
+
+	// A membership that is turned around must end first.
+	f.exec(f.admin("app"), "GRANT team TO blue")
+	begins := change{role: "team", what: "member of blue", sql: "GRANT blue TO team", begins: "blue"}
+	require.NoError(t, apply(t.Context(), s, []change{ends, begins, replaces}))
+	f.exec(f.admin("app"), "REVOKE blue FROM team")
 	s.close()
 	stdout := f.ok("up")
 	require.Contains(t, stdout, "role team: changed (CONNECT on database app, ")

@@ -20,7 +20,7 @@ const (
 	hookMargin = 15 * time.Minute
 )
 
-// HeartbeatTimeout returns the heartbeat timeout of our hooks: 100 of them cover the longest drain, and hookMargin.
+// HeartbeatTimeout returns the heartbeat timeout of our hooks: 100 of them cover the longest drain and hookMargin, as far as MaxWait allows.
 func (c Config) HeartbeatTimeout() time.Duration {
 	needed := min(c.Drain.MaxDuration+hookMargin, MaxWait) / MaxHeartbeats
 	return max(minHeartbeatTimeout, needed.Truncate(time.Second)+time.Second)

@@ -203,17 +203,13 @@ func (r *run) handleError(ctx context.Context, err error) error {
 		return r.handleErrorAfterEviction(ctx, err)
 	}
 	refusal, refused := errors.AsType[escort.Refusal](err)
+	lost := isLost(r.console) || isLost(r.stop.second)
 	if r.record.endsWithPod() && errors.Is(context.Cause(ctx), drain.ErrEscortLate) {
 		r.recoverPooler(ctx)
 		return context.Cause(ctx)
 	}
 	if r.record.endsWithPod() && !refused && ctx.Err() == nil {
-		known := isLost(r.console)
-		lost := known || isLost(r.stop.second)
-		if r.recoverPooler(ctx); lost && !known && isLost(r.console) { // its end was noticed only now
-			r.recoverPooler(ctx)
-		}
-		if lost && r.recovered && !r.tried {
+		if r.recoverPooler(ctx); lost && (r.recovered || r.record == nil) && !r.tried {
 			return r.tryAgain(ctx, err)
 		}
 		if err = r.evictWithoutDrain(ctx, err.Error()); err != nil {
@@ -227,6 +223,8 @@ func (r *run) handleError(ctx context.Context, err error) error {
 		return refusal.Answer
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case lost && r.record == nil && !r.tried: // a surge, which is rolled back
+		return r.tryAgain(ctx, err)
 	default:
 		return r.evictWithoutDrain(ctx, err.Error())
 	}
@@ -236,7 +234,8 @@ func (r *run) handleError(ctx context.Context, err error) error {
 func isLost(c *pgbouncer.Console) bool { return c != nil && !c.Usable() }
 
 // tryAgain drains the pod once more, after its console broke before the eviction. pgbouncer answers on another one: all tunnels end when the API
-// server is replaced. An eviction now would abort every open transaction.
+// server is replaced. An eviction now would abort every open transaction. It has what is left of the escort's time. A surge has its time again,
+// since it waits for another replacement.
 func (r *run) tryAgain(ctx context.Context, cause error) error {
 	r.log.Warn("lost the console of pgbouncer, trying again over another", "error", cause.Error())
 	r.tried = true
@@ -244,6 +243,9 @@ func (r *run) tryAgain(ctx context.Context, cause error) error {
 		r.stop.second.Close()
 	}
 	r.stop = stop{}
+	if r.result.Strategy != string(config.StrategySurge) {
+		r.Timeout = max(time.Second, time.Until(r.deadline)-r.preStopDelay())
+	}
 	return r.handleError(ctx, r.drainInTurn(ctx))
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/config"
@@ -179,11 +180,24 @@ func TestRun_ConsolesBreakDuringThePause_TriedAgain(t *testing.T) {
 	t.Parallel()
 	p := parts.Start(t, parts.Older, parts.Options{})
 	w, app := newCluster(p), openTransaction(t, p)
+	requireTriedAgain(t, p, w, w.escort(minute), app, "evict")
+}
+
+// A surge has taken a label from the pod, and gets it back first.
+func TestSurge_ConsolesBreakDuringThePause_TriedAgain(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Older, parts.Options{})
+	w, app := newSurgeCluster(p), openTransaction(t, p)
+	requireTriedAgain(t, p, w.fakeCluster, w.escort(minute), app, "surge")
+}
+
+func requireTriedAgain(t *testing.T, p *parts.Pooler, w *fakeCluster, e *Escort, app *pgconn.PgConn, strategy string) {
+	t.Helper()
 	var kept keptConns
 	w.dial = kept.dial(p.Dial)
 	answers := make(chan drain.EscortResult, 1)
 	_, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) {
-		result, err := w.escort(minute).Run(ctx, w.request(t))
+		result, err := e.Run(ctx, w.request(t))
 		answers <- result
 		return result, err
 	})
@@ -193,10 +207,27 @@ func TestRun_ConsolesBreakDuringThePause_TriedAgain(t *testing.T) {
 	parts.Exec(t, app, "COMMIT")
 	require.NoError(t, <-ended)
 	result := <-answers
-	require.Equal(t, "evict", result.Strategy)
+	require.Equal(t, strategy, result.Strategy)
 	require.Empty(t, result.AbortedDetail)
 	require.Equal(t, 1, w.count("evicted"))
-	require.NotContains(t, p.Log(t), "client_login_timeout")
+}
+
+// The second try has what is left of the time, and no more.
+func TestRun_ConsolesBreakAgainstALongTransaction_EndsInTime(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Older, parts.Options{})
+	w := newCluster(p)
+	openTransaction(t, p)
+	var kept keptConns
+	w.dial = kept.dial(p.Dial)
+	const timeout = 8 * time.Second
+	began := time.Now()
+	_, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) { return w.escort(timeout).Run(ctx, w.request(t)) })
+	p.RequireLogs(t, "PAUSE command issued", func() {})
+	time.Sleep(time.Until(began.Add(timeout - 2*time.Second))) // the moment is the subject
+	kept.breakAll(t)
+	require.NoError(t, <-ended)
+	require.Less(t, time.Since(began), timeout+timeout/2)
 }
 
 // silentConn is a connection over which nothing comes or goes any more, and that does not end: its network drops packets.

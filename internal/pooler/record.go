@@ -88,11 +88,7 @@ func (r *run) resumePooler(ctx context.Context) error {
 	if !r.record.Paused {
 		return nil
 	}
-	console, err := r.ensureConsole(ctx)
-	if err != nil {
-		return err
-	}
-	return console.Resume(ctx)
+	return r.overConsole(ctx, func(console *pgbouncer.Console) error { return console.Resume(ctx) })
 }
 
 // resumeInterrupted continues the surge of a crashed escort. It reports true if the pod is evicted or gone. Otherwise the pod is as
@@ -215,11 +211,23 @@ func (r *run) restorePooler(ctx context.Context) error {
 	if !r.record.changesPooler() {
 		return nil
 	}
-	console, err := r.ensureConsole(ctx)
-	if err != nil {
-		return err
+	return r.overConsole(ctx, func(console *pgbouncer.Console) error {
+		return errors.Join(r.endPause(ctx, console), applySettings(ctx, console, r.record.Settings))
+	})
+}
+
+// overConsole does something over the open console, or over a new one. The network may have ended the open one, and the first command notices:
+// then it does it over another.
+func (r *run) overConsole(ctx context.Context, do func(*pgbouncer.Console) error) error {
+	for first := true; ; first = false {
+		console, err := r.ensureConsole(ctx)
+		if err != nil {
+			return err
+		}
+		if err := do(console); err == nil || !first || !console.HasEnded() {
+			return err
+		}
 	}
-	return errors.Join(r.endPause(ctx, console), applySettings(ctx, console, r.record.Settings))
 }
 
 func (r *run) endPause(ctx context.Context, console *pgbouncer.Console) error {

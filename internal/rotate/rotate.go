@@ -41,7 +41,8 @@ type Rotation struct {
 	App       App          // nil: a person moves the clients
 	Tell      func(string) // is told what happens, for people
 
-	id     string        // of this run; empty: it has written nothing yet
+	id     string        // of this run; empty: it has tried to write nothing yet
+	begun  bool          // it has written a record
 	opened escort.Login  // the login that this run has enabled
 	told   string        // the last text
 	haste  time.Duration // divides the intervals in tests; zero: one
@@ -59,7 +60,7 @@ func (r *Rotation) Run(ctx context.Context) (Record, error) {
 }
 
 // HasBegun reports whether Run or Back has written a record. Before that, an error leaves nothing to continue or undo.
-func (r *Rotation) HasBegun() bool { return r.id != "" }
+func (r *Rotation) HasBegun() bool { return r.begun }
 
 // step does what is next, and returns the record with what follows.
 func (r *Rotation) step(ctx context.Context, record Record) (Record, error) {
@@ -95,7 +96,9 @@ func (r *Rotation) take(ctx context.Context, record Record) (Record, error) {
 		r.id = rand.Text()
 	}
 	record.Run = r.id
-	return record, r.Userlists.SetRecord(ctx, record)
+	err := r.Userlists.SetRecord(ctx, record)
+	r.begun = r.begun || err == nil
+	return record, err
 }
 
 // Look returns the record of a rotation that is under way, or that of one that can begin, without a step. The step is Closed if there is

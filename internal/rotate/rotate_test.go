@@ -452,6 +452,21 @@ func TestRotation_Refusals_NothingChanges(t *testing.T) {
 	}
 }
 
+// Nothing was written. An advice to undo it would undo the rotation before.
+func TestRotation_RecordCannotBeWritten_HasNotBegun(t *testing.T) {
+	inWorld(t, false, func(t *testing.T, w *world) {
+		r := w.rotation()
+		r.Userlists = unwritable{w.userlists()}
+		_, err := r.Run(t.Context())
+		require.ErrorContains(t, err, "forbidden")
+		require.False(t, r.HasBegun())
+	})
+}
+
+type unwritable struct{ Userlists }
+
+func (unwritable) SetRecord(context.Context, Record) error { return errors.New("forbidden") }
+
 func TestRotation_Plan_ChangesNothingAndNamesWhatIsLeft(t *testing.T) {
 	inWorld(t, false, func(t *testing.T, w *world) {
 		_, plan, err := w.rotation().Plan(t.Context())
