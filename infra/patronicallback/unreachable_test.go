@@ -73,7 +73,7 @@ func TestFinish_SettingIsRestoredAlready_StillReconnects(t *testing.T) {
 	f.first().RequireLogs(t, "RECONNECT '", func() { require.NoError(t, p.finish(t.Context(), true)) })
 	f.tell(f.first(), "PAUSE "+parts.App.Name)
 	require.NoError(t, p.finish(t.Context(), true))
-	require.Equal(t, 1, strings.Count(f.first().Log(t), "RECONNECT '"), "a pause is somebody's")
+	require.Equal(t, 1, strings.Count(f.first().Log(t), "RECONNECT '"), "a pooler that another has paused is left alone")
 }
 
 // A watcher that gives way to another cluster must not leave its own pause either.

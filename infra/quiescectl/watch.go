@@ -108,7 +108,7 @@ func (w *watchOptions) run(c *cobra.Command) error {
 				return err
 			}
 			if w.until && areDone(drains) {
-				return leftPods(drains)
+				return checkRemaining(drains)
 			}
 		}
 		select {
@@ -131,8 +131,8 @@ func areDone(drains []running) bool {
 	return !slices.ContainsFunc(drains, func(d running) bool { return d.State != stateEmpty && d.State != stateEnded })
 }
 
-// leftPods returns errFindings if a drain has ended though pods remain. A script must not go on as if they had left.
-func leftPods(drains []running) error {
+// checkRemaining returns errFindings if a drain has ended though pods remain. A script must not go on as if they had left.
+func checkRemaining(drains []running) error {
 	if slices.ContainsFunc(drains, func(d running) bool { return d.State == stateEnded }) {
 		return errFindings
 	}

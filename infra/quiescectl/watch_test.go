@@ -73,7 +73,7 @@ func TestStarting_HeldLeaseOfAnInstance_IsNotDone(t *testing.T) {
 	require.Contains(t, b.String(), "<none>   i-1        <none>   starting")
 }
 
-// No event continues a drain that a person has asked for without a hook. A script that waited for it would wait for ever.
+// No event continues a drain that a person has asked for without a hook. A script that waited for it would wait without end.
 func TestStateOf_DrainByHandThatEnded_IsDone(t *testing.T) {
 	hooked, byHand := termination.ClosedNode{Hook: "quiesce"}, termination.ClosedNode{}
 	spot := termination.ClosedNode{Trigger: termination.SpotInterruption}
@@ -95,7 +95,7 @@ func TestStateOf_DrainByHandThatEnded_IsDone(t *testing.T) {
 		got := stateOf(c.held, c.remain, c.node)
 		require.Equal(t, c.want, got, "%+v", c)
 		require.Equal(t, c.done, areDone([]running{{State: got}}), "%+v", c)
-		require.Equal(t, got == stateEnded, errors.Is(leftPods([]running{{State: stateEmpty}, {State: got}}), errFindings))
+		require.Equal(t, got == stateEnded, errors.Is(checkRemaining([]running{{State: stateEmpty}, {State: got}}), errFindings))
 	}
 }
 

@@ -95,7 +95,7 @@ func (s *session) drop(ctx context.Context, plan drops) error {
 		if err != nil {
 			return err
 		}
-		// This waits for whoever uses what is owned. Under the lock of clearOut, nothing could be made on the whole server meanwhile.
+		// This waits for sessions that use the objects. Under the lock of clearOut, nothing could be made on the whole server meanwhile.
 		err = inTransaction(ctx, conn, func(tx pgx.Tx) error { return send(ctx, tx, in.reassign) })
 		if err == nil {
 			err = inTransaction(ctx, conn, func(tx pgx.Tx) error { return clearOut(ctx, tx, in) })
@@ -126,7 +126,7 @@ func dropRoles(ctx context.Context, tx pgx.Tx, roles []change) error {
 }
 
 // clearOut drops the privileges of the roles in one database, where they own nothing any more. DROP OWNED would drop what is owned: so
-// nobody may make anything between the look and the end of the transaction.
+// nothing may be made between the look and the end of the transaction.
 func clearOut(ctx context.Context, tx pgx.Tx, in dropIn) error {
 	if _, err := tx.Exec(ctx, noNewOwners); err != nil {
 		return fmt.Errorf("lock out new objects: %w", err)

@@ -479,7 +479,7 @@ func TestDropRoles_InUse_Refused(t *testing.T) {
 	require.NoError(t, tx.Rollback(t.Context()))
 }
 
-// Somebody reads a table that is to be given away. Until they end, nobody else on the server waits.
+// A session reads a table that is to be given away. While `down` waits for it, other sessions of the server go on.
 func TestDown_OwnedTableIsInUse_OthersGoOn(t *testing.T) {
 	f, admin := newEverything(t)
 	f.ok("up")

@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 )
 
-// movedNoter notes when the API server is not where, or not who, it was. A cluster that was deleted and made again under its name has another
-// endpoint and another CA. A process of Lambda that is invoked each minute lives for hours, and would not find the new one.
+// movedNoter notes that the API server has left its address, or has another CA. Both change when a cluster is deleted and created again under its
+// name. The sweep invokes the function each minute, so a process can live for hours, and would not find the new cluster.
 type movedNoter struct {
 	next  http.RoundTripper
 	moved *atomic.Bool

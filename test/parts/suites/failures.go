@@ -23,8 +23,8 @@ var (
 	entry = regexp.MustCompile(`^ +[\w.-]+\.go:\d+: `)
 )
 
-// failures collects the names of failed tests and what they failed on, without the logs between them. Logs of a failed test have thousands
-// of lines, and whoever keeps only a part of the output would lose the reason.
+// failures collects the names of failed tests and what they failed on, without the logs between them. A failed test logs thousands of lines, and a
+// CI that keeps only a part of the output would lose the reason.
 type failures struct {
 	lines []string
 	open  int  // lines that the current block may still have

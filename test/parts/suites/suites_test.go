@@ -83,16 +83,17 @@ func TestRun_Stopped_EndsWhatItStarted(t *testing.T) {
 
 // The reason of a failure is found among a function's log, which a failed test prints.
 func TestSee_FailedTestWithLogs_KeepsTheReason(t *testing.T) {
+	const assertion = `            	Error Trace:	test/e2e/postgres/disturbances_test.go:308
+            	Error:      	Not equal: 
+            	            	expected: "demo-2"
+            	Messages:   	the only member on a node that stays
+`
 	output := `ok  	quiesce/events	1.035s
 --- FAIL: TestCases_OneCluster_HeldOrMoved (229.62s)
     cases_test.go:41: the cluster and its clients work after 30s
     --- FAIL: TestCases_OneCluster_HeldOrMoved/two_nodes (22.55s)
         disturbances_test.go:308: 
-            	Error Trace:	/work/test/e2e/postgres/disturbances_test.go:308
-            	Error:      	Not equal: 
-            	            	expected: "demo-2"
-            	Messages:   	the only member on a node that stays
-        fixture_test.go:311: the function's log:
+` + assertion + `        fixture_test.go:311: the function's log:
             {"level":"INFO","msg":"function started"}
 panic: runtime error: index out of range
 FAIL	quiesce/test/e2e/postgres	880.416s
@@ -109,11 +110,7 @@ FAILURES, without their logs
     cases_test.go:41: the cluster and its clients work after 30s
     --- FAIL: TestCases_OneCluster_HeldOrMoved/two_nodes (22.55s)
         disturbances_test.go:308: 
-            	Error Trace:	/work/test/e2e/postgres/disturbances_test.go:308
-            	Error:      	Not equal: 
-            	            	expected: "demo-2"
-            	Messages:   	the only member on a node that stays
-panic: runtime error: index out of range
+`+assertion+`panic: runtime error: index out of range
 `, out.String())
 }
 
