@@ -29,7 +29,6 @@ import (
 // logged is a server that writes every statement to its log, as some are configured.
 var logged = parts.Options{
 	Settings: []string{"log_statement=all", "shared_preload_libraries=pg_stat_statements", "pg_stat_statements.track=all"},
-	Access:   "host replication all 127.0.0.1/32 scram-sha-256\n",
 }
 
 // fixture is one server and the roles of one file.
@@ -631,7 +630,7 @@ func TestUp_LockHeldTooLong_Reported(t *testing.T) {
 
 func TestUp_SeveralHosts_PrimaryIsFound(t *testing.T) {
 	f, admin := newEverything(t)
-	standby := parts.StartWith(t, parts.Options{Standby: true})
+	standby := parts.StartWith(t, parts.Options{StandbyOf: f.db})
 	f.env["POSTGRES_HOSTNAME"], f.env["POSTGRES_PORT"] = "127.0.0.1,127.0.0.1", fmt.Sprintf("%d,%d", standby.Port, f.db.Port)
 	require.Contains(t, f.ok("up"), "role team: created")
 	require.Equal(t, "1", f.scalar(admin, "SELECT count(*)::text FROM pg_roles WHERE rolname = 'team'"))
@@ -645,7 +644,7 @@ func TestUp_SeveralHosts_PrimaryIsFound(t *testing.T) {
 // With sslmode=prefer, pgx asks a standby that takes TLS only a second time, without TLS. What that says is no reason to give up.
 func TestIsRefused_StandbyRefusesToTalkWithoutTLS_IsNotRefused(t *testing.T) {
 	f, _ := newEverything(t)
-	standby := parts.StartWith(t, parts.Options{Standby: true})
+	standby := parts.StartWith(t, parts.Options{StandbyOf: f.db})
 	config, err := target{hosts: "127.0.0.1", port: fmt.Sprint(standby.Port), user: "postgres", password: f.env["POSTGRES_PASSWORD"], sslMode: "disable"}.config("postgres")
 	require.NoError(t, err)
 	_, inRecovery := pgx.ConnectConfig(t.Context(), config)

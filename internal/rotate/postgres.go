@@ -86,20 +86,21 @@ func isVerified(config *pgx.ConnConfig) bool {
 	return verifies(config.TLSConfig) && !slices.ContainsFunc(config.Fallbacks, func(f *pgconn.FallbackConfig) bool { return !verifies(f.TLSConfig) })
 }
 
-// serverQuery returns whether a server is in recovery, when it was started, and how many standbys receive its log. The start tells servers
-// apart, whatever their names are. A login without pg_read_all_stats sees no state, and then whoever streams counts. PostgreSQL's own tools
-// do not, by their exact names: a standby may have any other.
-const serverQuery = `SELECT pg_is_in_recovery(), extract(epoch FROM pg_postmaster_start_time())::text, (SELECT count(*) FROM pg_stat_replication
- WHERE (state IS NULL OR state IN ('streaming', 'catchup')) AND application_name NOT IN ('pg_basebackup', 'pg_receivewal', 'pg_recvlogical'))`
+// serverQuery returns whether a server is in recovery, when it was started, whether it receives a log, and how many standbys receive its own.
+// The start tells servers apart, whatever their names are. A login without pg_read_all_stats sees no state, and then whoever streams counts.
+// PostgreSQL's own tools do not, by their exact names: a standby may have any other.
+const serverQuery = `SELECT pg_is_in_recovery(), extract(epoch FROM pg_postmaster_start_time())::text, EXISTS (SELECT FROM pg_stat_wal_receiver),
+ (SELECT count(*) FROM pg_stat_replication WHERE (state IS NULL OR state IN ('streaming', 'catchup'))
+ AND application_name NOT IN ('pg_basebackup', 'pg_receivewal', 'pg_recvlogical'))`
 
 // each runs do in a session of every server: the primary's is the first. It fails if a server is missed. After a failover, names may lead
-// elsewhere, so this is asked at each look. A standby may have standbys of its own.
+// elsewhere, so this is asked at each look. A standby may have standbys of its own. One that reads an archive is none of those that stream.
 func (p *Postgres) each(ctx context.Context, do func(context.Context, int, *pgx.Conn) error) error {
-	standbys, seen := 0, map[string]bool{}
+	standbys, named, seen := 0, 0, map[string]bool{}
 	for i, config := range append([]*pgx.ConnConfig{p.Primary}, p.Standbys...) {
 		err := in(ctx, config, func(ctx context.Context, conn *pgx.Conn) error {
-			recovers, start, receivers := false, "", 0
-			if err := conn.QueryRow(ctx, serverQuery).Scan(&recovers, &start, &receivers); err != nil {
+			recovers, start, receives, receivers := false, "", false, 0
+			if err := conn.QueryRow(ctx, serverQuery).Scan(&recovers, &start, &receives, &receivers); err != nil {
 				return err
 			}
 			switch {
@@ -109,15 +110,18 @@ func (p *Postgres) each(ctx context.Context, do func(context.Context, int, *pgx.
 				return errors.New("it is named twice: name each standby once with --standby")
 			}
 			standbys, seen[start] = standbys+receivers, true
+			if receives {
+				named++
+			}
 			return do(ctx, i, conn)
 		})
 		if err != nil {
 			return err
 		}
 	}
-	if standbys > len(p.Standbys) && !p.IgnoreStandbys {
-		return fmt.Errorf("%d standbys receive the log, and %d are named: name each with --standby, or say --ignore-standbys if no client logs in there",
-			standbys, len(p.Standbys))
+	if standbys > named && !p.IgnoreStandbys {
+		return fmt.Errorf("%d standbys receive the log, and %d of them are named: name each with --standby, or say --ignore-standbys if no client logs in there",
+			standbys, named)
 	}
 	return nil
 }

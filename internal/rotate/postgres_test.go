@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"quiesce/test/parts/debian"
 	parts "quiesce/test/parts/pgbouncer"
 	"quiesce/test/parts/postgres"
 )
@@ -164,39 +166,39 @@ func unprivileged(t *testing.T, database *postgres.Database) *Postgres {
 
 // PostgreSQL shows such a login a standby, and not what it does.
 func TestPostgres_LoginThatSeesNoState_StandbysCount(t *testing.T) {
-	database := postgres.StartWith(t, postgres.Options{Access: "host replication postgres 127.0.0.1/32 trust\nhost all rotator 127.0.0.1/32 trust\n"})
+	database := postgres.StartWith(t, postgres.Options{Access: "host all rotator 127.0.0.1/32 trust\n"})
 	p := unprivileged(t, database)
 	require.NoError(t, p.Check(t.Context()))
 	stream(t, database, "standby-1")
 	stream(t, database, "pg_receivewal")
-	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 are named")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 of them are named")
 	p.Primary.User = "postgres"
-	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 are named")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 of them are named")
 	p.IgnoreStandbys = true
 	require.NoError(t, p.Check(t.Context()))
 }
 
 // A standby may have any name but those of PostgreSQL's own tools.
 func TestPostgres_StandbyIsNamedLikeATool_Counts(t *testing.T) {
-	database := postgres.StartWith(t, postgres.Options{Access: replication})
+	database := postgres.StartWith(t, postgres.Options{})
 	p := &Postgres{Primary: connection(t, database, true)}
 	stream(t, database, "pg_receivewal")
 	require.NoError(t, p.Check(t.Context()))
 	stream(t, database, "pg_replica1")
-	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 are named")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 of them are named")
 }
 
 // In a failover, the standby that was named becomes the primary. Nobody would look at the new one.
 func TestPostgres_Standbys_EachIsAnotherServerInRecovery(t *testing.T) {
-	database := postgres.StartWith(t, postgres.Options{Access: replication})
-	standby := postgres.StartWith(t, postgres.Options{Standby: true, Access: replication})
+	database := postgres.StartWith(t, postgres.Options{})
+	standby := postgres.StartWith(t, postgres.Options{StandbyOf: database})
 	primary, named, promoted := connection(t, database, true), connection(t, standby, false), connection(t, database, false)
-	stream(t, database, "standby-1")
+	streams(t, standby)
 	for says, p := range map[string]*Postgres{
-		"":                       {Primary: primary, Standbys: []*pgx.ConnConfig{named}},
-		"and is the primary":     {Primary: primary, Standbys: []*pgx.ConnConfig{promoted}},
-		"it is named twice":      {Primary: primary, Standbys: []*pgx.ConnConfig{named, named}},
-		"1 standbys receive the": {Primary: primary},
+		"":                                     {Primary: primary, Standbys: []*pgx.ConnConfig{named}},
+		"and is the primary":                   {Primary: primary, Standbys: []*pgx.ConnConfig{promoted}},
+		"it is named twice":                    {Primary: primary, Standbys: []*pgx.ConnConfig{named, named}},
+		"1 standbys receive the log, and 0 of": {Primary: primary},
 	} {
 		t.Run(says, func(t *testing.T) {
 			found, err := p.Sessions(t.Context(), "postgres")
@@ -216,26 +218,41 @@ func TestPostgres_Standbys_EachIsAnotherServerInRecovery(t *testing.T) {
 
 // A standby of a standby is none of the primary's.
 func TestPostgres_StandbyHasAStandby_Counts(t *testing.T) {
-	database := postgres.StartWith(t, postgres.Options{Access: replication})
-	standby := postgres.StartWith(t, postgres.Options{Standby: true, Access: replication})
+	database := postgres.StartWith(t, postgres.Options{})
+	standby := postgres.StartWith(t, postgres.Options{StandbyOf: database})
 	p := &Postgres{Primary: connection(t, database, true), Standbys: []*pgx.ConnConfig{connection(t, standby, false)}}
-	stream(t, database, "standby-1")
+	streams(t, standby)
 	require.NoError(t, p.Check(t.Context()))
-	stream(t, standby, "standby-2")
-	require.ErrorContains(t, p.Check(t.Context()), "2 standbys receive the log, and 1 are named")
+	second := postgres.StartWith(t, postgres.Options{StandbyOf: standby})
+	streams(t, second)
+	require.ErrorContains(t, p.Check(t.Context()), "2 standbys receive the log, and 1 of them are named")
+	p.Standbys = append(p.Standbys, connection(t, second, false))
+	require.NoError(t, p.Check(t.Context()))
 }
 
-// The standby of this test replays nothing of the primary.
+// A standby that is named may get its log from an archive. Then what streams from the primary is another one.
+func TestPostgres_NamedStandbyDoesNotStream_TheOtherCounts(t *testing.T) {
+	database := postgres.StartWith(t, postgres.Options{})
+	archive := postgres.StartWith(t, postgres.Options{StandbyOf: database, Settings: []string{"primary_conninfo="}})
+	p := &Postgres{Primary: connection(t, database, true), Standbys: []*pgx.ConnConfig{connection(t, archive, false)}}
+	require.NoError(t, p.Check(t.Context()))
+	stream(t, database, "standby-2")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 of them are named")
+}
+
+// The standby of this test replays commits an hour late.
 func TestPostgres_StandbyReplaysLate_IsBehind(t *testing.T) {
 	database := postgres.StartWith(t, postgres.Options{})
-	standby := postgres.StartWith(t, postgres.Options{Standby: true})
 	p := &Postgres{Primary: connection(t, database, true)}
 	position, err := p.Position(t.Context())
 	require.NoError(t, err)
 	behind, err := p.Behind(t.Context(), position)
 	require.NoError(t, err)
 	require.Empty(t, behind, "there is no standby")
+	standby := postgres.StartWith(t, postgres.Options{StandbyOf: database, Settings: []string{"recovery_min_apply_delay=1h"}})
 	p.Standbys = []*pgx.ConnConfig{connection(t, standby, false)}
+	streams(t, standby)
+	database.Query(t, "CREATE ROLE late")
 	position, err = p.Position(t.Context())
 	require.NoError(t, err)
 	behind, err = p.Behind(t.Context(), position)
@@ -246,7 +263,16 @@ func TestPostgres_StandbyReplaysLate_IsBehind(t *testing.T) {
 	require.Empty(t, behind)
 }
 
-const replication = "host replication postgres 127.0.0.1/32 trust\n"
+// streams waits until a standby receives the log.
+func streams(t *testing.T, standby *postgres.Database) {
+	conn, err := pgx.ConnectConfig(t.Context(), connection(t, standby, false))
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	require.Eventually(t, func() bool {
+		status := ""
+		return conn.QueryRow(t.Context(), "SELECT status FROM pg_stat_wal_receiver").Scan(&status) == nil && status == "streaming"
+	}, debian.StartTimeout, 20*time.Millisecond)
+}
 
 func connection(t *testing.T, database *postgres.Database, primary bool) *pgx.ConnConfig {
 	config, err := Connection(fmt.Sprintf("postgres://postgres@%s/postgres?sslmode=disable", database.Addr), primary)
@@ -261,7 +287,9 @@ func stream(t *testing.T, database *postgres.Database, name string) {
 	conn, err := pgconn.ConnectConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	conn.Frontend().Send(&pgproto3.Query{String: "START_REPLICATION PHYSICAL 0/1000000"})
+	identity, err := conn.Exec(t.Context(), "IDENTIFY_SYSTEM").ReadAll()
+	require.NoError(t, err)
+	conn.Frontend().Send(&pgproto3.Query{String: fmt.Sprintf("START_REPLICATION PHYSICAL %s", identity[0].Rows[0][2])})
 	require.NoError(t, conn.Frontend().Flush())
 	for {
 		message, err := conn.ReceiveMessage(t.Context())

@@ -36,10 +36,10 @@ type Database struct {
 
 // Options are what a test wants of its own database.
 type Options struct {
-	Settings []string // name=value
-	Access   string   // further lines of pg_hba.conf, which come first
-	Standby  bool     // in recovery for ever, without the application's account
-	Newer    bool     // PostgreSQL 17, of the image with Patroni
+	Settings  []string  // name=value
+	Access    string    // further lines of pg_hba.conf, which come first
+	StandbyOf *Database // a standby that streams from this database, or from this standby
+	Newer     bool      // PostgreSQL 17, of the image with Patroni
 }
 
 // image returns the image, and the version of PostgreSQL in it.
@@ -129,7 +129,7 @@ func startDatabase(o Options) (_ *Database, err error) {
 	if err := d.serve(programs, o); err != nil {
 		return nil, err
 	}
-	if o.Standby {
+	if o.StandbyOf != nil {
 		return d, nil
 	}
 	if err := d.populate(); err != nil {
@@ -154,7 +154,7 @@ func (d *Database) install(o Options) (string, error) {
 			return "", err
 		}
 	}
-	for _, program := range []string{"initdb", "postgres"} {
+	for _, program := range []string{"initdb", "pg_basebackup", "postgres"} {
 		if _, err := image.Wrap(programs, filepath.Join(home, "bin", program)); err != nil {
 			return "", err
 		}
@@ -164,20 +164,18 @@ func (d *Database) install(o Options) (string, error) {
 
 func (d *Database) data() string { return filepath.Join(d.dir, "data") }
 
-const access = `host all postgres 127.0.0.1/32 trust
-host all all 127.0.0.1/32 scram-sha-256
+const access = `host all,replication postgres 127.0.0.1/32 trust
+host all,replication all 127.0.0.1/32 scram-sha-256
 `
 
 func (d *Database) initialize(programs string, o Options) error {
-	cmd := debian.Command(context.Background(), d.dir, filepath.Join(programs, "initdb"), "-D", d.data(), "-U", "postgres",
-		"--auth", "trust", "--no-sync", "--no-instructions", "--encoding", "UTF8", "--locale", "C")
+	program, args := "initdb", []string{"-U", "postgres", "--auth", "trust", "--no-instructions", "--encoding", "UTF8", "--locale", "C"}
+	if of := o.StandbyOf; of != nil {
+		program, args = "pg_basebackup", []string{"-d", fmt.Sprintf("host=127.0.0.1 port=%d user=postgres", of.Port), "-R", "--checkpoint", "fast"}
+	}
+	cmd := debian.Command(context.Background(), d.dir, filepath.Join(programs, program), append(args, "-D", d.data(), "--no-sync")...)
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("initialize the data folder: %w\n%s", err, output)
-	}
-	if o.Standby {
-		if err := os.WriteFile(filepath.Join(d.data(), "standby.signal"), nil, 0o644); err != nil {
-			return err
-		}
 	}
 	return os.WriteFile(filepath.Join(d.data(), "pg_hba.conf"), []byte(o.Access+access), 0o644)
 }
