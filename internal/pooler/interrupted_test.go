@@ -337,16 +337,31 @@ func TestEvict_TerminatedWithLessGraceThanItsHook_StopsInTime(t *testing.T) {
 	p := parts.Start(t, parts.Older, parts.Options{})
 	w := newCluster(p)
 	w.pod.Containers[0].PreStop, w.hookTime = []string{"sleep", "25"}, 6*time.Second
-	for n := range 12 { // clients that leave by themselves, one after the other: they are waited for
-		app := p.Connect(t)
-		time.AfterFunc(time.Duration(n)*700*time.Millisecond, func() { _ = app.Close(context.Background()) })
-	}
+	leaveInTurn(t, p, 12, 700*time.Millisecond) // clients that leave by themselves are waited for
 	w.terminate(t)
 	w.pod.StopsBy = w.pod.Deleted.Add(w.hookTime)
 	_, err := w.escort(minute).Run(t.Context(), w.request(t))
 	require.NoError(t, err)
 	require.Contains(t, p.Log(t), "PAUSE command issued")
 	require.NotContains(t, p.Log(t), "got SIGTERM, fast exit", "it is shut down before its hook is ended")
+}
+
+// leaveInTurn connects clients, one of which leaves after each pause, until the test ends.
+func leaveInTurn(t *testing.T, p *parts.Pooler, clients int, pause time.Duration) {
+	apps := []*pgconn.PgConn{}
+	for range clients {
+		apps = append(apps, p.Connect(t))
+	}
+	var leaving sync.WaitGroup
+	t.Cleanup(leaving.Wait) // before the clients' own cleanups
+	leaving.Go(func() {
+		for _, app := range apps {
+			_ = app.Close(context.Background())
+			if escort.Sleep(t.Context(), pause) != nil {
+				return
+			}
+		}
+	})
 }
 
 // An invocation is nearly over. What its pod gets is what its termination may take: the next invocation continues.
