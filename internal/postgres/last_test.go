@@ -189,6 +189,35 @@ func TestRun_LastMoveCannotPauseEverything_MovesUnderThePauseOfTheOthers(t *test
 	}
 }
 
+// An eviction whose answer does not come, as with a webhook that hangs, leaves the time in which its poolers are resumed.
+func TestRun_EvictionUnderAPauseIsNotAnswered_ResumedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.behavior = "refused"
+		e, i := w.escort()
+		var asked bool
+		var paused time.Time
+		var left time.Duration
+		_, err, _ := w.runAs(t, e, i, "pg-0", lastCall, func(r *drain.EscortRequest) {
+			evict := r.Evict
+			r.Evict = func(ctx context.Context, o drain.EvictOptions) error {
+				if o.DryRun || asked {
+					return evict(ctx, o)
+				}
+				asked, paused = true, time.Now()
+				<-ctx.Done()
+				left = e.PauseTimeout - time.Since(paused)
+				return ctx.Err()
+			}
+		})
+		require.NoError(t, err)
+		require.True(t, asked)
+		require.GreaterOrEqual(t, left, resumeReserve)
+		require.Contains(t, w.effects, "evict pg-0")
+		require.Empty(t, w.poolers["a"].paused)
+	})
+}
+
 // lockedConsoles are consoles whose own user is asked of the database that they pause.
 type lockedConsoles struct{ *incarnation }
 

@@ -172,7 +172,10 @@ type byEviction struct {
 
 func (byEviction) wait(Facts, time.Time, time.Duration) time.Duration { return 0 }
 
-func (w byEviction) request(ctx context.Context, m *move, _ time.Time) (*asked, error) {
+// request is answered by until, though a webhook hangs: poolers must be resumed in time.
+func (w byEviction) request(ctx context.Context, m *move, until time.Time) (*asked, error) {
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
 	if err := w.evict(ctx); err != nil {
 		return nil, err
 	}
