@@ -66,10 +66,12 @@ var allowedImports = map[string][]string{
 }
 
 type listed struct {
-	ImportPath string
-	Doc        string
-	Standard   bool
-	Imports    []string
+	ImportPath   string
+	Doc          string
+	Standard     bool
+	Imports      []string
+	TestImports  []string
+	XTestImports []string
 }
 
 func TestPackages_Imports_AreAllowed(t *testing.T) {
@@ -142,9 +144,24 @@ func TestPackages_Comment_IsThere(t *testing.T) {
 	}
 }
 
+// The race detector may crash in tests of bubbles that run on more than one thread.
+func TestBubbles_TestsOfThem_RunOnOneThread(t *testing.T) {
+	inBubbles := 0
+	for _, pkg := range list(t, module+"...") {
+		imports := slices.Concat(pkg.TestImports, pkg.XTestImports)
+		if slices.Contains(imports, "testing/synctest") && pkg.ImportPath != oneProc {
+			inBubbles++
+			require.Contains(t, imports, oneProc, "the tests of %s use testing/synctest: import %s in one of them", pkg.ImportPath, oneProc)
+		}
+	}
+	require.Positive(t, inBubbles)
+}
+
+const oneProc = module + "test/parts/oneproc"
+
 func list(t *testing.T, patterns ...string) []listed {
 	t.Helper()
-	args := append([]string{"list", "-json=ImportPath,Doc,Standard,Imports"}, patterns...)
+	args := append([]string{"list", "-json=ImportPath,Doc,Standard,Imports,TestImports,XTestImports"}, patterns...)
 	command := exec.CommandContext(t.Context(), "go", args...)
 	command.Dir = ".."
 	output, err := command.Output()

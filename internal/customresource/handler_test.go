@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/customresource"
+	_ "quiesce/test/parts/oneproc"
 )
 
 const (

@@ -17,6 +17,7 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	_ "quiesce/test/parts/oneproc"
 )
 
 func drainer(phases ...drain.Phase) drain.Drainer {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	_ "quiesce/test/parts/oneproc"
 )
 
 var own = drain.Ref{Namespace: "db", Name: "a", UID: "uid-a"}

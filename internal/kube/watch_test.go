@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"quiesce/internal/drain"
+	_ "quiesce/test/parts/oneproc"
 )
 
 // network stands between a client and the API server. It counts requests and answers some itself.

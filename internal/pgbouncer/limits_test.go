@@ -24,6 +24,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
+
+	_ "quiesce/test/parts/oneproc"
 )
 
 // flood sends the messages again and again until the client has gone.

@@ -14,6 +14,7 @@ import (
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
+	_ "quiesce/test/parts/oneproc"
 	parts "quiesce/test/parts/pgbouncer"
 )
 

@@ -12,6 +12,7 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	_ "quiesce/test/parts/oneproc"
 )
 
 func TestRun_CNPGPrimary_MovesUnderPauseAndIsEvictedWhenItStreams(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	_ "quiesce/test/parts/oneproc"
 )
 
 // The monotonic clock stops while a computer sleeps. A bubble of synctest has none, so this test takes the real clock.

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/escort"
+	_ "quiesce/test/parts/oneproc"
 )
 
 const password = "hunter2-never-shown"

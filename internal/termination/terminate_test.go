@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	_ "quiesce/test/parts/oneproc"
 )
 
 func web(name string) drain.Pod { return drain.Pod{Ref: drain.Ref{Name: name}} }

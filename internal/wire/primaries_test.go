@@ -15,6 +15,7 @@ import (
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/postgres"
+	_ "quiesce/test/parts/oneproc"
 )
 
 // markedCluster has the marks of interrupted moves: of cluster demo in the namespace of each.

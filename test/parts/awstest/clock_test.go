@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	_ "quiesce/test/parts/oneproc"
 )
 
 // These tests use the clock without the network, so that hours pass at once.
