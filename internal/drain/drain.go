@@ -33,7 +33,9 @@ type Drainer struct {
 	Owners  Owners  // of its pods; nil: they are not told
 	// Recordon closes a node that is open, and returns when that was: before the call, if the node was closed already. Nil: it cannot be
 	// closed. After Refused it is not called again.
-	Recordon    func(context.Context) (time.Time, error)
+	Recordon func(context.Context) (time.Time, error)
+	// Taint does so by a taint, while a pod delays the cordon. Nil: it is closed by one already, or cannot be.
+	Taint       func(context.Context) (time.Time, error)
 	Concurrency int // evictions in flight at once, per node
 	Log         *slog.Logger
 }
@@ -58,7 +60,7 @@ func (d Drainer) Drain(ctx context.Context, cluster Cluster, node Node) (Report,
 // Resume continues a drain of the node that has ended: with the times of its phases and its report, and perhaps with other limits.
 func (d Drainer) Resume(ctx context.Context, cluster Cluster, node Node, before State) (Report, State) {
 	d.Phases = d.escortedPhases()
-	node.Cordoned = cmp.Or(before.cordoned, node.Cordoned)
+	node.Cordoned, node.TaintedOnly = cmp.Or(before.cordoned, node.Cordoned), node.TaintedOnly || before.tainted
 	node.Unreachable = false // until this drain has seen that for unreachableGrace: it may have found the node in a bad moment
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -43,6 +43,12 @@ func (d Drainer) recordOf(p Ref) (r record, recorded bool) {
 	return r, true
 }
 
+// SaysOnlyCopy reports whether the text of an EscortRecord says that the pod's data exist on its node and nowhere else.
+func SaysOnlyCopy(text string) bool {
+	var r record
+	return json.Unmarshal([]byte(text), &r) == nil && r.OnlyCopy
+}
+
 // isRecorded reports whether the pod has a record.
 func (d Drainer) isRecorded(p Ref) bool {
 	_, recorded := d.recordOf(p)

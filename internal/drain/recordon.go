@@ -24,15 +24,16 @@ const (
 	recordonName = "recordon"
 )
 
-// recordonResult is the result of cordoning the node again.
+// recordonResult is the result of closing the node again.
 type recordonResult struct {
-	asked time.Time
-	at    time.Time
-	err   error
+	asked   time.Time
+	at      time.Time
+	tainted bool // it was asked for a taint, not for a cordon
+	err     error
 }
 
-// checkCordon cordons the node if someone uncordoned it, or if it could not be cordoned yet, one attempt at a time. It returns when to
-// check again.
+// checkCordon cordons the node if someone uncordoned it, or if it could not be cordoned yet, one attempt at a time. While a pod delays the
+// cordon, it taints a node that could not be tainted yet. It returns when to check again.
 func (r *run) checkCordon(ctx context.Context, now time.Time) (wake time.Time) {
 	switch {
 	case r.recordoning:
@@ -40,7 +41,13 @@ func (r *run) checkCordon(ctx context.Context, now time.Time) (wake time.Time) {
 	case !r.cluster.Node().Uncordoned:
 		r.recordonAt, r.recordonFailures = time.Time{}, 0
 		return time.Time{}
-	case r.Recordon == nil || r.recordonDenied || r.state.recordons >= maxRecordons || r.delaysCordon():
+	}
+	closeNode, tainted := r.Recordon, r.delaysCordon()
+	if tainted {
+		closeNode = r.Taint
+	}
+	switch {
+	case closeNode == nil, !tainted && (r.recordonDenied || r.state.recordons >= maxRecordons), tainted && !r.node.Cordoned.IsZero():
 		return time.Time{}
 	case now.Before(r.recordonAt):
 		return r.recordonAt
@@ -49,8 +56,8 @@ func (r *run) checkCordon(ctx context.Context, now time.Time) (wake time.Time) {
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, recordonTimeout)
 		defer cancel()
-		at, err := r.Recordon(ctx)
-		r.recordons <- recordonResult{now, at, err}
+		at, err := closeNode(ctx)
+		r.recordons <- recordonResult{now, at, tainted, err}
 	}()
 	return time.Time{}
 }
@@ -80,20 +87,30 @@ func (r *run) handleRecordon(got recordonResult) {
 		r.recordonAt = now.Add(backoff(Ref{UID: recordonName}, r.recordonFailures))
 		r.recordonFailures++
 	}
-	switch _, denied := errors.AsType[*Refused](got.err); {
+	switch _, denied := errors.AsType[*Refused](got.err); { // what is denied once is denied again
+	case got.err != nil && got.tainted:
+		if denied {
+			r.Taint = nil
+		}
+		r.Log.Warn("failed to taint the node again", "error", Short(got.err.Error()))
+		return
 	case got.err != nil:
-		r.recordonDenied = r.recordonDenied || denied // what is denied once is denied again
+		r.recordonDenied = r.recordonDenied || denied
 		r.Log.Warn("failed to cordon the node again", "error", Short(got.err.Error()))
 		return
 	case !changed: // the watch lags
 		return
 	}
-	r.node.TaintedOnly = false
+	r.node.TaintedOnly, r.state.tainted = got.tainted, got.tainted
 	r.recordonAt, r.recordonFailures = now.Add(recordonSettle), 0
 	r.node.Cordoned = cmp.Or(got.at, now)
 	r.state.cordoned = r.node.Cordoned
 	r.noteClosed()
-	if first {
+	switch {
+	case got.tainted:
+		r.Log.Info("node tainted")
+		return
+	case first:
 		r.Log.Info("node cordoned")
 		return
 	}

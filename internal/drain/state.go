@@ -26,13 +26,14 @@ type State struct {
 	omitted   int       // pods that are gone, beyond these
 	told      int       // events about pods; one more than the most: that was logged
 	cordoned  time.Time // when the drains closed the node; zero: they did not
+	tainted   bool      // by a taint, not by a cordon
 	err       error
 }
 
 // resume returns the state with which a drain starts that continues this one. What was requested is not kept: the limits may differ.
 func (s State) resume(phases []Phase) State {
 	next := State{
-		times: s.times, began: s.began, asked: maps.Clone(s.asked), ended: maps.Clone(s.ended), recordons: s.recordons, cordoned: s.cordoned,
+		times: s.times, began: s.began, asked: maps.Clone(s.asked), ended: maps.Clone(s.ended), recordons: s.recordons, cordoned: s.cordoned, tainted: s.tainted,
 		told: s.told, gone: s.gone, omitted: s.omitted,
 		clocks: make([]Clock, len(phases)), pods: make(map[Ref]*progress, len(s.pods)),
 	}

@@ -115,6 +115,9 @@ func (r readRecords) SetRecord(_ context.Context, key, _ string) error {
 // Closed implements termination.Lease.
 func (l *lease) Closed() []termination.ClosedNode { return closedNodes(l.current()) }
 
+// Escorted implements termination.Lease.
+func (l *lease) Escorted() []string { return escortedPods(l.current()) }
+
 // SetClosed implements termination.Lease.
 func (l *lease) SetClosed(ctx context.Context, n termination.ClosedNode) error {
 	text, err := json.Marshal(n)

@@ -265,6 +265,7 @@ func TestLease_Records_OutliveCrashAndHandOff(t *testing.T) {
 	crashed := s.acquired(s.namespace, ignore)
 	require.NoError(t, crashed.SetRecord(t.Context(), "escort.a", "paused"))
 	require.NoError(t, crashed.SetRecord(t.Context(), "escort.b", "paused"))
+	require.Equal(t, []string{"a", "b"}, crashed.Escorted())
 	require.Equal(t, "paused", crashed.Record("escort.a"))
 	require.NoError(t, crashed.renewOnce(t.Context()), "renewals and records do not fight")
 	s.expire(crashed)

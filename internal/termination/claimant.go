@@ -50,31 +50,47 @@ func (d *nodeDrain) close(ctx context.Context) (replaced error) {
 }
 
 // taint closes the node without a cordon, which operators of databases take for a command. What the Lease says of the node lets a sweep
-// remove the taint from an instance that returns.
+// remove the taint from an instance that returns. If it fails, the drain tries again: nothing else closes the node until the primary has
+// moved.
 func (d *nodeDrain) taint(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, cordonTime)
 	defer cancel()
 	j := d.job
-	d.node.Cordoned, d.node.TaintedOnly, d.drainer.Recordon = time.Now().UTC(), true, d.recordon
-	closed := ClosedNode{Name: d.node.Name, UID: d.node.UID, Hook: j.Hook, Trigger: j.Trigger, Began: j.Began, CordonedAt: d.node.Cordoned}
-	earlier := j.closedBefore(d.node)
-	if earlier != nil { // the node may still have what an earlier termination changed
-		closed.Unschedulable, closed.Excluded = earlier.Unschedulable, earlier.Excluded
+	d.drainer.Recordon = d.recordon
+	closed := d.closedNow()
+	if earlier := j.closedBefore(d.node); earlier != nil && earlier.IsOf(j.Hook, j.Trigger, j.Began) {
+		closed.CordonedAt = earlier.CordonedAt
 	}
-	if earlier != nil && earlier.IsOf(j.Hook, j.Trigger, j.Began) {
-		d.node.Cordoned = earlier.CordonedAt
-	}
-	err := retried(ctx, func() error { return d.tryTaint(ctx, closed) }) // nothing else closes the node until the primary has moved
-	if err != nil {
-		j.goOn("taint the node", err)
+	err := retried(ctx, func() error { return d.tryTaint(ctx, closed) })
+	if err == nil {
+		d.node.Cordoned, d.node.TaintedOnly = closed.CordonedAt, true
+		d.log.Info("node tainted")
 		return
 	}
-	d.log.Info("node tainted")
+	j.goOn("taint the node", err)
+	if !isFinal(err) {
+		d.drainer.Taint = func(ctx context.Context) (time.Time, error) {
+			closed := d.closedNow()
+			return closed.CordonedAt, d.tryTaint(ctx, closed)
+		}
+	}
+}
+
+// closedNow returns what the Lease is to say of a node that is closed now. The node may still have what an earlier termination changed.
+func (d *nodeDrain) closedNow() ClosedNode {
+	j := d.job
+	closed := ClosedNode{Name: d.node.Name, UID: d.node.UID, Hook: j.Hook, Trigger: j.Trigger, Began: j.Began, CordonedAt: time.Now().UTC()}
+	if earlier := j.closedBefore(d.node); earlier != nil {
+		closed.Unschedulable, closed.Excluded = earlier.Unschedulable, earlier.Excluded
+		closed.KeptOpen = earlier.KeptOpen && earlier.IsOf(j.Hook, j.Trigger, j.Began)
+	}
+	return closed
 }
 
 // tryTaint taints the node once. The Lease says so first: without that, a sweep could not remove the taint if the instance returns.
 func (d *nodeDrain) tryTaint(ctx context.Context, closed ClosedNode) error {
-	if before := d.job.closedBefore(d.node); before == nil || !before.IsOf(closed.Hook, closed.Trigger, closed.Began) {
+	before := d.job.closedBefore(d.node)
+	if before == nil || !before.IsOf(closed.Hook, closed.Trigger, closed.Began) || !before.CordonedAt.Equal(closed.CordonedAt) {
 		if err := d.job.saveClosed(ctx, closed); err != nil {
 			return fmt.Errorf("record that it is tainted: %w", err)
 		}

@@ -44,7 +44,9 @@ func TestWithoutNode_InstanceAge_NewUpToTenMinutes(t *testing.T) {
 	for age, wasInService := range map[time.Duration]bool{newInstanceAge - 1: false, newInstanceAge: true} {
 		synctest.Test(t, func(t *testing.T) {
 			j := newTestEnv().handler().newJob(event)
-			require.Equal(t, Continue, j.withoutNode(Instance{State: "Terminating:Wait"}, EC2Instance{LaunchedAt: time.Now().Add(-age)}))
+			result, err := j.withoutNode(Instance{State: "Terminating:Wait"}, EC2Instance{LaunchedAt: time.Now().Add(-age)})
+			require.NoError(t, err)
+			require.Equal(t, Continue, result)
 			require.Equal(t, StatusNodeNotFound, j.report.Status)
 			require.Equal(t, wasInService, j.wasInService, age)
 		})

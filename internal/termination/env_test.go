@@ -522,6 +522,8 @@ func (l fakeLease) Closed() []ClosedNode {
 	return slices.Clone(l.env.closed)
 }
 
+func (l fakeLease) Escorted() []string { return l.env.records.Keys(drain.EscortRecord) }
+
 func (l fakeLease) SetClosed(ctx context.Context, n ClosedNode) error {
 	if err := l.env.ask(ctx, "save"); err != nil {
 		return err

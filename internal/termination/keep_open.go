@@ -29,6 +29,29 @@ func (j *job) resumeKeptOpen(hook Hook) {
 			j.clock.extendToLimit(hook)
 		}
 	}
+	if !j.keptOpen && j.clock.wasOver(j.report.StartedAt) {
+		j.keepRecordedOpen()
+	}
+}
+
+// keepRecordedOpen keeps the action open to the hook's limit, if the Lease says that the data of a pod exist on this node only. The pod
+// itself could not be looked at. It reports false if the Lease does not say so, or if there is no more time.
+func (j *job) keepRecordedOpen() bool {
+	if j.Hook == "" || j.Trigger != "" || j.keptOpen || !j.recordsOnlyCopy() || !j.clock.extendToLimit(j.hook) {
+		return false
+	}
+	j.keptOpen = true
+	j.log.Warn("lifecycle action kept open to the hook's limit", "reason", recordedReason, "deadline", j.clock.deadline())
+	return true
+}
+
+// recordedReason is why an action is not completed when the pods cannot be looked at.
+const recordedReason = "the Lease says that the data of a pod exist on this node only"
+
+func (j *job) recordsOnlyCopy() bool {
+	return j.lease != nil && slices.ContainsFunc(j.lease.Escorted(), func(uid string) bool {
+		return drain.SaysOnlyCopy(j.lease.Record(drain.EscortRecord + uid))
+	})
 }
 
 // mayBeKeptOpen reports whether an earlier invocation may keep the action open. This one cannot know it without the Lease. It is so if a

@@ -109,6 +109,43 @@ func TestOnlyCopy_PodsCannotBeListedLater_ActionStaysOpen(t *testing.T) {
 	})
 }
 
+// The record of an earlier invocation is what is known of the data, whatever cannot be looked at when the drain's time is over.
+func TestOnlyCopy_RecordedThenNothingCanBeLookedAt_ActionStaysOpen(t *testing.T) {
+	for name, breaks := range map[string]func(env *testEnv) (heal func()){
+		"pods cannot be listed": func(env *testEnv) func() { return env.failAlways("watch", errors.New("forbidden")) },
+		"the node was removed from the cluster": func(env *testEnv) func() {
+			env.joinsAt = time.Now().Add(24 * time.Hour)
+			return func() { env.joinsAt = time.Time{} }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
+				again := func() (Report, error) {
+					terminating := event
+					return deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
+				}
+				_, err := again()
+				require.Error(t, err)
+				require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+web("pg-0").UID, `{"phase":"databases","escort":{},"onlyCopy":true}`))
+				heal := breaks(env)
+				for time.Since(began) < 40*time.Minute {
+					_, err := again()
+					require.Error(t, err, "it is tried again, after %s", time.Since(began))
+					require.Empty(t, env.completed)
+					time.Sleep(time.Minute)
+				}
+				heal()
+				_, err = again()
+				require.Error(t, err)
+				require.Empty(t, env.completed)
+				require.NotContains(t, env.node.Log(), "evict app/pg-0")
+			})
+		})
+	}
+}
+
 // Without the activities, another time counts as the beginning. It is the same action all the same.
 func TestOnlyCopy_ActivitiesCannotBeReadLater_ActionStaysOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

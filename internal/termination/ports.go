@@ -188,6 +188,8 @@ type Lease interface {
 	PodGone()
 	// Closed returns what was changed on nodes.
 	Closed() []ClosedNode
+	// Escorted returns the UIDs of pods that have a record of their escort.
+	Escorted() []string
 	// SetClosed saves what is changed on a node.
 	SetClosed(ctx context.Context, n ClosedNode) error
 	// ForgetClosed removes what was saved of the node of this UID.

@@ -146,6 +146,17 @@ func (h heldLease) Closed() (all []ClosedNode) {
 	return all
 }
 
+func (h heldLease) Escorted() (uids []string) {
+	h.s.locked(func() {
+		for _, key := range slices.Sorted(maps.Keys(h.lease.records)) {
+			if uid, is := strings.CutPrefix(key, drain.EscortRecord); is {
+				uids = append(uids, uid)
+			}
+		}
+	})()
+	return uids
+}
+
 func (h heldLease) SetClosed(ctx context.Context, n ClosedNode) error {
 	return h.change(ctx, "save", n.UID, func() { h.forget(n.UID); h.lease.closed = append(h.lease.closed, n) })
 }

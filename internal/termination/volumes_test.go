@@ -3,6 +3,7 @@ package termination
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +99,40 @@ func TestDrain_TaintOfThePrimarysNodeFails_IsTriedAgain(t *testing.T) {
 			require.NotContains(t, report.Reason, "busy", fails)
 			require.Len(t, env.closed, 1)
 			require.Contains(t, env.effects(), "taint node-"+event.InstanceID)
+		})
+	}
+}
+
+// The API server answers nothing for longer than the first attempt may take, as when a hundred nodes end at once. The pods that came to the
+// open node are no pods that came back: they are evicted.
+func TestDrain_TaintOfThePrimarysNodeFailsForLong_DrainTriesAgain(t *testing.T) {
+	for _, fails := range []string{"save", "taint"} {
+		synctest.Test(t, func(t *testing.T) {
+			env := newTestEnv()
+			heal := env.failAlways(fails, errors.New("the server is busy"))
+			primary := web("pg-0")
+			primary.Labels = map[string]string{"phase": "databases"}
+			env.node.Add(primary, 5*time.Second)
+			env.node.Uncordon()
+			h := env.handler()
+			h.Drainer.Phases = primaryPhases(&primaryEscort{until: time.Now().Add(2 * time.Minute)})
+			time.AfterFunc(20*time.Second, func() {
+				for _, name := range []string{"pg-1", "pg-2"} {
+					replica := web(name)
+					replica.Created = time.Now()
+					env.node.Add(replica, 5*time.Second)
+				}
+			})
+			time.AfterFunc(30*time.Second, heal)
+			report, err := invoke(t, h)
+			require.NoError(t, err)
+			require.Equal(t, StatusDrained, report.Status, report.Reason)
+			effects := env.effects()
+			tainted := slices.Index(effects, "taint node-"+event.InstanceID)
+			require.Positive(t, tainted, effects)
+			require.Greater(t, slices.Index(effects, "evict app/pg-2"), tainted)
+			require.Greater(t, slices.Index(effects, "cordon node-"+event.InstanceID), slices.Index(effects, "evict app/pg-2"))
+			require.Len(t, env.closed, 1)
 		})
 	}
 }
