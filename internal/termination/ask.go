@@ -155,7 +155,7 @@ func (j *job) askNodes(ctx context.Context, cluster Kubernetes) {
 	done := make(chan struct{})
 	await := beside(func() (a answer) {
 		defer close(done)
-		a.found, a.err = cluster.FindNodes(ctx, j.InstanceID, instance().EC2Instance)
+		a.found, a.err = j.searchNodes(ctx, cluster, j.InstanceID, instance().EC2Instance)
 		return a
 	})
 	j.asked.nodes = func(ctx context.Context) (FoundNodes, error) {
@@ -175,5 +175,5 @@ func (j *job) findNodes(ctx context.Context, cluster Kubernetes, known EC2Instan
 		j.asked.nodes = nil
 		return asked(ctx)
 	}
-	return cluster.FindNodes(ctx, j.InstanceID, known)
+	return j.searchNodes(ctx, cluster, j.InstanceID, known)
 }

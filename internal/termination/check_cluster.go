@@ -63,7 +63,7 @@ func (c *check) findNode(ctx context.Context) (string, error) {
 	ids = slices.Concat(old, slices.DeleteFunc(ids, func(id string) bool { return !isNew(id) }))
 	ids = ids[:min(len(ids), maxCheckedInstances)]
 	for _, id := range ids {
-		found, err := c.cluster.FindNodes(ctx, id, known[id])
+		found, err := c.searchNodes(ctx, c.cluster, id, known[id])
 		if err != nil {
 			return "", err
 		}

@@ -54,6 +54,7 @@ func (j *job) awaitNodes(ctx context.Context, cluster Kubernetes) ([]drain.Node,
 			j.log = j.nodeLog(j.report.Node)
 			return found.Nodes, nil
 		case known.Terminated || !time.Now().Before(until):
+			j.noteAmbiguity(found)
 			return nil, j.withoutAnswer(known)
 		}
 		if err := pause(ctx, min(joinPace, time.Until(until))); errors.Is(err, errDeadlineReached) {

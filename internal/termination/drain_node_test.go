@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -38,6 +39,43 @@ func TestAwaitVolumes_SomeDetached_LogSaysHowMany(t *testing.T) {
 			require.Contains(t, log.String(), line)
 		})
 	}
+}
+
+// Two VPCs may have the same addresses, and then instances of the same name.
+func TestDrain_NodeOfTheNameClaimsAnotherInstance_OursIfThatIsGone(t *testing.T) {
+	for name, c := range map[string]struct {
+		claims string
+		gone   bool
+		want   Status
+	}{
+		"it runs, in another VPC": {"i-0fffffff", false, StatusNodeNotFound},
+		"EC2 does not know it":    {"i-0fffffff", true, StatusDrained},
+		"no instance has this ID": {"i-*", false, StatusDrained},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				env := newTestEnv()
+				env.claims, env.claimsGone = c.claims, c.gone
+				env.node.Add(web("web"), time.Second)
+				report, err := invoke(t, env.handler())
+				require.NoError(t, err)
+				require.Equal(t, c.want, report.Status, report.Reason)
+				require.Equal(t, c.want == StatusDrained, slices.Contains(env.node.Log(), "evict app/web"))
+				require.Equal(t, c.want == StatusNodeNotFound, strings.Contains(report.Reason, "is that of i-0fffffff"), report.Reason)
+			})
+		})
+	}
+}
+
+// Whose node it is cannot be known while EC2 does not answer.
+func TestSearchNodes_EC2DoesNotAnswer_Error(t *testing.T) {
+	env := newTestEnv()
+	env.claims = "i-0fffffff"
+	env.errors["ec2"] = []error{errors.New("RequestLimitExceeded")}
+	h := env.handler()
+	_, err := h.searchNodes(t.Context(), env, event.InstanceID, EC2Instance{PrivateDNS: "node-" + event.InstanceID})
+	require.ErrorContains(t, err, "ask EC2 for i-0fffffff")
+	require.ErrorContains(t, err, "RequestLimitExceeded")
 }
 
 func TestWithoutNode_InstanceAge_NewUpToTenMinutes(t *testing.T) {

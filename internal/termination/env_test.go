@@ -41,6 +41,8 @@ type testEnv struct {
 	scheduled     []ScheduledChange    // likewise
 	missing       int                  // capacity of our group
 	spot          bool                 // as EC2 says
+	claims        string               // the instance that the node claims to be; empty: the right one
+	claimsGone    bool                 // EC2 does not know that instance
 	interrupted   bool                 // as the request of the Spot instance says
 	interruptedAt time.Time            // likewise
 	launched      time.Time            // as EC2 says
@@ -309,6 +311,9 @@ func (env *testEnv) EC2Instances(ctx context.Context, ids ...string) (map[string
 	}
 	known := map[string]EC2Instance{}
 	for _, id := range ids {
+		if id == env.claims && env.claimsGone {
+			continue
+		}
 		known[id] = EC2Instance{PrivateDNS: "node-" + id, Terminated: env.terminated, Spot: env.spot, LaunchedAt: env.launched, Stopped: env.stopped, StopReason: env.stopReason}
 	}
 	return known, nil
@@ -375,7 +380,7 @@ func (env *testEnv) FindNodes(ctx context.Context, id string, known EC2Instance)
 	var found FoundNodes
 	if env.node != nil && !time.Now().Before(env.joinsAt) {
 		name := cmp.Or(known.PrivateDNS, "node-"+id)
-		found.Nodes = append(found.Nodes, drain.Node{Name: name, UID: "uid-" + name, InstanceID: id})
+		found.Nodes = append(found.Nodes, drain.Node{Name: name, UID: "uid-" + name, InstanceID: cmp.Or(env.claims, id)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(env.claimants)) {
 		found.Nodes = append(found.Nodes, drain.Node{Name: name, UID: "uid-" + name, InstanceID: id})

@@ -69,7 +69,7 @@ func (j *job) findPlannedNode(ctx context.Context, cluster Kubernetes, r Request
 
 // findFirstNode returns the node of the instance that is most likely the right one; nil: there is none.
 func (j *job) findFirstNode(ctx context.Context, cluster Kubernetes, known EC2Instance) (*drain.Node, error) {
-	found, err := cluster.FindNodes(ctx, j.InstanceID, known)
+	found, err := j.searchNodes(ctx, cluster, j.InstanceID, known)
 	if err != nil || len(found.Nodes) == 0 {
 		return nil, err
 	}
