@@ -29,8 +29,11 @@ type Drainer struct {
 	Phases  []Phase
 	Limits  Limits  // of the next drain
 	Records Records // of that drain; nil: none can be kept, and an escort that needs one only evicts
-	Effort  Effort  // of that drain
-	Owners  Owners  // of its pods; nil: they are not told
+	// EarlierOnlyCopy reports, in a drain without Records, whether an earlier one recorded that the data of the pod of this UID exist on this
+	// node only. Nil: nothing is known of earlier drains.
+	EarlierOnlyCopy func(uid string) bool
+	Effort          Effort // of that drain
+	Owners          Owners // of its pods; nil: they are not told
 	// Recordon closes a node that is open, and returns when that was: before the call, if the node was closed already. Nil: it cannot be
 	// closed. After Refused it is not called again.
 	Recordon func(context.Context) (time.Time, error)

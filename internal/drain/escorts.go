@@ -99,8 +99,9 @@ func (d Drainer) escorted(pods []Pod, node Node) []Planned {
 // request returns what the pod's escort is asked to do. Evict is left to the caller.
 func (d Drainer) request(p Planned) EscortRequest {
 	r, recorded := d.recordOf(p.Ref)
+	onlyCopy := r.OnlyCopy || d.Records == nil && d.EarlierOnlyCopy != nil && d.EarlierOnlyCopy(p.UID)
 	return EscortRequest{
-		Pod: p.Pod, MaxWait: d.Limits.MaxWait, Record: r.Escort, Recorded: recorded, OnlyCopy: r.OnlyCopy,
+		Pod: p.Pod, MaxWait: d.Limits.MaxWait, Record: r.Escort, Recorded: recorded, OnlyCopy: onlyCopy,
 		Save: d.save(p.Ref, d.Phases[p.Phase].Name), Log: d.Log.With("pod", p.String()),
 	}
 }

@@ -57,8 +57,7 @@ func (j *job) recordsOnlyCopy() bool {
 // mayBeKeptOpen reports whether an earlier invocation may keep the action open. This one cannot know it without the Lease. It is so if a
 // phase keeps its pods, and the drain's time was over then. At the hook's limit nothing is kept.
 func (j *job) mayBeKeptOpen(hook Hook, at time.Time) bool {
-	keeps := slices.ContainsFunc(j.drainer.Phases, func(p drain.Phase) bool { return p.Keeps })
-	return keeps && j.lease == nil && j.Hook != "" && j.Trigger == "" &&
+	return j.keepsPods() && j.lease == nil && j.Hook != "" && j.Trigger == "" &&
 		j.clock.wasOver(at) && time.Now().Before(j.clock.limit(hook))
 }
 

@@ -128,7 +128,7 @@ func TestOnlyCopy_RecordedThenNothingCanBeLookedAt_ActionStaysOpen(t *testing.T)
 				}
 				_, err := again()
 				require.Error(t, err)
-				require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+web("pg-0").UID, `{"phase":"databases","escort":{},"onlyCopy":true}`))
+				require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-pg-0", `{"phase":"databases","escort":{},"onlyCopy":true}`))
 				heal := breaks(env)
 				for time.Since(began) < 40*time.Minute {
 					_, err := again()
@@ -144,6 +144,30 @@ func TestOnlyCopy_RecordedThenNothingCanBeLookedAt_ActionStaysOpen(t *testing.T)
 			})
 		})
 	}
+}
+
+// An invocation that begins before the drain's time is over, and cannot have the Lease, reads what is on it.
+func TestOnlyCopy_RecordedThenLeaseCannotBeHad_NotEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
+		again := func() (Report, error) {
+			terminating := event
+			return deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
+		}
+		_, err := again()
+		require.Error(t, err)
+		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-pg-0", `{"phase":"databases","escort":{},"onlyCopy":true}`))
+		env.failAlways("acquire", errors.New("timeout"))
+		env.errors["records"] = []error{errors.New("timeout"), errors.New("timeout"), errors.New("timeout")}
+		for time.Since(began) < 40*time.Minute {
+			_, err := again()
+			require.Error(t, err)
+			require.Empty(t, env.completed)
+			require.NotContains(t, env.node.Log(), "evict app/pg-0")
+			time.Sleep(time.Second)
+		}
+	})
 }
 
 // Without the activities, another time counts as the beginning. It is the same action all the same.

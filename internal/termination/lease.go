@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"quiesce/internal/drain"
@@ -50,11 +51,39 @@ func (j *job) acquireLease(invocation context.Context, cluster Kubernetes) (held
 	return false
 }
 
-// goOnWithoutLease says so, if there is none.
-func (j *job) goOnWithoutLease() {
-	if j.noLease != nil {
-		j.goOn("acquire the lease; plain evictions only", j.noLease)
+// goOnWithoutLease says so, if there is none. What an earlier invocation wrote on it is read as soon as that can be: without an escort, a
+// database's member is evicted in the drain's last moments, but not if it has the only copy of its data.
+func (j *job) goOnWithoutLease(invocation context.Context, cluster Kubernetes) {
+	if j.noLease == nil {
+		return
 	}
+	j.goOn("acquire the lease; plain evictions only", j.noLease)
+	if !j.keepsPods() {
+		return
+	}
+	var earlier atomic.Pointer[drain.Records]
+	j.drainer.EarlierOnlyCopy = func(uid string) bool {
+		records := earlier.Load()
+		return records != nil && drain.SaysOnlyCopy((*records).Record(drain.EscortRecord+uid))
+	}
+	go func() {
+		for {
+			ctx, cancel := context.WithTimeout(invocation, askTimeout)
+			records, err := cluster.ReadRecords(ctx, j.InstanceID)
+			if cancel(); err == nil {
+				earlier.Store(&records)
+				return
+			}
+			if pause(invocation, acquireRetry) != nil {
+				return
+			}
+		}
+	}()
+}
+
+// keepsPods reports whether a phase keeps its pods for their escort.
+func (j *job) keepsPods() bool {
+	return slices.ContainsFunc(j.drainer.Phases, func(p drain.Phase) bool { return p.Keeps })
 }
 
 // tryAcquire tries once. The Lease is renewed until the invocation ends, but an answer is awaited until then only.

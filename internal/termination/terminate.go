@@ -138,7 +138,7 @@ func (j *job) drainForHook(ctx, invocation context.Context, cluster Kubernetes, 
 	j.resumeKeptOpen(hook)
 	result, err := Result(leftOpen), j.waitForLease(hook)
 	if err == nil {
-		j.goOnWithoutLease()
+		j.goOnWithoutLease(invocation, cluster)
 		result, err = j.drainNode(invocation, cluster, instance)
 		j.saveUnsaved(invocation, cluster)
 	}
