@@ -17,6 +17,9 @@ const (
 	openTime = 2 * time.Second
 	// waitShare is the share of query_wait_timeout, in percent, for which clients are held at most. At its end pgbouncer fails them.
 	waitShare = 75
+	// revealTries is how often a look has pgbouncer show a database that it forgets. It forgets three times a second, so more than two tries
+	// in vain are rare, also on a slow machine.
+	revealTries = 10
 )
 
 // pooler is one pgbouncer. It is used by one goroutine.
@@ -103,7 +106,7 @@ func (p *pooler) look(ctx context.Context) (v view, err error) {
 }
 
 // shown returns the databases, and all wanted ones that pgbouncer has. One that it made from the entry "*" may be in use and not shown, or
-// paused and not shown: the latter when its last client has left.
+// paused and not shown: the latter when its last client has left. pgbouncer may forget that one again before it shows it.
 func (p *pooler) shown(ctx context.Context) (all []pgbouncer.Database, err error) {
 	if all, err = p.console.Databases(ctx); err != nil {
 		return nil, err
@@ -113,15 +116,27 @@ func (p *pooler) shown(ctx context.Context) (all []pgbouncer.Database, err error
 		p.lacks = hidden
 		return all, nil
 	}
-	for _, name := range hidden {
-		if err := p.console.Reveal(ctx, name); err != nil {
+	for range revealTries {
+		var has []string
+		for _, name := range hidden {
+			is, err := p.console.Reveal(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			if is {
+				has = append(has, name)
+			}
+		}
+		if all, err = p.console.Databases(ctx); err != nil {
 			return nil, err
 		}
+		hidden = p.hidden(all)
+		if !slices.ContainsFunc(hidden, func(name string) bool { return slices.Contains(has, name) }) {
+			p.lacks = hidden
+			return all, nil
+		}
 	}
-	if all, err = p.console.Databases(ctx); err == nil {
-		p.lacks = p.hidden(all)
-	}
-	return all, err
+	return nil, fmt.Errorf("pgbouncer has database %.63s, and does not show it", hidden[0])
 }
 
 // hidden returns the wanted databases that are not among the shown ones.

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"net"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
@@ -27,6 +30,37 @@ func TestBeforeStop_DatabaseOfWildcardIsForgottenWhilePaused_Resumed(t *testing.
 	f.say("running", "primary")
 	f.awaitNoWatcher()
 	connectTo(t, f.poolers[0], "any")
+}
+
+// pgbouncer may forget the database again between the login and SHOW DATABASES. That is not taken for the end of the pause.
+func TestLook_DatabaseOfWildcardIsForgottenInBetween_StillPaused(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, parts.Start(t, parts.Newer, parts.Options{Aliases: []string{"*"}}))
+	client := connectTo(t, f.poolers[0], "any")
+	require.Zero(t, f.run(beforeStop, "-databases any"))
+	require.NoError(t, client.Close(t.Context()))
+	p := newPooler(f.poolers[0].Addr, targetOf(f.poolers[0]), options{databases: "any"})
+	defer p.close()
+	p.target.Dial = func(ctx context.Context) (net.Conn, error) {
+		conn, err := f.poolers[0].Dial(ctx)
+		return slowShow{conn}, err
+	}
+	for range 5 {
+		require.Eventually(t, func() bool { found, _ := f.find("any"); return !found }, waitTimeout, waitInterval)
+		v, err := p.look(t.Context())
+		require.NoError(t, err)
+		require.True(t, v.paused)
+	}
+}
+
+// slowShow is a connection on which SHOW DATABASES takes a part of the time after which pgbouncer forgets.
+type slowShow struct{ net.Conn }
+
+func (c slowShow) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("SHOW databases")) {
+		time.Sleep(200 * time.Millisecond)
+	}
+	return c.Conn.Write(b)
 }
 
 // find returns whether the first pooler shows a database, and whether it is paused.
