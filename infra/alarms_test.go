@@ -52,7 +52,7 @@ func TestAlarms_HaveMetricsAndThresholds(t *testing.T) {
 		"queue-backlog":       {"AWS/SQS ApproximateNumberOfMessagesVisible Minimum", queue, over, 0.0, "5 of 5", fine},
 		"events-rejected":     {"quiesce EventsRejected Sum", cluster, over, 0.0, "5 of 15", fine},
 		"instances-retained":  {"quiesce InstancesRetained Maximum", cluster, over, 0.0, "5 of 5", fine},
-		"check-failed":        {"quiesce ChecksFailed Maximum", cluster, over, 0.0, "1 of 1", "ignore"},
+		"check-failed":        {"quiesce ChecksFailed Minimum", cluster, over, 0.0, "1 of 1", "ignore"},
 		"sweep-absent":        {"quiesce Sweeps Sum", cluster, under, 1.0, "5 of 5", breaching},
 		"sweep-seen":          {"quiesce Sweeps Sum", cluster, under, 1.0, "1 of 1", "ignore"},
 		"check-absent":        {"quiesce Checks Sum", cluster, under, 1.0, "180 of 180", breaching},

@@ -14,6 +14,9 @@ type deployment struct {
 	config.Config
 	zip  string
 	text string // the configuration, for the function's environment; empty: the zip has it
+	// hooksText is that of the function that puts and removes hooks. It has no phases: with a mistake in them, that function must still answer
+	// CloudFormation, or the stack could be neither created nor deleted.
+	hooksText string
 
 	version string // of the program in the zip; empty: unknown
 }

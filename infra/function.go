@@ -84,18 +84,17 @@ func newLogGroup(scope constructs.Construct, d deployment, name string) awslogs.
 
 func logGroupName(d deployment) string { return "/aws/lambda/" + d.StackName() }
 
-// configText returns the variable with the configuration, if the zip does not have it.
-func configText(d deployment) *map[string]*string {
-	variables := map[string]*string{}
-	if d.text != "" {
-		variables["QUIESCE_CONFIG_TEXT"] = jsii.String(d.text)
+// configText returns the variable with the configuration. Without a text, the zip has it.
+func configText(text string) map[string]*string {
+	if text == "" {
+		return map[string]*string{}
 	}
-	return &variables
+	return map[string]*string{"QUIESCE_CONFIG_TEXT": jsii.String(text)}
 }
 
 // environment returns the variables that internal/config and Go's runtime read.
 func environment(d deployment, p parts) *map[string]*string {
-	variables := *configText(d)
+	variables := configText(d.text)
 	variables["QUIESCE_QUEUE_URL"] = p.queues.events.QueueUrl()
 	variables["QUIESCE_DLQ_URL"] = p.queues.dlq.QueueUrl()
 	variables["GOMEMLIMIT"] = jsii.String(fmt.Sprintf("%dMiB", functionMemory*heapShare/100))

@@ -84,6 +84,7 @@ func hookProperties(d deployment, function awslambda.Function) *map[string]any {
 // no executions, so that a stack can be deleted while the function that drains is stopped, broken or cut off.
 func newHooksFunction(scope constructs.Construct, stack awscdk.Stack, d deployment) awslambda.Function {
 	logs := newLogGroup(scope, d, hooksLogGroupName(d))
+	variables := configText(d.hooksText)
 	allowed := hooksPermissions(stack, d)
 	role := newFunctionRole(scope, "Puts and removes the lifecycle hooks of "+d.StackName(), allowed)
 	checkSize(stack, role, allowed)
@@ -96,7 +97,7 @@ func newHooksFunction(scope constructs.Construct, stack awscdk.Stack, d deployme
 		MemorySize:    jsii.Number(hooksMemory),
 		Timeout:       duration(hooksTimeout),
 		Role:          role.WithoutPolicyUpdates(nil), // hooksPermissions are all
-		Environment:   configText(d),
+		Environment:   &variables,
 		LogGroup:      logs,
 		LoggingFormat: awslambda.LoggingFormat_JSON,
 		RetryAttempts: jsii.Number(hooksRetries),

@@ -78,7 +78,7 @@ func (r release) synthesize(folder string) (variants []map[string]any, err error
 			return nil, err
 		}
 		into := filepath.Join(folder, fmt.Sprint(i))
-		newReleaseApp(into, deployment{Config: settings, zip: r.zip, text: placeholder("Configuration"), version: r.version}).Synth(nil)
+		newReleaseApp(into, deployment{Config: settings, zip: r.zip, text: placeholder("Configuration"), hooksText: placeholder("HooksConfiguration"), version: r.version}).Synth(nil)
 		var variant map[string]any
 		if err := readJSON(filepath.Join(into, settings.StackName()+".template.json"), &variant); err != nil {
 			return nil, err
@@ -166,6 +166,7 @@ func (r release) substitutions() substitutions {
 		placeholder("StackName"):                      ref("AWS::StackName"),
 		placeholder("CodeBucket"):                     ref("CodeBucket"),
 		placeholder("Configuration"):                  object{"Fn::Sub": []any{releaseText, object{"PhasesText": phasesText()}}},
+		placeholder("HooksConfiguration"):             object{"Fn::Sub": []any{releaseText, object{"PhasesText": ""}}},
 		number(longestWait(settings).Seconds()):       lookUp("MaxDuration", longestWaitKey),
 		number(float64(placeholderConcurrency)):       ref("MaxConcurrency"),
 		number(float64(reservedExecutions(settings))): lookUp("MaxConcurrency", reservedKey),

@@ -310,18 +310,24 @@ func (e evaluated) sub(text string, variables object) any {
 	})
 }
 
-// configuration returns the configuration that both functions of the stack get.
+// configuration returns the configuration that the function of the stack gets.
 func (e evaluated) configuration(t *testing.T) string {
 	t.Helper()
-	var texts []string
+	return e.configurations(t)["bootstrap"]
+}
+
+// configurations returns the configurations of the stack's functions, by handler.
+func (e evaluated) configurations(t *testing.T) map[string]string {
+	t.Helper()
+	texts := map[string]string{}
 	for _, r := range asObject(e.asMade["Resources"]) {
-		if asObject(r)["Type"] == "AWS::Lambda::Function" {
-			environment := asObject(asObject(asObject(r)["Properties"])["Environment"])
-			texts = append(texts, asObject(environment["Variables"])["QUIESCE_CONFIG_TEXT"].(string))
+		if properties := asObject(asObject(r)["Properties"]); asObject(r)["Type"] == "AWS::Lambda::Function" {
+			variables := asObject(asObject(properties["Environment"])["Variables"])
+			texts[properties["Handler"].(string)] = variables["QUIESCE_CONFIG_TEXT"].(string)
 		}
 	}
-	require.Len(t, slices.Compact(texts), 1)
-	return texts[0]
+	require.Len(t, texts, 2)
+	return texts
 }
 
 func parseRelease(t *testing.T, text string) config.Config {
@@ -345,6 +351,17 @@ func TestRelease_Configuration_IsThatOfTheParameters(t *testing.T) {
 	require.Equal(t, config.Keep, c.Drain.OnDeadline)
 	require.Equal(t, "db", c.Phases[0].PGBouncer.Secret.Namespace)
 	require.Equal(t, "batch", c.Phases[1].Name)
+}
+
+// Nothing validates the phases before the stack is made. With a mistake in them, the function that puts and removes hooks must start: it has to
+// answer CloudFormation.
+func TestRelease_HooksFunction_HasNoPhases(t *testing.T) {
+	raw, _ := releasedTemplate(t)
+	texts := evaluate(t, raw, releasedStacks[1]).configurations(t)
+	c, hooks := parseRelease(t, texts["bootstrap"]), parseRelease(t, texts[config.HooksHandler])
+	require.NotEqual(t, c.Phases, hooks.Phases)
+	hooks.Phases = c.Phases
+	require.Equal(t, c, hooks)
 }
 
 // Lambda publishes no version if nothing of the function changed, and CloudFormation fails then. So the configuration names all that the

@@ -228,6 +228,13 @@ var situations = []struct {
 			m.log.Check(termination.CheckReport{Steps: []termination.CheckStep{{Name: "groups"}}})
 		}
 	}, []string{"check-failed"}},
+	{"a check fails after a deployment, and is repeated within the minute", func(n int, m *minute) {
+		m.swept(termination.SweepReport{})
+		if n == 5 {
+			m.log.Check(termination.CheckReport{Steps: []termination.CheckStep{{Name: "cluster"}}})
+			m.log.Check(termination.CheckReport{Steps: []termination.CheckStep{{Name: "cluster", OK: true}}})
+		}
+	}, nil},
 	{"a message in the dead-letter queue", func(n int, m *minute) {
 		m.swept(termination.SweepReport{})
 		if n == 30 {
@@ -291,19 +298,20 @@ func TestGroupsWithoutHookAlarm_HookMissingForHours_RingsOnceAndEndsByItself(t *
 func watch(t *testing.T, s template, long time.Duration, in func(n int, m *minute)) (fired []string) {
 	t.Helper()
 	watched := watchedAlarms(s)
-	data := map[string]map[int]float64{} // values by series and minute
+	data := map[string]map[int]float64{} // values by alarm and minute
+	for name := range watched {
+		data[name] = map[int]float64{}
+	}
 	for n := range int(long.Minutes()) {
 		var out bytes.Buffer
 		m := minute{log: metrics.New(&out, "prod")}
 		in(n, &m)
-		for series, value := range m.values(t, out.String()) {
-			if data[series] == nil {
-				data[series] = map[int]float64{}
+		values := m.values(t, out.String())
+		for name, a := range watched {
+			if of := values[a.series]; len(of) > 0 {
+				data[name][n] = statistics[a.statistic](of)
 			}
-			data[series][n] += value
-		}
-		for _, a := range watched {
-			a.evaluate(data[a.series], n)
+			a.evaluate(data[name], n)
 		}
 		for _, what := range []string{"sweep", "check"} {
 			if name := what + "-stopped"; isStopped(watched, what) && !slices.Contains(fired, name) {
@@ -327,18 +335,18 @@ func isStopped(watched map[string]*watchedAlarm, what string) bool {
 
 // values returns what CloudWatch has of the minute, by series. Lambda has counts of a function for minutes in which it was
 // invoked or throttled. SQS has those of a queue each minute.
-func (m *minute) values(t *testing.T, log string) map[string]float64 {
+func (m *minute) values(t *testing.T, log string) map[string][]float64 {
 	t.Helper()
-	all := map[string]float64{
-		"AWS/SQS ApproximateNumberOfMessagesVisible QueueName={SQS::Queue quiesce-prod}.QueueName":     m.visible,
-		"AWS/SQS ApproximateNumberOfMessagesVisible QueueName={SQS::Queue quiesce-prod-dlq}.QueueName": m.dead,
+	all := map[string][]float64{
+		"AWS/SQS ApproximateNumberOfMessagesVisible QueueName={SQS::Queue quiesce-prod}.QueueName":     {m.visible},
+		"AWS/SQS ApproximateNumberOfMessagesVisible QueueName={SQS::Queue quiesce-prod-dlq}.QueueName": {m.dead},
 	}
 	const function = " FunctionName={Lambda::Function quiesce-prod}"
 	if m.invoked {
-		all["AWS/Lambda Errors"+function] = m.errors
+		all["AWS/Lambda Errors"+function] = []float64{m.errors}
 	}
 	if m.invoked || m.throttled > 0 {
-		all["AWS/Lambda Throttles"+function] = m.throttled
+		all["AWS/Lambda Throttles"+function] = []float64{m.throttled}
 	}
 	written, err := metricstest.Of(log)
 	require.NoError(t, err)
@@ -347,27 +355,38 @@ func (m *minute) values(t *testing.T, log string) map[string]float64 {
 		if status := v.Dimensions[metrics.Status]; status != "" {
 			series += " Status=" + status
 		}
-		all[series] += v.Value
+		all[series] = append(all[series], v.Value)
 	}
 	return all
 }
 
+// statistics are what alarms make of the values of one minute.
+var statistics = map[string]func([]float64) float64{
+	"Maximum": slices.Max[[]float64], "Minimum": slices.Min[[]float64],
+	"Sum": func(values []float64) (sum float64) {
+		for _, v := range values {
+			sum += v
+		}
+		return sum
+	},
+}
+
 // watchedAlarm is an alarm of the template, and its state.
 type watchedAlarm struct {
-	name, series, missing string
-	notifies, below       bool
-	threshold             float64
-	enough, of            int // minutes
-	state                 string
+	name, series, statistic, missing string
+	notifies, below                  bool
+	threshold                        float64
+	enough, of                       int // minutes
+	state                            string
 }
 
 func watchedAlarms(s template) map[string]*watchedAlarm {
 	all := map[string]*watchedAlarm{}
 	for _, a := range s.all("AWS::CloudWatch::Alarm") {
 		w := &watchedAlarm{
-			name:    strings.TrimPrefix(fmt.Sprint(a["AlarmName"]), "quiesce-prod-"),
-			series:  fmt.Sprint(a["Namespace"], " ", a["MetricName"], " ", dimensions(a)),
-			missing: fmt.Sprint(a["TreatMissingData"]), notifies: a["AlarmActions"] != nil, below: a["ComparisonOperator"] == "LessThanThreshold",
+			name:      strings.TrimPrefix(fmt.Sprint(a["AlarmName"]), "quiesce-prod-"),
+			series:    fmt.Sprint(a["Namespace"], " ", a["MetricName"], " ", dimensions(a)),
+			statistic: a["Statistic"].(string), missing: fmt.Sprint(a["TreatMissingData"]), notifies: a["AlarmActions"] != nil, below: a["ComparisonOperator"] == "LessThanThreshold",
 			threshold: a["Threshold"].(float64), enough: int(a["DatapointsToAlarm"].(float64)), of: int(a["EvaluationPeriods"].(float64)),
 			state: "INSUFFICIENT_DATA", // the state of a new alarm
 		}

@@ -121,6 +121,30 @@ func labels(blocks map[string]*hclsyntax.Body, prefix string) (names []string) {
 	return names
 }
 
+// A stack whose update fails returns to what it had before. CloudFormation sees a change only if another text has another name or version.
+func TestTerraform_WhatTheStackReads_IsReplacedAfterTheUpdate(t *testing.T) {
+	blocks := moduleBlocks(t)
+	for _, resource := range []string{"resource aws_s3_object code", "resource aws_ssm_parameter phases"} {
+		var lifecycle *hclsyntax.Body
+		for _, block := range blocks[resource].Blocks {
+			if block.Type == "lifecycle" {
+				lifecycle = block.Body
+			}
+		}
+		require.NotNil(t, lifecycle, resource)
+		require.Equal(t, "true", textOf(t, lifecycle.Attributes["create_before_destroy"]), resource)
+	}
+	var called []string
+	found := hclsyntax.VisitAll(blocks["resource aws_ssm_parameter phases"].Attributes["name"].Expr, func(node hclsyntax.Node) hcl.Diagnostics {
+		if call, is := node.(*hclsyntax.FunctionCallExpr); is {
+			called = append(called, call.Name)
+		}
+		return nil
+	})
+	require.False(t, found.HasErrors(), found.Error())
+	require.Contains(t, called, "sha256")
+}
+
 func TestTerraform_Stack_GetsEachParameterFromItsVariable(t *testing.T) {
 	stack := moduleBlocks(t)["resource aws_cloudformation_stack quiesce"]
 	passed := stack.Attributes["parameters"].Expr.(*hclsyntax.ObjectConsExpr)

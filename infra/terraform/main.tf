@@ -17,14 +17,19 @@ resource "aws_s3_object" "code" {
   }
 }
 
-# The template takes the version too: a new one makes CloudFormation publish a version of the function.
+# Each text has a parameter of its own, so that no other text ever has the same name and version: a new name makes CloudFormation publish a
+# version of the function. A stack whose update fails returns to the parameter before. So that goes only after the update.
 resource "aws_ssm_parameter" "phases" {
   count = var.phases != "" ? 1 : 0
 
-  name        = "/quiesce/${local.stack_name}/phases"
+  name        = "/quiesce/${local.stack_name}/phases-${substr(sha256(var.phases), 0, 12)}"
   description = "The drain order of ${local.stack_name}"
   type        = "String"
   value       = var.phases
+
+  lifecycle {
+    create_before_destroy = true
+  }
 }
 
 resource "aws_cloudformation_stack" "quiesce" {
