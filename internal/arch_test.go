@@ -1,11 +1,13 @@
 package internal
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
 	"maps"
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -66,12 +68,10 @@ var allowedImports = map[string][]string{
 }
 
 type listed struct {
-	ImportPath   string
-	Doc          string
-	Standard     bool
-	Imports      []string
-	TestImports  []string
-	XTestImports []string
+	ImportPath string
+	Doc        string
+	Standard   bool
+	Imports    []string
 }
 
 func TestPackages_Imports_AreAllowed(t *testing.T) {
@@ -144,24 +144,21 @@ func TestPackages_Comment_IsThere(t *testing.T) {
 	}
 }
 
-// The race detector may crash in tests of bubbles that run on more than one thread.
-func TestBubbles_TestsOfThem_RunOnOneThread(t *testing.T) {
-	inBubbles := 0
-	for _, pkg := range list(t, module+"...") {
-		imports := slices.Concat(pkg.TestImports, pkg.XTestImports)
-		if slices.Contains(imports, "testing/synctest") && pkg.ImportPath != oneProc {
-			inBubbles++
-			require.Contains(t, imports, oneProc, "the tests of %s use testing/synctest: import %s in one of them", pkg.ImportPath, oneProc)
+// The race detector may crash in bubbles that no one limits to one thread.
+func TestBubbles_AllTests_RunOnOneThread(t *testing.T) {
+	bubbles := 0
+	for name, text := range trackedFiles(t) {
+		bubbles += bytes.Count(text, []byte("bubble.Test("))
+		if path.Ext(name) == ".go" && path.Dir(name) != "test/parts/bubble" && path.Base(name) != "arch_test.go" {
+			require.NotContains(t, string(text), "synctest.Test(", "%s: use quiesce/test/parts/bubble", name)
 		}
 	}
-	require.Positive(t, inBubbles)
+	require.Positive(t, bubbles)
 }
-
-const oneProc = module + "test/parts/oneproc"
 
 func list(t *testing.T, patterns ...string) []listed {
 	t.Helper()
-	args := append([]string{"list", "-json=ImportPath,Doc,Standard,Imports,TestImports,XTestImports"}, patterns...)
+	args := append([]string{"list", "-json=ImportPath,Doc,Standard,Imports"}, patterns...)
 	command := exec.CommandContext(t.Context(), "go", args...)
 	command.Dir = ".."
 	output, err := command.Output()

@@ -2,6 +2,7 @@ package internal
 
 import (
 	"bytes"
+	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,24 +61,36 @@ var pointsToNewNames = map[string]bool{
 }
 
 func TestRenamedStrings_WholeTree_AreGone(t *testing.T) {
-	listed, err := exec.CommandContext(t.Context(), "git", "-C", "..", "ls-files", "-z").Output()
-	require.NoError(t, err)
 	var old []oldString
 	for _, pattern := range renamed {
 		old = append(old, newOldString(t, pattern))
 	}
-	for name := range strings.SplitSeq(strings.Trim(string(listed), "\x00"), "\x00") {
+	for name, text := range trackedFiles(t) {
 		if pointsToNewNames[name] {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join("..", name))
-		if os.IsNotExist(err) {
-			continue // deleted in the working tree
-		}
-		require.NoError(t, err)
 		for _, o := range old {
 			for _, line := range o.lines(text) {
 				t.Errorf("%s:%d: %s", name, line, o.start)
+			}
+		}
+	}
+}
+
+// trackedFiles returns the repository's files, and their names.
+func trackedFiles(t *testing.T) iter.Seq2[string, []byte] {
+	t.Helper()
+	listed, err := exec.CommandContext(t.Context(), "git", "-C", "..", "ls-files", "-z").Output()
+	require.NoError(t, err)
+	return func(yield func(string, []byte) bool) {
+		for name := range strings.SplitSeq(strings.Trim(string(listed), "\x00"), "\x00") {
+			text, err := os.ReadFile(filepath.Join("..", name))
+			if os.IsNotExist(err) {
+				continue // deleted in the working tree
+			}
+			require.NoError(t, err)
+			if !yield(name, text) {
+				return
 			}
 		}
 	}

@@ -11,14 +11,13 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-lambda-go/cfn"
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/customresource"
-	_ "quiesce/test/parts/oneproc"
+	"quiesce/test/parts/bubble"
 )
 
 const (
@@ -239,7 +238,7 @@ func TestInvoke_TimeNearlyOver_IsAnsweredInTime(t *testing.T) {
 		},
 	} {
 		for _, left := range []time.Duration{5 * time.Minute, 20 * time.Second, time.Second} {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				end := make(chan struct{})
 				defer close(end)
 				at := newCloudFormation()
@@ -270,7 +269,7 @@ func TestInvoke_S3Fails_TriesThreeTimesInTime(t *testing.T) {
 			return 0, ctx.Err()
 		},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			at := newCloudFormation()
 			at.s3 = s3
 			at.work = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
@@ -290,7 +289,7 @@ func TestInvoke_S3Fails_TriesThreeTimesInTime(t *testing.T) {
 }
 
 func TestInvoke_S3FailsOnce_IsAnswered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		at := newCloudFormation()
 		at.s3 = func(context.Context) (int, error) {
 			if len(at.requests) == 1 {

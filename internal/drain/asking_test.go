@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 // A webhook takes 1.5 s for each deletion, and there are five times as many pods as may be asked for at once.
@@ -20,7 +20,7 @@ func TestForce_ManyPodsSlowDeletions_AllToldInTime(t *testing.T) {
 	for _, grace := range []time.Duration{0, 2 * s, 30 * s} {
 		for _, takes := range []time.Duration{0, 1500 * time.Millisecond, 2 * s} {
 			t.Run(fmt.Sprint(grace, " ", takes), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					node := draintest.New()
 					for i := range 80 {
 						budget := fmt.Sprint("team-", i)
@@ -43,7 +43,7 @@ func TestForce_ManyPodsSlowDeletions_AllToldInTime(t *testing.T) {
 
 // Nothing told the drain how slow deletions are before the first one was answered.
 func TestForce_ManyPodsVerySlowDeletions_EachIsAsked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		for i := range 80 {
 			budget := fmt.Sprint("team-", i)
@@ -61,7 +61,7 @@ func TestForce_ManyPodsVerySlowDeletions_EachIsAsked(t *testing.T) {
 
 // A webhook that takes as long as it may would never see a deletion through that is given up before.
 func TestForce_DeletionSlowerThanTheTimeLeft_NotCancelled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", s, "budget", "b"), 0)
 		node.Allow("b", 0)
 		node.Slow(0, 9*s)
@@ -72,7 +72,7 @@ func TestForce_DeletionSlowerThanTheTimeLeft_NotCancelled(t *testing.T) {
 }
 
 func TestForce_PodArrivesAtTheLastMoment_IsDeleted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("long"), time.Hour)
 		node.Allow("b", 0)
 		node.Slow(200*time.Millisecond, 0)
@@ -107,7 +107,7 @@ func TestRequests_InFlightAtTheDeadline_EndWhenTheyMust(t *testing.T) {
 		"a timer may be a bit early": {ends: 10*time.Minute - time.Millisecond, want: 10*time.Minute + 9*s},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				node := draintest.New().Add(graced("web", 0, "budget", "b"), 0)
 				node.Allow("b", 0)
 				by := drainer()
@@ -130,7 +130,7 @@ func TestRequests_InFlightAtTheDeadline_EndWhenTheyMust(t *testing.T) {
 const week = 7 * 24 * time.Hour
 
 func TestEvict_GraceOutlastsTheDeadline_OnlyTheTimeLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("week", week), week).Add(graced("web", 30*s), s)
 		_, n := drainWithin(t, 10*time.Minute, node)
 		grace := map[string]time.Duration{}
@@ -144,7 +144,7 @@ func TestEvict_GraceOutlastsTheDeadline_OnlyTheTimeLeft(t *testing.T) {
 
 func TestEscort_GraceOutlastsTheDeadline_OnlyTheTimeLeft(t *testing.T) {
 	for _, wish := range []time.Duration{0, time.Minute, 2 * week} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			e := &escort{ready: 2 * s, options: []drain.EvictOptions{{Grace: wish}}}
 			node := draintest.New().Add(graced("pooler", week, "phase", "poolers"), 20*s)
 			_, n := drainBy(t, withLead(e), 10*time.Minute, node)
@@ -155,7 +155,7 @@ func TestEscort_GraceOutlastsTheDeadline_OnlyTheTimeLeft(t *testing.T) {
 
 // Someone else told these pods to stop. What keeps one of them from its signal, such as a preStop hook, would last longer than its instance.
 func TestShorten_TerminationOutlastsTheDeadline_OnceAndLate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		for name, stops := range map[string]time.Duration{"week": week, "soon": 9 * time.Minute, "close": 10*time.Minute + 2*s} {
 			p := graced(name, stops)
@@ -175,7 +175,7 @@ func TestShorten_TerminationOutlastsTheDeadline_OnceAndLate(t *testing.T) {
 
 func TestShorten_NeverInTheFirstHalfNorWithoutForce(t *testing.T) {
 	for force, want := range map[bool]int{true: 1, false: 0} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			p := graced("week", week)
 			p.Deleted, p.StopsBy = time.Now(), time.Now().Add(week)
 			node := draintest.New().Add(p, week)
@@ -193,7 +193,7 @@ func TestShorten_NeverInTheFirstHalfNorWithoutForce(t *testing.T) {
 
 // A Spot interruption shortens the deadline. What was evicted before has more grace than there is.
 func TestShorten_DeadlineMovesEarlier_OwnEvictionShortened(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 8*time.Minute), week)
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(20 * time.Minute), Force: true}

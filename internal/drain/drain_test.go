@@ -10,14 +10,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
-	_ "quiesce/test/parts/oneproc"
+	"quiesce/test/parts/bubble"
 )
 
 func drainer(phases ...drain.Phase) drain.Drainer {
@@ -46,7 +45,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 }
 
 func TestPhases_InOrder_AndSettle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().
 			Add(pod("dns", "phase", "critical"), time.Second).
 			Add(pod("web"), time.Second).
@@ -68,7 +67,7 @@ func TestPhases_InOrder_AndSettle(t *testing.T) {
 }
 
 func TestPhase_TimeoutOver_NextPhaseStarts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("stuck", "phase", "poolers", "budget", "b"), 0).Add(pod("web"), 0)
 		node.Allow("b", 0)
 		phases := []drain.Phase{{Name: "poolers", Match: labeled("poolers"), Timeout: 5 * time.Minute}, {Name: "workloads"}}
@@ -83,7 +82,7 @@ func TestPhase_TimeoutOver_NextPhaseStarts(t *testing.T) {
 }
 
 func TestBlocked_PDBHasRoomAgain_AllPodsEvictedAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		for i := range 4 {
 			node.Add(pod(fmt.Sprint("web-", i), "budget", "b"), 0)
@@ -101,7 +100,7 @@ func TestBlocked_PDBHasRoomAgain_AllPodsEvictedAtOnce(t *testing.T) {
 
 // Other drains change the PDB all the time, and each change is worth another try for the pods that it blocks.
 func TestBlocked_ManyPodsOfABusyPDB_OthersAreNotHeldBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		node.Slow(10*time.Millisecond, 0)
 		node.Allow("b", 0)
@@ -131,7 +130,7 @@ func TestBlocked_ManyPodsOfABusyPDB_OthersAreNotHeldBack(t *testing.T) {
 }
 
 func TestBlocked_NoChangeSeen_EvictionRepeated(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Fail("app/web", &drain.Blocked{PDBs: []string{"app/b"}, Reason: "no"})
 		<-node.Changed() // of the pod that was added
@@ -142,7 +141,7 @@ func TestBlocked_NoChangeSeen_EvictionRepeated(t *testing.T) {
 }
 
 func TestEvict_AnyOtherError_RetriedWithBackoff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Fail("app/web", slices.Repeat([]error{errors.New("admission webhook denied the request")}, 6)...)
 		began := time.Now()
@@ -155,7 +154,7 @@ func TestEvict_AnyOtherError_RetriedWithBackoff(t *testing.T) {
 }
 
 func TestThrottled_RetryAfter_IsRespected(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Fail("app/web", &drain.Throttled{After: 7 * time.Second})
 		began := time.Now()
@@ -171,7 +170,7 @@ func TestEvict_ManyPods_MoreAtOnceUpToConcurrency(t *testing.T) {
 		100 * time.Millisecond: 5, // 2, 4, 8, 16, 10
 		2 * time.Second:        8, // 2, 3, 4, 5, 6, 7, 8, 5: it may be busy with others
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			node := &slow{Cluster: draintest.New(), takes: takes}
 			for i := range 40 {
 				node.Add(pod(fmt.Sprint("web-", i)), 0)
@@ -187,7 +186,7 @@ func TestEvict_ManyPods_MoreAtOnceUpToConcurrency(t *testing.T) {
 // Many drains at once overload a server. Each of them must send less, or the server is busy with refusals; and more again when it has
 // room.
 func TestThrottled_ManyPods_FewerInFlight(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := &crowded{Cluster: draintest.New(), room: 3}
 		for i := range 60 {
 			node.Add(pod(fmt.Sprint("web-", i)), 0)
@@ -253,7 +252,7 @@ func (s *slow) Evict(ctx context.Context, ref drain.Ref, o drain.EvictOptions) e
 }
 
 func TestDrain_ContextEnds_ReportsWhatRemains(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		held := pod("batch")
 		held.Annotations = map[string]string{"karpenter.sh/do-not-disrupt": "true"}
 		node := draintest.New().Add(held, 0).Add(pod("web"), time.Hour)
@@ -269,7 +268,7 @@ func TestDrain_ContextEnds_ReportsWhatRemains(t *testing.T) {
 }
 
 func TestDrain_PodArrivesLate_IsEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 5*time.Second)
 		time.AfterFunc(time.Second, func() { node.Add(pod("late"), 0) })
 		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{})
@@ -279,7 +278,7 @@ func TestDrain_PodArrivesLate_IsEvicted(t *testing.T) {
 }
 
 func TestDrain_SuccessorOfTheSameName_IsAnotherPod(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("db-0"), 0)
 		reborn := pod("db-0")
 		reborn.UID = "second"
@@ -291,7 +290,7 @@ func TestDrain_SuccessorOfTheSameName_IsAnotherPod(t *testing.T) {
 }
 
 func TestReason_EvictionAnsweredLate_StaysTheSame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := &belated{Cluster: draintest.New().Add(pod("web"), time.Hour), by: 20 * s}
 		node.SetUnreachable(true)
 		report, _ := drainer().Drain(within(t, time.Minute), node, drain.Node{Unreachable: true})

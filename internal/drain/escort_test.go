@@ -5,13 +5,13 @@ import (
 	"errors"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 // escort takes a while before its eviction and a while after it.
@@ -84,7 +84,7 @@ func escorted(e *escort) drain.Drainer {
 }
 
 func TestEscort_Evicts_WhenItIsReady(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := &escort{ready: 3 * time.Second, linger: 10 * time.Second, options: []drain.EvictOptions{{DryRun: true}, {Grace: time.Minute}}}
 		node := draintest.New().Add(pod("pooler", "phase", "poolers"), 4*time.Second).Add(pod("web"), time.Second)
 		began := time.Now()
@@ -100,7 +100,7 @@ func TestEscort_Evicts_WhenItIsReady(t *testing.T) {
 }
 
 func TestEscort_PDBHasRoomAgain_RunsAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := &escort{}
 		node := draintest.New().Add(pod("pooler", "phase", "poolers", "budget", "b"), 0)
 		node.Allow("b", 0)
@@ -115,7 +115,7 @@ func TestEscort_PDBHasRoomAgain_RunsAgain(t *testing.T) {
 
 // An escort labels its pod. If every change of a pod were a reason to try again, the escort would run without a pause.
 func TestEscort_PDBBlocks_NotRunAtEveryChange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := &escort{}
 		node := draintest.New().Add(pod("pooler", "phase", "poolers", "budget", "b"), 0)
 		node.Allow("b", 0)
@@ -135,7 +135,7 @@ func TestEscort_PDBBlocks_NotRunAtEveryChange(t *testing.T) {
 }
 
 func TestEscort_DrainCancelled_IsAwaited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := &escort{ready: time.Hour}
 		node := draintest.New().Add(pod("pooler", "phase", "poolers"), 0)
 		report, _ := escorted(e).Drain(within(t, time.Minute), node, drain.Node{})
@@ -189,7 +189,7 @@ func (s *saver) Run(ctx context.Context, r drain.EscortRequest) (drain.EscortRes
 }
 
 func TestRecord_SavedByAnEscort_ReachesTheNext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := &saver{}
 		records := &draintest.Records{}
 		by := drainer(drain.Phase{Name: "poolers", Match: labeled("poolers"), Escort: e}, drain.Phase{Name: "workloads"})
@@ -206,7 +206,7 @@ func TestRecord_SavedByAnEscort_ReachesTheNext(t *testing.T) {
 
 // A pod that an earlier escort changed and evicted may still need its escort. A pod without a record stops by itself.
 func TestEscort_EarlierOneCrashed_RunsForTerminatingPod(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := &escort{}
 		changed := pod("recorded", "phase", "poolers")
 		other := pod("other", "phase", "poolers")
@@ -226,7 +226,7 @@ func TestEscort_EarlierOneCrashed_RunsForTerminatingPod(t *testing.T) {
 }
 
 func TestShutDownDaemons_EscortedPhase_PodsStoppedInTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		daemon, excused := pod("daemon", "phase", "poolers"), pod("excused", "phase", "poolers")
 		daemon.Controller, excused.Controller = "DaemonSet", "DaemonSet"
 		excused.Annotations = map[string]string{drain.OptOutAnnotation: "false"}
@@ -250,7 +250,7 @@ func TestShutDownDaemons_EscortedPhase_PodsStoppedInTime(t *testing.T) {
 
 // A drain under a shorter deadline is not a new one: the report keeps what was done, and a phase's time continues.
 func TestResume_EarlierDrain_KeepsReportAndClocks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		by := drainer(drain.Phase{Name: "first", Match: labeled("first"), Timeout: time.Minute}, drain.Phase{Name: "workloads"})
 		node := draintest.New().Add(pod("quick", "phase", "first"), time.Second).
 			Add(pod("slow", "phase", "first"), 50*time.Second).
@@ -294,7 +294,7 @@ func withLead(e *escort) drain.Drainer {
 }
 
 func TestEscort_PodIsDue_EvictionBecomesDeletion(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := &escort{ready: 2 * s, linger: 5 * s, options: []drain.EvictOptions{{DryRun: true}, {}}}
 		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), 20*s)
 		node.Allow("b", 0)
@@ -311,7 +311,7 @@ func TestEscort_PodIsDue_EvictionBecomesDeletion(t *testing.T) {
 
 func TestEscort_AsksForMoreGrace_GetsWhatTimeAllows(t *testing.T) {
 	for wish, want := range map[time.Duration]time.Duration{45 * s: 45 * s, time.Hour: 58*s + asking} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			e := &escort{ready: 2 * s, options: []drain.EvictOptions{{Grace: wish}}}
 			node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), 20*s)
 			node.Allow("b", 0)
@@ -323,7 +323,7 @@ func TestEscort_AsksForMoreGrace_GetsWhatTimeAllows(t *testing.T) {
 }
 
 func TestEscort_PodBecomesDueMeanwhile_NotRunTwice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := &escort{ready: 20 * s}
 		node := draintest.New()
 		time.AfterFunc(8*time.Minute+50*s, func() { node.Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), s) })
@@ -338,7 +338,7 @@ func TestEscort_PodBecomesDueMeanwhile_NotRunTwice(t *testing.T) {
 
 // Without an end of its escort, the pod would be killed with the instance, without a signal.
 func TestEscort_TakesTooLong_EndedAndPodDeleted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := &escort{ready: time.Hour}
 		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), s)
 		node.Allow("b", 0)
@@ -350,7 +350,7 @@ func TestEscort_TakesTooLong_EndedAndPodDeleted(t *testing.T) {
 }
 
 func TestEscort_TimeTooShort_HasHalfOfIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := &escort{ready: 10 * s}
 		node := draintest.New().Add(graced("pooler", time.Hour, "phase", "poolers", "budget", "b"), s)
 		node.Allow("b", 0)
@@ -362,7 +362,7 @@ func TestEscort_TimeTooShort_HasHalfOfIt(t *testing.T) {
 
 // No request may follow an accepted eviction.
 func TestEscort_EvictionAccepted_NotEnded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := &escort{ready: 3 * s, linger: 50 * s}
 		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), 20*s)
 		node.Allow("b", 0)
@@ -373,7 +373,7 @@ func TestEscort_EvictionAccepted_NotEnded(t *testing.T) {
 }
 
 func TestEscort_WithoutForce_HasNoLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := &escort{ready: 9*time.Minute + 55*s}
 		node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers"), s)
 		by := withLead(e)

@@ -11,13 +11,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 // drains is how many random drains are run in memory; QUIESCE_SEED selects one. Goroutines that wake at the same moment run in any order,
@@ -31,7 +31,7 @@ func TestForce_RandomNodes_PromisesHold(t *testing.T) {
 		from, to = seed, seed+1
 	}
 	for seed := from; seed < to && !t.Failed(); seed++ {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			r := newRandomDrain(seed)
 			defer func() {
 				if t.Failed() {

@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 // slowCluster takes time for each look at its pods, as a busy machine does.
@@ -28,7 +28,7 @@ func (c *slowCluster) Pods() []drain.Pod {
 
 // Each pod causes several events, and each look is at all pods. So one look is for all events of a while, and that while is short.
 func TestDrain_ManyEvents_FewLooks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const pods = 300
 		c := &slowCluster{Cluster: draintest.New(), takes: time.Millisecond}
 		for n := range pods {
@@ -47,7 +47,7 @@ func TestDrain_ManyEvents_FewLooks(t *testing.T) {
 
 // A look that takes long does not keep the drain from the next event for longer than a moment.
 func TestDrain_LookTakesLong_NextEventWaitsForAMoment(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := &slowCluster{Cluster: draintest.New(), takes: 100 * time.Millisecond}
 		c.Add(pod("web-0"), time.Second).Add(pod("web-1"), time.Second+10*time.Millisecond)
 		began := time.Now()

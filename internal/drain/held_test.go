@@ -7,13 +7,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 // holder is an escort that holds its pods until a time, and then evicts them.
@@ -47,7 +47,7 @@ func holding(h *holder) drain.Drainer {
 }
 
 func TestHeld_Pod_OthersLeave_AndItFollows(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		h := &holder{until: began.Add(50 * time.Second)}
 		node := draintest.New().Add(pod("pg-0", "phase", "databases"), time.Second).Add(pod("web"), 10*time.Second)
@@ -63,7 +63,7 @@ func TestHeld_Pod_OthersLeave_AndItFollows(t *testing.T) {
 
 // A held pod is not like others that remain: the drain neither deletes it nor shortens its grace, and says why it stays.
 func TestHeld_UntilTheDeadline_NeverDeleted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &holder{never: true}
 		node := draintest.New().Add(pod("pg-0", "phase", "databases"), time.Second).Add(pod("web"), time.Second)
 		d, began := holding(h), time.Now()
@@ -80,7 +80,7 @@ func TestHeld_UntilTheDeadline_NeverDeleted(t *testing.T) {
 }
 
 func TestHeld_TerminatingPod_GraceIsLeftAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := pod("pg-0", "phase", "databases")
 		p.Grace = time.Hour
 		h := &holder{}
@@ -94,7 +94,7 @@ func TestHeld_TerminatingPod_GraceIsLeftAlone(t *testing.T) {
 
 // An operator answers a cordon by moving the primary itself. So the node is closed by a taint until no primary is on it.
 func TestCordon_PrimaryOnNode_WaitsUntilItLeaves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		h := &holder{until: began.Add(25 * time.Second)}
 		node := draintest.New().
@@ -118,7 +118,7 @@ func TestCordon_PrimaryOnNode_WaitsUntilItLeaves(t *testing.T) {
 
 // The escort wants the primary to go, and its PDB refuses. Only the operator can move it then, and the cordon is what it answers.
 func TestCordon_PrimaryWhoseEvictionIsRefused_IsNotWaitedFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		h := &holder{until: began.Add(25 * time.Second)}
 		node := draintest.New().Add(pod("pg-0", "phase", "databases", "role", "primary", "budget", "b"), time.Second)
@@ -147,7 +147,7 @@ func TestKept_NoEscortRuns_EvictedInTheLastMomentsWithItsGrace(t *testing.T) {
 		"no Lease":           func(d *drain.Drainer) { d.Records = nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				p, began := pod("pg-0", "phase", "databases", "role", "primary"), time.Now()
 				p.Grace = time.Minute
 				node := draintest.New().Add(p, 50*time.Second).Add(pod("web"), time.Second)
@@ -182,7 +182,7 @@ func TestKept_OnlyCopyRecordedAndNoEscortRuns_StaysToTheEnd(t *testing.T) {
 		"two unclean ends": drain.EffortNoEscorts, "three unclean ends": drain.EffortMetadata,
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				pg := pod("pg-0", "phase", "databases")
 				node, began := draintest.New().Add(pg, time.Second).Add(pod("web"), time.Second), time.Now()
 				d := holding(&holder{})
@@ -221,7 +221,7 @@ func (e *saving) Run(ctx context.Context, p drain.EscortRequest) (drain.EscortRe
 }
 
 func TestKept_BeforeTheLastMoments_ReportSaysWhy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node, began := draintest.New().Add(pod("pg-0", "phase", "databases"), time.Second), time.Now()
 		d := holding(&holder{})
 		d.Effort = drain.EffortNoEscorts
@@ -236,7 +236,7 @@ func TestKept_BeforeTheLastMoments_ReportSaysWhy(t *testing.T) {
 // A grace that is longer than the drain leaves half of the time to it. A PDB that refuses is overruled then, as for other pods, but not at
 // the expense of the grace.
 func TestKept_LongGraceAndPDB_ToldInTheMiddleWithItsGrace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p, began := pod("pg-0", "phase", "databases", "budget", "pg"), time.Now()
 		p.Grace = time.Hour
 		node := draintest.New().Add(p, time.Second)
@@ -252,7 +252,7 @@ func TestKept_LongGraceAndPDB_ToldInTheMiddleWithItsGrace(t *testing.T) {
 
 // With onDeadline: keep, pods are not deleted. The escort must know all the same when its last acts are due.
 func TestHeld_NotForced_EscortKnowsItsEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &holder{never: true}
 		node := draintest.New().Add(pod("pg-0", "phase", "databases"), time.Second)
 		d, began := holding(h), time.Now()
@@ -267,7 +267,7 @@ func TestHeld_NotForced_EscortKnowsItsEnd(t *testing.T) {
 
 // An escort that has cost clients something says how long it is to be left alone. Its last acts come in time all the same.
 func TestHeld_After_NotRunBefore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &holder{never: true, after: 2 * time.Minute}
 		node := draintest.New().Add(pod("pg-0", "phase", "databases"), time.Second)
 		ctx := within(t, 5*time.Minute)

@@ -3,15 +3,16 @@ package drain
 import (
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 func TestJitter_ManyNames_SpreadAndRepeatable(t *testing.T) {
 	const names, most = 1000, time.Second
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		tenths := make([]int, 10)
 		for n := range names {
 			jitter := Jitter(fmt.Sprint("i-", n), most)

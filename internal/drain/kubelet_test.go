@@ -4,18 +4,18 @@ import (
 	"errors"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 // Nothing stops the pod: a wait for it would last until the deadline and gain nothing.
 func TestKubelet_Unreachable_PodNotAwaited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), time.Hour)
 		time.AfterFunc(5*s, func() { node.SetUnreachable(true) })
 		began := time.Now()
@@ -30,7 +30,7 @@ func TestKubelet_Unreachable_PodNotAwaited(t *testing.T) {
 
 // After an outage of the control plane every kubelet counts as unreachable until its next heartbeat.
 func TestKubelet_UnreachableForAMoment_PodsAwaited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Minute), 39*s)
 		time.AfterFunc(5*s, func() { node.SetUnreachable(true) })
 		time.AfterFunc(19*s, func() { node.SetUnreachable(false) })
@@ -43,7 +43,7 @@ func TestKubelet_UnreachableForAMoment_PodsAwaited(t *testing.T) {
 
 // The same, and the drain starts in that moment.
 func TestKubelet_UnreachableAtStartForAMoment_PodsAwaited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Minute), 39*s).Add(held(graced("held", 30*s)), 0)
 		node.SetUnreachable(true)
 		time.AfterFunc(3*s, func() { node.SetUnreachable(false); node.Remove("app/held") })
@@ -56,7 +56,7 @@ func TestKubelet_UnreachableAtStartForAMoment_PodsAwaited(t *testing.T) {
 }
 
 func TestKubelet_UnreachableFromStart_PodsNotAwaitedLater(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), time.Hour)
 		node.SetUnreachable(true)
 		began := time.Now()
@@ -67,7 +67,7 @@ func TestKubelet_UnreachableFromStart_PodsNotAwaitedLater(t *testing.T) {
 }
 
 func TestKubelet_ReachableAgain_PodsAwaited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), 2*time.Minute).Add(graced("kept", 30*s), 0)
 		node.Fail("app/kept", slices.Repeat([]error{errors.New("etcd is away")}, 12)...)
 		time.AfterFunc(5*s, func() { node.SetUnreachable(true) })
@@ -83,7 +83,7 @@ func TestKubelet_ReachableAgain_PodsAwaited(t *testing.T) {
 
 // The report must say that the pod was not stopped, though its object is gone: its volume may still be in use.
 func TestKubelet_PodGoneWhileUnreachable_Remained(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), time.Minute).Add(graced("kept", 30*s), 0)
 		node.Fail("app/kept", slices.Repeat([]error{errors.New("etcd is away")}, 12)...)
 		time.AfterFunc(5*s, func() { node.SetUnreachable(true) })
@@ -95,7 +95,7 @@ func TestKubelet_PodGoneWhileUnreachable_Remained(t *testing.T) {
 }
 
 func TestKubelet_UnreachableForcedPod_Remained(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s), time.Hour)
 		node.Fail("app/web", slices.Repeat([]error{errors.New("etcd is away")}, 1000)...)
 		node.SetUnreachable(true)
@@ -118,7 +118,7 @@ func TestUnstoppable_BlockedOrRefused_NotAwaited(t *testing.T) {
 		"instance gone": {node: drain.Node{Gone: true}, reason: "instance gone, cannot stop"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				node := draintest.New().Add(graced("blocked", 30*s, "budget", "b"), 0).Add(graced("denied", 30*s), 0).
 					Add(held(graced("held", 30*s, "budget", "b")), 0)
 				node.Allow("b", 0)
@@ -144,7 +144,7 @@ func TestUnstoppable_BlockedOrRefused_NotAwaited(t *testing.T) {
 }
 
 func TestUnstoppable_KubeletReturns_AskedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("blocked", 30*s, "budget", "b"), s).Add(graced("failing", 30*s), 0)
 		node.Allow("b", 0)
 		node.Fail("app/failing", slices.Repeat([]error{errors.New("etcd is away")}, 12)...)
@@ -156,7 +156,7 @@ func TestUnstoppable_KubeletReturns_AskedAgain(t *testing.T) {
 }
 
 func TestKubelet_InstanceGone_PodsNotAwaited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), time.Hour)
 		began := time.Now()
 		report, _ := drainer().Drain(within(t, 10*time.Minute), node, drain.Node{Gone: true})
@@ -168,7 +168,7 @@ func TestKubelet_InstanceGone_PodsNotAwaited(t *testing.T) {
 
 // The controller of the finalizer is gone or broken, and no container runs: the instance must not wait.
 func TestFinalizer_NeverRemoved_PodRemains(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), time.Hour)
 		time.AfterFunc(5*s, func() { node.End("app/web", "example.com/never") })
 		began := time.Now()
@@ -181,7 +181,7 @@ func TestFinalizer_NeverRemoved_PodRemains(t *testing.T) {
 
 // Every pod of a Job has a finalizer, which is removed a moment after the pod has ended.
 func TestFinalizer_RemovedInTime_PodIsEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour), 8*s).Add(graced("slow", time.Hour), 40*s).Add(graced("late", time.Hour), 30*s)
 		time.AfterFunc(5*s, func() {
 			node.End("app/web", "batch.kubernetes.io/job-tracking")
@@ -195,7 +195,7 @@ func TestFinalizer_RemovedInTime_PodIsEvicted(t *testing.T) {
 }
 
 func TestFinalizer_KeepsForcedPod_StaysForced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
 		time.AfterFunc(95*s, func() { node.End("app/web", "example.com/never") })

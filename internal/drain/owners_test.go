@@ -8,13 +8,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 // told drains the node within this time, and returns what the owners of its pods were told.
@@ -40,7 +40,7 @@ func TestOwners_EvictionBlocked_ToldAfterAMinute(t *testing.T) {
 		"no room, until deadline": {time.Hour, 30 * time.Minute, []string{"tell app/web EvictionBlocked", "delete app/web 30s", "gone app/web"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 0)
 				node.Allow("b", 0)
 				timer := time.AfterFunc(c.roomAfter, func() { node.Allow("b", 1) })
@@ -53,7 +53,7 @@ func TestOwners_EvictionBlocked_ToldAfterAMinute(t *testing.T) {
 }
 
 func TestOwners_UnblockedAndBlockedAgain_ToldOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 0)
 		node.Allow("b", 0)
 		time.AfterFunc(2*time.Minute, func() { // there is room, and the request fails
@@ -68,7 +68,7 @@ func TestOwners_UnblockedAndBlockedAgain_ToldOnce(t *testing.T) {
 
 // A drain resumes when a Spot interruption shortens its deadline.
 func TestOwners_DrainResumes_ToldOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 0).Add(held(graced("batch", 30*s)), 0)
 		node.Allow("b", 0)
 		by := drainer()
@@ -83,7 +83,7 @@ func TestOwners_DrainResumes_ToldOnce(t *testing.T) {
 
 // The events of two invocations are the same, so that the API server keeps one.
 func TestOwners_HandOff_SameEventAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 0).Add(held(graced("batch", 30*s)), 0)
 		node.Allow("b", 0)
 		by := drainer()
@@ -99,7 +99,7 @@ func TestOwners_HandOff_SameEventAgain(t *testing.T) {
 }
 
 func TestOwners_PodHeld_ToldAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		batch := held(graced("batch", 30*s))
 		batch.Annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] = "false"
 		free := graced("free", 30*s)
@@ -119,7 +119,7 @@ func TestOwners_PodHeld_ToldAtOnce(t *testing.T) {
 }
 
 func TestOwners_EvictionRefused_ToldWithTheAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s), 0)
 		node.Deny("app/web", denial+"\x1b[2J"+strings.Repeat("é\xff", 1000))
 		time.AfterFunc(30*s, func() { // then the webhook does not answer
@@ -136,7 +136,7 @@ func TestOwners_EvictionRefused_ToldWithTheAnswer(t *testing.T) {
 }
 
 func TestOwners_DeadlineKeeps_ToldThatItIsKilled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 0).Add(held(graced("batch", 30*s)), 0)
 		node.Allow("b", 0)
 		by := drainer()
@@ -153,7 +153,7 @@ func TestOwners_DeadlineKeeps_ToldThatItIsKilled(t *testing.T) {
 
 // An owner of thousands of pods must not load the API server with events.
 func TestOwners_ManyPodsHeld_BoundedNumber(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		for i := range 300 {
 			node.Add(held(graced(fmt.Sprint("batch-", i), s)), 0)
@@ -167,7 +167,7 @@ func TestOwners_ManyPodsHeld_BoundedNumber(t *testing.T) {
 }
 
 func TestOwners_NobodyToTell_DrainIsTheSame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(held(graced("batch", 30*s)), 0)
 		report, _ := drainWithin(t, 10*time.Minute, node)
 		require.Empty(t, report.Remaining())

@@ -8,13 +8,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 // panicking is an escort that panics in every step, after it recorded a change.
@@ -58,7 +58,7 @@ func TestEscort_Panics_PodEvictedWithoutIt(t *testing.T) {
 		"before it changed anything": {}, "after it did": {saves: true}, "after it did, and undoing works": {saves: true, undoWorks: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				var log bytes.Buffer
 				e := &panicking{saves: c.saves, undoWorks: c.undoWorks}
 				node := draintest.New().Add(graced("pooler", 30*s, "phase", "poolers", "budget", "b"), s)
@@ -85,7 +85,7 @@ func TestEscort_Panics_PodEvictedWithoutIt(t *testing.T) {
 func TestEscort_PanicsOverAKeptPod_EvictedInTheLastMoments(t *testing.T) {
 	for name, onlyCopy := range map[string]bool{"its data are elsewhere, too": false, "its data are here only": true} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				var log bytes.Buffer
 				node, began := draintest.New().Add(graced("pg-0", time.Minute, "phase", "poolers"), 50*time.Second), time.Now()
 				by := panics(&panicking{saves: true, undoWorks: true, onlyCopy: onlyCopy}, &log)
@@ -115,7 +115,7 @@ func TestEscort_PanicsOverAKeptPod_EvictedInTheLastMoments(t *testing.T) {
 }
 
 func TestEscort_PanicsWhereverItIsAsked_IsContained(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		by := panics(&panicking{}, &log)
 		daemon := pod("daemon", "phase", "poolers")
@@ -139,7 +139,7 @@ func TestEscort_LowEffortOrNoRecords_PlainEvictions(t *testing.T) {
 		"without a Lease":        func(by *drain.Drainer) { by.Records = nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				e := &escort{}
 				by := escorted(e)
 				change(&by)
@@ -164,7 +164,7 @@ func TestShutDownDaemons_LowEffort_LeftAlone(t *testing.T) {
 }
 
 func TestReport_ManyFinishedPods_FewNamed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), s)
 		for i := range 150 {
 			p := pod(fmt.Sprint("job-", i))
@@ -178,7 +178,7 @@ func TestReport_ManyFinishedPods_FewNamed(t *testing.T) {
 }
 
 func TestReport_FinishedPods_Counted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), s)
 		for _, name := range []string{"job-1", "job-2", "job-3"} {
 			p := pod(name)

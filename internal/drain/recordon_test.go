@@ -5,18 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 // Someone uncordons the node, and a Deployment scales up.
 func TestRecordon_NodeUncordoned_CordonedAgainAndArrivalsEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("slow", time.Minute), time.Minute)
 		node.Slow(0, 0)
 		time.AfterFunc(5*s, func() {
@@ -46,7 +46,7 @@ func TestRecordon_NodeUncordoned_CordonedAgainAndArrivalsEvicted(t *testing.T) {
 
 // The first cordon of a node that was tainted comes late. One that is denied is not tried at every look.
 func TestRecordon_Denied_TriedAndSaidOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node, tries := draintest.New().Add(graced("slow", time.Hour), time.Hour), 0
 		node.Uncordon()
 		by := drainer()
@@ -60,7 +60,7 @@ func TestRecordon_Denied_TriedAndSaidOnce(t *testing.T) {
 }
 
 func TestRecordon_AgainAndAgain_AtMostTenTimes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("slow", time.Hour), time.Hour)
 		for i := range 20 {
 			time.AfterFunc(time.Duration(5*i)*s, node.Uncordon)
@@ -76,7 +76,7 @@ func TestRecordon_AgainAndAgain_AtMostTenTimes(t *testing.T) {
 
 // The API server refused the cordon for a while. Pods that came to the open node are evicted like those before.
 func TestRecordon_NeverCordoned_ClosedWhenItCanBe(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("slow", time.Hour), time.Minute)
 		node.Uncordon()
 		node.Fail("recordon", errors.New("etcd is away"))
@@ -92,7 +92,7 @@ func TestRecordon_NeverCordoned_ClosedWhenItCanBe(t *testing.T) {
 }
 
 func TestRecordon_Fails_RetriedWithBackoff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("slow", time.Hour), time.Minute)
 		node.Fail("recordon", errors.New("etcd is away"), errors.New("etcd is away"), errors.New("etcd is away"))
 		node.Uncordon()
@@ -105,7 +105,7 @@ func TestRecordon_Fails_RetriedWithBackoff(t *testing.T) {
 }
 
 func TestRecordon_Hangs_DrainGoesOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", s), s)
 		node.Uncordon()
 		by := drainer()
@@ -143,7 +143,7 @@ func (l *lagging) Recordon(ctx context.Context) (time.Time, error) {
 
 // A watch that shows the old state for a while is not a second person.
 func TestRecordon_WatchLags_CountedOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		node := &lagging{Cluster: draintest.New().Add(graced("slow", time.Hour), 5*time.Minute), until: began.Add(40 * s)}
 		time.AfterFunc(5*s, node.Uncordon)
@@ -158,7 +158,7 @@ func TestRecordon_WatchLags_CountedOnce(t *testing.T) {
 }
 
 func TestNode_Replaced_DrainEndsAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("slow", time.Hour), time.Hour).Add(graced("web", time.Hour, "budget", "b"), 0)
 		node.Allow("b", 0)
 		time.AfterFunc(5*s, func() { node.Replace(); node.Add(graced("other", s), s) })
@@ -174,7 +174,7 @@ func TestNode_Replaced_DrainEndsAtOnce(t *testing.T) {
 }
 
 func TestState_OrdinaryDrain_NoError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, state := drainer().Drain(within(t, time.Minute), draintest.New().Add(pod("web"), s), drain.Node{})
 		require.NoError(t, state.Err())
 	})

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
@@ -13,12 +12,13 @@ import (
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 const denial = `admission webhook "no.example.com" denied the request: not on a Friday`
 
 func TestRefused_PodStays_OutcomeAndTextInReport(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0).Add(pod("free"), 0)
 		node.Deny("app/web", denial)
 		report, state := drainer().Drain(within(t, time.Minute), node, drain.Node{})
@@ -37,7 +37,7 @@ func TestRefused_PodStays_OutcomeAndTextInReport(t *testing.T) {
 func TestRefused_RequestUnderWayAtTheEnd_ReasonStays(t *testing.T) {
 	for name, hasDeadline := range map[string]bool{"hand-off": false, "deadline": true} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				node := draintest.New().Add(pod("web"), 0)
 				node.Deny("app/web", denial)
 				time.AfterFunc(5*s, func() { node.Slow(time.Hour, 0) })
@@ -57,7 +57,7 @@ func TestRefused_RequestUnderWayAtTheEnd_ReasonStays(t *testing.T) {
 }
 
 func TestRefused_WebhookRelents_PodEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Deny("app/web", denial)
 		time.AfterFunc(20*s, func() { node.Deny("app/web", "") })
@@ -69,7 +69,7 @@ func TestRefused_WebhookRelents_PodEvicted(t *testing.T) {
 
 // A webhook that answers 429 is not an overloaded API server.
 func TestRefused_OnePod_OthersNotSlowed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		for i := range 80 {
 			node.Add(pod(fmt.Sprint("web-", i)), 0)
@@ -88,7 +88,7 @@ func TestRefused_OnePod_OthersNotSlowed(t *testing.T) {
 }
 
 func TestRefused_DeletionToo_ReportedWithItsText(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s), 0)
 		node.Deny("app/web", denial)
 		node.Deny("delete app/web", "deletions too")
@@ -102,7 +102,7 @@ func TestRefused_DeletionToo_ReportedWithItsText(t *testing.T) {
 
 // Pods change all the time, and none of these changes helps.
 func TestBlocked_Never_AskedOnceAMinute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		never := &drain.Blocked{PDBs: []string{"app/b"}, Reason: "SyncFailed", Never: true}
 		node.Fail("app/web", never, never, never)
@@ -114,7 +114,7 @@ func TestBlocked_Never_AskedOnceAMinute(t *testing.T) {
 }
 
 func TestBlocked_NeverThenRepaired_AskedAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Fail("app/web", &drain.Blocked{PDBs: []string{"app/b"}, Reason: "SyncFailed", Never: true})
 		<-node.Changed()                                           // the pod is there from the start
@@ -126,7 +126,7 @@ func TestBlocked_NeverThenRepaired_AskedAtOnce(t *testing.T) {
 }
 
 func TestReport_TextFromOutside_Bounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(pod("web"), 0)
 		node.Deny("app/web", strings.Repeat("é\xff", 100_000))
 		report, state := drainer().Drain(within(t, time.Minute), node, drain.Node{})

@@ -7,13 +7,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 // timed is a node that notes each request, with its time.
@@ -130,7 +130,7 @@ func requireDeletions(t *testing.T, n *timed, want map[string]request) {
 const s = time.Second
 
 func TestForce_PDBNeverAllows_DeletedWithFullGrace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 10*s)
 		node.Allow("b", 0)
 		report, n := drainWithin(t, 10*time.Minute, node)
@@ -147,7 +147,7 @@ func TestForce_PDBNeverAllows_DeletedWithFullGrace(t *testing.T) {
 }
 
 func TestForce_LongGrace_NotInTheFirstHalf(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", time.Hour, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
 		report, n := drainWithin(t, 10*time.Minute, node)
@@ -157,7 +157,7 @@ func TestForce_LongGrace_NotInTheFirstHalf(t *testing.T) {
 }
 
 func TestForce_PDBAllowsAtTheLastMoment_PodIsEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s), 10*s)
 		node.Fail("app/web", &drain.Blocked{PDBs: []string{"app/b"}}) // then its PDB has room, but no change is seen
 		<-node.Changed()
@@ -169,7 +169,7 @@ func TestForce_PDBAllowsAtTheLastMoment_PodIsEvicted(t *testing.T) {
 
 // Behind a stuck phase, time is short before any eviction was tried.
 func TestForce_PodBehindAStuckPhase_TriedFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("stuck", 30*s, "phase", "poolers", "budget", "a"), 0).
 			Add(graced("free", 30*s), 0).Add(graced("kept", 30*s, "budget", "b"), 0)
 		node.Allow("a", 0)
@@ -197,7 +197,7 @@ func TestForce_PodsOfOnePDB_OneAfterTheOther(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				node := draintest.New().Add(graced("alone", 30*s, "budget", "other"), c.stop)
 				for _, name := range []string{"a", "b", "c"} {
 					node.Add(graced(name, 30*s, "budget", "b"), c.stop)
@@ -212,7 +212,7 @@ func TestForce_PodsOfOnePDB_OneAfterTheOther(t *testing.T) {
 }
 
 func TestForce_PDBHasRoomAgain_NextPodIsEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("a", 30*s, "budget", "b"), s).Add(graced("b", 30*s, "budget", "b"), s)
 		node.Allow("b", 0)
 		time.AfterFunc(9*time.Minute+10*s, func() { node.Allow("b", 1) }) // the first is replaced
@@ -225,7 +225,7 @@ func TestForce_PDBHasRoomAgain_NextPodIsEvicted(t *testing.T) {
 
 // A pod that outlasts its grace must not take the grace of the next.
 func TestForce_PodOutlastsItsGrace_NextIsNotDelayed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("a", 30*s, "budget", "b"), time.Hour).Add(graced("b", 30*s, "budget", "b"), s)
 		node.Allow("b", 0)
 		by := drainer()
@@ -239,7 +239,7 @@ func TestForce_PodOutlastsItsGrace_NextIsNotDelayed(t *testing.T) {
 }
 
 func TestForce_PodsWithoutPDB_Together(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		denied := errors.New("admission webhook denied the request")
 		node := draintest.New().Add(graced("a", 30*s), 0).Add(graced("b", 30*s), 0)
 		node.Fail("app/a", slices.Repeat([]error{denied}, 1000)...)
@@ -251,7 +251,7 @@ func TestForce_PodsWithoutPDB_Together(t *testing.T) {
 }
 
 func TestForce_HeldPod_EvictedThenDeletedWhenDue(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		batch, free := held(graced("batch", 30*s, "budget", "b")), held(graced("free", 60*s))
 		node := draintest.New().Add(batch, s).Add(free, s)
 		node.Allow("b", 0)
@@ -269,7 +269,7 @@ func TestForce_HeldPod_EvictedThenDeletedWhenDue(t *testing.T) {
 }
 
 func TestKeep_Deadline_NothingDeletedHeldPodsStay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("stuck", 30*s, "phase", "poolers", "budget", "b"), 0).Add(held(graced("batch", 30*s)), 0).
 			Add(graced("web", 30*s), s)
 		node.Allow("b", 0)
@@ -289,7 +289,7 @@ func TestKeep_Deadline_NothingDeletedHeldPodsStay(t *testing.T) {
 }
 
 func TestForce_DeletionFails_RetriedWithTheGraceLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 5*s, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
 		node.Fail("delete app/web", slices.Repeat([]error{errors.New("etcd is away")}, 6)...)
@@ -304,7 +304,7 @@ func TestForce_DeletionFails_RetriedWithTheGraceLeft(t *testing.T) {
 }
 
 func TestForce_DeletionExecutedNotAnswered_IsReported(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 10*s).Add(graced("quick", 30*s, "budget", "other"), 0)
 		node.Allow("b", 0)
 		node.Allow("other", 0)
@@ -329,7 +329,7 @@ func (m mute) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) er
 
 // An API server that recovers near the end of the pod's grace is in time to have the pod signaled.
 func TestForce_ServerRecoversAtTheLastMoment_AskedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 2*time.Minute, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
 		by := drainer()
@@ -359,7 +359,7 @@ func (a *away) Delete(ctx context.Context, ref drain.Ref, grace time.Duration) e
 }
 
 func TestCloseRemaining_PodStillStopping_ReasonSaysSo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), 2*time.Hour).Add(graced("slow", 2*time.Hour), 2*time.Hour)
 		node.Allow("b", 0)
 		by := drainer()
@@ -379,7 +379,7 @@ func TestCloseRemaining_PodStillStopping_ReasonSaysSo(t *testing.T) {
 
 // A webhook that hangs answers too late.
 func TestForce_EvictionNotAnswered_PodKeepsItsGrace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := &slow{Cluster: draintest.New().Add(graced("web", 30*s), s), takes: time.Hour}
 		by := drainer()
 		by.Limits = drain.Limits{StartedAt: time.Now(), Deadline: time.Now().Add(10 * time.Minute), Force: true}
@@ -390,7 +390,7 @@ func TestForce_EvictionNotAnswered_PodKeepsItsGrace(t *testing.T) {
 }
 
 func TestForce_ContextEndsEarly_NothingDeleted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), s).Add(held(graced("batch", 30*s)), s)
 		node.Allow("b", 0)
 		by := drainer()
@@ -404,7 +404,7 @@ func TestForce_ContextEndsEarly_NothingDeleted(t *testing.T) {
 
 // An invocation that starts after ForceAt does not know what an earlier one tried.
 func TestForce_StartsLate_TriedOnceThenDeleted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("web", 30*s, "budget", "b"), time.Hour)
 		node.Allow("b", 0)
 		by := drainer()

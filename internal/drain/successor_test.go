@@ -7,13 +7,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 // pinned returns pods of one controller that brings its pods back to the node.
@@ -48,7 +48,7 @@ func drainClosed(t *testing.T, node drain.Cluster, records drain.Records) (drain
 }
 
 func TestSuccessors_PinnedPods_OneAskedRestToldInTheEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node, records := draintest.New(), &draintest.Records{}
 		pinned(node, "pinned", 3, 30*s)
 		node.Add(graced("web", 30*s), s)
@@ -90,7 +90,7 @@ func (c lateCluster) Pods() []drain.Pod {
 
 // A pod that came back and was told to stop has its grace too, though the watch shows later than the response that it stops.
 func TestSuccessors_WatchIsLate_LastOnesAreAwaited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		pinned(node, "pinned", 3, 30*s)
 		drainClosed(t, lateCluster{node, 500 * time.Millisecond}, &draintest.Records{})
@@ -108,7 +108,7 @@ func TestSuccessors_WatchIsLate_LastOnesAreAwaited(t *testing.T) {
 
 // Without records the bound holds within the drain.
 func TestSuccessors_NoRecords_Bounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		pinned(node, "pinned", 3, 30*s)
 		drainClosed(t, node, nil)
@@ -118,7 +118,7 @@ func TestSuccessors_NoRecords_Bounded(t *testing.T) {
 }
 
 func TestSuccessors_NodeCouldNotBeClosed_Bounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		pinned(node, "pinned", 3, 30*s)
 		drainWithin(t, 10*time.Minute, node)
@@ -127,7 +127,7 @@ func TestSuccessors_NodeCouldNotBeClosed_Bounded(t *testing.T) {
 }
 
 func TestSuccessors_LaterInvocation_AsksNoOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node, records := draintest.New(), &draintest.Records{}
 		pinned(node, "pinned", 3, 30*s)
 		node.Add(graced("stuck", 30*s, "budget", "b"), s)
@@ -148,7 +148,7 @@ func TestSuccessors_LaterInvocation_AsksNoOther(t *testing.T) {
 func TestSuccessors_DrainLastsToTheDeadline_ToldInTime(t *testing.T) {
 	for name, force := range map[string]bool{"force": true, "keep": false} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				node := draintest.New()
 				pinned(node, "pinned", 3, 30*s)
 				node.Add(graced("slow", time.Hour), time.Hour)
@@ -175,7 +175,7 @@ func TestSuccessors_DrainLastsToTheDeadline_ToldInTime(t *testing.T) {
 }
 
 func TestSuccessors_FarewellRefused_TriedThreeTimes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		pinned(node, "pinned", 1, 30*s)
 		for i := range 10 {
@@ -191,7 +191,7 @@ func TestSuccessors_FarewellRefused_TriedThreeTimes(t *testing.T) {
 
 // Its successor lands elsewhere when it can, though the pod tolerates the cordon and may be bound to the node.
 func TestSuccessors_OneComesBackOnce_NodeIsEmpty(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("agent-1", 30*s), s)
 		time.AfterFunc(2*s, func() {
 			back := graced("agent-2", 30*s)
@@ -209,7 +209,7 @@ func TestSuccessors_OneComesBackOnce_NodeIsEmpty(t *testing.T) {
 
 // It had waited for a node, and was bound when the node was closed.
 func TestSuccessors_PodsCreatedBeforeTheCordon_AreOrdinary(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("slow", 30*s), 10*s)
 		time.AfterFunc(s, func() {
 			for i := range 5 {
@@ -226,7 +226,7 @@ func TestSuccessors_PodsCreatedBeforeTheCordon_AreOrdinary(t *testing.T) {
 }
 
 func TestSuccessors_PodsWithoutController_OnePerNamespace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("slow", 30*s), 10*s)
 		time.AfterFunc(s, func() {
 			for i := range 5 {
@@ -243,7 +243,7 @@ func TestSuccessors_PodsWithoutController_OnePerNamespace(t *testing.T) {
 
 // The author of a pod chooses the UID of its owner. That must not affect a controller of another namespace.
 func TestSuccessors_ForeignUID_OtherNamespaceUnaffected(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node, records := draintest.New().Add(graced("slow", 30*s), 20*s), &draintest.Records{}
 		owner := strings.Repeat("a", 36) // of the web pods
 		for i, namespace := range []string{"thief", "thief", "app"} {
@@ -266,7 +266,7 @@ func TestSuccessors_ForeignUID_OtherNamespaceUnaffected(t *testing.T) {
 }
 
 func TestRecord_OrdinaryDrain_NoRequests(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node, records := draintest.New(), &draintest.Records{}
 		for i := range 20 {
 			node.Add(graced(fmt.Sprint("web-", i), 30*s), s)
@@ -278,7 +278,7 @@ func TestRecord_OrdinaryDrain_NoRequests(t *testing.T) {
 }
 
 func TestSuccessors_RecordFails_DrainGoesOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node, records := draintest.New(), &draintest.Records{}
 		records.Fail(errors.New("etcd is away"))
 		pinned(node, "pinned", 3, 30*s)
@@ -291,7 +291,7 @@ func TestSuccessors_RecordFails_DrainGoesOn(t *testing.T) {
 // The requests for one controller are bounded, and no pod is signaled twice, whatever happens to the node.
 func TestSuccessors_RandomNodes_SignalsBounded(t *testing.T) {
 	for seed := range uint64(200) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 3))
 			node, had := draintest.New(), map[string]int{}
 			for c := range 1 + r.IntN(4) {

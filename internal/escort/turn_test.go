@@ -7,13 +7,12 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
-	_ "quiesce/test/parts/oneproc"
+	"quiesce/test/parts/bubble"
 )
 
 var own = drain.Ref{Namespace: "db", Name: "a", UID: "uid-a"}
@@ -96,7 +95,7 @@ func (g *group) turn(timeout time.Duration) Turn {
 }
 
 func TestTurn_LeaseFree_AcquiresAndReleases(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g, began := &group{}, time.Now()
 		release, reason, err := g.turn(time.Minute).Acquire(t.Context())
 		require.NoError(t, err)
@@ -109,7 +108,7 @@ func TestTurn_LeaseFree_AcquiresAndReleases(t *testing.T) {
 }
 
 func TestTurn_LeaseHeld_StopsAtTheDeadlineWithAReason(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g, began := &group{held: true}, time.Now()
 		release, reason, err := g.turn(time.Minute).Acquire(t.Context())
 		require.NoError(t, err)
@@ -121,7 +120,7 @@ func TestTurn_LeaseHeld_StopsAtTheDeadlineWithAReason(t *testing.T) {
 }
 
 func TestTurn_PermissionMissing_ContinuesWithAReason(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g, began := &group{failure: fmt.Errorf("acquire: %w", ErrForbidden)}, time.Now()
 		_, reason, err := g.turn(time.Hour).Acquire(t.Context())
 		require.NoError(t, err)
@@ -131,7 +130,7 @@ func TestTurn_PermissionMissing_ContinuesWithAReason(t *testing.T) {
 }
 
 func TestTurn_ClusterFailsForAWhile_WaitsForTheLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := &group{failure: errors.New("the API server is away")}
 		time.AfterFunc(10*time.Second, func() { g.setFailure(nil) })
 		release, reason, err := g.turn(time.Minute).Acquire(t.Context())
@@ -143,7 +142,7 @@ func TestTurn_ClusterFailsForAWhile_WaitsForTheLease(t *testing.T) {
 }
 
 func TestTurn_ClusterFails_ContinuesAtTheDeadlineWithAReason(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g, began := &group{failure: errors.New("the API server is away")}, time.Now()
 		_, reason, err := g.turn(time.Minute).Acquire(t.Context())
 		require.NoError(t, err)
@@ -153,7 +152,7 @@ func TestTurn_ClusterFails_ContinuesAtTheDeadlineWithAReason(t *testing.T) {
 }
 
 func TestTurn_PeerStarting_WaitsUntilReady(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g, began := &group{peers: []Peer{peer("a"), peer("b", starting)}}, time.Now()
 		time.AfterFunc(1500*time.Millisecond, func() { g.setPeers(peer("a"), peer("b")) })
 		reason, err := g.turn(time.Minute).AwaitPeer(t.Context(), Pod{Pod: drain.Pod{Ref: own}}, 2)
@@ -164,7 +163,7 @@ func TestTurn_PeerStarting_WaitsUntilReady(t *testing.T) {
 }
 
 func TestTurn_ContextEnds_ReturnsItsCause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		over := errors.New("the invocation is over")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, over)
 		defer cancel()

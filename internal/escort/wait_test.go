@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 func TestPoll_ConditionMet_ReturnsAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began, asked := time.Now(), 0
 		require.NoError(t, Poll(t.Context(), began.Add(time.Minute), time.Second, func() (bool, error) {
 			asked++
@@ -28,7 +29,7 @@ func TestPoll_ConditionFails_ReturnsTheError(t *testing.T) {
 }
 
 func TestPoll_Deadline_ReturnsErrTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		err := Poll(t.Context(), began.Add(2500*time.Millisecond), time.Second, func() (bool, error) { return false, nil })
 		require.ErrorIs(t, err, ErrTimeout)
@@ -38,7 +39,7 @@ func TestPoll_Deadline_ReturnsErrTimeout(t *testing.T) {
 }
 
 func TestPollOr_Done_Returns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began, done := time.Now(), make(chan struct{})
 		time.AfterFunc(1500*time.Millisecond, func() { close(done) })
 		require.NoError(t, PollOr(t.Context(), done, began.Add(time.Minute), time.Second, func() (bool, error) { return false, nil }))
@@ -47,7 +48,7 @@ func TestPollOr_Done_Returns(t *testing.T) {
 }
 
 func TestSleep_ContextEnds_ReturnsItsCause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		over := errors.New("the invocation is over")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, over)
 		defer cancel()
@@ -60,7 +61,7 @@ func TestSleep_ContextEnds_ReturnsItsCause(t *testing.T) {
 func TestPoll_EndsWithItsContext_IsTheCause(t *testing.T) {
 	over := errors.New("the invocation is over")
 	for range 1000 {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			end := time.Now().Add(time.Second)
 			ctx, cancel := context.WithDeadlineCause(t.Context(), end, over)
 			defer cancel()

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -19,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"quiesce/internal/termination"
+	"quiesce/test/parts/bubble"
 )
 
 // wireServer serves a Lease over connections that can break silently, as those to an API server whose address disappears.
@@ -143,7 +143,7 @@ func (s *wireServer) nextBehavior() (next string) {
 // overWire runs a test in simulated time, with a client that has one warm connection.
 func overWire(t *testing.T, test func(t *testing.T, s *wireServer, c *Client)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := &wireServer{leaseServer: &leaseServer{}, accepted: make(chan net.Conn)}
 		server := httptest.NewUnstartedServer(s)
 		_ = server.Listener.Close()

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -21,6 +20,7 @@ import (
 
 	"quiesce/internal/escort"
 	"quiesce/internal/termination"
+	"quiesce/test/parts/bubble"
 )
 
 // leaseServer is an API server's part for one Lease, in memory, so that time may be simulated.
@@ -136,7 +136,7 @@ func holdTestLease(ctx context.Context, t *testing.T) (*leaseServer, escort.Mark
 
 // A mark that stays, though it was removed, has sweeps resume the pauses of others. So does a node that stays recorded have it opened again.
 func TestLease_AnswerOfAWriteIsLost_RemovedAllTheSame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := &leaseServer{}
 		marked, err := s.client(t).AcquireMarkedLease(t.Context(), lostLease)
 		require.NoError(t, err)
@@ -169,7 +169,7 @@ func TestAcquireLease_AnswerIsLost_Acquired(t *testing.T) {
 			Name: "i-1", Annotations: map[string]string{attemptsAnnotation: "1"}, ResourceVersion: "7"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				s := &leaseServer{object: before, loses: 1}
 				held, err := s.client(t).AcquireLease(t.Context(), "i-1", termination.Acquisition{})
 				require.NoError(t, err)
@@ -185,7 +185,7 @@ func TestAcquireLease_AnswerIsLost_Acquired(t *testing.T) {
 
 // What is paused when the drain's time ends is still paused by this invocation, which resumes it. Nobody may take the Lease before that.
 func TestMarkedLease_ContextEnded_RenewedUntilReleased(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s, held := holdTestLease(ctx, t)
 		cancel()
@@ -199,7 +199,7 @@ func TestMarkedLease_ContextEnded_RenewedUntilReleased(t *testing.T) {
 }
 
 func TestGroupLease_ContextEnded_RenewedUntilReleased(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := &leaseServer{}
 		ctx, cancel := context.WithCancel(t.Context())
 		release, acquired, err := s.client(t).AcquireGroupLease(ctx, lostLease)
@@ -213,7 +213,7 @@ func TestGroupLease_ContextEnded_RenewedUntilReleased(t *testing.T) {
 }
 
 func TestMarkedLease_AnotherTakesIt_LostNamesIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, held := holdTestLease(t.Context(), t)
 		defer func() { _ = held.Release() }()
 		require.NoError(t, held.Lost())
@@ -227,7 +227,7 @@ func TestMarkedLease_AnotherTakesIt_LostNamesIt(t *testing.T) {
 }
 
 func TestMarkedLease_DeletedByHand_Lost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, held := holdTestLease(t.Context(), t)
 		defer func() { _ = held.Release() }()
 		s.mutex.Lock()
@@ -241,7 +241,7 @@ func TestMarkedLease_DeletedByHand_Lost(t *testing.T) {
 
 // One renewal that hangs or fails does no harm. Only an outage that lasts ends what relies on the Lease, and no longer than it does.
 func TestMarkedLease_Outage_LostOnlyWhileItIsNotRenewed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, held := holdTestLease(t.Context(), t)
 		defer func() { _ = held.Release() }()
 		s.set(false, 2)

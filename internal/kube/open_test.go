@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/client-go/rest"
+
+	"quiesce/test/parts/bubble"
 )
 
 func TestClient_RequestsAtOnce_OneConnection(t *testing.T) {
@@ -69,7 +71,7 @@ func TestOneHandshake_NoConnection_WaitingRequestEndsWithItsContext(t *testing.T
 
 // One address of the API server does not answer. The next request finds another.
 func TestOneHandshake_ConnectionHangs_NextRequestGoesOnSoon(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		requests := 0
 		gate := newOneHandshake(roundTripper(func(r *http.Request) (*http.Response, error) {
 			if requests++; requests == 1 {

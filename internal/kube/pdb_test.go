@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -14,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 func newPDB(name string, allowed, desired, expected int32) *policyv1.PodDisruptionBudget {
@@ -41,7 +41,7 @@ func pdbsWith(all ...*policyv1.PodDisruptionBudget) *pdbs {
 }
 
 func TestReserve_PDBAllowsOne_OneRequestPasses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := pdbsWith(newPDB("web", 0, 2, 4))
 		first, second := webPod("web-1"), webPod("web-2")
 		require.Nil(t, b.reserve(first, false), "each pod is requested once, whatever its PDB allows: it may be unhealthy")
@@ -69,7 +69,7 @@ func TestReserve_DryRun_CountsNothing(t *testing.T) {
 }
 
 func TestNeverReason_PDBNeedsAllPods_RechecksRarely(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := pdbsWith(newPDB("web", 0, 1, 1))
 		require.Nil(t, b.reserve(webPod("web-1"), false))
 		blocked := b.reserve(webPod("web-1"), false)
@@ -207,7 +207,7 @@ func TestReserve_GuessMayBeWrong_Asks(t *testing.T) {
 			}(), webPod("web-1"), func(*pdbs, *seenPod) {}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				d, pod := pdbsWith(c.pdb), c.pod
 				require.Nil(t, d.reserve(pod, false))
 				c.then(d, &pod)
@@ -219,7 +219,7 @@ func TestReserve_GuessMayBeWrong_Asks(t *testing.T) {
 
 // Without a known PDB, each change on the node would repeat the request in vain.
 func TestReserve_PDBUnknown_AsksOnceASecond(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		d, pod := pdbsWith(), webPod("web-1")
 		require.Nil(t, d.reserve(pod, false))
 		refusal := d.explain(pod, &drain.Blocked{Reason: "the server's reason"})

@@ -11,11 +11,15 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	quantity "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/drain"
 )
 
 const attachmentList = "WATCHLIST /apis/storage.k8s.io/v1/volumeattachments"
+
+// lookTime is the time of a wait that is to end in vain: enough for what it looks at first, on a busy machine too.
+const lookTime = 3 * time.Second
 
 // attach attaches a volume to the node, as the attach-detach controller does.
 func (e *labEnv) attach(node, volume string) {
@@ -29,6 +33,18 @@ func (e *labEnv) attach(node, volume string) {
 	}, metav1.CreateOptions{})
 	require.NoError(e, err)
 	e.Cleanup(func() { _ = attachments.Delete(context.Background(), "csi-"+volume, metav1.DeleteOptions{}) })
+}
+
+// hold adds a finalizer to an attachment, as a driver does, and returns what removes it.
+func (e *labEnv) hold(volume string) (release func()) {
+	e.Helper()
+	set := func(finalizers string) {
+		patch := []byte(`{"metadata":{"finalizers":` + finalizers + `}}`)
+		_, err := e.Client().StorageV1().VolumeAttachments().Patch(context.WithoutCancel(e.Context()), "csi-"+volume, types.MergePatchType, patch, metav1.PatchOptions{})
+		require.NoError(e, err)
+	}
+	set(`["example.com/driver"]`)
+	return func() { set("null") }
 }
 
 func (e *labEnv) detach(volume string) {
@@ -84,10 +100,11 @@ func TestAwaitDetached_ClaimNamesAVolumeOfAnother_VolumeIsAwaited(t *testing.T) 
 	e.claimOf(e.namespace, "other", volume)
 	e.eventually(func() bool { return e.phaseOf(e.namespace, "other") == corev1.ClaimPending })
 	e.attach(node.Name, volume)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), lookTime)
 	defer cancel()
 	_, err := e.client.AwaitDetached(ctx, node, e.staying("other"))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "volumes still attached: "+volume)
 	_, err = e.client.AwaitDetached(t.Context(), node, e.staying("owner"))
 	require.NoError(t, err)
 }
@@ -137,13 +154,39 @@ func TestAwaitDetached_PodsGoneBefore_WaitsForVolumes(t *testing.T) {
 	}
 }
 
+// The driver removes its finalizer when the volume is detached. Until then a deleted attachment is there, and counts.
+func TestAwaitDetached_AttachmentIsBeingDeleted_WaitsUntilItIsGone(t *testing.T) {
+	e := newLabEnv(t)
+	node, through := e.bareNode(), &network{}
+	held, other := e.namespace+"-held", e.namespace+"-other"
+	e.attach(node.Name, held)
+	e.attach(node.Name, other)
+	release := e.hold(held)
+	e.detach(held)
+	type result struct {
+		detached int
+		err      error
+	}
+	done := make(chan result, 1)
+	go func() {
+		detached, err := e.clientThrough(through).AwaitDetached(t.Context(), node, e.staying("none"))
+		done <- result{detached, err}
+	}()
+	e.eventually(func() bool {
+		return through.requests("GET /api/v1/namespaces/"+e.namespace+"/persistentvolumeclaims/none") == 1
+	})
+	e.detach(other)
+	release()
+	require.Equal(t, result{2, nil}, <-done, "both were there at the first look")
+}
+
 func TestAwaitDetached_TimeOver_ErrorNamesSome(t *testing.T) {
 	e := newLabEnv(t)
 	node := e.bareNode()
 	for i := range maxVolumesNamed + 5 {
 		e.attach(node.Name, fmt.Sprintf("%s-%02d", e.namespace, i))
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), lookTime)
 	defer cancel()
 	detached, err := e.client.AwaitDetached(ctx, node, nil)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -157,7 +200,7 @@ func TestAwaitDetached_ClaimUnreadable_WaitsAndSaysSo(t *testing.T) {
 	e := newLabEnv(t)
 	node := e.bareNode()
 	e.attach(node.Name, e.namespace+"-data")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), lookTime)
 	defer cancel()
 	_, err := e.client.AwaitDetached(ctx, node, e.staying("../../../secrets/x"))
 	require.ErrorContains(t, err, "volumes still attached: "+e.namespace+"-data")

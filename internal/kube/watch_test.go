@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -25,7 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"quiesce/internal/drain"
-	_ "quiesce/test/parts/oneproc"
+	"quiesce/test/parts/bubble"
 )
 
 // network stands between a client and the API server. It counts requests and answers some itself.
@@ -401,7 +400,7 @@ func TestWatchPods_MetadataOnly_KnowsWhoStays(t *testing.T) {
 // An operator must see why a drain waits for its pods, and see it once.
 func TestWatch_ServerDown_LoggedOnce(t *testing.T) {
 	logged := clientLog.collect(t)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		requests := make(chan struct{}, 100)
 		through := &network{answer: func(r *http.Request) *http.Response {
 			if strings.HasSuffix(r.URL.Path, "/pods") {

@@ -17,7 +17,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -25,7 +24,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
-	_ "quiesce/test/parts/oneproc"
+	"quiesce/test/parts/bubble"
 )
 
 // flood sends the messages again and again until the client has gone.
@@ -279,7 +278,7 @@ func drip(t *testing.T, greeting func(*pgproto3.Backend, net.Conn)) Target {
 
 func TestOpen_OneByteASecond_EndsAtItsDeadline(t *testing.T) {
 	for _, mode := range []TLSMode{TLSDisable, TLSRequire} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			target := drip(t, func(backend *pgproto3.Backend, conn net.Conn) {
 				if mode == TLSDisable {
 					_, _ = backend.ReceiveStartupMessage()
@@ -298,7 +297,7 @@ func TestOpen_OneByteASecond_EndsAtItsDeadline(t *testing.T) {
 }
 
 func TestExec_OneByteASecond_EndsAtItsDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c, err := Open(t.Context(), drip(t, func(backend *pgproto3.Backend, _ net.Conn) {
 			_, _ = backend.ReceiveStartupMessage()
 			backend.Send(&pgproto3.AuthenticationOk{})

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -14,7 +13,7 @@ import (
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
-	_ "quiesce/test/parts/oneproc"
+	"quiesce/test/parts/bubble"
 	parts "quiesce/test/parts/pgbouncer"
 )
 
@@ -263,7 +262,7 @@ func TestAdvise_SelectorsCannotBeRead_SaysSo(t *testing.T) {
 }
 
 func TestAdvise_NoAnswer_TimesOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newSurgeCluster(nil)
 		e := w.escort(minute)
 		e.Connect = func(ctx context.Context) (Kubernetes, error) {

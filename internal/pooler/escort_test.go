@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -18,6 +17,7 @@ import (
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
+	"quiesce/test/parts/bubble"
 	parts "quiesce/test/parts/pgbouncer"
 	"quiesce/test/parts/postgres"
 )
@@ -221,7 +221,7 @@ func TestRun_TerminatingNoConsole_GracePeriodDecides(t *testing.T) {
 }
 
 func TestRun_InspectFails_EvictedWithoutDraining(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newCluster(nil)
 		w.failure = errors.New("forbidden")
 		result, err := w.escort(minute).Run(t.Context(), w.requestWith(t, func(context.Context, drain.EvictOptions) error {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -17,6 +16,7 @@ import (
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
+	"quiesce/test/parts/bubble"
 )
 
 // hostilePods are pods that Kubernetes stores, and a few that it does not.
@@ -75,7 +75,7 @@ func hostileSelectors() map[string]escort.Selectors {
 func TestRun_HostileAnswers_PodIsEvicted(t *testing.T) {
 	for podName, change := range hostilePods() {
 		for name, selected := range hostileSelectors() {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newCluster(nil)
 				w.pod.Labels["app"] = "pgbouncer"
 				w.dial = func(context.Context) (net.Conn, error) { return nil, errors.New("refused") }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,6 +15,7 @@ import (
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
+	"quiesce/test/parts/bubble"
 	parts "quiesce/test/parts/pgbouncer"
 )
 
@@ -158,7 +158,7 @@ func TestSurge_EvictionRefused_RollsBack(t *testing.T) {
 }
 
 func TestEvictRepeatedly_Throttled_TriesAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newSurgeCluster(nil)
 		r, asked := w.ready(t), 0
 		r.request.Evict = func(context.Context, drain.EvictOptions) error {
@@ -174,7 +174,7 @@ func TestEvictRepeatedly_Throttled_TriesAgain(t *testing.T) {
 }
 
 func TestEvictRepeatedly_Refused_ReturnsTheAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newSurgeCluster(nil)
 		r := w.ready(t)
 		w.refuse = &drain.Blocked{}

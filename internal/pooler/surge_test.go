@@ -7,7 +7,6 @@ import (
 	"net"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -15,6 +14,7 @@ import (
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
+	"quiesce/test/parts/bubble"
 	parts "quiesce/test/parts/pgbouncer"
 )
 
@@ -181,7 +181,7 @@ func TestSurge_NotPossible_ChangesNothing(t *testing.T) {
 }
 
 func TestSurge_NoReplacement_RestoresTheLabel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newSurgeCluster(nil)
 		w.readyAfter = time.Hour
 		began := time.Now()
@@ -195,7 +195,7 @@ func TestSurge_NoReplacement_RestoresTheLabel(t *testing.T) {
 }
 
 func TestSurge_EvictBy_WaitsHalfOfTheTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newSurgeCluster(nil)
 		w.readyAfter = time.Hour
 		r, began := w.ready(t), time.Now()
@@ -209,7 +209,7 @@ func TestSurge_EvictBy_WaitsHalfOfTheTime(t *testing.T) {
 }
 
 func TestSurge_ServiceKeepsSending_RestoresTheLabel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newSurgeCluster(nil)
 		w.keepsServing = true
 		fallback, err := w.ready(t).surge(t.Context())
@@ -221,7 +221,7 @@ func TestSurge_ServiceKeepsSending_RestoresTheLabel(t *testing.T) {
 }
 
 func TestSurge_DrainEnds_RestoresTheLabel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newSurgeCluster(nil)
 		w.readyAfter = time.Hour
 		over := errors.New("the invocation is over")
@@ -282,7 +282,7 @@ func TestReplaced_CountsReadyPeersThatStay(t *testing.T) {
 }
 
 func TestSelectors_SameMoment_AreReadOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newSurgeCluster(nil)
 		r := w.ready(t)
 		read := func() int {

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/test/parts/bubble"
 )
 
 // waitingForPeer makes the pod one of two, of which the other is starting.
@@ -32,7 +32,7 @@ func takeTurn(t *testing.T, w *fakeCluster, ctx context.Context) (r *run, waited
 }
 
 func TestTurn_LeaseHeldByAnother_Waits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w, began := newCluster(nil), time.Now()
 		w.held = func(string) bool { return time.Since(began) < 10*time.Second }
 		r, waited, err := takeTurn(t, w, t.Context())
@@ -44,7 +44,7 @@ func TestTurn_LeaseHeldByAnother_Waits(t *testing.T) {
 }
 
 func TestTurn_LeaseNeverFree_WaitsHalfOfTheTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newCluster(nil)
 		w.held = func(string) bool { return true }
 		ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
@@ -57,7 +57,7 @@ func TestTurn_LeaseNeverFree_WaitsHalfOfTheTime(t *testing.T) {
 }
 
 func TestTurn_PeerGetsReady_WaitsWithTheLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newCluster(nil)
 		waitingForPeer(w)
 		time.AfterFunc(6500*time.Millisecond, func() {
@@ -73,7 +73,7 @@ func TestTurn_PeerGetsReady_WaitsWithTheLease(t *testing.T) {
 }
 
 func TestTurn_PeerNeverReady_GivesTheReason(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newCluster(nil)
 		waitingForPeer(w)
 		r, waited, err := takeTurn(t, w, t.Context())
@@ -85,7 +85,7 @@ func TestTurn_PeerNeverReady_GivesTheReason(t *testing.T) {
 
 // The rest of the time is for draining the pod.
 func TestTurnTimeout_EvictBy_HalfOfTheTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newCluster(nil)
 		waitingForPeer(w)
 		for _, deadline := range []time.Duration{time.Hour, 20 * time.Second} {
@@ -100,7 +100,7 @@ func TestTurnTimeout_EvictBy_HalfOfTheTime(t *testing.T) {
 }
 
 func TestTurn_DrainEnds_ReleasesTheLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newCluster(nil)
 		waitingForPeer(w)
 		over := errors.New("the invocation is over")
@@ -114,7 +114,7 @@ func TestTurn_DrainEnds_ReleasesTheLease(t *testing.T) {
 }
 
 func TestTurn_PermissionMissing_ContinuesWithoutTurn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newCluster(nil)
 		w.failure = escort.ErrForbidden
 		r, waited, err := takeTurn(t, w, t.Context())

@@ -5,18 +5,17 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
-	_ "quiesce/test/parts/oneproc"
+	"quiesce/test/parts/bubble"
 )
 
 func TestRun_CNPGPrimary_MovesUnderPauseAndIsEvictedWhenItStreams(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newCNPGWorld()
 		c.conflicts = 2
 		result, err, _ := c.runInstance(t, "pg-0")
@@ -65,7 +64,7 @@ func TestRun_CNPGMoveFails_ClientsGoOnAndThePrimaryIsHeld(t *testing.T) {
 		}, "a switchover may take 18s: raise query_wait_timeout", false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				c := newCNPGWorld()
 				row.change(c)
 				_, err, _ := c.runInstance(t, "pg-0")
@@ -86,7 +85,7 @@ func TestRun_CNPGPoolerOfItsOwn_HoldsThePrimaryUnlessItIsForReplicas(t *testing.
 	for kind, reason := range map[string]string{
 		"ro": "", "r": "clients of pooler db/pooler-c cannot be held", "rw": "one of CloudNativePG's own cannot be paused safely",
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			c := newCNPGWorld()
 			c.pooler, c.poolerType, c.poolers["c"] = true, kind, newWorldPooler()
 			c.poolers["c"].noConsole = true
@@ -116,7 +115,7 @@ func TestRun_CNPGChangesUnderPause_NothingIsRequested(t *testing.T) {
 			"somebody has asked for a switchover from pg-0 to pg-2"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				c := newCNPGWorld()
 				for _, p := range c.poolers {
 					p.busy = time.Second
@@ -140,7 +139,7 @@ func TestRun_CNPGChangesUnderPause_NothingIsRequested(t *testing.T) {
 func TestRun_CNPGAnswerLost_WhatWasAcceptedIsFollowed(t *testing.T) {
 	for name, blind := range map[string]bool{"the Cluster can be read": false, "nothing can be read": true} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				c := newCNPGWorld()
 				c.lostAfter, c.blind = errors.New("connection reset"), blind
 				result, err, _ := c.runInstance(t, "pg-0")
@@ -162,7 +161,7 @@ func TestRun_CNPGAnswerLost_WhatWasAcceptedIsFollowed(t *testing.T) {
 // A switchover that has begun cannot be withdrawn. Clients go on at the limit. The old primary is not evicted until the new one leads, not
 // even at the end of the drain's time, and the target is never written again.
 func TestRun_CNPGSwitchoverIsLate_PrimaryStaysUntilItIsOver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newCNPGWorld()
 		c.takes = 3 * time.Minute
 		_, err, _ := c.runInstance(t, "pg-0")
@@ -194,7 +193,7 @@ func TestRun_CNPGSwitchoverIsLate_PrimaryStaysUntilItIsOver(t *testing.T) {
 
 // At the end of the drain's time, the primary moves to any healthy instance, though a pooler cannot hold its clients.
 func TestRun_CNPGTimeRunsOut_MovesToAnyHealthyInstance(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newCNPGWorld()
 		c.leaving, c.grows = []string{"pg-0", "pg-1", "pg-2"}, 5000
 		c.pooler, c.poolers["c"] = true, newWorldPooler()
@@ -214,7 +213,7 @@ func TestRun_CNPGTimeRunsOut_MovesToAnyHealthyInstance(t *testing.T) {
 
 // The switchover is late at the end of the drain's time: the old primary stops by itself, and is not evicted meanwhile.
 func TestRun_CNPGLastMoveIsLate_PrimaryIsNotEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newCNPGWorld()
 		c.takes = -1
 		_, err, _ := c.runInstance(t, "pg-0", func(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(time.Minute) })
@@ -230,7 +229,7 @@ func TestRun_CNPGLastMoveIsLate_PrimaryIsNotEvicted(t *testing.T) {
 func TestRun_CNPGKilledAfterEachEffect_NextResumesFirstAndFinishes(t *testing.T) {
 	for kill := 1; ; kill++ {
 		completed := false
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			c := newCNPGWorld()
 			c.kill = kill
 			_, err, alive := c.runInstance(t, "pg-0")
@@ -263,7 +262,7 @@ func TestRun_CNPGKilledAfterEachEffect_NextResumesFirstAndFinishes(t *testing.T)
 }
 
 func TestSwitchover_CNPGByHand_RehearsesAndMoves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newCNPGWorld()
 		e, _ := c.view()
 		result, err := e.Switchover(t.Context(), drain.Switchover{Namespace: "db", Cluster: "pg", Rehearse: true})
@@ -294,7 +293,7 @@ func TestAdvise_CNPGPoolersThatAskForPasswords_AreNamedBeforeTheMove(t *testing.
 		}, trap + "db/pooler-c."},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				c := newCNPGWorld()
 				row.change(c)
 				e, v := c.view()
@@ -315,7 +314,7 @@ func TestAdvise_CNPGPoolersThatAskForPasswords_AreNamedBeforeTheMove(t *testing.
 
 // Patroni changes no passwords.
 func TestAdvise_PatroniPoolersThatAskForPasswords_AreNotNamed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.poolers["a"].authQuery = true
 		e, _ := w.escort()

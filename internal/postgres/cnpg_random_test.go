@@ -7,12 +7,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // TestCNPG_EverySeed_KeepsPromises moves a primary of CloudNativePG, once for each seed. The seed decides what fails, when invocations die,
@@ -26,7 +26,7 @@ func TestCNPG_EverySeed_KeepsPromises(t *testing.T) {
 		from, seeds = seed, seed
 	}
 	for seed := from; seed <= seeds; seed++ {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(uint64(seed), 1))
 			c := randomCNPGWorld(r)
 			moveRandomly(t, r, c, counts)

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -16,6 +15,7 @@ import (
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
+	"quiesce/test/parts/bubble"
 )
 
 func TestHostLeads_ServiceNamesAndAddresses(t *testing.T) {
@@ -72,7 +72,7 @@ func newCrunchyWorld(host string) (*world, *Escort, *incarnation) {
 }
 
 func TestRun_ServiceLeadsToAServiceOfThePrimary_PoolersAreHeld(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w, e, i := newCrunchyWorld("pg-primary")
 		result, err, _ := w.runAs(t, e, i, "pg-0")
 		require.NoError(t, err)
@@ -84,7 +84,7 @@ func TestRun_ServiceLeadsToAServiceOfThePrimary_PoolersAreHeld(t *testing.T) {
 
 // Its labels say that it is the cluster's, but a move would not hold its clients.
 func TestRun_PoolerOfTheClusterLeadsElsewhere_IsSaid(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w, e, i := newCrunchyWorld("pg-primary-of-another-name")
 		const none = "none of whose databases leads to the primary, though their labels are the cluster's: db/pooler-a, db/pooler-b"
 		lines := e.Advise(t.Context(), memberPod("pg-0", "").Pod)
@@ -182,7 +182,7 @@ func TestRun_ConsoleFailsAtTheSecondLook_HeldUntilTheNextRun(t *testing.T) {
 		"lead to the primary any": nil,
 	} {
 		t.Run(reason, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				e, i := w.escort()
 				e.Consoles = failingConsoles{i, map[string]int{}, func(pooler string, opened int) error {
@@ -224,7 +224,7 @@ func TestRun_ConsoleFailsAtTheSecondLook_HeldUntilTheNextRun(t *testing.T) {
 func TestRun_PoolerNotHeldAtTheSecondLook_MovesIfNothingIsLost(t *testing.T) {
 	for name, last := range map[string]bool{"time is over": true, "gone": false} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				e, i := w.escort()
 				e.Consoles = failingConsoles{i, map[string]int{}, func(pooler string, opened int) error {
@@ -271,7 +271,7 @@ func TestRun_ConsoleOfAPoolerInFrontDoesNotAnswer_Held(t *testing.T) {
 		"perhaps not in front": {failure: pgbouncer.ErrUnreachable, unknown: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				e, i := w.escort()
 				e.Connect = func(context.Context) (Cluster, error) {
@@ -321,7 +321,7 @@ func (c podsOf) PodsMatching(ctx context.Context, namespace string, match func(d
 func TestRun_CNPGConsoleDoesNotAnswer_HeldThoughNothingSaysWhereItLeads(t *testing.T) {
 	for failure, held := range map[error]bool{pgbouncer.ErrUnreachable: true, pgbouncer.ErrRefused: false} {
 		t.Run(failure.Error(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				c := newCNPGWorld()
 				e, v := c.view()
 				e.Consoles = failingConsoles{v.incarnation, map[string]int{}, func(pooler string, _ int) error {
@@ -344,7 +344,7 @@ func TestRun_CNPGConsoleDoesNotAnswer_HeldThoughNothingSaysWhereItLeads(t *testi
 
 // A client of a pooler with the entry "*" makes databases by naming them, without a login. The move pauses the others, and leaves no mark.
 func TestRun_DatabasesThatNoCommandCanName_AreLeftOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		for _, name := range []string{`a"b`, "a;b", "a\nb"} {
 			w.poolers["b"].databases = append(w.poolers["b"].databases, PoolerDatabase{Name: name, Host: "pg"})
@@ -373,7 +373,7 @@ func TestRun_CNPGDatabaseCannotBePaused_Held(t *testing.T) {
 		"too many, and some are without clients": {many, "databases without clients are not paused"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newCNPGWorld()
 				w.poolers["b"].databases = append(w.poolers["b"].databases, c.databases...)
 				e, v := w.view()
@@ -392,7 +392,7 @@ func TestRun_CNPGDatabaseCannotBePaused_Held(t *testing.T) {
 
 // A mark from before such names were left out is cleared.
 func TestResume_MarkNamesADatabaseThatNoCommandCanName_IsCleared(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", `a"b`, "app")).text()}
 		w.pauseLate("a")
@@ -410,7 +410,7 @@ func TestRun_TooManyDatabases_ThoseWithoutClientsAreLeftOutFirst(t *testing.T) {
 		0:            "2 of 2 poolers held; pooler db/pooler-b: 8 databases without clients are not paused, because more than 32 lead to the primary",
 		maxDatabases: "1 of 2 poolers held; pooler db/pooler-b not held: more than 32 of its databases lead to the primary",
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			w := newWorld()
 			b := w.poolers["b"]
 			b.databases = nil
@@ -440,7 +440,7 @@ func TestRun_PoolerIsBeingReplaced_HeldUntilItIs(t *testing.T) {
 		"pause":                   {state: "pause"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				if c.change != nil {
 					c.change(w)

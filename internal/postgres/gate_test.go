@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -12,12 +11,13 @@ import (
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/test/parts/bubble"
 )
 
 // Consoles are slow after the gate, and somebody asks for a switchover meanwhile. A request over HTTP carries no version, so the gate is
 // passed once more.
 func TestRun_SlowConsolesAfterTheGate_LooksOnceMore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		e.Asker, e.ConnectVia, i.pace = i, config.ViaPodIP, 400*time.Millisecond
@@ -43,7 +43,7 @@ func TestRun_MemberChangesUnderPause_NothingIsRequested(t *testing.T) {
 		"somebody has asked for a switchover to pg-2":                        func(w *world) { w.request = map[string]string{"leader": "pg-0", "member": "pg-2"} },
 	} {
 		t.Run(reason, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := busyWorld()
 				w.when("pause a/app", func() { w.locked(0, func() { change(w) }) })
 				_, err, _ := w.run(t, "pg-0")
@@ -57,7 +57,7 @@ func TestRun_MemberChangesUnderPause_NothingIsRequested(t *testing.T) {
 
 // The settings of the poolers take their time. Whoever has taken the Lease meanwhile has resumed all that the mark names.
 func TestMove_LeaseTakenBeforeThePause_NothingIsPaused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		i.pace = 400 * time.Millisecond
@@ -70,7 +70,7 @@ func TestMove_LeaseTakenBeforeThePause_NothingIsPaused(t *testing.T) {
 
 // Another invocation has the drain now, and not yet the cluster's Lease. It waits for the Lease, and so do the clients.
 func TestMove_DrainTakenOverAfterTheRequest_GivesUpAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "frozen"
 		ctx, abandon := context.WithCancelCause(t.Context())
@@ -91,7 +91,7 @@ func (f askerFunc) Switchover(ctx context.Context, _ Member, _ string) error { r
 
 // Patroni answers that it failed, and switches over all the same a moment later.
 func TestRun_BadAnswerAndLeaderChangesThen_Moved(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		e.ConnectVia, e.Asker = config.ViaPodIP, askerFunc(func(ctx context.Context) error {
@@ -117,7 +117,7 @@ func TestRun_RequestNotSentAfterAWhile_WritesTheKeyAfterAFreshLook(t *testing.T)
 		"the candidate is old": {func(w *world) { w.lag["pg-1"] = 1000 }, "candidate pg-1 is 1000 bytes behind"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				e, i := w.escort()
 				e.ConnectVia, e.Asker = config.ViaPodIP, askerFunc(func(ctx context.Context) error {
@@ -145,7 +145,7 @@ func TestRun_RequestNotSentAfterAWhile_WritesTheKeyAfterAFreshLook(t *testing.T)
 
 // Patroni could follow a request when it is withdrawn, and clients are resumed.
 func TestRun_RequestNotSentInTheEnd_KeyIsNotWritten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		e.ConnectVia, e.Asker = config.ViaPodIP, askerFunc(func(ctx context.Context) error {
@@ -161,7 +161,7 @@ func TestRun_RequestNotSentInTheEnd_KeyIsNotWritten(t *testing.T) {
 
 // The same, if it is known at once that the request was not sent, and clients must not wait for long.
 func TestRun_RequestNotSentAndShortHold_KeyIsNotWritten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "no route"
 		e, i := w.escort(func(e *Escort) { e.PauseTimeout = minHold + time.Second })
@@ -175,7 +175,7 @@ func TestRun_RequestNotSentAndShortHold_KeyIsNotWritten(t *testing.T) {
 
 // Whoever has taken the Lease while the request was on its way decides.
 func TestRun_RequestNotSentAndLeaseTaken_KeyIsNotWritten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		e.ConnectVia, e.Asker = config.ViaPodIP, askerFunc(func(ctx context.Context) error {
@@ -193,7 +193,7 @@ func TestRun_RequestNotSentAndLeaseTaken_KeyIsNotWritten(t *testing.T) {
 
 // At the end of the drain's time the primary moves, though nobody may resume its poolers if this invocation dies.
 func TestRun_NoMessageAtTheEndOfTime_MovesAllTheSame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		e.Remind = func(context.Context, time.Duration) error { return errors.New("queue does not answer") }
@@ -205,7 +205,7 @@ func TestRun_NoMessageAtTheEndOfTime_MovesAllTheSame(t *testing.T) {
 
 // The drain ends while Patroni switches over. Connections of unproven poolers, which may lead to the old primary, are closed all the same.
 func TestMove_DrainEndsDuringTheSwitchover_PoolersReconnect(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		ctx, cancel := context.WithCancel(t.Context())
 		e, i := w.escort()
@@ -242,7 +242,7 @@ func (c endingConsole) Look(ctx context.Context) (PoolerState, error) {
 
 // The drain ends when everything is ready for the request. Nothing is asked for.
 func TestMove_DrainEndsBeforeTheRequest_NothingIsRequested(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		ctx, cancel := context.WithCancel(t.Context())
 		e, i := w.escort()

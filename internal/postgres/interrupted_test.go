@@ -5,13 +5,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/test/parts/bubble"
 )
 
 func markedDatabase(pooler string, databases ...string) markedPooler {
@@ -33,7 +33,7 @@ func (w *world) pauseLate(pooler string) {
 // Found by the simulation, seeds 20298, 136507 and 145501: a move stood still until a sweep had taken its Lease and resumed its poolers.
 // Then it paused one, and was killed. Nobody knew of that.
 func TestResume_PauseOfAnInterruptedMoveComesLate_NextSweepResumes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app")).text()}
 		e, _ := w.escort()
@@ -61,7 +61,7 @@ func TestResume_PauseOfAnInterruptedMoveComesLate_NextSweepResumes(t *testing.T)
 
 // Somebody asks for the same switchover after an interrupted move is undone. That is theirs.
 func TestResume_OnceMore_WithdrawsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app")).text()}
 		e, _ := w.escort()
@@ -77,7 +77,7 @@ func TestResume_OnceMore_WithdrawsNothing(t *testing.T) {
 
 // A pooler that does not answer stays on the mark for as long as it may be paused.
 func TestResume_PoolerDoesNotAnswer_MarkStaysUntilItDoes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app"), markedDatabase("b", "app")).text()}
 		w.poolers["b"].noConsole = true
@@ -103,7 +103,7 @@ func TestResume_PoolerDoesNotAnswer_MarkStaysUntilItDoes(t *testing.T) {
 func TestRun_ResumedPoolerDoesNotAnswerAnyMore_PrimaryMoves(t *testing.T) {
 	for name, after := range map[string]time.Duration{"at once": 0, "later": lateTime} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				w.poolers["c"] = newWorldPooler()
 				w.poolers["c"].databases = []PoolerDatabase{{Name: "app", Host: "elsewhere"}}
@@ -137,7 +137,7 @@ func TestRun_LastMoveAfterAnInterruptedOne_PoolerDoesNotAnswer_MovesUnderAPause(
 	for name, after := range map[string]time.Duration{"at once": 0, "later": lateTime} {
 		for _, behavior := range []string{"", "refused"} {
 			t.Run(name+" "+behavior, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					w := newWorld()
 					w.behavior = behavior
 					w.poolers["c"] = newWorldPooler()
@@ -176,7 +176,7 @@ func TestRun_LastMoveAfterAnInterruptedOne_PoolerDoesNotAnswer_MovesUnderAPause(
 
 // A person asks whether clients still wait.
 func TestPaused_EachMark_NamesClustersThatMayBePaused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		m := interruptedMark(markedDatabase("a", "app"))
 		resumed := m
@@ -199,7 +199,7 @@ func TestPaused_EachMark_NamesClustersThatMayBePaused(t *testing.T) {
 
 // The next move takes over what the interrupted one may still pause: also a pooler that is not in front any more.
 func TestRun_AfterAnInterruptedMove_ItsPoolersAreResumedOnceMore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.poolers["c"] = newWorldPooler()
 		w.poolers["c"].databases = []PoolerDatabase{{Name: "app", Host: "elsewhere"}}
@@ -224,7 +224,7 @@ func TestRun_AfterAnInterruptedMove_ItsPoolersAreResumedOnceMore(t *testing.T) {
 
 // No pooler is in front any more. Those of the interrupted move stay on the mark all the same, also if this one loses its Lease.
 func TestSwitchover_AfterAnInterruptedMove_NoPoolersOfItsOwn_MarkStays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		for _, p := range w.poolers {
 			p.databases = []PoolerDatabase{{Name: "app", Host: "elsewhere"}}
@@ -279,7 +279,7 @@ func TestMark_Carry_AddsPoolersDatabasesAndFormerSettings(t *testing.T) {
 
 // The poolers of both moves do not fit on one mark. The next move waits until those of the first cannot be paused any more.
 func TestRun_AfterAnInterruptedMoveOfManyPoolers_HeldUntilItIsOver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		var others []markedPooler
 		for n := range maxPoolers {
@@ -317,7 +317,7 @@ func TestRun_RecordWithoutAMark_ResumesUnlessAnotherMoves(t *testing.T) {
 		"another's old":         {lease: func(*world) *worldLease { return &worldLease{mark: laterMark()} }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				w.pauseLate("a")
 				w.records["pg-0"] = []byte(interruptedMark(markedDatabase("a", "app")).text())
@@ -343,7 +343,7 @@ func TestRun_RecordWithoutAMark_ResumesUnlessAnotherMoves(t *testing.T) {
 func TestRun_LeaseTakenWhileARecordIsResumed_PoolerIsLeft(t *testing.T) {
 	for name, taken := range map[string]bool{"taken": true, "not taken": false} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				w.pauseLate("a")
 				w.poolers["a"].deaf, w.poolers["a"].deafFor = true, 10*time.Second
@@ -385,7 +385,7 @@ func dyingLease(w *world, text string) *worldLease {
 func TestMove_StoodStill_LeavesThePoolersOfAnotherMove(t *testing.T) {
 	for name, left := range map[string]bool{"another's mark": true, "its own mark": false, "another's mark that nobody holds": false} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := busyWorld()
 				e, i := w.escort()
 				w.when("pause a/app", func() {
@@ -412,7 +412,7 @@ func TestMove_StoodStill_LeavesThePoolersOfAnotherMove(t *testing.T) {
 func TestMove_LeaseTakenWhileItResumes_PoolerIsLeftToTheNewHolder(t *testing.T) {
 	for name, taken := range map[string]bool{"taken": true, "not taken": false} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				w.poolers["a"].deaf, w.poolers["a"].deafFor = true, 10*time.Second
 				if taken {
@@ -432,7 +432,7 @@ func TestMove_LeaseTakenWhileItResumes_PoolerIsLeftToTheNewHolder(t *testing.T) 
 func TestMove_LeaseTakenByAMoveThatIsOver_ResumesItsOwnAtOnce(t *testing.T) {
 	for name, over := range map[string]bool{"over": true, "interrupted": false} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := busyWorld()
 				kept := ""
 				w.when("pause a/app", func() {
@@ -455,7 +455,7 @@ func TestMove_LeaseTakenByAMoveThatIsOver_ResumesItsOwnAtOnce(t *testing.T) {
 
 // The new holder has withdrawn what it found, and has asked for the same again. That request is its own.
 func TestMove_LeaseTakenAfterTheRequest_NewRequestStays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "frozen"
 		w.when("request pg-0 to pg-1", func() {
@@ -471,7 +471,7 @@ func TestMove_LeaseTakenAfterTheRequest_NewRequestStays(t *testing.T) {
 
 // Found by the simulation, seed 6934: the Lease was lost while the cluster was read, and another moved the primary.
 func TestRun_ReplicaWhoseLeaseIsLost_Held(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app")).text()}
 		w.when("mark true", func() { w.seize(testCluster, nil) })
@@ -494,7 +494,7 @@ func TestIsResumed_Mark(t *testing.T) {
 
 // What an earlier run has paused cannot be resumed yet. The record stays, and so does the primary.
 func TestRun_RecordedPoolerDoesNotAnswer_HeldAndRecordStays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.pauseLate("a")
 		w.poolers["a"].noConsole = true
@@ -509,7 +509,7 @@ func TestRun_RecordedPoolerDoesNotAnswer_HeldAndRecordStays(t *testing.T) {
 
 // Somebody has taken the Lease, and nobody knows whether that is another move. Its poolers are left alone.
 func TestMove_LeaseTakenAndMarksUnreadable_PoolersAreLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := busyWorld()
 		w.when("pause a/app", func() {
 			w.seize(testCluster, func(*worldLease) { w.unmarked = true })
@@ -522,7 +522,7 @@ func TestMove_LeaseTakenAndMarksUnreadable_PoolersAreLeft(t *testing.T) {
 
 // A console that hangs costs an attempt one step, however many databases there are.
 func TestResume_ConsoleHangs_AttemptEndsAtTheFirstDatabase(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.pauseLate("a")
 		w.poolers["a"].deaf = true
@@ -541,7 +541,7 @@ func TestResume_ConsoleHangs_AttemptEndsAtTheFirstDatabase(t *testing.T) {
 // Another attempt would have no login either. The next phase may have one, and clients wait.
 func TestResume_NoLoginForThePooler_EndsAtOnce(t *testing.T) {
 	for _, failure := range []error{escort.ErrNoLogin, fmt.Errorf("open: %w", escort.ErrOtherNamespace)} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			w := newWorld()
 			w.leases[testCluster] = &worldLease{mark: interruptedMark(markedDatabase("a", "app"), markedDatabase("b", "app")).text()}
 			w.pauseLate("a")

@@ -7,13 +7,13 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/test/parts/bubble"
 )
 
 // failsOnce fails one read of the facts: the first, the second...
@@ -34,7 +34,7 @@ func (c failsOnce) Facts(ctx context.Context, i Identity) (Facts, error) {
 func TestRun_ReadFailsWhenTimeRunsOut_LooksAgainAndMoves(t *testing.T) {
 	for _, at := range []int{0, 1, 2, 3} { // connecting, the first look, the move's, the move's under its Leases
 		t.Run(fmt.Sprint(at), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				reads, connections := 0, 0
 				e, i := w.escort()
@@ -60,7 +60,7 @@ func TestRun_ReadFailsWhenTimeRunsOut_LooksAgainAndMoves(t *testing.T) {
 
 // What is never read does not keep the member until it dies with its node: enough is left for its grace.
 func TestRun_NothingReadWhenTimeRunsOut_EvictedBeforeTimeForAMoveIsOver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		e.Connect = func(context.Context) (Cluster, error) { return nil, errors.New("no route to host") }
@@ -78,7 +78,7 @@ func lastCall(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(lastLead - ti
 // The time for the last acts comes soon after a pause that moved nothing. The hold ends before it: else the primary would be evicted without
 // a pause.
 func TestRun_PauseFailsShortlyBeforeTheLastActs_HeldUntilThey(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.poolers["b"].longTx = true
 		evictBy := time.Now().Add(lastLead + 30*time.Second)
@@ -99,7 +99,7 @@ func TestRun_TakenOverWhenTimeRunsOut_PrimaryIsTheOthers(t *testing.T) {
 	for name, cause := range map[string]error{"taken over": drain.ErrTakenOver, "another node of this name": drain.ErrNodeReplaced} {
 		for _, after := range []time.Duration{0, 5 * time.Second, 20 * time.Second} {
 			t.Run(fmt.Sprintf("%s after %s", name, after), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					w := newWorld()
 					w.behavior = "frozen"
 					w.poolers["b"].longTx = true
@@ -118,7 +118,7 @@ func TestRun_TakenOverWhenTimeRunsOut_PrimaryIsTheOthers(t *testing.T) {
 // A last move that fails leaves the member its whole time to shut down, wherever Patroni's loop is when it begins.
 func TestRun_LastMoveFails_EvictedInTime(t *testing.T) {
 	for after := range 10 {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			w := newWorld()
 			w.behavior = "frozen"
 			e, i := w.escort(func(e *Escort) { e.PauseTimeout = 90 * time.Second })
@@ -166,7 +166,7 @@ func TestRun_LastMoveCannotPauseEverything_MovesUnderThePauseOfTheOthers(t *test
 		"a console does not answer":             {mute: "pooler-b", asked: "request pg-0 to pg-1"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				w.behavior = c.behavior
 				w.poolers["b"].longTx = c.mute == ""
@@ -191,7 +191,7 @@ func TestRun_LastMoveCannotPauseEverything_MovesUnderThePauseOfTheOthers(t *test
 
 // An eviction whose answer does not come, as with a webhook that hangs, leaves the time in which its poolers are resumed.
 func TestRun_EvictionUnderAPauseIsNotAnswered_ResumedInTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "refused"
 		e, i := w.escort()
@@ -237,7 +237,7 @@ func (c lockedConsole) Pause(ctx context.Context, database string) error {
 
 // If the invocation died then, nobody could resume. So nothing stays paused, at the end of the drain's time too.
 func TestRun_LastMoveNobodyElseCouldResume_NotUnderAPause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		e.Consoles = lockedConsoles{i}
@@ -251,7 +251,7 @@ func TestRun_LastMoveNobodyElseCouldResume_NotUnderAPause(t *testing.T) {
 
 // Whoever has taken the Lease decides, at the end of the drain's time too.
 func TestRun_LastMoveLosesItsLeaseWhilePausing_NothingIsRequested(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.poolers["b"].longTx = true
 		w.when("pause a/app", func() { w.seize(testCluster, nil) })
@@ -286,7 +286,7 @@ func (c slowConsole) Resume(ctx context.Context, database string) error {
 
 // The first move took so long that no time is left for a pause around the eviction.
 func TestRun_LastMoveTakesItsTime_NoSecondPause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "frozen"
 		e, i := w.escort(func(e *Escort) { e.PauseTimeout = 40 * time.Second })

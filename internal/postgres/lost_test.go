@@ -7,13 +7,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/test/parts/bubble"
 )
 
 var testCluster = clusterLease(Identity{Namespace: "db", Cluster: "pg"})
@@ -64,7 +64,7 @@ func busyWorld() *world {
 
 // Another drain has taken the cluster's Lease, and has the mark: it resumes, and this one asks for nothing.
 func TestMove_LeaseTakenWhilePausing_NewHolderHasThePoolers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := busyWorld()
 		w.when("pause a/app", func() { w.seize(testCluster, nil) })
 		_, err, _ := w.run(t, "pg-0")
@@ -85,7 +85,7 @@ func TestMove_LeaseTakenWhilePausing_NewHolderHasThePoolers(t *testing.T) {
 
 // The new holder resumes what the mark names before the last PAUSE and setting of this move have come. Nobody else knows of those.
 func TestMove_PauseComesAfterTheNewHolderHasResumed_IsUndone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := busyWorld()
 		w.when("pause a/app", func() {
 			w.seize(testCluster, nil)
@@ -110,7 +110,7 @@ func TestMove_LeaseLostWithTheMark_PoolersAreResumed(t *testing.T) {
 		"its taker died": func(l *worldLease) { l.holder.dead = true },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := busyWorld()
 				w.when("pause a/app", func() { w.seize(testCluster, change) })
 				_, err, _ := w.run(t, "pg-0")
@@ -125,7 +125,7 @@ func TestMove_LeaseLostWithTheMark_PoolersAreResumed(t *testing.T) {
 
 // The Lease is lost when the request is out. The request is withdrawn, which the new holder may have looked for too early. It resumes.
 func TestMove_LeaseTakenAfterTheRequest_OnlyTheRequestIsUndone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "frozen"
 		stolen := make(chan *incarnation, 1)
@@ -147,7 +147,7 @@ func TestMove_LeaseTakenAfterTheRequest_OnlyTheRequestIsUndone(t *testing.T) {
 
 // The leader changed, and the Lease is another's. A later run verifies the move, and evicts.
 func TestMove_LeaseTakenAfterTheMove_RecordSaysThatItMoved(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.when("request pg-0 to pg-1", func() {
 			if w.await(func() bool { return w.leader == "pg-1" }) {
@@ -167,7 +167,7 @@ func TestMove_LeaseTakenAfterTheMove_RecordSaysThatItMoved(t *testing.T) {
 
 // The Lease of a group of poolers is lost: another drain stops one of them. The cluster's is held still, so this move resumes.
 func TestMove_PoolersLeaseTaken_NothingIsRequested(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := busyWorld()
 		w.when("pause a/app", func() {
 			for name := range w.leases {
@@ -250,7 +250,7 @@ func TestMove_Panic_IsAnErrorAndNothingStaysPaused(t *testing.T) {
 		"pause pooler-b": {}, "follow": {moves: true}, "switchover": {rest: true},
 	} {
 		t.Run(step, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				e, i := w.escort()
 				p := trap{i, step}
@@ -275,7 +275,7 @@ func TestMove_Panic_IsAnErrorAndNothingStaysPaused(t *testing.T) {
 }
 
 func TestResume_Panic_IsAnErrorOfItsPooler(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		e.Consoles = trap{i, "open pooler-a"}
@@ -289,7 +289,7 @@ func TestResume_Panic_IsAnErrorOfItsPooler(t *testing.T) {
 
 // Several clusters have paused poolers, and the consoles of one hang. The others' clients do not wait for it.
 func TestResume_ConsoleHangs_OtherClustersDoNotWait(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		began := time.Now()
 		w.leases = map[string]*worldLease{}
@@ -324,7 +324,7 @@ func TestResume_ConsoleHangs_OtherClustersDoNotWait(t *testing.T) {
 
 // A mark that does not fit is noticed before anything is paused. The names of pods may be long.
 func TestMove_ManyPoolers_HeldIfTheyCannotBeRecorded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		delete(w.poolers, "a")
 		delete(w.poolers, "b")
@@ -351,7 +351,7 @@ func TestMove_ManyPoolers_HeldIfTheyCannotBeRecorded(t *testing.T) {
 
 // A plan is made by anybody who may look. It changes nothing, so that it may be made at any time.
 func TestAdvise_Poolers_OnlyShow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, _ := w.escort()
 		lines := e.Advise(t.Context(), memberPod("pg-0", "").Pod)
@@ -362,7 +362,7 @@ func TestAdvise_Poolers_OnlyShow(t *testing.T) {
 }
 
 func TestMove_LoginMayOnlyLook_PoolerIsNotPaused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.poolers["b"].readOnly = true
 		_, err, _ := w.run(t, "pg-0")
@@ -373,7 +373,7 @@ func TestMove_LoginMayOnlyLook_PoolerIsNotPaused(t *testing.T) {
 
 // The leader's volumes matter before the move. What waits for the old primary afterwards looks again and again, and not at them.
 func TestRun_OldPrimaryDoesNotStream_VolumesAreNotLookedAtAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.streams = false
 		_, err, _ := w.run(t, "pg-0")

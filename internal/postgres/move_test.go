@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -16,6 +15,7 @@ import (
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/test/parts/bubble"
 )
 
 // maxWait is what a client may wait at most: the limit of the hold and ten seconds.
@@ -41,7 +41,7 @@ func requireOrder(t *testing.T, effects []string, want ...string) {
 func TestRun_Primary_MovesUnderPauseThenIsEvicted(t *testing.T) {
 	for name, rest := range map[string]bool{"by the key": false, "over HTTP": true} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				e, i := w.escort()
 				request := "request pg-0 to pg-1"
@@ -68,7 +68,7 @@ func TestRun_Primary_MovesUnderPauseThenIsEvicted(t *testing.T) {
 }
 
 func TestRun_Alias_ProvesAWriteBeforeClientsGoOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		for _, p := range w.poolers {
 			p.databases = append(p.databases, PoolerDatabase{Name: Alias, Host: "pg.db.svc.cluster.local", Port: 5432})
@@ -136,7 +136,7 @@ func TestRun_MoveFails_ClientsGoOnAndThePrimaryIsHeld(t *testing.T) {
 		"Services cannot be read": {change: func(w *world) { w.unreadable = true }, reason: "forbidden"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				c.change(w)
 				e, i := w.escort()
@@ -160,7 +160,7 @@ func TestRun_MoveFails_ClientsGoOnAndThePrimaryIsHeld(t *testing.T) {
 }
 
 func TestRun_CandidateDies_TheOtherReplicaIsAccepted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "candidate dies"
 		result, err, _ := w.run(t, "pg-0")
@@ -172,7 +172,7 @@ func TestRun_CandidateDies_TheOtherReplicaIsAccepted(t *testing.T) {
 }
 
 func TestRun_PoolerWithoutConsole_MovesAndSaysSo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.poolers["b"].databases[0].Sessions = true
 		w.poolers["c"] = newWorldPooler()
@@ -188,7 +188,7 @@ func TestRun_PoolerWithoutConsole_MovesAndSaysSo(t *testing.T) {
 }
 
 func TestRun_PoolerOfSeveralProcesses_NotPausedAndSaid(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.poolers["b"].shared = true
 		result, err, _ := w.run(t, "pg-0")
@@ -199,7 +199,7 @@ func TestRun_PoolerOfSeveralProcesses_NotPausedAndSaid(t *testing.T) {
 }
 
 func TestRun_NoRouteToPatroni_WritesTheKey(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "no route"
 		e, i := w.escort()
@@ -215,7 +215,7 @@ func TestRun_NoRouteToPatroni_WritesTheKey(t *testing.T) {
 
 // Somebody else's switchover ends between the last look and the request. Patroni would discard the request in its next loop.
 func TestRun_HandedOverJustBeforeTheRequest_RequestIsWithdrawn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "moved by another"
 		_, err, _ := w.run(t, "pg-0")
@@ -227,7 +227,7 @@ func TestRun_HandedOverJustBeforeTheRequest_RequestIsWithdrawn(t *testing.T) {
 
 // One pooler stops answering while it is paused. The others' clients do not wait for it.
 func TestRun_PoolerStopsAnswering_OthersGoOnAndItIsTriedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.poolers["b"].deaf = true
 		_, err, _ := w.run(t, "pg-0")
@@ -239,7 +239,7 @@ func TestRun_PoolerStopsAnswering_OthersGoOnAndItIsTriedAgain(t *testing.T) {
 }
 
 func TestRun_PoolerGoneWhilePaused_IsNotWaitedFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.poolers["b"].deaf = true
 		time.AfterFunc(12*time.Second, func() {
@@ -258,7 +258,7 @@ func TestRun_KilledAfterEachEffect_NextResumesFirstAndFinishes(t *testing.T) {
 	for _, rest := range []bool{false, true} {
 		for kill := 1; ; kill++ {
 			completed := false
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				w.kill = kill
 				asked := func(e *Escort, i *incarnation) {
@@ -314,7 +314,7 @@ func TestRun_KilledAfterEachEffect_NextResumesFirstAndFinishes(t *testing.T) {
 func TestResume_FunctionGoneForGood_NothingStaysPaused(t *testing.T) {
 	for kill := 1; ; kill++ {
 		completed := false
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			w := newWorld()
 			w.kill = kill
 			if _, _, completed = w.run(t, "pg-0"); completed {
@@ -339,7 +339,7 @@ func TestResume_FunctionGoneForGood_NothingStaysPaused(t *testing.T) {
 }
 
 func TestResume_MoveUnderWay_IsLeftToIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		done := make(chan struct{})
 		go func() {
@@ -360,7 +360,7 @@ func TestResume_MoveUnderWay_IsLeftToIt(t *testing.T) {
 }
 
 func TestUndo_PausedPoolers_AreResumed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.kill = 4
 		_, _, alive := w.run(t, "pg-0")
@@ -378,7 +378,7 @@ func TestUndo_PausedPoolers_AreResumed(t *testing.T) {
 }
 
 func TestRun_OldPrimaryDoesNotStream_IsHeldAndThenEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.streams = false
 		_, err, _ := w.run(t, "pg-0")
@@ -395,7 +395,7 @@ func TestRun_OldPrimaryDoesNotStream_IsHeldAndThenEvicted(t *testing.T) {
 }
 
 func TestRun_Replica_EvictedUnlessItsClusterMovesOrNeedsIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		_, err, _ := w.run(t, "pg-2")
 		require.NoError(t, err)
@@ -422,7 +422,7 @@ func TestRun_Replica_EvictedUnlessItsClusterMovesOrNeedsIt(t *testing.T) {
 }
 
 func TestRun_TimeRunsOut_PrimaryIsEvictedUnderPauseWithItsGrace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "refused"
 		result, err, _ := w.run(t, "pg-0", func(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(time.Minute) })
@@ -466,7 +466,7 @@ func TestRun_NothingCanBeRead_EvictedInTheEnd(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				e, i := w.escort()
 				break_(e)
@@ -490,7 +490,7 @@ func (blindCluster) Inspect(context.Context, drain.Ref) (*escort.Pod, error) {
 
 // A pause costs every client seconds. One that moved nothing is not repeated at each change of a pod.
 func TestRun_PauseMovedNothing_ClientsAreLeftAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "refused"
 		_, err, _ := w.run(t, "pg-0")
@@ -501,7 +501,7 @@ func TestRun_PauseMovedNothing_ClientsAreLeftAlone(t *testing.T) {
 }
 
 func TestSwitchover_ByHand_NamesTheCandidateOrRehearses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, _ := w.escort()
 		result, err := e.Switchover(t.Context(), drain.Switchover{Namespace: "db", Cluster: "pg", Rehearse: true})
@@ -527,7 +527,7 @@ func TestSwitchover_ByHand_NamesTheCandidateOrRehearses(t *testing.T) {
 
 // Another phase has the cluster, with another login and other settings.
 func TestSwitchover_ClusterOfAnotherPhase_IsUnknown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, _ := w.escort(func(e *Escort) { e.Match = func(p drain.Pod) bool { return p.Namespace != "db" } })
 		_, err := e.Switchover(t.Context(), drain.Switchover{Namespace: "db", Cluster: "pg"})
@@ -541,7 +541,7 @@ func TestSwitchover_ClusterOfAnotherPhase_IsUnknown(t *testing.T) {
 }
 
 func TestRun_LastMoment_PrimaryIsEvictedThoughTheEscortsTimeIsOver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		for name, left := range map[string]time.Duration{"no time at all": -time.Second, "time for nothing but an eviction": 10 * time.Second} {
 			w := newWorld()
 			_, err, _ := w.run(t, "pg-0", func(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(left) })
@@ -552,7 +552,7 @@ func TestRun_LastMoment_PrimaryIsEvictedThoughTheEscortsTimeIsOver(t *testing.T)
 }
 
 func TestRun_Remind_IsFirst_AndItsFailureHolds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		e.Remind = func(_ context.Context, after time.Duration) error {
@@ -575,7 +575,7 @@ func TestRun_Remind_IsFirst_AndItsFailureHolds(t *testing.T) {
 
 // A person's switchover finds what a drain that died left paused.
 func TestSwitchover_AfterADeadMove_ResumesAndThenHoldsTheSamePoolers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.kill = 4
 		_, _, alive := w.run(t, "pg-0")
@@ -592,7 +592,7 @@ func TestSwitchover_AfterADeadMove_ResumesAndThenHoldsTheSamePoolers(t *testing.
 // Found by the simulation, seed 273: a console that takes most of a second for each answer was tried for ever, because one limit was for the
 // whole attempt. The mark stayed, so the cluster never moved.
 func TestResume_SlowConsole_EachStepHasItsTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.sim = &simulation{scenario: scenario{latency: 2 * time.Second, clean: true}, world: w, counts: map[string]int{}}
 		w.poolers["a"].paused["app"] = time.Now()
@@ -607,7 +607,7 @@ func TestResume_SlowConsole_EachStepHasItsTime(t *testing.T) {
 
 // Found by the simulation, seed 240: a pooler that was resumed by another after the move kept the server_login_retry of the move.
 func TestRun_PoolerResumedAfterTheMove_HasItsSettingAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.poolers["b"].deafFor = time.Minute
 		w.poolers["b"].deaf = true
@@ -623,7 +623,7 @@ func TestRun_PoolerResumedAfterTheMove_HasItsSettingAgain(t *testing.T) {
 
 // Found by the simulation, seed 71: a move that had looked at the poolers while another moved took that one's server_login_retry for theirs.
 func TestRun_AnotherMoveEndedMeanwhile_PoolersAreLookedAtUnderTheLeases(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		other := &incarnation{world: w}
 		lease, err := other.AcquireMarkedLease(t.Context(), clusterLease(Identity{Namespace: "db", Cluster: "pg"}))
@@ -648,7 +648,7 @@ func TestRun_AnotherMoveEndedMeanwhile_PoolersAreLookedAtUnderTheLeases(t *testi
 // Found by the simulation, seed 6583: a replica became primary after its cluster was looked at and before its Lease was taken, and was
 // evicted as a replica.
 func TestRun_ReplicaBecomesPrimaryBeforeTheLeaseIsTaken_IsHeld(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.sim = &simulation{scenario: scenario{latency: time.Second, clean: true}, world: w, counts: map[string]int{}}
 		time.AfterFunc(3500*time.Millisecond, func() { // pod, facts and members are read by then, one second each
@@ -664,7 +664,7 @@ func TestRun_ReplicaBecomesPrimaryBeforeTheLeaseIsTaken_IsHeld(t *testing.T) {
 
 // Found by the simulation, seed 79609: a drain whose time was over could not read the marks, and resumed what another's move had paused.
 func TestRun_TimeIsOver_PoolersOfAnotherMoveStayPaused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.sim = &simulation{scenario: scenario{latency: time.Millisecond, clean: true}, world: w, counts: map[string]int{}}
 		old := mark{Namespace: "db", Cluster: "pg", Since: time.Now(), Poolers: []markedPooler{{Ref: refOf("pooler-a"), Databases: []string{"app"}}}}

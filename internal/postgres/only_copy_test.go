@@ -5,13 +5,13 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/test/parts/bubble"
 )
 
 func requireOnlyCopy(t *testing.T, err error, only bool) {
@@ -24,7 +24,7 @@ func requireOnlyCopy(t *testing.T, err error, only bool) {
 // The primary is the only member, and its volume cannot follow it. Its data would be gone with the node: not even the end of the drain's
 // time is a reason to stop it.
 func TestRun_OnlyCopyOnTheNode_HeldToTheEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		delete(w.members, "pg-1")
 		delete(w.members, "pg-2")
@@ -50,7 +50,7 @@ func TestRun_OnlyCopyOnTheNode_HeldToTheEnd(t *testing.T) {
 
 // A person has added a replica: the primary moves as any other.
 func TestRun_OnlyCopyGetsAReplica_Moves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		one, two := w.members["pg-1"], w.members["pg-2"]
 		delete(w.members, "pg-1")
@@ -68,7 +68,7 @@ func TestRun_OnlyCopyGetsAReplica_Moves(t *testing.T) {
 
 // Nothing is known of another one that cannot be read in the end.
 func TestRun_NothingIsRecorded_UnreadableIsEvictedInTheEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.hidden = true
 		_, err, _ := w.run(t, "pg-0", func(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(-time.Minute) })
@@ -110,7 +110,7 @@ func TestAssess_NoReplicaStreams_IsTheOnlyCopy(t *testing.T) {
 
 // The replica that a person adds clones when the drain's time ends: the only copy is still held, and moves as soon as the replica streams.
 func TestRun_OnlyCopyGetsAReplicaThatClones_HeldToTheEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		one, two := w.members["pg-1"], w.members["pg-2"]
 		delete(w.members, "pg-1")
@@ -139,7 +139,7 @@ func TestRun_OnlyCopyGetsAReplicaThatClones_HeldToTheEnd(t *testing.T) {
 
 // Two members, of which the replica has been broken for weeks.
 func TestRun_ReplicaIsBroken_PrimaryIsTheOnlyCopy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		delete(w.members, "pg-2")
 		w.down["pg-1"], w.disk = true, "it has no PersistentVolumeClaim"
@@ -156,7 +156,7 @@ func TestRun_ReplicaIsBroken_PrimaryIsTheOnlyCopy(t *testing.T) {
 
 // A move has left a record, by which poolers are resumed and the old primary is verified. It is not lost.
 func TestRun_OnlyCopyAfterAMove_RecordOfTheMoveStays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.disk = "it has no PersistentVolumeClaim"
 		w.down["pg-1"], w.down["pg-2"] = true, true

@@ -3,12 +3,12 @@ package postgres
 import (
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // overdue is a request after the end of the drain's time.
@@ -16,7 +16,7 @@ func overdue(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(-time.Minute) 
 
 // The leader's node has died a moment ago: its key is still valid, and CloudNativePG has asked for nothing yet.
 func TestRun_LeaderHasJustDied_ReplicaIsHeld(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.down["pg-0"] = true
 		_, err, _ := w.run(t, "pg-1")
@@ -32,7 +32,7 @@ func TestRun_LeaderHasJustDied_ReplicaIsHeld(t *testing.T) {
 
 // The network or a permission is missing: no member answers. What Kubernetes says of the leader counts then, and replicas are evicted as ever.
 func TestRun_NoMemberAnswers_ReplicaOfAReadyLeaderLeaves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.disk = "it has no PersistentVolumeClaim"
 		w.unasked = true
@@ -53,7 +53,7 @@ func TestRun_ReplicaIsTheOnlyCopy_HeldToTheEnd(t *testing.T) {
 		"maintenance mode":                func(w *world) { w.down["pg-0"], w.paused = true, true },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				delete(w.members, "pg-2")
 				w.disk = "it has no PersistentVolumeClaim"
@@ -84,7 +84,7 @@ func TestRun_LeaderIsDeadAndTheReplicaIsNotTheOnlyCopy_EvictedInTheEnd(t *testin
 		"another replica has received more": func(w *world) { w.lag["pg-1"] = 100 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				w.down["pg-0"], w.disk = true, "it has no PersistentVolumeClaim"
 				change(w)

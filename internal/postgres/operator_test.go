@@ -5,13 +5,13 @@ import (
 	"maps"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // operatorReaction is how long Zalando's operator takes to see a cordon.
@@ -63,7 +63,7 @@ func TestRun_OperatorAnswersACordon_OneSwitchoverOrAHold(t *testing.T) {
 	held, moved := 0, 0
 	for _, rest := range []bool{false, true} {
 		for delay := time.Duration(0); delay < 16*time.Second; delay += 130 * time.Millisecond {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld().withAlias()
 				w.pace = 20 * time.Millisecond
 				operator := &standIn{world: w}

@@ -5,18 +5,18 @@ import (
 	"net"
 	"net/http"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/config"
+	"quiesce/test/parts/bubble"
 )
 
 // A pooler stops answering before the switchover is requested. The primary stays, the other pooler's clients go on at once, and the report
 // names the one that may still be paused.
 func TestRun_PoolerFrozenWhilePaused_HeldAndOthersGoOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.poolers["b"].frozen, w.poolers["b"].deaf, w.poolers["b"].deafFor = true, true, time.Minute
 		_, err, _ := w.run(t, "pg-0")
@@ -43,7 +43,7 @@ func TestCheckPaused_AtTheEndOfTime_NothingIsAsked(t *testing.T) {
 
 // Somebody resumes a database between the pause and the request: its clients would meet the switchover.
 func TestRun_PoolerResumedBySomebodyElse_Held(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.poolers["a"].busy = time.Second
 		w.when("pause b/app", func() { w.locked(0, func() { clear(w.poolers["b"].paused) }) })
@@ -56,7 +56,7 @@ func TestRun_PoolerResumedBySomebodyElse_Held(t *testing.T) {
 
 // A request that is held up on its way is given up before it is withdrawn and clients go on. Otherwise it could arrive between the two.
 func TestRun_RequestHeldUpOnItsWay_GivenUpBeforeClientsGoOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "held up"
 		e, i := w.escort()

@@ -10,12 +10,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/test/parts/bubble"
 )
 
 const (
@@ -94,7 +94,7 @@ func runSeed(t *testing.T, seed uint64, verbose bool) map[string]int {
 			fmt.Fprintf(os.Stderr, "replay with: %s\n", replayCommand(seed))
 		}
 	}()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s = newSimulation(seed)
 		s.run(t)
 	})

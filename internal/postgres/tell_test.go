@@ -7,17 +7,17 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
+	"quiesce/test/parts/bubble"
 )
 
 func TestRun_Move_TellsOwnersThatClientsWaitAndGoOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		_, err, _ := w.run(t, "pg-0")
 		require.NoError(t, err)
@@ -37,7 +37,7 @@ func TestRun_Move_TellsOwnersThatClientsWaitAndGoOn(t *testing.T) {
 
 // What was not paused is told to nobody. A move that ends without a new primary is told too.
 func TestRun_MoveThatFails_TellsWhatHappened(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "refused"
 		_, err, _ := w.run(t, "pg-0")
@@ -68,7 +68,7 @@ func TestRun_EventsFail_NoClientWaitsForThem(t *testing.T) {
 		"denied":    func(context.Context) error { return escort.ErrForbidden },
 		"no answer": func(ctx context.Context) error { <-ctx.Done(); return errors.New("late") },
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			w, log := newWorld(), &bytes.Buffer{}
 			_, err, _ := w.run(t, "pg-0")
 			require.NoError(t, err)
@@ -88,7 +88,7 @@ func TestRun_EventsFail_NoClientWaitsForThem(t *testing.T) {
 
 // The function dies while clients wait. Whoever resumes them tells it, and it is the event that the move would have created.
 func TestResume_AfterADeadMove_TellsThatClientsGoOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.kill = 4 // mark, record, two pauses
 		_, _, alive := w.run(t, "pg-0")

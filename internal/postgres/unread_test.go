@@ -3,17 +3,18 @@ package postgres
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 // A PAUSE that went into a tunnel and was not read comes when the network lets it. The move is over then, so sweeps resume the pooler again.
 func TestRun_PauseMayStillComeThroughATunnel_NextSweepsResume(t *testing.T) {
 	for name, unread := range map[string]bool{"unread": true, "read": false} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld()
 				w.poolers["a"].unread = unread
 				e, i := w.escort()
@@ -35,7 +36,7 @@ func TestRun_PauseMayStillComeThroughATunnel_NextSweepsResume(t *testing.T) {
 // A rollout starts poolers of another ReplicaSet between the two looks. Another drain may stop one of them under the pause: their Lease is not
 // taken.
 func TestRun_PoolerAppearsAtTheSecondLook_HeldUntilTheNextRun(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		e.Consoles = failingConsoles{i, map[string]int{}, func(pooler string, opened int) error {
@@ -58,7 +59,7 @@ func TestRun_PoolerAppearsAtTheSecondLook_HeldUntilTheNextRun(t *testing.T) {
 // The wait for Patroni's loop comes before the pause. The invocation must have time for both.
 func TestRun_InvocationEndsDuringTheLoop_HeldUntilTheNext(t *testing.T) {
 	for rest, want := range map[time.Duration]bool{time.Second: true, testLoop: false} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			w := newWorld()
 			e, i := w.escort()
 			ctx, cancel := context.WithTimeout(t.Context(), e.PauseTimeout+invocationReserve+rest)

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -16,6 +15,7 @@ import (
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
+	"quiesce/test/parts/bubble"
 	parts "quiesce/test/parts/pgbouncer"
 )
 
@@ -179,7 +179,7 @@ func TestRun_WorkGoesOnInTheDatabase_NothingIsPaused(t *testing.T) {
 		`{"recovery":false,"slots":[{"name":"cdc","failover":true}]}`:    "",
 		`{"recovery":true}`: "",
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			w := newWorld().withAlias()
 			w.work = work
 			result, err, _ := w.run(t, "pg-0")
@@ -192,7 +192,7 @@ func TestRun_WorkGoesOnInTheDatabase_NothingIsPaused(t *testing.T) {
 			require.Contains(t, result.Reason, "it is not known whether")
 		})
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld().withAlias()
 		result, err, _ := w.run(t, "pg-0")
 		require.NoError(t, err)
@@ -212,7 +212,7 @@ func TestEscortAdvise_WorkGoesOn_IsSaid(t *testing.T) {
 }
 
 func TestRun_NoOtherNodeForItsVolumes_HeldUntilTheEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		delete(w.members, "pg-2")
 		w.stranded = "no other node of zone a stays, and the volume of claim data cannot leave it"

@@ -3,12 +3,11 @@ package rotate
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	_ "quiesce/test/parts/oneproc"
+	"quiesce/test/parts/bubble"
 )
 
 // The monotonic clock stops while a computer sleeps. A bubble of synctest has none, so this test takes the real clock.
@@ -39,7 +38,7 @@ func (k *keeping) SetRecord(ctx context.Context, r Record) error {
 
 // A record whose quiet time begins after its last look would be refused by the next run.
 func TestRotation_ClockWasSetBack_RecordCanBeRead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t, false)
 		w.clients, w.kept = nil, map[string]bool{}
 		before := time.Now().Add(time.Hour)

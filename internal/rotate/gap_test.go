@@ -5,12 +5,12 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/escort"
+	"quiesce/test/parts/bubble"
 )
 
 // A computer was off for some time, and a weekly job had the old login meanwhile. The world fails the test if the login is closed too early.
@@ -110,7 +110,7 @@ func (w *world) pgbouncerOnly() *Rotation {
 
 // A resumed run has a shorter --quiet-for, which the record fulfils. Nobody could look for hours.
 func TestRotation_FirstLookOfAShorterQuietTimeIsBlind_GoesOnLooking(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t, false)
 		r := w.rotation()
 		r.Poolers = &flaky{fakePoolers: fakePoolers{w}, always: true}

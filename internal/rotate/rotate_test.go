@@ -6,18 +6,18 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/escort"
 	"quiesce/internal/pgbouncer"
+	"quiesce/test/parts/bubble"
 )
 
 // inWorld runs a test in a world whose clients live.
 func inWorld(t *testing.T, hashed bool, test func(t *testing.T, w *world)) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t, hashed)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -437,7 +437,7 @@ func TestRotation_Refusals_NothingChanges(t *testing.T) {
 		}, "under way"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t, false)
 				r := w.rotation()
 				c.prepare(w, r)

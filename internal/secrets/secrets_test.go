@@ -6,13 +6,12 @@ import (
 	"iter"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/escort"
-	_ "quiesce/test/parts/oneproc"
+	"quiesce/test/parts/bubble"
 )
 
 const password = "hunter2-never-shown"
@@ -142,7 +141,7 @@ func TestLogin_ValueThatCannotBeSent_ErrorHasNoContent(t *testing.T) {
 }
 
 func TestKubernetesSecret_NoAnswer_TimesOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		_, err := all(t, FromKubernetes(func(ctx context.Context, _, _ string) (map[string][]byte, error) {
 			<-ctx.Done()

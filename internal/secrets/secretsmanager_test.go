@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -16,6 +15,7 @@ import (
 
 	"quiesce/internal/escort"
 	"quiesce/test/parts/awstest"
+	"quiesce/test/parts/bubble"
 )
 
 const name = "pgbouncer-admin"
@@ -206,7 +206,7 @@ func (a answers) GetSecretValue(
 }
 
 func TestSecretsManager_Login_CachedForAMinute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		asked := 0
 		source := FromSecretsManager(answers(func() (*secretsmanager.GetSecretValueOutput, error) {
 			asked++
@@ -244,7 +244,7 @@ func TestSecretsManager_BinarySecret_IsAnError(t *testing.T) {
 }
 
 func TestSecretsManager_Unreachable_TimesOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		_, err := all(t, FromSecretsManager(answers(nil), "arn", RDSKeys))
 		require.ErrorIs(t, err, context.DeadlineExceeded)

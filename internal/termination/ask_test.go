@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 // asking records what is asked, in order.
@@ -76,7 +78,7 @@ func newAsking() asking { return asking{newTestEnv(), make(chan string, 100)} }
 
 // A message of a held instance comes again every few seconds. AWS limits the requests of the whole account.
 func TestAsk_LeaseHeld_MessageThatComesAgainAsksNoClock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newAsking()
 		env.heldElsewhere = true
 		first := messageOf(event, "m-1")
@@ -90,7 +92,7 @@ func TestAsk_LeaseHeld_MessageThatComesAgainAsksNoClock(t *testing.T) {
 
 // Where the Lease is free, a message that comes again asks afterwards.
 func TestAsk_MessageComesAgain_ClockIsAskedAfterLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newAsking()
 		env.node.Add(web("a"), time.Second)
 		again := messageOf(event, "m-1")
@@ -102,7 +104,7 @@ func TestAsk_MessageComesAgain_ClockIsAskedAfterLease(t *testing.T) {
 
 // What EC2 said before an event was verified for seconds may be wrong by then.
 func TestAsk_VerifiedLate_EC2IsAskedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newAsking()
 		env.setState(inService)
 		env.node.Add(web("a"), time.Second)
@@ -120,7 +122,7 @@ func TestAsk_VerifiedLate_EC2IsAskedAgain(t *testing.T) {
 
 // Questions run beside the drain, and a rejected event must not wait for one of them, nor write.
 func TestAsk_EventRejected_NothingIsAwaitedOrWritten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.setState("")
 		env.hangs = map[string]bool{"connect": true, "ec2": true}
@@ -142,7 +144,7 @@ func (lostCluster) FindNodes(context.Context, string, EC2Instance) (FoundNodes, 
 
 // A panic beside the drain would end the process, and with it the drains of other records.
 func TestAsk_QuestionPanics_RecordFailsAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h := env.handler()
 		h.Connect = func(context.Context) (Kubernetes, error) { return lostCluster{env}, nil }
@@ -159,7 +161,7 @@ func TestAsk_QuestionPanics_RecordFailsAlone(t *testing.T) {
 
 // The search beside the Lease must not outlast the time in which the node is looked for.
 func TestAsk_SearchHangs_EndsWithItsTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := &job{Handler: &Handler{}}
 		j.asked.instance = func() answeredInstance { return answeredInstance{} }
 		j.askNodes(t.Context(), hangingSearch{})
@@ -181,7 +183,7 @@ func (hangingSearch) FindNodes(ctx context.Context, _ string, _ EC2Instance) (Fo
 // An event that is believed at the second look was verified for long enough.
 func TestForgetOld_VerifiedForOnePace_AsksAgain(t *testing.T) {
 	for waited, asksAgain := range map[time.Duration]bool{verifyPace - 1: false, verifyPace: true} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			j := newTestEnv().handler().newJob(event)
 			j.askInstance(t.Context())
 			j.asked.instance()

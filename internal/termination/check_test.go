@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 var allSteps = []string{"groups", "hooks", "queue", "cluster", "leases", "nodes", "pods", "eviction"}
@@ -58,7 +58,7 @@ func stepNamed(t *testing.T, r CheckReport, name string) CheckStep {
 }
 
 func TestCheck_PathWorks_ChangesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := checkEnv()
 		all := &fakeMetrics{}
 		h.Metrics, h.Version = all, "1.2.3"
@@ -112,7 +112,7 @@ func TestCheck_StepFails_OthersAreTried(t *testing.T) {
 			"kubectl apply -f infra/rbac.yaml"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				env, h := checkEnv()
 				c.change(env, h)
 				report := checkOnce(t, h)
@@ -130,7 +130,7 @@ func TestCheck_StepFails_OthersAreTried(t *testing.T) {
 
 // The PDB is asked after permissions and policies. So its answer shows that those are right.
 func TestCheck_PDBBlocks_Succeeds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := checkEnv()
 		env.node.Fail("default/web", &drain.Blocked{PDBs: []string{"default/web"}, Reason: "needs 1 healthy pod"})
 		report := checkOnce(t, h)
@@ -141,7 +141,7 @@ func TestCheck_PDBBlocks_Succeeds(t *testing.T) {
 
 // A webhook may deny evictions of its own pods. That says nothing about other pods.
 func TestCheck_WebhookDeniesOnePod_AsksAboutAnother(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := checkEnv()
 		env.node.Fail("default/web", &drain.Refused{Reason: "never"})
 		env.node.Add(drain.Pod{Ref: drain.Ref{Namespace: "default", Name: "worker", UID: "uid-worker"}}, time.Second)
@@ -153,7 +153,7 @@ func TestCheck_WebhookDeniesOnePod_AsksAboutAnother(t *testing.T) {
 
 // A group that is scaled to zero at night is no failure.
 func TestCheck_NothingToAskAbout_SaysSo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := checkEnv()
 		env.state = ""
 		report := checkOnce(t, h)
@@ -171,7 +171,7 @@ func TestCheck_NothingToAskAbout_SaysSo(t *testing.T) {
 
 // A service that accepts requests and never answers must not cost the other steps.
 func TestCheck_ServiceHangs_OthersAreTried(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := checkEnv()
 		env.hangs = map[string]bool{"hook": true, "watch": true}
 		report := checkOnce(t, h)
@@ -183,7 +183,7 @@ func TestCheck_ServiceHangs_OthersAreTried(t *testing.T) {
 }
 
 func TestCheck_StepPanics_OthersAreTried(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, h := checkEnv()
 		h.Queue = panickingQueue{h.Queue}
 		require.Equal(t, []string{"queue"}, checkOnce(t, h).Failed())
@@ -196,7 +196,7 @@ func (panickingQueue) Backlog(context.Context) (int, int, error) { panic("a bug"
 
 // One request per group: a large account must not pay for the check with its heartbeats.
 func TestCheck_ManyGroups_AsksAboutTheFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := checkEnv()
 		h.Policy.Owns = func(string, map[string]string) bool { return true }
 		for n := range 499 {
@@ -277,7 +277,7 @@ func (k withoutNode) FindNodes(ctx context.Context, id string, known EC2Instance
 
 // An instance that is new, or that never joined, says nothing about its group.
 func TestCheck_InstanceWithoutNode_AsksAboutAnother(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := checkEnv()
 		env.peers = []Instance{{ID: "i-never-joined", State: inService}} // before ours
 		loseNode(h, "i-never-joined")
@@ -288,7 +288,7 @@ func TestCheck_InstanceWithoutNode_AsksAboutAnother(t *testing.T) {
 }
 
 func TestCheck_OnlyNewInstances_NeedNoNode(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := checkEnv()
 		loseNode(h, event.InstanceID)
 		for age, failed := range map[time.Duration][]string{newInstanceAge - time.Second: nil, newInstanceAge: {"nodes", "pods", "eviction"}} {
@@ -304,7 +304,7 @@ func TestCheck_OnlyNewInstances_NeedNoNode(t *testing.T) {
 
 // A group is created before its hook.
 func TestCheck_NewGroupWithoutHook_Succeeds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := checkEnv()
 		h.Policy.Owns = func(string, map[string]string) bool { return true }
 		for age, failed := range map[time.Duration][]string{2 * time.Minute: nil, 20 * time.Minute: {"hooks"}} {

@@ -7,18 +7,18 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/drain/draintest"
+	"quiesce/test/parts/bubble"
 )
 
 // The pods of the second were never told to stop.
 func TestDrain_TwoNodesClaimInstance_BothDrained(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("real"), time.Second)
 		env.claimants = map[string]*draintest.Cluster{
@@ -43,7 +43,7 @@ func TestDrain_TwoNodesClaimInstance_BothDrained(t *testing.T) {
 
 // Found by the simulation, seed 877: the node that was empty first was not watched any more.
 func TestDrain_TwoNodes_EmptyOneIsFilledAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("real"), time.Second)
 		env.claimants = map[string]*draintest.Cluster{"claimant": draintest.New().Add(web("slow"), time.Minute)}
@@ -58,7 +58,7 @@ func TestDrain_TwoNodes_EmptyOneIsFilledAgain(t *testing.T) {
 
 // Found by the simulation, seed 21472: the node without pods was opened while the other was drained, and stayed open.
 func TestDrain_TwoNodes_EmptyOneOpenedIsCordonedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.claimants = map[string]*draintest.Cluster{"claimant": draintest.New().Add(web("slow"), time.Minute)}
 		time.AfterFunc(30*time.Second, env.node.Uncordon)
@@ -73,7 +73,7 @@ func TestDrain_TwoNodes_EmptyOneOpenedIsCordonedAgain(t *testing.T) {
 }
 
 func TestDrain_TwoNodes_LateArrivalIsEvictedInTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.claimants = map[string]*draintest.Cluster{"claimant": draintest.New().Add(web("stuck"), time.Hour)}
 		time.AfterFunc(30*time.Second, func() { env.node.Add(web("late"), time.Second) })
@@ -124,7 +124,7 @@ func TestPlan_TwoNodesClaimInstance_SaysSo(t *testing.T) {
 }
 
 func TestDrain_ClaimantKeepsPod_StatusPartialAtDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("real"), time.Second)
 		env.claimants = map[string]*draintest.Cluster{"claimant": draintest.New().Add(web("stuck"), time.Hour)}
@@ -139,7 +139,7 @@ func TestDrain_ClaimantKeepsPod_StatusPartialAtDeadline(t *testing.T) {
 }
 
 func TestShortenedDeadline_TwoNodes_BothFollow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("stuck"), time.Hour)
 		env.claimants = map[string]*draintest.Cluster{"claimant": draintest.New().Add(web("other"), time.Hour)}
@@ -167,7 +167,7 @@ func TestNodeNotFound_InServiceBefore_IsToldFromNew(t *testing.T) {
 		"terminated":             {func(env *testEnv) { env.terminated = true }, false},
 		"closed by us before it": {func(env *testEnv) { env.closed = []ClosedNode{{Name: "node-1", UID: "uid-1"}} }, false},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.node = nil
 			c.change(env)
@@ -194,7 +194,7 @@ type replacedPods struct{ drain.Cluster }
 func (replacedPods) Node() drain.NodeState { return drain.NodeState{Replaced: true} }
 
 func TestDrain_NodeReplaced_HandedOffUntilDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h := env.handler()
 		h.Connect = func(context.Context) (Kubernetes, error) { return replacedNode{env}, nil }
@@ -215,7 +215,7 @@ func TestDrain_NodeReplaced_HandedOffUntilDeadline(t *testing.T) {
 
 // Pods that an earlier invocation evicted, or that left by themselves, have volumes too.
 func TestVolumes_NothingEvictedNow_AreAwaitedAllTheSame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		daemon := web("agent")
 		daemon.Controller = "DaemonSet"
@@ -233,7 +233,7 @@ func TestVolumes_NothingEvictedNow_AreAwaitedAllTheSame(t *testing.T) {
 // A StatefulSet makes its next pod only when the last one is gone. One that tolerates everything comes back while volumes are awaited: it
 // was killed unsignaled, and not in the report.
 func TestVolumes_PodComesMeanwhile_IsToldToStop(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("first"), time.Second)
 		env.detachTime = 30 * time.Second
@@ -250,7 +250,7 @@ func TestVolumes_PodComesMeanwhile_IsToldToStop(t *testing.T) {
 }
 
 func TestVolumes_PodsComeOneAfterTheOther_EndsAllTheSame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.detachTime = 30 * time.Second
 		ctx, stop := context.WithCancel(t.Context())
@@ -292,7 +292,7 @@ func primaryPhases(escort *primaryEscort) []drain.Phase {
 // Found by the simulation, seed 256: an old event came again when the drain had ended. Its invocation tainted the node, and forgot that the
 // drain had cordoned it. So a sweep left the node cordoned when the instance returned from its warm pool.
 func TestTaint_NodeCordonedEarlier_StaysKnown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		node := drain.Node{Name: "node-1", UID: "uid-1", InstanceID: event.InstanceID}
 		env.closed = []ClosedNode{{Name: "node-1", UID: "uid-1", Hook: "quiesce", Began: time.Now().Add(-time.Hour), Unschedulable: true, Excluded: true}}
@@ -313,7 +313,7 @@ func TestTaint_NodeCordonedEarlier_StaysKnown(t *testing.T) {
 
 // A policy denies the cordon that follows the taint. It is tried as often as a first cordon, and the report says it once.
 func TestDrain_CordonAfterTheTaintDenied_TriedAndSaidOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		primary := web("pg-0")
 		primary.Labels = map[string]string{"phase": "databases"}
@@ -333,7 +333,7 @@ func TestDrain_CordonAfterTheTaintDenied_TriedAndSaidOnce(t *testing.T) {
 
 // An operator answers a cordon by moving its primary. So the node is tainted first, and cordoned when the primary has been told to stop.
 func TestDrain_PrimaryOnNode_TaintedThenMovedThenCordoned(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		primary := web("pg-0")
 		primary.Labels = map[string]string{"phase": "databases"}
@@ -357,7 +357,7 @@ func TestDrain_PrimaryOnNode_TaintedThenMovedThenCordoned(t *testing.T) {
 
 func TestDrain_ManyNodesClaimInstance_TenMoreAreDrained(t *testing.T) {
 	for claimants, note := range map[int]string{maxClaimants: "", maxClaimants + 1: "1 more nodes claim the instance, and are not drained"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.claimants = map[string]*draintest.Cluster{}
 			for n := range claimants {
@@ -388,7 +388,7 @@ func (f *filledAtTheEnd) FinishedPods() int {
 
 // No drain is under way any more that could notice the pod.
 func TestEvict_TwoNodes_LastOneFilledAtTheEndIsEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		j := env.handler().newJob(event)
 		j.clock.setWithoutHook(time.Now())

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 // A completion on the drain's own context would fail when that has ended, and the instance would wait for the whole timeout of its hook.
@@ -25,7 +26,7 @@ func TestComplete_ContextEnded_StillCompletes(t *testing.T) {
 
 // Auto Scaling gives the same answer for an action that has ended and for one that has just begun.
 func TestComplete_NoActiveAction_BelievedOnlyIfNotWaiting(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.errors["complete"] = []error{ErrNoActiveAction, ErrNoActiveAction}
 		report, err := invoke(t, env.handler())
@@ -44,7 +45,7 @@ func TestComplete_NoActiveAction_BelievedOnlyIfNotWaiting(t *testing.T) {
 }
 
 func TestComplete_StaleToken_CompletesCurrentAction(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.token = "t-2"
 		report, err := invoke(t, env.handler())
@@ -57,7 +58,7 @@ func TestComplete_StaleToken_CompletesCurrentAction(t *testing.T) {
 // A group can have a second hook, such as the one of EKS for its node groups. After our completion, a duplicate event finds the instance
 // waiting without an action of ours. Retrying until the other hook ends would take hours.
 func TestComplete_DuplicateAndOtherHook_EndsWithoutError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.failAlways("complete", ErrNoActiveAction)
 		again := event
@@ -74,7 +75,7 @@ func TestComplete_DuplicateAndOtherHook_EndsWithoutError(t *testing.T) {
 
 // If a new action were taken for one that has ended, it would never be completed.
 func TestComplete_NewActionDenied_Retries(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		heal := env.failAlways("complete", ErrNoActiveAction)
 		time.AfterFunc(20*time.Second, heal)
@@ -85,7 +86,7 @@ func TestComplete_NewActionDenied_Retries(t *testing.T) {
 }
 
 func TestComplete_Throttled_RetriesWhileTimeRemains(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		heal := env.failAlways("complete", errors.New("Throttling: Rate exceeded"))
 		time.AfterFunc(45*time.Second, heal)
@@ -107,7 +108,7 @@ func TestComplete_Throttled_RetriesWhileTimeRemains(t *testing.T) {
 
 // The rest of the invocation bounds the completion: a function that is killed during it answers nothing.
 func TestComplete_KeepsFailing_EndsBeforeInvocation(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.failAlways("complete", errors.New("Throttling: Rate exceeded"))
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -121,7 +122,7 @@ func TestComplete_KeepsFailing_EndsBeforeInvocation(t *testing.T) {
 // Where the group retains abandoned instances, ABANDON keeps one for inspection. Elsewhere it only ends the other hooks.
 func TestDrain_FailedUntilDeadline_OnFailureDecides(t *testing.T) {
 	for _, policy := range []Result{Continue, Abandon} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.failAlways("find", errors.New("forbidden"))
 			h := env.handler()
@@ -142,7 +143,7 @@ func TestDrain_FailedUntilDeadline_OnFailureDecides(t *testing.T) {
 
 // A node that returns from a warm pool, or was retained, is drained again for its next action.
 func TestDrain_InstanceMovesToWarmPool_DrainedAndCompleted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.state = "Warmed:Pending:Wait"
 		env.node.Add(web("web"), time.Second)
@@ -169,7 +170,7 @@ func (h *hangingComplete) Complete(ctx context.Context, _ Termination, _ Result)
 
 // That time ran out says nothing about why.
 func TestComplete_LastRequestHangs_ErrorOfTheOneBefore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := newTestEnv().handler()
 		hooks := &hangingComplete{Hooks: h.Hooks}
 		h.Hooks = hooks

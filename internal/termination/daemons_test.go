@@ -3,12 +3,12 @@ package termination
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // otherMethods are the methods of an escort that a test does not call.
@@ -43,7 +43,7 @@ func daemonEnv(takes time.Duration) (*testEnv, *Handler, *slowShutdown) {
 }
 
 func TestDaemonSets_DeadlineReached_PoolersShutDown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, u := daemonEnv(3 * time.Second)
 		report, err := invoke(t, h)
 		require.NoError(t, err)
@@ -56,7 +56,7 @@ func TestDaemonSets_DeadlineReached_PoolersShutDown(t *testing.T) {
 }
 
 func TestDaemonSets_SlowShutdown_DoesNotDelayCompletion(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, _ := daemonEnv(time.Hour)
 		report, err := invoke(t, h)
 		require.NoError(t, err)
@@ -66,7 +66,7 @@ func TestDaemonSets_SlowShutdown_DoesNotDelayCompletion(t *testing.T) {
 }
 
 func TestDaemonSets_DrainHandedOff_PoolersKeepRunning(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, _ := daemonEnv(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
@@ -80,7 +80,7 @@ func lastOf(all []string, n int) []string { return all[max(0, len(all)-n):] }
 
 // A pod that comes while volumes are awaited is evicted before the last step, whose result stays in the report.
 func TestDaemonSets_PodComesWhileVolumesAreAwaited_PoolersShutDownLast(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, u := daemonEnv(0)
 		env.node.Allow("b", 1)
 		env.detachTime = 30 * time.Second

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 // startNow is the start of an action that begins now, and whose event comes at once.
@@ -41,7 +43,7 @@ func TestDeadline_OursAndHooks_EarlierWins(t *testing.T) {
 // When a thousand instances terminate together, the last events wait longer than a drain may take. Their pods must not be killed without
 // a signal for that.
 func TestDeadline_LateEvent_GetsTwoMinutes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("slow"), time.Minute)
 		late := event
@@ -68,7 +70,7 @@ func TestDeadline_LateEvent_GetsTwoMinutes(t *testing.T) {
 func TestClock_ForgedTime_HasNoEffect(t *testing.T) {
 	for name, forged := range map[string]time.Duration{"three days ago": -72 * time.Hour, "an hour ago": -time.Hour, "tomorrow": 24 * time.Hour} {
 		for _, activity := range []time.Duration{0, -time.Minute} { // since the activity began; zero: it is unknown
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				env := newTestEnv()
 				env.node.Add(web("stuck"), time.Hour)
 				h := env.handler()
@@ -122,7 +124,7 @@ func TestClock_ConnectionsDrainedFirst_WholeTimeFromFirstReceipt(t *testing.T) {
 		"by hand":    {Request: &Request{Action: ActionDrain, InstanceID: event.InstanceID}},
 	}
 	for name, record := range drains {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.node.Add(web("web"), time.Second)
 			env.activities = map[string]time.Time{event.InstanceID: time.Now().Add(-deregistration)}
@@ -147,7 +149,7 @@ func TestClock_ConnectionsDrainedFirst_WholeTimeFromFirstReceipt(t *testing.T) {
 
 // Found by the simulation, seed 7779: the Lease had the receipt of an earlier action, whose drain crashed.
 func TestClock_LeaseOfAnEarlierAction_OwnReceiptCounts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		now := time.Now()
 		env.activities = map[string]time.Time{event.InstanceID: now.Add(-time.Hour)}
@@ -163,7 +165,7 @@ func TestClock_LeaseOfAnEarlierAction_OwnReceiptCounts(t *testing.T) {
 
 // An earlier invocation may have been given the event long before this one, which does not know it.
 func TestClock_NoActivity_EarliestReceiptOfTheLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		earliest := time.Now().Add(-5 * time.Minute)
 		env.received = earliest
@@ -180,7 +182,7 @@ func TestClock_ActivitiesNotReadable_DrainsByReceipt(t *testing.T) {
 		"denied":    func(env *testEnv) { env.failAlways("activities", errors.New("AccessDenied")) },
 		"no answer": func(env *testEnv) { env.hangs = map[string]bool{"activities": true} },
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.node.Add(web("web"), time.Second)
 			change(env)
@@ -196,7 +198,7 @@ func TestClock_ActivitiesNotReadable_DrainsByReceipt(t *testing.T) {
 
 // A Lease can bring a shorter deadline before anything is evicted, or while pods are.
 func TestClock_Shortened_LimitsFollow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := &clock{bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second}}
 		began := time.Now()
 		c.shorten(began.Add(5 * time.Minute))
@@ -223,7 +225,7 @@ func TestClock_Shortened_LimitsFollow(t *testing.T) {
 }
 
 func TestIsLongOver_AfterTheHooksDeadline_FromOneMinute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := &clock{bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: 30 * time.Second}}
 		require.False(t, c.isLongOver(), "the deadline is unknown")
 		c.setForHook(startNow(), Hook{})
@@ -237,7 +239,7 @@ func TestIsLongOver_AfterTheHooksDeadline_FromOneMinute(t *testing.T) {
 // The rest of a short reserve is for completing the action.
 func TestDaemonTime_ShortReserve_IsHalfOfIt(t *testing.T) {
 	for reserve, want := range map[time.Duration]time.Duration{8 * time.Second: 4 * time.Second, time.Minute: daemonShutdownTime} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			c := &clock{bounds: Bounds{MaxDuration: 30 * time.Minute, CompletionReserve: reserve}}
 			c.setForHook(startNow(), Hook{})
 			ctx, cancel := c.withDaemonTime(t.Context())

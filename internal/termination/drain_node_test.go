@@ -7,12 +7,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // detaching is a cluster that has seen volumes detached.
@@ -27,7 +27,7 @@ func (d detaching) AwaitDetached(context.Context, drain.Node, []drain.Pod) (int,
 
 func TestAwaitVolumes_SomeDetached_LogSaysHowMany(t *testing.T) {
 	for volumes, line := range map[int]string{0: "", 3: "msg=\"volumes detached\" instance=i-0abc1234 group=workers-a node=node-i-0abc1234 volumes=3"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			h := env.handler()
 			var log strings.Builder
@@ -53,7 +53,7 @@ func TestDrain_NodeOfTheNameClaimsAnotherInstance_OursIfThatIsGone(t *testing.T)
 		"no instance has this ID": {"i-*", false, StatusDrained},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				env := newTestEnv()
 				env.claims, env.claimsGone = c.claims, c.gone
 				env.node.Add(web("web"), time.Second)
@@ -80,7 +80,7 @@ func TestSearchNodes_EC2DoesNotAnswer_Error(t *testing.T) {
 
 func TestWithoutNode_InstanceAge_NewUpToTenMinutes(t *testing.T) {
 	for age, wasInService := range map[time.Duration]bool{newInstanceAge - 1: false, newInstanceAge: true} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			j := newTestEnv().handler().newJob(event)
 			result, err := j.withoutNode(Instance{State: "Terminating:Wait"}, EC2Instance{LaunchedAt: time.Now().Add(-age)})
 			require.NoError(t, err)
@@ -93,7 +93,7 @@ func TestWithoutNode_InstanceAge_NewUpToTenMinutes(t *testing.T) {
 
 // The node has no provider ID, so only EC2 tells that it is the instance's. Throttled EC2 does not say that there is no node.
 func TestAwaitNodes_EC2AnswersLate_NodeFound(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web"), time.Second)
 		heal := env.failAlways("ec2", errors.New("RequestLimitExceeded"))
@@ -108,7 +108,7 @@ func TestAwaitNodes_EC2AnswersLate_NodeFound(t *testing.T) {
 }
 
 func TestAwaitNodes_EC2NeverAnswers_FailedAndTriedAgainUntilTheDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.failAlways("ec2", errors.New("RequestLimitExceeded"))
 		h := env.handler()

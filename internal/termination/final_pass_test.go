@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // invokeLate runs an invocation of 20 s, so long after its deadline, that continues the drain of one that crashed.
@@ -35,7 +35,7 @@ func invokeLateFor(t *testing.T, h *Handler, late, takes time.Duration) (Report,
 
 // Found by the simulation, seed 269.
 func TestFinalPass_StartsAfterDeadline_SignalsRemainingPods(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(2 * time.Second)
 		env.node.Add(web("other"), time.Second)
 		report, err := invokeLate(t, h, 10*time.Second)
@@ -49,7 +49,7 @@ func TestFinalPass_StartsAfterDeadline_SignalsRemainingPods(t *testing.T) {
 }
 
 func TestFinalPass_ForceOff_NamesRemainingPods(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(2 * time.Second)
 		h.Policy.Force = false
 		report, err := invokeLate(t, h, 10*time.Second)
@@ -65,7 +65,7 @@ func TestFinalPass_ForceOff_NamesRemainingPods(t *testing.T) {
 func TestFinalPass_StepFails_RetriedForAMinute(t *testing.T) {
 	for _, step := range []string{"connect", "watch"} {
 		for late, completed := range map[time.Duration][]Result{lateRetryTime / 2: nil, 2 * lateRetryTime: {Abandon}} {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				env, h := blockedEnv(2 * time.Second)
 				env.errors[step] = []error{errors.New("throttled")}
 				_, err := invokeLate(t, h, late)
@@ -78,7 +78,7 @@ func TestFinalPass_StepFails_RetriedForAMinute(t *testing.T) {
 
 // Found by the simulation, seed 640: invocations shorter than a final pass started it again for ever.
 func TestFinalPass_ShortInvocation_EndsBeforeIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(2 * time.Second)
 		h.Policy.Force = false
 		report, err := invokeLateFor(t, h, 10*time.Second, handOffReserve+finalPassTime/2)

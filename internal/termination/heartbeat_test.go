@@ -6,14 +6,15 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 func TestHeartbeats_Drain_StartAtOnceAndStopWithIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("slow"), 5*time.Minute)
 		env.errors["heartbeat"] = []error{errors.New("Rate exceeded"), errors.New("Rate exceeded")}
@@ -36,7 +37,7 @@ func TestHeartbeats_Drain_StartAtOnceAndStopWithIt(t *testing.T) {
 
 // A throttled account must not let the hook run out: heartbeats are retried in time.
 func TestHeartbeats_FailForLong_RetriedWithinTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("slow"), 10*time.Minute)
 		env.failAlways("heartbeat", errors.New("Rate exceeded"))
@@ -52,7 +53,7 @@ func TestHeartbeats_FailForLong_RetriedWithinTimeout(t *testing.T) {
 
 // The next invocation begins seconds later, or a minute later if Lambda itself retries. The hook must have its whole timeout then.
 func TestHeartbeats_InvocationEnds_LastOneSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("slow"), time.Hour)
 		_, err := invoke(t, env.handler())
@@ -66,7 +67,7 @@ func TestHeartbeats_InvocationEnds_LastOneSent(t *testing.T) {
 }
 
 func TestHeartbeats_NoAnswer_NextOneIsSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		env := newTestEnv().handler().newJob(event)
 		silent := &silentHooks{Hooks: env.Hooks}
@@ -100,7 +101,7 @@ func TestHeartbeats_FailOrEndWithDrain_OnlyFailureIsLogged(t *testing.T) {
 		"failed":        {func(env *testEnv) { env.errors["heartbeat"] = []error{errors.New("Rate exceeded")} }, 1},
 		"ended with it": {func(env *testEnv) { env.hangs = map[string]bool{"heartbeat": true} }, 0},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			c.change(env)
 			h := env.handler()

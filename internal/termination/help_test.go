@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // Everything before the first eviction helps, and nothing of it is needed. A webhook that denied the cordon let every pod be killed without
@@ -32,7 +32,7 @@ func TestHelp_StepFailsOrHangs_PodsEvictedAllTheSame(t *testing.T) {
 		{"taint", ""},
 	} {
 		for _, hangs := range []bool{false, true} {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				env := newTestEnv()
 				env.node.Add(web("web"), time.Second)
 				env.peers = []Instance{{ID: "i-0def", State: "Terminating:Wait"}}
@@ -58,7 +58,7 @@ func TestHelp_StepFailsOrHangs_PodsEvictedAllTheSame(t *testing.T) {
 // Without them no pod can be reached.
 func TestFailure_PodsNotReached_CompletesNothingYet(t *testing.T) {
 	for _, step := range []string{"instance", "connect", "find", "watch"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.node.Add(web("web"), time.Second)
 			env.failAlways(step, errors.New("no: "+step))
@@ -79,7 +79,7 @@ func TestCordon_FailsOnce_TriedAgain(t *testing.T) {
 		"denied":    {&drain.Refused{Reason: `admission webhook "nodes" denied the request`}, 1},
 		"throttled": {errors.New("too many requests"), 2},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.node.Add(web("web"), time.Second)
 			env.errors["cordon"] = []error{c.err}
@@ -94,7 +94,7 @@ func TestCordon_FailsOnce_TriedAgain(t *testing.T) {
 
 // Between the search and the cordon, another node took the name. Its pods are not the instance's.
 func TestCordon_NodeReplaced_NothingEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web"), time.Second)
 		heal := env.failAlways("cordon", fmt.Errorf("cordon node: %w: its UID was 1 and is 2", drain.ErrNodeReplaced))
@@ -122,7 +122,7 @@ func count(all []string, want string) (n int) {
 }
 
 func TestRecordon_NodeOpened_CordonedAndSavedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		j := env.handler().newJob(event)
 		require.False(t, j.acquireLease(t.Context(), env))
@@ -147,7 +147,7 @@ func TestRecordon_NodeOpened_CordonedAndSavedAgain(t *testing.T) {
 
 // A description that hangs costs its timeout, and not the invocation.
 func TestDrain_EC2Hangs_FirstEvictionWithinSeconds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web"), 0)
 		env.hangs = map[string]bool{"ec2": true, "group": true, "activities": true, "hook": true}

@@ -6,10 +6,11 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 func TestHookInterval_TimeoutUnknown_AssumesShortest(t *testing.T) {
@@ -35,7 +36,7 @@ func TestHookLimit_ByTimeouts_MatchesAutoScaling(t *testing.T) {
 // A retained instance that is terminated again starts a new action. If its first event is delivered again, its token is invalid and its
 // clock ran out long ago. Under that clock, its pods would have no time at all, and the hook would run out.
 func TestStaleEvent_NewerActionActive_UsesItsClock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("slow"), 5*time.Minute)
 		env.token = "t-2"
@@ -56,7 +57,7 @@ func TestStaleEvent_NewerActionActive_UsesItsClock(t *testing.T) {
 }
 
 func TestStaleEvent_YoungEvent_KeepsCurrentActionAlive(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("slow"), 5*time.Minute)
 		env.token = "t-2"
@@ -68,7 +69,7 @@ func TestStaleEvent_YoungEvent_KeepsCurrentActionAlive(t *testing.T) {
 }
 
 func TestStaleEvent_StartUnknown_FirstReceiptCounts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.token = "t-2"
 		stale, seen := event, time.Now().Add(-10*time.Minute)
@@ -99,7 +100,7 @@ func TestAskActivities_Throttled_AskedThreeTimes(t *testing.T) {
 	}{
 		{0, 1, true}, {1, 2, true}, {2, 3, true}, {3, 3, false}, {100, 3, false},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			began := time.Now()
 			env.activities = map[string]time.Time{event.InstanceID: began}
@@ -118,7 +119,7 @@ func TestLearnClock_EventTimeNotUsed_LoggedBeyondTolerance(t *testing.T) {
 	for off, logged := range map[time.Duration]bool{
 		0: false, clockTolerance: false, clockTolerance + 1: true, -clockTolerance: false, -clockTolerance - 1: true,
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			h := newTestEnv().handler()
 			var log strings.Builder
 			h.Log = slog.New(slog.NewTextHandler(&log, nil))

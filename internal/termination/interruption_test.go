@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // triggered returns the record of a trigger that was sent just now.
@@ -25,7 +25,7 @@ func spotEnv() *testEnv {
 }
 
 func TestASpotInterruptionDrainsAndCompletesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		env.node.Add(web("web"), 5*time.Second)
 		report, err := deliver(t, env.handler(), triggered(SpotInterruption))
@@ -44,7 +44,7 @@ func TestASpotInterruptionDrainsAndCompletesNothing(t *testing.T) {
 func TestInterruption_InstanceRunsOutOfService_OnlyASpotInterruptionDrains(t *testing.T) {
 	for _, state := range outOfServiceStates {
 		for trigger, want := range map[Trigger]Status{SpotInterruption: StatusDrained, RebalanceRecommendation: StatusRejected} {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				env := spotEnv()
 				env.state = state
 				env.node.Add(web("web"), 5*time.Second)
@@ -71,7 +71,7 @@ func (b *requestRecorder) Run(ctx context.Context, r drain.EscortRequest) (drain
 
 // An instance that EC2 reclaims in two minutes has no time for a phase that is stuck, nor for a replacement.
 func TestSpotInterruption_PhasesAndEscorts_AreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, b := spotEnv(), &requestRecorder{}
 		slow, next := web("slow"), web("next")
 		slow.Labels = map[string]string{"phase": "poolers"}
@@ -87,7 +87,7 @@ func TestSpotInterruption_PhasesAndEscorts_AreBounded(t *testing.T) {
 }
 
 func TestSpotInterruption_StuckPod_EndsBeforeEC2Reclaims(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		env.node.Add(web("stuck"), time.Hour)
 		began := time.Now()
@@ -100,7 +100,7 @@ func TestSpotInterruption_StuckPod_EndsBeforeEC2Reclaims(t *testing.T) {
 }
 
 func TestRebalanceRecommendation_Drained_OnlyIfConfigured(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		env.node.Add(web("slow"), 5*time.Minute)
 		h := env.handler()
@@ -138,7 +138,7 @@ func TestInterruption_CannotBeTrue_DrainsNothing(t *testing.T) {
 		{"an instance past the wait state", func(env *testEnv, _ *Handler) { env.state = "Terminating:Proceed" }, 0, StatusRejected, "is not drained in this state"},
 		{"too late", func(*testEnv, *Handler) {}, spotTime + spotReserve, StatusRejected, "too late"},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := spotEnv()
 			h := env.handler()
 			c.change(env, h)
@@ -167,7 +167,7 @@ func TestSpotInterruption_NotConfigured_Skipped(t *testing.T) {
 
 func TestSpotInterruption_EC2Denies_NothingWritten(t *testing.T) {
 	for _, held := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := spotEnv()
 			env.interrupted, env.heldElsewhere = false, held
 			began := time.Now()
@@ -183,7 +183,7 @@ func TestSpotInterruption_EC2Denies_NothingWritten(t *testing.T) {
 }
 
 func TestSpotInterruption_EC2LagsOrFails_AskedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		env.interrupted = false
 		env.errors["spot"] = []error{errors.New("Throttling")}
@@ -220,7 +220,7 @@ func TestSpotInterruption_EventsTime_DoesNotCount(t *testing.T) {
 		"EC2's clock is fast":   {claimed: 0, marked: 5 * s, want: 0},
 		"EC2 does not say":      {claimed: -60 * s, received: -10 * s, want: -10 * s},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := spotEnv()
 			env.node.Add(web("stuck"), time.Hour)
 			record, now := triggered(SpotInterruption), time.Now()
@@ -237,7 +237,7 @@ func TestSpotInterruption_EventsTime_DoesNotCount(t *testing.T) {
 
 // Found by the simulation, seed 42264: the last request for a confirmation failed because its time was over, and the event came again.
 func TestSpotInterruption_LastRequestTimesOut_Rejected(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		env.interrupted = false
 		time.AfterFunc(confirmTime-confirmPace/2, func() {
@@ -266,7 +266,7 @@ func (s slowSpot) SpotInterrupted(ctx context.Context, id string) (time.Time, bo
 
 // A recommendation that claims to be old would leave its pods seconds.
 func TestRebalanceRecommendation_DatedBack_FirstReceiptCounts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		h := env.handler()
 		h.Policy.OnRebalanceRecommendation = true
@@ -280,7 +280,7 @@ func TestRebalanceRecommendation_DatedBack_FirstReceiptCounts(t *testing.T) {
 
 func TestInterruption_StepFails_Retried(t *testing.T) {
 	for _, step := range []string{"instance", "ec2", "connect"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := spotEnv()
 			env.errors[step] = []error{errors.New("no: " + step)}
 			report, err := deliver(t, env.handler(), triggered(SpotInterruption))
@@ -293,7 +293,7 @@ func TestInterruption_StepFails_Retried(t *testing.T) {
 
 // Auto Scaling may have sent its own event, whose drain is running.
 func TestInterruption_InstanceAlreadyDrained_Retried(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		env.state, env.heldElsewhere = "Terminating:Wait", true
 		h, m := env.withQueue()
@@ -305,7 +305,7 @@ func TestInterruption_InstanceAlreadyDrained_Retried(t *testing.T) {
 }
 
 func TestInterruption_ShadowMode_OnlyPlanned(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		env.node.Add(web("web"), 0)
 		h := env.handler()
@@ -321,7 +321,7 @@ func TestInterruption_ShadowMode_OnlyPlanned(t *testing.T) {
 // A drain for a lifecycle action has half an hour. The Spot interruption of its instance finds the lease held.
 func TestSpotInterruption_DrainRunning_PassesItsDeadline(t *testing.T) {
 	for trigger, want := range map[Trigger][]time.Duration{SpotInterruption: {spotTime, spotTime}, RebalanceRecommendation: nil} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := spotEnv()
 			env.state, env.heldElsewhere = "Terminating:Wait", true
 			h, m := env.withQueue()
@@ -344,7 +344,7 @@ func TestSpotInterruption_DrainRunning_PassesItsDeadline(t *testing.T) {
 }
 
 func TestShortenedDeadline_DrainRunning_ContinuesUnderIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(2 * time.Second)
 		env.node.Add(web("quick"), time.Second)
 		began := time.Now()
@@ -376,7 +376,7 @@ func TestShortenedDeadline_DrainRunning_ContinuesUnderIt(t *testing.T) {
 
 // Found by the simulation, seed 4906: an invocation that ended kept the next one from reading the deadline in time.
 func TestShortenedDeadline_JustOver_LeavesAFinalPass(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(2 * time.Second)
 		h.Policy.Force = false
 		var shortened time.Time
@@ -391,7 +391,7 @@ func TestShortenedDeadline_JustOver_LeavesAFinalPass(t *testing.T) {
 
 // A Lease can outlive the drain that it was meant for. A deadline on it that is late or over shortens nothing.
 func TestShortenedDeadline_LaterOrLongOver_ChangesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(2 * time.Second)
 		usual := time.Now().Add(h.Policy.Bounds.MaxDuration - h.Policy.Bounds.CompletionReserve)
 		time.AfterFunc(time.Minute, func() { env.shortenDeadline(usual.Add(time.Second)) })

@@ -6,12 +6,12 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // onlyCopy is the escort of a database whose data exist on the node only, until a time.
@@ -55,7 +55,7 @@ func onlyCopyEnv(t *testing.T, until time.Time) (env *testEnv, h *Handler, drain
 
 // The data would be gone with the node. So the action is kept open as long as Auto Scaling allows, and then ends by itself.
 func TestOnlyCopy_Held_ActionIsKeptOpenToTheHooksLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, drainAll := onlyCopyEnv(t, time.Now().Add(24*time.Hour))
 		var log strings.Builder
 		h.Log = slog.New(slog.NewTextHandler(&log, nil))
@@ -78,7 +78,7 @@ func TestOnlyCopy_Held_ActionIsKeptOpenToTheHooksLimit(t *testing.T) {
 
 // A replica was added, or the data are saved: the drain ends as any other.
 func TestOnlyCopy_SavedAfterTheDeadline_DrainIsCompleted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		env, _, drainAll := onlyCopyEnv(t, began.Add(50*time.Minute))
 		report := drainAll()
@@ -90,7 +90,7 @@ func TestOnlyCopy_SavedAfterTheDeadline_DrainIsCompleted(t *testing.T) {
 
 // After the drain's own deadline, an invocation that cannot look would complete the action as onFailure says.
 func TestOnlyCopy_PodsCannotBeListedLater_ActionStaysOpen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
 		for time.Since(began) < 40*time.Minute {
@@ -119,7 +119,7 @@ func TestOnlyCopy_RecordedThenNothingCanBeLookedAt_ActionStaysOpen(t *testing.T)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				began := time.Now()
 				env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
 				again := func() (Report, error) {
@@ -148,7 +148,7 @@ func TestOnlyCopy_RecordedThenNothingCanBeLookedAt_ActionStaysOpen(t *testing.T)
 
 // An invocation that begins before the drain's time is over, and cannot have the Lease, reads what is on it.
 func TestOnlyCopy_RecordedThenLeaseCannotBeHad_NotEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
 		again := func() (Report, error) {
@@ -172,7 +172,7 @@ func TestOnlyCopy_RecordedThenLeaseCannotBeHad_NotEvicted(t *testing.T) {
 
 // Without the activities, another time counts as the beginning. It is the same action all the same.
 func TestOnlyCopy_ActivitiesCannotBeReadLater_ActionStaysOpen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
 		env.activities = map[string]time.Time{event.InstanceID: began.Add(-20 * time.Second)}
@@ -203,7 +203,7 @@ func TestOnlyCopy_SpotInterruption_DoesNotKeepTheAction(t *testing.T) {
 // That the action is kept open is on the Lease only. One invocation that cannot read it must not end the action, nor the database.
 func TestOnlyCopy_LeaseCannotBeReadLater_ActionStaysOpen(t *testing.T) {
 	for _, step := range []string{"connect", "acquire"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			began := time.Now()
 			env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
 			again := func() (Report, error) {
@@ -236,7 +236,7 @@ func TestOnlyCopy_LeaseCannotBeReadLater_ActionStaysOpen(t *testing.T) {
 
 // The cluster is gone before the drain's time is over, and the invocation begins before that too.
 func TestOnlyCopy_ClusterUnreachableAtTheDeadline_ActionStaysOpen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
 		deadline := began.Add(h.Policy.Bounds.MaxDuration - h.Policy.Bounds.CompletionReserve)
@@ -263,7 +263,7 @@ func TestOnlyCopy_LeaseCannotBeReadAtTheLimit_ActionEnds(t *testing.T) {
 		{"connect", true, 100 * time.Minute, Abandon, false}, {"connect", false, 40 * time.Minute, Abandon, false},
 		{"acquire", true, 100 * time.Minute, Continue, true}, {"acquire", false, 40 * time.Minute, Continue, true},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			began := time.Now()
 			env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
 			h.Drainer.Phases[0].Keeps = c.keeps
@@ -280,7 +280,7 @@ func TestOnlyCopy_LeaseCannotBeReadAtTheLimit_ActionEnds(t *testing.T) {
 
 // What was changed on the node must be known when its instance returns.
 func TestKeepOpen_Lease_KeepsWhatItSaysOfTheNode(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		now := time.Now()
 		env.closed = []ClosedNode{{Name: "node-1", UID: "uid-1", Hook: event.Hook, Began: now, CordonedAt: now, Unschedulable: true, Excluded: true}}

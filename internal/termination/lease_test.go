@@ -8,18 +8,18 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // An unreachable cluster must not let the hook run out, nor keep the instance for ever.
 func TestUnreachableCluster_AtDeadline_OnFailureDecides(t *testing.T) {
 	for _, step := range []string{"connect", "find", "watch"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.failAlways(step, errors.New("no route to host"))
 			h := env.handler()
@@ -59,7 +59,7 @@ func TestReleaseLease_PodsLeft_DecideWhatIsKept(t *testing.T) {
 		"no pod was seen until the end":   {func(e *testEnv) { e.failAlways("watch", errors.New("forbidden")) }, time.Hour, KeepRecords},
 		"the next invocation is to drain": {func(e *testEnv) { e.failAlways("watch", errors.New("forbidden")) }, 0, KeepAll},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.node.Add(web("web"), time.Second)
 			c.change(env)
@@ -82,7 +82,7 @@ func TestReleaseLease_PodsLeft_DecideWhatIsKept(t *testing.T) {
 // A crashed escort left a pause, and the pods could not be listed again until the deadline. Retained, the instance runs on with its
 // pods, and only the record says what is paused.
 func TestSweep_RetainedAfterACrash_UndoesTheEscort(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := returnedEnv()
 		env.state = "Terminating:Wait"
 		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
@@ -107,7 +107,7 @@ func TestSweep_RetainedAfterACrash_UndoesTheEscort(t *testing.T) {
 
 // The node was opened, and the console of the pooler did not answer then. The pooler stayed paused until a person resumed it.
 func TestSweep_EscortNotUndoneWhenTheNodeWasOpened_IsTriedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := returnedEnv()
 		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
 		env.node.Add(web("paused"), 0)
@@ -129,7 +129,7 @@ func TestSweep_EscortNotUndoneWhenTheNodeWasOpened_IsTriedAgain(t *testing.T) {
 
 // Nothing can be undone of a pod that is gone. Its record would make each sweep look for the instance's node.
 func TestSweep_RecordOfAPodThatIsGone_IsRemovedOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := returnedEnv()
 		env.closed = nil
 		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-gone", `{"phase":"workloads","escort":{"paused":true}}`))
@@ -146,7 +146,7 @@ func TestSweep_RecordOfAPodThatIsGone_IsRemovedOnce(t *testing.T) {
 
 // Two drains of one node would tell pods twice to stop. The one whose Lease is another's stops at once, and completes nothing.
 func TestLease_TakenOver_NothingMoreIsDone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		first, second := web("first"), web("second")
 		first.Labels = map[string]string{"phase": "poolers"}
@@ -170,7 +170,7 @@ func TestLease_TakenOver_NothingMoreIsDone(t *testing.T) {
 
 // An interruption's drain ends, and that of a hook follows: the instance still has only its two minutes.
 func TestSpotInterruption_Deadline_IsOnTheLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		env.node.Add(web("web"), time.Second)
 		began := time.Now()
@@ -187,7 +187,7 @@ func TestSpotInterruption_Deadline_IsOnTheLease(t *testing.T) {
 
 // A try that would begin when the time is over could only come too late.
 func TestAcquireLease_AlwaysFails_TriesEndWithTheTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, denied := newTestEnv(), errors.New("denied")
 		env.failAlways("acquire", denied)
 		began, j := time.Now(), env.handler().newJob(event)
@@ -207,7 +207,7 @@ func TestAcquireLease_AnswerTooLate_ReleasedAndDrainDoesWithout(t *testing.T) {
 		"in time":  {acquireTime - 1, nil},
 		"too late": {acquireTime + 1, []Keep{KeepAll}},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.delay = c.delay
 			j := env.handler().newJob(event)
@@ -237,7 +237,7 @@ func TestDrain_ClosedWithoutLease_RecordedBeforeTheEnd(t *testing.T) {
 		"completed": {5 * time.Minute, KeepClosed}, "handed off": {time.Hour, KeepAll},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				env := newTestEnv()
 				env.node.Add(web("web"), c.takes)
 				heal := env.failAlways("acquire", errors.New("etcd is away"))
@@ -256,7 +256,7 @@ func TestDrain_ClosedWithoutLease_RecordedBeforeTheEnd(t *testing.T) {
 }
 
 func TestDrain_ClosedAndNeverALease_SaidAndCompleted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.failAlways("acquire", errors.New("etcd is away"))
 		h := env.handler()

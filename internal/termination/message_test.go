@@ -5,10 +5,11 @@ import (
 	"errors"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 // withQueue returns a handler whose events come through a queue.
@@ -42,7 +43,7 @@ func deliverBatch(t *testing.T, h *Handler, records ...Record) (retried []string
 // The visibility timeout decides how a crash is recovered. Too long, and a drain stands still for as long. Too short, and two invocations
 // drain.
 func TestMessage_DuringDrain_HiddenAgainAndAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
 		env.node.Add(web("slow"), 5*time.Minute)
@@ -62,7 +63,7 @@ func TestMessage_DuringDrain_HiddenAgainAndAgain(t *testing.T) {
 }
 
 func TestHandOff_InvocationEnds_ReleasesLeaseThenMessage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
 		env.node.Add(web("slow"), 20*time.Minute)
@@ -79,7 +80,7 @@ func TestHandOff_InvocationEnds_ReleasesLeaseThenMessage(t *testing.T) {
 
 // A drain of hours takes many invocations. Only the cluster and the message keep state between them.
 func TestHandOff_LongDrain_InvocationsContinueIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
 		h.Policy.Bounds.MaxDuration = 3 * time.Hour
@@ -101,7 +102,7 @@ func TestHandOff_LongDrain_InvocationsContinueIt(t *testing.T) {
 }
 
 func TestMessage_LeaseHeldElsewhere_ComesAgainLater(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.heldElsewhere = true
 		h, m := env.withQueue()
@@ -137,7 +138,7 @@ func TestRetryDelay_Failures_GrowButStayBelowHookTimeout(t *testing.T) {
 }
 
 func TestMessage_DrainFails_ComesAgainInTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
 		env.failAlways("find", errors.New("connection refused"))
@@ -149,7 +150,7 @@ func TestMessage_DrainFails_ComesAgainInTime(t *testing.T) {
 
 // Lambda deletes a batch's messages when all of it is answered. A message that becomes visible before is drained twice.
 func TestMessage_HandledEarly_HiddenUntilBatchIsAnswered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
 		env.node.Add(web("slow"), 3*time.Minute)
@@ -164,7 +165,7 @@ func TestMessage_HandledEarly_HiddenUntilBatchIsAnswered(t *testing.T) {
 
 // Two requests in flight take effect in any order. If the hiding one comes last, the message is hidden for a minute.
 func TestMessage_RequestInFlight_EndsBeforeReturn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.heldElsewhere = true // the job ends while the first request is in flight
 		h, m := env.withQueue()
@@ -178,7 +179,7 @@ func TestMessage_RequestInFlight_EndsBeforeReturn(t *testing.T) {
 }
 
 func TestMessage_QueueRefuses_DrainContinues(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
 		env.failAlways("hide", errors.New("AccessDenied"))
@@ -199,7 +200,7 @@ func TestWhatIsNotOursIsNotHidden(t *testing.T) {
 }
 
 func TestWithoutAQueueNothingIsHidden(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.heldElsewhere = true
 		require.Equal(t, []string{"m-1"}, deliverBatch(t, env.handler(), messageOf(event, "m-1")))
@@ -211,7 +212,7 @@ var malformed = Record{MessageID: "bad", ReceiptHandle: "bad", Receives: 1, Body
 
 // A malformed message that comes again and again delays its batch each time, and costs money while the queue keeps it.
 func TestMalformed_InBatch_MovedToDLQAndOthersHandled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
 		env.node.Add(web("web"), time.Second)
@@ -222,7 +223,7 @@ func TestMalformed_InBatch_MovedToDLQAndOthersHandled(t *testing.T) {
 }
 
 func TestMalformed_DLQRefuses_ComesAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
 		env.failAlways("dlq", errors.New("AccessDenied"))
@@ -233,7 +234,7 @@ func TestMalformed_DLQRefuses_ComesAgain(t *testing.T) {
 }
 
 func TestMalformed_NoDLQ_Fails(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h := env.handler()
 		require.Equal(t, []string{"bad"}, deliverBatch(t, h, messageOf(event, "good"), Record{MessageID: "launch", NotOurs: "a launch"}, malformed))
@@ -242,7 +243,7 @@ func TestMalformed_NoDLQ_Fails(t *testing.T) {
 }
 
 func TestMalformed_FromSNS_MovedToDLQ(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, m := env.withQueue()
 		record := malformed

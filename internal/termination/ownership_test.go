@@ -3,12 +3,12 @@ package termination
 import (
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/config"
+	"quiesce/test/parts/bubble"
 )
 
 // byTag returns an environment whose group has these tags, and a handler that knows groups by the tag team=payments, and one by name.
@@ -26,7 +26,7 @@ func byTag(tags map[string]string) (*testEnv, *Handler) {
 var payments = map[string]string{"team": "payments"}
 
 func TestDrain_GroupByTag_AskedOnceAndDrained(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := byTag(payments)
 		report, err := invoke(t, h)
 		require.NoError(t, err)
@@ -40,7 +40,7 @@ func TestDrain_GroupByTag_AskedOnceAndDrained(t *testing.T) {
 
 // While the description lags, other instances begin to terminate.
 func TestDrain_GroupByTagDescribedLate_PeersAskedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := byTag(payments)
 		env.state, env.peers = inService, nil
 		time.AfterFunc(3*time.Second, func() {
@@ -61,7 +61,7 @@ func TestEvent_GroupWithoutTag_NotOurs(t *testing.T) {
 		"no tags": nil, "another value": {"team": "search"}, "another key": {"Team": "payments"},
 	} {
 		for _, state := range []string{"Terminating:Wait", "Warmed:Pending:Wait"} {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				env, h := byTag(tags)
 				env.state = state
 				m := &fakeMetrics{}
@@ -91,7 +91,7 @@ func TestEvent_GroupThatNameDecides_NotAskedFor(t *testing.T) {
 		{"no tags configured", event, false, StatusSkipped},
 		{"ours by name", Termination{Group: "batch", Hook: "quiesce", Token: "t-1", InstanceID: event.InstanceID}, true, StatusDrained},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env, h := byTag(payments)
 			h.Policy.GroupsByTag, env.group = c.byTag, c.event.Group
 			if c.status == StatusDrained {
@@ -107,7 +107,7 @@ func TestEvent_GroupThatNameDecides_NotAskedFor(t *testing.T) {
 
 // A group that nobody could ask about was taken for somebody else's, and its node was terminated undrained.
 func TestEvent_GroupNotDescribed_ComesAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := byTag(payments)
 		q := &fakeQueue{testEnv: env}
 		h.Queue = q
@@ -132,7 +132,7 @@ func TestInterruption_GroupByTag_TagDecides(t *testing.T) {
 		{"theirs", nil, nil, StatusSkipped},
 		{"not described", payments, errors.New("Rate exceeded"), StatusFailed},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env, h := byTag(c.tags)
 			env.state, env.spot, env.interrupted, env.interruptedAt = inService, true, true, time.Now()
 			if c.err != nil {
@@ -162,7 +162,7 @@ func TestManualDrain_GroupByTag_TagDecides(t *testing.T) {
 		{"theirs", nil, false, StatusRejected, nil, false},
 		{"theirs, allowed", nil, true, StatusDrained, nil, false},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env, h := byTag(c.tags)
 			h.Policy.AllowManualDrain = c.allow
 			report, err := deliver(t, h, Record{Request: &Request{Action: ActionDrain, InstanceID: event.InstanceID}})
@@ -173,7 +173,7 @@ func TestManualDrain_GroupByTag_TagDecides(t *testing.T) {
 			require.Equal(t, []string{"workers-a"}, env.groupsAsked, c.name)
 		})
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := byTag(payments)
 		h.Policy.AllowManualDrain = true
 		env.failAlways("group", errors.New("Rate exceeded"))
@@ -185,7 +185,7 @@ func TestManualDrain_GroupByTag_TagDecides(t *testing.T) {
 
 // An instance that is drained before it terminates is kept alive once it does.
 func TestManualDrain_GroupByTagInService_HeartbeatsAreSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := byTag(payments)
 		env.state, h.Policy.AllowManualDrain = inService, true
 		env.node.Add(web("slow"), 3*time.Minute)
@@ -198,7 +198,7 @@ func TestManualDrain_GroupByTagInService_HeartbeatsAreSent(t *testing.T) {
 
 func TestSweep_GroupByTag_InstanceKeptAlive(t *testing.T) {
 	for _, tags := range []map[string]string{payments, nil} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env, h := byTag(tags)
 			env.peers = nil
 			report := sweepOnce(t, h)

@@ -7,12 +7,12 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // batch returns a pod that is held.
@@ -31,7 +31,7 @@ func (env *testEnv) behindPDB(name string) drain.Pod {
 }
 
 func TestOwners_PodsHeldAndBlocked_ToldBesideTheDrain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(batch("batch"), 0).Add(env.behindPDB("web"), 0)
 		h := env.handler()
@@ -52,7 +52,7 @@ func TestOwners_PodsHeldAndBlocked_ToldBesideTheDrain(t *testing.T) {
 
 // The second invocation tells again, and cannot know whether the first one's request arrived. The API server keeps one event of a name.
 func TestOwners_HandOff_EventsAreTheSame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(batch("batch"), 0).Add(env.behindPDB("web"), 0)
 		h := env.handler()
@@ -69,7 +69,7 @@ func TestOwners_HandOff_EventsAreTheSame(t *testing.T) {
 }
 
 func TestOwners_PermissionMissing_SaidOnceAndDrained(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		for n := range 20 {
 			env.node.Add(batch(fmt.Sprint("batch-", n)), 0)
@@ -92,7 +92,7 @@ func TestOwners_PermissionMissing_SaidOnceAndDrained(t *testing.T) {
 
 // An API server that does not answer must not slow the drain, and is not given more and more requests.
 func TestOwners_NoAnswer_DrainNotSlowed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		for n := range 20 {
 			env.node.Add(batch(fmt.Sprint("batch-", n)), 0)
@@ -118,7 +118,7 @@ func TestOwners_ShadowModeOrUncleanEnds_NotTold(t *testing.T) {
 		"unclean ends": func(env *testEnv, _ *Handler) { env.uncleanEnds = uncleanWithoutEscorts },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				env := newTestEnv()
 				env.node.Add(batch("batch"), 0)
 				h := env.handler()

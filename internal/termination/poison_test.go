@@ -7,12 +7,12 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // A pod that ends the function would keep its node for ever.
@@ -20,7 +20,7 @@ func TestUncleanEnds_EachDoesLess_SaysSo(t *testing.T) {
 	for ends, effort := range []drain.Effort{
 		drain.EffortFull, drain.EffortFull, drain.EffortNoEscorts, drain.EffortMetadata, drain.EffortMetadata,
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.uncleanEnds = ends
 			env.node.Add(web("web"), time.Second)
@@ -42,7 +42,7 @@ func TestUncleanEndsOrNoLease_PrimaryStaysToTheLastMoments(t *testing.T) {
 		"no Lease":      func(env *testEnv) { env.failAlways("acquire", errors.New("forbidden")) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				env, began := newTestEnv(), time.Now()
 				change(env)
 				primary := web("pg-0")
@@ -72,7 +72,7 @@ func (panickingCluster) WatchPods(context.Context, drain.Node, drain.Effort) (dr
 
 // A panic would end the process, and with it the drains of other records.
 func TestPanic_OneRecord_FailsAloneAndCountsAsUnclean(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, _ := env.withQueue()
 		var log bytes.Buffer
@@ -100,7 +100,7 @@ func TestRetryDelay_NegativeReceives_DoesNotPanic(t *testing.T) {
 
 // An error of a foreign server can have any length.
 func TestReport_LongTexts_AreCut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.failAlways("watch", errors.New(strings.Repeat("x", 900_000)))
 		report, err := invoke(t, env.handler())
@@ -113,7 +113,7 @@ func TestReport_LongTexts_AreCut(t *testing.T) {
 }
 
 func TestReport_Version_IsInReportAndFirstLogLine(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h := env.handler()
 		var log bytes.Buffer

@@ -7,11 +7,11 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // fakePrimaries answers what a test wants.
@@ -85,7 +85,7 @@ func TestSwitchover_EachOutcome_IsAnAnswer(t *testing.T) {
 
 // The message is sent before poolers are paused. If it cannot be handled, it must come again.
 func TestResume_Message_ComesAgainUntilNothingIsPaused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, _ := env.withQueue()
 		primaries := &fakePrimaries{paused: []string{"databases/orders"}, err: errors.New("the console does not answer")}
@@ -132,7 +132,7 @@ func TestResume_ByHandWithoutDatabases_Fails(t *testing.T) {
 }
 
 func TestSweep_PoolersPaused_ResumedAndReported(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, _ := env.withQueue()
 		primaries := &fakePrimaries{paused: []string{"databases/orders"}, err: errors.New("pgbouncer-2 does not answer")}
@@ -156,7 +156,7 @@ func TestResume_Log_SaysOnlyWhatWasPaused(t *testing.T) {
 		"nothing was paused": {nil, 0, 0},
 		"a cluster was":      {[]string{"databases/orders"}, 1, 1},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.state = inService
 			h, _ := env.withQueue()

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // fakeMetrics implements Metrics and Archive in memory.
@@ -62,7 +62,7 @@ func parseAs(h *Handler, r Record) {
 }
 
 func TestPublish_Drain_RecordsStartAndEndOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web-0"), 2*time.Second)
 		h, metrics := withMetrics(env)
@@ -86,7 +86,7 @@ func TestPublish_Drain_RecordsStartAndEndOnce(t *testing.T) {
 
 // A rejected event can be of any age. As the age of an event it would hide what the queue's delay is.
 func TestPublish_RejectedEvent_AgeNotCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.state = ""
 		h, metrics := withMetrics(env)
@@ -100,7 +100,7 @@ func TestPublish_RejectedEvent_AgeNotCounted(t *testing.T) {
 
 // A drain of two hours takes eight invocations. Each is counted; only the last records the end of the drain.
 func TestPublish_HandOff_RecordsNoEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("slow"), 20*time.Minute)
 		h, metrics := withMetrics(env)
@@ -134,7 +134,7 @@ func TestPublish_HandOff_RecordsNoEnd(t *testing.T) {
 
 // Metrics, archive and event come after the completion and the release, and cost no more than three seconds.
 func TestPublish_SlowArchive_DelaysNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web-0"), time.Second)
 		env.errors["event"] = []error{errors.New("events is forbidden"), errors.New("events is forbidden")}
@@ -152,7 +152,7 @@ func TestPublish_SlowArchive_DelaysNothing(t *testing.T) {
 
 // The end of the invocation's time belongs to the message and the answer.
 func TestPublish_NoTimeLeft_IsSkipped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("slow"), time.Hour)
 		h, metrics := withMetrics(env)
@@ -167,7 +167,7 @@ func TestPublish_NoTimeLeft_IsSkipped(t *testing.T) {
 }
 
 func TestPublish_SkippedOrPlanned_RecordsNoEvent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		h, metrics := withMetrics(env)
 		env.heldElsewhere = true
@@ -206,7 +206,7 @@ func TestHookExpired_ActionOver_OnlyIfItWasAlive(t *testing.T) {
 		"the answer to its completion is lost": {completion: []error{throttled, noAction}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				env := newTestEnv()
 				env.node.Add(web("web-0"), time.Minute)
 				env.errors["complete"] = c.completion
@@ -227,7 +227,7 @@ func TestHookExpired_ActionOver_OnlyIfItWasAlive(t *testing.T) {
 }
 
 func TestFailedHeartbeatsAreCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web-0"), 10*time.Minute)
 		env.errors["heartbeat"] = []error{errors.New("throttled"), errors.New("throttled")}
@@ -239,7 +239,7 @@ func TestFailedHeartbeatsAreCounted(t *testing.T) {
 }
 
 func TestMetrics_SweepsAndMalformedEvents_AreCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h, metrics := withMetrics(newTestEnv())
 		for _, receives := range []int{1, 2} {
 			parseAs(h, Record{Malformed: errors.New("no JSON"), Receives: receives})

@@ -3,15 +3,16 @@ package termination
 import (
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 // A node that was closed for a Spot interruption that was not true is capacity that is paid for and not used.
 func TestIsRestorable_WhatClosedIt_Decides(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // no time passes
+	bubble.Test(t, func(t *testing.T) { // no time passes
 		ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
 		for name, c := range map[string]struct {
 			node ClosedNode
@@ -31,7 +32,7 @@ func TestIsRestorable_WhatClosedIt_Decides(t *testing.T) {
 }
 
 func TestRestore_FromTheLease_ForgottenThere(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := returnedEnv()
 		h, _ := env.withQueue()
 		env.errors["restore"] = []error{errors.New("throttled")}
@@ -45,7 +46,7 @@ func TestRestore_FromTheLease_ForgottenThere(t *testing.T) {
 }
 
 func TestSweep_UntrueInterruption_NodeOpenedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := returnedEnv()
 		env.closed[0].Hook, env.closed[0].Trigger = "", SpotInterruption
 		h, _ := env.withQueue()
@@ -56,7 +57,7 @@ func TestSweep_UntrueInterruption_NodeOpenedAgain(t *testing.T) {
 
 // A drain saves what it is about to change, and keeps it until the instance is gone or returns.
 func TestClosed_AfterDrain_StaysOnTheLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web"), time.Second)
 		_, err := invoke(t, env.handler())

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 const longestDrain = 30 * time.Minute
@@ -93,7 +95,7 @@ func awaitLook(h *Handler) {
 }
 
 func TestSweep_ScheduledRetirement_InstanceReplacedOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, m := scheduledEnv(20)
 		awaitLook(h)
 		report := sweepOnce(t, h)
@@ -111,7 +113,7 @@ func TestSweep_ScheduledRetirement_InstanceReplacedOnce(t *testing.T) {
 
 // Without a clock of its own, a sweep must not look each minute, and must not miss the hour, even if it is late.
 func TestSweep_ScheduledChanges_LookedAtEachHour(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, h, m := scheduledEnv(1000)
 		for hour := range 20 {
 			before := len(m.scheduled)
@@ -162,7 +164,7 @@ func TestSweep_ScheduledChange_NotReplacedWithReason(t *testing.T) {
 			"Rate exceeded", ScheduledCounts{Found: 1, AtRisk: 1},
 		},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env, h, m := scheduledEnv(1)
 			c.change(env, h)
 			h.Policy.Bounds.MaxDuration = 2 * time.Hour // time is short
@@ -179,7 +181,7 @@ func TestSweep_ScheduledChange_NotReplacedWithReason(t *testing.T) {
 
 // Another look was faster, or the request took effect although its answer was lost.
 func TestSweep_TerminationFails_StateDecidesWhatIsSaid(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, m := scheduledEnv(1)
 		env.errors["terminate"] = []error{errors.New("not in InService")}
 		awaitLook(h)
@@ -225,7 +227,7 @@ func TestIsTurn_EachName_OneWindowAnHour(t *testing.T) {
 }
 
 func TestSweep_SettingOff_AsksForNoScheduledChange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, m := scheduledEnv(1)
 		h.Policy.OnScheduledChange = false
 		env.failAlways("scheduled", errors.New("no permission"))
@@ -237,7 +239,7 @@ func TestSweep_SettingOff_AsksForNoScheduledChange(t *testing.T) {
 }
 
 func TestSweep_ManyChanges_ListIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, m := scheduledEnv(1000)
 		for n := range 70 {
 			id := fmt.Sprintf("i-%08d", n)
@@ -262,7 +264,7 @@ func healthEvent(ids ...string) Record {
 }
 
 func TestHealthEvent_ChangeIsTrue_InstanceReplacedAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, m := scheduledEnv(20)
 		report, err := deliver(t, h, healthEvent("i-0fff", event.InstanceID))
 		require.NoError(t, err)
@@ -297,7 +299,7 @@ func TestHealthEvent_NotTrueOrOff_NothingChanges(t *testing.T) {
 		},
 		"off": {func(_ *testEnv, h *Handler) { h.Policy.OnScheduledChange = false }, "AWS Health Event: drain.onScheduledChange is off"},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env, h, m := scheduledEnv(1)
 			c.change(env, h)
 			report, err := deliver(t, h, healthEvent(event.InstanceID))
@@ -312,7 +314,7 @@ func TestHealthEvent_NotTrueOrOff_NothingChanges(t *testing.T) {
 
 func TestHealthEvent_EC2DoesNotAnswer_Retried(t *testing.T) {
 	for _, operation := range []string{"scheduled", "groups"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env, h, _ := scheduledEnv(1)
 			env.failAlways(operation, errors.New("RequestLimitExceeded"))
 			env.otherGroups = nil
@@ -327,7 +329,7 @@ func TestHealthEvent_EC2DoesNotAnswer_Retried(t *testing.T) {
 
 // A sweep and an event, or two sweeps, look at the same time.
 func TestScheduledChange_TwoLooksAtOnce_OneTermination(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, _ := scheduledEnv(20)
 		env.scheduled = append(env.scheduled, ScheduledChange{InstanceID: "i-0bbb", NotBefore: time.Now().Add(21 * time.Hour)})
 		env.delay = 100 * time.Millisecond

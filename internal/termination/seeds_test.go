@@ -3,18 +3,18 @@ package termination
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // Found by the simulation, seeds 912 and 1821: the invocation for the lifecycle action found the lease held, and no other kept the action
 // alive.
 func TestInterruption_ActionStartsMeanwhile_IsKeptAlive(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		env.node.Add(web("slow"), 10*time.Minute)
 		h := env.handler()
@@ -35,7 +35,7 @@ func TestInterruption_ActionStartsMeanwhile_IsKeptAlive(t *testing.T) {
 }
 
 func TestInterruption_NoHookOfOurs_SendsNoHeartbeat(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		env.state = "Terminating:Wait"
 		env.errors["hook"] = []error{ErrNoHook}
@@ -51,7 +51,7 @@ func TestRejectedEvent_CordonedForTrigger_StaysCordoned(t *testing.T) {
 	for hook, effects := range map[string][]string{
 		"": nil, "quiesce": {"acquire", "restore node-1", "release", "untaint node-i-0abc1234"},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := returnedEnv()
 			env.closed[0].Hook = hook
 			report, err := invoke(t, env.handler())
@@ -76,7 +76,7 @@ func (r undoRecorder) Undo(_ context.Context, p drain.EscortRequest) error {
 // the instance with the paused pooler.
 func TestSweep_RetainedInstance_UndoesEscortsKeepsCordon(t *testing.T) {
 	for _, state := range retainedStates {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := returnedEnv()
 			env.state = state
 			paused := web("paused")
@@ -93,7 +93,7 @@ func TestSweep_RetainedInstance_UndoesEscortsKeepsCordon(t *testing.T) {
 
 // Found by the simulation, seeds 21667 and 44534: no invocation followed one that ended just before the Spot interruption's deadline.
 func TestSpotInterruption_AfterDeadline_NamesRemainingPods(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		stuck := web("stuck")
 		stuck.Labels = map[string]string{"budget": "b"}

@@ -12,8 +12,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"quiesce/test/parts/bubble"
 )
 
 const (
@@ -126,7 +127,7 @@ func runSeed(t *testing.T, seed uint64, verbose bool) map[string]int {
 			fmt.Fprintf(os.Stderr, "replay with: %s\n", replayCommand(seed))
 		}
 	}()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s = newSimulation(seed)
 		s.run(t.Context())
 		if s.violation != "" || verbose {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 // firstEvictionAnswers is how many answers a drain awaits in a row before its first eviction: verify (beside it connect and EC2), lease
@@ -18,7 +20,7 @@ const firstEvictionAnswers = 5
 
 // Each answer of a real network takes some milliseconds. A call too many in this row delays every drain by them.
 func TestDrain_SlowAnswers_FirstEvictionAfterShortestRow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.delay = 10 * time.Millisecond
 		env.node.Add(web("a"), time.Second)
@@ -32,7 +34,7 @@ func TestDrain_SlowAnswers_FirstEvictionAfterShortestRow(t *testing.T) {
 
 // What a second delivery asked in vain must not look like an error of AWS.
 func TestDrain_SecondDelivery_LogsNoErrorOfAWS(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.heldElsewhere = true
 		env.hangs = map[string]bool{"group": true}
@@ -48,7 +50,7 @@ func TestDrain_SecondDelivery_LogsNoErrorOfAWS(t *testing.T) {
 }
 
 func TestDrain_EachLogLine_NamesNodeOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("a"), time.Second)
 		var log bytes.Buffer

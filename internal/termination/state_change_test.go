@@ -5,10 +5,11 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 var stopEvent = Record{Claim: &Claim{Trigger: StateChange, InstanceIDs: []string{event.InstanceID}}}
@@ -44,7 +45,7 @@ func TestStateChange_EachSituation_ReportedOrSilent(t *testing.T) {
 			}, StatusSkipped, isState + "Terminating:Proceed", 0,
 		},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env, m := newTestEnv(), &fakeMetrics{}
 			env.state, env.stopped, env.stopReason = inService, true, "Client.UserInitiatedShutdown"
 			c.change(env)
@@ -65,7 +66,7 @@ func TestStateChange_EachSituation_ReportedOrSilent(t *testing.T) {
 
 func TestStateChange_AWSDoesNotAnswer_Retried(t *testing.T) {
 	for _, operation := range []string{"instance", "ec2"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.state = inService
 			env.failAlways(operation, errors.New("Rate exceeded"))
@@ -79,7 +80,7 @@ func TestStateChange_AWSDoesNotAnswer_Retried(t *testing.T) {
 // Its message came back every 20 seconds, 1,000 times, to the queue that terminations need.
 func TestStateChange_AWSDoesNotAnswerAgainAndAgain_GivenUp(t *testing.T) {
 	for receives, given := range map[int]bool{0: false, 1: false, maxStopTries - 1: false, maxStopTries: true, maxStopTries + 1: true} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.state = inService
 			env.failAlways("instance", errors.New("Rate exceeded"))
@@ -100,7 +101,7 @@ func TestStateChange_AWSDoesNotAnswerAgainAndAgain_GivenUp(t *testing.T) {
 
 // There is one event for each instance of the account that stops.
 func TestStateChange_OfOthers_OneRequestAndNoLogLine(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.group = "builders"
 		env.failAlways("ec2", errors.New("not asked"))

@@ -12,12 +12,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/config"
+	"quiesce/test/parts/bubble"
 )
 
 // hookAccount is the groups of an account, each with its hooks.
@@ -145,7 +145,7 @@ func onEachNaming(t *testing.T, test func(t *testing.T, a *hookAccount, h *Handl
 	for naming, groups := range namings {
 		for _, manage := range []bool{true, false} {
 			t.Run(fmt.Sprint(naming, ", manageHooks ", manage), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					a := newHookAccount()
 					a.addOld("workers-a", ourTag)
 					a.add("theirs", map[string]string{"cluster": "staging"})
@@ -261,7 +261,7 @@ func TestHookCheck_GroupDeleted_NotAskedFor(t *testing.T) {
 }
 
 func TestHookCheck_TagRemoved_NotTouchedAnyMore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a := newHookAccount()
 		a.addOld("workers-a", ourTag)
 		h := a.handler(namings["tag"], true)
@@ -273,7 +273,7 @@ func TestHookCheck_TagRemoved_NotTouchedAnyMore(t *testing.T) {
 }
 
 func TestHookCheck_PutFails_GroupStaysCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a := newHookAccount()
 		a.add("workers-b", ourTag)
 		a.failing["put workers-b"] = errors.New("AccessDenied")
@@ -291,7 +291,7 @@ func TestHookCheck_PutFails_GroupStaysCounted(t *testing.T) {
 }
 
 func TestHookCheck_NotDescribed_NotTakenForMissing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a := newHookAccount()
 		a.add("workers-b", ourTag)
 		a.failing["describe workers-b"] = errors.New("Rate exceeded")
@@ -305,7 +305,7 @@ func TestHookCheck_NotDescribed_NotTakenForMissing(t *testing.T) {
 // Somebody needs a hook for launches that has our name.
 func TestHookCheck_HookForLaunches_CountedAndNotOverwritten(t *testing.T) {
 	for _, manage := range []bool{true, false} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			a := newHookAccount()
 			a.addOld("workers-a", ourTag)
 			a.hooks["workers-a"] = Hook{Launching: true, ManagedBy: "quiesce-prod"}
@@ -319,7 +319,7 @@ func TestHookCheck_HookForLaunches_CountedAndNotOverwritten(t *testing.T) {
 
 func TestHookCheck_SettingsChanged_OurHookIsRenewed(t *testing.T) {
 	for by, renewed := range map[string]int{"quiesce-prod": 1, "": 0, "quiesce-staging": 0} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			a := newHookAccount()
 			a.addOld("workers-a", ourTag)
 			old := Hook{HeartbeatTimeout: time.Hour, DefaultResult: Abandon, ManagedBy: by}
@@ -337,7 +337,7 @@ func TestHookCheck_SettingsChanged_OurHookIsRenewed(t *testing.T) {
 
 // Without hooks there are no events to rehearse with.
 func TestHookCheck_ShadowMode_PutsHooks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a := newHookAccount()
 		a.add("workers-b", ourTag)
 		h := a.handler(namings["tag"], true)
@@ -347,7 +347,7 @@ func TestHookCheck_ShadowMode_PutsHooks(t *testing.T) {
 }
 
 func TestHookCheck_ManyGroups_NamedThenCountedAndSpreadOverTheHour(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a := newHookAccount()
 		for n := range 300 {
 			a.add(fmt.Sprint("workers-", n), ourTag)
@@ -371,7 +371,7 @@ func TestHookCheck_ManyGroups_NamedThenCountedAndSpreadOverTheHour(t *testing.T)
 }
 
 func TestHookCheck_GroupsAtTheLimit_AllNamedNoneCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a := newHookAccount()
 		for n := range maxNamedGroups {
 			name := fmt.Sprint("workers-", n)
@@ -383,7 +383,7 @@ func TestHookCheck_GroupsAtTheLimit_AllNamedNoneCounted(t *testing.T) {
 }
 
 func TestHookCheck_ClusterUnreachable_HooksPutAllTheSame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a := newHookAccount()
 		a.add("workers-b", ourTag)
 		a.failAlways("connect", errors.New("no route to host"))
@@ -480,7 +480,7 @@ func (s slowHooks) Describe(ctx context.Context, group, hook string) (Hook, erro
 }
 
 func TestHookKeeper_TimeEndsMeanwhile_GroupsNotReachedAreCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a := newHookAccount()
 		for n := range sweepConcurrency + 2 {
 			a.add(fmt.Sprintf("workers-%02d", n), ourTag)

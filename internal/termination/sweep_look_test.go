@@ -7,12 +7,12 @@ import (
 	"iter"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // hangingHooks accepts heartbeats and never answers.
@@ -26,7 +26,7 @@ func (h hangingHooks) Heartbeat(ctx context.Context, t Termination) error {
 
 // Sweeps piled up while an endpoint of AWS accepted requests and never answered: one begins each minute.
 func TestSweep_EndpointHangs_EndsAndSaysWhatIsLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		for n := range 99 {
 			env.otherGroups = append(env.otherGroups, Group{Name: fmt.Sprint("g-", n), Instances: []Instance{{ID: fmt.Sprint("i-0", n), State: "Terminating:Wait"}}})
@@ -44,7 +44,7 @@ func TestSweep_EndpointHangs_EndsAndSaysWhatIsLeft(t *testing.T) {
 }
 
 func TestSweep_ClusterHangs_HeartbeatsAreSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		env.hangs = map[string]bool{"connect": true}
 		h, _ := env.withQueue()
@@ -56,7 +56,7 @@ func TestSweep_ClusterHangs_HeartbeatsAreSent(t *testing.T) {
 }
 
 func TestSweep_ClusterAnswers_IsReachable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		h, _ := env.withQueue()
 		require.True(t, sweepOnce(t, h).ClusterReachable)
@@ -64,7 +64,7 @@ func TestSweep_ClusterAnswers_IsReachable(t *testing.T) {
 }
 
 func TestSweep_LongError_IsCut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		env.failAlways("connect", errors.New(strings.Repeat("é", 450_000)))
 		h, _ := env.withQueue()
@@ -100,7 +100,7 @@ func TestSweep_LongestWait_IsOfTheOldestInstance(t *testing.T) {
 			env.closed = []ClosedNode{{UID: "1", CordonedAt: time.Now().Add(-time.Minute)}, {UID: "2", CordonedAt: time.Now().Add(-time.Hour)}}
 		}, time.Hour, event.InstanceID},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := lostEventEnv()
 			env.peers = []Instance{{ID: "i-0bbb", State: "Terminating:Wait"}}
 			c.change(env)
@@ -138,7 +138,7 @@ func warmEnv(state string) (*testEnv, *Handler, *fakeQueue) {
 // An instance of a warm pool waited for 20 minutes, and was then stopped or terminated without a signal to its pods.
 func TestSweep_WarmInstanceWaits_KeptAliveAndResent(t *testing.T) {
 	for _, state := range []string{"Warmed:Terminating:Wait", "Warmed:Pending:Wait"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			_, h, m := warmEnv(state)
 			report := sweepOnce(t, h)
 			require.Equal(t, 1, report.Waiting, state)
@@ -150,7 +150,7 @@ func TestSweep_WarmInstanceWaits_KeptAliveAndResent(t *testing.T) {
 }
 
 func TestSweep_WarmInstanceOnLaunchHook_NotOurs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, m := warmEnv("Warmed:Pending:Wait")
 		env.failAlways("heartbeat", ErrNoActiveAction)
 		report := sweepOnce(t, h)
@@ -162,7 +162,7 @@ func TestSweep_WarmInstanceOnLaunchHook_NotOurs(t *testing.T) {
 }
 
 func TestSweep_WarmInstanceDrained_CountsAsDraining(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, _ := warmEnv("Warmed:Terminating:Wait")
 		env.heldLeases = []string{event.InstanceID}
 		report := sweepOnce(t, h)
@@ -173,7 +173,7 @@ func TestSweep_WarmInstanceDrained_CountsAsDraining(t *testing.T) {
 }
 
 func TestSweep_WarmPoolFails_OthersAreSwept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h, _ := warmEnv("Warmed:Terminating:Wait")
 		env.peers = []Instance{{ID: "i-0bbb", State: "Terminating:Wait"}}
 		env.failAlways("warmpool", errors.New("AccessDenied"))
@@ -194,7 +194,7 @@ func TestSweep_UntrueSpotInterruption_NodeRestored(t *testing.T) {
 		"it may come yet":         {SpotInterruption, 10*time.Minute - time.Second, 0},
 		"a rebalance recommended": {RebalanceRecommendation, time.Hour, 0},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := returnedEnv()
 			env.closed[0].Hook, env.closed[0].Trigger, env.closed[0].CordonedAt = "", c.trigger, time.Now().Add(-c.age)
 			h, _ := env.withQueue()
@@ -209,7 +209,7 @@ type panicking struct{ Kubernetes }
 func (panicking) Restore(context.Context, drain.Node, *ClosedNode) error { panic("nil selector") }
 
 func TestSweep_PanicOfOneNode_OthersAreSwept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := returnedEnv()
 		env.freeLeases = []string{"i-0aaa"}
 		h, _ := env.withQueue()
@@ -241,7 +241,7 @@ func TestSweep_InstanceGone_LeaseDeleted(t *testing.T) {
 		{nil, []string{"delete lease i-0aaa", "delete lease i-0ccc"}},
 		{errors.New("Rate exceeded"), []string{"delete lease i-0aaa"}}, // the third may be of the request that failed
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.state = inService
 			env.freeLeases = []string{"i-0aaa", "i-0bbb", "i-0ccc", "quiesce-pooler-7", event.InstanceID}

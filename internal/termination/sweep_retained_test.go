@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 // retainedEnv has one retained instance in each of two groups, beside one in service.
@@ -27,7 +28,7 @@ func retainedEnv() (*testEnv, *Handler) {
 
 // Nothing else in AWS says that such an instance runs and costs until someone acts.
 func TestSweep_RetainedInstances_ListedOldestFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := retainedEnv()
 		report := sweepOnce(t, h)
 		require.Equal(t, []RetainedInstance{
@@ -44,7 +45,7 @@ func TestSweep_RetainedInstances_ListedOldestFirst(t *testing.T) {
 
 // A guess would be believed.
 func TestSweep_RetainedSinceUnknown_SaysSo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := retainedEnv()
 		delete(env.ends, "i-old")
 		env.errors["ends"] = []error{errors.New("throttled"), nil} // of either group
@@ -62,7 +63,7 @@ func TestSweep_RetainedSinceUnknown_SaysSo(t *testing.T) {
 
 // Instances of warm pools are retained in states of their own.
 func TestSweep_ManyRetained_OldestListedRestCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := retainedEnv()
 		env.state = "Warmed:Terminating:Retained"
 		env.otherGroups[0].WarmPool = true // it answers with our instance

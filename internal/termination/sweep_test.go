@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 // lostEventEnv returns an environment whose instance has waited for ten minutes, because its event was lost.
@@ -44,7 +45,7 @@ func sweepOnce(t *testing.T, h *Handler) SweepReport {
 // Auto Scaling's events are best effort. Without a sweep, an instance whose event is lost would wait until its hook runs out, and be
 // terminated undrained.
 func TestSweep_LostEvent_ResentAndInstanceKeptAlive(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		h, m := env.withQueue()
 		report := sweepOnce(t, h)
@@ -62,7 +63,7 @@ func TestSweep_LostEvent_ResentAndInstanceKeptAlive(t *testing.T) {
 }
 
 func TestSweep_NothingWaits_DoesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.state = "InService"
 		h, m := env.withQueue()
@@ -97,7 +98,7 @@ func TestSweep_OtherInstances_NotResent(t *testing.T) {
 			env.activities[event.InstanceID], m.inFlight = time.Now().Add(time.Second-overdueAge), 1
 		}, 1},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := lostEventEnv()
 			h, m := env.withQueue()
 			c.change(env, m)
@@ -114,7 +115,7 @@ func TestSweep_MessageOfAnotherInstanceIsHeld_OverdueEventResent(t *testing.T) {
 	for age, want := range map[time.Duration]int{
 		overdueAge - time.Second: 0, overdueAge: 1, overdueAge + turnWindow: 0, 2*overdueAge + time.Minute: 1, 3 * overdueAge: 0, 4 * overdueAge: 1,
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := lostEventEnv()
 			env.activities[event.InstanceID] = time.Now().Add(-age)
 			env.heldLeases = []string{"i-0another"}
@@ -145,7 +146,7 @@ func TestHasLostEvents_QueueBacklog_Decides(t *testing.T) {
 // An instance whose drain fails again and again is not held in between. If its event were sent again each minute, there would soon be as
 // many messages, each of which fails as often.
 func TestSweep_FailingInstance_NotResentEachMinute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		h, m := env.withQueue()
 		m.inFlight = 1
@@ -169,7 +170,7 @@ func TestCountDrains_EscortLease_NotCounted(t *testing.T) {
 }
 
 func TestSweep_NoQueue_OnlyHeartbeats(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		report := sweepOnce(t, env.handler())
 		require.Equal(t, 1, report.Heartbeats)
@@ -181,7 +182,7 @@ func TestSweep_NoQueue_OnlyHeartbeats(t *testing.T) {
 // While the cluster is unreachable, no invocation drains. The instances must be kept alive meanwhile.
 func TestSweep_ClusterUnreachable_StillHeartbeats(t *testing.T) {
 	for _, step := range []string{"connect", "leases"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := lostEventEnv()
 			env.failAlways(step, errors.New("no route to host"))
 			h, m := env.withQueue()
@@ -195,7 +196,7 @@ func TestSweep_ClusterUnreachable_StillHeartbeats(t *testing.T) {
 
 func TestSweep_OneGroupFails_OthersAreSwept(t *testing.T) {
 	for _, step := range []string{"hook-workers-b", "heartbeat-i-0bbb"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := lostEventEnv()
 			env.otherGroups = []Group{{Name: "workers-b", Instances: []Instance{{ID: "i-0bbb", State: "Terminating:Wait"}}}}
 			env.activities["i-0bbb"] = env.activities[event.InstanceID]
@@ -211,7 +212,7 @@ func TestSweep_OneGroupFails_OthersAreSwept(t *testing.T) {
 }
 
 func TestSweep_GroupPageFails_FailsOnlyIfAllDo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		env.errors["groups"] = []error{errors.New("Rate exceeded")}
 		env.otherGroups = []Group{{Name: "workers-b"}}
@@ -230,7 +231,7 @@ func TestSweep_GroupPageFails_FailsOnlyIfAllDo(t *testing.T) {
 }
 
 func TestSweep_OtherGroups_NotTouched(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		env.otherGroups = []Group{{Name: "theirs", Instances: []Instance{{ID: "i-0fff", State: "Terminating:Wait"}}}}
 		h, _ := env.withQueue()
@@ -241,7 +242,7 @@ func TestSweep_OtherGroups_NotTouched(t *testing.T) {
 }
 
 func TestSweep_AgeUnknown_Resent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		env.activities = nil
 		h, m := env.withQueue()
@@ -257,7 +258,7 @@ func TestSweep_AgeUnknown_Resent(t *testing.T) {
 
 func TestSweep_QueueFails_ReportsError(t *testing.T) {
 	for _, step := range []string{"backlog", "send"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := lostEventEnv()
 			h, _ := env.withQueue()
 			env.failAlways(step, errors.New("AccessDenied"))
@@ -270,7 +271,7 @@ func TestSweep_QueueFails_ReportsError(t *testing.T) {
 }
 
 func TestSweep_ManyErrors_NamedThenCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := lostEventEnv()
 		for n := range 99 {
 			env.otherGroups = append(env.otherGroups, Group{Name: fmt.Sprint("g-", n), Instances: []Instance{{ID: fmt.Sprint("i-0", n), State: "Terminating:Wait"}}})
@@ -304,7 +305,7 @@ func returnedEnv() *testEnv {
 
 // No event says that an instance has returned. Its node would stay cordoned: capacity that is paid for and not used.
 func TestSweep_InstanceReturned_NodeRestored(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := returnedEnv()
 		h, _ := env.withQueue()
 		report := sweepOnce(t, h)
@@ -326,7 +327,7 @@ func TestSweep_NotSurelyReturned_NodeStaysCordoned(t *testing.T) {
 		"in shadow mode":                  func(_ *testEnv, h *Handler) { h.Policy.Shadow = true },
 		"its Lease is acquired meanwhile": func(env *testEnv, _ *Handler) { env.heldElsewhere = true },
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := returnedEnv()
 			h, _ := env.withQueue()
 			change(env, h)
@@ -337,7 +338,7 @@ func TestSweep_NotSurelyReturned_NodeStaysCordoned(t *testing.T) {
 }
 
 func TestSweep_TerminatedDuringRestore_StaysCordoned(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := returnedEnv()
 		h, _ := env.withQueue()
 		connect := h.Connect
@@ -362,7 +363,7 @@ func (t terminatesOnAcquire) AcquireLease(ctx context.Context, id string, a Acqu
 }
 
 func TestSweep_RestoreFails_ReportsError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := returnedEnv()
 		env.failAlways("restore", errors.New("forbidden"))
 		h, _ := env.withQueue()

@@ -5,13 +5,12 @@ import (
 	"errors"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
-	_ "quiesce/test/parts/oneproc"
+	"quiesce/test/parts/bubble"
 )
 
 func web(name string) drain.Pod { return drain.Pod{Ref: drain.Ref{Name: name}} }
@@ -28,7 +27,7 @@ func invoke(t *testing.T, h *Handler) (Report, error) {
 // In another order a drain loses pods (evicting before the cordon), evicts what it must not (before verifying), or leaves the instance
 // waiting.
 func TestDrain_Effects_ComeInPromisedOrder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		pod := web("db-0")
 		pod.Claims = []string{"data-db-0"}
@@ -46,7 +45,7 @@ func TestDrain_Effects_ComeInPromisedOrder(t *testing.T) {
 }
 
 func TestVerify_StaysInService_NothingWritten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.state = "InService"
 		began := time.Now()
@@ -61,7 +60,7 @@ func TestVerify_StaysInService_NothingWritten(t *testing.T) {
 
 // Another invocation drains the node, such as for a rebalance recommendation: what it has done to the node stays.
 func TestRejectedEvent_NodeIsBeingDrained_NothingIsUndone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.state, env.heldLeases = "InService", []string{event.InstanceID}
 		report, err := invoke(t, env.handler())
@@ -73,7 +72,7 @@ func TestRejectedEvent_NodeIsBeingDrained_NothingIsUndone(t *testing.T) {
 
 // If a rejection failed silently, a node would stay cordoned that is paid for and not used.
 func TestRejectedEvent_RestoreFails_IsAnError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.state = "InService"
 		env.errors["find"] = []error{errors.New("the API server is down")}
@@ -90,7 +89,7 @@ func TestRejectedEvent_RestoreFails_IsAnError(t *testing.T) {
 }
 
 func TestVerify_DescriptionLags_AskedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.state = "InService"
 		time.AfterFunc(10*time.Second, func() {
@@ -107,7 +106,7 @@ func TestVerify_DescriptionLags_AskedAgain(t *testing.T) {
 // An old event arrives again when the instance is in service, and the next action begins: it has its own clock. The old receipt would
 // let it end at once.
 func TestVerify_InServiceAtFirst_ReceiptOfOldEventIsNotItsClock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.state = "InService"
 		env.node.Add(web("slow"), 3*time.Minute)
@@ -134,7 +133,7 @@ func TestEveryStateButWaitingIsRejected(t *testing.T) {
 		"Warmed:Stopped":       "not waiting",
 		"Terminating:Retained": "not waiting",
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.state = state
 			report, err := invoke(t, env.handler())
@@ -172,7 +171,7 @@ func TestOnlyOneInvocationDrainsAnInstance(t *testing.T) {
 }
 
 func TestHandOff_NodeNotEmpty_CompletesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("slow"), 20*time.Minute)
 		began := time.Now()
@@ -188,7 +187,7 @@ func TestHandOff_NodeNotEmpty_CompletesNothing(t *testing.T) {
 }
 
 func TestDeadline_Reached_CompletesAction(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("stuck"), time.Hour)
 		h := env.handler()
@@ -204,7 +203,7 @@ func TestDeadline_Reached_CompletesAction(t *testing.T) {
 }
 
 func TestFindNode_StillJoining_WaitedFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.joinsAt = time.Now().Add(9 * time.Second)
 		env.node.Add(web("web"), 0)
@@ -215,7 +214,7 @@ func TestFindNode_StillJoining_WaitedFor(t *testing.T) {
 }
 
 func TestFindNode_NoNode_CompletesAfterJoinTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node = nil
 		began := time.Now()
@@ -229,7 +228,7 @@ func TestFindNode_NoNode_CompletesAfterJoinTimeout(t *testing.T) {
 }
 
 func TestDrain_InstanceTerminated_WaitsForNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.terminated = true
 		env.node.Add(web("web"), time.Hour)
@@ -257,7 +256,7 @@ func blockedEnv(stop time.Duration) (*testEnv, *Handler) {
 }
 
 func TestForce_PolicyOn_PodForcedInTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(10 * time.Second)
 		began := time.Now()
 		report, err := invoke(t, h)
@@ -272,7 +271,7 @@ func TestForce_PolicyOn_PodForcedInTime(t *testing.T) {
 }
 
 func TestForce_StillStoppingAtDeadline_StatusForced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(30 * time.Second)
 		env.node.Fail("delete app/web", slices.Repeat([]error{errors.New("no")}, 5)...) // so that it has less time than it needs
 		h.Policy.Bounds.MaxDuration += 100 * time.Millisecond
@@ -287,7 +286,7 @@ func TestForce_StillStoppingAtDeadline_StatusForced(t *testing.T) {
 }
 
 func TestVolumes_NeverDetach_WaitIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		pod := web("db-0")
 		pod.Claims = []string{"data"}
@@ -303,7 +302,7 @@ func TestVolumes_NeverDetach_WaitIsBounded(t *testing.T) {
 
 func TestAFailedStepIsAFunctionErrorThatNamesIt(t *testing.T) {
 	for _, step := range []string{"instance", "connect", "find", "watch"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.errors[step] = []error{errors.New("no: " + step)}
 			report, err := invoke(t, env.handler())
@@ -317,7 +316,7 @@ func TestAFailedStepIsAFunctionErrorThatNamesIt(t *testing.T) {
 }
 
 func TestDescribeInstances_Fails_NodeIsSearched(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.errors["ec2"] = []error{errors.New("UnauthorizedOperation")}
 		env.node.Add(web("web"), 0)
@@ -373,7 +372,7 @@ func TestPlan_InstanceOfNoGroup_DeadlineHasNoHook(t *testing.T) {
 }
 
 func TestManualDrain_InstanceInService_NeedsPermission(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		byHand := func(env *testEnv, allow bool) Report {
 			env.node.Add(web("web"), 0)
 			h := env.handler()

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // savingUndoer is an escort that removes its record when it has undone what it names.
@@ -40,7 +40,7 @@ func TestUndoEscorts_FunctionGone_PodsAreAsTheyWere(t *testing.T) {
 		"console denied": {failure: denied, err: denied, effects: []string{"acquire", "release"}},
 		"held":           {held: true, err: ErrLeaseHeld},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := returnedEnv()
 			env.heldElsewhere = c.held
 			require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
@@ -69,7 +69,7 @@ func TestUndoEscorts_FunctionGone_PodsAreAsTheyWere(t *testing.T) {
 
 // The phase was removed from the configuration. Its record stays, for a configuration that has it again.
 func TestUndoEscorts_NoPhaseHasTheEscort_PodIsNamed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := returnedEnv()
 		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
 		env.node.Add(web("paused"), 0)

@@ -3,17 +3,18 @@ package termination
 import (
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"quiesce/test/parts/bubble"
 )
 
 // The instances of a warm pool are not in the description of their group. They were rejected, kept waiting until the hook ran out, and
 // stopped with pods that were never told.
 func TestVerify_WarmPool_DrainedIfItWaitsOnOurHook(t *testing.T) {
 	for _, state := range []string{"Warmed:Pending:Wait", "Warmed:Terminating", "Warmed:Terminating:Wait"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.state = state
 			env.node.Add(web("web"), time.Second)
@@ -27,7 +28,7 @@ func TestVerify_WarmPool_DrainedIfItWaitsOnOurHook(t *testing.T) {
 
 // Descriptions lag behind events. The state before that of waiting is as likely as InService.
 func TestVerify_WarmPoolDescribedLate_AskedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.state = "Warmed:Pending"
 		env.node.Add(web("web"), time.Second)
@@ -41,7 +42,7 @@ func TestVerify_WarmPoolDescribedLate_AskedAgain(t *testing.T) {
 // Launch hooks use the same state. Only Auto Scaling knows which hook the instance waits on.
 func TestVerify_WarmPoolOtherHook_NothingWritten(t *testing.T) {
 	for _, token := range []string{event.Token, ""} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.state = "Warmed:Pending:Wait"
 			env.failAlways("heartbeat", ErrNoActiveAction)
@@ -57,7 +58,7 @@ func TestVerify_WarmPoolOtherHook_NothingWritten(t *testing.T) {
 }
 
 func TestVerify_WarmHeartbeatFails_Retried(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.state = "Warmed:Terminating:Wait"
 		env.errors["heartbeat"] = []error{errors.New("Throttling")}
@@ -70,7 +71,7 @@ func TestVerify_WarmHeartbeatFails_Retried(t *testing.T) {
 
 // A message may name any group. The instance is drained as one of the group that Auto Scaling reports.
 func TestVerify_EventNamesAnotherGroup_Rejected(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.group = "workers-b"
 		report, err := invoke(t, env.handler())
@@ -82,7 +83,7 @@ func TestVerify_EventNamesAnotherGroup_Rejected(t *testing.T) {
 }
 
 func TestPeers_NotDescribed_DrainContinues(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web"), time.Second)
 		env.peers = []Instance{{ID: "i-0def", State: "Terminating:Wait"}}

@@ -5,18 +5,18 @@ import (
 	"errors"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"quiesce/internal/drain"
+	"quiesce/test/parts/bubble"
 )
 
 // The invocation ends while volumes are awaited, and the next one continues. A completion at that moment would cost the volume's next pod six
 // minutes, and no pooler of a DaemonSet would be shut down.
 func TestVolumes_InvocationEnds_NextGoesOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web"), time.Second)
 		env.detachTime = time.Minute
@@ -38,7 +38,7 @@ func TestVolumes_InvocationEnds_NextGoesOn(t *testing.T) {
 
 // Another invocation has the Lease now, and completes.
 func TestVolumes_LeaseTakenOver_NothingMoreIsDone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web"), time.Second)
 		env.detachTime = time.Minute
@@ -59,7 +59,7 @@ func TestSweep_NodeClosedByHand_UndoesTheEscortKeepsCordon(t *testing.T) {
 		"just now":    func(n *ClosedNode) { n.Hook, n.CordonedAt = "", time.Now().Add(time.Second-minCordonAge) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				env := returnedEnv()
 				change(&env.closed[0])
 				require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
@@ -84,7 +84,7 @@ func TestSweep_NodeClosedByHand_UndoesTheEscortKeepsCordon(t *testing.T) {
 // Nothing else closes the node until the primary has moved, which may take until the deadline.
 func TestDrain_TaintOfThePrimarysNodeFails_IsTriedAgain(t *testing.T) {
 	for _, fails := range []string{"save", "taint"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			env.errors[fails] = []error{errors.New("the server is busy"), errors.New("the server is busy")}
 			primary := web("pg-0")
@@ -107,7 +107,7 @@ func TestDrain_TaintOfThePrimarysNodeFails_IsTriedAgain(t *testing.T) {
 // open node are no pods that came back: they are evicted.
 func TestDrain_TaintOfThePrimarysNodeFailsForLong_DrainTriesAgain(t *testing.T) {
 	for _, fails := range []string{"save", "taint"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
 			heal := env.failAlways(fails, errors.New("the server is busy"))
 			primary := web("pg-0")

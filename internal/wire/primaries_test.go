@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -15,7 +14,7 @@ import (
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/postgres"
-	_ "quiesce/test/parts/oneproc"
+	"quiesce/test/parts/bubble"
 )
 
 // markedCluster has the marks of interrupted moves: of cluster demo in the namespace of each.
@@ -118,7 +117,7 @@ func boundPhases(namespaces ...string) (all Primaries, c *markedCluster) {
 // Each phase has a login for its own namespace. A pooler of the third one is resumed, is resumed once more by each sweep while a command of the
 // interrupted move may come late, and its mark is cleared then.
 func TestPrimaries_SweepsOfSeveralPhases_EachIsReachedUntilAllMarksAreCleared(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		all, c := boundPhases("a", "b", "c")
 		clusters, err := all.Resume(t.Context())
 		require.NoError(t, err)
@@ -140,7 +139,7 @@ func TestPrimaries_SweepsOfSeveralPhases_EachIsReachedUntilAllMarksAreCleared(t 
 
 // A pooler that no phase reaches is an error of the sweep, until it was resumed once.
 func TestPrimaries_PoolerThatNoPhaseReaches_IsAnError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		all, _ := boundPhases("a", "gone")
 		for range 2 {
 			_, err := all.Resume(t.Context())

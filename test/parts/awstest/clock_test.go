@@ -3,12 +3,11 @@ package awstest
 import (
 	"net/url"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	_ "quiesce/test/parts/oneproc"
+	"quiesce/test/parts/bubble"
 )
 
 // These tests use the clock without the network, so that hours pass at once.
@@ -38,7 +37,7 @@ func (s *Server) call(do action, hook, result string) *apiError {
 }
 
 func TestAHookWithoutHeartbeatsExpires(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := terminating(Hook{Name: "quiesce", HeartbeatTimeout: time.Minute})
 		time.Sleep(time.Minute - 1)
 		require.Equal(t, stateWait, s.State(clockInstance))
@@ -53,7 +52,7 @@ func TestAHookWithoutHeartbeatsExpires(t *testing.T) {
 }
 
 func TestAHeartbeatRestartsTheTimer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := terminating(Hook{Name: "quiesce", HeartbeatTimeout: time.Minute})
 		for range 5 {
 			time.Sleep(time.Minute - 1)
@@ -65,7 +64,7 @@ func TestAHeartbeatRestartsTheTimer(t *testing.T) {
 }
 
 func TestHeartbeat_PastGlobalTimeout_Expires(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := terminating(Hook{Name: "quiesce", HeartbeatTimeout: time.Minute})
 		for range 199 {
 			time.Sleep(30 * time.Second)
@@ -79,7 +78,7 @@ func TestHeartbeat_PastGlobalTimeout_Expires(t *testing.T) {
 }
 
 func TestExpiredHook_Continue_OthersStillWait(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := terminating(
 			Hook{Name: "short", HeartbeatTimeout: time.Minute, DefaultResult: Continue},
 			Hook{Name: "quiesce"},
@@ -93,7 +92,7 @@ func TestExpiredHook_Continue_OthersStillWait(t *testing.T) {
 }
 
 func TestExpiredHook_Abandon_OthersEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := terminating(Hook{Name: "short", HeartbeatTimeout: time.Minute}, Hook{Name: "quiesce"})
 		time.Sleep(time.Minute)
 		require.NotNil(t, s.call(completeAction, "quiesce", Continue))
@@ -102,7 +101,7 @@ func TestExpiredHook_Abandon_OthersEnd(t *testing.T) {
 }
 
 func TestExpiredHook_ReadLater_TimedAtExpiry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := terminating(Hook{Name: "quiesce", HeartbeatTimeout: time.Minute})
 		time.Sleep(time.Hour)
 		require.Equal(t, stateGone, s.State(clockInstance))

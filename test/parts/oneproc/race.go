@@ -1,7 +1,0 @@
-//go:build race
-
-package oneproc
-
-import "runtime"
-
-func init() { runtime.GOMAXPROCS(1) }
