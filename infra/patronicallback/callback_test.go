@@ -42,7 +42,7 @@ var (
 const (
 	waitTimeout  = time.Minute            // of a condition on a busy machine
 	waitInterval = 100 * time.Millisecond // each look reads all processes of the machine
-	short        = 3 * time.Second        // a -resume-after that a test waits for
+	short        = 8 * time.Second        // a -resume-after that a test waits for, after it has looked at the pause on a busy machine
 	retryBefore  = "15"                   // server_login_retry by default
 )
 

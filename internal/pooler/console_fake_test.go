@@ -15,6 +15,7 @@ import (
 const (
 	// testTimeout is for a busy machine. A test that passes waits for seconds at the most.
 	testTimeout  = time.Minute
+	shortTimeout = 10 * time.Second // an escort's time that a test waits for: a busy machine needs seconds for the login
 	pollInterval = 10 * time.Millisecond
 )
 

@@ -182,7 +182,7 @@ func TestEvict_TransactionOutlastsTimeout_IsCounted(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		w, app := newCluster(p), p.Connect(t)
 		parts.Exec(t, app, "BEGIN")
-		result, err := w.escort(3*time.Second).Run(t.Context(), w.request(t))
+		result, err := w.escort(shortTimeout).Run(t.Context(), w.request(t))
 		require.NoError(t, err)
 		require.Contains(t, w.callList(), "evicted")
 		require.True(t, strings.HasPrefix(result.AbortedDetail, "1 transaction open"), result.AbortedDetail)
@@ -198,7 +198,7 @@ func TestEvict_EvictBy_EvictsWithOpenTransaction(t *testing.T) {
 		w.pod.Grace = 5 * time.Second
 		parts.Exec(t, app, "BEGIN")
 		r := w.request(t)
-		r.EvictBy = time.Now().Add(10 * time.Second) // a busy machine needs seconds for the login
+		r.EvictBy = time.Now().Add(shortTimeout)
 		result, err := w.escort(time.Hour).Run(t.Context(), r)
 		require.NoError(t, err)
 		require.Contains(t, w.callList(), "evicted")
@@ -232,15 +232,15 @@ func TestEvict_HookOutlastsEvictBy_WaitsForTransaction(t *testing.T) {
 	}
 }
 
-// What the command of the hook does not say may take until the end of the grace period.
+// What the command of the hook does not say may take until the end of the grace period, longer than an escort may.
 func TestEvict_HookOfUnknownLengthFrom1_23_WaitsForTransaction(t *testing.T) {
 	t.Parallel()
 	p := parts.Start(t, parts.Newer, parts.Options{})
 	w, app := newCluster(p), openTransaction(t, p)
-	w.pod.Containers[0].PreStop, w.hookTime, w.pod.Grace = []string{"sh", "/drain.sh"}, 8*time.Second, minute
+	w.pod.Containers[0].PreStop, w.hookTime, w.pod.Grace = []string{"sh", "/drain.sh"}, shortTimeout+3*time.Second, minute
 	var result drain.EscortResult
 	_, ended := inBackground(t, func(ctx context.Context) (_ drain.EscortResult, err error) {
-		result, err = w.escort(5*time.Second).Run(ctx, w.request(t))
+		result, err = w.escort(shortTimeout).Run(ctx, w.request(t))
 		return result, err
 	})
 	p.RequireLogs(t, "SHUTDOWN WAIT_FOR_SERVERS", func() {})

@@ -44,7 +44,7 @@ func TestSurge_DrainEndsDuringShutdown_NextEscortEvictsAtTheTimeout(t *testing.T
 	w := newSurgeCluster(p)
 	openTransaction(t, p)
 	w.interrupt(t, "SHUTDOWN WAIT_FOR_SERVERS")
-	result, err := w.escort(3*time.Second).Run(t.Context(), w.request(t))
+	result, err := w.escort(shortTimeout).Run(t.Context(), w.request(t))
 	require.NoError(t, err)
 	require.Equal(t, "surge", result.Strategy)
 	require.Contains(t, result.Reason, "its shutdown was not over in time, and how many transactions were open is not known")
@@ -319,7 +319,7 @@ func TestSurge_DrainEndsDuringEviction_RecordStays(t *testing.T) {
 	openTransaction(t, p)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	over := errors.New("the invocation is over")
-	_, err := w.escort(3*time.Second).Run(ctx, w.requestWith(t, func(_ context.Context, o drain.EvictOptions) error {
+	_, err := w.escort(shortTimeout).Run(ctx, w.requestWith(t, func(_ context.Context, o drain.EvictOptions) error {
 		if !o.DryRun {
 			cancel(over)
 			return &drain.Throttled{}
