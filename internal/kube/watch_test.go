@@ -494,7 +494,7 @@ func TestWatchPods_ManyLargeFailedPods_LittleMemory(t *testing.T) {
 				require.Less(t, gauge.growth(), uint64(heapLimit))
 				if effort == drain.EffortFull {
 					// The API server answers from its cache, which may know the last phases a moment later.
-					require.Eventually(t, func() bool { return watched.FinishedPods() == failed }, 10*time.Second, 10*time.Millisecond)
+					e.eventually(func() bool { return watched.FinishedPods() == failed })
 					require.Len(t, watched.Pods(), maxFinishedNamed+running)
 				}
 			})

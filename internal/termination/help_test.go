@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,17 +21,18 @@ func TestHelp_StepFailsOrHangs_PodsEvictedAllTheSame(t *testing.T) {
 	for _, c := range []struct {
 		step string
 		says string // in the report's reason
+		logs string
 	}{
-		{"acquire", "plain evictions only"},
-		{"hook", ""},
-		{"heartbeat", ""},
-		{"activities", ""},
-		{"group", ""},
-		{"ec2", ""},
-		{"save", "cordon"},
-		{"cordon", "cordon"},
-		{"event", ""},
-		{"taint", ""},
+		{"acquire", "plain evictions only", "plain evictions only"},
+		{"hook", "", "failed to describe lifecycle hook"},
+		{"heartbeat", "", "heartbeat"},
+		{"activities", "", "the first receipt of the event counts as the start"},
+		{"group", "", "terminating peers are not tainted"},
+		{"ec2", "", "searching nodes instead"},
+		{"save", "cordon", "drain continues without an optional step"},
+		{"cordon", "cordon", "drain continues without an optional step"},
+		{"event", "", "event"},
+		{"taint", "", "failed to taint terminating peers"},
 	} {
 		for _, hangs := range []bool{false, true} {
 			bubble.Test(t, func(t *testing.T) {
@@ -42,9 +45,15 @@ func TestHelp_StepFailsOrHangs_PodsEvictedAllTheSame(t *testing.T) {
 					env.failAlways(c.step, errors.New("denied"))
 				}
 				began := time.Now()
-				report, err := invoke(t, env.handler())
+				var log strings.Builder
+				h := env.handler()
+				h.Log = slog.New(slog.NewTextHandler(&log, nil))
+				report, err := invoke(t, h)
 				require.NoError(t, err, c.step)
 				require.Equal(t, StatusDrained, report.Status, c.step)
+				if !hangs || c.step != "heartbeat" { // one that is not answered is still awaited when the drain ends
+					require.Contains(t, log.String(), c.logs, "%s, hangs: %t", c.step, hangs)
+				}
 				require.Contains(t, env.effects(), "evict app/web", c.step)
 				require.Equal(t, []Result{Continue}, env.completed, c.step)
 				require.Contains(t, report.Reason, c.says, c.step)

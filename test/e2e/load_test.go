@@ -78,7 +78,9 @@ func TestLoad_ManyNodesAtOnce_EachDrainedOnce(t *testing.T) {
 
 			p.requireAllDrainedOnce()
 			require.Empty(t, p.AWS.Messages(p.queue.DLQ))
+			require.NotEmpty(t, sweeps)
 			for _, r := range sweeps {
+				require.Empty(t, r.Errors)
 				require.Zero(t, r.EventsResent, "no event was lost")
 			}
 			requests := p.allRequests()
@@ -120,20 +122,24 @@ func (p *queueFixture) sweepRepeatedly() (end func() []termination.SweepReport) 
 	go func() {
 		defer close(stopped)
 		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(sweepEvery):
-			}
 			result, err := f.Invoke(p.ctx, event)
 			var r termination.SweepReport
-			if err == nil {
+			switch {
+			case err != nil:
+			case result.ErrorType != "":
+				err = fmt.Errorf("%s: %s", result.ErrorType, result.Payload)
+			default:
 				err = json.Unmarshal(result.Payload, &r)
 			}
 			if failed = err; err != nil {
 				return
 			}
 			reports = append(reports, r)
+			select {
+			case <-stop:
+				return
+			case <-time.After(sweepEvery):
+			}
 		}
 	}()
 	return func() []termination.SweepReport {

@@ -22,15 +22,15 @@ import (
 func TestHelp_Fails_PodsEvictedAllTheSame(t *testing.T) {
 	for name, help := range map[string]struct {
 		refuse func(*fixture)
-		said   string // in the log or in the report
+		said   string // in the log or in the report: the drain goes on, and says so
 	}{
 		"cordon":               {(*fixture).denyCordon, "nodes must not be closed today"},
 		"lease":                {(*fixture).denyLease, "no leases today"},
 		"hook-settings":        {refuseCall("autoscaling", "DescribeLifecycleHooks"), "not authorized"},
-		"activities":           {refuseCall("autoscaling", "DescribeScalingActivities"), ""},
+		"activities":           {refuseCall("autoscaling", "DescribeScalingActivities"), "the first receipt of the event counts as the start"},
 		"heartbeats":           {refuseCall("autoscaling", "RecordLifecycleActionHeartbeat"), "not authorized"},
 		"instances":            {refuseCall("ec2", "DescribeInstances"), "not authorized"},
-		"groups-without-peers": {refuseCall("autoscaling", "DescribeAutoScalingGroups"), ""},
+		"groups-without-peers": {refuseCall("autoscaling", "DescribeAutoScalingGroups"), "terminating peers are not tainted"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newFixture(t, 2, escortedPhases)

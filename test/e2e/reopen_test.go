@@ -38,7 +38,7 @@ func TestCordon_UndoneDuringScaleUp_ClosedAgainAndEmpty(t *testing.T) {
 	s.until("web has left", func() (bool, error) { return len(s.podsOn(target)) <= 1, nil })
 	s.patchNode(target, openNode)
 	s.scale("web", after)
-	s.within(5*time.Second, "the node is closed again", func() (bool, error) { return s.node(target).Spec.Unschedulable, nil })
+	s.until("the node is closed again", func() (bool, error) { return s.node(target).Spec.Unschedulable, nil })
 
 	r := end()
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
@@ -46,7 +46,7 @@ func TestCordon_UndoneDuringScaleUp_ClosedAgainAndEmpty(t *testing.T) {
 	require.True(t, s.node(target).Spec.Unschedulable)
 	require.LessOrEqual(t, len(answered(s.evictions(""), http.StatusCreated)), 1+before+after+1, "each pod that ever ran there, once")
 	s.requireAllSignaled(r, target)
-	s.within(5*time.Second, "the node is empty", func() (bool, error) { return len(s.podsOn(target)) == 0, nil })
+	s.until("the node is empty", func() (bool, error) { return len(s.podsOn(target)) == 0, nil })
 	s.requireCompletedOnce(target)
 }
 

@@ -1,9 +1,11 @@
 package postgres
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,34 +71,36 @@ func (p *patroniFixture) step(what string, do func(leader, candidate string)) (f
 	require.NoError(p, err)
 	before := p.pausesLogged(former)
 	began := time.Now()
-	paused := make(chan bool, 1)
-	go func() { paused <- p.logPause(what, began) }()
+	looking, stop := context.WithTimeout(p.ctx, pauseSeen)
+	defer stop()
+	var seen string
+	var look sync.WaitGroup
+	defer look.Wait()
+	look.Go(func() { seen = p.seePause(looking, began) })
 	do(former, candidate)
 	p.awaitAsBefore()
-	require.True(p, <-paused, "%s: no pause was seen", what)
+	look.Wait()
+	require.NotEmpty(p, seen, "%s: no pause was seen", what)
+	p.Logf("%s: poolers %s", what, seen)
 	if member, err := p.patroni.Member(p.ctx, former); err == nil && member.UID == leader.UID && member.DeletionTimestamp == nil { // otherwise its log is gone
 		require.Equal(p, before+database.DefaultPoolers, p.pausesLogged(former), "%s: poolers paused by the callback", what)
 	}
 	return former
 }
 
-// logPause logs for how long a pooler was paused, as far as polling shows it. It reports whether one was.
-func (p *patroniFixture) logPause(what string, began time.Time) bool {
-	var first, last time.Time
-	for time.Since(began) < pauseSeen {
-		switch paused := p.pausedNow(); {
-		case paused > 0 && first.IsZero():
+// seePause returns when poolers were paused and resumed, as far as polling shows it; empty: none was paused. A look that fails is repeated.
+func (p *patroniFixture) seePause(ctx context.Context, began time.Time) string {
+	var first time.Time
+	for poolers.Wait(ctx, probeInterval/4) == nil {
+		states, err := p.poolerStates(ctx)
+		switch paused := slices.ContainsFunc(states, func(s poolerState) bool { return s.paused }); {
+		case paused && first.IsZero():
 			first = time.Now()
-		case paused == 0 && !first.IsZero():
-			last = time.Now()
-			p.Logf("%s: poolers paused after %s, resumed after %s", what, first.Sub(began), last.Sub(began))
-			return true
-		}
-		if poolers.Wait(p.ctx, probeInterval/4) != nil {
-			return false
+		case !paused && err == nil && !first.IsZero():
+			return fmt.Sprintf("paused after %s, resumed after %s", first.Sub(began), time.Since(began))
 		}
 	}
-	return false
+	return ""
 }
 
 // pauseSeen is how long a pause is looked for: far longer than it takes to begin and to end.
@@ -122,7 +126,8 @@ func (p *patroniFixture) inMember(member string, command ...string) string {
 func (p *patroniFixture) awaitAsBefore() {
 	p.Helper()
 	for {
-		states := p.poolerStates()
+		states, err := p.poolerStates(p.ctx)
+		require.NoError(p, err)
 		asBefore := !slices.ContainsFunc(states, func(s poolerState) bool { return s.paused || s.retry != "15" })
 		if asBefore {
 			return
@@ -132,7 +137,10 @@ func (p *patroniFixture) awaitAsBefore() {
 }
 
 func (p *patroniFixture) pausedNow() (n int) {
-	for _, s := range p.poolerStates() {
+	p.Helper()
+	states, err := p.poolerStates(p.ctx)
+	require.NoError(p, err)
+	for _, s := range states {
 		if s.paused {
 			n++
 		}
@@ -146,15 +154,19 @@ type poolerState struct {
 }
 
 // poolerStates returns what the poolers show, and changes nothing there.
-func (p *patroniFixture) poolerStates() (states []poolerState) {
-	for _, url := range p.poolers("pgbouncer") {
-		s, err := p.stateOf(url)
+func (p *patroniFixture) poolerStates(ctx context.Context) (states []poolerState, err error) {
+	pods, err := p.DB.PoolerPods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, pod := range pods {
+		s, err := p.stateOf(urlOf(pod, "pgbouncer"))
 		if err != nil {
-			p.Errorf("pooler: %v", err)
+			return nil, fmt.Errorf("pooler %s: %w", pod.Name, err)
 		}
 		states = append(states, s)
 	}
-	return states
+	return states, nil
 }
 
 func (p *patroniFixture) stateOf(url string) (s poolerState, err error) {
