@@ -49,16 +49,19 @@ func readSockets(folder string) (all []socket, err error) {
 	return all, nil
 }
 
+// readTable reads a table of sockets. The kernel writes it in parts, and may repeat a socket in the next part if others come and go meanwhile.
 func readTable(path string) (found []socket, err error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
+	known := map[socket]bool{}
 	lines := bufio.NewScanner(file)
 	lines.Scan() // the names of the columns
 	for lines.Scan() {
-		if s, ok := readRow(lines.Text()); ok {
+		if s, ok := readRow(lines.Text()); ok && !known[s] {
+			known[s] = true
 			found = append(found, s)
 		}
 	}

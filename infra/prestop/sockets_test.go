@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -23,6 +26,17 @@ func TestReadRow_LinesOfTheKernel_SocketsOrNothing(t *testing.T) {
 }
 
 // A sidecar's ports and connections are not pgbouncer's.
+// The kernel lists a socket twice now and then while others come and go.
+func TestReadTable_SocketIsListedTwice_CountsOnce(t *testing.T) {
+	const row = "   %d: 0100007F:1920 0100007F:D1%02d 01 00000000:00000000 00:00000000 00000000     0        0 %d 1 0000000000000000 20 4 30 10 -1\n"
+	path := filepath.Join(t.TempDir(), "tcp")
+	table := "  sl  local_address rem_address   st\n" + fmt.Sprintf(row, 0, 1, 11) + fmt.Sprintf(row, 1, 2, 12) + fmt.Sprintf(row, 2, 1, 11)
+	require.NoError(t, os.WriteFile(path, []byte(table), 0o600))
+	sockets, err := readTable(path)
+	require.NoError(t, err)
+	require.Equal(t, []string{"0100007F:D101", "0100007F:D102"}, entrance{ports: []int{6432}}.clients(sockets))
+}
+
 func TestEntrance_SocketsOfTheWholePod_OnlyOwnCounted(t *testing.T) {
 	all := []socket{
 		{6432, "0:0", listening, "1"}, {9127, "0:0", listening, "2"},
