@@ -162,8 +162,8 @@ func standingAlarms(d deployment) []alarm {
 				"A sweep's report lists them.",
 			metric: measure(d, metrics.InstancesRetained, "Maximum"), minutes: sustained, missing: fine,
 		}, {
-			// Between two checks the alarm keeps its state. So the next good check, also a manual one, ends it, within the same minute too: after a
-			// deployment, a check that fails because permissions do not hold everywhere yet is repeated.
+			// Between two checks the alarm keeps its state. So the next good check, also a manual one, ends it. It does so within the same minute
+			// too: a deployment repeats a check that fails, because new permissions need a while.
 			name:        "check-failed",
 			description: "The last check failed: the next drain may too. The check's report names the step, and what to do.",
 			metric:      measure(d, metrics.ChecksFailed, "Minimum"), minutes: 1, missing: awscloudwatch.TreatMissingData_IGNORE,

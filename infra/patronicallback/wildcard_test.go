@@ -53,6 +53,20 @@ func TestLook_DatabaseOfWildcardIsForgottenInBetween_StillPaused(t *testing.T) {
 	}
 }
 
+// A pooler need not have all databases of the cluster.
+func TestLook_PoolerLacksADatabase_OthersAreShown(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, parts.Start(t, parts.Newer, parts.Options{}))
+	p := newPooler(f.poolers[0].Addr, targetOf(f.poolers[0]), options{databases: parts.App.Name + ",reports"})
+	defer p.close()
+	for range 2 {
+		v, err := p.look(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{parts.App.Name}, v.databases)
+		require.Equal(t, []string{"reports"}, p.lacks)
+	}
+}
+
 // slowShow is a connection on which SHOW DATABASES takes a part of the time after which pgbouncer forgets.
 type slowShow struct{ net.Conn }
 

@@ -17,8 +17,8 @@ resource "aws_s3_object" "code" {
   }
 }
 
-# Each text has a parameter of its own, so that no other text ever has the same name and version: a new name makes CloudFormation publish a
-# version of the function. A stack whose update fails returns to the parameter before. So that goes only after the update.
+# Each text has a parameter of its own, because a parameter that is made again has version 1 again. A new name makes CloudFormation publish a
+# version of the function. A stack whose update fails returns to the parameter before. Terraform deletes the old one only after the update.
 resource "aws_ssm_parameter" "phases" {
   count = var.phases != "" ? 1 : 0
 

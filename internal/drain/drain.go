@@ -29,15 +29,16 @@ type Drainer struct {
 	Phases  []Phase
 	Limits  Limits  // of the next drain
 	Records Records // of that drain; nil: none can be kept, and an escort that needs one only evicts
-	// EarlierOnlyCopy reports, in a drain without Records, whether an earlier one recorded that the data of the pod of this UID exist on this
-	// node only. Nil: nothing is known of earlier drains.
+	// EarlierOnlyCopy reports whether an earlier drain recorded the pod of this UID as the only copy of its data. It is used without Records.
+	// Nil: nothing is known of earlier drains.
 	EarlierOnlyCopy func(uid string) bool
 	Effort          Effort // of that drain
 	Owners          Owners // of its pods; nil: they are not told
 	// Recordon closes a node that is open, and returns when that was: before the call, if the node was closed already. Nil: it cannot be
 	// closed. After Refused it is not called again.
 	Recordon func(context.Context) (time.Time, error)
-	// Taint does so by a taint, while a pod delays the cordon. Nil: it is closed by one already, or cannot be.
+	// Taint closes the node with a taint while a pod delays the cordon. Nil: the node is tainted already, or cannot be. After Refused it is not
+	// called again.
 	Taint       func(context.Context) (time.Time, error)
 	Concurrency int // evictions in flight at once, per node
 	Log         *slog.Logger

@@ -28,12 +28,12 @@ const (
 type recordonResult struct {
 	asked   time.Time
 	at      time.Time
-	tainted bool // it was asked for a taint, not for a cordon
+	byTaint bool // not by a cordon
 	err     error
 }
 
 // checkCordon cordons the node if someone uncordoned it, or if it could not be cordoned yet, one attempt at a time. While a pod delays the
-// cordon, it taints a node that could not be tainted yet. It returns when to check again.
+// cordon, it taints a node whose first taint failed. It returns when to check again.
 func (r *run) checkCordon(ctx context.Context, now time.Time) (wake time.Time) {
 	switch {
 	case r.recordoning:
@@ -42,12 +42,12 @@ func (r *run) checkCordon(ctx context.Context, now time.Time) (wake time.Time) {
 		r.recordonAt, r.recordonFailures = time.Time{}, 0
 		return time.Time{}
 	}
-	closeNode, tainted := r.Recordon, r.delaysCordon()
-	if tainted {
+	closeNode, byTaint := r.Recordon, r.delaysCordon()
+	if byTaint {
 		closeNode = r.Taint
 	}
 	switch {
-	case closeNode == nil, !tainted && (r.recordonDenied || r.state.recordons >= maxRecordons), tainted && !r.node.Cordoned.IsZero():
+	case closeNode == nil, !byTaint && (r.recordonDenied || r.state.recordons >= maxRecordons), byTaint && !r.node.Cordoned.IsZero():
 		return time.Time{}
 	case now.Before(r.recordonAt):
 		return r.recordonAt
@@ -57,7 +57,7 @@ func (r *run) checkCordon(ctx context.Context, now time.Time) (wake time.Time) {
 		ctx, cancel := context.WithTimeout(ctx, recordonTimeout)
 		defer cancel()
 		at, err := closeNode(ctx)
-		r.recordons <- recordonResult{now, at, tainted, err}
+		r.recordons <- recordonResult{now, at, byTaint, err}
 	}()
 	return time.Time{}
 }
@@ -88,11 +88,11 @@ func (r *run) handleRecordon(got recordonResult) {
 		r.recordonFailures++
 	}
 	switch _, denied := errors.AsType[*Refused](got.err); { // what is denied once is denied again
-	case got.err != nil && got.tainted:
+	case got.err != nil && got.byTaint:
 		if denied {
 			r.Taint = nil
 		}
-		r.Log.Warn("failed to taint the node again", "error", Short(got.err.Error()))
+		r.Log.Warn("taint of the node failed again", "error", Short(got.err.Error()))
 		return
 	case got.err != nil:
 		r.recordonDenied = r.recordonDenied || denied
@@ -101,13 +101,13 @@ func (r *run) handleRecordon(got recordonResult) {
 	case !changed: // the watch lags
 		return
 	}
-	r.node.TaintedOnly, r.state.tainted = got.tainted, got.tainted
+	r.node.TaintedOnly, r.state.tainted = got.byTaint, got.byTaint
 	r.recordonAt, r.recordonFailures = now.Add(recordonSettle), 0
 	r.node.Cordoned = cmp.Or(got.at, now)
 	r.state.cordoned = r.node.Cordoned
 	r.noteClosed()
 	switch {
-	case got.tainted:
+	case got.byTaint:
 		r.Log.Info("node tainted")
 		return
 	case first:

@@ -59,6 +59,34 @@ func TestRecordon_Denied_TriedAndSaidOnce(t *testing.T) {
 	})
 }
 
+// A taint that fails is tried again while a pod delays the cordon, and one that is denied is not.
+func TestTaint_FailsWhileThePrimaryStays_TriedAgainUnlessDenied(t *testing.T) {
+	for name, c := range map[string]struct {
+		fails error
+		tries int
+	}{
+		"no answer": {errors.New("etcd is away"), 3}, "denied": {fmt.Errorf("taint node: %w", &drain.Refused{Reason: "denied by a policy"}), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
+				node := draintest.New().Add(pod("pg-0", "phase", "databases", "role", "primary"), time.Second)
+				node.Uncordon()
+				by, tries := holding(&holder{until: time.Now().Add(5 * time.Minute)}), 0
+				by.Recordon = node.Recordon
+				by.Taint = func(context.Context) (time.Time, error) {
+					if tries++; tries < 3 {
+						return time.Time{}, c.fails
+					}
+					return time.Now(), nil
+				}
+				report, _ := by.Drain(within(t, time.Hour), node, drain.Node{})
+				require.Equal(t, c.tries, tries)
+				require.Zero(t, report.Recordons)
+			})
+		})
+	}
+}
+
 func TestRecordon_AgainAndAgain_AtMostTenTimes(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New().Add(graced("slow", time.Hour), time.Hour)

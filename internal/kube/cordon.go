@@ -33,10 +33,14 @@ func (c *Client) Cordon(ctx context.Context, node drain.Node, closing terminatio
 
 // cordonError returns the error in the domain's terms. What a policy, a webhook or RBAC denies is denied again.
 func cordonError(node string, err error) error {
+	return fmt.Errorf("cordon node %s: %w", node, bounded(refusedIfDenied(err)))
+}
+
+func refusedIfDenied(err error) error {
 	if isDenial(err) || apierrors.IsForbidden(err) {
-		err = &drain.Refused{Reason: drain.Short(err.Error())}
+		return &drain.Refused{Reason: drain.Short(err.Error())}
 	}
-	return fmt.Errorf("cordon node %s: %w", node, bounded(err))
+	return err
 }
 
 // requireSame returns drain.ErrNodeReplaced unless the object is still the node that was found. A node without a provider ID may get one.

@@ -131,7 +131,7 @@ func (c *Client) taintNodes(ctx context.Context, nodes []*corev1.Node, changed m
 			changed[node.Name] = true
 			again = append(again, node)
 		default:
-			err = errors.Join(err, fmt.Errorf("taint node %s: %w", node.Name, bounded(failed)))
+			err = errors.Join(err, fmt.Errorf("taint node %s: %w", node.Name, bounded(refusedIfDenied(failed))))
 		}
 	}
 	return again, err

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -302,6 +303,8 @@ func TestTaintTerminating_Denied_ErrorNamesNodes(t *testing.T) {
 	for _, n := range e.nodes {
 		require.ErrorContains(t, err, "taint node "+n.Name)
 	}
+	_, denied := errors.AsType[*drain.Refused](err)
+	require.True(t, denied, "what is denied is denied again")
 
 	ctx, cancel := context.WithCancel(t.Context())
 	e.onResponse = func(r *http.Request) {

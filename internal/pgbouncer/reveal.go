@@ -15,38 +15,34 @@ const revealTimeout = time.Second
 // Reveal has SHOW DATABASES show a database that pgbouncer made for a client from the entry "*". While the first client of such a database
 // logs in, pgbouncer may put the database among the forgotten ones, and leaves it there although clients use it. The next client's login
 // takes it out (https://github.com/pgbouncer/pgbouncer/blob/pgbouncer_1_24_1/src/objects.c, find_database). So this begins a login, and
-// ends it before it says more than a name. It reports whether pgbouncer certainly has the database. One without clients is forgotten again
-// within a third of a second (janitor.c of the same version, do_full_maint), perhaps before SHOW DATABASES.
-func (c *Console) Reveal(ctx context.Context, name string) (has bool, err error) {
-	if has, err = c.target.beginLogin(ctx, name); err != nil {
-		return false, fmt.Errorf("begin a login to database %s: %w", printable(name), err)
+// ends it before it says more than a name. pgbouncer drops an unused database again within a third of a second (janitor.c of the same version,
+// do_full_maint), perhaps before SHOW DATABASES. Its answer does not say whether it has the database.
+func (c *Console) Reveal(ctx context.Context, name string) error {
+	if err := c.target.beginLogin(ctx, name); err != nil {
+		return fmt.Errorf("begin a login to database %s: %w", printable(name), err)
 	}
-	return has, nil
+	return nil
 }
 
-// authentication is the type of the message with which a server asks for a password, or for none
-// (https://www.postgresql.org/docs/current/protocol-message-formats.html). pgbouncer looks for the database before.
-const authentication = 'R'
-
-func (t Target) beginLogin(ctx context.Context, name string) (has bool, err error) {
+func (t Target) beginLogin(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
 	conn, err := t.Dial(ctx)
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", ErrUnreachable, bounded(err))
+		return fmt.Errorf("%w: %w", ErrUnreachable, bounded(err))
 	}
 	raw := newLimitedConn(conn)
 	defer raw.Close()
 	secured, err := t.negotiateTLS(ctx, raw)
 	if err != nil {
-		return false, err
+		return err
 	}
 	answerBy := time.Now().Add(revealTimeout)
 	if end, ends := ctx.Deadline(); ends && end.Before(answerBy) {
 		answerBy = end
 	}
 	if err := secured.SetDeadline(answerBy); err != nil {
-		return false, bounded(err)
+		return bounded(err)
 	}
 	startup := pgproto3.StartupMessage{
 		ProtocolVersion: pgproto3.ProtocolVersion30, Parameters: map[string]string{"user": t.User, "database": name, "application_name": "quiesce"},
@@ -55,14 +51,13 @@ func (t Target) beginLogin(ctx context.Context, name string) (has bool, err erro
 	if err == nil {
 		_, err = secured.Write(text)
 	}
-	answer := make([]byte, 1)
 	if err == nil {
-		_, err = secured.Read(answer)
+		_, err = secured.Read(make([]byte, 1))
 	}
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !isTimeout(err) {
-		return false, bounded(err)
+		return bounded(err)
 	}
-	return answer[0] == authentication, nil
+	return nil
 }
 
 // isTimeout reports whether a server said nothing in time: a login that needs a lookup in a database, of which none is needed here.

@@ -21,7 +21,7 @@ func (c *poolerConsole) databases(ctx context.Context, pools pgbouncer.Pools, au
 		return nil, fmt.Errorf("more than %d databases are in use and not shown", maxDatabases)
 	}
 	for _, name := range hidden {
-		if _, err := c.main.Reveal(ctx, name); err != nil {
+		if err := c.main.Reveal(ctx, name); err != nil {
 			return nil, err
 		}
 	}

@@ -120,7 +120,7 @@ func (p *Postgres) each(ctx context.Context, do func(context.Context, int, *pgx.
 		}
 	}
 	if standbys > named && !p.IgnoreStandbys {
-		return fmt.Errorf("%d standbys receive the log, and %d of them are named: name each with --standby, or say --ignore-standbys if no client logs in there",
+		return fmt.Errorf("%d standbys receive the log, and %d of those named do: name each with --standby, or say --ignore-standbys if no client logs in there",
 			standbys, named)
 	}
 	return nil

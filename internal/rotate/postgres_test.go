@@ -171,9 +171,9 @@ func TestPostgres_LoginThatSeesNoState_StandbysCount(t *testing.T) {
 	require.NoError(t, p.Check(t.Context()))
 	stream(t, database, "standby-1")
 	stream(t, database, "pg_receivewal")
-	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 of them are named")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 of those named do")
 	p.Primary.User = "postgres"
-	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 of them are named")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 of those named do")
 	p.IgnoreStandbys = true
 	require.NoError(t, p.Check(t.Context()))
 }
@@ -185,7 +185,7 @@ func TestPostgres_StandbyIsNamedLikeATool_Counts(t *testing.T) {
 	stream(t, database, "pg_receivewal")
 	require.NoError(t, p.Check(t.Context()))
 	stream(t, database, "pg_replica1")
-	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 of them are named")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 of those named do")
 }
 
 // In a failover, the standby that was named becomes the primary. Nobody would look at the new one.
@@ -225,7 +225,7 @@ func TestPostgres_StandbyHasAStandby_Counts(t *testing.T) {
 	require.NoError(t, p.Check(t.Context()))
 	second := postgres.StartWith(t, postgres.Options{StandbyOf: standby})
 	streams(t, second)
-	require.ErrorContains(t, p.Check(t.Context()), "2 standbys receive the log, and 1 of them are named")
+	require.ErrorContains(t, p.Check(t.Context()), "2 standbys receive the log, and 1 of those named do")
 	p.Standbys = append(p.Standbys, connection(t, second, false))
 	require.NoError(t, p.Check(t.Context()))
 }
@@ -237,7 +237,7 @@ func TestPostgres_NamedStandbyDoesNotStream_TheOtherCounts(t *testing.T) {
 	p := &Postgres{Primary: connection(t, database, true), Standbys: []*pgx.ConnConfig{connection(t, archive, false)}}
 	require.NoError(t, p.Check(t.Context()))
 	stream(t, database, "standby-2")
-	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 of them are named")
+	require.ErrorContains(t, p.Check(t.Context()), "1 standbys receive the log, and 0 of those named do")
 }
 
 // The standby of this test replays commits an hour late.

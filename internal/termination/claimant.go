@@ -28,6 +28,8 @@ type nodeDrain struct {
 	report  drain.Report
 	state   drain.State // of the eviction, which may resume under a shorter deadline
 	denied  error       // why the node, which was tainted or opened, cannot be cordoned; nil: it can
+
+	taintDenied bool
 }
 
 func (j *job) newNodeDrain(cluster Kubernetes, node drain.Node) *nodeDrain {
@@ -69,11 +71,18 @@ func (d *nodeDrain) taint(ctx context.Context) {
 	}
 	j.goOn("taint the node", err)
 	if !isFinal(err) {
-		d.drainer.Taint = func(ctx context.Context) (time.Time, error) {
-			closed := d.closedNow()
-			return closed.CordonedAt, d.tryTaint(ctx, closed)
-		}
+		d.drainer.Taint = d.taintAgain
 	}
+}
+
+// taintAgain taints a node whose first taint failed. A denial is final.
+func (d *nodeDrain) taintAgain(ctx context.Context) (time.Time, error) {
+	closed := d.closedNow()
+	err := d.tryTaint(ctx, closed)
+	if _, denied := errors.AsType[*drain.Refused](err); denied {
+		d.taintDenied = true
+	}
+	return closed.CordonedAt, err
 }
 
 // closedNow returns what the Lease is to say of a node that is closed now. The node may still have what an earlier termination changed.
@@ -188,6 +197,9 @@ func (d *nodeDrain) evict(ctx context.Context) (cause error) {
 		d.report, d.state = drainer.Resume(bounded, d.pods, d.node, d.state)
 		if d.denied != nil {
 			d.drainer.Recordon = nil
+		}
+		if d.taintDenied {
+			d.drainer.Taint = nil
 		}
 		cause = context.Cause(bounded)
 		if stop(); !errors.Is(cause, errDeadlineShortened) {

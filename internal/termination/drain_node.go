@@ -87,19 +87,15 @@ func (j *job) noteAmbiguity(found FoundNodes) {
 }
 
 // withoutNode ends the drain of an instance that has no node in the cluster. It is remarkable if the instance had been in service: then
-// its node is in another cluster, or names another instance. If the Lease says that the instance has the only copy of data, the node was
-// removed from the cluster, and the data are still there: the invocation fails, and comes again.
-func (j *job) withoutNode(instance Instance, known EC2Instance) (Result, error) {
-	if !known.Terminated && j.recordsOnlyCopy() && (j.keepRecordedOpen() || j.keptOpen && time.Now().Before(j.clock.deadline())) {
-		return "", j.failed(fmt.Errorf("the instance has no node in the cluster: %s", recordedReason))
-	}
+// its node is in another cluster, or names another instance.
+func (j *job) withoutNode(instance Instance, known EC2Instance) Result {
 	wasFound := j.lease != nil && len(j.lease.Closed()) > 0 // by an earlier invocation
 	j.wasInService = !instance.isWarm() && !known.Terminated && !known.isNew() && !wasFound
 	j.end(StatusNodeNotFound, "the instance has no node in the cluster")
 	if j.wasInService {
 		j.log.Warn("instance has no node in the cluster")
 	}
-	return Continue, nil
+	return Continue
 }
 
 // taintTerminatingPeers keeps evicted pods off the nodes that terminate next. It precedes the first eviction. If it fails, those pods

@@ -29,13 +29,10 @@ func (j *job) resumeKeptOpen(hook Hook) {
 			j.clock.extendToLimit(hook)
 		}
 	}
-	if !j.keptOpen && j.clock.wasOver(j.report.StartedAt) {
-		j.keepRecordedOpen()
-	}
 }
 
-// keepRecordedOpen keeps the action open to the hook's limit, if the Lease says that the data of a pod exist on this node only. The pod
-// itself could not be looked at. It reports false if the Lease does not say so, or if there is no more time.
+// keepRecordedOpen keeps the action open to the hook's limit, if the Lease says that the data of a pod exist on this node only. It is called
+// if the pods cannot be looked at. It reports false if the Lease does not say so, or if there is no more time.
 func (j *job) keepRecordedOpen() bool {
 	if j.Hook == "" || j.Trigger != "" || j.keptOpen || !j.recordsOnlyCopy() || !j.clock.extendToLimit(j.hook) {
 		return false

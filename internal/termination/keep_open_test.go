@@ -109,15 +109,9 @@ func TestOnlyCopy_PodsCannotBeListedLater_ActionStaysOpen(t *testing.T) {
 	})
 }
 
-// The record of an earlier invocation is what is known of the data, whatever cannot be looked at when the drain's time is over.
-func TestOnlyCopy_RecordedThenNothingCanBeLookedAt_ActionStaysOpen(t *testing.T) {
-	for name, breaks := range map[string]func(env *testEnv) (heal func()){
-		"pods cannot be listed": func(env *testEnv) func() { return env.failAlways("watch", errors.New("forbidden")) },
-		"the node was removed from the cluster": func(env *testEnv) func() {
-			env.joinsAt = time.Now().Add(24 * time.Hour)
-			return func() { env.joinsAt = time.Time{} }
-		},
-	} {
+// The record of an earlier invocation is what is known of the data, if the pods cannot be looked at when the drain's time is over.
+func TestOnlyCopy_RecordedThenPodsCannotBeListed_ActionStaysOpen(t *testing.T) {
+	for name, hangs := range map[string]bool{"denied": false, "no answer": true} {
 		t.Run(name, func(t *testing.T) {
 			bubble.Test(t, func(t *testing.T) {
 				began := time.Now()
@@ -129,7 +123,8 @@ func TestOnlyCopy_RecordedThenNothingCanBeLookedAt_ActionStaysOpen(t *testing.T)
 				_, err := again()
 				require.Error(t, err)
 				require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-pg-0", `{"phase":"databases","escort":{},"onlyCopy":true}`))
-				heal := breaks(env)
+				heal := env.failAlways("watch", errors.New("forbidden"))
+				env.hangs = map[string]bool{"watch": hangs}
 				for time.Since(began) < 40*time.Minute {
 					_, err := again()
 					require.Error(t, err, "it is tried again, after %s", time.Since(began))
@@ -137,6 +132,7 @@ func TestOnlyCopy_RecordedThenNothingCanBeLookedAt_ActionStaysOpen(t *testing.T)
 					time.Sleep(time.Minute)
 				}
 				heal()
+				env.hangs = nil
 				_, err = again()
 				require.Error(t, err)
 				require.Empty(t, env.completed)

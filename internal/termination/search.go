@@ -9,8 +9,8 @@ import (
 	"quiesce/internal/drain"
 )
 
-// searchNodes finds the nodes that claim the instance. A node may have the instance's name and address, and claim another instance. It is ours
-// only if that one is gone, as EC2 says: in another VPC with the same addresses, another cluster's instance has such a name too.
+// searchNodes finds the nodes that claim the instance. A node may have the instance's name and address, and claim another instance. Then EC2 is
+// asked about that other instance, and the node is ours only if it is gone: two VPCs may have the same addresses, and so the same names.
 func (h *Handler) searchNodes(ctx context.Context, cluster Kubernetes, instanceID string, known EC2Instance) (FoundNodes, error) {
 	found, err := cluster.FindNodes(ctx, instanceID, known)
 	if err != nil {
@@ -29,7 +29,7 @@ func (h *Handler) searchNodes(ctx context.Context, cluster Kubernetes, instanceI
 	defer cancel()
 	instances, err := h.Groups.EC2Instances(ctx, others...)
 	if err != nil {
-		return FoundNodes{}, fmt.Errorf("ask EC2 for %s, which a node of the name of %s claims to be: %w", strings.Join(others, ", "), instanceID, err)
+		return FoundNodes{}, fmt.Errorf("ask EC2 about %s, the instance that the node of the name of %s claims: %w", strings.Join(others, ", "), instanceID, err)
 	}
 	found.Nodes = slices.DeleteFunc(found.Nodes, func(n drain.Node) bool {
 		other, exists := instances[n.InstanceID]

@@ -165,7 +165,7 @@ func (j *job) drainNode(invocation context.Context, cluster Kubernetes, instance
 	case err != nil:
 		return j.outOfTime(ctx, err)
 	case len(found) == 0:
-		return j.withoutNode(instance, j.asked.instance().EC2Instance)
+		return j.withoutNode(instance, j.asked.instance().EC2Instance), nil
 	}
 	watching, stop := context.WithCancel(invocation)
 	defer stop()
