@@ -125,6 +125,7 @@ type run struct {
 	candidates       map[string]string // by controller, the UID of the pod that came after the cordon and may be asked to leave
 	recordoning      bool
 	recordonDenied   bool
+	taintDenied      bool
 	recordonAt       time.Time // no next attempt before
 	recordonFailures int       // in a row
 	recordons        chan recordonResult

@@ -47,7 +47,7 @@ func (r *run) checkCordon(ctx context.Context, now time.Time) (wake time.Time) {
 		closeNode = r.Taint
 	}
 	switch {
-	case closeNode == nil, !byTaint && (r.recordonDenied || r.state.recordons >= maxRecordons), byTaint && !r.node.Cordoned.IsZero():
+	case closeNode == nil, byTaint && (r.taintDenied || !r.node.Cordoned.IsZero()), !byTaint && (r.recordonDenied || r.state.recordons >= maxRecordons):
 		return time.Time{}
 	case now.Before(r.recordonAt):
 		return r.recordonAt
@@ -89,9 +89,7 @@ func (r *run) handleRecordon(got recordonResult) {
 	}
 	switch _, denied := errors.AsType[*Refused](got.err); { // what is denied once is denied again
 	case got.err != nil && got.byTaint:
-		if denied {
-			r.Taint = nil
-		}
+		r.taintDenied = r.taintDenied || denied
 		r.Log.Warn("taint of the node failed again", "error", Short(got.err.Error()))
 		return
 	case got.err != nil:
