@@ -106,7 +106,7 @@ func (p *pooler) look(ctx context.Context) (v view, err error) {
 }
 
 // shown returns the databases, and all wanted ones that pgbouncer has. One that it made from the entry "*" may be in use and not shown, or
-// paused and not shown: the latter when its last client has left. pgbouncer may drop that one again before it shows it.
+// paused and not shown: the latter when its last client has disconnected. pgbouncer may drop that one again before it shows it.
 func (p *pooler) shown(ctx context.Context) (all []pgbouncer.Database, err error) {
 	if all, err = p.console.Databases(ctx); err != nil {
 		return nil, err

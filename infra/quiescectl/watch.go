@@ -131,7 +131,7 @@ func areDone(drains []running) bool {
 	return !slices.ContainsFunc(drains, func(d running) bool { return d.State != stateEmpty && d.State != stateEnded })
 }
 
-// checkRemaining returns errFindings if a drain has ended though pods remain. A script must not go on as if they had left.
+// checkRemaining returns errFindings if a drain has ended though pods remain. A script must not go on as if they were gone.
 func checkRemaining(drains []running) error {
 	if slices.ContainsFunc(drains, func(d running) bool { return d.State == stateEnded }) {
 		return errFindings

@@ -337,7 +337,7 @@ func TestEvict_TerminatedWithLessGraceThanItsHook_StopsInTime(t *testing.T) {
 	p := parts.Start(t, parts.Older, parts.Options{})
 	w := newCluster(p)
 	w.pod.Containers[0].PreStop, w.hookTime = []string{"sleep", "25"}, 6*time.Second
-	leaveInTurn(t, p, 12, 700*time.Millisecond) // clients that leave by themselves are waited for
+	disconnectInTurn(t, p, 12, 700*time.Millisecond) // clients that disconnect by themselves are waited for
 	w.terminate(t)
 	w.pod.StopsBy = w.pod.Deleted.Add(w.hookTime)
 	_, err := w.escort(minute).Run(t.Context(), w.request(t))
@@ -346,15 +346,15 @@ func TestEvict_TerminatedWithLessGraceThanItsHook_StopsInTime(t *testing.T) {
 	require.NotContains(t, p.Log(t), "got SIGTERM, fast exit", "it is shut down before its hook is ended")
 }
 
-// leaveInTurn connects clients, one of which leaves after each pause, until the test ends.
-func leaveInTurn(t *testing.T, p *parts.Pooler, clients int, pause time.Duration) {
+// disconnectInTurn connects clients, one of which disconnects after each pause, until the test ends.
+func disconnectInTurn(t *testing.T, p *parts.Pooler, clients int, pause time.Duration) {
 	apps := []*pgconn.PgConn{}
 	for range clients {
 		apps = append(apps, p.Connect(t))
 	}
-	var leaving sync.WaitGroup
-	t.Cleanup(leaving.Wait) // before the clients' own cleanups
-	leaving.Go(func() {
+	var disconnecting sync.WaitGroup
+	t.Cleanup(disconnecting.Wait) // before the clients' own cleanups
+	disconnecting.Go(func() {
 		for _, app := range apps {
 			_ = app.Close(context.Background())
 			if escort.Sleep(t.Context(), pause) != nil {

@@ -189,7 +189,7 @@ func TestRun_LastMoveCannotPauseEverything_MovesUnderThePauseOfTheOthers(t *test
 	}
 }
 
-// An eviction whose answer does not come, as with a webhook that hangs, leaves the time in which its poolers are resumed.
+// An eviction whose answer does not come, as with a webhook that hangs, is given up in time to resume the poolers.
 func TestRun_EvictionUnderAPauseIsNotAnswered_ResumedInTime(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
@@ -197,7 +197,7 @@ func TestRun_EvictionUnderAPauseIsNotAnswered_ResumedInTime(t *testing.T) {
 		e, i := w.escort()
 		var asked bool
 		var paused time.Time
-		var left time.Duration
+		var remaining time.Duration
 		_, err, _ := w.runAs(t, e, i, "pg-0", lastCall, func(r *drain.EscortRequest) {
 			evict := r.Evict
 			r.Evict = func(ctx context.Context, o drain.EvictOptions) error {
@@ -206,13 +206,13 @@ func TestRun_EvictionUnderAPauseIsNotAnswered_ResumedInTime(t *testing.T) {
 				}
 				asked, paused = true, time.Now()
 				<-ctx.Done()
-				left = e.PauseTimeout - time.Since(paused)
+				remaining = e.PauseTimeout - time.Since(paused)
 				return ctx.Err()
 			}
 		})
 		require.NoError(t, err)
 		require.True(t, asked)
-		require.GreaterOrEqual(t, left, resumeReserve)
+		require.GreaterOrEqual(t, remaining, resumeReserve)
 		require.Contains(t, w.effects, "evict pg-0")
 		require.Empty(t, w.poolers["a"].paused)
 	})

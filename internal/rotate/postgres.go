@@ -87,7 +87,7 @@ func isVerified(config *pgx.ConnConfig) bool {
 }
 
 // serverQuery returns whether a server is in recovery, when it was started, whether it receives a log, and how many standbys receive its own.
-// The start tells servers apart, whatever their names are. A login without pg_read_all_stats sees no state, and then whoever streams counts.
+// The start tells servers apart, whatever their names are. A login without pg_read_all_stats sees no state, and then every receiver counts.
 // PostgreSQL's own tools do not, by their exact names: a standby may have any other.
 const serverQuery = `SELECT pg_is_in_recovery(), extract(epoch FROM pg_postmaster_start_time())::text, EXISTS (SELECT FROM pg_stat_wal_receiver),
  (SELECT count(*) FROM pg_stat_replication WHERE (state IS NULL OR state IN ('streaming', 'catchup'))

@@ -69,7 +69,7 @@ func (d *nodeDrain) taint(ctx context.Context) {
 		d.log.Info("node tainted")
 		return
 	}
-	j.goOn("taint the node", err)
+	j.continueWithout("taint the node", err)
 	if !isFinal(err) {
 		d.drainer.Taint = d.taintAgain
 	}
@@ -122,7 +122,7 @@ func (d *nodeDrain) cordon(ctx context.Context) (replaced error) {
 		d.drainer.Recordon = d.recordon
 	}
 	if err != nil {
-		d.job.goOn("cordon", err)
+		d.job.continueWithout("cordon", err)
 		return nil
 	}
 	d.node.Cordoned = at

@@ -78,7 +78,7 @@ func (j *job) drainWithoutHook(invocation context.Context, instance Instance) er
 		j.skipHeld()
 		return nil
 	}
-	j.goOnWithoutLease(invocation, cluster)
+	j.continueWithoutLease(invocation, cluster)
 	stopHeartbeats := j.startOptionalHeartbeats(invocation)
 	_, err := j.drainNode(invocation, cluster, instance)
 	j.saveUnsaved(invocation, cluster)

@@ -88,7 +88,7 @@ func (j *job) keepOpen(invocation context.Context) bool {
 		}
 		closed.KeptOpen = true
 		if err := j.saveClosed(ctx, closed); err != nil {
-			j.goOn("record that the action is kept open", err)
+			j.continueWithout("record that the action is kept open", err)
 		}
 	}
 	return true

@@ -109,20 +109,27 @@ func TestOnlyCopy_PodsCannotBeListedLater_ActionStaysOpen(t *testing.T) {
 	})
 }
 
+// recordedOnlyCopy is onlyCopyEnv after its first invocation. The Lease says that the database is the only copy.
+func recordedOnlyCopy(t *testing.T) (env *testEnv, again func() (Report, error)) {
+	began := time.Now()
+	env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
+	again = func() (Report, error) {
+		terminating := event
+		return deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
+	}
+	_, err := again()
+	require.Error(t, err)
+	require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-pg-0", `{"phase":"databases","escort":{},"onlyCopy":true}`))
+	return env, again
+}
+
 // The record of an earlier invocation is what is known of the data, if the pods cannot be looked at when the drain's time is over.
 func TestOnlyCopy_RecordedThenPodsCannotBeListed_ActionStaysOpen(t *testing.T) {
 	for name, hangs := range map[string]bool{"denied": false, "no answer": true} {
 		t.Run(name, func(t *testing.T) {
 			bubble.Test(t, func(t *testing.T) {
 				began := time.Now()
-				env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
-				again := func() (Report, error) {
-					terminating := event
-					return deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
-				}
-				_, err := again()
-				require.Error(t, err)
-				require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-pg-0", `{"phase":"databases","escort":{},"onlyCopy":true}`))
+				env, again := recordedOnlyCopy(t)
 				heal := env.failAlways("watch", errors.New("forbidden"))
 				env.hangs = map[string]bool{"watch": hangs}
 				for time.Since(began) < 40*time.Minute {
@@ -133,7 +140,7 @@ func TestOnlyCopy_RecordedThenPodsCannotBeListed_ActionStaysOpen(t *testing.T) {
 				}
 				heal()
 				env.hangs = nil
-				_, err = again()
+				_, err := again()
 				require.Error(t, err)
 				require.Empty(t, env.completed)
 				require.NotContains(t, env.node.Log(), "evict app/pg-0")
@@ -146,14 +153,7 @@ func TestOnlyCopy_RecordedThenPodsCannotBeListed_ActionStaysOpen(t *testing.T) {
 func TestOnlyCopy_RecordedThenLeaseCannotBeHad_NotEvicted(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
-		env, h, _ := onlyCopyEnv(t, began.Add(24*time.Hour))
-		again := func() (Report, error) {
-			terminating := event
-			return deliver(t, h, Record{Termination: &terminating, FirstReceived: began})
-		}
-		_, err := again()
-		require.Error(t, err)
-		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-pg-0", `{"phase":"databases","escort":{},"onlyCopy":true}`))
+		env, again := recordedOnlyCopy(t)
 		env.failAlways("acquire", errors.New("timeout"))
 		env.errors["records"] = []error{errors.New("timeout"), errors.New("timeout"), errors.New("timeout")}
 		for time.Since(began) < 40*time.Minute {

@@ -51,13 +51,13 @@ func (j *job) acquireLease(invocation context.Context, cluster Kubernetes) (held
 	return false
 }
 
-// goOnWithoutLease says so, if there is none. What an earlier invocation wrote on it is read as soon as that can be: without an escort, a
+// continueWithoutLease says so, if there is none. What an earlier invocation wrote on it is read as soon as that can be: without an escort, a
 // database's member is evicted in the drain's last moments, but not if it has the only copy of its data.
-func (j *job) goOnWithoutLease(invocation context.Context, cluster Kubernetes) {
+func (j *job) continueWithoutLease(invocation context.Context, cluster Kubernetes) {
 	if j.noLease == nil {
 		return
 	}
-	j.goOn("acquire the lease; plain evictions only", j.noLease)
+	j.continueWithout("acquire the lease; plain evictions only", j.noLease)
 	if !j.keepsPods() {
 		return
 	}

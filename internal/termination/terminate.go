@@ -138,7 +138,7 @@ func (j *job) drainForHook(ctx, invocation context.Context, cluster Kubernetes, 
 	j.resumeKeptOpen(hook)
 	result, err := Result(leftOpen), j.waitForLease(hook)
 	if err == nil {
-		j.goOnWithoutLease(invocation, cluster)
+		j.continueWithoutLease(invocation, cluster)
 		result, err = j.drainNode(invocation, cluster, instance)
 		j.saveUnsaved(invocation, cluster)
 	}
@@ -274,8 +274,8 @@ func (j *job) end(status Status, reason string) {
 	j.report.Status, j.report.Reason = status, drain.Short(drain.Sentence(append(slices.Clone(j.notes), reason)...))
 }
 
-// goOn logs what a drain goes on without, and notes it for the report's reason.
-func (j *job) goOn(without string, err error) {
+// continueWithout logs what a drain goes on without, and notes it for the report's reason.
+func (j *job) continueWithout(without string, err error) {
 	j.log.Warn("drain continues without an optional step", "step", without, "error", err.Error())
 	j.notes = append(j.notes, without+": "+err.Error())
 }

@@ -48,7 +48,7 @@ func TestEvict_WebhookAnswers429_OthersNotSlowed(t *testing.T) {
 	began := time.Now()
 	p.send(p.terminate(target).Body)
 	p.deliver(1)
-	p.until("the others have left", func() (bool, error) { return len(p.podsOn(target)) == 1, nil })
+	p.until("the others are gone", func() (bool, error) { return len(p.podsOn(target)) == 1, nil })
 	t.Logf("%d pods left within %v", others, time.Since(began))
 	p.awaitLog(handedOff)
 	over.Store(true)
