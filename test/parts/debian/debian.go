@@ -2,11 +2,8 @@ package debian
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"quiesce/test/parts/images"
 )
@@ -43,28 +40,3 @@ func (i Image) Wrap(dir, program string) (string, error) {
 	}
 	return script, nil
 }
-
-// Ports are below 32768, where the kernel's range for outgoing connections begins (net.ipv4.ip_local_port_range): any client could
-// take a port of that range before its server starts.
-const (
-	lowestPort   = 10000
-	highestPort  = 32767
-	portAttempts = 1000 // few ports are taken: that many failures in a row mean that none is free
-)
-
-// FreePort returns a port on the loopback interface that is free now.
-func FreePort() (int, error) {
-	var last error
-	for range portAttempts {
-		port := lowestPort + rand.IntN(highestPort-lowestPort)
-		listener, err := net.Listen("tcp", Address(port))
-		if err == nil {
-			return port, listener.Close()
-		}
-		last = err
-	}
-	return 0, fmt.Errorf("find a free port: %w", last)
-}
-
-// Address returns the loopback address of a port.
-func Address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

@@ -75,7 +75,7 @@ type Lab struct {
 	options   Options
 	reaper    *reaper
 	logDir    string
-	ports     ports
+	ports     componentPorts
 	network   *network // of the machines
 	dns       io.Closer
 	unwatch   context.CancelFunc // ends repeatMissed; nil: it does not run

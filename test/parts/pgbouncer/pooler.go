@@ -19,6 +19,7 @@ import (
 
 	"quiesce/test/parts/debian"
 	"quiesce/test/parts/need"
+	"quiesce/test/parts/ports"
 	"quiesce/test/parts/postgres"
 )
 
@@ -122,11 +123,11 @@ func databases(d *postgres.Database, aliases ...string) string {
 
 // configure chooses the port and returns the section [pgbouncer].
 func (p *Pooler) configure(dir string, o Options) (string, error) {
-	port, err := debian.FreePort()
+	port, err := ports.Free()
 	if err != nil {
 		return "", err
 	}
-	p.Addr = debian.Address(port)
+	p.Addr = ports.Address(port)
 	settings := map[string]string{
 		"listen_addr": "127.0.0.1", "listen_port": fmt.Sprint(port), "unix_socket_dir": "",
 		"auth_type": either(o.AuthType, "scram-sha-256"), "auth_file": p.userlist,

@@ -17,6 +17,7 @@ import (
 
 	"quiesce/test/parts/debian"
 	"quiesce/test/parts/need"
+	"quiesce/test/parts/ports"
 )
 
 // User is an account.
@@ -181,10 +182,10 @@ func (d *Database) initialize(programs string, o Options) error {
 }
 
 func (d *Database) serve(programs string, o Options) (err error) {
-	if d.Port, err = debian.FreePort(); err != nil {
+	if d.Port, err = ports.Free(); err != nil {
 		return err
 	}
-	d.Addr = debian.Address(d.Port)
+	d.Addr = ports.Address(d.Port)
 	args := []string{"-D", d.data(), "-h", "127.0.0.1", "-p", fmt.Sprint(d.Port)}
 	settings := []string{"unix_socket_directories=", "max_connections=200", "fsync=off", "jit=off", "log_timezone=UTC", "timezone=UTC"}
 	for _, setting := range append(settings, o.Settings...) {
