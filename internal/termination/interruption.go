@@ -37,9 +37,6 @@ func (j *job) runInterruption(ctx context.Context) error {
 	case rejection != "":
 		j.end(StatusRejected, rejection)
 		return nil
-	case j.Policy.Shadow:
-		j.planDryRun(invocation)
-		return nil
 	}
 	return j.drainWithoutHook(invocation, instance)
 }
@@ -64,6 +61,10 @@ func (j *job) setSpotClock(marked time.Time) {
 // that action has an event of its own.
 func (j *job) drainWithoutHook(invocation context.Context, instance Instance) error {
 	j.Hook, j.report.Hook = "", ""
+	if j.Policy.Shadow {
+		j.planDryRun(invocation)
+		return nil
+	}
 	connected := j.askCluster(invocation)
 	j.askInstance(invocation)
 	j.asked.peers = j.askPeers(invocation)

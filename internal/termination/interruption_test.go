@@ -318,6 +318,21 @@ func TestInterruption_ShadowMode_OnlyPlanned(t *testing.T) {
 	})
 }
 
+func TestManualDrain_ShadowMode_OnlyPlanned(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.state = inService
+		env.node.Add(web("web"), 0)
+		h := env.handler()
+		h.Policy.Shadow, h.Policy.AllowManualDrain = true, true
+		report, err := deliver(t, h, Record{Request: &Request{Action: ActionDrain, InstanceID: event.InstanceID}})
+		require.NoError(t, err)
+		require.Equal(t, StatusPlanned, report.Status)
+		require.Len(t, report.Pods, 1)
+		require.Empty(t, env.effects())
+	})
+}
+
 // A drain for a lifecycle action has half an hour. The Spot interruption of its instance finds the lease held.
 func TestSpotInterruption_DrainRunning_PassesItsDeadline(t *testing.T) {
 	for trigger, want := range map[Trigger][]time.Duration{SpotInterruption: {spotTime, spotTime}, RebalanceRecommendation: nil} {
