@@ -264,16 +264,18 @@ func TestBeforeStop_PatroniGone_ResumedInTime(t *testing.T) {
 	f.requireAsBefore()
 }
 
-// query_wait_timeout would fail clients earlier than the pause ends.
-func TestBeforeStop_ShortQueryWaitTimeout_ResumedBefore(t *testing.T) {
+// The setting would fail clients earlier than the pause ends.
+func TestBeforeStop_ShortTimeoutOfClients_ResumedBefore(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, parts.Start(t, parts.Newer, parts.Options{Settings: map[string]string{"query_wait_timeout": "4"}}))
-	began := time.Now()
-	require.Zero(t, f.run(beforeStop, ""))
-	f.requirePaused()
-	f.requireAsBefore()
-	require.GreaterOrEqual(t, time.Since(began), 3*time.Second)
-	require.Contains(t, f.read(f.output), "for=3s")
+	for _, setting := range []string{"query_wait_timeout", "query_timeout"} {
+		f := newFixture(t, parts.Start(t, parts.Newer, parts.Options{Settings: map[string]string{setting: "4"}}))
+		began := time.Now()
+		require.Zero(t, f.run(beforeStop, ""))
+		f.requirePaused()
+		f.requireAsBefore()
+		require.GreaterOrEqual(t, time.Since(began), 3*time.Second)
+		require.Contains(t, f.read(f.output), "for=3s", setting)
+	}
 }
 
 func TestBeforeStop_NotThePrimary_Nothing(t *testing.T) {

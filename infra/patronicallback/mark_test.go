@@ -102,6 +102,7 @@ func TestView_MarkAndPauses_Decide(t *testing.T) {
 		"killed later":                  {view: view{retry: over}, leftover: true},
 		"another's, by a person":        {view: view{retry: none, others: []string{"theirs"}}},
 		"sessions":                      {view: view{retry: none, sessions: true}, refused: "session mode"},
+		"a replication client":          {view: view{retry: none, streams: true}, refused: "replication client"},
 	} {
 		c.view.databases = []string{"app"}
 		if c.refused == "" {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strconv"
 	"time"
 
 	"quiesce/internal/pgbouncer"
@@ -15,7 +14,8 @@ import (
 const (
 	// openTime bounds the login to all poolers before PostgreSQL stops. A healthy console answers in milliseconds.
 	openTime = 2 * time.Second
-	// waitShare is the share of query_wait_timeout, in percent, for which clients are held at most. At its end pgbouncer fails them.
+	// waitShare is the share of query_wait_timeout and of query_timeout, in percent, for which clients are held at most. At the end of either
+	// one pgbouncer fails them.
 	waitShare = 75
 	// revealTries is how often a look has pgbouncer show a database that it drops. It drops them three times a second, so more than two failed
 	// tries are rare, on a slow machine too. A database that a pooler lacks costs that many logins once.
@@ -50,6 +50,7 @@ type view struct {
 	paused    bool     // one of these is
 	others    []string // other databases that are paused
 	sessions  bool     // one of these is in session mode
+	streams   bool     // a client of one of these receives the write-ahead log
 	alias     bool
 	retry     string        // server_login_retry
 	limit     time.Duration // for which its clients may be held
@@ -157,17 +158,20 @@ func (p *pooler) lookBefore(ctx context.Context, most time.Duration) (v view, er
 	}
 	pools = slices.DeleteFunc(pools, func(pool pgbouncer.Pool) bool { return !slices.Contains(v.databases, pool.Database) })
 	v.sessions = pools.HasSessions()
-	text, err := p.console.Setting(ctx, pgbouncer.QueryWaitTimeout)
+	streaming, err := p.console.Streaming(ctx)
 	if err != nil {
 		return v, err
 	}
-	seconds, err := strconv.ParseFloat(text, 64)
-	if err != nil || pgbouncer.CheckSetting(pgbouncer.QueryWaitTimeout, text) != nil {
-		return v, fmt.Errorf("setting %s is not a number", pgbouncer.QueryWaitTimeout)
-	}
+	v.streams = slices.ContainsFunc(streaming, func(name string) bool { return slices.Contains(v.databases, name) })
 	v.limit = most
-	if wait := time.Duration(seconds * float64(time.Second)); wait > 0 {
-		v.limit = min(most, wait*waitShare/100)
+	for _, name := range []string{pgbouncer.QueryWaitTimeout, pgbouncer.QueryTimeout} {
+		wait, err := p.console.Timeout(ctx, name)
+		if err != nil {
+			return v, err
+		}
+		if wait > 0 {
+			v.limit = min(v.limit, wait*waitShare/100)
+		}
 	}
 	return v, nil
 }
@@ -184,6 +188,8 @@ func (v view) refuse() error {
 		return errors.New("the callback of another cluster has paused it")
 	case v.sessions:
 		return errors.New("it has clients in session mode, which a pause would wait for")
+	case v.streams:
+		return errors.New("it has a replication client, which a pause would wait for")
 	}
 	return nil
 }

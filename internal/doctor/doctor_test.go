@@ -441,6 +441,9 @@ var poolerCases = []testCase{
 		[]string{"warning deployment db/pgbouncer: so_reuseport = 1: several processes may share one port"}},
 	{"short query_wait_timeout", func(w *world) { w.addConfig("max_client_conn=500\nquery_wait_timeout = 59\n") },
 		[]string{"warning deployment db/pgbouncer: query_wait_timeout = 59"}},
+	{"short query_timeout", func(w *world) { w.addConfig("max_client_conn=500\nquery_timeout = 34\n") },
+		[]string{"warning deployment db/pgbouncer: query_timeout = 34"}},
+	{"long enough query_timeout", func(w *world) { w.addConfig("max_client_conn=500\nquery_timeout = 35\n") }, nil},
 	{"endless query_wait_timeout", func(w *world) { w.addConfig("max_client_conn=500\nquery_wait_timeout = 0\n") }, nil},
 	{"session pooling by default", func(w *world) {
 		w.addConfig("[databases]\na = host=b pool_mode=transaction\n[pgbouncer]\nmax_client_conn=500\n")

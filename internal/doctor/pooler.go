@@ -101,6 +101,8 @@ func (v *view) openNodes() (names []string) {
 const (
 	// shortestWait is a query_wait_timeout with which a primary can move while its poolers hold clients: 30 s of pause, and 30 s to spare.
 	shortestWait = 60
+	// shortestQuery is such a query_timeout: 30 s of pause, and 5 s to spare.
+	shortestQuery = 35
 	// defaultMaxClients is pgbouncer's own max_client_conn (https://www.pgbouncer.org/config.html#max_client_conn).
 	defaultMaxClients = 100
 )
@@ -119,6 +121,10 @@ func (v *view) poolerSettings() (found []Finding) {
 		if wait, set := ini.number("query_wait_timeout"); set && wait > 0 && wait < shortestWait {
 			add(Warning, fmt.Sprintf("query_wait_timeout = %d", wait), "clients that wait while a primary moves get an error",
 				fmt.Sprintf("set it to %d or more; the default is 120", shortestWait))
+		}
+		if limit, set := ini.number("query_timeout"); set && limit > 0 && limit < shortestQuery {
+			add(Warning, fmt.Sprintf("query_timeout = %d", limit), "clients that wait while a primary moves are disconnected, or the primary does not move",
+				fmt.Sprintf("set it to %d or more, or to 0; the default is 0", shortestQuery))
 		}
 		most, known := ini.number("max_client_conn")
 		if _, complete := ini.own(); !known && complete {
@@ -181,7 +187,7 @@ func (i ini) addEnv(all []corev1.EnvVar) {
 }
 
 var setting = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`(?m)(?:^|[ \t])(pool_mode|so_reuseport|query_wait_timeout|max_client_conn)[ \t]*=[ \t]*([A-Za-z0-9]+)`)
+	return regexp.MustCompile(`(?m)(?:^|[ \t])(pool_mode|so_reuseport|query_wait_timeout|query_timeout|max_client_conn)[ \t]*=[ \t]*([A-Za-z0-9]+)`)
 })
 
 // values returns the values of a setting, of pgbouncer and of its databases.

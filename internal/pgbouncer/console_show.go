@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -80,6 +81,7 @@ func (r *row) pool() Pool {
 type Client struct {
 	Database, User, Addr string
 	Application          string // its application_name; empty below 1.18
+	Streams              bool   // it receives the write-ahead log (https://www.pgbouncer.org/usage.html#show-clients); since 1.23
 }
 
 // Clients returns the clients that are logged in, except consoles.
@@ -100,8 +102,26 @@ func (c *Console) EachClient(ctx context.Context, do func(Client)) error {
 func (r *row) client() Client {
 	return Client{
 		Database: r.text("database"), User: r.text("user"), Addr: r.text("addr") + ":" + r.text("port"),
-		Application: r.optionalText("application_name"),
+		Application: r.optionalText("application_name"), Streams: isReplication(r.optionalText("replication")),
 	}
+}
+
+// isReplication reports whether the column says that a client has asked for replication, logical or physical.
+func isReplication(mode string) bool { return mode != "" && mode != "none" }
+
+// Streaming returns the databases from which clients receive the write-ahead log, sorted, each once. Such a client keeps its connection to
+// the server, whatever the mode of the pool. pgbouncer serves none before 1.23.
+func (c *Console) Streaming(ctx context.Context) (databases []string, err error) {
+	if !c.version.AtLeast(1, 23) {
+		return nil, nil
+	}
+	err = c.EachClient(ctx, func(client Client) {
+		if client.Streams && !slices.Contains(databases, client.Database) {
+			databases = append(databases, client.Database)
+		}
+	})
+	slices.Sort(databases)
+	return databases, err
 }
 
 // Setting returns the value of a setting.
@@ -117,6 +137,18 @@ func (c *Console) Setting(ctx context.Context, name string) (string, error) {
 	}
 	return value, err
 }
+
+// Timeout returns the value of a setting that is in seconds. Many take zero for no limit.
+func (c *Console) Timeout(ctx context.Context, name string) (time.Duration, error) {
+	text, err := c.Setting(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	seconds, err := settingValue(name, text, maxTimeout)
+	return inSeconds(seconds), err
+}
+
+func inSeconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
 
 // IsPaused reports whether pgbouncer is paused or suspended as a whole, by whomever. The error is ErrUnsupported before 1.19.
 func (c *Console) IsPaused(ctx context.Context) (paused bool, err error) {
@@ -215,6 +247,18 @@ func (r *row) optionalNumber(column string) int {
 		return 0
 	}
 	return r.number(column)
+}
+
+// optionalTimeout returns a setting in seconds, or 0 if there is no such column.
+func (r *row) optionalTimeout(column string) time.Duration {
+	if _, has := r.columns[column]; !has {
+		return 0
+	}
+	seconds, err := settingValue(column, r.text(column), maxTimeout)
+	if err != nil {
+		r.fail(err)
+	}
+	return inSeconds(seconds)
 }
 
 func (r *row) fail(err error) {

@@ -1,14 +1,17 @@
 package pgbouncer
 
 import (
+	"fmt"
 	"net"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	parts "quiesce/test/parts/pgbouncer"
+	"quiesce/test/parts/postgres"
 )
 
 // rowOf returns a row, from pairs of column and value.
@@ -127,6 +130,60 @@ func TestClients_Connected_HaveNameAndAddress(t *testing.T) {
 		require.Equal(t, "app", clients[0].Database)
 		require.Equal(t, "app", clients[0].User)
 		require.Equal(t, app.Conn().LocalAddr().String(), clients[0].Addr)
+	})
+}
+
+// A client that streams keeps its connection, so that a PAUSE is never answered.
+func TestStreaming_ReplicationClient_ItsDatabase(t *testing.T) {
+	superuser := parts.User{Name: "postgres", Password: "any"}
+	p := parts.Start(t, parts.Newer, parts.Options{Users: []parts.User{superuser}, Aliases: []string{"other"}})
+	c := open(t, p)
+	parts.Exec(t, p.Connect(t), "SELECT")
+	streaming, err := c.Streaming(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, streaming)
+
+	postgres.Stream(t, fmt.Sprintf("postgres://%s:%s@%s/app?sslmode=disable&replication=database", superuser.Name, superuser.Password, p.Addr))
+	streaming, err = c.Streaming(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"app"}, streaming)
+	pools, err := c.Pools(t.Context())
+	require.NoError(t, err)
+	require.False(t, pools.HasSessions(), "the mode of the pool does not say it")
+	pause, err := openAnother(t, c).PauseDatabase(t.Context(), "app")
+	require.NoError(t, err)
+	select {
+	case <-pause.Done():
+		t.Fatal("the pause was answered:", pause.Err())
+	case <-time.After(time.Second):
+	}
+}
+
+func TestStreaming_OlderThan123_Nobody(t *testing.T) {
+	streaming, err := open(t, parts.Start(t, parts.Older, parts.Options{})).Streaming(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, streaming)
+}
+
+// A paused pooler has the setting apply to clients that wait, though their queries have not begun.
+func TestTimeout_QueryTimeout_DisconnectsWaitingClients(t *testing.T) {
+	parts.Each(t, parts.Options{Settings: map[string]string{QueryTimeout: "1"}}, func(t *testing.T, p *parts.Pooler) {
+		c := open(t, p)
+		limit, err := c.Timeout(t.Context(), QueryTimeout)
+		require.NoError(t, err)
+		require.Equal(t, time.Second, limit)
+		wait, err := c.Timeout(t.Context(), QueryWaitTimeout)
+		require.NoError(t, err)
+		require.Equal(t, 2*time.Minute, wait)
+		_, err = c.Timeout(t.Context(), "auth_file")
+		require.ErrorContains(t, err, "is not a number")
+
+		client := p.Connect(t)
+		pause, err := openAnother(t, c).PauseDatabase(t.Context(), "app")
+		require.NoError(t, err)
+		<-pause.Done()
+		_, err = client.Exec(t.Context(), "SELECT").ReadAll()
+		require.ErrorContains(t, err, "query_timeout")
 	})
 }
 

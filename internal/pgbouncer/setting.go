@@ -16,6 +16,10 @@ const (
 	ServerFastClose   = "server_fast_close"   // whether a session ends with its transaction: 0 or 1
 )
 
+// QueryTimeout is read only: seconds that a query may take, the wait for a connection included, until pgbouncer disconnects its client
+// (src/janitor.c, pool_client_maint); 0: no limit.
+const QueryTimeout = "query_timeout"
+
 // maxTimeout is more than anyone configures, 30 years in seconds. pgbouncer counts microseconds in 64 bits.
 const maxTimeout = 1e9
 
@@ -34,9 +38,14 @@ func CheckSetting(name, value string) error {
 	if !known {
 		return fmt.Errorf("setting %s is not one that quiesce writes", printable(name))
 	}
+	_, err := settingValue(name, value, most)
+	return err
+}
+
+func settingValue(name, value string, most float64) (float64, error) {
 	number, err := strconv.ParseFloat(value, 64)
 	if err != nil || !settingNumber().MatchString(value) || number > most {
-		return fmt.Errorf("setting %s: %s is not a number from 0 to %.0f", name, printable(value), most)
+		return 0, fmt.Errorf("setting %s: %s is not a number from 0 to %.0f", name, printable(value), most)
 	}
-	return nil
+	return number, nil
 }

@@ -56,6 +56,11 @@ func (f *Facts) plain() string {
 	}
 }
 
+// inMaintenance reports whether Patroni is in maintenance mode, as its configuration or any member says.
+func (f *Facts) inMaintenance() bool {
+	return f.Paused || slices.ContainsFunc(f.Members, func(m Member) bool { return m.Paused })
+}
+
 // isSingle reports whether the leader is the only member.
 func (f *Facts) isSingle() bool {
 	return len(f.Members) == 1 && f.Members[0].Name == f.Leader && f.Others == 0 && len(f.Holds) == 0
@@ -128,7 +133,7 @@ func (f *Facts) clusterHolds() (holds []string) {
 	if hold, _ := checkVersion(f.Operator, f.Version); hold != "" {
 		add("%s", hold)
 	}
-	if f.Paused || slices.ContainsFunc(f.Members, func(m Member) bool { return m.Paused }) {
+	if f.inMaintenance() {
 		add("Patroni is in maintenance mode (pause)")
 	}
 	if f.Pending != "" {

@@ -21,6 +21,9 @@ const (
 	cnpgHealthy = "Cluster in healthy state"
 	// cnpgFenced is the annotation that has the fenced instances, as a JSON list. An asterisk stands for all.
 	cnpgFenced = "cnpg.io/fencedInstances"
+	// cnpgReconciles is the annotation that stops the operator, if it is "disabled". Instances still follow a new target primary, and
+	// no Service does (https://cloudnative-pg.io/documentation/current/failure_modes/#disabling-reconciliation).
+	cnpgReconciles = "cnpg.io/reconciliationLoop"
 	// cnpgUnhealthy is the role of an old primary during a switchover, since 1.29.1.
 	cnpgUnhealthy = "unhealthy"
 	// cnpgScratch ends the name of a pod's claim for temporary files, which is deleted with the pod (ephemeralVolumeSource of a Cluster).
@@ -81,6 +84,9 @@ func (c *cnpgCluster) read(f *Facts) {
 	}
 	if text := c.Metadata.Annotations[cnpgFenced]; isFenced(text) {
 		f.hold("instances are fenced: %s", drain.Short(text))
+	}
+	if c.Metadata.Annotations[cnpgReconciles] == "disabled" {
+		f.hold("the operator does not reconcile the Cluster: its annotation %s is disabled", cnpgReconciles)
 	}
 	for name, state := range s.InstancesReportedState {
 		if state.IsPrimary && escort.IsName(name) {

@@ -153,6 +153,8 @@ func (m *move) checkUnheld(p *front) error {
 		return nil
 	case !m.facts.Operator.UsesPatroni():
 		return hold("clients of pooler %s cannot be held, and CloudNativePG can lose what they write during its switchover: %s", p.pod.Ref, p.unheld)
+	case p.serves(time.Now()):
+		return hold("pooler %s is stopping, and may have its clients until it is gone", p.pod.Ref)
 	case p.silent:
 		return hold("the console of pooler %s does not answer: %s", p.pod.Ref, p.unheld)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -84,13 +83,17 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 	if err != nil {
 		return PoolerState{}, err
 	}
-	text, err := c.main.Setting(ctx, pgbouncer.QueryWaitTimeout)
+	streaming, err := c.main.Streaming(ctx)
 	if err != nil {
 		return PoolerState{}, err
 	}
-	seconds, err := strconv.ParseFloat(text, 64)
-	if err != nil || pgbouncer.CheckSetting(pgbouncer.QueryWaitTimeout, text) != nil {
-		return PoolerState{}, fmt.Errorf("setting %s is not a number", pgbouncer.QueryWaitTimeout)
+	wait, err := c.main.Timeout(ctx, pgbouncer.QueryWaitTimeout)
+	if err != nil {
+		return PoolerState{}, err
+	}
+	limit, err := c.main.Timeout(ctx, pgbouncer.QueryTimeout)
+	if err != nil {
+		return PoolerState{}, err
 	}
 	retry, err := c.main.Setting(ctx, pgbouncer.ServerLoginRetry)
 	if err != nil {
@@ -109,7 +112,7 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 	if err != nil {
 		return PoolerState{}, err
 	}
-	state := PoolerState{LoginRetry: retry, QueryWait: time.Duration(seconds * float64(time.Second)), AuthQuery: c.asks, Shared: alone != nil}
+	state := PoolerState{LoginRetry: retry, QueryWait: wait, QueryTime: limit, AuthQuery: c.asks, Shared: alone != nil}
 	for _, d := range databases {
 		if d.Name == forPasswords && isOnlyAsked(poolsOf(pools, d.Name), authUser) {
 			continue
@@ -117,6 +120,7 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 		used := poolsOf(pools, d.Name)
 		state.Databases = append(state.Databases, PoolerDatabase{
 			Name: d.Name, Host: d.Host, Port: d.Port, Paused: d.Paused, InUse: used.Clients() > 0, Sessions: used.HasSessions(),
+			Streams: slices.Contains(streaming, d.Name),
 		})
 	}
 	return state, nil

@@ -43,7 +43,8 @@ type front struct {
 	idle      int           // databases that lead to the primary, are too many, and have no clients
 	alias     bool          // one of them is the alias
 	retry     string        // its setting server_login_retry
-	queryWait time.Duration // zero: clients wait for ever
+	queryWait time.Duration // zero: clients wait forever
+	queryTime time.Duration // zero: queries may take forever
 	paused    string        // a database that is paused already; empty: none
 	unheld    string        // why its clients cannot be held, in words; empty: they can
 	silent    bool          // for a reason that may be over in a moment: its console did not answer
@@ -64,6 +65,13 @@ func (p *front) group() string {
 // isReplaced reports whether the escort of poolers replaces it. It still serves its clients, and its labels and its owner are not its own.
 func (p *front) isReplaced() bool {
 	return p.pod.Labels[drain.EscortLabel] == string(config.StrategySurge)
+}
+
+// serves reports whether a pooler that is stopping may still have its clients: while its hook runs, and from pgbouncer 1.23 on until they
+// disconnect or its grace period ends (https://www.pgbouncer.org/usage.html#signals).
+func (p *front) serves(now time.Time) bool {
+	runs := func(c escort.Container) bool { return c.Process != "" }
+	return !p.pod.Deleted.IsZero() && now.Before(p.pod.StopsBy) && slices.ContainsFunc(p.pod.Containers, runs)
 }
 
 // paths are the Services and poolers through which clients reach a primary.
@@ -168,9 +176,11 @@ func (e *Escort) poolerPods(ctx context.Context, cluster Cluster, namespace stri
 // look opens the pooler's console, and finds the databases that lead to the leader.
 func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []escort.Service, acts bool) *front {
 	p := &front{pod: pod, asksForPasswords: isCNPGPooler(pod)}
-	if !pod.Deleted.IsZero() {
-		p.unheld = "it is stopping"
-		return p
+	if !pod.Deleted.IsZero() { // pgbouncer must not be paused while it shuts down; its console may say where it leads
+		defer func() { p.unheld, p.silent = "it is stopping", false }()
+		if !p.serves(time.Now()) {
+			return p
+		}
 	}
 	if isCNPGPooler(pod) {
 		p.unheld = ownPooler
@@ -207,7 +217,7 @@ func (p *front) read(ctx context.Context, f *Facts, leading []escort.Service, ac
 	if err != nil {
 		return err
 	}
-	p.queryWait, p.retry = state.QueryWait, state.LoginRetry
+	p.queryWait, p.queryTime, p.retry = state.QueryWait, state.QueryTime, state.LoginRetry
 	p.asksForPasswords = p.asksForPasswords || state.AuthQuery
 	var leads []PoolerDatabase
 	for _, d := range state.Databases {
@@ -270,6 +280,8 @@ func (p *front) add(d PoolerDatabase) {
 	switch {
 	case d.Sessions:
 		p.unheld = fmt.Sprintf("database %s has sessions, which a pause would wait for", drain.Short(d.Name))
+	case d.Streams:
+		p.unheld = fmt.Sprintf("database %s has a replication client, which a pause would wait for", drain.Short(d.Name))
 	case d.Paused:
 		p.paused = drain.Short(d.Name)
 		p.unheld = "somebody else has paused database " + p.paused

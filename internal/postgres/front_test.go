@@ -427,6 +427,70 @@ func TestRun_TooManyDatabases_ThoseWithoutClientsAreLeftOutFirst(t *testing.T) {
 	}
 }
 
+// A rollout stops a pooler. Its hook runs, or its clients have not disconnected yet.
+func TestRun_PoolerIsStopping_HeldWhileItServes(t *testing.T) {
+	const reason = "pooler db/pooler-b is stopping, and may have its clients until it is gone"
+	for name, c := range map[string]struct {
+		change  func(*world)
+		process string
+		stopsIn time.Duration
+		late    bool   // it stops after the first look, and its console with it
+		reason  string // empty: the primary moves
+	}{
+		"serving":               {process: "1", stopsIn: time.Minute, reason: reason},
+		"serving another":       {process: "1", stopsIn: time.Minute, change: func(w *world) { w.poolers["b"].databases[0].Host = "elsewhere" }},
+		"its container ended":   {stopsIn: time.Minute},
+		"its time is over":      {process: "1"},
+		"without a console":     {process: "1", stopsIn: time.Minute, change: func(w *world) { w.poolers["b"].noConsole = true }},
+		"its clients were held": {process: "1", stopsIn: time.Minute, late: true, reason: "clients of pooler db/pooler-b could be held a moment ago"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
+				w := newWorld()
+				if c.change != nil {
+					c.change(w)
+				}
+				looks := 0
+				e, i := w.escort()
+				e.Connect = func(context.Context) (Cluster, error) {
+					return podsOf{i, func(p *escort.Pod) {
+						if p.Name != "pooler-b" {
+							return
+						}
+						if looks++; !c.late || looks > 1 {
+							w.poolers["b"].noConsole = w.poolers["b"].noConsole || c.late
+							p.Deleted, p.StopsBy = time.Now(), time.Now().Add(c.stopsIn)
+							p.Containers = []escort.Container{{Name: "pgbouncer", Process: c.process}}
+						}
+					}}, nil
+				}
+				_, err, _ := w.runAs(t, e, i, "pg-0")
+				if c.reason != "" {
+					requireHeld(t, err, c.reason)
+					require.Empty(t, w.effects)
+					_, err, _ = w.runAs(t, e, i, "pg-0", lastCall)
+				}
+				require.NoError(t, err)
+				require.NotContains(t, w.effects, "pause b/app")
+				w.requireNothingPaused(t)
+			})
+		})
+	}
+}
+
+// A client that streams keeps its connection, whatever the mode of the pool.
+func TestRun_ReplicationClientOfAPooler_NotPausedInVain(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.poolers["b"].databases[0].Streams = true
+		result, err, _ := w.run(t, "pg-0")
+		require.NoError(t, err)
+		require.Contains(t, result.Reason, "pooler db/pooler-b not held: database app has a replication client, which a pause would wait for")
+		require.NotContains(t, w.effects, "pause b/app")
+		w.requireNothingPaused(t)
+	})
+}
+
 // A surge replaces a pooler, which has all the clients until it stops.
 func TestRun_PoolerIsBeingReplaced_HeldUntilItIs(t *testing.T) {
 	for name, c := range map[string]struct {

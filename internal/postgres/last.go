@@ -118,7 +118,8 @@ func (r *run) escortLast(ctx context.Context) error {
 	return r.evictPlainly(ctx, "")
 }
 
-// canSwitchOver reports whether an eviction under a pause can end in a new primary: Patroni switches over on SIGTERM, to another member.
+// canSwitchOver reports whether an eviction under a pause can end in a new primary: Patroni switches over on SIGTERM, to another member, but
+// not in maintenance mode (https://patroni.readthedocs.io/en/latest/pause.html).
 func (r *run) canSwitchOver(left time.Duration) bool {
-	return left > lastPause && r.Strategy == config.StrategySwitchover && r.facts.Operator.UsesPatroni() && !r.facts.isSingle()
+	return left > lastPause && r.Strategy == config.StrategySwitchover && r.facts.Operator.UsesPatroni() && !r.facts.inMaintenance() && !r.facts.isSingle()
 }

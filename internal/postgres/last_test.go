@@ -72,6 +72,19 @@ func TestRun_NothingReadWhenTimeRunsOut_EvictedBeforeTimeForAMoveIsOver(t *testi
 	})
 }
 
+// In maintenance mode no other member leads after an eviction, so a pause would hold clients in vain.
+func TestRun_TimeRunsOutInMaintenanceMode_EvictedWithoutAPause(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.paused = true
+		result, err, _ := w.run(t, "pg-0", lastCall)
+		require.NoError(t, err)
+		require.Contains(t, result.Reason, "Patroni is in maintenance mode")
+		require.Equal(t, []string{"pg-0"}, w.evicted)
+		require.Empty(t, w.order("pause"))
+	})
+}
+
 // lastCall is a request at the end of the drain's time: there is time for a last move.
 func lastCall(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(lastLead - time.Second) }
 

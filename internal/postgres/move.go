@@ -31,6 +31,9 @@ const (
 	// queryWaitReserve is kept between the end of the hold and query_wait_timeout, at which pgbouncer fails every client that waits. It has
 	// room for a RESUME that is tried again and again. If the function dies, its message comes later: then that timeout frees clients.
 	queryWaitReserve = 30 * time.Second
+	// queryTimeReserve is kept between the end of the hold and query_timeout, at which pgbouncer disconnects every client that waits. It has
+	// room for a RESUME that is tried twice. More would keep primaries behind poolers with the usual 30 s from moving at all.
+	queryTimeReserve = 5 * time.Second
 	// minHold is the least that a switchover gets: twice what one takes with Patroni, kube-proxy included.
 	minHold = 10 * time.Second
 	// invocationReserve is what a move needs of the invocation beyond the hold: to open consoles before it, and to reconnect and verify.

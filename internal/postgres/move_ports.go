@@ -69,7 +69,8 @@ type Console interface {
 type PoolerState struct {
 	Databases  []PoolerDatabase
 	LoginRetry string        // as SetLoginRetry takes it
-	QueryWait  time.Duration // how long a client waits until its query is refused; zero: for ever
+	QueryWait  time.Duration // how long a client waits until its query is refused; zero: forever
+	QueryTime  time.Duration // how long a query may take, its wait included, until its client is disconnected; zero: forever
 	AuthQuery  bool          // it asks its databases for the passwords of users that its own file lacks
 	Shared     bool          // several processes may share its port: a RESUME may reach another one than its PAUSE
 }
@@ -81,6 +82,7 @@ type PoolerDatabase struct {
 	Paused     bool // by name
 	InUse      bool // clients are connected to it
 	Sessions   bool // clients hold their connections in session mode: a pause would wait until they disconnect
+	Streams    bool // a client receives the write-ahead log: a pause would wait until it disconnects
 }
 
 // Asker asks a leader over HTTP.

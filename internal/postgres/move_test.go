@@ -131,6 +131,8 @@ func TestRun_MoveFails_ClientsGoOnAndThePrimaryIsHeld(t *testing.T) {
 				p.queryWait = 35 * time.Second
 			}
 		}, reason: "raise query_wait_timeout"},
+		"query_timeout is too short": {change: func(w *world) { w.poolers["a"].queryTime = 14 * time.Second },
+			reason: "clients could be held for 9s only, and a switchover may take 10s: raise query_wait_timeout, query_timeout"},
 		"somebody else has asked": {change: func(w *world) { w.version, w.request = 1, map[string]string{"member": "pg-2", "leader": "pg-0"} },
 			reason: "somebody has asked for a switchover to pg-2"},
 		"Services cannot be read": {change: func(w *world) { w.unreadable = true }, reason: "forbidden"},

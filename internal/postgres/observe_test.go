@@ -294,11 +294,12 @@ func TestObserve_CloudNativePGNotAtRest_Holds(t *testing.T) {
 		}
 	}
 	for want, change := range map[string]func(*api){
-		"somebody has asked for a switchover from pg-1 to pg-2 already":                   replace([]string{"status", "targetPrimary"}, "pg-2"),
-		`the Cluster's phase is "Switchover in progress", not "Cluster in healthy state"`: replace([]string{"status", "phase"}, "Switchover in progress"),
-		"only 1 of 2 instances are ready":                                                 replace([]string{"status", "readyInstances"}, 1),
-		`instances are fenced: ["pg-2"]`:                                                  replace([]string{"metadata", "annotations"}, map[string]string{cnpgFenced: `["pg-2"]`}),
-		"the cluster should follow another one, but its leader does not say so":           replace([]string{"spec", "replica"}, map[string]any{"enabled": true}),
+		"somebody has asked for a switchover from pg-1 to pg-2 already":                                      replace([]string{"status", "targetPrimary"}, "pg-2"),
+		`the Cluster's phase is "Switchover in progress", not "Cluster in healthy state"`:                    replace([]string{"status", "phase"}, "Switchover in progress"),
+		"only 1 of 2 instances are ready":                                                                    replace([]string{"status", "readyInstances"}, 1),
+		"the operator does not reconcile the Cluster: its annotation cnpg.io/reconciliationLoop is disabled": replace([]string{"metadata", "annotations"}, map[string]string{cnpgReconciles: "disabled"}),
+		`instances are fenced: ["pg-2"]`:                                                                     replace([]string{"metadata", "annotations"}, map[string]string{cnpgFenced: `["pg-2"]`}),
+		"the cluster should follow another one, but its leader does not say so":                              replace([]string{"spec", "replica"}, map[string]any{"enabled": true}),
 	} {
 		a, identity := cnpgAPI()
 		change(a)

@@ -34,6 +34,9 @@ func (m *move) ready(ctx context.Context, before []*front) error {
 		if p.queryWait > 0 {
 			m.limit = min(m.limit, p.queryWait-queryWaitReserve)
 		}
+		if p.queryTime > 0 {
+			m.limit = min(m.limit, p.queryTime-queryTimeReserve)
+		}
 		if err := m.checkTransactions(ctx, p); err != nil {
 			return err
 		}
@@ -51,7 +54,7 @@ func (m *move) ready(ctx context.Context, before []*front) error {
 		return err
 	}
 	if least := m.leastHold(); m.limit < least {
-		return hold("clients could be held for %v only, and a switchover may take %v: raise query_wait_timeout or pauseTimeout", m.limit, least)
+		return hold("clients could be held for %v only, and a switchover may take %v: raise query_wait_timeout, query_timeout or pauseTimeout", m.limit, least)
 	}
 	if end, limited := ctx.Deadline(); limited && time.Until(end) < m.waitForLoop()+m.limit+invocationReserve {
 		return errTooShort
@@ -88,7 +91,7 @@ func (m *move) checkReplaced() error {
 }
 
 // checkStillHeld holds the primary if the clients of a pooler could be held a moment ago, and cannot now. They would meet the switchover. A
-// pooler that is gone or stopping has none that a pause could spare.
+// pooler that is gone has none.
 func (m *move) checkStillHeld(before []*front) error {
 	if m.last {
 		return nil
@@ -96,7 +99,7 @@ func (m *move) checkStillHeld(before []*front) error {
 	for _, p := range slices.Concat(m.paths.fronts, m.paths.others) {
 		isHeld := p.unheld == "" && len(p.databases) > 0
 		wasHeld := slices.ContainsFunc(before, func(b *front) bool { return b.pod.Ref == p.pod.Ref })
-		if wasHeld && !isHeld && p.pod.Deleted.IsZero() {
+		if wasHeld && !isHeld && (p.pod.Deleted.IsZero() || p.serves(time.Now())) {
 			return hold("clients of pooler %s could be held a moment ago, and cannot now: %s", p.pod.Ref,
 				cmp.Or(p.unheld, "it does not lead to the primary any more"))
 		}

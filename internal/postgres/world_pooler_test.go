@@ -15,6 +15,7 @@ import (
 type worldPooler struct {
 	databases []PoolerDatabase
 	queryWait time.Duration
+	queryTime time.Duration
 	quiet     time.Duration // of the oldest transaction
 	noConsole bool
 	authQuery bool
@@ -134,7 +135,7 @@ func (c *worldConsole) Look(ctx context.Context) (PoolerState, error) {
 	}
 	defer leave()
 	state := PoolerState{
-		Databases: slices.Clone(c.pooler.databases), QueryWait: c.pooler.queryWait, LoginRetry: c.pooler.retry,
+		Databases: slices.Clone(c.pooler.databases), QueryWait: c.pooler.queryWait, QueryTime: c.pooler.queryTime, LoginRetry: c.pooler.retry,
 		AuthQuery: c.pooler.authQuery, Shared: c.pooler.shared,
 	}
 	for i, d := range state.Databases {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"iter"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -116,21 +115,34 @@ func (c *Consoles) fits(ctx context.Context, p Pod, console *pgbouncer.Console) 
 
 // keepsLongEnough returns an error if a pooler ends the connection of a client that has gone before the next look must show it.
 func keepsLongEnough(ctx context.Context, console *pgbouncer.Console) error {
-	for name, endless := range map[string]bool{"server_idle_timeout": true, "server_lifetime": false} { // what a zero means
-		text, err := console.Setting(ctx, name)
-		if err != nil {
-			return err
+	idle, err := console.Timeout(ctx, "server_idle_timeout")
+	if err != nil {
+		return err
+	}
+	if idle > 0 && idle <= maxGap { // zero: for as long as the connection lives
+		return tooShort("server_idle_timeout", idle)
+	}
+	lifetime, err := console.Timeout(ctx, "server_lifetime")
+	if err != nil {
+		return err
+	}
+	if lifetime <= maxGap {
+		return tooShort("server_lifetime", lifetime)
+	}
+	databases, err := console.Databases(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range databases {
+		if d.ServerLifetime > 0 && d.ServerLifetime <= maxGap {
+			return tooShort("server_lifetime of database "+escort.Printable(d.Name), d.ServerLifetime)
 		}
-		seconds, err := strconv.ParseFloat(text, 64)
-		if err != nil {
-			return fmt.Errorf("%s is no number: %s", name, escort.Printable(text))
-		}
-		if endless && seconds == 0 || seconds > maxGap.Seconds() {
-			continue
-		}
-		return fmt.Errorf("%s is %s seconds, so a use could be missed: set more than %.0f", name, escort.Printable(text), maxGap.Seconds())
 	}
 	return nil
+}
+
+func tooShort(setting string, is time.Duration) error {
+	return fmt.Errorf("%s is %.0f seconds, so a use could be missed: set more than %.0f", setting, is.Seconds(), maxGap.Seconds())
 }
 
 // Sessions implements Poolers.

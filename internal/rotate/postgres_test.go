@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -282,22 +281,7 @@ func connection(t *testing.T, database *postgres.Database, primary bool) *pgx.Co
 
 // stream receives the log of the primary, as a standby does.
 func stream(t *testing.T, database *postgres.Database, name string) {
-	config, err := pgconn.ParseConfig(fmt.Sprintf("postgres://postgres@%s/?sslmode=disable&replication=true&application_name=%s", database.Addr, name))
-	require.NoError(t, err)
-	conn, err := pgconn.ConnectConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	identity, err := conn.Exec(t.Context(), "IDENTIFY_SYSTEM").ReadAll()
-	require.NoError(t, err)
-	conn.Frontend().Send(&pgproto3.Query{String: fmt.Sprintf("START_REPLICATION PHYSICAL %s", identity[0].Rows[0][2])})
-	require.NoError(t, conn.Frontend().Flush())
-	for {
-		message, err := conn.ReceiveMessage(t.Context())
-		require.NoError(t, err)
-		if _, streams := message.(*pgproto3.CopyBothResponse); streams {
-			return
-		}
-	}
+	postgres.Stream(t, fmt.Sprintf("postgres://postgres@%s/?sslmode=disable&replication=true&application_name=%s", database.Addr, name))
 }
 
 // keeps is poolers that keep these connections. A client takes one right after they have said so.

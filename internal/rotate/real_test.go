@@ -410,6 +410,23 @@ func TestConsoles_AnotherAuthFile_Refused(t *testing.T) {
 	require.ErrorContains(t, consoles.Check(t.Context()), "the Secret is mounted as /etc/other")
 }
 
+func TestConsoles_OneDatabaseKeepsConnectionsTooShort_Refused(t *testing.T) {
+	for own, says := range map[string]string{"server_lifetime=300": "server_lifetime of database app is 300 seconds", "server_lifetime=301": ""} {
+		p := parts.Start(t, parts.Newer, parts.Options{Own: own})
+		console, err := pgbouncer.Open(t.Context(), pgbouncer.Target{
+			Dial: p.Dial, User: parts.Admin.Name, Password: parts.Admin.Password, TLS: pgbouncer.TLSDisable,
+		})
+		require.NoError(t, err)
+		err = keepsLongEnough(t.Context(), console)
+		console.Close()
+		if says == "" {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, says)
+		}
+	}
+}
+
 // A pooler that soon ends the connection of a client that has gone hides that the login was used.
 func TestConsoles_ConnectionsAreNotKept_Refused(t *testing.T) {
 	r := newReal(t, true)

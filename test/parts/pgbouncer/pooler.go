@@ -52,6 +52,7 @@ type Options struct {
 	Settings map[string]string // of the section [pgbouncer]; they override the others
 	Users    []User            // in the userlist, in addition to App, Admin and Stats
 	Aliases  []string          // further names of App's database
+	Own      string            // settings of these databases, as in server_lifetime=60
 	TLS      string            // client_tls_sslmode; if set, there is a certificate for ServerName
 }
 
@@ -105,7 +106,7 @@ func (p *Pooler) start(image debian.Image, dir string, database *postgres.Databa
 		if configErr != nil {
 			return configErr
 		}
-		err = p.run(image, dir, databases(database, o.Aliases...)+settings)
+		err = p.run(image, dir, databases(database, o)+settings)
 		if err == nil || !strings.Contains(err.Error(), "Address already in use") {
 			return err
 		}
@@ -113,10 +114,10 @@ func (p *Pooler) start(image debian.Image, dir string, database *postgres.Databa
 	return err
 }
 
-func databases(d *postgres.Database, aliases ...string) string {
+func databases(d *postgres.Database, o Options) string {
 	text := "[databases]\n"
-	for _, name := range append([]string{App.Name}, aliases...) {
-		text += fmt.Sprintf("%s = host=127.0.0.1 port=%d dbname=%s\n", name, d.Port, App.Name)
+	for _, name := range append([]string{App.Name}, o.Aliases...) {
+		text += fmt.Sprintf("%s = host=127.0.0.1 port=%d dbname=%s %s\n", name, d.Port, App.Name, o.Own)
 	}
 	return text
 }
