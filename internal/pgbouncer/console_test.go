@@ -219,12 +219,31 @@ func TestClose_DuringPause_EndsAllGoroutines(t *testing.T) {
 	})
 }
 
+// notifying calls a function after each write, if there is one.
+type notifying struct {
+	net.Conn
+	sent *atomic.Pointer[func()]
+}
+
+func (n notifying) Write(b []byte) (int, error) {
+	written, err := n.Conn.Write(b)
+	if then := n.sent.Load(); then != nil {
+		(*then)()
+	}
+	return written, err
+}
+
 // A CancelRequest would resume pgbouncer.
 func TestExec_NoAnswer_ClosesWithoutCancelRequest(t *testing.T) {
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		var dials atomic.Int32
 		target := targetOf(p, admin)
-		target.Dial = func(ctx context.Context) (net.Conn, error) { dials.Add(1); return p.Dial(ctx) }
+		var sent atomic.Pointer[func()] // called when a command is sent; nil: nothing
+		target.Dial = func(ctx context.Context) (net.Conn, error) {
+			dials.Add(1)
+			connection, err := p.Dial(ctx)
+			return notifying{connection, &sent}, err
+		}
 		c, err := Open(t.Context(), target)
 		require.NoError(t, err)
 		defer c.Close()
@@ -235,7 +254,8 @@ func TestExec_NoAnswer_ClosesWithoutCancelRequest(t *testing.T) {
 
 		p.Signal(t, syscall.SIGSTOP)
 		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(pollInterval, cancel)
+		end := func() { cancel() }
+		sent.Store(&end) // a command that is canceled before it is sent leaves the console usable
 		_, err = c.Pools(ctx)
 		require.ErrorIs(t, err, context.Canceled)
 		awaitClosed(t, c.session.CleanupDone())
