@@ -19,7 +19,8 @@ import (
 
 // settleTime is how long a deletion waits before it looks for hooks a second time. The stack takes the permission to put hooks from the
 // sweep just before. IAM needs seconds until that holds everywhere, and a request may be under way. A minute of a deletion is cheap: a hook
-// that is put meanwhile would delay each termination for 20 minutes, because no function completes it.
+// that is put meanwhile would delay each termination for 20 minutes, because no function completes it. It is also the time until what failed
+// is tried again: throttling is over then.
 const settleTime = time.Minute
 
 // stackHooks puts and removes the hooks of a stack, for the stack's custom resource.
@@ -51,22 +52,29 @@ func newStackHooks(settings config.Config, sdk aws.Config, log *slog.Logger) sta
 	}, settle}
 }
 
-// put puts the hook on the groups that have none. If it has a new name, it removes those of the former name, and tries that twice: nothing else
-// does. An instance waits for the whole timeout of a hook that stays, since no function completes its action.
+// put puts the hook on the groups that have none. If it has a new name, it removes those of the former name. It tries both twice. A sweep puts
+// what is missing, but within an hour, and nodes of a group without the hook are not drained. Nothing else removes former hooks: an
+// instance waits for the whole timeout of one that stays, since no function completes its action.
 func (s stackHooks) put(ctx context.Context, former string) error {
-	_, err := s.PutMissing(ctx)
+	err := s.twice(ctx, s.PutMissing)
 	if former == "" || former == s.Policy.Hook {
 		return err
 	}
 	s.Policy.Hook = former
-	_, failed := s.RemoveOurs(ctx)
-	if failed != nil && s.settle(ctx) == nil {
-		_, failed = s.RemoveOurs(ctx)
-	}
+	failed := s.twice(ctx, s.RemoveOurs)
 	if failed != nil {
 		failed = fmt.Errorf("remove the former hook %s by hand: %w", former, failed)
 	}
 	return errors.Join(err, failed)
+}
+
+// twice does something, and again if that fails. It returns the last error.
+func (s stackHooks) twice(ctx context.Context, do func(context.Context) ([]string, error)) error {
+	_, err := do(ctx)
+	if err != nil && s.settle(ctx) == nil {
+		_, err = do(ctx)
+	}
+	return err
 }
 
 // remove removes the hooks that the stack has put, those included that a sweep puts meanwhile.

@@ -173,9 +173,26 @@ mode: drain
 	require.Equal(t, map[string]string{"workers-a": "ours", "batch-1": "ours", "batch-2": "ours", "eks-1": "ours"}, a.hooks("drain-me"))
 }
 
+// The groups have no hook of ours otherwise, until a sweep looks at them within an hour.
+func TestHooks_PutFails_TriedAgain(t *testing.T) {
+	for _, former := range [][]string{nil, {"quiesce"}} {
+		for action, times := range map[string]int{"PutLifecycleHook": 1, "DescribeAutoScalingGroups": 1, "DescribeLifecycleHooks": 4} {
+			a := newHooksAccount(t)
+			a.send(t, t.Context(), cfn.RequestCreate)
+			a.configure(t, strings.Replace(hooksFile, "lifecycle: {", "lifecycle: {hook: drain-me, ", 1))
+			a.Fail("autoscaling", action, awstest.Fault{Times: times, Code: 403, ErrorCode: "AccessDenied", Message: "no"})
+			a.send(t, t.Context(), cfn.RequestUpdate, former...)
+			require.Len(t, a.hooks("drain-me"), 4, action)
+			if former != nil {
+				require.Equal(t, map[string]string{"workers-a": "theirs"}, a.hooks("quiesce"), action)
+			}
+		}
+	}
+}
+
 // Nothing removes the former hooks later: the sweep knows the new name only.
 func TestHooks_RemovalOfTheFormerOnesFails_TriedAgain(t *testing.T) {
-	for action, times := range map[string]int{"DeleteLifecycleHook": 1, "DescribeLifecycleHooks": 6} {
+	for action, times := range map[string]int{"DeleteLifecycleHook": 1, "DescribeLifecycleHooks": 10} {
 		a := newHooksAccount(t)
 		a.send(t, t.Context(), cfn.RequestCreate)
 		a.configure(t, strings.Replace(hooksFile, "lifecycle: {", "lifecycle: {hook: drain-me, ", 1))
@@ -195,7 +212,12 @@ func TestHooks_OneGroupFails_OthersHaveTheirs(t *testing.T) {
 	a := newHooksAccount(t)
 	a.DeleteGroup("batch-1") // a hook cannot be put on it any more
 	remove := a.Fail("autoscaling", "PutLifecycleHook", awstest.Fault{Times: 1, Code: 403, ErrorCode: "AccessDenied", Message: "no"})
+	a.settle = func() {
+		remove()
+		remove = a.Fail("autoscaling", "PutLifecycleHook", awstest.Fault{Code: 403, ErrorCode: "AccessDenied", Message: "no"})
+	}
 	require.Equal(t, cfn.StatusSuccess, a.send(t, t.Context(), cfn.RequestCreate).Status)
+	a.settle = func() {}
 	require.Len(t, a.hooks("quiesce"), 2, "workers-a has one, and one of batch-2 and eks-1")
 	remove()
 	a.send(t, t.Context(), cfn.RequestUpdate)

@@ -33,7 +33,7 @@ func (c *Client) AwaitDetached(ctx context.Context, node drain.Node, stay []drai
 	defer stop()
 	watched := &attachments{node: node.Name, changed: make(chan struct{}, 1)}
 	err = source[attachment]{
-		Client: c, api: c.storage, resource: "volumeattachments", latest: true, decode: decodeAttachment, sink: watched,
+		Client: c, api: c.storage, resource: "volumeattachments", decode: decodeAttachment, sink: watched,
 	}.start(watchCtx).wait(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("list volume attachments: %w", err)

@@ -60,7 +60,6 @@ type source[T any] struct {
 	resource  string
 	field     fields.Selector // nil: all
 	metadata  bool            // only the objects' metadata is read
-	latest    bool            // also a plain LIST has the latest state; false: it may have an earlier one, which costs the server less
 	decode    func(object []byte) (T, error)
 	sink      sink[T]
 }
@@ -75,7 +74,7 @@ type activeWatch struct {
 // start lists and watches until ctx ends. It retries after every error; a denied request also goes to the channel denied.
 func (s source[T]) start(ctx context.Context) *activeWatch {
 	w := &activeWatch{synced: make(chan struct{}), denied: make(chan error, 1)}
-	go (&follower[T]{source: s, activeWatch: w, seen: "0"}).run(ctx)
+	go (&follower[T]{source: s, activeWatch: w}).run(ctx)
 	return w
 }
 
@@ -110,7 +109,6 @@ type follower[T any] struct {
 	logged   string // the latest error
 	loggedAt int    // events, when it was logged
 	version  string // the watch continues after it; empty: a list is next
-	seen     string // a plain LIST must not be older; empty: the latest
 	byList   bool   // the next list is a plain LIST: the latest streaming list failed
 	events   int    // received, so far
 }
@@ -179,18 +177,13 @@ func (f *follower[T]) follow(ctx context.Context) error {
 	return err
 }
 
-// list reads all objects with a LIST.
+// list reads all objects with a LIST, in their latest state: a drain is complete when no pod is listed. From Kubernetes 1.31 on, the server has
+// that in its cache too (https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-get-and-list).
 func (f *follower[T]) list(ctx context.Context) error {
-	if f.latest {
-		f.seen = ""
-	}
 	ctx, idle := withIdleTimeout(ctx)
 	defer idle.stop()
-	body, err := f.request(metav1.ListOptions{ResourceVersion: f.seen}, "List").Stream(ctx)
+	body, err := f.request(metav1.ListOptions{}, "List").Stream(ctx)
 	if err != nil {
-		if isOutdated(err) {
-			f.seen = ""
-		}
 		return causeOr(ctx, err)
 	}
 	defer func() { _ = body.Close() }()
@@ -211,7 +204,7 @@ func (f *follower[T]) list(ctx context.Context) error {
 // complete ends a list that is complete at this version.
 func (f *follower[T]) complete(version string) {
 	f.sink.end()
-	f.version, f.seen = version, version
+	f.version = version
 	f.live.Store(true)
 	f.once.Do(func() { close(f.synced) })
 }
@@ -228,7 +221,7 @@ func (f *follower[T]) streamList(ctx context.Context) error {
 func (f *follower[T]) watch(ctx context.Context) error {
 	err := f.receive(ctx, metav1.ListOptions{ResourceVersion: f.version})
 	if isOutdated(err) || errors.Is(err, errMalformed) {
-		f.version, f.seen = "", ""
+		f.version = ""
 	}
 	return err
 }
@@ -304,7 +297,7 @@ func (f *follower[T]) handle(kind watch.EventType, object []byte) error {
 		}
 	}
 	if f.version != "" && metadata.ResourceVersion != "" {
-		f.version, f.seen = metadata.ResourceVersion, metadata.ResourceVersion
+		f.version = metadata.ResourceVersion
 	}
 	return nil
 }

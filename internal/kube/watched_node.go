@@ -40,7 +40,7 @@ func (c *Client) WatchPods(ctx context.Context, node drain.Node, effort drain.Ef
 		metadata: effort == drain.EffortMetadata, decode: decodePod, sink: podSink{watched},
 	}
 	source[*corev1.Node]{
-		Client: c, api: c.core, resource: "nodes", field: fields.OneTermEqualSelector("metadata.name", node.Name), latest: true,
+		Client: c, api: c.core, resource: "nodes", field: fields.OneTermEqualSelector("metadata.name", node.Name),
 		decode: decodeNode, sink: &nodeSink{watchedNode: watched},
 	}.start(ctx)
 	if err := pods.start(ctx).wait(ctx); err != nil {

@@ -56,6 +56,7 @@ type run struct {
 	stop      stop
 	evicted   bool // the eviction was accepted: nothing is rolled back any more
 	tried     bool // the pod was tried a second time
+	dialed    bool // a console was opened, or tried
 }
 
 // Run implements drain.Escort.

@@ -212,6 +212,33 @@ func requireTriedAgain(t *testing.T, p *parts.Pooler, w *fakeCluster, e *Escort,
 	require.Equal(t, 1, w.count("evicted"))
 }
 
+// A StatefulSet gives the name of a deleted pod to the next one, which nobody would resume.
+func TestRun_ConsolesBreakAndTheNextPodHasTheName_ThatIsNotPaused(t *testing.T) {
+	t.Parallel()
+	p, next := parts.Start(t, parts.Older, parts.Options{}), parts.Start(t, parts.Older, parts.Options{})
+	w := newCluster(p)
+	openTransaction(t, p)
+	var kept keptConns
+	var replaced atomic.Bool
+	w.dial = kept.dial(func(ctx context.Context) (net.Conn, error) {
+		if replaced.Load() {
+			return next.Dial(ctx)
+		}
+		return p.Dial(ctx)
+	})
+	e := w.escort(minute)
+	e.ConnectVia = config.ViaPortForward
+	_, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) { return e.Run(ctx, w.request(t)) })
+	p.RequireLogs(t, "PAUSE command issued", func() {})
+	w.mutex.Lock()
+	w.pod.UID = "another"
+	w.mutex.Unlock()
+	replaced.Store(true)
+	kept.breakAll(t)
+	require.NoError(t, <-ended)
+	require.NotContains(t, next.Log(t), "login attempt: db=pgbouncer")
+}
+
 // The second try has what is left of the time, and no more.
 func TestRun_ConsolesBreakAgainstALongTransaction_EndsInTime(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,7 @@ package pooler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -119,11 +120,25 @@ func (r *run) openConsole(ctx context.Context) error {
 	return r.readLoad(ctx)
 }
 
-// ensureConsole returns the open console, or opens one.
+// errReplaced is the error of a console that is not opened, because its pod is gone.
+var errReplaced = errors.New("its pod is gone, and another one may have its name")
+
+// ensureConsole returns the open console, or opens one. Before each console but the first, it looks whether the pod is still there: a tunnel is
+// opened by name, and the next pod of a StatefulSet has the same.
 func (r *run) ensureConsole(ctx context.Context) (*pgbouncer.Console, error) {
 	if r.console != nil && r.console.Usable() {
 		return r.console, nil
 	}
+	if r.dialed && r.ConnectVia == config.ViaPortForward {
+		pod, err := inspect(ctx, r.cluster, r.pod.Ref)
+		if err != nil {
+			return nil, fmt.Errorf("inspect pod: %w", err)
+		}
+		if pod == nil {
+			return nil, errReplaced
+		}
+	}
+	r.dialed = true
 	console, err := r.consoles().Open(ctx, r.pod)
 	if err != nil {
 		return nil, err
