@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
 
 	"quiesce/internal/termination"
 	"quiesce/test/parts/awstest"
@@ -67,9 +66,11 @@ func TestQueue_FunctionKilled_RetriedWithinOneMinute(t *testing.T) {
 func TestQueue_ShortInvocations_DrainHandedOff(t *testing.T) {
 	p := newQueueFixture(t, 1, 2, 20*time.Second)
 	target := p.instances[0]
-	p.runPodOn(target, "slow", stopsAfter("50s"), func(pod *corev1.Pod) { pod.Spec.TerminationGracePeriodSeconds = new(int64(120)) })
+	p.runPodOn(target, "slow", untilDeleted)
 	p.send(p.terminate(target).Body)
 	p.deliver(1)
+	p.until("the fourth invocation drains", func() (bool, error) { return len(p.logLines("phase started")) > 3, nil })
+	p.forceDelete("slow")
 	p.awaitEmptyQueue()
 	p.requireCompletedOnce(target)
 	require.Empty(t, p.podsOn(target))

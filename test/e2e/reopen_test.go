@@ -20,6 +20,8 @@ import (
 const (
 	// minuteDrain ends a drain that cannot end by itself after a minute.
 	minuteDrain = "drain: {maxDuration: 60s, completionReserve: 2s, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}"
+	// threeMinuteDrain does so after three, where the test itself ends the drain before.
+	threeMinuteDrain = "drain: {maxDuration: 3m, completionReserve: 2s, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}"
 	// maxRecordons is how often a drain closes its node again, at most.
 	maxRecordons = 10
 )
@@ -30,15 +32,16 @@ const openNode = `{"spec":{"unschedulable":false}}`
 // If the node stayed open, each pod that is evicted would come back, until the instance takes them all with it.
 func TestCordon_UndoneDuringScaleUp_ClosedAgainAndEmpty(t *testing.T) {
 	const before, after = 5, 20
-	s := newFixture(t, 1, minuteDrain)
+	s := newFixture(t, 1, threeMinuteDrain)
 	target := s.instances[0]
 	s.deploy("web", before, stopping("500ms")) // their successors stay pending: the group has no other node
-	s.runPodOn(target, "slow", stopsAfter("10s"))
+	s.runPodOn(target, "slow", untilDeleted)
 	end := s.begin(target)
 	s.until("web has left", func() (bool, error) { return len(s.podsOn(target)) <= 1, nil })
 	s.patchNode(target, openNode)
 	s.scale("web", after)
 	s.until("the node is closed again", func() (bool, error) { return s.node(target).Spec.Unschedulable, nil })
+	s.forceDelete("slow")
 
 	r := end()
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
@@ -52,28 +55,34 @@ func TestCordon_UndoneDuringScaleUp_ClosedAgainAndEmpty(t *testing.T) {
 
 // A controller that opens the node again and again must not draw the drain into a fight without end.
 func TestCordon_UndoneAgainAndAgain_AtMostTenTimes(t *testing.T) {
-	s := newFixture(t, 1, minuteDrain)
+	s := newFixture(t, 1, threeMinuteDrain)
 	target := s.instances[0]
 	s.deploy("web", 3, stopping("200ms"))
-	s.runPodOn(target, "slow", stopsAfter("8s"))
+	s.runPodOn(target, "slow", untilDeleted)
 	end := s.begin(target)
 	s.until("the drain has begun", func() (bool, error) { return s.node(target).Spec.Unschedulable, nil })
 	stop := s.keepOpen(target)
+	s.until("the node is closed as often as it may be", func() (bool, error) { return s.closings(target) > maxRecordons, nil })
+	s.forceDelete("slow")
 
 	r := end()
 	stop()
 	require.Empty(t, r.ErrorType, r.ErrorMessage)
-	closings := 0
-	for _, request := range s.requests(s.function) {
-		if isNodePatch(request) && request.Name == target.Node {
-			closings++
-		}
-	}
-	require.Greater(t, closings, 1, "it was closed again")
-	require.LessOrEqual(t, closings, 1+maxRecordons)
+	require.Equal(t, 1+maxRecordons, s.closings(target))
 	require.LessOrEqual(t, len(answered(s.evictions(""), http.StatusCreated)), 1+3*(maxRecordons+2), "evictions are bounded all the same")
 	s.requireAllSignaled(r, target)
 	s.requireCompletedOnce(target)
+}
+
+// closings counts how often the function has closed the instance's node.
+func (s *fixture) closings(i env.Instance) (n int) {
+	s.Helper()
+	for _, r := range s.requests(s.function) {
+		if isNodePatch(r) && r.Name == i.Node {
+			n++
+		}
+	}
+	return n
 }
 
 // keepOpen opens the instance's node whenever it is closed, until stop is called.

@@ -67,14 +67,14 @@ func TestVolumes_EvictedByEarlierInvocation_Awaited(t *testing.T) {
 	target := s.instances[0]
 	disk := s.disk("data", target)
 	s.runPodOn(target, "database", claiming("data"), stopsAfter("100ms"))
-	s.runPodOn(target, "slow", stopsAfter("600s"), func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(600)) })
+	s.runPodOn(target, "slow", untilDeleted)
 	event := s.terminate(target).Body
 	end := s.beginOn(s.function, event)
 	s.awaitGone("database")
 	s.function.Kill()
 	end()
 	s.expireLease(target)
-	require.NoError(t, s.Lab.Client().CoreV1().Pods(s.group).Delete(s.ctx, "slow", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+	s.forceDelete("slow")
 	s.requireDetachAwaited(target, disk, s.beginOn(s.function, event))
 }
 

@@ -238,3 +238,15 @@ func (s *fixture) runPodOn(i env.Instance, name string, change ...func(*corev1.P
 }
 
 func stopsAfter(d string) func(*corev1.Pod) { return annotated(lab.StopAfter, d) }
+
+// untilDeleted makes a pod stop only when forceDelete removes it. No time would be right on every machine.
+func untilDeleted(p *corev1.Pod) {
+	stopsAfter("600s")(p)
+	p.Spec.TerminationGracePeriodSeconds = new(int64(600))
+}
+
+// forceDelete removes a pod at once.
+func (s *fixture) forceDelete(pod string) {
+	s.Helper()
+	require.NoError(s, s.Lab.Client().CoreV1().Pods(s.group).Delete(s.ctx, pod, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+}

@@ -22,8 +22,8 @@ const maxClosedAtBegin = 3
 // stuckAfter is more than any drain here takes on a busy machine, and less than one that waits for clients that never disconnect.
 const stuckAfter = 3 * time.Minute
 
-// With surge, or with the recommended preStop hook, new connections have time to go to another pooler. Then workers that recycle
-// or validate their connections see hardly any error.
+// With surge, or with a preStop hook that outlasts the node proxies of a busy machine, new connections have time to go to another pooler.
+// Then workers that recycle or validate their connections see hardly any error.
 func TestEscort_EachStrategy_NoTransactionAborted(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"1.18", "1.24"} {
@@ -31,7 +31,7 @@ func TestEscort_EachStrategy_NoTransactionAborted(t *testing.T) {
 			t.Run(version+" "+strategy, func(t *testing.T) {
 				o := poolers.Options{Poolers: database.Options{Version: version}, Flags: careful}
 				if strategy == "evict" {
-					o.Poolers.PreStop, o.Poolers.Grace = database.Recommended[version], 60
+					o.Poolers.PreStop, o.Poolers.Grace = "sleep 15", 60
 				}
 				p := newFixture(t, o, "strategy: "+strategy)
 				report := p.drain()
@@ -96,21 +96,26 @@ func TestEscort_SinglePoolerPDBNeverAllows_Surged(t *testing.T) {
 // A DaemonSet's pooler cannot move and serves the other pods of its node. It is stopped last and ends after the last transaction.
 func TestEscort_DaemonSetPooler_StoppedLast(t *testing.T) {
 	t.Parallel()
-	for _, version := range []string{"1.18", "1.24"} {
+	for version, stops := range map[string]string{"1.18": "pgbouncer paused", "1.24": "pgbouncer shutdown started"} {
 		t.Run(version, func(t *testing.T) {
 			p := newFixture(t, poolers.Options{WorkerGroups: 1, Poolers: database.Options{Version: version, Daemon: true}})
 			client := p.connect(p.Target)
-			p.execute(client, "BEGIN")
-			committed := make(chan time.Time, 1)
+			p.execute(client, "BEGIN; SELECT 1")
+			ended := make(chan termination.Report, 1)
 			go func() {
-				p.execute(client, "SELECT pg_sleep(3)")
-				sent := time.Now() // the answer may reach this test later than the function
-				p.execute(client, "COMMIT")
-				committed <- sent
+				report, err := p.Drain(p.ctx, p.function, p.Target)
+				if err != nil {
+					t.Error(err)
+				}
+				ended <- report
 			}()
-			report := p.drain()
+			p.awaitLog(stops)
+			sent := time.Now() // the answer may reach this test later than the function
+			p.execute(client, "COMMIT")
+			report := <-ended
+			require.NoError(t, p.AwaitTermination(p.ctx, p.Target))
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
-			require.False(t, report.FinishedAt.Before(<-committed))
+			require.False(t, report.FinishedAt.Before(sent))
 			pooler := poolerOf(t, report)
 			require.Equal(t, drain.Skipped, pooler.Outcome)
 			require.Equal(t, "shutdown", pooler.Escort.Strategy, "%+v", pooler.Escort)
@@ -206,10 +211,11 @@ func TestEscort_TwoNodes_OnePoolerAtATime(t *testing.T) {
 }
 
 // Both poolers are on the node. During the escort of the first, the admin's password changes in the Secret and in the second
-// pooler. The first console is already open and stays so; the second is opened with the new password.
+// pooler. The first console is already open and stays so; the second is opened with the new password. The hook of the first ends after that.
 func TestEscort_PasswordRotated_DrainContinues(t *testing.T) {
 	p := newFixture(t, poolers.Options{
-		WorkerGroups: 1, Poolers: database.Options{Version: "1.24", Together: true, PreStop: "sleep 12", Grace: 60},
+		WorkerGroups: 1,
+		Poolers:      database.Options{Version: "1.24", Together: true, PreStop: "until test -e /tmp/go; do sleep 0.2; done", Grace: 120},
 	}, "strategy: evict")
 	ended := make(chan termination.Report, 1)
 	go func() {
@@ -221,6 +227,7 @@ func TestEscort_PasswordRotated_DrainContinues(t *testing.T) {
 	}()
 	p.awaitLog("pgbouncer evicted")
 	p.rotate("a new console password")
+	p.inside("for pid in $(pgrep -x pgbouncer); do touch /proc/$pid/root/tmp/go; done")
 	report := <-ended
 	require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
 	escorted := 0

@@ -217,7 +217,7 @@ func (p *fixture) rotate(password string) {
 	require.NoError(p, err)
 	_, err = p.Lab.Kubectl(p.ctx, "--namespace", p.Name, "annotate", "pods", "--selector", database.PoolerLabels.String(), "look=again")
 	require.NoError(p, err) // the kubelet syncs a changed pod at once, with its volumes
-	p.inside(`for i in $(seq 100); do
+	p.inside(`for i in $(seq 600); do
 		n=0; for pid in $(pgrep -x pgbouncer); do grep -q %q /proc/$pid/root/etc/pgbouncer/userlist.txt && n=$((n + 1)); done
 		[ $n -ge 1 ] && break; sleep 0.1; done; [ $n -ge 1 ] && pkill -HUP -x pgbouncer`, password)
 }

@@ -44,7 +44,6 @@ func TestCallbacks_SomebodyElseMovesThePrimary_NothingFails(t *testing.T) {
 			p.step("a stop that is called off", func(leader, _ string) {
 				p.inMember(leader, "sh", "-c", "exec >/proc/1/fd/2 2>&1; exec /callbacks/patronicallback before_stop "+
 					"-poolers all-poolers."+p.Name+".svc.cluster.local -databases postgres -credentials /etc/callback -resume-after 8s")
-				require.Positive(t, p.pausedNow())
 			})
 
 			// The watcher goes with its container: only the new leader can resume.

@@ -147,6 +147,10 @@ func (p *cnpgFixture) requirePauseNotUndone() {
 	p.exec(open, "BEGIN; SELECT pg_current_xact_id()")
 	require.NoError(p, p.cnpg.SetPaused(p.ctx, true))
 	waits, otherWaits := p.awaitHeld(client), p.awaitHeld(other)
+	for len(waits) > 0 { // its query only took long: the Pooler was not paused yet
+		require.NoError(p, <-waits)
+		waits = p.awaitHeld(client)
+	}
 	require.NoError(p, p.cnpg.SetPaused(p.ctx, false))
 	require.NoError(p, <-otherWaits)
 	select {

@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// stopTimeout is how long workers may take, beyond their own pace, to finish their last transactions before results are
-	// compared. Hanging workers would take hours.
+	// stopTimeout is how long hanging workers may take, beyond their own pace, to finish their last transactions before results are
+	// compared. They would take hours.
 	stopTimeout = 3 * time.Second
 	// pollInterval is the time between checks of Auto Scaling, and the most by which a node is killed too late.
 	pollInterval = 20 * time.Millisecond

@@ -29,7 +29,7 @@ func (t *Fixture) Finish(ctx context.Context, hangsAfter time.Duration) (b Resul
 			return b, err
 		}
 	}
-	last, err := t.awaitStopped(ctx)
+	last, err := t.awaitStopped(ctx, b.Hanging, hangsAfter)
 	if err != nil {
 		return b, err
 	}
@@ -69,13 +69,20 @@ func (t *Fixture) hanging(ctx context.Context, hangsAfter time.Duration) (number
 	}
 }
 
-// awaitStopped returns the first snapshot in which all workers have stopped, or the last one before stopTimeout.
-func (t *Fixture) awaitStopped(ctx context.Context) (journal.Snapshot, error) {
+// awaitStopped returns the first snapshot in which all workers have stopped. It waits for each worker as long as it may take for a commit, and
+// for one that hangs no longer than stopTimeout.
+func (t *Fixture) awaitStopped(ctx context.Context, hanging []int, hangsAfter time.Duration) (journal.Snapshot, error) {
 	began := time.Now()
 	for {
 		s, err := t.Snapshot(ctx)
-		late := time.Since(began) - stopTimeout
-		busy := slices.ContainsFunc(s.Workers, func(w journal.Worker) bool { return w.State != journal.Stopped && w.Pace > late })
+		took := time.Since(began)
+		busy := slices.ContainsFunc(s.Workers, func(w journal.Worker) bool {
+			limit := hangsAfter
+			if slices.Contains(hanging, w.Worker) {
+				limit = stopTimeout
+			}
+			return w.State != journal.Stopped && took < limit+w.Pace
+		})
 		if err != nil || !busy {
 			return s, err
 		}

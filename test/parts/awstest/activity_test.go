@@ -52,6 +52,7 @@ func TestDescribeActivities_InProgress_First(t *testing.T) {
 
 func TestRetainAbandoned_TerminatedAgain_HookFiresAgain(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
+	s.SetTerminationDelay(time.Hour)
 	s.RetainAbandoned(group)
 	first := s.Terminate(id)[0]
 	c := scalingOf(t, s)

@@ -88,6 +88,8 @@ func TestExpiredHook_Continue_OthersStillWait(t *testing.T) {
 		require.Equal(t, stateWait, s.State(clockInstance))
 		require.Nil(t, s.call(completeAction, "quiesce", Continue))
 		require.Equal(t, stateProceed, s.State(clockInstance))
+		time.Sleep(defaultProceed)
+		require.Equal(t, stateGone, s.State(clockInstance))
 	})
 }
 

@@ -73,6 +73,7 @@ func TestPutLifecycleHook_Invalid_Refused(t *testing.T) {
 
 func TestDeleteLifecycleHook_InstanceWaits_ItGoesOn(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook}, awstest.Hook{Name: "second"})
+	s.SetTerminationDelay(time.Hour)
 	c := scalingOf(t, s)
 	s.Terminate(id)
 	require.NoError(t, c.deleteHook(hook))

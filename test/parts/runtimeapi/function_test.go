@@ -158,11 +158,11 @@ func TestAnExitIsReportedAndTheNextInvocationIsCold(t *testing.T) {
 }
 
 func TestAProcessPastItsDeadlineIsKilled(t *testing.T) {
-	f := start(t, runtimeapi.Options{Timeout: 300 * time.Millisecond})
+	f := start(t, runtimeapi.Options{Timeout: 3 * time.Second})
 	pid := answered(t, invoke(t, f, `{}`)).PID
 	r := invoke(t, f, `{"Do":"hang"}`)
 	require.Equal(t, runtimeapi.TimedOut, r.ErrorType)
-	require.Contains(t, r.ErrorMessage, "Task timed out after 0.30 seconds")
+	require.Contains(t, r.ErrorMessage, "Task timed out after 3.00 seconds")
 	gone(t, pid)
 	require.True(t, invoke(t, f, `{}`).Cold)
 }
