@@ -101,11 +101,18 @@ func (l *limitedConn) isForwarded() bool {
 	return !is
 }
 
-func (l *limitedConn) Read(p []byte) (int, error) {
+// Read turns a panic into an error: pgconn reads in a goroutine of its own while a write takes longer than usual, and nothing else could
+// recover there.
+func (l *limitedConn) Read(p []byte) (n int, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			n, err = 0, l.note(fmt.Errorf("panic: %s", printable(fmt.Sprint(cause))))
+		}
+	}()
 	if l.bytes.Load() <= 0 {
 		return 0, l.note(tooMuch("the answer exceeds %d MiB", maxAnswer>>20))
 	}
-	n, err := l.Conn.Read(p)
+	n, err = l.Conn.Read(p)
 	l.bytes.Add(-int64(n))
 	return n, err
 }

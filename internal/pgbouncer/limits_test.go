@@ -373,6 +373,17 @@ func (p *panics) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// Which goroutine reads depends on how long a write takes.
+func TestLimitedConn_ReadPanics_IsAnError(t *testing.T) {
+	here, there := net.Pipe()
+	go func() { _, _ = there.Write([]byte("x")) }()
+	conn := &panics{Conn: here}
+	conn.armed.Store(true)
+	n, err := newLimitedConn(conn).Read(make([]byte, 8))
+	require.Zero(t, n)
+	require.ErrorContains(t, err, "panic: a decoder's error")
+}
+
 // A panic of another goroutine is not recovered: the process would end, with all its drains.
 func TestConsole_ReadPanicsInBackground_ConsoleEnds(t *testing.T) {
 	for name, use := range map[string]func(*testing.T, *Console) <-chan struct{}{
