@@ -14,8 +14,9 @@ import (
 
 const (
 	// hooksTimeout is the timeout of the function that puts and removes hooks. It sends two requests per group, a few at a time, so a
-	// hundred groups take seconds. The rest is for throttling, and for the minute that a deletion waits.
-	hooksTimeout = 5 * time.Minute
+	// hundred groups take seconds. The rest is for throttling, and for the minutes before second tries. With a new name, hooks are put and
+	// removed. A shorter time could leave former hooks; a longer one delays a deployment that cannot succeed.
+	hooksTimeout = 10 * time.Minute
 	// hooksRetries is how often Lambda invokes that function again if it crashed or could not answer.
 	hooksRetries = 1
 	// hooksWait is how long the stack waits for the answer: for each invocation, and for the minutes that Lambda waits between them

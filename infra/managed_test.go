@@ -214,7 +214,7 @@ func TestManagedHooks_Function_NeedsNothingOfTheOther(t *testing.T) {
 func TestManagedHooks_Properties_AreWhatHooksDependOn(t *testing.T) {
 	s := of(t, managedStack, "managed")
 	require.Equal(t, object{
-		"ServiceToken": "{Lambda::Function}.Arn", "ServiceTimeout": 900.0, "Hook": "quiesce", "HeartbeatTimeout": 1200.0, "DefaultResult": "CONTINUE",
+		"ServiceToken": "{Lambda::Function}.Arn", "ServiceTimeout": 1500.0, "Hook": "quiesce", "HeartbeatTimeout": 1200.0, "DefaultResult": "CONTINUE",
 		"Groups": list("workers-a", "batch-*", "tag k8s.io/cluster/prod=owned", "tag team=a b"),
 	}, s.only(t, "Custom::LifecycleHooks"))
 }

@@ -81,7 +81,6 @@ func (r *row) pool() Pool {
 type Client struct {
 	Database, User, Addr string
 	Application          string // its application_name; empty below 1.18
-	Streams              bool   // it receives the write-ahead log (https://www.pgbouncer.org/usage.html#show-clients); since 1.23
 }
 
 // Clients returns the clients that are logged in, except consoles.
@@ -102,22 +101,21 @@ func (c *Console) EachClient(ctx context.Context, do func(Client)) error {
 func (r *row) client() Client {
 	return Client{
 		Database: r.text("database"), User: r.text("user"), Addr: r.text("addr") + ":" + r.text("port"),
-		Application: r.optionalText("application_name"), Streams: isReplication(r.optionalText("replication")),
+		Application: r.optionalText("application_name"),
 	}
 }
 
-// isReplication reports whether the column says that a client has asked for replication, logical or physical.
-func isReplication(mode string) bool { return mode != "" && mode != "none" }
-
 // Streaming returns the databases from which clients receive the write-ahead log, sorted, each once. Such a client keeps its connection to
-// the server, whatever the mode of the pool. pgbouncer serves none before 1.23.
+// the server, whatever the mode of the pool. pgbouncer serves none before 1.23. It asks for connections to servers, which are few
+// (https://www.pgbouncer.org/usage.html#show-servers).
 func (c *Console) Streaming(ctx context.Context) (databases []string, err error) {
 	if !c.version.AtLeast(1, 23) {
 		return nil, nil
 	}
-	err = c.EachClient(ctx, func(client Client) {
-		if client.Streams && !slices.Contains(databases, client.Database) {
-			databases = append(databases, client.Database)
+	err = c.show(ctx, "servers", func(r *row) {
+		mode, name := r.optionalText("replication"), r.text("database")
+		if mode != "" && mode != "none" && r.text("link") != "" && !slices.Contains(databases, name) {
+			databases = append(databases, name)
 		}
 	})
 	slices.Sort(databases)

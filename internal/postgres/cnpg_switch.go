@@ -168,7 +168,8 @@ func (m *move) checkOthers() error {
 		return nil
 	}
 	for _, p := range m.paths.others {
-		if !p.silent {
+		mayLeadHere := p.serves(time.Now()) && p.elsewhere == 0
+		if !p.silent && !mayLeadHere {
 			continue
 		}
 		if err := m.checkUnheld(p); err != nil {

@@ -37,6 +37,7 @@ type front struct {
 	pod       escort.Pod
 	console   Console       // nil: none
 	databases []string      // that lead to the primary and can be paused, without the alias
+	streaming []string      // that lead to the primary, and have a replication client, for which a pause would wait
 	unnamed   []string      // that lead to the primary, and that no command can name
 	unnamable bool          // one of them has clients
 	elsewhere int           // databases that do not lead to the primary
@@ -78,13 +79,13 @@ func (p *front) serves(now time.Time) bool {
 type paths struct {
 	services []string // of the cluster's namespace: the names of those that lead to the primary and nowhere else
 	fronts   []*front // in order of their names
-	others   []*front // the other poolers that were looked at; unheld: nothing says where they lead
+	others   []*front // the other poolers that were looked at; unheld, and none leads elsewhere: nothing says where they lead
 }
 
 // unknown returns the names of the poolers without a console of which nothing says where they lead.
 func (s *paths) unknown() (names []string) {
 	for _, p := range s.others {
-		if p.unheld != "" {
+		if p.unheld != "" && p.elsewhere == 0 {
 			names = append(names, p.pod.Ref.String())
 		}
 	}
@@ -139,7 +140,7 @@ func (e *Escort) findPaths(ctx context.Context, cluster Cluster, f *Facts, acts 
 	}
 	group.Wait()
 	for _, p := range fronts {
-		if len(p.databases) > 0 || p.unheld != "" && belongs(p.pod, f.Identity) && !isReadOnly(ctx, cluster, p.pod) {
+		if len(p.databases)+len(p.streaming) > 0 || p.unheld != "" && belongs(p.pod, f.Identity) && !isReadOnly(ctx, cluster, p.pod) {
 			found.fronts = append(found.fronts, p)
 			continue
 		}
@@ -211,7 +212,7 @@ func (p *front) read(ctx context.Context, f *Facts, leading []escort.Service, ac
 	ctx, cancel := context.WithTimeout(ctx, escort.ConsoleTimeout)
 	defer cancel()
 	state, err := p.console.Look(ctx)
-	if err == nil && acts {
+	if err == nil && acts && p.pod.Deleted.IsZero() { // one that stops has settings that its escort changes
 		err = p.console.CheckCommands(ctx)
 	}
 	if err != nil {
@@ -238,7 +239,26 @@ func (p *front) read(ctx context.Context, f *Facts, leading []escort.Service, ac
 	for _, d := range p.bounded(leads) {
 		p.add(d)
 	}
+	if len(p.databases) == 0 && p.unheld == "" {
+		p.unheld = p.whatStreams()
+	}
 	return nil
+}
+
+// whatStreams says which databases have a replication client; empty: none.
+func (p *front) whatStreams() string {
+	if len(p.streaming) == 0 {
+		return ""
+	}
+	return "its databases with a replication client, which a pause would wait for, are not paused: " + joined(p.streaming)
+}
+
+// pauseStreaming has databases with a replication client paused too. No pause of them is answered, but their other clients wait.
+func (p *front) pauseStreaming() {
+	if p.unheld != "" && p.unheld == p.whatStreams() {
+		p.unheld = ""
+	}
+	p.databases, p.streaming = append(p.databases, p.streaming...), nil
 }
 
 // bounded returns no more databases than can be paused. Those without clients are left out first: no client waits for them, and whoever makes
@@ -272,16 +292,21 @@ func (p *front) whatIsLeft() string {
 	if p.idle > 0 {
 		left = append(left, fmt.Sprintf("%d databases without clients are not paused, because more than %d lead to the primary", p.idle, maxDatabases))
 	}
+	if p.unheld == "" && len(p.streaming) > 0 {
+		left = append(left, p.whatStreams())
+	}
 	return strings.Join(left, ", and ")
 }
 
 // add adds a database that leads to the primary.
 func (p *front) add(d PoolerDatabase) {
+	if d.Streams {
+		p.streaming = append(p.streaming, d.Name)
+		return
+	}
 	switch {
 	case d.Sessions:
 		p.unheld = fmt.Sprintf("database %s has sessions, which a pause would wait for", drain.Short(d.Name))
-	case d.Streams:
-		p.unheld = fmt.Sprintf("database %s has a replication client, which a pause would wait for", drain.Short(d.Name))
 	case d.Paused:
 		p.paused = drain.Short(d.Name)
 		p.unheld = "somebody else has paused database " + p.paused

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -478,17 +479,104 @@ func TestRun_PoolerIsStopping_HeldWhileItServes(t *testing.T) {
 	}
 }
 
-// A client that streams keeps its connection, whatever the mode of the pool.
-func TestRun_ReplicationClientOfAPooler_NotPausedInVain(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.poolers["b"].databases[0].Streams = true
-		result, err, _ := w.run(t, "pg-0")
-		require.NoError(t, err)
-		require.Contains(t, result.Reason, "pooler db/pooler-b not held: database app has a replication client, which a pause would wait for")
-		require.NotContains(t, w.effects, "pause b/app")
-		w.requireNothingPaused(t)
-	})
+// CloudNativePG can lose what clients of any pooler write during its switchover, and pgbouncer refuses consoles after SIGTERM.
+func TestRun_CloudNativePGAndAPoolerThatIsStopping_HeldWhileItServes(t *testing.T) {
+	for process, held := range map[string]bool{"1": true, "": false} {
+		bubble.Test(t, func(t *testing.T) {
+			c := newCNPGWorld()
+			c.poolers["b"].noConsole = true
+			e, v := c.view()
+			connect := e.Connect
+			e.Connect = func(ctx context.Context) (Cluster, error) {
+				cluster, err := connect(ctx)
+				return stopping{cluster, process}, err
+			}
+			_, err, _ := c.runAs(t, e, v.incarnation, "pg-0", c.watchEviction)
+			if held {
+				requireHeld(t, err, "clients of pooler db/pooler-b cannot be held")
+				require.Empty(t, c.order("pause"))
+			} else {
+				require.NoError(t, err)
+			}
+		})
+	}
+}
+
+// stopping is a cluster whose pooler-b was told to stop.
+type stopping struct {
+	Cluster
+	process string
+}
+
+func (s stopping) PodsMatching(ctx context.Context, namespace string, match func(drain.Pod) bool) ([]escort.Pod, error) {
+	pods, err := s.Cluster.PodsMatching(ctx, namespace, match)
+	for i := range pods {
+		if p := &pods[i]; p.Name == "pooler-b" {
+			p.Deleted, p.StopsBy = time.Now(), time.Now().Add(time.Minute)
+			p.Containers = []escort.Container{{Name: "pgbouncer", Process: s.process}}
+		}
+	}
+	return pods, err
+}
+
+// A client that streams keeps its connection, whatever the mode of the pool. The pooler's other databases are paused.
+func TestRun_ReplicationClientOfAPooler_ItsDatabaseIsNotPausedInVain(t *testing.T) {
+	const reason = "its databases with a replication client, which a pause would wait for, are not paused: cdc"
+	for name, c := range map[string]struct {
+		alone  bool // the pooler has no other database
+		change []func(*drain.EscortRequest)
+		paused []string
+		reason string
+	}{
+		"another database":           {paused: []string{"pause b/app"}, reason: "pooler db/pooler-b: " + reason},
+		"no other database":          {alone: true, reason: "pooler db/pooler-b not held: " + reason},
+		"time runs out":              {change: []func(*drain.EscortRequest){lastCall}, paused: []string{"pause b/app", "pause b/cdc"}},
+		"time runs out, one is left": {alone: true, change: []func(*drain.EscortRequest){lastCall}, paused: []string{"pause b/cdc"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
+				w := newWorld()
+				b := w.poolers["b"]
+				cdc := PoolerDatabase{Name: "cdc", Host: "pg", InUse: true, Streams: true}
+				if b.databases = append(b.databases, cdc); c.alone {
+					b.databases = []PoolerDatabase{cdc}
+				}
+				result, err, _ := w.run(t, "pg-0", c.change...)
+				require.NoError(t, err)
+				require.Contains(t, result.Reason, c.reason)
+				var paused []string
+				for _, effect := range w.effects {
+					if strings.HasPrefix(effect, "pause b/") {
+						paused = append(paused, effect)
+					}
+				}
+				slices.Sort(paused)
+				require.Equal(t, c.paused, paused)
+				w.requireNothingPaused(t)
+			})
+		})
+	}
+}
+
+// The setting of one pooler must not have the clients of all fail.
+func TestRun_TimeRunsOutAndAPoolersTimeoutIsShort_MovedUnderAPause(t *testing.T) {
+	for name, change := range map[string]func(*worldPooler){
+		"query_timeout":      func(p *worldPooler) { p.queryTime = 10 * time.Second },
+		"query_wait_timeout": func(p *worldPooler) { p.queryWait = 35 * time.Second },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
+				w := newWorld()
+				change(w.poolers["a"])
+				result, err, _ := w.run(t, "pg-0", lastCall)
+				require.NoError(t, err)
+				require.Contains(t, result.Reason, "moved to pg-1")
+				require.Contains(t, w.effects, "pause a/app")
+				require.Contains(t, w.effects, "pause b/app")
+				w.requireNothingPaused(t)
+			})
+		})
+	}
 }
 
 // A surge replaces a pooler, which has all the clients until it stops.

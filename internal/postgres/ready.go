@@ -31,12 +31,8 @@ func (m *move) ready(ctx context.Context, before []*front) error {
 			}
 			continue
 		}
-		if p.queryWait > 0 {
-			m.limit = min(m.limit, p.queryWait-queryWaitReserve)
-		}
-		if p.queryTime > 0 {
-			m.limit = min(m.limit, p.queryTime-queryTimeReserve)
-		}
+		m.boundBy(p.queryWait, queryWaitReserve)
+		m.boundBy(p.queryTime, queryTimeReserve)
 		if err := m.checkTransactions(ctx, p); err != nil {
 			return err
 		}
@@ -62,6 +58,19 @@ func (m *move) ready(ctx context.Context, before []*front) error {
 	return nil
 }
 
+// boundBy bounds the hold by a setting of a pooler that ends the wait of its clients; zero: it ends no wait. At the end of the drain's time the
+// setting leaves time for a switchover: without a hold, clients of every pooler fail.
+func (m *move) boundBy(setting, reserve time.Duration) {
+	if setting == 0 {
+		return
+	}
+	limit := setting - reserve
+	if m.last {
+		limit = max(limit, m.leastHold())
+	}
+	m.limit = min(m.limit, limit)
+}
+
 // checkUnpaused holds a primary of CloudNativePG while a database that leads to it cannot be paused: what its clients write during the
 // switchover may be lost. With Patroni nothing is, and such databases do not keep the primary.
 func (m *move) checkUnpaused() error {
@@ -69,7 +78,7 @@ func (m *move) checkUnpaused() error {
 		return nil
 	}
 	for _, p := range slices.Concat(m.paths.fronts, m.paths.others) {
-		if p.idle > 0 || p.unnamable {
+		if p.idle > 0 || p.unnamable || len(p.streaming) > 0 {
 			return hold("CloudNativePG can lose what clients of pooler %s write during its switchover: %s", p.pod.Ref, p.whatIsLeft())
 		}
 	}

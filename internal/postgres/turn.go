@@ -213,9 +213,12 @@ func (m *move) undoMark(ctx context.Context) error {
 	return nil
 }
 
+// groups returns the names of the Leases of the poolers that may be paused. One that is stopping is not.
 func (m *move) groups() (names []string) {
 	for _, p := range m.paths.fronts {
-		names = append(names, p.group())
+		if p.pod.Deleted.IsZero() {
+			names = append(names, p.group())
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
