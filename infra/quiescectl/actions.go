@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,13 +12,18 @@ import (
 	"quiesce/internal/termination"
 )
 
-// good are the statuses of an answer after which nothing is left to do.
-var good = []termination.Status{
-	termination.StatusPlanned, termination.StatusDrained, termination.StatusSwept, termination.StatusMoved, termination.StatusRehearsed,
-	termination.StatusResumed, termination.StatusChecked, termination.StatusSkipped,
+// good are the statuses of an answer after which nothing is left to do, by action.
+var good = map[termination.Action]termination.Status{
+	termination.ActionPlan: termination.StatusPlanned, termination.ActionDrain: termination.StatusDrained, termination.ActionSweep: termination.StatusSwept,
+	termination.ActionCheck: termination.StatusChecked, termination.ActionResume: termination.StatusResumed,
+	termination.ActionSwitchover: termination.StatusMoved,
 }
 
-func isBad(s termination.Status) bool { return !slices.Contains(good, s) }
+// isBad reports whether an answer needs attention. A drain that another invocation does, or that shadow mode only planned, is not done: a
+// script must not go on as if the pods were gone.
+func isBad(a termination.Action, s termination.Status) bool {
+	return s != good[a] && (a != termination.ActionSwitchover || s != termination.StatusRehearsed)
+}
 
 // instanceID matches the ID of an instance. Names of nodes may begin with i- too
 // (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/hostname-types.html).

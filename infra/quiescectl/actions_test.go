@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -189,6 +192,10 @@ func TestActions_BadAnswer_FailsWithStatusOne(t *testing.T) {
 		{[]string{"drain", "i-0123456789abcdef0"}, termination.Report{Status: termination.StatusForced}, []string{"forced"}},
 		{[]string{"drain", "i-0123456789abcdef0"}, termination.Report{Status: termination.StatusRejected, Reason: "allowManualDrain is off"},
 			[]string{"rejected", "\nallowManualDrain is off\n"}},
+		{[]string{"drain", "i-0123456789abcdef0"}, termination.Report{Status: termination.StatusSkipped, Reason: "another invocation is draining the instance"},
+			[]string{"skipped", "\nanother invocation is draining the instance\n"}},
+		{[]string{"drain", "i-0123456789abcdef0"}, termination.Report{Status: termination.StatusPlanned, Reason: "shadow mode: nothing was changed"},
+			[]string{"planned"}},
 		{[]string{"sweep"}, termination.SweepReport{Status: termination.StatusFailed, Errors: []string{"throttled"}}, []string{"\nerror: throttled\n"}},
 		{
 			[]string{"sweep"}, termination.SweepReport{Status: termination.StatusSwept, Errors: []string{"connection refused"}},
@@ -250,6 +257,29 @@ func TestActions_NoAnswer_SaysWhatToDo(t *testing.T) {
 	unnamed := quiescectl(t, a.env, "sweep")
 	require.Equal(t, exitError, unnamed.status)
 	require.Contains(t, unnamed.progress, "name it with --cluster, or the function with --function")
+}
+
+// The function does not end with the wait for it.
+func TestActions_Interrupted_SaysThatTheFunctionGoesOn(t *testing.T) {
+	a := newAccount(t)
+	asked, over := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(over) })
+	a.answerWith(func(termination.Request) (any, string) {
+		close(asked)
+		<-over
+		return nil, ""
+	})
+	command := exec.Command(binary, "drain", "i-0123456789abcdef0", "--cluster", "prod")
+	command.Env = append([]string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}, a.env...)
+	var progress bytes.Buffer
+	command.Stderr = &progress
+	require.NoError(t, command.Start())
+	<-asked
+	require.NoError(t, command.Process.Signal(os.Interrupt))
+	_ = command.Wait() // its exit status is not zero
+	require.Equal(t, exitError, command.ProcessState.ExitCode())
+	require.Contains(t, progress.String(), "stopped waiting for function quiesce-prod:live, which goes on: quiescectl watch shows the drains that run")
+	require.NotContains(t, progress.String(), "network")
 }
 
 func TestNoteVersion_OtherCommit_IsSaid(t *testing.T) {

@@ -105,7 +105,7 @@ func (a action) run(c *cobra.Command, o *options, request termination.Request, a
 		fmt.Fprintln(c.ErrOrStderr(), "list nodes:", o.aimed("kubectl get nodes", ""))
 		return errFindings
 	}
-	if err != nil || isBad(answer.Status) || len(answer.Errors)+len(answer.Unreached) > 0 {
+	if err != nil || isBad(a.Action, answer.Status) || len(answer.Errors)+len(answer.Unreached) > 0 {
 		return errFindings
 	}
 	return nil
@@ -203,6 +203,16 @@ func withAlias(function string) string {
 	return function + ":" + liveAlias
 }
 
+// withoutAlias returns the name or ARN of a function without its alias or version.
+func withoutAlias(function string) string {
+	begin := strings.LastIndex(function, ":function:")
+	if begin >= 0 {
+		begin += len(":function:")
+	}
+	name, _, _ := strings.Cut(function[max(0, begin):], ":")
+	return function[:max(0, begin)] + name
+}
+
 // invoke asks the function, and waits for its answer: a drain may take 15 minutes. It does not ask twice.
 func (o *options) invoke(ctx context.Context, name string, request termination.Request) ([]byte, error) {
 	settings, err := o.loadAWS(ctx, awsconfig.LoadDefaultConfig, awsconfig.WithRegion(o.region), awsconfig.WithRetryMaxAttempts(1))
@@ -216,6 +226,9 @@ func (o *options) invoke(ctx context.Context, name string, request termination.R
 	answer, err := lambda.NewFromConfig(settings).Invoke(ctx, &lambda.InvokeInput{FunctionName: &name, Payload: payload})
 	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
 		return nil, noFunctionError{fmt.Errorf("there is no function %s in %s: name it with --function, or the region with --region, or deploy it (infra/README.md)", name, settings.Region)}
+	}
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("stopped waiting for function %s, which goes on: quiescectl watch shows the drains that run", name)
 	}
 	if err != nil {
 		return nil, o.advised(fmt.Errorf("invoke function %s: %w", name, err), "", "lambda:InvokeFunction")

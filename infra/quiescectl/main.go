@@ -27,6 +27,7 @@ const (
 func main() {
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // client-go's warnings are not for this terminal
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal ends the process
 	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(status)

@@ -40,7 +40,7 @@ func (r *reader) readAWS(ctx context.Context, cluster string) error {
 	groups := asg.NewGroups(config)
 	found, err := groups.Settings(ctx, func(g termination.Group) bool { return doctor.Belongs(g, ids, cluster) && !g.Deleting })
 	if err != nil {
-		return r.awsError(err, "autoscaling:Describe*, ec2:DescribeInstances and lambda:GetFunctionConfiguration")
+		return r.awsError(err, "autoscaling:Describe*, ec2:DescribeInstances, lambda:GetFunctionConfiguration and lambda:GetFunctionConcurrency")
 	}
 	instances, err := groups.EC2Instances(ctx, slices.Sorted(maps.Keys(ids))...)
 	if err != nil {
@@ -107,6 +107,9 @@ func (r *reader) readFunction(ctx context.Context, config aws.Config, cluster st
 		f.Problem = "its last update failed: " + aws.ToString(described.LastUpdateStatusReason)
 	}
 	r.snapshot.Function = f
+	if err := r.readConcurrency(ctx, client, f); err != nil {
+		r.unread("concurrency of quiesce", err)
+	}
 	if err := r.readNetwork(ctx, config, cluster, described.VpcConfig); err != nil {
 		r.unread("network of quiesce", err)
 	}
@@ -115,6 +118,20 @@ func (r *reader) readFunction(ctx context.Context, config aws.Config, cluster st
 	}
 	f.Version = described.Environment.Variables[versionVariable]
 	return r.readQueue(ctx, config, f, described.Environment.Variables[dlqVariable])
+}
+
+// readConcurrency finds whether the function is stopped: with no executions reserved, nothing can invoke it
+// (https://docs.aws.amazon.com/lambda/latest/dg/configuration-concurrency.html).
+func (r *reader) readConcurrency(ctx context.Context, client *lambda.Client, f *doctor.Function) error {
+	name := withoutAlias(f.Name) // an alias has none of its own
+	reserved, err := client.GetFunctionConcurrency(ctx, &lambda.GetFunctionConcurrencyInput{FunctionName: &name})
+	if err != nil {
+		return r.awsError(fmt.Errorf("get the concurrency of function %s: %w", f.Name, err), "lambda:GetFunctionConcurrency")
+	}
+	if n := reserved.ReservedConcurrentExecutions; f.Problem == "" && n != nil && *n == 0 {
+		f.Problem = "it is stopped, with a reserved concurrency of 0: the stack's output Resume starts it"
+	}
+	return nil
 }
 
 // readQueue counts the messages in the function's DLQ.

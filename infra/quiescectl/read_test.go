@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -169,11 +170,26 @@ func TestReadFunction_Name_IsInvokedWithItsAlias(t *testing.T) {
 	}
 	var described []string
 	for _, call := range server.Calls() {
-		if call.Service == "lambda" {
+		if call.Action == "GetFunctionConfiguration" {
 			described = append(described, call.Params.Get("FunctionName"))
 		}
 	}
 	require.ElementsMatch(t, []string{"quiesce-prod:live", "quiesce-prod:live", "quiesce-prod:blue"}, described, "another version may have been rolled back")
+}
+
+// Its state is Active all the same.
+func TestReadFunction_NoExecutionsReserved_IsStopped(t *testing.T) {
+	server, settings := newBucket(t)
+	server.AddFunction("quiesce-prod", func(context.Context, []byte) ([]byte, string, error) { return nil, "", nil })
+	for reserved, stopped := range map[int]bool{0: true, 1: false} {
+		server.Reserve("quiesce-prod", reserved)
+		for _, given := range []string{"", "quiesce-prod:blue"} {
+			r := &reader{options: &options{function: given}}
+			require.NoError(t, r.readFunction(t.Context(), settings, "prod"))
+			require.Equal(t, stopped, strings.Contains(r.snapshot.Function.Problem, "it is stopped"), "%d %s", reserved, given)
+			require.False(t, slices.ContainsFunc(r.snapshot.Unread, func(u doctor.Unread) bool { return u.Part == "concurrency of quiesce" }))
+		}
+	}
 }
 
 func TestWithAlias_FormsOfNames_OnlyABareOneGetsIt(t *testing.T) {
@@ -183,6 +199,8 @@ func TestWithAlias_FormsOfNames_OnlyABareOneGetsIt(t *testing.T) {
 		"111122223333:function:mine": "111122223333:function:mine:live", "111122223333:function:mine:3": "111122223333:function:mine:3",
 	} {
 		require.Equal(t, want, withAlias(given), given)
+		require.Equal(t, withoutAlias(given), withoutAlias(want), given)
+		require.True(t, strings.HasSuffix(withoutAlias(want), "mine"), given)
 	}
 }
 

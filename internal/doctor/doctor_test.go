@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -426,6 +427,7 @@ var poolerCases = []testCase{
 	{"single pooler", func(w *world) { w.Pods = slices.Delete(w.Pods, 1, 2) },
 		[]string{"warning deployment db/pgbouncer: only one replica: clients cannot connect until its replacement is Ready"}},
 	{"poolers on one node", func(w *world) { w.Pods[1].Spec.NodeName = "a1" }, []string{"critical deployment db/pgbouncer: all 2 pods are on node a1"}},
+	{"poolers on one node, one is pending", func(w *world) { w.Pods[1].Spec.NodeName = "" }, nil},
 	{"poolers in one zone", func(w *world) { w.Pods[1].Spec.NodeName = "a2" }, []string{"warning deployment db/pgbouncer: all 2 pods are in zone eu-west-1a"}},
 	{"good configuration", func(w *world) {
 		w.addConfig("[pgbouncer]\nmax_client_conn = 500\nquery_wait_timeout = 60\npool_mode = transaction\nso_reuseport = 0\n")
@@ -504,7 +506,8 @@ var quiesceCases = []testCase{
 	{"nodes not read", func(w *world) { w.Unread = []Unread{{"nodes", "forbidden", "run it as somebody else"}} },
 		[]string{"warning nodes: could not be read: forbidden"}},
 	{"not installed", func(w *world) { w.Install.Namespace, w.Function = false, nil }, []string{"info quiesce: is not installed in this cluster"}},
-	{"not installed, but the function is there", func(w *world) { w.Install.Namespace = false }, nil},
+	{"not installed, but the function is there", func(w *world) { w.Install.Namespace = false },
+		[]string{"critical quiesce: the function is deployed, and its permissions are not installed in this cluster"}},
 	{"permission missing", func(w *world) {
 		w.Install.Missing = []Permission{{"list", "", "pods", "", ""}, {"get", "", "nodes", "", ""}}
 	},
@@ -559,6 +562,10 @@ var quiesceCases = []testCase{
 		w.Nodes[0].Labels[corev1.LabelNodeExcludeBalancers] = "quiesce"
 		w.Install.Leases = []termination.LeaseInfo{{Name: "i-a1"}}
 	}, nil},
+	{"node without providerID that a drain closed", func(w *world) {
+		w.Nodes[0].Labels[corev1.LabelNodeExcludeBalancers], w.Nodes[0].Spec.ProviderID = "quiesce", ""
+		w.Install.Leases = []termination.LeaseInfo{{Name: "i-a1", Closed: []termination.ClosedNode{{Name: "a1"}}}}
+	}, []string{"warning node a1: has no providerID"}},
 }
 
 func TestExamine_OtherVersion_CommandEndsTheDifference(t *testing.T) {
@@ -617,6 +624,26 @@ func TestExamine_Namespace_NamesItsObjectsOnly(t *testing.T) {
 	}, lines(Examine(w.Snapshot, "z")))
 }
 
+// maxUnavailable needs a controller whose replicas Kubernetes knows. With another one, the PDB would allow no disruption ever.
+func TestExamine_PDBOfPodsWithoutReplicas_IsNotPatched(t *testing.T) {
+	for kind, patched := range map[string]bool{"ReplicaSet": true, "StatefulSet": true, "CloneSet": false, "": false} {
+		w := healthy(t)
+		w.addPDB("shop", "more", map[string]string{"app": "web"}).Status.DesiredHealthy = 3
+		w.PDBs = w.PDBs[len(w.PDBs)-1:]
+		for i := range w.Pods {
+			if w.Pods[i].Labels["app"] != "web" {
+				continue
+			}
+			if w.Pods[i].OwnerReferences = nil; kind != "" {
+				w.Pods[i].OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: "web", Controller: new(true)}}
+			}
+		}
+		i := slices.IndexFunc(Examine(w.Snapshot, "").Findings, func(f Finding) bool { return f.Check == "pdb-never" })
+		require.GreaterOrEqual(t, i, 0, kind)
+		require.Equal(t, patched, strings.Contains(Examine(w.Snapshot, "").Findings[i].Command, "patch"), kind)
+	}
+}
+
 // A patch of an operator's PDB is undone at best. A deleted PDB may have been all that kept a database up.
 func TestExamine_PDBOfAnOperator_GetsNoCommandThatChangesIt(t *testing.T) {
 	w := healthy(t)
@@ -671,6 +698,36 @@ func TestExamine_GroupWithoutHook_CommandIsThatOfTheStack(t *testing.T) {
 			"autoscaling:EC2_INSTANCE_TERMINATING --heartbeat-timeout 1200 --default-result CONTINUE"+mark, found[0].Command)
 		require.Equal(t, w.Config.PutHookCommand("workers-a"), found[0].Command)
 	}
+}
+
+// Nobody answers a hook of another name than the stack's, and the name is not known without a configuration.
+func TestExamine_GroupWithoutHookAndNoConfiguration_NoCommand(t *testing.T) {
+	w := healthy(t)
+	w.Configured, w.Groups[0].Hooks = false, nil
+	found := Examine(w.Snapshot, "").Findings
+	require.Len(t, found, 1)
+	require.Empty(t, found[0].Command)
+	require.Contains(t, found[0].Fix, "HooksByHand")
+}
+
+func TestExamine_OurHookAbandons_CommandOnlyIfItChangesThat(t *testing.T) {
+	for onFailure, has := range map[string]bool{config.Continue: true, config.Abandon: false} {
+		w := healthy(t)
+		w.Config.Lifecycle.OnFailure, w.Groups[0].Hooks[0].DefaultResult = onFailure, termination.Abandon
+		found := Examine(w.Snapshot, "").Findings
+		require.Len(t, found, 1)
+		require.Equal(t, has, found[0].Command != "", onFailure)
+	}
+}
+
+func TestExamine_NodeThatStayedClosed_CommandUndoesAll(t *testing.T) {
+	w := healthy(t)
+	w.Nodes[0].Labels[corev1.LabelNodeExcludeBalancers] = "quiesce"
+	const plain = "kubectl uncordon a1 && kubectl label node a1 node.kubernetes.io/exclude-from-external-load-balancers- && " +
+		"kubectl annotate node a1 quiesce/termination-"
+	require.Equal(t, plain, Examine(w.Snapshot, "").Findings[0].Command)
+	w.Nodes[0].Spec.Taints = []corev1.Taint{{Key: "quiesce/terminating", Effect: corev1.TaintEffectNoSchedule}}
+	require.Equal(t, plain+" && kubectl taint node a1 quiesce/terminating-", Examine(w.Snapshot, "").Findings[0].Command)
 }
 
 func TestBelongs_Group_ByInstanceOrTag(t *testing.T) {

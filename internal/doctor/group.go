@@ -64,7 +64,14 @@ func isRebalanced(g asg.Settings) bool {
 	return len(g.Zones) > 1 && !slices.Contains(g.Suspended, "AZRebalance")
 }
 
-func (v *view) putHook(group string) string { return v.Config.PutHookCommand(Quote(group)) }
+// putHook returns the command that puts our hook, or none if no configuration was given: nobody may answer a hook of another name, and one
+// without the stack's mark is never removed.
+func (v *view) putHook(group string) string {
+	if !v.Configured {
+		return ""
+	}
+	return v.Config.PutHookCommand(Quote(group))
+}
 
 func (v *view) unhookedGroups() (found []Finding) {
 	for _, g := range v.Groups {
@@ -79,6 +86,9 @@ func (v *view) unhookedGroups() (found []Finding) {
 		unanswered := slices.DeleteFunc(slices.Clone(others), func(name string) bool { return name == managedHook })
 		if v.Function != nil { // without a function, a hook would hold each instance for its whole timeout
 			f.Fix, f.Command = "deploy quiesce for this group (infra/README.md), or add its hook", v.putHook(g.Name)
+			if f.Command == "" {
+				f.Fix += ": the stack's output HooksByHand has the command"
+			}
 		}
 		switch {
 		case len(unanswered) > 0:
@@ -159,9 +169,13 @@ func (v *view) hookResults() (found []Finding) {
 		}
 		switch {
 		case ours.DefaultResult == termination.Abandon && !g.Retains:
+			command := ""
+			if v.Config.Lifecycle.OnFailure != config.Abandon { // else the command would put the same result
+				command = v.putHook(g.Name)
+			}
 			add(Info, "hook "+ours.Name+" says ABANDON, and the group does not retain abandoned instances",
 				"an instance whose drain failed goes as with CONTINUE, and other hooks end with it",
-				"set lifecycle.onFailure: CONTINUE, or give the group a policy that retains", v.putHook(g.Name))
+				"set lifecycle.onFailure: CONTINUE, or give the group a policy that retains", command)
 		case ours.DefaultResult == termination.Continue && g.Retains:
 			add(Info, "retains abandoned instances, but hook "+ours.Name+" says CONTINUE",
 				"an instance whose drain failed is not retained", "set lifecycle.onFailure: ABANDON, then deploy", "")

@@ -35,8 +35,14 @@ func (v *view) unreadParts() (found []Finding) {
 }
 
 func (v *view) notInstalled() []Finding {
-	if v.Install.Namespace || v.Function != nil || v.isUnread("permissions of quiesce") {
+	if v.Install.Namespace || v.isUnread("permissions of quiesce") {
 		return nil
+	}
+	if v.Function != nil {
+		return []Finding{{
+			Where: "quiesce", Severity: Critical, What: "the function is deployed, and its permissions are not installed in this cluster",
+			Cost: "no node is cordoned, and no pod is evicted: instances go undrained", Fix: "apply the manifest of this version", Command: "kubectl apply -f infra/rbac.yaml",
+		}}
 	}
 	return []Finding{{
 		Where: "quiesce", Severity: Info, What: "is not installed in this cluster", Cost: "nodes that Auto Scaling terminates are not drained",
@@ -161,17 +167,30 @@ func (v *view) forgottenNodes() (found []Finding) {
 	kept := map[string]bool{}
 	for _, l := range v.Install.Leases {
 		kept[l.Name] = true
+		for _, closed := range l.Closed { // a drain may know a node by its name or address
+			kept[closed.Name] = true
+		}
 	}
 	for i := range v.Nodes {
 		n := &v.Nodes[i]
-		if n.Labels[corev1.LabelNodeExcludeBalancers] != "quiesce" || kept[InstanceID(n)] || v.isUnread("leases") {
+		if n.Labels[corev1.LabelNodeExcludeBalancers] != "quiesce" || kept[InstanceID(n)] || kept[n.Name] || v.isUnread("leases") {
 			continue
 		}
 		found = append(found, Finding{
 			Where: "node " + n.Name, Severity: Warning, What: "quiesce cordoned it, and no Lease records a drain", Cost: "it takes no pods and no traffic of load balancers",
 			Fix:     "open it, unless its instance is being terminated",
-			Command: fmt.Sprintf("kubectl uncordon %s && kubectl label node %s %s-", n.Name, n.Name, corev1.LabelNodeExcludeBalancers),
+			Command: openCommand(n),
 		})
 	}
 	return found
+}
+
+// openCommand returns the command that undoes what a drain changes on a node (infra/RUNBOOK.md, Break glass).
+func openCommand(n *corev1.Node) string {
+	command := fmt.Sprintf("kubectl uncordon %s && kubectl label node %s %s- && kubectl annotate node %s quiesce/termination-",
+		n.Name, n.Name, corev1.LabelNodeExcludeBalancers, n.Name)
+	if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == "quiesce/terminating" }) {
+		command += fmt.Sprintf(" && kubectl taint node %s quiesce/terminating-", n.Name)
+	}
+	return command
 }

@@ -65,12 +65,18 @@ func uncapital(text string) string { return strings.ToLower(text[:1]) + text[1:]
 func (v *view) poolerSpread() (found []Finding) {
 	zones := len(v.zonesOf(v.openNodes()))
 	for _, w := range v.poolers() {
-		if len(w.pods) < 2 {
-			continue // the check pooler-termination names it
+		placed := 0
+		for _, p := range w.pods {
+			if p.Spec.NodeName != "" {
+				placed++
+			}
+		}
+		if placed < 2 {
+			continue // the check pooler-termination names one that is alone; where others will be is not known yet
 		}
 		nodes := nodesOf(w.pods)
 		f := Finding{
-			Where: w.String(), Severity: Critical, What: fmt.Sprintf("all %d pods are on node %s", len(w.pods), named(nodes)),
+			Where: w.String(), Severity: Critical, What: fmt.Sprintf("all %d pods are on node %s", placed, named(nodes)),
 			Cost: "when the node leaves, clients have no pooler until a new pod is Ready",
 			Fix:  "spread them: topologySpreadConstraints with topologyKey kubernetes.io/hostname",
 		}
@@ -79,7 +85,7 @@ func (v *view) poolerSpread() (found []Finding) {
 			if zones < 2 || len(own) != 1 {
 				continue
 			}
-			f.Severity, f.What = Warning, fmt.Sprintf("all %d pods are in zone %s", len(w.pods), own[0])
+			f.Severity, f.What = Warning, fmt.Sprintf("all %d pods are in zone %s", placed, own[0])
 			f.Cost = "a rebalance or an outage of the zone takes all of them"
 			f.Fix = "spread them: topologySpreadConstraints with topologyKey topology.kubernetes.io/zone"
 		}

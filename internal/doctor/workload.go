@@ -41,10 +41,27 @@ func (v *view) pdbsThatNeverAllow() (found []Finding) {
 			f.Fix = "leave the PDB as it is; let quiesce move the primary: a phase with escort.postgres (internal/postgres/README.md)"
 		case owner != "":
 			f.Fix, f.Command = "run another replica, by "+owner+": it made the PDB", p.show()
+		case !v.countsReplicas(p):
+			f.Command = p.show()
 		}
 		found = append(found, f)
 	}
 	return found
+}
+
+// countsReplicas reports whether Kubernetes knows the replicas of all pods of the PDB, which maxUnavailable needs
+// (https://kubernetes.io/docs/tasks/run-application/configure-pdb/#arbitrary-controllers-and-selectors).
+func (v *view) countsReplicas(p pdb) bool {
+	for _, member := range v.podsIn[p.Namespace] {
+		if !p.selects(member) {
+			continue
+		}
+		owner := metav1.GetControllerOf(member.Pod)
+		if owner == nil || !slices.Contains([]string{"ReplicaSet", "StatefulSet", "ReplicationController"}, owner.Kind) {
+			return false
+		}
+	}
+	return true
 }
 
 // unreadyPods finds PDBs that keep pods which do nothing

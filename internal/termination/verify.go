@@ -21,8 +21,8 @@ const (
 const (
 	inService = "InService"
 	retained  = "Terminating:Retained" // its termination was abandoned; it runs until it is terminated again
-	// warmedPending is the state before Warmed:Pending:Wait. An instance that is launched into the pool has it too.
-	warmedPending = "Warmed:Pending"
+	// terminated is the last state. Few descriptions have it: the group lists the instance no more.
+	terminated = "Terminated"
 )
 
 // warmed is how the states of a warm pool begin
@@ -58,7 +58,7 @@ func (j *job) verify(ctx context.Context) (instance Instance, rejection string, 
 		if err != nil {
 			return Instance{}, "", err
 		}
-		if instance.State == inService {
+		if !instance.isWaiting() {
 			j.received = time.Now() // its action begins later; a receipt before that is of an earlier action's event
 		}
 		rejection, later, err := j.reject(ctx, instance)
@@ -83,7 +83,7 @@ func (j *job) reject(ctx context.Context, i Instance) (rejection string, later b
 	case strings.HasSuffix(i.State, ":Proceed"):
 		return fmt.Sprintf("%s is %s: already past the wait state", j.InstanceID, i.State), false, nil
 	case !i.isWaiting():
-		later := i.State == inService || i.State == warmedPending
+		later := i.State != terminated // the description may be that of a moment ago, in any state from which instances terminate
 		return fmt.Sprintf("%s is %s, not waiting to terminate", j.InstanceID, i.State), later, nil
 	case !i.isWarm():
 		return "", false, nil

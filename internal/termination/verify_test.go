@@ -26,17 +26,22 @@ func TestVerify_WarmPool_DrainedIfItWaitsOnOurHook(t *testing.T) {
 	}
 }
 
-// Descriptions lag behind events. The state before that of waiting is as likely as InService.
-func TestVerify_WarmPoolDescribedLate_AskedAgain(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
-		env := newTestEnv()
-		env.state = "Warmed:Pending"
-		env.node.Add(web("web"), time.Second)
-		time.AfterFunc(3*time.Second, func() { env.setState("Warmed:Pending:Wait") })
-		report, err := invoke(t, env.handler())
-		require.NoError(t, err)
-		require.Equal(t, StatusDrained, report.Status, report.Reason)
-	})
+// Descriptions lag behind events. Each state before that of waiting is as likely as InService.
+func TestVerify_DescribedLate_AskedAgain(t *testing.T) {
+	for before, waiting := range map[string]string{
+		"Warmed:Pending": "Warmed:Pending:Wait", "Warmed:Stopped": "Warmed:Terminating:Wait", "Terminating:Retained": "Terminating:Wait",
+		"ReplacingRootVolume": "ReplacingRootVolume:Wait", "Pending": "Terminating:Wait",
+	} {
+		bubble.Test(t, func(t *testing.T) {
+			env := newTestEnv()
+			env.state = before
+			env.node.Add(web("web"), time.Second)
+			time.AfterFunc(3*time.Second, func() { env.setState(waiting) })
+			report, err := invoke(t, env.handler())
+			require.NoError(t, err)
+			require.Equal(t, StatusDrained, report.Status, "%s: %s", before, report.Reason)
+		})
+	}
 }
 
 // Launch hooks use the same state. Only Auto Scaling knows which hook the instance waits on.

@@ -25,7 +25,16 @@ func (s *Server) SetEnvironment(name string, variables map[string]string) {
 	s.account.variables[name] = variables
 }
 
-var functionActions = map[string]action{"Invoke": invokeFunction, "GetFunctionConfiguration": describeFunction}
+// Reserve gives a function this reserved concurrency.
+func (s *Server) Reserve(name string, concurrency int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.reserved[name] = concurrency
+}
+
+var functionActions = map[string]action{
+	"Invoke": invokeFunction, "GetFunctionConfiguration": describeFunction, "GetFunctionConcurrency": getConcurrency,
+}
 
 // invocationAnswer is what Invoke answers: the payload as the body, and a header if the function has failed.
 type invocationAnswer struct {
@@ -89,10 +98,28 @@ func describeFunction(a *account, r request) (any, *apiError) {
 	}, nil
 }
 
+// getConcurrency answers without a number if there is none (GetFunctionConcurrency, Lambda API reference).
+func getConcurrency(a *account, r request) (any, *apiError) {
+	name, _, failure := a.function(r, "GetFunctionConcurrency")
+	if failure != nil {
+		return nil, failure
+	}
+	answer := map[string]any{}
+	if n, has := a.reserved[name]; has {
+		answer["ReservedConcurrentExecutions"] = n
+	}
+	return answer, nil
+}
+
 // restFunctions is the protocol of Lambda: method and path select the action (smithy.io, "AWS restJson1 protocol").
 type restFunctions struct{ restJSON }
 
 func (restFunctions) read(r *http.Request, _ []byte) (string, url.Values) {
+	if name, ok := strings.CutPrefix(r.URL.Path, "/2019-09-30/functions/"); ok && r.Method == http.MethodGet {
+		if name, ok = strings.CutSuffix(name, "/concurrency"); ok {
+			return "GetFunctionConcurrency", url.Values{"FunctionName": {name}}
+		}
+	}
 	rest, ok := strings.CutPrefix(r.URL.Path, "/2015-03-31/functions/")
 	name, part, _ := strings.Cut(rest, "/")
 	params := url.Values{"FunctionName": {name}, "InvocationType": {r.Header.Get("X-Amz-Invocation-Type")}}

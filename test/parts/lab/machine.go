@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -211,7 +212,8 @@ func (m *machine) kubeletFlags(n *network) string {
 	return "--node-ip=" + n.machine(m.number) + " --node-labels=" + strings.Join(labels, ",")
 }
 
-// nodeIsReady returns a readiness check of a node.
+// nodeIsReady returns a readiness check of a node. kube-controller-manager removes the taint of nodes that are not ready a moment after the
+// kubelet's report, and no pod goes there before.
 func (l *Lab) nodeIsReady(name string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		node, err := l.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
@@ -221,6 +223,9 @@ func (l *Lab) nodeIsReady(name string) func(context.Context) error {
 		ready, message := readiness(node)
 		if ready != corev1.ConditionTrue {
 			return fmt.Errorf("the kubelet reports Ready=%s: %s", ready, message)
+		}
+		if slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeNotReady }) {
+			return fmt.Errorf("it still has the taint %s", corev1.TaintNodeNotReady)
 		}
 		return nil
 	}
