@@ -228,7 +228,11 @@ func (o *options) invoke(ctx context.Context, name string, request termination.R
 		return nil, noFunctionError{fmt.Errorf("there is no function %s in %s: name it with --function, or the region with --region, or deploy it (infra/README.md)", name, settings.Region)}
 	}
 	if err != nil && ctx.Err() != nil {
-		return nil, fmt.Errorf("stopped waiting for function %s, which goes on: quiescectl watch shows the drains that run", name)
+		next := "its log has the result"
+		if request.Action == termination.ActionDrain {
+			next = "quiescectl watch shows the drains that run"
+		}
+		return nil, fmt.Errorf("stopped waiting for function %s, which goes on if it was reached: %s", name, next)
 	}
 	if err != nil {
 		return nil, o.advised(fmt.Errorf("invoke function %s: %w", name, err), "", "lambda:InvokeFunction")

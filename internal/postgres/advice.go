@@ -197,6 +197,11 @@ func (s *paths) advise(f *Facts) []string {
 	if len(others) > 0 {
 		lines = append(lines, fmt.Sprintf("%d poolers cannot hold clients: %s", len(others), few(others)))
 	}
+	for _, p := range s.fronts {
+		if left := p.whatIsLeft(); left != "" {
+			lines = append(lines, "Pooler "+p.pod.Name+": "+left)
+		}
+	}
 	if leadElsewhere := s.leadElsewhere(f.Identity); leadElsewhere != "" {
 		lines = append(lines, capital(leadElsewhere))
 	}

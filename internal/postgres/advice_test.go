@@ -87,3 +87,12 @@ func TestEscortAdvise_MemberOfTheWorld_NamesItsPoolers(t *testing.T) {
 	require.Len(t, w.effects, before, "it changes nothing")
 	require.Empty(t, e.Advise(t.Context(), drain.Pod{Ref: drain.Ref{Namespace: "db", Name: "web"}}))
 }
+
+func TestAdvise_ReplicationClient_ItsDatabaseIsNamed(t *testing.T) {
+	p := &front{databases: []string{"app"}, streaming: []string{"cdc"}}
+	p.pod.Name = "pooler-a"
+	require.Equal(t, []string{
+		"1 poolers in front of it can hold clients: pooler-a",
+		"Pooler pooler-a: its databases with a replication client, which a pause would wait for, are not paused: cdc",
+	}, (&paths{fronts: []*front{p}}).advise(&Facts{}))
+}

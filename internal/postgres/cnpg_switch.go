@@ -168,7 +168,7 @@ func (m *move) checkOthers() error {
 		return nil
 	}
 	for _, p := range m.paths.others {
-		mayLeadHere := p.serves(time.Now()) && p.elsewhere == 0
+		mayLeadHere := p.serves(time.Now()) && p.elsewhere == 0 && !belongsElsewhere(p.pod, m.facts.Identity)
 		if !p.silent && !mayLeadHere {
 			continue
 		}

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,7 +141,11 @@ func (e *Escort) findPaths(ctx context.Context, cluster Cluster, f *Facts, acts 
 	}
 	group.Wait()
 	for _, p := range fronts {
-		if len(p.databases)+len(p.streaming) > 0 || p.unheld != "" && belongs(p.pod, f.Identity) && !isReadOnly(ctx, cluster, p.pod) {
+		inFront := p.unheld != "" && belongs(p.pod, f.Identity)
+		if inFront && isReadOnly(ctx, cluster, p.pod) {
+			inFront, p.elsewhere = false, 1
+		}
+		if len(p.databases)+len(p.streaming) > 0 || inFront {
 			found.fronts = append(found.fronts, p)
 			continue
 		}
@@ -253,14 +258,6 @@ func (p *front) whatStreams() string {
 	return "its databases with a replication client, which a pause would wait for, are not paused: " + joined(p.streaming)
 }
 
-// pauseStreaming has databases with a replication client paused too. No pause of them is answered, but their other clients wait.
-func (p *front) pauseStreaming() {
-	if p.unheld != "" && p.unheld == p.whatStreams() {
-		p.unheld = ""
-	}
-	p.databases, p.streaming = append(p.databases, p.streaming...), nil
-}
-
 // bounded returns no more databases than can be paused. Those without clients are left out first: no client waits for them, and whoever makes
 // databases without a login must not keep the others from being paused.
 func (p *front) bounded(databases []PoolerDatabase) []PoolerDatabase {
@@ -300,7 +297,7 @@ func (p *front) whatIsLeft() string {
 
 // add adds a database that leads to the primary.
 func (p *front) add(d PoolerDatabase) {
-	if d.Streams {
+	if d.Streams && !d.Paused {
 		p.streaming = append(p.streaming, d.Name)
 		return
 	}
@@ -371,6 +368,13 @@ func belongs(p escort.Pod, i Identity) bool {
 	return p.Labels["cnpg.io/cluster"] == i.Cluster && p.Labels["cnpg.io/poolerName"] != "" ||
 		zalando && p.Labels["cluster-name"] == i.Cluster && p.Labels["spilo-role"] != "replica" ||
 		p.Labels["postgres-operator.crunchydata.com/cluster"] == i.Cluster
+}
+
+// belongsElsewhere reports whether labels or the annotation say that the pooler is one of another cluster.
+func belongsElsewhere(p escort.Pod, i Identity) bool {
+	named := cmp.Or(p.Annotations[DatabaseAnnotation], p.Labels["cnpg.io/cluster"], p.Labels["cluster-name"],
+		p.Labels["postgres-operator.crunchydata.com/cluster"])
+	return named != "" && !belongs(p, i)
 }
 
 func annotatedFor(p escort.Pod, i Identity) bool {

@@ -132,11 +132,6 @@ func (m *move) lookAround(ctx context.Context) error {
 		m.paths.close()
 	}
 	m.paths = paths
-	for _, p := range paths.fronts {
-		if m.last {
-			p.pauseStreaming()
-		}
-	}
 	return nil
 }
 

@@ -35,8 +35,14 @@ func (m *move) pause(ctx context.Context) error {
 	return nil
 }
 
+// pauseDatabases pauses the databases, and waits until their transactions have ended. At the end of the drain's time, a move goes on without
+// those that do not end, so they get no more than a third of the hold.
 func (m *move) pauseDatabases(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, pauseTime, fmt.Errorf("transactions did not end within %v", pauseTime))
+	limit := pauseTime
+	if m.last {
+		limit = min(limit, m.limit/3)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("transactions did not end within %v", limit))
 	defer cancel()
 	var jobs []func() error
 	for _, p := range m.heldFronts() {

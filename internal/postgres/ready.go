@@ -59,14 +59,14 @@ func (m *move) ready(ctx context.Context, before []*front) error {
 }
 
 // boundBy bounds the hold by a setting of a pooler that ends the wait of its clients; zero: it ends no wait. At the end of the drain's time the
-// setting leaves time for a switchover: without a hold, clients of every pooler fail.
+// setting leaves time for open transactions and a switchover: without a hold, clients of every pooler fail.
 func (m *move) boundBy(setting, reserve time.Duration) {
 	if setting == 0 {
 		return
 	}
 	limit := setting - reserve
 	if m.last {
-		limit = max(limit, m.leastHold())
+		limit = max(limit, m.leastHold()*3/2)
 	}
 	m.limit = min(m.limit, limit)
 }
