@@ -198,8 +198,8 @@ func (s *paths) advise(f *Facts) []string {
 		lines = append(lines, fmt.Sprintf("%d poolers cannot hold clients: %s", len(others), few(others)))
 	}
 	for _, p := range s.fronts {
-		if left := p.whatIsLeft(); left != "" {
-			lines = append(lines, "Pooler "+p.pod.Name+": "+left)
+		if text := p.whatIsNotPaused(); text != "" {
+			lines = append(lines, "Pooler "+p.pod.Name+": "+text)
 		}
 	}
 	if leadElsewhere := s.leadElsewhere(f.Identity); leadElsewhere != "" {

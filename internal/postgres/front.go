@@ -280,19 +280,19 @@ func (p *front) bounded(databases []PoolerDatabase) []PoolerDatabase {
 	return slices.Concat(used, idle)[:maxDatabases]
 }
 
-// whatIsLeft says which databases that lead to the primary are not paused; empty: all are.
-func (p *front) whatIsLeft() string {
-	var left []string
+// whatIsNotPaused says which databases that lead to the primary are not paused, and why; empty: all are.
+func (p *front) whatIsNotPaused() string {
+	var reasons []string
 	if len(p.unnamed) > 0 {
-		left = append(left, "its databases whose names no command can have are not paused: "+joined(p.unnamed))
+		reasons = append(reasons, "its databases whose names no command can have are not paused: "+joined(p.unnamed))
 	}
 	if p.idle > 0 {
-		left = append(left, fmt.Sprintf("%d databases without clients are not paused, because more than %d lead to the primary", p.idle, maxDatabases))
+		reasons = append(reasons, fmt.Sprintf("%d databases without clients are not paused, because more than %d lead to the primary", p.idle, maxDatabases))
 	}
 	if p.unheld == "" && len(p.streaming) > 0 {
-		left = append(left, p.whatStreams())
+		reasons = append(reasons, p.whatStreams())
 	}
-	return strings.Join(left, ", and ")
+	return strings.Join(reasons, ", and ")
 }
 
 // add adds a database that leads to the primary.

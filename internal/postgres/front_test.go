@@ -291,13 +291,7 @@ func TestRun_ConsoleOfAPoolerInFrontDoesNotAnswer_Held(t *testing.T) {
 					}
 					return nil
 				}}
-				_, err, _ := w.runAs(t, e, i, "pg-0")
-				if c.reason != "" {
-					requireHeld(t, err, c.reason)
-					require.Empty(t, w.effects)
-					_, err, _ = w.runAs(t, e, i, "pg-0", lastCall)
-				}
-				require.NoError(t, err)
+				requireHeldUntilLastCall(t, w, e, i, c.reason)
 				require.Equal(t, []string{"pause a/app"}, w.order("pause"))
 			})
 		})
@@ -465,18 +459,25 @@ func TestRun_PoolerIsStopping_HeldWhileItServes(t *testing.T) {
 						}
 					}}, nil
 				}
-				_, err, _ := w.runAs(t, e, i, "pg-0")
-				if c.reason != "" {
-					requireHeld(t, err, c.reason)
-					require.Empty(t, w.effects)
-					_, err, _ = w.runAs(t, e, i, "pg-0", lastCall)
-				}
-				require.NoError(t, err)
+				requireHeldUntilLastCall(t, w, e, i, c.reason)
 				require.NotContains(t, w.effects, "pause b/app")
 				w.requireNothingPaused(t)
 			})
 		})
 	}
+}
+
+// requireHeldUntilLastCall requires that the primary is held for this reason and nothing is paused, until the drain's time is nearly over. Without
+// a reason it moves at once.
+func requireHeldUntilLastCall(t *testing.T, w *world, e *Escort, i *incarnation, reason string) {
+	t.Helper()
+	_, err, _ := w.runAs(t, e, i, "pg-0")
+	if reason != "" {
+		requireHeld(t, err, reason)
+		require.Empty(t, w.effects)
+		_, err, _ = w.runAs(t, e, i, "pg-0", lastCall)
+	}
+	require.NoError(t, err)
 }
 
 // CloudNativePG can lose what clients of any pooler write during its switchover, and pgbouncer refuses consoles after SIGTERM.
@@ -537,7 +538,7 @@ func TestRun_ReplicationClientOfAPooler_ItsDatabaseIsNotPausedInVain(t *testing.
 		"another database":            {paused: []string{"pause b/app"}, reason: "pooler db/pooler-b: " + reason},
 		"no other database":           {alone: true, reason: "pooler db/pooler-b not held: " + reason},
 		"time runs out":               {change: []func(*drain.EscortRequest){lastCall}, paused: []string{"pause b/app"}, reason: "pooler db/pooler-b: " + reason},
-		"time runs out, one is left":  {alone: true, change: []func(*drain.EscortRequest){lastCall}, reason: "pooler db/pooler-b not held: " + reason},
+		"time runs out, no other":     {alone: true, change: []func(*drain.EscortRequest){lastCall}, reason: "pooler db/pooler-b not held: " + reason},
 		"somebody else has paused it": {foreign: true, change: []func(*drain.EscortRequest){lastCall}, reason: "somebody else has paused database cdc"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -612,13 +613,7 @@ func TestRun_PoolerIsBeingReplaced_HeldUntilItIs(t *testing.T) {
 						}
 					}}, nil
 				}
-				_, err, _ := w.runAs(t, e, i, "pg-0")
-				if c.reason != "" {
-					requireHeld(t, err, c.reason)
-					require.Empty(t, w.effects)
-					_, err, _ = w.runAs(t, e, i, "pg-0", lastCall)
-				}
-				require.NoError(t, err)
+				requireHeldUntilLastCall(t, w, e, i, c.reason)
 				w.requireNothingPaused(t)
 			})
 		})

@@ -79,7 +79,7 @@ func (m *move) checkUnpaused() error {
 	}
 	for _, p := range slices.Concat(m.paths.fronts, m.paths.others) {
 		if p.idle > 0 || p.unnamable || len(p.streaming) > 0 {
-			return hold("CloudNativePG can lose what clients of pooler %s write during its switchover: %s", p.pod.Ref, p.whatIsLeft())
+			return hold("CloudNativePG can lose what clients of pooler %s write during its switchover: %s", p.pod.Ref, p.whatIsNotPaused())
 		}
 	}
 	return nil

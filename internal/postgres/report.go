@@ -24,8 +24,8 @@ func (m *move) report(what string) {
 		if p.unheld != "" {
 			escort.AddReason(m.result, fmt.Sprintf("pooler %s not held: %s", p.pod.Ref, p.unheld))
 		}
-		if left := p.whatIsLeft(); left != "" {
-			escort.AddReason(m.result, fmt.Sprintf("pooler %s: %s", p.pod.Ref, left))
+		if text := p.whatIsNotPaused(); text != "" {
+			escort.AddReason(m.result, fmt.Sprintf("pooler %s: %s", p.pod.Ref, text))
 		}
 	}
 	escort.AddReason(m.result, m.paths.leadElsewhere(m.facts.Identity))
