@@ -24,6 +24,7 @@ func activityCalls(server *awstest.Server) (n int) {
 func TestTerminationEnds_Retained_SinceItWasAbandoned(t *testing.T) {
 	server, groups, hooks := account(t)
 	server.RetainAbandoned(group)
+	server.SetTerminationDelay(0)
 	event := terminated(t, server)
 	ends, err := groups.TerminationEnds(t.Context(), group, instance)
 	require.NoError(t, err)
@@ -46,6 +47,7 @@ func TestTerminationEnds_Retained_SinceItWasAbandoned(t *testing.T) {
 func TestTerminationEnds_ManyActivities_FewRequests(t *testing.T) {
 	server, groups, hooks := account(t)
 	server.RetainAbandoned(group)
+	server.SetTerminationDelay(0)
 	require.NoError(t, hooks.Complete(t.Context(), terminated(t, server), termination.Abandon))
 	end := func(ids ...string) map[string]time.Time {
 		ends, err := groups.TerminationEnds(t.Context(), group, ids...)

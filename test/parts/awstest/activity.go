@@ -2,6 +2,7 @@ package awstest
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -70,10 +71,10 @@ func (a *account) describeActivity(done activity) activityXML {
 func (i *instance) ended(began time.Time) (end time.Time, code string, over bool) {
 	now := time.Now()
 	for _, c := range i.history {
-		if !c.at.After(began) || c.at.After(now) || waits(c.state) || c.state != stateGone && isOver(c.state) {
+		if !c.at.After(began) || c.at.After(now) || waits(c.state) || strings.HasSuffix(c.state, ":Proceed") {
 			continue
 		}
-		if c.state == stateGone || isWarm(c.state) {
+		if c.state == stateGone || c.state == stateWarmedStopped {
 			return c.at.UTC(), "Successful", true
 		}
 		return c.at.UTC(), "Cancelled", true

@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
 	asgtypes "github.com/aws/aws-sdk-go-v2/service/autoscaling/types"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/stretchr/testify/require"
 
 	"quiesce/test/parts/awstest"
@@ -52,12 +53,14 @@ func TestDescribeActivities_InProgress_First(t *testing.T) {
 
 func TestRetainAbandoned_TerminatedAgain_HookFiresAgain(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
-	s.SetTerminationDelay(time.Hour)
+	s.SetTerminationDelay(0)
 	s.RetainAbandoned(group)
 	first := s.Terminate(id)[0]
 	c := scalingOf(t, s)
 	require.NoError(t, c.complete(first.Token, awstest.Abandon))
 	require.Equal(t, "Terminating:Retained", s.State(id))
+	require.Equal(t, ec2types.InstanceStateNameRunning, ec2State(t, s))
+	s.SetTerminationDelay(time.Hour)
 	all, _ := c.activities(100)
 	require.Equal(t, asgtypes.ScalingActivityStatusCodeCancelled, all[0].StatusCode)
 
@@ -69,9 +72,62 @@ func TestRetainAbandoned_TerminatedAgain_HookFiresAgain(t *testing.T) {
 	require.Equal(t, "Terminating:Proceed", s.State(id))
 }
 
+func ec2State(t *testing.T, s *awstest.Server) ec2types.InstanceStateName {
+	t.Helper()
+	out, err := ec2.NewFromConfig(config(s)).DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{id}})
+	require.NoError(t, err)
+	return out.Reservations[0].Instances[0].State.Name
+}
+
+func TestRetainAbandoned_BeforeItIsRetained_ProceedsAndRuns(t *testing.T) {
+	s := startWithInstance(t, awstest.Hook{Name: hook})
+	s.SetTerminationDelay(time.Hour)
+	s.RetainAbandoned(group)
+	c := scalingOf(t, s)
+	require.NoError(t, c.complete(s.Terminate(id)[0].Token, awstest.Abandon))
+	require.Equal(t, "Terminating:Proceed", s.State(id))
+	require.Equal(t, ec2types.InstanceStateNameRunning, ec2State(t, s))
+	require.Empty(t, s.Terminate(id), "its termination has not ended")
+	all, _ := c.activities(100)
+	require.Nil(t, all[0].EndTime)
+}
+
+// A retained instance is no capacity of its group, so terminating it cannot lower the capacity.
+func TestRetainAbandoned_Capacity_WithoutIt(t *testing.T) {
+	s := startWithInstance(t, awstest.Hook{Name: hook})
+	s.SetTerminationDelay(0)
+	s.RetainAbandoned(group)
+	s.AddInstance(group, awstest.Instance{ID: "i-0f"})
+	c := scalingOf(t, s)
+	require.NoError(t, c.complete(s.Terminate(id)[0].Token, awstest.Abandon))
+	groups, err := c.client.DescribeAutoScalingGroups(t.Context(), &autoscaling.DescribeAutoScalingGroupsInput{})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, *groups.AutoScalingGroups[0].DesiredCapacity)
+	require.Len(t, groups.AutoScalingGroups[0].Instances, 2)
+	terminate := func(decrement bool) error {
+		_, err = c.client.TerminateInstanceInAutoScalingGroup(t.Context(), &autoscaling.TerminateInstanceInAutoScalingGroupInput{
+			InstanceId: new(id), ShouldDecrementDesiredCapacity: &decrement,
+		})
+		return err
+	}
+	requireCode(t, terminate(true), "ValidationError")
+	require.NoError(t, terminate(false))
+}
+
+// States that only begin like the end of an instance do not end it.
+func TestState_RootVolumeReplaced_RunsAndCanBeTerminated(t *testing.T) {
+	for _, state := range []string{"ReplacingRootVolume", "ReplacingRootVolume:Wait", "ReplacingRootVolume:Proceed", "RootVolumeReplaced", "Pending:Proceed"} {
+		s := startWithInstance(t, awstest.Hook{Name: hook})
+		s.SetState(id, state)
+		require.Equal(t, ec2types.InstanceStateNameRunning, ec2State(t, s), state)
+		require.Len(t, s.Terminate(id), 1, state)
+	}
+}
+
 // An instance whose way back to the warm pool is abandoned is not stopped: it runs on.
 func TestRetainAbandoned_WarmPool_HasStatesOfItsOwn(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
+	s.SetTerminationDelay(0)
 	s.RetainAbandoned(group)
 	c := scalingOf(t, s)
 	require.NoError(t, c.complete(s.ReturnToWarmPool(id)[0].Token, awstest.Abandon))

@@ -109,7 +109,9 @@ func (a *account) describeGroup(g *group, instances bool) groupXML {
 		if !there || isWarm(seen.LifecycleState) {
 			continue
 		}
-		x.DesiredCapacity++
+		if !isRetained(seen.LifecycleState) {
+			x.DesiredCapacity++
+		}
 		if !slices.Contains(x.AvailabilityZones, i.Zone) {
 			x.AvailabilityZones = append(x.AvailabilityZones, i.Zone)
 		}

@@ -2,10 +2,10 @@ package awstest
 
 import "time"
 
-// capacity returns how many instances the group has, without those of its warm pool.
+// capacity returns how many instances the group has, without those of its warm pool and those that it retains.
 func (a *account) capacity(g *group) (n int) {
 	for _, i := range g.instances {
-		if state := a.instance(i.ID).stateAt(time.Now()); state != stateGone && !isWarm(state) {
+		if state := a.instance(i.ID).stateAt(time.Now()); state != stateGone && !isWarm(state) && !isRetained(state) {
 			n++
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -128,7 +127,8 @@ func (a *account) describeEC2(i *instance) ec2InstanceXML {
 
 // ec2StateOf returns the state that follows from Auto Scaling's, or the one that a test has set.
 func (a *account) ec2StateOf(i *instance) ec2State {
-	switch state := a.instance(i.ID).stateAt(time.Now()); {
+	now := time.Now()
+	switch state := a.instance(i.ID).stateAt(now); {
 	case state == stateGone:
 		return ec2Terminated
 	case i.stopped != nil:
@@ -137,7 +137,7 @@ func (a *account) ec2StateOf(i *instance) ec2State {
 		return ec2Stopping
 	case state == stateWarmedStopped:
 		return ec2Stopped
-	case strings.HasSuffix(state, ":Proceed"):
+	case i.isShuttingDown(now):
 		return ec2ShuttingDown
 	}
 	return ec2Running

@@ -21,10 +21,15 @@ const (
 	stateWarmedTerminatingProceed = "Warmed:Terminating:Proceed"
 )
 
-// retainedFrom is where the state of waiting leads if the action is abandoned and the group retains such instances
-// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/instance-lifecycle-policy-manage-retained.html).
-var retainedFrom = map[string]string{
-	stateWait: stateRetained, stateWarmedPendingWait: "Warmed:Pending:Retained", stateWarmedTerminatingWait: "Warmed:Terminating:Retained",
+// departure is how an instance goes on from a state of waiting. Each state but the first is reached after the account's proceed.
+type departure struct{ proceed, end, retained string }
+
+// departures has the states of waiting. An instance is retained if its action is abandoned and its group retains such instances
+// (https://docs.aws.amazon.com/autoscaling/ec2/userguide/manage-retained-instances.html).
+var departures = map[string]departure{
+	stateWait:                  {stateProceed, stateGone, stateRetained},
+	stateWarmedPendingWait:     {stateWarmedPendingProceed, stateWarmedStopped, "Warmed:Pending:Retained"},
+	stateWarmedTerminatingWait: {stateWarmedTerminatingProceed, stateGone, "Warmed:Terminating:Retained"},
 }
 
 // Instance is an EC2 instance of a group.
@@ -54,6 +59,28 @@ type instance struct {
 
 // isWarm reports whether an instance in this state is in a warm pool.
 func isWarm(state string) bool { return strings.HasPrefix(state, "Warmed:") }
+
+// isRetained reports whether an instance in this state runs on after its termination was abandoned.
+func isRetained(state string) bool { return strings.HasSuffix(state, ":Retained") }
+
+// isProceeding reports whether an instance in this state is past its termination hooks. Instances that launch, or whose root volume is
+// replaced, proceed too, and do not terminate.
+func isProceeding(state string) bool {
+	return state == stateProceed || state == stateWarmedTerminatingProceed
+}
+
+// isOver reports whether the instance is past its termination hooks at a time.
+func (i *instance) isOver(t time.Time) bool {
+	return i.stateAt(t) == stateGone || isProceeding(i.stateAt(t))
+}
+
+// isShuttingDown reports whether it is past its termination hooks, and nothing retains it.
+func (i *instance) isShuttingDown(t time.Time) bool {
+	return isProceeding(i.stateAt(t)) && !isRetained(i.last())
+}
+
+// last returns the state that it has entered last, or is about to.
+func (i *instance) last() string { return i.history[len(i.history)-1].state }
 
 // change is when an instance entered a state.
 type change struct {
@@ -109,20 +136,18 @@ func (i *instance) finish(a *lifecycleAction, result string, at time.Time, proce
 	if result == Abandon {
 		i.release()
 	}
-	switch state := i.stateAt(at); {
-	case i.nextToExpire() != nil:
-	case result == Abandon && i.group.retains && retainedFrom[state] != "":
-		i.enter(retainedFrom[state], at)
-	case state == stateWarmedPendingWait:
-		i.enter(stateWarmedPendingProceed, at)
-		i.enter(stateWarmedStopped, at.Add(proceed))
-	case state == stateWarmedTerminatingWait:
-		i.enter(stateWarmedTerminatingProceed, at)
-		i.enter(stateGone, at.Add(proceed))
-	default:
-		i.enter(stateProceed, at)
-		i.enter(stateGone, at.Add(proceed))
+	if i.nextToExpire() != nil {
+		return
 	}
+	next, known := departures[i.stateAt(at)]
+	if !known {
+		next = departures[stateWait]
+	}
+	if result == Abandon && i.group.retains && known {
+		next.end = next.retained
+	}
+	i.enter(next.proceed, at)
+	i.enter(next.end, at.Add(proceed))
 }
 
 // release ends all actions without a result.

@@ -2,7 +2,6 @@ package awstest
 
 import (
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -34,7 +33,7 @@ func (s *Server) ReturnToWarmPool(instanceID string) []Event {
 func (a *account) leave(instanceID, wait string) []Event {
 	now := time.Now()
 	i := a.instance(instanceID)
-	if i == nil || i.nextToExpire() != nil || isOver(i.stateAt(now)) {
+	if i == nil || i.nextToExpire() != nil || i.isOver(now) {
 		return nil
 	}
 	if isWarm(i.stateAt(now)) {
@@ -54,9 +53,6 @@ func (a *account) leave(instanceID, wait string) []Event {
 	}
 	return events
 }
-
-// isOver reports whether an instance in this state is past its hooks.
-func isOver(state string) bool { return state == stateGone || strings.HasSuffix(state, ":Proceed") }
 
 // begin starts an action for each termination hook. Earlier actions are no longer active.
 func (i *instance) begin(now time.Time) {

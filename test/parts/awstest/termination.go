@@ -2,7 +2,6 @@ package awstest
 
 import (
 	"net/http"
-	"strings"
 	"time"
 )
 
@@ -24,7 +23,9 @@ func terminateInstance(a *account, r request) (any, *apiError) {
 			"Member must not be null")
 	case i == nil || i.stateAt(time.Now()) == stateGone:
 		return nil, invalid("Instance Id not found - No managed instance found for instance ID: %s", id)
-	case isWarm(i.stateAt(time.Now())) && !strings.HasSuffix(i.stateAt(time.Now()), ":Retained"):
+	case isRetained(i.stateAt(time.Now())) && r.params.Get("ShouldDecrementDesiredCapacity") == "true":
+		return nil, invalid("The desired capacity cannot be decremented for a retained instance: it does not count")
+	case isWarm(i.stateAt(time.Now())) && !isRetained(i.stateAt(time.Now())):
 		return nil, refused(http.StatusBadRequest, "ValidationError", "An instance in a warm pool cannot be terminated by this action")
 	}
 	g := a.instance(id).group

@@ -28,7 +28,8 @@ type Options struct {
 	Entry     string        // file that gets the process ID before the program starts, such as a control group's cgroup.procs; may be empty
 }
 
-// Function is a Lambda function with one execution environment. It is safe for concurrent use; invocations queue.
+// Function is a Lambda function with one execution environment. It is safe for concurrent use; invocations queue. Its process is frozen
+// after each invocation, until the next.
 type Function struct {
 	options Options
 	output  *output

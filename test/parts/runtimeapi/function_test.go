@@ -3,6 +3,8 @@ package runtimeapi_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -113,6 +115,28 @@ func TestTheEnvironmentIsTheGivenOneAndLambdas(t *testing.T) {
 	require.Empty(t, env["HOME"])
 	require.Equal(t, filepath.Dir(bootstrap), env["LAMBDA_TASK_ROOT"])
 	require.Equal(t, env["LAMBDA_TASK_ROOT"], env["PWD"])
+}
+
+// A process that works in the background does so only during invocations.
+func TestFunction_BetweenInvocations_Frozen(t *testing.T) {
+	f := start(t, runtimeapi.Options{})
+	pid := answered(t, invoke(t, f, `{"Do":"tick"}`)).PID
+	for range 3 {
+		require.Eventually(t, func() bool { return stopped(t, pid) }, waitTimeout, pollInterval)
+		require.Equal(t, pid, answered(t, invoke(t, f, `{}`)).PID)
+	}
+}
+
+// stopped reports whether a signal has stopped the process (proc_pid_stat(5), field 3).
+func stopped(t *testing.T, pid int) bool {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("this system has no /proc")
+	}
+	require.NoError(t, err)
+	_, fields, _ := strings.Cut(string(stat), ") ")
+	return strings.HasPrefix(fields, "T")
 }
 
 func TestInvocationsQueue(t *testing.T) {

@@ -100,6 +100,7 @@ func (p *process) invoke(ctx context.Context, inv *invocation) (Result, error) {
 
 func (p *process) outcome(ctx context.Context, inv *invocation) (Result, error) {
 	p.api.begin(inv)
+	p.thaw()
 	if err := p.send(ctx, inv); err != nil {
 		return p.failure(inv, err)
 	}
@@ -108,9 +109,12 @@ func (p *process) outcome(ctx context.Context, inv *invocation) (Result, error) 
 		return p.failure(inv, err)
 	}
 	// The invocation is over when the process requests the next one, or dies, as it does after a panic.
-	if _, err := await(ctx, p, p.api.asks); errors.Is(err, errTimedOut) {
+	switch _, err := await(ctx, p, p.api.asks); {
+	case err == nil:
+		p.freeze()
+	case errors.Is(err, errTimedOut):
 		p.kill()
-	} else if err != nil && !errors.Is(err, errExited) {
+	case !errors.Is(err, errExited):
 		return Result{}, err
 	}
 	return a.result(), nil

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -124,6 +125,16 @@ func (p *process) begin(ctx context.Context) (cold time.Duration, err error) {
 	}
 	return 0, &InitError{err, p.stderrText.String()}
 }
+
+// freeze stops the process until the next invocation, as Lambda does with an idle environment: its connections stay, its clocks go on.
+// A process that has only started is not frozen: an event waits for it.
+func (p *process) freeze() { p.signal(syscall.SIGSTOP) }
+
+// thaw lets a frozen process go on.
+func (p *process) thaw() { p.signal(syscall.SIGCONT) }
+
+// signal fails only if the process has ended, which is noticed elsewhere.
+func (p *process) signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 
 func (p *process) alive() bool {
 	select {

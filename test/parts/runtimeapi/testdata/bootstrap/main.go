@@ -40,9 +40,19 @@ func handle(ctx context.Context, e event) (answer, error) {
 		os.Exit(3)
 	case "hang":
 		select {}
+	case "tick":
+		go tick()
 	}
 	deadline, _ := ctx.Deadline()
 	return answer{e.Text, os.Getpid(), deadline, environment()}, nil
+}
+
+// tick writes to stdout until the process ends.
+func tick() {
+	for {
+		fmt.Println("tick")
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func environment() map[string]string {
