@@ -15,6 +15,7 @@ import (
 
 	"quiesce/internal/pgbouncer"
 	parts "quiesce/test/parts/pgbouncer"
+	"quiesce/test/parts/ports"
 )
 
 // Several clusters have one pooler in front of them. Each has a database of its own there. Their primaries stop at the same moment.
@@ -29,25 +30,16 @@ var setMark = []byte("SET " + pgbouncer.ServerLoginRetry)
 // sends, before it passes that on. A client sends one command at a time.
 func startRelay(t *testing.T, present func() *parts.Pooler, before func(sent []byte)) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return // the test has ended
-			}
-			server, err := net.Dial("tcp", present().Addr)
-			if err != nil {
-				_ = client.Close()
-				continue
-			}
-			go relay(server, client, before)
-			go relay(client, server, func([]byte) {})
+	return ports.Serve(t, func(client net.Conn) {
+		server, err := net.Dial("tcp", present().Addr)
+		if err != nil {
+			return
 		}
-	}()
-	return listener.Addr().String()
+		var directions sync.WaitGroup
+		directions.Go(func() { relay(server, client, before) })
+		directions.Go(func() { relay(client, server, func([]byte) {}) })
+		directions.Wait()
+	})
 }
 
 // relay passes on one direction, and ends both.

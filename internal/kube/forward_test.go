@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +23,8 @@ import (
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
+
+	"quiesce/test/parts/ports"
 )
 
 const (
@@ -176,22 +179,11 @@ func serveStream(stream httpstream.Stream) error {
 // listen starts a pod's process, which calls serve for each connection, and returns its port.
 func listen(t *testing.T, serve func(net.Conn)) (port int) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	_, text, err := net.SplitHostPort(ports.Serve(t, serve))
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				serve(conn)
-			}()
-		}
-	}()
-	return listener.Addr().(*net.TCPAddr).Port
+	port, err = strconv.Atoi(text)
+	require.NoError(t, err)
+	return port
 }
 
 func echo(conn net.Conn) { _, _ = io.Copy(conn, conn) }

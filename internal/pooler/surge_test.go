@@ -16,6 +16,7 @@ import (
 	"quiesce/internal/pgbouncer"
 	"quiesce/test/parts/bubble"
 	parts "quiesce/test/parts/pgbouncer"
+	"quiesce/test/parts/ports"
 )
 
 // surgeCluster is a cluster in memory. The label app decides whether the pod has its owner, and gets clients.
@@ -89,10 +90,6 @@ type service struct {
 const proxyLag = 500 * time.Millisecond
 
 func (w *surgeCluster) service(t *testing.T, drained, other *parts.Pooler) *service {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = listener.Close() })
-	s := &service{Pooler: &parts.Pooler{Addr: listener.Addr().String()}}
 	backend := func() *parts.Pooler {
 		w.mutex.Lock()
 		defer w.mutex.Unlock()
@@ -101,20 +98,12 @@ func (w *surgeCluster) service(t *testing.T, drained, other *parts.Pooler) *serv
 		}
 		return other
 	}
-	go func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go s.relay(client, backend())
-		}
-	}()
+	s := &service{}
+	s.Pooler = &parts.Pooler{Addr: ports.Serve(t, func(client net.Conn) { s.relay(client, backend()) })}
 	return s
 }
 
 func (s *service) relay(client net.Conn, p *parts.Pooler) {
-	defer client.Close()
 	server, err := p.Dial(context.Background())
 	if err != nil {
 		s.refused.Add(1)

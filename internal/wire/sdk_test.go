@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"quiesce/test/parts/awstest"
+	"quiesce/test/parts/ports"
 )
 
 // bodies keeps the body of each request, and its text, and sends none.
@@ -61,21 +62,10 @@ func TestLoadSDK_RequestBody_IsPlainInEachAttempt(t *testing.T) {
 // silentEndpoint sets the environment of a function whose AWS endpoint accepts connections and never answers.
 func silentEndpoint(t *testing.T) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			t.Cleanup(func() { _ = conn.Close() })
-		}
-	}()
+	endpoint := "http://" + ports.Serve(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 	for key, value := range map[string]string{
 		"AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "token",
-		"AWS_ENDPOINT_URL": "http://" + listener.Addr().String(), "AWS_ENDPOINT_URL_STS": "http://" + listener.Addr().String(),
+		"AWS_ENDPOINT_URL": endpoint, "AWS_ENDPOINT_URL_STS": endpoint,
 	} {
 		t.Setenv(key, value)
 	}

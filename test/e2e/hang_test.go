@@ -14,6 +14,7 @@ import (
 	"quiesce/internal/termination"
 	"quiesce/test/env"
 	"quiesce/test/parts/awstest"
+	"quiesce/test/parts/ports"
 	"quiesce/test/parts/runtimeapi"
 )
 
@@ -27,19 +28,7 @@ const (
 // blackHole returns the URL of an endpoint that accepts connections, and never answers.
 func blackHole(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			connection, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(io.Discard, connection) }() // ends with its client
-		}
-	}()
-	return "http://" + listener.Addr().String()
+	return "http://" + ports.Serve(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 }
 
 // EC2 only helps to find the node. If it does not answer, the node can be searched.

@@ -8,9 +8,9 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgproto3"
-	"github.com/stretchr/testify/require"
 
 	"quiesce/test/env/worker/journal"
+	"quiesce/test/parts/ports"
 )
 
 // server speaks enough of PostgreSQL's protocol for a worker, and keeps the committed rows.
@@ -36,28 +36,13 @@ const (
 )
 
 func serve(t *testing.T, answer func(verb string, count int) response) *server {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = listener.Close() })
-	s := &server{
-		url:    fmt.Sprintf("postgres://worker@%s/app?sslmode=disable", listener.Addr()),
-		answer: answer, asked: map[string]int{}, rows: map[int][]int64{},
-	}
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go s.serveConn(conn)
-		}
-	}()
+	s := &server{answer: answer, asked: map[string]int{}, rows: map[int][]int64{}}
+	s.url = fmt.Sprintf("postgres://worker@%s/app?sslmode=disable", ports.Serve(t, s.serveConn))
 	return s
 }
 
 // serveConn serves one connection until it ends.
 func (s *server) serveConn(conn net.Conn) {
-	defer conn.Close()
 	backend := pgproto3.NewBackend(conn, conn)
 	if _, err := backend.ReceiveStartupMessage(); err != nil {
 		return

@@ -1,4 +1,4 @@
-// Package ports finds free TCP ports on the loopback interface.
+// Package ports finds free TCP ports on the loopback interface, and serves connections for tests.
 package ports
 
 import (
