@@ -51,6 +51,11 @@ func (m Match) Matches(namespace, priorityClass string, podLabels map[string]str
 		(len(m.PriorityClasses) == 0 || slices.Contains(m.PriorityClasses, priorityClass))
 }
 
+// Allows reports whether a pod meets every condition that is set, if any is. It narrows what an escort recognizes.
+func (m Match) Allows(namespace, priorityClass string, podLabels map[string]string) bool {
+	return m.Empty() || m.Matches(namespace, priorityClass, podLabels)
+}
+
 // Globs are names, or globs of path.Match: an asterisk does not match a slash.
 type Globs []string
 

@@ -10,6 +10,7 @@ import (
 
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 	"quiesce/internal/postgres"
 )
 
@@ -52,7 +53,7 @@ func isDatabaseOwner(o metav1.OwnerReference) bool {
 // isMember reports whether an object has the labels of a database's members. Zalando's label of the cluster may have any name.
 func (v *view) isMember(namespace string, labels map[string]string) bool {
 	_, is := v.databaseSettings().Recognize(drain.Pod{Ref: drain.Ref{Namespace: namespace}, Labels: labels})
-	return is || labels["application"] == "spilo" || labels["cnpg.io/cluster"] != "" && labels["cnpg.io/poolerName"] == ""
+	return is || labels["application"] == "spilo" || labels[escort.CloudNativePGCluster] != "" && labels[escort.CloudNativePGPooler] == ""
 }
 
 // databaseSettings returns the settings of the phase of databases.

@@ -141,7 +141,7 @@ func consoleOf(c config.Config, p pod) *config.Console {
 		return nil
 	}
 	for _, phase := range c.Phases {
-		if !phase.Match.Empty() && !phase.Match.Matches(p.Namespace, p.Spec.PriorityClassName, p.Labels) || phase.PGBouncer == nil {
+		if phase.PGBouncer == nil || !phase.Match.Allows(p.Namespace, p.Spec.PriorityClassName, p.Labels) {
 			continue
 		}
 		console := &phase.PGBouncer.Console

@@ -18,6 +18,11 @@ import (
 // minute where nothing answers, as on a black hole or a stopped process.
 const ConsoleTimeout = 5 * time.Second
 
+// WithConsoleTimeout bounds the login and the first commands of one console. The error of the context says that the console did not answer.
+func WithConsoleTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, ConsoleTimeout, fmt.Errorf("console did not answer in %v", ConsoleTimeout))
+}
+
 // Forwarder connects to pods through the API server.
 type Forwarder interface {
 	// Forward connects to a port of the pod.
@@ -86,3 +91,9 @@ func (c Consoles) target(p Pod, login Login) pgbouncer.Target {
 }
 
 func refused(err error) bool { return errors.Is(err, pgbouncer.ErrRefused) }
+
+// ReadText logs in to a database of the pod's pgbouncer as its clients do, and returns the only value of a query's only row.
+func (c Consoles) ReadText(ctx context.Context, p Pod, database, query string) (string, error) {
+	read := func(login Login) (string, error) { return c.target(p, login).ReadText(ctx, database, query) }
+	return LogIn(c.Logins(ctx, p.Namespace), read, refused)
+}

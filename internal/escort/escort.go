@@ -15,7 +15,8 @@ import (
 // Annotation chooses the escort of a pod. Its value is the kind of the escort, or None.
 const Annotation = "quiesce/escort"
 
-// DatabaseAnnotation is on a pooler, and has the name of the database cluster that it leads to.
+// DatabaseAnnotation is on a pooler whose databases are all those of one cluster, where neither its configuration nor its labels say so.
+// Its value is the cluster's name, with or without its namespace.
 const DatabaseAnnotation = "quiesce/database"
 
 // None is the value of Annotation for an eviction without an escort, whatever the pod's labels are.

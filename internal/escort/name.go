@@ -48,3 +48,16 @@ func (o Owner) Valid() bool { return isKind(o.Kind) && IsName(o.Name) && isUID(o
 
 // isNamespace reports whether this can be a namespace: a DNS label.
 func isNamespace(text string) bool { return IsName(text) && isText(text, maxLabelName, "-") }
+
+// AnyValue stands for every value of a label.
+const AnyValue = ""
+
+// HasLabels reports whether an object has all these labels.
+func HasLabels(labels, want map[string]string) bool {
+	for key, value := range want {
+		if has, ok := labels[key]; !ok || value != AnyValue && has != value {
+			return false
+		}
+	}
+	return true
+}

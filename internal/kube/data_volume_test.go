@@ -34,6 +34,6 @@ func TestNodeVolume_OnlyWhereTheDataDirectoryIs(t *testing.T) {
 			container.VolumeMounts = append(container.VolumeMounts, corev1.VolumeMount{Name: volume, MountPath: path})
 		}
 		p.Spec.Containers = []corev1.Container{{Name: "sidecar"}, container}
-		require.Equal(t, c.want, toEscortPod(p).NodeVolume, name)
+		require.Equal(t, c.want, ToEscortPod(p).NodeVolume, name)
 	}
 }

@@ -100,7 +100,7 @@ func (c *Client) PodsByLabel(ctx context.Context, namespace string, wanted map[s
 		if len(pods) == maxListedPods {
 			return errTooManyPods
 		}
-		pods = append(pods, *toEscortPod(&pod))
+		pods = append(pods, *ToEscortPod(&pod))
 		return nil
 	})
 	if err != nil {
@@ -140,12 +140,12 @@ func (c *Client) NodeFate(ctx context.Context, name string) (escort.NodeFate, er
 		return escort.NodeFate{}, fmt.Errorf("get node %s: %w", name, withPermission(err))
 	}
 	return escort.NodeFate{
-		Zone: node.Labels[corev1.LabelTopologyZone], Created: node.CreationTimestamp.Time, Leaving: whyLeaving(node),
+		Zone: node.Labels[corev1.LabelTopologyZone], Created: node.CreationTimestamp.Time, Leaving: WhyLeaving(node),
 	}, nil
 }
 
-// whyLeaving returns why a node does not stay; empty: it does.
-func whyLeaving(node *corev1.Node) string {
+// WhyLeaving returns why a node does not stay; empty: it does.
+func WhyLeaving(node *corev1.Node) string {
 	if node.DeletionTimestamp != nil {
 		return "it is being deleted"
 	}

@@ -133,7 +133,7 @@ func TestNodeFate_EachReasonToLeave_IsSaid(t *testing.T) {
 	} {
 		node := &corev1.Node{}
 		change(node)
-		require.Equal(t, want, whyLeaving(node))
+		require.Equal(t, want, WhyLeaving(node))
 	}
 	e := newLabEnv(t)
 	fate, err := e.client.NodeFate(t.Context(), "node-gone")

@@ -31,7 +31,7 @@ func (c *Client) Inspect(ctx context.Context, ref drain.Ref) (*escort.Pod, error
 	if string(found.UID) != ref.UID {
 		return nil, nil
 	}
-	return toEscortPod(found), nil
+	return ToEscortPod(found), nil
 }
 
 // PatchLabels changes labels of exactly this pod; a nil value removes one. It does not change another pod of the same name:
@@ -53,7 +53,8 @@ func (c *Client) PatchLabels(ctx context.Context, ref drain.Ref, labels map[stri
 	return nil
 }
 
-func toEscortPod(p *corev1.Pod) *escort.Pod {
+// ToEscortPod returns the pod as drains and escorts see it.
+func ToEscortPod(p *corev1.Pod) *escort.Pod {
 	return &escort.Pod{
 		Pod: toPod(p), Node: p.Spec.NodeName, IP: p.Status.PodIP, Ready: isReady(p), Owner: ownerOf(p), Containers: containersOf(p),
 		NodeVolume: nodeVolume(p),

@@ -260,7 +260,7 @@ func toPDB(p *policyv1.PodDisruptionBudget) *pdb {
 		}
 	}
 	status := p.Status
-	reason := neverReason(p)
+	reason := NeverReason(p)
 	status.DisruptedPods, status.Conditions = nil, nil
 	return &pdb{
 		name: key(p).String(), version: p.ResourceVersion, generation: p.Generation,
@@ -281,11 +281,11 @@ func comparisons(s *metav1.LabelSelector) (sum int) {
 	return sum
 }
 
-// neverReason returns why the PDB can never allow a disruption; empty: it can. A PDB never allows one if it requires at
+// NeverReason returns why the PDB can never allow a disruption; empty: it can. A PDB never allows one if it requires at
 // least as many healthy pods as are expected. The status must be of the latest generation. Neither does it while its controller
 // cannot sync it
 // (https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/disruption/disruption.go, failSafe).
-func neverReason(p *policyv1.PodDisruptionBudget) string {
+func NeverReason(p *policyv1.PodDisruptionBudget) string {
 	s := p.Status
 	for _, c := range s.Conditions {
 		if c.Type == policyv1.DisruptionAllowedCondition && c.Status == metav1.ConditionFalse && c.Reason == policyv1.SyncFailedReason {

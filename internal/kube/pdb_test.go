@@ -81,9 +81,9 @@ func TestNeverReason_PDBNeedsAllPods_RechecksRarely(t *testing.T) {
 	})
 	unobserved := newPDB("web", 0, 1, 1)
 	unobserved.Generation = 2
-	require.Empty(t, neverReason(unobserved), "the controller has not seen the latest generation")
-	require.Empty(t, neverReason(newPDB("web", 0, 2, 3)))
-	require.Empty(t, neverReason(newPDB("web", 0, 0, 0)))
+	require.Empty(t, NeverReason(unobserved), "the controller has not seen the latest generation")
+	require.Empty(t, NeverReason(newPDB("web", 0, 2, 3)))
+	require.Empty(t, NeverReason(newPDB("web", 0, 0, 0)))
 }
 
 func TestReserve_TwoPDBs_NamesBoth(t *testing.T) {
@@ -134,16 +134,16 @@ func syncFailed(p *policyv1.PodDisruptionBudget, message string) *policyv1.PodDi
 
 func TestNeverReason_SyncFailed_HasItsMessage(t *testing.T) {
 	failing := syncFailed(newPDB("web", 0, 0, 0), "jobs.batch does not implement the scale subresource")
-	require.Contains(t, neverReason(failing), "jobs.batch does not implement the scale subresource")
+	require.Contains(t, NeverReason(failing), "jobs.batch does not implement the scale subresource")
 	failing.Status.ObservedGeneration = 0 // it was never synced
-	require.Contains(t, neverReason(failing), "fails to sync")
+	require.Contains(t, NeverReason(failing), "fails to sync")
 	blocked := pdbsWith(failing).explain(webPod("web-1"), &drain.Blocked{Reason: "the server's reason"})
 	require.True(t, blocked.Never)
 	require.Contains(t, blocked.Reason, "fails to sync")
-	require.LessOrEqual(t, len(neverReason(syncFailed(failing, strings.Repeat("x", 32<<10)))), drain.MaxText)
+	require.LessOrEqual(t, len(NeverReason(syncFailed(failing, strings.Repeat("x", 32<<10)))), drain.MaxText)
 
 	failing.Status.Conditions[0].Reason = policyv1.InsufficientPodsReason
-	require.Empty(t, neverReason(failing))
+	require.Empty(t, NeverReason(failing))
 }
 
 // What the server would answer is only guessed. Where the guess may be wrong, the server is asked.
@@ -325,7 +325,7 @@ spec: {maxUnavailable: 1, selector: {matchLabels: {app: import}}}
 	pod := e.awaitReady("app=import", 1)[0]
 	e.eventually(func() bool {
 		p, err := e.Client().PolicyV1().PodDisruptionBudgets(e.namespace).Get(t.Context(), "import", metav1.GetOptions{})
-		return err == nil && neverReason(p) != ""
+		return err == nil && NeverReason(p) != ""
 	})
 	watched, err := e.client.WatchPods(t.Context(), drain.Node{Name: "node-a"}, drain.EffortFull)
 	require.NoError(t, err)

@@ -177,5 +177,5 @@ spec: {clusterIP: None, selector: {none: here}, ports: [{port: 5432}]}
 	found, err := e.client.PodsMatching(t.Context(), e.namespace, func(p drain.Pod) bool { return p.Name == pods[0].Name })
 	require.NoError(t, err)
 	require.Len(t, found, 1)
-	require.Equal(t, *toEscortPod(e.pod(pods[0].Name)), found[0])
+	require.Equal(t, *ToEscortPod(e.pod(pods[0].Name)), found[0])
 }

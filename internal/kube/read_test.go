@@ -53,7 +53,7 @@ func TestOwner_HostileReference_ReadsNothing(t *testing.T) {
 			pod.OwnerReferences = []metav1.OwnerReference{owner}
 			seen := toPod(pod)
 			require.LessOrEqual(t, len(seen.Controller)+len(seen.ControllerName)+len(seen.ControllerUID), 1000)
-			found, err := client.controllerOf(t.Context(), *toEscortPod(pod))
+			found, err := client.controllerOf(t.Context(), *ToEscortPod(pod))
 			require.NoError(t, err)
 			require.Nil(t, found)
 			require.Empty(t, through.seen)

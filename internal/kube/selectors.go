@@ -110,7 +110,7 @@ func (c *Client) pdbsOf(ctx context.Context, p escort.Pod) (found []escort.PDB, 
 		if selects(pdb.Spec.Selector, p) {
 			found = append(found, escort.PDB{
 				Selector:           toSelector(pdb.Name, pdb.Spec.Selector),
-				DisruptionsAllowed: int(pdb.Status.DisruptionsAllowed), NeverReason: neverReason(&pdb),
+				DisruptionsAllowed: int(pdb.Status.DisruptionsAllowed), NeverReason: NeverReason(&pdb),
 			})
 		}
 		return nil

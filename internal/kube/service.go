@@ -69,7 +69,7 @@ func (c *Client) PodsMatching(ctx context.Context, namespace string, match func(
 		if err := pod.Unmarshal(object); err != nil {
 			return err
 		}
-		pods = append(pods, *toEscortPod(&pod))
+		pods = append(pods, *ToEscortPod(&pod))
 		return nil
 	})
 	if err != nil {

@@ -95,7 +95,7 @@ func (c *Client) OtherNodeStays(ctx context.Context, zones []string, beside stri
 	}
 	options := metav1.ListOptions{LabelSelector: labels.NewSelector().Add(*inZones).String(), ResourceVersion: fromWatchCache}
 	err = c.eachNode(ctx, options, func(node *corev1.Node) (done bool) {
-		stays = node.Name != beside && whyLeaving(node) == "" && takesPods(node)
+		stays = node.Name != beside && WhyLeaving(node) == "" && takesPods(node)
 		return stays
 	})
 	if err != nil {

@@ -125,6 +125,15 @@ func (c *Console) Reconnect(ctx context.Context) error {
 	return nil
 }
 
+// CheckCommands sets a setting to the value that it has. It fails if the login may only read.
+func (c *Console) CheckCommands(ctx context.Context) error {
+	value, err := c.Setting(ctx, QueryWaitTimeout)
+	if err != nil {
+		return err
+	}
+	return c.Set(ctx, QueryWaitTimeout, value)
+}
+
 // ShutdownMode says what a shutdown waits for. The modes that wait exist since 1.23. They refuse new connections at once and
 // cannot be undone; a signal to pgbouncer ends the wait.
 type ShutdownMode string

@@ -83,12 +83,6 @@ type Client struct {
 	Application          string // its application_name; empty below 1.18
 }
 
-// Clients returns the clients that are logged in, except consoles.
-func (c *Console) Clients(ctx context.Context) (clients []Client, err error) {
-	err = c.EachClient(ctx, func(client Client) { clients = append(clients, client) })
-	return clients, err
-}
-
 // EachClient calls do for each client that is logged in, except consoles. It keeps none of them.
 func (c *Console) EachClient(ctx context.Context, do func(Client)) error {
 	return c.show(ctx, "clients", func(r *row) {

@@ -12,8 +12,6 @@ import (
 type Database struct {
 	Name   string
 	Host   string // where pgbouncer connects to: a name, an address, or several with commas; empty: a Unix socket
-	Port   int
-	Source string // the database's name on the server
 	Paused bool   // by PAUSE with its name; a PAUSE of everything does not show here
 	// ServerLifetime is the database's own server_lifetime, or else the one of pgbouncer; zero: unknown, as before 1.24.
 	ServerLifetime time.Duration
@@ -32,7 +30,7 @@ func (c *Console) Databases(ctx context.Context) ([]Database, error) {
 
 func (r *row) database() Database {
 	return Database{
-		Name: r.text("name"), Host: r.text("host"), Port: r.number("port"), Source: r.text("database"), Paused: r.number("paused") != 0,
+		Name: r.text("name"), Host: r.text("host"), Paused: r.number("paused") != 0,
 		ServerLifetime: r.optionalTimeout("server_lifetime"),
 	}
 }

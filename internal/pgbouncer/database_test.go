@@ -21,9 +21,7 @@ func TestDatabases_OfARealPooler_NameTargetAndPause(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, before, 1)
 		require.Equal(t, "app", before[0].Name)
-		require.Equal(t, "app", before[0].Source)
 		require.Equal(t, "127.0.0.1", before[0].Host)
-		require.Positive(t, before[0].Port)
 		require.False(t, before[0].Paused)
 	})
 }

@@ -12,13 +12,11 @@ const Kind = "pgbouncer"
 // preset describes the poolers of one chart or operator, as it ships them.
 type preset struct {
 	name      string
-	labels    map[string]string // labels of the pods; anyValue matches every value
+	labels    map[string]string // labels of the pods; escort.AnyValue matches every value
 	port      int               // the port on which the pooler listens
 	noConsole string            // why there is no console over TCP by default, as a sentence without a period; empty: there is one
 	onTERM    string            // what SIGTERM does, as a sentence, if another process than pgbouncer receives it
 }
-
-const anyValue = ""
 
 // presets are in no order: no pod has the labels of two. Their labels are from
 // https://github.com/icoretech/helm/tree/main/charts/pgbouncer,
@@ -32,9 +30,9 @@ const anyValue = ""
 var presets = []preset{
 	{name: "icoretech's chart", port: 5432, labels: map[string]string{"app.kubernetes.io/name": "pgbouncer"}},
 	{name: "Zalando's operator", port: 5432, labels: map[string]string{
-		"application": "db-connection-pooler", "connection-pooler": anyValue,
+		"application": "db-connection-pooler", "connection-pooler": escort.AnyValue,
 	}},
-	{name: "CloudNativePG", port: 5432, labels: map[string]string{"cnpg.io/poolerName": anyValue},
+	{name: "CloudNativePG", port: 5432, labels: map[string]string{escort.CloudNativePGPooler: escort.AnyValue},
 		noConsole: "CloudNativePG's pgbouncer has its console on a Unix socket only",
 		// https://github.com/cloudnative-pg/cloudnative-pg/blob/main/internal/cmd/manager/pgbouncer/run/cmd.go
 		onTERM: "Its manager turns SIGTERM into SIGINT, which lets open transactions finish."},
@@ -60,20 +58,11 @@ func Recognize(labels, annotations map[string]string) bool {
 // presetOf returns the preset with these labels; nil: none.
 func presetOf(labels map[string]string) *preset {
 	for i := range presets {
-		if presets[i].matches(labels) {
+		if escort.HasLabels(labels, presets[i].labels) {
 			return &presets[i]
 		}
 	}
 	return nil
-}
-
-func (p *preset) matches(labels map[string]string) bool {
-	for key, want := range p.labels {
-		if value, has := labels[key]; !has || want != anyValue && value != want {
-			return false
-		}
-	}
-	return true
 }
 
 // Match returns the pods that the phase takes. The pod's annotation decides first, then the phase's own match. If that has no label
@@ -85,6 +74,6 @@ func Match(phase config.Phase) func(drain.Pod) bool {
 			return len(phase.Match.Namespaces) == 0 || phase.Match.Namespaces.Match(p.Namespace)
 		}
 		known := phase.Match.Selector != nil && annotated == "" || Recognize(p.Labels, p.Annotations)
-		return known && (phase.Match.Empty() || phase.Match.Matches(p.Namespace, p.PriorityClass, p.Labels))
+		return known && phase.Match.Allows(p.Namespace, p.PriorityClass, p.Labels)
 	}
 }

@@ -55,7 +55,7 @@ func TestRecognize_Annotation_WinsOverLabels(t *testing.T) {
 func TestPresets_DoNotOverlap(t *testing.T) {
 	for i := range presets {
 		for j := range presets {
-			require.Equal(t, i == j, presets[i].matches(presets[j].labels), "%s, %s", presets[i].name, presets[j].name)
+			require.Equal(t, i == j, escort.HasLabels(presets[j].labels, presets[i].labels), "%s, %s", presets[i].name, presets[j].name)
 		}
 	}
 }

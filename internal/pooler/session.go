@@ -108,13 +108,13 @@ func (r *run) selectorsOrNone(ctx context.Context) escort.Selectors {
 
 // openConsole opens a console that accepts commands, and reads what the pooler is doing.
 func (r *run) openConsole(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, escort.ConsoleTimeout, fmt.Errorf("console did not answer in %v", escort.ConsoleTimeout))
+	ctx, cancel := escort.WithConsoleTimeout(ctx)
 	defer cancel()
 	console, err := r.ensureConsole(ctx)
 	if err != nil {
 		return err
 	}
-	if err := checkCommands(ctx, console); err != nil {
+	if err := console.CheckCommands(ctx); err != nil { // before the eviction it must be known that the login may change settings
 		return err
 	}
 	return r.readLoad(ctx)
@@ -157,15 +157,6 @@ func (r *run) consoles() escort.Consoles {
 		consoles.Forwarder = r.cluster
 	}
 	return consoles
-}
-
-// checkCommands sets a setting to its present value. Before the eviction it must be known that the login may change settings.
-func checkCommands(ctx context.Context, console *pgbouncer.Console) error {
-	value, err := console.Setting(ctx, pgbouncer.QueryWaitTimeout)
-	if err != nil {
-		return err
-	}
-	return console.Set(ctx, pgbouncer.QueryWaitTimeout, value)
 }
 
 // readLoad reads what the pooler is doing, for the escort and for the report.

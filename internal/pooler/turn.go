@@ -16,7 +16,7 @@ const turnShare = 2
 // pod stops without its turn, and the result says so. Release ends the turn.
 func (r *run) awaitTurn(ctx context.Context) (release func(), err error) {
 	turn := escort.Turn{
-		Cluster: r.cluster, Lease: escort.GroupLease("pooler", r.request.Namespace, cmp.Or(r.owner().UID, r.pod.UID)),
+		Cluster: r.cluster, Lease: escort.PoolerLease(r.ownedPod()),
 		Deadline: time.Now().Add(r.turnTimeout(ctx)), Log: r.log,
 	}
 	release, reason, err := turn.Acquire(ctx)

@@ -33,7 +33,7 @@ func healthy() Facts {
 		{Name: "pg-1", State: streaming}, {Name: "pg-2", State: streaming},
 	}}
 	return Facts{
-		Identity: Identity{Operator: Patroni, Namespace: "db", Cluster: "demo", Scope: "demo"}, At: now, Mode: Endpoints, Version: "4.0.7",
+		Identity: Identity{Operator: Patroni, Namespace: "db", Cluster: "demo", Scope: "demo"}, Mode: Endpoints, Version: "4.0.7",
 		Leader: "pg-0", RenewTime: now.Add(-5 * time.Second), TTL: 30 * time.Second, LoopWait: 10 * time.Second, Leaders: []string{"pg-0"},
 		Timeline: 2, LeaderLSN: 100 * mib, LeaderLive: true, MaxLag: mib,
 		Members: []Member{leader, replicaNamed("pg-1"), replicaNamed("pg-2")},

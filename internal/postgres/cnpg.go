@@ -58,7 +58,6 @@ type cnpgCluster struct {
 		CurrentPrimaryTimestamp string
 		TargetPrimary           string
 		Phase                   string
-		Instances               int
 		ReadyInstances          int
 		TimelineID              int
 		InstancesReportedState  map[string]struct{ IsPrimary bool }
@@ -126,7 +125,6 @@ func isFenced(text string) bool {
 type cnpgStatus struct {
 	CurrentLSN  string `json:"currentLsn"`
 	ReceivedLSN string `json:"receivedLsn"`
-	ReplayLSN   string `json:"replayLsn"`
 	IsPrimary   bool   `json:"isPrimary"`
 	Receiving   bool   `json:"isWalReceiverActive"`
 	Rewinding   bool   `json:"isPgRewindRunning"`
@@ -138,13 +136,10 @@ type cnpgStatus struct {
 		State string `json:"state"`
 		Sync  string `json:"syncState"`
 	} `json:"replicationInfo"`
-	BaseBackups []struct {
-		Phase string `json:"phase"`
-	} `json:"pgStatBasebackupsInfo"`
-	Slots []struct {
-		Name   string `json:"slotName"`
-		Type   string `json:"slotType"`
-		Active bool   `json:"active"`
+	BaseBackups []struct{} `json:"pgStatBasebackupsInfo"`
+	Slots       []struct {
+		Name string `json:"slotName"`
+		Type string `json:"slotType"`
 	} `json:"replicationSlotsInfo"`
 	LastArchived string `json:"lastArchivedWALTime"`
 	LastFailed   string `json:"lastFailedWALTime"`
@@ -166,7 +161,6 @@ func readCNPG(body []byte) (LiveState, error) {
 		s.State = streaming
 	}
 	s.LSN, _ = ParseLSN(a.ReceivedLSN) // zero is unknown
-	s.Replayed, _ = ParseLSN(a.ReplayLSN)
 	if a.IsPrimary {
 		s.Role = Primary
 		s.LSN, _ = ParseLSN(a.CurrentLSN)

@@ -7,9 +7,6 @@ import (
 	"quiesce/internal/escort"
 )
 
-// poolerLabel is on the pods of CloudNativePG's own poolers, and has the name of their Pooler.
-const poolerLabel = "cnpg.io/poolerName"
-
 // passwordsTrap says, before a move, which poolers' clients may be refused after it; empty: none as far as is known. CloudNativePG hashes the
 // passwords of its roles with a new salt when another instance becomes primary
 // (https://github.com/cloudnative-pg/cloudnative-pg/blob/v1.30.0/pkg/management/postgres/utils/password.go). A pooler that asks
@@ -38,7 +35,7 @@ type cnpgPooler struct{ Spec struct{ Type string } }
 // isReadOnly reports whether the pooler is one of CloudNativePG's for replicas only. One whose Pooler cannot be read counts as in front of
 // the primary.
 func isReadOnly(ctx context.Context, cluster Cluster, p escort.Pod) bool {
-	name := p.Labels[poolerLabel]
+	name := p.Labels[escort.CloudNativePGPooler]
 	if !escort.IsName(name) {
 		return false
 	}
@@ -55,4 +52,4 @@ func isReadOnly(ctx context.Context, cluster Cluster, p escort.Pod) bool {
 const ownPooler = "one of CloudNativePG's own cannot be paused safely"
 
 // isCNPGPooler reports whether CloudNativePG runs the pooler: it always asks the database for passwords.
-func isCNPGPooler(p escort.Pod) bool { return p.Labels[poolerLabel] != "" }
+func isCNPGPooler(p escort.Pod) bool { return p.Labels[escort.CloudNativePGPooler] != "" }

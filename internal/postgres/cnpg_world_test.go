@@ -70,7 +70,7 @@ func (v instanceView) resource() *cnpgCluster {
 
 func (v instanceView) Facts(_ context.Context, id Identity) (Facts, error) {
 	defer v.enter()()
-	f := Facts{Identity: id, At: time.Now()}
+	f := Facts{Identity: id}
 	for _, name := range slices.Sorted(maps.Keys(v.members)) {
 		m := Member{Ref: refOf(name), Node: "node-" + name, IP: v.members[name], Ready: true, API: Address{TLS: true, Port: cnpgStatusPort}}
 		if slices.Contains(v.leaving, name) {
@@ -140,7 +140,7 @@ func (v instanceView) relabel(p *escort.Pod) {
 	case p.Labels["app"] != "pgbouncer":
 		p.Labels = map[string]string{"cnpg.io/podRole": "instance", "cnpg.io/cluster": "pg"}
 	case v.c.pooler && p.Name == "pooler-c":
-		p.Labels = map[string]string{"app": "pgbouncer", poolerLabel: "pg-pooler", "cnpg.io/cluster": "pg"}
+		p.Labels = map[string]string{"app": "pgbouncer", escort.CloudNativePGPooler: "pg-pooler", "cnpg.io/cluster": "pg"}
 	}
 }
 

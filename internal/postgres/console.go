@@ -31,7 +31,7 @@ func NewConsoles(c escort.Consoles, tls string) Consoles {
 
 // Open logs in to the console of the pod.
 func (c Consoles) Open(ctx context.Context, p escort.Pod) (Console, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, escort.ConsoleTimeout, fmt.Errorf("console did not answer in %v", escort.ConsoleTimeout))
+	ctx, cancel := escort.WithConsoleTimeout(ctx)
 	defer cancel()
 	opened, err := c.Consoles.Open(ctx, p)
 	if err != nil {
@@ -119,7 +119,7 @@ func (c *poolerConsole) Look(ctx context.Context) (PoolerState, error) {
 		}
 		used := poolsOf(pools, d.Name)
 		state.Databases = append(state.Databases, PoolerDatabase{
-			Name: d.Name, Host: d.Host, Port: d.Port, Paused: d.Paused, InUse: used.Clients() > 0, Sessions: used.HasSessions(),
+			Name: d.Name, Host: d.Host, Paused: d.Paused, InUse: used.Clients() > 0, Sessions: used.HasSessions(),
 			Streams: slices.Contains(streaming, d.Name),
 		})
 	}
@@ -132,14 +132,8 @@ func isOnlyAsked(pools pgbouncer.Pools, authUser string) bool {
 	return pools.Clients() == 0 && !slices.ContainsFunc(pools, func(p pgbouncer.Pool) bool { return p.User != authUser })
 }
 
-// CheckCommands implements Console. It sets a setting to the value that it has.
-func (c *poolerConsole) CheckCommands(ctx context.Context) error {
-	text, err := c.main.Setting(ctx, pgbouncer.QueryWaitTimeout)
-	if err != nil {
-		return err
-	}
-	return c.main.Set(ctx, pgbouncer.QueryWaitTimeout, text)
-}
+// CheckCommands implements Console.
+func (c *poolerConsole) CheckCommands(ctx context.Context) error { return c.main.CheckCommands(ctx) }
 
 func poolsOf(all pgbouncer.Pools, database string) (pools pgbouncer.Pools) {
 	for _, p := range all {

@@ -78,9 +78,8 @@ func (i Identity) FailoverObject() string { return i.Scope + "-failover" }
 // Facts are what is known of one cluster at one time. Zero values mean unknown.
 type Facts struct {
 	Identity
-	At      time.Time // when the facts were read, by the function's clock
-	Mode    Mode      // of Patroni's objects
-	Version string    // of Patroni, or of CloudNativePG
+	Mode    Mode   // of Patroni's objects
+	Version string // of Patroni, or of CloudNativePG
 
 	Leader      string // the leader's name, which is its pod's
 	LeaderSince time.Time
@@ -153,9 +152,7 @@ type LiveState struct {
 	State      string // of PostgreSQL: running; streaming where a replica streams
 	Version    string // of Patroni
 	Timeline   int
-	LSN        LSN // written, on the leader; received, on a replica; zero: unknown
-	Replayed   LSN // on a replica; zero: unknown
-	Sync       bool
+	LSN        LSN  // written, on the leader; received, on a replica; zero: unknown
 	NoFailover bool // it must not become leader
 	Paused     bool // Patroni's maintenance mode
 	Unlocked   bool // no member has Patroni's leader key

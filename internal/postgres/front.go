@@ -17,10 +17,6 @@ import (
 	"quiesce/internal/pgbouncer"
 )
 
-// DatabaseAnnotation is on a pooler whose databases are all those of one cluster, where neither its configuration nor its labels say so.
-// Its value is the cluster's name, with or without its namespace.
-const DatabaseAnnotation = escort.DatabaseAnnotation
-
 // Alias is the name of a pooler's database that no move pauses. It leads to the same server as the others, and proves that clients can
 // write again before the other databases are resumed.
 const Alias = "quiesce"
@@ -53,15 +49,6 @@ type front struct {
 	proven    bool          // a write through it has reached the new primary
 
 	asksForPasswords bool // it asks the database for passwords, and logs in there with what clients prove
-}
-
-// group returns the name of the Lease with which the poolers of one owner take turns. The escort of poolers takes the same.
-func (p *front) group() string {
-	owner := p.pod.UID
-	if p.pod.Owner.Valid() {
-		owner = p.pod.Owner.UID
-	}
-	return escort.GroupLease("pooler", p.pod.Namespace, owner)
 }
 
 // isReplaced reports whether the escort of poolers replaces it. It still serves its clients, and its labels and its owner are not its own.
@@ -365,19 +352,19 @@ func belongs(p escort.Pod, i Identity) bool {
 		return false
 	}
 	_, zalando := p.Labels["connection-pooler"]
-	return p.Labels["cnpg.io/cluster"] == i.Cluster && p.Labels["cnpg.io/poolerName"] != "" ||
+	return p.Labels[escort.CloudNativePGCluster] == i.Cluster && p.Labels[escort.CloudNativePGPooler] != "" ||
 		zalando && p.Labels["cluster-name"] == i.Cluster && p.Labels["spilo-role"] != "replica" ||
-		p.Labels["postgres-operator.crunchydata.com/cluster"] == i.Cluster
+		p.Labels[escort.CrunchyCluster] == i.Cluster
 }
 
 // belongsElsewhere reports whether labels or the annotation say that the pooler is one of another cluster.
 func belongsElsewhere(p escort.Pod, i Identity) bool {
-	named := cmp.Or(p.Annotations[DatabaseAnnotation], p.Labels["cnpg.io/cluster"], p.Labels["cluster-name"],
-		p.Labels["postgres-operator.crunchydata.com/cluster"])
+	named := cmp.Or(p.Annotations[escort.DatabaseAnnotation], p.Labels[escort.CloudNativePGCluster], p.Labels["cluster-name"],
+		p.Labels[escort.CrunchyCluster])
 	return named != "" && !belongs(p, i)
 }
 
 func annotatedFor(p escort.Pod, i Identity) bool {
-	value := p.Annotations[DatabaseAnnotation]
+	value := p.Annotations[escort.DatabaseAnnotation]
 	return value == i.String() || value == i.Cluster && p.Namespace == i.Namespace
 }

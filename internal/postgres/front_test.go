@@ -128,9 +128,9 @@ func TestBelongs_LabelsOfOperators(t *testing.T) {
 		"another cluster":       {labels: labels{"connection-pooler": "x-pooler", "cluster-name": "x"}},
 		"CloudNativePG":         {labels: labels{"cnpg.io/poolerName": "pg-rw", "cnpg.io/cluster": "pg"}, want: true},
 		"Crunchy":               {labels: labels{"postgres-operator.crunchydata.com/cluster": "pg"}, want: true},
-		"annotated":             {annotations: labels{DatabaseAnnotation: "pg"}, want: true},
-		"annotated, elsewhere":  {annotations: labels{DatabaseAnnotation: "db/pg"}, namespace: "web", want: true},
-		"a name elsewhere":      {annotations: labels{DatabaseAnnotation: "pg"}, namespace: "web"},
+		"annotated":             {annotations: labels{escort.DatabaseAnnotation: "pg"}, want: true},
+		"annotated, elsewhere":  {annotations: labels{escort.DatabaseAnnotation: "db/pg"}, namespace: "web", want: true},
+		"a name elsewhere":      {annotations: labels{escort.DatabaseAnnotation: "pg"}, namespace: "web"},
 		"labels elsewhere":      {labels: labels{"postgres-operator.crunchydata.com/cluster": "pg"}, namespace: "web"},
 		"no labels":             {},
 	} {
@@ -280,7 +280,7 @@ func TestRun_ConsoleOfAPoolerInFrontDoesNotAnswer_Held(t *testing.T) {
 						if p.Name == "pooler-b" {
 							p.Ready = !c.notReady
 							if !c.unknown {
-								p.Annotations = map[string]string{DatabaseAnnotation: "pg"}
+								p.Annotations = map[string]string{escort.DatabaseAnnotation: "pg"}
 							}
 						}
 					}}, nil

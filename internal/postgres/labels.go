@@ -17,7 +17,7 @@ const roleLabel = "role"
 func MatchLabels(phase config.Phase) func(drain.Pod) bool {
 	settings := Settings{Postgres: *phase.Postgres}
 	return func(p drain.Pod) bool {
-		return settings.hasLabels(p) && (phase.Match.Empty() || phase.Match.Matches(p.Namespace, p.PriorityClass, p.Labels))
+		return settings.hasLabels(p) && phase.Match.Allows(p.Namespace, p.PriorityClass, p.Labels)
 	}
 }
 
@@ -26,7 +26,9 @@ func (s Settings) hasLabels(p drain.Pod) bool {
 	if _, citus := p.Labels[citusLabel]; citus || chosen != "" && chosen != Kind {
 		return false
 	}
-	known := func(preset preset) bool { return preset.matches(p.Labels) && p.Labels[preset.cluster] != "" }
+	known := func(preset preset) bool {
+		return escort.HasLabels(p.Labels, preset.labels) && p.Labels[preset.cluster] != ""
+	}
 	patroni := p.Labels[s.ScopeLabel] != "" && (chosen == Kind || toRole(p.Labels[roleLabel]) != "")
 	return slices.ContainsFunc(presets, known) || known(s.zalando()) || patroni
 }

@@ -20,7 +20,7 @@ type mark struct {
 	Namespace string         `json:"namespace"`
 	Cluster   string         `json:"cluster"`
 	Since     time.Time      `json:"since"`
-	Until     time.Time      `json:"until"` // when poolers are resumed at the latest
+	Until     time.Time      `json:"until"` // when poolers are resumed at the latest, for people who read the Lease
 	Leader    string         `json:"leader"`
 	Candidate string         `json:"candidate"`
 	Kind      string         `json:"kind,omitempty"`     // of the object that may have the request; empty: none

@@ -78,7 +78,6 @@ type PoolerState struct {
 // PoolerDatabase is an entry of a pooler's configuration.
 type PoolerDatabase struct {
 	Name, Host string
-	Port       int
 	Paused     bool // by name
 	InUse      bool // clients are connected to it
 	Sessions   bool // clients hold their connections in session mode: a pause would wait until they disconnect

@@ -71,7 +71,7 @@ func TestRun_Alias_ProvesAWriteBeforeClientsGoOn(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		for _, p := range w.poolers {
-			p.databases = append(p.databases, PoolerDatabase{Name: Alias, Host: "pg.db.svc.cluster.local", Port: 5432})
+			p.databases = append(p.databases, PoolerDatabase{Name: Alias, Host: "pg.db.svc.cluster.local"})
 		}
 		result, err, _ := w.run(t, "pg-0")
 		require.NoError(t, err)

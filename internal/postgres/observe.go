@@ -113,7 +113,7 @@ var _ Clusters = (*Observer)(nil)
 
 // Facts implements Clusters.
 func (o *Observer) Facts(ctx context.Context, i Identity) (Facts, error) {
-	f := Facts{Identity: i, At: time.Now()}
+	f := Facts{Identity: i}
 	var err error
 	if f.Members, f.Others, err = o.members(ctx, i); err != nil {
 		return Facts{}, err

@@ -288,7 +288,7 @@ func readPatroni(body []byte, i Identity, m Member) (LiveState, error) {
 		LSN: a.Xlog.Location, NoFailover: a.Tags.noFailover(), Paused: a.Pause, Unlocked: a.Unlocked,
 	}
 	if s.Role != Primary {
-		s.LSN, s.Replayed = cmp.Or(a.Xlog.Received, a.Xlog.Replayed), a.Xlog.Replayed
+		s.LSN = cmp.Or(a.Xlog.Received, a.Xlog.Replayed)
 	}
 	if s.Role == Replica && a.ReplicationState != "" {
 		s.State = word(a.ReplicationState)

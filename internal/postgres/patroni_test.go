@@ -172,7 +172,7 @@ func TestReadPatroni_OfEachVersion_IsRead(t *testing.T) {
 	got, err = readPatroni([]byte(answer3), i, Member{Ref: drain.Ref{Name: "pg-1"}})
 	require.NoError(t, err)
 	require.Equal(t, LiveState{
-		Live: true, Role: Replica, State: "running", Version: "3.0.2", Timeline: 1, LSN: 50331976, Replayed: 50331900, NoFailover: true,
+		Live: true, Role: Replica, State: "running", Version: "3.0.2", Timeline: 1, LSN: 50331976, NoFailover: true,
 	}, got)
 }
 

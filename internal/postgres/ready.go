@@ -5,6 +5,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"quiesce/internal/escort"
 )
 
 // ready looks again under the Leases, and checks that a pause can begin. Before are the poolers that could be held at the first look.
@@ -123,7 +125,7 @@ func (m *move) checkTurns() error {
 		return nil
 	}
 	for _, p := range m.heldFronts() {
-		if !slices.ContainsFunc(m.turns, func(t turn) bool { return t.name == p.group() }) {
+		if !slices.ContainsFunc(m.turns, func(t turn) bool { return t.name == escort.PoolerLease(p.pod) }) {
 			return hold("pooler %s has appeared a moment ago", p.pod.Ref)
 		}
 	}

@@ -13,13 +13,11 @@ import (
 // preset says how the members of one operator's clusters are labeled.
 type preset struct {
 	operator Operator
-	labels   map[string]string // of every member; anyValue matches every value
+	labels   map[string]string // of every member; escort.AnyValue matches every value
 	cluster  string            // the label that has the cluster's name
 	scope    string            // the label that has Patroni's scope; empty: the cluster's name
 	suffix   string            // of the scope, where the label is missing
 }
-
-const anyValue = ""
 
 // presets are in no order: no pod has the labels of two. The labels are from
 // https://github.com/ongres/stackgres (PatroniUtil, StackGresContext),
@@ -28,9 +26,9 @@ const anyValue = ""
 var presets = []preset{
 	{operator: StackGres, cluster: "stackgres.io/cluster-name", scope: "stackgres.io/cluster-scope",
 		labels: map[string]string{"app": "StackGresCluster", "stackgres.io/cluster": "true"}},
-	{operator: Crunchy, cluster: "postgres-operator.crunchydata.com/cluster", scope: "postgres-operator.crunchydata.com/patroni", suffix: "-ha",
-		labels: map[string]string{"postgres-operator.crunchydata.com/instance": anyValue, "postgres-operator.crunchydata.com/patroni": anyValue}},
-	{operator: CloudNativePG, cluster: "cnpg.io/cluster", labels: map[string]string{"cnpg.io/podRole": "instance"}},
+	{operator: Crunchy, cluster: escort.CrunchyCluster, scope: "postgres-operator.crunchydata.com/patroni", suffix: "-ha",
+		labels: map[string]string{"postgres-operator.crunchydata.com/instance": escort.AnyValue, "postgres-operator.crunchydata.com/patroni": escort.AnyValue}},
+	{operator: CloudNativePG, cluster: escort.CloudNativePGCluster, labels: map[string]string{"cnpg.io/podRole": "instance"}},
 }
 
 // zalando has the labels of Zalando's operator, whose label of the cluster can be configured
@@ -54,7 +52,7 @@ func (s Settings) Recognize(p drain.Pod) (Identity, bool) {
 		return Identity{}, false
 	}
 	for _, preset := range append(presets, s.zalando()) {
-		if preset.matches(p.Labels) {
+		if escort.HasLabels(p.Labels, preset.labels) {
 			return preset.identify(p)
 		}
 	}
@@ -62,15 +60,6 @@ func (s Settings) Recognize(p drain.Pod) (Identity, bool) {
 		return s.plain().identify(p)
 	}
 	return Identity{}, false
-}
-
-func (p preset) matches(labels map[string]string) bool {
-	for key, want := range p.labels {
-		if value, has := labels[key]; !has || want != anyValue && value != want {
-			return false
-		}
-	}
-	return true
 }
 
 // identify returns the identity that the labels say.
@@ -81,7 +70,7 @@ func (p preset) identify(pod drain.Pod) (Identity, bool) {
 	}
 	i.Members[p.cluster] = i.Cluster
 	for key, value := range p.labels {
-		if value != anyValue {
+		if value != escort.AnyValue {
 			i.Members[key] = value
 		}
 	}
@@ -137,6 +126,6 @@ func Match(phase config.Phase) func(drain.Pod) bool {
 	settings := Settings{Postgres: *phase.Postgres}
 	return func(p drain.Pod) bool {
 		_, member := settings.Recognize(p)
-		return member && (phase.Match.Empty() || phase.Match.Matches(p.Namespace, p.PriorityClass, p.Labels))
+		return member && phase.Match.Allows(p.Namespace, p.PriorityClass, p.Labels)
 	}
 }

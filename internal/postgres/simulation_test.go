@@ -152,7 +152,7 @@ func newSimulation(seed uint64) *simulation {
 		p := newWorldPooler()
 		p.busy = time.Duration(n) * 300 * time.Millisecond
 		if s.alias {
-			p.databases = append(p.databases, PoolerDatabase{Name: Alias, Host: "pg", Port: 5432})
+			p.databases = append(p.databases, PoolerDatabase{Name: Alias, Host: "pg"})
 		}
 		w.poolers[string(rune('a'+n))] = p
 	}

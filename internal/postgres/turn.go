@@ -217,7 +217,7 @@ func (m *move) undoMark(ctx context.Context) error {
 func (m *move) groups() (names []string) {
 	for _, p := range m.paths.fronts {
 		if p.pod.Deleted.IsZero() {
-			names = append(names, p.group())
+			names = append(names, escort.PoolerLease(p.pod))
 		}
 	}
 	slices.Sort(names)

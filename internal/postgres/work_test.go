@@ -165,7 +165,7 @@ func TestAskWork_SeveralPoolers_FewAreAskedUntilOneAnswers(t *testing.T) {
 // withAlias gives every pooler the database that is never paused.
 func (w *world) withAlias() *world {
 	for _, p := range w.poolers {
-		p.databases = append(p.databases, PoolerDatabase{Name: Alias, Host: "pg", Port: 5432})
+		p.databases = append(p.databases, PoolerDatabase{Name: Alias, Host: "pg"})
 	}
 	return w
 }

@@ -22,7 +22,7 @@ func (i *incarnation) Facts(ctx context.Context, id Identity) (Facts, error) {
 	}
 	i.seen = seen{time.Now(), i.leader, len(i.request) > 0, i.paused}
 	f := Facts{
-		Identity: id, At: time.Now(), Mode: Endpoints, Version: "4.0.7", Leader: i.leader, TTL: 30 * time.Second, LoopWait: testLoop,
+		Identity: id, Mode: Endpoints, Version: "4.0.7", Leader: i.leader, TTL: 30 * time.Second, LoopWait: testLoop,
 		RenewTime: i.renewed(), MaxLag: 1 << 20, FailoverVersion: i.failoverVersion(),
 		ObjectLabels: map[string]string{"cluster-name": id.Scope}, Strict: i.strict, Synchronous: i.strict, Paused: i.paused,
 	}

@@ -41,7 +41,7 @@ type worldPooler struct {
 func newWorldPooler() *worldPooler {
 	return &worldPooler{
 		retry: "15", queryWait: 2 * time.Minute, paused: map[string]time.Time{},
-		databases: []PoolerDatabase{{Name: "app", Host: "pg", Port: 5432}, {Name: "other", Host: "elsewhere", Port: 5432}},
+		databases: []PoolerDatabase{{Name: "app", Host: "pg"}, {Name: "other", Host: "elsewhere"}},
 	}
 }
 

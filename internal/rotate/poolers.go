@@ -1,7 +1,6 @@
 package rotate
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -292,7 +291,7 @@ func (c *Consoles) reload(ctx context.Context, p Pod, console *pgbouncer.Console
 	if c.Turns == nil {
 		return console.Reload(ctx)
 	}
-	release, acquired, err := c.Turns.AcquireGroupLease(ctx, escort.GroupLease("pooler", p.Namespace, cmp.Or(p.Owner.UID, p.UID)))
+	release, acquired, err := c.Turns.AcquireGroupLease(ctx, escort.PoolerLease(p.Pod))
 	switch {
 	case apierrors.IsNotFound(err): // there is no namespace for Leases, so no function that drains
 	case err != nil:

@@ -154,7 +154,7 @@ func keptByOther(secret *corev1.Secret) string {
 		return fmt.Sprintf("%s %s owns it and would write its own content again: rotate there%s",
 			escort.Printable(owner.Kind), escort.Printable(owner.Name), operatorsWay(owner.Kind))
 	}
-	for label, kind := range map[string]string{"cnpg.io/cluster": "Cluster", "postgres-operator.crunchydata.com/cluster": "PostgresCluster"} {
+	for label, kind := range map[string]string{escort.CloudNativePGCluster: "Cluster", escort.CrunchyCluster: "PostgresCluster"} {
 		if secret.Labels[label] != "" {
 			return kind + " " + escort.Printable(secret.Labels[label]) + " keeps it: rotate there" + operatorsWay(kind)
 		}

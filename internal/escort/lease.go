@@ -2,27 +2,11 @@ package escort
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"time"
 )
-
-// Failover is a request for a switchover, as Patroni keeps it in an object of its own
-// (https://patroni.readthedocs.io/en/latest/kubernetes.html).
-type Failover struct {
-	Kind              string // endpoints or configmaps
-	Namespace, Name   string
-	Labels            map[string]string // of the object, if it has to be created: Patroni sees it only with these
-	Version           string            // the object's resourceVersion when it was read; empty: it did not exist
-	Leader, Candidate string
-	At                time.Time // before it Patroni does nothing, and long after it Patroni discards the request
-}
-
-// Service is a Service with what is behind it.
-type Service struct {
-	Namespace, Name string
-	Addresses       []string // its cluster IPs; none: headless
-	Ready           []string // addresses of its ready endpoints
-}
 
 // MaxRecord bounds what an escort writes about its work, in bytes: the mark of a Lease, and the record of a pod. It has room for a hundred
 // poolers with usual names. All records of one node share the 256 KB that the API server allows a Lease.
@@ -50,4 +34,30 @@ type Mark struct {
 	Text  string
 	Held  bool      // by a process that still renews it
 	Taken time.Time // when its holder took it; zero: it is not held
+}
+
+// groupHashLength is the length of the hash in a group's name, in hex digits: 128 bits, so that no two names are equal.
+const groupHashLength = 32
+
+// PoolerLease returns the name of the Lease with which the poolers of one owner take turns. The escorts of poolers and of primaries take it,
+// and whoever reloads a pooler. A pod whose owner Kubernetes cannot have is alone in its group.
+func PoolerLease(p Pod) string {
+	owner := p.UID
+	if p.Owner.Valid() {
+		owner = p.Owner.UID
+	}
+	return GroupLease("pooler", p.Namespace, owner)
+}
+
+// GroupLease returns the name of the Lease with which pods of one owner take turns: quiesce-pooler-<namespace>-<hash> for the kind
+// pooler. The author of a pod chooses the owner's UID, and the API server accepts any text for it. So the UID is hashed, together with
+// the namespace: the name is always valid, is never an instance's, and is never that of a group in another namespace. The namespace is
+// in the name for people, if it is one.
+func GroupLease(kind, namespace, owner string) string {
+	hash := sha256.Sum256([]byte(namespace + "/" + owner)) // a namespace has no slash
+	name := "quiesce-" + kind + "-"
+	if isNamespace(namespace) {
+		name += namespace + "-"
+	}
+	return name + hex.EncodeToString(hash[:])[:groupHashLength]
 }
