@@ -12,7 +12,7 @@ import (
 	"quiesce/events"
 )
 
-func TestCases_EachHasAFile(t *testing.T) {
+func TestCases_Each_HasAFile(t *testing.T) {
 	files, err := fs.Glob(events.FS, "*.json")
 	require.NoError(t, err)
 
@@ -33,7 +33,7 @@ func TestReadme_EveryCase_IsExplained(t *testing.T) {
 	}
 }
 
-func TestEveryPayloadIsJSONAsLambdaWouldPassIt(t *testing.T) {
+func TestRead_EveryCase_ReturnsJSON(t *testing.T) {
 	for _, c := range events.Cases {
 		payload, err := events.Read(c.Name)
 		require.NoError(t, err)
@@ -49,7 +49,7 @@ func TestRead_NameOfCaseOrFile_ReturnsPayload(t *testing.T) {
 	require.Equal(t, byName, byFile)
 }
 
-func TestAnUnknownCaseIsAnError(t *testing.T) {
+func TestRead_UnknownCase_IsAnError(t *testing.T) {
 	_, err := events.Read("reboot")
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }

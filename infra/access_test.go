@@ -23,7 +23,7 @@ type statement struct {
 // A stolen role has exactly these permissions. policy.json is for a stack without options. policy-options.json is for one with
 // vpc, secretArn, archiveReports and clusterEndpoint, where DescribeCluster is not needed. policy-hooks.json is for the function that
 // manages hooks. All have placeholders for what only AWS knows: none is a policy to attach.
-func TestPolicy_EqualsPolicyJSON(t *testing.T) {
+func TestPolicy_EachKindOfStack_EqualsItsJSON(t *testing.T) {
 	for file, got := range map[string]any{
 		"policy.json":         policyOf(t, of(t, publicStack, "quiesce-prod")),
 		"policy-options.json": policyOf(t, of(t, privateStack, "drains")),
@@ -114,7 +114,7 @@ func TestRole_OnlyLambdaCanAssumeIt(t *testing.T) {
 }
 
 // IAM must allow every group that the function matches.
-func TestIAMPattern_MatchesEveryGroupOfTheGlob(t *testing.T) {
+func TestIAMPattern_EachGlob_MatchesItsGroups(t *testing.T) {
 	for glob, want := range map[string]string{
 		"workers-a": "workers-a", "batch-*": "batch-*", "gpu-?": "gpu-?", "gpu-[ab]-*": "gpu-?-*", "gpu-[^a-c]": "gpu-?",
 		`[\]a]x`: "?x", `odd\*`: "odd?", "a${aws:username}": "a${$}{aws:username}",

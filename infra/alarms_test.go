@@ -20,7 +20,7 @@ import (
 	"quiesce/internal/termination"
 )
 
-func TestAlarms_HaveMetricsAndThresholds(t *testing.T) {
+func TestAlarms_Each_HasMetricAndThreshold(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	const over, under = "GreaterThanThreshold", "LessThanThreshold"
 	const fine, breaching = "notBreaching", "breaching"
@@ -144,7 +144,7 @@ func notifying(s template) []object {
 	return slices.DeleteFunc(all, func(a object) bool { return a["AlarmActions"] == nil })
 }
 
-func TestDashboard_HasARowPerQuestion(t *testing.T) {
+func TestDashboard_EachQuestion_HasARow(t *testing.T) {
 	dashboard := of(t, publicStack, "quiesce-prod").only(t, "AWS::CloudWatch::Dashboard")
 	require.Equal(t, "quiesce-prod", dashboard["DashboardName"])
 	body := dashboard["DashboardBody"].(string)
@@ -156,7 +156,7 @@ func TestDashboard_HasARowPerQuestion(t *testing.T) {
 }
 
 // A metric that no graph shows costs as much as one that does. An alarm on a metric that is never written never fires, or always.
-func TestDashboard_ShowsEveryMetricThatIsWritten(t *testing.T) {
+func TestDashboard_EveryWrittenMetric_IsShown(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	shown := shownOn(t, s.only(t, "AWS::CloudWatch::Dashboard")["DashboardBody"].(string))
 	require.Equal(t, written(t), shown)

@@ -179,7 +179,7 @@ func (t template) custom(tt *testing.T) string {
 
 // CloudFormation deletes in reverse order. The hooks must go before all that drains, and before the function that removes them. The
 // permission of the sweep to put them goes even earlier.
-func TestManagedHooks_AllElseIsDeletedAfterThem(t *testing.T) {
+func TestManagedHooks_StackIsDeleted_GoBeforeWhatDrains(t *testing.T) {
 	s := of(t, managedStack, "managed")
 	custom := s.custom(t)
 	earlier := s.before(custom)
@@ -235,6 +235,6 @@ func TestManagedHooks_ExactName_StackHasTheHook(t *testing.T) {
 	require.Equal(t, "workers-a", of(t, managedStack, "managed").only(t, "AWS::AutoScaling::LifecycleHook")["AutoScalingGroupName"])
 }
 
-func TestStackWithManagedHooks_PassesAWSSolutionsRules(t *testing.T) {
+func TestStack_ManagedHooks_PassesAWSSolutionsRules(t *testing.T) {
 	require.Empty(t, of(t, managedStack, "managed").complaints)
 }

@@ -328,7 +328,7 @@ func watch(t *testing.T, s template, long time.Duration, in func(n int, m *minut
 	return fired
 }
 
-// isStopped reports whether the rule of a composite alarm holds: see TestAlarms_HaveMetricsAndThresholds.
+// isStopped reports whether the rule of a composite alarm holds: see TestAlarms_Each_HasMetricAndThreshold.
 func isStopped(watched map[string]*watchedAlarm, what string) bool {
 	return watched[what+"-absent"].state == "ALARM" && watched[what+"-seen"].state == "OK"
 }

@@ -35,7 +35,7 @@ func TestFunction_IsInvokedByAnAlias_VersionsStay(t *testing.T) {
 	}
 }
 
-func TestTheFunctionIsTheProgramInTheZip(t *testing.T) {
+func TestFunction_Code_IsTheProgramInTheZip(t *testing.T) {
 	f := of(t, publicStack, "quiesce-prod").only(t, "AWS::Lambda::Function")
 	require.Equal(t, "provided.al2023", f["Runtime"])
 	require.Equal(t, []any{"arm64"}, f["Architectures"])
@@ -77,7 +77,7 @@ func TestLogs_AreJSONAndExpire(t *testing.T) {
 }
 
 // Drains must leave an execution for the sweep, which sends heartbeats for waiting instances.
-func TestConcurrency_ReservedExceedsQueueMaximum(t *testing.T) {
+func TestConcurrency_Reserved_ExceedsQueueMaximum(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	most := s.only(t, "AWS::Lambda::EventSourceMapping")["ScalingConfig"].(object)["MaximumConcurrency"]
 	require.EqualValues(t, 100, most)
@@ -96,7 +96,7 @@ func TestMapping_OneMessage_ReportsItsFailure(t *testing.T) {
 	require.Equal(t, []any{"ReportBatchItemFailures"}, mapping["FunctionResponseTypes"])
 }
 
-func TestQueuesAreEncrypted(t *testing.T) {
+func TestQueues_Both_AreEncrypted(t *testing.T) {
 	queues := of(t, publicStack, "quiesce-prod").all("AWS::SQS::Queue")
 	require.Len(t, queues, 2)
 	for _, queue := range queues {
@@ -187,7 +187,7 @@ func (t template) terminations(tt *testing.T) object {
 }
 
 // The function checks every event again. An event that the pattern rejects is lost.
-func TestEventPattern_MatchesEveryGroupOfTheGlob(t *testing.T) {
+func TestEventPattern_EachGlob_MatchesItsGroups(t *testing.T) {
 	for glob, want := range map[string]any{
 		"workers-a":  "workers-a",
 		"batch-*":    object{"prefix": "batch-"},
@@ -288,7 +288,7 @@ func TestHooks_GroupsByGlob_OutputHasTheCommand(t *testing.T) {
 }
 
 // Auto Scaling ends an action after 100 heartbeat timeouts, even during a drain.
-func TestHeartbeatTimeout_CoversTheLongestDrain(t *testing.T) {
+func TestHeartbeatTimeout_LongestDrain_IsCovered(t *testing.T) {
 	for longest, want := range map[time.Duration]time.Duration{
 		30 * time.Minute: 20 * time.Minute,
 		33 * time.Hour:   20 * time.Minute,
@@ -332,7 +332,7 @@ func (t template) before(id string) (ids []string) {
 	return ids
 }
 
-func TestClusterAccess_EntryHasTheRBACGroup(t *testing.T) {
+func TestClusterAccess_Entry_HasTheRBACGroup(t *testing.T) {
 	s := of(t, publicStack, "quiesce-prod")
 	require.Equal(t, object{
 		"ClusterName": "prod", "PrincipalArn": "{IAM::Role}.Arn", "KubernetesGroups": []any{"quiesce"}, "Type": "STANDARD",
@@ -372,7 +372,7 @@ func TestOutputs_HaveStopResumeAndRollback(t *testing.T) {
 }
 
 // A literal "arn:aws:" fails in China and in GovCloud.
-func TestTheStackFitsAnyPartition(t *testing.T) {
+func TestStack_AnyPartition_NoLiteralARN(t *testing.T) {
 	s := of(t, privateStack, "drains")
 	for _, r := range s.Resources {
 		require.NotContains(t, fmt.Sprint(r.Properties), "arn:aws:", r.Type)
@@ -382,7 +382,7 @@ func TestTheStackFitsAnyPartition(t *testing.T) {
 	require.Contains(t, fmt.Sprint(s.only(t, "AWS::IAM::Role")), "arn:<Partition>:autoscaling:<Region>:<AccountId>:")
 }
 
-func TestEachClusterHasAStackAndSharesNoNameWithAnother(t *testing.T) {
+func TestStacks_TwoClusters_ShareNoName(t *testing.T) {
 	one, other := of(t, publicStack, "quiesce-prod"), of(t, publicStack, "quiesce-test-eu")
 	require.NotEmpty(t, names(one))
 	for name := range names(one) {
@@ -405,7 +405,7 @@ func names(s template) map[string]bool {
 }
 
 // A template that differs from run to run is deployed and reviewed each time.
-func TestTheSameZipGivesTheSameTemplate(t *testing.T) {
+func TestStack_SameZip_SameTemplate(t *testing.T) {
 	requireNode(t)
 	again, err := synthesize(public)
 	require.NoError(t, err)
@@ -413,7 +413,7 @@ func TestTheSameZipGivesTheSameTemplate(t *testing.T) {
 }
 
 // cdk-nag checks the AWS Solutions rules. Each suppression has a reason.
-func TestStacks_PassAWSSolutionsRules(t *testing.T) {
+func TestStacks_PublicAndPrivate_PassAWSSolutionsRules(t *testing.T) {
 	require.Empty(t, of(t, publicStack, "quiesce-prod").complaints)
 	require.Empty(t, of(t, privateStack, "drains").complaints)
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os/exec"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -128,7 +129,7 @@ func TestDrain_Imports_StandardLibraryOnly(t *testing.T) {
 	}
 }
 
-func TestOnlyInfraKnowsCDK(t *testing.T) {
+func TestCDK_Imports_InfraOnly(t *testing.T) {
 	for _, pkg := range list(t, module+"lambda", module+"internal/...", module+"events", module+"test/...") {
 		require.False(t, slices.ContainsFunc(pkg.Imports, func(imported string) bool {
 			return strings.HasPrefix(imported, "github.com/aws/aws-cdk-go")
@@ -154,6 +155,24 @@ func TestBubbles_AllTests_RunOnOneThread(t *testing.T) {
 		}
 	}
 	require.Positive(t, bubbles)
+}
+
+// testName is TestSubject_Condition_Result. Where nothing special is the condition, TestSubject_Result says all.
+var testName = regexp.MustCompile(`(?m)^func (Test\w+)\(\w+ \*testing\.T\)`)
+
+func TestNames_EveryTest_SubjectConditionResult(t *testing.T) {
+	tests := 0
+	for name, text := range trackedFiles(t) {
+		if !strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		for _, found := range testName.FindAllSubmatch(text, -1) {
+			parts := strings.Split(string(found[1]), "_")
+			require.Contains(t, []int{2, 3, 4}, len(parts), "%s: %s is not TestSubject_Condition_Result", name, found[1])
+			tests++
+		}
+	}
+	require.Positive(t, tests)
 }
 
 func list(t *testing.T, patterns ...string) []listed {

@@ -21,7 +21,7 @@ func write(t *testing.T, path, text string, modified time.Time) string {
 }
 
 // A zip that differs from build to build would deploy the function each time.
-func TestTheSameFilesGiveTheSameBytes(t *testing.T) {
+func TestBundle_SameFiles_SameBytes(t *testing.T) {
 	var bundles [][]byte
 	for _, modified := range []time.Time{time.Unix(1e9, 0), time.Unix(2e9, 0)} {
 		folder := t.TempDir()
@@ -36,7 +36,7 @@ func TestTheSameFilesGiveTheSameBytes(t *testing.T) {
 	require.Equal(t, bundles[0], bundles[1])
 }
 
-func TestBundle_HasBootstrapAndConfiguration(t *testing.T) {
+func TestBundle_WithConfiguration_HasBootstrapAndIt(t *testing.T) {
 	folder := t.TempDir()
 	program := write(t, filepath.Join(folder, "program"), "the program", time.Now())
 	configuration := write(t, filepath.Join(folder, "mine.yaml"), valid, time.Now())

@@ -57,7 +57,7 @@ func TestReadNetwork_PublicEndpoint_AddressesThatItAdmits(t *testing.T) {
 	require.Equal(t, prefixes([]string{"203.0.113.0/24", "198.51.100.7/32"}), r.snapshot.Network.PublicCIDRs)
 }
 
-func TestReadInstances_GroupsOfAllInterfaces(t *testing.T) {
+func TestReadInstances_SeveralGroups_AllAreRead(t *testing.T) {
 	server, settings := awstest.Serve(t)
 	server.AddGroup("workers")
 	server.AddInstance("workers", awstest.Instance{ID: "i-1", SecurityGroups: []string{"sg-1", "sg-2"}})

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestReadOptions_AnyOrder(t *testing.T) {
+func TestReadOptions_AnyOrder_SameOptions(t *testing.T) {
 	for _, args := range [][]string{{"up", "-f", "x", "-dry-run"}, {"-f", "x", "up", "-dry-run"}, {"--dry-run", "--f=x", "up"}} {
 		o, err := readOptions(args, nil)
 		require.NoError(t, err)

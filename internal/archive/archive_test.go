@@ -43,7 +43,7 @@ func configOf(t *testing.T, server *awstest.Server) aws.Config {
 	return config
 }
 
-func TestStore_KeyHasClusterDayInstanceAndTime(t *testing.T) {
+func TestStore_Report_KeyHasClusterDayInstanceAndTime(t *testing.T) {
 	server, kept := setup(t)
 	east := time.FixedZone("east", 3600)
 	report := termination.Report{

@@ -78,7 +78,7 @@ func TestGroup_TagsAndAge_AreDescribed(t *testing.T) {
 	}
 }
 
-func TestAnUnknownGroupHasNoInstances(t *testing.T) {
+func TestGroup_Unknown_HasNoInstances(t *testing.T) {
 	_, groups, _ := account(t)
 	for _, name := range []string{"theirs", ""} {
 		described, err := groups.Group(t.Context(), name)
@@ -105,7 +105,7 @@ func TestDescribe_Hook_HasItsTimeouts(t *testing.T) {
 	require.NotErrorIs(t, err, termination.ErrNoHook, "a missing group is another error")
 }
 
-func TestAnActionIsKeptAliveAndCompletedOnce(t *testing.T) {
+func TestAction_Completed_IsNoLongerActive(t *testing.T) {
 	server, _, hooks := account(t)
 	event := terminated(t, server)
 	require.NoError(t, hooks.Heartbeat(t.Context(), event))

@@ -54,7 +54,7 @@ func TestList_500Groups_NeedsFiveRequests(t *testing.T) {
 	require.Equal(t, 10, describes(server))
 }
 
-func TestAGroupIsDescribedWithItsInstances(t *testing.T) {
+func TestList_KnownGroup_HasItsInstances(t *testing.T) {
 	server, groups, _ := account(t)
 	terminated(t, server)
 	for g, err := range groups.List(t.Context(), group, "unknown") {

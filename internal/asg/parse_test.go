@@ -254,7 +254,7 @@ func TestParse_NoBody_KeepsWholeRecord(t *testing.T) {
 	require.JSONEq(t, `{"eventSource":"aws:sqs","messageId":"m-1"}`, record.Body)
 }
 
-func TestTheTimeMayHaveFractionsAndAnOffset(t *testing.T) {
+func TestParse_FractionsAndOffset_TimeIsRead(t *testing.T) {
 	for at, want := range map[string]time.Time{
 		"2026-11-21T08:15:30Z":           began.Truncate(time.Second),
 		"2026-11-21T08:15:30.214Z":       began,

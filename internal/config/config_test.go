@@ -156,7 +156,7 @@ allowManualDrain: true
 	require.Equal(t, "db", poolers.PGBouncer.Secret.Namespace)
 }
 
-func TestAnEscortWithoutSettingsHasItsDefaults(t *testing.T) {
+func TestEscort_NoSettings_HasDefaults(t *testing.T) {
 	for _, escort := range []string{"{pgbouncer: {}}", "{pgbouncer: }", "{pgbouncer: {strategy: }}"} {
 		c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, escort: "+escort+"}]}")
 		require.Equal(t, &config.PGBouncer{
@@ -236,7 +236,7 @@ func TestSecretRef_KeysNotSet_UsesBasicAuthKeys(t *testing.T) {
 		c.Phases[0].PGBouncer.Secret)
 }
 
-func TestASecretMayBeInSecretsManager(t *testing.T) {
+func TestSecretARN_Configured_IsRead(t *testing.T) {
 	for _, name := range []string{"pgbouncer-admin-a1b2c3", "rds!cluster-0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f-AbCdEf"} {
 		arn := "arn:aws:secretsmanager:eu-west-1:111122223333:secret:" + name
 		c := parse(t, least[:len(least)-1]+", phases: [{name: poolers, match: {namespaces: [db]}, escort: {pgbouncer: {secretArn: '"+arn+"'}}}]}")
@@ -245,7 +245,7 @@ func TestASecretMayBeInSecretsManager(t *testing.T) {
 	}
 }
 
-func TestThePhaseOfUnmatchedPodsIsPutBeforeCriticalOrLast(t *testing.T) {
+func TestPhases_UnmatchedPods_BeforeCriticalOrLast(t *testing.T) {
 	for given, want := range map[string][]string{
 		"a, b":                   {"a", "b", "workloads"},
 		"a, critical, b":         {"a", "workloads", "critical", "b"},
@@ -263,7 +263,7 @@ func TestThePhaseOfUnmatchedPodsIsPutBeforeCriticalOrLast(t *testing.T) {
 	}
 }
 
-func TestAKeyWithoutAValueHasItsDefault(t *testing.T) {
+func TestParse_KeyWithoutValue_HasDefault(t *testing.T) {
 	got := parse(t, least[:len(least)-1]+", drain: , lifecycle: {hook: ~}, phases: null}")
 	require.Equal(t, parse(t, least), got)
 }
@@ -323,7 +323,7 @@ func TestMatch_AllConditionsMet_Matches(t *testing.T) {
 	require.False(t, config.Match{}.Matches("db", "high", app), "a match without conditions matches no pod")
 }
 
-func TestTheFileIsFoundWhereTheEnvironmentSays(t *testing.T) {
+func TestLoad_PathInEnvironment_ReadsThatFile(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "quiesce.yaml"), []byte(sample), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "other.yaml"), []byte(least), 0o600))

@@ -26,7 +26,7 @@ func certificate(t *testing.T) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-func TestTheEnvironmentAddsToTheFileAndWins(t *testing.T) {
+func TestEnvironment_WithFile_AddsAndWins(t *testing.T) {
 	ca := certificate(t)
 	c, err := config.Parse([]byte(least), environment(map[string]string{
 		"CLUSTER_NAME":             "staging",
@@ -46,13 +46,13 @@ func TestTheEnvironmentAddsToTheFileAndWins(t *testing.T) {
 	require.Equal(t, ca, c.CA)
 }
 
-func TestTheClusterMayBeNamedInTheEnvironmentAlone(t *testing.T) {
+func TestClusterName_OnlyInEnvironment_IsEnough(t *testing.T) {
 	c, err := config.Parse([]byte("{autoScalingGroups: [a], mode: drain}"), environment(map[string]string{"CLUSTER_NAME": "prod"}))
 	require.NoError(t, err)
 	require.Equal(t, "prod", c.Cluster)
 }
 
-func TestABadEnvironmentIsRefused(t *testing.T) {
+func TestEnvironment_Invalid_IsRefused(t *testing.T) {
 	const endpoint = "https://example.eks.amazonaws.com"
 	ca := base64.StdEncoding.EncodeToString(certificate(t))
 	for _, c := range []struct {

@@ -66,7 +66,7 @@ allowManualDrain: yes
 `))
 }
 
-func TestABadFileIsRefused(t *testing.T) {
+func TestParse_InvalidFile_IsRefused(t *testing.T) {
 	with := func(more string) string { return least[:len(least)-1] + ", " + more + "}" }
 	escort := func(settings string) string {
 		return with("phases: [{name: p, escort: {pgbouncer: {" + settings + "}}}]")

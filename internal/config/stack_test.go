@@ -10,14 +10,14 @@ import (
 	"quiesce/internal/config"
 )
 
-func TestAStackHasDefaults(t *testing.T) {
+func TestStack_NotConfigured_HasDefaults(t *testing.T) {
 	c := parse(t, least)
 	require.Equal(t, config.Stack{MaxConcurrency: 100, ReservedConcurrency: true, LogRetentionDays: 90, AccessEntry: true}, c.Stack)
 	require.Equal(t, "quiesce-prod", c.StackName())
 	require.Equal(t, c.Stack, parse(t, least[:len(least)-1]+", stack: {vpc: , name: , kmsKeys: []}}").Stack)
 }
 
-func TestEveryKeyOfTheStackIsTaken(t *testing.T) {
+func TestStack_EveryKey_IsRead(t *testing.T) {
 	ca := base64.StdEncoding.EncodeToString(certificate(t))
 	c := parse(t, `
 cluster: staging
@@ -53,7 +53,7 @@ stack:
 }
 
 // CloudFormation and Lambda allow fewer names than EKS.
-func TestAStackIsCalledAfterItsCluster(t *testing.T) {
+func TestStackName_NotConfigured_FollowsTheCluster(t *testing.T) {
 	for cluster, want := range map[string]string{
 		"prod_eu":                "quiesce-prod-eu",
 		strings.Repeat("a", 100): "quiesce-" + strings.Repeat("a", 56),
@@ -83,7 +83,7 @@ func TestCheckStackName_NameNotOfOneCluster_MustBeSet(t *testing.T) {
 	}
 }
 
-func TestABadStackIsRefused(t *testing.T) {
+func TestStack_Invalid_IsRefused(t *testing.T) {
 	const vpc = "id: vpc-0123abcd, subnets: [subnet-0123abcd], clusterSecurityGroup: sg-0123abcd"
 	const missing = "clusterCA: required with clusterEndpoint"
 	const days = "[1 3 5 7 14 30 60 90 120 150 180 365 400 545 731 1096 1827 2192 2557 2922 3288 3653]"

@@ -173,7 +173,7 @@ func TestShorten_TerminationOutlastsTheDeadline_OnceAndLate(t *testing.T) {
 	})
 }
 
-func TestShorten_NeverInTheFirstHalfNorWithoutForce(t *testing.T) {
+func TestShorten_LongTermination_OnlyWithForceAfterHalf(t *testing.T) {
 	for force, want := range map[bool]int{true: 1, false: 0} {
 		bubble.Test(t, func(t *testing.T) {
 			p := graced("week", week)

@@ -27,7 +27,7 @@ func terminating(p drain.Pod) drain.Pod {
 	return p
 }
 
-func TestForceAt(t *testing.T) {
+func TestForceAt_GraceAndPDBs_DecideTheTime(t *testing.T) {
 	const s = time.Second
 	for name, c := range map[string]struct {
 		pods []drain.Pod

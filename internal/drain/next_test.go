@@ -10,7 +10,7 @@ import (
 // noEscort is an escort that is never called: next only asks whether there is one.
 type noEscort struct{ Escort }
 
-func TestNext(t *testing.T) {
+func TestNext_ProgressAndPod_DecideTheAction(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	ago, in := now.Add(-time.Second), now.Add(time.Second)
 	planned := func(v Verdict) Planned { return Planned{Decision: Decision{Verdict: v}} }
@@ -110,7 +110,7 @@ func TestEvictBy_FirstRequest_FixesIt(t *testing.T) {
 	require.Zero(t, c.evictBy(progress{}, pod))
 }
 
-func TestOutcome(t *testing.T) {
+func TestOutcome_ReportAndEnding_Decide(t *testing.T) {
 	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	for name, c := range map[string]struct {
 		line   PodReport

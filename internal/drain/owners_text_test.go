@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestBlockedExplain(t *testing.T) {
+func TestBlockedExplain_EachCause_WhyAndHelp(t *testing.T) {
 	for name, c := range map[string]struct {
 		blocked   Blocked
 		why, help string

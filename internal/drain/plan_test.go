@@ -39,7 +39,7 @@ func open(p drain.Plan) []string {
 	return names
 }
 
-func TestPlans(t *testing.T) {
+func TestPlan_PodsAndClocks_DecideWhatIsOpen(t *testing.T) {
 	terminating, held := in("poolers"), in("poolers")
 	terminating.Deleted = ago(time.Second)
 	held.Annotations = map[string]string{"karpenter.sh/do-not-disrupt": "true"}

@@ -9,7 +9,7 @@ import (
 	"quiesce/internal/drain"
 )
 
-func TestVerdicts(t *testing.T) {
+func TestVerdict_KindOfPod_Decides(t *testing.T) {
 	cordoned := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	before := cordoned.Add(-time.Hour)
 	annotated := func(key, value string) drain.Pod { return drain.Pod{Annotations: map[string]string{key: value}} }

@@ -82,7 +82,7 @@ func TestTransport_NoTLS_TokenIsNotSent(t *testing.T) {
 	require.False(t, sent)
 }
 
-func TestAnUnknownClusterIsNamed(t *testing.T) {
+func TestAccess_UnknownCluster_ErrorNamesIt(t *testing.T) {
 	_, config := awstest.Serve(t)
 	_, err := Cluster{Name: "nowhere"}.Access(t.Context(), config)
 	require.ErrorContains(t, err, "describe cluster nowhere")
@@ -157,7 +157,7 @@ func TestTransport_TokenRefused_RetriesOnceWithNewToken(t *testing.T) {
 	require.LessOrEqual(t, len(server.tokens)-before, 2, "a new token does not help an unknown identity")
 }
 
-func TestATokenIsRenewedInTime(t *testing.T) {
+func TestToken_EndsSoon_IsRenewed(t *testing.T) {
 	_, config := awstest.Serve(t)
 	signer, err := newSigner("prod", config)
 	require.NoError(t, err)

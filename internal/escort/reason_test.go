@@ -10,7 +10,7 @@ import (
 	"quiesce/internal/drain"
 )
 
-func TestAddReason_JoinsReasons(t *testing.T) {
+func TestAddReason_SeveralReasons_AreJoined(t *testing.T) {
 	var result drain.EscortResult
 	for _, reason := range []string{"", "one", "", "two", "one"} {
 		AddReason(&result, reason)

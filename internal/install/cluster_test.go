@@ -19,7 +19,7 @@ import (
 )
 
 // What server-side apply does is the API server's own behavior, so these tests have a real one. They share it, one after the other.
-func TestTarget_RealAPIServer(t *testing.T) {
+func TestTarget_RealAPIServer_UpVerifyDownWork(t *testing.T) {
 	lab.Require(t)
 	l, err := lab.Start(t.Context(), lab.Options{})
 	require.NoError(t, err)

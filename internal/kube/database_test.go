@@ -141,7 +141,7 @@ func TestNodeFate_EachReasonToLeave_IsSaid(t *testing.T) {
 	require.Equal(t, "it does not exist", fate.Leaving)
 }
 
-func TestVolumeFollows_OnlyWhatAWSAttachesElsewhereAndOutlivesThePod(t *testing.T) {
+func TestVolumeFollows_EachClaim_OnlyEBSThatOutlivesThePod(t *testing.T) {
 	e := newLabEnv(t)
 	for provisioner, want := range map[string]bool{"ebs.csi.aws.com": true, "rancher.io/local-path": false, "": false} {
 		name := "data-" + strconv.Itoa(len(provisioner))

@@ -74,7 +74,7 @@ func newKubeletEnv(t *testing.T) *labEnv {
 	return e
 }
 
-func TestForward_RealKubelet(t *testing.T) {
+func TestForward_RealKubelet_OnlyTheConsoleIsReached(t *testing.T) {
 	e := newKubeletEnv(t)
 	t.Run("a pooler is reached through the API server", func(t *testing.T) { requirePgbouncer(t, e.client) })
 	t.Run("a closed port has an error of its own", e.requireClosedPort)

@@ -143,7 +143,7 @@ func TestMarkedLease_HolderDies_TheMarkStays(t *testing.T) {
 	require.True(t, apierrors.IsNotFound(err))
 }
 
-func TestServices_ReadyEndpointsAndPods(t *testing.T) {
+func TestServices_PodsAreReady_AddressesAndReadyPods(t *testing.T) {
 	e := databaseEnv(t, "endpoints")
 	e.awaitPermission("endpoints")
 	e.apply(deploymentManifest)

@@ -126,7 +126,7 @@ func TestInvocation_BeganAtAnUnknownTime_HasNoEventAge(t *testing.T) {
 }
 
 // A plan in shadow mode takes no time, and would make drains look quick.
-func TestAPlanHasNoDuration(t *testing.T) {
+func TestInvocation_Planned_HasNoDuration(t *testing.T) {
 	i := lastInvocation()
 	i.Report.Status = termination.StatusPlanned
 	values := written(t, func(l *metrics.Log) { l.Invocation(i) })
@@ -146,7 +146,7 @@ func TestPDBBlockedSeconds_Overlapping_CountedOnce(t *testing.T) {
 	}
 }
 
-func TestSweepsAndMalformedEventsAreCounted(t *testing.T) {
+func TestLog_SweepsAndEvents_AreCounted(t *testing.T) {
 	require.Equal(t, map[string]float64{
 		"Sweeps": 1, "InstancesWaiting": 3, "InstancesDraining": 2, "EventsResent": 1, "ClusterUnreachable": 0, "LongestWaitSeconds": 90.5,
 		"GroupsWithoutHook": 4, "HooksPut": 5, "InstancesRetained": 0,

@@ -219,7 +219,7 @@ func TestAdvise_EachProblem_HasItsWarning(t *testing.T) {
 	}
 }
 
-func TestAdvise_ChangesNothing(t *testing.T) {
+func TestAdvise_SessionPooling_WarnsAndChangesNothing(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{PoolMode: "session"}, func(t *testing.T, p *parts.Pooler) {
 		w := newSurgeCluster(p)

@@ -22,7 +22,7 @@ import (
 	"quiesce/test/parts/postgres"
 )
 
-func TestChoose_Strategy(t *testing.T) {
+func TestChoose_ConfigurationAndPDBs_DecideTheStrategy(t *testing.T) {
 	can := escort.PDB{Selector: escort.Selector{Name: "can"}}
 	cannot := escort.PDB{Selector: escort.Selector{Name: "cannot"}, NeverReason: "minAvailable 1 of 1"}
 	for name, c := range map[string]struct {

@@ -160,7 +160,7 @@ func TestInspect_AnotherPod_IsAnError(t *testing.T) {
 }
 
 // A console may invent new clients for every look.
-func TestHasNew_OnlyTheLastLookIsKept(t *testing.T) {
+func TestHasNew_TwoLooks_OnlyNewAddressesCount(t *testing.T) {
 	look := func(clients ...string) addresses {
 		present := addresses{}
 		for _, address := range clients {

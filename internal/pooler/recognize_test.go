@@ -10,7 +10,7 @@ import (
 
 type labels = map[string]string
 
-func TestRecognize_ChartsAndOperators(t *testing.T) {
+func TestRecognize_ChartsAndOperators_HaveTheirPreset(t *testing.T) {
 	for name, pod := range map[string]labels{
 		"icoretech's chart": {"app.kubernetes.io/name": "pgbouncer", "app.kubernetes.io/instance": "orders"},
 		"Zalando's operator": {

@@ -46,7 +46,7 @@ func TestConsolePort_ConfiguredOrDeclaredOrPreset(t *testing.T) {
 	}
 }
 
-func TestHasSessions_AnySessionClient(t *testing.T) {
+func TestHasSessions_AnySessionClient_True(t *testing.T) {
 	transaction := pgbouncer.Pool{Mode: "transaction", Clients: 3}
 	for name, c := range map[string]struct {
 		pools pgbouncer.Pools

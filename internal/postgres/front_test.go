@@ -19,7 +19,7 @@ import (
 	"quiesce/test/parts/bubble"
 )
 
-func TestHostLeads_ServiceNamesAndAddresses(t *testing.T) {
+func TestHostLeads_ServiceNameOrAddress_True(t *testing.T) {
 	leading := []escort.Service{{Namespace: "db", Name: "pg", Addresses: []string{"10.98.0.10", "fd00::10"}}}
 	for host, want := range map[string]bool{
 		"pg": true, "PG": true, "pg.db": true, "pg.db.svc": true, "pg.db.svc.cluster.local": true, "pg.db.svc.cluster.local.": true,
@@ -115,7 +115,7 @@ func TestLeadingTo_ServicesOfServices_MustLeadNowhereElse(t *testing.T) {
 	require.Empty(t, leadingTo(all, ""))
 }
 
-func TestBelongs_LabelsOfOperators(t *testing.T) {
+func TestBelongs_LabelsOfOperators_SameClusterOnly(t *testing.T) {
 	identity := Identity{Namespace: "db", Cluster: "pg"}
 	type labels = map[string]string
 	for name, c := range map[string]struct {

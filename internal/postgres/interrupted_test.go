@@ -483,7 +483,7 @@ func TestRun_ReplicaWhoseLeaseIsLost_Held(t *testing.T) {
 	})
 }
 
-func TestIsResumed_Mark(t *testing.T) {
+func TestIsResumed_ResumedMark_True(t *testing.T) {
 	for text, want := range map[string]bool{
 		"": false, "not a mark": false, interruptedMark(markedDatabase("a", "app")).text(): false,
 		mark{Resumed: true, Poolers: []markedPooler{markedDatabase("a", "app")}}.text(): true,

@@ -216,7 +216,7 @@ func FuzzRead_AnyAnswer_IsBounded(f *testing.F) {
 	})
 }
 
-func TestParseLSN_AsPostgreSQLWrites(t *testing.T) {
+func TestParseLSN_AsPostgreSQLWrites_RoundTrips(t *testing.T) {
 	for text, want := range map[string]LSN{"0/3000148": 0x3000148, "16/B374D848": 0x16B374D848, "FFFFFFFF/FFFFFFFF": 1<<64 - 1} {
 		got, err := ParseLSN(text)
 		require.NoError(t, err)

@@ -128,7 +128,7 @@ func TestRecognize_Annotated_NeedsOnlyTheScopeLabel(t *testing.T) {
 	require.Equal(t, Patroni, got.Operator)
 }
 
-func TestDelaysCordon_OnlyPrimariesWhoseOperatorAnswersACordon(t *testing.T) {
+func TestDelaysCordon_OperatorAnswersCordon_OnlyForPrimaries(t *testing.T) {
 	delays := DelaysCordon(config.Phase{Postgres: &settings.Postgres})
 	zalando := map[string]string{"application": "spilo", "cluster-name": "demo", "spilo-role": "master"}
 	cnpg := map[string]string{"cnpg.io/cluster": "pg", "cnpg.io/podRole": "instance", "cnpg.io/instanceRole": "primary"}

@@ -100,7 +100,7 @@ func TestAssessLast_WorkGoesOn_MovesAnyway(t *testing.T) {
 	require.Equal(t, 1, f.Members[0].BaseBackups, "the facts are as they were")
 }
 
-func TestReadPermanentSlots_OnlyLogicalOnes(t *testing.T) {
+func TestReadPermanentSlots_AnyKind_OnlyLogicalOnes(t *testing.T) {
 	o := objectsOfDemo()
 	o.config.Annotations["config"] = `{"slots":{"b":{"type":"logical","database":"app","plugin":"pgoutput"},"a":{"database":"app","plugin":"x"},
 		"c":{"type":"physical"},"d":{"type":"logical"},"e":{}}}`

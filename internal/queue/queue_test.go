@@ -72,7 +72,7 @@ func TestHide_Duration_StartsNow(t *testing.T) {
 }
 
 // SQS counts whole seconds. A part of one must not become zero: the message would return before its answer.
-func TestPartsOfASecondAreRoundedUp(t *testing.T) {
+func TestHide_PartOfASecond_RoundedUp(t *testing.T) {
 	q := setup(t)
 	q.SendMessage(q.url, "event")
 	handle := q.deliver()
@@ -109,7 +109,7 @@ func TestSendLater_Message_IsDelayedAndDoesNotCount(t *testing.T) {
 	require.ErrorContains(t, q.queue.SendLater(t.Context(), "x", time.Hour), "send a message that is delivered later")
 }
 
-func TestBacklog_CountsWaitingAndInFlight(t *testing.T) {
+func TestBacklog_WaitingAndInFlight_AreCounted(t *testing.T) {
 	q := setup(t)
 	q.SendMessage(q.url, "in flight")
 	q.deliver()
@@ -121,7 +121,7 @@ func TestBacklog_CountsWaitingAndInFlight(t *testing.T) {
 	require.Equal(t, 1, inFlight)
 }
 
-func TestSendToDLQ_KeepsBodyAndAddsReason(t *testing.T) {
+func TestSendToDLQ_Malformed_KeepsBodyAndAddsReason(t *testing.T) {
 	q := setup(t)
 	record := termination.Record{
 		MessageID: "059f36b4-87a3-44ab-83d2-661975830a7d", Receives: 3, Body: `{"detail-type":`,

@@ -24,7 +24,7 @@ func spotEnv() *testEnv {
 	return env
 }
 
-func TestASpotInterruptionDrainsAndCompletesNothing(t *testing.T) {
+func TestSpotInterruption_NoHookWaits_DrainedNotCompleted(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		env := spotEnv()
 		env.node.Add(web("web"), 5*time.Second)

@@ -190,7 +190,7 @@ func TestMessage_QueueRefuses_DrainContinues(t *testing.T) {
 	})
 }
 
-func TestWhatIsNotOursIsNotHidden(t *testing.T) {
+func TestMessage_NotOurs_NotHidden(t *testing.T) {
 	env := newTestEnv()
 	h, m := env.withQueue()
 	other := event
@@ -199,7 +199,7 @@ func TestWhatIsNotOursIsNotHidden(t *testing.T) {
 	require.Empty(t, m.hides)
 }
 
-func TestWithoutAQueueNothingIsHidden(t *testing.T) {
+func TestMessage_NoQueue_NothingHidden(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.heldElsewhere = true

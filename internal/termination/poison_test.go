@@ -35,7 +35,7 @@ func TestUncleanEnds_EachDoesLess_SaysSo(t *testing.T) {
 }
 
 // A primary is not told to stop earlier because the function had no Lease, or crashed: not before the last moments.
-func TestUncleanEndsOrNoLease_PrimaryStaysToTheLastMoments(t *testing.T) {
+func TestPrimary_UncleanEndsOrNoLease_StaysToTheLastMoments(t *testing.T) {
 	for name, change := range map[string]func(*testEnv){
 		"unclean ends":  func(env *testEnv) { env.uncleanEnds = uncleanWithoutEscorts },
 		"from metadata": func(env *testEnv) { env.uncleanEnds = uncleanOnlyMetadata },

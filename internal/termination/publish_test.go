@@ -226,7 +226,7 @@ func TestHookExpired_ActionOver_OnlyIfItWasAlive(t *testing.T) {
 	}
 }
 
-func TestFailedHeartbeatsAreCounted(t *testing.T) {
+func TestHeartbeats_Failed_AreCounted(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		env := newTestEnv()
 		env.node.Add(web("web-0"), 10*time.Minute)

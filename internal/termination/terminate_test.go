@@ -124,7 +124,7 @@ func TestVerify_InServiceAtFirst_ReceiptOfOldEventIsNotItsClock(t *testing.T) {
 	})
 }
 
-func TestEveryStateButWaitingIsRejected(t *testing.T) {
+func TestVerify_StateIsNotWaiting_Rejected(t *testing.T) {
 	for state, says := range map[string]string{
 		"":                     "not in group",
 		"Terminating:Proceed":  "already past the wait state",
@@ -160,7 +160,7 @@ func TestDelivery_OtherGroupOrHook_Skipped(t *testing.T) {
 	}
 }
 
-func TestOnlyOneInvocationDrainsAnInstance(t *testing.T) {
+func TestDrain_LeaseHeldElsewhere_Skipped(t *testing.T) {
 	env := newTestEnv()
 	env.heldElsewhere = true
 	report, err := invoke(t, env.handler())
@@ -300,7 +300,7 @@ func TestVolumes_NeverDetach_WaitIsBounded(t *testing.T) {
 	})
 }
 
-func TestAFailedStepIsAFunctionErrorThatNamesIt(t *testing.T) {
+func TestDrain_StepFails_ErrorNamesIt(t *testing.T) {
 	for _, step := range []string{"instance", "connect", "find", "watch"} {
 		bubble.Test(t, func(t *testing.T) {
 			env := newTestEnv()
@@ -339,7 +339,7 @@ func TestShadow_RealEvent_ChangesNothingAndCompletes(t *testing.T) {
 	require.Empty(t, report.Pods[0].Outcome)
 }
 
-func TestAPlanChangesNothing(t *testing.T) {
+func TestPlan_InstanceOrNode_ChangesNothing(t *testing.T) {
 	env := newTestEnv()
 	env.node.Add(web("web"), 0)
 	h := env.handler()

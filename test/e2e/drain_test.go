@@ -10,7 +10,7 @@ import (
 	"quiesce/internal/termination"
 )
 
-func TestAnOrdinaryDrain(t *testing.T) {
+func TestDrain_OrdinaryPods_EvictedAndReported(t *testing.T) {
 	s := newFixture(t, 3)
 	s.AWS.AddBucket(s.group)
 	s.function = s.start("autoScalingGroups: [\""+s.group+"\"]\nmode: drain", "QUIESCE_REPORT_BUCKET="+s.group)

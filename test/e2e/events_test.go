@@ -160,7 +160,7 @@ func (s *fixture) requireMalformed(f *env.Function, name, what string) {
 }
 
 // An event is a claim. A forged event must not drain a healthy node.
-func TestAnInstanceInServiceIsNotDrained(t *testing.T) {
+func TestEvent_InstanceInService_Rejected(t *testing.T) {
 	s := newFixture(t, 1)
 	s.runPodOn(s.instances[0], "pod")
 	r := s.invoke(forgedEvent(t, s.group, s.instances[0]))

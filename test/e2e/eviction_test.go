@@ -41,7 +41,7 @@ func TestEvict_PodsToSkip_Remain(t *testing.T) {
 }
 
 // Their owners say that an eviction is expensive: a training run of days, for example.
-func TestHeldPodsAreNotEvicted(t *testing.T) {
+func TestEvict_HeldPods_Remain(t *testing.T) {
 	s := newFixture(t, 1, shortDeadlineKeep)
 	node := s.instances[0]
 	s.runPodOn(node, "unsafe", annotated("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"))

@@ -159,7 +159,7 @@ func TestToken_OtherCluster_Refused(t *testing.T) {
 }
 
 // A revoked key must stop the function before it sends any request to Kubernetes.
-func TestAnUnknownAccessKeyIsRefused(t *testing.T) {
+func TestAccessKey_Unknown_Refused(t *testing.T) {
 	s := newFixture(t, 1)
 	s.requireRefused("InvalidClientTokenId", "AWS_ACCESS_KEY_ID=ASIAUNKNOWNUNKNOWN00")
 }

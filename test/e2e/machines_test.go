@@ -160,7 +160,7 @@ func TestEvict_IgnoresSIGTERM_KilledAfterGrace(t *testing.T) {
 	require.Less(t, times[len(times)-1].Sub(signaled), 5*grace*time.Second, "it is killed, though the kubelet of a busy machine takes seconds")
 }
 
-func TestAPodOfAStatefulSetMovesWithItsName(t *testing.T) {
+func TestEvict_PodOfStatefulSet_MovesWithItsName(t *testing.T) {
 	s := newMachineFixture(t, 2)
 	one, grace := int32(1), int64(2)
 	template := s.template("db")

@@ -41,9 +41,9 @@ type account struct {
 	deleted  int
 }
 
-// TestSmoke_OnTheLab runs the smoke test against the lab's endpoints. One lab serves all runs, one after the other: each cluster has
+// TestSmoke_OnTheLab_JudgesAndCleansUp runs the smoke test against the lab's endpoints. One lab serves all runs, one after the other: each cluster has
 // one deployment, and one namespace of test pods.
-func TestSmoke_OnTheLab(t *testing.T) {
+func TestSmoke_OnTheLab_JudgesAndCleansUp(t *testing.T) {
 	lab.Require(t)
 	on := startEnv(t, false)
 	t.Run("a function that drains passes", func(t *testing.T) { testPasses(newAccount(t, on, "passes")) })

@@ -8,7 +8,7 @@ import (
 )
 
 // One cordon is answered once, and one from before the operator began is not.
-func TestNewlyCordoned_OnlyAChangeThatWasSeen(t *testing.T) {
+func TestNewlyCordoned_SeveralLooks_OnlyChangesSeen(t *testing.T) {
 	node := func(name string, cordoned bool) corev1.Node {
 		n := corev1.Node{Spec: corev1.NodeSpec{Unschedulable: cordoned}}
 		n.Name = name

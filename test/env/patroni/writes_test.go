@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestLeaderless_FromLastToFirstWrite(t *testing.T) {
+func TestLeaderless_LeaderChanges_LastToFirstWrite(t *testing.T) {
 	at := func(seconds float64) time.Time {
 		return time.Unix(0, 0).Add(time.Duration(seconds * float64(time.Second)))
 	}

@@ -24,7 +24,7 @@ const (
 	aWhile = 100 * time.Millisecond
 )
 
-func TestAFailureAtBeginIsSkipped(t *testing.T) {
+func TestBegin_ConnectionLost_Skipped(t *testing.T) {
 	w, balance := work(t, failing("BEGIN", hangUp))
 	require.Equal(t, []int64{2}, w.Skipped)
 	require.Equal(t, 1, w.BeginErrors)
@@ -33,7 +33,7 @@ func TestAFailureAtBeginIsSkipped(t *testing.T) {
 	require.Equal(t, journal.Comparison{Committed: w.Committed}, balance)
 }
 
-func TestAFailureInATransactionIsAborted(t *testing.T) {
+func TestTransaction_ConnectionLost_Aborted(t *testing.T) {
 	for _, verb := range []string{"INSERT", "SELECT"} {
 		t.Run(verb, func(t *testing.T) {
 			w, balance := work(t, failing(verb, doThenHangUp))
@@ -43,7 +43,7 @@ func TestAFailureInATransactionIsAborted(t *testing.T) {
 	}
 }
 
-func TestAFailureAtCommitIsAmbiguous(t *testing.T) {
+func TestCommit_ConnectionLost_Ambiguous(t *testing.T) {
 	w, balance := work(t, failing("COMMIT", hangUp))
 	require.Equal(t, []int64{2}, w.Ambiguous)
 	require.Equal(t, journal.Comparison{Committed: w.Committed, Ambiguous: 1}, balance)
@@ -54,7 +54,7 @@ func TestCommit_AnswerLost_AmbiguousAndCommitted(t *testing.T) {
 	require.Equal(t, journal.Comparison{Committed: w.Committed, Ambiguous: 1, AmbiguousCommitted: 1}, balance)
 }
 
-func TestAValidatedConnectionFailsSilently(t *testing.T) {
+func TestValidation_ConnectionLost_NoAttemptSpent(t *testing.T) {
 	// With validation every second SELECT validates.
 	failThird := func(verb string, count int) response {
 		if verb == "SELECT" && count == 3 {
@@ -123,7 +123,7 @@ func TestResetStalls_LongStall_NotCounted(t *testing.T) {
 	end(t, c)
 }
 
-func TestTheFirstWorkerIsTheStraggler(t *testing.T) {
+func TestStraggler_SeveralWorkers_FirstIsSlow(t *testing.T) {
 	c := begin(t, serve(t, always), func(o *options) { o.workers, o.first, o.straggler = 2, 5, time.Hour })
 	workers := c.snapshot().Workers
 	require.Equal(t, 5, workers[0].Worker)

@@ -36,7 +36,7 @@ func (s *Server) call(do action, hook, result string) *apiError {
 	return failure
 }
 
-func TestAHookWithoutHeartbeatsExpires(t *testing.T) {
+func TestHook_NoHeartbeats_Expires(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		s := terminating(Hook{Name: "quiesce", HeartbeatTimeout: time.Minute})
 		time.Sleep(time.Minute - 1)
@@ -51,7 +51,7 @@ func TestAHookWithoutHeartbeatsExpires(t *testing.T) {
 	})
 }
 
-func TestAHeartbeatRestartsTheTimer(t *testing.T) {
+func TestHeartbeat_BeforeTimeout_RestartsTimer(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		s := terminating(Hook{Name: "quiesce", HeartbeatTimeout: time.Minute})
 		for range 5 {

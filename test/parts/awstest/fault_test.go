@@ -23,7 +23,7 @@ func TestFault_Times_AffectsThatManyCalls(t *testing.T) {
 	require.NoError(t, describeHooks(t.Context(), cfg))
 }
 
-func TestAFaultOfAServiceLastsUntilItIsRemoved(t *testing.T) {
+func TestFault_OfAService_LastsUntilRemoved(t *testing.T) {
 	s := startWithInstance(t)
 	cfg := config(s)
 	remove := s.Fail("autoscaling", "", awstest.Fault{Code: http.StatusServiceUnavailable, ErrorCode: "ServiceUnavailable"})

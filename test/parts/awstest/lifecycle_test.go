@@ -83,7 +83,7 @@ func TestComplete_StaleToken_RefusedInstanceIDAccepted(t *testing.T) {
 	require.Equal(t, fresh[0].Token, s.Completions(id)[0].Token)
 }
 
-func TestContinueWaitsForTheOtherHooks(t *testing.T) {
+func TestComplete_OneHookContinues_OthersStillWait(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook}, awstest.Hook{Name: "other"})
 	s.SetTerminationDelay(time.Hour)
 	require.Len(t, s.Terminate(id), 2)
@@ -104,7 +104,7 @@ func TestComplete_Abandon_OtherHooksEnd(t *testing.T) {
 	require.ErrorContains(t, c.completeByInstance(hook, awstest.Continue), "No active Lifecycle Action found")
 }
 
-func TestAHeartbeatIsRecorded(t *testing.T) {
+func TestHeartbeat_InstanceWaits_Recorded(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	token := s.Terminate(id)[0].Token
 	require.NoError(t, scalingOf(t, s).heartbeat(group, hook, token))
@@ -123,14 +123,14 @@ func TestCalls_UnknownNames_Invalid(t *testing.T) {
 	require.Equal(t, "Terminating:Wait", s.State(id))
 }
 
-func TestAForcedStateIsShown(t *testing.T) {
+func TestSetState_PendingWait_DescribedWithoutAction(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	s.SetState(id, "Pending:Wait")
 	require.Equal(t, "Pending:Wait", scalingOf(t, s).described())
 	require.ErrorContains(t, scalingOf(t, s).completeByInstance(hook, awstest.Continue), "No active Lifecycle Action found")
 }
 
-func TestDescriptionsCanLag(t *testing.T) {
+func TestDescriptionLag_Set_OldStateDescribed(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook})
 	s.SetDescriptionLag(time.Hour)
 	s.Terminate(id)
@@ -141,7 +141,7 @@ func TestDescriptionsCanLag(t *testing.T) {
 	require.Equal(t, "Terminating:Wait", c.described())
 }
 
-func TestHooksAreDescribedWithTheirClock(t *testing.T) {
+func TestDescribeHooks_DefaultOrGivenTimeouts_Described(t *testing.T) {
 	s := startWithInstance(t, awstest.Hook{Name: hook},
 		awstest.Hook{Name: "short", HeartbeatTimeout: 30 * time.Second, DefaultResult: awstest.Continue})
 	out, err := autoscaling.NewFromConfig(config(s)).DescribeLifecycleHooks(t.Context(), &autoscaling.DescribeLifecycleHooksInput{
@@ -162,7 +162,7 @@ func described(name string, heartbeat, global int32, result string) asgtypes.Lif
 	}
 }
 
-func TestGroupsComeInPages(t *testing.T) {
+func TestDescribeGroups_MaxRecords_InPages(t *testing.T) {
 	s := startWithInstance(t)
 	s.AddGroup("workers-b")
 	s.AddGroup("workers-c")
@@ -176,7 +176,7 @@ func TestGroupsComeInPages(t *testing.T) {
 	require.Len(t, named[0], 1)
 }
 
-func TestInstancesAreDescribedWithTheirGroup(t *testing.T) {
+func TestDescribeAutoScalingInstances_OneUnknown_OtherHasItsGroup(t *testing.T) {
 	s := startWithInstance(t)
 	s.AddInstance(group, awstest.Instance{ID: "i-0f", Zone: "eu-west-1b"})
 	client := autoscaling.NewFromConfig(config(s))

@@ -33,7 +33,7 @@ func requireSecret(t *testing.T, cfg aws.Config, id, stage, text string) {
 	require.Equal(t, text, got)
 }
 
-func TestASecretIsReadByNameOrARNAndByStage(t *testing.T) {
+func TestSecret_NameOrARNAndStage_Read(t *testing.T) {
 	s := start(t)
 	arn := s.AddSecret("console", map[string]string{awstest.StageCurrent: "blue", awstest.StagePending: "green"})
 	require.Equal(t, "arn:aws:secretsmanager:eu-west-1:111122223333:secret:console-a1b2c3", arn)
@@ -45,7 +45,7 @@ func TestASecretIsReadByNameOrARNAndByStage(t *testing.T) {
 	requireSecret(t, cfg, "console", "", "red")
 }
 
-func TestARotationMovesTheStages(t *testing.T) {
+func TestSecret_Rotated_StagesMove(t *testing.T) {
 	s := start(t)
 	s.AddSecret("console", map[string]string{awstest.StageCurrent: "blue", awstest.StagePending: "green"})
 	s.RotateSecret("console")
@@ -57,7 +57,7 @@ func TestARotationMovesTheStages(t *testing.T) {
 	require.ErrorContains(t, err, "staging label: AWSPENDING")
 }
 
-func TestAnUnknownSecretOrAWrongSignatureIsRefused(t *testing.T) {
+func TestSecret_UnknownOrWrongSignature_Refused(t *testing.T) {
 	s := start(t)
 	_, err := secretText(t, config(s), "console", "")
 	requireCode(t, err, "ResourceNotFoundException")

@@ -74,7 +74,7 @@ func describeHooks(ctx context.Context, cfg aws.Config) error {
 	return err
 }
 
-func TestAWrongSecretIsRefused(t *testing.T) {
+func TestRequest_WrongSecret_Refused(t *testing.T) {
 	s := startWithInstance(t)
 	sess := s.Session("fn")
 	require.NoError(t, describeHooks(t.Context(), configOf(s, sess)))
@@ -84,7 +84,7 @@ func TestAWrongSecretIsRefused(t *testing.T) {
 	require.Empty(t, s.Calls()[1].Session)
 }
 
-func TestAnUnknownKeyOrTokenIsRefused(t *testing.T) {
+func TestRequest_UnknownKeyOrToken_Refused(t *testing.T) {
 	s := startWithInstance(t)
 	sess, other := s.Session("fn"), s.Session("fn")
 	require.NotEqual(t, sess.AccessKeyID, other.AccessKeyID)
@@ -96,14 +96,14 @@ func TestAnUnknownKeyOrTokenIsRefused(t *testing.T) {
 	requireCode(t, describeHooks(t.Context(), configOf(s, mixed)), "InvalidClientTokenId")
 }
 
-func TestAnotherRegionsSignatureIsRefused(t *testing.T) {
+func TestRequest_SignedForOtherRegion_Refused(t *testing.T) {
 	s := startWithInstance(t)
 	cfg := config(s)
 	cfg.Region = "us-east-1"
 	requireCode(t, describeHooks(t.Context(), cfg), "SignatureDoesNotMatch")
 }
 
-func TestAnUnsignedRequestIsRefused(t *testing.T) {
+func TestRequest_Unsigned_Refused(t *testing.T) {
 	s := start(t)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL()+"/?Action=GetCallerIdentity", nil)
 	require.NoError(t, err)
@@ -113,7 +113,7 @@ func TestAnUnsignedRequestIsRefused(t *testing.T) {
 	require.Equal(t, http.StatusForbidden, resp.StatusCode)
 }
 
-func TestTheCallerIsTheAssumedRole(t *testing.T) {
+func TestGetCallerIdentity_Session_AssumedRole(t *testing.T) {
 	s := start(t)
 	out, err := sts.NewFromConfig(config(s)).GetCallerIdentity(t.Context(), &sts.GetCallerIdentityInput{})
 	require.NoError(t, err)
@@ -154,7 +154,7 @@ func TestDescribeInstances_Unknown_ErrorByIDEmptyByFilter(t *testing.T) {
 	}
 }
 
-func TestAClusterIsDescribed(t *testing.T) {
+func TestDescribeCluster_Added_HasEndpointAndCA(t *testing.T) {
 	s := start(t)
 	s.AddCluster("prod", "https://127.0.0.1:6443", []byte("PEM"))
 	client := eks.NewFromConfig(config(s))

@@ -35,7 +35,7 @@ func post(t *testing.T, s *awstest.Server, at time.Time, signed, sent string) (s
 	return resp.StatusCode, string(body)
 }
 
-func TestASignatureCoversTheBody(t *testing.T) {
+func TestSignature_OtherBody_Refused(t *testing.T) {
 	s := start(t)
 	status, _ := post(t, s, time.Now(), form, form)
 	require.Equal(t, http.StatusOK, status)

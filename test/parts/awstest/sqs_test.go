@@ -49,7 +49,7 @@ func (m mail) counts() map[string]string {
 	return out.Attributes
 }
 
-func TestAMessageIsSentReceivedAndDeleted(t *testing.T) {
+func TestMessage_ReceivedThenDeleted_HiddenThenGone(t *testing.T) {
 	s := start(t)
 	m := mailOf(t, s, awstest.Queue{Name: "events"})
 	_, err := m.client.SendMessage(t.Context(), &sqs.SendMessageInput{
@@ -127,7 +127,7 @@ func TestQueue_UnsupportedRequest_Refused(t *testing.T) {
 	require.Equal(t, "sqs ChangeMessageVisibility", calls[len(calls)-1].Service+" "+calls[len(calls)-1].Action)
 }
 
-func TestAQueuesRequestsMustBeSigned(t *testing.T) {
+func TestQueue_WrongSecret_Refused(t *testing.T) {
 	s := start(t)
 	sess := s.Session("fn")
 	sess.SecretAccessKey += "x"

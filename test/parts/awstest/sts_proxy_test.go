@@ -53,7 +53,7 @@ func tokenFor(t *testing.T, s *awstest.Server, sess awstest.Session, cluster str
 	return tok
 }
 
-func TestATokenIsVerifiedThroughTheProxy(t *testing.T) {
+func TestToken_OwnCluster_VerifiedThroughProxy(t *testing.T) {
 	s := start(t)
 	sess := s.Session("fn")
 	who, err := verify(t, s, "prod", tokenFor(t, s, sess, "prod"))
@@ -93,7 +93,7 @@ func TestToken_STSThrottled_VerifierToldSo(t *testing.T) {
 	require.ErrorAs(t, err, &throttled)
 }
 
-func TestAPresignedRequestBoundToNoClusterIsRefused(t *testing.T) {
+func TestPresignedRequest_NoCluster_Refused(t *testing.T) {
 	s := start(t)
 	cfg := config(s)
 	cfg.BaseEndpoint = nil

@@ -15,7 +15,7 @@ import (
 	"quiesce/test/parts/need"
 )
 
-func TestEveryImageIsNamedOnce(t *testing.T) {
+func TestCached_EachImage_PathOfItsOwn(t *testing.T) {
 	paths := map[string]bool{}
 	for _, i := range All() {
 		path, err := i.Cached()
@@ -54,7 +54,7 @@ func TestPath_Built_FoundInCache(t *testing.T) {
 	require.Equal(t, filepath.Join(dir, "postgres-15"), rootfs)
 }
 
-func TestEveryArchiveHasTheImageOfItsName(t *testing.T) {
+func TestArchive_EachImage_NamesItsRef(t *testing.T) {
 	for _, i := range All() {
 		t.Run(i.String(), func(t *testing.T) {
 			path, err := Path(i.Name, i.Tag)
@@ -66,7 +66,7 @@ func TestEveryArchiveHasTheImageOfItsName(t *testing.T) {
 
 // Tests run poolers on the host in this way: without a chroot, which needs root, and with any C library of the host. Patroni is a
 // script, whose interpreter needs more than a loader.
-func TestAProgramRunsOnTheHostThroughItsOwnLoader(t *testing.T) {
+func TestProgram_OnTheHost_RunsThroughItsOwnLoader(t *testing.T) {
 	for _, i := range All() {
 		t.Run(i.String(), func(t *testing.T) {
 			rootfs, err := Rootfs(i.Name, i.Tag)

@@ -128,12 +128,12 @@ func timeToStop(t *testing.T, l *Lab, namespace, name string, o metav1.DeleteOpt
 	return time.Since(began)
 }
 
-func TestADeploymentBecomesReady(t *testing.T) {
+func TestDeployment_Created_BecomesReady(t *testing.T) {
 	l := startedLab(t)
 	deploy(t, l, namespace(t, l))
 }
 
-func TestANodeLooksLikeOneOfEKS(t *testing.T) {
+func TestNode_Added_LooksLikeEKS(t *testing.T) {
 	l := startedLab(t)
 	node, err := l.Client().CoreV1().Nodes().Get(t.Context(), "ip-10-0-1-1.ec2.internal", metav1.GetOptions{})
 	require.NoError(t, err)
@@ -207,7 +207,7 @@ func TestPDB_NoDisruptions_EvictionRefused(t *testing.T) {
 	require.True(t, apierrors.HasStatusCause(err, policyv1.DisruptionBudgetCause), "%v", err)
 }
 
-func TestTheAuditLogCountsEveryRequestOnce(t *testing.T) {
+func TestAuditLog_WatchRunsThenEnds_EachRequestOnce(t *testing.T) {
 	l := startedLab(t)
 	as := l.Admin()
 	as.UserAgent = rand.Text() // other tests use the admin too
@@ -286,7 +286,7 @@ metadata: {name: created}
 	require.True(t, apierrors.IsAlreadyExists(l.Create(t.Context(), manifest)))
 }
 
-func TestKubectlApplies(t *testing.T) {
+func TestApply_Manifest_ObjectExists(t *testing.T) {
 	l := startedLab(t)
 	manifest := t.TempDir() + "/namespace.yaml"
 	require.NoError(t, os.WriteFile(manifest,

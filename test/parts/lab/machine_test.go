@@ -38,7 +38,7 @@ func TestMachine_Node_LooksLikeEKS(t *testing.T) {
 	require.Equal(t, kubernetesVersion(), node.Status.NodeInfo.KubeletVersion)
 }
 
-func TestServicesWorkFromPodsAndFromTheHost(t *testing.T) {
+func TestService_FromMachinesAndHost_Reachable(t *testing.T) {
 	RequireMachines(t)
 	l := startMachines(t)
 	service := serveOn(t, l, three[0])

@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-func TestTheAuthenticatorIsAskedAboutTokens(t *testing.T) {
+func TestAuthenticator_InvalidToken_AskedAndDenies(t *testing.T) {
 	Require(t)
 	sts := httptest.NewTLSServer(http.NotFoundHandler()) // this test's tokens fail before STS is asked
 	defer sts.Close()

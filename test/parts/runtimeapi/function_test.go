@@ -87,7 +87,7 @@ func gone(t *testing.T, pid int) {
 	require.Eventually(t, func() bool { return syscall.Kill(pid, 0) != nil }, waitTimeout, pollInterval)
 }
 
-func TestAnInvocationIsAnswered(t *testing.T) {
+func TestInvoke_HandlerReturns_AnswerAndDuration(t *testing.T) {
 	f := start(t, runtimeapi.Options{Timeout: time.Minute})
 	r := invoke(t, f, `{"Text":"hello"}`)
 	a := answered(t, r)
@@ -98,7 +98,7 @@ func TestAnInvocationIsAnswered(t *testing.T) {
 	require.Contains(t, f.Output(), "handling ")
 }
 
-func TestOnlyTheFirstInvocationOfAProcessIsCold(t *testing.T) {
+func TestInvoke_Twice_OnlyFirstIsCold(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	first, second := invoke(t, f, `{}`), invoke(t, f, `{}`)
 	require.True(t, first.Cold)
@@ -106,7 +106,7 @@ func TestOnlyTheFirstInvocationOfAProcessIsCold(t *testing.T) {
 	require.Equal(t, answered(t, first).PID, answered(t, second).PID)
 }
 
-func TestTheEnvironmentIsTheGivenOneAndLambdas(t *testing.T) {
+func TestEnvironment_Given_TheseAndLambdasOnly(t *testing.T) {
 	t.Setenv("HOME", "/home/tester")
 	f := start(t, runtimeapi.Options{Env: []string{"COLOR=red", "AWS_LAMBDA_FUNCTION_NAME=other"}})
 	env := answered(t, invoke(t, f, `{}`)).Env
@@ -139,7 +139,7 @@ func stopped(t *testing.T, pid int) bool {
 	return strings.HasPrefix(fields, "T")
 }
 
-func TestInvocationsQueue(t *testing.T) {
+func TestInvoke_ManyAtOnce_OneProcess(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	var group sync.WaitGroup
 	pids := make([]int, 8)
@@ -162,7 +162,7 @@ func TestInvoke_HandlerError_TypeAndMessage(t *testing.T) {
 	require.False(t, invoke(t, f, `{}`).Cold, "an error does not end the process")
 }
 
-func TestAPanicIsReportedAndTheNextInvocationIsCold(t *testing.T) {
+func TestInvoke_HandlerPanics_ReportedAndNextIsCold(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	pid := answered(t, invoke(t, f, `{}`)).PID
 	r := invoke(t, f, `{"Do":"panic","Text":"oh"}`)
@@ -173,7 +173,7 @@ func TestAPanicIsReportedAndTheNextInvocationIsCold(t *testing.T) {
 	require.NotEqual(t, pid, answered(t, next).PID)
 }
 
-func TestAnExitIsReportedAndTheNextInvocationIsCold(t *testing.T) {
+func TestInvoke_ProcessExits_ReportedAndNextIsCold(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	r := invoke(t, f, `{"Do":"exit"}`)
 	require.Equal(t, runtimeapi.ExitError, r.ErrorType)
@@ -181,7 +181,7 @@ func TestAnExitIsReportedAndTheNextInvocationIsCold(t *testing.T) {
 	require.True(t, invoke(t, f, `{}`).Cold)
 }
 
-func TestAProcessPastItsDeadlineIsKilled(t *testing.T) {
+func TestInvoke_PastDeadline_ProcessKilled(t *testing.T) {
 	f := start(t, runtimeapi.Options{Timeout: 3 * time.Second})
 	pid := answered(t, invoke(t, f, `{}`)).PID
 	r := invoke(t, f, `{"Do":"hang"}`)
@@ -191,7 +191,7 @@ func TestAProcessPastItsDeadlineIsKilled(t *testing.T) {
 	require.True(t, invoke(t, f, `{}`).Cold)
 }
 
-func TestAKillEndsTheInvocationAsACrash(t *testing.T) {
+func TestKill_DuringInvocation_EndsAsACrash(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	results := make(chan runtimeapi.Result, 1)
 	go func() { results <- invoke(t, f, `{"Do":"hang"}`) }()
@@ -203,7 +203,7 @@ func TestAKillEndsTheInvocationAsACrash(t *testing.T) {
 	require.True(t, invoke(t, f, `{}`).Cold)
 }
 
-func TestAKillBetweenInvocationsMakesTheNextOneCold(t *testing.T) {
+func TestKill_BetweenInvocations_NextIsCold(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	for range 5 {
 		require.True(t, invoke(t, f, `{}`).Cold)

@@ -41,12 +41,12 @@ func TestStart_Canceled_ProcessKilled(t *testing.T) {
 	require.ErrorIs(t, failedStart(ctx, t, "hang").Cause, context.Canceled)
 }
 
-func TestAMissingBootstrapIsAnError(t *testing.T) {
+func TestStart_NoBootstrap_Error(t *testing.T) {
 	_, err := runtimeapi.Start(t.Context(), runtimeapi.Options{Bootstrap: bootstrap + "-not"})
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestOutputIsCompleteWhenAnInvocationEnds(t *testing.T) {
+func TestOutput_InvocationEnds_Complete(t *testing.T) {
 	f := start(t, runtimeapi.Options{})
 	for n := 1; n <= 200; n++ {
 		invoke(t, f, `{"Do":"fail","Text":"no"}`)

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAPictureIsWellFormed(t *testing.T) {
+func TestDraw_SpecialCharacters_WellFormed(t *testing.T) {
 	for _, panels := range [][]Panel{{killed()}, {killed(), drained()}, {killed(), drained(), drained(), killed()}} {
 		svg := draw(t, `A node dies & "somebody" <sees>`, panels...)
 		decoder := xml.NewDecoder(strings.NewReader(svg))
@@ -41,7 +41,7 @@ func TestDraw_HangingWorkers_RedLanes(t *testing.T) {
 	require.Zero(t, hangs)
 }
 
-func TestTheSameInputGivesTheSameBytes(t *testing.T) {
+func TestDraw_SameInput_SameBytes(t *testing.T) {
 	require.Equal(t, draw(t, "x", killed(), drained()), draw(t, "x", killed(), drained()))
 }
 
@@ -60,7 +60,7 @@ func TestHangs_Twice_TwoPeriods(t *testing.T) {
 	require.Equal(t, []period{{time.Second, 3 * time.Second}, {4 * time.Second, 5 * time.Second}}, h.hangs(1))
 }
 
-func TestCommitsAreCountedByTheSecond(t *testing.T) {
+func TestRates_UnequalIntervals_CommitsPerSecond(t *testing.T) {
 	h := Panel{Samples: []Sample{{At: 500 * time.Millisecond, Commits: 10}, {At: 2 * time.Second, Commits: 30}, {At: 2500 * time.Millisecond, Commits: 5}}}
 	require.Equal(t, []rate{
 		{500 * time.Millisecond, 20}, {1500 * time.Millisecond, 20}, {2250 * time.Millisecond, 10},

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestFilesKeepTheirModesContentsAndLinks(t *testing.T) {
+func TestArchive_Files_KeepModeContentAndLink(t *testing.T) {
 	rootfs := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(rootfs, "usr/bin"), 0o755))
 	write(t, filepath.Join(rootfs, "usr/bin/tool"), "a program", fs.ModeSetuid|0o751)
@@ -50,7 +50,7 @@ func TestArchive_Owners_Numeric(t *testing.T) {
 	require.Empty(t, file.Uname+file.Gname)
 }
 
-func TestAFileOfManyNamesIsPackedOnce(t *testing.T) {
+func TestArchive_HardLinks_PackedOnce(t *testing.T) {
 	rootfs := t.TempDir()
 	write(t, filepath.Join(rootfs, "a"), "content", 0o644)
 	require.NoError(t, os.Link(filepath.Join(rootfs, "a"), filepath.Join(rootfs, "b")))

@@ -11,7 +11,7 @@ import (
 	"quiesce/test/parts/images"
 )
 
-func TestMountsInsideAFolderAreUnmountedLatestFirst(t *testing.T) {
+func TestBelow_MountsInAFolder_LatestFirst(t *testing.T) {
 	mounts, err := below("/cache/an image", strings.NewReader(`
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 23 22 0:5 / /proc rw,relatime - proc proc rw
@@ -39,7 +39,7 @@ func TestTrim_Patterns_OnlyMatchesRemoved(t *testing.T) {
 	require.FileExists(t, filepath.Join(rootfs, "usr/lib/x-linux-gnu/libc.so.6"))
 }
 
-func TestAbsoluteLinksStayInsideTheRootFilesystem(t *testing.T) {
+func TestRelink_AbsoluteLink_StaysInRootfs(t *testing.T) {
 	rootfs := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(rootfs, "usr/lib64"), 0o755))
 	require.NoError(t, os.Symlink("usr/lib64", filepath.Join(rootfs, "lib64")))

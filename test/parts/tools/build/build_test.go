@@ -69,7 +69,7 @@ func TestCopied_OtherFile_IsNotUsed(t *testing.T) {
 	}
 }
 
-func TestSays_Texts(t *testing.T) {
+func TestSays_VersionTexts_ExactVersionOnly(t *testing.T) {
 	for text, expected := range map[string]bool{
 		"Kubernetes v1.36.3\n":              true,
 		"Client Version: v1.36.3\nKusto":    true,
