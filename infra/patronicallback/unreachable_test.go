@@ -36,7 +36,7 @@ func (f *fixture) awaitOutage(began time.Time) {
 func TestBeforeStop_PoolerDoesNotAnswerAtTheEnd_ResumedLater(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, parts.Start(t, parts.Newer, parts.Options{}))
-	require.Zero(t, f.run(beforeStop, "-transactions 1s -resume-after "+short.String()))
+	require.Zero(t, f.run(beforeStop, "-resume-after "+short.String()))
 	f.requirePaused()
 	thaw, began := f.freeze(), time.Now()
 	f.say("running", "primary")
@@ -147,7 +147,7 @@ func TestBeforeStop_PoolerRestarts_WatcherEnds(t *testing.T) {
 		}
 		return f.poolers[0]
 	}, func([]byte) {})
-	require.Zero(t, f.run(beforeStop, "-transactions 1s -resume-after "+short.String()+" -poolers "+address))
+	require.Zero(t, f.run(beforeStop, "-resume-after "+short.String()+" -poolers "+address))
 	paused, _ := f.shown(f.poolers[0])
 	require.True(t, paused)
 	f.poolers[0].Signal(t, syscall.SIGKILL)
