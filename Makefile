@@ -59,7 +59,7 @@ DESTROY ?= (cd infra && $(CDK) destroy --all --force); status=$$?; \
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: demo-programs ## drain a node of a real control plane on this machine; the first run builds it (8 min on 2 idle cores)
+demo: demo-programs ## drain a node of a real control plane on this machine; the first run builds it (7 min on 2 idle cores)
 	@dist/demo/demo
 
 story: setup tools images ## terminate nodes of a pgbouncer and of a primary without and with quiesce; prints results, draws dist/story*.svg (15 min)

@@ -23,8 +23,8 @@ type network struct {
 	group awsec2.CfnSecurityGroup
 }
 
-// newNetwork creates the security group of the function, and rules in other security groups that admit it: in the cluster's to
-// the API server, and, where escorts connect to pods directly, in the cluster's and in those of the pods to the consoles.
+// newNetwork creates the function's security group. Rules in other groups admit it: in the cluster's to the API server. If escorts
+// connect to pods directly, those of the cluster and of the pods admit it to the consoles.
 func newNetwork(stack awscdk.Stack, d deployment) *network {
 	if d.Stack.VPC == nil {
 		return nil

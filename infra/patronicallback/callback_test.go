@@ -318,7 +318,7 @@ func TestCallbacks_PausedBySomebodyElse_LeftAlone(t *testing.T) {
 				require.True(t, paused)
 				require.Equal(t, retry, now)
 			}
-			require.Contains(t, f.read(f.output), "somebody else has paused it")
+			require.Contains(t, f.read(f.output), "another administrator has paused it")
 		})
 	}
 }

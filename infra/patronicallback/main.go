@@ -56,10 +56,11 @@ func run(args []string, log *slog.Logger) int {
 	case install:
 		err = copyTo(args[1])
 	default:
-		err = errors.New(usage)
+		fmt.Fprintln(os.Stderr, usage)
+		return 2
 	}
 	if err != nil {
-		log.Error("failed", "error", err)
+		log.Error(args[0]+" failed", "error", err)
 		return 1
 	}
 	return 0

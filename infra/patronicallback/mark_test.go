@@ -92,9 +92,9 @@ func TestView_MarkAndPauses_Decide(t *testing.T) {
 		ours, leftover bool
 	}{
 		"nothing":                       {view: view{retry: none}},
-		"paused by a person":            {view: view{retry: none, paused: true}, refused: "somebody else"},
-		"paused by quiesce":             {view: view{retry: "1", paused: true}, refused: "somebody else"},
-		"a person's, on a resumed mark": {view: view{retry: over, paused: true}, refused: "somebody else", leftover: true},
+		"paused by a person":            {view: view{retry: none, paused: true}, refused: "another administrator"},
+		"paused by quiesce":             {view: view{retry: "1", paused: true}, refused: "another administrator"},
+		"a person's, on a resumed mark": {view: view{retry: over, paused: true}, refused: "another administrator", leftover: true},
 		"paused by a callback":          {view: view{retry: pause, paused: true}, ours: true},
 		"and a person, another":         {view: view{retry: pause, paused: true, others: []string{"theirs"}}, ours: true},
 		"of another cluster":            {view: view{retry: pause, others: []string{"theirs"}}, refused: "another cluster"},

@@ -183,7 +183,7 @@ func (v view) refuse() error {
 	case len(v.databases) == 0:
 		return errors.New("it has none of the databases")
 	case v.paused && !marked:
-		return errors.New("somebody else has paused it")
+		return errors.New("another administrator has paused it")
 	case marked && !v.paused && len(v.others) > 0:
 		return errors.New("the callback of another cluster has paused it")
 	case v.sessions:

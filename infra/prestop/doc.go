@@ -1,4 +1,4 @@
-// Command prestop is a preStop hook for pods of pgbouncer: for every way in which a pod leaves, also those that quiesce does not see, such
+// Command prestop is a preStop hook for pods of pgbouncer. It works in every way in which a pod leaves. Of some quiesce knows nothing, such
 // as `kubectl delete pod`, a rollout, or an eviction by the kubelet. README.md says how to install it.
 //
 // What a signal does depends on pgbouncer's version (https://www.pgbouncer.org/usage.html#signals):

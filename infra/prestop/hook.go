@@ -177,7 +177,7 @@ func (h *hook) awaitExit(ctx context.Context) error {
 		}
 		switch {
 		case !said && !now.Before(end):
-			h.log.Error("the grace period ends: what is still open will be cut", h.open(sockets)...)
+			h.log.Error("the grace period ends: open transactions will be aborted", h.open(sockets)...)
 			said = true
 		case !now.Before(next):
 			h.log.Info("waiting for open transactions", h.open(sockets)...)

@@ -262,7 +262,7 @@ func TestHook_NewClientsForEver_SignalAfterAcceptFor(t *testing.T) {
 	require.Contains(t, r.log(), "new clients may still come")
 }
 
-func TestHook_GraceTooShort_SaysWhatIsCut(t *testing.T) {
+func TestHook_GraceTooShort_SaysWhatIsAborted(t *testing.T) {
 	t.Parallel()
 	parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
 		client := inTransaction(t, p)
@@ -270,7 +270,7 @@ func TestHook_GraceTooShort_SaysWhatIsCut(t *testing.T) {
 		o := quick(p)
 		o.grace = graceMargin + quiet
 		r := start(t, o)
-		r.awaitLog(`level=ERROR msg="the grace period ends: what is still open will be cut" clients=2 servers=1`)
+		r.awaitLog(`level=ERROR msg="the grace period ends: open transactions will be aborted" clients=2 servers=1`)
 		require.True(t, r.saidAt(sentSignal).Before(r.saidAt("the grace period ends")))
 		r.requireRuns() // until it is killed
 		parts.Exec(t, client, "COMMIT")

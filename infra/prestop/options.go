@@ -58,10 +58,10 @@ func (o *options) flags() *flag.FlagSet {
 	set.SetOutput(io.Discard)
 	o.quietFor, o.acceptFor, o.grace = defaultQuietFor, defaultAcceptFor, defaultGrace
 	set.Var((*span)(&o.quietFor), "quiet-for", "how long no new client may have come before pgbouncer is told to stop")
-	set.Var((*span)(&o.acceptFor), "accept-for", "how long to wait for that at most; half of --grace if that is less")
+	set.Var((*span)(&o.acceptFor), "accept-for", "longest wait for --quiet-for; at most half of --grace")
 	set.Var((*span)(&o.grace), "grace", "the pod's terminationGracePeriodSeconds")
 	set.IntVar(&o.pid, "pid", 0, "pgbouncer's process; by default the one with that name")
-	set.StringVar(&o.pidFile, "pid-file", "", "pgbouncer's pidfile, instead")
+	set.StringVar(&o.pidFile, "pid-file", "", "pgbouncer's pidfile; not with --pid")
 	set.IntVar(&o.port, "port", 0, "pgbouncer's port, if the hook's user cannot see pgbouncer's sockets")
 	set.StringVar(&o.logFile, "log", defaultLog, "where messages go, beside stderr")
 	set.BoolVar(&o.dryRun, "dry-run", false, "show what the hook finds, and change nothing")
@@ -80,7 +80,7 @@ func readOptions(args []string) (o options, err error) {
 	case o.quietFor < 0 || o.acceptFor < 0 || o.grace <= 0:
 		return o, usageError{errors.New("--quiet-for and --accept-for must not be negative, and --grace must be positive")}
 	case o.pid < 0 || o.port < 0 || o.port > 65535:
-		return o, usageError{errors.New("--pid and --port must be positive numbers")}
+		return o, usageError{errors.New("--pid must not be negative, and --port must be from 0 to 65535")}
 	case o.pid > 0 && o.pidFile != "":
 		return o, usageError{errors.New("--pid and --pid-file exclude each other")}
 	}

@@ -17,7 +17,7 @@ func TestReadOptions_UnusableCommandLine_Error(t *testing.T) {
 		"--grace=0s":                "--grace must be positive",
 		"--quiet-for=-1s":           "must not be negative",
 		"--port=70000":              "--port must be",
-		"--pid=-1":                  "--pid and --port must be",
+		"--pid=-1":                  "--pid must not be negative, and --port must be",
 		"--pid=1 --pid-file=/a/pid": "exclude each other",
 		"now":                       `"now" is not a flag`,
 	} {

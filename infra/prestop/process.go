@@ -42,7 +42,7 @@ func openProcess(proc string, pid int) (*process, error) {
 	return p, nil
 }
 
-// ended reports whether the process is gone. One that its parent has not asked for yet is.
+// ended reports whether the process is gone. A zombie counts as gone.
 func (p *process) ended() bool {
 	stat, err := readStat(p.folder)
 	return err != nil || stat.started != p.started || stat.ended()

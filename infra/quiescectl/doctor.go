@@ -85,7 +85,7 @@ func (d *doctorOptions) run(c *cobra.Command) error {
 	if snapshot.Incomplete(d.namespace) {
 		return errors.New("nodes or pods could not be read: the report says why")
 	}
-	if d.failOn != never && report.Worst(doctor.Severity(d.failOn)) {
+	if d.failOn != never && report.HasAtLeast(doctor.Severity(d.failOn)) {
 		return errFindings
 	}
 	return nil

@@ -25,7 +25,7 @@ type login struct {
 
 func (l *login) addFlags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&l.secrets, "console-secret", nil, "Secret with the login of the consoles in its namespace, as namespace/name; may be repeated")
-	flags.StringSliceVar(&l.keys, "console-keys", []string{"username", "password"}, "its keys")
+	flags.StringSliceVar(&l.keys, "console-keys", []string{"username", "password"}, "keys of --console-secret: user, password")
 	flags.StringVar(&l.user, "user", "", "user of the consoles, for --password-file or --password-env")
 	flags.StringVar(&l.passwordFile, "password-file", "", "file with the user's password")
 	flags.StringVar(&l.from, "password-env", "", "environment variable with the user's password")

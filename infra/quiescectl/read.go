@@ -25,9 +25,9 @@ const (
 	qps, burst = 50, 100
 	// share is the part of the time that the first lists may take. What depends on them has the rest.
 	share = 0.6
-	// lastWord is how long a request may take to end after its context. A silent API server would count as a plugin that hangs if it were
+	// endTimeout is how long a request may take to end after its context. A silent API server would count as a plugin that hangs if it were
 	// shorter. Longer, it would only delay the end.
-	lastWord = time.Second
+	endTimeout = time.Second
 )
 
 // reader fills a snapshot. Its parts are read at the same time.
@@ -99,7 +99,7 @@ func (r *reader) answers(ctx context.Context) (err error) {
 	case <-ctx.Done():
 		select {
 		case err = <-answered:
-		case <-time.After(lastWord):
+		case <-time.After(endTimeout):
 			err = errors.New("the kubeconfig's credential plugin may hang")
 		}
 	}

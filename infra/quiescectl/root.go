@@ -82,7 +82,7 @@ func (o *options) check() error {
 	return nil
 }
 
-// cluster returns how to reach the cluster, and the name by which the kubeconfig calls it.
+// connect returns how to reach the cluster, and the name by which the kubeconfig calls it.
 func (o *options) connect() (config *rest.Config, name string, err error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = o.kubeconfig

@@ -92,7 +92,7 @@ func (v *view) heldPrimaries() (found []Finding) {
 		for _, hold := range holds {
 			found = append(found, Finding{
 				Where: d.where(), Severity: Warning, What: "its primary would be held: " + hold,
-				Cost: "a drain keeps the primary's node until that ends, or the deadline comes", Fix: "see internal/postgres/README.md",
+				Cost: "a drain keeps the primary's node until that ends, or the deadline is reached", Fix: "look the reason up in infra/RUNBOOK.md#why-a-primary-is-held",
 			})
 		}
 	}
@@ -108,7 +108,7 @@ func atRest(d Database) (holds []string) {
 		holds = append(holds, "Patroni is in maintenance mode (pause)")
 	}
 	if d.Pending != "" {
-		holds = append(holds, "somebody has asked for "+d.Pending+" already")
+		holds = append(holds, d.Pending+" has been requested")
 	}
 	return holds
 }

@@ -214,10 +214,10 @@ var groupCases = []testCase{
 		w.Groups[0].Hooks = hooks(hook("other", termination.Abandon), hook("quiesce", termination.Continue))
 	}, []string{"warning group workers-a: hook other has the default result ABANDON", "info group workers-a: other also holds its terminations"}},
 	{"hook that abandons", func(w *world) { w.Groups[0].Hooks[0].DefaultResult = termination.Abandon },
-		[]string{"info group workers-a: hook quiesce says ABANDON, and the group does not retain abandoned instances"}},
+		[]string{"info group workers-a: hook quiesce has the default result ABANDON, and the group does not retain abandoned instances"}},
 	{"hook that abandons where that retains", func(w *world) { w.Groups[0].Hooks[0].DefaultResult, w.Groups[0].Retains = termination.Abandon, true }, nil},
 	{"hook that continues where abandoning would retain", func(w *world) { w.Groups[0].Retains = true },
-		[]string{"info group workers-a: retains abandoned instances, but hook quiesce says CONTINUE"}},
+		[]string{"info group workers-a: retains abandoned instances, but hook quiesce has the default result CONTINUE"}},
 	{"short heartbeat timeout", func(w *world) { w.Groups[0].Hooks[0].HeartbeatTimeout = 19 * time.Minute },
 		[]string{"warning group workers-a: hook quiesce waits only 19m for a heartbeat"}},
 	{"hook that ends before the drain", func(w *world) { w.Groups[0].Hooks[0].GlobalTimeout = 20 * time.Minute },
@@ -494,7 +494,7 @@ var databaseCases = []testCase{
 	{"maintenance", func(w *world) { w.database().Paused = true },
 		[]string{"warning database db/demo (zalando): its primary would be held: Patroni is in maintenance mode (pause)"}},
 	{"a switchover that somebody asked for", func(w *world) { w.database().Pending = "a switchover from demo-0 to demo-1" },
-		[]string{"warning database db/demo (zalando): its primary would be held: somebody has asked for a switchover from demo-0 to demo-1 already"}},
+		[]string{"warning database db/demo (zalando): its primary would be held: a switchover from demo-0 to demo-1 has been requested"}},
 	{"leader that answers and sees no key", func(w *world) {
 		d := w.database()
 		d.LeaderLive, d.LeaderLSN, d.Leaders, d.TTL, d.RenewTime, d.Version = true, 1, []string{"demo-0"}, time.Minute, w.Now, "4.0.7"
@@ -592,15 +592,15 @@ func TestExamine_Findings_TheWorstFirst(t *testing.T) {
 	}
 	require.Equal(t, []Severity{Critical, Warning, Info}, severities)
 	require.Equal(t, Summary{Critical: 1, Warning: 1, Info: 1, Nodes: 4, Pods: 5, Groups: 2}, r.Summary)
-	require.True(t, r.Worst(Critical))
+	require.True(t, r.HasAtLeast(Critical))
 
 	db := Examine(w.Snapshot, "db")
 	require.Equal(t, []string{"critical deployment db/pgbouncer: all 2 pods are on node a1"}, lines(db))
 	require.Equal(t, 0, db.Summary.Warning)
 	shop := Examine(w.Snapshot, "shop")
 	require.Equal(t, []string{"info 1 pdb: would keep pods that are not Ready: shop/web"}, lines(shop))
-	require.False(t, shop.Worst(Warning))
-	require.True(t, shop.Worst(Info))
+	require.False(t, shop.HasAtLeast(Warning))
+	require.True(t, shop.HasAtLeast(Info))
 }
 
 // Findings name a few of many objects. Those of the namespace that is asked about must not be among the others.

@@ -15,7 +15,7 @@ type Severity string
 // The severities.
 const (
 	Info     Severity = "info"     // it is worth knowing
-	Warning  Severity = "warning"  // a drain is slow, or a part of the workload is cut or down for a while
+	Warning  Severity = "warning"  // a drain is slow, or a part of the workload is aborted or down for a while
 	Critical Severity = "critical" // nodes go undrained, or data or a whole service is lost
 )
 
@@ -53,8 +53,8 @@ type Summary struct {
 	Groups   int `json:"groups"`
 }
 
-// Worst reports whether a finding has this severity or a worse one.
-func (r Report) Worst(limit Severity) bool {
+// HasAtLeast reports whether a finding has this severity or a worse one.
+func (r Report) HasAtLeast(limit Severity) bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity.AtLeast(limit) })
 }
 

@@ -136,7 +136,7 @@ func (v *view) hookTimeouts() (found []Finding) {
 		case limit < v.Config.Drain.MaxDuration:
 			f.Severity = Critical
 			f.What = fmt.Sprintf("hook %s ends after %s, and drain.maxDuration is %s", h.Name, short(limit), short(v.Config.Drain.MaxDuration))
-			f.Cost = "longer drains are cut in the middle"
+			f.Cost = "longer drains end early, with pods on the node"
 		case h.HeartbeatTimeout < wanted:
 			f.What = fmt.Sprintf("hook %s waits only %s for a heartbeat", h.Name, short(h.HeartbeatTimeout))
 			f.Cost = "an outage of that length lets a node go undrained"
@@ -173,11 +173,11 @@ func (v *view) hookResults() (found []Finding) {
 			if v.Config.Lifecycle.OnFailure != config.Abandon { // else the command would put the same result
 				command = v.putHook(g.Name)
 			}
-			add(Info, "hook "+ours.Name+" says ABANDON, and the group does not retain abandoned instances",
+			add(Info, "hook "+ours.Name+" has the default result ABANDON, and the group does not retain abandoned instances",
 				"an instance whose drain failed goes as with CONTINUE, and other hooks end with it",
 				"set lifecycle.onFailure: CONTINUE, or give the group a policy that retains", command)
 		case ours.DefaultResult == termination.Continue && g.Retains:
-			add(Info, "retains abandoned instances, but hook "+ours.Name+" says CONTINUE",
+			add(Info, "retains abandoned instances, but hook "+ours.Name+" has the default result CONTINUE",
 				"an instance whose drain failed is not retained", "set lifecycle.onFailure: ABANDON, then deploy", "")
 		}
 	}
@@ -203,7 +203,7 @@ func (v *view) suspendedProcesses() (found []Finding) {
 			if slices.Contains(g.Suspended, s.process) {
 				found = append(found, Finding{
 					Where: "group " + g.Name, Severity: s.severity, What: "its process " + s.process + " is suspended", Cost: s.cost,
-					Fix:     "resume it, unless somebody works on the group",
+					Fix:     "resume it, unless the group is being worked on",
 					Command: fmt.Sprintf("aws autoscaling resume-processes --auto-scaling-group-name %s --scaling-processes %s", Quote(g.Name), s.process),
 				})
 			}

@@ -22,7 +22,7 @@ var poolerChecks = []check{
 	{"pooler-settings", (*view).poolerSettings},
 }
 
-// poolerSettingsOf returns the settings of the first phase with an escort of poolers.
+// escortSettings returns the settings of the first phase with an escort of poolers.
 func (v *view) escortSettings() pooler.Settings {
 	for _, phase := range v.Config.Phases {
 		if phase.PGBouncer != nil {
@@ -43,7 +43,7 @@ func (v *view) poolerTerminations() (found []Finding) {
 			what, fix := splitAdvice(warning)
 			found = append(found, Finding{
 				Where: w.String(), Severity: Warning, What: what, Fix: fix,
-				Cost: "when a pod is terminated, by whomever, clients lose transactions or connections",
+				Cost: "when a pod is terminated, clients lose transactions or connections",
 			})
 		}
 	}
@@ -121,7 +121,7 @@ func (v *view) poolerSettings() (found []Finding) {
 		}
 		if slices.Contains(ini.values("so_reuseport"), "1") {
 			add(Warning, "so_reuseport = 1: several processes may share one port",
-				"one of them is drained at most, and none before 1.23; the others cut their transactions",
+				"one of them is drained at most, and none before 1.23; the others abort their transactions",
 				"run more pods of one process each")
 		}
 		if wait, set := ini.number("query_wait_timeout"); set && wait > 0 && wait < shortestWait {

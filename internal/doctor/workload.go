@@ -144,7 +144,7 @@ func (v *view) longGraces() (found []Finding) {
 		if grace := w.pods[0].escort.Grace; w.pods[0].evicted() && grace > v.drainTime() {
 			found = append(found, Finding{
 				Where: w.String(), Severity: Warning, What: fmt.Sprintf("its grace period of %s is longer than a drain (%s)", short(grace), short(v.drainTime())),
-				Cost: "the grace period is shortened, so that the pod gets SIGTERM before its instance goes",
+				Cost: "the pod gets less than its grace period, and may be killed before it has stopped",
 				Fix:  "raise drain.maxDuration, or lower terminationGracePeriodSeconds",
 			})
 		}

@@ -18,10 +18,11 @@ type Cluster interface {
 	// yet count as one.
 	Changed() <-chan struct{}
 	// Evict requests the pod's eviction. It returns nil if that was accepted or the pod is gone, *Blocked if a PDB does not allow
-	// it now, and *Refused if an admission webhook denies it. After any other error another try may succeed.
+	// it now, *Refused if an admission webhook denies it, and *Throttled if the server is overloaded: then the whole drain slows down.
+	// After any other error another try may succeed.
 	Evict(ctx context.Context, p Ref, o EvictOptions) error
 	// Delete deletes the pod with this grace period, whatever its PDBs say. Of a terminating pod it shortens the grace period. It
-	// returns nil if that was accepted or the pod is gone.
+	// returns nil if that was accepted or the pod is gone, and *Refused and *Throttled as Evict does.
 	Delete(ctx context.Context, p Ref, grace time.Duration) error
 }
 

@@ -25,9 +25,9 @@ const (
 	// (https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/#timeouts). A deletion that is given up
 	// earlier is not executed. A longer wait would not gain an answer.
 	deleteTimeout = 10 * time.Second
-	// patience times what a deletion is expected to take, it is not given up. Less would give up deletions that are only a bit slower
-	// than those before.
-	patience = 2
+	// deleteTimeoutFactor is how many times its expected duration a deletion may take before it is given up. Less would give up deletions
+	// that are only a bit slower than those before.
+	deleteTimeoutFactor = 2
 	// stopSlack is by how much a termination may outlast the deadline before its grace period is shortened. Clocks differ, and a grace
 	// period is rounded up and starts when the server executes the request. More would let a pod be killed with its instance.
 	stopSlack = 5 * time.Second
@@ -39,8 +39,8 @@ const (
 	// lastAnswer is for how long requests that are in flight at the deadline may go unanswered where the caller sets no limit: as long as
 	// the longest of them. A longer wait would be taken from the time for completing.
 	lastAnswer = deleteTimeout
-	// openFactor times what a pod needs before the deadline, its phase no longer holds it back. Its eviction is tried in the time
-	// gained, its PDBs become known, and another of their pods may go first. More would spoil the order for pods that still have
+	// openFactor is how many times what a pod needs is left before the deadline when its phase no longer holds it back. Its eviction is tried
+	// in the time gained, its PDBs become known, and another of their pods may go first. More would spoil the order for pods that still have
 	// time.
 	openFactor = 2
 )
@@ -128,7 +128,7 @@ func (l Limits) deleteBy(expected time.Duration, now time.Time) time.Time {
 	if left <= dueTimeout {
 		return now.Add(deleteTimeout)
 	}
-	return now.Add(min(deleteTimeout, max(dueTimeout, left/2, patience*expected)))
+	return now.Add(min(deleteTimeout, max(dueTimeout, left/2, deleteTimeoutFactor*expected)))
 }
 
 // isLastChance reports whether a pod that is not asked for now may be asked for too late. takes is what it takes to ask.

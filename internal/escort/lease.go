@@ -13,7 +13,7 @@ import (
 const MaxRecord = 32 << 10
 
 // ErrTaken says that another process holds a Lease now.
-var ErrTaken = errors.New("somebody else has taken it")
+var ErrTaken = errors.New("another process has taken it")
 
 // MarkedLease is a Lease whose mark survives its holder. The mark says what the holder changed that outlives it.
 type MarkedLease interface {

@@ -34,7 +34,7 @@ const (
 )
 
 // errLeaseLost: another invocation took the Lease over. The error that wraps it names its holder.
-var errLeaseLost = errors.New("the lease is held by another invocation")
+var errLeaseLost = errors.New("another invocation has taken the lease")
 
 // lease is a Lease that this invocation holds. Renewals, records and the release write to it one at a time.
 type lease struct {
@@ -274,7 +274,7 @@ func (l *lease) asHolder(ctx context.Context, request func(now *coordinationv1.L
 		return err
 	}
 	if holderOf(found) != holderOf(now) {
-		return fmt.Errorf("%w: %s", errLeaseLost, drain.Short(cmp.Or(holderOf(found), "nobody")))
+		return fmt.Errorf("%w: %s", errLeaseLost, drain.Short(cmp.Or(holderOf(found), "and released it")))
 	}
 	l.setCurrent(found)
 	return request(found)

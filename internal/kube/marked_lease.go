@@ -65,7 +65,7 @@ func (m markedLease) Lost() error {
 	case errors.Is(m.loss, errLeaseLost):
 		return takenError{m.loss}
 	case m.loss != nil:
-		return errors.New("somebody has deleted it")
+		return errors.New("it was deleted")
 	case renewed == nil || time.Since(renewed.Time) > leaseDuration-expirySlack:
 		return errors.New("it could not be renewed in time")
 	}

@@ -88,7 +88,8 @@ func newPDBs(ctx context.Context, c *Client, notify func()) *pdbs {
 // against the pod's PDBs; a dry run is not counted.
 // Each pod is requested once, whatever its PDBs allow: a PDB may let an unhealthy pod go even if it allows no disruption
 // (https://kubernetes.io/docs/tasks/run-application/configure-pdb/#unhealthy-pod-eviction-policy). So it is requested again
-// when its readiness changes, and a pod that is not ready also when what its PDBs decide by about it does.
+// when its readiness changes. A pod that is not ready is also requested again when one of its PDBs changes its policy, or has enough
+// healthy pods.
 func (d *pdbs) reserve(p seenPod, dryRun bool) *drain.Blocked {
 	d.mu.Lock()
 	defer d.mu.Unlock()

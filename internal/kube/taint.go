@@ -43,7 +43,7 @@ const (
 	fromWatchCache = "0"
 )
 
-// terminatingTaint keeps evicted pods off a node that is terminating too. It is a taint and not a cordon, because Zalando's and
+// terminatingTaint keeps evicted pods off a node that terminates. It is a taint and not a cordon, because Zalando's and
 // CloudNativePG's operators answer a cordon with a switchover.
 var terminatingTaint = corev1.Taint{Key: "quiesce/terminating", Effect: corev1.TaintEffectNoSchedule}
 

@@ -142,7 +142,7 @@ func (c *Console) Timeout(ctx context.Context, name string) (time.Duration, erro
 
 func inSeconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
 
-// IsPaused reports whether pgbouncer is paused or suspended as a whole, by whomever. The error is ErrUnsupported before 1.19.
+// IsPaused reports whether pgbouncer is paused or suspended as a whole, by any administrator. The error is ErrUnsupported before 1.19.
 func (c *Console) IsPaused(ctx context.Context) (paused bool, err error) {
 	if !c.version.AtLeast(1, 19) {
 		return false, fmt.Errorf("show state: %w", ErrUnsupported)

@@ -137,7 +137,7 @@ func (f *Facts) clusterHolds() (holds []string) {
 		add("Patroni is in maintenance mode (pause)")
 	}
 	if f.Pending != "" {
-		add("somebody has asked for %s already", f.Pending)
+		add("%s has been requested", f.Pending)
 	}
 	if f.Standby {
 		add("the cluster should follow another one, but its leader does not say so")
@@ -227,7 +227,7 @@ func AssessReplica(f Facts, name string, now time.Time) (holds []string) {
 		holds = append(holds, why)
 	}
 	if f.Pending != "" {
-		holds = append(holds, fmt.Sprintf("the cluster is moving: somebody has asked for %s", f.Pending))
+		holds = append(holds, fmt.Sprintf("the cluster is moving: %s has been requested", f.Pending))
 	}
 	if f.Synchronous && f.Strict && f.isLastStandby(name) {
 		last, without := "the last synchronous standby", "one"

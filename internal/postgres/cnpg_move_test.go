@@ -56,7 +56,7 @@ func TestRun_CNPGMoveFails_ClientsGoOnAndThePrimaryIsHeld(t *testing.T) {
 			c.poolers["c"].noConsole = true
 		}, "clients of pooler db/pooler-c cannot be held, and CloudNativePG can lose what they write", false, 0},
 		"an instance is not ready": {func(c *cnpgWorld) { c.instances = 4 }, "only 3 of 4 instances are ready", false, 0},
-		"somebody else was first":  {func(c *cnpgWorld) { c.target = "pg-2" }, "its cluster is moving: somebody has asked for a switchover from pg-0 to pg-2", false, 0},
+		"somebody else was first":  {func(c *cnpgWorld) { c.target = "pg-2" }, "its cluster is moving: a switchover from pg-0 to pg-2 has been requested", false, 0},
 		"clients would not wait long enough": {func(c *cnpgWorld) {
 			for _, p := range c.poolers {
 				p.queryWait = 45 * time.Second
@@ -106,13 +106,13 @@ func TestRun_CNPGChangesUnderPause_NothingIsRequested(t *testing.T) {
 		change func(*cnpgWorld)
 		reason string
 	}{
-		"another switchover":    {func(c *cnpgWorld) { c.target = "pg-2" }, "somebody has asked for a switchover from pg-0 to pg-2"},
+		"another switchover":    {func(c *cnpgWorld) { c.target = "pg-2" }, "a switchover from pg-0 to pg-2 has been requested"},
 		"the operator works":    {func(c *cnpgWorld) { c.phase = "Upgrading cluster" }, `the Cluster's phase is "Upgrading cluster"`},
 		"the candidate stops":   {func(c *cnpgWorld) { c.starting["pg-1"] = time.Now().Add(time.Hour) }, "candidate pg-1 is not a replica"},
 		"the candidate lags":    {func(c *cnpgWorld) { c.lag["pg-1"] = 100 }, "candidate pg-1 is 100 bytes behind"},
 		"the leader is another": {func(c *cnpgWorld) { c.leader, c.target = "pg-2", "pg-2" }, `the leader changed to "pg-2"`},
 		"another was a little earlier": {func(c *cnpgWorld) { c.conflicts, c.meanwhile = 1, func() { c.target = "pg-2" } },
-			"somebody has asked for a switchover from pg-0 to pg-2"},
+			"a switchover from pg-0 to pg-2 has been requested"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble.Test(t, func(t *testing.T) {

@@ -99,7 +99,7 @@ func (c *cnpgCluster) whyNotAtRest(leader string) string {
 	c.read(&f)
 	switch {
 	case f.Pending != "":
-		return "somebody has asked for " + f.Pending + " already"
+		return f.Pending + " has been requested"
 	case f.Leader != leader:
 		return fmt.Sprintf("the leader changed to %q meanwhile", f.Leader)
 	case len(f.Holds) > 0:

@@ -56,9 +56,9 @@ func (o *Observer) addCrunchy(ctx context.Context, f *Facts) {
 	found, err := o.Cluster.Custom(ctx, crunchyGroup, crunchyClusters, f.Namespace, f.Cluster, &c)
 	switch {
 	case err != nil:
-		f.warn("it is not known whether somebody has asked Crunchy's operator for a switchover: %s", escort.Printable(err.Error()))
+		f.warn("it is not known whether a switchover of Crunchy's operator is requested: %s", escort.Printable(err.Error()))
 	case !found: // Percona's operator has its own resource
-		f.warn("it is not known whether somebody has asked the operator for a switchover: there is no PostgresCluster %s", f.Cluster)
+		f.warn("it is not known whether a switchover of the operator is requested: there is no PostgresCluster %s", f.Cluster)
 	case f.Pending == "":
 		f.Pending = c.pending(f.Leader)
 	}

@@ -57,7 +57,7 @@ func TestObserve_CrunchysOwnSwitchover_Holds(t *testing.T) {
 			require.Equal(t, c.want, f.Pending)
 			require.Empty(t, f.Warnings)
 			if c.want != "" {
-				require.Equal(t, []string{"somebody has asked for " + c.want + " already"}, Assess(f, settings, time.Now()).Holds)
+				require.Equal(t, []string{c.want + " has been requested"}, Assess(f, settings, time.Now()).Holds)
 			}
 		})
 	}
@@ -68,11 +68,11 @@ func TestObserve_CrunchysClusterNotReadable_IsAWarning(t *testing.T) {
 	a, identity := crunchyAPI(t)
 	f, err := Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, identity)
 	require.NoError(t, err)
-	require.Equal(t, []string{"it is not known whether somebody has asked the operator for a switchover: there is no PostgresCluster demo"}, f.Warnings)
+	require.Equal(t, []string{"it is not known whether a switchover of the operator is requested: there is no PostgresCluster demo"}, f.Warnings)
 	a.errs["clusters"] = escort.ErrForbidden
 	f, err = Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, identity)
 	require.NoError(t, err)
-	require.Equal(t, []string{"it is not known whether somebody has asked Crunchy's operator for a switchover: permission missing"}, f.Warnings)
+	require.Equal(t, []string{"it is not known whether a switchover of Crunchy's operator is requested: permission missing"}, f.Warnings)
 	require.NotNil(t, Assess(f, settings, time.Now()).Candidate)
 	require.NotContains(t, strings.Join(factsOf(objectsOfDemo()).Warnings, ""), "Crunchy")
 }

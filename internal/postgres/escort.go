@@ -156,7 +156,7 @@ func (r *run) escortKnown(ctx context.Context) error {
 	member := r.facts.Member(r.pod.Name)
 	switch {
 	case r.facts.isMoving() && !r.isOverdue():
-		return hold("its cluster is moving: somebody has asked for %s", r.facts.Pending)
+		return hold("its cluster is moving: %s has been requested", r.facts.Pending)
 	case r.facts.Leader == r.pod.Name:
 		return r.escortPrimary(ctx)
 	case r.facts.isOnlyCopy(r.pod.Name):
@@ -356,7 +356,7 @@ func (r *run) recover(ctx context.Context) error {
 	case unheld != nil:
 		return hold("cannot take the Lease of its cluster, and poolers may still be paused: %v", unheld)
 	case lease == nil: // its holder may be about to pause
-		return hold("somebody else holds the Lease of its cluster, and poolers may still be paused: %s", namesOf(r.record.Poolers))
+		return hold("another process holds the Lease of its cluster, and poolers may still be paused: %s", namesOf(r.record.Poolers))
 	}
 	r.log.Warn("found an interrupted move, resuming its poolers first", "since", r.record.Since)
 	r.withdraw(ctx, r.cluster, r.record)

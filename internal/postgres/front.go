@@ -293,7 +293,7 @@ func (p *front) add(d PoolerDatabase) {
 		p.unheld = fmt.Sprintf("database %s has sessions, which a pause would wait for", drain.Short(d.Name))
 	case d.Paused:
 		p.paused = drain.Short(d.Name)
-		p.unheld = "somebody else has paused database " + p.paused
+		p.unheld = "another administrator has paused database " + p.paused
 	}
 	p.databases = append(p.databases, d.Name)
 }

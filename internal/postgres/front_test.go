@@ -201,7 +201,7 @@ func TestRun_ConsoleFailsAtTheSecondLook_HeldUntilTheNextRun(t *testing.T) {
 				}}
 				_, err, _ := w.runAs(t, e, i, "pg-0")
 				if reason == "it is paused meanwhile" {
-					requireHeld(t, err, "somebody else has paused database app of pooler db/pooler-b")
+					requireHeld(t, err, "another administrator has paused database app of pooler db/pooler-b")
 				} else {
 					requireHeld(t, err, "clients of pooler db/pooler-b could be held a moment ago, and cannot now: ")
 					requireHeld(t, err, reason)
@@ -539,7 +539,7 @@ func TestRun_ReplicationClientOfAPooler_ItsDatabaseIsNotPausedInVain(t *testing.
 		"no other database":           {alone: true, reason: "pooler db/pooler-b not held: " + reason},
 		"time runs out":               {change: []func(*drain.EscortRequest){lastCall}, paused: []string{"pause b/app"}, reason: "pooler db/pooler-b: " + reason},
 		"time runs out, no other":     {alone: true, change: []func(*drain.EscortRequest){lastCall}, reason: "pooler db/pooler-b not held: " + reason},
-		"somebody else has paused it": {foreign: true, change: []func(*drain.EscortRequest){lastCall}, reason: "somebody else has paused database cdc"},
+		"somebody else has paused it": {foreign: true, change: []func(*drain.EscortRequest){lastCall}, reason: "another administrator has paused database cdc"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble.Test(t, func(t *testing.T) {

@@ -26,7 +26,7 @@ func TestRun_SlowConsolesAfterTheGate_LooksOnceMore(t *testing.T) {
 			w.locked(0, func() { w.request = map[string]string{"leader": "pg-0", "member": "pg-2"} })
 		})
 		_, err, _ := w.runAs(t, e, i, "pg-0")
-		requireHeld(t, err, "somebody has asked for a switchover to pg-2")
+		requireHeld(t, err, "a switchover to pg-2 has been requested")
 		require.Empty(t, w.order("post", "request"))
 		w.requireNothingPaused(t)
 	})
@@ -40,7 +40,7 @@ func TestRun_MemberChangesUnderPause_NothingIsRequested(t *testing.T) {
 		"candidate pg-1 is 1000 bytes behind and did not catch up":           func(w *world) { w.lag["pg-1"] = 1000 },
 		"the leader changed to \"pg-2\" while poolers were being paused":     func(w *world) { w.leader = "pg-2" },
 		"maintenance mode began while poolers were being paused":             func(w *world) { w.paused = true },
-		"somebody has asked for a switchover to pg-2":                        func(w *world) { w.request = map[string]string{"leader": "pg-0", "member": "pg-2"} },
+		"a switchover to pg-2 has been requested":                        func(w *world) { w.request = map[string]string{"leader": "pg-0", "member": "pg-2"} },
 	} {
 		t.Run(reason, func(t *testing.T) {
 			bubble.Test(t, func(t *testing.T) {
@@ -113,7 +113,7 @@ func TestRun_RequestNotSentAfterAWhile_WritesTheKeyAfterAFreshLook(t *testing.T)
 		reason    string // empty: the primary moves
 	}{
 		"nothing changes":      {},
-		"somebody else asks":   {func(w *world) { w.request = map[string]string{"leader": "pg-0", "member": "pg-2"} }, "somebody has asked for a switchover to pg-2"},
+		"somebody else asks":   {func(w *world) { w.request = map[string]string{"leader": "pg-0", "member": "pg-2"} }, "a switchover to pg-2 has been requested"},
 		"the candidate is old": {func(w *world) { w.lag["pg-1"] = 1000 }, "candidate pg-1 is 1000 bytes behind"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -306,7 +306,7 @@ func TestRun_RecordWithoutAMark_ResumesUnlessAnotherMoves(t *testing.T) {
 		"no Lease":    {lease: func(*world) *worldLease { return &worldLease{} }, resumed: true},
 		"same mark":   {lease: func(w *world) *worldLease { return &worldLease{mark: string(w.records["pg-0"])} }, resumed: true},
 		"dead holder": {lease: func(w *world) *worldLease { return dyingLease(w, string(w.records["pg-0"])) }, resumed: true},
-		"holder":      {lease: func(w *world) *worldLease { return &worldLease{holder: &incarnation{world: w}} }, reason: "somebody else holds the Lease of its cluster, and poolers may still be paused: db/pooler-a"},
+		"holder":      {lease: func(w *world) *worldLease { return &worldLease{holder: &incarnation{world: w}} }, reason: "another process holds the Lease of its cluster, and poolers may still be paused: db/pooler-a"},
 		// Found by the simulation, seed 199855: the new holder had resumed what the mark names, and was about to pause it for its own move.
 		"taken by a new holder": {lease: func(w *world) *worldLease {
 			return &worldLease{holder: &incarnation{world: w}, since: time.Now().Add(time.Second), mark: string(w.records["pg-0"])}

@@ -125,7 +125,7 @@ func TestRun_MoveFails_ClientsGoOnAndThePrimaryIsHeld(t *testing.T) {
 		"the candidate stops receiving": {change: func(w *world) { w.lag["pg-1"], w.lag["pg-2"] = 1000, 2000 },
 			reason: "candidate pg-1 is 1000 bytes behind", effects: []string{"pause a/app", "resume a/app"}, longest: 4 * time.Second},
 		"somebody else has paused a pooler": {change: func(w *world) { w.poolers["a"].databases[0].Paused = true },
-			reason: "somebody else has paused database app of pooler db/pooler-a"},
+			reason: "another administrator has paused database app of pooler db/pooler-a"},
 		"query_wait_timeout is too short": {change: func(w *world) {
 			for _, p := range w.poolers {
 				p.queryWait = 35 * time.Second
@@ -134,7 +134,7 @@ func TestRun_MoveFails_ClientsGoOnAndThePrimaryIsHeld(t *testing.T) {
 		"query_timeout is too short": {change: func(w *world) { w.poolers["a"].queryTime = 14 * time.Second },
 			reason: "clients could be held for 9s only, and a switchover may take 10s: raise query_wait_timeout, query_timeout"},
 		"somebody else has asked": {change: func(w *world) { w.version, w.request = 1, map[string]string{"member": "pg-2", "leader": "pg-0"} },
-			reason: "somebody has asked for a switchover to pg-2"},
+			reason: "a switchover to pg-2 has been requested"},
 		"Services cannot be read": {change: func(w *world) { w.unreadable = true }, reason: "forbidden"},
 	} {
 		t.Run(name, func(t *testing.T) {

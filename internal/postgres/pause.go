@@ -102,7 +102,7 @@ func (p *front) checkPaused(ctx context.Context) error {
 	}
 	for _, d := range state.Databases {
 		if !d.Paused && slices.Contains(p.databases, d.Name) {
-			return fmt.Errorf("somebody else has resumed database %s of pooler %s", drain.Short(d.Name), p.pod.Ref)
+			return fmt.Errorf("another administrator has resumed database %s of pooler %s", drain.Short(d.Name), p.pod.Ref)
 		}
 	}
 	return nil

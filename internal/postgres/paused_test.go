@@ -48,7 +48,7 @@ func TestRun_PoolerResumedBySomebodyElse_Held(t *testing.T) {
 		w.poolers["a"].busy = time.Second
 		w.when("pause b/app", func() { w.locked(0, func() { clear(w.poolers["b"].paused) }) })
 		_, err, _ := w.run(t, "pg-0")
-		requireHeld(t, err, "somebody else has resumed database app of pooler db/pooler-b")
+		requireHeld(t, err, "another administrator has resumed database app of pooler db/pooler-b")
 		require.Empty(t, w.order("request"))
 		w.requireNothingPaused(t)
 	})

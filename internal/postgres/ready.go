@@ -25,7 +25,7 @@ func (m *move) ready(ctx context.Context, before []*front) error {
 	}
 	for _, p := range m.paths.fronts {
 		if p.paused != "" && !m.last {
-			return hold("somebody else has paused database %s of pooler %s", p.paused, p.pod.Ref)
+			return hold("another administrator has paused database %s of pooler %s", p.paused, p.pod.Ref)
 		}
 		if p.unheld != "" {
 			if err := m.checkUnheld(p); err != nil {

@@ -197,7 +197,7 @@ func (m *move) gate(ctx context.Context) error {
 	case now.Leader != m.facts.Leader:
 		return hold("the leader changed to %q while poolers were being paused", now.Leader)
 	case now.Pending != "":
-		return hold("somebody has asked for %s", now.Pending)
+		return hold("%s has been requested", now.Pending)
 	case now.Paused:
 		return hold("maintenance mode began while poolers were being paused")
 	}

@@ -94,7 +94,7 @@ func (m *move) why() string {
 	case m.save != nil && leader != nil:
 		return fmt.Sprintf("Node %s is being drained", leader.Node)
 	}
-	return "Somebody has asked quiesce for this move"
+	return "A manual invocation of quiesce asks for this move"
 }
 
 // tellResumed tells those who were told before that clients go on, but for the poolers that are left.

@@ -79,7 +79,7 @@ func (l *heldLease) lost() error {
 	case l.holder == l.i:
 		return nil
 	case l.holder == nil:
-		return errors.New("somebody has deleted it")
+		return errors.New("it was deleted")
 	}
 	return fmt.Errorf("%w: %s", escort.ErrTaken, l.holder.name)
 }

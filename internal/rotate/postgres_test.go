@@ -192,7 +192,7 @@ func TestPostgres_Standbys_EachIsAnotherServerInRecovery(t *testing.T) {
 	database := postgres.StartWith(t, postgres.Options{})
 	standby := postgres.StartWith(t, postgres.Options{StandbyOf: database})
 	primary, named, promoted := connection(t, database, true), connection(t, standby, false), connection(t, database, false)
-	streams(t, standby)
+	streams(t, database, standby)
 	for says, p := range map[string]*Postgres{
 		"":                                     {Primary: primary, Standbys: []*pgx.ConnConfig{named}},
 		"and is the primary":                   {Primary: primary, Standbys: []*pgx.ConnConfig{promoted}},
@@ -220,10 +220,10 @@ func TestPostgres_StandbyHasAStandby_Counts(t *testing.T) {
 	database := postgres.StartWith(t, postgres.Options{})
 	standby := postgres.StartWith(t, postgres.Options{StandbyOf: database})
 	p := &Postgres{Primary: connection(t, database, true), Standbys: []*pgx.ConnConfig{connection(t, standby, false)}}
-	streams(t, standby)
+	streams(t, database, standby)
 	require.NoError(t, p.Check(t.Context()))
 	second := postgres.StartWith(t, postgres.Options{StandbyOf: standby})
-	streams(t, second)
+	streams(t, standby, second)
 	require.ErrorContains(t, p.Check(t.Context()), "2 standbys receive the log, and 1 of those named do")
 	p.Standbys = append(p.Standbys, connection(t, second, false))
 	require.NoError(t, p.Check(t.Context()))
@@ -250,7 +250,7 @@ func TestPostgres_StandbyReplaysLate_IsBehind(t *testing.T) {
 	require.Empty(t, behind, "there is no standby")
 	standby := postgres.StartWith(t, postgres.Options{StandbyOf: database, Settings: []string{"recovery_min_apply_delay=1h"}})
 	p.Standbys = []*pgx.ConnConfig{connection(t, standby, false)}
-	streams(t, standby)
+	streams(t, database, standby)
 	database.Query(t, "CREATE ROLE late")
 	position, err = p.Position(t.Context())
 	require.NoError(t, err)
@@ -262,8 +262,9 @@ func TestPostgres_StandbyReplaysLate_IsBehind(t *testing.T) {
 	require.Empty(t, behind)
 }
 
-// streams waits until a standby receives the log.
-func streams(t *testing.T, standby *postgres.Database) {
+// streams waits until a standby receives the log of a server, as both of them say.
+func streams(t *testing.T, from, standby *postgres.Database) {
+	awaitSender(t, from, "walreceiver")
 	conn, err := pgx.ConnectConfig(t.Context(), connection(t, standby, false))
 	require.NoError(t, err)
 	defer conn.Close(context.Background())
@@ -282,6 +283,20 @@ func connection(t *testing.T, database *postgres.Database, primary bool) *pgx.Co
 // stream receives the log of the primary, as a standby does.
 func stream(t *testing.T, database *postgres.Database, name string) {
 	postgres.Stream(t, fmt.Sprintf("postgres://postgres@%s/?sslmode=disable&replication=true&application_name=%s", database.Addr, name))
+	awaitSender(t, database, name)
+}
+
+// awaitSender waits until a server says that it sends its log to a receiver of this name: it answers the receiver before it says so.
+func awaitSender(t *testing.T, server *postgres.Database, name string) {
+	conn, err := pgx.ConnectConfig(t.Context(), connection(t, server, false))
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	require.Eventually(t, func() bool {
+		sends := false
+		err := conn.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = $1 AND state IN ('streaming', 'catchup'))",
+			name).Scan(&sends)
+		return err == nil && sends
+	}, debian.StartTimeout, 20*time.Millisecond)
 }
 
 // keeps is poolers that keep these connections. A client takes one right after they have said so.

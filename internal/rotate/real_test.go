@@ -504,7 +504,7 @@ func (nowhere) Forward(context.Context, string, string, int) (net.Conn, error) {
 	return nil, errors.New("connection refused")
 }
 
-// What follows dies after an effect.
+// dyingDatabase dies after an effect.
 type dyingDatabase struct {
 	*Postgres
 	kill func() error

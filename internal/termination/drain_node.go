@@ -82,7 +82,7 @@ func (j *job) noteAmbiguity(found FoundNodes) {
 	if found.Ambiguity == "" {
 		return
 	}
-	j.log.Warn("several nodes may be the instance's", "reason", found.Ambiguity)
+	j.log.Warn("not certain which node is the instance's", "reason", found.Ambiguity)
 	j.notes = append(j.notes, found.Ambiguity)
 }
 

@@ -96,14 +96,15 @@ type Kubernetes interface {
 	NodeByName(ctx context.Context, name string) (*drain.Node, error)
 	// Cordon closes the node to new pods and to load balancers. It saves what it changes before it changes it, and returns that. A
 	// node that is closed for this termination already stays as it is, and so does when it was cordoned. A drain goes on after an error: it
-	// only says so.
+	// only says so. The error is drain.ErrNodeReplaced if the node is another one now, and *drain.Refused if an admission webhook or a
+	// missing permission denies it.
 	Cordon(ctx context.Context, node drain.Node, c Closing) (ClosedNode, error)
 	// Restore undoes on a node what Cordon and TaintTerminating changed there, and only that. With no ClosedNode only the taint is
 	// removed. A node whose object is another one now is not changed.
 	Restore(ctx context.Context, node drain.Node, closed *ClosedNode) error
-	// TaintTerminating keeps evicted pods off other nodes that are terminating too, without a cordon. The nodes are known by their
-	// instances, and by name where EC2 has told one. Nodes that are not in the cluster are skipped.
-	TaintTerminating(ctx context.Context, others []drain.Node) error
+	// TaintTerminating keeps evicted pods off nodes that terminate, without a cordon: off peers, and off the drained node until its cordon.
+	// The nodes are known by their instances, and by name where EC2 has told one. Nodes that are not in the cluster are skipped.
+	TaintTerminating(ctx context.Context, nodes []drain.Node) error
 	// WatchPods returns the node's pods, listed once and watched until ctx ends. With EffortMetadata it reads only their metadata.
 	WatchPods(ctx context.Context, node drain.Node, effort drain.Effort) (drain.Cluster, error)
 	// AwaitDetached returns when no volumes are attached to the node but those of the pods that stay.
@@ -173,7 +174,7 @@ type Acquisition struct {
 	// Shorten is told a deadline that is on the Lease: at once, and again at each renewal.
 	Shorten func(deadline time.Time)
 	// Lost is called when a write shows that the Lease is not this invocation's any more: it expired, and another one took it. Nil:
-	// no person needs to know.
+	// nothing is called.
 	Lost func()
 }
 

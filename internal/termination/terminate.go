@@ -280,7 +280,7 @@ func (j *job) continueWithout(without string, err error) {
 	j.notes = append(j.notes, without+": "+err.Error())
 }
 
-// failed ends a step that went wrong, unless time ran out.
+// failed ends the job with status failed and this error, and returns the error as *Failed.
 func (j *job) failed(err error) error {
 	j.end(StatusFailed, err.Error())
 	return &Failed{err}

@@ -90,7 +90,7 @@ func (w *Writes) write(ctx context.Context, connection *pgconn.PgConn, member st
 	return true
 }
 
-// wait waits for the next write. It reports whether there is one.
+// pause waits for the next write. It reports whether there is one.
 func pause(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():
