@@ -16,7 +16,7 @@ import (
 // first. A node that is already closed for this termination is not changed.
 func (c *Client) Cordon(ctx context.Context, node drain.Node, closing termination.Closing) (termination.ClosedNode, error) {
 	closed := newClosing(node, closing)
-	err := c.changeNode(ctx, node, func(current *corev1.Node) (map[string]any, error) {
+	err := c.changeFoundNode(ctx, node, func(current *corev1.Node) (map[string]any, error) {
 		if err := requireSame(current, node); err != nil || closed.isDone(current) {
 			return nil, err
 		}
@@ -57,12 +57,15 @@ func requireSame(current *corev1.Node, node drain.Node) error {
 // Restore undoes what Cordon and TaintTerminating changed on the node, and only that. A node that is gone needs nothing. The UID is
 // enough to know it: the provider ID of an object does not change.
 func (c *Client) Restore(ctx context.Context, node drain.Node, closed *termination.ClosedNode) error {
-	err := c.changeNode(ctx, node, func(current *corev1.Node) (map[string]any, error) {
-		if uid := string(current.UID); node.UID != "" && uid != node.UID || closed != nil && uid != closed.UID {
-			return nil, nil
-		}
-		return restorePatch(current, closed), nil
-	})
+	current, err := c.getNode(ctx, node.Name)
+	if err == nil {
+		err = c.changeNodeFrom(ctx, current, func(current *corev1.Node) (map[string]any, error) {
+			if uid := string(current.UID); node.UID != "" && uid != node.UID || closed != nil && uid != closed.UID {
+				return nil, nil
+			}
+			return restorePatch(current, closed), nil
+		})
+	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("restore node %s: %w", node.Name, bounded(err))
 	}

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/termination"
@@ -254,6 +255,22 @@ func TestCordon_NotSaved_NodeStaysOpen(t *testing.T) {
 	closing.Save = func(context.Context, termination.ClosedNode) error { return errLeaseLost }
 	_, err := e.client.Cordon(t.Context(), e.node, closing)
 	require.ErrorIs(t, err, errLeaseLost)
+	require.False(t, e.get(e.node).Spec.Unschedulable)
+}
+
+// A plan has found the node while it was open, and another function has closed it since. A frozen function's clock may say that both were now.
+func TestRestore_ClosedSinceItWasFound_Opened(t *testing.T) {
+	e := newCordonEnv(t)
+	_, err := e.client.FindNodes(t.Context(), e.node.InstanceID, termination.EC2Instance{PrivateDNS: e.node.Name})
+	require.NoError(t, err)
+	config := e.Admin()
+	config.Impersonate = rest.ImpersonationConfig{UserName: "function", Groups: []string{"quiesce"}}
+	other, err := New(config)
+	require.NoError(t, err)
+	closed, err := other.Cordon(t.Context(), e.node, e.closing())
+	require.NoError(t, err)
+	require.True(t, e.get(e.node).Spec.Unschedulable)
+	require.NoError(t, e.client.Restore(t.Context(), e.node, &closed))
 	require.False(t, e.get(e.node).Spec.Unschedulable)
 }
 

@@ -53,6 +53,10 @@ const (
 	// annotationReserve is kept free of records: for nodes, deadline, receipt and count. Without them no invocation could acquire
 	// the Lease.
 	annotationReserve = 32 << 10
+	// maxSuccessorBytes bounds the records of all successors. The author of a pod can invent controllers, each with a record of 107 bytes. Without
+	// a bound, no escort could record what it changes. Six hundred controllers fit. One more may lose another pod of its own in the next
+	// invocation.
+	maxSuccessorBytes = 64 << 10
 )
 
 // FirstReceived implements termination.Lease.
@@ -76,13 +80,16 @@ func (l *lease) Record(key string) string {
 func (l *lease) SetRecord(ctx context.Context, key, text string) error {
 	err := l.write(ctx, func(next *coordinationv1.Lease) error {
 		annotate(next, ourAnnotation+key, text)
-		switch size := annotationBytes(next); {
+		size, successors := annotationBytes(next, ""), annotationBytes(next, ourAnnotation+drain.SuccessorRecord)
+		switch {
 		case !isRecord(ourAnnotation + key):
 			return errors.New("no drain makes a record of this kind")
 		case text != "" && len(text) > maxRecordBytes:
 			return fmt.Errorf("it has %d bytes, and at most %d fit", len(text), maxRecordBytes)
 		case text != "" && size > maxAnnotationBytes-annotationReserve:
 			return fmt.Errorf("the lease would have %d bytes of annotations, and at most %d fit", size, maxAnnotationBytes-annotationReserve)
+		case text != "" && isSuccessor(ourAnnotation+key) && successors > maxSuccessorBytes:
+			return fmt.Errorf("records of successors would have %d bytes, and at most %d fit", successors, maxSuccessorBytes)
 		}
 		return nil
 	})
@@ -180,8 +187,10 @@ func keptFrom(key string) termination.Keep {
 }
 
 func isRecord(key string) bool {
-	return strings.HasPrefix(key, ourAnnotation+drain.EscortRecord) || strings.HasPrefix(key, ourAnnotation+drain.SuccessorRecord)
+	return strings.HasPrefix(key, ourAnnotation+drain.EscortRecord) || isSuccessor(key)
 }
+
+func isSuccessor(key string) bool { return strings.HasPrefix(key, ourAnnotation+drain.SuccessorRecord) }
 
 // closedNodes returns what a Lease says of nodes, the first closed first. What is not as SetClosed writes it is ignored.
 func closedNodes(l *coordinationv1.Lease) (nodes []termination.ClosedNode) {
@@ -250,9 +259,12 @@ func annotate(l *coordinationv1.Lease, key, text string) {
 	metav1.SetMetaDataAnnotation(&l.ObjectMeta, key, text)
 }
 
-func annotationBytes(l *coordinationv1.Lease) (size int) {
+// annotationBytes returns the size of the annotations whose keys begin so, keys and values.
+func annotationBytes(l *coordinationv1.Lease, prefix string) (size int) {
 	for key, text := range l.Annotations {
-		size += len(key) + len(text)
+		if strings.HasPrefix(key, prefix) {
+			size += len(key) + len(text)
+		}
 	}
 	return size
 }

@@ -497,6 +497,21 @@ func TestSetRecord_DoesNotFit_ErrorNamesItAndRenewalsGoOn(t *testing.T) {
 	require.NoError(t, l.Release(termination.KeepNothing))
 }
 
+// A tenant's pods name as many controllers as they like. Escorts of others still record what they change.
+func TestSetRecord_ManySuccessors_EscortsStillRecord(t *testing.T) {
+	s := newLabEnv(t)
+	l := s.acquired(s.namespace, ignore)
+	var err error
+	stored := 0
+	for ; err == nil; stored++ {
+		err = l.SetRecord(t.Context(), fmt.Sprintf("%s%d.%s", drain.SuccessorRecord, stored, strings.Repeat("k", 40)), strings.Repeat("u", 8<<10))
+	}
+	require.ErrorContains(t, err, "records of successors would have")
+	require.Greater(t, stored, 5)
+	require.NoError(t, l.SetRecord(t.Context(), drain.EscortRecord+"a", strings.Repeat("a", maxRecordBytes)))
+	require.NoError(t, l.SetRecord(t.Context(), fmt.Sprintf("%s0.%s", drain.SuccessorRecord, strings.Repeat("k", 40)), ""), "one can be removed")
+}
+
 // A request without a timeout can cost the whole invocation.
 func TestLease_EveryRequest_HasATimeout(t *testing.T) {
 	e := newTaintEnv(t, 0)

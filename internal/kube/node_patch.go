@@ -21,9 +21,10 @@ const conflictRetries = 5
 // nodePatch computes a merge patch from a node as it is. A nil patch sends no request; an error ends the change.
 type nodePatch func(current *corev1.Node) (map[string]any, error)
 
-// changeNode computes a merge patch from the node, and applies it to exactly that version. It reads the node, unless FindNodes has
-// just done so. After a conflict it starts again.
-func (c *Client) changeNode(ctx context.Context, node drain.Node, patch nodePatch) (err error) {
+// changeFoundNode computes a merge patch from the node, and applies it to exactly that version. It reads the node, unless FindNodes has
+// just done so. After a conflict it starts again. Only a drain may use it, which looks for its node first: what FindNodes has read
+// for an earlier invocation of this process may be old.
+func (c *Client) changeFoundNode(ctx context.Context, node drain.Node, patch nodePatch) (err error) {
 	current := c.lastRead.take(node)
 	if current == nil {
 		if current, err = c.getNode(ctx, node.Name); err != nil {
@@ -33,7 +34,7 @@ func (c *Client) changeNode(ctx context.Context, node drain.Node, patch nodePatc
 	return c.changeNodeFrom(ctx, current, patch)
 }
 
-// changeNodeFrom does the same as changeNode, but starts with a node that was read before.
+// changeNodeFrom does the same as changeFoundNode, but starts with a node that was read before.
 func (c *Client) changeNodeFrom(ctx context.Context, current *corev1.Node, patch nodePatch) error {
 	for attempt := 0; ; attempt++ {
 		wanted, err := patch(current)

@@ -98,7 +98,7 @@ func TestAssess_EachReasonToHold_IsASentence(t *testing.T) {
 		"Patroni 2.1.7 is not known to quiesce: it only assesses such clusters":           func(f *Facts) { f.Version = "2.1.7" },
 		"Patroni 4.2.0 is not known to quiesce: it only assesses such clusters":           func(f *Facts) { f.Version = "4.2.0" },
 		"Patroni is in maintenance mode (pause)":                                          func(f *Facts) { f.Paused = true },
-		"a switchover from pg-0 to pg-2 has been requested":                   func(f *Facts) { f.Pending = "a switchover from pg-0 to pg-2" },
+		"a switchover from pg-0 to pg-2 has been requested":                               func(f *Facts) { f.Pending = "a switchover from pg-0 to pg-2" },
 		"the cluster should follow another one, but its leader does not say so":           func(f *Facts) { f.Standby = true },
 		"Zalando's operator has a critical operation on pg-2":                             func(f *Facts) { f.Members[2].CriticalOperation = true },
 		"a base backup is being taken from the leader pg-0":                               leader(func(m *Member) { m.BaseBackups = 1 }),

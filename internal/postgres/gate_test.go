@@ -40,7 +40,7 @@ func TestRun_MemberChangesUnderPause_NothingIsRequested(t *testing.T) {
 		"candidate pg-1 is 1000 bytes behind and did not catch up":           func(w *world) { w.lag["pg-1"] = 1000 },
 		"the leader changed to \"pg-2\" while poolers were being paused":     func(w *world) { w.leader = "pg-2" },
 		"maintenance mode began while poolers were being paused":             func(w *world) { w.paused = true },
-		"a switchover to pg-2 has been requested":                        func(w *world) { w.request = map[string]string{"leader": "pg-0", "member": "pg-2"} },
+		"a switchover to pg-2 has been requested":                            func(w *world) { w.request = map[string]string{"leader": "pg-0", "member": "pg-2"} },
 	} {
 		t.Run(reason, func(t *testing.T) {
 			bubble.Test(t, func(t *testing.T) {

@@ -294,7 +294,7 @@ func TestObserve_CloudNativePGNotAtRest_Holds(t *testing.T) {
 		}
 	}
 	for want, change := range map[string]func(*api){
-		"a switchover from pg-1 to pg-2 has been requested":                                      replace([]string{"status", "targetPrimary"}, "pg-2"),
+		"a switchover from pg-1 to pg-2 has been requested":                                                  replace([]string{"status", "targetPrimary"}, "pg-2"),
 		`the Cluster's phase is "Switchover in progress", not "Cluster in healthy state"`:                    replace([]string{"status", "phase"}, "Switchover in progress"),
 		"only 1 of 2 instances are ready":                                                                    replace([]string{"status", "readyInstances"}, 1),
 		"the operator does not reconcile the Cluster: its annotation cnpg.io/reconciliationLoop is disabled": replace([]string{"metadata", "annotations"}, map[string]string{cnpgReconciles: "disabled"}),

@@ -290,12 +290,13 @@ func (s *sweep) keepAlive(ctx context.Context) {
 }
 
 // describeHooks returns our hooks of the groups in which instances wait; nil: a hook could not be described. Groups without our hook
-// are missing: instances that wait there wait on hooks of others.
+// are missing: instances that wait there wait on hooks of others. So do those whose hook of our name is for launches: instances of a warm
+// pool may wait on it, and Auto Scaling would accept our heartbeats.
 func (s *sweep) describeHooks(ctx context.Context) map[string]*Hook {
 	groups, hooks := groupsOf(s.undrained()), map[string]*Hook{}
 	s.forEach(ctx, "hooks of groups", len(groups), func(n int) {
 		hook, err := s.Hooks.Describe(ctx, groups[n], s.Policy.Hook)
-		if errors.Is(err, ErrNoHook) {
+		if errors.Is(err, ErrNoHook) || err == nil && hook.Launching {
 			return
 		}
 		s.addError(err)

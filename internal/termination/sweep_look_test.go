@@ -161,6 +161,20 @@ func TestSweep_WarmInstanceOnLaunchHook_NotOurs(t *testing.T) {
 	})
 }
 
+// A group has a hook for launches that has our name. Auto Scaling accepts heartbeats for it: they name hook and instance only.
+func TestSweep_LaunchHookOfOurName_NotOurs(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env, h, m := warmEnv("Warmed:Pending:Wait")
+		env.hook.Launching = true
+		report := sweepOnce(t, h)
+		require.Zero(t, report.Waiting)
+		require.Zero(t, report.Heartbeats)
+		require.Empty(t, report.Errors)
+		require.Empty(t, m.sent)
+		require.Empty(t, env.heartbeats)
+	})
+}
+
 func TestSweep_WarmInstanceDrained_CountsAsDraining(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		env, h, _ := warmEnv("Warmed:Terminating:Wait")

@@ -88,6 +88,10 @@ func (j *job) reject(ctx context.Context, i Instance) (rejection string, later b
 	case !i.isWarm():
 		return "", false, nil
 	}
+	j.askClock(ctx)
+	if j.asked.hook().Launching { // a heartbeat for the launch of an instance of a warm pool would be accepted
+		return fmt.Sprintf("hook %s of group %s is for launches", j.Hook, j.Group), false, nil
+	}
 	err = j.heartbeater().send(ctx, heartbeatTimeout)
 	if errors.Is(err, ErrNoActiveAction) {
 		return fmt.Sprintf("%s is %s, and does not wait on hook %s", j.InstanceID, i.State, j.Hook), true, nil

@@ -44,6 +44,21 @@ func TestVerify_DescribedLate_AskedAgain(t *testing.T) {
 	}
 }
 
+// Its heartbeats would be accepted, and its launch completed.
+func TestVerify_WarmPoolLaunchHookOfOurName_NothingWritten(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.state = "Warmed:Pending:Wait"
+		env.hook.Launching = true
+		report, err := invoke(t, env.handler())
+		require.NoError(t, err)
+		require.Equal(t, StatusRejected, report.Status)
+		require.Contains(t, report.Reason, "hook quiesce of group workers-a is for launches")
+		require.Empty(t, env.effects())
+		require.Empty(t, env.heartbeats)
+	})
+}
+
 // Launch hooks use the same state. Only Auto Scaling knows which hook the instance waits on.
 func TestVerify_WarmPoolOtherHook_NothingWritten(t *testing.T) {
 	for _, token := range []string{event.Token, ""} {
