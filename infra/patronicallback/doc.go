@@ -32,7 +32,7 @@
 //   - Each mark has a number. A watcher whose mark was replaced is no longer in charge. It waits until the pause is over, and ends. If the
 //     pause outlives every time that a callback may have, the watcher ends it after all.
 //   - Two clusters may mark one pooler at the same moment. Each looks again when its PAUSE is in force. The last mark counts, and the
-//     others end their own pauses at once. If another pause was complete before that mark, its cluster gives way instead (claim.go).
+//     others end their own pauses at once. If another pause was complete before that mark, its cluster gives way instead (others.go).
 //   - A pooler that does not answer is tried for an hour, by the first watcher and by that of the new leader. A watcher ends earlier when
 //     pgbouncer has restarted, when no name leads to the pooler any more, or when a new leader's member has lost its lead (persist.go).
 //   - Killed between PAUSE and RESUME, it leaves a marked pause, which any other watcher ends. Killed after RESUME, it leaves a mark without

@@ -33,7 +33,7 @@ type pooler struct {
 	console *pgbouncer.Console // nil: not open
 	mark    mark
 	pauses  []*pause
-	claim   claim
+	others  others
 }
 
 // pause is the PAUSE of one database, and the console that waits for its answer.
@@ -214,7 +214,7 @@ func (p *pooler) pause(ctx context.Context, v view, number int) (marked bool, er
 	if p.mark, err = newMark(v.retry, number); err != nil {
 		return false, err
 	}
-	p.claim = claim{takesOver: v.ours(), before: v.others}
+	p.others = others{takesOver: v.ours(), before: v.others}
 	// A login that may only read fails here. If only the answer is lost, the mark may be there: then it is taken away again.
 	if err := p.console.Set(ctx, pgbouncer.ServerLoginRetry, p.mark.value()); err != nil {
 		return !errors.Is(err, pgbouncer.ErrNotAdmin), err

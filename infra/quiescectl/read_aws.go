@@ -139,7 +139,7 @@ func (r *reader) readQueue(ctx context.Context, config aws.Config, f *doctor.Fun
 	if url == "" {
 		return nil
 	}
-	if f.DeadLetters, _, err = queue.New(config, url).Backlog(ctx); err != nil {
+	if f.DLQMessages, _, err = queue.New(config, url).Backlog(ctx); err != nil {
 		return r.awsError(err, "sqs:GetQueueAttributes")
 	}
 	return nil

@@ -9,7 +9,7 @@ import (
 
 var databaseChecks = []check{
 	{"database-unknown", (*view).unknownDatabases},
-	{"database-candidate", (*view).lonelyPrimaries},
+	{"database-candidate", (*view).primariesWithoutCandidate},
 	{"database-sync", (*view).shortOfStandbys},
 	{"database-held", (*view).heldPrimaries},
 }
@@ -38,7 +38,7 @@ func elsewhere(d Database, leader postgres.Member) (found []postgres.Member) {
 	return found
 }
 
-func (v *view) lonelyPrimaries() (found []Finding) {
+func (v *view) primariesWithoutCandidate() (found []Finding) {
 	for _, d := range v.Databases {
 		leader := d.LeaderMember()
 		if d.Failure != "" || leader == nil || len(elsewhere(d, *leader)) > 0 {

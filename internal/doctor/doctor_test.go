@@ -539,7 +539,7 @@ var quiesceCases = []testCase{
 	{"quiescectl that does not know its version", func(w *world) { w.Version, w.Function.Version = "unknown", "v1.2.0" }, nil},
 	{"function without a way to the API server", func(w *world) { w.Network = &Network{Private: true} },
 		[]string{"critical function quiesce-prod: is in no VPC, and the cluster's endpoint is private only"}},
-	{"messages in the DLQ", func(w *world) { w.Function.DeadLetters = 2 }, []string{"warning function quiesce-prod: 2 messages in its dead-letter queue"}},
+	{"messages in the DLQ", func(w *world) { w.Function.DLQMessages = 2 }, []string{"warning function quiesce-prod: 2 messages in its dead-letter queue"}},
 	{"mark that nobody holds", func(w *world) { w.addUnfinished(postgres.LeasePrefix + "x").Mark = "{}" },
 		[]string{"critical lease quiesce/quiesce-postgres-x: no invocation holds it, and its annotation quiesce/paused says that poolers may be paused"}},
 	{"mark of poolers that are resumed", func(w *world) { w.addUnfinished(postgres.LeasePrefix + "x").Mark = `{"resumed":true}` }, nil},

@@ -62,10 +62,10 @@ func (v *view) roomElsewhere() (found []Finding) {
 	all := v.rooms()
 	for _, leaving := range all {
 		pods := v.evictedFrom(leaving.node.Name, all)
-		if homeless := v.place(pods, leaving, all); len(homeless) > 0 {
+		if unplaced := v.place(pods, leaving, all); len(unplaced) > 0 {
 			found = append(found, Finding{
 				Where: "node " + leaving.node.Name, Severity: Warning,
-				What: fmt.Sprintf("%d of its %s would find no room elsewhere: %s", len(homeless), plural(len(pods), "evicted pod"), named(homeless)),
+				What: fmt.Sprintf("%d of its %s would find no room elsewhere: %s", len(unplaced), plural(len(pods), "evicted pod"), named(unplaced)),
 				Cost: "they stay Pending until a new node joins", Fix: "launch before terminating, keep spare room, or widen selectors and tolerations",
 				Command: "kubectl describe nodes | grep -A 8 'Allocated resources'",
 			})
@@ -77,7 +77,7 @@ func (v *view) roomElsewhere() (found []Finding) {
 // evictedFrom returns the pods that leave the node and come back elsewhere. The checks of volumes name those whose volume cannot.
 func (v *view) evictedFrom(node string, open []room) (pods []pod) {
 	for _, p := range v.podsOn[node] {
-		if p.evicted() && p.escort.Owner.Name != "" && !v.isLocal(p) && v.stranded(p, open) == nil {
+		if p.evicted() && p.escort.Owner.Name != "" && !v.isLocal(p) && v.unattachable(p, open) == nil {
 			pods = append(pods, p)
 		}
 	}
@@ -91,7 +91,7 @@ func (v *view) evictedFrom(node string, open []room) (pods []pod) {
 }
 
 // place puts pods on the other nodes, and returns the owners of those that do not fit, one for each pod.
-func (v *view) place(pods []pod, leaving room, all []room) (homeless []string) {
+func (v *view) place(pods []pod, leaving room, all []room) (unplaced []string) {
 	others := slices.DeleteFunc(slices.Clone(all), func(r room) bool { return r.node == leaving.node })
 	for _, p := range pods {
 		cpu, memory := needs(p.Pod)
@@ -100,13 +100,13 @@ func (v *view) place(pods []pod, leaving room, all []room) (homeless []string) {
 		})
 		if n < 0 {
 			if v.isAsked(p.Namespace) {
-				homeless = append(homeless, ownerOf(p).String())
+				unplaced = append(unplaced, ownerOf(p).String())
 			}
 			continue
 		}
 		others[n].cpu, others[n].memory, others[n].pods = others[n].cpu-cpu, others[n].memory-memory, others[n].pods-1
 	}
-	return homeless
+	return unplaced
 }
 
 // admits reports whether a node may run the pod, apart from room.

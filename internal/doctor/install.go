@@ -20,9 +20,9 @@ var quiesceChecks = []check{
 	{"quiesce-function", (*view).functionProblems},
 	{"quiesce-version", (*view).otherVersion},
 	{"quiesce-network", (*view).networkProblems},
-	{"quiesce-queue", (*view).deadLetters},
+	{"quiesce-queue", (*view).dlqMessages},
 	{"quiesce-paused", (*view).pausedPoolers},
-	{"quiesce-closed", (*view).forgottenNodes},
+	{"quiesce-closed", (*view).nodesLeftClosed},
 }
 
 func (v *view) unreadParts() (found []Finding) {
@@ -118,12 +118,12 @@ func (v *view) functionProblems() []Finding {
 	}}
 }
 
-func (v *view) deadLetters() []Finding {
-	if v.Function == nil || v.Function.DeadLetters == 0 {
+func (v *view) dlqMessages() []Finding {
+	if v.Function == nil || v.Function.DLQMessages == 0 {
 		return nil
 	}
 	return []Finding{{
-		Where: "function " + v.Function.Name, Severity: Warning, What: plural(v.Function.DeadLetters, "message") + " in its dead-letter queue",
+		Where: "function " + v.Function.Name, Severity: Warning, What: plural(v.Function.DLQMessages, "message") + " in its dead-letter queue",
 		Cost: "terminations may have gone undrained", Fix: "read them, then redrive them (infra/RUNBOOK.md)",
 	}}
 }
@@ -162,8 +162,8 @@ func (v *view) withUIDs(uids []string) (names []string) {
 	return names
 }
 
-// forgottenNodes finds nodes that quiesce closed and that no Lease keeps any more.
-func (v *view) forgottenNodes() (found []Finding) {
+// nodesLeftClosed finds nodes that quiesce closed and that no Lease keeps any more.
+func (v *view) nodesLeftClosed() (found []Finding) {
 	kept := map[string]bool{}
 	for _, l := range v.Install.Leases {
 		kept[l.Name] = true

@@ -92,5 +92,5 @@ type Function struct {
 	Invoked     string // the name by which people invoke it: with its alias
 	Version     string // that was deployed last; empty: unknown
 	Problem     string // why it cannot run; empty: it can
-	DeadLetters int    // messages in its DLQ
+	DLQMessages int    // messages in its DLQ
 }

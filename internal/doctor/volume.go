@@ -9,7 +9,7 @@ import (
 
 var volumeChecks = []check{
 	{"volume-local", (*view).localVolumes},
-	{"volume-zone", (*view).lonelyZones},
+	{"volume-zone", (*view).zonesWithOneNode},
 }
 
 // volumesOf returns the bound volumes of a pod's claims.
@@ -62,15 +62,15 @@ func (v *view) localVolumes() (found []Finding) {
 	return found
 }
 
-// lonelyZones finds pods whose volume is in a zone with no other node.
-func (v *view) lonelyZones() (found []Finding) {
+// zonesWithOneNode finds pods whose volume is in a zone with no other node.
+func (v *view) zonesWithOneNode() (found []Finding) {
 	if v.isUnread("nodes") {
 		return nil
 	}
 	open := v.rooms()
 	for _, w := range v.workloads {
 		for _, p := range w.pods {
-			if pv := v.stranded(p, open); pv != nil && p.evicted() {
+			if pv := v.unattachable(p, open); pv != nil && p.evicted() {
 				found = append(found, Finding{
 					Where: w.String(), Severity: Warning, What: fmt.Sprintf("no other node may attach volume %s of pod %s", pv.Name, p.Name),
 					Cost: "when its node leaves, the pod is Pending until one joins in the same zone", Fix: "keep two nodes in each zone: one group per zone",
@@ -82,8 +82,8 @@ func (v *view) lonelyZones() (found []Finding) {
 	return found
 }
 
-// stranded returns a volume of the pod that no other node may attach; nil: there is none.
-func (v *view) stranded(p pod, open []room) *corev1.PersistentVolume {
+// unattachable returns a volume of the pod that no other node may attach; nil: there is none.
+func (v *view) unattachable(p pod, open []room) *corev1.PersistentVolume {
 	for _, pv := range v.volumesOf(p) {
 		if isLocal(pv) || pv.Spec.NodeAffinity == nil || p.Spec.NodeName == "" {
 			continue

@@ -174,7 +174,7 @@ func TestSuccessors_DrainLastsToTheDeadline_ToldInTime(t *testing.T) {
 	}
 }
 
-func TestSuccessors_FarewellRefused_TriedThreeTimes(t *testing.T) {
+func TestSuccessors_FinalDeletionRefused_TriedThreeTimes(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		node := draintest.New()
 		pinned(node, "pinned", 1, 30*s)
@@ -246,7 +246,7 @@ func TestSuccessors_ForeignUID_OtherNamespaceUnaffected(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		node, records := draintest.New().Add(graced("slow", 30*s), 20*s), &draintest.Records{}
 		owner := strings.Repeat("a", 36) // of the web pods
-		for i, namespace := range []string{"thief", "thief", "app"} {
+		for i, namespace := range []string{"attacker", "attacker", "app"} {
 			p := graced(fmt.Sprint("web-", i), 30*s)
 			p.Namespace, p.ControllerUID = namespace, owner
 			time.AfterFunc(time.Duration(i+1)*s, func() {
@@ -256,7 +256,7 @@ func TestSuccessors_ForeignUID_OtherNamespaceUnaffected(t *testing.T) {
 		}
 		report, _ := drainClosed(t, node, records)
 		require.Equal(t, 1, count(node, "evict app/web-2"), "%v", node.Log())
-		require.Equal(t, 1, count(node, "evict thief/"))
+		require.Equal(t, 1, count(node, "evict attacker/"))
 		require.Empty(t, report.Remaining())
 		require.Len(t, records.All(), 2)
 		for key := range records.All() {

@@ -259,7 +259,7 @@ func TestClient_Redirect_IsNotFollowed(t *testing.T) {
 	require.False(t, followed)
 }
 
-// What a thief of the role can do to a database, with the Role of one cluster.
+// What an attacker with the role can do to a database, with the Role of one cluster.
 func TestPatroniRole_Stolen_OnlyRequestsASwitchover(t *testing.T) {
 	e := newLabEnv(t)
 	for _, mode := range []postgres.Mode{postgres.Endpoints, postgres.ConfigMaps} {
@@ -277,7 +277,7 @@ func TestPatroniRole_Stolen_OnlyRequestsASwitchover(t *testing.T) {
 		path := namespace + "/" + plural
 		asked := `,"annotations":{"leader":"demo-0","member":"demo-1","scheduled_at":"2026-11-26T12:00:00+00:00"}}}`
 		contents := map[string]string{"Endpoints": `"subsets":[{"addresses":[{"ip":"10.9.9.9"}],"ports":[{"port":5432}]}]}`, "ConfigMap": `"data":{"a":"b"}}`}[kind]
-		refused := []stolen{
+		refused := []attempt{
 			create("another object", path, request(kind, "web", asked), policy),
 			create("the leader's object of another cluster", path, request(kind, "other-leader", asked), policy),
 			create("a request with contents", path, request(kind, "x-failover", "},"+contents), policy),
@@ -293,23 +293,23 @@ func TestPatroniRole_Stolen_OnlyRequestsASwitchover(t *testing.T) {
 		leader := map[string]string{"Endpoints": "/demo", "ConfigMap": "/demo-leader"}[kind]
 		refused = append(refused, merge("the leader", path+leader, `{"metadata":{"annotations":{"leader":"demo-1"}}}`, ""))
 		e.eventually(func() bool { return refused[0].isRefused(refused[0].send(t, e.client)) })
-		e.requireStolen(admins, kind, refused, []stolen{create("a request", path, request(kind, "demo-failover", asked), "")})
+		e.requireAttempts(admins, kind, refused, []attempt{create("a request", path, request(kind, "demo-failover", asked), "")})
 
 		e.apply(request(kind, "demo-failover", `}}`))
-		e.requireStolen(admins, kind, []stolen{
+		e.requireAttempts(admins, kind, []attempt{
 			merge("contents", path+"/demo-failover", "{"+contents, policy),
 			merge("another annotation", path+"/demo-failover", `{"metadata":{"annotations":{"config":"{}"}}}`, policy),
 			merge("no annotations at all", path+"/demo-failover", `{"metadata":{"annotations":null}}`, policy),
 			merge("a label", path+"/demo-failover", `{"metadata":{"labels":{"cluster-name":"other"}}}`, policy),
 			merge("a finalizer", path+"/demo-failover", `{"metadata":{"finalizers":["example.com/never"]}}`, policy),
 			deletion("the end of the request's object", path+"/demo-failover", "", ""),
-		}, []stolen{
+		}, []attempt{
 			{what: "what is asked for", verb: http.MethodGet, path: path + "/demo-failover"},
 			merge("a request", path+"/demo-failover", `{"metadata":{"annotations":{"leader":"demo-0","member":"demo-1"}}}`, ""),
 			merge("a request that is withdrawn", path+"/demo-failover", `{"metadata":{"annotations":{"leader":null,"member":null,"scheduled_at":null}}}`, ""),
 		})
 	}
-	e.requireStolen(admins, "pods", []stolen{
+	e.requireAttempts(admins, "pods", []attempt{
 		{what: "another port", verb: http.MethodGet, path: namespace + "/pods/demo-0:5432/proxy/", broken: true},
 		{what: "another pod", verb: http.MethodGet, path: namespace + "/pods/demo-2:8008/proxy/", broken: true},
 		{what: "a switchover over HTTP", verb: http.MethodPost, path: namespace + "/pods/demo-0:8008/proxy/switchover", broken: true},
@@ -319,8 +319,8 @@ func TestPatroniRole_Stolen_OnlyRequestsASwitchover(t *testing.T) {
 	}, nil)
 }
 
-// requireStolen requires that the function's role may send none of the refused requests and all of the allowed ones.
-func (e *labEnv) requireStolen(admins *Client, kind string, refused, allowed []stolen) {
+// requireAttempts requires that the function's role may send none of the refused requests and all of the allowed ones.
+func (e *labEnv) requireAttempts(admins *Client, kind string, refused, allowed []attempt) {
 	e.Helper()
 	for _, r := range refused {
 		err := r.send(e.T, e.client)

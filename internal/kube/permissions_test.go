@@ -15,7 +15,7 @@ import (
 	"quiesce/internal/escort"
 )
 
-// A thief of the function's role has all its permissions. So escorts need each permission of their role, and an error names
+// An attacker with the function's role has all its permissions. So escorts need each permission of their role, and an error names
 // the one that is missing.
 func TestPoolerRole_AnyPermissionMissing_IsNamed(t *testing.T) {
 	e := newLabEnv(t)

@@ -142,19 +142,19 @@ func TestRequestPrimary_OtherRequest_IsNotSent(t *testing.T) {
 const primariesPolicy = "quiesce-primaries"
 
 // wanted is the patch of a switchover, with further fields of the status.
-func (e *clusterEnv) wanted(what, candidate, phase, more string) stolen {
+func (e *clusterEnv) wanted(what, candidate, phase, more string) attempt {
 	body := fmt.Sprintf(`{"status":{"targetPrimary":%q,"targetPrimaryTimestamp":"2026-11-26T22:00:00.000000Z","phase":%q,"phaseReason":"x"%s}}`,
 		candidate, phase, more)
 	return merge(what, e.path+"/status", body, primariesPolicy)
 }
 
-// A thief of the role can ask a Cluster at rest for another of its instances, and no more.
+// An attacker with the role can ask a Cluster at rest for another of its instances, and no more.
 func TestStolenRole_Clusters_OnlyARequestForAnotherPrimary(t *testing.T) {
 	e := newClusterEnv(t)
 	const switching = "Switchover in progress"
 	allowed := e.wanted("a request", "pg-2", switching, "")
 	spec := `{"spec":{"instances":1}}`
-	refused := []stolen{
+	refused := []attempt{
 		e.wanted("an instance that does not exist", "pg-9", switching, ""),
 		e.wanted("no instance", "", switching, ""),
 		e.wanted("a failover", "pending", switching, ""),
@@ -173,7 +173,7 @@ func TestStolenRole_Clusters_OnlyARequestForAnotherPrimary(t *testing.T) {
 		deletion("the end of all clusters", strings.TrimSuffix(e.path, "/pg"), "", ""),
 		{what: "all clusters", verb: http.MethodGet, path: strings.TrimSuffix(e.path, "/pg")},
 		merge("another cluster", strings.TrimSuffix(e.path, "/pg")+"/other/status", allowed.body, "").invalid(),
-		create("a cluster", strings.TrimSuffix(e.path, "/pg"), `{"apiVersion":"postgresql.cnpg.io/v1","kind":"Cluster","metadata":{"name":"thief"},"spec":{"instances":1,"storage":{"size":"1Gi"}}}`, ""),
+		create("a cluster", strings.TrimSuffix(e.path, "/pg"), `{"apiVersion":"postgresql.cnpg.io/v1","kind":"Cluster","metadata":{"name":"attacker"},"spec":{"instances":1,"storage":{"size":"1Gi"}}}`, ""),
 		merge("a pooler", "/apis/postgresql.cnpg.io/v1/namespaces/db/poolers/pg", `{"spec":{"pgbouncer":{"paused":true}}}`, "").invalid(),
 	}
 	e.eventually(func() bool { return refused[0].isRefused(refused[0].send(t, e.client)) })

@@ -49,7 +49,7 @@ func (f *Facts) plain() string {
 		return ""
 	case f.Standby && leader.Live && leader.Role != Primary:
 		return "the cluster follows another one and takes no writes"
-	case f.isSingle() && leader.Disk == "" && !f.isStranded():
+	case f.isSingle() && leader.Disk == "" && !f.isUnattachable():
 		return "it is the only member of its cluster, and its volumes follow it to another node"
 	default:
 		return ""
@@ -155,8 +155,8 @@ func (f *Facts) clusterHolds() (holds []string) {
 			add("the leader %s has failed to archive its log since %s", f.Leader, leader.ArchiveFailed.UTC().Format(time.RFC3339))
 		}
 	}
-	if f.isStranded() {
-		add("%s could not start again: %s", f.Leader, f.Stranded)
+	if f.isUnattachable() {
+		add("%s could not start again: %s", f.Leader, f.Unattachable)
 	}
 	if why := f.whyOnlyCopy(f.Leader); why != "" {
 		add("%s", why)
@@ -170,8 +170,8 @@ func (f *Facts) warnings() (warnings []string) {
 	if _, warning := checkVersion(f.Operator, f.Version); warning != "" {
 		add("%s", warning)
 	}
-	if f.Stranded != "" && !f.isStranded() {
-		add("%s could not start again if its node left: %s", f.Leader, f.Stranded)
+	if f.Unattachable != "" && !f.isUnattachable() {
+		add("%s could not start again if its node left: %s", f.Leader, f.Unattachable)
 	}
 	if others := f.otherClients(); len(others) > 0 {
 		add("the leader stops slowly, up to a minute, if a client of logical replication is behind: %s", strings.Join(others, ", "))

@@ -63,7 +63,7 @@ func each(change func(*Member)) func(*Facts) {
 // leaves has the leader's node leave, though its volumes find no other, and one replica at most would stay.
 func leaves(why string) func(*Facts) {
 	return func(f *Facts) {
-		f.Members[0].Leaving, f.Stranded = "it is being terminated", why
+		f.Members[0].Leaving, f.Unattachable = "it is being terminated", why
 		f.Members = f.Members[:min(2, len(f.Members))]
 	}
 }

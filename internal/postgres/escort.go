@@ -361,16 +361,16 @@ func (r *run) recover(ctx context.Context) error {
 	r.log.Warn("found an interrupted move, resuming its poolers first", "since", r.record.Since)
 	r.withdraw(ctx, r.cluster, r.record)
 	found := *r.record
-	var isLeft func(context.Context) bool
+	var takenOver func(context.Context) bool
 	var unseen error
 	if lease == nil {
-		isLeft = again(func(ctx context.Context) bool {
+		takenOver = again(func(ctx context.Context) bool {
 			marks, unseen = readMarks(ctx, r.cluster, name, glanceTime)
 			own := markOfMove(found, marks)
 			return unseen != nil || own == nil || own.Resumed || isTakenOver(*own, marks)
 		})
 	}
-	r.record.Poolers = resumer{r.cluster, r.Consoles, r.log, isLeft}.all(ctx, found.Poolers, nil)
+	r.record.Poolers = resumer{r.cluster, r.Consoles, r.log, takenOver}.all(ctx, found.Poolers, nil)
 	if unseen != nil {
 		r.record.Poolers = found.Poolers
 		return hold("cannot find out whether another move has begun: %v", unseen)

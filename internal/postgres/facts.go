@@ -106,7 +106,7 @@ type Facts struct {
 	ObjectLabels    map[string]string // of ConfigObject: Patroni sees an object only with these
 	Holds           []string          // further reasons to hold that the operator's objects give, as sentences
 	Warnings        []string          // as sentences without a period
-	Stranded        string            // why the leader's volumes find no other node that stays; empty: they do, or it is not known
+	Unattachable    string            // why the leader's volumes find no other node that stays; empty: they do, or it is not known
 	PermanentSlots  []string          // logical replication slots that Patroni keeps on each member that may become leader
 	WorkUnknown     string            // why the leader's Work is not known
 }

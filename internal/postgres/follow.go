@@ -11,7 +11,7 @@ import (
 // follow waits until clients of the resumed poolers reach the new primary.
 func (m *move) follow(ctx context.Context) {
 	held := m.heldFronts()
-	if len(held) == 0 || m.left {
+	if len(held) == 0 || m.takenOver {
 		return
 	}
 	limit := followTime

@@ -420,7 +420,7 @@ func TestMove_LeaseTakenWhileItResumes_PoolerIsLeftToTheNewHolder(t *testing.T) 
 				}
 				_, err, _ := w.run(t, "pg-0")
 				if taken {
-					requireHeld(t, err, "quiesce-thief")
+					requireHeld(t, err, "quiesce-other")
 				}
 				require.Equal(t, taken, len(w.order("resume a")) == 0, "%v", w.effects)
 			})
@@ -463,7 +463,7 @@ func TestMove_LeaseTakenAfterTheRequest_NewRequestStays(t *testing.T) {
 			w.locked(0, func() { w.version += 2 })
 		})
 		_, err, _ := w.run(t, "pg-0")
-		requireHeld(t, err, "quiesce-thief")
+		requireHeld(t, err, "quiesce-other")
 		require.Empty(t, w.order("withdraw"))
 		require.NotEmpty(t, w.request)
 	})

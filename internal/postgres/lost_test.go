@@ -22,12 +22,12 @@ var testCluster = clusterLease(Identity{Namespace: "db", Cluster: "pg"})
 func (w *world) seize(name string, change func(l *worldLease)) *incarnation {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
-	thief := &incarnation{world: w, name: "quiesce-thief"}
-	w.leases[name].holder = thief
+	other := &incarnation{world: w, name: "quiesce-other"}
+	w.leases[name].holder = other
 	if change != nil {
 		change(w.leases[name])
 	}
-	return thief
+	return other
 }
 
 // when calls do as soon as an effect has happened.
@@ -68,7 +68,7 @@ func TestMove_LeaseTakenWhilePausing_NewHolderHasThePoolers(t *testing.T) {
 		w := busyWorld()
 		w.when("pause a/app", func() { w.seize(testCluster, nil) })
 		_, err, _ := w.run(t, "pg-0")
-		requireHeld(t, err, "was lost in the middle of the move: "+escort.ErrTaken.Error()+": quiesce-thief")
+		requireHeld(t, err, "was lost in the middle of the move: "+escort.ErrTaken.Error()+": quiesce-other")
 		require.Empty(t, w.order("request", "resume", "evict"), "%v", w.effects)
 		require.NotEmpty(t, w.poolers["a"].paused)
 		require.NotEmpty(t, w.leases[testCluster].mark)
@@ -128,17 +128,17 @@ func TestMove_LeaseTakenAfterTheRequest_OnlyTheRequestIsUndone(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.behavior = "frozen"
-		stolen := make(chan *incarnation, 1)
-		w.when("request pg-0 to pg-1", func() { stolen <- w.seize(testCluster, nil) })
+		taken := make(chan *incarnation, 1)
+		w.when("request pg-0 to pg-1", func() { taken <- w.seize(testCluster, nil) })
 		began := time.Now()
 		_, err, _ := w.run(t, "pg-0")
-		requireHeld(t, err, "quiesce-thief")
+		requireHeld(t, err, "quiesce-other")
 		require.Equal(t, []string{"withdraw"}, w.order("withdraw", "resume", "evict"), "%v", w.effects)
 		require.Less(t, time.Since(began), 20*time.Second+reclaimTime, "it does not wait for the end of the hold")
 
 		e, _ := w.escort()
-		thief := <-stolen
-		_, err = e.clearMark(t.Context(), thief, &heldLease{thief, w.leases[testCluster]})
+		other := <-taken
+		_, err = e.clearMark(t.Context(), other, &heldLease{other, w.leases[testCluster]})
 		require.NoError(t, err)
 		w.leases[testCluster].holder = nil
 		w.requireResumed(t)
@@ -155,7 +155,7 @@ func TestMove_LeaseTakenAfterTheMove_RecordSaysThatItMoved(t *testing.T) {
 			}
 		})
 		result, err, _ := w.run(t, "pg-0")
-		requireHeld(t, err, "quiesce-thief")
+		requireHeld(t, err, "quiesce-other")
 		require.Contains(t, result.Reason, "moved to pg-1")
 		require.Empty(t, w.order("resume", "evict"), "%v", w.effects)
 		record, err := readMark(string(w.records["pg-0"]))
@@ -178,7 +178,7 @@ func TestMove_PoolersLeaseTaken_NothingIsRequested(t *testing.T) {
 		})
 		_, err, _ := w.run(t, "pg-0")
 		requireHeld(t, err, "Lease quiesce-pooler-")
-		requireHeld(t, err, "quiesce-thief")
+		requireHeld(t, err, "quiesce-other")
 		require.Empty(t, w.order("request", "evict"), "%v", w.effects)
 		w.requireNothingPaused(t)
 	})

@@ -116,12 +116,12 @@ func (m *mark) carry(interrupted *mark) {
 
 // rest returns the mark of what is left to do when all but these poolers are resumed; empty: nothing is. A pooler that was resumed once, and
 // does not answer any more, is asked again, but counts as resumed: it must not hold its cluster.
-func (m mark) rest(left []markedPooler) string {
-	if m.Resumed = m.Resumed || len(left) == 0; m.Resumed {
+func (m mark) rest(stillPaused []markedPooler) string {
+	if m.Resumed = m.Resumed || len(stillPaused) == 0; m.Resumed {
 		m.Kind = "" // the request was withdrawn too, if it could be
 	}
 	if !time.Now().Before(m.Again) {
-		m.Poolers = left
+		m.Poolers = stillPaused
 	}
 	if len(m.Poolers) == 0 {
 		return ""

@@ -19,9 +19,9 @@ const (
 	// loginRetry is for how many seconds clients wait after a connection has failed, while the primary moves. By default 15 s
 	// (https://www.pgbouncer.org/config.html#server_login_retry): one attempt that comes too early would cost more than the whole move.
 	loginRetry = "1"
-	// gateTime bounds the last look before the request, while clients wait: a few reads and the wait for the candidate's WAL receiver.
-	gateTime = 3 * time.Second
-	// staleAfter is how long a look at poolers may take until the gate is passed once more: the request must follow a fresh look at the
+	// lastCheckTime bounds the last look before the request, while clients wait: a few reads and the wait for the candidate's WAL receiver.
+	lastCheckTime = 3 * time.Second
+	// staleAfter is how long a look at poolers may take until it is checked once more: the request must follow a fresh look at the
 	// leader. Consoles answer in milliseconds, so that clients rarely wait for it.
 	staleAfter = 300 * time.Millisecond
 	// pollInterval is between two looks while clients wait. A new leader is noticed soon, at a few requests a second.
@@ -59,7 +59,7 @@ type move struct {
 	way      way
 	save     func(ctx context.Context, record json.RawMessage) error // in the drain's record; nil: there is no drain
 	result   *drain.EscortResult
-	rehearse bool // everything to the last gate, and no request
+	rehearse bool // everything to the last check, and no request
 	last     bool // time runs out: open transactions are no reason not to begin
 	unnamed  bool // the operator chooses the new primary
 	judge    func(Facts) Assessment
@@ -70,9 +70,9 @@ type move struct {
 	warnings    []string           // of the assessment
 	lease       escort.MarkedLease // of the cluster
 	turns       []turn             // all Leases that are held
-	left        bool               // another holder of the cluster's Lease resumes what is paused
+	takenOver   bool               // another holder of the cluster's Lease resumes what is paused
 	paths       *paths
-	lead        time.Duration // what pause and gate take, as long as the same reads took before
+	lead        time.Duration // what pause and last check take, as long as the same reads took before
 	limit       time.Duration // of the hold
 	mark        mark
 	interrupted *mark          // of an interrupted move whose last commands may still come; nil: none
@@ -210,38 +210,38 @@ func (m *move) underPause(ctx context.Context) error {
 	defer m.told.sending.Wait()
 	m.pausedAt = time.Now()
 	err := safely(func() error { return m.switchOver(ctx) })
-	if m.isLeft(ctx) {
-		return m.leave(ctx)
+	if m.isTakenOver(ctx) {
+		return m.endTakenOver(ctx)
 	}
-	left := append(m.resumePoolers(ctx), m.unresumed()...)
-	if m.left {
-		return m.leave(ctx)
+	stillPaused := append(m.resumePoolers(ctx), m.unresumed()...)
+	if m.takenOver {
+		return m.endTakenOver(ctx)
 	}
-	m.tellResumed(ctx, left)
+	m.tellResumed(ctx, stillPaused)
 	if m.moved == "" {
-		m.clear(ctx, left)
+		m.clear(ctx, stillPaused)
 		m.report("")
-		return m.ended(ctx, err, left)
+		return m.ended(ctx, err, stillPaused)
 	}
 	m.withdrawLate(ctx)
 	m.reconnect(ctx)
-	left = m.restore(ctx, left)
-	if m.left {
-		return m.leave(ctx)
+	stillPaused = m.restore(ctx, stillPaused)
+	if m.takenOver {
+		return m.endTakenOver(ctx)
 	}
-	m.clear(ctx, left)
+	m.clear(ctx, stillPaused)
 	m.report("moved to " + m.moved)
 	if err != nil {
 		escort.AddReason(m.result, err.Error())
 	}
-	if len(left) > 0 {
-		escort.AddReason(m.result, "poolers may still be paused: "+namesOf(left))
+	if len(stillPaused) > 0 {
+		escort.AddReason(m.result, "poolers may still be paused: "+namesOf(stillPaused))
 	}
 	return nil
 }
 
 // ended returns the error of a move that moved nothing.
-func (m *move) ended(ctx context.Context, err error, left []markedPooler) error {
+func (m *move) ended(ctx context.Context, err error, stillPaused []markedPooler) error {
 	held, is := errors.AsType[*drain.Held](err)
 	switch {
 	case err == nil:
@@ -254,8 +254,8 @@ func (m *move) ended(ctx context.Context, err error, left []markedPooler) error 
 	if held = (&drain.Held{Reason: held.Reason}); len(m.heldFronts()) > 0 && !m.begun {
 		held.After = pausedAgainAfter
 	}
-	if len(left) > 0 {
-		held.Reason = escort.Printable(held.Reason + "; poolers may still be paused: " + namesOf(left))
+	if len(stillPaused) > 0 {
+		held.Reason = escort.Printable(held.Reason + "; poolers may still be paused: " + namesOf(stillPaused))
 	}
 	return held
 }
@@ -268,7 +268,7 @@ func (m *move) switchOver(ctx context.Context) error {
 	if err := m.pause(ctx); err != nil {
 		return err
 	}
-	if err := m.gate(ctx); err != nil {
+	if err := m.lastCheck(ctx); err != nil {
 		return err
 	}
 	passed := time.Now()
@@ -276,7 +276,7 @@ func (m *move) switchOver(ctx context.Context) error {
 		return err
 	}
 	if time.Since(passed) > staleAfter {
-		if err := m.gate(ctx); err != nil {
+		if err := m.lastCheck(ctx); err != nil {
 			return err
 		}
 	}

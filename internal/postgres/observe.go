@@ -49,7 +49,7 @@ func observe(ctx context.Context, clusters Clusters, i Identity, volumes bool) (
 	if leader := f.LeaderMember(); leader != nil && volumes {
 		leader := *leader // its live state is written meanwhile
 		group.Go(func() {
-			if err := safely(func() error { f.addStranded(ctx, clusters, leader); return nil }); err != nil {
+			if err := safely(func() error { f.addUnattachable(ctx, clusters, leader); return nil }); err != nil {
 				f.warn("it is not known whether another node can take the volumes of %s: %s", leader.Name, err)
 			}
 		})

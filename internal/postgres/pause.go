@@ -109,33 +109,33 @@ func (p *front) checkPaused(ctx context.Context) error {
 }
 
 // resumePoolers resumes what was paused, and returns what may still be paused.
-func (m *move) resumePoolers(ctx context.Context) (left []markedPooler) {
+func (m *move) resumePoolers(ctx context.Context) (stillPaused []markedPooler) {
 	poolers := slices.Clone(m.mark.Poolers)
 	if m.moved != "" { // a kube-proxy may be late: connections are tried again soon until they are closed
 		for i := range poolers {
 			poolers[i].Retry = ""
 		}
 	}
-	left = resumer{m.cluster, m.Consoles, m.log, again(m.isLeft)}.all(ctx, poolers, m.consoles())
-	for i := range left { // whoever resumes them restores the setting too
-		left[i] = m.mark.Poolers[slices.IndexFunc(m.mark.Poolers, func(p markedPooler) bool { return p.Ref == left[i].Ref })]
+	stillPaused = resumer{m.cluster, m.Consoles, m.log, again(m.isTakenOver)}.all(ctx, poolers, m.consoles())
+	for i := range stillPaused { // whoever resumes them restores the setting too
+		stillPaused[i] = m.mark.Poolers[slices.IndexFunc(m.mark.Poolers, func(p markedPooler) bool { return p.Ref == stillPaused[i].Ref })]
 	}
 	m.result.HeldBackAt, m.result.HeldBackSeconds = time.Time{}, 0
 	if len(m.mark.Poolers) > 0 {
 		m.result.HeldBackAt, m.result.HeldBackSeconds = m.pausedAt, time.Since(m.pausedAt).Seconds()
 	}
-	return left
+	return stillPaused
 }
 
 // restore restores the settings of the poolers that are resumed. It returns those that are not as they were, with those that are left.
-func (m *move) restore(ctx context.Context, left []markedPooler) []markedPooler {
+func (m *move) restore(ctx context.Context, stillPaused []markedPooler) []markedPooler {
 	resumed := slices.DeleteFunc(slices.Clone(m.mark.Poolers), func(p markedPooler) bool {
-		return slices.ContainsFunc(left, func(l markedPooler) bool { return l.Ref == p.Ref })
+		return slices.ContainsFunc(stillPaused, func(l markedPooler) bool { return l.Ref == p.Ref })
 	})
 	for i := range resumed {
 		resumed[i].Databases = nil
 	}
-	return append(left, resumer{m.cluster, m.Consoles, m.log, again(m.isLeft)}.all(ctx, resumed, m.consoles())...)
+	return append(stillPaused, resumer{m.cluster, m.Consoles, m.log, again(m.isTakenOver)}.all(ctx, resumed, m.consoles())...)
 }
 
 // consoles returns the open consoles.
@@ -153,7 +153,7 @@ func (m *move) consoles() map[drain.Ref]Console {
 func (m *move) reconnect(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
 	unproven := slices.DeleteFunc(m.heldFronts(), func(p *front) bool { return p.proven })
-	if len(unproven) == 0 || escort.Sleep(ctx, reconnectDelay) != nil || m.isLeft(ctx) {
+	if len(unproven) == 0 || escort.Sleep(ctx, reconnectDelay) != nil || m.isTakenOver(ctx) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, escort.ConsoleTimeout)

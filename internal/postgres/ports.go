@@ -13,8 +13,8 @@ type Clusters interface {
 	Facts(ctx context.Context, i Identity) (Facts, error)
 	// Live asks the member itself.
 	Live(ctx context.Context, i Identity, m Member) (LiveState, error)
-	// Stranded returns why no other node can take the member's volumes; empty: one can.
-	Stranded(ctx context.Context, m Member) (why string, err error)
+	// Unattachable returns why no other node can take the member's volumes; empty: one can.
+	Unattachable(ctx context.Context, m Member) (why string, err error)
 	// Disk returns why the member's data do not follow it to another node; empty: they do.
 	Disk(ctx context.Context, m Member) (why string)
 }

@@ -15,7 +15,7 @@ func TestRunbook_EachReasonToHold_IsThere(t *testing.T) {
 	require.NoError(t, err)
 	sentence := regexp.MustCompile(`(?:add\(|\.hold\(|return |Sprintf\()"((?:[^"\\]|\\.){8,})"`)
 	found := 0
-	for _, file := range []string{"assess.go", "candidate.go", "patroni.go", "cnpg.go", "version.go", "stranded.go"} {
+	for _, file := range []string{"assess.go", "candidate.go", "patroni.go", "cnpg.go", "version.go", "unattachable.go"} {
 		source, err := os.ReadFile(file)
 		require.NoError(t, err)
 		text := string(source)

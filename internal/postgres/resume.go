@@ -29,18 +29,18 @@ const (
 
 // resumer resumes poolers.
 type resumer struct {
-	cluster escort.Inspector
-	poolers PoolerConsoles
-	log     *slog.Logger
-	isLeft  func(context.Context) bool // reports whether the poolers are left to a new holder of the Lease; nil: they cannot be
+	cluster   escort.Inspector
+	poolers   PoolerConsoles
+	log       *slog.Logger
+	takenOver func(context.Context) bool // reports whether the poolers are left to a new holder of the Lease; nil: they cannot be
 }
 
-// errLeft ends an attempt: a RESUME could end the pause of the new holder.
-var errLeft = errors.New("it is left to the new holder of the Lease")
+// errTakenOver ends an attempt: a RESUME could end the pause of the new holder.
+var errTakenOver = errors.New("it is left to the new holder of the Lease")
 
 // all resumes poolers in parallel, each on a fresh context, until it succeeds or the pooler is gone. It returns those that may still be
 // paused. Consoles has those that are open.
-func (r resumer) all(ctx context.Context, poolers []markedPooler, consoles map[drain.Ref]Console) (left []markedPooler) {
+func (r resumer) all(ctx context.Context, poolers []markedPooler, consoles map[drain.Ref]Console) (stillPaused []markedPooler) {
 	failures := make([]error, len(poolers))
 	var group sync.WaitGroup
 	for i, p := range poolers {
@@ -48,12 +48,12 @@ func (r resumer) all(ctx context.Context, poolers []markedPooler, consoles map[d
 	}
 	group.Wait()
 	for i, p := range poolers {
-		if failures[i] != nil && !errors.Is(failures[i], errLeft) {
+		if failures[i] != nil && !errors.Is(failures[i], errTakenOver) {
 			r.log.Error("failed to resume pooler", "pooler", p.Ref.String(), "error", escort.Printable(failures[i].Error()))
-			left = append(left, p)
+			stillPaused = append(stillPaused, p)
 		}
 	}
-	return left
+	return stillPaused
 }
 
 // one resumes one pooler. Its pod's end ends a pause too. Where there is no login for the pooler, another attempt would have none either.
@@ -68,7 +68,7 @@ func (r resumer) one(ctx context.Context, p markedPooler, open Console) error {
 		}
 		open = nil
 		noLogin := errors.Is(failure, escort.ErrNoLogin) || errors.Is(failure, escort.ErrOtherNamespace)
-		return failure == nil || noLogin || errors.Is(failure, errLeft), nil
+		return failure == nil || noLogin || errors.Is(failure, errTakenOver), nil
 	})
 	return failure
 }
@@ -91,8 +91,8 @@ func (r resumer) try(ctx context.Context, p markedPooler, open Console) (gone bo
 		if !pgbouncer.IsPausable(database) {
 			continue // it was never paused, and no command can name it
 		}
-		if r.isLeft != nil && r.isLeft(ctx) {
-			return false, errLeft
+		if r.takenOver != nil && r.takenOver(ctx) {
+			return false, errTakenOver
 		}
 		err := step(ctx, func(ctx context.Context) error { return open.Resume(ctx, database) })
 		if errors.Is(err, errStep) {
@@ -101,8 +101,8 @@ func (r resumer) try(ctx context.Context, p markedPooler, open Console) (gone bo
 		errs = append(errs, err)
 	}
 	if p.Retry != "" {
-		if r.isLeft != nil && r.isLeft(ctx) {
-			return false, errLeft
+		if r.takenOver != nil && r.takenOver(ctx) {
+			return false, errTakenOver
 		}
 		errs = append(errs, step(ctx, func(ctx context.Context) error { return open.SetLoginRetry(ctx, p.Retry) }))
 	}
@@ -190,16 +190,16 @@ func (e *Escort) resumeMark(ctx context.Context, cluster Cluster, lease string) 
 	}
 	c, err := e.clearMark(ctx, cluster, held)
 	if err != nil || !c.first {
-		return "", len(c.left) > 0, err
+		return "", len(c.stillPaused) > 0, err
 	}
-	return c.mark.Namespace + "/" + c.mark.Cluster, len(c.left) > 0, nil
+	return c.mark.Namespace + "/" + c.mark.Cluster, len(c.stillPaused) > 0, nil
 }
 
 // cleared is what became of a mark.
 type cleared struct {
-	mark  *mark          // nil: it could not be read
-	first bool           // its poolers were not resumed before
-	left  []markedPooler // they were not reached
+	mark        *mark          // nil: it could not be read
+	first       bool           // its poolers were not resumed before
+	stillPaused []markedPooler // they were not reached
 }
 
 // clearMark resumes what the mark of a Lease names that this invocation holds. It is no error if a pooler is not reached that was resumed before.
@@ -213,15 +213,15 @@ func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.Mar
 	e.withdraw(ctx, cluster, m)
 	first := !m.Resumed
 	m.interrupt()
-	left := resumer{cluster, e.Consoles, e.log(), nil}.all(ctx, m.Poolers, nil)
+	stillPaused := resumer{cluster, e.Consoles, e.log(), nil}.all(ctx, m.Poolers, nil)
 	if first {
-		defer e.tellRecovered(ctx, cluster, m, left)
+		defer e.tellRecovered(ctx, cluster, m, stillPaused)
 	}
-	err = held.SetMark(ctx, m.rest(left))
-	if first && len(left) > 0 {
-		err = errors.Join(fmt.Errorf("still paused: %s", namesOf(left)), err)
+	err = held.SetMark(ctx, m.rest(stillPaused))
+	if first && len(stillPaused) > 0 {
+		err = errors.Join(fmt.Errorf("still paused: %s", namesOf(stillPaused)), err)
 	}
-	return cleared{m, first, left}, err
+	return cleared{m, first, stillPaused}, err
 }
 
 // withdraw removes the request of an interrupted move, if it is still there: otherwise the primary could move when it is not expected.

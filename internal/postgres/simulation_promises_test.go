@@ -194,7 +194,7 @@ func (s *simulation) checkRequest(i *incarnation, leader, candidate string) {
 	}
 	// What changed after the last look cannot be known. A request over HTTP cannot carry a version.
 	switch known := i.seen; {
-	case time.Since(known.at) > gateTime+5*time.Second:
+	case time.Since(known.at) > lastCheckTime+5*time.Second:
 		s.violate("3: %s asked after a look that is %v old", i.name, time.Since(known.at))
 	case known.paused:
 		s.violate("3: %s asked in maintenance mode", i.name)

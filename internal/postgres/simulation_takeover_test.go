@@ -110,7 +110,7 @@ func (s *simulation) expire(i *incarnation) bool {
 func (s *simulation) takeOver(name string, taken *takeable) {
 	time.Sleep(s.takeover.in)
 	if s.takeover.by == "sweep" {
-		s.resume("thief")
+		s.resume("other")
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), maxSimulation-time.Since(s.began))

@@ -12,7 +12,7 @@ import (
 
 const (
 	// keyLead is how long before the leader's next loop the poolers are paused at least, when the request is only noticed by that loop: time
-	// for the pause and the gate. It is twice what the same reads took before, because a request that comes too late waits for a whole loop.
+	// for the pause and the last check. It is twice what the same reads took before, because a request that comes too late waits for a whole loop.
 	keyLead, maxKeyLead = 600 * time.Millisecond, 3 * time.Second
 	// scheduleLead is how far ahead a request is scheduled. Patroni's loop waits for the rest of it. A request with a time is one that
 	// Patroni discards when its loop comes more than a loop and a half too late: nothing happens when it is no longer expected
@@ -109,13 +109,13 @@ func (m *move) writeInstead(ctx context.Context, notSent error, until time.Time)
 }
 
 // writeLate is writeInstead when the answer took its time, as that of a network that drops packets does. What was seen before the request is
-// old by then, so the gate is passed once more.
+// old by then, so it is checked once more.
 func (m *move) writeLate(ctx context.Context, requested *asked, notSent error) error {
 	requested.abort()
 	if !m.mayWrite(requested.until) {
 		return notSent
 	}
-	if err := m.gate(ctx); err != nil {
+	if err := m.lastCheck(ctx); err != nil {
 		return err
 	}
 	if err := m.lost(); err != nil {
@@ -149,7 +149,7 @@ func (byKey) request(ctx context.Context, m *move, _ time.Time) (*asked, error) 
 	version, err := m.cluster.RequestSwitchover(ctx, a.failover)
 	if err != nil {
 		// A request whose answer was lost may have been written. It is looked for, and withdrawn.
-		if !m.isLeft(ctx) {
+		if !m.isTakenOver(ctx) {
 			m.withdraw(ctx, a)
 		}
 		return nil, fmt.Errorf("request the switchover: %w", err)
@@ -182,13 +182,13 @@ func (w byEviction) request(ctx context.Context, m *move, until time.Time) (*ask
 	return &asked{failover: m.failover()}, nil
 }
 
-// gate is the last look before the request. No transaction is open now, so a candidate that has received what the leader has written
+// lastCheck looks once more before the request. No transaction is open now, so a candidate that has received what the leader has written
 // loses nothing.
-func (m *move) gate(ctx context.Context) error {
+func (m *move) lastCheck(ctx context.Context) error {
 	if m.unnamed {
 		return nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, gateTime, fmt.Errorf("the last check took longer than %v", gateTime))
+	ctx, cancel := context.WithTimeoutCause(ctx, lastCheckTime, fmt.Errorf("the last check took longer than %v", lastCheckTime))
 	defer cancel()
 	now, err := m.clusters.Facts(ctx, m.facts.Identity)
 	switch {
@@ -216,7 +216,7 @@ func (m *move) gate(ctx context.Context) error {
 func (m *move) awaitCandidate(ctx context.Context, leader LiveState) error {
 	var behind LSN
 	var failure error
-	err := escort.Poll(ctx, time.Now().Add(gateTime), pollInterval, func() (bool, error) {
+	err := escort.Poll(ctx, time.Now().Add(lastCheckTime), pollInterval, func() (bool, error) {
 		state, err := m.clusters.Live(ctx, m.facts.Identity, *m.candidate)
 		if failure = err; err != nil {
 			return false, nil
@@ -255,7 +255,7 @@ func (m *move) request(ctx context.Context, deadline time.Time) error {
 	if requested.abort != nil {
 		requested.abort()
 	}
-	if m.isLeft(ctx) {
+	if m.isTakenOver(ctx) {
 		m.withdrawOwn(ctx, requested)
 	} else {
 		m.withdraw(ctx, requested)
@@ -369,7 +369,7 @@ func (m *move) withdrawOwn(ctx context.Context, requested *asked) {
 // withdrawLate removes a request that was written just after another switchover had moved the primary. Patroni removes one that it
 // follows when the new primary has the key. This one would count as a person's for a loop.
 func (m *move) withdrawLate(ctx context.Context) {
-	if !m.unnamed && m.facts.Operator.UsesPatroni() && !m.isLeft(ctx) {
+	if !m.unnamed && m.facts.Operator.UsesPatroni() && !m.isTakenOver(ctx) {
 		m.withdraw(ctx, &asked{failover: m.failover()})
 	}
 }

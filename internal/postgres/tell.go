@@ -98,7 +98,7 @@ func (m *move) why() string {
 }
 
 // tellResumed tells those who were told before that clients go on, but for the poolers that are left.
-func (m *move) tellResumed(ctx context.Context, left []markedPooler) {
+func (m *move) tellResumed(ctx context.Context, stillPaused []markedPooler) {
 	if !m.told.paused {
 		return
 	}
@@ -111,20 +111,20 @@ func (m *move) tellResumed(ctx context.Context, left []markedPooler) {
 	}
 	message := fmt.Sprintf("Resumed by quiesce after %v: clients of database %s go on. %s.",
 		rounded(time.Since(m.pausedAt)), m.facts.Identity, outcome)
-	m.told.tell(ctx, drain.ClientsResumed, message, m.toTell(left))
+	m.told.tell(ctx, drain.ClientsResumed, message, m.toTell(stillPaused))
 }
 
 // toTell returns the pods whose owners are told: the leader's, and the poolers that are paused or were, without those that are left.
-func (m *move) toTell(left []markedPooler) (pods []drain.Ref) {
-	if leader := m.facts.LeaderMember(); leader != nil && len(left) == 0 {
+func (m *move) toTell(stillPaused []markedPooler) (pods []drain.Ref) {
+	if leader := m.facts.LeaderMember(); leader != nil && len(stillPaused) == 0 {
 		pods = append(pods, leader.Ref)
 	}
-	return append(pods, refsWithout(m.mark.Poolers, left)...)
+	return append(pods, refsWithout(m.mark.Poolers, stillPaused)...)
 }
 
-func refsWithout(poolers, left []markedPooler) (pods []drain.Ref) {
+func refsWithout(poolers, stillPaused []markedPooler) (pods []drain.Ref) {
 	for _, p := range poolers {
-		if !slices.ContainsFunc(left, func(l markedPooler) bool { return l.Ref == p.Ref }) {
+		if !slices.ContainsFunc(stillPaused, func(l markedPooler) bool { return l.Ref == p.Ref }) {
 			pods = append(pods, p.Ref)
 		}
 	}
@@ -132,9 +132,9 @@ func refsWithout(poolers, left []markedPooler) (pods []drain.Ref) {
 }
 
 // tellRecovered tells that clients go on whom an interrupted move had left waiting. The event is the one that the move would have created.
-func (e *Escort) tellRecovered(ctx context.Context, cluster Cluster, m *mark, left []markedPooler) {
+func (e *Escort) tellRecovered(ctx context.Context, cluster Cluster, m *mark, stillPaused []markedPooler) {
 	t := teller{cluster: cluster, log: e.log(), began: m.Since}
 	message := fmt.Sprintf("Resumed by quiesce: clients of database %s/%s go on. The move of its primary was interrupted.", m.Namespace, m.Cluster)
-	t.tell(ctx, drain.ClientsResumed, message, refsWithout(m.Poolers, left))
+	t.tell(ctx, drain.ClientsResumed, message, refsWithout(m.Poolers, stillPaused))
 	t.sending.Wait()
 }

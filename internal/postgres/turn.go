@@ -86,47 +86,47 @@ func (m *move) lost() error {
 	return nil
 }
 
-// isLeft reports whether what is paused is left to another holder of the cluster's Lease. It has the mark, or has set its own: whoever
+// isTakenOver reports whether what is paused is left to another holder of the cluster's Lease. It has the mark, or has set its own: whoever
 // takes the Lease resumes first what its mark names. Without a mark, or with one that is not held, this move resumes: a person may have
 // deleted the Lease, and then no other invocation knows of the pause. A process that stood still does not know yet that another has
 // taken the Lease: then the mark of another move says so.
-func (m *move) isLeft(ctx context.Context) bool {
+func (m *move) isTakenOver(ctx context.Context) bool {
 	lost := m.lease.Lost()
-	if m.left || lost == nil {
-		return m.left
+	if m.takenOver || lost == nil {
+		return m.takenOver
 	}
 	taken, limit := errors.Is(lost, escort.ErrTaken), saveTimeout
 	if !taken {
 		limit = glanceTime
 	}
 	marks, err := readMarks(ctx, m.cluster, clusterLease(m.facts.Identity), limit)
-	m.left = taken && err != nil || slices.ContainsFunc(marks, func(found escort.Mark) bool {
+	m.takenOver = taken && err != nil || slices.ContainsFunc(marks, func(found escort.Mark) bool {
 		return found.Held && (taken || markOfMove(m.mark, []escort.Mark{found}) == nil)
 	})
-	return m.left
+	return m.takenOver
 }
 
 // again returns what reports whether poolers have been left to another holder since now. It is asked before each command, and looks again
 // after staleAfter: this process may have stood still since the last look.
-func again(isLeft func(context.Context) bool) func(context.Context) bool {
+func again(takenOver func(context.Context) bool) func(context.Context) bool {
 	// Poolers are resumed in parallel, and one look is enough for all. It is no mutex, because the clock of testing/synctest stands still
 	// while a goroutine waits for one.
 	looking := make(chan struct{}, 1)
-	looked, left := time.Now(), false
+	looked, over := time.Now(), false
 	return func(ctx context.Context) bool {
 		looking <- struct{}{}
 		defer func() { <-looking }()
-		if !left && time.Since(looked) > staleAfter {
-			left = isLeft(ctx)
+		if !over && time.Since(looked) > staleAfter {
+			over = takenOver(ctx)
 			looked = time.Now()
 		}
-		return left
+		return over
 	}
 }
 
-// leave ends a move whose Lease another invocation holds. Neither the mark nor the request nor a pooler is its own any more, until the
+// endTakenOver ends a move whose Lease another invocation holds. Neither the mark nor the request nor a pooler is its own any more, until the
 // Lease is free again.
-func (m *move) leave(ctx context.Context) error {
+func (m *move) endTakenOver(ctx context.Context) error {
 	what := "its poolers are left to the new holder of the Lease"
 	if m.moved != "" {
 		what = "moved to " + m.moved + "; " + what
@@ -161,16 +161,16 @@ func (m *move) reclaim(ctx context.Context) {
 	if another && !found.Resumed {
 		return // its holder died: what is paused is on its mark, and the sweep resumes it
 	}
-	left := resumer{m.cluster, m.Consoles, m.log, nil}.all(ctx, m.mark.Poolers, m.consoles())
+	stillPaused := resumer{m.cluster, m.Consoles, m.log, nil}.all(ctx, m.mark.Poolers, m.consoles())
 	if another {
 		return // it has these poolers too
 	}
-	left = append(left, m.unresumed()...)
+	stillPaused = append(stillPaused, m.unresumed()...)
 	mine := m.mark
 	mine.join()
 	saving, done := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer done()
-	if err := lease.SetMark(saving, mine.rest(left)); err != nil {
+	if err := lease.SetMark(saving, mine.rest(stillPaused)); err != nil {
 		m.log.Warn("failed to change the mark of a move", "error", escort.Printable(err.Error()))
 	}
 }
@@ -205,7 +205,7 @@ func (m *move) undoMark(ctx context.Context) error {
 		return hold("an interrupted move cannot be undone: %v", err)
 	default:
 		m.log.Warn("time is over, moving the primary though an interrupted move is not undone", "error", escort.Printable(err.Error()))
-		m.unreached = found.left
+		m.unreached = found.stillPaused
 	}
 	if m.lease.Mark() != "" {
 		m.interrupted = found.mark
@@ -280,7 +280,7 @@ func (m *move) setMark(ctx context.Context) error {
 }
 
 // clear removes the mark and the record, or keeps in both what is left to do.
-func (m *move) clear(ctx context.Context, left []markedPooler) {
+func (m *move) clear(ctx context.Context, stillPaused []markedPooler) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
 	m.mark.Moved = m.moved != "" || m.begun
@@ -288,12 +288,12 @@ func (m *move) clear(ctx context.Context, left []markedPooler) {
 	if slices.ContainsFunc(m.heldFronts(), func(p *front) bool { return p.console.Unread() }) {
 		m.mark.interrupt()
 	}
-	err := m.lease.SetMark(ctx, m.mark.rest(left))
-	m.mark.Poolers = left
+	err := m.lease.SetMark(ctx, m.mark.rest(stillPaused))
+	m.mark.Poolers = stillPaused
 	if err != nil {
 		m.log.Warn("failed to remove the mark of a move", "error", escort.Printable(err.Error()))
 	}
-	m.saveRecord(ctx, len(left) > 0 || m.mark.Moved)
+	m.saveRecord(ctx, len(stillPaused) > 0 || m.mark.Moved)
 }
 
 // unresumed returns the poolers of an interrupted move that were not reached before this move, and are none of its own.

@@ -172,6 +172,6 @@ func (f Facts) withoutWork() Facts {
 	for i := range f.Members {
 		f.Members[i].Work = Work{Known: f.Members[i].Work.Known}
 	}
-	f.Stranded = ""
+	f.Unattachable = ""
 	return f
 }

@@ -215,7 +215,7 @@ func TestRun_NoOtherNodeForItsVolumes_HeldUntilTheEnd(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		delete(w.members, "pg-2")
-		w.stranded = "no other node of zone a stays, and the volume of claim data cannot leave it"
+		w.unattachable = "no other node of zone a stays, and the volume of claim data cannot leave it"
 		_, err, _ := w.run(t, "pg-0")
 		requireHeld(t, err, "pg-0 could not start again: no other node of zone a stays")
 		result, err, _ := w.run(t, "pg-0", func(r *drain.EscortRequest) { r.EvictBy = time.Now().Add(time.Minute) })
@@ -244,7 +244,7 @@ func TestObserve_VolumesOfTheLeader_NeedAnotherNode(t *testing.T) {
 			c.change(a)
 			f, err := Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, demo)
 			require.NoError(t, err)
-			require.Equal(t, c.want, f.Stranded)
+			require.Equal(t, c.want, f.Unattachable)
 			if c.warn == "" {
 				require.Empty(t, f.Warnings)
 			} else {
@@ -257,7 +257,7 @@ func TestObserve_VolumesOfTheLeader_NeedAnotherNode(t *testing.T) {
 // Two replicas stay: the old primary is not missed at once.
 func TestAssess_TwoReplicasStay_VolumesAreOnlyAWarning(t *testing.T) {
 	f := healthy()
-	f.Members[0].Leaving, f.Stranded = "it is being terminated", "no other node of zone a stays"
+	f.Members[0].Leaving, f.Unattachable = "it is being terminated", "no other node of zone a stays"
 	a := Assess(f, settings, now)
 	require.Empty(t, a.Holds)
 	require.Contains(t, a.Warnings, "pg-0 could not start again if its node left: no other node of zone a stays")
@@ -268,7 +268,7 @@ func TestAssess_TwoReplicasStay_VolumesAreOnlyAWarning(t *testing.T) {
 // By hand, the old primary starts again where it is.
 func TestAssess_LeadersNodeStays_VolumesAreOnlyAWarning(t *testing.T) {
 	f := healthy()
-	f.Stranded = "no other node of zone a stays"
+	f.Unattachable = "no other node of zone a stays"
 	a := Assess(f, settings, now)
 	require.Equal(t, "pg-1", a.Candidate.Name)
 	require.Equal(t, []string{"pg-0 could not start again if its node left: no other node of zone a stays"}, a.Warnings)

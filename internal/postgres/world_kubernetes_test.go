@@ -70,11 +70,11 @@ func (i *incarnation) OtherNodeStays(context.Context, []string, string) (bool, e
 
 func (i *incarnation) Disk(context.Context, Member) string { return i.disk }
 
-func (i *incarnation) Stranded(context.Context, Member) (string, error) {
+func (i *incarnation) Unattachable(context.Context, Member) (string, error) {
 	i.mutex.Lock()
 	defer i.mutex.Unlock()
 	i.volumeLooks++
-	return i.stranded, nil
+	return i.unattachable, nil
 }
 
 func (i *incarnation) VolumeFollows(context.Context, string, string) (bool, error) { return true, nil }

@@ -34,34 +34,34 @@ type world struct {
 	midway      int // after so many effects something happens; zero: never
 	expireAfter int // after so many effects another takes the Leases of the invocation; zero: never
 
-	leader      string            // Patroni's key; empty: released
-	began       time.Time         // of the first loop
-	serviceTo   string            // the member that the Service leads to
-	members     map[string]string // address by name
-	lag         map[string]LSN    // how far a replica is behind, live
-	request     map[string]string // annotations of the failover object; nil: it does not exist
-	version     int               // of that object
-	behavior    string            // how Patroni deals with a request
-	streams     bool              // the old primary streams after a move
-	leases      map[string]*worldLease
-	poolers     map[string]*worldPooler
-	records     map[string]json.RawMessage // of drains, by member
-	evicted     []string
-	refuse      error // the answer to evictions
-	live        LSN
-	strict      bool
-	disk        string                      // why the leader's data may exist on its node only
-	hidden      bool                        // facts cannot be read
-	largest     string                      // mark
-	commands    int                         // that could change something were sent to consoles
-	unreadable  bool                        // services cannot be listed
-	work        string                      // what the primary answers over SQL; empty: nothing goes on
-	volumeLooks int                         // at the leader's volumes
-	stranded    string                      // why no other node takes the primary's volumes
-	events      map[string]string           // messages, by reason, pod and pause
-	pace        time.Duration               // that each call takes; zero: none
-	deny        func(context.Context) error // the answer to events; nil: they are created
-	asked       int                         // for events
+	leader       string            // Patroni's key; empty: released
+	began        time.Time         // of the first loop
+	serviceTo    string            // the member that the Service leads to
+	members      map[string]string // address by name
+	lag          map[string]LSN    // how far a replica is behind, live
+	request      map[string]string // annotations of the failover object; nil: it does not exist
+	version      int               // of that object
+	behavior     string            // how Patroni deals with a request
+	streams      bool              // the old primary streams after a move
+	leases       map[string]*worldLease
+	poolers      map[string]*worldPooler
+	records      map[string]json.RawMessage // of drains, by member
+	evicted      []string
+	refuse       error // the answer to evictions
+	live         LSN
+	strict       bool
+	disk         string                      // why the leader's data may exist on its node only
+	hidden       bool                        // facts cannot be read
+	largest      string                      // mark
+	commands     int                         // that could change something were sent to consoles
+	unreadable   bool                        // services cannot be listed
+	work         string                      // what the primary answers over SQL; empty: nothing goes on
+	volumeLooks  int                         // at the leader's volumes
+	unattachable string                      // why no other node takes the primary's volumes
+	events       map[string]string           // messages, by reason, pod and pause
+	pace         time.Duration               // that each call takes; zero: none
+	deny         func(context.Context) error // the answer to events; nil: they are created
+	asked        int                         // for events
 
 	timeline   int
 	stopping   bool                 // the leader switches over

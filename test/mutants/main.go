@@ -39,7 +39,7 @@ var subjects = map[string][]string{
 	"internal/config":      nil,
 	"internal/termination": nil,
 	"internal/asg":         nil,
-	"internal/postgres":    {"assess.go", "candidate.go", "facts.go", "only_copy.go", "stranded.go", "version.go", "work.go"},
+	"internal/postgres":    {"assess.go", "candidate.go", "facts.go", "only_copy.go", "unattachable.go", "version.go", "work.go"},
 }
 
 func main() {

@@ -76,7 +76,7 @@ func newRotateFixture(t *testing.T) *rotateFixture {
 	pods, err := r.Lab.Client().CoreV1().Pods(r.Name).List(r.ctx, metav1.ListOptions{LabelSelector: "app=postgres"})
 	require.NoError(t, err)
 	r.server = pods.Items[0].Status.PodIP
-	r.hurry()
+	r.touchPods()
 	return r
 }
 
@@ -110,8 +110,8 @@ func buildQuiescectl(t *testing.T) (path string) {
 	return path
 }
 
-// hurry lets kubelets look at all pods again and again until the test ends.
-func (r *rotateFixture) hurry() {
+// touchPods lets kubelets look at all pods again and again until the test ends.
+func (r *rotateFixture) touchPods() {
 	ctx, cancel := context.WithCancel(r.ctx)
 	done := make(chan struct{})
 	r.Cleanup(func() { cancel(); <-done })

@@ -20,8 +20,8 @@ import (
 	"quiesce/internal/drain"
 )
 
-// stolen is a request with the function's role. All are dry runs: RBAC and admission decide about them like about any other.
-type stolen struct {
+// attempt is a request with the function's role. All are dry runs: RBAC and admission decide about them like about any other.
+type attempt struct {
 	what   string
 	verb   string
 	path   string
@@ -32,7 +32,7 @@ type stolen struct {
 }
 
 // send sends the request with the client's identity.
-func (r stolen) send(t *testing.T, c *Client) error {
+func (r attempt) send(t *testing.T, c *Client) error {
 	request := c.core.Verb(r.verb).AbsPath(r.path).Timeout(callTimeout).MaxRetries(0)
 	if r.verb != http.MethodGet && r.verb != http.MethodDelete { // a deletion has the option in its body
 		request.Param("dryRun", metav1.DryRunAll)
@@ -48,15 +48,15 @@ func (r stolen) send(t *testing.T, c *Client) error {
 }
 
 // isRefused reports whether RBAC, or this policy, refuses the request. Only the text has the policy's name.
-func (r stolen) isRefused(err error) bool {
+func (r attempt) isRefused(err error) bool {
 	if r.policy != "" {
 		return err != nil && strings.Contains(err.Error(), "ValidatingAdmissionPolicy '"+r.policy+"' with binding '"+r.policy+"' denied request: quiesce must")
 	}
 	return apierrors.IsForbidden(err) && !strings.Contains(err.Error(), "ValidatingAdmissionPolicy")
 }
 
-// thiefEnv is two nodes and three pods that a thief of the role finds.
-type thiefEnv struct {
+// attackerEnv is two nodes and three pods that an attacker with the role finds.
+type attackerEnv struct {
 	*labEnv
 	admins         *Client
 	node           string
@@ -73,13 +73,13 @@ type thiefEnv struct {
 	deploymentPath string
 }
 
-func newThiefEnv(t *testing.T) *thiefEnv {
+func newAttackerEnv(t *testing.T) *attackerEnv {
 	t.Helper()
-	e := &thiefEnv{labEnv: newLabEnv(t)}
+	e := &attackerEnv{labEnv: newLabEnv(t)}
 	var err error
 	e.admins, err = New(e.Admin())
 	require.NoError(t, err)
-	e.node = "thief-" + e.namespace
+	e.node = "attacker-" + e.namespace
 	bare := "bare-" + e.namespace
 	n := nodeNamed(e.namespace)
 	n.Name, n.Labels = e.node, map[string]string{"team": "a", "pool": e.namespace}
@@ -123,7 +123,7 @@ spec:
 `
 
 // podOn starts a pod on the node.
-func (e *thiefEnv) podOn(pod *corev1.Pod, grace int64) *corev1.Pod {
+func (e *attackerEnv) podOn(pod *corev1.Pod, grace int64) *corev1.Pod {
 	e.Helper()
 	pod.Namespace, pod.Labels, pod.Annotations = e.namespace, withTeam(pod.Labels), withTeam(pod.Annotations)
 	pod.Spec = corev1.PodSpec{
@@ -144,51 +144,51 @@ func withTeam(values map[string]string) map[string]string {
 }
 
 // deletionOf deletes the pod as a drain would.
-func (e *thiefEnv) deletionOf(what string, pod *corev1.Pod, policy string) stolen {
+func (e *attackerEnv) deletionOf(what string, pod *corev1.Pod, policy string) attempt {
 	return deletion(what, e.namespacePath+"/pods/"+pod.Name, `,"gracePeriodSeconds":30,"preconditions":{"uid":"`+string(pod.UID)+`"}`, policy)
 }
 
-func merge(what, path, body, policy string) stolen {
-	return stolen{what: what, verb: http.MethodPatch, path: path, body: body, patch: types.MergePatchType, policy: policy}
+func merge(what, path, body, policy string) attempt {
+	return attempt{what: what, verb: http.MethodPatch, path: path, body: body, patch: types.MergePatchType, policy: policy}
 }
 
-func deletion(what, path, options, policy string) stolen {
-	return stolen{what: what, verb: http.MethodDelete, path: path, body: `{"apiVersion":"v1","kind":"DeleteOptions","dryRun":["All"]` + options + `}`, policy: policy}
+func deletion(what, path, options, policy string) attempt {
+	return attempt{what: what, verb: http.MethodDelete, path: path, body: `{"apiVersion":"v1","kind":"DeleteOptions","dryRun":["All"]` + options + `}`, policy: policy}
 }
 
-func (e *thiefEnv) status(what, body, policy string) stolen {
-	return stolen{what: what, verb: http.MethodPatch, path: e.webPath + "/status", body: body, patch: types.StrategicMergePatchType, policy: policy}
+func (e *attackerEnv) status(what, body, policy string) attempt {
+	return attempt{what: what, verb: http.MethodPatch, path: e.webPath + "/status", body: body, patch: types.StrategicMergePatchType, policy: policy}
 }
 
-func (e *thiefEnv) eviction(what, options, policy string) stolen {
+func (e *attackerEnv) eviction(what, options, policy string) attempt {
 	body := fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"web","namespace":"%s"}%s}`, e.namespace, options)
-	return stolen{what: what, verb: http.MethodPost, path: e.webPath + "/eviction", body: body, policy: policy}
+	return attempt{what: what, verb: http.MethodPost, path: e.webPath + "/eviction", body: body, policy: policy}
 }
 
-func create(what, path, body, policy string) stolen {
-	return stolen{what: what, verb: http.MethodPost, path: path, body: body, policy: policy}
+func create(what, path, body, policy string) attempt {
+	return attempt{what: what, verb: http.MethodPost, path: path, body: body, policy: policy}
 }
 
 func event(involved, source string) string {
-	return `{"apiVersion":"v1","kind":"Event","metadata":{"name":"thief","namespace":"default"},"reason":"Drained","message":"all pods",` +
+	return `{"apiVersion":"v1","kind":"Event","metadata":{"name":"attacker","namespace":"default"},"reason":"Drained","message":"all pods",` +
 		`"involvedObject":` + involved + `,"source":{"component":"` + source + `"}}`
 }
 
 // podEvent returns an event about a pod as a drain creates it, with one text of it replaced.
-func (e *thiefEnv) podEvent(old, replacement string) string {
-	body := `{"apiVersion":"v1","kind":"Event","metadata":{"name":"thief","namespace":"` + e.namespace + `"},"type":"Warning",` +
+func (e *attackerEnv) podEvent(old, replacement string) string {
+	body := `{"apiVersion":"v1","kind":"Event","metadata":{"name":"attacker","namespace":"` + e.namespace + `"},"type":"Warning",` +
 		`"reason":"EvictionBlocked","message":"no room","involvedObject":{"apiVersion":"v1","kind":"Pod","namespace":"` + e.namespace + `","name":"web",` +
 		`"uid":"` + string(e.web.UID) + `"},"source":{"component":"quiesce"}}`
 	return strings.Replace(body, old, replacement, 1)
 }
 
 // refused are requests that no drain makes.
-func (e *thiefEnv) refused() []stolen {
+func (e *attackerEnv) refused() []attempt {
 	const nodes, pods, deletions, evictions, status, events = "quiesce-nodes", "quiesce-pods", "quiesce-deletions", "quiesce-evictions", "quiesce-pod-status", "quiesce-events"
 	uid, someone := `"preconditions":{"uid":"`+string(e.web.UID)+`"}`, `{"kind":"Pod","apiVersion":"v1","namespace":"default","name":"web"}`
 	pod := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"miner"},"spec":{"containers":[{"name":"main","image":"miner"}]}}`
-	lease := `{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"thief"}}`
-	return []stolen{
+	lease := `{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"attacker"}}`
+	return []attempt{
 		merge("a label of a node", e.nodePath, `{"metadata":{"labels":{"team":"b"}}}`, nodes),
 		merge("a new label of a node", e.nodePath, `{"metadata":{"labels":{"pool":"b"}}}`, nodes),
 		merge("no label of a node", e.nodePath, `{"metadata":{"labels":{"team":null}}}`, nodes),
@@ -206,7 +206,7 @@ func (e *thiefEnv) refused() []stolen {
 		merge("the pod CIDR of a node", e.barePath, `{"spec":{"podCIDR":"10.9.0.0/24","podCIDRs":["10.9.0.0/24"]}}`, nodes),
 		merge("the provider ID of a node", e.barePath, `{"spec":{"providerID":"aws:///us-east-1a/i-other"}}`, nodes),
 		merge("the status of a node", e.nodePath+"/status", `{"status":{"conditions":null}}`, ""),
-		{what: "a new node", verb: http.MethodPost, path: "/api/v1/nodes", body: `{"apiVersion":"v1","kind":"Node","metadata":{"name":"thief"}}`},
+		{what: "a new node", verb: http.MethodPost, path: "/api/v1/nodes", body: `{"apiVersion":"v1","kind":"Node","metadata":{"name":"attacker"}}`},
 		deletion("the end of a node", e.nodePath, "", ""),
 		deletion("the end of all nodes", "/api/v1/nodes", "", ""),
 
@@ -265,10 +265,10 @@ func (e *thiefEnv) refused() []stolen {
 		create("an event of a pod, from another reporter", e.namespacePath+"/events", e.podEvent(`"reason"`, `"reportingComponent":"kubelet","reason"`), events),
 		create("an event of a Deployment", e.namespacePath+"/events", e.podEvent(`"Pod"`, `"Deployment"`), events),
 		create("an event that names a second object", e.namespacePath+"/events", e.podEvent(`"reason"`, `"related":`+someone+`,"reason"`), events),
-		create("an event with a finalizer", e.namespacePath+"/events", e.podEvent(`"name":"thief"`, `"name":"thief","finalizers":["example.com/never"]`), events),
+		create("an event with a finalizer", e.namespacePath+"/events", e.podEvent(`"name":"attacker"`, `"name":"attacker","finalizers":["example.com/never"]`), events),
 		create("a long event of a pod", e.namespacePath+"/events", e.podEvent("no room", strings.Repeat("a", 2000)), events),
 		create("a long event of a node", "/api/v1/namespaces/default/events", strings.Replace(event(`{"kind":"Node","name":"`+e.node+`"}`, "quiesce"), "all pods", strings.Repeat("a", 2000), 1), events),
-		merge("a change of an event", e.namespacePath+"/events/thief", `{"message":"x"}`, "").invalid(),
+		merge("a change of an event", e.namespacePath+"/events/attacker", `{"message":"x"}`, "").invalid(),
 		{what: "all events", verb: http.MethodGet, path: "/api/v1/events"},
 
 		create("a pod", e.namespacePath+"/pods", pod, ""),
@@ -282,10 +282,10 @@ func (e *thiefEnv) refused() []stolen {
 		{what: "all secrets", verb: http.MethodGet, path: "/api/v1/secrets"},
 		{what: "config maps", verb: http.MethodGet, path: e.namespacePath + "/configmaps"},
 		create("a token", e.namespacePath+"/serviceaccounts/default/token", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{"audiences":["x"]}}`, "").invalid(),
-		create("a namespace", "/api/v1/namespaces", `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"thief"}}`, ""),
+		create("a namespace", "/api/v1/namespaces", `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"attacker"}}`, ""),
 		create("a lease elsewhere", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases", lease, ""),
-		create("a PDB", "/apis/policy/v1/namespaces/"+e.namespace+"/poddisruptionbudgets", `{"apiVersion":"policy/v1","kind":"PodDisruptionBudget","metadata":{"name":"thief"}}`, ""),
-		create("a role", "/apis/rbac.authorization.k8s.io/v1/clusterroles", `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"name":"thief"}}`, ""),
+		create("a PDB", "/apis/policy/v1/namespaces/"+e.namespace+"/poddisruptionbudgets", `{"apiVersion":"policy/v1","kind":"PodDisruptionBudget","metadata":{"name":"attacker"}}`, ""),
+		create("a role", "/apis/rbac.authorization.k8s.io/v1/clusterroles", `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"name":"attacker"}}`, ""),
 		merge("its own role", "/apis/rbac.authorization.k8s.io/v1/clusterroles/quiesce", `{"rules":[{"apiGroups":["*"],"resources":["*"],"verbs":["*"]}]}`, ""),
 		deletion("the end of a policy", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/quiesce-pods", "", ""),
 		merge("a Deployment", e.deploymentPath, `{"spec":{"replicas":0}}`, "").invalid(),
@@ -298,16 +298,16 @@ const (
 )
 
 // invalid marks a request that the API server refuses even to an admin, or that is about an object that does not exist.
-func (r stolen) invalid() stolen {
+func (r attempt) invalid() attempt {
 	r.broken = true
 	return r
 }
 
-// allowed are the requests of a drain, and so what remains possible for a thief, with any node and any pod.
-func (e *thiefEnv) allowed() []stolen {
+// allowed are the requests of a drain, and so what remains possible for an attacker, with any node and any pod.
+func (e *attackerEnv) allowed() []attempt {
 	uid := `"preconditions":{"uid":"` + string(e.web.UID) + `"}`
 	closed := `{"spec":{"unschedulable":true},"metadata":{"labels":{"` + excludeLabel + `":"quiesce"},"annotations":{"` + terminationAnnotation + `":"{}"}}}`
-	return []stolen{
+	return []attempt{
 		merge("a closed node", e.nodePath, closed, ""),
 		merge("a restored node", e.nodePath, strings.NewReplacer("true", "null", `"quiesce"`, "null", `"{}"`, "null").Replace(closed), ""),
 		merge("a tainted node", e.nodePath, `{"spec":{"taints":[`+teamTaint+`,{"key":"quiesce/terminating","effect":"NoSchedule"}]}}`, ""),
@@ -329,13 +329,13 @@ func (e *thiefEnv) allowed() []stolen {
 		create("an event of a pod whose clients wait", e.namespacePath+"/events", e.podEvent("EvictionBlocked", "ClientsPaused"), ""),
 		create("an event of a pod whose clients go on", e.namespacePath+"/events",
 			strings.Replace(e.podEvent("EvictionBlocked", "ClientsResumed"), "Warning", "Normal", 1), ""),
-		create("a lease", "/apis/coordination.k8s.io/v1/namespaces/quiesce/leases", `{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"i-thief"}}`, ""),
+		create("a lease", "/apis/coordination.k8s.io/v1/namespaces/quiesce/leases", `{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"i-attacker"}}`, ""),
 	}
 }
 
-// A thief of the function's role can do what a drain does, and no more.
+// An attacker with the function's role can do what a drain does, and no more.
 func TestStolenRole_AnyRequest_OnlyThoseOfADrain(t *testing.T) {
-	e := newThiefEnv(t)
+	e := newAttackerEnv(t)
 	e.awaitPolicies()
 	for _, r := range e.refused() {
 		t.Run("refused: "+r.what, func(t *testing.T) {
@@ -352,7 +352,7 @@ func TestStolenRole_AnyRequest_OnlyThoseOfADrain(t *testing.T) {
 }
 
 // awaitPolicies waits until each policy is in force: the API server learns of a policy by a watch.
-func (e *thiefEnv) awaitPolicies() {
+func (e *attackerEnv) awaitPolicies() {
 	e.Helper()
 	inForce := map[string]bool{}
 	for _, r := range e.refused() {
@@ -365,7 +365,7 @@ func (e *thiefEnv) awaitPolicies() {
 
 // A policy that fails open, or applies to other users, is worse than none.
 func TestPolicies_AllOfThem_DenyAndBindOnlyTheGroup(t *testing.T) {
-	e := newThiefEnv(t)
+	e := newAttackerEnv(t)
 	policies, err := e.Client().AdmissionregistrationV1().ValidatingAdmissionPolicies().List(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)
 	ours := slices.DeleteFunc(policies.Items, func(p admissionregistrationv1.ValidatingAdmissionPolicy) bool {

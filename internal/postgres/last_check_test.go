@@ -14,15 +14,15 @@ import (
 	"quiesce/test/parts/bubble"
 )
 
-// Consoles are slow after the gate, and somebody asks for a switchover meanwhile. A request over HTTP carries no version, so the gate is
-// passed once more.
-func TestRun_SlowConsolesAfterTheGate_LooksOnceMore(t *testing.T) {
+// Consoles are slow after the last check, and somebody asks for a switchover meanwhile. A request over HTTP carries no version, so it is
+// checked once more.
+func TestRun_SlowConsolesAfterTheLastCheck_LooksOnceMore(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		w := newWorld()
 		e, i := w.escort()
 		e.Asker, e.ConnectVia, i.pace = i, config.ViaPodIP, 400*time.Millisecond
 		w.when("pause a/app", func() {
-			time.Sleep(1350 * time.Millisecond) // after the facts of the gate, and before the consoles' answers
+			time.Sleep(1350 * time.Millisecond) // after the facts of the last check, and before the consoles' answers
 			w.locked(0, func() { w.request = map[string]string{"leader": "pg-0", "member": "pg-2"} })
 		})
 		_, err, _ := w.runAs(t, e, i, "pg-0")
@@ -180,13 +180,13 @@ func TestRun_RequestNotSentAndLeaseTaken_KeyIsNotWritten(t *testing.T) {
 		e, i := w.escort()
 		e.ConnectVia, e.Asker = config.ViaPodIP, askerFunc(func(ctx context.Context) error {
 			w.locked(restDial-time.Millisecond, func() {
-				w.leases[testCluster].holder = &incarnation{world: w, name: "quiesce-thief"}
+				w.leases[testCluster].holder = &incarnation{world: w, name: "quiesce-other"}
 			})
 			_ = escort.Sleep(ctx, restDial)
 			return ErrNotSent
 		})
 		_, err, _ := w.runAs(t, e, i, "pg-0")
-		requireHeld(t, err, "quiesce-thief")
+		requireHeld(t, err, "quiesce-other")
 		require.Empty(t, w.order("request", "evict"))
 	})
 }

@@ -30,8 +30,8 @@ var (
 	errRival = errors.New("another callback has marked or paused it at the same moment")
 )
 
-// claim is what a watcher knows about others that use its pooler.
-type claim struct {
+// others is what a watcher knows about others that use its pooler.
+type others struct {
 	takesOver bool      // the pause was there before, and had a mark
 	before    []string  // other databases that were paused before our mark
 	retry     string    // the last mark of another callback; empty: there is none
@@ -59,13 +59,13 @@ func (p *pooler) unread() bool {
 
 // newcomers reports whether another database was paused since our first look.
 func (p *pooler) newcomers(v view) bool {
-	return slices.ContainsFunc(v.others, func(name string) bool { return !slices.Contains(p.claim.before, name) })
+	return slices.ContainsFunc(v.others, func(name string) bool { return !slices.Contains(p.others.before, name) })
 }
 
 // settle reports whether the pause may stay. If so, no other cluster has paused the pooler. A callback that takes a pause over does not
 // give way: the pause is not its own.
 func (p *pooler) settle(ctx context.Context) (stays bool, err error) {
-	if p.claim.takesOver {
+	if p.others.takesOver {
 		return true, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
@@ -124,12 +124,12 @@ func (p *pooler) stateOf(v view, now time.Time) state {
 	case !v.paused && !p.unread():
 		return ended
 	case p.isOurMark(v.retry):
-		p.claim.retry = ""
+		p.others.retry = ""
 		return ours
-	case p.claim.retry != v.retry:
-		p.claim.retry, p.claim.since = v.retry, now
+	case p.others.retry != v.retry:
+		p.others.retry, p.others.since = v.retry, now
 		return foreign
-	case now.Sub(p.claim.since) < foreignTime:
+	case now.Sub(p.others.since) < foreignTime:
 		return foreign
 	default:
 		return ours

@@ -12,25 +12,25 @@ import (
 // maxClaims bounds the claims of the leader that are looked at: its data, its log, and a few tablespaces.
 const maxClaims = 8
 
-// strandedTimeout bounds the look at the leader's volumes: two requests for each claim, which take milliseconds.
-const strandedTimeout = 3 * time.Second
+// unattachableTimeout bounds the look at the leader's volumes: two requests for each claim, which take milliseconds.
+const unattachableTimeout = 3 * time.Second
 
-// addStranded adds whether another node can take the leader's volumes.
-func (f *Facts) addStranded(ctx context.Context, clusters Clusters, leader Member) {
-	ctx, cancel := context.WithTimeout(ctx, strandedTimeout)
+// addUnattachable adds whether another node can take the leader's volumes.
+func (f *Facts) addUnattachable(ctx context.Context, clusters Clusters, leader Member) {
+	ctx, cancel := context.WithTimeout(ctx, unattachableTimeout)
 	defer cancel()
-	why, err := clusters.Stranded(ctx, leader)
-	if f.Stranded = why; err != nil {
+	why, err := clusters.Unattachable(ctx, leader)
+	if f.Unattachable = why; err != nil {
 		f.warn("it is not known whether another node can take the volumes of %s: %s", leader.Name, escort.Printable(err.Error()))
 	}
 }
 
-// isStranded reports whether the leader could not start again after the move, and would be missed: its node leaves, its volumes find no
+// isUnattachable reports whether the leader could not start again after the move, and would be missed: its node leaves, its volumes find no
 // other, and fewer than two replicas would stay. With two, one stands by until a node comes. A hold would then cost more than it saves:
 // with one node per zone, its replacement often starts only after this node is terminated.
-func (f *Facts) isStranded() bool {
+func (f *Facts) isUnattachable() bool {
 	leader := f.LeaderMember()
-	if f.Stranded == "" || leader == nil || leader.Leaving == "" {
+	if f.Unattachable == "" || leader == nil || leader.Leaving == "" {
 		return false
 	}
 	staying := 0
@@ -42,9 +42,9 @@ func (f *Facts) isStranded() bool {
 	return staying < 2
 }
 
-// Stranded implements Clusters. Volumes of EBS stay in their zone. Without another node there, the old primary could not start again, and
+// Unattachable implements Clusters. Volumes of EBS stay in their zone. Without another node there, the old primary could not start again, and
 // the cluster would be one member short until a node comes.
-func (o *Observer) Stranded(ctx context.Context, m Member) (why string, err error) {
+func (o *Observer) Unattachable(ctx context.Context, m Member) (why string, err error) {
 	seen := map[string]bool{}
 	for _, claim := range m.Claims[:min(len(m.Claims), maxClaims)] {
 		zones, err := o.Cluster.VolumeZones(ctx, m.Namespace, claim, m.Zone)
