@@ -3,6 +3,7 @@ package termination
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -124,13 +125,27 @@ func (j *job) undoEscorts(ctx context.Context, cluster Kubernetes, node drain.No
 	if !j.drainer.HasEscorts() {
 		return nil
 	}
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	pods, err := cluster.WatchPods(ctx, node, drain.EffortFull)
+	pods, err := readPods(ctx, cluster, node)
 	if err != nil {
 		return err
 	}
+	return j.undoEscortsOf(ctx, pods, node)
+}
+
+// readPods returns the pods of a node.
+func readPods(ctx context.Context, cluster Kubernetes, node drain.Node) ([]drain.Pod, error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	watched, err := cluster.WatchPods(ctx, node, drain.EffortFull)
+	if err != nil {
+		return nil, fmt.Errorf("read the pods of node %s: %w", node.Name, err)
+	}
+	return watched.Pods(), nil
+}
+
+// undoEscortsOf undoes what escorts changed on these pods of a node.
+func (j *job) undoEscortsOf(ctx context.Context, pods []drain.Pod, node drain.Node) error {
 	drainer := j.drainer
 	drainer.Log = j.nodeLog(node.Name)
-	return drainer.UndoEscorts(ctx, pods.Pods(), node)
+	return drainer.UndoEscorts(ctx, pods, node)
 }

@@ -66,16 +66,12 @@ type SweepReport struct {
 // sweep is one look at all our groups.
 type sweep struct {
 	*Handler
-	kubernetes Kubernetes              // nil: unreachable
-	groups     []Group                 // ours
-	held       []string                // Leases that an invocation holds
-	free       []string                // Leases of instances that no invocation holds
-	seen       map[string]bool         // instances, by ID
-	received   map[string]time.Time    // of the Leases, by instance ID; zero: unknown
-	closed     map[string][]ClosedNode // of the Leases, by instance ID
-	escorted   map[string][]string     // of the Leases: UIDs of pods that escorts have changed, by instance ID
-	returned   map[string]Termination  // instances that are in service or retained, and of which something is to be undone, by ID
-	draining   []Termination           // instances that wait, and that an invocation drains
+	kubernetes Kubernetes             // nil: unreachable
+	groups     []Group                // ours
+	leases     map[string]LeaseInfo   // by name, which is the ID of an instance or that of a group
+	seen       map[string]bool        // instances, by ID
+	returned   map[string]Termination // instances that are in service or retained, and of which something is to be undone, by ID
+	draining   []Termination          // instances that wait, and that an invocation drains
 	waiting    []waitingInstance
 	warmPools  []string                        // groups that have one
 	hooksDue   []string                        // groups whose hook is looked at in this sweep
@@ -121,8 +117,7 @@ func (h *Handler) sweep(ctx context.Context) (SweepReport, error) {
 
 func (h *Handler) newSweep() *sweep {
 	return &sweep{
-		Handler: h, received: map[string]time.Time{}, closed: map[string][]ClosedNode{}, escorted: map[string][]string{},
-		returned: map[string]Termination{}, seen: map[string]bool{},
+		Handler: h, leases: map[string]LeaseInfo{}, returned: map[string]Termination{}, seen: map[string]bool{},
 		activities: map[string]map[string]time.Time{},
 		report:     SweepReport{Status: StatusSwept, Errors: []string{}, StartedAt: time.Now()},
 	}
@@ -170,17 +165,10 @@ func (s *sweep) readCluster(ctx context.Context) {
 	s.addError(err)
 }
 
-// readLeases separates the Leases that an invocation holds from the free Leases of instances.
 func (s *sweep) readLeases(ctx context.Context, cluster Kubernetes) error {
 	leases, err := cluster.Leases(ctx)
 	for _, l := range leases {
-		s.received[l.Name], s.closed[l.Name], s.escorted[l.Name] = l.Received, l.Closed, l.Escorted
-		switch {
-		case l.Held:
-			s.held = append(s.held, l.Name)
-		case isInstance(l.Name):
-			s.free = append(s.free, l.Name)
-		}
+		s.leases[l.Name] = l
 	}
 	return err
 }
@@ -227,10 +215,10 @@ func (s *sweep) addInstance(group string, i Instance) {
 	s.noteRetained(group, i)
 	t := Termination{Group: group, Hook: s.Policy.Hook, InstanceID: i.ID}
 	switch {
-	case s.isRestorable(i) && (len(s.closed[i.ID]) > 0 || s.isLeftEscorted(i)):
+	case s.isRestorable(i) && (len(s.leases[i.ID].Closed) > 0 || s.isLeftEscorted(i)):
 		s.returned[i.ID] = t
 	case !i.isWaiting():
-	case slices.Contains(s.held, i.ID):
+	case s.leases[i.ID].Held:
 		s.report.Waiting++
 		s.report.Draining++
 		s.draining = append(s.draining, t)
@@ -260,7 +248,7 @@ func (s *sweep) readWarmPools(ctx context.Context) {
 // isLeftEscorted reports whether no node of the instance is closed, but escorts changed pods. The node was opened and their undoing failed,
 // or the cordon was denied.
 func (s *sweep) isLeftEscorted(i Instance) bool {
-	return len(s.escorted[i.ID]) > 0 && s.Drainer.HasEscorts()
+	return len(s.leases[i.ID].Escorted) > 0 && s.Drainer.HasEscorts()
 }
 
 // isRestorable reports whether the instance's termination is over and its pods keep running. Of a retained instance, only what escorts

@@ -7,7 +7,13 @@ import (
 
 // deleteLeases deletes the Leases that were kept for instances that are gone since, those of crashed invocations included.
 func (s *sweep) deleteLeases(ctx context.Context) {
-	unseen := slices.DeleteFunc(s.free, func(id string) bool { return s.seen[id] })
+	var unseen []string
+	for id, lease := range s.leases {
+		if isInstance(id) && !lease.Held && !s.seen[id] {
+			unseen = append(unseen, id)
+		}
+	}
+	slices.Sort(unseen)
 	if len(unseen) == 0 || s.kubernetes == nil || s.Policy.Shadow {
 		return
 	}

@@ -37,8 +37,8 @@ func (s *sweep) resendLost(ctx context.Context) {
 // countDrains returns how many instances are drained now. Each has a message in flight, unless its event did not come through the
 // queue. Leases of escorts have other names.
 func (s *sweep) countDrains() (n int) {
-	for _, lease := range s.held {
-		if isInstance(lease) {
+	for name, lease := range s.leases {
+		if lease.Held && isInstance(name) {
 			n++
 		}
 	}

@@ -21,13 +21,13 @@ func (s *sweep) restore(ctx context.Context) {
 
 func (s *sweep) restoreNodes(ctx context.Context, t Termination) {
 	if s.staysClosed(t.InstanceID) {
-		_, err := s.UndoEscorts(ctx, LeaseInfo{Name: t.InstanceID, Closed: s.closed[t.InstanceID], Escorted: s.escorted[t.InstanceID]})
+		_, err := s.UndoEscorts(ctx, s.leases[t.InstanceID])
 		if !errors.Is(err, ErrLeaseHeld) {
 			s.addError(err)
 		}
 	}
-	for _, n := range s.closed[t.InstanceID] {
-		if !s.Policy.isRestorable(n) || slices.Contains(s.held, t.InstanceID) {
+	for _, n := range s.leases[t.InstanceID].Closed {
+		if !s.Policy.isRestorable(n) || s.leases[t.InstanceID].Held {
 			continue
 		}
 		j := s.newJob(t)
@@ -48,6 +48,6 @@ func (s *sweep) restoreNodes(ctx context.Context, t Termination) {
 // rebalance recommendation, may have died. If it is young, its next invocation may be about to continue it.
 func (s *sweep) staysClosed(id string) bool {
 	isPending := func(n ClosedNode) bool { return s.Policy.isRestorable(n) || time.Since(n.CordonedAt) < minCordonAge }
-	return len(s.escorted[id]) > 0 && s.Drainer.HasEscorts() &&
-		!slices.Contains(s.held, id) && !slices.ContainsFunc(s.closed[id], isPending)
+	lease := s.leases[id]
+	return len(lease.Escorted) > 0 && s.Drainer.HasEscorts() && !lease.Held && !slices.ContainsFunc(lease.Closed, isPending)
 }

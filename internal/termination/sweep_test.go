@@ -165,7 +165,7 @@ func TestSweep_FailingInstance_NotResentEachMinute(t *testing.T) {
 }
 
 func TestCountDrains_EscortLease_NotCounted(t *testing.T) {
-	s := &sweep{held: []string{"i-0abc1234", "quiesce-pooler-7"}}
+	s := &sweep{leases: map[string]LeaseInfo{"i-0abc1234": {Held: true}, "i-0free": {}, "quiesce-pooler-7": {Held: true}}}
 	require.Equal(t, 1, s.countDrains())
 }
 

@@ -45,14 +45,14 @@ func (s *sweep) readActivities(ctx context.Context, waiting []Termination) {
 // earlier termination.
 func (s *sweep) waitsSince(t Termination) time.Time {
 	activity, known := s.activities[t.Group][t.InstanceID]
-	if received := s.received[t.InstanceID]; known && received.After(activity) {
+	if received := s.leases[t.InstanceID].Received; known && received.After(activity) {
 		return received
 	}
 	if known {
 		return activity
 	}
 	var first time.Time
-	for _, n := range s.closed[t.InstanceID] {
+	for _, n := range s.leases[t.InstanceID].Closed {
 		if first.IsZero() || n.CordonedAt.Before(first) {
 			first = n.CordonedAt
 		}

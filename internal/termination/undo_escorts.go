@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"quiesce/internal/drain"
@@ -32,8 +33,16 @@ func (h *Handler) UndoEscorts(ctx context.Context, l LeaseInfo) (undone []string
 	nodes, err := j.closedOrFound(ctx, cluster, l)
 	here := map[string]bool{}
 	for _, node := range nodes {
-		of, failure := j.undoEscortsOn(ctx, cluster, node, here)
-		undone, err = append(undone, of...), errors.Join(err, failure)
+		pods, failure := readPods(ctx, cluster, node)
+		for _, p := range pods {
+			here[p.UID] = true
+		}
+		if failure == nil {
+			var of []string
+			of, failure = j.undoRecorded(ctx, pods, node)
+			undone = append(undone, of...)
+		}
+		err = errors.Join(err, failure)
 	}
 	if err != nil || len(nodes) == 0 {
 		return undone, err
@@ -59,29 +68,14 @@ func (j *job) closedOrFound(ctx context.Context, cluster Kubernetes, l LeaseInfo
 	return found.Nodes, err
 }
 
-// undoEscortsOn undoes what escorts changed on the pods of a node, and returns those whose record is gone. It notes the UIDs of all its pods.
-func (j *job) undoEscortsOn(ctx context.Context, cluster Kubernetes, node drain.Node, here map[string]bool) (undone []string, err error) {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	watched, err := cluster.WatchPods(ctx, node, drain.EffortFull)
-	if err != nil {
-		return nil, fmt.Errorf("read the pods of node %s: %w", node.Name, err)
-	}
-	pods := watched.Pods()
-	recorded := func(p drain.Pod) bool { return j.lease.Record(drain.EscortRecord+p.UID) != "" }
-	var before []drain.Pod
+// undoRecorded undoes what escorts changed on the pods of a node, and returns those whose record is gone. It fails if a record remains.
+func (j *job) undoRecorded(ctx context.Context, pods []drain.Pod, node drain.Node) (undone []string, err error) {
+	isRecorded := func(p drain.Pod) bool { return j.lease.Record(drain.EscortRecord+p.UID) != "" }
+	before := slices.DeleteFunc(slices.Clone(pods), func(p drain.Pod) bool { return !isRecorded(p) })
+	err = j.undoEscortsOf(ctx, pods, node)
 	var unknown []error
-	for _, p := range pods {
-		here[p.UID] = true
-		if recorded(p) {
-			before = append(before, p)
-		}
-	}
-	drainer := j.drainer
-	drainer.Log = j.nodeLog(node.Name)
-	err = drainer.UndoEscorts(ctx, pods, node)
 	for _, p := range before {
-		if !recorded(p) {
+		if !isRecorded(p) {
 			undone = append(undone, p.String())
 		} else if err == nil {
 			unknown = append(unknown, fmt.Errorf("no phase of the configuration has the escort of pod %s", p))
