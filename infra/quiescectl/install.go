@@ -56,7 +56,7 @@ func newInstall(o *options) *cobra.Command {
 	}
 	down := &cobra.Command{
 		Use: "down", Short: "Remove everything of quiesce from the cluster, unless a drain runs or a pooler is paused", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return i.change(c, (*installed).down) },
+		RunE: func(c *cobra.Command, _ []string) error { return i.change(c, (*installed).Down) },
 	}
 	for _, what := range []*cobra.Command{render, up, verify} {
 		flags := what.Flags()
@@ -127,10 +127,6 @@ func (i *installOptions) verify(t *installed, ctx context.Context) ([]install.Ch
 		err = errDiffers
 	}
 	return changes, err
-}
-
-func (t *installed) down(ctx context.Context) ([]install.Change, error) {
-	return t.Down(ctx)
 }
 
 // change does something about each object, and prints what was done, also before an error.

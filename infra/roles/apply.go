@@ -49,18 +49,14 @@ func apply(ctx context.Context, s *session, changes []change) error {
 		if err != nil {
 			return err
 		}
-		if err := inTransaction(ctx, conn, func(tx pgx.Tx) error { return send(ctx, tx, by[database]) }); err != nil {
+		if err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return send(ctx, tx, by[database]) }); err != nil {
 			return err
 		}
 	}
 	if len(last) == 0 {
 		return nil
 	}
-	return inTransaction(ctx, s.Conn, func(tx pgx.Tx) error { return send(ctx, tx, last) })
-}
-
-func inTransaction(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, conn, do)
+	return pgx.BeginFunc(ctx, s.Conn, func(tx pgx.Tx) error { return send(ctx, tx, last) })
 }
 
 func send(ctx context.Context, tx pgx.Tx, changes []change) error {
@@ -96,15 +92,15 @@ func (s *session) drop(ctx context.Context, plan drops) error {
 			return err
 		}
 		// This waits for sessions that use the objects. Under the lock of clearOut, nothing could be made on the whole server meanwhile.
-		err = inTransaction(ctx, conn, func(tx pgx.Tx) error { return send(ctx, tx, in.reassign) })
+		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return send(ctx, tx, in.reassign) })
 		if err == nil {
-			err = inTransaction(ctx, conn, func(tx pgx.Tx) error { return clearOut(ctx, tx, in) })
+			err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return clearOut(ctx, tx, in) })
 		}
 		if err != nil {
 			return fmt.Errorf("in database %s: %w", in.database, err)
 		}
 	}
-	return inTransaction(ctx, s.Conn, func(tx pgx.Tx) error { return dropRoles(ctx, tx, plan.roles) })
+	return pgx.BeginFunc(ctx, s.Conn, func(tx pgx.Tx) error { return dropRoles(ctx, tx, plan.roles) })
 }
 
 // dropRoles drops the roles, unless one is in use: it may have logged in since the look. PostgreSQL drops a role all the same.

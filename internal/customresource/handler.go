@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"runtime/debug"
 	"time"
 
 	"github.com/aws/aws-lambda-go/cfn"
@@ -21,9 +20,6 @@ import (
 // stopTime is how long the work may take to stop when its time is over, and to say what it did not do. A request to AWS stops at once.
 // Work that does not is left behind.
 const stopTime = time.Second
-
-// maxStackBytes bounds the stack of a panic in the log. The top says most.
-const maxStackBytes = 4 * 1024
 
 // Handler handles the events of the custom resource.
 type Handler struct {
@@ -107,8 +103,7 @@ func (h *Handler) do(ctx context.Context, event cfn.Event) error {
 func (h *Handler) work(ctx context.Context, event cfn.Event) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			stack := debug.Stack()
-			h.Log.Error("panic recovered", "error", drain.Short(fmt.Sprint(p)), "stack", string(stack[:min(len(stack), maxStackBytes)]))
+			h.Log.Error("panic recovered", "error", drain.Short(fmt.Sprint(p)), "stack", drain.Stack())
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -142,7 +141,7 @@ func (d Drainer) guard(step string, pod Ref, call func()) (err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			err = fmt.Errorf("the escort panicked in %s: %s", step, Cut(fmt.Sprint(cause), MaxText/2))
-			d.Log.Error("escort panicked", "pod", pod.String(), "step", step, "error", err.Error(), "stack", Cut(string(debug.Stack()), 4*MaxText))
+			d.Log.Error("escort panicked", "pod", pod.String(), "step", step, "error", err.Error(), "stack", Stack())
 		}
 	}()
 	call()

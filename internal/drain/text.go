@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"runtime/debug"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -29,6 +30,12 @@ func Cut(text string, most int) string {
 	}
 	return strings.ToValidUTF8(text, "?")
 }
+
+// maxStack bounds the stack of a panic in a log, in bytes. A line of CloudWatch Logs has at most 256 KB, and the top of a stack says most.
+const maxStack = 4 << 10
+
+// Stack returns the stack of the calling goroutine for a log: after a panic, in the function that recovers.
+func Stack() string { return Cut(string(debug.Stack()), maxStack) }
 
 // Sentence joins the parts that are not empty.
 func Sentence(parts ...string) string {

@@ -42,7 +42,7 @@ func (p byPause) evictAndStop(ctx context.Context) error {
 	if p.preStopDelay() >= minUsefulDelay {
 		return p.evictThenPause(ctx)
 	}
-	return p.pauseThenEvict(ctx)
+	return p.stopThenEvict(ctx)
 }
 
 func (p byPause) stopTerminating(ctx context.Context) error {
@@ -58,8 +58,6 @@ func (p byPause) stopTerminating(ctx context.Context) error {
 	return p.pauseBefore(ctx, signal)
 }
 
-func (p byPause) stopThenEvict(ctx context.Context) error { return p.pauseThenEvict(ctx) }
-
 func (p byPause) stopTransactions(ctx context.Context) error {
 	if err := p.prepare(ctx); err != nil {
 		return err
@@ -73,8 +71,8 @@ func (byPause) livenessLimit() (limit time.Duration, limited bool) { return 0, f
 // finalShutdown does nothing: SIGTERM ends pgbouncer.
 func (byPause) finalShutdown(context.Context) {}
 
-// pauseThenEvict evicts the pod when no transaction is open any more, or at the deadline.
-func (p byPause) pauseThenEvict(ctx context.Context) error {
+// stopThenEvict evicts the pod when no transaction is open any more, or at the deadline.
+func (p byPause) stopThenEvict(ctx context.Context) error {
 	if err := p.prepare(ctx); err != nil {
 		return err
 	}

@@ -359,7 +359,7 @@ func (r *run) recover(ctx context.Context) error {
 		return hold("another process holds the Lease of its cluster, and poolers may still be paused: %s", namesOf(r.record.Poolers))
 	}
 	r.log.Warn("found an interrupted move, resuming its poolers first", "since", r.record.Since)
-	r.withdraw(ctx, r.cluster, r.record)
+	withdraw(ctx, r.log, r.cluster, r.record.failover())
 	found := *r.record
 	var takenOver func(context.Context) bool
 	var unseen error

@@ -114,6 +114,11 @@ func (m *mark) carry(interrupted *mark) {
 	}
 }
 
+// failover returns the request that the mark names; without a kind, there is none.
+func (m *mark) failover() escort.Failover {
+	return escort.Failover{Kind: m.Kind, Namespace: m.Namespace, Name: m.Object, Leader: m.Leader, Candidate: m.Candidate}
+}
+
 // rest returns the mark of what is left to do when all but these poolers are resumed; empty: nothing is. A pooler that was resumed once, and
 // does not answer any more, is asked again, but counts as resumed: it must not hold its cluster.
 func (m mark) rest(stillPaused []markedPooler) string {

@@ -4,15 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 )
-
-// maxStack bounds the stack of a panic in the log. Its top says most.
-const maxStack = 4 << 10
 
 // errPanic begins the error of a panic.
 var errPanic = errors.New("panic")
@@ -23,7 +19,7 @@ func safely(do func() error) (err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			err = fmt.Errorf("%w: %s", errPanic, escort.Printable(fmt.Sprint(cause)))
-			slog.Error("panic recovered", "error", err.Error(), "stack", drain.Cut(string(debug.Stack()), maxStack))
+			slog.Error("panic recovered", "error", err.Error(), "stack", drain.Stack())
 		}
 	}()
 	return do()

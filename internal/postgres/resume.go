@@ -210,7 +210,7 @@ func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.Mar
 	if err != nil {
 		return cleared{}, err
 	}
-	e.withdraw(ctx, cluster, m)
+	withdraw(ctx, e.log(), cluster, m.failover())
 	first := !m.Resumed
 	m.interrupt()
 	stillPaused := resumer{cluster, e.Consoles, e.log(), nil}.all(ctx, m.Poolers, nil)
@@ -222,18 +222,6 @@ func (e *Escort) clearMark(ctx context.Context, cluster Cluster, held escort.Mar
 		err = errors.Join(fmt.Errorf("still paused: %s", namesOf(stillPaused)), err)
 	}
 	return cleared{m, first, stillPaused}, err
-}
-
-// withdraw removes the request of an interrupted move, if it is still there: otherwise the primary could move when it is not expected.
-// Clients wait meanwhile, so the time for it is short, and a failure changes nothing.
-func (e *Escort) withdraw(ctx context.Context, cluster Cluster, m *mark) {
-	if m.Kind == "" {
-		return
-	}
-	f := escort.Failover{Kind: m.Kind, Namespace: m.Namespace, Name: m.Object, Leader: m.Leader, Candidate: m.Candidate}
-	if err := withdraw(ctx, cluster, f); err != nil {
-		e.log().Warn("failed to withdraw the request for a switchover", "error", escort.Printable(err.Error()))
-	}
 }
 
 func namesOf(poolers []markedPooler) string {

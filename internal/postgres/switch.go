@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"quiesce/internal/drain"
@@ -150,7 +151,7 @@ func (byKey) request(ctx context.Context, m *move, _ time.Time) (*asked, error) 
 	if err != nil {
 		// A request whose answer was lost may have been written. It is looked for, and withdrawn.
 		if !m.isTakenOver(ctx) {
-			m.withdraw(ctx, a)
+			withdraw(ctx, m.log, m.cluster, a.failover)
 		}
 		return nil, fmt.Errorf("request the switchover: %w", err)
 	}
@@ -258,7 +259,7 @@ func (m *move) request(ctx context.Context, deadline time.Time) error {
 	if m.isTakenOver(ctx) {
 		m.withdrawOwn(ctx, requested)
 	} else {
-		m.withdraw(ctx, requested)
+		withdraw(ctx, m.log, m.cluster, requested.failover)
 	}
 	if m.lookOnce(ctx) {
 		return nil
@@ -346,13 +347,6 @@ func (m *move) lookOnce(ctx context.Context) (moved bool) {
 	return m.moved != ""
 }
 
-// withdraw removes the request if it is still there, even if ctx has ended. Any other request stays.
-func (m *move) withdraw(ctx context.Context, requested *asked) {
-	if err := withdraw(ctx, m.cluster, requested.failover); err != nil {
-		m.log.Warn("failed to withdraw the request for a switchover", "error", escort.Printable(err.Error()))
-	}
-}
-
 // withdrawOwn removes the request if the object is as this move has written it. The new holder of the Lease may have withdrawn what was there
 // before that, and may have asked for the same since.
 func (m *move) withdrawOwn(ctx context.Context, requested *asked) {
@@ -361,28 +355,34 @@ func (m *move) withdrawOwn(ctx context.Context, requested *asked) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
 	defer cancel()
-	if err := m.cluster.WithdrawSwitchover(ctx, requested.failover, requested.version); err != nil {
-		m.log.Warn("failed to withdraw the request for a switchover", "error", escort.Printable(err.Error()))
-	}
+	logWithdrawal(m.log, m.cluster.WithdrawSwitchover(ctx, requested.failover, requested.version))
 }
 
 // withdrawLate removes a request that was written just after another switchover had moved the primary. Patroni removes one that it
 // follows when the new primary has the key. This one would count as a person's for a loop.
 func (m *move) withdrawLate(ctx context.Context) {
 	if !m.unnamed && m.facts.Operator.UsesPatroni() && !m.isTakenOver(ctx) {
-		m.withdraw(ctx, &asked{failover: m.failover()})
+		withdraw(ctx, m.log, m.cluster, m.failover())
 	}
 }
 
-func withdraw(ctx context.Context, cluster Cluster, f escort.Failover) error {
+// withdraw removes a request if it is still there, even if ctx has ended: otherwise the primary could move when it is not expected. Any other
+// request stays. Clients may wait meanwhile, so the time for it is short, and a failure changes nothing.
+func withdraw(ctx context.Context, log *slog.Logger, cluster Cluster, f escort.Failover) {
 	if f.Kind == "" {
-		return nil
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
 	defer cancel()
 	object, err := cluster.Annotated(ctx, f.Kind, f.Namespace, f.Name)
-	if err != nil || object == nil || !isRequested(object, f) {
-		return err
+	if err == nil && object != nil && isRequested(object, f) {
+		err = cluster.WithdrawSwitchover(ctx, f, object.ResourceVersion)
 	}
-	return cluster.WithdrawSwitchover(ctx, f, object.ResourceVersion)
+	logWithdrawal(log, err)
+}
+
+func logWithdrawal(log *slog.Logger, err error) {
+	if err != nil {
+		log.Warn("failed to withdraw the request for a switchover", "error", escort.Printable(err.Error()))
+	}
 }

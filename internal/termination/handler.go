@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -156,9 +155,6 @@ func (h *Handler) handle(ctx context.Context, record Record) outcome {
 	return outcome{report, err}
 }
 
-// maxStackBytes bounds the stack of a panic in the log: a line of CloudWatch Logs has at most 256 KB, and the top of a stack says most.
-const maxStackBytes = 4 * 1024
-
 // dispatchSafely turns a panic into an error. The record comes again, and the other records of the batch are handled.
 func (h *Handler) dispatchSafely(ctx context.Context, record Record) (report Report, err error) {
 	defer func() {
@@ -166,8 +162,7 @@ func (h *Handler) dispatchSafely(ctx context.Context, record Record) (report Rep
 		if p == nil {
 			return
 		}
-		stack := debug.Stack()
-		h.Log.Error("panic recovered", "error", drain.Short(fmt.Sprint(p)), "stack", string(stack[:min(len(stack), maxStackBytes)]))
+		h.Log.Error("panic recovered", "error", drain.Short(fmt.Sprint(p)), "stack", drain.Stack())
 		err = &Failed{fmt.Errorf("panic: %v", p)}
 		report.Status, report.Reason, report.Version, report.Commit = StatusFailed, drain.Short(err.Error()), h.Version, h.Commit
 		if t := record.Termination; t != nil {
