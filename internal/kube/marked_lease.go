@@ -30,7 +30,7 @@ type markedLease struct{ *lease }
 func (c *Client) AcquireMarkedLease(ctx context.Context, name string) (escort.MarkedLease, error) {
 	l, err := c.hold(ctx, context.WithoutCancel(ctx), name, termination.Acquisition{}, func(*coordinationv1.Lease) {})
 	if l == nil || err != nil {
-		return nil, err
+		return nil, withPermission(err)
 	}
 	return markedLease{l}, nil
 }

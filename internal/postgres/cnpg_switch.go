@@ -108,15 +108,6 @@ func (c *cnpgCluster) whyNotAtRest(leader string) string {
 	return ""
 }
 
-// isSameTimeline reports whether a candidate is on its leader's timeline. CloudNativePG's replicas may show the one before, so they must
-// stream.
-func (m *move) isSameTimeline(candidate, leader LiveState) bool {
-	if !m.facts.Operator.UsesPatroni() {
-		return candidate.State == streaming
-	}
-	return candidate.Timeline == leader.Timeline
-}
-
 // clusterLeader returns the primary that the Cluster names; empty: it changes. It reports false if the Cluster could not be read.
 func (m *move) clusterLeader(ctx context.Context) (name string, ok bool) {
 	c, err := m.readCluster(ctx)
@@ -142,49 +133,6 @@ func (m *move) checkBegun(ctx context.Context) error {
 	}
 	m.begun = true
 	return hold("the switchover from %s to %s has begun and cannot be withdrawn, but did not end within %v", m.facts.Leader, m.candidateName(), m.limit-resumeReserve)
-}
-
-// checkUnheld holds a primary in front of which a pooler's console does not answer: it may in a moment. And it holds one of CloudNativePG in
-// front of which a pooler cannot hold its clients. The operator chooses the new primary before the old one has stopped, so a write in between
-// may not reach it (https://github.com/cloudnative-pg/cloudnative-pg/issues/11293).
-func (m *move) checkUnheld(p *front) error {
-	switch {
-	case m.last:
-		return nil
-	case !m.facts.Operator.UsesPatroni():
-		return hold("clients of pooler %s cannot be held, and CloudNativePG can lose what they write during its switchover: %s", p.pod.Ref, p.unheld)
-	case p.serves(time.Now()):
-		return hold("pooler %s is stopping, and may have its clients until it is gone", p.pod.Ref)
-	case p.silent:
-		return hold("the console of pooler %s does not answer: %s", p.pod.Ref, p.unheld)
-	}
-	return nil
-}
-
-// checkOthers holds a primary of CloudNativePG for a pooler whose console does not answer: it may be in front. With Patroni no write is lost,
-// and a pooler of which nothing says where it leads must not keep every primary of its namespace.
-func (m *move) checkOthers() error {
-	if m.facts.Operator.UsesPatroni() {
-		return nil
-	}
-	for _, p := range m.paths.others {
-		mayLeadHere := p.serves(time.Now()) && p.elsewhere == 0 && !belongsElsewhere(p.pod, m.facts.Identity)
-		if !p.silent && !mayLeadHere {
-			continue
-		}
-		if err := m.checkUnheld(p); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// leastHold returns for how long clients must be able to wait.
-func (m *move) leastHold() time.Duration {
-	if !m.facts.Operator.UsesPatroni() {
-		return cnpgMinHold
-	}
-	return minHold
 }
 
 // awaitQuiet waits until the log of the leader stands still, and returns what the leader says then. Though all poolers are paused, clients

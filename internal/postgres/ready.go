@@ -148,3 +148,46 @@ func (m *move) checkTransactions(ctx context.Context, p *front) error {
 	}
 	return nil
 }
+
+// checkUnheld holds a primary in front of which a pooler's console does not answer: it may in a moment. And it holds one of CloudNativePG in
+// front of which a pooler cannot hold its clients. The operator chooses the new primary before the old one has stopped, so a write in between
+// may not reach it (https://github.com/cloudnative-pg/cloudnative-pg/issues/11293).
+func (m *move) checkUnheld(p *front) error {
+	switch {
+	case m.last:
+		return nil
+	case !m.facts.Operator.UsesPatroni():
+		return hold("clients of pooler %s cannot be held, and CloudNativePG can lose what they write during its switchover: %s", p.pod.Ref, p.unheld)
+	case p.serves(time.Now()):
+		return hold("pooler %s is stopping, and may have its clients until it is gone", p.pod.Ref)
+	case p.silent:
+		return hold("the console of pooler %s does not answer: %s", p.pod.Ref, p.unheld)
+	}
+	return nil
+}
+
+// checkOthers holds a primary of CloudNativePG for a pooler whose console does not answer: it may be in front. With Patroni no write is lost,
+// and a pooler of which nothing says where it leads must not keep every primary of its namespace.
+func (m *move) checkOthers() error {
+	if m.facts.Operator.UsesPatroni() {
+		return nil
+	}
+	for _, p := range m.paths.others {
+		mayLeadHere := p.serves(time.Now()) && p.elsewhere == 0 && !belongsElsewhere(p.pod, m.facts.Identity)
+		if !p.silent && !mayLeadHere {
+			continue
+		}
+		if err := m.checkUnheld(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leastHold returns for how long clients must be able to wait.
+func (m *move) leastHold() time.Duration {
+	if !m.facts.Operator.UsesPatroni() {
+		return cnpgMinHold
+	}
+	return minHold
+}

@@ -347,6 +347,15 @@ func (m *move) lookOnce(ctx context.Context) (moved bool) {
 	return m.moved != ""
 }
 
+// isSameTimeline reports whether a candidate is on its leader's timeline. CloudNativePG's replicas may show the one before, so they must
+// stream.
+func (m *move) isSameTimeline(candidate, leader LiveState) bool {
+	if !m.facts.Operator.UsesPatroni() {
+		return candidate.State == streaming
+	}
+	return candidate.Timeline == leader.Timeline
+}
+
 // withdrawOwn removes the request if the object is as this move has written it. The new holder of the Lease may have withdrawn what was there
 // before that, and may have asked for the same since.
 func (m *move) withdrawOwn(ctx context.Context, requested *asked) {

@@ -10,34 +10,38 @@ import (
 // version is the part of a version that decides: 4.0.7 is {4, 0, 7}.
 type version [3]int
 
-// The versions that are known. Between the first and the last of Patroni, the objects and the HTTP interface that quiesce uses have not
-// changed. CloudNativePG redesigns its switchover in 1.31, and before 1.29.1 does not mark the old primary.
-var known = map[bool]struct{ first, beyond version }{
-	true:  {version{3, 0, 0}, version{4, 2, 0}},   // Patroni
-	false: {version{1, 29, 1}, version{1, 31, 0}}, // CloudNativePG
+// program is what moves a primary, with the versions that are known: from the first on, and before the one beyond.
+type program struct {
+	name          string
+	first, beyond version
+	tested        []string // how the versions begin with which moves were run
 }
 
-// tested are the versions with which moves were run.
-var tested = map[bool][]string{
-	true:  {"3.0.", "4.0."}, // Patroni
-	false: {"1.30."},        // CloudNativePG
+var (
+	// patroniProgram: between the first and the last, the objects and the HTTP interface that quiesce uses have not changed.
+	patroniProgram = program{"Patroni", version{3, 0, 0}, version{4, 2, 0}, []string{"3.0.", "4.0."}}
+	// cnpgProgram redesigns its switchover in 1.31, and before 1.29.1 does not mark the old primary.
+	cnpgProgram = program{"CloudNativePG", version{1, 29, 1}, version{1, 31, 0}, []string{"1.30."}}
+)
+
+func programOf(o Operator) program {
+	if o.UsesPatroni() {
+		return patroniProgram
+	}
+	return cnpgProgram
 }
 
 // checkVersion returns why a cluster of this version is not moved, or what is to be said of it.
 func checkVersion(o Operator, text string) (hold, warning string) {
-	program := "CloudNativePG"
-	if o.UsesPatroni() {
-		program = "Patroni"
-	}
+	program := programOf(o)
 	v, ok := parseVersion(text)
-	limits := known[o.UsesPatroni()]
 	switch {
 	case !ok:
-		return fmt.Sprintf("the version of %s is not known", program), ""
-	case v.before(limits.first) || !v.before(limits.beyond):
-		return fmt.Sprintf("%s %s is not known to quiesce: it only assesses such clusters", program, text), ""
-	case !slices.ContainsFunc(tested[o.UsesPatroni()], func(prefix string) bool { return strings.HasPrefix(text, prefix) }):
-		return "", fmt.Sprintf("moves were not tested with %s %s", program, text)
+		return fmt.Sprintf("the version of %s is not known", program.name), ""
+	case v.before(program.first) || !v.before(program.beyond):
+		return fmt.Sprintf("%s %s is not known to quiesce: it only assesses such clusters", program.name, text), ""
+	case !slices.ContainsFunc(program.tested, func(prefix string) bool { return strings.HasPrefix(text, prefix) }):
+		return "", fmt.Sprintf("moves were not tested with %s %s", program.name, text)
 	default:
 		return "", ""
 	}
