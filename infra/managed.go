@@ -117,6 +117,6 @@ func hooksPermissions(stack awscdk.Stack, d deployment) []awsiam.PolicyStatement
 		// Find the groups and the hooks that they have. The Describe actions of Auto Scaling support no resources.
 		allow("DescribeHooks", everything, "autoscaling:DescribeAutoScalingGroups", "autoscaling:DescribeLifecycleHooks"),
 	}
-	// IAM cannot limit this to one hook. The code looks at the mark of a hook before it removes it.
+	// IAM cannot limit this to one hook. The code looks for the name of the stack in a hook before it removes it.
 	return append(all, onGroups(stack, d, "ManageHooks", "autoscaling:PutLifecycleHook", "autoscaling:DeleteLifecycleHook")...)
 }

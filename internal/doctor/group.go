@@ -65,7 +65,7 @@ func isRebalanced(g asg.Settings) bool {
 }
 
 // putHook returns the command that puts our hook, or none if no configuration was given: nobody may answer a hook of another name, and one
-// without the stack's mark is never removed.
+// without the stack's name is never removed.
 func (v *view) putHook(group string) string {
 	if !v.Configured {
 		return ""

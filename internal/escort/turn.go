@@ -21,7 +21,7 @@ const (
 type TurnTaker interface {
 	// Peers returns the pods of the same owner, this one included. It returns none for a pod without an owner that has a selector.
 	Peers(ctx context.Context, p Pod) ([]Peer, error)
-	// AcquireGroupLease takes the Lease of this name, in the function's own namespace, and renews it until release is called. It
+	// AcquireGroupLease acquires the Lease of this name, in the function's own namespace, and renews it until release is called. It
 	// reports false if another holds it.
 	AcquireGroupLease(ctx context.Context, name string) (release func() error, acquired bool, err error)
 }

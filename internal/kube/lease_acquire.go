@@ -24,7 +24,7 @@ const (
 	acquireTimeout = 3 * time.Second
 )
 
-// AcquireLease takes the Lease of an instance, which has the instance's ID for its name; nil: another invocation holds it.
+// AcquireLease acquires the Lease of an instance, which has the instance's ID for its name; nil: another invocation holds it.
 func (c *Client) AcquireLease(ctx context.Context, instanceID string, a termination.Acquisition) (termination.Lease, error) {
 	l, err := c.hold(ctx, ctx, instanceID, a, func(l *coordinationv1.Lease) {
 		annotate(l, receivedAnnotation, timeText(earliest(a.Received, firstReceived(l))))
@@ -39,7 +39,7 @@ func (c *Client) AcquireLease(ctx context.Context, instanceID string, a terminat
 	return l, nil
 }
 
-// AcquireGroupLease takes the Lease of this name, and renews it until release is called, which deletes it; acquired is false if another
+// AcquireGroupLease acquires the Lease of this name, and renews it until release is called, which deletes it; acquired is false if another
 // holds it (https://kubernetes.io/docs/concepts/architecture/leases/). It is renewed after the end of ctx too: what its holder has paused
 // is resumed then.
 func (c *Client) AcquireGroupLease(ctx context.Context, name string) (release func() error, acquired bool, err error) {

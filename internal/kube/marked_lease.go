@@ -25,7 +25,7 @@ const expirySlack = 5 * time.Second
 // markedLease implements escort.MarkedLease.
 type markedLease struct{ *lease }
 
-// AcquireMarkedLease takes the Lease of this name, and renews it until it is released; nil: another holds it. It is renewed after the end
+// AcquireMarkedLease acquires the Lease of this name, and renews it until it is released; nil: another holds it. It is renewed after the end
 // of ctx too: what its holder has paused is resumed then.
 func (c *Client) AcquireMarkedLease(ctx context.Context, name string) (escort.MarkedLease, error) {
 	l, err := c.hold(ctx, context.WithoutCancel(ctx), name, termination.Acquisition{}, func(*coordinationv1.Lease) {})

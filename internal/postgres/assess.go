@@ -32,9 +32,9 @@ func assess(f Facts, s Settings, now time.Time, leaving func(Member) string) Ass
 	if len(a.Holds) > 0 {
 		return a
 	}
-	judge := judge{Facts: f, leader: *f.LeaderMember(), limit: f.lagLimit(s), leaving: leaving}
-	if a.Candidate = judge.choose(); a.Candidate == nil {
-		a.Holds = append(a.Holds, judge.noCandidate())
+	candidates := chooser{Facts: f, leader: *f.LeaderMember(), limit: f.lagLimit(s), leaving: leaving}
+	if a.Candidate = candidates.choose(); a.Candidate == nil {
+		a.Holds = append(a.Holds, candidates.noCandidate())
 		return a
 	}
 	a.Warnings = append(append(a.Warnings, f.warnings()...), f.workWarnings(*a.Candidate)...)
@@ -247,10 +247,10 @@ func (f *Facts) isLastStandby(name string) bool {
 	if leader == nil || leader.Name == name {
 		return false
 	}
-	judge := judge{Facts: *f, leader: *leader}
+	candidates := chooser{Facts: *f, leader: *leader}
 	others := 0
 	for _, m := range f.Members {
-		if m.Name != name && m.Name != f.Leader && m.Ready && !m.Terminating && judge.isStreaming(m) {
+		if m.Name != name && m.Name != f.Leader && m.Ready && !m.Terminating && candidates.isStreaming(m) {
 			others++
 		}
 	}

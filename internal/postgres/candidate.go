@@ -12,8 +12,8 @@ import (
 // negligibleLag is what a replica makes up for in no time that a client notices. Candidates within it count as equally close.
 const negligibleLag LSN = 1 << 20
 
-// judge decides about candidates.
-type judge struct {
+// chooser chooses the candidate.
+type chooser struct {
 	Facts
 	leader  Member
 	limit   LSN
@@ -21,27 +21,27 @@ type judge struct {
 }
 
 // choose returns the best candidate; nil: there is none.
-func (j judge) choose() *Member {
+func (c chooser) choose() *Member {
 	var fit []Member
-	for _, m := range j.Members {
-		if m.Name != j.Leader && j.whyNot(m) == "" {
+	for _, m := range c.Members {
+		if m.Name != c.Leader && c.whyNot(m) == "" {
 			fit = append(fit, m)
 		}
 	}
 	if len(fit) == 0 {
 		return nil
 	}
-	best := slices.MinFunc(fit, j.compare)
+	best := slices.MinFunc(fit, c.compare)
 	return &best
 }
 
 // compare prefers a synchronous standby, then the one that is closest, then the one whose node is the newest. Instance refreshes, maximum
 // lifetimes and the default termination policy take the oldest instances first
 // (https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-termination-policies.html), and each move interrupts.
-func (j judge) compare(a, b Member) int {
+func (c chooser) compare(a, b Member) int {
 	return cmp.Or(
-		cmp.Compare(rank(j.isSync(a)), rank(j.isSync(b))),
-		cmp.Compare(j.lag(a)/negligibleLag, j.lag(b)/negligibleLag),
+		cmp.Compare(rank(c.isSync(a)), rank(c.isSync(b))),
+		cmp.Compare(c.lag(a)/negligibleLag, c.lag(b)/negligibleLag),
 		b.NodeCreated.Compare(a.NodeCreated),
 		cmp.Compare(a.Name, b.Name),
 	)
@@ -54,16 +54,16 @@ func rank(preferred bool) int {
 	return 1
 }
 
-func (j judge) lag(m Member) LSN { return m.LSN.Behind(j.LeaderLSN) }
+func (c chooser) lag(m Member) LSN { return m.LSN.Behind(c.LeaderLSN) }
 
 // whyNot returns why a member cannot become leader; empty: it can.
-func (j judge) whyNot(m Member) string {
-	switch leaving := j.leaving(m); {
+func (c chooser) whyNot(m Member) string {
+	switch leaving := c.leaving(m); {
 	case m.Terminating:
 		return "it is stopping"
 	case leaving != "":
 		return "its node does not stay: " + leaving
-	case m.Node == j.leader.Node:
+	case m.Node == c.leader.Node:
 		return "it is on the leader's node"
 	case !m.Ready:
 		return "its pod is not ready"
@@ -73,24 +73,24 @@ func (j judge) whyNot(m Member) string {
 		return fmt.Sprintf("its role is %s, not replica", cmp.Or(m.Role, "unknown"))
 	case m.NoFailover:
 		return "it has the tag nofailover"
-	case !j.isStreaming(m):
+	case !c.isStreaming(m):
 		return fmt.Sprintf("it does not stream: its state is %s", cmp.Or(m.State, "unknown"))
 	}
-	return j.whyBehind(m)
+	return c.whyBehind(m)
 }
 
 // whyBehind returns why a member's data are not good enough.
-func (j judge) whyBehind(m Member) string {
+func (c chooser) whyBehind(m Member) string {
 	// CloudNativePG's replicas may show the timeline before.
-	comparable := j.Operator.UsesPatroni()
-	switch missing := j.missingSlots(m); {
-	case comparable && m.Timeline != j.leader.Timeline:
-		return fmt.Sprintf("it is on timeline %d, and the leader on %d", m.Timeline, j.leader.Timeline)
+	comparable := c.Operator.UsesPatroni()
+	switch missing := c.missingSlots(m); {
+	case comparable && m.Timeline != c.leader.Timeline:
+		return fmt.Sprintf("it is on timeline %d, and the leader on %d", m.Timeline, c.leader.Timeline)
 	case m.LSN == 0:
 		return "its position in the log is not known"
-	case j.lag(m) > j.limit:
-		return fmt.Sprintf("it is %s behind, and the limit is %s", j.lag(m).Size(), j.limit.Size())
-	case j.Synchronous && !j.isSync(m):
+	case c.lag(m) > c.limit:
+		return fmt.Sprintf("it is %s behind, and the limit is %s", c.lag(m).Size(), c.limit.Size())
+	case c.Synchronous && !c.isSync(m):
 		return "it is not a synchronous standby"
 	case missing != "":
 		return "it lacks the logical replication slot " + missing
@@ -101,27 +101,27 @@ func (j judge) whyBehind(m Member) string {
 
 // isStreaming reports whether the replica streams, as it says itself. Where Patroni does not say so, the leader does, by the name under
 // which the replica connects: the member's.
-func (j judge) isStreaming(m Member) bool {
+func (c chooser) isStreaming(m Member) bool {
 	if m.State == streaming {
 		return true
 	}
-	return j.Operator.UsesPatroni() && m.State == "running" && slices.ContainsFunc(j.leader.Senders, func(s Sender) bool {
+	return c.Operator.UsesPatroni() && m.State == "running" && slices.ContainsFunc(c.leader.Senders, func(s Sender) bool {
 		return s.Name == m.Name && s.State == streaming
 	})
 }
 
 // isSync reports whether the member is a synchronous standby: by Patroni's key in synchronous mode, else by the leader's senders.
-func (j judge) isSync(m Member) bool {
-	if j.Synchronous && j.Operator.UsesPatroni() {
-		return slices.Contains(j.SyncStandbys, m.Name)
+func (c chooser) isSync(m Member) bool {
+	if c.Synchronous && c.Operator.UsesPatroni() {
+		return slices.Contains(c.SyncStandbys, m.Name)
 	}
-	return slices.ContainsFunc(j.leader.Senders, func(s Sender) bool { return s.Name == m.Name && s.Sync })
+	return slices.ContainsFunc(c.leader.Senders, func(s Sender) bool { return s.Name == m.Name && s.Sync })
 }
 
 // missingSlots returns a logical replication slot of the leader that the member lacks.
-func (j judge) missingSlots(m Member) string {
-	for _, slot := range j.leader.LogicalSlots {
-		if !slices.Contains(slices.Concat(m.LogicalSlots, j.leader.SyncedSlots, j.PermanentSlots), slot) {
+func (c chooser) missingSlots(m Member) string {
+	for _, slot := range c.leader.LogicalSlots {
+		if !slices.Contains(slices.Concat(m.LogicalSlots, c.leader.SyncedSlots, c.PermanentSlots), slot) {
 			return slot
 		}
 	}
@@ -129,11 +129,11 @@ func (j judge) missingSlots(m Member) string {
 }
 
 // noCandidate says why no member can become leader, member by member.
-func (j judge) noCandidate() string {
+func (c chooser) noCandidate() string {
 	var reasons []string
-	for _, m := range j.Members {
-		if m.Name != j.Leader {
-			reasons = append(reasons, m.Name+": "+j.whyNot(m))
+	for _, m := range c.Members {
+		if m.Name != c.Leader {
+			reasons = append(reasons, m.Name+": "+c.whyNot(m))
 		}
 	}
 	if len(reasons) == 0 {

@@ -209,7 +209,7 @@ func (r *run) newMove() *move {
 // newMove returns a move without a drain.
 func (e *Escort) newMove(cluster Cluster, clusters Clusters, f Facts) *move {
 	m := &move{Escort: e, log: e.log(), cluster: cluster, clusters: clusters, facts: f, result: &drain.EscortResult{Kind: Kind}, way: byKey{}}
-	m.judge = func(f Facts) Assessment { return Assess(f, e.Settings, time.Now()) }
+	m.decide = func(f Facts) Assessment { return Assess(f, e.Settings, time.Now()) }
 	if !f.Operator.UsesPatroni() {
 		m.way = byStatus{}
 		return m
@@ -299,7 +299,7 @@ func whyNotStreaming(f Facts, old string) string {
 		return "" // nothing to wait for
 	case leader == nil || leader.Name == old:
 		return "the new primary does not lead any more"
-	case !(judge{Facts: f, leader: *leader}).isStreaming(*member):
+	case !(chooser{Facts: f, leader: *leader}).isStreaming(*member):
 		return "the old primary does not stream from " + leader.Name + " yet"
 	}
 	return ""
@@ -354,7 +354,7 @@ func (r *run) recover(ctx context.Context) error {
 		r.record.Poolers = nil
 		return nil
 	case unheld != nil:
-		return hold("cannot take the Lease of its cluster, and poolers may still be paused: %v", unheld)
+		return hold("cannot acquire the Lease of its cluster, and poolers may still be paused: %v", unheld)
 	case lease == nil: // its holder may be about to pause
 		return hold("another process holds the Lease of its cluster, and poolers may still be paused: %s", namesOf(r.record.Poolers))
 	}

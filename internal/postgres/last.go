@@ -82,7 +82,7 @@ func (r *run) escortLast(ctx context.Context) error {
 	if time.Until(r.request.EvictBy) > lastMove && r.Strategy == config.StrategySwitchover {
 		m := r.newMove()
 		m.deadline = r.request.EvictBy.Add(-lastPause)
-		m.last, m.judge = true, func(f Facts) Assessment { return AssessLast(f, r.Settings, time.Now()) }
+		m.last, m.decide = true, func(f Facts) Assessment { return AssessLast(f, r.Settings, time.Now()) }
 		err := m.run(ctx)
 		switch end, limited := ctx.Deadline(); {
 		case err == nil:

@@ -31,7 +31,7 @@ func (e *Escort) Switchover(ctx context.Context, wanted drain.Switchover) (drain
 	}
 	m := e.newMove(cluster, clusters, f)
 	m.result, m.rehearse = &result, wanted.Rehearse
-	m.judge = func(f Facts) Assessment { return Assess(onlyCandidate(f, wanted.Candidate), e.Settings, time.Now()) }
+	m.decide = func(f Facts) Assessment { return Assess(onlyCandidate(f, wanted.Candidate), e.Settings, time.Now()) }
 	err = m.run(ctx)
 	if wanted.Rehearse {
 		result.Strategy = "rehearsal"

@@ -62,7 +62,7 @@ type move struct {
 	rehearse bool // everything to the last check, and no request
 	last     bool // time runs out: open transactions are no reason not to begin
 	unnamed  bool // the operator chooses the new primary
-	judge    func(Facts) Assessment
+	decide   func(Facts) Assessment
 	deadline time.Time // no Lease is waited for any longer; zero: leaseWait decides
 
 	facts       Facts
@@ -157,7 +157,7 @@ func (m *move) assess(ctx context.Context) error {
 	if m.unnamed {
 		return nil
 	}
-	a := m.judge(f)
+	a := m.decide(f)
 	m.warnings = a.Warnings
 	switch {
 	case a.Plain != "":

@@ -18,7 +18,7 @@ type Cluster interface {
 	PodsMatching(ctx context.Context, namespace string, match func(drain.Pod) bool) ([]escort.Pod, error)
 	// Services returns the Services of a namespace, with their ready endpoints.
 	Services(ctx context.Context, namespace string) ([]escort.Service, error)
-	// AcquireMarkedLease takes a Lease that may keep a mark, and renews it until it is released; nil: another holds it. Without a mark it is
+	// AcquireMarkedLease acquires a Lease that may keep a mark, and renews it until it is released; nil: another holds it. Without a mark it is
 	// the same as that of escort.TurnTaker.
 	AcquireMarkedLease(ctx context.Context, name string) (escort.MarkedLease, error)
 	// Marks returns the marks of the Leases whose names begin with the prefix.

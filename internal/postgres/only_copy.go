@@ -53,7 +53,7 @@ func (f *Facts) hasDataOf(m, other Member) bool {
 	if l := f.LeaderMember(); l != nil {
 		leader = *l
 	}
-	streams := m.Role == Replica && (judge{Facts: *f, leader: leader}).isStreaming(m)
+	streams := m.Role == Replica && (chooser{Facts: *f, leader: leader}).isStreaming(m)
 	hasReceived := m.Role == Replica && other.Live && other.LSN > 0 && m.LSN >= other.LSN && m.Timeline >= other.Timeline
 	switch f.Leader {
 	case other.Name:

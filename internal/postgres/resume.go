@@ -177,7 +177,7 @@ func (e *Escort) Paused(ctx context.Context) (clusters []string, err error) {
 	return clusters, nil
 }
 
-// resumeMark takes the Lease, and resumes what its mark names. The name is empty if that was resumed before. Left reports whether a pooler was
+// resumeMark acquires the Lease, and resumes what its mark names. The name is empty if that was resumed before. Left reports whether a pooler was
 // not reached.
 func (e *Escort) resumeMark(ctx context.Context, cluster Cluster, lease string) (name string, left bool, err error) {
 	held, err := cluster.AcquireMarkedLease(ctx, lease)

@@ -35,8 +35,8 @@ type check struct {
 
 // compare compares what happened with what should have.
 func (s *smoke) compare(context.Context) (string, error) {
-	s.seen.group, s.seen.instance, s.seen.node = s.Group, s.scene.instance, s.scene.node
-	s.seen.pods, s.seen.fewest = s.pods.on(s.scene.node), s.pods.fewestReady()
+	s.seen.group, s.seen.instance, s.seen.node = s.Group, s.target.instance, s.target.node
+	s.seen.pods, s.seen.fewest = s.pods.on(s.target.node), s.pods.fewestReady()
 	s.checks = s.seen.checks()
 	var failed []string
 	for _, c := range s.checks {

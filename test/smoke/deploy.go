@@ -34,7 +34,7 @@ func (s *smoke) deploy(ctx context.Context) (string, error) {
 	s.undo = append(s.undo,
 		step{"look whether the group is as before", groupLimit, s.checkRestored},
 		step{"delete the stack", undoLimit, func(ctx context.Context) (string, error) {
-			return s.stackName(), s.Destroy(ctx, s.path, s.scene.hadRBAC)
+			return s.stackName(), s.Destroy(ctx, s.path, s.target.hadRBAC)
 		}})
 	if err := s.Deploy(ctx, s.path); err != nil {
 		return "", err

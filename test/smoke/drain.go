@@ -27,7 +27,7 @@ func (s *smoke) planDrain(ctx context.Context) (string, error) {
 	var plan termination.Report
 	err := s.until(ctx, "the function can plan", func() (bool, error) {
 		var err error
-		plan, err = s.invoke(ctx, map[string]string{"action": "plan", "instanceId": s.scene.instance})
+		plan, err = s.invoke(ctx, map[string]string{"action": "plan", "instanceId": s.target.instance})
 		return plan.Status == termination.StatusPlanned, err
 	})
 	if err != nil {
@@ -38,15 +38,15 @@ func (s *smoke) planDrain(ctx context.Context) (string, error) {
 	for _, p := range plan.Pods {
 		planned[p.Namespace+"/"+p.Name] = p.Verdict
 	}
-	for _, p := range s.pods.on(s.scene.node) {
+	for _, p := range s.pods.on(s.target.node) {
 		if verdict := planned[namespace+"/"+p.Name]; verdict != drain.Evict {
 			err = errors.Join(err, fmt.Errorf("the plan's verdict for %s is %q", p.Name, verdict))
 		}
 	}
-	if plan.Node != s.scene.node {
+	if plan.Node != s.target.node {
 		err = errors.Join(err, fmt.Errorf("the plan is for node %q", plan.Node))
 	}
-	return fmt.Sprintf("%d pods on %s, %d of them ours", len(plan.Pods), plan.Node, len(s.pods.on(s.scene.node))), err
+	return fmt.Sprintf("%d pods on %s, %d of them ours", len(plan.Pods), plan.Node, len(s.pods.on(s.target.node))), err
 }
 
 // invoke invokes the function, and returns its report.
@@ -75,7 +75,7 @@ func (s *smoke) invoke(ctx context.Context, event any) (r termination.Report, er
 func (s *smoke) terminate(ctx context.Context) (string, error) {
 	s.seen.terminated = time.Now()
 	out, err := s.asg.TerminateInstanceInAutoScalingGroup(ctx, &autoscaling.TerminateInstanceInAutoScalingGroupInput{
-		InstanceId: &s.scene.instance, ShouldDecrementDesiredCapacity: aws.Bool(false),
+		InstanceId: &s.target.instance, ShouldDecrementDesiredCapacity: aws.Bool(false),
 	})
 	if err != nil {
 		return "", err
@@ -110,7 +110,7 @@ func (s *smoke) awaitEnd(ctx context.Context) (string, error) {
 
 // podsOnNode returns the names of the test pods that are on the node now. It asks the API server: the watch of the pods may be late.
 func (s *smoke) podsOnNode(ctx context.Context) (names []string, err error) {
-	list, err := s.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + s.scene.node})
+	list, err := s.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + s.target.node})
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func (s *smoke) podsOnNode(ctx context.Context) (names []string, err error) {
 }
 
 func (s *smoke) state(ctx context.Context) (string, error) {
-	out, err := s.asg.DescribeAutoScalingInstances(ctx, &autoscaling.DescribeAutoScalingInstancesInput{InstanceIds: []string{s.scene.instance}})
+	out, err := s.asg.DescribeAutoScalingInstances(ctx, &autoscaling.DescribeAutoScalingInstancesInput{InstanceIds: []string{s.target.instance}})
 	if err != nil {
 		return "", err
 	}
@@ -178,7 +178,7 @@ func (s *smoke) findReport(ctx context.Context) (termination.Report, bool, error
 }
 
 func (s *smoke) isFinal(r termination.Report) bool {
-	return r.InstanceID == s.scene.instance && r.Status != termination.StatusSkipped && r.StartedAt.After(s.plan)
+	return r.InstanceID == s.target.instance && r.Status != termination.StatusSkipped && r.StartedAt.After(s.plan)
 }
 
 // nodeEvents are the events that a drain writes on its node.
@@ -187,7 +187,7 @@ var nodeEvents = []string{"Draining", "Drained"}
 // nodeEvents returns the reasons of the events that quiesce wrote on the node.
 func (s *smoke) nodeEvents(ctx context.Context) (reasons []string, err error) {
 	events, err := s.kube.CoreV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{
-		FieldSelector: "involvedObject.kind=Node,involvedObject.name=" + s.scene.node,
+		FieldSelector: "involvedObject.kind=Node,involvedObject.name=" + s.target.node,
 	})
 	if err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ const (
 // placePods starts the test pods on the instance's node.
 func (s *smoke) placePods(ctx context.Context) (string, error) {
 	s.undo = append(s.undo, step{"delete the test pods", undoLimit, s.removePods})
-	if err := s.label(ctx, s.scene.node, "true"); err != nil {
+	if err := s.label(ctx, s.target.node, "true"); err != nil {
 		return "", err
 	}
 	if err := s.createPods(ctx); err != nil {
@@ -52,7 +52,7 @@ func (s *smoke) placePods(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d pods on %s", webReplicas+plainReplicas, s.scene.node), s.openOthers(ctx)
+	return fmt.Sprintf("%d pods on %s", webReplicas+plainReplicas, s.target.node), s.openOthers(ctx)
 }
 
 func (s *smoke) createPods(ctx context.Context) error {

@@ -40,15 +40,15 @@ func (s *smoke) preflight(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.scene.account = aws.ToString(who.Account)
+	s.target.account = aws.ToString(who.Account)
 	if err := errors.Join(s.checkGroup(ctx), s.checkCluster(ctx), s.checkLeftovers(ctx)); err != nil {
 		return "", err
 	}
 	if err := s.chooseInstance(ctx); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("account %s, region %s, cluster %s, group %s with %d instances; %s, node %s", s.scene.account, s.region, s.Cluster,
-		s.Group, s.before.inService, s.scene.instance, s.scene.node), nil
+	return fmt.Sprintf("account %s, region %s, cluster %s, group %s with %d instances; %s, node %s", s.target.account, s.region, s.Cluster,
+		s.Group, s.before.inService, s.target.instance, s.target.node), nil
 }
 
 func (s *smoke) checkGroup(ctx context.Context) error {
@@ -112,7 +112,7 @@ func (s *smoke) checkCluster(ctx context.Context) error {
 	if endpoint := aws.ToString(out.Cluster.Endpoint); !strings.EqualFold(endpoint, s.host) {
 		return fmt.Errorf("KUBECONFIG is for %s, and cluster %s is %s: run aws eks update-kubeconfig --name %s", s.host, s.Cluster, endpoint, s.Cluster)
 	}
-	s.scene.kubernetes = aws.ToString(out.Cluster.Version)
+	s.target.kubernetes = aws.ToString(out.Cluster.Version)
 	return nil
 }
 
@@ -132,7 +132,7 @@ func (s *smoke) checkLeftovers(ctx context.Context) error {
 	case there:
 		return fmt.Errorf("an earlier run left its pods: kubectl delete namespace %s", namespace)
 	}
-	s.scene.hadRBAC, err = s.hasNamespace(ctx, rbacNamespace)
+	s.target.hadRBAC, err = s.hasNamespace(ctx, rbacNamespace)
 	return err
 }
 
@@ -155,7 +155,7 @@ func (s *smoke) chooseInstance(ctx context.Context) error {
 		id := aws.ToString(i.InstanceId)
 		at := slices.IndexFunc(open, func(n corev1.Node) bool { return strings.HasSuffix(n.Spec.ProviderID, "/"+id) })
 		if at >= 0 && i.LifecycleState == asgtypes.LifecycleStateInService {
-			s.scene.instance, s.scene.node, s.scene.zone = id, open[at].Name, aws.ToString(i.AvailabilityZone)
+			s.target.instance, s.target.node, s.target.zone = id, open[at].Name, aws.ToString(i.AvailabilityZone)
 			if len(open) < 2 {
 				return errors.New("evicted pods need a second node that takes pods: scale the group to two")
 			}

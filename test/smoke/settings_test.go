@@ -84,7 +84,7 @@ func TestCommand_Interrupted_MayEndInGoodOrder(t *testing.T) {
 // The summary can be pasted into an issue: it has no account number, and texts of others do not break its tables.
 func TestSummary_Failed_SaysWhatAndHidesTheAccount(t *testing.T) {
 	s := &smoke{settings: settings{Group: "scratch", Cluster: "test", Version: "v1"}, region: "eu-west-1", failed: errors.New("broken")}
-	s.scene.account = "111122223333"
+	s.target.account = "111122223333"
 	s.results = []result{{"deploy", "", 90 * time.Second, errors.New("arn:aws:iam::111122223333:role/a |\ndenied")}}
 	s.checks = []check{{"first", ""}, {"second", "wrong"}}
 	s.seen.report.Status = termination.StatusPartial

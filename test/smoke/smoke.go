@@ -47,7 +47,7 @@ type smoke struct {
 	results []result
 	undo    []step // in the order of what they undo
 
-	scene  scene
+	target target
 	before groupState
 	path   string // of the configuration
 	pods   *podWatch
@@ -57,8 +57,8 @@ type smoke struct {
 	failed error
 }
 
-// scene is where the run happens.
-type scene struct {
+// target is where the run happens.
+type target struct {
 	account, kubernetes, instance, node, zone string
 	hadRBAC                                   bool
 }

@@ -195,7 +195,7 @@ func (a *account) run(ctx context.Context, change ...func(*settings)) (*smoke, s
 	}
 	s, err := newSmoke(ctx, set)
 	require.NoError(a, err)
-	a.target = func() string { return s.scene.instance }
+	a.target = func() string { return s.target.instance }
 	err = s.run(ctx)
 	a.Log(out.String())
 	return s, out.String(), err
@@ -224,7 +224,7 @@ func testPasses(a *account) {
 		require.Regexp(a, `smoke: `+step+`: ok after [0-9.]+m?s`, out)
 	}
 	require.Len(a, s.seen.pods, 3)
-	require.Len(a, a.AWS.Completions(s.scene.instance), 1)
+	require.Len(a, a.AWS.Completions(s.target.instance), 1)
 }
 
 func testShadowFails(a *account) {

@@ -18,7 +18,7 @@ func (s *smoke) summary() string {
 	}
 	fmt.Fprintf(&b, "## quiesce smoke test: %s\n\n", verdict)
 	fmt.Fprintf(&b, "%s, quiesce %s, account %s, %s, Kubernetes %s, group %s of cluster %s, instance %s\n\n", s.began.UTC().Format(time.RFC3339),
-		s.Version, masked(s.scene.account), s.region, or(s.scene.kubernetes), s.Group, s.Cluster, or(s.scene.instance))
+		s.Version, masked(s.target.account), s.region, or(s.target.kubernetes), s.Group, s.Cluster, or(s.target.instance))
 	b.WriteString("| step | result | time | |\n|---|---|---|---|\n")
 	for _, r := range s.results {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", r.name, r.verdict(), r.duration(), cell(s.anonymous(r.text())))
@@ -43,10 +43,10 @@ func (s *smoke) summary() string {
 
 // anonymous hides the account's number.
 func (s *smoke) anonymous(text string) string {
-	if s.scene.account == "" {
+	if s.target.account == "" {
 		return text
 	}
-	return strings.ReplaceAll(text, s.scene.account, masked(s.scene.account))
+	return strings.ReplaceAll(text, s.target.account, masked(s.target.account))
 }
 
 func masked(account string) string {
