@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -116,6 +117,18 @@ func (s *fixture) recorded(file string) (words []string, times []time.Time) {
 	return words, times
 }
 
+// awaitRecord waits until a container has recorded something: a pod may run before its script has set its trap.
+func (s *fixture) awaitRecord(file string) {
+	s.Helper()
+	s.until("a record in "+file, func() (bool, error) {
+		content, err := os.ReadFile(filepath.Join(s.Lab.Path("witness-"+s.group), file))
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+		return len(content) > 0, err
+	})
+}
+
 // recordCommand returns a shell command that records a word and the time.
 func recordCommand(word, file string) string {
 	return fmt.Sprintf("echo %s $(date +%%s.%%N) >>%s/%s", word, recordDir, file)
@@ -147,10 +160,7 @@ func TestEvict_IgnoresSIGTERM_KilledAfterGrace(t *testing.T) {
 	s.runPodOn(s.instances[0], "deaf", func(p *corev1.Pod) {
 		s.runs("trap '"+recordCommand("term", "log")+"' TERM; while :; do "+recordCommand("alive", "log")+"; sleep 0.2; done", grace)(&p.Spec)
 	})
-	s.until("the trap is set", func() (bool, error) { // a pod may run before its script does
-		content, err := os.ReadFile(filepath.Join(s.Lab.Path("witness-"+s.group), "log"))
-		return len(content) > 0, err
-	})
+	s.awaitRecord("log")
 	r := s.drain(s.instances[0])
 	require.Equal(t, termination.StatusDrained, r.Status, "%+v", r)
 	words, times := s.recorded("log")
@@ -351,9 +361,10 @@ func TestDrain_EndedContainerWithFinalizer_NotWaitedFor(t *testing.T) {
 	s := newMachineFixture(t, 1)
 	s.runPodOn(s.instances[0], "kept", func(p *corev1.Pod) {
 		p.Finalizers = []string{"quiesce.test/never"}
-		s.runs("trap 'sleep 2; "+recordCommand("ended", "log")+"; exit 0' TERM; "+sleepForever, 30)(&p.Spec)
+		s.runs("trap 'sleep 2; "+recordCommand("ended", "log")+"; exit 0' TERM; "+recordCommand("trap", "ready")+"; "+sleepForever, 30)(&p.Spec)
 	})
 	t.Cleanup(func() { s.removeFinalizers("kept") })
+	s.awaitRecord("ready")
 	r := s.drain(s.instances[0])
 	require.Equal(t, termination.StatusPartial, r.Status, "%+v", r)
 	require.Equal(t, drain.Remained, r.pod(t, "kept").Outcome)
