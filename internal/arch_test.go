@@ -157,7 +157,8 @@ func TestBubbles_AllTests_RunOnOneThread(t *testing.T) {
 	require.Positive(t, bubbles)
 }
 
-// testName is TestSubject_Condition_Result. Where nothing special is the condition, TestSubject_Result says all.
+// testName is TestSubject_Condition_Result. Where nothing special is the condition, TestSubject_Result says all. A version or a second result
+// may take a fourth part.
 var testName = regexp.MustCompile(`(?m)^func (Test\w+)\(\w+ \*testing\.T\)`)
 
 func TestNames_EveryTest_SubjectConditionResult(t *testing.T) {
@@ -168,7 +169,7 @@ func TestNames_EveryTest_SubjectConditionResult(t *testing.T) {
 		}
 		for _, found := range testName.FindAllSubmatch(text, -1) {
 			parts := strings.Split(string(found[1]), "_")
-			require.Contains(t, []int{2, 3, 4}, len(parts), "%s: %s is not TestSubject_Condition_Result", name, found[1])
+			require.Contains(t, []int{2, 3, 4}, len(parts), "%s: %s has not two to four parts, as TestSubject_Condition_Result has", name, found[1])
 			tests++
 		}
 	}

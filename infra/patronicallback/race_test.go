@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,14 +111,19 @@ func TestBeforeStop_TwoClustersMarkAtOnce_OnePauses(t *testing.T) {
 	t.Parallel()
 	p := parts.Start(t, parts.Newer, parts.Options{Aliases: []string{other}})
 	f := newFixture(t, p)
-	var both sync.WaitGroup
-	both.Add(2)
+	var arrived atomic.Int32
+	both := make(chan struct{})
 	var clusters sync.WaitGroup
 	for _, database := range []string{parts.App.Name, other} {
 		var once sync.Once
 		address := startRelay(t, f.first, func(sent []byte) {
 			if bytes.Contains(sent, setMark) {
-				once.Do(func() { both.Done(); both.Wait() })
+				once.Do(func() {
+					if arrived.Add(1) == 2 {
+						close(both)
+					}
+					awaitOrEnd(t, both)
+				})
 			}
 		})
 		clusters.Go(func() { f.runOf(database, address) })
@@ -127,6 +133,14 @@ func TestBeforeStop_TwoClustersMarkAtOnce_OnePauses(t *testing.T) {
 	require.Equal(t, 1, strings.Count(f.read(f.output), `msg="paused the pooler"`))
 	f.say("running", "primary")
 	f.requireNothingLeft()
+}
+
+// awaitOrEnd waits until the channel is closed, or the test ends.
+func awaitOrEnd(t *testing.T, closed <-chan struct{}) {
+	select {
+	case <-closed:
+	case <-t.Context().Done():
+	}
 }
 
 // One has seen the pooler without a mark, and writes its own when the other's pause is in force. The first pause is kept.
@@ -159,7 +173,7 @@ func startLateMark(t *testing.T) *fixture {
 	var once sync.Once
 	address := startRelay(t, f.first, func(sent []byte) {
 		if bytes.Contains(sent, setMark) {
-			once.Do(func() { close(marking); <-paused })
+			once.Do(func() { close(marking); awaitOrEnd(t, paused) })
 		}
 	})
 	done := make(chan struct{})

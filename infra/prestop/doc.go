@@ -1,5 +1,5 @@
-// Command prestop is a preStop hook for pods of pgbouncer. It works in every way in which a pod leaves. Of some quiesce knows nothing, such
-// as `kubectl delete pod`, a rollout, or an eviction by the kubelet. README.md says how to install it.
+// Command prestop is a preStop hook for pods of pgbouncer. It works however a pod leaves, also where quiesce sees nothing, such as
+// `kubectl delete pod`, a rollout, or an eviction by the kubelet. README.md says how to install it.
 //
 // What a signal does depends on pgbouncer's version (https://www.pgbouncer.org/usage.html#signals):
 //

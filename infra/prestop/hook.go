@@ -15,9 +15,9 @@ const (
 	// which would otherwise count as new clients for ever. Thousands of connections take a look milliseconds, also of pgbouncer's CPU.
 	lookInterval = 100 * time.Millisecond
 	// progressInterval is the time between messages about what is still open. If the pod is killed earlier than --grace says, as after an
-	// eviction by the kubelet, the last one tells what was cut.
+	// eviction by the kubelet, the last one tells what was lost.
 	progressInterval = 5 * time.Second
-	// graceMargin is how long before the end of the grace period the hook says what will be cut: the kubelet began to count before it
+	// graceMargin is how long before the end of the grace period the hook says what will be lost: the kubelet began to count before it
 	// started the hook, and nothing is written after the end.
 	graceMargin = 2 * time.Second
 )
@@ -177,7 +177,7 @@ func (h *hook) awaitExit(ctx context.Context) error {
 		}
 		switch {
 		case !said && !now.Before(end):
-			h.log.Error("the grace period ends: open transactions will be aborted", h.open(sockets)...)
+			h.log.Error("the grace period ends: open transactions will be aborted, and sessions disconnected", h.open(sockets)...)
 			said = true
 		case !now.Before(next):
 			h.log.Info("waiting for open transactions", h.open(sockets)...)

@@ -270,7 +270,7 @@ func TestHook_GraceTooShort_SaysWhatIsAborted(t *testing.T) {
 		o := quick(p)
 		o.grace = graceMargin + quiet
 		r := start(t, o)
-		r.awaitLog(`level=ERROR msg="the grace period ends: open transactions will be aborted" clients=2 servers=1`)
+		r.awaitLog(`level=ERROR msg="the grace period ends: open transactions will be aborted, and sessions disconnected" clients=2 servers=1`)
 		require.True(t, r.saidAt(sentSignal).Before(r.saidAt("the grace period ends")))
 		r.requireRuns() // until it is killed
 		parts.Exec(t, client, "COMMIT")

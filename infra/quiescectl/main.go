@@ -18,8 +18,8 @@ import (
 
 // The exit statuses.
 const (
-	// exitFindings: doctor found something of the severity of --fail-on, install verify a difference, plan no node, resume poolers that stay paused,
-	// or the function says that something went wrong.
+	// exitFindings: doctor found something of the severity of --fail-on, install verify found a difference, plan found no node,
+	// resume left poolers paused, or the function says that something went wrong.
 	exitFindings = 1
 	exitError    = 2 // wrong usage, or no answer
 )

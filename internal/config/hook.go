@@ -30,13 +30,13 @@ func (c Config) HeartbeatTimeout() time.Duration {
 func (c Config) LongestWait() time.Duration { return min(MaxHeartbeats*c.HeartbeatTimeout(), MaxWait) }
 
 // PutHookCommand returns the command that puts our hook on a group, which is quoted for a shell where that is needed. Like a hook that the
-// sweep puts, it has the mark of the stack: such a hook is removed with the stack.
+// sweep puts, it has the name of the stack: such a hook is removed with the stack.
 func (c Config) PutHookCommand(group string) string {
-	mark := ""
+	metadata := ""
 	if c.Lifecycle.ManageHooks {
-		mark = fmt.Sprintf(` --notification-metadata '{"managedBy":"%s"}'`, c.StackName())
+		metadata = fmt.Sprintf(` --notification-metadata '{"managedBy":"%s"}'`, c.StackName())
 	}
 	return fmt.Sprintf("aws autoscaling put-lifecycle-hook --auto-scaling-group-name %s --lifecycle-hook-name %s --lifecycle-transition "+
 		"autoscaling:EC2_INSTANCE_TERMINATING --heartbeat-timeout %.0f --default-result %s%s",
-		group, c.Lifecycle.Hook, c.HeartbeatTimeout().Seconds(), c.Lifecycle.OnFailure, mark)
+		group, c.Lifecycle.Hook, c.HeartbeatTimeout().Seconds(), c.Lifecycle.OnFailure, metadata)
 }

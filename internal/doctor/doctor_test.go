@@ -687,15 +687,15 @@ func TestQuote_Name_IsOneArgument(t *testing.T) {
 	require.Contains(t, Examine(w.Snapshot, "").Findings[0].Command, "--auto-scaling-group-name 'my group' ")
 }
 
-// A hook without the mark of the stack is neither renewed nor removed with it.
+// A hook without the name of the stack is neither renewed nor removed with it.
 func TestExamine_GroupWithoutHook_CommandIsThatOfTheStack(t *testing.T) {
-	for manage, mark := range map[bool]string{false: "", true: ` --notification-metadata '{"managedBy":"quiesce-prod"}'`} {
+	for manage, metadata := range map[bool]string{false: "", true: ` --notification-metadata '{"managedBy":"quiesce-prod"}'`} {
 		w := healthy(t)
 		w.Config.Lifecycle.ManageHooks, w.Groups[0].Hooks = manage, nil
 		found := Examine(w.Snapshot, "").Findings
 		require.Len(t, found, 1)
 		require.Equal(t, "aws autoscaling put-lifecycle-hook --auto-scaling-group-name workers-a --lifecycle-hook-name quiesce --lifecycle-transition "+
-			"autoscaling:EC2_INSTANCE_TERMINATING --heartbeat-timeout 1200 --default-result CONTINUE"+mark, found[0].Command)
+			"autoscaling:EC2_INSTANCE_TERMINATING --heartbeat-timeout 1200 --default-result CONTINUE"+metadata, found[0].Command)
 		require.Equal(t, w.Config.PutHookCommand("workers-a"), found[0].Command)
 	}
 }

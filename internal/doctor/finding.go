@@ -15,7 +15,7 @@ type Severity string
 // The severities.
 const (
 	Info     Severity = "info"     // it is worth knowing
-	Warning  Severity = "warning"  // a drain is slow, or a part of the workload is aborted or down for a while
+	Warning  Severity = "warning"  // a drain is slow, or a part of the workload loses connections, or is down for a while
 	Critical Severity = "critical" // nodes go undrained, or data or a whole service is lost
 )
 

@@ -32,7 +32,7 @@ func (v *view) escortSettings() pooler.Settings {
 	return pooler.Settings{PGBouncer: config.PGBouncer{Strategy: config.StrategyAuto, Timeout: time.Minute}}
 }
 
-// poolerTerminations finds poolers that a termination would cut, as package pooler sees them.
+// poolerTerminations finds poolers that lose transactions or connections when a pod is terminated, as package pooler sees them.
 func (v *view) poolerTerminations() (found []Finding) {
 	settings := v.escortSettings()
 	for _, w := range v.poolers() {

@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +32,7 @@ const (
 	releaseTimeout = 2 * time.Second
 )
 
-// errLeaseLost: another invocation took the Lease over. The error that wraps it names its holder.
+// errLeaseLost: another invocation took the Lease over. The error that wraps it names its holder, if it has one.
 var errLeaseLost = errors.New("another invocation has taken the lease")
 
 // lease is a Lease that this invocation holds. Renewals, records and the release write to it one at a time.
@@ -274,7 +273,10 @@ func (l *lease) asHolder(ctx context.Context, request func(now *coordinationv1.L
 		return err
 	}
 	if holderOf(found) != holderOf(now) {
-		return fmt.Errorf("%w: %s", errLeaseLost, drain.Short(cmp.Or(holderOf(found), "and released it")))
+		if holderOf(found) == "" {
+			return fmt.Errorf("%w, and has released it", errLeaseLost)
+		}
+		return fmt.Errorf("%w: %s", errLeaseLost, drain.Short(holderOf(found)))
 	}
 	l.setCurrent(found)
 	return request(found)

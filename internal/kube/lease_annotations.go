@@ -54,8 +54,8 @@ const (
 	// the Lease.
 	annotationReserve = 32 << 10
 	// maxSuccessorBytes bounds the records of all successors. The author of a pod can invent controllers, each with a record of 107 bytes. Without
-	// a bound, no escort could record what it changes. Six hundred controllers fit. One more may lose another pod of its own in the next
-	// invocation.
+	// a bound, no escort could record what it changes. Six hundred controllers fit. Of one more nothing is recorded, and the next
+	// invocation may tell another of its pods to stop.
 	maxSuccessorBytes = 64 << 10
 )
 

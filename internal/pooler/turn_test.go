@@ -125,14 +125,15 @@ func TestTurn_PermissionMissing_ContinuesWithoutTurn(t *testing.T) {
 }
 
 func TestTurn_LeaseName_IsTheOwnersOrThePods(t *testing.T) {
+	was := escort.Owner{Kind: "ReplicaSet", Name: "pgbouncer-1", UID: "uid-was"}
 	for name, c := range map[string]struct {
 		change func(*run)
 		lease  string
 	}{
 		"owned":                     {func(*run) {}, acquired("uid-owner")},
 		"without an owner":          {func(r *run) { r.pod.Owner = escort.Owner{} }, acquired("uid-a")},
-		"orphaned by a surge":       {func(r *run) { r.pod.Owner, r.record = escort.Owner{}, &record{Owner: escort.Owner{UID: "uid-was"}} }, acquired("uid-was")},
-		"owned again after a crash": {func(r *run) { r.record = &record{Owner: escort.Owner{UID: "uid-was"}} }, acquired("uid-owner")},
+		"orphaned by a surge":       {func(r *run) { r.pod.Owner, r.record = escort.Owner{}, &record{Owner: was} }, acquired("uid-was")},
+		"owned again after a crash": {func(r *run) { r.record = &record{Owner: was} }, acquired("uid-owner")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newCluster(nil)

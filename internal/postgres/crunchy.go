@@ -58,7 +58,7 @@ func (o *Observer) addCrunchy(ctx context.Context, f *Facts) {
 	case err != nil:
 		f.warn("it is not known whether a switchover of Crunchy's operator is requested: %s", escort.Printable(err.Error()))
 	case !found: // Percona's operator has its own resource
-		f.warn("it is not known whether a switchover of the operator is requested: there is no PostgresCluster %s", f.Cluster)
+		f.warn("it is not known whether the operator has been asked for a switchover: there is no PostgresCluster %s", f.Cluster)
 	case f.Pending == "":
 		f.Pending = c.pending(f.Leader)
 	}

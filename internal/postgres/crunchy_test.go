@@ -68,7 +68,7 @@ func TestObserve_CrunchysClusterNotReadable_IsAWarning(t *testing.T) {
 	a, identity := crunchyAPI(t)
 	f, err := Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, identity)
 	require.NoError(t, err)
-	require.Equal(t, []string{"it is not known whether a switchover of the operator is requested: there is no PostgresCluster demo"}, f.Warnings)
+	require.Equal(t, []string{"it is not known whether the operator has been asked for a switchover: there is no PostgresCluster demo"}, f.Warnings)
 	a.errs["clusters"] = escort.ErrForbidden
 	f, err = Observe(t.Context(), &Observer{Settings: settings, Cluster: a}, identity)
 	require.NoError(t, err)

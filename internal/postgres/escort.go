@@ -349,7 +349,7 @@ func (r *run) recover(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return hold("cannot find out whether another move has begun: %v", err)
-	case own != nil && (lease != nil || !own.Resumed && !isTakenOver(*own, marks)):
+	case own != nil && (lease != nil || !own.Resumed && !isHeldSince(*own, marks)):
 	case len(marks) > 0: // another holder resumes its poolers, or has, and may pause them then
 		r.record.Poolers = nil
 		return nil
@@ -367,7 +367,7 @@ func (r *run) recover(ctx context.Context) error {
 		takenOver = again(func(ctx context.Context) bool {
 			marks, unseen = readMarks(ctx, r.cluster, name, glanceTime)
 			own := markOfMove(found, marks)
-			return unseen != nil || own == nil || own.Resumed || isTakenOver(*own, marks)
+			return unseen != nil || own == nil || own.Resumed || isHeldSince(*own, marks)
 		})
 	}
 	r.record.Poolers = resumer{r.cluster, r.Consoles, r.log, takenOver}.all(ctx, found.Poolers, nil)

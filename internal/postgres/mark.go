@@ -164,8 +164,8 @@ func readMarks(ctx context.Context, cluster Cluster, lease string, limit time.Du
 	return marks, err
 }
 
-// isTakenOver reports whether the holder of the Lease is not the one that has set the mark.
-func isTakenOver(m mark, marks []escort.Mark) bool {
+// isHeldSince reports whether the holder of the Lease is not the one that has set the mark.
+func isHeldSince(m mark, marks []escort.Mark) bool {
 	return slices.ContainsFunc(marks, func(found escort.Mark) bool { return found.Held && found.Taken.After(m.Since) })
 }
 

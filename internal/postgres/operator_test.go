@@ -19,7 +19,7 @@ const operatorReaction = 300 * time.Millisecond
 
 // standIn simulates what Zalando's operator 2.0.1 does when the master's node is cordoned. It is a stand-in: the operator does not run. It asks
 // the leader for a switchover, once. An answer that is an error is the end: the operator's own retry ends with the first one
-// (https://github.com/zalando/postgres-operator/issues/2749). That it first deletes a candidate on a cordoned node is played by
+// (https://github.com/zalando/postgres-operator/issues/2749). That it first deletes a candidate on a cordoned node is simulated by
 // test/env/patroni only: this world has no scheduler.
 type standIn struct {
 	*world

@@ -127,7 +127,7 @@ func (m *move) resumePoolers(ctx context.Context) (stillPaused []markedPooler) {
 	return stillPaused
 }
 
-// restore restores the settings of the poolers that are resumed. It returns those that are not as they were, with those that are left.
+// restore restores the settings of the poolers that are resumed. It returns those that are not as they were, with those that may still be paused.
 func (m *move) restore(ctx context.Context, stillPaused []markedPooler) []markedPooler {
 	resumed := slices.DeleteFunc(slices.Clone(m.mark.Poolers), func(p markedPooler) bool {
 		return slices.ContainsFunc(stillPaused, func(l markedPooler) bool { return l.Ref == p.Ref })

@@ -13,9 +13,10 @@ import (
 func TestRunbook_EachReasonToHold_IsThere(t *testing.T) {
 	page, err := os.ReadFile("../../infra/RUNBOOK.md")
 	require.NoError(t, err)
-	sentence := regexp.MustCompile(`(?:add\(|\.hold\(|return |Sprintf\()"((?:[^"\\]|\\.){8,})"`)
+	sentence := regexp.MustCompile(`(?:add\(|hold\(|return |Sprintf\()"((?:[^"\\]|\\.){8,})"`)
 	found := 0
-	for _, file := range []string{"assess.go", "candidate.go", "patroni.go", "cnpg.go", "version.go", "unattachable.go"} {
+	for _, file := range []string{"assess.go", "candidate.go", "patroni.go", "cnpg.go", "version.go", "unattachable.go", "ready.go", "pause.go", "escort.go",
+		"turn.go", "switch.go", "cnpg_switch.go", "move.go"} {
 		source, err := os.ReadFile(file)
 		require.NoError(t, err)
 		text := string(source)

@@ -97,7 +97,7 @@ func (m *move) why() string {
 	return "A manual invocation of quiesce asks for this move"
 }
 
-// tellResumed tells those who were told before that clients go on, but for the poolers that are left.
+// tellResumed tells those who were told before that clients go on, but for the poolers that may still be paused.
 func (m *move) tellResumed(ctx context.Context, stillPaused []markedPooler) {
 	if !m.told.paused {
 		return
@@ -114,7 +114,7 @@ func (m *move) tellResumed(ctx context.Context, stillPaused []markedPooler) {
 	m.told.tell(ctx, drain.ClientsResumed, message, m.toTell(stillPaused))
 }
 
-// toTell returns the pods whose owners are told: the leader's, and the poolers that are paused or were, without those that are left.
+// toTell returns the pods whose owners are told: the leader's, and the poolers that are paused or were, without those that may still be paused.
 func (m *move) toTell(stillPaused []markedPooler) (pods []drain.Ref) {
 	if leader := m.facts.LeaderMember(); leader != nil && len(stillPaused) == 0 {
 		pods = append(pods, leader.Ref)

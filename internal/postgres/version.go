@@ -14,7 +14,7 @@ type version [3]int
 type program struct {
 	name          string
 	first, beyond version
-	tested        []string // how the versions begin with which moves were run
+	tested        []string // prefixes of the versions with which moves were run
 }
 
 var (

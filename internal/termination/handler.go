@@ -131,7 +131,7 @@ func (h *Handler) handleAll(ctx context.Context, records []Record) []outcome {
 	return outcomes
 }
 
-// handle handles one record, and logs its outcome. Its errors are logged here only, but for the stack of a panic.
+// handle handles one record, and logs its outcome. Its errors are logged only here, except the stack of a panic.
 func (h *Handler) handle(ctx context.Context, record Record) outcome {
 	report, err := h.dispatchSafely(ctx, record)
 	report = report.withLists()

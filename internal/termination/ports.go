@@ -95,9 +95,9 @@ type Kubernetes interface {
 	// NodeByName looks up the node of that name; nil: there is none.
 	NodeByName(ctx context.Context, name string) (*drain.Node, error)
 	// Cordon closes the node to new pods and to load balancers. It saves what it changes before it changes it, and returns that. A
-	// node that is closed for this termination already stays as it is, and so does when it was cordoned. A drain goes on after an error: it
-	// only says so. The error is drain.ErrNodeReplaced if the node is another one now, and *drain.Refused if an admission webhook or a
-	// missing permission denies it.
+	// node that is closed for this termination already stays as it is, and so does when it was cordoned. A drain goes on after an error, and
+	// only says so, unless it is drain.ErrNodeReplaced: the node is another one now. It is *drain.Refused if an admission webhook or a missing
+	// permission denies it.
 	Cordon(ctx context.Context, node drain.Node, c Closing) (ClosedNode, error)
 	// Restore undoes on a node what Cordon and TaintTerminating changed there, and only that. With no ClosedNode only the taint is
 	// removed. A node whose object is another one now is not changed.

@@ -88,8 +88,10 @@ func (j *job) reject(ctx context.Context, i Instance) (rejection string, later b
 	case !i.isWarm():
 		return "", false, nil
 	}
-	j.askClock(ctx)
-	if j.asked.hook().Launching { // a heartbeat for the launch of an instance of a warm pool would be accepted
+	switch launches, err := j.isForLaunches(ctx); {
+	case err != nil:
+		return "", false, err
+	case launches:
 		return fmt.Sprintf("hook %s of group %s is for launches", j.Hook, j.Group), false, nil
 	}
 	err = j.heartbeater().send(ctx, heartbeatTimeout)
@@ -97,6 +99,18 @@ func (j *job) reject(ctx context.Context, i Instance) (rejection string, later b
 		return fmt.Sprintf("%s is %s, and does not wait on hook %s", j.InstanceID, i.State, j.Hook), true, nil
 	}
 	return "", false, err
+}
+
+// isForLaunches reports whether our hook's name is that of a hook for launches. An instance of a warm pool may wait on it, and Auto Scaling
+// would accept our heartbeat.
+func (j *job) isForLaunches(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	hook, err := j.Hooks.Describe(ctx, j.Group, j.Hook)
+	if errors.Is(err, ErrNoHook) { // then the heartbeat is refused
+		return false, nil
+	}
+	return hook.Launching, err
 }
 
 // terminatingPeers returns the other instances of the group that are terminating.

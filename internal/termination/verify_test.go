@@ -59,6 +59,20 @@ func TestVerify_WarmPoolLaunchHookOfOurName_NothingWritten(t *testing.T) {
 	})
 }
 
+// Without the hook's settings it is not known what the heartbeat would keep alive. The event comes again.
+func TestVerify_WarmPoolHookNotDescribed_FailsAndWritesNothing(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.state = "Warmed:Pending:Wait"
+		env.failAlways("hook", errors.New("Throttling"))
+		report, err := invoke(t, env.handler())
+		require.ErrorContains(t, err, "Throttling")
+		require.Equal(t, StatusFailed, report.Status)
+		require.Empty(t, env.effects())
+		require.Empty(t, env.heartbeats)
+	})
+}
+
 // Launch hooks use the same state. Only Auto Scaling knows which hook the instance waits on.
 func TestVerify_WarmPoolOtherHook_NothingWritten(t *testing.T) {
 	for _, token := range []string{event.Token, ""} {

@@ -113,7 +113,7 @@ func (c *cases) otherActor() {
 	said, err := c.patroni.Control(c.ctx, c.leader, "switchover", c.patroni.Scope(), "--leader", c.leader, "--candidate", c.candidate(),
 		"--scheduled", at, "--force")
 	require.NoError(c, err, said)
-	report := c.requireHeld("", "a switchover from "+c.leader)
+	report := c.requireHeld("", "a switchover from "+c.leader+" to .* has been requested")
 	require.Zero(c, report.Escort.HeldBackSeconds)
 	said, err = c.patroni.Control(c.ctx, c.leader, "flush", c.patroni.Scope(), "switchover", "--force")
 	require.NoError(c, err, said)

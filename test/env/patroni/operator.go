@@ -21,7 +21,7 @@ const (
 	candidateTimeout = 5 * time.Minute
 )
 
-// Operator simulates what Zalando's operator 2.0.1 does when a node is cordoned. It is a stand-in: the operator itself does not run. It plays
+// Operator simulates what Zalando's operator 2.0.1 does when a node is cordoned. It is a stand-in: the operator itself does not run. It does as
 // moveMasterPodsOffNode and MigrateMasterPod (https://github.com/zalando/postgres-operator/blob/v2.0.1/pkg/cluster/pod.go): if the master
 // is on a node that has just become unschedulable, it chooses a replica, deletes that if its node is unschedulable too and waits for it
 // elsewhere, and then sends POST /switchover to the master. It does so once for each cordon: the first error ends the operator's retries.

@@ -21,7 +21,8 @@ const (
 	stateWarmedTerminatingProceed = "Warmed:Terminating:Proceed"
 )
 
-// departure is how an instance goes on from a state of waiting. Each state but the first is reached after the account's proceed.
+// departure is how an instance goes on from a state of waiting. It enters proceed at once, and then end or
+// retained, after the account's termination delay.
 type departure struct{ proceed, end, retained string }
 
 // departures has the states of waiting. An instance is retained if its action is abandoned and its group retains such instances
