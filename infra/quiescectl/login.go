@@ -32,7 +32,7 @@ func (l *login) addFlags(flags *pflag.FlagSet) {
 }
 
 // logins returns what the flags name; nil: they name none.
-func (l *login) logins(client *kube.Client) (secrets.Logins, error) {
+func (l *login) logins(client *kube.Client) (escort.Logins, error) {
 	switch {
 	case len(l.secrets) > 0:
 		return l.fromSecrets(client)
@@ -45,12 +45,12 @@ func (l *login) logins(client *kube.Client) (secrets.Logins, error) {
 }
 
 // fromSecrets returns the logins in Secrets, each for the poolers of its namespace.
-func (l *login) fromSecrets(client *kube.Client) (secrets.Logins, error) {
+func (l *login) fromSecrets(client *kube.Client) (escort.Logins, error) {
 	if len(l.keys) != 2 {
 		return nil, errors.New("--console-keys must be two names, such as username,password")
 	}
 	keys := secrets.Keys{User: l.keys[0], Password: l.keys[1]}
-	of := map[string]secrets.Logins{}
+	of := map[string]escort.Logins{}
 	for _, text := range l.secrets {
 		namespace, name, err := namespacedName("--console-secret", text)
 		if err != nil {
@@ -72,7 +72,7 @@ func (l *login) fromSecrets(client *kube.Client) (secrets.Logins, error) {
 }
 
 // given returns the login of the flags. No error has a part of the password.
-func (l *login) given() (secrets.Logins, error) {
+func (l *login) given() (escort.Logins, error) {
 	var password string
 	switch {
 	case l.passwordFile != "":

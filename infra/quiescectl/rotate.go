@@ -307,7 +307,7 @@ func namespacedName(flag, text string) (namespace, name string, err error) {
 }
 
 // consoleLogins reads the Secret for each console: it may be the one that is rotated.
-func (r *rotateOptions) consoleLogins(client kubernetes.Interface) (func(context.Context, string) iter.Seq2[escort.Login, error], error) {
+func (r *rotateOptions) consoleLogins(client kubernetes.Interface) (escort.Logins, error) {
 	namespace, name, err := namespacedName("--console-secret", r.console)
 	if err != nil {
 		return nil, err

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"iter"
 	"net"
 	"net/netip"
 	"strconv"
@@ -31,10 +30,10 @@ type Forwarder interface {
 
 // Consoles opens the admin consoles of pods that run pgbouncer.
 type Consoles struct {
-	Dial      func(ctx context.Context, address string) (net.Conn, error)         // connects to a pod's address
-	Forwarder Forwarder                                                           // connects instead of Dial; nil: Dial does
-	Logins    func(ctx context.Context, namespace string) iter.Seq2[Login, error] // logins that may be sent to pods of the namespace
-	Port      func(Pod) int                                                       // of the console
+	Dial      func(ctx context.Context, address string) (net.Conn, error) // connects to a pod's address
+	Forwarder Forwarder                                                   // connects instead of Dial; nil: Dial does
+	Logins    Logins
+	Port      func(Pod) int // of the console
 
 	Application string // see pgbouncer.Target
 

@@ -1,6 +1,7 @@
 package escort
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,9 @@ func (l Login) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, l.User) }
 
 // LogValue implements slog.LogValuer.
 func (l Login) LogValue() slog.Value { return slog.StringValue(l.User) }
+
+// Logins yields the logins that may be sent to pods of a namespace, in the order in which they are tried.
+type Logins func(ctx context.Context, namespace string) iter.Seq2[Login, error]
 
 // ErrNoLogin is the error if no credentials are configured for the namespace.
 var ErrNoLogin = errors.New("no credentials configured for the namespace")

@@ -3,7 +3,6 @@ package pooler
 import (
 	"context"
 	"errors"
-	"iter"
 	"log/slog"
 	"net"
 	"time"
@@ -30,8 +29,8 @@ type Settings struct {
 type Escort struct {
 	Settings
 	Connect func(ctx context.Context) (Kubernetes, error)
-	Dial    func(ctx context.Context, address string) (net.Conn, error)                // connects to a pod's address
-	Logins  func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error] // logins that may be sent to pods of the namespace
+	Dial    func(ctx context.Context, address string) (net.Conn, error) // connects to a pod's address
+	Logins  escort.Logins
 }
 
 // run is the escort of one pod.

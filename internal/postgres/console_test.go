@@ -29,7 +29,7 @@ func consolesOf(p *parts.Pooler) Consoles {
 }
 
 // loginsOfUser yields one login.
-func loginsOfUser(user, password string) func(context.Context, string) iter.Seq2[escort.Login, error] {
+func loginsOfUser(user, password string) escort.Logins {
 	return func(context.Context, string) iter.Seq2[escort.Login, error] {
 		return func(yield func(escort.Login, error) bool) { yield(escort.Login{User: user, Password: password}, nil) }
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net"
 	"net/http"
 	"time"
@@ -32,7 +31,7 @@ var ErrNotSent = errors.New("the request did not reach Patroni")
 type REST struct {
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Logins are those for basic authentication that members of the namespace may get; nil: none is configured.
-	Logins func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error]
+	Logins escort.Logins
 }
 
 var _ Asker = REST{}

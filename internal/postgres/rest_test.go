@@ -68,7 +68,7 @@ func TestREST_Answers_TellRefusalFromDoubt(t *testing.T) {
 }
 
 // loginsOf yields the logins for the namespace of the leader.
-func loginsOf(t *testing.T, logins ...escort.Login) func(context.Context, string) iter.Seq2[escort.Login, error] {
+func loginsOf(t *testing.T, logins ...escort.Login) escort.Logins {
 	return func(_ context.Context, namespace string) iter.Seq2[escort.Login, error] {
 		require.Equal(t, "db", namespace)
 		return func(yield func(escort.Login, error) bool) {
@@ -91,7 +91,7 @@ func TestREST_PasswordNeeded_NextStepIsNamed(t *testing.T) {
 			w.WriteHeader(http.StatusUnauthorized)
 		}
 	})
-	for want, logins := range map[string]func(context.Context, string) iter.Seq2[escort.Login, error]{
+	for want, logins := range map[string]escort.Logins{
 		"": loginsOf(t, old, current),
 		"it answered 401: set restSecretRef to the login of restapi.authentication":         nil,
 		"it answered 401: the login of restSecretRef is not that of restapi.authentication": loginsOf(t, old),

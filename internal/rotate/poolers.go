@@ -266,7 +266,7 @@ func (c *Consoles) try(ctx context.Context, p Pod, console *pgbouncer.Console, l
 }
 
 // only yields one login.
-func only(login escort.Login) func(context.Context, string) iter.Seq2[escort.Login, error] {
+func only(login escort.Login) escort.Logins {
 	return func(context.Context, string) iter.Seq2[escort.Login, error] {
 		return func(yield func(escort.Login, error) bool) { yield(login, nil) }
 	}

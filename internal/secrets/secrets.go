@@ -20,12 +20,9 @@ import (
 // of a drain breaks nothing. A Source is safe for concurrent use.
 type Source func(ctx context.Context) iter.Seq2[escort.Login, error]
 
-// Logins yields the logins that may be sent to pods of a namespace.
-type Logins func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error]
-
 // Bound limits a source to pods in some namespaces, by name or by glob of path.Match. For other namespaces it yields an error:
 // a pod that merely has a pooler's label must not get the password.
-func Bound(source Source, namespaces ...string) Logins {
+func Bound(source Source, namespaces ...string) escort.Logins {
 	return func(ctx context.Context, namespace string) iter.Seq2[escort.Login, error] {
 		for _, allowed := range namespaces {
 			if matched, _ := path.Match(allowed, namespace); matched { // a bad glob matches nothing

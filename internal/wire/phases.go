@@ -3,7 +3,6 @@ package wire
 import (
 	"context"
 	"errors"
-	"iter"
 	"net"
 	"slices"
 	"time"
@@ -203,7 +202,7 @@ const resumeMessage = `{"action":"` + string(termination.ActionResume) + `"}`
 
 // consoleLogins returns the logins for consoles. A Secret's login is only for poolers of its own namespace, and one of Secrets Manager
 // only for the namespaces that the phase names.
-func (p Parts) consoleLogins(settings config.Console) secrets.Logins {
+func (p Parts) consoleLogins(settings config.Console) escort.Logins {
 	switch {
 	case p.Logins != nil:
 		return p.Logins
@@ -218,13 +217,13 @@ func (p Parts) consoleLogins(settings config.Console) secrets.Logins {
 }
 
 // secretLogins returns the login in a Secret, for pods of its own namespace.
-func secretLogins(ref config.SecretRef, connect Connector) secrets.Logins {
+func secretLogins(ref config.SecretRef, connect Connector) escort.Logins {
 	keys := secrets.Keys{User: ref.UserKey, Password: ref.PasswordKey}
 	return secrets.Bound(secrets.FromKubernetes(connect.secret, ref.Namespace, ref.Name, keys), ref.Namespace)
 }
 
 // restLogins returns the logins for Patroni's HTTP interface; nil: none is configured.
-func restLogins(ref *config.SecretRef, connect Connector) func(context.Context, string) iter.Seq2[escort.Login, error] {
+func restLogins(ref *config.SecretRef, connect Connector) escort.Logins {
 	if ref == nil {
 		return nil
 	}

@@ -12,8 +12,8 @@ import (
 	"quiesce/internal/asg"
 	"quiesce/internal/config"
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 	"quiesce/internal/kube"
-	"quiesce/internal/secrets"
 	"quiesce/internal/termination"
 )
 
@@ -22,7 +22,7 @@ type Parts struct {
 	Settings config.Config
 	Connect  Connector
 	SDK      aws.Config
-	Logins   secrets.Logins // for all consoles, instead of what the settings name; nil: those of the settings
+	Logins   escort.Logins // for all consoles, instead of what the settings name; nil: those of the settings
 }
 
 // Handler returns a handler without queues, archive, metrics, and without Primaries, which are added if they are to act.
