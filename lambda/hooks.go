@@ -77,16 +77,13 @@ func (s stackHooks) twice(ctx context.Context, do func(context.Context) ([]strin
 	return err
 }
 
-// remove removes the hooks that the stack has put, those included that a sweep puts meanwhile.
+// remove removes the hooks that the stack has put, those included that a sweep puts meanwhile, and those that could not be removed at once.
 func (s stackHooks) remove(ctx context.Context) error {
-	_, err := s.RemoveOurs(ctx)
-	if err != nil {
-		return err
-	}
+	_, first := s.RemoveOurs(ctx)
 	if err := s.settle(ctx); err != nil {
-		return err
+		return errors.Join(first, err)
 	}
-	_, err = s.RemoveOurs(ctx)
+	_, err := s.RemoveOurs(ctx)
 	return err
 }
 

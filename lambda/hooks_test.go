@@ -223,8 +223,11 @@ func TestHooks_OneGroupFails_OthersHaveTheirs(t *testing.T) {
 	a.send(t, t.Context(), cfn.RequestUpdate)
 	require.Equal(t, map[string]string{"workers-a": "theirs", "batch-2": "ours", "eks-1": "ours"}, a.hooks("quiesce"))
 
-	a.Fail("autoscaling", "DeleteLifecycleHook", awstest.Fault{Times: 1, Code: 403, ErrorCode: "AccessDenied", Message: "no"})
+	deny := awstest.Fault{Times: 1, Code: 403, ErrorCode: "AccessDenied", Message: "no"}
+	a.Fail("autoscaling", "DeleteLifecycleHook", deny)
+	a.settle = func() { a.Fail("autoscaling", "DeleteLifecycleHook", deny) }
 	answer := a.send(t, t.Context(), cfn.RequestDelete)
+	a.settle = func() {}
 	require.Equal(t, cfn.StatusFailed, answer.Status)
 	left := a.hooks("quiesce")
 	delete(left, "workers-a")
@@ -233,6 +236,15 @@ func TestHooks_OneGroupFails_OthersHaveTheirs(t *testing.T) {
 		require.Contains(t, answer.Reason, "delete hook quiesce of "+group)
 	}
 	require.Equal(t, cfn.StatusSuccess, a.send(t, t.Context(), cfn.RequestDelete).Status, "a person deletes the stack again")
+	require.Equal(t, map[string]string{"workers-a": "theirs"}, a.hooks("quiesce"))
+}
+
+// Auto Scaling throttled once: the other groups would have no hooks, and the stack would stay.
+func TestHooks_DeletionFailsOnce_TriedAgain(t *testing.T) {
+	a := newHooksAccount(t)
+	a.send(t, t.Context(), cfn.RequestCreate)
+	a.Fail("autoscaling", "DeleteLifecycleHook", awstest.Fault{Times: 1, Code: 403, ErrorCode: "AccessDenied", Message: "no"})
+	require.Equal(t, cfn.StatusSuccess, a.send(t, t.Context(), cfn.RequestDelete).Status)
 	require.Equal(t, map[string]string{"workers-a": "theirs"}, a.hooks("quiesce"))
 }
 

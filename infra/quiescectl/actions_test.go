@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"quiesce/internal/asg"
 	"quiesce/internal/drain"
@@ -302,11 +305,36 @@ func TestNoteVersion_OtherCommit_IsSaid(t *testing.T) {
 	require.Empty(t, said("dev", "unknown"))
 }
 
+// A cluster of the same name may be in another region, with a function of the same name.
+func TestFunctionName_FromTheContext_RegionToo(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	entry := "arn:aws:eks:eu-west-1:111122223333:cluster/prod"
+	require.NoError(t, clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{entry: {Server: "https://127.0.0.1:1"}},
+		Contexts:       map[string]*clientcmdapi.Context{"prod-eu": {Cluster: entry}},
+		CurrentContext: "prod-eu",
+	}, file))
+	for name, c := range map[string]struct {
+		options      options
+		name, region string
+	}{
+		"the context": {options{}, "quiesce-prod:live", "eu-west-1"},
+		"--cluster":   {options{cluster: "prod"}, "quiesce-prod:live", ""},
+		"--function":  {options{function: "mine"}, "mine:live", ""},
+	} {
+		c.options.kubeconfig = file
+		function, region, err := c.options.functionName()
+		require.NoError(t, err, name)
+		require.Equal(t, c.name, function, name)
+		require.Equal(t, c.region, region, name)
+	}
+}
+
 func TestActions_Function_IsThatOfTheStack(t *testing.T) {
-	name, err := (&options{cluster: "my-cluster"}).functionName()
+	name, _, err := (&options{cluster: "my-cluster"}).functionName()
 	require.NoError(t, err)
 	require.Equal(t, "quiesce-my-cluster:live", name)
-	name, err = (&options{cluster: "prod", function: "mine:blue"}).functionName()
+	name, _, err = (&options{cluster: "prod", function: "mine:blue"}).functionName()
 	require.NoError(t, err)
 	require.Equal(t, "mine:blue", name)
 }

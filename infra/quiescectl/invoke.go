@@ -132,13 +132,13 @@ func (o *options) progress(c *cobra.Command, text string) (done func()) {
 
 // askFunction asks the function.
 func (o *options) askFunction(c *cobra.Command, request termination.Request) ([]byte, error) {
-	name, err := o.functionName()
+	name, region, err := o.functionName()
 	if err != nil {
 		return nil, err
 	}
 	done := o.progress(c, "waiting for function "+name+" ...")
 	defer done()
-	return o.invoke(c.Context(), name, request)
+	return o.invoke(c.Context(), name, cmp.Or(o.region, region), request)
 }
 
 // write writes an answer in the form that was asked for.
@@ -173,24 +173,25 @@ func (o *options) write(out io.Writer, value any, table string) error {
 	})
 }
 
-// functionName returns the function and the alias that people invoke.
-func (o *options) functionName() (string, error) {
+// functionName returns the function and the alias that people invoke. If its name follows from the context, so does the region: a cluster of
+// the same name may be in another. Empty: that of the environment.
+func (o *options) functionName() (name, region string, err error) {
 	if o.function != "" {
-		return withAlias(o.function), nil
+		return withAlias(o.function), "", nil
 	}
 	cluster := o.cluster
 	if cluster == "" {
-		_, named, err := o.connect()
-		if err != nil || named == "" {
-			return "", noFunctionError{errors.New("the cluster's name is not known, because the context does not say it: name it with --cluster, or the function with --function")}
+		_, of, err := o.connect()
+		if err != nil || of.name == "" {
+			return "", "", noFunctionError{errors.New("the cluster's name is not known, because the context does not say it: name it with --cluster, or the function with --function")}
 		}
-		cluster = named
+		cluster, region = of.name, of.region
 	}
 	settings := config.Config{Cluster: cluster}
 	if err := settings.CheckStackName(); err != nil {
-		return "", noFunctionError{fmt.Errorf("the function's name does not follow from cluster %s, because another cluster could have it too: name it with --function", cluster)}
+		return "", "", noFunctionError{fmt.Errorf("the function's name does not follow from cluster %s, because another cluster could have it too: name it with --function", cluster)}
 	}
-	return withAlias(settings.StackName()), nil
+	return withAlias(settings.StackName()), region, nil
 }
 
 // withAlias adds the alias to the name or ARN of a function, unless it has one or a version. Events go through the alias: a name alone is
@@ -214,8 +215,8 @@ func withoutAlias(function string) string {
 }
 
 // invoke asks the function, and waits for its answer: a drain may take 15 minutes. It does not ask twice.
-func (o *options) invoke(ctx context.Context, name string, request termination.Request) ([]byte, error) {
-	settings, err := o.loadAWS(ctx, awsconfig.LoadDefaultConfig, awsconfig.WithRegion(o.region), awsconfig.WithRetryMaxAttempts(1))
+func (o *options) invoke(ctx context.Context, name, region string, request termination.Request) ([]byte, error) {
+	settings, err := o.loadAWS(ctx, awsconfig.LoadDefaultConfig, awsconfig.WithRegion(region), awsconfig.WithRetryMaxAttempts(1))
 	if err != nil {
 		return nil, o.advised(err, "", "")
 	}

@@ -429,11 +429,13 @@ func TestTable_Terminal_HasColors(t *testing.T) {
 	require.NotContains(t, table(report, false), "\033")
 }
 
-func TestClusterName_Entry_AsToolsWriteIt(t *testing.T) {
-	for entry, want := range map[string]string{
-		"arn:aws:eks:eu-west-1:111122223333:cluster/prod": "prod", "prod.eu-west-1.eksctl.io": "prod", "kind-prod": "",
+func TestReadEntry_AsToolsWriteIt_NameAndRegion(t *testing.T) {
+	prod := eksCluster{"prod", "eu-west-1"}
+	for entry, want := range map[string]eksCluster{
+		"arn:aws:eks:eu-west-1:111122223333:cluster/prod": prod, "prod.eu-west-1.eksctl.io": prod, "kind-prod": {},
+		"arn:aws:iam::111122223333:role/prod": {}, "arn:": {},
 	} {
-		require.Equal(t, want, clusterName(entry), entry)
+		require.Equal(t, want, readEntry(entry), entry)
 	}
 }
 

@@ -63,7 +63,7 @@ func (o *options) read(ctx context.Context, settings config.Config) (doctor.Snap
 		return doctor.Snapshot{}, err
 	}
 	r.all(first, r.clusterParts())
-	r.all(ctx, r.dependentParts(cmp.Or(o.cluster, settings.Cluster, named)))
+	r.all(ctx, r.dependentParts(cmp.Or(o.cluster, settings.Cluster, named.name)))
 	slices.SortFunc(r.snapshot.Unread, func(a, b doctor.Unread) int { return cmp.Compare(a.Part, b.Part) })
 	return r.snapshot, nil
 }

@@ -216,9 +216,9 @@ func TestFunctionName_OfDoctor_IsPassedOn(t *testing.T) {
 // Another cluster's function could have that name.
 func TestFunctionName_NotOfOneCluster_MustBeNamed(t *testing.T) {
 	require.Empty(t, (&reader{options: &options{}}).functionName("prod_eu"))
-	_, err := (&options{cluster: "prod_eu"}).functionName()
+	_, _, err := (&options{cluster: "prod_eu"}).functionName()
 	require.ErrorContains(t, err, "another cluster could have it too: name it with --function")
-	name, err := (&options{cluster: "prod_eu", function: "mine"}).functionName()
+	name, _, err := (&options{cluster: "prod_eu", function: "mine"}).functionName()
 	require.NoError(t, err)
 	require.Equal(t, "mine:live", name)
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -54,7 +55,7 @@ func newRoot() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "path of the kubeconfig; default $KUBECONFIG, or ~/.kube/config")
 	flags.StringVar(&o.context, "context", "", "context of the kubeconfig")
-	flags.StringVar(&o.region, "region", "", "AWS region; default that of the nodes, where they are read, or of the environment")
+	flags.StringVar(&o.region, "region", "", "AWS region; default that of the nodes, where they are read, that of the context, or of the environment")
 	flags.StringVar(&o.profile, "profile", "", "profile of the AWS configuration")
 	flags.StringVar(&o.cluster, "cluster", "", "name of the EKS cluster; default that of the context")
 	flags.StringVar(&o.function, "function", "", "name of the Lambda function; default quiesce-<cluster>:live")
@@ -82,43 +83,47 @@ func (o *options) check() error {
 	return nil
 }
 
-// connect returns how to reach the cluster, and the name by which the kubeconfig calls it.
-func (o *options) connect() (config *rest.Config, name string, err error) {
+// eksCluster is the cluster of a context, as its kubeconfig says; zero: it does not.
+type eksCluster struct{ name, region string }
+
+// connect returns how to reach the cluster, and which one of EKS it is.
+func (o *options) connect() (config *rest.Config, cluster eksCluster, err error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = o.kubeconfig
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.context})
 	if config, err = loader.ClientConfig(); err != nil && o.context != "" {
-		return nil, "", fmt.Errorf("read the kubeconfig: %w\nname another with --context: kubectl config get-contexts lists them", err)
+		return nil, eksCluster{}, fmt.Errorf("read the kubeconfig: %w\nname another with --context: kubectl config get-contexts lists them", err)
 	} else if err != nil {
-		return nil, "", fmt.Errorf("read the kubeconfig: %w\nname one with --kubeconfig, or make one: aws eks update-kubeconfig --name CLUSTER", err)
+		return nil, eksCluster{}, fmt.Errorf("read the kubeconfig: %w\nname one with --kubeconfig, or make one: aws eks update-kubeconfig --name CLUSTER", err)
 	}
 	config.UserAgent = "quiescectl/" + version
 	raw, err := loader.RawConfig()
 	if err != nil {
-		return nil, "", fmt.Errorf("read the kubeconfig: %w", err)
+		return nil, eksCluster{}, fmt.Errorf("read the kubeconfig: %w", err)
 	}
 	current := raw.CurrentContext
 	if o.context != "" {
 		current = o.context
 	}
 	if found := raw.Contexts[current]; found != nil {
-		name = clusterName(found.Cluster)
+		cluster = readEntry(found.Cluster)
 	}
-	return config, name, nil
+	return config, cluster, nil
 }
 
-// clusterName returns the name of an EKS cluster, as "aws eks update-kubeconfig" and eksctl write it into a kubeconfig; empty: it is
-// neither's.
-func clusterName(entry string) string {
-	if strings.HasPrefix(entry, "arn:") {
-		_, name, _ := strings.Cut(entry, ":cluster/")
-		return name
+// readEntry returns the EKS cluster of an entry, as "aws eks update-kubeconfig" (an ARN) and eksctl (NAME.REGION.eksctl.io) write it into a
+// kubeconfig; zero: it is neither's.
+func readEntry(entry string) eksCluster {
+	if parsed, err := arn.Parse(entry); err == nil {
+		if name, is := strings.CutPrefix(parsed.Resource, "cluster/"); is {
+			return eksCluster{name, parsed.Region}
+		}
 	}
-	if name, is := strings.CutSuffix(entry, ".eksctl.io"); is {
-		name, _, _ = strings.Cut(name, ".")
-		return name
+	if entry, is := strings.CutSuffix(entry, ".eksctl.io"); is {
+		name, region, _ := strings.Cut(entry, ".")
+		return eksCluster{name, region}
 	}
-	return ""
+	return eksCluster{}
 }
 
 // isTerminal reports whether a person reads what is written.

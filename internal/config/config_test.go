@@ -366,3 +366,29 @@ func TestMode_Missing_IsRequired(t *testing.T) {
 		require.Equal(t, mode, parse(t, file+"mode: "+text).Mode)
 	}
 }
+
+// Poolers of a login were not found, or did not get it, where only the phase for databases had one.
+func TestPoolerNamespaces_LoginOfDatabases_CountsToo(t *testing.T) {
+	c := parse(t, `cluster: c
+autoScalingGroups: [g]
+mode: drain
+phases:
+  - {name: databases, match: {namespaces: [db]}, escort: {postgres: {secretRef: {namespace: pool, name: mover}}}}
+  - {name: poolers, match: {namespaces: [web, 'team-*']}, escort: {pgbouncer: {}}}
+  - {name: workloads}
+`)
+	require.Equal(t, []string{"pool", "web"}, c.PoolerNamespaces())
+}
+
+func TestSecretARN_OfDatabases_SentToPoolersOfOtherPhases(t *testing.T) {
+	c := parse(t, `cluster: c
+autoScalingGroups: [g]
+mode: drain
+phases:
+  - {name: databases, match: {namespaces: [db]}, escort: {postgres: {secretArn: 'arn:aws:secretsmanager:eu-west-1:111122223333:secret:mover-AbCdEf'}}}
+  - {name: poolers, match: {namespaces: ['team-*']}, escort: {pgbouncer: {}}}
+  - {name: workloads}
+`)
+	require.Equal(t, config.Globs{"db", "team-*"}, c.Phases[0].Postgres.Namespaces)
+	require.Equal(t, config.Globs{"db"}, c.Phases[0].Match.Namespaces, "what it matches is the same")
+}

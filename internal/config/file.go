@@ -51,16 +51,33 @@ func (c *Config) chooseConnections() {
 		if console := c.Phases[i].EscortConsole(); console != nil {
 			console.ConnectVia = cmp.Or(console.ConnectVia, usual)
 			if console.SecretARN != "" {
-				console.Namespaces = c.Phases[i].Match.Namespaces
+				console.Namespaces = slices.Clone(c.Phases[i].Match.Namespaces)
 			}
 		}
 	}
+	c.bindLoginsOfDatabases()
 	poolers := slices.IndexFunc(c.Phases, func(p Phase) bool { return p.PGBouncer != nil && p.PGBouncer.HasLogin() })
 	for _, phase := range c.Phases {
 		if poolers >= 0 && phase.Postgres != nil && !phase.Postgres.HasLogin() {
 			via := phase.Postgres.ConnectVia
 			phase.Postgres.Console = c.Phases[poolers].PGBouncer.Console
 			phase.Postgres.ConnectVia = via
+		}
+	}
+}
+
+// bindLoginsOfDatabases lets a login of a phase for databases, of AWS Secrets Manager, be sent to poolers of other phases too: poolers are mostly
+// not in the namespaces of the databases.
+func (c *Config) bindLoginsOfDatabases() {
+	for i := range c.Phases {
+		databases := c.Phases[i].Postgres
+		if databases == nil || databases.SecretARN == "" {
+			continue
+		}
+		for _, phase := range c.Phases {
+			if phase.PGBouncer != nil {
+				databases.Namespaces = append(databases.Namespaces, phase.Match.Namespaces...)
+			}
 		}
 	}
 }

@@ -56,6 +56,21 @@ func (m Match) Allows(namespace, priorityClass string, podLabels map[string]stri
 	return m.Empty() || m.Matches(namespace, priorityClass, podLabels)
 }
 
+// PoolerNamespaces returns the namespaces that the file names for poolers: those of their phases, and those of Secrets with a login for them. A
+// glob names none: not all namespaces are looked through.
+func (c *Config) PoolerNamespaces() (names []string) {
+	for _, phase := range c.Phases {
+		if phase.PGBouncer != nil {
+			names = append(names, phase.Match.Namespaces.Exact()...)
+		}
+		if console := phase.EscortConsole(); console != nil && console.Secret != nil {
+			names = append(names, console.Secret.Namespace)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Globs are names, or globs of path.Match: an asterisk does not match a slash.
 type Globs []string
 

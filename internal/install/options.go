@@ -75,9 +75,9 @@ func (c Cluster) check() error {
 	return nil
 }
 
-// Consoles returns the access to consoles that a configuration needs. A console without a login is never reached, and needs none. Poolers in
-// namespaces that the file does not name by their whole names are in more; those cannot be known from the file. The namespaces of databases
-// get no access but to the Secret of Patroni's HTTP interface: their poolers are elsewhere, or named.
+// Consoles returns the access to consoles that a configuration needs. A console without a login is never reached, and needs none. A login in a
+// Secret serves the Secret's namespace. Poolers in namespaces that the file does not name by their whole names are in more; those cannot be known
+// from the file. The namespaces of databases get no access but to the Secret of Patroni's HTTP interface: their poolers are elsewhere, or named.
 func Consoles(c config.Config, more []string) ([]Console, error) {
 	var consoles []Console
 	at := func(namespace string) *Console {
@@ -107,12 +107,15 @@ func Consoles(c config.Config, more []string) ([]Console, error) {
 		if console.ConnectVia != config.ViaPortForward {
 			continue
 		}
-		namespaces := slices.Clone(more)
+		namespaces := slices.Concat(c.PoolerNamespaces(), more)
 		if phase.PGBouncer != nil {
-			namespaces = append(phase.Match.Namespaces.Exact(), more...)
+			namespaces = slices.Concat(phase.Match.Namespaces.Exact(), more)
 		}
-		if len(namespaces) == 0 && phase.PGBouncer != nil {
-			return nil, fmt.Errorf("phase %s names no namespace of its poolers: name them with --pooler-namespace, or in match.namespaces", phase.Name)
+		if console.Secret != nil {
+			namespaces = append(namespaces, console.Secret.Namespace)
+		}
+		if len(namespaces) == 0 {
+			return nil, fmt.Errorf("phase %s names no namespace of its poolers: name them with --pooler-namespace, or in match.namespaces of the phase with the escort pgbouncer", phase.Name)
 		}
 		for _, namespace := range namespaces {
 			at(namespace).Forward = true

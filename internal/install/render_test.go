@@ -113,8 +113,26 @@ func TestConsoles_Configuration_SaysWhichNamespaces(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []Console{{"db", []string{"rest"}, false}}, consoles)
 
-	everywhere := parse("  - name: poolers\n    match: {labelSelector: app=pgbouncer}\n" +
+	ofSecret := parse("  - name: poolers\n    match: {labelSelector: app=pgbouncer}\n" +
 		"    escort: {pgbouncer: {secretRef: {namespace: pool, name: admin}}}\n")
+	consoles, err = Consoles(ofSecret, nil)
+	require.NoError(t, err)
+	require.Equal(t, []Console{{"pool", []string{"admin"}, true}}, consoles, "the login serves that namespace only")
+
+	ownLogin := parse("  - name: databases\n    match: {namespaces: [db]}\n    escort: {postgres: {secretRef: {namespace: pool, name: mover}}}\n" +
+		"  - name: poolers\n    match: {namespaces: [pool]}\n    escort: {pgbouncer: {}}\n")
+	consoles, err = Consoles(ownLogin, nil)
+	require.NoError(t, err)
+	require.Equal(t, []Console{{"pool", []string{"mover"}, true}}, consoles)
+
+	arn := "arn:aws:secretsmanager:eu-west-1:111122223333:secret:admin-AbCdEf"
+	ofARN := parse("  - name: databases\n    match: {namespaces: [db]}\n    escort: {postgres: {secretArn: '" + arn + "'}}\n" +
+		"  - name: poolers\n    match: {namespaces: [pool]}\n    escort: {pgbouncer: {}}\n")
+	consoles, err = Consoles(ofARN, nil)
+	require.NoError(t, err)
+	require.Equal(t, []Console{{"pool", nil, true}}, consoles, "no ports of databases")
+
+	everywhere := parse("  - name: poolers\n    match: {namespaces: ['team-*']}\n    escort: {pgbouncer: {secretArn: '" + arn + "'}}\n")
 	_, err = Consoles(everywhere, nil)
 	require.ErrorContains(t, err, "phase poolers names no namespace of its poolers")
 	_, err = Consoles(everywhere, []string{"No Name"})

@@ -10,13 +10,16 @@ import (
 )
 
 const (
-	// replaceLead is how long before a scheduled change its instance is replaced. In a day of hourly looks the instances of a group can
+	// replaceLead is how long before a scheduled change its instance is replaced, unless a drain takes long. In a day of hourly looks the instances of a group can
 	// follow one another. Earlier, EC2 may yet cancel the change or a person reschedule it.
 	replaceLead = 24 * time.Hour
 	// replaceReserve is what must be left beside the longest drain. When less is left, a group's remaining instances are replaced together.
 	// Two hours are two looks, of which one may fail, and the time in which AWS begins what it was asked for. More would give up the
 	// order one by one earlier.
 	replaceReserve = 2 * time.Hour
+	// replaceWindow is what is left for one instance after the other, however long a drain is: twelve hourly looks. Longer, EC2 may cancel the
+	// change after the instance has gone.
+	replaceWindow = 12 * time.Hour
 	// maxScheduledChanges bounds how many changes a report and the log name. The rest are counted.
 	maxScheduledChanges = 50
 )
@@ -49,7 +52,7 @@ func (c ScheduledChange) isShort(now time.Time, longestDrain time.Duration) bool
 // instance goes at a time, the one whose change is the earliest, and only while the group is whole. Once time is short, all go. The
 // choice is the same for everyone who sees the same, so that two looks at the same time choose the same instance.
 func chooseReplacements(group Group, changes []ScheduledChange, longestDrain time.Duration, now time.Time) []ScheduledChange {
-	busy := group.whyBusy()
+	busy, lead := group.whyBusy(), max(replaceLead, longestDrain+replaceReserve+replaceWindow)
 	chosen := earliestOfEach(changes)
 	for n := range chosen {
 		c := &chosen[n]
@@ -57,8 +60,8 @@ func chooseReplacements(group Group, changes []ScheduledChange, longestDrain tim
 		switch {
 		case c.isShort(now, longestDrain):
 			c.Replaced = true
-		case !c.NotBefore.IsZero() && left >= replaceLead:
-			c.Reason = "is replaced from " + c.NotBefore.Add(-replaceLead).UTC().Format(time.RFC3339)
+		case !c.NotBefore.IsZero() && left >= lead:
+			c.Reason = "is replaced from " + c.NotBefore.Add(-lead).UTC().Format(time.RFC3339)
 		case group.instance(c.InstanceID).Protected:
 			c.Reason = "is protected from scale-in: replaced when time is short"
 		case busy != "":

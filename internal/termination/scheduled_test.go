@@ -74,6 +74,18 @@ func TestChooseReplacements_DrainOfTwoDays_BeginsBeforeTheLead(t *testing.T) {
 	require.True(t, chooseReplacements(Group{}, []ScheduledChange{change}, 48*time.Hour, now)[0].Replaced)
 }
 
+// Without a window before time is short, all instances of a group would go together, days before they must.
+func TestChooseReplacements_LongDrain_OneAfterTheOther(t *testing.T) {
+	now := time.Now()
+	group := Group{Instances: []Instance{{ID: "i-0", State: inService}, {ID: "i-1", State: inService}}}
+	for left, want := range map[time.Duration][]bool{37 * time.Hour: {true, false}, 25 * time.Hour: {true, true}, 39 * time.Hour: {false, false}} {
+		chosen := chooseReplacements(group, []ScheduledChange{
+			{InstanceID: "i-0", NotBefore: now.Add(left)}, {InstanceID: "i-1", NotBefore: now.Add(left)},
+		}, 24*time.Hour, now)
+		require.Equal(t, want, []bool{chosen[0].Replaced, chosen[1].Replaced}, left)
+	}
+}
+
 // scheduledEnv has a group in service, and a retirement of our instance in so many hours.
 func scheduledEnv(hours int) (*testEnv, *Handler, *fakeMetrics) {
 	env, m := newTestEnv(), &fakeMetrics{}

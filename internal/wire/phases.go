@@ -86,7 +86,7 @@ func (p Parts) postgresEscort(phase config.Phase) *postgres.Escort {
 		Settings: settings,
 		Connect:  func(ctx context.Context) (postgres.Cluster, error) { return p.Connect(ctx) },
 		Match:    postgres.Match(phase),
-		IsPooler: isPooler(p.Settings), PoolerNamespaces: poolerNamespaces(p.Settings),
+		IsPooler: isPooler(p.Settings), PoolerNamespaces: p.Settings.PoolerNamespaces(),
 	}
 	observer := postgres.Observer{Settings: settings}
 	if settings.ConnectVia == config.ViaPortForward {
@@ -118,20 +118,6 @@ func isPooler(settings config.Config) func(drain.Pod) bool {
 	return func(p drain.Pod) bool {
 		return slices.ContainsFunc(matches, func(match func(drain.Pod) bool) bool { return match(p) })
 	}
-}
-
-// poolerNamespaces returns the namespaces that the file names for poolers. A glob names none: not all namespaces are looked through.
-func poolerNamespaces(settings config.Config) (names []string) {
-	for _, phase := range settings.Phases {
-		if phase.PGBouncer == nil {
-			continue
-		}
-		names = append(names, phase.Match.Namespaces.Exact()...)
-		if secret := phase.PGBouncer.Secret; secret != nil {
-			names = append(names, secret.Namespace)
-		}
-	}
-	return names
 }
 
 // AddPrimaries has the handler move primaries by hand, and resume what interrupted moves left paused. A message in the queue does so too,
