@@ -110,6 +110,9 @@ func (r *reader) readFunction(ctx context.Context, config aws.Config, cluster st
 	if err := r.readConcurrency(ctx, client, f); err != nil {
 		r.unread("concurrency of quiesce", err)
 	}
+	if err := r.readMapping(ctx, client, f); err != nil {
+		r.unread("event source mapping of quiesce", err)
+	}
 	if err := r.readNetwork(ctx, config, cluster, described.VpcConfig); err != nil {
 		r.unread("network of quiesce", err)
 	}
@@ -130,6 +133,21 @@ func (r *reader) readConcurrency(ctx context.Context, client *lambda.Client, f *
 	}
 	if n := reserved.ReservedConcurrentExecutions; f.Problem == "" && n != nil && *n == 0 {
 		f.Problem = "it is stopped, with a reserved concurrency of 0: the stack's output Resume starts it"
+	}
+	return nil
+}
+
+// readMapping finds whether the function gets no events: whoever stops it disables the mapping of its queue
+// (https://docs.aws.amazon.com/lambda/latest/dg/invocation-eventsourcemapping.html). Other states pass by themselves.
+func (r *reader) readMapping(ctx context.Context, client *lambda.Client, f *doctor.Function) error {
+	found, err := client.ListEventSourceMappings(ctx, &lambda.ListEventSourceMappingsInput{FunctionName: &f.Invoked})
+	if err != nil {
+		return r.awsError(fmt.Errorf("list the event source mappings of function %s: %w", f.Invoked, err), "lambda:ListEventSourceMappings")
+	}
+	for _, m := range found.EventSourceMappings {
+		if state := aws.ToString(m.State); f.Problem == "" && (state == "Disabled" || state == "Disabling") {
+			f.Problem = "it gets no events, because its event source mapping is disabled: the stack's output Resume enables it"
+		}
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/doctor"
+	"quiesce/internal/drain"
 	"quiesce/internal/kube"
 	"quiesce/internal/pooler"
 )
@@ -136,10 +137,14 @@ func webhook(w admissionv1.ValidatingWebhook) doctor.Webhook {
 
 // poolerNamespaces returns the namespaces with poolers.
 func (r *reader) poolerNamespaces() []string {
+	return r.namespacesOf(func(p drain.Pod) bool { return pooler.Recognize(p.Labels, p.Annotations) })
+}
+
+// namespacesOf returns the namespaces with a pod that match takes.
+func (r *reader) namespacesOf(match func(drain.Pod) bool) []string {
 	found := map[string]bool{}
 	for i := range r.snapshot.Pods {
-		p := kube.ToEscortPod(&r.snapshot.Pods[i])
-		if pooler.Recognize(p.Labels, p.Annotations) {
+		if p := kube.ToEscortPod(&r.snapshot.Pods[i]); match(p.Pod) {
 			found[p.Namespace] = true
 		}
 	}

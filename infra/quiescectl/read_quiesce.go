@@ -11,8 +11,10 @@ import (
 
 	"quiesce/internal/config"
 	"quiesce/internal/doctor"
+	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/kube"
+	"quiesce/internal/pooler"
 	"quiesce/internal/postgres"
 )
 
@@ -40,7 +42,7 @@ func (r *reader) readPermissions(ctx context.Context) error {
 		return err
 	}
 	r.snapshot.Install.Namespace = true
-	wanted, namespaces := doctor.Permissions(), r.poolerNamespaces()
+	wanted, namespaces := doctor.Permissions(), r.escortNamespaces()
 	missing, errs := make([]bool, len(wanted)), make([]error, len(wanted))
 	var asking sync.WaitGroup
 	for i, p := range wanted {
@@ -58,7 +60,24 @@ func (r *reader) readPermissions(ctx context.Context) error {
 	return nil
 }
 
-// lacksIn reports whether the group lacks the permission: in the cluster and, if it is for poolers, in one of their namespaces.
+// escortNamespaces returns the namespaces with poolers that a drain escorts, as quiesce.yaml says. Without the file they are those with poolers.
+func (r *reader) escortNamespaces() []string {
+	if !r.snapshot.Configured {
+		return r.poolerNamespaces()
+	}
+	var matches []func(drain.Pod) bool
+	for _, phase := range r.snapshot.Config.Phases {
+		if phase.PGBouncer != nil {
+			matches = append(matches, pooler.Match(phase))
+		}
+	}
+	return r.namespacesOf(func(p drain.Pod) bool {
+		return slices.ContainsFunc(matches, func(match func(drain.Pod) bool) bool { return match(p) })
+	})
+}
+
+// lacksIn reports whether the group lacks the permission: in the cluster and, if it is for poolers, in one of their namespaces. Where there is no
+// pooler, nothing needs it.
 func (r *reader) lacksIn(ctx context.Context, p doctor.Permission, namespaces []string) (lacks bool, err error) {
 	if lacks, err = r.lacks(ctx, p); err != nil || !lacks || !p.ForPoolers() {
 		return lacks, err
@@ -69,7 +88,7 @@ func (r *reader) lacksIn(ctx context.Context, p doctor.Permission, namespaces []
 			return lacks, err
 		}
 	}
-	return len(namespaces) == 0, nil
+	return false, nil
 }
 
 func (r *reader) lacks(ctx context.Context, p doctor.Permission) (bool, error) {

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"quiesce/internal/config"
 	"quiesce/internal/doctor"
 	"quiesce/internal/wire"
 )
@@ -192,6 +193,19 @@ func TestReadFunction_NoExecutionsReserved_IsStopped(t *testing.T) {
 	}
 }
 
+// Sweeps and checks run on meanwhile, and all looks well.
+func TestReadFunction_MappingDisabled_GetsNoEvents(t *testing.T) {
+	server, settings := newBucket(t)
+	server.AddFunction("quiesce-prod", func(context.Context, []byte) ([]byte, string, error) { return nil, "", nil })
+	for state, stopped := range map[string]bool{"Disabled": true, "Disabling": true, "Enabled": false, "Updating": false} {
+		server.SetMapping("quiesce-prod:live", state)
+		r := &reader{options: &options{}}
+		require.NoError(t, r.readFunction(t.Context(), settings, "prod"))
+		require.Equal(t, stopped, strings.Contains(r.snapshot.Function.Problem, "it gets no events"), state)
+		require.False(t, slices.ContainsFunc(r.snapshot.Unread, func(u doctor.Unread) bool { return strings.HasPrefix(u.Part, "event source") }))
+	}
+}
+
 func TestWithAlias_FormsOfNames_OnlyABareOneGetsIt(t *testing.T) {
 	const arn = "arn:aws:lambda:eu-west-1:111122223333:function:"
 	for given, want := range map[string]string{
@@ -211,6 +225,22 @@ func TestFunctionName_OfDoctor_IsPassedOn(t *testing.T) {
 	} {
 		require.Equal(t, want, (&reader{options: &options{function: given}}).functionName("prod"))
 	}
+}
+
+// A role for poolers may be bound in their namespaces only. A pooler that no phase takes is evicted like any other pod.
+func TestEscortNamespaces_WithConfiguration_ThoseThatPhasesTake(t *testing.T) {
+	pod := func(namespace string, labels map[string]string) corev1.Pod {
+		return corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "a", Labels: labels}}
+	}
+	known, own := map[string]string{"app.kubernetes.io/name": "pgbouncer"}, map[string]string{"app": "our-pooler"}
+	r := &reader{snapshot: doctor.Snapshot{Pods: []corev1.Pod{pod("db", known), pod("legacy", known), pod("own", own), pod("web", nil)}}}
+	require.Equal(t, []string{"db", "legacy"}, r.escortNamespaces())
+	settings, err := config.Parse([]byte("cluster: c\nautoScalingGroups: [g]\nmode: drain\nphases:\n"+
+		"  - {name: poolers, match: {namespaces: [db]}, escort: {pgbouncer: {}}}\n"+
+		"  - {name: ours, match: {labelSelector: app=our-pooler}, escort: {pgbouncer: {}}}\n  - name: workloads\n"), func(string) string { return "" })
+	require.NoError(t, err)
+	r.snapshot.Config, r.snapshot.Configured = settings, true
+	require.Equal(t, []string{"db", "own"}, r.escortNamespaces())
 }
 
 // Another cluster's function could have that name.

@@ -21,6 +21,7 @@ type account struct {
 	functions map[string]Invoker
 	variables map[string]map[string]string // environments of functions, by name
 	reserved  map[string]int               // reserved concurrency of functions that have some, by name
+	mappings  map[string]string            // states of event source mappings, by the function that they invoke, with its alias
 	topics    map[string][]Subscription    // by ARN
 	topicKeys map[string]string            // that encrypt topics, by the topic's ARN
 	logs      map[string][]logEvent        // by log group
@@ -53,7 +54,7 @@ func newAccount() *account {
 		topics:    map[string][]Subscription{},
 		topicKeys: map[string]string{},
 		instances: map[string]*instance{}, clusters: map[string]cluster{}, buckets: map[string]map[string][]byte{},
-		functions: map[string]Invoker{}, variables: map[string]map[string]string{}, reserved: map[string]int{}, logs: map[string][]logEvent{},
+		functions: map[string]Invoker{}, variables: map[string]map[string]string{}, reserved: map[string]int{}, mappings: map[string]string{}, logs: map[string][]logEvent{},
 		networks: map[string]Network{}, subnets: map[string]string{}, securityGroups: map[string]SecurityGroup{},
 		proceed: defaultProceed,
 	}

@@ -32,8 +32,16 @@ func (s *Server) Reserve(name string, concurrency int) {
 	s.account.reserved[name] = concurrency
 }
 
+// SetMapping gives a function, with its alias, an event source mapping in this state, such as Enabled. Nothing is delivered: see Map.
+func (s *Server) SetMapping(function, state string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.mappings[function] = state
+}
+
 var functionActions = map[string]action{
 	"Invoke": invokeFunction, "GetFunctionConfiguration": describeFunction, "GetFunctionConcurrency": getConcurrency,
+	"ListEventSourceMappings": listMappings,
 }
 
 // invocationAnswer is what Invoke answers: the payload as the body, and a header if the function has failed.
@@ -111,6 +119,15 @@ func getConcurrency(a *account, r request) (any, *apiError) {
 	return answer, nil
 }
 
+// listMappings lists the mappings of exactly this function, with its alias (ListEventSourceMappings, Lambda API reference).
+func listMappings(a *account, r request) (any, *apiError) {
+	function, found := r.params.Get("FunctionName"), []map[string]string{}
+	if state, has := a.mappings[function]; has {
+		found = append(found, map[string]string{"FunctionArn": functionARN(function), "State": state})
+	}
+	return map[string]any{"EventSourceMappings": found}, nil
+}
+
 // restFunctions is the protocol of Lambda: method and path select the action (smithy.io, "AWS restJson1 protocol").
 type restFunctions struct{ restJSON }
 
@@ -119,6 +136,9 @@ func (restFunctions) read(r *http.Request, _ []byte) (string, url.Values) {
 		if name, ok = strings.CutSuffix(name, "/concurrency"); ok {
 			return "GetFunctionConcurrency", url.Values{"FunctionName": {name}}
 		}
+	}
+	if strings.TrimSuffix(r.URL.Path, "/") == "/2015-03-31/event-source-mappings" && r.Method == http.MethodGet {
+		return "ListEventSourceMappings", r.URL.Query()
 	}
 	rest, ok := strings.CutPrefix(r.URL.Path, "/2015-03-31/functions/")
 	name, part, _ := strings.Cut(rest, "/")

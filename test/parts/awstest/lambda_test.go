@@ -7,6 +7,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	lambdatypes "github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"github.com/stretchr/testify/require"
 
 	"quiesce/test/parts/awstest"
@@ -47,6 +48,14 @@ func TestInvoke_Function_AnswersOrFails(t *testing.T) {
 	concurrency, err = client.GetFunctionConcurrency(t.Context(), &lambda.GetFunctionConcurrencyInput{FunctionName: aws.String("quiesce-lab")})
 	require.NoError(t, err)
 	require.Zero(t, *concurrency.ReservedConcurrentExecutions)
+	mappings := func(function string) []lambdatypes.EventSourceMappingConfiguration {
+		out, err := client.ListEventSourceMappings(t.Context(), &lambda.ListEventSourceMappingsInput{FunctionName: &function})
+		require.NoError(t, err)
+		return out.EventSourceMappings
+	}
+	s.SetMapping("quiesce-lab:live", "Disabled")
+	require.Empty(t, mappings("quiesce-lab"), "it invokes the alias")
+	require.Equal(t, "Disabled", *mappings("quiesce-lab:live")[0].State)
 	s.AddFunction("quiesce-lab", nil)
 	_, err = client.GetFunctionConfiguration(t.Context(), &lambda.GetFunctionConfigurationInput{FunctionName: aws.String("quiesce-lab")})
 	require.ErrorContains(t, err, "ResourceNotFoundException")
