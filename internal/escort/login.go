@@ -30,6 +30,15 @@ func (l Login) LogValue() slog.Value { return slog.StringValue(l.User) }
 // Logins yields the logins that may be sent to pods of a namespace, in the order in which they are tried.
 type Logins func(ctx context.Context, namespace string) iter.Seq2[Login, error]
 
+// Temporary is an error that may not come again, such as that of an API server that is replaced.
+type Temporary struct{ Err error }
+
+// Error returns the text of the error.
+func (t Temporary) Error() string { return t.Err.Error() }
+
+// Unwrap returns the error.
+func (t Temporary) Unwrap() error { return t.Err }
+
 // ErrNoLogin is the error if no credentials are configured for the namespace.
 var ErrNoLogin = errors.New("no credentials configured for the namespace")
 

@@ -10,7 +10,8 @@ import (
 )
 
 // ShutDown implements drain.Escort for a DaemonSet's pgbouncer, which is not evicted. It shuts pgbouncer down when no transaction is
-// open any more, or at the timeout. The kubelet restarts the container; what connects to that then is lost with the node.
+// open any more, or at the timeout. It takes its turn, as Run does: a move of a primary may hold its clients. The kubelet restarts the
+// container; what connects to that then is lost with the node.
 func (e *Escort) ShutDown(ctx context.Context, request drain.EscortRequest) (drain.EscortResult, error) {
 	r := e.begin(request)
 	defer r.close()
@@ -18,7 +19,13 @@ func (e *Escort) ShutDown(ctx context.Context, request drain.EscortRequest) (dra
 	if err != nil || !exists || r.terminating() {
 		return r.result, err
 	}
-	r.recoverInterrupted(ctx)()
+	recovered := r.recoverInterrupted(ctx)
+	release, err := r.awaitTurn(ctx)
+	recovered()
+	if err != nil {
+		return r.result, err
+	}
+	defer release()
 	r.result.Strategy = string(shutdown)
 	err = r.shutDownInPlace(ctx)
 	return r.result, err

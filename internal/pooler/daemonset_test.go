@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +56,25 @@ func TestShutDown_DrainAborted_Resumes(t *testing.T) {
 	require.NoError(t, workOnce(p))
 	parts.Exec(t, app, "COMMIT")
 	w.requireRestored(t)
+}
+
+// A move of a primary has the Lease of the group, and holds the clients: a pgbouncer that is shut down would drop them.
+func TestShutDown_LeaseIsHeld_WaitsForItsTurn(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w := newCluster(p)
+	var asked, free atomic.Bool
+	w.held = func(string) bool { asked.Store(true); return !free.Load() }
+	_, returned := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) {
+		return w.escort(minute).ShutDown(ctx, w.request(t))
+	})
+	require.Eventually(t, asked.Load, testTimeout, pollInterval)
+	require.NotContains(t, p.Log(t), "SHUTDOWN")
+	require.NotContains(t, p.Log(t), "login attempt", "its console is opened in its turn")
+	free.Store(true)
+	require.NoError(t, <-returned)
+	within(t, p.Ended())
+	require.Contains(t, w.callList(), acquired("uid-owner"))
 }
 
 func TestShutDown_NoConsole_Fails(t *testing.T) {
