@@ -23,18 +23,15 @@ var loudly = []string{
 
 // apply sends the changes: those of all roles in one transaction together with the privileges in its database, then those of each other
 // database in one. Stopped between them, another run does the rest. With several databases, memberships end in a last transaction: what replaces
-// them may be in any other. A membership that is turned around ends first, or it would be a loop.
+// them may be in any other. One that would make a loop with a membership that begins ends first.
 func apply(ctx context.Context, s *session, changes []change) error {
 	isOther := func(c change) bool { return c.database != "" && c.database != s.target.database }
 	several := slices.ContainsFunc(changes, isOther)
-	isTurned := func(c change) bool {
-		return slices.ContainsFunc(changes, func(other change) bool { return other.role == c.ends && other.begins == c.role })
-	}
 	var databases []string
 	by, last := map[string][]change{}, []change{}
 	for _, c := range changes {
 		switch {
-		case c.ends != "" && several && !isTurned(c):
+		case c.ends != "" && several && !c.first:
 			last = append(last, c)
 			continue
 		case !isOther(c):

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -53,6 +54,7 @@ type change struct {
 	quiet    bool   // it has a verifier: it must not get into the server's log
 	ends     string // the role is no member of this one any more
 	begins   string // the role becomes a member of this one
+	first    bool   // it ends a membership that, with one that begins, would make a loop
 }
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
@@ -74,9 +76,7 @@ func plan(d declaration, s server) ([]change, error) {
 		}
 		changes = append(changes, found...)
 	}
-	for _, r := range d.Roles {
-		changes = append(changes, planMembership(r, s)...)
-	}
+	changes = append(changes, planMemberships(d, s)...)
 	for _, r := range d.Roles {
 		changes = append(changes, planSetRole(r, s)...)
 	}
@@ -131,6 +131,44 @@ func switched(name string, is bool) string {
 		return "NO" + name
 	}
 	return "no " + name
+}
+
+// planMemberships puts the ends first without which a membership that begins would make a loop: PostgreSQL refuses it.
+func planMemberships(d declaration, s server) (changes []change) {
+	for _, r := range d.Roles {
+		changes = append(changes, planMembership(r, s)...)
+	}
+	groups := map[string][]string{} // of each role, before any ends
+	for name, have := range s.roles {
+		for _, m := range have.memberOf {
+			groups[name] = append(groups[name], m.group)
+		}
+	}
+	for _, c := range changes {
+		if c.begins != "" {
+			groups[c.role] = append(groups[c.role], c.begins)
+		}
+	}
+	for i, c := range changes {
+		changes[i].first = c.ends != "" && isMember(groups, c.ends, c.role, map[string]bool{})
+	}
+	slices.SortStableFunc(changes, func(a, b change) int { return cmp.Compare(rank(a), rank(b)) })
+	return changes
+}
+
+func rank(c change) int {
+	if c.first {
+		return 0
+	}
+	return 1
+}
+
+// isMember reports whether a role is a member of the group, directly or through others.
+func isMember(groups map[string][]string, role, group string, seen map[string]bool) bool {
+	seen[role] = true
+	return slices.ContainsFunc(groups[role], func(next string) bool {
+		return next == group || !seen[next] && isMember(groups, next, group, seen)
+	})
 }
 
 func planMembership(r role, s server) (changes []change) {

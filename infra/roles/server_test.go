@@ -525,6 +525,7 @@ func TestApply_LaterDatabaseFails_NextRunDoesTheRest(t *testing.T) {
 
 	// A membership that is turned around must end first.
 	f.exec(f.admin("app"), "GRANT team TO blue")
+	ends.first = true
 	begins := change{role: "team", what: "member of blue", sql: "GRANT blue TO team", begins: "blue"}
 	require.NoError(t, apply(t.Context(), s, []change{ends, begins, replaces}))
 	f.exec(f.admin("app"), "REVOKE blue FROM team")
@@ -532,6 +533,26 @@ func TestApply_LaterDatabaseFails_NextRunDoesTheRest(t *testing.T) {
 	stdout := f.ok("up")
 	require.Contains(t, stdout, "role team: changed (CONNECT on database app, ")
 	require.Contains(t, stdout, "role blue: changed (member of team)\n")
+}
+
+// PostgreSQL refuses a membership that makes a loop with one that is to end.
+func TestUp_MembershipsTurnedAround_EndFirst(t *testing.T) {
+	for name, c := range map[string]struct{ before, after string }{
+		"two roles, the new member first": {"roles: [{name: blue, memberOf: [team]}, {name: team}]", "roles: [{name: team, memberOf: [blue]}, {name: blue}]"},
+		"a chain, and several databases": {
+			"roles: [{name: a, memberOf: [b]}, {name: b, memberOf: [c]}, {name: c}]",
+			"roles: [{name: c, memberOf: [a]}, {name: a, memberOf: [b], grants: [{on: schema, database: far, schema: public, privileges: [USAGE]}]}, {name: b}]",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, c.before)
+			f.exec(f.admin("postgres"), "CREATE DATABASE far")
+			f.ok("up")
+			f.write(c.after)
+			require.Contains(t, f.ok("up"), "no member of")
+			require.NotContains(t, f.ok("up"), "changed (", "all is as declared")
+		})
+	}
 }
 
 // A database may have any encoding, such as one that was made with the locale C.
