@@ -19,8 +19,15 @@ const ConsoleTimeout = 5 * time.Second
 
 // WithConsoleTimeout bounds the login and the first commands of one console. The error of the context says that the console did not answer.
 func WithConsoleTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, ConsoleTimeout, fmt.Errorf("console did not answer in %v", ConsoleTimeout))
+	return context.WithTimeoutCause(ctx, ConsoleTimeout, silence{})
 }
+
+// silence is the error of a console that did not answer in time. It is a context.DeadlineExceeded.
+type silence struct{}
+
+func (silence) Error() string { return fmt.Sprintf("console did not answer in %v", ConsoleTimeout) }
+
+func (silence) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // Forwarder connects to pods through the API server.
 type Forwarder interface {

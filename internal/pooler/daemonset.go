@@ -3,6 +3,7 @@ package pooler
 import (
 	"context"
 	"errors"
+	"time"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
@@ -36,7 +37,11 @@ func (r *run) shutDownInPlace(ctx context.Context) error {
 		return err
 	}
 	r.setDeadline(ctx, 0)
-	err := r.method().stopTransactions(ctx)
+	method := r.method()
+	if limit, limited := method.livenessLimit(); limited && limit < time.Until(r.deadline) {
+		method = byPause{r} // the kubelet probes this pod, which is not terminating: a pause leaves the port open
+	}
+	err := method.stopTransactions(ctx)
 	if errors.Is(err, escort.ErrTimeout) && ctx.Err() == nil {
 		r.reportAborted("at the escort's timeout")
 		err = nil

@@ -77,6 +77,21 @@ func TestShutDown_LeaseIsHeld_WaitsForItsTurn(t *testing.T) {
 	require.Contains(t, w.callList(), acquired("uid-owner"))
 }
 
+// The kubelet's SIGTERM would be the second signal of a shutdown that closes the port, and abort what is open.
+func TestShutDown_LivenessProbeNeedsThePort_PausesInstead(t *testing.T) {
+	t.Parallel()
+	drained, other := parts.Start(t, parts.Newer, parts.Options{}), parts.Start(t, parts.Newer, parts.Options{})
+	w := newCluster(drained)
+	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 2 * time.Second}}}
+	busy := work(t, drained, other)
+	_, err := w.escort(minute).ShutDown(t.Context(), w.request(t))
+	require.NoError(t, err)
+	within(t, drained.Ended())
+	busy.requireNothingAborted(t)
+	require.Contains(t, drained.Log(t), "PAUSE command issued")
+	require.Nil(t, w.saved())
+}
+
 func TestShutDown_NoConsole_Fails(t *testing.T) {
 	t.Parallel()
 	w := newCluster(parts.Start(t, parts.Newer, parts.Options{}))
