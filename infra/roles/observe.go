@@ -25,6 +25,9 @@ func observe(ctx context.Context, s *session, d declaration) (server, error) {
 	if err := observeRoles(ctx, s.Conn, d.names(), found.roles); err != nil {
 		return found, fmt.Errorf("read the roles: %w", err)
 	}
+	if found.groups, err = observeGroups(ctx, s.Conn); err != nil {
+		return found, fmt.Errorf("read the memberships of all roles: %w", err)
+	}
 	for _, r := range d.Roles {
 		for _, g := range r.Grants {
 			if found.granted[keyOf(r, g)], err = observeGrant(ctx, s, r.Name, g); err != nil {
@@ -95,6 +98,21 @@ func observeRoles(ctx context.Context, conn *pgx.Conn, names []string, into map[
 		return nil
 	})
 	return err
+}
+
+// observeGroups returns the groups of every role: a loop may go through one that the declaration does not name.
+func observeGroups(ctx context.Context, conn *pgx.Conn) (map[string][]string, error) {
+	rows, err := conn.Query(ctx, `SELECT DISTINCT m.rolname, g.rolname FROM pg_auth_members x JOIN pg_roles m ON m.oid = x.member JOIN pg_roles g ON g.oid = x.roleid`)
+	if err != nil {
+		return nil, err
+	}
+	groups := map[string][]string{}
+	var member, group string
+	_, err = pgx.ForEachRow(rows, []any{&member, &group}, func() error {
+		groups[member] = append(groups[member], group)
+		return nil
+	})
+	return groups, err
 }
 
 // The privileges of one role from the owner, on objects that it does not own. $1 is the role, $2 the database or schema, $3 the creator.

@@ -21,6 +21,7 @@ type server struct {
 	iterations int    // of new verifiers
 	operator   string // whose server it is; empty: nobody's that is known
 	roles      map[string]existing
+	groups     map[string][]string // of each role, of those too that the declaration does not name
 	granted    map[grantKey]granted
 }
 
@@ -139,10 +140,8 @@ func planMemberships(d declaration, s server) (changes []change) {
 		changes = append(changes, planMembership(r, s)...)
 	}
 	groups := map[string][]string{} // of each role, before any ends
-	for name, have := range s.roles {
-		for _, m := range have.memberOf {
-			groups[name] = append(groups[name], m.group)
-		}
+	for name, of := range s.groups {
+		groups[name] = slices.Clone(of)
 	}
 	for _, c := range changes {
 		if c.begins != "" {

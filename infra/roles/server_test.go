@@ -538,6 +538,9 @@ func TestApply_LaterDatabaseFails_NextRunDoesTheRest(t *testing.T) {
 // PostgreSQL refuses a membership that makes a loop with one that is to end.
 func TestUp_MembershipsTurnedAround_EndFirst(t *testing.T) {
 	for name, c := range map[string]struct{ before, after string }{
+		"a loop through a role that is dropped from the file": {
+			"roles: [{name: r, memberOf: [x]}, {name: x, memberOf: [y]}, {name: y}]", "roles: [{name: y, memberOf: [r]}, {name: r}]",
+		},
 		"two roles, the new member first": {"roles: [{name: blue, memberOf: [team]}, {name: team}]", "roles: [{name: team, memberOf: [blue]}, {name: blue}]"},
 		"a chain, and several databases": {
 			"roles: [{name: a, memberOf: [b]}, {name: b, memberOf: [c]}, {name: c}]",

@@ -107,12 +107,14 @@ func Consoles(c config.Config, more []string) ([]Console, error) {
 		if console.ConnectVia != config.ViaPortForward {
 			continue
 		}
-		namespaces := slices.Concat(c.PoolerNamespaces(), more)
-		if phase.PGBouncer != nil {
-			namespaces = slices.Concat(phase.Match.Namespaces.Exact(), more)
-		}
+		namespaces := slices.Clone(more)
 		if console.Secret != nil {
 			namespaces = append(namespaces, console.Secret.Namespace)
+		}
+		for _, poolers := range c.Phases { // of a phase for databases, the login in a Secret goes nowhere else
+			if poolers.PGBouncer != nil && (poolers.Name == phase.Name || phase.Postgres != nil && console.Secret == nil) {
+				namespaces = append(namespaces, poolers.Match.Namespaces.Exact()...)
+			}
 		}
 		if len(namespaces) == 0 {
 			return nil, fmt.Errorf("phase %s names no namespace of its poolers: name them with --pooler-namespace, or in match.namespaces of the phase with the escort pgbouncer", phase.Name)

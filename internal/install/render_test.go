@@ -120,7 +120,7 @@ func TestConsoles_Configuration_SaysWhichNamespaces(t *testing.T) {
 	require.Equal(t, []Console{{"pool", []string{"admin"}, true}}, consoles, "the login serves that namespace only")
 
 	ownLogin := parse("  - name: databases\n    match: {namespaces: [db]}\n    escort: {postgres: {secretRef: {namespace: pool, name: mover}}}\n" +
-		"  - name: poolers\n    match: {namespaces: [pool]}\n    escort: {pgbouncer: {}}\n")
+		"  - name: poolers\n    match: {namespaces: [pool, web]}\n    escort: {pgbouncer: {}}\n")
 	consoles, err = Consoles(ownLogin, nil)
 	require.NoError(t, err)
 	require.Equal(t, []Console{{"pool", []string{"mover"}, true}}, consoles)

@@ -236,7 +236,7 @@ func (l *lease) write(ctx context.Context, change func(next *coordinationv1.Leas
 		if podGone {
 			l.podGone.Store(true)
 		}
-		return err
+		return temporary(err)
 	})
 	if errors.Is(err, errLeaseLost) || apierrors.IsNotFound(err) {
 		l.losing.Do(func() { l.lose(err) })

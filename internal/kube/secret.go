@@ -14,11 +14,17 @@ import (
 func (c *Client) Secret(ctx context.Context, namespace, name string) (map[string][]byte, error) {
 	secret := &corev1.Secret{}
 	err := c.core.Get().Namespace(namespace).Resource("secrets").Name(name).Timeout(callTimeout).Do(ctx).Into(secret)
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
-		err = escort.Temporary{Err: err}
-	}
 	if err != nil {
-		return nil, fmt.Errorf("get secret %s/%s: %w", namespace, name, err)
+		return nil, fmt.Errorf("get secret %s/%s: %w", namespace, name, temporary(err))
 	}
 	return secret.Data, nil
+}
+
+// temporary marks an error of a request that may not come again: there was no answer, or that of a server that is overloaded or replaced.
+func temporary(err error) error {
+	switch {
+	case apierrors.IsForbidden(err), apierrors.IsNotFound(err), apierrors.IsInvalid(err), apierrors.IsConflict(err):
+		return err
+	}
+	return escort.Temporary{Err: err}
 }

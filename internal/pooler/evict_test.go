@@ -83,7 +83,7 @@ func TestEvict_OneRequestFails_AbortsNothing(t *testing.T) {
 			request := w.request(t)
 			request.Save = func(ctx context.Context, record json.RawMessage, onlyCopy bool) error {
 				if saves.Add(1) == fails.save {
-					return errors.New("etcd has no leader for a moment")
+					return escort.Temporary{Err: errors.New("etcd has no leader for a moment")}
 				}
 				return w.save(ctx, record, onlyCopy)
 			}
