@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// replaceLead is how long before a scheduled change its instance is replaced, unless a drain takes long. In a day of hourly looks the instances of a group can
-	// follow one another. Earlier, EC2 may yet cancel the change or a person reschedule it.
+	// replaceLead is how long before a scheduled change its instance is replaced, unless a drain takes long. In a day of hourly looks the
+	// instances of a group can follow one another. Earlier, EC2 may yet cancel the change or a person reschedule it.
 	replaceLead = 24 * time.Hour
 	// replaceReserve is what must be left beside the longest drain. When less is left, a group's remaining instances are replaced together.
 	// Two hours are two looks, of which one may fail, and the time in which AWS begins what it was asked for. More would give up the

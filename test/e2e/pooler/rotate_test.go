@@ -39,8 +39,8 @@ const (
 	otherAdmin        = "admin_green"
 	quietFor          = "3s"
 
-	// hurryInterval is how often pods are changed, so that their kubelets bring changed Secrets within seconds instead of a minute.
-	hurryInterval = 2 * time.Second
+	// touchInterval is how often pods are changed, so that their kubelets bring changed Secrets within seconds instead of a minute.
+	touchInterval = 2 * time.Second
 	// recordInterval is the time between looks at a rotation's record, and the most by which a run is killed too late.
 	recordInterval = 10 * time.Millisecond
 )
@@ -118,7 +118,7 @@ func (r *rotateFixture) touchPods() {
 	go func() {
 		defer close(done)
 		pods := r.Lab.Client().CoreV1().Pods(r.Name)
-		for n := 0; poolers.Wait(ctx, hurryInterval) == nil; n++ {
+		for n := 0; poolers.Wait(ctx, touchInterval) == nil; n++ {
 			all, err := pods.List(ctx, metav1.ListOptions{})
 			if err != nil {
 				continue

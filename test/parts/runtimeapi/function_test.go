@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"quiesce/test/parts/need"
 	"quiesce/test/parts/runtimeapi"
 )
 
@@ -118,9 +119,8 @@ func TestEnvironment_Given_TheseAndLambdasOnly(t *testing.T) {
 
 // A process that works in the background does so only during invocations.
 func TestFunction_BetweenInvocations_Frozen(t *testing.T) {
-	if _, err := os.Stat("/proc/self/stat"); err != nil {
-		t.Skip("this system has no /proc: ", err)
-	}
+	_, err := os.Stat("/proc/self/stat")
+	need.Part(t, err)
 	f := start(t, runtimeapi.Options{})
 	pid := answered(t, invoke(t, f, `{"Do":"tick"}`)).PID
 	for range 3 {
