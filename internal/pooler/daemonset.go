@@ -3,6 +3,7 @@ package pooler
 import (
 	"context"
 	"errors"
+	"time"
 
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
@@ -10,7 +11,8 @@ import (
 )
 
 // ShutDown implements drain.Escort for a DaemonSet's pgbouncer, which is not evicted. It shuts pgbouncer down when no transaction is
-// open any more, or at the timeout. The kubelet restarts the container; what connects to that then is lost with the node.
+// open any more, or at the timeout. It takes its turn, as Run does: a move of a primary may hold its clients. The kubelet restarts the
+// container; what connects to that then is lost with the node.
 func (e *Escort) ShutDown(ctx context.Context, request drain.EscortRequest) (drain.EscortResult, error) {
 	r := e.begin(request)
 	defer r.close()
@@ -18,7 +20,19 @@ func (e *Escort) ShutDown(ctx context.Context, request drain.EscortRequest) (dra
 	if err != nil || !exists || r.terminating() {
 		return r.result, err
 	}
-	r.recoverInterrupted(ctx)()
+	r.PhaseTimeout = r.Timeout // for its turn: it is the last step of a drain
+	recovered := r.recoverInterrupted(ctx)
+	release, err := r.awaitTurn(ctx)
+	if err == nil {
+		defer release()
+	}
+	recovered()
+	if err == nil {
+		exists, err = r.findPod(ctx, request.Ref)
+	}
+	if err != nil || !exists || r.terminating() {
+		return r.result, err
+	}
 	r.result.Strategy = string(shutdown)
 	err = r.shutDownInPlace(ctx)
 	return r.result, err
@@ -29,7 +43,7 @@ func (r *run) shutDownInPlace(ctx context.Context) error {
 		return err
 	}
 	r.setDeadline(ctx, 0)
-	err := r.method().stopTransactions(ctx)
+	err := r.stopInPlace(ctx)
 	if errors.Is(err, escort.ErrTimeout) && ctx.Err() == nil {
 		r.reportAborted("at the escort's timeout")
 		err = nil
@@ -47,6 +61,26 @@ func (r *run) shutDownInPlace(ctx context.Context) error {
 		return nil
 	}
 	return r.clearRecord(ctx)
+}
+
+// stopInPlace lets no more transactions begin, and waits for the open ones. The kubelet probes this pod, which is not terminating. A shutdown
+// closes the port, and a probe that connects to it ends pgbouncer too early. A pause leaves the port open. Where pgbouncer cannot be paused, it
+// shuts down as long as the probe lets it.
+func (r *run) stopInPlace(ctx context.Context) error {
+	method := r.method()
+	limit, limited := method.livenessLimit()
+	if !limited || limit >= time.Until(r.deadline) {
+		return method.stopTransactions(ctx)
+	}
+	err := byPause{r}.stopTransactions(ctx)
+	if err == nil || ctx.Err() != nil || r.stop.pause != nil {
+		return err
+	}
+	r.addReason("not paused: " + err.Error())
+	if err := r.rollBack(ctx); err != nil {
+		r.addReason(err.Error())
+	}
+	return byShutdown{r}.shutDownUntil(ctx, time.Now().Add(limit))
 }
 
 func (r *run) shutDownNow(ctx context.Context) error {

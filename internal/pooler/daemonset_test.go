@@ -2,8 +2,10 @@ package pooler
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +57,75 @@ func TestShutDown_DrainAborted_Resumes(t *testing.T) {
 	require.NoError(t, workOnce(p))
 	parts.Exec(t, app, "COMMIT")
 	w.requireRestored(t)
+}
+
+// A move of a primary has the Lease of the group, and holds the clients: a pgbouncer that is shut down would drop them.
+func TestShutDown_LeaseIsHeld_WaitsForItsTurn(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w := newCluster(p)
+	var asked, free atomic.Bool
+	w.held = func(string) bool { asked.Store(true); return !free.Load() }
+	_, returned := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) {
+		return w.escort(minute).ShutDown(ctx, w.request(t))
+	})
+	require.Eventually(t, asked.Load, testTimeout, pollInterval)
+	require.NotContains(t, p.Log(t), "SHUTDOWN")
+	require.NotContains(t, p.Log(t), "login attempt", "its console is opened in its turn")
+	free.Store(true)
+	require.NoError(t, <-returned)
+	within(t, p.Ended())
+	require.Contains(t, w.callList(), acquired("uid-owner"))
+}
+
+// The kubelet's SIGTERM would be the second signal of a shutdown that closes the port, and abort what is open.
+func TestShutDown_LivenessProbeNeedsThePort_PausesInstead(t *testing.T) {
+	t.Parallel()
+	drained, other := parts.Start(t, parts.Newer, parts.Options{}), parts.Start(t, parts.Newer, parts.Options{})
+	w := newCluster(drained)
+	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 2 * time.Second}}}
+	busy := work(t, drained, other)
+	_, err := w.escort(minute).ShutDown(t.Context(), w.request(t))
+	require.NoError(t, err)
+	within(t, drained.Ended())
+	busy.requireNothingAborted(t)
+	require.Contains(t, drained.Log(t), "PAUSE command issued")
+	require.Nil(t, w.saved())
+}
+
+// Clients of a node that is gone would hear nothing. So it is shut down, as long as the probe lets it.
+func TestShutDown_LivenessProbeAndNoRecord_ShutDownAllTheSame(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w, app := newCluster(p), p.Connect(t)
+	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 4 * time.Second}}}
+	parts.Exec(t, app, "BEGIN")
+	request := w.request(t)
+	request.Save = func(context.Context, json.RawMessage, bool) error { return errors.New("there is no Lease") }
+	result, err := w.escort(minute).ShutDown(t.Context(), request)
+	require.ErrorContains(t, err, "there is no Lease", "its record may be there")
+	within(t, p.Ended())
+	require.Contains(t, result.Reason, "not paused: record the escort: there is no Lease")
+	require.NotEmpty(t, result.AbortedDetail)
+}
+
+// A rollout deletes the pod while it waits: the kubelet's signal must stay the first.
+func TestShutDown_DeletedWhileItWaits_LeftAlone(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w := newCluster(p)
+	var asked, free atomic.Bool
+	w.held = func(string) bool { asked.Store(true); return !free.Load() }
+	_, returned := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) {
+		return w.escort(minute).ShutDown(ctx, w.request(t))
+	})
+	require.Eventually(t, asked.Load, testTimeout, pollInterval)
+	w.mutex.Lock()
+	w.pod.Deleted = time.Now()
+	w.mutex.Unlock()
+	free.Store(true)
+	require.NoError(t, <-returned)
+	require.NotContains(t, p.Log(t), "login attempt")
 }
 
 func TestShutDown_NoConsole_Fails(t *testing.T) {

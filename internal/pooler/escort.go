@@ -106,11 +106,13 @@ func (r *run) drainPod(ctx context.Context) error {
 	}
 	recovered := r.recoverInterrupted(ctx)
 	release, err := r.awaitTurn(ctx)
+	if err == nil {
+		defer release()
+	}
 	recovered()
 	if err != nil {
 		return r.handleError(ctx, err)
 	}
-	defer release()
 	exists, err = r.findPod(ctx, r.request.Ref)
 	if err == nil && (!exists || r.terminating()) {
 		return r.drainLeaving(ctx, exists)

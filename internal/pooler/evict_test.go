@@ -2,8 +2,11 @@ package pooler
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,6 +63,38 @@ func TestEvict_LabelDenied_AbortsNothing(t *testing.T) {
 		require.Contains(t, result.Reason, "denied by a webhook")
 		require.Empty(t, result.AbortedDetail)
 	})
+}
+
+// The API server is replaced: one tunnel is not opened, or one write of the Lease fails. Each is before the first change.
+func TestEvict_OneRequestFails_AbortsNothing(t *testing.T) {
+	t.Parallel()
+	for name, fails := range map[string]struct{ dial, save int32 }{"first login": {dial: 1}, "second console": {dial: 2}, "record": {save: 1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			drained, other := parts.Start(t, parts.Older, parts.Options{}), parts.Start(t, parts.Older, parts.Options{})
+			w, busy := newCluster(drained), work(t, drained, other)
+			var dials, saves atomic.Int32
+			w.dial = func(ctx context.Context) (net.Conn, error) {
+				if dials.Add(1) == fails.dial {
+					return nil, errors.New("the API server is away for a moment")
+				}
+				return drained.Dial(ctx)
+			}
+			request := w.request(t)
+			request.Save = func(ctx context.Context, record json.RawMessage, onlyCopy bool) error {
+				if saves.Add(1) == fails.save {
+					return escort.Temporary{Err: errors.New("etcd has no leader for a moment")}
+				}
+				return w.save(ctx, record, onlyCopy)
+			}
+			result, err := w.escort(minute).Run(t.Context(), request)
+			require.NoError(t, err)
+			within(t, drained.Ended())
+			busy.requireNothingAborted(t)
+			require.Equal(t, "evict", result.Strategy, result.Reason)
+			require.Empty(t, result.AbortedDetail)
+		})
+	}
 }
 
 // The straggler commits when all others have gone on elsewhere. If they waited for it, the escort would end at its timeout. How long

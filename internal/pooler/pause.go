@@ -142,11 +142,11 @@ func (p byPause) pauseBefore(ctx context.Context, signal time.Time) error {
 
 // prepare opens the second console, and records what is going to change.
 func (p byPause) prepare(ctx context.Context) error {
-	second, err := p.console.OpenAnother(ctx)
+	mayPass := func(err error) bool { return isUnreached(err) && p.console.Usable() }
+	err := p.again(ctx, mayPass, func() (err error) { p.stop.second, err = p.console.OpenAnother(ctx); return err })
 	if err != nil {
 		return err
 	}
-	p.stop.second = second
 	former, err := currentSettings(withoutCancel(ctx), p.console, p.changes())
 	if err != nil {
 		return err

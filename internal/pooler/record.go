@@ -122,7 +122,7 @@ func (r *run) ownedPod() escort.Pod {
 // saveRecord saves the record, labels the pod, and removes the labels that the record names. The escort's label only informs people. So
 // without it the escort goes on, unless there are labels to remove.
 func (r *run) saveRecord(ctx context.Context, rec record) error {
-	if err := r.writeRecord(ctx, rec); err != nil {
+	if err := r.again(ctx, isUnreached, func() error { return r.writeRecord(ctx, rec) }); err != nil {
 		return err
 	}
 	strategy := string(rec.Strategy)

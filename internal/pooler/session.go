@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"syscall"
 	"time"
 
 	"quiesce/internal/config"
@@ -106,8 +107,36 @@ func (r *run) selectorsOrNone(ctx context.Context) escort.Selectors {
 	return found
 }
 
+// again repeats a step that fails for a reason that may pass. The last attempt begins within findTimeout, and before the drain's time is over.
+// Nothing is changed yet: the pod would be evicted without draining, and every open transaction aborted.
+func (r *run) again(ctx context.Context, mayPass func(error) bool, step func() error) (err error) {
+	end := time.Now().Add(findTimeout)
+	if deadline, limited := r.drainDeadline(ctx); limited {
+		end = escort.Earlier(end, deadline)
+	}
+	_ = escort.Poll(ctx, end, findInterval, func() (bool, error) {
+		err = step()
+		return err == nil || !mayPass(err) || !time.Now().Before(end), nil
+	})
+	return err
+}
+
+// isUnreached reports whether a console or the API server was not reached for a reason that may pass, such as one that is replaced. Where nothing
+// listens, or the login or the way is refused, another attempt would fare no better. A console that does not answer has had its time.
+func isUnreached(err error) bool {
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, escort.ErrForbidden) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	_, temporary := errors.AsType[escort.Temporary](err)
+	return temporary || errors.Is(err, pgbouncer.ErrUnreachable) || errors.Is(err, pgbouncer.ErrClosed)
+}
+
 // openConsole opens a console that accepts commands, and reads what the pooler is doing.
 func (r *run) openConsole(ctx context.Context) error {
+	return r.again(ctx, isUnreached, func() error { return r.openOnce(ctx) })
+}
+
+func (r *run) openOnce(ctx context.Context) error {
 	ctx, cancel := escort.WithConsoleTimeout(ctx)
 	defer cancel()
 	console, err := r.ensureConsole(ctx)

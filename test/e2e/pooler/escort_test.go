@@ -96,7 +96,7 @@ func TestEscort_SinglePoolerPDBNeverAllows_Surged(t *testing.T) {
 // A DaemonSet's pooler cannot move and serves the other pods of its node. It is stopped last and ends after the last transaction.
 func TestEscort_DaemonSetPooler_StoppedLast(t *testing.T) {
 	t.Parallel()
-	for version, stops := range map[string]string{"1.18": "pgbouncer paused", "1.24": "pgbouncer shutdown started"} {
+	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
 			p := newFixture(t, poolers.Options{WorkerGroups: 1, Poolers: database.Options{Version: version, Daemon: true}})
 			client := p.connect(p.Target)
@@ -109,7 +109,7 @@ func TestEscort_DaemonSetPooler_StoppedLast(t *testing.T) {
 				}
 				ended <- report
 			}()
-			p.awaitLog(stops)
+			p.awaitLog("pgbouncer paused") // its liveness probe needs the port, which a shutdown from 1.23 on would close
 			sent := time.Now() // the answer may reach this test later than the function
 			p.execute(client, "COMMIT")
 			report := <-ended
