@@ -110,7 +110,7 @@ func TestEscort_DaemonSetPooler_StoppedLast(t *testing.T) {
 				ended <- report
 			}()
 			p.awaitLog("pgbouncer paused") // its liveness probe needs the port, which a shutdown from 1.23 on would close
-			sent := time.Now() // the answer may reach this test later than the function
+			sent := time.Now()             // the answer may reach this test later than the function
 			p.execute(client, "COMMIT")
 			report := <-ended
 			require.NoError(t, p.AwaitTermination(p.ctx, p.Target))
